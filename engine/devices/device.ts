@@ -1,0 +1,32 @@
+import type { Kernels } from './kernels.ts'
+
+export type DType = 'float32' | 'int32'
+/** What a read gives: Float64Array on the reference device, Float32Array elsewhere, Int32Array for int32. */
+export type HostArray = Float32Array | Float64Array | Int32Array
+export type DeviceName = 'reference' | 'wasm'
+
+/**
+ * A device owns memory and runs kernels on it. S is its own handle to a block of memory (a typed array, a pointer, a GPU buffer).
+ * Kernels may run later than they are called (WebGPU records them): only `read` waits.
+ */
+export interface Device<S = any> {
+  readonly name: DeviceName
+  /** One line for people: build, threads, adapter. */
+  readonly description: string
+  /** Whether float32 tensors really hold float64 values (the oracle). */
+  readonly double: boolean
+  readonly kernels: Kernels<S>
+  /** `size` elements, 4 bytes each (8 on the reference device), contents undefined. Throws an Error that says how much is in use when there's no more. */
+  allocate(dtype: DType, size: number): S
+  free(storage: S): void
+  /** Copies `data` in, from element 0. */
+  write(storage: S, data: ArrayLike<number>): void
+  /** Copies the first `size` elements out, after every kernel called before has run. */
+  read(storage: S, size: number): Promise<HostArray>
+  /** Bytes of the blocks allocated and not yet freed, as requested; flat from step to step when nothing leaks. */
+  bytesInUse(): number
+  /** Bytes taken from the system: never shrinks on wasm. */
+  bytesReserved(): number
+  /** Stops threads, releases memory. Using the device afterwards throws. */
+  close(): void
+}

@@ -1,0 +1,172 @@
+/**
+ * The table of kernels: everything a device must be able to do, and nothing else.
+ *
+ * A device implements the whole table (`Kernels<ItsOwnStorage>`), so a kernel missing on one device does not compile.
+ * Kernels know nothing of tensors or gradients: they take storages, sizes and strides (counted in elements), all arrays
+ * are dense and row-major unless strides say otherwise, and every output is written completely (never read before) unless
+ * the comment says that it accumulates. An output never overlaps an input unless the comment allows it.
+ *
+ * Letters: B batch, H heads, T time, D model width, K key width, V value width, C chunk, N classes, R rows.
+ */
+
+export const unaryOps = [
+  'neg', 'abs', 'exp', 'log', 'sqrt', 'square', 'reciprocal', 'sin', 'cos',
+  'sigmoid', 'tanh', 'relu', 'elu', 'silu', 'gelu', 'softplus',
+] as const
+/** `elu` has alpha 1; `gelu` is the tanh approximation x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))); `softplus` has beta 1. */
+export type UnaryOp = (typeof unaryOps)[number]
+
+export const binaryOps = ['add', 'sub', 'mul', 'div', 'max', 'min', 'equal', 'greater'] as const
+/** `equal` and `greater` give 1 or 0. */
+export type BinaryOp = (typeof binaryOps)[number]
+
+/** `sum` or `max` over the middle axis of [outer, n, inner]. */
+export type ReduceOp = 'sum' | 'max'
+
+/**
+ * Row normalisations y = (x - mean) * scale over the last axis of [R, n]; `mean` is 0 except for `layer`.
+ * scale: layer 1/sqrt(var + eps), rms 1/sqrt(mean(x^2) + eps), l2 1/sqrt(sum(x^2) + eps), sum 1/(sum(x) + eps).
+ */
+export const normKinds = ['layer', 'rms', 'l2', 'sum'] as const
+export type NormKind = (typeof normKinds)[number]
+
+export interface MatmulSizes {
+  /** Number of products; operand strides between them, in elements (0 repeats the same operand). */
+  batch: number
+  strideA: number
+  strideB: number
+  /** C[M,N] = A[M,K] B[K,N]. */
+  M: number
+  N: number
+  K: number
+  /** A is stored [K,M] instead of [M,K]; B is stored [N,K] instead of [K,N]. */
+  transposeA: boolean
+  transposeB: boolean
+  /** Add the product to what C holds instead of overwriting it. */
+  accumulate: boolean
+  /** Applied last: C = activation(product [+ C] [+ bias]). */
+  activation: UnaryOp | null
+}
+
+export interface AdamOptions {
+  lr: number
+  beta1: number
+  beta2: number
+  eps: number
+  weightDecay: number
+  /** true: AdamW (p -= lr * weightDecay * p); false: weight decay is added to the gradient. */
+  decoupled: boolean
+  /** 1 - beta1^t and 1 - beta2^t for the step t being taken, from 1. */
+  correction1: number
+  correction2: number
+}
+
+/** The recurrence is run token by token, or in chunks of C tokens as small matrix products. Same result up to rounding. */
+export type Form = 'recurrent' | 'chunk'
+
+/** q, k: [B,T,H,K]; v, y: [B,T,H,V]; beta: [B,T,H]; states: [B,H,K,V]; z: [B,H,K]. */
+export interface FastWeightSizes {
+  B: number
+  T: number
+  H: number
+  K: number
+  V: number
+  /** Chunk length, 1 <= C. Snapshots of the state are stored every C tokens in both forms. */
+  C: number
+  /** y_t = scale * S_t^T q_t (then divided by the normaliser, where there is one). */
+  scale: number
+}
+
+export interface Kernels<S> {
+  // ---- elementwise -------------------------------------------------------------------------------------------------
+  /** y[0..n) = value. */
+  fill(y: S, n: number, value: number): void
+  /** y = scale * x + shift. y may be x. */
+  affine(x: S, y: S, n: number, scale: number, shift: number): void
+  /** y += x. */
+  accumulate(x: S, y: S, n: number): void
+  unary(op: UnaryOp, x: S, y: S, n: number): void
+  /** dx = dy * op'(x), where y = op(x). */
+  unaryBackward(op: UnaryOp, x: S, y: S, dy: S, dx: S, n: number): void
+  /** y[i] = a[i] op b[i] over `shape` (rank 0 to 6); y is dense, a stride of 0 broadcasts. */
+  binary(op: BinaryOp, a: S, b: S, y: S, shape: readonly number[], stridesA: readonly number[], stridesB: readonly number[]): void
+
+  // ---- movement ----------------------------------------------------------------------------------------------------
+  /** y[offsetY + i . stridesY] = x[offsetX + i . stridesX] over `shape` (rank 0 to 6): permute, slice, concat, roll, expand. Strides may be negative or, on x, 0. */
+  copy(x: S, y: S, shape: readonly number[], stridesX: readonly number[], offsetX: number, stridesY: readonly number[], offsetY: number): void
+  /** y[r, :] = table[index[r], :] for r in [0, R); table is [N, D]. The engine has checked the indices. */
+  gather(table: S, index: S, y: S, R: number, N: number, D: number): void
+  /** dtable[n, :] = sum of dy[r, :] over the rows with index[r] = n, added in the order of r (writes all of [N, D]). */
+  gatherBackward(dy: S, index: S, dtable: S, R: number, N: number, D: number): void
+
+  // ---- reductions --------------------------------------------------------------------------------------------------
+  /** [outer, n, inner] -> [outer, inner]. */
+  reduce(op: ReduceOp, x: S, y: S, outer: number, n: number, inner: number): void
+  /** Inclusive running sum along the middle axis of [outer, n, inner]; from the end if `reverse`. */
+  cumsum(x: S, y: S, outer: number, n: number, inner: number, reverse: boolean): void
+  /** y[slot] = sum of x^2. */
+  sumSquares(x: S, n: number, y: S, slot: number): void
+
+  // ---- matmul ------------------------------------------------------------------------------------------------------
+  /** bias: [N], added to each row. */
+  matmul(a: S, b: S, bias: S | null, c: S, sizes: MatmulSizes): void
+
+  // ---- normalisation and softmax ---------------------------------------------------------------------------------
+  /** y = (x - mean) * scale [* gain] [+ bias] row by row over [R, n]; stats is [R, 2] = (mean, scale), kept for the backward. gain, bias: [n]. */
+  norm(kind: NormKind, x: S, gain: S | null, bias: S | null, y: S, stats: S, R: number, n: number, eps: number): void
+  /** dx for `norm`. */
+  normBackward(kind: NormKind, x: S, gain: S | null, stats: S, dy: S, dx: S, R: number, n: number): void
+  /** dgain[j] = sum_r dy[r,j] (x[r,j] - mean_r) scale_r; dbias[j] = sum_r dy[r,j], where asked for. */
+  normGainBackward(x: S, stats: S, dy: S, dgain: S | null, dbias: S | null, R: number, n: number): void
+  /**
+   * Row softmax (or its logarithm, `log`) over [R, n]. causal = T > 0: row r is query r mod T of T and sees only the first
+   * n - T + (r mod T) + 1 entries; the others get exactly 0 (not allowed with `log`). causal = 0: no mask.
+   */
+  softmax(x: S, y: S, R: number, n: number, log: boolean, causal: number): void
+  /** softmax: dx = y (dy - sum(dy y)); log-softmax: dx = dy - exp(y) sum(dy). */
+  softmaxBackward(y: S, dy: S, dx: S, R: number, n: number, log: boolean): void
+  /** loss[r] = lse[r] - logits[r, target[r]], lse = log sum exp; 0 where target[r] = ignore. */
+  crossEntropy(logits: S, target: S, loss: S, lse: S, R: number, N: number, ignore: number): void
+  /** dlogits[r, :] = (exp(logits[r, :] - lse[r]) - onehot(target[r])) * dloss[r]; 0 where target[r] = ignore. */
+  crossEntropyBackward(logits: S, target: S, lse: S, dloss: S, dlogits: S, R: number, N: number, ignore: number): void
+
+  // ---- sequence ----------------------------------------------------------------------------------------------------
+  /** Causal depthwise convolution: y[b,t,d] = sum_{j<W} w[d,j] x[b, t-W+1+j, d]; what lies before t = 0 is state [B, W-1, D], or 0 if null. x, y: [B,T,D]; w: [D,W]. */
+  conv(x: S, w: S, state: S | null, y: S, B: number, T: number, D: number, W: number): void
+  /** dx, dw (written, not accumulated) and, if state was given, dstate. */
+  convBackward(x: S, w: S, state: S | null, dy: S, dx: S, dw: S, dstate: S | null, B: number, T: number, D: number, W: number): void
+  /** DPFP-nu without its normalisation: r = relu([x, -x]) (2D wide); y = concat_{i=1..nu} r * roll(r, i), roll(r, i)[j] = r[j - i]. x: [R,D]; y: [R, 2 D nu]. Schlag 2021, eq. 37. */
+  dpfp(x: S, y: S, R: number, D: number, nu: number): void
+  dpfpBackward(x: S, dy: S, dx: S, R: number, D: number, nu: number): void
+
+  // ---- random ------------------------------------------------------------------------------------------------------
+  /**
+   * Element i of the stream (key0, key1): (x0, x1) = threefry2x32-20(key, counter (i, 0)).
+   * uniform: a + (b - a) u, u = (x0 >>> 8) 2^-24 (exact in float32). normal: a + b sqrt(-2 ln u1) cos(2 pi u2), u1 = ((x0 >>> 8) + 1) 2^-24, u2 = (x1 >>> 8) 2^-24.
+   */
+  random(kind: 'uniform' | 'normal', y: S, n: number, key0: number, key1: number, a: number, b: number): void
+  /** y[i] = u_i < p ? 0 : x[i] / (1 - p), with u_i the uniform above. Its own backward, with dy for x. */
+  dropout(x: S, y: S, n: number, p: number, key0: number, key1: number): void
+
+  // ---- optimiser ---------------------------------------------------------------------------------------------------
+  /** One Adam or AdamW step in place; the gradient is multiplied by gradScale[0] where given (clipping without a read-back). */
+  adam(p: S, g: S, m: S, v: S, n: number, gradScale: S | null, options: AdamOptions): void
+
+  // ---- fast weights: see RECURRENCES in each implementation's header ----------------------------------------------
+  /**
+   * Sum rule (linear attention): S_t = S_{t-1} + k_t v_t^T, y_t = scale S_t^T q_t.
+   * With a normaliser (zT not null): z_t = z_{t-1} + k_t, den_t = z_t . q_t + eps, y_t = scale S_t^T q_t / den_t.
+   * Katharopoulos 2020, eq. 16-20. s0, z0 null: zero. den: [B,T,H]. states: [B,H,ceil(T/C),K,V], states[c] = S at the start of chunk c
+   * (null: not kept, inference); zs: [B,H,ceil(T/C),K] likewise.
+   */
+  sumRule(form: Form, q: S, k: S, v: S, s0: S | null, z0: S | null, y: S, sT: S, zT: S | null, den: S | null, states: S | null, zs: S | null, eps: number, sizes: FastWeightSizes): void
+  /** dsT, dzT null: zero. y, den, zs as the forward left them (y and den only with a normaliser). ds0, dz0 null: not wanted. */
+  sumRuleBackward(form: Form, q: S, k: S, v: S, y: S | null, den: S | null, states: S, zs: S | null, dy: S, dsT: S | null, dzT: S | null,
+    dq: S, dk: S, dv: S, ds0: S | null, dz0: S | null, sizes: FastWeightSizes): void
+  /** Delta rule: S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T, y_t = scale S_t^T q_t. Schlag 2021, eq. 24-25; chunk form Yang 2024 (WY). */
+  deltaRule(form: Form, q: S, k: S, v: S, beta: S, s0: S | null, y: S, sT: S, states: S | null, sizes: FastWeightSizes): void
+  deltaRuleBackward(form: Form, q: S, k: S, v: S, beta: S, states: S, dy: S, dsT: S | null,
+    dq: S, dk: S, dv: S, dbeta: S, ds0: S | null, sizes: FastWeightSizes): void
+}
+
+export type KernelName = keyof Kernels<unknown>
