@@ -1,0 +1,392 @@
+/**
+ * The safetensors file format, bytes to entries and back.
+ *
+ *   u64 little-endian n | n bytes of JSON, padded with spaces | the tensors' bytes, without gaps
+ *   JSON: { "__metadata__": { string: string }, name: { "dtype", "shape", "data_offsets": [begin, end) } }
+ *
+ * Files come from strangers. The header is read by a parser of its own, because JSON.parse hides duplicate keys, and nothing is allocated
+ * before its size has been checked against the file. Typed arrays have the machine's byte order: little-endian wherever WebAssembly runs.
+ * Tests: test/nn/safetensors.test.ts.
+ */
+
+export class SafetensorsError extends Error {
+  override name = 'SafetensorsError'
+
+  constructor(problem: string) {
+    super(`safetensors: ${problem}`)
+  }
+}
+
+type NumberArray =
+  | Float64Array | Float32Array | BigInt64Array | Int32Array | Int16Array | Int8Array
+  | BigUint64Array | Uint32Array | Uint16Array | Uint8Array
+
+interface ArrayClass {
+  new (length: number): NumberArray
+  new (buffer: ArrayBufferLike, byteOffset: number, length: number): NumberArray
+}
+
+/** Bytes an element in the file, and the array that holds it in memory; 16-bit floats become float32. */
+const dtypes = {
+  F64: { width: 8, array: Float64Array },
+  F32: { width: 4, array: Float32Array },
+  F16: { width: 2, array: Float32Array },
+  BF16: { width: 2, array: Float32Array },
+  I64: { width: 8, array: BigInt64Array },
+  I32: { width: 4, array: Int32Array },
+  I16: { width: 2, array: Int16Array },
+  I8: { width: 1, array: Int8Array },
+  U64: { width: 8, array: BigUint64Array },
+  U32: { width: 4, array: Uint32Array },
+  U16: { width: 2, array: Uint16Array },
+  U8: { width: 1, array: Uint8Array },
+  BOOL: { width: 1, array: Uint8Array },
+} as const satisfies Record<string, { width: 1 | 2 | 4 | 8, array: ArrayClass }>
+
+export type Dtype = keyof typeof dtypes
+
+/** One dtype at a time, so that a test of `dtype` also tells the class of `data`. */
+export type SafetensorsEntry = { [D in Dtype]: { dtype: D, shape: number[], data: InstanceType<(typeof dtypes)[D]['array']> } }[Dtype]
+
+export interface Safetensors {
+  /** Has no prototype, so that a key such as `constructor` is only there if the file has it. */
+  metadata: Record<string, string>
+  tensors: Map<string, SafetensorsEntry>
+}
+
+const metadataKey = '__metadata__'
+const headerCap = 100_000_000
+
+/** The entries' data may share the memory of `bytes`. */
+export function readSafetensors(bytes: Uint8Array): Safetensors {
+  const headerBytes = headerLength(bytes)
+  const { metadata, layouts } = readHeader(decodeHeader(bytes.subarray(8, 8 + headerBytes)))
+  const dataStart = 8 + headerBytes
+  checkCoverage(layouts, bytes.length - dataStart)
+  const tensors = new Map<string, SafetensorsEntry>()
+  for (const [name, { dtype, shape, begin, end }] of layouts) {
+    const data = decode(dtype, bytes.subarray(dataStart + begin, dataStart + end))
+    tensors.set(name, { dtype, shape, data } as SafetensorsEntry)
+  }
+  return { metadata, tensors }
+}
+
+/** The same entries give the same bytes whatever their order: widest dtype first, so that each tensor is aligned, then by name. */
+export function writeSafetensors(
+  tensors: Iterable<readonly [string, SafetensorsEntry]>,
+  metadata: Record<string, string> = {},
+): Uint8Array {
+  const entries = [...tensors].sort(([a, x], [b, y]) => dtypes[y.dtype].width - dtypes[x.dtype].width || (a < b ? -1 : 1))
+  const members: string[] = []
+  const keys = Object.keys(metadata).sort()
+  if (keys.length > 0) members.push(`"${metadataKey}":{${keys.map(key => metadataMember(key, metadata[key])).join()}}`)
+  const seen = new Set<string>()
+  let end = 0
+  for (const [name, { dtype, shape, data }] of entries) {
+    const { width, array } = dtypes[dtype]
+    if (name === metadataKey) throw new SafetensorsError(`${tensor(name)}: the name is taken by the format`)
+    if (seen.has(name)) throw new SafetensorsError(`${tensor(name)}: given twice`)
+    if (!isUnicode(name)) throw new SafetensorsError(`${tensor(name)}: the name isn't valid Unicode`)
+    if (!(data instanceof array)) throw new SafetensorsError(`${tensor(name)}: ${dtype} is written from a ${array.name}`)
+    if (countOf(name, shape) !== data.length) {
+      throw new SafetensorsError(`${tensor(name)}: ${data.length} values don't fill the shape [${shape.join(', ')}]`)
+    }
+    seen.add(name)
+    const begin = end
+    end += data.length * width
+    members.push(`${JSON.stringify(name)}:{"dtype":"${dtype}","shape":[${shape.join()}],"data_offsets":[${begin},${end}]}`)
+  }
+  const header = new TextEncoder().encode(`{${members.join()}}`)
+  const headerBytes = Math.ceil(header.length / 8) * 8
+  if (headerBytes > headerCap) throw new SafetensorsError(`a header of ${headerBytes} bytes is over the format's limit of ${headerCap}`)
+  const bytes = new Uint8Array(8 + headerBytes + end).fill(0x20, 8 + header.length, 8 + headerBytes)
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(headerBytes), true)
+  bytes.set(header, 8)
+  let position = 8 + headerBytes
+  for (const [, { dtype, data }] of entries) {
+    bytes.set(encode(dtype, data), position)
+    position += data.length * dtypes[dtype].width
+  }
+  return bytes
+}
+
+// --- Header ---------------------------------------------------------------------------------------------------------------------------
+
+interface Layout { dtype: Dtype, shape: number[], begin: number, end: number }
+
+function headerLength(bytes: Uint8Array): number {
+  if (bytes.length < 8) throw new SafetensorsError(`a file of ${bytes.length} bytes is too short: the header's length alone takes 8`)
+  const length = new DataView(bytes.buffer, bytes.byteOffset, 8).getBigUint64(0, true)
+  if (length > BigInt(headerCap)) throw new SafetensorsError(`a header of ${length} bytes is over the format's limit of ${headerCap}`)
+  if (Number(length) > bytes.length - 8) {
+    throw new SafetensorsError(`a header of ${length} bytes doesn't fit in a file of ${bytes.length} bytes (truncated?)`)
+  }
+  return Number(length)
+}
+
+function decodeHeader(bytes: Uint8Array): string {
+  let text: string
+  try {
+    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
+  } catch {
+    throw new SafetensorsError("the header isn't valid UTF-8")
+  }
+  if (!text.startsWith('{')) throw new SafetensorsError("the header doesn't begin with {")
+  return text
+}
+
+function readHeader(text: string): { metadata: Record<string, string>, layouts: Map<string, Layout> } {
+  const json = new HeaderParser(text)
+  const metadata: Record<string, string> = Object.create(null)
+  const layouts = new Map<string, Layout>()
+  json.object('header', name => {
+    if (name === metadataKey) json.object(metadataKey, key => { metadata[key] = json.string(`${metadataKey}: ${quote(key)}`) })
+    else layouts.set(name, readLayout(json, name))
+  })
+  json.finish()
+  return { metadata, layouts }
+}
+
+function readLayout(json: HeaderParser, name: string): Layout {
+  const where = tensor(name)
+  let dtype: string | undefined
+  let shape: number[] | undefined
+  let offsets: number[] | undefined
+  json.object(where, key => {
+    if (key === 'dtype') dtype = json.string(`${where}: dtype`)
+    else if (key === 'shape') shape = json.sizes(`${where}: shape`)
+    else if (key === 'data_offsets') offsets = json.sizes(`${where}: data_offsets`)
+    else throw new SafetensorsError(`${where}: unknown field ${quote(key)}`)
+  })
+  if (dtype === undefined) throw new SafetensorsError(`${where}: dtype is missing`)
+  if (shape === undefined) throw new SafetensorsError(`${where}: shape is missing`)
+  if (offsets === undefined) throw new SafetensorsError(`${where}: data_offsets is missing`)
+  if (!Object.hasOwn(dtypes, dtype)) {
+    throw new SafetensorsError(`${where}: unknown dtype ${quote(dtype)} (known: ${Object.keys(dtypes).join(', ')})`)
+  }
+  const [begin, end] = offsets
+  if (offsets.length !== 2 || begin > end) {
+    throw new SafetensorsError(`${where}: data_offsets [${clip(offsets.join(', '))}] aren't [begin, end)`)
+  }
+  const known = dtype as Dtype
+  const size = countOf(name, shape) * dtypes[known].width
+  if (end - begin !== size) {
+    throw new SafetensorsError(`${where}: offsets [${begin}, ${end}) don't match ${known} [${clip(shape.join(', '))}] (${size} bytes)`)
+  }
+  return { dtype: known, shape, begin, end }
+}
+
+/** The tensors, in the order of their offsets, must cover the data exactly: no overlap, no gap, nothing before, nothing after. */
+function checkCoverage(layouts: ReadonlyMap<string, Layout>, dataBytes: number): void {
+  const sorted = [...layouts].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end)
+  let previous: string | undefined
+  let covered = 0
+  for (const [name, { begin, end }] of sorted) {
+    const range = `${tensor(name)}: offsets [${begin}, ${end})`
+    if (end > dataBytes) throw new SafetensorsError(`${range} end past the ${dataBytes} bytes of data (truncated?)`)
+    if (begin < covered) throw new SafetensorsError(`${range} overlap ${tensor(previous!)}, which ends at ${covered}`)
+    if (begin > covered) throw new SafetensorsError(`${range} leave a gap: no tensor has the bytes [${covered}, ${begin})`)
+    covered = end
+    previous = name
+  }
+  if (covered < dataBytes) throw new SafetensorsError(`no tensor has the last ${dataBytes - covered} of ${dataBytes} bytes of data`)
+}
+
+/** JSON, as much of it as the header may use: objects with distinct keys, strings, lists of sizes. */
+class HeaderParser {
+  private position = 0
+  private readonly text: string
+
+  constructor(text: string) {
+    this.text = text
+  }
+
+  /** Calls `member` at each value; it must read it. */
+  object(where: string, member: (key: string) => void): void {
+    const keys = new Set<string>()
+    this.list(where, '{', '}', () => {
+      const key = this.string(`${where}: key`)
+      if (keys.has(key)) throw new SafetensorsError(`${where}: ${quote(key)} is there twice`)
+      keys.add(key)
+      this.expect(where, ':')
+      member(key)
+    })
+  }
+
+  sizes(where: string): number[] {
+    const sizes: number[] = []
+    this.list(where, '[', ']', () => {
+      const start = this.skip()
+      while (this.position < this.text.length && !' \t\n\r,:"[]{}'.includes(this.text[this.position])) this.position++
+      const digits = this.text.slice(start, this.position)
+      const size = Number(digits)
+      if (!/^(0|[1-9]\d*)$/.test(digits) || !Number.isSafeInteger(size)) {
+        throw new SafetensorsError(`${where}: expected integers from 0 to 2^53 - 1, got ${clip(digits || this.next())}`)
+      }
+      sizes.push(size)
+    })
+    return sizes
+  }
+
+  string(where: string): string {
+    const start = this.skip()
+    if (this.text[start] !== '"') throw new SafetensorsError(`${where}: expected a string, got ${this.next()}`)
+    let end = start
+    let escapes: number
+    do {
+      end = this.text.indexOf('"', end + 1)
+      if (end < 0) throw new SafetensorsError(`${where}: a string that doesn't end`)
+      escapes = 0
+      while (this.text[end - 1 - escapes] === '\\') escapes++
+    } while (escapes % 2 === 1)
+    this.position = end + 1
+    let value: string
+    try {
+      value = JSON.parse(this.text.slice(start, end + 1))
+    } catch {
+      throw new SafetensorsError(`${where}: not a JSON string: ${quote(this.text.slice(start + 1, end))}`)
+    }
+    if (!isUnicode(value)) throw new SafetensorsError(`${where}: ${quote(value)} isn't valid Unicode`)
+    return value
+  }
+
+  finish(): void {
+    if (this.skip() < this.text.length) throw new SafetensorsError(`header: expected its end, got ${this.next()}`)
+  }
+
+  private list(where: string, open: string, close: string, item: () => void): void {
+    this.expect(where, open)
+    if (this.text[this.skip()] === close) {
+      this.position++
+      return
+    }
+    item()
+    while (this.text[this.skip()] === ',') {
+      this.position++
+      item()
+    }
+    this.expect(where, close)
+  }
+
+  private expect(where: string, character: string): void {
+    if (this.text[this.skip()] !== character) throw new SafetensorsError(`${where}: expected ${character}, got ${this.next()}`)
+    this.position++
+  }
+
+  private skip(): number {
+    while (this.position < this.text.length && ' \t\n\r'.includes(this.text[this.position])) this.position++
+    return this.position
+  }
+
+  private next(): string {
+    return this.position < this.text.length ? `${quote(this.text[this.position])} (header, character ${this.position})` : "the header's end"
+  }
+}
+
+// --- Data -----------------------------------------------------------------------------------------------------------------------------
+
+function decode(dtype: Dtype, bytes: Uint8Array): NumberArray {
+  if (dtype === 'F16') return widen(bytes, float16Bits)
+  if (dtype === 'BF16') return widen(bytes, half => half << 16)
+  const { width, array } = dtypes[dtype]
+  // A view where the alignment allows one, else a copy.
+  const aligned = bytes.byteOffset % width === 0 ? bytes : new Uint8Array(bytes)
+  return new (array as ArrayClass)(aligned.buffer, aligned.byteOffset, aligned.length / width)
+}
+
+function encode(dtype: Dtype, data: NumberArray): Uint8Array {
+  if (dtype === 'F16') return narrow(data as Float32Array, float16FromBits)
+  if (dtype === 'BF16') return narrow(data as Float32Array, bfloat16FromBits)
+  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+}
+
+// 16-bit floats are converted bits to bits: as JavaScript numbers, NaNs would lose their payload.
+
+function widen(bytes: Uint8Array, bits: (half: number) => number): Float32Array {
+  const result = new Uint32Array(bytes.length / 2)
+  for (let i = 0; i < result.length; i++) result[i] = bits(bytes[2 * i] | (bytes[2 * i + 1] << 8))
+  return new Float32Array(result.buffer)
+}
+
+function narrow(data: Float32Array, half: (bits: number) => number): Uint8Array {
+  const bits = new Uint32Array(data.buffer, data.byteOffset, data.length)
+  const result = new Uint8Array(2 * data.length)
+  for (let i = 0; i < bits.length; i++) {
+    const value = half(bits[i])
+    result[2 * i] = value
+    result[2 * i + 1] = value >>> 8
+  }
+  return result
+}
+
+/** Float16 (1 sign, 5 exponent, 10 fraction bits) as the bits of the float32 of the same value. */
+function float16Bits(half: number): number {
+  const sign = (half & 0x8000) << 16
+  const exponent = (half >>> 10) & 31
+  const fraction = half & 1023
+  if (exponent === 31) return sign | 0x7f800000 | (fraction << 13)
+  if (exponent > 0) return sign | ((exponent + 112) << 23) | (fraction << 13)
+  if (fraction === 0) return sign
+  const shift = Math.clz32(fraction) - 21 // brings a subnormal's first bit to where the hidden bit is
+  return sign | ((113 - shift) << 23) | (((fraction << shift) & 1023) << 13)
+}
+
+/** Float32 bits to float16, to nearest even; what is too large becomes infinity. */
+function float16FromBits(bits: number): number {
+  const sign = (bits >>> 16) & 0x8000
+  const magnitude = bits & 0x7fffffff
+  if (magnitude > 0x7f800000) return sign | 0x7c00 | ((magnitude >>> 13) & 1023 || 1)
+  if (magnitude >= 0x47800000) return sign | 0x7c00
+  if (magnitude >= 0x38800000) return sign | roundedShift(magnitude - 0x38000000, 13)
+  if (magnitude < 0x33000000) return sign
+  return sign | roundedShift((magnitude & 0x7fffff) | 0x800000, 126 - (magnitude >>> 23))
+}
+
+function bfloat16FromBits(bits: number): number {
+  const isNaN = (bits & 0x7fffffff) > 0x7f800000
+  return isNaN ? (bits >>> 16) | ((bits & 0x7f0000) === 0 ? 1 : 0) : roundedShift(bits, 16)
+}
+
+/** bits / 2^shift, to nearest even. */
+function roundedShift(bits: number, shift: number): number {
+  const half = 2 ** (shift - 1)
+  const odd = (bits >>> shift) & 1
+  return Math.floor(((bits >>> 0) + half - 1 + odd) / 2 ** shift)
+}
+
+// --- Words ----------------------------------------------------------------------------------------------------------------------------
+
+function countOf(name: string, shape: readonly number[]): number {
+  let count = 1
+  for (const size of shape) {
+    count *= size
+    if (size < 0 || !Number.isSafeInteger(size) || !Number.isSafeInteger(count)) {
+      throw new SafetensorsError(`${tensor(name)}: shape [${clip(shape.join(', '))}] isn't of sizes whose product is below 2^53`)
+    }
+  }
+  return count
+}
+
+function metadataMember(key: string, value: unknown): string {
+  if (typeof value !== 'string') throw new SafetensorsError(`${metadataKey}: ${quote(key)}: expected a string, got ${typeof value}`)
+  if (!isUnicode(key + value)) throw new SafetensorsError(`${metadataKey}: ${quote(key)} isn't valid Unicode`)
+  return `${JSON.stringify(key)}:${JSON.stringify(value)}`
+}
+
+function isUnicode(text: string): boolean {
+  return !/\p{Surrogate}/u.test(text)
+}
+
+/** A name may hold anything: shown on one line, not for pages, and without a terminal's control codes. */
+function quote(text: string): string {
+  const escaped = JSON.stringify(text.slice(0, 100)).slice(1, -1)
+  return `'${clip(escaped.replace(/[\x7f-\x9f\u2028\u2029]/g, c => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`))}'`
+}
+
+function clip(text: string): string {
+  return text.length <= 80 ? text : `${text.slice(0, 79)}…`
+}
+
+function tensor(name: string): string {
+  return `tensor ${quote(name)}`
+}
