@@ -1,0 +1,133 @@
+/**
+ * Reverse-mode automatic differentiation. An op computes its outputs and calls `record` with what its backward needs;
+ * `backward` walks the recorded nodes once, newest first. Backward passes are themselves not recorded: first derivatives only.
+ */
+import { scope } from './scope.ts'
+import { sameShape, show } from './shape.ts'
+import { full, type Tensor } from './tensor.ts'
+
+/** Given d(loss)/d(output) for each output (null where nothing depends on it), returns d(loss)/d(input) for each input (null: none). */
+export type Backward = (grads: readonly (Tensor | null)[]) => readonly (Tensor | null)[]
+
+export interface Node {
+  /** Grows with every node: a node's inputs were made before it. */
+  id: number
+  op: string
+  inputs: readonly Tensor[]
+  outputs: number
+  backward: Backward
+}
+
+let nodes = 0
+let recording = true
+
+/** Runs `body` without recording: for inference, initialisers and optimisers. */
+export function noGrad<R>(body: () => R): R {
+  const before = recording
+  recording = false
+  try {
+    return body()
+  } finally {
+    recording = before
+  }
+}
+
+/** Adds one node to the graph, unless no input needs a gradient. The outputs must be new tensors. */
+export function recordMany(op: string, inputs: readonly Tensor[], outputs: readonly Tensor[], backward: Backward): void {
+  if (!recording || !inputs.some((x) => x.requiresGrad)) return
+  const node: Node = { id: nodes++, op, inputs, outputs: outputs.length, backward }
+  outputs.forEach((y, i) => {
+    y.requiresGrad = true
+    y.node = node
+    y.output = i
+  })
+}
+
+/** `recordMany` for the usual case of one output; returns it. */
+export function record(op: string, inputs: readonly Tensor[], y: Tensor, backward: (dy: Tensor) => readonly (Tensor | null)[]): Tensor {
+  recordMany(op, inputs, [y], ([dy]) => backward(dy as Tensor))
+  return y
+}
+
+/**
+ * An op of your own: `forward` computes from the inputs (by any means; it isn't recorded), `backward` returns one gradient, or
+ * null, for each input. Inputs must not be changed in place.
+ */
+export function customOp(
+  op: string,
+  inputs: readonly Tensor[],
+  forward: () => Tensor,
+  backward: (dy: Tensor, y: Tensor) => readonly (Tensor | null)[],
+): Tensor {
+  const y = noGrad(forward)
+  if (inputs.includes(y)) throw new Error(`${op}: forward must return a new tensor, not one of its inputs`)
+  return record(op, inputs, y, (dy) => backward(dy, y))
+}
+
+/** See Tensor.backward. */
+export function backward(root: Tensor, seed?: Tensor): void {
+  if (!root.requiresGrad) throw new Error('backward: the tensor depends on no tensor with requiresGrad')
+  if (root.disposed) throw new Error('backward: the tensor was freed')
+  if (!seed && root.size !== 1) throw new Error(`backward: the tensor has shape ${show(root.shape)}, not one element; pass a seed of that shape`)
+  if (seed && !sameShape(seed.shape, root.shape)) throw new Error(`backward: the seed has shape ${show(seed.shape)}, the tensor ${show(root.shape)}`)
+
+  // Gradients that wait for their node, by output. Each is a view of its own, so that a gradient which an op hands on
+  // unchanged to two inputs is shared in memory and still freed once.
+  const waiting = new Map<Node, (Tensor | null)[]>()
+  const put = (x: Tensor, gradient: Tensor, op: string): void => {
+    if (!x.requiresGrad) return
+    if (!sameShape(x.shape, gradient.shape))
+      throw new Error(`${op}: backward gave a gradient of shape ${show(gradient.shape)} for an input of shape ${show(x.shape)}`)
+    if (x.node) {
+      let slots = waiting.get(x.node)
+      if (!slots) waiting.set(x.node, (slots = new Array(x.node.outputs).fill(null)))
+      slots[x.output] = sum(slots[x.output], gradient)
+    } else x.grad = sum(x.grad, gradient)
+  }
+
+  noGrad(() => {
+    try {
+      scope(() => put(root, seed ?? full(root.shape, 1, root.device), 'backward'))
+      for (const node of newestFirst(root)) {
+        const grads = waiting.get(node)
+        if (!grads) continue
+        waiting.delete(node)
+        scope(() => {
+          node.backward(grads).forEach((gradient, i) => gradient && put(node.inputs[i], gradient, node.op))
+        })
+        for (const g of grads) g?.dispose()
+      }
+    } finally {
+      for (const grads of waiting.values()) for (const g of grads) g?.dispose()
+    }
+  })
+}
+
+/** total + gradient, as a kept tensor; in place where nobody else sees the memory. */
+function sum(total: Tensor | null, gradient: Tensor): Tensor {
+  const { kernels } = gradient.device
+  let result = total
+  if (!total) result = gradient.view(gradient.shape)
+  else if (total.exclusive) kernels.accumulate(gradient.storage, total.storage, total.size)
+  else {
+    result = full(total.shape, 0, total.device)
+    kernels.accumulate(total.storage, result.storage, total.size)
+    kernels.accumulate(gradient.storage, result.storage, total.size)
+    total.dispose()
+  }
+  ;(result as Tensor).kept = true
+  return result as Tensor
+}
+
+/** The nodes that `root` depends on, each after every node that uses it. Iterative: graphs of long recurrences are deep. */
+function newestFirst(root: Tensor): Node[] {
+  const found = new Set<Node>()
+  const stack = [root]
+  while (stack.length > 0) {
+    const node = stack.pop()?.node
+    if (!node || found.has(node)) continue
+    found.add(node)
+    for (const x of node.inputs) if (x.requiresGrad) stack.push(x)
+  }
+  return [...found].sort((a, b) => b.id - a.id)
+}

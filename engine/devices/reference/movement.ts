@@ -1,0 +1,19 @@
+/** Copies between strided arrays, and rows of tables. Pinned by test/ops/movement.test.ts. */
+import type { Kernels } from '../kernels.ts'
+import type { RefStorage } from './storage.ts'
+import { offsets } from './strides.ts'
+
+export const movementKernels: Pick<Kernels<RefStorage>, 'copy' | 'gather' | 'gatherBackward'> = {
+  copy(x, y, shape, stridesX, offsetX, stridesY, offsetY) {
+    const ix = offsets(shape, stridesX, offsetX)
+    const iy = offsets(shape, stridesY, offsetY)
+    for (let i = 0; i < ix.length; i++) y.data[iy[i]] = x.data[ix[i]]
+  },
+  gather(table, index, y, R, _N, D) {
+    for (let r = 0; r < R; r++) for (let d = 0; d < D; d++) y.data[r * D + d] = table.data[index.data[r] * D + d]
+  },
+  gatherBackward(dy, index, dtable, R, N, D) {
+    dtable.data.fill(0, 0, N * D)
+    for (let r = 0; r < R; r++) for (let d = 0; d < D; d++) dtable.data[index.data[r] * D + d] += dy.data[r * D + d]
+  },
+}

@@ -1,0 +1,67 @@
+/** Causal depthwise convolution and the DPFP feature map. Pinned by test/ops/sequence.test.ts. */
+import type { Kernels } from '../kernels.ts'
+import type { RefStorage } from './storage.ts'
+
+/** Where x[b, t, d] lies: in x for t >= 0, in the state [B, W-1, D] for t < 0, nowhere (zero) without one. */
+function cell(x: RefStorage, state: RefStorage | null, b: number, t: number, d: number, T: number, D: number, W: number): [RefStorage, number] | null {
+  if (t >= 0) return [x, (b * T + t) * D + d]
+  return state && [state, (b * (W - 1) + W - 1 + t) * D + d]
+}
+
+export const sequenceKernels: Pick<Kernels<RefStorage>, 'conv' | 'convBackward' | 'dpfp' | 'dpfpBackward'> = {
+  conv(x, w, state, y, B, T, D, W) {
+    for (let b = 0; b < B; b++)
+      for (let t = 0; t < T; t++)
+        for (let d = 0; d < D; d++) {
+          let total = 0
+          for (let j = 0; j < W; j++) {
+            const from = cell(x, state, b, t - W + 1 + j, d, T, D, W)
+            if (from) total += w.data[d * W + j] * from[0].data[from[1]]
+          }
+          y.data[(b * T + t) * D + d] = total
+        }
+  },
+  convBackward(x, w, state, dy, dx, dw, dstate, B, T, D, W) {
+    dx.data.fill(0, 0, B * T * D)
+    dw.data.fill(0, 0, D * W)
+    dstate?.data.fill(0, 0, B * (W - 1) * D)
+    for (let b = 0; b < B; b++)
+      for (let t = 0; t < T; t++)
+        for (let d = 0; d < D; d++)
+          for (let j = 0; j < W; j++) {
+            const g = dy.data[(b * T + t) * D + d]
+            const from = cell(x, state, b, t - W + 1 + j, d, T, D, W)
+            const to = cell(dx, dstate, b, t - W + 1 + j, d, T, D, W)
+            if (from) dw.data[d * W + j] += g * from[0].data[from[1]]
+            if (to) to[0].data[to[1]] += g * w.data[d * W + j]
+          }
+  },
+  dpfp(x, y, R, D, nu) {
+    for (let r = 0; r < R; r++) {
+      const p = rectified(x, r, D)
+      for (let i = 1; i <= nu; i++) for (let j = 0; j < 2 * D; j++) y.data[(r * nu + i - 1) * 2 * D + j] = p[j] * p[(j - i + 2 * D) % (2 * D)]
+    }
+  },
+  dpfpBackward(x, dy, dx, R, D, nu) {
+    for (let r = 0; r < R; r++) {
+      const p = rectified(x, r, D)
+      const dp = new Float64Array(2 * D)
+      for (let i = 1; i <= nu; i++)
+        for (let j = 0; j < 2 * D; j++) {
+          const rolled = (j - i + 2 * D) % (2 * D)
+          const g = dy.data[(r * nu + i - 1) * 2 * D + j]
+          dp[j] += g * p[rolled]
+          dp[rolled] += g * p[j]
+        }
+      for (let d = 0; d < D; d++) {
+        const value = x.data[r * D + d]
+        dx.data[r * D + d] = value > 0 ? dp[d] : value < 0 ? -dp[D + d] : 0
+      }
+    }
+  },
+}
+
+/** relu([x, -x]) of row r. */
+function rectified(x: RefStorage, r: number, D: number): Float64Array {
+  return Float64Array.from({ length: 2 * D }, (_, j) => Math.max(0, j < D ? x.data[r * D + j] : -x.data[r * D + j - D]))
+}

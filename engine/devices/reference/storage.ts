@@ -1,0 +1,3 @@
+export interface RefStorage {
+  data: Float64Array | Int32Array
+}

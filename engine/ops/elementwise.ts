@@ -1,0 +1,114 @@
+/** Elementwise functions of one tensor, of two with broadcasting, and of a tensor and constants. */
+import { type BinaryOp, type UnaryOp } from '../devices/kernels.ts'
+import { record } from '../autograd.ts'
+import { broadcast, broadcastStrides, sameShape, type Shape } from '../shape.ts'
+import { empty, full, like, type Tensor } from '../tensor.ts'
+import { checkFloat, sameDevice } from './check.ts'
+import { sumTo } from './reduce.ts'
+
+export function unary(op: UnaryOp, x: Tensor): Tensor {
+  checkFloat(op, x)
+  const { kernels } = x.device
+  const y = like(x)
+  kernels.unary(op, x.storage, y.storage, x.size)
+  return record(op, [x], y, (dy) => {
+    const dx = like(x)
+    kernels.unaryBackward(op, x.storage, y.storage, dy.storage, dx.storage, x.size)
+    return [dx]
+  })
+}
+
+export const neg = (x: Tensor): Tensor => unary('neg', x)
+export const abs = (x: Tensor): Tensor => unary('abs', x)
+export const exp = (x: Tensor): Tensor => unary('exp', x)
+export const log = (x: Tensor): Tensor => unary('log', x)
+export const sqrt = (x: Tensor): Tensor => unary('sqrt', x)
+export const square = (x: Tensor): Tensor => unary('square', x)
+export const reciprocal = (x: Tensor): Tensor => unary('reciprocal', x)
+export const sin = (x: Tensor): Tensor => unary('sin', x)
+export const cos = (x: Tensor): Tensor => unary('cos', x)
+export const sigmoid = (x: Tensor): Tensor => unary('sigmoid', x)
+export const tanh = (x: Tensor): Tensor => unary('tanh', x)
+/** max(x, 0); its gradient at 0 is 0. */
+export const relu = (x: Tensor): Tensor => unary('relu', x)
+/** x for x > 0, e^x - 1 below. */
+export const elu = (x: Tensor): Tensor => unary('elu', x)
+/** x sigmoid(x). */
+export const silu = (x: Tensor): Tensor => unary('silu', x)
+/** The tanh approximation (Hendrycks & Gimpel 2016). */
+export const gelu = (x: Tensor): Tensor => unary('gelu', x)
+/** log(1 + e^x). */
+export const softplus = (x: Tensor): Tensor => unary('softplus', x)
+
+/** scale x + shift, with constants. */
+export function affine(x: Tensor, scale: number, shift = 0): Tensor {
+  checkFloat('affine', x)
+  const { kernels } = x.device
+  const y = like(x)
+  kernels.affine(x.storage, y.storage, x.size, scale, shift)
+  return record('affine', [x], y, (dy) => [affine(dy, scale)])
+}
+
+type Operand = Tensor | number
+
+function apply(op: BinaryOp, a: Tensor, b: Tensor): Tensor {
+  sameDevice(op, a, b)
+  checkFloat(op, a)
+  checkFloat(op, b)
+  const shape = sameShape(a.shape, b.shape) ? a.shape : broadcast(op, a.shape, b.shape)
+  const y = empty(shape, a.device)
+  a.device.kernels.binary(op, a.storage, b.storage, y.storage, shape, broadcastStrides(a.shape, shape), broadcastStrides(b.shape, shape))
+  return y
+}
+
+type Partials = (dy: Tensor, a: Tensor, b: Tensor, y: Tensor) => [da: () => Tensor, db: () => Tensor]
+
+/** d/da and d/db of each op, before they are summed over the axes that were stretched. */
+const partials: Record<BinaryOp, Partials | null> = {
+  add: (dy) => [() => dy, () => dy],
+  sub: (dy) => [() => dy, () => affine(dy, -1)],
+  mul: (dy, a, b) => [() => apply('mul', dy, b), () => apply('mul', dy, a)],
+  div: (dy, _, b, y) => [() => apply('div', dy, b), () => apply('div', affine(apply('mul', dy, y), -1), b)],
+  max: (dy, a, b) => [() => apply('mul', dy, wins(a, b)), () => apply('mul', dy, wins(b, a))],
+  min: (dy, a, b) => [() => apply('mul', dy, wins(b, a)), () => apply('mul', dy, wins(a, b))],
+  equal: null,
+  greater: null,
+}
+
+/** 1 where a > b, 1/2 where they're equal: a tie shares the gradient. */
+const wins = (a: Tensor, b: Tensor): Tensor => apply('add', apply('greater', a, b), affine(apply('equal', a, b), 0.5))
+
+function binary(op: BinaryOp, a: Tensor, b: Tensor): Tensor {
+  const y = apply(op, a, b)
+  const partial = partials[op]
+  if (!partial) return y
+  return record(op, [a, b], y, (dy) => {
+    const [da, db] = partial(dy, a, b, y)
+    return [a.requiresGrad ? sumTo(da(), a.shape) : null, b.requiresGrad ? sumTo(db(), b.shape) : null]
+  })
+}
+
+const lift = (x: Operand, beside: Tensor): Tensor => (typeof x === 'number' ? full([], x, beside.device) : x)
+
+export const add = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? affine(a, 1, b) : binary('add', a, b))
+export const sub = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? affine(a, 1, -b) : binary('sub', a, b))
+export const mul = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? affine(a, b) : binary('mul', a, b))
+export const div = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? affine(a, 1 / b) : binary('div', a, b))
+/** The larger of the two, element by element; a tie shares the gradient. (`max` reduces an axis.) */
+export const maximum = (a: Tensor, b: Operand): Tensor => binary('max', a, lift(b, a))
+export const minimum = (a: Tensor, b: Operand): Tensor => binary('min', a, lift(b, a))
+/** 1 where a = b, else 0. No gradient. */
+export const equal = (a: Tensor, b: Operand): Tensor => binary('equal', a, lift(b, a))
+/** 1 where a > b, else 0. No gradient. */
+export const greater = (a: Tensor, b: Operand): Tensor => binary('greater', a, lift(b, a))
+
+/** x repeated along its axes of size 1 (and new leading ones) until it has `shape`. */
+export function expand(x: Tensor, shape: Shape): Tensor {
+  checkFloat('expand', x)
+  if (!sameShape(broadcast('expand', x.shape, shape), shape))
+    throw new Error(`expand: ${x} can't be stretched to [${shape.join(',')}]`)
+  const y = empty([...shape], x.device)
+  const strides = broadcastStrides(shape, shape)
+  x.device.kernels.copy(x.storage, y.storage, shape, broadcastStrides(x.shape, shape), 0, strides, 0)
+  return record('expand', [x], y, (dy) => [sumTo(dy, x.shape)])
+}

@@ -1,0 +1,109 @@
+/** Matrix products: batched, either side transposed, with bias, activation and addition fused into the product. */
+import { record } from '../autograd.ts'
+import type { UnaryOp } from '../devices/kernels.ts'
+import { broadcast, sameShape, type Shape, show, sizeOf } from '../shape.ts'
+import { empty, like, type Tensor } from '../tensor.ts'
+import { checkFloat, sameDevice } from './check.ts'
+import { expand, unary } from './elementwise.ts'
+import { sum, sumTo } from './reduce.ts'
+
+export interface MatmulOptions {
+  /** Use the transpose of the last two axes, at no cost. */
+  transposeA?: boolean
+  transposeB?: boolean
+  /** [N], added to every row. */
+  bias?: Tensor
+  /** A tensor of the result's shape that the product is added to (a residual connection, for instance). */
+  accumulate?: Tensor
+  /** Applied last. */
+  activation?: UnaryOp
+}
+
+interface Plan {
+  batch: number[]
+  M: number
+  N: number
+  K: number
+}
+
+/** The gradient of these follows from the output alone, so the value before the activation needn't be kept. */
+const fromOutput = new Set<UnaryOp>(['relu', 'sigmoid', 'tanh', 'elu', 'exp', 'sqrt', 'neg'])
+
+function plan(a: Tensor, b: Tensor, tA: boolean, tB: boolean): Plan {
+  sameDevice('matmul', a, b)
+  checkFloat('matmul', a)
+  checkFloat('matmul', b)
+  if (a.shape.length < 2 || b.shape.length < 2) throw new Error(`matmul: ${show(a.shape)} x ${show(b.shape)}: both sides need at least two axes`)
+  const dims = (x: Tensor, t: boolean): number[] => (t ? [x.shape.at(-1)!, x.shape.at(-2)!] : [x.shape.at(-2)!, x.shape.at(-1)!])
+  const [M, K] = dims(a, tA)
+  const [K2, N] = dims(b, tB)
+  if (K !== K2) {
+    const hint = b.shape.at(tB ? -2 : -1) === K ? ` (${tB ? "don't transpose" : 'transpose'} the second?)` : ''
+    throw new Error(`matmul: ${show(a.shape)}${tA ? '^T' : ''} x ${show(b.shape)}${tB ? '^T' : ''}: inner sizes ${K} and ${K2} differ${hint}`)
+  }
+  return { batch: broadcast('matmul', a.shape.slice(0, -2), b.shape.slice(0, -2)), M, N, K }
+}
+
+/** One kernel call. Operands must have the full batch, or none. */
+function product(a: Tensor, b: Tensor, y: Tensor, p: Plan, tA: boolean, tB: boolean, bias: Tensor | null, accumulate: boolean, activation: UnaryOp | null): void {
+  const batch = sizeOf(p.batch)
+  const { M, N, K } = p
+  const sizes = { batch, M, N, K, strideA: a.size === M * K ? 0 : M * K, strideB: b.size === K * N ? 0 : K * N }
+  if (batch > 0 && !tA && b.size === K * N && a.size === batch * M * K && batch > 1) {
+    // One matrix on the right for all: the batch is just more rows.
+    sizes.M = M * batch
+    sizes.batch = 1
+    sizes.strideA = sizes.strideB = 0
+  }
+  y.device.kernels.matmul(a.storage, b.storage, bias?.storage ?? null, y.storage, { ...sizes, transposeA: tA, transposeB: tB, accumulate, activation })
+}
+
+/** Stretches a batch that's partly broadcast; none and full batches need no copy. */
+function withBatch(x: Tensor, batch: Shape): Tensor {
+  const own = x.shape.slice(0, -2)
+  return sizeOf(own) === 1 || sameShape(own, batch) ? x : expand(x, [...batch, ...x.shape.slice(-2)])
+}
+
+/** a [..., M, K] times b [..., K, N]; the leading axes broadcast. y = activation(accumulate + a b + bias). */
+export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
+  const { transposeA: tA = false, transposeB: tB = false, bias, accumulate, activation } = options
+  const p = plan(a, b, tA, tB)
+  const { batch, N } = p
+  const shape = [...batch, p.M, N]
+  sameDevice('matmul', a, bias, accumulate)
+  if (bias && !sameShape(bias.shape, [N])) throw new Error(`matmul: the bias has shape ${show(bias.shape)}, expected [${N}]`)
+  if (accumulate && !sameShape(accumulate.shape, shape))
+    throw new Error(`matmul: the tensor to accumulate to has shape ${show(accumulate.shape)}, the product ${show(shape)}`)
+  const inputs = [a, b, ...(bias ? [bias] : []), ...(accumulate ? [accumulate] : [])]
+  if (activation && !fromOutput.has(activation) && inputs.some((x) => x.requiresGrad))
+    return unary(activation, matmul(a, b, { ...options, activation: undefined }))
+
+  const A = withBatch(a, batch)
+  const B = withBatch(b, batch)
+  const y = empty(shape, a.device)
+  if (accumulate) y.device.kernels.affine(accumulate.storage, y.storage, y.size, 1, 0)
+  product(A, B, y, p, tA, tB, bias ?? null, accumulate !== undefined, activation ?? null)
+
+  return record('matmul', inputs, y, (dy) => {
+    let dz = dy
+    if (activation) {
+      dz = like(y)
+      y.device.kernels.unaryBackward(activation, y.storage, y.storage, dy.storage, dz.storage, y.size)
+    }
+    // y = A B: dA = dy B^T, dB = A^T dy, each transposed again if its operand was.
+    const da = !a.requiresGrad ? null
+      : tA ? gradient(b, dz, { transposeA: tB, transposeB: true }, a.shape) : gradient(dz, b, { transposeB: !tB }, a.shape)
+    const db = !b.requiresGrad ? null
+      : tB ? gradient(dz, a, { transposeA: true, transposeB: tA }, b.shape) : gradient(a, dz, { transposeA: !tA }, b.shape)
+    const dbias = bias?.requiresGrad ? sum(dz, { axis: shape.slice(0, -1).map((_, i) => i) }) : null
+    return [da, db, ...(bias ? [dbias] : []), ...(accumulate ? [dz] : [])]
+  })
+}
+
+/** A product whose batch is summed down to `shape`; where one matrix served the whole batch, by one tall product instead of many. */
+function gradient(a: Tensor, b: Tensor, options: MatmulOptions, shape: Shape): Tensor {
+  const rows = (x: Tensor): Tensor => x.view([x.size / x.shape.at(-1)!, x.shape.at(-1)!])
+  const summed = shape.length === 2 && a.shape.length > 2 && sameShape(a.shape.slice(0, -1), b.shape.slice(0, -1))
+  if (summed && options.transposeA && !options.transposeB) return matmul(rows(a), rows(b), options)
+  return sumTo(matmul(a, b, options), shape)
+}

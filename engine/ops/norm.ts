@@ -1,0 +1,103 @@
+/** Row normalisations, softmax and cross-entropy: all act on the last axis. */
+import { record } from '../autograd.ts'
+import type { NormKind } from '../devices/kernels.ts'
+import { sameShape, show } from '../shape.ts'
+import { empty, like, type Tensor } from '../tensor.ts'
+import { checkFloat, checkIndices, sameDevice } from './check.ts'
+import { affine } from './elementwise.ts'
+import { sum } from './reduce.ts'
+
+/** [R, n] over the last axis. */
+function rowsOf(op: string, x: Tensor): [R: number, n: number] {
+  checkFloat(op, x)
+  const n = x.shape.at(-1)
+  if (!n) throw new Error(`${op}: ${show(x.shape)} has no last axis to work on`)
+  return [x.size / n, n]
+}
+
+function norm(kind: NormKind, op: string, x: Tensor, gain: Tensor | null, bias: Tensor | null, eps: number): Tensor {
+  const [R, n] = rowsOf(op, x)
+  sameDevice(op, x, gain, bias)
+  for (const [name, t] of [['gain', gain], ['bias', bias]] as const)
+    if (t && !sameShape(t.shape, [n])) throw new Error(`${op}: the ${name} has shape ${show(t.shape)}, expected [${n}]`)
+  if (!(eps >= 0)) throw new Error(`${op}: eps must be 0 or more, not ${eps}`)
+  const { kernels } = x.device
+  const y = like(x)
+  const stats = empty([R, 2], x.device)
+  const g = gain?.storage ?? null
+  kernels.norm(kind, x.storage, g, bias?.storage ?? null, y.storage, stats.storage, R, n, eps)
+  const inputs = [x, gain, bias].filter((t) => t !== null)
+  return record(op, inputs, y, (dy) => {
+    const dx = x.requiresGrad ? like(x) : null
+    const dgain = gain && like(gain)
+    const dbias = bias && like(bias)
+    if (dx) kernels.normBackward(kind, x.storage, g, stats.storage, dy.storage, dx.storage, R, n)
+    if (dgain || dbias) kernels.normGainBackward(x.storage, stats.storage, dy.storage, dgain?.storage ?? null, dbias?.storage ?? null, R, n)
+    return [dx, ...(gain ? [dgain] : []), ...(bias ? [dbias] : [])]
+  })
+}
+
+/** (x - mean) / sqrt(var + eps) * gain + bias (Ba 2016). */
+export const layerNorm = (x: Tensor, gain: Tensor | null = null, bias: Tensor | null = null, eps = 1e-5): Tensor =>
+  norm('layer', 'layerNorm', x, gain, bias, eps)
+/** x / sqrt(mean(x^2) + eps) * gain (Zhang & Sennrich 2019). */
+export const rmsNorm = (x: Tensor, gain: Tensor | null = null, eps = 1e-6): Tensor => norm('rms', 'rmsNorm', x, gain, null, eps)
+/** x / sqrt(sum(x^2) + eps). */
+export const l2Norm = (x: Tensor, eps = 1e-6): Tensor => norm('l2', 'l2Norm', x, null, null, eps)
+/** x / (sum(x) + eps): Schlag 2021, App. A.2; labml's eps. */
+export const sumNorm = (x: Tensor, eps = 1e-6): Tensor => norm('sum', 'sumNorm', x, null, null, eps)
+
+export interface SoftmaxOptions {
+  /** x is [..., T, n]: query t sees only the first n - T + t + 1 entries, the others get exactly 0. */
+  causal?: boolean
+}
+
+export function softmax(x: Tensor, options: SoftmaxOptions = {}): Tensor {
+  const T = options.causal ? (x.shape.at(-2) ?? 0) : 0
+  if (options.causal && !(T >= 1 && T <= x.shape.at(-1)!)) throw new Error(`softmax: causal needs [..., T, n] with T <= n, not ${show(x.shape)}`)
+  return softmaxOp('softmax', x, false, T)
+}
+
+/** log(softmax(x)), without the overflow. */
+export const logSoftmax = (x: Tensor): Tensor => softmaxOp('logSoftmax', x, true, 0)
+
+function softmaxOp(op: string, x: Tensor, log: boolean, causal: number): Tensor {
+  const [R, n] = rowsOf(op, x)
+  const { kernels } = x.device
+  const y = like(x)
+  kernels.softmax(x.storage, y.storage, R, n, log, causal)
+  return record(op, [x], y, (dy) => {
+    const dx = like(x)
+    kernels.softmaxBackward(y.storage, dy.storage, dx.storage, R, n, log)
+    return [dx]
+  })
+}
+
+export interface CrossEntropyOptions {
+  /** Targets with this value count for nothing. */
+  ignore?: number
+  /** `mean` over the targets that count (the default), their `sum`, or one loss for each target (`none`). */
+  reduction?: 'mean' | 'sum' | 'none'
+}
+
+/** -log softmax(logits)[target], in nats. logits [..., N], targets int32 of the leading shape. */
+export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  const { ignore = -100, reduction = 'mean' } = options
+  const [R, N] = rowsOf('crossEntropy', logits)
+  sameDevice('crossEntropy', logits, targets)
+  if (!sameShape(targets.shape, logits.shape.slice(0, -1)))
+    throw new Error(`crossEntropy: targets have shape ${show(targets.shape)}, logits ${show(logits.shape)}`)
+  const counted = checkIndices('crossEntropy', targets, N, ignore).reduce((count, target) => count + (target === ignore ? 0 : 1), 0)
+  if (reduction === 'mean' && counted === 0) throw new Error('crossEntropy: every target is ignored, so there is no mean')
+  const { kernels } = logits.device
+  const losses = empty(targets.shape, logits.device)
+  const lse = empty([R], logits.device)
+  kernels.crossEntropy(logits.storage, targets.storage, losses.storage, lse.storage, R, N, ignore)
+  record('crossEntropy', [logits], losses, (dloss) => {
+    const dlogits = like(logits)
+    kernels.crossEntropyBackward(logits.storage, targets.storage, lse.storage, dloss.storage, dlogits.storage, R, N, ignore)
+    return [dlogits]
+  })
+  if (reduction === 'none') return losses
+  return reduction === 'sum' ? sum(losses) : affine(sum(losses), 1 / counted)
+}

@@ -1,0 +1,56 @@
+/** Causal depthwise convolution, and the DPFP feature map. */
+import { record, recordMany } from '../autograd.ts'
+import { show } from '../shape.ts'
+import { empty, like, type Tensor, zeros } from '../tensor.ts'
+import { checkFloat, match, sameDevice } from './check.ts'
+import { concat, slice } from './movement.ts'
+
+/**
+ * y[b,t,d] = sum_j w[d,j] x[b, t-W+1+j, d]: each channel has W taps, the last one on the present (torch's Conv1d with groups = D,
+ * padded on the left). x: [B,T,D], w: [D,W]. `state` [B,W-1,D] is what came before (zero if absent); the state returned is what
+ * a next call needs to go on.
+ */
+export function causalConv(x: Tensor, w: Tensor, state?: Tensor): { y: Tensor; state: Tensor } {
+  for (const t of [x, w]) checkFloat('causalConv', t)
+  sameDevice('causalConv', x, w, state)
+  const { B, T, D, W } = match('causalConv', { x: ['B', 'T', 'D'], w: ['D', 'W'] }, { x: x.shape, w: w.shape })
+  if (W < 1) throw new Error(`causalConv: w has shape ${show(w.shape)}, expected at least one tap`)
+  if (state) match('causalConv', { state: [B, W - 1, D] }, { state: state.shape })
+  const { kernels } = x.device
+  const y = like(x)
+  kernels.conv(x.storage, w.storage, state?.storage ?? null, y.storage, B, T, D, W)
+  recordMany('causalConv', state ? [x, w, state] : [x, w], [y], ([dy]) => {
+    const dx = like(x)
+    const dw = like(w)
+    const dstate = state ? like(state) : null
+    kernels.convBackward(x.storage, w.storage, state?.storage ?? null, dy!.storage, dx.storage, dw.storage, dstate?.storage ?? null, B, T, D, W)
+    return state ? [dx, dw, dstate] : [dx, dw]
+  })
+  return { y, state: convState(x, W, state) }
+}
+
+/** The last W-1 inputs. */
+function convState(x: Tensor, W: number, state?: Tensor): Tensor {
+  const [B, T, D] = x.shape
+  if (T >= W - 1) return slice(x, 1, T - W + 1, T)
+  return slice(concat([state ?? zeros([B, W - 1, D], x.device), x], 1), 1, T, T + W - 1)
+}
+
+/**
+ * Deterministic parameter-free projection, Schlag 2021 eq. 37: r = relu([x, -x]), phi(x) = concat_{i=1..nu} r * roll(r, i).
+ * [..., D] -> [..., 2 D nu], non-negative. Not normalised: see sumNorm. nu beyond D - 1 repeats inner products.
+ */
+export function dpfp(x: Tensor, nu = 1): Tensor {
+  checkFloat('dpfp', x)
+  const D = x.shape.at(-1) ?? 0
+  if (!(Number.isInteger(nu) && nu >= 1 && nu < 2 * D)) throw new Error(`dpfp: nu must be an integer from 1 to 2 D - 1 = ${2 * D - 1}, not ${nu}`)
+  const { kernels } = x.device
+  const R = x.size / D
+  const y = empty([...x.shape.slice(0, -1), 2 * D * nu], x.device)
+  kernels.dpfp(x.storage, y.storage, R, D, nu)
+  return record('dpfp', [x], y, (dy) => {
+    const dx = like(x)
+    kernels.dpfpBackward(x.storage, dy.storage, dx.storage, R, D, nu)
+    return [dx]
+  })
+}

@@ -1,0 +1,48 @@
+/**
+ * Random numbers by counting: element i of stream s of seed r is a pure function of (r, s, i) (threefry2x32, Salmon et al. 2011),
+ * so it's the same on every device, with any number of threads, and a generator's whole state is two numbers.
+ */
+import type { Device } from './devices/device.ts'
+import { record } from './autograd.ts'
+import { checkShape, type Shape } from './shape.ts'
+import { empty, getDevice, like, type Tensor } from './tensor.ts'
+
+export interface Generator {
+  seed: number
+  /** How many streams were taken so far. */
+  stream: number
+}
+
+export function generator(seed: number): Generator {
+  if (!Number.isInteger(seed) || seed < 0 || seed > 0xffffffff) throw new Error(`generator: the seed must be an integer from 0 to 4294967295, not ${seed}`)
+  return { seed, stream: 0 }
+}
+
+/** uniform in [low, high). */
+export const uniform = (g: Generator, shape: Shape, low = 0, high = 1, device?: Device): Tensor => draw('uniform', g, shape, low, high, device)
+
+/** Normal, by Box-Muller. */
+export const normal = (g: Generator, shape: Shape, mean = 0, std = 1, device?: Device): Tensor => draw('normal', g, shape, mean, std, device)
+
+function draw(kind: 'uniform' | 'normal', g: Generator, shape: Shape, a: number, b: number, device: Device = getDevice()): Tensor {
+  checkShape(kind, shape)
+  const y = empty([...shape], device)
+  device.kernels.random(kind, y.storage, y.size, g.seed, g.stream++, a, b)
+  return y
+}
+
+/** Zeroes each element with probability p and scales the others by 1/(1-p). The mask is drawn again in the backward instead of being stored. */
+export function dropout(x: Tensor, p: number, g: Generator): Tensor {
+  if (!(p >= 0 && p < 1)) throw new Error(`dropout: the probability must be in [0, 1), not ${p}`)
+  if (p === 0) return x
+  const { kernels } = x.device
+  const y = like(x)
+  const { seed } = g
+  const stream = g.stream++
+  kernels.dropout(x.storage, y.storage, x.size, p, seed, stream)
+  return record('dropout', [x], y, (dy) => {
+    const dx = like(x)
+    kernels.dropout(dy.storage, dx.storage, x.size, p, seed, stream)
+    return [dx]
+  })
+}

@@ -1,0 +1,59 @@
+/**
+ * Who frees what. Device memory isn't garbage-collected, so a step runs inside `scope(() => ...)`: on the way out every tensor
+ * made inside is freed, except the ones returned (they pass to the enclosing scope) and the ones kept (parameters, gradients of
+ * parameters, optimiser state). A tensor made outside any scope lives until `dispose()`.
+ */
+
+export interface Scoped {
+  kept: boolean
+  dispose(): void
+}
+
+const scopes: Set<Scoped>[] = []
+
+/** Puts a new object into the innermost scope, if there is one. */
+export function enroll(object: Scoped): void {
+  scopes.at(-1)?.add(object)
+}
+
+/** Exempts a tensor from every scope: from now on only `dispose()` frees it. */
+export function keep<T extends Scoped>(object: T): T {
+  object.kept = true
+  return object
+}
+
+/**
+ * Runs `body` and frees the tensors it made, except those reachable in its result through arrays, Maps and plain objects.
+ * `body` must not be asynchronous: return tensors and `await tensor.read()` outside.
+ */
+export function scope<R>(body: () => R): R {
+  const own = new Set<Scoped>()
+  scopes.push(own)
+  let result: R | undefined
+  try {
+    result = body()
+    if (result instanceof Promise) {
+      result.catch(() => {})
+      throw new Error('scope: the body is asynchronous; return the tensors and await read() outside the scope')
+    }
+    return result
+  } finally {
+    scopes.pop()
+    const outer = scopes.at(-1)
+    for (const object of reachable(result, own)) {
+      own.delete(object)
+      outer?.add(object)
+    }
+    for (const object of own) if (!object.kept) object.dispose()
+  }
+}
+
+function reachable(value: unknown, own: Set<Scoped>, found = new Set<Scoped>(), seen = new Set<object>()): Set<Scoped> {
+  if (typeof value !== 'object' || value === null || seen.has(value)) return found
+  seen.add(value)
+  if (own.has(value as unknown as Scoped)) found.add(value as unknown as Scoped)
+  else if (Array.isArray(value) || value instanceof Set) for (const v of value) reachable(v, own, found, seen)
+  else if (value instanceof Map) for (const v of value.values()) reachable(v, own, found, seen)
+  else if (Object.getPrototypeOf(value) === Object.prototype) for (const v of Object.values(value)) reachable(v, own, found, seen)
+  return found
+}

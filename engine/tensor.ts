@@ -1,0 +1,180 @@
+import type { Device, DType, HostArray } from './devices/device.ts'
+import { referenceDevice } from './devices/reference/index.ts'
+import { backward, type Node } from './autograd.ts'
+import { enroll, keep, type Scoped } from './scope.ts'
+import { checkShape, type Shape, show, sizeOf } from './shape.ts'
+
+let defaultDevice: Device = referenceDevice()
+
+/** The device on which tensors are made when none is named: the float64 reference, until `setDevice` says otherwise. */
+export const getDevice = (): Device => defaultDevice
+export function setDevice(device: Device): void {
+  defaultDevice = device
+}
+
+/** A piece of device memory, shared by the views of one tensor and freed with the last of them. */
+interface Block {
+  storage: unknown
+  owners: number
+}
+
+/**
+ * A dense row-major array on a device. float32 (float64 on the reference device), or int32 for indices, which are only ever
+ * made from host data: `indices` keeps that data, so that ops can check ranges without waiting for the device.
+ */
+export class Tensor implements Scoped {
+  readonly shape: Shape
+  readonly size: number
+  readonly dtype: DType
+  readonly device: Device
+  readonly indices: Int32Array | null
+  /** Set on parameters by hand, on results by the op that made them. */
+  requiresGrad = false
+  /** d(loss)/d(this), for tensors made with requiresGrad; sums over backward passes until it's cleared. */
+  grad: Tensor | null = null
+  /** The op that made this tensor, and which of its outputs this is. */
+  node: Node | null = null
+  output = 0
+  kept = false
+  private block: Block | null
+
+  constructor(shape: Shape, dtype: DType, device: Device, block: Block | null, indices: Int32Array | null = null) {
+    this.shape = shape
+    this.size = sizeOf(shape)
+    this.dtype = dtype
+    this.device = device
+    this.indices = indices
+    this.block = block ?? { storage: device.allocate(dtype, this.size), owners: 0 }
+    this.block.owners++
+    enroll(this)
+  }
+
+  /** The device's handle to the memory, for kernels. */
+  get storage(): unknown {
+    return this.live().storage
+  }
+
+  get disposed(): boolean {
+    return this.block === null
+  }
+
+  /** True when no other tensor shares the memory, so that it may be changed in place. */
+  get exclusive(): boolean {
+    return this.live().owners === 1
+  }
+
+  /** Another tensor over the same memory; the memory lives until both are freed. */
+  view(shape: Shape): Tensor {
+    return new Tensor(shape, this.dtype, this.device, this.live(), this.indices)
+  }
+
+  /** The values, once every op called before has run. */
+  async read(): Promise<HostArray> {
+    return this.device.read(this.live().storage, this.size)
+  }
+
+  /** The single value of a tensor of size 1. */
+  async item(): Promise<number> {
+    if (this.size !== 1) throw new Error(`item: the tensor has shape ${show(this.shape)}, not one element`)
+    return (await this.read())[0]
+  }
+
+  /** Overwrites the values in place (parameters, optimiser state). */
+  write(values: ArrayLike<number>): void {
+    if (values.length !== this.size) throw new Error(`write: ${values.length} values for a tensor of shape ${show(this.shape)}`)
+    if (this.indices) throw new Error('write: int32 tensors are made once; make a new one')
+    this.device.write(this.live().storage, values)
+  }
+
+  /** Gradients of this tensor with respect to every parameter it depends on, added to their `grad`. `seed`: d(loss)/d(this), by default 1 for a tensor of size 1. */
+  backward(seed?: Tensor): void {
+    backward(this, seed)
+  }
+
+  /** Frees the memory now. Using the tensor afterwards throws; disposing it twice doesn't. */
+  dispose(): void {
+    const block = this.block
+    this.block = null
+    if (block && --block.owners === 0) this.device.free(block.storage)
+  }
+
+  toString(): string {
+    return `Tensor(${show(this.shape)} ${this.dtype} on ${this.device.name}${this.disposed ? ', disposed' : ''})`
+  }
+
+  private live(): Block {
+    if (!this.block)
+      throw new Error(`tensor ${show(this.shape)} was freed; it was disposed, or its scope ended (return it from the scope, or keep() it)`)
+    return this.block
+  }
+}
+
+export type Nested = number | readonly Nested[]
+
+export interface TensorOptions {
+  /** Needed for flat data that isn't one-dimensional. */
+  shape?: Shape
+  dtype?: DType
+  device?: Device
+  requiresGrad?: boolean
+}
+
+/** A tensor from numbers, nested arrays, or a flat (typed) array with `shape`. Int32Array data makes an int32 tensor. */
+export function tensor(data: Nested | ArrayLike<number>, options: TensorOptions = {}): Tensor {
+  const { values, shape: found } = flatten(data)
+  const dtype = options.dtype ?? (data instanceof Int32Array ? 'int32' : 'float32')
+  const shape = options.shape ? [...options.shape] : found
+  checkShape('tensor', shape)
+  if (values.length !== sizeOf(shape)) throw new Error(`tensor: ${values.length} values don't fill the shape ${show(shape)}`)
+  let indices: Int32Array | null = null
+  if (dtype === 'int32') {
+    indices = Int32Array.from(values)
+    for (let i = 0; i < values.length; i++)
+      if (indices[i] !== values[i]) throw new Error(`tensor: value ${values[i]} at ${i} isn't an int32`)
+    if (options.requiresGrad) throw new Error('tensor: int32 tensors have no gradient')
+  }
+  const t = new Tensor(shape, dtype, options.device ?? defaultDevice, null, indices)
+  t.device.write(t.storage, values)
+  t.requiresGrad = options.requiresGrad ?? false
+  return t
+}
+
+/** A float32 tensor with undefined contents: for ops, which overwrite it. */
+export const empty = (shape: Shape, device: Device = defaultDevice): Tensor => new Tensor(shape, 'float32', device, null)
+
+export const like = (x: Tensor): Tensor => empty(x.shape, x.device)
+
+export function full(shape: Shape, value: number, device: Device = defaultDevice): Tensor {
+  checkShape('full', shape)
+  const y = empty([...shape], device)
+  device.kernels.fill(y.storage, y.size, value)
+  return y
+}
+
+export const zeros = (shape: Shape, device?: Device): Tensor => full(shape, 0, device)
+export const ones = (shape: Shape, device?: Device): Tensor => full(shape, 1, device)
+
+/** Makes `x` a parameter: it receives gradients, and no scope frees it. */
+export function parameter(x: Tensor): Tensor {
+  if (x.node) throw new Error('parameter: the tensor is the result of an op; make it inside noGrad()')
+  x.requiresGrad = true
+  return keep(x)
+}
+
+function flatten(data: Nested | ArrayLike<number>): { values: ArrayLike<number>; shape: number[] } {
+  if (typeof data === 'number') return { values: [data], shape: [] }
+  if (!Array.isArray(data)) return { values: data as ArrayLike<number>, shape: [(data as ArrayLike<number>).length] }
+  const shape: number[] = []
+  for (let level: unknown = data; Array.isArray(level); level = level[0]) shape.push(level.length)
+  const values: number[] = []
+  const walk = (level: unknown, depth: number): void => {
+    if (depth === shape.length) {
+      if (typeof level !== 'number') throw new Error(`tensor: found ${typeof level} where a number was expected`)
+      values.push(level)
+    } else if (!Array.isArray(level) || level.length !== shape[depth]) {
+      throw new Error(`tensor: the nested arrays are ragged (expected ${shape[depth]} entries at depth ${depth})`)
+    } else for (const inner of level) walk(inner, depth + 1)
+  }
+  walk(data, 0)
+  return { values, shape }
+}
