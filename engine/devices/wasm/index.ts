@@ -1,0 +1,69 @@
+/**
+ * The wasm device: SIMD kernels (kernels-wasm/) on threads over one shared memory. This folder holds, a file an op family, what turns a
+ * call of the kernel table into a call of an AssemblyScript kernel: how the work is cut into tasks, and the scratch memory it takes.
+ */
+import type { Device } from '../device.ts'
+import type { Kernels } from '../kernels.ts'
+import { elementwiseKernels } from './elementwise.ts'
+import { fastWeightKernels } from './fast-weights.ts'
+import { matmulKernels } from './matmul.ts'
+import type { Block } from './memory.ts'
+import { movementKernels } from './movement.ts'
+import { normKernels } from './norm.ts'
+import { optimizerKernels } from './optimizer.ts'
+import { createPool, type PoolOptions } from './pool.ts'
+import { randomKernels } from './random.ts'
+import { reduceKernels } from './reduce.ts'
+import { sequenceKernels } from './sequence.ts'
+
+export { relaxedAvailable } from './pool.ts'
+export type { Block } from './memory.ts'
+
+export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Block>> {
+  const pool = await createPool(options)
+  const { memory, threads, relaxed } = pool
+  const kernels: Kernels<Block> = {
+    ...elementwiseKernels(pool),
+    ...movementKernels(pool),
+    ...reduceKernels(pool),
+    ...matmulKernels(pool),
+    ...normKernels(pool),
+    ...sequenceKernels(pool),
+    ...randomKernels(pool),
+    ...optimizerKernels(pool),
+    ...fastWeightKernels(pool),
+  }
+  const integers = new WeakSet<Block>()
+  let open = true
+  const use = () => {
+    if (!open) throw new Error('wasm: the device has been closed')
+  }
+  return {
+    name: 'wasm',
+    description: `wasm (${relaxed ? 'relaxed ' : ''}SIMD, ${threads} ${threads === 1 ? 'thread' : 'threads'})`,
+    double: false,
+    kernels,
+    allocate(dtype, size) {
+      use()
+      const block = memory.allocate(4 * size)
+      if (dtype === 'int32') integers.add(block)
+      return block
+    },
+    free: memory.free,
+    write(block, data) {
+      use()
+      const view = integers.has(block) ? memory.int32(block, data.length) : memory.float32(block, data.length)
+      view.set(data)
+    },
+    async read(block, size) {
+      use()
+      return integers.has(block) ? memory.int32(block, size).slice() : memory.float32(block, size).slice()
+    },
+    bytesInUse: () => memory.bytesInUse() - pool.scratchBytes(),
+    bytesReserved: memory.bytesReserved,
+    close() {
+      open = false
+      pool.close()
+    },
+  }
+}

@@ -1,0 +1,149 @@
+/**
+ * The allocator of the wasm device: one shared WebAssembly.Memory, blocks aligned to 64 bytes. The first page belongs to the
+ * module (its constants; it declares one page, so more do not link), and pointer 0 stays free to mean null.
+ *
+ * Sizes are rounded up to classes, eight between a power of two and the next (waste at most 1/8), and a freed block goes to the
+ * free list of its class. What no list has is cut from spans: the memory not handed out yet, and, when that doesn't suffice, free
+ * neighbours merged; only then does the memory grow. Tested in test/ops/wasm-pool.test.ts.
+ */
+
+/** A piece of the memory: the device's storage. `bytes` is what was asked for. */
+export interface Block {
+  readonly pointer: number
+  readonly bytes: number
+}
+
+export interface Memory {
+  readonly wasm: WebAssembly.Memory
+  allocate(bytes: number): Block
+  free(block: Block): void
+  bytesInUse(): number
+  bytesReserved(): number
+  /** Views of the memory as it is now: take them anew after an allocation, which may grow it. */
+  float32(block: Block, size: number): Float32Array
+  int32(block: Block, size: number): Int32Array
+}
+
+const pageBytes = 65536
+export const pageLimit = 65536
+const align = 64
+/** The memory grows by at least this much, or by an eighth of its size. */
+const growPages = 256
+
+/** Bytes of the size class: the next multiple of an eighth of the power of two below, of 64 bytes at least and 1 MB at most. */
+function classSize(bytes: number): number {
+  const step = Math.min(Math.max(align, 2 ** (Math.floor(Math.log2(Math.max(bytes, 1))) - 3)), 2 ** 20)
+  return Math.max(1, Math.ceil(bytes / step)) * step
+}
+
+function size(bytes: number): string {
+  if (bytes >= 2 ** 30) return `${Number((bytes / 2 ** 30).toFixed(1))} GB`
+  if (bytes >= 2 ** 20) return `${Number((bytes / 2 ** 20).toFixed(1))} MB`
+  return `${Number((bytes / 2 ** 10).toFixed(1))} kB`
+}
+
+export function createMemory(maximumPages: number = pageLimit): Memory {
+  if (!Number.isInteger(maximumPages) || maximumPages < 1 || maximumPages > pageLimit) {
+    throw new Error(`wasm: maximumPages must be an integer from 1 to ${pageLimit}, got ${maximumPages}`)
+  }
+  const wasm = new WebAssembly.Memory({ initial: 1, maximum: maximumPages, shared: true })
+  const freeLists = new Map<number, number[]>()
+  const live = new Map<number, Block>()
+  /** [from, to) of free memory outside the lists, ascending. */
+  let spans: [number, number][] = []
+  let end = pageBytes
+  let freeBytes = 0
+  let inUse = 0
+
+  function cut(bytes: number): number | undefined {
+    const span = spans.find(([from, to]) => to - from >= bytes)
+    if (!span) return undefined
+    const pointer = span[0]
+    span[0] += bytes
+    if (span[0] === span[1]) spans.splice(spans.indexOf(span), 1)
+    return pointer
+  }
+
+  /** Empties the free lists into the spans, neighbours merged. */
+  function merge(): void {
+    for (const [bytes, pointers] of freeLists) for (const pointer of pointers) spans.push([pointer, pointer + bytes])
+    freeLists.clear()
+    freeBytes = 0
+    spans.sort((x, y) => x[0] - y[0])
+    const merged: [number, number][] = []
+    for (const span of spans) {
+      const last = merged.at(-1)
+      if (last && last[1] === span[0]) last[1] = span[1]
+      else merged.push(span)
+    }
+    spans = merged
+  }
+
+  /** Grows until the last span has room for `bytes`; false when the limit or the system forbids it. */
+  function grow(bytes: number): boolean {
+    const last = spans.at(-1)
+    const room = last && last[1] === end ? last[1] - last[0] : 0
+    const pages = end / pageBytes
+    const needed = Math.ceil((bytes - room) / pageBytes)
+    const wanted = Math.min(Math.max(needed, growPages, pages >> 3), maximumPages - pages)
+    for (const step of [wanted, needed]) {
+      if (step < needed) continue
+      try {
+        wasm.grow(step)
+      } catch {
+        continue
+      }
+      const grown = end + step * pageBytes
+      if (room > 0) last![1] = grown
+      else spans.push([end, grown])
+      end = grown
+      return true
+    }
+    return false
+  }
+
+  function take(bytes: number): number | undefined {
+    const pointer = freeLists.get(bytes)?.pop()
+    if (pointer !== undefined) {
+      freeBytes -= bytes
+      return pointer
+    }
+    const fresh = cut(bytes)
+    if (fresh !== undefined) return fresh
+    if (freeBytes > 0) {
+      merge()
+      const joined = cut(bytes)
+      if (joined !== undefined) return joined
+    }
+    return grow(bytes) ? cut(bytes) : undefined
+  }
+
+  return {
+    wasm,
+    allocate(bytes) {
+      const pointer = take(classSize(bytes))
+      if (pointer === undefined) {
+        const used = `${size(inUse)} of ${size(maximumPages * pageBytes)} in use in ${live.size.toLocaleString('en-US')} blocks`
+        throw new Error(`wasm: out of memory: asked for ${size(bytes)}, ${used} (run each step inside scope(), or use a smaller batch)`)
+      }
+      const block = { pointer, bytes }
+      live.set(pointer, block)
+      inUse += bytes
+      return block
+    },
+    free(block) {
+      if (live.get(block.pointer) !== block) throw new Error(`wasm: block at ${block.pointer} freed twice, or not of this device`)
+      live.delete(block.pointer)
+      inUse -= block.bytes
+      const bytes = classSize(block.bytes)
+      const list = freeLists.get(bytes)
+      if (list) list.push(block.pointer)
+      else freeLists.set(bytes, [block.pointer])
+      freeBytes += bytes
+    },
+    bytesInUse: () => inUse,
+    bytesReserved: () => wasm.buffer.byteLength,
+    float32: (block, size) => new Float32Array(wasm.buffer, block.pointer, size),
+    int32: (block, size) => new Int32Array(wasm.buffer, block.pointer, size),
+  }
+}

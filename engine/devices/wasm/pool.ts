@@ -1,0 +1,285 @@
+/**
+ * Threads that share one memory and run kernels together.
+ *
+ * A job is written to a control block in shared memory and opened by making its epoch odd; whoever is there takes pieces of it
+ * from an atomic counter, the calling thread among them. When no piece is left the caller closes the job (epoch even) and waits only
+ * for the workers that had entered it: one that was still asleep costs nothing. Workers watch the epoch for a while after a job, so
+ * that a series of kernels finds them awake, then sleep. Tested in test/ops/wasm-pool.test.ts.
+ */
+import { relaxed as relaxedBytes, simd as simdBytes } from '../../../kernels-wasm/generated/bytes.ts'
+import { createMemory, type Block, type Memory } from './memory.ts'
+
+export interface PoolOptions {
+  /** 1 to 64; as many as the machine has cores if not given. */
+  threads?: number
+  /** Relaxed SIMD (fused multiply-add); used where there is such a thing if not given. */
+  relaxed?: boolean
+  /** Cap on the memory in pages of 64 kB; 65536 (4 GiB) if not given. */
+  maximumPages?: number
+}
+
+export interface Pool {
+  readonly memory: Memory
+  readonly threads: number
+  readonly relaxed: boolean
+  /**
+   * Calls the kernel for all tasks [0, n), `grain` at a time, on all threads (on the calling one alone when n <= grain), and returns when
+   * all is done. scratchBytes: private memory a thread, at `scratch` of kernels-wasm/scratch.ts.
+   */
+  run(kernel: string, n: number, grain: number, args: readonly number[], scratchBytes?: number): void
+  /** Bytes of the memory's blocks that are the pool's own. */
+  scratchBytes(): number
+  close(): void
+}
+
+/** Words of the control block, those that threads contend for on cache lines of their own. */
+const EPOCH = 0, NEXT = 16, ACTIVE = 32, SLEEPING = 48, FAILED = 49, TEXT = 50
+const JOB = 64, KERNEL = JOB, COUNT = JOB + 1, GRAIN = JOB + 2, ARITY = JOB + 3, SCRATCH = JOB + 4, SCRATCH_STRIDE = JOB + 5
+const ARGS = 80, argsLimit = 40, MESSAGE = ARGS + 2 * argsLimit, messageBytes = 512
+const controlBytes = 4 * MESSAGE + messageBytes
+
+/** Epoch of a pool that has been closed: workers return. */
+const closed = -1
+const awakeMilliseconds = 0.05
+
+export interface WorkerSetup {
+  module: WebAssembly.Module
+  memory: WebAssembly.Memory
+  control: SharedArrayBuffer
+  /** 1, 2, ...: the caller is thread 0. */
+  thread: number
+}
+
+interface Control {
+  words: Int32Array
+  args: Float64Array
+  message: Uint8Array
+}
+
+type Kernel = (begin: number, end: number, ...args: number[]) => void
+
+function controlViews(buffer: SharedArrayBuffer): Control {
+  return {
+    words: new Int32Array(buffer, 0, ARGS),
+    args: new Float64Array(buffer, 4 * ARGS, argsLimit),
+    message: new Uint8Array(buffer, 4 * MESSAGE, messageBytes),
+  }
+}
+
+/** A thread's own instance of the module: its kernels, in the order in which the module exports them. */
+function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory) {
+  const { exports } = new WebAssembly.Instance(module, { env: { memory, abort: () => { throw new Error('abort') } } })
+  const names = WebAssembly.Module.exports(module).filter((entry) => entry.kind === 'function').map((entry) => entry.name)
+  return { names, kernels: names.map((name) => exports[name] as Kernel), setScratch: exports.setScratch as (pointer: number) => void }
+}
+
+/** Takes pieces of the open job until none is left. A failure ends the job for all, its text kept for the caller. */
+function work({ words, args, message }: Control, kernels: readonly Kernel[], jobArgs: readonly number[] | null, thread: number): void {
+  const n = words[COUNT], grain = words[GRAIN]
+  const kernel = kernels[words[KERNEL]]
+  const given = jobArgs ?? Array.from(args.subarray(0, words[ARITY]))
+  try {
+    for (;;) {
+      const begin = Atomics.add(words, NEXT, grain)
+      if (begin >= n) return
+      kernel(begin, Math.min(begin + grain, n), ...given)
+    }
+  } catch (error) {
+    Atomics.store(words, NEXT, n)
+    if (Atomics.compareExchange(words, FAILED, 0, 1) !== 0) return
+    const text = new TextEncoder().encode(`${error instanceof Error ? error.message : error} (thread ${thread})`).subarray(0, messageBytes)
+    message.set(text)
+    Atomics.store(words, TEXT, text.length)
+  }
+}
+
+/** A worker's life: watch, work, sleep, until the pool closes. `ready` is called once the kernels are there. */
+export function serve(setup: WorkerSetup, ready: () => void): void {
+  const control = controlViews(setup.control)
+  const { words } = control
+  const { kernels, setScratch } = instantiate(setup.module, setup.memory)
+  ready()
+  let done = 0
+  let idleSince = performance.now()
+  for (let spins = 0; ; spins++) {
+    const epoch = Atomics.load(words, EPOCH)
+    if (epoch === closed) return
+    if ((epoch & 1) === 1 && epoch !== done) {
+      Atomics.add(words, ACTIVE, 1)
+      // Entered; but the job may have been closed in between, and even the next one opened.
+      const current = Atomics.load(words, EPOCH)
+      if (current !== closed && (current & 1) === 1) {
+        setScratch(words[SCRATCH] + setup.thread * words[SCRATCH_STRIDE])
+        work(control, kernels, null, setup.thread)
+        done = current
+      }
+      if (Atomics.sub(words, ACTIVE, 1) === 1) Atomics.notify(words, ACTIVE)
+      idleSince = performance.now()
+    } else if ((spins & 63) === 0 && performance.now() - idleSince > awakeMilliseconds) {
+      Atomics.add(words, SLEEPING, 1)
+      Atomics.wait(words, EPOCH, epoch)
+      Atomics.sub(words, SLEEPING, 1)
+      idleSince = performance.now()
+    }
+  }
+}
+
+interface Thread {
+  ready: Promise<void>
+  stop(): void
+}
+
+async function startThread(setup: WorkerSetup): Promise<Thread> {
+  const failed = (error: unknown) => new Error(`wasm: thread ${setup.thread} did not start: ${error}`)
+  if (typeof process === 'object' && process.versions?.node) {
+    const { Worker } = await import('node:worker_threads')
+    const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: setup })
+    const ready = new Promise<void>((resolve, reject) => {
+      worker.once('message', () => resolve())
+      worker.once('error', (error) => reject(failed(error)))
+    })
+    // Threads must not keep the process alive; until they have started, the caller waits for them.
+    return { ready: ready.finally(() => worker.unref()), stop: () => void worker.terminate() }
+  }
+  const worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' })
+  const ready = new Promise<void>((resolve, reject) => {
+    worker.onmessage = () => resolve()
+    worker.onerror = (event) => reject(failed(event.message))
+  })
+  worker.postMessage(setup)
+  return { ready, stop: () => worker.terminate() }
+}
+
+/** (module (func (result v128) (f32x4.relaxed_madd of three zeros))): valid only where relaxed SIMD is. */
+const relaxedProbe = () => {
+  const zero = [0xfd, 0x0c, ...new Array<number>(16).fill(0)]
+  const body = [0x00, ...zero, ...zero, ...zero, 0xfd, 0x85, 0x02, 0x0b]
+  const code = [0x01, body.length, ...body]
+  return new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 5, 1, 0x60, 0, 1, 0x7b, 3, 2, 1, 0, 10, code.length, ...code])
+}
+
+export function relaxedAvailable(): boolean {
+  return WebAssembly.validate(relaxedProbe())
+}
+
+const modules: { simd?: Promise<WebAssembly.Module>, relaxed?: Promise<WebAssembly.Module> } = {}
+
+async function defaultThreads(): Promise<number> {
+  const cores = typeof process === 'object' && process.versions?.node
+    ? (await import('node:os')).availableParallelism()
+    : navigator.hardwareConcurrency
+  return Math.min(Math.max(cores || 1, 1), 64)
+}
+
+/** A browser's main thread may not sleep: it watches instead. */
+function maySleep(): boolean {
+  try {
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 1)
+    return true
+  } catch {
+    return false
+  }
+}
+
+export async function createPool(options: PoolOptions = {}): Promise<Pool> {
+  const threads = options.threads ?? await defaultThreads()
+  if (!Number.isInteger(threads) || threads < 1 || threads > 64) {
+    throw new Error(`wasm: threads must be an integer from 1 to 64, got ${threads}`)
+  }
+  const relaxed = options.relaxed ?? relaxedAvailable()
+  if (relaxed && !relaxedAvailable()) {
+    throw new Error('wasm: relaxed SIMD is not available here (Node 20 has it behind --experimental-wasm-relaxed-simd)')
+  }
+  if (typeof SharedArrayBuffer === 'undefined') {
+    throw new Error('wasm: no SharedArrayBuffer here (a page needs the headers COOP: same-origin and COEP: require-corp)')
+  }
+  const module = await (modules[relaxed ? 'relaxed' : 'simd'] ??= WebAssembly.compile(relaxed ? relaxedBytes() : simdBytes()))
+  const memory = createMemory(options.maximumPages)
+  const { names, kernels, setScratch } = instantiate(module, memory.wasm)
+  const ids = new Map(names.map((name, id) => [name, id]))
+
+  const buffer = new SharedArrayBuffer(controlBytes)
+  const control = controlViews(buffer)
+  const { words, args: sharedArgs, message } = control
+  const canSleep = maySleep()
+  const started = await Promise.all(Array.from({ length: threads - 1 }, (_, i) =>
+    startThread({ module, memory: memory.wasm, control: buffer, thread: i + 1 })))
+  await Promise.all(started.map((thread) => thread.ready)).catch((error) => {
+    for (const thread of started) thread.stop()
+    throw error
+  })
+
+  let epoch = 0
+  let scratch: Block | null = null
+  let scratchStride = 0
+  let open = true
+
+  function reserveScratch(bytes: number): void {
+    if (bytes <= scratchStride) return
+    if (scratch) memory.free(scratch)
+    scratch = null
+    scratchStride = 0
+    const stride = Math.ceil(bytes / 64) * 64
+    scratch = memory.allocate(stride * threads)
+    scratchStride = stride
+    setScratch(scratch.pointer)
+  }
+
+  /** Until every worker that entered the job has left it. */
+  function join(): void {
+    for (let spins = 0; ; spins++) {
+      const active = Atomics.load(words, ACTIVE)
+      if (active === 0) return
+      if (canSleep && spins > 20000) Atomics.wait(words, ACTIVE, active)
+    }
+  }
+
+  return {
+    memory,
+    threads,
+    relaxed,
+    run(name, n, grain, args, scratchBytes = 0) {
+      if (!open) throw new Error('wasm: the device has been closed')
+      if (n <= 0) return
+      const id = ids.get(name)
+      if (id === undefined) throw new Error(`wasm: no kernel named ${name}`)
+      if (scratchBytes > 0) reserveScratch(scratchBytes)
+      if (threads === 1 || n <= grain) {
+        try {
+          kernels[id](0, n, ...args)
+        } catch (error) {
+          throw new Error(`wasm: kernel ${name} failed: ${error instanceof Error ? error.message : error}`)
+        }
+        return
+      }
+      if (args.length > argsLimit) throw new Error(`wasm: kernel ${name} has ${args.length} arguments, ${argsLimit} at most`)
+      words[KERNEL] = id
+      words[COUNT] = n
+      words[GRAIN] = grain
+      words[ARITY] = args.length
+      words[SCRATCH] = scratch?.pointer ?? 0
+      words[SCRATCH_STRIDE] = scratchStride
+      sharedArgs.set(args)
+      Atomics.store(words, NEXT, 0)
+      epoch = (epoch + 1) & 0x3fffffff
+      Atomics.store(words, EPOCH, epoch)
+      if (Atomics.load(words, SLEEPING) > 0) Atomics.notify(words, EPOCH)
+      work(control, kernels, args, 0)
+      epoch = (epoch + 1) & 0x3fffffff
+      Atomics.store(words, EPOCH, epoch)
+      join()
+      if (Atomics.load(words, FAILED) !== 0) {
+        Atomics.store(words, FAILED, 0)
+        throw new Error(`wasm: kernel ${name} failed: ${new TextDecoder().decode(message.slice(0, words[TEXT]))}`)
+      }
+    },
+    scratchBytes: () => scratch?.bytes ?? 0,
+    close() {
+      if (!open) return
+      open = false
+      Atomics.store(words, EPOCH, closed)
+      Atomics.notify(words, EPOCH)
+      for (const thread of started) thread.stop()
+    },
+  }
+}

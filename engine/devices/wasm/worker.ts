@@ -1,0 +1,9 @@
+/** The file a worker thread runs: it receives its setup, says that it is ready, and serves the pool. */
+import { serve, type WorkerSetup } from './pool.ts'
+
+if (typeof process === 'object' && process.versions?.node) {
+  const { parentPort, workerData } = await import('node:worker_threads')
+  serve(workerData as WorkerSetup, () => parentPort!.postMessage('ready'))
+} else {
+  addEventListener('message', (event) => serve(event.data as WorkerSetup, () => postMessage('ready')), { once: true })
+}

@@ -1,0 +1,3 @@
+/** The module: every kernel of every family. */
+export * from './gemm'
+export { setScratch } from './scratch'
