@@ -1,3 +1,5 @@
 /** The module: every kernel of every family. */
+export * from './elementwise'
 export * from './gemm'
+export * from './movement'
 export { setScratch } from './scratch'

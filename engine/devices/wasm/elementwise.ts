@@ -1,0 +1,38 @@
+import { binaryOps, type Kernels, unaryOps } from '../kernels.ts'
+import { mergedAxes, withAxes } from './axes.ts'
+import type { Block } from './memory.ts'
+import type { Pool } from './pool.ts'
+
+/** Elements a piece: what is done in the time it takes to wake a thread, or less, stays in one. */
+const light = 32768
+const heavy = 8192
+
+export function elementwiseKernels(pool: Pool): Pick<Kernels<Block>, 'fill' | 'affine' | 'accumulate' | 'unary' | 'unaryBackward' | 'binary'> {
+  return {
+    fill(y, n, value) {
+      pool.run('fill', n, light, [y.pointer, value])
+    },
+    affine(x, y, n, scale, shift) {
+      pool.run('affine', n, light, [x.pointer, y.pointer, scale, shift])
+    },
+    accumulate(x, y, n) {
+      pool.run('accumulate', n, light, [x.pointer, y.pointer])
+    },
+    unary(op, x, y, n) {
+      pool.run('unary', n, heavy, [unaryOps.indexOf(op), x.pointer, y.pointer])
+    },
+    unaryBackward(op, x, y, dy, dx, n) {
+      pool.run('unaryBackward', n, heavy, [unaryOps.indexOf(op), x.pointer, y.pointer, dy.pointer, dx.pointer])
+    },
+    binary(op, a, b, y, shape, stridesA, stridesB) {
+      const size = shape.reduce((product, n) => product * n, 1)
+      if (size === 0) return
+      const axes = mergedAxes(shape.map((n, i) => ({ size: n, strides: [stridesA[i], stridesB[i]] })))
+      const row = axes.pop() ?? { size: 1, strides: [0, 0] }
+      withAxes(pool, axes, (table) => {
+        pool.run('binary', size, light,
+          [binaryOps.indexOf(op), a.pointer, b.pointer, y.pointer, row.size, ...row.strides, axes.length, table])
+      })
+    },
+  }
+}

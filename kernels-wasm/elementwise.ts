@@ -1,0 +1,185 @@
+/**
+ * Elementwise kernels: y[i] = f(x[i], ...). A task is an element of y; pieces begin at multiples of 4.
+ * Pinned by test/ops/elementwise.test.ts.
+ */
+import { load, store } from './lanes'
+import { applyUnary, applyUnaryBackward, madd, vunary } from './math'
+import { rowOffset } from './rows'
+
+/** y[i] = value. */
+export function fill(begin: i32, end: i32, y: usize, value: f32): void {
+  const v = f32x4.splat(value)
+  let i = begin
+  for (; i + 4 <= end; i += 4) v128.store(y + (<usize>i << 2), v)
+  if (i < end) store(y + (<usize>i << 2), v, end - i)
+}
+
+@inline function affineStep(x: usize, y: usize, scale: v128, shift: v128, left: i32): void {
+  store(y, madd(load(x, left), scale, shift), left)
+}
+
+/** y[i] = scale x[i] + shift. */
+export function affine(begin: i32, end: i32, x: usize, y: usize, scale: f32, shift: f32): void {
+  const a = f32x4.splat(scale)
+  const b = f32x4.splat(shift)
+  let i = begin
+  for (; i + 4 <= end; i += 4) affineStep(x + (<usize>i << 2), y + (<usize>i << 2), a, b, 4)
+  if (i < end) affineStep(x + (<usize>i << 2), y + (<usize>i << 2), a, b, end - i)
+}
+
+@inline function accumulateStep(x: usize, y: usize, left: i32): void {
+  store(y, f32x4.add(load(y, left), load(x, left)), left)
+}
+
+/** y[i] += x[i]. */
+export function accumulate(begin: i32, end: i32, x: usize, y: usize): void {
+  let i = begin
+  for (; i + 4 <= end; i += 4) accumulateStep(x + (<usize>i << 2), y + (<usize>i << 2), 4)
+  if (i < end) accumulateStep(x + (<usize>i << 2), y + (<usize>i << 2), end - i)
+}
+
+@inline function unaryLoop(op: i32, begin: i32, end: i32, x: usize, y: usize): void {
+  let i = begin
+  for (; i + 4 <= end; i += 4) v128.store(y + (<usize>i << 2), applyUnary(op, v128.load(x + (<usize>i << 2))))
+  if (i < end) store(y + (<usize>i << 2), vunary(op, load(x + (<usize>i << 2), end - i)), end - i)
+}
+
+/** y[i] = op(x[i]); op counts in `unaryOps` (engine/devices/kernels.ts). A loop for each, so that the choice is outside. */
+export function unary(begin: i32, end: i32, op: i32, x: usize, y: usize): void {
+  switch (op) {
+    case 0: return unaryLoop(0, begin, end, x, y)
+    case 1: return unaryLoop(1, begin, end, x, y)
+    case 2: return unaryLoop(2, begin, end, x, y)
+    case 3: return unaryLoop(3, begin, end, x, y)
+    case 4: return unaryLoop(4, begin, end, x, y)
+    case 5: return unaryLoop(5, begin, end, x, y)
+    case 6: return unaryLoop(6, begin, end, x, y)
+    case 7: return unaryLoop(7, begin, end, x, y)
+    case 8: return unaryLoop(8, begin, end, x, y)
+    case 9: return unaryLoop(9, begin, end, x, y)
+    case 10: return unaryLoop(10, begin, end, x, y)
+    case 11: return unaryLoop(11, begin, end, x, y)
+    case 12: return unaryLoop(12, begin, end, x, y)
+    case 13: return unaryLoop(13, begin, end, x, y)
+    case 14: return unaryLoop(14, begin, end, x, y)
+    case 15: return unaryLoop(15, begin, end, x, y)
+  }
+}
+
+function vunaryBackward(op: i32, x: v128, y: v128, dy: v128): v128 {
+  return applyUnaryBackward(op, x, y, dy)
+}
+
+@inline function unaryBackwardLoop(op: i32, begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  let i = begin
+  for (; i + 4 <= end; i += 4) {
+    const at = <usize>i << 2
+    v128.store(dx + at, applyUnaryBackward(op, v128.load(x + at), v128.load(y + at), v128.load(dy + at)))
+  }
+  if (i < end) {
+    const at = <usize>i << 2
+    const left = end - i
+    store(dx + at, vunaryBackward(op, load(x + at, left), load(y + at, left), load(dy + at, left)), left)
+  }
+}
+
+/** dx[i] = dy[i] op'(x[i]), where y = op(x). */
+export function unaryBackward(begin: i32, end: i32, op: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  switch (op) {
+    case 0: return unaryBackwardLoop(0, begin, end, x, y, dy, dx)
+    case 1: return unaryBackwardLoop(1, begin, end, x, y, dy, dx)
+    case 2: return unaryBackwardLoop(2, begin, end, x, y, dy, dx)
+    case 3: return unaryBackwardLoop(3, begin, end, x, y, dy, dx)
+    case 4: return unaryBackwardLoop(4, begin, end, x, y, dy, dx)
+    case 5: return unaryBackwardLoop(5, begin, end, x, y, dy, dx)
+    case 6: return unaryBackwardLoop(6, begin, end, x, y, dy, dx)
+    case 7: return unaryBackwardLoop(7, begin, end, x, y, dy, dx)
+    case 8: return unaryBackwardLoop(8, begin, end, x, y, dy, dx)
+    case 9: return unaryBackwardLoop(9, begin, end, x, y, dy, dx)
+    case 10: return unaryBackwardLoop(10, begin, end, x, y, dy, dx)
+    case 11: return unaryBackwardLoop(11, begin, end, x, y, dy, dx)
+    case 12: return unaryBackwardLoop(12, begin, end, x, y, dy, dx)
+    case 13: return unaryBackwardLoop(13, begin, end, x, y, dy, dx)
+    case 14: return unaryBackwardLoop(14, begin, end, x, y, dy, dx)
+    case 15: return unaryBackwardLoop(15, begin, end, x, y, dy, dx)
+  }
+}
+
+/** The table of binary operations, in the order of `binaryOps`. max and min of a NaN are NaN. */
+@inline function applyBinary(op: i32, a: v128, b: v128): v128 {
+  switch (op) {
+    case 0: return f32x4.add(a, b)
+    case 1: return f32x4.sub(a, b)
+    case 2: return f32x4.mul(a, b)
+    case 3: return f32x4.div(a, b)
+    case 4: return f32x4.max(a, b)
+    case 5: return f32x4.min(a, b)
+    case 6: return v128.and(f32x4.eq(a, b), f32x4.splat(1))
+    default: return v128.and(f32x4.gt(a, b), f32x4.splat(1))
+  }
+}
+
+function vbinary(op: i32, a: v128, b: v128): v128 {
+  return applyBinary(op, a, b)
+}
+
+/** Four elements `step` bytes apart, or as many as are left. */
+@inline function loadStrided(p: usize, step: usize, left: i32): v128 {
+  let x = v128.load32_splat(p)
+  if (left > 1) x = v128.load_lane<f32>(p + step, x, 1)
+  if (left > 2) x = v128.load_lane<f32>(p + 2 * step, x, 2)
+  if (left > 3) x = v128.load_lane<f32>(p + 3 * step, x, 3)
+  return x
+}
+
+/** One run: y[0..count) dense, steps in bytes. Loops for dense with dense, scalar and a scalar first; what is left goes lane by lane. */
+@inline function runLoops(op: i32, count: i32, a: usize, stepA: usize, b: usize, stepB: usize, y: usize): void {
+  let i = 0
+  if (stepA == 4 && stepB == 4) {
+    for (; i + 4 <= count; i += 4) v128.store(y + (<usize>i << 2), applyBinary(op, v128.load(a + (<usize>i << 2)), v128.load(b + (<usize>i << 2))))
+  } else if (stepA == 4 && stepB == 0) {
+    const value = v128.load32_splat(b)
+    for (; i + 4 <= count; i += 4) v128.store(y + (<usize>i << 2), applyBinary(op, v128.load(a + (<usize>i << 2)), value))
+  } else if (stepA == 0 && stepB == 4) {
+    const value = v128.load32_splat(a)
+    for (; i + 4 <= count; i += 4) v128.store(y + (<usize>i << 2), applyBinary(op, value, v128.load(b + (<usize>i << 2))))
+  }
+  for (; i < count; i += 4) {
+    const left = count - i
+    const va = loadStrided(a + <usize>i * stepA, stepA, left)
+    store(y + (<usize>i << 2), vbinary(op, va, loadStrided(b + <usize>i * stepB, stepB, left)), left)
+  }
+}
+
+function binaryRun(op: i32, count: i32, a: usize, stepA: usize, b: usize, stepB: usize, y: usize): void {
+  switch (op) {
+    case 0: return runLoops(0, count, a, stepA, b, stepB, y)
+    case 1: return runLoops(1, count, a, stepA, b, stepB, y)
+    case 2: return runLoops(2, count, a, stepA, b, stepB, y)
+    case 3: return runLoops(3, count, a, stepA, b, stepB, y)
+    case 4: return runLoops(4, count, a, stepA, b, stepB, y)
+    case 5: return runLoops(5, count, a, stepA, b, stepB, y)
+    case 6: return runLoops(6, count, a, stepA, b, stepB, y)
+    case 7: return runLoops(7, count, a, stepA, b, stepB, y)
+  }
+}
+
+/**
+ * y[i] = a[i] op b[i]: y dense, seen as rows of n elements; a and b advance by strideA and strideB elements within a row, and from
+ * row to row as `axes` says (rows.ts).
+ */
+export function binary(
+  begin: i32, end: i32, op: i32, a: usize, b: usize, y: usize, n: i32, strideA: i32, strideB: i32, rank: i32, axes: usize,
+): void {
+  let row = begin / n
+  let j = begin - row * n
+  for (let i = begin; i < end;) {
+    const count = min(end - i, n - j)
+    const atA = a + (<usize>(rowOffset(row, rank, axes, 1) + j * strideA) << 2)
+    const atB = b + (<usize>(rowOffset(row, rank, axes, 2) + j * strideB) << 2)
+    binaryRun(op, count, atA, <usize>strideA << 2, atB, <usize>strideB << 2, y + (<usize>i << 2))
+    i += count
+    j = 0
+    row++
+  }
+}

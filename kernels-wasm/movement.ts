@@ -1,0 +1,114 @@
+/**
+ * Kernels that move elements without looking at them (4 bytes each: float32 and int32 alike). Pinned by test/ops/movement.test.ts.
+ */
+import { rowOffset } from './rows'
+
+/** Strided runs of n elements; x and y already point at their offsets. A task is an element; axes as in rows.ts, columns x, y. */
+export function copy(begin: i32, end: i32, x: usize, y: usize, n: i32, strideX: i32, strideY: i32, rank: i32, axes: usize): void {
+  let row = begin / n
+  let j = begin - row * n
+  for (let i = begin; i < end;) {
+    const count = min(end - i, n - j)
+    const from = x + (<usize>(rowOffset(row, rank, axes, 1) + j * strideX) << 2)
+    const to = y + (<usize>(rowOffset(row, rank, axes, 2) + j * strideY) << 2)
+    copyRun(count, from, <usize>strideX << 2, to, <usize>strideY << 2)
+    i += count
+    j = 0
+    row++
+  }
+}
+
+function copyRun(count: i32, x: usize, stepX: usize, y: usize, stepY: usize): void {
+  let i = 0
+  if (stepY == 4 && stepX == 4) {
+    if (count >= 512) return memory.copy(y, x, <usize>count << 2)
+    for (; i + 4 <= count; i += 4) v128.store(y + (<usize>i << 2), v128.load(x + (<usize>i << 2)))
+  } else if (stepY == 4 && stepX == 0) {
+    const value = v128.load32_splat(x)
+    for (; i + 4 <= count; i += 4) v128.store(y + (<usize>i << 2), value)
+  }
+  x += <usize>i * stepX
+  y += <usize>i * stepY
+  for (; i < count; i++) {
+    store<u32>(y, load<u32>(x))
+    x += stepX
+    y += stepY
+  }
+}
+
+/** Columns of x in a task of copyTransposed: one cache line. */
+const TILE = 16
+
+/**
+ * y[o, p, q] = x[o, q, p]: x has stride 1 along p, y along q; the other axes as in rows.ts. In blocks of 4 x 4.
+ * A task is (o, 16 values of p).
+ */
+export function copyTransposed(
+  begin: i32, end: i32, x: usize, y: usize, P: i32, Q: i32, strideX: i32, strideY: i32, rank: i32, axes: usize,
+): void {
+  const tiles = (P + TILE - 1) / TILE
+  const stepX = <usize>strideX << 2
+  const stepY = <usize>strideY << 2
+  for (let task = begin; task < end; task++) {
+    const o = task / tiles
+    const from = x + (<usize>rowOffset(o, rank, axes, 1) << 2)
+    const to = y + (<usize>rowOffset(o, rank, axes, 2) << 2)
+    const p0 = (task - o * tiles) * TILE
+    const p1 = min(P, p0 + TILE)
+    for (let q = 0; q < Q; q += 4) {
+      let p = p0
+      if (q + 4 <= Q) {
+        for (; p + 4 <= p1; p += 4) {
+          transposeBlock(from + <usize>q * stepX + (<usize>p << 2), stepX, to + <usize>p * stepY + (<usize>q << 2), stepY)
+        }
+      }
+      for (; p < p1; p++) {
+        for (let r = q; r < min(q + 4, Q); r++) {
+          store<u32>(to + <usize>p * stepY + (<usize>r << 2), load<u32>(from + <usize>r * stepX + (<usize>p << 2)))
+        }
+      }
+    }
+  }
+}
+
+@inline function transposeBlock(x: usize, stepX: usize, y: usize, stepY: usize): void {
+  const x0 = v128.load(x), x1 = v128.load(x + stepX), x2 = v128.load(x + 2 * stepX), x3 = v128.load(x + 3 * stepX)
+  const a = i32x4.shuffle(x0, x1, 0, 4, 1, 5), b = i32x4.shuffle(x0, x1, 2, 6, 3, 7)
+  const c = i32x4.shuffle(x2, x3, 0, 4, 1, 5), d = i32x4.shuffle(x2, x3, 2, 6, 3, 7)
+  v128.store(y, i64x2.shuffle(a, c, 0, 2))
+  v128.store(y + stepY, i64x2.shuffle(a, c, 1, 3))
+  v128.store(y + 2 * stepY, i64x2.shuffle(b, d, 0, 2))
+  v128.store(y + 3 * stepY, i64x2.shuffle(b, d, 1, 3))
+}
+
+/** y[r, :] = table[index[r], :], rows of D. A task is a row of y. */
+export function gather(begin: i32, end: i32, table: usize, index: usize, y: usize, D: i32): void {
+  const bytes = <usize>D << 2
+  for (let r = begin; r < end; r++) copyRun(D, table + <usize>load<i32>(index + (<usize>r << 2)) * bytes, 4, y + <usize>r * bytes, 4)
+}
+
+/** Columns in a task of gatherBackward. */
+const COLUMNS = 32
+
+/** dtable[n, :] = sum of dy[r, :] over the r with index[r] = n, in the order of r. A task is 32 columns, so that no two threads share a sum. */
+export function gatherBackward(begin: i32, end: i32, dy: usize, index: usize, dtable: usize, R: i32, N: i32, D: i32): void {
+  const d0 = begin * COLUMNS
+  const width = min(D, end * COLUMNS) - d0
+  const bytes = <usize>D << 2
+  dy += <usize>d0 << 2
+  dtable += <usize>d0 << 2
+  for (let n = 0; n < N; n++) memory.fill(dtable + <usize>n * bytes, 0, <usize>width << 2)
+  for (let r = 0; r < R; r++) {
+    const from = dy + <usize>r * bytes
+    const to = dtable + <usize>load<i32>(index + (<usize>r << 2)) * bytes
+    let d = 0
+    for (; d + 4 <= width; d += 4) {
+      const at = <usize>d << 2
+      v128.store(to + at, f32x4.add(v128.load(to + at), v128.load(from + at)))
+    }
+    for (; d < width; d++) {
+      const at = <usize>d << 2
+      store<f32>(to + at, load<f32>(to + at) + load<f32>(from + at))
+    }
+  }
+}
