@@ -1,0 +1,43 @@
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import os from 'node:os'
+import { fileURLToPath } from 'node:url'
+import { hasRelaxed } from './child.mjs'
+
+export const machine = () => ({
+  node: process.version,
+  v8: process.versions.v8,
+  cpu: os.cpus()[0]?.model.trim() ?? 'unknown',
+  cores: os.availableParallelism(),
+  memory: `${(os.totalmem() / 2 ** 30).toFixed(0)} GiB`,
+  system: `${os.type()} ${os.arch()}`,
+  relaxedSimd: hasRelaxed() ? 'on by default' : 'behind a flag, which the relaxed rows switch on',
+})
+
+export function printMachine() {
+  const m = machine()
+  console.log(`Node ${m.node} (V8 ${m.v8}), ${m.cpu}, ${m.cores} cores, ${m.memory}, ${m.system}; relaxed SIMD ${m.relaxedSimd}`)
+}
+
+/** First column to the left, the others to the right; `null` is an empty line. */
+export function printTable(header, rows) {
+  const all = [header, ...rows.filter(Boolean)]
+  const widths = header.map((_, column) => Math.max(...all.map((row) => String(row[column] ?? '').length)))
+  const line = (row) => row.map((cell, i) => (i ? String(cell).padStart(widths[i]) : String(cell).padEnd(widths[i]))).join('  ').trimEnd()
+  console.log(line(header))
+  console.log(widths.map((w) => '-'.repeat(w)).join('  '))
+  for (const row of rows) console.log(row ? line(row) : '')
+}
+
+/** Three significant digits: 0.123, 1.23, 12.3, 123. */
+export const digits = (x) => (x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x >= 1 ? x.toFixed(2) : x.toPrecision(2))
+
+export const version = (name) => JSON.parse(readFileSync(new URL(`./node_modules/${name}/package.json`, import.meta.url), 'utf8')).version
+
+export function save(benchmark, data) {
+  const folder = new URL('./results/', import.meta.url)
+  mkdirSync(folder, { recursive: true })
+  const date = new Date().toISOString()
+  const file = new URL(`${benchmark}-${date.replace(/[:.]/g, '-')}.json`, folder)
+  writeFileSync(file, `${JSON.stringify({ benchmark, date, machine: machine(), ...data }, null, 2)}\n`)
+  console.log(`\nwritten: ${fileURLToPath(file)}`)
+}

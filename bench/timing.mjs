@@ -1,0 +1,29 @@
+/** Runs `work(repeats)` (which may be asynchronous) and gives seconds a repetition. */
+export async function time(work, repeats) {
+  const start = performance.now()
+  await work(repeats)
+  return (performance.now() - start) / 1000 / repeats
+}
+
+/**
+ * Warms up for `warmUp` seconds (V8 first runs quickly compiled code and replaces it with optimised code in the background),
+ * then gives the number of repetitions that make one sample last `target` seconds or a little more.
+ */
+export async function calibrate(work, target = 0.025, warmUp = 0.25) {
+  const end = performance.now() + warmUp * 1000
+  let repeats = 1
+  let seconds = Infinity
+  do {
+    seconds = Math.min(seconds, await time(work, repeats))
+    if (seconds * repeats < target) repeats = Math.max(repeats + 1, Math.min(repeats * 4, Math.ceil((1.1 * target) / seconds)))
+  } while (performance.now() < end)
+  return Math.max(1, Math.ceil((1.1 * target) / seconds))
+}
+
+/** @returns {{ median: number, min: number, max: number }} */
+export function summary(samples) {
+  const sorted = [...samples].sort((x, y) => x - y)
+  const middle = sorted.length >> 1
+  const median = sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
+  return { median, min: sorted[0], max: sorted[sorted.length - 1] }
+}

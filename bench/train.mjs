@@ -1,0 +1,66 @@
+/** One training step (forward, backward, clip, Adam) of fast weights transformers: seconds, tokens/s, memory. A process for each row, one after the other. */
+import { start } from './child.mjs'
+import { digits, printTable } from './report.mjs'
+import { summary } from './timing.mjs'
+
+const batch = 16
+const length = 128
+const symbols = 65
+const settings = [
+  { name: 'small', d: 128, heads: 4, layers: 4, dff: 512 },
+  { name: 'labml', d: 512, heads: 8, layers: 6, dff: 2048 },
+].map((setting) => ({ ...setting, nu: 1, symbols, batch, length }))
+const builds = [1, 2].flatMap((threads) => [false, true].map((relaxed) => ({ threads, relaxed })))
+
+/** The measured 128-bit limit of one core, GFLOP/s. */
+async function limit(relaxed) {
+  const child = start('./contender.mjs', { relaxed })
+  try {
+    await child.call('open', { module: 'limit', options: { relaxed } })
+    await child.call('prepare', 0)
+    const samples = []
+    for (let i = 0; i < 9; i++) samples.push(await child.call('sample'))
+    return summary(samples).median
+  } finally {
+    child.stop()
+  }
+}
+
+export async function run({ rounds = 5, only = '' }) {
+  const chosen = settings.filter(({ name }) => name.includes(only))
+  if (!chosen.length) throw new Error(`no training setting's name contains '${only}' (there are ${settings.map(({ name }) => name).join(', ')})`)
+  const results = []
+  for (const setting of chosen) {
+    for (const { threads, relaxed } of builds) {
+      const label = `${setting.name}, ${relaxed ? 'relaxed' : 'plain'}, ${threads} thread${threads > 1 ? 's' : ''}`
+      process.stderr.write(`\r\x1b[K${label}`)
+      const peak = threads * (await limit(relaxed))
+      const child = start('./train-child.mjs', { relaxed })
+      try {
+        const { parameters } = await child.call('open', { setting, threads, relaxed })
+        // The first step compiles, grows the memory and makes the optimiser's state; the second finds everything in place.
+        for (let i = 0; i < 2; i++) await child.call('step')
+        const seconds = []
+        for (let i = 0; i < rounds; i++) seconds.push(await child.call('step'))
+        const tokens = setting.batch * setting.length
+        const time = summary(seconds)
+        const gflops = (6 * parameters * tokens) / time.median / 1e9
+        results.push({ label, setting, threads, relaxed, parameters, seconds: time, samples: seconds, gflops, limit: peak, memory: await child.call('memory') })
+      } catch (error) {
+        throw new Error(`${label}: ${error.message}`)
+      } finally {
+        child.stop()
+      }
+    }
+  }
+  process.stderr.write('\r\x1b[K')
+  const mb = (bytes) => `${(bytes / 1e6).toFixed(0)} MB`
+  console.log(`\none training step, batch ${batch} x ${length} tokens: median (min-max) of ${rounds} steps; GFLOP/s = 6 x parameters x tokens / time\n`)
+  printTable(['setting', 'parameters', 'seconds', 'tokens/s', 'GFLOP/s', 'of limit', 'in use', 'reserved', 'process'], results.map((r) => [
+    r.label, `${(r.parameters / 1e6).toFixed(2)} M`, `${digits(r.seconds.median)} (${digits(r.seconds.min)}-${digits(r.seconds.max)})`,
+    digits((batch * length) / r.seconds.median), digits(r.gflops), `${((100 * r.gflops) / r.limit).toFixed(0)}%`,
+    mb(r.memory.inUse), mb(r.memory.reserved), mb(r.memory.process),
+  ]))
+  console.log('\nin use: most bytes in tensors within a step; reserved: taken from the system by the device; process: largest resident size')
+  return { rounds, results }
+}
