@@ -1,0 +1,109 @@
+/** The layers that every model is made of. Initial values have PyTorch's bounds, drawn from the generator that is passed on. */
+import type { UnaryOp } from '../engine/devices/kernels.ts'
+import { matmul } from '../engine/ops/matmul.ts'
+import { gather } from '../engine/ops/movement.ts'
+import { layerNorm, rmsNorm } from '../engine/ops/norm.ts'
+import { dropout, type Generator, normal, uniform } from '../engine/random.ts'
+import { ones, parameter, type Tensor, zeros } from '../engine/tensor.ts'
+import { Module } from './module.ts'
+
+/** y = x W^T + b; weight [out, in], bias [out], both from U(-1/sqrt(in), 1/sqrt(in)) as in torch.nn.Linear. */
+export class Linear extends Module {
+  weight: Tensor
+  bias: Tensor | null
+
+  constructor(inputs: number, outputs: number, g: Generator, options: { bias?: boolean } = {}) {
+    super()
+    const bound = 1 / Math.sqrt(inputs)
+    this.weight = parameter(uniform(g, [outputs, inputs], -bound, bound))
+    this.bias = options.bias === false ? null : parameter(uniform(g, [outputs], -bound, bound))
+  }
+
+  /** `accumulate` is added to the result and `activation` applied last, both inside the product. */
+  forward(x: Tensor, options: { activation?: UnaryOp; accumulate?: Tensor } = {}): Tensor {
+    return matmul(x, this.weight, { transposeB: true, bias: this.bias ?? undefined, ...options })
+  }
+}
+
+/** Rows of a table [N, D] drawn from N(0, std^2); torch.nn.Embedding has std 1. */
+export class Embedding extends Module {
+  weight: Tensor
+
+  constructor(symbols: number, width: number, g: Generator, std = 1) {
+    super()
+    this.weight = parameter(normal(g, [symbols, width], 0, std))
+  }
+
+  forward(tokens: Tensor): Tensor {
+    return gather(this.weight, tokens)
+  }
+}
+
+export class LayerNorm extends Module {
+  weight: Tensor
+  bias: Tensor
+  eps: number
+
+  constructor(width: number, eps = 1e-5) {
+    super()
+    this.weight = parameter(ones([width]))
+    this.bias = parameter(zeros([width]))
+    this.eps = eps
+  }
+
+  forward(x: Tensor): Tensor {
+    return layerNorm(x, this.weight, this.bias, this.eps)
+  }
+}
+
+export class RMSNorm extends Module {
+  weight: Tensor
+  eps: number
+
+  constructor(width: number, eps = 1e-6) {
+    super()
+    this.weight = parameter(ones([width]))
+    this.eps = eps
+  }
+
+  forward(x: Tensor): Tensor {
+    return rmsNorm(x, this.weight, this.eps)
+  }
+}
+
+/** Drops in training only. The generator is shared and counts: with the same seed and calls, the same masks. */
+export class Dropout extends Module {
+  p: number
+  private g: Generator
+
+  constructor(p: number, g: Generator) {
+    super()
+    if (!(p >= 0 && p < 1)) throw new Error(`Dropout: the probability must be in [0, 1), not ${p}`)
+    this.p = p
+    this.g = g
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.training ? dropout(x, this.p, this.g) : x
+  }
+}
+
+/** layer2(dropout(activation(layer1(x)))). */
+export class FeedForward extends Module {
+  layer1: Linear
+  layer2: Linear
+  drop: Dropout
+  activation: UnaryOp
+
+  constructor(width: number, inner: number, g: Generator, options: { activation?: UnaryOp; dropout?: number; bias?: boolean } = {}) {
+    super()
+    this.layer1 = new Linear(width, inner, g, options)
+    this.layer2 = new Linear(inner, width, g, options)
+    this.drop = new Dropout(options.dropout ?? 0, g)
+    this.activation = options.activation ?? 'relu'
+  }
+
+  forward(x: Tensor, options: { accumulate?: Tensor } = {}): Tensor {
+    return this.layer2.forward(this.drop.forward(this.layer1.forward(x, { activation: this.activation })), options)
+  }
+}

@@ -1,0 +1,139 @@
+/** The autoregressive transformer over fast weights or softmax attention, with labml's parameter names. */
+import { add } from '../engine/ops/elementwise.ts'
+import { type Generator, generator } from '../engine/random.ts'
+import { type Tensor, tensor } from '../engine/tensor.ts'
+import type { UnaryOp } from '../engine/devices/kernels.ts'
+import {
+  type AttentionState, FastWeightsAttention, type FastWeightsAttentionConfig, fastWeightsAttentionDefaults, type KeyValueState, SoftmaxAttention,
+} from './attention.ts'
+import { Dropout, Embedding, FeedForward, LayerNorm, Linear, RMSNorm } from './layers.ts'
+import { Module } from './module.ts'
+
+export interface TransformerConfig extends FastWeightsAttentionConfig {
+  /** Size of the vocabulary. */
+  symbols: number
+  layers: number
+  dFF: number
+  attention: 'fast-weights' | 'softmax'
+  activation: UnaryOp
+  dropout: number
+  norm: 'layer' | 'rms'
+  /** Normalise what attention reads (pre-norm). labml constructs this norm and never uses it: false there. */
+  attentionNorm: boolean
+  /** Sinusoidal position encoding added to the embedding; the recurrences know order without it, softmax attention doesn't. */
+  positions: 'none' | 'sinusoidal'
+  /** Standard deviation of the initial embedding. */
+  embeddingStd: number
+}
+
+/** labml's fast weights transformer (labml_nn/transformers/fast_weights), at its experiment's sizes. */
+export const labml: Omit<TransformerConfig, 'symbols'> = {
+  ...fastWeightsAttentionDefaults,
+  dModel: 512, heads: 8, layers: 6, dFF: 2048, attention: 'fast-weights', activation: 'relu', dropout: 0,
+  norm: 'layer', attentionNorm: false, positions: 'none', embeddingStd: 1,
+}
+
+/** The softmax baseline: the same transformer with causal attention, pre-norm and positions. */
+export const softmaxBaseline: Omit<TransformerConfig, 'symbols'> = { ...labml, attention: 'softmax', attentionNorm: true, positions: 'sinusoidal', embeddingStd: 0.02 }
+
+export type LayerState = AttentionState | KeyValueState
+export interface TransformerState {
+  /** Tokens seen so far. */
+  position: number
+  layers: LayerState[]
+}
+
+const norms = { layer: LayerNorm, rms: RMSNorm }
+
+/** x + attention(norm?(x)), then x + feedForward(norm(x)). */
+export class TransformerLayer extends Module {
+  attn: FastWeightsAttention | SoftmaxAttention
+  feed_forward: FeedForward
+  norm_self_attn: LayerNorm | RMSNorm
+  norm_ff: LayerNorm | RMSNorm
+  drop: Dropout
+  attentionNorm: boolean
+
+  constructor(config: TransformerConfig, g: Generator) {
+    super()
+    this.attn = config.attention === 'softmax' ? new SoftmaxAttention(config, g) : new FastWeightsAttention(config, g)
+    this.feed_forward = new FeedForward(config.dModel, config.dFF, g, config)
+    this.norm_self_attn = new norms[config.norm](config.dModel)
+    this.norm_ff = new norms[config.norm](config.dModel)
+    this.drop = new Dropout(config.dropout, g)
+    this.attentionNorm = config.attentionNorm
+  }
+
+  forward(x: Tensor, state?: LayerState): { y: Tensor; state: LayerState } {
+    const input = this.attentionNorm ? this.norm_self_attn.forward(x) : x
+    // Without dropout between them, the residual is added inside the matrix product.
+    const residual = (y: Tensor | undefined): { accumulate?: Tensor } => (this.drop.training && this.drop.p > 0 ? {} : { accumulate: y })
+    const close = (y: Tensor, onto: Tensor): Tensor => (this.drop.training && this.drop.p > 0 ? add(onto, this.drop.forward(y)) : y)
+    const attended = this.attn.forward(input, state as never, residual(x))
+    const h = close(attended.y, x)
+    const y = close(this.feed_forward.forward(this.norm_ff.forward(h), residual(h)), h)
+    return { y, state: attended.state }
+  }
+}
+
+class Stack extends Module {
+  layers: TransformerLayer[]
+  norm: LayerNorm | RMSNorm
+
+  constructor(config: TransformerConfig, g: Generator) {
+    super()
+    this.layers = Array.from({ length: config.layers }, () => new TransformerLayer(config, g))
+    this.norm = new norms[config.norm](config.dModel)
+  }
+}
+
+/** Tokens to logits. `FastWeightsTransformer` from labml's names: src_embed, transformer.layers.N..., transformer.norm, generator. */
+export class Transformer extends Module {
+  src_embed: Embedding
+  transformer: Stack
+  generator: Linear
+  config: TransformerConfig
+  /** Counts the streams drawn for initial values and dropout; part of what a checkpoint saves. */
+  random: Generator
+
+  /** Parameters are made on the default device (setDevice). Options left out are labml's. */
+  constructor(config: Partial<TransformerConfig> & { symbols: number }, seed = 1) {
+    super()
+    const c = { ...labml, ...config }
+    for (const name of ['symbols', 'layers', 'dFF'] as const)
+      if (!(Number.isInteger(c[name]) && c[name] > 0)) throw new Error(`${name} must be a positive integer, not ${c[name]}`)
+    if (c.attention !== 'fast-weights' && c.attention !== 'softmax') throw new Error(`unknown attention '${c.attention}' (fast-weights, softmax)`)
+    if (!(c.norm in norms)) throw new Error(`unknown norm '${c.norm}' (layer, rms)`)
+    if (c.positions !== 'none' && c.positions !== 'sinusoidal') throw new Error(`unknown positions '${c.positions}' (none, sinusoidal)`)
+    this.config = c
+    this.random = generator(seed)
+    this.src_embed = new Embedding(c.symbols, c.dModel, this.random, c.embeddingStd)
+    this.transformer = new Stack(c, this.random)
+    this.generator = new Linear(c.dModel, c.symbols, this.random)
+  }
+
+  /** tokens int32 [B,T] -> logits [B,T,symbols]. `state`: where an earlier call on the same sequences stopped. */
+  forward(tokens: Tensor, state?: TransformerState): { logits: Tensor; state: TransformerState } {
+    if (tokens.shape.length !== 2 || tokens.size === 0) throw new Error(`forward: tokens have shape [${tokens.shape.join(',')}], expected [B,T]`)
+    const position = state?.position ?? 0
+    let x = this.src_embed.forward(tokens)
+    if (this.config.positions === 'sinusoidal') x = add(x, sinusoids(position, tokens.shape[1], this.config.dModel, tokens))
+    const states: LayerState[] = []
+    this.transformer.layers.forEach((layer, i) => {
+      const result = layer.forward(x, state?.layers[i])
+      x = result.y
+      states.push(result.state)
+    })
+    return { logits: this.generator.forward(this.transformer.norm.forward(x)), state: { position: position + tokens.shape[1], layers: states } }
+  }
+}
+
+/** Vaswani 2017, section 3.5, for positions [from, from + T). */
+function sinusoids(from: number, T: number, D: number, beside: Tensor): Tensor {
+  const values = Float64Array.from({ length: T * D }, (_, i) => {
+    const d = i % D
+    const angle = (from + Math.floor(i / D)) / 10000 ** ((d - (d % 2)) / D)
+    return d % 2 === 0 ? Math.sin(angle) : Math.cos(angle)
+  })
+  return tensor(values, { shape: [T, D], device: beside.device })
+}
