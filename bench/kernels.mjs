@@ -1,7 +1,7 @@
 /** The hot kernels one by one: wasm on one and two threads beside the plain reference, in interleaved rounds. */
 import { start } from './child.mjs'
 import { cases } from './kernel-cases.mjs'
-import { digits, printTable } from './report.mjs'
+import { digits, printTable, progress } from './report.mjs'
 import { summary } from './timing.mjs'
 
 const devices = [
@@ -18,7 +18,7 @@ export async function run({ rounds = 5, only = '' }) {
   try {
     for (const [i, child] of children.entries()) await child.call('open', devices[i].options)
     for (const name of names) {
-      process.stderr.write(`\r\x1b[K${name}`)
+      progress(name)
       const facts = []
       try {
         for (const [i, child] of children.entries()) facts.push(await child.call('prepare', { name, B: devices[i].B }))
@@ -31,7 +31,7 @@ export async function run({ rounds = 5, only = '' }) {
         throw new Error(`${name}: ${error.message}`)
       }
     }
-    process.stderr.write('\r\x1b[K')
+    progress('')
   } finally {
     for (const child of children) child.stop()
   }

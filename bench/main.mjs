@@ -13,7 +13,7 @@ benchmarks (all three when none is named)
 
 options
   --sizes 64,128,...   matmul: the sizes n (default 64,128,256,512,1024)
-  --rounds R           samples of each contender (default 9; train: steps, default 5; kernels: default 5)
+  --rounds R           samples of each contender (default 15; train: steps, default 5; kernels: default 5)
   --only TEXT          kernels: those whose name contains TEXT; train: settings whose name does
   --help               this text
 

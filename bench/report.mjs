@@ -28,6 +28,11 @@ export function printTable(header, rows) {
   for (const row of rows) console.log(row ? line(row) : '')
 }
 
+/** One line that the next one overwrites; nothing where nobody watches. */
+export function progress(text) {
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
+}
+
 /** Three significant digits: 0.123, 1.23, 12.3, 123. */
 export const digits = (x) => (x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x >= 1 ? x.toFixed(2) : x.toPrecision(2))
 

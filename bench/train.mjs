@@ -1,6 +1,6 @@
 /** One training step (forward, backward, clip, Adam) of fast weights transformers: seconds, tokens/s, memory. A process for each row, one after the other. */
 import { start } from './child.mjs'
-import { digits, printTable } from './report.mjs'
+import { digits, printTable, progress } from './report.mjs'
 import { summary } from './timing.mjs'
 
 const batch = 16
@@ -33,7 +33,7 @@ export async function run({ rounds = 5, only = '' }) {
   for (const setting of chosen) {
     for (const { threads, relaxed } of builds) {
       const label = `${setting.name}, ${relaxed ? 'relaxed' : 'plain'}, ${threads} thread${threads > 1 ? 's' : ''}`
-      process.stderr.write(`\r\x1b[K${label}`)
+      progress(label)
       const peak = threads * (await limit(relaxed))
       const child = start('./train-child.mjs', { relaxed })
       try {
@@ -53,7 +53,7 @@ export async function run({ rounds = 5, only = '' }) {
       }
     }
   }
-  process.stderr.write('\r\x1b[K')
+  progress('')
   const mb = (bytes) => `${(bytes / 1e6).toFixed(0)} MB`
   console.log(`\none training step, batch ${batch} x ${length} tokens: median (min-max) of ${rounds} steps; GFLOP/s = 6 x parameters x tokens / time\n`)
   printTable(['setting', 'parameters', 'seconds', 'tokens/s', 'GFLOP/s', 'of limit', 'in use', 'reserved', 'process'], results.map((r) => [

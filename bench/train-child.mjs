@@ -1,0 +1,54 @@
+/** The process of one row of the training benchmark. */
+import { crossEntropy, scope, setDevice, tensor, wasmDevice } from '../dist/engine/index.js'
+import { Adam, Transformer } from '../dist/nn/index.js'
+import { serve } from './child.mjs'
+
+let device
+let step
+let most = 0
+
+/** The device, noting the most bytes that were ever in use. */
+function watched(inner) {
+  const allocate = inner.allocate
+  inner.allocate = (dtype, size) => {
+    const storage = allocate(dtype, size)
+    most = Math.max(most, inner.bytesInUse())
+    return storage
+  }
+  return inner
+}
+
+serve({
+  async open({ setting, threads, relaxed }) {
+    device = watched(await wasmDevice({ threads, relaxed }))
+    setDevice(device)
+    const { d, heads, layers, dff, nu, symbols, batch, length } = setting
+    const model = new Transformer({ symbols, dModel: d, heads, layers, dFF: dff, nu })
+    const optimizer = new Adam(model.namedParameters(), { lr: 1e-4 })
+    // Any text will do: time doesn't depend on it.
+    const text = (shift) => tensor(Int32Array.from({ length: batch * length }, (_, i) => ((i + shift) * 7919) % symbols), { dtype: 'int32', shape: [batch, length] })
+    const tokens = text(0)
+    const targets = text(1)
+    step = async () => {
+      const loss = scope(() => {
+        const { logits } = model.forward(tokens)
+        const loss = crossEntropy(logits, targets)
+        loss.backward()
+        optimizer.step({ clipNorm: 1 })
+        optimizer.zeroGrad()
+        return loss
+      })
+      const value = await loss.item()
+      loss.dispose()
+      if (!Number.isFinite(value)) throw new Error(`the loss is ${value}`)
+    }
+    return { parameters: model.parameterCount() }
+  },
+  /** Seconds, the read-back of the loss included. */
+  async step() {
+    const start = performance.now()
+    await step()
+    return (performance.now() - start) / 1000
+  },
+  memory: () => ({ inUse: most, reserved: device.bytesReserved(), process: process.resourceUsage().maxRSS * 1024 }),
+})
