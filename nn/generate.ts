@@ -1,0 +1,73 @@
+import { noGrad } from '../engine/autograd.ts'
+import { threefry } from '../engine/devices/reference/random.ts'
+import { slice } from '../engine/ops/movement.ts'
+import { keep, scope } from '../engine/scope.ts'
+import { Tensor, tensor } from '../engine/tensor.ts'
+import type { Transformer, TransformerState } from './transformer.ts'
+
+export interface GenerateOptions {
+  /** Tokens to make. */
+  length: number
+  /** 0 always takes the likeliest token; below 1 sharpens, above 1 flattens. 1 by default. */
+  temperature?: number
+  /** Only the k likeliest tokens are candidates; 0 (the default) means all. */
+  topK?: number
+  seed?: number
+}
+
+/**
+ * Continues a prompt, one token at a time. The prompt runs through the model at once (chunkwise); after that each token costs the
+ * same time and the state keeps its size, however long the text (softmax attention apart, whose state grows).
+ */
+export async function* generate(model: Transformer, prompt: Int32Array, options: GenerateOptions): AsyncGenerator<number> {
+  const { length, temperature = 1, topK = 0, seed = 1 } = options
+  if (prompt.length === 0) throw new Error('generate: the prompt is empty; give at least one token')
+  if (!(Number.isInteger(length) && length >= 0)) throw new Error(`generate: length must be an integer, 0 or more, not ${length}`)
+  if (!(temperature >= 0 && Number.isFinite(temperature))) throw new Error(`generate: temperature must be 0 or more, not ${temperature}`)
+  if (!(Number.isInteger(topK) && topK >= 0)) throw new Error(`generate: topK must be an integer, 0 or more, not ${topK}`)
+  const { device } = model.src_embed.weight
+  const wasTraining = model.training
+  let state: TransformerState | undefined
+  try {
+    let input = prompt
+    for (let i = 0; i < length; i++) {
+      model.eval()
+      const before = state
+      const next = scope(() =>
+        noGrad(() => {
+          const result = model.forward(tensor(input, { shape: [1, input.length], device }), before)
+          const logits = slice(result.logits, 1, input.length - 1, input.length)
+          return { logits, state: held(result.state, keep) }
+        }),
+      )
+      held(before, (t) => t.dispose())
+      state = next.state
+      model.train(wasTraining)
+      keep(next.logits)
+      const token = sample(await next.logits.read(), temperature, topK, threefry(seed, 0, i, 0)[0] / 2 ** 32)
+      next.logits.dispose()
+      yield token
+      input = Int32Array.of(token)
+    }
+  } finally {
+    held(state, (t) => t.dispose())
+  }
+}
+
+/** Does something to every tensor of a state. */
+function held<S extends TransformerState | undefined>(state: S, visit: (t: Tensor) => void): S {
+  for (const layer of state?.layers ?? []) for (const t of Object.values(layer)) if (t instanceof Tensor) visit(t)
+  return state
+}
+
+/** Draws an index in proportion to softmax(logits / temperature) among the topK largest; u in [0, 1) decides. */
+export function sample(logits: ArrayLike<number>, temperature: number, topK: number, u: number): number {
+  const order = Array.from(logits, (_, i) => i).sort((a, b) => logits[b] - logits[a] || a - b)
+  if (!Number.isFinite(logits[order[0]]) || order.some((i) => Number.isNaN(logits[i]))) throw new Error("generate: the model's output isn't finite")
+  if (temperature === 0) return order[0]
+  const candidates = topK > 0 ? order.slice(0, topK) : order
+  const weights = candidates.map((i) => Math.exp((logits[i] - logits[order[0]]) / temperature))
+  let left = u * weights.reduce((a, b) => a + b, 0)
+  for (let i = 0; i < candidates.length; i++) if ((left -= weights[i]) < 0) return candidates[i]
+  return candidates[0]
+}

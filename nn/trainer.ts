@@ -1,0 +1,100 @@
+import { noGrad } from '../engine/autograd.ts'
+import { crossEntropy } from '../engine/ops/norm.ts'
+import { keep, scope } from '../engine/scope.ts'
+import { tensor } from '../engine/tensor.ts'
+import type { Adam, Schedule } from './optimizers.ts'
+import type { Transformer } from './transformer.ts'
+
+/** B rows of T tokens, and the token that follows each (`ignoredTarget` where none counts). */
+export interface TokenBatch {
+  tokens: Int32Array
+  targets: Int32Array
+  B: number
+  T: number
+}
+
+export const ignoredTarget = -1
+
+export interface TrainerConfig {
+  schedule: Schedule
+  /** Bound on the norm of all gradients together; Infinity for none. */
+  clipNorm: number
+}
+
+export interface StepResult {
+  /** The step just taken, from 1. */
+  step: number
+  /** Mean cross-entropy of the batch before the step, in nats a token. */
+  loss: number
+  gradNorm: number
+  lr: number
+}
+
+/** A loss or a gradient norm that isn't finite. The parameters are spoilt by then: go back to a checkpoint. */
+export class DivergenceError extends Error {
+  override name = 'DivergenceError'
+  readonly step: number
+  constructor(step: number, what: string, value: number) {
+    super(`training diverged at step ${step}: the ${what} is ${value} (try a lower learning rate)`)
+    this.step = step
+  }
+}
+
+/** Forward, backward, clip, update: one optimiser step at a time. */
+export class Trainer {
+  readonly model: Transformer
+  readonly optimizer: Adam
+  private config: TrainerConfig
+
+  constructor(model: Transformer, optimizer: Adam, config: TrainerConfig) {
+    this.model = model
+    this.optimizer = optimizer
+    this.config = config
+  }
+
+  async step(batch: TokenBatch): Promise<StepResult> {
+    const { schedule, clipNorm } = this.config
+    const step = this.optimizer.steps + 1
+    const lr = schedule(step)
+    const { loss, norm } = scope(() => {
+      const loss = this.loss(batch)
+      loss.backward()
+      const norm = this.optimizer.step({ lr, clipNorm: Number.isFinite(clipNorm) ? clipNorm : undefined })
+      this.optimizer.zeroGrad()
+      return { loss: keep(loss), norm: keep(norm) }
+    })
+    const result = { step, lr, loss: await loss.item(), gradNorm: await norm.item() }
+    loss.dispose()
+    norm.dispose()
+    if (!Number.isFinite(result.loss)) throw new DivergenceError(step, 'loss', result.loss)
+    if (!Number.isFinite(result.gradNorm)) throw new DivergenceError(step, "gradient's norm", result.gradNorm)
+    return result
+  }
+
+  /** Mean cross-entropy over all targets of the batches that count, in nats a token, without dropout. */
+  async evaluate(batches: Iterable<TokenBatch>): Promise<number> {
+    let total = 0
+    let count = 0
+    this.model.eval()
+    try {
+      for (const batch of batches) {
+        const counted = batch.targets.reduce((n, target) => n + (target === ignoredTarget ? 0 : 1), 0)
+        if (counted === 0) continue
+        const loss = noGrad(() => scope(() => keep(this.loss(batch))))
+        total += (await loss.item()) * counted
+        count += counted
+        loss.dispose()
+      }
+    } finally {
+      this.model.train()
+    }
+    if (count === 0) throw new Error('evaluate: there is no target that counts')
+    return total / count
+  }
+
+  private loss({ tokens, targets, B, T }: TokenBatch) {
+    const { device } = this.model.src_embed.weight
+    const { logits } = this.model.forward(tensor(tokens, { shape: [B, T], device }))
+    return crossEntropy(logits, tensor(targets, { shape: [B, T], device }), { ignore: ignoredTarget })
+  }
+}
