@@ -2,7 +2,7 @@ import type { Kernels } from './kernels.ts'
 
 export type DType = 'float32' | 'int32'
 /** What a read gives: Float64Array on the reference device, Float32Array elsewhere, Int32Array for int32. */
-export type HostArray = Float32Array | Float64Array | Int32Array
+export type HostArray = Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> | Int32Array<ArrayBuffer>
 export type DeviceName = 'reference' | 'wasm'
 
 /**
