@@ -26,7 +26,7 @@ export interface Checkpoint {
 export async function writeCheckpoint(model: Transformer, optimizer: Adam | null, extra: Record<string, string> = {}): Promise<Uint8Array> {
   const tensors = new Map<string, SafetensorsEntry>()
   const put = (name: string, shape: readonly number[], data: HostArray): void => {
-    tensors.set(name, data instanceof Float64Array ? { dtype: 'F64', shape: [...shape], data } : { dtype: 'F32', shape: [...shape], data: data as Float32Array })
+    tensors.set(name, data instanceof Float64Array ? { dtype: 'F64', shape: [...shape], data } : { dtype: 'F32', shape: [...shape], data: data as Float32Array<ArrayBuffer> })
   }
   for (const [name, { shape, data }] of await model.stateDict()) put(name, shape, data)
   if (optimizer) for (const [name, t] of optimizer.moments()) put(optimizerPrefix + name, t.shape, await t.read())
