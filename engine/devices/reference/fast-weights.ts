@@ -6,9 +6,9 @@
  *     both        z_t = z_{t-1} + k_t,  y_t = scale S_t^T q_t [ / (z_t . q_t + eps) ]
  *
  * The delta rule is the sum rule on the pseudo-values u, so everything below is written once, for u; beta = null means u = v.
- * A form (recurrent, chunk) is a function over a span of n tokens: from the incoming state (S, z), which it updates, and the rows Q, K, V it
- * gives the reads O_t = S_t^T q_t and N_t = z_t . q_t. Its backward takes the cotangents G of O and g of N, and those of the outgoing state
- * (dS, dz), which it turns into those of the incoming one. `forward` and `backward` cut a head's T tokens into spans of C.
+ * A form (recurrent, chunk) is a function over a span of n tokens: from the incoming state (S, z), which it updates, and the rows Q, K, V
+ * it gives the reads O_t = S_t^T q_t and N_t = z_t . q_t. Its backward takes the cotangents G of O and g of N, and those of the outgoing
+ * state (dS, dz), which it turns into those of the incoming one. `forward` and `backward` cut a head's T tokens into spans of C.
  *
  * Shapes: q, k [B,T,H,K]; v, y [B,T,H,V]; beta, den [B,T,H]; states [B,H,K,V]; z [B,H,K]; snapshots [B,H,ceil(T/C),K,V].
  * Pinned by test/ops/fast-weights.test.ts: the two forms agree to 1e-10, gradients agree with central differences.
@@ -80,8 +80,8 @@ function recurrentBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, { Q, K,
 // ---- chunk form: small matrix products ----------------------------------------------------------------------------------
 
 /**
- * Row by row, u_i = beta_i (v_i - S^T k_i - sum_{j<i} (k_i . k_j) u_j), that is (I + L) U = diag(beta) (V - K S), L = tril(diag(beta) K K^T, -1):
- * the WY form of Yang 2024, eq. 8-11, solved for U directly. E holds the errors e_i, U = diag(beta) E.
+ * Row by row, u_i = beta_i (v_i - S^T k_i - sum_{j<i} (k_i . k_j) u_j), that is (I + L) U = diag(beta) (V - K S) with
+ * L = tril(diag(beta) K K^T, -1): the WY form of Yang 2024, solved for U directly. E holds the errors e_i, U = diag(beta) E.
  */
 function pseudoValues(S: Matrix, { K, V }: Tokens, beta: Vector): { E: Matrix; U: Matrix; L: Matrix } {
   const KK = tril(mul(K, transpose(K)), -1)
@@ -135,10 +135,10 @@ function chunkBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens: Tok
 
 // ---- a head at a time, a span of C tokens at a time -----------------------------------------------------------------------
 
-interface Normaliser<S> { den: S; zs: S | null; eps: number }
+interface Normaliser { zT: RefStorage; den: RefStorage | null; zs: RefStorage | null; eps: number }
 
-function forward(form: Form, q: RefStorage, k: RefStorage, v: RefStorage, beta: RefStorage | null, s0: RefStorage | null, z0: RefStorage | null,
-  y: RefStorage, sT: RefStorage, zT: RefStorage | null, states: RefStorage | null, norm: Normaliser<RefStorage> | null, sizes: FastWeightSizes): void {
+function forward(form: Form, q: RefStorage, k: RefStorage, v: RefStorage, beta: RefStorage | null, s0: RefStorage | null,
+  z0: RefStorage | null, y: RefStorage, sT: RefStorage, states: RefStorage | null, norm: Normaliser | null, sizes: FastWeightSizes): void {
   const { H, K, V, scale } = sizes
   const run = form === 'chunk' ? chunk : recurrent
   for (const head of heads(sizes)) {
@@ -147,20 +147,21 @@ function forward(form: Form, q: RefStorage, k: RefStorage, v: RefStorage, beta: 
     for (const span of head.spans) {
       states?.data.set(S.data, span.index * K * V)
       norm?.zs?.data.set(z, span.index * K)
-      const { O, N } = run(S, z, { Q: gather(q, span, K, H), K: gather(k, span, K, H), V: gather(v, span, V, H), beta: beta && gather(beta, span, 1, H).data })
+      const { O, N } = run(S, z, tokensOf(q, k, v, beta, span, sizes))
       const den = N.map(x => (norm ? x + norm.eps : 1))
       scatter(y, span, scaleRows(den.map(x => scale / x), O), H)
-      if (norm) scatter(norm.den, span, { rows: den.length, cols: 1, data: den }, H)
+      if (norm?.den) scatter(norm.den, span, column(den), H)
     }
     sT.data.set(S.data, head.index * K * V)
-    zT?.data.set(z, head.index * K)
+    norm?.zT.data.set(z, head.index * K)
   }
 }
 
 /** With a normaliser y = scale O / den, so G = scale dy / den and g = -(dy . y) / den: dropping g is the classic mistake. */
-function backward(form: Form, q: RefStorage, k: RefStorage, v: RefStorage, beta: RefStorage | null, states: RefStorage, zs: RefStorage | null,
-  y: RefStorage | null, den: RefStorage | null, dy: RefStorage, dsT: RefStorage | null, dzT: RefStorage | null,
-  dq: RefStorage, dk: RefStorage, dv: RefStorage, dbeta: RefStorage | null, ds0: RefStorage | null, dz0: RefStorage | null, sizes: FastWeightSizes): void {
+function backward(form: Form, q: RefStorage, k: RefStorage, v: RefStorage, beta: RefStorage | null, states: RefStorage,
+  zs: RefStorage | null, y: RefStorage | null, den: RefStorage | null, dy: RefStorage, dsT: RefStorage | null, dzT: RefStorage | null,
+  dq: RefStorage, dk: RefStorage, dv: RefStorage, dbeta: RefStorage | null, ds0: RefStorage | null, dz0: RefStorage | null,
+  sizes: FastWeightSizes): void {
   const { H, K, V, scale } = sizes
   const run = form === 'chunk' ? chunkBackward : recurrentBackward
   for (const head of heads(sizes)) {
@@ -170,16 +171,15 @@ function backward(form: Form, q: RefStorage, k: RefStorage, v: RefStorage, beta:
       const S = block(states, span.index, K, V)
       const z = zs ? block(zs, span.index, 1, K).data : new Float64Array(K)
       const dY = gather(dy, span, V, H)
-      const d = den ? gather(den, span, 1, H).data : new Float64Array(span.n).fill(1)
       const Y = y && den ? gather(y, span, V, H) : null
+      const d = den ? gather(den, span, 1, H).data : new Float64Array(span.n).fill(1)
       const G = scaleRows(d.map(x => scale / x), dY)
       const g = d.map((x, t) => (Y ? -dot(row(dY, t), row(Y, t)) / x : 0))
-      const tokens = { Q: gather(q, span, K, H), K: gather(k, span, K, H), V: gather(v, span, V, H), beta: beta && gather(beta, span, 1, H).data }
-      const { dQ, dK, dV, dbeta: db } = run(S, z, dS, dz, tokens, { G, g })
+      const { dQ, dK, dV, dbeta: db } = run(S, z, dS, dz, tokensOf(q, k, v, beta, span, sizes), { G, g })
       scatter(dq, span, dQ, H)
       scatter(dk, span, dK, H)
       scatter(dv, span, dV, H)
-      if (dbeta) scatter(dbeta, span, { rows: span.n, cols: 1, data: db }, H)
+      if (dbeta) scatter(dbeta, span, column(db), H)
     }
     ds0?.data.set(dS.data, head.index * K * V)
     dz0?.data.set(dz, head.index * K)
@@ -188,18 +188,18 @@ function backward(form: Form, q: RefStorage, k: RefStorage, v: RefStorage, beta:
 
 export const fastWeightKernels: Pick<Kernels<RefStorage>, 'sumRule' | 'sumRuleBackward' | 'deltaRule' | 'deltaRuleBackward'> = {
   sumRule: (form, q, k, v, s0, z0, y, sT, zT, den, states, zs, eps, sizes) =>
-    forward(form, q, k, v, null, s0, z0, y, sT, zT, states, den && { den, zs, eps }, sizes),
+    forward(form, q, k, v, null, s0, z0, y, sT, states, zT && { zT, den, zs, eps }, sizes),
   sumRuleBackward: (form, q, k, v, y, den, states, zs, dy, dsT, dzT, dq, dk, dv, ds0, dz0, sizes) =>
     backward(form, q, k, v, null, states, zs, y, den, dy, dsT, dzT, dq, dk, dv, null, ds0, dz0, sizes),
   deltaRule: (form, q, k, v, beta, s0, y, sT, states, sizes) =>
-    forward(form, q, k, v, beta, s0, null, y, sT, null, states, null, sizes),
+    forward(form, q, k, v, beta, s0, null, y, sT, states, null, sizes),
   deltaRuleBackward: (form, q, k, v, beta, states, dy, dsT, dq, dk, dv, dbeta, ds0, sizes) =>
     backward(form, q, k, v, beta, states, null, null, null, dy, dsT, null, dq, dk, dv, dbeta, ds0, null, sizes),
 }
 
 // ---- where a head's rows and snapshots lie ------------------------------------------------------------------------------
 
-/** Tokens of one head: rows first, first + H, first + 2 H, ... (n of them) of an array [B,T,H,*]; index counts snapshots over [B,H,ceil(T/C)]. */
+/** Tokens of one head: n rows first, first + H, first + 2 H, ... of an array [B,T,H,*]; index counts snapshots over [B,H,ceil(T/C)]. */
 interface Span { first: number; n: number; index: number }
 
 function heads({ B, T, H, C }: FastWeightSizes): { index: number; spans: Span[] }[] {
@@ -212,6 +212,10 @@ function heads({ B, T, H, C }: FastWeightSizes): { index: number; spans: Span[] 
       index: index * count + c,
     })),
   }))
+}
+
+function tokensOf(q: RefStorage, k: RefStorage, v: RefStorage, beta: RefStorage | null, span: Span, { H, K, V }: FastWeightSizes): Tokens {
+  return { Q: gather(q, span, K, H), K: gather(k, span, K, H), V: gather(v, span, V, H), beta: beta && gather(beta, span, 1, H).data }
 }
 
 function gather(x: RefStorage, { first, n }: Span, cols: number, H: number): Matrix {
@@ -230,6 +234,7 @@ const block = (x: RefStorage, index: number, rows: number, cols: number): Matrix
 // ---- small row-major matrices -------------------------------------------------------------------------------------------
 
 const zeros = (rows: number, cols: number): Matrix => ({ rows, cols, data: new Float64Array(rows * cols) })
+const column = (data: Vector): Matrix => ({ rows: data.length, cols: 1, data })
 const clone = (a: Matrix): Matrix => ({ ...a, data: a.data.slice() })
 const row = (a: Matrix, i: number): Vector => a.data.subarray(i * a.cols, (i + 1) * a.cols)
 

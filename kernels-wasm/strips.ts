@@ -1,0 +1,306 @@
+/**
+ * Matrix products on blocks small enough for the L1 and L2 caches (16 to 256 a side), for kernels that chain many of them.
+ *
+ * A block [R, N], both multiples of 8, lies in strips of eight columns: entry (r, j) at (j >> 3) 8 R + 8 r + (j & 7). So the 4 x 8 tile
+ * of a product reads its operands with constant steps of 32 bytes, with neither packing nor strides. The left operand is always given
+ * transposed, [inner, rows]: `product(c, aT, b)` is A B when given A's transpose, and A^T B when given A itself.
+ *
+ * The inner sums run over the n rows in use, never over padding, and the triangular products never multiply what lies beyond
+ * the triangle: entries there may hold anything, NaN included. Each entry of a product is one sum in the order of the inner index.
+ * Pinned by test/ops/fast-weights.test.ts.
+ */
+import { madd, splat } from './math'
+
+/** What a product does to its target. */
+export const SET: i32 = 0
+export const ADD: i32 = 1
+export const SUB: i32 = 2
+
+export function roundUp8(n: i32): i32 {
+  return (n + 7) & ~7
+}
+
+/** Address of entry (r, j), j a multiple of 4, in a block of R rows. */
+@inline export function at(x: usize, R: i32, r: i32, j: i32): usize {
+  return x + (<usize>((j & ~7) * R + (r << 3) + (j & 7)) << 2)
+}
+
+/** dst = src^T; src is [R, N]. */
+export function transpose(dst: usize, src: usize, R: i32, N: i32): void {
+  for (let r = 0; r < R; r += 4) {
+    for (let j = 0; j < N; j += 4) {
+      const s = at(src, R, r, j)
+      const x0 = v128.load(s), x1 = v128.load(s, 32), x2 = v128.load(s, 64), x3 = v128.load(s, 96)
+      const t0 = i32x4.shuffle(x0, x1, 0, 4, 1, 5), t1 = i32x4.shuffle(x2, x3, 0, 4, 1, 5)
+      const t2 = i32x4.shuffle(x0, x1, 2, 6, 3, 7), t3 = i32x4.shuffle(x2, x3, 2, 6, 3, 7)
+      const d = at(dst, N, j, r)
+      v128.store(d, i64x2.shuffle(t0, t1, 0, 2))
+      v128.store(d, i64x2.shuffle(t0, t1, 1, 3), 32)
+      v128.store(d, i64x2.shuffle(t2, t3, 0, 2), 64)
+      v128.store(d, i64x2.shuffle(t2, t3, 1, 3), 96)
+    }
+  }
+}
+
+@inline function put(c: usize, mode: i32, x: v128): void {
+  if (mode == ADD) x = f32x4.add(v128.load(c), x)
+  else if (mode == SUB) x = f32x4.sub(v128.load(c), x)
+  v128.store(c, x)
+}
+
+/** What part of A a tile sees: all n steps; n steps and then the 4 x 4 triangle l <= r; the triangle l >= r and then n steps. */
+const FULL: i32 = 0
+const LOWER: i32 = 1
+const UPPER: i32 = 2
+
+/** c[0..4, 0..8] = | += | -= sum_l a[l, 0..4]^T b[l, 0..8]. */
+function tile(c: usize, mode: i32, shape: i32, a: usize, b: usize, n: i32): void {
+  let c00 = splat(0), c01 = splat(0), c10 = splat(0), c11 = splat(0)
+  let c20 = splat(0), c21 = splat(0), c30 = splat(0), c31 = splat(0)
+  let x: v128, b0: v128, b1: v128
+  if (shape == UPPER) {
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    x = v128.load32_splat(a)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    a += 32
+    b += 32
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    x = v128.load32_splat(a)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    x = v128.load32_splat(a, 4)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    a += 32
+    b += 32
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    x = v128.load32_splat(a)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    x = v128.load32_splat(a, 4)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    x = v128.load32_splat(a, 8)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    a += 32
+    b += 32
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    x = v128.load32_splat(a)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    x = v128.load32_splat(a, 4)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    x = v128.load32_splat(a, 8)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    x = v128.load32_splat(a, 12)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    a += 32
+    b += 32
+  }
+  for (; n > 0; n--) {
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    x = v128.load32_splat(a)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    x = v128.load32_splat(a, 4)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    x = v128.load32_splat(a, 8)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    x = v128.load32_splat(a, 12)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    a += 32
+    b += 32
+  }
+  if (shape == LOWER) {
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    x = v128.load32_splat(a)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    x = v128.load32_splat(a, 4)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    x = v128.load32_splat(a, 8)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    x = v128.load32_splat(a, 12)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    a += 32
+    b += 32
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    x = v128.load32_splat(a, 4)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    x = v128.load32_splat(a, 8)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    x = v128.load32_splat(a, 12)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    a += 32
+    b += 32
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    x = v128.load32_splat(a, 8)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    x = v128.load32_splat(a, 12)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    a += 32
+    b += 32
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    x = v128.load32_splat(a, 12)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    a += 32
+    b += 32
+  }
+  put(c, mode, c00)
+  put(c + 16, mode, c01)
+  put(c + 32, mode, c10)
+  put(c + 48, mode, c11)
+  put(c + 64, mode, c20)
+  put(c + 80, mode, c21)
+  put(c + 96, mode, c30)
+  put(c + 112, mode, c31)
+}
+
+/** C [M, N] = | += | -= A B; aT is [R, M], b is [R, N], of which the first n rows count. */
+export function product(c: usize, mode: i32, aT: usize, b: usize, M: i32, N: i32, R: i32, n: i32): void {
+  for (let j = 0; j < N; j += 8) {
+    for (let i = 0; i < M; i += 4) tile(at(c, M, i, j), mode, FULL, at(aT, R, 0, i), at(b, R, 0, j), n)
+  }
+}
+
+/** The lower triangle of C [M, M] = A B, diagonal included; aT and b are [R, M]. Entries above it are left undefined. */
+export function lowerOf(c: usize, aT: usize, b: usize, M: i32, R: i32, n: i32): void {
+  for (let j = 0; j < M; j += 8) {
+    for (let i = j; i < M; i += 4) tile(at(c, M, i, j), SET, FULL, at(aT, R, 0, i), at(b, R, 0, j), n)
+  }
+}
+
+/** C [M, N] += tril(L) B for L [M, M], given its transpose. */
+export function addLower(c: usize, lT: usize, b: usize, M: i32, N: i32): void {
+  for (let j = 0; j < N; j += 8) {
+    for (let i = 0; i < M; i += 4) tile(at(c, M, i, j), ADD, LOWER, at(lT, M, 0, i), at(b, M, 0, j), i)
+  }
+}
+
+/** C [M, N] += tril(L)^T B for L [M, M]. */
+export function addLowerTransposed(c: usize, l: usize, b: usize, M: i32, N: i32): void {
+  for (let j = 0; j < N; j += 8) {
+    for (let i = 0; i < M; i += 4) tile(at(c, M, i, j), ADD, UPPER, at(l, M, i, i), at(b, M, i, j), M - i - 4)
+  }
+}
+
+/** Row l of a tile is done: y[l] = factor[l] x[l]. */
+@inline function finishRow(y: usize, x: usize, factor: usize, l: i32): void {
+  const f = v128.load32_splat(factor + (l << 2))
+  v128.store(y + (l << 5), f32x4.mul(f, v128.load(x + (l << 5))))
+  v128.store(y + (l << 5) + 16, f32x4.mul(f, v128.load(x + (l << 5) + 16)))
+}
+
+/** x[r] += sign a[l, r] y[l]. */
+@inline function addRow(x: usize, sign: f32, a: usize, y: usize, l: i32, r: i32): void {
+  const f = f32x4.splat(sign * load<f32>(a + (l << 5) + (r << 2)))
+  v128.store(x + (r << 5), madd(f, v128.load(y + (l << 5)), v128.load(x + (r << 5))))
+  v128.store(x + (r << 5) + 16, madd(f, v128.load(y + (l << 5) + 16), v128.load(x + (r << 5) + 16)))
+}
+
+/**
+ * Forward substitution: for i = 0, 1, ...: x_i -= sum_{j<i} L_ij y_j, then y_i = factor_i x_i. L [M, M] is given by its transpose and only
+ * what is strictly below its diagonal counts; x, y are [M, N]; factor is [M].
+ */
+export function solveLower(x: usize, y: usize, lT: usize, factor: usize, M: i32, N: i32): void {
+  for (let i = 0; i < M; i += 4) {
+    const a = at(lT, M, i, i), f = factor + (i << 2)
+    for (let j = 0; j < N; j += 8) {
+      const xi = at(x, M, i, j), yi = at(y, M, i, j)
+      tile(xi, SUB, FULL, at(lT, M, 0, i), at(y, M, 0, j), i)
+      finishRow(yi, xi, f, 0)
+      addRow(xi, -1, a, yi, 0, 1)
+      addRow(xi, -1, a, yi, 0, 2)
+      addRow(xi, -1, a, yi, 0, 3)
+      finishRow(yi, xi, f, 1)
+      addRow(xi, -1, a, yi, 1, 2)
+      addRow(xi, -1, a, yi, 1, 3)
+      finishRow(yi, xi, f, 2)
+      addRow(xi, -1, a, yi, 2, 3)
+      finishRow(yi, xi, f, 3)
+    }
+  }
+}
+
+/** Back substitution: for i = M - 1, M - 2, ...: x_i += sum_{j>i} L_ji y_j, then y_i = factor_i x_i. */
+export function solveLowerTransposed(x: usize, y: usize, l: usize, factor: usize, M: i32, N: i32): void {
+  for (let i = M - 4; i >= 0; i -= 4) {
+    const a = at(l, M, i, i), f = factor + (i << 2)
+    for (let j = 0; j < N; j += 8) {
+      const xi = at(x, M, i, j), yi = at(y, M, i, j)
+      tile(xi, ADD, FULL, at(l, M, i + 4, i), at(y, M, i + 4, j), M - i - 4)
+      finishRow(yi, xi, f, 3)
+      addRow(xi, 1, a, yi, 3, 0)
+      addRow(xi, 1, a, yi, 3, 1)
+      addRow(xi, 1, a, yi, 3, 2)
+      finishRow(yi, xi, f, 2)
+      addRow(xi, 1, a, yi, 2, 0)
+      addRow(xi, 1, a, yi, 2, 1)
+      finishRow(yi, xi, f, 1)
+      addRow(xi, 1, a, yi, 1, 0)
+      finishRow(yi, xi, f, 0)
+    }
+  }
+}
+
+/** Rows of cols floats, `stride` bytes apart, into a block of R rows; what lies beyond n rows and cols columns becomes 0. */
+export function loadBlock(x: usize, src: usize, stride: usize, n: i32, cols: i32, R: i32, N: i32): void {
+  for (let j = 0; j < N; j += 8) {
+    const full = j + 8 <= cols
+    let d = at(x, R, 0, j), s = src + (<usize>j << 2)
+    for (let r = 0; r < R; r++, d += 32, s += stride) {
+      if (r < n && full) {
+        v128.store(d, v128.load(s))
+        v128.store(d, v128.load(s, 16), 16)
+        continue
+      }
+      v128.store(d, splat(0))
+      v128.store(d, splat(0), 16)
+      if (r < n) {
+        for (let i: usize = 0; i < <usize>(cols - j); i++) store<f32>(d + (i << 2), load<f32>(s + (i << 2)))
+      }
+    }
+  }
+}
+
+/** The other way. */
+export function storeBlock(dst: usize, stride: usize, x: usize, n: i32, cols: i32, R: i32): void {
+  for (let j = 0; j < cols; j += 8) {
+    const full = j + 8 <= cols
+    let s = at(x, R, 0, j), d = dst + (<usize>j << 2)
+    for (let r = 0; r < n; r++, d += stride, s += 32) {
+      if (full) {
+        v128.store(d, v128.load(s))
+        v128.store(d, v128.load(s, 16), 16)
+      } else {
+        for (let i: usize = 0; i < <usize>(cols - j); i++) store<f32>(d + (i << 2), load<f32>(s + (i << 2)))
+      }
+    }
+  }
+}
