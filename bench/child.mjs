@@ -15,17 +15,19 @@ const relaxedFlags = hasRelaxed() ? [] : ['--experimental-wasm-relaxed-simd']
 
 /**
  * Starts `file` and returns a proxy: `await child.call('name', argument)` runs the function of that name which the file passed to `serve`.
- * @param {{ relaxed?: boolean, flags?: string[] }} options
+ * @param {{ relaxed?: boolean }} options
  */
 export function start(file, options = {}) {
   const child = fork(new URL(file, import.meta.url), [], {
-    execArgv: [...(options.relaxed ? relaxedFlags : []), ...(options.flags ?? [])],
+    execArgv: options.relaxed ? relaxedFlags : [],
     serialization: 'advanced',
     // What peers print while loading must not land in the tables.
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
   })
   let log = ''
-  child.stderr.on('data', (text) => { log = (log + text).slice(-4000) })
+  child.stderr.on('data', (text) => {
+    log = (log + text).slice(-4000)
+  })
   let waiting = null
   child.on('message', ({ result, error }) => {
     const { resolve, reject } = waiting
@@ -38,11 +40,12 @@ export function start(file, options = {}) {
     waiting = null
   })
   return {
-    call: (name, argument) => new Promise((resolve, reject) => {
-      if (!child.connected) return reject(new Error(`the process has ended${log && `: ${log.trim()}`}`))
-      waiting = { resolve, reject }
-      child.send({ name, argument })
-    }),
+    call: (name, argument) =>
+      new Promise((resolve, reject) => {
+        if (!child.connected) return reject(new Error(`the process has ended${log && `: ${log.trim()}`}`))
+        waiting = { resolve, reject }
+        child.send({ name, argument })
+      }),
     stop: () => child.kill('SIGKILL'),
   }
 }

@@ -6,7 +6,15 @@
  * @typedef {{ float(size: number, from?: number): any, int(size: number, below: number): any, empty(size: number): any }} Memory
  * @typedef {{ shape: string, run: () => void, elements?: number, flops?: number, floats: number }} Case
  */
-const T = 128, D = 512, H = 8, F = 2048, N = 65, V = D / H, K = 2 * V, C = 32, W = 4
+const T = 128,
+  D = 512,
+  H = 8,
+  F = 2048,
+  N = 65,
+  V = D / H,
+  K = 2 * V,
+  C = 32,
+  W = 4
 
 /** op(k, y): one call of an elementwise kernel over [B T, F], `operands` arrays in and out. */
 const elementwise = (operands, make) => (k, m, B) => {
@@ -15,27 +23,50 @@ const elementwise = (operands, make) => (k, m, B) => {
 }
 
 /** C[M,N] = A[M,K] B[K,N] at the sizes of the feed-forward layer, 'R' = B T; `t` names the operands stored transposed. */
-const matmul = (t, M, N, K, extra = {}) => (k, m, B) => {
-  const [rows, cols, inner] = [M, N, K].map((x) => (x === 'R' ? B * T : x))
-  const a = m.float(rows * inner), b = m.float(inner * cols), c = m.float(rows * cols)
-  const bias = extra.bias ? m.float(cols) : null
-  const sizes = {
-    batch: 1, strideA: 0, strideB: 0, M: rows, N: cols, K: inner, transposeA: t.includes('a'), transposeB: t.includes('b'),
-    accumulate: extra.accumulate ?? false, activation: extra.activation ?? null,
+const matmul =
+  (t, M, N, K, extra = {}) =>
+  (k, m, B) => {
+    const [rows, cols, inner] = [M, N, K].map((x) => (x === 'R' ? B * T : x))
+    const a = m.float(rows * inner),
+      b = m.float(inner * cols),
+      c = m.float(rows * cols)
+    const bias = extra.bias ? m.float(cols) : null
+    const sizes = {
+      batch: 1,
+      strideA: 0,
+      strideB: 0,
+      M: rows,
+      N: cols,
+      K: inner,
+      transposeA: t.includes('a'),
+      transposeB: t.includes('b'),
+      accumulate: extra.accumulate ?? false,
+      activation: extra.activation ?? null,
+    }
+    return {
+      shape: `${rows} x ${cols} x ${inner}`,
+      flops: 2 * rows * cols * inner,
+      floats: rows * inner + inner * cols + rows * cols,
+      run: () => k.matmul(a, b, bias, c, sizes),
+    }
   }
-  return {
-    shape: `${rows} x ${cols} x ${inner}`, flops: 2 * rows * cols * inner, floats: rows * inner + inner * cols + rows * cols,
-    run: () => k.matmul(a, b, bias, c, sizes),
-  }
-}
 
 const norm = (kind, backward) => (k, m, B) => {
-  const R = B * T, n = R * D
-  const x = m.float(n, kind === 'sum' ? 0 : -1), gain = m.float(D), bias = m.float(D), y = m.empty(n), stats = m.empty(2 * R), dy = m.float(n), dx = m.empty(n)
+  const R = B * T,
+    n = R * D
+  const x = m.float(n, kind === 'sum' ? 0 : -1),
+    gain = m.float(D),
+    bias = m.float(D),
+    y = m.empty(n),
+    stats = m.empty(2 * R),
+    dy = m.float(n),
+    dx = m.empty(n)
   const affine = kind === 'layer'
   k.norm(kind, x, affine ? gain : null, affine ? bias : null, y, stats, R, D, 1e-5)
   return {
-    shape: `[${R}, ${D}]`, elements: n, floats: (backward ? 3 : 2) * n,
+    shape: `[${R}, ${D}]`,
+    elements: n,
+    floats: (backward ? 3 : 2) * n,
     run: backward
       ? () => k.normBackward(kind, x, affine ? gain : null, stats, dy, dx, R, D)
       : () => k.norm(kind, x, affine ? gain : null, affine ? bias : null, y, stats, R, D, 1e-5),
@@ -43,21 +74,35 @@ const norm = (kind, backward) => (k, m, B) => {
 }
 
 const softmax = (backward) => (k, m, B) => {
-  const R = B * H * T, n = R * T
-  const x = m.float(n), y = m.empty(n), dy = m.float(n), dx = m.empty(n)
+  const R = B * H * T,
+    n = R * T
+  const x = m.float(n),
+    y = m.empty(n),
+    dy = m.float(n),
+    dx = m.empty(n)
   k.softmax(x, y, R, T, false, T)
   return {
-    shape: `[${R}, ${T}]`, elements: n, floats: (backward ? 3 : 2) * n,
+    shape: `[${R}, ${T}]`,
+    elements: n,
+    floats: (backward ? 3 : 2) * n,
     run: backward ? () => k.softmaxBackward(y, dy, dx, R, T, false) : () => k.softmax(x, y, R, T, false, T),
   }
 }
 
 const crossEntropy = (backward) => (k, m, B) => {
-  const R = B * T, n = R * N
-  const logits = m.float(n), target = m.int(R, N), loss = m.empty(R), lse = m.empty(R), dloss = m.float(R), dlogits = m.empty(n)
+  const R = B * T,
+    n = R * N
+  const logits = m.float(n),
+    target = m.int(R, N),
+    loss = m.empty(R),
+    lse = m.empty(R),
+    dloss = m.float(R),
+    dlogits = m.empty(n)
   k.crossEntropy(logits, target, loss, lse, R, N, -1)
   return {
-    shape: `[${R}, ${N}]`, elements: n, floats: (backward ? 2 : 1) * n,
+    shape: `[${R}, ${N}]`,
+    elements: n,
+    floats: (backward ? 2 : 1) * n,
     run: backward
       ? () => k.crossEntropyBackward(logits, target, lse, dloss, dlogits, R, N, -1)
       : () => k.crossEntropy(logits, target, loss, lse, R, N, -1),
@@ -66,18 +111,30 @@ const crossEntropy = (backward) => (k, m, B) => {
 
 const dpfp = (backward) => (k, m, B) => {
   const R = B * T * H
-  const x = m.float(R * V), y = m.empty(R * K), dy = m.float(R * K), dx = m.empty(R * V)
+  const x = m.float(R * V),
+    y = m.empty(R * K),
+    dy = m.float(R * K),
+    dx = m.empty(R * V)
   return {
-    shape: `[${R}, ${V}] -> ${K}`, elements: R * K, floats: R * (V + K) + (backward ? R * V : 0),
+    shape: `[${R}, ${V}] -> ${K}`,
+    elements: R * K,
+    floats: R * (V + K) + (backward ? R * V : 0),
     run: backward ? () => k.dpfpBackward(x, dy, dx, R, V, 1) : () => k.dpfp(x, y, R, V, 1),
   }
 }
 
 const conv = (backward) => (k, m, B) => {
   const n = B * T * D
-  const x = m.float(n), w = m.float(D * W), y = m.empty(n), dy = m.float(n), dx = m.empty(n), dw = m.empty(D * W)
+  const x = m.float(n),
+    w = m.float(D * W),
+    y = m.empty(n),
+    dy = m.float(n),
+    dx = m.empty(n),
+    dw = m.empty(D * W)
   return {
-    shape: `[${B}, ${T}, ${D}], width ${W}`, elements: n, floats: (backward ? 3 : 2) * n,
+    shape: `[${B}, ${T}, ${D}], width ${W}`,
+    elements: n,
+    floats: (backward ? 3 : 2) * n,
     run: backward ? () => k.convBackward(x, w, null, dy, dx, dw, null, B, T, D, W) : () => k.conv(x, w, null, y, B, T, D, W),
   }
 }
@@ -87,25 +144,42 @@ const conv = (backward) => (k, m, B) => {
  * product of the backward pass once, so that a chunk form that does more arithmetic in less time shows the higher rate.
  */
 const fastWeights = (rule, form, backward) => (k, m, B) => {
-  const R = B * T * H, S = B * H * K * V, snapshots = S * Math.ceil(T / C)
+  const R = B * T * H,
+    S = B * H * K * V,
+    snapshots = S * Math.ceil(T / C)
   const sizes = { B, T, H, K, V, C, scale: 1 }
-  const q = m.float(R * K, 0), key = m.float(R * K, 0), v = m.float(R * V), beta = m.float(R, 0)
+  const q = m.float(R * K, 0),
+    key = m.float(R * K, 0),
+    v = m.float(R * V),
+    beta = m.float(R, 0)
   // Unit keys with beta in (0, 1), as models have: the state stays bounded.
-  const ones = m.empty(R * K), stats = m.empty(2 * R)
+  const ones = m.empty(R * K),
+    stats = m.empty(2 * R)
   k.norm('l2', key, null, null, ones, stats, R, K, 1e-6)
-  const y = m.empty(R * V), sT = m.empty(S), states = m.empty(snapshots)
-  const dy = m.float(R * V), dq = m.empty(R * K), dk = m.empty(R * K), dv = m.empty(R * V), dbeta = m.empty(R)
-  const forward = rule === 'delta'
-    ? () => k.deltaRule(form, q, ones, v, beta, null, y, sT, states, sizes)
-    : () => k.sumRule(form, q, ones, v, null, null, y, sT, null, null, states, null, 0, sizes)
+  const y = m.empty(R * V),
+    sT = m.empty(S),
+    states = m.empty(snapshots)
+  const dy = m.float(R * V),
+    dq = m.empty(R * K),
+    dk = m.empty(R * K),
+    dv = m.empty(R * V),
+    dbeta = m.empty(R)
+  const forward =
+    rule === 'delta'
+      ? () => k.deltaRule(form, q, ones, v, beta, null, y, sT, states, sizes)
+      : () => k.sumRule(form, q, ones, v, null, null, y, sT, null, null, states, null, 0, sizes)
   forward()
-  const run = !backward ? forward : rule === 'delta'
-    ? () => k.deltaRuleBackward(form, q, ones, v, beta, states, dy, null, dq, dk, dv, dbeta, null, sizes)
-    : () => k.sumRuleBackward(form, q, ones, v, null, null, states, null, dy, null, null, dq, dk, dv, null, null, sizes)
+  const run = !backward
+    ? forward
+    : rule === 'delta'
+      ? () => k.deltaRuleBackward(form, q, ones, v, beta, states, dy, null, dq, dk, dv, dbeta, null, sizes)
+      : () => k.sumRuleBackward(form, q, ones, v, null, null, states, null, dy, null, null, dq, dk, dv, null, null, sizes)
   const products = rule === 'delta' ? (backward ? 6 : 3) : backward ? 4 : 2
   return {
-    shape: `B ${B}, T ${T}, H ${H}, K ${K}, V ${V}, C ${C}`, flops: products * 2 * R * K * V,
-    floats: R * (2 * K + 2 * V) * (backward ? 2 : 1) + snapshots, run,
+    shape: `B ${B}, T ${T}, H ${H}, K ${K}, V ${V}, C ${C}`,
+    flops: products * 2 * R * K * V,
+    floats: R * (2 * K + 2 * V) * (backward ? 2 : 1) + snapshots,
+    run,
   }
 }
 
@@ -115,28 +189,48 @@ export const cases = {
   'matmul dy W': matmul('', 'R', D, F),
   'matmul dW += dy^T x': matmul('a', F, D, 'R', { accumulate: true }),
   add: elementwise(3, (k, m, n) => {
-    const a = m.float(n), b = m.float(n), y = m.empty(n)
+    const a = m.float(n),
+      b = m.float(n),
+      y = m.empty(n)
     return () => k.binary('add', a, b, y, [n], [1], [1])
   }),
   'mul by a row': elementwise(2, (k, m, n) => {
-    const a = m.float(n), b = m.float(F), y = m.empty(n)
+    const a = m.float(n),
+      b = m.float(F),
+      y = m.empty(n)
     return () => k.binary('mul', a, b, y, [n / F, F], [F, 1], [0, 1])
   }),
   'accumulate y += x': elementwise(3, (k, m, n) => {
-    const x = m.float(n), y = m.float(n)
+    const x = m.float(n),
+      y = m.float(n)
     return () => k.accumulate(x, y, n)
   }),
-  ...Object.fromEntries(['relu', 'gelu', 'silu', 'exp'].map((op) => [op, elementwise(2, (k, m, n) => {
-    const x = m.float(n), y = m.empty(n)
-    return () => k.unary(op, x, y, n)
-  })])),
-  ...Object.fromEntries(['relu', 'gelu', 'silu'].map((op) => [`${op} backward`, elementwise(4, (k, m, n) => {
-    const x = m.float(n), y = m.empty(n), dy = m.float(n), dx = m.empty(n)
-    k.unary(op, x, y, n)
-    return () => k.unaryBackward(op, x, y, dy, dx, n)
-  })])),
+  ...Object.fromEntries(
+    ['relu', 'gelu', 'silu', 'exp'].map((op) => [
+      op,
+      elementwise(2, (k, m, n) => {
+        const x = m.float(n),
+          y = m.empty(n)
+        return () => k.unary(op, x, y, n)
+      }),
+    ]),
+  ),
+  ...Object.fromEntries(
+    ['relu', 'gelu', 'silu'].map((op) => [
+      `${op} backward`,
+      elementwise(4, (k, m, n) => {
+        const x = m.float(n),
+          y = m.empty(n),
+          dy = m.float(n),
+          dx = m.empty(n)
+        k.unary(op, x, y, n)
+        return () => k.unaryBackward(op, x, y, dy, dx, n)
+      }),
+    ]),
+  ),
   dropout: elementwise(2, (k, m, n) => {
-    const x = m.float(n), y = m.empty(n)
+    const x = m.float(n),
+      y = m.empty(n)
     return () => k.dropout(x, y, n, 0.1, 1, 2)
   }),
   'normal random': elementwise(1, (k, m, n) => {
@@ -145,41 +239,61 @@ export const cases = {
   }),
   'permute [B,T,H,V] -> [B,H,T,V]': (k, m, B) => {
     const n = B * T * D
-    const x = m.float(n), y = m.empty(n)
+    const x = m.float(n),
+      y = m.empty(n)
     return {
-      shape: `[${B}, ${T}, ${H}, ${V}]`, elements: n, floats: 2 * n,
+      shape: `[${B}, ${T}, ${H}, ${V}]`,
+      elements: n,
+      floats: 2 * n,
       run: () => k.copy(x, y, [B, H, T, V], [T * D, V, D, 1], 0, [T * D, T * V, V, 1], 0),
     }
   },
   'embedding gather': (k, m, B) => {
     const R = B * T
-    const table = m.float(N * D), index = m.int(R, N), y = m.empty(R * D)
+    const table = m.float(N * D),
+      index = m.int(R, N),
+      y = m.empty(R * D)
     return { shape: `[${N}, ${D}] -> [${R}, ${D}]`, elements: R * D, floats: 2 * R * D, run: () => k.gather(table, index, y, R, N, D) }
   },
   'embedding backward': (k, m, B) => {
     const R = B * T
-    const dy = m.float(R * D), index = m.int(R, N), dtable = m.empty(N * D)
-    return { shape: `[${R}, ${D}] -> [${N}, ${D}]`, elements: R * D, floats: R * D + N * D, run: () => k.gatherBackward(dy, index, dtable, R, N, D) }
+    const dy = m.float(R * D),
+      index = m.int(R, N),
+      dtable = m.empty(N * D)
+    return {
+      shape: `[${R}, ${D}] -> [${N}, ${D}]`,
+      elements: R * D,
+      floats: R * D + N * D,
+      run: () => k.gatherBackward(dy, index, dtable, R, N, D),
+    }
   },
   'sum over rows (bias gradient)': (k, m, B) => {
     const n = B * T * F
-    const x = m.float(n), y = m.empty(F)
+    const x = m.float(n),
+      y = m.empty(F)
     return { shape: `[${B * T}, ${F}] -> [${F}]`, elements: n, floats: n, run: () => k.reduce('sum', x, y, 1, B * T, F) }
   },
   'sum over columns': (k, m, B) => {
     const n = B * T * F
-    const x = m.float(n), y = m.empty(B * T)
+    const x = m.float(n),
+      y = m.empty(B * T)
     return { shape: `[${B * T}, ${F}] -> [${B * T}]`, elements: n, floats: n, run: () => k.reduce('sum', x, y, B * T, F, 1) }
   },
   'sum of squares (clipping)': elementwise(1, (k, m, n) => {
-    const x = m.float(n), y = m.empty(1)
+    const x = m.float(n),
+      y = m.empty(1)
     return () => k.sumSquares(x, n, y, 0)
   }),
   'layer norm': norm('layer', false),
   'layer norm backward': norm('layer', true),
   'layer norm gain, bias backward': (k, m, B) => {
-    const R = B * T, n = R * D
-    const x = m.float(n), stats = m.float(2 * R), dy = m.float(n), dgain = m.empty(D), dbias = m.empty(D)
+    const R = B * T,
+      n = R * D
+    const x = m.float(n),
+      stats = m.float(2 * R),
+      dy = m.float(n),
+      dgain = m.empty(D),
+      dbias = m.empty(D)
     return { shape: `[${R}, ${D}]`, elements: n, floats: 2 * n, run: () => k.normGainBackward(x, stats, dy, dgain, dbias, R, D) }
   },
   'rms norm': norm('rms', false),
@@ -196,10 +310,28 @@ export const cases = {
   'conv backward': conv(true),
   adam: (k, m, B) => {
     const n = (B * D * F) / 4
-    const p = m.float(n), g = m.float(n), first = m.float(n), second = m.float(n, 0), scale = m.float(1)
-    const options = { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01, decoupled: true, correction1: 0.1, correction2: 0.001 }
+    const p = m.float(n),
+      g = m.float(n),
+      first = m.float(n),
+      second = m.float(n, 0),
+      scale = m.float(1)
+    const options = {
+      lr: 1e-3,
+      beta1: 0.9,
+      beta2: 0.999,
+      eps: 1e-8,
+      weightDecay: 0.01,
+      decoupled: true,
+      correction1: 0.1,
+      correction2: 0.001,
+    }
     return { shape: `[${n}]`, elements: n, floats: 7 * n, run: () => k.adam(p, g, first, second, n, scale, options) }
   },
-  ...Object.fromEntries(['sum', 'delta'].flatMap((rule) => [false, true].flatMap((backward) => ['recurrent', 'chunk'].map((form) =>
-    [`${rule} rule${backward ? ' backward' : ''}, ${form}`, fastWeights(rule, form, backward)])))),
+  ...Object.fromEntries(
+    ['sum', 'delta'].flatMap((rule) =>
+      [false, true].flatMap((backward) =>
+        ['recurrent', 'chunk'].map((form) => [`${rule} rule${backward ? ' backward' : ''}, ${form}`, fastWeights(rule, form, backward)]),
+      ),
+    ),
+  ),
 }

@@ -15,16 +15,22 @@ const memory = {
   float(size, from = -1) {
     const storage = memory.empty(size)
     let s = size | 0
-    device.write(storage, Float32Array.from({ length: size }, () => {
-      s = (Math.imul(s, 1664525) + 1013904223) | 0
-      return from + ((1 - from) * (s >>> 8)) / 2 ** 24
-    }))
+    device.write(
+      storage,
+      Float32Array.from({ length: size }, () => {
+        s = (Math.imul(s, 1664525) + 1013904223) | 0
+        return from + ((1 - from) * (s >>> 8)) / 2 ** 24
+      }),
+    )
     return storage
   },
   int(size, below) {
     const storage = device.allocate('int32', size)
     held.push(storage)
-    device.write(storage, Int32Array.from({ length: size }, (_, i) => (i * 7919) % below))
+    device.write(
+      storage,
+      Int32Array.from({ length: size }, (_, i) => (i * 7919) % below),
+    )
     return storage
   },
   empty(size) {
@@ -44,7 +50,9 @@ serve({
     for (const storage of held) device.free(storage)
     held = []
     const { run, ...facts } = cases[name](device.kernels, memory, B)
-    current = (count) => { for (let i = 0; i < count; i++) run() }
+    current = (count) => {
+      for (let i = 0; i < count; i++) run()
+    }
     repeats = await calibrate(current, 0.02, 0.1)
     return facts
   },

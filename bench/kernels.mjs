@@ -24,9 +24,14 @@ export async function run({ rounds = 5, only = '' }) {
         for (const [i, child] of children.entries()) facts.push(await child.call('prepare', { name, B: devices[i].B }))
         const seconds = devices.map(() => [])
         for (let round = 0; round < rounds; round++) {
-          for (const [i, child] of children.entries()) if (!devices[i].options.reference || round === 0) seconds[i].push(await child.call('sample'))
+          for (const [i, child] of children.entries())
+            if (!devices[i].options.reference || round === 0) seconds[i].push(await child.call('sample'))
         }
-        results.push({ name, shape: facts[1].shape, devices: devices.map(({ label }, i) => ({ label, ...facts[i], seconds: summary(seconds[i]) })) })
+        results.push({
+          name,
+          shape: facts[1].shape,
+          devices: devices.map(({ label }, i) => ({ label, ...facts[i], seconds: summary(seconds[i]) })),
+        })
       } catch (error) {
         throw new Error(`${name}: ${error.message}`)
       }
@@ -41,12 +46,33 @@ export async function run({ rounds = 5, only = '' }) {
   const bandwidth = (d) => (4 * d.floats) / d.seconds.median / 1e9
   const table = (title, unit, rows) => {
     if (!rows.length) return
-    console.log(`\n${title}: ${unit}, median of ${rounds} rounds (reference: one sample, batch 1), wasm relaxed where there is such a thing\n`)
-    printTable(['kernel', 'shape', 'reference', '1 thread', '2 threads', '1 / reference', '2 / 1', 'GB/s, 1', 'GB/s, 2'],
-      rows.map(({ name, shape, devices: [reference, one, two] }) => [name, shape, digits(rate(reference)), digits(rate(one)), digits(rate(two)),
-        `${digits(speedup(reference, one))}x`, `${digits(speedup(one, two))}x`, digits(bandwidth(one)), digits(bandwidth(two))]))
+    console.log(
+      `\n${title}: ${unit}, median of ${rounds} rounds (reference: one sample, batch 1), wasm relaxed where there is such a thing\n`,
+    )
+    printTable(
+      ['kernel', 'shape', 'reference', '1 thread', '2 threads', '1 / reference', '2 / 1', 'GB/s, 1', 'GB/s, 2'],
+      rows.map(({ name, shape, devices: [reference, one, two] }) => [
+        name,
+        shape,
+        digits(rate(reference)),
+        digits(rate(one)),
+        digits(rate(two)),
+        `${digits(speedup(reference, one))}x`,
+        `${digits(speedup(one, two))}x`,
+        digits(bandwidth(one)),
+        digits(bandwidth(two)),
+      ]),
+    )
   }
-  table('Products', 'GFLOP/s', results.filter((r) => r.devices[0].flops))
-  table('\nThe others', 'ns an element', results.filter((r) => !r.devices[0].flops))
+  table(
+    'Products',
+    'GFLOP/s',
+    results.filter((r) => r.devices[0].flops),
+  )
+  table(
+    '\nThe others',
+    'ns an element',
+    results.filter((r) => !r.devices[0].flops),
+  )
   return { rounds, results }
 }

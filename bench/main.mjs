@@ -32,7 +32,7 @@ function parse(argv) {
   let values
   let positionals
   try {
-    ({ values, positionals } = parseArgs({
+    ;({ values, positionals } = parseArgs({
       args: argv,
       allowPositionals: true,
       options: { sizes: { type: 'string' }, rounds: { type: 'string' }, only: { type: 'string' }, help: { type: 'boolean', short: 'h' } },

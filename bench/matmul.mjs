@@ -5,7 +5,11 @@ import { digits, printTable, progress } from './report.mjs'
 import { summary } from './timing.mjs'
 
 const ours = (threads, relaxed) => ({
-  label: `fastweights ${relaxed ? 'relaxed' : 'plain'}, ${threads} thread${threads > 1 ? 's' : ''}`, module: 'fastweights', ours: true, threads, relaxed,
+  label: `fastweights ${relaxed ? 'relaxed' : 'plain'}, ${threads} thread${threads > 1 ? 's' : ''}`,
+  module: 'fastweights',
+  ours: true,
+  threads,
+  relaxed,
 })
 const contenders = [
   ours(1, false),
@@ -65,14 +69,20 @@ export async function run({ sizes = [64, 128, 256, 512, 1024], rounds = 15 }) {
 function report(entries, sizes, rounds) {
   const mine = (threads, relaxed) => entries.find((e) => e.ours && e.threads === threads && e.relaxed === relaxed)
   const limit = (relaxed) => entries.find((e) => e.limit && e.relaxed === relaxed)
-  const best = (n, test) => entries.filter((e) => !e.ours && !e.limit && test(e))
-    .reduce((x, y) => (y.results[n].median > x.results[n].median ? y : x))
+  const best = (n, test) =>
+    entries.filter((e) => !e.ours && !e.limit && test(e)).reduce((x, y) => (y.results[n].median > x.results[n].median ? y : x))
 
   console.log(`\nmatmul, float32, n x n x n: GFLOP/s, median (min-max) of ${rounds} interleaved rounds\n`)
-  printTable(['n', ...sizes], entries.map((e) => [e.label, ...sizes.map((n) => {
-    const { median, min, max } = e.results[n]
-    return `${digits(median)} (${digits(min)}-${digits(max)})`
-  })]))
+  printTable(
+    ['n', ...sizes],
+    entries.map((e) => [
+      e.label,
+      ...sizes.map((n) => {
+        const { median, min, max } = e.results[n]
+        return `${digits(median)} (${digits(min)}-${digits(max)})`
+      }),
+    ]),
+  )
 
   /** x over y(n): by medians, and by the fastest samples, which a busy machine disturbs less. */
   const ratio = (label, x, y) => ({
@@ -90,13 +100,20 @@ function report(entries, sizes, rounds) {
   const ratios = [
     ratio('plain, 1 thread / best peer without flags', mine(1, false), (n) => best(n, (e) => e.threads === 1 && plain(e))),
     ratio('relaxed, 1 thread / best of all peers', mine(1, true), (n) => best(n, (e) => e.threads === 1)),
-    ...both.map((relaxed) => ratio(`${name(relaxed)}, 2 threads / best peer with 2`, mine(2, relaxed), (n) => best(n, (e) => e.threads === 2))),
+    ...both.map((relaxed) =>
+      ratio(`${name(relaxed)}, 2 threads / best peer with 2`, mine(2, relaxed), (n) => best(n, (e) => e.threads === 2)),
+    ),
     ...both.map((relaxed) => ratio(`${name(relaxed)}, 2 threads / 1 thread`, mine(2, relaxed), () => mine(1, relaxed))),
     ...both.map((relaxed) => ratio(`${name(relaxed)}, 1 thread / its 128-bit limit`, mine(1, relaxed), () => limit(relaxed))),
   ]
   console.log('\nfastweights: ratio of medians (of the fastest samples)\n')
-  printTable(['n', ...sizes], ratios.map(({ label, values }) =>
-    [label, ...values.map(({ median, fastest, name }) => `${median.toFixed(2)}x (${fastest.toFixed(2)}x)${name && ` ${name}`}`)]))
+  printTable(
+    ['n', ...sizes],
+    ratios.map(({ label, values }) => [
+      label,
+      ...values.map(({ median, fastest, name }) => `${median.toFixed(2)}x (${fastest.toFixed(2)}x)${name && ` ${name}`}`),
+    ]),
+  )
   console.log(`\npeers: ${[...new Set(entries.filter((e) => !e.ours && !e.limit).map((e) => `${e.module} ${e.version}`))].join(', ')}`)
   return {
     rounds,

@@ -22,7 +22,11 @@ export function printMachine() {
 export function printTable(header, rows) {
   const all = [header, ...rows.filter(Boolean)]
   const widths = header.map((_, column) => Math.max(...all.map((row) => String(row[column] ?? '').length)))
-  const line = (row) => row.map((cell, i) => (i ? String(cell).padStart(widths[i]) : String(cell).padEnd(widths[i]))).join('  ').trimEnd()
+  const line = (row) =>
+    row
+      .map((cell, i) => (i ? String(cell).padStart(widths[i]) : String(cell).padEnd(widths[i])))
+      .join('  ')
+      .trimEnd()
   console.log(line(header))
   console.log(widths.map((w) => '-'.repeat(w)).join('  '))
   for (const row of rows) console.log(row ? line(row) : '')

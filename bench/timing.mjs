@@ -6,17 +6,17 @@ export async function time(work, repeats) {
 }
 
 /**
- * Warms up for `warmUp` seconds (V8 first runs quickly compiled code and replaces it with optimised code in the background),
- * then gives the number of repetitions that make one sample last `target` seconds or a little more.
+ * Warms up for `warmUp` seconds and at least four calls (V8 first runs quickly compiled code, and changes to optimised code from one call to
+ * a later one), then gives the number of repetitions that make one sample last `target` seconds or a little more.
  */
 export async function calibrate(work, target = 0.025, warmUp = 0.25) {
   const end = performance.now() + warmUp * 1000
   let repeats = 1
   let seconds = Infinity
-  do {
+  for (let call = 0; call < 4 || performance.now() < end; call++) {
     seconds = Math.min(seconds, await time(work, repeats))
     if (seconds * repeats < target) repeats = Math.max(repeats + 1, Math.min(repeats * 4, Math.ceil((1.1 * target) / seconds)))
-  } while (performance.now() < end)
+  }
   return Math.max(1, Math.ceil((1.1 * target) / seconds))
 }
 

@@ -26,7 +26,11 @@ serve({
     const model = new Transformer({ symbols, dModel: d, heads, layers, dFF: dff, nu })
     const optimizer = new Adam(model.namedParameters(), { lr: 1e-4 })
     // Any text will do: time doesn't depend on it.
-    const text = (shift) => tensor(Int32Array.from({ length: batch * length }, (_, i) => ((i + shift) * 7919) % symbols), { dtype: 'int32', shape: [batch, length] })
+    const text = (shift) =>
+      tensor(
+        Int32Array.from({ length: batch * length }, (_, i) => ((i + shift) * 7919) % symbols),
+        { dtype: 'int32', shape: [batch, length] },
+      )
     const tokens = text(0)
     const targets = text(1)
     step = async () => {

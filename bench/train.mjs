@@ -28,7 +28,8 @@ async function limit(relaxed) {
 
 export async function run({ rounds = 5, only = '' }) {
   const chosen = settings.filter(({ name }) => name.includes(only))
-  if (!chosen.length) throw new Error(`no training setting's name contains '${only}' (there are ${settings.map(({ name }) => name).join(', ')})`)
+  if (!chosen.length)
+    throw new Error(`no training setting's name contains '${only}' (there are ${settings.map(({ name }) => name).join(', ')})`)
   const results = []
   for (const setting of chosen) {
     for (const { threads, relaxed } of builds) {
@@ -45,7 +46,18 @@ export async function run({ rounds = 5, only = '' }) {
         const tokens = setting.batch * setting.length
         const time = summary(seconds)
         const gflops = (6 * parameters * tokens) / time.median / 1e9
-        results.push({ label, setting, threads, relaxed, parameters, seconds: time, samples: seconds, gflops, limit: peak, memory: await child.call('memory') })
+        results.push({
+          label,
+          setting,
+          threads,
+          relaxed,
+          parameters,
+          seconds: time,
+          samples: seconds,
+          gflops,
+          limit: peak,
+          memory: await child.call('memory'),
+        })
       } catch (error) {
         throw new Error(`${label}: ${error.message}`)
       } finally {
@@ -55,12 +67,25 @@ export async function run({ rounds = 5, only = '' }) {
   }
   progress('')
   const mb = (bytes) => `${(bytes / 1e6).toFixed(0)} MB`
-  console.log(`\none training step, batch ${batch} x ${length} tokens: median (min-max) of ${rounds} steps; GFLOP/s = 6 x parameters x tokens / time\n`)
-  printTable(['setting', 'parameters', 'seconds', 'tokens/s', 'GFLOP/s', 'of limit', 'in use', 'reserved', 'process'], results.map((r) => [
-    r.label, `${(r.parameters / 1e6).toFixed(2)} M`, `${digits(r.seconds.median)} (${digits(r.seconds.min)}-${digits(r.seconds.max)})`,
-    digits((batch * length) / r.seconds.median), digits(r.gflops), `${((100 * r.gflops) / r.limit).toFixed(0)}%`,
-    mb(r.memory.inUse), mb(r.memory.reserved), mb(r.memory.process),
-  ]))
-  console.log('\nin use: most bytes in tensors within a step; reserved: taken from the system by the device; process: largest resident size')
+  console.log(
+    `\none training step, batch ${batch} x ${length} tokens: median (min-max) of ${rounds} steps; GFLOP/s = 6 x parameters x tokens / time\n`,
+  )
+  printTable(
+    ['setting', 'parameters', 'seconds', 'tokens/s', 'GFLOP/s', 'of limit', 'in use', 'reserved', 'process'],
+    results.map((r) => [
+      r.label,
+      `${(r.parameters / 1e6).toFixed(2)} M`,
+      `${digits(r.seconds.median)} (${digits(r.seconds.min)}-${digits(r.seconds.max)})`,
+      digits((batch * length) / r.seconds.median),
+      digits(r.gflops),
+      `${((100 * r.gflops) / r.limit).toFixed(0)}%`,
+      mb(r.memory.inUse),
+      mb(r.memory.reserved),
+      mb(r.memory.process),
+    ]),
+  )
+  console.log(
+    '\nin use: most bytes in tensors within a step; reserved: taken from the system by the device; process: largest resident size',
+  )
   return { rounds, results }
 }

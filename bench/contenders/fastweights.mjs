@@ -9,11 +9,20 @@ export async function open({ threads, relaxed }) {
     version: device.description,
     prepare(n, dataA, dataB) {
       for (const storage of held) device.free(storage)
-      const [a, b, c] = held = [0, 1, 2].map(() => device.allocate('float32', n * n))
+      const [a, b, c] = (held = [0, 1, 2].map(() => device.allocate('float32', n * n)))
       device.write(a, dataA)
       device.write(b, dataB)
       const sizes = {
-        batch: 1, strideA: 0, strideB: 0, M: n, N: n, K: n, transposeA: false, transposeB: false, accumulate: false, activation: null,
+        batch: 1,
+        strideA: 0,
+        strideB: 0,
+        M: n,
+        N: n,
+        K: n,
+        transposeA: false,
+        transposeB: false,
+        accumulate: false,
+        activation: null,
       }
       const run = () => device.kernels.matmul(a, b, null, c, sizes)
       return {
@@ -22,7 +31,9 @@ export async function open({ threads, relaxed }) {
           run()
           return device.read(c, n * n)
         },
-        work: (repeats) => { for (let i = 0; i < repeats; i++) run() },
+        work: (repeats) => {
+          for (let i = 0; i < repeats; i++) run()
+        },
       }
     },
   }

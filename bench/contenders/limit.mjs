@@ -5,7 +5,15 @@
  */
 const chains = 14
 const unroll = 8
-const op = { get: 0x20, set: 0x21, const: 0x41, splat: [0xfd, 0x13], mul: [0xfd, 0xe6, 0x01], add: [0xfd, 0xe4, 0x01], madd: [0xfd, 0x85, 0x02] }
+const op = {
+  get: 0x20,
+  set: 0x21,
+  const: 0x41,
+  splat: [0xfd, 0x13],
+  mul: [0xfd, 0xe6, 0x01],
+  add: [0xfd, 0xe4, 0x01],
+  madd: [0xfd, 0x85, 0x02],
+}
 const i32 = 0x7f
 const f32 = 0x7d
 const v128 = 0x7b
@@ -40,7 +48,7 @@ function assemble(relaxed) {
   body.push(0xfd, 0x1f, 0, 0x0b) // f32x4.extract_lane 0
   const code = [1, ...unsigned(1 + chains), v128, ...body]
   return new Uint8Array([
-    0, 0x61, 0x73, 0x6d, 1, 0, 0, 0,
+    ...Buffer.from('\0asm\x01\0\0\0'),
     ...section(1, [1, 0x60, 2, i32, f32, 1, f32]),
     ...section(3, [1, 0]),
     ...section(7, [1, 1, 'f'.charCodeAt(0), 0, 0]),
@@ -57,7 +65,9 @@ export async function open({ relaxed }) {
     prepare: () => ({
       flops: turns * unroll * chains * 8,
       // x settles at a / (1 - a) = 1: no overflow, no denormals.
-      work: (repeats) => { for (let i = 0; i < repeats; i++) instance.exports.f(turns, 0.5) },
+      work: (repeats) => {
+        for (let i = 0; i < repeats; i++) instance.exports.f(turns, 0.5)
+      },
     }),
   }
 }

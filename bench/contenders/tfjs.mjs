@@ -34,7 +34,9 @@ export async function open() {
           c.dispose()
           return data
         },
-        work: (repeats) => { for (let i = 0; i < repeats; i++) tf.matMul(a, b).dispose() },
+        work: (repeats) => {
+          for (let i = 0; i < repeats; i++) tf.matMul(a, b).dispose()
+        },
       }
     },
   }
