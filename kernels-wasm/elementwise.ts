@@ -2,7 +2,7 @@
  * Elementwise kernels: y[i] = f(x[i], ...). A task is an element of y; pieces begin at multiples of 4.
  * Pinned by test/ops/elementwise.test.ts.
  */
-import { load, store } from './lanes'
+import { vload, vstore } from './lanes'
 import { applyUnary, applyUnaryBackward, madd, vunary } from './math'
 import { rowOffset } from './rows'
 
@@ -11,11 +11,11 @@ export function fill(begin: i32, end: i32, y: usize, value: f32): void {
   const v = f32x4.splat(value)
   let i = begin
   for (; i + 4 <= end; i += 4) v128.store(y + (<usize>i << 2), v)
-  if (i < end) store(y + (<usize>i << 2), v, end - i)
+  if (i < end) vstore(y + (<usize>i << 2), v, end - i)
 }
 
 @inline function affineStep(x: usize, y: usize, scale: v128, shift: v128, left: i32): void {
-  store(y, madd(load(x, left), scale, shift), left)
+  vstore(y, madd(vload(x, left), scale, shift), left)
 }
 
 /** y[i] = scale x[i] + shift. */
@@ -28,7 +28,7 @@ export function affine(begin: i32, end: i32, x: usize, y: usize, scale: f32, shi
 }
 
 @inline function accumulateStep(x: usize, y: usize, left: i32): void {
-  store(y, f32x4.add(load(y, left), load(x, left)), left)
+  vstore(y, f32x4.add(vload(y, left), vload(x, left)), left)
 }
 
 /** y[i] += x[i]. */
@@ -41,7 +41,7 @@ export function accumulate(begin: i32, end: i32, x: usize, y: usize): void {
 @inline function unaryLoop(op: i32, begin: i32, end: i32, x: usize, y: usize): void {
   let i = begin
   for (; i + 4 <= end; i += 4) v128.store(y + (<usize>i << 2), applyUnary(op, v128.load(x + (<usize>i << 2))))
-  if (i < end) store(y + (<usize>i << 2), vunary(op, load(x + (<usize>i << 2), end - i)), end - i)
+  if (i < end) vstore(y + (<usize>i << 2), vunary(op, vload(x + (<usize>i << 2), end - i)), end - i)
 }
 
 /** y[i] = op(x[i]); op counts in `unaryOps` (engine/devices/kernels.ts). A loop for each, so that the choice is outside. */
@@ -79,7 +79,7 @@ function vunaryBackward(op: i32, x: v128, y: v128, dy: v128): v128 {
   if (i < end) {
     const at = <usize>i << 2
     const left = end - i
-    store(dx + at, vunaryBackward(op, load(x + at, left), load(y + at, left), load(dy + at, left)), left)
+    vstore(dx + at, vunaryBackward(op, vload(x + at, left), vload(y + at, left), vload(dy + at, left)), left)
   }
 }
 
@@ -147,7 +147,7 @@ function vbinary(op: i32, a: v128, b: v128): v128 {
   for (; i < count; i += 4) {
     const left = count - i
     const va = loadStrided(a + <usize>i * stepA, stepA, left)
-    store(y + (<usize>i << 2), vbinary(op, va, loadStrided(b + <usize>i * stepB, stepB, left)), left)
+    vstore(y + (<usize>i << 2), vbinary(op, va, loadStrided(b + <usize>i * stepB, stepB, left)), left)
   }
 }
 

@@ -5,11 +5,11 @@
  */
 
 /** The next four elements, 0 for those that are not there. */
-@inline export function load(p: usize, left: i32): v128 {
+@inline export function vload(p: usize, left: i32): v128 {
   return left >= 4 ? v128.load(p) : loadTail(p, left)
 }
 
-@inline export function store(p: usize, x: v128, left: i32): void {
+@inline export function vstore(p: usize, x: v128, left: i32): void {
   if (left >= 4) v128.store(p, x)
   else storeTail(p, x, left)
 }

@@ -1,0 +1,133 @@
+/**
+ * Reductions. Every sum has one fixed order, whatever the split: results don't depend on the number of threads.
+ * max is NaN if one element is NaN, -inf over nothing. Pinned by test/ops/reduce.test.ts.
+ */
+import { maxLanes, vload, vstore } from './lanes'
+import { BLOCK, sum, sumBlock, sumSquaresBlock } from './sums'
+
+const SUM = 0
+
+/** y[r] = sum or max of the row x[r, 0..n) of [R, n]. A task is a row. */
+export function reduceRows(begin: i32, end: i32, op: i32, x: usize, y: usize, n: i32): void {
+  for (let r = begin; r < end; r++) {
+    const row = x + (<usize>r * <usize>n << 2)
+    store<f32>(y + (<usize>r << 2), op == SUM ? sum(row, n) : maxRow(row, n))
+  }
+}
+
+function maxRow(x: usize, n: i32): f32 {
+  let m0 = f32x4.splat(-Infinity), m1 = m0
+  const end = x + (<usize>n << 2)
+  for (; x + 32 <= end; x += 32) {
+    m0 = f32x4.max(m0, v128.load(x))
+    m1 = f32x4.max(m1, v128.load(x, 16))
+  }
+  let m = maxLanes(f32x4.max(m0, m1))
+  for (; x < end; x += 4) m = max(m, load<f32>(x))
+  return m
+}
+
+/** partial[i] = sum of block i of x (of its squares, if `squares`), BLOCK elements each. A task is a block. */
+export function partialSums(begin: i32, end: i32, x: usize, n: i32, squares: i32, partial: usize): void {
+  for (let i = begin; i < end; i++) {
+    const at = x + (<usize>i * BLOCK << 2)
+    const count = min(BLOCK, n - i * BLOCK)
+    store<f32>(partial + (<usize>i << 2), squares ? sumSquaresBlock(at, count, 0) : sumBlock(at, count))
+  }
+}
+
+/** y[0] = sum of the partial sums, in float64. One task. */
+export function addPartialSums(begin: i32, end: i32, partial: usize, count: i32, y: usize): void {
+  let total: f64 = 0
+  for (let i = 0; i < count; i++) total += load<f32>(partial + (<usize>i << 2))
+  store<f32>(y, <f32>total)
+}
+
+/** Columns in a task of reduceColumns: 8 vectors of running sums are what the registers hold. */
+const COLUMNS = 32
+/** Rows that are summed before they join the total, so that a long sum is one of short sums. */
+const ROWS = 256
+
+/** y[o, i] = sum or max of x[o, 0..n, i], x: [outer, n, inner]. A task is (o, 32 columns). */
+export function reduceColumns(begin: i32, end: i32, op: i32, x: usize, y: usize, n: i32, inner: i32): void {
+  const tiles = (inner + COLUMNS - 1) / COLUMNS
+  const stride = <usize>inner << 2
+  for (let task = begin; task < end; task++) {
+    const o = task / tiles
+    const i0 = (task - o * tiles) * COLUMNS
+    const width = min(COLUMNS, inner - i0)
+    const from = x + <usize>o * <usize>n * stride + (<usize>i0 << 2)
+    const to = y + <usize>o * stride + (<usize>i0 << 2)
+    for (let i = 0; i < width; i += 4) vstore(to + (<usize>i << 2), f32x4.splat(op == SUM ? 0 : -Infinity), width - i)
+    for (let j = 0; j < n; j += ROWS) {
+      const rows = min(ROWS, n - j)
+      const at = from + <usize>j * stride
+      if (width < COLUMNS) narrow(op, at, rows, stride, to, width)
+      else if (op == SUM) wide(SUM, at, rows, stride, to)
+      else wide(1, at, rows, stride, to)
+    }
+  }
+}
+
+@inline function join(op: i32, a: v128, b: v128): v128 {
+  return op == SUM ? f32x4.add(a, b) : f32x4.max(a, b)
+}
+
+/** to[0..32) = to op the rows. */
+@inline function wide(op: i32, x: usize, rows: i32, stride: usize, to: usize): void {
+  const zero = f32x4.splat(op == SUM ? 0 : -Infinity)
+  let s0 = zero, s1 = zero, s2 = zero, s3 = zero, s4 = zero, s5 = zero, s6 = zero, s7 = zero
+  for (let r = 0; r < rows; r++) {
+    s0 = join(op, s0, v128.load(x))
+    s1 = join(op, s1, v128.load(x, 16))
+    s2 = join(op, s2, v128.load(x, 32))
+    s3 = join(op, s3, v128.load(x, 48))
+    s4 = join(op, s4, v128.load(x, 64))
+    s5 = join(op, s5, v128.load(x, 80))
+    s6 = join(op, s6, v128.load(x, 96))
+    s7 = join(op, s7, v128.load(x, 112))
+    x += stride
+  }
+  v128.store(to, join(op, v128.load(to), s0))
+  v128.store(to, join(op, v128.load(to, 16), s1), 16)
+  v128.store(to, join(op, v128.load(to, 32), s2), 32)
+  v128.store(to, join(op, v128.load(to, 48), s3), 48)
+  v128.store(to, join(op, v128.load(to, 64), s4), 64)
+  v128.store(to, join(op, v128.load(to, 80), s5), 80)
+  v128.store(to, join(op, v128.load(to, 96), s6), 96)
+  v128.store(to, join(op, v128.load(to, 112), s7), 112)
+}
+
+/** The same for fewer columns, a vector at a time. */
+function narrow(op: i32, x: usize, rows: i32, stride: usize, to: usize, width: i32): void {
+  for (let i = 0; i < width; i += 4) {
+    const left = width - i
+    const at = <usize>i << 2
+    let s = f32x4.splat(op == SUM ? 0 : -Infinity)
+    for (let r = 0; r < rows; r++) s = join(op, s, vload(x + <usize>r * stride + at, left))
+    vstore(to + at, join(op, vload(to + at, left), s), left)
+  }
+}
+
+/**
+ * y[o, j, i] = sum of x[o, 0..=j, i] (of x[o, j..n, i] if `reverse`), x: [outer, n, inner]; running sums in float64.
+ * A task is (o, 4 columns).
+ */
+export function cumsum(begin: i32, end: i32, x: usize, y: usize, n: i32, inner: i32, reverse: i32): void {
+  const tiles = (inner + 3) >> 2
+  const step = reverse ? -inner : inner
+  for (let task = begin; task < end; task++) {
+    const o = task / tiles
+    const i = (task - o * tiles) << 2
+    const left = inner - i
+    let at = o * n * inner + i + (reverse ? (n - 1) * inner : 0)
+    let low = f64x2.splat(0), high = low
+    for (let j = 0; j < n; j++) {
+      const v = vload(x + (<usize>at << 2), left)
+      low = f64x2.add(low, f64x2.promote_low_f32x4(v))
+      high = f64x2.add(high, f64x2.promote_low_f32x4(i64x2.shuffle(v, v, 1, 1)))
+      vstore(y + (<usize>at << 2), i64x2.shuffle(f32x4.demote_f64x2_zero(low), f32x4.demote_f64x2_zero(high), 0, 2), left)
+      at += step
+    }
+  }
+}
