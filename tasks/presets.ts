@@ -1,0 +1,74 @@
+/** Training recipes: a model and how to train it. */
+import type { Schedule } from '../nn/optimizers.ts'
+import { constant, cosine, noam } from '../nn/optimizers.ts'
+import { labml, softmaxBaseline, type TransformerConfig } from '../nn/transformer.ts'
+
+export interface TrainingConfig {
+  /** T, characters in a sequence; B, sequences in a batch. */
+  seqLen: number
+  batch: number
+  steps: number
+  optimizer: 'adam' | 'adamw'
+  schedule: 'cosine' | 'noam' | 'constant'
+  /** Peak rate; for noam, the factor. */
+  lr: number
+  warmup: number
+  /** What the cosine falls to, as a part of the peak. */
+  lrFloor: number
+  beta2: number
+  weightDecay: number
+  /** Bound on the gradient's norm; 0 for none. */
+  clip: number
+  /** `random`: rows start anywhere; `epoch`: labml's, every piece of the text once an epoch. */
+  sampling: 'random' | 'epoch'
+  prompt: string
+}
+
+export interface Recipe {
+  description: string
+  model: Omit<TransformerConfig, 'symbols'>
+  training: TrainingConfig
+}
+
+const labmlTraining: TrainingConfig = {
+  seqLen: 128, batch: 16, steps: 62_720, optimizer: 'adam', schedule: 'noam', lr: 1, warmup: 2000, lrFloor: 0,
+  beta2: 0.999, weightDecay: 0, clip: 1, sampling: 'epoch', prompt: 'It is',
+}
+
+const defaultTraining: TrainingConfig = {
+  seqLen: 128, batch: 16, steps: 600, optimizer: 'adamw', schedule: 'cosine', lr: 3e-3, warmup: 50, lrFloor: 0.05,
+  beta2: 0.99, weightDecay: 0.1, clip: 1, sampling: 'random', prompt: 'It is',
+}
+
+const small = { dModel: 128, heads: 4, layers: 4, dFF: 512 }
+
+export const presets = {
+  default: {
+    description: 'delta rule, L2-normalised SiLU keys, short convolutions, norm for each head; about three minutes on two cores',
+    model: {
+      ...labml, ...small, featureMap: 'silu', featureNorm: 'l2', conv: 4, headNorm: true, attentionNorm: true, norm: 'rms', activation: 'gelu', embeddingStd: 0.02,
+    },
+    training: defaultTraining,
+  },
+  labml: {
+    description: "labml's fast weights transformer and experiment: d 512, 8 heads, 6 layers, DPFP nu 1, Noam; 128 epochs",
+    model: labml,
+    training: labmlTraining,
+  },
+  'labml-small': {
+    description: "labml's model at d 128, 4 heads, 4 layers",
+    model: { ...labml, ...small },
+    training: { ...labmlTraining, steps: 2000 },
+  },
+  softmax: {
+    description: 'the softmax attention baseline at the size of the default',
+    model: { ...softmaxBaseline, ...small, activation: 'gelu', norm: 'rms' },
+    training: defaultTraining,
+  },
+} as const satisfies Record<string, Recipe>
+export type PresetName = keyof typeof presets
+
+export function scheduleOf(training: TrainingConfig, dModel: number): Schedule {
+  const { schedule, lr, warmup, steps, lrFloor } = training
+  return { cosine: () => cosine(lr, warmup, steps, lr * lrFloor), noam: () => noam(dModel, warmup, lr), constant: () => constant(lr) }[schedule]()
+}
