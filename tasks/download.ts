@@ -265,5 +265,6 @@ export function reason(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   if (error.cause instanceof Error) return reason(error.cause)
   const { code, message } = error as NodeJS.ErrnoException
-  return (code !== undefined && reasons[code]) || (message || String(code)).split('\n')[0]
+  const words = /^[A-Z\d_]+: ([^,\n]+), /.exec(message)?.[1] // of Node's 'CODE: words, call path'
+  return (code !== undefined && reasons[code]) || words || (message || String(code)).split('\n')[0]
 }

@@ -1,0 +1,134 @@
+/**
+ * What a command writes: files that are whole or absent, a folder that is checked before the work starts, and metrics as JSON lines.
+ * Everything is synchronous: a step of training waits for its checkpoint anyway, and an interrupt can't come between.
+ * Tests: test/cli/files.test.ts.
+ */
+
+import {
+  appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync,
+} from 'node:fs'
+import { basename, dirname, join, resolve } from 'node:path'
+import { reason } from '../tasks/download.ts'
+
+/** Its message is one line for the user. */
+export class FileError extends Error {
+  override name = 'FileError'
+}
+
+/**
+ * Replaces the file by `content`, or leaves it as it was: whatever stops the process or the machine, the path names the old file or the new
+ * one. (A temporary file in the same folder, forced to the disk, renamed, and the folder forced to the disk.)
+ */
+export function writeAtomic(path: string, content: Uint8Array | string): void {
+  const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`)
+  try {
+    const file = openSync(temporary, 'w')
+    try {
+      writeFileSync(file, content)
+      fsyncSync(file)
+    } finally {
+      closeSync(file)
+    }
+    renameSync(temporary, path)
+    syncFolder(dirname(path))
+  } catch (error) {
+    rmSync(temporary, { force: true })
+    throw new FileError(`can't write ${path}: ${reason(error)}`)
+  }
+}
+
+/** Creates the folder where it isn't there, and writes a file in it to know that it can be written; removes what a killed process left. */
+export function prepareOutputFolder(path: string): void {
+  try {
+    createFolder(resolve(path))
+    const probe = join(path, `.probe.${process.pid}.tmp`)
+    try {
+      writeFileSync(probe, 'a line to see whether there is room\n')
+    } finally {
+      rmSync(probe, { force: true })
+    }
+    for (const name of readdirSync(path)) {
+      const writer = /^\..+\.(\d+)\.tmp$/.exec(name)?.[1]
+      if (writer !== undefined && !isRunning(Number(writer))) rmSync(join(path, name), { force: true })
+    }
+  } catch (error) {
+    throw new FileError(`can't write to the output folder ${path}: ${reason(error)}`)
+  }
+}
+
+// --- Metrics --------------------------------------------------------------------------------------------------------------------------
+
+export type Metrics = Record<string, unknown>
+
+/** Adds one line of JSON. */
+export function appendMetrics(path: string, record: Metrics): void {
+  try {
+    appendFileSync(path, `${JSON.stringify(record)}\n`)
+  } catch (error) {
+    throw new FileError(`can't write ${path}: ${reason(error)}`)
+  }
+}
+
+/** The records of a metrics file, none if there is no file. A last line that a killed process left unfinished isn't one. */
+export function readMetrics(path: string): Metrics[] {
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
+    throw new FileError(`can't read ${path}: ${reason(error)}`)
+  }
+  const lines = text.split('\n').slice(0, -1)
+  return lines.map((line, index) => {
+    let record: unknown
+    try {
+      record = JSON.parse(line)
+    } catch {
+      record = null
+    }
+    if (typeof record !== 'object' || record === null || Array.isArray(record)) {
+      throw new FileError(`${path}: line ${index + 1} isn't a JSON object`)
+    }
+    return record as Metrics
+  })
+}
+
+/** Drops the records after `step`, so that a resumed run writes its own; keeps those without a step. */
+export function truncateMetrics(path: string, step: number): void {
+  const records = readMetrics(path)
+  if (records.length === 0) return rmSync(path, { force: true })
+  const kept = records.filter(record => typeof record.step !== 'number' || record.step <= step)
+  writeAtomic(path, kept.map(record => `${JSON.stringify(record)}\n`).join(''))
+}
+
+// --- System ---------------------------------------------------------------------------------------------------------------------------
+
+/** Node's own recursive mkdir never returns where the system answers "no such folder" for a child of a folder that exists (/proc). */
+function createFolder(path: string): void {
+  if (existsSync(path)) {
+    if (!statSync(path).isDirectory()) throw new Error(`${path} is a file`)
+    return
+  }
+  createFolder(dirname(path))
+  mkdirSync(path)
+}
+
+/** Without it, a crash of the machine could undo a rename. Windows has no such call, and doesn't need it. */
+function syncFolder(path: string): void {
+  if (process.platform === 'win32') return
+  const folder = openSync(path, 'r')
+  try {
+    fsyncSync(folder)
+  } finally {
+    closeSync(folder)
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
+  }
+}
