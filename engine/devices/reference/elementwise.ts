@@ -6,8 +6,9 @@ import { offsets } from './strides.ts'
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x))
 /** log(1 + e^x) without overflow. */
 const softplus = (x: number): number => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)))
-const geluC = Math.sqrt(2 / Math.PI)
-const geluTanh = (x: number): number => Math.tanh(geluC * (x + 0.044715 * x ** 3))
+/** (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3), without the cancellation where tanh is near -1. */
+const geluC = 2 * Math.sqrt(2 / Math.PI)
+const geluGate = (x: number): number => sigmoid(geluC * (x + 0.044715 * x ** 3))
 
 /** f(x), and f'(x) given x and y = f(x). */
 export const unaryTable: Record<UnaryOp, { f: (x: number) => number; df: (x: number, y: number) => number }> = {
@@ -26,8 +27,8 @@ export const unaryTable: Record<UnaryOp, { f: (x: number) => number; df: (x: num
   elu: { f: (x) => (x > 0 ? x : Math.expm1(x)), df: (_, y) => (y > 0 ? 1 : y + 1) },
   silu: { f: (x) => x * sigmoid(x), df: (x) => sigmoid(x) * (1 + x * (1 - sigmoid(x))) },
   gelu: {
-    f: (x) => 0.5 * x * (1 + geluTanh(x)),
-    df: (x) => 0.5 * (1 + geluTanh(x)) + 0.5 * x * (1 - geluTanh(x) ** 2) * geluC * (1 + 3 * 0.044715 * x * x),
+    f: (x) => x * geluGate(x),
+    df: (x) => geluGate(x) * (1 + x * geluGate(-x) * geluC * (1 + 3 * 0.044715 * x * x)),
   },
   softplus: { f: softplus, df: (x) => sigmoid(x) },
 }

@@ -1,0 +1,83 @@
+/** What the tests share: seeded values, devices, comparisons. */
+import assert from 'node:assert/strict'
+import v8 from 'node:v8'
+import { relaxedAvailable, wasmDevice } from '../engine/devices/wasm/index.ts'
+import { type Device, type HostArray, referenceDevice, type Tensor } from '../engine/index.ts'
+
+// Node 20 has relaxed SIMD behind a flag, which must be set before the first module is compiled. A program may do so; so may its tests.
+if (process.versions.node.startsWith('20.')) v8.setFlagsFromString('--experimental-wasm-relaxed-simd')
+
+/** Numbers in [0, 1) from a seed (xorshift32), independent of the engine's own. */
+export function random(seed: number): () => number {
+  let x = (Math.imul(seed, 0x9e3779b1) ^ 0x5bd1e995) | 1
+  return () => {
+    x ^= x << 13
+    x ^= x >>> 17
+    x ^= x << 5
+    return (x >>> 0) / 2 ** 32
+  }
+}
+
+/** n float32 numbers in [low, high): the same on a float64 device. */
+export function uniforms(seed: number, n: number, low = -1, high = 1): Float32Array {
+  const next = random(seed)
+  return Float32Array.from({ length: n }, () => low + (high - low) * next())
+}
+
+const devices = new Map<string, Promise<Device>>()
+
+/** One wasm device for each kind, shared by all tests: threads sleep when they have nothing to do. */
+export function wasm(threads = 1, relaxed = false): Promise<Device> {
+  const key = `${threads} ${relaxed}`
+  if (!devices.has(key)) devices.set(key, wasmDevice({ threads, relaxed }))
+  return devices.get(key)!
+}
+
+/** Which builds this Node can run. */
+export const builds: readonly { name: string; relaxed: boolean }[] = [
+  { name: 'plain', relaxed: false },
+  ...(relaxedAvailable() ? [{ name: 'relaxed', relaxed: true }] : []),
+]
+
+export const reference = referenceDevice()
+
+export const sizeOf = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1)
+
+/** The values of a tensor that is needed no more. */
+export async function readAndFree(x: Tensor): Promise<number[]> {
+  const values = Array.from(await x.read())
+  x.dispose()
+  return values
+}
+
+/** The same bits, NaNs and the sign of zero included. */
+export function assertSameBits(actual: HostArray, expected: HostArray, what = ''): void {
+  assert.equal(actual.length, expected.length, what)
+  for (let i = 0; i < actual.length; i++)
+    if (!Object.is(actual[i], expected[i])) assert.fail(`${what}: element ${i} is ${actual[i]}, expected exactly ${expected[i]}`)
+}
+
+/** max |actual - expected| <= bound * (max |expected| + floor). */
+export function assertClose(actual: ArrayLike<number>, expected: ArrayLike<number>, bound: number, floor = 1, what = ''): void {
+  assert.equal(actual.length, expected.length, what)
+  let largest = 0
+  for (let i = 0; i < expected.length; i++) largest = Math.max(largest, Math.abs(expected[i]))
+  for (let i = 0; i < actual.length; i++) {
+    const error = Math.abs(actual[i] - expected[i])
+    if (!(error <= bound * (largest + floor)))
+      assert.fail(`${what}: element ${i} is ${actual[i]}, expected ${expected[i]} (error ${error.toExponential(1)}, bound ${(bound * (largest + floor)).toExponential(1)})`)
+  }
+}
+
+const rms = (n: number, at: (i: number) => number): number => {
+  let total = 0
+  for (let i = 0; i < n; i++) total += at(i) ** 2
+  return Math.sqrt(total / Math.max(n, 1))
+}
+
+/** rms(actual - expected) / (rms(expected) + floor): the measure for sequences, where errors of single elements say little. */
+export function assertRms(actual: ArrayLike<number>, expected: ArrayLike<number>, bound: number, what = '', floor = 1e-8): void {
+  assert.equal(actual.length, expected.length, what)
+  const ratio = rms(actual.length, (i) => actual[i] - expected[i]) / (rms(expected.length, (i) => expected[i]) + floor)
+  assert.ok(ratio <= bound, `${what}: rms ratio ${ratio.toExponential(1)}, bound ${bound.toExponential(0)}`)
+}

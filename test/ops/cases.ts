@@ -1,0 +1,557 @@
+/**
+ * The ops of the engine as a table: for each op, shapes and options to draw from, inputs to make, and the call. Gradient checks, wasm
+ * against reference, thread counts and the coverage of kernels are all driven by it (gradients.test.ts, wasm.test.ts).
+ * To add an op: add a case. The test that compares the table with the exports of the engine says so if you forget.
+ */
+import fc from 'fast-check'
+import * as engine from '../../engine/index.ts'
+import { type BinaryOp, type Device, type Form, type HostArray, scope, type Tensor, type UnaryOp, unaryOps } from '../../engine/index.ts'
+import { random, sizeOf, uniforms } from '../helpers.ts'
+
+/**
+ * What the values of an input look like. Where a derivative jumps or a function has a pole, the values keep away from it.
+ * any: [-2, 2). positive: [0.25, 2.25). nonzero: either sign of that. distinct: a shuffle of equally spaced values in [-2, 2).
+ * grid: integers in [-2, 2]; between: halfway between those. A number: [-number, number). below: int32 indices.
+ */
+export type Values = 'any' | 'positive' | 'nonzero' | 'distinct' | 'grid' | 'between' | number | { below: number; ignore?: number }
+
+export interface Input {
+  shape: readonly number[]
+  /** `any` by default. */
+  values?: Values
+  /** Whether it asks for a gradient: by default yes. */
+  grad?: boolean
+}
+
+/** How large the shapes of a run are. */
+export interface Sizes {
+  axis: fc.Arbitrary<number>
+  /** Bounds on the number of elements (of steps, for products). */
+  least: number
+  most: number
+}
+
+export interface Case<O = any> {
+  /** An export of engine/index.ts, and after a space which side of it. */
+  name: string
+  options: (sizes: Sizes) => fc.Arbitrary<O>
+  inputs: (o: O) => Input[]
+  run: (o: O, inputs: Tensor[], device: Device) => Tensor | Tensor[]
+  /** About how many numbers are added into one of the result or of a gradient: 1 by default. */
+  terms?: (o: O) => number
+  /** Sequences feed their errors back, so that only the error's rms says something. */
+  sequence?: boolean
+}
+
+const small = [1, 1, 2, 3, 4, 5, 6, 7]
+const ragged = [...small, 8, 9, 13, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 129]
+
+/** For differences: a gradient check evaluates an op twice for every element. */
+export const tiny: Sizes = { axis: fc.constantFrom(...small), least: 1, most: 20 }
+export const medium: Sizes = { axis: fc.constantFrom(...ragged), least: 1, most: 6000 }
+/** Beyond what one task takes, so that threads share the work. */
+export const large: Sizes = { axis: fc.constantFrom(...ragged), least: 80_000, most: 160_000 }
+
+/** Shrinks the largest axes, or stretches one, until the bounds hold; sizes stay odd where they're changed. */
+function fit(shape: readonly number[], grow: number, { least, most }: Sizes, factor: number): number[] {
+  const fitted = [...shape]
+  while (sizeOf(fitted) > most * factor) {
+    const largest = fitted.indexOf(Math.max(...fitted))
+    fitted[largest] = (fitted[largest] >> 1) | 1
+  }
+  const i = grow % fitted.length
+  if (fitted.length > 0 && sizeOf(fitted) < least * factor) fitted[i] = Math.ceil((least * factor * fitted[i]) / sizeOf(fitted)) | 1
+  return fitted
+}
+
+const shapes = (sizes: Sizes, minRank: number, maxRank: number, factor = 1): fc.Arbitrary<number[]> =>
+  fc.tuple(fc.array(sizes.axis, { minLength: minRank, maxLength: maxRank }), fc.nat({ max: 11 })).map(([shape, grow]) => fit(shape, grow, sizes, factor))
+
+/** Two shapes that broadcast to a third: some axes of size 1, some leading axes left out. */
+const broadcasts = (sizes: Sizes, maxRank: number): fc.Arbitrary<{ a: number[]; b: number[] }> =>
+  fc.tuple(shapes(sizes, 0, maxRank), fc.array(fc.nat({ max: 4 }), { minLength: maxRank, maxLength: maxRank }), fc.nat({ max: 5 })).map(([shape, ones, drop]) => ({
+    a: shape.map((d, i) => (ones[i] === 1 ? 1 : d)).slice(drop === 1 ? 1 : 0),
+    b: shape.map((d, i) => (ones[i] === 2 ? 1 : d)).slice(drop === 2 ? 1 : drop === 3 ? 2 : 0),
+  }))
+
+const broadcastShape = (a: readonly number[], b: readonly number[]): number[] => {
+  const rank = Math.max(a.length, b.length)
+  const at = (shape: readonly number[], i: number): number => shape[i - rank + shape.length] ?? 1
+  return Array.from({ length: rank }, (_, i) => (at(a, i) === 1 ? at(b, i) : at(a, i)))
+}
+
+const index = fc.nat({ max: 999 })
+const streams = fc.record({ seed: fc.nat({ max: 0xffffffff }), stream: fc.nat({ max: 1000 }) })
+const probability = fc.constantFrom(0, 0.1, 0.5, 0.9)
+
+const define = <O>(c: Case<O>): Case => c
+
+const unaryValues: Partial<Record<UnaryOp, Values>> = { abs: 'nonzero', relu: 'nonzero', elu: 'nonzero', log: 'positive', sqrt: 'positive', reciprocal: 'nonzero' }
+
+const unaryCases = unaryOps.map((op) =>
+  define({
+    name: op,
+    options: (sizes) => fc.record({ shape: shapes(sizes, 0, 4) }),
+    inputs: ({ shape }) => [{ shape, values: unaryValues[op] }],
+    run: (_, [x]) => engine[op](x),
+  }),
+)
+
+type BinaryName = 'add' | 'sub' | 'mul' | 'div' | 'maximum' | 'minimum' | 'equal' | 'greater'
+/** The values of both sides; without gradients where there are none. */
+const binaryValues: Record<BinaryName, [a: Values, b: Values, grad: boolean]> = {
+  add: ['any', 'any', true],
+  sub: ['any', 'any', true],
+  mul: ['any', 'any', true],
+  div: ['any', 'nonzero', true],
+  maximum: ['grid', 'between', true],
+  minimum: ['between', 'grid', true],
+  equal: ['grid', 'grid', false],
+  greater: ['grid', 'grid', false],
+}
+
+const binaryCases = (Object.keys(binaryValues) as BinaryName[]).flatMap((name) => {
+  const [a, b, grad] = binaryValues[name]
+  return [
+    define({
+      name,
+      options: (sizes) => broadcasts(sizes, 4),
+      inputs: (o) => [{ shape: o.a, values: a, grad }, { shape: o.b, values: b, grad }],
+      run: (_, [x, y]) => engine[name](x, y),
+      terms: (o) => sizeOf(broadcastShape(o.a, o.b)) / Math.min(sizeOf(o.a), sizeOf(o.b)),
+    }),
+    define({
+      name: `${name} constant`,
+      options: (sizes) => fc.record({ shape: shapes(sizes, 0, 4), constant: fc.constantFrom(...(grad ? [0.75, -1.75, 1.25] : [0, 1, 0.5])) }),
+      inputs: ({ shape }) => [{ shape, values: a === 'between' ? 'grid' : a, grad }],
+      run: ({ constant }, [x]) => engine[name](x, constant),
+    }),
+  ]
+})
+
+const elementwiseCases = [
+  ...unaryCases,
+  ...binaryCases,
+  define({
+    name: 'unary',
+    options: (sizes) => fc.record({ op: fc.constantFrom(...unaryOps), shape: shapes(sizes, 0, 4) }),
+    inputs: ({ shape }) => [{ shape, values: 'positive' }],
+    run: ({ op }, [x]) => engine.unary(op, x),
+  }),
+  define({
+    name: 'affine',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 0, 4), scale: fc.constantFrom(0, 1, -0.7, 3), shift: fc.constantFrom(0, 0.3) }),
+    inputs: ({ shape }) => [{ shape }],
+    run: ({ scale, shift }, [x]) => engine.affine(x, scale, shift),
+  }),
+  define({
+    name: 'expand',
+    options: (sizes) => broadcasts(sizes, 4),
+    inputs: ({ a }) => [{ shape: a }],
+    run: ({ a, b }, [x]) => engine.expand(x, broadcastShape(a, b)),
+    terms: ({ a, b }) => sizeOf(broadcastShape(a, b)) / sizeOf(a),
+  }),
+  define({
+    name: 'backward',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 0, 3) }),
+    inputs: ({ shape }) => [{ shape }],
+    run: (_, [x]) => engine.add(engine.mul(x, x), engine.add(x, x)),
+  }),
+]
+
+const reduceOptions = (sizes: Sizes, minRank: number) =>
+  fc.record({ shape: shapes(sizes, minRank, 4), axes: fc.option(fc.nat({ max: 15 }), { nil: undefined }), keep: fc.boolean() })
+type ReduceCase = { shape: number[]; axes?: number; keep: boolean }
+/** `axes` as bits: axis i is reduced where bit i is set; undefined reduces all. */
+const axesOf = ({ shape, axes, keep }: ReduceCase): engine.ReduceOptions =>
+  axes === undefined ? { keep } : { axis: shape.map((_, i) => i).filter((i) => (axes >> i) & 1), keep }
+
+const reduceCases = [
+  ...(['sum', 'mean'] as const).map((name) =>
+    define({
+      name,
+      options: (sizes) => reduceOptions(sizes, 0),
+      inputs: ({ shape }) => [{ shape }],
+      run: (o, [x]) => engine[name](x, axesOf(o)),
+      terms: ({ shape }) => sizeOf(shape),
+    }),
+  ),
+  define({
+    name: 'max',
+    options: (sizes) => reduceOptions(sizes, 0),
+    inputs: ({ shape }) => [{ shape, values: 'distinct' }],
+    run: (o, [x]) => engine.max(x, axesOf(o)),
+  }),
+  define({
+    name: 'cumsum',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 4), axis: index, reverse: fc.boolean() }),
+    inputs: ({ shape }) => [{ shape }],
+    run: ({ shape, axis, reverse }, [x]) => engine.cumsum(x, axis % shape.length, reverse),
+    terms: ({ shape, axis }) => shape[axis % shape.length],
+  }),
+]
+
+const movementCases = [
+  define({
+    name: 'reshape',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 0, 4), infer: fc.boolean() }),
+    inputs: ({ shape }) => [{ shape }],
+    run: ({ shape, infer }, [x]) => engine.reshape(x, infer ? [-1] : [...shape].reverse()),
+  }),
+  define({
+    name: 'detach',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 0, 4) }),
+    inputs: ({ shape }) => [{ shape }],
+    run: (_, [x]) => engine.add(x, engine.mul(engine.detach(x), 0)),
+  }),
+  define({
+    name: 'permute',
+    options: (sizes) => shapes(sizes, 1, 5).chain((shape) => {
+      const axes = shape.map((_, i) => i)
+      return fc.record({ shape: fc.constant(shape), order: fc.shuffledSubarray(axes, { minLength: axes.length }) })
+    }),
+    inputs: ({ shape }) => [{ shape }],
+    run: ({ order }, [x]) => engine.permute(x, order),
+  }),
+  define({
+    name: 'slice',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 4), axis: index, begin: index, length: index }),
+    inputs: ({ shape }) => [{ shape }],
+    run: ({ shape, axis, begin, length }, [x]) => {
+      const a = axis % shape.length
+      const from = begin % shape[a]
+      return engine.slice(x, a, from, from + (length % (shape[a] - from + 1)))
+    },
+  }),
+  define({
+    name: 'split',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 4), axis: index, first: index, second: index }),
+    inputs: ({ shape }) => [{ shape }],
+    run: ({ shape, axis, first, second }, [x]) => {
+      const a = axis % shape.length
+      const one = first % (shape[a] + 1)
+      const two = second % (shape[a] - one + 1)
+      return engine.split(x, a, [one, two, shape[a] - one - two])
+    },
+  }),
+  define({
+    name: 'concat',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 4), axis: index, others: fc.array(fc.integer({ min: 1, max: 6 }), { maxLength: 3 }) }),
+    inputs: ({ shape, axis, others }) =>
+      [shape[axis % shape.length], ...others].map((size) => ({ shape: shape.map((d, i) => (i === axis % shape.length ? size : d)) })),
+    run: ({ shape, axis }, parts) => engine.concat(parts, axis % shape.length),
+  }),
+  define({
+    name: 'roll',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 4), axis: index, shift: fc.integer({ min: -10, max: 10 }) }),
+    inputs: ({ shape }) => [{ shape }],
+    run: ({ shape, axis, shift }, [x]) => engine.roll(x, axis % shape.length, shift),
+  }),
+  define({
+    name: 'gather',
+    options: (sizes) => fc.record({ table: shapes(sizes, 2, 2), rows: fc.array(fc.constantFrom(1, 2, 3, 7), { maxLength: 3 }) }),
+    inputs: ({ table, rows }) => [{ shape: table }, { shape: rows, values: { below: table[0] } }],
+    run: (_, [table, rows]) => engine.gather(table, rows),
+    terms: ({ rows }) => sizeOf(rows),
+  }),
+]
+
+interface MatmulCase { sizes: number[]; a: number[]; b: number[]; transposeA: boolean; transposeB: boolean; long: boolean }
+const matmulOptions = (sizes: Sizes): fc.Arbitrary<MatmulCase> =>
+  fc.record({
+    sizes: shapes(sizes, 3, 3, sizes.most > 1000 ? 5 : 1),
+    transposeA: fc.boolean(),
+    transposeB: fc.boolean(),
+    // Longer than what the inner loops take at once.
+    long: sizes.most > 1000 ? fc.boolean() : fc.constant(false),
+    batches: broadcasts({ axis: fc.constantFrom(1, 2, 3), least: 1, most: 6 }, 2),
+  }).map(({ batches, ...rest }) => ({ ...rest, ...batches }))
+const matmulSizes = ({ sizes: [M, N, K], long, a, b }: MatmulCase) => ({ M, N, K: long && K < 100 ? K + 256 : K, batch: broadcastShape(a, b) })
+function matmulInputs(o: MatmulCase): Input[] {
+  const { M, N, K } = matmulSizes(o)
+  return [{ shape: [...o.a, ...(o.transposeA ? [K, M] : [M, K])] }, { shape: [...o.b, ...(o.transposeB ? [N, K] : [K, N])] }]
+}
+/** Their gradient is taken before the activation, or from the output: both ways must be right. */
+const activations = ['relu', 'sigmoid', 'tanh', 'elu', 'exp', 'neg', 'gelu', 'silu', 'softplus', 'square'] as const
+
+const matmulCases = [
+  define({
+    name: 'matmul',
+    options: matmulOptions,
+    inputs: matmulInputs,
+    run: (o, [a, b]) => engine.matmul(a, b, o),
+    terms: (o) => Math.max(...Object.values(matmulSizes(o)).flat()) * sizeOf(matmulSizes(o).batch),
+  }),
+  define({
+    name: 'matmul fused',
+    options: (sizes) => fc.record({
+      product: matmulOptions(sizes), bias: fc.boolean(), accumulate: fc.boolean(), activation: fc.option(fc.constantFrom(...activations), { nil: undefined }),
+    }),
+    inputs: ({ product, bias, accumulate, activation }) => {
+      const { M, N, K, batch } = matmulSizes(product)
+      // Products of about one, where the activations bend; for relu integers and halves, so that no sum is near 0.
+      const kink = activation === 'relu'
+      const [a, b] = matmulInputs(product).map((input) => ({ ...input, values: kink ? 'grid' as const : Math.sqrt(3 / Math.sqrt(K)) }))
+      return [
+        a, b,
+        ...(bias || kink ? [{ shape: [N], values: kink ? 'between' as const : 'any' as const }] : []),
+        ...(accumulate ? [{ shape: [...batch, M, N], values: kink ? 'grid' as const : 'any' as const }] : []),
+      ]
+    },
+    run: ({ product, bias, accumulate, activation }, [a, b, ...rest]) =>
+      engine.matmul(a, b, {
+        ...product, activation, ...((bias || activation === 'relu') && { bias: rest[0] }), ...(accumulate && { accumulate: rest.at(-1) }),
+      }),
+    terms: ({ product }) => Math.max(...Object.values(matmulSizes(product)).flat()) * sizeOf(matmulSizes(product).batch),
+  }),
+]
+
+const normCases = [
+  define({
+    name: 'layerNorm',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 4), gain: fc.boolean(), bias: fc.boolean(), eps: fc.constantFrom(1, 0.1) }),
+    inputs: ({ shape, gain, bias }) => [{ shape }, ...(gain ? [{ shape: shape.slice(-1) }] : []), ...(bias ? [{ shape: shape.slice(-1) }] : [])],
+    run: ({ gain, bias, eps }, [x, ...rest]) => engine.layerNorm(x, gain ? rest[0] : null, bias ? rest.at(-1) : null, eps),
+    terms: ({ shape }) => sizeOf(shape),
+  }),
+  define({
+    name: 'rmsNorm',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 4), gain: fc.boolean(), eps: fc.constantFrom(1e-6, 0.1) }),
+    inputs: ({ shape, gain }) => [{ shape, values: 'nonzero' }, ...(gain ? [{ shape: shape.slice(-1) }] : [])],
+    run: ({ eps }, [x, gain]) => engine.rmsNorm(x, gain ?? null, eps),
+    terms: ({ shape }) => sizeOf(shape),
+  }),
+  ...(['l2Norm', 'sumNorm'] as const).map((name) =>
+    define({
+      name,
+      options: (sizes) => fc.record({ shape: shapes(sizes, 1, 4), eps: fc.constantFrom(1e-6, 0.1) }),
+      inputs: ({ shape }) => [{ shape, values: 'positive' }],
+      run: ({ eps }, [x]) => engine[name](x, eps),
+      terms: ({ shape }) => shape.at(-1)!,
+    }),
+  ),
+  define({
+    name: 'softmax',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 4) }),
+    inputs: ({ shape }) => [{ shape }],
+    run: (_, [x]) => engine.softmax(x),
+    terms: ({ shape }) => shape.at(-1)!,
+  }),
+  define({
+    name: 'softmax causal',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 2, 4) }).map(({ shape }) => {
+      const [n, T] = shape.splice(-2).sort((a, b) => b - a)
+      return { shape: [...shape, T, n] }
+    }),
+    inputs: ({ shape }) => [{ shape }],
+    run: (_, [x]) => engine.softmax(x, { causal: true }),
+    terms: ({ shape }) => shape.at(-1)!,
+  }),
+  define({
+    name: 'logSoftmax',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 4) }),
+    inputs: ({ shape }) => [{ shape }],
+    run: (_, [x]) => engine.logSoftmax(x),
+    terms: ({ shape }) => shape.at(-1)!,
+  }),
+  define({
+    name: 'crossEntropy',
+    options: (sizes) =>
+      fc.record({ shape: shapes(sizes, 1, 4), reduction: fc.constantFrom('mean', 'sum', 'none'), ignore: fc.constantFrom(undefined, -100, 0) }),
+    inputs: ({ shape, ignore }) => [{ shape }, { shape: shape.slice(0, -1), values: { below: shape.at(-1)!, ignore } }],
+    run: ({ shape, reduction, ignore }, [logits, targets]) => {
+      // Ignoring class 0 may leave no target, and then there is no mean.
+      const none = targets.indices!.every((target) => target === (ignore ?? -100)) || sizeOf(shape) === 0
+      return engine.crossEntropy(logits, targets, { reduction: none && reduction === 'mean' ? 'sum' : reduction as 'mean' | 'sum' | 'none', ignore })
+    },
+    terms: ({ shape }) => sizeOf(shape),
+  }),
+]
+
+const letters = <L extends string>(sizes: Sizes, names: readonly L[], caps: Partial<Record<L, number>> = {}): fc.Arbitrary<Record<L, number>> =>
+  shapes(sizes, names.length, names.length).map((shape) =>
+    Object.fromEntries(names.map((name, i) => [name, Math.min(shape[i], caps[name] ?? Infinity)])) as Record<L, number>)
+
+const fastWeightOptions = (sizes: Sizes) =>
+  fc.record({
+    // The largest is the longest sequence; heads and states stay small enough for the reference.
+    dims: letters(sizes, ['T', 'H', 'B', 'K', 'V'], { H: 9, B: 9, K: 70, V: 70 }),
+    form: fc.constantFrom<Form>('recurrent', 'chunk'),
+    chunk: fc.constantFrom(1, 2, 3, 5, 8, 16, 32, 64),
+    scale: fc.constantFrom(1, 0.5),
+    state: fc.boolean(),
+  })
+
+const sequenceCases = [
+  define({
+    name: 'causalConv',
+    options: (sizes) => fc.record({ dims: letters(sizes, ['B', 'T', 'D']), W: fc.integer({ min: 1, max: 5 }), state: fc.boolean() }),
+    inputs: ({ dims: { B, T, D }, W, state }) => [{ shape: [B, T, D] }, { shape: [D, W] }, ...(state ? [{ shape: [B, W - 1, D] }] : [])],
+    run: (_, [x, w, before]) => {
+      const { y, state } = engine.causalConv(x, w, before)
+      return [y, state]
+    },
+    terms: ({ dims: { B, T }, W }) => Math.max(B * T, W),
+  }),
+  define({
+    name: 'dpfp',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 4), nu: index }),
+    inputs: ({ shape }) => [{ shape, values: 'nonzero' }],
+    run: ({ shape, nu }, [x]) => engine.dpfp(x, 1 + (nu % Math.min(4, 2 * shape.at(-1)! - 1))),
+    terms: () => 8,
+  }),
+  define({
+    name: 'deltaRule',
+    options: fastWeightOptions,
+    // Keys of about unit length: the rule is unstable beyond beta |k|^2 = 2.
+    inputs: ({ dims: { B, T, H, K, V }, state }) => [
+      { shape: [B, T, H, K] }, { shape: [B, T, H, K], values: 1 / Math.sqrt(K) }, { shape: [B, T, H, V] }, { shape: [B, T, H], values: 1 },
+      ...(state ? [{ shape: [B, H, K, V] }] : []),
+    ],
+    run: ({ form, chunk, scale }, [q, k, v, beta, s0]) => {
+      const { y, state } = engine.deltaRule(q, k, v, beta, s0, { form, chunk, scale })
+      return [y, state]
+    },
+    sequence: true,
+  }),
+  define({
+    name: 'sumRule',
+    options: fastWeightOptions,
+    inputs: ({ dims: { B, T, H, K, V }, state }) => [
+      { shape: [B, T, H, K] }, { shape: [B, T, H, K] }, { shape: [B, T, H, V] }, ...(state ? [{ shape: [B, H, K, V] }] : []),
+    ],
+    run: ({ form, chunk, scale }, [q, k, v, s0]) => {
+      const { y, state } = engine.sumRule(q, k, v, s0 && { S: s0 }, { form, chunk, scale })
+      return [y, state.S]
+    },
+    sequence: true,
+  }),
+  define({
+    name: 'sumRule normalised',
+    options: fastWeightOptions,
+    inputs: ({ dims: { B, T, H, K, V }, state }) => [
+      { shape: [B, T, H, K], values: 'positive' }, { shape: [B, T, H, K], values: 'positive' }, { shape: [B, T, H, V] },
+      ...(state ? [{ shape: [B, H, K, V] }, { shape: [B, H, K], values: 'positive' as const }] : []),
+    ],
+    run: ({ form, chunk, scale }, [q, k, v, S, z]) => {
+      const { y, state } = engine.sumRule(q, k, v, S && { S, z }, { form, chunk, scale, normalise: true, eps: 0.5 })
+      return [y, state.S, state.z!]
+    },
+    sequence: true,
+  }),
+]
+
+const randomCases = [
+  ...(['uniform', 'normal'] as const).map((name) =>
+    define({
+      name,
+      options: (sizes) => fc.record({ shape: shapes(sizes, 0, 4), g: streams }),
+      inputs: () => [],
+      run: ({ shape, g }, _, device) => engine[name]({ ...g }, shape, -1, 2, device),
+    }),
+  ),
+  define({
+    name: 'dropout',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 0, 4), g: streams, p: probability }),
+    inputs: ({ shape }) => [{ shape }],
+    run: ({ g, p }, [x]) => engine.dropout(x, p, { ...g }),
+  }),
+]
+
+const optimizerCases = [
+  define({
+    name: 'gradNorm',
+    options: (sizes) => fc.record({ shapes: fc.array(shapes(sizes, 0, 3), { minLength: 1, maxLength: 3 }) }),
+    inputs: (o) => o.shapes.map((shape) => ({ shape, grad: false })),
+    run: (_, grads) => engine.gradNorm(grads),
+    terms: (o) => o.shapes.reduce((n, shape) => n + sizeOf(shape), 0),
+  }),
+  define({
+    name: 'clipScale',
+    options: () => fc.record({ limit: fc.constantFrom(0.1, 1, 10) }),
+    inputs: () => [{ shape: [], values: 'positive', grad: false }],
+    run: ({ limit }, [norm]) => engine.clipScale(norm, limit),
+  }),
+  define({
+    name: 'adamStep',
+    options: (sizes) => fc.record({
+      shape: shapes(sizes, 0, 3), clipped: fc.boolean(), decoupled: fc.boolean(), weightDecay: fc.constantFrom(0, 0.1), step: fc.integer({ min: 1, max: 100 }),
+    }),
+    inputs: ({ shape, clipped }) => [
+      { shape, grad: false }, { shape, grad: false }, { shape, grad: false }, { shape, values: 'positive', grad: false },
+      ...(clipped ? [{ shape: [], values: 'positive' as const, grad: false }] : []),
+    ],
+    run: ({ decoupled, weightDecay, step }, [p, g, m, v, scale]) => {
+      const correction1 = 1 - 0.9 ** step
+      const correction2 = 1 - 0.99 ** step
+      engine.adamStep(p, g, m, v, { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay, decoupled, correction1, correction2 }, scale)
+      return [p, m, v]
+    },
+  }),
+]
+
+export const cases: readonly Case[] = [
+  ...elementwiseCases, ...reduceCases, ...movementCases, ...matmulCases, ...normCases, ...sequenceCases, ...randomCases, ...optimizerCases,
+]
+
+/** The binary ops by the names they have in the table of kernels. */
+export const kernelBinaryOps: Record<BinaryName, BinaryOp> = {
+  add: 'add', sub: 'sub', mul: 'mul', div: 'div', maximum: 'max', minimum: 'min', equal: 'equal', greater: 'greater',
+}
+
+/** The tensor that an input describes; `seed` decides its values. */
+export function make({ shape, values = 'any', grad = true }: Input, seed: number, device: Device): Tensor {
+  const n = sizeOf(shape)
+  if (typeof values === 'object') {
+    const next = random(seed)
+    const { below, ignore } = values
+    const data = Int32Array.from({ length: n }, () => (ignore !== undefined && next() < 0.25 ? ignore : Math.floor(below * next())))
+    return engine.tensor(data, { shape, device })
+  }
+  return engine.tensor(floats(values, seed, n), { shape, device, requiresGrad: grad })
+}
+
+function floats(values: Exclude<Values, object>, seed: number, n: number): Float32Array {
+  if (values === 'distinct') {
+    const spaced = uniforms(seed, n).map((_, i) => (4 * i) / n - 2)
+    const next = random(seed)
+    for (let i = n - 1; i > 0; i--) {
+      const j = Math.floor((i + 1) * next())
+      ;[spaced[i], spaced[j]] = [spaced[j], spaced[i]]
+    }
+    return spaced
+  }
+  const range = typeof values === 'number' ? values : 2
+  const u = uniforms(seed, n, -range, range)
+  if (values === 'positive') return u.map((x) => 0.25 + Math.abs(x))
+  if (values === 'nonzero') return u.map((x) => (x < 0 ? x - 0.25 : x + 0.25))
+  if (values === 'grid') return u.map((x) => Math.round(x))
+  if (values === 'between') return u.map((x) => Math.floor(x) + 0.5)
+  return u
+}
+
+export interface Evaluation {
+  outputs: HostArray[]
+  /** Of each input: null where it asked for none, or none came. */
+  grads: (HostArray | null)[]
+}
+
+/** Runs a case on a device, backward included: the outputs, contracted with seeded cotangents, make the loss. */
+export async function evaluate(c: Case, o: unknown, seed: number, device: Device): Promise<Evaluation> {
+  const { outputs, grads } = scope(() => {
+    const inputs = c.inputs(o).map((input, i) => make(input, seed + i, device))
+    const outputs = [c.run(o, inputs, device)].flat()
+    const parts = outputs.filter((y) => y.requiresGrad).map((y, i) => {
+      const cotangent = engine.tensor(uniforms(seed + 100 + i, y.size), { shape: y.shape, device })
+      return engine.sum(engine.mul(y, cotangent))
+    })
+    if (parts.length > 0) parts.reduce((a, b) => engine.add(a, b)).backward()
+    return { outputs, grads: inputs.map((x) => x.grad) }
+  })
+  const results = {
+    outputs: await Promise.all(outputs.map((y) => y.read())),
+    grads: await Promise.all(grads.map(async (g) => g && (await g.read()))),
+  }
+  for (const t of [...outputs, ...grads]) t?.dispose()
+  return results
+}

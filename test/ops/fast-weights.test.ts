@@ -1,0 +1,355 @@
+/**
+ * The fast-weight recurrences: their forms agree, states carry over, and nothing looks ahead.
+ * Written against the equations (Katharopoulos 2020, eq. 16-20; Schlag 2021, eq. 24-25), on every device.
+ */
+import assert from 'node:assert/strict'
+import fc from 'fast-check'
+import { type Device, type Form, type HostArray, deltaRule, scope, sumRule, type Tensor, tensor } from '../../engine/index.ts'
+import { assertRms, assertSameBits, builds, reference, uniforms, wasm } from '../helpers.ts'
+
+type Rule = 'sum' | 'normalised' | 'delta'
+const rules: readonly Rule[] = ['sum', 'normalised', 'delta']
+const forms: readonly Form[] = ['recurrent', 'chunk']
+
+interface Sizes { B: number; T: number; H: number; K: number; V: number }
+type Names = 'q' | 'k' | 'v' | 'beta' | 'S' | 'z' | 'dy' | 'dS' | 'dz'
+/** The inputs and the cotangents of the outputs; q, k [B,T,H,K]; v, dy [B,T,H,V]; beta [B,T,H]; S, dS [B,H,K,V]; z, dz [B,H,K]. */
+type Data = Record<Names, Float32Array>
+
+const shapeOf = ({ B, T, H, K, V }: Sizes): Record<Names, number[]> => ({
+  q: [B, T, H, K], k: [B, T, H, K], v: [B, T, H, V], beta: [B, T, H], S: [B, H, K, V], z: [B, H, K], dy: [B, T, H, V], dS: [B, H, K, V], dz: [B, H, K],
+})
+
+function data(rule: Rule, sizes: Sizes, seed: number): Data {
+  const names = Object.entries(shapeOf(sizes)) as [Names, number[]][]
+  const all = Object.fromEntries(names.map(([name, shape], i) => [name, uniforms(seed + i, shape.reduce((n, d) => n * d, 1))])) as Data
+  all.beta = all.beta.map((x) => (x + 1) / 2)
+  all.z = all.z.map(Math.abs)
+  // Features are positive where a normaliser divides by their products; keys are about unit vectors where beta |k|^2 < 2 keeps the rule stable.
+  if (rule === 'normalised') for (const name of ['q', 'k'] as const) all[name] = all[name].map((x) => Math.abs(x) + 0.1)
+  if (rule === 'delta') all.k = all.k.map((x) => x * Math.sqrt(2 / sizes.K))
+  return all
+}
+
+interface Options { form: Form; C: number; scale?: number; state?: boolean; eps?: number }
+type Result = Partial<Record<'y' | 'S' | 'z' | 'dq' | 'dk' | 'dv' | 'dbeta' | 'dS0' | 'dz0', HostArray>>
+
+function call(rule: Rule, t: Partial<Record<Names, Tensor>>, { form, C, scale, eps }: Options): { y: Tensor; S: Tensor; z?: Tensor } {
+  const options = { form, chunk: C, scale }
+  const { q, k, v, beta, S, z } = t as Record<Names, Tensor>
+  if (rule === 'delta') {
+    const { y, state } = deltaRule(q, k, v, beta, S, options)
+    return { y, S: state }
+  }
+  const normalise = rule === 'normalised'
+  const { y, state } = sumRule(q, k, v, S && { S, ...(normalise && { z }) }, { ...options, normalise, eps })
+  return { y, ...state }
+}
+
+/** Gradients of the initial state have names of their own: dS and dz are cotangents of the final one. */
+const gradName = (name: string): string => (name === 'S' || name === 'z' ? `d${name}0` : `d${name}`)
+
+async function run(rule: Rule, sizes: Sizes, d: Data, options: Options, device: Device): Promise<Result> {
+  const shape = shapeOf(sizes)
+  const inputs: Names[] = ['q', 'k', 'v', ...(rule === 'delta' ? ['beta' as const] : [])]
+  if (options.state ?? true) inputs.push('S', ...(rule === 'normalised' ? ['z' as const] : []))
+  const tensors = scope(() => {
+    const t = Object.fromEntries(inputs.map((name) => [name, tensor(d[name], { shape: shape[name], device, requiresGrad: true })]))
+    const { y, S, z } = call(rule, t, options)
+    // The node's own backward, so that it gets the cotangents of the output and of the final state together.
+    const cotangent = (name: Names): Tensor => tensor(d[name], { shape: shape[name], device })
+    const grads = y.node!.backward([cotangent('dy'), cotangent('dS'), ...(z ? [cotangent('dz')] : [])])
+    return { y, S, z, ...Object.fromEntries(inputs.map((name, i) => [gradName(name), grads[i]])) }
+  })
+  return readAll(tensors)
+}
+
+/** Token by token, in plain loops over one head's matrices: y and the final states. */
+function naive(rule: Rule, { B, T, H, K, V }: Sizes, d: Data, scale: number): Result {
+  const y = new Float64Array(B * T * H * V)
+  const S = Float64Array.from(d.S)
+  const z = Float64Array.from(d.z)
+  for (let b = 0; b < B; b++)
+    for (let h = 0; h < H; h++)
+      for (let t = 0; t < T; t++) {
+        const row = (b * T + t) * H + h
+        const state = (b * H + h) * K
+        let denominator = 1e-6
+        for (let i = 0; i < K; i++) {
+          z[state + i] += d.k[row * K + i]
+          denominator += z[state + i] * d.q[row * K + i]
+        }
+        for (let j = 0; j < V; j++) {
+          let written = d.v[row * V + j]
+          if (rule === 'delta') {
+            for (let i = 0; i < K; i++) written -= S[(state + i) * V + j] * d.k[row * K + i]
+            written *= d.beta[row]
+          }
+          let total = 0
+          for (let i = 0; i < K; i++) {
+            S[(state + i) * V + j] += d.k[row * K + i] * written
+            total += S[(state + i) * V + j] * d.q[row * K + i]
+          }
+          y[row * V + j] = (scale * total) / (rule === 'normalised' ? denominator : 1)
+        }
+      }
+  return { y, S, ...(rule === 'normalised' && { z }) }
+}
+
+/** Tokens [from, to) of each sequence. */
+function tokens(d: Data, sizes: Sizes, from: number, to: number): { d: Data; sizes: Sizes } {
+  const cut = (x: Float32Array): Float32Array => {
+    const width = x.length / (sizes.B * sizes.T)
+    return Float32Array.from(
+      Array.from({ length: sizes.B }, (_, b) => Array.from(x.subarray((b * sizes.T + from) * width, (b * sizes.T + to) * width))).flat(),
+    )
+  }
+  const { q, k, v, beta, dy } = d
+  return { d: { ...d, q: cut(q), k: cut(k), v: cut(v), beta: cut(beta), dy: cut(dy) }, sizes: { ...sizes, T: to - from } }
+}
+
+function assertAll(actual: Result, expected: Result, bound: number, what: string, sizes: Sizes): void {
+  for (const [name, e] of Object.entries(expected)) assertRms(actual[name as keyof Result]!, e, bound, `${what}: ${name}`, floorOf(sizes))
+}
+
+/** Few tokens may cancel by chance: what is left of numbers of about 1 is then held to 0.02 of the bound, two roundings of 1. */
+const floorOf = ({ B, T, H }: Sizes): number => (B * T * H < 16 ? 0.02 : 1e-8)
+
+const axis = fc.constantFrom(1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17)
+const anySizes = fc.record({ B: fc.constantFrom(1, 2), T: fc.integer({ min: 1, max: 24 }), H: fc.constantFrom(1, 2, 3), K: axis, V: axis })
+/** C from 1 to T + 3: ragged last chunks, one chunk, and chunks longer than the sequence. */
+const anyCase = anySizes.chain((sizes) =>
+  fc.record({ sizes: fc.constant(sizes), C: fc.integer({ min: 1, max: sizes.T + 3 }), scale: fc.constantFrom(1, 0.3), state: fc.boolean(), seed: fc.nat() }))
+
+/** rms(err) / (rms(ref) + 1e-8): in float32 errors of 2^-24 a step add up over tokens and widths, in float64 those of 2^-53. */
+const devices: readonly { name: string; open: () => Promise<Device>; bound: number }[] = [
+  { name: 'reference', open: async () => reference, bound: 1e-10 },
+  ...builds.map(({ name, relaxed }) => ({ name: `wasm ${name}`, open: () => wasm(1, relaxed), bound: 1e-5 })),
+]
+
+for (const { name, open, bound } of devices)
+  describe(`fast weights, ${name}`, () => {
+    let device: Device
+    before(async () => {
+      device = await open()
+    })
+
+    for (const rule of rules) {
+      const check = (title: string, property: (o: { sizes: Sizes; C: number; scale: number; state: boolean; seed: number }) => Promise<void>, numRuns = 25): void => {
+        it(`${rule}: ${title}`, () => fc.assert(fc.asyncProperty(anyCase, property), { numRuns }))
+      }
+
+      check('both forms are the loop over tokens', async ({ sizes, C, scale, seed }) => {
+        const d = data(rule, sizes, seed)
+        const expected = naive(rule, sizes, d, scale)
+        for (const form of forms) assertAll(await run(rule, sizes, d, { form, C, scale }, device), expected, bound, form, sizes)
+      })
+
+      check('recurrent = chunk: outputs, final state, every gradient', async ({ sizes, C, scale, state, seed }) => {
+        const d = data(rule, sizes, seed)
+        // One key (T = 1, or K = 1) cancels from the normalised read-out but for eps: with a tiny one its gradients are nothing but rounding.
+        const options = { scale, state, eps: 0.5 }
+        const recurrent = await run(rule, sizes, d, { form: 'recurrent', C: 1 + (seed % 7), ...options }, device)
+        const chunk = await run(rule, sizes, d, { form: 'chunk', C, ...options }, device)
+        assertAll(chunk, recurrent, bound, 'chunk against recurrent', sizes)
+        const oracle = await run(rule, sizes, d, { form: 'recurrent', C, ...options }, reference)
+        assertAll(recurrent, oracle, bound, 'recurrent against the reference', sizes)
+        assertAll(chunk, oracle, bound, 'chunk against the reference', sizes)
+      }, 40)
+
+      it(`${rule}: recurrent = chunk over 200 tokens`, async () => {
+        const sizes = { B: 1, T: 200, H: 2, K: 32, V: 24 }
+        const d = data(rule, sizes, 7)
+        const recurrent = await run(rule, sizes, d, { form: 'recurrent', C: 64 }, device)
+        for (const C of [16, 32, 64, 256]) assertAll(await run(rule, sizes, d, { form: 'chunk', C }, device), recurrent, bound, `C = ${C}`, sizes)
+      })
+
+      check('a sequence in two calls is the sequence in one', async ({ sizes, C, scale, seed }) => {
+        const cut = seed % (sizes.T + 1)
+        if (cut === 0 || cut === sizes.T) return
+        const d = data(rule, sizes, seed)
+        for (const form of forms) {
+          const whole = await run(rule, sizes, d, { form, C, scale }, device)
+          const { one, two } = await inTwo(rule, tokens(d, sizes, 0, cut), tokens(d, sizes, cut, sizes.T), { form, C, scale }, device)
+          const y = tokensOf(whole.y!, sizes, cut)
+          const compare = (a: HostArray, e: HostArray, what: string): void =>
+            form === 'recurrent' ? assertSameBits(a, e, what) : assertRms(a, e, bound, what, floorOf(sizes))
+          compare(one.y!, y.before, `${form}: y before the cut`)
+          compare(two.y!, y.after, `${form}: y after the cut`)
+          compare(two.S!, whole.S!, `${form}: S`)
+          if (whole.z) compare(two.z!, whole.z, `${form}: z`)
+        }
+      })
+
+      check('gradients flow through a carried state', async ({ sizes, C, scale, seed }) => {
+        const cut = seed % (sizes.T + 1)
+        if (cut === 0 || cut === sizes.T) return
+        const d = data(rule, sizes, seed)
+        const rest = tokens(d, sizes, cut, sizes.T)
+        const first = tokens(d, sizes, 0, cut)
+        for (const form of forms) {
+          const options = { form, C, scale, eps: 0.5 }
+          const whole = await run(rule, sizes, d, options, device)
+          const chained = await chain(rule, first, rest, options, device)
+          for (const name of ['dq', 'dk', 'dv', ...(rule === 'delta' ? ['dbeta' as const] : [])] as const) {
+            const { before: b, after: a } = tokensOf(whole[name]!, sizes, cut)
+            assertRms(chained.first[name]!, b, bound, `${form}: ${name} before the cut`, floorOf(sizes))
+            assertRms(chained.rest[name]!, a, bound, `${form}: ${name} after the cut`, floorOf(sizes))
+          }
+          assertRms(chained.first.dS0!, whole.dS0!, bound, `${form}: dS0`, floorOf(sizes))
+          if (whole.dz0) assertRms(chained.first.dz0!, whole.dz0, bound, `${form}: dz0`, floorOf(sizes))
+        }
+      }, 15)
+
+      check('causal to the bit: no output knows of later tokens, Infinity and NaN among them', async ({ sizes, C, scale, seed }) => {
+        const t = seed % sizes.T
+        const d = data(rule, sizes, seed)
+        for (const form of forms) {
+          const { y } = await run(rule, sizes, d, { form, C, scale }, device)
+          for (const value of [0.5, -1e30, Infinity, NaN]) {
+            const changed = { ...d }
+            for (const name of ['q', 'k', 'v', 'beta'] as const) changed[name] = setToken(d[name], sizes, t, value)
+            const other = await run(rule, sizes, changed, { form, C, scale }, device)
+            assertSameBits(tokensOf(other.y!, sizes, t).before, tokensOf(y!, sizes, t).before, `${form}: y before a token of ${value}`)
+          }
+        }
+      })
+
+      check('causal gradients: outputs before t send exactly 0 to token t and later', async ({ sizes, C, scale, seed }) => {
+        const t = seed % sizes.T
+        const d = data(rule, sizes, seed)
+        d.dS = d.dS.map(() => 0)
+        d.dz = d.dz.map(() => 0)
+        for (let from = t; from < sizes.T; from++) d.dy = setToken(d.dy, sizes, from, 0)
+        for (const form of forms) {
+          const result = await run(rule, sizes, d, { form, C, scale }, device)
+          for (const name of ['dq', 'dk', 'dv', ...(rule === 'delta' ? ['dbeta' as const] : [])] as const)
+            assert.ok(tokensOf(result[name]!, sizes, t).after.every((x) => x === 0), `${form}: ${name} from token ${t} on`)
+        }
+      })
+
+      check('padding tokens (k = 0, beta = 0) change nothing', async ({ sizes, C, scale, seed }) => {
+        const d = data(rule, sizes, seed)
+        const n = 1 + (seed % 5)
+        const padded = { ...d }
+        for (const name of ['q', 'k', 'v', 'beta', 'dy'] as const) padded[name] = pad(d[name], sizes, n, name === 'k' || name === 'beta' ? 0 : 0.7)
+        for (const form of forms) {
+          const short = await run(rule, sizes, d, { form, C, scale }, device)
+          const long = await run(rule, { ...sizes, T: sizes.T + n }, padded, { form, C, scale }, device)
+          assertSameBits(tokensOf(long.y!, { ...sizes, T: sizes.T + n }, sizes.T).before, short.y!, `${form}: y`)
+          assertSameBits(long.S!, short.S!, `${form}: S`)
+          if (short.z) assertSameBits(long.z!, short.z, `${form}: z`)
+        }
+      })
+
+      check('sequences and heads are independent', async ({ sizes, C, scale, seed }) => {
+        const d = data(rule, sizes, seed)
+        const b = seed % sizes.B
+        const h = seed % sizes.H
+        const { B, T, H } = sizes
+        const pick = (x: ArrayLike<number>, perToken: boolean): Float64Array => {
+          const width = x.length / (B * H * (perToken ? T : 1))
+          const rows = perToken ? Array.from({ length: T }, (_, t) => (b * T + t) * H + h) : [b * H + h]
+          return Float64Array.from(rows.flatMap((row) => Array.from({ length: width }, (_, i) => x[row * width + i])))
+        }
+        const perToken = (name: string): boolean => !/^d?[Sz]/.test(name)
+        const one = Object.fromEntries(Object.entries(d).map(([name, x]) => [name, Float32Array.from(pick(x, perToken(name)))])) as Data
+        for (const form of forms) {
+          const all = await run(rule, sizes, d, { form, C, scale }, device)
+          const alone = await run(rule, { ...sizes, B: 1, H: 1 }, one, { form, C, scale }, device)
+          for (const [name, x] of Object.entries(all)) assertSameBits(alone[name as keyof Result]!, pick(x, perToken(name)) as HostArray, `${form}: ${name}`)
+        }
+      })
+    }
+
+    it('delta: beta = 0 leaves the state alone, to the bit', () =>
+      fc.assert(
+        fc.asyncProperty(anyCase, async ({ sizes, C, seed }) => {
+          const d = data('delta', sizes, seed)
+          d.beta = d.beta.map(() => 0)
+          for (const form of forms) assertSameBits((await run('delta', sizes, d, { form, C }, device)).S!, Float64Array.from(d.S), form)
+        }),
+        { numRuns: 20 },
+      ))
+
+    it('the delta rule overwrites what a key held, the sum rule adds to it', async () => {
+      // Three tokens with the keys e1, e2, e1, each queried at once; values of one number.
+      const sizes = { B: 1, T: 3, H: 1, K: 2, V: 1 }
+      const k = Float32Array.of(1, 0, 0, 1, 1, 0)
+      const d = { ...data('sum', sizes, 1), q: k, k, v: Float32Array.of(2, 5, 7), beta: Float32Array.of(1, 1, 1) }
+      for (const form of forms)
+        for (const [rule, y, S] of [['delta', [2, 5, 7], [7, 5]], ['sum', [2, 5, 9], [9, 5]]] as const) {
+          const result = await run(rule, sizes, d, { form, C: 2, state: false }, device)
+          assert.deepEqual([...result.y!], y)
+          assert.deepEqual([...result.S!], S)
+        }
+    })
+  })
+
+/** What lies before token t of each sequence, and from it on. */
+function tokensOf(x: HostArray, { B, T }: Sizes, t: number): { before: HostArray; after: HostArray } {
+  const width = x.length / (B * T)
+  const cut = (from: number, to: number): HostArray =>
+    Float64Array.from(Array.from({ length: B }, (_, b) => Array.from(x.subarray((b * T + from) * width, (b * T + to) * width))).flat())
+  return { before: cut(0, t), after: cut(t, T) }
+}
+
+/** A copy with one value all over token t of the last sequence. */
+function setToken(x: Float32Array, { B, T }: Sizes, t: number, value: number): Float32Array {
+  const width = x.length / (B * T)
+  const y = x.slice()
+  for (let b = 0; b < B; b++) y.fill(value, (b * T + t) * width, (b * T + t + 1) * width)
+  return y
+}
+
+/** n more tokens of one value at the end of each sequence. */
+function pad(x: Float32Array, { B, T }: Sizes, n: number, value: number): Float32Array {
+  const width = x.length / (B * T)
+  const y = new Float32Array(B * (T + n) * width).fill(value)
+  for (let b = 0; b < B; b++) y.set(x.subarray(b * T * width, (b + 1) * T * width), b * (T + n) * width)
+  return y
+}
+
+type Part = { d: Data; sizes: Sizes }
+
+/** Two calls, the second from the state tensors of the first. */
+function twoCalls(rule: Rule, first: Part, rest: Part, options: Options, device: Device) {
+  const part = ({ d, sizes }: Part, names: Names[]): Partial<Record<Names, Tensor>> =>
+    Object.fromEntries(names.map((name) => [name, tensor(d[name], { shape: shapeOf(sizes)[name], device, requiresGrad: true })]))
+  const a = part(first, ['q', 'k', 'v', 'beta', 'S', 'z'])
+  const b = part(rest, ['q', 'k', 'v', 'beta'])
+  const one = call(rule, a, options)
+  const two = call(rule, { ...b, S: one.S, ...(one.z && { z: one.z }) }, options)
+  return { a, b, one, two }
+}
+
+async function inTwo(rule: Rule, first: Part, rest: Part, options: Options, device: Device): Promise<{ one: Result; two: Result }> {
+  const { one, two } = scope(() => {
+    const { one, two } = twoCalls(rule, first, rest, options, device)
+    return { one, two }
+  })
+  return { one: await readAll(one), two: await readAll(two) }
+}
+
+/** Reads tensors and frees them. */
+async function readAll(tensors: Record<string, Tensor | null | undefined>): Promise<Result> {
+  const result: Result = {}
+  for (const [name, t] of Object.entries(tensors))
+    if (t) {
+      result[name as keyof Result] = await t.read()
+      t.dispose()
+    }
+  return result
+}
+
+/** Gradients of both halves, from the cotangents of all outputs and of the last state. */
+async function chain(rule: Rule, first: Part, rest: Part, options: Options, device: Device): Promise<{ first: Result; rest: Result }> {
+  const grads = scope(() => {
+    const { a, b, one, two } = twoCalls(rule, first, rest, options, device)
+    const pairs: [Tensor, Float32Array][] = [[one.y, first.d.dy], [two.y, rest.d.dy], [two.S, rest.d.dS], ...(two.z ? [[two.z, rest.d.dz] as [Tensor, Float32Array]] : [])]
+    for (const [y, cotangent] of pairs) y.backward(tensor(cotangent, { shape: y.shape, device }))
+    const of = (t: Partial<Record<Names, Tensor>>) => Object.fromEntries(Object.entries(t).map(([name, x]) => [gradName(name), x.grad]))
+    return { first: of(a), rest: of(b) }
+  })
+  return { first: await readAll(grads.first), rest: await readAll(grads.rest) }
+}

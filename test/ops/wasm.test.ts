@@ -1,0 +1,122 @@
+/** The wasm device against the float64 reference, with any number of threads, for every op of the table. */
+import assert from 'node:assert/strict'
+import fc from 'fast-check'
+import { binaryOps, type Device, type HostArray, scope, tensor, unary, unaryOps } from '../../engine/index.ts'
+import { normKinds } from '../../engine/devices/kernels.ts'
+import { assertClose, assertRms, assertSameBits, builds, readAndFree, reference, wasm } from '../helpers.ts'
+import { type Case, cases, type Evaluation, evaluate, large, medium, tiny } from './cases.ts'
+
+const epsilon = 2 ** -23
+
+function compare(c: Case, o: unknown, actual: Evaluation, expected: Evaluation): void {
+  // Each result carries a few roundings, and those of its sum, which grow like the root of its length (Higham & Mary 2019).
+  const bound = (8 + 4 * Math.sqrt(c.terms?.(o) ?? 1)) * epsilon
+  const both = (what: string, a: HostArray | null, e: HostArray | null): void => {
+    if (a === null || e === null) return assert.equal(a, e, what)
+    // Few tokens may cancel by chance: what is left of numbers of about 1 is held to 2e-7, two roundings of 1.
+    if (c.sequence) assertRms(a, e, 1e-5, what, 0.02)
+    else assertClose(a, e, bound, 1, what)
+  }
+  expected.outputs.forEach((e, i) => both(`output ${i}`, actual.outputs[i], e))
+  expected.grads.forEach((e, i) => both(`gradient of input ${i}`, actual.grads[i], e))
+}
+
+/** The device, with a count of its kernels' calls, by name and by the op they're asked for. */
+function counting(device: Device): { device: Device; calls: Map<string, number> } {
+  const calls = new Map<string, number>()
+  const count = (key: string): void => void calls.set(key, (calls.get(key) ?? 0) + 1)
+  const kernels = Object.fromEntries(
+    Object.entries(device.kernels).map(([name, kernel]) => [
+      name,
+      (...args: unknown[]) => {
+        count(name)
+        if (typeof args[0] === 'string') count(`${name} ${args[0]}`)
+        return (kernel as (...args: unknown[]) => void)(...args)
+      },
+    ]),
+  ) as unknown as Device['kernels']
+  return { device: { ...device, kernels }, calls }
+}
+
+describe('the table of cases', () => {
+  it('calls every kernel, with every op it knows', async () => {
+    const { device, calls } = counting(reference)
+    for (const c of cases) for (const [i, o] of fc.sample(c.options(tiny), { seed: 1, numRuns: 40 }).entries()) await evaluate(c, o, i, device)
+    const names = [
+      ...Object.keys(reference.kernels),
+      ...unaryOps.flatMap((op) => [`unary ${op}`, `unaryBackward ${op}`]),
+      ...binaryOps.map((op) => `binary ${op}`),
+      ...normKinds.flatMap((kind) => [`norm ${kind}`, `normBackward ${kind}`]),
+      ...['sumRule', 'sumRuleBackward', 'deltaRule', 'deltaRuleBackward'].flatMap((name) => [`${name} recurrent`, `${name} chunk`]),
+      'reduce sum', 'reduce max', 'random uniform', 'random normal',
+    ]
+    assert.deepEqual(names.filter((name) => !calls.has(name)), [])
+  })
+})
+
+for (const { name, relaxed } of builds)
+  describe(`wasm, ${name} build`, () => {
+    for (const c of cases) {
+      it(`${c.name}: like the reference`, async () => {
+        const device = await wasm(1, relaxed)
+        const before = device.bytesInUse()
+        await fc.assert(
+          fc.asyncProperty(fc.oneof(c.options(tiny), c.options(medium)), fc.nat(), async (o, seed) => {
+            compare(c, o, await evaluate(c, o, seed, device), await evaluate(c, o, seed, reference))
+          }),
+          { numRuns: 30 },
+        )
+        assert.equal(device.bytesInUse(), before, 'bytes left over')
+      })
+
+      it(`${c.name}: the same bits with 1, 2 and 3 threads`, async () => {
+        const alone = await wasm(1, relaxed)
+        // The relaxed build differs in the multiply-add only, not in how work is shared: one count will do.
+        const others = await Promise.all((relaxed ? [3] : [2, 3]).map((threads) => wasm(threads, relaxed)))
+        await fc.assert(
+          fc.asyncProperty(c.options(large), fc.nat(), async (o, seed) => {
+            const expected = await evaluate(c, o, seed, alone)
+            for (const device of others) {
+              const actual = await evaluate(c, o, seed, device)
+              expected.outputs.forEach((e, i) => assertSameBits(actual.outputs[i], e, `${device.description}: output ${i}`))
+              expected.grads.forEach((e, i) => e && assertSameBits(actual.grads[i]!, e, `${device.description}: gradient of input ${i}`))
+            }
+          }),
+          { numRuns: 3 },
+        )
+      })
+    }
+
+    for (const op of unaryOps)
+      it(`${op}: special values, and the relative error over the whole range`, async () => {
+        const device = await wasm(1, relaxed)
+        const magnitudes = [0, 1e-40, 1e-30, 1e-10, 1e-5, 1e-3, 0.01, 0.1, 0.3, 0.7, 1, 1.5, 3, 7, 9.5, 16, 30, 60, 80, 87, 95, 110, 1e3, 1e5, 1e10, 1e30, Infinity]
+        // Angles beyond 1e3 lose their meaning in float32.
+        const angle = op === 'sin' || op === 'cos'
+        const kept = angle ? magnitudes.filter((x) => x <= 1e3 || x === Infinity) : magnitudes
+        const values = Float32Array.from([...kept.flatMap((x) => [x, -x]), NaN])
+        const [actual, expected] = await Promise.all(
+          [device, reference].map(async (d) => {
+            const { y, dx } = scope(() => {
+              const x = tensor(values, { device: d, requiresGrad: true })
+              const y = unary(op, x)
+              y.backward(tensor(values.map(() => 1), { device: d }))
+              return { y, dx: x.grad! }
+            })
+            return { y: await readAndFree(y), dx: await readAndFree(dx) }
+          }),
+        )
+        // A few roundings; for gelu also that of the exponent, of up to 87, which e^x makes a relative error. Angles: those of 1 at their zeros.
+        const relative = op === 'gelu' ? 87 * 2 ** -24 : 1e-6
+        // Below 2e-38 a result may be flushed to 0. Derivatives come from 1 - y, 1 - y^2 and the like: a rounding of 1 stays;
+        // beyond 1e5 it may be multiplied by x, and at NaN they mean nothing.
+        const absolute = { y: angle ? 1e-6 : 2e-38, dx: 1e-6 }
+        for (const name of ['y', 'dx'] as const)
+          values.forEach((x, i) => {
+            const a = actual[name][i]
+            const e = Math.fround(expected[name][i])
+            const ok = Number.isFinite(e) ? Math.abs(a - e) <= relative * Math.abs(e) + absolute[name] : Object.is(a, e)
+            assert.ok(ok || (name === 'dx' && !(Math.abs(x) <= 1e5)), `${op}, ${name} at ${x}: ${a}, expected ${e}`)
+          })
+      })
+  })
