@@ -52,6 +52,7 @@ export function start(file, options = {}) {
 
 /** In the child: answers the parent's calls with `functions`. */
 export function serve(functions) {
+  process.on('disconnect', () => process.exit())
   process.on('message', async ({ name, argument }) => {
     try {
       process.send({ result: await functions[name](argument) })

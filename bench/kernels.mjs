@@ -1,7 +1,7 @@
 /** The hot kernels one by one: wasm on one and two threads beside the plain reference, in interleaved rounds. */
 import { start } from './child.mjs'
 import { cases } from './kernel-cases.mjs'
-import { digits, printTable, progress } from './report.mjs'
+import { digits, printTable, progress, UsageError } from './report.mjs'
 import { summary } from './timing.mjs'
 
 const devices = [
@@ -12,7 +12,7 @@ const devices = [
 
 export async function run({ rounds = 5, only = '' }) {
   const names = Object.keys(cases).filter((name) => name.includes(only))
-  if (!names.length) throw new Error(`no kernel's name contains '${only}' (there are ${Object.keys(cases).join('; ')})`)
+  if (!names.length) throw new UsageError(`--only: no kernel's name contains '${only}' (there are ${Object.keys(cases).join('; ')})`)
   const results = []
   const children = devices.map(({ options }) => start('./kernels-child.mjs', { relaxed: options.relaxed }))
   try {

@@ -1,6 +1,6 @@
 /** npm run bench -- [matmul] [train] [kernels] [options] */
 import { parseArgs } from 'node:util'
-import { printMachine, save } from './report.mjs'
+import { printMachine, save, UsageError } from './report.mjs'
 
 const help = `Speed of fastweights, beside its peers where they do the same work.
 
@@ -18,8 +18,6 @@ options
   --help               this text
 
 Results are also written as JSON to bench/results/.`
-
-class UsageError extends Error {}
 
 const whole = (text, option, min, max) => {
   if (!/^\d+$/.test(text) || Number(text) < min || Number(text) > max) {

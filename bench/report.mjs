@@ -3,6 +3,9 @@ import os from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { hasRelaxed } from './child.mjs'
 
+/** A bad argument: one line, exit code 2. */
+export class UsageError extends Error {}
+
 export const machine = () => ({
   node: process.version,
   v8: process.versions.v8,
