@@ -4,7 +4,7 @@
  */
 import { vload, vstore } from './lanes'
 import { applyUnary, applyUnaryBackward, madd, vunary } from './math'
-import { rowOffset } from './rows'
+import { planeOffset } from './planes'
 
 /** y[i] = value. */
 export function fill(begin: i32, end: i32, y: usize, value: f32): void {
@@ -165,21 +165,30 @@ function binaryRun(op: i32, count: i32, a: usize, stepA: usize, b: usize, stepB:
 }
 
 /**
- * y[i] = a[i] op b[i]: y dense, seen as rows of n elements; a and b advance by strideA and strideB elements within a row, and from
- * row to row as `axes` says (rows.ts).
+ * y[i] = a[i] op b[i]: y dense, seen as rows of n elements, m rows to a plane; within a row a and b advance by strideA and strideB
+ * elements, from row to row by rowA and rowB, from plane to plane as `axes` says (planes.ts).
  */
 export function binary(
-  begin: i32, end: i32, op: i32, a: usize, b: usize, y: usize, n: i32, strideA: i32, strideB: i32, rank: i32, axes: usize,
+  begin: i32, end: i32, op: i32, a: usize, b: usize, y: usize,
+  n: i32, strideA: i32, strideB: i32, m: i32, rowA: i32, rowB: i32, rank: i32, axes: usize,
 ): void {
-  let row = begin / n
+  const row = begin / n
   let j = begin - row * n
-  for (let i = begin; i < end;) {
-    const count = min(end - i, n - j)
-    const atA = a + (<usize>(rowOffset(row, rank, axes, 1) + j * strideA) << 2)
-    const atB = b + (<usize>(rowOffset(row, rank, axes, 2) + j * strideB) << 2)
-    binaryRun(op, count, atA, <usize>strideA << 2, atB, <usize>strideB << 2, y + (<usize>i << 2))
-    i += count
-    j = 0
-    row++
+  let plane = row / m
+  let k = row - plane * m
+  for (let i = begin; i < end; plane++) {
+    let atA = planeOffset(plane, rank, axes, 1) + k * rowA
+    let atB = planeOffset(plane, rank, axes, 2) + k * rowB
+    for (; k < m && i < end; k++) {
+      const count = min(end - i, n - j)
+      const fromA = a + (<usize>(atA + j * strideA) << 2)
+      const fromB = b + (<usize>(atB + j * strideB) << 2)
+      binaryRun(op, count, fromA, <usize>strideA << 2, fromB, <usize>strideB << 2, y + (<usize>i << 2))
+      i += count
+      j = 0
+      atA += rowA
+      atB += rowB
+    }
+    k = 0
   }
 }

@@ -170,9 +170,25 @@ const LN2_LOW: f32 = -2.12194440e-4
   }
 }
 
-/** dy * op'(x), given y = op(x). */
+/**
+ * dy times the derivative of x sigmoid(z): s (1 + x z' (1 - s)), s = 1 / (1 + e^-z). 1 - s is e^-z s, free of cancellation; e^-z is kept
+ * finite for it.
+ */
+@inline function gateBackward(z: v128, xSlope: v128, dy: v128): v128 {
+  const e = exp(f32x4.pmin(f32x4.neg(z), splat(80)))
+  const s = f32x4.div(splat(1), f32x4.add(splat(1), e))
+  return f32x4.mul(f32x4.mul(dy, s), madd(xSlope, f32x4.mul(e, s), splat(1)))
+}
+
+/** e^-|x| / (1 + e^-|x|)^2, the derivative of the sigmoid. */
+@inline function bell(x: v128): v128 {
+  const e = exp(f32x4.neg(f32x4.abs(x)))
+  const d = f32x4.add(splat(1), e)
+  return f32x4.div(e, f32x4.mul(d, d))
+}
+
+/** dy * op'(x), given y = op(x); from x where y has lost the digits that matter (1 - y^2 of a saturated tanh). */
 @inline export function applyUnaryBackward(op: i32, x: v128, y: v128, dy: v128): v128 {
-  const one = splat(1)
   switch (op) {
     case 0: return f32x4.neg(dy)
     case 1: return v128.andnot(v128.xor(dy, v128.and(x, i32x4.splat(0x80000000))), f32x4.eq(x, splat(0)))
@@ -183,19 +199,12 @@ const LN2_LOW: f32 = -2.12194440e-4
     case 6: return f32x4.neg(f32x4.mul(dy, f32x4.mul(y, y)))
     case 7: return f32x4.mul(dy, sine(x, 1))
     case 8: return f32x4.neg(f32x4.mul(dy, sine(x, 0)))
-    case 9: return f32x4.mul(dy, f32x4.mul(y, f32x4.sub(one, y)))
-    case 10: return f32x4.mul(dy, f32x4.sub(one, f32x4.mul(y, y)))
+    case 9: return f32x4.mul(dy, bell(x))
+    case 10: return f32x4.mul(f32x4.mul(dy, splat(4)), bell(f32x4.add(x, x)))
     case 11: return v128.andnot(dy, f32x4.le(x, splat(0)))
-    case 12: return v128.bitselect(dy, f32x4.mul(dy, f32x4.add(y, one)), f32x4.gt(x, splat(0)))
-    case 13: {
-      const s = sigmoid(x)
-      return f32x4.mul(f32x4.mul(dy, s), madd(x, f32x4.sub(one, s), one))
-    }
-    case 14: {
-      const s = sigmoid(geluArgument(x))
-      const slope = madd(f32x4.mul(x, x), splat(0.21406444881), splat(1.59576912161))
-      return f32x4.mul(f32x4.mul(dy, s), madd(f32x4.mul(x, slope), f32x4.sub(one, s), one))
-    }
+    case 12: return v128.bitselect(dy, f32x4.mul(dy, exp(x)), f32x4.gt(x, splat(0)))
+    case 13: return gateBackward(x, x, dy)
+    case 14: return gateBackward(geluArgument(x), f32x4.mul(x, madd(f32x4.mul(x, x), splat(0.21406444881), splat(1.59576912161))), dy)
     case 15: return f32x4.mul(dy, sigmoid(x))
     default: return dy
   }

@@ -1,20 +1,32 @@
 /**
  * Kernels that move elements without looking at them (4 bytes each: float32 and int32 alike). Pinned by test/ops/movement.test.ts.
  */
-import { rowOffset } from './rows'
+import { planeOffset } from './planes'
 
-/** Strided runs of n elements; x and y already point at their offsets. A task is an element; axes as in rows.ts, columns x, y. */
-export function copy(begin: i32, end: i32, x: usize, y: usize, n: i32, strideX: i32, strideY: i32, rank: i32, axes: usize): void {
-  let row = begin / n
+/**
+ * Rows of n elements, m rows to a plane, strides as in `binary` (elementwise.ts), columns x and y of the axes; x and y already point at
+ * their offsets. A task is an element.
+ */
+export function copy(
+  begin: i32, end: i32, x: usize, y: usize,
+  n: i32, strideX: i32, strideY: i32, m: i32, rowX: i32, rowY: i32, rank: i32, axes: usize,
+): void {
+  const row = begin / n
   let j = begin - row * n
-  for (let i = begin; i < end;) {
-    const count = min(end - i, n - j)
-    const from = x + (<usize>(rowOffset(row, rank, axes, 1) + j * strideX) << 2)
-    const to = y + (<usize>(rowOffset(row, rank, axes, 2) + j * strideY) << 2)
-    copyRun(count, from, <usize>strideX << 2, to, <usize>strideY << 2)
-    i += count
-    j = 0
-    row++
+  let plane = row / m
+  let k = row - plane * m
+  for (let i = begin; i < end; plane++) {
+    let atX = planeOffset(plane, rank, axes, 1) + k * rowX
+    let atY = planeOffset(plane, rank, axes, 2) + k * rowY
+    for (; k < m && i < end; k++) {
+      const count = min(end - i, n - j)
+      copyRun(count, x + (<usize>(atX + j * strideX) << 2), <usize>strideX << 2, y + (<usize>(atY + j * strideY) << 2), <usize>strideY << 2)
+      i += count
+      j = 0
+      atX += rowX
+      atY += rowY
+    }
+    k = 0
   }
 }
 
@@ -36,11 +48,11 @@ function copyRun(count: i32, x: usize, stepX: usize, y: usize, stepY: usize): vo
   }
 }
 
-/** Columns of x in a task of copyTransposed: one cache line. */
+/** Values of p in a task of copyTransposed, and of q done together: one cache line, so that lines of x and y are used up at once. */
 const TILE = 16
 
 /**
- * y[o, p, q] = x[o, q, p]: x has stride 1 along p, y along q; the other axes as in rows.ts. In blocks of 4 x 4.
+ * y[o, p, q] = x[o, q, p]: x has stride 1 along p, y along q; the axes o as in planes.ts. In blocks of 4 x 4.
  * A task is (o, 16 values of p).
  */
 export function copyTransposed(
@@ -51,23 +63,27 @@ export function copyTransposed(
   const stepY = <usize>strideY << 2
   for (let task = begin; task < end; task++) {
     const o = task / tiles
-    const from = x + (<usize>rowOffset(o, rank, axes, 1) << 2)
-    const to = y + (<usize>rowOffset(o, rank, axes, 2) << 2)
     const p0 = (task - o * tiles) * TILE
     const p1 = min(P, p0 + TILE)
-    for (let q = 0; q < Q; q += 4) {
-      let p = p0
-      if (q + 4 <= Q) {
-        for (; p + 4 <= p1; p += 4) {
-          transposeBlock(from + <usize>q * stepX + (<usize>p << 2), stepX, to + <usize>p * stepY + (<usize>q << 2), stepY)
-        }
-      }
-      for (; p < p1; p++) {
-        for (let r = q; r < min(q + 4, Q); r++) {
-          store<u32>(to + <usize>p * stepY + (<usize>r << 2), load<u32>(from + <usize>r * stepX + (<usize>p << 2)))
+    const from = x + (<usize>planeOffset(o, rank, axes, 1) << 2)
+    const to = y + (<usize>planeOffset(o, rank, axes, 2) << 2)
+    for (let q0 = 0; q0 < Q; q0 += TILE) {
+      const q1 = min(Q, q0 + TILE)
+      for (let p = p0; p < p1; p += 4) {
+        for (let q = q0; q < q1; q += 4) {
+          const fromBlock = from + <usize>q * stepX + (<usize>p << 2)
+          const toBlock = to + <usize>p * stepY + (<usize>q << 2)
+          if (p + 4 <= p1 && q + 4 <= q1) transposeBlock(fromBlock, stepX, toBlock, stepY)
+          else transposeCorner(fromBlock, stepX, toBlock, stepY, min(4, p1 - p), min(4, q1 - q))
         }
       }
     }
+  }
+}
+
+function transposeCorner(x: usize, stepX: usize, y: usize, stepY: usize, P: i32, Q: i32): void {
+  for (let p = 0; p < P; p++) {
+    for (let q = 0; q < Q; q++) store<u32>(y + <usize>p * stepY + (<usize>q << 2), load<u32>(x + <usize>q * stepX + (<usize>p << 2)))
   }
 }
 

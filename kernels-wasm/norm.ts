@@ -110,17 +110,18 @@ export function normGainBackward(begin: i32, end: i32, x: usize, stats: usize, d
     if (dgain) vstore(dgain + at, f32x4.splat(0), left)
     if (dbias) vstore(dbias + at, f32x4.splat(0), left)
   }
-  for (let task = begin; task < end; task++) {
-    const j0 = task * COLUMNS
-    for (let r = 0; r < R; r += ROWS) {
-      const rows = min(ROWS, R - r)
-      const at = (<usize>r * <usize>n + <usize>j0) << 2
-      const s = stats + (<usize>r << 3)
-      if (n - j0 >= COLUMNS) gainColumns(x + at, s, dy + at, dgain ? dgain + (<usize>j0 << 2) : 0, dbias ? dbias + (<usize>j0 << 2) : 0, rows, n)
-      else for (let j = j0; j < n; j += 4) {
-        const c = <usize>(j - j0) << 2
-        const to = <usize>j << 2
-        gainVector(x + at + c, s, dy + at + c, dgain ? dgain + to : 0, dbias ? dbias + to : 0, rows, n, n - j)
+  for (let r = 0; r < R; r += ROWS) {
+    const rows = min(ROWS, R - r)
+    const vstats = stats + (<usize>r << 3)
+    for (let j = begin * COLUMNS; j < min(n, end * COLUMNS);) {
+      const at = (<usize>r * <usize>n + <usize>j) << 2
+      const to = <usize>j << 2
+      if (n - j >= COLUMNS) {
+        gainColumns(x + at, vstats, dy + at, dgain ? dgain + to : 0, dbias ? dbias + to : 0, rows, n)
+        j += COLUMNS
+      } else {
+        gainVector(x + at, vstats, dy + at, dgain ? dgain + to : 0, dbias ? dbias + to : 0, rows, n, n - j)
+        j += 4
       }
     }
   }

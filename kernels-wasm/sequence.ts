@@ -195,83 +195,103 @@ export function convBackwardTaps(
   }
 }
 
-/** r = relu([x, -x]), twice in a row at the start of scratch, so that a roll is an address: 4D floats. A NaN stays. */
-function rectify(x: usize, D: i32): void {
-  const D4 = <usize>D << 2
+/**
+ * r = relu([x, -x]) at r[0..2D), its last nu elements also before it and the first nu + 4 after it, so that a roll is an address.
+ * A NaN stays.
+ */
+function rectify(x: usize, r: usize, D: i32, nu: i32): void {
+  const negative = r + (<usize>D << 2)
+  const L = <usize>D << 3
+  const whole = D & ~3
   const zero = f32x4.splat(0)
-  for (let d = 0; d < D; d += 4) {
-    const left = D - d
-    const v = vload(x + (<usize>d << 2), left)
-    const positive = f32x4.pmax(v, zero)
-    const negative = f32x4.pmax(f32x4.neg(v), zero)
-    const to = scratch + (<usize>d << 2)
-    vstore(to, positive, left)
-    vstore(to + D4, negative, left)
-    vstore(to + 2 * D4, positive, left)
-    vstore(to + 3 * D4, negative, left)
+  for (let d = 0; d < whole; d += 4) {
+    const at = <usize>d << 2
+    const v = v128.load(x + at)
+    v128.store(r + at, f32x4.pmax(v, zero))
+    v128.store(negative + at, f32x4.pmax(f32x4.neg(v), zero))
   }
+  if (whole < D) {
+    const at = <usize>whole << 2
+    const v = vload(x + at, D - whole)
+    vstore(r + at, f32x4.pmax(v, zero), D - whole)
+    vstore(negative + at, f32x4.pmax(f32x4.neg(v), zero), D - whole)
+  }
+  const pad = <usize>nu << 2
+  for (let at = r - pad; at < r; at += 4) store<f32>(at, load<f32>(at + L))
+  for (let at = r + L; at < r + L + pad + 16; at += 4) store<f32>(at, load<f32>(at - L))
 }
 
-@inline function dpfpStep(rolled: usize, y: usize, j: usize, L: usize, left: i32): void {
-  vstore(y + j, f32x4.mul(vload(scratch + L + j, left), vload(rolled + j, left)), left)
+/** Where r begins in scratch: behind nu elements, on a 16-byte boundary. */
+@inline function rectified(nu: i32): usize {
+  return scratch + <usize>((nu + 3) & ~3) * 4
 }
 
-/** y[r, i-1, j] = r_j r_{j-i mod 2D}, r = relu([x, -x]), i = 1..nu; x: [R, D], y: [R, nu, 2D]. Schlag 2021, eq. 37. A task is a row. Scratch: 4 D floats. */
+/**
+ * y[r, i-1, j] = r_j r_{j-i mod 2D}, r = relu([x, -x]), i = 1..nu; x: [R, D], y: [R, nu, 2D]. Schlag 2021, eq. 37.
+ * A task is a row. Scratch: 2 D + 2 nu + 8 floats.
+ */
 export function dpfp(begin: i32, end: i32, x: usize, y: usize, D: i32, nu: i32): void {
   const L = <usize>D << 3
   const whole = L & ~15
-  for (let r = begin; r < end; r++) {
-    rectify(x + (<usize>(r * D) << 2), D)
-    let to = y + <usize>r * <usize>nu * L
+  const r = rectified(nu)
+  for (let row = begin; row < end; row++) {
+    rectify(x + (<usize>(row * D) << 2), r, D, nu)
+    let to = y + <usize>row * <usize>nu * L
     for (let i = 1; i <= nu; i++) {
-      const rolled = scratch + L - (<usize>i << 2)
-      for (let j: usize = 0; j < whole; j += 16) dpfpStep(rolled, to, j, L, 4)
-      if (whole < L) dpfpStep(rolled, to, whole, L, <i32>(L - whole) >> 2)
+      const rolled = r - (<usize>i << 2)
+      for (let j: usize = 0; j < whole; j += 16) v128.store(to + j, f32x4.mul(v128.load(r + j), v128.load(rolled + j)))
+      if (whole < L) vstore(to + whole, f32x4.mul(v128.load(r + whole), v128.load(rolled + whole)), <i32>(L - whole) >> 2)
       to += L
     }
   }
 }
 
-/** Four elements from byte `at` on of a cyclic row of L bytes; at < 2 L. */
-@inline function cyclic(row: usize, at: usize, L: usize): v128 {
-  if (at >= L) at -= L
-  return at + 16 <= L ? v128.load(row + at) : wrapped(row, at, L)
-}
-
-function wrapped(row: usize, at: usize, L: usize): v128 {
-  let v = v128.load32_splat(row + at)
+/** Four elements from byte `at` on of a cyclic row of L bytes. */
+function cyclic(row: usize, at: usize, L: usize): v128 {
+  let v = v128.load32_splat(row + at % L)
   v = v128.load_lane<f32>(row + (at + 4) % L, v, 1)
   v = v128.load_lane<f32>(row + (at + 8) % L, v, 2)
   return v128.load_lane<f32>(row + (at + 12) % L, v, 3)
 }
 
-/** d loss / d r_j = sum_i dy_i[j] r[j-i] + dy_i[j+i] r[j+i], at byte j. */
-@inline function rectifiedGradient(dy: usize, j: usize, L: usize, nu: i32): v128 {
-  let s = f32x4.splat(0)
-  let shift: usize = 4
-  for (let i = 1; i <= nu; i++) {
-    s = madd(cyclic(dy, j, L), v128.load(scratch + L + j - shift), s)
-    s = madd(cyclic(dy, j + shift, L), v128.load(scratch + j + shift), s)
-    dy += L
-    shift += 4
+/** dr[j] = (or += unless first) dy[j] r[j-i] + dy[j+i] r[j+i] over j in [0, 2D), all of it cyclic; dr has room for 3 more. */
+@inline function addRoll(first: bool, dy: usize, r: usize, dr: usize, i: i32, L: usize): void {
+  const shift = <usize>i << 2
+  const back = r - shift, ahead = r + shift, dyAhead = dy + shift
+  let j: usize = 0
+  for (; j + shift + 16 <= L; j += 16) {
+    const s = f32x4.mul(v128.load(dy + j), v128.load(back + j))
+    const t = madd(v128.load(dyAhead + j), v128.load(ahead + j), s)
+    v128.store(dr + j, first ? t : f32x4.add(v128.load(dr + j), t))
   }
-  return s
+  for (; j < L; j += 16) {
+    const s = f32x4.mul(vload(dy + j, <i32>(L - j) >> 2), v128.load(back + j))
+    const t = madd(cyclic(dy, j + shift, L), v128.load(ahead + j), s)
+    v128.store(dr + j, first ? t : f32x4.add(v128.load(dr + j), t))
+  }
 }
 
-/** dx = dr[0..D) where x > 0, -dr[D..2D) where x < 0, and 0 at 0. A task is a row. Scratch: 4 D + 4 floats. */
+/** dx = dr[0..D) where x > 0, -dr[D..2D) where x < 0, and 0 at 0. A task is a row. Scratch: 4 D + 2 nu + 12 floats. */
 export function dpfpBackward(begin: i32, end: i32, x: usize, dy: usize, dx: usize, D: i32, nu: i32): void {
   const D4 = <usize>D << 2
   const L = D4 + D4
   const zero = f32x4.splat(0)
-  for (let r = begin; r < end; r++) {
-    const at = <usize>(r * D) << 2
-    rectify(x + at, D)
-    const from = dy + <usize>r * <usize>nu * L
+  const r = rectified(nu)
+  const dr = r + L + (<usize>nu << 2) + 16
+  for (let row = begin; row < end; row++) {
+    const at = <usize>row * D4
+    rectify(x + at, r, D, nu)
+    let from = dy + <usize>row * <usize>nu * L
+    addRoll(true, from, r, dr, 1, L)
+    for (let i = 2; i <= nu; i++) {
+      from += L
+      addRoll(false, from, r, dr, i, L)
+    }
     for (let d: usize = 0; d < D4; d += 16) {
       const left = <i32>(D4 - d) >> 2
       const v = vload(x + at + d, left)
-      const positive = v128.andnot(rectifiedGradient(from, d, L, nu), f32x4.le(v, zero))
-      const negative = v128.andnot(rectifiedGradient(from, D4 + d, L, nu), f32x4.ge(v, zero))
+      const positive = v128.andnot(v128.load(dr + d), f32x4.le(v, zero))
+      const negative = v128.andnot(v128.load(dr + D4 + d), f32x4.ge(v, zero))
       vstore(dx + at + d, f32x4.sub(positive, negative), left)
     }
   }

@@ -1,8 +1,7 @@
 /**
- * Strided shapes for the kernels: axes that run on from one another become one, the innermost becomes the row, and the others go to the
- * kernel as a table (kernels-wasm/rows.ts).
+ * Strided shapes for the kernels: axes that run on from one another become one; the two innermost are the kernel's own loops, and the
+ * others, seldom any, go to it as a table.
  */
-import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 
 /** An axis: its size and its stride in each of two operands, in elements. */
@@ -24,13 +23,26 @@ export function mergedAxes(axes: readonly Axis[]): Axis[] {
   return merged
 }
 
-/** Calls `body` with the address of the table that kernels-wasm/rows.ts reads; 0 if there are no axes. */
-export function withAxes({ memory }: Pool, axes: readonly Axis[], body: (table: number) => void): void {
-  if (axes.length === 0) return body(0)
-  const table: Block = memory.allocate(12 * axes.length)
-  memory.int32(table, 3 * axes.length).set(axes.flatMap(({ size, strides }) => [size, ...strides]))
+/**
+ * Runs a kernel over rows of planes: args, then (size, stride, stride) of the innermost axis and of the one around it, then what is left
+ * as a table (kernels-wasm/planes.ts). A task is an element.
+ */
+export function runPlanes(pool: Pool, kernel: string, grain: number, args: readonly number[], axes: readonly Axis[]): void {
+  const size = axes.reduce((product, axis) => product * axis.size, 1)
+  const single: Axis = { size: 1, strides: [1, 1] }
+  const [plane, row] = [axes.at(-2) ?? single, axes.at(-1) ?? single]
+  withTable(pool, axes.slice(0, -2), (rank, table) => {
+    pool.run(kernel, size, grain, [...args, row.size, ...row.strides, plane.size, ...plane.strides, rank, table])
+  })
+}
+
+/** Calls `body` with the rank and the address of the table of axes that kernels-wasm/planes.ts reads. */
+export function withTable({ memory }: Pool, axes: readonly Axis[], body: (rank: number, table: number) => void): void {
+  if (axes.length === 0) return body(0, 0)
+  const table = memory.allocate(12 * axes.length)
   try {
-    body(table.pointer)
+    memory.int32(table, 3 * axes.length).set(axes.flatMap(({ size, strides }) => [size, ...strides]))
+    body(axes.length, table.pointer)
   } finally {
     memory.free(table)
   }

@@ -1,5 +1,5 @@
 import { binaryOps, type Kernels, unaryOps } from '../kernels.ts'
-import { mergedAxes, withAxes } from './axes.ts'
+import { mergedAxes, runPlanes } from './axes.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 
@@ -25,14 +25,8 @@ export function elementwiseKernels(pool: Pool): Pick<Kernels<Block>, 'fill' | 'a
       pool.run('unaryBackward', n, heavy, [unaryOps.indexOf(op), x.pointer, y.pointer, dy.pointer, dx.pointer])
     },
     binary(op, a, b, y, shape, stridesA, stridesB) {
-      const size = shape.reduce((product, n) => product * n, 1)
-      if (size === 0) return
-      const axes = mergedAxes(shape.map((n, i) => ({ size: n, strides: [stridesA[i], stridesB[i]] })))
-      const row = axes.pop() ?? { size: 1, strides: [0, 0] }
-      withAxes(pool, axes, (table) => {
-        pool.run('binary', size, light,
-          [binaryOps.indexOf(op), a.pointer, b.pointer, y.pointer, row.size, ...row.strides, axes.length, table])
-      })
+      const axes = mergedAxes(shape.map((size, i) => ({ size, strides: [stridesA[i], stridesB[i]] })))
+      runPlanes(pool, 'binary', light, [binaryOps.indexOf(op), a.pointer, b.pointer, y.pointer], axes)
     },
   }
 }

@@ -23,7 +23,9 @@ export function normKernels(pool: Pool): Pick<Kernels<Block>, NormKernels> {
         [normKinds.indexOf(kind), x.pointer, pointer(gain), stats.pointer, dy.pointer, dx.pointer, n])
     },
     normGainBackward(x, stats, dy, dgain, dbias, R, n) {
-      pool.run('normGainBackward', Math.ceil(n / columns), Math.ceil(light / (columns * (R + 1))),
+      // Neighbouring columns are on one page of memory: pieces as wide as the threads allow.
+      const tasks = Math.ceil(n / columns)
+      pool.run('normGainBackward', tasks, Math.max(Math.ceil(tasks / (2 * pool.threads)), Math.ceil(light / (columns * (R + 1)))),
         [x.pointer, stats.pointer, dy.pointer, pointer(dgain), pointer(dbias), R, n])
     },
     softmax(x, y, R, n, log, causal) {
