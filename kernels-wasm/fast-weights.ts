@@ -18,8 +18,8 @@
 import { madd, splat } from './math'
 import { scratch } from './scratch'
 import {
-  ADD, SET, SUB, addLower, addLowerTransposed, at, loadBlock, lowerOf, product, roundUp8, solveLower, solveLowerTransposed, storeBlock,
-  transpose,
+  ADD, SET, SUB, addLowerTransposed, at, loadBlock, lowerOf, product, productLower, roundUp8, rowsFrom, solveLower, solveLowerTransposed,
+  storeBlock, symmetric, transpose,
 } from './strips'
 
 // ---- the kernel call at hand (a thread has its own instance of the module, hence its own globals) -----------------------------------
@@ -64,20 +64,21 @@ let top: usize = 0
 
 /** S from [K,V] and z [K]; null: zero. */
 function loadState(S: usize, s: usize, z: usize): void {
-  loadBlock(S, s, <usize>V << 2, s ? K : 0, V, K8, W8)
+  loadBlock(S, K8, s, <usize>V << 2, s ? K : 0, V, K8, W8)
   if (!normalised) return
   for (let i = 0; i < K; i++) store<f32>(at(S, K8, i, V), z ? load<f32>(z + (<usize>i << 2)) : 0)
 }
 
 /** Null: not wanted. */
 function storeState(s: usize, z: usize, S: usize): void {
-  if (s) storeBlock(s, <usize>V << 2, S, K, V, K8)
+  if (s) storeBlock(s, <usize>V << 2, S, K8, K, V)
   if (!z) return
   for (let i = 0; i < K; i++) store<f32>(z + (<usize>i << 2), load<f32>(at(S, K8, i, V)))
 }
 
-function loadValues(x: usize, v: usize, n: i32, R: i32): void {
-  loadBlock(x, v, strideV, n, V, R, W8)
+/** v of n tokens into [M, W8] of a block with R rows. */
+function loadValues(x: usize, R: i32, v: usize, n: i32, M: i32): void {
+  loadBlock(x, R, v, strideV, n, V, M, W8)
   if (!normalised) return
   for (let r = 0; r < n; r++) store<f32>(at(x, R, r, V), 1)
 }
@@ -98,7 +99,7 @@ function scaleRow(x: usize, R: i32, r: i32, factor: f32): void {
 }
 
 /** y = scale o / den, den = o's normaliser column + eps, kept if asked for. */
-function storeReads(y: usize, den: usize, o: usize, n: i32, R: i32): void {
+function storeReads(y: usize, den: usize, o: usize, R: i32, n: i32): void {
   for (let r = 0; r < n; r++) {
     let factor = scale
     if (normalised) {
@@ -108,16 +109,16 @@ function storeReads(y: usize, den: usize, o: usize, n: i32, R: i32): void {
     }
     scaleRow(o, R, r, factor)
   }
-  storeBlock(y, strideV, o, n, V, R)
+  storeBlock(y, strideV, o, R, n, V)
 }
 
-/** g = scale dy / den, and -(dy . y) / den in the normaliser's column; w is working space. */
-function loadCotangents(g: usize, w: usize, dy: usize, y: usize, den: usize, n: i32, R: i32): void {
-  loadBlock(g, dy, strideV, n, V, R, W8)
-  if (normalised) loadBlock(w, y, strideV, n, V, R, W8)
+/** g [M, W8], of a block with R rows, = scale dy / den, and -(dy . y) / den in the normaliser's column; w [M, W8] is working space. */
+function loadCotangents(g: usize, R: i32, w: usize, dy: usize, y: usize, den: usize, n: i32, M: i32): void {
+  loadBlock(g, R, dy, strideV, n, V, M, W8)
+  if (normalised) loadBlock(w, M, y, strideV, n, V, M, W8)
   for (let r = 0; r < n; r++) {
     const d = normalised ? load<f32>(den + <usize>r * stride1) : 1
-    const dyy = normalised ? dotRows(at(g, R, r, 0), at(w, R, r, 0), R) : 0
+    const dyy = normalised ? dotRows(at(g, R, r, 0), R, at(w, M, r, 0), M) : 0
     scaleRow(g, R, r, scale / d)
     if (normalised) store<f32>(at(g, R, r, V), -dyy / d)
   }
@@ -269,10 +270,10 @@ function scaleTo(y: usize, x: usize, a: f32, n: i32): void {
   for (let i: usize = 0; i < <usize>(n << 2); i += 16) v128.store(y + i, f32x4.mul(f32x4.splat(a), v128.load(x + i)))
 }
 
-/** The inner product of two rows of W8 floats in blocks of R rows. */
-function dotRows(x: usize, y: usize, R: i32): f32 {
+/** The inner product of two rows of W8 floats, x in a block with Rx rows, y in one with Ry. */
+function dotRows(x: usize, Rx: i32, y: usize, Ry: i32): f32 {
   let r0 = splat(0), r1 = splat(0)
-  for (let j = 0; j < W8; j += 8, x += <usize>R << 5, y += <usize>R << 5) {
+  for (let j = 0; j < W8; j += 8, x += <usize>Rx << 5, y += <usize>Ry << 5) {
     r0 = madd(v128.load(x), v128.load(y), r0)
     r1 = madd(v128.load(x, 16), v128.load(y, 16), r1)
   }
@@ -285,9 +286,9 @@ function recurrent(S: usize, q: usize, k: usize, v: usize, beta: usize, y: usize
   const frame = top
   const qt = take(K8), kt = take(K8), ut = take(W8), ot = take(W8)
   for (let t = 0; t < n; t++) {
-    loadBlock(qt, q, 0, 1, K, 1, K8)
-    loadBlock(kt, k, 0, 1, K, 1, K8)
-    loadValues(ut, v, 1, 1)
+    loadBlock(qt, 1, q, 0, 1, K, 1, K8)
+    loadBlock(kt, 1, k, 0, 1, K, 1, K8)
+    loadValues(ut, 1, v, 1, 1)
     if (beta) {
       recall(S, kt, ut, ut, K8, W8)
       scaleTo(ut, ut, load<f32>(beta), W8)
@@ -321,29 +322,29 @@ function recurrentBackward(S: usize, dS: usize, q: usize, k: usize, v: usize, be
   let before = S
   for (let t: usize = 0; t < <usize>n; t++) {
     const kt = ks + t * rowK, ut = us + t * rowW, gt = gs + t * rowW
-    loadBlock(qs + t * rowK, q + t * strideK, 0, 1, K, 1, K8)
-    loadBlock(kt, k + t * strideK, 0, 1, K, 1, K8)
-    loadValues(ut, v + t * strideV, 1, 1)
-    loadCotangents(gt, d, dy + t * strideV, y + t * strideV, den + t * stride1, 1, 1)
+    loadBlock(qs + t * rowK, 1, q + t * strideK, 0, 1, K, 1, K8)
+    loadBlock(kt, 1, k + t * strideK, 0, 1, K, 1, K8)
+    loadValues(ut, 1, v + t * strideV, 1, 1)
+    loadCotangents(gt, 1, d, dy + t * strideV, y + t * strideV, den + t * stride1, 1, 1)
     if (beta) {
       recall(before, kt, ut, es + t * rowW, K8, W8)
       scaleTo(ut, es + t * rowW, load<f32>(beta + t * stride1), W8)
     }
     writeBackward(before, after + t * step, kt, ut, gt, d, K8, W8)
     before = after + t * step
-    storeBlock(dq + t * strideK, 0, d, 1, K, 1)
+    storeBlock(dq + t * strideK, 0, d, 1, 1, K)
   }
   for (let t = <usize>n - 1; t != <usize>-1; t--) {
     const kt = ks + t * rowK
     readBackward(dS, qs + t * rowK, gs + t * rowW, kt, us + t * rowW, d, du, K8, W8)
     if (beta) {
-      store<f32>(dbeta + t * stride1, dotRows(du, es + t * rowW, 1))
+      store<f32>(dbeta + t * stride1, dotRows(du, 1, es + t * rowW, 1))
       scaleTo(du, du, -load<f32>(beta + t * stride1), W8)
       eraseBackward(dS, t ? after + (t - 1) * step : S, kt, du, d, K8, W8)
       scaleTo(du, du, -1, W8)
     }
-    storeBlock(dk + t * strideK, 0, d, 1, K, 1)
-    storeBlock(dv + t * strideV, 0, du, 1, V, 1)
+    storeBlock(dk + t * strideK, 0, d, 1, 1, K)
+    storeBlock(dv + t * strideV, 0, du, 1, 1, V)
   }
   top = frame
 }
@@ -357,9 +358,9 @@ function recurrentBackward(S: usize, dS: usize, q: usize, k: usize, v: usize, be
 function pseudoValues(S: usize, ksT: usize, betas: usize, es: usize, us: usize, kk: usize, n8: i32): void {
   const frame = top
   const kkT = take(n8 * n8)
-  lowerOf(kk, ksT, ksT, n8, K8, K)
-  transpose(kkT, kk, n8, n8)
-  product(es, SUB, ksT, S, n8, W8, K8, K)
+  lowerOf(kk, ksT, K8, ksT, K8, n8, K)
+  transpose(kkT, n8, kk, n8, n8, n8)
+  product(es, n8, SUB, ksT, K8, S, K8, n8, W8, K)
   solveLower(es, us, kkT, betas, n8, W8)
   top = frame
 }
@@ -370,21 +371,21 @@ function chunk(S: usize, q: usize, k: usize, v: usize, beta: usize, y: usize, de
   const n8 = roundUp8(n)
   const rows = take(n8 * K8), qsT = take(n8 * K8), ksT = take(n8 * K8), us = take(n8 * W8), os = take(n8 * W8)
   const p = take(n8 * n8), pT = take(n8 * n8), betas = take(n8)
-  loadBlock(rows, q, strideK, n, K, n8, K8)
-  transpose(qsT, rows, n8, K8)
-  loadBlock(rows, k, strideK, n, K, n8, K8)
-  transpose(ksT, rows, n8, K8)
+  loadBlock(rows, n8, q, strideK, n, K, n8, K8)
+  transpose(qsT, K8, rows, n8, n8, K8)
+  loadBlock(rows, n8, k, strideK, n, K, n8, K8)
+  transpose(ksT, K8, rows, n8, n8, K8)
   if (beta) {
     loadVector(betas, beta, n, n8)
-    loadValues(os, v, n, n8)
+    loadValues(os, n8, v, n, n8)
     pseudoValues(S, ksT, betas, os, us, p, n8)
-  } else loadValues(us, v, n, n8)
-  lowerOf(p, qsT, ksT, n8, K8, K)
-  transpose(pT, p, n8, n8)
-  product(os, SET, qsT, S, n8, W8, K8, K)
-  addLower(os, pT, us, n8, W8)
-  product(S, ADD, rows, us, K8, W8, n8, n)
-  storeReads(y, den, os, n, n8)
+  } else loadValues(us, n8, v, n, n8)
+  lowerOf(p, qsT, K8, ksT, K8, n8, K)
+  transpose(pT, n8, p, n8, n8, n8)
+  product(os, n8, SET, qsT, K8, S, K8, n8, W8, K)
+  productLower(os, n8, ADD, pT, n8, us, n8, n8, W8, 0)
+  product(S, K8, ADD, rows, n8, us, n8, K8, W8, n)
+  storeReads(y, den, os, n8, n)
   top = frame
 }
 
@@ -394,59 +395,59 @@ function chunk(S: usize, q: usize, k: usize, v: usize, beta: usize, y: usize, de
  *     dU = P^T G + K dS;  dP = tril(G U^T);  dQ = G S^T + dP K;  dK = U dS^T + dP^T Q;  dS += Q^T G;  sum rule: dV = dU
  *     delta rule: X = dU - tril(K K^T, -1)^T diag(beta) X, D = -diag(beta) X, M = tril(D U^T, -1):
  *     dV = -D;  dbeta_i = x_i . e_i;  dK += D S^T + (M + M^T) K;  dS += K^T D
+ *
+ * Sums of products are taken in one go, on operands stacked: dQ = [G dP] [S^T; K], dK = [U D M+M^T] [dS^T; S^T; K] + dP^T Q,
+ * dS += [Q; K]^T [G; D].
  */
 function chunkBackward(S: usize, dS: usize, q: usize, k: usize, v: usize, beta: usize, y: usize, den: usize, dy: usize,
   dq: usize, dk: usize, dv: usize, dbeta: usize, n: i32): void {
   const frame = top
-  const n8 = roundUp8(n)
-  const qs = take(n8 * K8), qsT = take(n8 * K8), ks = take(n8 * K8), ksT = take(n8 * K8), dqs = take(n8 * K8), dks = take(n8 * K8)
-  const us = take(n8 * W8), usT = take(n8 * W8), es = take(n8 * W8), gs = take(n8 * W8), gsT = take(n8 * W8), dus = take(n8 * W8)
-  const p = take(n8 * n8), pT = take(n8 * n8), kk = take(n8 * n8), betas = take(n8)
-  const ST = take(K8 * W8), dST = take(K8 * W8)
-  loadBlock(qs, q, strideK, n, K, n8, K8)
-  transpose(qsT, qs, n8, K8)
-  loadBlock(ks, k, strideK, n, K, n8, K8)
-  transpose(ksT, ks, n8, K8)
-  loadCotangents(gs, dus, dy, y, den, n, n8)
-  transpose(gsT, gs, n8, W8)
+  const n8 = roundUp8(n), pairs = 2 * n8, gdP = W8 + n8, udm = 2 * W8 + n8
+  const qsT = take(n8 * K8), ksT = take(n8 * K8), dqs = take(n8 * K8), dks = take(n8 * K8)
+  const qk = take(pairs * K8), gd = take(pairs * W8), us = take(n8 * W8), es = take(n8 * W8), dus = take(n8 * W8)
+  const p = take(n8 * n8), kk = take(n8 * n8), betas = take(n8)
+  const left = take(udm * n8), leftQ = take(gdP * n8), right = take(udm * K8)
+  const qs = qk, ks = rowsFrom(qk, n8), gs = gd, ds = rowsFrom(gd, n8)
+  const usT = left, dsT = rowsFrom(left, W8), gsT = leftQ, rightQ = rowsFrom(right, W8)
+
+  loadBlock(qs, pairs, q, strideK, n, K, n8, K8)
+  transpose(qsT, K8, qs, pairs, n8, K8)
+  loadBlock(ks, pairs, k, strideK, n, K, n8, K8)
+  transpose(ksT, K8, ks, pairs, n8, K8)
+  loadBlock(rowsFrom(right, 2 * W8), udm, k, strideK, n, K, n8, K8)
+  loadCotangents(gs, pairs, dus, dy, y, den, n, n8)
+  transpose(gsT, gdP, gs, pairs, n8, W8)
   if (beta) {
     loadVector(betas, beta, n, n8)
-    loadValues(es, v, n, n8)
+    loadValues(es, n8, v, n, n8)
     pseudoValues(S, ksT, betas, es, us, kk, n8)
-  } else loadValues(us, v, n, n8)
-  transpose(usT, us, n8, W8)
-  transpose(ST, S, K8, W8)
-  transpose(dST, dS, K8, W8)
+  } else loadValues(us, n8, v, n, n8)
+  transpose(usT, udm, us, n8, n8, W8)
+  transpose(right, udm, dS, K8, K8, W8)
+  transpose(rightQ, udm, S, K8, K8, W8)
 
-  product(dus, SET, ksT, dS, n8, W8, K8, K)
-  lowerOf(p, qsT, ksT, n8, K8, K)
-  addLowerTransposed(dus, p, gs, n8, W8)
-  lowerOf(p, gsT, usT, n8, W8, W)
-  transpose(pT, p, n8, n8)
-  product(dqs, SET, gsT, ST, n8, K8, W8, W)
-  addLower(dqs, pT, ks, n8, K8)
-  product(dks, SET, usT, dST, n8, K8, W8, W)
-  addLowerTransposed(dks, p, qs, n8, K8)
-  product(dS, ADD, qs, gs, K8, W8, n8, n)
-
+  product(dus, n8, SET, ksT, K8, dS, K8, n8, W8, K)
+  lowerOf(p, qsT, K8, ksT, K8, n8, K)
+  addLowerTransposed(dus, n8, p, n8, gs, pairs, n8, W8)
   if (beta) {
-    const ds = gs, dsT = gsT
     scaleTo(betas, betas, -1, n8)
-    solveLowerTransposed(dus, ds, kk, betas, n8, W8)
-    for (let r = 0; r < n; r++) store<f32>(dbeta + <usize>r * stride1, dotRows(at(dus, n8, r, 0), at(es, n8, r, 0), n8))
-    transpose(dsT, ds, n8, W8)
-    lowerOf(p, dsT, usT, n8, W8, W)
-    for (let r = 0; r < n8; r++) store<f32>(at(p, n8, r, r), 0)
-    transpose(pT, p, n8, n8)
-    product(dks, ADD, dsT, ST, n8, K8, W8, W)
-    addLower(dks, pT, ks, n8, K8)
-    addLowerTransposed(dks, p, ks, n8, K8)
-    product(dS, ADD, ks, ds, K8, W8, n8, n)
-    scaleTo(dus, ds, -1, n8 * W8)
+    solveLowerTransposed(dus, ds, pairs, kk, betas, n8, W8)
+    for (let r = 0; r < n; r++) store<f32>(dbeta + <usize>r * stride1, dotRows(at(dus, n8, r, 0), n8, at(es, n8, r, 0), n8))
+    transpose(dsT, udm, ds, pairs, n8, W8)
+    lowerOf(p, dsT, udm, usT, udm, n8, W)
+    symmetric(rowsFrom(left, 2 * W8), udm, p, n8)
   }
-  storeBlock(dq, strideK, dqs, n, K, n8)
-  storeBlock(dk, strideK, dks, n, K, n8)
-  storeBlock(dv, strideV, dus, n, V, n8)
+  lowerOf(p, gsT, gdP, usT, udm, n8, W)
+  transpose(rowsFrom(leftQ, W8), gdP, p, n8, n8, n8)
+  productLower(dqs, n8, SET, leftQ, gdP, rightQ, udm, n8, K8, W8)
+  product(dks, n8, SET, left, udm, right, udm, n8, K8, beta ? udm : W8)
+  addLowerTransposed(dks, n8, p, n8, qs, pairs, n8, K8)
+  product(dS, K8, ADD, qk, pairs, gd, pairs, K8, W8, beta ? pairs : n)
+
+  storeBlock(dq, strideK, dqs, n8, n, K)
+  storeBlock(dk, strideK, dks, n8, n, K)
+  if (beta) for (let r = 0; r < n; r++) scaleRow(ds, pairs, r, -1)
+  storeBlock(dv, strideV, beta ? ds : dus, beta ? pairs : n8, n, V)
   top = frame
 }
 

@@ -1,9 +1,10 @@
 /**
  * Matrix products on blocks small enough for the L1 and L2 caches (16 to 256 a side), for kernels that chain many of them.
  *
- * A block [R, N], both multiples of 8, lies in strips of eight columns: entry (r, j) at (j >> 3) 8 R + 8 r + (j & 7). So the 4 x 8 tile
- * of a product reads its operands with constant steps of 32 bytes, with neither packing nor strides. The left operand is always given
- * transposed, [inner, rows]: `product(c, aT, b)` is A B when given A's transpose, and A^T B when given A itself.
+ * A block of N columns with R rows, both multiples of 8, lies in strips of eight columns: entry (r, j) at (j >> 3) 8 R + 8 r + (j & 7).
+ * So the 4 x 8 tile of a product reads its operands with constant steps of 32 bytes, with neither packing nor strides. Rows from r on
+ * are themselves a block, at `rowsFrom(x, r)` with the same R: blocks stacked in one are multiplied in one go, [A1 A2] [B1; B2].
+ * The left operand is always given transposed, [inner, rows]: `product` is A B when given A's transpose, and A^T B when given A itself.
  *
  * The inner sums run over the n rows in use, never over padding, and the triangular products never multiply what lies beyond
  * the triangle: entries there may hold anything, NaN included. Each entry of a product is one sum in the order of the inner index.
@@ -20,20 +21,24 @@ export function roundUp8(n: i32): i32 {
   return (n + 7) & ~7
 }
 
-/** Address of entry (r, j), j a multiple of 4, in a block of R rows. */
+/** Address of entry (r, j) of a block with R rows; the rest of the strip's row follows. */
 @inline export function at(x: usize, R: i32, r: i32, j: i32): usize {
   return x + (<usize>((j & ~7) * R + (r << 3) + (j & 7)) << 2)
 }
 
-/** dst = src^T; src is [R, N]. */
-export function transpose(dst: usize, src: usize, R: i32, N: i32): void {
-  for (let r = 0; r < R; r += 4) {
+@inline export function rowsFrom(x: usize, r: i32): usize {
+  return x + (<usize>r << 5)
+}
+
+/** dst [N, M] = src^T, src [M, N]; Rd and Rs are the rows of the blocks they lie in. */
+export function transpose(dst: usize, Rd: i32, src: usize, Rs: i32, M: i32, N: i32): void {
+  for (let r = 0; r < M; r += 4) {
     for (let j = 0; j < N; j += 4) {
-      const s = at(src, R, r, j)
+      const s = at(src, Rs, r, j)
       const x0 = v128.load(s), x1 = v128.load(s, 32), x2 = v128.load(s, 64), x3 = v128.load(s, 96)
       const t0 = i32x4.shuffle(x0, x1, 0, 4, 1, 5), t1 = i32x4.shuffle(x2, x3, 0, 4, 1, 5)
       const t2 = i32x4.shuffle(x0, x1, 2, 6, 3, 7), t3 = i32x4.shuffle(x2, x3, 2, 6, 3, 7)
-      const d = at(dst, N, j, r)
+      const d = at(dst, Rd, j, r)
       v128.store(d, i64x2.shuffle(t0, t1, 0, 2))
       v128.store(d, i64x2.shuffle(t0, t1, 1, 3), 32)
       v128.store(d, i64x2.shuffle(t2, t3, 0, 2), 64)
@@ -182,31 +187,42 @@ function tile(c: usize, mode: i32, shape: i32, a: usize, b: usize, n: i32): void
   put(c + 112, mode, c31)
 }
 
-/** C [M, N] = | += | -= A B; aT is [R, M], b is [R, N], of which the first n rows count. */
-export function product(c: usize, mode: i32, aT: usize, b: usize, M: i32, N: i32, R: i32, n: i32): void {
+/** C [M, N] = | += | -= A B; aT is [n, M], b is [n, N]; Rc, Ra, Rb are the rows of the blocks they lie in. */
+export function product(c: usize, Rc: i32, mode: i32, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32): void {
   for (let j = 0; j < N; j += 8) {
-    for (let i = 0; i < M; i += 4) tile(at(c, M, i, j), mode, FULL, at(aT, R, 0, i), at(b, R, 0, j), n)
+    for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), mode, FULL, at(aT, Ra, 0, i), at(b, Rb, 0, j), n)
   }
 }
 
-/** The lower triangle of C [M, M] = A B, diagonal included; aT and b are [R, M]. Entries above it are left undefined. */
-export function lowerOf(c: usize, aT: usize, b: usize, M: i32, R: i32, n: i32): void {
+/** C [M, N] = | += A B + tril(L) B', with [A L]^T stacked in aT [n + M, M] and [B; B'] in b [n + M, N]. */
+export function productLower(c: usize, Rc: i32, mode: i32, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32): void {
+  for (let j = 0; j < N; j += 8) {
+    for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), mode, LOWER, at(aT, Ra, 0, i), at(b, Rb, 0, j), n + i)
+  }
+}
+
+/** C [M, N] += tril(L)^T B, L [M, M]. */
+export function addLowerTransposed(c: usize, Rc: i32, l: usize, Rl: i32, b: usize, Rb: i32, M: i32, N: i32): void {
+  for (let j = 0; j < N; j += 8) {
+    for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), ADD, UPPER, at(l, Rl, i, i), at(b, Rb, i, j), M - i - 4)
+  }
+}
+
+/** The lower triangle of C [M, M] = A B, diagonal included; aT and b are [n, M]. What's above it is left undefined. */
+export function lowerOf(c: usize, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32): void {
   for (let j = 0; j < M; j += 8) {
-    for (let i = j; i < M; i += 4) tile(at(c, M, i, j), SET, FULL, at(aT, R, 0, i), at(b, R, 0, j), n)
+    for (let i = j; i < M; i += 4) tile(at(c, M, i, j), SET, FULL, at(aT, Ra, 0, i), at(b, Rb, 0, j), n)
   }
 }
 
-/** C [M, N] += tril(L) B for L [M, M], given its transpose. */
-export function addLower(c: usize, lT: usize, b: usize, M: i32, N: i32): void {
-  for (let j = 0; j < N; j += 8) {
-    for (let i = 0; i < M; i += 4) tile(at(c, M, i, j), ADD, LOWER, at(lT, M, 0, i), at(b, M, 0, j), i)
-  }
-}
-
-/** C [M, N] += tril(L)^T B for L [M, M]. */
-export function addLowerTransposed(c: usize, l: usize, b: usize, M: i32, N: i32): void {
-  for (let j = 0; j < N; j += 8) {
-    for (let i = 0; i < M; i += 4) tile(at(c, M, i, j), ADD, UPPER, at(l, M, i, i), at(b, M, i, j), M - i - 4)
+/** dst [M, M] = L + L^T for the strictly lower part L of l. */
+export function symmetric(dst: usize, Rd: i32, l: usize, M: i32): void {
+  transpose(dst, Rd, l, M, M, M)
+  for (let r = 0; r < M; r++) {
+    const diagonal = r & ~3
+    for (let j = 0; j < diagonal; j += 4) v128.store(at(dst, Rd, r, j), v128.load(at(l, M, r, j)))
+    for (let j = diagonal; j < r; j++) store<f32>(at(dst, Rd, r, j), load<f32>(at(l, M, r, j)))
+    store<f32>(at(dst, Rd, r, r), 0)
   }
 }
 
@@ -248,13 +264,13 @@ export function solveLower(x: usize, y: usize, lT: usize, factor: usize, M: i32,
   }
 }
 
-/** Back substitution: for i = M - 1, M - 2, ...: x_i += sum_{j>i} L_ji y_j, then y_i = factor_i x_i. */
-export function solveLowerTransposed(x: usize, y: usize, l: usize, factor: usize, M: i32, N: i32): void {
+/** Back substitution: for i = M - 1, M - 2, ...: x_i += sum_{j>i} L_ji y_j, then y_i = factor_i x_i. y lies in a block with Ry rows. */
+export function solveLowerTransposed(x: usize, y: usize, Ry: i32, l: usize, factor: usize, M: i32, N: i32): void {
   for (let i = M - 4; i >= 0; i -= 4) {
     const a = at(l, M, i, i), f = factor + (i << 2)
     for (let j = 0; j < N; j += 8) {
-      const xi = at(x, M, i, j), yi = at(y, M, i, j)
-      tile(xi, ADD, FULL, at(l, M, i + 4, i), at(y, M, i + 4, j), M - i - 4)
+      const xi = at(x, M, i, j), yi = at(y, Ry, i, j)
+      tile(xi, ADD, FULL, at(l, M, i + 4, i), at(y, Ry, i + 4, j), M - i - 4)
       finishRow(yi, xi, f, 3)
       addRow(xi, 1, a, yi, 3, 0)
       addRow(xi, 1, a, yi, 3, 1)
@@ -269,12 +285,12 @@ export function solveLowerTransposed(x: usize, y: usize, l: usize, factor: usize
   }
 }
 
-/** Rows of cols floats, `stride` bytes apart, into a block of R rows; what lies beyond n rows and cols columns becomes 0. */
-export function loadBlock(x: usize, src: usize, stride: usize, n: i32, cols: i32, R: i32, N: i32): void {
+/** n rows of cols floats, `stride` bytes apart, into x [M, N], of a block with R rows; what is left of it becomes 0. */
+export function loadBlock(x: usize, R: i32, src: usize, stride: usize, n: i32, cols: i32, M: i32, N: i32): void {
   for (let j = 0; j < N; j += 8) {
     const full = j + 8 <= cols
     let d = at(x, R, 0, j), s = src + (<usize>j << 2)
-    for (let r = 0; r < R; r++, d += 32, s += stride) {
+    for (let r = 0; r < M; r++, d += 32, s += stride) {
       if (r < n && full) {
         v128.store(d, v128.load(s))
         v128.store(d, v128.load(s, 16), 16)
@@ -290,7 +306,7 @@ export function loadBlock(x: usize, src: usize, stride: usize, n: i32, cols: i32
 }
 
 /** The other way. */
-export function storeBlock(dst: usize, stride: usize, x: usize, n: i32, cols: i32, R: i32): void {
+export function storeBlock(dst: usize, stride: usize, x: usize, R: i32, n: i32, cols: i32): void {
   for (let j = 0; j < cols; j += 8) {
     const full = j + 8 <= cols
     let s = at(x, R, 0, j), d = dst + (<usize>j << 2)

@@ -16,7 +16,7 @@ const worthSharing = 1 << 18
 function scratchBytes(form: Form, backward: boolean, { T, K, V, C }: FastWeightSizes): number {
   const K8 = up8(K), W8 = up8(V + 1), n = up8(Math.min(C, T))
   const state = K8 * W8
-  if (form === 'chunk') return 4 * (n * (6 * K8 + 6 * W8 + 4 * n + 1) + 4 * state + 512)
+  if (form === 'chunk') return 4 * (n * (7 * K8 + 8 * W8 + 5 * n + 1) + 4 * state + 512)
   return 4 * ((backward ? n * (2 * K8 + 3 * W8 + state) : 0) + 2 * K8 + 2 * W8 + 2 * state + 512)
 }
 
