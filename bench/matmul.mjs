@@ -69,8 +69,7 @@ export async function run({ sizes = [64, 128, 256, 512, 1024], rounds = 15 }) {
 function report(entries, sizes, rounds) {
   const mine = (threads, relaxed) => entries.find((e) => e.ours && e.threads === threads && e.relaxed === relaxed)
   const limit = (relaxed) => entries.find((e) => e.limit && e.relaxed === relaxed)
-  const best = (n, test) =>
-    entries.filter((e) => !e.ours && !e.limit && test(e)).reduce((x, y) => (y.results[n].median > x.results[n].median ? y : x))
+  const peers = (test) => entries.filter((e) => !e.ours && !e.limit && test(e))
 
   console.log(`\nmatmul, float32, n x n x n: GFLOP/s, median (min-max) of ${rounds} interleaved rounds\n`)
   printTable(
@@ -84,13 +83,15 @@ function report(entries, sizes, rounds) {
     ]),
   )
 
-  /** x over y(n): by medians, and by the fastest samples, which a busy machine disturbs less. */
-  const ratio = (label, x, y) => ({
+  /** x over the best of `others`: by medians, and by the fastest samples, which a busy machine disturbs less. */
+  const ratio = (label, x, others) => ({
     label,
     values: sizes.map((n) => {
-      const other = y(n)
-      const by = (statistic) => x.results[n][statistic] / other.results[n][statistic]
-      return { n, median: by('median'), fastest: by('max'), to: other.label, name: other.ours || other.limit ? '' : other.module }
+      const by = (statistic) => {
+        const best = others.reduce((a, b) => (b.results[n][statistic] > a.results[n][statistic] ? b : a))
+        return { ratio: x.results[n][statistic] / best.results[n][statistic], to: best.label, name: others.length > 1 ? best.module : '' }
+      }
+      return { n, median: by('median'), fastest: by('max') }
     }),
   })
   const name = (relaxed) => (relaxed ? 'relaxed' : 'plain')
@@ -98,23 +99,36 @@ function report(entries, sizes, rounds) {
   // Where relaxed SIMD is always on, peers use it without being asked, and the plain build meets them too.
   const plain = (e) => hasRelaxed() || !e.relaxed
   const ratios = [
-    ratio('plain, 1 thread / best peer without flags', mine(1, false), (n) => best(n, (e) => e.threads === 1 && plain(e))),
-    ratio('relaxed, 1 thread / best of all peers', mine(1, true), (n) => best(n, (e) => e.threads === 1)),
-    ...both.map((relaxed) =>
-      ratio(`${name(relaxed)}, 2 threads / best peer with 2`, mine(2, relaxed), (n) => best(n, (e) => e.threads === 2)),
+    ratio(
+      'plain, 1 thread / best peer without flags',
+      mine(1, false),
+      peers((e) => e.threads === 1 && plain(e)),
     ),
-    ...both.map((relaxed) => ratio(`${name(relaxed)}, 2 threads / 1 thread`, mine(2, relaxed), () => mine(1, relaxed))),
-    ...both.map((relaxed) => ratio(`${name(relaxed)}, 1 thread / its 128-bit limit`, mine(1, relaxed), () => limit(relaxed))),
+    ratio(
+      'relaxed, 1 thread / best of all peers',
+      mine(1, true),
+      peers((e) => e.threads === 1),
+    ),
+    ...both.map((relaxed) =>
+      ratio(
+        `${name(relaxed)}, 2 threads / onnxruntime-web, 2`,
+        mine(2, relaxed),
+        peers((e) => e.threads === 2),
+      ),
+    ),
+    ...both.map((relaxed) => ratio(`${name(relaxed)}, 2 threads / 1 thread`, mine(2, relaxed), [mine(1, relaxed)])),
+    ...both.map((relaxed) => ratio(`${name(relaxed)}, 1 thread / its 128-bit limit`, mine(1, relaxed), [limit(relaxed)])),
   ]
-  console.log('\nfastweights: ratio of medians (of the fastest samples)\n')
+  console.log('\nfastweights: ratio of medians (of the fastest samples), and to whom\n')
+  const cell = ({ median, fastest }) => {
+    const names = median.name === fastest.name ? median.name : `${median.name} (${fastest.name})`
+    return `${median.ratio.toFixed(2)}x (${fastest.ratio.toFixed(2)}x) ${names}`.trim()
+  }
   printTable(
     ['n', ...sizes],
-    ratios.map(({ label, values }) => [
-      label,
-      ...values.map(({ median, fastest, name }) => `${median.toFixed(2)}x (${fastest.toFixed(2)}x)${name && ` ${name}`}`),
-    ]),
+    ratios.map(({ label, values }) => [label, ...values.map(cell)]),
   )
-  console.log(`\npeers: ${[...new Set(entries.filter((e) => !e.ours && !e.limit).map((e) => `${e.module} ${e.version}`))].join(', ')}`)
+  console.log(`\npeers: ${[...new Set(peers(() => true).map((e) => `${e.module} ${e.version}`))].join(', ')}`)
   return {
     rounds,
     sizes,

@@ -19,6 +19,11 @@ export const machine = () => ({
 export function printMachine() {
   const m = machine()
   console.log(`Node ${m.node} (V8 ${m.v8}), ${m.cpu}, ${m.cores} cores, ${m.memory}, ${m.system}; relaxed SIMD ${m.relaxedSimd}`)
+  const load = os.loadavg()[0]
+  if (load > 1)
+    console.log(
+      `The machine has been busy (load ${load.toFixed(1)} over the last minute): if it still is, the fastest samples say more than the medians.`,
+    )
 }
 
 /** First column to the left, the others to the right; `null` is an empty line. */
