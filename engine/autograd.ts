@@ -91,10 +91,10 @@ export function backward(root: Tensor, seed?: Tensor): void {
       for (const node of newestFirst(root)) {
         const grads = waiting.get(node)
         if (!grads) continue
-        waiting.delete(node)
         scope(() => {
           node.backward(grads).forEach((gradient, i) => gradient && put(node.inputs[i], gradient, node.op))
         })
+        waiting.delete(node)
         for (const g of grads) g?.dispose()
       }
     } finally {
