@@ -5,9 +5,9 @@
  *     sum rule    u_t = v_t                                   Katharopoulos 2020, eq. 16-20
  *     delta rule  u_t = beta_t e_t,  e_t = v_t - S_{t-1}^T k_t     Schlag 2021, eq. 24-25; chunks: Yang 2024 (WY)
  *
- * Both are written once, for u; beta = null means the sum rule. The normaliser (z_t = z_{t-1} + k_t, y_t = scale S_t^T q_t / (z_t . q_t + eps))
- * is one more value column: v is extended by 1, S by z, the cotangent G = scale dy / den of the unscaled read by g = -(dy . y) / den.
- * W is the width of the values so extended.
+ * Both are written once, for u; beta = null means the sum rule. The normaliser, z_t = z_{t-1} + k_t and
+ * y_t = scale S_t^T q_t / (z_t . q_t + eps), is one more value column: v is extended by 1, S by z, and the cotangent G = scale dy / den of
+ * the unscaled read by g = -(dy . y) / den. W is the width of the values so extended.
  *
  * Shapes: q, k [B,T,H,K]; v, y [B,T,H,V]; beta, den [B,T,H]; states [B,H,K,V]; z [B,H,K]; snapshots [B,H,ceil(T/C),K,V].
  * Split: a task is one (b, h), done by one thread from the first token to the last; nothing is shared, so threads change nothing.
@@ -126,6 +126,7 @@ function loadCotangents(g: usize, R: i32, w: usize, dy: usize, y: usize, den: us
 
 // ---- recurrent form: passes over S, four rows of a strip (32 floats in a row) at a time ------------------------------------------
 
+/** The four sums over the lanes of a, b, c, d. */
 @inline function sum4(a: v128, b: v128, c: v128, d: v128): v128 {
   const ab0 = i32x4.shuffle(a, b, 0, 4, 1, 5), ab1 = i32x4.shuffle(a, b, 2, 6, 3, 7)
   const cd0 = i32x4.shuffle(c, d, 0, 4, 1, 5), cd1 = i32x4.shuffle(c, d, 2, 6, 3, 7)
@@ -159,10 +160,10 @@ function recall(S: usize, k: usize, v: usize, e: usize, K8: i32, W8: i32): void 
   }
 }
 
-/** One row of `write`: S_i += k_i u, the sum so far of q_i S_i added to. */
-@inline function writeHalf(s: usize, k: v128, u: v128): v128 {
-  const x = madd(k, u, v128.load(s))
-  v128.store(s, x)
+/** Four floats of a row of a state: to = from + k u, which is also the result. */
+@inline function update(to: usize, from: usize, k: v128, u: v128): v128 {
+  const x = madd(k, u, v128.load(from))
+  v128.store(to, x)
   return x
 }
 
@@ -174,31 +175,24 @@ function write(S: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i3
     let r0 = splat(0), r1 = splat(0), r2 = splat(0), r3 = splat(0)
     for (let i: usize = 0; i < <usize>(K8 << 2); i += 16, s += 128) {
       let x = v128.load32_splat(k + i), y = v128.load32_splat(q + i)
-      r0 = madd(y, writeHalf(s, x, u0), r0)
-      r1 = madd(y, writeHalf(s + 16, x, u1), r1)
+      r0 = madd(y, update(s, s, x, u0), r0)
+      r1 = madd(y, update(s + 16, s + 16, x, u1), r1)
       x = v128.load32_splat(k + i, 4)
       y = v128.load32_splat(q + i, 4)
-      r2 = madd(y, writeHalf(s + 32, x, u0), r2)
-      r3 = madd(y, writeHalf(s + 48, x, u1), r3)
+      r2 = madd(y, update(s + 32, s + 32, x, u0), r2)
+      r3 = madd(y, update(s + 48, s + 48, x, u1), r3)
       x = v128.load32_splat(k + i, 8)
       y = v128.load32_splat(q + i, 8)
-      r0 = madd(y, writeHalf(s + 64, x, u0), r0)
-      r1 = madd(y, writeHalf(s + 80, x, u1), r1)
+      r0 = madd(y, update(s + 64, s + 64, x, u0), r0)
+      r1 = madd(y, update(s + 80, s + 80, x, u1), r1)
       x = v128.load32_splat(k + i, 12)
       y = v128.load32_splat(q + i, 12)
-      r2 = madd(y, writeHalf(s + 96, x, u0), r2)
-      r3 = madd(y, writeHalf(s + 112, x, u1), r3)
+      r2 = madd(y, update(s + 96, s + 96, x, u0), r2)
+      r3 = madd(y, update(s + 112, s + 112, x, u1), r3)
     }
     v128.store(o + (<usize>j << 2), f32x4.add(r0, r2))
     v128.store(o + (<usize>j << 2), f32x4.add(r1, r3), 16)
   }
-}
-
-/** Half a row: to = from + k u; the running sum r of to * g. */
-@inline function rankOneHalf(to: usize, from: usize, k: v128, u: v128, g: v128, r: v128): v128 {
-  const x = madd(k, u, v128.load(from))
-  v128.store(to, x)
-  return madd(x, g, r)
 }
 
 /** to = from + k u^T (may be the same state), d [K8] = to g. */
@@ -210,10 +204,10 @@ function writeBackward(from: usize, to: usize, k: usize, u: usize, g: usize, d: 
     for (let j = 0; j < W8; j += 8) {
       const f = at(from, K8, i, j), t = at(to, K8, i, j), o = <usize>j << 2
       const u0 = v128.load(u + o), u1 = v128.load(u + o, 16), g0 = v128.load(g + o), g1 = v128.load(g + o, 16)
-      r0 = rankOneHalf(t + 16, f + 16, k0, u1, g1, rankOneHalf(t, f, k0, u0, g0, r0))
-      r1 = rankOneHalf(t + 48, f + 48, k1, u1, g1, rankOneHalf(t + 32, f + 32, k1, u0, g0, r1))
-      r2 = rankOneHalf(t + 80, f + 80, k2, u1, g1, rankOneHalf(t + 64, f + 64, k2, u0, g0, r2))
-      r3 = rankOneHalf(t + 112, f + 112, k3, u1, g1, rankOneHalf(t + 96, f + 96, k3, u0, g0, r3))
+      r0 = madd(update(t + 16, f + 16, k0, u1), g1, madd(update(t, f, k0, u0), g0, r0))
+      r1 = madd(update(t + 48, f + 48, k1, u1), g1, madd(update(t + 32, f + 32, k1, u0), g0, r1))
+      r2 = madd(update(t + 80, f + 80, k2, u1), g1, madd(update(t + 64, f + 64, k2, u0), g0, r2))
+      r3 = madd(update(t + 112, f + 112, k3, u1), g1, madd(update(t + 96, f + 96, k3, u0), g0, r3))
     }
     v128.store(d + (<usize>i << 2), sum4(r0, r1, r2, r3))
   }
@@ -229,7 +223,8 @@ function readBackward(dS: usize, q: usize, g: usize, k: usize, u: usize, dk: usi
     for (let j = 0; j < W8; j += 4) {
       const s = at(dS, K8, i, j), o = <usize>j << 2
       const gj = v128.load(g + o), uj = v128.load(u + o)
-      const x0 = writeHalf(s, q0, gj), x1 = writeHalf(s + 32, q1, gj), x2 = writeHalf(s + 64, q2, gj), x3 = writeHalf(s + 96, q3, gj)
+      const x0 = update(s, s, q0, gj), x1 = update(s + 32, s + 32, q1, gj)
+      const x2 = update(s + 64, s + 64, q2, gj), x3 = update(s + 96, s + 96, q3, gj)
       r0 = madd(x0, uj, r0)
       r1 = madd(x1, uj, r1)
       r2 = madd(x2, uj, r2)
@@ -251,10 +246,10 @@ function eraseBackward(dS: usize, S: usize, k: usize, d: usize, dk: usize, K8: i
     for (let j = 0; j < W8; j += 4) {
       const t = at(dS, K8, i, j), s = at(S, K8, i, j)
       const dj = v128.load(d + (<usize>j << 2))
-      writeHalf(t, k0, dj)
-      writeHalf(t + 32, k1, dj)
-      writeHalf(t + 64, k2, dj)
-      writeHalf(t + 96, k3, dj)
+      update(t, t, k0, dj)
+      update(t + 32, t + 32, k1, dj)
+      update(t + 64, t + 64, k2, dj)
+      update(t + 96, t + 96, k3, dj)
       r0 = madd(v128.load(s), dj, r0)
       r1 = madd(v128.load(s, 32), dj, r1)
       r2 = madd(v128.load(s, 64), dj, r2)

@@ -25,10 +25,10 @@ interface Gradients { dQ: Matrix; dK: Matrix; dV: Matrix; dbeta: Vector }
 // ---- recurrent form: one token at a time ------------------------------------------------------------------------------
 
 /** S_t from S_{t-1}, in place: the whole rule. e is what the memory got wrong about v, u what is written. */
-function step(S: Matrix, k: Vector, v: Vector, beta: number | null): { e: Vector; u: Vector } {
+function step(S: Matrix, k: Vector, v: Vector, beta: number | undefined): { e: Vector; u: Vector } {
   const seen = read(S, k)
   const e = v.map((x, j) => x - seen[j])
-  const u = beta === null ? v : e.map(x => beta * x)
+  const u = beta === undefined ? v : e.map((x) => beta * x)
   addOuter(S, k, u, 1)
   return { e, u }
 }
@@ -37,7 +37,7 @@ function recurrent(S: Matrix, z: Vector, { Q, K, V, beta }: Tokens): { O: Matrix
   const O = zeros(V.rows, V.cols)
   const N = new Float64Array(V.rows)
   for (let t = 0; t < V.rows; t++) {
-    step(S, row(K, t), row(V, t), beta && beta[t])
+    step(S, row(K, t), row(V, t), beta?.[t])
     addTo(z, row(K, t))
     row(O, t).set(read(S, row(Q, t)))
     N[t] = dot(z, row(Q, t))
@@ -52,7 +52,7 @@ function recurrentBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, { Q, K,
   const before: Matrix[] = [], written: { e: Vector; u: Vector }[] = []
   for (let t = 0; t < n; t++) {
     before[t] = clone(S)
-    written[t] = step(S, row(K, t), row(V, t), beta && beta[t])
+    written[t] = step(S, row(K, t), row(V, t), beta?.[t])
     addTo(z, row(K, t))
     row(dQ, t).set(apply(S, row(G, t)))
     addTo(row(dQ, t), z, g[t])
@@ -68,7 +68,7 @@ function recurrentBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, { Q, K,
       row(dV, t).set(du)
       continue
     }
-    const dv = du.map(x => beta[t] * x)
+    const dv = du.map((x) => beta[t] * x)
     row(dV, t).set(dv)
     dbeta[t] = dot(du, e)
     addTo(row(dK, t), apply(before[t], dv), -1)
@@ -148,8 +148,8 @@ function forward(form: Form, q: RefStorage, k: RefStorage, v: RefStorage, beta: 
       states?.data.set(S.data, span.index * K * V)
       norm?.zs?.data.set(z, span.index * K)
       const { O, N } = run(S, z, tokensOf(q, k, v, beta, span, sizes))
-      const den = N.map(x => (norm ? x + norm.eps : 1))
-      scatter(y, span, scaleRows(den.map(x => scale / x), O), H)
+      const den = N.map((x) => (norm ? x + norm.eps : 1))
+      scatter(y, span, scaleRows(den.map((x) => scale / x), O), H)
       if (norm?.den) scatter(norm.den, span, column(den), H)
     }
     sT.data.set(S.data, head.index * K * V)
@@ -173,7 +173,7 @@ function backward(form: Form, q: RefStorage, k: RefStorage, v: RefStorage, beta:
       const dY = gather(dy, span, V, H)
       const Y = y && den ? gather(y, span, V, H) : null
       const d = den ? gather(den, span, 1, H).data : new Float64Array(span.n).fill(1)
-      const G = scaleRows(d.map(x => scale / x), dY)
+      const G = scaleRows(d.map((x) => scale / x), dY)
       const g = d.map((x, t) => (Y ? -dot(row(dY, t), row(Y, t)) / x : 0))
       const { dQ, dK, dV, dbeta: db } = run(S, z, dS, dz, tokensOf(q, k, v, beta, span, sizes), { G, g })
       scatter(dq, span, dQ, H)
