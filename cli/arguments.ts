@@ -100,7 +100,8 @@ export function chooseCommand<C extends Command>(
   if (command !== undefined) return { command, rest }
   const names = program.commands.map(({ name }) => name)
   const hint = suggestion(first, names, name => name) ?? `: the commands are ${names.join(', ')}`
-  throw new UsageError(first.startsWith('-') ? `the command must come before ${plain(first)}${hint}` : `unknown command ${show(first)}${hint}`)
+  if (first.startsWith('-')) throw new UsageError(`the command must come before ${plain(first)}${hint}`)
+  throw new UsageError(`unknown command ${show(first)}${hint}`)
 }
 
 function resolve(command: Command, given: ReadonlyMap<string, Value>): Record<string, Value | undefined> {
@@ -210,8 +211,9 @@ function expectation({ type, choices, min, max, above, below, placeholder }: Opt
   const high = max !== undefined ? `to ${max}` : below !== undefined ? `below ${below}` : ''
   if (min !== undefined && high === '') return `${noun}, ${min} or more`
   if (max !== undefined && low === '') return `${noun}, ${max} or less`
-  const joint = low === '' || high === '' ? '' : min !== undefined ? (max !== undefined ? ' ' : ' to ') : (max !== undefined ? ', up ' : ' and ')
-  return `${noun} ${low}${joint}${high}`.trim()
+  if (low === '' || high === '') return `${noun} ${low}${high}`.trim()
+  const joint = min !== undefined ? (max !== undefined ? ' ' : ' to ') : (max !== undefined ? ', up ' : ' and ')
+  return `${noun} ${low}${joint}${high}`
 }
 
 function show(value: unknown): string {
