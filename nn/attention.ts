@@ -38,6 +38,8 @@ export interface FastWeightsAttentionConfig {
   /** For dpfp. */
   nu: number
   featureNorm: FeatureNorm
+  /** Applied to the values. */
+  valueMap: 'identity' | 'silu'
   /** Taps of a causal depthwise convolution on queries, keys and values; 0 for none. */
   conv: number
   /** RMS-normalise each head's output, with a gain for each channel of a head. */
@@ -47,7 +49,7 @@ export interface FastWeightsAttentionConfig {
 }
 
 export const fastWeightsAttentionDefaults = {
-  rule: 'delta', normalise: false, featureMap: 'dpfp', nu: 1, featureNorm: 'sum', conv: 0, headNorm: false, chunk: 32,
+  rule: 'delta', normalise: false, featureMap: 'dpfp', nu: 1, featureNorm: 'sum', valueMap: 'identity', conv: 0, headNorm: false, chunk: 32,
 } as const satisfies Partial<FastWeightsAttentionConfig>
 
 /** Named as in labml: PrepareForMultiHeadAttention, without the bias, and with an optional short convolution after it. */
@@ -105,6 +107,7 @@ export class FastWeightsAttention extends Module {
     checkHeads(c.dModel, c.heads)
     if (!(c.featureMap in featureMaps)) throw new Error(`unknown feature map '${c.featureMap}' (${Object.keys(featureMaps).join(', ')})`)
     if (!(c.featureNorm in featureNorms)) throw new Error(`unknown feature norm '${c.featureNorm}' (${Object.keys(featureNorms).join(', ')})`)
+    if (c.valueMap !== 'identity' && c.valueMap !== 'silu') throw new Error(`unknown value map '${c.valueMap}' (identity, silu)`)
     if (c.rule !== 'delta' && c.rule !== 'sum') throw new Error(`unknown rule '${c.rule}' (delta, sum)`)
     if (c.normalise && c.rule !== 'sum') throw new Error('normalise belongs to the sum rule: the delta rule has no normaliser')
     if (!(Number.isInteger(c.conv) && c.conv >= 0)) throw new Error(`conv must be a number of taps, 0 or more, not ${c.conv}`)
@@ -119,7 +122,7 @@ export class FastWeightsAttention extends Module {
 
   /** `accumulate` is added to the result (the residual connection). */
   forward(x: Tensor, state: AttentionState = {}, options: { accumulate?: Tensor } = {}): { y: Tensor; state: AttentionState } {
-    const { heads, rule, normalise, featureMap, nu, featureNorm, chunk } = this.config
+    const { heads, rule, normalise, featureMap, nu, featureNorm, valueMap, chunk } = this.config
     const [B, T, D] = x.shape
     const split = (y: Tensor): Tensor => reshape(y, [B, T, heads, D / heads])
     const features = (y: Tensor): Tensor => featureNorms[featureNorm](featureMaps[featureMap].map(y, nu))
@@ -128,7 +131,7 @@ export class FastWeightsAttention extends Module {
     const value = this.value.forward(x, state.value)
     const q = features(split(query.y))
     const k = features(split(key.y))
-    const v = split(value.y)
+    const v = split(featureMaps[valueMap].map(value.y))
 
     let y: Tensor
     let next: AttentionState

@@ -1,0 +1,123 @@
+/** The commands' tables of options, and the way from their values to recipes and devices. */
+import v8 from 'node:v8'
+import { type Device, referenceDevice, relaxedAvailable, setDevice, unaryOps, wasmDevice } from '../engine/index.ts'
+import { featureMaps, featureNorms } from '../nn/index.ts'
+import { presets, type PresetName, type Recipe } from '../tasks/presets.ts'
+import type { Command, Option, Value } from './arguments.ts'
+
+const deviceOptions = [
+  { name: 'device', type: 'string', choices: ['wasm', 'reference'], default: 'wasm', group: 'Device', description: 'where the model runs; reference is the slow float64 oracle' },
+  { name: 'threads', type: 'integer', min: 1, max: 64, group: 'Device', otherwise: 'one a core', description: 'threads of the wasm device; they never change a result' },
+  { name: 'relaxed', type: 'boolean', default: true, group: 'Device', description: "don't use fused multiply-add where there is one (results differ by rounding)" },
+] as const satisfies Option[]
+
+export interface DeviceValues {
+  device: 'wasm' | 'reference'
+  threads: number | undefined
+  relaxed: boolean
+}
+
+/** Opens the device of these options and makes it the default one. */
+export async function openDevice({ device, threads, relaxed }: DeviceValues): Promise<Device> {
+  if (relaxed && !relaxedAvailable()) v8.setFlagsFromString('--experimental-wasm-relaxed-simd') // Node 20 has it behind a flag.
+  const opened = device === 'reference' ? referenceDevice() : await wasmDevice({ threads, relaxed: relaxed && relaxedAvailable() })
+  setDevice(opened)
+  return opened
+}
+
+/** One row for every field of a recipe. */
+const modelOptions = [
+  { name: 'd-model', type: 'integer', min: 1, description: 'model width D' },
+  { name: 'heads', type: 'integer', min: 1, description: 'heads H, a divisor of the width' },
+  { name: 'layers', type: 'integer', min: 1, description: 'layers' },
+  { name: 'd-ff', type: 'integer', min: 1, description: 'inner width of the feed-forward layers' },
+  { name: 'attention', type: 'string', choices: ['fast-weights', 'softmax'], description: 'sequence layer' },
+  { name: 'rule', type: 'string', choices: ['delta', 'sum'], description: 'how fast weights are written' },
+  { name: 'normalise', type: 'boolean', description: "divide the sum rule's output by z . q" },
+  { name: 'feature-map', type: 'string', choices: Object.keys(featureMaps), description: 'phi for queries and keys' },
+  { name: 'nu', type: 'integer', min: 1, description: 'nu of the dpfp feature map' },
+  { name: 'feature-norm', type: 'string', choices: Object.keys(featureNorms), description: 'normalisation of queries and keys' },
+  { name: 'value-map', type: 'string', choices: ['identity', 'silu'], description: 'activation of the values' },
+  { name: 'conv', type: 'integer', min: 0, max: 64, description: 'taps of the short convolutions on q, k and v; 0 for none' },
+  { name: 'head-norm', type: 'boolean', description: "RMS-normalise each head's output" },
+  { name: 'chunk', type: 'integer', min: 1, description: 'chunk length C of the chunkwise form' },
+  { name: 'activation', type: 'string', choices: unaryOps, description: 'of the feed-forward layers' },
+  { name: 'norm', type: 'string', choices: ['layer', 'rms'], description: 'normalisation of the residual stream' },
+  { name: 'attention-norm', type: 'boolean', description: 'normalise what attention reads (pre-norm)' },
+  { name: 'positions', type: 'string', choices: ['none', 'sinusoidal'], description: 'position encoding' },
+  { name: 'dropout', type: 'number', min: 0, below: 1, description: 'probability of dropping an activation' },
+  { name: 'embedding-std', type: 'number', above: 0, description: 'standard deviation of the initial embedding' },
+] as const satisfies Option[]
+
+const trainingOptions = [
+  { name: 'seq-len', type: 'integer', min: 1, description: 'characters T in a sequence' },
+  { name: 'batch', type: 'integer', min: 1, description: 'sequences B in a batch' },
+  { name: 'steps', type: 'integer', min: 1, description: 'optimiser steps in all' },
+  { name: 'optimizer', type: 'string', choices: ['adam', 'adamw'], description: 'optimiser' },
+  { name: 'schedule', type: 'string', choices: ['cosine', 'noam', 'constant'], description: 'learning-rate schedule' },
+  { name: 'lr', type: 'number', above: 0, description: 'peak learning rate; the factor of noam' },
+  { name: 'warmup', type: 'integer', min: 0, description: 'steps of warm-up' },
+  { name: 'lr-floor', type: 'number', min: 0, max: 1, description: 'where the cosine ends, as a part of the peak' },
+  { name: 'beta2', type: 'number', min: 0, below: 1, description: "Adam's second decay" },
+  { name: 'weight-decay', type: 'number', min: 0, description: 'decay of weight matrices' },
+  { name: 'clip', type: 'number', min: 0, description: "bound on the gradient's norm; 0 for none" },
+  { name: 'sampling', type: 'string', choices: ['random', 'epoch'], description: 'sequences start anywhere, or go through the text by epochs' },
+  { name: 'prompt', type: 'string', description: 'what the sample at the end continues' },
+] as const satisfies Option[]
+
+const camel = (name: string): string => name.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase())
+const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
+const flat = (recipe: Recipe): Record<string, Value> =>
+  Object.fromEntries(Object.entries({ ...recipe.model, ...recipe.training }).map(([name, value]) => [kebab(name), value as Value]))
+const ofPreset = (group: string) => (option: Option): Option => ({ ...option, group, otherwise: 'by preset' })
+
+export const trainCommand = {
+  name: 'train',
+  summary: 'train a model on a text, character by character',
+  options: [
+    { name: 'text', type: 'string', placeholder: 'FILE', group: 'Data', otherwise: 'Tiny Shakespeare, fetched once; else Moby Dick', description: 'UTF-8 text; the first 90 % trains' },
+    { name: 'out', type: 'string', placeholder: 'FOLDER', group: 'Data', otherwise: 'runs/PRESET-N', description: 'where checkpoint, metrics, curve and sample go' },
+    { name: 'resume', type: 'string', placeholder: 'FOLDER', group: 'Data', description: 'go on with the run in this folder, exactly as if it had not stopped' },
+    { name: 'preset', type: 'string', choices: Object.keys(presets) as PresetName[], default: 'default', group: 'Model', description: 'model and training settings to start from' },
+    ...deviceOptions,
+    { name: 'seed', type: 'integer', min: 0, max: 0xffffffff, default: 1, group: 'Training', description: 'of initial values, batches and dropout' },
+    { name: 'eval-every', type: 'integer', min: 1, default: 100, group: 'Training', description: 'steps between evaluations' },
+    { name: 'save-every', type: 'integer', min: 1, default: 100, group: 'Training', description: 'steps between checkpoints' },
+    { name: 'sample-length', type: 'integer', min: 0, default: 400, group: 'Training', description: 'characters of the sample at the end' },
+    ...(modelOptions.map(ofPreset('Model')) as unknown as typeof modelOptions),
+    ...(trainingOptions.map(ofPreset('Training')) as unknown as typeof trainingOptions),
+  ],
+  presets: { option: 'preset', values: Object.fromEntries(Object.entries(presets).map(([name, recipe]) => [name, flat(recipe)])) },
+  examples: [
+    ['fastweights train', 'The default: about three minutes on two cores.'],
+    ['fastweights train --text book.txt --preset labml --steps 500', "labml's model and optimiser on a text of your own."],
+    ['fastweights train --resume runs/default-1', 'Go on after an interruption.'],
+  ],
+} as const satisfies Command
+
+export const generateCommand = {
+  name: 'generate',
+  summary: 'continue a prompt with a trained model',
+  options: [
+    { name: 'run', type: 'string', placeholder: 'FOLDER', otherwise: 'the latest run under runs/', description: 'folder of a run, or its checkpoint file' },
+    { name: 'prompt', type: 'string', otherwise: "the run's own", description: 'text to continue' },
+    { name: 'length', type: 'integer', min: 0, default: 500, description: 'characters to add' },
+    { name: 'temperature', type: 'number', min: 0, default: 0.8, description: '0 takes the likeliest character every time' },
+    { name: 'top-k', type: 'integer', min: 0, default: 0, description: 'choose among the k likeliest; 0 for all' },
+    { name: 'seed', type: 'integer', min: 0, max: 0xffffffff, default: 1, description: 'of the choices' },
+    ...deviceOptions,
+  ],
+  examples: [['fastweights generate --prompt "ROMEO:" --temperature 0.7', 'Continue from the latest run.']],
+} as const satisfies Command
+
+export const doctorCommand = {
+  name: 'doctor',
+  summary: 'say what this machine offers, and check the kernels against the reference',
+  options: deviceOptions,
+} as const satisfies Command
+
+/** The part of the values that makes up a recipe. */
+export function recipeOf(values: Readonly<Record<string, unknown>>): { model: Recipe['model']; training: Recipe['training'] } {
+  const pick = (options: readonly Option[]): Record<string, unknown> => Object.fromEntries(options.map(({ name }) => [camel(name), values[name]]))
+  return { model: pick(modelOptions) as unknown as Recipe['model'], training: pick(trainingOptions) as unknown as Recipe['training'] }
+}

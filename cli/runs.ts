@@ -1,0 +1,66 @@
+/** Runs on disk: a folder with a checkpoint that says how it came about. */
+import { createHash } from 'node:crypto'
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { type Checkpoint, readCheckpoint } from '../nn/index.ts'
+import { reason } from '../tasks/download.ts'
+import type { TrainingConfig } from '../tasks/presets.ts'
+import { type Vocabulary, vocabularyOf } from '../tasks/text.ts'
+import { FileError } from './files.ts'
+
+export interface RunRecord {
+  preset: string
+  training: TrainingConfig
+  seed: number
+  symbols: readonly string[]
+  text: { source: string; hash: string }
+}
+
+/** What a checkpoint keeps in its metadata beside the model. */
+export const runMetadata = (record: RunRecord): Record<string, string> => ({ run: JSON.stringify(record) })
+
+export interface OpenedRun extends Omit<RunRecord, 'symbols'> {
+  checkpoint: Checkpoint
+  vocabulary: Vocabulary
+}
+
+/** Reads the checkpoint of a run, by its folder or its file. */
+export function openRun(path: string): OpenedRun {
+  let file = path
+  let bytes: Uint8Array
+  try {
+    if (statSync(path).isDirectory()) file = join(path, 'checkpoint.safetensors')
+    bytes = readFileSync(file)
+  } catch (error) {
+    throw new FileError(`can't read the checkpoint ${file}: ${reason(error)}`)
+  }
+  try {
+    const checkpoint = readCheckpoint(bytes)
+    const { symbols, ...record } = JSON.parse(checkpoint.extra.run ?? 'null') as RunRecord
+    if (!Array.isArray(symbols) || typeof record.training !== 'object') throw new Error('its metadata lacks the vocabulary or the training settings')
+    if (symbols.length !== checkpoint.config.symbols) throw new Error(`it has ${symbols.length} symbols, its model ${checkpoint.config.symbols}`)
+    return { ...record, checkpoint, vocabulary: vocabularyOf(symbols) }
+  } catch (error) {
+    throw new FileError(`${file} can't be used: ${(error as Error).message}`)
+  }
+}
+
+const runsFolder = 'runs'
+
+/** The first of runs/NAME-1, runs/NAME-2, ... that isn't there. */
+export function freeFolder(name: string): string {
+  for (let i = 1; ; i++) {
+    const folder = join(runsFolder, `${name}-${i}`)
+    if (!existsSync(folder)) return folder
+  }
+}
+
+export function latestRun(): string {
+  const folders = existsSync(runsFolder) ? readdirSync(runsFolder).map((name) => join(runsFolder, name)) : []
+  const saved = (folder: string): number => statSync(join(folder, 'checkpoint.safetensors'), { throwIfNoEntry: false })?.mtimeMs ?? 0
+  const [latest] = folders.filter((folder) => saved(folder) > 0).sort((a, b) => saved(b) - saved(a))
+  if (!latest) throw new FileError(`there is no run under ${runsFolder}/: train one with fastweights train, or name one with --run FOLDER`)
+  return latest
+}
+
+export const textHash = (text: string): string => createHash('sha256').update(text).digest('hex')
