@@ -48,7 +48,7 @@ step  0                50               100`)
 
     it('shows one point, a constant and nothing', () => {
       assert.match(terminalChart(one([[7, 2]]), 40, 10, false), /2\.0 ┤ +[⠁-⣿]\n/)
-      assert.match(terminalChart(one([[1, 2], [9, 2]]), 40, 10, false), /2\.0 ┤[⠁-⣿]{31}\n/)
+      assert.match(terminalChart(one([[1, 2], [9, 2]]), 40, 10, false), /2\.0 ┤[⠁-⣿]{32}\n/)
       assert.equal(terminalChart(one([[1, NaN]]), 40, 10, false), 'T: no finite values to draw')
       assert.equal(terminalChart(one([]), 40, 10, false), 'T: no finite values to draw')
     })
