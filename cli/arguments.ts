@@ -42,7 +42,7 @@ export interface Command {
   readonly summary: string
   readonly options: readonly Option[]
   /** Sets of defaults that are chosen by the value of one string option. */
-  readonly presets?: { readonly option: string, readonly values: Readonly<Record<string, Readonly<Record<string, Value>>>> }
+  readonly presets?: { readonly option: string; readonly values: Readonly<Record<string, Readonly<Record<string, Value>>>> }
   /** Command lines and what they do. */
   readonly examples?: readonly (readonly [line: string, what: string])[]
 }
@@ -54,9 +54,9 @@ export interface Program<C extends Command = Command> {
   readonly commands: readonly C[]
 }
 
-type ValueOf<O extends Option> =
-  O extends { type: 'string', choices: readonly (infer Choice)[] } ? Choice
-  : { string: string, integer: number, number: number, boolean: boolean, list: readonly string[] }[O['type']]
+type ValueOf<O extends Option> = O extends { type: 'string'; choices: readonly (infer Choice)[] }
+  ? Choice
+  : { string: string; integer: number; number: number; boolean: boolean; list: readonly string[] }[O['type']]
 
 type Absent<O extends Option> = O extends { default: Value } | { type: 'boolean' | 'list' } ? never : undefined
 
@@ -92,31 +92,33 @@ export function parseArguments<const C extends Command>(command: C, words: reado
 export function chooseCommand<C extends Command>(
   program: Program<C>,
   words: readonly string[],
-): { command: C, rest: readonly string[] } | { print: string } {
+): { command: C; rest: readonly string[] } | { print: string } {
   const [first, ...rest] = words
   if (first === undefined || first === '--help' || first === '-h' || first === 'help') return { print: programHelp(program) }
   if (first === '--version') return { print: `${program.name} ${program.version}` }
   const command = program.commands.find(({ name }) => name === first)
   if (command !== undefined) return { command, rest }
   const names = program.commands.map(({ name }) => name)
-  const hint = suggestion(first, names, name => name) ?? `: the commands are ${names.join(', ')}`
+  const hint = suggestion(first, names, (name) => name) ?? `: the commands are ${names.join(', ')}`
   if (first.startsWith('-')) throw new UsageError(`the command must come before ${plain(first)}${hint}`)
   throw new UsageError(`unknown command ${show(first)}${hint}`)
 }
 
 function resolve(command: Command, given: ReadonlyMap<string, Value>): Record<string, Value | undefined> {
-  const optionOf = new Map(command.options.map(option => [option.name, option]))
+  const optionOf = new Map(command.options.map((option) => [option.name, option]))
   const value = (name: string) => given.get(name) ?? optionOf.get(name)?.default
   const { presets } = command
-  const preset = presets && presets.values[value(presets.option) as string]
-  return Object.fromEntries(command.options.map(({ name, type }) => {
-    const absent = type === 'boolean' ? false : type === 'list' ? [] : undefined
-    return [name, given.get(name) ?? preset?.[name] ?? value(name) ?? absent]
-  }))
+  const preset = presets?.values[value(presets.option) as string]
+  return Object.fromEntries(
+    command.options.map(({ name, type }) => {
+      const absent = type === 'boolean' ? false : type === 'list' ? [] : undefined
+      return [name, given.get(name) ?? preset?.[name] ?? value(name) ?? absent]
+    }),
+  )
 }
 
 function parseFlags(command: Command, words: readonly string[]): Map<string, Value> {
-  const options = new Map([...command.options, ...generalOptions].map(option => [option.name, option]))
+  const options = new Map([...command.options, ...generalOptions].map((option) => [option.name, option]))
   const values = new Map<string, Value>()
   for (let i = 0; i < words.length; i++) {
     const word = words[i] === '-h' ? '--help' : words[i]
@@ -128,8 +130,8 @@ function parseFlags(command: Command, words: readonly string[]): Map<string, Val
     const negated = name.startsWith('no-') ? options.get(name.slice(3)) : undefined
     const option = positive ?? (negated?.type === 'boolean' ? negated : undefined)
     if (option === undefined) {
-      const names = [...options.values()].flatMap(known => known.type === 'boolean' ? [known.name, `no-${known.name}`] : [known.name])
-      const hint = suggestion(name, names, known => `--${known}`) ?? ` (see ${command.name} --help)`
+      const names = [...options.values()].flatMap((known) => (known.type === 'boolean' ? [known.name, `no-${known.name}`] : [known.name]))
+      const hint = suggestion(name, names, (known) => `--${known}`) ?? ` (see ${command.name} --help)`
       throw new UsageError(`unknown option --${plain(name)}${hint}`)
     }
     let value: Value
@@ -145,7 +147,7 @@ function parseFlags(command: Command, words: readonly string[]): Map<string, Val
       value = check(option, fromText(option, text), `--${name}`, text)
     }
     const before = values.get(option.name)
-    if (before !== undefined && option.type === 'list') value = [...before as string[], ...value as string[]]
+    if (before !== undefined && option.type === 'list') value = [...(before as string[]), ...(value as string[])]
     else if (before !== undefined) throw new UsageError(`--${option.name} is given twice`)
     values.set(option.name, value)
   }
@@ -163,21 +165,23 @@ function readConfig(command: Command, file: string): Map<string, Value> {
   if (typeof content !== 'object' || content === null || Array.isArray(content)) {
     throw new UsageError(`--config: ${file} isn't a JSON object of options`)
   }
-  const options = new Map(command.options.map(option => [option.name, option]))
-  return new Map(Object.entries(content).map(([name, value]) => {
-    const option = options.get(name)
-    if (option === undefined) {
-      throw new UsageError(`${file}: unknown option ${show(name)}${suggestion(name, [...options.keys()], known => `"${known}"`) ?? ''}`)
-    }
-    return [name, check(option, value, `${file}: "${name}"`, value)]
-  }))
+  const options = new Map(command.options.map((option) => [option.name, option]))
+  return new Map(
+    Object.entries(content).map(([name, value]) => {
+      const option = options.get(name)
+      if (option === undefined) {
+        throw new UsageError(`${file}: unknown option ${show(name)}${suggestion(name, [...options.keys()], (known) => `"${known}"`) ?? ''}`)
+      }
+      return [name, check(option, value, `${file}: "${name}"`, value)]
+    }),
+  )
 }
 
 // --- Checking -------------------------------------------------------------------------------------------------------------------------
 
 /** What a flag's text stands for; undefined where it can't be of the option's type. */
 function fromText({ type }: Option, text: string): Value | undefined {
-  if (type === 'list') return text.split(',').map(item => item.trim())
+  if (type === 'list') return text.split(',').map((item) => item.trim())
   if (type === 'string') return text
   return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) ? Number(text) : undefined
 }
@@ -191,12 +195,21 @@ function accepts(option: Option, value: unknown): value is Value {
   const { type, choices, min = -Infinity, max = Infinity, above = -Infinity, below = Infinity } = option
   const isString = (item: unknown) => typeof item === 'string' && item !== '' && (choices === undefined || choices.includes(item))
   switch (type) {
-    case 'boolean': return typeof value === 'boolean'
-    case 'string': return isString(value)
-    case 'list': return Array.isArray(value) && value.length > 0 && value.every(isString)
+    case 'boolean':
+      return typeof value === 'boolean'
+    case 'string':
+      return isString(value)
+    case 'list':
+      return Array.isArray(value) && value.length > 0 && value.every(isString)
     default:
-      return typeof value === 'number' && (type === 'integer' ? Number.isSafeInteger(value) : Number.isFinite(value))
-        && value >= min && value <= max && value > above && value < below
+      return (
+        typeof value === 'number' &&
+        (type === 'integer' ? Number.isSafeInteger(value) : Number.isFinite(value)) &&
+        value >= min &&
+        value <= max &&
+        value > above &&
+        value < below
+      )
   }
 }
 
@@ -212,7 +225,7 @@ function expectation({ type, choices, min, max, above, below, placeholder }: Opt
   if (min !== undefined && high === '') return `${noun}, ${min} or more`
   if (max !== undefined && low === '') return `${noun}, ${max} or less`
   if (low === '' || high === '') return `${noun} ${low}${high}`.trim()
-  const joint = min !== undefined ? (max !== undefined ? ' ' : ' to ') : (max !== undefined ? ', up ' : ' and ')
+  const joint = min !== undefined ? (max !== undefined ? ' ' : ' to ') : max !== undefined ? ', up ' : ' and '
   return `${noun} ${low}${joint}${high}`
 }
 
@@ -230,8 +243,8 @@ function plain(word: string): string {
 
 function suggestion(word: string, known: readonly string[], format: (name: string) => string): string | undefined {
   const plain = word.toLowerCase().replace(/^-+/, '').replaceAll('_', '-')
-  const ranked = known.map(name => ({ name, distance: editDistance(plain, name) })).sort((a, b) => a.distance - b.distance)
-  const extended = known.filter(name => plain.length >= 3 && name.startsWith(plain))
+  const ranked = known.map((name) => ({ name, distance: editDistance(plain, name) })).sort((a, b) => a.distance - b.distance)
+  const extended = known.filter((name) => plain.length >= 3 && name.startsWith(plain))
   const near = ranked.length > 0 && ranked[0].distance <= Math.max(1, Math.floor(plain.length / 3)) ? ranked[0].name : undefined
   const meant = near ?? (extended.length === 1 ? extended[0] : undefined)
   return meant === undefined ? undefined : `: did you mean ${format(meant)}?`
@@ -262,7 +275,10 @@ export function programHelp(program: Program, width = terminalWidth()): string {
     `Usage: ${program.name} COMMAND [options]`,
     '',
     'Commands',
-    ...columns(program.commands.map(({ name, summary }) => [name, summary]), width),
+    ...columns(
+      program.commands.map(({ name, summary }) => [name, summary]),
+      width,
+    ),
     '',
     `${program.name} COMMAND --help shows the options of a command.`,
   ].join('\n')
@@ -271,18 +287,22 @@ export function programHelp(program: Program, width = terminalWidth()): string {
 export function commandHelp(program: string, command: Command, width = terminalWidth()): string {
   const options = [...command.options, ...generalOptions]
   const groups = [...new Set(options.map(({ group = 'Options' }) => group))]
-  const rows = new Map(groups.map(group => [
-    group, options.filter(option => (option.group ?? 'Options') === group).map(option => [head(option), explained(option)] as const)]))
+  const rows = new Map(
+    groups.map((group) => [
+      group,
+      options.filter((option) => (option.group ?? 'Options') === group).map((option) => [head(option), explained(option)] as const),
+    ]),
+  )
   const indent = columnOf([...rows.values()].flat())
   const examples = command.examples ?? []
   return [
     ...wrap(`${program} ${command.name}: ${command.summary}`, width),
     '',
     `Usage: ${program} ${command.name} [options]`,
-    ...groups.flatMap(group => ['', group, ...columns(rows.get(group)!, width, indent)]),
+    ...groups.flatMap((group) => ['', group, ...columns(rows.get(group)!, width, indent)]),
     ...presetTable(command, width),
     ...(examples.length === 0 ? [] : ['', 'Examples']),
-    ...examples.flatMap(([line, what]) => [...wrap(what, width - 2).map(text => `  ${text}`), `    ${line}`]),
+    ...examples.flatMap(([line, what]) => [...wrap(what, width - 2).map((text) => `  ${text}`), `    ${line}`]),
   ].join('\n')
 }
 
@@ -312,7 +332,7 @@ function presetTable({ presets }: Command, width: number): string[] {
 /** Two columns, the second wrapped; a first that is too wide for its column has a line of its own. */
 function columns(rows: readonly (readonly [string, string])[], width: number, indent = columnOf(rows)): string[] {
   return rows.flatMap(([left, right]) => {
-    const lines = wrap(right, width - indent).map(line => `${' '.repeat(indent)}${line}`)
+    const lines = wrap(right, width - indent).map((line) => `${' '.repeat(indent)}${line}`)
     const first = `  ${left}`
     if (first.length > indent - 2) return [first, ...lines]
     return [first.padEnd(indent) + lines[0].slice(indent), ...lines.slice(1)]
@@ -320,7 +340,7 @@ function columns(rows: readonly (readonly [string, string])[], width: number, in
 }
 
 function columnOf(rows: readonly (readonly [string, string])[]): number {
-  return 4 + Math.max(...rows.map(([left]) => left.length).filter(length => length <= 24), 0)
+  return 4 + Math.max(...rows.map(([left]) => left.length).filter((length) => length <= 24), 0)
 }
 
 function wrap(text: string, width: number): string[] {

@@ -21,7 +21,12 @@ type Point = readonly [number, number]
 
 // --- Terminal -------------------------------------------------------------------------------------------------------------------------
 
-const brailleBits = [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]]
+const brailleBits = [
+  [0x01, 0x08],
+  [0x02, 0x10],
+  [0x04, 0x20],
+  [0x40, 0x80],
+]
 const terminalColors = ['\x1b[36m', '\x1b[33m', '\x1b[35m', '\x1b[32m']
 const faint = '\x1b[2m'
 const plain = '\x1b[0m'
@@ -32,19 +37,19 @@ export function wantsColor(isTTY: boolean | undefined = process.stdout.isTTY, en
 }
 
 export function terminalChart({ title, unit, series }: Chart, width = 80, height = 18, color = wantsColor()): string {
-  const paint = (text: string, code: string) => color && text !== '' ? `${code}${text}${plain}` : text
+  const paint = (text: string, code: string) => (color && text !== '' ? `${code}${text}${plain}` : text)
   const scale = scaleOf(series, Math.max(2, Math.floor(width / 12)), Math.max(2, Math.floor(height / 3)))
   if (scale === null) return `${title}: no finite values to draw`
   const rows = Math.max(3, height - 4)
-  const margin = Math.max(...scale.y.ticks.map(tick => scale.y.format(tick).length)) + 1
+  const margin = Math.max(...scale.y.ticks.map((tick) => scale.y.format(tick).length)) + 1
   const columns = Math.max(8, width - margin - 4)
 
   // Dots lie on a grid of 2 columns and 4 rows a cell.
   const x = (step: number) => Math.round(position(scale.x, step) * (2 * columns - 1))
   const y = (value: number) => Math.round((1 - position(scale.y, value)) * (4 * rows - 1))
-  const cells = Array.from({ length: rows }, () => new Array<{ dots: number, mark: boolean, owner: number }>(columns))
+  const cells = Array.from({ length: rows }, () => new Array<{ dots: number; mark: boolean; owner: number }>(columns))
   const touch = (column: number, row: number, owner: number) => {
-    const cell = cells[row >> 2][column >> 1] ??= { dots: 0, mark: false, owner }
+    const cell = (cells[row >> 2][column >> 1] ??= { dots: 0, mark: false, owner })
     cell.owner = owner
     return cell
   }
@@ -52,11 +57,12 @@ export function terminalChart({ title, unit, series }: Chart, width = 80, height
     for (const run of finiteRuns(points)) {
       const dots = run.map(([step, value]) => [x(step), y(value)] as const)
       if (marked) for (const [column, row] of dots) touch(column, row, owner).mark = true
-      else dots.forEach((dot, i) => {
-        for (const [column, row] of segment(dots[Math.max(0, i - 1)], dot)) {
-          touch(column, row, owner).dots |= brailleBits[row & 3][column & 1]
-        }
-      })
+      else
+        dots.forEach((dot, i) => {
+          for (const [column, row] of segment(dots[Math.max(0, i - 1)], dot)) {
+            touch(column, row, owner).dots |= brailleBits[row & 3][column & 1]
+          }
+        })
     }
   }
 
@@ -65,8 +71,11 @@ export function terminalChart({ title, unit, series }: Chart, width = 80, height
   const lines = cells.map((row, index) => {
     const label = labels.get(index)
     const axis = `${(label ?? '').padStart(margin)} ${label === undefined ? '│' : '┤'}`
-    const drawn = Array.from(row, cell => cell === undefined ? ' '
-      : paint(cell.mark ? '●' : String.fromCodePoint(0x2800 + cell.dots), terminalColors[cell.owner % terminalColors.length]))
+    const drawn = Array.from(row, (cell) =>
+      cell === undefined
+        ? ' '
+        : paint(cell.mark ? '●' : String.fromCodePoint(0x2800 + cell.dots), terminalColors[cell.owner % terminalColors.length]),
+    )
     return `${paint(axis, faint)}${drawn.join('')}`.trimEnd()
   })
   const legend = series.map(({ name, points, marked }, index) => {
@@ -98,7 +107,7 @@ function stepAxis(axis: Axis, columns: number, margin: number, paint: (text: str
 /** The dots of a straight line, ends included. */
 function* segment([x0, y0]: Point, [x1, y1]: Point): Generator<Point> {
   const length = Math.max(Math.abs(x1 - x0), Math.abs(y1 - y0), 1)
-  for (let i = 0; i <= length; i++) yield [Math.round(x0 + (x1 - x0) * i / length), Math.round(y0 + (y1 - y0) * i / length)]
+  for (let i = 0; i <= length; i++) yield [Math.round(x0 + ((x1 - x0) * i) / length), Math.round(y0 + ((y1 - y0) * i) / length)]
 }
 
 // --- SVG ------------------------------------------------------------------------------------------------------------------------------
@@ -117,7 +126,7 @@ export function svgChart({ title, unit, series }: Chart, width = 800, height = 4
   const y = (value: number) => bottom - position(scale!.y, value) * (bottom - top)
   const parts: string[] = []
   const text = (px: number, py: number, style: string, content: string) =>
-    parts.push(`<text x="${fixed(px)}" y="${fixed(py)}" class="${style}">${escape(content)}</text>`)
+    parts.push(`<text x="${fixed(px)}" y="${fixed(py)}" class="${style}">${escapeXml(content)}</text>`)
 
   text(24, 34, 'title', title)
   text(24, 68, 'label', unit)
@@ -143,9 +152,9 @@ export function svgChart({ title, unit, series }: Chart, width = 800, height = 4
     parts.push(`<path class="axis" d="M${left} ${bottom}H${right}"/>`)
     text((left + right) / 2, bottom + 40, 'label middle', 'step')
     series.forEach(({ points, marked }, index) => {
-      const runs = finiteRuns(points).map(run => thinned(run.map(([step, value]) => [x(step), y(value)])))
-      const lines = runs.filter(run => run.length > 1)
-      if (lines.length > 0) parts.push(`<path class="line s${index}" d="${lines.map(run => `M${run.map(at).join('L')}`).join('')}"/>`)
+      const runs = finiteRuns(points).map((run) => thinned(run.map(([step, value]) => [x(step), y(value)])))
+      const lines = runs.filter((run) => run.length > 1)
+      if (lines.length > 0) parts.push(`<path class="line s${index}" d="${lines.map((run) => `M${run.map(at).join('L')}`).join('')}"/>`)
       const circle = (style: string, radius: number, [px, py]: Point) =>
         parts.push(`<circle class="${style}${index}" cx="${fixed(px)}" cy="${fixed(py)}" r="${radius}"/>`)
       for (const run of runs) {
@@ -157,11 +166,13 @@ export function svgChart({ title, unit, series }: Chart, width = 800, height = 4
   }
 
   const colors = (tone: 'light' | 'dark') =>
-    series.map((_, index) => [index, svgColors[index % svgColors.length][tone]] as const)
-      .map(([index, hex]) => `.s${index}{stroke:${hex}}.f${index}{fill:${hex}}`).join('')
+    series
+      .map((_, index) => [index, svgColors[index % svgColors.length][tone]] as const)
+      .map(([index, hex]) => `.s${index}{stroke:${hex}}.f${index}{fill:${hex}}`)
+      .join('')
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" role="img">
-<title>${escape(title)}</title>
-<desc>${escape(series.map(described).join('; '))}</desc>
+<title>${escapeXml(title)}</title>
+<desc>${escapeXml(series.map(described).join('; '))}</desc>
 <style>
 text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-size:12px}
 .paper{fill:#fff}.title{font-size:17px;font-weight:600;fill:#1c2024}.name{font-size:13px;fill:#1c2024}.label{fill:#636b74}
@@ -181,12 +192,16 @@ ${parts.join('\n')}
 }
 
 /** The last value of each series, and where its label stands: at the line's end, or as near as the labels above leave room. */
-function lastValues(series: readonly Series[], y: (value: number) => number): { index: number, value: number, height: number }[] {
-  const labels = series.flatMap(({ points }, index) => {
-    const last = finiteRuns(points).at(-1)?.at(-1)
-    return last === undefined ? [] : [{ index, value: last[1], height: y(last[1]) }]
-  }).sort((a, b) => a.height - b.height)
-  labels.forEach((label, i) => { if (i > 0) label.height = Math.max(label.height, labels[i - 1].height + 15) })
+function lastValues(series: readonly Series[], y: (value: number) => number): { index: number; value: number; height: number }[] {
+  const labels = series
+    .flatMap(({ points }, index) => {
+      const last = finiteRuns(points).at(-1)?.at(-1)
+      return last === undefined ? [] : [{ index, value: last[1], height: y(last[1]) }]
+    })
+    .sort((a, b) => a.height - b.height)
+  labels.forEach((label, i) => {
+    if (i > 0) label.height = Math.max(label.height, labels[i - 1].height + 15)
+  })
   return labels
 }
 
@@ -199,10 +214,10 @@ function thinned(points: readonly Point[]): readonly Point[] {
     if (column === undefined) columns.set(key, [point])
     else column.push(point)
   }
-  return [...columns.values()].flatMap(column => {
+  return [...columns.values()].flatMap((column) => {
     if (column.length <= 2) return column
-    const low = column.reduce((a, b) => b[1] < a[1] ? b : a)
-    const high = column.reduce((a, b) => b[1] > a[1] ? b : a)
+    const low = column.reduce((a, b) => (b[1] < a[1] ? b : a))
+    const high = column.reduce((a, b) => (b[1] > a[1] ? b : a))
     return low === high ? [low] : column.indexOf(low) < column.indexOf(high) ? [low, high] : [high, low]
   })
 }
@@ -218,17 +233,26 @@ const fixed = (pixels: number) => String(Math.round(pixels * 10) / 10)
 const at = ([px, py]: Point) => `${fixed(px)} ${fixed(py)}`
 
 /** For text of XML 1.0, which has no control characters. */
-function escape(text: string): string {
-  return text.replace(/[^\t\n\r\x20-\ud7ff\ue000-\ufffd\u{10000}-\u{10ffff}]/gu, '�')
-    .replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;')
+function escapeXml(text: string): string {
+  return text
+    .replace(/[^\t\n\r\x20-\ud7ff\ue000-\ufffd\u{10000}-\u{10ffff}]/gu, '�')
+    .replaceAll('&', '&amp;')
+    .replaceAll('<', '&lt;')
+    .replaceAll('>', '&gt;')
+    .replaceAll('"', '&quot;')
 }
 
 // --- Scales ---------------------------------------------------------------------------------------------------------------------------
 
-interface Axis { low: number, high: number, ticks: number[], format(tick: number): string }
+interface Axis {
+  low: number
+  high: number
+  ticks: number[]
+  format(tick: number): string
+}
 
 /** Null if there is nothing to draw. */
-function scaleOf(series: readonly Series[], xTicks: number, yTicks: number): { x: Axis, y: Axis } | null {
+function scaleOf(series: readonly Series[], xTicks: number, yTicks: number): { x: Axis; y: Axis } | null {
   const points = series.flatMap(({ points }) => finiteRuns(points).flat())
   if (points.length === 0) return null
   const range = (values: number[]) => values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity])
@@ -246,13 +270,13 @@ function scaleOf(series: readonly Series[], xTicks: number, yTicks: number): { x
 function axisOf(low: number, high: number, count: number, leastStep: number): Axis {
   const rough = Math.max(high / count - low / count, Number.MIN_VALUE)
   const power = 10 ** Math.floor(Math.log10(rough))
-  const step = Math.max(leastStep, [1, 2, 5, 10].map(factor => factor * power).find(candidate => candidate >= 0.7 * rough) ?? rough)
+  const step = Math.max(leastStep, [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= 0.7 * rough) ?? rough)
   const first = Math.ceil(low / step - 1e-9)
   const last = Math.floor(high / step + 1e-9)
   const ticks = Array.from({ length: Math.max(1, last - first + 1) }, (_, i) => (first + i) * step)
   const decimals = Math.min(12, Math.max(0, -Math.floor(Math.log10(step) + 1e-9)))
   const isPlain = Math.max(Math.abs(low), Math.abs(high)) < 1e6 && step > 1e-6
-  return { low, high, ticks, format: tick => isPlain ? (tick === 0 ? 0 : tick).toFixed(decimals) : tick.toPrecision(3) }
+  return { low, high, ticks, format: (tick) => (isPlain ? (tick === 0 ? 0 : tick).toFixed(decimals) : tick.toPrecision(3)) }
 }
 
 const position = ({ low, high }: Axis, value: number) => (value / 2 - low / 2) / (high / 2 - low / 2)
@@ -269,5 +293,5 @@ function finiteRuns(points: readonly Point[]): Point[][] {
     if (Number.isFinite(point[0]) && Number.isFinite(point[1])) runs[runs.length - 1].push(point)
     else runs.push([])
   }
-  return runs.filter(run => run.length > 0)
+  return runs.filter((run) => run.length > 0)
 }

@@ -5,7 +5,17 @@
  */
 
 import {
-  appendFileSync, closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, statSync,
+  appendFileSync,
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
@@ -97,9 +107,9 @@ export function readMetrics(path: string): Metrics[] {
 /** Drops the records after `step`, so that a resumed run writes its own; keeps those without a step. */
 export function truncateMetrics(path: string, step: number): void {
   const records = readMetrics(path)
-  if (records.length === 0) return rmSync(path, { force: true })
-  const kept = records.filter(record => typeof record.step !== 'number' || record.step <= step)
-  writeAtomic(path, kept.map(record => `${JSON.stringify(record)}\n`).join(''))
+  const kept = records.filter((record) => typeof record.step !== 'number' || record.step <= step)
+  if (kept.length === 0) rmSync(path, { force: true })
+  else writeAtomic(path, kept.map((record) => `${JSON.stringify(record)}\n`).join(''))
 }
 
 // --- System ---------------------------------------------------------------------------------------------------------------------------

@@ -18,8 +18,16 @@ export class SafetensorsError extends Error {
 }
 
 type NumberArray =
-  | Float64Array | Float32Array | BigInt64Array | Int32Array | Int16Array | Int8Array
-  | BigUint64Array | Uint32Array | Uint16Array | Uint8Array
+  | Float64Array
+  | Float32Array
+  | BigInt64Array
+  | Int32Array
+  | Int16Array
+  | Int8Array
+  | BigUint64Array
+  | Uint32Array
+  | Uint16Array
+  | Uint8Array
 
 interface ArrayClass {
   new (length: number): NumberArray
@@ -41,12 +49,12 @@ const dtypes = {
   U16: { width: 2, array: Uint16Array },
   U8: { width: 1, array: Uint8Array },
   BOOL: { width: 1, array: Uint8Array },
-} as const satisfies Record<string, { width: 1 | 2 | 4 | 8, array: ArrayClass }>
+} as const satisfies Record<string, { width: 1 | 2 | 4 | 8; array: ArrayClass }>
 
 export type Dtype = keyof typeof dtypes
 
 /** One dtype at a time, so that a test of `dtype` also tells the class of `data`. */
-export type SafetensorsEntry = { [D in Dtype]: { dtype: D, shape: number[], data: InstanceType<(typeof dtypes)[D]['array']> } }[Dtype]
+export type SafetensorsEntry = { [D in Dtype]: { dtype: D; shape: number[]; data: InstanceType<(typeof dtypes)[D]['array']> } }[Dtype]
 
 export interface Safetensors {
   /** Has no prototype, so that a key such as `constructor` is only there if the file has it. */
@@ -79,7 +87,7 @@ export function writeSafetensors(
   const entries = [...tensors].sort(([a, x], [b, y]) => dtypes[y.dtype].width - dtypes[x.dtype].width || (a < b ? -1 : 1))
   const members: string[] = []
   const keys = Object.keys(metadata).sort()
-  if (keys.length > 0) members.push(`"${metadataKey}":{${keys.map(key => metadataMember(key, metadata[key])).join()}}`)
+  if (keys.length > 0) members.push(`"${metadataKey}":{${keys.map((key) => metadataMember(key, metadata[key])).join()}}`)
   const seen = new Set<string>()
   let end = 0
   for (const [name, { dtype, shape, data }] of entries) {
@@ -112,7 +120,12 @@ export function writeSafetensors(
 
 // --- Header ---------------------------------------------------------------------------------------------------------------------------
 
-interface Layout { dtype: Dtype, shape: number[], begin: number, end: number }
+interface Layout {
+  dtype: Dtype
+  shape: number[]
+  begin: number
+  end: number
+}
 
 function headerLength(bytes: Uint8Array): number {
   if (bytes.length < 8) throw new SafetensorsError(`a file of ${bytes.length} bytes is too short: the header's length alone takes 8`)
@@ -135,12 +148,15 @@ function decodeHeader(bytes: Uint8Array): string {
   return text
 }
 
-function readHeader(text: string): { metadata: Record<string, string>, layouts: Map<string, Layout> } {
+function readHeader(text: string): { metadata: Record<string, string>; layouts: Map<string, Layout> } {
   const json = new HeaderParser(text)
   const metadata: Record<string, string> = Object.create(null)
   const layouts = new Map<string, Layout>()
-  json.object('header', name => {
-    if (name === metadataKey) json.object(metadataKey, key => { metadata[key] = json.string(`${metadataKey}: ${quote(key)}`) })
+  json.object('header', (name) => {
+    if (name === metadataKey)
+      json.object(metadataKey, (key) => {
+        metadata[key] = json.string(`${metadataKey}: ${quote(key)}`)
+      })
     else layouts.set(name, readLayout(json, name))
   })
   json.finish()
@@ -152,7 +168,7 @@ function readLayout(json: HeaderParser, name: string): Layout {
   let dtype: string | undefined
   let shape: number[] | undefined
   let offsets: number[] | undefined
-  json.object(where, key => {
+  json.object(where, (key) => {
     if (key === 'dtype') dtype = json.string(`${where}: dtype`)
     else if (key === 'shape') shape = json.sizes(`${where}: shape`)
     else if (key === 'data_offsets') offsets = json.sizes(`${where}: data_offsets`)
@@ -287,7 +303,7 @@ class HeaderParser {
 
 function decode(dtype: Dtype, bytes: Uint8Array): NumberArray {
   if (dtype === 'F16') return widen(bytes, float16Bits)
-  if (dtype === 'BF16') return widen(bytes, half => half << 16)
+  if (dtype === 'BF16') return widen(bytes, (half) => half << 16)
   const { width, array } = dtypes[dtype]
   // A view where the alignment allows one, else a copy.
   const aligned = bytes.byteOffset % width === 0 ? bytes : new Uint8Array(bytes)
@@ -343,8 +359,8 @@ function float16FromBits(bits: number): number {
 }
 
 function bfloat16FromBits(bits: number): number {
-  const isNaN = (bits & 0x7fffffff) > 0x7f800000
-  return isNaN ? (bits >>> 16) | ((bits & 0x7f0000) === 0 ? 1 : 0) : roundedShift(bits, 16)
+  const notANumber = (bits & 0x7fffffff) > 0x7f800000
+  return notANumber ? (bits >>> 16) | ((bits & 0x7f0000) === 0 ? 1 : 0) : roundedShift(bits, 16)
 }
 
 /** bits / 2^shift, to nearest even. */
@@ -380,7 +396,7 @@ function isUnicode(text: string): boolean {
 /** A name may hold anything: shown on one line, not for pages, and without a terminal's control codes. */
 function quote(text: string): string {
   const escaped = JSON.stringify(text.slice(0, 100)).slice(1, -1)
-  return `'${clip(escaped.replace(/[\x7f-\x9f\u2028\u2029]/g, c => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`))}'`
+  return `'${clip(escaped.replace(/[\x7f-\x9f\u2028\u2029]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`))}'`
 }
 
 function clip(text: string): string {

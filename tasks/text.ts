@@ -30,7 +30,7 @@ export function charVocabulary(text: string): Vocabulary {
 export function vocabularyOf(symbols: readonly string[]): Vocabulary {
   const tokenOf = new Map(symbols.map((symbol, token) => [symbol, token]))
   if (tokenOf.size !== symbols.length) throw new TextError('the vocabulary has a symbol twice')
-  const wrong = symbols.find(symbol => [...symbol].length !== 1)
+  const wrong = symbols.find((symbol) => [...symbol].length !== 1)
   if (wrong !== undefined) throw new TextError(`the vocabulary's symbol ${JSON.stringify(wrong)} isn't one character`)
 
   return {
@@ -60,15 +60,24 @@ export function vocabularyOf(symbols: readonly string[]): Vocabulary {
 
 /** Typographic characters and what a keyboard has in their place. */
 const plainForms: Record<string, string> = {
-  '‘': "'", '’': "'", '“': '"', '”': '"', '«': '"', '»': '"', '–': '-', '—': '-', '\t': ' ', '\r': '\n',
+  '‘': "'",
+  '’': "'",
+  '“': '"',
+  '”': '"',
+  '«': '"',
+  '»': '"',
+  '–': '-',
+  '—': '-',
+  '\t': ' ',
+  '\r': '\n',
 }
 
 function unknownCharacter(character: string, position: number, known: ReadonlyMap<string, number>): string {
   const bare = [...character.normalize('NFKD')][0]
   const candidates = [plainForms[character] ?? bare, bare.toLowerCase(), bare.toUpperCase()]
-  const near = [...new Set(candidates)].filter(candidate => candidate !== character && known.has(candidate))
+  const near = [...new Set(candidates)].filter((candidate) => candidate !== character && known.has(candidate))
   const code = character.codePointAt(0)!.toString(16).toUpperCase().padStart(4, '0')
-  const hint = near.length === 0 ? '' : ` (it has ${near.map(symbol => JSON.stringify(symbol)).join(' and ')})`
+  const hint = near.length === 0 ? '' : ` (it has ${near.map((symbol) => JSON.stringify(symbol)).join(' and ')})`
   return `character ${JSON.stringify(character)} (U+${code}) at ${position} isn't in the vocabulary of ${known.size} symbols${hint}`
 }
 
@@ -78,7 +87,7 @@ function unknownCharacter(character: string, position: number, known: ReadonlyMa
  * The first floor(fraction * n) characters train, the rest validates, as in labml's `TextFileDataset`.
  * Given T, both parts must be of use: one sequence of T characters and its target to train on, one target to validate on.
  */
-export function splitText(text: string, fraction = 0.9, T = 1): { train: string, valid: string } {
+export function splitText(text: string, fraction = 0.9, T = 1): { train: string; valid: string } {
   if (!(fraction > 0 && fraction < 1)) throw new TextError(`a text can't be split at ${fraction}: give a fraction between 0 and 1`)
   if (text.length === 0) throw new TextError('the text is empty')
   let n = 0
@@ -86,8 +95,9 @@ export function splitText(text: string, fraction = 0.9, T = 1): { train: string,
   const cut = Math.floor(fraction * n)
   if (cut < T + 1 || n - cut < 2) {
     throw new TextError(
-      `the text is too short: of its ${n} characters, ${cut} would train (${T + 1} needed for sequences of ${T}) `
-      + `and ${n - cut} validate (2 needed)`)
+      `the text is too short: of its ${n} characters, ${cut} would train (${T + 1} needed for sequences of ${T}) ` +
+        `and ${n - cut} validate (2 needed)`,
+    )
   }
   let index = cut
   if (n < text.length) {
@@ -120,7 +130,11 @@ export interface Sampler {
   readonly stepsPerEpoch: number
 }
 
-export interface SamplerOptions { B: number, T: number, seed?: number }
+export interface SamplerOptions {
+  B: number
+  T: number
+  seed?: number
+}
 
 /** Rows that start anywhere in the text, each drawn independently. */
 export function randomBatches(tokens: Int32Array, { B, T, seed = 0 }: SamplerOptions): Sampler {
@@ -128,7 +142,12 @@ export function randomBatches(tokens: Int32Array, { B, T, seed = 0 }: SamplerOpt
   const starts = tokens.length - T
   return {
     stepsPerEpoch: Math.ceil((tokens.length - 1) / (B * T)),
-    batch: step => rowsOf(tokens, Array.from({ length: B }, (_, row) => below(starts, seed, step, row)), T),
+    batch: (step) =>
+      rowsOf(
+        tokens,
+        Array.from({ length: B }, (_, row) => below(starts, seed, step, row)),
+        T,
+      ),
   }
 }
 
@@ -166,7 +185,11 @@ export function* evaluationBatches(tokens: Int32Array, T: number, B: number): Ge
   const targets = tokens.length - 1
   const rows = Math.ceil(targets / T)
   for (let first = 0; first < rows; first += B) {
-    yield rowsOf(tokens, Array.from({ length: Math.min(B, rows - first) }, (_, row) => (first + row) * T), T)
+    yield rowsOf(
+      tokens,
+      Array.from({ length: Math.min(B, rows - first) }, (_, row) => (first + row) * T),
+      T,
+    )
   }
 }
 

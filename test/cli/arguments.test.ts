@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { chooseCommand, type Command, commandHelp, parseArguments, type Program, programHelp, UsageError } from '../../cli/arguments.ts'
+import { type Command, chooseCommand, commandHelp, type Program, parseArguments, programHelp, UsageError } from '../../cli/arguments.ts'
 
 const train = {
   name: 'train',
@@ -24,7 +24,9 @@ const train = {
 } as const satisfies Command
 
 const program: Program = {
-  name: 'fastweights', version: '0.1.0', summary: 'fast-weight sequence models',
+  name: 'fastweights',
+  version: '0.1.0',
+  summary: 'fast-weight sequence models',
   commands: [train, { name: 'generate', summary: 'continue a prompt with a trained model', options: [] }],
 }
 
@@ -34,16 +36,32 @@ const refuses = (words: string, message: string) => throwsUsage(() => parseArgum
 describe('arguments', () => {
   it('take flags in either spelling, switches and lists', () => {
     const { values, given, help } = parseArguments(train, [
-      '--text', 'a b.txt', '--steps=1e3', '--learning-rate', '.5', '--no-color', '--overwrite', '--layers', 'delta,sum', '--layers=softmax',
+      '--text',
+      'a b.txt',
+      '--steps=1e3',
+      '--learning-rate',
+      '.5',
+      '--no-color',
+      '--overwrite',
+      '--layers',
+      'delta,sum',
+      '--layers=softmax',
     ])
     assert.deepEqual(values, {
-      text: 'a b.txt', preset: 'small', steps: 1000, 'learning-rate': 0.5, dropout: 0, heads: undefined, color: false, overwrite: true,
+      text: 'a b.txt',
+      preset: 'small',
+      steps: 1000,
+      'learning-rate': 0.5,
+      dropout: 0,
+      heads: undefined,
+      color: false,
+      overwrite: true,
       layers: ['delta', 'sum', 'softmax'],
     })
     assert.deepEqual([...given].sort(), ['color', 'layers', 'learning-rate', 'overwrite', 'steps', 'text'])
     assert.equal(help, false)
     // The types follow the table: these lines would not compile otherwise.
-    const typed: { preset: 'small' | 'labml', steps: number, heads: number | undefined, overwrite: boolean } = values
+    const typed: { preset: 'small' | 'labml'; steps: number; heads: number | undefined; overwrite: boolean } = values
     assert.equal(typed.steps, 1000)
   })
 
@@ -94,20 +112,27 @@ describe('arguments', () => {
   it('never throw anything but a UsageError of one line', () => {
     const word = fc.oneof(
       fc.constantFrom('--text', '--steps', '--no-color', '--no-', '--', '-', '--=', '-h', '--config', '--layers', '1', '-1', 'NaN'),
-      fc.string({ unit: 'binary' }), fc.string({ unit: 'binary' }).map(text => `--${text}`))
-    fc.assert(fc.property(fc.array(word, { maxLength: 5 }), words => {
-      try {
-        parseArguments(train, words)
-      } catch (error) {
-        assert(error instanceof UsageError, String(error))
-        assert(!error.message.includes('\n'), error.message)
-      }
-    }), { numRuns: 1000 })
+      fc.string({ unit: 'binary' }),
+      fc.string({ unit: 'binary' }).map((text) => `--${text}`),
+    )
+    fc.assert(
+      fc.property(fc.array(word, { maxLength: 5 }), (words) => {
+        try {
+          parseArguments(train, words)
+        } catch (error) {
+          assert(error instanceof UsageError, String(error))
+          assert(!error.message.includes('\n'), error.message)
+        }
+      }),
+      { numRuns: 1000 },
+    )
   })
 
   describe('from a config file', () => {
     let folder: string
-    beforeEach(() => { folder = mkdtempSync(join(tmpdir(), 'fastweights-config-')) })
+    beforeEach(() => {
+      folder = mkdtempSync(join(tmpdir(), 'fastweights-config-'))
+    })
     afterEach(() => rmSync(folder, { recursive: true, force: true }))
     const config = (content: string) => {
       const file = join(folder, 'run.json')
@@ -127,27 +152,30 @@ describe('arguments', () => {
     })
 
     it('name the key and what it takes', () => {
-      refusesConfig('{"step": 1}', file => `${file}: unknown option "step": did you mean "steps"?`)
-      refusesConfig('{"learningRate": 1}', file => `${file}: unknown option "learningRate": did you mean "learning-rate"?`)
-      refusesConfig('{"__proto__": 1}', file => `${file}: unknown option "__proto__"`)
-      refusesConfig('{"config": "x"}', file => `${file}: unknown option "config"`)
-      refusesConfig('{"steps": "7"}', file => `${file}: "steps": expected an integer, 1 or more, got "7"`)
-      refusesConfig('{"steps": null}', file => `${file}: "steps": expected an integer, 1 or more, got null`)
-      refusesConfig('{"steps": 0}', file => `${file}: "steps": expected an integer, 1 or more, got 0`)
-      refusesConfig('{"color": "yes"}', file => `${file}: "color": expected true or false, got "yes"`)
-      refusesConfig('{"layers": "sum"}', file => `${file}: "layers": expected a list of delta, sum, softmax, got "sum"`)
-      refusesConfig('{"text": 3}', file => `${file}: "text": expected a file, got 3`)
+      refusesConfig('{"step": 1}', (file) => `${file}: unknown option "step": did you mean "steps"?`)
+      refusesConfig('{"learningRate": 1}', (file) => `${file}: unknown option "learningRate": did you mean "learning-rate"?`)
+      refusesConfig('{"__proto__": 1}', (file) => `${file}: unknown option "__proto__"`)
+      refusesConfig('{"config": "x"}', (file) => `${file}: unknown option "config"`)
+      refusesConfig('{"steps": "7"}', (file) => `${file}: "steps": expected an integer, 1 or more, got "7"`)
+      refusesConfig('{"steps": null}', (file) => `${file}: "steps": expected an integer, 1 or more, got null`)
+      refusesConfig('{"steps": 0}', (file) => `${file}: "steps": expected an integer, 1 or more, got 0`)
+      refusesConfig('{"color": "yes"}', (file) => `${file}: "color": expected true or false, got "yes"`)
+      refusesConfig('{"layers": "sum"}', (file) => `${file}: "layers": expected a list of delta, sum, softmax, got "sum"`)
+      refusesConfig('{"text": 3}', (file) => `${file}: "text": expected a file, got 3`)
     })
 
     it('say what is wrong with the file', () => {
-      refusesConfig('[1]', file => `--config: ${file} isn't a JSON object of options`)
-      refusesConfig('null', file => `--config: ${file} isn't a JSON object of options`)
+      refusesConfig('[1]', (file) => `--config: ${file} isn't a JSON object of options`)
+      refusesConfig('null', (file) => `--config: ${file} isn't a JSON object of options`)
       const file = config('{ "steps": 7,\n }')
-      assert.throws(() => parseArguments(train, ['--config', file]), error => {
-        assert(error instanceof UsageError)
-        assert(error.message.startsWith(`--config: ${file} isn't valid JSON: `) && !error.message.includes('\n'))
-        return true
-      })
+      assert.throws(
+        () => parseArguments(train, ['--config', file]),
+        (error) => {
+          assert(error instanceof UsageError)
+          assert(error.message.startsWith(`--config: ${file} isn't valid JSON: `) && !error.message.includes('\n'))
+          return true
+        },
+      )
       const missing = join(folder, 'none.json')
       throwsUsage(() => parseArguments(train, ['--config', missing]), `--config: can't read ${missing}: no such file or folder`)
       throwsUsage(() => parseArguments(train, ['--config', folder]), `--config: can't read ${folder}: it is a folder`)
@@ -170,7 +198,9 @@ describe('arguments', () => {
         for (const line of text.split('\n')) assert(line.length <= width && line === line.trimEnd(), line)
       }
     }
-    assert.equal(commandHelp('fastweights', train, 80), `\
+    assert.equal(
+      commandHelp('fastweights', train, 80),
+      `\
 fastweights train: train a model on a text
 
 Usage: fastweights train [options]
@@ -200,6 +230,7 @@ Presets (--preset); any option still wins over them
 
 Examples
   A short run:
-    fastweights train --steps 100`)
+    fastweights train --steps 100`,
+    )
   })
 })

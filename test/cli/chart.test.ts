@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { stripVTControlCharacters } from 'node:util'
 import fc from 'fast-check'
 import { type Chart, svgChart, terminalChart, wantsColor } from '../../cli/chart.ts'
 
@@ -7,7 +8,14 @@ const falling: Chart = {
   unit: 'nats a character',
   series: [
     { name: 'train', points: Array.from({ length: 101 }, (_, step) => [step, 4 - step / 50] as const) },
-    { name: 'validation', points: [[50, 3.2], [100, 2.1]], marked: true },
+    {
+      name: 'validation',
+      points: [
+        [50, 3.2],
+        [100, 2.1],
+      ],
+      marked: true,
+    },
   ],
 }
 const one = (points: readonly (readonly [number, number])[]): Chart => ({ title: 'T', unit: 'nats', series: [{ name: 's', points }] })
@@ -15,7 +23,9 @@ const one = (points: readonly (readonly [number, number])[]): Chart => ({ title:
 describe('chart', () => {
   describe('terminal', () => {
     it('draws a line, marks, axes and the last values', () => {
-      assert.equal(terminalChart(falling, 44, 12, false), `\
+      assert.equal(
+        terminalChart(falling, 44, 12, false),
+        `\
 Loss (nats a character)
       ⠒⠒ train 2.000   ● validation 2.100
  4.0 ┤⠒⠤⣄⡀
@@ -27,28 +37,43 @@ Loss (nats a character)
      │                           ⠈⠉⠒⠦⣄⣀
  2.0 ┤                                ⠈⠙⠒●
      └┬─────────────────┬────────────────┬
-step  0                50               100`)
+step  0                50               100`,
+      )
     })
 
     it('stays within its size and finite, whatever the values', () => {
       const value = fc.oneof(fc.double(), fc.constantFrom(NaN, Infinity, -Infinity, 0, 1.5, 1.5, 1e-300, -1e308, 1e308))
       const points = fc.array(fc.tuple(fc.oneof(fc.nat(), fc.nat(5)), value), { maxLength: 30 })
       const series = fc.record({ name: fc.constantFrom('train', 'v'), points, marked: fc.boolean() })
-      fc.assert(fc.property(fc.array(series, { maxLength: 3 }), fc.integer({ min: 40, max: 100 }), (all, width) => {
-        const chart = { title: 'Loss', unit: 'nats', series: all }
-        const lines = terminalChart(chart, width, 12, false).split('\n')
-        for (const line of lines.filter((_, i) => i !== 1)) assert([...line].length <= width && !/NaN|undefined|\x1b/.test(line), line)
-        assert(lines.length === 1 || lines.length === 12)
-        const svg = svgChart(chart)
-        for (const [, shape] of svg.matchAll(/ (?:d|x|y|cx|cy)="([^"]*)"/g)) {
-          for (const number of shape.split(/[^\w.+-]|[MLHvh]/).filter(part => part !== '')) assert(Math.abs(Number(number)) < 1000, shape)
-        }
-      }))
+      fc.assert(
+        fc.property(fc.array(series, { maxLength: 3 }), fc.integer({ min: 40, max: 100 }), (all, width) => {
+          const chart = { title: 'Loss', unit: 'nats', series: all }
+          const lines = terminalChart(chart, width, 12, false).split('\n')
+          for (const line of lines.filter((_, i) => i !== 1)) assert([...line].length <= width && !/NaN|undefined/.test(line), line)
+          assert(lines.length === 1 || lines.length === 12)
+          const svg = svgChart(chart)
+          for (const [, shape] of svg.matchAll(/ (?:d|x|y|cx|cy)="([^"]*)"/g)) {
+            for (const number of shape.split(/[^\w.+-]|[MLHvh]/).filter((part) => part !== ''))
+              assert(Math.abs(Number(number)) < 1000, shape)
+          }
+        }),
+      )
     })
 
     it('shows one point, a constant and nothing', () => {
       assert.match(terminalChart(one([[7, 2]]), 40, 10, false), /2\.0 ┤ +[⠁-⣿]\n/)
-      assert.match(terminalChart(one([[1, 2], [9, 2]]), 40, 10, false), /2\.0 ┤[⠁-⣿]{32}\n/)
+      assert.match(
+        terminalChart(
+          one([
+            [1, 2],
+            [9, 2],
+          ]),
+          40,
+          10,
+          false,
+        ),
+        /2\.0 ┤[⠁-⣿]{32}\n/,
+      )
       assert.equal(terminalChart(one([[1, NaN]]), 40, 10, false), 'T: no finite values to draw')
       assert.equal(terminalChart(one([]), 40, 10, false), 'T: no finite values to draw')
     })
@@ -61,7 +86,7 @@ step  0                50               100`)
       assert.equal(wantsColor(undefined, {}), false)
       const colored = terminalChart(falling, 60, 12, true)
       assert(colored.includes('\x1b[36m'))
-      assert.equal(colored.replace(/\x1b\[\d+m/g, ''), terminalChart(falling, 60, 12, false))
+      assert.equal(stripVTControlCharacters(colored), terminalChart(falling, 60, 12, false))
     })
   })
 
@@ -73,13 +98,17 @@ step  0                50               100`)
       assert(svg.includes('<desc>train: 4.000 at step 0, 2.000 at step 100; validation: 3.200 at step 50, 2.100 at step 100</desc>'))
       assert(svg.includes('@media (prefers-color-scheme:dark)'))
       assert.doesNotMatch(svg, /href|url\(|@import|<script|NaN|undefined/)
-      assert.deepEqual([...svg.matchAll(/class="label end">([^<]+)</g)].map(match => match[1]), ['2.0', '2.5', '3.0', '3.5', '4.0'])
+      assert.deepEqual(
+        [...svg.matchAll(/class="label end">([^<]+)</g)].map((match) => match[1]),
+        ['2.0', '2.5', '3.0', '3.5', '4.0'],
+      )
       assert.equal(svgChart(falling), svg)
     })
 
     it('escapes what it is given', () => {
       const svg = svgChart({ title: '</title><script>"&\x00', unit: '<b>', series: [{ name: 'a&b', points: [[1, 1]] }] })
-      for (const part of ['<title>&lt;/title&gt;&lt;script&gt;&quot;&amp;�</title>', '>a&amp;b<', '>&lt;b&gt;<']) assert(svg.includes(part), part)
+      for (const part of ['<title>&lt;/title&gt;&lt;script&gt;&quot;&amp;�</title>', '>a&amp;b<', '>&lt;b&gt;<'])
+        assert(svg.includes(part), part)
     })
 
     it('leaves a gap where a value is not finite', () => {
@@ -98,14 +127,20 @@ step  0                50               100`)
       const points = Array.from({ length: 200_000 }, (_, step) => [step, step === 77_777 ? 9 : 1 + (step % 7) / 7] as const)
       const svg = svgChart(one(points))
       assert(svg.length < 60_000, `${svg.length} bytes`)
-      const heights = [...svg.matchAll(/L[\d.]+ ([\d.]+)/g)].map(match => Number(match[1]))
-      assert.equal(heights.filter(height => height < 110).length, 1)
+      const heights = [...svg.matchAll(/L[\d.]+ ([\d.]+)/g)].map((match) => Number(match[1]))
+      assert.equal(heights.filter((height) => height < 110).length, 1)
     })
 
     it('keeps the labels of the last values apart', () => {
-      const series: Chart['series'] = [1, 1.001, 1.002].map((value, i) => ({ name: `s${i}`, points: [[0, 3], [9, value]] }))
+      const series: Chart['series'] = [1, 1.001, 1.002].map((value, i) => ({
+        name: `s${i}`,
+        points: [
+          [0, 3],
+          [9, value],
+        ],
+      }))
       const svg = svgChart({ title: 'T', unit: 'nats', series })
-      const heights = [...svg.matchAll(/y="([\d.]+)" class="value/g)].map(match => Number(match[1]))
+      const heights = [...svg.matchAll(/y="([\d.]+)" class="value/g)].map((match) => Number(match[1]))
       assert.equal(heights.length, 3)
       assert(heights[1] - heights[0] >= 14.9 && heights[2] - heights[1] >= 14.9)
     })

@@ -12,7 +12,9 @@ const isWindows = process.platform === 'win32'
 
 describe('files', () => {
   let folder: string
-  beforeEach(() => { folder = mkdtempSync(join(tmpdir(), 'fastweights-files-')) })
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'fastweights-files-'))
+  })
   afterEach(() => {
     chmodSync(folder, 0o700)
     rmSync(folder, { recursive: true, force: true })
@@ -59,13 +61,13 @@ describe('files', () => {
       })`
       for (let round = 0; round < 5; round++) {
         const child = spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'pipe', 'inherit'] })
-        await new Promise(resolve => child.stdout.once('data', resolve))
-        await new Promise(resolve => setTimeout(resolve, 7 * round))
+        await new Promise((resolve) => child.stdout.once('data', resolve))
+        await new Promise((resolve) => setTimeout(resolve, 7 * round))
         child.kill('SIGKILL')
-        await new Promise(resolve => child.once('close', resolve))
+        await new Promise((resolve) => child.once('close', resolve))
         const bytes = readFileSync(path)
         assert.equal(bytes.length, size)
-        assert(bytes.every(byte => byte === bytes[0]))
+        assert(bytes.every((byte) => byte === bytes[0]))
       }
       prepareOutputFolder(folder)
       assert.deepEqual(readdirSync(folder), ['model'])
@@ -88,7 +90,7 @@ describe('files', () => {
       assert.deepEqual(readdirSync(folder).sort(), ['.hidden', living, 'model.tmp'].sort())
     })
 
-    it('refuses a file, a path through a file, and a folder that is not ours to write', function () {
+    it('refuses a file, a path through a file, and a folder that is not ours to write', () => {
       const file = join(folder, 'file')
       writeFileSync(file, 'kept')
       throwsFile(() => prepareOutputFolder(file), `can't write to the output folder ${file}: ${file} is a file`)
@@ -105,15 +107,21 @@ describe('files', () => {
 
   describe('metrics', () => {
     it('come back, up to the step of a resume', () => {
-      fc.assert(fc.property(fc.array(fc.nat(20)), fc.nat(20), (steps, last) => {
-        const path = join(folder, 'metrics.jsonl')
-        rmSync(path, { force: true })
-        const records = [{ preset: 'small' }, ...steps.sort((a, b) => a - b).map(step => ({ step, loss: step / 3, text: 'a\nb' }))]
-        for (const record of records) appendMetrics(path, record)
-        assert.deepEqual(readMetrics(path), records)
-        truncateMetrics(path, last)
-        assert.deepEqual(readMetrics(path), records.filter(record => !('step' in record) || record.step <= last))
-      }), { numRuns: 30 })
+      fc.assert(
+        fc.property(fc.array(fc.nat(20)), fc.nat(20), (steps, last) => {
+          const path = join(folder, 'metrics.jsonl')
+          rmSync(path, { force: true })
+          const records = [{ preset: 'small' }, ...steps.sort((a, b) => a - b).map((step) => ({ step, loss: step / 3, text: 'a\nb' }))]
+          for (const record of records) appendMetrics(path, record)
+          assert.deepEqual(readMetrics(path), records)
+          truncateMetrics(path, last)
+          assert.deepEqual(
+            readMetrics(path),
+            records.filter((record) => !('step' in record) || record.step <= last),
+          )
+        }),
+        { numRuns: 30 },
+      )
     })
 
     it('lose a line that was cut off, and no other', () => {

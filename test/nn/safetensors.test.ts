@@ -4,7 +4,19 @@ import fc from 'fast-check'
 import { type Dtype, readSafetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from '../../nn/safetensors.ts'
 
 const widths: Record<Dtype, number> = {
-  F64: 8, F32: 4, F16: 2, BF16: 2, I64: 8, I32: 4, I16: 2, I8: 1, U64: 8, U32: 4, U16: 2, U8: 1, BOOL: 1,
+  F64: 8,
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  I64: 8,
+  I32: 4,
+  I16: 2,
+  I8: 1,
+  U64: 8,
+  U32: 4,
+  U16: 2,
+  U8: 1,
+  BOOL: 1,
 }
 
 /** A file with this header, as it is written there. */
@@ -37,11 +49,12 @@ function halves(...values: number[]): Uint8Array {
 
 const names = fc.oneof(
   fc.constantFrom('__proto__', 'constructor', 'toString', '', 'a.b.weight', '"quoted"', 'line\nbreak', 'é💡'),
-  fc.string({ unit: 'binary', maxLength: 20 }).filter(name => name !== '__metadata__'),
+  fc.string({ unit: 'binary', maxLength: 20 }).filter((name) => name !== '__metadata__'),
 )
 const entries: fc.Arbitrary<[string, SafetensorsEntry][]> = fc.uniqueArray(
-  fc.tuple(names, fc.constantFrom(...Object.keys(widths) as Dtype[]), fc.array(fc.integer({ min: 0, max: 4 }), { maxLength: 4 })).chain(
-    ([name, dtype, shape]) => {
+  fc
+    .tuple(names, fc.constantFrom(...(Object.keys(widths) as Dtype[])), fc.array(fc.integer({ min: 0, max: 4 }), { maxLength: 4 }))
+    .chain(([name, dtype, shape]) => {
       const size = shape.reduce((a, b) => a * b, 1) * widths[dtype]
       return fc.uint8Array({ minLength: size, maxLength: size }).map((data): [string, SafetensorsEntry] => {
         const entry = readSafetensors(raw(dtype, data)).tensors.get('x')!
@@ -55,36 +68,42 @@ const metadata = fc.dictionary(names, fc.string({ unit: 'binary', maxLength: 20 
 
 describe('safetensors', () => {
   it('writes and reads any tensors and metadata, bit for bit', () => {
-    fc.assert(fc.property(entries, metadata, fc.integer({ min: 0, max: 8 }), (tensors, meta, shift) => {
-      const written = writeSafetensors(tensors, meta)
-      const moved = Buffer.alloc(written.length + shift) // any alignment of the file in memory; a Buffer's slice() is no copy
-      moved.set(written, shift)
-      const read = readSafetensors(moved.subarray(shift))
-      assert.deepEqual(Object.entries(read.metadata).sort(), Object.entries(meta).sort())
-      assert.equal(read.tensors.size, tensors.length)
-      for (const [name, entry] of tensors) {
-        const back = read.tensors.get(name)!
-        assert.equal(back.dtype, entry.dtype)
-        assert.deepEqual(back.shape, entry.shape)
-        assert.deepEqual(bitsOf(back), bitsOf(entry))
-      }
-    }))
+    fc.assert(
+      fc.property(entries, metadata, fc.integer({ min: 0, max: 8 }), (tensors, meta, shift) => {
+        const written = writeSafetensors(tensors, meta)
+        const moved = Buffer.alloc(written.length + shift) // any alignment of the file in memory; a Buffer's slice() is no copy
+        moved.set(written, shift)
+        const read = readSafetensors(moved.subarray(shift))
+        assert.deepEqual(Object.entries(read.metadata).sort(), Object.entries(meta).sort())
+        assert.equal(read.tensors.size, tensors.length)
+        for (const [name, entry] of tensors) {
+          const back = read.tensors.get(name)!
+          assert.equal(back.dtype, entry.dtype)
+          assert.deepEqual(back.shape, entry.shape)
+          assert.deepEqual(bitsOf(back), bitsOf(entry))
+        }
+      }),
+    )
   })
 
   it('writes the same bytes whatever the order, padded and aligned', () => {
-    fc.assert(fc.property(entries, metadata, (tensors, meta) => {
-      const written = writeSafetensors(tensors, meta)
-      const reversed = Object.fromEntries(Object.entries(meta).reverse())
-      assert.deepEqual(writeSafetensors(new Map([...tensors].reverse()), reversed), written)
-      assert.equal((written.length - dataOf(written).length) % 8, 0)
-    }))
+    fc.assert(
+      fc.property(entries, metadata, (tensors, meta) => {
+        const written = writeSafetensors(tensors, meta)
+        const reversed = Object.fromEntries(Object.entries(meta).reverse())
+        assert.deepEqual(writeSafetensors(new Map([...tensors].reverse()), reversed), written)
+        assert.equal((written.length - dataOf(written).length) % 8, 0)
+      }),
+    )
   })
 
   it('keeps scalars and empty tensors apart', () => {
-    const { tensors } = readSafetensors(writeSafetensors([
-      ['scalar', { dtype: 'F32', shape: [], data: Float32Array.of(1.5) }],
-      ['empty', { dtype: 'I64', shape: [3, 0], data: new BigInt64Array(0) }],
-    ]))
+    const { tensors } = readSafetensors(
+      writeSafetensors([
+        ['scalar', { dtype: 'F32', shape: [], data: Float32Array.of(1.5) }],
+        ['empty', { dtype: 'I64', shape: [3, 0], data: new BigInt64Array(0) }],
+      ]),
+    )
     assert.deepEqual(tensors.get('scalar'), { dtype: 'F32', shape: [], data: Float32Array.of(1.5) })
     assert.deepEqual(tensors.get('empty'), { dtype: 'I64', shape: [3, 0], data: new BigInt64Array(0) })
     assert.equal(readSafetensors(writeSafetensors([])).tensors.size, 0)
@@ -164,18 +183,24 @@ describe('safetensors', () => {
   ]
   for (const [what, bytes, message] of refused) {
     it(`refuses ${what}`, () => {
-      assert.throws(() => readSafetensors(bytes), error => {
-        assert(error instanceof SafetensorsError)
-        assert(error.message.startsWith('safetensors: ') && error.message.includes(message), error.message)
-        assert(!error.message.includes('\n') && error.message.length < 300)
-        return true
-      })
+      assert.throws(
+        () => readSafetensors(bytes),
+        (error) => {
+          assert(error instanceof SafetensorsError)
+          assert(error.message.startsWith('safetensors: ') && error.message.includes(message), error.message)
+          assert(!error.message.includes('\n') && error.message.length < 300)
+          return true
+        },
+      )
     })
   }
 
   it('refuses to write what it could not read', () => {
     const data = Float32Array.of(1, 2)
-    const write = (name: string, entry: object, meta = {}) => () => writeSafetensors([[name, entry as SafetensorsEntry]], meta)
+    const write =
+      (name: string, entry: object, meta = {}) =>
+      () =>
+        writeSafetensors([[name, entry as SafetensorsEntry]], meta)
     assert.throws(write('a', { dtype: 'F32', shape: [3], data }), /tensor 'a': 2 values don't fill the shape \[3\]/)
     assert.throws(write('a', { dtype: 'F32', shape: [0.5, 4], data }), SafetensorsError)
     assert.throws(write('a', { dtype: 'I32', shape: [2], data }), /tensor 'a': I32 is written from a Int32Array/)
@@ -183,18 +208,28 @@ describe('safetensors', () => {
     assert.throws(write('\ud800', { dtype: 'F32', shape: [2], data }), /valid Unicode/)
     assert.throws(write('a', { dtype: 'F32', shape: [2], data }, { step: 3 }), /__metadata__: 'step': expected a string, got number/)
     const entry: SafetensorsEntry = { dtype: 'F32', shape: [2], data }
-    assert.throws(() => writeSafetensors([['a', entry], ['a', entry]]), /tensor 'a': given twice/)
+    assert.throws(
+      () =>
+        writeSafetensors([
+          ['a', entry],
+          ['a', entry],
+        ]),
+      /tensor 'a': given twice/,
+    )
   })
 
   it('reads a damaged file consistently or refuses it with its own error', () => {
-    const valid = writeSafetensors([
-      ['layers.0.weight', { dtype: 'F32', shape: [3, 2], data: Float32Array.of(1, 2, 3, 4, 5, 6) }],
-      ['layers.0.bias', { dtype: 'F16', shape: [2], data: Float32Array.of(0.5, -1) }],
-      ['steps', { dtype: 'I64', shape: [], data: BigInt64Array.of(7n) }],
-      ['empty', { dtype: 'U8', shape: [0], data: new Uint8Array(0) }],
-    ], { format: 'pt', note: 'a "quoted" note' })
+    const valid = writeSafetensors(
+      [
+        ['layers.0.weight', { dtype: 'F32', shape: [3, 2], data: Float32Array.of(1, 2, 3, 4, 5, 6) }],
+        ['layers.0.bias', { dtype: 'F16', shape: [2], data: Float32Array.of(0.5, -1) }],
+        ['steps', { dtype: 'I64', shape: [], data: BigInt64Array.of(7n) }],
+        ['empty', { dtype: 'U8', shape: [0], data: new Uint8Array(0) }],
+      ],
+      { format: 'pt', note: 'a "quoted" note' },
+    )
     const header = valid.length - dataOf(valid).length
-    const structural = [...'{}[]",:0123456789-.e\\ '].map(c => c.charCodeAt(0))
+    const structural = [...'{}[]",:0123456789-.e\\ '].map((c) => c.charCodeAt(0))
     const edit = fc.record({
       kind: fc.constantFrom('set', 'insert', 'remove'),
       at: fc.oneof(fc.nat(header - 1), fc.nat(valid.length - 1)),
@@ -203,36 +238,42 @@ describe('safetensors', () => {
     let accepted = 0
     const edits = fc.array(edit, { minLength: 1, maxLength: 4 })
     const cuts = fc.option(fc.nat(valid.length), { freq: 1 })
-    fc.assert(fc.property(edits, cuts, fc.boolean(), (edits, cut, repair) => {
-      const mutated = [...valid]
-      for (const { kind, at, byte } of edits) {
-        if (kind === 'set') mutated[at] = byte
-        else if (kind === 'insert') mutated.splice(at, 0, byte)
-        else mutated.splice(at, 1)
-      }
-      const bytes = Uint8Array.from(cut === null ? mutated : mutated.slice(0, cut))
-      // A right header length lets more of the damage reach the parser.
-      if (repair && bytes.length >= 8) {
-        new DataView(bytes.buffer).setBigUint64(0, BigInt(Math.min(bytes.length - 8, header - 8 + bytes.length - valid.length)), true)
-      }
-      let read: ReturnType<typeof readSafetensors>
-      try {
-        read = readSafetensors(bytes)
-      } catch (error) {
-        assert(error instanceof SafetensorsError, String(error))
-        return
-      }
-      accepted++
-      let total = 0
-      for (const { dtype, shape, data } of read.tensors.values()) {
-        assert.equal(data.length, shape.reduce((a, b) => a * b, 1))
-        total += data.length * widths[dtype]
-      }
-      assert.equal(total, dataOf(bytes).length)
-      for (const value of Object.values(read.metadata)) assert.equal(typeof value, 'string')
-      const again = readSafetensors(writeSafetensors(read.tensors, read.metadata))
-      assert.deepEqual([...again.tensors.keys()].sort(), [...read.tensors.keys()].sort())
-    }), { numRuns: 5000 })
+    fc.assert(
+      fc.property(edits, cuts, fc.boolean(), (edits, cut, repair) => {
+        const mutated = [...valid]
+        for (const { kind, at, byte } of edits) {
+          if (kind === 'set') mutated[at] = byte
+          else if (kind === 'insert') mutated.splice(at, 0, byte)
+          else mutated.splice(at, 1)
+        }
+        const bytes = Uint8Array.from(cut === null ? mutated : mutated.slice(0, cut))
+        // A right header length lets more of the damage reach the parser.
+        if (repair && bytes.length >= 8) {
+          new DataView(bytes.buffer).setBigUint64(0, BigInt(Math.min(bytes.length - 8, header - 8 + bytes.length - valid.length)), true)
+        }
+        let read: ReturnType<typeof readSafetensors>
+        try {
+          read = readSafetensors(bytes)
+        } catch (error) {
+          assert(error instanceof SafetensorsError, String(error))
+          return
+        }
+        accepted++
+        let total = 0
+        for (const { dtype, shape, data } of read.tensors.values()) {
+          assert.equal(
+            data.length,
+            shape.reduce((a, b) => a * b, 1),
+          )
+          total += data.length * widths[dtype]
+        }
+        assert.equal(total, dataOf(bytes).length)
+        for (const value of Object.values(read.metadata)) assert.equal(typeof value, 'string')
+        const again = readSafetensors(writeSafetensors(read.tensors, read.metadata))
+        assert.deepEqual([...again.tensors.keys()].sort(), [...read.tensors.keys()].sort())
+      }),
+      { numRuns: 5000 },
+    )
     assert(accepted > 50, `only ${accepted} of the damaged files were readable: the fuzz is too crude`)
   })
 
@@ -240,7 +281,7 @@ describe('safetensors', () => {
     const folder = new URL('../../../../shared/golden/', import.meta.url)
     let files: string[]
     try {
-      files = readdirSync(folder).filter(name => name.endsWith('.safetensors'))
+      files = readdirSync(folder).filter((name) => name.endsWith('.safetensors'))
     } catch {
       console.log('        skipped: ../shared/golden is absent')
       return this.skip()

@@ -7,7 +7,14 @@ import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
 import { cacheFolder, defaultText, invalidUtf8, readText, type TextSource, untar } from '../../tasks/download.ts'
 import {
-  type Batch, charVocabulary, evaluationBatches, ignoredTarget, randomBatches, sequentialBatches, splitText, vocabularyOf,
+  type Batch,
+  charVocabulary,
+  evaluationBatches,
+  ignoredTarget,
+  randomBatches,
+  sequentialBatches,
+  splitText,
+  vocabularyOf,
 } from '../../tasks/text.ts'
 
 const throwsText = (action: () => unknown, message: string) => assert.throws(action, { name: 'TextError', message })
@@ -32,13 +39,15 @@ describe('text', () => {
   describe('vocabulary', () => {
     it('sorts by code point and brings any text back', () => {
       assert.deepEqual(charVocabulary('ba\uffee💡a\n').symbols, ['\n', 'a', 'b', '\uffee', '💡'])
-      fc.assert(fc.property(fc.string({ unit: 'binary', minLength: 1 }), text => {
-        const vocabulary = charVocabulary(text)
-        const tokens = vocabulary.encode(text)
-        assert.equal(tokens.length, [...text].length)
-        assert.equal(vocabulary.decode(tokens), text)
-        assert.deepEqual(vocabularyOf(vocabulary.symbols).encode(text), tokens)
-      }))
+      fc.assert(
+        fc.property(fc.string({ unit: 'binary', minLength: 1 }), (text) => {
+          const vocabulary = charVocabulary(text)
+          const tokens = vocabulary.encode(text)
+          assert.equal(tokens.length, [...text].length)
+          assert.equal(vocabulary.decode(tokens), text)
+          assert.deepEqual(vocabularyOf(vocabulary.symbols).encode(text), tokens)
+        }),
+      )
     })
 
     it('names the character it lacks, where it is, and what it has instead', () => {
@@ -62,24 +71,29 @@ describe('text', () => {
     it('cuts at floor(fraction n) characters, not code units', () => {
       assert.deepEqual(splitText('0123456789abcdefghij'), { train: '0123456789abcdefgh', valid: 'ij' })
       assert.deepEqual(splitText('💡b💡d', 0.5), { train: '💡b', valid: '💡d' })
-      fc.assert(fc.property(fc.string({ unit: 'binary', minLength: 4 }), fc.double({ min: 0.5, max: 0.6, noNaN: true }), (text, fraction) => {
-        const { train, valid } = splitText(text, fraction)
-        assert.equal(train + valid, text)
-        assert.equal([...train].length, Math.floor(fraction * [...text].length))
-      }))
+      fc.assert(
+        fc.property(fc.string({ unit: 'binary', minLength: 4 }), fc.double({ min: 0.5, max: 0.6, noNaN: true }), (text, fraction) => {
+          const { train, valid } = splitText(text, fraction)
+          assert.equal(train + valid, text)
+          assert.equal([...train].length, Math.floor(fraction * [...text].length))
+        }),
+      )
     })
 
     it('says what a text that is too short would need', () => {
       throwsText(() => splitText(''), 'the text is empty')
-      throwsText(() => splitText('a'.repeat(100), 0.9, 128),
-        'the text is too short: of its 100 characters, 90 would train (129 needed for sequences of 128) and 10 validate (2 needed)')
+      throwsText(
+        () => splitText('a'.repeat(100), 0.9, 128),
+        'the text is too short: of its 100 characters, 90 would train (129 needed for sequences of 128) and 10 validate (2 needed)',
+      )
       throwsText(() => splitText('abc', 1), "a text can't be split at 1: give a fraction between 0 and 1")
       throwsText(() => splitText('abc', NaN), "a text can't be split at NaN: give a fraction between 0 and 1")
     })
   })
 
   describe('batches', () => {
-    const sizes = fc.record({ n: fc.integer({ min: 2, max: 300 }), T: fc.integer({ min: 1, max: 40 }), B: fc.integer({ min: 1, max: 5 }) })
+    const sizes = fc
+      .record({ n: fc.integer({ min: 2, max: 300 }), T: fc.integer({ min: 1, max: 40 }), B: fc.integer({ min: 1, max: 5 }) })
       .filter(({ n, T }) => n > T)
 
     it('are a function of seed and step alone', () => {
@@ -107,42 +121,55 @@ describe('text', () => {
     })
 
     it('random: full rows of consecutive characters', () => {
-      fc.assert(fc.property(sizes, fc.integer(), fc.nat(), ({ n, T, B }, seed, step) => {
-        assert.equal(targetsOf(randomBatches(counting(n), { B, T, seed }).batch(step)).length, B * T)
-      }))
+      fc.assert(
+        fc.property(sizes, fc.integer(), fc.nat(), ({ n, T, B }, seed, step) => {
+          assert.equal(targetsOf(randomBatches(counting(n), { B, T, seed }).batch(step)).length, B * T)
+        }),
+      )
     })
 
     it('sequential: an epoch takes each item once, at an offset below T, in an order of its own', () => {
-      fc.assert(fc.property(sizes, fc.integer(), fc.nat(3), ({ n, T, B }, seed, epoch) => {
-        const sampler = sequentialBatches(counting(n), { B, T, seed })
-        const items = Math.floor((n - 1) / T)
-        assert.equal(sampler.stepsPerEpoch, Math.ceil(items / B))
-        const starts: number[] = []
-        for (let step = 0; step < sampler.stepsPerEpoch; step++) {
-          const batch = sampler.batch(epoch * sampler.stepsPerEpoch + step)
-          assert.equal(targetsOf(batch).length, batch.B * T)
-          for (let row = 0; row < batch.B; row++) starts.push(batch.tokens[row * T])
-        }
-        starts.sort((a, b) => a - b)
-        assert.deepEqual(starts.map((start, i) => start >= i * T && start < (i + 1) * T), new Array(items).fill(true))
-      }))
+      fc.assert(
+        fc.property(sizes, fc.integer(), fc.nat(3), ({ n, T, B }, seed, epoch) => {
+          const sampler = sequentialBatches(counting(n), { B, T, seed })
+          const items = Math.floor((n - 1) / T)
+          assert.equal(sampler.stepsPerEpoch, Math.ceil(items / B))
+          const starts: number[] = []
+          for (let step = 0; step < sampler.stepsPerEpoch; step++) {
+            const batch = sampler.batch(epoch * sampler.stepsPerEpoch + step)
+            assert.equal(targetsOf(batch).length, batch.B * T)
+            for (let row = 0; row < batch.B; row++) starts.push(batch.tokens[row * T])
+          }
+          starts.sort((a, b) => a - b)
+          assert.deepEqual(
+            starts.map((start, i) => start >= i * T && start < (i + 1) * T),
+            new Array(items).fill(true),
+          )
+        }),
+      )
     })
 
     it('sequential: epochs differ in order and offsets', () => {
       const sampler = sequentialBatches(counting(1001), { B: 10, T: 10 })
-      const starts = [0, 1].map(epoch => Array.from({ length: 10 }, (_, step) =>
-        [...sampler.batch(epoch * 10 + step).tokens].filter((_, i) => i % 10 === 0)).flat())
-      const items = starts.map(epoch => epoch.map(start => Math.floor(start / 10)))
+      const starts = [0, 1].map((epoch) =>
+        Array.from({ length: 10 }, (_, step) => [...sampler.batch(epoch * 10 + step).tokens].filter((_, i) => i % 10 === 0)).flat(),
+      )
+      const items = starts.map((epoch) => epoch.map((start) => Math.floor(start / 10)))
       assert.notDeepEqual(items[0], items[1])
-      assert.equal(new Set(starts.flat().map(start => start % 10)).size, 10)
+      assert.equal(new Set(starts.flat().map((start) => start % 10)).size, 10)
     })
 
     it('evaluation: every character but the first is a target exactly once', () => {
-      fc.assert(fc.property(sizes, ({ n, T, B }) => {
-        const batches = [...evaluationBatches(counting(n), T, B)]
-        assert.deepEqual(batches.flatMap(targetsOf), Array.from({ length: n - 1 }, (_, i) => i + 1))
-        assert(batches.every(batch => batch.B <= B && batch.T === T && batch.count > 0))
-      }))
+      fc.assert(
+        fc.property(sizes, ({ n, T, B }) => {
+          const batches = [...evaluationBatches(counting(n), T, B)]
+          assert.deepEqual(
+            batches.flatMap(targetsOf),
+            Array.from({ length: n - 1 }, (_, i) => i + 1),
+          )
+          assert(batches.every((batch) => batch.B <= B && batch.T === T && batch.count > 0))
+        }),
+      )
     })
 
     it('need one sequence and its last target', () => {
@@ -155,7 +182,9 @@ describe('text', () => {
 
   describe('files', () => {
     let folder: string
-    beforeEach(() => { folder = mkdtempSync(join(tmpdir(), 'fastweights-text-')) })
+    beforeEach(() => {
+      folder = mkdtempSync(join(tmpdir(), 'fastweights-text-'))
+    })
     afterEach(() => rmSync(folder, { recursive: true, force: true }))
     const write = (bytes: string | Uint8Array) => {
       const path = join(folder, 'text.txt')
@@ -182,22 +211,31 @@ describe('text', () => {
     })
 
     it('finds the first wrong byte of UTF-8 where a decoder finds one', () => {
-      const bytes = fc.array(fc.oneof(fc.uint8Array({ maxLength: 3 }), fc.string({ unit: 'binary', maxLength: 3 }).map(s => Buffer.from(s))))
-        .map(parts => Buffer.concat(parts))
-      fc.assert(fc.property(bytes, data => {
-        const valid = (part: Uint8Array) => {
-          try {
-            new TextDecoder('utf-8', { fatal: true }).decode(part)
-            return true
-          } catch {
-            return false
+      const bytes = fc
+        .array(
+          fc.oneof(
+            fc.uint8Array({ maxLength: 3 }),
+            fc.string({ unit: 'binary', maxLength: 3 }).map((s) => Buffer.from(s)),
+          ),
+        )
+        .map((parts) => Buffer.concat(parts))
+      fc.assert(
+        fc.property(bytes, (data) => {
+          const valid = (part: Uint8Array) => {
+            try {
+              new TextDecoder('utf-8', { fatal: true }).decode(part)
+              return true
+            } catch {
+              return false
+            }
           }
-        }
-        const offset = invalidUtf8(data)
-        assert.equal(offset === -1, valid(data))
-        // What is before it is valid, but for a sequence that it breaks off.
-        if (offset >= 0) assert([0, 1, 2, 3].some(back => offset >= back && valid(data.subarray(0, offset - back))))
-      }), { numRuns: 2000 })
+          const offset = invalidUtf8(data)
+          assert.equal(offset === -1, valid(data))
+          // What is before it is valid, but for a sequence that it breaks off.
+          if (offset >= 0) assert([0, 1, 2, 3].some((back) => offset >= back && valid(data.subarray(0, offset - back))))
+        }),
+        { numRuns: 2000 },
+      )
       assert.equal(invalidUtf8(Buffer.from([0x61, 0xe2, 0x82])), 1)
       assert.equal(invalidUtf8(Buffer.from([0xed, 0xa0, 0x80])), 1)
       assert.equal(invalidUtf8(Buffer.from([0xc0, 0xaf])), 0)
@@ -227,12 +265,17 @@ describe('text', () => {
 
   describe('default text', () => {
     let cache: string
-    beforeEach(() => { cache = join(mkdtempSync(join(tmpdir(), 'fastweights-cache-')), 'new') })
+    beforeEach(() => {
+      cache = join(mkdtempSync(join(tmpdir(), 'fastweights-cache-')), 'new')
+    })
     afterEach(() => rmSync(join(cache, '..'), { recursive: true, force: true }))
 
     function source(name: string, content: string, arrives: string | Error = content): TextSource & { fetches: number } {
       return {
-        name, file: `${name}.txt`, sha256: createHash('sha256').update(content).digest('hex'), fetches: 0,
+        name,
+        file: `${name}.txt`,
+        sha256: createHash('sha256').update(content).digest('hex'),
+        fetches: 0,
         async fetch() {
           this.fetches++
           if (arrives instanceof Error) throw arrives
@@ -254,9 +297,12 @@ describe('text', () => {
     it('falls back to the next source, and then stays with it', async () => {
       const sources = [source('first', 'text one', new Error('no network')), source('second', 'text two')]
       const lines: string[] = []
-      assert.equal((await defaultText({ cache, sources, log: line => lines.push(line) })).text, 'text two')
+      assert.equal((await defaultText({ cache, sources, log: (line) => lines.push(line) })).text, 'text two')
       assert.deepEqual(lines, [
-        'fetching first', 'could not fetch first: no network', 'fetching second', `kept in ${join(cache, 'second.txt')}`,
+        'fetching first',
+        'could not fetch first: no network',
+        'fetching second',
+        `kept in ${join(cache, 'second.txt')}`,
       ])
       assert.equal((await defaultText({ cache, sources: [source('first', 'text one'), sources[1]] })).name, 'second')
     })
@@ -268,8 +314,10 @@ describe('text', () => {
       assert.equal((await defaultText({ cache, sources: [first] })).text, 'text one')
       assert.equal(first.fetches, 2)
       assert.equal(readFileSync(join(cache, 'first.txt'), 'utf8'), 'text one')
-      await rejectsText(defaultText({ cache, sources: [source('other', 'right', 'wrong')] }),
-        'no text to train on (other: what arrived has another checksum): give one with --text FILE')
+      await rejectsText(
+        defaultText({ cache, sources: [source('other', 'right', 'wrong')] }),
+        'no text to train on (other: what arrived has another checksum): give one with --text FILE',
+      )
       assert(!existsSync(join(cache, 'other.txt')))
     })
 
