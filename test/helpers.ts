@@ -65,7 +65,9 @@ export function assertClose(actual: ArrayLike<number>, expected: ArrayLike<numbe
   for (let i = 0; i < actual.length; i++) {
     const error = Math.abs(actual[i] - expected[i])
     if (!(error <= bound * (largest + floor)))
-      assert.fail(`${what}: element ${i} is ${actual[i]}, expected ${expected[i]} (error ${error.toExponential(1)}, bound ${(bound * (largest + floor)).toExponential(1)})`)
+      assert.fail(
+        `${what}: element ${i} is ${actual[i]}, expected ${expected[i]} (error ${error.toExponential(1)}, bound ${(bound * (largest + floor)).toExponential(1)})`,
+      )
   }
 }
 

@@ -26,8 +26,8 @@ interface Plan {
   K: number
 }
 
-/** The gradient of these follows from the output alone, so the value before the activation needn't be kept. */
-const fromOutput = new Set<UnaryOp>(['relu', 'sigmoid', 'tanh', 'elu', 'exp', 'sqrt', 'neg'])
+/** The gradient of these follows from the output alone (see `unaryBackward`), so the value before the activation needn't be kept. */
+const fromOutput = new Set<UnaryOp>(['relu', 'exp', 'sqrt', 'neg'])
 
 function plan(a: Tensor, b: Tensor, tA: boolean, tB: boolean): Plan {
   sameDevice('matmul', a, b)

@@ -5,7 +5,7 @@
  */
 import fc from 'fast-check'
 import * as engine from '../../engine/index.ts'
-import { type BinaryOp, type Device, type Form, type HostArray, scope, type Tensor, type UnaryOp, unaryOps } from '../../engine/index.ts'
+import { type Device, type Form, type HostArray, scope, type Tensor, type UnaryOp, unaryOps } from '../../engine/index.ts'
 import { random, sizeOf, uniforms } from '../helpers.ts'
 
 /**
@@ -53,7 +53,7 @@ export const medium: Sizes = { axis: fc.constantFrom(...ragged), least: 1, most:
 export const large: Sizes = { axis: fc.constantFrom(...ragged), least: 80_000, most: 160_000 }
 
 /** Shrinks the largest axes, or stretches one, until the bounds hold; sizes stay odd where they're changed. */
-function fit(shape: readonly number[], grow: number, { least, most }: Sizes, factor: number): number[] {
+function bounded(shape: readonly number[], grow: number, { least, most }: Sizes, factor: number): number[] {
   const fitted = [...shape]
   while (sizeOf(fitted) > most * factor) {
     const largest = fitted.indexOf(Math.max(...fitted))
@@ -65,14 +65,18 @@ function fit(shape: readonly number[], grow: number, { least, most }: Sizes, fac
 }
 
 const shapes = (sizes: Sizes, minRank: number, maxRank: number, factor = 1): fc.Arbitrary<number[]> =>
-  fc.tuple(fc.array(sizes.axis, { minLength: minRank, maxLength: maxRank }), fc.nat({ max: 11 })).map(([shape, grow]) => fit(shape, grow, sizes, factor))
+  fc
+    .tuple(fc.array(sizes.axis, { minLength: minRank, maxLength: maxRank }), fc.nat({ max: 11 }))
+    .map(([shape, grow]) => bounded(shape, grow, sizes, factor))
 
 /** Two shapes that broadcast to a third: some axes of size 1, some leading axes left out. */
 const broadcasts = (sizes: Sizes, maxRank: number): fc.Arbitrary<{ a: number[]; b: number[] }> =>
-  fc.tuple(shapes(sizes, 0, maxRank), fc.array(fc.nat({ max: 4 }), { minLength: maxRank, maxLength: maxRank }), fc.nat({ max: 5 })).map(([shape, ones, drop]) => ({
-    a: shape.map((d, i) => (ones[i] === 1 ? 1 : d)).slice(drop === 1 ? 1 : 0),
-    b: shape.map((d, i) => (ones[i] === 2 ? 1 : d)).slice(drop === 2 ? 1 : drop === 3 ? 2 : 0),
-  }))
+  fc
+    .tuple(shapes(sizes, 0, maxRank), fc.array(fc.nat({ max: 4 }), { minLength: maxRank, maxLength: maxRank }), fc.nat({ max: 5 }))
+    .map(([shape, ones, drop]) => ({
+      a: shape.map((d, i) => (ones[i] === 1 ? 1 : d)).slice(drop === 1 ? 1 : 0),
+      b: shape.map((d, i) => (ones[i] === 2 ? 1 : d)).slice(drop === 2 ? 1 : drop === 3 ? 2 : 0),
+    }))
 
 const broadcastShape = (a: readonly number[], b: readonly number[]): number[] => {
   const rank = Math.max(a.length, b.length)
@@ -84,16 +88,26 @@ const index = fc.nat({ max: 999 })
 const streams = fc.record({ seed: fc.nat({ max: 0xffffffff }), stream: fc.nat({ max: 1000 }) })
 const probability = fc.constantFrom(0, 0.1, 0.5, 0.9)
 
+/** By name, for cases that differ in nothing else. */
+const ops = { ...engine }
+
 const define = <O>(c: Case<O>): Case => c
 
-const unaryValues: Partial<Record<UnaryOp, Values>> = { abs: 'nonzero', relu: 'nonzero', elu: 'nonzero', log: 'positive', sqrt: 'positive', reciprocal: 'nonzero' }
+const unaryValues: Partial<Record<UnaryOp, Values>> = {
+  abs: 'nonzero',
+  relu: 'nonzero',
+  elu: 'nonzero',
+  log: 'positive',
+  sqrt: 'positive',
+  reciprocal: 'nonzero',
+}
 
 const unaryCases = unaryOps.map((op) =>
   define({
     name: op,
     options: (sizes) => fc.record({ shape: shapes(sizes, 0, 4) }),
     inputs: ({ shape }) => [{ shape, values: unaryValues[op] }],
-    run: (_, [x]) => engine[op](x),
+    run: (_, [x]) => ops[op](x),
   }),
 )
 
@@ -116,15 +130,19 @@ const binaryCases = (Object.keys(binaryValues) as BinaryName[]).flatMap((name) =
     define({
       name,
       options: (sizes) => broadcasts(sizes, 4),
-      inputs: (o) => [{ shape: o.a, values: a, grad }, { shape: o.b, values: b, grad }],
-      run: (_, [x, y]) => engine[name](x, y),
+      inputs: (o) => [
+        { shape: o.a, values: a, grad },
+        { shape: o.b, values: b, grad },
+      ],
+      run: (_, [x, y]) => ops[name](x, y),
       terms: (o) => sizeOf(broadcastShape(o.a, o.b)) / Math.min(sizeOf(o.a), sizeOf(o.b)),
     }),
     define({
       name: `${name} constant`,
-      options: (sizes) => fc.record({ shape: shapes(sizes, 0, 4), constant: fc.constantFrom(...(grad ? [0.75, -1.75, 1.25] : [0, 1, 0.5])) }),
+      options: (sizes) =>
+        fc.record({ shape: shapes(sizes, 0, 4), constant: fc.constantFrom(...(grad ? [0.75, -1.75, 1.25] : [0, 1, 0.5])) }),
       inputs: ({ shape }) => [{ shape, values: a === 'between' ? 'grid' : a, grad }],
-      run: ({ constant }, [x]) => engine[name](x, constant),
+      run: ({ constant }, [x]) => ops[name](x, constant),
     }),
   ]
 })
@@ -172,7 +190,7 @@ const reduceCases = [
       name,
       options: (sizes) => reduceOptions(sizes, 0),
       inputs: ({ shape }) => [{ shape }],
-      run: (o, [x]) => engine[name](x, axesOf(o)),
+      run: (o, [x]) => ops[name](x, axesOf(o)),
       terms: ({ shape }) => sizeOf(shape),
     }),
   ),
@@ -206,10 +224,11 @@ const movementCases = [
   }),
   define({
     name: 'permute',
-    options: (sizes) => shapes(sizes, 1, 5).chain((shape) => {
-      const axes = shape.map((_, i) => i)
-      return fc.record({ shape: fc.constant(shape), order: fc.shuffledSubarray(axes, { minLength: axes.length }) })
-    }),
+    options: (sizes) =>
+      shapes(sizes, 1, 5).chain((shape) => {
+        const axes = shape.map((_, i) => i)
+        return fc.record({ shape: fc.constant(shape), order: fc.shuffledSubarray(axes, { minLength: axes.length }) })
+      }),
     inputs: ({ shape }) => [{ shape }],
     run: ({ order }, [x]) => engine.permute(x, order),
   }),
@@ -236,7 +255,8 @@ const movementCases = [
   }),
   define({
     name: 'concat',
-    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 4), axis: index, others: fc.array(fc.integer({ min: 1, max: 6 }), { maxLength: 3 }) }),
+    options: (sizes) =>
+      fc.record({ shape: shapes(sizes, 1, 4), axis: index, others: fc.array(fc.integer({ min: 1, max: 6 }), { maxLength: 3 }) }),
     inputs: ({ shape, axis, others }) =>
       [shape[axis % shape.length], ...others].map((size) => ({ shape: shape.map((d, i) => (i === axis % shape.length ? size : d)) })),
     run: ({ shape, axis }, parts) => engine.concat(parts, axis % shape.length),
@@ -256,17 +276,31 @@ const movementCases = [
   }),
 ]
 
-interface MatmulCase { sizes: number[]; a: number[]; b: number[]; transposeA: boolean; transposeB: boolean; long: boolean }
+interface MatmulCase {
+  sizes: number[]
+  a: number[]
+  b: number[]
+  transposeA: boolean
+  transposeB: boolean
+  long: boolean
+}
 const matmulOptions = (sizes: Sizes): fc.Arbitrary<MatmulCase> =>
-  fc.record({
-    sizes: shapes(sizes, 3, 3, sizes.most > 1000 ? 5 : 1),
-    transposeA: fc.boolean(),
-    transposeB: fc.boolean(),
-    // Longer than what the inner loops take at once.
-    long: sizes.most > 1000 ? fc.boolean() : fc.constant(false),
-    batches: broadcasts({ axis: fc.constantFrom(1, 2, 3), least: 1, most: 6 }, 2),
-  }).map(({ batches, ...rest }) => ({ ...rest, ...batches }))
-const matmulSizes = ({ sizes: [M, N, K], long, a, b }: MatmulCase) => ({ M, N, K: long && K < 100 ? K + 256 : K, batch: broadcastShape(a, b) })
+  fc
+    .record({
+      sizes: shapes(sizes, 3, 3, sizes.most > 1000 ? 5 : 1),
+      transposeA: fc.boolean(),
+      transposeB: fc.boolean(),
+      // Longer than what the inner loops take at once.
+      long: sizes.most > 1000 ? fc.boolean() : fc.constant(false),
+      batches: broadcasts({ axis: fc.constantFrom(1, 2, 3), least: 1, most: 6 }, 2),
+    })
+    .map(({ batches, ...rest }) => ({ ...rest, ...batches }))
+const matmulSizes = ({ sizes: [M, N, K], long, a, b }: MatmulCase) => ({
+  M,
+  N,
+  K: long && K < 100 ? K + 256 : K,
+  batch: broadcastShape(a, b),
+})
 function matmulInputs(o: MatmulCase): Input[] {
   const { M, N, K } = matmulSizes(o)
   return [{ shape: [...o.a, ...(o.transposeA ? [K, M] : [M, K])] }, { shape: [...o.b, ...(o.transposeB ? [N, K] : [K, N])] }]
@@ -284,23 +318,31 @@ const matmulCases = [
   }),
   define({
     name: 'matmul fused',
-    options: (sizes) => fc.record({
-      product: matmulOptions(sizes), bias: fc.boolean(), accumulate: fc.boolean(), activation: fc.option(fc.constantFrom(...activations), { nil: undefined }),
-    }),
+    options: (sizes) =>
+      fc.record({
+        product: matmulOptions(sizes),
+        bias: fc.boolean(),
+        accumulate: fc.boolean(),
+        activation: fc.option(fc.constantFrom(...activations), { nil: undefined }),
+      }),
     inputs: ({ product, bias, accumulate, activation }) => {
       const { M, N, K, batch } = matmulSizes(product)
       // Products of about one, where the activations bend; for relu integers and halves, so that no sum is near 0.
       const kink = activation === 'relu'
-      const [a, b] = matmulInputs(product).map((input) => ({ ...input, values: kink ? 'grid' as const : Math.sqrt(3 / Math.sqrt(K)) }))
+      const [a, b] = matmulInputs(product).map((input) => ({ ...input, values: kink ? ('grid' as const) : Math.sqrt(3 / Math.sqrt(K)) }))
       return [
-        a, b,
-        ...(bias || kink ? [{ shape: [N], values: kink ? 'between' as const : 'any' as const }] : []),
-        ...(accumulate ? [{ shape: [...batch, M, N], values: kink ? 'grid' as const : 'any' as const }] : []),
+        a,
+        b,
+        ...(bias || kink ? [{ shape: [N], values: kink ? ('between' as const) : ('any' as const) }] : []),
+        ...(accumulate ? [{ shape: [...batch, M, N], values: kink ? ('grid' as const) : ('any' as const) }] : []),
       ]
     },
     run: ({ product, bias, accumulate, activation }, [a, b, ...rest]) =>
       engine.matmul(a, b, {
-        ...product, activation, ...((bias || activation === 'relu') && { bias: rest[0] }), ...(accumulate && { accumulate: rest.at(-1) }),
+        ...product,
+        activation,
+        ...((bias || activation === 'relu') && { bias: rest[0] }),
+        ...(accumulate && { accumulate: rest.at(-1) }),
       }),
     terms: ({ product }) => Math.max(...Object.values(matmulSizes(product)).flat()) * sizeOf(matmulSizes(product).batch),
   }),
@@ -310,7 +352,11 @@ const normCases = [
   define({
     name: 'layerNorm',
     options: (sizes) => fc.record({ shape: shapes(sizes, 1, 4), gain: fc.boolean(), bias: fc.boolean(), eps: fc.constantFrom(1, 0.1) }),
-    inputs: ({ shape, gain, bias }) => [{ shape }, ...(gain ? [{ shape: shape.slice(-1) }] : []), ...(bias ? [{ shape: shape.slice(-1) }] : [])],
+    inputs: ({ shape, gain, bias }) => [
+      { shape },
+      ...(gain ? [{ shape: shape.slice(-1) }] : []),
+      ...(bias ? [{ shape: shape.slice(-1) }] : []),
+    ],
     run: ({ gain, bias, eps }, [x, ...rest]) => engine.layerNorm(x, gain ? rest[0] : null, bias ? rest.at(-1) : null, eps),
     terms: ({ shape }) => sizeOf(shape),
   }),
@@ -326,7 +372,7 @@ const normCases = [
       name,
       options: (sizes) => fc.record({ shape: shapes(sizes, 1, 4), eps: fc.constantFrom(1e-6, 0.1) }),
       inputs: ({ shape }) => [{ shape, values: 'positive' }],
-      run: ({ eps }, [x]) => engine[name](x, eps),
+      run: ({ eps }, [x]) => ops[name](x, eps),
       terms: ({ shape }) => shape.at(-1)!,
     }),
   ),
@@ -339,10 +385,11 @@ const normCases = [
   }),
   define({
     name: 'softmax causal',
-    options: (sizes) => fc.record({ shape: shapes(sizes, 2, 4) }).map(({ shape }) => {
-      const [n, T] = shape.splice(-2).sort((a, b) => b - a)
-      return { shape: [...shape, T, n] }
-    }),
+    options: (sizes) =>
+      fc.record({ shape: shapes(sizes, 2, 4) }).map(({ shape }) => {
+        const [n, T] = shape.splice(-2).sort((a, b) => b - a)
+        return { shape: [...shape, T, n] }
+      }),
     inputs: ({ shape }) => [{ shape }],
     run: (_, [x]) => engine.softmax(x, { causal: true }),
     terms: ({ shape }) => shape.at(-1)!,
@@ -357,20 +404,32 @@ const normCases = [
   define({
     name: 'crossEntropy',
     options: (sizes) =>
-      fc.record({ shape: shapes(sizes, 1, 4), reduction: fc.constantFrom('mean', 'sum', 'none'), ignore: fc.constantFrom(undefined, -100, 0) }),
+      fc.record({
+        shape: shapes(sizes, 1, 4),
+        reduction: fc.constantFrom('mean', 'sum', 'none'),
+        ignore: fc.constantFrom(undefined, -100, 0),
+      }),
     inputs: ({ shape, ignore }) => [{ shape }, { shape: shape.slice(0, -1), values: { below: shape.at(-1)!, ignore } }],
     run: ({ shape, reduction, ignore }, [logits, targets]) => {
       // Ignoring class 0 may leave no target, and then there is no mean.
       const none = targets.indices!.every((target) => target === (ignore ?? -100)) || sizeOf(shape) === 0
-      return engine.crossEntropy(logits, targets, { reduction: none && reduction === 'mean' ? 'sum' : reduction as 'mean' | 'sum' | 'none', ignore })
+      return engine.crossEntropy(logits, targets, {
+        reduction: none && reduction === 'mean' ? 'sum' : (reduction as 'mean' | 'sum' | 'none'),
+        ignore,
+      })
     },
     terms: ({ shape }) => sizeOf(shape),
   }),
 ]
 
-const letters = <L extends string>(sizes: Sizes, names: readonly L[], caps: Partial<Record<L, number>> = {}): fc.Arbitrary<Record<L, number>> =>
-  shapes(sizes, names.length, names.length).map((shape) =>
-    Object.fromEntries(names.map((name, i) => [name, Math.min(shape[i], caps[name] ?? Infinity)])) as Record<L, number>)
+const letters = <L extends string>(
+  sizes: Sizes,
+  names: readonly L[],
+  caps: Partial<Record<L, number>> = {},
+): fc.Arbitrary<Record<L, number>> =>
+  shapes(sizes, names.length, names.length).map(
+    (shape) => Object.fromEntries(names.map((name, i) => [name, Math.min(shape[i], caps[name] ?? Infinity)])) as Record<L, number>,
+  )
 
 const fastWeightOptions = (sizes: Sizes) =>
   fc.record({
@@ -405,7 +464,10 @@ const sequenceCases = [
     options: fastWeightOptions,
     // Keys of about unit length: the rule is unstable beyond beta |k|^2 = 2.
     inputs: ({ dims: { B, T, H, K, V }, state }) => [
-      { shape: [B, T, H, K] }, { shape: [B, T, H, K], values: 1 / Math.sqrt(K) }, { shape: [B, T, H, V] }, { shape: [B, T, H], values: 1 },
+      { shape: [B, T, H, K] },
+      { shape: [B, T, H, K], values: 1 / Math.sqrt(K) },
+      { shape: [B, T, H, V] },
+      { shape: [B, T, H], values: 1 },
       ...(state ? [{ shape: [B, H, K, V] }] : []),
     ],
     run: ({ form, chunk, scale }, [q, k, v, beta, s0]) => {
@@ -418,7 +480,10 @@ const sequenceCases = [
     name: 'sumRule',
     options: fastWeightOptions,
     inputs: ({ dims: { B, T, H, K, V }, state }) => [
-      { shape: [B, T, H, K] }, { shape: [B, T, H, K] }, { shape: [B, T, H, V] }, ...(state ? [{ shape: [B, H, K, V] }] : []),
+      { shape: [B, T, H, K] },
+      { shape: [B, T, H, K] },
+      { shape: [B, T, H, V] },
+      ...(state ? [{ shape: [B, H, K, V] }] : []),
     ],
     run: ({ form, chunk, scale }, [q, k, v, s0]) => {
       const { y, state } = engine.sumRule(q, k, v, s0 && { S: s0 }, { form, chunk, scale })
@@ -430,7 +495,9 @@ const sequenceCases = [
     name: 'sumRule normalised',
     options: fastWeightOptions,
     inputs: ({ dims: { B, T, H, K, V }, state }) => [
-      { shape: [B, T, H, K], values: 'positive' }, { shape: [B, T, H, K], values: 'positive' }, { shape: [B, T, H, V] },
+      { shape: [B, T, H, K], values: 'positive' },
+      { shape: [B, T, H, K], values: 'positive' },
+      { shape: [B, T, H, V] },
       ...(state ? [{ shape: [B, H, K, V] }, { shape: [B, H, K], values: 'positive' as const }] : []),
     ],
     run: ({ form, chunk, scale }, [q, k, v, S, z]) => {
@@ -447,7 +514,7 @@ const randomCases = [
       name,
       options: (sizes) => fc.record({ shape: shapes(sizes, 0, 4), g: streams }),
       inputs: () => [],
-      run: ({ shape, g }, _, device) => engine[name]({ ...g }, shape, -1, 2, device),
+      run: ({ shape, g }, _, device) => ops[name]({ ...g }, shape, -1, 2, device),
     }),
   ),
   define({
@@ -474,11 +541,19 @@ const optimizerCases = [
   }),
   define({
     name: 'adamStep',
-    options: (sizes) => fc.record({
-      shape: shapes(sizes, 0, 3), clipped: fc.boolean(), decoupled: fc.boolean(), weightDecay: fc.constantFrom(0, 0.1), step: fc.integer({ min: 1, max: 100 }),
-    }),
+    options: (sizes) =>
+      fc.record({
+        shape: shapes(sizes, 0, 3),
+        clipped: fc.boolean(),
+        decoupled: fc.boolean(),
+        weightDecay: fc.constantFrom(0, 0.1),
+        step: fc.integer({ min: 1, max: 100 }),
+      }),
     inputs: ({ shape, clipped }) => [
-      { shape, grad: false }, { shape, grad: false }, { shape, grad: false }, { shape, values: 'positive', grad: false },
+      { shape, grad: false },
+      { shape, grad: false },
+      { shape, grad: false },
+      { shape, values: 'positive', grad: false },
       ...(clipped ? [{ shape: [], values: 'positive' as const, grad: false }] : []),
     ],
     run: ({ decoupled, weightDecay, step }, [p, g, m, v, scale]) => {
@@ -491,13 +566,15 @@ const optimizerCases = [
 ]
 
 export const cases: readonly Case[] = [
-  ...elementwiseCases, ...reduceCases, ...movementCases, ...matmulCases, ...normCases, ...sequenceCases, ...randomCases, ...optimizerCases,
+  ...elementwiseCases,
+  ...reduceCases,
+  ...movementCases,
+  ...matmulCases,
+  ...normCases,
+  ...sequenceCases,
+  ...randomCases,
+  ...optimizerCases,
 ]
-
-/** The binary ops by the names they have in the table of kernels. */
-export const kernelBinaryOps: Record<BinaryName, BinaryOp> = {
-  add: 'add', sub: 'sub', mul: 'mul', div: 'div', maximum: 'max', minimum: 'min', equal: 'equal', greater: 'greater',
-}
 
 /** The tensor that an input describes; `seed` decides its values. */
 export function make({ shape, values = 'any', grad = true }: Input, seed: number, device: Device): Tensor {
@@ -541,10 +618,12 @@ export async function evaluate(c: Case, o: unknown, seed: number, device: Device
   const { outputs, grads } = scope(() => {
     const inputs = c.inputs(o).map((input, i) => make(input, seed + i, device))
     const outputs = [c.run(o, inputs, device)].flat()
-    const parts = outputs.filter((y) => y.requiresGrad).map((y, i) => {
-      const cotangent = engine.tensor(uniforms(seed + 100 + i, y.size), { shape: y.shape, device })
-      return engine.sum(engine.mul(y, cotangent))
-    })
+    const parts = outputs
+      .filter((y) => y.requiresGrad)
+      .map((y, i) => {
+        const cotangent = engine.tensor(uniforms(seed + 100 + i, y.size), { shape: y.shape, device })
+        return engine.sum(engine.mul(y, cotangent))
+      })
     if (parts.length > 0) parts.reduce((a, b) => engine.add(a, b)).backward()
     return { outputs, grads: inputs.map((x) => x.grad) }
   })

@@ -33,7 +33,9 @@ for (const { name, open } of devices)
     describe('autograd', () => {
       it('adds up what a tensor used many times receives', async () => {
         // x + x + x x + x (x + x): 2 + 2x + 4x
-        const [dx] = await gradients([[1, -2, 3]], (x) => engine.sum(engine.add(engine.add(x, x), engine.add(engine.mul(x, x), engine.mul(x, engine.add(x, x))))))
+        const [dx] = await gradients([[1, -2, 3]], (x) =>
+          engine.sum(engine.add(engine.add(x, x), engine.add(engine.mul(x, x), engine.mul(x, engine.add(x, x))))),
+        )
         assert.deepEqual(dx, [8, -10, 20])
       })
 
@@ -75,14 +77,32 @@ for (const { name, open } of devices)
         const b = leaf([2, 2])
         scope(() => engine.sum(engine.add(a, b)).backward())
         scope(() => engine.sum(engine.mul(a, 5)).backward())
-        assert.deepEqual([await readAndFree(a.grad!), await readAndFree(b.grad!)], [[6, 6], [1, 1]])
+        assert.deepEqual(
+          [await readAndFree(a.grad!), await readAndFree(b.grad!)],
+          [
+            [6, 6],
+            [1, 1],
+          ],
+        )
         for (const x of [a, b]) x.dispose()
 
-        const [da, db] = await gradients([[1, 1], [2, 2]], (a, b) => {
-          const s = engine.add(a, b)
-          return engine.sum(engine.add(engine.add(s, engine.mul(a, 3)), engine.add(engine.reshape(s, [2]), engine.mul(b, 7))))
-        })
-        assert.deepEqual([da, db], [[5, 5], [9, 9]])
+        const [da, db] = await gradients(
+          [
+            [1, 1],
+            [2, 2],
+          ],
+          (a, b) => {
+            const s = engine.add(a, b)
+            return engine.sum(engine.add(engine.add(s, engine.mul(a, 3)), engine.add(engine.reshape(s, [2]), engine.mul(b, 7))))
+          },
+        )
+        assert.deepEqual(
+          [da, db],
+          [
+            [5, 5],
+            [9, 9],
+          ],
+        )
       })
 
       it('leaves the seed alone', async () => {
@@ -93,7 +113,13 @@ for (const { name, open } of devices)
           y.backward(seed)
           y.backward(seed)
         })
-        assert.deepEqual([await readAndFree(seed), await readAndFree(x.grad!)], [[3, 4], [6, 8]])
+        assert.deepEqual(
+          [await readAndFree(seed), await readAndFree(x.grad!)],
+          [
+            [3, 4],
+            [6, 8],
+          ],
+        )
         x.dispose()
       })
 
@@ -106,7 +132,13 @@ for (const { name, open } of devices)
           const x = leaf([1, 2])
           assert.equal(engine.noGrad(() => engine.exp(x)).requiresGrad, false)
           assert.equal(engine.exp(tensor([1], { device })).node, null)
-          assert.throws(() => engine.noGrad(() => { throw new Error('inside') }), /inside/)
+          assert.throws(
+            () =>
+              engine.noGrad(() => {
+                throw new Error('inside')
+              }),
+            /inside/,
+          )
           assert.equal(engine.exp(x).requiresGrad, true)
         })
       })
@@ -150,19 +182,76 @@ for (const { name, open } of devices)
       })
 
       it('shares the gradient of a tie', async () => {
-        assert.deepEqual(await gradients([[1, 2, 5], [2, 2, 3]], (a, b) => engine.sum(engine.maximum(a, b))), [[0, 0.5, 1], [1, 0.5, 0]])
-        assert.deepEqual(await gradients([[1, 2, 5], [2, 2, 3]], (a, b) => engine.sum(engine.minimum(a, b))), [[1, 0.5, 0], [0, 0.5, 1]])
-        assert.deepEqual(await gradients([[[1, 4], [4, 2]]], (x) => engine.max(x)), [[0, 0.5, 0.5, 0]])
+        assert.deepEqual(
+          await gradients(
+            [
+              [1, 2, 5],
+              [2, 2, 3],
+            ],
+            (a, b) => engine.sum(engine.maximum(a, b)),
+          ),
+          [
+            [0, 0.5, 1],
+            [1, 0.5, 0],
+          ],
+        )
+        assert.deepEqual(
+          await gradients(
+            [
+              [1, 2, 5],
+              [2, 2, 3],
+            ],
+            (a, b) => engine.sum(engine.minimum(a, b)),
+          ),
+          [
+            [1, 0.5, 0],
+            [0, 0.5, 1],
+          ],
+        )
+        assert.deepEqual(
+          await gradients(
+            [
+              [
+                [1, 4],
+                [4, 2],
+              ],
+            ],
+            (x) => engine.max(x),
+          ),
+          [[0, 0.5, 0.5, 0]],
+        )
         assert.deepEqual(await gradients([[0, -0, 1, -1]], (x) => engine.sum(engine.relu(x))), [[0, 0, 1, 0]])
       })
 
       it('asks norms, matmul and concat only for the gradients that are wanted', async () => {
         const fixed = (data: engine.Nested): Tensor => tensor(data, { device })
-        const [dgain] = await gradients([[1, 1]], (gain) => engine.sum(engine.rmsNorm(fixed([[3, 3], [1, 1]]), gain, 0)))
+        const [dgain] = await gradients([[1, 1]], (gain) =>
+          engine.sum(
+            engine.rmsNorm(
+              fixed([
+                [3, 3],
+                [1, 1],
+              ]),
+              gain,
+              0,
+            ),
+          ),
+        )
         assertClose(dgain!, [2, 2], 1e-6)
         const [db] = await gradients([[[1], [1]]], (b) => engine.sum(engine.matmul(fixed([[1, 2]]), b)))
         assert.deepEqual(db, [1, 2])
-        const [bias] = await gradients([[0]], (bias) => engine.sum(engine.matmul(fixed([[1, 2], [3, 4]]), fixed([[1], [1]]), { bias })))
+        const [bias] = await gradients([[0]], (bias) =>
+          engine.sum(
+            engine.matmul(
+              fixed([
+                [1, 2],
+                [3, 4],
+              ]),
+              fixed([[1], [1]]),
+              { bias },
+            ),
+          ),
+        )
         assert.deepEqual(bias, [2])
         const [part] = await gradients([[7]], (x) => engine.sum(engine.square(engine.concat([fixed([1]), x], 0))))
         assert.deepEqual(part, [14])
@@ -180,21 +269,54 @@ for (const { name, open } of devices)
     describe('customOp', () => {
       it('uses its own backward', async () => {
         const [dx] = await gradients([[1, 2]], (x) =>
-          engine.sum(engine.customOp('clamp', [x], () => engine.minimum(x, 1.5), (dy, y) => [engine.mul(dy, engine.add(y, 10))])))
+          engine.sum(
+            engine.customOp(
+              'clamp',
+              [x],
+              () => engine.minimum(x, 1.5),
+              (dy, y) => [engine.mul(dy, engine.add(y, 10))],
+            ),
+          ),
+        )
         assert.deepEqual(dx, [11, 11.5])
       })
 
       it('may give no gradient', async () => {
-        const [a, b] = await gradients([[1], [2]], (a, b) => engine.sum(engine.customOp('first', [a, b], () => engine.add(a, b), (dy) => [dy, null])))
+        const [a, b] = await gradients([[1], [2]], (a, b) =>
+          engine.sum(
+            engine.customOp(
+              'first',
+              [a, b],
+              () => engine.add(a, b),
+              (dy) => [dy, null],
+            ),
+          ),
+        )
         assert.deepEqual([a, b], [[1], null])
       })
 
       it('refuses a wrong shape, and one of its inputs as the result', () => {
         scope(() => {
           const x = leaf([1, 2])
-          const y = engine.sum(engine.customOp('odd', [x], () => engine.exp(x), () => [engine.ones([3], device)]))
+          const y = engine.sum(
+            engine.customOp(
+              'odd',
+              [x],
+              () => engine.exp(x),
+              () => [engine.ones([3], device)],
+            ),
+          )
           assert.throws(() => y.backward(), /odd: backward gave a gradient of shape \[3\] for an input of shape \[2\]/)
-          assert.throws(() => engine.customOp('same', [x], () => x, () => [null]), /same: forward must return a new tensor/)
+          assert.throws(
+            () =>
+              engine.customOp(
+                'same',
+                [x],
+                () => x,
+                () => [null],
+              ),
+            /same: forward must return a new tensor/,
+          )
         })
       })
     })
@@ -223,11 +345,15 @@ for (const { name, open } of devices)
 
       it('frees everything when the body throws', () => {
         let inside: Tensor | undefined
-        assert.throws(() => scope(() => {
-          inside = engine.ones([3], device)
-          scope(() => engine.ones([4], device))
-          throw new Error('stop')
-        }), /stop/)
+        assert.throws(
+          () =>
+            scope(() => {
+              inside = engine.ones([3], device)
+              scope(() => engine.ones([4], device))
+              throw new Error('stop')
+            }),
+          /stop/,
+        )
         assert.equal(inside!.disposed, true)
         // And the scope is closed: what is made now belongs to nobody.
         const after = engine.ones([1], device)
@@ -245,7 +371,11 @@ for (const { name, open } of devices)
           const p = engine.parameter(engine.ones([1], device))
           engine.sum(engine.mul(p, 2)).backward()
           engine.ones([1], device)
-          return [[kept], [p]].map(([x]) => () => x)
+          return [[kept], [p]].map(
+            ([x]) =>
+              () =>
+                x,
+          )
         }).map((get) => get())
         assert.deepEqual([kept.disposed, p.disposed, p.grad!.disposed, p.requiresGrad], [false, false, false, true])
         for (const x of [kept, p, p.grad!]) x.dispose()
@@ -271,7 +401,16 @@ for (const { name, open } of devices)
             const targets = tensor(Int32Array.of(0, 4, 2), { device })
             engine.crossEntropy(engine.gelu(engine.matmul(x, w)), targets).backward()
             const scale = engine.clipScale(engine.gradNorm([w.grad!]), 1)
-            const options = { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0, decoupled: true, correction1: 1 - 0.9 ** step, correction2: 1 - 0.99 ** step }
+            const options = {
+              lr: 0.1,
+              beta1: 0.9,
+              beta2: 0.99,
+              eps: 1e-8,
+              weightDecay: 0,
+              decoupled: true,
+              correction1: 1 - 0.9 ** step,
+              correction2: 1 - 0.99 ** step,
+            }
             engine.adamStep(w, w.grad!, m, v, options, scale)
             w.grad!.dispose()
             w.grad = null
@@ -285,7 +424,14 @@ for (const { name, open } of devices)
       it('frees the gradients under way when a backward throws', () => {
         scope(() => {
           const x = leaf([1, 2])
-          const bad = engine.customOp('bad', [engine.exp(x)], () => engine.ones([2], device), () => { throw new Error('broken') })
+          const bad = engine.customOp(
+            'bad',
+            [engine.exp(x)],
+            () => engine.ones([2], device),
+            () => {
+              throw new Error('broken')
+            },
+          )
           assert.throws(() => engine.sum(engine.add(bad, engine.exp(x))).backward(), /broken/)
           x.grad?.dispose()
         })
@@ -294,14 +440,43 @@ for (const { name, open } of devices)
 
     describe('tensors', () => {
       it('come from numbers, nested arrays, flat and typed arrays', async () => {
-        const shapes = scope(() => [
-          tensor(5, { device }), tensor([[1, 2, 3], [4, 5, 6]], { device }), tensor([1, 2, 3, 4], { shape: [2, 2], device }),
-          tensor(Float64Array.of(1, 2), { device }), tensor(Int32Array.of(1, 2), { device }), tensor([[], []], { device }),
-        ].map((x) => ({ shape: x.shape, dtype: x.dtype })))
-        assert.deepEqual(shapes.map((x) => x.shape), [[], [2, 3], [2, 2], [2], [2], [2, 0]])
-        assert.deepEqual(shapes.map((x) => x.dtype), ['float32', 'float32', 'float32', 'float32', 'int32', 'float32'])
+        const shapes = scope(() =>
+          [
+            tensor(5, { device }),
+            tensor(
+              [
+                [1, 2, 3],
+                [4, 5, 6],
+              ],
+              { device },
+            ),
+            tensor([1, 2, 3, 4], { shape: [2, 2], device }),
+            tensor(Float64Array.of(1, 2), { device }),
+            tensor(Int32Array.of(1, 2), { device }),
+            tensor([[], []], { device }),
+          ].map((x) => ({ shape: x.shape, dtype: x.dtype })),
+        )
+        assert.deepEqual(
+          shapes.map((x) => x.shape),
+          [[], [2, 3], [2, 2], [2], [2], [2, 0]],
+        )
+        assert.deepEqual(
+          shapes.map((x) => x.dtype),
+          ['float32', 'float32', 'float32', 'float32', 'int32', 'float32'],
+        )
         assert.deepEqual(await readAndFree(engine.full([2, 2], 7, device)), [7, 7, 7, 7])
-        assert.deepEqual(await readAndFree(tensor([[1, 2], [3, 4]], { dtype: 'int32', device })), [1, 2, 3, 4])
+        assert.deepEqual(
+          await readAndFree(
+            tensor(
+              [
+                [1, 2],
+                [3, 4],
+              ],
+              { dtype: 'int32', device },
+            ),
+          ),
+          [1, 2, 3, 4],
+        )
       })
 
       it('are made where setDevice says', () => {
@@ -345,46 +520,98 @@ for (const { name, open } of devices)
 
       it('axes may be counted from the end', async () => {
         const results = scope(() => {
-          const x = tensor([[1, 2], [3, 4]], { device })
+          const x = tensor(
+            [
+              [1, 2],
+              [3, 4],
+            ],
+            { device },
+          )
           return [
-            engine.sum(x, { axis: -1 }), engine.max(x, { axis: -2 }), engine.cumsum(x, -1), engine.roll(x, -1, 1), engine.slice(x, -1, 1, 2),
-            engine.concat([x, x], -1), ...engine.split(x, -1, [1, 1]),
+            engine.sum(x, { axis: -1 }),
+            engine.max(x, { axis: -2 }),
+            engine.cumsum(x, -1),
+            engine.roll(x, -1, 1),
+            engine.slice(x, -1, 1, 2),
+            engine.concat([x, x], -1),
+            ...engine.split(x, -1, [1, 1]),
           ]
         })
         const read = await Promise.all(results.map(readAndFree))
-        assert.deepEqual(read, [[3, 7], [3, 4], [1, 3, 3, 7], [2, 1, 4, 3], [2, 4], [1, 2, 1, 2, 3, 4, 3, 4], [1, 3], [2, 4]])
+        assert.deepEqual(read, [
+          [3, 7],
+          [3, 4],
+          [1, 3, 3, 7],
+          [2, 1, 4, 3],
+          [2, 4],
+          [1, 2, 1, 2, 3, 4, 3, 4],
+          [1, 3],
+          [2, 4],
+        ])
       })
     })
 
     describe('errors say what is wrong in one line', () => {
       const bad: [title: string, call: (f: (shape: number[]) => Tensor, i: (values: number[]) => Tensor) => unknown, message: string][] = [
         ['ragged arrays', () => tensor([[1, 2], [3]], { device }), 'tensor: the nested arrays are ragged (expected 2 entries at depth 1)'],
-        ['a number among arrays', () => tensor([[1], 2], { device }), 'tensor: the nested arrays are ragged (expected 1 entries at depth 1)'],
+        [
+          'a number among arrays',
+          () => tensor([[1], 2], { device }),
+          'tensor: the nested arrays are ragged (expected 1 entries at depth 1)',
+        ],
         ['text', () => tensor(['a'] as never, { device }), 'tensor: found string where a number was expected'],
         ['too few values', () => tensor([1, 2, 3], { shape: [2, 2], device }), "tensor: 3 values don't fill the shape [2,2]"],
         ['a negative size', () => engine.zeros([2, -1], device), "full: shape [2,-1] has a size that isn't a non-negative integer"],
         ['a size beyond integers', () => engine.zeros([2 ** 30, 2 ** 30], device), 'full: shape [1073741824,1073741824] is too large'],
         ['a fraction as index', () => tensor([1, 2.5], { dtype: 'int32', device }), "tensor: value 2.5 at 1 isn't an int32"],
         ['NaN as index', () => tensor([NaN], { dtype: 'int32', device }), "tensor: value NaN at 0 isn't an int32"],
-        ['a gradient for indices', () => tensor([1], { dtype: 'int32', device, requiresGrad: true }), 'tensor: int32 tensors have no gradient'],
+        [
+          'a gradient for indices',
+          () => tensor([1], { dtype: 'int32', device, requiresGrad: true }),
+          'tensor: int32 tensors have no gradient',
+        ],
         ['writing indices', (_, i) => i([1]).write([2]), 'write: int32 tensors are made once; make a new one'],
         ['writing too much', (f) => f([2]).write([1, 2, 3]), 'write: 3 values for a tensor of shape [2]'],
-        ['the result of an op as parameter', (f) => engine.parameter(engine.exp(f([1]))), 'parameter: the tensor is the result of an op; make it inside noGrad()'],
+        [
+          'the result of an op as parameter',
+          (f) => engine.parameter(engine.exp(f([1]))),
+          'parameter: the tensor is the result of an op; make it inside noGrad()',
+        ],
 
-        ['backward without a parameter', () => engine.ones([1], device).backward(), 'backward: the tensor depends on no tensor with requiresGrad'],
-        ['backward without a seed', (f) => engine.exp(f([2, 3])).backward(), 'backward: the tensor has shape [2,3], not one element; pass a seed of that shape'],
+        [
+          'backward without a parameter',
+          () => engine.ones([1], device).backward(),
+          'backward: the tensor depends on no tensor with requiresGrad',
+        ],
+        [
+          'backward without a seed',
+          (f) => engine.exp(f([2, 3])).backward(),
+          'backward: the tensor has shape [2,3], not one element; pass a seed of that shape',
+        ],
         ['a seed of another shape', (f) => engine.exp(f([2])).backward(f([3])), 'backward: the seed has shape [3], the tensor [2]'],
 
-        ['shapes that do not broadcast', (f) => engine.add(f([2, 3]), f([4, 3])), "add: shapes [2,3] and [4,3] don't broadcast (sizes 2 and 4 differ and neither is 1)"],
+        [
+          'shapes that do not broadcast',
+          (f) => engine.add(f([2, 3]), f([4, 3])),
+          "add: shapes [2,3] and [4,3] don't broadcast (sizes 2 and 4 differ and neither is 1)",
+        ],
         ['indices where floats are needed', (_, i) => engine.exp(i([1])), 'exp: needs a float32 tensor, not int32'],
         ['indices in a sum', (_, i) => engine.mul(i([1]), i([1])), 'mul: needs a float32 tensor, not int32'],
-        ['floats where indices are needed', (f) => engine.gather(f([2, 3]), f([1])), "gather: needs int32 indices (tensor(..., { dtype: 'int32' })), not float32"],
+        [
+          'floats where indices are needed',
+          (f) => engine.gather(f([2, 3]), f([1])),
+          "gather: needs int32 indices (tensor(..., { dtype: 'int32' })), not float32",
+        ],
         ['an index too large', (f, i) => engine.gather(f([2, 3]), i([0, 2])), 'gather: index 2 at 1 is outside 0..1'],
         ['a negative index', (f, i) => engine.gather(f([2, 3]), i([-1])), 'gather: index -1 at 0 is outside 0..1'],
         ['a table of one axis', (f, i) => engine.gather(f([2]), i([0])), 'gather: the table has shape [2], expected [N,D]'],
         ['an axis too far', (f) => engine.sum(f([2, 3]), { axis: 2 }), "sum: there's no axis 2 in a tensor of rank 2"],
         ['an axis too far back', (f) => engine.cumsum(f([2, 3]), -3), "cumsum: there's no axis -3 in a tensor of rank 2"],
-        ['the max of nothing', () => engine.max(tensor([[], []], { device }), { axis: 1 }), `max: Tensor([2,0] float32 on ${name.split(' ')[0]}) has nothing along the axis`],
+        [
+          'the max of nothing',
+          () => engine.max(tensor([[], []], { device }), { axis: 1 }),
+          `max: Tensor([2,0] float32 on ${name.split(' ')[0]}) has nothing along the axis`,
+        ],
 
         ['a reshape that does not fit', (f) => engine.reshape(f([2, 3]), [4, -1]), "reshape: [2,3] doesn't fit into [4,-1]"],
         ['two open sizes', (f) => engine.reshape(f([4]), [-1, -1]), "reshape: [4] doesn't fit into [-1,-1]"],
@@ -393,32 +620,84 @@ for (const { name, open } of devices)
         ['pieces that do not add up', (f) => engine.split(f([2, 3]), 1, [1, 1]), "split: sizes [1,1] don't add up to axis 1 of [2,3]"],
         ['parts that do not match', (f) => engine.concat([f([2, 3]), f([3, 3])], 1), 'concat: [3,3] and [2,3] differ outside axis 1'],
         ['nothing to concatenate', () => engine.concat([], 0), 'concat: needs at least one tensor'],
-        ['an expansion that shrinks', (f) => engine.expand(f([2, 3]), [2, 1]), `expand: Tensor([2,3] float32 on ${name.split(' ')[0]}) can't be stretched to [2,1]`],
+        [
+          'an expansion that shrinks',
+          (f) => engine.expand(f([2, 3]), [2, 1]),
+          `expand: Tensor([2,3] float32 on ${name.split(' ')[0]}) can't be stretched to [2,1]`,
+        ],
         ['a shift that is no integer', (f) => engine.roll(f([2]), 0, 0.5), 'roll: the shift must be an integer, not 0.5'],
 
-        ['inner sizes that differ', (f) => engine.matmul(f([4, 8]), f([4, 8])), 'matmul: [4,8] x [4,8]: inner sizes 8 and 4 differ (transpose the second?)'],
+        [
+          'inner sizes that differ',
+          (f) => engine.matmul(f([4, 8]), f([4, 8])),
+          'matmul: [4,8] x [4,8]: inner sizes 8 and 4 differ (transpose the second?)',
+        ],
         ['a vector in matmul', (f) => engine.matmul(f([4]), f([4, 8])), 'matmul: [4] x [4,8]: both sides need at least two axes'],
-        ['a bias of another width', (f) => engine.matmul(f([2, 3]), f([3, 4]), { bias: f([3]) }), 'matmul: the bias has shape [3], expected [4]'],
-        ['a residual of another shape', (f) => engine.matmul(f([2, 3]), f([3, 4]), { accumulate: f([4, 2]) }), 'matmul: the tensor to accumulate to has shape [4,2], the product [2,4]'],
+        [
+          'a bias of another width',
+          (f) => engine.matmul(f([2, 3]), f([3, 4]), { bias: f([3]) }),
+          'matmul: the bias has shape [3], expected [4]',
+        ],
+        [
+          'a residual of another shape',
+          (f) => engine.matmul(f([2, 3]), f([3, 4]), { accumulate: f([4, 2]) }),
+          'matmul: the tensor to accumulate to has shape [4,2], the product [2,4]',
+        ],
 
         ['a gain of another width', (f) => engine.layerNorm(f([2, 3]), f([2])), 'layerNorm: the gain has shape [2], expected [3]'],
         ['a negative eps', (f) => engine.l2Norm(f([2]), -1), 'l2Norm: eps must be 0 or more, not -1'],
         ['a softmax of a scalar', (f) => engine.softmax(f([])), 'softmax: [] has no last axis to work on'],
-        ['a causal softmax with more queries than keys', (f) => engine.softmax(f([3, 2]), { causal: true }), 'softmax: causal needs [..., T, n] with T <= n, not [3,2]'],
-        ['targets of another shape', (f, i) => engine.crossEntropy(f([2, 3]), i([0, 1, 2])), 'crossEntropy: targets have shape [3], logits [2,3]'],
+        [
+          'a causal softmax with more queries than keys',
+          (f) => engine.softmax(f([3, 2]), { causal: true }),
+          'softmax: causal needs [..., T, n] with T <= n, not [3,2]',
+        ],
+        [
+          'targets of another shape',
+          (f, i) => engine.crossEntropy(f([2, 3]), i([0, 1, 2])),
+          'crossEntropy: targets have shape [3], logits [2,3]',
+        ],
         ['a target outside the classes', (f, i) => engine.crossEntropy(f([1, 3]), i([3])), 'crossEntropy: index 3 at 0 is outside 0..2'],
-        ['no target that counts', (f, i) => engine.crossEntropy(f([1, 3]), i([-100])), 'crossEntropy: every target is ignored, so there is no mean'],
+        [
+          'no target that counts',
+          (f, i) => engine.crossEntropy(f([1, 3]), i([-100])),
+          'crossEntropy: every target is ignored, so there is no mean',
+        ],
 
         ['taps for another width', (f) => engine.causalConv(f([1, 4, 3]), f([2, 4])), 'causalConv: w has shape [2,4], expected [D=3,W]'],
         ['a nu too large', (f) => engine.dpfp(f([1, 2]), 4), 'dpfp: nu must be an integer from 1 to 2 D - 1 = 3, not 4'],
         ['a probability of 1', (f) => engine.dropout(f([1]), 1, engine.generator(0)), 'dropout: the probability must be in [0, 1), not 1'],
         ['a seed that is no uint32', () => engine.generator(-1), 'generator: the seed must be an integer from 0 to 4294967295, not -1'],
-        ['keys of another width', (f) => engine.deltaRule(f([1, 2, 1, 3]), f([1, 2, 1, 4]), f([1, 2, 1, 3]), f([1, 2, 1])), 'deltaRule: k has shape [1,2,1,4], expected [B=1,T=2,H=1,K=3]'],
-        ['a beta of another shape', (f) => engine.deltaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2])), 'deltaRule: beta has shape [1,2], expected [1,2,1]'],
-        ['a state of another shape', (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 5]), { S: f([1, 1, 3, 3]) }), 'sumRule: S has shape [1,1,3,3], expected [1,1,3,5]'],
-        ['a normaliser that is missing', (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), { S: f([1, 1, 3, 3]) }, { normalise: true }), 'sumRule: the state lacks the normaliser z that normalise needs'],
-        ['a chunk of 0', (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), undefined, { chunk: 0 }), 'sumRule: the chunk length must be a positive integer, not 0'],
-        ['an unknown form', (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), undefined, { form: 'fast' as never }), "sumRule: unknown form 'fast' (recurrent or chunk)"],
+        [
+          'keys of another width',
+          (f) => engine.deltaRule(f([1, 2, 1, 3]), f([1, 2, 1, 4]), f([1, 2, 1, 3]), f([1, 2, 1])),
+          'deltaRule: k has shape [1,2,1,4], expected [B=1,T=2,H=1,K=3]',
+        ],
+        [
+          'a beta of another shape',
+          (f) => engine.deltaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2])),
+          'deltaRule: beta has shape [1,2], expected [1,2,1]',
+        ],
+        [
+          'a state of another shape',
+          (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 5]), { S: f([1, 1, 3, 3]) }),
+          'sumRule: S has shape [1,1,3,3], expected [1,1,3,5]',
+        ],
+        [
+          'a normaliser that is missing',
+          (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), { S: f([1, 1, 3, 3]) }, { normalise: true }),
+          'sumRule: the state lacks the normaliser z that normalise needs',
+        ],
+        [
+          'a chunk of 0',
+          (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), undefined, { chunk: 0 }),
+          'sumRule: the chunk length must be a positive integer, not 0',
+        ],
+        [
+          'an unknown form',
+          (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), undefined, { form: 'fast' as never }),
+          "sumRule: unknown form 'fast' (recurrent or chunk)",
+        ],
         ['no gradients to clip', () => engine.gradNorm([]), 'gradNorm: there are no gradients (call backward first)'],
         ['a limit of 0', (f) => engine.clipScale(f([]), 0), 'clipScale: the limit must be positive, not 0'],
       ]
@@ -426,7 +705,20 @@ for (const { name, open } of devices)
       for (const [title, call, message] of bad)
         it(title, () => {
           assert.throws(
-            () => scope(() => call((shape) => tensor(uniforms(1, shape.reduce((n, d) => n * d, 1)), { shape, device, requiresGrad: true }), (values) => tensor(values, { dtype: 'int32', device }))),
+            () =>
+              scope(() =>
+                call(
+                  (shape) =>
+                    tensor(
+                      uniforms(
+                        1,
+                        shape.reduce((n, d) => n * d, 1),
+                      ),
+                      { shape, device, requiresGrad: true },
+                    ),
+                  (values) => tensor(values, { dtype: 'int32', device }),
+                ),
+              ),
             { message },
           )
         })
@@ -451,7 +743,9 @@ for (const { name, open } of devices)
       it('a tensor that was freed', async () => {
         let x = engine.ones([2, 3], device)
         x.dispose()
-        scope(() => { x = engine.ones([2, 3], device) })
+        scope(() => {
+          x = engine.ones([2, 3], device)
+        })
         const message = 'tensor [2,3] was freed; it was disposed, or its scope ended (return it from the scope, or keep() it)'
         assert.throws(() => scope(() => engine.exp(x)), { message })
         await assert.rejects(() => x.read(), { message })
@@ -470,7 +764,13 @@ for (const { name, open } of devices)
 describe('gradCheck', () => {
   it('tells a wrong backward, and where', async () => {
     const x = tensor([1, 2], { device: reference })
-    const wrong = (x: Tensor): Tensor => engine.customOp('wrong', [x], () => engine.square(x), (dy) => [engine.mul(dy, x)])
+    const wrong = (x: Tensor): Tensor =>
+      engine.customOp(
+        'wrong',
+        [x],
+        () => engine.square(x),
+        (dy) => [engine.mul(dy, x)],
+      )
     await assert.rejects(() => engine.gradCheck(wrong, [x]), /gradCheck: input 0, element 0: backward gives .* differences give/)
     assert.ok((await engine.gradCheck((x) => engine.square(x), [x])).error < 1e-8)
     x.dispose()

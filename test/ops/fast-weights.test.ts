@@ -4,25 +4,47 @@
  */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import { type Device, type Form, type HostArray, deltaRule, scope, sumRule, type Tensor, tensor } from '../../engine/index.ts'
+import { type Device, deltaRule, type Form, type HostArray, scope, sumRule, type Tensor, tensor } from '../../engine/index.ts'
 import { assertRms, assertSameBits, builds, reference, uniforms, wasm } from '../helpers.ts'
 
 type Rule = 'sum' | 'normalised' | 'delta'
 const rules: readonly Rule[] = ['sum', 'normalised', 'delta']
 const forms: readonly Form[] = ['recurrent', 'chunk']
 
-interface Sizes { B: number; T: number; H: number; K: number; V: number }
+interface Sizes {
+  B: number
+  T: number
+  H: number
+  K: number
+  V: number
+}
 type Names = 'q' | 'k' | 'v' | 'beta' | 'S' | 'z' | 'dy' | 'dS' | 'dz'
 /** The inputs and the cotangents of the outputs; q, k [B,T,H,K]; v, dy [B,T,H,V]; beta [B,T,H]; S, dS [B,H,K,V]; z, dz [B,H,K]. */
 type Data = Record<Names, Float32Array>
 
 const shapeOf = ({ B, T, H, K, V }: Sizes): Record<Names, number[]> => ({
-  q: [B, T, H, K], k: [B, T, H, K], v: [B, T, H, V], beta: [B, T, H], S: [B, H, K, V], z: [B, H, K], dy: [B, T, H, V], dS: [B, H, K, V], dz: [B, H, K],
+  q: [B, T, H, K],
+  k: [B, T, H, K],
+  v: [B, T, H, V],
+  beta: [B, T, H],
+  S: [B, H, K, V],
+  z: [B, H, K],
+  dy: [B, T, H, V],
+  dS: [B, H, K, V],
+  dz: [B, H, K],
 })
 
 function data(rule: Rule, sizes: Sizes, seed: number): Data {
   const names = Object.entries(shapeOf(sizes)) as [Names, number[]][]
-  const all = Object.fromEntries(names.map(([name, shape], i) => [name, uniforms(seed + i, shape.reduce((n, d) => n * d, 1))])) as Data
+  const all = Object.fromEntries(
+    names.map(([name, shape], i) => [
+      name,
+      uniforms(
+        seed + i,
+        shape.reduce((n, d) => n * d, 1),
+      ),
+    ]),
+  ) as Data
   all.beta = all.beta.map((x) => (x + 1) / 2)
   all.z = all.z.map(Math.abs)
   // Features are positive where a normaliser divides by their products; keys are about unit vectors where beta |k|^2 < 2 keeps the rule stable.
@@ -31,7 +53,13 @@ function data(rule: Rule, sizes: Sizes, seed: number): Data {
   return all
 }
 
-interface Options { form: Form; C: number; scale?: number; state?: boolean; eps?: number }
+interface Options {
+  form: Form
+  C: number
+  scale?: number
+  state?: boolean
+  eps?: number
+}
 type Result = Partial<Record<'y' | 'S' | 'z' | 'dq' | 'dk' | 'dv' | 'dbeta' | 'dS0' | 'dz0', HostArray>>
 
 function call(rule: Rule, t: Partial<Record<Names, Tensor>>, { form, C, scale, eps }: Options): { y: Tensor; S: Tensor; z?: Tensor } {
@@ -119,7 +147,14 @@ const axis = fc.constantFrom(1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17)
 const anySizes = fc.record({ B: fc.constantFrom(1, 2), T: fc.integer({ min: 1, max: 24 }), H: fc.constantFrom(1, 2, 3), K: axis, V: axis })
 /** C from 1 to T + 3: ragged last chunks, one chunk, and chunks longer than the sequence. */
 const anyCase = anySizes.chain((sizes) =>
-  fc.record({ sizes: fc.constant(sizes), C: fc.integer({ min: 1, max: sizes.T + 3 }), scale: fc.constantFrom(1, 0.3), state: fc.boolean(), seed: fc.nat() }))
+  fc.record({
+    sizes: fc.constant(sizes),
+    C: fc.integer({ min: 1, max: sizes.T + 3 }),
+    scale: fc.constantFrom(1, 0.3),
+    state: fc.boolean(),
+    seed: fc.nat(),
+  }),
+)
 
 /** rms(err) / (rms(ref) + 1e-8): in float32 errors of 2^-24 a step add up over tokens and widths, in float64 those of 2^-53. */
 const devices: readonly { name: string; open: () => Promise<Device>; bound: number }[] = [
@@ -135,7 +170,11 @@ for (const { name, open, bound } of devices)
     })
 
     for (const rule of rules) {
-      const check = (title: string, property: (o: { sizes: Sizes; C: number; scale: number; state: boolean; seed: number }) => Promise<void>, numRuns = 25): void => {
+      const check = (
+        title: string,
+        property: (o: { sizes: Sizes; C: number; scale: number; state: boolean; seed: number }) => Promise<void>,
+        numRuns = 25,
+      ): void => {
         it(`${rule}: ${title}`, () => fc.assert(fc.asyncProperty(anyCase, property), { numRuns }))
       }
 
@@ -145,23 +184,28 @@ for (const { name, open, bound } of devices)
         for (const form of forms) assertAll(await run(rule, sizes, d, { form, C, scale }, device), expected, bound, form, sizes)
       })
 
-      check('recurrent = chunk: outputs, final state, every gradient', async ({ sizes, C, scale, state, seed }) => {
-        const d = data(rule, sizes, seed)
-        // One key (T = 1, or K = 1) cancels from the normalised read-out but for eps: with a tiny one its gradients are nothing but rounding.
-        const options = { scale, state, eps: 0.5 }
-        const recurrent = await run(rule, sizes, d, { form: 'recurrent', C: 1 + (seed % 7), ...options }, device)
-        const chunk = await run(rule, sizes, d, { form: 'chunk', C, ...options }, device)
-        assertAll(chunk, recurrent, bound, 'chunk against recurrent', sizes)
-        const oracle = await run(rule, sizes, d, { form: 'recurrent', C, ...options }, reference)
-        assertAll(recurrent, oracle, bound, 'recurrent against the reference', sizes)
-        assertAll(chunk, oracle, bound, 'chunk against the reference', sizes)
-      }, 40)
+      check(
+        'recurrent = chunk: outputs, final state, every gradient',
+        async ({ sizes, C, scale, state, seed }) => {
+          const d = data(rule, sizes, seed)
+          // One key (T = 1, or K = 1) cancels from the normalised read-out but for eps: with a tiny one its gradients are nothing but rounding.
+          const options = { scale, state, eps: 0.5 }
+          const recurrent = await run(rule, sizes, d, { form: 'recurrent', C: 1 + (seed % 7), ...options }, device)
+          const chunk = await run(rule, sizes, d, { form: 'chunk', C, ...options }, device)
+          assertAll(chunk, recurrent, bound, 'chunk against recurrent', sizes)
+          const oracle = await run(rule, sizes, d, { form: 'recurrent', C, ...options }, reference)
+          assertAll(recurrent, oracle, bound, 'recurrent against the reference', sizes)
+          assertAll(chunk, oracle, bound, 'chunk against the reference', sizes)
+        },
+        40,
+      )
 
       it(`${rule}: recurrent = chunk over 200 tokens`, async () => {
         const sizes = { B: 1, T: 200, H: 2, K: 32, V: 24 }
         const d = data(rule, sizes, 7)
         const recurrent = await run(rule, sizes, d, { form: 'recurrent', C: 64 }, device)
-        for (const C of [16, 32, 64, 256]) assertAll(await run(rule, sizes, d, { form: 'chunk', C }, device), recurrent, bound, `C = ${C}`, sizes)
+        for (const C of [16, 32, 64, 256])
+          assertAll(await run(rule, sizes, d, { form: 'chunk', C }, device), recurrent, bound, `C = ${C}`, sizes)
       })
 
       check('a sequence in two calls is the sequence in one', async ({ sizes, C, scale, seed }) => {
@@ -181,25 +225,29 @@ for (const { name, open, bound } of devices)
         }
       })
 
-      check('gradients flow through a carried state', async ({ sizes, C, scale, seed }) => {
-        const cut = seed % (sizes.T + 1)
-        if (cut === 0 || cut === sizes.T) return
-        const d = data(rule, sizes, seed)
-        const rest = tokens(d, sizes, cut, sizes.T)
-        const first = tokens(d, sizes, 0, cut)
-        for (const form of forms) {
-          const options = { form, C, scale, eps: 0.5 }
-          const whole = await run(rule, sizes, d, options, device)
-          const chained = await chain(rule, first, rest, options, device)
-          for (const name of ['dq', 'dk', 'dv', ...(rule === 'delta' ? ['dbeta' as const] : [])] as const) {
-            const { before: b, after: a } = tokensOf(whole[name]!, sizes, cut)
-            assertRms(chained.first[name]!, b, bound, `${form}: ${name} before the cut`, floorOf(sizes))
-            assertRms(chained.rest[name]!, a, bound, `${form}: ${name} after the cut`, floorOf(sizes))
+      check(
+        'gradients flow through a carried state',
+        async ({ sizes, C, scale, seed }) => {
+          const cut = seed % (sizes.T + 1)
+          if (cut === 0 || cut === sizes.T) return
+          const d = data(rule, sizes, seed)
+          const rest = tokens(d, sizes, cut, sizes.T)
+          const first = tokens(d, sizes, 0, cut)
+          for (const form of forms) {
+            const options = { form, C, scale, eps: 0.5 }
+            const whole = await run(rule, sizes, d, options, device)
+            const chained = await chain(rule, first, rest, options, device)
+            for (const name of ['dq', 'dk', 'dv', ...(rule === 'delta' ? ['dbeta' as const] : [])] as const) {
+              const { before: b, after: a } = tokensOf(whole[name]!, sizes, cut)
+              assertRms(chained.first[name]!, b, bound, `${form}: ${name} before the cut`, floorOf(sizes))
+              assertRms(chained.rest[name]!, a, bound, `${form}: ${name} after the cut`, floorOf(sizes))
+            }
+            assertRms(chained.first.dS0!, whole.dS0!, bound, `${form}: dS0`, floorOf(sizes))
+            if (whole.dz0) assertRms(chained.first.dz0!, whole.dz0, bound, `${form}: dz0`, floorOf(sizes))
           }
-          assertRms(chained.first.dS0!, whole.dS0!, bound, `${form}: dS0`, floorOf(sizes))
-          if (whole.dz0) assertRms(chained.first.dz0!, whole.dz0, bound, `${form}: dz0`, floorOf(sizes))
-        }
-      }, 15)
+        },
+        15,
+      )
 
       check('causal to the bit: no output knows of later tokens, Infinity and NaN among them', async ({ sizes, C, scale, seed }) => {
         const t = seed % sizes.T
@@ -224,7 +272,10 @@ for (const { name, open, bound } of devices)
         for (const form of forms) {
           const result = await run(rule, sizes, d, { form, C, scale }, device)
           for (const name of ['dq', 'dk', 'dv', ...(rule === 'delta' ? ['dbeta' as const] : [])] as const)
-            assert.ok(tokensOf(result[name]!, sizes, t).after.every((x) => x === 0), `${form}: ${name} from token ${t} on`)
+            assert.ok(
+              tokensOf(result[name]!, sizes, t).after.every((x) => x === 0),
+              `${form}: ${name} from token ${t} on`,
+            )
         }
       })
 
@@ -232,7 +283,8 @@ for (const { name, open, bound } of devices)
         const d = data(rule, sizes, seed)
         const n = 1 + (seed % 5)
         const padded = { ...d }
-        for (const name of ['q', 'k', 'v', 'beta', 'dy'] as const) padded[name] = pad(d[name], sizes, n, name === 'k' || name === 'beta' ? 0 : 0.7)
+        for (const name of ['q', 'k', 'v', 'beta', 'dy'] as const)
+          padded[name] = pad(d[name], sizes, n, name === 'k' || name === 'beta' ? 0 : 0.7)
         for (const form of forms) {
           const short = await run(rule, sizes, d, { form, C, scale }, device)
           const long = await run(rule, { ...sizes, T: sizes.T + n }, padded, { form, C, scale }, device)
@@ -257,7 +309,8 @@ for (const { name, open, bound } of devices)
         for (const form of forms) {
           const all = await run(rule, sizes, d, { form, C, scale }, device)
           const alone = await run(rule, { ...sizes, B: 1, H: 1 }, one, { form, C, scale }, device)
-          for (const [name, x] of Object.entries(all)) assertSameBits(alone[name as keyof Result]!, pick(x, perToken(name)) as HostArray, `${form}: ${name}`)
+          for (const [name, x] of Object.entries(all))
+            assertSameBits(alone[name as keyof Result]!, pick(x, perToken(name)) as HostArray, `${form}: ${name}`)
         }
       })
     }
@@ -278,7 +331,10 @@ for (const { name, open, bound } of devices)
       const k = Float32Array.of(1, 0, 0, 1, 1, 0)
       const d = { ...data('sum', sizes, 1), q: k, k, v: Float32Array.of(2, 5, 7), beta: Float32Array.of(1, 1, 1) }
       for (const form of forms)
-        for (const [rule, y, S] of [['delta', [2, 5, 7], [7, 5]], ['sum', [2, 5, 9], [9, 5]]] as const) {
+        for (const [rule, y, S] of [
+          ['delta', [2, 5, 7], [7, 5]],
+          ['sum', [2, 5, 9], [9, 5]],
+        ] as const) {
           const result = await run(rule, sizes, d, { form, C: 2, state: false }, device)
           assert.deepEqual([...result.y!], y)
           assert.deepEqual([...result.S!], S)
@@ -346,7 +402,12 @@ async function readAll(tensors: Record<string, Tensor | null | undefined>): Prom
 async function chain(rule: Rule, first: Part, rest: Part, options: Options, device: Device): Promise<{ first: Result; rest: Result }> {
   const grads = scope(() => {
     const { a, b, one, two } = twoCalls(rule, first, rest, options, device)
-    const pairs: [Tensor, Float32Array][] = [[one.y, first.d.dy], [two.y, rest.d.dy], [two.S, rest.d.dS], ...(two.z ? [[two.z, rest.d.dz] as [Tensor, Float32Array]] : [])]
+    const pairs: [Tensor, Float32Array][] = [
+      [one.y, first.d.dy],
+      [two.y, rest.d.dy],
+      [two.S, rest.d.dS],
+      ...(two.z ? [[two.z, rest.d.dz] as [Tensor, Float32Array]] : []),
+    ]
     for (const [y, cotangent] of pairs) y.backward(tensor(cotangent, { shape: y.shape, device }))
     const of = (t: Partial<Record<Names, Tensor>>) => Object.fromEntries(Object.entries(t).map(([name, x]) => [gradName(name), x.grad]))
     return { first: of(a), rest: of(b) }

@@ -7,14 +7,36 @@ import { cases, make, tiny } from './cases.ts'
 
 /** Exports that aren't ops: how tensors are made, recorded, freed and checked. engine.test.ts has them. */
 const notOps = [
-  'binaryOps', 'customOp', 'full', 'generator', 'getDevice', 'gradCheck', 'keep', 'noGrad', 'ones', 'parameter', 'record', 'recordMany',
-  'referenceDevice', 'relaxedAvailable', 'scope', 'setDevice', 'Tensor', 'tensor', 'unaryOps', 'wasmDevice', 'zeros',
+  'binaryOps',
+  'customOp',
+  'full',
+  'generator',
+  'getDevice',
+  'gradCheck',
+  'keep',
+  'noGrad',
+  'ones',
+  'parameter',
+  'record',
+  'recordMany',
+  'referenceDevice',
+  'relaxedAvailable',
+  'scope',
+  'setDevice',
+  'Tensor',
+  'tensor',
+  'unaryOps',
+  'wasmDevice',
+  'zeros',
 ]
 
 describe('gradients', () => {
   it('every export of the engine is in the table of cases', () => {
     const covered = new Set([...cases.map((c) => c.name.split(' ')[0]), ...notOps])
-    assert.deepEqual(Object.keys(engine).filter((name) => !covered.has(name)), [])
+    assert.deepEqual(
+      Object.keys(engine).filter((name) => !covered.has(name)),
+      [],
+    )
   })
 
   for (const c of cases) {
@@ -24,7 +46,14 @@ describe('gradients', () => {
           const inputs = c.inputs(o).map((input, i) => make(input, seed + i, reference))
           const moving = inputs.filter((x) => x.requiresGrad)
           if (moving.length > 0) {
-            const f = (...given: engine.Tensor[]): engine.Tensor[] => [c.run(o, inputs.map((x) => given[moving.indexOf(x)] ?? x), reference)].flat()
+            const f = (...given: engine.Tensor[]): engine.Tensor[] =>
+              [
+                c.run(
+                  o,
+                  inputs.map((x) => given[moving.indexOf(x)] ?? x),
+                  reference,
+                ),
+              ].flat()
             // Differences with a step of 1e-6 are good to about 1e-9 here; 1e-7 leaves room for functions that bend.
             await engine.gradCheck(f, moving, { tolerance: 1e-7 })
           }

@@ -1,8 +1,24 @@
 /** Does it work at all? `npm run test:tiny`, in two seconds: a fast-weight memory learns to recall, on every device. */
 import assert from 'node:assert/strict'
 import {
-  adamStep, crossEntropy, deltaRule, type Device, gather, generator, keep, l2Norm, matmul, normal, parameter, referenceDevice, reshape, scope,
-  sigmoid, tensor, wasmDevice, zeros,
+  adamStep,
+  crossEntropy,
+  type Device,
+  deltaRule,
+  gather,
+  generator,
+  keep,
+  l2Norm,
+  matmul,
+  normal,
+  parameter,
+  referenceDevice,
+  reshape,
+  scope,
+  sigmoid,
+  tensor,
+  wasmDevice,
+  zeros,
 } from '../../engine/index.ts'
 import { random } from '../helpers.ts'
 
@@ -18,7 +34,12 @@ function cycle(step: number): number[] {
 /** Loss in the second round, step by step. Token t writes: after token t-1 comes token t. Then it asks: what comes after token t? */
 async function train(device: Device, steps: number): Promise<number[]> {
   const g = generator(1)
-  const parameters = [[N, D], [N, D], [N, 1], [D, N]].map((shape) => parameter(normal(g, shape, 0, 0.5, device)))
+  const parameters = [
+    [N, D],
+    [N, D],
+    [N, 1],
+    [D, N],
+  ].map((shape) => parameter(normal(g, shape, 0, 0.5, device)))
   const moments = parameters.map((p) => [0, 1].map(() => keep(zeros(p.shape, device))))
   const [keys, values, rates, out] = parameters
   const losses: number[] = []
@@ -27,7 +48,8 @@ async function train(device: Device, steps: number): Promise<number[]> {
     const now = tokens.slice(0, T)
     const before = [tokens[0], ...now.slice(0, -1)]
     const loss = scope(() => {
-      const embed = (table: typeof keys, symbols: number[], shape: number[]) => reshape(gather(table, tensor(symbols, { dtype: 'int32', device })), shape)
+      const embed = (table: typeof keys, symbols: number[], shape: number[]) =>
+        reshape(gather(table, tensor(symbols, { dtype: 'int32', device })), shape)
       const q = l2Norm(embed(keys, now, [1, T, 1, D]))
       const k = l2Norm(embed(keys, before, [1, T, 1, D]))
       const v = embed(values, now, [1, T, 1, D])
@@ -39,7 +61,16 @@ async function train(device: Device, steps: number): Promise<number[]> {
       return loss
     })
     parameters.forEach((p, i) => {
-      const options = { lr: 0.05, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0, decoupled: true, correction1: 1 - 0.9 ** step, correction2: 1 - 0.99 ** step }
+      const options = {
+        lr: 0.05,
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weightDecay: 0,
+        decoupled: true,
+        correction1: 1 - 0.9 ** step,
+        correction2: 1 - 0.99 ** step,
+      }
       adamStep(p, p.grad!, moments[i][0], moments[i][1], options)
       p.grad!.dispose()
       p.grad = null
@@ -65,6 +96,7 @@ describe('tiny', () => {
     }
     const [reference, one, two] = runs
     assert.deepEqual(two, one)
-    one.slice(0, 20).forEach((loss, i) => assert.ok(Math.abs(loss - reference[i]) < 1e-3 * reference[i], `step ${i + 1}: ${loss}, reference ${reference[i]}`))
+    for (const [i, loss] of one.slice(0, 20).entries())
+      assert.ok(Math.abs(loss - reference[i]) < 1e-3 * reference[i], `step ${i + 1}: ${loss}, reference ${reference[i]}`)
   })
 })
