@@ -306,10 +306,10 @@ export function commandHelp(program: string, command: Command, width = terminalW
   ].join('\n')
 }
 
-function head({ name, type, placeholder, default: preset }: Option): string {
+function head({ name, type, placeholder, choices, default: preset, otherwise }: Option): string {
   if (name === 'help') return '-h, --help'
-  if (type === 'boolean') return preset === true ? `--no-${name}` : `--${name}`
-  return `--${name} ${placeholder ?? { string: 'TEXT', integer: 'N', number: 'X', list: 'A,B,...' }[type]}`
+  if (type === 'boolean') return `--${preset === true ? 'no-' : otherwise !== undefined ? '[no-]' : ''}${name}`
+  return `--${name} ${placeholder ?? { string: choices === undefined ? 'TEXT' : 'NAME', integer: 'N', number: 'X', list: 'A,B,...' }[type]}`
 }
 
 function explained({ type, description, default: preset, otherwise, choices }: Option): string {

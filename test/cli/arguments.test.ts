@@ -17,6 +17,7 @@ const train = {
     { name: 'heads', type: 'integer', min: 1, max: 64, group: 'Training', description: 'heads of a layer' },
     { name: 'color', type: 'boolean', default: true, description: 'print without colours' },
     { name: 'overwrite', type: 'boolean', description: 'replace an earlier run' },
+    { name: 'norm', type: 'boolean', otherwise: 'by preset', description: 'normalise heads' },
     { name: 'layers', type: 'list', choices: ['delta', 'sum', 'softmax'], description: 'the sequence layer of each block' },
   ],
   presets: { option: 'preset', values: { small: {}, labml: { heads: 8, steps: 12544, layers: ['sum'] } } },
@@ -56,6 +57,7 @@ describe('arguments', () => {
       heads: undefined,
       color: false,
       overwrite: true,
+      norm: false,
       layers: ['delta', 'sum', 'softmax'],
     })
     assert.deepEqual([...given].sort(), ['color', 'layers', 'learning-rate', 'overwrite', 'steps', 'text'])
@@ -209,9 +211,10 @@ Data
   --text FILE        the training text (default: Tiny Shakespeare)
 
 Options
-  --preset TEXT      a set of defaults (small, labml; default: small)
+  --preset NAME      a set of defaults (small, labml; default: small)
   --no-color         print without colours
   --overwrite        replace an earlier run
+  --[no-]norm        normalise heads (default: by preset)
   --layers A,B,...   the sequence layer of each block (delta, sum, softmax)
 
 Training
