@@ -23,7 +23,7 @@ serve({
     device = watched(await wasmDevice({ threads, relaxed }))
     setDevice(device)
     const { d, heads, layers, dff, nu, symbols, batch, length } = setting
-    const model = new Transformer({ symbols, dModel: d, heads, layers, dFF: dff, nu })
+    const model = new Transformer({ symbols, dModel: d, heads, layers, dFf: dff, nu })
     const optimizer = new Adam(model.namedParameters(), { lr: 1e-4 })
     // Any text will do: time doesn't depend on it.
     const text = (shift) =>

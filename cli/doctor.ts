@@ -34,7 +34,7 @@ export async function doctor(device: Device): Promise<number> {
 
 /** Loss and gradients of a small model on the device and on the reference, from the same parameters. */
 async function compare(device: Device, preset: (typeof presets)[keyof typeof presets]['model']): Promise<{ loss: number; worst: number }> {
-  const config = { ...preset, symbols: 31, dModel: 48, heads: 3, layers: 2, dFF: 70, chunk: 8 }
+  const config = { ...preset, symbols: 31, dModel: 48, heads: 3, layers: 2, dFf: 70, chunk: 8 }
   const tokens = Int32Array.from({ length: 3 * 21 }, (_, i) => (i * i * 7 + i) % 31)
   const run = async (on: Device, from?: Transformer) => {
     setDevice(on)

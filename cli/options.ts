@@ -69,7 +69,7 @@ const camel = (name: string): string => name.replace(/-(.)/g, (_, letter: string
 const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 const flat = (recipe: Recipe): Record<string, Value> =>
   Object.fromEntries(Object.entries({ ...recipe.model, ...recipe.training }).map(([name, value]) => [kebab(name), value as Value]))
-const ofPreset = (group: string) => (option: Option): Option => ({ ...option, group, otherwise: 'by preset' })
+const inGroup = (group: string) => (option: Option): Option => ({ ...option, group })
 
 export const trainCommand = {
   name: 'train',
@@ -84,8 +84,8 @@ export const trainCommand = {
     { name: 'eval-every', type: 'integer', min: 1, default: 100, group: 'Training', description: 'steps between evaluations' },
     { name: 'save-every', type: 'integer', min: 1, default: 100, group: 'Training', description: 'steps between checkpoints' },
     { name: 'sample-length', type: 'integer', min: 0, default: 400, group: 'Training', description: 'characters of the sample at the end' },
-    ...(modelOptions.map(ofPreset('Model')) as unknown as typeof modelOptions),
-    ...(trainingOptions.map(ofPreset('Training')) as unknown as typeof trainingOptions),
+    ...(modelOptions.map(inGroup('Model')) as unknown as typeof modelOptions),
+    ...(trainingOptions.map(inGroup('Training')) as unknown as typeof trainingOptions),
   ],
   presets: { option: 'preset', values: Object.fromEntries(Object.entries(presets).map(([name, recipe]) => [name, flat(recipe)])) },
   examples: [

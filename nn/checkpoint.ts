@@ -55,14 +55,14 @@ export function readCheckpoint(bytes: Uint8Array): Checkpoint {
   }
   // The sizes that decide how much is allocated must be the sizes of tensors that are really in the file.
   if (typeof config !== 'object' || config === null) fail("the configuration in the metadata isn't an object")
-  const { symbols, dModel, dFF, layers } = config
+  const { symbols, dModel, dFf, layers } = config
   const expect = (name: string, ...shape: number[]): void => {
     const found = tensors.get(name)?.shape
     if (JSON.stringify(found) !== JSON.stringify(shape)) fail(`${name} has shape ${JSON.stringify(found)}, the configuration says [${shape}]`)
   }
   if (!Number.isInteger(layers) || layers < 1 || layers > tensors.size) fail(`the configuration has ${layers} layers, the file ${tensors.size} tensors`)
   expect('src_embed.weight', symbols, dModel)
-  for (let i = 0; i < layers; i++) expect(`transformer.layers.${i}.feed_forward.layer1.weight`, dFF, dModel)
+  for (let i = 0; i < layers; i++) expect(`transformer.layers.${i}.feed_forward.layer1.weight`, dFf, dModel)
   return { config, seed: count('seed', seed), stream: count('stream', stream), steps: count('steps', steps), extra, tensors }
 }
 

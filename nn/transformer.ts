@@ -13,7 +13,7 @@ export interface TransformerConfig extends FastWeightsAttentionConfig {
   /** Size of the vocabulary. */
   symbols: number
   layers: number
-  dFF: number
+  dFf: number
   attention: 'fast-weights' | 'softmax'
   activation: UnaryOp
   dropout: number
@@ -29,7 +29,7 @@ export interface TransformerConfig extends FastWeightsAttentionConfig {
 /** labml's fast weights transformer (labml_nn/transformers/fast_weights), at its experiment's sizes. */
 export const labml: Omit<TransformerConfig, 'symbols'> = {
   ...fastWeightsAttentionDefaults,
-  dModel: 512, heads: 8, layers: 6, dFF: 2048, attention: 'fast-weights', activation: 'relu', dropout: 0,
+  dModel: 512, heads: 8, layers: 6, dFf: 2048, attention: 'fast-weights', activation: 'relu', dropout: 0,
   norm: 'layer', attentionNorm: false, positions: 'none', embeddingStd: 1,
 }
 
@@ -57,7 +57,7 @@ export class TransformerLayer extends Module {
   constructor(config: TransformerConfig, g: Generator) {
     super()
     this.attn = config.attention === 'softmax' ? new SoftmaxAttention(config, g) : new FastWeightsAttention(config, g)
-    this.feed_forward = new FeedForward(config.dModel, config.dFF, g, config)
+    this.feed_forward = new FeedForward(config.dModel, config.dFf, g, config)
     this.norm_self_attn = new norms[config.norm](config.dModel)
     this.norm_ff = new norms[config.norm](config.dModel)
     this.drop = new Dropout(config.dropout, g)
@@ -100,7 +100,7 @@ export class Transformer extends Module {
   constructor(config: Partial<TransformerConfig> & { symbols: number }, seed = 1) {
     super()
     const c = { ...labml, ...config }
-    for (const name of ['symbols', 'layers', 'dFF'] as const)
+    for (const name of ['symbols', 'layers', 'dFf'] as const)
       if (!(Number.isInteger(c[name]) && c[name] > 0)) throw new Error(`${name} must be a positive integer, not ${c[name]}`)
     if (c.attention !== 'fast-weights' && c.attention !== 'softmax') throw new Error(`unknown attention '${c.attention}' (fast-weights, softmax)`)
     if (!(c.norm in norms)) throw new Error(`unknown norm '${c.norm}' (layer, rms)`)

@@ -40,7 +40,7 @@ const defaultTraining: TrainingConfig = {
   beta2: 0.99, weightDecay: 0.1, clip: 1, sampling: 'random', prompt: 'It is',
 }
 
-const small = { dModel: 128, heads: 4, layers: 4, dFF: 512 }
+const small = { dModel: 128, heads: 4, layers: 4, dFf: 512, chunk: 16 }
 
 export const presets = {
   default: {

@@ -66,7 +66,7 @@ for (const [name, make, bound] of devices)
 
     it('fast_weights_transformer', async () => {
       const { tensors, metadata: m } = load('fast_weights_transformer')
-      const model = new Transformer({ symbols: Number(m.vocab), dModel: Number(m.d_model), heads: Number(m.heads), layers: Number(m.layers), dFF: Number(m.d_ff), nu: Number(m.nu) })
+      const model = new Transformer({ symbols: Number(m.vocab), dModel: Number(m.d_model), heads: Number(m.heads), layers: Number(m.layers), dFf: Number(m.d_ff), nu: Number(m.nu) })
       model.loadStateDict(under(tensors, 'param.'))
       const batchFirst = (name: string): Tensor => {
         const { shape: [T, B], data } = tensors.get(name)!
