@@ -1,6 +1,6 @@
 /**
  * Elementwise kernels: y[i] = f(x[i], ...). A task is an element of y; pieces begin at multiples of 4.
- * Pinned by test/ops/elementwise.test.ts.
+ * Pinned by test/ops/wasm.test.ts.
  */
 import { vload, vstore } from './lanes'
 import { applyUnary, applyUnaryBackward, madd, vunary } from './math'
@@ -44,27 +44,23 @@ export function accumulate(begin: i32, end: i32, x: usize, y: usize): void {
   if (i < end) vstore(y + (<usize>i << 2), vunary(op, vload(x + (<usize>i << 2), end - i)), end - i)
 }
 
-/** y[i] = op(x[i]); op counts in `unaryOps` (engine/devices/kernels.ts). A loop for each, so that the choice is outside. */
-export function unary(begin: i32, end: i32, op: i32, x: usize, y: usize): void {
-  switch (op) {
-    case 0: return unaryLoop(0, begin, end, x, y)
-    case 1: return unaryLoop(1, begin, end, x, y)
-    case 2: return unaryLoop(2, begin, end, x, y)
-    case 3: return unaryLoop(3, begin, end, x, y)
-    case 4: return unaryLoop(4, begin, end, x, y)
-    case 5: return unaryLoop(5, begin, end, x, y)
-    case 6: return unaryLoop(6, begin, end, x, y)
-    case 7: return unaryLoop(7, begin, end, x, y)
-    case 8: return unaryLoop(8, begin, end, x, y)
-    case 9: return unaryLoop(9, begin, end, x, y)
-    case 10: return unaryLoop(10, begin, end, x, y)
-    case 11: return unaryLoop(11, begin, end, x, y)
-    case 12: return unaryLoop(12, begin, end, x, y)
-    case 13: return unaryLoop(13, begin, end, x, y)
-    case 14: return unaryLoop(14, begin, end, x, y)
-    case 15: return unaryLoop(15, begin, end, x, y)
-  }
-}
+/** y[i] = op(x[i]). A kernel for each op: in one with a switch, the optimiser merges the equal loops again, with the choice inside. */
+export function unary_neg(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(0, begin, end, x, y) }
+export function unary_abs(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(1, begin, end, x, y) }
+export function unary_exp(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(2, begin, end, x, y) }
+export function unary_log(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(3, begin, end, x, y) }
+export function unary_sqrt(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(4, begin, end, x, y) }
+export function unary_square(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(5, begin, end, x, y) }
+export function unary_reciprocal(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(6, begin, end, x, y) }
+export function unary_sin(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(7, begin, end, x, y) }
+export function unary_cos(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(8, begin, end, x, y) }
+export function unary_sigmoid(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(9, begin, end, x, y) }
+export function unary_tanh(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(10, begin, end, x, y) }
+export function unary_relu(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(11, begin, end, x, y) }
+export function unary_elu(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(12, begin, end, x, y) }
+export function unary_silu(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(13, begin, end, x, y) }
+export function unary_gelu(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(14, begin, end, x, y) }
+export function unary_softplus(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(15, begin, end, x, y) }
 
 function vunaryBackward(op: i32, x: v128, y: v128, dy: v128): v128 {
   return applyUnaryBackward(op, x, y, dy)
@@ -84,25 +80,53 @@ function vunaryBackward(op: i32, x: v128, y: v128, dy: v128): v128 {
 }
 
 /** dx[i] = dy[i] op'(x[i]), where y = op(x). */
-export function unaryBackward(begin: i32, end: i32, op: i32, x: usize, y: usize, dy: usize, dx: usize): void {
-  switch (op) {
-    case 0: return unaryBackwardLoop(0, begin, end, x, y, dy, dx)
-    case 1: return unaryBackwardLoop(1, begin, end, x, y, dy, dx)
-    case 2: return unaryBackwardLoop(2, begin, end, x, y, dy, dx)
-    case 3: return unaryBackwardLoop(3, begin, end, x, y, dy, dx)
-    case 4: return unaryBackwardLoop(4, begin, end, x, y, dy, dx)
-    case 5: return unaryBackwardLoop(5, begin, end, x, y, dy, dx)
-    case 6: return unaryBackwardLoop(6, begin, end, x, y, dy, dx)
-    case 7: return unaryBackwardLoop(7, begin, end, x, y, dy, dx)
-    case 8: return unaryBackwardLoop(8, begin, end, x, y, dy, dx)
-    case 9: return unaryBackwardLoop(9, begin, end, x, y, dy, dx)
-    case 10: return unaryBackwardLoop(10, begin, end, x, y, dy, dx)
-    case 11: return unaryBackwardLoop(11, begin, end, x, y, dy, dx)
-    case 12: return unaryBackwardLoop(12, begin, end, x, y, dy, dx)
-    case 13: return unaryBackwardLoop(13, begin, end, x, y, dy, dx)
-    case 14: return unaryBackwardLoop(14, begin, end, x, y, dy, dx)
-    case 15: return unaryBackwardLoop(15, begin, end, x, y, dy, dx)
-  }
+export function unaryBackward_neg(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(0, begin, end, x, y, dy, dx)
+}
+export function unaryBackward_abs(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(1, begin, end, x, y, dy, dx)
+}
+export function unaryBackward_exp(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(2, begin, end, x, y, dy, dx)
+}
+export function unaryBackward_log(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(3, begin, end, x, y, dy, dx)
+}
+export function unaryBackward_sqrt(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(4, begin, end, x, y, dy, dx)
+}
+export function unaryBackward_square(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(5, begin, end, x, y, dy, dx)
+}
+export function unaryBackward_reciprocal(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(6, begin, end, x, y, dy, dx)
+}
+export function unaryBackward_sin(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(7, begin, end, x, y, dy, dx)
+}
+export function unaryBackward_cos(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(8, begin, end, x, y, dy, dx)
+}
+export function unaryBackward_sigmoid(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(9, begin, end, x, y, dy, dx)
+}
+export function unaryBackward_tanh(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(10, begin, end, x, y, dy, dx)
+}
+export function unaryBackward_relu(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(11, begin, end, x, y, dy, dx)
+}
+export function unaryBackward_elu(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(12, begin, end, x, y, dy, dx)
+}
+export function unaryBackward_silu(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(13, begin, end, x, y, dy, dx)
+}
+export function unaryBackward_gelu(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(14, begin, end, x, y, dy, dx)
+}
+export function unaryBackward_softplus(begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
+  unaryBackwardLoop(15, begin, end, x, y, dy, dx)
 }
 
 /** The table of binary operations, in the order of `binaryOps`. max and min of a NaN are NaN. */
@@ -132,11 +156,14 @@ function vbinary(op: i32, a: v128, b: v128): v128 {
   return x
 }
 
-/** One run: y[0..count) dense, steps in bytes. Loops for dense with dense, scalar and a scalar first; what is left goes lane by lane. */
+/** y[0..count) dense, steps in bytes. Loops for dense with dense, with a scalar and a scalar first; what is left goes lane by lane. */
 @inline function runLoops(op: i32, count: i32, a: usize, stepA: usize, b: usize, stepB: usize, y: usize): void {
   let i = 0
   if (stepA == 4 && stepB == 4) {
-    for (; i + 4 <= count; i += 4) v128.store(y + (<usize>i << 2), applyBinary(op, v128.load(a + (<usize>i << 2)), v128.load(b + (<usize>i << 2))))
+    for (; i + 4 <= count; i += 4) {
+      const at = <usize>i << 2
+      v128.store(y + at, applyBinary(op, v128.load(a + at), v128.load(b + at)))
+    }
   } else if (stepA == 4 && stepB == 0) {
     const value = v128.load32_splat(b)
     for (; i + 4 <= count; i += 4) v128.store(y + (<usize>i << 2), applyBinary(op, v128.load(a + (<usize>i << 2)), value))
@@ -151,16 +178,41 @@ function vbinary(op: i32, a: v128, b: v128): v128 {
   }
 }
 
+function addRun(count: i32, a: usize, stepA: usize, b: usize, stepB: usize, y: usize): void {
+  runLoops(0, count, a, stepA, b, stepB, y)
+}
+function subRun(count: i32, a: usize, stepA: usize, b: usize, stepB: usize, y: usize): void {
+  runLoops(1, count, a, stepA, b, stepB, y)
+}
+function mulRun(count: i32, a: usize, stepA: usize, b: usize, stepB: usize, y: usize): void {
+  runLoops(2, count, a, stepA, b, stepB, y)
+}
+function divRun(count: i32, a: usize, stepA: usize, b: usize, stepB: usize, y: usize): void {
+  runLoops(3, count, a, stepA, b, stepB, y)
+}
+function maxRun(count: i32, a: usize, stepA: usize, b: usize, stepB: usize, y: usize): void {
+  runLoops(4, count, a, stepA, b, stepB, y)
+}
+function minRun(count: i32, a: usize, stepA: usize, b: usize, stepB: usize, y: usize): void {
+  runLoops(5, count, a, stepA, b, stepB, y)
+}
+function equalRun(count: i32, a: usize, stepA: usize, b: usize, stepB: usize, y: usize): void {
+  runLoops(6, count, a, stepA, b, stepB, y)
+}
+function greaterRun(count: i32, a: usize, stepA: usize, b: usize, stepB: usize, y: usize): void {
+  runLoops(7, count, a, stepA, b, stepB, y)
+}
+
 function binaryRun(op: i32, count: i32, a: usize, stepA: usize, b: usize, stepB: usize, y: usize): void {
   switch (op) {
-    case 0: return runLoops(0, count, a, stepA, b, stepB, y)
-    case 1: return runLoops(1, count, a, stepA, b, stepB, y)
-    case 2: return runLoops(2, count, a, stepA, b, stepB, y)
-    case 3: return runLoops(3, count, a, stepA, b, stepB, y)
-    case 4: return runLoops(4, count, a, stepA, b, stepB, y)
-    case 5: return runLoops(5, count, a, stepA, b, stepB, y)
-    case 6: return runLoops(6, count, a, stepA, b, stepB, y)
-    case 7: return runLoops(7, count, a, stepA, b, stepB, y)
+    case 0: return addRun(count, a, stepA, b, stepB, y)
+    case 1: return subRun(count, a, stepA, b, stepB, y)
+    case 2: return mulRun(count, a, stepA, b, stepB, y)
+    case 3: return divRun(count, a, stepA, b, stepB, y)
+    case 4: return maxRun(count, a, stepA, b, stepB, y)
+    case 5: return minRun(count, a, stepA, b, stepB, y)
+    case 6: return equalRun(count, a, stepA, b, stepB, y)
+    default: return greaterRun(count, a, stepA, b, stepB, y)
   }
 }
 

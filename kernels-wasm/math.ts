@@ -3,7 +3,8 @@
  * element never depends on where in its array it lies.
  *
  * Accuracy: about 1e-7 relative (tanh, sigmoid, elu, silu, gelu, softplus too, near 0 and far from it), sin and cos about 1e-7 absolute.
- * NaN in, NaN out. The polynomials are minimax fits of the stated quotient on the stated interval. Pinned by test/ops/unary.test.ts.
+ * NaN in, NaN out. The polynomials are minimax fits on their
+ * interval. Pinned by test/ops/wasm.test.ts.
  *
  * `pmin` and `pmax` are one x86 instruction where `min` and `max` are five; pmax(x, c) is `x < c ? c : x` and so keeps a NaN in x.
  */
@@ -18,32 +19,54 @@
   return f32x4.splat(x)
 }
 
-/** 12582912 = 1.5 * 2^23: adding it rounds |x| < 2^22 to an integer, which is then found in the low bits. */
-const ROUND: f32 = 12582912
-const LOG2E: f32 = 1.44269504
-/** ln 2 in two parts: the first has 9 bits of mantissa, so that n * LN2_HIGH is exact for |n| < 2^15. */
-const LN2_HIGH: f32 = 0.693359375
-const LN2_LOW: f32 = -2.12194440e-4
+// Constants live in memory and are loaded where they are used: given as immediates, the engine keeps them in registers across the loop,
+// of which there are not enough, and what it then moves about costs more than the arithmetic (exp: 1.8 ns an element instead of 1.1).
+
+@inline function constant(address: usize): v128 {
+  return v128.load32_splat(address)
+}
+
+/** ((c[0] x + c[1]) x + ...) x + c[degree]. */
+@inline function polynomial2(c: usize, x: v128): v128 {
+  return madd(madd(constant(c), x, constant(c + 4)), x, constant(c + 8))
+}
+
+@inline function polynomial4(c: usize, x: v128): v128 {
+  return madd(madd(polynomial2(c, x), x, constant(c + 12)), x, constant(c + 16))
+}
+
+/** 1.5 * 2^23: adding it rounds |x| < 2^22 to an integer, which is then found in the low bits. */
+const ROUND = memory.data<f32>([12582912])
+const LOG2E = memory.data<f32>([1.44269504])
+/** ln 2 in two parts: the first has 9 bits of mantissa, so that n times it is exact for |n| < 2^15. */
+const LN2_HIGH = memory.data<f32>([0.693359375])
+const MINUS_LN2_HIGH = memory.data<f32>([-0.693359375])
+const MINUS_LN2_LOW = memory.data<f32>([2.12194440e-4])
+const EXP_RANGE = memory.data<f32>([-87.4, 89])
+/** (e^r - 1 - r) / r^2 on |r| <= ln(2) / 2. */
+const EXP = memory.data<f32>([0.0013946554, 0.0083666444, 0.04166628, 0.16666542, 0.5])
+/** 2 (atanh(s) / s - 1) / s^2 as a polynomial in s^2, for s <= 0.172 and for s <= 1/3. */
+const ATANH = memory.data<f32>([0.29847831, 0.39978603, 0.66666764])
+const ATANH_WIDE = memory.data<f32>([0.24257466, 0.2144019, 0.28615612, 0.39998931, 0.66666675])
+/** (sin r - r) / r^3 and (cos r - 1 + r^2 / 2) / r^4 as polynomials in r^2, |r| <= pi / 4. */
+const SIN = memory.data<f32>([-0.00019517272, 0.0083321789, -0.16666655])
+const COS = memory.data<f32>([2.4439121e-5, -0.0013887375, 0.041666646])
 
 /** n + ROUND for n = the integer nearest to x / ln 2. */
 @inline function roundedLog2(x: v128): v128 {
-  return madd(x, splat(LOG2E), splat(ROUND))
+  return madd(x, constant(LOG2E), constant(ROUND))
 }
 
-/** e^r - 1 for r = x - n ln 2, |r| <= ln(2) / 2: r + r^2 P(r), P fits (e^r - 1 - r) / r^2. */
+/** e^r - 1 for r = x - n ln 2, |r| <= ln(2) / 2. */
 @inline function reducedExpm1(x: v128, rounded: v128): v128 {
-  const n = f32x4.sub(rounded, splat(ROUND))
-  const r = madd(n, splat(-LN2_LOW), madd(n, splat(-LN2_HIGH), x))
-  let p = madd(splat(0.0013946554), r, splat(0.0083666444))
-  p = madd(p, r, splat(0.04166628))
-  p = madd(p, r, splat(0.16666542))
-  p = madd(p, r, splat(0.5))
-  return madd(f32x4.mul(p, r), r, r)
+  const n = f32x4.sub(rounded, constant(ROUND))
+  const r = madd(n, constant(MINUS_LN2_LOW), madd(n, constant(MINUS_LN2_HIGH), x))
+  return madd(f32x4.mul(polynomial4(EXP, r), r), r, r)
 }
 
 /** e^x = 2 (2^(n-1) e^r): the factor 2 apart reaches n = 128 and so overflows to infinity where it should. Below 1.2e-38 it is 0. */
 @inline export function exp(x: v128): v128 {
-  const t = f32x4.pmin(f32x4.pmax(x, splat(-87.4)), splat(89))
+  const t = f32x4.pmin(f32x4.pmax(x, constant(EXP_RANGE)), constant(EXP_RANGE + 4))
   const rounded = roundedLog2(t)
   const e = f32x4.add(reducedExpm1(t, rounded), splat(1))
   const half = f32x4.mul(e, i32x4.add(i32x4.shl(rounded, 23), i32x4.splat(126 << 23)))
@@ -59,8 +82,8 @@ const LN2_LOW: f32 = -2.12194440e-4
 }
 
 /**
- * x = 2^k m, m in [sqrt(1/2), sqrt 2); f = m - 1, s = f / (2 + f), log m = 2 atanh(s) = f - s (f - s^2 R(s^2)) with R fitting
- * 2 (atanh(s) / s - 1) / s^2. log 0 = -inf, log of a negative number is NaN.
+ * x = 2^k m, m in [sqrt(1/2), sqrt 2); f = m - 1, s = f / (2 + f), log m = 2 atanh(s) = f - s (f - s^2 R(s^2)).
+ * log 0 = -inf, log of a negative number is NaN.
  */
 @inline export function log(x: v128): v128 {
   const small = f32x4.lt(x, splat(1.17549435e-38))
@@ -70,11 +93,10 @@ const LN2_LOW: f32 = -2.12194440e-4
   const f = f32x4.sub(i32x4.add(v128.and(offset, i32x4.splat(0x7fffff)), i32x4.splat(0x3f3504f3)), splat(1))
   const s = f32x4.div(f, f32x4.add(f, splat(2)))
   const z = f32x4.mul(s, s)
-  const R = madd(madd(splat(0.29847831), z, splat(0.39978603)), z, splat(0.66666764))
   const k = f32x4.convert_i32x4_s(exponent)
   // f - s (f - z R), with the low part of k ln 2 joined to the small term
-  const low = madd(s, f32x4.sub(f, f32x4.mul(z, R)), f32x4.mul(k, splat(-LN2_LOW)))
-  const y = madd(k, splat(LN2_HIGH), f32x4.sub(f, low))
+  const low = madd(s, f32x4.sub(f, f32x4.mul(z, polynomial2(ATANH, z))), f32x4.mul(k, constant(MINUS_LN2_LOW)))
+  const y = madd(k, constant(LN2_HIGH), f32x4.sub(f, low))
   const finite = v128.and(f32x4.gt(x, splat(0)), f32x4.lt(x, splat(Infinity)))
   const special = v128.bitselect(splat(-Infinity), v128.bitselect(splat(NaN), x, f32x4.lt(x, splat(0))), f32x4.eq(x, splat(0)))
   return v128.bitselect(y, special, finite)
@@ -100,12 +122,8 @@ const LN2_LOW: f32 = -2.12194440e-4
   const u = exp(f32x4.neg(f32x4.abs(x)))
   const s = f32x4.div(u, f32x4.add(u, splat(2)))
   const z = f32x4.mul(s, s)
-  let R = madd(splat(0.24257466), z, splat(0.2144019))
-  R = madd(R, z, splat(0.28615612))
-  R = madd(R, z, splat(0.39998931))
-  R = madd(R, z, splat(0.66666675))
   const s2 = f32x4.add(s, s)
-  return f32x4.add(f32x4.pmax(x, splat(0)), madd(f32x4.mul(s, z), R, s2))
+  return f32x4.add(f32x4.pmax(x, splat(0)), madd(f32x4.mul(s, z), polynomial4(ATANH_WIDE, z), s2))
 }
 
 /** gelu(x) = x/2 (1 + tanh u) = x sigmoid(2u); this is 2u = 2 sqrt(2/pi) (x + 0.044715 x^3). */
@@ -122,9 +140,8 @@ const LN2_LOW: f32 = -2.12194440e-4
 @inline export function sineOfReduced(r: v128, quadrant: v128, shift: i32): v128 {
   const q = i32x4.add(quadrant, i32x4.splat(shift))
   const z = f32x4.mul(r, r)
-  const s = madd(f32x4.mul(r, z), madd(madd(splat(-0.00019517272), z, splat(0.0083321789)), z, splat(-0.16666655)), r)
-  const tail = madd(madd(splat(2.4439121e-5), z, splat(-0.0013887375)), z, splat(0.041666646))
-  const c = madd(f32x4.mul(z, z), tail, madd(z, splat(-0.5), splat(1)))
+  const s = madd(f32x4.mul(r, z), polynomial2(SIN, z), r)
+  const c = madd(f32x4.mul(z, z), polynomial2(COS, z), madd(z, splat(-0.5), splat(1)))
   const odd = i32x4.ne(v128.and(q, i32x4.splat(1)), i32x4.splat(0))
   const sign = i32x4.shl(v128.and(q, i32x4.splat(2)), 30)
   return v128.xor(v128.bitselect(c, s, odd), sign)
@@ -147,7 +164,7 @@ const LN2_LOW: f32 = -2.12194440e-4
   return sineOfReduced(r, i64x2.shuffle(quadrantHalf(low), quadrantHalf(high), 0, 2), shift)
 }
 
-/** The table of unary operations; `op` is the index in `unaryOps` of engine/devices/kernels.ts. With a constant op it folds to one of them. */
+/** The table of unary operations; `op` is the index in `unaryOps` of engine/devices/kernels.ts. A constant op folds to its case. */
 @inline export function applyUnary(op: i32, x: v128): v128 {
   switch (op) {
     case 0: return f32x4.neg(x)

@@ -1,5 +1,5 @@
 /**
- * Kernels that move elements without looking at them (4 bytes each: float32 and int32 alike). Pinned by test/ops/movement.test.ts.
+ * Kernels that move elements without looking at them (4 bytes each: float32 and int32 alike). Pinned by test/ops/wasm.test.ts.
  */
 import { planeOffset } from './planes'
 
@@ -106,7 +106,7 @@ export function gather(begin: i32, end: i32, table: usize, index: usize, y: usiz
 /** Columns in a task of gatherBackward. */
 const COLUMNS = 32
 
-/** dtable[n, :] = sum of dy[r, :] over the r with index[r] = n, in the order of r. A task is 32 columns, so that no two threads share a sum. */
+/** dtable[n, :] = sum of dy[r, :] over the r with index[r] = n, in the order of r. A task is 32 columns: no two threads share a sum. */
 export function gatherBackward(begin: i32, end: i32, dy: usize, index: usize, dtable: usize, R: i32, N: i32, D: i32): void {
   const d0 = begin * COLUMNS
   const width = min(D, end * COLUMNS) - d0

@@ -1,6 +1,6 @@
 /**
  * Row normalisations, softmax and cross-entropy: rows of [R, n], a task is a row (32 columns for the gains' gradients).
- * Pinned by test/ops/norm.test.ts and test/ops/softmax.test.ts.
+ * Pinned by test/ops/wasm.test.ts.
  */
 import { firstLanes, maxLanes, sumLanes, vload, vstore } from './lanes'
 import { exp, log, madd } from './math'
@@ -103,7 +103,9 @@ const COLUMNS = 16
 const ROWS = 256
 
 /** dgain[j] = sum_r dy[r, j] (x[r, j] - mean_r) scale_r; dbias[j] = sum_r dy[r, j]. Either may be 0. A task is 16 columns. */
-export function normGainBackward(begin: i32, end: i32, x: usize, stats: usize, dy: usize, dgain: usize, dbias: usize, R: i32, n: i32): void {
+export function normGainBackward(
+  begin: i32, end: i32, x: usize, stats: usize, dy: usize, dgain: usize, dbias: usize, R: i32, n: i32,
+): void {
   for (let j = begin * COLUMNS; j < min(n, end * COLUMNS); j += 4) {
     const left = n - j
     const at = <usize>j << 2
@@ -178,14 +180,15 @@ function gainVector(x: usize, stats: usize, dy: usize, dgain: usize, dbias: usiz
 /** The largest element, NaNs passed over: exp(NaN - max) brings them back. */
 function rowMax(x: usize, n: i32): f32 {
   let m0 = f32x4.splat(-Infinity), m1 = m0
-  const end = x + (<usize>n << 2)
-  for (; x + 32 <= end; x += 32) {
-    m0 = f32x4.pmax(m0, v128.load(x))
-    m1 = f32x4.pmax(m1, v128.load(x, 16))
+  const bytes = <usize>n << 2
+  let at: usize = 0
+  for (; at + 32 <= bytes; at += 32) {
+    m0 = f32x4.pmax(m0, v128.load(x + at))
+    m1 = f32x4.pmax(m1, v128.load(x + at, 16))
   }
-  for (; x < end; x += 16) {
-    const left = <i32>(end - x) >> 2
-    m0 = f32x4.pmax(m0, firstLanes(vload(x, left), left, f32x4.splat(-Infinity)))
+  for (; at < bytes; at += 16) {
+    const left = <i32>(bytes - at) >> 2
+    m0 = f32x4.pmax(m0, firstLanes(vload(x + at, left), left, f32x4.splat(-Infinity)))
   }
   return maxLanes(f32x4.pmax(m0, m1))
 }

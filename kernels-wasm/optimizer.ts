@@ -1,4 +1,4 @@
-/** Adam (Kingma & Ba 2015) and AdamW (Loshchilov & Hutter 2019), one pass over p, g, m, v. Pinned by test/ops/optimizer.test.ts. */
+/** Adam (Kingma & Ba 2015) and AdamW (Loshchilov & Hutter 2019), one pass over p, g, m, v. Pinned by test/ops/wasm.test.ts. */
 import { vload, vstore } from './lanes'
 import { madd, splat } from './math'
 

@@ -1,6 +1,6 @@
 /**
  * Counter-based random numbers: threefry2x32 with 20 rounds (Salmon et al. 2011), four counters at a time. Element i depends on the
- * key and i alone. A task is an element. Pinned by test/ops/random.test.ts.
+ * key and i alone. A task is an element. Pinned by test/ops/random.test.ts and wasm.test.ts.
  */
 import { vload, vstore } from './lanes'
 import { log, madd, sineOfReduced, splat } from './math'

@@ -1,6 +1,6 @@
 /**
  * Reductions. Every sum has one fixed order, whatever the split: results don't depend on the number of threads.
- * max is NaN if one element is NaN, -inf over nothing. Pinned by test/ops/reduce.test.ts.
+ * max is NaN if one element is NaN, -inf over nothing. Pinned by test/ops/wasm.test.ts.
  */
 import { maxLanes, vload, vstore } from './lanes'
 import { BLOCK, sum, sumBlock, sumSquaresBlock } from './sums'
@@ -17,13 +17,14 @@ export function reduceRows(begin: i32, end: i32, op: i32, x: usize, y: usize, n:
 
 function maxRow(x: usize, n: i32): f32 {
   let m0 = f32x4.splat(-Infinity), m1 = m0
-  const end = x + (<usize>n << 2)
-  for (; x + 32 <= end; x += 32) {
-    m0 = f32x4.max(m0, v128.load(x))
-    m1 = f32x4.max(m1, v128.load(x, 16))
+  const bytes = <usize>n << 2
+  let at: usize = 0
+  for (; at + 32 <= bytes; at += 32) {
+    m0 = f32x4.max(m0, v128.load(x + at))
+    m1 = f32x4.max(m1, v128.load(x + at, 16))
   }
   let m = maxLanes(f32x4.max(m0, m1))
-  for (; x < end; x += 4) m = max(m, load<f32>(x))
+  for (; at < bytes; at += 4) m = max(m, load<f32>(x + at))
   return m
 }
 

@@ -1,5 +1,5 @@
 /**
- * Causal depthwise convolution and the DPFP feature map. Pinned by test/ops/sequence.test.ts.
+ * Causal depthwise convolution and the DPFP feature map. Pinned by test/ops/wasm.test.ts.
  */
 import { vload, vstore } from './lanes'
 import { madd } from './math'
@@ -216,9 +216,8 @@ function rectify(x: usize, r: usize, D: i32, nu: i32): void {
     vstore(r + at, f32x4.pmax(v, zero), D - whole)
     vstore(negative + at, f32x4.pmax(f32x4.neg(v), zero), D - whole)
   }
-  const pad = <usize>nu << 2
-  for (let at = r - pad; at < r; at += 4) store<f32>(at, load<f32>(at + L))
-  for (let at = r + L; at < r + L + pad + 16; at += 4) store<f32>(at, load<f32>(at - L))
+  for (let i = 1; i <= nu; i++) store<f32>(r - (<usize>i << 2), load<f32>(r + L - (<usize>i << 2)))
+  for (let i = 0; i < nu + 4; i++) store<f32>(r + L + (<usize>i << 2), load<f32>(r + (<usize>i << 2)))
 }
 
 /** Where r begins in scratch: behind nu elements, on a 16-byte boundary. */

@@ -3,7 +3,7 @@
  * instead of a long one) over blocks of 4096 elements, whose sums are then added in float64.
  * Error: about sqrt(256) eps / 2 relative to sum |x| within a block, nothing worth mentioning beyond.
  */
-import { sumLanes, vload } from './lanes'
+import { firstLanes, sumLanes, vload } from './lanes'
 import { madd } from './math'
 
 export const BLOCK = 4096
@@ -21,25 +21,18 @@ export const SQUARES = 1
 /** Over n <= BLOCK elements. */
 @inline function block(kind: i32, x: usize, n: i32, shift: v128): f32 {
   let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0
-  const end = x + (<usize>n << 2)
-  for (; x + 64 <= end; x += 64) {
-    s0 = add(kind, s0, v128.load(x), shift)
-    s1 = add(kind, s1, v128.load(x, 16), shift)
-    s2 = add(kind, s2, v128.load(x, 32), shift)
-    s3 = add(kind, s3, v128.load(x, 48), shift)
+  const bytes = <usize>n << 2
+  let at: usize = 0
+  for (; at + 64 <= bytes; at += 64) {
+    s0 = add(kind, s0, v128.load(x + at), shift)
+    s1 = add(kind, s1, v128.load(x + at, 16), shift)
+    s2 = add(kind, s2, v128.load(x + at, 32), shift)
+    s3 = add(kind, s3, v128.load(x + at, 48), shift)
   }
-  for (; x + 16 <= end; x += 16) s0 = add(kind, s0, v128.load(x), shift)
-  if (x < end) {
-    const left = <i32>(end - x) >> 2
-    // What isn't there counts as `shift`, whose square of the difference is 0.
-    s1 = add(kind, s1, v128.or(vload(x, left), missing(left, shift)), shift)
-  }
+  for (; at + 16 <= bytes; at += 16) s0 = add(kind, s0, v128.load(x + at), shift)
+  // What isn't there counts as `shift`: the square of the difference is 0, and a plain sum has no shift.
+  if (at < bytes) s1 = add(kind, s1, firstLanes(vload(x + at, n & 3), n & 3, shift), shift)
   return sumLanes(f32x4.add(f32x4.add(s0, s1), f32x4.add(s2, s3)))
-}
-
-/** x in the lanes from `left` on, 0 before. */
-@inline function missing(left: i32, x: v128): v128 {
-  return v128.and(x, i32x4.ge_s(i32x4(0, 1, 2, 3), i32x4.splat(left)))
 }
 
 export function sumBlock(x: usize, n: i32): f32 {

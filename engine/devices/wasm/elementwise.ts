@@ -1,4 +1,4 @@
-import { binaryOps, type Kernels, unaryOps } from '../kernels.ts'
+import { binaryOps, type Kernels } from '../kernels.ts'
 import { mergedAxes, runPlanes } from './axes.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
@@ -7,7 +7,9 @@ import type { Pool } from './pool.ts'
 const light = 32768
 const heavy = 8192
 
-export function elementwiseKernels(pool: Pool): Pick<Kernels<Block>, 'fill' | 'affine' | 'accumulate' | 'unary' | 'unaryBackward' | 'binary'> {
+type ElementwiseKernels = 'fill' | 'affine' | 'accumulate' | 'unary' | 'unaryBackward' | 'binary'
+
+export function elementwiseKernels(pool: Pool): Pick<Kernels<Block>, ElementwiseKernels> {
   return {
     fill(y, n, value) {
       pool.run('fill', n, light, [y.pointer, value])
@@ -19,10 +21,10 @@ export function elementwiseKernels(pool: Pool): Pick<Kernels<Block>, 'fill' | 'a
       pool.run('accumulate', n, light, [x.pointer, y.pointer])
     },
     unary(op, x, y, n) {
-      pool.run('unary', n, heavy, [unaryOps.indexOf(op), x.pointer, y.pointer])
+      pool.run(`unary_${op}`, n, heavy, [x.pointer, y.pointer])
     },
     unaryBackward(op, x, y, dy, dx, n) {
-      pool.run('unaryBackward', n, heavy, [unaryOps.indexOf(op), x.pointer, y.pointer, dy.pointer, dx.pointer])
+      pool.run(`unaryBackward_${op}`, n, heavy, [x.pointer, y.pointer, dy.pointer, dx.pointer])
     },
     binary(op, a, b, y, shape, stridesA, stridesB) {
       const axes = mergedAxes(shape.map((size, i) => ({ size, strides: [stridesA[i], stridesB[i]] })))

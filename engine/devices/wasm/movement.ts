@@ -24,7 +24,8 @@ export function movementKernels(pool: Pool): Pick<Kernels<Block>, 'copy' | 'gath
       axes.pop()
       const tasks = axes.reduce((product, { size }) => product * size, Math.ceil(P / tile))
       withTable(pool, axes, (rank, table) => {
-        pool.run('copyTransposed', tasks, Math.ceil(grain / (row.size * tile)), [from, to, P, row.size, row.strides[0], strideY, rank, table])
+        pool.run('copyTransposed', tasks, Math.ceil(grain / (row.size * tile)),
+          [from, to, P, row.size, row.strides[0], strideY, rank, table])
       })
     },
     gather(table, index, y, R, _N, D) {

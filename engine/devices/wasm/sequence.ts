@@ -22,10 +22,13 @@ export function sequenceKernels(pool: Pool): Pick<Kernels<Block>, 'conv' | 'conv
         [x.pointer, pointer(state), dy.pointer, dw.pointer, B, T, D, W], 4 * W * columns)
     },
     dpfp(x, y, R, D, nu) {
-      if (D > 0) pool.run('dpfp', R, Math.ceil(grain / (2 * D * nu)), [x.pointer, y.pointer, D, nu], 4 * (2 * D + 2 * nu + 8))
+      if (D === 0) return
+      pool.run('dpfp', R, Math.ceil(grain / (2 * D * nu)), [x.pointer, y.pointer, D, nu], 4 * (2 * D + 2 * nu + 8))
     },
     dpfpBackward(x, dy, dx, R, D, nu) {
-      if (D > 0) pool.run('dpfpBackward', R, Math.ceil(grain / (2 * D * nu)), [x.pointer, dy.pointer, dx.pointer, D, nu], 4 * (4 * D + 2 * nu + 12))
+      if (D === 0) return
+      pool.run('dpfpBackward', R, Math.ceil(grain / (2 * D * nu)),
+        [x.pointer, dy.pointer, dx.pointer, D, nu], 4 * (4 * D + 2 * nu + 12))
     },
   }
 }
