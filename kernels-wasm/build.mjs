@@ -12,7 +12,9 @@ const root = dirname(folder)
 const config = join(root, 'asconfig.json')
 const output = join(folder, 'generated', 'bytes.ts')
 
-const sources = readdirSync(folder).filter((name) => /\.(ts|mjs|json)$/.test(name)).map((name) => join(folder, name))
+const sources = readdirSync(folder)
+  .filter((name) => /\.(ts|mjs|json)$/.test(name))
+  .map((name) => join(folder, name))
 const time = (path) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0
 // The folder's own time tells of files added or removed.
 if ([config, folder, ...sources].every((path) => time(path) < time(output))) process.exit(0)
@@ -27,7 +29,9 @@ async function compile(target) {
   let binary
   // Warning 112: v128 in a signature; such functions are called between kernels only.
   const { error, stderr } = await main(['--config', config, '--baseDir', root, '--target', target, '--disableWarning', '112'], {
-    writeFile(name, contents) { if (name.endsWith('.wasm')) binary = contents },
+    writeFile(name, contents) {
+      if (name.endsWith('.wasm')) binary = contents
+    },
   })
   process.stderr.write(stderr.toString())
   if (error || !binary) {

@@ -16,8 +16,8 @@ import { randomKernels } from './random.ts'
 import { reduceKernels } from './reduce.ts'
 import { sequenceKernels } from './sequence.ts'
 
-export { relaxedAvailable } from './pool.ts'
 export type { Block } from './memory.ts'
+export { relaxedAvailable } from './pool.ts'
 
 export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Block>> {
   const pool = await createPool(options)

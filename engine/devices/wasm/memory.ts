@@ -94,8 +94,10 @@ export function createMemory(maximumPages: number = pageLimit): Memory {
         continue
       }
       const grown = end + step * pageBytes
-      if (room > 0) last![1] = grown
-      else spans.push([end, grown])
+      // The last bytes below 4 GiB are not handed out: the address behind a block must not wrap to 0.
+      const usable = Math.min(grown, 2 ** 32 - align)
+      if (room > 0) last![1] = usable
+      else spans.push([end, usable])
       end = grown
       return true
     }

@@ -7,7 +7,7 @@
  * that a series of kernels finds them awake, then sleep. Tested in test/ops/wasm-pool.test.ts.
  */
 import { relaxed as relaxedBytes, simd as simdBytes } from '../../../kernels-wasm/generated/bytes.ts'
-import { createMemory, type Block, type Memory } from './memory.ts'
+import { type Block, createMemory, type Memory } from './memory.ts'
 
 export interface PoolOptions {
   /** 1 to 64; as many as the machine has cores if not given. */
@@ -33,9 +33,23 @@ export interface Pool {
 }
 
 /** Words of the control block, those that threads contend for on cache lines of their own. */
-const EPOCH = 0, NEXT = 16, ACTIVE = 32, SLEEPING = 48, FAILED = 49, TEXT = 50
-const JOB = 64, KERNEL = JOB, COUNT = JOB + 1, GRAIN = JOB + 2, ARITY = JOB + 3, SCRATCH = JOB + 4, SCRATCH_STRIDE = JOB + 5
-const ARGS = 80, argsLimit = 40, MESSAGE = ARGS + 2 * argsLimit, messageBytes = 512
+const EPOCH = 0,
+  NEXT = 16,
+  ACTIVE = 32,
+  SLEEPING = 48,
+  FAILED = 49,
+  TEXT = 50
+const JOB = 64,
+  KERNEL = JOB,
+  COUNT = JOB + 1,
+  GRAIN = JOB + 2,
+  ARITY = JOB + 3,
+  SCRATCH = JOB + 4,
+  SCRATCH_STRIDE = JOB + 5
+const ARGS = 80,
+  argsLimit = 40,
+  MESSAGE = ARGS + 2 * argsLimit,
+  messageBytes = 512
 const controlBytes = 4 * MESSAGE + messageBytes
 
 /** Epoch of a pool that has been closed: workers return. */
@@ -68,14 +82,24 @@ function controlViews(buffer: SharedArrayBuffer): Control {
 
 /** A thread's own instance of the module: its kernels, in the order in which the module exports them. */
 function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory) {
-  const { exports } = new WebAssembly.Instance(module, { env: { memory, abort: () => { throw new Error('abort') } } })
-  const names = WebAssembly.Module.exports(module).filter((entry) => entry.kind === 'function').map((entry) => entry.name)
+  const { exports } = new WebAssembly.Instance(module, {
+    env: {
+      memory,
+      abort: () => {
+        throw new Error('abort')
+      },
+    },
+  })
+  const names = WebAssembly.Module.exports(module)
+    .filter((entry) => entry.kind === 'function')
+    .map((entry) => entry.name)
   return { names, kernels: names.map((name) => exports[name] as Kernel), setScratch: exports.setScratch as (pointer: number) => void }
 }
 
 /** Takes pieces of the open job until none is left. A failure ends the job for all, its text kept for the caller. */
 function work({ words, args, message }: Control, kernels: readonly Kernel[], jobArgs: readonly number[] | null, thread: number): void {
-  const n = words[COUNT], grain = words[GRAIN]
+  const n = words[COUNT],
+    grain = words[GRAIN]
   const kernel = kernels[words[KERNEL]]
   const given = jobArgs ?? Array.from(args.subarray(0, words[ARITY]))
   try {
@@ -162,12 +186,11 @@ export function relaxedAvailable(): boolean {
   return WebAssembly.validate(relaxedProbe())
 }
 
-const modules: { simd?: Promise<WebAssembly.Module>, relaxed?: Promise<WebAssembly.Module> } = {}
+const modules: { simd?: Promise<WebAssembly.Module>; relaxed?: Promise<WebAssembly.Module> } = {}
 
 async function defaultThreads(): Promise<number> {
-  const cores = typeof process === 'object' && process.versions?.node
-    ? (await import('node:os')).availableParallelism()
-    : navigator.hardwareConcurrency
+  const cores =
+    typeof process === 'object' && process.versions?.node ? (await import('node:os')).availableParallelism() : navigator.hardwareConcurrency
   return Math.min(Math.max(cores || 1, 1), 64)
 }
 
@@ -182,7 +205,7 @@ function maySleep(): boolean {
 }
 
 export async function createPool(options: PoolOptions = {}): Promise<Pool> {
-  const threads = options.threads ?? await defaultThreads()
+  const threads = options.threads ?? (await defaultThreads())
   if (!Number.isInteger(threads) || threads < 1 || threads > 64) {
     throw new Error(`wasm: threads must be an integer from 1 to 64, got ${threads}`)
   }
@@ -202,8 +225,9 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
   const control = controlViews(buffer)
   const { words, args: sharedArgs, message } = control
   const canSleep = maySleep()
-  const started = await Promise.all(Array.from({ length: threads - 1 }, (_, i) =>
-    startThread({ module, memory: memory.wasm, control: buffer, thread: i + 1 })))
+  const started = await Promise.all(
+    Array.from({ length: threads - 1 }, (_, i) => startThread({ module, memory: memory.wasm, control: buffer, thread: i + 1 })),
+  )
   await Promise.all(started.map((thread) => thread.ready)).catch((error) => {
     for (const thread of started) thread.stop()
     throw error
