@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { normKinds } from '../../engine/devices/kernels.ts'
-import { binaryOps, type Device, type HostArray, scope, tensor, unary, unaryOps } from '../../engine/index.ts'
-import { assertClose, assertRms, assertSameBits, builds, readAndFree, reference, wasm } from '../helpers.ts'
+import { binaryOps, type Device, type HostArray, matmul, scope, tensor, unary, unaryOps } from '../../engine/index.ts'
+import { assertClose, assertRms, assertSameBits, builds, readAndFree, reference, uniforms, wasm } from '../helpers.ts'
 import { type Case, cases, type Evaluation, evaluate, large, medium, tiny } from './cases.ts'
 
 const epsilon = 2 ** -23
@@ -94,6 +94,25 @@ for (const { name, relaxed } of builds)
         )
       })
     }
+
+    // Large enough that the second operand is packed beforehand, by all threads.
+    for (const transposeA of [false, true])
+      for (const transposeB of [false, true])
+        it(`matmul of 300 x 600 x 600, transposed ${transposeA}, ${transposeB}`, async () => {
+          const [M, N, K] = [300, 600, 600]
+          const product = (device: Device): Promise<number[]> =>
+            readAndFree(
+              scope(() => {
+                const a = tensor(uniforms(1, M * K), { shape: transposeA ? [K, M] : [M, K], device })
+                const b = tensor(uniforms(2, N * K), { shape: transposeB ? [N, K] : [K, N], device })
+                return matmul(a, b, { transposeA, transposeB })
+              }),
+            )
+          const alone = await product(await wasm(1, relaxed))
+          assertClose(alone, await product(reference), (8 + 4 * Math.sqrt(K)) * epsilon)
+          for (const threads of [2, 3])
+            assertSameBits(Float64Array.from(await product(await wasm(threads, relaxed))), Float64Array.from(alone))
+        })
 
     for (const op of unaryOps)
       it(`${op}: special values, and the relative error over the whole range`, async () => {
