@@ -38,7 +38,10 @@ export function runPlanes(pool: Pool, kernel: string, grain: number, args: reado
 
 /** Calls `body` with the rank and the address of the table of axes that kernels-wasm/planes.ts reads. */
 export function withTable({ memory }: Pool, axes: readonly Axis[], body: (rank: number, table: number) => void): void {
-  if (axes.length === 0) return body(0, 0)
+  if (axes.length === 0) {
+    body(0, 0)
+    return
+  }
   const table = memory.allocate(12 * axes.length)
   try {
     memory.int32(table, 3 * axes.length).set(axes.flatMap(({ size, strides }) => [size, ...strides]))

@@ -19,7 +19,10 @@ export function movementKernels(pool: Pool): Pick<Kernels<Block>, 'copy' | 'gath
         .sort((p, q) => Math.abs(q.strides[1]) - Math.abs(p.strides[1])))
       const row = axes.at(-1)
       const column = axes.findIndex((axis) => axis.strides[0] === 1)
-      if (row?.strides[1] !== 1 || row.strides[0] === 1 || column < 0) return runPlanes(pool, 'copy', grain, [from, to], axes)
+      if (row?.strides[1] !== 1 || row.strides[0] === 1 || column < 0) {
+        runPlanes(pool, 'copy', grain, [from, to], axes)
+        return
+      }
       const [{ size: P, strides: [, strideY] }] = axes.splice(column, 1)
       axes.pop()
       const tasks = axes.reduce((product, { size }) => product * size, Math.ceil(P / tile))
