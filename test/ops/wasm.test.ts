@@ -2,7 +2,25 @@
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { normKinds } from '../../engine/devices/kernels.ts'
-import { binaryOps, type Device, type HostArray, matmul, scope, tensor, unary, unaryOps } from '../../engine/index.ts'
+import {
+  binaryOps,
+  crossEntropy,
+  cumsum,
+  type Device,
+  type HostArray,
+  layerNorm,
+  logSoftmax,
+  matmul,
+  max,
+  maximum,
+  minimum,
+  scope,
+  softmax,
+  sum,
+  tensor,
+  unary,
+  unaryOps,
+} from '../../engine/index.ts'
 import { assertClose, assertRms, assertSameBits, builds, readAndFree, reference, uniforms, wasm } from '../helpers.ts'
 import { type Case, cases, type Evaluation, evaluate, large, medium, tiny } from './cases.ts'
 
@@ -113,6 +131,48 @@ for (const { name, relaxed } of builds)
           for (const threads of [2, 3])
             assertSameBits(Float64Array.from(await product(await wasm(threads, relaxed))), Float64Array.from(alone))
         })
+
+    it('rows with huge, infinite and NaN entries come out as on the reference', async () => {
+      const rows = [
+        [1000, 999, -1000, 998, 0],
+        [-1000, -1001, -999, -1000, -1000],
+        [-Infinity, 0, 1, -Infinity, 2],
+        [0, 1, 2, 3, NaN],
+        [0, 1, 2, 3, Infinity],
+        [1e15, -1e15, 1e15, 0, 1],
+        [-Infinity, -Infinity, -Infinity, -Infinity, -Infinity],
+      ]
+      const targets = Int32Array.of(0, 1, 2, 0, 0, 0, 0)
+      const results = async (device: Device): Promise<number[][]> => {
+        const ys = scope(() => {
+          const x = tensor(rows, { device })
+          const t = tensor(targets, { device })
+          const loss = crossEntropy(x, t, { reduction: 'none' })
+          return [
+            softmax(x),
+            logSoftmax(x),
+            loss,
+            max(x, { axis: 1 }),
+            max(x, { axis: 0 }),
+            sum(x, { axis: 1 }),
+            cumsum(x, 1),
+            layerNorm(x),
+            maximum(x, 0),
+            minimum(x, 0),
+          ]
+        })
+        return Promise.all(ys.map(readAndFree))
+      }
+      const [actual, expected] = await Promise.all([await wasm(1, relaxed), reference].map(results))
+      for (const [i, es] of expected.entries())
+        for (const [j, e] of es.entries()) {
+          const a = actual[i][j]
+          assert.ok(
+            Number.isFinite(e) ? Math.abs(a - e) <= 1e-6 * Math.max(1, Math.abs(e)) : Object.is(a, e),
+            `result ${i}, element ${j}: ${a}, expected ${e}`,
+          )
+        }
+    })
 
     for (const op of unaryOps)
       it(`${op}: special values, and the relative error over the whole range`, async () => {

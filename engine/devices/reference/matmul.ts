@@ -1,4 +1,4 @@
-/** C = activation([C +] A B [+ bias]) over a batch; a transpose is a pair of strides. Pinned by test/ops/matmul.test.ts. */
+/** C = activation([C +] A B [+ bias]) over a batch; a transpose is a pair of strides. Pinned by test/ops/values.test.ts and gradients.test.ts. */
 import type { Kernels } from '../kernels.ts'
 import { unaryTable } from './elementwise.ts'
 import type { RefStorage } from './storage.ts'

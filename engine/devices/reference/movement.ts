@@ -1,4 +1,4 @@
-/** Copies between strided arrays, and rows of tables. Pinned by test/ops/movement.test.ts. */
+/** Copies between strided arrays, and rows of tables. Pinned by test/ops/values.test.ts and gradients.test.ts. */
 import type { Kernels } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 import { offsets } from './strides.ts'

@@ -1,4 +1,4 @@
-/** Row normalisations, softmax and cross-entropy over [R, n]. Pinned by test/ops/norm.test.ts. */
+/** Row normalisations, softmax and cross-entropy over [R, n]. Pinned by test/ops/values.test.ts and gradients.test.ts. */
 import type { Kernels, NormKind } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 
@@ -81,8 +81,10 @@ export const normKernels: Pick<Kernels<RefStorage>, Names> = {
       const row = r * N
       let top = -Infinity
       for (let j = 0; j < N; j++) top = Math.max(top, logits.data[row + j])
-      lse.data[r] = top + Math.log(sumOf(N, (j) => Math.exp(logits.data[row + j] - top)))
-      loss.data[r] = target.data[r] === ignore ? 0 : lse.data[r] - logits.data[row + target.data[r]]
+      const log = Math.log(sumOf(N, (j) => Math.exp(logits.data[row + j] - top)))
+      lse.data[r] = top + log
+      // lse - logit, without losing the logarithm beside a large top.
+      loss.data[r] = target.data[r] === ignore ? 0 : log + (top - logits.data[row + target.data[r]])
     }
   },
   crossEntropyBackward(logits, target, lse, dloss, dlogits, R, N, ignore) {

@@ -1,4 +1,4 @@
-/** Adam (Kingma & Ba 2015) and AdamW (Loshchilov & Hutter 2019), in place. Pinned by test/ops/optimizer.test.ts. */
+/** Adam (Kingma & Ba 2015) and AdamW (Loshchilov & Hutter 2019), in place. Pinned by test/ops/values.test.ts. */
 import type { Kernels } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 

@@ -1,4 +1,4 @@
-/** Sums and maxima along the middle axis of [outer, n, inner]. Pinned by test/ops/reduce.test.ts. */
+/** Sums and maxima along the middle axis of [outer, n, inner]. Pinned by test/ops/values.test.ts and gradients.test.ts. */
 import type { Kernels } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 

@@ -1,4 +1,4 @@
-/** Causal depthwise convolution and the DPFP feature map. Pinned by test/ops/sequence.test.ts. */
+/** Causal depthwise convolution and the DPFP feature map. Pinned by test/ops/values.test.ts and gradients.test.ts. */
 import type { Kernels } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 
