@@ -48,7 +48,8 @@ export function createMemory(maximumPages: number = pageLimit): Memory {
   }
   const wasm = new WebAssembly.Memory({ initial: 1, maximum: maximumPages, shared: true })
   const freeLists = new Map<number, number[]>()
-  const live = new Map<number, Block>()
+  /** Not a Map by pointer: pointers come back again and again, and each deletion of a key makes its bucket longer until the next rehash. */
+  const live = new Set<Block>()
   /** [from, to) of free memory outside the lists, ascending. */
   let spans: [number, number][] = []
   let end = pageBytes
@@ -129,13 +130,12 @@ export function createMemory(maximumPages: number = pageLimit): Memory {
         throw new Error(`wasm: out of memory: asked for ${size(bytes)}, ${used} (run each step inside scope(), or use a smaller batch)`)
       }
       const block = { pointer, bytes }
-      live.set(pointer, block)
+      live.add(block)
       inUse += bytes
       return block
     },
     free(block) {
-      if (live.get(block.pointer) !== block) throw new Error(`wasm: block at ${block.pointer} freed twice, or not of this device`)
-      live.delete(block.pointer)
+      if (!live.delete(block)) throw new Error(`wasm: block at ${block.pointer} freed twice, or not of this device`)
       inUse -= block.bytes
       const bytes = classSize(block.bytes)
       const list = freeLists.get(bytes)
