@@ -68,8 +68,12 @@ export function customOp(
 export function backward(root: Tensor, seed?: Tensor): void {
   if (!root.requiresGrad) throw new Error('backward: the tensor depends on no tensor with requiresGrad')
   if (root.disposed) throw new Error('backward: the tensor was freed')
-  if (!seed && root.size !== 1) throw new Error(`backward: the tensor has shape ${show(root.shape)}, not one element; pass a seed of that shape`)
-  if (seed && !sameShape(seed.shape, root.shape)) throw new Error(`backward: the seed has shape ${show(seed.shape)}, the tensor ${show(root.shape)}`)
+  if (!seed && root.size !== 1)
+    throw new Error(`backward: the tensor has shape ${show(root.shape)}, not one element; pass a seed of that shape`)
+  if (seed && seed.device !== root.device)
+    throw new Error(`backward: the seed is on ${seed.device.description}, the tensor on ${root.device.description}`)
+  if (seed && !sameShape(seed.shape, root.shape))
+    throw new Error(`backward: the seed has shape ${show(seed.shape)}, the tensor ${show(root.shape)}`)
 
   // Gradients that wait for their node, by output. Each is a view of its own, so that a gradient which an op hands on
   // unchanged to two inputs is shared in memory and still freed once.
@@ -92,7 +96,12 @@ export function backward(root: Tensor, seed?: Tensor): void {
         const grads = waiting.get(node)
         if (!grads) continue
         scope(() => {
-          node.backward(grads).forEach((gradient, i) => gradient && put(node.inputs[i], gradient, node.op))
+          const gradients = node.backward(grads)
+          if (gradients.length !== node.inputs.length)
+            throw new Error(
+              `${node.op}: backward gave ${gradients.length} gradients for ${node.inputs.length} inputs (null where there is none)`,
+            )
+          for (const [i, gradient] of gradients.entries()) if (gradient) put(node.inputs[i], gradient, node.op)
         })
         waiting.delete(node)
         for (const g of grads) g?.dispose()

@@ -1,6 +1,6 @@
 import { noGrad } from './autograd.ts'
 import { scope } from './scope.ts'
-import { tensor, type Tensor } from './tensor.ts'
+import { type Tensor, tensor } from './tensor.ts'
 
 export interface GradCheckOptions {
   /** Step of the central difference. 1e-6 leaves an error of about 1e-9 in float64. */
@@ -22,7 +22,11 @@ export interface GradCheck {
  * be the float64 reference). A result that isn't one element is contracted with fixed pseudo-random weights, so that every
  * output counts. Throws where the error is above the tolerance (default 1e-6), else returns the largest one.
  */
-export async function gradCheck(f: (...inputs: Tensor[]) => Tensor | Tensor[], inputs: readonly Tensor[], options: GradCheckOptions = {}): Promise<GradCheck> {
+export async function gradCheck(
+  f: (...inputs: Tensor[]) => Tensor | Tensor[],
+  inputs: readonly Tensor[],
+  options: GradCheckOptions = {},
+): Promise<GradCheck> {
   const { step = 1e-6, tolerance = 1e-6 } = options
   const values = await Promise.all(inputs.map(async (x) => Float64Array.from(await x.read())))
   const device = inputs[0].device
@@ -72,7 +76,9 @@ export async function gradCheck(f: (...inputs: Tensor[]) => Tensor | Tensor[], i
       const error = Math.abs(analytic[i][element] - value) / largest
       if (!(error <= worst.error)) Object.assign(worst, { error, input: i, element })
       if (!(error <= tolerance))
-        throw new Error(`gradCheck: input ${i}, element ${element}: backward gives ${analytic[i][element]}, differences give ${value} (error ${error.toExponential(1)}, bound ${tolerance})`)
+        throw new Error(
+          `gradCheck: input ${i}, element ${element}: backward gives ${analytic[i][element]}, differences give ${value} (error ${error.toExponential(1)}, bound ${tolerance})`,
+        )
     })
   }
   return worst

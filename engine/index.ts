@@ -1,6 +1,15 @@
 export { backward, customOp, noGrad, record, recordMany } from './autograd.ts'
 export type { Device, DeviceName, DType, HostArray } from './devices/device.ts'
-export { type AdamOptions, type BinaryOp, binaryOps, type Form, type KernelName, type Kernels, type UnaryOp, unaryOps } from './devices/kernels.ts'
+export {
+  type AdamOptions,
+  type BinaryOp,
+  binaryOps,
+  type Form,
+  type KernelName,
+  type Kernels,
+  type UnaryOp,
+  unaryOps,
+} from './devices/kernels.ts'
 export { referenceDevice } from './devices/reference/index.ts'
 export { relaxedAvailable, wasmDevice } from './devices/wasm/index.ts'
 export { type GradCheck, gradCheck } from './gradcheck.ts'

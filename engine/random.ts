@@ -2,8 +2,9 @@
  * Random numbers by counting: element i of stream s of seed r is a pure function of (r, s, i) (threefry2x32, Salmon et al. 2011),
  * so it's the same on every device, with any number of threads, and a generator's whole state is two numbers.
  */
-import type { Device } from './devices/device.ts'
+
 import { record } from './autograd.ts'
+import type { Device } from './devices/device.ts'
 import { checkShape, type Shape } from './shape.ts'
 import { empty, getDevice, like, type Tensor } from './tensor.ts'
 
@@ -14,15 +15,18 @@ export interface Generator {
 }
 
 export function generator(seed: number): Generator {
-  if (!Number.isInteger(seed) || seed < 0 || seed > 0xffffffff) throw new Error(`generator: the seed must be an integer from 0 to 4294967295, not ${seed}`)
+  if (!Number.isInteger(seed) || seed < 0 || seed > 0xffffffff)
+    throw new Error(`generator: the seed must be an integer from 0 to 4294967295, not ${seed}`)
   return { seed, stream: 0 }
 }
 
 /** uniform in [low, high). */
-export const uniform = (g: Generator, shape: Shape, low = 0, high = 1, device?: Device): Tensor => draw('uniform', g, shape, low, high, device)
+export const uniform = (g: Generator, shape: Shape, low = 0, high = 1, device?: Device): Tensor =>
+  draw('uniform', g, shape, low, high, device)
 
 /** Normal, by Box-Muller. */
-export const normal = (g: Generator, shape: Shape, mean = 0, std = 1, device?: Device): Tensor => draw('normal', g, shape, mean, std, device)
+export const normal = (g: Generator, shape: Shape, mean = 0, std = 1, device?: Device): Tensor =>
+  draw('normal', g, shape, mean, std, device)
 
 function draw(kind: 'uniform' | 'normal', g: Generator, shape: Shape, a: number, b: number, device: Device = getDevice()): Tensor {
   checkShape(kind, shape)

@@ -1,6 +1,6 @@
+import { backward, type Node } from './autograd.ts'
 import type { Device, DType, HostArray } from './devices/device.ts'
 import { referenceDevice } from './devices/reference/index.ts'
-import { backward, type Node } from './autograd.ts'
 import { enroll, keep, type Scoped } from './scope.ts'
 import { checkShape, type Shape, show, sizeOf } from './shape.ts'
 

@@ -49,7 +49,15 @@ export interface FastWeightsAttentionConfig {
 }
 
 export const fastWeightsAttentionDefaults = {
-  rule: 'delta', normalise: false, featureMap: 'dpfp', nu: 1, featureNorm: 'sum', valueMap: 'identity', conv: 0, headNorm: false, chunk: 32,
+  rule: 'delta',
+  normalise: false,
+  featureMap: 'dpfp',
+  nu: 1,
+  featureNorm: 'sum',
+  valueMap: 'identity',
+  conv: 0,
+  headNorm: false,
+  chunk: 32,
 } as const satisfies Partial<FastWeightsAttentionConfig>
 
 /** Named as in labml: PrepareForMultiHeadAttention, without the bias, and with an optional short convolution after it. */
@@ -106,7 +114,8 @@ export class FastWeightsAttention extends Module {
     const c = { ...fastWeightsAttentionDefaults, ...config }
     checkHeads(c.dModel, c.heads)
     if (!(c.featureMap in featureMaps)) throw new Error(`unknown feature map '${c.featureMap}' (${Object.keys(featureMaps).join(', ')})`)
-    if (!(c.featureNorm in featureNorms)) throw new Error(`unknown feature norm '${c.featureNorm}' (${Object.keys(featureNorms).join(', ')})`)
+    if (!(c.featureNorm in featureNorms))
+      throw new Error(`unknown feature norm '${c.featureNorm}' (${Object.keys(featureNorms).join(', ')})`)
     if (c.valueMap !== 'identity' && c.valueMap !== 'silu') throw new Error(`unknown value map '${c.valueMap}' (identity, silu)`)
     if (c.rule !== 'delta' && c.rule !== 'sum') throw new Error(`unknown rule '${c.rule}' (delta, sum)`)
     if (c.normalise && c.rule !== 'sum') throw new Error('normalise belongs to the sum rule: the delta rule has no normaliser')

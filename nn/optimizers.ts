@@ -39,8 +39,11 @@ export class Adam {
   constructor(parameters: ReadonlyMap<string, Tensor>, config: AdamConfig, decoupled = false) {
     const { lr, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, decays = (_, p) => p.shape.length >= 2 } = config
     for (const [name, value, ok] of [
-      ['lr', lr, lr >= 0], ['beta1', betas[0], betas[0] >= 0 && betas[0] < 1], ['beta2', betas[1], betas[1] >= 0 && betas[1] < 1],
-      ['eps', eps, eps >= 0], ['weightDecay', weightDecay, weightDecay >= 0],
+      ['lr', lr, lr >= 0],
+      ['beta1', betas[0], betas[0] >= 0 && betas[0] < 1],
+      ['beta2', betas[1], betas[1] >= 0 && betas[1] < 1],
+      ['eps', eps, eps >= 0],
+      ['weightDecay', weightDecay, weightDecay >= 0],
     ] as const)
       if (!ok) throw new Error(`Adam: ${name} can't be ${value}`)
     this.config = { lr, betas, eps, weightDecay }
@@ -55,10 +58,20 @@ export class Adam {
   step(options: StepOptions = {}): Tensor {
     const slots = [...this.slots.values()].filter((s) => s.p.grad)
     const norm = gradNorm(slots.map((s) => s.p.grad as Tensor))
-    const { betas: [beta1, beta2], eps, lr } = this.config
+    const {
+      betas: [beta1, beta2],
+      eps,
+      lr,
+    } = this.config
     this.steps++
     const shared = {
-      lr: options.lr ?? lr, beta1, beta2, eps, decoupled: this.decoupled, correction1: 1 - beta1 ** this.steps, correction2: 1 - beta2 ** this.steps,
+      lr: options.lr ?? lr,
+      beta1,
+      beta2,
+      eps,
+      decoupled: this.decoupled,
+      correction1: 1 - beta1 ** this.steps,
+      correction2: 1 - beta2 ** this.steps,
     }
     scope(() => {
       const scale = options.clipNorm === undefined ? undefined : clipScale(norm, options.clipNorm)
@@ -76,14 +89,23 @@ export class Adam {
 
   /** The moments, by parameter name: `m.NAME` and `v.NAME`. With `steps`, all that resuming needs. */
   moments(): Map<string, Tensor> {
-    return new Map([...this.slots].flatMap(([name, { m, v }]) => [[`m.${name}`, m], [`v.${name}`, v]] as [string, Tensor][]))
+    return new Map(
+      [...this.slots].flatMap(
+        ([name, { m, v }]) =>
+          [
+            [`m.${name}`, m],
+            [`v.${name}`, v],
+          ] as [string, Tensor][],
+      ),
+    )
   }
 
   loadMoments(dict: StateDict, steps: number): void {
     if (!(Number.isInteger(steps) && steps >= 0)) throw new Error(`Adam: steps must be an integer, 0 or more, not ${steps}`)
     for (const [name, t] of this.moments()) {
       const entry = dict.get(name)
-      if (!entry || entry.data.length !== t.size) throw new Error(`Adam: the saved state ${entry ? 'has the wrong size for' : 'lacks'} ${name}`)
+      if (!entry || entry.data.length !== t.size)
+        throw new Error(`Adam: the saved state ${entry ? 'has the wrong size for' : 'lacks'} ${name}`)
     }
     for (const [name, t] of this.moments()) t.write(dict.get(name)!.data as ArrayLike<number>)
     this.steps = steps
@@ -108,10 +130,16 @@ export class AdamW extends Adam {
 /** Learning rate for step t, counted from 1. */
 export type Schedule = (t: number) => number
 
-export const constant = (lr: number): Schedule => () => lr
+export const constant =
+  (lr: number): Schedule =>
+  () =>
+    lr
 
 /** factor * dModel^-0.5 * min(t^-0.5, t * warmup^-1.5) (Vaswani 2017, section 5.3; labml's defaults). */
-export const noam = (dModel: number, warmup = 2000, factor = 1): Schedule => (t) => factor * dModel ** -0.5 * Math.min(t ** -0.5, t * warmup ** -1.5)
+export const noam =
+  (dModel: number, warmup = 2000, factor = 1): Schedule =>
+  (t) =>
+    factor * dModel ** -0.5 * Math.min(t ** -0.5, t * warmup ** -1.5)
 
 /** Linear warm-up to `peak`, then half a cosine down to `floor` at step `total`. */
 export function cosine(peak: number, warmup: number, total: number, floor = 0): Schedule {

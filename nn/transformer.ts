@@ -1,10 +1,16 @@
 /** The autoregressive transformer over fast weights or softmax attention, with labml's parameter names. */
+
+import type { UnaryOp } from '../engine/devices/kernels.ts'
 import { add } from '../engine/ops/elementwise.ts'
 import { type Generator, generator } from '../engine/random.ts'
 import { type Tensor, tensor } from '../engine/tensor.ts'
-import type { UnaryOp } from '../engine/devices/kernels.ts'
 import {
-  type AttentionState, FastWeightsAttention, type FastWeightsAttentionConfig, fastWeightsAttentionDefaults, type KeyValueState, SoftmaxAttention,
+  type AttentionState,
+  FastWeightsAttention,
+  type FastWeightsAttentionConfig,
+  fastWeightsAttentionDefaults,
+  type KeyValueState,
+  SoftmaxAttention,
 } from './attention.ts'
 import { Dropout, Embedding, FeedForward, LayerNorm, Linear, RMSNorm } from './layers.ts'
 import { Module } from './module.ts'
@@ -29,12 +35,27 @@ export interface TransformerConfig extends FastWeightsAttentionConfig {
 /** labml's fast weights transformer (labml_nn/transformers/fast_weights), at its experiment's sizes. */
 export const labml: Omit<TransformerConfig, 'symbols'> = {
   ...fastWeightsAttentionDefaults,
-  dModel: 512, heads: 8, layers: 6, dFf: 2048, attention: 'fast-weights', activation: 'relu', dropout: 0,
-  norm: 'layer', attentionNorm: false, positions: 'none', embeddingStd: 1,
+  dModel: 512,
+  heads: 8,
+  layers: 6,
+  dFf: 2048,
+  attention: 'fast-weights',
+  activation: 'relu',
+  dropout: 0,
+  norm: 'layer',
+  attentionNorm: false,
+  positions: 'none',
+  embeddingStd: 1,
 }
 
 /** The softmax baseline: the same transformer with causal attention, pre-norm and positions. */
-export const softmaxBaseline: Omit<TransformerConfig, 'symbols'> = { ...labml, attention: 'softmax', attentionNorm: true, positions: 'sinusoidal', embeddingStd: 0.02 }
+export const softmaxBaseline: Omit<TransformerConfig, 'symbols'> = {
+  ...labml,
+  attention: 'softmax',
+  attentionNorm: true,
+  positions: 'sinusoidal',
+  embeddingStd: 0.02,
+}
 
 export type LayerState = AttentionState | KeyValueState
 export interface TransformerState {
@@ -102,7 +123,8 @@ export class Transformer extends Module {
     const c = { ...labml, ...config }
     for (const name of ['symbols', 'layers', 'dFf'] as const)
       if (!(Number.isInteger(c[name]) && c[name] > 0)) throw new Error(`${name} must be a positive integer, not ${c[name]}`)
-    if (c.attention !== 'fast-weights' && c.attention !== 'softmax') throw new Error(`unknown attention '${c.attention}' (fast-weights, softmax)`)
+    if (c.attention !== 'fast-weights' && c.attention !== 'softmax')
+      throw new Error(`unknown attention '${c.attention}' (fast-weights, softmax)`)
     if (!(c.norm in norms)) throw new Error(`unknown norm '${c.norm}' (layer, rms)`)
     if (c.positions !== 'none' && c.positions !== 'sinusoidal') throw new Error(`unknown positions '${c.positions}' (none, sinusoidal)`)
     this.config = c
@@ -114,7 +136,8 @@ export class Transformer extends Module {
 
   /** tokens int32 [B,T] -> logits [B,T,symbols]. `state`: where an earlier call on the same sequences stopped. */
   forward(tokens: Tensor, state?: TransformerState): { logits: Tensor; state: TransformerState } {
-    if (tokens.shape.length !== 2 || tokens.size === 0) throw new Error(`forward: tokens have shape [${tokens.shape.join(',')}], expected [B,T]`)
+    if (tokens.shape.length !== 2 || tokens.size === 0)
+      throw new Error(`forward: tokens have shape [${tokens.shape.join(',')}], expected [B,T]`)
     const position = state?.position ?? 0
     let x = this.src_embed.forward(tokens)
     if (this.config.positions === 'sinusoidal') x = add(x, sinusoids(position, tokens.shape[1], this.config.dModel, tokens))
@@ -124,7 +147,10 @@ export class Transformer extends Module {
       x = result.y
       states.push(result.state)
     })
-    return { logits: this.generator.forward(this.transformer.norm.forward(x)), state: { position: position + tokens.shape[1], layers: states } }
+    return {
+      logits: this.generator.forward(this.transformer.norm.forward(x)),
+      state: { position: position + tokens.shape[1], layers: states },
+    }
   }
 }
 

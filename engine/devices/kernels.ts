@@ -10,8 +10,22 @@
  */
 
 export const unaryOps = [
-  'neg', 'abs', 'exp', 'log', 'sqrt', 'square', 'reciprocal', 'sin', 'cos',
-  'sigmoid', 'tanh', 'relu', 'elu', 'silu', 'gelu', 'softplus',
+  'neg',
+  'abs',
+  'exp',
+  'log',
+  'sqrt',
+  'square',
+  'reciprocal',
+  'sin',
+  'cos',
+  'sigmoid',
+  'tanh',
+  'relu',
+  'elu',
+  'silu',
+  'gelu',
+  'softplus',
 ] as const
 /** `elu` has alpha 1; `gelu` is the tanh approximation x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))); `softplus` has beta 1. */
 export type UnaryOp = (typeof unaryOps)[number]
@@ -93,7 +107,15 @@ export interface Kernels<S> {
 
   // ---- movement ----------------------------------------------------------------------------------------------------
   /** y[offsetY + i . stridesY] = x[offsetX + i . stridesX] over `shape` (rank 0 to 6): permute, slice, concat, roll, expand. Strides may be negative or, on x, 0. */
-  copy(x: S, y: S, shape: readonly number[], stridesX: readonly number[], offsetX: number, stridesY: readonly number[], offsetY: number): void
+  copy(
+    x: S,
+    y: S,
+    shape: readonly number[],
+    stridesX: readonly number[],
+    offsetX: number,
+    stridesY: readonly number[],
+    offsetY: number,
+  ): void
   /** y[r, :] = table[index[r], :] for r in [0, R); table is [N, D]. The engine has checked the indices. */
   gather(table: S, index: S, y: S, R: number, N: number, D: number): void
   /** dtable[n, :] = sum of dy[r, :] over the rows with index[r] = n, added in the order of r (writes all of [N, D]). */
@@ -159,14 +181,60 @@ export interface Kernels<S> {
    * Katharopoulos 2020, eq. 16-20. s0, z0 null: zero. den: [B,T,H]. states: [B,H,ceil(T/C),K,V], states[c] = S at the start of chunk c
    * (null: not kept, inference); zs: [B,H,ceil(T/C),K] likewise.
    */
-  sumRule(form: Form, q: S, k: S, v: S, s0: S | null, z0: S | null, y: S, sT: S, zT: S | null, den: S | null, states: S | null, zs: S | null, eps: number, sizes: FastWeightSizes): void
+  sumRule(
+    form: Form,
+    q: S,
+    k: S,
+    v: S,
+    s0: S | null,
+    z0: S | null,
+    y: S,
+    sT: S,
+    zT: S | null,
+    den: S | null,
+    states: S | null,
+    zs: S | null,
+    eps: number,
+    sizes: FastWeightSizes,
+  ): void
   /** dsT, dzT null: zero. y, den, zs as the forward left them (y and den only with a normaliser). ds0, dz0 null: not wanted. */
-  sumRuleBackward(form: Form, q: S, k: S, v: S, y: S | null, den: S | null, states: S, zs: S | null, dy: S, dsT: S | null, dzT: S | null,
-    dq: S, dk: S, dv: S, ds0: S | null, dz0: S | null, sizes: FastWeightSizes): void
+  sumRuleBackward(
+    form: Form,
+    q: S,
+    k: S,
+    v: S,
+    y: S | null,
+    den: S | null,
+    states: S,
+    zs: S | null,
+    dy: S,
+    dsT: S | null,
+    dzT: S | null,
+    dq: S,
+    dk: S,
+    dv: S,
+    ds0: S | null,
+    dz0: S | null,
+    sizes: FastWeightSizes,
+  ): void
   /** Delta rule: S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T, y_t = scale S_t^T q_t. Schlag 2021, eq. 24-25; chunk form Yang 2024 (WY). */
   deltaRule(form: Form, q: S, k: S, v: S, beta: S, s0: S | null, y: S, sT: S, states: S | null, sizes: FastWeightSizes): void
-  deltaRuleBackward(form: Form, q: S, k: S, v: S, beta: S, states: S, dy: S, dsT: S | null,
-    dq: S, dk: S, dv: S, dbeta: S, ds0: S | null, sizes: FastWeightSizes): void
+  deltaRuleBackward(
+    form: Form,
+    q: S,
+    k: S,
+    v: S,
+    beta: S,
+    states: S,
+    dy: S,
+    dsT: S | null,
+    dq: S,
+    dk: S,
+    dv: S,
+    dbeta: S,
+    ds0: S | null,
+    sizes: FastWeightSizes,
+  ): void
 }
 
 export type KernelName = keyof Kernels<unknown>

@@ -1,5 +1,5 @@
 /** The checks that every op makes before it asks for a kernel. */
-import { show, type Shape } from '../shape.ts'
+import { type Shape, show } from '../shape.ts'
 import type { Tensor } from '../tensor.ts'
 
 export function sameDevice(op: string, ...tensors: (Tensor | null | undefined)[]): void {
@@ -23,7 +23,11 @@ export function checkIndices(op: string, index: Tensor, below: number, ignore?: 
 }
 
 /** Compares a shape with a pattern such as ['B','T',8]; letters stand for sizes, and equal letters for equal sizes. Returns the sizes by letter. */
-export function match(op: string, expected: Record<string, readonly (string | number)[]>, actual: Record<string, Shape>): Record<string, number> {
+export function match(
+  op: string,
+  expected: Record<string, readonly (string | number)[]>,
+  actual: Record<string, Shape>,
+): Record<string, number> {
   const sizes: Record<string, number> = {}
   for (const [name, pattern] of Object.entries(expected)) {
     const shape = actual[name]

@@ -1,7 +1,8 @@
 /** Elementwise functions of one tensor, of two with broadcasting, and of a tensor and constants. */
-import { type BinaryOp, type UnaryOp } from '../devices/kernels.ts'
+
 import { record } from '../autograd.ts'
-import { broadcast, broadcastStrides, sameShape, type Shape } from '../shape.ts'
+import type { BinaryOp, UnaryOp } from '../devices/kernels.ts'
+import { broadcast, broadcastStrides, type Shape, sameShape } from '../shape.ts'
 import { empty, full, like, type Tensor } from '../tensor.ts'
 import { checkFloat, sameDevice } from './check.ts'
 import { sumTo } from './reduce.ts'
@@ -105,8 +106,7 @@ export const greater = (a: Tensor, b: Operand): Tensor => binary('greater', a, l
 /** x repeated along its axes of size 1 (and new leading ones) until it has `shape`. */
 export function expand(x: Tensor, shape: Shape): Tensor {
   checkFloat('expand', x)
-  if (!sameShape(broadcast('expand', x.shape, shape), shape))
-    throw new Error(`expand: ${x} can't be stretched to [${shape.join(',')}]`)
+  if (!sameShape(broadcast('expand', x.shape, shape), shape)) throw new Error(`expand: ${x} can't be stretched to [${shape.join(',')}]`)
   const y = empty([...shape], x.device)
   const strides = broadcastStrides(shape, shape)
   x.device.kernels.copy(x.storage, y.storage, shape, broadcastStrides(x.shape, shape), 0, strides, 0)

@@ -25,7 +25,8 @@ function plan(op: string, q: Tensor, k: Tensor, v: Tensor, options: RuleOptions)
   if (!Number.isFinite(scale)) throw new Error(`${op}: the scale must be a finite number, not ${scale}`)
   const patterns = { q: ['B', 'T', 'H', 'K'], k: ['B', 'T', 'H', 'K'], v: ['B', 'T', 'H', 'V'] }
   const { B, T, H, K, V } = match(op, patterns, { q: q.shape, k: k.shape, v: v.shape })
-  if (!(T >= 1 && K >= 1 && V >= 1)) throw new Error(`${op}: q [${q.shape.join(',')}] and v [${v.shape.join(',')}] need T, K and V of at least 1`)
+  if (!(T >= 1 && K >= 1 && V >= 1))
+    throw new Error(`${op}: q [${q.shape.join(',')}] and v [${v.shape.join(',')}] need T, K and V of at least 1`)
   const form = options.form ?? (T === 1 ? 'recurrent' : 'chunk')
   if (form !== 'recurrent' && form !== 'chunk') throw new Error(`${op}: unknown form '${form}' (recurrent or chunk)`)
   const C = Math.min(chunk, T)
@@ -37,7 +38,14 @@ function plan(op: string, q: Tensor, k: Tensor, v: Tensor, options: RuleOptions)
  * It corrects what the key k_t retrieves towards v_t at the rate beta_t instead of adding to it. Stable for 0 <= beta |k|^2 <= 2:
  * normalise the keys. q, k: [B,T,H,K]; v, y: [B,T,H,V]; beta: [B,T,H]; state: [B,H,K,V] (zero if absent).
  */
-export function deltaRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: Tensor, options: RuleOptions = {}): { y: Tensor; state: Tensor } {
+export function deltaRule(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  beta: Tensor,
+  state?: Tensor,
+  options: RuleOptions = {},
+): { y: Tensor; state: Tensor } {
   const { form, sizes, chunks } = plan('deltaRule', q, k, v, options)
   const { B, T, H, K, V } = sizes
   sameDevice('deltaRule', q, k, v, beta, state)
@@ -48,13 +56,38 @@ export function deltaRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?:
   const y = like(v)
   const sT = empty([B, H, K, V], q.device)
   const states = inputs.some((x) => x.requiresGrad) ? empty([B, H, chunks, K, V], q.device) : null
-  kernels.deltaRule(form, q.storage, k.storage, v.storage, beta.storage, state?.storage ?? null, y.storage, sT.storage, states?.storage ?? null, sizes)
+  kernels.deltaRule(
+    form,
+    q.storage,
+    k.storage,
+    v.storage,
+    beta.storage,
+    state?.storage ?? null,
+    y.storage,
+    sT.storage,
+    states?.storage ?? null,
+    sizes,
+  )
   recordMany('deltaRule', inputs, [y, sT], ([dy, dsT]) => {
     const [dq, dk, dv, dbeta] = [q, k, v, beta].map(like)
     const ds0 = state ? like(state) : null
     const dyOrZero = dy ?? zeros(y.shape, q.device)
-    kernels.deltaRuleBackward(form, q.storage, k.storage, v.storage, beta.storage, states!.storage, dyOrZero.storage, dsT?.storage ?? null,
-      dq.storage, dk.storage, dv.storage, dbeta.storage, ds0?.storage ?? null, sizes)
+    kernels.deltaRuleBackward(
+      form,
+      q.storage,
+      k.storage,
+      v.storage,
+      beta.storage,
+      states!.storage,
+      dyOrZero.storage,
+      dsT?.storage ?? null,
+      dq.storage,
+      dk.storage,
+      dv.storage,
+      dbeta.storage,
+      ds0?.storage ?? null,
+      sizes,
+    )
     return [dq, dk, dv, dbeta, ds0].slice(0, inputs.length)
   })
   return { y, state: sT }
@@ -84,11 +117,17 @@ export function sumRule(q: Tensor, k: Tensor, v: Tensor, state?: SumState, optio
   const { normalise = false, eps = 1e-6 } = options
   if (!(eps >= 0)) throw new Error(`sumRule: eps must be 0 or more, not ${eps}`)
   if (state && (state.z !== undefined) !== normalise)
-    throw new Error(`sumRule: the state ${state.z ? 'has a normaliser z, but normalise is off' : 'lacks the normaliser z that normalise needs'}`)
+    throw new Error(
+      `sumRule: the state ${state.z ? 'has a normaliser z, but normalise is off' : 'lacks the normaliser z that normalise needs'}`,
+    )
   const S0 = state?.S
   const z0 = state?.z
   sameDevice('sumRule', q, k, v, S0, z0)
-  match('sumRule', { ...(S0 && { S: [B, H, K, V] }), ...(z0 && { z: [B, H, K] }) }, { ...(S0 && { S: S0.shape }), ...(z0 && { z: z0.shape }) })
+  match(
+    'sumRule',
+    { ...(S0 && { S: [B, H, K, V] }), ...(z0 && { z: [B, H, K] }) },
+    { ...(S0 && { S: S0.shape }), ...(z0 && { z: z0.shape }) },
+  )
   const { device } = q
   const { kernels } = device
   const inputs = [q, k, v, S0, z0].filter((t) => t !== undefined)
@@ -100,14 +139,46 @@ export function sumRule(q: Tensor, k: Tensor, v: Tensor, state?: SumState, optio
   const states = needsGrad ? empty([B, H, chunks, K, V], device) : null
   const zs = needsGrad && normalise ? empty([B, H, chunks, K], device) : null
   const at = (t: Tensor | null | undefined): unknown => t?.storage ?? null
-  kernels.sumRule(form, q.storage, k.storage, v.storage, at(S0), at(z0), y.storage, sT.storage, at(zT), at(den), at(states), at(zs), eps, sizes)
+  kernels.sumRule(
+    form,
+    q.storage,
+    k.storage,
+    v.storage,
+    at(S0),
+    at(z0),
+    y.storage,
+    sT.storage,
+    at(zT),
+    at(den),
+    at(states),
+    at(zs),
+    eps,
+    sizes,
+  )
   recordMany('sumRule', inputs, zT ? [y, sT, zT] : [y, sT], ([dy, dsT, dzT]) => {
     const [dq, dk, dv] = [q, k, v].map(like)
     const ds0 = S0 && like(S0)
     const dz0 = z0 && like(z0)
     const dyOrZero = dy ?? zeros(y.shape, device)
-    kernels.sumRuleBackward(form, q.storage, k.storage, v.storage, zT ? y.storage : null, at(den), at(states), at(zs), dyOrZero.storage, at(dsT), at(dzT),
-      dq.storage, dk.storage, dv.storage, at(ds0), at(dz0), sizes)
+    kernels.sumRuleBackward(
+      form,
+      q.storage,
+      k.storage,
+      v.storage,
+      zT ? y.storage : null,
+      at(den),
+      at(states),
+      at(zs),
+      dyOrZero.storage,
+      at(dsT),
+      at(dzT),
+      dq.storage,
+      dk.storage,
+      dv.storage,
+      at(ds0),
+      at(dz0),
+      sizes,
+    )
     return [dq, dk, dv, ...(ds0 ? [ds0] : []), ...(dz0 ? [dz0] : [])]
   })
   return { y, state: zT ? { S: sT, z: zT } : { S: sT } }

@@ -1,7 +1,7 @@
 /** Matrix products: batched, either side transposed, with bias, activation and addition fused into the product. */
 import { record } from '../autograd.ts'
 import type { UnaryOp } from '../devices/kernels.ts'
-import { broadcast, sameShape, type Shape, show, sizeOf } from '../shape.ts'
+import { broadcast, type Shape, sameShape, show, sizeOf } from '../shape.ts'
 import { empty, like, type Tensor } from '../tensor.ts'
 import { checkFloat, sameDevice } from './check.ts'
 import { expand, unary } from './elementwise.ts'
@@ -33,19 +33,32 @@ function plan(a: Tensor, b: Tensor, tA: boolean, tB: boolean): Plan {
   sameDevice('matmul', a, b)
   checkFloat('matmul', a)
   checkFloat('matmul', b)
-  if (a.shape.length < 2 || b.shape.length < 2) throw new Error(`matmul: ${show(a.shape)} x ${show(b.shape)}: both sides need at least two axes`)
+  if (a.shape.length < 2 || b.shape.length < 2)
+    throw new Error(`matmul: ${show(a.shape)} x ${show(b.shape)}: both sides need at least two axes`)
   const dims = (x: Tensor, t: boolean): number[] => (t ? [x.shape.at(-1)!, x.shape.at(-2)!] : [x.shape.at(-2)!, x.shape.at(-1)!])
   const [M, K] = dims(a, tA)
   const [K2, N] = dims(b, tB)
   if (K !== K2) {
     const hint = b.shape.at(tB ? -2 : -1) === K ? ` (${tB ? "don't transpose" : 'transpose'} the second?)` : ''
-    throw new Error(`matmul: ${show(a.shape)}${tA ? '^T' : ''} x ${show(b.shape)}${tB ? '^T' : ''}: inner sizes ${K} and ${K2} differ${hint}`)
+    throw new Error(
+      `matmul: ${show(a.shape)}${tA ? '^T' : ''} x ${show(b.shape)}${tB ? '^T' : ''}: inner sizes ${K} and ${K2} differ${hint}`,
+    )
   }
   return { batch: broadcast('matmul', a.shape.slice(0, -2), b.shape.slice(0, -2)), M, N, K }
 }
 
 /** One kernel call. Operands must have the full batch, or none. */
-function product(a: Tensor, b: Tensor, y: Tensor, p: Plan, tA: boolean, tB: boolean, bias: Tensor | null, accumulate: boolean, activation: UnaryOp | null): void {
+function product(
+  a: Tensor,
+  b: Tensor,
+  y: Tensor,
+  p: Plan,
+  tA: boolean,
+  tB: boolean,
+  bias: Tensor | null,
+  accumulate: boolean,
+  activation: UnaryOp | null,
+): void {
   const batch = sizeOf(p.batch)
   const { M, N, K } = p
   const sizes = { batch, M, N, K, strideA: a.size === M * K ? 0 : M * K, strideB: b.size === K * N ? 0 : K * N }
@@ -55,7 +68,13 @@ function product(a: Tensor, b: Tensor, y: Tensor, p: Plan, tA: boolean, tB: bool
     sizes.batch = 1
     sizes.strideA = sizes.strideB = 0
   }
-  y.device.kernels.matmul(a.storage, b.storage, bias?.storage ?? null, y.storage, { ...sizes, transposeA: tA, transposeB: tB, accumulate, activation })
+  y.device.kernels.matmul(a.storage, b.storage, bias?.storage ?? null, y.storage, {
+    ...sizes,
+    transposeA: tA,
+    transposeB: tB,
+    accumulate,
+    activation,
+  })
 }
 
 /** Stretches a batch that's partly broadcast; none and full batches need no copy. */
@@ -91,10 +110,16 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
       y.device.kernels.unaryBackward(activation, y.storage, y.storage, dy.storage, dz.storage, y.size)
     }
     // y = A B: dA = dy B^T, dB = A^T dy, each transposed again if its operand was.
-    const da = !a.requiresGrad ? null
-      : tA ? gradient(b, dz, { transposeA: tB, transposeB: true }, a.shape) : gradient(dz, b, { transposeB: !tB }, a.shape)
-    const db = !b.requiresGrad ? null
-      : tB ? gradient(dz, a, { transposeA: true, transposeB: tA }, b.shape) : gradient(a, dz, { transposeA: !tA }, b.shape)
+    const da = !a.requiresGrad
+      ? null
+      : tA
+        ? gradient(b, dz, { transposeA: tB, transposeB: true }, a.shape)
+        : gradient(dz, b, { transposeB: !tB }, a.shape)
+    const db = !b.requiresGrad
+      ? null
+      : tB
+        ? gradient(dz, a, { transposeA: true, transposeB: tA }, b.shape)
+        : gradient(a, dz, { transposeA: !tA }, b.shape)
     const dbias = bias?.requiresGrad ? sum(dz, { axis: shape.slice(0, -1).map((_, i) => i) }) : null
     return [da, db, ...(bias ? [dbias] : []), ...(accumulate ? [dz] : [])]
   })

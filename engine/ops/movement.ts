@@ -22,7 +22,15 @@ export function permute(x: Tensor, order: readonly number[]): Tensor {
   const strides = stridesOf(x.shape)
   const shape = order.map((axis) => x.shape[axis])
   const y = empty(shape, x.device)
-  x.device.kernels.copy(x.storage, y.storage, shape, order.map((axis) => strides[axis]), 0, stridesOf(shape), 0)
+  x.device.kernels.copy(
+    x.storage,
+    y.storage,
+    shape,
+    order.map((axis) => strides[axis]),
+    0,
+    stridesOf(shape),
+    0,
+  )
   const inverse = order.map((_, axis) => order.indexOf(axis))
   return record('permute', [x], y, (dy) => [permute(dy, inverse)])
 }
@@ -48,10 +56,16 @@ export function slice(x: Tensor, axis: number, begin: number, end: number): Tens
 /** Cuts an axis into pieces of the given sizes, which must add up to it. Cheaper in the backward than one slice for each piece. */
 export function split(x: Tensor, axis: number, sizes: readonly number[]): Tensor[] {
   const a = axisOf('split', axis, x.shape.length)
-  if (sizes.reduce((n, d) => n + d, 0) !== x.shape[a]) throw new Error(`split: sizes [${sizes.join(',')}] don't add up to axis ${axis} of ${show(x.shape)}`)
+  if (sizes.reduce((n, d) => n + d, 0) !== x.shape[a])
+    throw new Error(`split: sizes [${sizes.join(',')}] don't add up to axis ${axis} of ${show(x.shape)}`)
   let begin = 0
   const parts = sizes.map((d) => slice(detach(x), a, begin, (begin += d)))
-  recordMany('split', [x], parts, (grads) => [concat(parts.map((p, i) => grads[i] ?? zeros(p.shape, x.device)), a)])
+  recordMany('split', [x], parts, (grads) => [
+    concat(
+      parts.map((p, i) => grads[i] ?? zeros(p.shape, x.device)),
+      a,
+    ),
+  ])
   return parts
 }
 

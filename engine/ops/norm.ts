@@ -18,7 +18,10 @@ function rowsOf(op: string, x: Tensor): [R: number, n: number] {
 function norm(kind: NormKind, op: string, x: Tensor, gain: Tensor | null, bias: Tensor | null, eps: number): Tensor {
   const [R, n] = rowsOf(op, x)
   sameDevice(op, x, gain, bias)
-  for (const [name, t] of [['gain', gain], ['bias', bias]] as const)
+  for (const [name, t] of [
+    ['gain', gain],
+    ['bias', bias],
+  ] as const)
     if (t && !sameShape(t.shape, [n])) throw new Error(`${op}: the ${name} has shape ${show(t.shape)}, expected [${n}]`)
   if (!(eps >= 0)) throw new Error(`${op}: eps must be 0 or more, not ${eps}`)
   const { kernels } = x.device
@@ -54,7 +57,8 @@ export interface SoftmaxOptions {
 
 export function softmax(x: Tensor, options: SoftmaxOptions = {}): Tensor {
   const T = options.causal ? (x.shape.at(-2) ?? 0) : 0
-  if (options.causal && !(T >= 1 && T <= x.shape.at(-1)!)) throw new Error(`softmax: causal needs [..., T, n] with T <= n, not ${show(x.shape)}`)
+  if (options.causal && !(T >= 1 && T <= x.shape.at(-1)!))
+    throw new Error(`softmax: causal needs [..., T, n] with T <= n, not ${show(x.shape)}`)
   return softmaxOp('softmax', x, false, T)
 }
 

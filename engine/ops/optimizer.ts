@@ -12,7 +12,7 @@ export function gradNorm(grads: readonly Tensor[]): Tensor {
   return noGrad(() =>
     scope(() => {
       const squares = empty([grads.length], grads[0].device)
-      grads.forEach((g, slot) => g.device.kernels.sumSquares(g.storage, g.size, squares.storage, slot))
+      for (const [slot, g] of grads.entries()) g.device.kernels.sumSquares(g.storage, g.size, squares.storage, slot)
       return sqrt(sum(squares))
     }),
   )

@@ -1,7 +1,7 @@
 /** Sums, means, maxima and running sums along axes. */
 import { record } from '../autograd.ts'
 import type { ReduceOp } from '../devices/kernels.ts'
-import { around, axisOf, sameShape, type Shape, sizeOf } from '../shape.ts'
+import { around, axisOf, type Shape, sameShape, sizeOf } from '../shape.ts'
 import { empty, like, type Tensor } from '../tensor.ts'
 import { checkFloat } from './check.ts'
 import { affine, div, equal, expand, mul } from './elementwise.ts'

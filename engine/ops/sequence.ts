@@ -23,7 +23,19 @@ export function causalConv(x: Tensor, w: Tensor, state?: Tensor): { y: Tensor; s
     const dx = like(x)
     const dw = like(w)
     const dstate = state ? like(state) : null
-    kernels.convBackward(x.storage, w.storage, state?.storage ?? null, dy!.storage, dx.storage, dw.storage, dstate?.storage ?? null, B, T, D, W)
+    kernels.convBackward(
+      x.storage,
+      w.storage,
+      state?.storage ?? null,
+      dy!.storage,
+      dx.storage,
+      dw.storage,
+      dstate?.storage ?? null,
+      B,
+      T,
+      D,
+      W,
+    )
     return state ? [dx, dw, dstate] : [dx, dw]
   })
   return { y, state: convState(x, W, state) }
@@ -43,7 +55,8 @@ function convState(x: Tensor, W: number, state?: Tensor): Tensor {
 export function dpfp(x: Tensor, nu = 1): Tensor {
   checkFloat('dpfp', x)
   const D = x.shape.at(-1) ?? 0
-  if (!(Number.isInteger(nu) && nu >= 1 && nu < 2 * D)) throw new Error(`dpfp: nu must be an integer from 1 to 2 D - 1 = ${2 * D - 1}, not ${nu}`)
+  if (!(Number.isInteger(nu) && nu >= 1 && nu < 2 * D))
+    throw new Error(`dpfp: nu must be an integer from 1 to 2 D - 1 = ${2 * D - 1}, not ${nu}`)
   const { kernels } = x.device
   const R = x.size / D
   const y = empty([...x.shape.slice(0, -1), 2 * D * nu], x.device)

@@ -4,7 +4,17 @@
  */
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
-import { crossEntropy, type Device, generator, permute, referenceDevice, setDevice, type Tensor, tensor, wasmDevice } from '../../engine/index.ts'
+import {
+  crossEntropy,
+  type Device,
+  generator,
+  permute,
+  referenceDevice,
+  setDevice,
+  type Tensor,
+  tensor,
+  wasmDevice,
+} from '../../engine/index.ts'
 import { FastWeightsAttention, readSafetensors, type StateDict, Transformer } from '../../nn/index.ts'
 
 const root = new URL('../../../', import.meta.url)
@@ -42,7 +52,10 @@ for (const [name, make, bound] of devices)
     async function gradientsMatch(parameters: ReadonlyMap<string, Tensor>, expected: StateDict): Promise<void> {
       const without = [...parameters].filter(([name]) => !expected.has(name)).map(([name]) => name)
       // The norm that labml constructs and never uses is the only parameter without a gradient.
-      assert.ok(without.every((name) => name.includes('norm_self_attn')), `no expected gradient for ${without}`)
+      assert.ok(
+        without.every((name) => name.includes('norm_self_attn')),
+        `no expected gradient for ${without}`,
+      )
       for (const [name, { data }] of expected) {
         const error = relative(await parameters.get(name)!.grad!.read(), data)
         assert.ok(error <= bound, `gradient of ${name}: ${error} > ${bound}`)
@@ -59,18 +72,34 @@ for (const [name, make, bound] of devices)
         const x = tensor(get('x').data, { shape: get('x').shape, requiresGrad: true })
         const y = permute(model.forward(permute(x, [1, 0, 2])).y, [1, 0, 2])
         y.backward(tensor(get('dy').data, { shape: y.shape }))
-        for (const [what, error] of [['y', relative(await y.read(), get('y').data)], ['dx', relative(await x.grad!.read(), get('dx').data)]] as const)
+        for (const [what, error] of [
+          ['y', relative(await y.read(), get('y').data)],
+          ['dx', relative(await x.grad!.read(), get('dx').data)],
+        ] as const)
           assert.ok(error <= bound, `${what}: ${error} > ${bound}`)
         await gradientsMatch(model.namedParameters(), under(tensors, 'grad.'))
       })
 
     it('fast_weights_transformer', async () => {
       const { tensors, metadata: m } = load('fast_weights_transformer')
-      const model = new Transformer({ symbols: Number(m.vocab), dModel: Number(m.d_model), heads: Number(m.heads), layers: Number(m.layers), dFf: Number(m.d_ff), nu: Number(m.nu) })
+      const model = new Transformer({
+        symbols: Number(m.vocab),
+        dModel: Number(m.d_model),
+        heads: Number(m.heads),
+        layers: Number(m.layers),
+        dFf: Number(m.d_ff),
+        nu: Number(m.nu),
+      })
       model.loadStateDict(under(tensors, 'param.'))
       const batchFirst = (name: string): Tensor => {
-        const { shape: [T, B], data } = tensors.get(name)!
-        return tensor(Int32Array.from({ length: B * T }, (_, i) => Number(data[(i % T) * B + Math.floor(i / T)])), { shape: [B, T] })
+        const {
+          shape: [T, B],
+          data,
+        } = tensors.get(name)!
+        return tensor(
+          Int32Array.from({ length: B * T }, (_, i) => Number(data[(i % T) * B + Math.floor(i / T)])),
+          { shape: [B, T] },
+        )
       }
       const { logits } = model.forward(batchFirst('tokens'))
       const loss = crossEntropy(logits, batchFirst('targets'))

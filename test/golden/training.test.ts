@@ -38,10 +38,21 @@ describe("labml's training run of 40 steps", () => {
 
     /** Losses and norms of our run, from parameters that are moved by at most one unit in the last place (seed 0: not moved). */
     const run = async (seed: number): Promise<{ losses: number[]; norms: number[] }> => {
-      const model = new Transformer({ symbols: vocabulary.size, dModel: Number(m.d_model), heads: Number(m.heads), layers: Number(m.layers), dFf: Number(m.d_ff), nu: Number(m.nu) })
-      const initial = [...tensors].filter(([name]) => name.startsWith('param.')).map(([name, entry]) => [name.slice('param.'.length), entry] as const)
+      const model = new Transformer({
+        symbols: vocabulary.size,
+        dModel: Number(m.d_model),
+        heads: Number(m.heads),
+        layers: Number(m.layers),
+        dFf: Number(m.d_ff),
+        nu: Number(m.nu),
+      })
+      const initial = [...tensors]
+        .filter(([name]) => name.startsWith('param.'))
+        .map(([name, entry]) => [name.slice('param.'.length), entry] as const)
       model.loadStateDict(new Map(initial))
-      if (seed > 0) for (const p of model.parameters()) p.write((await p.read()).map((x, i) => x * (1 + Math.sign(Math.sin(seed * 12.9898 + i * 78.233)) * 2 ** -23)))
+      if (seed > 0)
+        for (const p of model.parameters())
+          p.write((await p.read()).map((x, i) => x * (1 + Math.sign(Math.sin(seed * 12.9898 + i * 78.233)) * 2 ** -23)))
       const optimizer = new Adam(model.namedParameters(), { lr: 0.003 })
       const losses: number[] = []
       const norms: number[] = []
@@ -67,13 +78,19 @@ describe("labml's training run of 40 steps", () => {
     const ours = await run(0)
     const moved = await Promise.all([1, 2, 3, 4, 5, 6].map(run))
     const difference = (a: ArrayLike<number>, b: ArrayLike<number>, step: number) => Math.abs(a[step] / b[step] - 1)
-    for (const [what, golden] of [['losses', 'losses'], ['norms', 'grad_norms']] as const) {
+    for (const [what, golden] of [
+      ['losses', 'losses'],
+      ['norms', 'grad_norms'],
+    ] as const) {
       const expected = Array.from(tensors.get(golden)!.data as Float64Array)
       let bound = 1e-6
       for (let step = 0; step < steps; step++) {
         bound = Math.max(bound, ...moved.map((other) => difference(other[what], ours[what], step)))
         const error = difference(ours[what], expected, step)
-        assert.ok(error <= 1.5 * bound, `${what} of step ${step}: ${ours[what][step]}, PyTorch ${expected[step]} (relative ${error}, one unit in the last place makes ${bound})`)
+        assert.ok(
+          error <= 1.5 * bound,
+          `${what} of step ${step}: ${ours[what][step]}, PyTorch ${expected[step]} (relative ${error}, one unit in the last place makes ${bound})`,
+        )
         if (step < (what === 'losses' ? 8 : 2)) assert.ok(error <= 1e-3, `${what} of step ${step}: relative error ${error} > 1e-3`)
       }
     }

@@ -23,7 +23,7 @@ export const unaryTable: Record<UnaryOp, { f: (x: number) => number; df: (x: num
   cos: { f: Math.cos, df: (x) => -Math.sin(x) },
   sigmoid: { f: sigmoid, df: (_, y) => y * (1 - y) },
   tanh: { f: Math.tanh, df: (_, y) => 1 - y * y },
-  relu: { f: (x) => (x < 0 ? 0 : x), df: (_, y) => (y > 0 ? 1 : 0) },
+  relu: { f: (x) => Math.max(x, 0), df: (_, y) => (y > 0 ? 1 : 0) },
   elu: { f: (x) => (x > 0 ? x : Math.expm1(x)), df: (_, y) => (y > 0 ? 1 : y + 1) },
   silu: { f: (x) => x * sigmoid(x), df: (x) => sigmoid(x) * (1 + x * (1 - sigmoid(x))) },
   gelu: {

@@ -17,10 +17,27 @@ import type { FastWeightSizes, Form, Kernels } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 
 type Vector = Float64Array
-interface Matrix { rows: number; cols: number; data: Float64Array }
-interface Tokens { Q: Matrix; K: Matrix; V: Matrix; beta: Vector | null }
-interface Cotangents { G: Matrix; g: Vector }
-interface Gradients { dQ: Matrix; dK: Matrix; dV: Matrix; dbeta: Vector }
+interface Matrix {
+  rows: number
+  cols: number
+  data: Float64Array
+}
+interface Tokens {
+  Q: Matrix
+  K: Matrix
+  V: Matrix
+  beta: Vector | null
+}
+interface Cotangents {
+  G: Matrix
+  g: Vector
+}
+interface Gradients {
+  dQ: Matrix
+  dK: Matrix
+  dV: Matrix
+  dbeta: Vector
+}
 
 // ---- recurrent form: one token at a time ------------------------------------------------------------------------------
 
@@ -48,8 +65,12 @@ function recurrent(S: Matrix, z: Vector, { Q, K, V, beta }: Tokens): { O: Matrix
 /** States are recomputed from the span's first one and kept: going back through the update would divide by what a rule may forget. */
 function recurrentBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, { Q, K, V, beta }: Tokens, { G, g }: Cotangents): Gradients {
   const n = V.rows
-  const dQ = zeros(n, K.cols), dK = zeros(n, K.cols), dV = zeros(n, V.cols), dbeta = new Float64Array(n)
-  const before: Matrix[] = [], written: { e: Vector; u: Vector }[] = []
+  const dQ = zeros(n, K.cols),
+    dK = zeros(n, K.cols),
+    dV = zeros(n, V.cols),
+    dbeta = new Float64Array(n)
+  const before: Matrix[] = [],
+    written: { e: Vector; u: Vector }[] = []
   for (let t = 0; t < n; t++) {
     before[t] = clone(S)
     written[t] = step(S, row(K, t), row(V, t), beta?.[t])
@@ -58,7 +79,9 @@ function recurrentBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, { Q, K,
     addTo(row(dQ, t), z, g[t])
   }
   for (let t = n - 1; t >= 0; t--) {
-    const k = row(K, t), q = row(Q, t), { e, u } = written[t]
+    const k = row(K, t),
+      q = row(Q, t),
+      { e, u } = written[t]
     addOuter(dS, q, row(G, t), 1)
     addTo(dz, q, g[t])
     const du = read(dS, k)
@@ -135,10 +158,27 @@ function chunkBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens: Tok
 
 // ---- a head at a time, a span of C tokens at a time -----------------------------------------------------------------------
 
-interface Normaliser { zT: RefStorage; den: RefStorage | null; zs: RefStorage | null; eps: number }
+interface Normaliser {
+  zT: RefStorage
+  den: RefStorage | null
+  zs: RefStorage | null
+  eps: number
+}
 
-function forward(form: Form, q: RefStorage, k: RefStorage, v: RefStorage, beta: RefStorage | null, s0: RefStorage | null,
-  z0: RefStorage | null, y: RefStorage, sT: RefStorage, states: RefStorage | null, norm: Normaliser | null, sizes: FastWeightSizes): void {
+function forward(
+  form: Form,
+  q: RefStorage,
+  k: RefStorage,
+  v: RefStorage,
+  beta: RefStorage | null,
+  s0: RefStorage | null,
+  z0: RefStorage | null,
+  y: RefStorage,
+  sT: RefStorage,
+  states: RefStorage | null,
+  norm: Normaliser | null,
+  sizes: FastWeightSizes,
+): void {
   const { H, K, V, scale } = sizes
   const run = form === 'chunk' ? chunk : recurrent
   for (const head of heads(sizes)) {
@@ -149,7 +189,15 @@ function forward(form: Form, q: RefStorage, k: RefStorage, v: RefStorage, beta: 
       norm?.zs?.data.set(z, span.index * K)
       const { O, N } = run(S, z, tokensOf(q, k, v, beta, span, sizes))
       const den = N.map((x) => (norm ? x + norm.eps : 1))
-      scatter(y, span, scaleRows(den.map((x) => scale / x), O), H)
+      scatter(
+        y,
+        span,
+        scaleRows(
+          den.map((x) => scale / x),
+          O,
+        ),
+        H,
+      )
       if (norm?.den) scatter(norm.den, span, column(den), H)
     }
     sT.data.set(S.data, head.index * K * V)
@@ -158,10 +206,27 @@ function forward(form: Form, q: RefStorage, k: RefStorage, v: RefStorage, beta: 
 }
 
 /** With a normaliser y = scale O / den, so G = scale dy / den and g = -(dy . y) / den: dropping g is the classic mistake. */
-function backward(form: Form, q: RefStorage, k: RefStorage, v: RefStorage, beta: RefStorage | null, states: RefStorage,
-  zs: RefStorage | null, y: RefStorage | null, den: RefStorage | null, dy: RefStorage, dsT: RefStorage | null, dzT: RefStorage | null,
-  dq: RefStorage, dk: RefStorage, dv: RefStorage, dbeta: RefStorage | null, ds0: RefStorage | null, dz0: RefStorage | null,
-  sizes: FastWeightSizes): void {
+function backward(
+  form: Form,
+  q: RefStorage,
+  k: RefStorage,
+  v: RefStorage,
+  beta: RefStorage | null,
+  states: RefStorage,
+  zs: RefStorage | null,
+  y: RefStorage | null,
+  den: RefStorage | null,
+  dy: RefStorage,
+  dsT: RefStorage | null,
+  dzT: RefStorage | null,
+  dq: RefStorage,
+  dk: RefStorage,
+  dv: RefStorage,
+  dbeta: RefStorage | null,
+  ds0: RefStorage | null,
+  dz0: RefStorage | null,
+  sizes: FastWeightSizes,
+): void {
   const { H, K, V, scale } = sizes
   const run = form === 'chunk' ? chunkBackward : recurrentBackward
   for (const head of heads(sizes)) {
@@ -173,7 +238,10 @@ function backward(form: Form, q: RefStorage, k: RefStorage, v: RefStorage, beta:
       const dY = gather(dy, span, V, H)
       const Y = y && den ? gather(y, span, V, H) : null
       const d = den ? gather(den, span, 1, H).data : new Float64Array(span.n).fill(1)
-      const G = scaleRows(d.map((x) => scale / x), dY)
+      const G = scaleRows(
+        d.map((x) => scale / x),
+        dY,
+      )
       const g = d.map((x, t) => (Y ? -dot(row(dY, t), row(Y, t)) / x : 0))
       const { dQ, dK, dV, dbeta: db } = run(S, z, dS, dz, tokensOf(q, k, v, beta, span, sizes), { G, g })
       scatter(dq, span, dQ, H)
@@ -191,8 +259,7 @@ export const fastWeightKernels: Pick<Kernels<RefStorage>, 'sumRule' | 'sumRuleBa
     forward(form, q, k, v, null, s0, z0, y, sT, states, zT && { zT, den, zs, eps }, sizes),
   sumRuleBackward: (form, q, k, v, y, den, states, zs, dy, dsT, dzT, dq, dk, dv, ds0, dz0, sizes) =>
     backward(form, q, k, v, null, states, zs, y, den, dy, dsT, dzT, dq, dk, dv, null, ds0, dz0, sizes),
-  deltaRule: (form, q, k, v, beta, s0, y, sT, states, sizes) =>
-    forward(form, q, k, v, beta, s0, null, y, sT, states, null, sizes),
+  deltaRule: (form, q, k, v, beta, s0, y, sT, states, sizes) => forward(form, q, k, v, beta, s0, null, y, sT, states, null, sizes),
   deltaRuleBackward: (form, q, k, v, beta, states, dy, dsT, dq, dk, dv, dbeta, ds0, sizes) =>
     backward(form, q, k, v, beta, states, null, null, null, dy, dsT, null, dq, dk, dv, dbeta, ds0, null, sizes),
 }
@@ -200,14 +267,18 @@ export const fastWeightKernels: Pick<Kernels<RefStorage>, 'sumRule' | 'sumRuleBa
 // ---- where a head's rows and snapshots lie ------------------------------------------------------------------------------
 
 /** Tokens of one head: n rows first, first + H, first + 2 H, ... of an array [B,T,H,*]; index counts snapshots over [B,H,ceil(T/C)]. */
-interface Span { first: number; n: number; index: number }
+interface Span {
+  first: number
+  n: number
+  index: number
+}
 
 function heads({ B, T, H, C }: FastWeightSizes): { index: number; spans: Span[] }[] {
   const count = Math.ceil(T / C)
   return Array.from({ length: B * H }, (_, index) => ({
     index,
     spans: Array.from({ length: count }, (_, c) => ({
-      first: (Math.floor(index / H) * T + c * C) * H + index % H,
+      first: (Math.floor(index / H) * T + c * C) * H + (index % H),
       n: Math.min(C, T - c * C),
       index: index * count + c,
     })),
@@ -228,8 +299,11 @@ function scatter(x: RefStorage, { first, n }: Span, m: Matrix, H: number): void 
   for (let t = 0; t < n; t++) x.data.set(row(m, t), (first + t * H) * m.cols)
 }
 
-const block = (x: RefStorage, index: number, rows: number, cols: number): Matrix =>
-  ({ rows, cols, data: Float64Array.from(x.data.subarray(index * rows * cols, (index + 1) * rows * cols)) })
+const block = (x: RefStorage, index: number, rows: number, cols: number): Matrix => ({
+  rows,
+  cols,
+  data: Float64Array.from(x.data.subarray(index * rows * cols, (index + 1) * rows * cols)),
+})
 
 // ---- small row-major matrices -------------------------------------------------------------------------------------------
 

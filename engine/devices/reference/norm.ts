@@ -27,7 +27,12 @@ export const normKernels: Pick<Kernels<RefStorage>, Names> = {
       const row = r * n
       const sum = sumOf(n, (j) => x.data[row + j])
       const mean = kind === 'layer' ? sum / n : 0
-      const scale = scales[kind](n, sum, sumOf(n, (j) => (x.data[row + j] - mean) ** 2), eps)
+      const scale = scales[kind](
+        n,
+        sum,
+        sumOf(n, (j) => (x.data[row + j] - mean) ** 2),
+        eps,
+      )
       stats.data[2 * r] = mean
       stats.data[2 * r + 1] = scale
       for (let j = 0; j < n; j++) y.data[row + j] = (x.data[row + j] - mean) * scale * (gain ? gain.data[j] : 1) + (bias ? bias.data[j] : 0)

@@ -29,8 +29,10 @@ export const randomKernels: Pick<Kernels<RefStorage>, 'random' | 'dropout'> = {
   random(kind, y, n, key0, key1, a, b) {
     for (let i = 0; i < n; i++) {
       const [x0, x1] = threefry(key0, key1, i, 0)
-      y.data[i] = kind === 'uniform' ? a + (b - a) * fraction(x0)
-        : a + b * Math.sqrt(-2 * Math.log(fraction(x0) + 2 ** -24)) * Math.cos(2 * Math.PI * fraction(x1))
+      y.data[i] =
+        kind === 'uniform'
+          ? a + (b - a) * fraction(x0)
+          : a + b * Math.sqrt(-2 * Math.log(fraction(x0) + 2 ** -24)) * Math.cos(2 * Math.PI * fraction(x1))
     }
   },
   dropout(x, y, n, p, key0, key1) {

@@ -3,7 +3,16 @@ import type { Kernels } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 
 /** Where x[b, t, d] lies: in x for t >= 0, in the state [B, W-1, D] for t < 0, nowhere (zero) without one. */
-function cell(x: RefStorage, state: RefStorage | null, b: number, t: number, d: number, T: number, D: number, W: number): [RefStorage, number] | null {
+function cell(
+  x: RefStorage,
+  state: RefStorage | null,
+  b: number,
+  t: number,
+  d: number,
+  T: number,
+  D: number,
+  W: number,
+): [RefStorage, number] | null {
   if (t >= 0) return [x, (b * T + t) * D + d]
   return state && [state, (b * (W - 1) + W - 1 + t) * D + d]
 }
@@ -39,7 +48,8 @@ export const sequenceKernels: Pick<Kernels<RefStorage>, 'conv' | 'convBackward' 
   dpfp(x, y, R, D, nu) {
     for (let r = 0; r < R; r++) {
       const p = rectified(x, r, D)
-      for (let i = 1; i <= nu; i++) for (let j = 0; j < 2 * D; j++) y.data[(r * nu + i - 1) * 2 * D + j] = p[j] * p[(j - i + 2 * D) % (2 * D)]
+      for (let i = 1; i <= nu; i++)
+        for (let j = 0; j < 2 * D; j++) y.data[(r * nu + i - 1) * 2 * D + j] = p[j] * p[(j - i + 2 * D) % (2 * D)]
     }
   },
   dpfpBackward(x, dy, dx, R, D, nu) {

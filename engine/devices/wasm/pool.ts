@@ -157,7 +157,8 @@ async function startThread(setup: WorkerSetup): Promise<Thread> {
   const failed = (error: unknown) => new Error(`wasm: thread ${setup.thread} did not start: ${error}`)
   if (typeof process === 'object' && process.versions?.node) {
     const { Worker } = await import('node:worker_threads')
-    const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: setup })
+    // Without the program's own Node options: some (--input-type) do not suit a file.
+    const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: setup, execArgv: [] })
     const ready = new Promise<void>((resolve, reject) => {
       worker.once('message', () => resolve())
       worker.once('error', (error) => reject(failed(error)))
