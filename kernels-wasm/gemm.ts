@@ -5,11 +5,11 @@
  * every path below and for every element: a row of C depends neither on the other rows nor on the number of threads (a token generated
  * alone gets the same bits as within a sequence), and the rounding error grows with KC + K / KC rather than with K.
  *
- * The inner loop is an 8 x 8 tile of C, 16 vectors of sums, where V8 has 15 registers. It spills some, but only once in four steps of k, and
- * that many independent sums keep two multiply-add units with a latency of four cycles busy; a 4 x 8 tile has just eight, and loses a tenth.
- * B is packed as panels of [k][8], and a panel (8 kB) stays in the first-level cache while all rows of the task pass by. A is read in
- * place, and packed only if it is stored transposed or K is no multiple of 4. The last 1 to 4 rows go through a 4 x 8 tile.
- * Pinned by test/ops/matmul.test.ts and test/ops/wasm-pool.test.ts.
+ * The inner loop is an 8 x 8 tile of C, 16 vectors of sums, where V8 has 15 registers. It spills some, but only once in four steps of k,
+ * and that many independent sums keep two multiply-add units with a latency of four cycles busy; a 4 x 8 tile has just eight, and
+ * loses a tenth. B is packed as panels of [k][8], and a panel (8 kB) stays in the first-level cache while all rows of the task pass by.
+ * A is read in place, and packed only if it is stored transposed or K is no multiple of 4. The last 1 to 4 rows go through a 4 x 8 tile.
+ * Pinned by test/ops/wasm.test.ts and test/ops/wasm-pool.test.ts.
  */
 import { madd, vunary } from './math'
 import { scratch } from './scratch'
@@ -101,8 +101,8 @@ function packA(a: usize, transposed: i32, M: i32, K: i32, k0: i32, kc: i32, m0: 
 }
 
 /**
- * c[8][8] = sum over kc of a b; row r of A is at a + r lda, B is a panel, kc a multiple of 4. Adding to C, bias and edges are left to `finish`:
- * with a branch after the loop V8 keeps fewer sums in registers, and a quarter of the speed is gone.
+ * c[8][8] = sum over kc of a b; row r of A is at a + r lda, B is a panel, kc a multiple of 4. Adding to C, bias and edges are left to
+ * `finish`: with a branch after the loop V8 keeps fewer sums in registers, and a quarter of the speed is gone.
  */
 function tile8(a: usize, lda: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
@@ -255,8 +255,8 @@ export function gemmPack(begin: i32, end: i32, b: usize, packed: usize, strideB:
 }
 
 /**
- * Task: a block of blockM x blockN (a multiple of 8) of one product, block rows running fastest. packedB: as gemmPack left it, or 0: the task
- * packs what it needs itself. Scratch: a tile, then blockM x KC if A is to be packed, then KC x blockN if B is.
+ * Task: a block of blockM x blockN (a multiple of 8) of one product, block rows running fastest. packedB: as gemmPack left it, or 0:
+ * the task packs what it needs itself. Scratch: a tile, then blockM x KC if A is to be packed, then KC x blockN if B is.
  */
 export function gemm(
   begin: i32, end: i32, a: usize, b: usize, bias: usize, c: usize, packedB: usize, strideA: i32, strideB: i32, M: i32, N: i32, K: i32,

@@ -126,7 +126,8 @@ export function createMemory(maximumPages: number = pageLimit): Memory {
     allocate(bytes) {
       const pointer = take(classSize(bytes))
       if (pointer === undefined) {
-        const used = `${size(inUse)} of ${size(maximumPages * pageBytes)} in use in ${live.size.toLocaleString('en-US')} block${live.size === 1 ? '' : 's'}`
+        const blocks = `${live.size.toLocaleString('en-US')} block${live.size === 1 ? '' : 's'}`
+        const used = `${size(inUse)} of ${size(maximumPages * pageBytes)} in use in ${blocks}`
         throw new Error(`wasm: out of memory: asked for ${size(bytes)}, ${used} (run each step inside scope(), or use a smaller batch)`)
       }
       const block = { pointer, bytes }

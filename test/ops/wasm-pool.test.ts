@@ -1,0 +1,185 @@
+/** What stands under the wasm device: its allocator, its threads, and that the matrix product is the same on any number of them. */
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import fc from 'fast-check'
+import type { MatmulSizes } from '../../engine/devices/kernels.ts'
+import { matmulKernels } from '../../engine/devices/wasm/matmul.ts'
+import { type Block, createMemory } from '../../engine/devices/wasm/memory.ts'
+import { createPool, type Pool, relaxedAvailable } from '../../engine/devices/wasm/pool.ts'
+import { uniforms } from '../helpers.ts'
+
+describe('wasm memory', () => {
+  it('hands out aligned blocks that never overlap, and counts what was asked for', () => {
+    const action = fc.oneof(fc.nat({ max: 300 }), fc.nat({ max: 200_000 }))
+    fc.assert(
+      fc.property(fc.array(fc.tuple(action, fc.boolean(), fc.nat()), { maxLength: 120 }), (actions) => {
+        const memory = createMemory(256)
+        const live: Block[] = []
+        for (const [bytes, release, which] of actions) {
+          if (release && live.length > 0) memory.free(live.splice(which % live.length, 1)[0])
+          else live.push(memory.allocate(bytes))
+          const sorted = [...live].sort((x, y) => x.pointer - y.pointer)
+          for (const [i, { pointer, bytes }] of sorted.entries()) {
+            assert.ok(pointer >= 65536 && pointer % 64 === 0)
+            assert.ok(pointer + bytes <= (sorted[i + 1]?.pointer ?? memory.bytesReserved()))
+          }
+          assert.equal(
+            memory.bytesInUse(),
+            live.reduce((sum, block) => sum + block.bytes, 0),
+          )
+        }
+      }),
+    )
+  })
+
+  it('reuses what was freed, in any size', () => {
+    const memory = createMemory(512)
+    const round = (bytes: number, count: number) => {
+      const blocks = Array.from({ length: count }, () => memory.allocate(bytes))
+      for (const block of blocks) memory.free(block)
+    }
+    round(10_000, 2000)
+    const reserved = memory.bytesReserved()
+    for (let i = 0; i < 100; i++) round(10_000, 2000)
+    assert.equal(memory.bytesReserved(), reserved)
+    round(30_000_000, 1)
+    round(64, 100_000)
+    round(30_000_000, 1)
+    assert.equal(memory.bytesInUse(), 0)
+  })
+
+  it('says what is in use when there is no more, and goes on', () => {
+    const memory = createMemory(64)
+    memory.allocate(1000)
+    const block = memory.allocate(2 ** 21)
+    const message =
+      'wasm: out of memory: asked for 3 MB, 2 MB of 4 MB in use in 2 blocks (run each step inside scope(), or use a smaller batch)'
+    assert.throws(() => memory.allocate(3 * 2 ** 20), { message })
+    memory.free(block)
+    memory.free(memory.allocate(3 * 2 ** 20))
+  })
+
+  it('refuses to free a block twice, or one of another memory', () => {
+    const memory = createMemory(64)
+    const block = memory.allocate(100)
+    memory.free(block)
+    assert.throws(() => memory.free(block), /freed twice/)
+    const other = createMemory(64).allocate(100)
+    memory.allocate(100)
+    assert.throws(() => memory.free(other), /not of this device/)
+    assert.throws(() => createMemory(0), /maximumPages/)
+  })
+
+  it('keeps views and contents through growth', () => {
+    const memory = createMemory(1024)
+    const block = memory.allocate(16)
+    const before = memory.float32(block, 4)
+    before.set([1, 2, 3, 4])
+    memory.allocate(40_000_000)
+    before[0] = 5
+    assert.deepEqual([...memory.float32(block, 4)], [5, 2, 3, 4])
+  })
+})
+
+/** A product of seeded numbers on the pool. */
+function product(pool: Pool, sizes: Partial<MatmulSizes> & Pick<MatmulSizes, 'M' | 'N' | 'K'>, withBias = false): Float32Array {
+  const { M, N, K, batch = 1 } = sizes
+  const full: MatmulSizes = {
+    ...{ batch, strideA: M * K, strideB: K * N, transposeA: false, transposeB: false, accumulate: false, activation: null },
+    ...sizes,
+  }
+  const { memory } = pool
+  const fill = (size: number, seed: number) => {
+    const block = memory.allocate(4 * size)
+    memory.float32(block, size).set(uniforms(seed, size))
+    return block
+  }
+  const blocks = [fill(batch * M * K, 1), fill(batch * K * N, 2), fill(N, 3), fill(batch * M * N, 4)]
+  const [a, b, bias, c] = blocks
+  matmulKernels(pool).matmul(a, b, withBias ? bias : null, c, full)
+  const result = memory.float32(c, batch * M * N).slice()
+  for (const block of blocks) memory.free(block)
+  return result
+}
+
+for (const relaxed of relaxedAvailable() ? [false, true] : [false])
+  describe(`wasm threads${relaxed ? ', relaxed' : ''}`, () => {
+    const pools: Pool[] = []
+    before(async () => {
+      for (const threads of [1, 2, 5]) pools.push(await createPool({ threads, relaxed }))
+    })
+    after(() => {
+      for (const pool of pools) pool.close()
+    })
+
+    it('any number of threads gives the same bits', () => {
+      const size = fc.oneof(fc.integer({ min: 1, max: 70 }), fc.constantFrom(128, 200, 300))
+      fc.assert(
+        fc.property(
+          fc.tuple(size, size, size, fc.integer({ min: 1, max: 4 })),
+          fc.tuple(fc.boolean(), fc.boolean(), fc.boolean(), fc.boolean()),
+          ([M, N, K, batch], [transposeA, transposeB, accumulate, bias]) => {
+            const sizes = { M, N, K, batch, transposeA, transposeB, accumulate, activation: accumulate ? null : ('silu' as const) }
+            const [one, ...more] = pools.map((pool) => product(pool, sizes, bias))
+            for (const other of more) assert.deepEqual(other, one)
+          },
+        ),
+        { numRuns: 60 },
+      )
+    })
+
+    it('a row of a product has the same bits alone and among others', () => {
+      const [N, K] = [77, 700]
+      for (const transposeB of [false, true]) {
+        const many = product(pools[0], { M: 40, N, K, transposeB, strideB: 0 })
+        for (const M of [1, 2, 3, 4, 7, 13]) assert.deepEqual(product(pools[0], { M, N, K, transposeB }), many.subarray(0, M * N))
+      }
+    })
+
+    it('a failing kernel throws in the caller, and the pool works on', () => {
+      const expected = product(pools[0], { M: 100, N: 100, K: 100 })
+      for (const pool of pools) {
+        for (let i = 0; i < 20; i++) {
+          const past = pool.memory.bytesReserved()
+          assert.throws(() => pool.run('gemmPack', 100, 1, [past, past, 0, 800, 8, 0]), /kernel gemmPack failed: .*out of bounds/)
+        }
+        assert.deepEqual(product(pool, { M: 100, N: 100, K: 100 }), expected)
+      }
+      assert.throws(() => pools[0].run('nosuch', 1, 1, []), /no kernel named nosuch/)
+    })
+
+    it('works above 2 GiB', async () => {
+      const pool = await createPool({ threads: 2, relaxed })
+      const low = pool.memory.allocate(2 ** 31)
+      const high = pool.memory.allocate(4)
+      assert.ok(high.pointer > 2 ** 31)
+      assert.deepEqual(product(pool, { M: 150, N: 150, K: 150 }), product(pools[0], { M: 150, N: 150, K: 150 }))
+      pool.memory.free(low)
+      pool.close()
+    })
+  })
+
+describe('wasm pool', () => {
+  it('opens and closes over and over', async () => {
+    for (let i = 0; i < 25; i++) {
+      const pool = await createPool({ threads: 2 })
+      product(pool, { M: 64, N: 64, K: 64 })
+      pool.close()
+      pool.close()
+      assert.throws(() => pool.run('gemmPack', 1, 1, []), /closed/)
+    }
+  })
+
+  it('refuses a bad number of threads, and relaxed SIMD where there is none', async () => {
+    for (const threads of [0, 65, 1.5, Number.NaN]) await assert.rejects(createPool({ threads }), /threads must be an integer from 1 to 64/)
+    if (!relaxedAvailable()) await assert.rejects(createPool({ relaxed: true }), /relaxed SIMD is not available/)
+  })
+
+  it('does not keep the process alive', () => {
+    const pool = new URL('../../engine/devices/wasm/pool.js', import.meta.url).href
+    const script = `const { createPool } = await import(${JSON.stringify(pool)}); console.log((await createPool({ threads: 3 })).threads)`
+    const child = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8', timeout: 20_000 })
+    assert.equal(child.status, 0, child.stderr)
+    assert.equal(child.stdout, '3\n')
+  })
+})
