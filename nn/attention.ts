@@ -113,8 +113,9 @@ export class FastWeightsAttention extends Module {
     super()
     const c = { ...fastWeightsAttentionDefaults, ...config }
     checkHeads(c.dModel, c.heads)
-    if (!(c.featureMap in featureMaps)) throw new Error(`unknown feature map '${c.featureMap}' (${Object.keys(featureMaps).join(', ')})`)
-    if (!(c.featureNorm in featureNorms))
+    if (!Object.hasOwn(featureMaps, c.featureMap))
+      throw new Error(`unknown feature map '${c.featureMap}' (${Object.keys(featureMaps).join(', ')})`)
+    if (!Object.hasOwn(featureNorms, c.featureNorm))
       throw new Error(`unknown feature norm '${c.featureNorm}' (${Object.keys(featureNorms).join(', ')})`)
     if (c.valueMap !== 'identity' && c.valueMap !== 'silu') throw new Error(`unknown value map '${c.valueMap}' (identity, silu)`)
     if (c.rule !== 'delta' && c.rule !== 'sum') throw new Error(`unknown rule '${c.rule}' (delta, sum)`)

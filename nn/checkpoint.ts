@@ -3,10 +3,12 @@
  * dict), the optimiser's moments as `optimizer.m.NAME` and `optimizer.v.NAME`, and in the metadata the configuration, the counters
  * and whatever the caller adds. Values keep the device's precision, so that a resumed run repeats an unbroken one bit for bit.
  */
-import type { HostArray } from '../engine/devices/device.ts'
+import type { Device, HostArray } from '../engine/devices/device.ts'
+import { type Shape, sameShape, show } from '../engine/shape.ts'
+import { getDevice, setDevice } from '../engine/tensor.ts'
 import type { Adam } from './optimizers.ts'
 import { readSafetensors, type Safetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from './safetensors.ts'
-import { Transformer, type TransformerConfig } from './transformer.ts'
+import { labml, Transformer, type TransformerConfig } from './transformer.ts'
 
 const format = 'fastweights-1'
 const optimizerPrefix = 'optimizer.'
@@ -26,7 +28,12 @@ export interface Checkpoint {
 export async function writeCheckpoint(model: Transformer, optimizer: Adam | null, extra: Record<string, string> = {}): Promise<Uint8Array> {
   const tensors = new Map<string, SafetensorsEntry>()
   const put = (name: string, shape: readonly number[], data: HostArray): void => {
-    tensors.set(name, data instanceof Float64Array ? { dtype: 'F64', shape: [...shape], data } : { dtype: 'F32', shape: [...shape], data: data as Float32Array<ArrayBuffer> })
+    tensors.set(
+      name,
+      data instanceof Float64Array
+        ? { dtype: 'F64', shape: [...shape], data }
+        : { dtype: 'F32', shape: [...shape], data: data as Float32Array<ArrayBuffer> },
+    )
   }
   for (const [name, { shape, data }] of await model.stateDict()) put(name, shape, data)
   if (optimizer) for (const [name, t] of optimizer.moments()) put(optimizerPrefix + name, t.shape, await t.read())
@@ -35,35 +42,71 @@ export async function writeCheckpoint(model: Transformer, optimizer: Adam | null
   return writeSafetensors(tensors, { ...extra, ...metadata })
 }
 
-/** Checks that the file is one of ours and that its tensors fit its configuration, before anything is allocated on a device. */
+/** Checks that the file is one of ours and that its tensors are those of its configuration, before anything is allocated on a device. */
 export function readCheckpoint(bytes: Uint8Array): Checkpoint {
   const { metadata, tensors } = readSafetensors(bytes)
   const fail = (problem: string): never => {
     throw new SafetensorsError(`checkpoint: ${problem}`)
   }
-  if (metadata.format !== format) fail(`the file isn't a fastweights checkpoint (its metadata says format '${metadata.format ?? 'nothing'}', not '${format}')`)
+  const quote = (text: string | undefined): string => JSON.stringify(text?.slice(0, 80)) ?? 'nothing'
+  if (metadata.format !== format)
+    fail(`the file isn't a fastweights checkpoint (its metadata says format ${quote(metadata.format)}, not "${format}")`)
   const { format: _, config: configText = '', seed, stream, steps, ...extra } = metadata
-  let config = {} as TransformerConfig
-  try {
-    config = JSON.parse(configText)
-  } catch {
-    fail("the configuration in the metadata isn't JSON")
-  }
   const count = (name: string, text: string): number => {
     const n = Number(text)
-    return /^\d+$/.test(text ?? '') && Number.isSafeInteger(n) ? n : fail(`'${name}' in the metadata isn't a whole number: ${JSON.stringify(text)}`)
+    return /^\d+$/.test(text) && Number.isSafeInteger(n) ? n : fail(`${name} in the metadata isn't a whole number: ${quote(text)}`)
   }
-  // The sizes that decide how much is allocated must be the sizes of tensors that are really in the file.
-  if (typeof config !== 'object' || config === null) fail("the configuration in the metadata isn't an object")
-  const { symbols, dModel, dFf, layers } = config
-  const expect = (name: string, ...shape: number[]): void => {
-    const found = tensors.get(name)?.shape
-    if (JSON.stringify(found) !== JSON.stringify(shape)) fail(`${name} has shape ${JSON.stringify(found)}, the configuration says [${shape}]`)
+  let config = {} as TransformerConfig
+  let shapes = new Map<string, Shape>()
+  try {
+    config = checkedConfig(JSON.parse(configText), tensors.size)
+    shapes = shapesOf(config)
+  } catch (error) {
+    fail(`the configuration in the metadata can't be used: ${(error as Error).message}`)
   }
-  if (!Number.isInteger(layers) || layers < 1 || layers > tensors.size) fail(`the configuration has ${layers} layers, the file ${tensors.size} tensors`)
-  expect('src_embed.weight', symbols, dModel)
-  for (let i = 0; i < layers; i++) expect(`transformer.layers.${i}.feed_forward.layer1.weight`, dFf, dModel)
+  const resumable = [...tensors.keys()].some((name) => name.startsWith(optimizerPrefix))
+  const expected = resumable
+    ? new Map(
+        ['', `${optimizerPrefix}m.`, `${optimizerPrefix}v.`].flatMap((prefix) =>
+          [...shapes].map(([name, shape]) => [prefix + name, shape]),
+        ),
+      )
+    : shapes
+  for (const [name, shape] of expected) {
+    const found = tensors.get(name)
+    if (!found) fail(`it lacks ${name}`)
+    else if (!sameShape(found.shape, shape)) fail(`${name} has shape ${show(found.shape)}, its configuration says ${show(shape)}`)
+    else if (!(found.data instanceof Float32Array || found.data instanceof Float64Array))
+      fail(`${name} is ${found.dtype}, not floating-point numbers`)
+  }
+  const other = [...tensors.keys()].find((name) => !expected.has(name))
+  if (other !== undefined) fail(`${quote(other)} is no part of its model`)
   return { config, seed: count('seed', seed), stream: count('stream', stream), steps: count('steps', steps), extra, tensors }
+}
+
+/** Every field, of the type it has in labml's; no more layers than there are tensors, so that shapesOf can't take for ever. */
+function checkedConfig(config: unknown, tensors: number): TransformerConfig {
+  if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new Error("it isn't an object")
+  const expected: Record<string, unknown> = { symbols: 1, ...labml }
+  const given = config as Record<string, unknown>
+  const unknown = Object.keys(given).find((name) => !Object.hasOwn(expected, name))
+  if (unknown !== undefined) throw new Error(`it has an unknown field ${JSON.stringify(unknown.slice(0, 80))}`)
+  for (const [name, value] of Object.entries(expected))
+    if (typeof given[name] !== typeof value) throw new Error(`${name} isn't a ${typeof value}`)
+  if ((given.layers as number) > tensors) throw new Error(`it has ${given.layers} layers, the file ${tensors} tensors`)
+  return config as TransformerConfig
+}
+
+/** The parameters' names and shapes, from a model made on a device that has no memory and computes nothing. */
+function shapesOf(config: TransformerConfig): Map<string, Shape> {
+  const before = getDevice()
+  const kernels = new Proxy({} as Device['kernels'], { get: () => () => {} })
+  setDevice({ ...before, kernels, allocate: () => null, free: () => {} })
+  try {
+    return new Map([...new Transformer(config).namedParameters()].map(([name, { shape }]) => [name, shape]))
+  } finally {
+    setDevice(before)
+  }
 }
 
 /** The model of a checkpoint, on the default device. */
@@ -82,5 +125,6 @@ export function modelOf(checkpoint: Checkpoint): Transformer {
 /** Puts the moments and the step count of a checkpoint into an optimiser of the same parameters. */
 export function restoreOptimizer(optimizer: Adam, checkpoint: Checkpoint): void {
   const moments = [...checkpoint.tensors].filter(([name]) => name.startsWith(optimizerPrefix))
+  if (moments.length === 0) throw new SafetensorsError("checkpoint: it holds no optimiser's state, so training can't go on from it")
   optimizer.loadMoments(new Map(moments.map(([name, entry]) => [name.slice(optimizerPrefix.length), entry])), checkpoint.steps)
 }

@@ -59,7 +59,8 @@ export abstract class Module {
       const { shape, data } = dict.get(name)!
       if (!sameShape(shape, p.shape)) throw new Error(`loadStateDict: ${name} has shape ${show(shape)}, the model expects ${show(p.shape)}`)
       if (data.length !== p.size) throw new Error(`loadStateDict: ${name} has ${data.length} values for shape ${show(shape)}`)
-      if (typeof data[0] === 'bigint') throw new Error(`loadStateDict: ${name} holds 64-bit integers, not floating-point numbers`)
+      if (ArrayBuffer.isView(data) && !(data instanceof Float32Array || data instanceof Float64Array))
+        throw new Error(`loadStateDict: ${name} is a ${data.constructor.name}, not floating-point numbers`)
     }
     noGrad(() => {
       for (const [name, p] of parameters) p.write(dict.get(name)!.data as ArrayLike<number>)
@@ -78,5 +79,6 @@ export abstract class Module {
 function walk(value: unknown, path: string, visit: (path: string, value: unknown) => void): void {
   visit(path, value)
   if (!(value instanceof Module) && !Array.isArray(value)) return
-  for (const [name, inner] of Object.entries(value)) if (typeof inner === 'object' && inner !== null) walk(inner, path ? `${path}.${name}` : name, visit)
+  for (const [name, inner] of Object.entries(value))
+    if (typeof inner === 'object' && inner !== null) walk(inner, path ? `${path}.${name}` : name, visit)
 }

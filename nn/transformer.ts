@@ -1,6 +1,6 @@
 /** The autoregressive transformer over fast weights or softmax attention, with labml's parameter names. */
 
-import type { UnaryOp } from '../engine/devices/kernels.ts'
+import { type UnaryOp, unaryOps } from '../engine/devices/kernels.ts'
 import { add } from '../engine/ops/elementwise.ts'
 import { type Generator, generator } from '../engine/random.ts'
 import { type Tensor, tensor } from '../engine/tensor.ts'
@@ -125,7 +125,8 @@ export class Transformer extends Module {
       if (!(Number.isInteger(c[name]) && c[name] > 0)) throw new Error(`${name} must be a positive integer, not ${c[name]}`)
     if (c.attention !== 'fast-weights' && c.attention !== 'softmax')
       throw new Error(`unknown attention '${c.attention}' (fast-weights, softmax)`)
-    if (!(c.norm in norms)) throw new Error(`unknown norm '${c.norm}' (layer, rms)`)
+    if (!Object.hasOwn(norms, c.norm)) throw new Error(`unknown norm '${c.norm}' (layer, rms)`)
+    if (!unaryOps.includes(c.activation)) throw new Error(`unknown activation '${c.activation}' (${unaryOps.join(', ')})`)
     if (c.positions !== 'none' && c.positions !== 'sinusoidal') throw new Error(`unknown positions '${c.positions}' (none, sinusoidal)`)
     this.config = c
     this.random = generator(seed)
