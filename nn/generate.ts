@@ -44,8 +44,9 @@ export async function* generate(model: Transformer, prompt: Int32Array, options:
       state = next.state
       model.train(wasTraining)
       keep(next.logits)
-      const token = sample(await next.logits.read(), temperature, topK, threefry(seed, 0, i, 0)[0] / 2 ** 32)
+      const logits = await next.logits.read()
       next.logits.dispose()
+      const token = sample(logits, temperature, topK, threefry(seed, 0, i, 0)[0] / 2 ** 32)
       yield token
       input = Int32Array.of(token)
     }
@@ -63,7 +64,8 @@ function held<S extends TransformerState | undefined>(state: S, visit: (t: Tenso
 /** Draws an index in proportion to softmax(logits / temperature) among the topK largest; u in [0, 1) decides. */
 export function sample(logits: ArrayLike<number>, temperature: number, topK: number, u: number): number {
   const order = Array.from(logits, (_, i) => i).sort((a, b) => logits[b] - logits[a] || a - b)
-  if (!Number.isFinite(logits[order[0]]) || order.some((i) => Number.isNaN(logits[i]))) throw new Error("generate: the model's output isn't finite")
+  if (!Number.isFinite(logits[order[0]]) || order.some((i) => Number.isNaN(logits[i])))
+    throw new Error("generate: the model's output isn't finite")
   if (temperature === 0) return order[0]
   const candidates = topK > 0 ? order.slice(0, topK) : order
   const weights = candidates.map((i) => Math.exp((logits[i] - logits[order[0]]) / temperature))

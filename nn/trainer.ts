@@ -75,6 +75,7 @@ export class Trainer {
   async evaluate(batches: Iterable<TokenBatch>): Promise<number> {
     let total = 0
     let count = 0
+    const wasTraining = this.model.training
     this.model.eval()
     try {
       for (const batch of batches) {
@@ -86,7 +87,7 @@ export class Trainer {
         loss.dispose()
       }
     } finally {
-      this.model.train()
+      this.model.train(wasTraining)
     }
     if (count === 0) throw new Error('evaluate: there is no target that counts')
     return total / count
