@@ -42,7 +42,12 @@ export interface Command {
   readonly summary: string
   readonly options: readonly Option[]
   /** Sets of defaults that are chosen by the value of one string option. */
-  readonly presets?: { readonly option: string; readonly values: Readonly<Record<string, Readonly<Record<string, Value>>>> }
+  readonly presets?: {
+    readonly option: string
+    readonly values: Readonly<Record<string, Readonly<Record<string, Value>>>>
+    /** One line about each, by name. */
+    readonly descriptions?: Readonly<Record<string, string>>
+  }
   /** Command lines and what they do. */
   readonly examples?: readonly (readonly [line: string, what: string])[]
 }
@@ -165,14 +170,21 @@ function readConfig(command: Command, file: string): Map<string, Value> {
   if (typeof content !== 'object' || content === null || Array.isArray(content)) {
     throw new UsageError(`--config: ${file} isn't a JSON object of options`)
   }
-  const options = new Map(command.options.map((option) => [option.name, option]))
+  return checkValues(command.options, content, file)
+}
+
+/** The values of an object that was read from `where`, each checked as if it had been given by a flag. */
+export function checkValues(options: readonly Option[], content: object, where: string): Map<string, Value> {
+  const optionOf = new Map(options.map((option) => [option.name, option]))
   return new Map(
     Object.entries(content).map(([name, value]) => {
-      const option = options.get(name)
+      const option = optionOf.get(name)
       if (option === undefined) {
-        throw new UsageError(`${file}: unknown option ${show(name)}${suggestion(name, [...options.keys()], (known) => `"${known}"`) ?? ''}`)
+        throw new UsageError(
+          `${where}: unknown option ${show(name)}${suggestion(name, [...optionOf.keys()], (known) => `"${known}"`) ?? ''}`,
+        )
       }
-      return [name, check(option, value, `${file}: "${name}"`, value)]
+      return [name, check(option, value, `${where}: "${name}"`, value)]
     }),
   )
 }
@@ -285,7 +297,7 @@ export function programHelp(program: Program, width = terminalWidth()): string {
 }
 
 export function commandHelp(program: string, command: Command, width = terminalWidth()): string {
-  const options = [...command.options, ...generalOptions]
+  const options = [...command.options.map((option) => ({ ...option, ...presetDefault(command, option) })), ...generalOptions]
   const groups = [...new Set(options.map(({ group = 'Options' }) => group))]
   const rows = new Map(
     groups.map((group) => [
@@ -320,11 +332,30 @@ function explained({ type, description, default: preset, otherwise, choices }: O
   return notes.length === 0 ? description : `${description} (${notes.join('; ')})`
 }
 
-function presetTable({ presets }: Command, width: number): string[] {
+const asText = (value: Value): string =>
+  typeof value === 'boolean' ? (value ? 'on' : 'off') : Array.isArray(value) ? value.join() : `${value}`
+
+/** The preset that is used when none is named. */
+function defaultPreset({ options, presets }: Command): Readonly<Record<string, Value>> {
+  return presets?.values[options.find(({ name }) => name === presets.option)?.default as string] ?? {}
+}
+
+/** What the default preset says about an option stands in the help as its default. */
+function presetDefault(command: Command, { name }: Option): Partial<Option> {
+  const value = defaultPreset(command)[name]
+  return value === undefined ? {} : { default: undefined, otherwise: asText(value) }
+}
+
+/** Each preset with what it changes: the default one's values stand with the options. */
+function presetTable(command: Command, width: number): string[] {
+  const { presets } = command
   if (presets === undefined) return []
+  const initial = defaultPreset(command)
   const rows = Object.entries(presets.values).map(([name, values]) => {
-    const settings = Object.entries(values).map(([option, value]) => `${option} ${Array.isArray(value) ? value.join() : value}`)
-    return [name, settings.join(', ') || 'the defaults above'] as const
+    const changes = Object.entries(values).filter(([option, value]) => asText(value) !== (option in initial && asText(initial[option])))
+    const settings = changes.map(([option, value]) => `${option} ${asText(value)}`).join(', ')
+    const description = presets.descriptions?.[name]
+    return [name, (description && settings ? `${description} (${settings})` : description || settings) || 'the defaults above'] as const
   })
   return ['', `Presets (--${presets.option}); any option still wins over them`, ...columns(rows, width)]
 }

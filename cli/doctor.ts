@@ -21,7 +21,10 @@ export async function doctor(device: Device): Promise<number> {
     const { loss, worst } = await compare(device, preset.model)
     const ok = worst <= 1e-4
     if (!ok) failures++
-    row(name, `${ok ? 'ok' : 'FAILED'}: loss ${loss.toFixed(6)}, largest relative error of a gradient ${worst.toExponential(1)} (bound 1e-4)`)
+    row(
+      name,
+      `${ok ? 'ok' : 'FAILED'}: loss ${loss.toFixed(6)}, largest relative error of a gradient ${worst.toExponential(1)} (bound 1e-4)`,
+    )
   }
 
   if (device.name === 'wasm') {

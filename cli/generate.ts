@@ -18,7 +18,10 @@ export async function generateText({ run, prompt, ...options }: GenerateCommandO
   const tokens = vocabulary.encode(start)
   const model = modelOf(checkpoint)
   process.stdout.write(start)
-  for await (const token of generate(model, tokens, options)) process.stdout.write(vocabulary.decode([token]))
+  for await (const token of generate(model, tokens, options)) {
+    process.stdout.write(vocabulary.decode([token]))
+    await new Promise(setImmediate) // lets the end of a reader show
+  }
   say('')
   return 0
 }

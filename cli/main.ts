@@ -3,39 +3,54 @@
 import { readFileSync } from 'node:fs'
 import { SafetensorsError } from '../nn/index.ts'
 import { TextError } from '../tasks/text.ts'
-import { chooseCommand, type Command, commandHelp, parseArguments, UsageError } from './arguments.ts'
+import { type Command, chooseCommand, commandHelp, parseArguments, UsageError, type Values } from './arguments.ts'
 import { doctor } from './doctor.ts'
 import { FileError } from './files.ts'
 import { generateText } from './generate.ts'
-import { doctorCommand, generateCommand, openDevice, recipeOf, trainCommand } from './options.ts'
-import { say } from './terminal.ts'
+import { arithmeticOf, doctorCommand, generateCommand, openDevice, recipeOf, trainCommand } from './options.ts'
+import { say, watchOutput } from './terminal.ts'
 import { train } from './train.ts'
+
+interface Entry {
+  command: Command
+  /** From the words after the command's name to an exit code. */
+  run(words: readonly string[]): Promise<number>
+}
+
+function entry<const C extends Command>(command: C, run: (values: Values<C>, given: ReadonlySet<string>) => Promise<number>): Entry {
+  return {
+    command,
+    run: async (words) => {
+      const { help, values, given } = parseArguments(command, words)
+      if (!help) return run(values, given)
+      say(commandHelp(program.name, command))
+      return 0
+    },
+  }
+}
+
+const entries = [
+  entry(trainCommand, async (v, given) => {
+    const { preset, text, out, resume, seed } = v
+    const device = await openDevice(v)
+    const { 'eval-every': evalEvery, 'save-every': saveEvery, 'sample-length': sampleLength } = v
+    return train(
+      { ...recipeOf(v), preset, text, out, resume, seed, evalEvery, saveEvery, sampleLength, arithmetic: arithmeticOf(v), given },
+      device,
+    )
+  }),
+  entry(generateCommand, async (v) => {
+    await openDevice(v)
+    return generateText({ ...v, topK: v['top-k'] })
+  }),
+  entry(doctorCommand, async (v) => doctor(await openDevice(v))),
+]
 
 const program = {
   name: 'fastweights',
   version: JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version as string,
   summary: 'fast-weight sequence models: train them, sample from them, check them',
-  commands: [trainCommand, generateCommand, doctorCommand] as readonly Command[],
-}
-
-/** Each command's way from the words after its name to an exit code. */
-const actions: Record<string, (words: readonly string[]) => Promise<number>> = {
-  train: async (words) => {
-    const { values: v, given } = parseArguments(trainCommand, words)
-    const { model, training } = recipeOf(v)
-    const { preset, text, out, resume, seed } = v
-    const device = await openDevice(v)
-    return train(
-      { description: '', model, training, preset, text, out, resume, seed, evalEvery: v['eval-every'], saveEvery: v['save-every'], sampleLength: v['sample-length'], given },
-      device,
-    )
-  },
-  generate: async (words) => {
-    const { values: v } = parseArguments(generateCommand, words)
-    await openDevice(v)
-    return generateText({ ...v, topK: v['top-k'] })
-  },
-  doctor: async (words) => doctor(await openDevice(parseArguments(doctorCommand, words).values)),
+  commands: entries.map(({ command }) => command),
 }
 
 async function main(words: readonly string[]): Promise<number> {
@@ -44,18 +59,13 @@ async function main(words: readonly string[]): Promise<number> {
     say(chosen.print)
     return 0
   }
-  const { command, rest } = chosen
-  if (parseArguments(command, rest).help) {
-    say(commandHelp(program.name, command))
-    return 0
-  }
-  return actions[command.name](rest)
+  return entries.find(({ command }) => command === chosen.command)!.run(chosen.rest)
 }
 
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(0) // the reader (head, less) has left
-  throw error
-})
+/** Names from files may hold line breaks and control codes; the error stays one line, and not for pages. */
+const oneLine = (text: string): string => text.replace(/[\p{Cc}\u2028\u2029]+/gu, ' ').slice(0, 1000)
+
+watchOutput()
 
 try {
   process.exitCode = await main(process.argv.slice(2))
@@ -63,7 +73,7 @@ try {
   const expected = error instanceof Error && [UsageError, FileError, TextError, SafetensorsError].some((kind) => error instanceof kind)
   const message = error instanceof Error ? error.message : String(error)
   // What isn't expected still gets one line; its place in the code only for those who ask.
-  process.stderr.write(`fastweights: ${message}\n`)
+  process.stderr.write(`fastweights: ${oneLine(message)}\n`)
   if (!expected && process.env.FASTWEIGHTS_DEBUG && error instanceof Error) process.stderr.write(`${error.stack}\n`)
   process.exitCode = error instanceof UsageError ? 2 : 1
 }

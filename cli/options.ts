@@ -2,13 +2,34 @@
 import v8 from 'node:v8'
 import { type Device, referenceDevice, relaxedAvailable, setDevice, unaryOps, wasmDevice } from '../engine/index.ts'
 import { featureMaps, featureNorms } from '../nn/index.ts'
-import { presets, type PresetName, type Recipe } from '../tasks/presets.ts'
-import type { Command, Option, Value } from './arguments.ts'
+import { type PresetName, presets, type Recipe } from '../tasks/presets.ts'
+import { type Command, checkValues, type Option, type Value } from './arguments.ts'
 
 const deviceOptions = [
-  { name: 'device', type: 'string', choices: ['wasm', 'reference'], default: 'wasm', group: 'Device', description: 'where the model runs; reference is the slow float64 oracle' },
-  { name: 'threads', type: 'integer', min: 1, max: 64, group: 'Device', otherwise: 'one a core', description: 'threads of the wasm device; they never change a result' },
-  { name: 'relaxed', type: 'boolean', default: true, group: 'Device', description: "don't use fused multiply-add where there is one (results differ by rounding)" },
+  {
+    name: 'device',
+    type: 'string',
+    choices: ['wasm', 'reference'],
+    default: 'wasm',
+    group: 'Device',
+    description: 'where the model runs; reference is the slow float64 oracle',
+  },
+  {
+    name: 'threads',
+    type: 'integer',
+    min: 1,
+    max: 64,
+    group: 'Device',
+    otherwise: 'one a core',
+    description: 'threads of the wasm device; they never change a result',
+  },
+  {
+    name: 'relaxed',
+    type: 'boolean',
+    default: true,
+    group: 'Device',
+    description: "don't use fused multiply-add where there is one (results differ by rounding)",
+  },
 ] as const satisfies Option[]
 
 export interface DeviceValues {
@@ -23,6 +44,11 @@ export async function openDevice({ device, threads, relaxed }: DeviceValues): Pr
   const opened = device === 'reference' ? referenceDevice() : await wasmDevice({ threads, relaxed: relaxed && relaxedAvailable() })
   setDevice(opened)
   return opened
+}
+
+/** How the device of these options rounds: what two runs must share to be equal bit for bit. */
+export function arithmeticOf({ device, relaxed }: DeviceValues): string {
+  return device === 'reference' ? 'float64' : relaxed && relaxedAvailable() ? 'float32 with fused multiply-add' : 'float32'
 }
 
 /** One row for every field of a recipe. */
@@ -61,33 +87,79 @@ const trainingOptions = [
   { name: 'beta2', type: 'number', min: 0, below: 1, description: "Adam's second decay" },
   { name: 'weight-decay', type: 'number', min: 0, description: 'decay of weight matrices' },
   { name: 'clip', type: 'number', min: 0, description: "bound on the gradient's norm; 0 for none" },
-  { name: 'sampling', type: 'string', choices: ['random', 'epoch'], description: 'sequences start anywhere, or go through the text by epochs' },
+  {
+    name: 'sampling',
+    type: 'string',
+    choices: ['random', 'epoch'],
+    description: 'sequences start anywhere, or go through the text by epochs',
+  },
   { name: 'prompt', type: 'string', description: 'what the sample at the end continues' },
 ] as const satisfies Option[]
 
 const camel = (name: string): string => name.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase())
 const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
-const flat = (recipe: Recipe): Record<string, Value> =>
+const flat = (recipe: Omit<Recipe, 'description'>): Record<string, Value> =>
   Object.fromEntries(Object.entries({ ...recipe.model, ...recipe.training }).map(([name, value]) => [kebab(name), value as Value]))
-const inGroup = (group: string) => (option: Option): Option => ({ ...option, group })
+const inGroup =
+  (group: string) =>
+  (option: Option): Option => ({ ...option, group })
 
 export const trainCommand = {
   name: 'train',
   summary: 'train a model on a text, character by character',
   options: [
-    { name: 'text', type: 'string', placeholder: 'FILE', group: 'Data', otherwise: 'Tiny Shakespeare, fetched once; else Moby Dick', description: 'UTF-8 text; the first 90 % trains' },
-    { name: 'out', type: 'string', placeholder: 'FOLDER', group: 'Data', otherwise: 'runs/PRESET-N', description: 'where checkpoint, metrics, curve and sample go' },
-    { name: 'resume', type: 'string', placeholder: 'FOLDER', group: 'Data', description: 'go on with the run in this folder, exactly as if it had not stopped' },
-    { name: 'preset', type: 'string', choices: Object.keys(presets) as PresetName[], default: 'default', group: 'Model', description: 'model and training settings to start from' },
+    {
+      name: 'text',
+      type: 'string',
+      placeholder: 'FILE',
+      group: 'Data',
+      otherwise: 'Tiny Shakespeare, fetched once; else Moby Dick',
+      description: 'UTF-8 text; the first 90 % trains',
+    },
+    {
+      name: 'out',
+      type: 'string',
+      placeholder: 'FOLDER',
+      group: 'Data',
+      otherwise: 'runs/PRESET-N',
+      description: 'where checkpoint, metrics, curve and sample go',
+    },
+    {
+      name: 'resume',
+      type: 'string',
+      placeholder: 'FOLDER',
+      group: 'Data',
+      description: 'go on with the run in this folder, exactly as if it had not stopped',
+    },
+    {
+      name: 'preset',
+      type: 'string',
+      choices: Object.keys(presets) as PresetName[],
+      default: 'default',
+      group: 'Model',
+      description: 'model and training settings to start from',
+    },
     ...deviceOptions,
-    { name: 'seed', type: 'integer', min: 0, max: 0xffffffff, default: 1, group: 'Training', description: 'of initial values, batches and dropout' },
+    {
+      name: 'seed',
+      type: 'integer',
+      min: 0,
+      max: 0xffffffff,
+      default: 1,
+      group: 'Training',
+      description: 'of initial values, batches and dropout',
+    },
     { name: 'eval-every', type: 'integer', min: 1, default: 100, group: 'Training', description: 'steps between evaluations' },
     { name: 'save-every', type: 'integer', min: 1, default: 100, group: 'Training', description: 'steps between checkpoints' },
     { name: 'sample-length', type: 'integer', min: 0, default: 400, group: 'Training', description: 'characters of the sample at the end' },
     ...(modelOptions.map(inGroup('Model')) as unknown as typeof modelOptions),
     ...(trainingOptions.map(inGroup('Training')) as unknown as typeof trainingOptions),
   ],
-  presets: { option: 'preset', values: Object.fromEntries(Object.entries(presets).map(([name, recipe]) => [name, flat(recipe)])) },
+  presets: {
+    option: 'preset',
+    values: Object.fromEntries(Object.entries(presets).map(([name, recipe]) => [name, flat(recipe)])),
+    descriptions: Object.fromEntries(Object.entries(presets).map(([name, { description }]) => [name, description])),
+  },
   examples: [
     ['fastweights train', 'The default: about three minutes on two cores.'],
     ['fastweights train --text book.txt --preset labml --steps 500', "labml's model and optimiser on a text of your own."],
@@ -99,7 +171,13 @@ export const generateCommand = {
   name: 'generate',
   summary: 'continue a prompt with a trained model',
   options: [
-    { name: 'run', type: 'string', placeholder: 'FOLDER', otherwise: 'the latest run under runs/', description: 'folder of a run, or its checkpoint file' },
+    {
+      name: 'run',
+      type: 'string',
+      placeholder: 'FOLDER',
+      otherwise: 'the latest run under runs/',
+      description: 'folder of a run, or its checkpoint file',
+    },
     { name: 'prompt', type: 'string', otherwise: "the run's own", description: 'text to continue' },
     { name: 'length', type: 'integer', min: 0, default: 500, description: 'characters to add' },
     { name: 'temperature', type: 'number', min: 0, default: 0.8, description: '0 takes the likeliest character every time' },
@@ -118,6 +196,15 @@ export const doctorCommand = {
 
 /** The part of the values that makes up a recipe. */
 export function recipeOf(values: Readonly<Record<string, unknown>>): { model: Recipe['model']; training: Recipe['training'] } {
-  const pick = (options: readonly Option[]): Record<string, unknown> => Object.fromEntries(options.map(({ name }) => [camel(name), values[name]]))
+  const pick = (options: readonly Option[]): Record<string, unknown> =>
+    Object.fromEntries(options.map(({ name }) => [camel(name), values[name]]))
   return { model: pick(modelOptions) as unknown as Recipe['model'], training: pick(trainingOptions) as unknown as Recipe['training'] }
+}
+
+/** A recipe that was read from a file must be one that the options could have made. */
+export function checkRecipe(recipe: { model: object; training: object }): void {
+  const options = [...modelOptions, ...trainingOptions]
+  const values = checkValues(options, flat(recipe as Omit<Recipe, 'description'>), 'its settings')
+  const missing = options.find(({ name }) => !values.has(name))
+  if (missing) throw new Error(`its settings lack ${missing.name}`)
 }

@@ -7,13 +7,16 @@ import { reason } from '../tasks/download.ts'
 import type { TrainingConfig } from '../tasks/presets.ts'
 import { type Vocabulary, vocabularyOf } from '../tasks/text.ts'
 import { FileError } from './files.ts'
+import { checkRecipe } from './options.ts'
 
 export interface RunRecord {
   preset: string
   training: TrainingConfig
-  seed: number
   symbols: readonly string[]
-  text: { source: string; hash: string }
+  /** `path` is null for the default text. */
+  text: { path: string | null; name: string; hash: string }
+  /** See `arithmeticOf`. */
+  arithmetic: string
 }
 
 /** What a checkpoint keeps in its metadata beside the model. */
@@ -36,13 +39,33 @@ export function openRun(path: string): OpenedRun {
   }
   try {
     const checkpoint = readCheckpoint(bytes)
-    const { symbols, ...record } = JSON.parse(checkpoint.extra.run ?? 'null') as RunRecord
-    if (!Array.isArray(symbols) || typeof record.training !== 'object') throw new Error('its metadata lacks the vocabulary or the training settings')
-    if (symbols.length !== checkpoint.config.symbols) throw new Error(`it has ${symbols.length} symbols, its model ${checkpoint.config.symbols}`)
-    return { ...record, checkpoint, vocabulary: vocabularyOf(symbols) }
+    const { preset, training, symbols, text, arithmetic } = parseRecord(checkpoint.extra.run)
+    const { symbols: count, ...model } = checkpoint.config
+    checkRecipe({ model, training })
+    if (symbols.length !== count) throw new Error(`it has ${symbols.length} symbols, its model ${count}`)
+    return { preset, training, text, arithmetic, checkpoint, vocabulary: vocabularyOf(symbols) }
   } catch (error) {
     throw new FileError(`${file} can't be used: ${(error as Error).message}`)
   }
+}
+
+function parseRecord(json: string | undefined): RunRecord {
+  if (json === undefined) throw new Error('its metadata says nothing about a run')
+  let record: RunRecord
+  try {
+    record = JSON.parse(json)
+  } catch {
+    throw new Error("what its metadata says about the run isn't JSON")
+  }
+  const strings = (values: readonly unknown[]): boolean => values.every((value) => typeof value === 'string')
+  const { preset, training, symbols, text, arithmetic } = record ?? {}
+  const whole =
+    strings([preset, arithmetic, text?.path ?? '', text?.name, text?.hash]) &&
+    Array.isArray(symbols) &&
+    strings(symbols) &&
+    typeof training === 'object'
+  if (!whole) throw new Error('what its metadata says about the run is incomplete')
+  return record
 }
 
 const runsFolder = 'runs'

@@ -1,4 +1,5 @@
 /** What the commands show while they run. */
+import { reason } from '../tasks/download.ts'
 
 /** 1.2 GB, 340 MB, 12 kB. */
 export function bytes(n: number): string {
@@ -17,7 +18,10 @@ export function duration(milliseconds: number): string {
 export const say = (text: string): void => void process.stdout.write(`${text}\n`)
 
 /** One line that is rewritten in place on a terminal; elsewhere (a log) a line now and then, and always for what matters. */
-export function progress(out: NodeJS.WriteStream = process.stdout, every = 5000): { show(text: string, matters: boolean): void; end(): void } {
+export function progress(
+  out: NodeJS.WriteStream = process.stdout,
+  every = 5000,
+): { show(text: string, matters: boolean): void; end(): void } {
   let shown = Number.NEGATIVE_INFINITY
   let open = false
   return {
@@ -36,16 +40,41 @@ export function progress(out: NodeJS.WriteStream = process.stdout, every = 5000)
   }
 }
 
-/** The first Ctrl-C (or termination) asks to stop after the step under way; a second one stops at once. */
+let outputLost = false
+let mustFinish = false
+
+/**
+ * Ends the program when its output can't be written, quietly if the reader (head, less) has left. A command that called `onInterrupt`
+ * has something to save, and ends by itself.
+ */
+export function watchOutput(): void {
+  process.stderr.on('error', () => {}) // there is nobody to tell
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (outputLost) return
+    outputLost = true
+    const left = error.code === 'EPIPE'
+    if (!left) process.stderr.write(`fastweights: can't write to standard output: ${reason(error)}\n`)
+    if (!mustFinish) process.exit(left ? 0 : 1)
+  })
+}
+
+/** npm hands on the Ctrl-C that the terminal has sent to everybody: signals this close together, in milliseconds, are one wish. */
+const sameWish = 300
+
+/** The first Ctrl-C (or termination, or loss of the output) asks to stop after the step under way; a second Ctrl-C stops at once. */
 export function onInterrupt(): { asked(): boolean; stop(): void } {
-  let count = 0
+  let first = Number.POSITIVE_INFINITY
+  mustFinish = true
   const handler = (): void => {
-    if (++count > 1) process.exit(130)
+    const now = performance.now()
+    if (now - first > sameWish) process.exit(130)
+    if (now > first) return
+    first = now
     process.stderr.write('\nstopping after this step (once more to stop at once)\n')
   }
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, handler)
   return {
-    asked: () => count > 0,
+    asked: () => outputLost || first < Number.POSITIVE_INFINITY,
     stop() {
       for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, handler)
     },

@@ -2,20 +2,32 @@
  * Training with everything around it: text, progress, metrics, checkpoints, resuming, interruption, and what is shown at the end.
  * In the output folder: checkpoint.safetensors (replaced atomically), metrics.jsonl, loss.svg, sample.txt.
  */
-import { existsSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, statSync } from 'node:fs'
+import os from 'node:os'
+import { basename, join } from 'node:path'
 import type { Device } from '../engine/index.ts'
-import { Adam, AdamW, DivergenceError, generate, modelOf, restoreOptimizer, Trainer, Transformer, writeCheckpoint } from '../nn/index.ts'
+import {
+  Adam,
+  AdamW,
+  DivergenceError,
+  generate,
+  modelOf,
+  restoreOptimizer,
+  Trainer,
+  Transformer,
+  type TransformerConfig,
+  writeCheckpoint,
+} from '../nn/index.ts'
 import { defaultText, readText } from '../tasks/download.ts'
 import { type Recipe, scheduleOf, type TrainingConfig } from '../tasks/presets.ts'
 import { charVocabulary, evaluationBatches, randomBatches, sequentialBatches, splitText, type Vocabulary } from '../tasks/text.ts'
 import { UsageError } from './arguments.ts'
 import { type Chart, svgChart, terminalChart } from './chart.ts'
 import { appendMetrics, FileError, prepareOutputFolder, readMetrics, truncateMetrics, writeAtomic } from './files.ts'
-import { freeFolder, openRun, runMetadata, textHash } from './runs.ts'
+import { freeFolder, openRun, type RunRecord, runMetadata, textHash } from './runs.ts'
 import { bytes, duration, onInterrupt, progress, say } from './terminal.ts'
 
-export interface TrainOptions extends Recipe {
+export interface TrainOptions extends Omit<Recipe, 'description'> {
   preset: string
   text: string | undefined
   out: string | undefined
@@ -24,19 +36,17 @@ export interface TrainOptions extends Recipe {
   evalEvery: number
   saveEvery: number
   sampleLength: number
+  /** See `arithmeticOf`. */
+  arithmetic: string
   /** Options given by hand, by name. */
   given: ReadonlySet<string>
 }
 
-interface Run {
+interface Run extends Omit<RunRecord, 'symbols'> {
   folder: string
-  preset: string
   model: Transformer
   optimizer: Adam
-  training: TrainingConfig
-  seed: number
   vocabulary: Vocabulary
-  text: { source: string; hash: string }
   train: Int32Array
   valid: Int32Array
 }
@@ -46,26 +56,38 @@ const evalSequences = 128
 
 /** Returns the exit code. */
 export async function train(options: TrainOptions, device: Device): Promise<number> {
-  const run = options.resume === undefined ? await newRun(options) : await resumeRun(options.resume, options)
+  const run = options.resume === undefined ? await newRun(options, device) : await resumeRun(options.resume, options, device)
   const { folder, model, optimizer, training } = run
   const { seqLen: T, batch: B, steps } = training
   const checkpointPath = join(folder, 'checkpoint.safetensors')
   const metricsPath = join(folder, 'metrics.jsonl')
 
-  const trainer = new Trainer(model, optimizer, { schedule: scheduleOf(training, model.config.dModel), clipNorm: training.clip || Infinity })
-  const sampler = (training.sampling === 'epoch' ? sequentialBatches : randomBatches)(run.train, { B, T, seed: run.seed })
-  const save = async (): Promise<void> => {
-    const { preset, seed, vocabulary, text } = run
-    writeAtomic(checkpointPath, await writeCheckpoint(model, optimizer, runMetadata({ preset, training, seed, symbols: vocabulary.symbols, text })))
+  const trainer = new Trainer(model, optimizer, {
+    schedule: scheduleOf(training, model.config.dModel),
+    clipNorm: training.clip || Infinity,
+  })
+  const sampler = (training.sampling === 'epoch' ? sequentialBatches : randomBatches)(run.train, { B, T, seed: model.random.seed })
+  const validate = async (sequences = Infinity): Promise<number> => {
+    const loss = await trainer.evaluate(evaluationBatches(run.valid.subarray(0, sequences * T + 1), T, B))
+    if (!Number.isFinite(loss)) throw new DivergenceError(optimizer.steps, 'validation loss', loss)
+    return loss
   }
-  const validate = (whole: boolean): Promise<number> =>
-    trainer.evaluate(evaluationBatches(whole ? run.valid : run.valid.subarray(0, evalSequences * T + 1), T, B))
+  /** A state that has just diverged must not replace a good one: its loss shows only in a step that is yet to come. */
+  const checkpoint = async (): Promise<Uint8Array> => {
+    await validate(B)
+    const { preset, vocabulary, text, arithmetic } = run
+    return writeCheckpoint(model, optimizer, runMetadata({ preset, training, symbols: vocabulary.symbols, text, arithmetic }))
+  }
 
   const count = (n: number): string => n.toLocaleString('en')
-  say(`${count(model.parameterCount())} parameters; ${run.vocabulary.size} symbols; ${count(run.train.length)} characters to train on, ${count(run.valid.length)} to validate`)
+  say(
+    `${count(model.parameterCount())} parameters; ${run.vocabulary.size} symbols; ${count(run.train.length)} characters to train on, ${count(run.valid.length)} to validate`,
+  )
   say(`${device.description}; steps ${optimizer.steps} to ${count(steps)} of ${B} x ${T} characters; output in ${folder}`)
+  // Written once a step has been taken: settings that can't even do that leave nothing behind.
+  let initial = optimizer.steps === 0 ? await checkpoint() : null
+  prepareOutputFolder(folder)
   truncateMetrics(metricsPath, optimizer.steps)
-  if (optimizer.steps === 0) await save()
 
   const interrupt = onInterrupt()
   const line = progress()
@@ -76,14 +98,19 @@ export async function train(options: TrainOptions, device: Device): Promise<numb
     while (optimizer.steps < steps && !interrupt.asked()) {
       const result = await trainer.step(sampler.batch(optimizer.steps))
       const { step } = result
+      if (initial) writeAtomic(checkpointPath, initial)
+      initial = null
       const evaluated = step % options.evalEvery === 0 || step === steps
-      if (evaluated) validLoss = await validate(step === steps)
+      if (evaluated) validLoss = await validate(step === steps ? Infinity : evalSequences)
       const elapsed = performance.now() - started
       appendMetrics(metricsPath, { ...result, ...(evaluated && { validLoss }), seconds: elapsed / 1000 })
-      if (step % options.saveEvery === 0 || step === steps) await save()
+      if (step % options.saveEvery === 0 || step === steps) writeAtomic(checkpointPath, await checkpoint())
       const fields = [
-        `step ${step}/${steps}`, `loss ${result.loss.toFixed(3)}`, Number.isNaN(validLoss) ? '' : `validation ${validLoss.toFixed(3)}`,
-        `${count(Math.round(((step - first) * B * T * 1000) / elapsed))} characters/s`, `ETA ${duration(((steps - step) * elapsed) / (step - first))}`,
+        `step ${step}/${steps}`,
+        `loss ${result.loss.toFixed(3)}`,
+        Number.isNaN(validLoss) ? '' : `validation ${validLoss.toFixed(3)}`,
+        `${count(Math.round(((step - first) * B * T * 1000) / elapsed))} characters/s`,
+        `ETA ${duration(((steps - step) * elapsed) / (step - first))}`,
         bytes(device.bytesInUse()),
       ]
       line.show(fields.filter(Boolean).join('  '), evaluated)
@@ -91,22 +118,24 @@ export async function train(options: TrainOptions, device: Device): Promise<numb
     }
   } catch (error) {
     line.end()
-    if (error instanceof DivergenceError) throw new FileError(`${error.message}; the last good state is in ${checkpointPath}`)
+    if (error instanceof DivergenceError && !initial) throw new FileError(`${error.message}; the last good state is in ${checkpointPath}`)
     throw error
   } finally {
     interrupt.stop()
   }
   line.end()
   if (interrupt.asked() && optimizer.steps < steps) {
-    await save()
+    writeAtomic(checkpointPath, await checkpoint())
     say(`stopped at step ${optimizer.steps}; go on with --resume ${folder}`)
     return 130
   }
 
   const elapsed = performance.now() - started
-  if (optimizer.steps === first) validLoss = await validate(true)
-  say(`trained ${steps - first} steps in ${duration(elapsed)}; validation loss ${validLoss.toFixed(4)} nats a character over the whole validation text\n`)
-  const chart = chartOf(metricsPath, `${run.preset} on ${run.text.source}`)
+  if (optimizer.steps === first) validLoss = await validate()
+  say(
+    `trained ${steps - first} steps in ${duration(elapsed)}; validation loss ${validLoss.toFixed(4)} nats a character over the whole validation text\n`,
+  )
+  const chart = chartOf(metricsPath, `${run.preset} on ${run.text.name}`)
   const text = await sampleText(run, options.sampleLength)
   const curvePath = join(folder, 'loss.svg')
   const samplePath = join(folder, 'sample.txt')
@@ -117,63 +146,131 @@ export async function train(options: TrainOptions, device: Device): Promise<numb
   return 0
 }
 
-async function newRun(options: TrainOptions): Promise<Run> {
-  const { training, preset, seed } = options
-  const { source, text } = await loadText(options.text)
-  const { train, valid } = splitText(text, 0.9, training.seqLen)
-  const vocabulary = charVocabulary(text)
-  vocabulary.encode(training.prompt)
-  const folder = options.out ?? freeFolder(options.preset)
-  if (existsSync(join(folder, 'checkpoint.safetensors'))) throw new FileError(`${folder} holds a run already: go on with --resume ${folder}, or name another --out`)
-  const model = new Transformer({ ...options.model, symbols: vocabulary.size }, seed)
+const outputs = ['checkpoint.safetensors', 'metrics.jsonl', 'loss.svg', 'sample.txt']
+
+async function newRun(options: TrainOptions, device: Device): Promise<Run> {
+  const { preset, seed, arithmetic } = options
+  const { content, ...text } = await loadText(options.text ?? null)
+  const { train, valid } = splitText(content, 0.9, options.training.seqLen)
+  const vocabulary = charVocabulary(content)
+  const training = { ...options.training, prompt: promptFor(content, vocabulary, options) }
+  const folder = options.out ?? freeFolder(preset)
+  const present = outputs.find((name) => existsSync(join(folder, name)))
+  if (present === outputs[0]) throw new FileError(`${folder} holds a run already: go on with --resume ${folder}, or name another --out`)
+  if (present) throw new FileError(`${folder} holds a file named ${present} already: name another --out`)
+  const config = { ...options.model, symbols: vocabulary.size }
+  checkMemory(config, training, device)
+  const model = new Transformer(config, seed)
   const optimizer = optimizerOf(model, training)
-  prepareOutputFolder(folder)
-  const encoded = { train: vocabulary.encode(train), valid: vocabulary.encode(valid) }
-  return { folder, preset, model, optimizer, training, seed, vocabulary, text: { source, hash: textHash(text) }, ...encoded }
+  return {
+    folder,
+    preset,
+    model,
+    optimizer,
+    training,
+    vocabulary,
+    text,
+    arithmetic,
+    train: vocabulary.encode(train),
+    valid: vocabulary.encode(valid),
+  }
 }
 
 /** What the checkpoint fixed can't be changed; how long to train can. */
 const resumable = new Set(['resume', 'text', 'steps', 'device', 'threads', 'relaxed', 'eval-every', 'save-every', 'sample-length'])
 
-async function resumeRun(folder: string, options: TrainOptions): Promise<Run> {
+async function resumeRun(folder: string, options: TrainOptions, device: Device): Promise<Run> {
   const fixed = [...options.given].find((name) => !resumable.has(name))
-  if (fixed) throw new UsageError(`--${fixed}: a resumed run keeps its settings (only ${[...resumable].filter((name) => name !== 'resume').join(', ')} can be given)`)
-  const { checkpoint, vocabulary, training: saved, preset, seed, text: trainedOn } = openRun(folder)
+  if (fixed)
+    throw new UsageError(
+      `--${fixed}: a resumed run keeps its settings (only ${[...resumable].filter((name) => name !== 'resume').join(', ')} can be given)`,
+    )
+  if (statSync(folder, { throwIfNoEntry: false })?.isFile())
+    throw new UsageError(`--resume: ${folder} is a file; give the folder of the run`)
+  const { checkpoint, vocabulary, training: saved, preset, text: trainedOn, arithmetic } = openRun(folder)
   const training = options.given.has('steps') ? { ...saved, steps: options.training.steps } : saved
   if (training.steps < checkpoint.steps) throw new UsageError(`--steps: the run has taken ${checkpoint.steps} steps already`)
-  const { source, text } = await loadText(options.text ?? (existsSync(trainedOn.source) ? trainedOn.source : undefined))
-  if (textHash(text) !== trainedOn.hash) throw new FileError(`${source} isn't the text that the run was trained on (${trainedOn.source}): give that one with --text`)
-  const { train, valid } = splitText(text, 0.9, training.seqLen)
-  prepareOutputFolder(folder)
+  const { content, ...text } = await loadText(options.text ?? trainedOn.path)
+  if (text.hash !== trainedOn.hash)
+    throw new FileError(`${text.name} isn't the text that the run was trained on (${trainedOn.name}): give that one with --text`)
+  const { train, valid } = splitText(content, 0.9, training.seqLen)
+  if (arithmetic !== options.arithmetic)
+    say(`note: the run was trained in ${arithmetic} and goes on in ${options.arithmetic}, so it won't repeat an unbroken run exactly`)
+  if (training.schedule === 'cosine' && training.steps !== saved.steps)
+    say(`note: the learning rate falls until step ${training.steps} from now on; so far it fell until step ${saved.steps}`)
+  checkMemory(checkpoint.config, training, device)
   const model = modelOf(checkpoint)
   const optimizer = optimizerOf(model, training)
   restoreOptimizer(optimizer, checkpoint)
-  return { folder, preset, model, optimizer, training, seed, vocabulary, text: trainedOn, train: vocabulary.encode(train), valid: vocabulary.encode(valid) }
+  return {
+    folder,
+    preset,
+    model,
+    optimizer,
+    training,
+    vocabulary,
+    text,
+    arithmetic: options.arithmetic,
+    train: vocabulary.encode(train),
+    valid: vocabulary.encode(valid),
+  }
+}
+
+/** The prompt must be in the vocabulary. A preset's, which nobody chose, gives way to the first word of the text. */
+function promptFor(text: string, vocabulary: Vocabulary, { given, training: { prompt } }: TrainOptions): string {
+  const known = new Set(vocabulary.symbols)
+  if (given.has('prompt') || [...prompt].every((character) => known.has(character))) {
+    vocabulary.encode(prompt)
+    return prompt
+  }
+  const word = /\S{1,20}/u.exec(text)?.[0] ?? text[0]
+  say(`note: the text lacks a character of ${JSON.stringify(prompt)}; the sample will continue ${JSON.stringify(word)}`)
+  return word
+}
+
+/** Refuses at once what can't fit: a lower bound of a step's memory (values, gradients, moments; what the layers keep for the backward). */
+function checkMemory(
+  { symbols, dModel: D, dFf, layers }: TransformerConfig,
+  { batch: B, seqLen: T }: TrainingConfig,
+  device: Device,
+): void {
+  const parameters = layers * (4 * D * D + 2 * D * dFf) + 2 * symbols * D
+  const kept = B * T * (layers * (4 * D + dFf) + symbols)
+  const [limit, width] = device.double ? [os.totalmem(), 8] : [2 ** 32, 4]
+  const needed = width * (4 * parameters + kept)
+  if (needed > limit) {
+    const sizes = `--d-model ${D}, --d-ff ${dFf}, --layers ${layers}, --batch ${B} and --seq-len ${T}`
+    throw new UsageError(`${sizes} need at least ${bytes(needed)} of memory, the ${device.name} device has ${bytes(limit)}`)
+  }
 }
 
 function optimizerOf(model: Transformer, { optimizer, lr, beta2, weightDecay }: TrainingConfig): Adam {
   return new (optimizer === 'adamw' ? AdamW : Adam)(model.namedParameters(), { lr, betas: [0.9, beta2], weightDecay })
 }
 
-async function loadText(path: string | undefined): Promise<{ source: string; text: string }> {
-  if (path !== undefined) return { source: path, text: await readText(path) }
-  const { name, text } = await defaultText({ log: say })
-  return { source: name, text }
+async function loadText(path: string | null): Promise<RunRecord['text'] & { content: string }> {
+  const { name, text } = path === null ? await defaultText({ log: say }) : { name: basename(path), text: await readText(path) }
+  return { path, name, hash: textHash(text), content: text }
 }
 
 async function sampleText({ model, vocabulary, training }: Run, length: number): Promise<string> {
   let text = training.prompt
-  for await (const token of generate(model, vocabulary.encode(training.prompt), { length, temperature: 0.8 })) text += vocabulary.decode([token])
+  for await (const token of generate(model, vocabulary.encode(training.prompt), { length, temperature: 0.8 }))
+    text += vocabulary.decode([token])
   return text
 }
 
 function chartOf(metricsPath: string, title: string): Chart {
   const records = readMetrics(metricsPath) as { step: number; loss: number; validLoss?: number }[]
   return {
-    title, unit: 'nats a character',
+    title,
+    unit: 'nats a character',
     series: [
       { name: 'training', points: records.map(({ step, loss }) => [step, loss] as const) },
-      { name: 'validation', points: records.flatMap(({ step, validLoss }) => (validLoss === undefined ? [] : [[step, validLoss] as const])) },
+      {
+        name: 'validation',
+        points: records.flatMap(({ step, validLoss }) => (validLoss === undefined ? [] : [[step, validLoss] as const])),
+      },
     ],
   }
 }
