@@ -80,7 +80,8 @@ export function freeFolder(name: string): string {
 
 export function latestRun(): string {
   const folders = existsSync(runsFolder) ? readdirSync(runsFolder).map((name) => join(runsFolder, name)) : []
-  const saved = (folder: string): number => statSync(join(folder, 'checkpoint.safetensors'), { throwIfNoEntry: false })?.mtimeMs ?? 0
+  const checkpoint = (folder: string): string => join(folder, 'checkpoint.safetensors')
+  const saved = (folder: string): number => (existsSync(checkpoint(folder)) ? statSync(checkpoint(folder)).mtimeMs : 0)
   const [latest] = folders.filter((folder) => saved(folder) > 0).sort((a, b) => saved(b) - saved(a))
   if (!latest) throw new FileError(`there is no run under ${runsFolder}/: train one with fastweights train, or name one with --run FOLDER`)
   return latest

@@ -133,7 +133,7 @@ export async function train(options: TrainOptions, device: Device): Promise<numb
   const elapsed = performance.now() - started
   if (optimizer.steps === first) validLoss = await validate()
   say(
-    `trained ${steps - first} steps in ${duration(elapsed)}; validation loss ${validLoss.toFixed(4)} nats a character over the whole validation text\n`,
+    `trained ${steps - first} steps in ${duration(elapsed)}; validation loss ${validLoss.toFixed(4)} (whole validation text)\n`,
   )
   const chart = chartOf(metricsPath, `${run.preset} on ${run.text.name}`)
   const text = await sampleText(run, options.sampleLength)

@@ -1,0 +1,318 @@
+/** Whatever is wrong with the input: one line on standard error, an exit code (2 for usage, else 1), and not a byte changed on the disk. */
+import assert from 'node:assert/strict'
+import { mkdirSync, readdirSync } from 'node:fs'
+import { readSafetensors, type Safetensors, writeSafetensors } from '../../nn/index.ts'
+import { type Result, Workplace } from './command.ts'
+
+type Case = readonly [words: string | readonly string[], message: string | RegExp]
+
+const isWindows = process.platform === 'win32'
+
+describe('bad input', () => {
+  const place = new Workplace()
+  after(place.remove)
+  before(async () => {
+    place.write('empty.txt', '')
+    place.write('short.txt', 'abc')
+    place.write('latin1.txt', Buffer.from('caf\xe9 au lait', 'latin1'))
+    place.write('other.txt', 'It is another text. '.repeat(50))
+    mkdirSync(place.path('folder'))
+    mkdirSync(place.path('occupied'))
+    place.write('occupied/metrics.jsonl', 'not ours\n')
+    mkdirSync(place.path('damaged'))
+    await place.train('--out run')
+    place.write('damaged/checkpoint.safetensors', place.read('run/checkpoint.safetensors'))
+    place.write('damaged/metrics.jsonl', '{"step":1}\nnonsense\n{"step":2}\n')
+  })
+
+  function assertRefused({ code, stderr }: Result, expected: number, message: string | RegExp, words: unknown): void {
+    assert.match(stderr, /^fastweights: [^\n]+\n$/, `${words}`)
+    const line = stderr.slice('fastweights: '.length, -1)
+    if (typeof message === 'string') assert.equal(line, message)
+    else assert.match(line, message)
+    assert.equal(code, expected, `${words}: ${stderr}`)
+  }
+
+  /** All at once, as many as there are cores; nothing that they do may be seen afterwards. */
+  function refuses(what: string, code: number, cases: () => readonly Case[]): void {
+    it(what, async () => {
+      const left = [...cases()]
+      const snapshot = place.snapshot()
+      const work = async (): Promise<void> => {
+        for (let next = left.pop(); next; next = left.pop()) assertRefused(await place.run(next[0]), code, next[1], next[0])
+      }
+      await Promise.all([work(), work()])
+      assert.deepEqual(place.snapshot(), snapshot)
+    })
+  }
+
+  const train = (rest: string): string => `train --text text.txt --config tiny.json --out new ${rest}`
+
+  refuses('in a command line', 2, () => [
+    ['trian', 'unknown command "trian": did you mean train?'],
+    ['--steps 5', 'the command must come before --steps: the commands are train, generate, doctor'],
+    [train('--lerning-rate 1'), /^unknown option --lerning-rate/],
+    [train('-x'), 'unknown option -x'],
+    [train('--preset labmi'), '--preset: expected one of default, labml, labml-small, softmax, got "labmi"'],
+    [train('--preset __proto__'), /^--preset: expected one of/],
+    [train('--steps -5'), '--steps: expected an integer, 1 or more, got "-5"'],
+    [train('--steps 0'), '--steps: expected an integer, 1 or more, got "0"'],
+    [train('--d-model NaN'), '--d-model: expected an integer, 1 or more, got "NaN"'],
+    [train('--batch 2.5'), '--batch: expected an integer, 1 or more, got "2.5"'],
+    [train('--lr Infinity'), '--lr: expected a number above 0, got "Infinity"'],
+    [train('--lr 1e999'), '--lr: expected a number above 0, got "1e999"'],
+    [train('--dropout 1'), '--dropout: expected a number from 0 to below 1, got "1"'],
+    [train('--threads 0'), '--threads: expected an integer from 1 to 64, got "0"'],
+    [train('--seed 4294967296'), '--seed: expected an integer from 0 to 4294967295, got "4294967296"'],
+    [train('--prompt'), '--prompt: a text is missing'],
+    [[...train('--prompt').split(' '), ''], '--prompt: expected a text, got ""'],
+    ['train text.txt', 'unexpected argument "text.txt"'],
+    ['generate --temperature -1', '--temperature: expected a number, 0 or more, got "-1"'],
+    ['generate --top-k 1.5', '--top-k: expected an integer, 0 or more, got "1.5"'],
+    ['doctor --steps 1', /^unknown option --steps/],
+    [['train', 'two\nlines\u001b[31m'], /^unexpected argument/],
+  ])
+
+  refuses('in a config file', 2, () => {
+    const config = (name: string, content: string): string => {
+      place.write(`${name}.json`, content)
+      return `train --text text.txt --out new --config ${name}.json`
+    }
+    return [
+      [config('broken', '{"steps": 5,'), /^--config: broken\.json isn't valid JSON: /],
+      [config('array', '[5]'), "--config: array.json isn't a JSON object of options"],
+      [config('key', '{"step": 5}'), 'key.json: unknown option "step": did you mean "steps"?'],
+      [config('prototype', '{"__proto__": {"steps": 5}}'), 'prototype.json: unknown option "__proto__"'],
+      [config('type', '{"steps": "5"}'), 'type.json: "steps": expected an integer, 1 or more, got "5"'],
+      [config('null', '{"steps": null}'), 'null.json: "steps": expected an integer, 1 or more, got null'],
+      [config('fraction', '{"heads": 1.5}'), 'fraction.json: "heads": expected an integer, 1 or more, got 1.5'],
+      ['train --config none.json', "--config: can't read none.json: no such file or folder"],
+      ['train --config folder', "--config: can't read folder: it is a folder"],
+    ]
+  })
+
+  refuses('in sizes that do not go together', 1, () => [
+    [train('--heads 3'), "3 heads don't divide dModel = 16"],
+    [train('--normalise'), 'normalise belongs to the sum rule: the delta rule has no normaliser'],
+    [train('--feature-map dpfp --nu 1000000000'), /^dpfp: nu must be an integer/],
+    [train('--seq-len 5000'), /^the text is too short: of its \d+ characters, /],
+    [train('--preset softmax --seq-len 2000 --batch 200').replace('new', 'folder'), /^wasm: out of memory: asked for 6 GB, /],
+  ])
+
+  refuses('in sizes that can never fit into memory, at once', 2, () => [
+    [train('--batch 100000000'), /and --seq-len 16 need at least \d+ GB of memory, the wasm device has 4\.3 GB$/],
+    [train('--batch 9007199254740991'), /the wasm device has 4\.3 GB$/],
+    [train('--layers 100000000'), /the wasm device has 4\.3 GB$/],
+    [train('--d-model 100000000'), /the wasm device has 4\.3 GB$/],
+    [train('--d-ff 9007199254740991 --device reference'), /need at least \d+ GB of memory, the reference device has/],
+  ])
+
+  refuses('in a text', 1, () => [
+    [train('').replace('text.txt', 'none.txt'), "can't read none.txt: no such file or folder"],
+    [train('').replace('text.txt', 'folder'), "can't read folder: it is a folder"],
+    [train('').replace('text.txt', 'empty.txt'), 'empty.txt is empty'],
+    [train('').replace('text.txt', 'short.txt'), /^the text is too short: of its 3 characters, 2 would train/],
+    [train('').replace('text.txt', 'latin1.txt'), "latin1.txt isn't valid UTF-8: byte 0x20 at offset 4"],
+    [[...train('--prompt').trim().split(' '), 'It is ü'], /^character "ü" \(U\+00FC\) at 6 isn't in the vocabulary of \d+ symbols$/],
+    [['generate', '--run', 'run', '--prompt', 'Why Q'], /^character "Q" \(U\+0051\) at 4 isn't in the vocabulary of \d+ symbols$/],
+  ])
+
+  refuses('in an output folder', 1, () => [
+    [train('').replace('new', 'run'), 'run holds a run already: go on with --resume run, or name another --out'],
+    [train('').replace('new', 'occupied'), 'occupied holds a file named metrics.jsonl already: name another --out'],
+    [train('').replace('new', 'text.txt'), /^can't write to the output folder text\.txt: .*text\.txt is a file$/],
+    [train('').replace('new', 'text.txt/below'), /^can't write to the output folder text\.txt\/below: .*text\.txt is a file$/],
+    ...(process.platform === 'linux'
+      ? ([[train('').replace('new', '/proc/new'), /^can't write to the output folder \/proc\/new: /]] as const)
+      : []),
+  ])
+
+  refuses('of a resumed run, by what it fixed', 2, () => [
+    ['train --resume run --heads 4', /^--heads: a resumed run keeps its settings \(only text, steps, /],
+    ['train --resume run --out new', /^--out: a resumed run keeps its settings/],
+    ['train --resume run --seed 1', /^--seed: a resumed run keeps its settings/],
+    ['train --resume run --config tiny.json', /: a resumed run keeps its settings/],
+    ['train --resume run --steps 4', '--steps: the run has taken 5 steps already'],
+    ['train --resume run/checkpoint.safetensors', '--resume: run/checkpoint.safetensors is a file; give the folder of the run'],
+  ])
+
+  refuses('of a resumed run, by what it finds', 1, () => [
+    ['train --resume run --text other.txt', "other.txt isn't the text that the run was trained on (text.txt): give that one with --text"],
+    ['train --resume none', "can't read the checkpoint none: no such file or folder"],
+    ['train --resume folder', "can't read the checkpoint folder/checkpoint.safetensors: no such file or folder"],
+    ['train --resume damaged', "damaged/metrics.jsonl: line 2 isn't a JSON object"],
+    ['generate --run none', "can't read the checkpoint none: no such file or folder"],
+    ['generate', 'there is no run under runs/: train one with fastweights train, or name one with --run FOLDER'],
+  ])
+
+  const hostile: [name: string, change: (file: Safetensors) => void, message: RegExp][] = [
+    ['another format', ({ metadata }) => (metadata.format = 'pt'), /its metadata says format "pt"/],
+    ['no configuration', ({ metadata }) => delete metadata.config, /the configuration in the metadata can't be used/],
+    ['a configuration of another kind', ({ metadata }) => (metadata.config = '[1]'), /can't be used: it isn't an object$/],
+    ['more layers than tensors', configure({ layers: 1e9 }), /it has 1000000000 layers, the file \d+ tensors$/],
+    ['a huge width', configure({ dModel: 1e6 }), /src_embed\.weight has shape \[\d+,16\], its configuration says \[\d+,1000000\]$/],
+    ['a huge convolution', configure({ conv: 1e9 }), /conv has shape \[16,4\], its configuration says \[16,1000000000\]$/],
+    ['a name of the prototype', configure({ featureMap: 'constructor' }), /unknown feature map 'constructor'/],
+    ['a number that is a text', configure({ dModel: '16' }), /dModel isn't a number$/],
+    [
+      'a number out of range',
+      configure({ dropout: 7 }),
+      /Dropout: the probability must be in \[0, 1\), not 7|"dropout": expected a number/,
+    ],
+    ['no seed', ({ metadata }) => delete metadata.seed, /seed in the metadata isn't a whole number: nothing$/],
+    ['steps below 0', ({ metadata }) => (metadata.steps = '-1'), /steps in the metadata isn't a whole number: "-1"$/],
+    ['no record of the run', ({ metadata }) => delete metadata.run, /its metadata says nothing about a run$/],
+    ['a record that is no JSON', ({ metadata }) => (metadata.run = '{'), /what its metadata says about the run isn't JSON$/],
+    ['a record of another kind', ({ metadata }) => (metadata.run = 'null'), /what its metadata says about the run is incomplete$/],
+    ['symbols that are no texts', record({ symbols: [1, 2] }), /what its metadata says about the run is incomplete$/],
+    ['too few symbols', record({ symbols: ['a', 'b'] }), /it has 2 symbols, its model \d+$/],
+    ['impossible settings', ({ metadata }) => training(metadata, { batch: -1 }), /"batch": expected an integer, 1 or more, got -1$/],
+    ['a missing setting', ({ metadata }) => training(metadata, { clip: undefined }), /its settings lack clip$/],
+    ['a missing tensor', ({ tensors }) => tensors.delete('generator.bias'), /it lacks generator\.bias$/],
+    ['one moment less', ({ tensors }) => tensors.delete('optimizer.v.generator.bias'), /it lacks optimizer\.v\.generator\.bias$/],
+    ['a tensor too many', ({ tensors }) => tensors.set('a\n\u001b[31m', entry('F32', [1])), /"a\\n\\u001b\[31m" is no part of its model$/],
+    ['integers for a parameter', replace('I64'), /generator\.bias is I64, not floating-point numbers$/],
+    ['bytes for a parameter', replace('U8'), /generator\.bias is U8, not floating-point numbers$/],
+    [
+      'another shape',
+      ({ tensors }) => (tensors.get('generator.bias')!.shape = [1, tensors.get('generator.bias')!.data.length]),
+      /has shape \[1,\d+\], its configuration says \[\d+\]$/,
+    ],
+  ]
+
+  refuses('in a checkpoint', 1, () => {
+    const good = place.read('run/checkpoint.safetensors')
+    const files: [name: string, bytes: Uint8Array, message: RegExp][] = [
+      ['empty', new Uint8Array(0), /a file of 0 bytes is too short/],
+      ['text', Buffer.from('It is so. '.repeat(50)), /safetensors: a header of \d+ bytes is over the format's limit/],
+      ['cut', good.subarray(0, good.length - 100), /safetensors: /],
+      ['header cut', good.subarray(0, 300), /safetensors: a header of \d+ bytes doesn't fit in a file of 300 bytes \(truncated\?\)$/],
+      ['longer', Buffer.concat([good, Buffer.alloc(8)]), /safetensors: /],
+      [
+        'overlap',
+        raw('{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}', 12),
+        /safetensors: /,
+      ],
+      [
+        'product',
+        raw('{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}', 0),
+        /shape \[4294967296, 4294967296\] isn't of sizes/,
+      ],
+      ...hostile.map(([name, change, message]) => {
+        const file = readSafetensors(good)
+        change(file)
+        return [name, writeSafetensors(file.tensors, { ...file.metadata }), message] as [string, Uint8Array, RegExp]
+      }),
+    ]
+    return files.map(([name, bytes, message]) => {
+      const file = `${name.replaceAll(' ', '-')}.safetensors`
+      place.write(file, bytes)
+      return [`generate --run ${file}`, message]
+    })
+  })
+
+  it('a checkpoint without moments generates, but is not resumed', async () => {
+    const { tensors, metadata } = readSafetensors(place.read('run/checkpoint.safetensors'))
+    mkdirSync(place.path('bare'))
+    place.write(
+      'bare/checkpoint.safetensors',
+      writeSafetensors(
+        [...tensors].filter(([name]) => !name.startsWith('optimizer.')),
+        { ...metadata },
+      ),
+    )
+    const snapshot = place.snapshot()
+    await place.succeed('generate --run bare --length 5')
+    assertRefused(await place.run('train --resume bare'), 1, /it holds no optimiser's state, so training can't go on from it$/, 'bare')
+    assert.deepEqual(place.snapshot(), snapshot)
+  })
+
+  it('a disk that takes no more leaves the old checkpoint whole', async function () {
+    if (isWindows) return this.skip()
+    // The limit is in blocks of 512 or 1024 bytes: metrics fit, a checkpoint doesn't.
+    const shell = 'ulimit -f 8; exec "$0" "$@"'
+    const old = place.read('run/checkpoint.safetensors')
+    assertRefused(
+      await place.run('train --resume run --steps 8', { shell }),
+      1,
+      "can't write run/checkpoint.safetensors: the file is larger than the system allows",
+      'resume',
+    )
+    assert.deepEqual(place.read('run/checkpoint.safetensors'), old)
+    assertRefused(
+      await place.run(train('').replace('new', 'full'), { shell }),
+      1,
+      "can't write full/checkpoint.safetensors: the file is larger than the system allows",
+      'new',
+    )
+    assert.deepEqual(readdirSync(place.path('full')), [])
+    await place.succeed('train --resume run --steps 8')
+  })
+
+  it('standard output that takes nothing ends in one line', async function () {
+    if (process.platform !== 'linux') return this.skip()
+    for (const words of ['generate --run run', 'doctor', '--help'])
+      assertRefused(
+        await place.run(words, { shell: 'exec "$0" "$@" >/dev/full' }),
+        1,
+        "can't write to standard output: no space left on the device",
+        words,
+      )
+  })
+
+  for (const [name, settings, step] of [
+    ['with the loss', '', 2],
+    ['where every step is saved', '--save-every 1', 1],
+    ['on the reference device', '--device reference --lr 1e300', 2],
+  ] as const)
+    it(`a run that diverges stops, says when, and keeps a state that generates: ${name}`, async () => {
+      const out = `diverged-${step}-${settings.length}`
+      const lr = settings.includes('--lr') ? '' : '--lr 1e30'
+      const result = await place.run(`${train('').replace('new', out)} --clip 0 ${lr} ${settings}`)
+      assertRefused(
+        result,
+        1,
+        new RegExp(
+          `^training diverged at step ${step}: the .* is (NaN|Infinity).*; the last good state is in ${out}/checkpoint\\.safetensors$`,
+        ),
+        out,
+      )
+      assert.equal((await place.succeed(`generate --run ${out} --length 20`)).length, 'It is'.length + 21)
+    })
+})
+
+type Metadata = Record<string, string>
+
+function configure(fields: object): (file: Safetensors) => void {
+  return ({ metadata }) => {
+    metadata.config = JSON.stringify({ ...JSON.parse(metadata.config), ...fields })
+  }
+}
+
+function record(fields: object): (file: Safetensors) => void {
+  return ({ metadata }) => {
+    metadata.run = JSON.stringify({ ...JSON.parse(metadata.run), ...fields })
+  }
+}
+
+function training(metadata: Metadata, fields: object): void {
+  const run = JSON.parse(metadata.run)
+  metadata.run = JSON.stringify({ ...run, training: { ...run.training, ...fields } })
+}
+
+function entry(dtype: 'F32' | 'I64' | 'U8', shape: number[]) {
+  const size = shape.reduce((a, b) => a * b, 1)
+  if (dtype === 'F32') return { dtype, shape, data: new Float32Array(size) }
+  return dtype === 'I64' ? { dtype, shape, data: new BigInt64Array(size) } : { dtype, shape, data: new Uint8Array(size) }
+}
+
+function replace(dtype: 'I64' | 'U8'): (file: Safetensors) => void {
+  return ({ tensors }) => tensors.set('generator.bias', entry(dtype, tensors.get('generator.bias')!.shape))
+}
+
+/** A file with this header and so many bytes after it. */
+function raw(header: string, bytes: number): Uint8Array {
+  const length = Buffer.alloc(8)
+  length.writeBigUInt64LE(BigInt(header.length))
+  return Buffer.concat([length, Buffer.from(header), Buffer.alloc(bytes)])
+}

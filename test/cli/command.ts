@@ -1,0 +1,109 @@
+/** Runs the real command in processes of their own, in a folder that holds a text and the settings of a tiny model. */
+import assert from 'node:assert/strict'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { random } from '../helpers.ts'
+
+export const main = fileURLToPath(new URL('../../cli/main.js', import.meta.url))
+
+export interface Result {
+  code: number | null
+  stdout: string
+  stderr: string
+}
+
+/** What a process has said, and its end. */
+export async function ended(child: ChildProcess): Promise<Result> {
+  const result: Result = { code: null, stdout: '', stderr: '' }
+  for (const name of ['stdout', 'stderr'] as const)
+    child[name]?.setEncoding('utf8').on('data', (piece: string) => {
+      result[name] += piece
+    })
+  result.code = await new Promise((resolve) => child.once('close', resolve))
+  return result
+}
+
+/** Resolves once standard output has shown `text`. */
+export function shown(child: ChildProcess, text: string): Promise<void> {
+  let seen = ''
+  return new Promise((resolve) =>
+    child.stdout!.on('data', (piece) => {
+      seen += piece
+      if (seen.includes(text)) resolve()
+    }),
+  )
+}
+
+export class Workplace {
+  readonly folder = mkdtempSync(join(tmpdir(), 'fastweights-cli-'))
+  readonly env = { ...process.env, FASTWEIGHTS_CACHE: join(this.folder, 'cache') }
+
+  constructor() {
+    const next = random(3)
+    const words = ['It is ', 'so ', 'the way, ', 'and ', 'a bird ', 'sings.\n', 'Why ', 'not? ']
+    let text = ''
+    while (text.length < 3000) text += words[Math.floor(next() * words.length)]
+    this.write('text.txt', text)
+    this.write('tiny.json', JSON.stringify(tiny))
+  }
+
+  path = (name: string): string => join(this.folder, name)
+  read = (name: string): Buffer => readFileSync(this.path(name))
+  write = (name: string, content: string | Uint8Array): void => writeFileSync(this.path(name), content)
+  remove = (): void => rmSync(this.folder, { recursive: true, force: true })
+
+  /** `words`: a command line whose arguments have no spaces, or a list. */
+  start(words: string | readonly string[], options: { stdin?: 'ignore'; shell?: string } = {}): ChildProcess {
+    const list = typeof words === 'string' ? words.split(' ').filter(Boolean) : words
+    const [command, parameters] =
+      options.shell === undefined ? [process.execPath, [main, ...list]] : ['sh', ['-c', options.shell, process.execPath, main, ...list]]
+    return spawn(command, parameters, { cwd: this.folder, env: this.env, stdio: ['ignore', 'pipe', 'pipe'] })
+  }
+
+  /** `shell`: a script for sh in which "$0" "$@" stands for the command. */
+  run(words: string | readonly string[], options: { shell?: string } = {}): Promise<Result> {
+    return ended(this.start(words, options))
+  }
+
+  /** As `run`, but it must succeed. */
+  async succeed(words: string | readonly string[], options: { shell?: string } = {}): Promise<string> {
+    const { code, stdout, stderr } = await this.run(words, options)
+    assert.equal(code, 0, `${words}: ${stderr}`)
+    return stdout
+  }
+
+  train = (words: string): Promise<string> => this.succeed(`train --text text.txt --config tiny.json ${words}`)
+
+  /** Every file and its content, to see whether anything has changed. */
+  snapshot(): Record<string, string> {
+    const names = readdirSync(this.folder, { recursive: true }) as string[]
+    return Object.fromEntries(
+      names.sort().map((name) => [name, statSync(this.path(name)).isFile() ? this.read(name).toString('base64') : '']),
+    )
+  }
+
+  /** The metrics of a run without the times, which no two runs share. */
+  metrics(run: string): Record<string, unknown>[] {
+    return this.read(`${run}/metrics.jsonl`)
+      .toString()
+      .trim()
+      .split('\n')
+      .map((line) => ({ ...JSON.parse(line), seconds: undefined }))
+  }
+}
+
+const tiny = {
+  'd-model': 16,
+  heads: 2,
+  layers: 1,
+  'd-ff': 32,
+  'seq-len': 16,
+  batch: 2,
+  steps: 5,
+  schedule: 'constant',
+  lr: 0.01,
+  'sample-length': 20,
+}

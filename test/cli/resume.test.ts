@@ -1,0 +1,90 @@
+/** A run that was stopped, by its end, by Ctrl-C or by force, and resumed, leaves the same bytes as one that wasn't. */
+import assert from 'node:assert/strict'
+import { readCheckpoint } from '../../nn/index.ts'
+import { ended, shown, Workplace } from './command.ts'
+
+describe('fastweights train --resume', () => {
+  const place = new Workplace()
+  after(place.remove)
+
+  function assertSameRun(actual: string, expected: string): void {
+    assert.deepEqual(place.metrics(actual), place.metrics(expected))
+    assert.ok(place.read(`${actual}/checkpoint.safetensors`).equals(place.read(`${expected}/checkpoint.safetensors`)), 'checkpoints differ')
+    assert.equal(place.read(`${actual}/sample.txt`).toString(), place.read(`${expected}/sample.txt`).toString())
+  }
+
+  for (const [name, settings] of [
+    ['wasm', ''],
+    ['wasm, plain, labml', '--no-relaxed --preset labml --clip 0.5'],
+    ['wasm, softmax, noam', '--preset softmax --schedule noam'],
+    ['reference', '--device reference'],
+  ])
+    it(`3 steps and 3 more are 6: ${name}, with dropout`, async () => {
+      const id = name.replace(/\W+/g, '-')
+      const device = settings.match(/--(device reference|no-relaxed)/)?.[0] ?? ''
+      const common = `${settings} --dropout 0.2 --eval-every 3`
+      await Promise.all([place.train(`--out ${id}-whole --steps 6 ${common}`), place.train(`--out ${id} --steps 3 ${common}`)])
+      await place.succeed(`train --resume ${id} --steps 6 --eval-every 3 --sample-length 20 ${device}`.trim())
+      assertSameRun(id, `${id}-whole`)
+    })
+
+  it('after Ctrl-C', async () => {
+    const settings = '--dropout 0.2 --eval-every 10 --save-every 1000000 --steps'
+    const child = place.start(`train --text text.txt --config tiny.json --out interrupted ${settings} 1000000`)
+    const result = ended(child)
+    await shown(child, 'step 10/')
+    child.kill('SIGINT')
+    const { code, stdout, stderr } = await result
+    assert.equal(code, 130)
+    assert.equal(stderr, '\nstopping after this step (once more to stop at once)\n')
+    const stopped = Number(stdout.match(/^stopped at step (\d+); go on with --resume interrupted$/m)?.[1])
+    assert.equal(readCheckpoint(place.read('interrupted/checkpoint.safetensors')).steps, stopped)
+    const steps = stopped + 7
+    await Promise.all([
+      place.succeed(`train --resume interrupted --steps ${steps} --eval-every 10 --sample-length 20`),
+      place.train(`--out uninterrupted ${settings} ${steps}`),
+    ])
+    assertSameRun('interrupted', 'uninterrupted')
+  })
+
+  it('after kill -9 at any moment: what was saved opens, and the end is the same', async () => {
+    const settings = '--eval-every 50 --save-every 1 --dropout 0.2 --steps 150'
+    await place.train(`--out unbroken ${settings}`)
+    let saved = 0
+    for (const delay of [0, 3, 9, 20, 33, 47, 64, 85, 110]) {
+      const begun = place.path('killed')
+      const words =
+        saved === 0
+          ? `train --text text.txt --config tiny.json --out ${begun} ${settings}`
+          : `train --resume ${begun} --save-every 1 --eval-every 50`
+      const child = place.start(words)
+      const result = ended(child)
+      await shown(child, 'step ')
+      await new Promise((resolve) => setTimeout(resolve, delay))
+      child.kill('SIGKILL')
+      await result
+      const { steps } = readCheckpoint(place.read('killed/checkpoint.safetensors'))
+      assert.ok(steps >= saved, `from step ${saved} back to ${steps}`)
+      saved = Math.max(steps, 1)
+    }
+    await place.succeed('train --resume killed --save-every 1 --eval-every 50 --sample-length 20')
+    assertSameRun('killed', 'unbroken')
+    assert.ok(!Object.keys(place.snapshot()).some((name) => name.includes('.tmp')))
+  })
+
+  it('says when it computes otherwise than before, or the schedule has changed', async () => {
+    await place.train('--out changed --schedule cosine')
+    const stdout = await place.succeed('train --resume changed --steps 6 --device reference')
+    assert.match(stdout, /^note: the run was trained in float32.* and goes on in float64, so it won't repeat an unbroken run exactly$/m)
+    assert.match(stdout, /^note: the learning rate falls until step 6 from now on; so far it fell until step 5$/m)
+    assert.equal(JSON.parse(readCheckpoint(place.read('changed/checkpoint.safetensors')).extra.run).arithmetic, 'float64')
+  })
+
+  it('finds the same text under another name, and a run that is complete stays as it is', async () => {
+    await place.train('--out moved')
+    const before = place.read('moved/checkpoint.safetensors')
+    place.write('renamed.txt', place.read('text.txt'))
+    assert.match(await place.succeed('train --resume moved --text renamed.txt'), /^trained 0 steps/m)
+    assert.deepEqual(place.read('moved/checkpoint.safetensors'), before)
+  })
+})

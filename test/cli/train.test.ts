@@ -1,0 +1,85 @@
+import assert from 'node:assert/strict'
+import { existsSync, readdirSync } from 'node:fs'
+import { readCheckpoint } from '../../nn/index.ts'
+import { type PresetName, presets } from '../../tasks/index.ts'
+import { ended, shown, Workplace } from './command.ts'
+
+describe('fastweights train', () => {
+  const place = new Workplace()
+  after(place.remove)
+
+  it('writes a checkpoint, metrics, a curve and a sample, and says where', async () => {
+    const stdout = await place.train('--out whole --eval-every 2')
+    assert.deepEqual(readdirSync(place.path('whole')).sort(), ['checkpoint.safetensors', 'loss.svg', 'metrics.jsonl', 'sample.txt'])
+    for (const name of readdirSync(place.path('whole'))) assert.match(stdout, new RegExp(`^wrote whole/${name}$`, 'm'))
+    const { config, steps, extra } = readCheckpoint(place.read('whole/checkpoint.safetensors'))
+    assert.deepEqual([config.dModel, config.heads, config.layers, config.dFf, steps], [16, 2, 1, 32, 5])
+    assert.equal(JSON.parse(extra.run).text.name, 'text.txt')
+    const metrics = place.metrics('whole')
+    assert.deepEqual(
+      metrics.map(({ step }) => step),
+      [1, 2, 3, 4, 5],
+    )
+    assert.deepEqual(
+      metrics.filter((record) => 'validLoss' in record).map(({ step }) => step),
+      [2, 4, 5],
+    )
+    for (const { loss, gradNorm, lr } of metrics) for (const value of [loss, gradNorm, lr]) assert.ok((value as number) > 0)
+    assert.match(place.read('whole/sample.txt').toString(), /^It is[\s\S]{20}\n$/)
+    assert.match(place.read('whole/loss.svg').toString(), /^<svg[\s\S]*<\/svg>\s*$/)
+    for (const line of stdout.split('\n')) if (!line.includes('characters')) assert.ok(line.length <= 80, line)
+  })
+
+  it('is the same for the same seed, byte for byte, whatever the number of threads', async () => {
+    await Promise.all([place.train('--out one --threads 1 --dropout 0.1'), place.train('--out two --threads 2 --dropout 0.1')])
+    await Promise.all([place.train('--out three --threads 3 --dropout 0.1'), place.train('--out other --seed 2 --dropout 0.1')])
+    for (const run of ['two', 'three']) {
+      assert.deepEqual(place.read(`${run}/checkpoint.safetensors`), place.read('one/checkpoint.safetensors'))
+      assert.deepEqual(place.metrics(run), place.metrics('one'))
+      assert.deepEqual(place.read(`${run}/sample.txt`), place.read('one/sample.txt'))
+    }
+    assert.notDeepEqual(place.metrics('other'), place.metrics('one'))
+  })
+
+  for (const preset of Object.keys(presets) as PresetName[])
+    it(`trains the preset ${preset}, which a flag and a config file change`, async () => {
+      await place.train(`--out preset-${preset} --preset ${preset} --steps 2`)
+      const { config, extra } = readCheckpoint(place.read(`preset-${preset}/checkpoint.safetensors`))
+      const { training } = JSON.parse(extra.run)
+      const { model, training: recipe } = presets[preset]
+      assert.deepEqual({ ...config, symbols: 0 }, { ...model, dModel: 16, heads: 2, layers: 1, dFf: 32, symbols: 0 })
+      assert.deepEqual(training, { ...recipe, seqLen: 16, batch: 2, steps: 2, schedule: 'constant', lr: 0.01 })
+    })
+
+  it('names folders by preset, and takes the first that is free', async () => {
+    await place.train('--steps 1')
+    await place.train('--steps 1')
+    assert.deepEqual(readdirSync(place.path('runs')).sort(), ['default-1', 'default-2'])
+  })
+
+  it("continues a text's own first word where it lacks the preset's prompt", async () => {
+    place.write('lower.txt', 'é no capitals here at all. '.repeat(20))
+    const stdout = await place.succeed('train --text lower.txt --config tiny.json --out lower')
+    assert.match(stdout, /^note: the text lacks a character of "It is"; the sample will continue "é"$/m)
+    assert.match(place.read('lower/sample.txt').toString(), /^é/)
+  })
+
+  it('reads its config from a pipe', async () => {
+    await place.succeed('train --text text.txt --out piped', { shell: 'cat tiny.json | "$0" "$@" --config /dev/stdin' })
+    assert.equal(place.metrics('piped').length, 5)
+  })
+
+  it('works with its streams closed', async () => {
+    await place.succeed('train --text text.txt --config tiny.json --out closed', { shell: 'exec "$0" "$@" <&- >&- 2>&-' })
+    assert.ok(existsSync(place.path('closed/sample.txt')))
+  })
+
+  it('saves and stops when the reader of its output leaves', async () => {
+    const child = place.start('train --text text.txt --config tiny.json --out left --steps 100000 --save-every 100000 --eval-every 10')
+    const result = ended(child)
+    await shown(child, 'step 1/')
+    child.stdout!.destroy()
+    assert.equal((await result).code, 130)
+    assert.ok(readCheckpoint(place.read('left/checkpoint.safetensors')).steps > 0)
+  })
+})
