@@ -12,6 +12,7 @@ import {
   DivergenceError,
   generate,
   modelOf,
+  Muon,
   restoreOptimizer,
   Trainer,
   Transformer,
@@ -228,7 +229,7 @@ function promptFor(text: string, vocabulary: Vocabulary, { given, training: { pr
   return word
 }
 
-/** Refuses at once what can't fit: a lower bound of a step's memory (values, gradients, moments; what the layers keep for the backward). */
+/** Refuses at once what can't fit: a lower bound of a step's memory (values, gradients, a moment; what the layers keep for the backward). */
 function checkMemory(
   { symbols, dModel: D, dFf, layers }: TransformerConfig,
   { batch: B, seqLen: T }: TrainingConfig,
@@ -237,15 +238,16 @@ function checkMemory(
   const parameters = layers * (4 * D * D + 2 * D * dFf) + 2 * symbols * D
   const kept = B * T * (layers * (4 * D + dFf) + symbols)
   const [limit, width] = device.double ? [os.totalmem(), 8] : [2 ** 32, 4]
-  const needed = width * (4 * parameters + kept)
+  const needed = width * (3 * parameters + kept)
   if (needed > limit) {
     const sizes = `--d-model ${D}, --d-ff ${dFf}, --layers ${layers}, --batch ${B} and --seq-len ${T}`
     throw new UsageError(`${sizes} need at least ${bytes(needed)} of memory, the ${device.name} device has ${bytes(limit)}`)
   }
 }
 
-function optimizerOf(model: Transformer, { optimizer, lr, beta2, weightDecay }: TrainingConfig): Adam {
-  return new (optimizer === 'adamw' ? AdamW : Adam)(model.namedParameters(), { lr, betas: [0.9, beta2], weightDecay })
+function optimizerOf(model: Transformer, { optimizer, lr, matrixLr, beta2, weightDecay }: TrainingConfig): Adam {
+  const kinds = { adam: Adam, adamw: AdamW, muon: Muon }
+  return new kinds[optimizer](model.namedParameters(), { lr, matrixLr, betas: [0.9, beta2], weightDecay })
 }
 
 async function loadText(path: string | null): Promise<RunRecord['text'] & { content: string }> {

@@ -1,5 +1,5 @@
-/** Adam and AdamW, and the learning-rate schedules. */
-import { adamStep, clipScale, gradNorm } from '../engine/ops/optimizer.ts'
+/** Adam, AdamW and Muon, and the learning-rate schedules. */
+import { adamStep, clipScale, gradNorm, muonStep } from '../engine/ops/optimizer.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { type Tensor, zeros } from '../engine/tensor.ts'
 import type { StateDict } from './module.ts'
@@ -24,8 +24,16 @@ export interface StepOptions {
 interface Slot {
   p: Tensor
   m: Tensor
-  v: Tensor
+  /** Absent where the update is Muon's. */
+  v: Tensor | null
   weightDecay: number
+}
+
+/** What Adam's relatives change about it. */
+interface Variant {
+  decoupled?: boolean
+  /** Which parameters take Muon's step instead, with this much of the learning rate and this momentum. */
+  muon?: { takes: (name: string, p: Tensor) => boolean; lrRatio: number; momentum: number }
 }
 
 /** Kingma & Ba 2015, as torch.optim.Adam: betas (0.9, 0.999), eps 1e-8 outside the root, no weight decay. */
@@ -34,9 +42,9 @@ export class Adam {
   steps = 0
   private slots = new Map<string, Slot>()
   private config: Required<Omit<AdamConfig, 'decays'>>
-  private decoupled: boolean
+  private variant: Variant
 
-  constructor(parameters: ReadonlyMap<string, Tensor>, config: AdamConfig, decoupled = false) {
+  constructor(parameters: ReadonlyMap<string, Tensor>, config: AdamConfig, variant: Variant = {}) {
     const { lr, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, decays = (_, p) => p.shape.length >= 2 } = config
     for (const [name, value, ok] of [
       ['lr', lr, lr >= 0],
@@ -47,10 +55,14 @@ export class Adam {
     ] as const)
       if (!ok) throw new Error(`Adam: ${name} can't be ${value}`)
     this.config = { lr, betas, eps, weightDecay }
-    this.decoupled = decoupled
+    this.variant = variant
+    const seen = new Set<Tensor>()
     for (const [name, p] of parameters) {
+      if (seen.has(p)) continue // A parameter that two modules share has two names and takes one step.
+      seen.add(p)
       const moment = (): Tensor => keep(zeros(p.shape, p.device))
-      this.slots.set(name, { p, m: moment(), v: moment(), weightDecay: decays(name, p) ? weightDecay : 0 })
+      const v = variant.muon?.takes(name, p) ? null : moment()
+      this.slots.set(name, { p, m: moment(), v, weightDecay: decays(name, p) ? weightDecay : 0 })
     }
   }
 
@@ -58,24 +70,20 @@ export class Adam {
   step(options: StepOptions = {}): Tensor {
     const slots = [...this.slots.values()].filter((s) => s.p.grad)
     const norm = gradNorm(slots.map((s) => s.p.grad as Tensor))
-    const {
-      betas: [beta1, beta2],
-      eps,
-      lr,
-    } = this.config
+    const { betas, eps } = this.config
+    const { decoupled = false, muon } = this.variant
+    const [beta1, beta2] = betas
+    const lr = options.lr ?? this.config.lr
+    if (!(lr >= 0)) throw new Error(`Adam: lr can't be ${lr}`)
     this.steps++
-    const shared = {
-      lr: options.lr ?? lr,
-      beta1,
-      beta2,
-      eps,
-      decoupled: this.decoupled,
-      correction1: 1 - beta1 ** this.steps,
-      correction2: 1 - beta2 ** this.steps,
-    }
+    const corrections = { correction1: 1 - beta1 ** this.steps, correction2: 1 - beta2 ** this.steps }
     scope(() => {
       const scale = options.clipNorm === undefined ? undefined : clipScale(norm, options.clipNorm)
-      for (const { p, m, v, weightDecay } of slots) adamStep(p, p.grad as Tensor, m, v, { ...shared, weightDecay }, scale)
+      for (const { p, m, v, weightDecay } of slots) {
+        const g = p.grad as Tensor
+        if (v) adamStep(p, g, m, v, { lr, beta1, beta2, eps, decoupled, weightDecay, ...corrections }, scale)
+        else if (muon) muonStep(p, g, m, { lr: lr * muon.lrRatio, momentum: muon.momentum, weightDecay }, scale)
+      }
     })
     return norm
   }
@@ -89,15 +97,12 @@ export class Adam {
 
   /** The moments, by parameter name: `m.NAME` and `v.NAME`. With `steps`, all that resuming needs. */
   moments(): Map<string, Tensor> {
-    return new Map(
-      [...this.slots].flatMap(
-        ([name, { m, v }]) =>
-          [
-            [`m.${name}`, m],
-            [`v.${name}`, v],
-          ] as [string, Tensor][],
-      ),
-    )
+    const moments = new Map<string, Tensor>()
+    for (const [name, { m, v }] of this.slots) {
+      moments.set(`m.${name}`, m)
+      if (v) moments.set(`v.${name}`, v)
+    }
+    return moments
   }
 
   loadMoments(dict: StateDict, steps: number): void {
@@ -113,17 +118,39 @@ export class Adam {
 
   dispose(): void {
     this.zeroGrad()
-    for (const { m, v } of this.slots.values()) {
-      m.dispose()
-      v.dispose()
-    }
+    for (const moment of this.moments().values()) moment.dispose()
   }
 }
 
 /** Adam with decoupled weight decay (Loshchilov & Hutter 2019): p -= lr * weightDecay * p, 0.01 by default as in torch. */
 export class AdamW extends Adam {
   constructor(parameters: ReadonlyMap<string, Tensor>, config: AdamConfig) {
-    super(parameters, { weightDecay: 0.01, ...config }, true)
+    super(parameters, { weightDecay: 0.01, ...config }, { decoupled: true })
+  }
+}
+
+export interface MuonConfig extends AdamConfig {
+  /** Learning rate of the matrices; `lr`, and a schedule, speak of the others, and the ratio of the two is kept. 0.02 by default. */
+  matrixLr?: number
+  momentum?: number
+  /** Which parameters are matrices to orthogonalise; by default those of the layers with two axes, both of at least 16. */
+  matrices?: (name: string, p: Tensor) => boolean
+}
+
+const layerMatrices = (name: string, p: Tensor): boolean =>
+  p.shape.length === 2 && Math.min(...p.shape) >= 16 && !/^(src_embed|generator)\./.test(name)
+
+/**
+ * Muon (Jordan 2024): the matrices inside the layers move along their orthogonalised momentum, everything else takes AdamW steps.
+ * On small models it needs about two thirds of AdamW's steps for the same loss.
+ */
+export class Muon extends Adam {
+  constructor(parameters: ReadonlyMap<string, Tensor>, config: MuonConfig) {
+    const { matrixLr = 0.02, momentum = 0.95, matrices = layerMatrices, ...adam } = config
+    if (!(matrixLr >= 0)) throw new Error(`Muon: matrixLr can't be ${matrixLr}`)
+    if (!(momentum >= 0 && momentum < 1)) throw new Error(`Muon: momentum can't be ${momentum}`)
+    if (!(adam.lr > 0)) throw new Error(`Muon: lr can't be ${adam.lr}`)
+    super(parameters, { weightDecay: 0.01, ...adam }, { decoupled: true, muon: { takes: matrices, lrRatio: matrixLr / adam.lr, momentum } })
   }
 }
 

@@ -8,10 +8,12 @@ export interface TrainingConfig {
   seqLen: number
   batch: number
   steps: number
-  optimizer: 'adam' | 'adamw'
+  optimizer: 'adam' | 'adamw' | 'muon'
   schedule: 'cosine' | 'noam' | 'constant'
   /** Peak rate; for noam, the factor. */
   lr: number
+  /** Muon's rate for the matrices of the layers, at the peak. */
+  matrixLr: number
   warmup: number
   /** What the cosine falls to, as a part of the peak. */
   lrFloor: number
@@ -31,12 +33,12 @@ export interface Recipe {
 }
 
 const labmlTraining: TrainingConfig = {
-  seqLen: 128, batch: 16, steps: 62_720, optimizer: 'adam', schedule: 'noam', lr: 1, warmup: 2000, lrFloor: 0,
+  seqLen: 128, batch: 16, steps: 62_720, optimizer: 'adam', schedule: 'noam', lr: 1, matrixLr: 0.02, warmup: 2000, lrFloor: 0,
   beta2: 0.999, weightDecay: 0, clip: 1, sampling: 'epoch', prompt: 'It is',
 }
 
 const defaultTraining: TrainingConfig = {
-  seqLen: 128, batch: 16, steps: 600, optimizer: 'adamw', schedule: 'cosine', lr: 3e-3, warmup: 50, lrFloor: 0.05,
+  seqLen: 128, batch: 16, steps: 600, optimizer: 'adamw', schedule: 'cosine', lr: 3e-3, matrixLr: 0.02, warmup: 50, lrFloor: 0.05,
   beta2: 0.99, weightDecay: 0.1, clip: 1, sampling: 'random', prompt: 'It is',
 }
 

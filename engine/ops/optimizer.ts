@@ -3,7 +3,8 @@ import { noGrad } from '../autograd.ts'
 import type { AdamOptions } from '../devices/kernels.ts'
 import { scope } from '../scope.ts'
 import { empty, type Tensor } from '../tensor.ts'
-import { affine, minimum, reciprocal, sqrt } from './elementwise.ts'
+import { add, affine, div, minimum, mul, reciprocal, sqrt } from './elementwise.ts'
+import { matmul } from './matmul.ts'
 import { sum } from './reduce.ts'
 
 /** Euclidean norm of all gradients together, as a tensor of one element. */
@@ -27,4 +28,48 @@ export function clipScale(norm: Tensor, limit: number): Tensor {
 /** One Adam or AdamW step on p with its moments m and v; the gradient is first multiplied by `gradScale` where given. */
 export function adamStep(p: Tensor, g: Tensor, m: Tensor, v: Tensor, options: AdamOptions, gradScale?: Tensor): void {
   p.device.kernels.adam(p.storage, g.storage, m.storage, v.storage, p.size, gradScale?.storage ?? null, options)
+}
+
+export interface MuonOptions {
+  lr: number
+  momentum: number
+  /** Decoupled: p -= lr * weightDecay * p. */
+  weightDecay: number
+}
+
+/** Coefficients of the quintic a x + b x^3 + c x^5, whose iteration drives singular values from (0, 1] to about 1 (Jordan 2024). */
+const quintic = { a: 3.4445, b: -4.775, c: 2.0315, iterations: 5 }
+
+/** X scaled to a norm of 1, then all its singular values driven to about 1 by Newton-Schulz: close to U V^T of X = U diag(s) V^T. */
+function orthogonalised(x: Tensor): Tensor {
+  const tall = x.shape[0] > x.shape[1]
+  const { a, b, c, iterations } = quintic
+  let y = div(x, affine(gradNorm([x]), 1, 1e-7))
+  for (let i = 0; i < iterations; i++) {
+    // y <- a y + (b A + c A^2) y with A = y y^T (for a tall y, A = y^T y from the right); c is taken out, so that the products do the sums.
+    const gram = tall ? matmul(y, y, { transposeA: true }) : matmul(y, y, { transposeB: true })
+    const polynomial = matmul(gram, gram, { accumulate: affine(gram, b / c) })
+    const start = affine(y, a / c)
+    y = affine(tall ? matmul(y, polynomial, { accumulate: start }) : matmul(polynomial, y, { accumulate: start }), c)
+  }
+  return y
+}
+
+/**
+ * One Muon step on a matrix p with its momentum m (Jordan 2024): m = momentum m + g, and p moves along the orthogonalised Nesterov
+ * gradient g + momentum m, times sqrt(max(1, rows / columns)).
+ */
+export function muonStep(p: Tensor, g: Tensor, m: Tensor, { lr, momentum, weightDecay }: MuonOptions, gradScale?: Tensor): void {
+  const { kernels } = p.device
+  noGrad(() =>
+    scope(() => {
+      const gradient = gradScale ? mul(g, gradScale) : g
+      kernels.affine(m.storage, m.storage, m.size, momentum, 0)
+      kernels.accumulate(gradient.storage, m.storage, m.size)
+      const direction = orthogonalised(add(gradient, affine(m, momentum)))
+      const update = affine(direction, -lr * Math.sqrt(Math.max(1, p.shape[0] / p.shape[1])))
+      if (weightDecay > 0) kernels.affine(p.storage, p.storage, p.size, 1 - lr * weightDecay, 0)
+      kernels.accumulate(update.storage, p.storage, p.size)
+    }),
+  )
 }

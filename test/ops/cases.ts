@@ -568,6 +568,32 @@ const optimizerCases = [
       return [p, m, v]
     },
   }),
+  define({
+    name: 'muonStep',
+    // A matrix whose singular values differ by less than 1e3, so that the iteration doesn't magnify rounding: a random one, tall or wide.
+    options: () =>
+      fc.record({
+        rows: fc.integer({ min: 1, max: 24 }),
+        columns: fc.integer({ min: 25, max: 70 }),
+        tall: fc.boolean(),
+        clipped: fc.boolean(),
+        weightDecay: fc.constantFrom(0, 0.1),
+      }),
+    inputs: ({ rows, columns, tall, clipped }) => {
+      const shape = tall ? [columns, rows] : [rows, columns]
+      return [
+        { shape, grad: false },
+        { shape, grad: false },
+        { shape, grad: false },
+        ...(clipped ? [{ shape: [], values: 'positive' as const, grad: false }] : []),
+      ]
+    },
+    run: ({ weightDecay }, [p, g, m, scale]) => {
+      engine.muonStep(p, g, m, { lr: 0.1, momentum: 0.95, weightDecay }, scale)
+      return [p, m]
+    },
+    terms: ({ rows, columns }) => 100 * rows * columns,
+  }),
 ]
 
 export const cases: readonly Case[] = [

@@ -1,4 +1,5 @@
 /** What the ops compute, against numbers worked out by hand: the reference is the oracle of all other tests, and this is its own. */
+import assert from 'node:assert/strict'
 import * as engine from '../../engine/index.ts'
 import { type Nested, scope, type Tensor, tensor, type UnaryOp } from '../../engine/index.ts'
 import { assertClose, reference } from '../helpers.ts'
@@ -219,6 +220,29 @@ describe('values', () => {
       engine.adamStep(p, g, m, v, { ...adam, decoupled: false }, t([0.5]))
       return [p, m, v]
     }, [2 - 0.1, 1.25, 0.25 * 2.5 ** 2]))
+
+  // g = diag(3, -2) and m = 0: the direction keeps the signs and has singular values near 1 (Jordan's quintic leaves them within 0.68..1.13).
+  it('muonStep: singular values of the direction are about 1', async () => {
+    const [p, g, m] = [
+      t([
+        [0, 0],
+        [0, 0],
+      ]),
+      t([
+        [3, 0],
+        [0, -2],
+      ]),
+      t([
+        [0, 0],
+        [0, 0],
+      ]),
+    ]
+    engine.muonStep(p, g, m, { lr: 1, momentum: 0.5, weightDecay: 0 })
+    const [a, b, c, d] = await p.read()
+    assert.ok(-a > 0.68 && -a < 1.13 && d > 0.68 && d < 1.13, `${[a, b, c, d]}`)
+    assert.deepEqual([b, c].map(Math.abs), [0, 0])
+    assert.deepEqual([...(await m.read())], [3, 0, 0, -2])
+  })
 
   it('sumRule with a normaliser, from a state', () =>
     // S = 4, z = 1; then k v = 2 * 3 and k = 2: S = 10, z = 3; q = 2: 20 / (6 + 1).
