@@ -12,6 +12,7 @@ import { labml, Transformer, type TransformerConfig } from './transformer.ts'
 
 const format = 'fastweights-1'
 const optimizerPrefix = 'optimizer.'
+const momentPrefix = /^optimizer\.[mv]\./
 
 export interface Checkpoint {
   config: TransformerConfig
@@ -64,23 +65,19 @@ export function readCheckpoint(bytes: Uint8Array): Checkpoint {
   } catch (error) {
     fail(`the configuration in the metadata can't be used: ${(error as Error).message}`)
   }
-  const resumable = [...tensors.keys()].some((name) => name.startsWith(optimizerPrefix))
-  const expected = resumable
-    ? new Map(
-        ['', `${optimizerPrefix}m.`, `${optimizerPrefix}v.`].flatMap((prefix) =>
-          [...shapes].map(([name, shape]) => [prefix + name, shape]),
-        ),
-      )
-    : shapes
-  for (const [name, shape] of expected) {
+  const check = (name: string, shape: Shape): void => {
     const found = tensors.get(name)
     if (!found) fail(`it lacks ${name}`)
     else if (!sameShape(found.shape, shape)) fail(`${name} has shape ${show(found.shape)}, its configuration says ${show(shape)}`)
     else if (!(found.data instanceof Float32Array || found.data instanceof Float64Array))
       fail(`${name} is ${found.dtype}, not floating-point numbers`)
   }
-  const other = [...tensors.keys()].find((name) => !expected.has(name))
-  if (other !== undefined) fail(`${quote(other)} is no part of its model`)
+  for (const [name, shape] of shapes) check(name, shape)
+  for (const name of tensors.keys()) {
+    const shape = shapes.get(name.replace(momentPrefix, ''))
+    if (shape) check(name, shape)
+    else fail(`${quote(name)} is no part of its model`)
+  }
   return { config, seed: count('seed', seed), stream: count('stream', stream), steps: count('steps', steps), extra, tensors }
 }
 

@@ -31,19 +31,21 @@ export async function* generate(model: Transformer, prompt: Int32Array, options:
   try {
     let input = prompt
     for (let i = 0; i < length; i++) {
-      model.eval()
       const before = state
+      model.eval()
       const next = scope(() =>
         noGrad(() => {
-          const result = model.forward(tensor(input, { shape: [1, input.length], device }), before)
-          const logits = slice(result.logits, 1, input.length - 1, input.length)
-          return { logits, state: held(result.state, keep) }
+          try {
+            const result = model.forward(tensor(input, { shape: [1, input.length], device }), before)
+            const logits = slice(result.logits, 1, input.length - 1, input.length)
+            return { logits: keep(logits), state: held(result.state, keep) }
+          } finally {
+            model.train(wasTraining)
+          }
         }),
       )
-      held(before, (t) => t.dispose())
       state = next.state
-      model.train(wasTraining)
-      keep(next.logits)
+      held(before, (t) => t.dispose())
       const logits = await next.logits.read()
       next.logits.dispose()
       const token = sample(logits, temperature, topK, threefry(seed, 0, i, 0)[0] / 2 ** 32)

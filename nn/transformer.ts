@@ -121,7 +121,7 @@ export class Transformer extends Module {
   constructor(config: Partial<TransformerConfig> & { symbols: number }, seed = 1) {
     super()
     const c = { ...labml, ...config }
-    for (const name of ['symbols', 'layers', 'dFf'] as const)
+    for (const name of ['symbols', 'dModel', 'layers', 'dFf'] as const)
       if (!(Number.isInteger(c[name]) && c[name] > 0)) throw new Error(`${name} must be a positive integer, not ${c[name]}`)
     if (c.attention !== 'fast-weights' && c.attention !== 'softmax')
       throw new Error(`unknown attention '${c.attention}' (fast-weights, softmax)`)
