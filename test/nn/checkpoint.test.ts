@@ -1,0 +1,134 @@
+/** A model and its optimiser come back from a checkpoint bit for bit; a file that isn't one is refused before it takes memory. */
+import assert from 'node:assert/strict'
+import fc from 'fast-check'
+import { setDevice } from '../../engine/index.ts'
+import {
+  AdamW,
+  constant,
+  type DivergenceError,
+  modelOf,
+  readCheckpoint,
+  readSafetensors,
+  restoreOptimizer,
+  type SafetensorsEntry,
+  SafetensorsError,
+  Trainer,
+  Transformer,
+  writeCheckpoint,
+  writeSafetensors,
+} from '../../nn/index.ts'
+import { reference, wasm } from '../helpers.ts'
+import { architectures, randomBatch } from './models.ts'
+
+describe('checkpoints', () => {
+  afterEach(() => setDevice(reference))
+
+  const trainerOf = (model: Transformer): Trainer =>
+    new Trainer(model, new AdamW(model.namedParameters(), { lr: 1e-3 }), { schedule: constant(1e-3), clipNorm: 1 })
+  const release = ({ model, optimizer }: Trainer): void => {
+    optimizer.dispose()
+    model.dispose()
+  }
+
+  for (const [name, config] of Object.entries(architectures))
+    it(`continue exactly, with dropout: ${name}`, async () => {
+      for (const device of [reference, await wasm(), await wasm(2)]) {
+        setDevice(device)
+        const before = device.bytesInUse()
+        const whole = trainerOf(new Transformer({ ...config, dropout: 0.3 }, 7))
+        for (let step = 0; step < 3; step++) await whole.step(randomBatch(step))
+        const bytes = await writeCheckpoint(whole.model, whole.optimizer, { note: 'é\n"' })
+        const checkpoint = readCheckpoint(bytes)
+        assert.deepEqual([checkpoint.steps, checkpoint.seed, checkpoint.extra.note], [3, 7, 'é\n"'])
+        const model = modelOf(checkpoint)
+        const resumed = trainerOf(model)
+        restoreOptimizer(resumed.optimizer, checkpoint)
+        assert.deepEqual(await writeCheckpoint(model, resumed.optimizer, { note: 'é\n"' }), bytes)
+        for (let step = 3; step < 6; step++) assert.deepEqual(await resumed.step(randomBatch(step)), await whole.step(randomBatch(step)))
+        assert.deepEqual(await writeCheckpoint(model, resumed.optimizer), await writeCheckpoint(whole.model, whole.optimizer))
+        release(whole)
+        release(resumed)
+        assert.equal(device.bytesInUse(), before)
+      }
+    })
+
+  it('hold a plain state dict beside the moments', async () => {
+    const trainer = trainerOf(new Transformer(architectures.labml))
+    const { tensors } = readSafetensors(await writeCheckpoint(trainer.model, trainer.optimizer))
+    const names = [...trainer.model.namedParameters().keys()]
+    assert.deepEqual([...tensors.keys()].sort(), names.flatMap((name) => [name, `optimizer.m.${name}`, `optimizer.v.${name}`]).sort())
+    const without = readCheckpoint(await writeCheckpoint(trainer.model, null))
+    assert.deepEqual([...without.tensors.keys()].sort(), names.sort())
+    assert.throws(() => restoreOptimizer(trainer.optimizer, without), /it holds no optimiser's state/)
+    release(trainer)
+  })
+
+  it('are refused, with a SafetensorsError and without taking memory, when any of their bytes are missing or of their header changed', async () => {
+    const device = await wasm()
+    setDevice(device)
+    const trainer = trainerOf(new Transformer({ ...architectures.default, layers: 1 }))
+    const bytes = await writeCheckpoint(trainer.model, trainer.optimizer)
+    release(trainer)
+    const before = device.bytesInUse()
+    const headerBytes = new DataView(bytes.buffer).getUint32(0, true)
+    const read = (file: Uint8Array): void => {
+      try {
+        readCheckpoint(file)
+      } catch (error) {
+        assert.ok(error instanceof SafetensorsError, `${(error as DivergenceError).stack}`)
+      }
+    }
+    fc.assert(
+      fc.property(fc.nat(bytes.length - 1), (length) => assert.throws(() => readCheckpoint(bytes.subarray(0, length)), SafetensorsError)),
+      { numRuns: 100 },
+    )
+    fc.assert(
+      fc.property(fc.nat(headerBytes + 7), fc.integer({ min: 0, max: 255 }), (position, value) => {
+        const changed = bytes.slice()
+        changed[position] = value
+        read(changed)
+      }),
+      { numRuns: 1000 },
+    )
+    assert.equal(device.bytesInUse(), before)
+  })
+
+  it('are refused for any configuration that is not that of their tensors', async () => {
+    const device = await wasm()
+    setDevice(device)
+    const trainer = trainerOf(new Transformer({ ...architectures.default, layers: 1 }))
+    const { tensors, metadata } = readSafetensors(await writeCheckpoint(trainer.model, trainer.optimizer))
+    release(trainer)
+    const before = device.bytesInUse()
+    const config = JSON.parse(metadata.config)
+    const withConfig = (change: object) => writeSafetensors(tensors, { ...metadata, config: JSON.stringify({ ...config, ...change }) })
+    const shaping = ['symbols', 'dModel', 'layers', 'dFf', 'conv', 'headNorm', 'attention', 'rule', 'norm']
+    const value = fc.oneof(
+      fc.constantFrom(0, -1, 1.5, 1e9, 1e300, 2 ** 53, 'constructor', '__proto__', null, true, [], {}, 'sum', 'layer', 'softmax'),
+      fc.integer(),
+    )
+    fc.assert(
+      fc.property(fc.constantFrom(...shaping), value, (name, wrong) => {
+        if (wrong === config[name]) return
+        assert.throws(() => readCheckpoint(withConfig({ [name]: wrong })), SafetensorsError)
+      }),
+      { numRuns: 300 },
+    )
+    assert.throws(() => readCheckpoint(withConfig({ novelty: 1 })), /it has an unknown field "novelty"$/)
+    const replaced = (entry: SafetensorsEntry) =>
+      writeSafetensors(
+        [...tensors].map(([name, old]) => [name, name === 'generator.bias' ? entry : old]),
+        { ...metadata },
+      )
+    assert.throws(
+      () => readCheckpoint(replaced({ dtype: 'I64', shape: [13], data: new BigInt64Array(13) })),
+      /generator\.bias is I64, not floating-point numbers$/,
+    )
+    assert.throws(() => readCheckpoint(replaced({ dtype: 'U8', shape: [13], data: new Uint8Array(13) })), /generator\.bias is U8/)
+    assert.throws(
+      () => readCheckpoint(replaced({ dtype: 'F32', shape: [13, 1], data: new Float32Array(13) })),
+      /generator\.bias has shape \[13,1\]/,
+    )
+    assert.equal(device.bytesInUse(), before)
+  })
+})

@@ -1,0 +1,173 @@
+/** Token by token and all at once are the same function of the same weights. */
+import assert from 'node:assert/strict'
+import fc from 'fast-check'
+import { type Device, noGrad, scope, setDevice, tensor } from '../../engine/index.ts'
+import { type GenerateOptions, generate, sample, Transformer, type TransformerState } from '../../nn/index.ts'
+import { assertRms, reference, wasm } from '../helpers.ts'
+import { architectures, randomTokens } from './models.ts'
+
+/** The logits of a sequence that runs in pieces of these lengths, each from the state that the one before left. */
+async function logitsInPieces(model: Transformer, tokens: Int32Array, lengths: readonly number[]): Promise<number[]> {
+  const pieces = scope(() =>
+    noGrad(() => {
+      let state: TransformerState | undefined
+      let position = 0
+      return lengths.map((length) => {
+        const result = model.forward(tensor(tokens.slice(position, (position += length)), { shape: [1, length] }), state)
+        state = result.state
+        return result.logits
+      })
+    }),
+  )
+  const values = await Promise.all(pieces.map((piece) => piece.read()))
+  for (const piece of pieces) piece.dispose()
+  return values.flatMap((piece) => Array.from(piece))
+}
+
+async function collect(model: Transformer, prompt: Int32Array, options: GenerateOptions): Promise<number[]> {
+  const tokens: number[] = []
+  for await (const token of generate(model, prompt, options)) tokens.push(token)
+  return tokens
+}
+
+describe('generation', () => {
+  let devices: [Device, number][]
+  before(async () => {
+    devices = [
+      [reference, 1e-10],
+      [await wasm(), 1e-5],
+      [await wasm(2), 1e-5],
+    ]
+  })
+  afterEach(() => setDevice(reference))
+
+  for (const [name, config] of Object.entries(architectures)) {
+    it(`has the same logits token by token, in any pieces, and at once: ${name}`, async () => {
+      for (const [device, bound] of devices) {
+        setDevice(device)
+        const model = new Transformer(config).eval()
+        const before = device.bytesInUse()
+        const T = 24
+        const property = fc.asyncProperty(
+          fc.nat(1000),
+          fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 6 }),
+          async (seed, cuts) => {
+            const tokens = randomTokens(seed, T)
+            const lengths: number[] = []
+            for (let left = T; left > 0; left -= lengths.at(-1)!) lengths.push(Math.min(left, cuts[lengths.length % cuts.length]))
+            assertRms(
+              await logitsInPieces(model, tokens, lengths),
+              await logitsInPieces(model, tokens, [T]),
+              bound,
+              `${device.description}, ${lengths}`,
+            )
+          },
+        )
+        await fc.assert(property, {
+          numRuns: device.double ? 8 : 15,
+          examples: [
+            [1, [1]],
+            [2, [T]],
+          ],
+        })
+        assert.equal(device.bytesInUse(), before)
+        model.dispose()
+      }
+    })
+
+    const steps = config.attention === 'softmax' ? 200 : 2000
+    it(`${config.attention === 'softmax' ? 'grows only by its keys and values' : 'keeps its memory'} over ${steps} tokens: ${name}`, async () => {
+      const [, [device]] = devices
+      setDevice(device)
+      const model = new Transformer(config)
+      const before = device.bytesInUse()
+      const used: number[] = []
+      for await (const _ of generate(model, randomTokens(1, 5), { length: steps })) used.push(device.bytesInUse() - before)
+      const perToken = config.attention === 'softmax' ? config.layers * 2 * config.dModel * 4 : 0
+      for (const [i, bytes] of used.entries()) assert.equal(bytes, used[0] + i * perToken, `after token ${i + 1}`)
+      assert.ok(used[0] > 0)
+      assert.equal(device.bytesInUse(), before)
+      assert.equal(model.training, true)
+      model.dispose()
+    })
+  }
+
+  it('keeps its memory and its pace over 20,000 tokens', async () => {
+    const device = await wasm()
+    setDevice(device)
+    const model = new Transformer({ ...architectures.default, layers: 1 })
+    let early = 0
+    let bytes = 0
+    let last = performance.now()
+    let count = 0
+    for await (const _ of generate(model, randomTokens(1, 5), { length: 20_000 })) {
+      if (++count % 5000 !== 0) continue
+      const elapsed = performance.now() - last
+      last += elapsed
+      bytes ||= device.bytesInUse()
+      early ||= elapsed
+      assert.equal(device.bytesInUse(), bytes)
+      assert.ok(elapsed < 3 * early, `${elapsed} ms for 5,000 tokens, ${early} ms for the first`) // loose: the machine may be busy
+    }
+    assert.equal(count, 20_000)
+    model.dispose()
+  })
+
+  it('is a function of seed, temperature and candidates', async () => {
+    for (const [device] of devices) {
+      setDevice(device)
+      const model = new Transformer(architectures.default)
+      const prompt = randomTokens(7, 4)
+      const text = (options: Omit<GenerateOptions, 'length'>) => collect(model, prompt, { length: 40, ...options })
+      const greedy = await text({ temperature: 0 })
+      assert.deepEqual(await text({ temperature: 0, seed: 2 }), greedy)
+      assert.deepEqual(await text({ topK: 1, temperature: 5, seed: 3 }), greedy)
+      assert.deepEqual(await text({ temperature: 1e-9 }), greedy)
+      assert.deepEqual(await text({ seed: 4 }), await text({ seed: 4 }))
+      assert.notDeepEqual(await text({ seed: 4 }), await text({ seed: 5 }))
+      // Greedy by hand: the likeliest token after the prompt and what was generated.
+      const logits = await logitsInPieces(model.eval(), Int32Array.of(...prompt, ...greedy.slice(0, 5)), [9])
+      const likeliest = (t: number) => logits.slice(13 * t, 13 * t + 13).reduce((best, x, i, row) => (x > row[best] ? i : best), 0)
+      assert.deepEqual([3, 4, 5, 6, 7, 8].map(likeliest), greedy.slice(0, 6))
+      model.dispose()
+    }
+  })
+
+  it('samples in proportion to the probabilities, from the k likeliest', () => {
+    const logits = [Math.log(1), Math.log(4), Math.log(3), Math.log(2)]
+    const counts = (temperature: number, topK: number) => {
+      const found = [0, 0, 0, 0]
+      for (let i = 0; i < 1000; i++) found[sample(logits, temperature, topK, (i + 0.5) / 1000)]++
+      return found
+    }
+    assert.deepEqual(counts(1, 0), [100, 400, 300, 200])
+    assert.deepEqual(counts(1, 2), [0, 571, 429, 0])
+    assert.deepEqual(counts(0, 0), [0, 1000, 0, 0])
+    assert.deepEqual(counts(1, 99), counts(1, 0))
+    assert.deepEqual(counts(0.5, 0), [33, 533, 300, 134])
+    for (const value of [NaN, Infinity]) assert.throws(() => sample([0, value], 1, 0, 0.5), /isn't finite/)
+    assert.throws(() => sample([-Infinity, -Infinity], 1, 0, 0.5), /isn't finite/)
+  })
+
+  it('refuses what makes no sense, and frees its memory when it is abandoned', async () => {
+    const device = await wasm()
+    setDevice(device)
+    const model = new Transformer(architectures.default)
+    const before = device.bytesInUse()
+    const refused = (prompt: number[], options: GenerateOptions, message: RegExp) =>
+      assert.rejects(collect(model, Int32Array.from(prompt), options), message)
+    await refused([], { length: 1 }, /the prompt is empty/)
+    await refused([13], { length: 1 }, /index 13 at 0 is outside 0\.\.12/)
+    await refused([-1], { length: 1 }, /index -1 at 0/)
+    for (const length of [-1, 1.5, NaN]) await refused([1], { length }, /length must be an integer/)
+    for (const temperature of [-1, NaN, Infinity]) await refused([1], { length: 1, temperature }, /temperature must be/)
+    for (const topK of [-1, 0.5]) await refused([1], { length: 1, topK }, /topK must be/)
+    assert.deepEqual(await collect(model, Int32Array.of(1), { length: 0 }), [])
+    for await (const _ of generate(model, Int32Array.of(1), { length: 9 })) break
+    model.generator.bias!.write(new Float32Array(13).fill(NaN))
+    await refused([1], { length: 1 }, /the model's output isn't finite/)
+    assert.equal(device.bytesInUse(), before)
+    assert.equal(model.training, true)
+    model.dispose()
+  })
+})

@@ -1,0 +1,23 @@
+/** Small models of every kind, and tokens for them. */
+import type { TokenBatch, TransformerConfig } from '../../nn/index.ts'
+import { presets } from '../../tasks/index.ts'
+import { random } from '../helpers.ts'
+
+const small = { symbols: 13, dModel: 12, heads: 2, layers: 2, dFf: 20, chunk: 4, embeddingStd: 1 }
+
+/** Every preset's architecture, and what no preset has. */
+export const architectures: Record<string, TransformerConfig> = {
+  ...Object.fromEntries(Object.entries(presets).map(([name, { model }]) => [name, { ...model, ...small }])),
+  sum: { ...presets.labml.model, ...small, rule: 'sum', featureMap: 'silu', featureNorm: 'l2', valueMap: 'silu', conv: 3 },
+  'sum, normalised': { ...presets.labml.model, ...small, rule: 'sum', normalise: true, featureMap: 'elu1', featureNorm: 'none' },
+  'dpfp, nu 3, positions': { ...presets.labml.model, ...small, nu: 3, positions: 'sinusoidal', attentionNorm: true },
+}
+
+export function randomTokens(seed: number, length: number): Int32Array {
+  const next = random(seed)
+  return Int32Array.from({ length }, () => Math.floor(next() * small.symbols))
+}
+
+export function randomBatch(seed: number, B = 3, T = 9): TokenBatch {
+  return { tokens: randomTokens(seed, B * T), targets: randomTokens(seed + 1, B * T), B, T }
+}

@@ -1,0 +1,187 @@
+/** Names and initial values as in PyTorch and labml, state dicts, dropout. */
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { noGrad, scope, setDevice, tensor } from '../../engine/index.ts'
+import { type FastWeightsAttention, readSafetensors, Transformer, writeSafetensors } from '../../nn/index.ts'
+import { presets } from '../../tasks/index.ts'
+import { assertClose, assertSameBits, reference, wasm } from '../helpers.ts'
+import { architectures, randomTokens } from './models.ts'
+
+const root = new URL('../../../', import.meta.url)
+const labml = { ...presets.labml.model, symbols: 65, dModel: 32, heads: 4, layers: 2, dFf: 64 }
+
+async function logitsOf(model: Transformer): Promise<ArrayLike<number>> {
+  const { device } = model.src_embed.weight
+  const logits = scope(() => noGrad(() => model.forward(tensor(randomTokens(1, 20), { shape: [2, 10], device })).logits))
+  const values = await logits.read()
+  logits.dispose()
+  return values
+}
+
+describe('modules', () => {
+  afterEach(() => setDevice(reference))
+
+  it("have the names and shapes of labml's state dict", () => {
+    const { tensors } = readSafetensors(readFileSync(new URL('test/golden/fast_weights_transformer.safetensors', root)))
+    const expected = [...tensors]
+      .filter(([name]) => name.startsWith('param.'))
+      .map(([name, { shape }]) => [name.slice('param.'.length), shape])
+    const model = new Transformer(labml)
+    const actual = [...model.namedParameters()].map(([name, { shape }]) => [name, shape])
+    assert.deepEqual(Object.fromEntries(actual), Object.fromEntries(expected))
+    assert.equal(
+      model.parameterCount(),
+      model.parameters().reduce((n, p) => n + p.size, 0),
+    )
+    model.dispose()
+    assert.equal(reference.bytesInUse(), 0)
+  })
+
+  it("have initial values within PyTorch's bounds, and fill them", async () => {
+    const model = new Transformer({ ...labml, conv: 4, headNorm: true })
+    const dict = await model.stateDict()
+    for (const [name, { shape, data: values }] of dict) {
+      const data = Array.from(values)
+      const mean = data.reduce((a, b) => a + b, 0) / data.length
+      const std = Math.sqrt(data.reduce((a, b) => a + (b - mean) ** 2, 0) / data.length)
+      if (name === 'src_embed.weight') assert.ok(Math.abs(std - 1) < 0.1 && Math.abs(mean) < 0.1, `${name}: ${mean} +- ${std}`)
+      else if (name.includes('norm'))
+        assert.ok(
+          data.every((x) => x === (name.endsWith('weight') ? 1 : 0)),
+          name,
+        )
+      else {
+        // Linear layers and convolutions: U(-1/sqrt(n), 1/sqrt(n)), n inputs each; a bias has its weight's bound.
+        const inputs = (dict.get(name.replace(/bias$/, 'weight')) ?? { shape }).shape[1]
+        const bound = 1 / Math.sqrt(inputs)
+        const largest = Math.max(...data.map(Math.abs))
+        assert.ok(largest <= bound && largest > 0.8 * bound, `${name}: ${largest}, bound ${bound}`)
+        if (data.length >= 128) assert.ok(Math.abs(std / (bound / Math.sqrt(3)) - 1) < 0.15, `${name}: std ${std}, bound ${bound}`)
+      }
+    }
+    model.dispose()
+  })
+
+  it('start alike from a seed on every device, and differently from another', async () => {
+    const a = new Transformer(labml, 5)
+    const b = new Transformer(labml, 6)
+    setDevice(await wasm())
+    const c = new Transformer(labml, 5)
+    const [x, y, z] = await Promise.all([a, b, c].map((model) => model.src_embed.weight.read()))
+    assert.notDeepEqual(x, y)
+    assertClose(z, x, 1e-6)
+    for (const model of [a, b, c]) model.dispose()
+  })
+
+  for (const [name, config] of Object.entries(architectures))
+    it(`come back from safetensors bit for bit: ${name}`, async () => {
+      for (const device of [reference, await wasm()]) {
+        setDevice(device)
+        const before = device.bytesInUse()
+        const model = new Transformer(config, 1)
+        const dict = await model.stateDict()
+        const dtype = device.double ? 'F64' : 'F32'
+        const file = writeSafetensors([...dict].map(([key, { shape, data }]) => [key, { dtype, shape: [...shape], data } as never]))
+        const other = new Transformer(config, 2)
+        other.loadStateDict(readSafetensors(file).tensors)
+        for (const [key, { data }] of await other.stateDict()) assertSameBits(data, dict.get(key)!.data, key)
+        assert.deepEqual(await logitsOf(other), await logitsOf(model))
+        model.dispose()
+        other.dispose()
+        assert.equal(device.bytesInUse(), before)
+      }
+    })
+
+  it('refuse a state dict that does not fit, and are not changed by it', async () => {
+    const model = new Transformer(labml)
+    const dict = await model.stateDict()
+    const data = dict.get('generator.bias')!.data
+    const wrong = (change: (dict: Map<string, unknown>) => void, message: RegExp, options?: { strict: boolean }) => {
+      const changed = new Map<string, unknown>([...dict].map(([name, entry]) => [name, { ...entry, data: entry.data.map(() => 7) }]))
+      change(changed)
+      assert.throws(() => model.loadStateDict(changed as never, options), { message })
+    }
+    wrong((d) => d.delete('generator.bias'), /^loadStateDict: the state dict lacks generator\.bias$/)
+    wrong((d) => d.clear(), /lacks src_embed\.weight, .*, \.\.\. \(\d+\)$/)
+    wrong((d) => d.set('more', { shape: [1], data: [1] }), /^loadStateDict: the model has no parameter more$/)
+    wrong(
+      (d) => d.set('generator.bias', { shape: [64], data: new Float32Array(64) }),
+      /generator\.bias has shape \[64\], the model expects \[65\]$/,
+    )
+    wrong((d) => d.set('generator.bias', { shape: [65], data: new Float32Array(64) }), /generator\.bias has 64 values for shape \[65\]$/)
+    wrong(
+      (d) => d.set('generator.bias', { shape: [65], data: new BigInt64Array(65) }),
+      /generator\.bias is a BigInt64Array, not floating-point numbers$/,
+    )
+    wrong(
+      (d) => d.set('generator.bias', { shape: [65], data: new Uint8Array(65) }),
+      /generator\.bias is a Uint8Array, not floating-point numbers$/,
+    )
+    wrong((d) => d.delete('generator.bias'), /lacks/, { strict: false })
+    for (const [name, entry] of await model.stateDict()) assertSameBits(entry.data, dict.get(name)!.data, name)
+    const more = new Map<string, { shape: readonly number[]; data: ArrayLike<number> }>(dict)
+    more.set('more', { shape: [1], data: [1] }).set('generator.bias', { shape: [65], data: Array.from(data, (x) => x + 1) })
+    model.loadStateDict(more, { strict: false })
+    assert.deepEqual(
+      Array.from(await model.generator.bias!.read()),
+      Array.from(data, (x) => x + 1),
+    )
+    model.dispose()
+  })
+
+  it('drop in training only, another mask each time, and count the streams', async () => {
+    const model = new Transformer({ ...labml, dropout: 0.5, layers: 1 })
+    const stream = model.random.stream
+    model.eval()
+    const quiet = await logitsOf(model)
+    assert.deepEqual(await logitsOf(model), quiet)
+    assert.equal(model.random.stream, stream)
+    model.train()
+    const first = await logitsOf(model)
+    const taken = model.random.stream - stream
+    assert.equal(taken, 3) // after attention, inside and after the feed-forward layers
+    assert.notDeepEqual(first, quiet)
+    assert.notDeepEqual(await logitsOf(model), first)
+    model.random.stream = stream
+    assert.deepEqual(await logitsOf(model), first)
+    assert.deepEqual(await logitsOf(model.eval()), quiet)
+    model.dispose()
+  })
+
+  it('refuse configurations that make no sense', () => {
+    const refused = (change: object, message: RegExp) => assert.throws(() => new Transformer({ ...labml, ...change }), { message })
+    refused({ heads: 5 }, /^5 heads don't divide dModel = 32$/)
+    for (const value of [0, -1, 1.5, NaN])
+      for (const name of ['symbols', 'layers', 'dFf', 'dModel', 'heads']) refused({ [name]: value }, /must be a positive integer/)
+    refused({ conv: -1 }, /^conv must be a number of taps/)
+    refused({ dropout: 1 }, /^Dropout: the probability must be in \[0, 1\), not 1$/)
+    refused({ normalise: true }, /^normalise belongs to the sum rule/)
+    for (const [name, message] of [
+      ['featureMap', /^unknown feature map/],
+      ['featureNorm', /^unknown feature norm/],
+      ['norm', /^unknown norm/],
+      ['activation', /^unknown activation/],
+      ['attention', /^unknown attention/],
+      ['positions', /^unknown positions/],
+      ['rule', /^unknown rule/],
+      ['valueMap', /^unknown value map/],
+    ] as const)
+      for (const value of ['nonsense', 'constructor', '__proto__']) refused({ [name]: value }, message)
+    assert.throws(() => new Transformer(labml, -1), /seed/)
+  })
+
+  it('hold an attention whose parts can be used alone', async () => {
+    const model = new Transformer(labml)
+    const { attn } = model.transformer.layers[0]
+    assert.equal((attn as FastWeightsAttention).config.heads, 4)
+    const x = tensor(
+      Array.from({ length: 2 * 3 * 32 }, (_, i) => Math.sin(i)),
+      { shape: [2, 3, 32] },
+    )
+    const { y } = scope(() => noGrad(() => attn.forward(x)))
+    assert.deepEqual(y.shape, [2, 3, 32])
+    y.dispose()
+    x.dispose()
+    model.dispose()
+  })
+})

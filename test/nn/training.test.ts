@@ -1,0 +1,196 @@
+/** Optimisers against their formulas in float64, schedules, the trainer, and memory that stays flat. */
+import assert from 'node:assert/strict'
+import { type Device, mul, parameter, scope, setDevice, square, sum, tensor } from '../../engine/index.ts'
+import { Adam, AdamW, constant, cosine, DivergenceError, ignoredTarget, noam, Trainer, Transformer } from '../../nn/index.ts'
+import { evaluationBatches } from '../../tasks/index.ts'
+import { assertClose, reference, uniforms, wasm } from '../helpers.ts'
+import { architectures, randomBatch, randomTokens } from './models.ts'
+
+/** Adam with torch's clip_grad_norm_, straight from the papers. */
+function adamByHand(
+  p: number[][],
+  gradients: (p: number[][]) => number[][],
+  steps: number,
+  o: { lr: number; beta1: number; beta2: number; eps: number; decay: number[]; decoupled: boolean; clip: number },
+): number[] {
+  const m = p.map((x) => x.map(() => 0))
+  const v = p.map((x) => x.map(() => 0))
+  const norms: number[] = []
+  for (let t = 1; t <= steps; t++) {
+    const g = gradients(p)
+    const norm = Math.sqrt(g.flat().reduce((a, x) => a + x * x, 0))
+    norms.push(norm)
+    const scale = Math.min(1, o.clip / (norm + 1e-6))
+    for (let i = 0; i < p.length; i++)
+      for (let j = 0; j < p[i].length; j++) {
+        let grad = g[i][j] * scale
+        if (o.decoupled) p[i][j] *= 1 - o.lr * o.decay[i]
+        else grad += o.decay[i] * p[i][j]
+        m[i][j] = o.beta1 * m[i][j] + (1 - o.beta1) * grad
+        v[i][j] = o.beta2 * v[i][j] + (1 - o.beta2) * grad ** 2
+        p[i][j] -= (o.lr * (m[i][j] / (1 - o.beta1 ** t))) / (Math.sqrt(v[i][j] / (1 - o.beta2 ** t)) + o.eps)
+      }
+  }
+  return norms
+}
+
+describe('training', () => {
+  afterEach(() => setDevice(reference))
+
+  for (const [name, Optimizer, weightDecay] of [
+    ['Adam', Adam, 0],
+    ['Adam with decay', Adam, 0.1],
+    ['AdamW', AdamW, 0.1],
+  ] as const)
+    for (const clip of [Infinity, 0.5])
+      it(`${name} follows its formula, clipped at ${clip}`, async () => {
+        // loss = sum of c x^2 over a matrix, which decays, and a vector, which doesn't; another parameter has no gradient.
+        const c = [Array.from(uniforms(1, 6, 0.1, 3)), Array.from(uniforms(2, 4, 0.1, 3))]
+        const start = [Array.from(uniforms(3, 6)), Array.from(uniforms(4, 4))]
+        const steps = 12
+        const expected = start.map((x) => [...x])
+        const decoupled = Optimizer === AdamW
+        const norms = adamByHand(expected, (p) => p.map((x, i) => x.map((value, j) => 2 * c[i][j] * value)), steps, {
+          lr: 0.05,
+          beta1: 0.8,
+          beta2: 0.95,
+          eps: 1e-6,
+          decay: [weightDecay, 0],
+          decoupled,
+          clip,
+        })
+        for (const [device, bound] of [
+          [reference, 1e-12],
+          [await wasm(), 1e-5],
+        ] as [Device, number][]) {
+          const parameters = [[2, 3], [4]].map((shape, i) => parameter(tensor(start[i], { shape, device })))
+          const idle = parameter(tensor([1, 2], { device }))
+          const optimizer = new Optimizer(new Map([...parameters, idle].map((p, i) => [`p${i}`, p])), {
+            lr: 0.05,
+            betas: [0.8, 0.95],
+            eps: 1e-6,
+            weightDecay,
+          })
+          for (let step = 0; step < steps; step++) {
+            const norm = scope(() => {
+              for (const [i, p] of parameters.entries()) sum(mul(square(p), tensor(c[i], { shape: p.shape, device }))).backward()
+              const norm = optimizer.step({ clipNorm: clip === Infinity ? undefined : clip })
+              optimizer.zeroGrad()
+              return norm
+            })
+            assertClose([await norm.item()], [norms[step]], bound, 0, `norm of step ${step + 1}`)
+            norm.dispose()
+          }
+          for (const [i, p] of parameters.entries()) assertClose(await p.read(), expected[i], bound, 0, `parameter ${i}`)
+          assert.deepEqual(Array.from(await idle.read()), [1, 2])
+          optimizer.dispose()
+          for (const p of [...parameters, idle]) p.dispose()
+        }
+      })
+
+  it('AdamW decays by 0.01 and Adam by nothing unless told, matrices only', async () => {
+    const stepped = async (make: (p: Map<string, ReturnType<typeof parameter>>) => Adam): Promise<number[]> => {
+      const parameters = [[1, 1], [1]].map((shape) => parameter(tensor([2], { shape })))
+      const optimizer = make(new Map(parameters.map((p, i) => [`p${i}`, p])))
+      for (const p of parameters) scope(() => sum(mul(p, 0)).backward())
+      optimizer.step().dispose()
+      const values = await Promise.all(parameters.map((p) => p.item()))
+      optimizer.dispose()
+      for (const p of parameters) p.dispose()
+      return values
+    }
+    assert.deepEqual(await stepped((p) => new Adam(p, { lr: 0.1 })), [2, 2])
+    assertClose(await stepped((p) => new AdamW(p, { lr: 0.1 })), [2 - 0.1 * 0.01 * 2, 2], 1e-14)
+    assertClose(
+      await stepped((p) => new AdamW(p, { lr: 0.1, weightDecay: 0.5, decays: (name) => name === 'p1' })),
+      [2, 2 - 0.1 * 0.5 * 2],
+      1e-14,
+    )
+    assert.throws(() => new Adam(new Map(), { lr: NaN }), /^Error: Adam: lr can't be NaN$/)
+    assert.throws(() => new Adam(new Map(), { lr: 1, betas: [0.9, 1] }), /^Error: Adam: beta2 can't be 1$/)
+  })
+
+  it('schedules pass through their known points', () => {
+    assert.equal(constant(0.3)(12345), 0.3)
+    const schedule = cosine(2, 10, 110, 0.5)
+    assertClose([1, 5, 10, 60, 110, 500].map(schedule), [0.2, 1, 2, 1.25, 0.5, 0.5], 1e-15)
+    assertClose([1, 2].map(cosine(2, 0, 2)), [1, 0], 1e-15)
+    // Vaswani 2017, section 5.3: it peaks at the warm-up's end, at (d warmup)^-0.5.
+    const rate = noam(512, 2000)
+    assertClose(
+      [1, 1000, 2000, 8000].map(rate),
+      [512 ** -0.5 * 2000 ** -1.5, (512 * 2000) ** -0.5 / 2, (512 * 2000) ** -0.5, (512 * 8000) ** -0.5],
+      1e-15,
+    )
+    assertClose([noam(512, 2000, 3)(7)], [3 * rate(7)], 1e-15)
+  })
+
+  for (const [name, config] of Object.entries(architectures))
+    it(`memory is as much after step 300 as after step 10, in training and out of it: ${name}`, async () => {
+      for (const device of [reference, await wasm()]) {
+        setDevice(device)
+        const before = device.bytesInUse()
+        const model = new Transformer({ ...config, dropout: 0.1, layers: 1 })
+        const optimizer = new AdamW(model.namedParameters(), { lr: 1e-3 })
+        const trainer = new Trainer(model, optimizer, { schedule: constant(1e-3), clipNorm: 1 })
+        let at10 = 0
+        let first = 0
+        for (let step = 1; step <= (device.double ? 60 : 300); step++) {
+          const { loss } = await trainer.step(randomBatch(step % 5, 2, 6))
+          if (step % 7 === 0) assert.ok(Number.isFinite(await trainer.evaluate([randomBatch(1, 1, 5), randomBatch(2, 2, 3)])))
+          assert.equal(model.training, true)
+          if (step === 1) first = loss
+          if (step === 10) at10 = device.bytesInUse()
+        }
+        assert.equal(device.bytesInUse(), at10)
+        assert.ok((await trainer.step(randomBatch(1, 2, 6))).loss < first)
+        optimizer.dispose()
+        model.dispose()
+        assert.equal(device.bytesInUse(), before)
+      }
+    })
+
+  it('evaluate counts every target once, whatever the batches, without dropout, and leaves the mode as it was', async () => {
+    const model = new Transformer({ ...architectures.default, dropout: 0.5 })
+    const optimizer = new Adam(model.namedParameters(), { lr: 1 })
+    const trainer = new Trainer(model, optimizer, { schedule: constant(1), clipNorm: Infinity })
+    const tokens = randomTokens(9, 30)
+    // Rows of 7 targets: the mean over the text is that of -log p of each target, from the row's own tokens.
+    let total = 0
+    for (let start = 0; start < 29; start += 7) {
+      const T = Math.min(7, 29 - start)
+      model.eval()
+      const { logits } = model.forward(tensor(tokens.slice(start, start + T), { shape: [1, T] }))
+      const values = Array.from(await logits.read())
+      for (let t = 0; t < T; t++) {
+        const row = values.slice(13 * t, 13 * t + 13)
+        total += Math.log(row.reduce((a, x) => a + Math.exp(x), 0)) - row[tokens[start + t + 1]]
+      }
+    }
+    for (const B of [1, 2, 3, 8]) {
+      model.train(B !== 2)
+      assertClose([await trainer.evaluate(evaluationBatches(tokens, 7, B))], [total / 29], 1e-12)
+      assert.equal(model.training, B !== 2)
+    }
+    const none = { tokens: new Int32Array(3), targets: new Int32Array(3).fill(ignoredTarget), B: 1, T: 3 }
+    await assert.rejects(trainer.evaluate([none]), /there is no target that counts/)
+    await assert.rejects(trainer.evaluate([{ ...none, targets: Int32Array.of(0, 13, 0) }]), /index 13/)
+    optimizer.dispose()
+    model.dispose()
+  })
+
+  it('a loss that is not finite stops, and says at which step', async () => {
+    setDevice(await wasm())
+    const model = new Transformer(architectures.labml)
+    const optimizer = new Adam(model.namedParameters(), { lr: 1 })
+    const trainer = new Trainer(model, optimizer, { schedule: (t) => (t === 3 ? 1e38 : 1e-4), clipNorm: Infinity })
+    for (let step = 1; step <= 3; step++) assert.equal((await trainer.step(randomBatch(step))).step, step)
+    await assert.rejects(trainer.step(randomBatch(4)), (error) => {
+      assert.ok(error instanceof DivergenceError)
+      assert.match(error.message, /^training diverged at step 4: the loss is (NaN|Infinity) /)
+      return error.step === 4
+    })
+    optimizer.dispose()
+    model.dispose()
+  })
+})
