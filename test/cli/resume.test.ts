@@ -17,6 +17,7 @@ describe('fastweights train --resume', () => {
     ['wasm', ''],
     ['wasm, plain, labml', '--no-relaxed --preset labml --clip 0.5'],
     ['wasm, softmax, noam', '--preset softmax --schedule noam'],
+    ['wasm, muon', '--optimizer muon'],
     ['reference', '--device reference'],
   ])
     it(`3 steps and 3 more are 6: ${name}, with dropout`, async () => {

@@ -1,0 +1,113 @@
+/** The packed package, installed in an empty folder without network: it holds what it should, imports, trains, and types a program. */
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = fileURLToPath(new URL('../../../', import.meta.url))
+
+/** Compiled strictly, against the package's own types alone; then run. */
+const consumer = `
+import { crossEntropy, type Device, scope, setDevice, type Tensor, tensor, wasmDevice } from 'fastweights'
+import { AdamW, constant, generate, readCheckpoint, type StepResult, Trainer, Transformer, writeCheckpoint } from 'fastweights/nn'
+import { charVocabulary, presets, randomBatches } from 'fastweights/tasks'
+
+declare const console: { log(line: string): void }
+
+const device: Device = await wasmDevice({ threads: 2 })
+setDevice(device)
+const line = 'the way of a value. '.repeat(20)
+const vocabulary = charVocabulary(line)
+const tokens: Int32Array = vocabulary.encode(line)
+const model = new Transformer({ ...presets.default.model, symbols: vocabulary.size, dModel: 32, heads: 2, layers: 1, dFf: 64 })
+const optimizer = new AdamW(model.namedParameters(), { lr: 0.01 })
+const trainer = new Trainer(model, optimizer, { schedule: constant(0.01), clipNorm: 1 })
+const sampler = randomBatches(tokens, { B: 4, T: 32 })
+const steps: StepResult[] = []
+for (let step = 0; step < 60; step++) steps.push(await trainer.step(sampler.batch(step)))
+const [inputs, targets] = [0, 1].map((shift) => tensor(tokens.slice(shift, shift + 8), { shape: [1, 8] }))
+const loss: Tensor = scope(() => crossEntropy(model.forward(inputs).logits, targets))
+const value: number = await loss.item()
+let text = ''
+for await (const token of generate(model, vocabulary.encode('the '), { length: 16, temperature: 0 })) text += vocabulary.decode([token])
+const saved = readCheckpoint(await writeCheckpoint(model, optimizer))
+// @ts-expect-error: the types know the rules
+export const refused = () => new Transformer({ symbols: 3, rule: 'gamma' })
+console.log(JSON.stringify({ first: steps[0].loss, last: steps[59].loss, value, text, steps: saved.steps, description: device.description }))
+`
+
+describe('the package', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'fastweights-package-'))
+  const installed = (name: string): string => readFileSync(join(folder, 'node_modules/fastweights', name), 'utf8')
+  after(() => rmSync(folder, { recursive: true, force: true }))
+
+  const run = (command: string, parameters: readonly string[], cwd = folder): string =>
+    // On Windows, npm is a script.
+    execFileSync(command, parameters, { cwd, shell: process.platform === 'win32', encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
+  const node = (...parameters: string[]): string => run(process.execPath, parameters)
+
+  let files: { path: string; size: number }[]
+
+  it('packs what is needed to run, and nothing else', () => {
+    const [packed] = JSON.parse(run('npm', ['pack', '--ignore-scripts', '--json', '--pack-destination', folder], root))
+    files = packed.files
+    console.log(
+      `      ${packed.filename}: ${Math.round(packed.size / 1000)} kB packed, ${Math.round(packed.unpackedSize / 1000)} kB in ${files.length} files`,
+    )
+    const wanted = /^(package\.json|README\.md|LICENSE|dist\/(engine|nn|tasks|cli|kernels-wasm)\/.*\.(js|d\.ts))$/
+    const strangers = files.filter(({ path }) => !wanted.test(path) || /test/.test(path))
+    assert.deepEqual(
+      strangers.map(({ path }) => path),
+      [],
+    )
+    assert.deepEqual(
+      files.filter(({ size }) => size > 1_000_000),
+      [],
+    )
+    assert.ok(packed.size < 1_000_000)
+    const { dependencies, optionalDependencies, peerDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+    assert.deepEqual({ ...dependencies, ...optionalDependencies, ...peerDependencies }, {})
+    writeFileSync(join(folder, 'package.json'), '{ "private": true, "type": "module" }')
+    run('npm', ['install', '--offline', '--ignore-scripts', '--no-audit', '--no-fund', `./${packed.filename}`])
+    for (const { path } of files.filter(({ path }) => path.endsWith('.js'))) assert.doesNotMatch(installed(path), /sourceMappingURL/, path)
+  })
+
+  it('has every file that its exports and its bin name, and hides the others', () => {
+    const { exports, bin } = JSON.parse(installed('package.json'))
+    const named = [
+      ...Object.values<{ types: string; default: string }>(exports).flatMap((entry) => [entry.types, entry.default]),
+      ...Object.values<string>(bin),
+    ]
+    for (const name of named)
+      assert.ok(
+        files.some(({ path }) => `./${path}` === name),
+        name,
+      )
+    assert.throws(() => node('-e', "import('fastweights/dist/cli/files.js')"), /ERR_PACKAGE_PATH_NOT_EXPORTED/)
+    for (const name of ['fastweights', 'fastweights/nn', 'fastweights/tasks'])
+      assert.ok(Number(node('-e', `import('${name}').then((all) => console.log(Object.keys(all).length))`)) > 3, name)
+  })
+
+  it('types a strict program, which then trains on threads', () => {
+    writeFileSync(join(folder, 'consumer.ts'), consumer)
+    const tsc = join(dirname(createRequire(import.meta.url).resolve('typescript/package.json')), 'bin/tsc')
+    node(tsc, '--strict', '--module', 'nodenext', '--target', 'es2022', '--lib', 'es2023,dom', '--types', '', 'consumer.ts')
+    const { first, last, value, text, steps, description } = JSON.parse(node('consumer.js'))
+    assert.match(description, /^wasm \((relaxed )?SIMD, 2 threads\)$/)
+    assert.ok(first > 2 && last < 0.5, `loss from ${first} to ${last}`)
+    assert.ok(value > 0)
+    assert.equal(text, 'way of a value. ')
+    assert.equal(steps, 60)
+  })
+
+  it('has its command on the path', () => {
+    assert.equal(run('npx', ['--no-install', 'fastweights', '--version']), `fastweights ${JSON.parse(installed('package.json')).version}\n`)
+    writeFileSync(join(folder, 'text.txt'), 'It is a text. '.repeat(60))
+    const sizes = '--d-model 16 --heads 2 --layers 1 --d-ff 32 --seq-len 16 --batch 2 --steps 2 --sample-length 5'
+    assert.match(run('npx', ['--no-install', 'fastweights', 'train', '--text', 'text.txt', ...sizes.split(' ')]), /^wrote runs/m)
+    assert.match(run('npx', ['--no-install', 'fastweights', 'generate', '--length', '5']), /^It is/)
+  })
+})
