@@ -98,7 +98,7 @@ export function chooseCommand<C extends Command>(
   program: Program<C>,
   words: readonly string[],
 ): { command: C; rest: readonly string[] } | { print: string } {
-  const [first, ...rest] = words
+  const [first, ...rest] = words[0] === 'help' && words.length > 1 ? [words[1], '--help'] : words
   if (first === undefined || first === '--help' || first === '-h' || first === 'help') return { print: programHelp(program) }
   if (first === '--version') return { print: `${program.name} ${program.version}` }
   const command = program.commands.find(({ name }) => name === first)
@@ -122,6 +122,8 @@ function resolve(command: Command, given: ReadonlyMap<string, Value>): Record<st
   )
 }
 
+const negatable = ({ name, type }: Option): boolean => type === 'boolean' && name !== 'help'
+
 function parseFlags(command: Command, words: readonly string[]): Map<string, Value> {
   const options = new Map([...command.options, ...generalOptions].map((option) => [option.name, option]))
   const values = new Map<string, Value>()
@@ -133,9 +135,9 @@ function parseFlags(command: Command, words: readonly string[]): Map<string, Val
     }
     const positive = options.get(name)
     const negated = name.startsWith('no-') ? options.get(name.slice(3)) : undefined
-    const option = positive ?? (negated?.type === 'boolean' ? negated : undefined)
+    const option = positive ?? (negated && negatable(negated) ? negated : undefined)
     if (option === undefined) {
-      const names = [...options.values()].flatMap((known) => (known.type === 'boolean' ? [known.name, `no-${known.name}`] : [known.name]))
+      const names = [...options.values()].flatMap((known) => (negatable(known) ? [known.name, `no-${known.name}`] : [known.name]))
       const hint = suggestion(name, names, (known) => `--${known}`) ?? ` (see ${command.name} --help)`
       throw new UsageError(`unknown option --${plain(name)}${hint}`)
     }

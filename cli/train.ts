@@ -11,8 +11,8 @@ import {
   AdamW,
   DivergenceError,
   generate,
-  modelOf,
   Muon,
+  modelOf,
   restoreOptimizer,
   Trainer,
   Transformer,
@@ -112,7 +112,7 @@ export async function train(options: TrainOptions, device: Device): Promise<numb
         Number.isNaN(validLoss) ? '' : `validation ${validLoss.toFixed(3)}`,
         `${count(Math.round(((step - first) * B * T * 1000) / elapsed))} characters/s`,
         `ETA ${duration(((steps - step) * elapsed) / (step - first))}`,
-        bytes(device.bytesInUse()),
+        `memory ${bytes(device.bytesReserved())}`,
       ]
       line.show(fields.filter(Boolean).join('  '), evaluated)
       await new Promise(setImmediate) // lets a Ctrl-C in
@@ -133,9 +133,7 @@ export async function train(options: TrainOptions, device: Device): Promise<numb
 
   const elapsed = performance.now() - started
   if (optimizer.steps === first) validLoss = await validate()
-  say(
-    `trained ${steps - first} steps in ${duration(elapsed)}; validation loss ${validLoss.toFixed(4)} (whole validation text)\n`,
-  )
+  say(`trained ${steps - first} steps in ${duration(elapsed)}; validation loss ${validLoss.toFixed(4)} (whole validation text)\n`)
   const chart = chartOf(metricsPath, `${run.preset} on ${run.text.name}`)
   const text = await sampleText(run, options.sampleLength)
   const curvePath = join(folder, 'loss.svg')

@@ -66,6 +66,8 @@ describe('bad input', () => {
     [train('--seed 4294967296'), '--seed: expected an integer from 0 to 4294967295, got "4294967296"'],
     [train('--prompt'), '--prompt: a text is missing'],
     [[...train('--prompt').split(' '), ''], '--prompt: expected a text, got ""'],
+    ['train --no-help', 'unknown option --no-help (see train --help)'],
+    ['help trian', 'unknown command "trian": did you mean train?'],
     ['train text.txt', 'unexpected argument "text.txt"'],
     ['generate --temperature -1', '--temperature: expected a number, 0 or more, got "-1"'],
     ['generate --top-k 1.5', '--top-k: expected an integer, 0 or more, got "1.5"'],

@@ -14,7 +14,7 @@ describe('fastweights doctor', () => {
     })
 
   it('helps with every command in 80 columns', async () => {
-    for (const words of ['', 'help', 'train --help', 'generate -h', 'doctor --help']) {
+    for (const words of ['', 'help', 'train --help', 'help train', 'generate -h', 'doctor --help']) {
       const stdout = await place.succeed(words.split(' ').filter(Boolean))
       assert.match(stdout, /^Usage: fastweights /m)
       for (const line of stdout.split('\n')) assert.ok(line.length <= 80 && line === line.trimEnd(), line)
