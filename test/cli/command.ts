@@ -26,15 +26,16 @@ export async function ended(child: ChildProcess): Promise<Result> {
   return result
 }
 
-/** Resolves once standard output has shown `text`. */
+/** Resolves once standard output has shown `text`, or has ended. */
 export function shown(child: ChildProcess, text: string): Promise<void> {
   let seen = ''
-  return new Promise((resolve) =>
+  return new Promise((resolve) => {
     child.stdout!.on('data', (piece) => {
       seen += piece
       if (seen.includes(text)) resolve()
-    }),
-  )
+    })
+    child.stdout!.once('close', resolve)
+  })
 }
 
 export class Workplace {
