@@ -1,2 +1,2 @@
-export * from './text.ts'
 export * from './presets.ts'
+export * from './text.ts'

@@ -33,13 +33,37 @@ export interface Recipe {
 }
 
 const labmlTraining: TrainingConfig = {
-  seqLen: 128, batch: 16, steps: 62_720, optimizer: 'adam', schedule: 'noam', lr: 1, matrixLr: 0.02, warmup: 2000, lrFloor: 0,
-  beta2: 0.999, weightDecay: 0, clip: 1, sampling: 'epoch', prompt: 'It is',
+  seqLen: 128,
+  batch: 16,
+  steps: 62_720,
+  optimizer: 'adam',
+  schedule: 'noam',
+  lr: 1,
+  matrixLr: 0.02,
+  warmup: 2000,
+  lrFloor: 0,
+  beta2: 0.999,
+  weightDecay: 0,
+  clip: 1,
+  sampling: 'epoch',
+  prompt: 'It is',
 }
 
 const defaultTraining: TrainingConfig = {
-  seqLen: 128, batch: 16, steps: 600, optimizer: 'adamw', schedule: 'cosine', lr: 3e-3, matrixLr: 0.02, warmup: 50, lrFloor: 0.05,
-  beta2: 0.99, weightDecay: 0.1, clip: 1, sampling: 'random', prompt: 'It is',
+  seqLen: 128,
+  batch: 16,
+  steps: 600,
+  optimizer: 'adamw',
+  schedule: 'cosine',
+  lr: 3e-3,
+  matrixLr: 0.02,
+  warmup: 50,
+  lrFloor: 0.05,
+  beta2: 0.99,
+  weightDecay: 0.1,
+  clip: 1,
+  sampling: 'random',
+  prompt: 'It is',
 }
 
 const small = { dModel: 128, heads: 4, layers: 4, dFf: 512, chunk: 16 }
@@ -48,7 +72,16 @@ export const presets = {
   default: {
     description: 'delta rule, L2-normalised SiLU keys, short convolutions, norm for each head; about three minutes on two cores',
     model: {
-      ...labml, ...small, featureMap: 'silu', featureNorm: 'l2', conv: 4, headNorm: true, attentionNorm: true, norm: 'rms', activation: 'gelu', embeddingStd: 0.02,
+      ...labml,
+      ...small,
+      featureMap: 'silu',
+      featureNorm: 'l2',
+      conv: 4,
+      headNorm: true,
+      attentionNorm: true,
+      norm: 'rms',
+      activation: 'gelu',
+      embeddingStd: 0.02,
     },
     training: defaultTraining,
   },
@@ -72,5 +105,7 @@ export type PresetName = keyof typeof presets
 
 export function scheduleOf(training: TrainingConfig, dModel: number): Schedule {
   const { schedule, lr, warmup, steps, lrFloor } = training
-  return { cosine: () => cosine(lr, warmup, steps, lr * lrFloor), noam: () => noam(dModel, warmup, lr), constant: () => constant(lr) }[schedule]()
+  return { cosine: () => cosine(lr, warmup, steps, lr * lrFloor), noam: () => noam(dModel, warmup, lr), constant: () => constant(lr) }[
+    schedule
+  ]()
 }
