@@ -1,7 +1,7 @@
 /** The module: every kernel of every family. */
 export * from './elementwise'
 export * from './fast-weights'
-export * from './gemm'
+export * from './matmul'
 export * from './movement'
 export * from './norm'
 export * from './optimizer'

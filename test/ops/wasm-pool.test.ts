@@ -141,7 +141,7 @@ for (const relaxed of relaxedAvailable() ? [false, true] : [false])
       for (const pool of pools) {
         for (let i = 0; i < 20; i++) {
           const past = pool.memory.bytesReserved()
-          assert.throws(() => pool.run('gemmPack', 100, 1, [past, past, 0, 800, 8, 0]), /kernel gemmPack failed: .*out of bounds/)
+          assert.throws(() => pool.run('matmulPack', 100, 1, [past, past, 0, 800, 8, 0]), /kernel matmulPack failed: .*out of bounds/)
         }
         assert.deepEqual(product(pool, { M: 100, N: 100, K: 100 }), expected)
       }
@@ -166,7 +166,7 @@ describe('wasm pool', () => {
       product(pool, { M: 64, N: 64, K: 64 })
       pool.close()
       pool.close()
-      assert.throws(() => pool.run('gemmPack', 1, 1, []), /closed/)
+      assert.throws(() => pool.run('matmulPack', 1, 1, []), /closed/)
     }
   })
 

@@ -14,7 +14,9 @@ const worthSharing = 1 << 18
 
 /** Bytes of scratch memory that kernels-wasm/fast-weights.ts takes; 512 floats cover the gaps between its blocks. */
 function scratchBytes(form: Form, backward: boolean, { T, K, V, C }: FastWeightSizes): number {
-  const K8 = up8(K), W8 = up8(V + 1), n = up8(Math.min(C, T))
+  const K8 = up8(K),
+    W8 = up8(V + 1),
+    n = up8(Math.min(C, T))
   const state = K8 * W8
   if (form === 'chunk') return 4 * (n * (7 * K8 + 8 * W8 + 5 * n + 1) + 4 * state + 512)
   return 4 * ((backward ? n * (2 * K8 + 3 * W8 + state) : 0) + 2 * K8 + 2 * W8 + 2 * state + 512)

@@ -1,11 +1,11 @@
 /**
- * Matrix products: how they are cut into tasks for kernels-wasm/gemm.ts. The cut never shows in the result.
+ * Matrix products: how they are cut into tasks for kernels-wasm/matmul.ts. The cut never shows in the result.
  */
 import { type Kernels, unaryOps } from '../kernels.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 
-/** Of kernels-wasm/gemm.ts. */
+/** Of kernels-wasm/matmul.ts. */
 const MR = 8,
   NR = 8,
   KC = 256
@@ -32,7 +32,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
         const blockN = Math.min(up(N, 16), transposeB ? 64 : 256)
         const tasks = batch * Math.ceil(N / blockN)
         pool.run(
-          'gemmRows',
+          'matmulRows',
           tasks,
           Math.ceil(worthReading / (4 * blockN * (K + 1))),
           [a.pointer, b.pointer, biasPointer, c.pointer, strideA, strideB, M, N, K, +transposeB, +accumulate, activation, blockN],
@@ -55,11 +55,11 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       if (!whole && K > 0) {
         const panels = (strideB === 0 ? 1 : batch) * Math.ceil(N / NR)
         packed = pool.memory.allocate(4 * panels * NR * up(K, 4))
-        pool.run('gemmPack', panels, alone ? panels : Math.ceil(4096 / K), [b.pointer, packed.pointer, strideB, N, K, +transposeB])
+        pool.run('matmulPack', panels, alone ? panels : Math.ceil(4096 / K), [b.pointer, packed.pointer, strideB, N, K, +transposeB])
       }
       const scratch = 4 * (MR * NR + (transposeA || K % 4 ? blockM * KC : 0) + (packed ? 0 : KC * blockN))
       pool.run(
-        'gemm',
+        'matmul',
         tasks,
         grain,
         [

@@ -15,18 +15,40 @@ type NormKernels = 'norm' | 'normBackward' | 'normGainBackward' | 'softmax' | 's
 export function normKernels(pool: Pool): Pick<Kernels<Block>, NormKernels> {
   return {
     norm(kind, x, gain, bias, y, stats, R, n, eps) {
-      pool.run('norm', R, Math.ceil(light / (n + 1)),
-        [normKinds.indexOf(kind), x.pointer, pointer(gain), pointer(bias), y.pointer, stats.pointer, n, eps])
+      pool.run('norm', R, Math.ceil(light / (n + 1)), [
+        normKinds.indexOf(kind),
+        x.pointer,
+        pointer(gain),
+        pointer(bias),
+        y.pointer,
+        stats.pointer,
+        n,
+        eps,
+      ])
     },
     normBackward(kind, x, gain, stats, dy, dx, R, n) {
-      pool.run('normBackward', R, Math.ceil(light / (n + 1)),
-        [normKinds.indexOf(kind), x.pointer, pointer(gain), stats.pointer, dy.pointer, dx.pointer, n])
+      pool.run('normBackward', R, Math.ceil(light / (n + 1)), [
+        normKinds.indexOf(kind),
+        x.pointer,
+        pointer(gain),
+        stats.pointer,
+        dy.pointer,
+        dx.pointer,
+        n,
+      ])
     },
     normGainBackward(x, stats, dy, dgain, dbias, R, n) {
       // Neighbouring columns are on one page of memory: pieces as wide as the threads allow.
       const tasks = Math.ceil(n / columns)
-      pool.run('normGainBackward', tasks, Math.max(Math.ceil(tasks / (2 * pool.threads)), Math.ceil(light / (columns * (R + 1)))),
-        [x.pointer, stats.pointer, dy.pointer, pointer(dgain), pointer(dbias), R, n])
+      pool.run('normGainBackward', tasks, Math.max(Math.ceil(tasks / (2 * pool.threads)), Math.ceil(light / (columns * (R + 1)))), [
+        x.pointer,
+        stats.pointer,
+        dy.pointer,
+        pointer(dgain),
+        pointer(dbias),
+        R,
+        n,
+      ])
     },
     softmax(x, y, R, n, log, causal) {
       pool.run('softmax', R, Math.ceil(heavy / (n + 1)), [x.pointer, y.pointer, n, Number(log), causal])
@@ -38,8 +60,15 @@ export function normKernels(pool: Pool): Pick<Kernels<Block>, NormKernels> {
       pool.run('crossEntropy', R, Math.ceil(heavy / (N + 1)), [logits.pointer, target.pointer, loss.pointer, lse.pointer, N, ignore])
     },
     crossEntropyBackward(logits, target, lse, dloss, dlogits, R, N, ignore) {
-      pool.run('crossEntropyBackward', R, Math.ceil(heavy / (N + 1)),
-        [logits.pointer, target.pointer, lse.pointer, dloss.pointer, dlogits.pointer, N, ignore])
+      pool.run('crossEntropyBackward', R, Math.ceil(heavy / (N + 1)), [
+        logits.pointer,
+        target.pointer,
+        lse.pointer,
+        dloss.pointer,
+        dlogits.pointer,
+        N,
+        ignore,
+      ])
     },
   }
 }

@@ -10,9 +10,20 @@ export function optimizerKernels(pool: Pool): Pick<Kernels<Block>, 'adam'> {
     adam(p, g, m, v, n, gradScale, { lr, beta1, beta2, eps, weightDecay, decoupled, correction1, correction2 }) {
       // What is near 1 is subtracted here, in float64.
       pool.run('adam', n, grain, [
-        p.pointer, g.pointer, m.pointer, v.pointer, gradScale?.pointer ?? 0,
-        beta1, 1 - beta1, beta2, 1 - beta2, lr / correction1, 1 / Math.sqrt(correction2), eps,
-        decoupled ? 0 : weightDecay, decoupled ? lr * weightDecay : 0,
+        p.pointer,
+        g.pointer,
+        m.pointer,
+        v.pointer,
+        gradScale?.pointer ?? 0,
+        beta1,
+        1 - beta1,
+        beta2,
+        1 - beta2,
+        lr / correction1,
+        1 / Math.sqrt(correction2),
+        eps,
+        decoupled ? 0 : weightDecay,
+        decoupled ? lr * weightDecay : 0,
       ])
     },
   }

@@ -25,8 +25,13 @@ export function reduceKernels(pool: Pool): Pick<Kernels<Block>, 'reduce' | 'cums
     reduce(op, x, y, outer, n, inner) {
       const code = op === 'sum' ? 0 : 1
       if (inner > 1) {
-        pool.run('reduceColumns', outer * Math.ceil(inner / columns), Math.ceil(grain / (columns * (n + 1))),
-          [code, x.pointer, y.pointer, n, inner])
+        pool.run('reduceColumns', outer * Math.ceil(inner / columns), Math.ceil(grain / (columns * (n + 1))), [
+          code,
+          x.pointer,
+          y.pointer,
+          n,
+          inner,
+        ])
       } else if (inner === 1 && op === 'sum' && outer === 1) {
         total(x.pointer, n, false, y.pointer)
       } else if (inner === 1) {

@@ -16,10 +16,20 @@ export function sequenceKernels(pool: Pool): Pick<Kernels<Block>, 'conv' | 'conv
     },
     convBackward(x, w, state, dy, dx, dw, dstate, B, T, D, W) {
       if (D === 0) return
-      pool.run('convBackwardInput', B * (T + W - 1), Math.ceil(grain / D),
-        [w.pointer, dy.pointer, dx.pointer, pointer(dstate), T, D, W], 8 * W * D)
-      pool.run('convBackwardTaps', Math.ceil(D / columns), Math.ceil(grain / (columns * (B * T + 1))),
-        [x.pointer, pointer(state), dy.pointer, dw.pointer, B, T, D, W], 4 * W * columns)
+      pool.run(
+        'convBackwardInput',
+        B * (T + W - 1),
+        Math.ceil(grain / D),
+        [w.pointer, dy.pointer, dx.pointer, pointer(dstate), T, D, W],
+        8 * W * D,
+      )
+      pool.run(
+        'convBackwardTaps',
+        Math.ceil(D / columns),
+        Math.ceil(grain / (columns * (B * T + 1))),
+        [x.pointer, pointer(state), dy.pointer, dw.pointer, B, T, D, W],
+        4 * W * columns,
+      )
     },
     dpfp(x, y, R, D, nu) {
       if (D === 0) return
@@ -27,8 +37,7 @@ export function sequenceKernels(pool: Pool): Pick<Kernels<Block>, 'conv' | 'conv
     },
     dpfpBackward(x, dy, dx, R, D, nu) {
       if (D === 0) return
-      pool.run('dpfpBackward', R, Math.ceil(grain / (2 * D * nu)),
-        [x.pointer, dy.pointer, dx.pointer, D, nu], 4 * (4 * D + 2 * nu + 12))
+      pool.run('dpfpBackward', R, Math.ceil(grain / (2 * D * nu)), [x.pointer, dy.pointer, dx.pointer, D, nu], 4 * (4 * D + 2 * nu + 12))
     },
   }
 }

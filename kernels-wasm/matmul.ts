@@ -239,8 +239,8 @@ function finish(tile: usize, ldt: usize, c: usize, ldc: usize, rows: i32, column
   }
 }
 
-/** Packs all of B for `gemm`: [batch][blocks of KC][panels of 8][padded k][8]. Task: one panel of one batch. */
-export function gemmPack(begin: i32, end: i32, b: usize, packed: usize, strideB: i32, N: i32, K: i32, transposeB: i32): void {
+/** Packs all of B for `matmul`: [batch][blocks of KC][panels of 8][padded k][8]. Task: one panel of one batch. */
+export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, strideB: i32, N: i32, K: i32, transposeB: i32): void {
   const panels = (N + NR - 1) / NR
   for (let task = begin; task < end; task++) {
     const batch = task / panels
@@ -255,10 +255,10 @@ export function gemmPack(begin: i32, end: i32, b: usize, packed: usize, strideB:
 }
 
 /**
- * Task: a block of blockM x blockN (a multiple of 8) of one product, block rows running fastest. packedB: as gemmPack left it, or 0:
+ * Task: a block of blockM x blockN (a multiple of 8) of one product, block rows running fastest. packedB: as matmulPack left it, or 0:
  * the task packs what it needs itself. Scratch: a tile, then blockM x KC if A is to be packed, then KC x blockN if B is.
  */
-export function gemm(
+export function matmul(
   begin: i32, end: i32, a: usize, b: usize, bias: usize, c: usize, packedB: usize, strideA: i32, strideB: i32, M: i32, N: i32, K: i32,
   transposeA: i32, transposeB: i32, accumulate: i32, activation: i32, blockM: i32, blockN: i32,
 ): void {
@@ -388,10 +388,10 @@ function rowWide(x: usize, b: usize, stepK: usize, kc: i32, columns: i32, sums: 
 }
 
 /**
- * The product for few rows of A, as in generation: B is read in place, and what counts is the speed of memory. Same sums as `gemm`.
+ * The product for few rows of A, as in generation: B is read in place, and what counts is the speed of memory. Same sums as `matmul`.
  * Task: blockN columns (a multiple of 16) of one product. Scratch: blockN sums.
  */
-export function gemmRows(
+export function matmulRows(
   begin: i32, end: i32, a: usize, b: usize, bias: usize, c: usize, strideA: i32, strideB: i32, M: i32, N: i32, K: i32,
   transposeB: i32, accumulate: i32, activation: i32, blockN: i32,
 ): void {
