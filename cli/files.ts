@@ -1,5 +1,5 @@
 /**
- * What a command writes: files that are whole or absent, a folder that is checked before the work starts, and metrics as JSON lines.
+ * What a command writes: files that are whole or absent, a folder that one process at a time writes to, and metrics as JSON lines.
  * Everything is synchronous: a step of training waits for its checkpoint anyway, and an interrupt can't come between.
  * Tests: test/cli/files.test.ts.
  */
@@ -14,6 +14,7 @@ import {
   readdirSync,
   readFileSync,
   renameSync,
+  rmdirSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -25,6 +26,9 @@ import { reason } from '../tasks/download.ts'
 export class FileError extends Error {
   override name = 'FileError'
 }
+
+/** Another process writes to the folder. */
+export class InUseError extends FileError {}
 
 /**
  * Replaces the file by `content`, or leaves it as it was: whatever stops the process or the machine, the path names the old file or the new
@@ -48,10 +52,24 @@ export function writeAtomic(path: string, content: Uint8Array | string): void {
   }
 }
 
-/** Creates the folder where it isn't there, and writes a file in it to know that it can be written; removes what a killed process left. */
-export function prepareOutputFolder(path: string): void {
+/**
+ * Creates the folder where it isn't there, locks it against other processes, and writes a file in it to know that it can be written; removes
+ * what a killed process left. Returns what unlocks it, and removes the folders it has created if they are still empty.
+ */
+export function claimFolder(path: string): () => void {
+  const created: string[] = []
+  let unlock = (): void => {}
+  const release = (): void => {
+    unlock()
+    try {
+      for (const folder of created.reverse()) rmdirSync(folder)
+    } catch {
+      // It isn't empty: the run has left something.
+    }
+  }
   try {
-    createFolder(resolve(path))
+    createFolder(resolve(path), created)
+    unlock = lockFolder(path)
     const probe = join(path, `.probe.${process.pid}.tmp`)
     try {
       writeFileSync(probe, 'a line to see whether there is room\n')
@@ -62,9 +80,42 @@ export function prepareOutputFolder(path: string): void {
       const writer = /^\..+\.(\d+)\.tmp$/.exec(name)?.[1]
       if (writer !== undefined && !isRunning(Number(writer))) rmSync(join(path, name), { force: true })
     }
+    return release
   } catch (error) {
-    throw new FileError(`can't write to the output folder ${path}: ${reason(error)}`)
+    release()
+    throw error instanceof FileError ? error : new FileError(`can't write to the output folder ${path}: ${reason(error)}`)
   }
+}
+
+/** A file that holds the number of the process; one whose process is dead, or was another with our number, is worth nothing. */
+function lockFolder(path: string): () => void {
+  const lock = join(path, '.lock')
+  for (;;) {
+    try {
+      writeFileSync(lock, `${process.pid}`, { flag: 'wx' })
+      return () => rmSync(lock, { force: true })
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+    }
+    const owner = readLock(lock)
+    if (owner !== null && owner !== process.pid && isRunning(owner))
+      throw new InUseError(`${path} is in use by process ${owner} (if it isn't, remove ${lock})`)
+    rmSync(lock, { force: true })
+  }
+}
+
+/** Null if it's gone, or its process died before it wrote its number: it has half a second, since making and writing are two steps. */
+function readLock(lock: string): number | null {
+  for (let tries = 0; tries < 50; tries++) {
+    try {
+      const owner = Number(readFileSync(lock, 'utf8'))
+      if (owner > 0) return owner
+    } catch {
+      return null
+    }
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10)
+  }
+  return null
 }
 
 // --- Metrics --------------------------------------------------------------------------------------------------------------------------
@@ -115,13 +166,18 @@ export function truncateMetrics(path: string, step: number): void {
 // --- System ---------------------------------------------------------------------------------------------------------------------------
 
 /** Node's own recursive mkdir never returns where the system answers "no such folder" for a child of a folder that exists (/proc). */
-function createFolder(path: string): void {
+function createFolder(path: string, created: string[]): void {
   if (existsSync(path)) {
     if (!statSync(path).isDirectory()) throw new Error(`${path} is a file`)
     return
   }
-  createFolder(dirname(path))
-  mkdirSync(path)
+  createFolder(dirname(path), created)
+  try {
+    mkdirSync(path)
+    created.push(path)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error // Another process has just made it.
+  }
 }
 
 /** Without it, a crash of the machine could undo a rename. Windows has no such call, and doesn't need it. */

@@ -6,7 +6,7 @@ import { type Checkpoint, readCheckpoint } from '../nn/index.ts'
 import { reason } from '../tasks/download.ts'
 import type { TrainingConfig } from '../tasks/presets.ts'
 import { type Vocabulary, vocabularyOf } from '../tasks/text.ts'
-import { FileError } from './files.ts'
+import { claimFolder, FileError, InUseError } from './files.ts'
 import { checkRecipe } from './options.ts'
 
 export interface RunRecord {
@@ -70,11 +70,23 @@ function parseRecord(json: string | undefined): RunRecord {
 
 const runsFolder = 'runs'
 
-/** The first of runs/NAME-1, runs/NAME-2, ... that isn't there. */
-export function freeFolder(name: string): string {
+const outputs = ['checkpoint.safetensors', 'metrics.jsonl', 'loss.svg', 'sample.txt']
+
+export function checkVacant(folder: string): void {
+  const present = outputs.find((name) => existsSync(join(folder, name)))
+  if (present === outputs[0]) throw new FileError(`${folder} holds a run already: go on with --resume ${folder}, or name another --out`)
+  if (present) throw new FileError(`${folder} holds a file named ${present} already: name another --out`)
+}
+
+/** Claims the first of runs/NAME-1, runs/NAME-2, ... that isn't there; one that another process takes at the same moment is passed over. */
+export function claimFreeFolder(name: string): { folder: string; release: () => void } {
   for (let i = 1; ; i++) {
     const folder = join(runsFolder, `${name}-${i}`)
-    if (!existsSync(folder)) return folder
+    try {
+      if (!existsSync(folder)) return { folder, release: claimFolder(folder) }
+    } catch (error) {
+      if (!(error instanceof InUseError)) throw error
+    }
   }
 }
 

@@ -4,7 +4,7 @@
  */
 import { existsSync, statSync } from 'node:fs'
 import os from 'node:os'
-import { basename, join } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import type { Device } from '../engine/index.ts'
 import {
   Adam,
@@ -21,11 +21,19 @@ import {
 } from '../nn/index.ts'
 import { defaultText, readText } from '../tasks/download.ts'
 import { type Recipe, scheduleOf, type TrainingConfig } from '../tasks/presets.ts'
-import { charVocabulary, evaluationBatches, randomBatches, sequentialBatches, splitText, type Vocabulary } from '../tasks/text.ts'
+import {
+  charVocabulary,
+  evaluationBatches,
+  randomBatches,
+  sequentialBatches,
+  splitText,
+  TextError,
+  type Vocabulary,
+} from '../tasks/text.ts'
 import { UsageError } from './arguments.ts'
 import { type Chart, svgChart, terminalChart } from './chart.ts'
-import { appendMetrics, FileError, prepareOutputFolder, readMetrics, truncateMetrics, writeAtomic } from './files.ts'
-import { freeFolder, openRun, type RunRecord, runMetadata, textHash } from './runs.ts'
+import { appendMetrics, claimFolder, FileError, readMetrics, truncateMetrics, writeAtomic } from './files.ts'
+import { checkVacant, claimFreeFolder, openRun, type RunRecord, runMetadata, textHash } from './runs.ts'
 import { bytes, duration, onInterrupt, progress, say } from './terminal.ts'
 
 export interface TrainOptions extends Omit<Recipe, 'description'> {
@@ -44,7 +52,6 @@ export interface TrainOptions extends Omit<Recipe, 'description'> {
 }
 
 interface Run extends Omit<RunRecord, 'symbols'> {
-  folder: string
   model: Transformer
   optimizer: Adam
   vocabulary: Vocabulary
@@ -57,8 +64,29 @@ const evalSequences = 128
 
 /** Returns the exit code. */
 export async function train(options: TrainOptions, device: Device): Promise<number> {
-  const run = options.resume === undefined ? await newRun(options, device) : await resumeRun(options.resume, options, device)
-  const { folder, model, optimizer, training } = run
+  const { resume, out, preset } = options
+  if (resume !== undefined) {
+    checkResumable(resume, options)
+    // Before the checkpoint is read, so that nobody else can write a newer one meanwhile.
+    const release = existsSync(resume) ? claimFolder(resume) : () => {}
+    try {
+      return await trainIn(resume, await resumeRun(resume, options, device), options, device)
+    } finally {
+      release()
+    }
+  }
+  const run = await newRun(options, device)
+  const { folder, release } = out === undefined ? claimFreeFolder(preset) : { folder: out, release: claimFolder(out) }
+  try {
+    checkVacant(folder) // again: from now on nobody else can fill it
+    return await trainIn(folder, run, options, device)
+  } finally {
+    release()
+  }
+}
+
+async function trainIn(folder: string, run: Run, options: TrainOptions, device: Device): Promise<number> {
+  const { model, optimizer, training } = run
   const { seqLen: T, batch: B, steps } = training
   const checkpointPath = join(folder, 'checkpoint.safetensors')
   const metricsPath = join(folder, 'metrics.jsonl')
@@ -87,7 +115,6 @@ export async function train(options: TrainOptions, device: Device): Promise<numb
   say(`${device.description}; steps ${optimizer.steps} to ${count(steps)} of ${B} x ${T} characters; output in ${folder}`)
   // Written once a step has been taken: settings that can't even do that leave nothing behind.
   let initial = optimizer.steps === 0 ? await checkpoint() : null
-  prepareOutputFolder(folder)
   truncateMetrics(metricsPath, optimizer.steps)
 
   const interrupt = onInterrupt()
@@ -145,24 +172,18 @@ export async function train(options: TrainOptions, device: Device): Promise<numb
   return 0
 }
 
-const outputs = ['checkpoint.safetensors', 'metrics.jsonl', 'loss.svg', 'sample.txt']
-
 async function newRun(options: TrainOptions, device: Device): Promise<Run> {
   const { preset, seed, arithmetic } = options
   const { content, ...text } = await loadText(options.text ?? null)
   const { train, valid } = splitText(content, 0.9, options.training.seqLen)
   const vocabulary = charVocabulary(content)
   const training = { ...options.training, prompt: promptFor(content, vocabulary, options) }
-  const folder = options.out ?? freeFolder(preset)
-  const present = outputs.find((name) => existsSync(join(folder, name)))
-  if (present === outputs[0]) throw new FileError(`${folder} holds a run already: go on with --resume ${folder}, or name another --out`)
-  if (present) throw new FileError(`${folder} holds a file named ${present} already: name another --out`)
+  if (options.out !== undefined) checkVacant(options.out)
   const config = { ...options.model, symbols: vocabulary.size }
   checkMemory(config, training, device)
   const model = new Transformer(config, seed)
   const optimizer = optimizerOf(model, training)
   return {
-    folder,
     preset,
     model,
     optimizer,
@@ -178,7 +199,7 @@ async function newRun(options: TrainOptions, device: Device): Promise<Run> {
 /** What the checkpoint fixed can't be changed; how long to train can. */
 const resumable = new Set(['resume', 'text', 'steps', 'device', 'threads', 'relaxed', 'eval-every', 'save-every', 'sample-length'])
 
-async function resumeRun(folder: string, options: TrainOptions, device: Device): Promise<Run> {
+function checkResumable(folder: string, options: TrainOptions): void {
   const fixed = [...options.given].find((name) => !resumable.has(name))
   if (fixed)
     throw new UsageError(
@@ -186,10 +207,16 @@ async function resumeRun(folder: string, options: TrainOptions, device: Device):
     )
   if (statSync(folder, { throwIfNoEntry: false })?.isFile())
     throw new UsageError(`--resume: ${folder} is a file; give the folder of the run`)
+}
+
+async function resumeRun(folder: string, options: TrainOptions, device: Device): Promise<Run> {
   const { checkpoint, vocabulary, training: saved, preset, text: trainedOn, arithmetic } = openRun(folder)
   const training = options.given.has('steps') ? { ...saved, steps: options.training.steps } : saved
   if (training.steps < checkpoint.steps) throw new UsageError(`--steps: the run has taken ${checkpoint.steps} steps already`)
-  const { content, ...text } = await loadText(options.text ?? trainedOn.path)
+  const { content, ...text } = await loadText(options.text ?? trainedOn.path).catch((error) => {
+    if (options.text !== undefined || !(error instanceof TextError)) throw error
+    throw new FileError(`${error.message}; the run was trained on it: give its new place with --text`)
+  })
   if (text.hash !== trainedOn.hash)
     throw new FileError(`${text.name} isn't the text that the run was trained on (${trainedOn.name}): give that one with --text`)
   const { train, valid } = splitText(content, 0.9, training.seqLen)
@@ -202,7 +229,6 @@ async function resumeRun(folder: string, options: TrainOptions, device: Device):
   const optimizer = optimizerOf(model, training)
   restoreOptimizer(optimizer, checkpoint)
   return {
-    folder,
     preset,
     model,
     optimizer,
@@ -250,7 +276,7 @@ function optimizerOf(model: Transformer, { optimizer, lr, matrixLr, beta2, weigh
 
 async function loadText(path: string | null): Promise<RunRecord['text'] & { content: string }> {
   const { name, text } = path === null ? await defaultText({ log: say }) : { name: basename(path), text: await readText(path) }
-  return { path, name, hash: textHash(text), content: text }
+  return { path: path && resolve(path), name, hash: textHash(text), content: text }
 }
 
 async function sampleText({ model, vocabulary, training }: Run, length: number): Promise<string> {

@@ -4,7 +4,7 @@ import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSyn
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { appendMetrics, prepareOutputFolder, readMetrics, truncateMetrics, writeAtomic } from '../../cli/files.ts'
+import { appendMetrics, claimFolder, readMetrics, truncateMetrics, writeAtomic } from '../../cli/files.ts'
 
 const module = JSON.stringify(new URL('../../cli/files.js', import.meta.url).href)
 const isRoot = process.getuid?.() === 0
@@ -69,37 +69,61 @@ describe('files', () => {
         assert.equal(bytes.length, size)
         assert(bytes.every((byte) => byte === bytes[0]))
       }
-      prepareOutputFolder(folder)
+      claimFolder(folder)()
       assert.deepEqual(readdirSync(folder), ['model'])
     })
   })
 
-  describe('prepareOutputFolder', () => {
-    it('creates the folder and leaves it empty', () => {
+  describe('claimFolder', () => {
+    it('creates the folder, and removes it again only if nothing has come into it', () => {
       const path = join(folder, 'runs', 'first')
-      prepareOutputFolder(path)
-      prepareOutputFolder(path)
+      claimFolder(path)()
+      assert.deepEqual(readdirSync(folder), [])
+      const release = claimFolder(path)
+      assert.deepEqual(readdirSync(path), ['.lock'])
+      writeFileSync(join(path, 'model'), '')
+      release()
+      assert.deepEqual(readdirSync(path), ['model'])
+      rmSync(join(path, 'model'))
+      claimFolder(path)()
       assert.deepEqual(readdirSync(path), [])
+    })
+
+    it('refuses a folder that another process has claimed, and takes over from a dead one', async () => {
+      const script = `import(${module}).then(({ claimFolder }) => {
+        claimFolder(${JSON.stringify(folder)}); console.log(''); setInterval(() => {}, 1000)
+      })`
+      const child = spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'pipe', 'inherit'] })
+      await new Promise((resolve) => child.stdout.once('data', resolve))
+      const lock = join(folder, '.lock')
+      throwsFile(() => claimFolder(folder), `${folder} is in use by process ${child.pid} (if it isn't, remove ${lock})`)
+      child.kill('SIGKILL')
+      await new Promise((resolve) => child.once('close', resolve))
+      assert.deepEqual(readdirSync(folder), ['.lock'])
+      claimFolder(folder)()
+      writeFileSync(lock, '')
+      claimFolder(folder)()
+      assert.deepEqual(readdirSync(folder), [])
     })
 
     it('removes the temporary files of dead processes alone', () => {
       const { pid } = spawnSync(process.execPath, ['-e', ''])
       const living = `.model.${process.pid}.tmp`
       for (const name of [`.model.${pid}.tmp`, living, 'model.tmp', '.hidden']) writeFileSync(join(folder, name), '')
-      prepareOutputFolder(folder)
+      claimFolder(folder)()
       assert.deepEqual(readdirSync(folder).sort(), ['.hidden', living, 'model.tmp'].sort())
     })
 
     it('refuses a file, a path through a file, and a folder that is not ours to write', () => {
       const file = join(folder, 'file')
       writeFileSync(file, 'kept')
-      throwsFile(() => prepareOutputFolder(file), `can't write to the output folder ${file}: ${file} is a file`)
+      throwsFile(() => claimFolder(file), `can't write to the output folder ${file}: ${file} is a file`)
       const below = join(file, 'below')
-      throwsFile(() => prepareOutputFolder(below), `can't write to the output folder ${below}: ${file} is a file`)
+      throwsFile(() => claimFolder(below), `can't write to the output folder ${below}: ${file} is a file`)
       assert.equal(readFileSync(file, 'utf8'), 'kept')
       if (isRoot || isWindows) return
       chmodSync(folder, 0o500)
-      throwsFile(() => prepareOutputFolder(folder), `can't write to the output folder ${folder}: permission denied`)
+      throwsFile(() => claimFolder(folder), `can't write to the output folder ${folder}: permission denied`)
       throwsFile(() => writeAtomic(file, 'new'), `can't write ${file}: permission denied`)
       assert.equal(readFileSync(file, 'utf8'), 'kept')
     })

@@ -1,5 +1,7 @@
 /** A run that was stopped, by its end, by Ctrl-C or by force, and resumed, leaves the same bytes as one that wasn't. */
 import assert from 'node:assert/strict'
+import { mkdirSync, renameSync } from 'node:fs'
+import { join } from 'node:path'
 import { readCheckpoint } from '../../nn/index.ts'
 import { ended, shown, Workplace } from './command.ts'
 
@@ -79,6 +81,31 @@ describe('fastweights train --resume', () => {
     assert.match(stdout, /^note: the run was trained in float32.* and goes on in float64, so it won't repeat an unbroken run exactly$/m)
     assert.match(stdout, /^note: the learning rate falls until step 6 from now on; so far it fell until step 5$/m)
     assert.equal(JSON.parse(readCheckpoint(place.read('changed/checkpoint.safetensors')).extra.run).arithmetic, 'float64')
+  })
+
+  it('a run that another process trains is not resumed', async () => {
+    const settings = '--out busy --steps 1000000 --eval-every 10'
+    const child = place.start(`train --text text.txt --config tiny.json ${settings}`)
+    const result = ended(child)
+    await shown(child, 'step 10/')
+    const { code, stderr } = await place.run('train --resume busy')
+    assert.equal(stderr, `fastweights: busy is in use by process ${child.pid} (if it isn't, remove ${join('busy', '.lock')})\n`)
+    assert.equal(code, 1)
+    child.kill('SIGINT')
+    assert.equal((await result).code, 130)
+    assert.ok(!Object.keys(place.snapshot()).some((name) => name.includes('.lock')))
+  })
+
+  it('finds its text from another folder, and says which option names a text that has moved', async () => {
+    place.write('away.txt', place.read('text.txt'))
+    await place.succeed('train --text away.txt --config tiny.json --out far')
+    mkdirSync(place.path('elsewhere'))
+    await place.succeed(`train --resume ${join('..', 'far')} --steps 6`, { shell: 'cd elsewhere && exec "$0" "$@"' })
+    renameSync(place.path('away.txt'), place.path('gone.txt'))
+    const { code, stderr } = await place.run('train --resume far --steps 7')
+    assert.match(stderr, /^fastweights: can't read .*away\.txt: no such file or folder; .* give its new place with --text\n$/)
+    assert.equal(code, 1)
+    await place.succeed('train --resume far --steps 7 --text gone.txt')
   })
 
   it('finds the same text under another name, and a run that is complete stays as it is', async () => {

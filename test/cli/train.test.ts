@@ -51,10 +51,11 @@ describe('fastweights train', () => {
       assert.deepEqual(training, { ...recipe, seqLen: 16, batch: 2, steps: 2, schedule: 'constant', lr: 0.01 })
     })
 
-  it('names folders by preset, and takes the first that is free', async () => {
+  it('names folders by preset, and takes the first that is free, one each for runs that begin together', async () => {
+    await Promise.all([place.train('--steps 1'), place.train('--steps 1')])
     await place.train('--steps 1')
-    await place.train('--steps 1')
-    assert.deepEqual(readdirSync(place.path('runs')).sort(), ['default-1', 'default-2'])
+    assert.deepEqual(readdirSync(place.path('runs')).sort(), ['default-1', 'default-2', 'default-3'])
+    for (const n of [1, 2, 3]) assert.equal(place.metrics(`runs/default-${n}`).length, 1)
   })
 
   it("continues a text's own first word where it lacks the preset's prompt", async () => {
