@@ -50,17 +50,17 @@ const labmlTraining: TrainingConfig = {
 }
 
 const defaultTraining: TrainingConfig = {
-  seqLen: 128,
-  batch: 16,
+  seqLen: 256,
+  batch: 8,
   steps: 600,
-  optimizer: 'adamw',
+  optimizer: 'muon',
   schedule: 'cosine',
-  lr: 3e-3,
-  matrixLr: 0.02,
-  warmup: 50,
-  lrFloor: 0.05,
+  lr: 0.01,
+  matrixLr: 0.04,
+  warmup: 20,
+  lrFloor: 0.01,
   beta2: 0.99,
-  weightDecay: 0.1,
+  weightDecay: 0.2,
   clip: 1,
   sampling: 'random',
   prompt: 'It is',
@@ -70,18 +70,18 @@ const small = { dModel: 128, heads: 4, layers: 4, dFf: 512, chunk: 16 }
 
 export const presets = {
   default: {
-    description: 'delta rule, L2-normalised SiLU keys, short convolutions, norm for each head; about three minutes on two cores',
+    description: 'delta rule, L2-normalised SiLU keys, short convolutions, norm for each head, Muon; about three minutes on two cores',
     model: {
       ...labml,
       ...small,
       featureMap: 'silu',
       featureNorm: 'l2',
-      conv: 4,
+      conv: 6,
       headNorm: true,
       attentionNorm: true,
       norm: 'rms',
-      activation: 'gelu',
-      embeddingStd: 0.02,
+      activation: 'relu',
+      embeddingStd: 0.3,
     },
     training: defaultTraining,
   },
@@ -97,7 +97,7 @@ export const presets = {
   },
   softmax: {
     description: 'the softmax attention baseline at the size of the default',
-    model: { ...softmaxBaseline, ...small, activation: 'gelu', norm: 'rms' },
+    model: { ...softmaxBaseline, ...small, norm: 'rms', embeddingStd: 0.3 },
     training: defaultTraining,
   },
 } as const satisfies Record<string, Recipe>
