@@ -13,6 +13,7 @@ import {
   generate,
   Muon,
   modelOf,
+  type Optimizer,
   restoreOptimizer,
   Trainer,
   Transformer,
@@ -53,7 +54,7 @@ export interface TrainOptions extends Omit<Recipe, 'description'> {
 
 interface Run extends Omit<RunRecord, 'symbols'> {
   model: Transformer
-  optimizer: Adam
+  optimizer: Optimizer
   vocabulary: Vocabulary
   train: Int32Array
   valid: Int32Array
@@ -269,9 +270,15 @@ function checkMemory(
   }
 }
 
-function optimizerOf(model: Transformer, { optimizer, lr, matrixLr, beta2, weightDecay }: TrainingConfig): Adam {
+function optimizerOf(model: Transformer, { optimizer, lr, matrixLr, beta2, weightDecay }: TrainingConfig): Optimizer {
   const kinds = { adam: Adam, adamw: AdamW, muon: Muon }
-  return new kinds[optimizer](model.namedParameters(), { lr, matrixLr, betas: [0.9, beta2], weightDecay })
+  return new kinds[optimizer](model.namedParameters(), {
+    lr,
+    matrixLr,
+    betas: [0.9, beta2],
+    weightDecay,
+    decays: (_, p) => p.shape.length >= 2,
+  })
 }
 
 async function loadText(path: string | null): Promise<RunRecord['text'] & { content: string }> {

@@ -30,6 +30,8 @@ export class Tensor implements Scoped {
   readonly indices: Int32Array | null
   /** Set on parameters by hand, on results by the op that made them. */
   requiresGrad = false
+  /** Made by `parameter`: what a Module trains and saves, frozen (requiresGrad = false) or not. */
+  isParameter = false
   /** d(loss)/d(this), for tensors made with requiresGrad; sums over backward passes until it's cleared. */
   grad: Tensor | null = null
   /** The op that made this tensor, and which of its outputs this is. */
@@ -158,6 +160,7 @@ export const ones = (shape: Shape, device?: Device): Tensor => full(shape, 1, de
 export function parameter(x: Tensor): Tensor {
   if (x.node) throw new Error('parameter: the tensor is the result of an op; make it inside noGrad()')
   x.requiresGrad = true
+  x.isParameter = true
   return keep(x)
 }
 

@@ -3,11 +3,12 @@
  * dict), the optimiser's moments as `optimizer.m.NAME` and `optimizer.v.NAME`, and in the metadata the configuration, the counters
  * and whatever the caller adds. Values keep the device's precision, so that a resumed run repeats an unbroken one bit for bit.
  */
-import type { Device, HostArray } from '../engine/devices/device.ts'
+import type { Device } from '../engine/devices/device.ts'
 import { type Shape, sameShape, show } from '../engine/shape.ts'
 import { getDevice, setDevice } from '../engine/tensor.ts'
-import type { Adam } from './optimizers.ts'
-import { readSafetensors, type Safetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from './safetensors.ts'
+import { entriesOf } from './module.ts'
+import type { Optimizer } from './optimizers.ts'
+import { readSafetensors, type Safetensors, SafetensorsError, writeSafetensors } from './safetensors.ts'
 import { labml, Transformer, type TransformerConfig } from './transformer.ts'
 
 const format = 'fastweights-1'
@@ -26,21 +27,17 @@ export interface Checkpoint {
   tensors: Safetensors['tensors']
 }
 
-export async function writeCheckpoint(model: Transformer, optimizer: Adam | null, extra: Record<string, string> = {}): Promise<Uint8Array> {
-  const tensors = new Map<string, SafetensorsEntry>()
-  const put = (name: string, shape: readonly number[], data: HostArray): void => {
-    tensors.set(
-      name,
-      data instanceof Float64Array
-        ? { dtype: 'F64', shape: [...shape], data }
-        : { dtype: 'F32', shape: [...shape], data: data as Float32Array<ArrayBuffer> },
-    )
-  }
-  for (const [name, { shape, data }] of await model.stateDict()) put(name, shape, data)
-  if (optimizer) for (const [name, t] of optimizer.moments()) put(optimizerPrefix + name, t.shape, await t.read())
+export async function writeCheckpoint(
+  model: Transformer,
+  optimizer: Optimizer | null,
+  extra: Record<string, string> = {},
+): Promise<Uint8Array> {
   const { seed, stream } = model.random
   const metadata = { format, config: JSON.stringify(model.config), seed: `${seed}`, stream: `${stream}`, steps: `${optimizer?.steps ?? 0}` }
-  return writeSafetensors(tensors, { ...extra, ...metadata })
+  // A read takes the values of the moment it is called: all of them before the first wait, so that training may go on meanwhile.
+  const [parameters, moments] = await Promise.all([model.stateDict(), entriesOf(optimizer?.moments() ?? new Map())])
+  const prefixed = [...moments].map(([name, entry]) => [optimizerPrefix + name, entry] as const)
+  return writeSafetensors([...parameters, ...prefixed], { ...extra, ...metadata })
 }
 
 /** Checks that the file is one of ours and that its tensors are those of its configuration, before anything is allocated on a device. */
@@ -120,7 +117,7 @@ export function modelOf(checkpoint: Checkpoint): Transformer {
 }
 
 /** Puts the moments and the step count of a checkpoint into an optimiser of the same parameters. */
-export function restoreOptimizer(optimizer: Adam, checkpoint: Checkpoint): void {
+export function restoreOptimizer(optimizer: Optimizer, checkpoint: Checkpoint): void {
   const moments = [...checkpoint.tensors].filter(([name]) => name.startsWith(optimizerPrefix))
   if (moments.length === 0) throw new SafetensorsError("checkpoint: it holds no optimiser's state, so training can't go on from it")
   optimizer.loadMoments(new Map(moments.map(([name, entry]) => [name.slice(optimizerPrefix.length), entry])), checkpoint.steps)

@@ -1,29 +1,33 @@
-import { noGrad } from '../engine/autograd.ts'
-import type { HostArray } from '../engine/devices/device.ts'
 import { sameShape, show } from '../engine/shape.ts'
 import { Tensor } from '../engine/tensor.ts'
+import type { SafetensorsEntry } from './safetensors.ts'
 
 /** What a state dict is loaded from: anything with a shape and numbers, such as readSafetensors(...).tensors. */
 export type StateDict = ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: ArrayLike<number | bigint> }>
 
+/** Values as they are on a device: float32, float64 on the reference. */
+export type FloatEntry = Extract<SafetensorsEntry, { dtype: 'F32' | 'F64' }>
+
 /**
- * A part of a model. Its parameters are the tensors with requiresGrad among its properties and those of the modules (and arrays
- * of modules) it holds; a parameter's name is the path to it, as in PyTorch ('layers.0.attn.query.linear.weight').
+ * A part of a model. Its parameters are what `parameter()` made among its properties and those of the modules (and arrays of
+ * modules) it holds; a parameter's name is the path to it, as in PyTorch ('layers.0.attn.query.linear.weight').
  */
 export abstract class Module {
   /** Whether dropout drops; set by train() and eval() for the whole tree. */
   training = true
 
+  /** A parameter that two modules share has two names, in state dicts too. */
   namedParameters(): Map<string, Tensor> {
     const found = new Map<string, Tensor>()
     walk(this, '', (path, value) => {
-      if (value instanceof Tensor && value.requiresGrad) found.set(path, value)
+      if (value instanceof Tensor && value.isParameter) found.set(path, value)
     })
     return found
   }
 
+  /** Each once. */
   parameters(): Tensor[] {
-    return [...this.namedParameters().values()]
+    return [...new Set(this.namedParameters().values())]
   }
 
   parameterCount(): number {
@@ -41,30 +45,15 @@ export abstract class Module {
     return this.train(false)
   }
 
-  /** The values of all parameters, by name. */
-  async stateDict(): Promise<Map<string, { shape: readonly number[]; data: HostArray }>> {
-    const entries = [...this.namedParameters()].map(async ([name, p]) => [name, { shape: p.shape, data: await p.read() }] as const)
-    return new Map(await Promise.all(entries))
+  /** The values of all parameters at the time of the call, by name: what writeSafetensors takes. */
+  stateDict(): Promise<Map<string, FloatEntry>> {
+    return entriesOf(this.namedParameters())
   }
 
   /** Overwrites every parameter. Nothing is changed unless all names and shapes match; `strict: false` allows names the model lacks. */
   loadStateDict(dict: StateDict, options: { strict?: boolean } = {}): void {
-    const parameters = this.namedParameters()
-    const few = (names: string[]): string => names.slice(0, 3).join(', ') + (names.length > 3 ? `, ... (${names.length})` : '')
-    const missing = [...parameters.keys()].filter((name) => !dict.has(name))
-    if (missing.length > 0) throw new Error(`loadStateDict: the state dict lacks ${few(missing)}`)
-    const extra = [...dict.keys()].filter((name) => !parameters.has(name))
-    if (extra.length > 0 && options.strict !== false) throw new Error(`loadStateDict: the model has no parameter ${few(extra)}`)
-    for (const [name, p] of parameters) {
-      const { shape, data } = dict.get(name)!
-      if (!sameShape(shape, p.shape)) throw new Error(`loadStateDict: ${name} has shape ${show(shape)}, the model expects ${show(p.shape)}`)
-      if (data.length !== p.size) throw new Error(`loadStateDict: ${name} has ${data.length} values for shape ${show(shape)}`)
-      if (ArrayBuffer.isView(data) && !(data instanceof Float32Array || data instanceof Float64Array))
-        throw new Error(`loadStateDict: ${name} is a ${data.constructor.name}, not floating-point numbers`)
-    }
-    noGrad(() => {
-      for (const [name, p] of parameters) p.write(dict.get(name)!.data as ArrayLike<number>)
-    })
+    const words = { where: 'loadStateDict', saved: 'the state dict', owner: 'the model', part: 'parameter' }
+    writeAll(this.namedParameters(), dict, words, options.strict)
   }
 
   /** Frees every parameter and its gradient. */
@@ -76,9 +65,44 @@ export abstract class Module {
   }
 }
 
-function walk(value: unknown, path: string, visit: (path: string, value: unknown) => void): void {
+/** A module may point back to one that holds it: what the path has come through already is no part of it. */
+function walk(value: unknown, path: string, visit: (path: string, value: unknown) => void, holders: readonly unknown[] = []): void {
+  if (holders.includes(value)) return
   visit(path, value)
   if (!(value instanceof Module) && !Array.isArray(value)) return
   for (const [name, inner] of Object.entries(value))
-    if (typeof inner === 'object' && inner !== null) walk(inner, path ? `${path}.${name}` : name, visit)
+    if (typeof inner === 'object' && inner !== null) walk(inner, path ? `${path}.${name}` : name, visit, [...holders, value])
+}
+
+/** Reads all tensors as they are now. */
+export async function entriesOf(tensors: ReadonlyMap<string, Tensor>): Promise<Map<string, FloatEntry>> {
+  const entries = [...tensors].map(async ([name, { shape }]): Promise<[string, FloatEntry]> => {
+    const data = await tensors.get(name)!.read()
+    if (data instanceof Float64Array) return [name, { dtype: 'F64', shape: [...shape], data }]
+    if (data instanceof Float32Array) return [name, { dtype: 'F32', shape: [...shape], data }]
+    throw new Error(`${name} holds integers, not floating-point numbers`)
+  })
+  return new Map(await Promise.all(entries))
+}
+
+/** Overwrites all tensors with what was saved; nothing is changed unless all names, shapes and kinds of numbers match. */
+export function writeAll(
+  tensors: ReadonlyMap<string, Tensor>,
+  dict: StateDict,
+  { where, saved, owner, part }: { where: string; saved: string; owner: string; part: string },
+  strict = true,
+): void {
+  const few = (names: string[]): string => names.slice(0, 3).join(', ') + (names.length > 3 ? `, ... (${names.length})` : '')
+  const missing = [...tensors.keys()].filter((name) => !dict.has(name))
+  if (missing.length > 0) throw new Error(`${where}: ${saved} lacks ${few(missing)}`)
+  const extra = [...dict.keys()].filter((name) => !tensors.has(name))
+  if (extra.length > 0 && strict) throw new Error(`${where}: ${owner} has no ${part} ${few(extra)}`)
+  for (const [name, t] of tensors) {
+    const { shape, data } = dict.get(name)!
+    if (!sameShape(shape, t.shape)) throw new Error(`${where}: ${name} has shape ${show(shape)}, ${owner} expects ${show(t.shape)}`)
+    if (data.length !== t.size) throw new Error(`${where}: ${name} has ${data.length} values for shape ${show(shape)}`)
+    if (ArrayBuffer.isView(data) && !(data instanceof Float32Array || data instanceof Float64Array))
+      throw new Error(`${where}: ${name} is a ${data.constructor.name}, not floating-point numbers`)
+  }
+  for (const [name, t] of tensors) t.write(dict.get(name)!.data as ArrayLike<number>)
 }

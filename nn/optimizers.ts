@@ -2,7 +2,7 @@
 import { adamStep, clipScale, gradNorm, muonStep } from '../engine/ops/optimizer.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { type Tensor, zeros } from '../engine/tensor.ts'
-import type { StateDict } from './module.ts'
+import { type StateDict, writeAll } from './module.ts'
 
 export interface AdamConfig {
   lr: number
@@ -10,7 +10,7 @@ export interface AdamConfig {
   eps?: number
   /** Coupled (added to the gradient) in Adam, decoupled in AdamW. */
   weightDecay?: number
-  /** Which parameters decay; by default those with two or more axes. */
+  /** Which parameters decay; by default all, as in torch. */
   decays?: (name: string, p: Tensor) => boolean
 }
 
@@ -36,16 +36,20 @@ interface Variant {
   muon?: { takes: (name: string, p: Tensor) => boolean; lrRatio: number; momentum: number }
 }
 
-/** Kingma & Ba 2015, as torch.optim.Adam: betas (0.9, 0.999), eps 1e-8 outside the root, no weight decay. */
-export class Adam {
+/**
+ * What Adam, AdamW and Muon share. The bias corrections count the optimiser's steps; torch counts each parameter's, which is the same
+ * where every parameter has a gradient at every step.
+ */
+export abstract class Optimizer {
   /** Steps taken. */
   steps = 0
   private slots = new Map<string, Slot>()
   private config: Required<Omit<AdamConfig, 'decays'>>
   private variant: Variant
 
-  constructor(parameters: ReadonlyMap<string, Tensor>, config: AdamConfig, variant: Variant = {}) {
-    const { lr, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, decays = (_, p) => p.shape.length >= 2 } = config
+  protected constructor(parameters: ReadonlyMap<string, Tensor>, config: AdamConfig, variant: Variant) {
+    if (!(parameters instanceof Map)) throw new Error('Adam: parameters must be a Map from names to tensors; pass model.namedParameters()')
+    const { lr, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, decays = () => true } = config
     for (const [name, value, ok] of [
       ['lr', lr, lr >= 0],
       ['beta1', betas[0], betas[0] >= 0 && betas[0] < 1],
@@ -105,14 +109,11 @@ export class Adam {
     return moments
   }
 
+  /** Nothing is changed unless all names, shapes and kinds of numbers match. */
   loadMoments(dict: StateDict, steps: number): void {
     if (!(Number.isInteger(steps) && steps >= 0)) throw new Error(`Adam: steps must be an integer, 0 or more, not ${steps}`)
-    for (const [name, t] of this.moments()) {
-      const entry = dict.get(name)
-      if (!entry || entry.data.length !== t.size)
-        throw new Error(`Adam: the saved state ${entry ? 'has the wrong size for' : 'lacks'} ${name}`)
-    }
-    for (const [name, t] of this.moments()) t.write(dict.get(name)!.data as ArrayLike<number>)
+    const words = { where: 'loadMoments', saved: 'the saved state', owner: `this ${this.constructor.name}`, part: 'moment' }
+    writeAll(this.moments(), dict, words)
     this.steps = steps
   }
 
@@ -122,8 +123,15 @@ export class Adam {
   }
 }
 
+/** Kingma & Ba 2015, as torch.optim.Adam: betas (0.9, 0.999), eps 1e-8 outside the root, no weight decay. */
+export class Adam extends Optimizer {
+  constructor(parameters: ReadonlyMap<string, Tensor>, config: AdamConfig) {
+    super(parameters, config, {})
+  }
+}
+
 /** Adam with decoupled weight decay (Loshchilov & Hutter 2019): p -= lr * weightDecay * p, 0.01 by default as in torch. */
-export class AdamW extends Adam {
+export class AdamW extends Optimizer {
   constructor(parameters: ReadonlyMap<string, Tensor>, config: AdamConfig) {
     super(parameters, { weightDecay: 0.01, ...config }, { decoupled: true })
   }
@@ -144,7 +152,7 @@ const layerMatrices = (name: string, p: Tensor): boolean =>
  * Muon (Jordan 2024): the matrices inside the layers move along their orthogonalised momentum, everything else takes AdamW steps.
  * On small models it needs about two thirds of AdamW's steps for the same loss.
  */
-export class Muon extends Adam {
+export class Muon extends Optimizer {
   constructor(parameters: ReadonlyMap<string, Tensor>, config: MuonConfig) {
     const { matrixLr = 0.02, momentum = 0.95, matrices = layerMatrices, ...adam } = config
     if (!(matrixLr >= 0)) throw new Error(`Muon: matrixLr can't be ${matrixLr}`)

@@ -2,10 +2,10 @@ import { noGrad } from '../engine/autograd.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { tensor } from '../engine/tensor.ts'
-import type { Adam, Schedule } from './optimizers.ts'
+import type { Optimizer, Schedule } from './optimizers.ts'
 import type { Transformer } from './transformer.ts'
 
-/** B rows of T tokens, and the token that follows each (`ignoredTarget` where none counts). */
+/** B rows of T tokens, and the token that follows each (`ignoredTarget` where none counts): [B,T]. */
 export interface TokenBatch {
   tokens: Int32Array
   targets: Int32Array
@@ -13,6 +13,7 @@ export interface TokenBatch {
   T: number
 }
 
+/** The target of a position that doesn't count. */
 export const ignoredTarget = -1
 
 export interface TrainerConfig {
@@ -43,10 +44,10 @@ export class DivergenceError extends Error {
 /** Forward, backward, clip, update: one optimiser step at a time. */
 export class Trainer {
   readonly model: Transformer
-  readonly optimizer: Adam
+  readonly optimizer: Optimizer
   private config: TrainerConfig
 
-  constructor(model: Transformer, optimizer: Adam, config: TrainerConfig) {
+  constructor(model: Transformer, optimizer: Optimizer, config: TrainerConfig) {
     this.model = model
     this.optimizer = optimizer
     this.config = config
@@ -57,11 +58,14 @@ export class Trainer {
     const step = this.optimizer.steps + 1
     const lr = schedule(step)
     const { loss, norm } = scope(() => {
-      const loss = this.loss(batch)
-      loss.backward()
-      const norm = this.optimizer.step({ lr, clipNorm: Number.isFinite(clipNorm) ? clipNorm : undefined })
-      this.optimizer.zeroGrad()
-      return { loss: keep(loss), norm: keep(norm) }
+      try {
+        const loss = this.loss(batch)
+        loss.backward()
+        const norm = this.optimizer.step({ lr, clipNorm: Number.isFinite(clipNorm) ? clipNorm : undefined })
+        return { loss: keep(loss), norm: keep(norm) }
+      } finally {
+        this.optimizer.zeroGrad() // of a step that failed, too: the next must not add to them
+      }
     })
     const result = { step, lr, loss: await loss.item(), gradNorm: await norm.item() }
     loss.dispose()

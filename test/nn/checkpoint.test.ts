@@ -6,6 +6,7 @@ import {
   AdamW,
   constant,
   type DivergenceError,
+  Muon,
   modelOf,
   readCheckpoint,
   readSafetensors,
@@ -51,6 +52,44 @@ describe('checkpoints', () => {
         assert.equal(device.bytesInUse(), before)
       }
     })
+
+  it('hold one moment of a training that goes on while they are written', async () => {
+    for (const device of [reference, await wasm()]) {
+      setDevice(device)
+      const trainer = trainerOf(new Transformer({ ...architectures.default, dropout: 0.3 }))
+      await trainer.step(randomBatch(1))
+      const quiet = await writeCheckpoint(trainer.model, trainer.optimizer)
+      const writing = writeCheckpoint(trainer.model, trainer.optimizer)
+      await trainer.step(randomBatch(2))
+      assert.deepEqual(await writing, quiet)
+      release(trainer)
+    }
+  })
+
+  it('are restored by an optimiser that keeps the same moments, and by no other', async () => {
+    const trainer = trainerOf(new Transformer({ ...architectures.default, dModel: 16, dFf: 32 }))
+    await trainer.step(randomBatch(1))
+    const muon = new Muon(trainer.model.namedParameters(), { lr: 1e-3 })
+    const checkpoint = readCheckpoint(await writeCheckpoint(trainer.model, trainer.optimizer))
+    assert.throws(() => restoreOptimizer(muon, checkpoint), /^Error: loadMoments: this Muon has no moment v\.transformer\./)
+    assert.equal(muon.steps, 0)
+    const other = readCheckpoint(await writeCheckpoint(trainer.model, muon))
+    assert.throws(() => restoreOptimizer(trainer.optimizer, other), /^Error: loadMoments: the saved state lacks v\.transformer\./)
+
+    const { optimizer } = trainer
+    const before = await writeCheckpoint(trainer.model, optimizer)
+    const names = [...optimizer.moments().keys()]
+    const wrong = (entry: object, message: RegExp): void => {
+      const zero = [...optimizer.moments()].map(([name, { shape, size }]) => [name, { shape, data: new Float32Array(size) }] as const)
+      assert.throws(() => optimizer.loadMoments(new Map([...zero, [names.at(-1)!, entry as never]]), 0), { message })
+    }
+    wrong({ shape: [1, 13], data: new Float32Array(13) }, /^loadMoments: v\.generator\.bias has shape \[1,13\], this AdamW expects \[13\]$/)
+    wrong({ shape: [13], data: new Float32Array(12) }, /v\.generator\.bias has 12 values for shape \[13\]$/)
+    wrong({ shape: [13], data: new BigInt64Array(13) }, /v\.generator\.bias is a BigInt64Array, not floating-point numbers$/)
+    assert.deepEqual(await writeCheckpoint(trainer.model, optimizer), before)
+    muon.dispose()
+    release(trainer)
+  })
 
   it('hold a plain state dict beside the moments', async () => {
     const trainer = trainerOf(new Transformer(architectures.labml))

@@ -1,8 +1,8 @@
 /** Names and initial values as in PyTorch and labml, state dicts, dropout. */
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
-import { noGrad, scope, setDevice, tensor } from '../../engine/index.ts'
-import { type FastWeightsAttention, readSafetensors, Transformer, writeSafetensors } from '../../nn/index.ts'
+import { mul, noGrad, parameter, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import { type FastWeightsAttention, Module, readSafetensors, Transformer, writeSafetensors } from '../../nn/index.ts'
 import { presets } from '../../tasks/index.ts'
 import { assertClose, assertSameBits, reference, wasm } from '../helpers.ts'
 import { architectures, randomTokens } from './models.ts'
@@ -80,8 +80,8 @@ describe('modules', () => {
         const before = device.bytesInUse()
         const model = new Transformer(config, 1)
         const dict = await model.stateDict()
-        const dtype = device.double ? 'F64' : 'F32'
-        const file = writeSafetensors([...dict].map(([key, { shape, data }]) => [key, { dtype, shape: [...shape], data } as never]))
+        const file = writeSafetensors(dict)
+        assert.equal(dict.get('generator.bias')?.dtype, device.double ? 'F64' : 'F32')
         const other = new Transformer(config, 2)
         other.loadStateDict(readSafetensors(file).tensors)
         for (const [key, { data }] of await other.stateDict()) assertSameBits(data, dict.get(key)!.data, key)
@@ -127,6 +127,37 @@ describe('modules', () => {
       Array.from(data, (x) => x + 1),
     )
     model.dispose()
+  })
+
+  it('keep what is frozen, leave out what is no parameter, and count what is shared once', async () => {
+    class Part extends Module {
+      weight = parameter(tensor([1, 2, 3]))
+      parent: Module | null = null
+      seen: Tensor | null = null
+    }
+    class Whole extends Module {
+      first = new Part()
+      second = new Part()
+      again = this.second
+      tied = this.first.weight
+    }
+    const whole = new Whole()
+    whole.first.parent = whole
+    whole.second.parent = whole
+    const names = ['first.weight', 'second.weight', 'again.weight', 'tied']
+    assert.deepEqual([...whole.namedParameters().keys()], names)
+    whole.first.seen = mul(whole.first.weight, 2)
+    whole.second.seen = tensor([1], { requiresGrad: true })
+    whole.first.weight.requiresGrad = false
+    assert.deepEqual([...whole.namedParameters().keys()], names)
+    assert.deepEqual(whole.parameters(), [whole.first.weight, whole.second.weight])
+    assert.equal(whole.parameterCount(), 6)
+    assert.deepEqual([...(await whole.stateDict()).keys()], names)
+    whole.eval()
+    assert.deepEqual([whole.training, whole.first.training, whole.second.training], [false, false, false])
+    for (const part of [whole.first, whole.second]) part.seen?.dispose()
+    whole.dispose()
+    assert.equal(reference.bytesInUse(), 0)
   })
 
   it('drop in training only, another mask each time, and count the streams', async () => {

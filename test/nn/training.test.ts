@@ -44,7 +44,7 @@ describe('training', () => {
   ] as const)
     for (const clip of [Infinity, 0.5])
       it(`${name} follows its formula, clipped at ${clip}`, async () => {
-        // loss = sum of c x^2 over a matrix, which decays, and a vector, which doesn't; another parameter has no gradient.
+        // loss = sum of c x^2 over a matrix, which decays here, and a vector, which doesn't; another parameter has no gradient.
         const c = [Array.from(uniforms(1, 6, 0.1, 3)), Array.from(uniforms(2, 4, 0.1, 3))]
         const start = [Array.from(uniforms(3, 6)), Array.from(uniforms(4, 4))]
         const steps = 12
@@ -70,6 +70,7 @@ describe('training', () => {
             betas: [0.8, 0.95],
             eps: 1e-6,
             weightDecay,
+            decays: (_, p) => p.shape.length >= 2,
           })
           for (let step = 0; step < steps; step++) {
             const norm = scope(() => {
@@ -88,7 +89,7 @@ describe('training', () => {
         }
       })
 
-  it('AdamW decays by 0.01 and Adam by nothing unless told, matrices only', async () => {
+  it('AdamW decays everything by 0.01 and Adam by nothing, unless told', async () => {
     const stepped = async (make: (p: Map<string, ReturnType<typeof parameter>>) => Adam): Promise<number[]> => {
       const parameters = [[1, 1], [1]].map((shape) => parameter(tensor([2], { shape })))
       const optimizer = make(new Map(parameters.map((p, i) => [`p${i}`, p])))
@@ -100,12 +101,13 @@ describe('training', () => {
       return values
     }
     assert.deepEqual(await stepped((p) => new Adam(p, { lr: 0.1 })), [2, 2])
-    assertClose(await stepped((p) => new AdamW(p, { lr: 0.1 })), [2 - 0.1 * 0.01 * 2, 2], 1e-14)
+    assertClose(await stepped((p) => new AdamW(p, { lr: 0.1 })), [2 - 0.1 * 0.01 * 2, 2 - 0.1 * 0.01 * 2], 1e-14)
     assertClose(
       await stepped((p) => new AdamW(p, { lr: 0.1, weightDecay: 0.5, decays: (name) => name === 'p1' })),
       [2, 2 - 0.1 * 0.5 * 2],
       1e-14,
     )
+    assert.throws(() => new Adam([] as never, { lr: 1 }), /^Error: Adam: parameters must be a Map from names to tensors; pass model\.named/)
     assert.throws(() => new Adam(new Map(), { lr: NaN }), /^Error: Adam: lr can't be NaN$/)
     assert.throws(() => new Adam(new Map(), { lr: 1, betas: [0.9, 1] }), /^Error: Adam: beta2 can't be 1$/)
   })
@@ -194,6 +196,29 @@ describe('training', () => {
     await assert.rejects(trainer.evaluate([{ ...none, targets: Int32Array.of(0, 13, 0) }]), /index 13/)
     optimizer.dispose()
     model.dispose()
+  })
+
+  it('a step that fails leaves no gradients: taken again, it is right', async () => {
+    const takeStep = async (fail: boolean) => {
+      const model = new Transformer(architectures.default)
+      const optimizer = new Adam(model.namedParameters(), { lr: 1e-3 })
+      const trainer = new Trainer(model, optimizer, { schedule: constant(1e-3), clipNorm: Infinity })
+      if (fail) {
+        const { step } = optimizer
+        optimizer.step = () => {
+          throw new Error('no room')
+        }
+        await assert.rejects(trainer.step(randomBatch(1)), /^Error: no room$/)
+        assert.ok(model.parameters().every((p) => p.grad === null))
+        optimizer.step = step
+      }
+      const result = await trainer.step(randomBatch(1))
+      optimizer.dispose()
+      model.dispose()
+      return result
+    }
+    assert.deepEqual(await takeStep(true), await takeStep(false))
+    assert.equal(reference.bytesInUse(), 0)
   })
 
   it('a loss that is not finite stops, and says at which step', async () => {

@@ -12,7 +12,7 @@ const root = fileURLToPath(new URL('../../../', import.meta.url))
 /** Compiled strictly, against the package's own types alone; then run. */
 const consumer = `
 import { crossEntropy, type Device, scope, setDevice, type Tensor, tensor, wasmDevice } from 'fastweights'
-import { AdamW, constant, generate, readCheckpoint, type StepResult, Trainer, Transformer, writeCheckpoint } from 'fastweights/nn'
+import { AdamW, constant, generate, readCheckpoint, type StepResult, Trainer, Transformer, writeCheckpoint, writeSafetensors } from 'fastweights/nn'
 import { charVocabulary, presets, randomBatches } from 'fastweights/tasks'
 
 declare const console: { log(line: string): void }
@@ -33,10 +33,11 @@ const loss: Tensor = scope(() => crossEntropy(model.forward(inputs).logits, targ
 const value: number = await loss.item()
 let text = ''
 for await (const token of generate(model, vocabulary.encode('the '), { length: 16, temperature: 0 })) text += vocabulary.decode([token])
+const file: Uint8Array = writeSafetensors(await model.stateDict())
 const saved = readCheckpoint(await writeCheckpoint(model, optimizer))
 // @ts-expect-error: the types know the rules
 export const refused = () => new Transformer({ symbols: 3, rule: 'gamma' })
-console.log(JSON.stringify({ first: steps[0].loss, last: steps[59].loss, value, text, steps: saved.steps, description: device.description }))
+console.log(JSON.stringify({ first: steps[0].loss, last: steps[59].loss, value, text, bytes: file.length, steps: saved.steps, description: device.description }))
 `
 
 describe('the package', () => {
