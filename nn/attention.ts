@@ -60,6 +60,23 @@ export const fastWeightsAttentionDefaults = {
   chunk: 32,
 } as const satisfies Partial<FastWeightsAttentionConfig>
 
+/** Throws unless the settings make sense, so that a constructor allocates nothing that it can't finish. */
+export function checkAttention(c: FastWeightsAttentionConfig): void {
+  checkHeads(c.dModel, c.heads)
+  if (!Object.hasOwn(featureMaps, c.featureMap))
+    throw new Error(`unknown feature map '${c.featureMap}' (${Object.keys(featureMaps).join(', ')})`)
+  if (!Object.hasOwn(featureNorms, c.featureNorm))
+    throw new Error(`unknown feature norm '${c.featureNorm}' (${Object.keys(featureNorms).join(', ')})`)
+  if (c.valueMap !== 'identity' && c.valueMap !== 'silu') throw new Error(`unknown value map '${c.valueMap}' (identity, silu)`)
+  if (c.rule !== 'delta' && c.rule !== 'sum') throw new Error(`unknown rule '${c.rule}' (delta, sum)`)
+  if (c.normalise && c.rule !== 'sum') throw new Error('normalise belongs to the sum rule: the delta rule has no normaliser')
+  if (!(Number.isInteger(c.conv) && c.conv >= 0)) throw new Error(`conv must be a number of taps, 0 or more, not ${c.conv}`)
+  if (!(Number.isInteger(c.chunk) && c.chunk > 0)) throw new Error(`chunk must be a positive integer, not ${c.chunk}`)
+  const most = 2 * (c.dModel / c.heads) - 1
+  if (c.featureMap === 'dpfp' && !(Number.isInteger(c.nu) && c.nu >= 1 && c.nu <= most))
+    throw new Error(`nu must be an integer from 1 to 2 K - 1 = ${most} for heads of width K, not ${c.nu}`)
+}
+
 /** Named as in labml: PrepareForMultiHeadAttention, without the bias, and with an optional short convolution after it. */
 class HeadProjection extends Module {
   linear: Linear
@@ -112,15 +129,7 @@ export class FastWeightsAttention extends Module {
   constructor(config: Partial<FastWeightsAttentionConfig> & { dModel: number; heads: number }, g: Generator) {
     super()
     const c = { ...fastWeightsAttentionDefaults, ...config }
-    checkHeads(c.dModel, c.heads)
-    if (!Object.hasOwn(featureMaps, c.featureMap))
-      throw new Error(`unknown feature map '${c.featureMap}' (${Object.keys(featureMaps).join(', ')})`)
-    if (!Object.hasOwn(featureNorms, c.featureNorm))
-      throw new Error(`unknown feature norm '${c.featureNorm}' (${Object.keys(featureNorms).join(', ')})`)
-    if (c.valueMap !== 'identity' && c.valueMap !== 'silu') throw new Error(`unknown value map '${c.valueMap}' (identity, silu)`)
-    if (c.rule !== 'delta' && c.rule !== 'sum') throw new Error(`unknown rule '${c.rule}' (delta, sum)`)
-    if (c.normalise && c.rule !== 'sum') throw new Error('normalise belongs to the sum rule: the delta rule has no normaliser')
-    if (!(Number.isInteger(c.conv) && c.conv >= 0)) throw new Error(`conv must be a number of taps, 0 or more, not ${c.conv}`)
+    checkAttention(c)
     this.config = c
     this.query = new HeadProjection(c.dModel, c.dModel, c.conv, g)
     this.key = new HeadProjection(c.dModel, c.dModel, c.conv, g)

@@ -1,9 +1,14 @@
 import { noGrad } from '../engine/autograd.ts'
+// The sampler draws on the host, where the reference device has the numbers that all devices share.
 import { threefry } from '../engine/devices/reference/random.ts'
 import { slice } from '../engine/ops/movement.ts'
 import { keep, scope } from '../engine/scope.ts'
-import { Tensor, tensor } from '../engine/tensor.ts'
+import { tensor } from '../engine/tensor.ts'
+import { disposeState, mapTensors } from './state.ts'
 import type { Transformer, TransformerState } from './transformer.ts'
+
+/** The last of a seed's streams: generators count up from 0, so that no tensor holds the sampler's numbers. */
+const samplerStream = 0xffffffff
 
 export interface GenerateOptions {
   /** Tokens to make. */
@@ -38,29 +43,24 @@ export async function* generate(model: Transformer, prompt: Int32Array, options:
           try {
             const result = model.forward(tensor(input, { shape: [1, input.length], device }), before)
             const logits = slice(result.logits, 1, input.length - 1, input.length)
-            return { logits: keep(logits), state: held(result.state, keep) }
+            mapTensors(result.state, keep)
+            return { logits: keep(logits), state: result.state }
           } finally {
             model.train(wasTraining)
           }
         }),
       )
       state = next.state
-      held(before, (t) => t.dispose())
+      disposeState(before)
       const logits = await next.logits.read()
       next.logits.dispose()
-      const token = sample(logits, temperature, topK, threefry(seed, 0, i, 0)[0] / 2 ** 32)
+      const token = sample(logits, temperature, topK, threefry(seed, samplerStream, i, 0)[0] / 2 ** 32)
       yield token
       input = Int32Array.of(token)
     }
   } finally {
-    held(state, (t) => t.dispose())
+    disposeState(state)
   }
-}
-
-/** Does something to every tensor of a state. */
-function held<S extends TransformerState | undefined>(state: S, visit: (t: Tensor) => void): S {
-  for (const layer of state?.layers ?? []) for (const t of Object.values(layer)) if (t instanceof Tensor) visit(t)
-  return state
 }
 
 /** Draws an index in proportion to softmax(logits / temperature) among the topK largest; u in [0, 1) decides. */

@@ -71,6 +71,10 @@ export class RMSNorm extends Module {
   }
 }
 
+export function checkProbability(p: number): void {
+  if (!(p >= 0 && p < 1)) throw new Error(`Dropout: the probability must be in [0, 1), not ${p}`)
+}
+
 /** Drops in training only. The generator is shared and counts: with the same seed and calls, the same masks. */
 export class Dropout extends Module {
   p: number
@@ -78,7 +82,7 @@ export class Dropout extends Module {
 
   constructor(p: number, g: Generator) {
     super()
-    if (!(p >= 0 && p < 1)) throw new Error(`Dropout: the probability must be in [0, 1), not ${p}`)
+    checkProbability(p)
     this.p = p
     this.g = g
   }

@@ -6,13 +6,15 @@ import { type Generator, generator } from '../engine/random.ts'
 import { type Tensor, tensor } from '../engine/tensor.ts'
 import {
   type AttentionState,
+  checkAttention,
+  checkHeads,
   FastWeightsAttention,
   type FastWeightsAttentionConfig,
   fastWeightsAttentionDefaults,
   type KeyValueState,
   SoftmaxAttention,
 } from './attention.ts'
-import { Dropout, Embedding, FeedForward, LayerNorm, Linear, RMSNorm } from './layers.ts'
+import { checkProbability, Dropout, Embedding, FeedForward, LayerNorm, Linear, RMSNorm } from './layers.ts'
 import { Module } from './module.ts'
 
 export interface TransformerConfig extends FastWeightsAttentionConfig {
@@ -108,6 +110,23 @@ class Stack extends Module {
   }
 }
 
+/** Where a model's random streams begin: a generator of the same seed, which counts from 0, gives other numbers. */
+const firstStream = 2 ** 20
+
+/** Everything that can be wrong, before the first parameter is made. */
+function checkConfig(c: TransformerConfig): void {
+  for (const name of ['symbols', 'dModel', 'layers', 'dFf'] as const)
+    if (!(Number.isInteger(c[name]) && c[name] > 0)) throw new Error(`${name} must be a positive integer, not ${c[name]}`)
+  if (c.attention === 'softmax') checkHeads(c.dModel, c.heads)
+  else if (c.attention === 'fast-weights') checkAttention(c)
+  else throw new Error(`unknown attention '${c.attention}' (fast-weights, softmax)`)
+  if (!Object.hasOwn(norms, c.norm)) throw new Error(`unknown norm '${c.norm}' (layer, rms)`)
+  if (!unaryOps.includes(c.activation)) throw new Error(`unknown activation '${c.activation}' (${unaryOps.join(', ')})`)
+  if (c.positions !== 'none' && c.positions !== 'sinusoidal') throw new Error(`unknown positions '${c.positions}' (none, sinusoidal)`)
+  if (!(c.embeddingStd >= 0 && Number.isFinite(c.embeddingStd))) throw new Error(`embeddingStd must be 0 or more, not ${c.embeddingStd}`)
+  checkProbability(c.dropout)
+}
+
 /** Tokens to logits. `FastWeightsTransformer` from labml's names: src_embed, transformer.layers.N..., transformer.norm, generator. */
 export class Transformer extends Module {
   src_embed: Embedding
@@ -121,15 +140,9 @@ export class Transformer extends Module {
   constructor(config: Partial<TransformerConfig> & { symbols: number }, seed = 1) {
     super()
     const c = { ...labml, ...config }
-    for (const name of ['symbols', 'dModel', 'layers', 'dFf'] as const)
-      if (!(Number.isInteger(c[name]) && c[name] > 0)) throw new Error(`${name} must be a positive integer, not ${c[name]}`)
-    if (c.attention !== 'fast-weights' && c.attention !== 'softmax')
-      throw new Error(`unknown attention '${c.attention}' (fast-weights, softmax)`)
-    if (!Object.hasOwn(norms, c.norm)) throw new Error(`unknown norm '${c.norm}' (layer, rms)`)
-    if (!unaryOps.includes(c.activation)) throw new Error(`unknown activation '${c.activation}' (${unaryOps.join(', ')})`)
-    if (c.positions !== 'none' && c.positions !== 'sinusoidal') throw new Error(`unknown positions '${c.positions}' (none, sinusoidal)`)
+    checkConfig(c)
     this.config = c
-    this.random = generator(seed)
+    this.random = { ...generator(seed), stream: firstStream }
     this.src_embed = new Embedding(c.symbols, c.dModel, this.random, c.embeddingStd)
     this.transformer = new Stack(c, this.random)
     this.generator = new Linear(c.dModel, c.symbols, this.random)

@@ -5,6 +5,7 @@
  * Samplers have no state: batch `step` is a function of the seed and the step, so that a training run resumes exactly from a step number.
  * Tests: test/nn/text.test.ts.
  */
+import { ignoredTarget, type TokenBatch } from '../nn/trainer.ts'
 
 export class TextError extends Error {
   override name = 'TextError'
@@ -109,16 +110,9 @@ export function splitText(text: string, fraction = 0.9, T = 1): { train: string;
 
 // --- Batches --------------------------------------------------------------------------------------------------------------------------
 
-/** The target of a position that doesn't count. */
-export const ignoredTarget = -1
+export { ignoredTarget }
 
-export interface Batch {
-  /** [B, T] */
-  tokens: Int32Array
-  /** [B, T]: the token that follows each of `tokens`, or `ignoredTarget`. */
-  targets: Int32Array
-  B: number
-  T: number
+export interface Batch extends TokenBatch {
   /** How many targets count. */
   count: number
 }

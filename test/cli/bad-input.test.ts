@@ -96,7 +96,7 @@ describe('bad input', () => {
   refuses('in sizes that do not go together', 1, () => [
     [train('--heads 3'), "3 heads don't divide dModel = 16"],
     [train('--normalise'), 'normalise belongs to the sum rule: the delta rule has no normaliser'],
-    [train('--feature-map dpfp --nu 1000000000'), /^dpfp: nu must be an integer/],
+    [train('--feature-map dpfp --nu 1000000000'), /^nu must be an integer from 1 to 2 K - 1 = 15 for heads of width K, not 1000000000$/],
     [train('--seq-len 5000'), /^the text is too short: of its \d+ characters, /],
     [train('--preset softmax --seq-len 2000 --batch 200').replace('new', 'folder'), /^wasm: out of memory: asked for 6 GB, /],
   ])

@@ -1,7 +1,7 @@
 /** Token by token and all at once are the same function of the same weights. */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import { type Device, noGrad, scope, setDevice, tensor } from '../../engine/index.ts'
+import { type Device, noGrad, scope, setDevice, tensor, uniform } from '../../engine/index.ts'
 import { type GenerateOptions, generate, sample, Transformer, type TransformerState } from '../../nn/index.ts'
 import { assertRms, reference, wasm } from '../helpers.ts'
 import { architectures, randomTokens } from './models.ts'
@@ -131,6 +131,22 @@ describe('generation', () => {
       assert.deepEqual([3, 4, 5, 6, 7, 8].map(likeliest), greedy.slice(0, 6))
       model.dispose()
     }
+  })
+
+  it('draws other numbers than a generator or a model of the same seed', async () => {
+    const model = new Transformer(architectures.default, 3)
+    for (const p of [model.generator.weight, model.generator.bias!]) p.write(new Float32Array(p.size))
+    // Every token is as likely as the others, so what was sampled shows the numbers.
+    const sampled = await collect(model, Int32Array.of(1), { length: 40, temperature: 1, seed: 3 })
+    for (const stream of [0, 1, 2, 2 ** 20, 2 ** 20 + 1]) {
+      const numbers = uniform({ seed: 3, stream }, [40])
+      assert.notDeepEqual(
+        sampled,
+        Array.from(await numbers.read(), (u) => Math.floor(13 * u)),
+      )
+      numbers.dispose()
+    }
+    model.dispose()
   })
 
   it('samples in proportion to the probabilities, from the k likeliest', () => {

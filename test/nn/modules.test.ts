@@ -1,7 +1,7 @@
 /** Names and initial values as in PyTorch and labml, state dicts, dropout. */
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
-import { mul, noGrad, parameter, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import { generator, mul, noGrad, normal, parameter, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
 import { type FastWeightsAttention, Module, readSafetensors, Transformer, writeSafetensors } from '../../nn/index.ts'
 import { presets } from '../../tasks/index.ts'
 import { assertClose, assertSameBits, reference, wasm } from '../helpers.ts'
@@ -71,6 +71,19 @@ describe('modules', () => {
     assert.notDeepEqual(x, y)
     assertClose(z, x, 1e-6)
     for (const model of [a, b, c]) model.dispose()
+  })
+
+  it('draw other numbers than a generator of the same seed', async () => {
+    const model = new Transformer(labml, 5)
+    const first = await model.src_embed.weight.read()
+    const g = generator(5)
+    for (let stream = 0; stream < 100; stream++) {
+      const own = normal(g, model.src_embed.weight.shape)
+      assert.notDeepEqual(await own.read(), first)
+      own.dispose()
+    }
+    assert.ok(model.random.stream > 2 ** 20 && model.random.stream < 2 ** 31)
+    model.dispose()
   })
 
   for (const [name, config] of Object.entries(architectures))
@@ -184,6 +197,10 @@ describe('modules', () => {
     refused({ heads: 5 }, /^5 heads don't divide dModel = 32$/)
     for (const value of [0, -1, 1.5, NaN])
       for (const name of ['symbols', 'layers', 'dFf', 'dModel', 'heads']) refused({ [name]: value }, /must be a positive integer/)
+    for (const nu of [0, 1.5, 16, NaN]) refused({ nu }, /^nu must be an integer from 1 to 2 K - 1 = 15 for/)
+    for (const chunk of [0, 1.5, NaN]) refused({ chunk }, /^chunk must be a positive integer/)
+    for (const embeddingStd of [-1, NaN, Infinity]) refused({ embeddingStd }, /^embeddingStd must be 0 or more/)
+    refused({ attention: 'softmax', heads: 5 }, /^5 heads don't divide dModel = 32$/)
     refused({ conv: -1 }, /^conv must be a number of taps/)
     refused({ dropout: 1 }, /^Dropout: the probability must be in \[0, 1\), not 1$/)
     refused({ normalise: true }, /^normalise belongs to the sum rule/)
@@ -199,6 +216,7 @@ describe('modules', () => {
     ] as const)
       for (const value of ['nonsense', 'constructor', '__proto__']) refused({ [name]: value }, message)
     assert.throws(() => new Transformer(labml, -1), /seed/)
+    assert.equal(reference.bytesInUse(), 0)
   })
 
   it('hold an attention whose parts can be used alone', async () => {
