@@ -2,9 +2,9 @@
  * Reverse-mode automatic differentiation. An op computes its outputs and calls `record` with what its backward needs;
  * `backward` walks the recorded nodes once, newest first. Backward passes are themselves not recorded: first derivatives only.
  */
-import { scope } from './scope.ts'
+import { checkSynchronous, enrollBeside, keep, scope } from './scope.ts'
 import { sameShape, show } from './shape.ts'
-import { full, type Tensor } from './tensor.ts'
+import { FreedError, full, Tensor } from './tensor.ts'
 
 /** Given d(loss)/d(output) for each output (null where nothing depends on it), returns d(loss)/d(input) for each input (null: none). */
 export type Backward = (grads: readonly (Tensor | null)[]) => readonly (Tensor | null)[]
@@ -14,7 +14,9 @@ export interface Node {
   id: number
   op: string
   inputs: readonly Tensor[]
-  outputs: number
+  outputs: readonly Tensor[]
+  /** The versions of the inputs, then of the outputs, when the op ran. */
+  versions: readonly (number | null)[]
   backward: Backward
 }
 
@@ -26,16 +28,22 @@ export function noGrad<R>(body: () => R): R {
   const before = recording
   recording = false
   try {
-    return body()
+    const result = body()
+    checkSynchronous('noGrad', result)
+    return result
   } finally {
     recording = before
   }
 }
 
+/** Whether an op on these inputs is going to be recorded, and so has to keep what its backward needs. */
+export const records = (inputs: readonly Tensor[]): boolean => recording && inputs.some((x) => x.requiresGrad)
+
 /** Adds one node to the graph, unless no input needs a gradient. The outputs must be new tensors. */
 export function recordMany(op: string, inputs: readonly Tensor[], outputs: readonly Tensor[], backward: Backward): void {
-  if (!recording || !inputs.some((x) => x.requiresGrad)) return
-  const node: Node = { id: nodes++, op, inputs, outputs: outputs.length, backward }
+  if (!records(inputs)) return
+  const versions = [...inputs, ...outputs].map((x) => x.version)
+  const node: Node = { id: nodes++, op, inputs, outputs, versions, backward }
   outputs.forEach((y, i) => {
     y.requiresGrad = true
     y.node = node
@@ -51,7 +59,7 @@ export function record(op: string, inputs: readonly Tensor[], y: Tensor, backwar
 
 /**
  * An op of your own: `forward` computes from the inputs (by any means; it isn't recorded), `backward` returns one gradient, or
- * null, for each input. Inputs must not be changed in place.
+ * null, for each input.
  */
 export function customOp(
   op: string,
@@ -60,7 +68,8 @@ export function customOp(
   backward: (dy: Tensor, y: Tensor) => readonly (Tensor | null)[],
 ): Tensor {
   const y = noGrad(forward)
-  if (inputs.includes(y)) throw new Error(`${op}: forward must return a new tensor, not one of its inputs`)
+  if (!(y instanceof Tensor) || y.dtype !== 'float32' || y.node || y.requiresGrad || inputs.includes(y))
+    throw new Error(`${op}: forward must return a new float32 tensor, not ${inputs.includes(y) ? 'one of its inputs' : y}`)
   return record(op, inputs, y, (dy) => backward(dy, y))
 }
 
@@ -78,15 +87,21 @@ export function backward(root: Tensor, seed?: Tensor): void {
   // Gradients that wait for their node, by output. Each is a view of its own, so that a gradient which an op hands on
   // unchanged to two inputs is shared in memory and still freed once.
   const waiting = new Map<Node, (Tensor | null)[]>()
+  const leaves = new Set<Tensor>()
   const put = (x: Tensor, gradient: Tensor, op: string): void => {
     if (!x.requiresGrad) return
     if (!sameShape(x.shape, gradient.shape))
       throw new Error(`${op}: backward gave a gradient of shape ${show(gradient.shape)} for an input of shape ${show(x.shape)}`)
+    if (gradient.dtype !== 'float32' || gradient.device !== x.device)
+      throw new Error(`${op}: backward gave ${gradient} for ${x}, not a float32 gradient on the same device`)
     if (x.node) {
       let slots = waiting.get(x.node)
-      if (!slots) waiting.set(x.node, (slots = new Array(x.node.outputs).fill(null)))
+      if (!slots) waiting.set(x.node, (slots = new Array(x.node.outputs.length).fill(null)))
       slots[x.output] = sum(slots[x.output], gradient)
-    } else x.grad = sum(x.grad, gradient)
+    } else {
+      x.grad = sum(x.grad?.disposed ? null : x.grad, gradient)
+      leaves.add(x)
+    }
   }
 
   noGrad(() => {
@@ -96,7 +111,7 @@ export function backward(root: Tensor, seed?: Tensor): void {
         const grads = waiting.get(node)
         if (!grads) continue
         scope(() => {
-          const gradients = node.backward(grads)
+          const gradients = gradientsOf(node, grads)
           if (gradients.length !== node.inputs.length)
             throw new Error(
               `${node.op}: backward gave ${gradients.length} gradients for ${node.inputs.length} inputs (null where there is none)`,
@@ -108,24 +123,49 @@ export function backward(root: Tensor, seed?: Tensor): void {
       }
     } finally {
       for (const grads of waiting.values()) for (const g of grads) g?.dispose()
+      for (const x of leaves) settle(x)
     }
   })
 }
 
+/** Calls the node's backward, which must find its tensors as the forward left them. */
+function gradientsOf(node: Node, grads: readonly (Tensor | null)[]): readonly (Tensor | null)[] {
+  const hint = 'a state carried over steps has to be cut off from them: detach(state)'
+  for (const [i, x] of [...node.inputs, ...node.outputs].entries())
+    if (!x.disposed && x.version !== node.versions[i]) {
+      const what = i < node.inputs.length ? 'an input' : 'the result'
+      throw new Error(`${node.op}: ${what} ${show(x.shape)} was overwritten between forward and backward (${hint})`)
+    }
+  try {
+    return node.backward(grads)
+  } catch (error) {
+    if (!(error instanceof FreedError)) throw error
+    throw new Error(`${node.op}: backward needs what was freed: ${error.message} (${hint})`, { cause: error })
+  }
+}
+
+/** Gives a leaf's gradient memory of its own, and the lifetime of the leaf. */
+function settle(x: Tensor): void {
+  if (!x.grad!.exclusive) scope(() => void (x.grad = own(x.grad!)))
+  enrollBeside(x.grad!, x)
+}
+
 /** total + gradient, as a kept tensor; in place where nobody else sees the memory. */
 function sum(total: Tensor | null, gradient: Tensor): Tensor {
-  const { kernels } = gradient.device
-  let result = total
-  if (!total) result = gradient.view(gradient.shape)
-  else if (total.exclusive) kernels.accumulate(gradient.storage, total.storage, total.size)
-  else {
-    result = full(total.shape, 0, total.device)
-    kernels.accumulate(total.storage, result.storage, total.size)
-    kernels.accumulate(gradient.storage, result.storage, total.size)
-    total.dispose()
+  const result = !total ? gradient.view(gradient.shape) : total.exclusive ? total : own(total)
+  if (total) {
+    result.device.kernels.accumulate(gradient.storage, result.storage, result.size)
+    result.changed()
   }
-  ;(result as Tensor).kept = true
-  return result as Tensor
+  return keep(result)
+}
+
+/** A copy in place of a view, kept. */
+function own(view: Tensor): Tensor {
+  const copy = keep(full(view.shape, 0, view.device))
+  copy.device.kernels.accumulate(view.storage, copy.storage, copy.size)
+  view.dispose()
+  return copy
 }
 
 /** The nodes that `root` depends on, each after every node that uses it. Iterative: graphs of long recurrences are deep. */

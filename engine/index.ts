@@ -1,4 +1,4 @@
-export { backward, customOp, noGrad, record, recordMany } from './autograd.ts'
+export { type Backward, backward, customOp, noGrad, record, recordMany } from './autograd.ts'
 export type { Device, DeviceName, DType, HostArray } from './devices/device.ts'
 export {
   type AdamOptions,
@@ -11,8 +11,8 @@ export {
   unaryOps,
 } from './devices/kernels.ts'
 export { referenceDevice } from './devices/reference/index.ts'
-export { relaxedAvailable, wasmDevice } from './devices/wasm/index.ts'
-export { type GradCheck, gradCheck } from './gradcheck.ts'
+export { relaxedAvailable, type WasmOptions, wasmDevice } from './devices/wasm/index.ts'
+export { type GradCheck, type GradCheckOptions, gradCheck } from './gradcheck.ts'
 export * from './ops/elementwise.ts'
 export * from './ops/fast-weights.ts'
 export * from './ops/matmul.ts'
@@ -24,4 +24,17 @@ export * from './ops/sequence.ts'
 export { dropout, type Generator, generator, normal, uniform } from './random.ts'
 export { keep, scope } from './scope.ts'
 export type { Shape } from './shape.ts'
-export { full, getDevice, type Nested, ones, parameter, setDevice, Tensor, type TensorOptions, tensor, zeros } from './tensor.ts'
+export {
+  empty,
+  full,
+  getDevice,
+  like,
+  type Nested,
+  ones,
+  parameter,
+  setDevice,
+  Tensor,
+  type TensorOptions,
+  tensor,
+  zeros,
+} from './tensor.ts'

@@ -5,6 +5,7 @@
 
 import { record } from './autograd.ts'
 import type { Device } from './devices/device.ts'
+import { checkFloat } from './ops/check.ts'
 import { checkShape, type Shape } from './shape.ts'
 import { empty, getDevice, like, type Tensor } from './tensor.ts'
 
@@ -20,7 +21,7 @@ export function generator(seed: number): Generator {
   return { seed, stream: 0 }
 }
 
-/** uniform in [low, high). */
+/** Uniform in [low, high] (high itself only through rounding). */
 export const uniform = (g: Generator, shape: Shape, low = 0, high = 1, device?: Device): Tensor =>
   draw('uniform', g, shape, low, high, device)
 
@@ -38,7 +39,8 @@ function draw(kind: 'uniform' | 'normal', g: Generator, shape: Shape, a: number,
 /** Zeroes each element with probability p and scales the others by 1/(1-p). The mask is drawn again in the backward instead of being stored. */
 export function dropout(x: Tensor, p: number, g: Generator): Tensor {
   if (!(p >= 0 && p < 1)) throw new Error(`dropout: the probability must be in [0, 1), not ${p}`)
-  if (p === 0) return x
+  checkFloat('dropout', x)
+  if (p === 0) return record('dropout', [x], x.view(x.shape), (dy) => [dy])
   const { kernels } = x.device
   const y = like(x)
   const { seed } = g

@@ -1,7 +1,7 @@
 /**
  * Who frees what. Device memory isn't garbage-collected, so a step runs inside `scope(() => ...)`: on the way out every tensor
- * made inside is freed, except the ones returned (they pass to the enclosing scope) and the ones kept (parameters, gradients of
- * parameters, optimiser state). A tensor made outside any scope lives until `dispose()`.
+ * made inside is freed, except the ones returned (they pass to the enclosing scope) and the ones kept (parameters, optimiser
+ * state). The gradient of a parameter lives as long as no scope would free the parameter itself. A tensor made outside any scope lives until `dispose()`.
  */
 
 export interface Scoped {
@@ -16,6 +16,13 @@ export function enroll(object: Scoped): void {
   scopes.at(-1)?.add(object)
 }
 
+/** Puts an object where another one is: into its scope, so that both are freed together; into none if that is in none. */
+export function enrollBeside(object: Scoped, other: Scoped): void {
+  const home = other.kept ? undefined : scopes.findLast((scope) => scope.has(other))
+  object.kept = !home
+  home?.add(object)
+}
+
 /** Exempts a tensor from every scope: from now on only `dispose()` frees it. */
 export function keep<T extends Scoped>(object: T): T {
   object.kept = true
@@ -24,7 +31,8 @@ export function keep<T extends Scoped>(object: T): T {
 
 /**
  * Runs `body` and frees the tensors it made, except those reachable in its result through arrays, Maps and plain objects.
- * `body` must not be asynchronous: return tensors and `await tensor.read()` outside.
+ * `body` must not be asynchronous: return tensors and `await tensor.read()` outside. Ops that are composed of others leave their
+ * temporaries to the enclosing scope, so inference belongs into one too: `scope(() => noGrad(() => ...))`.
  */
 export function scope<R>(body: () => R): R {
   const own = new Set<Scoped>()
@@ -32,10 +40,7 @@ export function scope<R>(body: () => R): R {
   let result: R | undefined
   try {
     result = body()
-    if (result instanceof Promise) {
-      result.catch(() => {})
-      throw new Error('scope: the body is asynchronous; return the tensors and await read() outside the scope')
-    }
+    checkSynchronous('scope', result)
     return result
   } finally {
     scopes.pop()
@@ -46,6 +51,13 @@ export function scope<R>(body: () => R): R {
     }
     for (const object of own) if (!object.kept) object.dispose()
   }
+}
+
+/** A body that is asynchronous would go on after what surrounds it has ended. */
+export function checkSynchronous(op: string, result: unknown): void {
+  if (!(result instanceof Promise)) return
+  result.catch(() => {})
+  throw new Error(`${op}: the body is asynchronous; return the tensors and await read() outside`)
 }
 
 function reachable(value: unknown, own: Set<Scoped>, found = new Set<Scoped>(), seen = new Set<object>()): Set<Scoped> {

@@ -16,7 +16,12 @@ export function setDevice(device: Device): void {
 interface Block {
   storage: unknown
   owners: number
+  /** Grows whenever the contents are overwritten, so that a backward can tell that what it needs is gone. */
+  version: number
 }
+
+/** What using a freed tensor throws; `backward` says more about it. */
+export class FreedError extends Error {}
 
 /**
  * A dense row-major array on a device. float32 (float64 on the reference device), or int32 for indices, which are only ever
@@ -46,7 +51,7 @@ export class Tensor implements Scoped {
     this.dtype = dtype
     this.device = device
     this.indices = indices
-    this.block = block ?? { storage: device.allocate(dtype, this.size), owners: 0 }
+    this.block = block ?? { storage: device.allocate(dtype, this.size), owners: 0, version: 0 }
     this.block.owners++
     enroll(this)
   }
@@ -65,8 +70,22 @@ export class Tensor implements Scoped {
     return this.live().owners === 1
   }
 
-  /** Another tensor over the same memory; the memory lives until both are freed. */
+  /** How often the memory was overwritten; null once the tensor is freed. */
+  get version(): number | null {
+    return this.block?.version ?? null
+  }
+
+  /** To be called by whatever overwrites the memory of a tensor that others may have seen. */
+  changed(): void {
+    this.live().version++
+  }
+
+  /**
+   * Another tensor over the same memory; the memory lives until both are freed. No gradient passes: see `reshape` and `detach`.
+   * @internal
+   */
   view(shape: Shape): Tensor {
+    if (sizeOf(shape) !== this.size) throw new Error(`view: ${show(this.shape)} doesn't fit into ${show(shape)}`)
     return new Tensor(shape, this.dtype, this.device, this.live(), this.indices)
   }
 
@@ -85,7 +104,8 @@ export class Tensor implements Scoped {
   write(values: ArrayLike<number>): void {
     if (values.length !== this.size) throw new Error(`write: ${values.length} values for a tensor of shape ${show(this.shape)}`)
     if (this.indices) throw new Error('write: int32 tensors are made once; make a new one')
-    this.device.write(this.live().storage, values)
+    this.device.write(this.storage, values)
+    this.changed()
   }
 
   /** Gradients of this tensor with respect to every parameter it depends on, added to their `grad`. `seed`: d(loss)/d(this), by default 1 for a tensor of size 1. */
@@ -106,7 +126,9 @@ export class Tensor implements Scoped {
 
   private live(): Block {
     if (!this.block)
-      throw new Error(`tensor ${show(this.shape)} was freed; it was disposed, or its scope ended (return it from the scope, or keep() it)`)
+      throw new FreedError(
+        `tensor ${show(this.shape)} was freed; it was disposed, or its scope ended (return it from the scope, or keep() it)`,
+      )
     return this.block
   }
 }
@@ -142,8 +164,12 @@ export function tensor(data: Nested | ArrayLike<number>, options: TensorOptions 
 }
 
 /** A float32 tensor with undefined contents: for ops, which overwrite it. */
-export const empty = (shape: Shape, device: Device = defaultDevice): Tensor => new Tensor(shape, 'float32', device, null)
+export function empty(shape: Shape, device: Device = defaultDevice): Tensor {
+  checkShape('empty', shape)
+  return new Tensor(shape, 'float32', device, null)
+}
 
+/** An `empty` one of the shape and on the device of x. */
 export const like = (x: Tensor): Tensor => empty(x.shape, x.device)
 
 export function full(shape: Shape, value: number, device: Device = defaultDevice): Tensor {

@@ -27,6 +27,6 @@ export interface Device<S = any> {
   bytesInUse(): number
   /** Bytes taken from the system: never shrinks on wasm. */
   bytesReserved(): number
-  /** Stops threads, releases memory. Using the device afterwards throws. */
+  /** Stops threads, releases memory. Using the device afterwards throws; only freeing what was on it doesn't. */
   close(): void
 }

@@ -102,11 +102,11 @@ export interface Kernels<S> {
   unary(op: UnaryOp, x: S, y: S, n: number): void
   /** dx = dy * op'(x), where y = op(x). For neg, exp, sqrt and relu the caller may have y only, and give it for x too. */
   unaryBackward(op: UnaryOp, x: S, y: S, dy: S, dx: S, n: number): void
-  /** y[i] = a[i] op b[i] over `shape` (rank 0 to 6); y is dense, a stride of 0 broadcasts. */
+  /** y[i] = a[i] op b[i] over `shape` (of any rank); y is dense, a stride of 0 broadcasts. */
   binary(op: BinaryOp, a: S, b: S, y: S, shape: readonly number[], stridesA: readonly number[], stridesB: readonly number[]): void
 
   // ---- movement ----------------------------------------------------------------------------------------------------
-  /** y[offsetY + i . stridesY] = x[offsetX + i . stridesX] over `shape` (rank 0 to 6): permute, slice, concat, roll, expand. Strides may be negative or, on x, 0. */
+  /** y[offsetY + i . stridesY] = x[offsetX + i . stridesX] over `shape` (of any rank): permute, slice, concat, roll, expand. Strides may be negative or, on x, 0. */
   copy(
     x: S,
     y: S,

@@ -9,8 +9,8 @@ export function sameDevice(op: string, ...tensors: (Tensor | null | undefined)[]
       throw new Error(`${op}: tensors are on different devices (${first.device.description} and ${t.device.description})`)
 }
 
-export function checkFloat(op: string, x: Tensor): void {
-  if (x.dtype !== 'float32') throw new Error(`${op}: needs a float32 tensor, not ${x.dtype}`)
+export function checkFloat(op: string, ...tensors: (Tensor | null | undefined)[]): void {
+  for (const t of tensors) if (t && t.dtype !== 'float32') throw new Error(`${op}: needs a float32 tensor, not ${t.dtype}`)
 }
 
 export function checkIndices(op: string, index: Tensor, below: number, ignore?: number): Int32Array {

@@ -2,7 +2,7 @@
 
 import { record } from '../autograd.ts'
 import type { BinaryOp, UnaryOp } from '../devices/kernels.ts'
-import { broadcast, broadcastStrides, type Shape, sameShape } from '../shape.ts'
+import { broadcast, broadcastStrides, checkShape, type Shape, sameShape } from '../shape.ts'
 import { empty, full, like, type Tensor } from '../tensor.ts'
 import { checkFloat, sameDevice } from './check.ts'
 import { sumTo } from './reduce.ts'
@@ -54,8 +54,7 @@ type Operand = Tensor | number
 
 function apply(op: BinaryOp, a: Tensor, b: Tensor): Tensor {
   sameDevice(op, a, b)
-  checkFloat(op, a)
-  checkFloat(op, b)
+  checkFloat(op, a, b)
   const shape = sameShape(a.shape, b.shape) ? a.shape : broadcast(op, a.shape, b.shape)
   const y = empty(shape, a.device)
   a.device.kernels.binary(op, a.storage, b.storage, y.storage, shape, broadcastStrides(a.shape, shape), broadcastStrides(b.shape, shape))
@@ -79,33 +78,35 @@ const partials: Record<BinaryOp, Partials | null> = {
 /** 1 where a > b, 1/2 where they're equal: a tie shares the gradient. */
 const wins = (a: Tensor, b: Tensor): Tensor => apply('add', apply('greater', a, b), affine(apply('equal', a, b), 0.5))
 
-function binary(op: BinaryOp, a: Tensor, b: Tensor): Tensor {
+function binary(op: BinaryOp, a: Tensor, operand: Operand): Tensor {
+  const b = typeof operand === 'number' ? full([], operand, a.device) : operand
   const y = apply(op, a, b)
   const partial = partials[op]
-  if (!partial) return y
-  return record(op, [a, b], y, (dy) => {
-    const [da, db] = partial(dy, a, b, y)
-    return [a.requiresGrad ? sumTo(da(), a.shape) : null, b.requiresGrad ? sumTo(db(), b.shape) : null]
-  })
+  if (partial)
+    record(op, [a, b], y, (dy) => {
+      const [da, db] = partial(dy, a, b, y)
+      return [a.requiresGrad ? sumTo(da(), a.shape) : null, b.requiresGrad ? sumTo(db(), b.shape) : null]
+    })
+  if (b !== operand && !y.node) b.dispose()
+  return y
 }
-
-const lift = (x: Operand, beside: Tensor): Tensor => (typeof x === 'number' ? full([], x, beside.device) : x)
 
 export const add = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? affine(a, 1, b) : binary('add', a, b))
 export const sub = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? affine(a, 1, -b) : binary('sub', a, b))
 export const mul = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? affine(a, b) : binary('mul', a, b))
-export const div = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? affine(a, 1 / b) : binary('div', a, b))
+export const div = (a: Tensor, b: Operand): Tensor => binary('div', a, b)
 /** The larger of the two, element by element; a tie shares the gradient. (`max` reduces an axis.) */
-export const maximum = (a: Tensor, b: Operand): Tensor => binary('max', a, lift(b, a))
-export const minimum = (a: Tensor, b: Operand): Tensor => binary('min', a, lift(b, a))
+export const maximum = (a: Tensor, b: Operand): Tensor => binary('max', a, b)
+export const minimum = (a: Tensor, b: Operand): Tensor => binary('min', a, b)
 /** 1 where a = b, else 0. No gradient. */
-export const equal = (a: Tensor, b: Operand): Tensor => binary('equal', a, lift(b, a))
+export const equal = (a: Tensor, b: Operand): Tensor => binary('equal', a, b)
 /** 1 where a > b, else 0. No gradient. */
-export const greater = (a: Tensor, b: Operand): Tensor => binary('greater', a, lift(b, a))
+export const greater = (a: Tensor, b: Operand): Tensor => binary('greater', a, b)
 
 /** x repeated along its axes of size 1 (and new leading ones) until it has `shape`. */
 export function expand(x: Tensor, shape: Shape): Tensor {
   checkFloat('expand', x)
+  checkShape('expand', shape)
   if (!sameShape(broadcast('expand', x.shape, shape), shape)) throw new Error(`expand: ${x} can't be stretched to [${shape.join(',')}]`)
   const y = empty([...shape], x.device)
   const strides = broadcastStrides(shape, shape)

@@ -4,10 +4,18 @@
  * `recurrent` goes token by token, `chunk` does C tokens at a time as small matrix products (what training runs on).
  * Cotangents of y and of the final state both flow back, to q, k, v, the gates and the initial state.
  */
-import { recordMany } from '../autograd.ts'
+import { recordMany, records } from '../autograd.ts'
 import type { FastWeightSizes, Form } from '../devices/kernels.ts'
-import { empty, like, type Tensor, zeros } from '../tensor.ts'
+import { empty, like, Tensor, zeros } from '../tensor.ts'
 import { checkFloat, match, sameDevice } from './check.ts'
+
+/** What a rule carries from one piece of a sequence to the next. */
+export interface FastWeightState {
+  /** The fast weights, [B,H,K,V]. */
+  S: Tensor
+  /** The sum rule's normaliser, [B,H,K]; present when it is normalised. */
+  z?: Tensor
+}
 
 export interface RuleOptions {
   /** By default `chunk`, and `recurrent` for a single token. */
@@ -19,7 +27,7 @@ export interface RuleOptions {
 }
 
 function plan(op: string, q: Tensor, k: Tensor, v: Tensor, options: RuleOptions): { form: Form; sizes: FastWeightSizes; chunks: number } {
-  for (const t of [q, k, v]) checkFloat(op, t)
+  checkFloat(op, q, k, v)
   const { chunk = 32, scale = 1 } = options
   if (!(Number.isInteger(chunk) && chunk >= 1)) throw new Error(`${op}: the chunk length must be a positive integer, not ${chunk}`)
   if (!Number.isFinite(scale)) throw new Error(`${op}: the scale must be a finite number, not ${scale}`)
@@ -33,36 +41,59 @@ function plan(op: string, q: Tensor, k: Tensor, v: Tensor, options: RuleOptions)
   return { form, sizes: { B, T, H, K, V, C, scale }, chunks: Math.ceil(T / C) }
 }
 
+/** The initial state, checked: S and, exactly where the rule is normalised, z. */
+function initial(
+  op: string,
+  q: Tensor,
+  state: FastWeightState | undefined,
+  normalise: boolean,
+  sizes: FastWeightSizes,
+): Partial<FastWeightState> {
+  if (!state) return {}
+  const { S, z } = state
+  if (!(S instanceof Tensor))
+    throw new Error(`${op}: the state must be { S: [B,H,K,V] }, as the rule returns it; the options come after it`)
+  if (!normalise && z)
+    throw new Error(`${op}: the state has a normaliser z, but ${op === 'deltaRule' ? 'this rule has none' : 'normalise is off'}`)
+  if (normalise && !z) throw new Error(`${op}: the state lacks the normaliser z that normalise needs`)
+  const { B, H, K, V } = sizes
+  sameDevice(op, q, S, z)
+  checkFloat(op, S, z)
+  match(op, { S: [B, H, K, V], ...(z && { z: [B, H, K] }) }, { S: S.shape, ...(z && { z: z.shape }) })
+  return { S, z }
+}
+
 /**
  * The delta rule: S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T, y_t = scale S_t^T q_t (Schlag 2021, eq. 24-25).
  * It corrects what the key k_t retrieves towards v_t at the rate beta_t instead of adding to it. Stable for 0 <= beta |k|^2 <= 2:
- * normalise the keys. q, k: [B,T,H,K]; v, y: [B,T,H,V]; beta: [B,T,H]; state: [B,H,K,V] (zero if absent).
+ * normalise the keys. q, k: [B,T,H,K]; v, y: [B,T,H,V]; beta: [B,T,H]; state.S: [B,H,K,V] (zero if absent).
  */
 export function deltaRule(
   q: Tensor,
   k: Tensor,
   v: Tensor,
   beta: Tensor,
-  state?: Tensor,
+  state?: FastWeightState,
   options: RuleOptions = {},
-): { y: Tensor; state: Tensor } {
+): { y: Tensor; state: FastWeightState } {
   const { form, sizes, chunks } = plan('deltaRule', q, k, v, options)
   const { B, T, H, K, V } = sizes
-  sameDevice('deltaRule', q, k, v, beta, state)
+  sameDevice('deltaRule', q, k, v, beta)
   checkFloat('deltaRule', beta)
-  match('deltaRule', { beta: [B, T, H], ...(state && { state: [B, H, K, V] }) }, { beta: beta.shape, ...(state && { state: state.shape }) })
+  match('deltaRule', { beta: [B, T, H] }, { beta: beta.shape })
+  const S0 = initial('deltaRule', q, state, false, sizes).S
   const { kernels } = q.device
-  const inputs = state ? [q, k, v, beta, state] : [q, k, v, beta]
+  const inputs = S0 ? [q, k, v, beta, S0] : [q, k, v, beta]
   const y = like(v)
   const sT = empty([B, H, K, V], q.device)
-  const states = inputs.some((x) => x.requiresGrad) ? empty([B, H, chunks, K, V], q.device) : null
+  const states = records(inputs) ? empty([B, H, chunks, K, V], q.device) : null
   kernels.deltaRule(
     form,
     q.storage,
     k.storage,
     v.storage,
     beta.storage,
-    state?.storage ?? null,
+    S0?.storage ?? null,
     y.storage,
     sT.storage,
     states?.storage ?? null,
@@ -70,7 +101,7 @@ export function deltaRule(
   )
   recordMany('deltaRule', inputs, [y, sT], ([dy, dsT]) => {
     const [dq, dk, dv, dbeta] = [q, k, v, beta].map(like)
-    const ds0 = state ? like(state) : null
+    const ds0 = S0 ? like(S0) : null
     const dyOrZero = dy ?? zeros(y.shape, q.device)
     kernels.deltaRuleBackward(
       form,
@@ -90,14 +121,7 @@ export function deltaRule(
     )
     return [dq, dk, dv, dbeta, ds0].slice(0, inputs.length)
   })
-  return { y, state: sT }
-}
-
-export interface SumState {
-  /** [B,H,K,V]. */
-  S: Tensor
-  /** The normaliser, [B,H,K]; present when the rule is normalised. */
-  z?: Tensor
+  return { y, state: { S: sT } }
 }
 
 export interface SumOptions extends RuleOptions {
@@ -111,27 +135,23 @@ export interface SumOptions extends RuleOptions {
  * The sum rule, which is linear attention: S_t = S_{t-1} + k_t v_t^T, y_t = scale S_t^T q_t [/ (z_t . q_t + eps)]
  * (Katharopoulos 2020, eq. 16-20; without z: Schmidhuber 1991). Shapes as for deltaRule.
  */
-export function sumRule(q: Tensor, k: Tensor, v: Tensor, state?: SumState, options: SumOptions = {}): { y: Tensor; state: SumState } {
+export function sumRule(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  state?: FastWeightState,
+  options: SumOptions = {},
+): { y: Tensor; state: FastWeightState } {
   const { form, sizes, chunks } = plan('sumRule', q, k, v, options)
   const { B, T, H, K, V } = sizes
   const { normalise = false, eps = 1e-6 } = options
   if (!(eps >= 0)) throw new Error(`sumRule: eps must be 0 or more, not ${eps}`)
-  if (state && (state.z !== undefined) !== normalise)
-    throw new Error(
-      `sumRule: the state ${state.z ? 'has a normaliser z, but normalise is off' : 'lacks the normaliser z that normalise needs'}`,
-    )
-  const S0 = state?.S
-  const z0 = state?.z
-  sameDevice('sumRule', q, k, v, S0, z0)
-  match(
-    'sumRule',
-    { ...(S0 && { S: [B, H, K, V] }), ...(z0 && { z: [B, H, K] }) },
-    { ...(S0 && { S: S0.shape }), ...(z0 && { z: z0.shape }) },
-  )
+  sameDevice('sumRule', q, k, v)
+  const { S: S0, z: z0 } = initial('sumRule', q, state, normalise, sizes)
   const { device } = q
   const { kernels } = device
   const inputs = [q, k, v, S0, z0].filter((t) => t !== undefined)
-  const needsGrad = inputs.some((x) => x.requiresGrad)
+  const needsGrad = records(inputs)
   const y = like(v)
   const sT = empty([B, H, K, V], device)
   const zT = normalise ? empty([B, H, K], device) : null
@@ -181,5 +201,6 @@ export function sumRule(q: Tensor, k: Tensor, v: Tensor, state?: SumState, optio
     )
     return [dq, dk, dv, ...(ds0 ? [ds0] : []), ...(dz0 ? [dz0] : [])]
   })
+  if (!y.node) den?.dispose()
   return { y, state: zT ? { S: sT, z: zT } : { S: sT } }
 }

@@ -31,8 +31,7 @@ const fromOutput = new Set<UnaryOp>(['relu', 'exp', 'sqrt', 'neg'])
 
 function plan(a: Tensor, b: Tensor, tA: boolean, tB: boolean): Plan {
   sameDevice('matmul', a, b)
-  checkFloat('matmul', a)
-  checkFloat('matmul', b)
+  checkFloat('matmul', a, b)
   if (a.shape.length < 2 || b.shape.length < 2)
     throw new Error(`matmul: ${show(a.shape)} x ${show(b.shape)}: both sides need at least two axes`)
   const dims = (x: Tensor, t: boolean): number[] => (t ? [x.shape.at(-1)!, x.shape.at(-2)!] : [x.shape.at(-2)!, x.shape.at(-1)!])
@@ -90,6 +89,7 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   const { batch, N } = p
   const shape = [...batch, p.M, N]
   sameDevice('matmul', a, bias, accumulate)
+  checkFloat('matmul', bias, accumulate)
   if (bias && !sameShape(bias.shape, [N])) throw new Error(`matmul: the bias has shape ${show(bias.shape)}, expected [${N}]`)
   if (accumulate && !sameShape(accumulate.shape, shape))
     throw new Error(`matmul: the tensor to accumulate to has shape ${show(accumulate.shape)}, the product ${show(shape)}`)
@@ -127,7 +127,7 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
 
 /** A product whose batch is summed down to `shape`; where one matrix served the whole batch, by one tall product instead of many. */
 function gradient(a: Tensor, b: Tensor, options: MatmulOptions, shape: Shape): Tensor {
-  const rows = (x: Tensor): Tensor => x.view([x.size / x.shape.at(-1)!, x.shape.at(-1)!])
+  const rows = (x: Tensor): Tensor => x.view([sizeOf(x.shape.slice(0, -1)), x.shape.at(-1)!])
   const summed = shape.length === 2 && a.shape.length > 2 && sameShape(a.shape.slice(0, -1), b.shape.slice(0, -1))
   if (summed && options.transposeA && !options.transposeB) return matmul(rows(a), rows(b), options)
   return sumTo(matmul(a, b, options), shape)

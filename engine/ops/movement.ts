@@ -59,7 +59,9 @@ export function split(x: Tensor, axis: number, sizes: readonly number[]): Tensor
   if (sizes.reduce((n, d) => n + d, 0) !== x.shape[a])
     throw new Error(`split: sizes [${sizes.join(',')}] don't add up to axis ${axis} of ${show(x.shape)}`)
   let begin = 0
-  const parts = sizes.map((d) => slice(detach(x), a, begin, (begin += d)))
+  const source = detach(x)
+  const parts = sizes.map((d) => slice(source, a, begin, (begin += d)))
+  source.dispose()
   recordMany('split', [x], parts, (grads) => [
     concat(
       parts.map((p, i) => grads[i] ?? zeros(p.shape, x.device)),

@@ -18,6 +18,7 @@ function rowsOf(op: string, x: Tensor): [R: number, n: number] {
 function norm(kind: NormKind, op: string, x: Tensor, gain: Tensor | null, bias: Tensor | null, eps: number): Tensor {
   const [R, n] = rowsOf(op, x)
   sameDevice(op, x, gain, bias)
+  checkFloat(op, gain, bias)
   for (const [name, t] of [
     ['gain', gain],
     ['bias', bias],
@@ -30,7 +31,7 @@ function norm(kind: NormKind, op: string, x: Tensor, gain: Tensor | null, bias: 
   const g = gain?.storage ?? null
   kernels.norm(kind, x.storage, g, bias?.storage ?? null, y.storage, stats.storage, R, n, eps)
   const inputs = [x, gain, bias].filter((t) => t !== null)
-  return record(op, inputs, y, (dy) => {
+  record(op, inputs, y, (dy) => {
     const dx = x.requiresGrad ? like(x) : null
     const dgain = gain && like(gain)
     const dbias = bias && like(bias)
@@ -38,6 +39,8 @@ function norm(kind: NormKind, op: string, x: Tensor, gain: Tensor | null, bias: 
     if (dgain || dbias) kernels.normGainBackward(x.storage, stats.storage, dy.storage, dgain?.storage ?? null, dbias?.storage ?? null, R, n)
     return [dx, ...(gain ? [dgain] : []), ...(bias ? [dbias] : [])]
   })
+  if (!y.node) stats.dispose()
+  return y
 }
 
 /** (x - mean) / sqrt(var + eps) * gain + bias (Ba 2016). */
@@ -102,6 +105,12 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
     kernels.crossEntropyBackward(logits.storage, targets.storage, lse.storage, dloss.storage, dlogits.storage, R, N, ignore)
     return [dlogits]
   })
+  if (!losses.node) lse.dispose()
   if (reduction === 'none') return losses
-  return reduction === 'sum' ? sum(losses) : affine(sum(losses), 1 / counted)
+  const total = sum(losses)
+  losses.dispose()
+  if (reduction === 'sum') return total
+  const mean = affine(total, 1 / counted)
+  total.dispose()
+  return mean
 }

@@ -2,7 +2,9 @@
 import { noGrad } from '../autograd.ts'
 import type { AdamOptions } from '../devices/kernels.ts'
 import { scope } from '../scope.ts'
+import { sameShape, show } from '../shape.ts'
 import { empty, type Tensor } from '../tensor.ts'
+import { checkFloat, sameDevice } from './check.ts'
 import { add, affine, div, minimum, mul, reciprocal, sqrt } from './elementwise.ts'
 import { matmul } from './matmul.ts'
 import { sum } from './reduce.ts'
@@ -10,6 +12,8 @@ import { sum } from './reduce.ts'
 /** Euclidean norm of all gradients together, as a tensor of one element. */
 export function gradNorm(grads: readonly Tensor[]): Tensor {
   if (grads.length === 0) throw new Error('gradNorm: there are no gradients (call backward first)')
+  sameDevice('gradNorm', ...grads)
+  checkFloat('gradNorm', ...grads)
   return noGrad(() =>
     scope(() => {
       const squares = empty([grads.length], grads[0].device)
@@ -25,9 +29,21 @@ export function clipScale(norm: Tensor, limit: number): Tensor {
   return noGrad(() => scope(() => minimum(affine(reciprocal(affine(norm, 1, 1e-6)), limit), 1)))
 }
 
+/** What a step works on: float tensors on one device, all of the parameter's shape but the factor. */
+function checkStep(op: string, p: Tensor, others: readonly Tensor[], gradScale?: Tensor): void {
+  sameDevice(op, p, ...others, gradScale)
+  checkFloat(op, p, ...others, gradScale)
+  for (const t of others)
+    if (!sameShape(t.shape, p.shape))
+      throw new Error(`${op}: the parameter has shape ${show(p.shape)}, its gradient or moment ${show(t.shape)}`)
+  if (gradScale && gradScale.size !== 1) throw new Error(`${op}: the gradient's scale has shape ${show(gradScale.shape)}, not one element`)
+}
+
 /** One Adam or AdamW step on p with its moments m and v; the gradient is first multiplied by `gradScale` where given. */
 export function adamStep(p: Tensor, g: Tensor, m: Tensor, v: Tensor, options: AdamOptions, gradScale?: Tensor): void {
+  checkStep('adamStep', p, [g, m, v], gradScale)
   p.device.kernels.adam(p.storage, g.storage, m.storage, v.storage, p.size, gradScale?.storage ?? null, options)
+  for (const t of [p, m, v]) t.changed()
 }
 
 export interface MuonOptions {
@@ -60,6 +76,8 @@ function orthogonalised(x: Tensor): Tensor {
  * gradient g + momentum m, times sqrt(max(1, rows / columns)).
  */
 export function muonStep(p: Tensor, g: Tensor, m: Tensor, { lr, momentum, weightDecay }: MuonOptions, gradScale?: Tensor): void {
+  checkStep('muonStep', p, [g, m], gradScale)
+  if (p.shape.length !== 2) throw new Error(`muonStep: the parameter has shape ${show(p.shape)}, not that of a matrix`)
   const { kernels } = p.device
   noGrad(() =>
     scope(() => {
@@ -70,6 +88,7 @@ export function muonStep(p: Tensor, g: Tensor, m: Tensor, { lr, momentum, weight
       const update = affine(direction, -lr * Math.sqrt(Math.max(1, p.shape[0] / p.shape[1])))
       if (weightDecay > 0) kernels.affine(p.storage, p.storage, p.size, 1 - lr * weightDecay, 0)
       kernels.accumulate(update.storage, p.storage, p.size)
+      for (const t of [p, m]) t.changed()
     }),
   )
 }

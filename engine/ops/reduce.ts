@@ -11,7 +11,7 @@ export interface ReduceOptions {
   /** One axis or several; all of them by default. Negative axes count from the end. */
   axis?: number | readonly number[]
   /** Leave the reduced axes in place with size 1. */
-  keep?: boolean
+  keepDim?: boolean
 }
 
 function reduceAxes(op: ReduceOp, x: Tensor, axes: readonly number[]): Tensor {
@@ -39,18 +39,22 @@ function plan(op: string, x: Tensor, options: ReduceOptions): { axes: number[]; 
   const given = options.axis === undefined ? x.shape.map((_, i) => i) : [options.axis].flat()
   const axes = given.map((axis) => axisOf(op, axis, rank))
   const kept = x.shape.map((d, i) => (axes.includes(i) ? 1 : d))
-  return { axes, kept, shape: options.keep ? kept : x.shape.filter((_, i) => !axes.includes(i)) }
+  return { axes, kept, shape: options.keepDim ? kept : x.shape.filter((_, i) => !axes.includes(i)) }
 }
 
 export function sum(x: Tensor, options: ReduceOptions = {}): Tensor {
   const { axes, kept, shape } = plan('sum', x, options)
-  const y = reduceAxes('sum', x, axes).view(shape)
+  const total = reduceAxes('sum', x, axes)
+  const y = total.view(shape)
+  total.dispose()
   return record('sum', [x], y, (dy) => [expand(dy.view(kept), x.shape)])
 }
 
 export function mean(x: Tensor, options: ReduceOptions = {}): Tensor {
-  const y = sum(x, options)
-  return affine(y, y.size / x.size)
+  const total = sum(x, options)
+  const y = affine(total, total.size / x.size)
+  total.dispose()
+  return y
 }
 
 /** The largest element; entries that tie share the gradient. Reducing an empty axis is an error. */
@@ -58,10 +62,12 @@ export function max(x: Tensor, options: ReduceOptions = {}): Tensor {
   const { axes, kept, shape } = plan('max', x, options)
   if (axes.some((i) => x.shape[i] === 0)) throw new Error(`max: ${x} has nothing along the axis`)
   const top = reduceAxes('max', x, axes)
-  return record('max', [x], top.view(shape), (dy) => {
+  const y = record('max', [x], top.view(shape), (dy) => {
     const tied = equal(x, top)
-    return [mul(tied, div(dy.view(kept), sum(tied, { axis: axes, keep: true })))]
+    return [mul(tied, div(dy.view(kept), sum(tied, { axis: axes, keepDim: true })))]
   })
+  if (!y.node) top.dispose()
+  return y
 }
 
 /** Running sum along an axis: y_t = x_1 + ... + x_t; from the end with `reverse`. */

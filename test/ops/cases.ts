@@ -178,11 +178,11 @@ const elementwiseCases = [
 ]
 
 const reduceOptions = (sizes: Sizes, minRank: number) =>
-  fc.record({ shape: shapes(sizes, minRank, 4), axes: fc.option(fc.nat({ max: 15 }), { nil: undefined }), keep: fc.boolean() })
-type ReduceCase = { shape: number[]; axes?: number; keep: boolean }
+  fc.record({ shape: shapes(sizes, minRank, 4), axes: fc.option(fc.nat({ max: 15 }), { nil: undefined }), keepDim: fc.boolean() })
+type ReduceCase = { shape: number[]; axes?: number; keepDim: boolean }
 /** `axes` as bits: axis i is reduced where bit i is set; undefined reduces all. */
-const axesOf = ({ shape, axes, keep }: ReduceCase): engine.ReduceOptions =>
-  axes === undefined ? { keep } : { axis: shape.map((_, i) => i).filter((i) => (axes >> i) & 1), keep }
+const axesOf = ({ shape, axes, keepDim }: ReduceCase): engine.ReduceOptions =>
+  axes === undefined ? { keepDim } : { axis: shape.map((_, i) => i).filter((i) => (axes >> i) & 1), keepDim }
 
 const reduceCases = [
   ...(['sum', 'mean'] as const).map((name) =>
@@ -476,8 +476,8 @@ const sequenceCases = [
       ...(state ? [{ shape: [B, H, K, V] }] : []),
     ],
     run: ({ form, chunk, scale }, [q, k, v, beta, s0]) => {
-      const { y, state } = engine.deltaRule(q, k, v, beta, s0, { form, chunk, scale })
-      return [y, state]
+      const { y, state } = engine.deltaRule(q, k, v, beta, s0 && { S: s0 }, { form, chunk, scale })
+      return [y, state.S]
     },
     sequence: true,
   }),

@@ -123,6 +123,111 @@ for (const { name, open } of devices)
         x.dispose()
       })
 
+      it('refuses to go back through what was overwritten since', () => {
+        const overwritten = (op: string, what: string) => ({
+          message: `${op}: ${what} was overwritten between forward and backward (a state carried over steps has to be cut off from them: detach(state))`,
+        })
+        scope(() => {
+          const x = leaf([1, 2])
+          const y = engine.square(x)
+          const loss = engine.sum(y)
+          loss.backward()
+          engine.detach(x).write([3, 4])
+          assert.throws(() => loss.backward(), overwritten('square', 'an input [2]'))
+          const z = engine.exp(x)
+          z.write([5, 6])
+          assert.throws(() => z.backward(engine.ones([2], device)), overwritten('exp', 'the result [2]'))
+        })
+        scope(() => {
+          const [p, g, m, v] = [1, 2, 3, 4].map((value) => engine.full([2, 2], value, device))
+          const steps = {
+            adam: [p, m, v],
+            muon: [p, m],
+          }
+          for (const [step, changed] of Object.entries(steps))
+            for (const x of changed) {
+              x.requiresGrad = true
+              const loss = engine.sum(engine.mul(x, g))
+              if (step === 'adam') {
+                const rates = { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0, correction1: 1, correction2: 1 }
+                engine.adamStep(p, g, m, v, { ...rates, decoupled: true })
+              } else engine.muonStep(p, g, m, { lr: 0.1, momentum: 0.9, weightDecay: 0 })
+              assert.throws(() => loss.backward(), overwritten('mul', 'an input [2,2]'))
+              x.requiresGrad = false
+            }
+        })
+      })
+
+      it('names the op whose tensors were freed, and the way out', () => {
+        const w = leaf([2])
+        // The state leaves the scope of its step, what its backward needs doesn't.
+        const state = scope(() => engine.exp(engine.mul(engine.ones([1], device), w)))
+        const next = scope(() => engine.mul(state, w))
+        assert.throws(
+          () => scope(() => next.backward()),
+          /^Error: exp: backward needs what was freed: tensor \[1\] was freed; .* \(a state carried over steps .*: detach\(state\)\)$/,
+        )
+        w.grad!.dispose()
+        w.grad = null
+        scope(() => engine.mul(engine.detach(state), w).backward())
+        for (const x of [state, next, w.grad!, w]) x.dispose()
+      })
+
+      it('gives each leaf a gradient in memory of its own', async () => {
+        const [a, b] = [leaf([1, 2]), leaf([3, 4])]
+        const seed = tensor([5, 6], { device })
+        scope(() => engine.add(engine.reshape(a, [2]), b).backward(seed))
+        assert.deepEqual([a.grad!.exclusive, b.grad!.exclusive, seed.exclusive], [true, true, true])
+        a.grad!.write([0, 0])
+        seed.write([0, 0])
+        assert.deepEqual(await readAndFree(b.grad!), [5, 6])
+        for (const x of [a.grad!, a, b, seed]) x.dispose()
+      })
+
+      it('lets a gradient live as long as its leaf', () => {
+        let grad: Tensor | undefined
+        scope(() => {
+          const x = leaf([1, 2])
+          scope(() => x.backward(engine.ones([2], device)))
+          scope(() => engine.sum(engine.square(x)).backward())
+          grad = x.grad!
+          assert.equal(grad.disposed, false)
+        })
+        assert.equal(grad!.disposed, true)
+        // A leaf that leaves its scope without its gradient has none.
+        const x = scope(() => {
+          const x = leaf([1])
+          engine.mul(x, x).backward()
+          return x
+        })
+        scope(() => engine.mul(x, 3).backward())
+        assert.equal(x.grad!.disposed, false)
+        for (const t of [x.grad!, x]) t.dispose()
+      })
+
+      it('goes through products with an empty axis', async () => {
+        for (const shape of [
+          [2, 3, 0, 4],
+          [2, 3, 4, 0],
+        ]) {
+          const [B, M, K, N] = shape
+          const grads = scope(() => {
+            const a = tensor(uniforms(1, B * M * K), { shape: [B, M, K], device, requiresGrad: true })
+            const b = tensor(uniforms(2, K * N), { shape: [K, N], device, requiresGrad: true })
+            engine.sum(engine.matmul(a, b)).backward()
+            return [a.grad!, b.grad!]
+          })
+          assert.deepEqual(
+            grads.map((g) => g.shape),
+            [
+              [B, M, K],
+              [K, N],
+            ],
+          )
+          for (const g of grads) assert.ok((await readAndFree(g)).every((d) => d === 0))
+        }
+      })
+
       it('handles a backward from a leaf', async () => {
         assert.deepEqual(await gradients([5], (x) => x), [[1]])
       })
@@ -295,6 +400,43 @@ for (const { name, open } of devices)
         assert.deepEqual([a, b], [[1], null])
       })
 
+      it('refuses a gradient that is no float32 tensor of the device', async () => {
+        const other = device.double ? await wasm() : reference
+        scope(() => {
+          const x = leaf([1, 2])
+          for (const wrong of [tensor(Int32Array.of(1, 2), { device }), engine.ones([2], other)]) {
+            const y = engine.customOp(
+              'odd',
+              [x],
+              () => engine.exp(x),
+              () => [wrong],
+            )
+            assert.throws(
+              () => engine.sum(y).backward(),
+              /odd: backward gave Tensor.* for Tensor.*, not a float32 gradient on the same device/,
+            )
+          }
+        })
+      })
+
+      it('refuses what is not a new float32 tensor', () => {
+        scope(() => {
+          const x = leaf([1])
+          const recorded = engine.exp(x)
+          for (const wrong of [recorded, leaf([2]), tensor(Int32Array.of(1), { device }), undefined as never])
+            assert.throws(
+              () =>
+                engine.customOp(
+                  'odd',
+                  [x],
+                  () => wrong,
+                  () => [null],
+                ),
+              { message: `odd: forward must return a new float32 tensor, not ${wrong}` },
+            )
+        })
+      })
+
       it('refuses a wrong shape, and one of its inputs as the result', () => {
         scope(() => {
           const x = leaf([1, 2])
@@ -315,7 +457,7 @@ for (const { name, open } of devices)
                 () => x,
                 () => [null],
               ),
-            /same: forward must return a new tensor/,
+            /same: forward must return a new float32 tensor, not one of its inputs/,
           )
         })
       })
@@ -362,7 +504,8 @@ for (const { name, open } of devices)
       })
 
       it('refuses an asynchronous body', () => {
-        assert.throws(() => scope(async () => engine.ones([1], device)), /the body is asynchronous; return the tensors/)
+        assert.throws(() => scope(async () => engine.ones([1], device)), /scope: the body is asynchronous; return the tensors/)
+        assert.throws(() => engine.noGrad(async () => 1), /noGrad: the body is asynchronous; return the tensors/)
       })
 
       it('leaves what is kept, parameters among them', () => {
@@ -389,6 +532,35 @@ for (const { name, open } of devices)
         x.dispose()
         assert.equal(y.exclusive, true)
         assert.deepEqual(await readAndFree(y), [1, 2])
+      })
+
+      it('is not needed for single ops: they leave nothing but their results', () => {
+        const inputs = scope(() => {
+          const x = tensor(uniforms(1, 12), { shape: [3, 4], device })
+          const targets = tensor(Int32Array.of(0, 3, 1), { device })
+          return { x, targets, q: engine.reshape(x, [1, 3, 1, 4]), beta: engine.ones([1, 3, 1], device) }
+        })
+        const { x, targets, q, beta } = inputs
+        const calls: Record<string, () => Tensor | Tensor[]> = {
+          sum: () => engine.sum(x, { axis: 0 }),
+          mean: () => engine.mean(x),
+          max: () => engine.max(x, { axis: [0, 1] }),
+          div: () => engine.div(x, 3),
+          maximum: () => engine.maximum(x, 0),
+          greater: () => engine.greater(x, 0),
+          rmsNorm: () => engine.rmsNorm(x),
+          crossEntropy: () => engine.crossEntropy(x, targets),
+          split: () => engine.split(x, 1, [1, 3]),
+          deltaRule: () => [engine.deltaRule(q, q, q, beta)].flatMap(({ y, state }) => [y, state.S]),
+          sumRule: () => [engine.sumRule(q, q, q, undefined, { normalise: true })].flatMap(({ y, state }) => [y, state.S, state.z!]),
+        }
+        const used = device.bytesInUse()
+        for (const [name, call] of Object.entries(calls)) {
+          const results = [call()].flat()
+          for (const y of results) y.dispose()
+          assert.equal(device.bytesInUse(), used, name)
+        }
+        for (const t of Object.values(inputs)) t.dispose()
       })
 
       it('bytes in use stay flat over training steps', () => {
@@ -518,6 +690,22 @@ for (const { name, open } of devices)
         assert.deepEqual(await Promise.all(results.map(readAndFree)), [[0, 0], [], [1, 1], [0, 0, 0, 0, 0, 0], [], [], []])
       })
 
+      it('divide by a number exactly', async () => {
+        const values = [1, 5, 7, 11]
+        const [y, dx] = scope(() => {
+          const x = leaf(values)
+          const y = engine.div(x, 49)
+          engine.sum(y).backward()
+          return [y, x.grad!]
+        })
+        const round = device.double ? (v: number) => v : Math.fround
+        assert.deepEqual(
+          await readAndFree(y),
+          values.map((v) => round(v / 49)),
+        )
+        assert.deepEqual(await readAndFree(dx), Array(4).fill(round(1 / 49)))
+      })
+
       it('axes may be counted from the end', async () => {
         const results = scope(() => {
           const x = tensor(
@@ -563,6 +751,12 @@ for (const { name, open } of devices)
         ['too few values', () => tensor([1, 2, 3], { shape: [2, 2], device }), "tensor: 3 values don't fill the shape [2,2]"],
         ['a negative size', () => engine.zeros([2, -1], device), "full: shape [2,-1] has a size that isn't a non-negative integer"],
         ['a size beyond integers', () => engine.zeros([2 ** 30, 2 ** 30], device), 'full: shape [1073741824,1073741824] is too large'],
+        [
+          'a size that is no number',
+          () => engine.empty([2, NaN], device),
+          "empty: shape [2,NaN] has a size that isn't a non-negative integer",
+        ],
+        ['a view of another size', (f) => f([2, 3]).view([4]), "view: [2,3] doesn't fit into [4]"],
         ['a fraction as index', () => tensor([1, 2.5], { dtype: 'int32', device }), "tensor: value 2.5 at 1 isn't an int32"],
         ['NaN as index', () => tensor([NaN], { dtype: 'int32', device }), "tensor: value NaN at 0 isn't an int32"],
         [
@@ -684,6 +878,39 @@ for (const { name, open } of devices)
           'sumRule: S has shape [1,1,3,3], expected [1,1,3,5]',
         ],
         [
+          'a bare tensor as state',
+          (f) => engine.deltaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1]), f([1, 1, 3, 3]) as never),
+          'deltaRule: the state must be { S: [B,H,K,V] }, as the rule returns it; the options come after it',
+        ],
+        [
+          'options as state',
+          (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), { normalise: true } as never),
+          'sumRule: the state must be { S: [B,H,K,V] }, as the rule returns it; the options come after it',
+        ],
+        [
+          'a normaliser for the delta rule',
+          (f) => engine.deltaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1]), { S: f([1, 1, 3, 3]), z: f([1, 1, 3]) }),
+          'deltaRule: the state has a normaliser z, but this rule has none',
+        ],
+        [
+          'indices as state',
+          (f, i) => scope(() => engine.deltaRule(f([1, 1, 1, 1]), f([1, 1, 1, 1]), f([1, 1, 1, 1]), f([1, 1, 1]), { S: i([1]) })),
+          'deltaRule: needs a float32 tensor, not int32',
+        ],
+        ['indices as gain', (f, i) => engine.rmsNorm(f([1, 2]), i([1, 2])), 'rmsNorm: needs a float32 tensor, not int32'],
+        ['indices as bias', (f, i) => engine.matmul(f([1, 2]), f([2, 1]), { bias: i([1]) }), 'matmul: needs a float32 tensor, not int32'],
+        ['indices among gradients', (f, i) => engine.gradNorm([f([1]), i([1])]), 'gradNorm: needs a float32 tensor, not int32'],
+        [
+          'a gradient of another shape',
+          (f) => engine.muonStep(f([2, 3]), f([3, 2]), f([2, 3]), { lr: 1, momentum: 0, weightDecay: 0 }),
+          'muonStep: the parameter has shape [2,3], its gradient or moment [3,2]',
+        ],
+        [
+          'a vector for Muon',
+          (f) => engine.muonStep(f([3]), f([3]), f([3]), { lr: 1, momentum: 0, weightDecay: 0 }),
+          'muonStep: the parameter has shape [3], not that of a matrix',
+        ],
+        [
           'a normaliser that is missing',
           (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), { S: f([1, 1, 3, 3]) }, { normalise: true }),
           'sumRule: the state lacks the normaliser z that normalise needs',
@@ -733,6 +960,8 @@ for (const { name, open } of devices)
             ['matmul', () => engine.matmul(a, a, { bias: engine.ones([2], other) })],
             ['concat', () => engine.concat([a, b], 0)],
             ['layerNorm', () => engine.layerNorm(a, engine.ones([2], other))],
+            ['gradNorm', () => engine.gradNorm([a, b])],
+            ['muonStep', () => engine.muonStep(a, b, a, { lr: 1, momentum: 0, weightDecay: 0 })],
             ['gather', () => engine.gather(a, tensor(Int32Array.of(0), { device: other }))],
           ]
           for (const [op, call] of calls)
@@ -776,10 +1005,50 @@ describe('gradCheck', () => {
     x.dispose()
   })
 
+  it('tells a wrong backward of small scale', async () => {
+    const x = tensor([1, 2], { device: reference })
+    const wrong = (x: Tensor): Tensor =>
+      engine.customOp(
+        'wrong',
+        [x],
+        () => engine.affine(x, 1e-5),
+        (dy) => [engine.affine(dy, 1.01e-5)],
+      )
+    await assert.rejects(() => engine.gradCheck(wrong, [x]), /gradCheck: input 0, element 0: backward gives .* differences give/)
+    assert.ok((await engine.gradCheck((x) => engine.affine(x, 1e-5), [x])).error < 1e-6)
+    x.dispose()
+  })
+
+  it('passes over outputs that need no gradient, but not over all', async () => {
+    const x = tensor([1, 2], { device: reference })
+    await engine.gradCheck((x) => [engine.detach(x), engine.exp(x)], [x])
+    await assert.rejects(() => engine.gradCheck((x) => engine.detach(x), [x]), /gradCheck: no output depends on the inputs/)
+    x.dispose()
+  })
+
   it('wants float64', async () => {
     const device = await wasm()
     const x = tensor([1], { device })
     await assert.rejects(() => engine.gradCheck((x) => engine.exp(x), [x]), /gradCheck: needs a device that computes in float64/)
     x.dispose()
   })
+})
+
+describe('a closed device', () => {
+  const devices: Record<string, () => Promise<Device>> = {
+    reference: async () => engine.referenceDevice(),
+    wasm: () => engine.wasmDevice({ threads: 1, relaxed: false }),
+  }
+  for (const [name, open] of Object.entries(devices))
+    it(`${name}: works no more, but lets go of its tensors`, async () => {
+      const device = await open()
+      const x = engine.ones([2], device)
+      device.close()
+      const message = `${name}: the device has been closed`
+      for (const call of [() => engine.ones([1], device), () => x.write([1, 2]), () => device.kernels.fill(x.storage, 2, 1)])
+        assert.throws(call, { message })
+      await assert.rejects(() => x.read(), { message })
+      x.dispose()
+      device.close()
+    })
 })

@@ -66,8 +66,8 @@ function call(rule: Rule, t: Partial<Record<Names, Tensor>>, { form, C, scale, e
   const options = { form, chunk: C, scale }
   const { q, k, v, beta, S, z } = t as Record<Names, Tensor>
   if (rule === 'delta') {
-    const { y, state } = deltaRule(q, k, v, beta, S, options)
-    return { y, S: state }
+    const { y, state } = deltaRule(q, k, v, beta, S && { S }, options)
+    return { y, ...state }
   }
   const normalise = rule === 'normalised'
   const { y, state } = sumRule(q, k, v, S && { S, ...(normalise && { z }) }, { ...options, normalise, eps })

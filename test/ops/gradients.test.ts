@@ -9,11 +9,13 @@ import { cases, make, tiny } from './cases.ts'
 const notOps = [
   'binaryOps',
   'customOp',
+  'empty',
   'full',
   'generator',
   'getDevice',
   'gradCheck',
   'keep',
+  'like',
   'noGrad',
   'ones',
   'parameter',

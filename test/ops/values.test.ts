@@ -255,7 +255,7 @@ describe('values', () => {
   it('deltaRule: S + beta k (v - S k)', () =>
     check(() => {
       const one = (x: number): Tensor => t([[[[x]]]])
-      const { y, state } = engine.deltaRule(one(3), one(2), one(7), t([[[0.25]]]), one(1), { scale: 10 })
-      return [y, state]
+      const { y, state } = engine.deltaRule(one(3), one(2), one(7), t([[[0.25]]]), { S: one(1) }, { scale: 10 })
+      return [y, state.S]
     }, [10 * 3 * 3.5, 1 + 0.25 * 2 * (7 - 2)]))
 })

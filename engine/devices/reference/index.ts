@@ -27,30 +27,42 @@ const kernels: Kernels<RefStorage> = {
 export function referenceDevice(): Device<RefStorage> {
   const live = new Set<RefStorage>()
   let bytes = 0
+  let open = true
+  const use = () => {
+    if (!open) throw new Error('reference: the device has been closed')
+  }
   return {
     name: 'reference',
     description: 'reference (plain TypeScript, float64)',
     double: true,
-    kernels,
+    get kernels() {
+      use()
+      return kernels
+    },
     allocate(dtype, size) {
+      use()
       const storage = { data: dtype === 'int32' ? new Int32Array(size) : new Float64Array(size) }
       live.add(storage)
       bytes += storage.data.byteLength
       return storage
     },
     free(storage) {
+      if (!open) return
       if (!live.delete(storage)) throw new Error('reference: a block was freed twice')
       bytes -= storage.data.byteLength
     },
     write(storage, data) {
+      use()
       storage.data.set(data)
     },
     async read(storage, size) {
+      use()
       return storage.data.slice(0, size)
     },
     bytesInUse: () => bytes,
     bytesReserved: () => bytes,
     close() {
+      open = false
       live.clear()
       bytes = 0
     },

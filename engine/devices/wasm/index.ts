@@ -17,7 +17,7 @@ import { reduceKernels } from './reduce.ts'
 import { sequenceKernels } from './sequence.ts'
 
 export type { Block } from './memory.ts'
-export { relaxedAvailable } from './pool.ts'
+export { type PoolOptions as WasmOptions, relaxedAvailable } from './pool.ts'
 
 export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Block>> {
   const pool = await createPool(options)
@@ -49,7 +49,9 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
       if (dtype === 'int32') integers.add(block)
       return block
     },
-    free: memory.free,
+    free(block) {
+      if (open) memory.free(block)
+    },
     write(block, data) {
       use()
       const view = integers.has(block) ? memory.int32(block, data.length) : memory.float32(block, data.length)
