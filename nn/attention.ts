@@ -3,7 +3,7 @@
  * a sequence can be run whole, in pieces, or token by token with the same weights and the same result.
  */
 import { affine, elu, sigmoid, silu } from '../engine/ops/elementwise.ts'
-import { deltaRule, sumRule } from '../engine/ops/fast-weights.ts'
+import { deltaRule, type FastWeightState, sumRule } from '../engine/ops/fast-weights.ts'
 import { matmul } from '../engine/ops/matmul.ts'
 import { concat, permute, reshape } from '../engine/ops/movement.ts'
 import { l2Norm, softmax, sumNorm } from '../engine/ops/norm.ts'
@@ -96,10 +96,8 @@ class HeadProjection extends Module {
   }
 }
 
-export interface AttentionState {
-  /** The fast weights [B,H,K,V], and what each convolution last saw [B,W-1,D]. */
-  S?: Tensor
-  z?: Tensor
+/** The fast weights, and what each convolution last saw [B,W-1,D]. */
+export interface AttentionState extends Partial<FastWeightState> {
   query?: Tensor
   key?: Tensor
   value?: Tensor
@@ -156,9 +154,9 @@ export class FastWeightsAttention extends Module {
     let next: AttentionState
     if (rule === 'delta') {
       const beta = sigmoid(this.interpolation_weight[0].forward(x).y)
-      const result = deltaRule(q, k, v, beta, state.S, { chunk })
+      const result = deltaRule(q, k, v, beta, state.S && { S: state.S }, { chunk })
       y = result.y
-      next = { S: result.state }
+      next = result.state
     } else {
       const result = sumRule(q, k, v, state.S && { S: state.S, z: state.z }, { chunk, normalise })
       y = result.y
