@@ -1,6 +1,6 @@
 /** Whatever is wrong with the input: one line on standard error, an exit code (2 for usage, else 1), and not a byte changed on the disk. */
 import assert from 'node:assert/strict'
-import { mkdirSync, readdirSync } from 'node:fs'
+import { existsSync, mkdirSync } from 'node:fs'
 import { readSafetensors, type Safetensors, writeSafetensors } from '../../nn/index.ts'
 import { type Result, Workplace } from './command.ts'
 
@@ -153,7 +153,7 @@ describe('bad input', () => {
     ['a configuration of another kind', ({ metadata }) => (metadata.config = '[1]'), /can't be used: it isn't an object$/],
     ['more layers than tensors', configure({ layers: 1e9 }), /it has 1000000000 layers, the file \d+ tensors$/],
     ['a huge width', configure({ dModel: 1e6 }), /src_embed\.weight has shape \[\d+,16\], its configuration says \[\d+,1000000\]$/],
-    ['a huge convolution', configure({ conv: 1e9 }), /conv has shape \[16,4\], its configuration says \[16,1000000000\]$/],
+    ['a huge convolution', configure({ conv: 1e9 }), /conv has shape \[16,\d\], its configuration says \[16,1000000000\]$/],
     ['a name of the prototype', configure({ featureMap: 'constructor' }), /unknown feature map 'constructor'/],
     ['a number that is a text', configure({ dModel: '16' }), /dModel isn't a number$/],
     [
@@ -256,7 +256,7 @@ describe('bad input', () => {
       "can't write full/checkpoint.safetensors: the file is larger than the system allows",
       'new',
     )
-    assert.deepEqual(readdirSync(place.path('full')), [])
+    assert.ok(!existsSync(place.path('full')))
     await place.succeed('train --resume run --steps 8')
   })
 
@@ -273,7 +273,7 @@ describe('bad input', () => {
 
   for (const [name, settings, step] of [
     ['with the loss', '', 2],
-    ['where every step is saved', '--save-every 1', 1],
+    ['where every step is saved', '--optimizer adamw --save-every 1', 1],
     ['on the reference device', '--device reference --lr 1e300', 2],
   ] as const)
     it(`a run that diverges stops, says when, and keeps a state that generates: ${name}`, async () => {
