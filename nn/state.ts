@@ -1,4 +1,5 @@
 /** States of layers and models: tensors in plain objects and arrays, which the caller owns. */
+import { detach } from '../engine/ops/movement.ts'
 import { Tensor } from '../engine/tensor.ts'
 import type { AttentionState, KeyValueState } from './attention.ts'
 import type { TransformerState } from './transformer.ts'
@@ -9,7 +10,7 @@ export type State = AttentionState | KeyValueState | TransformerState
  * The same values without their history: what is computed from it sends no gradients further back (truncated back-propagation through
  * time). The tensors are new ones, over the same memory: the old state may go with its scope, and so may everything behind it.
  */
-export const detachState = <S extends State>(state: S): S => mapTensors(state, (t) => t.view(t.shape)) as S
+export const detachState = <S extends State>(state: S): S => mapTensors(state, detach) as S
 
 /** Frees the tensors of a state. */
 export function disposeState(state: State | undefined): void {

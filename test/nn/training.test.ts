@@ -199,6 +199,7 @@ describe('training', () => {
   })
 
   it('a step that fails leaves no gradients: taken again, it is right', async () => {
+    const before = reference.bytesInUse()
     const takeStep = async (fail: boolean) => {
       const model = new Transformer(architectures.default)
       const optimizer = new Adam(model.namedParameters(), { lr: 1e-3 })
@@ -218,7 +219,7 @@ describe('training', () => {
       return result
     }
     assert.deepEqual(await takeStep(true), await takeStep(false))
-    assert.equal(reference.bytesInUse(), 0)
+    assert.equal(reference.bytesInUse(), before)
   })
 
   it('a loss that is not finite stops, and says at which step', async () => {
