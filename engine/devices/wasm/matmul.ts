@@ -8,12 +8,12 @@ import type { Pool } from './pool.ts'
 /** Of kernels-wasm/matmul.ts. */
 const MR = 8,
   NR = 8,
-  KC = 256
+  KC = 512
 
 /** Rows of a task when B is packed beforehand; up to `fewRows` of them a task takes all, and packs its own part of B. */
 const blockRows = 64,
   fewRows = 128
-const blockColumns = 512
+const blockColumns = 256
 /** Operations, and bytes read by a product of a few rows, that are worth handing to another thread. */
 const worthSharing = 2 ** 18,
   worthReading = 2 ** 17
