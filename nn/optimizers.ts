@@ -150,7 +150,6 @@ const layerMatrices = (name: string, p: Tensor): boolean =>
 
 /**
  * Muon (Jordan 2024): the matrices inside the layers move along their orthogonalised momentum, everything else takes AdamW steps.
- * On small models it needs about two thirds of AdamW's steps for the same loss.
  */
 export class Muon extends Optimizer {
   constructor(parameters: ReadonlyMap<string, Tensor>, config: MuonConfig) {
