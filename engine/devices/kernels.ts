@@ -76,9 +76,8 @@ export interface AdamOptions {
 }
 
 /** The recurrence is run token by token, or in chunks of C tokens as small matrix products. Same result up to rounding. */
-export type Form = 'recurrent' | 'chunk'
+export type KernelForm = 'recurrent' | 'chunk'
 
-/** q, k: [B,T,H,K]; v, y: [B,T,H,V]; beta: [B,T,H]; states: [B,H,K,V]; z: [B,H,K]. */
 export interface FastWeightSizes {
   B: number
   T: number
@@ -89,6 +88,54 @@ export interface FastWeightSizes {
   C: number
   /** y_t = scale * S_t^T q_t (then divided by the normaliser, where there is one). */
   scale: number
+  /** Values of the gate for each token and head: 1, or K (one for each key channel). Means nothing without a gate. */
+  gateWidth: number
+  /** Added to the normaliser's denominator. */
+  eps: number
+}
+
+/** q, k, erase: [B,T,H,K]; v: [B,T,H,V]; beta: [B,T,H]; gate: [B,T,H,gateWidth], logarithms <= 0; s0: [B,H,K,V]; z0: [B,H,K]. s0, z0 null: zero. */
+export interface FastWeightInputs<S> {
+  q: S
+  k: S
+  v: S
+  beta: S | null
+  gate: S | null
+  erase: S | null
+  s0: S | null
+  z0: S | null
+}
+
+/**
+ * y: [B,T,H,V]; sT: [B,H,K,V]; with a normaliser zT: [B,H,K] and den: [B,T,H], z_t . q_t + eps. Kept for the backward (null: inference):
+ * states [B,H,ceil(T/C),K,V], the states at the start of each chunk, and zs [B,H,ceil(T/C),K] likewise.
+ */
+export interface FastWeightOutputs<S> {
+  y: S
+  sT: S
+  zT: S | null
+  den: S | null
+  states: S | null
+  zs: S | null
+}
+
+/** Cotangents of y, sT, zT; null: zero. */
+export interface FastWeightCotangents<S> {
+  dy: S
+  dsT: S | null
+  dzT: S | null
+}
+
+/** Of each input; null where there is no such input. */
+export interface FastWeightGradients<S> {
+  dq: S
+  dk: S
+  dv: S
+  dbeta: S | null
+  dgate: S | null
+  derase: S | null
+  ds0: S | null
+  dz0: S | null
 }
 
 export interface Kernels<S> {
@@ -174,67 +221,35 @@ export interface Kernels<S> {
   /** One Adam or AdamW step in place; the gradient is multiplied by gradScale[0] where given (clipping without a read-back). */
   adam(p: S, g: S, m: S, v: S, n: number, gradScale: S | null, options: AdamOptions): void
 
-  // ---- fast weights: see RECURRENCES in each implementation's header ----------------------------------------------
+  // ---- fast weights ------------------------------------------------------------------------------------------------
   /**
-   * Sum rule (linear attention): S_t = S_{t-1} + k_t v_t^T, y_t = scale S_t^T q_t.
-   * With a normaliser (zT not null): z_t = z_{t-1} + k_t, den_t = z_t . q_t + eps, y_t = scale S_t^T q_t / den_t.
-   * Katharopoulos 2020, eq. 16-20. s0, z0 null: zero. den: [B,T,H]. states: [B,H,ceil(T/C),K,V], states[c] = S at the start of chunk c
-   * (null: not kept, inference); zs: [B,H,ceil(T/C),K] likewise.
+   * S_t = diag(w_t) S_{t-1} + k_t u_t^T, y_t = scale S_t^T q_t; w_t = exp(gate_t), 1 without a gate; u_t is
+   *
+   *     v_t                                          without beta and erase (sum rule, linear attention: Katharopoulos 2020, eq. 16-20)
+   *     beta_t (v_t - S_{t-1}^T diag(w_t) k_t)       with beta: what the decayed state holds for k_t is corrected (delta rule: Schlag 2021,
+   *                                                  eq. 24-25; gated: Yang 2024; gateWidth K: Kimi 2025)
+   *     v_t - S_{t-1}^T erase_t                      with erase: the state is read before it decays
+   *
+   * At most one of beta and erase is given. With zT, which goes with neither: z_t = diag(w_t) z_{t-1} + k_t, den_t = z_t . q_t + eps,
+   * y_t = scale S_t^T q_t / den_t. A gate that isn't <= 0 is an error; -Infinity forgets everything, exactly.
    */
-  sumRule(
-    form: Form,
-    q: S,
-    k: S,
-    v: S,
-    s0: S | null,
-    z0: S | null,
-    y: S,
-    sT: S,
-    zT: S | null,
-    den: S | null,
-    states: S | null,
-    zs: S | null,
-    eps: number,
+  fastWeights(form: KernelForm, inputs: FastWeightInputs<S>, outputs: FastWeightOutputs<S>, sizes: FastWeightSizes): void
+  /** inputs and outputs as in the forward call, the outputs (sT apart) still holding what it wrote. */
+  fastWeightsBackward(
+    form: KernelForm,
+    inputs: FastWeightInputs<S>,
+    outputs: Omit<FastWeightOutputs<S>, 'sT'>,
+    cotangents: FastWeightCotangents<S>,
+    gradients: FastWeightGradients<S>,
     sizes: FastWeightSizes,
   ): void
-  /** dsT, dzT null: zero. y, den, zs as the forward left them (y and den only with a normaliser). ds0, dz0 null: not wanted. */
-  sumRuleBackward(
-    form: Form,
-    q: S,
-    k: S,
-    v: S,
-    y: S | null,
-    den: S | null,
-    states: S,
-    zs: S | null,
-    dy: S,
-    dsT: S | null,
-    dzT: S | null,
-    dq: S,
-    dk: S,
-    dv: S,
-    ds0: S | null,
-    dz0: S | null,
-    sizes: FastWeightSizes,
-  ): void
-  /** Delta rule: S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T, y_t = scale S_t^T q_t. Schlag 2021, eq. 24-25; chunk form Yang 2024 (WY). */
-  deltaRule(form: Form, q: S, k: S, v: S, beta: S, s0: S | null, y: S, sT: S, states: S | null, sizes: FastWeightSizes): void
-  deltaRuleBackward(
-    form: Form,
-    q: S,
-    k: S,
-    v: S,
-    beta: S,
-    states: S,
-    dy: S,
-    dsT: S | null,
-    dq: S,
-    dk: S,
-    dv: S,
-    dbeta: S,
-    ds0: S | null,
-    sizes: FastWeightSizes,
-  ): void
+
+  // ---- linear systems ------------------------------------------------------------------------------------------------
+  /**
+   * x[n] = A[n]^-1 b[n] for N symmetric positive definite matrices A [N,K,K], b, x [N,K], by Cholesky. Only the lower triangle of A is
+   * read. A matrix that isn't positive definite gives NaN.
+   */
+  solveSpd(a: S, b: S, x: S, N: number, K: number): void
 }
 
 export type KernelName = keyof Kernels<unknown>
