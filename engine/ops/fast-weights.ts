@@ -86,7 +86,13 @@ function withFlags(op: string, k: Tensor, gates: Gates, options: RuleOptions, B:
     gate ??= zeros([B, T, H], k.device)
     gate = minimum(gate, tensor(limit, { shape: [B, T, ...gate.shape.slice(2).map(() => 1)], device: k.device }))
     // What erases reads the state before it decays, so it must find nothing.
-    erase &&= mul(erase, tensor(Float32Array.from(begins, (x) => 1 - x), { shape: [B, T, 1, 1], device: k.device }))
+    erase &&= mul(
+      erase,
+      tensor(
+        Float32Array.from(begins, (x) => 1 - x),
+        { shape: [B, T, 1, 1], device: k.device },
+      ),
+    )
   }
   return { k, beta, gate, erase }
 }
@@ -134,8 +140,7 @@ export function checkState(op: string, state: FastWeightState, expected: Record<
     throw new Error(`${op}: the state must be { ${Object.keys(expected).join(', ')} }, as the rule returns it; the options come after it`)
   for (const [name, t] of Object.entries(state) as [string, Tensor | undefined][]) {
     if (!t) continue
-    if (!(name in expected))
-      throw new Error(`${op}: the state has a ${name}, which this rule${name === 'z' ? ' without normalise' : ''} lacks`)
+    if (!(name in expected)) throw new Error(`${op}: the state has a ${name}, which this rule lacks`)
     sameDevice(op, beside, t)
     checkFloat(op, t)
     match(op, { [name]: expected[name] }, { [name]: t.shape })

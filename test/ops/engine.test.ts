@@ -880,17 +880,17 @@ for (const { name, open } of devices)
         [
           'a bare tensor as state',
           (f) => engine.deltaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1]), f([1, 1, 3, 3]) as never),
-          'deltaRule: the state must be { S: [B,H,K,V] }, as the rule returns it; the options come after it',
+          'deltaRule: the state must be { S }, as the rule returns it; the options come after it',
         ],
         [
           'options as state',
           (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), { normalise: true } as never),
-          'sumRule: the state must be { S: [B,H,K,V] }, as the rule returns it; the options come after it',
+          'sumRule: the state must be { S }, as the rule returns it; the options come after it',
         ],
         [
           'a normaliser for the delta rule',
           (f) => engine.deltaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1]), { S: f([1, 1, 3, 3]), z: f([1, 1, 3]) }),
-          'deltaRule: the state has a normaliser z, but this rule has none',
+          'deltaRule: the state has a z, which this rule lacks',
         ],
         [
           'indices as state',
@@ -913,7 +913,7 @@ for (const { name, open } of devices)
         [
           'a normaliser that is missing',
           (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), { S: f([1, 1, 3, 3]) }, { normalise: true }),
-          'sumRule: the state lacks the normaliser z that normalise needs',
+          'sumRule: the state lacks z [1,1,3], the normaliser',
         ],
         [
           'a chunk of 0',
@@ -923,7 +923,7 @@ for (const { name, open } of devices)
         [
           'an unknown form',
           (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), undefined, { form: 'fast' as never }),
-          "sumRule: unknown form 'fast' (recurrent or chunk)",
+          "sumRule: unknown form 'fast' (recurrent, parallel, chunk)",
         ],
         ['no gradients to clip', () => engine.gradNorm([]), 'gradNorm: there are no gradients (call backward first)'],
         ['a limit of 0', (f) => engine.clipScale(f([]), 0), 'clipScale: the limit must be positive, not 0'],
