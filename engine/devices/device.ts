@@ -3,7 +3,7 @@ import type { Kernels } from './kernels.ts'
 export type DType = 'float32' | 'int32'
 /** What a read gives: Float64Array on the reference device, Float32Array elsewhere, Int32Array for int32. */
 export type HostArray = Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> | Int32Array<ArrayBuffer>
-export type DeviceName = 'reference' | 'wasm'
+export type DeviceName = 'reference' | 'wasm' | 'webgpu'
 
 /**
  * A device owns memory and runs kernels on it. S is its own handle to a block of memory (a typed array, a pointer, a GPU buffer).

@@ -1,27 +1,8 @@
 /**
- * Strided shapes for the kernels: axes that run on from one another become one; the two innermost are the kernel's own loops, and the
- * others, seldom any, go to it as a table.
+ * Strided shapes for the kernels: the two innermost axes are the kernel's own loops, and the others, seldom any, go to it as a table.
  */
+import type { Axis } from '../axes.ts'
 import type { Pool } from './pool.ts'
-
-/** An axis: its size and its stride in each of two operands, in elements. */
-export interface Axis {
-  size: number
-  strides: readonly [number, number]
-}
-
-/** Without axes of size 1, neighbours merged where both operands (and a dense result) just go on. Empty for a single element. */
-export function mergedAxes(axes: readonly Axis[]): Axis[] {
-  const merged: Axis[] = []
-  for (const axis of axes) {
-    if (axis.size === 1) continue
-    const last = merged.at(-1)
-    if (last?.strides.every((stride, i) => stride === axis.size * axis.strides[i])) {
-      merged[merged.length - 1] = { size: last.size * axis.size, strides: axis.strides }
-    } else merged.push(axis)
-  }
-  return merged
-}
 
 /**
  * Runs a kernel over rows of planes: args, then (size, stride, stride) of the innermost axis and of the one around it, then what is left

@@ -1,5 +1,6 @@
+import { mergedAxes } from '../axes.ts'
 import { binaryOps, type Kernels } from '../kernels.ts'
-import { mergedAxes, runPlanes } from './axes.ts'
+import { runPlanes } from './axes.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 

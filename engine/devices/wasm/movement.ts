@@ -1,5 +1,6 @@
+import { mergedAxes } from '../axes.ts'
 import type { Kernels } from '../kernels.ts'
-import { mergedAxes, runPlanes, withTable } from './axes.ts'
+import { runPlanes, withTable } from './axes.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 

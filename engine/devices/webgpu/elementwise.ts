@@ -1,0 +1,36 @@
+import { elementwise } from '../../../kernels-wgsl/generated/wgsl.ts'
+import { binaryOps, type Kernels, unaryOps } from '../kernels.ts'
+import { forEachDispatch } from './axes.ts'
+import type { Block } from './memory.ts'
+import { type Gpu, perGroup } from './runtime.ts'
+
+type ElementwiseKernels = 'fill' | 'affine' | 'accumulate' | 'unary' | 'unaryBackward' | 'binary'
+
+export function elementwiseKernels(gpu: Gpu): Pick<Kernels<Block>, ElementwiseKernels> {
+  const groups = (n: number): number => Math.ceil(n / perGroup)
+  return {
+    fill(y, n, value) {
+      gpu.run(elementwise, 'fill', { y }, { n, shift: value }, groups(n))
+    },
+    affine(x, y, n, scale, shift) {
+      if (x.memory === y.memory) gpu.run(elementwise, 'affineInPlace', { y }, { n, scale, shift }, groups(n))
+      else gpu.run(elementwise, 'affine', { x, y }, { n, scale, shift }, groups(n))
+    },
+    accumulate(x, y, n) {
+      gpu.run(elementwise, 'accumulate', { x, y }, { n }, groups(n))
+    },
+    unary(op, x, y, n) {
+      gpu.run(elementwise, 'unary', { x, y }, { n, op: unaryOps.indexOf(op) }, groups(n))
+    },
+    unaryBackward(op, x, y, dy, dx, n) {
+      gpu.run(elementwise, 'unaryBackward', { x, yIn: y, dy, y: dx }, { n, op: unaryOps.indexOf(op) }, groups(n))
+    },
+    binary(op, a, b, y, shape, stridesA, stridesB) {
+      forEachDispatch(
+        shape.map((size, i) => ({ size, strides: [stridesA[i], stridesB[i]] })),
+        (n, rank, axes, [offsetA, offsetB], offsetY) =>
+          gpu.run(elementwise, 'binary', { a, b, y }, { n, op: binaryOps.indexOf(op), rank, axes, offsetA, offsetB, offsetY }, groups(n)),
+      )
+    },
+  }
+}

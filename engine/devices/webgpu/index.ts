@@ -1,0 +1,56 @@
+/**
+ * The WebGPU device: WGSL kernels (kernels-wgsl/), recorded and submitted in batches. This folder holds, a file an op family, what turns a call
+ * of the kernel table into dispatches.
+ *
+ * How a kernel is written. kernels-wgsl/NAME.wgsl holds the kernels of a family: one `struct Params` (i32, u32, f32, array<vec4<T>, N>) as
+ * `@group(0) @binding(0) var<uniform> p: Params`, storage bindings from 1 on (each `@group(0) @binding(N) var<storage, ...> name` on a line
+ * of its own), and any number of entries `@compute @workgroup_size(...) fn name(g: Group)`; entries may share the bindings' names or have
+ * their own, 8 at most each, and no buffer may be bound writable and once more. common.wgsl (Group, groupOf, sumLanes, isNan, ...)
+ * and math.wgsl (expOf, logOf, ...) come before every file. `npm run build` embeds the files and generates their descriptions, so that
+ *
+ *     gpu.run(elementwise, 'affine', { x, y }, { n, scale, shift }, Math.ceil(n / perGroup))
+ *
+ * is checked by the compiler. The last argument counts workgroups, in one dimension, as many as needed: the runtime splits them over x and y, and
+ * groupOf(g) undoes that; a kernel has to check that the group it gets is within the work. Sizes and choices are parameters, since each
+ * combination of `constants` (the optional last argument, put before the shader as `const NAME = value;`) compiles another pipeline.
+ * Temporaries come from gpu.scratch; bad values are reported with gpu.fault and gpu.faults. Nothing may be read back.
+ *
+ * To run a test on SwiftShader, with no driver installed: npm run build && node test/run.mjs dist/test/ops/webgpu.test.js
+ */
+import type { Device } from '../device.ts'
+import type { Kernels } from '../kernels.ts'
+import { type Capabilities, openAdapter, type WebgpuOptions } from './adapter.ts'
+import { elementwiseKernels } from './elementwise.ts'
+import type { Block } from './memory.ts'
+import { createGpu } from './runtime.ts'
+
+export type { Capabilities, WebgpuOptions } from './adapter.ts'
+
+export interface WebgpuDevice extends Device<Block> {
+  readonly capabilities: Capabilities
+  /** The device underneath, for what isn't covered here; destroying it is what losing it looks like. */
+  readonly gpu: GPUDevice
+}
+
+export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuDevice> {
+  const opened = await openAdapter(options)
+  const gpu = createGpu(opened)
+  const kernels = {
+    ...elementwiseKernels(gpu),
+  } as Kernels<Block>
+  return {
+    name: 'webgpu',
+    description: `webgpu (${opened.capabilities.adapter})`,
+    capabilities: opened.capabilities,
+    gpu: opened.device,
+    double: false,
+    kernels,
+    allocate: (dtype, size) => gpu.allocate(4 * size, dtype === 'int32'),
+    free: gpu.free,
+    write: gpu.write,
+    read: gpu.read,
+    bytesInUse: gpu.bytesInUse,
+    bytesReserved: gpu.bytesReserved,
+    close: gpu.close,
+  }
+}

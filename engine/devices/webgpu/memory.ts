@@ -1,0 +1,110 @@
+/**
+ * GPU buffers, pooled: sizes are rounded up to classes, eight between a power of two and the next (waste at most 1/8), and a freed buffer waits
+ * in the list of its class for the next block. What waits is destroyed once it exceeds both what is in use and `idleBytes`.
+ */
+
+/** A buffer of the pool. `submission`: the number of the last submission that reads or writes it. */
+export interface Pooled {
+  readonly buffer: GPUBuffer
+  readonly id: number
+  readonly bytes: number
+  submission: number
+}
+
+/** The device's storage: a whole buffer. `bytes` is what was asked for, 0 perhaps; the buffer is never empty, because no binding may be. */
+export interface Block {
+  readonly memory: Pooled
+  readonly bytes: number
+  readonly integer: boolean
+}
+
+export interface Memory {
+  allocate(bytes: number, integer?: boolean): Block
+  free(block: Block): void
+  bytesInUse(): number
+  bytesReserved(): number
+  destroy(): void
+}
+
+export interface MemoryHooks {
+  /** The largest buffer that can be bound. */
+  limit: number
+  create(bytes: number): GPUBuffer
+  /** Called before a buffer is destroyed: what was recorded may use it. */
+  beforeDestroy(memory: Pooled): void
+}
+
+const idleBytes = 2 ** 28
+const least = 256
+
+export function classSize(bytes: number, limit: number): number {
+  const step = Math.max(least, 2 ** (Math.floor(Math.log2(Math.max(bytes, 1))) - 3))
+  return Math.min(Math.max(1, Math.ceil(bytes / step)) * step, Math.floor(limit / 16) * 16)
+}
+
+export function show(bytes: number): string {
+  const [unit, power] = bytes >= 2 ** 30 ? ['GB', 30] : bytes >= 2 ** 20 ? ['MB', 20] : ['kB', 10]
+  return `${Number((bytes / 2 ** power).toFixed(1))} ${unit}`
+}
+
+export function createMemory({ limit, create, beforeDestroy }: MemoryHooks): Memory {
+  const waiting = new Map<number, Pooled[]>()
+  const live = new Set<Block>()
+  let [inUse, reserved, idle, ids] = [0, 0, 0, 0]
+
+  function destroy(memory: Pooled): void {
+    beforeDestroy(memory)
+    memory.buffer.destroy()
+    reserved -= memory.bytes
+  }
+
+  /** Destroys waiting buffers, the largest first, until no more than `most` bytes wait. */
+  function trim(most: number): void {
+    for (const size of [...waiting.keys()].sort((a, b) => b - a)) {
+      const list = waiting.get(size)!
+      while (idle > most && list.length > 0) {
+        idle -= size
+        destroy(list.pop()!)
+      }
+      if (list.length === 0) waiting.delete(size)
+    }
+  }
+
+  return {
+    allocate(bytes, integer = false) {
+      if (bytes > limit)
+        throw new Error(
+          `webgpu: out of memory: asked for ${show(bytes)} in one block, this adapter binds at most ${show(limit)} (use a smaller batch)`,
+        )
+      const size = classSize(bytes, limit)
+      let memory = waiting.get(size)?.pop()
+      if (memory) idle -= size
+      else {
+        memory = { buffer: create(size), id: ids++, bytes: size, submission: 0 }
+        reserved += size
+      }
+      const block = { memory, bytes, integer }
+      live.add(block)
+      inUse += bytes
+      return block
+    },
+    free(block) {
+      if (!live.delete(block)) throw new Error('webgpu: a block was freed twice, or is not of this device')
+      inUse -= block.bytes
+      const { memory } = block
+      const list = waiting.get(memory.bytes)
+      if (list) list.push(memory)
+      else waiting.set(memory.bytes, [memory])
+      idle += memory.bytes
+      if (idle > idleBytes && idle > reserved / 2) trim(Math.max(idleBytes, reserved / 2))
+    },
+    bytesInUse: () => inUse,
+    bytesReserved: () => reserved,
+    destroy() {
+      for (const { memory } of live) destroy(memory)
+      live.clear()
+      trim(0)
+      inUse = 0
+    },
+  }
+}

@@ -1,0 +1,389 @@
+/**
+ * Records kernels and submits them in batches. A call of `run` costs no round trip: its parameters go to a host array that is uploaded with
+ * the batch, its dispatch to the open encoder. A batch is submitted when it is full, before a read, and before a write to a buffer that
+ * the batch uses. Only `read` waits.
+ *
+ * What goes wrong on a GPU is heard of later: a shader that doesn't compile, memory that isn't there, a device that is lost. The first such
+ * failure is kept, and every later call throws it in one line.
+ */
+import { common, math } from '../../../kernels-wgsl/generated/wgsl.ts'
+import type { HostArray } from '../device.ts'
+import type { Opened } from './adapter.ts'
+import { type Block, createMemory, type Memory, type Pooled } from './memory.ts'
+
+/** A file of kernels-wgsl, as kernels-wgsl/build.mjs describes it. */
+export interface Shader {
+  readonly name: string
+  readonly source: string
+  readonly entries: readonly string[]
+  readonly params: { readonly [name: string]: { readonly offset: number; readonly type: string; readonly words: number } }
+  readonly paramBytes: number
+  readonly bindings: { readonly [name: string]: { readonly binding: number; readonly write: boolean } }
+}
+
+/** Threads of a workgroup, and elements of it where a kernel goes over elements: THREADS and PER_GROUP of kernels-wgsl/common.wgsl. */
+export const threads = 64
+export const perGroup = 256
+
+/** Constants that are put before the shader: each combination is a pipeline of its own, so there should be few. */
+export type Constants = Readonly<Record<string, number | boolean>>
+
+type Values<S extends Shader> = { [K in keyof S['params']]?: number | readonly number[] }
+type Storages<S extends Shader> = { [K in keyof S['bindings']]?: Block | null }
+
+export interface Gpu extends Omit<Memory, 'destroy'> {
+  readonly device: GPUDevice
+  readonly capabilities: Opened['capabilities']
+  /**
+   * Runs an entry of a shader on `groups` workgroups (nothing if there are none). Bindings that the entry uses are named; null binds an
+   * empty buffer. Parameters that aren't named are 0.
+   */
+  run<S extends Shader>(
+    shader: S,
+    entry: S['entries'][number],
+    bindings: Storages<S>,
+    params: Values<S>,
+    groups: number,
+    constants?: Constants,
+  ): void
+  /** Memory for the length of `body`. */
+  scratch<R>(floats: number, body: (block: Block) => R): R
+  /** Words that kernels set to 1 to report bad input: `message` is thrown by the next read. Gives the index of the word in `faults`. */
+  fault(message: string): number
+  /** The words, for a kernel to bind. */
+  readonly faults: Block
+  write(block: Block, data: ArrayLike<number>): void
+  read(block: Block, size: number): Promise<HostArray>
+  close(): void
+}
+
+interface Pipeline {
+  id: number
+  pipeline: GPUComputePipeline
+  layout: GPUBindGroupLayout
+}
+
+/** The standard's numbers: the names are globals in browsers only. */
+const usage = { MAP_READ: 1, COPY_SRC: 4, COPY_DST: 8, UNIFORM: 64, STORAGE: 128 }
+const mapRead = 1
+const computeStage = 4
+
+/** Dispatches in a batch. */
+const batchLimit = 256
+const groupsLimit = 65535
+const bindGroupsLimit = 4096
+const faultWords = 16
+
+export function createGpu({ device, capabilities }: Opened): Gpu {
+  const { queue } = device
+  const align = device.limits.minUniformBufferOffsetAlignment
+  let failure: Error | null = null
+  let closed = false
+  /** Error scopes whose answer is still out. */
+  const open = new Set<Promise<void>>()
+
+  function fail(message: string): void {
+    failure ??= new Error(`webgpu: ${message}`)
+  }
+  function check(): void {
+    if (closed) throw new Error('webgpu: the device has been closed')
+    if (failure) throw new Error(failure.message)
+  }
+  const oneLine = (text: string): string => text.trim().split('\n')[0]
+
+  const lost = device.lost.then(({ reason, message }) => {
+    if (!closed)
+      fail(
+        `the device was lost (${[reason, oneLine(message)].filter(Boolean).join(': ')}); open another one and go on from the last checkpoint`,
+      )
+  })
+  device.onuncapturederror = (event) => {
+    const { error } = event as GPUUncapturedErrorEvent
+    fail(oneLine(error.message))
+  }
+
+  /** Runs `make` inside error scopes; `explain` gets the message of what they caught. */
+  function guarded<R>(kinds: readonly GPUErrorFilter[], make: () => R, explain: (message: string) => string): R {
+    for (const kind of kinds) device.pushErrorScope(kind)
+    const made = make()
+    for (const _ of kinds) {
+      const answer: Promise<void> = device
+        .popErrorScope()
+        .then(
+          (error) => {
+            if (error) fail(explain(error.message))
+          },
+          () => {},
+        )
+        .finally(() => open.delete(answer))
+      open.add(answer)
+    }
+    return made
+  }
+
+  const memory = createMemory({
+    limit: capabilities.bindingBytes,
+    create: (bytes) =>
+      guarded(
+        ['validation', 'out-of-memory'],
+        () => device.createBuffer({ size: bytes, usage: usage.STORAGE | usage.COPY_SRC | usage.COPY_DST }),
+        (message) =>
+          `out of memory: ${bytes} bytes more were refused with ${memory.bytesInUse()} in use (${oneLine(message)}); use a smaller batch`,
+      ),
+    beforeDestroy(pooled) {
+      if (pooled.submission === submission) submit()
+      bindGroups.clear()
+    },
+  })
+
+  // ---- recording -----------------------------------------------------------------------------------------------------------
+  let encoder: GPUCommandEncoder | null = null
+  let pass: GPUComputePassEncoder | null = null
+  /** The number of the submission being recorded. */
+  let submission = 1
+  let dispatches = 0
+  const uniformBytes = batchLimit * Math.max(align, 512)
+  const uniforms = device.createBuffer({ size: uniformBytes, usage: usage.UNIFORM | usage.COPY_DST })
+  const uniformData = new ArrayBuffer(uniformBytes)
+  const [uniformFloats, uniformIntegers] = [new Float32Array(uniformData), new Int32Array(uniformData)]
+  let uniformEnd = 0
+
+  function endPass(): GPUCommandEncoder {
+    pass?.end()
+    pass = null
+    encoder ??= device.createCommandEncoder()
+    return encoder
+  }
+
+  function submit(): void {
+    if (!encoder) return
+    const commands = endPass().finish()
+    if (uniformEnd > 0) queue.writeBuffer(uniforms, 0, uniformData, 0, uniformEnd)
+    queue.submit([commands])
+    encoder = null
+    submission++
+    dispatches = uniformEnd = 0
+  }
+
+  // ---- pipelines and bind groups -----------------------------------------------------------------------------------------------
+  const pipelines = new Map<string, Pipeline>()
+  const bindGroups = new Map<string, GPUBindGroup>()
+
+  function pipelineOf(shader: Shader, entry: string, names: readonly string[], constants: Constants): Pipeline {
+    const prelude = Object.entries(constants)
+      .map(([name, value]) => `const ${name} = ${value};\n`)
+      .join('')
+    const key = `${shader.name} ${entry} ${names} ${prelude}`
+    const known = pipelines.get(key)
+    if (known) return known
+    const before = `${prelude}${common}\n${math}\n`
+    const explain = (message: string): string => {
+      const [, line, column, text] = message.match(/:(\d+):(\d+) (?:error: )?(.*)/) ?? []
+      if (!line) return `${shader.name}.wgsl, ${entry}: ${oneLine(message)}`
+      return `${place(Number(line), prelude, shader)}:${column}: ${text}`
+    }
+    const made = guarded(
+      ['validation'],
+      () => {
+        const module = device.createShaderModule({ label: shader.name, code: before + shader.source })
+        const layout = device.createBindGroupLayout({
+          entries: [
+            {
+              binding: 0,
+              visibility: computeStage,
+              buffer: { type: 'uniform', hasDynamicOffset: true, minBindingSize: shader.paramBytes },
+            },
+            ...names.map(
+              (name): GPUBindGroupLayoutEntry => ({
+                binding: shader.bindings[name].binding,
+                visibility: computeStage,
+                buffer: { type: shader.bindings[name].write ? 'storage' : 'read-only-storage' },
+              }),
+            ),
+          ],
+        })
+        const pipeline = device.createComputePipeline({
+          label: `${shader.name} ${entry}`,
+          layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),
+          compute: { module, entryPoint: entry },
+        })
+        return { id: pipelines.size, pipeline, layout }
+      },
+      explain,
+    )
+    pipelines.set(key, made)
+    return made
+  }
+
+  /** For what a call leaves out; one for each binding, because two writable bindings may not share a buffer. */
+  const empties = new Map<number, Block>()
+  function emptyAt(binding: number): Block {
+    let empty = empties.get(binding)
+    if (!empty) {
+      empty = memory.allocate(0)
+      empties.set(binding, empty)
+    }
+    return empty
+  }
+
+  function bind(shader: Shader, { id, layout }: Pipeline, names: readonly string[], buffers: readonly Pooled[]): GPUBindGroup {
+    const key = `${id} ${buffers.map((b) => b.id)}`
+    let group = bindGroups.get(key)
+    if (!group) {
+      if (bindGroups.size >= bindGroupsLimit) bindGroups.clear()
+      group = device.createBindGroup({
+        layout,
+        entries: [
+          { binding: 0, resource: { buffer: uniforms, size: shader.paramBytes } },
+          ...names.map((name, i) => ({ binding: shader.bindings[name].binding, resource: { buffer: buffers[i].buffer } })),
+        ],
+      })
+      bindGroups.set(key, group)
+    }
+    return group
+  }
+
+  /** Writes the parameters at the end of the batch's and gives their offset. */
+  function pack(shader: Shader, params: { readonly [name: string]: number | readonly number[] | undefined }): number {
+    const offset = uniformEnd
+    const first = offset / 4
+    uniformEnd += Math.ceil(shader.paramBytes / align) * align
+    uniformIntegers.fill(0, first, uniformEnd / 4)
+    for (const name in params) {
+      const value = params[name]
+      if (value === undefined) continue
+      const { offset, type, words } = shader.params[name]
+      const target = type === 'f32' ? uniformFloats : uniformIntegers
+      const at = first + offset / 4
+      if (typeof value === 'number') target[at] = value
+      else if (value.length > words) throw new Error(`webgpu: ${shader.name}: ${value.length} values for ${name}, which holds ${words}`)
+      else target.set(value, at)
+    }
+    return offset
+  }
+
+  const faults = memory.allocate(4 * faultWords, true)
+  const faultMessages: string[] = []
+  /** What the device itself keeps. */
+  const ownBytes = (): number => 4 * faultWords
+
+  const run: Gpu['run'] = (shader, entry, bindings, params, groups, constants = {}) => {
+    check()
+    if (groups <= 0) return
+    if (groups > groupsLimit * groupsLimit)
+      throw new Error(`webgpu: ${shader.name}, ${entry}: ${groups} workgroups are more than a dispatch holds`)
+    const names = Object.keys(bindings)
+    const pipeline = pipelineOf(shader, entry, names, constants)
+    const buffers = names.map((name) => (bindings[name] ?? emptyAt(shader.bindings[name].binding)).memory)
+    if (dispatches >= batchLimit || uniformEnd + shader.paramBytes + align > uniformBytes) submit()
+    const offset = pack(shader, params)
+    if (!pass) {
+      encoder ??= device.createCommandEncoder()
+      pass = encoder.beginComputePass()
+    }
+    pass.setPipeline(pipeline.pipeline)
+    pass.setBindGroup(0, bind(shader, pipeline, names, buffers), [offset])
+    const y = Math.ceil(groups / groupsLimit)
+    pass.dispatchWorkgroups(Math.ceil(groups / y), y)
+    for (const buffer of buffers) buffer.submission = submission
+    dispatches++
+  }
+
+  // ---- host and device -----------------------------------------------------------------------------------------------------
+  const stagings = new Map<number, GPUBuffer[]>()
+  function takeStaging(bytes: number): GPUBuffer {
+    return stagings.get(bytes)?.pop() ?? device.createBuffer({ size: bytes, usage: usage.MAP_READ | usage.COPY_DST })
+  }
+
+  async function read(block: Block, size: number): Promise<HostArray> {
+    check()
+    const bytes = 4 * size
+    // Powers of two: few sizes, so that they are found again. The faults come first.
+    const staging = takeStaging(2 ** Math.ceil(Math.log2(4 * faultWords + Math.max(bytes, 4))))
+    const encoder = endPass()
+    encoder.copyBufferToBuffer(faults.memory.buffer, 0, staging, 0, 4 * faultWords)
+    if (bytes > 0) encoder.copyBufferToBuffer(block.memory.buffer, 0, staging, 4 * faultWords, bytes)
+    submit()
+    try {
+      await staging.mapAsync(mapRead)
+    } catch (error) {
+      // The reason is told elsewhere, perhaps a moment later.
+      await Promise.race([lost, new Promise((resolve) => setTimeout(resolve, 1000))])
+      check()
+      throw new Error(`webgpu: reading failed: ${oneLine(String((error as Error).message))}`)
+    }
+    const words = new Int32Array(staging.getMappedRange().slice(0, 4 * faultWords + bytes))
+    staging.unmap()
+    const list = stagings.get(staging.size)
+    if (list) list.push(staging)
+    else stagings.set(staging.size, [staging])
+    await Promise.all(open)
+    check()
+    const broken = faultMessages.find((_, i) => words[i] !== 0)
+    if (broken !== undefined) {
+      queue.writeBuffer(faults.memory.buffer, 0, new Int32Array(faultWords))
+      throw new Error(broken)
+    }
+    return block.integer ? words.slice(faultWords) : new Float32Array(words.buffer, 4 * faultWords).slice()
+  }
+
+  return {
+    device,
+    capabilities,
+    faults,
+    run,
+    scratch(floats, body) {
+      const block = memory.allocate(4 * floats)
+      try {
+        return body(block)
+      } finally {
+        memory.free(block)
+      }
+    },
+    fault(message) {
+      const known = faultMessages.indexOf(message)
+      if (known >= 0) return known
+      if (faultMessages.length === faultWords) throw new Error('webgpu: more kinds of faults than there are words for them')
+      return faultMessages.push(message) - 1
+    },
+    allocate(bytes, integer) {
+      check()
+      return memory.allocate(bytes, integer)
+    },
+    free(block) {
+      if (!closed) memory.free(block)
+    },
+    write(block, data) {
+      check()
+      if (data.length === 0) return
+      if (block.memory.submission === submission) submit()
+      const typed = block.integer ? Int32Array.from(data) : data instanceof Float32Array ? data : Float32Array.from(data)
+      queue.writeBuffer(block.memory.buffer, 0, typed as Float32Array<ArrayBuffer>)
+    },
+    read,
+    bytesInUse: () => memory.bytesInUse() - ownBytes(),
+    bytesReserved: memory.bytesReserved,
+    close() {
+      if (closed) return
+      closed = true
+      pass = encoder = null
+      memory.destroy()
+      for (const buffer of [...stagings.values()].flat()) buffer.destroy()
+      uniforms.destroy()
+      pipelines.clear()
+      bindGroups.clear()
+      device.destroy()
+    },
+  }
+}
+
+/** Which file a line of the whole source is in, and its number there. */
+function place(line: number, prelude: string, shader: Shader): string {
+  const count = (text: string): number => text.split('\n').length
+  let rest = line - (count(prelude) - 1)
+  for (const [name, text] of Object.entries({ common, math })) {
+    if (rest <= count(text)) return `${name}.wgsl:${rest}`
+    rest -= count(text)
+  }
+  return `${shader.name}.wgsl:${rest}`
+}

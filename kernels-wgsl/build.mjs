@@ -1,0 +1,72 @@
+/**
+ * Embeds kernels-wgsl/*.wgsl in kernels-wgsl/generated/wgsl.ts, so that Node, bundlers and pages all load them the same way, with what the
+ * host needs to know of each file: its entry points, the members of `struct Params`, and its bindings. From anywhere: node kernels-wgsl/build.mjs
+ *
+ * common.wgsl and math.wgsl are put before every other file. Nothing is replaced or left out: what a shader says is what its file says.
+ */
+import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const folder = dirname(fileURLToPath(import.meta.url))
+const output = join(folder, 'generated', 'wgsl.ts')
+const shared = ['common', 'math']
+
+const names = readdirSync(folder)
+  .filter((name) => name.endsWith('.wgsl'))
+  .map((name) => name.slice(0, -5))
+const time = (path) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0
+// The folder's own time tells of files added or removed.
+const inputs = [folder, join(folder, 'build.mjs'), ...names.map((name) => join(folder, `${name}.wgsl`))]
+if (inputs.every((path) => time(path) < time(output))) process.exit(0)
+
+const fail = (name, what) => {
+  console.error(`kernels-wgsl: ${name}.wgsl: ${what}`)
+  process.exit(1)
+}
+
+/** Size and alignment in bytes of what `Params` may hold. */
+function layout(name, type) {
+  const [, count] = type.match(/^array<vec4<[iuf]32>, (\d+)>$/) ?? []
+  if (count) return [16 * Number(count), 16]
+  if (/^[iuf]32$/.test(type)) return [4, 4]
+  return fail(name, `Params may hold i32, u32, f32 and array<vec4<T>, N>, not ${type}`)
+}
+
+function params(name, source) {
+  const [, body] = source.match(/struct Params \{([^}]*)\}/) ?? fail(name, 'has no struct Params')
+  const members = {}
+  let end = 0
+  for (const [, member, type] of body.replace(/\/\/.*/g, '').matchAll(/(\w+)\s*:\s*(array<vec4<[iuf]32>, \d+>|[^,\n]+),/g)) {
+    const [size, alignment] = layout(name, type.trim())
+    const offset = Math.ceil(end / alignment) * alignment
+    members[member] = { offset, type: type.match(/[iuf]32/)[0], words: size / 4 }
+    end = offset + size
+  }
+  return { members, bytes: Math.ceil(end / 16) * 16 }
+}
+
+function describe(name) {
+  const source = readFileSync(join(folder, `${name}.wgsl`), 'utf8')
+  const { members, bytes } = params(name, source)
+  const bindings = {}
+  for (const [, binding, access, variable] of source.matchAll(/@group\(0\) @binding\((\d+)\) var<storage, (read|read_write)> (\w+)/g))
+    bindings[variable] = { binding: Number(binding), write: access === 'read_write' }
+  const entries = [...source.matchAll(/@compute @workgroup_size\([^)]*\)\s*fn (\w+)/g)].map(([, entry]) => entry)
+  return { name, source, entries, params: members, paramBytes: bytes, bindings }
+}
+
+const lines = [
+  '// Written by kernels-wgsl/build.mjs.',
+  ...shared.map((name) => `export const ${name} = ${JSON.stringify(readFileSync(join(folder, `${name}.wgsl`), 'utf8'))}`),
+]
+for (const name of names.filter((name) => !shared.includes(name))) {
+  const constant = name.replace(/-(\w)/g, (_, letter) => letter.toUpperCase())
+  lines.push(`export const ${constant} = ${JSON.stringify(describe(name))} as const`)
+}
+mkdirSync(dirname(output), { recursive: true })
+// Written whole or not at all, even when two builds run at once.
+const temporary = `${output}.${process.pid}`
+writeFileSync(temporary, `${lines.join('\n')}\n`)
+renameSync(temporary, output)
+console.log(`kernels-wgsl: ${names.length} files`)

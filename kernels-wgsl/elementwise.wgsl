@@ -1,0 +1,91 @@
+// Elementwise kernels: y[i] = f(x[i], ...), i < n. PER_GROUP elements a workgroup; `binary` up to 8 axes, each a size and two strides.
+// Pinned by test/ops/webgpu.test.ts.
+
+struct Params {
+  n: u32,
+  op: u32,
+  scale: f32,
+  shift: f32,
+  rank: u32,
+  offsetA: i32,
+  offsetB: i32,
+  offsetY: u32,
+  axes: array<vec4<i32>, 8>, // (size, stride of a, stride of b, -), outermost first
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(3) var<storage, read> yIn: array<f32>;
+@group(0) @binding(4) var<storage, read> dy: array<f32>;
+@group(0) @binding(5) var<storage, read> a: array<f32>;
+@group(0) @binding(6) var<storage, read> b: array<f32>;
+
+// y = shift
+@compute @workgroup_size(THREADS) fn fill(g: Group) {
+  let end = elementsEnd(g, p.n);
+  for (var i = firstElement(g); i < end; i += THREADS) { y[i] = p.shift; }
+}
+
+// y = scale x + shift
+@compute @workgroup_size(THREADS) fn affine(g: Group) {
+  let end = elementsEnd(g, p.n);
+  for (var i = firstElement(g); i < end; i += THREADS) { y[i] = p.scale * x[i] + p.shift; }
+}
+
+// y = scale y + shift
+@compute @workgroup_size(THREADS) fn affineInPlace(g: Group) {
+  let end = elementsEnd(g, p.n);
+  for (var i = firstElement(g); i < end; i += THREADS) { y[i] = p.scale * y[i] + p.shift; }
+}
+
+// y += x
+@compute @workgroup_size(THREADS) fn accumulate(g: Group) {
+  let end = elementsEnd(g, p.n);
+  for (var i = firstElement(g); i < end; i += THREADS) { y[i] += x[i]; }
+}
+
+// y = op(x)
+@compute @workgroup_size(THREADS) fn unary(g: Group) {
+  let end = elementsEnd(g, p.n);
+  for (var i = firstElement(g); i < end; i += THREADS) { y[i] = applyUnary(p.op, x[i]); }
+}
+
+// dx = dy op'(x), where yIn = op(x); dx is y
+@compute @workgroup_size(THREADS) fn unaryBackward(g: Group) {
+  let end = elementsEnd(g, p.n);
+  for (var i = firstElement(g); i < end; i += THREADS) { y[i] = applyUnaryBackward(p.op, x[i], yIn[i], dy[i]); }
+}
+
+/// In the order of `binaryOps` of engine/devices/kernels.ts. max and min of a NaN are NaN.
+fn applyBinary(op: u32, s: f32, t: f32) -> f32 {
+  switch (op) {
+    case 0u: { return s + t; }
+    case 1u: { return s - t; }
+    case 2u: { return s * t; }
+    case 3u: { return s / t; }
+    case 4u: { return maxOf(s, t); }
+    case 5u: { return -maxOf(-s, -t); }
+    case 6u: { return select(0.0, 1.0, s == t); }
+    default: { return select(0.0, 1.0, s > t); }
+  }
+}
+
+// y[offsetY + i] = a[i] op b[i]
+@compute @workgroup_size(THREADS) fn binary(g: Group) {
+  let end = elementsEnd(g, p.n);
+  for (var i = firstElement(g); i < end; i += THREADS) {
+    var rest = i;
+    var atA = p.offsetA;
+    var atB = p.offsetB;
+    for (var axis = p.rank; axis > 0u; axis--) {
+      let s = p.axes[axis - 1u];
+      let next = rest / u32(s.x);
+      let j = i32(rest - next * u32(s.x));
+      atA += j * s.y;
+      atB += j * s.z;
+      rest = next;
+    }
+    y[p.offsetY + i] = applyBinary(p.op, a[atA], b[atB]);
+  }
+}
