@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import v8 from 'node:v8'
 import { relaxedAvailable, wasmDevice } from '../engine/devices/wasm/index.ts'
-import { type Device, type HostArray, referenceDevice, type Tensor } from '../engine/index.ts'
+import { type Device, type HostArray, referenceDevice, type Tensor, type WebgpuDevice, webgpuDevice } from '../engine/index.ts'
 
 // Node 20 has relaxed SIMD behind a flag, which must be set before the first module is compiled. A program may do so; so may its tests.
 if (process.versions.node.startsWith('20.')) v8.setFlagsFromString('--experimental-wasm-relaxed-simd')
@@ -31,6 +31,20 @@ export function wasm(threads = 1, relaxed = false): Promise<Device> {
   const key = `${threads} ${relaxed}`
   if (!devices.has(key)) devices.set(key, wasmDevice({ threads, relaxed }))
   return devices.get(key)!
+}
+
+let gpu: Promise<WebgpuDevice> | undefined
+
+/** A WebGPU device shared by all tests. Where there is none, the test is skipped and says why; with REQUIRE_GPU=1 it fails. */
+export async function webgpu(test: Mocha.Context): Promise<WebgpuDevice> {
+  gpu ??= webgpuDevice()
+  try {
+    return await gpu
+  } catch (error) {
+    if (process.env.REQUIRE_GPU === '1') throw error
+    if (test.test) test.test.title += ` (${(error as Error).message})`
+    return test.skip()
+  }
 }
 
 /** Which builds this Node can run. */

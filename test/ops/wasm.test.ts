@@ -7,7 +7,6 @@ import {
   crossEntropy,
   cumsum,
   type Device,
-  type HostArray,
   layerNorm,
   logSoftmax,
   matmul,
@@ -21,23 +20,9 @@ import {
   unary,
   unaryOps,
 } from '../../engine/index.ts'
-import { assertClose, assertRms, assertSameBits, builds, readAndFree, reference, uniforms, wasm } from '../helpers.ts'
-import { type Case, cases, type Evaluation, evaluate, large, medium, tiny } from './cases.ts'
-
-const epsilon = 2 ** -23
-
-function compare(c: Case, o: unknown, actual: Evaluation, expected: Evaluation): void {
-  // Each result carries a few roundings, and those of its sum, which grow like the root of its length (Higham & Mary 2019).
-  const bound = (8 + 4 * Math.sqrt(c.terms?.(o) ?? 1)) * epsilon
-  const both = (what: string, a: HostArray | null, e: HostArray | null): void => {
-    if (a === null || e === null) assert.equal(a, e, what)
-    // Few tokens may cancel by chance: what is left of numbers of about 1 is held to 2e-7, two roundings of 1.
-    else if (c.sequence) assertRms(a, e, 1e-5, what, 0.02)
-    else assertClose(a, e, bound, 1, what)
-  }
-  for (const [i, e] of expected.outputs.entries()) both(`output ${i}`, actual.outputs[i], e)
-  for (const [i, e] of expected.grads.entries()) both(`gradient of input ${i}`, actual.grads[i], e)
-}
+import { assertClose, assertSameBits, builds, readAndFree, reference, uniforms, wasm } from '../helpers.ts'
+import { cases, evaluate, large, medium, tiny } from './cases.ts'
+import { compare, epsilon } from './compare.ts'
 
 /** The device, with a count of its kernels' calls, by name and by the op they're asked for. */
 function counting(device: Device): { device: Device; calls: Map<string, number> } {

@@ -21,8 +21,16 @@ import type { Device } from '../device.ts'
 import type { Kernels } from '../kernels.ts'
 import { type Capabilities, openAdapter, type WebgpuOptions } from './adapter.ts'
 import { elementwiseKernels } from './elementwise.ts'
+import { linearKernels } from './linear.ts'
+import { matmulKernels } from './matmul.ts'
 import type { Block } from './memory.ts'
+import { movementKernels } from './movement.ts'
+import { normKernels } from './norm.ts'
+import { optimizerKernels } from './optimizer.ts'
+import { randomKernels } from './random.ts'
+import { reduceKernels } from './reduce.ts'
 import { createGpu } from './runtime.ts'
+import { sequenceKernels } from './sequence.ts'
 
 export type { Capabilities, WebgpuOptions } from './adapter.ts'
 
@@ -37,6 +45,14 @@ export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuD
   const gpu = createGpu(opened)
   const kernels = {
     ...elementwiseKernels(gpu),
+    ...movementKernels(gpu),
+    ...reduceKernels(gpu),
+    ...matmulKernels(gpu),
+    ...normKernels(gpu),
+    ...sequenceKernels(gpu),
+    ...randomKernels(gpu),
+    ...optimizerKernels(gpu),
+    ...linearKernels(gpu),
   } as Kernels<Block>
   return {
     name: 'webgpu',

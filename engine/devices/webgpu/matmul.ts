@@ -1,0 +1,53 @@
+import { matmul } from '../../../kernels-wgsl/generated/wgsl.ts'
+import { type Kernels, type MatmulSizes, unaryOps } from '../kernels.ts'
+import type { Block } from './memory.ts'
+import { type Gpu, perGroup } from './runtime.ts'
+
+/** Of kernels-wgsl/matmul.wgsl. */
+const tile = 64
+const depth = 16
+const none = 99
+
+/** Workgroups that keep a GPU busy, and the least of K that is worth a workgroup of its own. */
+const enough = 128
+const leastLength = 256
+
+function splitsOf({ batch, M, N, K }: MatmulSizes): { tiles: number; splits: number; length: number } {
+  const tiles = batch * Math.ceil(M / tile) * Math.ceil(N / tile)
+  const wanted = Math.max(1, Math.min(Math.floor(K / leastLength), Math.floor(enough / tiles)))
+  const length = Math.ceil(K / wanted / depth) * depth
+  return { tiles, splits: Math.max(1, Math.ceil(K / Math.max(length, 1))), length }
+}
+
+export function matmulKernels(gpu: Gpu): Pick<Kernels<Block>, 'matmul'> {
+  return {
+    matmul(a, b, bias, c, sizes) {
+      const { batch, strideA, strideB, M, N, K, transposeA, transposeB, accumulate, activation } = sizes
+      if (batch * M * N === 0) return
+      const { tiles, splits, length } = splitsOf(sizes)
+      const params = {
+        M,
+        N,
+        K,
+        batch,
+        strideA,
+        strideB,
+        transposeA: Number(transposeA),
+        transposeB: Number(transposeB),
+        vectorsA: Number((transposeA ? M : K) % 4 === 0 && strideA % 4 === 0),
+        vectorsB: Number((transposeB ? K : N) % 4 === 0 && strideB % 4 === 0),
+        splits,
+        length,
+        accumulate: Number(accumulate),
+        biased: Number(bias !== null),
+        activation: activation === null ? none : unaryOps.indexOf(activation),
+      }
+      const product = (c: Block): void => gpu.run(matmul, 'matmul', { a, a4: a, b, b4: b, bias, c }, params, tiles * splits)
+      if (splits === 1) return product(c)
+      gpu.scratch(splits * batch * M * N, (partial) => {
+        product(partial)
+        gpu.run(matmul, 'matmulJoin', { partial, bias, c }, params, Math.ceil((batch * M * N) / perGroup))
+      })
+    },
+  }
+}

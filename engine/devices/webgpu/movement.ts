@@ -1,0 +1,25 @@
+import { movement } from '../../../kernels-wgsl/generated/wgsl.ts'
+import type { Kernels } from '../kernels.ts'
+import { forEachDispatch } from './axes.ts'
+import type { Block } from './memory.ts'
+import { type Gpu, perGroup } from './runtime.ts'
+
+export function movementKernels(gpu: Gpu): Pick<Kernels<Block>, 'copy' | 'gather' | 'gatherBackward'> {
+  return {
+    copy(x, y, shape, stridesX, offsetX, stridesY, offsetY) {
+      // The order of the axes is free: y is best written in the order of its memory.
+      const axes = shape
+        .map((size, i) => ({ size, strides: [stridesX[i], stridesY[i]] as const }))
+        .sort((p, q) => Math.abs(q.strides[1]) - Math.abs(p.strides[1]))
+      forEachDispatch(axes, (n, rank, axes, [moreX, moreY]) =>
+        gpu.run(movement, 'copy', { x, y }, { n, rank, axes, offsetX: offsetX + moreX, offsetY: offsetY + moreY }, Math.ceil(n / perGroup)),
+      )
+    },
+    gather(table, index, y, R, _N, D) {
+      gpu.run(movement, 'gather', { table, index, y }, { n: R * D, D }, Math.ceil((R * D) / perGroup))
+    },
+    gatherBackward(dy, index, dtable, R, N, D) {
+      gpu.run(movement, 'gatherBackward', { dy, index, dtable }, { R, N, D }, N * Math.ceil(D / perGroup))
+    },
+  }
+}

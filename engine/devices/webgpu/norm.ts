@@ -1,0 +1,64 @@
+import { norm } from '../../../kernels-wgsl/generated/wgsl.ts'
+import { type Kernels, normKinds } from '../kernels.ts'
+import type { Block } from './memory.ts'
+import { lanesFor, partsOf, reduceColumns } from './reduce.ts'
+import { type Gpu, perGroup, threads } from './runtime.ts'
+
+type NormKernels = 'norm' | 'normBackward' | 'normGainBackward' | 'softmax' | 'softmaxBackward' | 'crossEntropy' | 'crossEntropyBackward'
+
+export function normKernels(gpu: Gpu): Pick<Kernels<Block>, NormKernels> {
+  const rows = (R: number, n: number) => ({ R, n, lanes: lanesFor(n) })
+  const groups = (R: number, n: number): number => Math.ceil((R * lanesFor(n)) / threads)
+  return {
+    norm(kind, x, gain, bias, y, stats, R, n, eps) {
+      gpu.run(
+        norm,
+        'norm',
+        { x, gain, bias, y, stats },
+        { ...rows(R, n), kind: normKinds.indexOf(kind), eps, gained: Number(gain !== null), biased: Number(bias !== null) },
+        groups(R, n),
+      )
+    },
+    normBackward(kind, x, gain, stats, dy, dx, R, n) {
+      gpu.run(
+        norm,
+        'normBackward',
+        { x, gain, statsIn: stats, dy, dx },
+        { ...rows(R, n), kind: normKinds.indexOf(kind), gained: Number(gain !== null) },
+        groups(R, n),
+      )
+    },
+    normGainBackward(x, stats, dy, dgain, dbias, R, n) {
+      const { parts, length } = partsOf(R, n)
+      const params = { R, n, parts, length, gained: Number(dgain !== null), biased: Number(dbias !== null) }
+      const pass = (dgain: Block | null, dbias: Block | null): void =>
+        gpu.run(norm, 'normGainBackward', { x, statsIn: stats, dy, dgain, dbias }, params, Math.ceil((parts * n) / threads))
+      if (parts === 1) return pass(dgain, dbias)
+      gpu.scratch(parts * n, (gains) =>
+        gpu.scratch(parts * n, (biases) => {
+          pass(gains, biases)
+          if (dgain) reduceColumns(gpu, 'sum', gains, dgain, 1, parts, n)
+          if (dbias) reduceColumns(gpu, 'sum', biases, dbias, 1, parts, n)
+        }),
+      )
+    },
+    softmax(x, y, R, n, log, causal) {
+      gpu.run(norm, 'softmax', { x, y }, { ...rows(R, n), log: Number(log), causal }, groups(R, n))
+    },
+    softmaxBackward(y, dy, dx, R, n, log) {
+      gpu.run(norm, 'softmaxBackward', { yIn: y, dy, dx }, { ...rows(R, n), log: Number(log) }, groups(R, n))
+    },
+    crossEntropy(logits, target, loss, lse, R, N, ignore) {
+      gpu.run(norm, 'crossEntropy', { logits, target_: target, loss, lse }, { ...rows(R, N), ignore }, groups(R, N))
+    },
+    crossEntropyBackward(logits, target, lse, dloss, dlogits, R, N, ignore) {
+      gpu.run(
+        norm,
+        'crossEntropyBackward',
+        { logits, target_: target, lseIn: lse, dloss, dlogits },
+        { R, n: N, ignore },
+        Math.ceil((R * N) / perGroup),
+      )
+    },
+  }
+}

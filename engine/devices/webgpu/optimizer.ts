@@ -1,0 +1,31 @@
+import { optimizer } from '../../../kernels-wgsl/generated/wgsl.ts'
+import type { Kernels } from '../kernels.ts'
+import type { Block } from './memory.ts'
+import { type Gpu, perGroup } from './runtime.ts'
+
+export function optimizerKernels(gpu: Gpu): Pick<Kernels<Block>, 'adam'> {
+  return {
+    adam(p, g, m, v, n, gradScale, { lr, beta1, beta2, eps, weightDecay, decoupled, correction1, correction2 }) {
+      gpu.run(
+        optimizer,
+        'adam',
+        { parameter: p, gradient: g, m, v, gradScale },
+        {
+          n,
+          scaled: Number(gradScale !== null),
+          // What is near 1 is subtracted here, in float64.
+          beta1,
+          rest1: 1 - beta1,
+          beta2,
+          rest2: 1 - beta2,
+          step: lr / correction1,
+          root: 1 / Math.sqrt(correction2),
+          eps,
+          l2: decoupled ? 0 : weightDecay,
+          decay: decoupled ? lr * weightDecay : 0,
+        },
+        Math.ceil(n / perGroup),
+      )
+    },
+  }
+}

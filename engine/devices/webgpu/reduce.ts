@@ -1,0 +1,74 @@
+import { reduce } from '../../../kernels-wgsl/generated/wgsl.ts'
+import type { Kernels } from '../kernels.ts'
+import type { Block } from './memory.ts'
+import { type Gpu, threads } from './runtime.ts'
+
+const ops = { sum: 0, max: 1, squares: 2 } as const
+
+/** Threads for a row of n: a power of two, so that a thread adds up a few elements at least. */
+export const lanesFor = (n: number): number => Math.min(threads, 2 ** Math.max(0, Math.ceil(Math.log2(Math.max(n, 1) / 4))))
+
+/** Threads that keep a GPU busy; more than that and a long axis is cut no further. */
+const enough = 2 ** 15
+
+/** How an axis of n is cut where `columns` threads or rows go over it: parts of 64 elements at least. Depends on the sizes alone. */
+export function partsOf(n: number, columns: number): { parts: number; length: number } {
+  const wanted = Math.min(Math.ceil(n / 64), Math.ceil(enough / Math.max(columns, 1)))
+  const length = Math.max(1, Math.ceil(n / Math.max(wanted, 1)))
+  return { parts: Math.max(1, Math.ceil(n / length)), length }
+}
+
+/** [outer, n, 1] -> y[offsetY + o]. */
+function reduceRows(gpu: Gpu, op: keyof typeof ops, x: Block, y: Block, outer: number, n: number, offsetY: number): void {
+  const { parts, length } = partsOf(n, outer * threads)
+  const pass = (op: keyof typeof ops, x: Block, y: Block, n: number, parts: number, length: number, offsetY: number): void => {
+    const lanes = lanesFor(length)
+    gpu.run(
+      reduce,
+      'reduceRows',
+      { x, y },
+      { op: ops[op], outer, n, parts, length, lanes, offsetY },
+      Math.ceil((outer * parts * lanes) / threads),
+    )
+  }
+  if (parts === 1) return pass(op, x, y, n, 1, length, offsetY)
+  gpu.scratch(outer * parts, (partial) => {
+    pass(op, x, partial, n, parts, length, 0)
+    pass(op === 'max' ? 'max' : 'sum', partial, y, parts, 1, parts, offsetY)
+  })
+}
+
+/** [outer, n, inner] -> [outer, inner]. */
+export function reduceColumns(gpu: Gpu, op: 'sum' | 'max', x: Block, y: Block, outer: number, n: number, inner: number): void {
+  const { parts, length } = partsOf(n, outer * inner)
+  const pass = (x: Block, y: Block, n: number, parts: number, length: number): void =>
+    gpu.run(
+      reduce,
+      'reduceColumns',
+      { x, y },
+      { op: ops[op], outer, n, inner, parts, length },
+      Math.ceil((outer * parts * inner) / threads),
+    )
+  if (parts === 1) return pass(x, y, n, 1, length)
+  gpu.scratch(outer * parts * inner, (partial) => {
+    pass(x, partial, n, parts, length)
+    pass(partial, y, parts, 1, parts)
+  })
+}
+
+export function reduceKernels(gpu: Gpu): Pick<Kernels<Block>, 'reduce' | 'cumsum' | 'sumSquares'> {
+  return {
+    reduce(op, x, y, outer, n, inner) {
+      if (inner === 1) reduceRows(gpu, op, x, y, outer, n, 0)
+      else reduceColumns(gpu, op, x, y, outer, n, inner)
+    },
+    cumsum(x, y, outer, n, inner, reverse) {
+      const params = { outer, n, inner, reverse: Number(reverse) }
+      if (inner === 1) gpu.run(reduce, 'cumsumRows', { x, y }, params, n === 0 ? 0 : outer)
+      else gpu.run(reduce, 'cumsumColumns', { x, y }, params, Math.ceil((outer * inner) / threads))
+    },
+    sumSquares(x, n, y, slot) {
+      reduceRows(gpu, 'squares', x, y, 1, n, slot)
+    },
+  }
+}

@@ -1,0 +1,184 @@
+// C = activation(A B [+ C] [+ bias]) over a batch. A is [M,K] or, transposed, stored [K,M]; B is [K,N] or stored [N,K]; C is [M,N].
+//
+// A workgroup of 16 x 16 threads makes a TILE x TILE block of C, each thread 4 x 4 of it in registers, from slices of DEPTH of A and B in
+// workgroup memory (8 KiB), both laid out with the depth outermost: what lies along the depth in memory is turned on the way in. Where rows
+// have a multiple of 4 elements they're read as vec4, else one by one; what lies outside is 0. A product with few tiles and a long K
+// is cut into `splits` ranges of `length`, each written on its own and added up by matmulJoin in their order: the cut depends on the sizes
+// alone, and so does the result. Pinned by test/ops/webgpu.test.ts.
+
+struct Params {
+  M: u32,
+  N: u32,
+  K: u32,
+  batch: u32,
+  strideA: u32,
+  strideB: u32,
+  transposeA: u32,
+  transposeB: u32,
+  vectorsA: u32,   // whether A, B may be read as vec4
+  vectorsB: u32,
+  splits: u32,
+  length: u32,     // of a range of K, a multiple of DEPTH
+  accumulate: u32,
+  biased: u32,
+  activation: u32, // of `unaryOps`, or NONE
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(2) var<storage, read> a4: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> b: array<f32>;
+@group(0) @binding(4) var<storage, read> b4: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> bias: array<f32>;
+@group(0) @binding(6) var<storage, read_write> c: array<f32>;
+@group(0) @binding(7) var<storage, read> partial: array<f32>;
+
+const TILE = 64u;
+const DEPTH = 16u;
+const NONE = 99u;
+
+var<workgroup> tileA: array<vec4<f32>, 256>; // [DEPTH][TILE / 4]
+var<workgroup> tileB: array<vec4<f32>, 256>;
+
+/// Four neighbours in memory, of which `count` (or more) are inside.
+fn readA(at: u32, count: u32) -> vec4<f32> {
+  if (p.vectorsA == 1u && count >= 4u) { return a4[at >> 2u]; }
+  var v = vec4<f32>();
+  if (count > 0u) { v.x = a[at]; }
+  if (count > 1u) { v.y = a[at + 1u]; }
+  if (count > 2u) { v.z = a[at + 2u]; }
+  if (count > 3u) { v.w = a[at + 3u]; }
+  return v;
+}
+
+fn readB(at: u32, count: u32) -> vec4<f32> {
+  if (p.vectorsB == 1u && count >= 4u) { return b4[at >> 2u]; }
+  var v = vec4<f32>();
+  if (count > 0u) { v.x = b[at]; }
+  if (count > 1u) { v.y = b[at + 1u]; }
+  if (count > 2u) { v.z = b[at + 2u]; }
+  if (count > 3u) { v.w = b[at + 3u]; }
+  return v;
+}
+
+/// end - i, or 0 beyond it; 0 where the row isn't inside.
+fn inside(row: u32, rows: u32, i: u32, end: u32) -> u32 { return select(0u, end - i, row < rows && i < end); }
+
+@compute @workgroup_size(256) fn matmul(g: Group) {
+  let tilesN = (p.N + TILE - 1u) / TILE;
+  let tilesM = (p.M + TILE - 1u) / TILE;
+  var rest = groupOf(g);
+  let n0 = (rest % tilesN) * TILE;
+  rest /= tilesN;
+  let m0 = (rest % tilesM) * TILE;
+  rest /= tilesM;
+  let split = rest % p.splits;
+  // Beyond the batch there is nothing inside.
+  let batch = rest / p.splits;
+  let M = select(0u, p.M, batch < p.batch);
+  let N = select(0u, p.N, batch < p.batch);
+  let baseA = batch * p.strideA;
+  let baseB = batch * p.strideB;
+
+  // Where this thread reads: a row of 4 along the depth, or of 4 across it.
+  let along = vec2(g.thread >> 2u, (g.thread & 3u) * 4u);
+  let across = vec2((g.thread & 15u) * 4u, g.thread >> 4u);
+  let ty = g.thread >> 4u;
+  let tx = g.thread & 15u;
+  var s0 = vec4<f32>();
+  var s1 = vec4<f32>();
+  var s2 = vec4<f32>();
+  var s3 = vec4<f32>();
+
+  let kEnd = min((split + 1u) * p.length, p.K);
+  // The loop's bounds are the same for all: a range of p.length, of which the last may lie beyond K.
+  for (var offset = 0u; offset < p.length; offset += DEPTH) {
+    let k0 = split * p.length + offset;
+    if (p.transposeA == 1u) {
+      let k = k0 + across.y;
+      let m = m0 + across.x;
+      tileA[g.thread] = readA(baseA + k * p.M + m, inside(k, kEnd, m, M));
+    } else {
+      let m = m0 + along.x;
+      let k = k0 + along.y;
+      let v = readA(baseA + m * p.K + k, inside(m, M, k, kEnd));
+      let at = along.y * 16u + (along.x >> 2u);
+      let part = along.x & 3u;
+      tileA[at][part] = v.x;
+      tileA[at + 16u][part] = v.y;
+      tileA[at + 32u][part] = v.z;
+      tileA[at + 48u][part] = v.w;
+    }
+    if (p.transposeB == 1u) {
+      let n = n0 + along.x;
+      let k = k0 + along.y;
+      let v = readB(baseB + n * p.K + k, inside(n, N, k, kEnd));
+      let at = along.y * 16u + (along.x >> 2u);
+      let part = along.x & 3u;
+      tileB[at][part] = v.x;
+      tileB[at + 16u][part] = v.y;
+      tileB[at + 32u][part] = v.z;
+      tileB[at + 48u][part] = v.w;
+    } else {
+      let k = k0 + across.y;
+      let n = n0 + across.x;
+      tileB[g.thread] = readB(baseB + k * p.N + n, inside(k, kEnd, n, N));
+    }
+    workgroupBarrier();
+    for (var k = 0u; k < DEPTH; k++) {
+      let va = tileA[k * 16u + ty];
+      let vb = tileB[k * 16u + tx];
+      s0 += va.x * vb;
+      s1 += va.y * vb;
+      s2 += va.z * vb;
+      s3 += va.w * vb;
+    }
+    workgroupBarrier();
+  }
+
+  let m = m0 + 4u * ty;
+  let n = n0 + 4u * tx;
+  let rows = (batch * p.splits + split) * p.M;
+  let last = p.splits == 1u;
+  var v4 = vec4<f32>();
+  if (last && p.biased == 1u) {
+    for (var j = 0u; j < 4u; j++) { if (n + j < N) { v4[j] = bias[n + j]; } }
+  }
+  store(rows, m, M, n, N, s0 + v4, last);
+  store(rows, m + 1u, M, n, N, s1 + v4, last);
+  store(rows, m + 2u, M, n, N, s2 + v4, last);
+  store(rows, m + 3u, M, n, N, s3 + v4, last);
+  if (last && p.activation != NONE) {
+    for (var i = 0u; i < 16u; i++) {
+      if (m + (i >> 2u) < M && n + (i & 3u) < N) {
+        let at = (rows + m + (i >> 2u)) * p.N + n + (i & 3u);
+        c[at] = applyUnary(p.activation, c[at]);
+      }
+    }
+  }
+}
+
+fn store(rows: u32, m: u32, M: u32, n: u32, N: u32, value: vec4<f32>, last: bool) {
+  if (m >= M) { return; }
+  let at = (rows + m) * p.N + n;
+  let add = last && p.accumulate == 1u;
+  for (var j = 0u; j < 4u; j++) {
+    if (n + j < N) { c[at + j] = select(0.0, c[at + j], add) + value[j]; }
+  }
+}
+
+// C from the ranges of K; PER_GROUP elements a workgroup.
+@compute @workgroup_size(THREADS) fn matmulJoin(g: Group) {
+  let size = p.M * p.N;
+  let end = elementsEnd(g, p.batch * size);
+  for (var i = firstElement(g); i < end; i += THREADS) {
+    let batch = i / size;
+    let at = batch * p.splits * size + (i - batch * size);
+    var total = 0.0;
+    for (var s = 0u; s < p.splits; s++) { total += partial[at + s * size]; }
+    if (p.accumulate == 1u) { total += c[i]; }
+    if (p.biased == 1u) { total += bias[i % p.N]; }
+    if (p.activation != NONE) { total = applyUnary(p.activation, total); }
+    c[i] = total;
+  }
+}

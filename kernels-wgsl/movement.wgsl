@@ -1,0 +1,87 @@
+// Copies between strided arrays, and rows of tables. PER_GROUP elements a workgroup; gatherBackward: a row of the table and PER_GROUP of its
+// columns. Words are moved as u32, so that every bit pattern survives. Pinned by test/ops/webgpu.test.ts.
+
+struct Params {
+  n: u32,
+  rank: u32,
+  offsetX: i32,
+  offsetY: i32,
+  R: u32,
+  N: u32,
+  D: u32,
+  axes: array<vec4<i32>, 8>, // (size, stride of x, stride of y, -), outermost first
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<u32>;
+@group(0) @binding(2) var<storage, read_write> y: array<u32>;
+@group(0) @binding(3) var<storage, read> table: array<u32>;
+@group(0) @binding(4) var<storage, read> index: array<u32>;
+@group(0) @binding(5) var<storage, read> dy: array<f32>;
+@group(0) @binding(6) var<storage, read_write> dtable: array<f32>;
+
+// y[offsetY + i . stridesY] = x[offsetX + i . stridesX]
+@compute @workgroup_size(THREADS) fn copy(g: Group) {
+  let end = elementsEnd(g, p.n);
+  for (var i = firstElement(g); i < end; i += THREADS) {
+    var rest = i;
+    var base = p.offsetX;
+    var to = p.offsetY;
+    for (var axis = p.rank; axis > 0u; axis--) {
+      let s = p.axes[axis - 1u];
+      let next = rest / u32(s.x);
+      let j = i32(rest - next * u32(s.x));
+      base += j * s.y;
+      to += j * s.z;
+      rest = next;
+    }
+    y[to] = x[base];
+  }
+}
+
+// y[r, :] = table[index[r], :], r < R; n = R D
+@compute @workgroup_size(THREADS) fn gather(g: Group) {
+  let end = elementsEnd(g, p.n);
+  for (var i = firstElement(g); i < end; i += THREADS) {
+    let r = i / p.D;
+    y[i] = table[index[r] * p.D + (i - r * p.D)];
+  }
+}
+
+var<workgroup> indices: array<u32, THREADS>;
+var<workgroup> found: atomic<u32>;
+
+// dtable[row, :] = sum of dy[r, :] over the r with index[r] = row, in the order of r. THREADS indices are looked at together; a thread adds up
+// its own columns, so that the order is fixed and nothing needs to be atomic.
+@compute @workgroup_size(THREADS) fn gatherBackward(g: Group) {
+  let parts = (p.D + PER_GROUP - 1u) / PER_GROUP;
+  let row = groupOf(g) / parts;
+  let first = (groupOf(g) - row * parts) * PER_GROUP + g.thread;
+  var sums = vec4<f32>();
+  for (var base = 0u; base < p.R; base += THREADS) {
+    let count = min(THREADS, p.R - base);
+    if (g.thread == 0u) { atomicStore(&found, 0u); }
+    workgroupBarrier();
+    if (g.thread < count) {
+      indices[g.thread] = index[base + g.thread];
+      if (indices[g.thread] == row) { atomicStore(&found, 1u); }
+    }
+    workgroupBarrier();
+    if (atomicLoad(&found) == 1u && row < p.N) {
+      for (var j = 0u; j < count; j++) {
+        if (indices[j] == row) {
+          let at = (base + j) * p.D + first;
+          for (var c = 0u; c < 4u; c++) {
+            if (first + c * THREADS < p.D) { sums[c] += dy[at + c * THREADS]; }
+          }
+        }
+      }
+    }
+    workgroupBarrier();
+  }
+  if (row < p.N) {
+    for (var c = 0u; c < 4u; c++) {
+      if (first + c * THREADS < p.D) { dtable[row * p.D + first + c * THREADS] = sums[c]; }
+    }
+  }
+}

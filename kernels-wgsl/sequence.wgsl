@@ -1,0 +1,127 @@
+// Causal depthwise convolution and the DPFP feature map. PER_GROUP elements of the result a workgroup. Pinned by test/ops/webgpu.test.ts.
+
+struct Params {
+  n: u32,
+  B: u32,
+  T: u32,
+  D: u32,
+  W: u32,
+  nu: u32,
+  stateful: u32,
+  parts: u32,
+  length: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> w: array<f32>;
+@group(0) @binding(3) var<storage, read> state: array<f32>;
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+@group(0) @binding(5) var<storage, read> dy: array<f32>;
+@group(0) @binding(6) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(7) var<storage, read_write> dw: array<f32>;
+
+/// x[b, t, d] for t >= 0, the state [B, W-1, D] before, or 0 without one.
+fn cell(b: u32, t: i32, d: u32) -> f32 {
+  if (t >= 0) { return x[(b * p.T + u32(t)) * p.D + d]; }
+  if (p.stateful == 1u) { return state[(b * (p.W - 1u) + u32(i32(p.W) - 1 + t)) * p.D + d]; }
+  return 0.0;
+}
+
+// y[b,t,d] = sum_{j<W} w[d,j] x[b, t-W+1+j, d]; n = B T D
+@compute @workgroup_size(THREADS) fn conv(g: Group) {
+  let end = elementsEnd(g, p.n);
+  for (var i = firstElement(g); i < end; i += THREADS) {
+    let row = i / p.D;
+    let d = i - row * p.D;
+    let b = row / p.T;
+    let first = i32(row - b * p.T) - i32(p.W) + 1;
+    var total = 0.0;
+    for (var j = 0u; j < p.W; j++) { total += w[d * p.W + j] * cell(b, first + i32(j), d); }
+    y[i] = total;
+  }
+}
+
+/// The gradient of the input at time t (t < 0: of the state): sum over the taps that read it.
+fn inputGradient(b: u32, t: i32, d: u32) -> f32 {
+  var total = 0.0;
+  for (var j = 0u; j < p.W; j++) {
+    let reader = t + i32(p.W) - 1 - i32(j);
+    if (reader >= 0 && reader < i32(p.T)) { total += w[d * p.W + j] * dy[(b * p.T + u32(reader)) * p.D + d]; }
+  }
+  return total;
+}
+
+// dx[b,t,d]; n = B T D
+@compute @workgroup_size(THREADS) fn convBackwardInput(g: Group) {
+  let end = elementsEnd(g, p.n);
+  for (var i = firstElement(g); i < end; i += THREADS) {
+    let row = i / p.D;
+    let b = row / p.T;
+    dx[i] = inputGradient(b, i32(row - b * p.T), i - row * p.D);
+  }
+}
+
+// dstate[b,s,d], into dx; n = B (W-1) D
+@compute @workgroup_size(THREADS) fn convBackwardState(g: Group) {
+  let end = elementsEnd(g, p.n);
+  for (var i = firstElement(g); i < end; i += THREADS) {
+    let row = i / p.D;
+    let b = row / (p.W - 1u);
+    dx[i] = inputGradient(b, i32(row - b * (p.W - 1u)) - i32(p.W) + 1, i - row * p.D);
+  }
+}
+
+// dw[part, d, j] = sum of dy[b,t,d] x[b, t-W+1+j, d] over the rows (b, t) in part * length ..; a thread a tap, channels side by side.
+@compute @workgroup_size(THREADS) fn convBackwardTaps(g: Group) {
+  let at = groupOf(g) * THREADS + g.thread;
+  let taps = p.D * p.W;
+  if (at >= p.parts * taps) { return; }
+  let part = at / taps;
+  let j = (at - part * taps) / p.D;
+  let d = at - part * taps - j * p.D;
+  let end = min((part + 1u) * p.length, p.B * p.T);
+  var total = 0.0;
+  for (var row = part * p.length; row < end; row++) {
+    let b = row / p.T;
+    total += dy[row * p.D + d] * cell(b, i32(row - b * p.T) - i32(p.W) + 1 + i32(j), d);
+  }
+  dw[part * taps + d * p.W + j] = total;
+}
+
+/// relu([x, -x])[j] of row r.
+fn rectified(r: u32, j: u32) -> f32 {
+  if (j < p.D) { return max(x[r * p.D + j], 0.0); }
+  return max(-x[r * p.D + j - p.D], 0.0);
+}
+
+// Schlag 2021, eq. 37: y[r, (i-1) 2D + j] = p[j] p[j - i], p = relu([x, -x]), i = 1..nu; n = R 2 D nu
+@compute @workgroup_size(THREADS) fn dpfp(g: Group) {
+  let end = elementsEnd(g, p.n);
+  let width = 2u * p.D;
+  for (var at = firstElement(g); at < end; at += THREADS) {
+    let block = at / width;
+    let j = at - block * width;
+    let r = block / p.nu;
+    let i = block - r * p.nu + 1u;
+    y[at] = rectified(r, j) * rectified(r, (j + width - i) % width);
+  }
+}
+
+// dp[j] = sum_i dy[i, j] p[j - i] + dy[i, j + i] p[j + i], for the one of x and -x that is positive; n = R D
+@compute @workgroup_size(THREADS) fn dpfpBackward(g: Group) {
+  let end = elementsEnd(g, p.n);
+  let width = 2u * p.D;
+  for (var at = firstElement(g); at < end; at += THREADS) {
+    let r = at / p.D;
+    let value = x[at];
+    let j = at - r * p.D + select(0u, p.D, value < 0.0);
+    var total = 0.0;
+    for (var i = 1u; i <= p.nu; i++) {
+      let base = (r * p.nu + i - 1u) * width;
+      let next = (j + i) % width;
+      total += dy[base + j] * rectified(r, (j + width - i) % width) + dy[base + next] * rectified(r, next);
+    }
+    dx[at] = select(select(0.0, -total, value < 0.0), total, value > 0.0);
+  }
+}

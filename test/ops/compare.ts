@@ -1,0 +1,20 @@
+/** When a device that computes in float32 agrees with the reference. */
+import assert from 'node:assert/strict'
+import type { HostArray } from '../../engine/index.ts'
+import { assertClose, assertRms } from '../helpers.ts'
+import type { Case, Evaluation } from './cases.ts'
+
+export const epsilon = 2 ** -23
+
+export function compare(c: Case, o: unknown, actual: Evaluation, expected: Evaluation): void {
+  // Each result carries a few roundings, and those of its sum, which grow like the root of its length (Higham & Mary 2019).
+  const bound = (8 + 4 * Math.sqrt(c.terms?.(o) ?? 1)) * epsilon
+  const both = (what: string, a: HostArray | null, e: HostArray | null): void => {
+    if (a === null || e === null) assert.equal(a, e, what)
+    // Few tokens may cancel by chance: what is left of numbers of about 1 is held to 2e-7, two roundings of 1.
+    else if (c.sequence) assertRms(a, e, 1e-5, what, 0.02)
+    else assertClose(a, e, bound, 1, what)
+  }
+  for (const [i, e] of expected.outputs.entries()) both(`output ${i}`, actual.outputs[i], e)
+  for (const [i, e] of expected.grads.entries()) both(`gradient of input ${i}`, actual.grads[i], e)
+}
