@@ -105,8 +105,11 @@ function check(
   gates: Gates,
   options: RuleOptions & NormaliserOptions,
 ): Record<string, number> {
-  const { scale = 1, normalise = false, eps = 1e-6 } = options
+  const { scale = 1, normalise = false, eps = 0 } = options
   const { beta, gate, erase } = gates
+  const unknown = Object.keys(options).find((name) => !knownOptions.includes(name as (typeof knownOptions)[number]))
+  if (unknown !== undefined) throw new Error(`${op}: unknown option '${unknown}' (${knownOptions.join(', ')})`)
+  if (options.eps !== undefined && !normalise) throw new Error(`${op}: eps is the normaliser's, and normalise is off`)
   checkFloat(op, q, k, v, beta, gate, erase)
   sameDevice(op, q, k, v, beta, gate, erase)
   if (!Number.isFinite(scale)) throw new Error(`${op}: the scale must be a finite number, not ${scale}`)
@@ -125,6 +128,9 @@ function check(
   if (!(T >= 1 && K >= 1 && V >= 1)) throw new Error(`${op}: q ${show(q.shape)} and v ${show(v.shape)} need T, K and V of at least 1`)
   return { B, T, H, K, V }
 }
+
+const knownOptions = ['form', 'chunk', 'scale', 'mask', 'reset', 'normalise', 'eps'] as const satisfies (keyof (RuleOptions &
+  NormaliserOptions))[]
 
 /** The form that is asked for, and its C. */
 function planForm(op: string, T: number, options: RuleOptions, gated: boolean): { form: KernelForm; C: number } {

@@ -97,7 +97,11 @@ function call(rule: Rule, t: Partial<Record<Names, Tensor>>, { form, C, scale, e
   const { q, k, v, beta, gate, erase, S, z } = t as Record<Names, Tensor>
   const { normalised: normalise = false, ...has } = variantOf(rule)
   const gates = { ...(has.beta && { beta }), ...(has.gate && { gate }), ...(has.erase && { erase }) }
-  const { y, state } = fastWeights(q, k, v, gates, S && { S, ...(normalise && { z }) }, { ...options, normalise, eps })
+  const { y, state } = fastWeights(q, k, v, gates, S && { S, ...(normalise && { z }) }, {
+    ...options,
+    normalise,
+    ...(normalise && { eps }),
+  })
   return { y, ...state }
 }
 
