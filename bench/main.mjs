@@ -19,7 +19,7 @@ options
   --only TEXT          kernels: those whose name contains TEXT; train: settings whose name does
   --rules A,B          rules: only these
   --seconds S          rules: time for the samples of a rule in one form at one T (default 0.5); a cell of which one run lasts longer is
-                       sampled once, one of which it would last 20 times as long is left out
+                       sampled once, one of which it would last 10 times as long is left out
   --threads N          rules: threads of the wasm device (default 1)
   --device NAME        rules: wasm, or reference, which is plain, slow and for small sizes only (default wasm)
   --batch B --heads H --key K --value V

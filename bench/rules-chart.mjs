@@ -4,53 +4,79 @@ import * as vegaLite from 'vega-lite'
 
 /** Drawn where they were measured: a rule of each kind. */
 const representative = ['sum', 'delta', 'gla', 'gated-delta', 'kda', 'dplr']
-/** Okabe and Ito's colours, which the colour-blind tell apart, and a shape and dash for each. */
+/** Okabe and Ito's colours, which the colour-blind tell apart, and a shape for each. */
 const looks = {
-  recurrent: { label: 'recurrent', color: '#d55e00', shape: 'square', dash: [1, 0] },
-  chunk: { label: 'chunk', color: '#0072b2', shape: 'circle', dash: [1, 0] },
-  parallel: { label: 'parallel', color: '#009e73', shape: 'triangle-up', dash: [1, 0] },
-  softmax: { label: 'softmax attention', color: '#4d4d4d', shape: 'diamond', dash: [5, 3] },
+  recurrent: { label: 'recurrent', color: '#d55e00', shape: 'square' },
+  chunk: { label: 'chunk', color: '#0072b2', shape: 'circle' },
+  parallel: { label: 'parallel', color: '#009e73', shape: 'triangle-up' },
+  softmax: { label: 'softmax attention', color: '#4d4d4d', shape: 'diamond' },
 }
 const columns = 3
 
-export async function rulesChart({ contenders, sizes, crossovers, titles, subtitle }) {
+export async function rulesChart({ contenders, sizes, crossovers, subtitle }) {
   const measured = [...new Set(contenders.map(({ rule }) => rule))].filter((rule) => rule !== 'softmax')
   const chosen = representative.filter((rule) => measured.includes(rule))
   const panels = chosen.length ? chosen : measured.slice(0, 2 * columns)
-  const title = (rule) => titles[rule]
   const values = panels.flatMap((rule) =>
     contenders
       .filter((c) => c.rule === rule || c.form === 'softmax')
       .flatMap(({ form, cells }) =>
-        cells.map(({ T, both }) => ({ panel: title(rule), form: looks[form].label, T, ms: 1000 * both.median })),
+        cells.map(({ T, both }) => ({ panel: rule, form: looks[form].label, dashed: form === 'softmax', T, ms: 1000 * both.median })),
       ),
   )
-  const largest = Math.max(...values.map(({ ms }) => ms))
+  const times = values.map(({ ms }) => ms)
+  const decades = [Math.floor(Math.log10(Math.min(...times))), Math.ceil(Math.log10(Math.max(...times)))]
+  const [bottom, top] = decades.map((power) => 10 ** power)
+  const middle = Math.sqrt(sizes[0] * sizes.at(-1))
+  // A crossing's label stands where no line goes: above short lengths, below long ones.
   const marks = panels.flatMap((rule) => {
     const c = crossovers[rule]?.softmax
-    return c?.kind === 'from' ? [{ panel: title(rule), T: c.T, ms: largest, text: `T = ${c.T.toFixed(0)}` }] : []
+    if (c?.kind !== 'from') return []
+    const side = c.T < middle ? 'left' : 'right'
+    return [{ panel: rule, T: c.T, ms: side === 'left' ? top : bottom, side, text: `T = ${c.T.toFixed(0)}` }]
   })
   const of = (key) => ({ domain: Object.values(looks).map(({ label }) => label), range: Object.values(looks).map((look) => look[key]) })
-  const legend = { title: null, orient: 'top', symbolSize: 90, symbolStrokeWidth: 2, labelFontSize: 13, columnPadding: 24 }
+  const legend = { title: null, orient: 'top', symbolSize: 90, symbolStrokeWidth: 2, labelFontSize: 13, labelLimit: 0, columnPadding: 24 }
   const T = {
     field: 'T',
     type: 'quantitative',
     scale: { type: 'log', base: 2, domain: [sizes[0], sizes.at(-1)], nice: false },
-    axis: { title: 'T, tokens', values: sizes, format: 'd', labelAngle: sizes.length > 6 ? -45 : 0, labelOverlap: false },
-  }
-  const ms = { field: 'ms', type: 'quantitative', scale: { type: 'log' }, axis: { title: 'milliseconds', tickCount: 6, format: '~r' } }
-  const line = {
-    mark: { type: 'line', strokeWidth: 2, point: { size: 45, filled: true } },
-    transform: [{ filter: 'datum.form !== null && isValid(datum.form)' }],
-    encoding: {
-      x: T,
-      y: ms,
-      color: { field: 'form', type: 'nominal', scale: of('color'), legend },
-      shape: { field: 'form', type: 'nominal', scale: of('shape'), legend },
-      strokeDash: { field: 'form', type: 'nominal', scale: of('dash'), legend: null },
+    axis: {
+      title: 'T, tokens',
+      values: sizes,
+      format: 'd',
+      labelAngle: sizes.length > 6 ? -45 : 0,
+      labelOverlap: false,
+      labelFlush: false,
     },
   }
-  const crossing = { filter: 'isValid(datum.text)' }
+  const ms = {
+    field: 'ms',
+    type: 'quantitative',
+    scale: { type: 'log', domain: [bottom, top] },
+    axis: {
+      title: 'milliseconds',
+      values: Array.from({ length: decades[1] - decades[0] + 1 }, (_, i) => 10 ** (decades[0] + i)),
+      format: ',~r',
+    },
+  }
+  const color = { field: 'form', type: 'nominal', scale: of('color'), legend }
+  const measuredOnly = [{ filter: 'isValid(datum.form)' }]
+  const lines = (dashed) => ({
+    transform: [...measuredOnly, { filter: `datum.dashed === ${dashed}` }],
+    mark: { type: 'line', strokeWidth: 2, ...(dashed && { strokeDash: [5, 3] }) },
+    encoding: { x: T, y: ms, color },
+  })
+  const points = {
+    transform: measuredOnly,
+    mark: { type: 'point', size: 45, filled: true, opacity: 1 },
+    encoding: { x: T, y: ms, color, shape: { field: 'form', type: 'nominal', scale: of('shape'), legend } },
+  }
+  const label = (side, look) => ({
+    transform: [{ filter: `datum.side === '${side}'` }],
+    mark: { type: 'text', color: '#444', fontSize: 11, ...look },
+    encoding: { x: T, y: ms, text: { field: 'text' } },
+  })
   const spec = {
     background: 'white',
     padding: 16,
@@ -68,26 +94,26 @@ export async function rulesChart({ contenders, sizes, crossovers, titles, subtit
     facet: {
       field: 'panel',
       type: 'nominal',
-      sort: panels.map(title),
+      sort: panels,
       title: null,
       header: { labelFontSize: 14, labelFontWeight: 'bold' },
     },
     columns: Math.min(columns, panels.length),
+    resolve: { axis: { x: 'independent', y: 'independent' } },
     spec: {
       width: 290,
       height: 230,
       layer: [
         {
-          transform: [crossing],
+          transform: [{ filter: 'isValid(datum.side)' }],
           mark: { type: 'rule', color: '#777', strokeDash: [2, 3], strokeWidth: 1.2 },
           encoding: { x: T },
         },
-        {
-          transform: [crossing],
-          mark: { type: 'text', align: 'right', baseline: 'top', dx: -4, color: '#444', fontSize: 11 },
-          encoding: { x: T, y: ms, text: { field: 'text' } },
-        },
-        line,
+        label('left', { align: 'left', baseline: 'top', dx: 5, dy: 5 }),
+        label('right', { align: 'right', baseline: 'bottom', dx: -5, dy: -5 }),
+        lines(false),
+        lines(true),
+        points,
       ],
     },
     config: {

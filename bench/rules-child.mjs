@@ -1,4 +1,5 @@
 /** The process of all contenders at one length T of the benchmark of the rules. */
+import { scratchBytes } from '../dist/engine/devices/wasm/fast-weights.js'
 import {
   affine,
   matmul,
@@ -79,7 +80,11 @@ function inputsOf(rule, T) {
   // What a finds must be taken away, not added along a random b, or the state of the general rule grows beyond all bounds.
   if (tensors.b) {
     const key = `b = -a/2 ${T}`
-    if (!inputs.has(key)) inputs.set(key, scope(() => noGrad(() => affine(tensors.a, -0.5))))
+    if (!inputs.has(key))
+      inputs.set(
+        key,
+        scope(() => noGrad(() => affine(tensors.a, -0.5))),
+      )
     tensors.b = inputs.get(key)
     tensors.b.requiresGrad = true
   }
@@ -135,6 +140,22 @@ function contend(name, form, T) {
   }
 }
 
+/** The most scratch memory of the recurrence's kernels since it was last set to 0, in bytes. */
+let scratch = 0
+function watchScratch(threads) {
+  const { kernels } = device
+  for (const [name, backward] of [
+    ['fastWeights', false],
+    ['fastWeightsBackward', true],
+  ]) {
+    const kernel = kernels[name]
+    kernels[name] = (form, inputs, ...rest) => {
+      scratch = Math.max(scratch, threads * scratchBytes(form, backward, (inputs.gate ?? inputs.erase) !== null, rest.at(-1)))
+      return kernel(form, inputs, ...rest)
+    }
+  }
+}
+
 const norm = (x) => Math.sqrt(x.reduce((sum, value) => sum + value * value, 0))
 
 serve({
@@ -142,6 +163,8 @@ serve({
     device = kind === 'reference' ? referenceDevice() : await wasmDevice({ threads, relaxed })
     setDevice(device)
     memory = watched(device)
+    // The reference is written to be read, and its scratch is the garbage collector's.
+    if (kind === 'wasm') watchScratch(threads)
     sizes = given
     length = T
     for (const name of names) {
@@ -164,23 +187,25 @@ serve({
   },
   /**
    * Runs a contender at the length T, and plans samples of `target` seconds or one repetition. Memory in bytes: its inputs and what is in use
-   * beside them at the end of the forward pass, and at most.
+   * beside them at the end of the forward pass, and at most; scratch of the kernels.
    */
   async prepare({ name, form, target }) {
     const contender = contend(name, form, length)
     contenders.set(`${name} ${form}`, contender)
+    const begin = performance.now()
     const y = await contender.y()
+    const first = { forward: (performance.now() - begin) / 1000 }
     if (!y.every(Number.isFinite)) throw new Error(`${name}, ${form}: the result isn't finite`)
     const own = Object.values(contender.given).reduce((sum, x) => sum + x.size * (device.double ? 8 : 4), 0)
     const before = device.bytesInUse()
     memory.restart()
-    const plan = {}
-    for (const part of ['both', 'forward']) {
-      const first = await time(contender[part], 1)
-      if (part === 'both') plan.memory = { inputs: own, kept: own + contender.kept() - before, most: own + memory.most() - before }
-      const repeats = first > target ? 1 : await calibrate(contender[part], target, target)
+    scratch = 0
+    first.both = await time(contender.both, 1)
+    const plan = { memory: { inputs: own, kept: own + contender.kept() - before, most: own + memory.most() - before, scratch } }
+    for (const part of ['forward', 'both']) {
+      const repeats = first[part] > target ? 1 : await calibrate(contender[part], target, target)
       contender[`${part}Repeats`] = repeats
-      plan[part] = { seconds: first, repeats }
+      plan[part] = { seconds: first[part], repeats }
     }
     return plan
   },

@@ -10,11 +10,14 @@ const formOrder = ['recurrent', 'chunk', 'parallel']
 /** From here on the chunkwise form must be faster than the recurrent one. */
 const goal = 128
 /** A cell of which one run, forward and backward, is expected to last longer than this many times its budget is left out. */
-const patience = 20
-/** Time grows like this power of T. */
+const patience = 10
+/** Time, and memory at most, grow like this power of T. */
 const growth = { recurrent: 1, chunk: 1, parallel: 2, softmax: 2 }
 
 const title = ({ rule, form }) => (form === 'softmax' ? 'softmax attention' : `${rule} ${form}`)
+
+/** What a wasm memory can hold, in bytes. */
+const wasmLimit = 2 ** 32
 
 /** Median and fastest time of a contender at T, in seconds; undefined where it was not measured. */
 const timeAt = (contender, T, part = 'both') => contender?.cells.find((cell) => cell.T === T)?.[part]
@@ -38,6 +41,8 @@ export function crossover(a, b, sizes, part = 'both', statistic = 'median') {
 
 const showCrossover = (c) => (!c ? '-' : c.kind === 'below' ? `<= ${c.T}` : c.kind === 'never' ? `> ${c.T}` : c.T.toFixed(0))
 
+const bytesOf = ({ memory }) => memory.most + memory.scratch
+
 /** Measures all contenders at one T in a process of their own; cells that fail for want of memory or time become notes. */
 async function measure(T, contenders, names, { device, threads, sizes, rounds, seconds, note }) {
   const child = start('./rules-child.mjs', { relaxed: device !== 'reference' })
@@ -50,10 +55,18 @@ async function measure(T, contenders, names, { device, threads, sizes, rounds, s
       const { rule: name, form } = contender
       progress(`T = ${T}: warm-up ${i + 1}/${contenders.length}, ${title(contender)}`)
       const last = contender.cells.at(-1)
-      const expected = last ? last.both.median * (T / last.T) ** growth[form] : 0
-      if (expected > patience * seconds) {
-        note(contender, T, `one run would take about ${digits(expected)} s`)
-        continue
+      if (last) {
+        const factor = (T / last.T) ** growth[form]
+        const time = last.both.median * factor
+        const bytes = bytesOf(last) * factor
+        const reason =
+          device === 'wasm' && bytes > wasmLimit
+            ? `it would take about ${digits(bytes / 1e9)} GB, more than a wasm memory can hold`
+            : time > patience * seconds && `one run would take about ${digits(time)} s`
+        if (reason) {
+          note(contender, T, reason)
+          continue
+        }
       }
       let plan
       try {
@@ -93,7 +106,7 @@ const tables = [
   { name: 'forward alone, ms', cell: ({ forward }) => digits(1000 * forward.median) },
   {
     name: 'memory of forward and backward at most, MB: inputs, outputs, gradients, what the forward keeps, and scratch',
-    cell: ({ memory }) => digits(memory.most / 1e6),
+    cell: (cell) => digits(bytesOf(cell) / 1e6),
   },
 ]
 
@@ -112,19 +125,25 @@ function printRatios(of, sizes, byForm, a, b) {
   )
 }
 
-/** One line: whether the chunkwise form of every rule beats its recurrent form, forward and backward, at each T from the goal on. */
+/** Whether the chunkwise form of every rule beats its recurrent form, forward and backward, at each T from the goal on; what misses, by name. */
 function verdict(of, sizes, byForm) {
-  const measured = sizes.filter((T) => T >= goal)
-  const missed = of.flatMap((rule) =>
-    measured.flatMap((T) => {
-      const [slow, fast] = [timeAt(byForm(rule, 'recurrent'), T), timeAt(byForm(rule, 'chunk'), T)]
-      return slow && fast && !(slow.median > fast.median) ? [`${rule} at T = ${T} (${digits(slow.median / fast.median)})`] : []
-    }),
+  const pairs = of.flatMap((rule) =>
+    sizes
+      .filter((T) => T >= goal)
+      .map((T) => ({ rule, T, slow: timeAt(byForm(rule, 'recurrent'), T), fast: timeAt(byForm(rule, 'chunk'), T) })),
   )
-  if (!measured.length || !of.length) return `No rule was measured in both forms at T >= ${goal}: nothing is said about where chunks win.`
-  return missed.length
-    ? `From T = ${goal} on chunk beats recurrent, except: ${missed.join(', ')}`
-    : `From T = ${goal} on chunk beats recurrent for every rule that has both forms (${of.length}).`
+  const measured = pairs.filter(({ slow, fast }) => slow && fast)
+  const missed = measured.filter(({ slow, fast }) => !(slow.median > fast.median))
+  const without = pairs.filter(({ slow, fast }) => !slow || !fast).map(({ rule, T }) => `${rule} at T = ${T}`)
+  if (!measured.length) return `No rule was measured in both forms at T >= ${goal}: nothing is said about where chunks win.`
+  const ratios = ({ slow, fast }) => `${digits(slow.median / fast.median)}, by the fastest samples ${digits(slow.min / fast.min)}`
+  const rulesSeen = new Set(measured.map(({ rule }) => rule)).size
+  return [
+    missed.length
+      ? `From T = ${goal} on chunk beats recurrent in ${measured.length - missed.length} of ${measured.length} cells, not for ${missed.map((m) => `${m.rule} at T = ${m.T} (${ratios(m)})`).join(', ')}.`
+      : `From T = ${goal} on chunk beats recurrent for each of ${rulesSeen} rules at each T measured.`,
+    ...(without.length ? [`Not measured: ${without.join(', ')}.`] : []),
+  ].join(' ')
 }
 
 export async function run({
@@ -220,7 +239,6 @@ export async function run({
       contenders,
       sizes,
       crossovers,
-      titles: Object.fromEntries(names.map((rule) => [rule, rules[rule].title])),
       subtitle: `${description}; B ${B}, H ${H}, K ${K}, V ${V}; medians`,
     }),
   }
