@@ -39,8 +39,7 @@ export abstract class Gate extends Module {
 
   constructor({ dModel, heads, width }: GateSizes, rank: number, bias: boolean, g: Generator) {
     super()
-    this.projection =
-      width === null ? new Linear(dModel, heads, g, { bias }) : new LowRank(dModel, rank, heads * width, g, { bias })
+    this.projection = width === null ? new Linear(dModel, heads, g, { bias }) : new LowRank(dModel, rank, heads * width, g, { bias })
     this.shape = width === null ? [heads] : [heads, width]
   }
 
@@ -95,7 +94,10 @@ class SoftplusGate extends Gate {
 
 export const gates = { softplus: SoftplusGate, logsigmoid: LogSigmoidGate } satisfies Record<
   string,
-  new (sizes: GateSizes, g: Generator) => Gate
+  new (
+    sizes: GateSizes,
+    g: Generator,
+  ) => Gate
 >
 export type GateName = keyof typeof gates
 

@@ -3,10 +3,10 @@
  * back in time apart from the recurrence itself, which takes both as options. Tests: test/nn/packing.test.ts.
  */
 import { mul } from '../engine/ops/elementwise.ts'
+import { tokenFlags } from '../engine/ops/fast-weights.ts'
 import { concat, gather, permute, reshape } from '../engine/ops/movement.ts'
 import { sum } from '../engine/ops/reduce.ts'
 import { causalConv } from '../engine/ops/sequence.ts'
-import { sameShape, show } from '../engine/shape.ts'
 import { type Tensor, tensor, zeros } from '../engine/tensor.ts'
 
 export interface Packing {
@@ -18,16 +18,10 @@ export interface Packing {
 
 /** Throws unless mask and reset fit; leaves out those that say nothing. */
 export function checkPacking(op: string, { mask, reset }: Packing, B: number, T: number): Packing {
-  for (const [name, t] of [
-    ['mask', mask],
-    ['reset', reset],
-  ] as const) {
-    if (!t) continue
-    if (!t.indices || !sameShape(t.shape, [B, T]))
-      throw new Error(`${op}: ${name} is ${t.dtype} ${show(t.shape)}, expected int32 ${show([B, T])}`)
-    if (t.indices.some((x) => x !== 0 && x !== 1)) throw new Error(`${op}: ${name} must hold zeros and ones`)
+  return {
+    mask: mask && tokenFlags(op, 'mask', mask, B, T).includes(0) ? mask : undefined,
+    reset: reset && tokenFlags(op, 'reset', reset, B, T).includes(1) ? reset : undefined,
   }
-  return { mask: mask?.indices!.includes(0) ? mask : undefined, reset: reset?.indices!.includes(1) ? reset : undefined }
 }
 
 /** Each token's place in its sequence, from 0, padding not counted, [B,T]; and where each row goes on, [B], from `position` [B] (0). */
@@ -41,15 +35,21 @@ export function places(
   const next = Int32Array.from(position)
   for (let i = 0; i < B * T; i++) {
     const b = Math.floor(i / T)
-    if (reset?.indices![i]) next[b] = 0
+    if (reset?.indices?.[i] === 1) next[b] = 0
     at[i] = next[b]
-    if (mask?.indices![i] !== 0) next[b]++
+    if (mask?.indices?.[i] !== 0) next[b]++
   }
   return { at, next }
 }
 
 /** The rows of a table of T or B x T positions, as a tensor [T,...] that broadcasts where all rows of the batch are alike, else [B,T,...]. */
-export function positionTable(at: Int32Array, B: number, width: number, value: (position: number, i: number) => number, beside: Tensor): Tensor {
+export function positionTable(
+  at: Int32Array,
+  B: number,
+  width: number,
+  value: (position: number, i: number) => number,
+  beside: Tensor,
+): Tensor {
   const T = at.length / B
   const alike = at.every((p, i) => p === at[i % T])
   const rows = alike ? at.subarray(0, T) : at
@@ -79,8 +79,8 @@ function taps(B: number, T: number, W: number, hasState: boolean, { mask, reset 
     let recent = Array.from({ length: W - 1 }, (_, j) => (hasState ? 1 + b * (W - 1) + j : 0))
     for (let t = 0; t < T; t++) {
       const i = b * T + t
-      if (reset?.indices![i]) recent.fill(0)
-      if (mask?.indices![i] === 0) continue
+      if (reset?.indices?.[i] === 1) recent.fill(0)
+      if (mask?.indices?.[i] === 0) continue
       recent.push(first + i)
       seen.set(recent, i * W)
       recent = recent.slice(1)
