@@ -1,6 +1,7 @@
 /** States of layers and models: tensors, and counts in int32 arrays, in plain objects and arrays, which the caller owns. */
 import type { DType } from '../engine/devices/device.ts'
 import { concat, detach, slice } from '../engine/ops/movement.ts'
+import { scope } from '../engine/scope.ts'
 import { sameShape, show, sizeOf } from '../engine/shape.ts'
 import { getDevice, Tensor, tensor, zeros } from '../engine/tensor.ts'
 import type { AttentionState, KeyValueState } from './attention.ts'
@@ -63,21 +64,19 @@ export function resetRows<S extends State>(state: S, rows: ArrayLike<number | bo
     if (b > 0 && !rows[b] === !rows[b - 1]) runs[runs.length - 1][1] = b + 1
     else runs.push([b, b + 1])
   }
-  return mapState(
-    state,
-    (t) => {
-      check(t.shape[0], `the state's part ${show(t.shape)}`)
-      return concat(
-        runs.map(([begin, end]) => (rows[begin] ? zeros([end - begin, ...t.shape.slice(1)], t.device) : slice(t, 0, begin, end))),
-        0,
-      )
-    },
-    (counts) => {
-      const width = counts.length / B
-      if (!Number.isInteger(width)) check(counts.length, "the state's positions")
-      return counts.map((x, i) => (rows[Math.floor(i / width)] ? 0 : x))
-    },
-  ) as S
+  const reset = (t: Tensor): Tensor => {
+    check(t.shape[0], `the state's part ${show(t.shape)}`)
+    return concat(
+      runs.map(([begin, end]) => (rows[begin] ? zeros([end - begin, ...t.shape.slice(1)], t.device) : slice(t, 0, begin, end))),
+      0,
+    )
+  }
+  const resetCounts = (counts: Int32Array): Int32Array => {
+    const width = counts.length / B
+    if (!Number.isInteger(width)) check(counts.length, "the state's positions")
+    return counts.map((x, i) => (rows[Math.floor(i / width)] ? 0 : x))
+  }
+  return scope(() => mapState(state, reset, resetCounts) as S)
 }
 
 const format = 'fastweights-state-1'

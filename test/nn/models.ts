@@ -10,6 +10,7 @@ export const architectures: Record<string, TransformerConfig> = {
   ...Object.fromEntries(Object.entries(presets).map(([name, { model }]) => [name, { ...model, ...small }])),
   sum: { ...presets.labml.model, ...small, rule: 'sum', featureMap: 'silu', featureNorm: 'l2', valueMap: 'silu', conv: 3 },
   'sum, normalised': { ...presets.labml.model, ...small, rule: 'linear-attention', featureMap: 'elu1', featureNorm: 'none' },
+  'softmax, rotary': { ...presets.softmax.model, ...small, positions: 'rotary' },
   'dpfp, nu 3, positions': { ...presets.labml.model, ...small, nu: 3, positions: 'sinusoidal', attentionNorm: true },
 }
 
