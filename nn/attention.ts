@@ -7,8 +7,9 @@ import type { FastWeightState } from '../engine/ops/fast-weights.ts'
 import { matmul } from '../engine/ops/matmul.ts'
 import { concat, permute, reshape } from '../engine/ops/movement.ts'
 import { l2Norm, softmax } from '../engine/ops/norm.ts'
-import { type Rule, type RuleName, rules } from '../engine/ops/rules.ts'
 import { type Generator, uniform } from '../engine/random.ts'
+import { type RuleName, rules } from '../engine/rules/index.ts'
+import type { Rule } from '../engine/rules/rule.ts'
 import { full, ones, parameter, type Tensor, tensor } from '../engine/tensor.ts'
 import {
   checkChoice,
