@@ -21,6 +21,7 @@ import type { Device } from '../device.ts'
 import type { Kernels } from '../kernels.ts'
 import { type Capabilities, openAdapter, type WebgpuOptions } from './adapter.ts'
 import { elementwiseKernels } from './elementwise.ts'
+import { fastWeightKernels } from './fast-weights.ts'
 import { linearKernels } from './linear.ts'
 import { matmulKernels } from './matmul.ts'
 import type { Block } from './memory.ts'
@@ -43,7 +44,7 @@ export interface WebgpuDevice extends Device<Block> {
 export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuDevice> {
   const opened = await openAdapter(options)
   const gpu = createGpu(opened)
-  const kernels = {
+  const kernels: Kernels<Block> = {
     ...elementwiseKernels(gpu),
     ...movementKernels(gpu),
     ...reduceKernels(gpu),
@@ -53,7 +54,8 @@ export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuD
     ...randomKernels(gpu),
     ...optimizerKernels(gpu),
     ...linearKernels(gpu),
-  } as Kernels<Block>
+    ...fastWeightKernels(gpu),
+  }
   return {
     name: 'webgpu',
     description: `webgpu (${opened.capabilities.adapter})`,

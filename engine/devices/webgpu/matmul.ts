@@ -43,11 +43,12 @@ export function matmulKernels(gpu: Gpu): Pick<Kernels<Block>, 'matmul'> {
         activation: activation === null ? none : unaryOps.indexOf(activation),
       }
       const product = (c: Block): void => gpu.run(matmul, 'matmul', { a, a4: a, b, b4: b, bias, c }, params, tiles * splits)
-      if (splits === 1) return product(c)
-      gpu.scratch(splits * batch * M * N, (partial) => {
-        product(partial)
-        gpu.run(matmul, 'matmulJoin', { partial, bias, c }, params, Math.ceil((batch * M * N) / perGroup))
-      })
+      if (splits === 1) product(c)
+      else
+        gpu.scratch(splits * batch * M * N, (partial) => {
+          product(partial)
+          gpu.run(matmul, 'matmulJoin', { partial, bias, c }, params, Math.ceil((batch * M * N) / perGroup))
+        })
     },
   }
 }

@@ -33,14 +33,15 @@ export function normKernels(gpu: Gpu): Pick<Kernels<Block>, NormKernels> {
       const params = { R, n, parts, length, gained: Number(dgain !== null), biased: Number(dbias !== null) }
       const pass = (dgain: Block | null, dbias: Block | null): void =>
         gpu.run(norm, 'normGainBackward', { x, statsIn: stats, dy, dgain, dbias }, params, Math.ceil((parts * n) / threads))
-      if (parts === 1) return pass(dgain, dbias)
-      gpu.scratch(parts * n, (gains) =>
-        gpu.scratch(parts * n, (biases) => {
-          pass(gains, biases)
-          if (dgain) reduceColumns(gpu, 'sum', gains, dgain, 1, parts, n)
-          if (dbias) reduceColumns(gpu, 'sum', biases, dbias, 1, parts, n)
-        }),
-      )
+      if (parts === 1) pass(dgain, dbias)
+      else
+        gpu.scratch(parts * n, (gains) =>
+          gpu.scratch(parts * n, (biases) => {
+            pass(gains, biases)
+            if (dgain) reduceColumns(gpu, 'sum', gains, dgain, 1, parts, n)
+            if (dbias) reduceColumns(gpu, 'sum', biases, dbias, 1, parts, n)
+          }),
+        )
     },
     softmax(x, y, R, n, log, causal) {
       gpu.run(norm, 'softmax', { x, y }, { ...rows(R, n), log: Number(log), causal }, groups(R, n))

@@ -31,7 +31,10 @@ function reduceRows(gpu: Gpu, op: keyof typeof ops, x: Block, y: Block, outer: n
       Math.ceil((outer * parts * lanes) / threads),
     )
   }
-  if (parts === 1) return pass(op, x, y, n, 1, length, offsetY)
+  if (parts === 1) {
+    pass(op, x, y, n, 1, length, offsetY)
+    return
+  }
   gpu.scratch(outer * parts, (partial) => {
     pass(op, x, partial, n, parts, length, 0)
     pass(op === 'max' ? 'max' : 'sum', partial, y, parts, 1, parts, offsetY)
@@ -49,7 +52,10 @@ export function reduceColumns(gpu: Gpu, op: 'sum' | 'max', x: Block, y: Block, o
       { op: ops[op], outer, n, inner, parts, length },
       Math.ceil((outer * parts * inner) / threads),
     )
-  if (parts === 1) return pass(x, y, n, 1, length)
+  if (parts === 1) {
+    pass(x, y, n, 1, length)
+    return
+  }
   gpu.scratch(outer * parts * inner, (partial) => {
     pass(x, partial, n, parts, length)
     pass(partial, y, parts, 1, parts)

@@ -46,6 +46,8 @@ export interface Gpu extends Omit<Memory, 'destroy'> {
     groups: number,
     constants?: Constants,
   ): void
+  /** Memory that the device keeps for itself, until it's closed. */
+  own(floats: number): Block
   /** Memory for the length of `body`. */
   scratch<R>(floats: number, body: (block: Block) => R): R
   /** Words that kernels set to 1 to report bad input: `message` is thrown by the next read. Gives the index of the word in `faults`. */
@@ -220,7 +222,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
   function emptyAt(binding: number): Block {
     let empty = empties.get(binding)
     if (!empty) {
-      empty = memory.allocate(0)
+      empty = own(0)
       empties.set(binding, empty)
     }
     return empty
@@ -262,10 +264,14 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     return offset
   }
 
-  const faults = memory.allocate(4 * faultWords, true)
+  let ownBytes = 0
+  function own(floats: number, integer = false): Block {
+    ownBytes += 4 * floats
+    return memory.allocate(4 * floats, integer)
+  }
+
+  const faults = own(faultWords, true)
   const faultMessages: string[] = []
-  /** What the device itself keeps. */
-  const ownBytes = (): number => 4 * faultWords
 
   const run: Gpu['run'] = (shader, entry, bindings, params, groups, constants = {}) => {
     check()
@@ -332,6 +338,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     capabilities,
     faults,
     run,
+    own,
     scratch(floats, body) {
       const block = memory.allocate(4 * floats)
       try {
@@ -361,7 +368,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       queue.writeBuffer(block.memory.buffer, 0, typed as Float32Array<ArrayBuffer>)
     },
     read,
-    bytesInUse: () => memory.bytesInUse() - ownBytes(),
+    bytesInUse: () => memory.bytesInUse() - ownBytes,
     bytesReserved: memory.bytesReserved,
     close() {
       if (closed) return

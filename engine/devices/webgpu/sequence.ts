@@ -22,11 +22,12 @@ export function sequenceKernels(gpu: Gpu): Pick<Kernels<Block>, 'conv' | 'convBa
       const { parts, length } = partsOf(B * T, D * W)
       const taps = (dw: Block): void =>
         gpu.run(sequence, 'convBackwardTaps', { x, state, dy, dw }, { ...params, parts, length }, Math.ceil((parts * D * W) / threads))
-      if (parts === 1) return taps(dw)
-      gpu.scratch(parts * D * W, (partial) => {
-        taps(partial)
-        reduceColumns(gpu, 'sum', partial, dw, 1, parts, D * W)
-      })
+      if (parts === 1) taps(dw)
+      else
+        gpu.scratch(parts * D * W, (partial) => {
+          taps(partial)
+          reduceColumns(gpu, 'sum', partial, dw, 1, parts, D * W)
+        })
     },
     dpfp(x, y, R, D, nu) {
       const n = R * 2 * D * nu
