@@ -12,7 +12,7 @@ export function compare(c: Case, o: unknown, actual: Evaluation, expected: Evalu
   const both = (what: string, a: HostArray | null, e: HostArray | null): void => {
     if (a === null || e === null) assert.equal(a, e, what)
     // Few tokens may cancel by chance: what is left of numbers of about 1 is held to 2e-7, two roundings of 1.
-    else if (c.sequence) assertRms(a, e, 1e-5, what, 0.02)
+    else if (c.sequence) assertRms(a, e, 1e-5, what, c.floor ?? 0.02)
     else assertClose(a, e, bound, 1, what)
   }
   for (const [i, e] of expected.outputs.entries()) both(`output ${i}`, actual.outputs[i], e)
