@@ -18,9 +18,10 @@ export interface CheckOptions {
 /**
  * `holds`, and `refuted` for a claim that should be false, are as they should be. `fails`: there is a counterexample; `not refuted`: there
  * is none for a false claim; `throws`: a side did; `unsteady`: the same case gave two results; `leaks`: device memory grew from case to
- * case; `stuck`: a case took longer than its limit.
+ * case; `stuck`: a case took longer than its limit; `skipped`: the
+ * claim needs a device that isn't there.
  */
-export type Status = 'holds' | 'refuted' | 'fails' | 'not refuted' | 'throws' | 'unsteady' | 'leaks' | 'stuck'
+export type Status = 'holds' | 'refuted' | 'skipped' | 'fails' | 'not refuted' | 'throws' | 'unsteady' | 'leaks' | 'stuck'
 
 export interface Counterexample {
   readonly case: Case
@@ -60,6 +61,19 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
   /** Not a counterexample, and the end of the check all the same. */
   let broken: { status: Status; message: string } | undefined
 
+  const verdict = (status: Status, rest: Partial<Verdict> = {}): Verdict => ({
+    claim: claim.name,
+    device: devices.kind,
+    status,
+    ok: status === 'holds' || status === 'refuted' || status === 'skipped',
+    runs: counted.runs,
+    error: counted.largest,
+    bound,
+    milliseconds: performance.now() - began,
+    ...rest,
+  })
+  if (claim.needs?.some((other) => !devices.has(other))) return verdict('skipped')
+
   const property = fc.asyncProperty(caseOf(claim), async (c: Case) => {
     if (broken || counted.sinceFailure > shrinkLimit) return
     onCase?.(c, counted.runs)
@@ -92,17 +106,6 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
   })
   const details = await fc.check(property, { numRuns, seed, path })
 
-  const verdict = (status: Status, rest: Partial<Verdict> = {}): Verdict => ({
-    claim: claim.name,
-    device: devices.kind,
-    status,
-    ok: status === 'holds' || status === 'refuted',
-    runs: counted.runs,
-    error: counted.largest,
-    bound,
-    milliseconds: performance.now() - began,
-    ...rest,
-  })
   if (broken) return verdict(broken.status, { message: broken.message })
   if (details.failed) {
     const c = details.counterexample![0]

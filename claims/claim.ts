@@ -4,7 +4,7 @@
  */
 import type fc from 'fast-check'
 import type { Tensor } from '../engine/index.ts'
-import type { Context, Kind } from './context.ts'
+import type { Context, Other } from './context.ts'
 
 /** A claim, a rule or a file of them isn't as it should be; the message is one line. */
 export class ClaimError extends Error {
@@ -72,8 +72,8 @@ export interface Claim<F extends Fields = any> {
   readonly holds?: boolean
   /** Of a claim about averages: how sure a single case is, in words. */
   readonly confidence?: string
-  /** The kinds of devices it can be checked on; all by default. */
-  readonly devices?: readonly Kind[]
+  /** What else it compares with: it is skipped on devices that have no such other. */
+  readonly needs?: readonly Other[]
 }
 
 /** For values that went through a chain of a few dozen roundings. */
@@ -110,7 +110,7 @@ export function checkClaim<C extends Claim>(claim: C, where = claimWhere(claim))
     throw new ClaimError(`${where}: ${what}`)
   }
   if (typeof claim !== 'object' || claim === null) fail(`expected an object, got ${claim === null ? 'null' : typeof claim}`)
-  const known = [...texts, 'fields', 'left', 'right', 'relation', 'bounds', 'floor', 'holds', 'confidence', 'devices']
+  const known = [...texts, 'fields', 'left', 'right', 'relation', 'bounds', 'floor', 'holds', 'confidence', 'needs']
   for (const key of Object.keys(claim)) if (!known.includes(key)) fail(`unknown property '${key}' (a claim has ${known.join(', ')})`)
   for (const key of texts) if (typeof claim[key] !== 'string' || claim[key] === '') fail(`'${key}' must be a text`)
   if (/[\p{Cc}]/u.test(claim.name)) fail("'name' must be one line")

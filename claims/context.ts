@@ -7,11 +7,9 @@ import type { Case, Look } from './claim.ts'
 export const kinds = ['reference', 'wasm'] as const
 export type Kind = (typeof kinds)[number]
 
-/**
- * What a drawn tensor holds. `any`: signed values of size 1; `key`: vectors of length 1 along the last axis; `feature`: from 0;
- * `unit`: between 0 and 1; `log`: logarithms of a decay between 0 and 1.
- */
-export type Values = 'any' | 'key' | 'feature' | 'unit' | 'log'
+/** What a drawn tensor holds: see `ValueKind` of the rules; `matrix`: symmetric, positive definite [..., K, K]. */
+export const valueKinds = ['any', 'key', 'unit key', 'feature', 'rate', 'gate', 'positive', 'matrix'] as const
+export type Values = (typeof valueKinds)[number]
 
 /** Further devices that a claim can compare with: the reference; the device under test with more threads, or of one of two builds. */
 export type Other = 'reference' | 'threads' | 'plain' | 'relaxed'
@@ -57,7 +55,8 @@ export class Devices {
     return device
   }
 
-  has = (other: Other): boolean => this.opened.has(other)
+  /** Whether there is such a device, and it isn't the one under test. */
+  has = (other: Other): boolean => this.opened.has(other) && (other !== 'reference' || this.kind !== 'reference')
   bytesInUse = (): number => [...new Set([this.device, ...this.opened.values()])].reduce((n, device) => n + device.bytesInUse(), 0)
   close(): void {
     for (const device of [this.device, ...this.opened.values()]) device.close()
@@ -129,32 +128,55 @@ export function stream(seed: number, name: string): () => number {
 /** Standard normal, by Box-Muller. */
 export const gaussian = (next: () => number): number => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next())
 
+/** How an element is drawn. 'key' and 'matrix' are made from these afterwards. */
+const elements: Record<Exclude<Values, 'key' | 'unit key' | 'matrix'>, Record<Look, (next: () => number) => number>> = {
+  any: { ones: () => 1, integers: (next) => below(5, next) - 2, normal: gaussian },
+  // Not near 0: it is divided by their products.
+  feature: { ones: () => 1, integers: (next) => 1 + below(2, next), normal: (next) => 0.5 + Math.abs(gaussian(next)) },
+  rate: { ones: () => 1, integers: (next) => below(3, next) / 2, normal: (next) => next() },
+  // Decays from 0.05 to 1; a tenth forgets nothing.
+  gate: {
+    ones: () => 0,
+    integers: (next) => -Math.LN2 * below(3, next),
+    normal: (next) => (next() < 0.1 ? 0 : Math.log(0.05 + 0.95 * next())),
+  },
+  positive: { ones: () => 1, integers: (next) => 1 + below(2, next), normal: (next) => 0.5 + next() },
+}
+
+const below = (n: number, next: () => number): number => Math.floor(n * next())
+
 function drawValues(kind: Values, look: Look, next: () => number, shape: Shape): Float64Array {
   const size = sizeOf(shape)
-  const below = (n: number): number => Math.floor(n * next())
-  const one: Record<Values, Record<Look, () => number>> = {
-    any: { ones: () => 1, integers: () => below(5) - 2, normal: () => gaussian(next) },
-    key: { ones: () => 1, integers: () => 1, normal: () => gaussian(next) },
-    feature: { ones: () => 1, integers: () => below(3), normal: () => Math.abs(gaussian(next)) },
-    unit: { ones: () => 1, integers: () => below(3) / 2, normal: next },
-    // Decays from 0.05 to 1, with a tenth that forget nothing.
-    log: { ones: () => 0, integers: () => -Math.LN2 * below(3), normal: () => (next() < 0.1 ? 0 : Math.log(0.05 + 0.95 * next())) },
-  }
-  const values = Float64Array.from({ length: size }, one[kind][look])
-  if (kind !== 'key' || size === 0) return values
-  const K = shape[shape.length - 1]
+  const K = shape[shape.length - 1] ?? 1
+  const fill = (of: keyof typeof elements): Float64Array => Float64Array.from({ length: size }, () => elements[of][look](next))
+  if (kind === 'matrix') return matrices(fill('any'), K)
+  if (kind !== 'key' && kind !== 'unit key') return fill(kind)
+  const keys = fill('any')
   for (let row = 0; row < size; row += K) {
-    const key = values.subarray(row, row + K)
+    const key = keys.subarray(row, row + K)
     if (look === 'normal') {
-      const length = Math.hypot(...key) || 1
-      for (let j = 0; j < K; j++) key[j] /= length
+      const length = kind === 'key' ? 0.5 + next() / 2 : 1
+      const scale = length / (Math.hypot(...key) || 1)
+      for (let j = 0; j < K; j++) key[j] *= scale
     } else {
-      // Unit vectors: the first, or any with either sign.
-      const at = look === 'ones' ? 0 : below(K)
-      const sign = look === 'ones' || next() < 0.5 ? 1 : -1
+      // One of the axes: the first, or any in either direction.
+      const at = look === 'ones' ? 0 : below(K, next)
       key.fill(0)
-      key[at] = sign
+      key[at] = look === 'ones' || next() < 0.5 ? 1 : -1
     }
   }
-  return values
+  return keys
+}
+
+/** X X^T / K + 1, for each K x K block X. */
+function matrices(values: Float64Array, K: number): Float64Array {
+  const result = new Float64Array(values.length)
+  for (let block = 0; block < values.length; block += K * K)
+    for (let i = 0; i < K; i++)
+      for (let j = 0; j < K; j++) {
+        let dot = i === j ? K : 0
+        for (let l = 0; l < K; l++) dot += values[block + i * K + l] * values[block + j * K + l]
+        result[block + i * K + j] = dot / K
+      }
+  return result
 }
