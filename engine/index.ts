@@ -4,7 +4,6 @@ export {
   type AdamOptions,
   type BinaryOp,
   binaryOps,
-  type Form,
   type KernelName,
   type Kernels,
   type UnaryOp,
@@ -14,12 +13,22 @@ export { referenceDevice } from './devices/reference/index.ts'
 export { relaxedAvailable, type WasmOptions, wasmDevice } from './devices/wasm/index.ts'
 export { type GradCheck, type GradCheckOptions, gradCheck } from './gradcheck.ts'
 export * from './ops/elementwise.ts'
-export * from './ops/fast-weights.ts'
+export {
+  type FastWeightState,
+  type Form,
+  fastWeights,
+  forms,
+  type Gates,
+  type NormaliserOptions,
+  type RuleOptions,
+} from './ops/fast-weights.ts'
+export * from './ops/linear.ts'
 export * from './ops/matmul.ts'
 export * from './ops/movement.ts'
 export * from './ops/norm.ts'
 export * from './ops/optimizer.ts'
 export { cumsum, max, mean, type ReduceOptions, sum } from './ops/reduce.ts'
+export * from './ops/rules.ts'
 export * from './ops/sequence.ts'
 export { dropout, type Generator, generator, normal, uniform } from './random.ts'
 export { keep, scope } from './scope.ts'

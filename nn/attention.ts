@@ -3,10 +3,11 @@
  * a sequence can be run whole, in pieces, or token by token with the same weights and the same result.
  */
 import { affine, elu, sigmoid, silu } from '../engine/ops/elementwise.ts'
-import { deltaRule, type FastWeightState, sumRule } from '../engine/ops/fast-weights.ts'
+import type { FastWeightState } from '../engine/ops/fast-weights.ts'
 import { matmul } from '../engine/ops/matmul.ts'
 import { concat, permute, reshape } from '../engine/ops/movement.ts'
 import { l2Norm, softmax, sumNorm } from '../engine/ops/norm.ts'
+import { deltaRule, sumRule } from '../engine/ops/rules.ts'
 import { causalConv, dpfp } from '../engine/ops/sequence.ts'
 import { type Generator, uniform } from '../engine/random.ts'
 import { parameter, type Tensor } from '../engine/tensor.ts'

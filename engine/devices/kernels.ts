@@ -119,6 +119,14 @@ export interface FastWeightOutputs<S> {
   zs: S | null
 }
 
+/** What the backward needs of the outputs; y, den and zs exactly where there is a normaliser. */
+export interface FastWeightSaved<S> {
+  y: S | null
+  den: S | null
+  states: S
+  zs: S | null
+}
+
 /** Cotangents of y, sT, zT; null: zero. */
 export interface FastWeightCotangents<S> {
   dy: S
@@ -234,11 +242,11 @@ export interface Kernels<S> {
    * y_t = scale S_t^T q_t / den_t. A gate that isn't <= 0 is an error; -Infinity forgets everything, exactly.
    */
   fastWeights(form: KernelForm, inputs: FastWeightInputs<S>, outputs: FastWeightOutputs<S>, sizes: FastWeightSizes): void
-  /** inputs and outputs as in the forward call, the outputs (sT apart) still holding what it wrote. */
+  /** inputs, form and sizes as in the forward call. */
   fastWeightsBackward(
     form: KernelForm,
     inputs: FastWeightInputs<S>,
-    outputs: Omit<FastWeightOutputs<S>, 'sT'>,
+    saved: FastWeightSaved<S>,
     cotangents: FastWeightCotangents<S>,
     gradients: FastWeightGradients<S>,
     sizes: FastWeightSizes,

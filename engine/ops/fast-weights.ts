@@ -1,206 +1,200 @@
 /**
- * The fast-weight recurrences as fused ops. The state S [B,H,K,V] is the fast weight matrix: keys program it, queries read it.
- * Every rule takes (q, k, v, gates..., state, options) and gives { y, state }, in two forms that agree up to rounding:
- * `recurrent` goes token by token, `chunk` does C tokens at a time as small matrix products (what training runs on).
- * Cotangents of y and of the final state both flow back, to q, k, v, the gates and the initial state.
+ * The fast-weight recurrence as one fused op. The state S [B,H,K,V] is the fast weight matrix: keys program it, queries read it.
+ *
+ *     S_t = diag(w_t) S_{t-1} + k_t u_t^T,   y_t = scale S_t^T q_t,   w_t = exp(gate_t)
+ *     u_t = v_t   |   beta_t (v_t - S_{t-1}^T diag(w_t) k_t)   |   v_t - S_{t-1}^T erase_t
+ *
+ * The rules of rules.ts are this op with some of its inputs. Three forms agree up to rounding: `recurrent` goes token by token, `chunk` does C
+ * tokens at a time as small matrix products (what training runs on), `parallel` all at once (the masked quadratic form).
+ * Cotangents of y and of the final state both flow back, to every input and the initial state.
  */
 import { recordMany, records } from '../autograd.ts'
-import type { FastWeightSizes, Form } from '../devices/kernels.ts'
-import { empty, like, Tensor, zeros } from '../tensor.ts'
+import type { FastWeightInputs, FastWeightOutputs, FastWeightSizes, KernelForm } from '../devices/kernels.ts'
+import { type Shape, show } from '../shape.ts'
+import { empty, full, like, Tensor, tensor, zeros } from '../tensor.ts'
 import { checkFloat, match, sameDevice } from './check.ts'
+import { maximum, minimum, mul } from './elementwise.ts'
+import { reshape } from './movement.ts'
+
+export const forms = ['recurrent', 'parallel', 'chunk'] as const
+export type Form = (typeof forms)[number]
 
 /** What a rule carries from one piece of a sequence to the next. */
 export interface FastWeightState {
   /** The fast weights, [B,H,K,V]. */
   S: Tensor
-  /** The sum rule's normaliser, [B,H,K]; present when it is normalised. */
+  /** The normaliser, [B,H,K], of rules that have one. */
   z?: Tensor
+  /** Mesa's second memory, the decayed sum of k k^T, [B,H,K,K]. */
+  A?: Tensor
 }
 
 export interface RuleOptions {
   /** By default `chunk`, and `recurrent` for a single token. */
   form?: Form
-  /** C, the chunk length: 32 by default. */
+  /** C, the chunk length: by default 32, and 16 with a gate or erase. */
   chunk?: number
   /** y = scale S^T q; 1 by default. */
   scale?: number
+  /** int32 [B,T]: 0 where a token is padding. It leaves the state as it is, exactly; what it reads means nothing. Its inputs must be finite. */
+  mask?: Tensor
+  /** int32 [B,T]: 1 where a new sequence begins: what came before that token is forgotten, exactly. */
+  reset?: Tensor
 }
 
-function plan(op: string, q: Tensor, k: Tensor, v: Tensor, options: RuleOptions): { form: Form; sizes: FastWeightSizes; chunks: number } {
-  checkFloat(op, q, k, v)
-  const { chunk = 32, scale = 1 } = options
-  if (!(Number.isInteger(chunk) && chunk >= 1)) throw new Error(`${op}: the chunk length must be a positive integer, not ${chunk}`)
-  if (!Number.isFinite(scale)) throw new Error(`${op}: the scale must be a finite number, not ${scale}`)
-  const patterns = { q: ['B', 'T', 'H', 'K'], k: ['B', 'T', 'H', 'K'], v: ['B', 'T', 'H', 'V'] }
-  const { B, T, H, K, V } = match(op, patterns, { q: q.shape, k: k.shape, v: v.shape })
-  if (!(T >= 1 && K >= 1 && V >= 1))
-    throw new Error(`${op}: q [${q.shape.join(',')}] and v [${v.shape.join(',')}] need T, K and V of at least 1`)
-  const form = options.form ?? (T === 1 ? 'recurrent' : 'chunk')
-  if (form !== 'recurrent' && form !== 'chunk') throw new Error(`${op}: unknown form '${form}' (recurrent or chunk)`)
-  const C = Math.min(chunk, T)
-  return { form, sizes: { B, T, H, K, V, C, scale }, chunks: Math.ceil(T / C) }
-}
-
-/** The initial state, checked: S and, exactly where the rule is normalised, z. */
-function initial(
-  op: string,
-  q: Tensor,
-  state: FastWeightState | undefined,
-  normalise: boolean,
-  sizes: FastWeightSizes,
-): Partial<FastWeightState> {
-  if (!state) return {}
-  const { S, z } = state
-  if (!(S instanceof Tensor))
-    throw new Error(`${op}: the state must be { S: [B,H,K,V] }, as the rule returns it; the options come after it`)
-  if (!normalise && z)
-    throw new Error(`${op}: the state has a normaliser z, but ${op === 'deltaRule' ? 'this rule has none' : 'normalise is off'}`)
-  if (normalise && !z) throw new Error(`${op}: the state lacks the normaliser z that normalise needs`)
-  const { B, H, K, V } = sizes
-  sameDevice(op, q, S, z)
-  checkFloat(op, S, z)
-  match(op, { S: [B, H, K, V], ...(z && { z: [B, H, K] }) }, { S: S.shape, ...(z && { z: z.shape }) })
-  return { S, z }
-}
-
-/**
- * The delta rule: S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T, y_t = scale S_t^T q_t (Schlag 2021, eq. 24-25).
- * It corrects what the key k_t retrieves towards v_t at the rate beta_t instead of adding to it. Stable for 0 <= beta |k|^2 <= 2:
- * normalise the keys. q, k: [B,T,H,K]; v, y: [B,T,H,V]; beta: [B,T,H]; state.S: [B,H,K,V] (zero if absent).
- */
-export function deltaRule(
-  q: Tensor,
-  k: Tensor,
-  v: Tensor,
-  beta: Tensor,
-  state?: FastWeightState,
-  options: RuleOptions = {},
-): { y: Tensor; state: FastWeightState } {
-  const { form, sizes, chunks } = plan('deltaRule', q, k, v, options)
-  const { B, T, H, K, V } = sizes
-  sameDevice('deltaRule', q, k, v, beta)
-  checkFloat('deltaRule', beta)
-  match('deltaRule', { beta: [B, T, H] }, { beta: beta.shape })
-  const S0 = initial('deltaRule', q, state, false, sizes).S
-  const { kernels } = q.device
-  const inputs = S0 ? [q, k, v, beta, S0] : [q, k, v, beta]
-  const y = like(v)
-  const sT = empty([B, H, K, V], q.device)
-  const states = records(inputs) ? empty([B, H, chunks, K, V], q.device) : null
-  kernels.deltaRule(
-    form,
-    q.storage,
-    k.storage,
-    v.storage,
-    beta.storage,
-    S0?.storage ?? null,
-    y.storage,
-    sT.storage,
-    states?.storage ?? null,
-    sizes,
-  )
-  recordMany('deltaRule', inputs, [y, sT], ([dy, dsT]) => {
-    const [dq, dk, dv, dbeta] = [q, k, v, beta].map(like)
-    const ds0 = S0 ? like(S0) : null
-    const dyOrZero = dy ?? zeros(y.shape, q.device)
-    kernels.deltaRuleBackward(
-      form,
-      q.storage,
-      k.storage,
-      v.storage,
-      beta.storage,
-      states!.storage,
-      dyOrZero.storage,
-      dsT?.storage ?? null,
-      dq.storage,
-      dk.storage,
-      dv.storage,
-      dbeta.storage,
-      ds0?.storage ?? null,
-      sizes,
-    )
-    return [dq, dk, dv, dbeta, ds0].slice(0, inputs.length)
-  })
-  return { y, state: { S: sT } }
-}
-
-export interface SumOptions extends RuleOptions {
-  /** Divide by z_t . q_t + eps, z_t = z_{t-1} + k_t (needs non-negative features); off by default. */
+export interface NormaliserOptions {
+  /** Divide by z_t . q_t + eps, z_t = diag(w_t) z_{t-1} + k_t (needs non-negative features); off by default. */
   normalise?: boolean
   /** Added to the denominator; 1e-6 by default. */
   eps?: number
 }
 
-/**
- * The sum rule, which is linear attention: S_t = S_{t-1} + k_t v_t^T, y_t = scale S_t^T q_t [/ (z_t . q_t + eps)]
- * (Katharopoulos 2020, eq. 16-20; without z: Schmidhuber 1991). Shapes as for deltaRule.
- */
-export function sumRule(
+/** What else programs the state, beside keys and values: at most one of beta and erase. */
+export interface Gates {
+  /** Write strength, [B,T,H]. */
+  beta?: Tensor
+  /** Logarithms of decays, at most 0 (-Infinity forgets): [B,T,H], or [B,T,H,K] for one each key channel. */
+  gate?: Tensor
+  /** What the state is read with before it decays, [B,T,H,K]; what it finds is taken from the value. */
+  erase?: Tensor
+}
+
+/** Checks a 0/1 array over tokens; its values, as they were given. */
+export function tokenFlags(op: string, name: string, flags: Tensor, B: number, T: number): Int32Array {
+  match(op, { [name]: [B, T] }, { [name]: flags.shape })
+  if (!flags.indices) throw new Error(`${op}: ${name} must be an int32 tensor of zeros and ones (dtype: 'int32')`)
+  const bad = flags.indices.findIndex((x) => x !== 0 && x !== 1)
+  if (bad >= 0) throw new Error(`${op}: ${name} holds ${flags.indices[bad]} at ${bad}, not 0 or 1`)
+  return flags.indices
+}
+
+/** A padding token writes nothing and decays nothing; where a sequence begins the decay is 0. */
+function withFlags(op: string, k: Tensor, gates: Gates, options: RuleOptions, B: number, T: number, H: number): { k: Tensor } & Gates {
+  let { beta, gate, erase } = gates
+  const { mask, reset } = options
+  if (mask) {
+    const real = tensor(Float32Array.from(tokenFlags(op, 'mask', mask, B, T)), { shape: [B, T], device: k.device })
+    const times = (x: Tensor): Tensor => mul(x, reshape(real, [B, T, ...x.shape.slice(2).map(() => 1)]))
+    k = times(k)
+    beta &&= times(beta)
+    erase &&= times(erase)
+    gate &&= times(maximum(gate, -1e30)) // 0 times -Infinity would be NaN
+  }
+  if (reset) {
+    const begins = tokenFlags(op, 'reset', reset, B, T)
+    const limit = Float32Array.from(begins, (x) => (x ? Number.NEGATIVE_INFINITY : Number.POSITIVE_INFINITY))
+    gate ??= zeros([B, T, H], k.device)
+    gate = minimum(gate, tensor(limit, { shape: [B, T, ...gate.shape.slice(2).map(() => 1)], device: k.device }))
+    // What erases reads the state before it decays, so it must find nothing.
+    erase &&= mul(erase, tensor(Float32Array.from(begins, (x) => 1 - x), { shape: [B, T, 1, 1], device: k.device }))
+  }
+  return { k, beta, gate, erase }
+}
+
+function check(
+  op: string,
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  state?: FastWeightState,
-  options: SumOptions = {},
-): { y: Tensor; state: FastWeightState } {
-  const { form, sizes, chunks } = plan('sumRule', q, k, v, options)
-  const { B, T, H, K, V } = sizes
-  const { normalise = false, eps = 1e-6 } = options
-  if (!(eps >= 0)) throw new Error(`sumRule: eps must be 0 or more, not ${eps}`)
-  sameDevice('sumRule', q, k, v)
-  const { S: S0, z: z0 } = initial('sumRule', q, state, normalise, sizes)
-  const { device } = q
-  const { kernels } = device
-  const inputs = [q, k, v, S0, z0].filter((t) => t !== undefined)
-  const needsGrad = records(inputs)
-  const y = like(v)
-  const sT = empty([B, H, K, V], device)
-  const zT = normalise ? empty([B, H, K], device) : null
-  const den = normalise ? empty([B, T, H], device) : null
-  const states = needsGrad ? empty([B, H, chunks, K, V], device) : null
-  const zs = needsGrad && normalise ? empty([B, H, chunks, K], device) : null
-  const at = (t: Tensor | null | undefined): unknown => t?.storage ?? null
-  kernels.sumRule(
-    form,
-    q.storage,
-    k.storage,
-    v.storage,
-    at(S0),
-    at(z0),
-    y.storage,
-    sT.storage,
-    at(zT),
-    at(den),
-    at(states),
-    at(zs),
-    eps,
-    sizes,
+  gates: Gates,
+  options: RuleOptions & NormaliserOptions,
+): Record<string, number> {
+  const { scale = 1, normalise = false, eps = 1e-6 } = options
+  const { beta, gate, erase } = gates
+  checkFloat(op, q, k, v, beta, gate, erase)
+  sameDevice(op, q, k, v, beta, gate, erase)
+  if (!Number.isFinite(scale)) throw new Error(`${op}: the scale must be a finite number, not ${scale}`)
+  if (!(eps >= 0)) throw new Error(`${op}: eps must be 0 or more, not ${eps}`)
+  if (beta && erase) throw new Error(`${op}: beta and erase exclude each other`)
+  if (normalise && (beta || erase)) throw new Error(`${op}: the normaliser belongs to rules that only add, without beta and erase`)
+  const { B, T, H, K, V } = match(
+    op,
+    { q: ['B', 'T', 'H', 'K'], k: ['B', 'T', 'H', 'K'], v: ['B', 'T', 'H', 'V'] },
+    { q: q.shape, k: k.shape, v: v.shape },
   )
-  recordMany('sumRule', inputs, zT ? [y, sT, zT] : [y, sT], ([dy, dsT, dzT]) => {
-    const [dq, dk, dv] = [q, k, v].map(like)
-    const ds0 = S0 && like(S0)
-    const dz0 = z0 && like(z0)
-    const dyOrZero = dy ?? zeros(y.shape, device)
-    kernels.sumRuleBackward(
+  if (beta) match(op, { beta: [B, T, H] }, { beta: beta.shape })
+  if (erase) match(op, { erase: [B, T, H, K] }, { erase: erase.shape })
+  if (gate && gate.shape.length === 3) match(op, { gate: [B, T, H] }, { gate: gate.shape })
+  else if (gate) match(op, { gate: [B, T, H, K] }, { gate: gate.shape })
+  if (!(T >= 1 && K >= 1 && V >= 1)) throw new Error(`${op}: q ${show(q.shape)} and v ${show(v.shape)} need T, K and V of at least 1`)
+  return { B, T, H, K, V }
+}
+
+/** The form that is asked for, and its C. */
+function planForm(op: string, T: number, options: RuleOptions, gated: boolean): { form: KernelForm; C: number } {
+  const { form = T === 1 ? 'recurrent' : 'chunk', chunk = gated ? 16 : 32 } = options
+  if (!forms.includes(form)) throw new Error(`${op}: unknown form '${form}' (${forms.join(', ')})`)
+  if (!(Number.isInteger(chunk) && chunk >= 1)) throw new Error(`${op}: the chunk length must be a positive integer, not ${chunk}`)
+  return form === 'parallel' ? { form: 'chunk', C: T } : { form, C: Math.min(chunk, T) }
+}
+
+/** The parts of a state, checked: exactly those that are expected. */
+export function checkState(op: string, state: FastWeightState, expected: Record<string, Shape>, beside: Tensor): void {
+  if (!(state.S instanceof Tensor))
+    throw new Error(`${op}: the state must be { ${Object.keys(expected).join(', ')} }, as the rule returns it; the options come after it`)
+  for (const [name, t] of Object.entries(state) as [string, Tensor | undefined][]) {
+    if (!t) continue
+    if (!(name in expected))
+      throw new Error(`${op}: the state has a ${name}, which this rule${name === 'z' ? ' without normalise' : ''} lacks`)
+    sameDevice(op, beside, t)
+    checkFloat(op, t)
+    match(op, { [name]: expected[name] }, { [name]: t.shape })
+  }
+  for (const name of Object.keys(expected))
+    if (!(name in state && state[name as keyof FastWeightState]))
+      throw new Error(`${op}: the state lacks ${name} ${show(expected[name])}${name === 'z' ? ', the normaliser' : ''}`)
+}
+
+/**
+ * The recurrence in its general form (see the head of this file). q, k: [B,T,H,K]; v, y: [B,T,H,V]; state.S: [B,H,K,V] and, with
+ * `normalise`, state.z: [B,H,K]; zero if absent. `op` names the rule in errors.
+ */
+export function fastWeights(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  gates: Gates = {},
+  state?: FastWeightState,
+  options: RuleOptions & NormaliserOptions = {},
+  op = 'fastWeights',
+): { y: Tensor; state: FastWeightState } {
+  const { B, T, H, K, V } = check(op, q, k, v, gates, options)
+  const { scale = 1, normalise = false, eps = 1e-6 } = options
+  if (state) checkState(op, state, { S: [B, H, K, V], ...(normalise && { z: [B, H, K] }) }, q)
+  const flagged = withFlags(op, k, gates, options, B, T, H)
+  const { beta, gate, erase } = flagged
+  const { form, C } = planForm(op, T, options, gate !== undefined || erase !== undefined)
+  const sizes: FastWeightSizes = { B, T, H, K, V, C, scale, gateWidth: gate?.shape.length === 4 ? K : 1, eps }
+  const { device } = q
+
+  const given = { q, k: flagged.k, v, beta, gate, erase, s0: state?.S, z0: state?.z }
+  const inputs = Object.values(given).filter((t) => t !== undefined)
+  const at = (t: Tensor | null | undefined): unknown => t?.storage ?? null
+  const storages = (): FastWeightInputs<unknown> =>
+    Object.fromEntries(Object.entries(given).map(([name, t]) => [name, at(t)])) as unknown as FastWeightInputs<unknown>
+  const chunks = Math.ceil(T / C)
+  const kept = records(inputs)
+  const y = like(v)
+  const S = empty([B, H, K, V], device)
+  const z = normalise ? empty([B, H, K], device) : null
+  const den = normalise ? empty([B, T, H], device) : null
+  const states = kept ? empty([B, H, chunks, K, V], device) : null
+  const zs = kept && normalise ? empty([B, H, chunks, K], device) : null
+  const outputs = (): FastWeightOutputs<unknown> => ({ y: y.storage, sT: at(S), zT: at(z), den: at(den), states: at(states), zs: at(zs) })
+  device.kernels.fastWeights(form, storages(), outputs(), sizes)
+
+  recordMany(op, inputs, z ? [y, S, z] : [y, S], ([dy, dsT, dzT]) => {
+    const grads = Object.entries(given).map(([name, t]) => [name, t && like(t)] as const)
+    device.kernels.fastWeightsBackward(
       form,
-      q.storage,
-      k.storage,
-      v.storage,
-      zT ? y.storage : null,
-      at(den),
-      at(states),
-      at(zs),
-      dyOrZero.storage,
-      at(dsT),
-      at(dzT),
-      dq.storage,
-      dk.storage,
-      dv.storage,
-      at(ds0),
-      at(dz0),
+      storages(),
+      { y: den && y.storage, den: at(den), states: states!.storage, zs: at(zs) },
+      { dy: (dy ?? full(y.shape, 0, device)).storage, dsT: at(dsT), dzT: at(dzT) },
+      Object.fromEntries(grads.map(([name, t]) => [`d${name}`, at(t)])) as never,
       sizes,
     )
-    return [dq, dk, dv, ...(ds0 ? [ds0] : []), ...(dz0 ? [dz0] : [])]
+    return grads.flatMap(([, t]) => t ?? [])
   })
   if (!y.node) den?.dispose()
-  return { y, state: zT ? { S: sT, z: zT } : { S: sT } }
+  return { y, state: z ? { S, z } : { S } }
 }

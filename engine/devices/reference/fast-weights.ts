@@ -1,19 +1,19 @@
 /**
  * Fast weights: the specification, in float64.
  *
- *     sum rule    S_t = S_{t-1} + k_t v_t^T                                  Katharopoulos 2020, eq. 16-20; Schmidhuber 1991
- *     delta rule  S_t = S_{t-1} + k_t u_t^T,  u_t = beta_t (v_t - S_{t-1}^T k_t)   Schlag 2021, eq. 24-25
- *     both        z_t = z_{t-1} + k_t,  y_t = scale S_t^T q_t [ / (z_t . q_t + eps) ]
+ *     S_t = diag(w_t) S_{t-1} + k_t u_t^T,  w_t = exp(gate_t)                 Katharopoulos 2020, eq. 16-20; Schmidhuber 1991
+ *     z_t = diag(w_t) z_{t-1} + k_t,  y_t = scale S_t^T q_t [ / (z_t . q_t + eps) ]
+ *     u_t = v_t  |  beta_t (v_t - S_{t-1}^T diag(w_t) k_t)  |  v_t - S_{t-1}^T erase_t     sum; delta (Schlag 2021, eq. 24-25; gated: Yang 2024); erase
  *
- * The delta rule is the sum rule on the pseudo-values u, so everything below is written once, for u; beta = null means u = v.
- * A form (recurrent, chunk) is a function over a span of n tokens: from the incoming state (S, z), which it updates, and the rows Q, K, V
+ * Every rule is the sum rule on pseudo-values u, so everything below is written once, for u. With a_t the vector that the state is read with
+ * before it decays (diag(w_t) k_t or erase_t; null: nothing is read) and beta_t = 1 where there is none, u_t = beta_t (v_t - S_{t-1}^T a_t).
+ * A form (recurrent, chunk) is a function over a span of n tokens: from the incoming state (S, z), which it updates, and the tokens' rows
  * it gives the reads O_t = S_t^T q_t and N_t = z_t . q_t. Its backward takes the cotangents G of O and g of N, and those of the outgoing
  * state (dS, dz), which it turns into those of the incoming one. `forward` and `backward` cut a head's T tokens into spans of C.
  *
- * Shapes: q, k [B,T,H,K]; v, y [B,T,H,V]; beta, den [B,T,H]; states [B,H,K,V]; z [B,H,K]; snapshots [B,H,ceil(T/C),K,V].
- * Pinned by test/ops/fast-weights.test.ts: the two forms agree to 1e-10, gradients agree with central differences.
+ * Shapes: kernels.ts. Pinned by test/ops/fast-weights.test.ts: the two forms agree to 1e-10, gradients agree with central differences.
  */
-import type { FastWeightSizes, Form, Kernels } from '../kernels.ts'
+import type { FastWeightInputs, FastWeightSizes, Kernels } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 
 type Vector = Float64Array
@@ -26,7 +26,11 @@ interface Tokens {
   Q: Matrix
   K: Matrix
   V: Matrix
-  beta: Vector | null
+  beta: Vector
+  /** The decays w, 1 without a gate. */
+  W: Matrix
+  /** a: what the state is read with before it decays. */
+  A: Matrix | null
 }
 interface Cotangents {
   G: Matrix
@@ -37,25 +41,42 @@ interface Gradients {
   dK: Matrix
   dV: Matrix
   dbeta: Vector
+  /** d/d log w. */
+  dW: Matrix
+  dA: Matrix
 }
+
+const noGradients = ({ K, V }: Tokens): Gradients => ({
+  dQ: zeros(K.rows, K.cols),
+  dK: zeros(K.rows, K.cols),
+  dV: zeros(V.rows, V.cols),
+  dbeta: new Float64Array(K.rows),
+  dW: zeros(K.rows, K.cols),
+  dA: zeros(K.rows, K.cols),
+})
 
 // ---- recurrent form: one token at a time ------------------------------------------------------------------------------
 
-/** S_t from S_{t-1}, in place: the whole rule. e is what the memory got wrong about v, u what is written. */
-function step(S: Matrix, k: Vector, v: Vector, beta: number | undefined): { e: Vector; u: Vector } {
-  const seen = read(S, k)
-  const e = v.map((x, j) => x - seen[j])
-  const u = beta === undefined ? v : e.map((x) => beta * x)
-  addOuter(S, k, u, 1)
+/** (S_t, z_t) from (S_{t-1}, z_{t-1}), in place: the whole rule. e is what the memory got wrong about v, u what is written. */
+function step(S: Matrix, z: Vector, { K, V, beta, W, A }: Tokens, t: number): { e: Vector; u: Vector } {
+  const v = row(V, t)
+  const seen = A && read(S, row(A, t))
+  const e = seen ? v.map((x, j) => x - seen[j]) : v
+  const u = e.map((x) => beta[t] * x)
+  scaleBy(S, row(W, t))
+  z.forEach((x, i) => {
+    z[i] = row(W, t)[i] * x + row(K, t)[i]
+  })
+  addOuter(S, row(K, t), u, 1)
   return { e, u }
 }
 
-function recurrent(S: Matrix, z: Vector, { Q, K, V, beta }: Tokens): { O: Matrix; N: Vector } {
+function recurrent(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector } {
+  const { Q, V } = tokens
   const O = zeros(V.rows, V.cols)
   const N = new Float64Array(V.rows)
   for (let t = 0; t < V.rows; t++) {
-    step(S, row(K, t), row(V, t), beta?.[t])
-    addTo(z, row(K, t))
+    step(S, z, tokens, t)
     row(O, t).set(read(S, row(Q, t)))
     N[t] = dot(z, row(Q, t))
   }
@@ -63,205 +84,258 @@ function recurrent(S: Matrix, z: Vector, { Q, K, V, beta }: Tokens): { O: Matrix
 }
 
 /** States are recomputed from the span's first one and kept: going back through the update would divide by what a rule may forget. */
-function recurrentBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, { Q, K, V, beta }: Tokens, { G, g }: Cotangents): Gradients {
-  const n = V.rows
-  const dQ = zeros(n, K.cols),
-    dK = zeros(n, K.cols),
-    dV = zeros(n, V.cols),
-    dbeta = new Float64Array(n)
-  const before: Matrix[] = [],
+function recurrentBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens: Tokens, { G, g }: Cotangents): Gradients {
+  const { Q, K, V, beta, W, A } = tokens
+  const gradients = noGradients(tokens)
+  const { dQ, dK, dV, dbeta, dW, dA } = gradients
+  const before: { S: Matrix; z: Vector }[] = [],
     written: { e: Vector; u: Vector }[] = []
-  for (let t = 0; t < n; t++) {
-    before[t] = clone(S)
-    written[t] = step(S, row(K, t), row(V, t), beta?.[t])
-    addTo(z, row(K, t))
+  for (let t = 0; t < V.rows; t++) {
+    before[t] = { S: clone(S), z: z.slice() }
+    written[t] = step(S, z, tokens, t)
     row(dQ, t).set(apply(S, row(G, t)))
     addTo(row(dQ, t), z, g[t])
   }
-  for (let t = n - 1; t >= 0; t--) {
-    const k = row(K, t),
-      q = row(Q, t),
-      { e, u } = written[t]
-    addOuter(dS, q, row(G, t), 1)
-    addTo(dz, q, g[t])
-    const du = read(dS, k)
+  for (let t = V.rows - 1; t >= 0; t--) {
+    const w = row(W, t),
+      { e, u } = written[t],
+      last = before[t]
+    addOuter(dS, row(Q, t), row(G, t), 1)
+    addTo(dz, row(Q, t), g[t])
     row(dK, t).set(apply(dS, u))
     addTo(row(dK, t), dz)
-    if (beta === null) {
-      row(dV, t).set(du)
-      continue
-    }
+    const du = read(dS, row(K, t))
     const dv = du.map((x) => beta[t] * x)
     row(dV, t).set(dv)
     dbeta[t] = dot(du, e)
-    addTo(row(dK, t), apply(before[t], dv), -1)
-    addOuter(dS, k, dv, -1)
+    for (let i = 0; i < w.length; i++) row(dW, t)[i] = w[i] * (dot(row(dS, i), row(last.S, i)) + dz[i] * last.z[i])
+    scaleBy(dS, w)
+    dz.forEach((x, i) => {
+      dz[i] = w[i] * x
+    })
+    if (A === null) continue
+    addTo(row(dA, t), apply(last.S, dv), -1)
+    addOuter(dS, row(A, t), dv, -1)
   }
-  return { dQ, dK, dV, dbeta }
+  return gradients
 }
 
 // ---- chunk form: small matrix products ----------------------------------------------------------------------------------
 
 /**
- * Row by row, u_i = beta_i (v_i - S^T k_i - sum_{j<i} (k_i . k_j) u_j), that is (I + L) U = diag(beta) (V - K S) with
- * L = tril(diag(beta) K K^T, -1): the WY form of Yang 2024, solved for U directly. E holds the errors e_i, U = diag(beta) E.
+ * Decays inside a chunk, as running products: each factor lies in [0, 1], so that nothing overflows, a decay of 0 is exact, and no
+ * precision is lost to differences of large logarithms. With D_ij = w_{j+1} * ... * w_i (per channel; D_ii = 1) and
+ * Gamma_i = w_1 * ... * w_i:
  */
-function pseudoValues(S: Matrix, { K, V }: Tokens, beta: Vector): { E: Matrix; U: Matrix; L: Matrix } {
-  const KK = tril(mul(K, transpose(K)), -1)
-  const R = sub(V, mul(K, S))
-  const L = scaleRows(beta, KK)
-  const U = solveUnitLower(L, scaleRows(beta, R))
-  return { E: sub(R, mul(KK, U)), U, L }
+interface Faded {
+  /** P_ij = q_i . (D_ij * k_j) for j <= i: how token i's query meets what token j wrote. */
+  P: Matrix
+  /** M_ij = a_i . (D_{i-1,j} * k_j) for j < i. */
+  M: Matrix
+  /** Gamma_i * q_i, Gamma_{i-1} * a_i, D_nj * k_j: they meet the incoming state, or make the outgoing one. */
+  Qs: Matrix
+  As: Matrix
+  Ks: Matrix
+  /** Gamma_n. */
+  all: Vector
 }
 
-/** O = Q S + tril(Q K^T) U, N = Q z + rowsum tril(Q K^T); S += K^T U, z += K^T 1. */
+/** Key j as the state holds it after token i, in row i >= j: D_ij * k_j. */
+function fadingKey({ K, W }: Tokens, j: number): Matrix {
+  const kd = zeros(K.rows, K.cols)
+  for (let i = j; i < K.rows; i++) row(kd, i).set(i === j ? row(K, j) : times(row(kd, i - 1), row(W, i)))
+  return kd
+}
+
+function fade(tokens: Tokens): Faded {
+  const { Q, K, W, A } = tokens
+  const n = K.rows
+  const P = zeros(n, n),
+    M = zeros(n, n)
+  const Qs = zeros(n, K.cols),
+    As = zeros(n, K.cols),
+    Ks = zeros(n, K.cols)
+  let gamma: Vector = new Float64Array(K.cols).fill(1)
+  for (let i = 0; i < n; i++) {
+    if (A) row(As, i).set(times(gamma, row(A, i)))
+    gamma = times(gamma, row(W, i))
+    row(Qs, i).set(times(gamma, row(Q, i)))
+  }
+  for (let j = 0; j < n; j++) {
+    const kd = fadingKey(tokens, j)
+    for (let i = j; i < n; i++) {
+      row(P, i)[j] = dot(row(Q, i), row(kd, i))
+      if (A && i > j) row(M, i)[j] = dot(row(A, i), row(kd, i - 1))
+    }
+    row(Ks, j).set(row(kd, n - 1))
+  }
+  return { P, M, Qs, As, Ks, all: gamma }
+}
+
+/**
+ * Row by row, u_i = beta_i (v_i - S^T a~_i - sum_{j<i} M_ij u_j), that is (I + diag(beta) M) U = diag(beta) (V - A~ S): the WY form of
+ * Yang 2024, solved for U directly. E holds the errors e_i, U = diag(beta) E.
+ */
+function pseudoValues(S: Matrix, { V, beta }: Tokens, { M, As }: Faded): { E: Matrix; U: Matrix } {
+  const R = sub(V, mul(As, S))
+  const U = solveUnitLower(scaleRows(beta, M), scaleRows(beta, R))
+  return { E: sub(R, mulLower(M, U)), U }
+}
+
+/** O = Q~ S + P U, N = Q~ z + rowsum P; S <- Gamma_n * S + K~^T U, z <- Gamma_n * z + K~^T 1. */
 function chunk(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector } {
-  const { Q, K, V, beta } = tokens
-  const U = beta === null ? V : pseudoValues(S, tokens, beta).U
-  const P = tril(mul(Q, transpose(K)), 0)
-  const O = add(mul(Q, S), mulLower(P, U))
-  const N = apply(Q, z).map((x, i) => x + sum(row(P, i)))
-  addTo(S.data, mul(transpose(K), U).data)
-  for (let t = 0; t < V.rows; t++) addTo(z, row(K, t))
+  const faded = fade(tokens)
+  const { P, Qs, Ks, all } = faded
+  const U = tokens.A ? pseudoValues(S, tokens, faded).U : tokens.V
+  const O = add(mul(Qs, S), mulLower(P, U))
+  const N = apply(Qs, z).map((x, i) => x + sum(row(P, i)))
+  scaleBy(S, all)
+  addTo(S.data, mul(transpose(Ks), U).data)
+  z.set(times(all, z))
+  for (let t = 0; t < Ks.rows; t++) addTo(z, row(Ks, t))
   return { O, N }
 }
 
 /**
- * dU = P^T G + K dS;  dP = tril(G U^T + g 1^T);  dQ = G S^T + g z^T + dP K;  dK = dP^T Q + U dS^T + 1 dz^T;  dS += Q^T G, dz += Q^T g.
- * sum rule: dV = dU. delta rule: X = (I + L)^-T dU, D = diag(beta) X, M = tril(D U^T, -1);
- * dV = D;  dbeta = rowsum(X * E);  dK -= D S^T + (M + M^T) K;  dS -= K^T D.
+ * dU = P^T G + K~ dS;  dP = tril(G U^T + g 1^T);  dQ~ = G S^T + g z^T;  dK~ = U dS^T + 1 dz^T;  X = (I + diag(beta) M)^-T dU;
+ * dV = diag(beta) X;  dbeta = rowsum(X * E);  dA~ = -dV S^T;  dM = -tril(dV U^T, -1);
+ * dS <- Gamma_n * dS + Q~^T G - A~^T dV, dz <- Gamma_n * dz + Q~^T g. Where nothing is read, dV = dU.
  */
 function chunkBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens: Tokens, { G, g }: Cotangents): Gradients {
-  const { Q, K, V, beta } = tokens
-  const n = V.rows
-  const delta = beta && pseudoValues(S, tokens, beta)
-  const U = delta ? delta.U : V
-  const P = tril(mul(Q, transpose(K)), 0)
-  const dP = tril(addColumn(mul(G, transpose(U)), g), 0)
-  const dU = add(mul(transpose(P), G), mul(K, dS))
-  const dQ = add(mul(G, transpose(S)), mul(dP, K))
-  const dK = add(mul(transpose(dP), Q), mul(U, transpose(dS)))
-  for (let t = 0; t < n; t++) {
-    addTo(row(dQ, t), z, g[t])
-    addTo(row(dK, t), dz)
+  const { beta, A } = tokens
+  const faded = fade(tokens)
+  const { P, M, Qs, As, Ks, all } = faded
+  const { E, U } = A ? pseudoValues(S, tokens, faded) : { E: tokens.V, U: tokens.V }
+  const dU = add(mul(transpose(P), G), mul(Ks, dS))
+  const X = A ? solveUnitLowerTransposed(scaleRows(beta, M), dU) : dU
+  const dV = A ? scaleRows(beta, X) : dU
+  const dQs = mul(G, transpose(S))
+  const dKs = mul(U, transpose(dS))
+  for (let t = 0; t < G.rows; t++) {
+    addTo(row(dQs, t), z, g[t])
+    addTo(row(dKs, t), dz)
   }
-  addTo(dS.data, mul(transpose(Q), G).data)
-  for (let t = 0; t < n; t++) addTo(dz, row(Q, t), g[t])
-  if (beta === null || delta === null) return { dQ, dK, dV: dU, dbeta: new Float64Array(n) }
-  const X = solveUnitLowerTransposed(delta.L, dU)
-  const D = scaleRows(beta, X)
-  const M = tril(mul(D, transpose(U)), -1)
-  addTo(dK.data, add(mul(D, transpose(S)), mul(add(M, transpose(M)), K)).data, -1)
-  addTo(dS.data, mul(transpose(K), D).data, -1)
-  return { dQ, dK, dV: D, dbeta: beta.map((_, t) => dot(row(X, t), row(delta.E, t))) }
+  const dAs = scaleRows(new Float64Array(G.rows).fill(-1), mul(dV, transpose(S)))
+  const dP = tril(addColumn(mul(G, transpose(U)), g), 0)
+  const dM = A ? tril(mul(dV, transpose(U)), -1).data.map((x) => -x) : new Float64Array(dP.data.length)
+  const dAll = all.map((x, i) => x * (dot(row(S, i), row(dS, i)) + z[i] * dz[i]))
+  scaleBy(dS, all)
+  addTo(dS.data, mul(transpose(Qs), G).data)
+  addTo(dS.data, mul(transpose(As), dV).data, -1)
+  dz.set(times(all, dz))
+  for (let t = 0; t < G.rows; t++) addTo(dz, row(Qs, t), g[t])
+  const gradients = fadeBackward(tokens, dP, { ...dP, data: dM }, dQs, dAs, dKs, dAll)
+  return { ...gradients, dV, dbeta: gradients.dbeta.map((_, t) => dot(row(X, t), row(E, t))) }
+}
+
+/**
+ * From the cotangents of what `fade` gives to those of q, k, a and log w. Each product D_ij is taken apart at the decays it is made of: h is
+ * the cotangent of key j as it stands after token i, gathered from the last token back.
+ */
+function fadeBackward(tokens: Tokens, dP: Matrix, dM: Matrix, dQs: Matrix, dAs: Matrix, dKs: Matrix, dAll: Vector): Gradients {
+  const { Q, K, W, A } = tokens
+  const n = K.rows
+  const gradients = noGradients(tokens)
+  const { dQ, dK, dW, dA } = gradients
+  for (let j = 0; j < n; j++) {
+    const kd = fadingKey(tokens, j)
+    let h: Vector = row(dKs, j).slice()
+    for (let i = n - 1; i >= j; i--) {
+      addTo(h, row(Q, i), row(dP, i)[j])
+      addTo(row(dQ, i), row(kd, i), row(dP, i)[j])
+      if (i === j) break
+      addTo(row(dW, i), times(h, row(kd, i)))
+      h = times(h, row(W, i))
+      if (!A) continue
+      addTo(h, row(A, i), row(dM, i)[j])
+      addTo(row(dA, i), row(kd, i - 1), row(dM, i)[j])
+    }
+    row(dK, j).set(h)
+  }
+  const gammas: Vector[] = [new Float64Array(K.cols).fill(1)]
+  for (let i = 0; i < n; i++) gammas.push(times(gammas[i], row(W, i)))
+  // What the decays of tokens 1 to i are jointly answerable for.
+  const joint = dAll.slice()
+  for (let i = n - 1; i >= 0; i--) {
+    const dq = times(gammas[i + 1], row(dQs, i))
+    addTo(row(dQ, i), dq)
+    addTo(joint, times(dq, row(Q, i)))
+    addTo(row(dW, i), joint)
+    if (!A) continue
+    const da = times(gammas[i], row(dAs, i))
+    addTo(row(dA, i), da)
+    addTo(joint, times(da, row(A, i)))
+  }
+  return gradients
 }
 
 // ---- a head at a time, a span of C tokens at a time -----------------------------------------------------------------------
 
-interface Normaliser {
-  zT: RefStorage
-  den: RefStorage | null
-  zs: RefStorage | null
-  eps: number
-}
+type FastWeightKernels = Pick<Kernels<RefStorage>, 'fastWeights' | 'fastWeightsBackward'>
 
-function forward(
-  form: Form,
-  q: RefStorage,
-  k: RefStorage,
-  v: RefStorage,
-  beta: RefStorage | null,
-  s0: RefStorage | null,
-  z0: RefStorage | null,
-  y: RefStorage,
-  sT: RefStorage,
-  states: RefStorage | null,
-  norm: Normaliser | null,
-  sizes: FastWeightSizes,
-): void {
-  const { H, K, V, scale } = sizes
+const fastWeights: FastWeightKernels['fastWeights'] = (form, inputs, { y, sT, zT, den, states, zs }, sizes) => {
+  const { H, K, V, scale, eps } = sizes
+  checkGate(inputs.gate, sizes)
   const run = form === 'chunk' ? chunk : recurrent
   for (const head of heads(sizes)) {
-    const S = s0 ? block(s0, head.index, K, V) : zeros(K, V)
-    const z = z0 ? block(z0, head.index, 1, K).data : new Float64Array(K)
+    const S = inputs.s0 ? block(inputs.s0, head.index, K, V) : zeros(K, V)
+    const z = inputs.z0 ? block(inputs.z0, head.index, 1, K).data : new Float64Array(K)
     for (const span of head.spans) {
       states?.data.set(S.data, span.index * K * V)
-      norm?.zs?.data.set(z, span.index * K)
-      const { O, N } = run(S, z, tokensOf(q, k, v, beta, span, sizes))
-      const den = N.map((x) => (norm ? x + norm.eps : 1))
-      scatter(
-        y,
-        span,
-        scaleRows(
-          den.map((x) => scale / x),
-          O,
-        ),
-        H,
-      )
-      if (norm?.den) scatter(norm.den, span, column(den), H)
+      zs?.data.set(z, span.index * K)
+      const { O, N } = run(S, z, tokensOf(inputs, span, sizes))
+      const d = N.map((x) => (zT ? x + eps : 1))
+      const factor = d.map((x) => scale / x)
+      scatter(y, span, scaleRows(factor, O), H)
+      if (den) scatter(den, span, column(d), H)
     }
     sT.data.set(S.data, head.index * K * V)
-    norm?.zT.data.set(z, head.index * K)
+    zT?.data.set(z, head.index * K)
   }
 }
 
 /** With a normaliser y = scale O / den, so G = scale dy / den and g = -(dy . y) / den: dropping g is the classic mistake. */
-function backward(
-  form: Form,
-  q: RefStorage,
-  k: RefStorage,
-  v: RefStorage,
-  beta: RefStorage | null,
-  states: RefStorage,
-  zs: RefStorage | null,
-  y: RefStorage | null,
-  den: RefStorage | null,
-  dy: RefStorage,
-  dsT: RefStorage | null,
-  dzT: RefStorage | null,
-  dq: RefStorage,
-  dk: RefStorage,
-  dv: RefStorage,
-  dbeta: RefStorage | null,
-  ds0: RefStorage | null,
-  dz0: RefStorage | null,
-  sizes: FastWeightSizes,
-): void {
-  const { H, K, V, scale } = sizes
+const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inputs, saved, { dy, dsT, dzT }, gradients, sizes) => {
+  const { H, K, V, scale, gateWidth } = sizes
   const run = form === 'chunk' ? chunkBackward : recurrentBackward
   for (const head of heads(sizes)) {
     const dS = dsT ? block(dsT, head.index, K, V) : zeros(K, V)
     const dz = dzT ? block(dzT, head.index, 1, K).data : new Float64Array(K)
     for (const span of head.spans.reverse()) {
-      const S = block(states, span.index, K, V)
-      const z = zs ? block(zs, span.index, 1, K).data : new Float64Array(K)
+      const S = block(saved.states, span.index, K, V)
+      const z = saved.zs ? block(saved.zs, span.index, 1, K).data : new Float64Array(K)
       const dY = gather(dy, span, V, H)
-      const Y = y && den ? gather(y, span, V, H) : null
-      const d = den ? gather(den, span, 1, H).data : new Float64Array(span.n).fill(1)
-      const G = scaleRows(
-        d.map((x) => scale / x),
-        dY,
-      )
+      const Y = saved.y && gather(saved.y, span, V, H)
+      const d = saved.den ? gather(saved.den, span, 1, H).data : new Float64Array(span.n).fill(1)
+      const factor = d.map((x) => scale / x)
       const g = d.map((x, t) => (Y ? -dot(row(dY, t), row(Y, t)) / x : 0))
-      const { dQ, dK, dV, dbeta: db } = run(S, z, dS, dz, tokensOf(q, k, v, beta, span, sizes), { G, g })
-      scatter(dq, span, dQ, H)
-      scatter(dk, span, dK, H)
-      scatter(dv, span, dV, H)
-      if (dbeta) scatter(dbeta, span, column(db), H)
+      const tokens = tokensOf(inputs, span, sizes)
+      const { dQ, dK, dV, dbeta, dW, dA } = run(S, z, dS, dz, tokens, { G: scaleRows(factor, dY), g })
+      if (inputs.beta) {
+        // a = diag(w) k
+        addTo(dK.data, times(tokens.W.data, dA.data))
+        addTo(dW.data, times(tokens.A!.data, dA.data))
+        scatter(gradients.dbeta!, span, column(dbeta), H)
+      }
+      scatter(gradients.dq, span, dQ, H)
+      scatter(gradients.dk, span, dK, H)
+      scatter(gradients.dv, span, dV, H)
+      if (gradients.derase) scatter(gradients.derase, span, dA, H)
+      if (gradients.dgate) scatter(gradients.dgate, span, gateWidth === K ? dW : column(dbeta.map((_, t) => sum(row(dW, t)))), H)
     }
-    ds0?.data.set(dS.data, head.index * K * V)
-    dz0?.data.set(dz, head.index * K)
+    gradients.ds0?.data.set(dS.data, head.index * K * V)
+    gradients.dz0?.data.set(dz, head.index * K)
   }
 }
 
-export const fastWeightKernels: Pick<Kernels<RefStorage>, 'sumRule' | 'sumRuleBackward' | 'deltaRule' | 'deltaRuleBackward'> = {
-  sumRule: (form, q, k, v, s0, z0, y, sT, zT, den, states, zs, eps, sizes) =>
-    forward(form, q, k, v, null, s0, z0, y, sT, states, zT && { zT, den, zs, eps }, sizes),
-  sumRuleBackward: (form, q, k, v, y, den, states, zs, dy, dsT, dzT, dq, dk, dv, ds0, dz0, sizes) =>
-    backward(form, q, k, v, null, states, zs, y, den, dy, dsT, dzT, dq, dk, dv, null, ds0, dz0, sizes),
-  deltaRule: (form, q, k, v, beta, s0, y, sT, states, sizes) => forward(form, q, k, v, beta, s0, null, y, sT, states, null, sizes),
-  deltaRuleBackward: (form, q, k, v, beta, states, dy, dsT, dq, dk, dv, dbeta, ds0, sizes) =>
-    backward(form, q, k, v, beta, states, null, null, null, dy, dsT, null, dq, dk, dv, dbeta, ds0, null, sizes),
+export const fastWeightKernels: FastWeightKernels = { fastWeights, fastWeightsBackward }
+
+function checkGate(gate: RefStorage | null, { B, T, H, gateWidth }: FastWeightSizes): void {
+  for (let i = 0; gate && i < B * T * H * gateWidth; i++)
+    if (!(gate.data[i] <= 0))
+      throw new Error(
+        `fastWeights: the gate holds ${gate.data[i]}; gates are logarithms of decays, at most 0 (log alpha with 0 <= alpha <= 1)`,
+      )
 }
 
 // ---- where a head's rows and snapshots lie ------------------------------------------------------------------------------
@@ -285,8 +359,19 @@ function heads({ B, T, H, C }: FastWeightSizes): { index: number; spans: Span[] 
   }))
 }
 
-function tokensOf(q: RefStorage, k: RefStorage, v: RefStorage, beta: RefStorage | null, span: Span, { H, K, V }: FastWeightSizes): Tokens {
-  return { Q: gather(q, span, K, H), K: gather(k, span, K, H), V: gather(v, span, V, H), beta: beta && gather(beta, span, 1, H).data }
+function tokensOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V, gateWidth }: FastWeightSizes): Tokens {
+  const { q, k, v, beta, gate, erase } = inputs
+  const keys = gather(k, span, K, H)
+  const decays = gate && gather(gate, span, gateWidth, H)
+  const W = build(span.n, K, (t, i) => (decays ? Math.exp(row(decays, t)[gateWidth === 1 ? 0 : i]) : 1))
+  return {
+    Q: gather(q, span, K, H),
+    K: keys,
+    V: gather(v, span, V, H),
+    beta: beta ? gather(beta, span, 1, H).data : new Float64Array(span.n).fill(1),
+    W,
+    A: erase ? gather(erase, span, K, H) : beta ? { ...keys, data: times(W.data, keys.data) } : null,
+  }
 }
 
 function gather(x: RefStorage, { first, n }: Span, cols: number, H: number): Matrix {
@@ -331,6 +416,15 @@ function dot(a: Vector, b: Vector): number {
 /** y += a x. */
 function addTo(y: Vector, x: Vector, a = 1): void {
   for (let i = 0; i < y.length; i++) y[i] += a * x[i]
+}
+
+const times = (a: Vector, b: Vector): Vector => a.map((x, i) => x * b[i])
+
+/** S <- diag(w) S. */
+function scaleBy(S: Matrix, w: Vector): void {
+  S.data.forEach((x, i) => {
+    S.data[i] = w[Math.floor(i / S.cols)] * x
+  })
 }
 
 /** S^T q. */

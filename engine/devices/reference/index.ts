@@ -3,6 +3,7 @@ import type { Device } from '../device.ts'
 import type { Kernels } from '../kernels.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import { fastWeightKernels } from './fast-weights.ts'
+import { linearKernels } from './linear.ts'
 import { matmulKernels } from './matmul.ts'
 import { movementKernels } from './movement.ts'
 import { normKernels } from './norm.ts'
@@ -22,6 +23,7 @@ const kernels: Kernels<RefStorage> = {
   ...randomKernels,
   ...optimizerKernels,
   ...fastWeightKernels,
+  ...linearKernels,
 }
 
 export function referenceDevice(): Device<RefStorage> {
