@@ -128,3 +128,13 @@ export function checkClaim<C extends Claim>(claim: C, where = claimWhere(claim))
   if (claim.floor !== undefined && !(claim.floor >= 0)) fail(`'floor' must be a number from 0, not ${claim.floor}`)
   return claim
 }
+
+/** Throws where two claims have the same name. */
+export function checkNames(claims: readonly Claim[]): readonly Claim[] {
+  const seen = new Set<string>()
+  for (const { name } of claims) {
+    if (seen.has(name)) throw new ClaimError(`two claims are called '${name}'`)
+    seen.add(name)
+  }
+  return claims
+}

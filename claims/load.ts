@@ -37,13 +37,16 @@ export async function loadFile(file: string): Promise<Claim[]> {
   try {
     exported = await import(pathToFileURL(resolve(file)).href)
   } catch (error) {
-    return fail(`can't be loaded: ${error instanceof Error ? `${error.name === 'Error' ? '' : `${error.name}: `}${error.message}` : String(error)}`)
+    return fail(
+      `can't be loaded: ${error instanceof Error ? `${error.name === 'Error' ? '' : `${error.name}: `}${error.message}` : String(error)}`,
+    )
   }
   const inside = typeof exported.default === 'object' && exported.default !== null ? (exported.default as Record<string, unknown>) : {}
   const list = (name: 'claims' | 'rules'): unknown[] => {
     const found = exported[name] ?? inside[name]
     if (found === undefined) return []
-    if (typeof found !== 'object' || found === null) return fail(`'${name}' must be an array or an object, not ${found === null ? 'null' : typeof found}`)
+    if (typeof found !== 'object' || found === null)
+      return fail(`'${name}' must be an array or an object, not ${found === null ? 'null' : typeof found}`)
     return Object.values(found)
   }
   const [claims, rules] = [list('claims'), list('rules')]
@@ -57,14 +60,4 @@ export async function loadFile(file: string): Promise<Claim[]> {
 const nameOf = (file: string, what: string, value: unknown, i: number): string => {
   const name = (value as { name?: unknown } | null)?.name
   return `${file}: ${typeof name === 'string' ? `'${name}'` : `${what}[${i}]`}`
-}
-
-/** Throws where two claims have the same name. */
-export function checkNames(claims: readonly Claim[]): readonly Claim[] {
-  const seen = new Set<string>()
-  for (const { name } of claims) {
-    if (seen.has(name)) throw new ClaimError(`two claims are called '${name}'`)
-    seen.add(name)
-  }
-  return claims
 }

@@ -1,5 +1,15 @@
 /** Rules of a user's own: what a file exports, checked. */
-import { type Form, type FastWeightState, forms, type Letter, type Rule, type RuleName, type RuleResult, rules, Tensor } from '../engine/index.ts'
+import {
+  type FastWeightState,
+  type Form,
+  forms,
+  type Letter,
+  type Rule,
+  type RuleName,
+  type RuleResult,
+  rules,
+  Tensor,
+} from '../engine/index.ts'
 import { show } from '../engine/shape.ts'
 import { ClaimError } from './claim.ts'
 import { valueKinds } from './context.ts'
@@ -12,7 +22,11 @@ export interface OwnRule extends Partial<Pick<Rule, 'title' | 'source' | 'equati
   /** Each part of the state and its axes. It is zero at first. */
   readonly state: Readonly<Record<string, readonly Letter[]>>
   /** One token, by composed ops of the engine: the specification. */
-  step(state: Record<string, Tensor>, token: Record<string, Tensor>, options: Parameters<Rule['step']>[2]): { y: Tensor; state: Record<string, Tensor> }
+  step(
+    state: Record<string, Tensor>,
+    token: Record<string, Tensor>,
+    options: Parameters<Rule['step']>[2],
+  ): { y: Tensor; state: Record<string, Tensor> }
   /** An input in which y is linear from a zero state, if there is one. */
   readonly linear?: string
   /** A rule of this package that this one equals; with its inputs, computed from these, where they aren't the same. */
@@ -55,7 +69,8 @@ export function checkRule(rule: OwnRule, where: string): FamilyRule {
   if (typeof rule.inputs !== 'object' || rule.inputs === null) fail("'inputs' must be { name: { shape, values } }")
   for (const [name, input] of Object.entries(rule.inputs)) {
     axes(`the shape of input '${name}'`, input?.shape)
-    if (!valueKinds.includes(input.values)) fail(`the values of input '${name}' must be one of ${valueKinds.join(', ')}, not '${input.values}'`)
+    if (!valueKinds.includes(input.values))
+      fail(`the values of input '${name}' must be one of ${valueKinds.join(', ')}, not '${input.values}'`)
     const [B, T] = [input.shape.indexOf('B'), input.shape.indexOf('T')]
     if (B > 0 || (T >= 0 && (T !== 1 || B !== 0))) fail(`input '${name}' has axes [${input.shape}]: B comes first, T second`)
   }
@@ -83,11 +98,14 @@ export function checkRule(rule: OwnRule, where: string): FamilyRule {
     const expect = (name: string, t: unknown, axes: readonly string[]): void => {
       if (!(t instanceof Tensor)) return fail(`${what} returns a state without '${name}'`)
       if (t.shape.length !== axes.length || axes.some((letter, i) => letter in sizes && t.shape[i] !== sizes[letter]))
-        fail(`${what} returns ${name} ${show(t.shape)}, expected [${axes.map((letter) => (letter in sizes ? `${letter}=${sizes[letter]}` : letter))}]`)
+        fail(
+          `${what} returns ${name} ${show(t.shape)}, expected [${axes.map((letter) => (letter in sizes ? `${letter}=${sizes[letter]}` : letter))}]`,
+        )
     }
     expect('y', y, wanted)
     for (const [name, axes] of Object.entries(rule.state)) expect(name, state[name], axes)
-    for (const name of Object.keys(state)) if (!(name in rule.state)) fail(`${what} returns a state with '${name}', which 'state' doesn't list`)
+    for (const name of Object.keys(state))
+      if (!(name in rule.state)) fail(`${what} returns a state with '${name}', which 'state' doesn't list`)
     return result as RuleResult
   }
   const sizesOf = (inputs: Record<string, Tensor>, step: boolean): Record<string, number> =>
