@@ -86,7 +86,13 @@ function withFlags(op: string, k: Tensor, gates: Gates, options: RuleOptions, B:
     gate ??= zeros([B, T, H], k.device)
     gate = minimum(gate, tensor(limit, { shape: [B, T, ...gate.shape.slice(2).map(() => 1)], device: k.device }))
     // What erases reads the state before it decays, so it must find nothing.
-    erase &&= mul(erase, tensor(Float32Array.from(begins, (x) => 1 - x), { shape: [B, T, 1, 1], device: k.device }))
+    erase &&= mul(
+      erase,
+      tensor(
+        Float32Array.from(begins, (x) => 1 - x),
+        { shape: [B, T, 1, 1], device: k.device },
+      ),
+    )
   }
   return { k, beta, gate, erase }
 }
@@ -99,8 +105,11 @@ function check(
   gates: Gates,
   options: RuleOptions & NormaliserOptions,
 ): Record<string, number> {
-  const { scale = 1, normalise = false, eps = 1e-6 } = options
+  const { scale = 1, normalise = false, eps = 0 } = options
   const { beta, gate, erase } = gates
+  const unknown = Object.keys(options).find((name) => !knownOptions.includes(name as (typeof knownOptions)[number]))
+  if (unknown !== undefined) throw new Error(`${op}: unknown option '${unknown}' (${knownOptions.join(', ')})`)
+  if (options.eps !== undefined && !normalise) throw new Error(`${op}: eps is the normaliser's, and normalise is off`)
   checkFloat(op, q, k, v, beta, gate, erase)
   sameDevice(op, q, k, v, beta, gate, erase)
   if (!Number.isFinite(scale)) throw new Error(`${op}: the scale must be a finite number, not ${scale}`)
@@ -120,6 +129,9 @@ function check(
   return { B, T, H, K, V }
 }
 
+const knownOptions = ['form', 'chunk', 'scale', 'mask', 'reset', 'normalise', 'eps'] as const satisfies (keyof (RuleOptions &
+  NormaliserOptions))[]
+
 /** The form that is asked for, and its C. */
 function planForm(op: string, T: number, options: RuleOptions, gated: boolean): { form: KernelForm; C: number } {
   const { form = T === 1 ? 'recurrent' : 'chunk', chunk = gated ? 16 : 32 } = options
@@ -134,8 +146,7 @@ export function checkState(op: string, state: FastWeightState, expected: Record<
     throw new Error(`${op}: the state must be { ${Object.keys(expected).join(', ')} }, as the rule returns it; the options come after it`)
   for (const [name, t] of Object.entries(state) as [string, Tensor | undefined][]) {
     if (!t) continue
-    if (!(name in expected))
-      throw new Error(`${op}: the state has a ${name}, which this rule${name === 'z' ? ' without normalise' : ''} lacks`)
+    if (!(name in expected)) throw new Error(`${op}: the state has a ${name}, which this rule lacks`)
     sameDevice(op, beside, t)
     checkFloat(op, t)
     match(op, { [name]: expected[name] }, { [name]: t.shape })

@@ -11,9 +11,21 @@ import { random, sizeOf, uniforms } from '../helpers.ts'
 /**
  * What the values of an input look like. Where a derivative jumps or a function has a pole, the values keep away from it.
  * any: [-2, 2). positive: [0.25, 2.25). nonzero: either sign of that. distinct: a shuffle of equally spaced values in [-2, 2).
+ * rate: [0.02, 0.98). gate: (-3, 0). spd: symmetric positive definite matrices over the last two axes.
  * grid: integers in [-2, 2]; between: halfway between those. A number: [-number, number). below: int32 indices.
  */
-export type Values = 'any' | 'positive' | 'nonzero' | 'distinct' | 'grid' | 'between' | number | { below: number; ignore?: number }
+export type Values =
+  | 'any'
+  | 'positive'
+  | 'nonzero'
+  | 'distinct'
+  | 'grid'
+  | 'between'
+  | 'rate'
+  | 'gate'
+  | 'spd'
+  | number
+  | { below: number; ignore?: number }
 
 export interface Input {
   shape: readonly number[]
@@ -437,15 +449,117 @@ const letters = <L extends string>(
     (shape) => Object.fromEntries(names.map((name, i) => [name, Math.min(shape[i], caps[name] ?? Infinity)])) as Record<L, number>,
   )
 
-const fastWeightOptions = (sizes: Sizes) =>
-  fc.record({
-    // The largest is the longest sequence; heads and states stay small enough for the reference.
-    dims: letters(sizes, ['T', 'H', 'B', 'K', 'V'], { H: 9, B: 9, K: 70, V: 70 }),
-    form: fc.constantFrom<Form>('recurrent', 'chunk'),
-    chunk: fc.constantFrom(1, 2, 3, 5, 8, 16, 32, 64),
-    scale: fc.constantFrom(1, 0.5),
-    state: fc.boolean(),
+/** An op of the engine for each rule of the table; where two rules share one, the name says which. */
+const ruleOps: Record<engine.RuleName, string> = {
+  sum: 'sumRule',
+  'linear-attention': 'sumRule normalised',
+  delta: 'deltaRule',
+  'attention-delta': 'attentionDeltaRule',
+  retnet: 'retentionRule',
+  mamba2: 'gatedSumRule head',
+  gla: 'gatedSumRule channel',
+  peng: 'pengRule',
+  'gated-delta': 'gatedDeltaRule head',
+  kda: 'gatedDeltaRule channel',
+  'delta-product': 'deltaProductRule',
+  oja: 'ojaRule',
+  'gated-oja': 'ojaRule gated',
+  longhorn: 'longhornRule',
+  iplr: 'dplrRule plain',
+  dplr: 'dplrRule',
+  rwkv7: 'rwkv7Rule',
+  mesa: 'mesaRule',
+}
+
+/** Keys of about unit length: rules that correct are unstable beyond beta |k|^2 = 2. */
+const ruleValues = (kind: engine.ValueKind, K: number): Values =>
+  kind === 'any'
+    ? 'any'
+    : kind === 'key' || kind === 'unit key'
+      ? 1 / Math.sqrt(K)
+      : ({ feature: 'positive', positive: 'positive', rate: 'rate', gate: 'gate' } as const)[kind]
+
+const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) => {
+  const rule: engine.Rule = engine.rules[name]
+  // Exact solves are slow, and so is the loop around them.
+  const cap = name === 'mesa' ? 9 : 70
+  return define({
+    name: ruleOps[name],
+    options: (sizes: Sizes) =>
+      fc.record({
+        // The largest is the longest sequence; heads and states stay small enough for the reference.
+        dims: letters(sizes, ['T', 'H', 'B', 'K', 'V', 'N'], { T: name === 'mesa' ? 40 : 2000, H: 9, B: 9, K: cap, V: cap, N: 3 }),
+        form: fc.constantFrom(...rule.forms.filter((form) => form !== 'parallel')),
+        chunk: fc.constantFrom(1, 2, 3, 5, 8, 16, 32, 64),
+        scale: fc.constantFrom(1, 0.5),
+        state: fc.boolean(),
+      }),
+    inputs: ({ dims, state }): Input[] => {
+      const shape = (letters: readonly engine.Letter[]): number[] => letters.map((letter) => dims[letter])
+      const inputs = Object.values(rule.inputs).map((input) => ({ shape: shape(input.shape), values: ruleValues(input.values, dims.K) }))
+      const states = Object.entries(rule.state).map(([part, letters]) => ({
+        shape: shape(letters),
+        values: part === 'S' ? ('any' as const) : part === 'z' ? ('positive' as const) : ('spd' as const),
+      }))
+      return [...inputs, ...(state ? states : [])]
+    },
+    run: ({ form, chunk, scale }, tensors) => {
+      const names = Object.keys(rule.inputs)
+      const parts = Object.keys(rule.state)
+      const at = (keys: string[], from: number) => Object.fromEntries(keys.map((key, i) => [key, tensors[from + i]]))
+      const initial = tensors.length > names.length ? (at(parts, names.length) as unknown as engine.FastWeightState) : undefined
+      const { y, state } = rule.run(at(names, 0), initial, { form, chunk, scale })
+      return [y, ...parts.map((part) => state[part as 'S']!)]
+    },
+    sequence: true,
   })
+})
+
+const linearCases = [
+  define({
+    name: 'solveSpd',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 3, 0.2) }),
+    inputs: ({ shape }) => [{ shape: [...shape, shape.at(-1)!], values: 'spd' }, { shape }],
+    run: (_, [A, b]) => engine.solveSpd(A, b),
+    terms: ({ shape }) => shape.at(-1)! ** 2,
+  }),
+  define({
+    name: 'readOut',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 3), V: fc.constantFrom(1, 3) }),
+    inputs: ({ shape, V }) => [{ shape: [...shape, V] }, { shape }],
+    run: (_, [S, q]) => engine.readOut(S, q),
+    terms: ({ shape }) => shape.at(-1)!,
+  }),
+  define({
+    name: 'outer',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 3), V: fc.constantFrom(1, 3) }),
+    inputs: ({ shape, V }) => [{ shape }, { shape: [...shape.slice(0, -1), V] }],
+    run: (_, [k, v]) => engine.outer(k, v),
+    terms: ({ shape }) => Math.max(shape.at(-1)!, 3),
+  }),
+  define({
+    name: 'fastWeights',
+    options: (sizes) =>
+      fc.record({
+        dims: letters(sizes, ['T', 'H', 'B', 'K', 'V'], { H: 9, B: 9, K: 70, V: 70 }),
+        form: fc.constantFrom<Form>('recurrent', 'chunk'),
+        chunk: fc.constantFrom(1, 3, 8, 16, 32),
+        erase: fc.boolean(),
+      }),
+    inputs: ({ dims: { B, T, H, K, V }, erase }) => [
+      { shape: [B, T, H, K] },
+      { shape: [B, T, H, K], values: 1 / Math.sqrt(K) },
+      { shape: [B, T, H, V] },
+      { shape: [B, T, H, K], values: 'gate' },
+      ...(erase ? [{ shape: [B, T, H, K], values: 1 / Math.sqrt(K) }] : []),
+    ],
+    run: ({ form, chunk, erase: erases }, [q, k, v, gate, erase]) => {
+      const { y, state } = engine.fastWeights(q, k, v, erases ? { gate, erase } : { gate }, undefined, { form, chunk })
+      return [y, state.S]
+    },
+    sequence: true,
+  }),
+]
 
 const sequenceCases = [
   define({
@@ -464,53 +578,6 @@ const sequenceCases = [
     inputs: ({ shape }) => [{ shape, values: 'nonzero' }],
     run: ({ shape, nu }, [x]) => engine.dpfp(x, 1 + (nu % Math.min(4, 2 * shape.at(-1)! - 1))),
     terms: () => 8,
-  }),
-  define({
-    name: 'deltaRule',
-    options: fastWeightOptions,
-    // Keys of about unit length: the rule is unstable beyond beta |k|^2 = 2.
-    inputs: ({ dims: { B, T, H, K, V }, state }) => [
-      { shape: [B, T, H, K] },
-      { shape: [B, T, H, K], values: 1 / Math.sqrt(K) },
-      { shape: [B, T, H, V] },
-      { shape: [B, T, H], values: 1 },
-      ...(state ? [{ shape: [B, H, K, V] }] : []),
-    ],
-    run: ({ form, chunk, scale }, [q, k, v, beta, s0]) => {
-      const { y, state } = engine.deltaRule(q, k, v, beta, s0 && { S: s0 }, { form, chunk, scale })
-      return [y, state.S]
-    },
-    sequence: true,
-  }),
-  define({
-    name: 'sumRule',
-    options: fastWeightOptions,
-    inputs: ({ dims: { B, T, H, K, V }, state }) => [
-      { shape: [B, T, H, K] },
-      { shape: [B, T, H, K] },
-      { shape: [B, T, H, V] },
-      ...(state ? [{ shape: [B, H, K, V] }] : []),
-    ],
-    run: ({ form, chunk, scale }, [q, k, v, s0]) => {
-      const { y, state } = engine.sumRule(q, k, v, s0 && { S: s0 }, { form, chunk, scale })
-      return [y, state.S]
-    },
-    sequence: true,
-  }),
-  define({
-    name: 'sumRule normalised',
-    options: fastWeightOptions,
-    inputs: ({ dims: { B, T, H, K, V }, state }) => [
-      { shape: [B, T, H, K], values: 'positive' },
-      { shape: [B, T, H, K], values: 'positive' },
-      { shape: [B, T, H, V] },
-      ...(state ? [{ shape: [B, H, K, V] }, { shape: [B, H, K], values: 'positive' as const }] : []),
-    ],
-    run: ({ form, chunk, scale }, [q, k, v, S, z]) => {
-      const { y, state } = engine.sumRule(q, k, v, S && { S, z }, { form, chunk, scale, normalise: true, eps: 0.5 })
-      return [y, state.S, state.z!]
-    },
-    sequence: true,
   }),
 ]
 
@@ -604,6 +671,8 @@ export const cases: readonly Case[] = [
   ...matmulCases,
   ...normCases,
   ...sequenceCases,
+  ...ruleCases,
+  ...linearCases,
   ...randomCases,
   ...optimizerCases,
 ]
@@ -617,10 +686,22 @@ export function make({ shape, values = 'any', grad = true }: Input, seed: number
     const data = Int32Array.from({ length: n }, () => (ignore !== undefined && next() < 0.25 ? ignore : Math.floor(below * next())))
     return engine.tensor(data, { shape, device })
   }
-  return engine.tensor(floats(values, seed, n), { shape, device, requiresGrad: grad })
+  const data = values === 'spd' ? spd(uniforms(seed, n), shape.at(-1)!) : floats(values, seed, n)
+  return engine.tensor(data, { shape, device, requiresGrad: grad })
 }
 
-function floats(values: Exclude<Values, object>, seed: number, n: number): Float32Array {
+/** x x^T / K + 1 for each of the matrices x. */
+function spd(x: Float32Array, K: number): Float32Array {
+  return x.map((_, index) => {
+    const i = Math.floor(index / K)
+    const row = (r: number, l: number): number => x[(i - (i % K) + r) * K + l]
+    let total = i % K === index % K ? 1 : 0
+    for (let l = 0; l < K; l++) total += (row(i % K, l) * row(index % K, l)) / K
+    return total
+  })
+}
+
+function floats(values: Exclude<Values, object | 'spd'>, seed: number, n: number): Float32Array {
   if (values === 'distinct') {
     const spaced = uniforms(seed, n).map((_, i) => (4 * i) / n - 2)
     const next = random(seed)
@@ -634,6 +715,8 @@ function floats(values: Exclude<Values, object>, seed: number, n: number): Float
   const u = uniforms(seed, n, -range, range)
   if (values === 'positive') return u.map((x) => 0.25 + Math.abs(x))
   if (values === 'nonzero') return u.map((x) => (x < 0 ? x - 0.25 : x + 0.25))
+  if (values === 'rate') return u.map((x) => 0.5 + 0.24 * x)
+  if (values === 'gate') return u.map((x) => -1.5 + 0.74 * x)
   if (values === 'grid') return u.map((x) => Math.round(x))
   if (values === 'between') return u.map((x) => Math.floor(x) + 0.5)
   return u

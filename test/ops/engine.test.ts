@@ -880,17 +880,17 @@ for (const { name, open } of devices)
         [
           'a bare tensor as state',
           (f) => engine.deltaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1]), f([1, 1, 3, 3]) as never),
-          'deltaRule: the state must be { S: [B,H,K,V] }, as the rule returns it; the options come after it',
+          'deltaRule: the state must be { S }, as the rule returns it; the options come after it',
         ],
         [
           'options as state',
           (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), { normalise: true } as never),
-          'sumRule: the state must be { S: [B,H,K,V] }, as the rule returns it; the options come after it',
+          'sumRule: the state must be { S }, as the rule returns it; the options come after it',
         ],
         [
           'a normaliser for the delta rule',
           (f) => engine.deltaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1]), { S: f([1, 1, 3, 3]), z: f([1, 1, 3]) }),
-          'deltaRule: the state has a normaliser z, but this rule has none',
+          'deltaRule: the state has a z, which this rule lacks',
         ],
         [
           'indices as state',
@@ -913,7 +913,7 @@ for (const { name, open } of devices)
         [
           'a normaliser that is missing',
           (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), { S: f([1, 1, 3, 3]) }, { normalise: true }),
-          'sumRule: the state lacks the normaliser z that normalise needs',
+          'sumRule: the state lacks z [1,1,3], the normaliser',
         ],
         [
           'a chunk of 0',
@@ -923,7 +923,65 @@ for (const { name, open } of devices)
         [
           'an unknown form',
           (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), undefined, { form: 'fast' as never }),
-          "sumRule: unknown form 'fast' (recurrent or chunk)",
+          "sumRule: unknown form 'fast' (recurrent, parallel, chunk)",
+        ],
+        [
+          'an option that means nothing',
+          (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), undefined, { eps: 1 }),
+          "sumRule: eps is the normaliser's, and normalise is off",
+        ],
+        [
+          'an option that is none',
+          (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), undefined, { chunks: 4 } as never),
+          "sumRule: unknown option 'chunks' (form, chunk, scale, mask, reset, normalise, eps)",
+        ],
+        [
+          'a gate above 0',
+          (f) => engine.gatedSumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), engine.affine(f([1, 2, 1]), 0, 0.25)),
+          'fastWeights: the gate holds 0.25; gates are logarithms of decays, at most 0 (log alpha with 0 <= alpha <= 1)',
+        ],
+        [
+          'a gate for neither heads nor channels',
+          (f) => engine.gatedSumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 5]), f([1, 2, 1, 5])),
+          'gatedSumRule: gate has shape [1,2,1,5], expected [1,2,1,3]',
+        ],
+        [
+          "a rate above 1 in Peng's rule",
+          (f) => engine.pengRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), engine.affine(f([1, 2, 1]), 0, 1.5)),
+          'pengRule: beta must lie in [0, 1]: of log(1 - beta), fastWeights: the gate holds NaN; gates are logarithms of decays, at most 0 (log alpha with 0 <= alpha <= 1)',
+        ],
+        [
+          'a mask that is no mask',
+          (f, i) =>
+            engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), undefined, { mask: engine.reshape(i([1, 2]), [1, 2]) }),
+          'sumRule: mask holds 2 at 1, not 0 or 1',
+        ],
+        [
+          'resets as numbers',
+          (f) => engine.sumRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), undefined, { reset: f([1, 2]) }),
+          "sumRule: reset must be an int32 tensor of zeros and ones (dtype: 'int32')",
+        ],
+        [
+          'beta and erase together',
+          (f) => engine.fastWeights(f([1, 1, 1, 1]), f([1, 1, 1, 1]), f([1, 1, 1, 1]), { beta: f([1, 1, 1]), erase: f([1, 1, 1, 1]) }),
+          'fastWeights: beta and erase exclude each other',
+        ],
+        [
+          'a normaliser where values are corrected',
+          (f) =>
+            engine.fastWeights(f([1, 1, 1, 1]), f([1, 1, 1, 1]), f([1, 1, 1, 1]), { beta: f([1, 1, 1]) }, undefined, { normalise: true }),
+          'fastWeights: the normaliser belongs to rules that only add, without beta and erase',
+        ],
+        [
+          'Mesa in chunks',
+          (f) =>
+            engine.mesaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1]), null, f([1, 3]), undefined, { form: 'chunk' }),
+          "mesaRule: has only the recurrent form, not 'chunk'",
+        ],
+        [
+          'a system without a solution for each matrix',
+          (f) => engine.solveSpd(f([2, 3, 3]), f([3, 3])),
+          'solveSpd: A has shape [2,3,3], expected [N0=3,K=3,K=3]',
         ],
         ['no gradients to clip', () => engine.gradNorm([]), 'gradNorm: there are no gradients (call backward first)'],
         ['a limit of 0', (f) => engine.clipScale(f([]), 0), 'clipScale: the limit must be positive, not 0'],

@@ -1,15 +1,40 @@
 /**
  * The fast-weight recurrences: their forms agree, states carry over, and nothing looks ahead.
- * Written against the equations (Katharopoulos 2020, eq. 16-20; Schlag 2021, eq. 24-25), on every device.
+ * Written against the equation of engine/devices/kernels.ts in plain loops, on every device.
  */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import { type Device, deltaRule, type Form, type HostArray, scope, sumRule, type Tensor, tensor } from '../../engine/index.ts'
+import { type Device, fastWeights, type HostArray, scope, type Tensor, tensor } from '../../engine/index.ts'
 import { assertRms, assertSameBits, builds, reference, uniforms, wasm } from '../helpers.ts'
 
-type Rule = 'sum' | 'normalised' | 'delta'
-const rules: readonly Rule[] = ['sum', 'normalised', 'delta']
-const forms: readonly Form[] = ['recurrent', 'chunk']
+interface Variant {
+  beta?: true
+  gate?: 'head' | 'channel'
+  erase?: true
+  normalised?: true
+}
+const variants = {
+  sum: {},
+  normalised: { normalised: true },
+  'sum, a gate a head': { gate: 'head' },
+  'sum, a gate a channel': { gate: 'channel' },
+  'normalised, a gate a channel': { gate: 'channel', normalised: true },
+  delta: { beta: true },
+  'delta, a gate a head': { beta: true, gate: 'head' },
+  'delta, a gate a channel': { beta: true, gate: 'channel' },
+  erase: { erase: true },
+  'erase, a gate a channel': { erase: true, gate: 'channel' },
+} as const satisfies Record<string, Variant>
+type Rule = keyof typeof variants
+const rules = Object.keys(variants) as Rule[]
+const variantOf = (rule: Rule): Variant => variants[rule]
+/** The gradients of what comes with the tokens. */
+const tokenGradients = (rule: Rule) => {
+  const { beta, gate, erase } = variantOf(rule)
+  return ['dq', 'dk', 'dv', ...(beta ? ['dbeta'] : []), ...(gate ? ['dgate'] : []), ...(erase ? ['derase'] : [])] as (keyof Result)[]
+}
+type KernelForms = 'recurrent' | 'chunk'
+const forms: readonly KernelForms[] = ['recurrent', 'chunk']
 
 interface Sizes {
   B: number
@@ -18,15 +43,17 @@ interface Sizes {
   K: number
   V: number
 }
-type Names = 'q' | 'k' | 'v' | 'beta' | 'S' | 'z' | 'dy' | 'dS' | 'dz'
-/** The inputs and the cotangents of the outputs; q, k [B,T,H,K]; v, dy [B,T,H,V]; beta [B,T,H]; S, dS [B,H,K,V]; z, dz [B,H,K]. */
+type Names = 'q' | 'k' | 'v' | 'beta' | 'gate' | 'erase' | 'S' | 'z' | 'dy' | 'dS' | 'dz'
+/** The inputs and the cotangents of the outputs; q, k [B,T,H,K]; v, dy [B,T,H,V]; beta [B,T,H]; gate [B,T,H] or, like erase, [B,T,H,K]; S, dS [B,H,K,V]; z, dz [B,H,K]. */
 type Data = Record<Names, Float32Array>
 
-const shapeOf = ({ B, T, H, K, V }: Sizes): Record<Names, number[]> => ({
+const shapeOf = (rule: Rule, { B, T, H, K, V }: Sizes): Record<Names, number[]> => ({
   q: [B, T, H, K],
   k: [B, T, H, K],
   v: [B, T, H, V],
   beta: [B, T, H],
+  gate: variantOf(rule).gate === 'channel' ? [B, T, H, K] : [B, T, H],
+  erase: [B, T, H, K],
   S: [B, H, K, V],
   z: [B, H, K],
   dy: [B, T, H, V],
@@ -35,7 +62,7 @@ const shapeOf = ({ B, T, H, K, V }: Sizes): Record<Names, number[]> => ({
 })
 
 function data(rule: Rule, sizes: Sizes, seed: number): Data {
-  const names = Object.entries(shapeOf(sizes)) as [Names, number[]][]
+  const names = Object.entries(shapeOf(rule, sizes)) as [Names, number[]][]
   const all = Object.fromEntries(
     names.map(([name, shape], i) => [
       name,
@@ -47,40 +74,48 @@ function data(rule: Rule, sizes: Sizes, seed: number): Data {
   ) as Data
   all.beta = all.beta.map((x) => (x + 1) / 2)
   all.z = all.z.map(Math.abs)
-  // Features are positive where a normaliser divides by their products; keys are about unit vectors where beta |k|^2 < 2 keeps the rule stable.
-  if (rule === 'normalised') for (const name of ['q', 'k'] as const) all[name] = all[name].map((x) => Math.abs(x) + 0.1)
-  if (rule === 'delta') all.k = all.k.map((x) => x * Math.sqrt(2 / sizes.K))
+  // Decays from all but nothing to none at all, and now and then a token that forgets everything.
+  all.gate = all.gate.map((x, i) => (i % 29 === 13 ? -Infinity : 6 * Math.min(0, x)))
+  // Features are positive where a normaliser divides by their products; what the state is read with is about a unit vector, which keeps it stable.
+  const { beta, erase, normalised } = variantOf(rule)
+  if (normalised) for (const name of ['q', 'k'] as const) all[name] = all[name].map((x) => Math.abs(x) + 0.1)
+  if (beta || erase) for (const name of ['k', 'erase'] as const) all[name] = all[name].map((x) => x * Math.sqrt(2 / sizes.K))
   return all
 }
 
 interface Options {
-  form: Form
+  form: KernelForms
   C: number
   scale?: number
   state?: boolean
   eps?: number
 }
-type Result = Partial<Record<'y' | 'S' | 'z' | 'dq' | 'dk' | 'dv' | 'dbeta' | 'dS0' | 'dz0', HostArray>>
+type Result = Partial<Record<'y' | 'S' | 'z' | 'dq' | 'dk' | 'dv' | 'dbeta' | 'dgate' | 'derase' | 'dS0' | 'dz0', HostArray>>
 
 function call(rule: Rule, t: Partial<Record<Names, Tensor>>, { form, C, scale, eps }: Options): { y: Tensor; S: Tensor; z?: Tensor } {
   const options = { form, chunk: C, scale }
-  const { q, k, v, beta, S, z } = t as Record<Names, Tensor>
-  if (rule === 'delta') {
-    const { y, state } = deltaRule(q, k, v, beta, S && { S }, options)
-    return { y, ...state }
-  }
-  const normalise = rule === 'normalised'
-  const { y, state } = sumRule(q, k, v, S && { S, ...(normalise && { z }) }, { ...options, normalise, eps })
+  const { q, k, v, beta, gate, erase, S, z } = t as Record<Names, Tensor>
+  const { normalised: normalise = false, ...has } = variantOf(rule)
+  const gates = { ...(has.beta && { beta }), ...(has.gate && { gate }), ...(has.erase && { erase }) }
+  const { y, state } = fastWeights(q, k, v, gates, S && { S, ...(normalise && { z }) }, {
+    ...options,
+    normalise,
+    ...(normalise && { eps }),
+  })
   return { y, ...state }
 }
+
+/** The inputs of a rule, in the op's order. */
+const inputsOf = (rule: Rule): Names[] => ['q', 'k', 'v', ...(['beta', 'gate', 'erase'] as const).filter((name) => variantOf(rule)[name])]
 
 /** Gradients of the initial state have names of their own: dS and dz are cotangents of the final one. */
 const gradName = (name: string): string => (name === 'S' || name === 'z' ? `d${name}0` : `d${name}`)
 
 async function run(rule: Rule, sizes: Sizes, d: Data, options: Options, device: Device): Promise<Result> {
-  const shape = shapeOf(sizes)
-  const inputs: Names[] = ['q', 'k', 'v', ...(rule === 'delta' ? ['beta' as const] : [])]
-  if (options.state ?? true) inputs.push('S', ...(rule === 'normalised' ? ['z' as const] : []))
+  const shape = shapeOf(rule, sizes)
+  const { normalised } = variantOf(rule)
+  const inputs = inputsOf(rule)
+  if (options.state ?? true) inputs.push('S', ...(normalised ? ['z' as const] : []))
   const tensors = scope(() => {
     const t = Object.fromEntries(inputs.map((name) => [name, tensor(d[name], { shape: shape[name], device, requiresGrad: true })]))
     const { y, S, z } = call(rule, t, options)
@@ -94,6 +129,7 @@ async function run(rule: Rule, sizes: Sizes, d: Data, options: Options, device: 
 
 /** Token by token, in plain loops over one head's matrices: y and the final states. */
 function naive(rule: Rule, { B, T, H, K, V }: Sizes, d: Data, scale: number): Result {
+  const { beta, gate, erase, normalised } = variantOf(rule)
   const y = new Float64Array(B * T * H * V)
   const S = Float64Array.from(d.S)
   const z = Float64Array.from(d.z)
@@ -102,26 +138,30 @@ function naive(rule: Rule, { B, T, H, K, V }: Sizes, d: Data, scale: number): Re
       for (let t = 0; t < T; t++) {
         const row = (b * T + t) * H + h
         const state = (b * H + h) * K
+        const w = (i: number): number => (gate ? Math.exp(d.gate[gate === 'head' ? row : row * K + i]) : 1)
+        // What the state holds, before it decays, for the vector that it is read with.
+        const reader = (i: number): number => (erase ? d.erase[row * K + i] : beta ? w(i) * d.k[row * K + i] : 0)
+        const written = Array.from({ length: V }, (_, j) => {
+          let u = d.v[row * V + j]
+          for (let i = 0; i < K; i++) u -= reader(i) * S[(state + i) * V + j]
+          return beta ? d.beta[row] * u : u
+        })
         let denominator = 1e-6
         for (let i = 0; i < K; i++) {
-          z[state + i] += d.k[row * K + i]
+          z[state + i] = w(i) * z[state + i] + d.k[row * K + i]
           denominator += z[state + i] * d.q[row * K + i]
         }
         for (let j = 0; j < V; j++) {
-          let written = d.v[row * V + j]
-          if (rule === 'delta') {
-            for (let i = 0; i < K; i++) written -= S[(state + i) * V + j] * d.k[row * K + i]
-            written *= d.beta[row]
-          }
           let total = 0
           for (let i = 0; i < K; i++) {
-            S[(state + i) * V + j] += d.k[row * K + i] * written
-            total += S[(state + i) * V + j] * d.q[row * K + i]
+            const at = (state + i) * V + j
+            S[at] = w(i) * S[at] + d.k[row * K + i] * written[j]
+            total += S[at] * d.q[row * K + i]
           }
-          y[row * V + j] = (scale * total) / (rule === 'normalised' ? denominator : 1)
+          y[row * V + j] = (scale * total) / (normalised ? denominator : 1)
         }
       }
-  return { y, S, ...(rule === 'normalised' && { z }) }
+  return { y, S, ...(normalised && { z }) }
 }
 
 /** Tokens [from, to) of each sequence. */
@@ -132,8 +172,8 @@ function tokens(d: Data, sizes: Sizes, from: number, to: number): { d: Data; siz
       Array.from({ length: sizes.B }, (_, b) => Array.from(x.subarray((b * sizes.T + from) * width, (b * sizes.T + to) * width))).flat(),
     )
   }
-  const { q, k, v, beta, dy } = d
-  return { d: { ...d, q: cut(q), k: cut(k), v: cut(v), beta: cut(beta), dy: cut(dy) }, sizes: { ...sizes, T: to - from } }
+  const cuts = Object.fromEntries((['q', 'k', 'v', 'beta', 'gate', 'erase', 'dy'] as const).map((name) => [name, cut(d[name])]))
+  return { d: { ...d, ...cuts }, sizes: { ...sizes, T: to - from } }
 }
 
 function assertAll(actual: Result, expected: Result, bound: number, what: string, sizes: Sizes): void {
@@ -237,7 +277,7 @@ for (const { name, open, bound } of devices)
             const options = { form, C, scale, eps: 0.5 }
             const whole = await run(rule, sizes, d, options, device)
             const chained = await chain(rule, first, rest, options, device)
-            for (const name of ['dq', 'dk', 'dv', ...(rule === 'delta' ? ['dbeta' as const] : [])] as const) {
+            for (const name of tokenGradients(rule)) {
               const { before: b, after: a } = tokensOf(whole[name]!, sizes, cut)
               assertRms(chained.first[name]!, b, bound, `${form}: ${name} before the cut`, floorOf(sizes))
               assertRms(chained.rest[name]!, a, bound, `${form}: ${name} after the cut`, floorOf(sizes))
@@ -256,7 +296,7 @@ for (const { name, open, bound } of devices)
           const { y } = await run(rule, sizes, d, { form, C, scale }, device)
           for (const value of [0.5, -1e30, Infinity, NaN]) {
             const changed = { ...d }
-            for (const name of ['q', 'k', 'v', 'beta'] as const) changed[name] = setToken(d[name], sizes, t, value)
+            for (const name of inputsOf(rule)) if (name !== 'gate') changed[name] = setToken(d[name], sizes, t, value)
             const other = await run(rule, sizes, changed, { form, C, scale }, device)
             assertSameBits(tokensOf(other.y!, sizes, t).before, tokensOf(y!, sizes, t).before, `${form}: y before a token of ${value}`)
           }
@@ -271,7 +311,7 @@ for (const { name, open, bound } of devices)
         for (let from = t; from < sizes.T; from++) d.dy = setToken(d.dy, sizes, from, 0)
         for (const form of forms) {
           const result = await run(rule, sizes, d, { form, C, scale }, device)
-          for (const name of ['dq', 'dk', 'dv', ...(rule === 'delta' ? ['dbeta' as const] : [])] as const)
+          for (const name of tokenGradients(rule))
             assert.ok(
               tokensOf(result[name]!, sizes, t).after.every((x) => x === 0),
               `${form}: ${name} from token ${t} on`,
@@ -279,12 +319,12 @@ for (const { name, open, bound } of devices)
         }
       })
 
-      check('padding tokens (k = 0, beta = 0) change nothing', async ({ sizes, C, scale, seed }) => {
+      check('padding tokens (k, beta, erase and gate 0) change nothing', async ({ sizes, C, scale, seed }) => {
         const d = data(rule, sizes, seed)
         const n = 1 + (seed % 5)
         const padded = { ...d }
-        for (const name of ['q', 'k', 'v', 'beta', 'dy'] as const)
-          padded[name] = pad(d[name], sizes, n, name === 'k' || name === 'beta' ? 0 : 0.7)
+        for (const name of [...inputsOf(rule), 'dy' as const])
+          padded[name] = pad(d[name], sizes, n, name === 'q' || name === 'v' || name === 'dy' ? 0.7 : 0)
         for (const form of forms) {
           const short = await run(rule, sizes, d, { form, C, scale }, device)
           const long = await run(rule, { ...sizes, T: sizes.T + n }, padded, { form, C, scale }, device)
@@ -371,9 +411,9 @@ type Part = { d: Data; sizes: Sizes }
 /** Two calls, the second from the state tensors of the first. */
 function twoCalls(rule: Rule, first: Part, rest: Part, options: Options, device: Device) {
   const part = ({ d, sizes }: Part, names: Names[]): Partial<Record<Names, Tensor>> =>
-    Object.fromEntries(names.map((name) => [name, tensor(d[name], { shape: shapeOf(sizes)[name], device, requiresGrad: true })]))
-  const a = part(first, ['q', 'k', 'v', 'beta', 'S', 'z'])
-  const b = part(rest, ['q', 'k', 'v', 'beta'])
+    Object.fromEntries(names.map((name) => [name, tensor(d[name], { shape: shapeOf(rule, sizes)[name], device, requiresGrad: true })]))
+  const a = part(first, [...inputsOf(rule), 'S', 'z'])
+  const b = part(rest, inputsOf(rule))
   const one = call(rule, a, options)
   const two = call(rule, { ...b, S: one.S, ...(one.z && { z: one.z }) }, options)
   return { a, b, one, two }

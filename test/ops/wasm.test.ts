@@ -66,7 +66,7 @@ describe('the table of cases', () => {
       ...unaryOps.flatMap((op) => [`unary ${op}`, `unaryBackward ${op}`]),
       ...binaryOps.map((op) => `binary ${op}`),
       ...normKinds.flatMap((kind) => [`norm ${kind}`, `normBackward ${kind}`]),
-      ...['sumRule', 'sumRuleBackward', 'deltaRule', 'deltaRuleBackward'].flatMap((name) => [`${name} recurrent`, `${name} chunk`]),
+      ...['fastWeights', 'fastWeightsBackward'].flatMap((name) => [`${name} recurrent`, `${name} chunk`]),
       'reduce sum',
       'reduce max',
       'random uniform',

@@ -1,0 +1,89 @@
+/** Oja's rule: the delta rule with keys and values exchanged. */
+import { match } from '../ops/check.ts'
+import { add, affine, exp, expand, mul, sub } from '../ops/elementwise.ts'
+import { checkState, type FastWeightState, fastWeights, type RuleOptions } from '../ops/fast-weights.ts'
+import { permute, reshape } from '../ops/movement.ts'
+import type { Tensor } from '../tensor.ts'
+import {
+  all,
+  innerOptions,
+  input,
+  outer,
+  perHead,
+  qkv,
+  type Rule,
+  type RuleResult,
+  readOut,
+  S,
+  type Step,
+  stretch,
+  substep,
+  substepOf,
+} from './rule.ts'
+
+/**
+ * Oja's rule with an optional gate: S' = S_{t-1} diag(exp(gate_t)), S_t = S' + beta_t (k_t - S' v_t) v_t^T. Its state is the transpose of the
+ * delta rule's with keys and values exchanged; stable for 0 <= beta |v|^2 <= 2. gate: null, [B,T,H], or [B,T,H,V], one a value channel.
+ */
+export function ojaRule(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  beta: Tensor,
+  gate: Tensor | null,
+  state?: FastWeightState,
+  options: RuleOptions = {},
+): RuleResult {
+  const op = 'ojaRule'
+  const { B, T, H, K, V } = match(
+    op,
+    { q: ['B', 'T', 'H', 'K'], k: ['B', 'T', 'H', 'K'], v: ['B', 'T', 'H', 'V'], beta: ['B', 'T', 'H'] },
+    { q: q.shape, k: k.shape, v: v.shape, beta: beta.shape },
+  )
+  if (gate) match(op, { gate: gate.shape.length === 3 ? [B, T, H] : [B, T, H, V] }, { gate: gate.shape })
+  if (state) checkState(op, state, { S: [B, H, K, V] }, q)
+  // The delta rule on the transpose, in two steps a token: decay and read S' v_t; then write. What is written makes keys for the sum rule.
+  const transposed = state && { S: permute(state.S, [0, 1, 3, 2]) }
+  const gates = { beta: substep(beta, 1, 2), ...(gate && { gate: substep(gate, 0, 2) }) }
+  const inner = { ...innerOptions(options, T, 2), scale: 1 }
+  const seen = fastWeights(substep(v, 0, 2), substep(v, 1, 2), substep(k, 1, 2), gates, transposed, inner, op).y
+  const keys = mul(sub(k, substepOf(seen, 0, 2)), stretch(beta, 4))
+  if (gate?.shape.length !== 4) return fastWeights(q, keys, v, gate ? { gate } : {}, state, options, op)
+  // One decay a value channel: each channel is a head of its own, with values of one number.
+  const perChannel = (x: Tensor): Tensor => reshape(expand(reshape(x, [B, T, H, 1, K]), [B, T, H, V, K]), [B, T, H * V, K])
+  const S0 = state && { S: reshape(permute(state.S, [0, 1, 3, 2]), [B, H * V, K, 1]) }
+  const heads = (x: Tensor, rest: number[]): Tensor => reshape(x, [B, T, H * V, ...rest])
+  const result = fastWeights(perChannel(q), perChannel(keys), heads(v, [1]), { gate: heads(gate, []) }, S0, options, op)
+  return { y: reshape(result.y, [B, T, H, V]), state: { S: permute(reshape(result.state.S, [B, H, V, K]), [0, 1, 3, 2]) } }
+}
+
+const ojaStep: Step = ({ S }, { q, k, v, beta, gate }, { scale }) => {
+  const faded = gate ? mul(S, gate.shape.length === 2 ? stretch(exp(gate), 4) : reshape(exp(gate), [...gate.shape.slice(0, 2), 1, -1])) : S
+  const next = add(faded, outer(mul(sub(k, readOut(permute(faded, [0, 1, 3, 2]), v)), stretch(beta, 3)), v))
+  return { y: affine(readOut(next, q), scale), state: { S: next } }
+}
+
+// ---- rows of the table
+
+export const ojaRules = {
+  oja: {
+    title: "Oja's rule",
+    source: 'Irie 2022, from Oja 1982',
+    equation: 'S_t = S_{t-1} + \\beta_t (k_t - S_{t-1} v_t) v_t^\\top,\\quad y_t = S_t^\\top q_t',
+    inputs: { ...qkv('any', 'key'), beta: perHead('rate') },
+    state: { S },
+    forms: all,
+    step: ojaStep,
+    run: ({ q, k, v, beta }, state, options) => ojaRule(q, k, v, beta, null, state, options),
+  },
+  'gated-oja': {
+    title: "Oja's rule with a gate for each value channel",
+    source: 'flash-linear-attention, gated_oja_rule',
+    equation: "S' = S_{t-1} \\mathrm{diag}(\\alpha_t),\\quad S_t = S' + \\beta_t (k_t - S' v_t) v_t^\\top,\\quad y_t = S_t^\\top q_t",
+    inputs: { ...qkv('any', 'key'), beta: perHead('rate'), gate: input('gate', 'B', 'T', 'H', 'V') },
+    state: { S },
+    forms: all,
+    step: ojaStep,
+    run: ({ q, k, v, beta, gate }, state, options) => ojaRule(q, k, v, beta, gate, state, options),
+  },
+} as const satisfies Record<string, Rule>

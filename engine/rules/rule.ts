@@ -1,0 +1,116 @@
+/**
+ * What a rule is: how keys and values program the fast weights. Each rule stands in one of the files beside this one, three times in a row: as
+ * an op of the signature (q, k, v, gates..., state, options) -> { y, state }, built on the fused recurrence of ops/fast-weights.ts; as a
+ * `step`, one token in a few composed ops, which is its specification; and as a row of the table `rules`, which says what goes in, where it
+ * comes from and which forms it has.
+ *
+ * Shapes: q, k [B,T,H,K]; v, y [B,T,H,V]; beta [B,T,H]; gate (logarithms of decays, at most 0) [B,T,H] or [B,T,H,K]; S [B,H,K,V]. A step
+ * sees one token, without the axis T.
+ */
+import { exp, mul } from '../ops/elementwise.ts'
+import type { FastWeightState, Form, RuleOptions } from '../ops/fast-weights.ts'
+import { matmul } from '../ops/matmul.ts'
+import { concat, reshape, slice } from '../ops/movement.ts'
+import { sum } from '../ops/reduce.ts'
+import { type Tensor, tensor, zeros } from '../tensor.ts'
+
+export interface RuleResult {
+  /** [B,T,H,V]. */
+  y: Tensor
+  state: FastWeightState
+}
+
+/** One token: inputs without the axis T, by name; y is [B,H,V]. */
+export type Step = (
+  state: FastWeightState,
+  token: Record<string, Tensor>,
+  options: { scale: number; eps: number; normalise: boolean },
+) => RuleResult
+
+export type Letter = 'B' | 'T' | 'H' | 'K' | 'V' | 'N'
+/**
+ * What the values of an input are like, for whoever makes some: `any`; `key`, of a length about 1; `unit key`, of length 1; `feature`, not
+ * negative; `rate`, in [0, 1]; `gate`, logarithms of decays, at most 0; `positive`.
+ */
+export type ValueKind = 'any' | 'key' | 'unit key' | 'feature' | 'rate' | 'gate' | 'positive'
+export interface RuleInput {
+  /** With 'T' it is sliced for a step; without, every step gets all of it. */
+  shape: readonly Letter[]
+  values: ValueKind
+}
+
+export interface Rule {
+  title: string
+  source: string
+  /** TeX. */
+  equation: string
+  /** In the order of the op's arguments; q, k, v first. */
+  inputs: Readonly<Record<string, RuleInput>>
+  state: Readonly<Partial<Record<keyof FastWeightState, readonly Letter[]>>>
+  forms: readonly Form[]
+  eps?: number
+  normalise?: boolean
+  step: Step
+  run(inputs: Record<string, Tensor>, state: FastWeightState | undefined, options: RuleOptions): RuleResult
+}
+
+export const input = (values: ValueKind, ...shape: Letter[]): RuleInput => ({ values, shape })
+export const qkv = (keys: ValueKind = 'any', values: ValueKind = 'any') => ({
+  q: input(keys === 'feature' ? 'feature' : 'any', 'B', 'T', 'H', 'K'),
+  k: input(keys, 'B', 'T', 'H', 'K'),
+  v: input(values, 'B', 'T', 'H', 'V'),
+})
+export const perHead = (values: ValueKind): RuleInput => input(values, 'B', 'T', 'H')
+export const perChannel = (values: ValueKind): RuleInput => input(values, 'B', 'T', 'H', 'K')
+export const S = ['B', 'H', 'K', 'V'] as const
+export const z = ['B', 'H', 'K'] as const
+export const all: readonly Form[] = ['recurrent', 'parallel', 'chunk']
+
+// ---- what steps are made of ---------------------------------------------------------------------------------------------------------
+
+/** S^T q: what the fast weights S [...,K,V] hold for q [...,K]. */
+export const readOut = (S: Tensor, q: Tensor): Tensor => {
+  const y = matmul(reshape(q, [...q.shape.slice(0, -1), 1, q.shape.at(-1)!]), S)
+  return reshape(y, [...q.shape.slice(0, -1), S.shape.at(-1)!])
+}
+
+/** k v^T. */
+export const outer = (k: Tensor, v: Tensor): Tensor =>
+  matmul(reshape(k, [...k.shape, 1]), reshape(v, [...v.shape.slice(0, -1), 1, v.shape.at(-1)!]))
+
+/** x [B,H] or [B,H,K] with as many axes of size 1 behind as make it broadcast over a tensor of `rank` axes. */
+export const stretch = (x: Tensor, rank: number): Tensor => reshape(x, [...x.shape, ...new Array<number>(rank - x.shape.length).fill(1)])
+
+/** diag(exp(gate)) S. */
+export const decayed = (S: Tensor, gate: Tensor): Tensor => mul(S, stretch(exp(gate), S.shape.length))
+
+export const dot = (a: Tensor, b: Tensor): Tensor => sum(mul(a, b), { axis: -1, keepDim: true })
+
+// ---- rules that take several steps a token ------------------------------------------------------------------------------------------
+
+/** x [B,T,...] as the sub-step `at` of N, zeros elsewhere: [B, T N, ...]. */
+export function substep(x: Tensor, at: number, N: number): Tensor {
+  if (N === 1) return x
+  const [B, T, ...rest] = x.shape
+  const blank = (n: number): Tensor[] => (n > 0 ? [zeros([B, T, n, ...rest], x.device)] : [])
+  return reshape(concat([...blank(at), reshape(x, [B, T, 1, ...rest]), ...blank(N - 1 - at)], 2), [B, T * N, ...rest])
+}
+
+export const substepOf = (y: Tensor, at: number, N: number): Tensor => {
+  const [B, TN, ...rest] = y.shape
+  return reshape(slice(reshape(y, [B, TN / N, N, ...rest]), 2, at, at + 1), [B, TN / N, ...rest])
+}
+
+/** Options for a sequence in which N steps stand for each token; all of a padding token's are padding, the first of a beginning resets. */
+export function innerOptions(options: RuleOptions, T: number, N: number): RuleOptions {
+  const spread = (flags: Tensor | undefined, all: boolean): Tensor | undefined =>
+    flags?.indices
+      ? tensor(
+          Int32Array.from({ length: flags.size * N }, (_, i) => (all || i % N === 0 ? flags.indices![Math.floor(i / N)] : 0)),
+          { shape: [flags.shape[0], flags.size === 0 ? 0 : flags.shape[1] * N], device: flags.device },
+        )
+      : flags
+  const form = options.form ?? (T === 1 ? 'recurrent' : 'chunk')
+  const chunk = options.chunk === undefined ? undefined : options.chunk * N
+  return { ...options, form, chunk, mask: spread(options.mask, true), reset: spread(options.reset, false) }
+}

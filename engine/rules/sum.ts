@@ -1,0 +1,168 @@
+/** Rules that only add. */
+import { customOp } from '../autograd.ts'
+import { match } from '../ops/check.ts'
+import { add, affine, div, expand, log, maximum, mul, neg } from '../ops/elementwise.ts'
+import { type FastWeightState, fastWeights, type NormaliserOptions, type RuleOptions } from '../ops/fast-weights.ts'
+import type { Tensor } from '../tensor.ts'
+import {
+  all,
+  decayed,
+  dot,
+  input,
+  outer,
+  perChannel,
+  perHead,
+  qkv,
+  type Rule,
+  type RuleResult,
+  readOut,
+  S,
+  type Step,
+  stretch,
+  z,
+} from './rule.ts'
+
+/**
+ * The sum rule, which is linear attention: S_t = S_{t-1} + k_t v_t^T, y_t = scale S_t^T q_t [/ (z_t . q_t + eps)]
+ * (Katharopoulos 2020, eq. 16-20; without z: Schmidhuber 1991).
+ */
+export function sumRule(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  state?: FastWeightState,
+  options: RuleOptions & NormaliserOptions = {},
+): RuleResult {
+  return fastWeights(q, k, v, {}, state, options, 'sumRule')
+}
+
+/**
+ * The sum rule with forgetting: S_t = diag(exp(gate_t)) S_{t-1} + k_t v_t^T. With a gate [B,T,H], one a head, this is Mamba-2's recurrence
+ * (Dao & Gu 2024); with one a key channel, [B,T,H,K], gated linear attention (Yang 2023).
+ */
+export function gatedSumRule(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  gate: Tensor,
+  state?: FastWeightState,
+  options: RuleOptions & NormaliserOptions = {},
+): RuleResult {
+  return fastWeights(q, k, v, { gate }, state, options, 'gatedSumRule')
+}
+
+export const sumStep: Step = ({ S, z }, { q, k, v, gate }, { scale, eps, normalise }) => {
+  const next = add(gate ? decayed(S, gate) : S, outer(k, v))
+  const y = affine(readOut(next, q), scale)
+  if (!normalise) return { y, state: { S: next } }
+  const total = add(gate ? decayed(z!, gate) : z!, k)
+  return { y: div(y, affine(dot(total, q), 1, eps)), state: { S: next, z: total } }
+}
+
+/** Retention (Sun 2023): the gated sum with one constant decay a head. decay: [H], its logarithm. */
+export function retentionRule(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  decay: Tensor,
+  state?: FastWeightState,
+  options: RuleOptions = {},
+): RuleResult {
+  const [B, T, H] = q.shape
+  match('retentionRule', { decay: [H] }, { decay: decay.shape })
+  return fastWeights(q, k, v, { gate: expand(decay, [B, T, H]) }, state, options, 'retentionRule')
+}
+
+const retentionStep: Step = (state, { decay, ...token }, options) =>
+  sumStep(state, { ...token, gate: expand(decay, token.q.shape.slice(0, 2)) }, options)
+
+/** Peng 2021: S_t = (1 - beta_t) S_{t-1} + beta_t k_t v_t^T: a write fades everything, not just what its key addresses. beta in [0, 1]. */
+export function pengRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: FastWeightState, options: RuleOptions = {}): RuleResult {
+  const [B, T, H] = q.shape
+  match('pengRule', { beta: [B, T, H] }, { beta: beta.shape })
+  // log(1 - beta), whose derivative is infinite at beta = 1, where what it meets is 0.
+  const gate = customOp(
+    'pengRule',
+    [beta],
+    () => log(affine(beta, -1, 1)),
+    (dgate) => [neg(div(dgate, maximum(affine(beta, -1, 1), 1e-30)))],
+  )
+  try {
+    return fastWeights(q, k, mul(v, stretch(beta, 4)), { gate }, state, options, 'pengRule')
+  } catch (error) {
+    const message = (error as Error).message
+    throw message.includes('the gate holds') ? new Error(`pengRule: beta must lie in [0, 1]: of log(1 - beta), ${message}`) : error
+  }
+}
+
+const pengStep: Step = ({ S }, { q, k, v, beta }, { scale }) => {
+  const next = add(mul(S, stretch(affine(beta, -1, 1), 4)), outer(k, mul(v, stretch(beta, 3))))
+  return { y: affine(readOut(next, q), scale), state: { S: next } }
+}
+
+// ---- rows of the table
+
+export const sumRules = {
+  sum: {
+    title: 'Sum rule (linear attention, unnormalised)',
+    source: 'Schmidhuber 1991; Katharopoulos 2020, eq. 16-20 without z',
+    equation: 'S_t = S_{t-1} + k_t v_t^\\top,\\quad y_t = S_t^\\top q_t',
+    inputs: qkv('key'),
+    state: { S },
+    forms: all,
+    step: sumStep,
+    run: ({ q, k, v }, state, options) => sumRule(q, k, v, state, options),
+  },
+  'linear-attention': {
+    title: 'Linear attention: the sum rule with its normaliser',
+    source: 'Katharopoulos 2020, eq. 16-20',
+    equation: 'S_t = S_{t-1} + k_t v_t^\\top,\\quad z_t = z_{t-1} + k_t,\\quad y_t = \\frac{S_t^\\top q_t}{z_t^\\top q_t + \\varepsilon}',
+    inputs: qkv('feature'),
+    state: { S, z },
+    forms: all,
+    eps: 1e-6,
+    normalise: true,
+    step: sumStep,
+    run: ({ q, k, v }, state, options) => sumRule(q, k, v, state, { ...options, normalise: true }),
+  },
+  retnet: {
+    title: 'Retention: the decayed sum',
+    source: 'Sun 2023',
+    equation: 'S_t = \\gamma S_{t-1} + k_t v_t^\\top,\\quad y_t = S_t^\\top q_t',
+    inputs: { ...qkv('key'), decay: input('gate', 'H') },
+    state: { S },
+    forms: all,
+    step: retentionStep,
+    run: ({ q, k, v, decay }, state, options) => retentionRule(q, k, v, decay, state, options),
+  },
+  mamba2: {
+    title: 'Scalar gate (Mamba-2)',
+    source: 'Dao & Gu 2024',
+    equation: 'S_t = \\alpha_t S_{t-1} + k_t v_t^\\top,\\quad y_t = S_t^\\top q_t',
+    inputs: { ...qkv('key'), gate: perHead('gate') },
+    state: { S },
+    forms: all,
+    step: sumStep,
+    run: ({ q, k, v, gate }, state, options) => gatedSumRule(q, k, v, gate, state, options),
+  },
+  gla: {
+    title: 'Gated linear attention: a gate for each key channel',
+    source: 'Yang 2023',
+    equation: 'S_t = \\mathrm{diag}(\\alpha_t) S_{t-1} + k_t v_t^\\top,\\quad y_t = S_t^\\top q_t',
+    inputs: { ...qkv('key'), gate: perChannel('gate') },
+    state: { S },
+    forms: all,
+    step: sumStep,
+    run: ({ q, k, v, gate }, state, options) => gatedSumRule(q, k, v, gate, state, options),
+  },
+  peng: {
+    title: "Peng's gated rule",
+    source: 'Peng 2021; Schlag 2021, App. B',
+    equation: 'S_t = (1 - \\beta_t) S_{t-1} + \\beta_t k_t v_t^\\top,\\quad y_t = S_t^\\top q_t',
+    inputs: { ...qkv('key'), beta: perHead('rate') },
+    state: { S },
+    forms: all,
+    step: pengStep,
+    run: ({ q, k, v, beta }, state, options) => pengRule(q, k, v, beta, state, options),
+  },
+} as const satisfies Record<string, Rule>
