@@ -40,6 +40,8 @@ export interface FamilyRule extends Rule {
   readonly equals?: { readonly rule: RuleName; inputs(inputs: Record<string, Tensor>): Record<string, Tensor> }
   /** Whether `run` knows mask and reset, as the rules of this package do. */
   readonly flags: boolean
+  /** Whether a gate of minus infinity forgets everything. */
+  readonly forgets: boolean
 }
 
 /** Types a rule; throws a ClaimError where something is missing or of the wrong kind. */
@@ -96,8 +98,8 @@ export function checkRule(rule: OwnRule, where: string): FamilyRule {
     if (!(y instanceof Tensor) || typeof state !== 'object' || state === null) return fail(`${what} must return { y, state }, y a tensor`)
     const wanted = what === 'run' ? ['B', 'T', 'H', 'V'] : ['B', 'H', 'V']
     const expect = (name: string, t: unknown, axes: readonly string[]): void => {
-      if (!(t instanceof Tensor)) return fail(`${what} returns a state without '${name}'`)
-      if (t.shape.length !== axes.length || axes.some((letter, i) => letter in sizes && t.shape[i] !== sizes[letter]))
+      if (!(t instanceof Tensor)) fail(`${what} returns a state without '${name}'`)
+      else if (t.shape.length !== axes.length || axes.some((letter, i) => letter in sizes && t.shape[i] !== sizes[letter]))
         fail(
           `${what} returns ${name} ${show(t.shape)}, expected [${axes.map((letter) => (letter in sizes ? `${letter}=${sizes[letter]}` : letter))}]`,
         )
@@ -129,6 +131,7 @@ export function checkRule(rule: OwnRule, where: string): FamilyRule {
     linear,
     equals: equal,
     flags: false,
+    forgets: false,
     step: (state, token, options) => checked('step', step(state as never, token, options), sizesOf(token, true)),
     run: (inputs, state: FastWeightState | undefined, options) => checked('run', run!(inputs, state, options), sizesOf(inputs, false)),
   }

@@ -85,30 +85,31 @@ export function outputs(rule: RuleTable, c: Case, context: Context, run: Runner)
   return { y, ...state }
 }
 
-/** Gradients of every input and of the initial state, from drawn cotangents of y and of the last state. */
-export function gradients(rule: RuleTable, c: Case, context: Context, run: Runner): Side {
+/**
+ * y and the last state, and the gradients of every input and of the initial state from drawn cotangents of them; of an output that isn't
+ * there (a state that no input reaches) none.
+ */
+export function everything(rule: RuleTable, c: Case, context: Context, run: Runner): Side {
   const inputs = drawInputs(rule, c, context)
   const state = drawState(rule, c, context)
-  const leaves: Tensors = { ...inputs, ...prefixed('', state, '0') }
-  for (const leaf of Object.values(leaves)) leaf.requiresGrad = true
-  contract(run(inputs, state), context).backward()
-  return Object.fromEntries(Object.entries(leaves).map(([name, leaf]) => [`d${name}`, leaf.grad ?? zeros(leaf.shape, leaf.device)]))
+  const leaves = Object.entries<Tensor>({
+    ...inputs,
+    ...Object.fromEntries(Object.entries(state ?? {}).map(([name, t]) => [`${name}0`, t])),
+  })
+  for (const [, leaf] of leaves) leaf.requiresGrad = true
+  const { y, state: last } = run(inputs, state)
+  const results: Tensors = { y, ...last }
+  const reached = Object.entries(results).filter(([, output]) => output.requiresGrad)
+  reached
+    .map(([name, output]) => sum(mul(output, context.tensor(`d${name}`, output.shape))))
+    .reduce((a, b) => add(a, b))
+    .backward()
+  return { ...results, ...Object.fromEntries(leaves.map(([name, leaf]) => [`d${name}`, leaf.grad ?? zeros(leaf.shape, leaf.device)])) }
 }
 
-/** Outputs and gradients together. */
-export const everything = (rule: RuleTable, c: Case, context: Context, run: Runner): Side => ({
-  ...outputs(rule, c, context, run),
-  ...gradients(rule, c, context, run),
-})
-
-/** The sum of all outputs times their cotangents. */
-export function contract({ y, state }: RuleResult, context: Context): Tensor {
-  const parts = Object.entries({ y, ...state } as Tensors).filter(([, output]) => output.requiresGrad)
-  return parts.map(([name, output]) => sum(mul(output, context.tensor(`d${name}`, output.shape)))).reduce((a, b) => add(a, b))
-}
-
-const prefixed = (before: string, tensors: object | undefined, after: string): Tensors =>
-  Object.fromEntries(Object.entries(tensors ?? {}).map(([name, t]) => [`${before}${name}${after}`, t]))
+/** Of `everything` the gradients. */
+export const gradients = (rule: RuleTable, c: Case, context: Context, run: Runner): Side =>
+  Object.fromEntries(Object.entries(everything(rule, c, context, run)).filter(([name]) => name.startsWith('d')))
 
 /** Elements [begin, end) along the axis of a letter, of the inputs that have it. */
 export const cut = (rule: RuleTable, inputs: Tensors, letter: 'B' | 'T' | 'H', begin: number, end: number): Tensors =>
