@@ -1,0 +1,1 @@
+export const page = async (_: unknown): Promise<string> => ''
