@@ -3,9 +3,12 @@ import { existsSync } from 'node:fs'
 import module from 'node:module'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { type Claim, ClaimError, checkClaim } from './claim.ts'
+import { scope } from '../engine/index.ts'
+import { type Case, type Claim, ClaimError, checkClaim } from './claim.ts'
+import { Devices, Draws, withDevice } from './context.ts'
 import { familyClaims } from './family.ts'
-import { checkRule, type OwnRule } from './rule.ts'
+import { checkRule, type FamilyRule, type OwnRule } from './rule.ts'
+import { drawInputs, drawState, runner } from './sides.ts'
 
 /** The entry points of this package, by the names that a file imports. */
 const entries = {
@@ -51,10 +54,26 @@ export async function loadFile(file: string): Promise<Claim[]> {
   }
   const [claims, rules] = [list('claims'), list('rules')]
   if (claims.length + rules.length === 0) fail("exports neither 'claims' nor 'rules'")
-  return [
-    ...rules.flatMap((rule, i) => familyClaims(checkRule(rule as OwnRule, nameOf(file, 'rules', rule, i)))),
-    ...claims.map((claim, i) => checkClaim(claim as Claim, nameOf(file, 'claims', claim, i))),
-  ]
+  const ofRules: Claim[] = []
+  for (const [i, rule] of rules.entries()) {
+    const where = nameOf(file, 'rules', rule, i)
+    const checked = checkRule(rule as OwnRule, where)
+    await tryStep(checked, where)
+    ofRules.push(...familyClaims(checked))
+  }
+  return [...ofRules, ...claims.map((claim, i) => checkClaim(claim as Claim, nameOf(file, 'claims', claim, i)))]
+}
+
+/** One token of small sizes, so that a step that can't work is one message and not one a claim. */
+async function tryStep(rule: FamilyRule, where: string): Promise<void> {
+  const devices = await Devices.open('reference')
+  const c = { B: 1, T: 1, H: 1, K: 2, V: 3, N: 2, look: 'normal', seed: 1, initial: true } as unknown as Case
+  try {
+    const context = new Draws(c, devices).context()
+    withDevice(devices.device, () => scope(() => void runner(rule, 'step')(drawInputs(rule, c, context), drawState(rule, c, context))))
+  } catch (error) {
+    throw error instanceof ClaimError ? error : new ClaimError(`${where}: step: ${error instanceof Error ? error.message : String(error)}`)
+  }
 }
 
 const nameOf = (file: string, what: string, value: unknown, i: number): string => {

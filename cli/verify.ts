@@ -261,7 +261,9 @@ function claimLine({ name, holds }: ClaimText, verdicts: readonly Verdict[]): st
   const checked = verdicts.filter(({ status }) => status !== 'skipped')
   const bad = checked.find(({ ok }) => !ok)
   const word = bad ? bad.status.toUpperCase() : checked.length === 0 ? 'skipped' : holds === false ? 'refuted' : 'ok'
-  const measured = checked.map(({ device, error, bound }) => `${device} ${short(error)}${holds === false ? '' : ` / ${short(bound)}`}`)
+  const measured = checked
+    .filter(({ status }) => ['holds', 'refuted', 'fails'].includes(status))
+    .map(({ device, error, bound }) => `${device} ${short(error)}${holds === false ? '' : ` / ${short(bound)}`}`)
   const runs = Math.max(0, ...checked.map(({ runs }) => runs))
   const seconds = verdicts.reduce((total, { milliseconds }) => total + milliseconds, 0) / 1000
   return [
