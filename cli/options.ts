@@ -1,7 +1,7 @@
 /** The commands' tables of options, and the way from their values to recipes and devices. */
 import v8 from 'node:v8'
 import { type Device, referenceDevice, relaxedAvailable, setDevice, unaryOps, wasmDevice } from '../engine/index.ts'
-import { featureMaps, featureNorms } from '../nn/index.ts'
+import { featureMaps, featureNorms, gates, layerRules } from '../nn/index.ts'
 import { type PresetName, presets, type Recipe } from '../tasks/presets.ts'
 import { type Command, checkValues, type Option, type Value } from './arguments.ts'
 
@@ -63,19 +63,30 @@ const modelOptions = [
   { name: 'layers', type: 'integer', min: 1, description: 'layers' },
   { name: 'd-ff', type: 'integer', min: 1, description: 'inner width of the feed-forward layers' },
   { name: 'attention', type: 'string', choices: ['fast-weights', 'softmax'], description: 'sequence layer' },
-  { name: 'rule', type: 'string', choices: ['delta', 'sum'], description: 'how fast weights are written' },
-  { name: 'normalise', type: 'boolean', description: "divide the sum rule's output by z . q" },
+  { name: 'rule', type: 'string', choices: layerRules, description: 'how fast weights are written and forget' },
+  { name: 'gate', type: 'string', choices: Object.keys(gates), description: "how a rule's gate comes from the input" },
+  { name: 'beta-range', type: 'integer', min: 1, max: 2, description: 'write strengths end here; 2: negative eigenvalues' },
+  { name: 'steps-per-token', type: 'integer', min: 1, description: 'steps of the rule delta-product' },
+  { name: 'scale', type: 'string', choices: ['none', 'sqrt'], description: 'what is read, as it is or over sqrt(K)' },
+  { name: 'normaliser-eps', type: 'number', min: 0, description: 'added to z . q, where a rule divides by it' },
   { name: 'feature-map', type: 'string', choices: Object.keys(featureMaps), description: 'phi for queries and keys' },
   { name: 'nu', type: 'integer', min: 1, description: 'nu of the dpfp feature map' },
+  { name: 'favor-features', type: 'integer', min: 0, description: 'directions m of the favor feature map; 0 for K' },
+  { name: 'favor-seed', type: 'integer', min: 0, max: 0xffffffff, description: 'of the directions' },
+  { name: 'favor-redraw', type: 'string', choices: ['never', 'epoch', 'step'], description: 'when they are drawn anew' },
+  { name: 'hedgehog-shared', type: 'boolean', description: 'one hedgehog matrix for all heads' },
   { name: 'feature-norm', type: 'string', choices: Object.keys(featureNorms), description: 'normalisation of queries and keys' },
+  { name: 'feature-eps', type: 'number', min: 0, description: 'eps of that normalisation' },
   { name: 'value-map', type: 'string', choices: ['identity', 'silu'], description: 'activation of the values' },
+  { name: 'value-norm', type: 'string', choices: ['none', 'l2'], description: 'normalisation of the values' },
   { name: 'conv', type: 'integer', min: 0, max: 64, description: 'taps of the short convolutions on q, k and v; 0 for none' },
   { name: 'head-norm', type: 'boolean', description: "RMS-normalise each head's output" },
+  { name: 'output-gate', type: 'string', choices: ['none', 'silu', 'sigmoid'], description: 'gate on what attention gives' },
   { name: 'chunk', type: 'integer', min: 1, description: 'chunk length C of the chunkwise form' },
   { name: 'activation', type: 'string', choices: unaryOps, description: 'of the feed-forward layers' },
   { name: 'norm', type: 'string', choices: ['layer', 'rms'], description: 'normalisation of the residual stream' },
   { name: 'attention-norm', type: 'boolean', description: 'normalise what attention reads (pre-norm)' },
-  { name: 'positions', type: 'string', choices: ['none', 'sinusoidal'], description: 'position encoding' },
+  { name: 'positions', type: 'string', choices: ['none', 'sinusoidal', 'rotary'], description: 'position encoding' },
   { name: 'dropout', type: 'number', min: 0, below: 1, description: 'probability of dropping an activation' },
   { name: 'embedding-std', type: 'number', above: 0, description: 'standard deviation of the initial embedding' },
 ] as const satisfies Option[]

@@ -15,6 +15,7 @@ import {
   modelOf,
   type Optimizer,
   restoreOptimizer,
+  stateSize,
   Trainer,
   Transformer,
   type TransformerConfig,
@@ -113,6 +114,7 @@ async function trainIn(folder: string, run: Run, options: TrainOptions, device: 
   say(
     `${count(model.parameterCount())} parameters; ${run.vocabulary.size} symbols; ${count(run.train.length)} characters to train on, ${count(run.valid.length)} to validate`,
   )
+  say(stateLine(model))
   say(`${device.description}; steps ${optimizer.steps} to ${count(steps)} of ${B} x ${T} characters; output in ${folder}`)
   // Written once a step has been taken: settings that can't even do that leave nothing behind.
   let initial = optimizer.steps === 0 ? await checkpoint() : null
@@ -125,6 +127,7 @@ async function trainIn(folder: string, run: Run, options: TrainOptions, device: 
   let validLoss = Number.NaN
   try {
     while (optimizer.steps < steps && !interrupt.asked()) {
+      if (model.config.favorRedraw === 'epoch' && optimizer.steps > 0 && optimizer.steps % sampler.stepsPerEpoch === 0) model.redraw()
       const result = await trainer.step(sampler.batch(optimizer.steps))
       const { step } = result
       if (initial) writeAtomic(checkpointPath, initial)
@@ -195,6 +198,15 @@ async function newRun(options: TrainOptions, device: Device): Promise<Run> {
     train: vocabulary.encode(train),
     valid: vocabulary.encode(valid),
   }
+}
+
+/** How much a layer remembers of a sequence. */
+function stateLine({ config, transformer }: Transformer): string {
+  const [{ attn }] = transformer.layers
+  const size = `${stateSize(attn).toLocaleString('en')} numbers`
+  return config.attention === 'softmax'
+    ? `state of a sequence: ${2 * config.dModel} numbers a character in each layer`
+    : `state of a sequence: ${size} in each layer, whatever its length`
 }
 
 /** What the checkpoint fixed can't be changed; how long to train can. */

@@ -5,6 +5,7 @@
 
 import { record } from './autograd.ts'
 import type { Device } from './devices/device.ts'
+import { randomKernels } from './devices/reference/random.ts'
 import { checkFloat } from './ops/check.ts'
 import { checkShape, type Shape } from './shape.ts'
 import { empty, getDevice, like, type Tensor } from './tensor.ts'
@@ -34,6 +35,13 @@ function draw(kind: 'uniform' | 'normal', g: Generator, shape: Shape, a: number,
   const y = empty([...shape], device)
   device.kernels.random(kind, y.storage, y.size, g.seed, g.stream++, a, b)
   return y
+}
+
+/** The first n numbers of a stream on the host, in float64: uniform in [0, 1), or standard normal. */
+export function hostNumbers(kind: 'uniform' | 'normal', seed: number, stream: number, n: number): Float64Array<ArrayBuffer> {
+  const data = new Float64Array(n)
+  randomKernels.random(kind, { data }, n, seed, stream, 0, 1)
+  return data
 }
 
 /** Zeroes each element with probability p and scales the others by 1/(1-p). The mask is drawn again in the backward instead of being stored. */

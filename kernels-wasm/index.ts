@@ -1,6 +1,7 @@
 /** The module: every kernel of every family. */
 export * from './elementwise'
 export * from './fast-weights'
+export * from './linear'
 export * from './matmul'
 export * from './movement'
 export * from './norm'

@@ -2,82 +2,124 @@
  * Sequence layers: [B,T,D] -> [B,T,D], with a state that carries everything an earlier piece of the sequence left behind, so that
  * a sequence can be run whole, in pieces, or token by token with the same weights and the same result.
  */
-import { affine, elu, sigmoid, silu } from '../engine/ops/elementwise.ts'
+import { add, affine, mul, sigmoid, silu, softplus } from '../engine/ops/elementwise.ts'
 import type { FastWeightState } from '../engine/ops/fast-weights.ts'
 import { matmul } from '../engine/ops/matmul.ts'
 import { concat, permute, reshape } from '../engine/ops/movement.ts'
-import { l2Norm, softmax, sumNorm } from '../engine/ops/norm.ts'
-import { causalConv, dpfp } from '../engine/ops/sequence.ts'
+import { l2Norm, softmax } from '../engine/ops/norm.ts'
 import { type Generator, uniform } from '../engine/random.ts'
-import { deltaRule } from '../engine/rules/delta.ts'
-import { sumRule } from '../engine/rules/sum.ts'
-import { parameter, type Tensor } from '../engine/tensor.ts'
+import { type RuleName, rules } from '../engine/rules/index.ts'
+import type { Rule } from '../engine/rules/rule.ts'
+import { full, ones, parameter, type Tensor, tensor } from '../engine/tensor.ts'
+import {
+  checkChoice,
+  checkFeatures,
+  checkMeanings,
+  type FeatureConfig,
+  Features,
+  featureDefaults,
+  featureMaps,
+  type Meaning,
+} from './features.ts'
+import { type Gate, type GateName, gates, LowRank, retention } from './gates.ts'
 import { Linear, RMSNorm } from './layers.ts'
 import { Module } from './module.ts'
+import { checkPacking, type Packing, packedConv, places } from './packing.ts'
+import { rotary } from './rotary.ts'
+import type { Parts } from './state.ts'
 
-/** Feature maps phi for queries and keys; each keeps [..., K] -> [..., K'] and says how wide K' is. */
-export const featureMaps = {
-  identity: { width: (K: number) => K, map: (x: Tensor) => x },
-  /** elu(x) + 1 > 0 (Katharopoulos 2020). */
-  elu1: { width: (K: number) => K, map: (x: Tensor) => affine(elu(x), 1, 1) },
-  silu: { width: (K: number) => K, map: (x: Tensor) => silu(x) },
-  /** Schlag 2021, eq. 37. */
-  dpfp: { width: (K: number, nu: number) => 2 * K * nu, map: (x: Tensor, nu: number) => dpfp(x, nu) },
-} satisfies Record<string, { width: (K: number, nu: number) => number; map: (x: Tensor, nu: number) => Tensor }>
-export type FeatureMap = keyof typeof featureMaps
-
-/** Normalisations of mapped queries and keys: sum x / (sum(x) + 1e-6), l2 x / sqrt(sum(x^2) + 1e-6). */
-export const featureNorms = { none: (x: Tensor) => x, sum: (x: Tensor) => sumNorm(x, 1e-6), l2: (x: Tensor) => l2Norm(x, 1e-6) }
-export type FeatureNorm = keyof typeof featureNorms
-
-export interface FastWeightsAttentionConfig {
+export interface FastWeightsAttentionConfig extends FeatureConfig {
   dModel: number
   heads: number
-  rule: 'delta' | 'sum'
-  /** Divide the sum rule's output by z . q + 1e-6. */
-  normalise: boolean
-  featureMap: FeatureMap
-  /** For dpfp. */
-  nu: number
-  featureNorm: FeatureNorm
-  /** Applied to the values. */
+  /** How fast weights are written and forget, one of `layerRules`; the engine's `rules` has the formulas. */
+  rule: RuleName
+  /** What the sum or the attention-normalised delta rule adds to z . q (and the latter to z . k), by which it divides. */
+  normaliserEps: number
+  /** How a rule's gate is made from the input; see `gates`. */
+  gate: GateName
+  /** Write strengths are betaRange times a sigmoid: 1, or 2, which lets a state turn round along a key (eigenvalues below 0). */
+  betaRange: number
+  /** delta-product: the number of steps a token. */
+  stepsPerToken: number
+  /** What y = S^T q is multiplied by: 1, or 1 / sqrt(K) with the heads' width K. */
+  scale: 'none' | 'sqrt'
+  /** `rotary` turns mapped queries and keys by their position. */
+  positions: 'none' | 'rotary'
+  /** Applied to the values, then a norm: v / sqrt(sum(v^2) + 1e-6). */
   valueMap: 'identity' | 'silu'
+  valueNorm: 'none' | 'l2'
   /** Taps of a causal depthwise convolution on queries, keys and values; 0 for none. */
   conv: number
   /** RMS-normalise each head's output, with a gain for each channel of a head. */
   headNorm: boolean
-  /** C of the chunkwise form. */
+  /** y * silu(x W^T), or * sigmoid(x W^T), before the output layer. */
+  outputGate: 'none' | 'silu' | 'sigmoid'
+  /** C of the chunkwise form: speed and memory, no other difference. */
   chunk: number
 }
 
 export const fastWeightsAttentionDefaults = {
+  ...featureDefaults,
   rule: 'delta',
-  normalise: false,
-  featureMap: 'dpfp',
-  nu: 1,
-  featureNorm: 'sum',
+  normaliserEps: 1e-6,
+  gate: 'softplus',
+  betaRange: 1,
+  stepsPerToken: 1,
+  scale: 'none',
+  positions: 'none',
   valueMap: 'identity',
+  valueNorm: 'none',
   conv: 0,
   headNorm: false,
+  outputGate: 'none',
   chunk: 32,
 } as const satisfies Partial<FastWeightsAttentionConfig>
+
+const ruleOf = (c: { rule: RuleName }): Rule => rules[c.rule]
+
+/** The rules that a layer can feed: those that take more than q, k, v and what `ingredients` makes have no form of their own here. */
+const ingredients = new Set(['q', 'k', 'v', 'beta', 'gate', 'decay', 'kappa', 'rate', 'lambda'])
+export const layerRules = (Object.keys(rules) as RuleName[]).filter((rule) =>
+  Object.keys(rules[rule].inputs).every((name) => ingredients.has(name)),
+)
+
+/** Rules whose states don't grow for beta |k|^2 up to 2. */
+const corrects = new Set<RuleName>(['delta', 'gated-delta', 'kda', 'delta-product', 'oja', 'gated-oja'])
+
+const meanings: readonly Meaning<FastWeightsAttentionConfig>[] = [
+  ['normaliserEps', 'rules with a normaliser (linear-attention, attention-delta)', (c) => ruleOf(c).eps !== undefined],
+  ['gate', 'rules with a gate', (c) => 'gate' in ruleOf(c).inputs],
+  ['betaRange', `the rules ${[...corrects].join(', ')}`, (c) => corrects.has(c.rule)],
+  ['stepsPerToken', 'the rule delta-product', (c) => c.rule === 'delta-product'],
+]
 
 /** Throws unless the settings make sense, so that a constructor allocates nothing that it can't finish. */
 export function checkAttention(c: FastWeightsAttentionConfig): void {
   checkHeads(c.dModel, c.heads)
-  if (!Object.hasOwn(featureMaps, c.featureMap))
-    throw new Error(`unknown feature map '${c.featureMap}' (${Object.keys(featureMaps).join(', ')})`)
-  if (!Object.hasOwn(featureNorms, c.featureNorm))
-    throw new Error(`unknown feature norm '${c.featureNorm}' (${Object.keys(featureNorms).join(', ')})`)
-  if (c.valueMap !== 'identity' && c.valueMap !== 'silu') throw new Error(`unknown value map '${c.valueMap}' (identity, silu)`)
-  if (c.rule !== 'delta' && c.rule !== 'sum') throw new Error(`unknown rule '${c.rule}' (delta, sum)`)
-  if (c.normalise && c.rule !== 'sum') throw new Error('normalise belongs to the sum rule: the delta rule has no normaliser')
+  checkChoice('rule', c.rule, Object.fromEntries(layerRules.map((rule) => [rule, 0])))
+  checkFeatures(c, c.dModel / c.heads)
+  checkChoice('gate', c.gate, gates)
+  checkChoice('scale', c.scale, { none: 0, sqrt: 0 })
+  checkChoice('positions', c.positions, { none: 0, rotary: 0 })
+  checkChoice('value map', c.valueMap, valueMaps)
+  checkChoice('value norm', c.valueNorm, valueNorms)
+  checkChoice('output gate', c.outputGate, { none: 0, silu: 0, sigmoid: 0 })
+  checkMeanings<FastWeightsAttentionConfig>(c, fastWeightsAttentionDefaults, meanings)
   if (!(Number.isInteger(c.conv) && c.conv >= 0)) throw new Error(`conv must be a number of taps, 0 or more, not ${c.conv}`)
-  if (!(Number.isInteger(c.chunk) && c.chunk > 0)) throw new Error(`chunk must be a positive integer, not ${c.chunk}`)
-  const most = 2 * (c.dModel / c.heads) - 1
-  if (c.featureMap === 'dpfp' && !(Number.isInteger(c.nu) && c.nu >= 1 && c.nu <= most))
-    throw new Error(`nu must be an integer from 1 to 2 K - 1 = ${most} for heads of width K, not ${c.nu}`)
+  for (const name of ['chunk', 'stepsPerToken'] as const)
+    if (!(Number.isInteger(c[name]) && c[name] > 0)) throw new Error(`${name} must be a positive integer, not ${c[name]}`)
+  if (c.betaRange !== 1 && c.betaRange !== 2) throw new Error(`betaRange must be 1 or 2, not ${c.betaRange}`)
+  if (!(c.normaliserEps >= 0 && Number.isFinite(c.normaliserEps)))
+    throw new Error(`normaliserEps must be 0 or more, not ${c.normaliserEps}`)
+  if (ruleOf(c).eps === undefined) return
+  if (featureMaps[c.featureMap].sign === 'signed')
+    throw new Error(`the rule ${c.rule} divides by z . q, which ${c.featureMap} can make zero or negative; take a map that can't`)
+  if (c.positions === 'rotary')
+    throw new Error(`the rule ${c.rule} divides by z . q, which rotary positions can make zero or negative; use sinusoidal ones, or none`)
 }
+
+const valueMaps = { identity: (x: Tensor) => x, silu: (x: Tensor) => silu(x) }
+const valueNorms = { none: (x: Tensor) => x, l2: (x: Tensor) => l2Norm(x) }
 
 /** Named as in labml: PrepareForMultiHeadAttention, without the bias, and with an optional short convolution after it. */
 class HeadProjection extends Module {
@@ -92,17 +134,23 @@ class HeadProjection extends Module {
     this.conv = taps > 0 ? parameter(uniform(g, [outputs, taps], -bound, bound)) : null
   }
 
-  forward(x: Tensor, state?: Tensor): { y: Tensor; state?: Tensor } {
+  forward(x: Tensor, state?: Tensor, packing: Packing = {}): { y: Tensor; state?: Tensor } {
     const y = this.linear.forward(x)
-    return this.conv ? causalConv(y, this.conv, state) : { y }
+    return this.conv ? packedConv(y, this.conv, state, packing) : { y }
   }
 }
 
-/** The fast weights, and what each convolution last saw [B,W-1,D]. */
+/** The fast weights (the rule's own state), what each convolution last saw [B,W-1,...], and with rotary positions the next one of each row [B]. */
 export interface AttentionState extends Partial<FastWeightState> {
   query?: Tensor
   key?: Tensor
   value?: Tensor
+  position?: Int32Array
+}
+
+/** mask and reset as in `Packing`; `accumulate` is added to the result (the residual connection). */
+export interface AttentionOptions extends Packing {
+  accumulate?: Tensor
 }
 
 export function checkHeads(dModel: number, heads: number): void {
@@ -111,18 +159,40 @@ export function checkHeads(dModel: number, heads: number): void {
   if (dModel % heads !== 0) throw new Error(`${heads} heads don't divide dModel = ${dModel}`)
 }
 
+/** Whether a state is given; throws unless it has exactly the parts that it should. Their shapes are what each op checks. */
+function checkGiven(state: AttentionState, parts: Parts, B: number): boolean {
+  const given = Object.entries(state).flatMap(([name, part]) => (part === undefined ? [] : [name]))
+  if (given.length === 0) return false
+  for (const name of given) if (!(name in parts)) throw new Error(`attention: the state has a ${name}, which this layer's lacks`)
+  for (const name of Object.keys(parts)) if (!given.includes(name)) throw new Error(`attention: the state lacks ${name}`)
+  if (state.position && state.position.length !== B)
+    throw new Error(`attention: the state has positions for ${state.position.length} rows, the input has ${B}`)
+  return true
+}
+
+/** Mesa's lambda stays above this, and begins at 1 (von Oswald 2025). */
+const lambdaFloor = 0.25
+
 /**
- * Fast-weight attention. The slow weights project x to queries, keys, values and write strengths beta; the recurrence writes the
+ * Fast-weight attention. The slow weights project x to queries, keys, values and what else the rule takes; the recurrence writes the
  * keys and values into each head's fast weights and reads them with the queries; the output layer mixes the heads.
- * With its defaults it is labml's FastWeightsAttention, parameter names included.
+ * With its defaults it is labml's FastWeightsAttention, parameter names included; `attentionPresets` has the configurations of other papers.
  */
 export class FastWeightsAttention extends Module {
   query: HeadProjection
   key: HeadProjection
   value: HeadProjection
-  /** beta = sigmoid(x W^T), one for each head; absent for the sum rule. */
+  /** beta = betaRange sigmoid(x W^T), one for each head (and step); absent for rules without. */
   interpolation_weight: HeadProjection[]
+  features: Features
+  gate: Gate | null
+  /** RWKV-7's: kappa is the normalised product of key and this, [H,K']; rate = sigmoid(projection of x). */
+  kappa: Tensor | null
+  rate: LowRank | null
+  /** Mesa's lambda = 1/4 + softplus of this, [H,K']. */
+  lambda: Tensor | null
   norm: RMSNorm | null
+  output_gate: Linear | null
   output: Linear
   config: FastWeightsAttentionConfig
 
@@ -131,43 +201,103 @@ export class FastWeightsAttention extends Module {
     const c = { ...fastWeightsAttentionDefaults, ...config }
     checkAttention(c)
     this.config = c
-    this.query = new HeadProjection(c.dModel, c.dModel, c.conv, g)
-    this.key = new HeadProjection(c.dModel, c.dModel, c.conv, g)
-    this.value = new HeadProjection(c.dModel, c.dModel, c.conv, g)
-    this.interpolation_weight = c.rule === 'delta' ? [new HeadProjection(c.dModel, c.heads, 0, g)] : []
-    this.norm = c.headNorm ? new RMSNorm(c.dModel / c.heads) : null
-    this.output = new Linear(c.dModel, c.dModel, g)
+    const { dModel: D, heads: H, stepsPerToken: N } = c
+    const { inputs } = ruleOf(c)
+    this.query = new HeadProjection(D, D, c.conv, g)
+    this.key = new HeadProjection(D, N * D, c.conv, g)
+    this.value = new HeadProjection(D, N * D, c.conv, g)
+    this.interpolation_weight = 'beta' in inputs ? [new HeadProjection(D, N * H, 0, g)] : []
+    this.features = new Features(c, H, D / H, g)
+    const { width } = this.features
+    const channels = inputs.gate?.shape[3]
+    const gateSizes = { dModel: D, heads: H, width: channels === undefined ? null : channels === 'K' ? width : D / H }
+    this.gate = inputs.gate ? new gates[c.gate](gateSizes, g) : null
+    this.kappa = 'kappa' in inputs ? parameter(ones([H, width])) : null
+    this.rate = 'rate' in inputs ? new LowRank(D, D / H, H * width, g) : null
+    this.lambda = 'lambda' in inputs ? parameter(full([H, width], Math.log(Math.expm1(1 - lambdaFloor)))) : null
+    this.norm = c.headNorm ? new RMSNorm(D / H) : null
+    this.output_gate = c.outputGate === 'none' ? null : new Linear(D, D, g, { bias: false })
+    this.output = new Linear(D, D, g)
   }
 
-  /** `accumulate` is added to the result (the residual connection). */
-  forward(x: Tensor, state: AttentionState = {}, options: { accumulate?: Tensor } = {}): { y: Tensor; state: AttentionState } {
-    const { heads, rule, normalise, featureMap, nu, featureNorm, valueMap, chunk } = this.config
+  forward(x: Tensor, state: AttentionState = {}, options: AttentionOptions = {}): { y: Tensor; state: AttentionState } {
+    const { heads: H, scale, normaliserEps, outputGate, chunk } = this.config
+    const rule = ruleOf(this.config)
     const [B, T, D] = x.shape
-    const split = (y: Tensor): Tensor => reshape(y, [B, T, heads, D / heads])
-    const features = (y: Tensor): Tensor => featureNorms[featureNorm](featureMaps[featureMap].map(y, nu))
-    const query = this.query.forward(x, state.query)
-    const key = this.key.forward(x, state.key)
-    const value = this.value.forward(x, state.value)
-    const q = features(split(query.y))
-    const k = features(split(key.y))
-    const v = split(featureMaps[valueMap].map(value.y))
+    const packing = checkPacking('attention', options, B, T)
+    const begun = checkGiven(state, this.stateParts(B), B)
+    const query = this.query.forward(x, state.query, packing)
+    const key = this.key.forward(x, state.key, packing)
+    const value = this.value.forward(x, state.value, packing)
 
-    let y: Tensor
-    let next: AttentionState
-    if (rule === 'delta') {
-      const beta = sigmoid(this.interpolation_weight[0].forward(x).y)
-      const result = deltaRule(q, k, v, beta, state.S && { S: state.S }, { chunk })
-      y = result.y
-      next = result.state
-    } else {
-      const result = sumRule(q, k, v, state.S && { S: state.S, z: state.z }, { chunk, normalise })
-      y = result.y
-      next = result.state
-    }
-    if (this.norm) y = this.norm.forward(y)
+    const { inputs, position } = this.inputs(x, query.y, key.y, value.y, state, packing)
+    const own = Object.keys(rule.state).map((part) => [part, state[part as keyof FastWeightState]])
+    const before = begun ? (Object.fromEntries(own) as FastWeightState) : undefined
+    const result = rule.run(inputs, before, {
+      chunk,
+      scale: scale === 'sqrt' ? 1 / Math.sqrt(D / H) : 1,
+      ...(rule.eps !== undefined && { eps: normaliserEps }),
+      ...packing,
+    })
+
+    let y = reshape(this.norm ? this.norm.forward(result.y) : result.y, [B, T, D])
+    if (this.output_gate && outputGate !== 'none') y = mul(y, this.output_gate.forward(x, { activation: outputGate }))
     return {
-      y: this.output.forward(reshape(y, [B, T, D]), options),
-      state: { ...next, query: query.state, key: key.state, value: value.state },
+      y: this.output.forward(y, { accumulate: options.accumulate }),
+      state: { ...result.state, query: query.state, key: key.state, value: value.state, ...(position && { position }) },
+    }
+  }
+
+  /** What the rule takes, by name. The steps of delta-product are as many tokens to the feature map. */
+  private inputs(x: Tensor, query: Tensor, key: Tensor, value: Tensor, state: AttentionState, packing: Packing) {
+    const { heads: H, stepsPerToken: N, positions, valueMap, valueNorm, betaRange } = this.config
+    const { inputs: expected } = ruleOf(this.config)
+    const [B, T, D] = x.shape
+    const split = (y: Tensor, n: number): Tensor => reshape(y, [B, T * n, H, D / H])
+    const perStep = (y: Tensor): Tensor => (expected.k.shape.includes('N') ? reshape(y, [B, T, N, ...y.shape.slice(2)]) : y)
+    let [q, k] = this.features.forward(split(query, 1), split(key, N))
+    let position: Int32Array | undefined
+    if (positions === 'rotary') {
+      const { at, next } = places(packing, B, T, state.position)
+      q = rotary(q, at)
+      k = rotary(
+        k,
+        Int32Array.from({ length: B * T * N }, (_, i) => at[Math.floor(i / N)]),
+      )
+      position = next
+    }
+    const v = valueNorms[valueNorm](split(valueMaps[valueMap](value), N))
+    const heads = (y: Tensor): Tensor => reshape(y, [B, T, H, this.features.width])
+    const makers: Record<string, () => Tensor> = {
+      q: () => q,
+      k: () => perStep(k),
+      v: () => perStep(v),
+      beta: () => {
+        const beta = affine(sigmoid(this.interpolation_weight[0].forward(x).y), betaRange)
+        return expected.beta.shape.includes('N') ? reshape(beta, [B, T, N, H]) : beta
+      },
+      gate: () => this.gate!.forward(x),
+      decay: () => retention(H, x),
+      kappa: () => l2Norm(mul(k, this.kappa!)),
+      rate: () => heads(sigmoid(this.rate!.forward(x))),
+      lambda: () => affine(softplus(this.lambda!), 1, lambdaFloor),
+    }
+    return { inputs: Object.fromEntries(Object.keys(expected).map((name) => [name, makers[name]()])), position }
+  }
+
+  /** See `Parts`. */
+  stateParts(B: number): Parts {
+    const { dModel: D, heads: H, stepsPerToken: N, conv: W, positions, rule } = this.config
+    const sizes = { B, T: 0, H, K: this.features.width, V: D / H, N }
+    const own = Object.entries(rules[rule].state as Rule['state']).map(([name, letters]) => [
+      name,
+      { dtype: 'float32', shape: letters.map((letter) => sizes[letter]) } as const,
+    ])
+    const taps = (width: number) => ({ dtype: 'float32', shape: [B, W - 1, width] }) as const
+    return {
+      ...Object.fromEntries(own),
+      ...(W > 0 && { query: taps(D), key: taps(N * D), value: taps(N * D) }),
+      ...(positions === 'rotary' && { position: { dtype: 'int32', shape: [B] } as const }),
     }
   }
 }
@@ -176,7 +306,14 @@ export interface KeyValueState {
   /** [B,H,t,K]: grows with every token, unlike fast weights. */
   keys: Tensor
   values: Tensor
+  /** [B,t]: 0 where a key is padding, or of a sequence that has ended. */
+  visible: Int32Array
+  /** With rotary positions, the next one of each row, [B]. */
+  position?: Int32Array
 }
+
+/** What a score gets whose key its query can't see: its softmax is 0, and where a query sees none, still finite. */
+const hidden = -1e30
 
 /** Causal multi-head softmax attention (Vaswani 2017), the baseline: y = softmax(q k^T / sqrt(K)) v. */
 export class SoftmaxAttention extends Module {
@@ -185,28 +322,78 @@ export class SoftmaxAttention extends Module {
   value: HeadProjection
   output: Linear
   heads: number
+  positions: 'none' | 'rotary'
 
-  constructor(config: { dModel: number; heads: number }, g: Generator) {
+  constructor(config: { dModel: number; heads: number; positions?: 'none' | 'rotary' }, g: Generator) {
     super()
     checkHeads(config.dModel, config.heads)
-    const { dModel } = config
+    const { dModel, positions = 'none' } = config
+    checkChoice('positions', positions, { none: 0, rotary: 0 })
     this.heads = config.heads
+    this.positions = positions
     this.query = new HeadProjection(dModel, dModel, 0, g)
     this.key = new HeadProjection(dModel, dModel, 0, g)
     this.value = new HeadProjection(dModel, dModel, 0, g)
     this.output = new Linear(dModel, dModel, g)
   }
 
-  forward(x: Tensor, state?: KeyValueState, options: { accumulate?: Tensor } = {}): { y: Tensor; state: KeyValueState } {
+  forward(x: Tensor, state?: KeyValueState, options: AttentionOptions = {}): { y: Tensor; state: KeyValueState } {
     const [B, T, D] = x.shape
     const K = D / this.heads
-    const split = (y: Tensor): Tensor => permute(reshape(y, [B, T, this.heads, K]), [0, 2, 1, 3])
-    const q = split(this.query.forward(x).y)
-    const own = { keys: split(this.key.forward(x).y), values: split(this.value.forward(x).y) }
+    const packing = checkPacking('attention', options, B, T)
+    const { at, next } = places(packing, B, T, state?.position)
+    const split = (y: Tensor): Tensor => reshape(y, [B, T, this.heads, K])
+    const turned = (y: Tensor): Tensor => (this.positions === 'rotary' ? rotary(split(y), at) : split(y))
+    const timeInside = (y: Tensor): Tensor => permute(y, [0, 2, 1, 3])
+    const q = timeInside(turned(this.query.forward(x).y))
+    const own = { keys: timeInside(turned(this.key.forward(x).y)), values: timeInside(split(this.value.forward(x).y)) }
     const keys = state ? concat([state.keys, own.keys], 2) : own.keys
     const values = state ? concat([state.values, own.values], 2) : own.values
+    const { bias, visible } = sight(packing, B, T, state?.visible)
     const scores = matmul(affine(q, 1 / Math.sqrt(K)), keys, { transposeB: true })
-    const y = matmul(softmax(scores, { causal: true }), values)
-    return { y: this.output.forward(reshape(permute(y, [0, 2, 1, 3]), [B, T, D]), options), state: { keys, values } }
+    const weights = bias
+      ? softmax(add(scores, tensor(bias, { shape: [B, 1, T, bias.length / (B * T)], device: x.device })))
+      : softmax(scores, { causal: true })
+    const y = matmul(weights, values)
+    return {
+      y: this.output.forward(reshape(timeInside(y), [B, T, D]), { accumulate: options.accumulate }),
+      state: { keys, values, visible, ...(this.positions === 'rotary' && { position: next }) },
+    }
   }
+
+  /** See `Parts`. */
+  stateParts(B: number): Parts {
+    const keys = { dtype: 'float32', shape: [B, this.heads, -1, this.query.linear.weight.shape[0] / this.heads] } as const
+    return {
+      keys,
+      values: keys,
+      visible: { dtype: 'int32', shape: [B, -1] },
+      ...(this.positions === 'rotary' && { position: { dtype: 'int32', shape: [B] } as const }),
+    }
+  }
+}
+
+/** Which of t earlier and T own keys each query sees, as what to add to its scores [B,T,t+T] (null: all up to itself); and which ones stay visible. */
+function sight(
+  { mask, reset }: Packing,
+  B: number,
+  T: number,
+  before: Int32Array = new Int32Array(0),
+): { bias: Float32Array | null; visible: Int32Array } {
+  const t0 = before.length / B
+  const n = t0 + T
+  const visible = new Int32Array(B * n)
+  const packed = mask || reset || before.includes(0)
+  const bias = packed ? new Float32Array(B * T * n) : null
+  for (let b = 0; b < B; b++) {
+    const row = visible.subarray(b * n, (b + 1) * n)
+    row.set(before.subarray(b * t0, (b + 1) * t0))
+    for (let t = 0; t < T; t++) {
+      const i = b * T + t
+      if (reset?.indices?.[i] === 1) row.fill(0)
+      row[t0 + t] = mask ? mask.indices![i] : 1
+      if (bias) for (let j = 0; j < n; j++) bias[i * n + j] = row[j] ? 0 : hidden
+    }
+  }
+  return { bias, visible }
 }

@@ -11,7 +11,7 @@ import type { Optimizer } from './optimizers.ts'
 import { readSafetensors, type Safetensors, SafetensorsError, writeSafetensors } from './safetensors.ts'
 import { labml, Transformer, type TransformerConfig } from './transformer.ts'
 
-const format = 'fastweights-1'
+const format = 'fastweights-2'
 const optimizerPrefix = 'optimizer.'
 const momentPrefix = /^optimizer\.[mv]\./
 
@@ -48,7 +48,7 @@ export function readCheckpoint(bytes: Uint8Array): Checkpoint {
   }
   const quote = (text: string | undefined): string => JSON.stringify(text?.slice(0, 80)) ?? 'nothing'
   if (metadata.format !== format)
-    fail(`the file isn't a fastweights checkpoint (its metadata says format ${quote(metadata.format)}, not "${format}")`)
+    fail(`the file isn't a checkpoint of this version of fastweights (its metadata says format ${quote(metadata.format)}, not "${format}")`)
   const { format: _, config: configText = '', seed, stream, steps, ...extra } = metadata
   const count = (name: string, text: string): number => {
     const n = Number(text)

@@ -4,7 +4,7 @@ import { threefry } from '../engine/devices/reference/random.ts'
 import { slice } from '../engine/ops/movement.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { tensor } from '../engine/tensor.ts'
-import { disposeState, mapTensors } from './state.ts'
+import { disposeState, mapState } from './state.ts'
 import type { Transformer, TransformerState } from './transformer.ts'
 
 /** The last of a seed's streams: generators count up from 0, so that no tensor holds the sampler's numbers. */
@@ -43,7 +43,7 @@ export async function* generate(model: Transformer, prompt: Int32Array, options:
           try {
             const result = model.forward(tensor(input, { shape: [1, input.length], device }), before)
             const logits = slice(result.logits, 1, input.length - 1, input.length)
-            mapTensors(result.state, keep)
+            mapState(result.state, keep)
             return { logits: keep(logits), state: result.state }
           } finally {
             model.train(wasTraining)

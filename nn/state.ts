@@ -1,26 +1,162 @@
-/** States of layers and models: tensors in plain objects and arrays, which the caller owns. */
-import { detach } from '../engine/ops/movement.ts'
-import { Tensor } from '../engine/tensor.ts'
+/** States of layers and models: tensors, and counts in int32 arrays, in plain objects and arrays, which the caller owns. */
+import type { DType } from '../engine/devices/device.ts'
+import { concat, detach, slice } from '../engine/ops/movement.ts'
+import { scope } from '../engine/scope.ts'
+import { sameShape, show, sizeOf } from '../engine/shape.ts'
+import { getDevice, Tensor, tensor, zeros } from '../engine/tensor.ts'
 import type { AttentionState, KeyValueState } from './attention.ts'
+import type { FloatEntry, Module } from './module.ts'
+import { readSafetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from './safetensors.ts'
 import type { TransformerState } from './transformer.ts'
 
 export type State = AttentionState | KeyValueState | TransformerState
+
+/** A part of a state; int32 ones are Int32Arrays on the host, the others tensors. The size -1 grows with the tokens, from 0. */
+export interface Part {
+  dtype: DType
+  shape: readonly number[]
+}
+export type Parts = { readonly [name: string]: Part | readonly Parts[] }
+
+/** A layer or a model with a state of type S, whose parts it tells for B rows. */
+export interface Stateful<S extends State> extends Module {
+  stateParts(B: number): Parts
+  forward(input: Tensor, state?: S): { state: S }
+}
+
+/** The state before the first token of B sequences: zeros, on the owner's device. The same as leaving the state out. */
+export function initialState<S extends State>(owner: Stateful<S>, B: number): S {
+  const device = owner.parameters()[0]?.device ?? getDevice()
+  if (!(Number.isInteger(B) && B >= 1)) throw new Error(`initialState: the number of rows must be a positive integer, not ${B}`)
+  return walkParts(owner.stateParts(B), '', (_, { dtype, shape }) => {
+    const sizes = shape.map((d) => Math.max(d, 0))
+    return dtype === 'int32' ? new Int32Array(sizeOf(sizes)) : zeros(sizes, device)
+  }) as S
+}
+
+/** How many numbers the state of one sequence holds; those apart that grow with its tokens, which only softmax attention has. */
+export function stateSize(owner: Pick<Stateful<State>, 'stateParts'>): number {
+  let size = 0
+  walkParts(owner.stateParts(1), '', (_, { shape }) => (size += shape.includes(-1) ? 0 : sizeOf(shape)))
+  return size
+}
 
 /**
  * The same values without their history: what is computed from it sends no gradients further back (truncated back-propagation through
  * time). The tensors are new ones, over the same memory: the old state may go with its scope, and so may everything behind it.
  */
-export const detachState = <S extends State>(state: S): S => mapTensors(state, detach) as S
+export const detachState = <S extends State>(state: S): S => mapState(state, detach) as S
 
 /** Frees the tensors of a state. */
 export function disposeState(state: State | undefined): void {
-  mapTensors(state, (t) => t.dispose())
+  mapState(state, (t) => t.dispose())
 }
 
-/** A copy of the objects and arrays, with f of each tensor. */
-export function mapTensors(value: unknown, f: (t: Tensor) => unknown): unknown {
-  if (value instanceof Tensor) return f(value)
-  if (Array.isArray(value)) return value.map((inner) => mapTensors(inner, f))
+/** The state with some of its rows, those where `rows` [B] is 1 or true, as before the first token; the others keep their values to the bit. */
+export function resetRows<S extends State>(state: S, rows: ArrayLike<number | boolean>): S {
+  const B = rows.length
+  const check = (rowsFound: number, what: string): void => {
+    if (rowsFound !== B) throw new Error(`resetRows: ${what} has ${rowsFound} rows, the flags are for ${B}`)
+  }
+  /** [begin, end) of rows that are alike, in order. */
+  const runs: [begin: number, end: number][] = []
+  for (let b = 0; b < B; b++) {
+    if (b > 0 && !rows[b] === !rows[b - 1]) runs[runs.length - 1][1] = b + 1
+    else runs.push([b, b + 1])
+  }
+  const reset = (t: Tensor): Tensor => {
+    check(t.shape[0], `the state's part ${show(t.shape)}`)
+    return concat(
+      runs.map(([begin, end]) => (rows[begin] ? zeros([end - begin, ...t.shape.slice(1)], t.device) : slice(t, 0, begin, end))),
+      0,
+    )
+  }
+  const resetCounts = (counts: Int32Array): Int32Array => {
+    const width = counts.length / B
+    if (!Number.isInteger(width)) check(counts.length, "the state's positions")
+    return counts.map((x, i) => (rows[Math.floor(i / width)] ? 0 : x))
+  }
+  return scope(() => mapState(state, reset, resetCounts) as S)
+}
+
+const format = 'fastweights-state-1'
+
+/** The state as a safetensors file, in the device's precision. */
+export async function saveState(state: State): Promise<Uint8Array> {
+  const waiting: Promise<[string, SafetensorsEntry]>[] = []
+  let B = 0
+  mapState(
+    state,
+    (t, name) => {
+      B = t.shape[0]
+      waiting.push(
+        t.read().then((data) => [name, { dtype: data instanceof Float64Array ? 'F64' : 'F32', shape: [...t.shape], data } as FloatEntry]),
+      )
+    },
+    (counts, name) => {
+      waiting.push(Promise.resolve([name, { dtype: 'I32', shape: [counts.length], data: Int32Array.from(counts) }]))
+    },
+  )
+  return writeSafetensors(await Promise.all(waiting), { format, rows: `${B}` })
+}
+
+/** The state in a file of `saveState`, on the owner's device. Throws a SafetensorsError unless it is one of that layer or model. */
+export function loadState<S extends State>(bytes: Uint8Array, owner: Stateful<S>): S {
+  const { metadata, tensors } = readSafetensors(bytes)
+  const fail = (problem: string): never => {
+    throw new SafetensorsError(`state: ${problem}`)
+  }
+  if (metadata.format !== format)
+    fail(`the file isn't a state (its metadata says format ${JSON.stringify(metadata.format?.slice(0, 80)) ?? 'nothing'})`)
+  if (!/^[1-9]\d{0,9}$/.test(metadata.rows ?? '')) fail("its metadata doesn't say how many rows it has")
+  const B = Number(metadata.rows)
+  const parts = owner.stateParts(B)
+  const left = new Set(tensors.keys())
+  /** The size that grows, the same in all parts of a file. */
+  let tokens = -1
+  walkParts(parts, '', (name, { dtype, shape }) => {
+    const entry = tensors.get(name)
+    if (!entry) return fail(`it lacks ${name}`)
+    left.delete(name)
+    const growing = shape.indexOf(-1)
+    if (growing >= 0 && tokens < 0) tokens = entry.shape[growing] ?? 0
+    const grown = shape.map((d) => (d < 0 ? tokens : d))
+    const expected = dtype === 'int32' ? [sizeOf(grown)] : grown
+    if (!sameShape(entry.shape, expected)) fail(`${name} has shape ${show(entry.shape)}, expected ${show(expected)}`)
+    if (dtype === 'int32' ? entry.dtype !== 'I32' : !(entry.data instanceof Float32Array || entry.data instanceof Float64Array))
+      fail(`${name} is ${entry.dtype}, not ${dtype}`)
+    if (dtype === 'int32' && (entry.data as Int32Array).some((count) => count < 0)) fail(`${name} holds a number below 0`)
+  })
+  for (const name of left) fail(`${JSON.stringify(name.slice(0, 80))} is no part of it`)
+  const device = owner.parameters()[0]?.device ?? getDevice()
+  return walkParts(parts, '', (name, { dtype }) => {
+    const { data, shape } = tensors.get(name)!
+    return dtype === 'int32' ? Int32Array.from(data as Int32Array) : tensor(data as Float32Array, { shape, device })
+  }) as S
+}
+
+/** A state's structure with what f makes of each part. */
+function walkParts(parts: Parts, path: string, f: (name: string, part: Part) => unknown): Record<string, unknown> {
+  const named = (name: string): string => (path ? `${path}.${name}` : name)
+  return Object.fromEntries(
+    Object.entries(parts).map(([name, inner]) => [
+      name,
+      Array.isArray(inner) ? inner.map((p: Parts, i) => walkParts(p, `${named(name)}.${i}`, f)) : f(named(name), inner as Part),
+    ]),
+  )
+}
+
+/** A copy of the objects and arrays, with f of each tensor and g of each array of counts; names are paths. */
+export function mapState(
+  value: unknown,
+  f: (t: Tensor, name: string) => unknown,
+  g: (counts: Int32Array, name: string) => unknown = (counts) => counts,
+  path = '',
+): unknown {
+  const named = (name: string | number): string => (path ? `${path}.${name}` : `${name}`)
+  if (value instanceof Tensor) return f(value, path)
+  if (value instanceof Int32Array) return g(value, path)
+  if (Array.isArray(value)) return value.map((inner, i) => mapState(inner, f, g, named(i)))
   if (typeof value !== 'object' || value === null) return value
-  return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, mapTensors(inner, f)]))
+  return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, mapState(inner, f, g, named(name))]))
 }

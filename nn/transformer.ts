@@ -3,8 +3,9 @@
 import { type UnaryOp, unaryOps } from '../engine/devices/kernels.ts'
 import { add } from '../engine/ops/elementwise.ts'
 import { type Generator, generator } from '../engine/random.ts'
-import { type Tensor, tensor } from '../engine/tensor.ts'
+import type { Tensor } from '../engine/tensor.ts'
 import {
+  type AttentionOptions,
   type AttentionState,
   checkAttention,
   checkHeads,
@@ -14,10 +15,13 @@ import {
   type KeyValueState,
   SoftmaxAttention,
 } from './attention.ts'
+import { checkChoice, checkMeanings } from './features.ts'
 import { checkProbability, Dropout, Embedding, FeedForward, LayerNorm, Linear, RMSNorm } from './layers.ts'
 import { Module } from './module.ts'
+import { checkPacking, type Packing, places, positionTable } from './packing.ts'
+import type { Parts } from './state.ts'
 
-export interface TransformerConfig extends FastWeightsAttentionConfig {
+export interface TransformerConfig extends Omit<FastWeightsAttentionConfig, 'positions'> {
   /** Size of the vocabulary. */
   symbols: number
   layers: number
@@ -28,8 +32,11 @@ export interface TransformerConfig extends FastWeightsAttentionConfig {
   norm: 'layer' | 'rms'
   /** Normalise what attention reads (pre-norm). labml constructs this norm and never uses it: false there. */
   attentionNorm: boolean
-  /** Sinusoidal position encoding added to the embedding; the recurrences know order without it, softmax attention doesn't. */
-  positions: 'none' | 'sinusoidal'
+  /**
+   * Sinusoidal position encoding added to the embedding, or rotary positions in each layer. Rules that correct or decay know order without
+   * either; the sum rule and softmax attention don't.
+   */
+  positions: 'none' | 'sinusoidal' | 'rotary'
   /** Standard deviation of the initial embedding. */
   embeddingStd: number
 }
@@ -61,8 +68,8 @@ export const softmaxBaseline: Omit<TransformerConfig, 'symbols'> = {
 
 export type LayerState = AttentionState | KeyValueState
 export interface TransformerState {
-  /** Tokens seen so far. */
-  position: number
+  /** Tokens seen so far of each row's sequence, padding not counted, [B]. */
+  position: Int32Array
   layers: LayerState[]
 }
 
@@ -79,7 +86,8 @@ export class TransformerLayer extends Module {
 
   constructor(config: TransformerConfig, g: Generator) {
     super()
-    this.attn = config.attention === 'softmax' ? new SoftmaxAttention(config, g) : new FastWeightsAttention(config, g)
+    const own = layerConfig(config)
+    this.attn = config.attention === 'softmax' ? new SoftmaxAttention(own, g) : new FastWeightsAttention(own, g)
     this.feed_forward = new FeedForward(config.dModel, config.dFf, g, config)
     this.norm_self_attn = new norms[config.norm](config.dModel)
     this.norm_ff = new norms[config.norm](config.dModel)
@@ -87,12 +95,12 @@ export class TransformerLayer extends Module {
     this.attentionNorm = config.attentionNorm
   }
 
-  forward(x: Tensor, state?: LayerState): { y: Tensor; state: LayerState } {
+  forward(x: Tensor, state?: LayerState, packing: Packing = {}): { y: Tensor; state: LayerState } {
     const input = this.attentionNorm ? this.norm_self_attn.forward(x) : x
     // Without dropout between them, the residual is added inside the matrix product.
-    const residual = (y: Tensor | undefined): { accumulate?: Tensor } => (this.drop.training && this.drop.p > 0 ? {} : { accumulate: y })
+    const residual = (y: Tensor): AttentionOptions => (this.drop.training && this.drop.p > 0 ? {} : { accumulate: y })
     const close = (y: Tensor, onto: Tensor): Tensor => (this.drop.training && this.drop.p > 0 ? add(onto, this.drop.forward(y)) : y)
-    const attended = this.attn.forward(input, state as never, residual(x))
+    const attended = this.attn.forward(input, state as never, { ...packing, ...residual(x) })
     const h = close(attended.y, x)
     const y = close(this.feed_forward.forward(this.norm_ff.forward(h), residual(h)), h)
     return { y, state: attended.state }
@@ -110,19 +118,32 @@ class Stack extends Module {
   }
 }
 
+/** What a layer knows of the positions: sinusoidal ones are the model's. */
+const layerConfig = (c: TransformerConfig): FastWeightsAttentionConfig => ({
+  ...c,
+  positions: c.positions === 'rotary' ? 'rotary' : 'none',
+})
+
 /** Where a model's random streams begin: a generator of the same seed, which counts from 0, gives other numbers. */
 const firstStream = 2 ** 20
+
+const onlyFastWeights = Object.keys(fastWeightsAttentionDefaults)
+  .filter((name) => name !== 'positions' && name !== 'chunk')
+  .map((name) => [name as keyof typeof fastWeightsAttentionDefaults, 'fast-weights attention', () => false] as const)
 
 /** Everything that can be wrong, before the first parameter is made. */
 function checkConfig(c: TransformerConfig): void {
   for (const name of ['symbols', 'dModel', 'layers', 'dFf'] as const)
     if (!(Number.isInteger(c[name]) && c[name] > 0)) throw new Error(`${name} must be a positive integer, not ${c[name]}`)
-  if (c.attention === 'softmax') checkHeads(c.dModel, c.heads)
-  else if (c.attention === 'fast-weights') checkAttention(c)
-  else throw new Error(`unknown attention '${c.attention}' (fast-weights, softmax)`)
-  if (!Object.hasOwn(norms, c.norm)) throw new Error(`unknown norm '${c.norm}' (layer, rms)`)
+  checkChoice('attention', c.attention, { 'fast-weights': 0, softmax: 0 })
+  checkChoice('positions', c.positions, { none: 0, sinusoidal: 0, rotary: 0 })
+  if (c.attention === 'fast-weights') checkAttention(layerConfig(c))
+  else {
+    checkHeads(c.dModel, c.heads)
+    checkMeanings(c, fastWeightsAttentionDefaults, onlyFastWeights)
+  }
+  checkChoice('norm', c.norm, norms)
   if (!unaryOps.includes(c.activation)) throw new Error(`unknown activation '${c.activation}' (${unaryOps.join(', ')})`)
-  if (c.positions !== 'none' && c.positions !== 'sinusoidal') throw new Error(`unknown positions '${c.positions}' (none, sinusoidal)`)
   if (!(c.embeddingStd >= 0 && Number.isFinite(c.embeddingStd))) throw new Error(`embeddingStd must be 0 or more, not ${c.embeddingStd}`)
   checkProbability(c.dropout)
 }
@@ -148,32 +169,49 @@ export class Transformer extends Module {
     this.generator = new Linear(c.dModel, c.symbols, this.random)
   }
 
-  /** tokens int32 [B,T] -> logits [B,T,symbols]. `state`: where an earlier call on the same sequences stopped. */
-  forward(tokens: Tensor, state?: TransformerState): { logits: Tensor; state: TransformerState } {
+  /**
+   * tokens int32 [B,T] -> logits [B,T,symbols]. `state`: where an earlier call on the same sequences stopped. With `mask` (0: padding) and
+   * `reset` (1: a new sequence begins), int32 [B,T], rows may hold sequences of different lengths, or several; what comes out at padding
+   * means nothing.
+   */
+  forward(tokens: Tensor, state?: TransformerState, options: Packing = {}): { logits: Tensor; state: TransformerState } {
     if (tokens.shape.length !== 2 || tokens.size === 0)
       throw new Error(`forward: tokens have shape [${tokens.shape.join(',')}], expected [B,T]`)
-    const position = state?.position ?? 0
+    const [B, T] = tokens.shape
+    if (state && state.position.length !== B) throw new Error(`forward: the state has ${state.position.length} rows, the tokens ${B}`)
+    const packing = checkPacking('forward', options, B, T)
+    const { at, next } = places(packing, B, T, state?.position)
     let x = this.src_embed.forward(tokens)
-    if (this.config.positions === 'sinusoidal') x = add(x, sinusoids(position, tokens.shape[1], this.config.dModel, tokens))
-    const states: LayerState[] = []
+    if (this.config.positions === 'sinusoidal') x = add(x, sinusoids(at, B, this.config.dModel, x))
+    const layers: LayerState[] = []
     this.transformer.layers.forEach((layer, i) => {
-      const result = layer.forward(x, state?.layers[i])
+      const result = layer.forward(x, state?.layers[i], packing)
       x = result.y
-      states.push(result.state)
+      layers.push(result.state)
     })
-    return {
-      logits: this.generator.forward(this.transformer.norm.forward(x)),
-      state: { position: position + tokens.shape[1], layers: states },
-    }
+    return { logits: this.generator.forward(this.transformer.norm.forward(x)), state: { position: next, layers } }
+  }
+
+  /** See `Parts`. */
+  stateParts(B: number): Parts {
+    return { position: { dtype: 'int32', shape: [B] }, layers: this.transformer.layers.map(({ attn }) => attn.stateParts(B)) }
+  }
+
+  /** New random features in every layer whose map draws them: see `favorRedraw`. */
+  redraw(): void {
+    for (const { attn } of this.transformer.layers) if (attn instanceof FastWeightsAttention) attn.features.redraw()
   }
 }
 
-/** Vaswani 2017, section 3.5, for positions [from, from + T). */
-function sinusoids(from: number, T: number, D: number, beside: Tensor): Tensor {
-  const values = Float64Array.from({ length: T * D }, (_, i) => {
-    const d = i % D
-    const angle = (from + Math.floor(i / D)) / 10000 ** ((d - (d % 2)) / D)
-    return d % 2 === 0 ? Math.sin(angle) : Math.cos(angle)
-  })
-  return tensor(values, { shape: [T, D], device: beside.device })
-}
+/** Vaswani 2017, section 3.5, at positions [B,T]. */
+const sinusoids = (at: Int32Array, B: number, D: number, beside: Tensor): Tensor =>
+  positionTable(
+    at,
+    B,
+    D,
+    (position, d) => {
+      const angle = position / 10000 ** ((d - (d % 2)) / D)
+      return d % 2 === 0 ? Math.sin(angle) : Math.cos(angle)
+    },
+    beside,
+  )

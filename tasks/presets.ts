@@ -1,6 +1,7 @@
 /** Training recipes: a model and how to train it. */
 import type { Schedule } from '../nn/optimizers.ts'
 import { constant, cosine, noam } from '../nn/optimizers.ts'
+import { type AttentionPreset, type AttentionPresetName, attentionPresets } from '../nn/presets.ts'
 import { labml, softmaxBaseline, type TransformerConfig } from '../nn/transformer.ts'
 
 export interface TrainingConfig {
@@ -68,21 +69,35 @@ const defaultTraining: TrainingConfig = {
 
 const small = { dModel: 128, heads: 4, layers: 4, dFf: 512, chunk: 16 }
 
+/** Everything of the default but its attention. */
+const surroundings: Omit<TransformerConfig, 'symbols'> = {
+  ...labml,
+  ...small,
+  attentionNorm: true,
+  norm: 'rms',
+  activation: 'relu',
+  embeddingStd: 0.3,
+}
+
+/** The default with the attention of a paper; where that is blind to order, positions come with the embedding. */
+function withAttention(name: AttentionPresetName): Recipe {
+  const { source, config }: AttentionPreset = attentionPresets[name]
+  const positions = config.positions ?? (config.rule === 'linear-attention' ? 'sinusoidal' : 'none')
+  return {
+    description: `the default with the attention of ${source}`,
+    model: { ...surroundings, ...config, positions },
+    training: defaultTraining,
+  }
+}
+
+const ofPapers = Object.fromEntries(
+  Object.keys(attentionPresets).map((name) => [name, withAttention(name as AttentionPresetName)]),
+) as Record<AttentionPresetName, Recipe>
+
 export const presets = {
   default: {
     description: 'delta rule, L2-normalised SiLU keys, short convolutions, norm for each head, Muon; about three minutes on two cores',
-    model: {
-      ...labml,
-      ...small,
-      featureMap: 'silu',
-      featureNorm: 'l2',
-      conv: 6,
-      headNorm: true,
-      attentionNorm: true,
-      norm: 'rms',
-      activation: 'relu',
-      embeddingStd: 0.3,
-    },
+    model: { ...surroundings, featureMap: 'silu', featureNorm: 'l2', conv: 6, headNorm: true },
     training: defaultTraining,
   },
   labml: {
@@ -100,7 +115,8 @@ export const presets = {
     model: { ...softmaxBaseline, ...small, norm: 'rms', embeddingStd: 0.3 },
     training: defaultTraining,
   },
-} as const satisfies Record<string, Recipe>
+  ...ofPapers,
+} satisfies Record<string, Recipe>
 export type PresetName = keyof typeof presets
 
 export function scheduleOf(training: TrainingConfig, dModel: number): Schedule {

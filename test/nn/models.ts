@@ -9,7 +9,8 @@ const small = { symbols: 13, dModel: 12, heads: 2, layers: 2, dFf: 20, chunk: 4,
 export const architectures: Record<string, TransformerConfig> = {
   ...Object.fromEntries(Object.entries(presets).map(([name, { model }]) => [name, { ...model, ...small }])),
   sum: { ...presets.labml.model, ...small, rule: 'sum', featureMap: 'silu', featureNorm: 'l2', valueMap: 'silu', conv: 3 },
-  'sum, normalised': { ...presets.labml.model, ...small, rule: 'sum', normalise: true, featureMap: 'elu1', featureNorm: 'none' },
+  'sum, normalised': { ...presets.labml.model, ...small, rule: 'linear-attention', featureMap: 'elu1', featureNorm: 'none' },
+  'softmax, rotary': { ...presets.softmax.model, ...small, positions: 'rotary' },
   'dpfp, nu 3, positions': { ...presets.labml.model, ...small, nu: 3, positions: 'sinusoidal', attentionNorm: true },
 }
 

@@ -1,8 +1,23 @@
 /** States carried from piece to piece: truncated back-propagation through time. */
 import assert from 'node:assert/strict'
-import { crossEntropy, type Device, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
-import { detachState, disposeState, Transformer, type TransformerState } from '../../nn/index.ts'
-import { assertRms, assertSameBits, reference, wasm } from '../helpers.ts'
+import fc from 'fast-check'
+import { crossEntropy, type Device, noGrad, scope, setDevice, Tensor, tensor } from '../../engine/index.ts'
+import {
+  detachState,
+  disposeState,
+  initialState,
+  loadState,
+  readSafetensors,
+  resetRows,
+  type SafetensorsEntry,
+  saveState,
+  stateSize,
+  Transformer,
+  type TransformerConfig,
+  type TransformerState,
+  writeSafetensors,
+} from '../../nn/index.ts'
+import { assertRms, assertSameBits, readAndFree, reference, wasm } from '../helpers.ts'
 import { architectures, randomTokens } from './models.ts'
 
 const [B, T, pieces] = [2, 8, 3]
@@ -68,7 +83,7 @@ describe('states', () => {
             disposeState(state)
           }
           state = result.state
-          assert.equal(state.position, (piece + 1) * T)
+          assert.deepEqual(Array.from(state.position), new Array(B).fill((piece + 1) * T))
           logits.push(result.values)
           used.push(device.bytesInUse())
         }
@@ -88,11 +103,153 @@ describe('states', () => {
         assert.equal(device.bytesInUse(), empty)
       }
     })
+
+  for (const [name, config] of Object.entries(architectures)) {
+    it(`begin at zero, come back from a file exactly, and forget the rows that they should: ${name}`, async () => {
+      for (const [device, bound] of devices) {
+        setDevice(device)
+        const empty = device.bytesInUse()
+        const model = new Transformer(config)
+        const full = device.bytesInUse()
+        const tokens = (seed: number) => tensor(randomTokens(seed, 3 * T), { shape: [3, T], dtype: 'int32' })
+        const forward = async (seed: number, before?: TransformerState) => {
+          const { logits, state } = scope(() => noGrad(() => model.forward(tokens(seed), before)))
+          return { logits: Array.from(await readAndFree(logits)), state }
+        }
+        const none = await forward(1)
+        const zero = initialState(model, 3)
+        const first = await forward(1, zero)
+        assertRms(first.logits, none.logits, bound, 'from zeros')
+        const expected = await forward(2, none.state)
+
+        const file = await saveState(none.state)
+        const loaded = loadState(file, model)
+        assert.deepEqual(await saveState(loaded), file)
+        const again = await forward(2, loaded)
+        assert.deepEqual(again.logits, expected.logits)
+
+        const reset = resetRows(none.state, [false, true, false])
+        const partly = await forward(2, reset)
+        const fresh = await forward(2)
+        const row = (values: number[], b: number): number[] => values.slice((b * values.length) / 3, ((b + 1) * values.length) / 3)
+        for (const b of [0, 2]) assertRms(row(partly.logits, b), row(expected.logits, b), bound, `row ${b}`)
+        assertRms(row(partly.logits, 1), row(fresh.logits, 1), bound, 'the row that was reset')
+        const [before, after] = await Promise.all([none.state, reset].map(async (s) => readSafetensors(await saveState(s)).tensors))
+        for (const [part, { data }] of before) {
+          const values = after.get(part)!.data
+          data.forEach((value: number | bigint, i: number) => {
+            const b = Math.floor((i * 3) / data.length)
+            const kept = part.endsWith('keys') || part.endsWith('values') // of softmax attention: hidden instead
+            if (!(b === 1 && kept)) assert.ok(Object.is(values[i], b === 1 ? 0 : value), `${part}, ${i}`)
+          })
+        }
+        for (const s of [none, first, expected, again, partly, fresh]) disposeState(s.state)
+        for (const s of [zero, loaded, reset]) disposeState(s)
+        assert.equal(device.bytesInUse(), full)
+        model.dispose()
+        assert.equal(device.bytesInUse(), empty)
+      }
+    })
+
+    it(`know padding and the beginnings of sequences: ${name}`, async () => {
+      // Rows of 3 and 4 tokens, padded on the left, inside and on the right; then sequences of 2, 3 and 1 in one row of three.
+      const rows = [
+        { mask: [0, 1, 1, 0, 0, 1, 0], reset: [0, 0, 0, 0, 0, 0, 0], sequences: [[1, 2, 5]] },
+        { mask: [1, 0, 0, 1, 1, 1, 0], reset: [0, 0, 0, 0, 0, 0, 0], sequences: [[0, 3, 4, 5]] },
+        { mask: [1, 1, 1, 1, 1, 0, 1], reset: [0, 0, 1, 0, 0, 0, 1], sequences: [[0, 1], [2, 3, 4], [6]] },
+      ]
+      const ids = randomTokens(3, 21)
+      for (const [device, bound] of devices) {
+        setDevice(device)
+        const model = new Transformer(config)
+        const ints = (values: ArrayLike<number>, shape: number[]) => tensor(values, { shape, dtype: 'int32' })
+        const flags = (key: 'mask' | 'reset') =>
+          ints(
+            rows.flatMap((row) => row[key]),
+            [3, 7],
+          )
+        const logits = (given: Tensor, options = {}) => scope(() => noGrad(() => model.forward(given, undefined, options).logits))
+        const packed = await readAndFree(logits(ints(ids, [3, 7]), { mask: flags('mask'), reset: flags('reset') }))
+        const at = (b: number, t: number): number[] => packed.slice((b * 7 + t) * config.symbols, (b * 7 + t + 1) * config.symbols)
+        for (const [b, { sequences }] of rows.entries())
+          for (const places of sequences) {
+            const alone = await readAndFree(
+              logits(
+                ints(
+                  places.map((t) => ids[b * 7 + t]),
+                  [1, places.length],
+                ),
+              ),
+            )
+            assertRms(
+              places.flatMap((t) => at(b, t)),
+              alone,
+              bound,
+              `row ${b}, tokens ${places}`,
+            )
+          }
+        model.dispose()
+      }
+    })
+  }
+
+  it('are refused, with a SafetensorsError and without taking memory, unless they are of that model', async () => {
+    const model = new Transformer(architectures.retnet)
+    const other = new Transformer({ ...architectures.retnet, layers: 1 })
+    const softmax = new Transformer(architectures.softmax)
+    const file = await saveState(initialState(model, 2))
+    const { tensors, metadata } = readSafetensors(file)
+    const before = reference.bytesInUse()
+    const refused = (bytes: Uint8Array, message: RegExp, owner = model) =>
+      assert.throws(() => loadState(bytes, owner), { name: 'SafetensorsError', message })
+    const changed = (name: string, entry: SafetensorsEntry | null, more = {}) =>
+      writeSafetensors(
+        [...tensors].flatMap(([n, old]) => (n !== name ? [[n, old] as const] : entry ? [[n, entry] as const] : [])),
+        { ...metadata, ...more },
+      )
+    refused(file, /^safetensors: state: "layers\.1\.S" is no part of it$/, other)
+    refused(file, /^safetensors: state: it lacks layers\.0\.keys$/, softmax)
+    refused(changed('layers.1.S', null), /it lacks layers\.1\.S$/)
+    refused(changed('', null, { rows: '3' }), /position has shape \[2\], expected \[3\]$/)
+    refused(changed('', null, { rows: '0' }), /its metadata doesn't say how many rows it has$/)
+    refused(changed('', null, { format: 'x' }), /the file isn't a state \(its metadata says format "x"\)$/)
+    refused(changed('position', { dtype: 'F32', shape: [2], data: new Float32Array(2) }), /position is F32, not int32$/)
+    refused(changed('position', { dtype: 'I32', shape: [2], data: Int32Array.of(1, -1) }), /position holds a number below 0$/)
+    refused(changed('layers.0.S', { dtype: 'I32', shape: [2, 2, 6, 6], data: new Int32Array(144) }), /layers\.0\.S is I32, not float32$/)
+    refused(
+      changed('layers.0.S', { dtype: 'F32', shape: [2, 2, 6, 5], data: new Float32Array(120) }),
+      /layers\.0\.S has shape \[2,2,6,5\], expected \[2,2,6,6\]$/,
+    )
+    fc.assert(
+      fc.property(fc.nat(file.length - 1), (length) => refused(file.subarray(0, length), /./)),
+      { numRuns: 50 },
+    )
+    assert.equal(reference.bytesInUse(), before)
+    assert.throws(() => initialState(model, 0), /^Error: initialState: the number of rows must be a positive integer, not 0$/)
+    assert.throws(() => resetRows(initialState(model, 2), [true]), /^Error: resetRows: .* rows, the flags are for 1$/)
+    assert.throws(
+      () => model.forward(tensor([1, 2], { shape: [1, 2], dtype: 'int32' }), initialState(model, 2)),
+      /^Error: forward: the state has 2 rows, the tokens 1$/,
+    )
+  })
+
+  it('have the sizes of the formulas', () => {
+    const sizes = { symbols: 5, dModel: 12, heads: 3, layers: 2, dFf: 4 }
+    const size = (change: Partial<TransformerConfig>) => stateSize(new Transformer({ ...sizes, ...change }))
+    // Position of the row; in each layer H K' V fast weights, and W - 1 inputs of each convolution.
+    assert.equal(size({ nu: 2 }), 1 + 2 * 3 * 16 * 4)
+    assert.equal(
+      size({ rule: 'linear-attention', featureMap: 'elu1', featureNorm: 'none', conv: 4 }),
+      1 + 2 * (3 * 4 * 4 + 3 * 4 + 3 * 3 * 12),
+    )
+    assert.equal(size({ positions: 'rotary' }), 1 + 2 * (3 * 8 * 4 + 1))
+    assert.equal(size({ attention: 'softmax' }), 1)
+  })
 })
 
 /** Tensors of the same values that no op has made. */
 async function constantsOf(state: TransformerState): Promise<TransformerState> {
-  const copy = async (t: Tensor | undefined) => t && tensor(await t.read(), { shape: t.shape })
+  const copy = async (t: unknown) => (t instanceof Tensor ? tensor(await t.read(), { shape: t.shape }) : t)
   const layers = state.layers.map(async (layer) =>
     Object.fromEntries(await Promise.all(Object.entries(layer).map(async ([name, t]) => [name, await copy(t)]))),
   )

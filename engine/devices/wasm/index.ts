@@ -6,6 +6,7 @@ import type { Device } from '../device.ts'
 import type { Kernels } from '../kernels.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import { fastWeightKernels } from './fast-weights.ts'
+import { linearKernels } from './linear.ts'
 import { matmulKernels } from './matmul.ts'
 import type { Block } from './memory.ts'
 import { movementKernels } from './movement.ts'
@@ -32,6 +33,7 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
     ...randomKernels(pool),
     ...optimizerKernels(pool),
     ...fastWeightKernels(pool),
+    ...linearKernels(pool),
   }
   const integers = new WeakSet<Block>()
   let open = true

@@ -50,6 +50,9 @@ const ARGS = 80,
   argsLimit = 40,
   MESSAGE = ARGS + 2 * argsLimit,
   messageBytes = 512
+/** Values of FAILED. */
+const CRASHED = 1,
+  REFUSED = 2
 const controlBytes = 4 * MESSAGE + messageBytes
 
 /** Epoch of a pool that has been closed: workers return. */
@@ -80,6 +83,14 @@ function controlViews(buffer: SharedArrayBuffer): Control {
   }
 }
 
+/** What is wrong with the input of a kernel: a message for the user as it stands. */
+class Refusal extends Error {}
+
+/** What kernels refuse to work with, by the code that they give to env.refuse. */
+const refusals: readonly ((value: number) => string)[] = [
+  (gate) => `fastWeights: the gate holds ${gate}; gates are logarithms of decays, at most 0 (log alpha with 0 <= alpha <= 1)`,
+]
+
 /** A thread's own instance of the module: its kernels, in the order in which the module exports them. */
 function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory) {
   const { exports } = new WebAssembly.Instance(module, {
@@ -87,6 +98,10 @@ function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory) {
       memory,
       abort: () => {
         throw new Error('abort')
+      },
+      // float32, printed as the shortest number that it could have come from.
+      refuse: (code: number, value: number) => {
+        throw new Refusal(refusals[code](Number(value.toPrecision(7))))
       },
     },
   })
@@ -110,8 +125,9 @@ function work({ words, args, message }: Control, kernels: readonly Kernel[], job
     }
   } catch (error) {
     Atomics.store(words, NEXT, n)
-    if (Atomics.compareExchange(words, FAILED, 0, 1) !== 0) return
-    const text = new TextEncoder().encode(`${error instanceof Error ? error.message : error} (thread ${thread})`).subarray(0, messageBytes)
+    if (Atomics.compareExchange(words, FAILED, 0, error instanceof Refusal ? REFUSED : CRASHED) !== 0) return
+    const said = error instanceof Error ? error.message : error
+    const text = new TextEncoder().encode(error instanceof Refusal ? error.message : `${said} (thread ${thread})`).subarray(0, messageBytes)
     message.set(text)
     Atomics.store(words, TEXT, text.length)
   }
@@ -273,6 +289,7 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
         try {
           kernels[id](0, n, ...args)
         } catch (error) {
+          if (error instanceof Refusal) throw error
           throw new Error(`wasm: kernel ${name} failed: ${error instanceof Error ? error.message : error}`)
         }
         return
@@ -293,9 +310,10 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
       epoch = (epoch + 1) & 0x3fffffff
       Atomics.store(words, EPOCH, epoch)
       join()
-      if (Atomics.load(words, FAILED) !== 0) {
-        Atomics.store(words, FAILED, 0)
-        throw new Error(`wasm: kernel ${name} failed: ${new TextDecoder().decode(message.slice(0, words[TEXT]))}`)
+      const failed = Atomics.exchange(words, FAILED, 0)
+      if (failed !== 0) {
+        const text = new TextDecoder().decode(message.slice(0, words[TEXT]))
+        throw failed === REFUSED ? new Refusal(text) : new Error(`wasm: kernel ${name} failed: ${text}`)
       }
     },
     scratchBytes: () => scratch?.bytes ?? 0,

@@ -1,0 +1,237 @@
+/**
+ * Feature maps phi of queries and keys, and their normalisation. phi(q) . phi(k) is the similarity by which fast weights are read:
+ * its width K' is what bounds how many associations they hold (Schlag 2021, section 4.1). Tests: test/nn/features.test.ts.
+ */
+import { noGrad } from '../engine/autograd.ts'
+import { affine, elu, exp, minimum, mul, neg, relu, silu, square, sub } from '../engine/ops/elementwise.ts'
+import { matmul } from '../engine/ops/matmul.ts'
+import { concat, permute, reshape } from '../engine/ops/movement.ts'
+import { l2Norm, softmax, sumNorm } from '../engine/ops/norm.ts'
+import { sum } from '../engine/ops/reduce.ts'
+import { dpfp } from '../engine/ops/sequence.ts'
+import { type Generator, hostNumbers } from '../engine/random.ts'
+import { ones, parameter, type Tensor, tensor } from '../engine/tensor.ts'
+import { Module } from './module.ts'
+
+export interface FeatureConfig {
+  featureMap: FeatureMap
+  /** dpfp: the number of shifts, 1 to 2 K - 1; shifts beyond K - 1 repeat what the others say. */
+  nu: number
+  /** favor: m, the number of random directions (2 m features); 0 for K. */
+  favorFeatures: number
+  /** favor: of the random directions. The same seed at the same place in a model gives the same ones. */
+  favorSeed: number
+  /** favor: when new directions are drawn: never, at each training forward pass (`step`), or only by `redraw()` (`epoch`). */
+  favorRedraw: 'never' | 'epoch' | 'step'
+  /** hedgehog: one learned matrix for all heads instead of one for each. */
+  hedgehogShared: boolean
+  featureNorm: FeatureNorm
+  /** eps of the feature norm; its place is in the formula there. */
+  featureEps: number
+}
+
+export const featureDefaults = {
+  featureMap: 'dpfp',
+  nu: 1,
+  favorFeatures: 0,
+  favorSeed: 0,
+  favorRedraw: 'never',
+  hedgehogShared: false,
+  featureNorm: 'sum',
+  featureEps: 1e-6,
+} as const satisfies FeatureConfig
+
+interface Kind {
+  /** K' for heads of width K. */
+  width: (K: number, c: FeatureConfig) => number
+  /** `non-negative` features; at least `positive` inner products; or `signed` ones. */
+  sign: 'non-negative' | 'positive' | 'signed'
+  /** x: [B,T,H,K] -> [B,T,H,K']. `weight`: what the map learns or draws. */
+  map: (x: Tensor, c: FeatureConfig, weight: Tensor | null) => Tensor
+}
+
+const same = (K: number): number => K
+
+export const featureMaps = {
+  identity: { width: same, sign: 'signed', map: (x) => x },
+  silu: { width: same, sign: 'signed', map: (x) => silu(x) },
+  /** elu(x) + 1 (Katharopoulos 2020). */
+  elu1: { width: same, sign: 'non-negative', map: (x) => affine(elu(x), 1, 1) },
+  relu: { width: same, sign: 'non-negative', map: (x) => relu(x) },
+  /** relu(x)^2. */
+  relu2: { width: same, sign: 'non-negative', map: (x) => square(relu(x)) },
+  /** Schlag 2021, eq. 37; see the engine's `dpfp`. */
+  dpfp: { width: (K, { nu }) => 2 * K * nu, sign: 'non-negative', map: (x, { nu }) => dpfp(x, nu) },
+  /** See `favor`; of x / K^(1/4), so that phi(q) . phi(k) estimates softmax attention's exp(q . k / sqrt(K)). */
+  favor: {
+    width: (K, c) => 2 * directions(K, c),
+    sign: 'non-negative',
+    map: (x, _, omega) => favor(affine(x, x.shape.at(-1)! ** -0.25), omega!),
+  },
+  softmax: { width: same, sign: 'non-negative', map: (x) => softmax(x) },
+  /** See `hedgehog`. */
+  hedgehog: { width: (K) => 2 * K, sign: 'non-negative', map: (x, _, W) => hedgehog(x, W!) },
+  /** See `taylor2`. */
+  taylor2: { width: (K) => 1 + K + K * K, sign: 'positive', map: (x) => taylor2(x) },
+} as const satisfies Record<string, Kind>
+export type FeatureMap = keyof typeof featureMaps
+
+/** Normalisations of mapped queries and keys. */
+export const featureNorms = {
+  none: (x: Tensor) => x,
+  /** x / (sum(x) + eps): needs features that aren't negative. A row of zeros stays one. */
+  sum: (x: Tensor, eps: number) => sumNorm(x, eps),
+  /** x / sqrt(sum(x^2) + eps). */
+  l2: (x: Tensor, eps: number) => l2Norm(x, eps),
+} satisfies Record<string, (x: Tensor, eps: number) => Tensor>
+export type FeatureNorm = keyof typeof featureNorms
+
+/** Added to each exponential of FAVOR+, as in Performer's own code: features that underflow leave a key something to be divided by. */
+const favorEps = 1e-6
+/** Exponents end here: the product of two features, and a sum of many, stay below float32's e^88. See `favor`. */
+const favorLimit = 40
+
+/**
+ * FAVOR+'s positive features (Choromanski 2021, lemma 1): phi(x) = (exp([omega x, -omega x] - |x|^2 / 2) + eps) / sqrt(2 m), with
+ * E[phi(x) . phi(y)] = exp(x . y) over omega and eps -> 0. x: [..., K]; omega: [m,K] -> [..., 2 m]. Exponents are at most
+ * |omega_i|^2 / 2, about K / 2; where that is more than 40 they end at 40.
+ */
+export function favor(x: Tensor, omega: Tensor, eps = favorEps): Tensor {
+  const projected = matmul(x, omega, { transposeB: true })
+  const half = affine(sum(square(x), { axis: -1, keepDim: true }), 0.5)
+  const exponents = sub(concat([projected, neg(projected)], projected.shape.length - 1), half)
+  const norm = 1 / Math.sqrt(2 * omega.shape[0])
+  return affine(exp(minimum(exponents, favorLimit)), norm, eps * norm)
+}
+
+/** softmax([2 W x, -2 W x]) (Zhang 2024). x: [B,T,H,K]; W: [H,K,K], or [K,K] for all heads -> [B,T,H,2 K]. */
+export function hedgehog(x: Tensor, W: Tensor): Tensor {
+  const perHead = W.shape.length === 3
+  const swap = (y: Tensor): Tensor => (perHead ? permute(y, [0, 2, 1, 3]) : y)
+  const projected = swap(matmul(swap(x), W, { transposeB: true }))
+  return softmax(concat([affine(projected, 2), affine(projected, -2)], 3))
+}
+
+/** [1, x, x (x) x / sqrt(2)], so that phi(x) . phi(y) = 1 + x . y + (x . y)^2 / 2 > 0 (Arora 2024). [..., K] -> [..., 1 + K + K^2]. */
+export function taylor2(x: Tensor): Tensor {
+  const lead = x.shape.slice(0, -1)
+  const K = x.shape.at(-1)!
+  const outer = mul(reshape(x, [...lead, K, 1]), reshape(x, [...lead, 1, K]))
+  const second = affine(reshape(outer, [...lead, K * K]), Math.SQRT1_2)
+  return concat([ones([...lead, 1], x.device), x, second], lead.length)
+}
+
+/**
+ * m rows of width K in blocks of K orthogonal ones, each as long as a row of K normal numbers: alone, a row is distributed as one, and
+ * orthogonal ones cover the directions more evenly (Choromanski 2021, section 3.3). On the host, in float64.
+ */
+export function orthogonalRows(m: number, K: number, seed: number, stream: number): Float64Array {
+  const rows = hostNumbers('normal', seed, stream, m * K)
+  for (let r = 0; r < m; r++) {
+    const row = rows.subarray(r * K, (r + 1) * K)
+    const length = Math.hypot(...row)
+    // Twice: what rounding leaves of the other rows after the first time is of the size of the rounding itself.
+    for (let pass = 0; pass < 2; pass++)
+      for (let s = r - (r % K); s < r; s++) {
+        const other = rows.subarray(s * K, (s + 1) * K)
+        const overlap = dot(row, other) / dot(other, other)
+        for (let i = 0; i < K; i++) row[i] -= overlap * other[i]
+      }
+    const factor = length / Math.hypot(...row)
+    for (let i = 0; i < K; i++) row[i] *= factor
+  }
+  return rows
+}
+
+const dot = (a: Float64Array, b: Float64Array): number => a.reduce((total, x, i) => total + x * b[i], 0)
+
+const directions = (K: number, { favorFeatures }: FeatureConfig): number => favorFeatures || K
+
+/** An option that means nothing beside the others must keep its default: [its name, whether it means something, where it would]. */
+export type Meaning<C> = readonly [option: keyof C & string, where: string, applies: (c: C) => boolean]
+
+export function checkMeanings<C extends object>(c: C, defaults: Partial<C>, meanings: readonly Meaning<C>[]): void {
+  for (const [option, where, applies] of meanings)
+    if (!applies(c) && c[option] !== defaults[option])
+      throw new Error(`${option} = ${c[option]} means nothing here: it belongs to ${where}`)
+}
+
+const meanings: readonly Meaning<FeatureConfig>[] = [
+  ['nu', 'the feature map dpfp', (c) => c.featureMap === 'dpfp'],
+  ['favorFeatures', 'the feature map favor', (c) => c.featureMap === 'favor'],
+  ['favorSeed', 'the feature map favor', (c) => c.featureMap === 'favor'],
+  ['favorRedraw', 'the feature map favor', (c) => c.featureMap === 'favor'],
+  ['hedgehogShared', 'the feature map hedgehog', (c) => c.featureMap === 'hedgehog'],
+  ['featureEps', 'the feature norms sum and l2', (c) => c.featureNorm !== 'none'],
+]
+
+/** Throws unless the settings make sense for heads of width K. */
+export function checkFeatures(c: FeatureConfig, K: number): void {
+  checkChoice('feature map', c.featureMap, featureMaps)
+  checkChoice('feature norm', c.featureNorm, featureNorms)
+  checkMeanings<FeatureConfig>(c, featureDefaults, meanings)
+  if (c.featureMap === 'dpfp' && !(Number.isInteger(c.nu) && c.nu >= 1 && c.nu <= 2 * K - 1))
+    throw new Error(`nu must be an integer from 1 to 2 K - 1 = ${2 * K - 1} for heads of width K, not ${c.nu}`)
+  if (!(Number.isInteger(c.favorFeatures) && c.favorFeatures >= 0))
+    throw new Error(`favorFeatures must be a number of directions, or 0 for K, not ${c.favorFeatures}`)
+  if (!(Number.isInteger(c.favorSeed) && c.favorSeed >= 0 && c.favorSeed <= 0xffffffff))
+    throw new Error(`favorSeed must be an integer from 0 to 4294967295, not ${c.favorSeed}`)
+  checkChoice('favorRedraw', c.favorRedraw, { never: 0, epoch: 0, step: 0 })
+  if (!(c.featureEps >= 0 && Number.isFinite(c.featureEps))) throw new Error(`featureEps must be 0 or more, not ${c.featureEps}`)
+  if (c.featureNorm === 'sum' && featureMaps[c.featureMap].sign !== 'non-negative')
+    throw new Error(`the feature norm sum divides by a sum that ${c.featureMap} can make zero or negative; use l2 or none`)
+}
+
+export function checkChoice(what: string, value: unknown, choices: object): void {
+  if (typeof value !== 'string' || !Object.hasOwn(choices, value))
+    throw new Error(`unknown ${what} '${value}' (${Object.keys(choices).join(', ')})`)
+}
+
+/** The feature map of a layer's queries and keys. Hedgehog learns its matrix; FAVOR+ saves its directions among the parameters, frozen. */
+export class Features extends Module {
+  /** hedgehog: [H,K,K] or [K,K], at first the identity; favor: [m,K]. */
+  weight: Tensor | null = null
+  /** K'. */
+  readonly width: number
+  private config: FeatureConfig
+  private g: Generator
+
+  constructor(config: FeatureConfig, heads: number, K: number, g: Generator) {
+    super()
+    checkFeatures(config, K)
+    this.config = config
+    this.g = g
+    this.width = featureMaps[config.featureMap].width(K, config)
+    if (config.featureMap === 'hedgehog') {
+      const shape = config.hedgehogShared ? [K, K] : [heads, K, K]
+      const identity = Float32Array.from({ length: shape.reduce((n, d) => n * d, 1) }, (_, i) => ((i % (K * K)) % (K + 1) === 0 ? 1 : 0))
+      this.weight = parameter(tensor(identity, { shape }))
+    } else if (config.featureMap === 'favor') {
+      const m = directions(K, config)
+      this.weight = parameter(tensor(this.draw(m, K), { shape: [m, K] }))
+      this.weight.requiresGrad = false
+    }
+  }
+
+  /** [B,T,H,K] -> [B,T,H,K'] for each of them, all by the same features. */
+  forward(...xs: Tensor[]): Tensor[] {
+    const { featureMap, featureNorm, featureEps, favorRedraw } = this.config
+    const { map }: Kind = featureMaps[featureMap]
+    if (this.training && favorRedraw === 'step') this.redraw()
+    // A copy: a backward may still need these directions when the next ones are drawn.
+    const weight = favorRedraw === 'never' ? this.weight : noGrad(() => affine(this.weight!, 1))
+    return xs.map((x) => featureNorms[featureNorm](map(x, this.config, weight), featureEps))
+  }
+
+  /** favor: draws new directions, in place. */
+  redraw(): void {
+    if (this.config.favorRedraw === 'never')
+      throw new Error("redraw: this layer's features are fixed (the feature map favor with favorRedraw 'epoch' or 'step' has others)")
+    const [m, K] = this.weight!.shape
+    this.weight!.write(this.draw(m, K))
+  }
+
+  private draw(m: number, K: number): Float64Array {
+    return orthogonalRows(m, K, this.config.favorSeed, this.g.stream++)
+  }
+}

@@ -1,0 +1,109 @@
+/**
+ * What makes fast weights forget: modules that give the logarithm of what remains after a token, at most 0, one for each head [B,T,H] or
+ * for each of a head's channels [B,T,H,W]. Tests: test/nn/gates.test.ts.
+ */
+import { add, affine, exp, mul, neg, softplus } from '../engine/ops/elementwise.ts'
+import { reshape } from '../engine/ops/movement.ts'
+import { type Generator, hostNumbers } from '../engine/random.ts'
+import { parameter, type Tensor, tensor } from '../engine/tensor.ts'
+import { Linear } from './layers.ts'
+import { Module } from './module.ts'
+
+export interface GateSizes {
+  dModel: number
+  heads: number
+  /** W, or null for one value a head. */
+  width: number | null
+}
+
+/** D -> rank -> outputs, nothing in between. */
+export class LowRank extends Module {
+  down: Linear
+  up: Linear
+
+  constructor(inputs: number, rank: number, outputs: number, g: Generator, options: { bias?: boolean } = {}) {
+    super()
+    this.down = new Linear(inputs, rank, g, { bias: false })
+    this.up = new Linear(rank, outputs, g, options)
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.up.forward(this.down.forward(x))
+  }
+}
+
+/** A projection of the layer's input [B,T,D]; through `rank` for one value a channel, direct for one a head. */
+export abstract class Gate extends Module {
+  projection: Linear | LowRank
+  private shape: readonly number[]
+
+  constructor({ dModel, heads, width }: GateSizes, rank: number, bias: boolean, g: Generator) {
+    super()
+    this.projection = width === null ? new Linear(dModel, heads, g, { bias }) : new LowRank(dModel, rank, heads * width, g, { bias })
+    this.shape = width === null ? [heads] : [heads, width]
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.gate(reshape(this.projection.forward(x), [...x.shape.slice(0, 2), ...this.shape]))
+  }
+
+  /** Of the projection, in the gate's shape. */
+  protected abstract gate(a: Tensor): Tensor
+}
+
+/** log sigmoid(x W_1 W_2 + b) / 16, with a rank of 16 (GLA: Yang 2023, section 4.4). */
+class LogSigmoidGate extends Gate {
+  constructor(sizes: GateSizes, g: Generator) {
+    super(sizes, 16, true, g)
+  }
+
+  protected gate(a: Tensor): Tensor {
+    return affine(softplus(neg(a)), -1 / 16)
+  }
+}
+
+/**
+ * -exp(A_log) softplus(a + dt_bias): Mamba-2 (Dao & Gu 2024), gated DeltaNet (Yang 2024); with one value a channel and the heads' width as
+ * the rank, KDA (Kimi 2025). A from U(0, 16), at least 2^-10 so that its logarithm is finite; softplus(dt_bias) log-uniform in
+ * [0.001, 0.1].
+ */
+class SoftplusGate extends Gate {
+  /** [H], or [H,1] beside channels. */
+  A_log: Tensor
+  /** [H] or [H,W]. */
+  dt_bias: Tensor
+
+  constructor(sizes: GateSizes, g: Generator) {
+    super(sizes, sizes.dModel / sizes.heads, false, g)
+    const { heads, width } = sizes
+    const draw = (shape: number[], f: (u: number) => number): Tensor => {
+      const n = shape.reduce((a, b) => a * b, 1)
+      return parameter(tensor(hostNumbers('uniform', g.seed, g.stream++, n).map(f), { shape }))
+    }
+    this.A_log = draw(width === null ? [heads] : [heads, 1], (u) => Math.log(Math.max(16 * u, 2 ** -10)))
+    this.dt_bias = draw(width === null ? [heads] : [heads, width], (u) => {
+      const dt = 0.001 * 100 ** u
+      return dt + Math.log(-Math.expm1(-dt))
+    })
+  }
+
+  protected gate(a: Tensor): Tensor {
+    return mul(softplus(add(a, this.dt_bias)), neg(exp(this.A_log)))
+  }
+}
+
+export const gates = { softplus: SoftplusGate, logsigmoid: LogSigmoidGate } satisfies Record<
+  string,
+  new (
+    sizes: GateSizes,
+    g: Generator,
+  ) => Gate
+>
+export type GateName = keyof typeof gates
+
+/** RetNet's decay of each head, the same for every token: log(1 - 2^(-5-h)), [H] (Sun 2023, eq. 8). */
+export const retention = (heads: number, beside: Tensor): Tensor =>
+  tensor(
+    Array.from({ length: heads }, (_, h) => Math.log1p(-(2 ** (-5 - h)))),
+    { device: beside.device },
+  )

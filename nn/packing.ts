@@ -1,0 +1,91 @@
+/**
+ * Batches whose rows hold padding, or several sequences one after the other: what that means for everything in a layer that looks
+ * back in time apart from the recurrence itself, which takes both as options. Tests: test/nn/packing.test.ts.
+ */
+import { mul } from '../engine/ops/elementwise.ts'
+import { tokenFlags } from '../engine/ops/fast-weights.ts'
+import { concat, gather, permute, reshape } from '../engine/ops/movement.ts'
+import { sum } from '../engine/ops/reduce.ts'
+import { causalConv } from '../engine/ops/sequence.ts'
+import { type Tensor, tensor, zeros } from '../engine/tensor.ts'
+
+export interface Packing {
+  /** int32 [B,T]: 0 marks padding, which leaves no trace: what follows is computed, and the state is, as if it weren't there. */
+  mask?: Tensor
+  /** int32 [B,T]: 1 where a new sequence begins, for which nothing before it has been. */
+  reset?: Tensor
+}
+
+/** Throws unless mask and reset fit; leaves out those that say nothing. */
+export function checkPacking(op: string, { mask, reset }: Packing, B: number, T: number): Packing {
+  return {
+    mask: mask && tokenFlags(op, 'mask', mask, B, T).includes(0) ? mask : undefined,
+    reset: reset && tokenFlags(op, 'reset', reset, B, T).includes(1) ? reset : undefined,
+  }
+}
+
+/** Each token's place in its sequence, from 0, padding not counted, [B,T]; and where each row goes on, [B], from `position` [B] (0). */
+export function places(
+  { mask, reset }: Packing,
+  B: number,
+  T: number,
+  position: Int32Array = new Int32Array(B),
+): { at: Int32Array; next: Int32Array } {
+  const at = new Int32Array(B * T)
+  const next = Int32Array.from(position)
+  for (let i = 0; i < B * T; i++) {
+    const b = Math.floor(i / T)
+    if (reset?.indices?.[i] === 1) next[b] = 0
+    at[i] = next[b]
+    if (mask?.indices?.[i] !== 0) next[b]++
+  }
+  return { at, next }
+}
+
+/** The rows of a table of T or B x T positions, as a tensor [T,...] that broadcasts where all rows of the batch are alike, else [B,T,...]. */
+export function positionTable(
+  at: Int32Array,
+  B: number,
+  width: number,
+  value: (position: number, i: number) => number,
+  beside: Tensor,
+): Tensor {
+  const T = at.length / B
+  const alike = at.every((p, i) => p === at[i % T])
+  const rows = alike ? at.subarray(0, T) : at
+  const values = Float64Array.from({ length: rows.length * width }, (_, i) => value(rows[Math.floor(i / width)], i % width))
+  return tensor(values, { shape: alike ? [T, width] : [B, T, width], device: beside.device })
+}
+
+/** The causal depthwise convolution of the engine, whose taps skip padding and see nothing before a reset. x: [B,T,D]; w: [D,W]; state: [B,W-1,D]. */
+export function packedConv(x: Tensor, w: Tensor, state: Tensor | undefined, packing: Packing): { y: Tensor; state: Tensor } {
+  if (!packing.mask && !packing.reset) return causalConv(x, w, state)
+  const [B, T, D] = x.shape
+  const W = w.shape[1]
+  const { seen, last } = taps(B, T, W, state !== undefined, packing)
+  const rows = [zeros([1, D], x.device), ...(state ? [reshape(state, [B * (W - 1), D])] : []), reshape(x, [B * T, D])]
+  const table = concat(rows, 0)
+  const pick = (index: Int32Array, shape: number[]): Tensor => gather(table, tensor(index, { shape, device: x.device }))
+  const y = sum(mul(pick(seen, [B, T, W]), permute(w, [1, 0])), { axis: 2 })
+  return { y, state: pick(last, [B, W - 1]) }
+}
+
+/** Which rows of [zero; state; x] each tap sees, [B,T,W], and which ones the next piece will, [B,W-1]. Taps of a padding token see the zero. */
+function taps(B: number, T: number, W: number, hasState: boolean, { mask, reset }: Packing): { seen: Int32Array; last: Int32Array } {
+  const seen = new Int32Array(B * T * W)
+  const last = new Int32Array(B * (W - 1))
+  const first = 1 + (hasState ? B * (W - 1) : 0)
+  for (let b = 0; b < B; b++) {
+    let recent = Array.from({ length: W - 1 }, (_, j) => (hasState ? 1 + b * (W - 1) + j : 0))
+    for (let t = 0; t < T; t++) {
+      const i = b * T + t
+      if (reset?.indices?.[i] === 1) recent.fill(0)
+      if (mask?.indices?.[i] === 0) continue
+      recent.push(first + i)
+      seen.set(recent, i * W)
+      recent = recent.slice(1)
+    }
+    last.set(recent, b * (W - 1))
+  }
+  return { seen, last }
+}

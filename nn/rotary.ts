@@ -1,0 +1,23 @@
+/** Rotary positions (Su 2021): the inner product of two rotated vectors knows how far apart they are, and nothing else of where they are. */
+import { add, mul, sub } from '../engine/ops/elementwise.ts'
+import { concat, reshape, slice } from '../engine/ops/movement.ts'
+import type { Tensor } from '../engine/tensor.ts'
+import { positionTable } from './packing.ts'
+
+/**
+ * x: [B,T,H,K], `at`: positions [B,T]. Channels i and i + floor(K/2) turn together, by the angle at 10000^(-i / floor(K/2)); the last
+ * channel of an odd K stays.
+ */
+export function rotary(x: Tensor, at: Int32Array): Tensor {
+  const [B, , , K] = x.shape
+  const half = Math.floor(K / 2)
+  if (half === 0) return x
+  const table = (f: (angle: number) => number): Tensor => {
+    const t = positionTable(at, B, half, (position, i) => f(position * 10000 ** (-i / half)), x)
+    return reshape(t, [...t.shape.slice(0, -1), 1, half])
+  }
+  const [c, s] = [table(Math.cos), table(Math.sin)]
+  const [a, b] = [slice(x, 3, 0, half), slice(x, 3, half, 2 * half)]
+  const rest = K > 2 * half ? [slice(x, 3, 2 * half, K)] : []
+  return concat([sub(mul(a, c), mul(b, s)), add(mul(a, s), mul(b, c)), ...rest], 3)
+}

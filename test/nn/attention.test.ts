@@ -1,0 +1,386 @@
+/**
+ * Fast-weight attention, in the configuration of every paper and with every rule: chunkwise is token by token, gradients are those of finite
+ * differences, padding leaves no trace, packed sequences don't see each other, states are what they say.
+ */
+import assert from 'node:assert/strict'
+import fc from 'fast-check'
+import {
+  type Device,
+  generator,
+  gradCheck,
+  mean,
+  noGrad,
+  type RuleName,
+  rules,
+  scope,
+  setDevice,
+  square,
+  sub,
+  Tensor,
+  tensor,
+} from '../../engine/index.ts'
+import {
+  Adam,
+  type AttentionState,
+  attentionPresets,
+  disposeState,
+  FastWeightsAttention,
+  type FastWeightsAttentionConfig,
+  fastWeightsAttentionDefaults,
+  gates,
+  initialState,
+  layerRules,
+  type Module,
+  retention,
+  type SoftmaxAttention,
+} from '../../nn/index.ts'
+import { assertClose, assertRms, assertSameBits, reference, uniforms, wasm } from '../helpers.ts'
+
+/** Keys of length 1 keep every rule stable; Oja's needs values like that. */
+const ofRule = (rule: RuleName): Partial<FastWeightsAttentionConfig> => ({
+  rule,
+  featureMap: rules[rule].inputs.q.values === 'feature' ? 'elu1' : 'silu',
+  featureNorm: rules[rule].inputs.q.values === 'feature' ? 'sum' : 'l2',
+  valueNorm: rule.includes('oja') ? 'l2' : 'none',
+  conv: 3,
+})
+
+/** Every preset, every rule, and what neither has. */
+const configs: Record<string, Partial<FastWeightsAttentionConfig>> = {
+  ...Object.fromEntries(Object.entries(attentionPresets).map(([name, { config }]) => [name, config])),
+  ...Object.fromEntries(layerRules.map((rule) => [`rule ${rule}`, ofRule(rule)])),
+  'two steps, turning, rotary': { ...ofRule('delta-product'), stepsPerToken: 2, betaRange: 2, positions: 'rotary', conv: 2 },
+  'hedgehog, gla, logsigmoid': { ...ofRule('gla'), gate: 'logsigmoid', featureMap: 'hedgehog', featureNorm: 'none', conv: 1 },
+  'shared hedgehog, kda by logsigmoid': { ...ofRule('kda'), gate: 'logsigmoid', featureMap: 'hedgehog', hedgehogShared: true },
+  'taylor2, normalised': { rule: 'linear-attention', featureMap: 'taylor2', featureNorm: 'none' },
+}
+
+const make = (config: Partial<FastWeightsAttentionConfig>, D: number, H: number, seed = 1, chunk = 4): FastWeightsAttention =>
+  new FastWeightsAttention({ ...config, dModel: D, heads: H, chunk }, generator(seed))
+
+interface Flags {
+  mask?: Int32Array
+  reset?: Int32Array
+}
+
+/** y of tokens [from, to) of x [B,T,D], and the state after them. */
+function run(
+  layer: FastWeightsAttention | SoftmaxAttention,
+  x: Float32Array,
+  [B, T, D]: number[],
+  from: number,
+  to: number,
+  state?: never,
+  flags: Flags = {},
+): { y: Tensor; state: never } {
+  const cut = <A extends Float32Array | Int32Array>(values: A, width: number): number[] =>
+    Array.from({ length: B }, (_, b) => Array.from(values.subarray((b * T + from) * width, (b * T + to) * width))).flat()
+  const ints = (values: Int32Array | undefined) => values && tensor(cut(values, 1), { shape: [B, to - from], dtype: 'int32' })
+  return scope(() =>
+    noGrad(() => {
+      const given = tensor(cut(x, D), { shape: [B, to - from, D] })
+      return layer.forward(given, state, { mask: ints(flags.mask), reset: ints(flags.reset) }) as { y: Tensor; state: never }
+    }),
+  )
+}
+
+/** [B,T,D] from the [B,1,D] of each token. */
+async function joined(parts: Tensor[], B: number): Promise<number[]> {
+  const values = await Promise.all(parts.map(async (part) => Array.from(await part.read())))
+  for (const part of parts) part.dispose()
+  return Array.from({ length: B }, (_, b) => values.flatMap((v) => v.slice((b * v.length) / B, ((b + 1) * v.length) / B))).flat()
+}
+
+async function valuesOf(state: object): Promise<Record<string, number[]>> {
+  const values: Record<string, number[]> = {}
+  for (const [name, part] of Object.entries(state))
+    if (part !== undefined) values[name] = Array.from(part instanceof Tensor ? await part.read() : (part as Int32Array))
+  return values
+}
+
+const sizes = fc.record({
+  B: fc.integer({ min: 1, max: 3 }),
+  T: fc.integer({ min: 1, max: 11 }),
+  H: fc.integer({ min: 1, max: 3 }),
+  K: fc.integer({ min: 2, max: 5 }),
+  seed: fc.nat(1000),
+})
+
+describe('fast-weight attention', () => {
+  let devices: [Device, number][]
+  before(async () => {
+    devices = [
+      [reference, 1e-10],
+      [await wasm(), 1e-5],
+    ]
+  })
+  afterEach(() => setDevice(reference))
+
+  for (const [name, config] of Object.entries(configs)) {
+    it(`gives chunkwise what it gives token by token, and frees what it takes: ${name}`, async () => {
+      await fc.assert(
+        fc.asyncProperty(sizes, async ({ B, T, H, K, seed }) => {
+          const D = H * K
+          const x = uniforms(seed, B * T * D)
+          for (const [device, bound] of devices) {
+            setDevice(device)
+            const before = device.bytesInUse()
+            const layer = make(config, D, H, seed)
+            const whole = run(layer, x, [B, T, D], 0, T)
+            const ys: Tensor[] = []
+            let state = initialState(layer, B) as never
+            for (let t = 0; t < T; t++) {
+              const next = run(layer, x, [B, T, D], t, t + 1, state)
+              disposeState(state)
+              state = next.state
+              ys.push(next.y)
+            }
+            assertRms(await joined(ys, B), await whole.y.read(), bound, 'y')
+            const [expected, actual] = [await valuesOf(whole.state), await valuesOf(state)]
+            assert.deepEqual(Object.keys(actual), Object.keys(expected))
+            for (const [part, values] of Object.entries(actual)) assertRms(values, expected[part], bound, part, 1e-3)
+            whole.y.dispose()
+            for (const s of [whole.state, state]) disposeState(s)
+            layer.dispose()
+            assert.equal(device.bytesInUse(), before)
+          }
+        }),
+        { numRuns: 8 },
+      )
+    })
+
+    it(`has the gradients of finite differences: ${name}`, async () => {
+      for (const [D, H, T] of [
+        [4, 2, 3],
+        [3, 1, 1],
+      ]) {
+        const layer = make(config, D, H, 5, 2)
+        const parameters = [...layer.namedParameters()].filter(([, p]) => p.requiresGrad)
+        // Away from the initial values, some of which are special.
+        const inputs = [
+          tensor(uniforms(1, T * D), { shape: [1, T, D] }),
+          ...(await Promise.all(
+            parameters.map(async ([, p], i) => {
+              const noise = uniforms(i + 2, p.size, -0.3, 0.3)
+              return tensor(
+                (await p.read()).map((value, j) => value + noise[j]),
+                { shape: p.shape },
+              )
+            }),
+          )),
+        ]
+        const first = run(layer, uniforms(9, 2 * D), [1, 2, D], 0, 2).state
+        await gradCheck((x, ...values) => {
+          for (const [i, [path]] of parameters.entries()) put(layer, path, values[i])
+          const { y, state } = layer.forward(x, first)
+          return [y, ...Object.values(state).filter((part) => part instanceof Tensor)]
+        }, inputs)
+      }
+    })
+
+    it(`passes over padding without a trace, and keeps packed sequences apart: ${name}`, async () => {
+      await fc.assert(
+        fc.asyncProperty(sizes, fc.array(fc.integer({ min: 1, max: 5 }), { minLength: 1, maxLength: 3 }), async (s, lengths) => {
+          const [H, D] = [s.H, s.H * s.K]
+          const layout = layoutOf(lengths, s.seed)
+          const T = layout.mask.length
+          const x = uniforms(s.seed, T * D)
+          for (const [device, bound] of devices) {
+            setDevice(device)
+            const layer = make(config, D, H, s.seed)
+            const packed = run(layer, x, [1, T, D], 0, T, undefined, layout)
+            const y = rowsOf(await packed.y.read(), D)
+            // In two pieces, wherever they're cut.
+            const cut = s.seed % T
+            if (cut > 0) {
+              const first = run(layer, x, [1, T, D], 0, cut, undefined, layout)
+              const second = run(layer, x, [1, T, D], cut, T, first.state, layout)
+              const pieces = [...rowsOf(await first.y.read(), D), ...rowsOf(await second.y.read(), D)]
+              const real = (rows: number[][]): number[] => rows.filter((_, t) => layout.mask[t]).flat()
+              assertRms(real(pieces), real(y), bound, 'in pieces')
+            }
+            let last: Record<string, number[]> = {}
+            for (const places of layout.sequences) {
+              const own = Float32Array.from(places.flatMap((t) => Array.from(x.subarray(t * D, (t + 1) * D))))
+              const alone = run(layer, own, [1, places.length, D], 0, places.length)
+              assertRms(
+                places.flatMap((t) => y[t]),
+                await alone.y.read(),
+                bound,
+                `a sequence of ${places.length} in ${T}`,
+              )
+              last = await valuesOf(alone.state)
+            }
+            const state = await valuesOf(packed.state)
+            for (const [part, values] of Object.entries(last)) assertRms(state[part], values, bound, part, 1e-3)
+          }
+        }),
+        { numRuns: 8 },
+      )
+    })
+
+    it(`is left as it is by a piece that is all padding: ${name}`, async () => {
+      for (const [device] of devices) {
+        setDevice(device)
+        const layer = make(config, 6, 2)
+        const x = uniforms(1, 2 * 5 * 6)
+        const { state } = run(layer, x, [2, 5, 6], 0, 5)
+        for (const T of [1, 4]) {
+          const { state: after } = run(layer, uniforms(2, 2 * T * 6), [2, T, 6], 0, T, state, { mask: new Int32Array(2 * T) })
+          const [a, b] = [await valuesOf(state), await valuesOf(after)]
+          for (const [part, values] of Object.entries(a)) assertSameBits(Float64Array.from(b[part]), Float64Array.from(values), part)
+        }
+      }
+    })
+
+    it(`learns to repeat the token before: ${name}`, async () => {
+      const layer = make(config, 8, 2)
+      const optimizer = new Adam(layer.namedParameters(), { lr: 1e-2 })
+      const x = tensor(uniforms(1, 2 * 8 * 8), { shape: [2, 8, 8] })
+      const target = tensor(
+        uniforms(1, 2 * 8 * 8).map((_, i, a) => (i % 64 < 8 ? 0 : a[i - 8])),
+        { shape: [2, 8, 8] },
+      )
+      const losses: number[] = []
+      for (let step = 0; step < 30; step++) {
+        const loss = scope(() => {
+          const loss = mean(square(sub(layer.forward(x).y, target)))
+          loss.backward()
+          optimizer.step()
+          optimizer.zeroGrad()
+          return loss
+        })
+        losses.push(await loss.item())
+      }
+      assert.ok(losses[29] < 0.8 * losses[0], `${losses[0]} to ${losses[29]}`)
+    })
+  }
+
+  it('refuses what makes no sense, and options that mean nothing', () => {
+    const before = reference.bytesInUse()
+    const refused = (change: object, message: RegExp) => assert.throws(() => make(change, 8, 2), { message })
+    refused({ rule: 'hebb' }, /^unknown rule 'hebb' \(sum, linear-attention, /)
+    refused({ rule: 'dplr' }, /^unknown rule 'dplr' /)
+    refused({ rule: 'kda', gate: 'open' }, /^unknown gate 'open' \(softplus, logsigmoid\)$/)
+    refused({ gate: 'logsigmoid' }, /^gate = logsigmoid means nothing here: it belongs to rules with a gate$/)
+    refused({ normaliserEps: 1 }, /^normaliserEps = 1 means nothing here: it belongs to rules with a normaliser/)
+    refused({ rule: 'sum', betaRange: 2 }, /^betaRange = 2 means nothing here: it belongs to the rules delta, gated-delta, /)
+    refused({ betaRange: 1.5 }, /^betaRange must be 1 or 2, not 1.5$/)
+    refused({ stepsPerToken: 2 }, /^stepsPerToken = 2 means nothing here: it belongs to the rule delta-product$/)
+    refused({ rule: 'delta-product', stepsPerToken: 0 }, /^stepsPerToken must be a positive integer, not 0$/)
+    refused({ scale: 1 }, /^unknown scale '1' \(none, sqrt\)$/)
+    refused({ positions: 'sinusoidal' }, /^unknown positions 'sinusoidal' \(none, rotary\)$/)
+    refused({ valueNorm: 'sum' }, /^unknown value norm 'sum' \(none, l2\)$/)
+    refused({ outputGate: 'relu' }, /^unknown output gate 'relu' \(none, silu, sigmoid\)$/)
+    const signed = { featureMap: 'silu', featureNorm: 'l2' }
+    refused({ rule: 'linear-attention', ...signed }, /^the rule linear-attention divides by z \. q, which silu can make zero or negative/)
+    refused({ rule: 'attention-delta', ...signed }, /^the rule attention-delta divides by z \. q, which silu/)
+    refused({ rule: 'linear-attention', positions: 'rotary' }, /^the rule linear-attention divides by z \. q, which rotary positions/)
+    refused({ rule: 'linear-attention', normaliserEps: -1 }, /^normaliserEps must be 0 or more, not -1$/)
+    assert.equal(reference.bytesInUse(), before)
+  })
+
+  it('refuses masks, resets and states that do not fit', () => {
+    const layer = make({ positions: 'rotary' }, 4, 2)
+    const x = tensor(uniforms(1, 2 * 3 * 4), { shape: [2, 3, 4] })
+    const ints = (values: number[], shape: number[]) => tensor(values, { shape, dtype: 'int32' })
+    assert.throws(
+      () => layer.forward(x, {}, { mask: ints([1, 1, 1], [1, 3]) }),
+      /^Error: attention: mask has shape \[1,3\], expected \[2,3\]$/,
+    )
+    assert.throws(() => layer.forward(x, {}, { reset: ints([0, 0, 0, 0, 0, 2], [2, 3]) }), /^Error: attention: reset holds 2 at 5/)
+    assert.throws(
+      () => layer.forward(x, {}, { mask: tensor(uniforms(1, 6), { shape: [2, 3] }) }),
+      /^Error: attention: mask must be an int32 tensor/,
+    )
+    const { position: _, ...state } = layer.forward(x).state as AttentionState
+    assert.throws(() => layer.forward(x, state), /^Error: attention: the state lacks position$/)
+    assert.throws(
+      () => layer.forward(x, { ...state, position: new Int32Array(3) }),
+      /^Error: attention: the state has positions for 3 rows/,
+    )
+    assert.throws(() => layer.forward(x, { ...state, z: state.S }), /^Error: attention: the state has a z, which this layer's lacks$/)
+  })
+
+  it('is labml by default', () => {
+    assert.deepEqual(
+      { ...fastWeightsAttentionDefaults, ...attentionPresets['labml-fast-weights'].config },
+      { ...fastWeightsAttentionDefaults, rule: 'delta', featureMap: 'dpfp', nu: 1, featureNorm: 'sum' },
+    )
+    assert.deepEqual(
+      [...make({}, 4, 2).namedParameters().keys()],
+      ['query', 'key', 'value', 'interpolation_weight.0'].map((name) => `${name}.linear.weight`).concat('output.weight', 'output.bias'),
+    )
+  })
+})
+
+describe('gates', () => {
+  for (const gate of Object.keys(gates) as (keyof typeof gates)[])
+    for (const width of [null, 5])
+      it(`are what their formula says, and at first as their paper draws them: ${gate}, ${width ?? 'one a head'}`, async () => {
+        const [D, H, B, T] = [6, 3, 2, 4]
+        const own = new gates[gate]({ dModel: D, heads: H, width }, generator(2))
+        const x = tensor(uniforms(1, B * T * D), { shape: [B, T, D] })
+        const y = own.forward(x)
+        assert.deepEqual(y.shape, width === null ? [B, T, H] : [B, T, H, width])
+        const a = Array.from(await own.projection.forward(x).read())
+        const parameters = Object.fromEntries(
+          await Promise.all([...own.namedParameters()].map(async ([name, p]) => [name, Array.from(await p.read())] as const)),
+        )
+        const softplus = (z: number): number => Math.log1p(Math.exp(z))
+        const W = width ?? 1
+        const expected = a.map((z, i) =>
+          gate === 'logsigmoid'
+            ? -softplus(-z) / 16
+            : -Math.exp(parameters.A_log[Math.floor(i / W) % H]) * softplus(z + parameters.dt_bias[i % (H * W)]),
+        )
+        assertClose(await y.read(), expected, 1e-12)
+        if (gate === 'logsigmoid') return
+        for (const bias of parameters.dt_bias) assert.ok(softplus(bias) > 0.00099 && softplus(bias) < 0.101)
+        for (const A of parameters.A_log) assert.ok(A >= Math.log(2 ** -10) && A <= Math.log(16))
+      })
+
+  it('are fixed for RetNet', async () => {
+    const decay = retention(3, tensor([1]))
+    assertClose(
+      await decay.read(),
+      [1 / 32, 1 / 64, 1 / 128].map((x) => Math.log(1 - x)),
+      1e-12,
+      0,
+    )
+  })
+})
+
+/** Sets what a path of property names leads to. */
+function put(module: Module, path: string, value: Tensor): void {
+  const names = path.split('.')
+  const last = names.pop()!
+  const holder = names.reduce((inner, name) => inner[name] as Record<string, unknown>, module as unknown as Record<string, unknown>)
+  holder[last] = value
+}
+
+const rowsOf = (values: ArrayLike<number>, D: number): number[][] =>
+  Array.from({ length: values.length / D }, (_, t) => Array.from({ length: D }, (_, d) => values[t * D + d]))
+
+/** Sequences of these lengths one after the other, with padding before, between, inside and after, as the seed has it. */
+function layoutOf(lengths: number[], seed: number): { mask: Int32Array; reset: Int32Array; sequences: number[][] } {
+  const mask: number[] = []
+  const reset: number[] = []
+  const pads = uniforms(seed, 100, 0, 1)
+  const pad = (): void => {
+    while (pads[mask.length] < 0.3) {
+      mask.push(0)
+      reset.push(0)
+    }
+  }
+  const sequences = lengths.map((length, i) =>
+    Array.from({ length }, (_, j) => {
+      pad()
+      mask.push(1)
+      reset.push(i > 0 && j === 0 ? 1 : 0)
+      return mask.length - 1
+    }),
+  )
+  pad()
+  return { mask: Int32Array.from(mask), reset: Int32Array.from(reset), sequences }
+}

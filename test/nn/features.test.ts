@@ -1,0 +1,286 @@
+/** Feature maps against their formulas on plain numbers, their gradients, FAVOR+'s directions and when they are drawn. */
+import assert from 'node:assert/strict'
+import fc from 'fast-check'
+import { type Device, generator, gradCheck, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import {
+  type FeatureConfig,
+  type FeatureMap,
+  Features,
+  favor,
+  featureDefaults,
+  featureMaps,
+  type featureNorms,
+  orthogonalRows,
+  Transformer,
+} from '../../nn/index.ts'
+import { assertClose, assertSameBits, random, reference, uniforms, wasm } from '../helpers.ts'
+import { architectures, randomTokens } from './models.ts'
+
+const sum = (x: number[]): number => x.reduce((a, b) => a + b, 0)
+const dot = (x: ArrayLike<number>, y: ArrayLike<number>): number => sum(Array.from(x, (a, i) => a * y[i]))
+const softmaxOf = (x: number[]): number[] => x.map((a) => Math.exp(a) / sum(x.map(Math.exp)))
+const rows = (W: ArrayLike<number>, K: number): number[][] =>
+  Array.from({ length: W.length / K }, (_, r) => Array.from({ length: K }, (_, i) => W[r * K + i]))
+
+/** A row of K numbers; W: what the map learns or draws for its head. */
+const formulas: Record<FeatureMap, (x: number[], c: FeatureConfig, W: number[]) => number[]> = {
+  identity: (x) => x,
+  silu: (x) => x.map((a) => a / (1 + Math.exp(-a))),
+  elu1: (x) => x.map((a) => (a > 0 ? a + 1 : Math.exp(a))),
+  relu: (x) => x.map((a) => Math.max(a, 0)),
+  relu2: (x) => x.map((a) => (a > 0 ? a * a : 0)),
+  softmax: softmaxOf,
+  dpfp: (x, { nu }) => {
+    const r = [...x, ...x.map((a) => -a)].map((a) => Math.max(a, 0))
+    const n = r.length
+    return Array.from({ length: nu }, (_, i) => r.map((a, j) => a * r[(j - i - 1 + n * nu) % n])).flat()
+  },
+  favor: (x, _, W) => {
+    const scaled = x.map((a) => a / x.length ** 0.25)
+    const projected = rows(W, x.length).map((w) => dot(w, scaled))
+    const both = [...projected, ...projected.map((a) => -a)]
+    return both.map((a) => (Math.exp(a - dot(scaled, scaled) / 2) + 1e-6) / Math.sqrt(both.length))
+  },
+  hedgehog: (x, _, W) => {
+    const projected = rows(W, x.length).map((w) => 2 * dot(w, x))
+    return softmaxOf([...projected, ...projected.map((a) => -a)])
+  },
+  taylor2: (x) => [1, ...x, ...x.flatMap((a) => x.map((b) => (a * b) / Math.sqrt(2)))],
+}
+
+const norms: Record<keyof typeof featureNorms, (x: number[], eps: number) => number[]> = {
+  none: (x) => x,
+  sum: (x, eps) => x.map((a) => a / (sum(x) + eps)),
+  l2: (x, eps) => x.map((a) => a / Math.sqrt(dot(x, x) + eps)),
+}
+
+const names = Object.keys(featureMaps) as FeatureMap[]
+
+/** A map's own settings that differ from the defaults. */
+const settings = (featureMap: FeatureMap, K: number, pick: number): Partial<FeatureConfig> => {
+  if (featureMap === 'dpfp') return { nu: 1 + (pick % (2 * K - 1)) }
+  if (featureMap === 'favor') return { favorFeatures: pick % (2 * K + 2), favorSeed: pick }
+  if (featureMap === 'hedgehog') return { hedgehogShared: pick % 2 === 1 }
+  return {}
+}
+
+describe('feature maps', () => {
+  let devices: [Device, number][]
+  before(async () => {
+    devices = [
+      [reference, 1e-13],
+      [await wasm(), 1e-6],
+    ]
+  })
+  afterEach(() => setDevice(reference))
+
+  for (const featureMap of names)
+    it(`follow their formulas, whatever the norm: ${featureMap}`, async () => {
+      const sizes = fc.record({ B: fc.nat(1), T: fc.nat(4), H: fc.nat(2), K: fc.nat(8), seed: fc.nat(), pick: fc.nat(100) })
+      const norm = fc.constantFrom(...(Object.keys(norms) as (keyof typeof norms)[]))
+      await fc.assert(
+        fc.asyncProperty(sizes, norm, async (s, featureNorm) => {
+          const [B, T, H, K] = [s.B + 1, s.T + 1, s.H + 1, s.K + 1]
+          if (featureNorm === 'sum' && featureMaps[featureMap].sign !== 'non-negative') return
+          const featureEps = featureNorm === 'none' ? 1e-6 : 1e-3
+          const config = { ...featureDefaults, ...settings(featureMap, K, s.pick), featureMap, featureNorm, featureEps }
+          const x = uniforms(s.seed, B * T * H * K, -2, 2)
+          for (const [device, bound] of devices) {
+            setDevice(device)
+            const before = device.bytesInUse()
+            const features = new Features(config, H, K, generator(3))
+            const weight = features.weight
+            if (weight && featureMap === 'hedgehog') weight.write(uniforms(s.seed + 1, weight.size))
+            const W = Array.from((await weight?.read()) ?? [])
+            const given = tensor(x, { shape: [B, T, H, K] })
+            const [y] = features.forward(given)
+            const expected = Array.from({ length: B * T * H }, (_, r) => {
+              const own = config.hedgehogShared || featureMap === 'favor' ? W : W.slice((r % H) * K * K, ((r % H) + 1) * K * K)
+              return norms[featureNorm](formulas[featureMap](Array.from(x.slice(r * K, (r + 1) * K)), config, own), featureEps)
+            })
+            assert.deepEqual(y.shape, [B, T, H, features.width])
+            assertClose(await y.read(), expected.flat(), bound, 0.1, `${featureMap}, ${featureNorm}, K ${K}`)
+            if (y !== given) y.dispose()
+            given.dispose()
+            features.dispose()
+            if (featureMap === 'identity') assert.equal(device.bytesInUse(), before)
+          }
+        }),
+        { numRuns: 30 },
+      )
+    })
+
+  for (const featureMap of names)
+    it(`have the gradients of finite differences: ${featureMap}`, async () => {
+      for (const featureNorm of Object.keys(norms) as (keyof typeof norms)[])
+        for (const [K, pick] of [
+          [1, 1],
+          [3, 2],
+          [4, 5],
+        ]) {
+          if (featureNorm === 'sum' && featureMaps[featureMap].sign !== 'non-negative') continue
+          const H = 2
+          const config = { ...featureDefaults, ...settings(featureMap, K, pick), featureMap, featureNorm }
+          // Features that are all zero have a kink in their norm.
+          if (K === 1 && featureMap === 'dpfp') continue
+          const features = new Features(config, H, K, generator(1))
+          const { weight } = features
+          const inputs = [tensor(uniforms(pick, 2 * H * K, 0.2, 1.5), { shape: [1, 2, H, K] })]
+          if (featureMap === 'hedgehog') inputs.push(tensor(uniforms(pick + 1, weight!.size), { shape: weight!.shape }))
+          const f = (x: Tensor, W?: Tensor): Tensor => {
+            features.weight = W ?? weight
+            return features.forward(x)[0]
+          }
+          await gradCheck(f, inputs)
+        }
+    })
+
+  it('stay finite and leave zero keys zero, however long or short the key', async () => {
+    for (const [device] of devices) {
+      setDevice(device)
+      for (const featureMap of names)
+        for (const featureNorm of Object.keys(norms) as (keyof typeof norms)[])
+          for (const size of [0, 1e-20, 1e3, 1e9]) {
+            if (featureNorm === 'sum' && featureMaps[featureMap].sign !== 'non-negative') continue
+            const x = tensor(
+              uniforms(1, 100).map((a) => a * size),
+              { shape: [1, 1, 1, 100] },
+            )
+            const features = new Features({ ...featureDefaults, featureMap, featureNorm }, 1, 100, generator(1))
+            const [y] = features.forward(x)
+            const values = Array.from(await y.read())
+            assert.ok(values.every(Number.isFinite), `${featureMap}, ${featureNorm}, ${size}`)
+            if (size === 0 && ['identity', 'silu', 'relu', 'relu2', 'dpfp'].includes(featureMap)) assert.ok(values.every((a) => a === 0))
+            for (const t of [x, y]) t.dispose()
+            features.dispose()
+          }
+    }
+  })
+
+  it('end the exponents of favor at 40', async () => {
+    const omega = tensor([20, 0], { shape: [1, 2] })
+    const [top, low] = await favor(tensor([20, 0], { shape: [1, 2] }), omega, 0).read()
+    assertClose([top, low], [Math.exp(40) / Math.sqrt(2), 0], 1e-12, 0)
+    assertClose(
+      await favor(tensor([1, 0], { shape: [1, 2] }), omega, 0).read(),
+      [Math.exp(19.5), Math.exp(-20.5)].map((a) => a / Math.sqrt(2)),
+      1e-12,
+      0,
+    )
+  })
+
+  it('refuse what makes no sense, and options that mean nothing', () => {
+    const before = reference.bytesInUse()
+    const refused = (change: object, message: string) =>
+      assert.throws(() => new Features({ ...featureDefaults, ...change } as FeatureConfig, 2, 4, generator(1)), { message })
+    const list = names.join(', ')
+    refused({ featureMap: 'constructor' }, `unknown feature map 'constructor' (${list})`)
+    refused({ featureNorm: 'l1' }, "unknown feature norm 'l1' (none, sum, l2)")
+    refused({ nu: 8 }, 'nu must be an integer from 1 to 2 K - 1 = 7 for heads of width K, not 8')
+    refused({ featureMap: 'relu', nu: 2 }, 'nu = 2 means nothing here: it belongs to the feature map dpfp')
+    refused({ favorFeatures: 3 }, 'favorFeatures = 3 means nothing here: it belongs to the feature map favor')
+    refused({ favorSeed: 3 }, 'favorSeed = 3 means nothing here: it belongs to the feature map favor')
+    refused({ favorRedraw: 'step' }, 'favorRedraw = step means nothing here: it belongs to the feature map favor')
+    refused({ hedgehogShared: true }, 'hedgehogShared = true means nothing here: it belongs to the feature map hedgehog')
+    refused({ featureNorm: 'none', featureEps: 1 }, 'featureEps = 1 means nothing here: it belongs to the feature norms sum and l2')
+    refused({ featureEps: -1 }, 'featureEps must be 0 or more, not -1')
+    refused({ featureMap: 'favor', favorFeatures: 1.5 }, 'favorFeatures must be a number of directions, or 0 for K, not 1.5')
+    refused({ featureMap: 'favor', favorSeed: -1 }, 'favorSeed must be an integer from 0 to 4294967295, not -1')
+    refused({ featureMap: 'favor', favorRedraw: 'always' }, "unknown favorRedraw 'always' (never, epoch, step)")
+    for (const featureMap of ['identity', 'silu', 'taylor2'])
+      refused({ featureMap }, `the feature norm sum divides by a sum that ${featureMap} can make zero or negative; use l2 or none`)
+    assert.equal(reference.bytesInUse(), before)
+  })
+})
+
+describe("FAVOR+'s directions", () => {
+  afterEach(() => setDevice(reference))
+
+  it('are orthogonal within a block, and as long as normal rows', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 20 }), fc.integer({ min: 1, max: 9 }), fc.nat(), (m, K, seed) => {
+        const omega = rows(orthogonalRows(m, K, seed, 0), K)
+        for (let r = 0; r < m; r++)
+          for (let s = r - (r % K); s < r; s++) {
+            const cosine = dot(omega[r], omega[s]) / Math.sqrt(dot(omega[r], omega[r]) * dot(omega[s], omega[s]))
+            assert.ok(Math.abs(cosine) < 1e-12, `rows ${r} and ${s}: ${cosine}`)
+          }
+      }),
+    )
+    // |omega|^2 is chi-squared with K degrees of freedom: mean K, variance 2 K; the mean of n is within 5 standard deviations.
+    const [m, K] = [3000, 6]
+    const mean = sum(rows(orthogonalRows(m, K, 1, 0), K).map((w) => dot(w, w))) / m
+    assert.ok(Math.abs(mean - K) < 5 * Math.sqrt((2 * K) / m), `${mean}`)
+  })
+
+  it('make phi(x) . phi(y) an unbiased estimate of exp(x . y)', async () => {
+    const next = random(4)
+    const [K, draws] = [4, 2000]
+    const [x, y] = [0, 1].map(() => Array.from({ length: K }, () => next() - 0.5))
+    const estimates: number[] = []
+    for (let seed = 0; seed < draws; seed++) {
+      const omega = tensor(orthogonalRows(K, K, seed, 0), { shape: [K, K] })
+      const [a, b] = rows(await favor(tensor([...x, ...y], { shape: [2, K] }), omega, 0).read(), 2 * K)
+      estimates.push(dot(a, b))
+    }
+    const mean = sum(estimates) / draws
+    const deviation = Math.sqrt(sum(estimates.map((e) => (e - mean) ** 2)) / (draws - 1) / draws)
+    assert.ok(Math.abs(mean - Math.exp(dot(x, y))) < 4 * deviation, `${mean}, expected ${Math.exp(dot(x, y))} +- ${deviation}`)
+  })
+
+  const performer = { ...architectures.performer, layers: 2 }
+  const weightsOf = async (model: Transformer) =>
+    Promise.all(model.transformer.layers.map(async ({ attn }) => (attn as { features: Features }).features.weight!.read()))
+
+  it('are those of their seed and place, whatever the seed of the model', async () => {
+    const [a, b, c] = await Promise.all(
+      [new Transformer(performer, 1), new Transformer(performer, 2), new Transformer({ ...performer, favorSeed: 1 }, 1)].map(weightsOf),
+    )
+    assertSameBits(a[0], b[0])
+    assertSameBits(a[1], b[1])
+    assert.notDeepEqual(a[0], a[1])
+    assert.notDeepEqual(a[0], c[0])
+  })
+
+  for (const [policy, training] of [
+    ['never', false],
+    ['epoch', false],
+    ['step', true],
+  ] as const)
+    it(`are redrawn by training forward passes: ${policy}`, async () => {
+      const model = new Transformer({ ...performer, favorRedraw: policy })
+      const forward = () => model.forward(tensor(randomTokens(1, 10), { shape: [2, 5] })).logits
+      const first = await weightsOf(model)
+      forward()
+      const second = await weightsOf(model)
+      assert.equal(String(first[0]) !== String(second[0]), training)
+      assert.equal(String(first[1]) !== String(second[1]), training)
+      model.eval()
+      const [y, z] = [await forward().read(), await forward().read()]
+      assertSameBits(y, z)
+      assert.deepEqual(await weightsOf(model), second)
+      if (policy === 'never') assert.throws(() => model.redraw(), /^Error: redraw: this layer's features are fixed/)
+      else {
+        model.redraw()
+        assert.notDeepEqual(await weightsOf(model), second)
+      }
+    })
+
+  it('may be redrawn between a forward pass and its backward', async () => {
+    const model = new Transformer({ ...performer, favorRedraw: 'step' })
+    const loss = () => model.forward(tensor(randomTokens(1, 10), { shape: [2, 5] })).logits
+    const stream = model.random.stream
+    const [a, b] = [loss(), loss()]
+    a.backward(tensor(uniforms(1, a.size), { shape: a.shape }))
+    b.backward(tensor(uniforms(2, b.size), { shape: b.shape }))
+    const together = await Promise.all(model.parameters().map(async (p) => p.grad?.read()))
+    for (const p of model.parameters()) p.grad = null
+    model.random.stream = stream
+    for (const seed of [1, 2]) {
+      const y = loss()
+      y.backward(tensor(uniforms(seed, y.size), { shape: y.shape }))
+    }
+    const apart = await Promise.all(model.parameters().map(async (p) => p.grad?.read()))
+    for (const [i, gradient] of together.entries()) if (gradient) assertClose(gradient, apart[i]!, 1e-12)
+  })
+})
