@@ -131,7 +131,7 @@ export const gaussian = (next: () => number): number => Math.sqrt(-2 * Math.log(
 /** How an element is drawn. 'key' and 'matrix' are made from these afterwards. */
 const elements: Record<Exclude<Values, 'key' | 'unit key' | 'matrix'>, Record<Look, (next: () => number) => number>> = {
   any: { ones: () => 1, integers: (next) => below(5, next) - 2, normal: gaussian },
-  // Not near 0: it is divided by their products.
+  // Not near 0: their products are divided by. Normal ones are scaled to vectors of length about 1.
   feature: { ones: () => 1, integers: (next) => 1 + below(2, next), normal: (next) => 0.5 + Math.abs(gaussian(next)) },
   rate: { ones: () => 1, integers: (next) => below(3, next) / 2, normal: (next) => next() },
   // Decays from 0.05 to 1; a tenth forgets nothing.
@@ -150,6 +150,7 @@ function drawValues(kind: Values, look: Look, next: () => number, shape: Shape):
   const K = shape[shape.length - 1] ?? 1
   const fill = (of: keyof typeof elements): Float64Array => Float64Array.from({ length: size }, () => elements[of][look](next))
   if (kind === 'matrix') return matrices(fill('any'), K)
+  if (kind === 'feature' && look === 'normal') return fill(kind).map((x) => x / Math.sqrt(K))
   if (kind !== 'key' && kind !== 'unit key') return fill(kind)
   const keys = fill('any')
   for (let row = 0; row < size; row += K) {

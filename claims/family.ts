@@ -25,6 +25,7 @@ import {
   drawInputs,
   drawState,
   everything,
+  floorOf,
   gradients,
   inPieces,
   join,
@@ -56,7 +57,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
     what: string,
     rest: Pick<Claim, 'statement' | 'equation' | 'fields'> &
       Partial<Claim> & { left(c: FamilyCase, x: Context): Side; right(c: FamilyCase, x: Context): Side },
-  ): Claim => defineClaim({ name: `${name}: ${what}`, section: rule.title, source: rule.source, ...rest })
+  ): Claim => defineClaim({ name: `${name}: ${what}`, section: rule.title, source: rule.source, floor: floorOf(rule), ...rest })
 
   const claims: Claim[] = []
 
@@ -173,9 +174,9 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       statement: 'The device gives what the float64 reference gives: outputs, last state and every gradient, in every form.',
       equation: 'f_{\\mathrm{device}}(x) = f_{\\mathrm{reference}}(x)',
       needs: ['reference'],
-      fields: { ...sizes(rule, { T: 40, width: 16 }), ...common, form: oneOf(...runs) },
+      fields: { ...sizes(rule, { T: 30, width: 12 }), ...common, form: oneOf(...(forms.length > 0 ? forms : runs)) },
       left: (c, x) => everything(rule, c, x, run(c.form, c)),
-      right: (c, x) => x.on('reference', (x) => everything(rule, c, x, run(c.form === 'step' ? (forms[0] ?? 'step') : c.form, c))),
+      right: (c, x) => x.on('reference', (x) => everything(rule, c, x, run(c.form, c))),
     }),
   )
 
@@ -186,7 +187,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
         equation: 'f_{1\\,\\mathrm{thread}}(x) = f_{N\\,\\mathrm{threads}}(x)',
         relation: 'same bits',
         needs: ['threads'],
-        fields: { ...sizes(rule, { B: 3, T: 70, H: 4, width: 40 }), ...common, form: oneOf(...forms) },
+        fields: { ...sizes(rule, { T: 48, H: 3, width: 32 }), ...common, form: oneOf(...forms) },
         left: (c, x) => everything(rule, c, x, run(c.form, c)),
         right: (c, x) => x.on('threads', (x) => everything(rule, c, x, run(c.form, c))),
       }),
@@ -194,7 +195,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
         statement: 'The build with fused multiply-add differs from the plain one by rounding alone.',
         equation: 'f_{\\mathrm{relaxed}}(x) = f_{\\mathrm{plain}}(x)',
         needs: ['plain', 'relaxed'],
-        fields: { ...sizes(rule, { T: 40, width: 16 }), ...common, form: oneOf(...forms) },
+        fields: { ...sizes(rule, { T: 30, width: 12 }), ...common, form: oneOf(...forms) },
         left: (c, x) => x.on('relaxed', (x) => everything(rule, c, x, run(c.form, c))),
         right: (c, x) => x.on('plain', (x) => everything(rule, c, x, run(c.form, c))),
       }),

@@ -73,6 +73,13 @@ export function drawState(rule: RuleTable, c: Case, context: Context): FastWeigh
   return numbers && (tensors(numbers, context) as unknown as FastWeightState)
 }
 
+/**
+ * The floor of errors (see Claim.floor): 1 where a result is a sum of terms that are much larger than itself. A normalised output doesn't
+ * change with the length of its query, so that gradients of queries cancel; a decay that all tokens share gets the sum of all their gradients.
+ */
+export const floorOf = (rule: RuleTable): number =>
+  'z' in rule.state || Object.values(rule.inputs).some(({ shape }) => !shape.includes('T')) ? 1 : 0.1
+
 /** The rule in one of its forms, or by its `step`. */
 export const runner =
   (rule: Rule, form: Form | 'step', options: RuleOptions = {}): Runner =>
