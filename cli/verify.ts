@@ -85,7 +85,15 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
     verdicts.sort((a, b) => devices.indexOf(a.device) - devices.indexOf(b.device))
     line.show(claimLine(claim, verdicts), true)
     line.end()
-    for (const bad of verdicts.filter(({ ok }) => !ok)) for (const text of complaint(bad, options)) say(text)
+    const bad = verdicts.filter(({ ok }) => !ok)
+    // Devices that fail at the same case need it only once.
+    for (const [i, verdict] of bad.entries())
+      for (const text of complaint(
+        verdict,
+        options,
+        bad.slice(0, i).some((v) => v.counterexample?.path === verdict.counterexample?.path),
+      ))
+        say(text)
   }
 
   // As many claims at a time as the cores allow, each with its threads.
@@ -278,10 +286,15 @@ function claimLine({ name, holds }: ClaimText, verdicts: readonly Verdict[]): st
 }
 
 /** What went wrong, the smallest case that shows it, and how to see it again. */
-function complaint({ claim, device, message, counterexample }: Verdict, { operands, seed, runs, threads }: VerifyOptions): string[] {
+function complaint(
+  { claim, device, message, counterexample }: Verdict,
+  { operands, seed, runs, threads }: VerifyOptions,
+  briefly: boolean,
+): string[] {
   const words = [...operands.filter(isFile), claim].map(quoted)
   const place = counterexample ? ` --seed ${seed} --path ${counterexample.path}` : ` --seed ${seed} --runs ${runs}`
   const command = `fastweights verify ${words.join(' ')} --device ${device}${threads === 1 ? '' : ` --threads ${threads}`}${place}`
+  if (briefly) return [`  ${device}: ${message ?? ''}`]
   return [`  ${device}: ${message ?? ''}`, ...(counterexample?.lines ?? []).map((text) => `    ${text}`), `  again: ${command}`]
 }
 
