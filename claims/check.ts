@@ -186,7 +186,7 @@ async function measure(claim: Claim, c: Case, devices: Devices): Promise<Measure
       throw new ClaimError(`the sides differ in what '${name}' is: left has ${count(left)}, right ${count(right)}`)
     }
     const { error, element } = compare(claim.relation ?? 'equal', left[name], right[name], claim.floor ?? 0.1)
-    if (!(error <= worst.error)) Object.assign(worst, { error, name, element })
+    if (worse(error, worst.error)) Object.assign(worst, { error, name, element })
   }
   return worst
 }
@@ -200,6 +200,9 @@ function checkSide(side: Side, which: string): Side {
   return side
 }
 
+/** NaN is the worst error, and stays so. */
+const worse = (error: number, than: number): boolean => !Number.isNaN(than) && !(error <= than)
+
 const compare = (relation: Relation, left: Float64Array, right: Float64Array, floor: number): { error: number; element: number } =>
   measures[relation](left, right, floor)
 
@@ -210,7 +213,7 @@ const measures: Record<Relation, (left: Float64Array, right: Float64Array, floor
       const d = left[i] - right[i]
       difference += d * d
       size += right[i] * right[i]
-      if (!(Math.abs(d) <= Math.abs(left[element] - right[element]))) element = i
+      if (worse(Math.abs(d), Math.abs(left[element] - right[element]))) element = i
     }
     const n = Math.max(left.length, 1)
     return { error: Math.sqrt(difference / n) / (Math.sqrt(size / n) + floor), element }
@@ -224,7 +227,7 @@ const measures: Record<Relation, (left: Float64Array, right: Float64Array, floor
     const worst = { error: 0, element: 0 }
     for (let element = 0; element < left.length; element++) {
       const error = (left[element] - right[element]) / (Math.abs(right[element]) + floor)
-      if (!(error <= worst.error)) Object.assign(worst, { error, element })
+      if (worse(error, worst.error)) Object.assign(worst, { error, element })
     }
     return worst
   },

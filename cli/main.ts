@@ -17,7 +17,7 @@ import {
   trainCommand,
   verifyCommand,
 } from './options.ts'
-import { say, watchOutput } from './terminal.ts'
+import { oneLine, say, watchOutput } from './terminal.ts'
 import { train } from './train.ts'
 
 interface Entry {
@@ -80,9 +80,6 @@ async function main(words: readonly string[]): Promise<number> {
   }
   return entries.find(({ command }) => command === chosen.command)!.run(chosen.rest)
 }
-
-/** Names from files may hold line breaks and control codes; the error stays one line, and not for pages. */
-const oneLine = (text: string): string => text.replace(/[\p{Cc}\u2028\u2029]+/gu, ' ').slice(0, 1000)
 
 watchOutput()
 

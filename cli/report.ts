@@ -192,7 +192,7 @@ const largest = (claims: readonly Entry[], device: string): number =>
   claims
     .flatMap(({ verdicts }) => verdicts)
     .filter((v) => v.device === device && (v.status === 'holds' || v.status === 'fails'))
-    .reduce((most, { error }) => (error > most || Number.isNaN(error) ? error : most), 0)
+    .reduce((most, { error }) => (most >= error || Number.isNaN(most) ? most : error), 0)
 
 const sameBounds = (a: Bounds, b: Bounds): boolean => a.float32 === b.float32 && a.float64 === b.float64 && a.reason === b.reason
 

@@ -7,7 +7,7 @@ import { reason } from '../tasks/download.ts'
 import { suggestion, UsageError } from './arguments.ts'
 import { writeAtomic } from './files.ts'
 import { Pulse } from './pulse.ts'
-import { duration, progress } from './terminal.ts'
+import { duration, oneLine, progress } from './terminal.ts'
 import type { ClaimText, Job, Report, WorkerSettings } from './verify-worker.ts'
 
 export interface VerifyOptions {
@@ -41,7 +41,7 @@ export interface Verification {
 const isFile = (word: string): boolean => /\.[cm]?js$/.test(word)
 
 /** Loading has at least this long. */
-const loadLimit = 20_000
+const loadLimit = 15_000
 
 export async function verify(options: VerifyOptions, version: string): Promise<number> {
   const { operands, device, runs, seed, path, caseLimit, json, report } = options
@@ -54,7 +54,7 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
 
   const first = new Checker({ ...options, files }, caseLimit)
   const { claims: all, problems } = await first.loaded
-  for (const problem of problems) process.stderr.write(`fastweights: ${problem}\n`)
+  for (const problem of problems) process.stderr.write(`fastweights: ${oneLine(problem)}\n`)
   const patterns = operands.filter((word) => !isFile(word))
   let claims: ClaimText[]
   try {
@@ -215,6 +215,7 @@ class Checker {
     this.worker.postMessage(job)
     const answer = await this.answer(this.limit)
     if ('verdict' in answer) return answer.verdict
+    const what = this.pulse.what() === '' ? '' : ` (case: ${this.pulse.what()})`
     const verdict: Verdict = {
       claim: job.claim,
       device: job.device,
@@ -224,7 +225,7 @@ class Checker {
       error: Number.NaN,
       bound: Number.NaN,
       milliseconds: performance.now() - began,
-      message: `${'failure' in answer ? answer.failure : 'no verdict'}${this.pulse.what() === '' ? '' : ` (case: ${this.pulse.what()})`}`,
+      message: `${'failure' in answer ? answer.failure : 'no verdict'}${what}`,
     }
     this.end()
     this.start()
@@ -250,7 +251,7 @@ class Checker {
           if (pulse.beats() !== beats) {
             beats = pulse.beats()
             moved = now
-          } else if (now - moved > limit) settle({ failure: `not done after ${limit / 1000} s (--case-limit)` })
+          } else if (now - moved > limit) settle({ failure: `not done after ${limit / 1000} s` })
         },
         Math.min(100, limit / 4),
       )
@@ -294,8 +295,9 @@ function complaint(
   const words = [...operands.filter(isFile), claim].map(quoted)
   const place = counterexample ? ` --seed ${seed} --path ${counterexample.path}` : ` --seed ${seed} --runs ${runs}`
   const command = `fastweights verify ${words.join(' ')} --device ${device}${threads === 1 ? '' : ` --threads ${threads}`}${place}`
-  if (briefly) return [`  ${device}: ${message ?? ''}`]
-  return [`  ${device}: ${message ?? ''}`, ...(counterexample?.lines ?? []).map((text) => `    ${text}`), `  again: ${command}`]
+  const what = `  ${device}: ${oneLine(message ?? '')}`
+  if (briefly) return [what]
+  return [what, ...(counterexample?.lines ?? []).map((text) => `    ${text}`), `  again: ${command}`]
 }
 
 /** As a shell takes it. */
