@@ -13,7 +13,6 @@ const T = 128,
   N = 65,
   V = D / H,
   K = 2 * V,
-  C = 32,
   W = 4
 
 /** op(k, y): one call of an elementwise kernel over [B T, F], `operands` arrays in and out. */
@@ -140,47 +139,65 @@ const conv = (backward) => (k, m, B) => {
 }
 
 /**
- * The recurrence of all heads. The operations counted are those of the token-by-token form, in both forms, and each matrix-vector
- * product of the backward pass once, so that a chunk form that does more arithmetic in less time shows the higher rate.
+ * The recurrence of all heads, with what `programmed` names beside keys and values, and a gate of `width` values a token and head. The
+ * operations counted are those of the token-by-token form, in both forms, and each matrix-vector product of the backward pass once, so that a
+ * chunk form that does more arithmetic in less time shows the higher rate.
  */
-const fastWeights = (rule, form, backward) => (k, m, B) => {
+const fastWeights = (programmed, width, form, backward) => (k, m, B) => {
+  const C = programmed === 'erase' || width ? 16 : 32
   const R = B * T * H,
     S = B * H * K * V,
     snapshots = S * Math.ceil(T / C)
-  const sizes = { B, T, H, K, V, C, scale: 1 }
-  const q = m.float(R * K, 0),
-    key = m.float(R * K, 0),
-    v = m.float(R * V),
-    beta = m.float(R, 0)
-  // Unit keys with beta in (0, 1), as models have: the state stays bounded.
-  const ones = m.empty(R * K),
-    stats = m.empty(2 * R)
-  k.norm('l2', key, null, null, ones, stats, R, K, 1e-6)
-  const y = m.empty(R * V),
-    sT = m.empty(S),
-    states = m.empty(snapshots)
-  const dy = m.float(R * V),
-    dq = m.empty(R * K),
-    dk = m.empty(R * K),
-    dv = m.empty(R * V),
-    dbeta = m.empty(R)
-  const forward =
-    rule === 'delta'
-      ? () => k.deltaRule(form, q, ones, v, beta, null, y, sT, states, sizes)
-      : () => k.sumRule(form, q, ones, v, null, null, y, sT, null, null, states, null, 0, sizes)
+  const sizes = { B, T, H, K, V, C, scale: 1, gateWidth: width || 1, eps: 1e-6 }
+  // Unit keys with beta in (0, 1), as models have: the state stays bounded. Erased with the key itself, as a delta rule of beta 1 does.
+  const key = m.empty(R * K)
+  k.norm('l2', m.float(R * K, 0), null, null, key, m.empty(2 * R), R, K, 1e-6)
+  const gate = width ? m.float(R * width, 0) : null
+  if (gate) k.affine(gate, gate, R * width, -0.1, 0)
+  const inputs = {
+    q: m.float(R * K, 0),
+    k: key,
+    v: m.float(R * V),
+    beta: programmed === 'beta' ? m.float(R, 0) : null,
+    gate,
+    erase: programmed === 'erase' ? key : null,
+    s0: null,
+    z0: null,
+  }
+  const outputs = { y: m.empty(R * V), sT: m.empty(S), zT: null, den: null, states: m.empty(snapshots), zs: null }
+  const forward = () => k.fastWeights(form, inputs, outputs, sizes)
   forward()
-  const run = !backward
-    ? forward
-    : rule === 'delta'
-      ? () => k.deltaRuleBackward(form, q, ones, v, beta, states, dy, null, dq, dk, dv, dbeta, null, sizes)
-      : () => k.sumRuleBackward(form, q, ones, v, null, null, states, null, dy, null, null, dq, dk, dv, null, null, sizes)
-  const products = rule === 'delta' ? (backward ? 6 : 3) : backward ? 4 : 2
+  const saved = { y: null, den: null, states: outputs.states, zs: null }
+  const cotangents = { dy: m.float(R * V), dsT: null, dzT: null }
+  const gradients = {
+    dq: m.empty(R * K),
+    dk: m.empty(R * K),
+    dv: m.empty(R * V),
+    dbeta: inputs.beta && m.empty(R),
+    dgate: gate && m.empty(R * width),
+    derase: inputs.erase && m.empty(R * K),
+    ds0: null,
+    dz0: null,
+  }
+  const products = (programmed ? 3 : 2) * (backward ? 2 : 1)
   return {
     shape: `B ${B}, T ${T}, H ${H}, K ${K}, V ${V}, C ${C}`,
     flops: products * 2 * R * K * V,
-    floats: R * (2 * K + 2 * V) * (backward ? 2 : 1) + snapshots,
-    run,
+    floats: R * (2 * K + 2 * V + width + (programmed === 'erase' ? K : 0)) * (backward ? 2 : 1) + snapshots,
+    run: backward ? () => k.fastWeightsBackward(form, inputs, saved, cotangents, gradients, sizes) : forward,
   }
+}
+
+/** Each with what the kernel gets: beta, erase or neither, and the gate's width. */
+const recurrences = {
+  'sum rule': [null, 0],
+  'scalar-gated sum rule': [null, 1],
+  'vector-gated sum rule': [null, K],
+  'delta rule': ['beta', 0],
+  'scalar-gated delta rule': ['beta', 1],
+  'vector-gated delta rule': ['beta', K],
+  'erasing rule': ['erase', 0],
+  'vector-gated erasing rule': ['erase', K],
 }
 
 export const cases = {
@@ -328,9 +345,12 @@ export const cases = {
     return { shape: `[${n}]`, elements: n, floats: 7 * n, run: () => k.adam(p, g, first, second, n, scale, options) }
   },
   ...Object.fromEntries(
-    ['sum', 'delta'].flatMap((rule) =>
+    Object.entries(recurrences).flatMap(([name, [programmed, width]]) =>
       [false, true].flatMap((backward) =>
-        ['recurrent', 'chunk'].map((form) => [`${rule} rule${backward ? ' backward' : ''}, ${form}`, fastWeights(rule, form, backward)]),
+        ['recurrent', 'chunk'].map((form) => [
+          `${name}${backward ? ' backward' : ''}, ${form}`,
+          fastWeights(programmed, width, form, backward),
+        ]),
       ),
     ),
   ),

@@ -6,24 +6,59 @@ const help = `Speed of fastweights, beside its peers where they do the same work
 
 usage: npm run bench -- [benchmark ...] [options]
 
-benchmarks (all three when none is named)
+benchmarks (all four when none is named)
   matmul    n x n x n float32 products: fastweights, tfjs, jax-js, onnxruntime-web and the SIMD limit, in interleaved rounds
   train     one training step of the labml setting and of a small one: seconds, tokens/s, memory
   kernels   the hot kernels one by one on 1 and 2 threads, beside the plain reference
+  rules     every rule in its forms (recurrent, chunk, parallel) and softmax attention: time and memory, forward and backward, over
+            the length T; where chunks win; a plot
 
 options
-  --sizes 64,128,...   matmul: the sizes n (default 64,128,256,512,1024)
-  --rounds R           samples of each contender (default 15; train: steps, default 5; kernels: default 5)
+  --sizes 64,128,...   matmul: the sizes n (default 64,128,256,512,1024); rules: the lengths T (default 64,128,...,8192)
+  --rounds R           samples of each contender (default 15; train: steps, default 5; kernels: default 5; rules: at most, default 5)
   --only TEXT          kernels: those whose name contains TEXT; train: settings whose name does
+  --rules A,B          rules: only these
+  --seconds S          rules: time for the samples of a rule in one form at one T (default 0.5); a cell of which one run lasts longer is
+                       sampled once, one of which it would last 10 times as long is left out
+  --threads N          rules: threads of the wasm device (default 1)
+  --device NAME        rules: wasm, or reference, which is plain, slow and for small sizes only (default wasm)
+  --batch B --heads H --key K --value V
+                       rules: the other sizes (default 1, 8, 64, 64)
   --help               this text
 
-Results are also written as JSON to bench/results/.`
+Results are also written as JSON, the plot as SVG, to bench/results/.`
 
 const whole = (text, option, min, max) => {
   if (!/^\d+$/.test(text) || Number(text) < min || Number(text) > max) {
     throw new UsageError(`${option}: '${text}' is not a whole number from ${min} to ${max}`)
   }
   return Number(text)
+}
+
+const list = (text) => text.split(',')
+const oneOf = (text, option, names) => {
+  if (!names.includes(text)) throw new UsageError(`${option}: '${text}' is not one of ${names.join(', ')}`)
+  return text
+}
+const positive = (text, option) => {
+  if (!(Number(text) > 0 && Number(text) < Infinity)) throw new UsageError(`${option}: '${text}' is not a number above 0`)
+  return Number(text)
+}
+
+const benchmarkNames = ['matmul', 'train', 'kernels', 'rules']
+/** Each option: the benchmarks that take it, and what its text means. */
+const options = {
+  sizes: { of: ['matmul', 'rules'], read: (text) => list(text).map((size) => whole(size, '--sizes', 1, 65536)) },
+  rounds: { of: benchmarkNames, read: (text) => whole(text, '--rounds', 1, 1000) },
+  only: { of: ['train', 'kernels'], read: (text) => text },
+  rules: { of: ['rules'], read: list },
+  seconds: { of: ['rules'], read: (text) => positive(text, '--seconds') },
+  threads: { of: ['rules'], read: (text) => whole(text, '--threads', 1, 64) },
+  device: { of: ['rules'], read: (text) => oneOf(text, '--device', ['wasm', 'reference']) },
+  batch: { of: ['rules'], read: (text) => whole(text, '--batch', 1, 1024) },
+  heads: { of: ['rules'], read: (text) => whole(text, '--heads', 1, 1024) },
+  key: { of: ['rules'], read: (text) => whole(text, '--key', 1, 1024) },
+  value: { of: ['rules'], read: (text) => whole(text, '--value', 1, 1024) },
 }
 
 function parse(argv) {
@@ -33,32 +68,31 @@ function parse(argv) {
     ;({ values, positionals } = parseArgs({
       args: argv,
       allowPositionals: true,
-      options: { sizes: { type: 'string' }, rounds: { type: 'string' }, only: { type: 'string' }, help: { type: 'boolean', short: 'h' } },
+      options: {
+        ...Object.fromEntries(Object.keys(options).map((name) => [name, { type: 'string' }])),
+        help: { type: 'boolean', short: 'h' },
+      },
     }))
   } catch (error) {
     throw new UsageError(error.message.split(/\.\s/)[0])
   }
-  const names = ['matmul', 'train', 'kernels']
-  const unknown = positionals.find((name) => !names.includes(name))
-  if (unknown !== undefined) throw new UsageError(`no benchmark '${unknown}' (there are ${names.join(', ')})`)
-  return {
-    help: values.help,
-    benchmarks: positionals.length ? positionals : names,
-    options: {
-      ...(values.sizes !== undefined && { sizes: values.sizes.split(',').map((size) => whole(size, '--sizes', 1, 8192)) }),
-      ...(values.rounds !== undefined && { rounds: whole(values.rounds, '--rounds', 1, 1000) }),
-      ...(values.only !== undefined && { only: values.only }),
-    },
-  }
+  const unknown = positionals.find((name) => !benchmarkNames.includes(name))
+  if (unknown !== undefined) throw new UsageError(`no benchmark '${unknown}' (there are ${benchmarkNames.join(', ')})`)
+  const benchmarks = positionals.length ? positionals : benchmarkNames
+  const given = Object.entries(options).filter(([name]) => values[name] !== undefined)
+  for (const [name, { of }] of given)
+    if (!of.some((benchmark) => benchmarks.includes(benchmark)))
+      throw new UsageError(`--${name} means nothing to ${benchmarks.join(', ')}, only to ${of.join(', ')}`)
+  return { help: values.help, benchmarks, options: Object.fromEntries(given.map(([name, { read }]) => [name, read(values[name])])) }
 }
 
 try {
-  const { help: wanted, benchmarks, options } = parse(process.argv.slice(2))
+  const { help: wanted, benchmarks, options: chosen } = parse(process.argv.slice(2))
   if (wanted) {
     console.log(help)
   } else {
     printMachine()
-    for (const name of benchmarks) save(name, await (await import(`./${name}.mjs`)).run(options))
+    for (const name of benchmarks) save(name, await (await import(`./${name}.mjs`)).run(chosen))
   }
 } catch (error) {
   console.error(error instanceof UsageError ? `bench: ${error.message}; see --help` : `bench: ${error.message}`)

@@ -50,11 +50,17 @@ export const digits = (x) => (x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) :
 
 export const version = (name) => JSON.parse(readFileSync(new URL(`./node_modules/${name}/package.json`, import.meta.url), 'utf8')).version
 
-export function save(benchmark, data) {
+/** Writes what a benchmark returns as JSON, and beside it the plot, where it drew one. */
+export function save(benchmark, { svg, ...data }) {
   const folder = new URL('./results/', import.meta.url)
   mkdirSync(folder, { recursive: true })
   const date = new Date().toISOString()
-  const file = new URL(`${benchmark}-${date.replace(/[:.]/g, '-')}.json`, folder)
-  writeFileSync(file, `${JSON.stringify({ benchmark, date, machine: machine(), ...data }, null, 2)}\n`)
-  console.log(`\nwritten: ${fileURLToPath(file)}`)
+  const write = (extension, text) => {
+    const file = new URL(`${benchmark}-${date.replace(/[:.]/g, '-')}.${extension}`, folder)
+    writeFileSync(file, text)
+    console.log(`written: ${fileURLToPath(file)}`)
+  }
+  console.log()
+  write('json', `${JSON.stringify({ benchmark, date, machine: machine(), ...data }, null, 2)}\n`)
+  if (svg) write('svg', svg)
 }

@@ -2,25 +2,16 @@
 import { crossEntropy, scope, setDevice, tensor, wasmDevice } from '../dist/engine/index.js'
 import { Adam, Transformer } from '../dist/nn/index.js'
 import { serve } from './child.mjs'
+import { watched } from './watched.mjs'
 
 let device
+let memory
 let step
-let most = 0
-
-/** The device, noting the most bytes that were ever in use. */
-function watched(inner) {
-  const allocate = inner.allocate
-  inner.allocate = (dtype, size) => {
-    const storage = allocate(dtype, size)
-    most = Math.max(most, inner.bytesInUse())
-    return storage
-  }
-  return inner
-}
 
 serve({
   async open({ setting, threads, relaxed }) {
-    device = watched(await wasmDevice({ threads, relaxed }))
+    device = await wasmDevice({ threads, relaxed })
+    memory = watched(device)
     setDevice(device)
     const { d, heads, layers, dff, nu, symbols, batch, length } = setting
     const model = new Transformer({ symbols, dModel: d, heads, layers, dFf: dff, nu })
@@ -54,5 +45,5 @@ serve({
     await step()
     return (performance.now() - start) / 1000
   },
-  memory: () => ({ inUse: most, reserved: device.bytesReserved(), process: process.resourceUsage().maxRSS * 1024 }),
+  memory: () => ({ inUse: memory.most(), reserved: device.bytesReserved(), process: process.resourceUsage().maxRSS * 1024 }),
 })

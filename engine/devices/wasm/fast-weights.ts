@@ -9,8 +9,8 @@ const pointer = (block: Block | null) => block?.pointer ?? 0
 /** Multiplications and additions that are worth a hand-over to another thread. */
 const worthSharing = 1 << 18
 
-/** Bytes of scratch memory that kernels-wasm/fast-weights.ts takes; 1024 floats cover the gaps between its blocks. */
-function scratchBytes(form: KernelForm, backward: boolean, decayed: boolean, { T, K, V, C }: FastWeightSizes): number {
+/** Bytes of scratch memory that kernels-wasm/fast-weights.ts takes for each thread; 1024 floats cover the gaps between its blocks. */
+export function scratchBytes(form: KernelForm, backward: boolean, decayed: boolean, { T, K, V, C }: FastWeightSizes): number {
   const K8 = up8(K),
     W8 = up8(V + 1),
     n = up8(Math.min(C, T))

@@ -1,0 +1,245 @@
+/** Every rule in its forms, and softmax attention, from short sequences to long ones: time, memory, and where which is faster. */
+import { rules } from '../dist/engine/index.js'
+import { start } from './child.mjs'
+import { digits, printTable, progress, UsageError } from './report.mjs'
+import { rulesChart } from './rules-chart.mjs'
+import { summary } from './timing.mjs'
+
+const parts = ['forward', 'both']
+const formOrder = ['recurrent', 'chunk', 'parallel']
+/** From here on the chunkwise form must be faster than the recurrent one. */
+const goal = 128
+/** A cell of which one run, forward and backward, is expected to last longer than this many times its budget is left out. */
+const patience = 10
+/** Time, and memory at most, grow like this power of T. */
+const growth = { recurrent: 1, chunk: 1, parallel: 2, softmax: 2 }
+
+const title = ({ rule, form }) => (form === 'softmax' ? 'softmax attention' : `${rule} ${form}`)
+
+/** What a wasm memory can hold, in bytes. */
+const wasmLimit = 2 ** 32
+
+/** Median and fastest time of a contender at T, in seconds; undefined where it was not measured. */
+const timeAt = (contender, T, part = 'both') => contender?.cells.find((cell) => cell.T === T)?.[part]
+
+/**
+ * Where `a` falls behind `b` for good: the T, interpolated between the measured ones on logarithmic axes, from which b is faster.
+ * { T, kind }: 'from' that T; 'below' the smallest measured; 'never' up to the largest at which there are both. Null if there is none.
+ */
+export function crossover(a, b, sizes, part = 'both', statistic = 'median') {
+  const points = sizes
+    .map((T) => ({ T, a: timeAt(a, T, part)?.[statistic], b: timeAt(b, T, part)?.[statistic] }))
+    .filter((p) => p.a !== undefined && p.b !== undefined)
+    .map(({ T, a, b }) => ({ T, lead: Math.log(a / b) }))
+  if (!points.length) return null
+  const last = points.findLastIndex(({ lead }) => !(lead > 0))
+  if (last < 0) return { kind: 'below', T: points[0].T }
+  if (last === points.length - 1) return { kind: 'never', T: points[last].T }
+  const [x, y] = [points[last], points[last + 1]]
+  return { kind: 'from', T: x.T * (y.T / x.T) ** (-x.lead / (y.lead - x.lead)) }
+}
+
+const showCrossover = (c) => (!c ? '-' : c.kind === 'below' ? `<= ${c.T}` : c.kind === 'never' ? `> ${c.T}` : c.T.toFixed(0))
+
+const bytesOf = ({ memory }) => memory.most + memory.scratch
+
+/** Measures all contenders at one T in a process of their own; cells that fail for want of memory or time become notes. */
+async function measure(T, contenders, names, { device, threads, sizes, rounds, seconds, note }) {
+  const child = start('./rules-child.mjs', { relaxed: device !== 'reference' })
+  try {
+    const { description } = await child.call('open', { device, threads, relaxed: true, sizes, T, rules: names })
+    const target = seconds / 2 / (rounds + 2)
+    const running = []
+    for (const [i, contender] of contenders.entries()) {
+      if (contender.stopped) continue
+      const { rule: name, form } = contender
+      progress(`T = ${T}: warm-up ${i + 1}/${contenders.length}, ${title(contender)}`)
+      const last = contender.cells.at(-1)
+      if (last) {
+        const factor = (T / last.T) ** growth[form]
+        const time = last.both.median * factor
+        const bytes = bytesOf(last) * factor
+        const reason =
+          device === 'wasm' && bytes > wasmLimit
+            ? `it would take about ${digits(bytes / 1e9)} GB, more than a wasm memory can hold`
+            : time > patience * seconds && `one run would take about ${digits(time)} s`
+        if (reason) {
+          note(contender, T, reason)
+          continue
+        }
+      }
+      let plan
+      try {
+        plan = await child.call('prepare', { name, form, target })
+      } catch (error) {
+        if (!error.message.includes('out of memory')) throw error
+        note(contender, T, error.message.replace(/ \(.*/, ''))
+        continue
+      }
+      const rounded = (part) => Math.max(1, Math.min(rounds, Math.floor(seconds / 2 / (plan[part].seconds * plan[part].repeats))))
+      running.push({
+        contender,
+        plan,
+        rounds: { forward: rounded('forward'), both: rounded('both') },
+        samples: { forward: [], both: [] },
+      })
+    }
+    for (let round = 0; round < rounds; round++) {
+      for (const { contender, rounds: planned, samples } of running) {
+        progress(`T = ${T}: round ${round + 1}/${rounds}, ${title(contender)}`)
+        for (const part of parts)
+          if (round < planned[part]) samples[part].push(await child.call('sample', { name: contender.rule, form: contender.form, part }))
+      }
+    }
+    for (const { contender, plan, samples } of running) {
+      const time = Object.fromEntries(parts.map((part) => [part, { ...summary(samples[part]), samples: samples[part] }]))
+      contender.cells.push({ T, ...time, memory: plan.memory })
+    }
+    return description
+  } finally {
+    child.stop()
+  }
+}
+
+const tables = [
+  { name: 'forward and backward, ms', cell: ({ both }) => digits(1000 * both.median) },
+  { name: 'forward alone, ms', cell: ({ forward }) => digits(1000 * forward.median) },
+  {
+    name: 'memory of forward and backward at most, MB: inputs, outputs, gradients, what the forward keeps, and scratch',
+    cell: (cell) => digits(bytesOf(cell) / 1e6),
+  },
+]
+
+function printRatios(of, sizes, byForm, a, b) {
+  printTable(
+    ['rule', ...sizes.map((T) => `T ${T}`), 'from T', 'by fastest', 'forward alone'],
+    of.map((rule) => {
+      const [x, y] = [byForm(rule, a), byForm(rule, b)]
+      const ratio = (T) => {
+        const [slow, fast] = [timeAt(x, T), timeAt(y, T)]
+        return slow && fast ? digits(slow.median / fast.median) : '-'
+      }
+      const where = (part, statistic) => showCrossover(crossover(x, y, sizes, part, statistic))
+      return [rule, ...sizes.map(ratio), where('both', 'median'), where('both', 'min'), where('forward', 'median')]
+    }),
+  )
+}
+
+/** Whether the chunkwise form of every rule beats its recurrent form, forward and backward, at each T from the goal on; what misses, by name. */
+function verdict(of, sizes, byForm) {
+  const pairs = of.flatMap((rule) =>
+    sizes
+      .filter((T) => T >= goal)
+      .map((T) => ({ rule, T, slow: timeAt(byForm(rule, 'recurrent'), T), fast: timeAt(byForm(rule, 'chunk'), T) })),
+  )
+  const measured = pairs.filter(({ slow, fast }) => slow && fast)
+  const missed = measured.filter(({ slow, fast }) => !(slow.median > fast.median))
+  const without = pairs.filter(({ slow, fast }) => !slow || !fast).map(({ rule, T }) => `${rule} at T = ${T}`)
+  if (!measured.length) return `No rule was measured in both forms at T >= ${goal}: nothing is said about where chunks win.`
+  const ratios = ({ slow, fast }) => `${digits(slow.median / fast.median)}, by the fastest samples ${digits(slow.min / fast.min)}`
+  const rulesSeen = new Set(measured.map(({ rule }) => rule)).size
+  return [
+    missed.length
+      ? `From T = ${goal} on chunk beats recurrent in ${measured.length - missed.length} of ${measured.length} cells, not for ${missed.map((m) => `${m.rule} at T = ${m.T} (${ratios(m)})`).join(', ')}.`
+      : `From T = ${goal} on chunk beats recurrent for each of ${rulesSeen} rules at each T measured.`,
+    ...(without.length ? [`Not measured: ${without.join(', ')}.`] : []),
+  ].join(' ')
+}
+
+export async function run({
+  rules: wanted = Object.keys(rules),
+  sizes: lengths = [64, 128, 256, 512, 1024, 2048, 4096, 8192],
+  rounds = 5,
+  seconds = 0.5,
+  threads = 1,
+  device = 'wasm',
+  batch: B = 1,
+  heads: H = 8,
+  key: K = 64,
+  value: V = 64,
+}) {
+  const unknown = wanted.find((name) => !Object.hasOwn(rules, name))
+  if (unknown !== undefined) throw new UsageError(`--rules: no rule '${unknown}' (there are ${Object.keys(rules).join(', ')})`)
+  const names = [...new Set(wanted)]
+  const sizes = [...new Set(lengths)].sort((a, b) => a - b)
+  const contenders = [
+    { rule: 'softmax', form: 'softmax', cells: [] },
+    ...names.flatMap((rule) => formOrder.filter((form) => rules[rule].forms.includes(form)).map((form) => ({ rule, form, cells: [] }))),
+  ]
+  const byForm = (rule, form) => contenders.find((c) => c.form === form && (c.rule === rule || form === 'softmax'))
+  const notes = []
+  const note = (contender, T, reason) => {
+    contender.stopped = { T, reason }
+    notes.push(`${title(contender)} stops before T = ${T}: ${reason}`)
+  }
+  const dims = { B, H, K, V, N: 2 }
+  const begin = performance.now()
+  let description
+  for (const T of sizes) {
+    const before = performance.now()
+    try {
+      description = await measure(T, contenders, ['softmax', ...names], { device, threads, sizes: dims, rounds, seconds, note })
+    } catch (error) {
+      throw new Error(`T = ${T}: ${error.message}`)
+    }
+    progress('')
+    console.log(`T = ${T} measured in ${digits((performance.now() - before) / 1000)} s`)
+  }
+
+  console.log(
+    `\n${description}; B ${B}, H ${H}, K ${K}, V ${V}, two steps a token for delta-product; medians of up to ${rounds} interleaved rounds, ${digits(seconds)} s a cell`,
+  )
+  for (const { name, cell } of tables) {
+    console.log(`\n${name}\n`)
+    const row = (contender) => [
+      title(contender),
+      ...sizes.map((T) => {
+        const found = contender.cells.find((c) => c.T === T)
+        return found ? cell(found) : '-'
+      }),
+    ]
+    printTable(
+      ['rule, form', ...sizes.map((T) => `T ${T}`)],
+      contenders.flatMap((c, i) => (i && c.rule !== contenders[i - 1].rule ? [null, row(c)] : [row(c)])),
+    )
+  }
+  if (notes.length) console.log(`\n${notes.join('\n')}`)
+
+  const chunked = names.filter((rule) => rules[rule].forms.includes('chunk'))
+  const crossovers = Object.fromEntries(
+    chunked.map((rule) => [
+      rule,
+      Object.fromEntries(['recurrent', 'softmax'].map((form) => [form, crossover(byForm(rule, form), byForm(rule, 'chunk'), sizes)])),
+    ]),
+  )
+  if (chunked.length) {
+    for (const [peer, label] of [
+      ['recurrent', 'the recurrent form'],
+      ['softmax', 'softmax attention'],
+    ]) {
+      console.log(`\ntime of ${label} / time of the chunkwise form, forward and backward; from which T chunks win\n`)
+      printRatios(chunked, sizes, byForm, peer, 'chunk')
+    }
+  }
+  const result = verdict(chunked, sizes, byForm)
+  console.log(`\n${result}`)
+  console.log(`measured in ${((performance.now() - begin) / 60000).toFixed(1)} minutes`)
+
+  return {
+    device: description,
+    sizes: { ...dims, T: sizes },
+    threads,
+    rounds,
+    seconds,
+    verdict: result,
+    crossovers,
+    notes,
+    results: contenders,
+    svg: await rulesChart({
+      contenders,
+      sizes,
+      crossovers,
+      subtitle: `${description}; B ${B}, H ${H}, K ${K}, V ${V}; medians`,
+    }),
+  }
+}
