@@ -623,10 +623,10 @@ function chunk(S: usize, row: i32, n: i32): void {
  * Of the sum and the delta rule without a gate. With P = tril(Q K^T), from S before the chunk and dS after it:
  *
  *     dU = P^T G + K dS;  dP = tril(G U^T);  dQ = G S^T + dP K;  dK = U dS^T + dP^T Q;  dS += Q^T G;  sum rule: dV = dU
- *     delta rule: X = dU - tril(K K^T, -1)^T diag(beta) X, D = -diag(beta) X, M = tril(D U^T, -1):
- *     dV = -D;  dbeta_i = x_i . e_i;  dK += D S^T + (M + M^T) K;  dS += K^T D
+ *     delta rule: X = dU - tril(K K^T, -1)^T diag(beta) X, D = -diag(beta) X, R = tril(D U^T, -1):
+ *     dV = -D;  dbeta_i = x_i . e_i;  dK += D S^T + (R + R^T) K;  dS += K^T D
  *
- * Sums of products are taken in one go, on operands stacked: dQ = [G dP] [S^T; K], dK = [U D M+M^T] [dS^T; S^T; K] + dP^T Q,
+ * Sums of products are taken in one go, on operands stacked: dQ = [G dP] [S^T; K], dK = [U D R+R^T] [dS^T; S^T; K] + dP^T Q,
  * dS += [Q; K]^T [G; D].
  */
 function chunkBackward(S: usize, dS: usize, row: i32, n: i32): void {

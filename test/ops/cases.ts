@@ -518,7 +518,11 @@ const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) =>
 const linearCases = [
   define({
     name: 'solveSpd',
-    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 3, 0.2) }),
+    // K is 100 at most: a matrix has K^2 entries.
+    options: (sizes) =>
+      fc.record({
+        shape: shapes(sizes, 1, 3, 0.2).map((s) => (s.at(-1)! > 100 ? [...s.slice(0, -1), Math.ceil(s.at(-1)! / 3000), 100] : s)),
+      }),
     inputs: ({ shape }) => [{ shape: [...shape, shape.at(-1)!], values: 'spd' }, { shape }],
     run: (_, [A, b]) => engine.solveSpd(A, b),
     terms: ({ shape }) => shape.at(-1)! ** 2,
