@@ -48,6 +48,8 @@ export interface Command {
     /** One line about each, by name. */
     readonly descriptions?: Readonly<Record<string, string>>
   }
+  /** What may follow the command without a flag, any number of words; a command without operands takes none. */
+  readonly operands?: { readonly placeholder: string; readonly description: string }
   /** Command lines and what they do. */
   readonly examples?: readonly (readonly [line: string, what: string])[]
 }
@@ -74,6 +76,8 @@ export interface Arguments<C extends Command> {
   values: Values<C>
   /** The options that were given by a flag or the config file. */
   given: ReadonlySet<string>
+  /** The words without a flag. */
+  operands: readonly string[]
 }
 
 const generalOptions: readonly Option[] = [
@@ -84,13 +88,13 @@ const generalOptions: readonly Option[] = [
 // --- Parsing --------------------------------------------------------------------------------------------------------------------------
 
 export function parseArguments<const C extends Command>(command: C, words: readonly string[]): Arguments<C> {
-  const flags = parseFlags(command, words)
-  if (flags.get('help') === true) return { help: true, values: resolve(command, new Map()) as Values<C>, given: new Set() }
+  const { flags, operands } = parseWords(command, words)
+  if (flags.get('help') === true) return { help: true, values: resolve(command, new Map()) as Values<C>, given: new Set(), operands: [] }
   const file = flags.get('config') as string | undefined
   const given = new Map([...(file === undefined ? [] : readConfig(command, file)), ...flags])
   given.delete('help')
   given.delete('config')
-  return { help: false, values: resolve(command, given) as Values<C>, given: new Set(given.keys()) }
+  return { help: false, values: resolve(command, given) as Values<C>, given: new Set(given.keys()), operands }
 }
 
 /** Splits a command line into command and rest, or tells what to print instead: the help or the version. */
@@ -124,13 +128,18 @@ function resolve(command: Command, given: ReadonlyMap<string, Value>): Record<st
 
 const negatable = ({ name, type }: Option): boolean => type === 'boolean' && name !== 'help'
 
-function parseFlags(command: Command, words: readonly string[]): Map<string, Value> {
+function parseWords(command: Command, words: readonly string[]): { flags: Map<string, Value>; operands: string[] } {
   const options = new Map([...command.options, ...generalOptions].map((option) => [option.name, option]))
   const values = new Map<string, Value>()
+  const operands: string[] = []
   for (let i = 0; i < words.length; i++) {
     const word = words[i] === '-h' ? '--help' : words[i]
     const [, name, attached] = /^--([^=]+)(?:=(.*))?$/s.exec(word) ?? []
     if (name === undefined) {
+      if (command.operands !== undefined && word !== '' && !word.startsWith('-')) {
+        operands.push(word)
+        continue
+      }
       throw new UsageError(word.startsWith('-') && word !== '-' ? `unknown option ${plain(word)}` : `unexpected argument ${show(word)}`)
     }
     const positive = options.get(name)
@@ -158,7 +167,7 @@ function parseFlags(command: Command, words: readonly string[]): Map<string, Val
     else if (before !== undefined) throw new UsageError(`--${option.name} is given twice`)
     values.set(option.name, value)
   }
-  return values
+  return { flags: values, operands }
 }
 
 function readConfig(command: Command, file: string): Map<string, Value> {
@@ -255,7 +264,8 @@ function plain(word: string): string {
 
 // --- Suggestions ----------------------------------------------------------------------------------------------------------------------
 
-function suggestion(word: string, known: readonly string[], format: (name: string) => string): string | undefined {
+/** ': did you mean ...?' for the known word nearest to this one, if one is near. */
+export function suggestion(word: string, known: readonly string[], format: (name: string) => string): string | undefined {
   const plain = word.toLowerCase().replace(/^-+/, '').replaceAll('_', '-')
   const ranked = known.map((name) => ({ name, distance: editDistance(plain, name) })).sort((a, b) => a.distance - b.distance)
   const extended = known.filter((name) => plain.length >= 3 && name.startsWith(plain))
@@ -312,7 +322,8 @@ export function commandHelp(program: string, command: Command, width = terminalW
   return [
     ...wrap(`${program} ${command.name}: ${command.summary}`, width),
     '',
-    `Usage: ${program} ${command.name} [options]`,
+    `Usage: ${program} ${command.name}${command.operands === undefined ? '' : ` [${command.operands.placeholder} ...]`} [options]`,
+    ...(command.operands === undefined ? [] : ['', ...wrap(command.operands.description, width)]),
     ...groups.flatMap((group) => ['', group, ...columns(rows.get(group)!, width, indent)]),
     ...presetTable(command, width),
     ...(examples.length === 0 ? [] : ['', 'Examples']),

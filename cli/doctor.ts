@@ -5,7 +5,7 @@ import { Transformer } from '../nn/index.ts'
 import { presets } from '../tasks/presets.ts'
 import { bytes, say } from './terminal.ts'
 
-const row = (name: string, text: string): void => say(`  ${name.padEnd(16)}${text}`)
+const row = (name: string, text: string): void => say(`  ${name.padEnd(20)}${text}`)
 
 export async function doctor(device: Device): Promise<number> {
   say('Machine')

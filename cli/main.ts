@@ -7,8 +7,17 @@ import { type Command, chooseCommand, commandHelp, parseArguments, UsageError, t
 import { doctor } from './doctor.ts'
 import { FileError } from './files.ts'
 import { generateText } from './generate.ts'
-import { arithmeticOf, doctorCommand, generateCommand, openDevice, recipeOf, trainCommand } from './options.ts'
-import { say, watchOutput } from './terminal.ts'
+import {
+  arithmeticOf,
+  doctorCommand,
+  enableRelaxed,
+  generateCommand,
+  openDevice,
+  recipeOf,
+  trainCommand,
+  verifyCommand,
+} from './options.ts'
+import { oneLine, say, watchOutput } from './terminal.ts'
 import { train } from './train.ts'
 
 interface Entry {
@@ -17,17 +26,22 @@ interface Entry {
   run(words: readonly string[]): Promise<number>
 }
 
-function entry<const C extends Command>(command: C, run: (values: Values<C>, given: ReadonlySet<string>) => Promise<number>): Entry {
+function entry<const C extends Command>(
+  command: C,
+  run: (values: Values<C>, given: ReadonlySet<string>, operands: readonly string[]) => Promise<number>,
+): Entry {
   return {
     command,
     run: async (words) => {
-      const { help, values, given } = parseArguments(command, words)
-      if (!help) return run(values, given)
+      const { help, values, given, operands } = parseArguments(command, words)
+      if (!help) return run(values, given, operands)
       say(commandHelp(program.name, command))
       return 0
     },
   }
 }
+
+const version = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version as string
 
 const entries = [
   entry(trainCommand, async (v, given) => {
@@ -43,12 +57,17 @@ const entries = [
     await openDevice(v)
     return generateText({ ...v, topK: v['top-k'] })
   }),
+  entry(verifyCommand, async (v, _, operands) => {
+    const { 'case-limit': caseLimit } = v
+    const { verify } = await import('./verify.ts')
+    return verify({ ...v, caseLimit, operands, relaxed: enableRelaxed(v.relaxed) }, version)
+  }),
   entry(doctorCommand, async (v) => doctor(await openDevice(v))),
 ]
 
 const program = {
   name: 'fastweights',
-  version: JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version as string,
+  version,
   summary: 'fast-weight sequence models: train them, sample from them, check them',
   commands: entries.map(({ command }) => command),
 }
@@ -61,9 +80,6 @@ async function main(words: readonly string[]): Promise<number> {
   }
   return entries.find(({ command }) => command === chosen.command)!.run(chosen.rest)
 }
-
-/** Names from files may hold line breaks and control codes; the error stays one line, and not for pages. */
-const oneLine = (text: string): string => text.replace(/[\p{Cc}\u2028\u2029]+/gu, ' ').slice(0, 1000)
 
 watchOutput()
 

@@ -40,10 +40,15 @@ export interface DeviceValues {
 
 /** Opens the device of these options and makes it the default one. */
 export async function openDevice({ device, threads, relaxed }: DeviceValues): Promise<Device> {
-  if (relaxed && !relaxedAvailable()) v8.setFlagsFromString('--experimental-wasm-relaxed-simd') // Node 20 has it behind a flag.
-  const opened = device === 'reference' ? referenceDevice() : await wasmDevice({ threads, relaxed: relaxed && relaxedAvailable() })
+  const opened = device === 'reference' ? referenceDevice() : await wasmDevice({ threads, relaxed: enableRelaxed(relaxed) })
   setDevice(opened)
   return opened
+}
+
+/** Whether the build with fused multiply-add is wanted and there. */
+export function enableRelaxed(wanted: boolean): boolean {
+  if (wanted && !relaxedAvailable()) v8.setFlagsFromString('--experimental-wasm-relaxed-simd') // Node 20 has it behind a flag.
+  return wanted && relaxedAvailable()
 }
 
 /** How the device of these options rounds: what two runs must share to be equal bit for bit. */
@@ -204,6 +209,69 @@ export const doctorCommand = {
   name: 'doctor',
   summary: 'say what this machine offers, and check the kernels against the reference',
   options: deviceOptions,
+} as const satisfies Command
+
+const [, , relaxedOption] = deviceOptions
+
+export const verifyCommand = {
+  name: 'verify',
+  summary: 'check the equivalences that tie the rules together, with generated cases, on this machine',
+  operands: {
+    placeholder: 'PATTERN|FILE.mjs',
+    description:
+      'PATTERN chooses claims by name: a whole name, a part of one, or a glob with * and ?. FILE.mjs exports claims or rules of your own, which are then checked in place of those of this package; patterns choose among them.',
+  },
+  options: [
+    {
+      name: 'device',
+      type: 'string',
+      choices: ['all', 'reference', 'wasm'],
+      default: 'all',
+      group: 'Device',
+      description: 'where the claims are checked',
+    },
+    {
+      name: 'threads',
+      type: 'integer',
+      min: 1,
+      max: 64,
+      default: 1,
+      group: 'Device',
+      description: 'threads of the wasm device; with few, more claims are checked at a time',
+    },
+    relaxedOption,
+    { name: 'runs', type: 'integer', min: 1, max: 1_000_000, default: 100, group: 'Cases', description: 'cases for each claim' },
+    { name: 'seed', type: 'integer', min: 0, max: 0x7fffffff, default: 1, group: 'Cases', description: 'of the cases' },
+    {
+      name: 'path',
+      type: 'string',
+      placeholder: 'N:N:...',
+      group: 'Cases',
+      description: 'run one case again: as a counterexample names it, with its seed',
+    },
+    {
+      name: 'case-limit',
+      type: 'number',
+      above: 0,
+      default: 10,
+      group: 'Cases',
+      description: 'seconds after which a case counts as one that never ends',
+    },
+    { name: 'list', type: 'boolean', group: 'Results', description: 'name the claims, and check none' },
+    {
+      name: 'json',
+      type: 'string',
+      placeholder: 'FILE',
+      group: 'Results',
+      description: 'write all results as JSON; - for standard output',
+    },
+    { name: 'report', type: 'string', placeholder: 'FILE.html', group: 'Results', description: 'write a page that shows every claim' },
+  ],
+  examples: [
+    ['fastweights verify --runs 1000 --report claims.html', 'Everything, thoroughly, with a page to read.'],
+    ["fastweights verify gated-delta 'kda: *'", 'Some claims: a part of the names, or a glob.'],
+    ['fastweights verify ./my-rule.mjs', 'A rule of your own.'],
+  ],
 } as const satisfies Command
 
 /** The part of the values that makes up a recipe. */

@@ -17,6 +17,9 @@ export function duration(milliseconds: number): string {
 
 export const say = (text: string): void => void process.stdout.write(`${text}\n`)
 
+/** Names and messages from elsewhere may hold line breaks and control codes; what tells of them stays one line, and not for pages. */
+export const oneLine = (text: string): string => text.replace(/[\p{Cc}\u2028\u2029]+/gu, ' ').slice(0, 1000)
+
 /** One line that is rewritten in place on a terminal; elsewhere (a log) a line now and then, and always for what matters. */
 export function progress(
   out: NodeJS.WriteStream = process.stdout,

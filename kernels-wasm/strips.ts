@@ -287,36 +287,38 @@ export function solveLowerTransposed(x: usize, y: usize, Ry: i32, l: usize, fact
 
 /** n rows of cols floats, `stride` bytes apart, into x [M, N], of a block with R rows; what is left of it becomes 0. */
 export function loadBlock(x: usize, R: i32, src: usize, stride: usize, n: i32, cols: i32, M: i32, N: i32): void {
+  const step = <usize>R << 5, whole = cols >> 3, left = cols & 7
+  // Row by row, as they lie in memory.
+  for (let r = 0; r < n; r++, src += stride) {
+    let d = x + (<usize>r << 5), s = src
+    for (let j = 0; j < whole; j++, d += step, s += 32) {
+      v128.store(d, v128.load(s))
+      v128.store(d, v128.load(s, 16), 16)
+    }
+    if (!left) continue
+    v128.store(d, splat(0))
+    v128.store(d, splat(0), 16)
+    for (let i: usize = 0; i < <usize>left; i++) store<f32>(d + (i << 2), load<f32>(s + (i << 2)))
+  }
+  const filled = (cols + 7) & ~7
+  if (n == M && filled == N) return
   for (let j = 0; j < N; j += 8) {
-    const full = j + 8 <= cols
-    let d = at(x, R, 0, j), s = src + (<usize>j << 2)
-    for (let r = 0; r < M; r++, d += 32, s += stride) {
-      if (r < n && full) {
-        v128.store(d, v128.load(s))
-        v128.store(d, v128.load(s, 16), 16)
-        continue
-      }
-      v128.store(d, splat(0))
-      v128.store(d, splat(0), 16)
-      if (r < n) {
-        for (let i: usize = 0; i < <usize>(cols - j); i++) store<f32>(d + (i << 2), load<f32>(s + (i << 2)))
-      }
+    for (let r = j < filled ? n : 0; r < M; r++) {
+      v128.store(at(x, R, r, j), splat(0))
+      v128.store(at(x, R, r, j + 4), splat(0))
     }
   }
 }
 
 /** The other way. */
 export function storeBlock(dst: usize, stride: usize, x: usize, R: i32, n: i32, cols: i32): void {
-  for (let j = 0; j < cols; j += 8) {
-    const full = j + 8 <= cols
-    let s = at(x, R, 0, j), d = dst + (<usize>j << 2)
-    for (let r = 0; r < n; r++, d += stride, s += 32) {
-      if (full) {
-        v128.store(d, v128.load(s))
-        v128.store(d, v128.load(s, 16), 16)
-      } else {
-        for (let i: usize = 0; i < <usize>(cols - j); i++) store<f32>(d + (i << 2), load<f32>(s + (i << 2)))
-      }
+  const step = <usize>R << 5, whole = cols >> 3, left = cols & 7
+  for (let r = 0; r < n; r++, dst += stride) {
+    let d = dst, s = x + (<usize>r << 5)
+    for (let j = 0; j < whole; j++, d += 32, s += step) {
+      v128.store(d, v128.load(s))
+      v128.store(d, v128.load(s, 16), 16)
     }
+    for (let i: usize = 0; i < <usize>left; i++) store<f32>(d + (i << 2), load<f32>(s + (i << 2)))
   }
 }

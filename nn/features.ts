@@ -10,8 +10,9 @@ import { l2Norm, softmax, sumNorm } from '../engine/ops/norm.ts'
 import { sum } from '../engine/ops/reduce.ts'
 import { dpfp } from '../engine/ops/sequence.ts'
 import { type Generator, hostNumbers } from '../engine/random.ts'
-import { ones, parameter, type Tensor, tensor } from '../engine/tensor.ts'
-import { Module } from './module.ts'
+import { sizeOf } from '../engine/shape.ts'
+import { ones, type Tensor } from '../engine/tensor.ts'
+import { hostParameter, Module } from './module.ts'
 
 export interface FeatureConfig {
   featureMap: FeatureMap
@@ -129,7 +130,7 @@ export function orthogonalRows(m: number, K: number, seed: number, stream: numbe
   const rows = hostNumbers('normal', seed, stream, m * K)
   for (let r = 0; r < m; r++) {
     const row = rows.subarray(r * K, (r + 1) * K)
-    const length = Math.hypot(...row)
+    const length = Math.sqrt(dot(row, row))
     // Twice: what rounding leaves of the other rows after the first time is of the size of the rounding itself.
     for (let pass = 0; pass < 2; pass++)
       for (let s = r - (r % K); s < r; s++) {
@@ -137,13 +138,17 @@ export function orthogonalRows(m: number, K: number, seed: number, stream: numbe
         const overlap = dot(row, other) / dot(other, other)
         for (let i = 0; i < K; i++) row[i] -= overlap * other[i]
       }
-    const factor = length / Math.hypot(...row)
+    const factor = length / Math.sqrt(dot(row, row))
     for (let i = 0; i < K; i++) row[i] *= factor
   }
   return rows
 }
 
-const dot = (a: Float64Array, b: Float64Array): number => a.reduce((total, x, i) => total + x * b[i], 0)
+function dot(a: Float64Array, b: Float64Array): number {
+  let total = 0
+  for (let i = 0; i < a.length; i++) total += a[i] * b[i]
+  return total
+}
 
 const directions = (K: number, { favorFeatures }: FeatureConfig): number => favorFeatures || K
 
@@ -182,6 +187,12 @@ export function checkFeatures(c: FeatureConfig, K: number): void {
     throw new Error(`the feature norm sum divides by a sum that ${c.featureMap} can make zero or negative; use l2 or none`)
 }
 
+/** Throws if an object has options that nobody reads. */
+export function checkKnown(options: object, known: readonly string[]): void {
+  const unknown = Object.keys(options).find((name) => !known.includes(name))
+  if (unknown !== undefined) throw new Error(`unknown option '${unknown}' (${known.join(', ')})`)
+}
+
 export function checkChoice(what: string, value: unknown, choices: object): void {
   if (typeof value !== 'string' || !Object.hasOwn(choices, value))
     throw new Error(`unknown ${what} '${value}' (${Object.keys(choices).join(', ')})`)
@@ -204,11 +215,12 @@ export class Features extends Module {
     this.width = featureMaps[config.featureMap].width(K, config)
     if (config.featureMap === 'hedgehog') {
       const shape = config.hedgehogShared ? [K, K] : [heads, K, K]
-      const identity = Float32Array.from({ length: shape.reduce((n, d) => n * d, 1) }, (_, i) => ((i % (K * K)) % (K + 1) === 0 ? 1 : 0))
-      this.weight = parameter(tensor(identity, { shape }))
+      this.weight = hostParameter(shape, () =>
+        Float32Array.from({ length: sizeOf(shape) }, (_, i) => Number((i % (K * K)) % (K + 1) === 0)),
+      )
     } else if (config.featureMap === 'favor') {
       const m = directions(K, config)
-      this.weight = parameter(tensor(this.draw(m, K), { shape: [m, K] }))
+      this.weight = hostParameter([m, K], () => this.draw(m, K))
       this.weight.requiresGrad = false
     }
   }

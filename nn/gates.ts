@@ -1,13 +1,14 @@
 /**
  * What makes fast weights forget: modules that give the logarithm of what remains after a token, at most 0, one for each head [B,T,H] or
- * for each of a head's channels [B,T,H,W]. Tests: test/nn/gates.test.ts.
+ * for each of a head's channels [B,T,H,W]. Tests: test/nn/attention.test.ts.
  */
 import { add, affine, exp, mul, neg, softplus } from '../engine/ops/elementwise.ts'
 import { reshape } from '../engine/ops/movement.ts'
 import { type Generator, hostNumbers } from '../engine/random.ts'
-import { parameter, type Tensor, tensor } from '../engine/tensor.ts'
+import { sizeOf } from '../engine/shape.ts'
+import { type Tensor, tensor } from '../engine/tensor.ts'
 import { Linear } from './layers.ts'
-import { Module } from './module.ts'
+import { hostParameter, Module } from './module.ts'
 
 export interface GateSizes {
   dModel: number
@@ -77,8 +78,8 @@ class SoftplusGate extends Gate {
     super(sizes, sizes.dModel / sizes.heads, false, g)
     const { heads, width } = sizes
     const draw = (shape: number[], f: (u: number) => number): Tensor => {
-      const n = shape.reduce((a, b) => a * b, 1)
-      return parameter(tensor(hostNumbers('uniform', g.seed, g.stream++, n).map(f), { shape }))
+      const stream = g.stream++
+      return hostParameter(shape, () => hostNumbers('uniform', g.seed, stream, sizeOf(shape)).map(f))
     }
     this.A_log = draw(width === null ? [heads] : [heads, 1], (u) => Math.log(Math.max(16 * u, 2 ** -10)))
     this.dt_bias = draw(width === null ? [heads] : [heads, width], (u) => {

@@ -1,5 +1,5 @@
-import { sameShape, show } from '../engine/shape.ts'
-import { Tensor } from '../engine/tensor.ts'
+import { type Shape, sameShape, show } from '../engine/shape.ts'
+import { empty, parameter, Tensor } from '../engine/tensor.ts'
 import type { SafetensorsEntry } from './safetensors.ts'
 
 /** What a state dict is loaded from: anything with a shape and numbers, such as readSafetensors(...).tensors. */
@@ -63,6 +63,13 @@ export abstract class Module {
       p.dispose()
     }
   }
+}
+
+/** A parameter whose first values are computed on the host, unless the device has no memory: a model is made there for its shapes alone. */
+export function hostParameter(shape: Shape, values: () => ArrayLike<number>): Tensor {
+  const p = parameter(empty(shape))
+  if (p.storage !== null) p.device.write(p.storage, values())
+  return p
 }
 
 /** A module may point back to one that holds it: what the path has come through already is no part of it. */

@@ -236,4 +236,16 @@ Examples
     fastweights train --steps 100`,
     )
   })
+
+  it('take words without a flag where a command has operands, in any place, and nowhere else', () => {
+    const command = { ...train, operands: { placeholder: 'WORD', description: 'what it is about' } } as const satisfies Command
+    const { operands, values } = parseArguments(command, ['a', '--steps', '5', 'b c', '--overwrite', 'd'])
+    assert.deepEqual(operands, ['a', 'b c', 'd'])
+    assert.equal(values.steps, 5)
+    assert.deepEqual(parseArguments(command, []).operands, [])
+    throwsUsage(() => parseArguments(command, ['-x']), 'unknown option -x')
+    throwsUsage(() => parseArguments(command, ['']), 'unexpected argument ""')
+    refuses('a', 'unexpected argument "a"')
+    assert.match(commandHelp('fastweights', command, 80), /^Usage: fastweights train \[WORD \.\.\.\] \[options\]\n\nwhat it is about\n/m)
+  })
 })

@@ -50,10 +50,11 @@ describe('bad input', () => {
 
   refuses('in a command line', 2, () => [
     ['trian', 'unknown command "trian": did you mean train?'],
-    ['--steps 5', 'the command must come before --steps: the commands are train, generate, doctor'],
+    ['--steps 5', 'the command must come before --steps: the commands are train, generate, verify, doctor'],
     [train('--lerning-rate 1'), /^unknown option --lerning-rate/],
     [train('-x'), 'unknown option -x'],
-    [train('--preset labmi'), '--preset: expected one of default, labml, labml-small, softmax, got "labmi"'],
+    [train('--preset labmi'), /^--preset: expected one of default, labml, labml-small, softmax, .*, kda, got "labmi"$/],
+    [train('--rule dplr'), /^--rule: expected one of sum, linear-attention, .*, got "dplr"$/],
     [train('--preset __proto__'), /^--preset: expected one of/],
     [train('--steps -5'), '--steps: expected an integer, 1 or more, got "-5"'],
     [train('--steps 0'), '--steps: expected an integer, 1 or more, got "0"'],
@@ -95,7 +96,13 @@ describe('bad input', () => {
 
   refuses('in sizes that do not go together', 1, () => [
     [train('--heads 3'), "3 heads don't divide dModel = 16"],
-    [train('--normalise'), 'normalise belongs to the sum rule: the delta rule has no normaliser'],
+    [train('--rule linear-attention'), /^the rule linear-attention divides by z \. q, which silu can make zero or negative; /],
+    [train('--feature-norm sum'), 'the feature norm sum divides by a sum that silu can make zero or negative; use l2 or none'],
+    [train('--gate logsigmoid'), 'gate = logsigmoid means nothing here: it belongs to rules with a gate'],
+    [train('--nu 2'), 'nu = 2 means nothing here: it belongs to the feature map dpfp'],
+    [train('--preset gla --beta-range 2'), /^betaRange = 2 means nothing here: it belongs to the rules delta, /],
+    [train('--preset performer --positions rotary'), /^the rule linear-attention divides by z \. q, which rotary positions /],
+    [train('--preset softmax --rule sum'), 'rule = sum means nothing here: it belongs to fast-weights attention'],
     [train('--feature-map dpfp --nu 1000000000'), /^nu must be an integer from 1 to 2 K - 1 = 15 for heads of width K, not 1000000000$/],
     [train('--seq-len 5000'), /^the text is too short: of its \d+ characters, /],
     [train('--preset softmax --seq-len 2000 --batch 200').replace('new', 'folder'), /^wasm: out of memory: asked for 6 GB, /],

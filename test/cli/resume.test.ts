@@ -21,6 +21,8 @@ describe('fastweights train --resume', () => {
     ['wasm, softmax, noam', '--preset softmax --schedule noam'],
     ['wasm, muon', '--optimizer muon'],
     ['reference', '--device reference'],
+    ['features redrawn at each step', '--preset performer --favor-redraw step'],
+    ['features redrawn after each epoch, of three steps', '--preset performer --favor-redraw epoch --batch 60'],
   ])
     it(`3 steps and 3 more are 6: ${name}, with dropout`, async () => {
       const id = name.replace(/\W+/g, '-')

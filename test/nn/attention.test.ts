@@ -32,9 +32,11 @@ import {
   layerRules,
   type Module,
   retention,
+  rotary,
   type SoftmaxAttention,
 } from '../../nn/index.ts'
 import { assertClose, assertRms, assertSameBits, reference, uniforms, wasm } from '../helpers.ts'
+import { attentionByHand, dot, rotated, softplus } from './formulas.ts'
 
 /** Keys of length 1 keep every rule stable; Oja's needs values like that. */
 const ofRule = (rule: RuleName): Partial<FastWeightsAttentionConfig> => ({
@@ -256,9 +258,41 @@ describe('fast-weight attention', () => {
     })
   }
 
+  const byHand: typeof configs = {
+    ...Object.fromEntries(Object.entries(attentionPresets).map(([name, { config }]) => [name, config])),
+    'delta, turning': { ...ofRule('delta'), betaRange: 2 },
+    'gated delta by logsigmoid': { ...ofRule('gated-delta'), gate: 'logsigmoid', positions: 'rotary' },
+    'linear attention, another eps': { ...ofRule('linear-attention'), normaliserEps: 0.3, featureEps: 0.2, featureMap: 'relu2' },
+  }
+  for (const [name, config] of Object.entries(byHand))
+    it(`is its formula: ${name}`, async () => {
+      await fc.assert(
+        fc.asyncProperty(sizes, async ({ B, T, H, K, seed }) => {
+          const D = H * K
+          const x = uniforms(seed, B * T * D)
+          for (const [device, bound] of devices) {
+            setDevice(device)
+            const layer = make(config, D, H, seed)
+            const parameters: Record<string, number[]> = {}
+            for (const [path, p] of layer.namedParameters()) parameters[path] = Array.from(await p.read())
+            const { y, state } = run(layer, x, [B, T, D], 0, T)
+            const expected = Array.from({ length: B }, (_, b) =>
+              attentionByHand(layer.config, parameters, rowsOf(x, D).slice(b * T, (b + 1) * T)),
+            )
+            assertRms(await y.read(), expected.flat(2), bound)
+            y.dispose()
+            disposeState(state)
+            layer.dispose()
+          }
+        }),
+        { numRuns: 10 },
+      )
+    })
+
   it('refuses what makes no sense, and options that mean nothing', () => {
     const before = reference.bytesInUse()
     const refused = (change: object, message: RegExp) => assert.throws(() => make(change, 8, 2), { message })
+    refused({ Rule: 'sum' }, /^unknown option 'Rule' \(dModel, heads, featureMap, /)
     refused({ rule: 'hebb' }, /^unknown rule 'hebb' \(sum, linear-attention, /)
     refused({ rule: 'dplr' }, /^unknown rule 'dplr' /)
     refused({ rule: 'kda', gate: 'open' }, /^unknown gate 'open' \(softplus, logsigmoid\)$/)
@@ -327,7 +361,6 @@ describe('gates', () => {
         const parameters = Object.fromEntries(
           await Promise.all([...own.namedParameters()].map(async ([name, p]) => [name, Array.from(await p.read())] as const)),
         )
-        const softplus = (z: number): number => Math.log1p(Math.exp(z))
         const W = width ?? 1
         const expected = a.map((z, i) =>
           gate === 'logsigmoid'
@@ -336,8 +369,14 @@ describe('gates', () => {
         )
         assertClose(await y.read(), expected, 1e-12)
         if (gate === 'logsigmoid') return
-        for (const bias of parameters.dt_bias) assert.ok(softplus(bias) > 0.00099 && softplus(bias) < 0.101)
-        for (const A of parameters.A_log) assert.ok(A >= Math.log(2 ** -10) && A <= Math.log(16))
+        // The range of many draws, and that their spread is even: the middle of log dt, and of A.
+        const many = new gates[gate]({ dModel: 100, heads: 100, width }, generator(3))
+        const of = async (name: string) => Array.from(await many.namedParameters().get(name)!.read()).sort((a, b) => a - b)
+        const dt = (await of('dt_bias')).map(softplus)
+        assert.ok(dt[0] >= 0.000999 && dt[0] < 0.0013 && dt.at(-1)! > 0.08 && dt.at(-1)! <= 0.1001)
+        assert.ok(Math.abs(Math.log10(dt[dt.length / 2]) + 2) < 0.2)
+        const A = (await of('A_log')).map(Math.exp)
+        assert.ok(A[0] >= 2 ** -10 && A[0] < 1 && A.at(-1)! > 15 && A.at(-1)! <= 16 && Math.abs(A[50] - 8) < 2)
       })
 
   it('are fixed for RetNet', async () => {
@@ -347,6 +386,21 @@ describe('gates', () => {
       [1 / 32, 1 / 64, 1 / 128].map((x) => Math.log(1 - x)),
       1e-12,
       0,
+    )
+  })
+})
+
+describe('rotary positions', () => {
+  it('turn pairs of channels: lengths stay, and inner products depend on distances alone', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.integer({ min: 1, max: 9 }), fc.nat(1000), fc.nat(1000), fc.nat(), async (K, p, distance, seed) => {
+        const [q, k] = [0, 1].map((i) => Array.from(uniforms(seed + i, K)))
+        const at = async (x: number[], position: number) =>
+          Array.from(await rotary(tensor(x, { shape: [1, 1, 1, K] }), Int32Array.of(position)).read())
+        assertClose(await at(q, p), rotated(q, p), 1e-12)
+        assertClose([dot(await at(q, p), await at(q, p))], [dot(q, q)], 1e-12)
+        assertClose([dot(await at(q, p + distance), await at(k, p))], [dot(await at(q, distance), k)], 1e-12)
+      }),
     )
   })
 })

@@ -9,50 +9,12 @@ import {
   favor,
   featureDefaults,
   featureMaps,
-  type featureNorms,
   orthogonalRows,
   Transformer,
 } from '../../nn/index.ts'
 import { assertClose, assertSameBits, random, reference, uniforms, wasm } from '../helpers.ts'
+import { dot, formulas, norms, rows, sum } from './formulas.ts'
 import { architectures, randomTokens } from './models.ts'
-
-const sum = (x: number[]): number => x.reduce((a, b) => a + b, 0)
-const dot = (x: ArrayLike<number>, y: ArrayLike<number>): number => sum(Array.from(x, (a, i) => a * y[i]))
-const softmaxOf = (x: number[]): number[] => x.map((a) => Math.exp(a) / sum(x.map(Math.exp)))
-const rows = (W: ArrayLike<number>, K: number): number[][] =>
-  Array.from({ length: W.length / K }, (_, r) => Array.from({ length: K }, (_, i) => W[r * K + i]))
-
-/** A row of K numbers; W: what the map learns or draws for its head. */
-const formulas: Record<FeatureMap, (x: number[], c: FeatureConfig, W: number[]) => number[]> = {
-  identity: (x) => x,
-  silu: (x) => x.map((a) => a / (1 + Math.exp(-a))),
-  elu1: (x) => x.map((a) => (a > 0 ? a + 1 : Math.exp(a))),
-  relu: (x) => x.map((a) => Math.max(a, 0)),
-  relu2: (x) => x.map((a) => (a > 0 ? a * a : 0)),
-  softmax: softmaxOf,
-  dpfp: (x, { nu }) => {
-    const r = [...x, ...x.map((a) => -a)].map((a) => Math.max(a, 0))
-    const n = r.length
-    return Array.from({ length: nu }, (_, i) => r.map((a, j) => a * r[(j - i - 1 + n * nu) % n])).flat()
-  },
-  favor: (x, _, W) => {
-    const scaled = x.map((a) => a / x.length ** 0.25)
-    const projected = rows(W, x.length).map((w) => dot(w, scaled))
-    const both = [...projected, ...projected.map((a) => -a)]
-    return both.map((a) => (Math.exp(a - dot(scaled, scaled) / 2) + 1e-6) / Math.sqrt(both.length))
-  },
-  hedgehog: (x, _, W) => {
-    const projected = rows(W, x.length).map((w) => 2 * dot(w, x))
-    return softmaxOf([...projected, ...projected.map((a) => -a)])
-  },
-  taylor2: (x) => [1, ...x, ...x.flatMap((a) => x.map((b) => (a * b) / Math.sqrt(2)))],
-}
-
-const norms: Record<keyof typeof featureNorms, (x: number[], eps: number) => number[]> = {
-  none: (x) => x,
-  sum: (x, eps) => x.map((a) => a / (sum(x) + eps)),
-  l2: (x, eps) => x.map((a) => a / Math.sqrt(dot(x, x) + eps)),
-}
 
 const names = Object.keys(featureMaps) as FeatureMap[]
 

@@ -33,6 +33,7 @@ const notOps = [
   'tensor',
   'unaryOps',
   'wasmDevice',
+  'webgpuDevice',
   'zeros',
 ]
 

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import fc from 'fast-check'
 import type { MatmulSizes } from '../../engine/devices/kernels.ts'
+import { fastWeightKernels } from '../../engine/devices/wasm/fast-weights.ts'
 import { matmulKernels } from '../../engine/devices/wasm/matmul.ts'
 import { type Block, createMemory } from '../../engine/devices/wasm/memory.ts'
 import { createPool, type Pool, relaxedAvailable } from '../../engine/devices/wasm/pool.ts'
@@ -146,6 +147,30 @@ for (const relaxed of relaxedAvailable() ? [false, true] : [false])
         assert.deepEqual(product(pool, { M: 100, N: 100, K: 100 }), expected)
       }
       assert.throws(() => pools[0].run('nosuch', 1, 1, []), /no kernel named nosuch/)
+    })
+
+    it('what a kernel refuses is said to the caller as it is, by every thread alike', () => {
+      const sizes = { B: 2, T: 64, H: 8, K: 16, V: 16, C: 16, scale: 1, gateWidth: 1, eps: 0 }
+      const rows = 2 * 64 * 8
+      const expected = product(pools[0], { M: 100, N: 100, K: 100 })
+      for (const pool of pools) {
+        const { memory } = pool
+        const blocks = [16 * rows, 16 * rows, 16 * rows, rows, 16 * rows, 16 * 16 * 16].map((size) => memory.allocate(4 * size))
+        const [q, k, v, gate, y, sT] = blocks
+        for (const x of [q, k, v]) memory.float32(x, 16 * rows).fill(0)
+        const inputs = { q, k, v, beta: null, gate, erase: null, s0: null, z0: null }
+        // Wherever it is, whoever has the task.
+        for (const at of [0, 5, rows - 1])
+          for (const form of ['recurrent', 'chunk'] as const) {
+            memory.float32(gate, rows).fill(-1)[at] = 0.1
+            const run = () =>
+              fastWeightKernels(pool).fastWeights(form, inputs, { y, sT, zT: null, den: null, states: null, zs: null }, sizes)
+            const message = 'fastWeights: the gate holds 0.1; gates are logarithms of decays, at most 0 (log alpha with 0 <= alpha <= 1)'
+            assert.throws(run, { name: 'Error', message })
+            assert.deepEqual(product(pool, { M: 100, N: 100, K: 100 }), expected)
+          }
+        for (const block of blocks) memory.free(block)
+      }
     })
 
     it('works above 2 GiB', async () => {

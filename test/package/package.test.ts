@@ -1,7 +1,7 @@
 /** The packed package, installed in an empty folder without network: it holds what it should, imports, trains, and types a program. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -14,6 +14,7 @@ const consumer = `
 import { crossEntropy, type Device, scope, setDevice, type Tensor, tensor, wasmDevice } from 'fastweights'
 import { AdamW, constant, generate, readCheckpoint, type StepResult, Trainer, Transformer, writeCheckpoint, writeSafetensors } from 'fastweights/nn'
 import { charVocabulary, presets, randomBatches } from 'fastweights/tasks'
+import { check, type Claim, Devices, defineClaim, int } from 'fastweights/claims'
 
 declare const console: { log(line: string): void }
 
@@ -35,9 +36,37 @@ let text = ''
 for await (const token of generate(model, vocabulary.encode('the '), { length: 16, temperature: 0 })) text += vocabulary.decode([token])
 const file: Uint8Array = writeSafetensors(await model.stateDict())
 const saved = readCheckpoint(await writeCheckpoint(model, optimizer))
+const claim: Claim = defineClaim({
+  name: 'mine: sizes',
+  section: 'mine',
+  statement: 'A tensor has its size.',
+  equation: 'n = n',
+  source: 'me',
+  fields: { n: int(1, 5) },
+  left: (c, x) => ({ size: x.tensor('a', [c.n]).size }),
+  right: (c) => ({ size: c.n }),
+})
+const { status } = await check(claim, await Devices.open('wasm'))
 // @ts-expect-error: the types know the rules
 export const refused = () => new Transformer({ symbols: 3, rule: 'gamma' })
-console.log(JSON.stringify({ first: steps[0].loss, last: steps[59].loss, value, text, bytes: file.length, steps: saved.steps, description: device.description }))
+console.log(JSON.stringify({ first: steps[0].loss, last: steps[59].loss, value, text, bytes: file.length, steps: saved.steps, status, description: device.description }))
+`
+
+/** A rule of a user's own, beside an installed package. */
+const rule = `
+import { add, outer, readOut } from 'fastweights'
+import { defineRule } from 'fastweights/claims'
+const shape = (last) => ({ shape: ['B', 'T', 'H', last], values: 'any' })
+export const rules = [defineRule({
+  name: 'my-sum',
+  inputs: { q: shape('K'), k: shape('K'), v: shape('V') },
+  state: { S: ['B', 'H', 'K', 'V'] },
+  step({ S }, { q, k, v }) {
+    const next = add(S, outer(k, v))
+    return { y: readOut(next, q), state: { S: next } }
+  },
+  equals: 'sum',
+})]
 `
 
 describe('the package', () => {
@@ -51,6 +80,7 @@ describe('the package', () => {
   const node = (...parameters: string[]): string => run(process.execPath, parameters)
 
   let files: { path: string; size: number }[]
+  let tarball: string
 
   it('packs what is needed to run, and nothing else', () => {
     const [packed] = JSON.parse(run('npm', ['pack', '--ignore-scripts', '--json', '--pack-destination', folder], root))
@@ -58,7 +88,7 @@ describe('the package', () => {
     console.log(
       `      ${packed.filename}: ${Math.round(packed.size / 1000)} kB packed, ${Math.round(packed.unpackedSize / 1000)} kB in ${files.length} files`,
     )
-    const wanted = /^(package\.json|README\.md|LICENSE|dist\/(engine|nn|tasks|cli|kernels-wasm)\/.*\.(js|d\.ts))$/
+    const wanted = /^(package\.json|README\.md|LICENSE|dist\/(engine|nn|tasks|claims|cli|kernels-wasm|kernels-wgsl)\/.*\.(js|d\.ts))$/
     const strangers = files.filter(({ path }) => !wanted.test(path) || /test/.test(path))
     assert.deepEqual(
       strangers.map(({ path }) => path),
@@ -69,10 +99,20 @@ describe('the package', () => {
       [],
     )
     assert.ok(packed.size < 1_000_000)
-    const { dependencies, optionalDependencies, peerDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
-    assert.deepEqual({ ...dependencies, ...optionalDependencies, ...peerDependencies }, {})
+    const { dependencies, optionalDependencies, peerDependencies, peerDependenciesMeta } = JSON.parse(
+      readFileSync(join(root, 'package.json'), 'utf8'),
+    )
+    // Both are for claims alone: generated cases, and equations in their report.
+    assert.deepEqual(Object.keys({ ...dependencies, ...optionalDependencies }), ['fast-check', 'temml'])
+    // Only who wants a GPU in Node installs what gives it one.
+    assert.deepEqual([Object.keys(peerDependencies), peerDependenciesMeta], [['webgpu'], { webgpu: { optional: true } }])
     writeFileSync(join(folder, 'package.json'), '{ "private": true, "type": "module" }')
-    run('npm', ['install', '--offline', '--ignore-scripts', '--no-audit', '--no-fund', `./${packed.filename}`])
+    // Without network the dependencies, and theirs, come packed from where they are installed.
+    const needed = ['fast-check', 'pure-rand', 'temml'].map((name) => `./node_modules/${name}`)
+    const others = JSON.parse(run('npm', ['pack', '--ignore-scripts', '--json', '--pack-destination', folder, ...needed], root))
+    const tarballs = [packed, ...others].map(({ filename }: { filename: string }) => `./${filename.replace('@', '').replace('/', '-')}`)
+    run('npm', ['install', '--offline', '--ignore-scripts', '--no-audit', '--no-fund', ...tarballs])
+    tarball = tarballs[0]
     for (const { path } of files.filter(({ path }) => path.endsWith('.js'))) assert.doesNotMatch(installed(path), /sourceMappingURL/, path)
   })
 
@@ -88,20 +128,47 @@ describe('the package', () => {
         name,
       )
     assert.throws(() => node('-e', "import('fastweights/dist/cli/files.js')"), /ERR_PACKAGE_PATH_NOT_EXPORTED/)
-    for (const name of ['fastweights', 'fastweights/nn', 'fastweights/tasks'])
+    for (const name of ['fastweights', 'fastweights/nn', 'fastweights/tasks', 'fastweights/claims'])
       assert.ok(Number(node('-e', `import('${name}').then((all) => console.log(Object.keys(all).length))`)) > 3, name)
+  })
+
+  it('needs none of its dependencies but for claims', () => {
+    const bare = join(folder, 'bare')
+    mkdirSync(join(bare, 'node_modules'), { recursive: true })
+    run('tar', ['-xzf', `../../${tarball}`], join(bare, 'node_modules'))
+    renameSync(join(bare, 'node_modules/package'), join(bare, 'node_modules/fastweights'))
+    // Out of reach of what the folder above has installed.
+    const apart = mkdtempSync(join(tmpdir(), 'fastweights-bare-'))
+    try {
+      renameSync(bare, join(apart, 'bare'))
+      const load = (name: string): string =>
+        run(process.execPath, ['-e', `import('${name}').then((all) => console.log(Object.keys(all).length))`], join(apart, 'bare'))
+      for (const name of ['fastweights', 'fastweights/nn', 'fastweights/tasks']) assert.ok(Number(load(name)) > 3, name)
+      assert.throws(() => load('fastweights/claims'), /Cannot find package 'fast-check'/)
+      const main = join(apart, 'bare/node_modules/fastweights/dist/cli/main.js')
+      assert.match(run(process.execPath, [main, 'train', '--help'], apart), /^fastweights train/)
+      assert.match(run(process.execPath, [main, 'doctor', '--device', 'reference'], apart), /all well/)
+    } finally {
+      rmSync(apart, { recursive: true, force: true })
+    }
   })
 
   it('types a strict program, which then trains on threads', () => {
     writeFileSync(join(folder, 'consumer.ts'), consumer)
     const tsc = join(dirname(createRequire(import.meta.url).resolve('typescript/package.json')), 'bin/tsc')
     node(tsc, '--strict', '--module', 'nodenext', '--target', 'es2022', '--lib', 'es2023,dom', '--types', '', 'consumer.ts')
-    const { first, last, value, text, steps, description } = JSON.parse(node('consumer.js'))
+    const { first, last, value, text, steps, status, description } = JSON.parse(node('consumer.js'))
     assert.match(description, /^wasm \((relaxed )?SIMD, 2 threads\)$/)
     assert.ok(first > 2 && last < 0.5, `loss from ${first} to ${last}`)
     assert.ok(value > 0)
     assert.equal(text, 'way of a value. ')
     assert.equal(steps, 60)
+    assert.equal(status, 'holds')
+  })
+
+  it('asked for a GPU, says which package gives Node one', () => {
+    const source = "import('fastweights').then(({ webgpuDevice }) => webgpuDevice()).catch((error) => console.log(error.message))"
+    assert.match(node('-e', source), /^webgpu: the package `webgpu` is not installed; .*: npm install webgpu\n$/)
   })
 
   it('has its command on the path', () => {
@@ -110,5 +177,9 @@ describe('the package', () => {
     const sizes = '--d-model 16 --heads 2 --layers 1 --d-ff 32 --seq-len 16 --batch 2 --steps 2 --sample-length 5'
     assert.match(run('npx', ['--no-install', 'fastweights', 'train', '--text', 'text.txt', ...sizes.split(' ')]), /^wrote runs/m)
     assert.match(run('npx', ['--no-install', 'fastweights', 'generate', '--length', '5']), /^It is/)
+    writeFileSync(join(folder, 'rule.mjs'), rule)
+    const verified = run('npx', ['--no-install', 'fastweights', 'verify', './rule.mjs', '--runs', '5', '--report', 'page.html'])
+    assert.match(verified, /^\d+ claims, 5 cases each: \d+ hold; .*\nwrote page\.html\n$/m)
+    assert.match(readFileSync(join(folder, 'page.html'), 'utf8'), /<math/)
   })
 })

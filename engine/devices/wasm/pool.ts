@@ -289,7 +289,7 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
         try {
           kernels[id](0, n, ...args)
         } catch (error) {
-          if (error instanceof Refusal) throw error
+          if (error instanceof Refusal) throw new Error(error.message)
           throw new Error(`wasm: kernel ${name} failed: ${error instanceof Error ? error.message : error}`)
         }
         return
@@ -313,7 +313,7 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
       const failed = Atomics.exchange(words, FAILED, 0)
       if (failed !== 0) {
         const text = new TextDecoder().decode(message.slice(0, words[TEXT]))
-        throw failed === REFUSED ? new Refusal(text) : new Error(`wasm: kernel ${name} failed: ${text}`)
+        throw new Error(failed === REFUSED ? text : `wasm: kernel ${name} failed: ${text}`)
       }
     },
     scratchBytes: () => scratch?.bytes ?? 0,

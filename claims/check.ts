@@ -1,0 +1,273 @@
+/** Checks one claim on one device: generates cases, computes both sides, measures, and shrinks what contradicts. */
+import fc from 'fast-check'
+import { scope, Tensor } from '../engine/index.ts'
+import { boundsOf, type Case, type Claim, ClaimError, looks, type Relation, type Side } from './claim.ts'
+import { type Devices, type Drawn, Draws, type Kind, withDevice } from './context.ts'
+
+export interface CheckOptions {
+  /** Cases to generate: 100 by default. */
+  runs?: number
+  /** 1 by default. The same seed gives the same cases, on every device. */
+  seed?: number
+  /** Where a case lies among those of the seed, as a counterexample names it: runs this one alone. */
+  path?: string
+  /** Called as each case begins. */
+  onCase?(c: Case, runs: number): void
+}
+
+/**
+ * `holds`, and `refuted` for a claim that should be false, are as they should be. `fails`: there is a counterexample; `not refuted`: there
+ * is none for a false claim; `throws`: a side did; `unsteady`: the same case gave two results; `leaks`: device memory grew from case to
+ * case; `stuck`: a case took longer than its limit; `skipped`: the
+ * claim needs a device that isn't there.
+ */
+export type Status = 'holds' | 'refuted' | 'skipped' | 'fails' | 'not refuted' | 'throws' | 'unsteady' | 'leaks' | 'stuck'
+
+export interface Counterexample {
+  readonly case: Case
+  readonly path: string
+  /** The measured error; NaN where a value isn't a number, null where a side threw. */
+  readonly error: number | null
+  /** What it is about, ready to print: the case, its tensors if they are small, both sides. */
+  readonly lines: readonly string[]
+}
+
+export interface Verdict {
+  readonly claim: string
+  readonly device: Kind
+  readonly status: Status
+  readonly ok: boolean
+  /** Cases that were run, those of the shrinking included. */
+  readonly runs: number
+  /** The largest error of the cases within the bound; of a failure or a refutation the counterexample's. */
+  readonly error: number
+  readonly bound: number
+  readonly milliseconds: number
+  /** One line about what went wrong. */
+  readonly message?: string
+  readonly counterexample?: Counterexample
+}
+
+/** After so many cases without a smaller one, a counterexample is small enough. */
+const shrinkLimit = 300
+
+export async function check(claim: Claim, devices: Devices, options: CheckOptions = {}): Promise<Verdict> {
+  const { runs: numRuns = 100, seed = 1, path, onCase } = options
+  const bounds = boundsOf(claim)
+  const bound = devices.device.double ? bounds.float64 : bounds.float32
+  const began = performance.now()
+  const counted = { runs: 0, largest: 0, sinceFailure: -1 }
+  let bytes = -1
+  /** Not a counterexample, and the end of the check all the same. */
+  let broken: { status: Status; message: string } | undefined
+
+  const verdict = (status: Status, rest: Partial<Verdict> = {}): Verdict => ({
+    claim: claim.name,
+    device: devices.kind,
+    status,
+    ok: status === 'holds' || status === 'refuted' || status === 'skipped',
+    runs: counted.runs,
+    error: counted.largest,
+    bound,
+    milliseconds: performance.now() - began,
+    ...rest,
+  })
+  if (claim.needs?.some((other) => !devices.has(other))) return verdict('skipped')
+
+  const property = fc.asyncProperty(caseOf(claim), async (c: Case) => {
+    if (broken || counted.sinceFailure > shrinkLimit) return
+    onCase?.(c, counted.runs)
+    let measured: Measured
+    try {
+      measured = await measure(claim, c, devices)
+      // The first case once more: its bits tell whether a claim depends on anything but the case, the memory then what one case takes.
+      if (counted.runs++ === 0) {
+        if (!sameSides(measured, await measure(claim, c, devices))) {
+          broken = { status: 'unsteady', message: unsteady }
+          return
+        }
+        bytes = devices.bytesInUse()
+      }
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error)
+      if (claim.holds === false || error instanceof ClaimError) broken ??= { status: 'throws', message }
+      else if (counted.sinceFailure >= 0) counted.sinceFailure++
+      else counted.sinceFailure = 0
+      if (broken) return
+      throw error
+    }
+    if (measured.error <= bound) {
+      counted.largest = Math.max(counted.largest, measured.error)
+      if (counted.sinceFailure >= 0) counted.sinceFailure++
+      return
+    }
+    counted.sinceFailure = 0
+    throw new Violation(measured)
+  })
+  // A path is one case, as it is: it isn't shrunk further.
+  const details = await fc.check(property, path === undefined ? { numRuns, seed } : { numRuns: 1, seed, path, endOnFailure: true })
+
+  if (broken) return verdict(broken.status, { message: broken.message })
+  if (details.failed) {
+    const c = details.counterexample![0]
+    const found = details.errorInstance
+    const place = { case: c, path: details.counterexamplePath! }
+    if (!(found instanceof Violation)) {
+      const message = found instanceof Error ? found.message : String(found)
+      return verdict('throws', { message, counterexample: { ...place, error: null, lines: [caseLine(c)] } })
+    }
+    const { measured } = found
+    const counterexample = { ...place, error: measured.error, lines: [caseLine(c), ...describe(measured)] }
+    const again = await measure(claim, c, devices).catch(() => undefined)
+    if (!again || !sameSides(measured, again)) return verdict('unsteady', { message: unsteady, counterexample })
+    if (claim.holds === false) return verdict('refuted', { error: measured.error, counterexample })
+    return verdict('fails', { error: measured.error, message: complaint(claim, measured, bound), counterexample })
+  }
+  if (devices.bytesInUse() > bytes) {
+    return verdict('leaks', {
+      message: `${devices.bytesInUse() - bytes} bytes of device memory were kept after ${counted.runs} cases (dispose of what isn't returned)`,
+    })
+  }
+  if (claim.holds === false && path === undefined) {
+    return verdict('not refuted', { message: `no counterexample among ${counted.runs} cases, but the claim should be false` })
+  }
+  return verdict('holds')
+}
+
+const unsteady = 'non-deterministic: the same case gave two different results (random numbers, a clock, or state kept between cases?)'
+
+const caseOf = (claim: Claim): fc.Arbitrary<Case> =>
+  // In the order in which they shrink: sizes first, then how the values look, then which they are.
+  fc.record({ ...claim.fields, look: fc.constantFrom(...looks), seed: fc.nat(0xffff) }) as fc.Arbitrary<Case>
+
+// --- Measuring ------------------------------------------------------------------------------------------------------------------------
+
+type Results = Record<string, Float64Array>
+
+interface Measured {
+  error: number
+  /** The result with the largest error, and its worst element. */
+  name: string
+  element: number
+  left: Results
+  right: Results
+  drawn: ReadonlyMap<string, Drawn>
+}
+
+class Violation extends Error {
+  readonly measured: Measured
+  constructor(measured: Measured) {
+    super('the claim is violated')
+    this.measured = measured
+  }
+}
+
+async function measure(claim: Claim, c: Case, devices: Devices): Promise<Measured> {
+  const draws = new Draws(c, devices)
+  const evaluate = async (which: 'left' | 'right'): Promise<Results> => {
+    const side = withDevice(devices.device, () => scope(() => claim[which](c, draws.context())))
+    const results: Results = {}
+    for (const [name, value] of Object.entries(checkSide(side, which))) {
+      if (value instanceof Tensor) {
+        results[name] = Float64Array.from(await value.read())
+        value.dispose()
+      } else results[name] = typeof value === 'number' ? Float64Array.of(value) : Float64Array.from(value)
+    }
+    return results
+  }
+  const left = await evaluate('left')
+  const right = await evaluate('right')
+  const worst: Measured = { error: -1, name: '', element: 0, left, right, drawn: draws.drawn }
+  const names = new Set([...Object.keys(left), ...Object.keys(right)])
+  if (names.size === 0) throw new ClaimError('the sides have no results: return { name: tensor, ... }')
+  for (const name of names) {
+    if (left[name]?.length !== right[name]?.length) {
+      const count = (side: Results): string => (side[name] ? `${side[name].length} values` : 'none')
+      throw new ClaimError(`the sides differ in what '${name}' is: left has ${count(left)}, right ${count(right)}`)
+    }
+    const { error, element } = compare(claim.relation ?? 'equal', left[name], right[name], claim.floor ?? 0.1)
+    if (worse(error, worst.error)) Object.assign(worst, { error, name, element })
+  }
+  return worst
+}
+
+function checkSide(side: Side, which: string): Side {
+  if (typeof side !== 'object' || side === null || side instanceof Tensor)
+    throw new ClaimError(`${which} must return { name: tensor, ... }, not ${side instanceof Tensor ? 'a tensor' : String(side)}`)
+  for (const [name, value] of Object.entries(side))
+    if (!(value instanceof Tensor) && typeof value !== 'number' && !(typeof value === 'object' && typeof value?.length === 'number'))
+      throw new ClaimError(`${which} gives ${value === null ? 'null' : typeof value} for '${name}', not a tensor or numbers`)
+  return side
+}
+
+/** NaN is the worst error, and stays so. */
+const worse = (error: number, than: number): boolean => !Number.isNaN(than) && !(error <= than)
+
+const compare = (relation: Relation, left: Float64Array, right: Float64Array, floor: number): { error: number; element: number } =>
+  measures[relation](left, right, floor)
+
+const measures: Record<Relation, (left: Float64Array, right: Float64Array, floor: number) => { error: number; element: number }> = {
+  equal(left, right, floor) {
+    let [difference, size, element] = [0, 0, 0]
+    for (let i = 0; i < left.length; i++) {
+      const d = left[i] - right[i]
+      difference += d * d
+      size += right[i] * right[i]
+      if (worse(Math.abs(d), Math.abs(left[element] - right[element]))) element = i
+    }
+    const n = Math.max(left.length, 1)
+    return { error: Math.sqrt(difference / n) / (Math.sqrt(size / n) + floor), element }
+  },
+  'same bits'(left, right) {
+    const differs = (_: number, i: number): boolean => !Object.is(left[i], right[i])
+    const element = left.findIndex(differs)
+    return { error: element < 0 ? 0 : left.filter(differs).length / left.length, element: Math.max(element, 0) }
+  },
+  'at most'(left, right, floor) {
+    const worst = { error: 0, element: 0 }
+    for (let element = 0; element < left.length; element++) {
+      const error = (left[element] - right[element]) / (Math.abs(right[element]) + floor)
+      if (worse(error, worst.error)) Object.assign(worst, { error, element })
+    }
+    return worst
+  },
+}
+
+function sameSides(a: Measured, b: Measured): boolean {
+  const same = (x: Results, y: Results): boolean =>
+    Object.entries(x).every(([name, values]) => values.length === y[name]?.length && values.every((v, i) => Object.is(v, y[name][i])))
+  return same(a.left, b.left) && same(a.right, b.right)
+}
+
+// --- Words ----------------------------------------------------------------------------------------------------------------------------
+
+const number = (x: number): string => (Object.is(x, -0) ? '-0' : String(Number(x.toPrecision(9))))
+
+function complaint({ relation = 'equal' }: Claim, { error, name, element, left, right }: Measured, bound: number): string {
+  const [l, r] = [left[name][element], right[name][element]]
+  const at = left[name].length === 1 ? name : `${name}[${element}]`
+  if (relation === 'same bits') return `${at} is ${l} on the left and ${r} on the right: not the same bits`
+  const measured = `error ${error.toExponential(1)}, bound ${bound.toExponential(0)}`
+  return relation === 'equal'
+    ? `${name} differs (${measured}), most at ${at}: ${number(l)} on the left, ${number(r)} on the right`
+    : `${at} is ${number(l)}, more than ${number(r)} (${measured})`
+}
+
+/** Longer tensors aren't printed. */
+const printable = 24
+
+export const caseLine = (c: Case): string =>
+  Object.entries(c)
+    .map(([name, value]) => `${name} ${typeof value === 'string' ? value : JSON.stringify(value)}`)
+    .join(', ')
+
+function describe({ drawn, left, right, name, error }: Measured): string[] {
+  const show = (values: Float64Array): string =>
+    values.length <= printable ? Array.from(values, number).join(' ') : `${values.length} values`
+  return [
+    ...[...drawn].map(([input, { shape, values }]) => `${input} [${shape.join(',')}] = ${show(values)}`),
+    `left ${name} = ${show(left[name])}`,
+    `right ${name} = ${show(right[name])}`,
+    `error ${error.toExponential(2)}`,
+  ]
+}

@@ -1,0 +1,140 @@
+/**
+ * A claim is data: two sides that are computed for generated cases, and how they should compare. Equality of the two forms of a rule, a
+ * reduction of one rule to another, a bound: whatever a paper says about fast weights and a machine can check.
+ */
+import type fc from 'fast-check'
+import type { Tensor } from '../engine/index.ts'
+import type { Context, Other } from './context.ts'
+
+/** A claim, a rule or a file of them isn't as it should be; the message is one line. */
+export class ClaimError extends Error {
+  override name = 'ClaimError'
+}
+
+/**
+ * What drawn tensors look like, simplest first: a counterexample shrinks towards the left. `ones`: constants; `integers`: a few small
+ * round values; `normal`: what the claim is really about.
+ */
+export const looks = ['ones', 'integers', 'normal'] as const
+export type Look = (typeof looks)[number]
+
+/** The fields of a case and how each is generated: sizes, places to cut, options. Small records, so that counterexamples can be read. */
+export type Fields = Readonly<Record<string, fc.Arbitrary<unknown>>>
+
+/** What one run of a claim is about. Tensors aren't part of it: `Context.tensor` draws them from the seed. */
+export type Case<F extends Fields = Fields> = {
+  readonly [Name in keyof F]: F[Name] extends fc.Arbitrary<infer Value> ? Value : never
+} & { readonly look: Look; readonly seed: number }
+
+/** One side's results by name. Both sides must have the same names, and equally many values under each. */
+export type Side = Readonly<Record<string, Tensor | number | ArrayLike<number>>>
+
+/**
+ * `equal`: rms(left - right) / (rms(right) + floor) is within the bound, for each name. `same bits`: every value is the same, to the sign
+ * of zero. `at most`: no left value is above its right one by more than bound * (|right| + floor).
+ */
+export const relations = ['equal', 'same bits', 'at most'] as const
+export type Relation = (typeof relations)[number]
+
+export interface Bounds {
+  /** On devices that compute in float32. */
+  readonly float32: number
+  /** On the reference. */
+  readonly float64: number
+  /** Where they come from. */
+  readonly reason: string
+}
+
+export interface Claim<F extends Fields = any> {
+  /** 'family: what', unique. */
+  readonly name: string
+  /** The heading that it stands under. */
+  readonly section: string
+  /** In words. */
+  readonly statement: string
+  /** TeX. */
+  readonly equation: string
+  /** The paper and the place in it, or why it must be so. */
+  readonly source: string
+  readonly fields: F
+  left(c: Case<F>, context: Context): Side
+  right(c: Case<F>, context: Context): Side
+  /** `equal` by default. */
+  readonly relation?: Relation
+  /** `forward`, or `nothing` for `same bits`, by default. */
+  readonly bounds?: Bounds
+  /**
+   * What is added to rms(right): 0.1 by default. Inputs are drawn of size 1, so a result that is much smaller than the floor is the
+   * difference of larger ones, and its rounding error is theirs.
+   */
+  readonly floor?: number
+  /** False: the claim is wrong, and the check must find a counterexample. */
+  readonly holds?: boolean
+  /** Of a claim about averages: how sure a single case is, in words. */
+  readonly confidence?: string
+  /** What else it compares with: it is skipped on devices that have no such other. */
+  readonly needs?: readonly Other[]
+}
+
+/** For values that went through a chain of a few dozen roundings. */
+export const forward: Bounds = {
+  float32: 1e-5,
+  float64: 1e-10,
+  reason:
+    'T steps of sums over K: about (T + K) roundings, each of 6e-8 in float32 and 1.1e-16 in float64, most of which cancel; measured 4e-7 and 1e-15, and 25 times that allowed in float32',
+}
+
+export const nothing: Bounds = { float32: 0, float64: 0, reason: 'the same operations in the same order' }
+
+/** A false claim must be refuted by more than rounding: by a hundredth of what it says. */
+export const refutation: Bounds = { float32: 1e-2, float64: 1e-2, reason: 'a counterexample must differ by more than 1 %' }
+
+export const boundsOf = ({ bounds, relation, holds }: Claim): Bounds =>
+  bounds ?? (holds === false ? refutation : relation === 'same bits' ? nothing : forward)
+
+/** A claim with its types inferred from the fields; throws a ClaimError where something is missing or of the wrong kind. */
+export function defineClaim<F extends Fields>(claim: Claim<F>): Claim<F> {
+  return checkClaim(claim, claimWhere(claim))
+}
+
+const claimWhere = (claim: unknown): string => {
+  const name = (claim as { name?: unknown } | null)?.name
+  return typeof name === 'string' ? `claim '${name}'` : 'a claim'
+}
+
+const texts = ['name', 'section', 'statement', 'equation', 'source'] as const
+
+/** The same claim, if it is one. `where` begins the message. */
+export function checkClaim<C extends Claim>(claim: C, where = claimWhere(claim)): C {
+  const fail = (what: string): never => {
+    throw new ClaimError(`${where}: ${what}`)
+  }
+  if (typeof claim !== 'object' || claim === null) fail(`expected an object, got ${claim === null ? 'null' : typeof claim}`)
+  const known = [...texts, 'fields', 'left', 'right', 'relation', 'bounds', 'floor', 'holds', 'confidence', 'needs']
+  for (const key of Object.keys(claim)) if (!known.includes(key)) fail(`unknown property '${key}' (a claim has ${known.join(', ')})`)
+  for (const key of texts) if (typeof claim[key] !== 'string' || claim[key] === '') fail(`'${key}' must be a text`)
+  if (/[\p{Cc}]/u.test(claim.name)) fail("'name' must be one line")
+  for (const side of ['left', 'right'] as const)
+    if (typeof claim[side] !== 'function') fail(`'${side}' must be a function (case, context) => { name: tensor }`)
+  if (typeof claim.fields !== 'object' || claim.fields === null) fail("'fields' must be an object of fast-check arbitraries")
+  for (const [name, field] of Object.entries(claim.fields as Fields)) {
+    if (typeof (field as { generate?: unknown } | null)?.generate !== 'function') fail(`field '${name}' isn't a fast-check arbitrary`)
+    if (name === 'seed' || name === 'look') fail(`a field can't be called '${name}': every case has one`)
+  }
+  if (claim.relation !== undefined && !relations.includes(claim.relation)) fail(`'relation' must be one of ${relations.join(', ')}`)
+  const { float32, float64, reason } = boundsOf(claim)
+  if (!(float32 >= 0 && float64 >= 0 && typeof reason === 'string'))
+    fail("'bounds' must be { float32, float64, reason }: two numbers from 0 and a text")
+  if (claim.floor !== undefined && !(claim.floor >= 0)) fail(`'floor' must be a number from 0, not ${claim.floor}`)
+  return claim
+}
+
+/** Throws where two claims have the same name. */
+export function checkNames(claims: readonly Claim[]): readonly Claim[] {
+  const seen = new Set<string>()
+  for (const { name } of claims) {
+    if (seen.has(name)) throw new ClaimError(`two claims are called '${name}'`)
+    seen.add(name)
+  }
+  return claims
+}

@@ -1,0 +1,18 @@
+export { type CheckOptions, type Counterexample, check, type Status, type Verdict } from './check.ts'
+export {
+  type Bounds,
+  type Case,
+  type Claim,
+  ClaimError,
+  checkNames,
+  defineClaim,
+  type Fields,
+  type Look,
+  type Relation,
+  type Side,
+} from './claim.ts'
+export { type Context, Devices, type Kind, type Other, type Values } from './context.ts'
+export { familyClaims } from './family.ts'
+export { flag, int, oneOf } from './fields.ts'
+export { claims } from './list.ts'
+export { defineRule, type OwnRule } from './rule.ts'

@@ -1,0 +1,19 @@
+/** Every claim of this package, in the order of the report. */
+import { attentionClaims } from './attention.ts'
+import { type Claim, checkNames } from './claim.ts'
+import { builtIn, familyClaims } from './family.ts'
+import { featureClaims } from './features.ts'
+import { learningClaims } from './learning.ts'
+import { memoryClaims } from './memory.ts'
+import { reductionClaims } from './reductions.ts'
+import { falseClaims } from './refuted.ts'
+
+export const claims: readonly Claim[] = checkNames([
+  ...builtIn.flatMap(familyClaims),
+  ...reductionClaims,
+  ...attentionClaims,
+  ...memoryClaims,
+  ...learningClaims,
+  ...featureClaims,
+  ...falseClaims,
+])

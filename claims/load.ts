@@ -1,0 +1,82 @@
+/** The claims of this package, and those that files bring: claims of their own, and what every rule must fulfil for rules of their own. */
+import { existsSync } from 'node:fs'
+import module from 'node:module'
+import { resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { scope } from '../engine/index.ts'
+import { type Case, type Claim, ClaimError, checkClaim } from './claim.ts'
+import { Devices, Draws, withDevice } from './context.ts'
+import { familyClaims } from './family.ts'
+import { checkRule, type FamilyRule, type OwnRule } from './rule.ts'
+import { drawInputs, drawState, runner } from './sides.ts'
+
+/** The entry points of this package, by the names that a file imports. */
+const entries = {
+  fastweights: '../engine/index.js',
+  'fastweights/nn': '../nn/index.js',
+  'fastweights/tasks': '../tasks/index.js',
+  'fastweights/claims': './index.js',
+}
+
+/**
+ * From now on these names mean this very copy of the package, wherever a file that imports them lies: its tensors must be ours.
+ * (Module hooks run on a thread of their own, so they come as a module.)
+ */
+export function resolveOwnNames(): void {
+  const own = Object.fromEntries(Object.entries(entries).map(([name, path]) => [name, new URL(path, import.meta.url).href]))
+  const hooks = `let own
+export const initialize = (data) => { own = data }
+export const resolve = (name, context, next) => (Object.hasOwn(own, name) ? { url: own[name], shortCircuit: true } : next(name, context))`
+  module.register(`data:text/javascript,${encodeURIComponent(hooks)}`, { data: own })
+}
+
+/** The claims of a module: `claims` and `rules`, each an array or an object of them, exported by name or within the default export. */
+export async function loadFile(file: string): Promise<Claim[]> {
+  const fail = (what: string): never => {
+    throw new ClaimError(`${file}: ${what}`)
+  }
+  if (!existsSync(file)) fail('no such file')
+  let exported: Record<string, unknown> & { default?: unknown }
+  try {
+    exported = await import(pathToFileURL(resolve(file)).href)
+  } catch (error) {
+    return fail(
+      `can't be loaded: ${error instanceof Error ? `${error.name === 'Error' ? '' : `${error.name}: `}${error.message}` : String(error)}`,
+    )
+  }
+  const inside = typeof exported.default === 'object' && exported.default !== null ? (exported.default as Record<string, unknown>) : {}
+  const list = (name: 'claims' | 'rules'): unknown[] => {
+    const found = exported[name] ?? inside[name]
+    if (found === undefined) return []
+    if (typeof found !== 'object' || found === null)
+      return fail(`'${name}' must be an array or an object, not ${found === null ? 'null' : typeof found}`)
+    return Object.values(found)
+  }
+  const [claims, rules] = [list('claims'), list('rules')]
+  if (claims.length + rules.length === 0) fail("exports neither 'claims' nor 'rules'")
+  const ofRules: Claim[] = []
+  for (const [i, rule] of rules.entries()) {
+    const where = nameOf(file, 'rules', rule, i)
+    const checked = checkRule(rule as OwnRule, where)
+    await tryStep(checked, where)
+    ofRules.push(...familyClaims(checked))
+  }
+  return [...ofRules, ...claims.map((claim, i) => checkClaim(claim as Claim, nameOf(file, 'claims', claim, i)))]
+}
+
+/** One token of small sizes, so that a step that can't work is one message and not one a claim. */
+async function tryStep(rule: FamilyRule, where: string): Promise<void> {
+  const devices = await Devices.open('reference')
+  const c = { B: 1, T: 1, H: 1, K: 2, V: 3, N: 2, look: 'normal', seed: 1, initial: true } as unknown as Case
+  try {
+    const context = new Draws(c, devices).context()
+    withDevice(devices.device, () => scope(() => void runner(rule, 'step')(drawInputs(rule, c, context), drawState(rule, c, context))))
+  } catch (error) {
+    throw error instanceof ClaimError ? error : new ClaimError(`${where}: step: ${error instanceof Error ? error.message : String(error)}`)
+  }
+}
+
+const nameOf = (file: string, what: string, value: unknown, i: number): string => {
+  const name = (value as { name?: unknown } | null)?.name
+  return `${file}: ${typeof name === 'string' ? `'${name}'` : `${what}[${i}]`}`
+}

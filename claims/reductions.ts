@@ -1,0 +1,281 @@
+/** Claims that one rule is another in disguise. Each draws the inputs of one rule and computes outputs, states and gradients by both. */
+import {
+  add,
+  affine,
+  concat,
+  cumsum,
+  div,
+  equal,
+  exp,
+  expand,
+  type FastWeightState,
+  mul,
+  neg,
+  permute,
+  type Rule,
+  type RuleName,
+  type RuleOptions,
+  reshape,
+  rules,
+  slice,
+  square,
+  sum,
+  type Tensor,
+  zeros,
+} from '../engine/index.ts'
+import { type Claim, defineClaim } from './claim.ts'
+import { flag, int, type Limits, oneOf, sizes } from './fields.ts'
+import { everything, floorOf, type Runner, runner, type Tensors } from './sides.ts'
+
+interface Reduction {
+  what: string
+  statement: string
+  equation: string
+  source: string
+  /** Whose inputs are drawn. */
+  inputsOf: RuleName
+  /** A rule and its inputs, or any runner. */
+  left: [RuleName, (inputs: Tensors) => Tensors] | ((options: RuleOptions) => Runner)
+  right: [RuleName, (inputs: Tensors) => Tensors] | ((options: RuleOptions) => Runner)
+  limits?: Limits
+}
+
+const same = (inputs: Tensors): Tensors => inputs
+const column = (x: Tensor): Tensor => reshape(x, [...x.shape, 1])
+const run = (name: RuleName, inputs: Tensors, state: FastWeightState | undefined, options: RuleOptions) =>
+  (rules[name] as Rule).run(inputs, state, options)
+const noGate = ({ q }: Tensors): Tensor => zeros(q.shape.slice(0, 3), q.device)
+
+/** The sub-steps of DeltaProduct as tokens: [B,T,N,...] -> [B,TN,...]. */
+const asTokens = (x: Tensor): Tensor => reshape(x, [x.shape[0], x.shape[1] * x.shape[2], ...x.shape.slice(3)])
+/** x [B,T,...] at sub-step `at` of N, zeros at the others, as tokens. */
+const atSubstep = (x: Tensor, at: number, N: number): Tensor => {
+  const [B, T, ...rest] = x.shape
+  const blank = zeros([B, T, 1, ...rest], x.device)
+  return asTokens(
+    concat(
+      Array.from({ length: N }, (_, n) => (n === at ? reshape(x, [B, T, 1, ...rest]) : blank)),
+      2,
+    ),
+  )
+}
+
+const reductions: readonly Reduction[] = [
+  {
+    what: 'a gated delta rule that forgets nothing is the delta rule',
+    statement: 'With every decay equal to 1, the gated delta rule is the delta rule.',
+    equation: '\\alpha_t = 1 \\;\\Rightarrow\\; \\text{gated delta} = \\text{delta}',
+    source: 'Yang 2024 (gated DeltaNet), eq. 10',
+    inputsOf: 'delta',
+    left: ['gated-delta', (i) => ({ ...i, gate: noGate(i) })],
+    right: ['delta', same],
+  },
+  {
+    what: 'a gated sum that forgets nothing is the sum rule',
+    statement: 'With every decay equal to 1, the scalar gate of Mamba-2 leaves the sum rule.',
+    equation: '\\alpha_t = 1 \\;\\Rightarrow\\; S_t = S_{t-1} + k_t v_t^\\top',
+    source: 'Dao & Gu 2024; Yang 2023',
+    inputsOf: 'sum',
+    left: ['mamba2', (i) => ({ ...i, gate: noGate(i) })],
+    right: ['sum', same],
+  },
+  {
+    what: 'KDA with equal gates is gated delta',
+    statement: 'Kimi delta attention whose channels all decay alike is the gated delta rule.',
+    equation: '\\alpha_{t,i} = \\alpha_t \\;\\Rightarrow\\; \\text{KDA} = \\text{gated delta}',
+    source: 'Kimi 2025, section 3',
+    inputsOf: 'gated-delta',
+    left: ['kda', (i) => ({ ...i, gate: expand(column(i.gate), i.k.shape) })],
+    right: ['gated-delta', same],
+  },
+  {
+    what: 'GLA with equal gates is Mamba-2',
+    statement: 'Gated linear attention whose channels all decay alike has one scalar gate.',
+    equation: '\\alpha_{t,i} = \\alpha_t \\;\\Rightarrow\\; \\mathrm{diag}(\\alpha_t) S = \\alpha_t S',
+    source: 'Yang 2023, section 4',
+    inputsOf: 'mamba2',
+    left: ['gla', (i) => ({ ...i, gate: expand(column(i.gate), i.k.shape) })],
+    right: ['mamba2', same],
+  },
+  {
+    what: 'RetNet is GLA with a constant gate',
+    statement: 'Retention is gated linear attention with one decay for all tokens and channels of a head.',
+    equation: '\\alpha_{t,i} = \\gamma \\;\\Rightarrow\\; \\text{GLA} = \\text{RetNet}',
+    source: 'Sun 2023, eq. 6; Yang 2023, table 1',
+    inputsOf: 'retnet',
+    left: ['retnet', same],
+    right: ['gla', ({ decay, ...i }) => ({ ...i, gate: expand(column(decay), i.k.shape) })],
+  },
+  {
+    what: 'DPLR that reads nothing back is GLA',
+    statement: 'The general rule whose erase vector is zero is gated linear attention.',
+    equation: 'a_t = 0 \\;\\Rightarrow\\; S_t = \\mathrm{diag}(\\alpha_t) S_{t-1} + k_t v_t^\\top',
+    source: 'Peng 2025 (RWKV-7), section 3',
+    inputsOf: 'gla',
+    left: ['dplr', (i) => ({ ...i, a: zeros(i.k.shape, i.k.device), b: i.k })],
+    right: ['gla', same],
+  },
+  {
+    what: 'DeltaProduct with one step is gated delta',
+    statement: 'DeltaProduct with a single step a token is the gated delta rule.',
+    equation: 'N = 1 \\;\\Rightarrow\\; \\text{DeltaProduct} = \\text{gated delta}',
+    source: 'Siems 2025, section 3',
+    inputsOf: 'gated-delta',
+    left: ['delta-product', ({ q, k, v, beta, gate }) => ({ q, gate, k: withStep(k), v: withStep(v), beta: withStep(beta) })],
+    right: ['gated-delta', same],
+  },
+  {
+    what: 'DeltaProduct is gated delta on a longer sequence',
+    statement: 'N steps a token are N tokens of the gated delta rule, of which the first decays and the last is read.',
+    equation: '\\text{DeltaProduct}_N(x_{1..T})_t = \\text{gated delta}(\\hat x_{1..NT})_{Nt}',
+    source: 'Siems 2025, section 3',
+    inputsOf: 'delta-product',
+    left: ['delta-product', same],
+    right:
+      (options) =>
+      ({ q, k, v, beta, gate }, state) => {
+        const N = k.shape[2]
+        const tokens = { q: atSubstep(q, N - 1, N), k: asTokens(k), v: asTokens(v), beta: asTokens(beta), gate: atSubstep(gate, 0, N) }
+        const { y, state: last } = run('gated-delta', tokens, state, options)
+        const [B, , H, V] = y.shape
+        return { y: reshape(slice(reshape(y, [B, q.shape[1], N, H, V]), 2, N - 1, N), [B, q.shape[1], H, V]), state: last }
+      },
+    limits: { T: 6, width: 5 },
+  },
+  {
+    what: 'Oja is delta with keys and values exchanged',
+    statement: "The memory of Oja's rule is the transpose of the delta rule's when keys and values change places.",
+    equation: 'S^{\\text{Oja}}(k, v) = S^{\\delta}(v, k)^\\top',
+    source: 'from the recurrences; Irie 2022',
+    inputsOf: 'oja',
+    left: (options) => (inputs, state) => memoryAlone(run('oja', inputs, state, options).state.S),
+    right:
+      (options) =>
+      ({ k, v, beta }, state) =>
+        memoryAlone(transpose(run('delta', { q: v, k: v, v: k, beta }, state && { S: transpose(state.S) }, options).state.S)),
+  },
+  {
+    what: 'gated Oja is KDA with keys and values exchanged',
+    statement: "The memory of Oja's rule with a gate for each value channel is the transpose of Kimi delta attention's.",
+    equation: 'S^{\\text{gated Oja}}(k, v, \\alpha) = S^{\\text{KDA}}(v, k, \\alpha)^\\top',
+    source: 'from the recurrences; flash-linear-attention, gated_oja_rule',
+    inputsOf: 'gated-oja',
+    left: (options) => (inputs, state) => memoryAlone(run('gated-oja', inputs, state, options).state.S),
+    right:
+      (options) =>
+      ({ k, v, beta, gate }, state) =>
+        memoryAlone(transpose(run('kda', { q: v, k: v, v: k, beta, gate }, state && { S: transpose(state.S) }, options).state.S)),
+  },
+  {
+    what: 'Longhorn is delta at an adapted rate',
+    statement: "Longhorn's implicit step is the delta rule at the rate beta / (1 + beta |k|^2).",
+    equation: '\\text{Longhorn}(\\beta) = \\text{delta}\\Bigl(\\frac{\\beta}{1 + \\beta \\|k\\|^2}\\Bigr)',
+    source: 'Liu 2024, theorem 3.1; Yang 2024 (gated DeltaNet), table 1',
+    inputsOf: 'longhorn',
+    left: ['longhorn', same],
+    right: ['delta', ({ q, k, v, beta }) => ({ q, k, v, beta: div(beta, add(mul(beta, sum(square(k), { axis: -1 })), 1)) })],
+    limits: { T: 12, width: 5 },
+  },
+  {
+    what: 'IPLR holds the delta rule',
+    statement: 'Identity plus low rank with a = k, b = -beta k and the key beta k is the delta rule.',
+    equation: 'a_t = k_t,\\; b_t = -\\beta_t k_t \\;\\Rightarrow\\; \\text{IPLR} = \\text{delta}',
+    source: 'flash-linear-attention, generalized_delta_rule',
+    inputsOf: 'delta',
+    left: ['iplr', ({ q, k, v, beta }) => ({ q, v, k: mul(k, column(beta)), a: k, b: neg(mul(k, column(beta))) })],
+    right: ['delta', same],
+  },
+  {
+    what: 'DPLR holds KDA',
+    statement:
+      'The general rule reads the memory before it decays: with a = alpha * k, b = -beta k and the key beta k it is Kimi delta attention.',
+    equation: 'a_t = \\alpha_t \\odot k_t,\\; b_t = -\\beta_t k_t \\;\\Rightarrow\\; \\text{DPLR} = \\text{KDA}',
+    source: 'Kimi 2025; Peng 2025 (RWKV-7)',
+    inputsOf: 'kda',
+    left: [
+      'dplr',
+      ({ q, k, v, beta, gate }) => ({ q, v, gate, k: mul(k, column(beta)), a: mul(exp(gate), k), b: neg(mul(k, column(beta))) }),
+    ],
+    right: ['kda', same],
+  },
+  {
+    what: 'RWKV-7 is DPLR',
+    statement: "RWKV-7's in-context learning rate is the general rule with a = -kappa and b = kappa * rate.",
+    equation: 'a_t = -\\kappa_t,\\; b_t = \\kappa_t \\odot \\rho_t',
+    source: 'Peng 2025 (RWKV-7), eq. 16',
+    inputsOf: 'rwkv7',
+    left: ['rwkv7', same],
+    right: ['dplr', ({ q, k, v, kappa, rate, gate }) => ({ q, k, v, gate, a: neg(kappa), b: mul(kappa, rate) })],
+  },
+  {
+    what: 'attention normalisation is delta on scaled keys',
+    statement:
+      'The delta rule with attention normalisation is the plain one on the keys k / d at the rates beta d, d_t = z_{t-1} . k_t + eps (1 for a first token), its outputs divided by z_t . q_t + eps.',
+    equation: "k_t' = k_t / d_t,\\; \\beta_t' = \\beta_t d_t,\\; d_t = z_{t-1}^\\top k_t",
+    source: 'Schlag 2021, section 4.2, and its language model code',
+    inputsOf: 'attention-delta',
+    left: ['attention-delta', same],
+    right:
+      (options) =>
+      ({ q, k, v, beta }, state) => {
+        const eps = 1e-5
+        const [B, T, H, K] = k.shape
+        const z0 = state ? reshape(state.z!, [B, 1, H, K]) : zeros([B, 1, H, K], k.device)
+        const before = cumsum(T > 1 ? concat([z0, slice(k, 1, 0, T - 1)], 1) : z0, 1)
+        const held = sum(mul(before, k), { axis: -1, keepDim: true })
+        const d = add(affine(held, 1, eps), equal(held, 0))
+        const scaled = { q, k: div(k, d), v, beta: mul(beta, reshape(d, [B, T, H])) }
+        const { y, state: last } = run('delta', scaled, state && { S: state.S }, options)
+        const z = add(before, k)
+        const seen = affine(sum(mul(z, q), { axis: -1, keepDim: true }), 1, eps)
+        return { y: div(y, seen), state: { S: last.S, z: reshape(slice(z, 1, T - 1, T), [B, H, K]) } }
+      },
+    limits: { T: 12, width: 5 },
+  },
+  {
+    what: 'a delta rule at rate 0 writes nothing',
+    statement: 'With beta = 0 the memory stays as it is and is only read.',
+    equation: '\\beta_t = 0 \\;\\Rightarrow\\; S_T = S_0,\\; y_t = S_0^\\top q_t',
+    source: 'Schlag 2021, eq. 24',
+    inputsOf: 'delta',
+    left: ['delta', (i) => ({ ...i, beta: affine(i.beta, 0) })],
+    right: (options) => (inputs, state) => {
+      const nothing = { q: inputs.q, k: affine(inputs.k, 0), v: affine(inputs.v, 0) }
+      return run('sum', nothing, state, options)
+    },
+  },
+]
+
+const withStep = (x: Tensor): Tensor => reshape(x, [x.shape[0], x.shape[1], 1, ...x.shape.slice(2)])
+const transpose = (S: Tensor): Tensor => permute(S, [0, 1, 3, 2])
+/** Where the outputs of two rules aren't comparable: the memory stands for them. */
+const memoryAlone = (S: Tensor) => ({ y: affine(S, 1), state: { S } })
+
+export const reductionClaims: readonly Claim[] = reductions.map(({ what, statement, equation, source, inputsOf, left, right, limits }) => {
+  const table: Rule = rules[inputsOf]
+  const side =
+    (of: Reduction['left']) =>
+    (c: any, x: any): ReturnType<typeof everything> => {
+      const options: RuleOptions = { form: c.form, chunk: c.C, scale: c.scale }
+      const go: Runner = Array.isArray(of) ? (inputs, state) => runner(rules[of[0]], c.form, options)(of[1](inputs), state) : of(options)
+      return everything(table, c, x, go)
+    }
+  return defineClaim({
+    name: `reductions: ${what}`,
+    section: 'Reductions: one rule within another',
+    statement,
+    equation,
+    source,
+    fields: {
+      ...sizes(table, { T: 14, width: 6, ...limits }),
+      initial: flag,
+      scale: oneOf(1, 0.5),
+      decay: oneOf(1, 0.02),
+      C: int(1, 16),
+      form: oneOf(...table.forms),
+    },
+    floor: floorOf(table),
+    left: side(left),
+    right: side(right),
+  })
+})

@@ -1,0 +1,75 @@
+/**
+ * The thread that checks claims: it loads them (a claim is code, and can't be sent), says what there is, and then does what it is told. The
+ * command watches it through the shared memory, and ends it if a case doesn't end.
+ */
+import { parentPort, workerData } from 'node:worker_threads'
+import { caseLine, check, type Verdict } from '../claims/check.ts'
+import { boundsOf, type Claim, checkNames } from '../claims/claim.ts'
+import { Devices, type Kind } from '../claims/context.ts'
+import { claims as ownClaims } from '../claims/list.ts'
+import { loadFile, resolveOwnNames } from '../claims/load.ts'
+import { Pulse } from './pulse.ts'
+
+export interface WorkerSettings {
+  readonly files: readonly string[]
+  readonly threads: number
+  readonly relaxed: boolean
+  readonly memory: SharedArrayBuffer
+}
+
+export type Job = { readonly claim: string; readonly device: Kind; readonly runs: number; readonly seed: number; readonly path?: string }
+
+/** A claim without its functions. */
+export type ClaimText = Pick<
+  Claim,
+  'name' | 'section' | 'statement' | 'equation' | 'source' | 'relation' | 'bounds' | 'holds' | 'confidence'
+>
+
+export type Report =
+  | { readonly claims: readonly ClaimText[]; readonly problems: readonly string[] }
+  | { readonly verdict: Verdict }
+  | { readonly failure: string }
+
+const { files, threads, relaxed, memory } = workerData as WorkerSettings
+const pulse = new Pulse(memory)
+const send = (report: Report): void => parentPort!.postMessage(report)
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+
+async function load(): Promise<{ claims: readonly Claim[]; problems: string[] }> {
+  if (files.length === 0) return { claims: ownClaims, problems: [] }
+  resolveOwnNames()
+  const claims: Claim[] = []
+  const problems: string[] = []
+  for (const file of files) {
+    pulse.beat(file, 0)
+    try {
+      const found = await loadFile(file)
+      checkNames([...claims, ...found])
+      claims.push(...found)
+    } catch (error) {
+      problems.push(messageOf(error))
+    }
+  }
+  return { claims, problems }
+}
+
+const { claims, problems } = await load()
+send({
+  problems,
+  claims: claims.map((claim) => {
+    const { name, section, statement, equation, source, relation, holds, confidence } = claim
+    return { name, section, statement, equation, source, relation, holds, confidence, bounds: boundsOf(claim) }
+  }),
+})
+
+const opened = new Map<Kind, Devices>()
+parentPort!.on('message', async ({ claim: name, device: kind, ...options }: Job) => {
+  try {
+    const devices = opened.get(kind) ?? (await Devices.open(kind, { threads, relaxed }))
+    opened.set(kind, devices)
+    const claim = claims.find((claim) => claim.name === name)!
+    send({ verdict: await check(claim, devices, { ...options, onCase: (c, runs) => pulse.beat(caseLine(c), runs) }) })
+  } catch (error) {
+    send({ failure: messageOf(error) })
+  }
+})

@@ -1,0 +1,323 @@
+/** `fastweights verify`: checks the claims on this machine's devices, in threads of their own, and says what came out. */
+import os from 'node:os'
+import { Worker } from 'node:worker_threads'
+import type { Verdict } from '../claims/check.ts'
+import { type Kind, kinds } from '../claims/context.ts'
+import { reason } from '../tasks/download.ts'
+import { suggestion, UsageError } from './arguments.ts'
+import { writeAtomic } from './files.ts'
+import { Pulse } from './pulse.ts'
+import { duration, oneLine, progress } from './terminal.ts'
+import type { ClaimText, Job, Report, WorkerSettings } from './verify-worker.ts'
+
+export interface VerifyOptions {
+  /** Patterns and files. */
+  operands: readonly string[]
+  device: Kind | 'all'
+  threads: number
+  relaxed: boolean
+  runs: number
+  seed: number
+  path: string | undefined
+  list: boolean
+  json: string | undefined
+  report: string | undefined
+  /** Seconds. */
+  caseLimit: number
+}
+
+/** Everything that a verification has found: what `--json` writes and the report shows. */
+export interface Verification {
+  readonly version: string
+  readonly machine: string
+  readonly runs: number
+  readonly seed: number
+  readonly devices: readonly Kind[]
+  readonly milliseconds: number
+  readonly problems: readonly string[]
+  readonly claims: readonly (ClaimText & { readonly verdicts: readonly Verdict[] })[]
+}
+
+const isFile = (word: string): boolean => /\.[cm]?js$/.test(word)
+
+/** Loading has at least this long. */
+const loadLimit = 15_000
+
+export async function verify(options: VerifyOptions, version: string): Promise<number> {
+  const { operands, device, runs, seed, path, caseLimit, json, report } = options
+  // Where the results go to standard output, the rest must not.
+  const out = json === '-' ? process.stderr : process.stdout
+  const say = (text: string): void => void out.write(`${text}\n`)
+  const files = operands.filter(isFile)
+  const devices = device === 'all' ? kinds : [device]
+  const began = performance.now()
+
+  const first = new Checker({ ...options, files }, caseLimit)
+  const { claims: all, problems } = await first.loaded
+  for (const problem of problems) process.stderr.write(`fastweights: ${oneLine(problem)}\n`)
+  const patterns = operands.filter((word) => !isFile(word))
+  let claims: ClaimText[]
+  try {
+    claims = select(all, patterns, problems.length > 0)
+    if (path !== undefined && claims.length !== 1)
+      throw new UsageError(`--path is a place among the cases of one claim, and ${claims.length} claims are chosen: give its whole name`)
+  } catch (error) {
+    first.end()
+    throw error
+  }
+  if (options.list) {
+    first.end()
+    list(claims, say)
+    return problems.length > 0 ? 1 : 0
+  }
+
+  const line = progress(out)
+  const results = new Map<string, Verdict[]>(claims.map(({ name }) => [name, []]))
+  const queue: Job[] = claims.flatMap(({ name }) => devices.map((kind) => ({ claim: name, device: kind, runs, seed, path })))
+  const total = queue.length
+  let done = 0
+  const finish = (verdict: Verdict): void => {
+    done++
+    const verdicts = results.get(verdict.claim)!
+    verdicts.push(verdict)
+    if (verdicts.length < devices.length) return
+    const claim = claims.find(({ name }) => name === verdict.claim)!
+    verdicts.sort((a, b) => devices.indexOf(a.device) - devices.indexOf(b.device))
+    line.show(claimLine(claim, verdicts), true)
+    line.end()
+    const bad = verdicts.filter(({ ok }) => !ok)
+    // Devices that fail at the same case need it only once.
+    for (const [i, verdict] of bad.entries())
+      for (const text of complaint(
+        verdict,
+        options,
+        bad.slice(0, i).some((v) => v.counterexample?.path === verdict.counterexample?.path),
+      ))
+        say(text)
+  }
+
+  // As many claims at a time as the cores allow, each with its threads.
+  const count = Math.max(1, Math.min(total, Math.floor(os.availableParallelism() / options.threads)))
+  const crew = [first, ...Array.from({ length: count - 1 }, () => new Checker({ ...options, files }, caseLimit))]
+  const work = async (checker: Checker): Promise<void> => {
+    await checker.loaded
+    for (let job = queue.shift(); job; job = queue.shift()) {
+      const watch = setInterval(
+        () => line.show(`[${done}/${total}] ${job!.claim}, ${job!.device}: ${checker.runs()} of ${runs}`, false),
+        200,
+      )
+      try {
+        finish(await checker.check(job))
+      } finally {
+        clearInterval(watch)
+      }
+    }
+  }
+  try {
+    await Promise.all(crew.map(work))
+  } finally {
+    line.end()
+    for (const checker of crew) checker.end()
+  }
+
+  const verification: Verification = {
+    version,
+    machine: `${os.cpus()[0]?.model.trim() ?? 'unknown processor'}, ${os.availableParallelism()} cores, Node ${process.version}`,
+    runs,
+    seed,
+    devices,
+    milliseconds: performance.now() - began,
+    problems,
+    claims: claims.map((claim) => ({ ...claim, verdicts: results.get(claim.name)! })),
+  }
+  say(summary(verification))
+  if (json === '-') process.stdout.write(`${JSON.stringify(verification, null, 1)}\n`)
+  else if (json !== undefined) writeAtomic(json, `${JSON.stringify(verification, null, 1)}\n`)
+  if (report !== undefined) {
+    const { page } = await import('./report.ts')
+    writeAtomic(report, await page(verification))
+    say(`wrote ${report}`)
+  }
+  const verdicts = verification.claims.flatMap(({ verdicts }) => verdicts)
+  return problems.length === 0 && verdicts.every(({ ok }) => ok) ? 0 : 1
+}
+
+// --- Choosing -------------------------------------------------------------------------------------------------------------------------
+
+/** The claims whose name is a pattern, or else matches one: as a glob if it has * or ?, else as a part of the name. */
+export function select(claims: readonly ClaimText[], patterns: readonly string[], mayBeNone = false): ClaimText[] {
+  const wanted = new Set<string>()
+  for (const pattern of patterns) {
+    const exact = claims.filter(({ name }) => name === pattern)
+    const glob = /[*?]/.test(pattern)
+    const escaped = pattern
+      .replace(/[.+^${}()|[\]\\]/g, '\\$&')
+      .replaceAll('*', '.*')
+      .replaceAll('?', '.')
+    const shape = new RegExp(glob ? `^${escaped}$` : escaped, 'i')
+    const found = exact.length > 0 ? exact : claims.filter(({ name }) => shape.test(name))
+    if (found.length === 0 && !mayBeNone) {
+      const names = [...new Set(claims.flatMap(({ name }) => [name, name.split(':')[0]]))]
+      const hint = suggestion(pattern, names, (name) => `'${name}'`) ?? ' (--list shows all)'
+      throw new UsageError(`no claim matches '${pattern}'${hint}`)
+    }
+    for (const { name } of found) wanted.add(name)
+  }
+  return patterns.length === 0 ? [...claims] : claims.filter(({ name }) => wanted.has(name))
+}
+
+function list(claims: readonly ClaimText[], say: (text: string) => void): void {
+  let section = ''
+  for (const claim of claims) {
+    if (claim.section !== section) say(`${section === '' ? '' : '\n'}${claim.section}`)
+    section = claim.section
+    say(`  ${claim.name}${claim.holds === false ? ' (false)' : ''}`)
+  }
+  say(`\n${claims.length} claims`)
+}
+
+// --- Threads --------------------------------------------------------------------------------------------------------------------------
+
+/** A thread that checks claims, replaced by a new one when a case takes too long or the thread dies. */
+class Checker {
+  loaded!: Promise<{ claims: readonly ClaimText[]; problems: readonly string[] }>
+  private worker!: Worker
+  private pulse!: Pulse
+  private readonly settings: Omit<WorkerSettings, 'memory'>
+  private readonly limit: number
+
+  constructor({ files, threads, relaxed }: Omit<WorkerSettings, 'memory'>, seconds: number) {
+    this.settings = { files, threads, relaxed }
+    this.limit = seconds * 1000
+    this.start()
+  }
+
+  runs = (): number => this.pulse.runs()
+  end = (): void => void this.worker.terminate()
+
+  private start(): void {
+    const memory = new SharedArrayBuffer(Pulse.bytes)
+    this.pulse = new Pulse(memory)
+    this.worker = new Worker(new URL('./verify-worker.js', import.meta.url), { workerData: { ...this.settings, memory }, stdout: true })
+    // What a claim prints isn't a result.
+    this.worker.stdout.on('data', (text) => process.stderr.write(text))
+    this.loaded = this.answer(Math.max(this.limit, loadLimit)).then((answer) => {
+      if ('claims' in answer) return answer
+      this.end()
+      const file = this.pulse.what()
+      return { claims: [], problems: [`${file === '' ? 'the claims' : file}: ${'failure' in answer ? answer.failure : 'no claims'}`] }
+    })
+  }
+
+  async check(job: Job): Promise<Verdict> {
+    const began = performance.now()
+    this.pulse.beat('', 0)
+    this.worker.postMessage(job)
+    const answer = await this.answer(this.limit)
+    if ('verdict' in answer) return answer.verdict
+    const what = this.pulse.what() === '' ? '' : ` (case: ${this.pulse.what()})`
+    const verdict: Verdict = {
+      claim: job.claim,
+      device: job.device,
+      status: 'stuck',
+      ok: false,
+      runs: this.runs(),
+      error: Number.NaN,
+      bound: Number.NaN,
+      milliseconds: performance.now() - began,
+      message: `${'failure' in answer ? answer.failure : 'no verdict'}${what}`,
+    }
+    this.end()
+    this.start()
+    await this.loaded
+    return verdict
+  }
+
+  /** The next report of the thread, or a failure when it ends or nothing moves for longer than the limit. */
+  private answer(limit: number): Promise<Report> {
+    const { worker, pulse } = this
+    return new Promise((resolve) => {
+      let beats = pulse.beats()
+      let moved = performance.now()
+      const settle = (report: Report): void => {
+        clearInterval(watch)
+        for (const event of ['message', 'error', 'exit']) worker.removeAllListeners(event)
+        worker.on('error', () => {}) // What follows is about a thread that has had its say.
+        resolve(report)
+      }
+      const watch = setInterval(
+        () => {
+          const now = performance.now()
+          if (pulse.beats() !== beats) {
+            beats = pulse.beats()
+            moved = now
+          } else if (now - moved > limit) settle({ failure: `not done after ${limit / 1000} s` })
+        },
+        Math.min(100, limit / 4),
+      )
+      worker.on('message', settle)
+      worker.on('error', (error) => settle({ failure: reason(error) }))
+      worker.on('exit', () => settle({ failure: 'ended the thread that checks claims' }))
+    })
+  }
+}
+
+// --- Words ----------------------------------------------------------------------------------------------------------------------------
+
+const short = (x: number): string => (x === 0 ? '0' : Number.isFinite(x) ? x.toExponential(1) : String(x))
+
+function claimLine({ name, holds }: ClaimText, verdicts: readonly Verdict[]): string {
+  const checked = verdicts.filter(({ status }) => status !== 'skipped')
+  const bad = checked.find(({ ok }) => !ok)
+  const word = bad ? bad.status.toUpperCase() : checked.length === 0 ? 'skipped' : holds === false ? 'refuted' : 'ok'
+  const measured = checked
+    .filter(({ status }) => ['holds', 'refuted', 'fails'].includes(status))
+    .map(({ device, error, bound }) => `${device} ${short(error)}${holds === false ? '' : ` / ${short(bound)}`}`)
+  const runs = Math.max(0, ...checked.map(({ runs }) => runs))
+  const seconds = verdicts.reduce((total, { milliseconds }) => total + milliseconds, 0) / 1000
+  return [
+    word.padEnd(8),
+    name.padEnd(52),
+    `${runs} runs`.padStart(9),
+    ...measured.map((text) => text.padEnd(28)),
+    `${seconds.toFixed(1)} s`,
+  ]
+    .join('  ')
+    .trimEnd()
+}
+
+/** What went wrong, the smallest case that shows it, and how to see it again. */
+function complaint(
+  { claim, device, message, counterexample }: Verdict,
+  { operands, seed, runs, threads }: VerifyOptions,
+  briefly: boolean,
+): string[] {
+  const words = [...operands.filter(isFile), claim].map(quoted)
+  const place = counterexample ? ` --seed ${seed} --path ${counterexample.path}` : ` --seed ${seed} --runs ${runs}`
+  const command = `fastweights verify ${words.join(' ')} --device ${device}${threads === 1 ? '' : ` --threads ${threads}`}${place}`
+  const what = `  ${device}: ${oneLine(message ?? '')}`
+  if (briefly) return [what]
+  return [what, ...(counterexample?.lines ?? []).map((text) => `    ${text}`), `  again: ${command}`]
+}
+
+/** As a shell takes it. */
+const quoted = (word: string): string => (/^[\w./:=-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)
+
+function summary({ claims, devices, milliseconds, runs, problems }: Verification): string {
+  const verdicts = claims.flatMap(({ verdicts }) => verdicts)
+  const lacking = claims.filter((claim) => claim.verdicts.every(({ status }) => status === 'skipped')).length
+  const bad = claims.filter((claim) => claim.verdicts.some(({ ok }) => !ok)).length
+  const refuted = claims.filter((claim) => claim.holds === false && claim.verdicts.every(({ ok }) => ok)).length
+  const counts = [
+    `${claims.length - bad - refuted - lacking} hold`,
+    ...(refuted > 0 ? [`${refuted} false ones refuted`] : []),
+    ...(lacking > 0 ? [`${lacking} skipped (they compare with a device that isn't there)`] : []),
+    ...(bad > 0 ? [`${bad} FAILED`] : []),
+    ...(problems.length > 0 ? [`${problems.length} files could not be used`] : []),
+  ]
+  const worst = devices.map((device) => {
+    const errors = verdicts.filter((v) => v.device === device && v.status === 'holds').map(({ error }) => error)
+    return `${device} ${short(Math.max(0, ...errors))}`
+  })
+  return `\n${claims.length} claims, ${runs} cases each: ${counts.join(', ')}; largest error ${worst.join(', ')}; ${duration(milliseconds)}`
+}

@@ -1,0 +1,315 @@
+/** The harness itself: what is wrong is found, made small, and found again. */
+import assert from 'node:assert/strict'
+import type fc from 'fast-check'
+import { type Claim, ClaimError, check, Devices, defineClaim, defineRule, familyClaims, int, type Verdict } from '../../claims/index.ts'
+import { checkRule } from '../../claims/rule.ts'
+import { add, affine, deltaRule, gatedDeltaRule, mul, readOut, reshape, sum, sumRule, type Tensor } from '../../engine/index.ts'
+
+const text = { section: 'tests', statement: 'a statement', equation: 'x', source: 'this test' }
+
+describe('check', () => {
+  let reference: Devices
+  let wasm: Devices
+  before(async () => {
+    reference = await Devices.open('reference')
+    wasm = await Devices.open('wasm')
+  })
+  after(() => wasm.close())
+
+  /** The sum rule for the delta rule at full strength: wrong as soon as a key comes twice. */
+  const wrong = defineClaim({
+    ...text,
+    name: 'test: delta is sum',
+    fields: { T: int(1, 20), K: int(1, 8), V: int(1, 8) },
+    left: (c, x) => {
+      const [k, v] = [x.tensor('k', [1, c.T, 1, c.K], 'unit key'), x.tensor('v', [1, c.T, 1, c.V])]
+      return { S: deltaRule(k, k, v, x.from(new Float64Array(c.T).fill(1), [1, c.T, 1])).state.S }
+    },
+    right: (c, x) => {
+      const [k, v] = [x.tensor('k', [1, c.T, 1, c.K], 'unit key'), x.tensor('v', [1, c.T, 1, c.V])]
+      return { S: sumRule(k, k, v).state.S }
+    },
+  })
+
+  it('finds a wrong claim and shrinks it to the smallest sizes', async () => {
+    for (const devices of [reference, wasm]) {
+      const verdict = await check(wrong, devices)
+      assert.equal(verdict.status, 'fails')
+      assert.equal(verdict.ok, false)
+      assert.deepEqual(verdict.counterexample!.case, { T: 2, K: 1, V: 1, look: 'ones', seed: 0 })
+      assert.deepEqual(verdict.counterexample!.lines, [
+        'T 2, K 1, V 1, look ones, seed 0',
+        'k [1,2,1,1] = 1 1',
+        'v [1,2,1,1] = 1 1',
+        'left S = 1',
+        'right S = 2',
+        'error 4.76e-1',
+      ])
+      assert.match(verdict.message!, /^S differs \(error 4\.8e-1, bound 1e-\d+\), most at S: 1 on the left, 2 on the right$/)
+    }
+  })
+
+  it('runs the same case again from its seed and path, and no other', async () => {
+    for (const seed of [1, 2, 77]) {
+      const found = await check(wrong, reference, { seed })
+      const again = await check(wrong, reference, { seed, path: found.counterexample!.path })
+      assert.deepEqual(again.counterexample!.case, found.counterexample!.case)
+      assert.equal(again.counterexample!.error, found.counterexample!.error)
+      assert.equal(again.runs, 1)
+    }
+  })
+
+  it('gives the same verdict for the same seed, and other cases for another', async () => {
+    const cases = async (seed: number): Promise<string[]> => {
+      const seen: string[] = []
+      await check({ ...wrong, right: wrong.left }, reference, { runs: 30, seed, onCase: (c) => seen.push(JSON.stringify(c)) })
+      return seen
+    }
+    assert.deepEqual(await cases(5), await cases(5))
+    assert.notDeepEqual(await cases(5), await cases(6))
+    assert.equal(new Set(await cases(5)).size > 20, true)
+  })
+
+  it('draws the same numbers for a name on every device, float32 where the device has float32', async () => {
+    for (const devices of [reference, wasm]) {
+      const numbers: Record<string, number[]> = {}
+      const claim = defineClaim({
+        ...text,
+        name: 'test: draws',
+        fields: { K: int(2, 5) },
+        left: (c, x) => {
+          numbers.here = Array.from(x.values('a', [3, c.K], 'key'))
+          return { a: x.tensor('a', [3, c.K], 'key') }
+        },
+        right: (c, x) => x.on('reference', (x) => ({ a: x.tensor('a', [3, c.K], 'key') })),
+        relation: 'same bits',
+      })
+      assert.equal((await check(claim, devices)).status, 'holds')
+      if (devices === wasm) assert.deepEqual(numbers.here, numbers.here.map(Math.fround))
+    }
+  })
+
+  const simple = (rest: Partial<Claim<{ n: fc.Arbitrary<number> }>>): Claim =>
+    defineClaim({ ...text, name: 'test: simple', fields: { n: int(1, 9) }, left: (c) => ({ x: c.n }), right: (c) => ({ x: c.n }), ...rest })
+  const statusOf = async (rest: Parameters<typeof simple>[0], options = {}): Promise<Verdict> => check(simple(rest), reference, options)
+
+  it('tells a false claim that holds after all', async () => {
+    assert.equal((await statusOf({})).status, 'holds')
+    const verdict = await statusOf({ holds: false })
+    assert.equal(verdict.status, 'not refuted')
+    assert.equal(verdict.ok, false)
+    assert.equal((await statusOf({ holds: false, left: (c) => ({ x: c.n + 1 }) })).status, 'refuted')
+  })
+
+  it('does not take an exception for a refutation', async () => {
+    const verdict = await statusOf({
+      holds: false,
+      left: (c) => {
+        if (c.n > 3) throw new Error('no more than three')
+        return { x: c.n }
+      },
+    })
+    assert.equal(verdict.status, 'throws')
+    assert.equal(verdict.message, 'no more than three')
+  })
+
+  it('shrinks an exception, too', async () => {
+    const verdict = await statusOf({
+      left: (c) => {
+        if (c.n > 3) throw new Error('no more than three')
+        return { x: c.n }
+      },
+    })
+    assert.equal(verdict.status, 'throws')
+    assert.equal(verdict.counterexample!.case.n, 4)
+  })
+
+  it('notices what depends on more than the case', async () => {
+    let calls = 0
+    assert.equal((await statusOf({ left: () => ({ x: Math.random() }) })).status, 'unsteady')
+    // Right at first, and wrong once: the counterexample does not come again.
+    const verdict = await statusOf({ left: (c) => ({ x: ++calls === 20 ? -1 : c.n }) })
+    assert.equal(verdict.status, 'unsteady')
+    assert.match(verdict.message!, /^non-deterministic/)
+  })
+
+  it('measures: equal by root mean squares, same bits to the sign of zero, at most from one side', async () => {
+    const error = async (relation: Claim['relation'], left: number[], right: number[], floor?: number): Promise<number> =>
+      (await statusOf({ relation, floor, left: () => ({ x: left }), right: () => ({ x: right }) }, { runs: 1 })).error
+    assert.ok(Math.abs((await error('equal', [1, 2], [1, 1], 0)) - Math.SQRT1_2) < 1e-15)
+    assert.ok(Math.abs((await error('equal', [0.2], [0.1], 0.1)) - 0.5) < 1e-15)
+    assert.equal(await error('same bits', [0, 1, 2, 3], [-0, 1, 2, 3]), 0.25)
+    assert.equal(await error('same bits', [Number.NaN], [Number.NaN]), 0)
+    assert.equal(await error('at most', [-5, 1], [1, 1]), 0)
+    assert.ok(Math.abs((await error('at most', [0, 1.2], [1, 1], 0)) - 0.2) < 1e-15)
+    assert.ok(Number.isNaN(await error('equal', [Number.NaN, 1], [1, 1])))
+    assert.ok(Number.isNaN(await error('at most', [Number.NaN, 1], [1, 1])))
+  })
+
+  it('takes a NaN for a counterexample', async () => {
+    const two = await statusOf({ left: () => ({ x: Number.NaN, y: 1 }), right: () => ({ x: 1, y: 1 }) })
+    assert.equal(two.status, 'fails')
+    for (const relation of ['equal', 'at most'] as const)
+      assert.equal((await statusOf({ relation, left: (c) => ({ x: c.n === 7 ? Number.NaN : 0 }) })).status, 'fails')
+  })
+
+  it('says what a side should have returned', async () => {
+    const message = async (left: unknown): Promise<string> => (await statusOf({ left: (() => left) as never })).message!
+    assert.match(await message(undefined), /^left must return \{ name: tensor, \.\.\. \}, not undefined$/)
+    assert.match(await message({ x: 'one' }), /^left gives string for 'x', not a tensor or numbers$/)
+    assert.match(await message({ y: 1 }), /^the sides differ in what 'y' is: left has 1 values, right none$/)
+    assert.match(await message({ x: [1, 2] }), /left has 2 values, right 1 values$/)
+    assert.match(await message(Promise.resolve({ x: 1 })), /asynchronous/)
+    assert.match((await statusOf({ left: () => ({}), right: () => ({}) })).message!, /no results/)
+  })
+
+  it('keeps memory flat, and says when a claim does not', async () => {
+    const before = wasm.bytesInUse()
+    await check(wrong, wasm)
+    assert.equal(wasm.bytesInUse(), before)
+    const kept: Tensor[] = []
+    const leaky = simple({
+      left: (_, x) => {
+        const t = x.from([1, 2, 3], [3])
+        t.kept = true
+        kept.push(t)
+        return { x: sum(t) }
+      },
+      right: () => ({ x: 6 }),
+    })
+    const verdict = await check(leaky, wasm)
+    assert.equal(verdict.status, 'leaks')
+    assert.match(verdict.message!, /^\d+ bytes of device memory were kept/)
+    for (const t of kept) t.dispose()
+  })
+
+  it('skips what needs a device that is not there', async () => {
+    const claim = simple({ needs: ['threads'] })
+    assert.equal((await check(claim, reference)).status, 'skipped')
+    assert.equal((await check(claim, wasm)).status, 'holds')
+  })
+
+  it('refuses a malformed claim in one line', () => {
+    const refused = (change: object, message: RegExp): void => {
+      assert.throws(
+        () => simple(change),
+        (error: Error) => error instanceof ClaimError && message.test(error.message) && !error.message.includes('\n'),
+      )
+    }
+    refused({ name: '' }, /'name' must be a text/)
+    refused({ left: 3 }, /^claim 'test: simple': 'left' must be a function/)
+    refused({ relation: 'almost' }, /'relation' must be one of equal, same bits, at most/)
+    refused({ bounds: { float32: 1 } }, /'bounds' must be/)
+    refused({ bound: 3 }, /unknown property 'bound'/)
+    refused({ fields: { n: 3 } }, /field 'n' isn't a fast-check arbitrary/)
+    refused({ fields: { seed: int(1, 2) } }, /a field can't be called 'seed'/)
+    refused({ floor: -1 }, /'floor' must be a number from 0, not -1/)
+  })
+})
+
+describe("rules of one's own", () => {
+  const qkv = {
+    q: { shape: ['B', 'T', 'H', 'K'], values: 'any' },
+    k: { shape: ['B', 'T', 'H', 'K'], values: 'key' },
+    v: { shape: ['B', 'T', 'H', 'V'], values: 'any' },
+  } as const
+  const good = defineRule({
+    name: 'leaky-sum',
+    inputs: qkv,
+    state: { S: ['B', 'H', 'K', 'V'] },
+    step: ({ S }, { q, k, v }) => {
+      const written = mul(tensorOuter(k, v), 0.5)
+      const next = add(affine(S, 0.9), written)
+      return { y: readOut(next, q), state: { S: next } }
+    },
+  })
+  const tensorOuter = (k: Tensor, v: Tensor): Tensor => sumRule(row(k), row(k), row(v)).state.S
+  const row = (x: Tensor): Tensor => x.view([x.shape[0], 1, ...x.shape.slice(1)])
+  const run = async (rule: Parameters<typeof checkRule>[0]): Promise<Verdict[]> => {
+    const devices = await Devices.open('reference')
+    const verdicts: Verdict[] = []
+    for (const claim of familyClaims(checkRule(rule, 'test'))) verdicts.push(await check(claim, devices, { runs: 30 }))
+    return verdicts
+  }
+  const failing = (verdicts: readonly Verdict[]): string[] => verdicts.filter(({ ok }) => !ok).map(({ claim }) => claim)
+
+  it('are caught where a step cuts its gradient', async () => {
+    // `view` passes no gradient: the step above is wrong as a specification, though its values are right.
+    assert.deepEqual(failing(await run(good)), ['leaky-sum: gradients of step = differences'])
+  })
+
+  it('hold when they are right, with their faster form, and equal what they say', async () => {
+    const rule = defineRule({
+      name: 'my-gated-delta',
+      inputs: { ...qkv, beta: { shape: ['B', 'T', 'H'], values: 'rate' }, gate: { shape: ['B', 'T', 'H'], values: 'gate' } },
+      state: { S: ['B', 'H', 'K', 'V'] },
+      step: ({ S }, { q, k, v, beta, gate }) => {
+        const { state } = gatedDeltaRule(reshapeToken(q), reshapeToken(k), reshapeToken(v), reshapeToken(beta), reshapeToken(gate), { S })
+        return { y: readOut(state.S, q), state: { S: state.S } }
+      },
+      run: ({ q, k, v, beta, gate }, state, options) => gatedDeltaRule(q, k, v, beta, gate, state, options),
+      forms: ['recurrent', 'chunk'],
+      linear: 'v',
+      equals: 'gated-delta',
+    })
+    const verdicts = await run(rule)
+    assert.deepEqual(failing(verdicts), [])
+    const names = verdicts.map(({ claim }) => claim)
+    for (const what of ['chunk = step', 'state carried over a cut', 'linear in v', '= gated-delta, parallel'])
+      assert.ok(names.includes(`my-gated-delta: ${what}`), what)
+  })
+
+  it('are caught when the faster form forgets the state, sees the future, or mixes sequences', async () => {
+    const base = {
+      name: 'my-sum',
+      inputs: qkv,
+      state: { S: ['B', 'H', 'K', 'V'] },
+      step: ({ S }: Record<string, Tensor>, { q, k, v }: Record<string, Tensor>) => {
+        const { state } = sumRule(reshapeToken(q), reshapeToken(k), reshapeToken(v), { S })
+        return { y: readOut(state.S, q), state: { S: state.S } }
+      },
+    } as const
+    const forgetful = await run({ ...base, run: ({ q, k, v }) => sumRule(q, k, v) })
+    assert.ok(failing(forgetful).includes('my-sum: state carried over a cut'))
+    const peeking = await run({
+      ...base,
+      run: ({ q, k, v }, state, options) => {
+        const { y, state: last } = sumRule(q, k, v, state, options)
+        return { y: add(y, affine(sum(v, { axis: 1, keepDim: true }), 0.1)), state: last }
+      },
+    })
+    assert.ok(failing(peeking).includes('my-sum: causal, to the bit'))
+    assert.ok(failing(peeking).includes('my-sum: no gradient from the future'))
+    const mixing = await run({
+      ...base,
+      run: ({ q, k, v }, state, options) => {
+        const { y, state: last } = sumRule(q, k, v, state, options)
+        return { y: add(y, affine(sum(y, { axis: 0, keepDim: true }), 0.1)), state: last }
+      },
+    })
+    assert.ok(failing(mixing).includes('my-sum: sequences of a batch are independent'))
+  })
+
+  it('are refused in one line when they are malformed', () => {
+    const refused = (change: object, message: RegExp): void => {
+      assert.throws(
+        () => defineRule({ ...good, ...change } as never),
+        (error: Error) => error instanceof ClaimError && message.test(error.message) && !error.message.includes('\n'),
+      )
+    }
+    refused({ name: 'two words' }, /'name' must be a word/)
+    refused({ name: 'delta' }, /'delta' is taken/)
+    refused({ step: undefined }, /'step' must be a function/)
+    refused({ inputs: { q: { shape: ['T', 'B'], values: 'any' } } }, /'q' has axes \[T,B\]: B comes first, T second/)
+    refused({ inputs: { q: { shape: ['B', 'T', 'X'], values: 'any' } } }, /must be a list of axes out of B T H K V N/)
+    refused({ inputs: { q: { shape: ['B', 'T'], values: 'some' } } }, /the values of input 'q' must be one of any, key/)
+    refused({ state: { S: ['H', 'K'] } }, /'S' in the state has axes \[H,K\]/)
+    refused({ forms: ['chunk'] }, /has 'forms' but no 'run'/)
+    refused({ equals: 'gama' }, /'equals' names 'gama'; the rules are sum/)
+    refused({ linear: 'w' }, /'linear' names 'w'/)
+    refused({ stat: {} }, /unknown property 'stat'/)
+  })
+})
+
+/** A token as a sequence of one. */
+const reshapeToken = (x: Tensor): Tensor => reshape(x, [x.shape[0], 1, ...x.shape.slice(1)])

@@ -1,0 +1,195 @@
+/** `fastweights verify` in processes of its own: choosing claims, files good and bad, results as text, JSON and a page. */
+import assert from 'node:assert/strict'
+import { Workplace } from '../cli/command.ts'
+
+const claimFile = `import { defineClaim, int } from 'fastweights/claims'
+const text = { section: 'mine', statement: 'A statement.', equation: 'x = y', source: 'me' }
+const claim = (name, left, more) => defineClaim({ ...text, name, fields: { n: int(1, 9) }, left, right: (c) => ({ x: c.n }), ...more })
+`
+
+/** The gated delta rule, by its step in composed ops: a user's file as the README shows it. */
+const ruleFile = `import { add, exp, gatedDeltaRule, mul, outer, readOut, reshape, sub } from 'fastweights'
+import { defineRule } from 'fastweights/claims'
+
+const tokens = (...axes) => ['B', 'T', 'H', ...axes]
+const spread = (x, axes) => reshape(x, [...x.shape, ...Array(axes).fill(1)])
+
+export const rules = [
+  defineRule({
+    name: 'my-rule',
+    inputs: {
+      q: { shape: tokens('K'), values: 'any' },
+      k: { shape: tokens('K'), values: 'key' },
+      v: { shape: tokens('V'), values: 'any' },
+      beta: { shape: tokens(), values: 'rate' },
+      gate: { shape: tokens(), values: 'gate' },
+    },
+    state: { S: ['B', 'H', 'K', 'V'] },
+    step({ S }, { q, k, v, beta, gate }) {
+      const faded = mul(S, spread(exp(gate), 2))
+      const next = add(faded, outer(k, mul(sub(v, readOut(faded, k)), spread(beta, 1))))
+      return { y: readOut(next, q), state: { S: next } }
+    },
+    equals: 'gated-delta',
+  }),
+]
+`
+
+describe('fastweights verify', () => {
+  const place = new Workplace()
+  after(() => place.remove())
+  place.write(
+    'mine.mjs',
+    `${claimFile}
+export const claims = [
+  claim('mine: right', (c) => ({ x: c.n })),
+  claim('mine: wrong', (c) => ({ x: Math.min(c.n, 4) })),
+  claim('mine: false', (c) => ({ x: -c.n }), { holds: false }),
+]`,
+  )
+
+  it('lists the claims', async () => {
+    const out = await place.succeed('verify --list')
+    assert.match(out, /^Delta rule\n {2}delta: recurrent = step$/m)
+    assert.match(out, /false: delta is sum for any keys \(false\)/)
+    const [, count] = /(\d+) claims\n$/.exec(out)!
+    assert.ok(Number(count) > 300)
+  })
+
+  it('checks what a part of the name, a glob or a whole name chooses, on both devices', async () => {
+    const out = await place.succeed(['verify', 'delta: any chunk', 'memory: the ?a*', 'false: delta ignores order', '--runs', '20'])
+    assert.match(out, /^ok +delta: any chunk length +\d+ runs +reference \S+ \/ 1\.0e-10 +wasm \S+ \/ 1\.0e-5 +\S+ s$/m)
+    assert.match(out, /^ok +memory: the last write reads back/m)
+    assert.match(out, /^ok +memory: the same key overwrites/m)
+    assert.match(out, /^refuted +false: delta ignores order/m)
+    assert.match(out, /^6 claims, 20 cases each: 5 hold, 1 false ones refuted; largest error reference \S+, wasm \S+; \d+ s$/m)
+  })
+
+  it('fails with the smallest counterexample and the command that shows it again', async () => {
+    const { code, stdout } = await place.run('verify mine.mjs --device reference --runs 50 --seed 3')
+    assert.equal(code, 1)
+    assert.match(stdout, /^ok +mine: right/m)
+    assert.match(stdout, /^refuted +mine: false/m)
+    assert.match(stdout, /^FAILS +mine: wrong/m)
+    assert.match(
+      stdout,
+      /^ {2}reference: x differs \(error \S+, bound 1e-10\), most at x: 4 on the left, 5 on the right\n {4}n 5, look ones, seed 0$/m,
+    )
+    const [, command] = /^ {2}again: fastweights (verify .*)$/m.exec(stdout)!
+    const again = await place.run(command.replace("'mine: wrong'", 'mine:?wrong').split(' '))
+    assert.equal(again.code, 1)
+    assert.match(again.stdout, /n 5, look ones, seed 0/)
+    assert.match(again.stdout, /^1 claims/m)
+  })
+
+  it('writes results as JSON and as a page that needs nothing else', async () => {
+    const { stdout, stderr, code } = await place.run('verify mine.mjs --json - --report page.html --runs 20 --device wasm')
+    assert.equal(code, 1)
+    const { claims, seed, runs } = JSON.parse(stdout)
+    assert.deepEqual([seed, runs, claims.length], [1, 20, 3])
+    assert.deepEqual(
+      claims.map((claim: { verdicts: { status: string }[] }) => claim.verdicts[0].status),
+      ['holds', 'fails', 'refuted'],
+    )
+    assert.match(stderr, /wrote page\.html/)
+    const page = place.read('page.html').toString()
+    assert.match(page, /^<!doctype html>/)
+    assert.match(page, /<math/)
+    assert.match(page, /<svg class="bar/)
+    assert.match(page, /1 claim failed/)
+    assert.match(page, /n 5, look ones, seed 0/)
+    // Nothing is fetched: the only address is that of SVG and MathML, which browsers know.
+    assert.doesNotMatch(page, /(src|href)="?(https?:)?\/\/|@import|url\((?!data:)/)
+    for (const [, id] of page.matchAll(/href="#([^"]+)"/g)) assert.ok(page.includes(`id="${id}"`), id)
+  })
+
+  it("checks a rule of one's own against the family, wherever its file lies", async () => {
+    place.write('my-rule.mjs', ruleFile)
+    const out = await place.succeed('verify ./my-rule.mjs --runs 20')
+    for (const what of ['gradients of step = differences', 'state carried over a cut', '= gated-delta, chunk', 'wasm = reference'])
+      assert.ok(out.includes(`my-rule: ${what}`), what)
+    assert.match(out, /^11 claims, 20 cases each: 11 hold/m)
+  })
+
+  it('takes claims and rules from a default export, and an object of them', async () => {
+    place.write('default.mjs', `${claimFile}export default { claims: { one: claim('mine: right', (c) => ({ x: c.n })) } }`)
+    assert.match(await place.succeed('verify default.mjs --runs 5'), /^1 claims, 5 cases each: 1 hold/m)
+  })
+
+  describe('bad input', () => {
+    /** It fails with this code and one line to standard error. */
+    const refused = async (words: string | string[], code: number, message: RegExp): Promise<void> => {
+      const result = await place.run(words)
+      assert.match(result.stderr, message)
+      assert.equal(result.stderr.trimEnd().split('\n').length, 1, result.stderr)
+      assert.equal(result.code, code)
+    }
+    const bad = async (name: string, content: string, message: RegExp): Promise<void> => {
+      place.write(name, content)
+      await refused(`verify ./${name} --device reference`, 1, message)
+    }
+
+    it('a pattern that matches nothing', () =>
+      refused('verify gated-dleta', 2, /^fastweights: no claim matches 'gated-dleta': did you mean 'gated-delta'\?\n$/))
+    it('a path for more than one claim', () =>
+      refused('verify delta --path 1:2', 2, /--path is a place among the cases of one claim, and \d+ claims/))
+    it('options outside their range', () => refused('verify --runs 0', 2, /--runs: expected an integer from 1/))
+    it('a file that is not there', () => refused('verify nosuch.mjs', 1, /^fastweights: nosuch\.mjs: no such file\n$/))
+    it('a file that throws', () => bad('throws.mjs', "throw new Error('no,\\nreally')", /throws\.mjs: can't be loaded: no, really\n$/))
+    it('a file with an error of syntax', () => bad('syntax.mjs', 'export const claims = [', /syntax\.mjs: can't be loaded: SyntaxError/))
+    it('a file that exports nothing usable', () =>
+      bad('empty.mjs', 'export const x = 1', /empty\.mjs: exports neither 'claims' nor 'rules'/))
+    it('a file that imports what is not there', () =>
+      bad('import.mjs', "import 'nosuch'", /import\.mjs: can't be loaded: Cannot find package 'nosuch'/))
+    it('a malformed claim', () =>
+      bad('malformed.mjs', "export const claims = [{ name: 'x' }]", /malformed\.mjs: 'x': 'section' must be a text/))
+    it('a malformed rule', () => bad('rule.mjs', "export const rules = [{ name: 'x' }]", /rule\.mjs: 'x': 'step' must be a function/))
+    it('two claims of one name', () =>
+      bad(
+        'twice.mjs',
+        `${claimFile}export const claims = [1, 2].map(() => claim('a: b', (c) => ({ x: c.n })))`,
+        /two claims are called 'a: b'/,
+      ))
+    it('a step whose results have other shapes', () =>
+      bad(
+        'shapes.mjs',
+        ruleFile.replace('y: readOut(next, q)', 'y: next'),
+        /shapes\.mjs: 'my-rule': step returns y \[1,1,2,3\], expected \[B=1,H=1,V=3\]/,
+      ))
+    it('a step that throws', () => bad('step.mjs', ruleFile.replace('exp(gate)', 'exp(k)'), /step\.mjs: 'my-rule': step: /))
+    it('a file that is loading for ever', async () => {
+      place.write('loop.mjs', 'for (;;);')
+      await refused('verify loop.mjs --case-limit 0.5', 1, /loop\.mjs: not done after \d+ s/)
+    }).timeout(60_000)
+    it('a file that ends the process', () => bad('exit.mjs', 'process.exit(0)', /exit\.mjs: ended the thread that checks claims/))
+
+    it('one bad file does not keep the others from being checked', async () => {
+      place.write('good.mjs', `${claimFile}export const claims = [claim('mine: right', (c) => ({ x: c.n }))]`)
+      const { code, stdout, stderr } = await place.run('verify empty.mjs good.mjs --runs 5')
+      assert.equal(code, 1)
+      assert.match(stderr, /empty\.mjs: exports neither/)
+      assert.match(stdout, /^ok +mine: right/m)
+    })
+
+    it('a case that never ends, a claim that ends the process, one that is not deterministic: the others go on', async () => {
+      place.write(
+        'stuck.mjs',
+        `${claimFile}
+export const claims = [
+  claim('mine: endless', (c) => { while (c.n === 3); return { x: c.n } }),
+  claim('mine: exits', () => process.exit(0)),
+  claim('mine: random', () => ({ x: Math.random() })),
+  claim('mine: prints', (c) => { console.log('noise'); return { x: c.n } }),
+]`,
+      )
+      const { code, stdout } = await place.run('verify stuck.mjs --device reference --case-limit 1 --runs 200')
+      assert.equal(code, 1)
+      assert.match(stdout, /^STUCK +mine: endless.*\n {2}reference: not done after 1 s \(case: n 3, /m)
+      assert.match(stdout, /^STUCK +mine: exits.*\n {2}reference: ended the thread that checks claims/m)
+      assert.match(stdout, /^UNSTEADY +mine: random.*\n {2}reference: non-deterministic/m)
+      assert.match(stdout, /^ok +mine: prints/m)
+      assert.doesNotMatch(stdout, /noise/)
+      assert.match(stdout, /^4 claims, 200 cases each: 1 hold, 3 FAILED/m)
+    })
+  })
+})
