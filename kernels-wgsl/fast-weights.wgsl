@@ -6,8 +6,7 @@
 // with a_t = erase_t, the sum rule with a_t = 0 (`reads` 0: what belongs to a is left out). The normaliser is one more value column: v is
 // extended by 1, S by z, the cotangent by g = -(dy . y) / den. `columns` is V with it.
 //
-// A head's T tokens are cut into pieces of `rows` tokens, ROWS at most, that don't reach over a multiple of C, so that snapshots lie where a piece
-// begins. For a piece, with D_ij = w_{j+1} * ... * w_i (D_ii = 1), Gamma_i = w_1 * ... * w_i, Gamma = Gamma_n:
+// A head's T tokens are cut into spans, several chunks of C or one, and these into pieces of `rows` tokens, ROWS at most. For a piece, with D_ij = w_{j+1} * ... * w_i (D_ii = 1), Gamma_i = w_1 * ... * w_i, Gamma = Gamma_n:
 //
 //     Q~_i = Gamma_i q_i,  A~_i = Gamma_{i-1} a_i,  K~_j = D_nj k'_j,  P_ij = q_i . D_ij k'_j (j <= i),  M_ij = a_i . D_{i-1,j} k'_j (j < i)
 //     (I + M) [W U0] = [A~ V],  U = U0 - W S,  O = Q~ S + P U,  S <- Gamma S + K~^T U                                   WY form: Yang 2024
@@ -37,8 +36,9 @@ struct Params {
   columns: u32,
   head: u32,
   heads: u32,
+  span: u32,      // tokens
+  perSpan: u32,   // pieces of a span
   pieces: u32,
-  perChunk: u32,  // pieces of a chunk
   rows: u32,
   gateWidth: u32, // 0: no gate
   reads: u32,     // 0, BETA or ERASE: what `extra` holds
@@ -67,10 +67,12 @@ struct Params {
   // For entries that have them.
   transposed: u32,
   inPlace: u32,   // recurrent: the state is kept in slot 0
-  segments: u32,  // load, store: states of a head in the array outside
-  slot: u32,      // load, store: the first one's place in work ...
-  step: u32,      // ... and how many places on the next one is
-  slots: u32,     // places of a head
+  segments: u32,  // load, store: states of a head that are moved
+  outside: u32,   // ... of how many in the array outside, where they lie stride apart
+  stride: u32,
+  slots: u32,     // ... and of how many in work, where the first one's place is `slot` and they lie step apart
+  slot: u32,
+  step: u32,
   present: u32,   // load, store: 1 with S, 2 with z; zeros are loaded for what isn't there
   n: u32,         // checkGate: values
   fault: u32,
@@ -108,9 +110,9 @@ struct Piece {
 fn pieceOf(index: u32) -> Piece {
   let head = p.head + index / p.pieces;
   let piece = index % p.pieces;
-  let before = piece % p.perChunk * p.rows;
-  let t = piece / p.perChunk * p.C + before;
-  return Piece((head / p.H * p.T + t) * p.H + head % p.H, min(min(p.rows, p.C - before), p.T - t));
+  let before = piece % p.perSpan * p.rows;
+  let t = piece / p.perSpan * p.span + before;
+  return Piece((head / p.H * p.T + t) * p.H + head % p.H, min(min(p.rows, p.span - before), p.T - t));
 }
 
 /// Where the state before a piece lies.
@@ -160,7 +162,7 @@ fn placeOf(i: u32) -> vec4<u32> {
   let segment = row / p.K % p.segments;
   let head = row / p.K / p.segments;
   let place = ((head * p.slots + p.slot + segment * p.step) * p.K + row % p.K) * p.columns + j;
-  return vec4(place, ((p.head + head) * p.segments + segment) * p.K + row % p.K, j, 0u);
+  return vec4(place, ((p.head + head) * p.outside + segment * p.stride) * p.K + row % p.K, j, 0u);
 }
 
 @compute @workgroup_size(THREADS) fn load(g: Group) {
@@ -291,8 +293,8 @@ var<workgroup> stagedW: array<f32, THREADS>;
   }
 }
 
-const CHANNELS = 8u;
-const TILE = 256u; // ROWS CHANNELS
+const TILE = 256u;
+/// [tokens, channels]: rows rounded up to a power of two, and as many channels as fit.
 var<workgroup> tileQ: array<f32, TILE>;
 var<workgroup> tileK: array<f32, TILE>;
 var<workgroup> tileA: array<f32, TILE>;
@@ -312,21 +314,24 @@ var<workgroup> pairsM: array<f32, PAIRS>;
   let index = id.x + id.y * count.x;
   if (index >= p.heads * p.pieces) { return; }
   let piece = pieceOf(index);
+  var tokens = 1u;
+  while (tokens < p.rows) { tokens *= 2u; }
+  let channels = TILE / tokens;
   for (var e = thread; e < PAIRS; e += THREADS) {
     pairsP[e] = 0.0;
     pairsM[e] = 0.0;
   }
-  for (var i0 = 0u; i0 < p.K; i0 += CHANNELS) {
+  for (var i0 = 0u; i0 < p.K; i0 += channels) {
+    let width = min(channels, p.K - i0);
     workgroupBarrier();
     for (var e = thread; e < TILE; e += THREADS) {
-      let i = i0 + e % CHANNELS;
-      let token = piece.first + e / CHANNELS * p.H;
-      let inside = e / CHANNELS < piece.n && i < p.K;
+      let i = i0 + e % channels;
+      let token = piece.first + e / channels * p.H;
       tileQ[e] = 0.0;
       tileK[e] = 0.0;
       tileA[e] = 0.0;
       tileW[e] = 1.0;
-      if (inside) {
+      if (e / channels < piece.n && i < p.K) {
         tileQ[e] = q[token * p.K + i];
         tileK[e] = writtenKey(token, i);
         tileA[e] = reader(token, i);
@@ -336,29 +341,29 @@ var<workgroup> pairsM: array<f32, PAIRS>;
     workgroupBarrier();
     if (thread < piece.n) {
       var total = 0.0;
-      for (var c = 0u; c < CHANNELS; c++) { total += tileQ[thread * CHANNELS + c] * tileK[thread * CHANNELS + c]; }
+      for (var c = 0u; c < width; c++) { total += tileQ[thread * channels + c] * tileK[thread * channels + c]; }
       pairsP[thread * (ROWS + 1u)] += total;
     }
-    for (var half = ROWS / 2u; half > 0u; half >>= 1u) {
-      for (var run = thread; run < ROWS / half * CHANNELS; run += THREADS) {
-        let part = run / CHANNELS;
-        let c = run % CHANNELS;
+    for (var half = tokens / 2u; half > 0u; half >>= 1u) {
+      for (var run = thread; run < TILE / half; run += THREADS) {
+        let part = run / channels;
+        let c = run % channels;
         var product = 1.0;
         for (var s = 0u; s < half; s++) {
           if ((part & 1u) == 1u) {
-            let e = (part * half + s) * CHANNELS + c;
+            let e = (part * half + s) * channels + c;
             fadedA[e] = product * tileA[e];
             product *= tileW[e];
             faded[e] = product * tileQ[e];
           } else {
-            let e = ((part + 1u) * half - 1u - s) * CHANNELS + c;
+            let e = ((part + 1u) * half - 1u - s) * channels + c;
             faded[e] = product * tileK[e];
             product *= tileW[e];
           }
         }
       }
       workgroupBarrier();
-      for (var pair = thread; pair < ROWS * half / 2u; pair += THREADS) {
+      for (var pair = thread; pair < tokens * half / 2u; pair += THREADS) {
         let start = pair / (half * half) * 2u * half;
         let rest = pair % (half * half);
         let i = start + half + rest / half;
@@ -366,10 +371,10 @@ var<workgroup> pairsM: array<f32, PAIRS>;
         if (i >= piece.n) { continue; }
         var sumP = 0.0;
         var sumM = 0.0;
-        for (var c = 0u; c < CHANNELS; c++) {
-          let x = faded[j * CHANNELS + c];
-          sumP += faded[i * CHANNELS + c] * x;
-          sumM += fadedA[i * CHANNELS + c] * x;
+        for (var c = 0u; c < width; c++) {
+          let x = faded[j * channels + c];
+          sumP += faded[i * channels + c] * x;
+          sumM += fadedA[i * channels + c] * x;
         }
         pairsP[i * ROWS + j] += sumP;
         pairsM[i * ROWS + j] += sumM;
@@ -403,7 +408,6 @@ var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
   workgroupBarrier();
   let column = group % blocks * THREADS + thread;
   if (column >= keys + p.columns) { return; }
-  let n = pieceOf(index).n;
   let width = select(p.columns, p.K, column < keys);
   let source = select(select(p.U, p.dU, transposed) + column - keys, p.A + column, column < keys) + index * p.rows * width;
   let next = select(source, p.W + index * p.rows * width + column, column < keys);
@@ -412,53 +416,84 @@ var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
     var x = work[source + i * width];
     for (var s = 0u; s < r; s++) {
       let j = select(s, p.rows - 1u - s, transposed);
-      let m = select(pairsM[i * p.rows + j], pairsM[j * p.rows + i], transposed);
-      if (i < n && j < n) { x -= m * solved[j * THREADS + thread]; }
+      x -= pairsM[select(i * p.rows + j, j * p.rows + i, transposed)] * solved[j * THREADS + thread];
     }
     solved[i * THREADS + thread] = x;
     work[next + i * width] = x;
   }
 }
 
-// y = scale o / den, den = N + eps. A workgroup a token.
+// The states before the chunks of a piece but the first, where it holds several: token by token, now that u is known. A workgroup takes PER_GROUP
+// elements of [heads, pieces, K, columns]; a head has `outside` snapshots.
+@compute @workgroup_size(THREADS) fn snapshots(g: Group) {
+  let end = elementsEnd(g, p.heads * p.pieces * p.K * p.columns);
+  for (var e = firstElement(g); e < end; e += THREADS) {
+    let j = e % p.columns;
+    let i = e / p.columns % p.K;
+    let index = e / p.columns / p.K;
+    let piece = pieceOf(index);
+    var at = (p.head + index / p.pieces) * p.outside + index % p.pieces * (p.span / p.C);
+    var x = work[stateBefore(p.S, index) + i * p.columns + j];
+    for (var t = 0u; t < (piece.n - 1u) / p.C * p.C; t++) {
+      let token = piece.first + t * p.H;
+      x = decay(token, i) * x + writtenKey(token, i) * work[p.U + (index * p.rows + t) * p.columns + j];
+      if ((t + 1u) % p.C != 0u) { continue; }
+      at++;
+      if (j < p.V) { state[(at * p.K + i) * p.V + j] = x; } else { normaliser[at * p.K + i] = x; }
+    }
+  }
+}
+
+// ---- tokens ------------------------------------------------------------------------------------------------------------------
+
+const LANES = 16u;
+const PER_GROUP_ROWS = 4u; // THREADS / LANES
+
+/// A row of work, its piece and its token. LANES threads share a row; a thread beyond the work, or a piece's tokens, is in none.
+struct Row {
+  index: u32,
+  token: u32,
+  lane: u32,
+  exists: bool,
+  isToken: bool,
+}
+
+fn rowOf(g: Group) -> Row {
+  let index = groupOf(g) * PER_GROUP_ROWS + g.thread / LANES;
+  let exists = index < p.heads * p.pieces * p.rows;
+  let piece = pieceOf(select(0u, index / p.rows, exists));
+  let isToken = exists && index % p.rows < piece.n;
+  return Row(index, piece.first + select(0u, index % p.rows, isToken) * p.H, g.thread % LANES, exists, isToken);
+}
+
+// y = scale o / den, den = N + eps.
 @compute @workgroup_size(THREADS) fn outputs(g: Group) {
-  let index = groupOf(g) / p.rows;
-  let t = groupOf(g) % p.rows;
-  if (index >= p.heads * p.pieces) { return; }
-  let piece = pieceOf(index);
-  if (t >= piece.n) { return; }
-  let token = piece.first + t * p.H;
-  let row = p.O + groupOf(g) * p.columns;
+  let row = rowOf(g);
+  if (!row.isToken) { return; }
+  let O = p.O + row.index * p.columns;
   var d = 1.0;
   if (p.columns > p.V) {
-    d = work[row + p.V] + p.eps;
-    if (g.thread == 0u) { den[token] = d; }
+    d = work[O + p.V] + p.eps;
+    if (row.lane == 0u) { den[row.token] = d; }
   }
-  for (var j = g.thread; j < p.V; j += THREADS) { y[token * p.V + j] = p.scale * work[row + j] / d; }
+  for (var j = row.lane; j < p.V; j += LANES) { y[row.token * p.V + j] = p.scale * work[O + j] / d; }
 }
 
 // ---- backward ------------------------------------------------------------------------------------------------------------------
 
-// G = scale dy / den, g = -(dy . y) / den: the second is what is forgotten most easily. A workgroup a token.
+// G = scale dy / den, g = -(dy . y) / den: the second is what is forgotten most easily.
 @compute @workgroup_size(THREADS) fn cotangents(g: Group) {
-  let index = groupOf(g) / p.rows;
-  let t = groupOf(g) % p.rows;
-  let piece = pieceOf(min(index, p.heads * p.pieces - 1u));
-  let inside = index < p.heads * p.pieces && t < piece.n;
-  let token = piece.first + select(0u, t, inside) * p.H;
-  let row = p.G + groupOf(g) * p.columns;
+  let row = rowOf(g);
+  let G = p.G + row.index * p.columns;
   var factor = p.scale;
-  var total = 0.0;
   if (p.columns > p.V) {
-    for (var j = g.thread; j < p.V; j += THREADS) { total -= dy[token * p.V + j] * yIn[token * p.V + j]; }
+    var total = 0.0;
+    for (var j = row.lane; j < p.V; j += LANES) { total -= dy[row.token * p.V + j] * yIn[row.token * p.V + j]; }
+    total = sumLanes(total, g.thread, LANES);
+    factor /= denIn[row.token];
+    if (row.exists && row.lane == 0u) { work[G + p.V] = select(0.0, total / denIn[row.token], row.isToken); }
   }
-  total = sumLanes(total, g.thread, THREADS);
-  if (index >= p.heads * p.pieces) { return; }
-  if (p.columns > p.V) {
-    factor /= denIn[token];
-    if (g.thread == 0u) { work[row + p.V] = select(0.0, total / denIn[token], inside); }
-  }
-  for (var j = g.thread; j < p.V; j += THREADS) { work[row + j] = select(0.0, factor * dy[token * p.V + j], inside); }
+  for (var j = row.lane; row.exists && j < p.V; j += LANES) { work[G + j] = select(0.0, factor * dy[row.token * p.V + j], row.isToken); }
 }
 
 // From dP, dM, dQ~, dK~, dA~ and the states to the cotangents of q, k', a, in the places of dQ~, dK~, dA~, and of log w, where there is a gate.
@@ -594,46 +629,39 @@ var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
   }
 }
 
-// The gradients: of k through k' = beta k and, with beta, through a (which is left in dA as a cotangent of k). A workgroup a token.
+// The gradients: of k through k' = beta k and, with beta, through a (which is left in dA as a cotangent of k).
 @compute @workgroup_size(THREADS) fn gradients(g: Group) {
-  let index = groupOf(g) / p.rows;
-  let t = groupOf(g) % p.rows;
-  let piece = pieceOf(min(index, p.heads * p.pieces - 1u));
-  let inside = index < p.heads * p.pieces && t < piece.n;
-  let token = piece.first + select(0u, t, inside) * p.H;
-  let row = groupOf(g) * p.K;
-  let beta = rate(token);
+  let row = rowOf(g);
+  let keys = row.index * p.K;
+  let beta = rate(row.token);
   var dbeta = 0.0;
-  for (var i = g.thread; inside && i < p.K; i += THREADS) {
-    let to = token * p.K + i;
-    let dWritten = work[p.dK + row + i];
-    dq[to] = work[p.dQ + row + i];
+  for (var i = row.lane; row.isToken && i < p.K; i += LANES) {
+    let to = row.token * p.K + i;
+    let dWritten = work[p.dK + keys + i];
+    dq[to] = work[p.dQ + keys + i];
     dbeta += k[to] * dWritten;
     var dki = beta * dWritten;
-    if (p.reads == BETA) { dki += work[p.dA + row + i]; }
+    if (p.reads == BETA) { dki += work[p.dA + keys + i]; }
     dk[to] = dki;
-    if (p.reads == ERASE) { dextra[to] = work[p.dA + row + i]; }
+    if (p.reads == ERASE) { dextra[to] = work[p.dA + keys + i]; }
   }
-  for (var j = g.thread; inside && j < p.V; j += THREADS) {
-    dv[token * p.V + j] = work[p.dU + groupOf(g) * p.columns + j];
+  for (var j = row.lane; row.isToken && j < p.V; j += LANES) { dv[row.token * p.V + j] = work[p.dU + row.index * p.columns + j]; }
+  if (p.reads == BETA) {
+    dbeta = sumLanes(dbeta, g.thread, LANES);
+    if (row.isToken && row.lane == 0u) { dextra[row.token] = dbeta; }
   }
-  dbeta = sumLanes(dbeta, g.thread, THREADS);
-  if (inside && p.reads == BETA && g.thread == 0u) { dextra[token] = dbeta; }
 }
 
-// dgate: d log w, summed over the channels where they share it. A workgroup a token.
+// dgate: d log w, summed over the channels where they share it.
 @compute @workgroup_size(THREADS) fn gateGradient(g: Group) {
-  let index = groupOf(g) / p.rows;
-  let t = groupOf(g) % p.rows;
-  let piece = pieceOf(min(index, p.heads * p.pieces - 1u));
-  let inside = index < p.heads * p.pieces && t < piece.n;
-  let token = piece.first + select(0u, t, inside) * p.H;
-  let row = p.dW + groupOf(g) * p.K;
-  var total = 0.0;
-  for (var i = g.thread; inside && i < p.K; i += THREADS) {
-    total += work[row + i];
-    if (p.gateWidth == p.K) { dgate[token * p.K + i] = work[row + i]; }
+  let row = rowOf(g);
+  let at = p.dW + row.index * p.K;
+  if (p.gateWidth == p.K) {
+    for (var i = row.lane; row.isToken && i < p.K; i += LANES) { dgate[row.token * p.K + i] = work[at + i]; }
+  } else {
+    var total = 0.0;
+    for (var i = row.lane; row.isToken && i < p.K; i += LANES) { total += work[at + i]; }
+    total = sumLanes(total, g.thread, LANES);
+    if (row.isToken && row.lane == 0u) { dgate[row.token] = total; }
   }
-  total = sumLanes(total, g.thread, THREADS);
-  if (inside && p.gateWidth != p.K && g.thread == 0u) { dgate[token] = total; }
 }

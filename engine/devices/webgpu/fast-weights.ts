@@ -16,7 +16,12 @@ import { type Gpu, perGroup, threads } from './runtime.ts'
 /** ROWS of fast-weights.wgsl and SIDE of fast-weights-products.wgsl. */
 const rowsLimit = 32
 const side = 32
+/** PER_GROUP_ROWS of fast-weights.wgsl. */
+const perGroupRows = 4
 const scratchFloats = 2 ** 26
+
+/** Short chunks share a piece. Longer ones begin one of their own, since the backward starts from a snapshot there. */
+const chunksOfSpan = ({ C }: FastWeightSizes): number => Math.max(1, Math.floor(rowsLimit / C))
 
 type Regions = Record<string, number>
 
@@ -27,20 +32,23 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   const blocks = (n: number): number => Math.ceil(n / threads)
 
   /** What a call's dispatches have in common. */
-  function planOf(sizes: FastWeightSizes, { beta, gate, erase }: FastWeightInputs<Block>, normalised: boolean) {
+  function planOf(sizes: FastWeightSizes, { beta, gate, erase }: FastWeightInputs<Block>, normalised: boolean, chunksOfSpan: number) {
     const { B, T, H, K, V, C, gateWidth, scale, eps } = sizes
-    const rows = Math.min(C, T, rowsLimit)
-    const chunks = Math.ceil(T / C)
-    const perChunk = Math.ceil(Math.min(C, T) / rows)
-    const pieces = (chunks - 1) * perChunk + Math.ceil((T - (chunks - 1) * C) / rows)
+    const span = C * chunksOfSpan
+    const spans = Math.ceil(T / span)
+    const rows = Math.min(span, T, rowsLimit)
+    const perSpan = Math.ceil(Math.min(span, T) / rows)
+    const pieces = (spans - 1) * perSpan + Math.ceil((T - (spans - 1) * span) / rows)
     const columns = V + Number(normalised)
     const reads = beta ? 1 : erase ? 2 : 0
     return {
       gated: gate !== null,
       extra: beta ?? erase,
-      chunks,
+      spans,
+      /** Places of the states at the beginning of each span, outside and in the work. */
+      snapshots: { segments: spans, outside: Math.ceil(T / C), stride: chunksOfSpan, step: perSpan },
       heads: B * H,
-      params: { T, H, K, V, C, columns, pieces, perChunk, rows, reads, gateWidth: gate ? gateWidth : 0, scale, eps },
+      params: { T, H, K, V, C, columns, span, perSpan, pieces, rows, reads, gateWidth: gate ? gateWidth : 0, scale, eps },
       tokens: B * T * H,
       /** Floats of a head. */
       keys: pieces * rows * K,
@@ -73,18 +81,18 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     if (gate) gpu.run(kernels, 'checkGate', { gate, faults: gpu.faults }, { n, fault: gpu.fault(gateFault) }, Math.ceil(n / perGroup))
   }
 
-  /** States between an array [B,H,segments,K,V] (and [B,H,segments,K]) and region S of the work: `step` places apart, from `slot` on. */
+  /** States between arrays [B,H,outside,K,V] and [B,H,outside,K] and region S of the work: the names are those of Params. */
   function move(
     entry: 'load' | 'store',
     { work, params }: Pick<Part, 'work' | 'params'>,
     [state, normaliser]: readonly [Block | null, Block | null],
-    { S = params.S, slots = params.pieces + 1, slot = 0, segments = 1, step = 1 },
+    { S = params.S, slots = params.pieces + 1, slot = 0, segments = 1, outside = 1, stride = 1, step = 1 } = {},
   ): void {
     gpu.run(
       kernels,
       entry,
       { work, state, normaliser },
-      { ...params, S, slots, slot, segments, step, present: Number(state !== null) + 2 * Number(normaliser !== null) },
+      { ...params, S, slots, slot, segments, outside, stride, step, present: Number(state !== null) + 2 * Number(normaliser !== null) },
       Math.ceil((params.heads * segments * params.K * params.columns) / perGroup),
     )
   }
@@ -164,6 +172,26 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     if (reads) gpu.run(kernels, 'solve', { work }, params, batches * blocks(K + columns))
   }
 
+  /** Snapshots at the chunks that begin inside a piece. */
+  function innerSnapshots(
+    { work, params, batches }: Part,
+    { extra, snapshots: { outside, stride } }: Plan,
+    { k, gate }: FastWeightInputs<Block>,
+    state: Block,
+    normaliser: Block | null,
+  ): void {
+    const n = batches * params.K * params.columns
+    gpu.run(
+      kernels,
+      'snapshots',
+      { work, k, extra, gate, state, normaliser },
+      { ...params, outside },
+      stride === 1 ? 0 : Math.ceil(n / perGroup),
+    )
+  }
+
+  const rowGroups = ({ batches, params }: Part): number => Math.ceil((batches * params.rows) / perGroupRows)
+
   /** U and the states, from the one in the first slot of each segment on. */
   function scanForward({ work, params, heads }: Part, segments: number, perSegment: number, keepLast: boolean): void {
     gpu.run(
@@ -220,14 +248,13 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
 
   return {
     fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes) {
-      const plan = planOf(sizes, inputs, zT !== null)
-      const { extra, chunks, keys, values, pairs } = plan
+      const plan = planOf(sizes, inputs, zT !== null, form === 'chunk' ? chunksOfSpan(sizes) : 1)
+      const { extra, keys, values, pairs } = plan
       const { q, k, v, gate, s0, z0 } = inputs
       checkGate(gate, plan.tokens * sizes.gateWidth)
-      const step = plan.params.perChunk
       const keep = (part: Part): void => {
         move('store', part, [sT, zT], { slot: plan.params.pieces })
-        if (states) move('store', part, [states, zs], { segments: chunks, step })
+        if (states) move('store', part, [states, zs], plan.snapshots)
       }
       if (form === 'recurrent') {
         const run = (part: Pick<Part, 'work' | 'params' | 'heads'>, inPlace: boolean): void => {
@@ -255,32 +282,33 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         // W takes the place of A~.
         part.at.A = part.params.A = part.at.W
         prepare(part, plan, inputs)
-        move('load', part, [s0, z0], {})
+        move('load', part, [s0, z0])
         scanForward(part, 1, pieces, true)
         const m = matrices(part)
         m.multiply('O', [m.keys('Q'), m.states('S')], columns, K)
         m.multiply('O', [m.pairs('P'), m.values('U')], columns, rows, { accumulate: 1, lowerA: 1 })
-        gpu.run(kernels, 'outputs', { work: part.work, y, den }, part.params, part.batches * rows)
+        gpu.run(kernels, 'outputs', { work: part.work, y, den }, part.params, rowGroups(part))
         keep(part)
+        if (states) innerSnapshots(part, plan, inputs, states, zs)
       })
     },
 
     fastWeightsBackward(_form, inputs, { y, den, states, zs }, { dy, dsT, dzT }, gradients, sizes) {
-      const plan = planOf(sizes, inputs, den !== null)
-      const { gated, extra, chunks, keys, values, pairs } = plan
+      const plan = planOf(sizes, inputs, den !== null, chunksOfSpan(sizes))
+      const { gated, extra, spans, keys, values, pairs } = plan
       const { q, k, gate } = inputs
       const { dq, dk, dv, dbeta, derase, dgate, ds0, dz0 } = gradients
-      const { K, columns, pieces, perChunk, rows, reads } = plan.params
+      const { K, columns, pieces, perSpan, rows, reads } = plan.params
       const forward = { Q: keys, Kt: keys, U: values, P: pairs, gamma: pieces * K, S: plan.states }
       const backward = { G: values, dU: values, dS: plan.states, dQ: keys, dK: keys, dP: pairs }
       const reading = { A: keys, W: keys, M: pairs, dA: keys, dM: pairs }
       forEachPart(plan, { ...forward, ...backward, ...(reads && reading), ...(gated && { dW: keys }) }, (part) => {
         const { work, params, batches } = part
         prepare(part, plan, inputs)
-        move('load', part, [states, zs], { segments: chunks, step: perChunk })
-        scanForward(part, chunks, perChunk, false)
+        move('load', part, [states, zs], plan.snapshots)
+        scanForward(part, spans, perSpan, false)
         const m = matrices(part)
-        gpu.run(kernels, 'cotangents', { work, dy, yIn: y, denIn: den }, params, batches * rows)
+        gpu.run(kernels, 'cotangents', { work, dy, yIn: y, denIn: den }, params, rowGroups(part))
         m.multiply('dU', [turned(m.pairs('P')), m.values('G')], columns, rows)
         move('load', part, [dsT, dzT], { S: params.dS, slot: pieces })
         scanBackward(part)
@@ -302,8 +330,8 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
             m.multiply('dA', [m.pairs('dM'), m.keys('Kt')], K, rows, { accumulate: 1 })
           }
         }
-        gpu.run(kernels, 'gradients', { work, k, extra, dq, dk, dv, dextra: dbeta ?? derase }, params, batches * rows)
-        if (gated) gpu.run(kernels, 'gateGradient', { work, dgate }, params, batches * rows)
+        gpu.run(kernels, 'gradients', { work, k, extra, dq, dk, dv, dextra: dbeta ?? derase }, params, rowGroups(part))
+        if (gated) gpu.run(kernels, 'gateGradient', { work, dgate }, params, rowGroups(part))
         if (ds0 || dz0) move('store', part, [ds0, dz0], { S: params.dS })
       })
     },
