@@ -138,32 +138,23 @@ fn inside(row: u32, rows: u32, i: u32, end: u32) -> u32 { return select(0u, end 
 
   let m = m0 + 4u * ty;
   let n = n0 + 4u * tx;
-  let rows = (batch * p.splits + split) * p.M;
-  let last = p.splits == 1u;
-  var v4 = vec4<f32>();
-  if (last && p.biased == 1u) {
-    for (var j = 0u; j < 4u; j++) { if (n + j < N) { v4[j] = bias[n + j]; } }
-  }
-  store(rows, m, M, n, N, s0 + v4, last);
-  store(rows, m + 1u, M, n, N, s1 + v4, last);
-  store(rows, m + 2u, M, n, N, s2 + v4, last);
-  store(rows, m + 3u, M, n, N, s3 + v4, last);
-  if (last && p.activation != NONE) {
-    for (var i = 0u; i < 16u; i++) {
-      if (m + (i >> 2u) < M && n + (i & 3u) < N) {
-        let at = (rows + m + (i >> 2u)) * p.N + n + (i & 3u);
-        c[at] = applyUnary(p.activation, c[at]);
+  if (m >= M || n >= N) { return; }
+  // How much of the 4 x 4 is inside. The bounds of the loops aren't constants: unrolled sixteenfold, the activations would take the compiler seconds.
+  let rows = min(4u, M - m);
+  let columns = min(4u, N - n);
+  let whole = p.splits == 1u;
+  var sums = array<vec4<f32>, 4>(s0, s1, s2, s3);
+  for (var i = 0u; i < rows; i++) {
+    let at = ((batch * p.splits + split) * p.M + m + i) * p.N + n;
+    for (var j = 0u; j < columns; j++) {
+      var value = sums[i][j];
+      if (whole) {
+        if (p.accumulate == 1u) { value += c[at + j]; }
+        if (p.biased == 1u) { value += bias[n + j]; }
+        if (p.activation != NONE) { value = applyUnary(p.activation, value); }
       }
+      c[at + j] = value;
     }
-  }
-}
-
-fn store(rows: u32, m: u32, M: u32, n: u32, N: u32, value: vec4<f32>, last: bool) {
-  if (m >= M) { return; }
-  let at = (rows + m) * p.N + n;
-  let add = last && p.accumulate == 1u;
-  for (var j = 0u; j < 4u; j++) {
-    if (n + j < N) { c[at + j] = select(0.0, c[at + j], add) + value[j]; }
   }
 }
 

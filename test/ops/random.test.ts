@@ -3,11 +3,14 @@ import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { threefry } from '../../engine/devices/reference/random.ts'
 import { type Device, dropout, generator, normal, ones, scope, tensor, uniform } from '../../engine/index.ts'
-import { assertClose, assertSameBits, builds, readAndFree, reference, wasm } from '../helpers.ts'
+import { assertClose, assertSameBits, builds, readAndFree, reference, wasm, webgpu } from '../helpers.ts'
 
-const others: readonly { name: string; open: () => Promise<Device> }[] = builds.flatMap(({ name, relaxed }) =>
-  [1, 3].map((threads) => ({ name: `wasm ${name}, ${threads} threads`, open: () => wasm(threads, relaxed) })),
-)
+const others: readonly { name: string; open: (test: Mocha.Context) => Promise<Device> }[] = [
+  ...builds.flatMap(({ name, relaxed }) =>
+    [1, 3].map((threads) => ({ name: `wasm ${name}, ${threads} threads`, open: () => wasm(threads, relaxed) })),
+  ),
+  { name: 'webgpu', open: webgpu },
+]
 
 const moments = (x: readonly number[]) => {
   const mean = x.reduce((a, b) => a + b, 0) / x.length
@@ -24,8 +27,8 @@ describe('random numbers', () => {
   })
 
   for (const { name, open } of others)
-    it(`${name}: uniform bits and dropout masks are the reference's, normal numbers close to them`, async () => {
-      const device = await open()
+    it(`${name}: uniform bits and dropout masks are the reference's, normal numbers close to them`, async function () {
+      const device = await open(this)
       await fc.assert(
         fc.asyncProperty(fc.nat({ max: 0xffffffff }), fc.nat({ max: 5 }), fc.integer({ min: 1, max: 40_000 }), async (seed, stream, n) => {
           const draw = async (d: Device) => {

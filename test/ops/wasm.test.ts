@@ -2,27 +2,11 @@
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { normKinds } from '../../engine/devices/kernels.ts'
-import {
-  binaryOps,
-  crossEntropy,
-  cumsum,
-  type Device,
-  layerNorm,
-  logSoftmax,
-  matmul,
-  max,
-  maximum,
-  minimum,
-  scope,
-  softmax,
-  sum,
-  tensor,
-  unary,
-  unaryOps,
-} from '../../engine/index.ts'
+import { binaryOps, type Device, matmul, scope, tensor, unaryOps } from '../../engine/index.ts'
 import { assertClose, assertSameBits, builds, readAndFree, reference, uniforms, wasm } from '../helpers.ts'
 import { cases, evaluate, large, medium, tiny } from './cases.ts'
 import { compare, epsilon } from './compare.ts'
+import { checkSpecialRows, checkUnary } from './special.ts'
 
 /** The device, with a count of its kernels' calls, by name and by the op they're asked for. */
 function counting(device: Device): { device: Device; calls: Map<string, number> } {
@@ -118,110 +102,11 @@ for (const { name, relaxed } of builds)
         })
 
     it('rows with huge, infinite and NaN entries come out as on the reference', async () => {
-      const rows = [
-        [1000, 999, -1000, 998, 0],
-        [-1000, -1001, -999, -1000, -1000],
-        [-Infinity, 0, 1, -Infinity, 2],
-        [0, 1, 2, 3, NaN],
-        [0, 1, 2, 3, Infinity],
-        [1e15, -1e15, 1e15, 0, 1],
-        [-Infinity, -Infinity, -Infinity, -Infinity, -Infinity],
-      ]
-      const targets = Int32Array.of(0, 1, 2, 0, 0, 0, 0)
-      const results = async (device: Device): Promise<number[][]> => {
-        const ys = scope(() => {
-          const x = tensor(rows, { device })
-          const t = tensor(targets, { device })
-          const loss = crossEntropy(x, t, { reduction: 'none' })
-          return [
-            softmax(x),
-            logSoftmax(x),
-            loss,
-            max(x, { axis: 1 }),
-            max(x, { axis: 0 }),
-            sum(x, { axis: 1 }),
-            cumsum(x, 1),
-            layerNorm(x),
-            maximum(x, 0),
-            minimum(x, 0),
-          ]
-        })
-        return Promise.all(ys.map(readAndFree))
-      }
-      const [actual, expected] = await Promise.all([await wasm(1, relaxed), reference].map(results))
-      for (const [i, es] of expected.entries())
-        for (const [j, e] of es.entries()) {
-          const a = actual[i][j]
-          assert.ok(
-            Number.isFinite(e) ? Math.abs(a - e) <= 1e-6 * Math.max(1, Math.abs(e)) : Object.is(a, e),
-            `result ${i}, element ${j}: ${a}, expected ${e}`,
-          )
-        }
+      await checkSpecialRows(await wasm(1, relaxed))
     })
 
     for (const op of unaryOps)
       it(`${op}: special values, and the relative error over the whole range`, async () => {
-        const device = await wasm(1, relaxed)
-        const magnitudes = [
-          0,
-          1e-40,
-          1e-30,
-          1e-10,
-          1e-5,
-          1e-3,
-          0.01,
-          0.1,
-          0.3,
-          0.7,
-          1,
-          1.5,
-          3,
-          7,
-          9.5,
-          16,
-          30,
-          60,
-          80,
-          87,
-          95,
-          110,
-          1e3,
-          1e5,
-          1e10,
-          1e30,
-          Infinity,
-        ]
-        // Angles beyond 1e3 lose their meaning in float32.
-        const angle = op === 'sin' || op === 'cos'
-        const kept = angle ? magnitudes.filter((x) => x <= 1e3 || x === Infinity) : magnitudes
-        const values = Float32Array.from([...kept.flatMap((x) => [x, -x]), NaN])
-        const [actual, expected] = await Promise.all(
-          [device, reference].map(async (d) => {
-            const { y, dx } = scope(() => {
-              const x = tensor(values, { device: d, requiresGrad: true })
-              const y = unary(op, x)
-              y.backward(
-                tensor(
-                  values.map(() => 1),
-                  { device: d },
-                ),
-              )
-              return { y, dx: x.grad! }
-            })
-            return { y: await readAndFree(y), dx: await readAndFree(dx) }
-          }),
-        )
-        // A few roundings; for gelu also that of the exponent, of up to 87, which e^x makes a relative error. Angles: those of 1 at their zeros.
-        const relative = op === 'gelu' ? 87 * 2 ** -24 : 1e-6
-        // Below 2e-38 a result may be flushed to 0. Derivatives come from 1 - y, 1 - y^2 and the like: a rounding of 1 stays;
-        // beyond 1e5 it may be multiplied by x, and at NaN they mean nothing.
-        const absolute = { y: angle ? 1e-6 : 2e-38, dx: 1e-6 }
-        for (const name of ['y', 'dx'] as const)
-          values.forEach((x, i) => {
-            const a = actual[name][i]
-            const e = Math.fround(expected[name][i])
-            const ok = Number.isFinite(e) ? Math.abs(a - e) <= relative * Math.abs(e) + absolute[name] : Object.is(a, e)
-            assert.ok(ok || (name === 'dx' && !(Math.abs(x) <= 1e5)), `${op}, ${name} at ${x}: ${a}, expected ${e}`)
-          })
+        await checkUnary(op, await wasm(1, relaxed))
       })
   })

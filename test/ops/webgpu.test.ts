@@ -1,10 +1,11 @@
 /** The WebGPU device against the float64 reference, for every op of the table. Runs on a GPU computed by the CPU (test/run.mjs): few and small. */
-
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import { reference, webgpu } from '../helpers.ts'
+import { type Device, matmul, scope, sum, tensor, unaryOps } from '../../engine/index.ts'
+import { assertClose, readAndFree, reference, uniforms, webgpu } from '../helpers.ts'
 import { cases, evaluate, medium, tiny } from './cases.ts'
-import { compare } from './compare.ts'
+import { compare, epsilon } from './compare.ts'
+import { checkSpecialRows, checkUnary } from './special.ts'
 
 describe('webgpu', () => {
   for (const c of cases)
@@ -18,5 +19,63 @@ describe('webgpu', () => {
         { numRuns: 10 },
       )
       assert.equal(device.bytesInUse(), before, 'bytes left over')
+    })
+
+  // More than a tile each way, the inner size cut into ranges, and rows that can't be read four at a time.
+  for (const transposeA of [false, true])
+    for (const transposeB of [false, true])
+      it(`matmul with a long inner size, transposed ${transposeA}, ${transposeB}`, async function () {
+        const device = await webgpu(this)
+        for (const [M, N, K] of [
+          [68, 132, 1000],
+          [65, 66, 777],
+          [3, 5, 4099],
+        ]) {
+          const product = (device: Device): Promise<number[]> =>
+            readAndFree(
+              scope(() => {
+                const a = tensor(uniforms(1, M * K), { shape: transposeA ? [K, M] : [M, K], device })
+                const b = tensor(uniforms(2, N * K), { shape: transposeB ? [N, K] : [K, N], device })
+                return matmul(a, b, { transposeA, transposeB })
+              }),
+            )
+          assertClose(await product(device), await product(reference), (8 + 4 * Math.sqrt(K)) * epsilon)
+        }
+      })
+
+  it('sums over long axes, cut into parts', async function () {
+    const device = await webgpu(this)
+    for (const shape of [
+      [1, 200_000],
+      [3, 40_001],
+      [1, 5000, 7],
+    ]) {
+      const total = (device: Device): Promise<number[]> =>
+        readAndFree(
+          scope(() =>
+            sum(
+              tensor(
+                uniforms(
+                  3,
+                  shape.reduce((a, b) => a * b),
+                ),
+                { shape, device },
+              ),
+              { axis: 1 },
+            ),
+          ),
+        )
+      assertClose(await total(device), await total(reference), (8 + 4 * Math.sqrt(shape[1])) * epsilon)
+    }
+  })
+
+  it('rows with huge, infinite and NaN entries come out as on the reference', async function () {
+    await checkSpecialRows(await webgpu(this))
+  })
+
+  for (const op of unaryOps)
+    it(`${op}: special values, and the relative error over the whole range`, async function () {
+      // WGSL lets denormal numbers be 0.
+      await checkUnary(op, await webgpu(this), 2 ** -126)
     })
 })

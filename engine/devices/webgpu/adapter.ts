@@ -61,14 +61,22 @@ async function entrance({ adapter, backend }: WebgpuOptions): Promise<GPU> {
       `webgpu: the package \`webgpu\` doesn't load on ${process.platform}-${process.arch}: ${firstLine(error)} (it needs glibc 2.34 or later on Linux)`,
     )
   }
-  return dawn.create([...(adapter ? [`adapter=${adapter}`] : []), ...(backend ? [`backend=${backend}`] : [])])
+  return dawn.create([
+    // Every kernel writes its workgroup memory before it reads it; clearing it first costs SwiftShader seconds in compiling.
+    'enable-dawn-features=disable_workgroup_init',
+    ...(adapter ? [`adapter=${adapter}`] : []),
+    ...(backend ? [`backend=${backend}`] : []),
+  ])
 }
 
 const firstLine = (error: unknown): string => String((error as Error)?.message ?? error).split('\n')[0]
 
+const unknown = (adapter: string, names: readonly string[]): string =>
+  `none whose name has "${adapter}" in it${names.length > 0 ? `; there are: ${names.join(', ')}` : ''}`
+
 /** What is missing where there is no adapter, and how to get it. */
 async function missing({ adapter }: WebgpuOptions): Promise<string> {
-  if (adapter) return `no adapter whose name has "${adapter}" in it`
+  if (adapter) return unknown(adapter, [])
   if (!inNode()) return 'the browser offers no adapter (see chrome://gpu or about:support)'
   if (process.platform === 'darwin') return 'no Metal adapter; WebGPU needs macOS 11 or later and its built-in GPU driver'
   if (process.platform === 'win32')
@@ -100,7 +108,8 @@ const nameOf = ({ vendor, architecture, device, description }: GPUAdapterInfo): 
 export async function openAdapter(options: WebgpuOptions): Promise<Opened> {
   const gpu = await entrance(options)
   const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' }).catch((error: unknown) => {
-    throw new Error(`webgpu: no adapter: ${firstLine(error)}`)
+    const names = [...String(error).matchAll(/name: '([^']*)'/g)].map(([, name]) => name)
+    throw new Error(`webgpu: no adapter: ${options.adapter ? unknown(options.adapter, names) : firstLine(error)}`)
   })
   if (!adapter) throw new Error(`webgpu: no adapter: ${await missing(options)}`)
   const name = nameOf(adapter.info)

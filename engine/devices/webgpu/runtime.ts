@@ -9,7 +9,7 @@
 import { common, math } from '../../../kernels-wgsl/generated/wgsl.ts'
 import type { HostArray } from '../device.ts'
 import type { Opened } from './adapter.ts'
-import { type Block, createMemory, type Memory, type Pooled } from './memory.ts'
+import { type Block, createMemory, type Memory, type Pooled, show } from './memory.ts'
 
 /** A file of kernels-wgsl, as kernels-wgsl/build.mjs describes it. */
 export interface Shader {
@@ -100,8 +100,10 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       )
   })
   device.onuncapturederror = (event) => {
-    const { error } = event as GPUUncapturedErrorEvent
-    fail(oneLine(error.message))
+    event.preventDefault()
+    const message = oneLine((event as GPUUncapturedErrorEvent).error.message)
+    // Often the consequence of an error that a scope has caught, whose answer is on its way and says more.
+    void Promise.all(open).then(() => fail(message))
   }
 
   /** Runs `make` inside error scopes; `explain` gets the message of what they caught. */
@@ -130,7 +132,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
         ['validation', 'out-of-memory'],
         () => device.createBuffer({ size: bytes, usage: usage.STORAGE | usage.COPY_SRC | usage.COPY_DST }),
         (message) =>
-          `out of memory: ${bytes} bytes more were refused with ${memory.bytesInUse()} in use (${oneLine(message)}); use a smaller batch`,
+          `out of memory: asked for ${show(bytes)} with ${show(memory.bytesInUse())} in use (${oneLine(message)}) (run each step inside scope(), or use a smaller batch)`,
       ),
     beforeDestroy(pooled) {
       if (pooled.submission === submission) submit()
@@ -368,7 +370,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       queue.writeBuffer(block.memory.buffer, 0, typed as Float32Array<ArrayBuffer>)
     },
     read,
-    bytesInUse: () => memory.bytesInUse() - ownBytes,
+    bytesInUse: () => (closed ? 0 : memory.bytesInUse() - ownBytes),
     bytesReserved: memory.bytesReserved,
     close() {
       if (closed) return

@@ -1,0 +1,291 @@
+/** The runtime of the WebGPU device: shaders and their errors, buffers, limits, loss, the end of the process. */
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
+import { classSize, createMemory, type Pooled } from '../../engine/devices/webgpu/memory.ts'
+import { createGpu, type Gpu, type Shader } from '../../engine/devices/webgpu/runtime.ts'
+import {
+  adamStep,
+  add,
+  crossEntropy,
+  type Device,
+  gather,
+  generator,
+  keep,
+  matmul,
+  normal,
+  parameter,
+  scope,
+  type Tensor,
+  tensor,
+  webgpuDevice,
+  zeros,
+} from '../../engine/index.ts'
+import * as shaders from '../../kernels-wgsl/generated/wgsl.ts'
+import { readAndFree, webgpu } from '../helpers.ts'
+
+/** A program of its own, with the environment of the tests. */
+const program = (source: string, options: readonly string[] = [], env: NodeJS.ProcessEnv = process.env): string =>
+  execFileSync(
+    process.execPath,
+    [...options, '--input-type=module', '-e', source.replaceAll('ENGINE', new URL('../../engine/index.js', import.meta.url).href)],
+    { encoding: 'utf8', timeout: 100_000, stdio: ['ignore', 'pipe', 'pipe'], env },
+  )
+
+/** The device on which everything is checked and nothing computed: needs no driver. */
+async function withNull(body: (gpu: Gpu) => Promise<void>): Promise<void> {
+  const gpu = createGpu(await openAdapter({ backend: 'null', minimal: true }))
+  try {
+    await body(gpu)
+  } finally {
+    gpu.close()
+  }
+}
+
+describe('WGSL', () => {
+  for (const shader of Object.values<Shader | string>(shaders))
+    if (typeof shader !== 'string')
+      it(`${shader.name}.wgsl: every kernel compiles, with 8 storage buffers at most`, () =>
+        withNull(async ({ device }) => {
+          for (const entry of shader.entries) {
+            device.pushErrorScope('validation')
+            const module = device.createShaderModule({ code: `${shaders.common}\n${shaders.math}\n${shader.source}` })
+            device.createComputePipeline({ layout: 'auto', compute: { module, entryPoint: entry } })
+            assert.equal((await device.popErrorScope())?.message ?? '', '', entry)
+          }
+        }))
+
+  const broken: Shader = {
+    name: 'broken',
+    source: '// one line\n@compute @workgroup_size(1) fn half() {\n  let x: f32 = 1u;\n}\n',
+    entries: ['half'],
+    params: {},
+    paramBytes: 16,
+    bindings: {},
+  }
+
+  it('says where it is wrong, by file, line and column', () =>
+    withNull(async (gpu) => {
+      gpu.run(broken, 'half', {}, {}, 1, { FIRST: 1, SECOND: true })
+      const block = gpu.allocate(4)
+      await assert.rejects(
+        gpu.read(block, 1),
+        /^Error: webgpu: broken\.wgsl:3:7: cannot initialize 'let' of type 'f32' with value of type 'u32'$/,
+      )
+      assert.throws(() => gpu.allocate(4), /^Error: webgpu: broken\.wgsl:3:7: /)
+    }))
+})
+
+describe('webgpu buffers', () => {
+  it('come in classes that waste an eighth at most', () => {
+    for (let bytes = 0; bytes < 1e6; bytes += 977) {
+      const size = classSize(bytes, 2 ** 27)
+      assert.ok(size >= bytes && size % 256 === 0 && (size <= Math.max(256, 1.125 * bytes) || size - bytes < 256), `${bytes}: ${size}`)
+    }
+    assert.equal(classSize(2 ** 27 - 4, 2 ** 27 - 4), 2 ** 27 - 16)
+  })
+
+  it('are used again, and destroyed where too many wait', () => {
+    const destroyed: number[] = []
+    const memory = createMemory({
+      limit: 2 ** 30,
+      create: (bytes) => ({ destroy: () => destroyed.push(bytes) }) as unknown as GPUBuffer,
+      beforeDestroy: (_: Pooled) => {},
+    })
+    const first = memory.allocate(1000)
+    memory.free(first)
+    assert.throws(() => memory.free(first), /freed twice/)
+    assert.equal(memory.allocate(900).memory, first.memory)
+    assert.equal(memory.bytesReserved(), 1024)
+    const large = [1, 2, 3].map(() => memory.allocate(2 ** 28))
+    assert.equal(memory.bytesInUse(), 900 + 3 * 2 ** 28)
+    for (const block of large) memory.free(block)
+    assert.equal(destroyed.length, 2)
+    assert.equal(memory.bytesReserved(), 1024 + 2 ** 28)
+    memory.destroy()
+    assert.equal(memory.bytesReserved(), 0)
+    assert.throws(() => memory.allocate(2 ** 31), /webgpu: out of memory: asked for 2 GB in one block, this adapter binds at most 1 GB/)
+  })
+
+  it('that the system refuses are an error of one line, then and later', async () => {
+    // The null backend has 512 MB.
+    const device = await webgpuDevice({ backend: 'null', minimal: true })
+    const blocks = Array.from({ length: 7 }, () => device.allocate('float32', 2e7))
+    const refused =
+      /^Error: webgpu: out of memory: asked for 80 MB with 534\.1 MB in use .*\(run each step inside scope\(\), or use a smaller batch\)$/
+    await assert.rejects(device.read(blocks[6], 1), refused)
+    assert.throws(() => device.allocate('float32', 1), refused)
+    device.close()
+  })
+})
+
+/** Steps of training of a small network, on any device. */
+function training(device: Device): { step: () => Tensor; end: () => void } {
+  const g = generator(1)
+  const parameters = [
+    [7, 16],
+    [16, 24],
+    [24, 7],
+  ].map((shape) => parameter(normal(g, shape, 0, 0.3, device)))
+  const moments = parameters.map((p) => [0, 1].map(() => keep(zeros(p.shape, device))))
+  const [table, hidden, out] = parameters
+  let t = 0
+  return {
+    step() {
+      t++
+      return scope(() => {
+        const tokens = Int32Array.from({ length: 12 }, (_, i) => (i * t) % 7)
+        const logits = matmul(matmul(gather(table, tensor(tokens, { device })), hidden, { activation: 'relu' }), out)
+        const loss = crossEntropy(logits, tensor(tokens, { device }))
+        loss.backward()
+        parameters.forEach((p, i) => {
+          const options = { lr: 0.01, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0, decoupled: true }
+          adamStep(p, p.grad!, moments[i][0], moments[i][1], { ...options, correction1: 1 - 0.9 ** t, correction2: 1 - 0.99 ** t })
+          p.grad!.dispose()
+          p.grad = null
+        })
+        return loss
+      })
+    },
+    end() {
+      for (const x of [...parameters, ...moments.flat()]) x.dispose()
+    },
+  }
+}
+
+describe('webgpu runtime', () => {
+  it('takes no more memory from step to step, and learns', async function () {
+    const device = await webgpu(this)
+    const before = device.bytesInUse()
+    const { step, end } = training(device)
+    const bytes: [number, number][] = []
+    const losses: number[] = []
+    for (let i = 0; i < 100; i++) {
+      // Most steps are only recorded.
+      const loss = step()
+      if (i % 20 === 19) losses.push(await loss.item())
+      loss.dispose()
+      bytes.push([device.bytesInUse(), device.bytesReserved()])
+    }
+    assert.deepEqual(bytes[99], bytes[5])
+    assert.ok(losses[4] < 0.5 * losses[0], losses.join(' '))
+    end()
+    assert.equal(device.bytesInUse(), before)
+  })
+
+  it('keeps the order of writes, kernels and reads', async function () {
+    const device = await webgpu(this)
+    const x = tensor([1, 2, 3], { device })
+    const first = add(x, 1)
+    x.write([10, 20, 30])
+    const second = add(x, 1)
+    const early = first.read()
+    const third = add(first, second)
+    x.write([100, 200, 300])
+    assert.deepEqual(await Promise.all([early, second.read(), third.read(), x.read()].map(async (values) => [...(await values)])), [
+      [2, 3, 4],
+      [11, 21, 31],
+      [13, 24, 35],
+      [100, 200, 300],
+    ])
+    for (const t of [x, first, second, third]) t.dispose()
+  })
+
+  it('takes empty tensors, and more workgroups than a dimension holds', async function () {
+    const device = await webgpu(this)
+    const empty = tensor([], { device })
+    assert.deepEqual(await readAndFree(add(empty, 1)), [])
+    empty.dispose()
+    const n = 65536 * 256 + 5
+    const x = device.allocate('float32', n)
+    device.kernels.fill(x, n, 3)
+    device.kernels.affine(x, x, n, 2, 1)
+    const total = device.allocate('float32', 1)
+    device.kernels.reduce('max', x, total, 1, n, 1)
+    assert.deepEqual([...(await device.read(total, 1))], [7])
+    device.kernels.reduce('sum', x, total, 1, n, 1)
+    assert.equal((await device.read(total, 1))[0], 7 * (n - 5) + 35 - 3)
+    device.free(x)
+    device.free(total)
+  })
+
+  it('works within the limits that every adapter has', async function () {
+    await webgpu(this)
+    const device = await webgpuDevice({ minimal: true })
+    assert.deepEqual(
+      { ...device.capabilities, adapter: '', software: true },
+      { adapter: '', software: true, subgroups: null, f16: false, timestamps: false, bindingBytes: 2 ** 27 },
+    )
+    const { step, end } = training(device)
+    const loss = step()
+    assert.ok(Number.isFinite(await loss.item()))
+    loss.dispose()
+    end()
+    assert.throws(() => device.allocate('float32', 2 ** 26), /asked for 256 MB in one block, this adapter binds at most 128 MB/)
+    device.close()
+  })
+
+  it('reports a lost device in one line, whatever is called', async function () {
+    await webgpu(this)
+    const device = await webgpuDevice()
+    const { step } = training(device)
+    const good = step()
+    assert.ok(Number.isFinite(await good.item()))
+    device.gpu.destroy()
+    const gone = /^Error: webgpu: the device was lost \(destroyed: .*\); open another one and go on from the last checkpoint$/
+    await assert.rejects(step().item(), gone)
+    assert.throws(step, gone)
+    assert.throws(() => tensor([1], { device }), gone)
+    await assert.rejects(good.read(), gone)
+    good.dispose()
+    device.close()
+  })
+
+  it('is closed for good', async function () {
+    await webgpu(this)
+    const device = await webgpuDevice()
+    const x = tensor([1, 2], { device })
+    const reading = x.read()
+    device.close()
+    device.close()
+    await assert.rejects(reading, /webgpu: the device has been closed/)
+    assert.throws(() => add(x, 1), /webgpu: the device has been closed/)
+    x.dispose()
+    assert.equal(device.bytesInUse(), 0)
+    assert.equal(device.bytesReserved(), 0)
+  })
+
+  it('opens and closes 200 devices, some left to the collector, and the process ends by itself', async function () {
+    await webgpu(this)
+    const source = `
+      import { add, tensor, webgpuDevice } from 'ENGINE'
+      for (let i = 0; i < 200; i++) {
+        const device = await webgpuDevice()
+        const y = add(tensor([1, 2], { device }), tensor([3, i], { device }))
+        const [, value] = await y.read()
+        if (value !== i + 2) throw new Error('wrong value')
+        if (i % 20 !== 19) device.close()
+        if (i % 5 === 0) gc()
+      }
+      gc()
+      console.log('done')`
+    assert.equal(program(source, ['--expose-gc']), 'done\n')
+  })
+
+  it('without a driver, or the adapter asked for, says what is missing', async function () {
+    await webgpu(this)
+    await assert.rejects(
+      webgpuDevice({ adapter: 'Voodoo 2' }),
+      /^Error: webgpu: no adapter: none whose name has "Voodoo 2" in it; there are: /,
+    )
+    if (process.platform !== 'linux' || process.env.FASTWEIGHTS_GPU === 'system') return
+    const { LD_LIBRARY_PATH, VK_DRIVER_FILES, VK_ICD_FILENAMES, ...env } = process.env
+    const source =
+      "import { webgpuDevice } from 'ENGINE'; await webgpuDevice().then(() => console.log('found one'), (error) => console.log(error.message))"
+    // The machine may have a driver of its own.
+    assert.match(
+      program(source, [], { ...env, VK_DRIVER_FILES: '/nowhere.json' }),
+      /^(found one|webgpu: no adapter: .*apt install .*dnf install .*)\n$/,
+    )
+  })
+})
