@@ -64,6 +64,21 @@ var<workgroup> tileB: array<vec4<f32>, 256>;
 /// This thread's rows 4 (thread / 8) ... and columns 4 (thread % 8) ... of the tile.
 var<private> sums: array<vec4<f32>, 4>;
 
+/// A thread's part of a tile of `height` rows and `width` columns. Loops over it have bounds that aren't constants: unrolled, they take seconds to
+/// compile.
+struct Corner {
+  row: u32,
+  column: u32,
+  height: u32,
+  width: u32,
+}
+
+fn cornerOf(thread: u32, height: u32, width: u32) -> Corner {
+  let row = thread / 8u * 4u;
+  let column = thread % 8u * 4u;
+  return Corner(row, column, min(4u, max(height, row) - row), min(4u, max(width, column) - column));
+}
+
 fn clear() {
   for (var r = 0u; r < 4u; r++) { sums[r] = vec4(0.0); }
 }
@@ -131,11 +146,11 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
   let b = Operand(p.b + index * p.bPiece + index / p.pieces * p.bHead + first * p.bColumn, p.bRow, p.bColumn);
   clear();
   multiply(thread, a, p.M, b, min(SIDE, p.N - first), p.inner, p.lowerA != 0u);
-  for (var r = 0u; r < 4u; r++) {
-    let i = thread / 8u * 4u + r;
-    for (var s = 0u; s < 4u; s++) {
-      let j = first + thread % 8u * 4u + s;
-      if (i >= p.M || j >= p.N) { continue; }
+  let own = cornerOf(thread, p.M, p.N - first);
+  for (var r = 0u; r < own.height; r++) {
+    let i = own.row + r;
+    for (var s = 0u; s < own.width; s++) {
+      let j = first + own.column + s;
       let at = p.c + (index * p.M + i) * p.N + j;
       var x = p.alpha * sums[r][s];
       if (p.accumulate != 0u) { x += work[at]; }
@@ -176,12 +191,9 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
     if (p.reads != 0u) {
       clear();
       multiply(thread, Operand(p.readsWith + keys, p.K, 1u), p.rows, Operand(before, p.columns, 1u), width, p.K, false);
-      for (var r = 0u; r < 4u; r++) {
-        let i = thread / 8u * 4u + r;
-        for (var s = 0u; s < 4u; s++) {
-          let j = thread % 8u * 4u + s;
-          if (i < p.rows && j < width) { work[values.at + i * p.columns + j] += p.readsTimes * sums[r][s]; }
-        }
+      let own = cornerOf(thread, p.rows, width);
+      for (var r = 0u; r < own.height; r++) {
+        for (var s = 0u; s < own.width; s++) { work[values.at + (own.row + r) * p.columns + own.column + s] += p.readsTimes * sums[r][s]; }
       }
       storageBarrier();
     }
@@ -197,13 +209,13 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
         let added = Operand(p.addsValues + index * p.rows * p.columns + column, p.columns, 1u);
         multiply(thread, Operand(p.addsWith + keys + first, 1u, p.K), height, added, width, p.rows, false);
       }
-      for (var r = 0u; r < 4u; r++) {
-        let i = thread / 8u * 4u + r;
-        for (var s = 0u; s < 4u; s++) {
-          let j = thread % 8u * 4u + s;
-          if (i >= height || j >= width) { continue; }
-          let at = (first + i) * p.columns + j;
-          work[after + at] = work[p.gamma + index * p.K + first + i] * work[before + at] + sums[r][s];
+      let own = cornerOf(thread, height, width);
+      for (var r = 0u; r < own.height; r++) {
+        let i = first + own.row + r;
+        let fading = work[p.gamma + index * p.K + i];
+        for (var s = 0u; s < own.width; s++) {
+          let at = i * p.columns + own.column + s;
+          work[after + at] = fading * work[before + at] + sums[r][s];
         }
       }
     }

@@ -530,18 +530,12 @@ fn rowOf(g: Group) -> Row {
   var dws: array<f32, ROWS>;
   /// Products of decays.
   var D: array<f32, ROWS>;
-  for (var t = 0u; t < ROWS; t++) {
-    qs[t] = 0.0;
-    ks[t] = 0.0;
-    rs[t] = 0.0;
-    ws[t] = 1.0;
-    if (t < n) {
-      let token = piece.first + t * p.H;
-      qs[t] = q[token * p.K + channel];
-      ks[t] = writtenKey(token, channel);
-      rs[t] = reader(token, channel);
-      ws[t] = decay(token, channel);
-    }
+  for (var t = 0u; t < n; t++) {
+    let token = piece.first + t * p.H;
+    qs[t] = q[token * p.K + channel];
+    ks[t] = writtenKey(token, channel);
+    rs[t] = reader(token, channel);
+    ws[t] = decay(token, channel);
   }
 
   // D_nj in K~: w_t has part in the keys before t.
