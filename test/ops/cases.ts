@@ -53,8 +53,6 @@ export interface Case<O = any> {
   terms?: (o: O) => number
   /** Sequences feed their errors back, so that only the error's rms says something. */
   sequence?: boolean
-  /** Of sequences: 1/50 of the numbers that gradients may be differences of, by default of about 1. */
-  floor?: number
 }
 
 const small = [1, 1, 2, 3, 4, 5, 6, 7]
@@ -515,8 +513,6 @@ const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) =>
       return [y, ...parts.map((part) => state[part as 'S']!)]
     },
     sequence: true,
-    // Quotients by z . q, which may be 1/16: what a single token's gradient is the difference of is ten times as large.
-    floor: 'z' in rule.state ? 0.2 : undefined,
   })
 })
 

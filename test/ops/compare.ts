@@ -11,8 +11,8 @@ export function compare(c: Case, o: unknown, actual: Evaluation, expected: Evalu
   const bound = (8 + 4 * Math.sqrt(c.terms?.(o) ?? 1)) * epsilon
   const both = (what: string, a: HostArray | null, e: HostArray | null): void => {
     if (a === null || e === null) assert.equal(a, e, what)
-    // Few tokens may cancel by chance: what is left of numbers of about 1 is held to 2e-7, two roundings of 1 (of larger numbers: c.floor).
-    else if (c.sequence) assertRms(a, e, 1e-5, what, c.floor ?? 0.02)
+    // Few tokens may cancel by chance: what is left of numbers of about 1 is held to 2e-7, two roundings of 1.
+    else if (c.sequence) assertRms(a, e, 1e-5, what, 0.02)
     else assertClose(a, e, bound, 1, what)
   }
   for (const [i, e] of expected.outputs.entries()) both(`output ${i}`, actual.outputs[i], e)

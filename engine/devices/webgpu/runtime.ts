@@ -50,8 +50,8 @@ export interface Gpu extends Omit<Memory, 'destroy'> {
   own(floats: number): Block
   /** Memory for the length of `body`. */
   scratch<R>(floats: number, body: (block: Block) => R): R
-  /** Words that kernels set to 1 to report bad input: `message` is thrown by the next read. Gives the index of the word in `faults`. */
-  fault(message: string): number
+  /** Words that kernels set to report bad input: `message` of what the word holds is thrown by the next read. Gives the index of the word in `faults`. */
+  fault(message: (word: number) => string): number
   /** The words, for a kernel to bind. */
   readonly faults: Block
   write(block: Block, data: ArrayLike<number>): void
@@ -273,7 +273,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
   }
 
   const faults = own(faultWords, true)
-  const faultMessages: string[] = []
+  const faultMessages: ((word: number) => string)[] = []
 
   const run: Gpu['run'] = (shader, entry, bindings, params, groups, constants = {}) => {
     check()
@@ -327,10 +327,10 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     else stagings.set(staging.size, [staging])
     await Promise.all(open)
     check()
-    const broken = faultMessages.find((_, i) => words[i] !== 0)
-    if (broken !== undefined) {
+    const broken = faultMessages.findIndex((_, i) => words[i] !== 0)
+    if (broken >= 0) {
       queue.writeBuffer(faults.memory.buffer, 0, new Int32Array(faultWords))
-      throw new Error(broken)
+      throw new Error(faultMessages[broken](words[broken]))
     }
     return block.integer ? words.slice(faultWords) : new Float32Array(words.buffer, 4 * faultWords).slice()
   }

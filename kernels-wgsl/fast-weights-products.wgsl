@@ -1,0 +1,224 @@
+// The matrix products of the fast-weight recurrences in chunks; equations, letters and layout are those of fast-weights.wgsl.
+//
+// A workgroup computes tiles of 32 x 32, a thread 4 x 4 of it in registers; 32 of the inner axis at a time are brought into workgroup memory.
+// Operands and results lie in `work`, so that one binding does for all of them. Sums go along the inner axis from first to last.
+
+const SIDE = 32u;
+
+struct Params {
+  K: u32,
+  columns: u32,
+  heads: u32,
+  pieces: u32,
+  rows: u32,
+  // product: C[i,j] (+)= alpha sum_l A[i,l] B[l,j] for each piece; element (i,l) of A lies at a + i aRow + l aColumn, and so on.
+  M: u32,
+  N: u32,
+  inner: u32,
+  a: u32,
+  aRow: u32,
+  aColumn: u32,
+  aPiece: u32,
+  b: u32,
+  bRow: u32,
+  bColumn: u32,
+  bPiece: u32,
+  bHead: u32,     // what a head's pieces take beyond bPiece each
+  c: u32,
+  alpha: f32,
+  accumulate: u32,
+  lowerA: u32,    // A is lower triangular: row i doesn't touch rows of B after i, so that nothing there reaches it
+  lowerC: u32,    // C is: 1: without, 2: with its diagonal; 0: it's full
+  // scan: offsets in work.
+  reverse: u32,
+  segments: u32,
+  perSegment: u32,
+  keepLast: u32,  // whether the state after a segment's last piece is wanted
+  states: u32,
+  values: u32,
+  gamma: u32,
+  reads: u32,     // which of the three terms there are
+  readsWith: u32,
+  readsTimes: f32,
+  writes: u32,
+  writesWith: u32,
+  writesTimes: f32,
+  adds: u32,
+  addsWith: u32,
+  addsValues: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> work: array<f32>;
+
+/// A matrix in work.
+struct Operand {
+  at: u32,
+  row: u32,
+  column: u32,
+}
+
+// By inner index, then by group of 4 rows of A or columns of B.
+var<workgroup> tileA: array<vec4<f32>, 256>;
+var<workgroup> tileB: array<vec4<f32>, 256>;
+/// This thread's rows 4 (thread / 8) ... and columns 4 (thread % 8) ... of the tile.
+var<private> sums: array<vec4<f32>, 4>;
+
+/// A thread's part of a tile of `height` rows and `width` columns. Loops over it have bounds that aren't constants: unrolled, they take seconds to
+/// compile.
+struct Corner {
+  row: u32,
+  column: u32,
+  height: u32,
+  width: u32,
+}
+
+fn cornerOf(thread: u32, height: u32, width: u32) -> Corner {
+  let row = thread / 8u * 4u;
+  let column = thread % 8u * 4u;
+  return Corner(row, column, min(4u, max(height, row) - row), min(4u, max(width, column) - column));
+}
+
+fn clear() {
+  for (var r = 0u; r < 4u; r++) { sums[r] = vec4(0.0); }
+}
+
+/// Four elements along an axis of stride `stride`, zeros beyond `count`.
+fn four(at: u32, stride: u32, first: u32, count: u32) -> vec4<f32> {
+  var x = vec4(0.0);
+  if (first < count) { x.x = work[at + first * stride]; }
+  if (first + 1u < count) { x.y = work[at + (first + 1u) * stride]; }
+  if (first + 2u < count) { x.z = work[at + (first + 2u) * stride]; }
+  if (first + 3u < count) { x.w = work[at + (first + 3u) * stride]; }
+  return x;
+}
+
+/// sums += A B for the tile's `height` rows of A and `width` columns of B. Neighbouring threads fetch neighbours in memory.
+fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner: u32, lower: bool) {
+  let rows = thread / 8u;
+  let columns = thread % 8u;
+  for (var l0 = 0u; l0 < inner; l0 += SIDE) {
+    workgroupBarrier();
+    for (var e = thread; e < 256u; e += THREADS) {
+      let slotA = select(e, e % SIDE * 8u + e / SIDE, a.column == 1u);
+      let slotB = select(e, e % SIDE * 8u + e / SIDE, b.row == 1u);
+      let lA = l0 + slotA / 8u;
+      let lB = l0 + slotB / 8u;
+      var fromA = vec4(0.0);
+      var fromB = vec4(0.0);
+      if (lA < inner) { fromA = four(a.at + lA * a.column, a.row, slotA % 8u * 4u, height); }
+      if (lB < inner) { fromB = four(b.at + lB * b.row, b.column, slotB % 8u * 4u, width); }
+      tileA[slotA] = fromA;
+      tileB[slotB] = fromB;
+    }
+    workgroupBarrier();
+    for (var l = 0u; l < min(SIDE, inner - l0); l++) {
+      let x = tileA[l * 8u + rows];
+      let y = tileB[l * 8u + columns];
+      if (lower) {
+        let row = rows * 4u;
+        if (l0 + l <= row) { sums[0] += x.x * y; }
+        if (l0 + l <= row + 1u) { sums[1] += x.y * y; }
+        if (l0 + l <= row + 2u) { sums[2] += x.z * y; }
+        if (l0 + l <= row + 3u) { sums[3] += x.w * y; }
+      } else {
+        sums[0] += x.x * y;
+        sums[1] += x.y * y;
+        sums[2] += x.z * y;
+        sums[3] += x.w * y;
+      }
+    }
+  }
+}
+
+// Products of all pieces: at most SIDE rows, any number of columns, of which a workgroup takes SIDE.
+@compute @workgroup_size(THREADS) fn product(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let group = id.x + id.y * count.x;
+  let blocks = (p.N + SIDE - 1u) / SIDE;
+  let index = group / blocks;
+  if (index >= p.heads * p.pieces) { return; }
+  let first = group % blocks * SIDE;
+  let a = Operand(p.a + index * p.aPiece, p.aRow, p.aColumn);
+  let b = Operand(p.b + index * p.bPiece + index / p.pieces * p.bHead + first * p.bColumn, p.bRow, p.bColumn);
+  clear();
+  multiply(thread, a, p.M, b, min(SIDE, p.N - first), p.inner, p.lowerA != 0u);
+  let own = cornerOf(thread, p.M, p.N - first);
+  for (var r = 0u; r < own.height; r++) {
+    let i = own.row + r;
+    for (var s = 0u; s < own.width; s++) {
+      let j = first + own.column + s;
+      let at = p.c + (index * p.M + i) * p.N + j;
+      var x = p.alpha * sums[r][s];
+      if (p.accumulate != 0u) { x += work[at]; }
+      if (p.lowerC != 0u && j + 1u >= i + p.lowerC) { x = 0.0; }
+      work[at] = x;
+    }
+  }
+}
+
+// From piece to piece of a segment, SIDE columns of a head's state a workgroup. Each piece, with s the state before it (in reverse: its cotangent after):
+//
+//     values += readsTimes R s;  s <- gamma s + writesTimes W^T values + Q^T addsValues
+//
+// Forward, R = W, W = K~, values = U. Backward, in reverse, R = K~, W = W, values = dU, Q = Q~ and addsValues = G.
+@compute @workgroup_size(THREADS) fn scan(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let group = id.x + id.y * count.x;
+  let blocks = (p.columns + SIDE - 1u) / SIDE;
+  let column = group % blocks * SIDE;
+  let segment = group / blocks % p.segments;
+  let head = group / blocks / p.segments;
+  if (head >= p.heads) { return; }
+  let width = min(SIDE, p.columns - column);
+  let size = p.K * p.columns;
+  let start = segment * p.perSegment;
+  let pieces = min(p.perSegment, p.pieces - start);
+  for (var step = 0u; step < pieces; step++) {
+    let piece = start + select(step, pieces - 1u - step, p.reverse != 0u);
+    let index = head * p.pieces + piece;
+    let states = p.states + (head * (p.pieces + 1u) + piece) * size + column;
+    let before = states + select(0u, size, p.reverse != 0u);
+    let after = states + select(size, 0u, p.reverse != 0u);
+    let keys = index * p.rows * p.K;
+    let values = Operand(p.values + index * p.rows * p.columns + column, p.columns, 1u);
+    if (p.reads != 0u) {
+      clear();
+      multiply(thread, Operand(p.readsWith + keys, p.K, 1u), p.rows, Operand(before, p.columns, 1u), width, p.K, false);
+      let own = cornerOf(thread, p.rows, width);
+      for (var r = 0u; r < own.height; r++) {
+        for (var s = 0u; s < own.width; s++) { work[values.at + (own.row + r) * p.columns + own.column + s] += p.readsTimes * sums[r][s]; }
+      }
+      storageBarrier();
+    }
+    if (p.keepLast == 0u && step + 1u == pieces) { break; }
+    for (var first = 0u; first < p.K; first += SIDE) {
+      let height = min(SIDE, p.K - first);
+      clear();
+      if (p.writes != 0u) {
+        multiply(thread, Operand(p.writesWith + keys + first, 1u, p.K), height, values, width, p.rows, false);
+        for (var r = 0u; r < 4u; r++) { sums[r] *= p.writesTimes; }
+      }
+      if (p.adds != 0u) {
+        let added = Operand(p.addsValues + index * p.rows * p.columns + column, p.columns, 1u);
+        multiply(thread, Operand(p.addsWith + keys + first, 1u, p.K), height, added, width, p.rows, false);
+      }
+      let own = cornerOf(thread, height, width);
+      for (var r = 0u; r < own.height; r++) {
+        let i = first + own.row + r;
+        let fading = work[p.gamma + index * p.K + i];
+        for (var s = 0u; s < own.width; s++) {
+          let at = i * p.columns + own.column + s;
+          work[after + at] = fading * work[before + at] + sums[r][s];
+        }
+      }
+    }
+    storageBarrier();
+  }
+}

@@ -1,0 +1,157 @@
+/** The recurrence on WebGPU: what comes of heads that don't fit at once, of arrays that aren't given, of bad gates. Its values: fast-weights.test.ts. */
+import assert from 'node:assert/strict'
+import type { FastWeightCotangents, FastWeightInputs, FastWeightSizes } from '../../engine/devices/kernels.ts'
+import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
+import { fastWeightKernels } from '../../engine/devices/webgpu/fast-weights.ts'
+import type { Block } from '../../engine/devices/webgpu/memory.ts'
+import { createGpu, type Gpu } from '../../engine/devices/webgpu/runtime.ts'
+import { fastWeights, type HostArray, scope, tensor } from '../../engine/index.ts'
+import { assertRms, assertSameBits, reference, uniforms, webgpu } from '../helpers.ts'
+
+const sizes: FastWeightSizes = { B: 3, T: 70, H: 3, K: 12, V: 9, C: 16, scale: 0.5, gateWidth: 12, eps: 0.1 }
+const { B, T, H, K, V, C } = sizes
+const tokens = B * T * H
+const chunks = Math.ceil(T / C)
+
+interface Given {
+  state: boolean
+  normaliser: boolean
+}
+/** A normalised, gated sum rule, with or without initial states and cotangents of the final ones, by the kernels themselves. */
+async function run(device: Pick<Gpu, 'allocate' | 'write' | 'read'>, kernels: ReturnType<typeof fastWeightKernels>, given: Given) {
+  const make = (seed: number, n: number, low: number, high: number): Block => {
+    const block = device.allocate(4 * n)
+    device.write(block, uniforms(seed, n, low, high))
+    return block
+  }
+  const out = (n: number): [Block, number] => [device.allocate(4 * n), n]
+  const inputs: FastWeightInputs<Block> = {
+    q: make(1, tokens * K, 0, 1),
+    k: make(2, tokens * K, 0, 1),
+    v: make(3, tokens * V, -1, 1),
+    beta: null,
+    gate: make(4, tokens * K, -1, 0),
+    erase: null,
+    s0: given.state ? make(5, B * H * K * V, -1, 1) : null,
+    z0: given.normaliser ? make(6, B * H * K, 0, 1) : null,
+  }
+  const cotangents: FastWeightCotangents<Block> = {
+    dy: make(7, tokens * V, -1, 1),
+    dsT: given.state ? make(8, B * H * K * V, -1, 1) : null,
+    dzT: given.normaliser ? make(9, B * H * K, -1, 1) : null,
+  }
+  const y = out(tokens * V)
+  const den = out(tokens)
+  const states = out(B * H * chunks * K * V)
+  const zs = out(B * H * chunks * K)
+  const [sT, zT] = [out(B * H * K * V), out(B * H * K)]
+  const outputs = { y: y[0], sT: sT[0], zT: zT[0], den: den[0], states: states[0], zs: zs[0] }
+  kernels.fastWeights('chunk', inputs, outputs, sizes)
+  const gradients = {
+    dq: out(tokens * K),
+    dk: out(tokens * K),
+    dv: out(tokens * V),
+    dgate: out(tokens * K),
+    ...(given.state && { ds0: out(B * H * K * V) }),
+    ...(given.normaliser && { dz0: out(B * H * K) }),
+  }
+  kernels.fastWeightsBackward(
+    'chunk',
+    inputs,
+    outputs,
+    cotangents,
+    {
+      dbeta: null,
+      derase: null,
+      ds0: null,
+      dz0: null,
+      ...Object.fromEntries(Object.entries(gradients).map(([name, [block]]) => [name, block])),
+    } as never,
+    sizes,
+  )
+  const results: Record<string, HostArray> = {}
+  for (const [name, [block, n]] of Object.entries({ y, den, sT, zT, states, zs, ...gradients })) results[name] = await device.read(block, n)
+  return results
+}
+
+const onReference = (given: Given) => {
+  const device = {
+    allocate: (bytes: number) => reference.allocate('float32', bytes / 4),
+    write: reference.write,
+    read: reference.read,
+  }
+  return run(device as never, reference.kernels as never, given)
+}
+
+describe('the recurrence on webgpu', () => {
+  let gpu: Gpu
+  before(async function () {
+    await webgpu(this)
+    gpu = createGpu(await openAdapter({}))
+  })
+  after(() => gpu?.close())
+
+  for (const given of [
+    { state: true, normaliser: true },
+    { state: true, normaliser: false },
+    { state: false, normaliser: true },
+    { state: false, normaliser: false },
+  ])
+    it(`initial states and cotangents: S ${given.state}, z ${given.normaliser}; every output, snapshots too`, async () => {
+      const expected = await onReference(given)
+      const actual = await run(gpu, fastWeightKernels(gpu), given)
+      assert.deepEqual(Object.keys(actual), Object.keys(expected))
+      for (const [name, e] of Object.entries(expected)) assertRms(actual[name], e, 1e-5, name)
+    })
+
+  it('heads that the scratch memory does not hold at once are taken in turn, with the same bits', async () => {
+    const given = { state: true, normaliser: true }
+    const whole = await run(gpu, fastWeightKernels(gpu), given)
+    let most = 0
+    let calls = 0
+    // What two heads need of it is more than this, what one needs is less.
+    const narrow: Gpu = {
+      ...gpu,
+      capabilities: { ...gpu.capabilities, bindingBytes: 100_000 },
+      scratch(floats, body) {
+        most = Math.max(most, 4 * floats)
+        calls++
+        return gpu.scratch(floats, body)
+      },
+    }
+    const parts = await run(gpu, fastWeightKernels(narrow), given)
+    assert.ok(most > 50_000 && most <= 100_000, `${most} bytes`)
+    assert.ok(calls > 9, `${calls} parts`)
+    for (const [name, e] of Object.entries(whole)) assertSameBits(parts[name], e, name)
+  })
+
+  for (const form of ['recurrent', 'chunk'] as const)
+    it(`a gate above 0 is an error of the next read, once: ${form}`, async function () {
+      const device = await webgpu(this)
+      const call = (gate: number[]) =>
+        scope(() => {
+          const x = (n: number, shape: number[]) => tensor(uniforms(n, 6), { shape, device })
+          return fastWeights(
+            x(1, [1, 3, 1, 2]),
+            x(2, [1, 3, 1, 2]),
+            x(3, [1, 3, 1, 2]),
+            { gate: tensor(gate, { shape: [1, 3, 1], device }) },
+            undefined,
+            { form },
+          ).y
+        })
+      for (const [gate, text] of [
+        [[0, 0.25, -1], '0.25'],
+        [[-1, Number.NaN, -Infinity], 'NaN'],
+      ] as const) {
+        const y = call([...gate])
+        await assert.rejects(y.read(), {
+          message: `fastWeights: the gate holds ${text}; gates are logarithms of decays, at most 0 (log alpha with 0 <= alpha <= 1)`,
+        })
+        y.dispose()
+      }
+      const y = call([0, -Infinity, -1])
+      assert.equal((await y.read()).length, 6)
+      y.dispose()
+    })
+})
