@@ -46,8 +46,6 @@ export interface Gpu extends Omit<Memory, 'destroy'> {
     groups: number,
     constants?: Constants,
   ): void
-  /** Memory that the device keeps for itself, until it's closed. */
-  own(floats: number): Block
   /** Memory for the length of `body`. */
   scratch<R>(floats: number, body: (block: Block) => R): R
   /** Words that kernels set to report bad input: `message` of what the word holds is thrown by the next read. Gives the index of the word in `faults`. */
@@ -266,6 +264,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     return offset
   }
 
+  /** Memory that the device keeps for itself until it's closed doesn't count as in use. */
   let ownBytes = 0
   function own(floats: number, integer = false): Block {
     ownBytes += 4 * floats
@@ -340,7 +339,6 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     capabilities,
     faults,
     run,
-    own,
     scratch(floats, body) {
       const block = memory.allocate(4 * floats)
       try {
