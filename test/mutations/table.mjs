@@ -117,8 +117,8 @@ export const mutations = [
   {
     bug: 'padding tokens let the state decay',
     file: op,
-    from: '    gate &&= times(maximum(gate, -1e30)) // 0 times -Infinity would be NaN\n',
-    to: '',
+    from: 'gate &&= times(maximum(gate, -1e30))',
+    to: 'gate &&= maximum(gate, -1e30)',
     claim: 'gla: padding is skipped',
   },
   {
