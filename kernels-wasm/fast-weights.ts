@@ -307,10 +307,14 @@ function recall(S: usize, k: usize, v: usize, e: usize, K8: i32, W8: i32): void 
   }
 }
 
-/** S = diag(w) S + k u^T (w = 0: no decay), o = S^T q. */
-function write(S: usize, w: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i32): void {
-  if (w) writeWith(true, S, w, k, u, q, o, K8, W8)
-  else writeWith(false, S, w, k, u, q, o, K8, W8)
+/** S += k u^T, o = S^T q. */
+function write(S: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i32): void {
+  writeWith(false, S, k, k, u, q, o, K8, W8)
+}
+
+/** S = diag(w) S + k u^T, o = S^T q. */
+function writeDecayed(S: usize, w: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i32): void {
+  writeWith(true, S, w, k, u, q, o, K8, W8)
 }
 
 @inline function writeBackwardWith(decays: bool, from: usize, to: usize, w: usize, k: usize, u: usize, g: usize, d: usize, K8: i32,
@@ -331,10 +335,14 @@ function write(S: usize, w: usize, k: usize, u: usize, q: usize, o: usize, K8: i
   }
 }
 
-/** to = diag(w) from + k u^T (may be the same state; w = 0: no decay), d [K8] = to g. */
-function writeBackward(from: usize, to: usize, w: usize, k: usize, u: usize, g: usize, d: usize, K8: i32, W8: i32): void {
-  if (w) writeBackwardWith(true, from, to, w, k, u, g, d, K8, W8)
-  else writeBackwardWith(false, from, to, w, k, u, g, d, K8, W8)
+/** to = from + k u^T (may be the same state), d [K8] = to g. */
+function writeBackward(from: usize, to: usize, k: usize, u: usize, g: usize, d: usize, K8: i32, W8: i32): void {
+  writeBackwardWith(false, from, to, k, k, u, g, d, K8, W8)
+}
+
+/** to = diag(w) from + k u^T, d [K8] = to g. */
+function writeDecayedBackward(from: usize, to: usize, w: usize, k: usize, u: usize, g: usize, d: usize, K8: i32, W8: i32): void {
+  writeBackwardWith(true, from, to, w, k, u, g, d, K8, W8)
 }
 
 /** dS += q g^T; dk = dS u; du = dS^T k. */
@@ -468,7 +476,8 @@ function recurrent(S: usize, row: i32, n: i32): void {
     else if (at != kt) multiply(at, wt, kt, K8)
     if (corrects) recall(S, at, ut, ut, K8, W8)
     if (beta) scaleTo(ut, ut, load<f32>(rowOf(beta, row, 1)), W8)
-    write(S, wt, kt, ut, qt, ot, K8, W8)
+    if (gated) writeDecayed(S, wt, kt, ut, qt, ot, K8, W8)
+    else write(S, kt, ut, qt, ot, K8, W8)
     storeReads(row, ot, 1, 1)
   }
   top = frame
@@ -504,7 +513,8 @@ function recurrentBackward(S: usize, dS: usize, row: i32, n: i32): void {
     else if (own) multiply(at, wt, kt, K8)
     if (corrects) recall(before, at, ut, et, K8, W8)
     if (beta) scaleTo(ut, et, load<f32>(rowOf(beta, row, 1)), W8)
-    writeBackward(before, after + i * step, wt, kt, ut, gt, d, K8, W8)
+    if (gated) writeDecayedBackward(before, after + i * step, wt, kt, ut, gt, d, K8, W8)
+    else writeBackward(before, after + i * step, kt, ut, gt, d, K8, W8)
     before = after + i * step
     storeKeys(dq, row, d, 1, 1)
   }

@@ -301,9 +301,12 @@ export function loadBlock(x: usize, R: i32, src: usize, stride: usize, n: i32, c
     for (let i: usize = 0; i < <usize>left; i++) store<f32>(d + (i << 2), load<f32>(s + (i << 2)))
   }
   const filled = (cols + 7) & ~7
+  if (n == M && filled == N) return
   for (let j = 0; j < N; j += 8) {
-    const from = j < filled ? n : 0
-    memory.fill(at(x, R, from, j), 0, <usize>(M - from) << 5)
+    for (let r = j < filled ? n : 0; r < M; r++) {
+      v128.store(at(x, R, r, j), splat(0))
+      v128.store(at(x, R, r, j + 4), splat(0))
+    }
   }
 }
 

@@ -1,19 +1,19 @@
 /**
- * Sequence layers: [B,T,D] -> [B,T,D], with a state that carries everything an earlier piece of the sequence left behind, so that
+ * Fast-weight attention: [B,T,D] -> [B,T,D], with a state that carries everything an earlier piece of the sequence left behind, so that
  * a sequence can be run whole, in pieces, or token by token with the same weights and the same result.
  */
-import { add, affine, mul, sigmoid, silu, softplus } from '../engine/ops/elementwise.ts'
+import { affine, mul, sigmoid, silu, softplus } from '../engine/ops/elementwise.ts'
 import type { FastWeightState } from '../engine/ops/fast-weights.ts'
-import { matmul } from '../engine/ops/matmul.ts'
-import { concat, permute, reshape } from '../engine/ops/movement.ts'
-import { l2Norm, softmax } from '../engine/ops/norm.ts'
-import { type Generator, uniform } from '../engine/random.ts'
+import { reshape } from '../engine/ops/movement.ts'
+import { l2Norm } from '../engine/ops/norm.ts'
+import type { Generator } from '../engine/random.ts'
 import { type RuleName, rules } from '../engine/rules/index.ts'
 import type { Rule } from '../engine/rules/rule.ts'
-import { full, ones, parameter, type Tensor, tensor } from '../engine/tensor.ts'
+import { full, ones, parameter, type Tensor } from '../engine/tensor.ts'
 import {
   checkChoice,
   checkFeatures,
+  checkKnown,
   checkMeanings,
   type FeatureConfig,
   Features,
@@ -22,9 +22,10 @@ import {
   type Meaning,
 } from './features.ts'
 import { type Gate, type GateName, gates, LowRank, retention } from './gates.ts'
+import { type AttentionOptions, checkHeads, HeadProjection } from './heads.ts'
 import { Linear, RMSNorm } from './layers.ts'
 import { Module } from './module.ts'
-import { checkPacking, type Packing, packedConv, places } from './packing.ts'
+import { checkPacking, type Packing, places } from './packing.ts'
 import { rotary } from './rotary.ts'
 import type { Parts } from './state.ts'
 
@@ -93,8 +94,11 @@ const meanings: readonly Meaning<FastWeightsAttentionConfig>[] = [
   ['stepsPerToken', 'the rule delta-product', (c) => c.rule === 'delta-product'],
 ]
 
+export const attentionOptions = ['dModel', 'heads', ...Object.keys(fastWeightsAttentionDefaults)]
+
 /** Throws unless the settings make sense, so that a constructor allocates nothing that it can't finish. */
 export function checkAttention(c: FastWeightsAttentionConfig): void {
+  checkKnown(c, attentionOptions)
   checkHeads(c.dModel, c.heads)
   checkChoice('rule', c.rule, Object.fromEntries(layerRules.map((rule) => [rule, 0])))
   checkFeatures(c, c.dModel / c.heads)
@@ -121,42 +125,12 @@ export function checkAttention(c: FastWeightsAttentionConfig): void {
 const valueMaps = { identity: (x: Tensor) => x, silu: (x: Tensor) => silu(x) }
 const valueNorms = { none: (x: Tensor) => x, l2: (x: Tensor) => l2Norm(x) }
 
-/** Named as in labml: PrepareForMultiHeadAttention, without the bias, and with an optional short convolution after it. */
-class HeadProjection extends Module {
-  linear: Linear
-  /** [D, W], U(-1/sqrt(W), 1/sqrt(W)) as in torch.nn.Conv1d with groups = D. */
-  conv: Tensor | null
-
-  constructor(inputs: number, outputs: number, taps: number, g: Generator) {
-    super()
-    this.linear = new Linear(inputs, outputs, g, { bias: false })
-    const bound = 1 / Math.sqrt(taps)
-    this.conv = taps > 0 ? parameter(uniform(g, [outputs, taps], -bound, bound)) : null
-  }
-
-  forward(x: Tensor, state?: Tensor, packing: Packing = {}): { y: Tensor; state?: Tensor } {
-    const y = this.linear.forward(x)
-    return this.conv ? packedConv(y, this.conv, state, packing) : { y }
-  }
-}
-
 /** The fast weights (the rule's own state), what each convolution last saw [B,W-1,...], and with rotary positions the next one of each row [B]. */
 export interface AttentionState extends Partial<FastWeightState> {
   query?: Tensor
   key?: Tensor
   value?: Tensor
   position?: Int32Array
-}
-
-/** mask and reset as in `Packing`; `accumulate` is added to the result (the residual connection). */
-export interface AttentionOptions extends Packing {
-  accumulate?: Tensor
-}
-
-export function checkHeads(dModel: number, heads: number): void {
-  if (!(Number.isInteger(dModel) && dModel > 0)) throw new Error(`dModel must be a positive integer, not ${dModel}`)
-  if (!(Number.isInteger(heads) && heads > 0)) throw new Error(`heads must be a positive integer, not ${heads}`)
-  if (dModel % heads !== 0) throw new Error(`${heads} heads don't divide dModel = ${dModel}`)
 }
 
 /** Whether a state is given; throws unless it has exactly the parts that it should. Their shapes are what each op checks. */
@@ -300,100 +274,4 @@ export class FastWeightsAttention extends Module {
       ...(positions === 'rotary' && { position: { dtype: 'int32', shape: [B] } as const }),
     }
   }
-}
-
-export interface KeyValueState {
-  /** [B,H,t,K]: grows with every token, unlike fast weights. */
-  keys: Tensor
-  values: Tensor
-  /** [B,t]: 0 where a key is padding, or of a sequence that has ended. */
-  visible: Int32Array
-  /** With rotary positions, the next one of each row, [B]. */
-  position?: Int32Array
-}
-
-/** What a score gets whose key its query can't see: its softmax is 0, and where a query sees none, still finite. */
-const hidden = -1e30
-
-/** Causal multi-head softmax attention (Vaswani 2017), the baseline: y = softmax(q k^T / sqrt(K)) v. */
-export class SoftmaxAttention extends Module {
-  query: HeadProjection
-  key: HeadProjection
-  value: HeadProjection
-  output: Linear
-  heads: number
-  positions: 'none' | 'rotary'
-
-  constructor(config: { dModel: number; heads: number; positions?: 'none' | 'rotary' }, g: Generator) {
-    super()
-    checkHeads(config.dModel, config.heads)
-    const { dModel, positions = 'none' } = config
-    checkChoice('positions', positions, { none: 0, rotary: 0 })
-    this.heads = config.heads
-    this.positions = positions
-    this.query = new HeadProjection(dModel, dModel, 0, g)
-    this.key = new HeadProjection(dModel, dModel, 0, g)
-    this.value = new HeadProjection(dModel, dModel, 0, g)
-    this.output = new Linear(dModel, dModel, g)
-  }
-
-  forward(x: Tensor, state?: KeyValueState, options: AttentionOptions = {}): { y: Tensor; state: KeyValueState } {
-    const [B, T, D] = x.shape
-    const K = D / this.heads
-    const packing = checkPacking('attention', options, B, T)
-    const { at, next } = places(packing, B, T, state?.position)
-    const split = (y: Tensor): Tensor => reshape(y, [B, T, this.heads, K])
-    const turned = (y: Tensor): Tensor => (this.positions === 'rotary' ? rotary(split(y), at) : split(y))
-    const timeInside = (y: Tensor): Tensor => permute(y, [0, 2, 1, 3])
-    const q = timeInside(turned(this.query.forward(x).y))
-    const own = { keys: timeInside(turned(this.key.forward(x).y)), values: timeInside(split(this.value.forward(x).y)) }
-    const keys = state ? concat([state.keys, own.keys], 2) : own.keys
-    const values = state ? concat([state.values, own.values], 2) : own.values
-    const { bias, visible } = sight(packing, B, T, state?.visible)
-    const scores = matmul(affine(q, 1 / Math.sqrt(K)), keys, { transposeB: true })
-    const weights = bias
-      ? softmax(add(scores, tensor(bias, { shape: [B, 1, T, bias.length / (B * T)], device: x.device })))
-      : softmax(scores, { causal: true })
-    const y = matmul(weights, values)
-    return {
-      y: this.output.forward(reshape(timeInside(y), [B, T, D]), { accumulate: options.accumulate }),
-      state: { keys, values, visible, ...(this.positions === 'rotary' && { position: next }) },
-    }
-  }
-
-  /** See `Parts`. */
-  stateParts(B: number): Parts {
-    const keys = { dtype: 'float32', shape: [B, this.heads, -1, this.query.linear.weight.shape[0] / this.heads] } as const
-    return {
-      keys,
-      values: keys,
-      visible: { dtype: 'int32', shape: [B, -1] },
-      ...(this.positions === 'rotary' && { position: { dtype: 'int32', shape: [B] } as const }),
-    }
-  }
-}
-
-/** Which of t earlier and T own keys each query sees, as what to add to its scores [B,T,t+T] (null: all up to itself); and which ones stay visible. */
-function sight(
-  { mask, reset }: Packing,
-  B: number,
-  T: number,
-  before: Int32Array = new Int32Array(0),
-): { bias: Float32Array | null; visible: Int32Array } {
-  const t0 = before.length / B
-  const n = t0 + T
-  const visible = new Int32Array(B * n)
-  const packed = mask || reset || before.includes(0)
-  const bias = packed ? new Float32Array(B * T * n) : null
-  for (let b = 0; b < B; b++) {
-    const row = visible.subarray(b * n, (b + 1) * n)
-    row.set(before.subarray(b * t0, (b + 1) * t0))
-    for (let t = 0; t < T; t++) {
-      const i = b * T + t
-      if (reset?.indices?.[i] === 1) row.fill(0)
-      row[t0 + t] = mask ? mask.indices![i] : 1
-      if (bias) for (let j = 0; j < n; j++) bias[i * n + j] = row[j] ? 0 : hidden
-    }
-  }
-  return { bias, visible }
 }

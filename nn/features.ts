@@ -187,6 +187,12 @@ export function checkFeatures(c: FeatureConfig, K: number): void {
     throw new Error(`the feature norm sum divides by a sum that ${c.featureMap} can make zero or negative; use l2 or none`)
 }
 
+/** Throws if an object has options that nobody reads. */
+export function checkKnown(options: object, known: readonly string[]): void {
+  const unknown = Object.keys(options).find((name) => !known.includes(name))
+  if (unknown !== undefined) throw new Error(`unknown option '${unknown}' (${known.join(', ')})`)
+}
+
 export function checkChoice(what: string, value: unknown, choices: object): void {
   if (typeof value !== 'string' || !Object.hasOwn(choices, value))
     throw new Error(`unknown ${what} '${value}' (${Object.keys(choices).join(', ')})`)

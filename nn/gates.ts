@@ -1,6 +1,6 @@
 /**
  * What makes fast weights forget: modules that give the logarithm of what remains after a token, at most 0, one for each head [B,T,H] or
- * for each of a head's channels [B,T,H,W]. Tests: test/nn/gates.test.ts.
+ * for each of a head's channels [B,T,H,W]. Tests: test/nn/attention.test.ts.
  */
 import { add, affine, exp, mul, neg, softplus } from '../engine/ops/elementwise.ts'
 import { reshape } from '../engine/ops/movement.ts'

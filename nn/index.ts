@@ -1,4 +1,10 @@
-export * from './attention.ts'
+export {
+  type AttentionState,
+  FastWeightsAttention,
+  type FastWeightsAttentionConfig,
+  fastWeightsAttentionDefaults,
+  layerRules,
+} from './attention.ts'
 export * from './checkpoint.ts'
 export {
   type FeatureConfig,
@@ -15,6 +21,7 @@ export {
 } from './features.ts'
 export { type Gate, type GateName, gates, retention } from './gates.ts'
 export * from './generate.ts'
+export type { AttentionOptions } from './heads.ts'
 export * from './layers.ts'
 export { type FloatEntry, Module, type StateDict } from './module.ts'
 export * from './optimizers.ts'
@@ -22,6 +29,7 @@ export type { Packing } from './packing.ts'
 export * from './presets.ts'
 export { rotary } from './rotary.ts'
 export * from './safetensors.ts'
+export * from './softmax-attention.ts'
 export {
   detachState,
   disposeState,

@@ -1,6 +1,6 @@
 /**
  * Batches whose rows hold padding, or several sequences one after the other: what that means for everything in a layer that looks
- * back in time apart from the recurrence itself, which takes both as options. Tests: test/nn/packing.test.ts.
+ * back in time apart from the recurrence itself, which takes both as options. Tests: test/nn/attention.test.ts, test/nn/state.test.ts.
  */
 import { mul } from '../engine/ops/elementwise.ts'
 import { tokenFlags } from '../engine/ops/fast-weights.ts'

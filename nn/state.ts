@@ -4,9 +4,10 @@ import { concat, detach, slice } from '../engine/ops/movement.ts'
 import { scope } from '../engine/scope.ts'
 import { sameShape, show, sizeOf } from '../engine/shape.ts'
 import { getDevice, Tensor, tensor, zeros } from '../engine/tensor.ts'
-import type { AttentionState, KeyValueState } from './attention.ts'
+import type { AttentionState } from './attention.ts'
 import type { FloatEntry, Module } from './module.ts'
 import { readSafetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from './safetensors.ts'
+import type { KeyValueState } from './softmax-attention.ts'
 import type { TransformerState } from './transformer.ts'
 
 export type State = AttentionState | KeyValueState | TransformerState

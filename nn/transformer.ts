@@ -5,20 +5,19 @@ import { add } from '../engine/ops/elementwise.ts'
 import { type Generator, generator } from '../engine/random.ts'
 import type { Tensor } from '../engine/tensor.ts'
 import {
-  type AttentionOptions,
   type AttentionState,
+  attentionOptions,
   checkAttention,
-  checkHeads,
   FastWeightsAttention,
   type FastWeightsAttentionConfig,
   fastWeightsAttentionDefaults,
-  type KeyValueState,
-  SoftmaxAttention,
 } from './attention.ts'
-import { checkChoice, checkMeanings } from './features.ts'
+import { checkChoice, checkKnown, checkMeanings } from './features.ts'
+import { type AttentionOptions, checkHeads } from './heads.ts'
 import { checkProbability, Dropout, Embedding, FeedForward, LayerNorm, Linear, RMSNorm } from './layers.ts'
 import { Module } from './module.ts'
 import { checkPacking, type Packing, places, positionTable } from './packing.ts'
+import { type KeyValueState, SoftmaxAttention } from './softmax-attention.ts'
 import type { Parts } from './state.ts'
 
 export interface TransformerConfig extends Omit<FastWeightsAttentionConfig, 'positions'> {
@@ -118,11 +117,11 @@ class Stack extends Module {
   }
 }
 
-/** What a layer knows of the positions: sinusoidal ones are the model's. */
-const layerConfig = (c: TransformerConfig): FastWeightsAttentionConfig => ({
-  ...c,
-  positions: c.positions === 'rotary' ? 'rotary' : 'none',
-})
+/** What a layer has to know; sinusoidal positions are the model's. */
+const layerConfig = (c: TransformerConfig): FastWeightsAttentionConfig => {
+  const own = Object.fromEntries(attentionOptions.map((name) => [name, c[name as keyof TransformerConfig]]))
+  return { ...(own as unknown as FastWeightsAttentionConfig), positions: c.positions === 'rotary' ? 'rotary' : 'none' }
+}
 
 /** Where a model's random streams begin: a generator of the same seed, which counts from 0, gives other numbers. */
 const firstStream = 2 ** 20
@@ -133,6 +132,7 @@ const onlyFastWeights = Object.keys(fastWeightsAttentionDefaults)
 
 /** Everything that can be wrong, before the first parameter is made. */
 function checkConfig(c: TransformerConfig): void {
+  checkKnown(c, ['symbols', ...Object.keys(labml)])
   for (const name of ['symbols', 'dModel', 'layers', 'dFf'] as const)
     if (!(Number.isInteger(c[name]) && c[name] > 0)) throw new Error(`${name} must be a positive integer, not ${c[name]}`)
   checkChoice('attention', c.attention, { 'fast-weights': 0, softmax: 0 })

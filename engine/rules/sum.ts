@@ -1,7 +1,7 @@
 /** Rules that only add. */
 import { customOp } from '../autograd.ts'
 import { match } from '../ops/check.ts'
-import { add, affine, div, expand, log, maximum, mul, neg } from '../ops/elementwise.ts'
+import { add, affine, div, expand, log, maximum, mul, neg, sqrt } from '../ops/elementwise.ts'
 import { type FastWeightState, fastWeights, type NormaliserOptions, type RuleOptions } from '../ops/fast-weights.ts'
 import type { Tensor } from '../tensor.ts'
 import {
@@ -80,12 +80,13 @@ const retentionStep: Step = (state, { decay, ...token }, options) =>
 export function pengRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: FastWeightState, options: RuleOptions = {}): RuleResult {
   const [B, T, H] = q.shape
   match('pengRule', { beta: [B, T, H] }, { beta: beta.shape })
-  // log(1 - beta), whose derivative is infinite at beta = 1, where what it meets is 0.
+  // Where beta is 1 the gate would be -Infinity, and its gradient lost: 1e-30 of the past is left over. The root is NaN where beta > 1.
+  const rest = (): Tensor => maximum(affine(beta, -1, 1), 1e-30)
   const gate = customOp(
     'pengRule',
     [beta],
-    () => log(affine(beta, -1, 1)),
-    (dgate) => [neg(div(dgate, maximum(affine(beta, -1, 1), 1e-30)))],
+    () => log(add(rest(), affine(sqrt(affine(beta, -1, 1)), 0))),
+    (dgate) => [neg(div(dgate, rest()))],
   )
   try {
     return fastWeights(q, k, mul(v, stretch(beta, 4)), { gate }, state, options, 'pengRule')

@@ -50,7 +50,7 @@ describe('bad input', () => {
 
   refuses('in a command line', 2, () => [
     ['trian', 'unknown command "trian": did you mean train?'],
-    ['--steps 5', 'the command must come before --steps: the commands are train, generate, doctor'],
+    ['--steps 5', 'the command must come before --steps: the commands are train, generate, verify, doctor'],
     [train('--lerning-rate 1'), /^unknown option --lerning-rate/],
     [train('-x'), 'unknown option -x'],
     [train('--preset labmi'), /^--preset: expected one of default, labml, labml-small, softmax, .*, kda, got "labmi"$/],

@@ -292,6 +292,7 @@ describe('fast-weight attention', () => {
   it('refuses what makes no sense, and options that mean nothing', () => {
     const before = reference.bytesInUse()
     const refused = (change: object, message: RegExp) => assert.throws(() => make(change, 8, 2), { message })
+    refused({ Rule: 'sum' }, /^unknown option 'Rule' \(dModel, heads, featureMap, /)
     refused({ rule: 'hebb' }, /^unknown rule 'hebb' \(sum, linear-attention, /)
     refused({ rule: 'dplr' }, /^unknown rule 'dplr' /)
     refused({ rule: 'kda', gate: 'open' }, /^unknown gate 'open' \(softplus, logsigmoid\)$/)

@@ -206,6 +206,7 @@ describe('modules', () => {
     refused({ attention: 'softmax', heads: 5 }, /^5 heads don't divide dModel = 32$/)
     refused({ conv: -1 }, /^conv must be a number of taps/)
     refused({ dropout: 1 }, /^Dropout: the probability must be in \[0, 1\), not 1$/)
+    refused({ normalise: true }, /^unknown option 'normalise' \(symbols, featureMap, /)
     refused({ attention: 'softmax', rule: 'sum' }, /^rule = sum means nothing here: it belongs to fast-weights attention$/)
     for (const [name, message] of [
       ['featureMap', /^unknown feature map/],
