@@ -74,7 +74,7 @@ export function drawState(rule: RuleTable, c: Case, context: Context): FastWeigh
 }
 
 /**
- * The floor of errors (see Claim.floor): 1 where a result is a sum of terms that are much larger than itself. A normalised output doesn't
+ * Claim.floor: 1 where a result is a sum of terms that are much larger than any result. A normalised output doesn't
  * change with the length of its query, so that gradients of queries cancel; a decay that all tokens share gets the sum of all their gradients.
  */
 export const floorOf = (rule: RuleTable): number =>
