@@ -180,12 +180,13 @@ async function measure(claim: Claim, c: Case, devices: Devices): Promise<Measure
   const worst: Measured = { error: -1, name: '', element: 0, left, right, drawn: draws.drawn }
   const names = new Set([...Object.keys(left), ...Object.keys(right)])
   if (names.size === 0) throw new ClaimError('the sides have no results: return { name: tensor, ... }')
+  const floor = (claim.floor ?? 0.1) * Math.max(1, ...Object.values(right).map(rms).filter(Number.isFinite))
   for (const name of names) {
     if (left[name]?.length !== right[name]?.length) {
       const count = (side: Results): string => (side[name] ? `${side[name].length} values` : 'none')
       throw new ClaimError(`the sides differ in what '${name}' is: left has ${count(left)}, right ${count(right)}`)
     }
-    const { error, element } = compare(claim.relation ?? 'equal', left[name], right[name], claim.floor ?? 0.1)
+    const { error, element } = compare(claim.relation ?? 'equal', left[name], right[name], floor)
     if (worse(error, worst.error)) Object.assign(worst, { error, name, element })
   }
   return worst
@@ -200,6 +201,8 @@ function checkSide(side: Side, which: string): Side {
   return side
 }
 
+const rms = (values: Float64Array): number => Math.sqrt(values.reduce((total, x) => total + x * x, 0) / Math.max(values.length, 1))
+
 /** NaN is the worst error, and stays so. */
 const worse = (error: number, than: number): boolean => !Number.isNaN(than) && !(error <= than)
 
@@ -208,15 +211,10 @@ const compare = (relation: Relation, left: Float64Array, right: Float64Array, fl
 
 const measures: Record<Relation, (left: Float64Array, right: Float64Array, floor: number) => { error: number; element: number }> = {
   equal(left, right, floor) {
-    let [difference, size, element] = [0, 0, 0]
-    for (let i = 0; i < left.length; i++) {
-      const d = left[i] - right[i]
-      difference += d * d
-      size += right[i] * right[i]
-      if (worse(Math.abs(d), Math.abs(left[element] - right[element]))) element = i
-    }
-    const n = Math.max(left.length, 1)
-    return { error: Math.sqrt(difference / n) / (Math.sqrt(size / n) + floor), element }
+    const difference = left.map((x, i) => x - right[i])
+    const size = difference.map(Math.abs)
+    const element = size.reduce((worst, x, i) => (worse(x, size[worst]) ? i : worst), 0)
+    return { error: rms(difference) / (rms(right) + floor), element }
   },
   'same bits'(left, right) {
     const differs = (_: number, i: number): boolean => !Object.is(left[i], right[i])

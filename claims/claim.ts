@@ -30,7 +30,7 @@ export type Case<F extends Fields = Fields> = {
 export type Side = Readonly<Record<string, Tensor | number | ArrayLike<number>>>
 
 /**
- * `equal`: rms(left - right) / (rms(right) + floor) is within the bound, for each name. `same bits`: every value is the same, to the sign
+ * `equal`: rms(left - right) / (rms(right) + floor) is within the bound, for each name; the floor: see `Claim.floor`. `same bits`: every value is the same, to the sign
  * of zero. `at most`: no left value is above its right one by more than bound * (|right| + floor).
  */
 export const relations = ['equal', 'same bits', 'at most'] as const
@@ -64,8 +64,8 @@ export interface Claim<F extends Fields = any> {
   /** `forward`, or `nothing` for `same bits`, by default. */
   readonly bounds?: Bounds
   /**
-   * What is added to rms(right): 0.1 by default. Inputs are drawn of size 1, so a result that is much smaller than the floor is the
-   * difference of larger ones, and its rounding error is theirs.
+   * The floor is this (0.1 by default) times the largest rms of the right side's results, or 1 if that is larger: inputs are drawn of size 1,
+   * and a result that is much smaller than the others is a difference of terms of their size, and has their rounding error.
    */
   readonly floor?: number
   /** False: the claim is wrong, and the check must find a counterexample. */

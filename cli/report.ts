@@ -62,7 +62,8 @@ ${problems.map((problem) => `<p class="problem">${html(problem)}</p>`).join('\n'
 <section class="overview" aria-label="Overview">
 <h2>Overview</h2>
 <p class="key">A bar is the largest error that any case showed: <span class="swatch"></span> on a logarithmic scale from 10<sup>−17</sup> to 1, with the claim's bound as a line.
-In this table it is the largest of a section. Errors are rms(left − right) / (rms(right) + floor), the floor being 0.1 or what a claim says.</p>
+In this table it is the largest of a section. An error is rms(left − right) / (rms(right) + floor) of one result (outputs, last state, each gradient), the floor being a tenth
+of the largest rms among the case's results (at least a tenth; ten times that where normalisers or shared decays make terms cancel).</p>
 <table>
 <thead><tr><th scope="col">section</th><th scope="col" class="n">claims</th>${devices.map((device) => `<th scope="col">${html(device)}</th>`).join('')}</tr></thead>
 <tbody>
