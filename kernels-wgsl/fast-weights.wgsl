@@ -52,6 +52,7 @@ struct Params {
   U: u32,
   P: u32,
   M: u32,
+  w: u32,         // if there is a gate
   gamma: u32,
   S: u32,
   O: u32,
@@ -106,6 +107,12 @@ struct Piece {
   n: u32,
 }
 
+/// w, where `prepare` has put it.
+fn fading(at: u32) -> f32 {
+  if (p.gateWidth == 0u) { return 1.0; }
+  return work[p.w + at];
+}
+
 /// The piece that rows [index, rows, *] of work belong to.
 fn pieceOf(index: u32) -> Piece {
   let head = p.head + index / p.pieces;
@@ -132,9 +139,9 @@ fn rate(token: u32) -> f32 {
 
 fn writtenKey(token: u32, i: u32) -> f32 { return rate(token) * k[token * p.K + i]; }
 
-/// a: what the state is read with before it decays, if it is read.
-fn reader(token: u32, i: u32) -> f32 {
-  if (p.reads == BETA) { return decay(token, i) * k[token * p.K + i]; }
+/// a: what the state is read with before it decays by w, if it is read.
+fn reader(token: u32, i: u32, w: f32) -> f32 {
+  if (p.reads == BETA) { return w * k[token * p.K + i]; }
   if (p.reads == ERASE) { return extra[token * p.K + i]; }
   return 0.0;
 }
@@ -216,7 +223,7 @@ var<workgroup> stagedW: array<f32, THREADS>;
       if (j < p.columns) { u = value(token, j); }
       for (var i0 = 0u; p.reads != 0u && i0 < p.K; i0 += THREADS) {
         workgroupBarrier();
-        if (i0 + thread < p.K) { stagedA[thread] = reader(token, i0 + thread); }
+        if (i0 + thread < p.K) { stagedA[thread] = reader(token, i0 + thread, decay(token, i0 + thread)); }
         workgroupBarrier();
         for (var i = i0; j < p.columns && i < min(i0 + THREADS, p.K); i++) { u -= stagedA[i - i0] * work[source + i * p.columns]; }
       }
@@ -249,7 +256,7 @@ var<workgroup> stagedW: array<f32, THREADS>;
 
 // ---- chunk form: a piece at a time -----------------------------------------------------------------------------------------
 
-// Q~, K~, A~, Gamma, and V in the place of U. A workgroup a piece and THREADS channels or columns, a thread one of them.
+// w, Q~, K~, A~, Gamma, and V in the place of U. A workgroup a piece and THREADS channels or columns, a thread one of them.
 @compute @workgroup_size(THREADS) fn prepare(g: Group) {
   let keyBlocks = (p.K + THREADS - 1u) / THREADS;
   let blocks = keyBlocks + (p.columns + THREADS - 1u) / THREADS;
@@ -275,8 +282,10 @@ var<workgroup> stagedW: array<f32, THREADS>;
     let at = (row + t) * p.K + i;
     let token = piece.first + t * p.H;
     if (t < piece.n) {
-      if (p.reads != 0u) { work[p.A + at] = product * reader(token, i); }
-      product *= decay(token, i);
+      let w = decay(token, i);
+      if (p.gateWidth != 0u) { work[p.w + at] = w; }
+      if (p.reads != 0u) { work[p.A + at] = product * reader(token, i, w); }
+      product *= w;
       work[p.Q + at] = product * q[token * p.K + i];
     } else {
       if (p.reads != 0u) { work[p.A + at] = 0.0; }
@@ -287,9 +296,9 @@ var<workgroup> stagedW: array<f32, THREADS>;
   work[p.gamma + index * p.K + i] = product;
   product = 1.0;
   for (var t = piece.n; t > 0u; t--) {
-    let token = piece.first + (t - 1u) * p.H;
-    work[p.Kt + (row + t - 1u) * p.K + i] = product * writtenKey(token, i);
-    product *= decay(token, i);
+    let at = (row + t - 1u) * p.K + i;
+    work[p.Kt + at] = product * writtenKey(piece.first + (t - 1u) * p.H, i);
+    product *= fading(at);
   }
 }
 
@@ -305,7 +314,7 @@ var<workgroup> fadedA: array<f32, TILE>;
 var<workgroup> pairsP: array<f32, PAIRS>;
 var<workgroup> pairsM: array<f32, PAIRS>;
 
-// P and M where there is a gate. A workgroup a piece; a pair is one thread's, over all channels.
+// P and M where there is a gate. A workgroup a piece; a pair is one thread's, over all channels in turn, so that its sum doesn't depend on `rows`.
 @compute @workgroup_size(THREADS) fn pairs(
   @builtin(workgroup_id) id: vec3<u32>,
   @builtin(num_workgroups) count: vec3<u32>,
@@ -334,15 +343,15 @@ var<workgroup> pairsM: array<f32, PAIRS>;
       if (e / channels < piece.n && i < p.K) {
         tileQ[e] = q[token * p.K + i];
         tileK[e] = writtenKey(token, i);
-        tileA[e] = reader(token, i);
-        tileW[e] = decay(token, i);
+        tileW[e] = fading((index * p.rows + e / channels) * p.K + i);
+        tileA[e] = reader(token, i, tileW[e]);
       }
     }
     workgroupBarrier();
     if (thread < piece.n) {
-      var total = 0.0;
+      var total = pairsP[thread * (ROWS + 1u)];
       for (var c = 0u; c < width; c++) { total += tileQ[thread * channels + c] * tileK[thread * channels + c]; }
-      pairsP[thread * (ROWS + 1u)] += total;
+      pairsP[thread * (ROWS + 1u)] = total;
     }
     for (var half = tokens / 2u; half > 0u; half >>= 1u) {
       for (var run = thread; run < TILE / half; run += THREADS) {
@@ -369,15 +378,15 @@ var<workgroup> pairsM: array<f32, PAIRS>;
         let i = start + half + rest / half;
         let j = start + rest % half;
         if (i >= piece.n) { continue; }
-        var sumP = 0.0;
-        var sumM = 0.0;
+        var sumP = pairsP[i * ROWS + j];
+        var sumM = pairsM[i * ROWS + j];
         for (var c = 0u; c < width; c++) {
           let x = faded[j * channels + c];
           sumP += faded[i * channels + c] * x;
           sumM += fadedA[i * channels + c] * x;
         }
-        pairsP[i * ROWS + j] += sumP;
-        pairsM[i * ROWS + j] += sumM;
+        pairsP[i * ROWS + j] = sumP;
+        pairsM[i * ROWS + j] = sumM;
       }
       workgroupBarrier();
     }
@@ -434,10 +443,12 @@ var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
     let piece = pieceOf(index);
     var at = (p.head + index / p.pieces) * p.outside + index % p.pieces * (p.span / p.C);
     var x = work[stateBefore(p.S, index) + i * p.columns + j];
-    for (var t = 0u; t < (piece.n - 1u) / p.C * p.C; t++) {
-      let token = piece.first + t * p.H;
-      x = decay(token, i) * x + writtenKey(token, i) * work[p.U + (index * p.rows + t) * p.columns + j];
-      if ((t + 1u) % p.C != 0u) { continue; }
+    var t = 0u;
+    for (var chunk = p.C; chunk < piece.n; chunk += p.C) {
+      for (; t < chunk; t++) {
+        let row = index * p.rows + t;
+        x = fading(row * p.K + i) * x + writtenKey(piece.first + t * p.H, i) * work[p.U + row * p.columns + j];
+      }
       at++;
       if (j < p.V) { state[(at * p.K + i) * p.V + j] = x; } else { normaliser[at * p.K + i] = x; }
     }
@@ -534,8 +545,8 @@ fn rowOf(g: Group) -> Row {
     let token = piece.first + t * p.H;
     qs[t] = q[token * p.K + channel];
     ks[t] = writtenKey(token, channel);
-    rs[t] = reader(token, channel);
-    ws[t] = decay(token, channel);
+    ws[t] = fading(at + t * p.K);
+    rs[t] = reader(token, channel, ws[t]);
   }
 
   // D_nj in K~: w_t has part in the keys before t.
