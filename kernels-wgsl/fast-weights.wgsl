@@ -20,7 +20,7 @@
 // Layout: q, k, erase [B,T,H,K]; v, y [B,T,H,V]; beta, den [B,T,H]; gate [B,T,H,gateWidth]; S [B,H,K,V]; z [B,H,K]. Everything else lies in
 // `work`, at the offsets of Params, for `heads` heads from `head` on: token rows [heads,pieces,rows,*], states [heads,pieces+1,K,columns], the state
 // before each piece and, last, the one after all. Rows beyond a piece's tokens are 0.
-// Each workgroup and each thread adds in a fixed order, alone in what it writes. Pinned by test/ops/fast-weights.test.ts.
+// Each workgroup and each thread adds in a fixed order, alone in what it writes. Pinned by test/ops/fast-weights.test.ts, webgpu-fast-weights.test.ts.
 
 const ROWS = 32u;
 const PAIRS = 1024u; // ROWS ROWS
