@@ -6,7 +6,8 @@
 // with a_t = erase_t, the sum rule with a_t = 0 (`reads` 0: what belongs to a is left out). The normaliser is one more value column: v is
 // extended by 1, S by z, the cotangent by g = -(dy . y) / den. `columns` is V with it.
 //
-// A head's T tokens are cut into spans, several chunks of C or one, and these into pieces of `rows` tokens, ROWS at most. For a piece, with D_ij = w_{j+1} * ... * w_i (D_ii = 1), Gamma_i = w_1 * ... * w_i, Gamma = Gamma_n:
+// A head's T tokens are cut into spans, several chunks of C or one, and these into pieces of `rows` tokens, ROWS at most. For a piece of n,
+// with D_ij = w_{j+1} * ... * w_i (D_ii = 1), Gamma_i = w_1 * ... * w_i, Gamma = Gamma_n:
 //
 //     Q~_i = Gamma_i q_i,  A~_i = Gamma_{i-1} a_i,  K~_j = D_nj k'_j,  P_ij = q_i . D_ij k'_j (j <= i),  M_ij = a_i . D_{i-1,j} k'_j (j < i)
 //     (I + M) [W U0] = [A~ V],  U = U0 - W S,  O = Q~ S + P U,  S <- Gamma S + K~^T U                                   WY form: Yang 2024
@@ -20,7 +21,8 @@
 // Layout: q, k, erase [B,T,H,K]; v, y [B,T,H,V]; beta, den [B,T,H]; gate [B,T,H,gateWidth]; S [B,H,K,V]; z [B,H,K]. Everything else lies in
 // `work`, at the offsets of Params, for `heads` heads from `head` on: token rows [heads,pieces,rows,*], states [heads,pieces+1,K,columns], the state
 // before each piece and, last, the one after all. Rows beyond a piece's tokens are 0.
-// Each workgroup and each thread adds in a fixed order, alone in what it writes. Pinned by test/ops/fast-weights.test.ts, webgpu-fast-weights.test.ts.
+// Each workgroup and each thread adds in a fixed order, alone in what it writes.
+// Pinned by test/ops/fast-weights.test.ts, webgpu-fast-weights.test.ts.
 
 const ROWS = 32u;
 const PAIRS = 1024u; // ROWS ROWS
