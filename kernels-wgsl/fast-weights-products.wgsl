@@ -160,7 +160,8 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
   }
 }
 
-// From piece to piece of a segment, SIDE columns of a head's state a workgroup. Each piece, with s the state before it (in reverse: its cotangent after):
+// From piece to piece of a segment, SIDE columns of a head's state a workgroup. Each piece, with s the state before it (in
+// reverse: its cotangent after):
 //
 //     values += readsTimes R s;  s <- gamma s + writesTimes W^T values + Q^T addsValues
 //

@@ -6,7 +6,8 @@
 // with a_t = erase_t, the sum rule with a_t = 0 (`reads` 0: what belongs to a is left out). The normaliser is one more value column: v is
 // extended by 1, S by z, the cotangent by g = -(dy . y) / den. `columns` is V with it.
 //
-// A head's T tokens are cut into spans, several chunks of C or one, and these into pieces of `rows` tokens, ROWS at most. For a piece, with D_ij = w_{j+1} * ... * w_i (D_ii = 1), Gamma_i = w_1 * ... * w_i, Gamma = Gamma_n:
+// A head's T tokens are cut into spans, several chunks of C or one, and these into pieces of `rows` tokens, ROWS at most. For a piece of n,
+// with D_ij = w_{j+1} * ... * w_i (D_ii = 1), Gamma_i = w_1 * ... * w_i, Gamma = Gamma_n:
 //
 //     Q~_i = Gamma_i q_i,  A~_i = Gamma_{i-1} a_i,  K~_j = D_nj k'_j,  P_ij = q_i . D_ij k'_j (j <= i),  M_ij = a_i . D_{i-1,j} k'_j (j < i)
 //     (I + M) [W U0] = [A~ V],  U = U0 - W S,  O = Q~ S + P U,  S <- Gamma S + K~^T U                                   WY form: Yang 2024
@@ -20,7 +21,8 @@
 // Layout: q, k, erase [B,T,H,K]; v, y [B,T,H,V]; beta, den [B,T,H]; gate [B,T,H,gateWidth]; S [B,H,K,V]; z [B,H,K]. Everything else lies in
 // `work`, at the offsets of Params, for `heads` heads from `head` on: token rows [heads,pieces,rows,*], states [heads,pieces+1,K,columns], the state
 // before each piece and, last, the one after all. Rows beyond a piece's tokens are 0.
-// Each workgroup and each thread adds in a fixed order, alone in what it writes. Pinned by test/ops/fast-weights.test.ts.
+// Each workgroup and each thread adds in a fixed order, alone in what it writes.
+// Pinned by test/ops/fast-weights.test.ts, webgpu-fast-weights.test.ts.
 
 const ROWS = 32u;
 const PAIRS = 1024u; // ROWS ROWS
@@ -52,6 +54,7 @@ struct Params {
   U: u32,
   P: u32,
   M: u32,
+  w: u32,         // if there is a gate
   gamma: u32,
   S: u32,
   O: u32,
@@ -106,6 +109,12 @@ struct Piece {
   n: u32,
 }
 
+/// w, where `prepare` has put it.
+fn fading(at: u32) -> f32 {
+  if (p.gateWidth == 0u) { return 1.0; }
+  return work[p.w + at];
+}
+
 /// The piece that rows [index, rows, *] of work belong to.
 fn pieceOf(index: u32) -> Piece {
   let head = p.head + index / p.pieces;
@@ -132,9 +141,9 @@ fn rate(token: u32) -> f32 {
 
 fn writtenKey(token: u32, i: u32) -> f32 { return rate(token) * k[token * p.K + i]; }
 
-/// a: what the state is read with before it decays, if it is read.
-fn reader(token: u32, i: u32) -> f32 {
-  if (p.reads == BETA) { return decay(token, i) * k[token * p.K + i]; }
+/// a: what the state is read with before it decays by w, if it is read.
+fn reader(token: u32, i: u32, w: f32) -> f32 {
+  if (p.reads == BETA) { return w * k[token * p.K + i]; }
   if (p.reads == ERASE) { return extra[token * p.K + i]; }
   return 0.0;
 }
@@ -216,7 +225,7 @@ var<workgroup> stagedW: array<f32, THREADS>;
       if (j < p.columns) { u = value(token, j); }
       for (var i0 = 0u; p.reads != 0u && i0 < p.K; i0 += THREADS) {
         workgroupBarrier();
-        if (i0 + thread < p.K) { stagedA[thread] = reader(token, i0 + thread); }
+        if (i0 + thread < p.K) { stagedA[thread] = reader(token, i0 + thread, decay(token, i0 + thread)); }
         workgroupBarrier();
         for (var i = i0; j < p.columns && i < min(i0 + THREADS, p.K); i++) { u -= stagedA[i - i0] * work[source + i * p.columns]; }
       }
@@ -249,7 +258,7 @@ var<workgroup> stagedW: array<f32, THREADS>;
 
 // ---- chunk form: a piece at a time -----------------------------------------------------------------------------------------
 
-// Q~, K~, A~, Gamma, and V in the place of U. A workgroup a piece and THREADS channels or columns, a thread one of them.
+// w, Q~, K~, A~, Gamma, and V in the place of U. A workgroup a piece and THREADS channels or columns, a thread one of them.
 @compute @workgroup_size(THREADS) fn prepare(g: Group) {
   let keyBlocks = (p.K + THREADS - 1u) / THREADS;
   let blocks = keyBlocks + (p.columns + THREADS - 1u) / THREADS;
@@ -275,8 +284,10 @@ var<workgroup> stagedW: array<f32, THREADS>;
     let at = (row + t) * p.K + i;
     let token = piece.first + t * p.H;
     if (t < piece.n) {
-      if (p.reads != 0u) { work[p.A + at] = product * reader(token, i); }
-      product *= decay(token, i);
+      let w = decay(token, i);
+      if (p.gateWidth != 0u) { work[p.w + at] = w; }
+      if (p.reads != 0u) { work[p.A + at] = product * reader(token, i, w); }
+      product *= w;
       work[p.Q + at] = product * q[token * p.K + i];
     } else {
       if (p.reads != 0u) { work[p.A + at] = 0.0; }
@@ -287,9 +298,9 @@ var<workgroup> stagedW: array<f32, THREADS>;
   work[p.gamma + index * p.K + i] = product;
   product = 1.0;
   for (var t = piece.n; t > 0u; t--) {
-    let token = piece.first + (t - 1u) * p.H;
-    work[p.Kt + (row + t - 1u) * p.K + i] = product * writtenKey(token, i);
-    product *= decay(token, i);
+    let at = (row + t - 1u) * p.K + i;
+    work[p.Kt + at] = product * writtenKey(piece.first + (t - 1u) * p.H, i);
+    product *= fading(at);
   }
 }
 
@@ -305,7 +316,7 @@ var<workgroup> fadedA: array<f32, TILE>;
 var<workgroup> pairsP: array<f32, PAIRS>;
 var<workgroup> pairsM: array<f32, PAIRS>;
 
-// P and M where there is a gate. A workgroup a piece; a pair is one thread's, over all channels.
+// P and M where there is a gate. A workgroup a piece; a pair is one thread's, over all channels in turn, so that its sum doesn't depend on `rows`.
 @compute @workgroup_size(THREADS) fn pairs(
   @builtin(workgroup_id) id: vec3<u32>,
   @builtin(num_workgroups) count: vec3<u32>,
@@ -334,15 +345,15 @@ var<workgroup> pairsM: array<f32, PAIRS>;
       if (e / channels < piece.n && i < p.K) {
         tileQ[e] = q[token * p.K + i];
         tileK[e] = writtenKey(token, i);
-        tileA[e] = reader(token, i);
-        tileW[e] = decay(token, i);
+        tileW[e] = fading((index * p.rows + e / channels) * p.K + i);
+        tileA[e] = reader(token, i, tileW[e]);
       }
     }
     workgroupBarrier();
     if (thread < piece.n) {
-      var total = 0.0;
+      var total = pairsP[thread * (ROWS + 1u)];
       for (var c = 0u; c < width; c++) { total += tileQ[thread * channels + c] * tileK[thread * channels + c]; }
-      pairsP[thread * (ROWS + 1u)] += total;
+      pairsP[thread * (ROWS + 1u)] = total;
     }
     for (var half = tokens / 2u; half > 0u; half >>= 1u) {
       for (var run = thread; run < TILE / half; run += THREADS) {
@@ -369,15 +380,15 @@ var<workgroup> pairsM: array<f32, PAIRS>;
         let i = start + half + rest / half;
         let j = start + rest % half;
         if (i >= piece.n) { continue; }
-        var sumP = 0.0;
-        var sumM = 0.0;
+        var sumP = pairsP[i * ROWS + j];
+        var sumM = pairsM[i * ROWS + j];
         for (var c = 0u; c < width; c++) {
           let x = faded[j * channels + c];
           sumP += faded[i * channels + c] * x;
           sumM += fadedA[i * channels + c] * x;
         }
-        pairsP[i * ROWS + j] += sumP;
-        pairsM[i * ROWS + j] += sumM;
+        pairsP[i * ROWS + j] = sumP;
+        pairsM[i * ROWS + j] = sumM;
       }
       workgroupBarrier();
     }
@@ -434,10 +445,12 @@ var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
     let piece = pieceOf(index);
     var at = (p.head + index / p.pieces) * p.outside + index % p.pieces * (p.span / p.C);
     var x = work[stateBefore(p.S, index) + i * p.columns + j];
-    for (var t = 0u; t < (piece.n - 1u) / p.C * p.C; t++) {
-      let token = piece.first + t * p.H;
-      x = decay(token, i) * x + writtenKey(token, i) * work[p.U + (index * p.rows + t) * p.columns + j];
-      if ((t + 1u) % p.C != 0u) { continue; }
+    var t = 0u;
+    for (var chunk = p.C; chunk < piece.n; chunk += p.C) {
+      for (; t < chunk; t++) {
+        let row = index * p.rows + t;
+        x = fading(row * p.K + i) * x + writtenKey(piece.first + t * p.H, i) * work[p.U + row * p.columns + j];
+      }
       at++;
       if (j < p.V) { state[(at * p.K + i) * p.V + j] = x; } else { normaliser[at * p.K + i] = x; }
     }
@@ -534,8 +547,8 @@ fn rowOf(g: Group) -> Row {
     let token = piece.first + t * p.H;
     qs[t] = q[token * p.K + channel];
     ks[t] = writtenKey(token, channel);
-    rs[t] = reader(token, channel);
-    ws[t] = decay(token, channel);
+    ws[t] = fading(at + t * p.K);
+    rs[t] = reader(token, channel, ws[t]);
   }
 
   // D_nj in K~: w_t has part in the keys before t.

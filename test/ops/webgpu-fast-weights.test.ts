@@ -125,6 +125,23 @@ describe('the recurrence on webgpu', () => {
     for (const [name, e] of Object.entries(whole)) assertSameBits(parts[name], e, name)
   })
 
+  it('how many tokens follow changes no bit, whatever the size of the tiles', async function () {
+    const device = await webgpu(this)
+    const first = async (T: number): Promise<HostArray> => {
+      const y = scope(() => {
+        const x = (seed: number, width: number, low = -0.4, high = 0.4) =>
+          tensor(uniforms(seed, T * width, low, high), { shape: [1, T, 1, width], device })
+        const beta = tensor(uniforms(5, T, 0, 1), { shape: [1, T, 1], device })
+        return fastWeights(x(1, 17), x(2, 17), x(3, 5), { beta, gate: x(4, 17, -1, 0) }, undefined, { form: 'chunk', chunk: 3 }).y
+      })
+      const values = await y.read()
+      y.dispose()
+      return values.slice(0, 3 * 5)
+    }
+    const expected = await first(3)
+    for (const T of [4, 9, 17, 33]) assertSameBits(await first(T), expected, `${T} tokens`)
+  })
+
   for (const form of ['recurrent', 'chunk'] as const)
     it(`a gate above 0 is an error of the next read, once: ${form}`, async function () {
       const device = await webgpu(this)

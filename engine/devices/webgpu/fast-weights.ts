@@ -163,7 +163,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     const { work, params, batches } = part
     const { K, columns, reads } = params
     gpu.run(kernels, 'prepare', { work, q, k, v, extra, gate }, params, batches * (blocks(K) + blocks(columns)))
-    if (gated) gpu.run(kernels, 'pairs', { work, q, k, extra, gate }, params, batches)
+    if (gated) gpu.run(kernels, 'pairs', { work, q, k, extra }, params, batches)
     else {
       const { keys, multiply } = matrices(part)
       multiply('P', [keys('Q'), turned(keys('Kt'))], params.rows, K, { lowerC: 2 })
@@ -176,18 +176,12 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   function innerSnapshots(
     { work, params, batches }: Part,
     { extra, snapshots: { outside, stride } }: Plan,
-    { k, gate }: FastWeightInputs<Block>,
+    { k }: FastWeightInputs<Block>,
     state: Block,
     normaliser: Block | null,
   ): void {
     const n = batches * params.K * params.columns
-    gpu.run(
-      kernels,
-      'snapshots',
-      { work, k, extra, gate, state, normaliser },
-      { ...params, outside },
-      stride === 1 ? 0 : Math.ceil(n / perGroup),
-    )
+    gpu.run(kernels, 'snapshots', { work, k, extra, state, normaliser }, { ...params, outside }, stride === 1 ? 0 : Math.ceil(n / perGroup))
   }
 
   const rowGroups = ({ batches, params }: Part): number => Math.ceil((batches * params.rows) / perGroupRows)
@@ -249,7 +243,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   return {
     fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes) {
       const plan = planOf(sizes, inputs, zT !== null, form === 'chunk' ? chunksOfSpan(sizes) : 1)
-      const { extra, keys, values, pairs } = plan
+      const { gated, extra, keys, values, pairs } = plan
       const { q, k, v, gate, s0, z0 } = inputs
       checkGate(gate, plan.tokens * sizes.gateWidth)
       const keep = (part: Part): void => {
@@ -278,7 +272,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
       }
       const { K, columns, pieces, rows, reads } = plan.params
       const regions = { Q: keys, Kt: keys, U: values, P: pairs, gamma: pieces * K, S: plan.states, O: values }
-      forEachPart(plan, { ...regions, ...(reads && { W: keys, M: pairs }) }, (part) => {
+      forEachPart(plan, { ...regions, ...(reads && { W: keys, M: pairs }), ...(gated && { w: keys }) }, (part) => {
         // W takes the place of A~.
         part.at.A = part.params.A = part.at.W
         prepare(part, plan, inputs)
@@ -296,13 +290,13 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     fastWeightsBackward(_form, inputs, { y, den, states, zs }, { dy, dsT, dzT }, gradients, sizes) {
       const plan = planOf(sizes, inputs, den !== null, chunksOfSpan(sizes))
       const { gated, extra, spans, keys, values, pairs } = plan
-      const { q, k, gate } = inputs
+      const { q, k } = inputs
       const { dq, dk, dv, dbeta, derase, dgate, ds0, dz0 } = gradients
       const { K, columns, pieces, perSpan, rows, reads } = plan.params
       const forward = { Q: keys, Kt: keys, U: values, P: pairs, gamma: pieces * K, S: plan.states }
       const backward = { G: values, dU: values, dS: plan.states, dQ: keys, dK: keys, dP: pairs }
       const reading = { A: keys, W: keys, M: pairs, dA: keys, dM: pairs }
-      forEachPart(plan, { ...forward, ...backward, ...(reads && reading), ...(gated && { dW: keys }) }, (part) => {
+      forEachPart(plan, { ...forward, ...backward, ...(reads && reading), ...(gated && { w: keys, dW: keys }) }, (part) => {
         const { work, params, batches } = part
         prepare(part, plan, inputs)
         move('load', part, [states, zs], plan.snapshots)
@@ -320,7 +314,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
           m.multiply('dA', [m.values('dU'), turned(m.states('S'))], K, columns, { alpha: -1 })
           m.multiply('dM', [m.values('dU'), turned(m.values('U'))], rows, columns, { alpha: -1, lowerC: 1 })
         }
-        if (gated) gpu.run(kernels, 'fadeBackward', { work, q, k, extra, gate }, params, batches * blocks(K))
+        if (gated) gpu.run(kernels, 'fadeBackward', { work, q, k, extra }, params, batches * blocks(K))
         else {
           // Without decays the pairs are plain products.
           m.multiply('dQ', [m.pairs('dP'), m.keys('Kt')], K, rows, { accumulate: 1 })
