@@ -1,5 +1,15 @@
 /** What the two sides of a claim compute with: devices, and tensors drawn from the seed of the case. */
-import { type Device, getDevice, referenceDevice, type Shape, setDevice, type Tensor, tensor, wasmDevice } from '../engine/index.ts'
+import {
+  type Device,
+  getDevice,
+  referenceDevice,
+  type Shape,
+  setDevice,
+  type Tensor,
+  tensor,
+  threadsAvailable,
+  wasmDevice,
+} from '../engine/index.ts'
 import { sizeOf } from '../engine/shape.ts'
 import type { Case, Look } from './claim.ts'
 
@@ -43,7 +53,7 @@ export class Devices {
   static async open(kind: Kind, { threads = 1, relaxed = false }: { threads?: number; relaxed?: boolean } = {}): Promise<Devices> {
     if (kind === 'reference') return new Devices(kind, referenceDevice())
     const devices = new Devices(kind, await wasmDevice({ threads, relaxed }))
-    devices.opened.set('threads', await wasmDevice({ threads: threads === 1 ? 3 : 1, relaxed }))
+    if (threadsAvailable()) devices.opened.set('threads', await wasmDevice({ threads: threads === 1 ? 3 : 1, relaxed }))
     devices.opened.set('plain', relaxed ? await wasmDevice({ threads: 1, relaxed: false }) : devices.device)
     if (relaxed) devices.opened.set('relaxed', devices.device)
     return devices

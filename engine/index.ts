@@ -10,7 +10,7 @@ export {
   unaryOps,
 } from './devices/kernels.ts'
 export { referenceDevice } from './devices/reference/index.ts'
-export { relaxedAvailable, type WasmOptions, wasmDevice } from './devices/wasm/index.ts'
+export { relaxedAvailable, threadsAvailable, type WasmOptions, wasmDevice } from './devices/wasm/index.ts'
 export { type Capabilities, type WebgpuDevice, type WebgpuOptions, webgpuDevice } from './devices/webgpu/index.ts'
 export { type GradCheck, type GradCheckOptions, gradCheck } from './gradcheck.ts'
 export * from './ops/elementwise.ts'

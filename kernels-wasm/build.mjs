@@ -1,6 +1,6 @@
 /**
  * Compiles kernels-wasm/ with AssemblyScript, once a target of asconfig.json (`simd`, `relaxed`), and embeds the binaries in
- * kernels-wasm/generated/bytes.ts, so that Node, bundlers and pages all load them the same way.
+ * kernels-wasm/generated/bytes.ts, so that Node, bundlers and pages all load them the same way, with shared memory or without.
  * Does nothing when bytes.ts is newer than every source. From anywhere: node kernels-wasm/build.mjs
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
@@ -41,14 +41,27 @@ async function compile(target) {
   return binary
 }
 
+/**
+ * The import of the memory, and after it a byte of flags: 3, shared and with a maximum. With 1 in its place the module takes a memory that
+ * isn't shared: kernels have no atomic instructions, so that this byte is all in which the two builds would differ.
+ */
+const memoryImport = '\x03env\x06memory\x02'
+
 const lines = [
   '// Written by kernels-wasm/build.mjs.',
-  'const decode = (text: string): Uint8Array<ArrayBuffer> => Uint8Array.from(atob(text), (c) => c.charCodeAt(0))',
+  `function decode(text: string, flags: number, shared: boolean): Uint8Array<ArrayBuffer> {
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0))
+  if (!shared) bytes[flags] = 1
+  return bytes
+}`,
 ]
 const sizes = []
 for (const target of Object.keys(JSON.parse(readFileSync(config, 'utf8')).targets)) {
   const binary = await compile(target)
-  lines.push(`export const ${target} = (): Uint8Array<ArrayBuffer> => decode('${Buffer.from(binary).toString('base64')}')`)
+  const flags = Buffer.from(binary).indexOf(memoryImport, 'latin1') + memoryImport.length
+  if (binary[flags] !== 3) throw new Error(`kernels-wasm: target ${target} imports no shared memory`)
+  const text = Buffer.from(binary).toString('base64')
+  lines.push(`export const ${target} = (shared: boolean): Uint8Array<ArrayBuffer> => decode('${text}', ${flags}, shared)`)
   sizes.push(`${target} ${(binary.length / 1024).toFixed(1)} kB`)
 }
 mkdirSync(dirname(output), { recursive: true })

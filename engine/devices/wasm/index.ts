@@ -18,7 +18,7 @@ import { reduceKernels } from './reduce.ts'
 import { sequenceKernels } from './sequence.ts'
 
 export type { Block } from './memory.ts'
-export { type PoolOptions as WasmOptions, relaxedAvailable } from './pool.ts'
+export { type PoolOptions as WasmOptions, relaxedAvailable, threadsAvailable } from './pool.ts'
 
 export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Block>> {
   const pool = await createPool(options)

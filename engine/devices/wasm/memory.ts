@@ -1,5 +1,5 @@
 /**
- * The allocator of the wasm device: one shared WebAssembly.Memory, blocks aligned to 64 bytes. The first page belongs to the
+ * The allocator of the wasm device: one WebAssembly.Memory, shared where threads are, blocks aligned to 64 bytes. The first page belongs to the
  * module (its constants; it declares one page, so more do not link), and pointer 0 stays free to mean null.
  *
  * Sizes are rounded up to classes, eight between a power of two and the next (waste at most 1/8), and a freed block goes to the
@@ -42,11 +42,11 @@ function size(bytes: number): string {
   return `${Number((bytes / 2 ** 10).toFixed(1))} kB`
 }
 
-export function createMemory(maximumPages: number = pageLimit): Memory {
+export function createMemory(maximumPages: number = pageLimit, shared = true): Memory {
   if (!Number.isInteger(maximumPages) || maximumPages < 1 || maximumPages > pageLimit) {
     throw new Error(`wasm: maximumPages must be an integer from 1 to ${pageLimit}, got ${maximumPages}`)
   }
-  const wasm = new WebAssembly.Memory({ initial: 1, maximum: maximumPages, shared: true })
+  const wasm = new WebAssembly.Memory({ initial: 1, maximum: maximumPages, shared })
   const freeLists = new Map<number, number[]>()
   /** Not a Map by pointer: pointers come back again and again, and each deletion of a key makes its bucket longer until the next rehash. */
   const live = new Set<Block>()

@@ -10,7 +10,7 @@ import { relaxed as relaxedBytes, simd as simdBytes } from '../../../kernels-was
 import { type Block, createMemory, type Memory } from './memory.ts'
 
 export interface PoolOptions {
-  /** 1 to 64; as many as the machine has cores if not given. */
+  /** 1 to 64; as many as the machine has cores if not given, and 1 in a page that isn't cross-origin isolated, which can have no more. */
   threads?: number
   /** Relaxed SIMD (fused multiply-add); used where there is such a thing if not given. */
   relaxed?: boolean
@@ -75,7 +75,7 @@ interface Control {
 
 type Kernel = (begin: number, end: number, ...args: number[]) => void
 
-function controlViews(buffer: SharedArrayBuffer): Control {
+function controlViews(buffer: ArrayBufferLike): Control {
   return {
     words: new Int32Array(buffer, 0, ARGS),
     args: new Float64Array(buffer, 4 * ARGS, argsLimit),
@@ -182,10 +182,16 @@ async function startThread(setup: WorkerSetup): Promise<Thread> {
     // Threads must not keep the process alive; until they have started, the caller waits for them.
     return { ready: ready.finally(() => worker.unref()), stop: () => void worker.terminate() }
   }
-  const worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' })
+  let worker: Worker
+  try {
+    // Written out, as bundlers look for it.
+    worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' })
+  } catch (error) {
+    throw failed(error instanceof Error ? error.message : error)
+  }
   const ready = new Promise<void>((resolve, reject) => {
     worker.onmessage = () => resolve()
-    worker.onerror = (event) => reject(failed(event.message))
+    worker.onerror = ({ message }) => reject(failed(message ?? `${new URL('./worker.js', import.meta.url)} can't be loaded`))
   })
   worker.postMessage(setup)
   return { ready, stop: () => worker.terminate() }
@@ -200,12 +206,31 @@ const relaxedProbe = () => {
 }
 
 export function relaxedAvailable(): boolean {
-  return WebAssembly.validate(relaxedProbe())
+  return typeof WebAssembly === 'object' && WebAssembly.validate(relaxedProbe())
 }
 
-const modules: { simd?: Promise<WebAssembly.Module>; relaxed?: Promise<WebAssembly.Module> } = {}
+/** Whether memory can be shared with other threads: in a page, whether it is cross-origin isolated. */
+export function threadsAvailable(): boolean {
+  return typeof SharedArrayBuffer !== 'undefined'
+}
+
+const modules = new Map<string, Promise<WebAssembly.Module>>()
+
+function compiled(relaxed: boolean, shared: boolean): Promise<WebAssembly.Module> {
+  const key = `${relaxed} ${shared}`
+  const known = modules.get(key)
+  if (known) return known
+  const compile = async () => WebAssembly.compile((relaxed ? relaxedBytes : simdBytes)(shared))
+  const module = compile().catch((error: Error) => {
+    modules.delete(key)
+    throw new Error(`wasm: the kernels don't compile: ${error.message} (they need WebAssembly SIMD: Chrome 91, Firefox 89, Safari 16.4)`)
+  })
+  modules.set(key, module)
+  return module
+}
 
 async function defaultThreads(): Promise<number> {
+  if (!threadsAvailable()) return 1
   const cores =
     typeof process === 'object' && process.versions?.node ? (await import('node:os')).availableParallelism() : navigator.hardwareConcurrency
   return Math.min(Math.max(cores || 1, 1), 64)
@@ -230,20 +255,24 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
   if (relaxed && !relaxedAvailable()) {
     throw new Error('wasm: relaxed SIMD is not available here (Node 20 has it behind --experimental-wasm-relaxed-simd)')
   }
-  if (typeof SharedArrayBuffer === 'undefined') {
-    throw new Error('wasm: no SharedArrayBuffer here (a page needs the headers COOP: same-origin and COEP: require-corp)')
+  const shared = threadsAvailable()
+  if (threads > 1 && !shared) {
+    throw new Error(
+      `wasm: ${threads} threads need a cross-origin isolated page (headers Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp); without them there can be 1`,
+    )
   }
-  const module = await (modules[relaxed ? 'relaxed' : 'simd'] ??= WebAssembly.compile(relaxed ? relaxedBytes() : simdBytes()))
-  const memory = createMemory(options.maximumPages)
+  const module = await compiled(relaxed, shared)
+  const memory = createMemory(options.maximumPages, shared)
   const { names, kernels, setScratch } = instantiate(module, memory.wasm)
   const ids = new Map(names.map((name, id) => [name, id]))
 
-  const buffer = new SharedArrayBuffer(controlBytes)
-  const control = controlViews(buffer)
+  const control = controlViews(shared ? new SharedArrayBuffer(controlBytes) : new ArrayBuffer(controlBytes))
   const { words, args: sharedArgs, message } = control
   const canSleep = maySleep()
   const started = await Promise.all(
-    Array.from({ length: threads - 1 }, (_, i) => startThread({ module, memory: memory.wasm, control: buffer, thread: i + 1 })),
+    Array.from({ length: threads - 1 }, (_, i) =>
+      startThread({ module, memory: memory.wasm, control: words.buffer as SharedArrayBuffer, thread: i + 1 }),
+    ),
   )
   await Promise.all(started.map((thread) => thread.ready)).catch((error) => {
     for (const thread of started) thread.stop()

@@ -40,10 +40,9 @@ interface Dawn {
  */
 const owners = new FinalizationRegistry<GPU>(() => {})
 
-const inNode = (): boolean => typeof process === 'object' && !!process.versions?.node
-
+// `typeof process ...` stands written out wherever Node and pages part: esbuild drops Node's side from the bundle for pages.
 async function entrance({ adapter, backend }: WebgpuOptions): Promise<GPU> {
-  if (!inNode()) {
+  if (!(typeof process === 'object' && process.versions?.node)) {
     if (typeof navigator === 'undefined' || !navigator.gpu)
       throw new Error('webgpu: this browser has no WebGPU here (it needs a secure page, https or localhost, and perhaps a newer version)')
     if (adapter || backend) throw new Error('webgpu: a browser chooses the adapter itself; adapter and backend mean nothing here')
@@ -77,7 +76,7 @@ const unknown = (adapter: string, names: readonly string[]): string =>
 /** What is missing where there is no adapter, and how to get it. */
 async function missing({ adapter }: WebgpuOptions): Promise<string> {
   if (adapter) return unknown(adapter, [])
-  if (!inNode()) return 'the browser offers no adapter (see chrome://gpu or about:support)'
+  if (!(typeof process === 'object' && process.versions?.node)) return 'the browser offers no adapter (see chrome://gpu or about:support)'
   if (process.platform === 'darwin') return 'no Metal adapter; WebGPU needs macOS 11 or later and its built-in GPU driver'
   if (process.platform === 'win32')
     return "no Direct3D 12 adapter; install the GPU's driver from its maker (NVIDIA, AMD, Intel) or through Windows Update"
