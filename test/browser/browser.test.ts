@@ -1,0 +1,194 @@
+/**
+ * The bundle in a real browser, imported by a page as it lies in the package: it trains as in Node, its claims hold, with shared memory and
+ * without. On Linux x64 the browser is the headless Chromium of @sparticuz/chromium with WebGPU on SwiftShader; elsewhere Chrome, if there.
+ */
+import assert from 'node:assert/strict'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { type Browser, chromium, type Page } from 'playwright-core'
+import * as program from './program.ts'
+
+const dist = fileURLToPath(new URL('../../', import.meta.url))
+const bundle = join(dist, 'browser')
+
+const html = `<!doctype html><link rel="icon" href="data:,"><title>fastweights</title>
+<script type="importmap">{ "imports": {
+  "fastweights": "/fastweights/index.js",
+  "fastweights/nn": "/fastweights/nn.js",
+  "fastweights/tasks": "/fastweights/tasks.js",
+  "fastweights/claims": "/fastweights/claims.js"
+} }</script>
+<script type="module">
+  import * as program from '/program.js'
+  globalThis.program = program
+</script>`
+
+/** Import maps don't reach workers. */
+const worker = `import { ones, setDevice, sum, wasmDevice } from '/fastweights/index.js'
+const device = await wasmDevice({ threads: 2 })
+setDevice(device)
+postMessage([device.description, await sum(ones([400, 1000])).item()])`
+
+/** The bundle, the program and the page on a port of 127.0.0.1, with the headers that isolate it or without. */
+async function serve(isolated: boolean): Promise<Server> {
+  const server = createServer(({ url = '/' }, response) => {
+    if (isolated) {
+      response.setHeader('Cross-Origin-Opener-Policy', 'same-origin')
+      response.setHeader('Cross-Origin-Embedder-Policy', 'require-corp')
+    }
+    const file = url === '/program.js' ? join(dist, 'test/browser/program.js') : join(bundle, url.replace('/fastweights/', ''))
+    if (url === '/') response.setHeader('Content-Type', 'text/html').end(html)
+    else if (url === '/in-a-worker.js') response.setHeader('Content-Type', 'text/javascript').end(worker)
+    else if (existsSync(file)) response.setHeader('Content-Type', 'text/javascript').end(readFileSync(file))
+    else response.writeHead(404).end()
+  })
+  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(0, '127.0.0.1', resolve))
+  return server
+}
+
+async function launch(): Promise<Browser> {
+  const { chromium: packaged } = await import(new URL('../../../test/unpack.mjs', import.meta.url).href)
+  const found: { executable: string; libraries: string } | undefined = await packaged()
+  const args = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-unsafe-swiftshader']
+  if (!found) return chromium.launch({ channel: 'chrome', args, timeout: 20_000 })
+  const env = { LD_LIBRARY_PATH: found.libraries, HOME: tmpdir() }
+  return chromium.launch({ executablePath: found.executable, env, args, chromiumSandbox: false, timeout: 20_000 })
+}
+
+const steps = 15
+
+/** A dozen kinds of claims: forms, gradients, causality, padding, reductions, facts about memories and features, and a false one. */
+const names = [
+  'delta: chunk = step',
+  'gated-delta: gradients of chunk = autograd of step',
+  'gla: causal, to the bit',
+  'kda: packed sequences stay apart',
+  'mamba2: any chunk length',
+  'sum: padding is skipped',
+  'oja: gradients of step = differences',
+  'rwkv7: state carried over a cut',
+  'reductions: a gated delta rule that forgets nothing is the delta rule',
+  'attention: the sum rule is a masked matrix product',
+  'memory: corrections contract',
+  'learning: the sum rule follows similarity',
+  'features: Taylor-2 is the second-order exponential',
+  'false: delta is stable with any keys',
+]
+const threads = 'delta: threads change nothing'
+
+describe('in a browser', function () {
+  this.timeout(60_000)
+  let browser: Browser | undefined
+  const servers: Server[] = []
+  const pages: Record<'plain' | 'isolated', Page> = {} as never
+  /** What the pages complained about. */
+  const complaints: string[] = []
+
+  before(async function () {
+    try {
+      browser = await launch()
+    } catch (error) {
+      const [reason] = (error as Error).message.split('\n')
+      if (process.env.REQUIRE_GPU === '1') throw error
+      if (this.test?.parent) this.test.parent.title += ` (no browser: ${reason})`
+      this.skip()
+    }
+    for (const name of ['plain', 'isolated'] as const) {
+      const server = await serve(name === 'isolated')
+      servers.push(server)
+      const page = await browser.newPage()
+      page.on('pageerror', (error) => complaints.push(error.message))
+      page.on('crash', () => complaints.push(`the ${name} page crashed`))
+      page.on('requestfailed', (request) => complaints.push(`${request.url()}: ${request.failure()?.errorText}`))
+      page.on('response', (response) => response.ok() || complaints.push(`${response.url()}: ${response.status()}`))
+      page.on('console', (message) => ['error', 'warning'].includes(message.type()) && complaints.push(message.text()))
+      await page.goto(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`)
+      pages[name] = page
+    }
+  })
+
+  after(async () => {
+    await browser?.close()
+    for (const server of servers) server.close()
+  })
+
+  /** Calls a function of program.ts in a page. */
+  async function run<Name extends keyof typeof program>(
+    page: Page,
+    name: Name,
+    ...parameters: Parameters<(typeof program)[Name]>
+  ): Promise<Awaited<ReturnType<(typeof program)[Name]>>> {
+    const call = page.evaluate(
+      ([name, parameters]) =>
+        (globalThis as unknown as { program: Record<string, (...all: unknown[]) => any> }).program[name](...parameters),
+      [name, parameters] as const,
+    )
+    const result = await call.catch((error: Error) => {
+      throw new Error([error.message, ...complaints].join('; '))
+    })
+    assert.deepEqual(complaints, [], 'the page complained')
+    return result
+  }
+
+  it('the bundle holds nothing that only Node has', () => {
+    for (const file of readdirSync(bundle)) {
+      const text = readFileSync(join(bundle, file), 'utf8')
+      assert.doesNotMatch(text, /["'`]node:|\bprocess\.|sourceMappingURL/, file)
+    }
+  })
+
+  it('wasm trains to the bit as in Node: one thread in any page, two where it is isolated', async () => {
+    const node = await program.train('wasm', { steps })
+    assert.ok(node.losses[steps - 1] < 0.8 * node.losses[0], `losses ${node.losses}`)
+    for (const [name, threads, description] of [
+      ['plain', 1, 'wasm (SIMD, 1 thread)'],
+      ['isolated', 1, 'wasm (SIMD, 1 thread)'],
+      ['isolated', 2, 'wasm (SIMD, 2 threads)'],
+    ] as const) {
+      const page = await run(pages[name], 'train', 'wasm', { steps, threads })
+      assert.deepEqual(page, { ...node, description }, `${name} page`)
+    }
+  })
+
+  it('WebGPU trains as the reference does in Node', async () => {
+    const { losses } = await program.train('reference', { steps })
+    const page = await run(pages.plain, 'train', 'webgpu', { steps })
+    assert.match(page.description, /^webgpu \(/)
+    assert.equal(page.bytes[0], page.bytes[1])
+    const errors = page.losses.map((loss, i) => Math.abs(loss - losses[i]) / losses[i])
+    console.log(Math.max(...errors), errors)
+    assert.ok(Math.max(...errors) < 1e-4, `losses ${page.losses}, in Node ${losses}`)
+  })
+
+  for (const kind of ['reference', 'wasm'] as const)
+    it(`claims hold on ${kind}`, async () => {
+      for (const page of [pages.plain, pages.isolated]) {
+        const expected = Object.fromEntries(names.map((name) => [name, name.startsWith('false') ? 'refuted' : 'holds']))
+        expected[threads] = kind === 'wasm' && page === pages.isolated ? 'holds' : 'skipped'
+        const t = performance.now()
+        assert.deepEqual(await run(page, 'verify', kind, [...names, threads], 10), expected)
+        console.log(performance.now() - t)
+      }
+    })
+
+  it('says which headers threads need', async () => {
+    assert.match(await run(pages.plain, 'refusal', 2), /^wasm: 2 threads need a cross-origin isolated page .*Cross-Origin-Opener-Policy/)
+  })
+
+  it('works in a worker of an isolated page, with threads of its own', async () => {
+    const [description, sum] = await pages.isolated.evaluate(
+      () =>
+        new Promise<[string, number]>((resolve, reject) => {
+          const worker = new Worker('/in-a-worker.js', { type: 'module' })
+          worker.onmessage = ({ data }) => resolve(data)
+          worker.onerror = ({ message }) => reject(new Error(message))
+        }),
+    )
+    assert.match(description, /2 threads\)$/)
+    assert.equal(sum, 400_000)
+  })
+})
