@@ -33,6 +33,17 @@ export function wasm(threads = 1, relaxed = false): Promise<Device> {
   return devices.get(key)!
 }
 
+/** Runs `body` as in a page that isn't cross-origin isolated. */
+export async function withoutSharedMemory<R>(body: () => Promise<R>): Promise<R> {
+  const kept = Object.getOwnPropertyDescriptor(globalThis, 'SharedArrayBuffer')!
+  Reflect.deleteProperty(globalThis, 'SharedArrayBuffer')
+  try {
+    return await body()
+  } finally {
+    Object.defineProperty(globalThis, 'SharedArrayBuffer', kept)
+  }
+}
+
 let gpu: Promise<WebgpuDevice> | undefined
 
 /** A WebGPU device shared by all tests. Where there is none, the test is skipped and says why; with REQUIRE_GPU=1 it fails. */

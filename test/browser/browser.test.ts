@@ -9,26 +9,26 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import type { Kind, Status } from 'fastweights/claims'
 import { type Browser, chromium, type Page } from 'playwright-core'
 import * as program from './program.ts'
 
 const dist = fileURLToPath(new URL('../../', import.meta.url))
 const bundle = join(dist, 'browser')
 
+/** The page of the README, which lies beside node_modules. */
+const readme = /```html\n(.*?)```/s.exec(readFileSync(join(dist, '../README.md'), 'utf8'))![1]
+
+const [importMap] = /<script type="importmap">.*?<\/script>/s.exec(readme)!
 const html = `<!doctype html><link rel="icon" href="data:,"><title>fastweights</title>
-<script type="importmap">{ "imports": {
-  "fastweights": "/fastweights/index.js",
-  "fastweights/nn": "/fastweights/nn.js",
-  "fastweights/tasks": "/fastweights/tasks.js",
-  "fastweights/claims": "/fastweights/claims.js"
-} }</script>
+${importMap}
 <script type="module">
   import * as program from '/program.js'
   globalThis.program = program
 </script>`
 
 /** Import maps don't reach workers. */
-const worker = `import { ones, setDevice, sum, wasmDevice } from '/fastweights/index.js'
+const worker = `import { ones, setDevice, sum, wasmDevice } from '/node_modules/fastweights/dist/browser/index.js'
 const device = await wasmDevice({ threads: 2 })
 setDevice(device)
 postMessage([device.description, await sum(ones([400, 1000])).item()])`
@@ -40,10 +40,13 @@ async function serve(isolated: boolean): Promise<Server> {
       response.setHeader('Cross-Origin-Opener-Policy', 'same-origin')
       response.setHeader('Cross-Origin-Embedder-Policy', 'require-corp')
     }
-    const file = url === '/program.js' ? join(dist, 'test/browser/program.js') : join(bundle, url.replace('/fastweights/', ''))
-    if (url === '/') response.setHeader('Content-Type', 'text/html').end(html)
-    else if (url === '/in-a-worker.js') response.setHeader('Content-Type', 'text/javascript').end(worker)
-    else if (existsSync(file)) response.setHeader('Content-Type', 'text/javascript').end(readFileSync(file))
+    const send = (type: string, body: string | Buffer) => response.setHeader('Content-Type', type).end(body)
+    const file = join(bundle, url.replace('/node_modules/fastweights/dist/browser/', ''))
+    if (url === '/') send('text/html', html)
+    else if (url === '/readme.html') send('text/html', readme)
+    else if (url === '/program.js') send('text/javascript', readFileSync(join(dist, 'test/browser/program.js')))
+    else if (url === '/in-a-worker.js') send('text/javascript', worker)
+    else if (existsSync(file)) send('text/javascript', readFileSync(file))
     else response.writeHead(404).end()
   })
   await new Promise<void>((resolve, reject) => server.once('error', reject).listen(0, '127.0.0.1', resolve))
@@ -53,13 +56,19 @@ async function serve(isolated: boolean): Promise<Server> {
 async function launch(): Promise<Browser> {
   const { chromium: packaged } = await import(new URL('../../../test/unpack.mjs', import.meta.url).href)
   const found: { executable: string; libraries: string } | undefined = await packaged()
-  const args = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-unsafe-swiftshader']
+  const args = [
+    '--enable-unsafe-webgpu',
+    '--use-webgpu-adapter=swiftshader',
+    '--enable-unsafe-swiftshader',
+    // As in Node: what clears workgroup memory takes SwiftShader seconds to compile, and no kernel may need it.
+    '--enable-dawn-features=disable_workgroup_init',
+  ]
   if (!found) return chromium.launch({ channel: 'chrome', args, timeout: 20_000 })
   const env = { LD_LIBRARY_PATH: found.libraries, HOME: tmpdir() }
   return chromium.launch({ executablePath: found.executable, env, args, chromiumSandbox: false, timeout: 20_000 })
 }
 
-const steps = 15
+const steps = 12
 
 /** A dozen kinds of claims: forms, gradients, causality, padding, reductions, facts about memories and features, and a false one. */
 const names = [
@@ -79,6 +88,8 @@ const names = [
   'false: delta is stable with any keys',
 ]
 const threads = 'delta: threads change nothing'
+/** Cases of each, by the device. */
+const cases: Partial<Record<Kind, number>> = { reference: 10, wasm: 10 }
 
 describe('in a browser', function () {
   this.timeout(60_000)
@@ -160,23 +171,37 @@ describe('in a browser', function () {
     assert.match(page.description, /^webgpu \(/)
     assert.equal(page.bytes[0], page.bytes[1])
     const errors = page.losses.map((loss, i) => Math.abs(loss - losses[i]) / losses[i])
-    console.log(Math.max(...errors), errors)
-    assert.ok(Math.max(...errors) < 1e-4, `losses ${page.losses}, in Node ${losses}`)
+    // 1e-7 on SwiftShader. Other GPUs may round exp and division by some units more, and training amplifies it.
+    assert.ok(Math.max(...errors) < 1e-5, `losses ${page.losses}, in Node ${losses}`)
   })
 
-  for (const kind of ['reference', 'wasm'] as const)
+  for (const [kind, runs] of Object.entries(cases) as [Kind, number][])
     it(`claims hold on ${kind}`, async () => {
-      for (const page of [pages.plain, pages.isolated]) {
-        const expected = Object.fromEntries(names.map((name) => [name, name.startsWith('false') ? 'refuted' : 'holds']))
+      for (const page of kind === 'wasm' ? [pages.plain, pages.isolated] : [pages.plain]) {
+        const expected: Record<string, Status> = {}
+        for (const name of names) expected[name] = name.startsWith('false') ? 'refuted' : 'holds'
         expected[threads] = kind === 'wasm' && page === pages.isolated ? 'holds' : 'skipped'
-        const t = performance.now()
-        assert.deepEqual(await run(page, 'verify', kind, [...names, threads], 10), expected)
-        console.log(performance.now() - t)
+        assert.deepEqual(await run(page, 'verify', kind, [...names, threads], runs), expected)
       }
     })
 
-  it('says which headers threads need', async () => {
-    assert.match(await run(pages.plain, 'refusal', 2), /^wasm: 2 threads need a cross-origin isolated page .*Cross-Origin-Opener-Policy/)
+  it('says what a page lacks', async () => {
+    assert.match(
+      await run(pages.plain, 'refusal', 'wasm', 2),
+      /^wasm: 2 threads need a cross-origin isolated page \(headers Cross-Origin-Opener-Policy: .*\); without them there can be 1$/,
+    )
+    const bare = await browser!.newPage()
+    await bare.addInitScript(() => {
+      Object.defineProperty(navigator, 'gpu', { value: undefined })
+      delete (globalThis as { WebAssembly?: unknown }).WebAssembly
+    })
+    await bare.goto(pages.plain.url())
+    assert.match(
+      await run(bare, 'refusal', 'wasm', 1),
+      /^wasm: the kernels don't compile: WebAssembly is not defined \(they need WebAssembly SIMD: /,
+    )
+    assert.match(await run(bare, 'refusal', 'webgpu', 1), /^webgpu: this browser has no WebGPU here \(it needs a secure page, /)
+    await bare.close()
   })
 
   it('works in a worker of an isolated page, with threads of its own', async () => {
@@ -190,5 +215,20 @@ describe('in a browser', function () {
     )
     assert.match(description, /2 threads\)$/)
     assert.equal(sum, 400_000)
+  })
+
+  it("runs the README's page", async () => {
+    const page = await browser!.newPage()
+    page.on('pageerror', (error) => complaints.push(error.message))
+    await page.goto(new URL('readme.html', pages.isolated.url()).href)
+    const log = page.locator('#log')
+    await log
+      .filter({ hasText: 'sample' })
+      .waitFor({ timeout: 20_000 })
+      .catch(async (error: Error) => {
+        throw new Error([error.message, await log.textContent(), ...complaints].join('; '))
+      })
+    assert.match((await log.textContent())!, /^wasm \(.*threads\)\n/)
+    await page.close()
   })
 })

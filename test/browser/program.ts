@@ -24,10 +24,10 @@ export async function train(kind: keyof typeof devices, { steps, threads = 1 }: 
   const before = getDevice()
   setDevice(device)
   const tokens = Int32Array.from({ length: 480 }, (_, i) => ((i % 24) * (i % 24)) % 13)
-  const config = { symbols: 13, dModel: 32, heads: 2, layers: 2, dFf: 64, conv: 4, attentionNorm: true, embeddingStd: 0.02 }
+  const config = { symbols: 13, dModel: 32, heads: 2, layers: 2, dFf: 64, conv: 4, chunk: 16, attentionNorm: true, embeddingStd: 0.02 }
   const model = new Transformer(config)
   const trainer = new Trainer(model, new AdamW(model.namedParameters(), { lr: 3e-3 }), { schedule: constant(3e-3), clipNorm: 1 })
-  const batches = randomBatches(tokens, { B: 4, T: 40 })
+  const batches = randomBatches(tokens, { B: 2, T: 32 })
   const losses: number[] = []
   const bytes: number[] = []
   for (let step = 0; step < steps; step++) {
@@ -52,10 +52,10 @@ export async function verify(kind: Kind, names: readonly string[], runs: number)
   return found
 }
 
-/** What asking for a wasm device with so many threads says. */
-export async function refusal(threads: number): Promise<string> {
-  return wasmDevice({ threads }).then(
-    (device) => device.description,
+/** What asking for such a device says where there is none. */
+export async function refusal(kind: keyof typeof devices, threads: number): Promise<string> {
+  return devices[kind](threads).then(
+    (device) => `there is ${device.description}`,
     (error: Error) => error.message,
   )
 }

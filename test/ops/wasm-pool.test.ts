@@ -7,7 +7,7 @@ import { fastWeightKernels } from '../../engine/devices/wasm/fast-weights.ts'
 import { matmulKernels } from '../../engine/devices/wasm/matmul.ts'
 import { type Block, createMemory } from '../../engine/devices/wasm/memory.ts'
 import { createPool, type Pool, relaxedAvailable } from '../../engine/devices/wasm/pool.ts'
-import { uniforms } from '../helpers.ts'
+import { uniforms, withoutSharedMemory } from '../helpers.ts'
 
 describe('wasm memory', () => {
   it('hands out aligned blocks that never overlap, and counts what was asked for', () => {
@@ -198,6 +198,21 @@ describe('wasm pool', () => {
   it('refuses a bad number of threads, and relaxed SIMD where there is none', async () => {
     for (const threads of [0, 65, 1.5, Number.NaN]) await assert.rejects(createPool({ threads }), /threads must be an integer from 1 to 64/)
     if (!relaxedAvailable()) await assert.rejects(createPool({ relaxed: true }), /relaxed SIMD is not available/)
+  })
+
+  it('without shared memory has one thread, and the same bits', async () => {
+    for (const relaxed of relaxedAvailable() ? [false, true] : [false]) {
+      const [shared, unshared] = [await createPool({ threads: 1, relaxed }), await withoutSharedMemory(() => createPool({ relaxed }))]
+      assert.equal(unshared.threads, 1)
+      assert.ok(unshared.memory.wasm.buffer instanceof ArrayBuffer)
+      const sizes = { M: 400, N: 1000, K: 900, transposeA: true }
+      assert.deepEqual(product(unshared, sizes, true), product(shared, sizes, true))
+      for (const pool of [shared, unshared]) pool.close()
+    }
+    await assert.rejects(
+      withoutSharedMemory(() => createPool({ threads: 2 })),
+      /^Error: wasm: 2 threads need a cross-origin isolated page /,
+    )
   })
 
   it('does not keep the process alive', () => {

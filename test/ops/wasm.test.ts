@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { normKinds } from '../../engine/devices/kernels.ts'
-import { binaryOps, type Device, matmul, scope, tensor, unaryOps } from '../../engine/index.ts'
-import { assertClose, assertSameBits, builds, readAndFree, reference, uniforms, wasm } from '../helpers.ts'
+import { binaryOps, type Device, matmul, scope, tensor, unaryOps, wasmDevice } from '../../engine/index.ts'
+import { assertClose, assertSameBits, builds, readAndFree, reference, uniforms, wasm, withoutSharedMemory } from '../helpers.ts'
 import { cases, evaluate, large, medium, tiny } from './cases.ts'
 import { compare, epsilon } from './compare.ts'
 import { checkSpecialRows, checkUnary } from './special.ts'
@@ -48,6 +48,8 @@ describe('the table of cases', () => {
   })
 })
 
+let unshared: Promise<Device> | undefined
+
 for (const { name, relaxed } of builds)
   describe(`wasm, ${name} build`, () => {
     for (const c of cases) {
@@ -63,10 +65,11 @@ for (const { name, relaxed } of builds)
         assert.equal(device.bytesInUse(), before, 'bytes left over')
       })
 
-      it(`${c.name}: the same bits with 1, 2 and 3 threads`, async () => {
+      it(`${c.name}: the same bits with 1, 2 and 3 threads, and without shared memory`, async () => {
         const alone = await wasm(1, relaxed)
         // The relaxed build differs in the multiply-add only, not in how work is shared: one count will do.
         const others = await Promise.all((relaxed ? [3] : [2, 3]).map((threads) => wasm(threads, relaxed)))
+        if (!relaxed) others.push(await (unshared ??= withoutSharedMemory(() => wasmDevice({ relaxed: false }))))
         await fc.assert(
           fc.asyncProperty(c.options(large), fc.nat(), async (o, seed) => {
             const expected = await evaluate(c, o, seed, alone)

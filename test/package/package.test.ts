@@ -88,7 +88,8 @@ describe('the package', () => {
     console.log(
       `      ${packed.filename}: ${Math.round(packed.size / 1000)} kB packed, ${Math.round(packed.unpackedSize / 1000)} kB in ${files.length} files`,
     )
-    const wanted = /^(package\.json|README\.md|LICENSE|dist\/(engine|nn|tasks|claims|cli|kernels-wasm|kernels-wgsl)\/.*\.(js|d\.ts))$/
+    const wanted =
+      /^(package\.json|README\.md|LICENSE|dist\/browser\/[\w-]+\.js|dist\/(engine|nn|tasks|claims|cli|kernels-wasm|kernels-wgsl)\/.*\.(js|d\.ts))$/
     const strangers = files.filter(({ path }) => !wanted.test(path) || /test/.test(path))
     assert.deepEqual(
       strangers.map(({ path }) => path),
@@ -119,7 +120,7 @@ describe('the package', () => {
   it('has every file that its exports and its bin name, and hides the others', () => {
     const { exports, bin } = JSON.parse(installed('package.json'))
     const named = [
-      ...Object.values<{ types: string; default: string }>(exports).flatMap((entry) => [entry.types, entry.default]),
+      ...Object.values<Record<'types' | 'browser' | 'default', string>>(exports).flatMap((entry) => Object.values(entry)),
       ...Object.values<string>(bin),
     ]
     for (const name of named)

@@ -7,6 +7,7 @@
  * that a series of kernels finds them awake, then sleep. Tested in test/ops/wasm-pool.test.ts.
  */
 import { relaxed as relaxedBytes, simd as simdBytes } from '../../../kernels-wasm/generated/bytes.ts'
+import { inNode } from '../../platform.ts'
 import { type Block, createMemory, type Memory } from './memory.ts'
 
 export interface PoolOptions {
@@ -171,7 +172,7 @@ interface Thread {
 
 async function startThread(setup: WorkerSetup): Promise<Thread> {
   const failed = (error: unknown) => new Error(`wasm: thread ${setup.thread} did not start: ${error}`)
-  if (typeof process === 'object' && process.versions?.node) {
+  if (inNode) {
     const { Worker } = await import('node:worker_threads')
     // Without the program's own Node options: some (--input-type) do not suit a file.
     const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: setup, execArgv: [] })
@@ -218,21 +219,19 @@ const modules = new Map<string, Promise<WebAssembly.Module>>()
 
 function compiled(relaxed: boolean, shared: boolean): Promise<WebAssembly.Module> {
   const key = `${relaxed} ${shared}`
-  const known = modules.get(key)
-  if (known) return known
   const compile = async () => WebAssembly.compile((relaxed ? relaxedBytes : simdBytes)(shared))
-  const module = compile().catch((error: Error) => {
-    modules.delete(key)
-    throw new Error(`wasm: the kernels don't compile: ${error.message} (they need WebAssembly SIMD: Chrome 91, Firefox 89, Safari 16.4)`)
-  })
+  const module =
+    modules.get(key) ??
+    compile().catch((error: Error) => {
+      throw new Error(`wasm: the kernels don't compile: ${error.message} (they need WebAssembly SIMD: Chrome 91, Firefox 89, Safari 16.4)`)
+    })
   modules.set(key, module)
   return module
 }
 
 async function defaultThreads(): Promise<number> {
   if (!threadsAvailable()) return 1
-  const cores =
-    typeof process === 'object' && process.versions?.node ? (await import('node:os')).availableParallelism() : navigator.hardwareConcurrency
+  const cores = inNode ? (await import('node:os')).availableParallelism() : navigator.hardwareConcurrency
   return Math.min(Math.max(cores || 1, 1), 64)
 }
 

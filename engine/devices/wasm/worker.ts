@@ -1,7 +1,8 @@
 /** The file a worker thread runs: it receives its setup, says that it is ready, and serves the pool. */
+import { inNode } from '../../platform.ts'
 import { serve, type WorkerSetup } from './pool.ts'
 
-if (typeof process === 'object' && process.versions?.node) {
+if (inNode) {
   const { parentPort, workerData } = await import('node:worker_threads')
   serve(workerData as WorkerSetup, () => parentPort!.postMessage('ready'))
 } else {

@@ -1,5 +1,7 @@
 /** Where a GPU comes from: the browser's `navigator.gpu`, or in Node the package `webgpu` (Dawn), and what the adapter found can do. */
 
+import { inNode } from '../../platform.ts'
+
 export interface WebgpuOptions {
   /** Part of an adapter's name, as the system's driver spells it (in Node; a browser chooses for itself). */
   adapter?: string
@@ -40,9 +42,8 @@ interface Dawn {
  */
 const owners = new FinalizationRegistry<GPU>(() => {})
 
-// `typeof process ...` stands written out wherever Node and pages part: esbuild drops Node's side from the bundle for pages.
 async function entrance({ adapter, backend }: WebgpuOptions): Promise<GPU> {
-  if (!(typeof process === 'object' && process.versions?.node)) {
+  if (!inNode) {
     if (typeof navigator === 'undefined' || !navigator.gpu)
       throw new Error('webgpu: this browser has no WebGPU here (it needs a secure page, https or localhost, and perhaps a newer version)')
     if (adapter || backend) throw new Error('webgpu: a browser chooses the adapter itself; adapter and backend mean nothing here')
@@ -76,7 +77,7 @@ const unknown = (adapter: string, names: readonly string[]): string =>
 /** What is missing where there is no adapter, and how to get it. */
 async function missing({ adapter }: WebgpuOptions): Promise<string> {
   if (adapter) return unknown(adapter, [])
-  if (!(typeof process === 'object' && process.versions?.node)) return 'the browser offers no adapter (see chrome://gpu or about:support)'
+  if (!inNode) return 'the browser offers no adapter (see chrome://gpu or about:support)'
   if (process.platform === 'darwin') return 'no Metal adapter; WebGPU needs macOS 11 or later and its built-in GPU driver'
   if (process.platform === 'win32')
     return "no Direct3D 12 adapter; install the GPU's driver from its maker (NVIDIA, AMD, Intel) or through Windows Update"

@@ -1,0 +1,47 @@
+/**
+ * Bundles dist/ for pages, as dist/browser/NAME.js, an entry point each and what they share in chunks, so that there is one engine whoever
+ * imports it. fast-check comes with the claims. node bundle.mjs, after tsc
+ */
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { build, transform } from 'esbuild'
+
+const root = dirname(fileURLToPath(import.meta.url))
+const folder = join(root, 'dist/browser')
+const { outputFiles, metafile } = await build({
+  absWorkingDir: root,
+  entryPoints: {
+    index: 'dist/engine/index.js',
+    nn: 'dist/nn/index.js',
+    tasks: 'dist/tasks/index.js',
+    claims: 'dist/claims/index.js',
+    // What pool.js starts: it looks for it beside itself.
+    worker: 'dist/engine/devices/wasm/worker.js',
+  },
+  outdir: folder,
+  bundle: true,
+  splitting: true,
+  format: 'esm',
+  target: 'es2022',
+  // With `inNode` (engine/platform.ts) false everywhere, ...
+  define: { process: 'undefined' },
+  external: ['node:*'],
+  minifySyntax: true,
+  metafile: true,
+  write: false,
+})
+
+/** The licenses of the packages that a file holds code of. */
+function licenses(file) {
+  const packages = Object.keys(metafile.outputs[`dist/browser/${file}`].inputs).flatMap((path) => path.match(/^node_modules\/[^/]+/) ?? [])
+  return [...new Set(packages)].map((path) => `/*! ${basename(path)}\n${readFileSync(join(root, path, 'LICENSE'), 'utf8')}*/\n`).join('')
+}
+
+rmSync(folder, { recursive: true, force: true })
+mkdirSync(folder)
+for (const { path, text } of outputFiles) {
+  // ... a second pass finds the branches for Node dead, and drops them.
+  const { code } = await transform(text, { minify: true, treeShaking: true, format: 'esm', target: 'es2022' })
+  writeFileSync(path, licenses(basename(path)) + code)
+}
