@@ -33,12 +33,16 @@ const device = await wasmDevice({ threads: 2 })
 setDevice(device)
 postMessage([device.description, await sum(ones([400, 1000])).item()])`
 
+/** All that the bundle asks for, beside the page's own inline scripts and icon. */
+const policy = "default-src 'none'; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'; worker-src 'self'; img-src data:"
+
 /** The bundle, the program and the page on a port of 127.0.0.1, with the headers that isolate it or without. */
 async function serve(isolated: boolean): Promise<Server> {
   const server = createServer(({ url = '/' }, response) => {
     if (isolated) {
       response.setHeader('Cross-Origin-Opener-Policy', 'same-origin')
       response.setHeader('Cross-Origin-Embedder-Policy', 'require-corp')
+      response.setHeader('Content-Security-Policy', policy)
     }
     const send = (type: string, body: string | Buffer) => response.setHeader('Content-Type', type).end(body)
     const file = join(bundle, url.replace('/node_modules/fastweights/dist/browser/', ''))

@@ -192,7 +192,7 @@ async function startThread(setup: WorkerSetup): Promise<Thread> {
   }
   const ready = new Promise<void>((resolve, reject) => {
     worker.onmessage = () => resolve()
-    worker.onerror = ({ message }) => reject(failed(message ?? `${new URL('./worker.js', import.meta.url)} can't be loaded`))
+    worker.onerror = ({ message }) => reject(failed(message ?? `worker.js isn't there, or not a script, beside ${import.meta.url}`))
   })
   worker.postMessage(setup)
   return { ready, stop: () => worker.terminate() }
