@@ -24,7 +24,7 @@ const { outputFiles, metafile } = await build({
   splitting: true,
   format: 'esm',
   target: 'es2022',
-  // With `inNode` (engine/platform.ts) false everywhere, ...
+  // With this, and so `inNode` (engine/platform.ts) false, ...
   define: { process: 'undefined' },
   external: ['node:*'],
   minifySyntax: true,
@@ -41,7 +41,11 @@ function licenses(file) {
 rmSync(folder, { recursive: true, force: true })
 mkdirSync(folder)
 for (const { path, text } of outputFiles) {
-  // ... a second pass finds the branches for Node dead, and drops them.
-  const { code } = await transform(text, { minify: true, treeShaking: true, format: 'esm', target: 'es2022' })
+  // ... the branches for Node are dead, and fall away pass by pass: what only they used falls with the next.
+  let [code, length] = [text, Infinity]
+  while (code.length < length) {
+    length = code.length
+    code = (await transform(code, { minify: true, treeShaking: true, format: 'esm', target: 'es2022' })).code
+  }
   writeFileSync(path, licenses(basename(path)) + code)
 }

@@ -1,39 +1,134 @@
-/** What this machine offers, and whether the kernels do what the reference does. */
+/** What this machine offers, and whether each kernel does what the reference does. */
 import os from 'node:os'
-import { crossEntropy, type Device, matmul, referenceDevice, relaxedAvailable, scope, setDevice, tensor } from '../engine/index.ts'
+import { driverHint } from '../engine/devices/webgpu/adapter.ts'
+import {
+  type AdapterReport,
+  crossEntropy,
+  type Device,
+  type DeviceChoice,
+  matmul,
+  openDevice,
+  referenceDevice,
+  relaxedAvailable,
+  scope,
+  selfCheck,
+  setDevice,
+  tensor,
+  webgpuAdapters,
+} from '../engine/index.ts'
 import { Transformer } from '../nn/index.ts'
 import { presets } from '../tasks/presets.ts'
-import { bytes, say } from './terminal.ts'
+import { checkDeviceOptions, type DeviceValues, enableRelaxed } from './options.ts'
+import { bytes, oneLine, say } from './terminal.ts'
 
-const row = (name: string, text: string): void => say(`  ${name.padEnd(20)}${text}`)
+const row = (name: string, text: string): void => say(`  ${name.padEnd(24)}${text}`)
 
-export async function doctor(device: Device): Promise<number> {
+/** Without a device named: wasm, and WebGPU where there is a GPU. Returns the exit code. */
+export async function doctor(
+  { device: choice, threads, relaxed }: Omit<DeviceValues, 'device'> & { device: DeviceChoice | undefined },
+  given: ReadonlySet<string>,
+): Promise<number> {
+  if (choice !== undefined) checkDeviceOptions(choice, given)
+  const wasm = { threads, relaxed: enableRelaxed(relaxed) }
   say('Machine')
   row('node', `${process.version} on ${process.platform} ${process.arch}`)
   row('processor', `${os.cpus()[0]?.model.trim() ?? 'unknown'}, ${os.availableParallelism()} cores`)
   row('memory', `${bytes(os.freemem())} free of ${bytes(os.totalmem())}`)
   row('relaxed SIMD', relaxedAvailable() ? 'available' : 'not in this version of Node (fused multiply-add; 22 and later have it)')
-  row('device', device.description)
 
-  say('\nSelf-check (one training step of each preset, shrunk, against float64)')
+  say('\nGPU')
+  await adapters()
+
   let failures = 0
+  let unusable = false
+  for (const wanted of choice === undefined ? (['wasm', 'webgpu'] as const) : [choice]) {
+    say(`\nDevice ${wanted}`)
+    let device: Device
+    try {
+      // Nobody has asked for a GPU that the CPU imitates.
+      const webgpu = choice === undefined ? { software: false } : {}
+      device = await openDevice(wanted, { wasm, webgpu, log: (line) => row('auto', line) })
+    } catch (error) {
+      row(choice === undefined ? 'not checked' : 'FAILED', oneLine((error as Error).message))
+      if (choice !== undefined) unusable = true
+      continue
+    }
+    row('description', device.description)
+    try {
+      failures += await examine(device)
+    } catch (error) {
+      failures++
+      row('FAILED', oneLine((error as Error).message))
+    }
+    device.close()
+  }
+  const failed = failures === 1 ? '1 check' : `${failures} checks`
+  if (unusable) say(`\nthe device ${choice} can't be used here`)
+  else say(failures === 0 ? '\nall well' : `\n${failed} failed: please report this with the output above`)
+  return unusable || failures > 0 ? 1 : 0
+}
+
+/** Every adapter, and how to get one where there is no GPU. */
+async function adapters(): Promise<void> {
+  let found: AdapterReport[] = []
+  try {
+    found = await webgpuAdapters()
+  } catch (error) {
+    // It says itself what is missing and how to get it.
+    return row('none', oneLine((error as Error).message.replace(/^webgpu: /, '')))
+  }
+  for (const { backend, capabilities, features, limits } of found) {
+    const { adapter, software, subgroups, bindingBytes } = capabilities
+    row('adapter', `${adapter}${backend === null ? '' : `, ${backend}`}${software ? ', which computes on the CPU' : ''}`)
+    const used = {
+      [subgroups ? `subgroups of ${[...new Set([subgroups.min, subgroups.max])].join(' to ')}` : 'subgroups']: subgroups !== null,
+      'f16 in shaders': capabilities.f16,
+      timestamps: capabilities.timestamps,
+    }
+    const names = (there: boolean): string[] => Object.keys(used).filter((name) => used[name] === there)
+    row(
+      '  used where there',
+      `${names(true).join(', ') || 'nothing'}${names(false).length > 0 ? `; not there: ${names(false).join(', ')}` : ''}`,
+    )
+    row(
+      '  limits',
+      `${bytes(bindingBytes)} in a buffer; ${limits.storageBuffers} buffers, ${limits.workgroupThreads} threads, ${bytes(limits.workgroupBytes)} a workgroup; ${limits.dispatchGroups} workgroups a dimension`,
+    )
+    row('  features', features.join(', '))
+  }
+  if (found.every(({ capabilities }) => capabilities.software)) row('driver for a GPU', driverHint())
+}
+
+/** Kernels, models and speed of a device; the number of checks that failed. */
+async function examine(device: Device): Promise<number> {
+  let failures = 0
+  say('\n  Kernels, against float64')
+  for await (const { kernel, cases, error, bound, ok, message } of selfCheck(device)) {
+    if (!ok) failures++
+    const what =
+      message === undefined ? `error ${short(error)} of ${short(bound)}, ${cases} ${cases === 1 ? 'case' : 'cases'}` : oneLine(message)
+    row(`  ${kernel}`, `${ok ? 'ok' : 'FAILED'}: ${what}`)
+  }
+
+  say('\n  One training step of each preset, shrunk, against float64')
   for (const [name, preset] of Object.entries(presets)) {
     const { loss, worst } = await compare(device, preset.model)
     const ok = worst <= 1e-4
     if (!ok) failures++
     row(
-      name,
+      `  ${name}`,
       `${ok ? 'ok' : 'FAILED'}: loss ${loss.toFixed(6)}, largest relative error of a gradient ${worst.toExponential(1)} (bound 1e-4)`,
     )
   }
 
-  if (device.name === 'wasm') {
-    say('\nSpeed')
-    row('matmul 512', `${(await matmulSpeed(device, 512)).toFixed(0)} GFLOP/s`)
+  if (!device.double) {
+    say('\n  Speed')
+    row('  matmul 512', `${Number((await matmulSpeed(device, 512)).toPrecision(2))} GFLOP/s`)
   }
-  say(failures === 0 ? '\nall well' : `\n${failures} checks failed: please report this with the output above`)
-  return failures === 0 ? 0 : 1
+  return failures
 }
+
+const short = (x: number): string => (x === 0 ? '0' : x.toExponential(0))
 
 /** Loss and gradients of a small model on the device and on the reference, from the same parameters. */
 async function compare(device: Device, preset: (typeof presets)[keyof typeof presets]['model']): Promise<{ loss: number; worst: number }> {
@@ -81,8 +176,8 @@ async function matmulSpeed(device: Device, n: number): Promise<number> {
     y.dispose()
     return performance.now() - start
   }
-  let best = Infinity
-  for (let i = 0; i < 10; i++) best = Math.min(best, await once())
+  let best = await once()
+  for (const end = performance.now() + 1000; performance.now() < end; ) best = Math.min(best, await once())
   a.dispose()
   return (2 * n ** 3) / best / 1e6
 }

@@ -12,10 +12,10 @@ import {
   doctorCommand,
   enableRelaxed,
   generateCommand,
-  openDevice,
   recipeOf,
   trainCommand,
   verifyCommand,
+  withDevice,
 } from './options.ts'
 import { oneLine, say, watchOutput } from './terminal.ts'
 import { train } from './train.ts'
@@ -43,26 +43,25 @@ function entry<const C extends Command>(
 
 const version = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version as string
 
+/** Beside what a command prints on standard output. */
+const remark = (line: string): void => void process.stderr.write(`${oneLine(line)}\n`)
+
 const entries = [
-  entry(trainCommand, async (v, given) => {
-    const { preset, text, out, resume, seed } = v
-    const device = await openDevice(v)
-    const { 'eval-every': evalEvery, 'save-every': saveEvery, 'sample-length': sampleLength } = v
-    return train(
-      { ...recipeOf(v), preset, text, out, resume, seed, evalEvery, saveEvery, sampleLength, arithmetic: arithmeticOf(v), given },
-      device,
-    )
-  }),
-  entry(generateCommand, async (v) => {
-    await openDevice(v)
-    return generateText({ ...v, topK: v['top-k'] })
-  }),
+  entry(trainCommand, (v, given) =>
+    withDevice(v, given, say, (device) => {
+      const { preset, text, out, resume, seed } = v
+      const { 'eval-every': evalEvery, 'save-every': saveEvery, 'sample-length': sampleLength } = v
+      const arithmetic = arithmeticOf(device, v.relaxed)
+      return train({ ...recipeOf(v), preset, text, out, resume, seed, evalEvery, saveEvery, sampleLength, arithmetic, given }, device)
+    }),
+  ),
+  entry(generateCommand, (v, given) => withDevice(v, given, remark, () => generateText({ ...v, topK: v['top-k'] }))),
   entry(verifyCommand, async (v, _, operands) => {
     const { 'case-limit': caseLimit } = v
     const { verify } = await import('./verify.ts')
     return verify({ ...v, caseLimit, operands, relaxed: enableRelaxed(v.relaxed) }, version)
   }),
-  entry(doctorCommand, async (v) => doctor(await openDevice(v))),
+  entry(doctorCommand, doctor),
 ]
 
 const program = {

@@ -1,19 +1,19 @@
 /** The commands' tables of options, and the way from their values to recipes and devices. */
 import v8 from 'node:v8'
-import { type Device, referenceDevice, relaxedAvailable, setDevice, unaryOps, wasmDevice } from '../engine/index.ts'
+import { type Device, type DeviceChoice, deviceChoices, openDevice, relaxedAvailable, setDevice, unaryOps } from '../engine/index.ts'
 import { featureMaps, featureNorms, gates, layerRules } from '../nn/index.ts'
 import { type PresetName, presets, type Recipe } from '../tasks/presets.ts'
-import { type Command, checkValues, type Option, type Value } from './arguments.ts'
+import { type Command, checkValues, type Option, UsageError, type Value } from './arguments.ts'
 
-const deviceOptions = [
-  {
-    name: 'device',
-    type: 'string',
-    choices: ['wasm', 'reference'],
-    default: 'wasm',
-    group: 'Device',
-    description: 'where the model runs; reference is the slow float64 oracle',
-  },
+const deviceOption = {
+  name: 'device',
+  type: 'string',
+  choices: deviceChoices,
+  group: 'Device',
+  description: 'where the model runs: auto is a GPU if there is one that works, else wasm; reference is the slow float64 oracle',
+} as const satisfies Option
+
+const wasmOptions = [
   {
     name: 'threads',
     type: 'integer',
@@ -28,21 +28,40 @@ const deviceOptions = [
     type: 'boolean',
     default: true,
     group: 'Device',
-    description: "don't use fused multiply-add where there is one (results differ by rounding)",
+    description: "don't use fused multiply-add on wasm where there is one (results differ by rounding)",
   },
 ] as const satisfies Option[]
 
+/** wasm unless a device is asked for: the same results on every machine. */
+const deviceOptions = [{ ...deviceOption, default: 'wasm' }, ...wasmOptions] as const
+
 export interface DeviceValues {
-  device: 'wasm' | 'reference'
+  device: DeviceChoice
   threads: number | undefined
   relaxed: boolean
 }
 
-/** Opens the device of these options and makes it the default one. */
-export async function openDevice({ device, threads, relaxed }: DeviceValues): Promise<Device> {
-  const opened = device === 'reference' ? referenceDevice() : await wasmDevice({ threads, relaxed: enableRelaxed(relaxed) })
-  setDevice(opened)
-  return opened
+/** Opens the device of these options, makes it the default one, and closes it after `body`. `log` is told what `auto` picks. */
+export async function withDevice<R>(
+  { device: choice, threads, relaxed }: DeviceValues,
+  given: ReadonlySet<string>,
+  log: (line: string) => void,
+  body: (device: Device) => Promise<R>,
+): Promise<R> {
+  checkDeviceOptions(choice, given)
+  const device = await openDevice(choice, { wasm: { threads, relaxed: enableRelaxed(relaxed) }, log })
+  setDevice(device)
+  try {
+    return await body(device)
+  } finally {
+    device.close()
+  }
+}
+
+export function checkDeviceOptions(choice: DeviceChoice, given: ReadonlySet<string>): void {
+  if (choice !== 'webgpu' && choice !== 'reference') return
+  for (const { name } of wasmOptions)
+    if (given.has(name)) throw new UsageError(`--${name}: means nothing on the ${choice} device; it belongs to wasm`)
 }
 
 /** Whether the build with fused multiply-add is wanted and there. */
@@ -51,9 +70,10 @@ export function enableRelaxed(wanted: boolean): boolean {
   return wanted && relaxedAvailable()
 }
 
-/** How the device of these options rounds: what two runs must share to be equal bit for bit. */
-export function arithmeticOf({ device, relaxed }: DeviceValues): string {
-  return device === 'reference' ? 'float64' : relaxed && relaxedAvailable() ? 'float32 with fused multiply-add' : 'float32'
+/** How the device rounds: what two runs must share to be equal bit for bit. */
+export function arithmeticOf(device: Device, relaxed: boolean): string {
+  if (device.name === 'webgpu') return `float32 on ${device.description}`
+  return device.double ? 'float64' : relaxed && relaxedAvailable() ? 'float32 with fused multiply-add' : 'float32'
 }
 
 /** One row for every field of a recipe. */
@@ -208,10 +228,10 @@ export const generateCommand = {
 export const doctorCommand = {
   name: 'doctor',
   summary: 'say what this machine offers, and check the kernels against the reference',
-  options: deviceOptions,
+  options: [{ ...deviceOption, otherwise: 'wasm, and webgpu on a GPU', description: 'what to check' }, ...wasmOptions],
 } as const satisfies Command
 
-const [, , relaxedOption] = deviceOptions
+const [, relaxedOption] = wasmOptions
 
 export const verifyCommand = {
   name: 'verify',

@@ -274,11 +274,12 @@ function checkMemory(
 ): void {
   const parameters = layers * (4 * D * D + 2 * D * dFf) + 2 * symbols * D
   const kept = B * T * (layers * (4 * D + dFf) + symbols)
-  const [limit, width] = device.double ? [os.totalmem(), 8] : [2 ** 32, 4]
-  const needed = width * (3 * parameters + kept)
+  // How much a GPU has isn't known: this much none has.
+  const limit = { reference: os.totalmem(), wasm: 2 ** 32, webgpu: 2 ** 40 }[device.name]
+  const needed = (device.double ? 8 : 4) * (3 * parameters + kept)
   if (needed > limit) {
     const sizes = `--d-model ${D}, --d-ff ${dFf}, --layers ${layers}, --batch ${B} and --seq-len ${T}`
-    throw new UsageError(`${sizes} need at least ${bytes(needed)} of memory, the ${device.name} device has ${bytes(limit)}`)
+    throw new UsageError(`${sizes} need at least ${bytes(needed)} of memory, the ${device.name} device has at most ${bytes(limit)}`)
   }
 }
 

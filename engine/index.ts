@@ -9,9 +9,17 @@ export {
   type UnaryOp,
   unaryOps,
 } from './devices/kernels.ts'
+export { type DeviceChoice, deviceChoices, type OpenOptions, openDevice } from './devices/open.ts'
 export { referenceDevice } from './devices/reference/index.ts'
 export { relaxedAvailable, threadsAvailable, type WasmOptions, wasmDevice } from './devices/wasm/index.ts'
-export { type Capabilities, type WebgpuDevice, type WebgpuOptions, webgpuDevice } from './devices/webgpu/index.ts'
+export {
+  type AdapterReport,
+  type Capabilities,
+  type WebgpuDevice,
+  type WebgpuOptions,
+  webgpuAdapters,
+  webgpuDevice,
+} from './devices/webgpu/index.ts'
 export { type GradCheck, type GradCheckOptions, gradCheck } from './gradcheck.ts'
 export * from './ops/elementwise.ts'
 export {
@@ -39,6 +47,7 @@ export { ojaRule } from './rules/oja.ts'
 export { type Letter, outer, type Rule, type RuleInput, type RuleResult, readOut, type Step, type ValueKind } from './rules/rule.ts'
 export { gatedSumRule, pengRule, retentionRule, sumRule } from './rules/sum.ts'
 export { keep, scope } from './scope.ts'
+export { type KernelCheck, selfCheck } from './selfcheck.ts'
 export type { Shape } from './shape.ts'
 export {
   empty,

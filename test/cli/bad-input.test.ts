@@ -73,6 +73,11 @@ describe('bad input', () => {
     ['generate --temperature -1', '--temperature: expected a number, 0 or more, got "-1"'],
     ['generate --top-k 1.5', '--top-k: expected an integer, 0 or more, got "1.5"'],
     ['doctor --steps 1', /^unknown option --steps/],
+    [train('--device gpu'), '--device: expected one of auto, wasm, webgpu, reference, got "gpu"'],
+    [train('--device webgpu --threads 2'), '--threads: means nothing on the webgpu device; it belongs to wasm'],
+    [train('--device reference --no-relaxed'), '--relaxed: means nothing on the reference device; it belongs to wasm'],
+    ['generate --run run --device webgpu --relaxed', '--relaxed: means nothing on the webgpu device; it belongs to wasm'],
+    ['doctor --device webgpu --threads 1', '--threads: means nothing on the webgpu device; it belongs to wasm'],
     [['train', 'two\nlines\u001b[31m'], /^unexpected argument/],
   ])
 
@@ -109,11 +114,11 @@ describe('bad input', () => {
   ])
 
   refuses('in sizes that can never fit into memory, at once', 2, () => [
-    [train('--batch 100000000'), /and --seq-len 16 need at least \d+ GB of memory, the wasm device has 4\.3 GB$/],
-    [train('--batch 9007199254740991'), /the wasm device has 4\.3 GB$/],
-    [train('--layers 100000000'), /the wasm device has 4\.3 GB$/],
-    [train('--d-model 100000000'), /the wasm device has 4\.3 GB$/],
-    [train('--d-ff 9007199254740991 --device reference'), /need at least \d+ GB of memory, the reference device has/],
+    [train('--batch 100000000'), /and --seq-len 16 need at least \d+ GB of memory, the wasm device has at most 4\.3 GB$/],
+    [train('--batch 9007199254740991'), /the wasm device has at most 4\.3 GB$/],
+    [train('--layers 100000000'), /the wasm device has at most 4\.3 GB$/],
+    [train('--d-model 100000000'), /the wasm device has at most 4\.3 GB$/],
+    [train('--d-ff 9007199254740991 --device reference'), /need at least \d+ GB of memory, the reference device has at most/],
   ])
 
   refuses('in a text', 1, () => [

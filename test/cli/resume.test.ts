@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { mkdirSync, renameSync } from 'node:fs'
 import { join } from 'node:path'
 import { readCheckpoint } from '../../nn/index.ts'
+import { webgpu } from '../helpers.ts'
 import { ended, shown, Workplace } from './command.ts'
 
 describe('fastweights train --resume', () => {
@@ -21,12 +22,14 @@ describe('fastweights train --resume', () => {
     ['wasm, softmax, noam', '--preset softmax --schedule noam'],
     ['wasm, muon', '--optimizer muon'],
     ['reference', '--device reference'],
+    ['webgpu', '--device webgpu'],
     ['features redrawn at each step', '--preset performer --favor-redraw step'],
     ['features redrawn after each epoch, of three steps', '--preset performer --favor-redraw epoch --batch 60'],
   ])
-    it(`3 steps and 3 more are 6: ${name}, with dropout`, async () => {
+    it(`3 steps and 3 more are 6: ${name}, with dropout`, async function () {
+      if (name === 'webgpu') await webgpu(this)
       const id = name.replace(/\W+/g, '-')
-      const device = settings.match(/--(device reference|no-relaxed)/)?.[0] ?? ''
+      const device = settings.match(/--(device \w+|no-relaxed)/)?.[0] ?? ''
       const common = `${settings} --dropout 0.2 --eval-every 3`
       await Promise.all([place.train(`--out ${id}-whole --steps 6 ${common}`), place.train(`--out ${id} --steps 3 ${common}`)])
       await place.succeed(`train --resume ${id} --steps 6 --eval-every 3 --sample-length 20 ${device}`.trim())

@@ -61,9 +61,13 @@ async function entrance({ adapter, backend }: WebgpuOptions): Promise<GPU> {
       `webgpu: the package \`webgpu\` doesn't load on ${process.platform}-${process.arch}: ${firstLine(error)} (it needs glibc 2.34 or later on Linux)`,
     )
   }
+  // Dawn would tell standard error about it, in lines of its own.
+  if (backend !== 'null' && (await lacking()).length > 0) throw new Error(`webgpu: no adapter: ${await missing({})}`)
   return dawn.create([
     // Every kernel writes its workgroup memory before it reads it; clearing it first costs SwiftShader seconds in compiling.
     'enable-dawn-features=disable_workgroup_init',
+    // Else timestamps come in steps of 0.1 ms.
+    'disable-dawn-features=timestamp_quantization',
     ...(adapter ? [`adapter=${adapter}`] : []),
     ...(backend ? [`backend=${backend}`] : []),
   ])
@@ -74,28 +78,50 @@ const firstLine = (error: unknown): string => String((error as Error)?.message ?
 const unknown = (adapter: string, names: readonly string[]): string =>
   `none whose name has "${adapter}" in it${names.length > 0 ? `; there are: ${names.join(', ')}` : ''}`
 
+/** What Vulkan lacks; only Linux lacks anything. */
+async function lacking(): Promise<string[]> {
+  if (process.platform !== 'linux') return []
+  const { existsSync, readdirSync, readFileSync } = await import('node:fs')
+  const { env } = process
+  const paths = (...texts: (string | undefined)[]): string[] => texts.flatMap((text) => text?.split(':') ?? []).filter(Boolean)
+  const library = 'libvulkan.so.1'
+  const libraries = paths(env.LD_LIBRARY_PATH, '/lib64:/lib:/usr/lib64:/usr/lib:/usr/lib/x86_64-linux-gnu:/usr/lib/aarch64-linux-gnu')
+  const cache = '/etc/ld.so.cache'
+  const loader =
+    libraries.some((folder) => existsSync(`${folder}/${library}`)) || (existsSync(cache) && readFileSync(cache).includes(library))
+  // Where the loader looks for drivers (LoaderDriverInterface.md of Vulkan-Loader).
+  const folders = paths(
+    env.XDG_CONFIG_HOME ?? `${env.HOME}/.config`,
+    env.XDG_CONFIG_DIRS ?? '/etc/xdg',
+    '/etc',
+    env.XDG_DATA_HOME ?? `${env.HOME}/.local/share`,
+    env.XDG_DATA_DIRS,
+    '/usr/local/share:/usr/share',
+  ).map((folder) => `${folder}/vulkan/icd.d`)
+  const named = env.VK_DRIVER_FILES ?? env.VK_ICD_FILENAMES
+  const driver =
+    paths(named, env.VK_ADD_DRIVER_FILES).some((path) => existsSync(path)) ||
+    (!named && folders.some((folder) => existsSync(folder) && readdirSync(folder).some((file) => file.endsWith('.json'))))
+  const where = named ? `VK_DRIVER_FILES names ${named}, which isn't there` : 'no *.json in /usr/share/vulkan/icd.d or its like'
+  return [...(loader ? [] : [`the Vulkan loader ${library}`]), ...(driver ? [] : [`a Vulkan driver (${where})`])]
+}
+
+/** How to get a driver on this system. */
+export function driverHint(): string {
+  if (!inNode) return 'see chrome://gpu or about:support'
+  if (process.platform === 'darwin') return 'Metal comes with macOS; WebGPU needs macOS 11 or later'
+  if (process.platform === 'win32') return "install the GPU's driver from its maker (NVIDIA, AMD, Intel) or through Windows Update"
+  return 'Debian, Ubuntu: apt install libvulkan1 mesa-vulkan-drivers (NVIDIA: nvidia-vulkan-icd); Fedora: dnf install vulkan-loader mesa-vulkan-drivers (NVIDIA: akmod-nvidia from RPM Fusion)'
+}
+
 /** What is missing where there is no adapter, and how to get it. */
 async function missing({ adapter }: WebgpuOptions): Promise<string> {
   if (adapter) return unknown(adapter, [])
-  if (!inNode) return 'the browser offers no adapter (see chrome://gpu or about:support)'
-  if (process.platform === 'darwin') return 'no Metal adapter; WebGPU needs macOS 11 or later and its built-in GPU driver'
-  if (process.platform === 'win32')
-    return "no Direct3D 12 adapter; install the GPU's driver from its maker (NVIDIA, AMD, Intel) or through Windows Update"
-  const { existsSync, readdirSync } = await import('node:fs')
-  const folders = (process.env.LD_LIBRARY_PATH ?? '')
-    .split(':')
-    .concat('/usr/lib64', '/usr/lib', '/usr/lib/x86_64-linux-gnu', '/usr/lib/aarch64-linux-gnu', '/usr/local/lib')
-    .filter(Boolean)
-  const loader = folders.some((folder) => existsSync(`${folder}/libvulkan.so.1`))
-  const manifests = ['/usr/share/vulkan/icd.d', '/etc/vulkan/icd.d', '/usr/local/share/vulkan/icd.d'].filter(
-    (folder) => existsSync(folder) && readdirSync(folder).some((file) => file.endsWith('.json')),
-  )
-  const driver = manifests.length > 0 || !!(process.env.VK_DRIVER_FILES ?? process.env.VK_ICD_FILENAMES)
-  const lacks = [
-    ...(loader ? [] : ['the Vulkan loader libvulkan.so.1']),
-    ...(driver ? [] : ['a Vulkan driver (no *.json in /usr/share/vulkan/icd.d)']),
-  ]
-  return `${lacks.length > 0 ? `missing: ${lacks.join(' and ')}` : 'no Vulkan driver here supports WebGPU (Mesa 25 or later does)'}. Debian, Ubuntu: apt install libvulkan1 mesa-vulkan-drivers (or nvidia-vulkan-icd); Fedora: dnf install vulkan-loader mesa-vulkan-drivers`
+  if (!inNode) return `the browser offers none (${driverHint()})`
+  if (process.platform === 'darwin') return `no Metal adapter (${driverHint()})`
+  if (process.platform === 'win32') return `no Direct3D 12 adapter; ${driverHint()}`
+  const lacks = await lacking()
+  return `${lacks.length > 0 ? `missing: ${lacks.join(' and ')}` : 'no Vulkan driver here supports WebGPU (Mesa 25 or later does)'}. ${driverHint()}`
 }
 
 /** Dawn's list of software adapters is its flag; a Mesa that computes on the CPU calls itself llvmpipe. */
@@ -113,26 +139,75 @@ export async function openAdapter(options: WebgpuOptions): Promise<Opened> {
   })
   if (!adapter) throw new Error(`webgpu: no adapter: ${await missing(options)}`)
   const name = nameOf(adapter.info)
-  const software = isSoftware(adapter)
-  if (software && options.software === false)
+  if (isSoftware(adapter) && options.software === false)
     throw new Error(`webgpu: the only adapter computes on the CPU (${name}); the wasm device is faster there`)
-  const has = (feature: string): boolean => !options.minimal && adapter.features.has(feature as GPUFeatureName)
   const { maxStorageBufferBindingSize, maxBufferSize } = adapter.limits
   const device = await adapter.requestDevice({
-    requiredFeatures: ['subgroups', 'shader-f16', 'timestamp-query'].filter(has) as GPUFeatureName[],
+    requiredFeatures: options.minimal ? [] : (optional.filter((feature) => adapter.features.has(feature)) as GPUFeatureName[]),
     requiredLimits: options.minimal ? {} : { maxStorageBufferBindingSize, maxBufferSize },
   })
   owners.register(device, gpu)
+  return { device, capabilities: capabilitiesOf(adapter, device) }
+}
+
+/** Features that are used where they are. */
+const optional = ['subgroups', 'shader-f16', 'timestamp-query']
+
+/** Of an adapter, or of what a device was granted of it. */
+function capabilitiesOf(adapter: GPUAdapter, { features, limits }: GPUAdapter | GPUDevice = adapter): Capabilities {
   const info = adapter.info as GPUAdapterInfo & { subgroupMinSize?: number; subgroupMaxSize?: number }
   return {
-    device,
-    capabilities: {
-      adapter: name,
-      software,
-      subgroups: has('subgroups') ? { min: info.subgroupMinSize ?? 4, max: info.subgroupMaxSize ?? 128 } : null,
-      f16: has('shader-f16'),
-      timestamps: has('timestamp-query'),
-      bindingBytes: Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize),
-    },
+    adapter: nameOf(info),
+    software: isSoftware(adapter),
+    subgroups: features.has('subgroups') ? { min: info.subgroupMinSize ?? 4, max: info.subgroupMaxSize ?? 128 } : null,
+    f16: features.has('shader-f16'),
+    timestamps: features.has('timestamp-query'),
+    bindingBytes: Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize),
   }
+}
+
+export interface AdapterReport {
+  /** 'vulkan', 'metal', 'd3d12'; null in a browser, which doesn't say. */
+  backend: string | null
+  capabilities: Capabilities
+  features: readonly string[]
+  limits: { storageBuffers: number; workgroupBytes: number; workgroupThreads: number; dispatchGroups: number }
+}
+
+/** Every adapter there is, the one that `webgpuDevice` takes first. Throws as `webgpuDevice` does where there is none. */
+export async function webgpuAdapters(): Promise<AdapterReport[]> {
+  const gpu = await entrance({})
+  const adapters: [adapter: GPUAdapter, backend: string | null][] = []
+  if (inNode) {
+    // Dawn lists its adapters when it is asked for one that it hasn't.
+    const nobody = await entrance({ adapter: 'none of them' })
+    const list = await nobody.requestAdapter().then(
+      () => '',
+      (error: unknown) => String(error),
+    )
+    for (const [, backend, name] of list.matchAll(/backend: '([^']*)', name: '([^']*)'/g)) {
+      const its = await entrance({ adapter: name, backend: backend as WebgpuOptions['backend'] })
+      const adapter = await its.requestAdapter()
+      if (!adapter) continue
+      owners.register(adapter, its)
+      adapters.push([adapter, backend])
+    }
+  }
+  const chosen = await gpu.requestAdapter({ powerPreference: 'high-performance' })
+  if (!chosen) throw new Error(`webgpu: no adapter: ${await missing({})}`)
+  owners.register(chosen, gpu)
+  const first = nameOf(chosen.info)
+  if (!adapters.some(([{ info }]) => nameOf(info) === first)) adapters.unshift([chosen, null])
+  const reports = adapters.map(([adapter, backend]) => ({
+    backend,
+    capabilities: capabilitiesOf(adapter),
+    features: [...adapter.features].sort(),
+    limits: {
+      storageBuffers: adapter.limits.maxStorageBuffersPerShaderStage,
+      workgroupBytes: adapter.limits.maxComputeWorkgroupStorageSize,
+      workgroupThreads: adapter.limits.maxComputeInvocationsPerWorkgroup,
+      dispatchGroups: adapter.limits.maxComputeWorkgroupsPerDimension,
+    },
+  }))
+  return reports.sort((a, b) => Number(b.capabilities.adapter === first) - Number(a.capabilities.adapter === first))
 }

@@ -34,7 +34,7 @@ import { reduceKernels } from './reduce.ts'
 import { createGpu } from './runtime.ts'
 import { sequenceKernels } from './sequence.ts'
 
-export type { Capabilities, WebgpuOptions } from './adapter.ts'
+export { type AdapterReport, type Capabilities, type WebgpuOptions, webgpuAdapters } from './adapter.ts'
 
 export interface WebgpuDevice extends Device<Block> {
   readonly capabilities: Capabilities

@@ -1,0 +1,47 @@
+/** Devices by name, and the choice among them. */
+import { selfCheck } from '../selfcheck.ts'
+import type { Device, DeviceName } from './device.ts'
+import { referenceDevice } from './reference/index.ts'
+import { type WasmOptions, wasmDevice } from './wasm/index.ts'
+import { type WebgpuOptions, webgpuDevice } from './webgpu/index.ts'
+
+export const deviceChoices = ['auto', 'wasm', 'webgpu', 'reference'] as const satisfies readonly (DeviceName | 'auto')[]
+export type DeviceChoice = (typeof deviceChoices)[number]
+
+export interface OpenOptions {
+  wasm?: WasmOptions
+  webgpu?: WebgpuOptions
+  /** Is told, in a line, what `auto` has picked and why. */
+  log?: (line: string) => void
+}
+
+/**
+ * Opens a device. `auto` is WebGPU on a GPU whose kernels compute what they should, else wasm; never an adapter that computes on the CPU,
+ * where wasm is faster. Throws an Error of one line where the device named isn't to be had.
+ */
+export async function openDevice(choice: DeviceChoice, options: OpenOptions = {}): Promise<Device> {
+  if (choice === 'reference') return referenceDevice()
+  if (choice === 'wasm') return wasmDevice(options.wasm)
+  if (choice === 'webgpu') return webgpuDevice(options.webgpu)
+  if (choice !== 'auto') throw new Error(`openDevice: there is no device '${choice}' (there are ${deviceChoices.join(', ')})`)
+  try {
+    const device = await gpuThatWorks(options.webgpu)
+    options.log?.(`auto: ${device.description}, a GPU that works`)
+    return device
+  } catch (error) {
+    const device = await wasmDevice(options.wasm)
+    options.log?.(`auto: ${device.description}, because of ${(error as Error).message}`)
+    return device
+  }
+}
+
+async function gpuThatWorks(options: WebgpuOptions = {}): Promise<Device> {
+  const device = await webgpuDevice({ ...options, software: false })
+  for await (const { kernel, ok, message } of selfCheck(device, ['affine', 'matmul', 'fastWeights'])) {
+    if (ok) continue
+    const { description } = device
+    device.close()
+    throw new Error(message ?? `${description}: its ${kernel} is wrong`)
+  }
+  return device
+}

@@ -1,0 +1,364 @@
+/**
+ * Every kernel of the table in small fixed cases, against the reference: what `fastweights doctor` runs, and what a page can run in a
+ * browser. The tests of test/ops go further; this is for machines that nobody has tested. Tests: test/ops/selfcheck.test.ts.
+ */
+import type { Device, HostArray } from './devices/device.ts'
+import {
+  binaryOps,
+  type FastWeightInputs,
+  type FastWeightOutputs,
+  type KernelName,
+  type Kernels,
+  type MatmulSizes,
+  normKinds,
+  unaryOps,
+} from './devices/kernels.ts'
+import { referenceDevice } from './devices/reference/index.ts'
+import { threefry } from './devices/reference/random.ts'
+
+export interface KernelCheck {
+  kernel: KernelName
+  cases: number
+  /** Largest |result - reference| / (1 + max |reference|) of any output. */
+  error: number
+  bound: number
+  ok: boolean
+  /** What the device said, where it gave no result. */
+  message?: string
+}
+
+/** The memory of a case, the same on every device. */
+interface Memory {
+  /** n numbers in [low, high), -1 to 1 if not given. */
+  input(n: number, low?: number, high?: number): unknown
+  from(values: readonly number[]): unknown
+  indices(values: readonly number[]): unknown
+  /** For n results that are compared. Until they are written they are NaN. */
+  output(n: number): unknown
+  /** For n results that only the case itself uses. */
+  temporary(n: number): unknown
+  /** What a kernel changes in place, compared afterwards. */
+  inout(values: number | readonly number[], low?: number, high?: number): unknown
+}
+
+type Case = (kernels: Kernels<unknown>, memory: Memory) => void
+
+/**
+ * wasm and a software GPU are off by 7e-7 at most, a sum of 600 terms being the largest; a real GPU may divide and fuse less exactly. What
+ * only moves numbers is exact.
+ */
+const float32Bound = 5e-6
+const exact: readonly KernelName[] = ['fill', 'copy', 'gather']
+
+const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i)
+
+const matmulCase =
+  (sizes: Partial<MatmulSizes>, biased = false): Case =>
+  (k, m) => {
+    const all: MatmulSizes = {
+      batch: 1,
+      strideA: 0,
+      strideB: 0,
+      M: 1,
+      N: 1,
+      K: 1,
+      transposeA: false,
+      transposeB: false,
+      accumulate: false,
+      activation: null,
+      ...sizes,
+    }
+    const { batch, M, N, K, strideA, strideB, accumulate } = all
+    const a = m.input(strideA === 0 ? M * K : batch * M * K)
+    const b = m.input(strideB === 0 ? K * N : batch * K * N)
+    const c = accumulate ? m.inout(batch * M * N) : m.output(batch * M * N)
+    k.matmul(a, b, biased ? m.input(N) : null, c, all)
+  }
+
+/** A rule of the recurrence: which inputs it has beside q, k, v, and values of the gate for each token and head (0: no gate). */
+interface Recurrence {
+  beta?: boolean
+  erase?: boolean
+  gateWidth?: 0 | 1 | 'K'
+  normalised?: boolean
+}
+
+const recurrences: readonly Recurrence[] = [
+  {},
+  { normalised: true, gateWidth: 1 },
+  { beta: true },
+  { beta: true, gateWidth: 1 },
+  { beta: true, gateWidth: 'K' },
+  { erase: true, gateWidth: 'K' },
+]
+
+const fastWeightCase =
+  (form: 'recurrent' | 'chunk', { beta, erase, gateWidth = 0, normalised }: Recurrence, backward: boolean): Case =>
+  (k, m) => {
+    const [B, T, H, K, V, C] = [2, 21, 2, 10, 6, 8]
+    const width = gateWidth === 'K' ? K : gateWidth
+    const sizes = { B, T, H, K, V, C, scale: 0.5, gateWidth: Math.max(width, 1), eps: 0.5 }
+    const tokens = B * T * H
+    const chunks = Math.ceil(T / C)
+    // Keys of about unit length: a correction with longer ones grows without end. A normaliser divides by sums of positive numbers.
+    const key = Math.sqrt(3 / K)
+    const inputs: FastWeightInputs<unknown> = {
+      q: normalised ? m.input(tokens * K, 0.1, 1) : m.input(tokens * K),
+      k: normalised ? m.input(tokens * K, 0.1, 1) : m.input(tokens * K, -key, key),
+      v: m.input(tokens * V),
+      beta: beta ? m.input(tokens, 0, 1) : null,
+      gate: width ? m.input(tokens * width, -2, 0) : null,
+      erase: erase ? m.input(tokens * K, -key, key) : null,
+      s0: m.input(B * H * K * V),
+      z0: normalised ? m.input(B * H * K, 0.1, 1) : null,
+    }
+    const result = backward ? m.temporary : m.output
+    const outputs: FastWeightOutputs<unknown> = {
+      y: result(tokens * V),
+      sT: result(B * H * K * V),
+      zT: normalised ? result(B * H * K) : null,
+      den: normalised ? result(tokens) : null,
+      states: result(B * H * chunks * K * V),
+      zs: normalised ? result(B * H * chunks * K) : null,
+    }
+    k.fastWeights(form, inputs, outputs, sizes)
+    if (!backward) return
+    const { y, den, states, zs } = outputs
+    k.fastWeightsBackward(
+      form,
+      inputs,
+      { y: normalised ? y : null, den, states, zs },
+      { dy: m.input(tokens * V), dsT: m.input(B * H * K * V), dzT: normalised ? m.input(B * H * K) : null },
+      {
+        dq: m.output(tokens * K),
+        dk: m.output(tokens * K),
+        dv: m.output(tokens * V),
+        dbeta: beta ? m.output(tokens) : null,
+        dgate: width ? m.output(tokens * width) : null,
+        derase: erase ? m.output(tokens * K) : null,
+        ds0: m.output(B * H * K * V),
+        dz0: normalised ? m.output(B * H * K) : null,
+      },
+      sizes,
+    )
+  }
+
+const fastWeightCases = (backward: boolean): Case[] =>
+  (['recurrent', 'chunk'] as const).flatMap((form) => recurrences.map((rule) => fastWeightCase(form, rule, backward)))
+
+/** Row normalisation of [5, 70]. Only a sum that isn't near 0 can be divided by. */
+const normInput = (kind: (typeof normKinds)[number], m: Memory): unknown => m.input(350, kind === 'sum' ? 0.1 : -1, 1)
+
+/** A kernel without a case doesn't compile. */
+const cases: Record<KernelName, readonly Case[]> = {
+  fill: [(k, m) => k.fill(m.output(300), 300, 0.75)],
+  affine: [(k, m) => k.affine(m.input(300), m.output(300), 300, -0.7, 0.3)],
+  accumulate: [(k, m) => k.accumulate(m.input(300), m.inout(300), 300)],
+  unary: unaryOps.flatMap((op): Case[] => [
+    (k, m) => k.unary(op, m.input(70, 0.25, 2), m.output(70), 70),
+    ...(op === 'log' || op === 'sqrt' ? [] : ([(k, m) => k.unary(op, m.input(70, -2, -0.25), m.output(70), 70)] satisfies Case[])),
+  ]),
+  unaryBackward: unaryOps.map(
+    (op): Case =>
+      (k, m) => {
+        const [x, y] = [m.input(70, 0.25, 2), m.temporary(70)]
+        k.unary(op, x, y, 70)
+        k.unaryBackward(op, x, y, m.input(70), m.output(70), 70)
+      },
+  ),
+  binary: binaryOps.map(
+    (op): Case =>
+      (k, m) => {
+        const [a, b] = [m.from(range(105).map((i) => (i % 5) - 2)), m.from(range(7).map((i) => (i % 2 === 0 ? -1 : 1.5) * (1 + (i % 3))))]
+        k.binary(op, a, b, m.output(105), [5, 3, 7], [21, 7, 1], [0, 0, 1])
+      },
+  ),
+
+  copy: [
+    (k, m) => k.copy(m.input(105), m.output(105), [7, 3, 5], [1, 7, 21], 0, [15, 5, 1], 0),
+    (k, m) => k.copy(m.input(40), m.inout(60), [10, 2], [-4, 1], 37, [5, 2], 3),
+    (k, m) => k.copy(m.input(6), m.output(24), [2, 4, 3], [3, 0, 1], 0, [12, 3, 1], 0),
+  ],
+  gather: [(k, m) => k.gather(m.input(54), m.indices([8, 0, 3, 3, 0, 7]), m.output(36), 6, 9, 6)],
+  gatherBackward: [(k, m) => k.gatherBackward(m.input(66), m.indices([8, 0, 3, 3, 0, 7, 3, 1, 1, 8, 3]), m.output(54), 11, 9, 6)],
+
+  reduce: (['sum', 'max'] as const).flatMap((op): Case[] => [
+    (k, m) => k.reduce(op, m.input(750), m.output(15), 3, 50, 5),
+    (k, m) => k.reduce(op, m.input(600), m.output(2), 2, 300, 1),
+  ]),
+  cumsum: [false, true].map(
+    (reverse): Case =>
+      (k, m) =>
+        k.cumsum(m.input(240), m.output(240), 2, 40, 3, reverse),
+  ),
+  sumSquares: [(k, m) => k.sumSquares(m.input(500), 500, m.inout([1, 2, 3]), 1)],
+
+  matmul: [
+    matmulCase({ M: 70, N: 66, K: 37 }),
+    matmulCase({ M: 33, N: 21, K: 40, transposeA: true }),
+    matmulCase({ M: 20, N: 72, K: 18, transposeB: true, activation: 'gelu' }, true),
+    matmulCase({ M: 9, N: 8, K: 600, transposeA: true, transposeB: true }, true),
+    matmulCase({ batch: 3, M: 5, N: 12, K: 7, strideA: 35, accumulate: true }),
+  ],
+
+  norm: normKinds.flatMap((kind): Case[] => [
+    (k, m) => k.norm(kind, normInput(kind, m), m.input(70), m.input(70), m.output(350), m.output(10), 5, 70, 0.1),
+    (k, m) => k.norm(kind, normInput(kind, m), null, null, m.output(350), m.output(10), 5, 70, 0.1),
+  ]),
+  normBackward: normKinds.map(
+    (kind): Case =>
+      (k, m) => {
+        const [x, gain, stats] = [normInput(kind, m), m.input(70), m.temporary(10)]
+        k.norm(kind, x, gain, null, m.temporary(350), stats, 5, 70, 0.1)
+        k.normBackward(kind, x, gain, stats, m.input(350), m.output(350), 5, 70)
+      },
+  ),
+  normGainBackward: [
+    (k, m) => {
+      const [x, stats] = [m.input(350), m.temporary(10)]
+      k.norm('layer', x, null, null, m.temporary(350), stats, 5, 70, 0.1)
+      k.normGainBackward(x, stats, m.input(350), m.output(70), m.output(70), 5, 70)
+    },
+  ],
+  softmax: [
+    (k, m) => k.softmax(m.input(350, -4, 4), m.output(350), 5, 70, false, 0),
+    (k, m) => k.softmax(m.input(350, -4, 4), m.output(350), 5, 70, true, 0),
+    (k, m) => k.softmax(m.input(108, -4, 4), m.output(108), 12, 9, false, 6),
+  ],
+  softmaxBackward: [false, true].map(
+    (log): Case =>
+      (k, m) => {
+        const y = m.temporary(350)
+        k.softmax(m.input(350, -4, 4), y, 5, 70, log, 0)
+        k.softmaxBackward(y, m.input(350), m.output(350), 5, 70, log)
+      },
+  ),
+  crossEntropy: [(k, m) => k.crossEntropy(m.input(350, -4, 4), m.indices([69, 0, -1, 5, 7]), m.output(5), m.output(5), 5, 70, -1)],
+  crossEntropyBackward: [
+    (k, m) => {
+      const [logits, targets, lse] = [m.input(350, -4, 4), m.indices([69, 0, -1, 5, 7]), m.temporary(5)]
+      k.crossEntropy(logits, targets, m.temporary(5), lse, 5, 70, -1)
+      k.crossEntropyBackward(logits, targets, lse, m.input(5), m.output(350), 5, 70, -1)
+    },
+  ],
+
+  conv: [true, false].map(
+    (carried): Case =>
+      (k, m) => {
+        k.conv(m.input(180), m.input(36), carried ? m.input(54) : null, m.output(180), 2, 10, 9, 4)
+      },
+  ),
+  convBackward: [true, false].map(
+    (carried): Case =>
+      (k, m) => {
+        const [x, w, state, dy] = [m.input(180), m.input(36), carried ? m.input(54) : null, m.input(180)]
+        k.convBackward(x, w, state, dy, m.output(180), m.output(36), carried ? m.output(54) : null, 2, 10, 9, 4)
+      },
+  ),
+  dpfp: [(k, m) => k.dpfp(m.input(35), m.output(210), 5, 7, 3)],
+  dpfpBackward: [(k, m) => k.dpfpBackward(m.input(35), m.input(210), m.output(35), 5, 7, 3)],
+
+  random: (['uniform', 'normal'] as const).map(
+    (kind): Case =>
+      (k, m) =>
+        k.random(kind, m.output(300), 300, 0x9e3779b9, 7, -1, 2),
+  ),
+  dropout: [(k, m) => k.dropout(m.input(300), m.output(300), 300, 0.4, 0x9e3779b9, 7)],
+
+  adam: [true, false].map(
+    (decoupled): Case =>
+      (k, m) => {
+        const options = { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0.1, decoupled, correction1: 0.19, correction2: 0.02 }
+        k.adam(m.inout(300), m.input(300), m.inout(300), m.inout(300, 0.1, 1), 300, decoupled ? m.from([0.5]) : null, options)
+      },
+  ),
+
+  fastWeights: fastWeightCases(false),
+  fastWeightsBackward: fastWeightCases(true),
+
+  solveSpd: [
+    (k, m) => {
+      // x x^T / 7 + 1 on the reference and in float32 alike: the entries are multiples of 1/64, and their sums exact.
+      const [N, K] = [3, 7]
+      const x = (n: number, i: number, j: number): number => (((n + 3 * i * i + 5 * j + i * j) % 9) - 4) / 8
+      const matrix = range(N * K * K).map((at) => {
+        const [n, i, j] = [Math.floor(at / (K * K)), Math.floor(at / K) % K, at % K]
+        return range(K).reduce((sum, l) => sum + x(n, i, l) * x(n, j, l), i === j ? 1 : 0)
+      })
+      k.solveSpd(m.from(matrix), m.input(N * K), m.output(N * K), N, K)
+    },
+  ],
+}
+
+export const kernelNames = Object.keys(cases) as KernelName[]
+
+/** Runs a case and reads its outputs. */
+async function results(device: Device, run: Case): Promise<HostArray[]> {
+  const all: unknown[] = []
+  const outputs: [storage: unknown, size: number][] = []
+  let inputs = 0
+  const drawn = (n: number, low: number, high: number): number[] => {
+    inputs++
+    return range(n).map((i) => Math.fround(low + (high - low) * (threefry(inputs, 0, i, 0)[0] / 2 ** 32)))
+  }
+  const place = (values: readonly number[], dtype: 'float32' | 'int32' = 'float32'): unknown => {
+    const storage = device.allocate(dtype, values.length)
+    all.push(storage)
+    device.write(storage, values)
+    return storage
+  }
+  const compared = (values: readonly number[]): unknown => {
+    const storage = place(values)
+    outputs.push([storage, values.length])
+    return storage
+  }
+  const unwritten = (n: number): number[] => new Array(n).fill(Number.NaN)
+  try {
+    run(device.kernels, {
+      input: (n, low = -1, high = 1) => place(drawn(n, low, high)),
+      from: (values) => place(values),
+      indices: (values) => place(values, 'int32'),
+      output: (n) => compared(unwritten(n)),
+      temporary: (n) => place(unwritten(n)),
+      inout: (values, low = -1, high = 1) => compared(typeof values === 'number' ? drawn(values, low, high) : values),
+    })
+    const read: HostArray[] = []
+    for (const [storage, size] of outputs) read.push(await device.read(storage, size))
+    return read
+  } finally {
+    for (const storage of all) device.free(storage)
+  }
+}
+
+/** |a - e| / (1 + max |e|); a NaN or an infinity where there should be a number is an infinite error. */
+function errorOf(actual: HostArray, expected: HostArray): number {
+  let [scale, worst] = [1, 0]
+  for (const e of expected) scale = Math.max(scale, 1 + Math.abs(e))
+  for (let i = 0; i < expected.length; i++) {
+    const error = Math.abs(actual[i] - expected[i]) / scale
+    worst = Math.max(worst, Number.isNaN(error) ? Number.POSITIVE_INFINITY : error)
+  }
+  return worst
+}
+
+/** Checks the kernels named, all if none are, one after the other. */
+export async function* selfCheck(device: Device, kernels: readonly KernelName[] = kernelNames): AsyncGenerator<KernelCheck> {
+  const reference = referenceDevice()
+  for (const kernel of kernels) {
+    const bound = exact.includes(kernel) ? 0 : float32Bound
+    let error = 0
+    let message: string | undefined
+    for (const run of cases[kernel]) {
+      try {
+        const expected = await results(reference, run)
+        const actual = await results(device, run)
+        for (const [i, e] of expected.entries()) error = Math.max(error, errorOf(actual[i], e))
+      } catch (thrown) {
+        error = Number.POSITIVE_INFINITY
+        message ??= (thrown as Error).message
+      }
+    }
+    yield { kernel, cases: cases[kernel].length, error, bound, ok: error <= bound, ...(message !== undefined && { message }) }
+  }
+  reference.close()
+}

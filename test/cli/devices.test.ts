@@ -1,0 +1,86 @@
+/** --device: every command on WebGPU, what auto picks, changing the device of a run, and what can't be had. */
+import assert from 'node:assert/strict'
+import { webgpu } from '../helpers.ts'
+import { Workplace } from './command.ts'
+
+const isLinux = process.platform === 'linux'
+
+describe('--device', () => {
+  const place = new Workplace()
+  after(place.remove)
+  const losses = (run: string): number[] => place.metrics(run).map(({ loss }) => loss as number)
+
+  /** Without a driver, whatever the machine has. */
+  const withoutDriver = { shell: 'VK_DRIVER_FILES=/none.json VK_ICD_FILENAMES=/none.json exec "$0" "$@"' }
+
+  before(() => place.train('--out wasm --steps 20'))
+
+  it('webgpu trains as wasm does, and generates from what either has trained', async function () {
+    await webgpu(this)
+    const stdout = await place.train('--out gpu --steps 20 --device webgpu')
+    assert.match(stdout, /^webgpu \(.+\); steps 0 to 20 /m)
+    const expected = losses('wasm')
+    // Adam's first steps are of full size in the direction of a gradient's sign, however small it is: rounding grows where it is near 0.
+    for (const [i, loss] of losses('gpu').entries())
+      assert.ok(Math.abs(loss - expected[i]) < 1e-4, `step ${i + 1}: ${loss}, ${expected[i]}`)
+    const words = '--length 20 --temperature 0 --run'
+    for (const run of ['wasm', 'gpu'])
+      assert.equal(await place.succeed(`generate ${words} ${run} --device webgpu`), await place.succeed(`generate ${words} ${run}`))
+  })
+
+  it('may change when a run goes on, which the run says', async function () {
+    await webgpu(this)
+    for (const [out, first, second] of [
+      ['to-gpu', 'wasm', 'webgpu'],
+      ['to-wasm', 'webgpu', 'wasm'],
+    ]) {
+      await place.train(`--out ${out} --steps 10 --device ${first}`)
+      const stdout = await place.succeed(`train --resume ${out} --steps 20 --device ${second}`)
+      assert.match(
+        stdout,
+        /^note: the run was trained in float32 .* and goes on in float32 .*, so it won't repeat an unbroken run exactly$/m,
+      )
+      for (const [i, loss] of losses(out).entries()) assert.ok(Math.abs(loss - losses('wasm')[i]) < 1e-4, `step ${i + 1}`)
+    }
+  })
+
+  it('auto takes wasm where there is no GPU but the CPU, says so, and the results are those of wasm', async () => {
+    const results = [await place.run('generate --run wasm --length 20 --device auto', isLinux ? withoutDriver : {})]
+    // With the driver of the tests, which computes on the CPU.
+    if (isLinux && process.env.FASTWEIGHTS_GPU !== 'system') results.push(await place.run('generate --run wasm --length 20 --device auto'))
+    const expected = await place.succeed('generate --run wasm --length 20')
+    for (const { code, stdout, stderr } of results) {
+      assert.equal(code, 0)
+      assert.match(stderr, /^auto: (wasm \(.*\), because of webgpu: .*|webgpu \(.*\), a GPU that works)\n$/)
+      if (stderr.startsWith('auto: wasm')) assert.equal(stdout, expected)
+    }
+    if (isLinux) assert.match(results[0].stderr, /^auto: wasm .* missing: a Vulkan driver .*apt install .*dnf install/)
+  })
+
+  for (const words of ['train --text text.txt --config tiny.json --out none --device webgpu', 'generate --run wasm --device webgpu']) {
+    it(`${words.split(' ')[0]} says in a line that the driver is missing, and changes nothing`, async function () {
+      if (!isLinux) return this.skip()
+      const before = place.snapshot()
+      const { code, stdout, stderr } = await place.run(words, withoutDriver)
+      assert.deepEqual([code, stdout], [1, ''])
+      assert.match(stderr, /^fastweights: webgpu: no adapter: missing: .*a Vulkan driver .*\n$/)
+      assert.deepEqual(place.snapshot(), before)
+    })
+
+    it(`${words.split(' ')[0]} says in a line that the package is missing, and auto does without`, async () => {
+      place.write(
+        'without.mjs',
+        `import { register } from 'node:module'
+         const hooks = "export async function resolve(name, context, next) { if (name !== 'webgpu') return next(name, context);" +
+           "throw Object.assign(new Error('none'), { code: 'ERR_MODULE_NOT_FOUND' }) }"
+         register('data:text/javascript,' + encodeURIComponent(hooks))`,
+      )
+      const shell = 'exec "$0" --import ./without.mjs "$@"'
+      const message = 'webgpu: the package `webgpu` is not installed; it is what gives Node a GPU: npm install webgpu'
+      assert.deepEqual(await place.run(words, { shell }), { code: 1, stdout: '', stderr: `fastweights: ${message}\n` })
+      if (!words.startsWith('generate')) return
+      const { code, stderr } = await place.run(words.replace('webgpu', 'auto'), { shell })
+      assert.deepEqual([code, stderr.replace(/\(.*\)/, '()')], [0, `auto: wasm (), because of ${message}\n`])
+    })
+  }
+})

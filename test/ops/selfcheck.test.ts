@@ -1,0 +1,59 @@
+/** The self-check passes where kernels are right, and each of its cases can fail. */
+import assert from 'node:assert/strict'
+import { type Device, type KernelCheck, type KernelName, selfCheck } from '../../engine/index.ts'
+import { builds, reference, wasm, webgpu } from '../helpers.ts'
+
+async function checks(device: Device, names?: readonly KernelName[]): Promise<KernelCheck[]> {
+  const all: KernelCheck[] = []
+  for await (const check of selfCheck(device, names)) all.push(check)
+  return all
+}
+
+const kernelNames = Object.keys(reference.kernels) as KernelName[]
+
+describe('self-check', () => {
+  const passes = async (device: Device): Promise<void> => {
+    const before = device.bytesInUse()
+    const all = await checks(device)
+    assert.deepEqual(all.map(({ kernel }) => kernel).sort(), [...kernelNames].sort())
+    assert.deepEqual(
+      all.filter(({ ok }) => !ok),
+      [],
+    )
+    assert.equal(device.bytesInUse(), before)
+  }
+
+  for (const { name, relaxed } of builds) it(`passes on wasm, ${name} build`, async () => passes(await wasm(2, relaxed)))
+  it('passes on webgpu', async function () {
+    await passes(await webgpu(this))
+  })
+  it('finds no error in the reference', async () => {
+    for (const { kernel, error } of await checks(reference)) assert.equal(error, 0, kernel)
+  })
+
+  const withKernel = (name: KernelName, kernel: (...args: never[]) => void): Device => ({
+    ...reference,
+    kernels: { ...reference.kernels, [name]: kernel },
+  })
+  for (const name of kernelNames)
+    it(`fails where ${name} does nothing, or throws`, async () => {
+      const [idle] = await checks(
+        withKernel(name, () => {}),
+        [name],
+      )
+      assert.ok(!idle.ok && idle.error > 0.01)
+      const throws = (): void => {
+        throw new Error('no such thing')
+      }
+      const [{ ok, error, message }] = await checks(withKernel(name, throws), [name])
+      assert.deepEqual({ ok, error, message }, { ok: false, error: Infinity, message: 'no such thing' })
+    })
+
+  it('measures errors in parts of the largest entry', async () => {
+    const { affine } = reference.kernels
+    const device = withKernel('affine', (...[x, y, n, scale, shift]: Parameters<typeof affine>) => affine(x, y, n, scale, shift + 0.002))
+    const [{ ok, error }] = await checks(device, ['affine'])
+    // 0.3 - 0.7 x reaches almost 1: 0.002 / (1 + 1).
+    assert.ok(!ok && Math.abs(error - 0.001) < 2e-5, `${error}`)
+  })
+})
