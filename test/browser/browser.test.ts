@@ -233,7 +233,7 @@ describe('in a browser', function () {
       .catch(async (error: Error) => {
         throw new Error([error.message, await log.textContent(), ...complaints].join('; '))
       })
-    assert.match((await log.textContent())!, /^wasm \(.*threads\)\n/)
+    assert.match((await log.textContent())!, /^wasm \(.*threads?\)\n/)
     await page.close()
   })
 })
