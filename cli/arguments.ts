@@ -25,6 +25,8 @@ export interface Option {
   readonly placeholder?: string
   /** Without one, the value is undefined when it isn't given (a boolean's is false, a list's is empty). */
   readonly default?: Value
+  /** What a string is when the option is given without one. */
+  readonly bare?: string
   /** In the help, in place of the default: what happens when it isn't given. */
   readonly otherwise?: string
   /** Of a string or of each string of a list. */
@@ -155,7 +157,8 @@ function parseWords(command: Command, words: readonly string[]): { flags: Map<st
       if (attached !== undefined) throw new UsageError(`--${name}: a switch takes no value, got ${show(attached)}`)
       value = option === positive
     } else {
-      const text = attached ?? words[++i]
+      const isBare = option.bare !== undefined && attached === undefined && (words[i + 1] ?? '--').startsWith('--')
+      const text = attached ?? (isBare ? option.bare : words[++i])
       if (text === undefined) throw new UsageError(`--${name}: ${expectation(option)} is missing`)
       if (attached === undefined && text.startsWith('--')) {
         throw new UsageError(`--${name}: ${expectation(option)} is missing (if ${show(text)} is meant, write --${name}=${text})`)
@@ -331,9 +334,10 @@ export function commandHelp(program: string, command: Command, width = terminalW
   ].join('\n')
 }
 
-function head({ name, type, placeholder, choices, default: preset, otherwise }: Option): string {
+function head({ name, type, placeholder, choices, default: preset, otherwise, bare }: Option): string {
   if (name === 'help') return '-h, --help'
   if (type === 'boolean') return `--${preset === true ? 'no-' : otherwise !== undefined ? '[no-]' : ''}${name}`
+  if (bare !== undefined) return `--${name} [${placeholder}]`
   return `--${name} ${placeholder ?? { string: choices === undefined ? 'TEXT' : 'NAME', integer: 'N', number: 'X', list: 'A,B,...' }[type]}`
 }
 
