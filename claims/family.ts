@@ -48,7 +48,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
     initial: flag,
     ...(own ? {} : { scale: oneOf(1, 0.5) }),
     ...(gated ? { decay: oneOf(1, 0.02, 30) } : {}),
-    ...(forms.includes('chunk') ? { C: int(1, 28) } : {}),
+    ...(forms.includes('chunk') ? { C: int(1, 16) } : {}),
   }
   const options = (c: FamilyCase) => ({ scale: c.scale ?? 1, ...(c.C !== undefined && { chunk: c.C }) })
   const run = (form: AnyForm, c: FamilyCase): Runner => runner(rule, form, options(c))
@@ -78,14 +78,14 @@ export function familyClaims(rule: FamilyRule): Claim[] {
           '}} = \\frac{\\partial L}{\\partial x}\\Big|_{\\mathrm{step}},\\quad x \\in \\{' +
           texNames(rule) +
           '\\}',
-        fields: { ...sizes(rule, { T: 10, width: 5 }), ...common },
+        fields: { ...sizes(rule, { T: 7, width: 4 }), ...common },
         left: (c, x) => gradients(rule, c, x, run(form, c)),
         right: (c, x) => gradients(rule, c, x, run('step', c)),
       }),
     )
   }
 
-  const small = sizes(rule, { T: 3, width: 2 })
+  const small = sizes(rule, { T: 3, H: 1, width: 2 })
   claims.push(
     claim('gradients of step = differences', {
       statement:
@@ -106,7 +106,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       claim('any chunk length', {
         statement: 'The length of the chunks changes neither the outputs nor the last state nor any gradient.',
         equation: "\\mathrm{chunk}_{C}(x) = \\mathrm{chunk}_{C'}(x)",
-        fields: { ...sizes(rule, { T: 16, width: 5 }), ...common, C2: int(1, 28) },
+        fields: { ...sizes(rule, { T: 12, width: 4 }), ...common, C2: int(1, 16) },
         left: (c, x) => everything(rule, c, x, run('chunk', c)),
         right: (c, x) => everything(rule, c, x, run('chunk', { ...c, C: c.C2 })),
       }),
@@ -118,7 +118,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       statement:
         'A sequence may be cut anywhere: the second piece, from the state that the first left, goes on as if there were no cut; each piece in any form, forward and backward.',
       equation: 'f(x_{1..T}, S_0) = f\\bigl(x_{t+1..T},\\, f(x_{1..t}, S_0)\\bigr)',
-      fields: { ...sizes(rule, { T: 12, width: 5 }), ...common, cut: int(0, 15), first: oneOf(...runs), second: oneOf(...runs) },
+      fields: { ...sizes(rule, { T: 8, width: 4 }), ...common, cut: int(0, 7), first: oneOf(...runs), second: oneOf(...runs) },
       left: (c, x) =>
         everything(
           rule,
@@ -132,7 +132,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       statement: 'What follows a token has no influence on its output: not one bit changes when the later tokens do.',
       equation: "x_{1..t} = x'_{1..t} \\;\\Rightarrow\\; y_{1..t} = y'_{1..t}",
       relation: 'same bits',
-      fields: { ...sizes(rule), ...common, cut: int(0, 23), form: oneOf(...runs) },
+      fields: { ...sizes(rule), ...common, cut: int(0, 11), form: oneOf(...runs) },
       left: (c, x) => ({ y: past(c, run(c.form, c)(drawInputs(rule, c, x), drawState(rule, c, x))) }),
       right: (c, x) => {
         const [before, after] = [drawInputs(rule, c, x), drawInputs(rule, c, x, "'")]
@@ -150,7 +150,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       statement: 'The gradient of the outputs up to a token is exactly zero for every later token.',
       equation: '\\frac{\\partial y_{t}}{\\partial x_s} = 0 \\quad (s > t)',
       bounds: nothing,
-      fields: { ...sizes(rule, { T: 10, width: 5 }), ...common, cut: int(0, 11), form: oneOf(...runs) },
+      fields: { ...sizes(rule, { T: 7, width: 4 }), ...common, cut: int(0, 11), form: oneOf(...runs) },
       left: (c, x) => futureGradients(rule, c, x, run(c.form, c)),
       right: (c, x) => Object.fromEntries(Object.entries(futureShapes(rule, c)).map(([input, shape]) => [input, zeros(shape, x.device)])),
     }),
@@ -203,7 +203,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
   }
 
   if (!own) {
-    const padded: Fields = { ...sizes(rule, { T: 10, width: 5 }), ...common, form: oneOf(...runs) }
+    const padded: Fields = { ...sizes(rule, { T: 7, width: 4 }), ...common, form: oneOf(...runs) }
     claims.push(
       claim('padding is skipped', {
         statement:
@@ -245,7 +245,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
         equation: rule.forgets
           ? '\\alpha_t = 0 \\;\\Rightarrow\\; f(x, S_0)_{\\ge t} = f(x_{\\ge t}, 0)'
           : '\\alpha_t = 0 \\;\\Rightarrow\\; f_{\\mathrm{form}}(x) = f_{\\mathrm{step}}(x)',
-        fields: { ...sizes(rule, { T: 10, width: 5 }), ...common, cut: int(0, 11), form: oneOf(...runs) },
+        fields: { ...sizes(rule, { T: 7, width: 4 }), ...common, cut: int(0, 11), form: oneOf(...runs) },
         left: (c, x) => everything(rule, c, x, (inputs, state) => run(c.form, c)(shut(c, x, inputs), state)),
         right: (c, x) =>
           everything(rule, c, x, (inputs, state) => {
@@ -288,7 +288,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
           statement: `The step equals the ${form} form of ${other}: outputs, last state and every gradient.`,
           equation: target.equation,
           source: target.source,
-          fields: { ...sizes(rule, { T: 12, width: 5 }), ...common },
+          fields: { ...sizes(rule, { T: 8, width: 4 }), ...common },
           left: (c, x) => everything(rule, c, x, run('step', c)),
           right: (c, x) => everything(rule, c, x, (inputs, state) => runner(target, form, options(c))(mapped(inputs), state)),
         }),

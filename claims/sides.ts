@@ -74,11 +74,12 @@ export function drawState(rule: RuleTable, c: Case, context: Context): FastWeigh
 }
 
 /**
- * Claim.floor: 1 where a result is a sum of terms that are much larger than any result. A normalised output doesn't
- * change with the length of its query, so that gradients of queries cancel; a decay that all tokens share gets the sum of all their gradients.
+ * Claim.floor: 1 where a result is a sum of terms that are much larger than any result. A normalised output doesn't change with the length of
+ * its query, so that gradients of queries cancel; a decay that all tokens share gets the sum of all their gradients; keys of any length
+ * multiply terms by the square of it.
  */
 export const floorOf = (rule: RuleTable): number =>
-  'z' in rule.state || Object.values(rule.inputs).some(({ shape }) => !shape.includes('T')) ? 1 : 0.1
+  'z' in rule.state || Object.values(rule.inputs).some(({ shape }) => !shape.includes('T')) || rule.inputs.k?.values === 'any' ? 1 : 0.1
 
 /** The rule in one of its forms, or by its `step`. */
 export const runner =
