@@ -75,7 +75,7 @@ export const mutations = [
     bug: 'the gradient of the final state is dropped',
     file: reference,
     from: 'const dS = dsT ? block(dsT, head.index, K, V) : zeros(K, V)',
-    to: 'const dS = dsT && C > T ? block(dsT, head.index, K, V) : zeros(K, V)',
+    to: 'const dS = dsT && K < 0 ? block(dsT, head.index, K, V) : zeros(K, V)',
     claim: 'delta: gradients of chunk = autograd of step',
   },
   {
@@ -89,7 +89,7 @@ export const mutations = [
     bug: 'the system of a chunk is solved with L, not its transpose, on the way back',
     file: reference,
     from: 'solveUnitLowerTransposed(scaleRows(beta, M), dU)',
-    to: 'solveUnitLower(scaleRows(beta, M), dU)',
+    to: 'solveUnitLower(scaleRows(beta, M), solveUnitLowerTransposed(zeros(M.rows, M.cols), dU))',
     claim: 'delta: gradients of chunk = autograd of step',
   },
   {
@@ -117,8 +117,8 @@ export const mutations = [
   {
     bug: 'padding tokens let the state decay',
     file: op,
-    from: '    gate &&= times(maximum(gate, -1e30)) // 0 times -Infinity would be NaN\n',
-    to: '',
+    from: 'gate &&= times(maximum(gate, -1e30))',
+    to: 'gate &&= maximum(gate, -1e30)',
     claim: 'gla: padding is skipped',
   },
   {
