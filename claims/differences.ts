@@ -1,7 +1,7 @@
 /** Gradients by finite differences, in float64, of a whole rule in few calls: each perturbation is one more sequence of a batch. */
 import { add, concat, matmul, mul, type Rule, reshape, sum, type Tensor } from '../engine/index.ts'
 import type { Case, Side } from './claim.ts'
-import type { Context } from './context.ts'
+import { type Context, stream } from './context.ts'
 import { inputNumbers, type Numbers, type Runner, stateNumbers } from './sides.ts'
 
 /**
@@ -15,7 +15,7 @@ const stencil = weights.flatMap((c, m) => [
   [-m - 1, -c],
 ])
 
-/** d(sum of all outputs times their cotangents)/d(every element of every input and of the state), for one sequence. */
+/** d(sum of all outputs times their cotangents)/d(x) of one sequence, for some elements of every input and of the state. */
 export function differences(rule: Pick<Rule, 'inputs' | 'state'>, c: Case, context: Context, run: Runner): Side {
   const one = { ...c, B: 1 } as unknown as Case
   const inputs = inputNumbers(rule, one, context)
@@ -53,16 +53,41 @@ export function differences(rule: Pick<Rule, 'inputs' | 'state'>, c: Case, conte
   )
   return Object.fromEntries(
     leaves.map((leaf) => {
+      const name = `d${leaf.name}${leaf.of === 'state' ? '0' : ''}`
       const n = leaf.numbers.values.length
+      const elements = chosen(c, name, n)
+      const points = elements.flatMap((element) => stencil.map(([m]) => [element, m * h]))
       const rows = leaf.batched
-        ? totals(n * stencil.length, leaf, (copies) => {
-            for (let i = 0; i < n; i++) for (const [s, [m]] of stencil.entries()) copies[(i * stencil.length + s) * n + i] += m * h
+        ? totals(points.length, leaf, (copies) => {
+            for (const [p, [element, step]] of points.entries()) copies[p * n + element] += step
           })
         : concat(
-            Array.from({ length: n }, (_, i) => stencil.map(([m]) => totals(1, leaf, (copies) => void (copies[i] += m * h)))).flat(),
+            points.map(([element, step]) => totals(1, leaf, (copies) => void (copies[element] += step))),
             0,
           )
-      return [`d${leaf.name}${leaf.of === 'state' ? '0' : ''}`, matmul(reshape(rows, [n, stencil.length]), coefficients)]
+      return [name, matmul(reshape(rows, [elements.length, stencil.length]), coefficients)]
+    }),
+  )
+}
+
+/** How many elements of each tensor a case looks at. */
+export const sampled = 4
+
+/** All of n elements, or `sampled` different ones that depend on the case. */
+function chosen({ seed }: Case, name: string, n: number): number[] {
+  const next = stream(seed, `elements of ${name}`)
+  const order = Array.from({ length: n }, (_, element) => ({ element, at: next() })).sort((a, b) => a.at - b.at)
+  return order.slice(0, sampled).map(({ element }) => element)
+}
+
+/** The elements of gradients that `differences` looks at. */
+export function sample(c: Case, context: Context, gradients: Side): Side {
+  return Object.fromEntries(
+    Object.entries(gradients as Record<string, Tensor>).map(([name, gradient]) => {
+      const elements = chosen(c, name, gradient.size)
+      const pick = new Float64Array(elements.length * gradient.size)
+      for (const [row, element] of elements.entries()) pick[row * gradient.size + element] = 1
+      return [name, matmul(context.from(pick, [elements.length, gradient.size]), reshape(gradient, [gradient.size, 1]))]
     }),
   )
 }
