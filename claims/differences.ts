@@ -1,5 +1,5 @@
 /** Gradients by finite differences, in float64, of a whole rule in few calls: each perturbation is one more sequence of a batch. */
-import { add, concat, matmul, mul, type Rule, reshape, sum, type Tensor } from '../engine/index.ts'
+import { add, concat, matmul, mul, type Rule, reshape, slice, sum, type Tensor } from '../engine/index.ts'
 import type { Case, Side } from './claim.ts'
 import { type Context, stream } from './context.ts'
 import { inputNumbers, type Numbers, type Runner, stateNumbers } from './sides.ts'
@@ -20,25 +20,28 @@ export function differences(rule: Pick<Rule, 'inputs' | 'state'>, c: Case, conte
   const one = { ...c, B: 1 } as unknown as Case
   const inputs = inputNumbers(rule, one, context)
   const state = stateNumbers(rule, one, context)
-  const axes: Record<string, readonly string[]> = Object.fromEntries(Object.entries(rule.inputs).map(([name, { shape }]) => [name, shape]))
-  const leaves = [
-    ...Object.entries(inputs).map(([name, numbers]) => ({ name, of: 'inputs' as const, numbers, batched: axes[name][0] === 'B' })),
-    ...Object.entries(state ?? {}).map(([name, numbers]) => ({ name, of: 'state' as const, numbers, batched: true })),
-  ]
+  const isBatched = (name: string): boolean => !(name in inputs) || rule.inputs[name].shape[0] === 'B'
+  const leaves = Object.entries({ ...inputs, ...state }).map(([name, { values }]) => {
+    const gradient = `d${name}${name in inputs ? '' : '0'}`
+    const points = chosen(c, gradient, values.length).flatMap((element) => stencil.map(([m]) => ({ name, element, step: m * h })))
+    return { name, gradient, points }
+  })
 
-  /** The contracted outputs [P, 1] of P sequences; `change` alters the numbers of one leaf, given P copies of them. */
-  const totals = (P: number, leaf: (typeof leaves)[number], change: (copies: Float64Array) => void): Tensor => {
-    const make = (of: 'inputs' | 'state', all: Record<string, Numbers>): Record<string, Tensor> =>
+  /** The contracted outputs of one sequence for each point, which differs from the case in one number: [points, 1]. */
+  const totals = (points: readonly { name: string; element: number; step: number }[]): Tensor => {
+    const P = points.length
+    const make = (all: Record<string, Numbers>): Record<string, Tensor> =>
       Object.fromEntries(
         Object.entries(all).map(([name, { values, shape }]) => {
-          const batched = of === 'state' || axes[name][0] === 'B'
+          const batched = isBatched(name)
           const copies = new Float64Array(values.length * (batched ? P : 1))
           for (let at = 0; at < copies.length; at += values.length) copies.set(values, at)
-          if (of === leaf.of && name === leaf.name) change(copies)
+          for (const [p, point] of points.entries())
+            if (point.name === name) copies[(batched ? p * values.length : 0) + point.element] += point.step
           return [name, context.from(copies, batched ? [P, ...shape.slice(1)] : shape)]
         }),
       )
-    const { y, state: last } = run(make('inputs', inputs), state && (make('state', state) as never))
+    const { y, state: last } = run(make(inputs), state && (make(state) as never))
     return Object.entries({ y, ...last } as Record<string, Tensor>)
       .map(([name, output]) => {
         const cotangent = context.tensor(`d${name}`, [1, ...output.shape.slice(1)])
@@ -47,31 +50,29 @@ export function differences(rule: Pick<Rule, 'inputs' | 'state'>, c: Case, conte
       .reduce((a, b) => add(a, b))
   }
 
+  const together = leaves.filter(({ name }) => isBatched(name))
+  const all = totals(together.flatMap(({ points }) => points))
   const coefficients = context.from(
     stencil.map(([, w]) => w / h),
     [stencil.length, 1],
   )
+  let from = 0
   return Object.fromEntries(
-    leaves.map((leaf) => {
-      const name = `d${leaf.name}${leaf.of === 'state' ? '0' : ''}`
-      const n = leaf.numbers.values.length
-      const elements = chosen(c, name, n)
-      const points = elements.flatMap((element) => stencil.map(([m]) => [element, m * h]))
-      const rows = leaf.batched
-        ? totals(points.length, leaf, (copies) => {
-            for (const [p, [element, step]] of points.entries()) copies[p * n + element] += step
-          })
+    leaves.map(({ name, gradient, points }) => {
+      // An input that all sequences share changes for one at a time.
+      const values = isBatched(name)
+        ? slice(all, 0, from, (from += points.length))
         : concat(
-            points.map(([element, step]) => totals(1, leaf, (copies) => void (copies[element] += step))),
+            points.map((point) => totals([point])),
             0,
           )
-      return [name, matmul(reshape(rows, [elements.length, stencil.length]), coefficients)]
+      return [gradient, matmul(reshape(values, [points.length / stencil.length, stencil.length]), coefficients)]
     }),
   )
 }
 
 /** How many elements of each tensor a case looks at. */
-export const sampled = 4
+export const sampled = 3
 
 /** All of n elements, or `sampled` different ones that depend on the case. */
 function chosen({ seed }: Case, name: string, n: number): number[] {

@@ -86,7 +86,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
     )
   }
 
-  const small = sizes(rule, { T: 4, width: 3 })
+  const small = sizes(rule, { T: 3, H: 1, width: 3 })
   claims.push(
     claim('gradients of step = differences', {
       statement: `Automatic differentiation of the step agrees with finite differences of sixth order in float64, for ${sampled} elements of each input and of the initial state, chosen anew for each case.`,
@@ -106,7 +106,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       claim('any chunk length', {
         statement: 'The length of the chunks changes neither the outputs nor the last state nor any gradient.',
         equation: "\\mathrm{chunk}_{C}(x) = \\mathrm{chunk}_{C'}(x)",
-        fields: { ...sizes(rule, { T: 12, width: 4 }), ...common, C2: int(1, 16) },
+        fields: { ...sizes(rule, { B: 1, T: 12, width: 4 }), ...common, C2: int(1, 16) },
         left: (c, x) => everything(rule, c, x, run('chunk', c)),
         right: (c, x) => everything(rule, c, x, run('chunk', { ...c, C: c.C2 })),
       }),
@@ -118,7 +118,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       statement:
         'A sequence may be cut anywhere: the second piece, from the state that the first left, goes on as if there were no cut; each piece in any form, forward and backward.',
       equation: 'f(x_{1..T}, S_0) = f\\bigl(x_{t+1..T},\\, f(x_{1..t}, S_0)\\bigr)',
-      fields: { ...sizes(rule, { T: 8, width: 4 }), ...common, cut: int(0, 7), first: oneOf(...runs), second: oneOf(...runs) },
+      fields: { ...sizes(rule, { B: 1, T: 8, width: 4 }), ...common, cut: int(0, 7), first: oneOf(...runs), second: oneOf(...runs) },
       left: (c, x) =>
         everything(
           rule,
@@ -132,7 +132,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       statement: 'What follows a token has no influence on its output: not one bit changes when the later tokens do.',
       equation: "x_{1..t} = x'_{1..t} \\;\\Rightarrow\\; y_{1..t} = y'_{1..t}",
       relation: 'same bits',
-      fields: { ...sizes(rule), ...common, cut: int(0, 11), form: oneOf(...runs) },
+      fields: { ...sizes(rule, { T: 8, width: 5 }), ...common, cut: int(0, 7), form: oneOf(...runs) },
       left: (c, x) => ({ y: past(c, run(c.form, c)(drawInputs(rule, c, x), drawState(rule, c, x))) }),
       right: (c, x) => {
         const [before, after] = [drawInputs(rule, c, x), drawInputs(rule, c, x, "'")]
@@ -158,7 +158,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       statement: 'Two sequences in one batch give exactly what each gives alone.',
       equation: 'f(x^{(1)} \\oplus_B x^{(2)}) = f(x^{(1)}) \\oplus_B f(x^{(2)})',
       relation: 'same bits',
-      fields: { ...without(sizes(rule), 'B'), ...common, form: oneOf(...runs) },
+      fields: { ...without(sizes(rule, { T: 8, width: 5 }), 'B'), ...common, form: oneOf(...runs) },
       left: (c, x) => outputs(rule, { ...c, B: 2 }, x, run(c.form, c)),
       right: (c, x) => outputs(rule, { ...c, B: 2 }, x, apart(rule, 'B', run(c.form, c))),
     }),
@@ -166,7 +166,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       statement: 'Two heads give exactly what each gives alone.',
       equation: 'f(x^{(1)} \\oplus_H x^{(2)}) = f(x^{(1)}) \\oplus_H f(x^{(2)})',
       relation: 'same bits',
-      fields: { ...without(sizes(rule), 'H'), ...common, form: oneOf(...runs) },
+      fields: { ...without(sizes(rule, { T: 8, width: 5 }), 'H'), ...common, form: oneOf(...runs) },
       left: (c, x) => outputs(rule, { ...c, H: 2 }, x, run(c.form, c)),
       right: (c, x) => outputs(rule, { ...c, H: 2 }, x, apart(rule, 'H', run(c.form, c))),
     }),
@@ -174,7 +174,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       statement: 'The device gives what the float64 reference gives: outputs, last state and every gradient, in every form.',
       equation: 'f_{\\mathrm{device}}(x) = f_{\\mathrm{reference}}(x)',
       needs: ['reference'],
-      fields: { ...sizes(rule, { T: 30, width: 12 }), ...common, form: oneOf(...(forms.length > 0 ? forms : runs)) },
+      fields: { ...sizes(rule, { T: 20, width: 10 }), ...common, form: oneOf(...(forms.length > 0 ? forms : runs)) },
       left: (c, x) => everything(rule, c, x, run(c.form, c)),
       right: (c, x) => x.on('reference', (x) => everything(rule, c, x, run(c.form, c))),
     }),
@@ -187,7 +187,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
         equation: 'f_{1\\,\\mathrm{thread}}(x) = f_{N\\,\\mathrm{threads}}(x)',
         relation: 'same bits',
         needs: ['threads'],
-        fields: { ...sizes(rule, { T: 48, H: 3, width: 32 }), ...common, form: oneOf(...forms) },
+        fields: { ...sizes(rule, { T: 36, H: 3, width: 28 }), ...common, form: oneOf(...forms) },
         left: (c, x) => everything(rule, c, x, run(c.form, c)),
         right: (c, x) => x.on('threads', (x) => everything(rule, c, x, run(c.form, c))),
       }),
@@ -195,7 +195,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
         statement: 'The build with fused multiply-add differs from the plain one by rounding alone.',
         equation: 'f_{\\mathrm{relaxed}}(x) = f_{\\mathrm{plain}}(x)',
         needs: ['plain', 'relaxed'],
-        fields: { ...sizes(rule, { T: 30, width: 12 }), ...common, form: oneOf(...forms) },
+        fields: { ...sizes(rule, { T: 20, width: 10 }), ...common, form: oneOf(...forms) },
         left: (c, x) => x.on('relaxed', (x) => everything(rule, c, x, run(c.form, c))),
         right: (c, x) => x.on('plain', (x) => everything(rule, c, x, run(c.form, c))),
       }),
@@ -264,7 +264,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       claim(`linear in ${linear}`, {
         statement: `From a zero state, the outputs are linear in ${linear}.`,
         equation: `f(a\\,${linear} + b\\,${linear}') = a\\,f(${linear}) + b\\,f(${linear}')`,
-        fields: { ...sizes(rule), ...common, initial: fc.constant(false), form: oneOf(...runs) },
+        fields: { ...sizes(rule, { T: 8, width: 5 }), ...common, initial: fc.constant(false), form: oneOf(...runs) },
         left: (c, x) => {
           const inputs = drawInputs(rule, c, x)
           return { y: run(c.form, c)({ ...inputs, [linear]: mix(inputs[linear], drawInputs(rule, c, x, "'")[linear]) }, undefined).y }
@@ -288,7 +288,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
           statement: `The step equals the ${form} form of ${other}: outputs, last state and every gradient.`,
           equation: target.equation,
           source: target.source,
-          fields: { ...sizes(rule, { T: 8, width: 4 }), ...common },
+          fields: { ...sizes(rule, { B: 1, T: 8, width: 4 }), ...common },
           left: (c, x) => everything(rule, c, x, run('step', c)),
           right: (c, x) => everything(rule, c, x, (inputs, state) => runner(target, form, options(c))(mapped(inputs), state)),
         }),
