@@ -64,13 +64,19 @@ export async function loadFile(file: string): Promise<Claim[]> {
   return [...ofRules, ...claims.map((claim, i) => checkClaim(claim as Claim, nameOf(file, 'claims', claim, i)))]
 }
 
-/** One token of small sizes, so that a step that can't work is one message and not one a claim. */
+/** One token of small sizes, so that a step (or a map of inputs) that can't work is one message and not one a claim. */
 async function tryStep(rule: FamilyRule, where: string): Promise<void> {
   const devices = await Devices.open('reference')
   const c = { B: 1, T: 1, H: 1, K: 2, V: 3, N: 2, look: 'normal', seed: 1, initial: true } as unknown as Case
   try {
     const context = new Draws(c, devices).context()
-    withDevice(devices.device, () => scope(() => void runner(rule, 'step')(drawInputs(rule, c, context), drawState(rule, c, context))))
+    withDevice(devices.device, () =>
+      scope(() => {
+        const inputs = drawInputs(rule, c, context)
+        runner(rule, 'step')(inputs, drawState(rule, c, context))
+        rule.equals?.inputs(inputs)
+      }),
+    )
   } catch (error) {
     throw error instanceof ClaimError ? error : new ClaimError(`${where}: step: ${error instanceof Error ? error.message : String(error)}`)
   }
