@@ -316,7 +316,7 @@ describe('fast-weight attention', () => {
       /^normaliserEps must be above 0: the features of relu can all be 0/,
     )
     refused({ featureMap: 'relu', featureNorm: 'sum', featureEps: 0 }, /^featureEps must be above 0: the features of relu can all be 0/)
-    refused({ featureMap: 'dpfp', dModel: 4, heads: 4 }, /^dpfp needs heads of width 2 or more/)
+    assert.throws(() => make({ featureMap: 'dpfp' }, 2, 2), /^Error: dpfp needs heads of width 2 or more/)
     assert.equal(reference.bytesInUse(), before)
   })
 
