@@ -11,6 +11,8 @@ export interface CheckOptions {
   seed?: number
   /** Where a case lies among those of the seed, as a counterexample names it: runs this one alone. A NoSuchCase where there is none. */
   path?: string
+  /** What is said of an error that a side throws: its message by default. */
+  explain?(error: unknown): string
   /** Called as each case begins. */
   onCase?(c: Case, runs: number): void
 }
@@ -56,7 +58,7 @@ export class NoSuchCase extends Error {
 const shrinkLimit = 300
 
 export async function check(claim: Claim, devices: Devices, options: CheckOptions = {}): Promise<Verdict> {
-  const { runs: numRuns = 100, seed = 1, path, onCase } = options
+  const { runs: numRuns = 100, seed = 1, path, explain = messageOf, onCase } = options
   const bounds = boundsOf(claim)
   const bound = devices.device.double ? bounds.float64 : bounds.float32
   const began = performance.now()
@@ -93,7 +95,7 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
         bytes = devices.bytesInUse()
       }
     } catch (error) {
-      const message = error instanceof Error ? error.message : String(error)
+      const message = error instanceof ClaimError ? error.message : explain(error)
       if (claim.holds === false || error instanceof ClaimError) broken ??= { status: 'throws', message }
       else if (counted.sinceFailure >= 0) counted.sinceFailure++
       else counted.sinceFailure = 0
@@ -115,9 +117,9 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
   // A path is one case, as it is: it isn't shrunk further.
   const replay = { numRuns: 1, seed, path, endOnFailure: true }
   const details = await (async () => fc.check(property, path === undefined ? { numRuns, seed } : replay))().catch((error: unknown) => {
-    if (error instanceof Error && error.message.startsWith('Unable to replay')) throw new NoSuchCase(`no such case: ${path}`)
-    throw error
+    throw error instanceof Error && error.message.startsWith('Unable to replay') ? new NoSuchCase(`no such case: ${path}`) : error
   })
+  if (details.numRuns === 0) throw new NoSuchCase(`no such case: ${path}`)
 
   if (broken) return verdict(broken.status, { message: broken.message })
   if (details.failed) {
@@ -125,7 +127,7 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
     const found = details.errorInstance
     const where = { case: c, path: details.counterexamplePath! }
     if (!(found instanceof Violation)) {
-      const message = found instanceof Error ? found.message : String(found)
+      const message = explain(found)
       return verdict('throws', { message, counterexample: { ...where, error: null, lines: [caseLine(c)] } })
     }
     const { measured } = found
@@ -148,6 +150,8 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
 }
 
 const unsteady = 'non-deterministic: the same case gave two different results (random numbers, a clock, or state kept between cases?)'
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 
 const caseOf = (claim: Claim): fc.Arbitrary<Case> =>
   // In the order in which they shrink: sizes first, then how the values look, then which they are.
