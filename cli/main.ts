@@ -58,10 +58,10 @@ const entries = [
   entry(generateCommand, (v, given) =>
     withDevice(v, given, remark, 'fastweights generate', () => generateText({ ...v, topK: v['top-k'] })),
   ),
-  entry(verifyCommand, async (v, _, operands) => {
+  entry(verifyCommand, async (v, given, operands) => {
     const { 'case-limit': caseLimit } = v
     const { verify } = await import('./verify.ts')
-    return verify({ ...v, caseLimit, operands, relaxed: enableRelaxed(v.relaxed) }, version)
+    return verify({ ...v, caseLimit, operands, given, relaxed: enableRelaxed(v.relaxed) }, version)
   }),
   entry(doctorCommand, doctor),
 ]
