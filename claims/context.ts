@@ -1,10 +1,20 @@
 /** What the two sides of a claim compute with: devices, and tensors drawn from the seed of the case. */
-import { type Device, getDevice, referenceDevice, type Shape, setDevice, type Tensor, tensor, wasmDevice } from '../engine/index.ts'
+import {
+  type Device,
+  getDevice,
+  referenceDevice,
+  type Shape,
+  setDevice,
+  type Tensor,
+  tensor,
+  wasmDevice,
+  webgpuDevice,
+} from '../engine/index.ts'
 import { sizeOf } from '../engine/shape.ts'
 import type { Case, Look } from './claim.ts'
 
 /** The devices there are to check claims on, by the name of the option. */
-export const kinds = ['reference', 'wasm'] as const
+export const kinds = ['reference', 'wasm', 'webgpu'] as const
 export type Kind = (typeof kinds)[number]
 
 /** What a drawn tensor holds: see `ValueKind` of the rules; `matrix`: symmetric, positive definite [..., K, K]. */
@@ -40,9 +50,10 @@ export class Devices {
     this.opened.set('reference', kind === 'reference' ? device : referenceDevice())
   }
 
-  /** `relaxed` also says whether the relaxed build can be opened at all. */
+  /** `threads` and `relaxed` are wasm's; `relaxed` also says whether the relaxed build can be opened at all. */
   static async open(kind: Kind, { threads = 1, relaxed = false }: { threads?: number; relaxed?: boolean } = {}): Promise<Devices> {
     if (kind === 'reference') return new Devices(kind, referenceDevice())
+    if (kind === 'webgpu') return new Devices(kind, await webgpuDevice())
     const devices = new Devices(kind, await wasmDevice({ threads, relaxed }))
     devices.opened.set('threads', await wasmDevice({ threads: threads === 1 ? 3 : 1, relaxed }))
     devices.opened.set('plain', relaxed ? await wasmDevice({ threads: 1, relaxed: false }) : devices.device)

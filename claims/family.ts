@@ -170,7 +170,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       left: (c, x) => outputs(rule, { ...c, H: 2 }, x, run(c.form, c)),
       right: (c, x) => outputs(rule, { ...c, H: 2 }, x, apart(rule, 'H', run(c.form, c))),
     }),
-    claim('wasm = reference', {
+    claim('device = reference', {
       statement: 'The device gives what the float64 reference gives: outputs, last state and every gradient, in every form.',
       equation: 'f_{\\mathrm{device}}(x) = f_{\\mathrm{reference}}(x)',
       needs: ['reference'],

@@ -9,6 +9,7 @@ import { FileError } from './files.ts'
 import { generateText } from './generate.ts'
 import {
   arithmeticOf,
+  checkDeviceOptions,
   doctorCommand,
   enableRelaxed,
   generateCommand,
@@ -60,6 +61,7 @@ const entries = [
   ),
   entry(verifyCommand, async (v, given, operands) => {
     const { 'case-limit': caseLimit } = v
+    checkDeviceOptions(v.device, given)
     const { verify } = await import('./verify.ts')
     return verify({ ...v, caseLimit, operands, given, relaxed: enableRelaxed(v.relaxed) }, version)
   }),

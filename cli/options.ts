@@ -75,7 +75,7 @@ export async function withDevice<R>(
   }
 }
 
-export function checkDeviceOptions(choice: DeviceChoice, given: ReadonlySet<string>): void {
+export function checkDeviceOptions(choice: DeviceChoice | 'all', given: ReadonlySet<string>): void {
   if (choice !== 'webgpu' && choice !== 'reference') return
   for (const { name } of wasmOptions)
     if (given.has(name)) throw new UsageError(`--${name}: means nothing on the ${choice} device; it belongs to wasm`)
@@ -262,10 +262,10 @@ export const verifyCommand = {
     {
       name: 'device',
       type: 'string',
-      choices: ['all', 'reference', 'wasm'],
+      choices: ['all', ...deviceChoices],
       default: 'all',
       group: 'Device',
-      description: 'where the claims are checked',
+      description: 'where the claims are checked; all: reference, wasm and, on a GPU, webgpu',
     },
     {
       name: 'threads',

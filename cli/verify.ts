@@ -3,8 +3,9 @@ import os from 'node:os'
 import { resolve } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import type { Verdict } from '../claims/check.ts'
-import { type Kind, kinds } from '../claims/context.ts'
+import type { Kind } from '../claims/context.ts'
 import { messageOf } from '../claims/message.ts'
+import { webgpuAdapters } from '../engine/index.ts'
 import { suggestion, UsageError } from './arguments.ts'
 import { checkWritable, writeAtomic } from './files.ts'
 import { Pulse } from './pulse.ts'
@@ -14,7 +15,7 @@ import type { ClaimText, Job, Report, WorkerSettings } from './verify-worker.ts'
 export interface VerifyOptions {
   /** Patterns and files. */
   operands: readonly string[]
-  device: Kind | 'all'
+  device: Kind | 'all' | 'auto'
   threads: number
   relaxed: boolean
   runs: number
@@ -57,7 +58,7 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
   const out = json === '-' ? process.stderr : process.stdout
   const say = (text: string): void => void out.write(`${text}\n`)
   const files = operands.filter(isFile)
-  const devices = device === 'all' ? kinds : [device]
+  const devices = await devicesOf(device, say)
   const began = performance.now()
 
   const first = new Checker({ ...options, files }, caseLimit)
@@ -149,6 +150,22 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
   }
   const verdicts = verification.claims.flatMap(({ verdicts }) => verdicts)
   return problems.length === 0 && verdicts.every(({ ok }) => ok) ? 0 : 1
+}
+
+/** A GPU that the CPU imitates is for who asks for it. Throws where webgpu is asked for and there is none. */
+async function devicesOf(choice: VerifyOptions['device'], say: (text: string) => void): Promise<Kind[]> {
+  if (choice === 'reference' || choice === 'wasm') return [choice]
+  const adapters = await webgpuAdapters().catch((error: Error) => error)
+  if (choice === 'webgpu') {
+    if (adapters instanceof Error) throw adapters
+    return ['webgpu']
+  }
+  const gpu = adapters instanceof Error ? undefined : adapters.find(({ capabilities }) => !capabilities.software)
+  if (choice === 'all') return ['reference', 'wasm', ...(gpu ? (['webgpu'] as const) : [])]
+  say(
+    `auto: ${gpu ? `webgpu, on ${gpu.capabilities.adapter}` : `wasm; ${adapters instanceof Error ? oneLine(adapters.message) : 'every adapter computes on the CPU'}`}`,
+  )
+  return [gpu ? 'webgpu' : 'wasm']
 }
 
 // --- Choosing -------------------------------------------------------------------------------------------------------------------------

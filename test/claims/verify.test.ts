@@ -138,7 +138,7 @@ export const claims = [
   it("checks a rule of one's own against the family, wherever its file lies", async () => {
     place.write('my-rule.mjs', ruleFile)
     const out = await place.succeed('verify ./my-rule.mjs --runs 20')
-    for (const what of ['gradients of step = differences', 'state carried over a cut', '= gated-delta, chunk', 'wasm = reference'])
+    for (const what of ['gradients of step = differences', 'state carried over a cut', '= gated-delta, chunk', 'device = reference'])
       assert.ok(out.includes(`my-rule: ${what}`), what)
     assert.match(out, /^11 claims, 20 cases each: 11 hold/m)
   })
