@@ -1,6 +1,7 @@
 /** `fastweights verify` in processes of its own: choosing claims, files good and bad, results as text, JSON and a page. */
 import assert from 'node:assert/strict'
-import { Workplace } from '../cli/command.ts'
+import { Workplace, withoutDriver } from '../cli/command.ts'
+import { webgpu } from '../helpers.ts'
 
 const claimFile = `import { defineClaim, int } from 'fastweights/claims'
 const text = { section: 'mine', statement: 'A statement.', equation: 'x = y', source: 'me' }
@@ -58,11 +59,44 @@ export const claims = [
 
   it('checks what a part of the name, a glob or a whole name chooses, on both devices', async () => {
     const out = await place.succeed(['verify', 'delta: any chunk', 'memory: the ?a*', 'false: delta ignores order', '--runs', '20'])
-    assert.match(out, /^ok +delta: any chunk length +\d+ runs +reference \S+ \/ 1\.0e-10 +wasm \S+ \/ 1\.0e-5 +\S+ s$/m)
+    assert.match(
+      out,
+      /^ok +delta: any chunk length +\d+ runs +reference \S+ \/ 1\.0e-10 +wasm \S+ \/ 1\.0e-5( +webgpu \S+ \/ 1\.0e-5)? +\S+ s$/m,
+    )
     assert.match(out, /^ok +memory: the last write reads back/m)
     assert.match(out, /^ok +memory: the same key overwrites/m)
     assert.match(out, /^refuted +false: delta ignores order/m)
-    assert.match(out, /^6 claims, 20 cases each: 5 hold, 1 false one refuted; largest error reference \S+, wasm \S+; \d+ s$/m)
+    assert.match(
+      out,
+      /^6 claims, 20 cases each: 5 hold, 1 false one refuted; largest error reference \S+, wasm \S+(, webgpu \S+)?; \d+ s$/m,
+    )
+  })
+
+  it('checks on webgpu, where it is asked for, and skips what compares with builds for the CPU', async function () {
+    await webgpu(this)
+    const out = await place.succeed([
+      'verify',
+      'sum: device = reference',
+      'sum: threads*',
+      'false: delta ignores*',
+      '--device',
+      'webgpu',
+      '--runs',
+      '3',
+    ])
+    assert.match(out, /^ok +sum: device = reference +3 runs +webgpu \S+ \/ 1\.0e-5 +\S+ s$/m)
+    assert.match(out, /^skipped +sum: threads change nothing/m)
+    assert.match(out, /^refuted +false: delta ignores order/m)
+    assert.match(out, /^3 claims, 3 cases each: 1 hold, 1 false one refuted, 1 skipped .*; largest error webgpu \S+; \d+ s$/m)
+  })
+
+  it('auto takes wasm where every adapter computes on the CPU, or there is none', async () => {
+    const out = await place.succeed(['verify', 'delta: chunk = step', '--device', 'auto', '--runs', '5'])
+    assert.match(out, /^auto: (wasm; .+|webgpu, on .+)\n/)
+    if (process.platform !== 'linux') return
+    const without = await place.succeed(['verify', 'delta: chunk = step', '--device', 'auto', '--runs', '5'], withoutDriver)
+    assert.match(without, /^auto: wasm; webgpu: no adapter: missing: .*a Vulkan driver .*\nok /)
+    assert.match(without, /^1 claim, 5 cases: 1 hold; largest error wasm /m)
   })
 
   it('fails with the smallest counterexample and the command that shows it again', async () => {
@@ -165,6 +199,18 @@ export const claims = [
       refused('verify gated-dleta', 2, /^fastweights: no claim matches 'gated-dleta': did you mean 'gated-delta'\?\n$/))
     it('a path for more than one claim', () =>
       refused('verify delta --path 1:2', 2, /--path is a place among the cases of one claim, and \d+ claims/))
+    it('webgpu without a driver, in one line', async function () {
+      if (process.platform !== 'linux') return this.skip()
+      const { code, stdout, stderr } = await place.run('verify --device webgpu', withoutDriver)
+      assert.deepEqual([code, stdout], [1, ''])
+      assert.match(stderr, /^fastweights: webgpu: no adapter: missing: .*\n$/)
+    })
+    it("wasm's options for another device", () =>
+      refused(
+        'verify --device webgpu --threads 2',
+        2,
+        /^fastweights: --threads: means nothing on the webgpu device; it belongs to wasm\n$/,
+      ))
     it('options outside their range', () => refused('verify --runs 0', 2, /--runs: expected an integer from 1/))
     it('a file that is not there', () => refused('verify nosuch.mjs', 1, /^fastweights: nosuch\.mjs: no such file\n$/))
     it('a path that is none', () =>
