@@ -21,7 +21,8 @@ options
   --seconds S          rules: time for the samples of a rule in one form at one T (default 0.5); a cell of which one run lasts longer is
                        sampled once, one of which it would last 10 times as long is left out
   --threads N          rules: threads of the wasm device (default 1)
-  --device NAME        rules: wasm, or reference, which is plain, slow and for small sizes only (default wasm)
+  --device NAME        train, rules: wasm, webgpu, auto (a GPU that works, else wasm), or reference, which is plain, slow and for small
+                       sizes only (default wasm)
   --batch B --heads H --key K --value V
                        rules: the other sizes (default 1, 8, 64, 64)
   --help               this text
@@ -54,7 +55,7 @@ const options = {
   rules: { of: ['rules'], read: list },
   seconds: { of: ['rules'], read: (text) => positive(text, '--seconds') },
   threads: { of: ['rules'], read: (text) => whole(text, '--threads', 1, 64) },
-  device: { of: ['rules'], read: (text) => oneOf(text, '--device', ['wasm', 'reference']) },
+  device: { of: ['train', 'rules'], read: (text) => oneOf(text, '--device', ['auto', 'wasm', 'webgpu', 'reference']) },
   batch: { of: ['rules'], read: (text) => whole(text, '--batch', 1, 1024) },
   heads: { of: ['rules'], read: (text) => whole(text, '--heads', 1, 1024) },
   key: { of: ['rules'], read: (text) => whole(text, '--key', 1, 1024) },

@@ -1,5 +1,5 @@
 /** The process of one row of the training benchmark. */
-import { crossEntropy, scope, setDevice, tensor, wasmDevice } from '../dist/engine/index.js'
+import { crossEntropy, openDevice, scope, setDevice, tensor } from '../dist/engine/index.js'
 import { Adam, Transformer } from '../dist/nn/index.js'
 import { serve } from './child.mjs'
 import { watched } from './watched.mjs'
@@ -9,8 +9,8 @@ let memory
 let step
 
 serve({
-  async open({ setting, threads, relaxed }) {
-    device = await wasmDevice({ threads, relaxed })
+  async open({ setting, device: kind, threads, relaxed }) {
+    device = await openDevice(kind, { wasm: { threads, relaxed } })
     memory = watched(device)
     setDevice(device)
     const { d, heads, layers, dff, nu, symbols, batch, length } = setting
@@ -37,7 +37,7 @@ serve({
       loss.dispose()
       if (!Number.isFinite(value)) throw new Error(`the loss is ${value}`)
     }
-    return { parameters: model.parameterCount() }
+    return { parameters: model.parameterCount(), description: device.description }
   },
   /** Seconds, the read-back of the loss included. */
   async step() {

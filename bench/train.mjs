@@ -10,7 +10,13 @@ const settings = [
   { name: 'small', d: 128, heads: 4, layers: 4, dff: 512 },
   { name: 'labml', d: 512, heads: 8, layers: 6, dff: 2048 },
 ].map((setting) => ({ ...setting, nu: 1, symbols, batch, length }))
-const builds = [1, 2].flatMap((threads) => [false, true].map((relaxed) => ({ threads, relaxed })))
+const wasmBuilds = [1, 2].flatMap((threads) =>
+  [false, true].map((relaxed) => ({
+    threads,
+    relaxed,
+    label: `${relaxed ? 'relaxed' : 'plain'}, ${threads} thread${threads > 1 ? 's' : ''}`,
+  })),
+)
 
 /** The measured 128-bit limit of one core, GFLOP/s: the fastest of a few samples, since a limit is what nothing exceeds. */
 async function limit(relaxed) {
@@ -26,19 +32,21 @@ async function limit(relaxed) {
   }
 }
 
-export async function run({ rounds = 5, only = '' }) {
+export async function run({ rounds = 5, only = '', device = 'wasm' }) {
+  const builds = device === 'wasm' ? wasmBuilds : [{ label: device }]
   const chosen = settings.filter(({ name }) => name.includes(only))
   if (!chosen.length)
     throw new UsageError(`--only: no training setting's name contains '${only}' (there are ${settings.map(({ name }) => name).join(', ')})`)
   const results = []
   for (const setting of chosen) {
-    for (const { threads, relaxed } of builds) {
-      const label = `${setting.name}, ${relaxed ? 'relaxed' : 'plain'}, ${threads} thread${threads > 1 ? 's' : ''}`
+    for (const { threads, relaxed, label: build } of builds) {
+      const label = `${setting.name}, ${build}`
       progress(label)
-      const peak = threads * (await limit(relaxed))
+      // Of a core: it says nothing about a GPU.
+      const peak = device === 'wasm' ? threads * (await limit(relaxed)) : null
       const child = start('./train-child.mjs', { relaxed })
       try {
-        const { parameters } = await child.call('open', { setting, threads, relaxed })
+        const { parameters, description } = await child.call('open', { setting, device, threads, relaxed })
         // The first step compiles, grows the memory and makes the optimiser's state; the second finds everything in place.
         for (let i = 0; i < 2; i++) await child.call('step')
         const seconds = []
@@ -48,6 +56,7 @@ export async function run({ rounds = 5, only = '' }) {
         const gflops = (6 * parameters * tokens) / time.median / 1e9
         results.push({
           label,
+          device: description,
           setting,
           threads,
           relaxed,
@@ -66,6 +75,7 @@ export async function run({ rounds = 5, only = '' }) {
     }
   }
   progress('')
+  console.log(`\n${[...new Set(results.map((r) => r.device))].join('; ')}`)
   const mb = (bytes) => `${(bytes / 1e6).toFixed(0)} MB`
   console.log(
     `\none training step, batch ${batch} x ${length} tokens: median (min-max) of ${rounds} steps; GFLOP/s = 6 x parameters x tokens / time\n`,
@@ -78,7 +88,7 @@ export async function run({ rounds = 5, only = '' }) {
       `${digits(r.seconds.median)} (${digits(r.seconds.min)}-${digits(r.seconds.max)})`,
       digits((batch * length) / r.seconds.median),
       digits(r.gflops),
-      `${((100 * r.gflops) / r.limit).toFixed(0)}%`,
+      r.limit === null ? '-' : `${((100 * r.gflops) / r.limit).toFixed(0)}%`,
       mb(r.memory.inUse),
       mb(r.memory.reserved),
       mb(r.memory.process),

@@ -9,12 +9,13 @@ import {
   tensor,
   threadsAvailable,
   wasmDevice,
+  webgpuDevice,
 } from '../engine/index.ts'
 import { sizeOf } from '../engine/shape.ts'
 import type { Case, Look } from './claim.ts'
 
 /** The devices there are to check claims on, by the name of the option. */
-export const kinds = ['reference', 'wasm'] as const
+export const kinds = ['reference', 'wasm', 'webgpu'] as const
 export type Kind = (typeof kinds)[number]
 
 /** What a drawn tensor holds: see `ValueKind` of the rules; `matrix`: symmetric, positive definite [..., K, K]. */
@@ -22,7 +23,8 @@ export const valueKinds = ['any', 'key', 'unit key', 'feature', 'rate', 'gate', 
 export type Values = (typeof valueKinds)[number]
 
 /** Further devices that a claim can compare with: the reference; the device under test with more threads, or of one of two builds. */
-export type Other = 'reference' | 'threads' | 'plain' | 'relaxed'
+export const others = ['reference', 'threads', 'plain', 'relaxed'] as const
+export type Other = (typeof others)[number]
 
 export interface Context {
   /** Tensors are made here by default: the device under test, or the one named to `on`. */
@@ -49,9 +51,10 @@ export class Devices {
     this.opened.set('reference', kind === 'reference' ? device : referenceDevice())
   }
 
-  /** `relaxed` also says whether the relaxed build can be opened at all. */
+  /** `threads` and `relaxed` are wasm's; `relaxed` also says whether the relaxed build can be opened at all. */
   static async open(kind: Kind, { threads = 1, relaxed = false }: { threads?: number; relaxed?: boolean } = {}): Promise<Devices> {
     if (kind === 'reference') return new Devices(kind, referenceDevice())
+    if (kind === 'webgpu') return new Devices(kind, await webgpuDevice())
     const devices = new Devices(kind, await wasmDevice({ threads, relaxed }))
     if (threadsAvailable()) devices.opened.set('threads', await wasmDevice({ threads: threads === 1 ? 3 : 1, relaxed }))
     devices.opened.set('plain', relaxed ? await wasmDevice({ threads: 1, relaxed: false }) : devices.device)

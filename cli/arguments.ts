@@ -25,10 +25,14 @@ export interface Option {
   readonly placeholder?: string
   /** Without one, the value is undefined when it isn't given (a boolean's is false, a list's is empty). */
   readonly default?: Value
+  /** What a string is when the option is given without one. */
+  readonly bare?: string
   /** In the help, in place of the default: what happens when it isn't given. */
   readonly otherwise?: string
   /** Of a string or of each string of a list. */
   readonly choices?: readonly string[]
+  /** What a string looks like; the placeholder shows it. */
+  readonly pattern?: RegExp
   /** The range of a number; `above` and `below` exclude their end. */
   readonly min?: number
   readonly max?: number
@@ -155,7 +159,8 @@ function parseWords(command: Command, words: readonly string[]): { flags: Map<st
       if (attached !== undefined) throw new UsageError(`--${name}: a switch takes no value, got ${show(attached)}`)
       value = option === positive
     } else {
-      const text = attached ?? words[++i]
+      const isBare = option.bare !== undefined && attached === undefined && (words[i + 1] ?? '--').startsWith('--')
+      const text = attached ?? (isBare ? option.bare : words[++i])
       if (text === undefined) throw new UsageError(`--${name}: ${expectation(option)} is missing`)
       if (attached === undefined && text.startsWith('--')) {
         throw new UsageError(`--${name}: ${expectation(option)} is missing (if ${show(text)} is meant, write --${name}=${text})`)
@@ -215,13 +220,13 @@ function check(option: Option, value: unknown, where: string, got: unknown): Val
 }
 
 function accepts(option: Option, value: unknown): value is Value {
-  const { type, choices, min = -Infinity, max = Infinity, above = -Infinity, below = Infinity } = option
+  const { type, choices, pattern = /^/, min = -Infinity, max = Infinity, above = -Infinity, below = Infinity } = option
   const isString = (item: unknown) => typeof item === 'string' && item !== '' && (choices === undefined || choices.includes(item))
   switch (type) {
     case 'boolean':
       return typeof value === 'boolean'
     case 'string':
-      return isString(value)
+      return isString(value) && pattern.test(value as string)
     case 'list':
       return Array.isArray(value) && value.length > 0 && value.every(isString)
     default:
@@ -237,9 +242,10 @@ function accepts(option: Option, value: unknown): value is Value {
 }
 
 /** 'an integer, 1 or more', 'a number from 0 to 1', 'one of adam, adamw'. */
-function expectation({ type, choices, min, max, above, below, placeholder }: Option): string {
+function expectation({ type, choices, pattern, min, max, above, below, placeholder }: Option): string {
   if (choices !== undefined) return `${type === 'list' ? 'a list of' : 'one of'} ${choices.join(', ')}`
   if (type === 'boolean') return 'true or false'
+  if (pattern !== undefined) return `${placeholder}`
   if (type === 'string') return placeholder === undefined ? 'a text' : `a ${placeholder.toLowerCase()}`
   if (type === 'list') return 'a list'
   const noun = type === 'integer' ? 'an integer' : 'a number'
@@ -331,9 +337,10 @@ export function commandHelp(program: string, command: Command, width = terminalW
   ].join('\n')
 }
 
-function head({ name, type, placeholder, choices, default: preset, otherwise }: Option): string {
+function head({ name, type, placeholder, choices, default: preset, otherwise, bare }: Option): string {
   if (name === 'help') return '-h, --help'
   if (type === 'boolean') return `--${preset === true ? 'no-' : otherwise !== undefined ? '[no-]' : ''}${name}`
+  if (bare !== undefined) return `--${name} [${placeholder}]`
   return `--${name} ${placeholder ?? { string: choices === undefined ? 'TEXT' : 'NAME', integer: 'N', number: 'X', list: 'A,B,...' }[type]}`
 }
 

@@ -233,7 +233,7 @@ const fixed = (pixels: number) => String(Math.round(pixels * 10) / 10)
 const at = ([px, py]: Point) => `${fixed(px)} ${fixed(py)}`
 
 /** For text of XML 1.0, which has no control characters. */
-function escapeXml(text: string): string {
+export function escapeXml(text: string): string {
   return text
     .replace(/[^\t\n\r\x20-\ud7ff\ue000-\ufffd\u{10000}-\u{10ffff}]/gu, '�')
     .replaceAll('&', '&amp;')

@@ -9,6 +9,7 @@ import { FileError } from './files.ts'
 import { generateText } from './generate.ts'
 import {
   arithmeticOf,
+  checkDeviceOptions,
   doctorCommand,
   enableRelaxed,
   generateCommand,
@@ -44,22 +45,25 @@ function entry<const C extends Command>(
 const version = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version as string
 
 /** Beside what a command prints on standard output. */
-const remark = (line: string): void => void process.stderr.write(`${oneLine(line)}\n`)
+const remark = (text: string): void => void process.stderr.write(`${text}\n`)
 
 const entries = [
   entry(trainCommand, (v, given) =>
-    withDevice(v, given, say, (device) => {
+    withDevice(v, given, say, 'fastweights train', (device) => {
       const { preset, text, out, resume, seed } = v
       const { 'eval-every': evalEvery, 'save-every': saveEvery, 'sample-length': sampleLength } = v
       const arithmetic = arithmeticOf(device, v.relaxed)
       return train({ ...recipeOf(v), preset, text, out, resume, seed, evalEvery, saveEvery, sampleLength, arithmetic, given }, device)
     }),
   ),
-  entry(generateCommand, (v, given) => withDevice(v, given, remark, () => generateText({ ...v, topK: v['top-k'] }))),
-  entry(verifyCommand, async (v, _, operands) => {
+  entry(generateCommand, (v, given) =>
+    withDevice(v, given, remark, 'fastweights generate', () => generateText({ ...v, topK: v['top-k'] })),
+  ),
+  entry(verifyCommand, async (v, given, operands) => {
     const { 'case-limit': caseLimit } = v
+    checkDeviceOptions(v.device, given)
     const { verify } = await import('./verify.ts')
-    return verify({ ...v, caseLimit, operands, relaxed: enableRelaxed(v.relaxed) }, version)
+    return verify({ ...v, caseLimit, operands, given, relaxed: enableRelaxed(v.relaxed) }, version)
   }),
   entry(doctorCommand, doctor),
 ]

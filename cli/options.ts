@@ -4,6 +4,7 @@ import { type Device, type DeviceChoice, deviceChoices, openDevice, relaxedAvail
 import { featureMaps, featureNorms, gates, layerRules } from '../nn/index.ts'
 import { type PresetName, presets, type Recipe } from '../tasks/presets.ts'
 import { type Command, checkValues, type Option, UsageError, type Value } from './arguments.ts'
+import { checkProfileFile, profiled } from './profile.ts'
 
 const deviceOption = {
   name: 'device',
@@ -32,8 +33,17 @@ const wasmOptions = [
   },
 ] as const satisfies Option[]
 
+const profileOption = {
+  name: 'profile',
+  type: 'string',
+  placeholder: 'FILE.svg',
+  bare: 'profile.svg',
+  group: 'Device',
+  description: 'show the time of each kernel as a table, and in this picture (profile.svg if not named)',
+} as const satisfies Option
+
 /** wasm unless a device is asked for: the same results on every machine. */
-const deviceOptions = [{ ...deviceOption, default: 'wasm' }, ...wasmOptions] as const
+const deviceOptions = [{ ...deviceOption, default: 'wasm' }, ...wasmOptions, profileOption] as const
 
 export interface DeviceValues {
   device: DeviceChoice
@@ -41,24 +51,31 @@ export interface DeviceValues {
   relaxed: boolean
 }
 
-/** Opens the device of these options, makes it the default one, and closes it after `body`. `log` is told what `auto` picks. */
+/**
+ * Opens the device of these options, makes it the default one, and closes it after `body`, which is profiled if that is asked for. `log` is
+ * told what `auto` picks, and the profile.
+ */
 export async function withDevice<R>(
-  { device: choice, threads, relaxed }: DeviceValues,
+  { device: choice, threads, relaxed, profile }: DeviceValues & { profile: string | undefined },
   given: ReadonlySet<string>,
-  log: (line: string) => void,
+  log: (text: string) => void,
+  title: string,
   body: (device: Device) => Promise<R>,
 ): Promise<R> {
   checkDeviceOptions(choice, given)
-  const device = await openDevice(choice, { wasm: { threads, relaxed: enableRelaxed(relaxed) }, log })
-  setDevice(device)
+  checkProfileFile(profile)
+  const opened = await openDevice(choice, { wasm: { threads, relaxed: enableRelaxed(relaxed) }, log })
   try {
-    return await body(device)
+    return await profiled(opened, profile, title, log, (device) => {
+      setDevice(device)
+      return body(device)
+    })
   } finally {
-    device.close()
+    opened.close()
   }
 }
 
-export function checkDeviceOptions(choice: DeviceChoice, given: ReadonlySet<string>): void {
+export function checkDeviceOptions(choice: DeviceChoice | 'all', given: ReadonlySet<string>): void {
   if (choice !== 'webgpu' && choice !== 'reference') return
   for (const { name } of wasmOptions)
     if (given.has(name)) throw new UsageError(`--${name}: means nothing on the ${choice} device; it belongs to wasm`)
@@ -245,10 +262,10 @@ export const verifyCommand = {
     {
       name: 'device',
       type: 'string',
-      choices: ['all', 'reference', 'wasm'],
+      choices: ['all', ...deviceChoices],
       default: 'all',
       group: 'Device',
-      description: 'where the claims are checked',
+      description: 'where the claims are checked; all: reference, wasm and, on a GPU, webgpu',
     },
     {
       name: 'threads',
@@ -266,6 +283,7 @@ export const verifyCommand = {
       name: 'path',
       type: 'string',
       placeholder: 'N:N:...',
+      pattern: /^\d+(:\d+)*$/,
       group: 'Cases',
       description: 'run one case again: as a counterexample names it, with its seed',
     },

@@ -210,7 +210,18 @@ function stateLine({ config, transformer }: Transformer): string {
 }
 
 /** What the checkpoint fixed can't be changed; how long to train can. */
-const resumable = new Set(['resume', 'text', 'steps', 'device', 'threads', 'relaxed', 'eval-every', 'save-every', 'sample-length'])
+const resumable = new Set([
+  'resume',
+  'text',
+  'steps',
+  'device',
+  'threads',
+  'relaxed',
+  'profile',
+  'eval-every',
+  'save-every',
+  'sample-length',
+])
 
 function checkResumable(folder: string, options: TrainOptions): void {
   const fixed = [...options.given].find((name) => !resumable.has(name))

@@ -2,6 +2,7 @@
  * Reverse-mode automatic differentiation. An op computes its outputs and calls `record` with what its backward needs;
  * `backward` walks the recorded nodes once, newest first. Backward passes are themselves not recorded: first derivatives only.
  */
+import { span } from './profile.ts'
 import { checkSynchronous, enrollBeside, keep, scope } from './scope.ts'
 import { sameShape, show } from './shape.ts'
 import { FreedError, full, Tensor } from './tensor.ts'
@@ -104,7 +105,7 @@ export function backward(root: Tensor, seed?: Tensor): void {
     }
   }
 
-  noGrad(() => {
+  const walk = (): void => {
     try {
       scope(() => put(root, seed ?? full(root.shape, 1, root.device), 'backward'))
       for (const node of newestFirst(root)) {
@@ -125,7 +126,8 @@ export function backward(root: Tensor, seed?: Tensor): void {
       for (const grads of waiting.values()) for (const g of grads) g?.dispose()
       for (const x of leaves) settle(x)
     }
-  })
+  }
+  span('backward', () => noGrad(walk))
 }
 
 /** Calls the node's backward, which must find its tensors as the forward left them. */

@@ -1,5 +1,5 @@
 export { type Backward, backward, customOp, noGrad, record, recordMany } from './autograd.ts'
-export type { Device, DeviceName, DType, HostArray } from './devices/device.ts'
+export type { Device, DeviceName, DispatchTiming, DType, HostArray } from './devices/device.ts'
 export {
   type AdamOptions,
   type BinaryOp,
@@ -38,6 +38,7 @@ export * from './ops/norm.ts'
 export * from './ops/optimizer.ts'
 export { cumsum, max, mean, type ReduceOptions, sum } from './ops/reduce.ts'
 export * from './ops/sequence.ts'
+export { type Profile, type ProfileEntry, profile, span } from './profile.ts'
 export { dropout, type Generator, generator, normal, uniform } from './random.ts'
 export { attentionDeltaRule, deltaProductRule, deltaRule, gatedDeltaRule, longhornRule } from './rules/delta.ts'
 export { dplrRule, rwkv7Rule } from './rules/dplr.ts'

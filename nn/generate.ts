@@ -2,6 +2,7 @@ import { noGrad } from '../engine/autograd.ts'
 // The sampler draws on the host, where the reference device has the numbers that all devices share.
 import { threefry } from '../engine/devices/reference/random.ts'
 import { slice } from '../engine/ops/movement.ts'
+import { span } from '../engine/profile.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { tensor } from '../engine/tensor.ts'
 import { disposeState, mapState } from './state.ts'
@@ -38,7 +39,7 @@ export async function* generate(model: Transformer, prompt: Int32Array, options:
     for (let i = 0; i < length; i++) {
       const before = state
       model.eval()
-      const next = scope(() =>
+      const run = () =>
         noGrad(() => {
           try {
             const result = model.forward(tensor(input, { shape: [1, input.length], device }), before)
@@ -48,8 +49,8 @@ export async function* generate(model: Transformer, prompt: Int32Array, options:
           } finally {
             model.train(wasTraining)
           }
-        }),
-      )
+        })
+      const next = span(i === 0 ? 'prompt' : 'decoding', () => scope(run))
       state = next.state
       disposeState(before)
       const logits = await next.logits.read()

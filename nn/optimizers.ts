@@ -1,5 +1,6 @@
 /** Adam, AdamW and Muon, and the learning-rate schedules. */
 import { adamStep, clipScale, gradNorm, muonStep } from '../engine/ops/optimizer.ts'
+import { span } from '../engine/profile.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { type Tensor, zeros } from '../engine/tensor.ts'
 import { type StateDict, writeAll } from './module.ts'
@@ -72,6 +73,10 @@ export abstract class Optimizer {
 
   /** Updates every parameter that has a gradient, and returns the norm of all gradients before clipping. Gradients stay: see zeroGrad. */
   step(options: StepOptions = {}): Tensor {
+    return span('optimizer', () => this.update(options))
+  }
+
+  private update(options: StepOptions): Tensor {
     const slots = [...this.slots.values()].filter((s) => s.p.grad)
     const norm = gradNorm(slots.map((s) => s.p.grad as Tensor))
     const { betas, eps } = this.config

@@ -1,5 +1,6 @@
 import { noGrad } from '../engine/autograd.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
+import { span } from '../engine/profile.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { tensor } from '../engine/tensor.ts'
 import type { Optimizer, Schedule } from './optimizers.ts'
@@ -59,7 +60,7 @@ export class Trainer {
     const lr = schedule(step)
     const { loss, norm } = scope(() => {
       try {
-        const loss = this.loss(batch)
+        const loss = span('forward', () => this.loss(batch))
         loss.backward()
         const norm = this.optimizer.step({ lr, clipNorm: Number.isFinite(clipNorm) ? clipNorm : undefined })
         return { loss: keep(loss), norm: keep(norm) }
@@ -85,7 +86,7 @@ export class Trainer {
       for (const batch of batches) {
         const counted = batch.targets.reduce((n, target) => n + (target === ignoredTarget ? 0 : 1), 0)
         if (counted === 0) continue
-        const loss = noGrad(() => scope(() => keep(this.loss(batch))))
+        const loss = span('evaluation', () => noGrad(() => scope(() => keep(this.loss(batch)))))
         total += (await loss.item()) * counted
         count += counted
         loss.dispose()

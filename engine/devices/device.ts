@@ -5,6 +5,14 @@ export type DType = 'float32' | 'int32'
 export type HostArray = Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> | Int32Array<ArrayBuffer>
 export type DeviceName = 'reference' | 'wasm' | 'webgpu'
 
+/** What times a device whose kernels run later than they are called. */
+export interface DispatchTiming {
+  /** Whether each dispatch is timed, or only a submission of many. */
+  readonly each: boolean
+  /** Resolves once all that was called before is reported. */
+  settled(): Promise<void>
+}
+
 /**
  * A device owns memory and runs kernels on it. S is its own handle to a block of memory (a typed array, a pointer, a GPU buffer).
  * Kernels may run later than they are called (WebGPU records them): only `read` waits.
@@ -27,6 +35,11 @@ export interface Device<S = any> {
   bytesInUse(): number
   /** Bytes taken from the system: never shrinks on wasm. */
   bytesReserved(): number
+  /**
+   * Only where kernels run later than they are called: from now on `report` is told how long each dispatch has taken, with what `mark` gave
+   * when it was recorded, or else how long each submission has. See engine/profile.ts.
+   */
+  timeDispatches?<M>(mark: () => M, report: (milliseconds: number, mark: M | undefined) => void): DispatchTiming
   /** Stops threads, releases memory. Using the device afterwards throws; only freeing what was on it doesn't. */
   close(): void
 }

@@ -93,7 +93,7 @@ const names = [
 ]
 const threads = 'delta: threads change nothing'
 /** Cases of each, by the device. */
-const cases: Partial<Record<Kind, number>> = { reference: 10, wasm: 10 }
+const cases: Record<Kind, number> = { reference: 10, wasm: 10, webgpu: 4 }
 
 describe('the bundle for pages', () => {
   it('holds nothing that only Node has', () => {

@@ -67,6 +67,26 @@ describe('arguments', () => {
     assert.equal(typed.steps, 1000)
   })
 
+  it('take an option whose value may be left out', () => {
+    const command = {
+      name: 'run',
+      summary: '',
+      options: [
+        { name: 'profile', type: 'string', bare: 'a.svg', placeholder: 'FILE', description: 'draw' },
+        { name: 'fast', type: 'boolean', description: '' },
+      ],
+    } as const satisfies Command
+    const profileOf = (words: string) => parseArguments(command, words.split(' ')).values.profile
+    assert.deepEqual(['--fast', '--profile', '--profile --fast', '--profile b.svg', '--profile=c.svg --fast'].map(profileOf), [
+      undefined,
+      'a.svg',
+      'a.svg',
+      'b.svg',
+      'c.svg',
+    ])
+    assert.match(commandHelp('it', command), /^ {2}--profile \[FILE\] +draw$/m)
+  })
+
   it('have defaults, which a preset replaces and a flag replaces again', () => {
     const { values, given } = parseArguments(train, [])
     assert.deepEqual([values.steps, values.heads, values.color, values.overwrite, values.layers], [600, undefined, true, false, []])

@@ -77,6 +77,10 @@ describe('bad input', () => {
     [train('--device webgpu --threads 2'), '--threads: means nothing on the webgpu device; it belongs to wasm'],
     [train('--device reference --no-relaxed'), '--relaxed: means nothing on the reference device; it belongs to wasm'],
     ['generate --run run --device webgpu --relaxed', '--relaxed: means nothing on the webgpu device; it belongs to wasm'],
+    [train('--profile none/profile.svg'), '--profile: there is no folder none'],
+    [train('--profile folder'), '--profile: folder is a folder'],
+    ['generate --run run --profile text.txt/profile.svg', '--profile: there is no folder text.txt'],
+    ['generate --run run --profile=', '--profile: expected a file.svg, got ""'],
     ['doctor --device webgpu --threads 1', '--threads: means nothing on the webgpu device; it belongs to wasm'],
     [['train', 'two\nlines\u001b[31m'], /^unexpected argument/],
   ])

@@ -9,6 +9,9 @@ import { random } from '../helpers.ts'
 
 export const main = fileURLToPath(new URL('../../cli/main.js', import.meta.url))
 
+/** For `run`: on Linux, a machine without a GPU's driver, whatever this one has. */
+export const withoutDriver = { shell: 'VK_DRIVER_FILES=/none.json VK_ICD_FILENAMES=/none.json exec "$0" "$@"' }
+
 export interface Result {
   code: number | null
   stdout: string

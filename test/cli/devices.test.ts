@@ -1,7 +1,7 @@
 /** --device: every command on WebGPU, what auto picks, changing the device of a run, and what can't be had. */
 import assert from 'node:assert/strict'
 import { webgpu } from '../helpers.ts'
-import { Workplace } from './command.ts'
+import { Workplace, withoutDriver } from './command.ts'
 
 const isLinux = process.platform === 'linux'
 
@@ -9,9 +9,6 @@ describe('--device', () => {
   const place = new Workplace()
   after(place.remove)
   const losses = (run: string): number[] => place.metrics(run).map(({ loss }) => loss as number)
-
-  /** Without a driver, whatever the machine has. */
-  const withoutDriver = { shell: 'VK_DRIVER_FILES=/none.json VK_ICD_FILENAMES=/none.json exec "$0" "$@"' }
 
   before(() => place.train('--out wasm --steps 20'))
 

@@ -68,6 +68,7 @@ export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuD
     free: gpu.free,
     write: gpu.write,
     read: gpu.read,
+    timeDispatches: gpu.timeDispatches,
     bytesInUse: gpu.bytesInUse,
     bytesReserved: gpu.bytesReserved,
     close: gpu.close,

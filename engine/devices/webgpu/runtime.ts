@@ -7,9 +7,10 @@
  * failure is kept, and every later call throws it in one line.
  */
 import { common, math } from '../../../kernels-wgsl/generated/wgsl.ts'
-import type { HostArray } from '../device.ts'
+import type { DispatchTiming, HostArray } from '../device.ts'
 import type { Opened } from './adapter.ts'
 import { type Block, createMemory, type Memory, type Pooled, show } from './memory.ts'
+import { createTiming, type Timing } from './timing.ts'
 
 /** A file of kernels-wgsl, as kernels-wgsl/build.mjs describes it. */
 export interface Shader {
@@ -54,6 +55,8 @@ export interface Gpu extends Omit<Memory, 'destroy'> {
   readonly faults: Block
   write(block: Block, data: ArrayLike<number>): void
   read(block: Block, size: number): Promise<HostArray>
+  /** See Device. */
+  timeDispatches<M>(mark: () => M, report: (milliseconds: number, mark: M | undefined) => void): DispatchTiming
   close(): void
 }
 
@@ -141,6 +144,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
   // ---- recording -----------------------------------------------------------------------------------------------------------
   let encoder: GPUCommandEncoder | null = null
   let pass: GPUComputePassEncoder | null = null
+  let timing: Timing | null = null
   /** The number of the submission being recorded. */
   let submission = 1
   let dispatches = 0
@@ -159,9 +163,12 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
 
   function submit(): void {
     if (!encoder) return
-    const commands = endPass().finish()
+    const recorded = endPass()
+    timing?.finish(recorded)
+    const commands = recorded.finish()
     if (uniformEnd > 0) queue.writeBuffer(uniforms, 0, uniformData, 0, uniformEnd)
     queue.submit([commands])
+    timing?.submitted()
     encoder = null
     submission++
     dispatches = uniformEnd = 0
@@ -284,9 +291,10 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     const buffers = names.map((name) => (bindings[name] ?? emptyAt(shader.bindings[name].binding)).memory)
     if (dispatches >= batchLimit || uniformEnd + shader.paramBytes + align > uniformBytes) submit()
     const offset = pack(shader, params)
+    if (timing?.each) endPass()
     if (!pass) {
       encoder ??= device.createCommandEncoder()
-      pass = encoder.beginComputePass()
+      pass = encoder.beginComputePass(timing?.pass())
     }
     pass.setPipeline(pipeline.pipeline)
     pass.setBindGroup(0, bind(shader, pipeline, names, buffers), [offset])
@@ -368,6 +376,21 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       queue.writeBuffer(block.memory.buffer, 0, typed as Float32Array<ArrayBuffer>)
     },
     read,
+    timeDispatches(mark, report) {
+      check()
+      submit()
+      timing?.close()
+      const created = createTiming(device, capabilities.timestamps, batchLimit, mark, report)
+      timing = created
+      return {
+        each: created.each,
+        async settled() {
+          submit()
+          await created.settled()
+          check()
+        },
+      }
+    },
     bytesInUse: () => (closed ? 0 : memory.bytesInUse() - ownBytes),
     bytesReserved: memory.bytesReserved,
     close() {
@@ -377,6 +400,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       memory.destroy()
       for (const buffer of [...stagings.values()].flat()) buffer.destroy()
       uniforms.destroy()
+      timing?.close()
       pipelines.clear()
       bindGroups.clear()
       device.destroy()

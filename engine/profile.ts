@@ -1,0 +1,113 @@
+/**
+ * Where the time of a program goes, kernel by kernel.
+ *
+ *     const profiling = profile(await wasmDevice())
+ *     setDevice(profiling.device)              // tensors made on it are measured
+ *     span('my part', () => ...)
+ *     for (const { spans, kernel, detail, calls, milliseconds } of await profiling.entries()) ...
+ *
+ * Where kernels run when they are called (wasm, reference), a clock around the call measures them. A GPU measures each dispatch itself, by
+ * timestamp queries; where it has none, only whole submissions can be timed, and are. What isn't profiled pays nothing: the measuring
+ * device is another object. Tests: test/ops/profile.test.ts.
+ */
+import type { Device } from './devices/device.ts'
+import type { KernelName, Kernels, MatmulSizes } from './devices/kernels.ts'
+
+export interface ProfileEntry {
+  /** The names given to `span` around the call, the outermost first. */
+  readonly spans: readonly string[]
+  /** `submission`: a batch of kernels, where the adapter can't time each. */
+  readonly kernel: KernelName | 'submission'
+  /** What the kernel was asked for: an op, a kind, a form, the sizes M×N×K of a product; empty where there is no choice. */
+  readonly detail: string
+  calls: number
+  milliseconds: number
+}
+
+export interface Profile {
+  /** Does what the device does, on the same memory, and measures. Closing it closes that. */
+  readonly device: Device
+  /** How the times come about. */
+  readonly measure: 'clock' | 'timestamps' | 'submissions'
+  /** What has been measured so far, in the order of the first call. Waits for the device. */
+  entries(): Promise<ProfileEntry[]>
+}
+
+const open: string[] = []
+let profiles = 0
+
+/** Names what `body` does, for profiles; spans may be nested. `body` must not be asynchronous. */
+export function span<R>(name: string, body: () => R): R {
+  if (profiles === 0) return body()
+  open.push(name)
+  try {
+    return body()
+  } finally {
+    open.pop()
+  }
+}
+
+function detailOf(name: string, args: readonly unknown[]): string {
+  if (typeof args[0] === 'string') return args[0]
+  if (name !== 'matmul') return ''
+  const { batch, M, N, K } = args[4] as MatmulSizes
+  return `${batch > 1 ? `${batch} of ` : ''}${M}×${N}×${K}`
+}
+
+export function profile(device: Device): Profile {
+  const found = new Map<string, ProfileEntry>()
+  const entryOf = (spans: readonly string[], kernel: ProfileEntry['kernel'], detail: string): ProfileEntry => {
+    const key = [...spans, kernel, detail].join('\n')
+    let entry = found.get(key)
+    if (!entry) {
+      entry = { spans: [...spans], kernel, detail, calls: 0, milliseconds: 0 }
+      found.set(key, entry)
+    }
+    return entry
+  }
+
+  /** Of the kernel being called. */
+  let current: ProfileEntry | undefined
+  const later = device.timeDispatches?.(
+    () => current,
+    (milliseconds, entry) => {
+      entry ??= entryOf([], 'submission', '')
+      entry.milliseconds += milliseconds
+      if (entry.kernel === 'submission') entry.calls++
+    },
+  )
+  const each = later?.each !== false
+  const timed = (name: KernelName, kernel: (...args: unknown[]) => void): ((...args: unknown[]) => void) => {
+    if (!each) return kernel
+    return (...args) => {
+      current = entryOf(open, name, detailOf(name, args))
+      current.calls++
+      if (later) kernel(...args)
+      else {
+        const start = performance.now()
+        kernel(...args)
+        current.milliseconds += performance.now() - start
+      }
+    }
+  }
+  const table = Object.entries(device.kernels) as [KernelName, (...args: unknown[]) => void][]
+  const kernels = Object.fromEntries(table.map(([name, kernel]) => [name, timed(name, kernel)])) as unknown as Kernels<unknown>
+  profiles++
+  let closed = false
+  return {
+    device: {
+      ...device,
+      kernels,
+      close() {
+        if (!closed) profiles--
+        closed = true
+        device.close()
+      },
+    },
+    measure: !later ? 'clock' : each ? 'timestamps' : 'submissions',
+    async entries() {
+      await later?.settled()
+      return [...found.values()].map((entry) => ({ ...entry }))
+    },
+  }
+}
