@@ -22,7 +22,7 @@ export interface Limits {
 /** A size for each letter of the rule's axes. */
 export function sizes(
   rule: Pick<Rule, 'inputs' | 'state'>,
-  { B = 2, T = 18, H = 2, width = 7 }: Limits = {},
+  { B = 2, T = 12, H = 2, width = 6 }: Limits = {},
 ): Record<string, fc.Arbitrary<number>> {
   const largest: Record<Letter, number> = { B, T, H, K: width, V: width, N: 3 }
   const used = new Set([...Object.values(rule.inputs).flatMap(({ shape }) => shape), ...Object.values(rule.state).flat()])

@@ -20,6 +20,7 @@ import {
   featureDefaults,
   featureMaps,
   type Meaning,
+  vanishing,
 } from './features.ts'
 import { type Gate, type GateName, gates, LowRank, retention } from './gates.ts'
 import { type AttentionOptions, checkHeads, HeadProjection } from './heads.ts'
@@ -118,6 +119,8 @@ export function checkAttention(c: FastWeightsAttentionConfig): void {
   if (ruleOf(c).eps === undefined) return
   if (featureMaps[c.featureMap].sign === 'signed')
     throw new Error(`the rule ${c.rule} divides by z . q, which ${c.featureMap} can make zero or negative; take a map that can't`)
+  if (c.normaliserEps === 0 && vanishing.has(c.featureMap))
+    throw new Error(`normaliserEps must be above 0: the features of ${c.featureMap} can all be 0, and the rule ${c.rule} divides by z . q`)
   if (c.positions === 'rotary')
     throw new Error(`the rule ${c.rule} divides by z . q, which rotary positions can make zero or negative; use sinusoidal ones, or none`)
 }
@@ -198,7 +201,7 @@ export class FastWeightsAttention extends Module {
     const { heads: H, scale, normaliserEps, outputGate, chunk } = this.config
     const rule = ruleOf(this.config)
     const [B, T, D] = x.shape
-    const packing = checkPacking('attention', options, B, T)
+    const packing = checkPacking('attention', options, B, T, ['accumulate'])
     const begun = checkGiven(state, this.stateParts(B), B)
     const query = this.query.forward(x, state.query, packing)
     const key = this.key.forward(x, state.key, packing)

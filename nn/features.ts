@@ -77,6 +77,9 @@ export const featureMaps = {
 } as const satisfies Record<string, Kind>
 export type FeatureMap = keyof typeof featureMaps
 
+/** Maps whose features can all be 0, so that what divides by their sum needs an eps. */
+export const vanishing: ReadonlySet<FeatureMap> = new Set(['relu', 'relu2', 'dpfp'])
+
 /** Normalisations of mapped queries and keys. */
 export const featureNorms = {
   none: (x: Tensor) => x,
@@ -183,6 +186,9 @@ export function checkFeatures(c: FeatureConfig, K: number): void {
     throw new Error(`favorSeed must be an integer from 0 to 4294967295, not ${c.favorSeed}`)
   checkChoice('favorRedraw', c.favorRedraw, { never: 0, epoch: 0, step: 0 })
   if (!(c.featureEps >= 0 && Number.isFinite(c.featureEps))) throw new Error(`featureEps must be 0 or more, not ${c.featureEps}`)
+  if (c.featureMap === 'dpfp' && K < 2) throw new Error('dpfp needs heads of width 2 or more: of a single number all its features are 0')
+  if (c.featureNorm === 'sum' && c.featureEps === 0 && vanishing.has(c.featureMap))
+    throw new Error(`featureEps must be above 0: the features of ${c.featureMap} can all be 0, and the feature norm sum divides by theirs`)
   if (c.featureNorm === 'sum' && featureMaps[c.featureMap].sign !== 'non-negative')
     throw new Error(`the feature norm sum divides by a sum that ${c.featureMap} can make zero or negative; use l2 or none`)
 }

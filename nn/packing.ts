@@ -8,6 +8,7 @@ import { concat, gather, permute, reshape } from '../engine/ops/movement.ts'
 import { sum } from '../engine/ops/reduce.ts'
 import { causalConv } from '../engine/ops/sequence.ts'
 import { type Tensor, tensor, zeros } from '../engine/tensor.ts'
+import { checkKnown } from './features.ts'
 
 export interface Packing {
   /** int32 [B,T]: 0 marks padding, which leaves no trace: what follows is computed, and the state is, as if it weren't there. */
@@ -16,8 +17,10 @@ export interface Packing {
   reset?: Tensor
 }
 
-/** Throws unless mask and reset fit; leaves out those that say nothing. */
-export function checkPacking(op: string, { mask, reset }: Packing, B: number, T: number): Packing {
+/** Throws unless mask and reset fit and there is nothing else but `more`; leaves out those that say nothing. */
+export function checkPacking(op: string, options: Packing, B: number, T: number, more: readonly string[] = []): Packing {
+  checkKnown(options, ['mask', 'reset', ...more])
+  const { mask, reset } = options
   return {
     mask: mask && tokenFlags(op, 'mask', mask, B, T).includes(0) ? mask : undefined,
     reset: reset && tokenFlags(op, 'reset', reset, B, T).includes(1) ? reset : undefined,

@@ -51,7 +51,7 @@ export class SoftmaxAttention extends Module {
   forward(x: Tensor, state?: KeyValueState, options: AttentionOptions = {}): { y: Tensor; state: KeyValueState } {
     const [B, T, D] = x.shape
     const K = D / this.heads
-    const packing = checkPacking('attention', options, B, T)
+    const packing = checkPacking('attention', options, B, T, ['accumulate'])
     const { at, next } = places(packing, B, T, state?.position)
     const split = (y: Tensor): Tensor => reshape(y, [B, T, this.heads, K])
     const turned = (y: Tensor): Tensor => (this.positions === 'rotary' ? rotary(split(y), at) : split(y))

@@ -179,6 +179,8 @@ export class Transformer extends Module {
       throw new Error(`forward: tokens have shape [${tokens.shape.join(',')}], expected [B,T]`)
     const [B, T] = tokens.shape
     if (state && state.position.length !== B) throw new Error(`forward: the state has ${state.position.length} rows, the tokens ${B}`)
+    if (state && state.layers.length !== this.transformer.layers.length)
+      throw new Error(`forward: the state has ${state.layers.length} layers, the model ${this.transformer.layers.length}`)
     const packing = checkPacking('forward', options, B, T)
     const { at, next } = places(packing, B, T, state?.position)
     let x = this.src_embed.forward(tokens)

@@ -4,7 +4,7 @@
  *     S_t = diag(w_t) S_{t-1} + k_t u_t^T,   y_t = scale S_t^T q_t,   w_t = exp(gate_t)
  *     u_t = v_t   |   beta_t (v_t - S_{t-1}^T diag(w_t) k_t)   |   v_t - S_{t-1}^T erase_t
  *
- * The rules of rules.ts are this op with some of its inputs. Three forms agree up to rounding: `recurrent` goes token by token, `chunk` does C
+ * The rules of engine/rules/ are this op with some of its inputs. Three forms agree up to rounding: `recurrent` goes token by token, `chunk` does C
  * tokens at a time as small matrix products (what training runs on), `parallel` all at once (the masked quadratic form).
  * Cotangents of y and of the final state both flow back, to every input and the initial state.
  */
@@ -61,8 +61,9 @@ export interface Gates {
 
 /** Checks a 0/1 array over tokens; its values, as they were given. */
 export function tokenFlags(op: string, name: string, flags: Tensor, B: number, T: number): Int32Array {
+  if (!(flags instanceof Tensor && flags.indices))
+    throw new Error(`${op}: ${name} must be an int32 tensor of zeros and ones (dtype: 'int32')`)
   match(op, { [name]: [B, T] }, { [name]: flags.shape })
-  if (!flags.indices) throw new Error(`${op}: ${name} must be an int32 tensor of zeros and ones (dtype: 'int32')`)
   const bad = flags.indices.findIndex((x) => x !== 0 && x !== 1)
   if (bad >= 0) throw new Error(`${op}: ${name} holds ${flags.indices[bad]} at ${bad}, not 0 or 1`)
   return flags.indices
@@ -97,40 +98,60 @@ function withFlags(op: string, k: Tensor, gates: Gates, options: RuleOptions, B:
   return { k, beta, gate, erase }
 }
 
-function check(
+const ruleOptions = ['form', 'chunk', 'scale', 'mask', 'reset'] as const satisfies (keyof RuleOptions)[]
+
+/**
+ * What every rule checks first: that each input is a float32 tensor of a shape that fits, that nothing is empty but a batch, and that the options
+ * are options. Inputs by name with their axes; returns the sizes by letter.
+ */
+export function checkCall(
   op: string,
-  q: Tensor,
-  k: Tensor,
-  v: Tensor,
-  gates: Gates,
-  options: RuleOptions & NormaliserOptions,
+  inputs: Readonly<Record<string, readonly [Tensor, readonly string[]]>>,
+  options: RuleOptions,
+  more: readonly string[] = [],
 ): Record<string, number> {
-  const { scale = 1, normalise = false, eps = 0 } = options
-  const { beta, gate, erase } = gates
-  const unknown = Object.keys(options).find((name) => !knownOptions.includes(name as (typeof knownOptions)[number]))
-  if (unknown !== undefined) throw new Error(`${op}: unknown option '${unknown}' (${knownOptions.join(', ')})`)
-  if (options.eps !== undefined && !normalise) throw new Error(`${op}: eps is the normaliser's, and normalise is off`)
-  checkFloat(op, q, k, v, beta, gate, erase)
-  sameDevice(op, q, k, v, beta, gate, erase)
-  if (!Number.isFinite(scale)) throw new Error(`${op}: the scale must be a finite number, not ${scale}`)
-  if (!(eps >= 0)) throw new Error(`${op}: eps must be 0 or more, not ${eps}`)
-  if (beta && erase) throw new Error(`${op}: beta and erase exclude each other`)
-  if (normalise && (beta || erase)) throw new Error(`${op}: the normaliser belongs to rules that only add, without beta and erase`)
-  const { B, T, H, K, V } = match(
+  const given = Object.entries(inputs)
+  for (const [name, [t, axes]] of given) if (!(t instanceof Tensor)) throw new Error(`${op}: needs ${name} [${axes.join(',')}], a tensor`)
+  const tensors = given.map(([, [t]]) => t)
+  checkFloat(op, ...tensors)
+  sameDevice(op, ...tensors)
+  const sizes = match(
     op,
-    { q: ['B', 'T', 'H', 'K'], k: ['B', 'T', 'H', 'K'], v: ['B', 'T', 'H', 'V'] },
-    { q: q.shape, k: k.shape, v: v.shape },
+    Object.fromEntries(given.map(([name, [, axes]]) => [name, axes])),
+    Object.fromEntries(given.map(([name, [t]]) => [name, t.shape])),
   )
-  if (beta) match(op, { beta: [B, T, H] }, { beta: beta.shape })
-  if (erase) match(op, { erase: [B, T, H, K] }, { erase: erase.shape })
-  if (gate && gate.shape.length === 3) match(op, { gate: [B, T, H] }, { gate: gate.shape })
-  else if (gate) match(op, { gate: [B, T, H, K] }, { gate: gate.shape })
-  if (!(T >= 1 && K >= 1 && V >= 1)) throw new Error(`${op}: q ${show(q.shape)} and v ${show(v.shape)} need T, K and V of at least 1`)
-  return { B, T, H, K, V }
+  const { B, T } = sizes
+  const none = Object.keys(sizes).find((letter) => letter !== 'B' && sizes[letter] < 1)
+  if (none) throw new Error(`${op}: ${none} is 0 in ${given.map(([name, [t]]) => `${name} ${show(t.shape)}`).join(', ')}`)
+  const known = [...ruleOptions, ...more]
+  const unknown = Object.keys(options).find((name) => !known.includes(name))
+  if (unknown !== undefined) throw new Error(`${op}: unknown option '${unknown}' (${known.join(', ')})`)
+  const { scale = 1, mask, reset } = options
+  if (!Number.isFinite(scale)) throw new Error(`${op}: the scale must be a finite number, not ${scale}`)
+  planForm(op, T, options, false)
+  for (const [name, flags] of Object.entries({ mask, reset })) if (flags) tokenFlags(op, name, flags, B, T)
+  return sizes
 }
 
-const knownOptions = ['form', 'chunk', 'scale', 'mask', 'reset', 'normalise', 'eps'] as const satisfies (keyof (RuleOptions &
-  NormaliserOptions))[]
+/** A gate is one a head, [B,T,H], or one a channel; null or absent: none. */
+export function checkGate(op: string, gate: Tensor | null | undefined, beside: Tensor, channels: number): void {
+  if (gate == null) return
+  if (!(gate instanceof Tensor)) throw new Error(`${op}: the gate must be a tensor, or null for none`)
+  checkFloat(op, gate)
+  sameDevice(op, beside, gate)
+  const perHead = beside.shape.slice(0, 3)
+  match(op, { gate: gate.shape.length === 3 ? perHead : [...perHead, channels] }, { gate: gate.shape })
+}
+
+/** The same where a rule can't do without. */
+export function requireGate(op: string, gate: Tensor, beside: Tensor, channels: number): void {
+  if (!(gate instanceof Tensor)) throw new Error(`${op}: needs gate [B,T,H] or [B,T,H,${channels}], a tensor of logarithms of decays`)
+  checkGate(op, gate, beside, channels)
+}
+
+export function checkEps(op: string, eps: number): void {
+  if (!(eps >= 0)) throw new Error(`${op}: eps must be 0 or more, not ${eps}`)
+}
 
 /** The form that is asked for, and its C. */
 function planForm(op: string, T: number, options: RuleOptions, gated: boolean): { form: KernelForm; C: number } {
@@ -142,8 +163,9 @@ function planForm(op: string, T: number, options: RuleOptions, gated: boolean): 
 
 /** The parts of a state, checked: exactly those that are expected. */
 export function checkState(op: string, state: FastWeightState, expected: Record<string, Shape>, beside: Tensor): void {
-  if (!(state.S instanceof Tensor))
-    throw new Error(`${op}: the state must be { ${Object.keys(expected).join(', ')} }, as the rule returns it; the options come after it`)
+  const parts = Object.keys(expected)
+  if (!(state[parts[0] as 'S'] instanceof Tensor))
+    throw new Error(`${op}: the state must be { ${parts.join(', ')} }, as the rule returns it; the options come after it`)
   for (const [name, t] of Object.entries(state) as [string, Tensor | undefined][]) {
     if (!t) continue
     if (!(name in expected)) throw new Error(`${op}: the state has a ${name}, which this rule lacks`)
@@ -151,7 +173,7 @@ export function checkState(op: string, state: FastWeightState, expected: Record<
     checkFloat(op, t)
     match(op, { [name]: expected[name] }, { [name]: t.shape })
   }
-  for (const name of Object.keys(expected))
+  for (const name of parts)
     if (!(name in state && state[name as keyof FastWeightState]))
       throw new Error(`${op}: the state lacks ${name} ${show(expected[name])}${name === 'z' ? ', the normaliser' : ''}`)
 }
@@ -169,8 +191,22 @@ export function fastWeights(
   options: RuleOptions & NormaliserOptions = {},
   op = 'fastWeights',
 ): { y: Tensor; state: FastWeightState } {
-  const { B, T, H, K, V } = check(op, q, k, v, gates, options)
   const { scale = 1, normalise = false, eps = 1e-6 } = options
+  const keys = ['B', 'T', 'H', 'K']
+  const arrays = {
+    q: [q, keys],
+    k: [k, keys],
+    v: [v, ['B', 'T', 'H', 'V']],
+    ...(gates.beta !== undefined && { beta: [gates.beta, ['B', 'T', 'H']] }),
+    ...(gates.erase !== undefined && { erase: [gates.erase, keys] }),
+  } satisfies Record<string, [Tensor, string[]]>
+  const { B, T, H, K, V } = checkCall(op, arrays, options, ['normalise', 'eps'])
+  checkGate(op, gates.gate, q, K)
+  checkEps(op, eps)
+  if (options.eps !== undefined && !normalise) throw new Error(`${op}: eps is the normaliser's, and normalise is off`)
+  if (gates.beta && gates.erase) throw new Error(`${op}: beta and erase exclude each other`)
+  if (normalise && (gates.beta || gates.erase))
+    throw new Error(`${op}: the normaliser belongs to rules that only add, without beta and erase`)
   if (state) checkState(op, state, { S: [B, H, K, V], ...(normalise && { z: [B, H, K] }) }, q)
   const flagged = withFlags(op, k, gates, options, B, T, H)
   const { beta, gate, erase } = flagged

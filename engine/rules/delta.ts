@@ -1,13 +1,23 @@
 /** Rules that correct what a key retrieves. */
 import type { Device } from '../devices/device.ts'
-import { match } from '../ops/check.ts'
 import { add, affine, div, equal, mul, square, sub } from '../ops/elementwise.ts'
-import { checkState, type FastWeightState, fastWeights, type RuleOptions, tokenFlags } from '../ops/fast-weights.ts'
+import {
+  checkCall,
+  checkEps,
+  checkGate,
+  checkState,
+  type FastWeightState,
+  fastWeights,
+  type RuleOptions,
+  requireGate,
+  tokenFlags,
+} from '../ops/fast-weights.ts'
 import { concat, reshape, slice } from '../ops/movement.ts'
 import { sum } from '../ops/reduce.ts'
 import { ones, type Tensor, tensor, zeros } from '../tensor.ts'
 import {
   all,
+  axes,
   decayed,
   dot,
   innerOptions,
@@ -33,6 +43,7 @@ import {
  * normalise the keys.
  */
 export function deltaRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: FastWeightState, options: RuleOptions = {}): RuleResult {
+  checkCall('deltaRule', { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads] }, options)
   return fastWeights(q, k, v, { beta }, state, options, 'deltaRule')
 }
 
@@ -49,6 +60,12 @@ export function gatedDeltaRule(
   state?: FastWeightState,
   options: RuleOptions = {},
 ): RuleResult {
+  const { K } = checkCall(
+    'gatedDeltaRule',
+    { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads] },
+    options,
+  )
+  requireGate('gatedDeltaRule', gate, q, K)
   return fastWeights(q, k, v, { beta, gate }, state, options, 'gatedDeltaRule')
 }
 
@@ -77,11 +94,8 @@ export function attentionDeltaRule(
 ): RuleResult {
   const op = 'attentionDeltaRule'
   const { eps = 1e-5, ...rest } = options
-  const { B, T, H, K, V } = match(
-    op,
-    { q: ['B', 'T', 'H', 'K'], k: ['B', 'T', 'H', 'K'], v: ['B', 'T', 'H', 'V'], beta: ['B', 'T', 'H'] },
-    { q: q.shape, k: k.shape, v: v.shape, beta: beta.shape },
-  )
+  const { B, T, H, K, V } = checkCall(op, { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads] }, rest)
+  checkEps(op, eps)
   if (state) checkState(op, state, { S: [B, H, K, V], z: [B, H, K] }, q)
   // z_t . x_t is the sum rule's read-out with values of 1; z_{t-1} . x_t that of the keys, each one token late.
   const { mask, reset } = options
@@ -140,8 +154,7 @@ export function longhornRule(
   state?: FastWeightState,
   options: RuleOptions = {},
 ): RuleResult {
-  const [B, T, H] = q.shape
-  match('longhornRule', { beta: [B, T, H] }, { beta: beta.shape })
+  checkCall('longhornRule', { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads] }, options)
   return fastWeights(q, k, v, { beta: implicitRate(beta, k) }, state, options, 'longhornRule')
 }
 
@@ -162,16 +175,19 @@ export function deltaProductRule(
   state?: FastWeightState,
   options: RuleOptions = {},
 ): RuleResult {
-  const { B, T, H, K, N } = match(
-    'deltaProductRule',
-    { q: ['B', 'T', 'H', 'K'], k: ['B', 'T', 'N', 'H', 'K'], v: ['B', 'T', 'N', 'H', 'V'], beta: ['B', 'T', 'N', 'H'] },
-    { q: q.shape, k: k.shape, v: v.shape, beta: beta.shape },
-  )
-  if (gate) match('deltaProductRule', { gate: gate.shape.length === 3 ? [B, T, H] : [B, T, H, K] }, { gate: gate.shape })
-  const steps = (x: Tensor): Tensor => reshape(x, [B, T * N, ...x.shape.slice(3)])
+  const op = 'deltaProductRule'
+  const inputs = {
+    q: [q, axes.keys],
+    k: [k, ['B', 'T', 'N', 'H', 'K']],
+    v: [v, ['B', 'T', 'N', 'H', 'V']],
+    beta: [beta, ['B', 'T', 'N', 'H']],
+  } as const
+  const { T, K, N } = checkCall(op, inputs, options)
+  checkGate(op, gate, q, K)
+  const steps = (x: Tensor): Tensor => reshape(x, [x.shape[0], T * N, ...x.shape.slice(3)])
   const gates = { beta: steps(beta), ...(gate && { gate: substep(gate, 0, N) }) }
   const inner = innerOptions(options, T, N)
-  const result = fastWeights(substep(q, N - 1, N), steps(k), steps(v), gates, state, inner, 'deltaProductRule')
+  const result = fastWeights(substep(q, N - 1, N), steps(k), steps(v), gates, state, inner, op)
   return { y: substepOf(result.y, N - 1, N), state: result.state }
 }
 

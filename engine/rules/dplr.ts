@@ -1,10 +1,10 @@
 /** The general linear rule: diagonal plus low rank. */
-import { match } from '../ops/check.ts'
 import { add, affine, mul, neg } from '../ops/elementwise.ts'
-import { type FastWeightState, fastWeights, type RuleOptions } from '../ops/fast-weights.ts'
+import { checkCall, checkGate, type FastWeightState, fastWeights, type RuleOptions, requireGate } from '../ops/fast-weights.ts'
 import type { Tensor } from '../tensor.ts'
 import {
   all,
+  axes,
   decayed,
   innerOptions,
   outer,
@@ -34,12 +34,12 @@ export function dplrRule(
   options: RuleOptions = {},
 ): RuleResult {
   const op = 'dplrRule'
-  const { B, T, H, K } = match(
+  const { T, K } = checkCall(
     op,
-    { q: ['B', 'T', 'H', 'K'], k: ['B', 'T', 'H', 'K'], a: ['B', 'T', 'H', 'K'], b: ['B', 'T', 'H', 'K'], v: ['B', 'T', 'H', 'V'] },
-    { q: q.shape, k: k.shape, a: a.shape, b: b.shape, v: v.shape },
+    { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], a: [a, axes.keys], b: [b, axes.keys] },
+    options,
   )
-  if (gate) match(op, { gate: gate.shape.length === 3 ? [B, T, H] : [B, T, H, K] }, { gate: gate.shape })
+  checkGate(op, gate, q, K)
   // Two writes a token: along b what -erase = a finds, then k v^T.
   const keys = add(substep(b, 0, 2), substep(k, 1, 2))
   const gates = { erase: substep(neg(a), 0, 2), ...(gate && { gate: substep(gate, 0, 2) }) }
@@ -63,6 +63,12 @@ export function rwkv7Rule(
   state?: FastWeightState,
   options: RuleOptions = {},
 ): RuleResult {
+  const { K } = checkCall(
+    'rwkv7Rule',
+    { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], kappa: [kappa, axes.keys], rate: [rate, axes.keys] },
+    options,
+  )
+  requireGate('rwkv7Rule', gate, q, K)
   return dplrRule(q, k, v, neg(kappa), mul(kappa, rate), gate, state, options)
 }
 

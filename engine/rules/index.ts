@@ -1,8 +1,7 @@
 /** The table of rules, and the recurrence of any rule by its step alone. */
 import type { Device } from '../devices/device.ts'
-import { checkFloat, match, sameDevice } from '../ops/check.ts'
 import { add, affine, mul } from '../ops/elementwise.ts'
-import { type FastWeightState, type RuleOptions, tokenFlags } from '../ops/fast-weights.ts'
+import { checkCall, checkState, type FastWeightState, type RuleOptions, tokenFlags } from '../ops/fast-weights.ts'
 import { concat, reshape, slice } from '../ops/movement.ts'
 import type { Shape } from '../shape.ts'
 import { getDevice, type Tensor, tensor, zeros } from '../tensor.ts'
@@ -38,16 +37,24 @@ export function runSteps(
   options: RuleOptions & { eps?: number } = {},
 ): RuleResult {
   const { scale = 1, eps = rule.eps ?? 0, mask, reset } = options
-  const tensors = Object.values(inputs)
-  sameDevice('runSteps', ...tensors)
-  checkFloat('runSteps', ...tensors)
-  const sizes = match(
+  const extra = Object.keys(inputs).find((name) => !(name in rule.inputs))
+  if (extra !== undefined) throw new Error(`runSteps: the rule has no input '${extra}' (it has ${Object.keys(rule.inputs).join(', ')})`)
+  const sizes = checkCall(
     'runSteps',
-    mapValues(rule.inputs, ({ shape }) => shape),
-    mapValues(inputs, (t) => t.shape),
+    mapValues(rule.inputs, ({ shape }, name) => [inputs[name], shape] as const),
+    options,
+    ['eps'],
   )
   const { B, T } = sizes
-  const { device } = inputs.q
+  const beside = Object.values(inputs)[0]
+  const { device } = beside
+  if (state)
+    checkState(
+      'runSteps',
+      state,
+      mapValues(rule.state, (letters) => letters.map((letter) => sizes[letter])),
+      beside,
+    )
   let current = state ?? initialState(rule, sizes, device)
   const perRow = (name: string, flags: Tensor, t: number): { all: boolean; none: boolean; on: Tensor; off: Tensor } => {
     const values = Array.from({ length: B }, (_, b) => tokenFlags('runSteps', name, flags, B, T)[b * T + t])

@@ -1,11 +1,10 @@
 /** Least squares. */
-import { match } from '../ops/check.ts'
 import { add, affine, mul } from '../ops/elementwise.ts'
-import { checkState, type FastWeightState, fastWeights, type RuleOptions } from '../ops/fast-weights.ts'
+import { checkCall, checkState, type FastWeightState, fastWeights, type RuleOptions } from '../ops/fast-weights.ts'
 import { solveSpd } from '../ops/linear.ts'
 import { concat, reshape, slice } from '../ops/movement.ts'
 import { type Tensor, tensor } from '../tensor.ts'
-import { decayed, input, outer, perHead, qkv, type Rule, type RuleResult, readOut, S, type Step, stretch } from './rule.ts'
+import { axes, decayed, input, outer, perHead, qkv, type Rule, type RuleResult, readOut, S, type Step, stretch } from './rule.ts'
 
 /**
  * Mesa (von Oswald 2023, 2025): the fast weights that fit all pairs so far best, solved exactly for each token:
@@ -23,12 +22,12 @@ export function mesaRule(
   options: RuleOptions = {},
 ): RuleResult {
   const op = 'mesaRule'
-  const { B, T, H, K, V } = match(
+  const { B, T, H, K, V } = checkCall(
     op,
-    { q: ['B', 'T', 'H', 'K'], k: ['B', 'T', 'H', 'K'], v: ['B', 'T', 'H', 'V'], beta: ['B', 'T', 'H'], lambda: ['H', 'K'] },
-    { q: q.shape, k: k.shape, v: v.shape, beta: beta.shape, lambda: lambda.shape },
+    { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads], lambda: [lambda, ['H', 'K']] },
+    options,
   )
-  if (gate) match(op, { gate: [B, T, H] }, { gate: gate.shape })
+  if (gate) checkCall(op, { q: [q, axes.keys], gate: [gate, axes.heads] }, {})
   if ((options.form ?? 'recurrent') !== 'recurrent') throw new Error(`${op}: has only the recurrent form, not '${options.form}'`)
   if (state) checkState(op, state, { S: [B, H, K, V], A: [B, H, K, K] }, q)
   // Of one more head a token: k with itself as value. The read-out of S with the solution is the gated sum rule's.

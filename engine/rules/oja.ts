@@ -1,11 +1,11 @@
 /** Oja's rule: the delta rule with keys and values exchanged. */
-import { match } from '../ops/check.ts'
 import { add, affine, exp, expand, mul, sub } from '../ops/elementwise.ts'
-import { checkState, type FastWeightState, fastWeights, type RuleOptions } from '../ops/fast-weights.ts'
+import { checkCall, checkGate, checkState, type FastWeightState, fastWeights, type RuleOptions } from '../ops/fast-weights.ts'
 import { permute, reshape } from '../ops/movement.ts'
 import type { Tensor } from '../tensor.ts'
 import {
   all,
+  axes,
   innerOptions,
   input,
   outer,
@@ -35,12 +35,8 @@ export function ojaRule(
   options: RuleOptions = {},
 ): RuleResult {
   const op = 'ojaRule'
-  const { B, T, H, K, V } = match(
-    op,
-    { q: ['B', 'T', 'H', 'K'], k: ['B', 'T', 'H', 'K'], v: ['B', 'T', 'H', 'V'], beta: ['B', 'T', 'H'] },
-    { q: q.shape, k: k.shape, v: v.shape, beta: beta.shape },
-  )
-  if (gate) match(op, { gate: gate.shape.length === 3 ? [B, T, H] : [B, T, H, V] }, { gate: gate.shape })
+  const { B, T, H, K, V } = checkCall(op, { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads] }, options)
+  checkGate(op, gate, q, V)
   if (state) checkState(op, state, { S: [B, H, K, V] }, q)
   // The delta rule on the transpose, in two steps a token: decay and read S' v_t; then write. What is written makes keys for the sum rule.
   const transposed = state && { S: permute(state.S, [0, 1, 3, 2]) }

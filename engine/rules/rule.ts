@@ -62,6 +62,9 @@ export const qkv = (keys: ValueKind = 'any', values: ValueKind = 'any') => ({
 })
 export const perHead = (values: ValueKind): RuleInput => input(values, 'B', 'T', 'H')
 export const perChannel = (values: ValueKind): RuleInput => input(values, 'B', 'T', 'H', 'K')
+/** The axes of arrays over tokens. */
+export const axes = { keys: ['B', 'T', 'H', 'K'], values: ['B', 'T', 'H', 'V'], heads: ['B', 'T', 'H'] } as const
+
 export const S = ['B', 'H', 'K', 'V'] as const
 export const z = ['B', 'H', 'K'] as const
 export const all: readonly Form[] = ['recurrent', 'parallel', 'chunk']

@@ -1,11 +1,11 @@
 /** Rules that only add. */
 import { customOp } from '../autograd.ts'
-import { match } from '../ops/check.ts'
 import { add, affine, div, expand, log, maximum, mul, neg, sqrt } from '../ops/elementwise.ts'
-import { type FastWeightState, fastWeights, type NormaliserOptions, type RuleOptions } from '../ops/fast-weights.ts'
+import { checkCall, type FastWeightState, fastWeights, type NormaliserOptions, type RuleOptions, requireGate } from '../ops/fast-weights.ts'
 import type { Tensor } from '../tensor.ts'
 import {
   all,
+  axes,
   decayed,
   dot,
   input,
@@ -48,6 +48,8 @@ export function gatedSumRule(
   state?: FastWeightState,
   options: RuleOptions & NormaliserOptions = {},
 ): RuleResult {
+  const { K } = checkCall('gatedSumRule', { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values] }, options, ['normalise', 'eps'])
+  requireGate('gatedSumRule', gate, q, K)
   return fastWeights(q, k, v, { gate }, state, options, 'gatedSumRule')
 }
 
@@ -68,8 +70,11 @@ export function retentionRule(
   state?: FastWeightState,
   options: RuleOptions = {},
 ): RuleResult {
-  const [B, T, H] = q.shape
-  match('retentionRule', { decay: [H] }, { decay: decay.shape })
+  const { B, T, H } = checkCall(
+    'retentionRule',
+    { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], decay: [decay, ['H']] },
+    options,
+  )
   return fastWeights(q, k, v, { gate: expand(decay, [B, T, H]) }, state, options, 'retentionRule')
 }
 
@@ -78,8 +83,7 @@ const retentionStep: Step = (state, { decay, ...token }, options) =>
 
 /** Peng 2021: S_t = (1 - beta_t) S_{t-1} + beta_t k_t v_t^T: a write fades everything, not just what its key addresses. beta in [0, 1]. */
 export function pengRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: FastWeightState, options: RuleOptions = {}): RuleResult {
-  const [B, T, H] = q.shape
-  match('pengRule', { beta: [B, T, H] }, { beta: beta.shape })
+  checkCall('pengRule', { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads] }, options)
   // Where beta is 1 the gate would be -Infinity, and its gradient lost: 1e-30 of the past is left over. The root is NaN where beta > 1.
   const rest = (): Tensor => maximum(affine(beta, -1, 1), 1e-30)
   const gate = customOp(

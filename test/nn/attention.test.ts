@@ -311,6 +311,12 @@ describe('fast-weight attention', () => {
     refused({ rule: 'attention-delta', ...signed }, /^the rule attention-delta divides by z \. q, which silu/)
     refused({ rule: 'linear-attention', positions: 'rotary' }, /^the rule linear-attention divides by z \. q, which rotary positions/)
     refused({ rule: 'linear-attention', normaliserEps: -1 }, /^normaliserEps must be 0 or more, not -1$/)
+    refused(
+      { rule: 'linear-attention', featureMap: 'relu', normaliserEps: 0 },
+      /^normaliserEps must be above 0: the features of relu can all be 0/,
+    )
+    refused({ featureMap: 'relu', featureNorm: 'sum', featureEps: 0 }, /^featureEps must be above 0: the features of relu can all be 0/)
+    assert.throws(() => make({ featureMap: 'dpfp' }, 2, 2), /^Error: dpfp needs heads of width 2 or more/)
     assert.equal(reference.bytesInUse(), before)
   })
 

@@ -42,7 +42,7 @@ describe('feature maps', () => {
       const norm = fc.constantFrom(...(Object.keys(norms) as (keyof typeof norms)[]))
       await fc.assert(
         fc.asyncProperty(sizes, norm, async (s, featureNorm) => {
-          const [B, T, H, K] = [s.B + 1, s.T + 1, s.H + 1, s.K + 1]
+          const [B, T, H, K] = [s.B + 1, s.T + 1, s.H + 1, featureMap === 'dpfp' ? s.K + 2 : s.K + 1]
           if (featureNorm === 'sum' && featureMaps[featureMap].sign !== 'non-negative') return
           const featureEps = featureNorm === 'none' ? 1e-6 : 1e-3
           const config = { ...featureDefaults, ...settings(featureMap, K, s.pick), featureMap, featureNorm, featureEps }

@@ -231,6 +231,10 @@ describe('states', () => {
       () => model.forward(tensor([1, 2], { shape: [1, 2], dtype: 'int32' }), initialState(model, 2)),
       /^Error: forward: the state has 2 rows, the tokens 1$/,
     )
+    const tokens = tensor([1, 2], { shape: [1, 2], dtype: 'int32' })
+    const shorter = { ...initialState(model, 1), layers: [] }
+    assert.throws(() => model.forward(tokens, shorter), /^Error: forward: the state has 0 layers, the model \d+$/)
+    assert.throws(() => model.forward(tokens, undefined, { masks: tokens } as never), /^Error: unknown option 'masks' \(mask, reset\)$/)
   })
 
   it('have the sizes of the formulas', () => {

@@ -870,7 +870,7 @@ for (const { name, open } of devices)
         [
           'a beta of another shape',
           (f) => engine.deltaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2])),
-          'deltaRule: beta has shape [1,2], expected [1,2,1]',
+          'deltaRule: beta has shape [1,2], expected [B=1,T=2,H=1]',
         ],
         [
           'a state of another shape',
@@ -982,6 +982,57 @@ for (const { name, open } of devices)
           'a system without a solution for each matrix',
           (f) => engine.solveSpd(f([2, 3, 3]), f([3, 3])),
           'solveSpd: A has shape [2,3,3], expected [N0=3,K=3,K=3]',
+        ],
+        [
+          'a forgotten beta',
+          (f) => engine.deltaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), undefined as never),
+          'deltaRule: needs beta [B,T,H], a tensor',
+        ],
+        [
+          'a forgotten gate',
+          (f) => engine.gatedDeltaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1]), undefined as never),
+          'gatedDeltaRule: needs gate [B,T,H] or [B,T,H,3], a tensor of logarithms of decays',
+        ],
+        [
+          'a state in the place of a gate',
+          (f) => engine.ojaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1]), { S: f([1, 1, 3, 3]) } as never),
+          'ojaRule: the gate must be a tensor, or null for none',
+        ],
+        [
+          'a normaliser for Mesa',
+          (f) =>
+            engine.mesaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1]), null, f([1, 3]), undefined, {
+              normalise: true,
+            } as never),
+          "mesaRule: unknown option 'normalise' (form, chunk, scale, mask, reset)",
+        ],
+        [
+          'a negative eps of attention normalisation',
+          (f) => engine.attentionDeltaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1]), undefined, { eps: -1 }),
+          'attentionDeltaRule: eps must be 0 or more, not -1',
+        ],
+        [
+          'a mask of another length, in a rule of several steps a token',
+          (f, i) =>
+            engine.dplrRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), null, undefined, {
+              mask: engine.reshape(i([1, 1, 1]), [1, 3]),
+            }),
+          'dplrRule: mask has shape [1,3], expected [1,2]',
+        ],
+        [
+          'no token at all',
+          (f) => engine.deltaRule(f([1, 0, 1, 3]), f([1, 0, 1, 3]), f([1, 0, 1, 3]), f([1, 0, 1])),
+          'deltaRule: T is 0 in q [1,0,1,3], k [1,0,1,3], v [1,0,1,3], beta [1,0,1]',
+        ],
+        [
+          'a state of another shape for a rule by its steps',
+          (f) => engine.runSteps(engine.rules.sum, { q: f([1, 2, 1, 3]), k: f([1, 2, 1, 3]), v: f([1, 2, 1, 3]) }, { S: f([3]) }),
+          'runSteps: S has shape [3], expected [1,1,3,3]',
+        ],
+        [
+          'an input that a rule by its steps lacks',
+          (f) => engine.runSteps(engine.rules.delta, { q: f([1, 2, 1, 3]), k: f([1, 2, 1, 3]), v: f([1, 2, 1, 3]) }),
+          'runSteps: needs beta [B,T,H], a tensor',
         ],
         ['no gradients to clip', () => engine.gradNorm([]), 'gradNorm: there are no gradients (call backward first)'],
         ['a limit of 0', (f) => engine.clipScale(f([]), 0), 'clipScale: the limit must be positive, not 0'],
