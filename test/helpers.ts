@@ -47,6 +47,21 @@ export async function webgpu(test: Mocha.Context): Promise<WebgpuDevice> {
   }
 }
 
+/** The WebGPU device in tests that go over devices; none where there is none, which webgpu.test.ts says, unless REQUIRE_GPU=1. */
+export async function gpus(): Promise<WebgpuDevice[]> {
+  gpu ??= webgpuDevice()
+  return gpu.then(
+    (device) => [device],
+    (error) => {
+      if (process.env.REQUIRE_GPU === '1') throw error
+      return []
+    },
+  )
+}
+
+/** How many cases of n a device takes: a GPU computed by the CPU is slow, and most of what a case shows no device changes. */
+export const runsOn = ({ name }: Device, n: number): number => (name === 'webgpu' ? Math.ceil(n / 12) : n)
+
 /** Which builds this Node can run. */
 export const builds: readonly { name: string; relaxed: boolean }[] = [
   { name: 'plain', relaxed: false },
