@@ -84,7 +84,7 @@ export const forward: Bounds = {
   float32: 1e-5,
   float64: 1e-10,
   reason:
-    'T steps of sums over K: about (T + K) roundings, each of 6e-8 in float32 and 1.1e-16 in float64, most of which cancel; measured 4e-7 and 1e-15, and 25 times that allowed in float32',
+    'T steps of sums over K: about (T + K) roundings, each of 6e-8 in float32 and 1.1e-16 in float64, most of which cancel; the largest seen among 1,000 cases of each claim are 3.0e-6 and 2.4e-14',
 }
 
 export const nothing: Bounds = { float32: 0, float64: 0, reason: 'the same operations in the same order' }
