@@ -47,7 +47,7 @@ export async function doctor(
     try {
       // Nobody has asked for a GPU that the CPU imitates.
       const webgpu = choice === undefined ? { software: false } : {}
-      device = await openDevice(wanted, { wasm, webgpu, log: (line) => row('auto', line) })
+      device = await openDevice(wanted, { wasm, webgpu, log: (line) => row('auto', line.replace(/^auto: /, '')) })
     } catch (error) {
       row(choice === undefined ? 'not checked' : 'FAILED', oneLine((error as Error).message))
       if (choice !== undefined) unusable = true

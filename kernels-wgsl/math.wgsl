@@ -73,7 +73,7 @@ fn softplusOf(x: f32) -> f32 {
   return reluOf(x) + ((s * z) * p + (s + s));
 }
 
-fn reluOf(x: f32) -> f32 { return select(x, 0.0, x < 0.0); }
+fn reluOf(x: f32) -> f32 { return select(x, 0.0, x <= 0.0); }
 
 /// gelu(x) = x/2 (1 + tanh u) = x sigmoid(2u); this is 2u = 2 sqrt(2/pi) (x + 0.044715 x^3).
 fn geluArgument(x: f32) -> f32 { return x * ((x * x) * 0.07135481627 + 1.59576912161); }

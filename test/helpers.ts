@@ -1,5 +1,6 @@
 /** What the tests share: seeded values, devices, comparisons. */
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import v8 from 'node:v8'
 import { relaxedAvailable, wasmDevice } from '../engine/devices/wasm/index.ts'
 import { type Device, type HostArray, referenceDevice, type Tensor, type WebgpuDevice, webgpuDevice } from '../engine/index.ts'
@@ -57,6 +58,29 @@ export async function webgpu(test: Mocha.Context): Promise<WebgpuDevice> {
     return test.skip()
   }
 }
+
+/** The WebGPU device in tests that go over devices; none where there is none, which webgpu.test.ts says, unless REQUIRE_GPU=1. */
+export async function gpus(): Promise<WebgpuDevice[]> {
+  gpu ??= webgpuDevice()
+  return gpu.then(
+    (device) => [device],
+    (error) => {
+      if (process.env.REQUIRE_GPU === '1') throw error
+      return []
+    },
+  )
+}
+
+/** How many cases of n a device takes: a GPU computed by the CPU is slow, and most of what a case shows no device changes. */
+export const runsOn = ({ name }: Device, n: number): number => (name === 'webgpu' ? Math.ceil(n / 12) : n)
+
+/** What a module that runs in a process of its own prints; ROOT stands for the compiled project. */
+export const program = (source: string, options: readonly string[] = [], env: NodeJS.ProcessEnv = process.env): string =>
+  execFileSync(
+    process.execPath,
+    [...options, '--input-type=module', '-e', source.replaceAll('ROOT', new URL('..', import.meta.url).href.replace(/\/$/, ''))],
+    { encoding: 'utf8', timeout: 100_000, stdio: ['ignore', 'pipe', 'pipe'], env },
+  )
 
 /** Which builds this Node can run. */
 export const builds: readonly { name: string; relaxed: boolean }[] = [

@@ -4,50 +4,51 @@
  */
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
-import {
-  crossEntropy,
-  type Device,
-  generator,
-  permute,
-  referenceDevice,
-  setDevice,
-  type Tensor,
-  tensor,
-  wasmDevice,
-} from '../../engine/index.ts'
+import { crossEntropy, type Device, generator, permute, setDevice, type Tensor, tensor } from '../../engine/index.ts'
 import { FastWeightsAttention, readSafetensors, type StateDict, Transformer } from '../../nn/index.ts'
+import { builds, reference, wasm, webgpu } from '../helpers.ts'
 
 const root = new URL('../../../', import.meta.url)
 const load = (name: string) => readSafetensors(readFileSync(new URL(`test/golden/${name}.safetensors`, root)))
 const under = (tensors: StateDict, prefix: string): StateDict =>
   new Map([...tensors].filter(([name]) => name.startsWith(prefix)).map(([name, entry]) => [name.slice(prefix.length), entry]))
 
-/** max |actual - expected| relative to max |expected|. */
-function relative(actual: ArrayLike<number>, expected: ArrayLike<number | bigint>): number {
-  let error = 0
-  let largest = 0
-  for (let i = 0; i < expected.length; i++) {
-    error = Math.max(error, Math.abs(actual[i] - Number(expected[i])))
-    largest = Math.max(largest, Math.abs(Number(expected[i])))
-  }
+/** The largest error relative to the largest entry, and the root of the mean square error relative to that of the entries. */
+function errorsOf(actual: ArrayLike<number>, expected: ArrayLike<number | bigint>): { largest: number; rms: number } {
   assert.equal(actual.length, expected.length)
-  return error / largest
+  const of = Array.from(expected, Number)
+  const errors = of.map((e, i) => Math.abs(actual[i] - e))
+  const squares = (x: number[]): number => x.reduce((total, value) => total + value * value, 0)
+  const most = (x: number[]): number => x.reduce((a, value) => Math.max(a, Math.abs(value)), 0)
+  return { largest: most(errors) / most(of), rms: Math.sqrt(squares(errors) / squares(of)) }
 }
 
-const devices: [name: string, make: () => Device | Promise<Device>, bound: number][] = [
-  ['reference', () => referenceDevice(), 1e-6],
-  ['wasm, plain', () => wasmDevice({ relaxed: false }), 1e-5],
-  ['wasm', () => wasmDevice(), 1e-5],
+/** `bound` holds for both measures. */
+const devices: readonly { name: string; open: (test: Mocha.Context) => Promise<Device>; bound: number }[] = [
+  { name: 'reference', open: async () => reference, bound: 1e-6 },
+  ...builds.map(({ name, relaxed }) => ({ name: `wasm ${name}`, open: () => wasm(1, relaxed), bound: 1e-5 })),
+  { name: 'webgpu', open: webgpu, bound: 1e-5 },
 ]
 
-for (const [name, make, bound] of devices)
+for (const { name, open, bound } of devices)
   describe(`labml's figures on ${name}`, () => {
-    let device: Device
-    before(async () => setDevice((device = await make())))
-    after(() => {
-      setDevice(referenceDevice())
-      device.close()
+    const worst = { output: { largest: 0, rms: 0 }, gradient: { largest: 0, rms: 0 } }
+    before(async function () {
+      setDevice(await open(this))
     })
+    after(() => {
+      setDevice(reference)
+      for (const [kind, { largest, rms }] of Object.entries(worst))
+        console.log(`      ${name}: ${kind}s differ by ${largest.toExponential(1)} of the largest entry, ${rms.toExponential(1)} in rms`)
+    })
+
+    function matches(kind: 'output' | 'gradient', what: string, actual: ArrayLike<number>, expected: ArrayLike<number | bigint>): void {
+      const errors = errorsOf(actual, expected)
+      for (const measure of ['largest', 'rms'] as const) {
+        worst[kind][measure] = Math.max(worst[kind][measure], errors[measure])
+        assert.ok(errors[measure] <= bound, `${kind} ${what}: ${measure} ${errors[measure]} > ${bound}`)
+      }
+    }
 
     async function gradientsMatch(parameters: ReadonlyMap<string, Tensor>, expected: StateDict): Promise<void> {
       const without = [...parameters].filter(([name]) => !expected.has(name)).map(([name]) => name)
@@ -56,10 +57,7 @@ for (const [name, make, bound] of devices)
         without.every((name) => name.includes('norm_self_attn')),
         `no expected gradient for ${without}`,
       )
-      for (const [name, { data }] of expected) {
-        const error = relative(await parameters.get(name)!.grad!.read(), data)
-        assert.ok(error <= bound, `gradient of ${name}: ${error} > ${bound}`)
-      }
+      for (const [name, { data }] of expected) matches('gradient', name, await parameters.get(name)!.grad!.read(), data)
     }
 
     for (const file of ['fast_weights_attention', 'fast_weights_attention_nu3'])
@@ -72,11 +70,8 @@ for (const [name, make, bound] of devices)
         const x = tensor(get('x').data, { shape: get('x').shape, requiresGrad: true })
         const y = permute(model.forward(permute(x, [1, 0, 2])).y, [1, 0, 2])
         y.backward(tensor(get('dy').data, { shape: y.shape }))
-        for (const [what, error] of [
-          ['y', relative(await y.read(), get('y').data)],
-          ['dx', relative(await x.grad!.read(), get('dx').data)],
-        ] as const)
-          assert.ok(error <= bound, `${what}: ${error} > ${bound}`)
+        matches('output', 'y', await y.read(), get('y').data)
+        matches('gradient', 'x', await x.grad!.read(), get('dx').data)
         await gradientsMatch(model.namedParameters(), under(tensors, 'grad.'))
       })
 
@@ -104,10 +99,8 @@ for (const [name, make, bound] of devices)
       const { logits } = model.forward(batchFirst('tokens'))
       const loss = crossEntropy(logits, batchFirst('targets'))
       loss.backward()
-      const error = relative(await permute(logits, [1, 0, 2]).read(), tensors.get('logits')!.data)
-      assert.ok(error <= bound, `logits: ${error} > ${bound}`)
-      const lossError = relative([await loss.item()], tensors.get('loss')!.data)
-      assert.ok(lossError <= bound, `loss: ${lossError} > ${bound}`)
+      matches('output', 'logits', await permute(logits, [1, 0, 2]).read(), tensors.get('logits')!.data)
+      matches('output', 'loss', [await loss.item()], tensors.get('loss')!.data)
       await gradientsMatch(model.namedParameters(), under(tensors, 'grad.'))
     })
   })

@@ -35,7 +35,7 @@ import {
   rotary,
   type SoftmaxAttention,
 } from '../../nn/index.ts'
-import { assertClose, assertRms, assertSameBits, reference, uniforms, wasm } from '../helpers.ts'
+import { assertClose, assertRms, assertSameBits, gpus, reference, runsOn, uniforms, wasm } from '../helpers.ts'
 import { attentionByHand, dot, rotated, softplus } from './formulas.ts'
 
 /** Keys of length 1 keep every rule stable; Oja's needs values like that. */
@@ -111,21 +111,18 @@ const sizes = fc.record({
 describe('fast-weight attention', () => {
   let devices: [Device, number][]
   before(async () => {
-    devices = [
-      [reference, 1e-10],
-      [await wasm(), 1e-5],
-    ]
+    devices = [[reference, 1e-10], [await wasm(), 1e-5], ...(await gpus()).map((device): [Device, number] => [device, 1e-5])]
   })
   afterEach(() => setDevice(reference))
 
   for (const [name, config] of Object.entries(configs)) {
     it(`gives chunkwise what it gives token by token, and frees what it takes: ${name}`, async () => {
-      await fc.assert(
-        fc.asyncProperty(sizes, async ({ B, T, H, K, seed }) => {
-          const D = H * K
-          const x = uniforms(seed, B * T * D)
-          for (const [device, bound] of devices) {
-            setDevice(device)
+      for (const [device, bound] of devices) {
+        setDevice(device)
+        await fc.assert(
+          fc.asyncProperty(sizes, async ({ B, T, H, K, seed }) => {
+            const D = H * K
+            const x = uniforms(seed, B * T * D)
             const before = device.bytesInUse()
             const layer = make(config, D, H, seed)
             const whole = run(layer, x, [B, T, D], 0, T)
@@ -145,10 +142,10 @@ describe('fast-weight attention', () => {
             for (const s of [whole.state, state]) disposeState(s)
             layer.dispose()
             assert.equal(device.bytesInUse(), before)
-          }
-        }),
-        { numRuns: 8 },
-      )
+          }),
+          { numRuns: runsOn(device, 8) },
+        )
+      }
     })
 
     it(`has the gradients of finite differences: ${name}`, async () => {
@@ -181,14 +178,14 @@ describe('fast-weight attention', () => {
     })
 
     it(`passes over padding without a trace, and keeps packed sequences apart: ${name}`, async () => {
-      await fc.assert(
-        fc.asyncProperty(sizes, fc.array(fc.integer({ min: 1, max: 5 }), { minLength: 1, maxLength: 3 }), async (s, lengths) => {
-          const [H, D] = [s.H, s.H * s.K]
-          const layout = layoutOf(lengths, s.seed)
-          const T = layout.mask.length
-          const x = uniforms(s.seed, T * D)
-          for (const [device, bound] of devices) {
-            setDevice(device)
+      for (const [device, bound] of devices) {
+        setDevice(device)
+        await fc.assert(
+          fc.asyncProperty(sizes, fc.array(fc.integer({ min: 1, max: 5 }), { minLength: 1, maxLength: 3 }), async (s, lengths) => {
+            const [H, D] = [s.H, s.H * s.K]
+            const layout = layoutOf(lengths, s.seed)
+            const T = layout.mask.length
+            const x = uniforms(s.seed, T * D)
             const layer = make(config, D, H, s.seed)
             const packed = run(layer, x, [1, T, D], 0, T, undefined, layout)
             const y = rowsOf(await packed.y.read(), D)
@@ -215,10 +212,10 @@ describe('fast-weight attention', () => {
             }
             const state = await valuesOf(packed.state)
             for (const [part, values] of Object.entries(last)) assertRms(state[part], values, bound, part, 1e-3)
-          }
-        }),
-        { numRuns: 8 },
-      )
+          }),
+          { numRuns: runsOn(device, 8) },
+        )
+      }
     })
 
     it(`is left as it is by a piece that is all padding: ${name}`, async () => {
@@ -266,12 +263,12 @@ describe('fast-weight attention', () => {
   }
   for (const [name, config] of Object.entries(byHand))
     it(`is its formula: ${name}`, async () => {
-      await fc.assert(
-        fc.asyncProperty(sizes, async ({ B, T, H, K, seed }) => {
-          const D = H * K
-          const x = uniforms(seed, B * T * D)
-          for (const [device, bound] of devices) {
-            setDevice(device)
+      for (const [device, bound] of devices) {
+        setDevice(device)
+        await fc.assert(
+          fc.asyncProperty(sizes, async ({ B, T, H, K, seed }) => {
+            const D = H * K
+            const x = uniforms(seed, B * T * D)
             const layer = make(config, D, H, seed)
             const parameters: Record<string, number[]> = {}
             for (const [path, p] of layer.namedParameters()) parameters[path] = Array.from(await p.read())
@@ -283,10 +280,10 @@ describe('fast-weight attention', () => {
             y.dispose()
             disposeState(state)
             layer.dispose()
-          }
-        }),
-        { numRuns: 10 },
-      )
+          }),
+          { numRuns: runsOn(device, 10) },
+        )
+      }
     })
 
   it('refuses what makes no sense, and options that mean nothing', () => {

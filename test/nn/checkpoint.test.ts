@@ -18,8 +18,8 @@ import {
   writeCheckpoint,
   writeSafetensors,
 } from '../../nn/index.ts'
-import { reference, wasm } from '../helpers.ts'
-import { architectures, randomBatch } from './models.ts'
+import { gpus, reference, wasm } from '../helpers.ts'
+import { architectures, few, randomBatch } from './models.ts'
 
 describe('checkpoints', () => {
   afterEach(() => setDevice(reference))
@@ -33,7 +33,7 @@ describe('checkpoints', () => {
 
   for (const [name, config] of Object.entries(architectures))
     it(`continue exactly, with dropout: ${name}`, async () => {
-      for (const device of [reference, await wasm(), await wasm(2)]) {
+      for (const device of [reference, await wasm(), await wasm(2), ...(few.has(name) ? await gpus() : [])]) {
         setDevice(device)
         const before = device.bytesInUse()
         const whole = trainerOf(new Transformer({ ...config, dropout: 0.3 }, 7))

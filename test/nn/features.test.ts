@@ -12,7 +12,7 @@ import {
   orthogonalRows,
   Transformer,
 } from '../../nn/index.ts'
-import { assertClose, assertSameBits, random, reference, uniforms, wasm } from '../helpers.ts'
+import { assertClose, assertSameBits, gpus, random, reference, runsOn, uniforms, wasm } from '../helpers.ts'
 import { dot, formulas, norms, rows, sum } from './formulas.ts'
 import { architectures, randomTokens } from './models.ts'
 
@@ -29,10 +29,7 @@ const settings = (featureMap: FeatureMap, K: number, pick: number): Partial<Feat
 describe('feature maps', () => {
   let devices: [Device, number][]
   before(async () => {
-    devices = [
-      [reference, 1e-13],
-      [await wasm(), 1e-6],
-    ]
+    devices = [[reference, 1e-13], [await wasm(), 1e-6], ...(await gpus()).map((device): [Device, number] => [device, 1e-6])]
   })
   afterEach(() => setDevice(reference))
 
@@ -40,15 +37,15 @@ describe('feature maps', () => {
     it(`follow their formulas, whatever the norm: ${featureMap}`, async () => {
       const sizes = fc.record({ B: fc.nat(1), T: fc.nat(4), H: fc.nat(2), K: fc.nat(8), seed: fc.nat(), pick: fc.nat(100) })
       const norm = fc.constantFrom(...(Object.keys(norms) as (keyof typeof norms)[]))
-      await fc.assert(
-        fc.asyncProperty(sizes, norm, async (s, featureNorm) => {
-          const [B, T, H, K] = [s.B + 1, s.T + 1, s.H + 1, featureMap === 'dpfp' ? s.K + 2 : s.K + 1]
-          if (featureNorm === 'sum' && featureMaps[featureMap].sign !== 'non-negative') return
-          const featureEps = featureNorm === 'none' ? 1e-6 : 1e-3
-          const config = { ...featureDefaults, ...settings(featureMap, K, s.pick), featureMap, featureNorm, featureEps }
-          const x = uniforms(s.seed, B * T * H * K, -2, 2)
-          for (const [device, bound] of devices) {
-            setDevice(device)
+      for (const [device, bound] of devices) {
+        setDevice(device)
+        await fc.assert(
+          fc.asyncProperty(sizes, norm, async (s, featureNorm) => {
+            const [B, T, H, K] = [s.B + 1, s.T + 1, s.H + 1, featureMap === 'dpfp' ? s.K + 2 : s.K + 1]
+            if (featureNorm === 'sum' && featureMaps[featureMap].sign !== 'non-negative') return
+            const featureEps = featureNorm === 'none' ? 1e-6 : 1e-3
+            const config = { ...featureDefaults, ...settings(featureMap, K, s.pick), featureMap, featureNorm, featureEps }
+            const x = uniforms(s.seed, B * T * H * K, -2, 2)
             const before = device.bytesInUse()
             const features = new Features(config, H, K, generator(3))
             const weight = features.weight
@@ -66,10 +63,10 @@ describe('feature maps', () => {
             given.dispose()
             features.dispose()
             if (featureMap === 'identity') assert.equal(device.bytesInUse(), before)
-          }
-        }),
-        { numRuns: 30 },
-      )
+          }),
+          { numRuns: runsOn(device, 30) },
+        )
+      }
     })
 
   for (const featureMap of names)

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { type Device, noGrad, scope, setDevice, tensor, uniform } from '../../engine/index.ts'
 import { type GenerateOptions, generate, sample, Transformer, type TransformerState } from '../../nn/index.ts'
-import { assertRms, reference, wasm } from '../helpers.ts'
-import { architectures, randomTokens } from './models.ts'
+import { assertRms, gpus, reference, runsOn, wasm } from '../helpers.ts'
+import { architectures, few, randomTokens } from './models.ts'
 
 /** The logits of a sequence that runs in pieces of these lengths, each from the state that the one before left. */
 async function logitsInPieces(model: Transformer, tokens: Int32Array, lengths: readonly number[]): Promise<number[]> {
@@ -37,13 +37,15 @@ describe('generation', () => {
       [reference, 1e-10],
       [await wasm(), 1e-5],
       [await wasm(2), 1e-5],
+      ...(await gpus()).map((device): [Device, number] => [device, 1e-5]),
     ]
   })
   afterEach(() => setDevice(reference))
+  const devicesFor = (name: string) => devices.filter(([device]) => device.name !== 'webgpu' || few.has(name))
 
   for (const [name, config] of Object.entries(architectures)) {
     it(`has the same logits token by token, in any pieces, and at once: ${name}`, async () => {
-      for (const [device, bound] of devices) {
+      for (const [device, bound] of devicesFor(name)) {
         setDevice(device)
         const model = new Transformer(config).eval()
         const before = device.bytesInUse()
@@ -64,7 +66,7 @@ describe('generation', () => {
           },
         )
         await fc.assert(property, {
-          numRuns: device.double ? 8 : 15,
+          numRuns: runsOn(device, device.double ? 8 : 15),
           examples: [
             [1, [1]],
             [2, [T]],
@@ -118,7 +120,8 @@ describe('generation', () => {
       setDevice(device)
       const model = new Transformer(architectures.default)
       const prompt = randomTokens(7, 4)
-      const text = (options: Omit<GenerateOptions, 'length'>) => collect(model, prompt, { length: 40, ...options })
+      const text = (options: Omit<GenerateOptions, 'length'>) =>
+        collect(model, prompt, { length: device.name === 'webgpu' ? 8 : 40, ...options })
       const greedy = await text({ temperature: 0 })
       assert.deepEqual(await text({ temperature: 0, seed: 2 }), greedy)
       assert.deepEqual(await text({ topK: 1, temperature: 5, seed: 3 }), greedy)

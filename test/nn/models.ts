@@ -14,6 +14,9 @@ export const architectures: Record<string, TransformerConfig> = {
   'dpfp, nu 3, positions': { ...presets.labml.model, ...small, nu: 3, positions: 'sinusoidal', attentionNorm: true },
 }
 
+/** Those that a GPU computed by the CPU has time for; between them nearly every kernel. */
+export const few: ReadonlySet<string> = new Set(['default', 'labml', 'performer', 'kda', 'softmax, rotary'])
+
 export function randomTokens(seed: number, length: number): Int32Array {
   const next = random(seed)
   return Int32Array.from({ length }, () => Math.floor(next() * small.symbols))

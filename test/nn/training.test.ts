@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { type Device, mul, parameter, scope, setDevice, square, sum, tensor, wasmDevice } from '../../engine/index.ts'
 import { Adam, AdamW, constant, cosine, DivergenceError, ignoredTarget, noam, Trainer, Transformer } from '../../nn/index.ts'
 import { evaluationBatches } from '../../tasks/index.ts'
-import { assertClose, reference, uniforms, wasm } from '../helpers.ts'
+import { assertClose, gpus, reference, uniforms, wasm } from '../helpers.ts'
 import { architectures, randomBatch, randomTokens } from './models.ts'
 
 /** Adam with torch's clip_grad_norm_, straight from the papers. */
@@ -59,10 +59,10 @@ describe('training', () => {
           decoupled,
           clip,
         })
-        for (const [device, bound] of [
-          [reference, 1e-12],
-          [await wasm(), 1e-5],
-        ] as [Device, number][]) {
+        for (const [device, bound] of [[reference, 1e-12], [await wasm(), 1e-5], ...(await gpus()).map((gpu) => [gpu, 1e-5])] as [
+          Device,
+          number,
+        ][]) {
           const parameters = [[2, 3], [4]].map((shape, i) => parameter(tensor(start[i], { shape, device })))
           const idle = parameter(tensor([1, 2], { device }))
           const optimizer = new Optimizer(new Map([...parameters, idle].map((p, i) => [`p${i}`, p])), {

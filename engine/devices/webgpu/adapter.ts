@@ -131,13 +131,19 @@ const isSoftware = ({ info }: GPUAdapter): boolean =>
 const nameOf = ({ vendor, architecture, device, description }: GPUAdapterInfo): string =>
   [vendor, architecture, device, description].filter((part) => part !== '').join(' ') || 'adapter without a name'
 
-export async function openAdapter(options: WebgpuOptions): Promise<Opened> {
-  const gpu = await entrance(options)
+/** The adapter that the system puts first. */
+async function firstAdapter(gpu: GPU, options: WebgpuOptions): Promise<GPUAdapter> {
   const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' }).catch((error: unknown) => {
     const names = [...String(error).matchAll(/name: '([^']*)'/g)].map(([, name]) => name)
     throw new Error(`webgpu: no adapter: ${options.adapter ? unknown(options.adapter, names) : firstLine(error)}`)
   })
   if (!adapter) throw new Error(`webgpu: no adapter: ${await missing(options)}`)
+  return adapter
+}
+
+export async function openAdapter(options: WebgpuOptions): Promise<Opened> {
+  const gpu = await entrance(options)
+  const adapter = await firstAdapter(gpu, options)
   const name = nameOf(adapter.info)
   if (isSoftware(adapter) && options.software === false)
     throw new Error(`webgpu: the only adapter computes on the CPU (${name}); the wasm device is faster there`)
@@ -187,14 +193,13 @@ export async function webgpuAdapters(): Promise<AdapterReport[]> {
     )
     for (const [, backend, name] of list.matchAll(/backend: '([^']*)', name: '([^']*)'/g)) {
       const its = await entrance({ adapter: name, backend: backend as WebgpuOptions['backend'] })
-      const adapter = await its.requestAdapter()
+      const adapter = await its.requestAdapter().catch(() => null)
       if (!adapter) continue
       owners.register(adapter, its)
       adapters.push([adapter, backend])
     }
   }
-  const chosen = await gpu.requestAdapter({ powerPreference: 'high-performance' })
-  if (!chosen) throw new Error(`webgpu: no adapter: ${await missing({})}`)
+  const chosen = await firstAdapter(gpu, {})
   owners.register(chosen, gpu)
   const first = nameOf(chosen.info)
   if (!adapters.some(([{ info }]) => nameOf(info) === first)) adapters.unshift([chosen, null])

@@ -1,0 +1,38 @@
+/** Devices by name: see test/cli/devices.test.ts for what the commands make of it. */
+import assert from 'node:assert/strict'
+import { type DeviceChoice, deviceChoices, openDevice } from '../../engine/index.ts'
+import { webgpu } from '../helpers.ts'
+
+describe('openDevice', () => {
+  for (const choice of ['reference', 'wasm', 'webgpu'] as const)
+    it(`opens ${choice}, with its options`, async function () {
+      if (choice === 'webgpu') await webgpu(this)
+      const lines: string[] = []
+      const device = await openDevice(choice, { wasm: { threads: 1 }, webgpu: { minimal: true }, log: (line) => lines.push(line) })
+      assert.equal(device.name, choice)
+      if (choice === 'wasm') assert.match(device.description, /1 thread\)$/)
+      assert.deepEqual(lines, [])
+      device.close()
+    })
+
+  it('auto never takes an adapter that computes on the CPU, and says in a line what it takes', async () => {
+    const lines: string[] = []
+    // Even if software is asked for.
+    const device = await openDevice('auto', { wasm: { threads: 1 }, webgpu: { software: true }, log: (line) => lines.push(line) })
+    assert.equal(lines.length, 1)
+    assert.match(
+      lines[0],
+      device.name === 'wasm' ? /^auto: wasm \(.*1 thread\), because of webgpu: [^\n]+$/ : /^auto: webgpu \(.+\), a GPU that works$/,
+    )
+    if ('capabilities' in device) assert.equal((device.capabilities as { software: boolean }).software, false)
+    device.close()
+  })
+
+  it('refuses what is no device', async () => {
+    await assert.rejects(
+      openDevice('cuda' as DeviceChoice),
+      new RegExp(`there is no device 'cuda' \\(there are ${deviceChoices.join(', ')}\\)`),
+    )
+    await assert.rejects(openDevice('webgpu', { webgpu: { adapter: 'Voodoo 2' } }), /^Error: webgpu: [^\n]+$/)
+  })
+})
