@@ -9,17 +9,18 @@ export interface CheckOptions {
   runs?: number
   /** 1 by default. The same seed gives the same cases, on every device. */
   seed?: number
-  /** Where a case lies among those of the seed, as a counterexample names it: runs this one alone. */
+  /** Where a case lies among those of the seed, as a counterexample names it: runs this one alone. A NoSuchCase where there is none. */
   path?: string
+  /** What is said of an error that a side throws: its message by default. */
+  explain?(error: unknown): string
   /** Called as each case begins. */
   onCase?(c: Case, runs: number): void
 }
 
 /**
  * `holds`, and `refuted` for a claim that should be false, are as they should be. `fails`: there is a counterexample; `not refuted`: there
- * is none for a false claim; `throws`: a side did; `unsteady`: the same case gave two results; `leaks`: device memory grew from case to
- * case; `stuck`: a case took longer than its limit; `skipped`: the
- * claim needs a device that isn't there.
+ * is none for a false claim (a NaN isn't one); `throws`: a side did, or what checks it; `unsteady`: the same case gave two results; `leaks`:
+ * device memory grew from case to case; `stuck`: a case took longer than its limit; `skipped`: the claim needs a device that isn't there.
  */
 export type Status = 'holds' | 'refuted' | 'skipped' | 'fails' | 'not refuted' | 'throws' | 'unsteady' | 'leaks' | 'stuck'
 
@@ -48,11 +49,16 @@ export interface Verdict {
   readonly counterexample?: Counterexample
 }
 
+/** The path leads to no case of this claim and seed. */
+export class NoSuchCase extends Error {
+  override name = 'NoSuchCase'
+}
+
 /** After so many cases without a smaller one, a counterexample is small enough. */
 const shrinkLimit = 300
 
 export async function check(claim: Claim, devices: Devices, options: CheckOptions = {}): Promise<Verdict> {
-  const { runs: numRuns = 100, seed = 1, path, onCase } = options
+  const { runs: numRuns = 100, seed = 1, path, explain = messageOf, onCase } = options
   const bounds = boundsOf(claim)
   const bound = devices.device.double ? bounds.float64 : bounds.float32
   const began = performance.now()
@@ -89,7 +95,7 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
         bytes = devices.bytesInUse()
       }
     } catch (error) {
-      const message = error instanceof Error ? error.message : String(error)
+      const message = error instanceof ClaimError ? error.message : explain(error)
       if (claim.holds === false || error instanceof ClaimError) broken ??= { status: 'throws', message }
       else if (counted.sinceFailure >= 0) counted.sinceFailure++
       else counted.sinceFailure = 0
@@ -101,23 +107,31 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
       if (counted.sinceFailure >= 0) counted.sinceFailure++
       return
     }
+    if (claim.holds === false && Number.isNaN(measured.error)) {
+      broken = { status: 'not refuted', message: `${notANumber(measured)} (case: ${caseLine(c)}), which refutes nothing` }
+      return
+    }
     counted.sinceFailure = 0
     throw new Violation(measured)
   })
   // A path is one case, as it is: it isn't shrunk further.
-  const details = await fc.check(property, path === undefined ? { numRuns, seed } : { numRuns: 1, seed, path, endOnFailure: true })
+  const replay = { numRuns: 1, seed, path, endOnFailure: true }
+  const details = await (async () => fc.check(property, path === undefined ? { numRuns, seed } : replay))().catch((error: unknown) => {
+    throw error instanceof Error && error.message.startsWith('Unable to replay') ? new NoSuchCase(`no such case: ${path}`) : error
+  })
+  if (details.numRuns === 0) throw new NoSuchCase(`no such case: ${path}`)
 
   if (broken) return verdict(broken.status, { message: broken.message })
   if (details.failed) {
     const c = details.counterexample![0]
     const found = details.errorInstance
-    const place = { case: c, path: details.counterexamplePath! }
+    const where = { case: c, path: details.counterexamplePath! }
     if (!(found instanceof Violation)) {
-      const message = found instanceof Error ? found.message : String(found)
-      return verdict('throws', { message, counterexample: { ...place, error: null, lines: [caseLine(c)] } })
+      const message = explain(found)
+      return verdict('throws', { message, counterexample: { ...where, error: null, lines: [caseLine(c)] } })
     }
     const { measured } = found
-    const counterexample = { ...place, error: measured.error, lines: [caseLine(c), ...describe(measured)] }
+    const counterexample = { ...where, error: measured.error, lines: [caseLine(c), ...describe(measured)] }
     const again = await measure(claim, c, devices).catch(() => undefined)
     if (!again || !sameSides(measured, again)) return verdict('unsteady', { message: unsteady, counterexample })
     if (claim.holds === false) return verdict('refuted', { error: measured.error, counterexample })
@@ -128,13 +142,16 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
       message: `${devices.bytesInUse() - bytes} bytes of device memory were kept after ${counted.runs} cases (dispose of what isn't returned)`,
     })
   }
-  if (claim.holds === false && path === undefined) {
-    return verdict('not refuted', { message: `no counterexample among ${counted.runs} cases, but the claim should be false` })
+  if (claim.holds === false) {
+    const among = path === undefined ? `no counterexample among ${counted.runs} cases` : 'this case is no counterexample'
+    return verdict('not refuted', { message: `${among}, but the claim should be false` })
   }
   return verdict('holds')
 }
 
 const unsteady = 'non-deterministic: the same case gave two different results (random numbers, a clock, or state kept between cases?)'
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 
 const caseOf = (claim: Claim): fc.Arbitrary<Case> =>
   // In the order in which they shrink: sizes first, then how the values look, then which they are.
@@ -162,17 +179,20 @@ class Violation extends Error {
   }
 }
 
+/** See `Claim.floor`. */
+const largestScale = 10
+
 async function measure(claim: Claim, c: Case, devices: Devices): Promise<Measured> {
   const draws = new Draws(c, devices)
   const evaluate = async (which: 'left' | 'right'): Promise<Results> => {
     const side = withDevice(devices.device, () => scope(() => claim[which](c, draws.context())))
     const results: Results = {}
-    for (const [name, value] of Object.entries(checkSide(side, which))) {
-      if (value instanceof Tensor) {
-        results[name] = Float64Array.from(await value.read())
-        value.dispose()
-      } else results[name] = typeof value === 'number' ? Float64Array.of(value) : Float64Array.from(value)
-    }
+    const values = Object.entries(checkSide(side, which))
+    for (const [name, value] of values)
+      results[name] =
+        value instanceof Tensor ? Float64Array.from(await value.read()) : Float64Array.from(typeof value === 'number' ? [value] : value)
+    // Two names may stand for one tensor.
+    for (const value of new Set(values.map(([, value]) => value))) if (value instanceof Tensor) value.dispose()
     return results
   }
   const left = await evaluate('left')
@@ -180,13 +200,25 @@ async function measure(claim: Claim, c: Case, devices: Devices): Promise<Measure
   const worst: Measured = { error: -1, name: '', element: 0, left, right, drawn: draws.drawn }
   const names = new Set([...Object.keys(left), ...Object.keys(right)])
   if (names.size === 0) throw new ClaimError('the sides have no results: return { name: tensor, ... }')
-  const floor = (claim.floor ?? 0.1) * Math.max(1, ...Object.values(right).map(rms).filter(Number.isFinite))
+  const isGradient = (name: string): boolean => name.startsWith('d') && draws.drawn.has(name.slice(1))
+  const floorOf = (group: (name: string) => boolean): number => {
+    const sizes = Object.keys(right)
+      .filter(group)
+      .map((name) => rms(right[name]))
+    return (claim.floor ?? 0.1) * Math.min(largestScale, Math.max(1, ...sizes.filter(Number.isFinite)))
+  }
+  const floors = { gradients: floorOf(isGradient), outputs: floorOf((name) => !isGradient(name)) }
   for (const name of names) {
     if (left[name]?.length !== right[name]?.length) {
       const count = (side: Results): string => (side[name] ? `${side[name].length} values` : 'none')
       throw new ClaimError(`the sides differ in what '${name}' is: left has ${count(left)}, right ${count(right)}`)
     }
-    const { error, element } = compare(claim.relation ?? 'equal', left[name], right[name], floor)
+    const { error, element } = compare(
+      claim.relation ?? 'equal',
+      left[name],
+      right[name],
+      floors[isGradient(name) ? 'gradients' : 'outputs'],
+    )
     if (worse(error, worst.error)) Object.assign(worst, { error, name, element })
   }
   return worst
@@ -217,6 +249,8 @@ const measures: Record<Relation, (left: Float64Array, right: Float64Array, floor
     return { error: rms(difference) / (rms(right) + floor), element }
   },
   'same bits'(left, right) {
+    const lost = left.findIndex((x, i) => Number.isNaN(x) || Number.isNaN(right[i]))
+    if (lost >= 0) return { error: Number.NaN, element: lost }
     const differs = (_: number, i: number): boolean => !Object.is(left[i], right[i])
     const element = left.findIndex(differs)
     return { error: element < 0 ? 0 : left.filter(differs).length / left.length, element: Math.max(element, 0) }
@@ -241,14 +275,23 @@ function sameSides(a: Measured, b: Measured): boolean {
 
 const number = (x: number): string => (Object.is(x, -0) ? '-0' : String(Number(x.toPrecision(9))))
 
-function complaint({ relation = 'equal' }: Claim, { error, name, element, left, right }: Measured, bound: number): string {
+const place = ({ name, element, left }: Measured): string => (left[name].length === 1 ? name : `${name}[${element}]`)
+
+const notANumber = (measured: Measured): string => {
+  const { name, element, left, right } = measured
+  return `${place(measured)} can't be compared: ${left[name][element]} on the left, ${right[name][element]} on the right`
+}
+
+function complaint({ relation = 'equal' }: Claim, measured: Measured, bound: number): string {
+  const { error, name, element, left, right } = measured
+  if (Number.isNaN(error)) return notANumber(measured)
   const [l, r] = [left[name][element], right[name][element]]
-  const at = left[name].length === 1 ? name : `${name}[${element}]`
+  const at = place(measured)
   if (relation === 'same bits') return `${at} is ${l} on the left and ${r} on the right: not the same bits`
-  const measured = `error ${error.toExponential(1)}, bound ${bound.toExponential(0)}`
+  const size = `error ${error.toExponential(1)}, bound ${bound.toExponential(0)}`
   return relation === 'equal'
-    ? `${name} differs (${measured}), most at ${at}: ${number(l)} on the left, ${number(r)} on the right`
-    : `${at} is ${number(l)}, more than ${number(r)} (${measured})`
+    ? `${name} differs (${size}), most at ${at}: ${number(l)} on the left, ${number(r)} on the right`
+    : `${at} is ${number(l)}, more than ${number(r)} (${size})`
 }
 
 /** Longer tensors aren't printed. */

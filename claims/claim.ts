@@ -4,7 +4,7 @@
  */
 import type fc from 'fast-check'
 import type { Tensor } from '../engine/index.ts'
-import type { Context, Other } from './context.ts'
+import { type Context, type Other, others } from './context.ts'
 
 /** A claim, a rule or a file of them isn't as it should be; the message is one line. */
 export class ClaimError extends Error {
@@ -30,8 +30,9 @@ export type Case<F extends Fields = Fields> = {
 export type Side = Readonly<Record<string, Tensor | number | ArrayLike<number>>>
 
 /**
- * `equal`: rms(left - right) / (rms(right) + floor) is within the bound, for each name; the floor: see `Claim.floor`. `same bits`: every value is the same, to the sign
- * of zero. `at most`: no left value is above its right one by more than bound * (|right| + floor).
+ * `equal`: rms(left - right) / (rms(right) + floor) is within the bound, for each name; the floor: see `Claim.floor`. `same bits`: every
+ * value is the same, to the sign of zero. `at most`: no left value is above its right one by more than bound * (|right| + floor). A NaN on
+ * either side violates all three, and refutes no false claim.
  */
 export const relations = ['equal', 'same bits', 'at most'] as const
 export type Relation = (typeof relations)[number]
@@ -64,8 +65,10 @@ export interface Claim<F extends Fields = any> {
   /** `forward`, or `nothing` for `same bits`, by default. */
   readonly bounds?: Bounds
   /**
-   * The floor is this (0.1 by default) times the largest rms of the right side's results, or 1 if that is larger: inputs are drawn of size 1,
-   * and a result that is much smaller than the others is a difference of terms of their size, and has their rounding error.
+   * The floor is this (0.1 by default) times the largest rms on the right side among the results of the same kind, gradients ('dq', where a
+   * 'q' is drawn) or others, but from 1 to 10: inputs are drawn of size 1, and a result that is much smaller than the others of its kind is a
+   * difference of terms of their size, with their rounding error. No more than 10, since larger results come from products of many such
+   * terms (a memory that grows, say), which the small ones needn't have gone through.
    */
   readonly floor?: number
   /** False: the claim is wrong, and the check must find a counterexample. */
@@ -81,7 +84,7 @@ export const forward: Bounds = {
   float32: 1e-5,
   float64: 1e-10,
   reason:
-    'T steps of sums over K: about (T + K) roundings, each of 6e-8 in float32 and 1.1e-16 in float64, most of which cancel; measured 4e-7 and 1e-15, and 25 times that allowed in float32',
+    'T steps of sums over K: about (T + K) roundings, each of 6e-8 in float32 and 1.1e-16 in float64, most of which cancel; the largest seen among 1,000 cases of each claim are 3.0e-6 and 2.4e-14',
 }
 
 export const nothing: Bounds = { float32: 0, float64: 0, reason: 'the same operations in the same order' }
@@ -126,6 +129,11 @@ export function checkClaim<C extends Claim>(claim: C, where = claimWhere(claim))
   if (!(float32 >= 0 && float64 >= 0 && typeof reason === 'string'))
     fail("'bounds' must be { float32, float64, reason }: two numbers from 0 and a text")
   if (claim.floor !== undefined && !(claim.floor >= 0)) fail(`'floor' must be a number from 0, not ${claim.floor}`)
+  const { needs, holds, confidence } = claim
+  if (needs !== undefined && !(Array.isArray(needs) && needs.every((other) => others.includes(other))))
+    fail(`'needs' must be a list out of ${others.join(', ')}`)
+  if (holds !== undefined && typeof holds !== 'boolean') fail("'holds' must be true or false")
+  if (confidence !== undefined && (typeof confidence !== 'string' || confidence === '')) fail("'confidence' must be a text")
   return claim
 }
 

@@ -12,7 +12,8 @@ export const valueKinds = ['any', 'key', 'unit key', 'feature', 'rate', 'gate', 
 export type Values = (typeof valueKinds)[number]
 
 /** Further devices that a claim can compare with: the reference; the device under test with more threads, or of one of two builds. */
-export type Other = 'reference' | 'threads' | 'plain' | 'relaxed'
+export const others = ['reference', 'threads', 'plain', 'relaxed'] as const
+export type Other = (typeof others)[number]
 
 export interface Context {
   /** Tensors are made here by default: the device under test, or the one named to `on`. */

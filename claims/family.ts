@@ -15,7 +15,7 @@ import {
   tensor,
   zeros,
 } from '../engine/index.ts'
-import { type Case, type Claim, defineClaim, type Fields, nothing, type Side } from './claim.ts'
+import { type Case, type Claim, defineClaim, type Fields, forward, nothing, type Side } from './claim.ts'
 import type { Context } from './context.ts'
 import { differences, sample, sampled } from './differences.ts'
 import { flag, int, oneOf, sizes } from './fields.ts'
@@ -92,6 +92,11 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       statement: `Automatic differentiation of the step agrees with finite differences of sixth order in float64, for ${sampled} elements of each input and of the initial state, chosen anew for each case.`,
       equation:
         '\\frac{\\partial L}{\\partial x_i} = \\frac{1}{h}\\sum_{m=1}^{3} c_m\\,\\bigl(L(x + m h e_i) - L(x - m h e_i)\\bigr) + O(h^6)',
+      bounds: {
+        ...forward,
+        reason:
+          'the differences are taken in float64: about 4e-14 |L| of rounding and 3e-17 of the seventh derivative; the largest seen among 1,000 cases of each rule is 4.5e-12',
+      },
       fields: { ...without(small, 'B'), initial: flag },
       left: (c, x) => sample(c, x, gradients(rule, { ...c, B: 1, interior: true }, x, run('step', c))),
       right: (c, x) =>

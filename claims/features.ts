@@ -78,7 +78,7 @@ export const featureClaims: readonly Claim[] = [
     section,
     statement: 'The features of a vector and of its negative are orthogonal.',
     equation: '\\varphi_\\nu(x)^\\top \\varphi_\\nu(-x) = 0',
-    source: 'RECURRENCES A.2, from Schlag 2021, eq. 37',
+    source: 'from Schlag 2021, eq. 37: one of relu(x_i), relu(-x_i) is 0',
     bounds: { float32: 0, float64: 0, reason: 'one factor of each product is exactly 0' },
     fields: { ...rows, K: int(2, 9), nu: int(1, 9) },
     left: (c, x) => ({ dot: dots(dpfp(draw(c, x), Math.min(c.nu, c.K - 1)), dpfp(neg(draw(c, x)), Math.min(c.nu, c.K - 1))) }),
@@ -89,7 +89,7 @@ export const featureClaims: readonly Claim[] = [
     section,
     statement: 'Scaling a vector by c > 0 scales its features by c^2; divided by their sum, they do not change.',
     equation: '\\varphi_\\nu(c x) = c^2 \\varphi_\\nu(x)',
-    source: 'RECURRENCES A.2, from Schlag 2021, eq. 37',
+    source: 'from Schlag 2021, eq. 37: each feature is a product of two entries',
     fields: { ...rows, K: int(2, 9), nu: int(1, 3), factor: int(1, 5) },
     left: (c, x) => ({ features: dpfp(affine(draw(c, x), c.factor), Math.min(c.nu, c.K)) }),
     right: (c, x) => ({ features: affine(dpfp(draw(c, x), Math.min(c.nu, c.K)), c.factor ** 2) }),
@@ -119,7 +119,7 @@ export const featureClaims: readonly Claim[] = [
     statement:
       'The block of shift K is always zero, and shifts j and 2 K - j have the same inner products: more than K - 1 shifts add nothing.',
     equation: '\\varphi^{(K)}(x) = 0,\\qquad \\varphi^{(j)}(x)^\\top \\varphi^{(j)}(y) = \\varphi^{(2K-j)}(x)^\\top \\varphi^{(2K-j)}(y)',
-    source: 'RECURRENCES 1.1',
+    source: 'from Schlag 2021, eq. 37: a roll by K pairs relu(x_i) with relu(-x_i)',
     fields: { ...rows, K: int(2, 9), j: int(1, 8) },
     left: (c, x) => ({
       middle: block(c, x, 'x', c.K),

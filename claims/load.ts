@@ -7,6 +7,7 @@ import { scope } from '../engine/index.ts'
 import { type Case, type Claim, ClaimError, checkClaim } from './claim.ts'
 import { Devices, Draws, withDevice } from './context.ts'
 import { familyClaims } from './family.ts'
+import { messageOf } from './message.ts'
 import { checkRule, type FamilyRule, type OwnRule } from './rule.ts'
 import { drawInputs, drawState, runner } from './sides.ts'
 
@@ -40,9 +41,8 @@ export async function loadFile(file: string): Promise<Claim[]> {
   try {
     exported = await import(pathToFileURL(resolve(file)).href)
   } catch (error) {
-    return fail(
-      `can't be loaded: ${error instanceof Error ? `${error.name === 'Error' ? '' : `${error.name}: `}${error.message}` : String(error)}`,
-    )
+    const kind = error instanceof Error && error.name !== 'Error' ? `${error.name}: ` : ''
+    return fail(`can't be loaded: ${kind}${messageOf(error, [file])}`)
   }
   const inside = typeof exported.default === 'object' && exported.default !== null ? (exported.default as Record<string, unknown>) : {}
   const list = (name: 'claims' | 'rules'): unknown[] => {
@@ -58,21 +58,27 @@ export async function loadFile(file: string): Promise<Claim[]> {
   for (const [i, rule] of rules.entries()) {
     const where = nameOf(file, 'rules', rule, i)
     const checked = checkRule(rule as OwnRule, where)
-    await tryStep(checked, where)
+    await tryStep(checked, file, where)
     ofRules.push(...familyClaims(checked))
   }
   return [...ofRules, ...claims.map((claim, i) => checkClaim(claim as Claim, nameOf(file, 'claims', claim, i)))]
 }
 
-/** One token of small sizes, so that a step that can't work is one message and not one a claim. */
-async function tryStep(rule: FamilyRule, where: string): Promise<void> {
+/** One token of small sizes, so that a step (or a map of inputs) that can't work is one message and not one a claim. */
+async function tryStep(rule: FamilyRule, file: string, where: string): Promise<void> {
   const devices = await Devices.open('reference')
   const c = { B: 1, T: 1, H: 1, K: 2, V: 3, N: 2, look: 'normal', seed: 1, initial: true } as unknown as Case
   try {
     const context = new Draws(c, devices).context()
-    withDevice(devices.device, () => scope(() => void runner(rule, 'step')(drawInputs(rule, c, context), drawState(rule, c, context))))
+    withDevice(devices.device, () =>
+      scope(() => {
+        const inputs = drawInputs(rule, c, context)
+        runner(rule, 'step')(inputs, drawState(rule, c, context))
+        rule.equals?.inputs(inputs)
+      }),
+    )
   } catch (error) {
-    throw error instanceof ClaimError ? error : new ClaimError(`${where}: step: ${error instanceof Error ? error.message : String(error)}`)
+    throw error instanceof ClaimError ? error : new ClaimError(`${where}: step: ${messageOf(error, [file])}`)
   }
 }
 

@@ -128,7 +128,7 @@ export const memoryClaims: readonly Claim[] = [
     statement:
       'Features that are all zero, as ReLU and DPFP can give, stay zero when they are normalised, write nothing, and read nothing: no NaN.',
     equation: '\\varphi(k_t) = 0 \\;\\Rightarrow\\; \\frac{\\varphi(k_t)}{\\sum \\varphi(k_t) + \\varepsilon} = 0,\\; S_t = S_{t-1}',
-    source: 'RECURRENCES, pitfalls: the official logs of Schlag 2021 have NaN here',
+    source: 'Schlag 2021, appendix A.2; without an eps in the denominator it is 0 / 0',
     fields: { ...sequence, ...runs },
     left: (c, x) => {
       const k = sumNorm(zeros([c.B, c.T, c.H, c.K], x.device))
@@ -150,7 +150,7 @@ export const memoryClaims: readonly Claim[] = [
     statement:
       'What the sum rule has stored at the end, and what it gives then, is the same for the same tokens in any order: it needs positions.',
     equation: 'S_T = \\sum_t k_t v_t^\\top,\\; z_T = \\sum_t k_t \\text{ whatever the order}',
-    source: 'Katharopoulos 2020; RECURRENCES C.11',
+    source: 'Katharopoulos 2020, eqs. 18, 19',
     fields: { ...sequence, ...runs },
     left: (c, x) => memoryOf('linear-attention', c, x, true),
     right: (c, x) => memoryOf('linear-attention', c, x, false),
@@ -162,7 +162,7 @@ export const memoryClaims: readonly Claim[] = [
       'Queries, keys and memory may be turned together by any rotation: outputs and gradients of values stay the same (for rules without feature map and channel gates).',
     equation:
       'q_t \\mapsto R q_t,\\; k_t \\mapsto R k_t,\\; S_0 \\mapsto R S_0,\\; R^\\top R = I \\;\\Rightarrow\\; y_t \\mapsto y_t,\\; S_T \\mapsto R S_T',
-    source: 'RECURRENCES C.15',
+    source: 'these rules see queries and keys only through their inner products',
     fields: { ...sequence, ...runs, rule: oneOf<RuleName>('sum', 'delta', 'mamba2', 'gated-delta', 'longhorn', 'oja'), initial: flag },
     left: (c, x) => {
       const R = orthonormal(x, 'R', c, c.K, c.K)
@@ -183,7 +183,7 @@ export const memoryClaims: readonly Claim[] = [
     section,
     statement: 'With keys of length 1 and rates from 0 to 2, and nothing to write, no correction makes the memory larger.',
     equation: '\\|k_t\\| = 1,\\; 0 \\le \\beta_t \\le 2,\\; v_t = 0 \\;\\Rightarrow\\; \\|S_T\\|_F \\le \\|S_0\\|_F',
-    source: 'RECURRENCES C.20: the eigenvalue along k is 1 - beta |k|^2',
+    source: 'the eigenvalue of I - beta k k^T along k is 1 - beta |k|^2',
     relation: 'at most',
     bounds: { float32: 1e-5, float64: 1e-12, reason: 'at beta = 2 the norm stays the same: T reflections, each rounded' },
     fields: { ...sequence, ...runs },
@@ -196,7 +196,7 @@ export const memoryClaims: readonly Claim[] = [
     statement:
       'Non-negative features divided by their sum are no longer than 1, so that rates up to 1 are stable without another normalisation.',
     equation: '\\hat k = \\frac{\\varphi}{\\sum_i \\varphi_i},\\; \\varphi_i \\ge 0 \\;\\Rightarrow\\; \\|\\hat k\\| \\le 1',
-    source: 'Schlag 2021, appendix A.2; RECURRENCES C.21',
+    source: 'Schlag 2021, appendix A.2',
     relation: 'at most',
     bounds: { float32: 1e-5, float64: 1e-12, reason: 'a single feature has length 1 up to rounding' },
     fields: { ...sequence, ...runs },
@@ -228,7 +228,7 @@ export const memoryClaims: readonly Claim[] = [
     section,
     statement: 'A first token from an empty memory reads its own value, weighted by how well its query fits its key.',
     equation: 'S_0 = 0 \\;\\Rightarrow\\; y_1 = s\\,\\beta_1 (k_1^\\top q_1)\\, v_1',
-    source: 'RECURRENCES C.7',
+    source: 'Schlag 2021, eqs. 24, 25, for one token',
     fields: { ...sequence, T: int(1, 1), ...runs, scale: oneOf(1, 0.5) },
     left: (c, x) => {
       const { q, k, v, beta } = drawInputs(rules.delta, c, x)

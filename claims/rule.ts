@@ -12,7 +12,7 @@ import {
 } from '../engine/index.ts'
 import { show } from '../engine/shape.ts'
 import { ClaimError } from './claim.ts'
-import { valueKinds } from './context.ts'
+import { type Values, valueKinds } from './context.ts'
 
 export interface OwnRule extends Partial<Pick<Rule, 'title' | 'source' | 'equation' | 'forms' | 'run' | 'eps' | 'normalise'>> {
   /** Short, unique: 'my-rule'. */
@@ -21,6 +21,8 @@ export interface OwnRule extends Partial<Pick<Rule, 'title' | 'source' | 'equati
   readonly inputs: Rule['inputs']
   /** Each part of the state and its axes. It is zero at first. */
   readonly state: Readonly<Record<string, readonly Letter[]>>
+  /** What an initial state is drawn as, where that isn't 'any': { z: 'feature' }. */
+  readonly stateValues?: Readonly<Record<string, Values>>
   /** One token, by composed ops of the engine: the specification. */
   step(
     state: Record<string, Tensor>,
@@ -29,13 +31,14 @@ export interface OwnRule extends Partial<Pick<Rule, 'title' | 'source' | 'equati
   ): { y: Tensor; state: Record<string, Tensor> }
   /** An input in which y is linear from a zero state, if there is one. */
   readonly linear?: string
-  /** A rule of this package that this one equals; with its inputs, computed from these, where they aren't the same. */
+  /** A rule of this package that this one equals; with all of its inputs, computed from these, where they aren't the same. */
   readonly equals?: RuleName | { readonly rule: RuleName; inputs(inputs: Record<string, Tensor>): Record<string, Tensor> }
 }
 
 /** What the claims of the family are made of. */
 export interface FamilyRule extends Rule {
   readonly name: string
+  readonly stateValues?: Readonly<Record<string, Values>>
   readonly linear?: string
   readonly equals?: { readonly rule: RuleName; inputs(inputs: Record<string, Tensor>): Record<string, Tensor> }
   /** Whether `run` knows mask and reset, as the rules of this package do. */
@@ -50,7 +53,10 @@ export function defineRule(rule: OwnRule): OwnRule {
   return rule
 }
 
-const known = ['name', 'title', 'source', 'equation', 'inputs', 'state', 'step', 'run', 'forms', 'eps', 'normalise', 'linear', 'equals']
+const known = [
+  ...['name', 'title', 'source', 'equation', 'inputs', 'state', 'stateValues', 'step', 'run', 'forms'],
+  ...['eps', 'normalise', 'linear', 'equals'],
+]
 const letters = 'BTHKVN'
 
 /** The rule as the family's claims need it, with a step and a run whose results are checked. `where` begins the message of an error. */
@@ -68,11 +74,15 @@ export function checkRule(rule: OwnRule, where: string): FamilyRule {
     if (!Array.isArray(shape) || shape.some((letter) => !letters.includes(letter) || letter.length !== 1))
       fail(`${what} must be a list of axes out of ${[...letters].join(' ')}, like ['B', 'T', 'H', 'K']`)
   }
+  const kind = (what: string, values: unknown, shape: readonly string[]): void => {
+    if (!valueKinds.includes(values as Values)) fail(`the values of ${what} must be one of ${valueKinds.join(', ')}, not '${values}'`)
+    if (values === 'matrix' && (shape.length < 2 || shape.at(-1) !== shape.at(-2)))
+      fail(`${what} holds matrices and has axes [${shape}]: the last two must be the same`)
+  }
   if (typeof rule.inputs !== 'object' || rule.inputs === null) fail("'inputs' must be { name: { shape, values } }")
   for (const [name, input] of Object.entries(rule.inputs)) {
     axes(`the shape of input '${name}'`, input?.shape)
-    if (!valueKinds.includes(input.values))
-      fail(`the values of input '${name}' must be one of ${valueKinds.join(', ')}, not '${input.values}'`)
+    kind(`input '${name}'`, input.values, input.shape)
     const [B, T] = [input.shape.indexOf('B'), input.shape.indexOf('T')]
     if (B > 0 || (T >= 0 && (T !== 1 || B !== 0))) fail(`input '${name}' has axes [${input.shape}]: B comes first, T second`)
   }
@@ -84,6 +94,11 @@ export function checkRule(rule: OwnRule, where: string): FamilyRule {
     if (shape[0] !== 'B' || shape.includes('T')) fail(`'${name}' in the state has axes [${shape}]: B comes first, and there is no T`)
     if (name in rule.inputs) fail(`'${name}' is both an input and a part of the state`)
   }
+  const { stateValues = {} } = rule
+  for (const [name, values] of Object.entries(stateValues)) {
+    if (!(name in rule.state)) fail(`'stateValues' names '${name}', which 'state' doesn't list`)
+    kind(`'${name}' in the state`, values, rule.state[name])
+  }
   if (rule.forms !== undefined && rule.run === undefined) fail("has 'forms' but no 'run'")
   for (const form of rule.forms ?? []) if (!forms.includes(form)) fail(`unknown form '${form}' (${forms.join(', ')})`)
   if (rule.linear !== undefined && !(rule.linear in rule.inputs)) fail(`'linear' names '${rule.linear}', which isn't an input`)
@@ -91,6 +106,20 @@ export function checkRule(rule: OwnRule, where: string): FamilyRule {
   const equal = typeof equals === 'string' ? { rule: equals, inputs: (inputs: Record<string, Tensor>) => inputs } : equals
   if (equal && !(equal.rule in rules)) fail(`'equals' names '${equal.rule}'; the rules are ${Object.keys(rules).join(', ')}`)
   if (equal && typeof equal.inputs !== 'function') fail("'equals' must be a rule's name, or { rule, inputs: (inputs) => its inputs }")
+  /** An input that is left out would have a default, and the comparison be one with another rule. */
+  const complete = (inputs: object): void => {
+    const [got, wanted] = [Object.keys(inputs), Object.keys(rules[equal!.rule].inputs)]
+    if (got.length !== wanted.length || wanted.some((name) => !got.includes(name)))
+      fail(`'equals' gives ${equal!.rule} the inputs ${got.join(', ')}, and it has ${wanted.join(', ')}`)
+  }
+  if (typeof equals === 'string') complete(rule.inputs)
+  const mapped = (inputs: Record<string, Tensor>): Record<string, Tensor> => {
+    const result: unknown = equal!.inputs(inputs)
+    if (typeof result !== 'object' || result === null || !Object.values(result).every((value) => value instanceof Tensor))
+      fail("the 'inputs' of 'equals' must return { name: tensor }")
+    complete(result as object)
+    return result as Record<string, Tensor>
+  }
 
   /** y and the state must have the axes of the rule, with the sizes of what went in. */
   const checked = (what: string, result: unknown, sizes: Record<string, number>): RuleResult => {
@@ -129,7 +158,8 @@ export function checkRule(rule: OwnRule, where: string): FamilyRule {
     eps,
     normalise,
     linear,
-    equals: equal,
+    stateValues,
+    equals: equal && { rule: equal.rule, inputs: mapped },
     flags: false,
     forgets: false,
     step: (state, token, options) => checked('step', step(state as never, token, options), sizesOf(token, true)),

@@ -21,9 +21,11 @@ export type Tensors = Record<string, Tensor>
 /** What turns inputs and a state (undefined: zero) into outputs. */
 export type Runner = (inputs: Tensors, state: FastWeightState | undefined) => RuleResult
 
-type RuleTable = Pick<Rule, 'inputs' | 'state'>
+/** `stateValues`: what an initial state is drawn as, by name, 'any' where it doesn't say; the rules of this package have `knownStates`. */
+type RuleTable = Pick<Rule, 'inputs' | 'state'> & { readonly stateValues?: Readonly<Record<string, Values>> }
 
-const stateValues: Record<string, Values> = { S: 'any', z: 'feature', A: 'matrix' }
+const knownStates: Record<string, Values> = { z: 'feature', A: 'matrix' }
+const stateKind = ({ stateValues = knownStates }: RuleTable, name: string): Values => stateValues[name] ?? 'any'
 
 const sizeOf = (c: Case, letters: readonly string[]): number[] => letters.map((letter) => c[letter] as unknown as number)
 
@@ -57,7 +59,7 @@ export function stateNumbers(rule: RuleTable, c: Case, context: Context): Record
   return Object.fromEntries(
     Object.entries(rule.state).map(([name, axes]) => {
       const shape = sizeOf(c, axes)
-      return [name, { values: context.values(`${name}0`, shape, stateValues[name] ?? 'any'), shape }]
+      return [name, { values: context.values(`${name}0`, shape, stateKind(rule, name)), shape }]
     }),
   )
 }
@@ -79,7 +81,11 @@ export function drawState(rule: RuleTable, c: Case, context: Context): FastWeigh
  * multiply terms by the square of it.
  */
 export const floorOf = (rule: RuleTable): number =>
-  'z' in rule.state || Object.values(rule.inputs).some(({ shape }) => !shape.includes('T')) || rule.inputs.k?.values === 'any' ? 1 : 0.1
+  Object.keys(rule.state).some((name) => stateKind(rule, name) === 'feature') ||
+  Object.values(rule.inputs).some(({ shape }) => !shape.includes('T')) ||
+  rule.inputs.k?.values === 'any'
+    ? 1
+    : 0.1
 
 /** The rule in one of its forms, or by its `step`. */
 export const runner =

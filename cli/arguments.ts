@@ -29,6 +29,8 @@ export interface Option {
   readonly otherwise?: string
   /** Of a string or of each string of a list. */
   readonly choices?: readonly string[]
+  /** What a string looks like; the placeholder shows it. */
+  readonly pattern?: RegExp
   /** The range of a number; `above` and `below` exclude their end. */
   readonly min?: number
   readonly max?: number
@@ -215,13 +217,13 @@ function check(option: Option, value: unknown, where: string, got: unknown): Val
 }
 
 function accepts(option: Option, value: unknown): value is Value {
-  const { type, choices, min = -Infinity, max = Infinity, above = -Infinity, below = Infinity } = option
+  const { type, choices, pattern = /^/, min = -Infinity, max = Infinity, above = -Infinity, below = Infinity } = option
   const isString = (item: unknown) => typeof item === 'string' && item !== '' && (choices === undefined || choices.includes(item))
   switch (type) {
     case 'boolean':
       return typeof value === 'boolean'
     case 'string':
-      return isString(value)
+      return isString(value) && pattern.test(value as string)
     case 'list':
       return Array.isArray(value) && value.length > 0 && value.every(isString)
     default:
@@ -237,9 +239,10 @@ function accepts(option: Option, value: unknown): value is Value {
 }
 
 /** 'an integer, 1 or more', 'a number from 0 to 1', 'one of adam, adamw'. */
-function expectation({ type, choices, min, max, above, below, placeholder }: Option): string {
+function expectation({ type, choices, pattern, min, max, above, below, placeholder }: Option): string {
   if (choices !== undefined) return `${type === 'list' ? 'a list of' : 'one of'} ${choices.join(', ')}`
   if (type === 'boolean') return 'true or false'
+  if (pattern !== undefined) return `${placeholder}`
   if (type === 'string') return placeholder === undefined ? 'a text' : `a ${placeholder.toLowerCase()}`
   if (type === 'list') return 'a list'
   const noun = type === 'integer' ? 'an integer' : 'a number'

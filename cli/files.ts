@@ -52,6 +52,19 @@ export function writeAtomic(path: string, content: Uint8Array | string): void {
   }
 }
 
+/** Throws where `writeAtomic` could write no file of this name, so that nobody waits for a result that can't be kept. */
+export function checkWritable(path: string): void {
+  const probe = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`)
+  try {
+    if (existsSync(path) && statSync(path).isDirectory()) throw new Error('it is a folder')
+    writeFileSync(probe, '')
+  } catch (error) {
+    throw new FileError(`can't write ${path}: ${reason(error)}`)
+  } finally {
+    rmSync(probe, { force: true })
+  }
+}
+
 /**
  * Creates the folder where it isn't there, locks it against other processes, and writes a file in it to know that it can be written; removes
  * what a killed process left. Returns what unlocks it, and removes the folders it has created if they are still empty.

@@ -57,10 +57,10 @@ const entries = [
     await openDevice(v)
     return generateText({ ...v, topK: v['top-k'] })
   }),
-  entry(verifyCommand, async (v, _, operands) => {
+  entry(verifyCommand, async (v, given, operands) => {
     const { 'case-limit': caseLimit } = v
     const { verify } = await import('./verify.ts')
-    return verify({ ...v, caseLimit, operands, relaxed: enableRelaxed(v.relaxed) }, version)
+    return verify({ ...v, caseLimit, operands, given, relaxed: enableRelaxed(v.relaxed) }, version)
   }),
   entry(doctorCommand, async (v) => doctor(await openDevice(v))),
 ]

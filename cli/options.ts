@@ -246,6 +246,7 @@ export const verifyCommand = {
       name: 'path',
       type: 'string',
       placeholder: 'N:N:...',
+      pattern: /^\d+(:\d+)*$/,
       group: 'Cases',
       description: 'run one case again: as a counterexample names it, with its seed',
     },

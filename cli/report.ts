@@ -36,18 +36,22 @@ export async function page(verification: Verification): Promise<string> {
   const refuted = claims.filter((claim) => claim.holds === false && !isBad(claim))
   const skipped = claims.filter(isSkipped)
   const holding = claims.length - failed.length - refuted.length - skipped.length
+  const headline = [
+    ...(failed.length > 0 ? [`${count(failed.length, 'claim')} failed`] : []),
+    ...(problems.length > 0 ? [`${count(problems.length, 'file')} could not be used`] : []),
+  ].join(', ')
   const worst = devices.map((device) => ({ device, error: largest(claims, device) }))
 
   return `<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>fastweights verify: ${failed.length === 0 ? `${holding} claims hold` : `${failed.length} claims failed`}</title>
+<title>fastweights verify: ${headline || `${count(holding, 'claim')} hold${holding === 1 ? 's' : ''}`}</title>
 <style>@font-face { font-family: Temml; src: url(data:font/woff2;base64,${font}) format('woff2'); }
 ${style}</style>
 <header>
 <p class="tool">fastweights ${html(version)} verify</p>
-<h1>${failed.length === 0 ? 'Every claim came out as stated' : `${count(failed.length, 'claim')} failed`}</h1>
+<h1>${headline || 'Every claim came out as stated'}</h1>
 <dl class="totals">
 ${total(holding, 'hold', 'good')}
 ${refuted.length > 0 ? total(refuted.length, 'false, and refuted', 'false') : ''}
@@ -62,8 +66,9 @@ ${problems.map((problem) => `<p class="problem">${html(problem)}</p>`).join('\n'
 <section class="overview" aria-label="Overview">
 <h2>Overview</h2>
 <p class="key">A bar is the largest error that any case showed: <span class="swatch"></span> on a logarithmic scale from 10<sup>−17</sup> to 1, with the claim's bound as a line.
-In this table it is the largest of a section. An error is rms(left − right) / (rms(right) + floor) of one result (outputs, last state, each gradient), the floor being a tenth
-of the largest rms among the case's results (at least a tenth; ten times that where normalisers or shared decays make terms cancel).</p>
+In this table it is the largest of a section. An error is rms(left − right) / (rms(right) + floor) of one result. The floor is a tenth of the largest rms among the case's
+outputs and states or, for a gradient, among its gradients, but from 0.1 to 1; it is ten times that where terms cancel that are larger than any result (normalisers, a decay or an input that
+all tokens share, keys of any length, a gradient that should be zero). A claim of “at most” counts how far above its right side a value lies, over |right| + floor.</p>
 <table>
 <thead><tr><th scope="col">section</th><th scope="col" class="n">claims</th>${devices.map((device) => `<th scope="col">${html(device)}</th>`).join('')}</tr></thead>
 <tbody>
@@ -72,20 +77,19 @@ ${sections.map((section) => overviewRow(section, devices)).join('\n')}
 </table>
 </section>
 ${sections
-  .map(({ title, id, claims }) => {
-    const shown = new Set<string>()
-    const once = (text: string, show: (text: string) => string): string => {
-      if (shown.has(text)) return ''
-      shown.add(text)
-      return show(text)
-    }
-    const equation = (tex: string): string => once(tex, () => `<div class="equation" tabindex="0">${math(tex)}</div>`)
-    const source = (text: string): string => once(text, () => `<p class="source">${html(text)}</p>`)
-    return `<section id="${id}">
+  .map(
+    ({ title, id, claims }) => `<section id="${id}">
 <h2>${html(title)}</h2>
-${claims.map((claim) => article(claim, equation(claim.equation), source(claim.source), noteOf(claim))).join('\n')}
-</section>`
+${claims
+  .map((claim, i) => {
+    // What stands directly above needn't be said again.
+    const { equation, source } = claims[i - 1] ?? {}
+    const shown = claim.equation === equation ? '' : `<div class="equation" tabindex="0">${math(claim.equation)}</div>`
+    return article(claim, shown, claim.source === source ? '' : `<p class="source">${html(claim.source)}</p>`, noteOf(claim))
   })
+  .join('\n')}
+</section>`,
+  )
   .join('\n')}
 <section class="notes">
 <h2>Bounds</h2>
@@ -189,11 +193,12 @@ function pieces(tex: string): string[] {
 const isBad = ({ verdicts }: Entry): boolean => verdicts.some(({ ok }) => !ok)
 const isSkipped = ({ verdicts }: Entry): boolean => verdicts.every(({ status }) => status === 'skipped')
 
+/** Of what is a number. */
 const largest = (claims: readonly Entry[], device: string): number =>
   claims
     .flatMap(({ verdicts }) => verdicts)
     .filter((v) => v.device === device && (v.status === 'holds' || v.status === 'fails'))
-    .reduce((most, { error }) => (most >= error || Number.isNaN(most) ? most : error), 0)
+    .reduce((most, { error }) => Math.max(most, Number.isNaN(error) ? 0 : error), 0)
 
 const sameBounds = (a: Bounds, b: Bounds): boolean => a.float32 === b.float32 && a.float64 === b.float64 && a.reason === b.reason
 

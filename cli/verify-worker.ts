@@ -3,11 +3,12 @@
  * command watches it through the shared memory, and ends it if a case doesn't end.
  */
 import { parentPort, workerData } from 'node:worker_threads'
-import { caseLine, check, type Verdict } from '../claims/check.ts'
+import { caseLine, check, NoSuchCase, type Verdict } from '../claims/check.ts'
 import { boundsOf, type Claim, checkNames } from '../claims/claim.ts'
 import { Devices, type Kind } from '../claims/context.ts'
 import { claims as ownClaims } from '../claims/list.ts'
 import { loadFile, resolveOwnNames } from '../claims/load.ts'
+import { messageOf } from '../claims/message.ts'
 import { Pulse } from './pulse.ts'
 
 export interface WorkerSettings {
@@ -28,12 +29,13 @@ export type ClaimText = Pick<
 export type Report =
   | { readonly claims: readonly ClaimText[]; readonly problems: readonly string[] }
   | { readonly verdict: Verdict }
-  | { readonly failure: string }
+  | { readonly noCase: string }
+  | { readonly failure: string; readonly tooLong?: true }
 
 const { files, threads, relaxed, memory } = workerData as WorkerSettings
 const pulse = new Pulse(memory)
 const send = (report: Report): void => parentPort!.postMessage(report)
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+Error.stackTraceLimit = 50 // An error of the engine still shows the line of the file that called it.
 
 async function load(): Promise<{ claims: readonly Claim[]; problems: string[] }> {
   if (files.length === 0) return { claims: ownClaims, problems: [] }
@@ -68,8 +70,14 @@ parentPort!.on('message', async ({ claim: name, device: kind, ...options }: Job)
     const devices = opened.get(kind) ?? (await Devices.open(kind, { threads, relaxed }))
     opened.set(kind, devices)
     const claim = claims.find((claim) => claim.name === name)!
-    send({ verdict: await check(claim, devices, { ...options, onCase: (c, runs) => pulse.beat(caseLine(c), runs) }) })
+    send({
+      verdict: await check(claim, devices, {
+        ...options,
+        explain: (error) => messageOf(error, files),
+        onCase: (c, runs) => pulse.beat(caseLine(c), runs),
+      }),
+    })
   } catch (error) {
-    send({ failure: messageOf(error) })
+    send(error instanceof NoSuchCase ? { noCase: error.message } : { failure: messageOf(error, files) })
   }
 })

@@ -1,11 +1,12 @@
 /** `fastweights verify`: checks the claims on this machine's devices, in threads of their own, and says what came out. */
 import os from 'node:os'
+import { resolve } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import type { Verdict } from '../claims/check.ts'
 import { type Kind, kinds } from '../claims/context.ts'
-import { reason } from '../tasks/download.ts'
+import { messageOf } from '../claims/message.ts'
 import { suggestion, UsageError } from './arguments.ts'
-import { writeAtomic } from './files.ts'
+import { checkWritable, writeAtomic } from './files.ts'
 import { Pulse } from './pulse.ts'
 import { duration, oneLine, progress } from './terminal.ts'
 import type { ClaimText, Job, Report, WorkerSettings } from './verify-worker.ts'
@@ -24,6 +25,8 @@ export interface VerifyOptions {
   report: string | undefined
   /** Seconds. */
   caseLimit: number
+  /** The names of the options that were given. */
+  given: ReadonlySet<string>
 }
 
 /** Everything that a verification has found: what `--json` writes and the report shows. */
@@ -44,7 +47,12 @@ const isFile = (word: string): boolean => /\.[cm]?js$/.test(word)
 const loadLimit = 15_000
 
 export async function verify(options: VerifyOptions, version: string): Promise<number> {
-  const { operands, device, runs, seed, path, caseLimit, json, report } = options
+  const { operands, device, seed, path, caseLimit, json, report } = options
+  const runs = path === undefined ? options.runs : 1
+  if (report === '-') throw new UsageError('--report: a page needs a file, and not -')
+  if (json !== undefined && report !== undefined && resolve(json) === resolve(report))
+    throw new UsageError(`--json and --report would write the same file: ${json}`)
+  for (const file of [json === '-' ? undefined : json, report]) if (file !== undefined && !options.list) checkWritable(file)
   // Where the results go to standard output, the rest must not.
   const out = json === '-' ? process.stderr : process.stdout
   const say = (text: string): void => void out.write(`${text}\n`)
@@ -108,17 +116,18 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
       )
       try {
         finish(await checker.check(job))
+      } catch (error) {
+        queue.length = 0
+        throw error
       } finally {
         clearInterval(watch)
       }
     }
   }
-  try {
-    await Promise.all(crew.map(work))
-  } finally {
-    line.end()
-    for (const checker of crew) checker.end()
-  }
+  const ended = await Promise.allSettled(crew.map(work))
+  line.end()
+  for (const checker of crew) checker.end()
+  for (const one of ended) if (one.status === 'rejected') throw one.reason
 
   const verification: Verification = {
     version,
@@ -173,7 +182,7 @@ function list(claims: readonly ClaimText[], say: (text: string) => void): void {
     section = claim.section
     say(`  ${claim.name}${claim.holds === false ? ' (false)' : ''}`)
   }
-  say(`\n${claims.length} claims`)
+  say(`\n${counted(claims.length, 'claim')}`)
 }
 
 // --- Threads --------------------------------------------------------------------------------------------------------------------------
@@ -215,11 +224,12 @@ class Checker {
     this.worker.postMessage(job)
     const answer = await this.answer(this.limit)
     if ('verdict' in answer) return answer.verdict
+    if ('noCase' in answer) throw new UsageError(`--path: ${answer.noCase}`)
     const what = this.pulse.what() === '' ? '' : ` (case: ${this.pulse.what()})`
     const verdict: Verdict = {
       claim: job.claim,
       device: job.device,
-      status: 'stuck',
+      status: 'tooLong' in answer ? 'stuck' : 'throws',
       ok: false,
       runs: this.runs(),
       error: Number.NaN,
@@ -251,12 +261,12 @@ class Checker {
           if (pulse.beats() !== beats) {
             beats = pulse.beats()
             moved = now
-          } else if (now - moved > limit) settle({ failure: `not done after ${limit / 1000} s` })
+          } else if (now - moved > limit) settle({ failure: `not done after ${limit / 1000} s`, tooLong: true })
         },
         Math.min(100, limit / 4),
       )
       worker.on('message', settle)
-      worker.on('error', (error) => settle({ failure: reason(error) }))
+      worker.on('error', (error) => settle({ failure: messageOf(error, this.settings.files) }))
       worker.on('exit', () => settle({ failure: 'ended the thread that checks claims' }))
     })
   }
@@ -265,6 +275,8 @@ class Checker {
 // --- Words ----------------------------------------------------------------------------------------------------------------------------
 
 const short = (x: number): string => (x === 0 ? '0' : Number.isFinite(x) ? x.toExponential(1) : String(x))
+
+const counted = (n: number, what: string): string => `${n} ${what}${n === 1 ? '' : 's'}`
 
 function claimLine({ name, holds }: ClaimText, verdicts: readonly Verdict[]): string {
   const checked = verdicts.filter(({ status }) => status !== 'skipped')
@@ -289,12 +301,14 @@ function claimLine({ name, holds }: ClaimText, verdicts: readonly Verdict[]): st
 /** What went wrong, the smallest case that shows it, and how to see it again. */
 function complaint(
   { claim, device, message, counterexample }: Verdict,
-  { operands, seed, runs, threads }: VerifyOptions,
+  { operands, seed, path: replayed, runs, threads, relaxed, given }: VerifyOptions,
   briefly: boolean,
 ): string[] {
   const words = [...operands.filter(isFile), claim].map(quoted)
-  const place = counterexample ? ` --seed ${seed} --path ${counterexample.path}` : ` --seed ${seed} --runs ${runs}`
-  const command = `fastweights verify ${words.join(' ')} --device ${device}${threads === 1 ? '' : ` --threads ${threads}`}${place}`
+  const path = counterexample?.path ?? replayed
+  const place = ` --seed ${seed}${path === undefined ? ` --runs ${runs}` : ` --path ${path}`}`
+  const settings = `${given.has('threads') ? ` --threads ${threads}` : ''}${given.has('relaxed') && !relaxed ? ' --no-relaxed' : ''}`
+  const command = `fastweights verify ${words.join(' ')} --device ${device}${settings}${place}`
   const what = `  ${device}: ${oneLine(message ?? '')}`
   if (briefly) return [what]
   return [what, ...(counterexample?.lines ?? []).map((text) => `    ${text}`), `  again: ${command}`]
@@ -310,14 +324,15 @@ function summary({ claims, devices, milliseconds, runs, problems }: Verification
   const refuted = claims.filter((claim) => claim.holds === false && claim.verdicts.every(({ ok }) => ok)).length
   const counts = [
     `${claims.length - bad - refuted - lacking} hold`,
-    ...(refuted > 0 ? [`${refuted} false ones refuted`] : []),
+    ...(refuted > 0 ? [`${counted(refuted, 'false one')} refuted`] : []),
     ...(lacking > 0 ? [`${lacking} skipped (they compare with a device that isn't there)`] : []),
     ...(bad > 0 ? [`${bad} FAILED`] : []),
-    ...(problems.length > 0 ? [`${problems.length} files could not be used`] : []),
+    ...(problems.length > 0 ? [`${counted(problems.length, 'file')} could not be used`] : []),
   ]
   const worst = devices.map((device) => {
     const errors = verdicts.filter((v) => v.device === device && v.status === 'holds').map(({ error }) => error)
     return `${device} ${short(Math.max(0, ...errors))}`
   })
-  return `\n${claims.length} claims, ${runs} cases each: ${counts.join(', ')}; largest error ${worst.join(', ')}; ${duration(milliseconds)}`
+  const size = `${counted(claims.length, 'claim')}, ${counted(runs, 'case')}${claims.length === 1 ? '' : ' each'}`
+  return `\n${size}: ${counts.join(', ')}; largest error ${worst.join(', ')}; ${duration(milliseconds)}`
 }

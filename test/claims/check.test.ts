@@ -1,8 +1,20 @@
 /** The harness itself: what is wrong is found, made small, and found again. */
 import assert from 'node:assert/strict'
 import type fc from 'fast-check'
-import { type Claim, ClaimError, check, Devices, defineClaim, defineRule, familyClaims, int, type Verdict } from '../../claims/index.ts'
-import { checkRule } from '../../claims/rule.ts'
+import {
+  type Claim,
+  ClaimError,
+  type Context,
+  check,
+  Devices,
+  defineClaim,
+  defineRule,
+  familyClaims,
+  int,
+  type Verdict,
+} from '../../claims/index.ts'
+import { checkRule, type FamilyRule } from '../../claims/rule.ts'
+import { stateNumbers } from '../../claims/sides.ts'
 import { add, affine, deltaRule, gatedDeltaRule, mul, readOut, reshape, sum, sumRule, type Tensor } from '../../engine/index.ts'
 
 const text = { section: 'tests', statement: 'a statement', equation: 'x', source: 'this test' }
@@ -57,6 +69,15 @@ describe('check', () => {
       assert.equal(again.counterexample!.error, found.counterexample!.error)
       assert.equal(again.runs, 1)
     }
+  })
+
+  it('says that a replayed case refutes nothing, and where there is no such case', async () => {
+    const isFalse = simple({ holds: false, left: (c) => ({ x: Math.min(c.n, 4) }) })
+    const { counterexample } = await check(isFalse, reference)
+    assert.equal((await check(isFalse, reference, { path: counterexample!.path })).status, 'refuted')
+    const holding = await check({ ...isFalse, left: isFalse.right }, reference, { path: counterexample!.path })
+    assert.deepEqual([holding.status, holding.ok, holding.runs], ['not refuted', false, 1])
+    await assert.rejects(check(isFalse, reference, { path: '0:999' }), { name: 'NoSuchCase', message: 'no such case: 0:999' })
   })
 
   it('gives the same verdict for the same seed, and other cases for another', async () => {
@@ -139,18 +160,52 @@ describe('check', () => {
     assert.ok(Math.abs((await error('equal', [1, 2], [1, 1], 0)) - Math.SQRT1_2) < 1e-15)
     assert.ok(Math.abs((await error('equal', [0.2], [0.1], 0.1)) - 0.5) < 1e-15)
     assert.equal(await error('same bits', [0, 1, 2, 3], [-0, 1, 2, 3]), 0.25)
-    assert.equal(await error('same bits', [Number.NaN], [Number.NaN]), 0)
+    assert.ok(Number.isNaN(await error('same bits', [Number.NaN], [Number.NaN])))
     assert.equal(await error('at most', [-5, 1], [1, 1]), 0)
     assert.ok(Math.abs((await error('at most', [0, 1.2], [1, 1], 0)) - 0.2) < 1e-15)
     assert.ok(Number.isNaN(await error('equal', [Number.NaN, 1], [1, 1])))
     assert.ok(Number.isNaN(await error('at most', [Number.NaN, 1], [1, 1])))
   })
 
-  it('takes a NaN for a counterexample', async () => {
+  it('does not let a large result hide an error in a small one', async () => {
+    const error = async (right: Record<string, number>, wrong: string): Promise<number> => {
+      const side = (x: Context, change: number) => {
+        for (const name of ['q', 'k']) x.values(name, [1])
+        return { ...right, [wrong]: right[wrong] + change }
+      }
+      return (await statusOf({ left: (_, x) => side(x, 1), right: (_, x) => side(x, 0) }, { runs: 1 })).error
+    }
+    const near = (a: number, b: number): void => assert.ok(Math.abs(a - b) < 1e-12, `${a}, expected ${b}`)
+    // The floor grows with the size of the others of its kind, and no further than from 0.1 to 1.
+    near(await error({ y: 1, S: 4 }, 'y'), 1 / 1.4)
+    near(await error({ y: 1, S: 1e6 }, 'y'), 1 / 2)
+    // Gradients are those of what is drawn; 'delta' is a result like any other.
+    near(await error({ y: 1, dq: 4 }, 'y'), 1 / 1.1)
+    near(await error({ dk: 1, dq: 4, y: 9 }, 'dk'), 1 / 1.4)
+    near(await error({ y: 1, delta: 4 }, 'y'), 1 / 1.4)
+  })
+
+  it('takes a NaN for a counterexample, but not for a refutation', async () => {
     const two = await statusOf({ left: () => ({ x: Number.NaN, y: 1 }), right: () => ({ x: 1, y: 1 }) })
     assert.equal(two.status, 'fails')
-    for (const relation of ['equal', 'at most'] as const)
-      assert.equal((await statusOf({ relation, left: (c) => ({ x: c.n === 7 ? Number.NaN : 0 }) })).status, 'fails')
+    for (const relation of ['equal', 'same bits', 'at most'] as const) {
+      const lost = (c: { n: number }): { x: number } => ({ x: c.n === 7 ? Number.NaN : c.n })
+      assert.equal((await statusOf({ relation, left: lost })).status, 'fails')
+      assert.equal((await statusOf({ relation: 'same bits', left: lost, right: lost })).status, 'fails')
+      const refuted = await statusOf({ relation, left: lost, holds: false })
+      assert.equal(refuted.status, 'not refuted')
+      assert.match(refuted.message!, /^x can't be compared: NaN on the left, 7 on the right \(case: n 7, .*\), which refutes nothing$/)
+    }
+  })
+
+  it('takes one tensor under two names', async () => {
+    const before = wasm.bytesInUse()
+    const twice = (_: object, x: Context) => {
+      const t = x.tensor('a', [3])
+      return { y: t, S: t }
+    }
+    assert.equal((await check(simple({ left: twice, right: twice }), wasm)).status, 'holds')
+    assert.equal(wasm.bytesInUse(), before)
   })
 
   it('says what a side should have returned', async () => {
@@ -204,6 +259,10 @@ describe('check', () => {
     refused({ fields: { n: 3 } }, /field 'n' isn't a fast-check arbitrary/)
     refused({ fields: { seed: int(1, 2) } }, /a field can't be called 'seed'/)
     refused({ floor: -1 }, /'floor' must be a number from 0, not -1/)
+    refused({ needs: 'reference' }, /'needs' must be a list out of reference, threads, plain, relaxed/)
+    refused({ needs: ['thread'] }, /'needs' must be a list/)
+    refused({ holds: 'no' }, /'holds' must be true or false/)
+    refused({ confidence: 0.99 }, /'confidence' must be a text/)
   })
 })
 
@@ -259,6 +318,46 @@ describe("rules of one's own", () => {
       assert.ok(names.includes(`my-gated-delta: ${what}`), what)
   })
 
+  it('must give all inputs of the rule that they equal', async () => {
+    const sum = {
+      ...good,
+      name: 'my-sum',
+      step: ({ S }: Record<string, Tensor>, { q, k, v }: Record<string, Tensor>) => {
+        const { state } = sumRule(reshapeToken(q), reshapeToken(k), reshapeToken(v), { S })
+        return { y: readOut(state.S, q), state: { S: state.S } }
+      },
+    }
+    assert.throws(
+      () => defineRule({ ...sum, equals: 'delta' }),
+      /^ClaimError: rule 'my-sum': 'equals' gives delta the inputs q, k, v, and it has q, k, v, beta$/,
+    )
+    assert.deepEqual(failing(await run({ ...sum, equals: 'sum' })), [])
+    const verdicts = await run({ ...sum, equals: { rule: 'delta', inputs: (inputs) => inputs } })
+    const compared = verdicts.filter(({ claim }) => claim.includes('= delta'))
+    assert.deepEqual(new Set(compared.map(({ status }) => status)), new Set(['throws']))
+    assert.match(compared[0].message!, /'equals' gives delta the inputs q, k, v, and it has q, k, v, beta/)
+  })
+
+  it('draw a state by what they declare, whatever its name', async () => {
+    const named = (values: object) => checkRule({ ...good, state: { A: ['B', 'H', 'K', 'V'], z: ['B', 'H', 'K', 'K'] }, ...values }, 'test')
+    const drawn = async (rule: FamilyRule): Promise<Record<string, Float64Array>> => {
+      const numbers: Record<string, Float64Array> = {}
+      const sizes = { B: 2, H: 2, K: 4, V: 3, initial: true }
+      const left = (c: object, x: Context) => {
+        for (const [name, { values }] of Object.entries(stateNumbers(rule, { ...c, ...sizes } as never, x)!)) numbers[name] = values
+        return { x: 1 }
+      }
+      const claim = defineClaim({ ...text, name: 'test: draws', fields: {}, left, right: () => ({ x: 1 }) })
+      await check(claim, await Devices.open('reference'), { runs: 20 })
+      return numbers
+    }
+    const plain = await drawn(named({}))
+    assert.ok(plain.A.some((x) => x < 0) && plain.z.some((x) => x < 0))
+    const declared = await drawn(named({ stateValues: { z: 'matrix', A: 'feature' } }))
+    assert.ok(declared.A.every((x) => x > 0))
+    for (let i = 0; i < 4; i++) for (let j = 0; j < 4; j++) assert.equal(declared.z[4 * i + j], declared.z[4 * j + i])
+  })
+
   it('are caught when the faster form forgets the state, sees the future, or mixes sequences', async () => {
     const base = {
       name: 'my-sum',
@@ -308,6 +407,10 @@ describe("rules of one's own", () => {
     refused({ equals: 'gama' }, /'equals' names 'gama'; the rules are sum/)
     refused({ linear: 'w' }, /'linear' names 'w'/)
     refused({ stat: {} }, /unknown property 'stat'/)
+    refused({ stateValues: { z: 'feature' } }, /'stateValues' names 'z', which 'state' doesn't list/)
+    refused({ stateValues: { S: 'some' } }, /the values of 'S' in the state must be one of any, key/)
+    refused({ stateValues: { S: 'matrix' } }, /'S' in the state holds matrices and has axes \[B,H,K,V\]: the last two must be the same/)
+    refused({ inputs: { ...qkv, M: { shape: ['B', 'T', 'K'], values: 'matrix' } } }, /input 'M' holds matrices and has axes \[B,T,K\]/)
   })
 })
 

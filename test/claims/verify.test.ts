@@ -62,7 +62,7 @@ export const claims = [
     assert.match(out, /^ok +memory: the last write reads back/m)
     assert.match(out, /^ok +memory: the same key overwrites/m)
     assert.match(out, /^refuted +false: delta ignores order/m)
-    assert.match(out, /^6 claims, 20 cases each: 5 hold, 1 false ones refuted; largest error reference \S+, wasm \S+; \d+ s$/m)
+    assert.match(out, /^6 claims, 20 cases each: 5 hold, 1 false one refuted; largest error reference \S+, wasm \S+; \d+ s$/m)
   })
 
   it('fails with the smallest counterexample and the command that shows it again', async () => {
@@ -79,7 +79,39 @@ export const claims = [
     const again = await place.run(command.replace("'mine: wrong'", 'mine:?wrong').split(' '))
     assert.equal(again.code, 1)
     assert.match(again.stdout, /n 5, look ones, seed 0/)
-    assert.match(again.stdout, /^1 claims/m)
+    assert.match(again.stdout, /^1 claim, 1 case: 0 hold, 1 FAILED/m)
+  })
+
+  it('replays one case: a false claim that it does not refute fails, and there may be no such case', async () => {
+    place.write(
+      'replay.mjs',
+      `${claimFile}export const claims = [claim('mine: really false', (c) => ({ x: Math.min(c.n, 4) }), { holds: false }),
+  claim('mine: not false', (c) => ({ x: c.n }), { holds: false })]`,
+    )
+    const { stdout } = await place.run('verify replay.mjs --json - --device reference')
+    const [really] = JSON.parse(stdout).claims
+    const { path } = really.verdicts[0].counterexample
+    assert.match(
+      await place.succeed(['verify', 'replay.mjs', 'mine: really false', '--path', path]),
+      /^1 claim, 1 case: 0 hold, 1 false one/m,
+    )
+    const { code, stdout: out } = await place.run(['verify', 'replay.mjs', 'mine: not false', '--path', path, '--device', 'reference'])
+    assert.equal(code, 1)
+    assert.match(out, /^ {2}reference: this case is no counterexample, but the claim should be false$/m)
+    assert.match(
+      out,
+      new RegExp(`^ {2}again: fastweights verify replay.mjs 'mine: not false' --device reference --seed 1 --path ${path}$`, 'm'),
+    )
+    const none = await place.run(['verify', 'replay.mjs', 'mine: really false', '--path', '0:999'])
+    assert.deepEqual([none.code, none.stderr], [2, 'fastweights: --path: no such case: 0:999\n'])
+  })
+
+  it('repeats the settings that were given', async () => {
+    const { stdout } = await place.run('verify mine.mjs --device wasm --no-relaxed --threads 2 --runs 20')
+    assert.match(
+      stdout,
+      /^ {2}again: fastweights verify mine\.mjs 'mine: wrong' --device wasm --threads 2 --no-relaxed --seed 1 --path \S+$/m,
+    )
   })
 
   it('writes results as JSON and as a page that needs nothing else', async () => {
@@ -113,7 +145,7 @@ export const claims = [
 
   it('takes claims and rules from a default export, and an object of them', async () => {
     place.write('default.mjs', `${claimFile}export default { claims: { one: claim('mine: right', (c) => ({ x: c.n })) } }`)
-    assert.match(await place.succeed('verify default.mjs --runs 5'), /^1 claims, 5 cases each: 1 hold/m)
+    assert.match(await place.succeed('verify default.mjs --runs 5'), /^1 claim, 5 cases: 1 hold/m)
   })
 
   describe('bad input', () => {
@@ -135,7 +167,15 @@ export const claims = [
       refused('verify delta --path 1:2', 2, /--path is a place among the cases of one claim, and \d+ claims/))
     it('options outside their range', () => refused('verify --runs 0', 2, /--runs: expected an integer from 1/))
     it('a file that is not there', () => refused('verify nosuch.mjs', 1, /^fastweights: nosuch\.mjs: no such file\n$/))
-    it('a file that throws', () => bad('throws.mjs', "throw new Error('no,\\nreally')", /throws\.mjs: can't be loaded: no, really\n$/))
+    it('a path that is none', () =>
+      refused(['verify', 'delta: any chunk length', '--path', 'x'], 2, /--path: expected N:N:\.\.\., got "x"/))
+    it('results in a folder that is not there, before anything runs', () =>
+      refused('verify --json none/out.json', 1, /^fastweights: can't write none\/out\.json: .+\n$/))
+    it('one file for both results', () =>
+      refused('verify --json out --report ./out', 2, /^fastweights: --json and --report would write the same file: out\n$/))
+    it('a page on standard output', () => refused('verify --report -', 2, /^fastweights: --report: a page needs a file, and not -\n$/))
+    it('a file that throws, with the line', () =>
+      bad('throws.mjs', "\nthrow new Error('no,\\nreally')", /throws\.mjs: can't be loaded: no, really \(\.\/throws\.mjs:2\)\n$/))
     it('a file with an error of syntax', () => bad('syntax.mjs', 'export const claims = [', /syntax\.mjs: can't be loaded: SyntaxError/))
     it('a file that exports nothing usable', () =>
       bad('empty.mjs', 'export const x = 1', /empty\.mjs: exports neither 'claims' nor 'rules'/))
@@ -165,8 +205,9 @@ export const claims = [
 
     it('one bad file does not keep the others from being checked', async () => {
       place.write('good.mjs', `${claimFile}export const claims = [claim('mine: right', (c) => ({ x: c.n }))]`)
-      const { code, stdout, stderr } = await place.run('verify empty.mjs good.mjs --runs 5')
+      const { code, stdout, stderr } = await place.run('verify empty.mjs good.mjs --runs 5 --report page.html')
       assert.equal(code, 1)
+      assert.match(place.read('page.html').toString(), /<h1>1 file could not be used<\/h1>/)
       assert.match(stderr, /empty\.mjs: exports neither/)
       assert.match(stdout, /^ok +mine: right/m)
     })
@@ -179,17 +220,22 @@ export const claims = [
   claim('mine: endless', (c) => { while (c.n === 3); return { x: c.n } }),
   claim('mine: exits', () => process.exit(0)),
   claim('mine: random', () => ({ x: Math.random() })),
+  claim('mine: throws', (c) => {
+    if (c.n > 3) throw new Error('no')
+    return { x: c.n }
+  }),
   claim('mine: prints', (c) => { console.log('noise'); return { x: c.n } }),
 ]`,
       )
       const { code, stdout } = await place.run('verify stuck.mjs --device reference --case-limit 1 --runs 200')
       assert.equal(code, 1)
       assert.match(stdout, /^STUCK +mine: endless.*\n {2}reference: not done after 1 s \(case: n 3, /m)
-      assert.match(stdout, /^STUCK +mine: exits.*\n {2}reference: ended the thread that checks claims/m)
+      assert.match(stdout, /^THROWS +mine: exits.*\n {2}reference: ended the thread that checks claims/m)
       assert.match(stdout, /^UNSTEADY +mine: random.*\n {2}reference: non-deterministic/m)
+      assert.match(stdout, /^THROWS +mine: throws.*\n {2}reference: no \(stuck\.mjs:\d+\)\n {4}n 4, look ones, seed 0/m)
       assert.match(stdout, /^ok +mine: prints/m)
       assert.doesNotMatch(stdout, /noise/)
-      assert.match(stdout, /^4 claims, 200 cases each: 1 hold, 3 FAILED/m)
+      assert.match(stdout, /^5 claims, 200 cases each: 1 hold, 4 FAILED/m)
     })
   })
 })

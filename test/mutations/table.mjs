@@ -65,10 +65,10 @@ export const mutations = [
     claim: 'delta: any chunk length',
   },
   {
-    bug: 'the last chunk takes tokens that are not its own',
+    bug: 'a last, shorter chunk is left out',
     file: reference,
-    from: 'n: Math.min(C, T - c * C),',
-    to: 'n: C,',
+    from: 'const count = Math.ceil(T / C)',
+    to: 'const count = Math.max(1, Math.floor(T / C))',
     claim: 'delta: any chunk length',
   },
   {
