@@ -20,7 +20,7 @@ struct Params {
   heads: u32,     // B H
   gateWidth: u32, // 0: no gate
   corrects: u32,  // whether there is beta
-  slots: u32,     // states kept of each head: T + 1, or 1
+  slots: u32,     // of each head's states: 1, or T + 1 and one for the cotangent
   scale: f32,
 }
 
@@ -42,8 +42,7 @@ struct Params {
 @group(0) @binding(15) var<storage, read> beta: array<f32>;
 @group(0) @binding(16) var<storage, read> decay: array<f32>;
 @group(0) @binding(17) var<storage, read_write> states: array<f32>;
-@group(0) @binding(18) var<storage, read_write> dstate: array<f32>;
-@group(0) @binding(19) var<storage, read_write> gradients: array<f32>;
+@group(0) @binding(18) var<storage, read_write> gradients: array<f32>;
 
 // C[M,N] = A B: a thread an element.
 @compute @workgroup_size(8, 8) fn matmul(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -207,12 +206,12 @@ var<workgroup> dws: array<f32, 64>;
   let head = id.x;
   let tokens = p.heads * p.T;
   let size = p.K * p.V;
-  let dS = head * size;
+  let dS = (head * p.slots + p.T + 1u) * size;
   let dk = tokens * p.K;
   let dv = 2u * tokens * p.K;
   let dbeta = dv + tokens * p.V;
   let dgate = dbeta + tokens;
-  for (var e = thread; e < size; e += 64u) { dstate[dS + e] = 0.0; }
+  for (var e = thread; e < size; e += 64u) { states[dS + e] = 0.0; }
   storageBarrier();
   for (var t = p.T; t > 0u; t--) {
     let token = (head / p.H * p.T + t - 1u) * p.H + head % p.H;
@@ -225,8 +224,8 @@ var<workgroup> dws: array<f32, 64>;
       for (var i = 0u; i < p.K; i++) {
         let at = i * p.V + thread;
         if (p.corrects == 1u) { error -= fading(token, i) * states[before + at] * k[token * p.K + i]; }
-        let value = dstate[dS + at] + q[token * p.K + i] * dyj;
-        dstate[dS + at] = value;
+        let value = states[dS + at] + q[token * p.K + i] * dyj;
+        states[dS + at] = value;
         du += value * k[token * p.K + i];
       }
       errors[thread] = error * du;
@@ -248,14 +247,14 @@ var<workgroup> dws: array<f32, 64>;
       for (var j = 0u; j < p.V; j++) {
         let at = thread * p.V + j;
         dqi += states[S + at] * p.scale * dy[token * p.V + j];
-        dki += dstate[dS + at] * us[j];
-        var dfaded = dstate[dS + at];
+        dki += states[dS + at] * us[j];
+        var dfaded = states[dS + at];
         if (p.corrects == 1u) {
           dki -= w * states[before + at] * dus[j];
           dfaded -= k[token * p.K + thread] * dus[j];
         }
         dw += states[before + at] * dfaded;
-        dstate[dS + at] = w * dfaded;
+        states[dS + at] = w * dfaded;
       }
       gradients[token * p.K + thread] = dqi;
       gradients[dk + token * p.K + thread] = dki;

@@ -36,7 +36,7 @@ const plainFastWeights = (backward) => (o, m) => {
   const { inputs, outputs, cotangents, gradients, gateWidth } = o
   const { B, T, H, K, V, scale } = o.sizes
   const [tokens, heads] = [B * T * H, B * H]
-  const slots = backward ? T + 1 : 1
+  const slots = backward ? T + 2 : 1
   const states = m.empty(heads * slots * K * V)
   const [y, decay] = [m.empty(tokens * V), m.empty(Math.max(1, tokens * gateWidth))]
   const corrects = Number(inputs.beta !== null)
@@ -54,7 +54,7 @@ const plainFastWeights = (backward) => (o, m) => {
     const { q, k, v, beta } = bind
     dispatches.push({
       entry: 'recurrenceBackward',
-      bind: { q, k, v, beta, decay, states, dy: cotangents.dy, dstate: m.empty(heads * K * V), gradients: all },
+      bind: { q, k, v, beta, decay, states, dy: cotangents.dy, gradients: all },
       params,
       groups: [heads],
     })

@@ -11,7 +11,7 @@ const bindings = Object.fromEntries(
   [...source.matchAll(/@binding\((\d+)\) var<storage, \w+> (\w+)/g)].map(([, at, name]) => [name, Number(at)]),
 )
 const [, members] = source.match(/struct Params \{([^}]*)\}/)
-const params = [...members.matchAll(/(\w+): (\w+),/g)].map(([, name, type]) => ({ name, type }))
+const params = [...members.replace(/\/\/.*/g, '').matchAll(/(\w+): (\w+),/g)].map(([, name, type]) => ({ name, type }))
 
 /** A sample lasts this long, or one call. */
 const seconds = 0.1
