@@ -10,7 +10,9 @@ export async function run({ rounds = 5, only = '', roofline: onPaper = false }) 
   if (onPaper) return { roofline: roofline() }
   const chosen = webgpuCases.map((row, index) => ({ ...row, index })).filter(({ name }) => name.includes(only))
   if (!chosen.length)
-    throw new UsageError(`--only: no kernel's name contains '${only}' (there are ${webgpuCases.map(({ name }) => name).join('; ')})`)
+    throw new UsageError(
+      `--only: no kernel's name contains '${only}' (there are ${[...new Set(webgpuCases.map(({ name }) => name))].join('; ')})`,
+    )
   const results = []
   const child = start('./webgpu-child.mjs', { env: await gpuEnvironment() })
   let adapter
