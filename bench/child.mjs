@@ -15,11 +15,12 @@ const relaxedFlags = hasRelaxed() ? [] : ['--experimental-wasm-relaxed-simd']
 
 /**
  * Starts `file` and returns a proxy: `await child.call('name', argument)` runs the function of that name which the file passed to `serve`.
- * @param {{ relaxed?: boolean }} options
+ * @param {{ relaxed?: boolean, env?: NodeJS.ProcessEnv }} options
  */
 export function start(file, options = {}) {
   const child = fork(new URL(file, import.meta.url), [], {
     execArgv: options.relaxed ? relaxedFlags : [],
+    env: options.env ?? process.env,
     serialization: 'advanced',
     // What peers print while loading must not land in the tables.
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],

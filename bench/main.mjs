@@ -1,4 +1,4 @@
-/** npm run bench -- [matmul] [train] [kernels] [options] */
+/** npm run bench -- [benchmark ...] [options] */
 import { parseArgs } from 'node:util'
 import { printMachine, save, UsageError } from './report.mjs'
 
@@ -6,17 +6,21 @@ const help = `Speed of fastweights, beside its peers where they do the same work
 
 usage: npm run bench -- [benchmark ...] [options]
 
-benchmarks (all four when none is named)
+benchmarks (all five when none is named)
   matmul    n x n x n float32 products: fastweights, tfjs, jax-js, onnxruntime-web and the SIMD limit, in interleaved rounds
   train     one training step of the labml setting and of a small one: seconds, tokens/s, memory
   kernels   the hot kernels one by one on 1 and 2 threads, beside the plain reference
   rules     every rule in its forms (recurrent, chunk, parallel) and softmax attention: time and memory, forward and backward, over
             the length T; where chunks win; a plot
+  webgpu    the WGSL kernels beside plain WGSL that does the same, on SwiftShader (FASTWEIGHTS_GPU=system: on the machine's own GPU); and
+            a roofline of every kernel and of a training step on named GPUs, on paper
 
 options
   --sizes 64,128,...   matmul: the sizes n (default 64,128,256,512,1024); rules: the lengths T (default 64,128,...,8192)
-  --rounds R           samples of each contender (default 15; train: steps, default 5; kernels: default 5; rules: at most, default 5)
-  --only TEXT          kernels: those whose name contains TEXT; train: settings whose name does
+  --rounds R           samples of each contender (default 15; train: steps, default 5; kernels, webgpu: default 5; rules: at most,
+                       default 5)
+  --only TEXT          kernels, webgpu: those whose name contains TEXT, without the roofline; train: settings whose name does
+  --roofline           webgpu: the roofline alone
   --rules A,B          rules: only these
   --seconds S          rules: time for the samples of a rule in one form at one T (default 0.5); a cell of which one run lasts longer is
                        sampled once, one of which it would last 10 times as long is left out
@@ -46,12 +50,13 @@ const positive = (text, option) => {
   return Number(text)
 }
 
-const benchmarkNames = ['matmul', 'train', 'kernels', 'rules']
+const benchmarkNames = ['matmul', 'train', 'kernels', 'rules', 'webgpu']
 /** Each option: the benchmarks that take it, and what its text means. */
 const options = {
   sizes: { of: ['matmul', 'rules'], read: (text) => list(text).map((size) => whole(size, '--sizes', 1, 65536)) },
   rounds: { of: benchmarkNames, read: (text) => whole(text, '--rounds', 1, 1000) },
-  only: { of: ['train', 'kernels'], read: (text) => text },
+  only: { of: ['train', 'kernels', 'webgpu'], read: (text) => text },
+  roofline: { of: ['webgpu'], type: 'boolean', read: (given) => given },
   rules: { of: ['rules'], read: list },
   seconds: { of: ['rules'], read: (text) => positive(text, '--seconds') },
   threads: { of: ['rules'], read: (text) => whole(text, '--threads', 1, 64) },
@@ -70,7 +75,7 @@ function parse(argv) {
       args: argv,
       allowPositionals: true,
       options: {
-        ...Object.fromEntries(Object.keys(options).map((name) => [name, { type: 'string' }])),
+        ...Object.fromEntries(Object.entries(options).map(([name, { type = 'string' }]) => [name, { type }])),
         help: { type: 'boolean', short: 'h' },
       },
     }))

@@ -32,22 +32,6 @@ fn groupOf(g: Group) -> u32 { return g.id.x + g.id.y * g.count.x; }
 fn firstElement(g: Group) -> u32 { return groupOf(g) * PER_GROUP + g.thread; }
 fn elementsEnd(g: Group, n: u32) -> u32 { return min((groupOf(g) + 1u) * PER_GROUP, n); }
 
-// Rows: `lanes` (a power of two, at most THREADS) neighbouring threads share a row, THREADS / lanes rows share a workgroup.
-var<workgroup> laneValues: array<f32, THREADS>;
-
-/// The sum of `value` over the lanes of a row, in a fixed order, for each of them. All threads of the workgroup must call it.
-fn sumLanes(value: f32, thread: u32, lanes: u32) -> f32 {
-  laneValues[thread] = value;
-  for (var step = lanes >> 1u; step > 0u; step >>= 1u) {
-    workgroupBarrier();
-    if ((thread & (lanes - 1u)) < step) { laneValues[thread] += laneValues[thread + step]; }
-  }
-  workgroupBarrier();
-  let total = laneValues[thread & ~(lanes - 1u)];
-  workgroupBarrier();
-  return total;
-}
-
 /// max that keeps a NaN.
 fn maxOf(a: f32, b: f32) -> f32 {
   if (isNan(a)) { return a; }
@@ -55,14 +39,35 @@ fn maxOf(a: f32, b: f32) -> f32 {
   return max(a, b);
 }
 
-fn maxLanes(value: f32, thread: u32, lanes: u32) -> f32 {
+// Rows: `lanes` (a power of two, at most THREADS) neighbouring threads share a row, THREADS / lanes rows share a workgroup. Two barriers a
+// row: a thread adds up 8 lanes at once, and each thread what those have found.
+var<workgroup> laneValues: array<f32, THREADS>;
+var<workgroup> laneTotals: array<f32, THREADS>;
+
+/// The sum, or the largest, of `value` over the lanes of a row, in a fixed order, for each of them. All threads of the workgroup must call it.
+fn joinLanes(value: f32, thread: u32, lanes: u32, largest: bool) -> f32 {
+  if (lanes == 1u) { return value; }
+  let each = min(lanes, 8u);
+  let first = thread & ~(lanes - 1u);
+  let lane = thread - first;
   laneValues[thread] = value;
-  for (var step = lanes >> 1u; step > 0u; step >>= 1u) {
-    workgroupBarrier();
-    if ((thread & (lanes - 1u)) < step) { laneValues[thread] = maxOf(laneValues[thread], laneValues[thread + step]); }
+  workgroupBarrier();
+  if (lane < lanes / each) {
+    var total = laneValues[first + lane * each];
+    for (var i = 1u; i < each; i++) {
+      let next = laneValues[first + lane * each + i];
+      total = select(total + next, maxOf(total, next), largest);
+    }
+    laneTotals[first + lane] = total;
   }
   workgroupBarrier();
-  let top = laneValues[thread & ~(lanes - 1u)];
-  workgroupBarrier();
-  return top;
+  var total = laneTotals[first];
+  for (var i = 1u; i < lanes / each; i++) {
+    let next = laneTotals[first + i];
+    total = select(total + next, maxOf(total, next), largest);
+  }
+  return total;
 }
+
+fn sumLanes(value: f32, thread: u32, lanes: u32) -> f32 { return joinLanes(value, thread, lanes, false); }
+fn maxLanes(value: f32, thread: u32, lanes: u32) -> f32 { return joinLanes(value, thread, lanes, true); }

@@ -197,13 +197,27 @@ fn placeOf(i: u32) -> vec4<u32> {
 
 // ---- recurrent form --------------------------------------------------------------------------------------------------------
 
-var<workgroup> stagedQ: array<f32, THREADS>;
-var<workgroup> stagedK: array<f32, THREADS>;
-var<workgroup> stagedA: array<f32, THREADS>;
-var<workgroup> stagedW: array<f32, THREADS>;
+const STAGED = 256u;
+var<workgroup> stagedQ: array<f32, STAGED>;
+var<workgroup> stagedK: array<f32, STAGED>;
+var<workgroup> stagedA: array<f32, STAGED>;
+var<workgroup> stagedW: array<f32, STAGED>;
+
+/// Brings in what a token has of STAGED channels.
+fn stage(token: u32, i0: u32, thread: u32) {
+  workgroupBarrier();
+  for (var i = thread; i < min(STAGED, p.K - i0); i += THREADS) {
+    let w = decay(token, i0 + i);
+    stagedW[i] = w;
+    stagedA[i] = reader(token, i0 + i, w);
+    stagedK[i] = writtenKey(token, i0 + i);
+    stagedQ[i] = q[token * p.K + i0 + i];
+  }
+  workgroupBarrier();
+}
 
 // Token by token from the state in the first slot: y = scale o and den = z . q + eps. A thread owns a column of the state from the first token to
-// the last; a workgroup, THREADS columns of a head, brings in THREADS channels at a time. The state before each piece is kept, unless inPlace.
+// the last; a workgroup takes THREADS columns of a head. The state before each piece is kept, unless inPlace.
 @compute @workgroup_size(THREADS) fn recurrent(
   @builtin(workgroup_id) id: vec3<u32>,
   @builtin(num_workgroups) count: vec3<u32>,
@@ -223,22 +237,14 @@ var<workgroup> stagedW: array<f32, THREADS>;
       let token = piece.first + t * p.H;
       var u = 0.0;
       if (j < p.columns) { u = value(token, j); }
-      for (var i0 = 0u; p.reads != 0u && i0 < p.K; i0 += THREADS) {
-        workgroupBarrier();
-        if (i0 + thread < p.K) { stagedA[thread] = reader(token, i0 + thread, decay(token, i0 + thread)); }
-        workgroupBarrier();
-        for (var i = i0; j < p.columns && i < min(i0 + THREADS, p.K); i++) { u -= stagedA[i - i0] * work[source + i * p.columns]; }
+      for (var i0 = 0u; p.reads != 0u && i0 < p.K; i0 += STAGED) {
+        stage(token, i0, thread);
+        for (var i = i0; j < p.columns && i < min(i0 + STAGED, p.K); i++) { u -= stagedA[i - i0] * work[source + i * p.columns]; }
       }
       var o = 0.0;
-      for (var i0 = 0u; i0 < p.K; i0 += THREADS) {
-        workgroupBarrier();
-        if (i0 + thread < p.K) {
-          stagedW[thread] = decay(token, i0 + thread);
-          stagedK[thread] = writtenKey(token, i0 + thread);
-          stagedQ[thread] = q[token * p.K + i0 + thread];
-        }
-        workgroupBarrier();
-        for (var i = i0; j < p.columns && i < min(i0 + THREADS, p.K); i++) {
+      for (var i0 = 0u; i0 < p.K; i0 += STAGED) {
+        if (p.reads == 0u || p.K > STAGED) { stage(token, i0, thread); }
+        for (var i = i0; j < p.columns && i < min(i0 + STAGED, p.K); i++) {
           let x = stagedW[i - i0] * work[source + i * p.columns] + stagedK[i - i0] * u;
           work[next + i * p.columns] = x;
           o += stagedQ[i - i0] * x;

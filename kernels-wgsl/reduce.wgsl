@@ -18,27 +18,29 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
-fn startOf(op: u32) -> f32 {
-  if (op == 1u) { return -infinity(); }
-  return 0.0;
-}
-
-fn join(op: u32, total: f32, value: f32) -> f32 {
-  if (op == 0u) { return total + value; }
-  if (op == 1u) { return maxOf(total, value); }
-  return total + value * value;
+/// Of x[at], x[at + step], ... before `end`.
+fn joined(at: u32, end: u32, step: u32) -> f32 {
+  var total = select(0.0, -infinity(), p.op == 1u);
+  if (p.op == 0u) {
+    for (var i = at; i < end; i += step) { total += x[i]; }
+  } else if (p.op == 1u) {
+    for (var i = at; i < end; i += step) { total = maxOf(total, x[i]); }
+  } else {
+    for (var i = at; i < end; i += step) { total += x[i] * x[i]; }
+  }
+  return total;
 }
 
 // inner = 1: y[o, part] over x[o, part * length ..]; `lanes` threads a part.
 @compute @workgroup_size(THREADS) fn reduceRows(g: Group) {
   let rows = THREADS / p.lanes;
   let row = groupOf(g) * rows + g.thread / p.lanes;
-  var total = startOf(p.op);
+  var total = select(0.0, -infinity(), p.op == 1u);
   if (row < p.outer * p.parts) {
     let o = row / p.parts;
     let first = (row - o * p.parts) * p.length;
     let end = min(first + p.length, p.n);
-    for (var j = first + (g.thread & (p.lanes - 1u)); j < end; j += p.lanes) { total = join(p.op, total, x[o * p.n + j]); }
+    total = joined(o * p.n + first + (g.thread & (p.lanes - 1u)), o * p.n + end, p.lanes);
   }
   if (p.op == 1u) { total = maxLanes(total, g.thread, p.lanes); } else { total = sumLanes(total, g.thread, p.lanes); }
   if (row < p.outer * p.parts && (g.thread & (p.lanes - 1u)) == 0u) { y[p.offsetY + row] = total; }
@@ -53,9 +55,7 @@ fn join(op: u32, total: f32, value: f32) -> f32 {
   let o = row / p.parts;
   let first = (row - o * p.parts) * p.length;
   let end = min(first + p.length, p.n);
-  var total = startOf(p.op);
-  for (var j = first; j < end; j++) { total = join(p.op, total, x[(o * p.n + j) * p.inner + i]); }
-  y[at] = total;
+  y[at] = joined((o * p.n + first) * p.inner + i, (o * p.n + end) * p.inner, p.inner);
 }
 
 // y[o, j, i] = sum of x[o, 0..=j, i] (of x[o, j..n, i] if `reverse`); a thread a column. What rounding took from the sum is kept and given back

@@ -1,5 +1,6 @@
 /** The recurrence on WebGPU: what comes of heads that don't fit at once, of arrays that aren't given, of bad gates. Its values: fast-weights.test.ts. */
 import assert from 'node:assert/strict'
+import type { Device } from '../../engine/devices/device.ts'
 import type { FastWeightCotangents, FastWeightInputs, FastWeightSizes } from '../../engine/devices/kernels.ts'
 import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
 import { fastWeightKernels } from '../../engine/devices/webgpu/fast-weights.ts'
@@ -141,6 +142,24 @@ describe('the recurrence on webgpu', () => {
     const expected = await first(3)
     for (const T of [4, 9, 17, 33]) assertSameBits(await first(T), expected, `${T} tokens`)
   })
+
+  for (const programmed of [false, true])
+    it(`recurrent, keys of more channels than a workgroup stages at once: ${programmed ? 'with' : 'without'} beta`, async function () {
+      const [T, K, V] = [5, 300, 70]
+      const y = async (device: Device): Promise<HostArray> => {
+        const result = scope(() => {
+          const x = (seed: number, width: number, low: number, high: number) =>
+            tensor(uniforms(seed, T * width, low, high), { shape: [1, T, 1, width], device })
+          const beta = tensor(uniforms(5, T, 0, 1), { shape: [1, T, 1], device })
+          const [q, k, v, gate] = [x(1, K, -0.1, 0.1), x(2, K, -0.1, 0.1), x(3, V, -1, 1), x(4, K, -1, 0)]
+          return fastWeights(q, k, v, { gate, ...(programmed && { beta }) }, undefined, { form: 'recurrent' }).y
+        })
+        const values = await result.read()
+        result.dispose()
+        return values
+      }
+      assertRms(await y(await webgpu(this)), await y(reference), 1e-5, 'y')
+    })
 
   for (const form of ['recurrent', 'chunk'] as const)
     it(`a gate above 0 is an error of the next read, once: ${form}`, async function () {

@@ -31,7 +31,7 @@ import { normKernels } from './norm.ts'
 import { optimizerKernels } from './optimizer.ts'
 import { randomKernels } from './random.ts'
 import { reduceKernels } from './reduce.ts'
-import { createGpu } from './runtime.ts'
+import { createGpu, type Gpu } from './runtime.ts'
 import { sequenceKernels } from './sequence.ts'
 
 export { type AdapterReport, type Capabilities, type WebgpuOptions, webgpuAdapters } from './adapter.ts'
@@ -42,28 +42,30 @@ export interface WebgpuDevice extends Device<Block> {
   readonly gpu: GPUDevice
 }
 
+/** The whole table, on what runs its dispatches (bench/roofline.mjs counts them). */
+export const webgpuKernels = (gpu: Gpu): Kernels<Block> => ({
+  ...elementwiseKernels(gpu),
+  ...movementKernels(gpu),
+  ...reduceKernels(gpu),
+  ...matmulKernels(gpu),
+  ...normKernels(gpu),
+  ...sequenceKernels(gpu),
+  ...randomKernels(gpu),
+  ...optimizerKernels(gpu),
+  ...linearKernels(gpu),
+  ...fastWeightKernels(gpu),
+})
+
 export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuDevice> {
   const opened = await openAdapter(options)
   const gpu = createGpu(opened)
-  const kernels: Kernels<Block> = {
-    ...elementwiseKernels(gpu),
-    ...movementKernels(gpu),
-    ...reduceKernels(gpu),
-    ...matmulKernels(gpu),
-    ...normKernels(gpu),
-    ...sequenceKernels(gpu),
-    ...randomKernels(gpu),
-    ...optimizerKernels(gpu),
-    ...linearKernels(gpu),
-    ...fastWeightKernels(gpu),
-  }
   return {
     name: 'webgpu',
     description: `webgpu (${opened.capabilities.adapter})`,
     capabilities: opened.capabilities,
     gpu: opened.device,
     double: false,
-    kernels,
+    kernels: webgpuKernels(gpu),
     allocate: (dtype, size) => gpu.allocate(4 * size, dtype === 'int32'),
     free: gpu.free,
     write: gpu.write,

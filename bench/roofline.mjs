@@ -1,0 +1,314 @@
+/**
+ * What the WGSL kernels would need on named GPUs at their peaks, on paper: nothing here runs on one. The kernel table's WebGPU half is called with a
+ * runtime that only writes down the dispatches; each counts its operations and the bytes that it reads and writes, and takes
+ * as long as the slower of the two takes at the GPU's peak (Williams, Waterman & Patterson 2009). Dispatches follow one another, so times add up.
+ *
+ * Operations: a sum, a product, a comparison count 1 each, a fused multiply-add 2, exp, log and their like 20 (kernels-wgsl/math.wgsl). What a
+ * kernel computes and throws away, as the upper half of a triangle, counts. Bytes: each array that a dispatch touches crosses the bus
+ * once, and once more if it's both read and written; work arrays too, since the next dispatch has to read them again.
+ */
+
+import { binaryOps, unaryOps } from '../dist/engine/devices/kernels.js'
+import { webgpuKernels } from '../dist/engine/devices/webgpu/index.js'
+import { crossEntropy, getDevice, scope, setDevice, tensor } from '../dist/engine/index.js'
+import { Adam, Transformer } from '../dist/nn/index.js'
+import { cases, sizesOf } from './kernel-cases.mjs'
+import { digits, printTable } from './report.mjs'
+
+/** Peaks of float32 without matrix units, and of the memory, as published. */
+export const gpus = [
+  { name: 'RTX 4090', tflops: 82.6, gbs: 1008, source: "NVIDIA's figures for boost clock, as reviews print them" },
+  { name: 'A100 40 GB', tflops: 19.5, gbs: 1555, source: "NVIDIA's data sheet, as computing centres print it; CUDA cores, not TF32" },
+  {
+    name: 'RX 7900 XTX',
+    tflops: 61.4,
+    gbs: 960,
+    source: "AMD's figures for boost clock, as databases print them; half of it without dual issue",
+  },
+  { name: 'Arc A770', tflops: 17.2, gbs: 560, source: "4,096 lanes x 2 x 2.1 GHz from Intel's specification (16 GB)" },
+  {
+    name: 'M3 Max 40',
+    tflops: 14.3,
+    gbs: 400,
+    source: 'bandwidth: Apple; operations: databases, 5,120 lanes x 2 x 1.4 GHz, Apple prints none',
+  },
+]
+
+// ---- operations and bytes of a dispatch ------------------------------------------------------------------------------------
+
+const transcendental = 20
+const costly = ['exp', 'log', 'sin', 'cos', 'sigmoid', 'tanh', 'elu', 'silu', 'gelu', 'softplus']
+const unary = (op) => (costly.includes(op) ? transcendental + 4 : 1)
+const products = ({ M, N, K, batch }) => 2 * batch * M * N * K
+const epilogue = ({ M, N, batch, accumulate, biased, activation }) =>
+  batch * M * N * (accumulate + biased + (unaryOps[activation] ? unary(unaryOps[activation]) : 0))
+
+/**
+ * Of the entries whose bindings are arrays used whole: operations, from the parameters. `again`: what is read and written; `part`: words of an
+ * array that is used in part.
+ */
+const whole = {
+  elementwise: {
+    fill: { operations: () => 0 },
+    affine: { operations: ({ n }) => 2 * n },
+    affineInPlace: { operations: ({ n }) => 2 * n, again: ['y'] },
+    accumulate: { operations: ({ n }) => n, again: ['y'] },
+    unary: { operations: ({ n, op }) => n * unary(unaryOps[op]) },
+    unaryBackward: { operations: ({ n, op }) => n * (unary(unaryOps[op]) + 1) },
+    binary: { operations: ({ n, op }) => n * (binaryOps[op] ? 1 : 0), part: { a: ({ n }) => n, b: ({ n }) => n, y: ({ n }) => n } },
+  },
+  movement: {
+    copy: { operations: () => 0, part: { x: ({ n }) => n, y: ({ n }) => n } },
+    gather: { operations: () => 0, part: { table: ({ n }) => n } },
+    gatherBackward: { operations: ({ R, D }) => R * D },
+  },
+  reduce: {
+    reduceRows: { operations: ({ outer, n, op }) => outer * n * (op === 2 ? 2 : 1), part: { y: ({ outer, parts }) => outer * parts } },
+    reduceColumns: { operations: ({ outer, n, inner }) => outer * n * inner },
+    cumsumColumns: { operations: ({ outer, n, inner }) => 4 * outer * n * inner },
+    cumsumRows: { operations: ({ outer, n }) => 7 * outer * n },
+  },
+  matmul: {
+    matmul: {
+      operations: (p) => products(p) + (p.splits === 1 ? epilogue(p) : 0),
+      again: ({ accumulate, splits }) => (accumulate && splits === 1 ? ['c'] : []),
+    },
+    matmulJoin: { operations: (p) => p.batch * p.M * p.N * p.splits + epilogue(p), again: ({ accumulate }) => (accumulate ? ['c'] : []) },
+  },
+  norm: {
+    norm: { operations: ({ R, n }) => 8 * R * n },
+    normBackward: { operations: ({ R, n }) => 12 * R * n },
+    normGainBackward: { operations: ({ R, n }) => 5 * R * n },
+    softmax: { operations: ({ R, n, causal }) => (causal ? n - (causal - 1) / 2 : n) * (2 * transcendental + 5) * R },
+    softmaxBackward: { operations: ({ R, n }) => 4 * R * n },
+    crossEntropy: { operations: ({ R, n }) => (transcendental + 3) * R * n },
+    crossEntropyBackward: { operations: ({ R, n }) => (transcendental + 3) * R * n },
+  },
+  sequence: {
+    conv: { operations: ({ n, W }) => 2 * n * W },
+    convBackwardInput: { operations: ({ n, W }) => 2 * n * W },
+    convBackwardState: { operations: ({ n, W }) => 2 * n * W },
+    convBackwardTaps: { operations: ({ B, T, D, W }) => 2 * B * T * D * W },
+    dpfp: { operations: ({ n }) => 3 * n },
+    dpfpBackward: { operations: ({ n, nu }) => 6 * nu * n },
+  },
+  // Twenty rounds of an addition, a rotation (3) and an exclusive or.
+  random: {
+    uniformNumbers: { operations: ({ n }) => 120 * n },
+    normalNumbers: { operations: ({ n }) => (120 + 2 * transcendental) * n },
+    dropout: { operations: ({ n }) => 122 * n },
+  },
+  optimizer: { adam: { operations: ({ n }) => 18 * n, again: ['parameter', 'm', 'v'] } },
+  linear: { solveSpd: { operations: ({ N, K }) => N * (K ** 3 / 3 + 2 * K * K), again: ['L', 'x'] } },
+}
+
+/** Of the recurrences, which use parts of one work array: operations, and words read and written; n: rows of all pieces, or groups of them. */
+const inWork = {
+  'fast-weights': (p) => {
+    const { K, V, columns, rows, reads, gateWidth, heads, T } = p
+    const batches = heads * p.pieces
+    const [keys, values, pairs, states] = [batches * rows * K, batches * rows * columns, batches * rows * rows, batches * K * columns]
+    const tokens = heads * T
+    const extra = reads === 1 ? tokens : reads === 2 ? tokens * K : 0
+    const [w, gate] = gateWidth ? [keys, tokens * gateWidth] : [0, 0]
+    const moved = heads * p.segments * K * columns
+    const [read, gated] = [reads ? 1 : 0, gateWidth ? 1 : 0]
+    // Levels of pairs of tokens: at each, every channel of every token is faded once.
+    const levels = Math.ceil(Math.log2(rows))
+    return {
+      checkGate: [0, p.n],
+      load: [0, 2 * moved],
+      store: [0, 2 * moved],
+      // The state lives in the cache from token to token; what is kept of it is written.
+      recurrent: [
+        tokens * columns * K * (read ? 6 : 4) + tokens * K * gated * (2 * transcendental + 1),
+        tokens * (2 * K + V) + extra + gate + tokens * columns + (p.inPlace ? 2 * heads * K * columns : states),
+      ],
+      normalise: [p.n, 2 * p.n + p.n / V],
+      prepare: [
+        keys * (2 + 2 * read + gated * (transcendental + 2)),
+        tokens * (2 * K + V) + extra + gate + (2 + read) * keys + 2 * w + values + batches * K,
+      ],
+      pairs: [(1 + read) * (2 * keys * ((rows + 1) / 2) + 2 * keys * levels), tokens * 2 * K + extra + w + (1 + read) * pairs],
+      solve: [batches * rows * (rows - 1) * ((p.transposed ? 0 : K) + columns), pairs + 2 * ((p.transposed ? 0 : keys) + values)],
+      snapshots: [4 * keys * columns, states + tokens * K + extra + w + values + heads * p.outside * K * columns],
+      outputs: [tokens * V * 2, values + tokens * columns],
+      cotangents: [values * 3, values + tokens * V * (columns > V ? 2 : 1)],
+      // A pair meets once, in a channel: its cotangents go to q, k', a and, through the decay, to w.
+      fadeBackward: [
+        keys * ((rows - 1) / 2) * (4 + 5 * read + 4) + 2 * states + keys * levels * 8,
+        (1 + read) * pairs + (1 + read) * 2 * keys + 3 * w + tokens * 2 * K + extra + 2 * states + keys * 2,
+      ],
+      gradients: [tokens * K * 4, (2 + read) * keys + tokens * K + extra + values + tokens * (2 * K + V) + extra],
+      gateGradient: [gateWidth === 1 ? keys : 0, keys + gate],
+    }
+  },
+  'fast-weights-products': (p) => {
+    const { K, columns, rows } = p
+    const batches = p.heads * p.pieces
+    const terms = p.reads + p.writes + (p.adds ?? 0)
+    // Of each piece: the matrices, the values that they meet, the state before and after, gamma.
+    const perPiece = terms * rows * K + (1 + p.reads + (p.adds ?? 0)) * rows * columns + 2 * K * columns + K
+    return {
+      product: [2 * batches * p.M * p.N * p.inner, batches * (p.M * p.inner + p.inner * p.N + (p.accumulate ? 2 : 1) * p.M * p.N)],
+      scan: [batches * (terms * 2 * rows * K * columns + 2 * K * columns), batches * perPiece],
+    }
+  },
+}
+
+function costOf({ shader, entry, bindings, params }) {
+  const given = new Proxy(params, { get: (target, name) => target[name] ?? 0 })
+  if (inWork[shader]) {
+    const cost = inWork[shader](given)[entry]
+    if (!cost) throw new Error(`no count for ${shader}, ${entry}`)
+    return { operations: cost[0], bytes: 4 * cost[1] }
+  }
+  const rule = whole[shader]?.[entry]
+  if (!rule) throw new Error(`no count for ${shader}, ${entry}`)
+  const again = typeof rule.again === 'function' ? rule.again(given) : (rule.again ?? [])
+  const seen = new Set()
+  let bytes = 0
+  for (const [name, block] of Object.entries(bindings)) {
+    if (!block || seen.has(block)) continue
+    seen.add(block)
+    const own = Math.min(block.bytes, 4 * (rule.part?.[name]?.(given) ?? Infinity))
+    bytes += own * (again.includes(name) ? 2 : 1)
+  }
+  return { operations: rule.operations(given), bytes }
+}
+
+// ---- a runtime that only writes down -----------------------------------------------------------------------------------------
+
+function paper() {
+  const dispatches = []
+  const block = (bytes, integer = false) => ({ bytes, integer, memory: {} })
+  const gpu = {
+    capabilities: { bindingBytes: 2 ** 30 },
+    faults: block(64, true),
+    run({ name }, entry, bindings, params, groups) {
+      if (groups > 0) dispatches.push({ shader: name, entry, groups, ...costOf({ shader: name, entry, bindings, params }) })
+    },
+    scratch: (floats, body) => body(block(4 * floats)),
+    fault: () => 0,
+  }
+  const device = {
+    name: 'webgpu',
+    description: 'paper',
+    double: false,
+    kernels: webgpuKernels(gpu),
+    allocate: (dtype, size) => block(4 * size, dtype === 'int32'),
+    free() {},
+    write() {},
+    read: async (block, size) => (block.integer ? new Int32Array(size) : new Float32Array(size)),
+    bytesInUse: () => 0,
+    bytesReserved: () => 0,
+    close() {},
+  }
+  return { device, take: () => dispatches.splice(0) }
+}
+
+const labml = sizesOf({ B: 16 })
+
+function ofCases() {
+  const { device, take } = paper()
+  const empty = (size) => device.allocate('float32', size)
+  const memory = { float: empty, int: empty, empty }
+  // On WebGPU the recurrent form's backward is that of chunks.
+  const names = Object.keys(cases).filter((name) => !name.endsWith('backward, recurrent'))
+  const recurrences = names.filter((name) => name.includes('rule'))
+  const rows = (names, sizes) =>
+    names.map((name) => {
+      const { shape, floats, run } = cases[name](device.kernels, memory, sizes)
+      take()
+      run()
+      return { name, shape, operands: 4 * floats, dispatches: take() }
+    })
+  return [...rows(names, labml), ...rows(recurrences, { ...labml, T: 2048 })]
+}
+
+/** One training step of labml's model: the dispatches of its forward, backward, clipping and Adam, as bench/train.mjs takes it. */
+function ofTraining() {
+  const { device, take } = paper()
+  const before = getDevice()
+  setDevice(device)
+  try {
+    const { B, T, D, H, F, N } = labml
+    const model = new Transformer({ symbols: N, dModel: D, heads: H, layers: 6, dFf: F, nu: 1 })
+    const optimizer = new Adam(model.namedParameters(), { lr: 1e-4 })
+    const text = () => tensor(new Int32Array(B * T), { dtype: 'int32', shape: [B, T] })
+    const [tokens, targets] = [text(), text()]
+    take()
+    scope(() => {
+      crossEntropy(model.forward(tokens).logits, targets).backward()
+      optimizer.step({ clipNorm: 1 })
+      optimizer.zeroGrad()
+    })
+    return take()
+  } finally {
+    setDevice(before)
+  }
+}
+
+// ---- tables ------------------------------------------------------------------------------------------------------------------
+
+const total = (dispatches, of) => dispatches.reduce((sum, d) => sum + of(d), 0)
+const atPeak = (dispatches, { tflops, gbs }) => {
+  const compute = total(dispatches, (d) => d.operations / tflops / 1e12)
+  const memory = total(dispatches, (d) => d.bytes / gbs / 1e9)
+  return {
+    seconds: total(dispatches, (d) => Math.max(d.operations / tflops / 1e12, d.bytes / gbs / 1e9)),
+    limit: compute > memory ? 'c' : 'm',
+  }
+}
+
+function count(dispatches) {
+  const [operations, bytes] = [total(dispatches, (d) => d.operations), total(dispatches, (d) => d.bytes)]
+  return { dispatches: dispatches.length, operations, bytes, times: gpus.map((gpu) => ({ gpu: gpu.name, ...atPeak(dispatches, gpu) })) }
+}
+
+const size = (x, unit) => `${digits(x / unit)}`
+const cells = ({ dispatches, operations, bytes, times }, unit) => [
+  dispatches,
+  size(operations, 1e9),
+  size(bytes, 1e6),
+  bytes ? digits(operations / bytes) : '-',
+  ...times.map(({ seconds, limit }) => `${digits(seconds / unit)} ${limit}`),
+]
+
+/** Prints both tables and gives what is in them. */
+export function roofline() {
+  const kernels = ofCases().map(({ dispatches, ...facts }) => ({ ...facts, ...count(dispatches) }))
+  const step = ofTraining()
+  const byEntry = {}
+  for (const dispatch of step) {
+    const name = `${dispatch.shader}: ${dispatch.entry}`
+    byEntry[name] ??= []
+    byEntry[name].push(dispatch)
+  }
+  const training = Object.entries(byEntry)
+    .map(([name, dispatches]) => ({ name, ...count(dispatches) }))
+    .sort((a, b) => b.times[0].seconds - a.times[0].seconds)
+  const sum = count(step)
+
+  console.log(
+    '\nESTIMATE ON PAPER, no GPU measured: the time at the peaks of named GPUs, in microseconds; m: memory is the limit, c: operations are.\nPeaks as published, float32 without matrix units:',
+  )
+  for (const { name, tflops, gbs, source } of gpus) console.log(`  ${name}: ${tflops} TFLOP/s, ${gbs} GB/s (${source})`)
+  console.log(
+    `\nKernels at the sizes of labml's step, batch 16; the recurrences also with 2,048 tokens. operands: MB if every operand crosses the bus once; moved: MB that our dispatches read and write\n`,
+  )
+  const names = gpus.map(({ name }) => name)
+  printTable(
+    ['kernel', 'shape', 'operands', 'dispatches', 'Gop', 'moved', 'op/byte', ...names],
+    kernels.map((row) => [row.name, row.shape, size(row.operands, 1e6), ...cells(row, 1e-6)]),
+  )
+  console.log("\nOne training step of labml's model, 16 x 128 tokens, forward, backward, clipping and Adam, by kernel; microseconds\n")
+  printTable(
+    ['kernel', 'dispatches', 'Gop', 'moved', 'op/byte', ...names],
+    [...training.map((row) => [row.name, ...cells(row, 1e-6)]), null, ['the step', ...cells(sum, 1e-6)]],
+  )
+  console.log(
+    `\nNot a forecast: it knows nothing of launches (${sum.dispatches} dispatches a step), of workgroups too few to fill a GPU, of steps that wait for one another, as the tokens of\nthe recurrent form do and the pieces of the chunk form's scan; nor of what a kernel reads twice, or finds in a cache of tens of MB (which makes\nless of a bound of the smaller rows). Figures of a real GPU are open.`,
+  )
+  return { gpus, kernels, training, step: sum }
+}

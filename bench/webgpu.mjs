@@ -1,0 +1,58 @@
+/** The WGSL kernels beside plain WGSL that does the same, on one adapter, in interleaved rounds; and what they need on paper (roofline.mjs). */
+import { gpuEnvironment } from '../test/gpu-environment.mjs'
+import { start } from './child.mjs'
+import { digits, printTable, progress, UsageError } from './report.mjs'
+import { roofline } from './roofline.mjs'
+import { summary } from './timing.mjs'
+import { webgpuCases } from './webgpu-cases.mjs'
+
+export async function run({ rounds = 5, only = '', roofline: onPaper = false }) {
+  if (onPaper) return { roofline: roofline() }
+  const chosen = webgpuCases.map((row, index) => ({ ...row, index })).filter(({ name }) => name.includes(only))
+  if (!chosen.length)
+    throw new UsageError(
+      `--only: no kernel's name contains '${only}' (there are ${[...new Set(webgpuCases.map(({ name }) => name))].join('; ')})`,
+    )
+  const results = []
+  const child = start('./webgpu-child.mjs', { env: await gpuEnvironment() })
+  let adapter
+  try {
+    adapter = await child.call('open')
+    for (const { name, index } of chosen) {
+      progress(name)
+      try {
+        const facts = await child.call('prepare', { index })
+        const seconds = { plain: [], ours: [] }
+        for (let round = 0; round < rounds; round++)
+          for (const contender in seconds) seconds[contender].push(await child.call('sample', contender))
+        results.push({ name, ...facts, plain: summary(seconds.plain), ours: summary(seconds.ours) })
+      } catch (error) {
+        throw new Error(`${name}: ${error.message}`)
+      }
+    }
+    progress('')
+  } finally {
+    child.stop()
+  }
+  const work = ({ flops, elements }, { median }) =>
+    flops ? `${digits(flops / median / 1e9)} GFLOP/s` : `${digits((median / elements) * 1e9)} ns/element`
+  console.log(`\n${adapter.description}: medians of ${rounds} interleaved rounds; ratio: time of the plain kernel to that of ours\n`)
+  printTable(
+    ['kernel', 'shape', 'plain, ms', 'ours, ms', 'plain', 'ours', 'ratio', 'of the fastest'],
+    results.map((r) => [
+      r.name,
+      r.shape,
+      digits(r.plain.median * 1000),
+      digits(r.ours.median * 1000),
+      work(r, r.plain),
+      work(r, r.ours),
+      digits(r.plain.median / r.ours.median),
+      digits(r.plain.min / r.ours.min),
+    ]),
+  )
+  if (adapter.software)
+    console.log(
+      '\nThis adapter is a program on the CPU: its caches make up for what a plain kernel reads again and again, it runs few threads, and a barrier costs it much. The ratios say that the kernels do their work, not what a GPU gains. No GPU has been measured.',
+    )
+  return { adapter, rounds, results, roofline: only ? undefined : roofline() }
+}
