@@ -153,9 +153,9 @@ const conv =
   }
 
 /**
- * The recurrence of all heads, with what `programmed` names beside keys and values, and a gate of `gates` values (a number, or 'K') a token and head. The
- * operations counted are those of the token-by-token form, in both forms, and each matrix-vector product of the backward pass once, so that a
- * chunk form that does more arithmetic in less time shows the higher rate.
+ * The recurrence of all heads, with what `programmed` names beside keys and values, and a gate of `gates` values (a number, or 'K') a token
+ * and head. The operations counted are those of the token-by-token form, in both forms, and each matrix-vector product of the backward pass
+ * once, so that a chunk form that does more arithmetic in less time shows the higher rate.
  */
 export const fastWeights =
   (programmed, gates, form, backward) =>

@@ -1,10 +1,10 @@
 /**
- * What the WGSL kernels would need on named GPUs at their peaks, on paper: nothing here runs on one. The kernel table's WebGPU half is called with a
- * runtime that only writes down the dispatches; each counts its operations and the bytes that it reads and writes, and takes
- * as long as the slower of the two takes at the GPU's peak (Williams, Waterman & Patterson 2009). Dispatches follow one another, so times add up.
+ * What the WGSL kernels would need on named GPUs at their peaks, on paper: nothing here runs on one. The WebGPU table of kernels is called
+ * with a runtime that only writes down the dispatches; each counts its operations and the bytes that it reads and writes, and takes as long
+ * as the slower of the two takes at the GPU's peak (Williams, Waterman & Patterson 2009). Dispatches follow one another, so times add up.
  *
- * Operations: a sum, a product, a comparison count 1 each, a fused multiply-add 2, exp, log and their like 20 (kernels-wgsl/math.wgsl). What a
- * kernel computes and throws away, as the upper half of a triangle, counts. Bytes: each array that a dispatch touches crosses the bus
+ * Operations: a sum, a product, a comparison count 1 each, a fused multiply-add 2, exp, log and their like 20 (kernels-wgsl/math.wgsl). What
+ * a kernel computes and throws away, as the upper half of a triangle, counts. Bytes: each array that a dispatch touches crosses the bus
  * once, and once more if it's both read and written; work arrays too, since the next dispatch has to read them again.
  */
 
@@ -44,8 +44,8 @@ const epilogue = ({ M, N, batch, accumulate, biased, activation }) =>
   batch * M * N * (accumulate + biased + (unaryOps[activation] ? unary(unaryOps[activation]) : 0))
 
 /**
- * Of the entries whose bindings are arrays used whole: operations, from the parameters. `again`: what is read and written; `part`: words of an
- * array that is used in part.
+ * Of the entries whose bindings are arrays used whole: operations, from the parameters. `again`: bindings both read and written; `part`: the
+ * words used of an array that isn't used whole.
  */
 const whole = {
   elementwise: {
@@ -102,7 +102,7 @@ const whole = {
   linear: { solveSpd: { operations: ({ N, K }) => N * (K ** 3 / 3 + 2 * K * K), again: ['L', 'x'] } },
 }
 
-/** Of the recurrences, which use parts of one work array: operations, and words read and written; n: rows of all pieces, or groups of them. */
+/** Of the recurrences, which use parts of one work array: operations, and words read and written. */
 const inWork = {
   'fast-weights': (p) => {
     const { K, V, columns, rows, reads, gateWidth, heads, T } = p
@@ -129,7 +129,7 @@ const inWork = {
         keys * (2 + 2 * read + gated * (transcendental + 2)),
         tokens * (2 * K + V) + extra + gate + (2 + read) * keys + 2 * w + values + batches * K,
       ],
-      pairs: [(1 + read) * (2 * keys * ((rows + 1) / 2) + 2 * keys * levels), tokens * 2 * K + extra + w + (1 + read) * pairs],
+      pairs: [keys * (2 * (rows - 1) + 2 + 2 * levels), tokens * 2 * K + extra + w + (1 + read) * pairs],
       solve: [batches * rows * (rows - 1) * ((p.transposed ? 0 : K) + columns), pairs + 2 * ((p.transposed ? 0 : keys) + values)],
       snapshots: [4 * keys * columns, states + tokens * K + extra + w + values + heads * p.outside * K * columns],
       outputs: [tokens * V * 2, values + tokens * columns],
@@ -291,11 +291,11 @@ export function roofline() {
   const sum = count(step)
 
   console.log(
-    '\nESTIMATE ON PAPER, no GPU measured: the time at the peaks of named GPUs, in microseconds; m: memory is the limit, c: operations are.\nPeaks as published, float32 without matrix units:',
+    '\nESTIMATE ON PAPER, no GPU measured: the time at the peaks of named GPUs, in microseconds; m: memory is the limit, c: operations\nare. Peaks as published, float32 without matrix units:',
   )
   for (const { name, tflops, gbs, source } of gpus) console.log(`  ${name}: ${tflops} TFLOP/s, ${gbs} GB/s (${source})`)
   console.log(
-    `\nKernels at the sizes of labml's step, batch 16; the recurrences also with 2,048 tokens. operands: MB if every operand crosses the bus once; moved: MB that our dispatches read and write\n`,
+    `\nKernels at the sizes of labml's step, batch 16; the recurrences also with 2,048 tokens.\noperands: MB if every operand crosses the bus once; moved: MB that our dispatches read and write\n`,
   )
   const names = gpus.map(({ name }) => name)
   printTable(

@@ -28,6 +28,7 @@ const notOps = [
   'recordMany',
   'referenceDevice',
   'relaxedAvailable',
+  'threadsAvailable',
   'rules',
   'runSteps',
   'scope',
