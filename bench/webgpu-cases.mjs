@@ -94,12 +94,12 @@ const rules = {
   'scalar-gated delta rule': ['beta', 1],
   'vector-gated delta rule': ['beta', 'K'],
 }
-const lengths = [256, 1024]
+const lengths = [256, 512]
 
 const matmuls = {
   ...Object.fromEntries([128, 256, 512].map((n) => [`matmul ${n}`, matmul('', n, n, n)])),
   'matmul x W^T': matmul('b', 512, 512, 128),
-  'matmul dW += dy^T x': matmul('a', 512, 128, 2048, { accumulate: true }),
+  'matmul dW += dy^T x': matmul('a', 512, 128, 1024, { accumulate: true }),
 }
 
 /** Forward, then backward. */

@@ -15,7 +15,7 @@ const params = [...members.replace(/\/\/.*/g, '').matchAll(/(\w+): (\w+),/g)].ma
 
 /** A sample lasts this long, or one call. */
 const seconds = 0.1
-/** RMS of the difference to RMS of the values: sums of up to 2,048 terms in another order, and WGSL's own exp. */
+/** RMS of the difference to RMS of the values: sums of up to 1,024 terms in another order, and WGSL's own exp. */
 const bound = 1e-4
 
 let device
