@@ -265,6 +265,9 @@ class Checker {
 
   async check(job: Job): Promise<Verdict> {
     const began = performance.now()
+    // What an earlier claim has left to run later may end the process.
+    if (!this.child.connected) this.start()
+    await this.loaded
     this.pulse.what = ''
     this.pulse.runs = 0
     this.child.send(job, () => {}) // Where it can't be sent, there is no answer.
