@@ -172,7 +172,7 @@ serve({
         }
       }
     }
-    return { description: device.description }
+    return { name: device.name, description: device.description }
   },
   /**
    * Runs a contender at the length T, and plans samples of `target` seconds or one repetition. Memory in bytes: its inputs and what is in use

@@ -47,7 +47,7 @@ const bytesOf = ({ memory }) => memory.most + memory.scratch
 async function measure(T, contenders, names, { device, threads, sizes, rounds, seconds, note }) {
   const child = start('./rules-child.mjs', { relaxed: device !== 'reference' })
   try {
-    const { description } = await child.call('open', { device, threads, relaxed: true, sizes, T, rules: names })
+    const { name: opened, description } = await child.call('open', { device, threads, relaxed: true, sizes, T, rules: names })
     const target = seconds / 2 / (rounds + 2)
     const running = []
     for (const [i, contender] of contenders.entries()) {
@@ -60,7 +60,7 @@ async function measure(T, contenders, names, { device, threads, sizes, rounds, s
         const time = last.both.median * factor
         const bytes = bytesOf(last) * factor
         const reason =
-          device === 'wasm' && bytes > wasmLimit
+          opened === 'wasm' && bytes > wasmLimit
             ? `it would take about ${digits(bytes / 1e9)} GB, more than a wasm memory can hold`
             : time > patience * seconds && `one run would take about ${digits(time)} s`
         if (reason) {

@@ -37,20 +37,25 @@ export async function doctor(
   row('relaxed SIMD', relaxedAvailable() ? 'available' : 'not in this version of Node (fused multiply-add; 22 and later have it)')
 
   say('\nGPU')
-  await adapters()
+  const found = await webgpuAdapters().catch((error: Error) => error)
+  if (found instanceof Error)
+    row('none', oneLine(found.message.replace(/^webgpu: /, ''))) // It says itself what is missing.
+  else showAdapters(found)
 
   let failures = 0
-  let unusable = false
+  const unusable: DeviceChoice[] = []
   for (const wanted of choice === undefined ? (['wasm', 'webgpu'] as const) : [choice]) {
     say(`\nDevice ${wanted}`)
     let device: Device
     try {
       // Nobody has asked for a GPU that the CPU imitates.
       const webgpu = choice === undefined ? { software: false } : {}
+      if (wanted === 'webgpu' && found instanceof Error) throw found
       device = await openDevice(wanted, { wasm, webgpu, log: (line) => row('auto', line.replace(/^auto: /, '')) })
     } catch (error) {
-      row(choice === undefined ? 'not checked' : 'FAILED', oneLine((error as Error).message))
-      if (choice !== undefined) unusable = true
+      const needless = choice === undefined && wanted === 'webgpu' && (found instanceof Error || found.every(isSoftware))
+      row(needless ? 'not checked' : 'FAILED', oneLine((error as Error).message))
+      if (!needless) unusable.push(wanted)
       continue
     }
     row('description', device.description)
@@ -63,20 +68,17 @@ export async function doctor(
     device.close()
   }
   const failed = failures === 1 ? '1 check' : `${failures} checks`
-  if (unusable) say(`\nthe device ${choice} can't be used here`)
-  else say(failures === 0 ? '\nall well' : `\n${failed} failed: please report this with the output above`)
-  return unusable || failures > 0 ? 1 : 0
+  if (unusable.length > 0) say(`\nthe device ${unusable.join(', ')} can't be used here`)
+  if (failures > 0) say(`\n${failed} failed: please report this with the output above`)
+  const well = unusable.length === 0 && failures === 0
+  if (well) say('\nall well')
+  return well ? 0 : 1
 }
 
+const isSoftware = ({ capabilities }: AdapterReport): boolean => capabilities.software
+
 /** Every adapter, and how to get one where there is no GPU. */
-async function adapters(): Promise<void> {
-  let found: AdapterReport[] = []
-  try {
-    found = await webgpuAdapters()
-  } catch (error) {
-    // It says itself what is missing and how to get it.
-    return row('none', oneLine((error as Error).message.replace(/^webgpu: /, '')))
-  }
+function showAdapters(found: readonly AdapterReport[]): void {
   for (const { backend, capabilities, features, limits } of found) {
     const { adapter, software, subgroups, bindingBytes } = capabilities
     row('adapter', `${adapter}${backend === null ? '' : `, ${backend}`}${software ? ', which computes on the CPU' : ''}`)
@@ -96,7 +98,7 @@ async function adapters(): Promise<void> {
     )
     row('  features', features.join(', '))
   }
-  if (found.every(({ capabilities }) => capabilities.software)) row('driver for a GPU', driverHint())
+  if (found.every(isSoftware)) row('driver for a GPU', driverHint())
 }
 
 /** Kernels, models and speed of a device; the number of checks that failed. */

@@ -37,6 +37,7 @@ const profileOption = {
   name: 'profile',
   type: 'string',
   placeholder: 'FILE.svg',
+  pattern: /\.svg$/i,
   bare: 'profile.svg',
   group: 'Device',
   description: 'show the time of each kernel as a table, and in this picture (profile.svg if not named)',

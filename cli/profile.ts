@@ -17,14 +17,18 @@ export async function profiled<R>(
 ): Promise<R> {
   if (file === undefined) return body(device)
   const profiling = profile(device)
-  const start = performance.now()
-  const result = await body(profiling.device)
-  const wall = performance.now() - start
-  const entries = await profiling.entries()
-  say(`\n${table(entries, profiling.measure, wall)}`)
-  writeAtomic(file, picture(entries, `${title}, ${device.description}`))
-  say(`wrote ${file}`)
-  return result
+  try {
+    const start = performance.now()
+    const result = await body(profiling.device)
+    const wall = performance.now() - start
+    const entries = await profiling.entries()
+    say(`\n${table(entries, profiling.measure, wall)}`)
+    writeAtomic(file, picture(entries, `${title}, ${device.description}`))
+    say(`wrote ${file}`)
+    return result
+  } finally {
+    profiling.stop()
+  }
 }
 
 /** Before anything is run: whether the picture can be written. */

@@ -1,24 +1,32 @@
-/** How a thread that may be caught in a loop is watched: it says what it begins in shared memory, and the watcher sees whether that moves. */
+/**
+ * How a process that may be caught in a loop, or die at any moment, is watched: it writes what it begins to a pipe, and waits until the
+ * system has it (a message would wait for the loop to end); the watcher sees whether anything comes.
+ */
+import { writeSync } from 'node:fs'
+import type { Readable } from 'node:stream'
+
+/** The pipe's number in the watched process: its `stdio[4]`. */
+export const pulseFd = 4
+
+/** In the watched process: something begins. `runs`: how far it has come. */
+export const beat = (what: string, runs: number): void => void writeSync(pulseFd, `${JSON.stringify([what, runs])}\n`)
+
+/** In the watcher. */
 export class Pulse {
-  static readonly bytes = 4096
-  private readonly numbers: Int32Array
-  private readonly text: Uint8Array
-  private readonly encoder = new TextEncoder()
+  /** What has begun last, and the runs before it. */
+  what = ''
+  runs = 0
+  /** Grows as something comes. */
+  beats = 0
 
-  constructor(memory: SharedArrayBuffer) {
-    this.numbers = new Int32Array(memory, 0, 3)
-    this.text = new Uint8Array(memory, 12)
+  constructor(pipe: Readable) {
+    let rest = ''
+    pipe.setEncoding('utf8').on('data', (text: string) => {
+      this.beats++
+      const lines = (rest + text).split('\n')
+      rest = lines.pop()!
+      const last = lines.at(-1)
+      if (last !== undefined) [this.what, this.runs] = JSON.parse(last) as [string, number]
+    })
   }
-
-  /** In the watched thread: something begins. `runs`: how far it has come. */
-  beat(what: string, runs: number): void {
-    const { written } = this.encoder.encodeInto(what, this.text)
-    Atomics.store(this.numbers, 1, written)
-    Atomics.store(this.numbers, 2, runs)
-    Atomics.add(this.numbers, 0, 1)
-  }
-
-  beats = (): number => Atomics.load(this.numbers, 0)
-  runs = (): number => Atomics.load(this.numbers, 2)
-  what = (): string => new TextDecoder().decode(this.text.slice(0, Atomics.load(this.numbers, 1)))
 }

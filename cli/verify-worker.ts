@@ -1,21 +1,23 @@
 /**
- * The thread that checks claims: it loads them (a claim is code, and can't be sent), says what there is, and then does what it is told. The
- * command watches it through the shared memory, and ends it if a case doesn't end.
+ * The process that checks claims: it loads them (a claim is code, and can't be sent), says what there is, and then does what it is told. The
+ * command watches its pulse, and ends it if a case doesn't end. It isn't a thread, because a thread that ends with a GPU open takes the
+ * whole command with it.
  */
-import { parentPort, workerData } from 'node:worker_threads'
 import { caseLine, check, NoSuchCase, type Verdict } from '../claims/check.ts'
 import { boundsOf, type Claim, checkNames } from '../claims/claim.ts'
 import { Devices, type Kind } from '../claims/context.ts'
 import { claims as ownClaims } from '../claims/list.ts'
 import { loadFile, resolveOwnNames } from '../claims/load.ts'
 import { messageOf } from '../claims/message.ts'
-import { Pulse } from './pulse.ts'
+import { enableRelaxed } from './options.ts'
+import { beat } from './pulse.ts'
 
 export interface WorkerSettings {
   readonly files: readonly string[]
   readonly threads: number
   readonly relaxed: boolean
-  readonly memory: SharedArrayBuffer
+  /** Whether an adapter that computes on the CPU will do for webgpu. */
+  readonly software: boolean
 }
 
 export type Job = { readonly claim: string; readonly device: Kind; readonly runs: number; readonly seed: number; readonly path?: string }
@@ -32,9 +34,12 @@ export type Report =
   | { readonly noCase: string }
   | { readonly failure: string; readonly tooLong?: true }
 
-const { files, threads, relaxed, memory } = workerData as WorkerSettings
-const pulse = new Pulse(memory)
-const send = (report: Report): void => parentPort!.postMessage(report)
+const { files, threads, relaxed, software } = JSON.parse(process.argv[2]) as WorkerSettings
+const send = (report: Report, then = () => {}): void => void process.send!(report, then)
+const end = (): void => void process.kill(process.pid, 'SIGKILL')
+process.on('disconnect', end)
+process.on('SIGINT', () => {}) // Ctrl-C is for the command, which ends this process.
+process.on('uncaughtException', (error) => send({ failure: messageOf(error, files) }, end))
 Error.stackTraceLimit = 50 // An error of the engine still shows the line of the file that called it.
 
 async function load(): Promise<{ claims: readonly Claim[]; problems: string[] }> {
@@ -43,7 +48,7 @@ async function load(): Promise<{ claims: readonly Claim[]; problems: string[] }>
   const claims: Claim[] = []
   const problems: string[] = []
   for (const file of files) {
-    pulse.beat(file, 0)
+    beat(file, 0)
     try {
       const found = await loadFile(file)
       checkNames([...claims, ...found])
@@ -65,16 +70,16 @@ send({
 })
 
 const opened = new Map<Kind, Devices>()
-parentPort!.on('message', async ({ claim: name, device: kind, ...options }: Job) => {
+process.on('message', async ({ claim: name, device: kind, ...options }: Job) => {
   try {
-    const devices = opened.get(kind) ?? (await Devices.open(kind, { threads, relaxed }))
+    const devices = opened.get(kind) ?? (await Devices.open(kind, { threads, relaxed: enableRelaxed(relaxed), software }))
     opened.set(kind, devices)
     const claim = claims.find((claim) => claim.name === name)!
     send({
       verdict: await check(claim, devices, {
         ...options,
         explain: (error) => messageOf(error, files),
-        onCase: (c, runs) => pulse.beat(caseLine(c), runs),
+        onCase: (c, runs) => beat(caseLine(c), runs),
       }),
     })
   } catch (error) {

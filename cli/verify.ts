@@ -1,14 +1,14 @@
-/** `fastweights verify`: checks the claims on this machine's devices, in threads of their own, and says what came out. */
+/** `fastweights verify`: checks the claims on this machine's devices, in processes of their own, and says what came out. */
+import { type ChildProcess, fork } from 'node:child_process'
 import os from 'node:os'
 import { resolve } from 'node:path'
-import { Worker } from 'node:worker_threads'
+import type { Readable } from 'node:stream'
 import type { Verdict } from '../claims/check.ts'
 import type { Kind } from '../claims/context.ts'
-import { messageOf } from '../claims/message.ts'
-import { webgpuAdapters } from '../engine/index.ts'
+import { openDevice, webgpuAdapters } from '../engine/index.ts'
 import { suggestion, UsageError } from './arguments.ts'
 import { checkWritable, writeAtomic } from './files.ts'
-import { Pulse } from './pulse.ts'
+import { Pulse, pulseFd } from './pulse.ts'
 import { duration, oneLine, progress } from './terminal.ts'
 import type { ClaimText, Job, Report, WorkerSettings } from './verify-worker.ts'
 
@@ -44,8 +44,11 @@ export interface Verification {
 
 const isFile = (word: string): boolean => /\.[cm]?js$/.test(word)
 
-/** Loading has at least this long. */
+/** Loading, and opening a device, has at least this long. */
 const loadLimit = 15_000
+
+/** So many processes at most share the GPU: one computes on the CPU while the other waits. */
+const gpuCheckers = 2
 
 export async function verify(options: VerifyOptions, version: string): Promise<number> {
   const { operands, device, seed, path, caseLimit, json, report } = options
@@ -58,18 +61,22 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
   const out = json === '-' ? process.stderr : process.stdout
   const say = (text: string): void => void out.write(`${text}\n`)
   const files = operands.filter(isFile)
-  const devices = await devicesOf(device, say)
   const began = performance.now()
+  endAllAtTheEnd()
 
-  const first = new Checker({ ...options, files }, caseLimit)
+  // Who asks for webgpu may have what there is; a GPU that the CPU imitates is for nobody else.
+  const settings: WorkerSettings = { files, threads: options.threads, relaxed: options.relaxed, software: device === 'webgpu' }
+  const first = new Checker(settings, caseLimit)
   const { claims: all, problems } = await first.loaded
   for (const problem of problems) process.stderr.write(`fastweights: ${oneLine(problem)}\n`)
   const patterns = operands.filter((word) => !isFile(word))
   let claims: ClaimText[]
+  let devices: Kind[]
   try {
     claims = select(all, patterns, problems.length > 0)
     if (path !== undefined && claims.length !== 1)
       throw new UsageError(`--path is a place among the cases of one claim, and ${claims.length} claims are chosen: give its whole name`)
+    devices = options.list ? [] : await devicesOf(options, say)
   } catch (error) {
     first.end()
     throw error
@@ -106,11 +113,17 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
   }
 
   // As many claims at a time as the cores allow, each with its threads.
-  const count = Math.max(1, Math.min(total, Math.floor(os.availableParallelism() / options.threads)))
-  const crew = [first, ...Array.from({ length: count - 1 }, () => new Checker({ ...options, files }, caseLimit))]
-  const work = async (checker: Checker): Promise<void> => {
+  const onGpu = queue.filter((job) => job.device === 'webgpu').length
+  const most = total - onGpu + Math.min(onGpu, gpuCheckers)
+  const count = Math.max(1, Math.min(most, Math.floor(os.availableParallelism() / options.threads)))
+  const crew = [first, ...Array.from({ length: count - 1 }, () => new Checker(settings, caseLimit))]
+  const work = async (checker: Checker, i: number): Promise<void> => {
     await checker.loaded
-    for (let job = queue.shift(); job; job = queue.shift()) {
+    const next = (): Job | undefined => {
+      const at = queue.findIndex((job) => job.device !== 'webgpu' || i < gpuCheckers)
+      return at < 0 ? undefined : queue.splice(at, 1)[0]
+    }
+    for (let job = next(); job; job = next()) {
       const watch = setInterval(
         () => line.show(`[${done}/${total}] ${job!.claim}, ${job!.device}: ${checker.runs()} of ${runs}`, false),
         200,
@@ -152,20 +165,15 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
   return problems.length === 0 && verdicts.every(({ ok }) => ok) ? 0 : 1
 }
 
-/** A GPU that the CPU imitates is for who asks for it. Throws where webgpu is asked for and there is none. */
-async function devicesOf(choice: VerifyOptions['device'], say: (text: string) => void): Promise<Kind[]> {
-  if (choice === 'reference' || choice === 'wasm') return [choice]
-  const adapters = await webgpuAdapters().catch((error: Error) => error)
-  if (choice === 'webgpu') {
-    if (adapters instanceof Error) throw adapters
-    return ['webgpu']
+/** Throws where the device that is asked for can't be opened. With `all`, a GPU that can't is a failure of each claim. */
+async function devicesOf({ device: choice, threads, relaxed }: VerifyOptions, say: (text: string) => void): Promise<Kind[]> {
+  if (choice === 'all') {
+    const [first] = await webgpuAdapters().catch(() => [])
+    return ['reference', 'wasm', ...(first && !first.capabilities.software ? (['webgpu'] as const) : [])]
   }
-  const gpu = adapters instanceof Error ? undefined : adapters.find(({ capabilities }) => !capabilities.software)
-  if (choice === 'all') return ['reference', 'wasm', ...(gpu ? (['webgpu'] as const) : [])]
-  say(
-    `auto: ${gpu ? `webgpu, on ${gpu.capabilities.adapter}` : `wasm; ${adapters instanceof Error ? oneLine(adapters.message) : 'every adapter computes on the CPU'}`}`,
-  )
-  return [gpu ? 'webgpu' : 'wasm']
+  const device = await openDevice(choice, { wasm: { threads, relaxed }, log: say })
+  device.close()
+  return [device.name]
 }
 
 // --- Choosing -------------------------------------------------------------------------------------------------------------------------
@@ -202,57 +210,81 @@ function list(claims: readonly ClaimText[], say: (text: string) => void): void {
   say(`\n${counted(claims.length, 'claim')}`)
 }
 
-// --- Threads --------------------------------------------------------------------------------------------------------------------------
+// --- Processes ------------------------------------------------------------------------------------------------------------------------
 
-/** A thread that checks claims, replaced by a new one when a case takes too long or the thread dies. */
+const living = new Set<ChildProcess>()
+const endAll = (): void => living.forEach((child) => void child.kill('SIGKILL'))
+
+/** No process is left behind, however the command ends. */
+function endAllAtTheEnd(): void {
+  process.on('exit', endAll)
+  for (const [signal, code] of [
+    ['SIGHUP', 129],
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+  ] as const)
+    process.on(signal, () => process.exit(code))
+}
+
+/** A process that checks claims, replaced by a new one when a case takes too long or it dies. */
 class Checker {
   loaded!: Promise<{ claims: readonly ClaimText[]; problems: readonly string[] }>
-  private worker!: Worker
+  private child!: ChildProcess
   private pulse!: Pulse
-  private readonly settings: Omit<WorkerSettings, 'memory'>
+  private readonly settings: WorkerSettings
+  /** In milliseconds. */
   private readonly limit: number
 
-  constructor({ files, threads, relaxed }: Omit<WorkerSettings, 'memory'>, seconds: number) {
-    this.settings = { files, threads, relaxed }
+  constructor(settings: WorkerSettings, seconds: number) {
+    this.settings = settings
     this.limit = seconds * 1000
     this.start()
   }
 
-  runs = (): number => this.pulse.runs()
-  end = (): void => void this.worker.terminate()
+  runs = (): number => this.pulse.runs
+  end = (): void => void this.child.kill('SIGKILL')
 
   private start(): void {
-    const memory = new SharedArrayBuffer(Pulse.bytes)
-    this.pulse = new Pulse(memory)
-    this.worker = new Worker(new URL('./verify-worker.js', import.meta.url), { workerData: { ...this.settings, memory }, stdout: true })
-    // What a claim prints isn't a result.
-    this.worker.stdout.on('data', (text) => process.stderr.write(text))
+    const child = fork(new URL('./verify-worker.js', import.meta.url), [JSON.stringify(this.settings)], {
+      serialization: 'advanced',
+      // What a claim prints isn't a result.
+      stdio: ['ignore', 2, 2, 'ipc', 'pipe'],
+    })
+    this.child = child
+    living.add(child)
+    child.on('exit', () => living.delete(child))
+    child.on('error', () => {}) // Whoever waits for an answer hears of it.
+    this.pulse = new Pulse(child.stdio[pulseFd] as Readable)
     this.loaded = this.answer(Math.max(this.limit, loadLimit)).then((answer) => {
       if ('claims' in answer) return answer
       this.end()
-      const file = this.pulse.what()
+      const file = this.pulse.what
       return { claims: [], problems: [`${file === '' ? 'the claims' : file}: ${'failure' in answer ? answer.failure : 'no claims'}`] }
     })
   }
 
   async check(job: Job): Promise<Verdict> {
     const began = performance.now()
-    this.pulse.beat('', 0)
-    this.worker.postMessage(job)
+    // What an earlier claim has left to run later may end the process.
+    if (!this.child.connected) this.start()
+    await this.loaded
+    this.pulse.what = ''
+    this.pulse.runs = 0
+    this.child.send(job, () => {}) // Where it can't be sent, there is no answer.
     const answer = await this.answer(this.limit)
     if ('verdict' in answer) return answer.verdict
     if ('noCase' in answer) throw new UsageError(`--path: ${answer.noCase}`)
-    const what = this.pulse.what() === '' ? '' : ` (case: ${this.pulse.what()})`
+    const { what, runs } = this.pulse
     const verdict: Verdict = {
       claim: job.claim,
       device: job.device,
       status: 'tooLong' in answer ? 'stuck' : 'throws',
       ok: false,
-      runs: this.runs(),
+      runs,
       error: Number.NaN,
       bound: Number.NaN,
       milliseconds: performance.now() - began,
-      message: `${'failure' in answer ? answer.failure : 'no verdict'}${what}`,
+      message: `${'failure' in answer ? answer.failure : 'no verdict'}${what === '' ? '' : ` (case: ${what})`}`,
     }
     this.end()
     this.start()
@@ -260,31 +292,34 @@ class Checker {
     return verdict
   }
 
-  /** The next report of the thread, or a failure when it ends or nothing moves for longer than the limit. */
+  /** The next report of the process, or a failure when it ends or nothing moves for longer than the limit. */
   private answer(limit: number): Promise<Report> {
-    const { worker, pulse } = this
+    const { child, pulse } = this
+    const period = Math.min(100, limit / 4)
     return new Promise((resolve) => {
-      let beats = pulse.beats()
-      let moved = performance.now()
+      let { beats } = pulse
+      // Counted in looks, and not by a clock: where this process was kept from working, what has come isn't read yet.
+      let silent = 0
+      const look = setInterval(() => {
+        silent = pulse.beats === beats ? silent + period : 0
+        beats = pulse.beats
+        // Before the first case the device is opened.
+        const allowed = pulse.what === '' ? Math.max(limit, loadLimit) : limit
+        if (silent > allowed) settle({ failure: `not done after ${allowed / 1000} s`, tooLong: true })
+      }, period)
+      const failed = (error: Error): void => settle({ failure: error.message })
+      // Not 'exit', after which the pulse may still come.
+      const closed = (): void => {
+        const { signalCode } = child
+        settle({ failure: `ended the process that checks claims${signalCode === null ? '' : ` (${signalCode})`}` })
+      }
       const settle = (report: Report): void => {
-        clearInterval(watch)
-        for (const event of ['message', 'error', 'exit']) worker.removeAllListeners(event)
-        worker.on('error', () => {}) // What follows is about a thread that has had its say.
+        clearInterval(look)
+        child.off('message', settle).off('error', failed).off('close', closed)
         resolve(report)
       }
-      const watch = setInterval(
-        () => {
-          const now = performance.now()
-          if (pulse.beats() !== beats) {
-            beats = pulse.beats()
-            moved = now
-          } else if (now - moved > limit) settle({ failure: `not done after ${limit / 1000} s`, tooLong: true })
-        },
-        Math.min(100, limit / 4),
-      )
-      worker.on('message', settle)
-      worker.on('error', (error) => settle({ failure: messageOf(error, this.settings.files) }))
-      worker.on('exit', () => settle({ failure: 'ended the thread that checks claims' }))
+      child.on('message', settle).on('error', failed).on('close', closed)
+      if (child.exitCode !== null || child.signalCode !== null) closed()
     })
   }
 }
@@ -324,7 +359,10 @@ function complaint(
   const words = [...operands.filter(isFile), claim].map(quoted)
   const path = counterexample?.path ?? replayed
   const place = ` --seed ${seed}${path === undefined ? ` --runs ${runs}` : ` --path ${path}`}`
-  const settings = `${given.has('threads') ? ` --threads ${threads}` : ''}${given.has('relaxed') && !relaxed ? ' --no-relaxed' : ''}`
+  const onWasm = (text: string): string => (device === 'wasm' ? text : '')
+  const settings = onWasm(
+    `${given.has('threads') ? ` --threads ${threads}` : ''}${given.has('relaxed') && !relaxed ? ' --no-relaxed' : ''}`,
+  )
   const command = `fastweights verify ${words.join(' ')} --device ${device}${settings}${place}`
   const what = `  ${device}: ${oneLine(message ?? '')}`
   if (briefly) return [what]

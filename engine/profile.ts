@@ -5,10 +5,11 @@
  *     setDevice(profiling.device)              // tensors made on it are measured
  *     span('my part', () => ...)
  *     for (const { spans, kernel, detail, calls, milliseconds } of await profiling.entries()) ...
+ *     profiling.stop()
  *
  * Where kernels run when they are called (wasm, reference), a clock around the call measures them. A GPU measures each dispatch itself, by
  * timestamp queries; where it has none, only whole submissions can be timed, and are. What isn't profiled pays nothing: the measuring
- * device is another object. Tests: test/ops/profile.test.ts.
+ * device is another object. (A submission holds what was called on either.) Tests: test/ops/profile.test.ts.
  */
 import type { Device } from './devices/device.ts'
 import type { KernelName, Kernels, MatmulSizes } from './devices/kernels.ts'
@@ -25,20 +26,23 @@ export interface ProfileEntry {
 }
 
 export interface Profile {
-  /** Does what the device does, on the same memory, and measures. Closing it closes that. */
+  /** Does what the device does, on the same memory, and measures. Closing it closes that, and stops. */
   readonly device: Device
   /** How the times come about. */
   readonly measure: 'clock' | 'timestamps' | 'submissions'
   /** What has been measured so far, in the order of the first call. Waits for the device. */
   entries(): Promise<ProfileEntry[]>
+  /** From now on nothing is measured, spans cost nothing, and the device can be profiled anew. What was measured stays. */
+  stop(): void
 }
 
 const open: string[] = []
-let profiles = 0
+/** The kernels being measured, and those that measure them. */
+const profiled = new Set<Kernels<unknown>>()
 
 /** Names what `body` does, for profiles; spans may be nested. `body` must not be asynchronous. */
 export function span<R>(name: string, body: () => R): R {
-  if (profiles === 0) return body()
+  if (profiled.size === 0) return body()
   open.push(name)
   try {
     return body()
@@ -54,7 +58,9 @@ function detailOf(name: string, args: readonly unknown[]): string {
   return `${batch > 1 ? `${batch} of ` : ''}${M}×${N}×${K}`
 }
 
+/** Begins to measure. Throws where the device is being profiled already. */
 export function profile(device: Device): Profile {
+  if (profiled.has(device.kernels)) throw new Error(`profile: ${device.description} is being profiled already: stop() that first`)
   const found = new Map<string, ProfileEntry>()
   const entryOf = (spans: readonly string[], kernel: ProfileEntry['kernel'], detail: string): ProfileEntry => {
     const key = [...spans, kernel, detail].join('\n')
@@ -66,7 +72,8 @@ export function profile(device: Device): Profile {
     return entry
   }
 
-  /** Of the kernel being called. */
+  let stopped = false
+  /** Of the kernel being called: what is dispatched outside of one is none of this profile's. */
   let current: ProfileEntry | undefined
   const later = device.timeDispatches?.(
     () => current,
@@ -80,27 +87,35 @@ export function profile(device: Device): Profile {
   const timed = (name: KernelName, kernel: (...args: unknown[]) => void): ((...args: unknown[]) => void) => {
     if (!each) return kernel
     return (...args) => {
-      current = entryOf(open, name, detailOf(name, args))
-      current.calls++
-      if (later) kernel(...args)
-      else {
-        const start = performance.now()
+      if (stopped) return kernel(...args)
+      const entry = entryOf(open, name, detailOf(name, args))
+      entry.calls++
+      current = entry
+      const start = later ? 0 : performance.now()
+      try {
         kernel(...args)
-        current.milliseconds += performance.now() - start
+      } finally {
+        if (!later) entry.milliseconds += performance.now() - start
+        current = undefined
       }
     }
   }
   const table = Object.entries(device.kernels) as [KernelName, (...args: unknown[]) => void][]
   const kernels = Object.fromEntries(table.map(([name, kernel]) => [name, timed(name, kernel)])) as unknown as Kernels<unknown>
-  profiles++
-  let closed = false
+  const both = [device.kernels, kernels]
+  for (const one of both) profiled.add(one)
+  const stop = (): void => {
+    if (stopped) return
+    stopped = true
+    later?.stop()
+    for (const one of both) profiled.delete(one)
+  }
   return {
     device: {
       ...device,
       kernels,
       close() {
-        if (!closed) profiles--
-        closed = true
+        stop()
         device.close()
       },
     },
@@ -109,5 +124,6 @@ export function profile(device: Device): Profile {
       await later?.settled()
       return [...found.values()].map((entry) => ({ ...entry }))
     },
+    stop,
   }
 }

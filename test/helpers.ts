@@ -45,6 +45,9 @@ export async function withoutSharedMemory<R>(body: () => Promise<R>): Promise<R>
   }
 }
 
+/** Whether the adapter of the tests is known to compute on the CPU (test/gpu-environment.mjs). */
+export const gpuIsSoftware = process.platform === 'linux' && process.arch === 'x64' && process.env.FASTWEIGHTS_GPU !== 'system'
+
 let gpu: Promise<WebgpuDevice> | undefined
 
 /** A WebGPU device shared by all tests. Where there is none, the test is skipped and says why; with REQUIRE_GPU=1 it fails. */

@@ -11,6 +11,8 @@ export interface DispatchTiming {
   readonly each: boolean
   /** Resolves once all that was called before is reported. */
   settled(): Promise<void>
+  /** Nothing called from now on is timed. */
+  stop(): void
 }
 
 /**
@@ -37,9 +39,9 @@ export interface Device<S = any> {
   bytesReserved(): number
   /**
    * Only where kernels run later than they are called: from now on `report` is told how long each dispatch has taken, with what `mark` gave
-   * when it was recorded, or else how long each submission has. See engine/profile.ts.
+   * when it was recorded (undefined: it isn't timed), or else how long each submission has. One at a time. See engine/profile.ts.
    */
-  timeDispatches?<M>(mark: () => M, report: (milliseconds: number, mark: M | undefined) => void): DispatchTiming
+  timeDispatches?<M>(mark: () => M | undefined, report: (milliseconds: number, mark: M | undefined) => void): DispatchTiming
   /** Stops threads, releases memory. Using the device afterwards throws; only freeing what was on it doesn't. */
   close(): void
 }

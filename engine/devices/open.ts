@@ -35,13 +35,14 @@ export async function openDevice(choice: DeviceChoice, options: OpenOptions = {}
   }
 }
 
-async function gpuThatWorks(options: WebgpuOptions = {}): Promise<Device> {
-  const device = await webgpuDevice({ ...options, software: false })
-  for await (const { kernel, ok, message } of selfCheck(device, ['affine', 'matmul', 'fastWeights'])) {
+const gpuThatWorks = async (options: WebgpuOptions = {}): Promise<Device> => working(await webgpuDevice({ ...options, software: false }))
+
+/** The device, if all its kernels are right; else it is closed, and an Error says which one isn't. */
+export async function working(device: Device): Promise<Device> {
+  for await (const { kernel, ok, message } of selfCheck(device)) {
     if (ok) continue
-    const { description } = device
     device.close()
-    throw new Error(message ?? `${description}: its ${kernel} is wrong`)
+    throw new Error(message ?? `${device.description}: its ${kernel} is wrong`)
   }
   return device
 }

@@ -17,6 +17,7 @@ describe('bad input', () => {
     place.write('latin1.txt', Buffer.from('caf\xe9 au lait', 'latin1'))
     place.write('other.txt', 'It is another text. '.repeat(50))
     mkdirSync(place.path('folder'))
+    mkdirSync(place.path('folder.svg'))
     mkdirSync(place.path('occupied'))
     place.write('occupied/metrics.jsonl', 'not ours\n')
     mkdirSync(place.path('damaged'))
@@ -78,9 +79,11 @@ describe('bad input', () => {
     [train('--device reference --no-relaxed'), '--relaxed: means nothing on the reference device; it belongs to wasm'],
     ['generate --run run --device webgpu --relaxed', '--relaxed: means nothing on the webgpu device; it belongs to wasm'],
     [train('--profile none/profile.svg'), '--profile: there is no folder none'],
-    [train('--profile folder'), '--profile: folder is a folder'],
+    [train('--profile folder.svg'), '--profile: folder.svg is a folder'],
+    [train('--profile text.txt'), '--profile: expected FILE.svg, got "text.txt"'],
+    ['generate --run run --profile run/checkpoint.safetensors', '--profile: expected FILE.svg, got "run/checkpoint.safetensors"'],
     ['generate --run run --profile text.txt/profile.svg', '--profile: there is no folder text.txt'],
-    ['generate --run run --profile=', '--profile: expected a file.svg, got ""'],
+    ['generate --run run --profile=', '--profile: expected FILE.svg, got ""'],
     ['doctor --device webgpu --threads 1', '--threads: means nothing on the webgpu device; it belongs to wasm'],
     [['train', 'two\nlines\u001b[31m'], /^unexpected argument/],
   ])

@@ -12,6 +12,16 @@ export const main = fileURLToPath(new URL('../../cli/main.js', import.meta.url))
 /** For `run`: on Linux, a machine without a GPU's driver, whatever this one has. */
 export const withoutDriver = { shell: 'VK_DRIVER_FILES=/none.json VK_ICD_FILENAMES=/none.json exec "$0" "$@"' }
 
+/** For `run`: the package `webgpu` isn't found from fastweights itself; it may be in the node_modules of the folder. */
+export const withoutPackage = { shell: 'exec "$0" --import ./without.mjs "$@"' }
+const withoutModule = `import { register } from 'node:module'
+const hooks = "export async function resolve(name, context, next) { if (name !== 'webgpu') return next(name, context);" +
+  "throw Object.assign(new Error('none'), { code: 'ERR_MODULE_NOT_FOUND' }) }"
+register('data:text/javascript,' + encodeURIComponent(hooks))`
+
+/** What Dawn says itself about a driver that isn't there, before the command does. */
+export const withoutDawn = (stderr: string): string => stderr.replace(/^(Warning: .*\n( {4}at .*\n)?\n?)+/, '')
+
 export interface Result {
   code: number | null
   stdout: string
@@ -52,6 +62,7 @@ export class Workplace {
     while (text.length < 3000) text += words[Math.floor(next() * words.length)]
     this.write('text.txt', text)
     this.write('tiny.json', JSON.stringify(tiny))
+    this.write('without.mjs', withoutModule)
   }
 
   path = (name: string): string => join(this.folder, name)

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
+import { mkdirSync } from 'node:fs'
 import { presets } from '../../tasks/index.ts'
 import { reference, webgpu } from '../helpers.ts'
-import { Workplace, withoutDriver } from './command.ts'
+import { Workplace, withoutDawn, withoutDriver, withoutPackage } from './command.ts'
 
 describe('fastweights doctor', () => {
   const place = new Workplace()
@@ -37,10 +38,29 @@ describe('fastweights doctor', () => {
     assert.match(quiet, /^ {2}not checked +webgpu: no adapter: missing: /m)
     assert.match(quiet, /^all well$/m)
     const { code, stdout, stderr } = await place.run('doctor --device webgpu', withoutDriver)
-    assert.deepEqual([code, stderr], [1, ''])
+    assert.deepEqual([code, withoutDawn(stderr)], [1, ''])
     assert.match(stdout, missing)
     assert.match(stdout, /^ {2}FAILED +webgpu: no adapter: missing: /m)
     assert.match(stdout, /^the device webgpu can't be used here$/m)
+  })
+
+  it('fails where a GPU is listed that cannot be opened; takes the package webgpu from the folder that it runs in', async () => {
+    mkdirSync(place.path('node_modules/webgpu'), { recursive: true })
+    place.write('node_modules/webgpu/package.json', '{"name":"webgpu","type":"module","main":"index.js"}')
+    place.write(
+      'node_modules/webgpu/index.js',
+      `const info = { vendor: '3dfx', architecture: '', device: '', description: 'Voodoo 2' }
+const limits = { maxStorageBufferBindingSize: 1e8, maxBufferSize: 1e8, maxStorageBuffersPerShaderStage: 8,
+  maxComputeWorkgroupStorageSize: 1e4, maxComputeInvocationsPerWorkgroup: 256, maxComputeWorkgroupsPerDimension: 65535 }
+const requestDevice = async () => { throw new Error('too old') }
+export const create = () => ({ requestAdapter: async () => ({ info, limits, features: new Set(), requestDevice }) })`,
+    )
+    const { code, stdout } = await place.run('doctor', withoutPackage)
+    assert.equal(code, 1)
+    assert.match(stdout, /^ {2}adapter +3dfx Voodoo 2$/m)
+    assert.match(stdout, /^ {2}FAILED +webgpu: 3dfx Voodoo 2 can't be opened: too old$/m)
+    assert.match(stdout, /^the device webgpu can't be used here$/m)
+    assert.doesNotMatch(stdout, /all well/)
   })
 
   it('helps with every command in 80 columns', async () => {

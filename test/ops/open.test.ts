@@ -1,7 +1,9 @@
 /** Devices by name: see test/cli/devices.test.ts for what the commands make of it. */
 import assert from 'node:assert/strict'
-import { type DeviceChoice, deviceChoices, openDevice } from '../../engine/index.ts'
-import { webgpu } from '../helpers.ts'
+import { working } from '../../engine/devices/open.ts'
+import { type Device, type DeviceChoice, deviceChoices, openDevice, webgpuDevice } from '../../engine/index.ts'
+import { kernelNames } from '../../engine/selfcheck.ts'
+import { gpuIsSoftware, reference, webgpu } from '../helpers.ts'
 
 describe('openDevice', () => {
   for (const choice of ['reference', 'wasm', 'webgpu'] as const)
@@ -24,8 +26,29 @@ describe('openDevice', () => {
       lines[0],
       device.name === 'wasm' ? /^auto: wasm \(.*1 thread\), because of webgpu: [^\n]+$/ : /^auto: webgpu \(.+\), a GPU that works$/,
     )
+    if (gpuIsSoftware) assert.equal(device.name, 'wasm')
     if ('capabilities' in device) assert.equal((device.capabilities as { software: boolean }).software, false)
     device.close()
+  })
+
+  it("knows that the tests' adapter computes on the CPU", async function () {
+    const { capabilities } = await webgpu(this)
+    if (!gpuIsSoftware) return this.skip()
+    assert.equal(capabilities.software, true)
+    await assert.rejects(
+      webgpuDevice({ software: false }),
+      /^Error: webgpu: the only adapter computes on the CPU \(.+\); the wasm device is faster there$/,
+    )
+  })
+
+  it('auto takes no GPU of which any kernel is wrong', async () => {
+    for (const kernel of kernelNames) {
+      let closed = 0
+      const broken = { ...reference, kernels: { ...reference.kernels, [kernel]: () => {} }, close: () => void closed++ } as Device
+      await assert.rejects(working(broken), / is wrong$/, kernel)
+      assert.equal(closed, 1)
+    }
+    assert.equal(await working(reference), reference)
   })
 
   it('refuses what is no device', async () => {

@@ -60,7 +60,7 @@ describe('profile', () => {
   ] as const)
     it(`counts every call by span, kernel and kind, and changes no result: ${name}`, async function () {
       const device = await open(this as never)
-      const { device: measured, measure, entries } = profile(device)
+      const { device: measured, measure, entries, stop } = profile(device)
       assert.equal(measure, name === 'webgpu' ? 'timestamps' : 'clock')
       const before = device.bytesInUse()
       const { y, milliseconds } = await program(measured)
@@ -72,8 +72,26 @@ describe('profile', () => {
       assert.ok(found.every((entry) => entry.milliseconds >= 0))
       assert.equal(device.bytesInUse(), before)
       assertSameBits(Float64Array.from(y), Float64Array.from((await program(device)).y))
-      // What runs on the device itself isn't counted.
-      if (name !== 'webgpu') assert.deepEqual((await entries()).map(named), names)
+      // What runs on the device itself isn't counted, and its time isn't charged to anybody.
+      assert.deepEqual(await entries(), found)
+
+      for (const profiled of [device, measured, { ...device }])
+        assert.throws(() => profile(profiled), /^Error: profile: .+ is being profiled already: stop\(\) that first$/)
+      stop()
+      stop()
+      assertSameBits(Float64Array.from(y), Float64Array.from((await program(measured)).y))
+      assert.deepEqual(await entries(), found)
+      // Spans are open only while somebody measures.
+      const next = span('before', () => {
+        const next = profile(device)
+        const block = next.device.allocate('float32', 4)
+        span('after', () => next.device.kernels.fill(block, 4, 1))
+        next.device.free(block)
+        return next
+      })
+      next.stop()
+      assert.deepEqual((await next.entries()).map(named), ['after fill 1'])
+      assert.equal(device.bytesInUse(), before)
     })
 
   it('measures the time that a kernel takes', async () => {
@@ -88,7 +106,7 @@ describe('profile', () => {
         },
       },
     }
-    const { device, entries } = profile(slow)
+    const { device, entries, stop } = profile(slow)
     const y = device.allocate('float32', 4)
     const start = performance.now()
     for (let i = 0; i < 6; i++) device.kernels.fill(y, 4, i)
@@ -98,10 +116,11 @@ describe('profile', () => {
     assert.deepEqual([filled, scaled].map(named), ['fill 6', 'affine 1'])
     assert.ok(filled.milliseconds >= 30 && filled.milliseconds <= wall, `${filled.milliseconds} of ${wall}`)
     device.free(y)
+    stop()
   })
 
   it('times every dispatch on webgpu, over several batches', async function () {
-    const { device, entries } = profile(await webgpu(this))
+    const { device, entries, stop } = profile(await webgpu(this))
     const n = 1 << 18
     const [x, y] = [device.allocate('float32', n), device.allocate('float32', n)]
     for (let i = 0; i < 600; i++) device.kernels.fill(x, 16, 1)
@@ -113,6 +132,7 @@ describe('profile', () => {
     // Thousands of times the work in each.
     assert.ok(exp.milliseconds / exp.calls > (3 * fill.milliseconds) / fill.calls, `${exp.milliseconds} ms, ${fill.milliseconds} ms`)
     for (const block of [x, y]) device.free(block)
+    stop()
   })
 
   it('times submissions where the adapter has no timestamps, and says so', async function () {

@@ -49,21 +49,8 @@ async function entrance({ adapter, backend }: WebgpuOptions): Promise<GPU> {
     if (adapter || backend) throw new Error('webgpu: a browser chooses the adapter itself; adapter and backend mean nothing here')
     return navigator.gpu
   }
-  // Not a literal, so that a bundler for browsers doesn't look for it.
-  const name = 'webgpu'
-  let dawn: Dawn
-  try {
-    dawn = await import(name)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ERR_MODULE_NOT_FOUND')
-      throw new Error('webgpu: the package `webgpu` is not installed; it is what gives Node a GPU: npm install webgpu')
-    throw new Error(
-      `webgpu: the package \`webgpu\` doesn't load on ${process.platform}-${process.arch}: ${firstLine(error)} (it needs glibc 2.34 or later on Linux)`,
-    )
-  }
-  // Dawn would tell standard error about it, in lines of its own.
-  if (backend !== 'null' && (await lacking()).length > 0) throw new Error(`webgpu: no adapter: ${await missing({})}`)
-  return dawn.create([
+  const { create } = await dawn()
+  return create([
     // Every kernel writes its workgroup memory before it reads it; clearing it first costs SwiftShader seconds in compiling.
     'enable-dawn-features=disable_workgroup_init',
     // Else timestamps come in steps of 0.1 ms.
@@ -73,12 +60,45 @@ async function entrance({ adapter, backend }: WebgpuOptions): Promise<GPU> {
   ])
 }
 
+/** The package `webgpu` where this package finds it, or else where the program is run: a command may be installed far from both. */
+async function dawn(): Promise<Dawn> {
+  // Not a literal, so that a bundler for browsers doesn't look for it.
+  const name = 'webgpu'
+  try {
+    return await import(name).catch(async (error) => {
+      const here = isMissing(error) && (await resolved(name))
+      if (here) return import(here)
+      throw error
+    })
+  } catch (error) {
+    if (isMissing(error))
+      throw new Error(
+        'webgpu: the package `webgpu` is not installed; it is what gives Node a GPU: npm install webgpu (where fastweights is installed, or in the folder that you run it in)',
+      )
+    throw new Error(
+      `webgpu: the package \`webgpu\` doesn't load on ${process.platform}-${process.arch}: ${firstLine(error)} (it needs glibc 2.34 or later on Linux)`,
+    )
+  }
+}
+
+const isMissing = (error: unknown): boolean => (error as NodeJS.ErrnoException).code === 'ERR_MODULE_NOT_FOUND'
+
+/** The address of a package's module as seen from the working folder, if there is one. */
+async function resolved(name: string): Promise<string | undefined> {
+  const [{ createRequire }, { pathToFileURL }] = await Promise.all([import('node:module'), import('node:url')])
+  try {
+    return pathToFileURL(createRequire(`${process.cwd()}/`).resolve(name)).href
+  } catch {
+    return undefined
+  }
+}
+
 const firstLine = (error: unknown): string => String((error as Error)?.message ?? error).split('\n')[0]
 
 const unknown = (adapter: string, names: readonly string[]): string =>
   `none whose name has "${adapter}" in it${names.length > 0 ? `; there are: ${names.join(', ')}` : ''}`
 
-/** What Vulkan lacks; only Linux lacks anything. */
+/** Where Dawn has found no adapter: what Vulkan seems to lack. Only Linux lacks anything. */
 async function lacking(): Promise<string[]> {
   if (process.platform !== 'linux') return []
   const { existsSync, readdirSync, readFileSync } = await import('node:fs')
@@ -111,7 +131,11 @@ export function driverHint(): string {
   if (!inNode) return 'see chrome://gpu or about:support'
   if (process.platform === 'darwin') return 'Metal comes with macOS; WebGPU needs macOS 11 or later'
   if (process.platform === 'win32') return "install the GPU's driver from its maker (NVIDIA, AMD, Intel) or through Windows Update"
-  return 'Debian, Ubuntu: apt install libvulkan1 mesa-vulkan-drivers (NVIDIA: nvidia-vulkan-icd); Fedora: dnf install vulkan-loader mesa-vulkan-drivers (NVIDIA: akmod-nvidia from RPM Fusion)'
+  return [
+    'Debian 13 (12: from bookworm-backports), Ubuntu: apt install libvulkan1 mesa-vulkan-drivers',
+    "for NVIDIA Debian's nvidia-driver and nvidia-vulkan-icd (non-free), Ubuntu's ubuntu-drivers install",
+    'Fedora: dnf install vulkan-loader mesa-vulkan-drivers, for NVIDIA akmod-nvidia (RPM Fusion)',
+  ].join('; ')
 }
 
 /** What is missing where there is no adapter, and how to get it. */
@@ -148,10 +172,14 @@ export async function openAdapter(options: WebgpuOptions): Promise<Opened> {
   if (isSoftware(adapter) && options.software === false)
     throw new Error(`webgpu: the only adapter computes on the CPU (${name}); the wasm device is faster there`)
   const { maxStorageBufferBindingSize, maxBufferSize } = adapter.limits
-  const device = await adapter.requestDevice({
-    requiredFeatures: options.minimal ? [] : (optional.filter((feature) => adapter.features.has(feature)) as GPUFeatureName[]),
-    requiredLimits: options.minimal ? {} : { maxStorageBufferBindingSize, maxBufferSize },
-  })
+  const device = await adapter
+    .requestDevice({
+      requiredFeatures: options.minimal ? [] : (optional.filter((feature) => adapter.features.has(feature)) as GPUFeatureName[]),
+      requiredLimits: options.minimal ? {} : { maxStorageBufferBindingSize, maxBufferSize },
+    })
+    .catch((error: unknown) => {
+      throw new Error(`webgpu: ${name} can't be opened: ${firstLine(error)}`)
+    })
   owners.register(device, gpu)
   return { device, capabilities: capabilitiesOf(adapter, device) }
 }
@@ -183,6 +211,8 @@ export interface AdapterReport {
 /** Every adapter there is, the one that `webgpuDevice` takes first. Throws as `webgpuDevice` does where there is none. */
 export async function webgpuAdapters(): Promise<AdapterReport[]> {
   const gpu = await entrance({})
+  const chosen = await firstAdapter(gpu, {})
+  owners.register(chosen, gpu)
   const adapters: [adapter: GPUAdapter, backend: string | null][] = []
   if (inNode) {
     // Dawn lists its adapters when it is asked for one that it hasn't.
@@ -199,8 +229,6 @@ export async function webgpuAdapters(): Promise<AdapterReport[]> {
       adapters.push([adapter, backend])
     }
   }
-  const chosen = await firstAdapter(gpu, {})
-  owners.register(chosen, gpu)
   const first = nameOf(chosen.info)
   if (!adapters.some(([{ info }]) => nameOf(info) === first)) adapters.unshift([chosen, null])
   const reports = adapters.map(([adapter, backend]) => ({

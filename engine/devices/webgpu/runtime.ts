@@ -56,7 +56,7 @@ export interface Gpu extends Omit<Memory, 'destroy'> {
   write(block: Block, data: ArrayLike<number>): void
   read(block: Block, size: number): Promise<HostArray>
   /** See Device. */
-  timeDispatches<M>(mark: () => M, report: (milliseconds: number, mark: M | undefined) => void): DispatchTiming
+  timeDispatches<M>(mark: () => M | undefined, report: (milliseconds: number, mark: M | undefined) => void): DispatchTiming
   close(): void
 }
 
@@ -378,16 +378,22 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     read,
     timeDispatches(mark, report) {
       check()
+      if (timing) throw new Error('webgpu: this device is being timed already')
       submit()
-      timing?.close()
       const created = createTiming(device, capabilities.timestamps, batchLimit, mark, report)
       timing = created
       return {
         each: created.each,
         async settled() {
-          submit()
+          if (timing === created) submit()
           await created.settled()
           check()
+        },
+        stop() {
+          if (timing !== created) return
+          submit()
+          created.close()
+          timing = null
         },
       }
     },

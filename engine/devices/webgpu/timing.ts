@@ -6,13 +6,14 @@
 export interface Timing {
   /** Whether each dispatch needs a pass of its own. */
   readonly each: boolean
-  /** What the pass of the next dispatch is begun with. */
+  /** What the pass of the next dispatch is begun with; undefined where it isn't timed. */
   pass(): GPUComputePassDescriptor | undefined
   /** Before the commands of a batch are finished. */
   finish(encoder: GPUCommandEncoder): void
   /** After they were submitted. */
   submitted(): void
   settled(): Promise<void>
+  /** Once what was submitted is reported, its memory is given back. */
   close(): void
 }
 
@@ -25,7 +26,7 @@ export function createTiming<M>(
   device: GPUDevice,
   each: boolean,
   capacity: number,
-  mark: () => M,
+  mark: () => M | undefined,
   report: (milliseconds: number, mark: M | undefined) => void,
 ): Timing {
   const pending = new Set<Promise<void>>()
@@ -64,8 +65,10 @@ export function createTiming<M>(
   return {
     each,
     pass() {
+      const marked = mark()
+      if (marked === undefined) return undefined
       const first = 2 * marks.length
-      marks.push(mark())
+      marks.push(marked)
       return { timestampWrites: { querySet: queries, beginningOfPassWriteIndex: first, endOfPassWriteIndex: first + 1 } }
     },
     finish(encoder) {
@@ -91,8 +94,10 @@ export function createTiming<M>(
     },
     settled,
     close() {
-      queries.destroy()
-      resolved.destroy()
+      void settled().then(() => {
+        queries.destroy()
+        resolved.destroy()
+      })
     },
   }
 }
