@@ -60,6 +60,14 @@ const controlBytes = 4 * MESSAGE + messageBytes
 const closed = -1
 const awakeMilliseconds = 0.05
 
+declare global {
+  // For programs without the library `dom`, which has them.
+  namespace WebAssembly {
+    interface Memory {}
+    interface Module {}
+  }
+}
+
 export interface WorkerSetup {
   module: WebAssembly.Module
   memory: WebAssembly.Memory
