@@ -9,19 +9,10 @@ import { build, transform } from 'esbuild'
 
 const root = dirname(fileURLToPath(import.meta.url))
 const folder = join(root, 'dist/browser')
-const { outputFiles, metafile } = await build({
+const options = {
   absWorkingDir: root,
-  entryPoints: {
-    index: 'dist/engine/index.js',
-    nn: 'dist/nn/index.js',
-    tasks: 'dist/tasks/index.js',
-    claims: 'dist/claims/index.js',
-    // What pool.js starts: it looks for it beside itself.
-    worker: 'dist/engine/devices/wasm/worker.js',
-  },
   outdir: folder,
   bundle: true,
-  splitting: true,
   format: 'esm',
   target: 'es2022',
   // With this, and so `inNode` (engine/platform.ts) false, ...
@@ -30,11 +21,24 @@ const { outputFiles, metafile } = await build({
   minifySyntax: true,
   metafile: true,
   write: false,
-})
+}
+const entryPoints = {
+  index: 'dist/engine/index.js',
+  nn: 'dist/nn/index.js',
+  tasks: 'dist/tasks/index.js',
+  claims: 'dist/claims/index.js',
+}
+const bundles = [
+  await build({ ...options, entryPoints, splitting: true }),
+  // What pool.js starts: it looks for it beside itself. By itself, so that it is one file to copy where a bundler leaves it behind.
+  await build({ ...options, entryPoints: { worker: 'dist/engine/devices/wasm/worker.js' } }),
+]
+const outputFiles = bundles.flatMap(({ outputFiles }) => outputFiles)
+const outputs = Object.assign({}, ...bundles.map(({ metafile }) => metafile.outputs))
 
 /** The licenses of the packages that a file holds code of. */
 function licenses(file) {
-  const packages = Object.keys(metafile.outputs[`dist/browser/${file}`].inputs).flatMap((path) => path.match(/^node_modules\/[^/]+/) ?? [])
+  const packages = Object.keys(outputs[`dist/browser/${file}`].inputs).flatMap((path) => path.match(/^node_modules\/[^/]+/) ?? [])
   return [...new Set(packages)].map((path) => `/*! ${basename(path)}\n${readFileSync(join(root, path, 'LICENSE'), 'utf8')}*/\n`).join('')
 }
 

@@ -153,7 +153,8 @@ const unsteady = 'non-deterministic: the same case gave two different results (r
 
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 
-const caseOf = (claim: Claim): fc.Arbitrary<Case> =>
+/** The cases of a claim, in the order of `check` for the same seed. */
+export const caseOf = (claim: Claim): fc.Arbitrary<Case> =>
   // In the order in which they shrink: sizes first, then how the values look, then which they are.
   fc.record({ ...claim.fields, look: fc.constantFrom(...looks), seed: fc.nat(0xffff) }) as fc.Arbitrary<Case>
 

@@ -53,16 +53,18 @@ function describe(name) {
   for (const [, binding, access, variable] of source.matchAll(/@group\(0\) @binding\((\d+)\) var<storage, (read|read_write)> (\w+)/g))
     bindings[variable] = { binding: Number(binding), write: access === 'read_write' }
   const entries = [...source.matchAll(/@compute @workgroup_size\([^)]*\)\s*fn (\w+)/g)].map(([, entry]) => entry)
-  return { name, source, entries, params: members, paramBytes: bytes, bindings }
+  const description = { name, entries, params: members, paramBytes: bytes, bindings }
+  // A string to the compiler, and not a type of its own.
+  return `{ source: ${JSON.stringify(source)} as string, ${JSON.stringify(description).slice(1)} as const`
 }
 
 const lines = [
   '// Written by kernels-wgsl/build.mjs.',
-  ...shared.map((name) => `export const ${name} = ${JSON.stringify(readFileSync(join(folder, `${name}.wgsl`), 'utf8'))}`),
+  ...shared.map((name) => `export const ${name}: string = ${JSON.stringify(readFileSync(join(folder, `${name}.wgsl`), 'utf8'))}`),
 ]
 for (const name of names.filter((name) => !shared.includes(name))) {
   const constant = name.replace(/-(\w)/g, (_, letter) => letter.toUpperCase())
-  lines.push(`export const ${constant} = ${JSON.stringify(describe(name))} as const`)
+  lines.push(`export const ${constant} = ${describe(name)}`)
 }
 mkdirSync(dirname(output), { recursive: true })
 // Written whole or not at all, even when two builds run at once.

@@ -3,7 +3,7 @@
  * without. On Linux x64 the browser is the headless Chromium of @sparticuz/chromium with WebGPU on SwiftShader; elsewhere Chrome, if there.
  */
 import assert from 'node:assert/strict'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -15,6 +15,10 @@ import * as program from './program.ts'
 
 const dist = fileURLToPath(new URL('../../', import.meta.url))
 const bundle = join(dist, 'browser')
+const files = new Set(readdirSync(bundle))
+/** Where the bundle is served: whole, and as some bundlers leave it, without worker.js. */
+const shipped = '/node_modules/fastweights/dist/browser/'
+const copied = '/copied/'
 
 /** The page of the README, which lies beside node_modules. */
 const readme = /```html\n(.*?)```/s.exec(readFileSync(join(dist, '../README.md'), 'utf8'))![1]
@@ -45,12 +49,13 @@ async function serve(isolated: boolean): Promise<Server> {
       response.setHeader('Content-Security-Policy', policy)
     }
     const send = (type: string, body: string | Buffer) => response.setHeader('Content-Type', type).end(body)
-    const file = join(bundle, url.replace('/node_modules/fastweights/dist/browser/', ''))
+    const [, folder, file] = /^(.*\/)([^/]*)$/.exec(url)!
+    const there = (folder === shipped && files.has(file)) || (folder === copied && files.has(file) && file !== 'worker.js')
     if (url === '/') send('text/html', html)
     else if (url === '/readme.html') send('text/html', readme)
     else if (url === '/program.js') send('text/javascript', readFileSync(join(dist, 'test/browser/program.js')))
     else if (url === '/in-a-worker.js') send('text/javascript', worker)
-    else if (existsSync(file)) send('text/javascript', readFileSync(file))
+    else if (there) send('text/javascript', readFileSync(join(bundle, file)))
     else response.writeHead(404).end()
   })
   await new Promise<void>((resolve, reject) => server.once('error', reject).listen(0, '127.0.0.1', resolve))
@@ -99,7 +104,7 @@ const cases: Record<Kind, number> = { reference: 10, wasm: 10, webgpu: 4 }
 
 describe('the bundle for pages', () => {
   it('holds nothing that only Node has', () => {
-    for (const file of readdirSync(bundle)) {
+    for (const file of files) {
       const text = readFileSync(join(bundle, file), 'utf8')
       assert.doesNotMatch(text, /["'`]node:|\bprocess\.|sourceMappingURL/, file)
     }
@@ -125,21 +130,31 @@ describe('in a browser', function () {
     for (const name of ['plain', 'isolated'] as const) {
       const server = await serve(name === 'isolated')
       servers.push(server)
-      const page = await browser.newPage()
-      page.on('pageerror', (error) => complaints.push(error.message))
-      page.on('crash', () => complaints.push(`the ${name} page crashed`))
-      page.on('requestfailed', (request) => complaints.push(`${request.url()}: ${request.failure()?.errorText}`))
-      page.on('response', (response) => response.ok() || complaints.push(`${response.url()}: ${response.status()}`))
-      page.on('console', (message) => ['error', 'warning'].includes(message.type()) && complaints.push(message.text()))
+      const page = await newPage(name)
       await page.goto(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`)
       pages[name] = page
     }
+  })
+
+  afterEach(() => {
+    const said = complaints.splice(0)
+    assert.deepEqual(said, [], 'a page complained')
   })
 
   after(async () => {
     await browser?.close()
     for (const server of servers) server.close()
   })
+
+  async function newPage(name: string): Promise<Page> {
+    const page = await browser!.newPage()
+    page.on('pageerror', (error) => complaints.push(error.message))
+    page.on('crash', () => complaints.push(`the ${name} page crashed`))
+    page.on('requestfailed', (request) => complaints.push(`${request.url()}: ${request.failure()?.errorText}`))
+    page.on('response', (response) => response.ok() || complaints.push(`${response.url()}: ${response.status()}`))
+    page.on('console', (message) => ['error', 'warning'].includes(message.type()) && complaints.push(message.text()))
+    return page
+  }
 
   /** Calls a function of program.ts in a page. */
   async function run<Name extends keyof typeof program>(
@@ -152,11 +167,9 @@ describe('in a browser', function () {
         (globalThis as unknown as { program: Record<string, (...all: unknown[]) => any> }).program[name](...parameters),
       [name, parameters] as const,
     )
-    const result = await call.catch((error: Error) => {
+    return call.catch((error: Error) => {
       throw new Error([error.message, ...complaints].join('; '))
     })
-    assert.deepEqual(complaints, [], 'the page complained')
-    return result
   }
 
   it('wasm trains to the bit as in Node: one thread in any page, two where it is isolated', async () => {
@@ -198,7 +211,7 @@ describe('in a browser', function () {
       await run(pages.plain, 'refusal', 'wasm', 2),
       /^wasm: 2 threads need a cross-origin isolated page \(headers Cross-Origin-Opener-Policy: .*\); without them there can be 1$/,
     )
-    const bare = await browser!.newPage()
+    const bare = await newPage('bare')
     await bare.addInitScript(() => {
       Object.defineProperty(navigator, 'gpu', { value: undefined })
       delete (globalThis as { WebAssembly?: unknown }).WebAssembly
@@ -225,9 +238,23 @@ describe('in a browser', function () {
     assert.equal(sum, 400_000)
   })
 
+  it('without worker.js beside the bundle has one thread and says so, or refuses more', async () => {
+    // Text, because the compiler would rewrite the import.
+    const opened: [string, string] = await pages.isolated.evaluate(`(async () => {
+      const { wasmDevice } = await import('${copied}index.js')
+      const refusal = await wasmDevice({ threads: 2, relaxed: false }).catch(({ message }) => message)
+      return [(await wasmDevice({ relaxed: false })).description, refusal]
+    })()`)
+    const reason = /thread \d did not start: worker\.js isn't there, or not a script, beside http:\/\/127\.0\.0\.1:\d+\/copied\/[\w-]+\.js/
+      .source
+    assert.match(opened[0], new RegExp(`^wasm \\(SIMD, 1 thread, because ${reason}\\)$`))
+    assert.match(opened[1], new RegExp(`^wasm: ${reason}$`))
+    // Nothing else was missing.
+    for (const complaint of complaints.splice(0)) assert.match(complaint, /\/copied\/worker\.js: |status of 404/)
+  })
+
   it("runs the README's page", async () => {
-    const page = await browser!.newPage()
-    page.on('pageerror', (error) => complaints.push(error.message))
+    const page = await newPage("README's")
     await page.goto(new URL('readme.html', pages.isolated.url()).href)
     const log = page.locator('#log')
     await log

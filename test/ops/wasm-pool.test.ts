@@ -7,7 +7,7 @@ import { fastWeightKernels } from '../../engine/devices/wasm/fast-weights.ts'
 import { matmulKernels } from '../../engine/devices/wasm/matmul.ts'
 import { type Block, createMemory } from '../../engine/devices/wasm/memory.ts'
 import { createPool, type Pool, relaxedAvailable } from '../../engine/devices/wasm/pool.ts'
-import { uniforms, withoutSharedMemory } from '../helpers.ts'
+import { program, uniforms, withoutSharedMemory } from '../helpers.ts'
 
 describe('wasm memory', () => {
   it('hands out aligned blocks that never overlap, and counts what was asked for', () => {
@@ -213,6 +213,47 @@ describe('wasm pool', () => {
       withoutSharedMemory(() => createPool({ threads: 2 })),
       /^Error: wasm: 2 threads need a cross-origin isolated page /,
     )
+  })
+
+  it('where a thread does not begin, stops those that did; takes one thread, and says why, only where none were asked for', () => {
+    const output = program(`
+      import { once } from 'node:events'
+      import { createRequire, syncBuiltinESMExports } from 'node:module'
+      import { wasmDevice } from 'ROOT/engine/index.js'
+      const threads = createRequire('/')('node:worker_threads')
+      const os = createRequire('/')('node:os')
+      os.availableParallelism = () => 4
+      let begun = []
+      threads.Worker = class extends threads.Worker {
+        constructor(...given) {
+          if (begun.length === 2) throw new Error('no more of them')
+          super(...given)
+          begun.push(this)
+        }
+      }
+      syncBuiltinESMExports()
+      const ended = () => Promise.all(begun.map((worker) => once(worker, 'exit', { signal: AbortSignal.timeout(10_000) })))
+      await wasmDevice({ threads: 4, relaxed: false }).catch(({ message }) => console.log(message))
+      await ended()
+      begun = []
+      const device = await wasmDevice({ relaxed: false })
+      await ended()
+      console.log(device.description)`)
+    assert.equal(
+      output,
+      'wasm: thread 3 did not start: no more of them\nwasm (SIMD, 1 thread, because thread 3 did not start: no more of them)\n',
+    )
+  })
+
+  it('can be opened after its kernels did not compile once', () => {
+    const output = program(`
+      import { wasmDevice } from 'ROOT/engine/index.js'
+      const { compile } = WebAssembly
+      WebAssembly.compile = () => Promise.reject(new Error('not now'))
+      await wasmDevice({ threads: 1 }).catch(({ message }) => console.log(message))
+      WebAssembly.compile = compile
+      console.log((await wasmDevice({ threads: 1 })).name)`)
+    assert.match(output, /^wasm: the kernels don't compile: not now .*\nwasm\n$/)
   })
 
   it('does not keep the process alive', () => {

@@ -11,7 +11,7 @@ const root = fileURLToPath(new URL('../../../', import.meta.url))
 
 /** Compiled strictly, against the package's own types alone; then run. */
 const consumer = `
-import { crossEntropy, type Device, scope, setDevice, type Tensor, tensor, wasmDevice } from 'fastweights'
+import { crossEntropy, type Device, scope, setDevice, type Tensor, tensor, wasmDevice, type WebgpuDevice } from 'fastweights'
 import { AdamW, constant, generate, readCheckpoint, type StepResult, Trainer, Transformer, writeCheckpoint, writeSafetensors } from 'fastweights/nn'
 import { charVocabulary, presets, randomBatches } from 'fastweights/tasks'
 import { check, type Claim, Devices, defineClaim, int } from 'fastweights/claims'
@@ -47,6 +47,7 @@ const claim: Claim = defineClaim({
   right: (c) => ({ size: c.n }),
 })
 const { status } = await check(claim, await Devices.open('wasm'))
+export const lose = (device: WebgpuDevice): void => device.gpu.destroy()
 // @ts-expect-error: the types know the rules
 export const refused = () => new Transformer({ symbols: 3, rule: 'gamma' })
 console.log(JSON.stringify({ first: steps[0].loss, last: steps[59].loss, value, text, bytes: file.length, steps: saved.steps, status, description: device.description }))
@@ -157,7 +158,10 @@ describe('the package', () => {
   it('types a strict program, which then trains on threads', () => {
     writeFileSync(join(folder, 'consumer.ts'), consumer)
     const tsc = join(dirname(createRequire(import.meta.url).resolve('typescript/package.json')), 'bin/tsc')
-    node(tsc, '--strict', '--module', 'nodenext', '--target', 'es2022', '--lib', 'es2023,dom', '--types', '', 'consumer.ts')
+    const strict = [tsc, '--strict', '--module', 'nodenext', '--target', 'es2022', '--types', '', 'consumer.ts']
+    node(...strict, '--lib', 'es2023,dom')
+    // Without `dom`, too, and so with that of TypeScript 5, which has no WebGPU.
+    node(...strict, '--lib', 'es2023', '--noEmit')
     const { first, last, value, text, steps, status, description } = JSON.parse(node('consumer.js'))
     assert.match(description, /^wasm \((relaxed )?SIMD, 2 threads\)$/)
     assert.ok(first > 2 && last < 0.5, `loss from ${first} to ${last}`)

@@ -22,7 +22,7 @@ export { type PoolOptions as WasmOptions, relaxedAvailable, threadsAvailable } f
 
 export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Block>> {
   const pool = await createPool(options)
-  const { memory, threads, relaxed } = pool
+  const { memory, threads, relaxed, alone } = pool
   const kernels: Kernels<Block> = {
     ...elementwiseKernels(pool),
     ...movementKernels(pool),
@@ -42,7 +42,7 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
   }
   return {
     name: 'wasm',
-    description: `wasm (${relaxed ? 'relaxed ' : ''}SIMD, ${threads} ${threads === 1 ? 'thread' : 'threads'})`,
+    description: `wasm (${relaxed ? 'relaxed ' : ''}SIMD, ${threads} ${threads === 1 ? 'thread' : 'threads'}${alone ? `, because ${alone.replace('wasm: ', '')}` : ''})`,
     double: false,
     kernels,
     allocate(dtype, size) {

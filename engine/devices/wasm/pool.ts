@@ -11,7 +11,10 @@ import { inNode } from '../../platform.ts'
 import { type Block, createMemory, type Memory } from './memory.ts'
 
 export interface PoolOptions {
-  /** 1 to 64; as many as the machine has cores if not given, and 1 in a page that isn't cross-origin isolated, which can have no more. */
+  /**
+   * 1 to 64. If not given, as many as the machine has cores; 1 in a page that isn't cross-origin isolated, which can have no more, and, as
+   * the device's description then says, where threads don't start (a bundler may have left worker.js behind).
+   */
   threads?: number
   /** Relaxed SIMD (fused multiply-add); used where there is such a thing if not given. */
   relaxed?: boolean
@@ -22,6 +25,8 @@ export interface PoolOptions {
 export interface Pool {
   readonly memory: Memory
   readonly threads: number
+  /** Why there is one thread where there should be more; undefined where that isn't so. */
+  readonly alone: string | undefined
   readonly relaxed: boolean
   /**
    * Calls the kernel for all tasks [0, n), `grain` at a time, on all threads (on the calling one alone when n <= grain), and returns when
@@ -59,6 +64,14 @@ const controlBytes = 4 * MESSAGE + messageBytes
 /** Epoch of a pool that has been closed: workers return. */
 const closed = -1
 const awakeMilliseconds = 0.05
+
+declare global {
+  // For programs without the library `dom`, which has them.
+  namespace WebAssembly {
+    interface Memory {}
+    interface Module {}
+  }
+}
 
 export interface WorkerSetup {
   module: WebAssembly.Module
@@ -171,31 +184,44 @@ interface Thread {
 }
 
 async function startThread(setup: WorkerSetup): Promise<Thread> {
-  const failed = (error: unknown) => new Error(`wasm: thread ${setup.thread} did not start: ${error}`)
   if (inNode) {
     const { Worker } = await import('node:worker_threads')
     // Without the program's own Node options: some (--input-type) do not suit a file.
     const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: setup, execArgv: [] })
     const ready = new Promise<void>((resolve, reject) => {
       worker.once('message', () => resolve())
-      worker.once('error', (error) => reject(failed(error)))
+      worker.once('error', reject)
     })
     // Threads must not keep the process alive; until they have started, the caller waits for them.
     return { ready: ready.finally(() => worker.unref()), stop: () => void worker.terminate() }
   }
-  let worker: Worker
-  try {
-    // Written out, as bundlers look for it.
-    worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' })
-  } catch (error) {
-    throw failed(error instanceof Error ? error.message : error)
-  }
+  // Written out, as bundlers look for it.
+  const worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' })
   const ready = new Promise<void>((resolve, reject) => {
     worker.onmessage = () => resolve()
-    worker.onerror = ({ message }) => reject(failed(message ?? `worker.js isn't there, or not a script, beside ${import.meta.url}`))
+    worker.onerror = ({ message }) => reject(message ?? `worker.js isn't there, or not a script, beside ${import.meta.url}`)
   })
   worker.postMessage(setup)
   return { ready, stop: () => worker.terminate() }
+}
+
+/** Threads 1 to `count`, ready to work; where one doesn't start, none stays. */
+async function startThreads(count: number, setup: Omit<WorkerSetup, 'thread'>): Promise<Thread[]> {
+  const threads: Thread[] = []
+  const start = async (thread: number): Promise<void> => {
+    try {
+      const started = await startThread({ ...setup, thread })
+      threads.push(started)
+      await started.ready
+    } catch (error) {
+      throw new Error(`wasm: thread ${thread} did not start: ${error instanceof Error ? error.message : error}`)
+    }
+  }
+  const results = await Promise.allSettled(Array.from({ length: count }, (_, i) => start(i + 1)))
+  const failed = results.find((result) => result.status === 'rejected')
+  if (!failed) return threads
+  for (const { stop } of threads) stop()
+  throw failed.reason
 }
 
 /** (module (func (result v128) (f32x4.relaxed_madd of three zeros))): valid only where relaxed SIMD is. */
@@ -223,6 +249,7 @@ function compiled(relaxed: boolean, shared: boolean): Promise<WebAssembly.Module
   const module =
     modules.get(key) ??
     compile().catch((error: Error) => {
+      modules.delete(key)
       throw new Error(`wasm: the kernels don't compile: ${error.message} (they need WebAssembly SIMD: Chrome 91, Firefox 89, Safari 16.4)`)
     })
   modules.set(key, module)
@@ -246,18 +273,18 @@ function maySleep(): boolean {
 }
 
 export async function createPool(options: PoolOptions = {}): Promise<Pool> {
-  const threads = options.threads ?? (await defaultThreads())
-  if (!Number.isInteger(threads) || threads < 1 || threads > 64) {
-    throw new Error(`wasm: threads must be an integer from 1 to 64, got ${threads}`)
+  const wanted = options.threads ?? (await defaultThreads())
+  if (!Number.isInteger(wanted) || wanted < 1 || wanted > 64) {
+    throw new Error(`wasm: threads must be an integer from 1 to 64, got ${wanted}`)
   }
   const relaxed = options.relaxed ?? relaxedAvailable()
   if (relaxed && !relaxedAvailable()) {
     throw new Error('wasm: relaxed SIMD is not available here (Node 20 has it behind --experimental-wasm-relaxed-simd)')
   }
   const shared = threadsAvailable()
-  if (threads > 1 && !shared) {
+  if (wanted > 1 && !shared) {
     throw new Error(
-      `wasm: ${threads} threads need a cross-origin isolated page (headers Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp); without them there can be 1`,
+      `wasm: ${wanted} threads need a cross-origin isolated page (headers Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp); without them there can be 1`,
     )
   }
   const module = await compiled(relaxed, shared)
@@ -268,15 +295,14 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
   const control = controlViews(shared ? new SharedArrayBuffer(controlBytes) : new ArrayBuffer(controlBytes))
   const { words, args: sharedArgs, message } = control
   const canSleep = maySleep()
-  const started = await Promise.all(
-    Array.from({ length: threads - 1 }, (_, i) =>
-      startThread({ module, memory: memory.wasm, control: words.buffer as SharedArrayBuffer, thread: i + 1 }),
-    ),
-  )
-  await Promise.all(started.map((thread) => thread.ready)).catch((error) => {
-    for (const thread of started) thread.stop()
-    throw error
+  let alone: string | undefined
+  const setup = { module, memory: memory.wasm, control: words.buffer as SharedArrayBuffer }
+  const started = await startThreads(wanted - 1, setup).catch((error: Error) => {
+    if (options.threads !== undefined) throw error
+    alone = error.message
+    return []
   })
+  const threads = 1 + started.length
 
   let epoch = 0
   let scratch: Block | null = null
@@ -306,6 +332,7 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
   return {
     memory,
     threads,
+    alone,
     relaxed,
     run(name, n, grain, args, scratchBytes = 0) {
       if (!open) throw new Error('wasm: the device has been closed')

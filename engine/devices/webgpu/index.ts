@@ -36,6 +36,16 @@ import { sequenceKernels } from './sequence.ts'
 
 export { type AdapterReport, type Capabilities, type WebgpuOptions, webgpuAdapters } from './adapter.ts'
 
+declare global {
+  // With those of the library where it has them: that of TypeScript 5 has no WebGPU, and what uses this package has to compile there.
+  interface GPUDevice {
+    destroy(): void
+  }
+  interface GPUBuffer {
+    destroy(): void
+  }
+}
+
 export interface WebgpuDevice extends Device<Block> {
   readonly capabilities: Capabilities
   /** The device underneath, for what isn't covered here; destroying it is what losing it looks like. */
