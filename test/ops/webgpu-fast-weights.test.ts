@@ -6,7 +6,7 @@ import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
 import { fastWeightKernels } from '../../engine/devices/webgpu/fast-weights.ts'
 import type { Block } from '../../engine/devices/webgpu/memory.ts'
 import { createGpu, type Gpu } from '../../engine/devices/webgpu/runtime.ts'
-import { add, fastWeights, type HostArray, reshape, scope, sum, sumRule, type Tensor, tensor } from '../../engine/index.ts'
+import { adamStep, add, fastWeights, type HostArray, reshape, scope, sum, sumRule, type Tensor, tensor } from '../../engine/index.ts'
 import { assertRms, assertSameBits, reference, uniforms, webgpu } from '../helpers.ts'
 
 const sizes: FastWeightSizes = { B: 3, T: 70, H: 3, K: 12, V: 9, C: 16, scale: 0.5, gateWidth: 12, eps: 0.1 }
@@ -263,4 +263,55 @@ describe('the recurrence on webgpu', () => {
       assert.equal((await y.read()).length, 6)
       y.dispose()
     })
+
+  /** A call whose gate holds `value`. */
+  const gatedBy = (device: Device, value: number): Tensor =>
+    scope(() => {
+      const x = (seed: number) => tensor(uniforms(seed, 6), { shape: [1, 3, 1, 2], device })
+      const gate = tensor([0, value, -1], { shape: [1, 3, 1], device })
+      return fastWeights(x(1), x(2), x(3), { gate }).y
+    })
+
+  it('a second bad gate, computed before the first one is heard of, is an error of its own', async function () {
+    const device = await webgpu(this)
+    const first = gatedBy(device, 0.25)
+    const reading = first.read()
+    const second = gatedBy(device, 0.5)
+    // Submits what was recorded.
+    second.write(new Float32Array(6))
+    await assert.rejects(reading, /the gate holds 0\.25;/)
+    await assert.rejects(second.read(), /the gate holds 0\.5;/)
+    assert.deepEqual([...(await second.read())], [0, 0, 0, 0, 0, 0])
+    for (const y of [first, second]) y.dispose()
+  })
+
+  it('after a bad gate Adam leaves the parameters and the moments as they are, until it is heard of', async function () {
+    const device = await webgpu(this)
+    const [p, g, m, v] = [1, 2, 3, 4].map((x) => tensor([x, x], { device }))
+    const step = () =>
+      adamStep(p, g, m, v, {
+        lr: 0.1,
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weightDecay: 0.1,
+        decoupled: true,
+        correction1: 0.1,
+        correction2: 0.01,
+      })
+    const y = gatedBy(device, 0.25)
+    step()
+    await assert.rejects(y.read(), /the gate holds 0\.25;/)
+    assert.deepEqual(
+      (await Promise.all([p, m, v].map((x) => x.read()))).map((values) => [...values]),
+      [
+        [1, 1],
+        [3, 3],
+        [4, 4],
+      ],
+    )
+    step()
+    assert.ok((await p.read())[0] < 1)
+    for (const x of [y, p, g, m, v]) x.dispose()
+  })
 })
