@@ -80,18 +80,9 @@ const isSoftware = ({ capabilities }: AdapterReport): boolean => capabilities.so
 /** Every adapter, and how to get one where there is no GPU. */
 function showAdapters(found: readonly AdapterReport[]): void {
   for (const { backend, capabilities, features, limits } of found) {
-    const { adapter, software, subgroups, bindingBytes } = capabilities
+    const { adapter, software, timestamps, bindingBytes } = capabilities
     row('adapter', `${adapter}${backend === null ? '' : `, ${backend}`}${software ? ', which computes on the CPU' : ''}`)
-    const used = {
-      [subgroups ? `subgroups of ${[...new Set([subgroups.min, subgroups.max])].join(' to ')}` : 'subgroups']: subgroups !== null,
-      'f16 in shaders': capabilities.f16,
-      timestamps: capabilities.timestamps,
-    }
-    const names = (there: boolean): string[] => Object.keys(used).filter((name) => used[name] === there)
-    row(
-      '  used where there',
-      `${names(true).join(', ') || 'nothing'}${names(false).length > 0 ? `; not there: ${names(false).join(', ')}` : ''}`,
-    )
+    row('  timestamps', timestamps ? 'yes, --profile times kernels' : 'no, --profile times whole submissions')
     row(
       '  limits',
       `${bytes(bindingBytes)} in a buffer; ${limits.storageBuffers} buffers, ${limits.workgroupThreads} threads, ${bytes(limits.workgroupBytes)} a workgroup; ${limits.dispatchGroups} workgroups a dimension`,

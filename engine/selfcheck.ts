@@ -344,21 +344,24 @@ function errorOf(actual: HostArray, expected: HostArray): number {
 /** Checks the kernels named, all if none are, one after the other. */
 export async function* selfCheck(device: Device, kernels: readonly KernelName[] = kernelNames): AsyncGenerator<KernelCheck> {
   const reference = referenceDevice()
-  for (const kernel of kernels) {
-    const bound = exact.includes(kernel) ? 0 : float32Bound
-    let error = 0
-    let message: string | undefined
-    for (const run of cases[kernel]) {
-      try {
-        const expected = await results(reference, run)
-        const actual = await results(device, run)
-        for (const [i, e] of expected.entries()) error = Math.max(error, errorOf(actual[i], e))
-      } catch (thrown) {
-        error = Number.POSITIVE_INFINITY
-        message ??= (thrown as Error).message
+  try {
+    for (const kernel of kernels) {
+      const bound = exact.includes(kernel) ? 0 : float32Bound
+      let error = 0
+      let message: string | undefined
+      for (const run of cases[kernel]) {
+        try {
+          const expected = await results(reference, run)
+          const actual = await results(device, run)
+          for (const [i, e] of expected.entries()) error = Math.max(error, errorOf(actual[i], e))
+        } catch (thrown) {
+          error = Number.POSITIVE_INFINITY
+          message ??= (thrown as Error).message
+        }
       }
+      yield { kernel, cases: cases[kernel].length, error, bound, ok: error <= bound, ...(message !== undefined && { message }) }
     }
-    yield { kernel, cases: cases[kernel].length, error, bound, ok: error <= bound, ...(message !== undefined && { message }) }
+  } finally {
+    reference.close()
   }
-  reference.close()
 }

@@ -1,13 +1,10 @@
-// What every kernel shares. It comes before each of the other files, after the constants that the host asks for.
+// What every kernel shares. It comes before each of the other files.
 //
 // Work is counted in workgroups; their count is split over x and y, because a dimension holds 65,535 at most. Loops over elements take
 // PER_GROUP of them a workgroup, THREADS at a time, so that neighbours in memory are read together.
 
 const THREADS = 64u;
 const PER_GROUP = 256u;
-
-/// A finite number below every logit or score: maxima begin here, and nothing is ever computed with an infinity.
-const LOWEST = -3.4028234e38;
 
 // A module-scope variable keeps the compiler from refusing these as constants.
 var<private> infinityBits: u32 = 0x7f800000u;

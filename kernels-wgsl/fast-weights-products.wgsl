@@ -27,7 +27,7 @@ struct Params {
   c: u32,
   alpha: f32,
   accumulate: u32,
-  lowerA: u32,    // A is lower triangular: row i doesn't touch rows of B after i, so that nothing there reaches it
+  triangleA: u32, // A is 1: lower, 2: upper triangular: row i doesn't touch rows of B after, before i, so that nothing there reaches it
   lowerC: u32,    // C is: 1: without, 2: with its diagonal; 0: it's full
   // scan: offsets in work.
   reverse: u32,
@@ -93,8 +93,11 @@ fn four(at: u32, stride: u32, first: u32, count: u32) -> vec4<f32> {
   return x;
 }
 
+/// Whether row i of a triangle (see Params) reaches l.
+fn within(triangle: u32, i: u32, l: u32) -> bool { return select(l >= i, l <= i, triangle == 1u); }
+
 /// sums += A B for the tile's `height` rows of A and `width` columns of B. Neighbouring threads fetch neighbours in memory.
-fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner: u32, lower: bool) {
+fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner: u32, triangle: u32) {
   let rows = thread / 8u;
   let columns = thread % 8u;
   for (var l0 = 0u; l0 < inner; l0 += SIDE) {
@@ -115,12 +118,12 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
     for (var l = 0u; l < min(SIDE, inner - l0); l++) {
       let x = tileA[l * 8u + rows];
       let y = tileB[l * 8u + columns];
-      if (lower) {
+      if (triangle != 0u) {
         let row = rows * 4u;
-        if (l0 + l <= row) { sums[0] += x.x * y; }
-        if (l0 + l <= row + 1u) { sums[1] += x.y * y; }
-        if (l0 + l <= row + 2u) { sums[2] += x.z * y; }
-        if (l0 + l <= row + 3u) { sums[3] += x.w * y; }
+        if (within(triangle, row, l0 + l)) { sums[0] += x.x * y; }
+        if (within(triangle, row + 1u, l0 + l)) { sums[1] += x.y * y; }
+        if (within(triangle, row + 2u, l0 + l)) { sums[2] += x.z * y; }
+        if (within(triangle, row + 3u, l0 + l)) { sums[3] += x.w * y; }
       } else {
         sums[0] += x.x * y;
         sums[1] += x.y * y;
@@ -145,7 +148,7 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
   let a = Operand(p.a + index * p.aPiece, p.aRow, p.aColumn);
   let b = Operand(p.b + index * p.bPiece + index / p.pieces * p.bHead + first * p.bColumn, p.bRow, p.bColumn);
   clear();
-  multiply(thread, a, p.M, b, min(SIDE, p.N - first), p.inner, p.lowerA != 0u);
+  multiply(thread, a, p.M, b, min(SIDE, p.N - first), p.inner, p.triangleA);
   let own = cornerOf(thread, p.M, p.N - first);
   for (var r = 0u; r < own.height; r++) {
     let i = own.row + r;
@@ -191,7 +194,7 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
     let values = Operand(p.values + index * p.rows * p.columns + column, p.columns, 1u);
     if (p.reads != 0u) {
       clear();
-      multiply(thread, Operand(p.readsWith + keys, p.K, 1u), p.rows, Operand(before, p.columns, 1u), width, p.K, false);
+      multiply(thread, Operand(p.readsWith + keys, p.K, 1u), p.rows, Operand(before, p.columns, 1u), width, p.K, 0u);
       let own = cornerOf(thread, p.rows, width);
       for (var r = 0u; r < own.height; r++) {
         for (var s = 0u; s < own.width; s++) { work[values.at + (own.row + r) * p.columns + own.column + s] += p.readsTimes * sums[r][s]; }
@@ -203,12 +206,12 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
       let height = min(SIDE, p.K - first);
       clear();
       if (p.writes != 0u) {
-        multiply(thread, Operand(p.writesWith + keys + first, 1u, p.K), height, values, width, p.rows, false);
+        multiply(thread, Operand(p.writesWith + keys + first, 1u, p.K), height, values, width, p.rows, 0u);
         for (var r = 0u; r < 4u; r++) { sums[r] *= p.writesTimes; }
       }
       if (p.adds != 0u) {
         let added = Operand(p.addsValues + index * p.rows * p.columns + column, p.columns, 1u);
-        multiply(thread, Operand(p.addsWith + keys + first, 1u, p.K), height, added, width, p.rows, false);
+        multiply(thread, Operand(p.addsWith + keys + first, 1u, p.K), height, added, width, p.rows, 0u);
       }
       let own = cornerOf(thread, height, width);
       for (var r = 0u; r < own.height; r++) {

@@ -20,7 +20,8 @@
 //
 // Layout: q, k, erase [B,T,H,K]; v, y [B,T,H,V]; beta, den [B,T,H]; gate [B,T,H,gateWidth]; S [B,H,K,V]; z [B,H,K]. Everything else lies in
 // `work`, at the offsets of Params, for `heads` heads from `head` on: token rows [heads,pieces,rows,*], states [heads,pieces+1,K,columns], the state
-// before each piece and, last, the one after all. Rows beyond a piece's tokens are 0.
+// before each piece and, last, the one after all. Rows beyond a piece's tokens are 0, except those of w and dW, which hold
+// anything and are never read.
 // Each workgroup and each thread adds in a fixed order, alone in what it writes.
 // Pinned by test/ops/fast-weights.test.ts, webgpu-fast-weights.test.ts.
 
@@ -101,6 +102,9 @@ struct Params {
 @group(0) @binding(17) var<storage, read_write> dextra: array<f32>;
 @group(0) @binding(18) var<storage, read_write> dgate: array<f32>;
 @group(0) @binding(19) var<storage, read_write> faults: array<atomic<u32>>;
+// Inputs, so that S and z may share memory.
+@group(0) @binding(20) var<storage, read> stateIn: array<f32>;
+@group(0) @binding(21) var<storage, read> normaliserIn: array<f32>;
 
 // ---- pieces and what they read -----------------------------------------------------------------------------------------
 
@@ -179,8 +183,8 @@ fn placeOf(i: u32) -> vec4<u32> {
   for (var i = firstElement(g); i < end; i += THREADS) {
     let at = placeOf(i);
     var x = 0.0;
-    if (at.z < p.V && (p.present & 1u) != 0u) { x = state[at.y * p.V + at.z]; }
-    if (at.z >= p.V && (p.present & 2u) != 0u) { x = normaliser[at.y]; }
+    if (at.z < p.V && (p.present & 1u) != 0u) { x = stateIn[at.y * p.V + at.z]; }
+    if (at.z >= p.V && (p.present & 2u) != 0u) { x = normaliserIn[at.y]; }
     work[p.S + at.x] = x;
   }
 }

@@ -162,7 +162,7 @@ fn applyUnaryBackward(op: u32, x: f32, y: f32, dy: f32) -> f32 {
     case 9u: { return dy * bell(x); }
     case 10u: { return (dy * 4.0) * bell(x + x); }
     case 11u: { return select(dy, 0.0, x <= 0.0); }
-    case 12u: { return select(dy * expOf(min(x, 0.0)), dy, x > 0.0); }
+    case 12u: { return select(dy * expOf(x), dy, x > 0.0); }
     case 13u: { return gateBackward(x, x, dy); }
     case 14u: { return gateBackward(geluArgument(x), x * ((x * x) * 0.21406444881 + 1.59576912161), dy); }
     case 15u: { return dy * sigmoidOf(x); }

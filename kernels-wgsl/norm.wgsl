@@ -1,5 +1,5 @@
 // Row normalisations, softmax and cross-entropy over rows of [R, n]: `lanes` threads a row, THREADS / lanes rows a workgroup. Columns that are
-// masked are skipped by their index; maxima begin at a finite number. Pinned by test/ops/webgpu.test.ts.
+// masked are skipped by their index; maxima begin at -infinity(). Pinned by test/ops/webgpu.test.ts.
 
 struct Params {
   R: u32,

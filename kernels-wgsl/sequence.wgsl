@@ -91,8 +91,8 @@ fn inputGradient(b: u32, t: i32, d: u32) -> f32 {
 
 /// relu([x, -x])[j] of row r.
 fn rectified(r: u32, j: u32) -> f32 {
-  if (j < p.D) { return max(x[r * p.D + j], 0.0); }
-  return max(-x[r * p.D + j - p.D], 0.0);
+  if (j < p.D) { return reluOf(x[r * p.D + j]); }
+  return reluOf(-x[r * p.D + j - p.D]);
 }
 
 // Schlag 2021, eq. 37: y[r, (i-1) 2D + j] = p[j] p[j - i], p = relu([x, -x]), i = 1..nu; n = R 2 D nu

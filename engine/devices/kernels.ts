@@ -239,7 +239,9 @@ export interface Kernels<S> {
    *     v_t - S_{t-1}^T erase_t                      with erase: the state is read before it decays
    *
    * At most one of beta and erase is given. With zT, which goes with neither: z_t = diag(w_t) z_{t-1} + k_t, den_t = z_t . q_t + eps,
-   * y_t = scale S_t^T q_t / den_t. A gate that isn't <= 0 is an error; -Infinity forgets everything, exactly.
+   * y_t = scale S_t^T q_t / den_t. A gate that isn't <= 0 is an error; -Infinity forgets everything, exactly. Where
+   * kernels run later than they are called, the next read throws that error; by then `adam` has done nothing, and what else was
+   * called has computed from what the gate held.
    */
   fastWeights(form: KernelForm, inputs: FastWeightInputs<S>, outputs: FastWeightOutputs<S>, sizes: FastWeightSizes): void
   /** inputs, form and sizes as in the forward call. */

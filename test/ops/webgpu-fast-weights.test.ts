@@ -6,7 +6,7 @@ import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
 import { fastWeightKernels } from '../../engine/devices/webgpu/fast-weights.ts'
 import type { Block } from '../../engine/devices/webgpu/memory.ts'
 import { createGpu, type Gpu } from '../../engine/devices/webgpu/runtime.ts'
-import { fastWeights, type HostArray, scope, tensor } from '../../engine/index.ts'
+import { adamStep, add, fastWeights, type HostArray, reshape, scope, sum, sumRule, type Tensor, tensor } from '../../engine/index.ts'
 import { assertRms, assertSameBits, reference, uniforms, webgpu } from '../helpers.ts'
 
 const sizes: FastWeightSizes = { B: 3, T: 70, H: 3, K: 12, V: 9, C: 16, scale: 0.5, gateWidth: 12, eps: 0.1 }
@@ -161,6 +161,79 @@ describe('the recurrence on webgpu', () => {
       assertRms(await y(await webgpu(this)), await y(reference), 1e-5, 'y')
     })
 
+  /** The gradients of `loss` with respect to values [1,T,1,width] or of the shape given, by name. */
+  async function gradientsOf(
+    device: Device,
+    given: Record<string, readonly [values: Float32Array, shape: number[]]>,
+    loss: (leaves: Record<string, Tensor>) => void,
+  ): Promise<Record<string, HostArray>> {
+    const leaves = Object.fromEntries(
+      Object.entries(given).map(([name, [values, shape]]) => [name, tensor(values, { shape, device, requiresGrad: true })]),
+    )
+    scope(() => loss(leaves))
+    const gradients: Record<string, HostArray> = {}
+    for (const [name, x] of Object.entries(leaves)) {
+      gradients[name] = await x.grad!.read()
+      x.grad!.dispose()
+      x.dispose()
+    }
+    return gradients
+  }
+
+  it('S and z may come from one tensor, and their final ones have one cotangent', async function () {
+    const [T, K] = [5, 6]
+    const given = {
+      q: [uniforms(1, T * K, 0, 1), [1, T, 1, K]],
+      k: [uniforms(2, T * K, 0, 1), [1, T, 1, K]],
+      v: [uniforms(3, T), [1, T, 1, 1]],
+      initial: [uniforms(4, K, 0, 1), [1, 1, K]],
+    } as const
+    const run = (device: Device) =>
+      gradientsOf(device, given as never, ({ q, k, v, initial }) => {
+        const { y, state } = sumRule(q, k, v, { S: reshape(initial, [1, 1, K, 1]), z: initial }, { normalise: true, form: 'chunk' })
+        add(sum(y), sum(add(reshape(state.S, [1, 1, K]), state.z!))).backward()
+      })
+    const [actual, expected] = [await run(await webgpu(this)), await run(reference)]
+    for (const name in expected) assertRms(actual[name], expected[name], 1e-5, name)
+  })
+
+  for (const rule of ['neither', 'beta', 'erase'] as const)
+    it(`without a gate, what is NaN of one token reaches no gradient that it has no part in: ${rule}`, async function () {
+      const device = await webgpu(this)
+      const [T, K, V] = [6, 3, 2]
+      const spoilt = (name: string, bad: string, at: number, width: number): [Float32Array, number[]] => {
+        const values = uniforms(name.length + width, T * width)
+        if (name === bad) values.fill(Number.NaN, at * width, (at + 1) * width)
+        return [values, [1, T, 1, width]]
+      }
+      const run = (bad: string, at: number) => {
+        const given = {
+          q: spoilt('q', bad, at, K),
+          k: spoilt('k', bad, at, K),
+          v: spoilt('v', bad, at, V),
+          ...(rule === 'beta' && { beta: [uniforms(5, T, 0, 1), [1, T, 1]] as [Float32Array, number[]] }),
+          ...(rule === 'erase' && { erase: spoilt('erase', bad, at, K) }),
+        }
+        const [values, shape] = spoilt('dy', bad, at, V)
+        return gradientsOf(device, given, ({ q, k, v, ...extra }) =>
+          fastWeights(q, k, v, extra, undefined, { form: 'chunk' }).y.backward(tensor(values, { shape, device })),
+        )
+      }
+      const finite = (gradients: Record<string, HostArray>, names: readonly string[], from: number, to: number): void => {
+        for (const name of names) {
+          const width = gradients[name].length / T
+          assert.ok(gradients[name].slice(from * width, to * width).every(Number.isFinite), `${name}: ${gradients[name]}`)
+        }
+      }
+      // Later tokens have no part in what an earlier one gives.
+      const early = await run('dy', 1)
+      finite(early, Object.keys(early), 2, T)
+      assert.ok(Number.isNaN(early.v[0]))
+      const late = await run('k', T - 1)
+      finite(late, ['q'], 0, T - 1)
+      assert.ok(Number.isNaN(late.q.at(-1)))
+    })
+
   for (const form of ['recurrent', 'chunk'] as const)
     it(`a gate above 0 is an error of the next read, once: ${form}`, async function () {
       const device = await webgpu(this)
@@ -190,4 +263,55 @@ describe('the recurrence on webgpu', () => {
       assert.equal((await y.read()).length, 6)
       y.dispose()
     })
+
+  /** A call whose gate holds `value`. */
+  const gatedBy = (device: Device, value: number): Tensor =>
+    scope(() => {
+      const x = (seed: number) => tensor(uniforms(seed, 6), { shape: [1, 3, 1, 2], device })
+      const gate = tensor([0, value, -1], { shape: [1, 3, 1], device })
+      return fastWeights(x(1), x(2), x(3), { gate }).y
+    })
+
+  it('a second bad gate, computed before the first one is heard of, is an error of its own', async function () {
+    const device = await webgpu(this)
+    const first = gatedBy(device, 0.25)
+    const reading = first.read()
+    const second = gatedBy(device, 0.5)
+    // Submits what was recorded.
+    second.write(new Float32Array(6))
+    await assert.rejects(reading, /the gate holds 0\.25;/)
+    await assert.rejects(second.read(), /the gate holds 0\.5;/)
+    assert.deepEqual([...(await second.read())], [0, 0, 0, 0, 0, 0])
+    for (const y of [first, second]) y.dispose()
+  })
+
+  it('after a bad gate Adam leaves the parameters and the moments as they are, until it is heard of', async function () {
+    const device = await webgpu(this)
+    const [p, g, m, v] = [1, 2, 3, 4].map((x) => tensor([x, x], { device }))
+    const step = () =>
+      adamStep(p, g, m, v, {
+        lr: 0.1,
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        weightDecay: 0.1,
+        decoupled: true,
+        correction1: 0.1,
+        correction2: 0.01,
+      })
+    const y = gatedBy(device, 0.25)
+    step()
+    await assert.rejects(y.read(), /the gate holds 0\.25;/)
+    assert.deepEqual(
+      (await Promise.all([p, m, v].map((x) => x.read()))).map((values) => [...values]),
+      [
+        [1, 1],
+        [3, 3],
+        [4, 4],
+      ],
+    )
+    step()
+    assert.ok((await p.read())[0] < 1)
+    for (const x of [y, p, g, m, v]) x.dispose()
+  })
 })

@@ -13,17 +13,17 @@ export interface WebgpuOptions {
   backend?: 'null' | 'vulkan' | 'metal' | 'd3d12'
 }
 
-/** What there is beyond the guaranteed: kernels ask here, and do without where it's missing. */
+/**
+ * What there is beyond the guaranteed: the runtime asks here, and does without where it's missing. Subgroups and f16 aren't used: what they would
+ * gain no GPU has measured yet.
+ */
 export interface Capabilities {
   /** The adapter's name. */
   adapter: string
   /** Whether it computes on the CPU. */
   software: boolean
-  /** Sizes of a subgroup, where a shader may use them. */
-  subgroups: { min: number; max: number } | null
-  f16: boolean
   timestamps: boolean
-  /** Largest buffer that can be bound, in bytes. */
+  /** Largest buffer that can be bound, in bytes: a multiple of 16. */
   bindingBytes: number
 }
 
@@ -172,9 +172,10 @@ export async function openAdapter(options: WebgpuOptions): Promise<Opened> {
   if (isSoftware(adapter) && options.software === false)
     throw new Error(`webgpu: the only adapter computes on the CPU (${name}); the wasm device is faster there`)
   const { maxStorageBufferBindingSize, maxBufferSize } = adapter.limits
+  const timed = !options.minimal && adapter.features.has('timestamp-query')
   const device = await adapter
     .requestDevice({
-      requiredFeatures: options.minimal ? [] : (optional.filter((feature) => adapter.features.has(feature)) as GPUFeatureName[]),
+      requiredFeatures: timed ? ['timestamp-query'] : [],
       requiredLimits: options.minimal ? {} : { maxStorageBufferBindingSize, maxBufferSize },
     })
     .catch((error: unknown) => {
@@ -184,19 +185,13 @@ export async function openAdapter(options: WebgpuOptions): Promise<Opened> {
   return { device, capabilities: capabilitiesOf(adapter, device) }
 }
 
-/** Features that are used where they are. */
-const optional = ['subgroups', 'shader-f16', 'timestamp-query']
-
 /** Of an adapter, or of what a device was granted of it. */
 function capabilitiesOf(adapter: GPUAdapter, { features, limits }: GPUAdapter | GPUDevice = adapter): Capabilities {
-  const info = adapter.info as GPUAdapterInfo & { subgroupMinSize?: number; subgroupMaxSize?: number }
   return {
-    adapter: nameOf(info),
+    adapter: nameOf(adapter.info),
     software: isSoftware(adapter),
-    subgroups: features.has('subgroups') ? { min: info.subgroupMinSize ?? 4, max: info.subgroupMaxSize ?? 128 } : null,
-    f16: features.has('shader-f16'),
     timestamps: features.has('timestamp-query'),
-    bindingBytes: Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize),
+    bindingBytes: Math.floor(Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize) / 16) * 16,
   }
 }
 

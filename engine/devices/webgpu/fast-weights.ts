@@ -91,7 +91,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     gpu.run(
       kernels,
       entry,
-      { work, state, normaliser },
+      { work, ...(entry === 'load' ? { stateIn: state, normaliserIn: normaliser } : { state, normaliser }) },
       { ...params, S, slots, slot, segments, outside, stride, step, present: Number(state !== null) + 2 * Number(normaliser !== null) },
       Math.ceil((params.heads * segments * params.K * params.columns) / perGroup),
     )
@@ -127,7 +127,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
       [a, b]: readonly [Factor, Factor],
       N: number,
       inner: number,
-      options: { alpha?: number; accumulate?: 0 | 1; lowerA?: 0 | 1; lowerC?: 0 | 1 | 2 } = {},
+      options: { alpha?: number; accumulate?: 0 | 1; triangleA?: 0 | 1 | 2; lowerC?: 0 | 1 | 2 } = {},
     ): void =>
       gpu.run(
         products,
@@ -280,7 +280,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         scanForward(part, 1, pieces, true)
         const m = matrices(part)
         m.multiply('O', [m.keys('Q'), m.states('S')], columns, K)
-        m.multiply('O', [m.pairs('P'), m.values('U')], columns, rows, { accumulate: 1, lowerA: 1 })
+        m.multiply('O', [m.pairs('P'), m.values('U')], columns, rows, { accumulate: 1, triangleA: 1 })
         gpu.run(kernels, 'outputs', { work: part.work, y, den }, part.params, rowGroups(part))
         keep(part)
         if (states) innerSnapshots(part, plan, inputs, states, zs)
@@ -303,7 +303,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         scanForward(part, spans, perSpan, false)
         const m = matrices(part)
         gpu.run(kernels, 'cotangents', { work, dy, yIn: y, denIn: den }, params, rowGroups(part))
-        m.multiply('dU', [turned(m.pairs('P')), m.values('G')], columns, rows)
+        m.multiply('dU', [turned(m.pairs('P')), m.values('G')], columns, rows, { triangleA: 2 })
         move('load', part, [dsT, dzT], { S: params.dS, slot: pieces })
         scanBackward(part)
         if (reads) gpu.run(kernels, 'solve', { work }, { ...params, transposed: 1 }, batches * blocks(columns))
@@ -317,11 +317,11 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         if (gated) gpu.run(kernels, 'fadeBackward', { work, q, k, extra }, params, batches * blocks(K))
         else {
           // Without decays the pairs are plain products.
-          m.multiply('dQ', [m.pairs('dP'), m.keys('Kt')], K, rows, { accumulate: 1 })
-          m.multiply('dK', [turned(m.pairs('dP')), m.keys('Q')], K, rows, { accumulate: 1 })
+          m.multiply('dQ', [m.pairs('dP'), m.keys('Kt')], K, rows, { accumulate: 1, triangleA: 1 })
+          m.multiply('dK', [turned(m.pairs('dP')), m.keys('Q')], K, rows, { accumulate: 1, triangleA: 2 })
           if (reads) {
-            m.multiply('dK', [turned(m.pairs('dM')), m.keys('A')], K, rows, { accumulate: 1 })
-            m.multiply('dA', [m.pairs('dM'), m.keys('Kt')], K, rows, { accumulate: 1 })
+            m.multiply('dK', [turned(m.pairs('dM')), m.keys('A')], K, rows, { accumulate: 1, triangleA: 2 })
+            m.multiply('dA', [m.pairs('dM'), m.keys('Kt')], K, rows, { accumulate: 1, triangleA: 1 })
           }
         }
         gpu.run(kernels, 'gradients', { work, k, extra, dq, dk, dv, dextra: dbeta ?? derase }, params, rowGroups(part))

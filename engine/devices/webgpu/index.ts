@@ -11,8 +11,8 @@
  *     gpu.run(elementwise, 'affine', { x, y }, { n, scale, shift }, Math.ceil(n / perGroup))
  *
  * is checked by the compiler. The last argument counts workgroups, in one dimension, as many as needed: the runtime splits them over x and y, and
- * groupOf(g) undoes that; a kernel has to check that the group it gets is within the work. Sizes and choices are parameters, since each
- * combination of `constants` (the optional last argument, put before the shader as `const NAME = value;`) compiles another pipeline.
+ * groupOf(g) undoes that; a kernel has to check that the group it gets is within the work. Sizes and choices are parameters, not constants, since
+ * each combination of constants would be another pipeline to compile.
  * In Node workgroup memory isn't cleared: write it before reading it. Temporaries come from gpu.scratch; bad values are reported with gpu.fault
  * and gpu.faults. Nothing may be read back.
  *

@@ -1,6 +1,7 @@
 /**
  * GPU buffers, pooled: sizes are rounded up to classes, eight between a power of two and the next (waste at most 1/8), and a freed buffer waits
- * in the list of its class for the next block. What waits is destroyed once it exceeds both what is in use and `idleBytes`.
+ * in the list of its class for the next block. Where one has to be created, waiting ones make room: beyond `leastKept` bytes, the pool never
+ * takes more than was in use at some time, so that nothing is refused because of what waits.
  */
 
 /** A buffer of the pool. `submission`: the number of the last submission that reads or writes it. */
@@ -23,23 +24,25 @@ export interface Memory {
   free(block: Block): void
   bytesInUse(): number
   bytesReserved(): number
+  /** Destroys all that waits, and says how many bytes that was. */
+  release(): number
   destroy(): void
 }
 
 export interface MemoryHooks {
-  /** The largest buffer that can be bound. */
+  /** The largest buffer that can be bound, in bytes. */
   limit: number
   create(bytes: number): GPUBuffer
   /** Called before a buffer is destroyed: what was recorded may use it. */
   beforeDestroy(memory: Pooled): void
 }
 
-const idleBytes = 2 ** 28
+const leastKept = 2 ** 26
 const least = 256
 
 export function classSize(bytes: number, limit: number): number {
   const step = Math.max(least, 2 ** (Math.floor(Math.log2(Math.max(bytes, 1))) - 3))
-  return Math.min(Math.max(1, Math.ceil(bytes / step)) * step, Math.floor(limit / 16) * 16)
+  return Math.min(Math.max(1, Math.ceil(bytes / step)) * step, limit)
 }
 
 export function show(bytes: number): string {
@@ -48,9 +51,10 @@ export function show(bytes: number): string {
 }
 
 export function createMemory({ limit, create, beforeDestroy }: MemoryHooks): Memory {
+  /** By class, the one last freed to at the end. */
   const waiting = new Map<number, Pooled[]>()
   const live = new Set<Block>()
-  let [inUse, reserved, idle, ids] = [0, 0, 0, 0]
+  let [inUse, reserved, idle, most, ids] = [0, 0, 0, 0, 0]
 
   function destroy(memory: Pooled): void {
     beforeDestroy(memory)
@@ -58,11 +62,10 @@ export function createMemory({ limit, create, beforeDestroy }: MemoryHooks): Mem
     reserved -= memory.bytes
   }
 
-  /** Destroys waiting buffers, the largest first, until no more than `most` bytes wait. */
-  function trim(most: number): void {
-    for (const size of [...waiting.keys()].sort((a, b) => b - a)) {
-      const list = waiting.get(size)!
-      while (idle > most && list.length > 0) {
+  /** Destroys waiting buffers, of the classes longest not freed to first, until no more than `bytes` wait. */
+  function trim(bytes: number): void {
+    for (const [size, list] of waiting) {
+      while (idle > bytes && list.length > 0) {
         idle -= size
         destroy(list.pop()!)
       }
@@ -80,6 +83,9 @@ export function createMemory({ limit, create, beforeDestroy }: MemoryHooks): Mem
       let memory = waiting.get(size)?.pop()
       if (memory) idle -= size
       else {
+        const needed = reserved - idle + size
+        most = Math.max(most, needed)
+        trim(Math.max(leastKept, most) - needed)
         memory = { buffer: create(size), id: ids++, bytes: size, submission: 0 }
         reserved += size
       }
@@ -92,14 +98,19 @@ export function createMemory({ limit, create, beforeDestroy }: MemoryHooks): Mem
       if (!live.delete(block)) throw new Error('webgpu: a block was freed twice, or is not of this device')
       inUse -= block.bytes
       const { memory } = block
-      const list = waiting.get(memory.bytes)
-      if (list) list.push(memory)
-      else waiting.set(memory.bytes, [memory])
+      const list = waiting.get(memory.bytes) ?? []
+      list.push(memory)
+      waiting.delete(memory.bytes)
+      waiting.set(memory.bytes, list)
       idle += memory.bytes
-      if (idle > idleBytes && idle > reserved / 2) trim(Math.max(idleBytes, reserved / 2))
     },
     bytesInUse: () => inUse,
     bytesReserved: () => reserved,
+    release() {
+      const bytes = idle
+      trim(0)
+      return bytes
+    },
     destroy() {
       for (const { memory } of live) destroy(memory)
       live.clear()

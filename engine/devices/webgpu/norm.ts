@@ -34,14 +34,17 @@ export function normKernels(gpu: Gpu): Pick<Kernels<Block>, NormKernels> {
       const pass = (dgain: Block | null, dbias: Block | null): void =>
         gpu.run(norm, 'normGainBackward', { x, statsIn: stats, dy, dgain, dbias }, params, Math.ceil((parts * n) / threads))
       if (parts === 1) pass(dgain, dbias)
-      else
-        gpu.scratch(parts * n, (gains) =>
-          gpu.scratch(parts * n, (biases) => {
+      else {
+        const partial = (wanted: Block | null, body: (block: Block | null) => void): void =>
+          wanted ? gpu.scratch(parts * n, body) : body(null)
+        partial(dgain, (gains) =>
+          partial(dbias, (biases) => {
             pass(gains, biases)
-            if (dgain) reduceColumns(gpu, 'sum', gains, dgain, 1, parts, n)
-            if (dbias) reduceColumns(gpu, 'sum', biases, dbias, 1, parts, n)
+            if (dgain && gains) reduceColumns(gpu, 'sum', gains, dgain, 1, parts, n)
+            if (dbias && biases) reduceColumns(gpu, 'sum', biases, dbias, 1, parts, n)
           }),
         )
+      }
     },
     softmax(x, y, R, n, log, causal) {
       gpu.run(norm, 'softmax', { x, y }, { ...rows(R, n), log: Number(log), causal }, groups(R, n))

@@ -9,7 +9,7 @@ export function optimizerKernels(gpu: Gpu): Pick<Kernels<Block>, 'adam'> {
       gpu.run(
         optimizer,
         'adam',
-        { parameter: p, gradient: g, m, v, gradScale },
+        { parameter: p, gradient: g, m, v, gradScale, faults: gpu.faults },
         {
           n,
           scaled: Number(gradScale !== null),

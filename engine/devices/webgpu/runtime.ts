@@ -1,7 +1,7 @@
 /**
  * Records kernels and submits them in batches. A call of `run` costs no round trip: its parameters go to a host array that is uploaded with
- * the batch, its dispatch to the open encoder. A batch is submitted when it is full, before a read, and before a write to a buffer that
- * the batch uses. Only `read` waits.
+ * the batch, its dispatch to the open encoder. A batch is submitted when it is full, before a read, before a buffer that it uses is written to or
+ * destroyed, and when timing begins or is waited for. Only `read` waits.
  *
  * What goes wrong on a GPU is heard of later: a shader that doesn't compile, memory that isn't there, a device that is lost. The first such
  * failure is kept, and every later call throws it in one line.
@@ -26,32 +26,22 @@ export interface Shader {
 export const threads = 64
 export const perGroup = 256
 
-/** Constants that are put before the shader: each combination is a pipeline of its own, so there should be few. */
-export type Constants = Readonly<Record<string, number | boolean>>
-
 type Values<S extends Shader> = { [K in keyof S['params']]?: number | readonly number[] }
 type Storages<S extends Shader> = { [K in keyof S['bindings']]?: Block | null }
 
-export interface Gpu extends Omit<Memory, 'destroy'> {
+export interface Gpu extends Omit<Memory, 'release' | 'destroy'> {
   readonly device: GPUDevice
   readonly capabilities: Opened['capabilities']
   /**
    * Runs an entry of a shader on `groups` workgroups (nothing if there are none). Bindings that the entry uses are named; null binds an
    * empty buffer. Parameters that aren't named are 0.
    */
-  run<S extends Shader>(
-    shader: S,
-    entry: S['entries'][number],
-    bindings: Storages<S>,
-    params: Values<S>,
-    groups: number,
-    constants?: Constants,
-  ): void
+  run<S extends Shader>(shader: S, entry: S['entries'][number], bindings: Storages<S>, params: Values<S>, groups: number): void
   /** Memory for the length of `body`. */
   scratch<R>(floats: number, body: (block: Block) => R): R
   /** Words that kernels set to report bad input: `message` of what the word holds is thrown by the next read. Gives the index of the word in `faults`. */
   fault(message: (word: number) => string): number
-  /** The words, for a kernel to bind. */
+  /** The words, for a kernel to bind: 4, not 0 where what was computed since the last read means nothing. */
   readonly faults: Block
   write(block: Block, data: ArrayLike<number>): void
   read(block: Block, size: number): Promise<HostArray>
@@ -75,7 +65,11 @@ const computeStage = 4
 const batchLimit = 256
 const groupsLimit = 65535
 const bindGroupsLimit = 4096
-const faultWords = 16
+/** A vec4 of WGSL. */
+const faultWords = 4
+/** The most that is read through one buffer, whatever the largest buffer is, and the largest of these buffers that is kept for the next read. */
+const stagingLimit = 2 ** 26
+const stagingKept = 2 ** 20
 
 export function createGpu({ device, capabilities }: Opened): Gpu {
   const { queue } = device
@@ -110,31 +104,39 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
   /** Runs `make` inside error scopes; `explain` gets the message of what they caught. */
   function guarded<R>(kinds: readonly GPUErrorFilter[], make: () => R, explain: (message: string) => string): R {
     for (const kind of kinds) device.pushErrorScope(kind)
-    const made = make()
-    for (const _ of kinds) {
-      const answer: Promise<void> = device
-        .popErrorScope()
-        .then(
-          (error) => {
-            if (error) fail(explain(error.message))
-          },
-          () => {},
-        )
-        .finally(() => open.delete(answer))
-      open.add(answer)
+    try {
+      return make()
+    } finally {
+      for (const _ of kinds) {
+        const answer: Promise<void> = device
+          .popErrorScope()
+          .then(
+            (error) => {
+              if (error) fail(explain(error.message))
+            },
+            () => {},
+          )
+          .finally(() => open.delete(answer))
+        open.add(answer)
+      }
     }
-    return made
+  }
+
+  function createBuffer(bytes: number, usage: number): GPUBuffer {
+    return guarded(
+      ['validation', 'out-of-memory'],
+      () => device.createBuffer({ size: bytes, usage }),
+      (message) => {
+        const inUse = show(memory.bytesInUse())
+        const waiting = show(memory.release())
+        return `out of memory: asked for ${show(bytes)} with ${inUse} in use and ${waiting} waiting for use (${oneLine(message)}) (run each step inside scope(), or use a smaller batch)`
+      },
+    )
   }
 
   const memory = createMemory({
     limit: capabilities.bindingBytes,
-    create: (bytes) =>
-      guarded(
-        ['validation', 'out-of-memory'],
-        () => device.createBuffer({ size: bytes, usage: usage.STORAGE | usage.COPY_SRC | usage.COPY_DST }),
-        (message) =>
-          `out of memory: asked for ${show(bytes)} with ${show(memory.bytesInUse())} in use (${oneLine(message)}) (run each step inside scope(), or use a smaller batch)`,
-      ),
+    create: (bytes) => createBuffer(bytes, usage.STORAGE | usage.COPY_SRC | usage.COPY_DST),
     beforeDestroy(pooled) {
       if (pooled.submission === submission) submit()
       bindGroups.clear()
@@ -165,9 +167,12 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     if (!encoder) return
     const recorded = endPass()
     timing?.finish(recorded)
-    const commands = recorded.finish()
     if (uniformEnd > 0) queue.writeBuffer(uniforms, 0, uniformData, 0, uniformEnd)
-    queue.submit([commands])
+    guarded(
+      ['validation'],
+      () => queue.submit([recorded.finish()]),
+      (message) => `a batch was refused: ${oneLine(message)}`,
+    )
     timing?.submitted()
     encoder = null
     submission++
@@ -178,23 +183,19 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
   const pipelines = new Map<string, Pipeline>()
   const bindGroups = new Map<string, GPUBindGroup>()
 
-  function pipelineOf(shader: Shader, entry: string, names: readonly string[], constants: Constants): Pipeline {
-    const prelude = Object.entries(constants)
-      .map(([name, value]) => `const ${name} = ${value};\n`)
-      .join('')
-    const key = `${shader.name} ${entry} ${names} ${prelude}`
+  function pipelineOf(shader: Shader, entry: string, names: readonly string[]): Pipeline {
+    const key = `${shader.name} ${entry} ${names}`
     const known = pipelines.get(key)
     if (known) return known
-    const before = `${prelude}${common}\n${math}\n`
     const explain = (message: string): string => {
       const [, line, column, text] = message.match(/:(\d+):(\d+) (?:error: )?(.*)/) ?? []
       if (!line) return `${shader.name}.wgsl, ${entry}: ${oneLine(message)}`
-      return `${place(Number(line), prelude, shader)}:${column}: ${text}`
+      return `${place(Number(line), shader)}:${column}: ${text}`
     }
     const made = guarded(
       ['validation'],
       () => {
-        const module = device.createShaderModule({ label: shader.name, code: before + shader.source })
+        const module = device.createShaderModule({ label: shader.name, code: `${common}\n${math}\n${shader.source}` })
         const layout = device.createBindGroupLayout({
           entries: [
             {
@@ -240,13 +241,15 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     let group = bindGroups.get(key)
     if (!group) {
       if (bindGroups.size >= bindGroupsLimit) bindGroups.clear()
-      group = device.createBindGroup({
-        layout,
-        entries: [
-          { binding: 0, resource: { buffer: uniforms, size: shader.paramBytes } },
-          ...names.map((name, i) => ({ binding: shader.bindings[name].binding, resource: { buffer: buffers[i].buffer } })),
-        ],
-      })
+      const entries = [
+        { binding: 0, resource: { buffer: uniforms, size: shader.paramBytes } },
+        ...names.map((name, i) => ({ binding: shader.bindings[name].binding, resource: { buffer: buffers[i].buffer } })),
+      ]
+      group = guarded(
+        ['validation'],
+        () => device.createBindGroup({ layout, entries }),
+        (message) => `${shader.name}.wgsl: ${oneLine(message)}`,
+      )
       bindGroups.set(key, group)
     }
     return group
@@ -280,14 +283,16 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
 
   const faults = own(faultWords, true)
   const faultMessages: ((word: number) => string)[] = []
+  /** What reads have found and none has thrown yet. */
+  const faultsFound = new Int32Array(faultWords)
 
-  const run: Gpu['run'] = (shader, entry, bindings, params, groups, constants = {}) => {
+  const run: Gpu['run'] = (shader, entry, bindings, params, groups) => {
     check()
     if (groups <= 0) return
     if (groups > groupsLimit * groupsLimit)
       throw new Error(`webgpu: ${shader.name}, ${entry}: ${groups} workgroups are more than a dispatch holds`)
     const names = Object.keys(bindings)
-    const pipeline = pipelineOf(shader, entry, names, constants)
+    const pipeline = pipelineOf(shader, entry, names)
     const buffers = names.map((name) => (bindings[name] ?? emptyAt(shader.bindings[name].binding)).memory)
     if (dispatches >= batchLimit || uniformEnd + shader.paramBytes + align > uniformBytes) submit()
     const offset = pack(shader, params)
@@ -305,41 +310,93 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
   }
 
   // ---- host and device -----------------------------------------------------------------------------------------------------
+  /** Those that wait, by size: powers of two, so that they are found again. */
   const stagings = new Map<number, GPUBuffer[]>()
-  function takeStaging(bytes: number): GPUBuffer {
-    return stagings.get(bytes)?.pop() ?? device.createBuffer({ size: bytes, usage: usage.MAP_READ | usage.COPY_DST })
+  let stagingBytes = 0
+  function takeStaging(least: number): GPUBuffer {
+    const bytes = 2 ** Math.ceil(Math.log2(least))
+    const waiting = stagings.get(bytes)?.pop()
+    if (waiting) return waiting
+    stagingBytes += bytes
+    return createBuffer(bytes, usage.MAP_READ | usage.COPY_DST)
+  }
+  function endStaging(staging: GPUBuffer, keep: boolean): void {
+    if (keep && staging.size <= stagingKept) {
+      const list = stagings.get(staging.size)
+      if (list) list.push(staging)
+      else stagings.set(staging.size, [staging])
+    } else {
+      stagingBytes -= staging.size
+      staging.destroy()
+    }
   }
 
   async function read(block: Block, size: number): Promise<HostArray> {
     check()
-    const bytes = 4 * size
-    // Powers of two: few sizes, so that they are found again. The faults come first.
-    const staging = takeStaging(2 ** Math.ceil(Math.log2(4 * faultWords + Math.max(bytes, 4))))
+    const words = new Int32Array(faultWords)
+    const result = block.integer ? new Int32Array(size) : new Float32Array(size)
+    // The words of the faults and the data, one after the other, cut into parts.
+    const [head, bytes] = [words.byteLength, result.byteLength]
+    const parts: { staging: GPUBuffer; to: Uint8Array[] }[] = []
     const encoder = endPass()
-    encoder.copyBufferToBuffer(faults.memory.buffer, 0, staging, 0, 4 * faultWords)
-    if (bytes > 0) encoder.copyBufferToBuffer(block.memory.buffer, 0, staging, 4 * faultWords, bytes)
+    for (let start = 0; start < head + bytes; start += stagingLimit) {
+      const from = Math.max(0, start - head)
+      const to = [
+        ...(start === 0 ? [new Uint8Array(words.buffer)] : []),
+        new Uint8Array(result.buffer, from, Math.min(start + stagingLimit - head, bytes) - from),
+      ]
+      const staging = takeStaging(Math.min(stagingLimit, head + bytes - start))
+      if (start === 0) {
+        encoder.copyBufferToBuffer(faults.memory.buffer, 0, staging, 0, head)
+        // Here, not once the answer is in: what kernels find in the meantime is for the next read.
+        encoder.clearBuffer(faults.memory.buffer, 0, head)
+      }
+      const data = to[to.length - 1].length
+      if (data > 0) encoder.copyBufferToBuffer(block.memory.buffer, from, staging, start === 0 ? head : 0, data)
+      parts.push({ staging, to })
+    }
     submit()
     try {
-      await staging.mapAsync(mapRead)
+      await Promise.all(parts.map(({ staging }) => staging.mapAsync(mapRead)))
+      check()
     } catch (error) {
+      for (const { staging } of parts) endStaging(staging, false)
+      await Promise.all(open)
+      check()
       // The reason is told elsewhere, perhaps a moment later.
-      await Promise.race([lost, new Promise((resolve) => setTimeout(resolve, 1000))])
+      let timer: ReturnType<typeof setTimeout> | undefined
+      await Promise.race([
+        lost,
+        new Promise((resolve) => {
+          timer = setTimeout(resolve, 1000)
+        }),
+      ])
+      clearTimeout(timer)
       check()
       throw new Error(`webgpu: reading failed: ${oneLine(String((error as Error).message))}`)
     }
-    const words = new Int32Array(staging.getMappedRange().slice(0, 4 * faultWords + bytes))
-    staging.unmap()
-    const list = stagings.get(staging.size)
-    if (list) list.push(staging)
-    else stagings.set(staging.size, [staging])
+    for (const { staging, to } of parts) {
+      const mapped = staging.getMappedRange()
+      let at = 0
+      for (const target of to) {
+        target.set(new Uint8Array(mapped, at, target.length))
+        at += target.length
+      }
+      staging.unmap()
+      endStaging(staging, true)
+    }
     await Promise.all(open)
     check()
-    const broken = faultMessages.findIndex((_, i) => words[i] !== 0)
+    words.forEach((word, i) => {
+      if (word !== 0) faultsFound[i] = word
+    })
+    const broken = faultsFound.findIndex((word) => word !== 0)
     if (broken >= 0) {
-      queue.writeBuffer(faults.memory.buffer, 0, new Int32Array(faultWords))
-      throw new Error(faultMessages[broken](words[broken]))
+      const word = faultsFound[broken]
+      faultsFound[broken] = 0
+      throw new Error(faultMessages[broken](word))
     }
-    return block.integer ? words.slice(faultWords) : new Float32Array(words.buffer, 4 * faultWords).slice()
+    return result
   }
 
   return {
@@ -398,13 +455,13 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       }
     },
     bytesInUse: () => (closed ? 0 : memory.bytesInUse() - ownBytes),
-    bytesReserved: memory.bytesReserved,
+    bytesReserved: () => (closed ? 0 : memory.bytesReserved() + stagingBytes),
     close() {
       if (closed) return
       closed = true
       pass = encoder = null
       memory.destroy()
-      for (const buffer of [...stagings.values()].flat()) buffer.destroy()
+      for (const staging of [...stagings.values()].flat()) staging.destroy()
       uniforms.destroy()
       timing?.close()
       pipelines.clear()
@@ -415,9 +472,9 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
 }
 
 /** Which file a line of the whole source is in, and its number there. */
-function place(line: number, prelude: string, shader: Shader): string {
+function place(line: number, shader: Shader): string {
   const count = (text: string): number => text.split('\n').length
-  let rest = line - (count(prelude) - 1)
+  let rest = line
   for (const [name, text] of Object.entries({ common, math })) {
     if (rest <= count(text)) return `${name}.wgsl:${rest}`
     rest -= count(text)
