@@ -1,6 +1,6 @@
 /** `fastweights verify` in processes of its own: choosing claims, files good and bad, results as text, JSON and a page. */
 import assert from 'node:assert/strict'
-import { type Result, Workplace, withoutDawn, withoutDriver } from '../cli/command.ts'
+import { ended, type Result, Workplace, withoutDawn, withoutDriver } from '../cli/command.ts'
 import { gpuIsSoftware, webgpu } from '../helpers.ts'
 
 const claimFile = `import { defineClaim, int } from 'fastweights/claims'
@@ -273,6 +273,42 @@ export const claims = [
       assert.match(place.read('page.html').toString(), /<h1>1 file could not be used<\/h1>/)
       assert.match(stderr, /empty\.mjs: exports neither/)
       assert.match(stdout, /^ok +mine: right/m)
+    })
+
+    it('however many cores there are, at most two processes share the GPU', async function () {
+      await webgpu(this)
+      place.write('cores.mjs', "import os from 'node:os'\nos.availableParallelism = () => 6")
+      const names = Array.from({ length: 8 }, (_, i) => `mine: slow ${i}`)
+      place.write(
+        'slow.mjs',
+        `${claimFile}
+const slow = (c) => {
+  console.error('process ' + process.pid)
+  for (const end = performance.now() + 100; performance.now() < end; );
+  return { x: c.n }
+}
+export const claims = ${JSON.stringify(names)}.map((name) => claim(name, slow))`,
+      )
+      const shell = 'exec "$0" --import ./cores.mjs "$@"'
+      const { stdout, stderr } = await place.run('verify slow.mjs --device webgpu --runs 3', { shell })
+      assert.match(stdout, /^8 claims, 3 cases each: 8 hold/m)
+      assert.ok(new Set(stderr.match(/process \d+/g)).size <= 2, stderr)
+    })
+
+    it('leaves no process behind that is caught in a loop', async function () {
+      if (process.platform === 'win32') return this.skip()
+      place.write('loops.mjs', `${claimFile}export const claims = [claim('mine: loops', () => { console.error(process.pid); for (;;); })]`)
+      const child = place.start('verify loops.mjs --device reference --case-limit 1000')
+      const pid = Number(await new Promise((resolve) => child.stderr!.once('data', resolve)))
+      child.kill('SIGTERM')
+      // Both have standard error, which is closed once both have ended.
+      let left = false
+      const late = setTimeout(() => {
+        left = process.kill(pid, 'SIGKILL')
+      }, 10_000)
+      const { code } = await ended(child)
+      clearTimeout(late)
+      assert.deepEqual([code, left], [143, false])
     })
 
     // On webgpu, too, where a thread that ended would take everything with it.
