@@ -109,6 +109,10 @@ describe('the bundle for pages', () => {
       assert.doesNotMatch(text, /["'`]node:|\bprocess\.|sourceMappingURL/, file)
     }
   })
+
+  it('has a worker.js that can be copied by itself', () => {
+    assert.doesNotMatch(readFileSync(join(bundle, 'worker.js'), 'utf8'), /\b(import|export)\b/)
+  })
 })
 
 describe('in a browser', function () {

@@ -7,11 +7,14 @@ import { kinds } from '../../claims/context.ts'
 import { type Case, type Claim, check, claims, Devices } from '../../claims/index.ts'
 import { builds, webgpu } from '../helpers.ts'
 
-/** How much a case shows: first of all plain numbers, and chunks, the last one cut; then no size of 1 and a state to begin with; then, the less it takes. */
+/**
+ * How much a case shows: first of all plain numbers, and chunks, the last one cut; then keys and values, and rows, more than one, and a state
+ * to begin with. Tokens count against it, three as much as one of these: each takes a GPU that the CPU imitates its time.
+ */
 function worth({ look, ...c }: Case & Record<string, any>): number {
   const { B = 2, H = 2, K = 2, V = 2, T = 3, C = 2, initial = true } = c
   const count = (...shown: boolean[]): number => shown.filter(Boolean).length
-  return 9 * count(look === 'normal', T > C, T % C > 0) + count(B > 1, H > 1, K > 1, V > 1, C > 1, initial) - T / 100
+  return 9 * count(look === 'normal', T > C, T % C > 0) + count(B * H > 1, K > 1, V > 1, C > 1, initial) - T / 3
 }
 
 /** Where the case that shows most lies among the first 300 of a seed. */
