@@ -19,9 +19,9 @@
 // D_ij = (w_m * ... * w_i) (w_{j+1} * ... * w_{m-1}). A w below e^-87.3 is 0, exactly.
 //
 // Layout: q, k, erase [B,T,H,K]; v, y [B,T,H,V]; beta, den [B,T,H]; gate [B,T,H,gateWidth]; S [B,H,K,V]; z [B,H,K]. Everything else lies in
-// `work`, at the offsets of Params, for `heads` heads from `head` on: token rows [heads,pieces,rows,*], states [heads,pieces+1,K,columns], the state
-// before each piece and, last, the one after all. Rows beyond a piece's tokens are 0, except those of w and dW, which hold
-// anything and are never read.
+// `work`, at the offsets of Params, for `heads` heads from `head` on and `pieces` pieces from token `first` on: token rows
+// [heads,pieces,rows,*], states [heads,pieces+1,K,columns], the state before each piece and, last, the one after all. Rows beyond a piece's
+// tokens are 0, except those of w and dW, which hold anything and are never read.
 // Each workgroup and each thread adds in a fixed order, alone in what it writes.
 // Pinned by test/ops/fast-weights.test.ts, webgpu-fast-weights.test.ts.
 
@@ -42,6 +42,7 @@ struct Params {
   span: u32,      // tokens
   perSpan: u32,   // pieces of a span
   pieces: u32,
+  first: u32,     // token that the first piece begins with
   rows: u32,
   gateWidth: u32, // 0: no gate
   reads: u32,     // 0, BETA or ERASE: what `extra` holds
@@ -72,7 +73,8 @@ struct Params {
   transposed: u32,
   inPlace: u32,   // recurrent: the state is kept in slot 0
   segments: u32,  // load, store: states of a head that are moved
-  outside: u32,   // ... of how many in the array outside, where they lie stride apart
+  outside: u32,   // ... of how many in the array outside, where they lie stride apart from `begin` on
+  begin: u32,
   stride: u32,
   slots: u32,     // ... and of how many in work, where the first one's place is `slot` and they lie step apart
   slot: u32,
@@ -124,7 +126,7 @@ fn pieceOf(index: u32) -> Piece {
   let head = p.head + index / p.pieces;
   let piece = index % p.pieces;
   let before = piece % p.perSpan * p.rows;
-  let t = piece / p.perSpan * p.span + before;
+  let t = p.first + piece / p.perSpan * p.span + before;
   return Piece((head / p.H * p.T + t) * p.H + head % p.H, min(min(p.rows, p.span - before), p.T - t));
 }
 
@@ -175,7 +177,7 @@ fn placeOf(i: u32) -> vec4<u32> {
   let segment = row / p.K % p.segments;
   let head = row / p.K / p.segments;
   let place = ((head * p.slots + p.slot + segment * p.step) * p.K + row % p.K) * p.columns + j;
-  return vec4(place, ((p.head + head) * p.outside + segment * p.stride) * p.K + row % p.K, j, 0u);
+  return vec4(place, ((p.head + head) * p.outside + p.begin + segment * p.stride) * p.K + row % p.K, j, 0u);
 }
 
 @compute @workgroup_size(THREADS) fn load(g: Group) {
@@ -453,7 +455,7 @@ var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
     let i = e / p.columns % p.K;
     let index = e / p.columns / p.K;
     let piece = pieceOf(index);
-    var at = (p.head + index / p.pieces) * p.outside + index % p.pieces * (p.span / p.C);
+    var at = (p.head + index / p.pieces) * p.outside + p.begin + index % p.pieces * (p.span / p.C);
     var x = work[stateBefore(p.S, index) + i * p.columns + j];
     var t = 0u;
     for (var chunk = p.C; chunk < piece.n; chunk += p.C) {

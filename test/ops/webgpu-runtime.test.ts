@@ -331,6 +331,19 @@ describe('webgpu runtime', () => {
     assert.equal(program(source, ['--expose-gc']), 'done\n')
   })
 
+  it('an adapter that gives no device is an error of one line', async function () {
+    await webgpu(this)
+    const { globals } = await import('webgpu')
+    const { prototype } = (globals as { GPUAdapter: { prototype: GPUAdapter } }).GPUAdapter
+    const { requestDevice } = prototype
+    prototype.requestDevice = () => Promise.reject(new Error('no room\nfor a device'))
+    try {
+      await assert.rejects(webgpuDevice(), { message: /^webgpu: the adapter gives no device: .+: no room$/ })
+    } finally {
+      prototype.requestDevice = requestDevice
+    }
+  })
+
   it('without a driver, or the adapter asked for, says what is missing', async function () {
     await webgpu(this)
     await assert.rejects(

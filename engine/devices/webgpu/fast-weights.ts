@@ -6,11 +6,12 @@
  * needs no more than the snapshots, and a token at a time would leave a GPU idle. The result is the same up to rounding.
  *
  * A chunk may be of any length: it's computed in pieces of at most `rowsLimit` tokens, each with a state of its own in scratch memory. Heads
- * are taken as many at a time as `scratchFloats` holds.
+ * are taken as many at a time as `scratchFloats` holds, and where it doesn't hold one, a head's tokens part by part, in the order of time or against
+ * it: from the state that the part before has left in the memory of the final state, or the cotangent in that of the initial state's.
  */
 import { fastWeights as kernels, fastWeightsProducts as products } from '../../../kernels-wgsl/generated/wgsl.ts'
 import type { FastWeightInputs, FastWeightSizes, Kernels } from '../kernels.ts'
-import type { Block } from './memory.ts'
+import { type Block, show } from './memory.ts'
 import { type Gpu, perGroup, threads } from './runtime.ts'
 
 /** ROWS of fast-weights.wgsl and SIDE of fast-weights-products.wgsl. */
@@ -45,36 +46,97 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
       gated: gate !== null,
       extra: beta ?? erase,
       spans,
-      /** Places of the states at the beginning of each span, outside and in the work. */
-      snapshots: { segments: spans, outside: Math.ceil(T / C), stride: chunksOfSpan, step: perSpan },
+      chunksOfSpan,
       heads: B * H,
-      params: { T, H, K, V, C, columns, span, perSpan, pieces, rows, reads, gateWidth: gate ? gateWidth : 0, scale, eps },
+      params: { T, H, K, V, C, columns, span, perSpan, pieces, first: 0, rows, reads, gateWidth: gate ? gateWidth : 0, scale, eps },
       tokens: B * T * H,
-      /** Floats of a head. */
-      keys: pieces * rows * K,
-      values: pieces * rows * columns,
-      pairs: pieces * rows * rows,
-      states: (pieces + 1) * K * columns,
+      /** Floats of what a head has, for a number of pieces. */
+      floats: (pieces: number) => ({
+        keys: pieces * rows * K,
+        values: pieces * rows * columns,
+        pairs: pieces * rows * rows,
+        gammas: pieces * K,
+        states: (pieces + 1) * K * columns,
+      }),
     }
   }
   type Plan = ReturnType<typeof planOf>
 
-  /** A part of the heads, with scratch memory for them: `at` has the regions' offsets. */
-  type Part = { work: Block; at: Regions; params: Plan['params'] & Regions; heads: number; batches: number }
+  /** Which regions of the work there are, and their floats for each head. */
+  type Layout = (floats: ReturnType<Plan['floats']>) => Regions
 
-  function forEachPart({ heads, params }: Plan, regions: Regions, body: (part: Part) => void): void {
-    const each = Object.values(regions).reduce((total, floats) => total + floats, 0)
-    const most = Math.max(1, Math.floor(Math.min(scratchFloats, gpu.capabilities.bindingBytes / 4) / each))
-    for (let head = 0; head < heads; head += most) {
-      const n = Math.min(most, heads - head)
-      let total = 0
-      const at: Regions = {}
-      for (const [name, floats] of Object.entries(regions)) {
-        at[name] = total
-        total += n * floats
-      }
-      gpu.scratch(total, (work) => body({ work, at, params: { ...params, ...at, head, heads: n }, heads: n, batches: n * params.pieces }))
+  /** A part of the heads and of the spans, with scratch memory for them: `at` has the regions' offsets. */
+  interface Part {
+    work: Block
+    at: Regions
+    params: Plan['params'] & Regions
+    heads: number
+    batches: number
+    spans: number
+    /** Places of the states at the beginning of each span, outside and in the work. */
+    snapshots: { segments: number; outside: number; begin: number; stride: number; step: number }
+    /** Whether its tokens are the first, the last ones. */
+    begins: boolean
+    ends: boolean
+  }
+
+  /** How many heads at a time, and how many spans of them. */
+  function partsOf({ heads, spans, params, floats }: Plan, layout: Layout): { heads: number; spans: number } {
+    const { C, K, columns, perSpan, pieces } = params
+    const needs = (pieces: number): number => Object.values(layout(floats(pieces))).reduce((total, n) => total + n, 0)
+    const most = gpu.capabilities.bindingBytes / 4
+    const limit = Math.min(scratchFloats, most)
+    if (needs(pieces) <= limit) return { heads: Math.min(heads, Math.floor(limit / needs(pieces))), spans }
+    const perPiece = needs(1) - needs(0)
+    const held = Math.max(1, Math.floor((limit - needs(0)) / perPiece / perSpan))
+    if (needs(Math.min(pieces, perSpan)) > most) {
+      const sizes = `for a chunk of ${C} tokens and a state of ${K} x ${columns}`
+      throw new Error(
+        `webgpu: out of memory: fastWeights needs ${show(4 * needs(Math.min(pieces, perSpan)))} at once ${sizes}, this adapter binds at most ${show(4 * most)} (use ${perSpan > 1 ? 'shorter chunks' : 'more heads of fewer channels'})`,
+      )
     }
+    return { heads: 1, spans: Math.min(spans, held) }
+  }
+
+  function forEachPart(plan: Plan, layout: Layout, body: (part: Part) => void, backward = false): void {
+    const { params, spans, chunksOfSpan } = plan
+    const { T, C, span, perSpan } = params
+    const most = partsOf(plan, layout)
+    const count = Math.ceil(spans / most.spans)
+    for (let head = 0; head < plan.heads; head += most.heads)
+      for (let i = 0; i < count; i++) {
+        const heads = Math.min(most.heads, plan.heads - head)
+        const from = (backward ? count - 1 - i : i) * most.spans
+        const to = Math.min(from + most.spans, spans)
+        const pieces = to === spans ? params.pieces - from * perSpan : (to - from) * perSpan
+        const regions = layout(plan.floats(pieces))
+        let total = 0
+        const at: Regions = {}
+        for (const [name, floats] of Object.entries(regions)) {
+          at[name] = total
+          total += heads * floats
+        }
+        const snapshots = {
+          segments: to - from,
+          outside: Math.ceil(T / C),
+          begin: from * chunksOfSpan,
+          stride: chunksOfSpan,
+          step: perSpan,
+        }
+        gpu.scratch(total, (work) =>
+          body({
+            work,
+            at,
+            params: { ...params, ...at, head, heads, pieces, first: from * span },
+            heads,
+            batches: heads * pieces,
+            spans: to - from,
+            snapshots,
+            begins: from === 0,
+            ends: to === spans,
+          }),
+        )
+      }
   }
 
   function checkGate(gate: Block | null, n: number): void {
@@ -86,13 +148,24 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     entry: 'load' | 'store',
     { work, params }: Pick<Part, 'work' | 'params'>,
     [state, normaliser]: readonly [Block | null, Block | null],
-    { S = params.S, slots = params.pieces + 1, slot = 0, segments = 1, outside = 1, stride = 1, step = 1 } = {},
+    { S = params.S, slots = params.pieces + 1, slot = 0, segments = 1, outside = 1, begin = 0, stride = 1, step = 1 } = {},
   ): void {
     gpu.run(
       kernels,
       entry,
       { work, ...(entry === 'load' ? { stateIn: state, normaliserIn: normaliser } : { state, normaliser }) },
-      { ...params, S, slots, slot, segments, outside, stride, step, present: Number(state !== null) + 2 * Number(normaliser !== null) },
+      {
+        ...params,
+        S,
+        slots,
+        slot,
+        segments,
+        outside,
+        begin,
+        stride,
+        step,
+        present: Number(state !== null) + 2 * Number(normaliser !== null),
+      },
       Math.ceil((params.heads * segments * params.K * params.columns) / perGroup),
     )
   }
@@ -174,14 +247,20 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
 
   /** Snapshots at the chunks that begin inside a piece. */
   function innerSnapshots(
-    { work, params, batches }: Part,
-    { extra, snapshots: { outside, stride } }: Plan,
+    { work, params, batches, snapshots: { outside, begin, stride } }: Part,
+    { extra }: Plan,
     { k }: FastWeightInputs<Block>,
     state: Block,
     normaliser: Block | null,
   ): void {
     const n = batches * params.K * params.columns
-    gpu.run(kernels, 'snapshots', { work, k, extra, state, normaliser }, { ...params, outside }, stride === 1 ? 0 : Math.ceil(n / perGroup))
+    gpu.run(
+      kernels,
+      'snapshots',
+      { work, k, extra, state, normaliser },
+      { ...params, outside, begin },
+      stride === 1 ? 0 : Math.ceil(n / perGroup),
+    )
   }
 
   const rowGroups = ({ batches, params }: Part): number => Math.ceil((batches * params.rows) / perGroupRows)
@@ -243,41 +322,59 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   return {
     fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes) {
       const plan = planOf(sizes, inputs, zT !== null, form === 'chunk' ? chunksOfSpan(sizes) : 1)
-      const { gated, extra, keys, values, pairs } = plan
+      const { gated, extra } = plan
       const { q, k, v, gate, s0, z0 } = inputs
       checkGate(gate, plan.tokens * sizes.gateWidth)
+      const begin = (part: Part): void => move('load', part, part.begins ? [s0, z0] : [sT, zT])
       const keep = (part: Part): void => {
-        move('store', part, [sT, zT], { slot: plan.params.pieces })
-        if (states) move('store', part, [states, zs], plan.snapshots)
+        move('store', part, [sT, zT], { slot: part.params.pieces })
+        if (states) move('store', part, [states, zs], part.snapshots)
       }
       if (form === 'recurrent') {
         const run = (part: Pick<Part, 'work' | 'params' | 'heads'>, inPlace: boolean): void => {
-          move('load', part, [s0, z0], inPlace ? { slots: 1 } : {})
           const { work, params, heads } = part
           const groups = heads * blocks(params.columns)
           gpu.run(kernels, 'recurrent', { work, q, k, v, extra, gate, y, den }, { ...params, inPlace: Number(inPlace) }, groups)
         }
         // Where nothing is kept, the final state's own memory holds the state.
-        if (!zT && !states) run({ work: sT, params: { ...plan.params, S: 0, head: 0, heads: plan.heads }, heads: plan.heads }, true)
-        else
-          forEachPart(plan, { S: plan.states }, (part) => {
-            run(part, false)
-            keep(part)
-          })
+        if (!zT && !states) {
+          const whole = { work: sT, params: { ...plan.params, S: 0, head: 0, heads: plan.heads }, heads: plan.heads }
+          move('load', whole, [s0, z0], { slots: 1 })
+          run(whole, true)
+        } else
+          forEachPart(
+            plan,
+            ({ states }) => ({ S: states }),
+            (part) => {
+              begin(part)
+              run(part, false)
+              keep(part)
+            },
+          )
         if (zT) {
           const n = plan.tokens * sizes.V
           gpu.run(kernels, 'normalise', { y, den }, { V: sizes.V, n }, Math.ceil(n / perGroup))
         }
         return
       }
-      const { K, columns, pieces, rows, reads } = plan.params
-      const regions = { Q: keys, Kt: keys, U: values, P: pairs, gamma: pieces * K, S: plan.states, O: values }
-      forEachPart(plan, { ...regions, ...(reads && { W: keys, M: pairs }), ...(gated && { w: keys }) }, (part) => {
+      const { K, columns, rows, reads } = plan.params
+      const layout: Layout = ({ keys, values, pairs, gammas, states }) => ({
+        Q: keys,
+        Kt: keys,
+        U: values,
+        P: pairs,
+        gamma: gammas,
+        S: states,
+        O: values,
+        ...(reads && { W: keys, M: pairs }),
+        ...(gated && { w: keys }),
+      })
+      forEachPart(plan, layout, (part) => {
         // W takes the place of A~.
         part.at.A = part.params.A = part.at.W
         prepare(part, plan, inputs)
-        move('load', part, [s0, z0])
-        scanForward(part, 1, pieces, true)
+        begin(part)
+        scanForward(part, 1, part.params.pieces, true)
         const m = matrices(part)
         m.multiply('O', [m.keys('Q'), m.states('S')], columns, K)
         m.multiply('O', [m.pairs('P'), m.values('U')], columns, rows, { accumulate: 1, triangleA: 1 })
@@ -289,22 +386,35 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
 
     fastWeightsBackward(_form, inputs, { y, den, states, zs }, { dy, dsT, dzT }, gradients, sizes) {
       const plan = planOf(sizes, inputs, den !== null, chunksOfSpan(sizes))
-      const { gated, extra, spans, keys, values, pairs } = plan
+      const { gated, extra } = plan
       const { q, k } = inputs
       const { dq, dk, dv, dbeta, derase, dgate, ds0, dz0 } = gradients
-      const { K, columns, pieces, perSpan, rows, reads } = plan.params
-      const forward = { Q: keys, Kt: keys, U: values, P: pairs, gamma: pieces * K, S: plan.states }
-      const backward = { G: values, dU: values, dS: plan.states, dQ: keys, dK: keys, dP: pairs }
-      const reading = { A: keys, W: keys, M: pairs, dA: keys, dM: pairs }
-      forEachPart(plan, { ...forward, ...backward, ...(reads && reading), ...(gated && { w: keys, dW: keys }) }, (part) => {
+      const { K, columns, perSpan, rows, reads } = plan.params
+      const layout: Layout = ({ keys, values, pairs, gammas, states }) => ({
+        Q: keys,
+        Kt: keys,
+        U: values,
+        P: pairs,
+        gamma: gammas,
+        S: states,
+        G: values,
+        dU: values,
+        dS: states,
+        dQ: keys,
+        dK: keys,
+        dP: pairs,
+        ...(reads && { A: keys, W: keys, M: pairs, dA: keys, dM: pairs }),
+        ...(gated && { w: keys, dW: keys }),
+      })
+      const partBackward = (part: Part, dS: Block | null, dz: Block | null): void => {
         const { work, params, batches } = part
         prepare(part, plan, inputs)
-        move('load', part, [states, zs], plan.snapshots)
-        scanForward(part, spans, perSpan, false)
+        move('load', part, [states, zs], part.snapshots)
+        scanForward(part, part.spans, perSpan, false)
         const m = matrices(part)
         gpu.run(kernels, 'cotangents', { work, dy, yIn: y, denIn: den }, params, rowGroups(part))
         m.multiply('dU', [turned(m.pairs('P')), m.values('G')], columns, rows, { triangleA: 2 })
-        move('load', part, [dsT, dzT], { S: params.dS, slot: pieces })
+        move('load', part, part.ends ? [dsT, dzT] : [dS, dz], { S: params.dS, slot: params.pieces })
         scanBackward(part)
         if (reads) gpu.run(kernels, 'solve', { work }, { ...params, transposed: 1 }, batches * blocks(columns))
         m.multiply('dQ', [m.values('G'), turned(m.states('S'))], K, columns)
@@ -326,8 +436,15 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         }
         gpu.run(kernels, 'gradients', { work, k, extra, dq, dk, dv, dextra: dbeta ?? derase }, params, rowGroups(part))
         if (gated) gpu.run(kernels, 'gateGradient', { work, dgate }, params, rowGroups(part))
-        if (ds0 || dz0) move('store', part, [ds0, dz0], { S: params.dS })
-      })
+        if (dS || dz) move('store', part, [dS, dz], { S: params.dS })
+      }
+      // Between parts of a head, too, there has to be memory for the cotangents of the state.
+      const cut = partsOf(plan, layout).spans < plan.spans
+      const carried = (given: Block | null, floats: number, body: (block: Block | null) => void): void =>
+        !given && cut && floats > 0 ? gpu.scratch(floats, body) : body(given)
+      carried(ds0, plan.heads * K * sizes.V, (dS) =>
+        carried(dz0, den ? plan.heads * K : 0, (dz) => forEachPart(plan, layout, (part) => partBackward(part, dS, dz), true)),
+      )
     },
   }
 }
