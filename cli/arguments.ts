@@ -163,7 +163,7 @@ function parseWords(command: Command, words: readonly string[]): { flags: Map<st
       const text = attached ?? (isBare ? option.bare : words[++i])
       if (text === undefined) throw new UsageError(`--${name}: ${expectation(option)} is missing`)
       if (attached === undefined && text.startsWith('--')) {
-        throw new UsageError(`--${name}: ${expectation(option)} is missing (if ${show(text)} is meant, write --${name}=${text})`)
+        throw new UsageError(`--${name}: ${expectation(option)} is missing (if ${show(text)} is meant, write --${name}=${plain(text)})`)
       }
       value = check(option, fromText(option, text), `--${name}`, text)
     }

@@ -32,7 +32,8 @@ const program: Program = {
 }
 
 const throwsUsage = (action: () => unknown, message: string) => assert.throws(action, { name: 'UsageError', message })
-const refuses = (words: string, message: string) => throwsUsage(() => parseArguments(train, words.split(' ')), message)
+const refuses = (words: string | string[], message: string) =>
+  throwsUsage(() => parseArguments(train, typeof words === 'string' ? words.split(' ') : words), message)
 
 describe('arguments', () => {
   it('take flags in either spelling, switches and lists', () => {
@@ -126,6 +127,7 @@ describe('arguments', () => {
     refuses('--layers sum,,delta', '--layers: expected a list of delta, sum, softmax, got "sum,,delta"')
     refuses('--text=', '--text: expected a file, got ""')
     refuses('--text', '--text: a file is missing')
+    refuses(['--text', '--\n'], '--text: a file is missing (if "--\\n" is meant, write --text=--\\n)')
     refuses('--text --steps', '--text: a file is missing (if "--steps" is meant, write --text=--steps)')
     refuses('--overwrite=yes', '--overwrite: a switch takes no value, got "yes"')
     refuses('--steps 1 --steps 2', '--steps is given twice')

@@ -173,7 +173,7 @@ describe('the package', () => {
 
   it('asked for a GPU, says which package gives Node one', () => {
     const source = "import('fastweights').then(({ webgpuDevice }) => webgpuDevice()).catch((error) => console.log(error.message))"
-    assert.match(node('-e', source), /^webgpu: the package `webgpu` is not installed; .*: npm install webgpu\n$/)
+    assert.match(node('-e', source), /^webgpu: the package `webgpu` is not installed; .*: npm install webgpu \(.*\)\n$/)
   })
 
   it('has its command on the path', () => {
