@@ -19,7 +19,7 @@ import {
 import { Transformer } from '../nn/index.ts'
 import { presets } from '../tasks/presets.ts'
 import { checkDeviceOptions, type DeviceValues, enableRelaxed } from './options.ts'
-import { bytes, oneLine, say } from './terminal.ts'
+import { bytes, counted, oneLine, say } from './terminal.ts'
 
 const row = (name: string, text: string): void => say(`  ${name.padEnd(24)}${text}`)
 
@@ -67,9 +67,8 @@ export async function doctor(
     }
     device.close()
   }
-  const failed = failures === 1 ? '1 check' : `${failures} checks`
   if (unusable.length > 0) say(`\nthe device ${unusable.join(', ')} can't be used here`)
-  if (failures > 0) say(`\n${failed} failed: please report this with the output above`)
+  if (failures > 0) say(`\n${counted(failures, 'check')} failed: please report this with the output above`)
   const well = unusable.length === 0 && failures === 0
   if (well) say('\nall well')
   return well ? 0 : 1
@@ -98,8 +97,7 @@ async function examine(device: Device): Promise<number> {
   say('\n  Kernels, against float64')
   for await (const { kernel, cases, error, bound, ok, message } of selfCheck(device)) {
     if (!ok) failures++
-    const what =
-      message === undefined ? `error ${short(error)} of ${short(bound)}, ${cases} ${cases === 1 ? 'case' : 'cases'}` : oneLine(message)
+    const what = message === undefined ? `error ${short(error)} of ${short(bound)}, ${counted(cases, 'case')}` : oneLine(message)
     row(`  ${kernel}`, `${ok ? 'ok' : 'FAILED'}: ${what}`)
   }
 

@@ -58,10 +58,9 @@ export function checkWritable(path: string): void {
   try {
     if (existsSync(path) && statSync(path).isDirectory()) throw new Error('it is a folder')
     writeFileSync(probe, '')
+    rmSync(probe)
   } catch (error) {
     throw new FileError(`can't write ${path}: ${reason(error)}`)
-  } finally {
-    rmSync(probe, { force: true })
   }
 }
 

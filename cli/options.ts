@@ -4,7 +4,8 @@ import { type Device, type DeviceChoice, deviceChoices, openDevice, relaxedAvail
 import { featureMaps, featureNorms, gates, layerRules } from '../nn/index.ts'
 import { type PresetName, presets, type Recipe } from '../tasks/presets.ts'
 import { type Command, checkValues, type Option, UsageError, type Value } from './arguments.ts'
-import { checkProfileFile, profiled } from './profile.ts'
+import { checkWritable } from './files.ts'
+import { profiled } from './profile.ts'
 
 const deviceOption = {
   name: 'device',
@@ -64,7 +65,7 @@ export async function withDevice<R>(
   body: (device: Device) => Promise<R>,
 ): Promise<R> {
   checkDeviceOptions(choice, given)
-  checkProfileFile(profile)
+  if (profile !== undefined) checkWritable(profile)
   const opened = await openDevice(choice, { wasm: { threads, relaxed: enableRelaxed(relaxed) }, log })
   try {
     return await profiled(opened, profile, title, log, (device) => {

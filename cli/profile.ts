@@ -1,9 +1,5 @@
 /** What `--profile` shows: the time of each kernel as a table, and a picture in which a bar's width is its time. Tests: test/cli/profile.test.ts. */
-import { accessSync, constants, existsSync, statSync } from 'node:fs'
-import { dirname } from 'node:path'
 import { type Device, type Profile, type ProfileEntry, profile } from '../engine/index.ts'
-import { reason } from '../tasks/download.ts'
-import { UsageError } from './arguments.ts'
 import { escapeXml } from './chart.ts'
 import { writeAtomic } from './files.ts'
 
@@ -28,20 +24,6 @@ export async function profiled<R>(
     return result
   } finally {
     profiling.stop()
-  }
-}
-
-/** Before anything is run: whether the picture can be written. */
-export function checkProfileFile(file: string | undefined): void {
-  if (file === undefined) return
-  const folder = dirname(file)
-  const isFolder = (path: string): boolean => existsSync(path) && statSync(path).isDirectory()
-  if (!isFolder(folder)) throw new UsageError(`--profile: there is no folder ${folder}`)
-  if (isFolder(file)) throw new UsageError(`--profile: ${file} is a folder`)
-  try {
-    accessSync(folder, constants.W_OK)
-  } catch (error) {
-    throw new UsageError(`--profile: can't write to ${folder}: ${reason(error)}`)
   }
 }
 

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { Verdict } from '../claims/check.ts'
 import type { Bounds } from '../claims/claim.ts'
-import { duration } from './terminal.ts'
+import { counted, duration } from './terminal.ts'
 import type { Verification } from './verify.ts'
 
 type Entry = Verification['claims'][number]
@@ -37,8 +37,8 @@ export async function page(verification: Verification): Promise<string> {
   const skipped = claims.filter(isSkipped)
   const holding = claims.length - failed.length - refuted.length - skipped.length
   const headline = [
-    ...(failed.length > 0 ? [`${count(failed.length, 'claim')} failed`] : []),
-    ...(problems.length > 0 ? [`${count(problems.length, 'file')} could not be used`] : []),
+    ...(failed.length > 0 ? [`${counted(failed.length, 'claim')} failed`] : []),
+    ...(problems.length > 0 ? [`${counted(problems.length, 'file')} could not be used`] : []),
   ].join(', ')
   const worst = devices.map((device) => ({ device, error: largest(claims, device) }))
 
@@ -46,7 +46,7 @@ export async function page(verification: Verification): Promise<string> {
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>fastweights verify: ${headline || `${count(holding, 'claim')} hold${holding === 1 ? 's' : ''}`}</title>
+<title>fastweights verify: ${headline || `${counted(holding, 'claim')} hold${holding === 1 ? 's' : ''}`}</title>
 <style>@font-face { font-family: Temml; src: url(data:font/woff2;base64,${font}) format('woff2'); }
 ${style}</style>
 <header>
@@ -59,7 +59,7 @@ ${failed.length > 0 ? total(failed.length, 'failed', 'bad') : ''}
 ${skipped.length > 0 ? total(skipped.length, 'skipped', 'mute') : ''}
 ${worst.map(({ device, error }) => `<div><dt>largest error, ${html(device)}</dt><dd>${power(error)}</dd></div>`).join('\n')}
 </dl>
-<p class="facts">${count(runs, 'case')} for each claim and device, seed ${seed}, in ${duration(milliseconds)}. ${html(machine)}.</p>
+<p class="facts">${counted(runs, 'case')} for each claim and device, seed ${seed}, in ${duration(milliseconds)}. ${html(machine)}.</p>
 ${problems.map((problem) => `<p class="problem">${html(problem)}</p>`).join('\n')}
 </header>
 <main>
@@ -136,7 +136,7 @@ ${source}
 </div>
 <div class="measured">
 ${checked.map((verdict) => measured(verdict, claim)).join('\n')}
-<p class="runs">${checked.length === 0 ? 'needs a device that is not there' : `${count(Math.max(...checked.map(({ runs }) => runs)), 'case')}, ${seconds(verdicts)}`}${holds === false || checked.length === 0 ? '' : ` · <a href="#bound-${note}">bound ${note}</a>`}</p>
+<p class="runs">${checked.length === 0 ? 'needs a device that is not there' : `${counted(Math.max(...checked.map(({ runs }) => runs)), 'case')}, ${seconds(verdicts)}`}${holds === false || checked.length === 0 ? '' : ` · <a href="#bound-${note}">bound ${note}</a>`}</p>
 </div>
 ${examples.map((verdict) => counterexample(verdict, holds === false)).join('\n')}
 </article>`
@@ -214,8 +214,6 @@ function power(x: number): string {
   const factor = digits === '1.0' ? '' : `${digits}\u202f×\u202f`
   return `${factor}10<sup>${sign}${exponent.slice(1)}</sup>`
 }
-
-const count = (n: number, what: string): string => `${n.toLocaleString('en')} ${what}${n === 1 ? '' : 's'}`
 
 const seconds = (verdicts: readonly Verdict[]): string => {
   const s = verdicts.reduce((total, { milliseconds }) => total + milliseconds, 0) / 1000

@@ -15,6 +15,9 @@ export function duration(milliseconds: number): string {
   return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`
 }
 
+/** 1 claim, 1,000 claims. */
+export const counted = (n: number, what: string): string => `${n.toLocaleString('en')} ${what}${n === 1 ? '' : 's'}`
+
 export const say = (text: string): void => void process.stdout.write(`${text}\n`)
 
 /** Names and messages from elsewhere may hold line breaks and control codes; what tells of them stays one line, and not for pages. */

@@ -9,7 +9,7 @@ import { openDevice, webgpuAdapters } from '../engine/index.ts'
 import { suggestion, UsageError } from './arguments.ts'
 import { checkWritable, writeAtomic } from './files.ts'
 import { Pulse, pulseFd } from './pulse.ts'
-import { duration, oneLine, progress } from './terminal.ts'
+import { counted, duration, oneLine, progress } from './terminal.ts'
 import type { ClaimText, Job, Report, WorkerSettings } from './verify-worker.ts'
 
 export interface VerifyOptions {
@@ -327,8 +327,6 @@ class Checker {
 // --- Words ----------------------------------------------------------------------------------------------------------------------------
 
 const short = (x: number): string => (x === 0 ? '0' : Number.isFinite(x) ? x.toExponential(1) : String(x))
-
-const counted = (n: number, what: string): string => `${n} ${what}${n === 1 ? '' : 's'}`
 
 function claimLine({ name, holds }: ClaimText, verdicts: readonly Verdict[]): string {
   const checked = verdicts.filter(({ status }) => status !== 'skipped')

@@ -78,11 +78,8 @@ describe('bad input', () => {
     [train('--device webgpu --threads 2'), '--threads: means nothing on the webgpu device; it belongs to wasm'],
     [train('--device reference --no-relaxed'), '--relaxed: means nothing on the reference device; it belongs to wasm'],
     ['generate --run run --device webgpu --relaxed', '--relaxed: means nothing on the webgpu device; it belongs to wasm'],
-    [train('--profile none/profile.svg'), '--profile: there is no folder none'],
-    [train('--profile folder.svg'), '--profile: folder.svg is a folder'],
     [train('--profile text.txt'), '--profile: expected FILE.svg, got "text.txt"'],
     ['generate --run run --profile run/checkpoint.safetensors', '--profile: expected FILE.svg, got "run/checkpoint.safetensors"'],
-    ['generate --run run --profile text.txt/profile.svg', '--profile: there is no folder text.txt'],
     ['generate --run run --profile=', '--profile: expected FILE.svg, got ""'],
     ['doctor --device webgpu --threads 1', '--threads: means nothing on the webgpu device; it belongs to wasm'],
     [['train', 'two\nlines\u001b[31m'], /^unexpected argument/],
@@ -126,6 +123,13 @@ describe('bad input', () => {
     [train('--layers 100000000'), /the wasm device has at most 4\.3 GB$/],
     [train('--d-model 100000000'), /the wasm device has at most 4\.3 GB$/],
     [train('--d-ff 9007199254740991 --device reference'), /need at least \d+ GB of memory, the reference device has at most/],
+  ])
+
+  refuses('in a file to write', 1, () => [
+    [train('--profile none/profile.svg'), "can't write none/profile.svg: no such file or folder"],
+    [train('--profile folder.svg'), "can't write folder.svg: it is a folder"],
+    ['generate --run run --profile text.txt/profile.svg', /^can't write text\.txt\/profile\.svg: /],
+    ['verify delta --json text.txt/out.json', /^can't write text\.txt\/out\.json: /],
   ])
 
   refuses('in a text', 1, () => [

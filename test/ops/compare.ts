@@ -1,12 +1,13 @@
 /** When a device that computes in float32 agrees with the reference. */
 import assert from 'node:assert/strict'
-import type { HostArray } from '../../engine/index.ts'
-import { assertClose, assertRms } from '../helpers.ts'
-import type { Case, Evaluation } from './cases.ts'
+import fc from 'fast-check'
+import type { Device, HostArray } from '../../engine/index.ts'
+import { assertClose, assertRms, reference } from '../helpers.ts'
+import { type Case, type Evaluation, evaluate, medium, tiny } from './cases.ts'
 
 export const epsilon = 2 ** -23
 
-export function compare(c: Case, o: unknown, actual: Evaluation, expected: Evaluation): void {
+function compare(c: Case, o: unknown, actual: Evaluation, expected: Evaluation): void {
   // Each result carries a few roundings, and those of its sum, which grow like the root of its length (Higham & Mary 2019).
   const bound = (8 + 4 * Math.sqrt(c.terms?.(o) ?? 1)) * epsilon
   const both = (what: string, a: HostArray | null, e: HostArray | null): void => {
@@ -17,4 +18,16 @@ export function compare(c: Case, o: unknown, actual: Evaluation, expected: Evalu
   }
   for (const [i, e] of expected.outputs.entries()) both(`output ${i}`, actual.outputs[i], e)
   for (const [i, e] of expected.grads.entries()) both(`gradient of input ${i}`, actual.grads[i], e)
+}
+
+/** Outputs and gradients of generated cases; and nothing is left over. */
+export async function checkLikeReference(c: Case, device: Device, numRuns: number): Promise<void> {
+  const before = device.bytesInUse()
+  await fc.assert(
+    fc.asyncProperty(fc.oneof(c.options(tiny), c.options(medium)), fc.nat(), async (o, seed) => {
+      compare(c, o, await evaluate(c, o, seed, device), await evaluate(c, o, seed, reference))
+    }),
+    { numRuns },
+  )
+  assert.equal(device.bytesInUse(), before, 'bytes left over')
 }

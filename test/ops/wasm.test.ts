@@ -4,8 +4,8 @@ import fc from 'fast-check'
 import { normKinds } from '../../engine/devices/kernels.ts'
 import { binaryOps, type Device, matmul, scope, tensor, unaryOps, wasmDevice } from '../../engine/index.ts'
 import { assertClose, assertSameBits, builds, readAndFree, reference, uniforms, wasm, withoutSharedMemory } from '../helpers.ts'
-import { cases, evaluate, large, medium, tiny } from './cases.ts'
-import { compare, epsilon } from './compare.ts'
+import { cases, evaluate, large, tiny } from './cases.ts'
+import { checkLikeReference, epsilon } from './compare.ts'
 import { checkSpecialRows, checkUnary } from './special.ts'
 
 /** The device, with a count of its kernels' calls, by name and by the op they're asked for. */
@@ -53,17 +53,7 @@ let unshared: Promise<Device> | undefined
 for (const { name, relaxed } of builds)
   describe(`wasm, ${name} build`, () => {
     for (const c of cases) {
-      it(`${c.name}: like the reference`, async () => {
-        const device = await wasm(1, relaxed)
-        const before = device.bytesInUse()
-        await fc.assert(
-          fc.asyncProperty(fc.oneof(c.options(tiny), c.options(medium)), fc.nat(), async (o, seed) => {
-            compare(c, o, await evaluate(c, o, seed, device), await evaluate(c, o, seed, reference))
-          }),
-          { numRuns: 30 },
-        )
-        assert.equal(device.bytesInUse(), before, 'bytes left over')
-      })
+      it(`${c.name}: like the reference`, async () => checkLikeReference(c, await wasm(1, relaxed), 30))
 
       it(`${c.name}: the same bits with 1, 2 and 3 threads, and without shared memory`, async () => {
         const alone = await wasm(1, relaxed)

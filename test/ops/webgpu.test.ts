@@ -1,24 +1,14 @@
 /** The WebGPU device against the float64 reference, for every op of the table. Runs on a GPU computed by the CPU (test/run.mjs): few and small. */
-import assert from 'node:assert/strict'
-import fc from 'fast-check'
 import { type Device, matmul, scope, sum, tensor, unaryOps } from '../../engine/index.ts'
 import { assertClose, readAndFree, reference, uniforms, webgpu } from '../helpers.ts'
-import { cases, evaluate, medium, tiny } from './cases.ts'
-import { compare, epsilon } from './compare.ts'
+import { cases } from './cases.ts'
+import { checkLikeReference, epsilon } from './compare.ts'
 import { checkSpecialRows, checkUnary } from './special.ts'
 
 describe('webgpu', () => {
   for (const c of cases)
     it(`${c.name}: like the reference`, async function () {
-      const device = await webgpu(this)
-      const before = device.bytesInUse()
-      await fc.assert(
-        fc.asyncProperty(fc.oneof(c.options(tiny), c.options(medium)), fc.nat(), async (o, seed) => {
-          compare(c, o, await evaluate(c, o, seed, device), await evaluate(c, o, seed, reference))
-        }),
-        { numRuns: 10 },
-      )
-      assert.equal(device.bytesInUse(), before, 'bytes left over')
+      await checkLikeReference(c, await webgpu(this), 10)
     })
 
   // More than a tile each way, the inner size cut into ranges, and rows that can't be read four at a time.
