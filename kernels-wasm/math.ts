@@ -2,9 +2,9 @@
  * Elementary functions on four floats at a time: the same instructions for whole vectors and for padded tails, so that the value of an
  * element never depends on where in its array it lies.
  *
- * Accuracy: about 1e-7 relative (tanh, sigmoid, elu, silu, gelu, softplus too, near 0 and far from it), sin and cos about 1e-7 absolute.
- * NaN in, NaN out. The polynomials are minimax fits on their
- * interval. Pinned by test/ops/wasm.test.ts.
+ * Accuracy: about 1e-7 relative over all of float32, derivatives too (gelu far below 0: 1e-5, from the rounding of its exponent); sin and cos
+ * about 1e-7 absolute. Results below 2e-38 may be 0. NaN in, NaN out. The polynomials are minimax fits on their interval. Pinned by
+ * test/ops/range.test.ts.
  *
  * `pmin` and `pmax` are one x86 instruction where `min` and `max` are five; pmax(x, c) is `x < c ? c : x` and so keeps a NaN in x.
  */
@@ -64,7 +64,7 @@ const COS = memory.data<f32>([2.4439121e-5, -0.0013887375, 0.041666646])
   return madd(f32x4.mul(polynomial4(EXP, r), r), r, r)
 }
 
-/** e^x = 2 (2^(n-1) e^r): the factor 2 apart reaches n = 128 and so overflows to infinity where it should. Below 1.2e-38 it is 0. */
+/** e^x = 2 (2^(n-1) e^r): the factor 2 apart reaches n = 128 and so overflows to infinity where it should. Below 1.7e-38 it is 0. */
 @inline export function exp(x: v128): v128 {
   const t = f32x4.pmin(f32x4.pmax(x, constant(EXP_RANGE)), constant(EXP_RANGE + 4))
   const rounded = roundedLog2(t)
@@ -147,6 +147,40 @@ const COS = memory.data<f32>([2.4439121e-5, -0.0013887375, 0.041666646])
   return v128.xor(v128.bitselect(c, s, odd), sign)
 }
 
+/** 2/pi, its bits from the first behind the point on. */
+const TWO_OVER_PI = memory.data<u32>([0xa2f9836e, 0x4e441529, 0xfc2757d1, 0xf534ddc0, 0xdb629599, 0x3c439041])
+/** From here on angles are reduced in integers. */
+const FAR: f32 = 134217728
+
+/**
+ * Payne & Hanek 1983, for |x| = m 2^e >= FAR, m of 24 bits: in quarter turns that is m (2^e 2/pi), of which whole turns don't matter. `window`
+ * is 2^e 2/pi mod 4 in units of 2^-62, so that the product, mod 2^64, is the angle mod 4 to within 2^-38.
+ */
+function sineFarLane(x: f32, shift: i32): f32 {
+  const bits = reinterpret<u32>(x)
+  const e = ((bits >> 23) & 255) - 150
+  if (e > 104) return NaN
+  const words = TWO_OVER_PI + <usize>((e - 2) >> 5 << 2)
+  const skipped = <u64>((e - 2) & 31)
+  const first = <u64>load<u32>(words) << 32 | <u64>load<u32>(words, 4)
+  const window = first << skipped | <u64>load<u32>(words, 8) >> (32 - skipped)
+  const size = window * <u64>((bits & 0x7fffff) | 0x800000)
+  const angle = x < 0 ? 0 - size : size
+  const quadrant = (angle + (1 << 61)) >> 62
+  const r = <f32>(<f64><i64>(angle - (quadrant << 62)) * (Math.PI / 2 / 4611686018427387904))
+  return f32x4.extract_lane(sineOfReduced(splat(r), i32x4.splat(<i32>quadrant), shift), 0)
+}
+
+/** y, but with the lanes whose |x| is FAR or more computed anew. */
+function sineFar(x: v128, y: v128, shift: i32): v128 {
+  const x0 = f32x4.extract_lane(x, 0), x1 = f32x4.extract_lane(x, 1), x2 = f32x4.extract_lane(x, 2), x3 = f32x4.extract_lane(x, 3)
+  if (abs(x0) >= FAR) y = f32x4.replace_lane(y, 0, sineFarLane(x0, shift))
+  if (abs(x1) >= FAR) y = f32x4.replace_lane(y, 1, sineFarLane(x1, shift))
+  if (abs(x2) >= FAR) y = f32x4.replace_lane(y, 2, sineFarLane(x2, shift))
+  if (abs(x3) >= FAR) y = f32x4.replace_lane(y, 3, sineFarLane(x3, shift))
+  return y
+}
+
 @inline function reduceHalf(x: v128): v128 {
   return f64x2.sub(x, f64x2.mul(f64x2.nearest(f64x2.mul(x, f64x2.splat(2 / Math.PI))), f64x2.splat(Math.PI / 2)))
 }
@@ -155,13 +189,29 @@ const COS = memory.data<f32>([2.4439121e-5, -0.0013887375, 0.041666646])
   return i32x4.trunc_sat_f64x2_s_zero(f64x2.nearest(f64x2.mul(x, f64x2.splat(2 / Math.PI))))
 }
 
-/** The reduction runs in float64: good to 1e-7 up to |x| = 1e8, then worse and worse, but within [-1, 1] always. */
+/** The reduction runs in float64, off by 2e-8 at most below FAR. */
 @inline function sine(x: v128, shift: i32): v128 {
   const low = f64x2.promote_low_f32x4(x)
   const high = f64x2.promote_low_f32x4(i64x2.shuffle(x, x, 1, 1))
   const reduced = i64x2.shuffle(f32x4.demote_f64x2_zero(reduceHalf(low)), f32x4.demote_f64x2_zero(reduceHalf(high)), 0, 2)
-  const r = f32x4.pmin(f32x4.pmax(reduced, splat(-0.7853982)), splat(0.7853982))
-  return sineOfReduced(r, i64x2.shuffle(quadrantHalf(low), quadrantHalf(high), 0, 2), shift)
+  const y = sineOfReduced(reduced, i64x2.shuffle(quadrantHalf(low), quadrantHalf(high), 0, 2), shift)
+  return v128.any_true(f32x4.ge(f32x4.abs(x), splat(FAR))) ? sineFar(x, y, shift) : y
+}
+
+/** Below it e^-z comes near to what float32 holds. */
+const GATE_FAR: f32 = -87
+
+/** y, but (x e^(z/2)) e^(z/2) where z < GATE_FAR: e^z alone would be 0 too early. x at -1000 stands for all below: 0. */
+function gatedFar(x: v128, z: v128, y: v128): v128 {
+  const root = exp(f32x4.mul(z, splat(0.5)))
+  const far = f32x4.mul(f32x4.mul(f32x4.pmax(x, splat(-1000)), root), root)
+  return v128.bitselect(far, y, f32x4.lt(z, splat(GATE_FAR)))
+}
+
+/** x sigmoid(z), where x and z have the same sign. */
+@inline function gated(x: v128, z: v128): v128 {
+  const y = f32x4.div(x, f32x4.add(splat(1), exp(f32x4.neg(z))))
+  return v128.any_true(f32x4.lt(z, splat(GATE_FAR))) ? gatedFar(x, z, y) : y
 }
 
 /** The table of unary operations; `op` is the index in `unaryOps` of engine/devices/kernels.ts. A constant op folds to its case. */
@@ -180,48 +230,80 @@ const COS = memory.data<f32>([2.4439121e-5, -0.0013887375, 0.041666646])
     case 10: return tanh(x)
     case 11: return f32x4.pmax(x, splat(0))
     case 12: return elu(x)
-    case 13: return f32x4.div(x, f32x4.add(splat(1), exp(f32x4.neg(x))))
-    case 14: return f32x4.div(x, f32x4.add(splat(1), exp(f32x4.neg(geluArgument(x)))))
+    case 13: return gated(x, x)
+    case 14: return gated(x, geluArgument(x))
     case 15: return softplus(x)
     default: return x
   }
 }
 
-/**
- * dy times the derivative of x sigmoid(z): s (1 + x z' (1 - s)), s = 1 / (1 + e^-z). 1 - s is e^-z s, free of cancellation; e^-z is kept
- * finite for it.
- */
-@inline function gateBackward(z: v128, xSlope: v128, dy: v128): v128 {
-  const e = exp(f32x4.pmin(f32x4.neg(z), splat(80)))
-  const s = f32x4.div(splat(1), f32x4.add(splat(1), e))
-  return f32x4.mul(f32x4.mul(dy, s), madd(xSlope, f32x4.mul(e, s), splat(1)))
+/** dx, but dy e^z (1 + x z'), as in gatedFar, where z < GATE_FAR. */
+function gateBackwardFar(z: v128, xSlope: v128, dy: v128, dx: v128): v128 {
+  const root = exp(f32x4.mul(z, splat(0.5)))
+  const far = f32x4.mul(f32x4.mul(dy, f32x4.mul(root, f32x4.add(xSlope, splat(1)))), root)
+  return v128.bitselect(far, dx, f32x4.lt(z, splat(GATE_FAR)))
 }
 
-/** e^-|x| / (1 + e^-|x|)^2, the derivative of the sigmoid. */
-@inline function bell(x: v128): v128 {
+/** dy times the derivative of x sigmoid(z): s (1 + x z' (1 - s)), s = 1 / (1 + e^-z). 1 - s is e^-z s, free of cancellation. */
+@inline function gateBackward(z: v128, xSlope: v128, dy: v128): v128 {
+  const e = exp(f32x4.neg(z))
+  const s = f32x4.div(splat(1), f32x4.add(splat(1), e))
+  const dx = f32x4.mul(f32x4.mul(dy, s), madd(xSlope, f32x4.mul(e, s), splat(1)))
+  return v128.any_true(f32x4.lt(z, splat(GATE_FAR))) ? gateBackwardFar(z, xSlope, dy, dx) : dx
+}
+
+/** x within [-1000, 1000]: beyond, the derivatives of silu and gelu are 0 and 1, where their products would overflow. */
+@inline function nearby(x: v128): v128 {
+  return f32x4.pmin(f32x4.pmax(x, splat(-1000)), splat(1000))
+}
+
+@inline function siluBackward(x: v128, dy: v128): v128 {
+  const t = nearby(x)
+  return gateBackward(t, t, dy)
+}
+
+@inline function geluBackward(x: v128, dy: v128): v128 {
+  const t = nearby(x)
+  return gateBackward(geluArgument(t), f32x4.mul(t, madd(f32x4.mul(t, t), splat(0.21406444881), splat(1.59576912161))), dy)
+}
+
+/** dy e^-|x| / (1 + e^-|x|)^2. */
+@inline function sigmoidBackward(x: v128, dy: v128): v128 {
   const e = exp(f32x4.neg(f32x4.abs(x)))
   const d = f32x4.add(splat(1), e)
-  return f32x4.div(e, f32x4.mul(d, d))
+  return f32x4.mul(dy, f32x4.div(e, f32x4.mul(d, d)))
+}
+
+/** dy sech(x)^2, sech x = 2 e^-|x| / (1 + e^-2|x|). */
+@inline function tanhBackward(x: v128, dy: v128): v128 {
+  const e = exp(f32x4.neg(f32x4.abs(x)))
+  const sech = f32x4.div(f32x4.add(e, e), madd(e, e, splat(1)))
+  return f32x4.mul(f32x4.mul(dy, sech), sech)
+}
+
+/** y, but NaN where x is NaN. */
+@inline export function nanOf(x: v128, y: v128): v128 {
+  return v128.or(y, f32x4.ne(x, x))
 }
 
 /** dy * op'(x), given y = op(x); from x where y has lost the digits that matter (1 - y^2 of a saturated tanh). */
 @inline export function applyUnaryBackward(op: i32, x: v128, y: v128, dy: v128): v128 {
   switch (op) {
     case 0: return f32x4.neg(dy)
-    case 1: return v128.andnot(v128.xor(dy, v128.and(x, i32x4.splat(0x80000000))), f32x4.eq(x, splat(0)))
+    case 1: return nanOf(x, v128.andnot(v128.xor(dy, v128.and(x, i32x4.splat(0x80000000))), f32x4.eq(x, splat(0))))
     case 2: return f32x4.mul(dy, y)
     case 3: return f32x4.div(dy, x)
     case 4: return f32x4.div(f32x4.mul(dy, splat(0.5)), y)
-    case 5: return f32x4.mul(dy, f32x4.add(x, x))
-    case 6: return f32x4.neg(f32x4.mul(dy, f32x4.mul(y, y)))
+    case 5: return f32x4.mul(f32x4.mul(dy, x), splat(2))
+    case 6: return f32x4.neg(f32x4.mul(f32x4.mul(dy, y), y))
     case 7: return f32x4.mul(dy, sine(x, 1))
     case 8: return f32x4.neg(f32x4.mul(dy, sine(x, 0)))
-    case 9: return f32x4.mul(dy, bell(x))
-    case 10: return f32x4.mul(f32x4.mul(dy, splat(4)), bell(f32x4.add(x, x)))
-    case 11: return v128.andnot(dy, f32x4.le(x, splat(0)))
+    case 9: return sigmoidBackward(x, dy)
+    case 10: return tanhBackward(x, dy)
+    case 11: return nanOf(x, v128.andnot(dy, f32x4.le(x, splat(0))))
     case 12: return v128.bitselect(dy, f32x4.mul(dy, exp(x)), f32x4.gt(x, splat(0)))
-    case 13: return gateBackward(x, x, dy)
-    case 14: return gateBackward(geluArgument(x), f32x4.mul(x, madd(f32x4.mul(x, x), splat(0.21406444881), splat(1.59576912161))), dy)
+    case 13: return siluBackward(x, dy)
+    case 14: return geluBackward(x, dy)
     case 15: return f32x4.mul(dy, sigmoid(x))
     default: return dy
   }

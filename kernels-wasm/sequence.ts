@@ -2,7 +2,7 @@
  * Causal depthwise convolution and the DPFP feature map. Pinned by test/ops/wasm.test.ts.
  */
 import { vload, vstore } from './lanes'
-import { madd } from './math'
+import { madd, nanOf } from './math'
 import { scratch } from './scratch'
 
 // Both passes over a sequence are one correlation, y[t] = sum_{j<W} taps[j] * rows[u + j], over rows that go on as the state (or zeros)
@@ -270,7 +270,7 @@ function cyclic(row: usize, at: usize, L: usize): v128 {
   }
 }
 
-/** dx = dr[0..D) where x > 0, -dr[D..2D) where x < 0, and 0 at 0. A task is a row. Scratch: 4 D + 2 nu + 12 floats. */
+/** dx = dr[0..D) where x > 0, -dr[D..2D) where x < 0, 0 at 0 and NaN at NaN. A task is a row. Scratch: 4 D + 2 nu + 12 floats. */
 export function dpfpBackward(begin: i32, end: i32, x: usize, dy: usize, dx: usize, D: i32, nu: i32): void {
   const D4 = <usize>D << 2
   const L = D4 + D4
@@ -291,7 +291,7 @@ export function dpfpBackward(begin: i32, end: i32, x: usize, dy: usize, dx: usiz
       const v = vload(x + at + d, left)
       const positive = v128.andnot(v128.load(dr + d), f32x4.le(v, zero))
       const negative = v128.andnot(v128.load(dr + D4 + d), f32x4.ge(v, zero))
-      vstore(dx + at + d, f32x4.sub(positive, negative), left)
+      vstore(dx + at + d, nanOf(v, f32x4.sub(positive, negative)), left)
     }
   }
 }

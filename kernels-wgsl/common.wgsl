@@ -29,12 +29,23 @@ fn groupOf(g: Group) -> u32 { return g.id.x + g.id.y * g.count.x; }
 fn firstElement(g: Group) -> u32 { return groupOf(g) * PER_GROUP + g.thread; }
 fn elementsEnd(g: Group, n: u32) -> u32 { return min((groupOf(g) + 1u) * PER_GROUP, n); }
 
-/// max that keeps a NaN.
+// A driver may drop a NaN in max, min and clamp (NVIDIA's max(NaN, x) is x), in any comparison, and where it makes one of those of a select.
+// So these builtins are for integers alone, and a function looks for a NaN by its bits before it compares. test/ops/wgsl.test.ts checks both.
+
+/// Integers in the order of the numbers: -0 before 0.
+fn orderOf(x: f32) -> i32 {
+  let bits = bitcast<i32>(x);
+  return select(bits, bits ^ 0x7fffffff, bits < 0);
+}
+
+/// The larger; NaN if one is NaN.
 fn maxOf(a: f32, b: f32) -> f32 {
   if (isNan(a)) { return a; }
   if (isNan(b)) { return b; }
-  return max(a, b);
+  return select(a, b, orderOf(b) > orderOf(a));
 }
+
+fn minOf(a: f32, b: f32) -> f32 { return -maxOf(-a, -b); }
 
 // Rows: `lanes` (a power of two, at most THREADS) neighbouring threads share a row, THREADS / lanes rows share a workgroup. Two barriers a
 // row: a thread adds up 8 lanes at once, and each thread what those have found.

@@ -57,7 +57,7 @@ struct Params {
   for (var i = firstElement(g); i < end; i += THREADS) { y[i] = applyUnaryBackward(p.op, x[i], yIn[i], dy[i]); }
 }
 
-/// In the order of `binaryOps` of engine/devices/kernels.ts. max and min of a NaN are NaN.
+/// In the order of `binaryOps` of engine/devices/kernels.ts. max and min of a NaN are NaN; it equals nothing and is above nothing.
 fn applyBinary(op: u32, s: f32, t: f32) -> f32 {
   switch (op) {
     case 0u: { return s + t; }
@@ -65,9 +65,9 @@ fn applyBinary(op: u32, s: f32, t: f32) -> f32 {
     case 2u: { return s * t; }
     case 3u: { return s / t; }
     case 4u: { return maxOf(s, t); }
-    case 5u: { return -maxOf(-s, -t); }
-    case 6u: { return select(0.0, 1.0, s == t); }
-    default: { return select(0.0, 1.0, s > t); }
+    case 5u: { return minOf(s, t); }
+    case 6u: { return select(0.0, 1.0, !isNan(s) && !isNan(t) && s == t); }
+    default: { return select(0.0, 1.0, !isNan(s) && !isNan(t) && s > t); }
   }
 }
 

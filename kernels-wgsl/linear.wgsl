@@ -12,6 +12,12 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> x: array<f32>;
 @group(0) @binding(4) var<storage, read_write> L: array<f32>;
 
+/// The square root of a positive number, NaN of anything else.
+fn pivot(x: f32) -> f32 {
+  if (isNan(x) || x <= 0.0) { return nan(); }
+  return sqrtOf(x);
+}
+
 // The builtins one by one: only so does the compiler know that the barriers are in uniform control flow.
 @compute @workgroup_size(THREADS) fn solveSpd(
   @builtin(workgroup_id) id: vec3<u32>,
@@ -27,8 +33,7 @@ struct Params {
   // Column by column: the column is finished, then taken from what lies to its right; the right side b goes along as one more row.
   for (var j = 0u; j < p.K; j++) {
     storageBarrier();
-    var root = nan();
-    if (L[at + j * p.K + j] > 0.0) { root = sqrt(L[at + j * p.K + j]); }
+    let root = pivot(L[at + j * p.K + j]);
     storageBarrier();
     for (var i = j + thread; i < p.K; i += THREADS) { L[at + i * p.K + j] = select(L[at + i * p.K + j] / root, root, i == j); }
     if (thread == 0u) { x[row + j] /= root; }

@@ -108,13 +108,17 @@ fn rectified(r: u32, j: u32) -> f32 {
   }
 }
 
-// dp[j] = sum_i dy[i, j] p[j - i] + dy[i, j + i] p[j + i], for the one of x and -x that is positive; n = R D
+// dp[j] = sum_i dy[i, j] p[j - i] + dy[i, j + i] p[j + i], for the one of x and -x that is positive, NaN where x is; n = R D
 @compute @workgroup_size(THREADS) fn dpfpBackward(g: Group) {
   let end = elementsEnd(g, p.n);
   let width = 2u * p.D;
   for (var at = firstElement(g); at < end; at += THREADS) {
     let r = at / p.D;
     let value = x[at];
+    if (isNan(value)) {
+      dx[at] = value;
+      continue;
+    }
     let j = at - r * p.D + select(0u, p.D, value < 0.0);
     var total = 0.0;
     for (var i = 1u; i <= p.nu; i++) {

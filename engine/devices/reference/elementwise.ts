@@ -9,8 +9,16 @@ const softplus = (x: number): number => Math.max(x, 0) + Math.log1p(Math.exp(-Ma
 /** (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3), without the cancellation where tanh is near -1. */
 const geluC = 2 * Math.sqrt(2 / Math.PI)
 const geluGate = (x: number): number => sigmoid(geluC * (x + 0.044715 * x ** 3))
+/** x within [-1000, 1000]: beyond, silu, gelu and their derivatives have reached their limits, where infinity times 0 would be NaN. */
+const nearby = (x: number): number => Math.max(-1e3, Math.min(1e3, x))
+/** x sigmoid(z): the side above 0 isn't limited. */
+const gated = (x: number, gate: number): number => (x > 0 ? x : nearby(x)) * gate
+/** Of x gate, where `slope` is the derivative of the gate's argument. */
+const gatedSlope = (x: number, gate: number, rest: number, slope: number): number => gate * (1 + x * rest * slope)
+/** 1 / cosh(x), without overflow. */
+const sech = (x: number): number => (2 * Math.exp(-Math.abs(x))) / (1 + Math.exp(-2 * Math.abs(x)))
 
-/** f(x), and f'(x) given x and y = f(x). */
+/** f(x), and f'(x) given x and y = f(x): the formula that keeps its digits far from 0, and its limit at both ends. */
 export const unaryTable: Record<UnaryOp, { f: (x: number) => number; df: (x: number, y: number) => number }> = {
   neg: { f: (x) => -x, df: () => -1 },
   abs: { f: Math.abs, df: (x) => Math.sign(x) },
@@ -21,14 +29,15 @@ export const unaryTable: Record<UnaryOp, { f: (x: number) => number; df: (x: num
   reciprocal: { f: (x) => 1 / x, df: (_, y) => -y * y },
   sin: { f: Math.sin, df: (x) => Math.cos(x) },
   cos: { f: Math.cos, df: (x) => -Math.sin(x) },
-  sigmoid: { f: sigmoid, df: (_, y) => y * (1 - y) },
-  tanh: { f: Math.tanh, df: (_, y) => 1 - y * y },
-  relu: { f: (x) => Math.max(x, 0), df: (_, y) => (y > 0 ? 1 : 0) },
-  elu: { f: (x) => (x > 0 ? x : Math.expm1(x)), df: (_, y) => (y > 0 ? 1 : y + 1) },
-  silu: { f: (x) => x * sigmoid(x), df: (x) => sigmoid(x) * (1 + x * (1 - sigmoid(x))) },
+  sigmoid: { f: sigmoid, df: (x) => sigmoid(x) * sigmoid(-x) },
+  tanh: { f: Math.tanh, df: (x) => sech(x) ** 2 },
+  // y is 0 or NaN where it isn't positive.
+  relu: { f: (x) => Math.max(x, 0), df: (_, y) => (y > 0 ? 1 : y) },
+  elu: { f: (x) => (x > 0 ? x : Math.expm1(x)), df: (x) => (x > 0 ? 1 : Math.exp(x)) },
+  silu: { f: (x) => gated(x, sigmoid(x)), df: (x) => gatedSlope(nearby(x), sigmoid(x), sigmoid(-x), 1) },
   gelu: {
-    f: (x) => x * geluGate(x),
-    df: (x) => geluGate(x) * (1 + x * geluGate(-x) * geluC * (1 + 3 * 0.044715 * x * x)),
+    f: (x) => gated(x, geluGate(x)),
+    df: (x) => gatedSlope(nearby(x), geluGate(x), geluGate(-x), geluC * (1 + 3 * 0.044715 * nearby(x) ** 2)),
   },
   softplus: { f: softplus, df: (x) => sigmoid(x) },
 }

@@ -65,7 +65,8 @@ export const sequenceKernels: Pick<Kernels<RefStorage>, 'conv' | 'convBackward' 
         }
       for (let d = 0; d < D; d++) {
         const value = x.data[r * D + d]
-        dx.data[r * D + d] = value > 0 ? dp[d] : value < 0 ? -dp[D + d] : 0
+        // 0, or NaN, is neither.
+        dx.data[r * D + d] = value > 0 ? dp[d] : value < 0 ? -dp[D + d] : value
       }
     }
   },
