@@ -27,12 +27,17 @@ export function norm(begin: i32, end: i32, kind: i32, x: usize, gain: usize, bia
     const row = x + <usize>r * bytes
     const out = y + <usize>r * bytes
     let mean: f32 = 0
-    let scale: f32
+    let size: f32
     if (kind <= L2) {
       if (kind == LAYER) mean = sum(row, n) / <f32>n
       const squares = sumSquaresAround(row, n, mean)
-      scale = 1 / Mathf.sqrt((kind == L2 ? squares : squares / <f32>n) + eps)
-    } else scale = 1 / (sum(row, n) + eps)
+      size = Mathf.sqrt((kind == L2 ? squares : squares / <f32>n) + eps)
+    } else size = sum(row, n) + eps
+    if (!(abs(size) > SMALLEST && abs(size) < Infinity)) {
+      normFar(kind, row, gain, bias, out, stats + (<usize>r << 3), n, eps)
+      continue
+    }
+    const scale: f32 = 1 / size
     store<f32>(stats + (<usize>r << 3), mean)
     store<f32>(stats + (<usize>r << 3), scale, 4)
     const vmean = f32x4.splat(mean)
@@ -40,6 +45,31 @@ export function norm(begin: i32, end: i32, kind: i32, x: usize, gain: usize, bia
     if (gain || bias) for (let at: usize = 0; at < whole; at += 16) normStep(row, gain, bias, out, at, vmean, vscale, 4)
     else for (let at: usize = 0; at < whole; at += 16) normStep(row, 0, 0, out, at, vmean, vscale, 4)
     if (whole < bytes) normStep(row, gain, bias, out, whole, vmean, vscale, n & 3)
+  }
+}
+
+/** Below it squares have lost digits; the backward pass takes its far side beyond the reciprocals of these. */
+const SMALLEST: f32 = 1e-12
+const LARGEST: f32 = 1e12
+
+@inline function at64(x: usize, j: i32): f64 {
+  return <f64>load<f32>(x + (<usize>j << 2))
+}
+
+/** A row of `norm` in float64: for rows whose sum, or sum of squares, float32 doesn't hold. */
+function normFar(kind: i32, x: usize, gain: usize, bias: usize, y: usize, stats: usize, n: i32, eps: f64): void {
+  let total: f64 = 0, squares: f64 = 0
+  for (let j = 0; j < n; j++) total += at64(x, j)
+  const mean = kind == LAYER ? total / <f64>n : 0
+  for (let j = 0; j < n; j++) squares += (at64(x, j) - mean) * (at64(x, j) - mean)
+  const scale = kind > L2 ? 1 / (total + eps) : 1 / Math.sqrt((kind == L2 ? squares : squares / <f64>n) + eps)
+  store<f32>(stats, <f32>mean)
+  store<f32>(stats, <f32>scale, 4)
+  for (let j = 0; j < n; j++) {
+    let value = (at64(x, j) - mean) * scale
+    if (gain) value *= at64(gain, j)
+    if (bias) value += at64(bias, j)
+    store<f32>(y + (<usize>j << 2), <f32>value)
   }
 }
 
@@ -57,8 +87,26 @@ export function normBackward(begin: i32, end: i32, kind: i32, x: usize, gain: us
     const at = (<usize>r * <usize>n) << 2
     const mean = load<f32>(stats + (<usize>r << 3))
     const s = load<f32>(stats + (<usize>r << 3), 4)
-    if (gain) normBackwardRow(kind, x + at, gain, mean, s, dy + at, dx + at, n)
+    if (!(abs(s) > 1 / LARGEST && abs(s) < 1 / SMALLEST)) normBackwardFar(kind, x + at, gain, mean, s, dy + at, dx + at, n)
+    else if (gain) normBackwardRow(kind, x + at, gain, mean, s, dy + at, dx + at, n)
     else normBackwardRow(kind, x + at, 0, mean, s, dy + at, dx + at, n)
+  }
+}
+
+/** A row of `normBackward` in float64, where s^3 leaves float32. */
+function normBackwardFar(kind: i32, x: usize, gain: usize, mean: f64, s: f64, dy: usize, dx: usize, n: i32): void {
+  let sumG: f64 = 0, sumGH: f64 = 0
+  for (let j = 0; j < n; j++) {
+    const g = at64(dy, j) * (gain ? at64(gain, j) : 1)
+    sumG += g
+    sumGH += g * ((at64(x, j) - mean) * s)
+  }
+  if (kind < L2) sumGH /= <f64>n
+  const c0 = kind == LAYER ? sumG / <f64>n : kind > L2 ? sumGH : 0
+  const along = kind > L2 ? 0 : sumGH
+  for (let j = 0; j < n; j++) {
+    const g = at64(dy, j) * (gain ? at64(gain, j) : 1)
+    store<f32>(dx + (<usize>j << 2), <f32>(s * (g - c0 - (at64(x, j) - mean) * s * along)))
   }
 }
 

@@ -44,34 +44,45 @@ const SUM = 3u;
 fn rowOf(g: Group) -> u32 { return groupOf(g) * (THREADS / p.lanes) + g.thread / p.lanes; }
 fn laneOf(g: Group) -> u32 { return g.thread & (p.lanes - 1u); }
 
+/// What a row is multiplied by, so that its sums, and its squares, fit in float32: a power of 2, 1 for all but the largest and the smallest. A small
+/// row is left alone where eps hides what its squares lose.
+fn unitOf(largest: f32, eps: f32) -> f32 {
+  if (isNan(largest) || isInfinite(largest)) { return 1.0; }
+  if (largest > 1.0995116e12) { return 8.271806e-25; } // 2^40, 2^-80
+  return select(1.0, 9.2233720e18, largest < 9.094947e-13 && eps < 8.271806e-25); // 2^63, 2^-40, 2^-80
+}
+
 // y = (x - mean) scale [gain] [+ bias], stats[r] = (mean, scale). layer: scale = 1/sqrt(var + eps), the variance about the mean found first;
-// rms: 1/sqrt(mean(x^2) + eps), l2: 1/sqrt(sum(x^2) + eps), sum: 1/(sum(x) + eps), their mean being 0.
+// rms: 1/sqrt(mean(x^2) + eps), l2: 1/sqrt(sum(x^2) + eps), sum: 1/(sum(x) + eps), their mean being 0. All of it of x unit and sqrt(eps) unit.
 @compute @workgroup_size(THREADS) fn norm(g: Group) {
   let r = rowOf(g);
   let at = r * p.n;
   let end = select(0u, p.n, r < p.R);
+  var largest = 0.0;
+  for (var j = laneOf(g); j < end; j += p.lanes) { largest = maxOf(largest, abs(x[at + j])); }
+  let unit = unitOf(maxLanes(largest, g.thread, p.lanes), p.eps);
   var total = 0.0;
   if (p.kind == LAYER || p.kind == SUM) {
-    for (var j = laneOf(g); j < end; j += p.lanes) { total += x[at + j]; }
+    for (var j = laneOf(g); j < end; j += p.lanes) { total += x[at + j] * unit; }
     total = sumLanes(total, g.thread, p.lanes);
   }
   let mean = select(0.0, total / f32(p.n), p.kind == LAYER);
-  var scale = 1.0 / (total + p.eps);
+  var scale = 1.0 / (total + p.eps * unit);
   if (p.kind != SUM) {
     var squares = 0.0;
     for (var j = laneOf(g); j < end; j += p.lanes) {
-      let c = x[at + j] - mean;
+      let c = x[at + j] * unit - mean;
       squares += c * c;
     }
     squares = sumLanes(squares, g.thread, p.lanes);
-    scale = 1.0 / sqrtOf(select(squares / f32(p.n), squares, p.kind == L2) + p.eps);
+    scale = 1.0 / sqrtOf(select(squares / f32(p.n), squares, p.kind == L2) + p.eps * unit * unit);
   }
   if (r < p.R && laneOf(g) == 0u) {
-    stats[2u * r] = mean;
-    stats[2u * r + 1u] = scale;
+    stats[2u * r] = mean / unit;
+    stats[2u * r + 1u] = scale * unit;
   }
   for (var j = laneOf(g); j < end; j += p.lanes) {
-    var value = (x[at + j] - mean) * scale;
+    var value = (x[at + j] * unit - mean) * scale;
     if (p.gained == 1u) { value *= gain[j]; }
     if (p.biased == 1u) { value += bias[j]; }
     y[at + j] = value;
@@ -123,7 +134,7 @@ fn gained(at: u32, j: u32) -> f32 {
   for (var r = part * p.length; r < end; r++) {
     let value = dy[r * p.n + j];
     sumBias += value;
-    if (p.gained == 1u) { sumGain += value * (x[r * p.n + j] - statsIn[2u * r]) * statsIn[2u * r + 1u]; }
+    if (p.gained == 1u) { sumGain += value * ((x[r * p.n + j] - statsIn[2u * r]) * statsIn[2u * r + 1u]); }
   }
   if (p.gained == 1u) { dgain[at] = sumGain; }
   if (p.biased == 1u) { dbias[at] = sumBias; }

@@ -9,6 +9,19 @@
  * Letters: B batch, H heads, T time, D model width, K key width, V value width, C chunk, N classes, R rows.
  */
 
+/**
+ * What is special, in every kernel and on every device:
+ *
+ * - NaN in, NaN out, in values and gradients: f(NaN) is NaN, and so is f'(NaN) dy where f' depends on x (of `neg`, `add` and other linear
+ *   functions it doesn't), for relu, abs, max and min, too. A NaN makes the maximum of its row NaN, its softmax and its cross-entropy
+ *   (unless the target is ignored), its norm, its sum, and a running sum from there on. Compared with a NaN nothing is equal or
+ *   greater: 0. `adam` passes a NaN gradient on to p, m and v of that element, which then stay NaN. Only what isn't looked at gets lost:
+ *   entries beyond a causal mask, rows of a table that no index names, what dropout drops.
+ * - At -Infinity and Infinity value and gradient are the limits, where there are any: gelu(-Infinity) = 0, gelu'(Infinity) = 1;
+ *   sin(Infinity) is NaN. log'(0), sqrt'(0) are Infinity. A row of softmax whose entries are all -Infinity is NaN.
+ * - max(-0, 0) is 0, min(-0, 0) is -0; otherwise the sign of a zero isn't promised.
+ * - A float32 device may give 0 for what is nearer to 0 than 2^-125, and webgpu may read a denormal number (below 2^-126) as 0.
+ */
 export const unaryOps = [
   'neg',
   'abs',
@@ -31,7 +44,7 @@ export const unaryOps = [
 export type UnaryOp = (typeof unaryOps)[number]
 
 export const binaryOps = ['add', 'sub', 'mul', 'div', 'max', 'min', 'equal', 'greater'] as const
-/** `equal` and `greater` give 1 or 0. */
+/** `equal` and `greater` give 1 or 0; NaN is neither. */
 export type BinaryOp = (typeof binaryOps)[number]
 
 /** `sum` or `max` over the middle axis of [outer, n, inner]. */

@@ -30,7 +30,7 @@ export const sin = (x: Tensor): Tensor => unary('sin', x)
 export const cos = (x: Tensor): Tensor => unary('cos', x)
 export const sigmoid = (x: Tensor): Tensor => unary('sigmoid', x)
 export const tanh = (x: Tensor): Tensor => unary('tanh', x)
-/** max(x, 0); its gradient at 0 is 0. */
+/** max(x, 0); its gradient at 0 is 0, at NaN NaN. */
 export const relu = (x: Tensor): Tensor => unary('relu', x)
 /** x for x > 0, e^x - 1 below. */
 export const elu = (x: Tensor): Tensor => unary('elu', x)
@@ -63,20 +63,24 @@ function apply(op: BinaryOp, a: Tensor, b: Tensor): Tensor {
 
 type Partials = (dy: Tensor, a: Tensor, b: Tensor, y: Tensor) => [da: () => Tensor, db: () => Tensor]
 
+/** To the one that y is equal to; a tie shares the gradient. Where y is NaN it's equal to neither, and 0/0 makes both gradients NaN. */
+const chosen: Partials = (dy, a, b, y) => {
+  const [isA, isB] = [apply('equal', y, a), apply('equal', y, b)]
+  const each = apply('div', dy, apply('add', isA, isB))
+  return [() => apply('mul', each, isA), () => apply('mul', each, isB)]
+}
+
 /** d/da and d/db of each op, before they are summed over the axes that were stretched. */
 const partials: Record<BinaryOp, Partials | null> = {
   add: (dy) => [() => dy, () => dy],
   sub: (dy) => [() => dy, () => affine(dy, -1)],
   mul: (dy, a, b) => [() => apply('mul', dy, b), () => apply('mul', dy, a)],
   div: (dy, _, b, y) => [() => apply('div', dy, b), () => apply('div', affine(apply('mul', dy, y), -1), b)],
-  max: (dy, a, b) => [() => apply('mul', dy, wins(a, b)), () => apply('mul', dy, wins(b, a))],
-  min: (dy, a, b) => [() => apply('mul', dy, wins(b, a)), () => apply('mul', dy, wins(a, b))],
+  max: chosen,
+  min: chosen,
   equal: null,
   greater: null,
 }
-
-/** 1 where a > b, 1/2 where they're equal: a tie shares the gradient. */
-const wins = (a: Tensor, b: Tensor): Tensor => apply('add', apply('greater', a, b), affine(apply('equal', a, b), 0.5))
 
 function binary(op: BinaryOp, a: Tensor, operand: Operand): Tensor {
   const b = typeof operand === 'number' ? full([], operand, a.device) : operand
@@ -95,7 +99,7 @@ export const add = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? a
 export const sub = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? affine(a, 1, -b) : binary('sub', a, b))
 export const mul = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? affine(a, b) : binary('mul', a, b))
 export const div = (a: Tensor, b: Operand): Tensor => binary('div', a, b)
-/** The larger of the two, element by element; a tie shares the gradient. (`max` reduces an axis.) */
+/** The larger of the two, element by element; a tie shares the gradient, and a NaN makes value and gradients NaN. (`max` reduces an axis.) */
 export const maximum = (a: Tensor, b: Operand): Tensor => binary('max', a, b)
 export const minimum = (a: Tensor, b: Operand): Tensor => binary('min', a, b)
 /** 1 where a = b, else 0. No gradient. */

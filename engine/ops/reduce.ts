@@ -57,7 +57,7 @@ export function mean(x: Tensor, options: ReduceOptions = {}): Tensor {
   return y
 }
 
-/** The largest element; entries that tie share the gradient. Reducing an empty axis is an error. */
+/** The largest element; entries that tie share the gradient. NaN, with a gradient of NaN, if one is NaN. Reducing an empty axis is an error. */
 export function max(x: Tensor, options: ReduceOptions = {}): Tensor {
   const { axes, kept, shape } = plan('max', x, options)
   if (axes.some((i) => x.shape[i] === 0)) throw new Error(`max: ${x} has nothing along the axis`)

@@ -12,9 +12,80 @@ const bitsOf = (x: number): number => new Uint32Array(Float32Array.of(x).buffer)
 
 /** Where a kernel or a formula takes another way, or something overflows or vanishes; each with the neighbours on both sides. */
 const turns = [
-  0.1, 0.17157, 0.34657, Math.SQRT1_2, 1, Math.SQRT2, Math.PI / 4, Math.PI / 2, Math.PI, 2, 3, 4, 5, 6, 7, 8, 9, 9.5, 10, 10.2, 12, 15, 17, 20, 30, 40,
-  43.5, 44.3, 50, 60, 64, 80, 85, 86.6, 87, 87.33654, 87.4, 88, 88.37, 88.72283, 89, 91, 93, 95, 100, 104, 150, 174, 178, 300, 710, 1e3, 1e4, 1e5, 1e6, 1e7,
-  1e8, 2 ** 22, 2 ** 23, 2 ** 24, 2 ** 26, 2 ** 27, 2 ** 28, 2 ** 31, 2 ** 32, 1e10, 1.7e13, 1e14, 1.8e19, 1.9e19, 9.2e18, 8.5e37, 1.7e38, 1.702e38,
+  0.1,
+  0.17157,
+  0.34657,
+  Math.SQRT1_2,
+  1,
+  Math.SQRT2,
+  Math.PI / 4,
+  Math.PI / 2,
+  Math.PI,
+  2,
+  3,
+  4,
+  5,
+  6,
+  7,
+  8,
+  9,
+  9.5,
+  10,
+  10.2,
+  12,
+  15,
+  17,
+  20,
+  30,
+  40,
+  43.5,
+  44.3,
+  50,
+  60,
+  64,
+  80,
+  85,
+  86.6,
+  87,
+  87.33654,
+  87.4,
+  88,
+  88.37,
+  88.72283,
+  89,
+  91,
+  93,
+  95,
+  100,
+  104,
+  150,
+  174,
+  178,
+  300,
+  710,
+  1e3,
+  1e4,
+  1e5,
+  1e6,
+  1e7,
+  1e8,
+  2 ** 22,
+  2 ** 23,
+  2 ** 24,
+  2 ** 26,
+  2 ** 27,
+  2 ** 28,
+  2 ** 31,
+  2 ** 32,
+  1e10,
+  1.7e13,
+  1e14,
+  1.8e19,
+  1.9e19,
+  9.2e18,
+  8.5e37,
+  1.7e38,
+  1.702e38,
 ]
 
 const columns = 64
@@ -24,7 +95,8 @@ const points: Float32Array = (() => {
   const next = random(7)
   const all: number[] = [0, 1, 2, 0x7fffff, 0x7f800000]
   for (let exponent = 0; exponent < 255; exponent++)
-    for (const mantissa of [0, 1, 0x3504f3, 0x3504f4, 0x400000, 0x7fffff, next() * 2 ** 23, next() * 2 ** 23]) all.push((exponent << 23) + mantissa)
+    for (const mantissa of [0, 1, 0x3504f3, 0x3504f4, 0x400000, 0x7fffff, next() * 2 ** 23, next() * 2 ** 23])
+      all.push((exponent << 23) + mantissa)
   for (const x of turns) {
     for (let i = -3; i <= 3; i++) all.push(bitsOf(x) + i)
     for (let i = 0; i < 6; i++) all.push(bitsOf(x * (0.97 + 0.06 * next())))
@@ -130,14 +202,18 @@ function worst(op: UnaryOp, name: 'y' | 'dx', actual: Results, expected: Results
     const a = actual[name][i]
     let units = error(a, expected[name][i], size(x))
     if (flushes && Math.abs(x) < least) units = Math.min(units, error(a, expected[name][zeroOf(x)], size(0)))
-    if (units > found.units || Number.isNaN(units)) found = { units, at: `${op}${name === 'dx' ? "'" : ''}(${x}) = ${a}, expected ${Math.fround(expected[name][i])}` }
+    if (units > found.units || Number.isNaN(units))
+      found = { units, at: `${op}${name === 'dx' ? "'" : ''}(${x}) = ${a}, expected ${Math.fround(expected[name][i])}` }
   })
   return found
 }
 
 describe('the range of float32', () => {
   for (const op of unaryOps)
-    for (const [where, call] of [['', (x: Tensor) => unary(op, x)], [' in a product', within(op)]] as const)
+    for (const [where, call] of [
+      ['', (x: Tensor) => unary(op, x)],
+      [' in a product', within(op)],
+    ] as const)
       it(`${op}${where}`, async function () {
         const expected = await resultsOf(reference, call)
         const devices = [...(await Promise.all(builds.map(({ relaxed }) => wasm(1, relaxed)))), ...(await gpus())]

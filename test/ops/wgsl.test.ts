@@ -1,0 +1,75 @@
+/** What a GPU's driver may do to a NaN, the sources of its kernels must not leave to it: see kernels-wgsl/common.wgsl. */
+import assert from 'node:assert/strict'
+import { webgpuDevice } from '../../engine/index.ts'
+import * as kernels from '../../kernels-wgsl/generated/wgsl.ts'
+
+const { common, math, ...files } = kernels
+const sources = Object.values(files).map(({ name, source }) => ({ name, source }))
+
+describe('NaN in WGSL', () => {
+  // Declared for integers alone, these names hide the builtins, so that the compiler refuses any other use.
+  const builtins = ['max', 'min', 'clamp', 'saturate', 'sign', 'step', 'smoothstep', 'subgroupMax', 'subgroupMin']
+  const hidden = builtins
+    .map((name) =>
+      name === 'clamp' ? 'fn clamp(x: u32, a: u32, b: u32) -> u32 { return x; }' : `fn ${name}(a: u32, b: u32) -> u32 { return a; }`,
+    )
+    .join('\n')
+
+  /** The lines that don't compile so. */
+  async function refused(names: readonly { name: string; source: string }[]): Promise<string[]> {
+    const device = await webgpuDevice({ backend: 'null', minimal: true })
+    const all: string[] = []
+    for (const { name, source } of names) {
+      const code = `${common}\n${math}\n${source}\n${hidden}`
+      device.gpu.pushErrorScope('validation')
+      const { messages } = await device.gpu.createShaderModule({ code }).getCompilationInfo()
+      await device.gpu.popErrorScope()
+      for (const { type, lineNum, message } of messages)
+        if (type === 'error') all.push(`${name}: ${code.split('\n')[lineNum - 1].trim()} (${message.split('\n')[0]})`)
+    }
+    device.close()
+    return all
+  }
+
+  it('max, min and clamp are of integers: floats have maxOf and minOf', async () => assert.deepEqual(await refused(sources), []))
+
+  it('of floats they would be found', async () => {
+    for (const call of ['max(x, 0.0)', 'min(x, x)', 'clamp(x, -1.0, 1.0)', 'saturate(x)', 'max(vec4(x), vec4(x)).x'])
+      assert.match(
+        String(await refused([{ name: 'added', source: `fn added(x: f32) -> f32 { return ${call}; }` }])),
+        /^added: fn added/,
+        call,
+      )
+  })
+
+  const number = String.raw`-?(?:\d+\.\d*|\d+e\d+)`
+  /** Functions that compare with a floating-point number, one that stands there or a constant, before they call isNan. */
+  const careless = (source: string): string[] => {
+    const text = source.replace(/\/\/.*/g, '')
+    const constants = [...`${common}\n${math}\n${source}`.matchAll(new RegExp(`const (\\w+) = ${number}`, 'g'))].map(([, name]) => name)
+    const float = `(?:${[number, ...constants.map((name) => `-?\\b${name}\\b`)].join('|')})`
+    const comparison = new RegExp(`(?:[<>]=?|[=!]=)\\s*${float}|${float}\\s*(?:[<>]=?|[=!]=)`)
+    return text
+      .split(/\bfn\s+/)
+      .slice(1)
+      .filter((body) => {
+        const at = body.search(comparison)
+        const looked = body.indexOf('isNan(')
+        return at >= 0 && (looked < 0 || looked > at)
+      })
+      .map((body) => body.slice(0, body.indexOf('(')))
+  }
+
+  it('a function that compares floats looks for NaN before', () => {
+    for (const { name, source } of [...sources, { name: 'common', source: common }, { name: 'math', source: math }])
+      assert.deepEqual(careless(source), [], name)
+    for (const bad of [
+      'return select(x, 0.0, x <= 0.0);',
+      'if (1.5 > x) { return x; }',
+      'if (x < GATE_FAR || isNan(x)) { return x; }',
+      'return f32(x == 5e4);',
+    ])
+      assert.deepEqual(careless(`fn bad(x: f32) -> f32 { ${bad} }`), ['bad'], bad)
+    assert.deepEqual(careless('fn good(x: f32) -> f32 { if (isNan(x) || x > 1.0) { return x; } return 0.5 * x; }'), [])
+  })
+})
