@@ -3,7 +3,32 @@
  * reference; the reference against numbers of mpmath.
  */
 import assert from 'node:assert/strict'
-import { type Device, matmul, reshape, scope, type Tensor, tensor, type UnaryOp, unary, unaryOps, zeros } from '../../engine/index.ts'
+import {
+  add,
+  type Device,
+  div,
+  equal,
+  greater,
+  l2Norm,
+  layerNorm,
+  logSoftmax,
+  matmul,
+  maximum,
+  minimum,
+  mul,
+  reshape,
+  rmsNorm,
+  scope,
+  softmax,
+  sub,
+  sumNorm,
+  type Tensor,
+  tensor,
+  type UnaryOp,
+  unary,
+  unaryOps,
+  zeros,
+} from '../../engine/index.ts'
 import { builds, gpus, random, readAndFree, reference, wasm } from '../helpers.ts'
 
 /** The number with these bits. */
@@ -216,10 +241,9 @@ describe('the range of float32', () => {
     ] as const)
       it(`${op}${where}`, async function () {
         const expected = await resultsOf(reference, call)
-        const devices = [...(await Promise.all(builds.map(({ relaxed }) => wasm(1, relaxed)))), ...(await gpus())]
         const report: string[] = []
         const failures: string[] = []
-        for (const device of devices) {
+        for (const device of await devices()) {
           const actual = await resultsOf(device, call)
           const kind = device.name === 'webgpu' ? 'webgpu' : 'wasm'
           for (const [i, name] of (['y', 'dx'] as const).entries()) {
@@ -232,4 +256,242 @@ describe('the range of float32', () => {
         if (this.test) this.test.title += `: ${report.join(', ')}`
         assert.deepEqual(failures, [])
       })
+})
+
+/** By mpmath to 13 digits, at the ends the limits: x, f(x), f'(x). */
+const ends: Partial<Record<UnaryOp, readonly [x: number, y: number, dx: number][]>> = {
+  abs: [
+    [-0, 0, 0],
+    [-Infinity, Infinity, -1],
+    [Infinity, Infinity, 1],
+  ],
+  exp: [
+    [-Infinity, 0, 0],
+    [Infinity, Infinity, Infinity],
+  ],
+  log: [
+    [0, -Infinity, Infinity],
+    [-0, -Infinity, -Infinity],
+    [Infinity, Infinity, 0],
+    [-1, NaN, -1],
+  ],
+  sqrt: [
+    [0, 0, Infinity],
+    [Infinity, Infinity, 0],
+    [-1, NaN, NaN],
+  ],
+  square: [
+    [-Infinity, Infinity, -Infinity],
+    [Infinity, Infinity, Infinity],
+  ],
+  reciprocal: [
+    [0, Infinity, -Infinity],
+    [-0, -Infinity, -Infinity],
+    [Infinity, 0, 0],
+  ],
+  sin: [
+    [1e5, 0.03574879797202, -0.9993608074382],
+    [1e6, -0.3499935021713, 0.9367521275331],
+    [1e7, 0.4205477931908, -0.9072703861817],
+    [1e8, 0.9316390271097, -0.3633850893557],
+    [1e10, -0.4875060250875, 0.8731196226769],
+    [16367173 * 2 ** 72, 1, -1.614769798248e-9],
+    [2 ** 128 - 2 ** 104, -0.5218765233337, 0.8530210398303],
+    [Infinity, NaN, NaN],
+    [-Infinity, NaN, NaN],
+  ],
+  cos: [
+    [1e10, 0.8731196226769, 0.4875060250875],
+    [16367173 * 2 ** 72, -1.614769798248e-9, -1],
+    [Infinity, NaN, NaN],
+  ],
+  sigmoid: [
+    [-Infinity, 0, 0],
+    [-40, 4.248354255292e-18, 4.248354255292e-18],
+    [6, 0.9975273768434, 0.00246650929136],
+    [40, 1, 4.248354255292e-18],
+    [Infinity, 1, 0],
+  ],
+  tanh: [
+    [-Infinity, -1, 0],
+    [-40, -1, 7.219405551382e-35],
+    [6, 0.9999877116508, 2.457654740533e-5],
+    [Infinity, 1, 0],
+  ],
+  relu: [
+    [-Infinity, 0, 0],
+    [Infinity, Infinity, 1],
+  ],
+  elu: [
+    [-Infinity, -1, 0],
+    [-40, -1, 4.248354255292e-18],
+    [-6, -0.9975212478233, 0.002478752176666],
+    [Infinity, Infinity, 1],
+  ],
+  silu: [
+    [-Infinity, 0, 0],
+    [-1e14, 0, 0],
+    [-40, -1.699341702117e-16, -1.656858159564e-16],
+    [-6, -0.01483573893981, -0.01232643259153],
+    [6, 5.98516426106, 1.012326432592],
+    [1e14, 1e14, 1],
+    [Infinity, Infinity, 1],
+  ],
+  gelu: [
+    [-Infinity, 0, 0],
+    [-1e14, 0, 0],
+    [-10, -1.20409234821e-37, -2.757638063854e-36],
+    [-6, -8.439646700762e-11, -7.709973930954e-10],
+    [6, 5.999999999916, 1.000000000771],
+    [1e14, 1e14, 1],
+    [Infinity, Infinity, 1],
+  ],
+  softplus: [
+    [-Infinity, 0, 0],
+    [-40, 4.248354255292e-18, 4.248354255292e-18],
+    [6, 6.002475685138, 0.9975273768434],
+    [Infinity, Infinity, 1],
+  ],
+}
+
+it('the reference is right at the ends', async () => {
+  for (const [op, rows] of Object.entries(ends)) {
+    const { y, dx } = scope(() => {
+      const x = tensor(
+        rows.map(([x]) => x),
+        { device: reference, requiresGrad: true },
+      )
+      const y = unary(op as UnaryOp, x)
+      y.backward(
+        tensor(
+          rows.map(() => 1),
+          { device: reference },
+        ),
+      )
+      return { y, dx: x.grad! }
+    })
+    const [ys, dxs] = [await readAndFree(y), await readAndFree(dx)]
+    for (const [i, [x, ...expected]] of rows.entries())
+      for (const [j, actual] of [ys[i], dxs[i]].entries()) {
+        const e = expected[j]
+        const close = Number.isFinite(e) ? Math.abs(actual - e) <= 1e-12 * Math.abs(e) : Object.is(actual, e)
+        assert.ok(close, `${op}${"'".repeat(j)}(${x}) = ${actual}, expected ${e}`)
+      }
+  }
+})
+
+const devices = async (): Promise<Device[]> => [...(await Promise.all(builds.map(({ relaxed }) => wasm(1, relaxed)))), ...(await gpus())]
+
+/** Values and the gradients of all inputs, by the reference too, as float32; dy is 1, -2, 3, -1, 2, -3, ... */
+async function both(
+  device: Device,
+  inputs: readonly Float32Array[],
+  shape: readonly number[],
+  call: (...xs: Tensor[]) => Tensor,
+): Promise<[actual: number[][], expected: number[][]]> {
+  const results = async (on: Device): Promise<number[][]> => {
+    const all = scope(() => {
+      const xs = inputs.map((x) => tensor(x, { shape: [...shape], device: on, requiresGrad: true }))
+      const y = call(...xs)
+      y.backward(
+        tensor(
+          Float32Array.from({ length: y.size }, (_, i) => ((i % 3) + 1) * (i % 2 === 0 ? 1 : -1)),
+          { shape: y.shape, device: on },
+        ),
+      )
+      return [y, ...xs.map((x) => x.grad!)]
+    })
+    return Promise.all(all.map(readAndFree))
+  }
+  return [await results(device), await results(reference)]
+}
+
+describe('two numbers at the ends of float32', () => {
+  const values = [0, -0, 1, -1, 1.5, 1e-30, -1e-30, 1e20, -3e38, 2 ** -126, Infinity, -Infinity, NaN]
+  const pairs = values.flatMap((a) => values.map((b) => [a, b]))
+  const [a, b] = [0, 1].map((side) => Float32Array.from(pairs, (pair) => pair[side]))
+  // Gradients of a quotient are made of three roundings; those of max and min are shared or whole.
+  for (const [op, call] of Object.entries({ add, sub, mul, div, maximum, minimum, equal, greater }))
+    it(op, async () => {
+      for (const device of await devices()) {
+        const [[actual], [expected]] =
+          op === 'equal' || op === 'greater' ? await valueOnly(device, call) : await both(device, [a, b], [pairs.length], call)
+        for (const [i, e] of expected.entries()) {
+          // max(-0, 0) is 0; the sign of another zero isn't promised.
+          const exact = op === 'maximum' || op === 'minimum'
+          const off = exact ? (Object.is(actual[i], Math.fround(e)) ? 0 : Infinity) : error(actual[i], e, 0)
+          assert.ok(off <= 3, `${device.name}: ${op}(${pairs[i]}) = ${actual[i]}, expected ${e}`)
+        }
+      }
+    })
+  const valueOnly = async (device: Device, call: (a: Tensor, b: Tensor) => Tensor): Promise<[number[][], number[][]]> => {
+    const of = async (on: Device): Promise<number[][]> => [
+      await readAndFree(scope(() => call(tensor(a, { device: on }), tensor(b, { device: on })))),
+    ]
+    return [await of(device), await of(reference)]
+  }
+})
+
+describe('rows at the ends of float32', () => {
+  const n = 70
+  const next = random(3)
+  const row = Float32Array.from({ length: n }, () => 0.5 + next())
+  const signed = row.map((x, j) => (j % 3 === 0 ? -x : x))
+  const norms: Record<string, (x: Tensor, eps: number) => Tensor> = {
+    layerNorm: (x, eps) => layerNorm(x, null, null, eps),
+    rmsNorm: (x, eps) => rmsNorm(x, null, eps),
+    l2Norm,
+    sumNorm,
+  }
+  // A gradient is of the size of 1 / norm: from a norm of 2^126 on that is denormal, and a device may take it for 0.
+  const scales = [2 ** 126, 1e37, 1e30, 1e25, 1e20, 1e19, 1e15, 1e10, 1e5, 1, 1e-5, 1e-10, 1e-12, 1e-15, 1e-19, 1e-20, 1e-25, 1e-30, 1e-35]
+  for (const [name, norm] of Object.entries(norms))
+    it(name, async () => {
+      const x = Float32Array.from(scales.flatMap((scale) => Array.from(name === 'sumNorm' ? row : signed, (x) => x * scale)))
+      for (const eps of [0, 1e-30, 1e-12, 1e-6, 10])
+        for (const device of await devices()) {
+          const [actual, expected] = await both(device, [x], [scales.length, n], (x) => norm(x, eps))
+          for (const [i, es] of expected.entries())
+            for (const [r, scale] of scales.entries()) {
+              const [as, e] = [actual[i], es].map((all) => all.slice(r * n, (r + 1) * n))
+              const largest = Math.max(...e.map(Math.abs))
+              // A sum of 70 products of both signs, of entries of one size: 70 roundings of the largest at most, and those of scale and mean.
+              const bound = 100 * 2 ** -24 * largest + floor
+              if (i === 1 && scale > 1e36) continue
+              e.forEach((e, j) => {
+                assert.ok(
+                  Math.abs(as[j] - e) <= bound,
+                  `${device.name}, eps ${eps}, row of ${scale}, ${i === 0 ? 'y' : 'dx'}: ${as[j]}, expected ${e}`,
+                )
+              })
+            }
+        }
+    })
+
+  it('softmax and its logarithm', async () => {
+    const [I, N] = [Infinity, NaN]
+    const rows = [
+      [-I, 0, 1],
+      [-I, -I, 3],
+      [-I, -I, -I],
+      [I, 0, 1],
+      [3e38, -3e38, 0],
+      [-3e38, -3e38, -3e38],
+      [I, I, 0],
+      [N, 0, 0],
+      [88, -88, 200],
+    ]
+    for (const device of await devices())
+      for (const call of [softmax, logSoftmax]) {
+        const [actual, expected] = await both(device, [Float32Array.from(rows.flat())], [rows.length, 3], (x) => call(x))
+        for (const [k, es] of expected.entries())
+          es.map(Math.fround).forEach((e, i) => {
+            const ok = Number.isFinite(e) ? Math.abs(actual[k][i] - e) <= 1e-6 * Math.max(1, Math.abs(e)) : Object.is(actual[k][i], e)
+            assert.ok(
+              ok,
+              `${device.name}, ${call.name}, ${k === 0 ? 'y' : 'dx'}, row ${rows[Math.floor(i / 3)]}: ${actual[k][i]}, expected ${e}`,
+            )
+          })
+      }
+  })
 })
