@@ -19,7 +19,7 @@ import { threefry } from './devices/reference/random.ts'
 export interface KernelCheck {
   kernel: KernelName
   cases: number
-  /** Largest |result - reference| / (1 + max |reference|) of any output. */
+  /** Largest |result - reference| / (1 + max |reference|) of any output, over its finite numbers; what isn't finite has to be the same. */
   error: number
   bound: number
   ok: boolean
@@ -52,22 +52,23 @@ const exact: readonly KernelName[] = ['fill', 'copy', 'gather']
 
 const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i)
 
+const plain: MatmulSizes = {
+  batch: 1,
+  strideA: 0,
+  strideB: 0,
+  M: 1,
+  N: 1,
+  K: 1,
+  transposeA: false,
+  transposeB: false,
+  accumulate: false,
+  activation: null,
+}
+
 const matmulCase =
   (sizes: Partial<MatmulSizes>, biased = false): Case =>
   (k, m) => {
-    const all: MatmulSizes = {
-      batch: 1,
-      strideA: 0,
-      strideB: 0,
-      M: 1,
-      N: 1,
-      K: 1,
-      transposeA: false,
-      transposeB: false,
-      accumulate: false,
-      activation: null,
-      ...sizes,
-    }
+    const all = { ...plain, ...sizes }
     const { batch, M, N, K, strideA, strideB, accumulate } = all
     const a = m.input(strideA === 0 ? M * K : batch * M * K)
     const b = m.input(strideB === 0 ? K * N : batch * K * N)
@@ -146,6 +147,13 @@ const fastWeightCase =
 const fastWeightCases = (backward: boolean): Case[] =>
   (['recurrent', 'chunk'] as const).flatMap((form) => recurrences.map((rule) => fastWeightCase(form, rule, backward)))
 
+/** What drivers lose or round away: NaN, infinities, numbers far out. */
+const extremes = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 0, -90, 90, -1e14, 1e14]
+const angles = [1e5, -1e6, 1e7, 1e8, 1e10, -1e20, 3e38]
+
+/** [3, 70] in [-4, 4) with a NaN in the middle row. */
+const withNan = (m: Memory): unknown => m.from(range(210).map((i) => (i === 97 ? Number.NaN : ((i * i * 7) % 64) / 8 - 4)))
+
 /** Row normalisation of [5, 70]. Only a sum that isn't near 0 can be divided by. */
 const normInput = (kind: (typeof normKinds)[number], m: Memory): unknown => m.input(350, kind === 'sum' ? 0.1 : -1, 1)
 
@@ -157,22 +165,34 @@ const cases: Record<KernelName, readonly Case[]> = {
   unary: unaryOps.flatMap((op): Case[] => [
     (k, m) => k.unary(op, m.input(70, 0.25, 2), m.output(70), 70),
     ...(op === 'log' || op === 'sqrt' ? [] : ([(k, m) => k.unary(op, m.input(70, -2, -0.25), m.output(70), 70)] satisfies Case[])),
+    (k, m) => k.unary(op, m.from(extremes), m.output(extremes.length), extremes.length),
+    ...(op === 'sin' || op === 'cos'
+      ? [((k, m) => k.unary(op, m.from(angles), m.output(angles.length), angles.length)) satisfies Case]
+      : []),
   ]),
-  unaryBackward: unaryOps.map(
-    (op): Case =>
-      (k, m) => {
-        const [x, y] = [m.input(70, 0.25, 2), m.temporary(70)]
-        k.unary(op, x, y, 70)
-        k.unaryBackward(op, x, y, m.input(70), m.output(70), 70)
-      },
-  ),
-  binary: binaryOps.map(
-    (op): Case =>
-      (k, m) => {
-        const [a, b] = [m.from(range(105).map((i) => (i % 5) - 2)), m.from(range(7).map((i) => (i % 2 === 0 ? -1 : 1.5) * (1 + (i % 3))))]
-        k.binary(op, a, b, m.output(105), [5, 3, 7], [21, 7, 1], [0, 0, 1])
-      },
-  ),
+  unaryBackward: unaryOps.flatMap((op): Case[] => [
+    (k, m) => {
+      const [x, y] = [m.input(70, 0.25, 2), m.temporary(70)]
+      k.unary(op, x, y, 70)
+      k.unaryBackward(op, x, y, m.input(70), m.output(70), 70)
+    },
+    (k, m) => {
+      const n = extremes.length
+      const [x, y] = [m.from(extremes), m.temporary(n)]
+      k.unary(op, x, y, n)
+      k.unaryBackward(op, x, y, m.from(extremes.map(() => 1)), m.output(n), n)
+    },
+  ]),
+  binary: binaryOps.flatMap((op): Case[] => [
+    (k, m) => {
+      const [a, b] = [m.from(range(105).map((i) => (i % 5) - 2)), m.from(range(7).map((i) => (i % 2 === 0 ? -1 : 1.5) * (1 + (i % 3))))]
+      k.binary(op, a, b, m.output(105), [5, 3, 7], [21, 7, 1], [0, 0, 1])
+    },
+    (k, m) => {
+      const values = [Number.NaN, 1, -2, 0.5]
+      k.binary(op, m.from(values), m.from(values), m.output(16), [4, 4], [0, 1], [1, 0])
+    },
+  ]),
 
   copy: [
     (k, m) => k.copy(m.input(105), m.output(105), [7, 3, 5], [1, 7, 21], 0, [15, 5, 1], 0),
@@ -185,6 +205,8 @@ const cases: Record<KernelName, readonly Case[]> = {
   reduce: (['sum', 'max'] as const).flatMap((op): Case[] => [
     (k, m) => k.reduce(op, m.input(750), m.output(15), 3, 50, 5),
     (k, m) => k.reduce(op, m.input(600), m.output(2), 2, 300, 1),
+    (k, m) => k.reduce(op, withNan(m), m.output(3), 3, 70, 1),
+    (k, m) => k.reduce(op, withNan(m), m.output(70), 1, 3, 70),
   ]),
   cumsum: [false, true].map(
     (reverse): Case =>
@@ -199,11 +221,18 @@ const cases: Record<KernelName, readonly Case[]> = {
     matmulCase({ M: 20, N: 72, K: 18, transposeB: true, activation: 'gelu' }, true),
     matmulCase({ M: 9, N: 8, K: 600, transposeA: true, transposeB: true }, true),
     matmulCase({ batch: 3, M: 5, N: 12, K: 7, strideA: 35, accumulate: true }),
+    (k, m) => {
+      const [a, b] = [m.from([1, 2, -3]), m.from(range(70).map((i) => (i === 41 ? Number.NaN : (i % 9) - 4)))]
+      const sizes: MatmulSizes = { ...plain, M: 3, N: 70, K: 1, activation: 'relu' }
+      k.matmul(a, b, null, m.output(210), sizes)
+    },
   ],
 
   norm: normKinds.flatMap((kind): Case[] => [
     (k, m) => k.norm(kind, normInput(kind, m), m.input(70), m.input(70), m.output(350), m.output(10), 5, 70, 0.1),
     (k, m) => k.norm(kind, normInput(kind, m), null, null, m.output(350), m.output(10), 5, 70, 0.1),
+    (k, m) => k.norm(kind, withNan(m), null, null, m.output(210), m.temporary(6), 3, 70, 0.1),
+    (k, m) => k.norm(kind, m.input(140, 0.5e20, 2e20), null, null, m.output(140), m.temporary(4), 2, 70, 0.1),
   ]),
   normBackward: normKinds.map(
     (kind): Case =>
@@ -224,6 +253,8 @@ const cases: Record<KernelName, readonly Case[]> = {
     (k, m) => k.softmax(m.input(350, -4, 4), m.output(350), 5, 70, false, 0),
     (k, m) => k.softmax(m.input(350, -4, 4), m.output(350), 5, 70, true, 0),
     (k, m) => k.softmax(m.input(108, -4, 4), m.output(108), 12, 9, false, 6),
+    (k, m) => k.softmax(withNan(m), m.output(210), 3, 70, false, 0),
+    (k, m) => k.softmax(withNan(m), m.output(210), 3, 70, true, 0),
   ],
   softmaxBackward: [false, true].map(
     (log): Case =>
@@ -233,7 +264,10 @@ const cases: Record<KernelName, readonly Case[]> = {
         k.softmaxBackward(y, m.input(350), m.output(350), 5, 70, log)
       },
   ),
-  crossEntropy: [(k, m) => k.crossEntropy(m.input(350, -4, 4), m.indices([69, 0, -1, 5, 7]), m.output(5), m.output(5), 5, 70, -1)],
+  crossEntropy: [
+    (k, m) => k.crossEntropy(m.input(350, -4, 4), m.indices([69, 0, -1, 5, 7]), m.output(5), m.output(5), 5, 70, -1),
+    (k, m) => k.crossEntropy(withNan(m), m.indices([69, 0, 5]), m.output(3), m.output(3), 3, 70, -1),
+  ],
   crossEntropyBackward: [
     (k, m) => {
       const [logits, targets, lse] = [m.input(350, -4, 4), m.indices([69, 0, -1, 5, 7]), m.temporary(5)]
@@ -255,8 +289,11 @@ const cases: Record<KernelName, readonly Case[]> = {
         k.convBackward(x, w, state, dy, m.output(180), m.output(36), carried ? m.output(54) : null, 2, 10, 9, 4)
       },
   ),
-  dpfp: [(k, m) => k.dpfp(m.input(35), m.output(210), 5, 7, 3)],
-  dpfpBackward: [(k, m) => k.dpfpBackward(m.input(35), m.input(210), m.output(35), 5, 7, 3)],
+  dpfp: [(k, m) => k.dpfp(m.input(35), m.output(210), 5, 7, 3), (k, m) => k.dpfp(withNan(m), m.output(420), 3, 70, 1)],
+  dpfpBackward: [
+    (k, m) => k.dpfpBackward(m.input(35), m.input(210), m.output(35), 5, 7, 3),
+    (k, m) => k.dpfpBackward(withNan(m), m.input(420), m.output(210), 3, 70, 1),
+  ],
 
   random: (['uniform', 'normal'] as const).map(
     (kind): Case =>
@@ -316,7 +353,7 @@ async function results(device: Device, run: Case): Promise<HostArray[]> {
   try {
     run(device.kernels, {
       input: (n, low = -1, high = 1) => place(drawn(n, low, high)),
-      from: (values) => place(values),
+      from: (values) => place(values.map(Math.fround)),
       indices: (values) => place(values, 'int32'),
       output: (n) => compared(unwritten(n)),
       temporary: (n) => place(unwritten(n)),
@@ -330,12 +367,13 @@ async function results(device: Device, run: Case): Promise<HostArray[]> {
   }
 }
 
-/** |a - e| / (1 + max |e|); a NaN or an infinity where there should be a number is an infinite error. */
+/** |a - e| / (1 + max |e|), as float32; a NaN or an infinity where there should be a number, or the other way round, is an infinite error. */
 function errorOf(actual: HostArray, expected: HostArray): number {
   let [scale, worst] = [1, 0]
-  for (const e of expected) scale = Math.max(scale, 1 + Math.abs(e))
+  for (const e of expected) if (Number.isFinite(Math.fround(e))) scale = Math.max(scale, 1 + Math.abs(e))
   for (let i = 0; i < expected.length; i++) {
-    const error = Math.abs(actual[i] - expected[i]) / scale
+    const [a, e] = [Math.fround(actual[i]), Math.fround(expected[i])]
+    const error = Object.is(a, e) ? 0 : Math.abs(a - e) / scale
     worst = Math.max(worst, Number.isNaN(error) ? Number.POSITIVE_INFINITY : error)
   }
   return worst

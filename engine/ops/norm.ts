@@ -43,6 +43,8 @@ function norm(kind: NormKind, op: string, x: Tensor, gain: Tensor | null, bias: 
   return y
 }
 
+// Rows may be as large and as small as float32's normal numbers, on every device: their squares needn't fit.
+
 /** (x - mean) / sqrt(var + eps) * gain + bias (Ba 2016). */
 export const layerNorm = (x: Tensor, gain: Tensor | null = null, bias: Tensor | null = null, eps = 1e-5): Tensor =>
   norm('layer', 'layerNorm', x, gain, bias, eps)

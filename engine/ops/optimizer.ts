@@ -9,7 +9,7 @@ import { add, affine, div, minimum, mul, reciprocal, sqrt } from './elementwise.
 import { matmul } from './matmul.ts'
 import { sum } from './reduce.ts'
 
-/** Euclidean norm of all gradients together, as a tensor of one element. */
+/** Euclidean norm of all gradients together, as a tensor of one element; Infinity from 1.8e19 on where its square leaves float32. */
 export function gradNorm(grads: readonly Tensor[]): Tensor {
   if (grads.length === 0) throw new Error('gradNorm: there are no gradients (call backward first)')
   sameDevice('gradNorm', ...grads)

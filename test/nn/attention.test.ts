@@ -35,7 +35,7 @@ import {
   rotary,
   type SoftmaxAttention,
 } from '../../nn/index.ts'
-import { assertClose, assertRms, assertSameBits, gpus, reference, runsOn, uniforms, wasm } from '../helpers.ts'
+import { assertClose, assertRms, assertSameBits, gpus, readAndFree, reference, runsOn, uniforms, wasm } from '../helpers.ts'
 import { attentionByHand, dot, rotated, softplus } from './formulas.ts'
 
 /** Keys of length 1 keep every rule stable; Oja's needs values like that. */
@@ -394,6 +394,23 @@ describe('gates', () => {
 })
 
 describe('rotary positions', () => {
+  // By mpmath to 13 digits: channels 0 and 2 turn by the position, 1 and 3 by a hundredth of it.
+  it('are right far out', async () => {
+    const table: [position: number, ...turned: number[]][] = [
+      [100000, -0.9993608074382, 0.5623790762907, 0.03574879797202, 0.826879540532],
+      [131071, -0.8179834993879, -0.7863836902573, -0.5752416837548, -0.6177383683222],
+      [1000000, 0.9367521275331, -0.952155368259, -0.3499935021713, -0.3056143888883],
+      [123456789, 0.1402596815339, -0.869327881817, 0.990114751802, -0.494235807986],
+      [2147483647, -0.6888366918779, -0.7128174920613, -0.7249165551446, 0.701349572618],
+    ]
+    for (const device of [reference, await wasm()])
+      for (const [position, ...turned] of table) {
+        const y = scope(() => rotary(tensor([1, 1, 0, 0], { shape: [1, 1, 1, 4], device }), Int32Array.of(position)))
+        // The angle is a product of float64: off by 2e7 2^-53 at most.
+        assertClose(await readAndFree(y), turned, device === reference ? 1e-8 : 2 ** -22, 0, `at ${position}`)
+      }
+  })
+
   it('turn pairs of channels: lengths stay, and inner products depend on distances alone', async () => {
     await fc.assert(
       fc.asyncProperty(fc.integer({ min: 1, max: 9 }), fc.nat(1000), fc.nat(1000), fc.nat(), async (K, p, distance, seed) => {

@@ -1,5 +1,7 @@
 /** The self-check passes where kernels are right, and each of its cases can fail. */
 import assert from 'node:assert/strict'
+import type { Kernels } from '../../engine/devices/kernels.ts'
+import type { RefStorage } from '../../engine/devices/reference/storage.ts'
 import { type Device, type KernelCheck, type KernelName, selfCheck } from '../../engine/index.ts'
 import { builds, reference, wasm, webgpu } from '../helpers.ts'
 
@@ -48,6 +50,25 @@ describe('self-check', () => {
       const [{ ok, error, message }] = await checks(withKernel(name, throws), [name])
       assert.deepEqual({ ok, error, message }, { ok: false, error: Infinity, message: 'no such thing' })
     })
+
+  it('fails where a driver loses NaN, or the sine of a large number', async () => {
+    const { reduce, unary, binary, softmax } = reference.kernels
+    const losing = (x: RefStorage, n: number): RefStorage => ({ data: x.data.map((v, i) => (i < n && Number.isNaN(v) ? 0 : v)) })
+    const bad: { [Name in KernelName]?: Kernels<RefStorage>[Name] } = {
+      reduce: (op, x, ...rest) => reduce(op, op === 'max' ? losing(x, x.data.length) : x, ...rest),
+      unary: (op, x, y, n) => unary(op, op === 'relu' ? losing(x, n) : x, y, n),
+      binary: (op, a, ...rest) => binary(op, op === 'min' ? losing(a, a.data.length) : a, ...rest),
+      softmax: (x, ...rest) => softmax(losing(x, x.data.length), ...rest),
+    }
+    for (const [name, kernel] of Object.entries(bad)) {
+      const [{ ok, error }] = await checks(withKernel(name as KernelName, kernel), [name as KernelName])
+      assert.deepEqual({ ok, error }, { ok: false, error: Infinity }, name)
+    }
+    const short: Kernels<RefStorage>['unary'] = (op, x, y, n) =>
+      unary(op, op === 'sin' ? { data: x.data.map((v) => (Math.abs(v) > 1e9 ? Math.sign(v) * 1e9 : v)) } : x, y, n)
+    const [{ ok }] = await checks(withKernel('unary', short), ['unary'])
+    assert.ok(!ok)
+  })
 
   it('measures errors in parts of the largest entry', async () => {
     const { affine } = reference.kernels

@@ -6,7 +6,7 @@ import { binaryOps, type Device, matmul, scope, tensor, unaryOps, wasmDevice } f
 import { assertClose, assertSameBits, builds, readAndFree, reference, uniforms, wasm, withoutSharedMemory } from '../helpers.ts'
 import { cases, evaluate, large, tiny } from './cases.ts'
 import { checkLikeReference, epsilon } from './compare.ts'
-import { checkSpecialRows, checkUnary } from './special.ts'
+import { checkSpecialRows } from './special.ts'
 
 /** The device, with a count of its kernels' calls, by name and by the op they're asked for. */
 function counting(device: Device): { device: Device; calls: Map<string, number> } {
@@ -97,9 +97,4 @@ for (const { name, relaxed } of builds)
     it('rows with huge, infinite and NaN entries come out as on the reference', async () => {
       await checkSpecialRows(await wasm(1, relaxed))
     })
-
-    for (const op of unaryOps)
-      it(`${op}: special values, and the relative error over the whole range`, async () => {
-        await checkUnary(op, await wasm(1, relaxed))
-      })
   })
