@@ -198,20 +198,23 @@ function sineFar(x: v128, y: v128, shift: i32): v128 {
   return v128.any_true(f32x4.ge(f32x4.abs(x), splat(FAR))) ? sineFar(x, y, shift) : y
 }
 
-/** Below it e^-z comes near to what float32 holds. */
-const GATE_FAR: f32 = -87
+/** From -z and z on e^-z comes near to what float32 holds, and is nothing beside 1. */
+const GATE_FAR = memory.data<f32>([87])
 
-/** y, but (x e^(z/2)) e^(z/2) where z < GATE_FAR: e^z alone would be 0 too early. x at -1000 stands for all below: 0. */
-function gatedFar(x: v128, z: v128, y: v128): v128 {
+@inline function gatedNear(x: v128, z: v128): v128 {
+  return f32x4.div(x, f32x4.add(splat(1), exp(f32x4.neg(z))))
+}
+
+/** (x e^(z/2)) e^(z/2) where z is far below 0: e^z alone would be 0 too early. x at -1000 stands for all below: 0. */
+function gatedFar(x: v128, z: v128): v128 {
   const root = exp(f32x4.mul(z, splat(0.5)))
   const far = f32x4.mul(f32x4.mul(f32x4.pmax(x, splat(-1000)), root), root)
-  return v128.bitselect(far, y, f32x4.lt(z, splat(GATE_FAR)))
+  return v128.bitselect(far, gatedNear(x, z), f32x4.gt(f32x4.neg(z), constant(GATE_FAR)))
 }
 
 /** x sigmoid(z), where x and z have the same sign. */
 @inline function gated(x: v128, z: v128): v128 {
-  const y = f32x4.div(x, f32x4.add(splat(1), exp(f32x4.neg(z))))
-  return v128.any_true(f32x4.lt(z, splat(GATE_FAR))) ? gatedFar(x, z, y) : y
+  return v128.any_true(f32x4.gt(f32x4.neg(z), constant(GATE_FAR))) ? gatedFar(x, z) : gatedNear(x, z)
 }
 
 /** The table of unary operations; `op` is the index in `unaryOps` of engine/devices/kernels.ts. A constant op folds to its case. */
@@ -237,34 +240,25 @@ function gatedFar(x: v128, z: v128, y: v128): v128 {
   }
 }
 
-/** dx, but dy e^z (1 + x z'), as in gatedFar, where z < GATE_FAR. */
-function gateBackwardFar(z: v128, xSlope: v128, dy: v128, dx: v128): v128 {
-  const root = exp(f32x4.mul(z, splat(0.5)))
-  const far = f32x4.mul(f32x4.mul(dy, f32x4.mul(root, f32x4.add(xSlope, splat(1)))), root)
-  return v128.bitselect(far, dx, f32x4.lt(z, splat(GATE_FAR)))
-}
-
-/** dy times the derivative of x sigmoid(z): s (1 + x z' (1 - s)), s = 1 / (1 + e^-z). 1 - s is e^-z s, free of cancellation. */
-@inline function gateBackward(z: v128, xSlope: v128, dy: v128): v128 {
+/** s (1 + x z' (1 - s)), s = 1 / (1 + e^-z). 1 - s is e^-z s, free of cancellation. */
+@inline function gateBackwardNear(z: v128, xSlope: v128, dy: v128): v128 {
   const e = exp(f32x4.neg(z))
   const s = f32x4.div(splat(1), f32x4.add(splat(1), e))
-  const dx = f32x4.mul(f32x4.mul(dy, s), madd(xSlope, f32x4.mul(e, s), splat(1)))
-  return v128.any_true(f32x4.lt(z, splat(GATE_FAR))) ? gateBackwardFar(z, xSlope, dy, dx) : dx
+  return f32x4.mul(f32x4.mul(dy, s), madd(xSlope, f32x4.mul(e, s), splat(1)))
 }
 
-/** x within [-1000, 1000]: beyond, the derivatives of silu and gelu are 0 and 1, where their products would overflow. */
-@inline function nearby(x: v128): v128 {
-  return f32x4.pmin(f32x4.pmax(x, splat(-1000)), splat(1000))
+/** Where z is far below 0 e^z (1 + x z'), as in gatedFar, and 1 where it's far above. x z' at -1e9 stands for all below: 0. */
+function gateBackwardFar(z: v128, xSlope: v128, dy: v128): v128 {
+  const root = exp(f32x4.mul(z, splat(0.5)))
+  const below = f32x4.mul(f32x4.mul(dy, f32x4.mul(root, f32x4.add(f32x4.pmax(xSlope, splat(-1e9)), splat(1)))), root)
+  const far = v128.bitselect(dy, below, f32x4.gt(z, splat(0)))
+  return v128.bitselect(far, gateBackwardNear(z, xSlope, dy), f32x4.gt(f32x4.abs(z), constant(GATE_FAR)))
 }
 
-@inline function siluBackward(x: v128, dy: v128): v128 {
-  const t = nearby(x)
-  return gateBackward(t, t, dy)
-}
-
-@inline function geluBackward(x: v128, dy: v128): v128 {
-  const t = nearby(x)
-  return gateBackward(geluArgument(t), f32x4.mul(t, madd(f32x4.mul(t, t), splat(0.21406444881), splat(1.59576912161))), dy)
+/** dy times the derivative of x sigmoid(z), given x z'. */
+@inline function gateBackward(z: v128, xSlope: v128, dy: v128): v128 {
+  const far = v128.any_true(f32x4.gt(f32x4.abs(z), constant(GATE_FAR)))
+  return far ? gateBackwardFar(z, xSlope, dy) : gateBackwardNear(z, xSlope, dy)
 }
 
 /** dy e^-|x| / (1 + e^-|x|)^2. */
@@ -281,6 +275,10 @@ function gateBackwardFar(z: v128, xSlope: v128, dy: v128, dx: v128): v128 {
   return f32x4.mul(f32x4.mul(dy, sech), sech)
 }
 
+@inline function twice(x: v128): v128 {
+  return f32x4.add(x, x)
+}
+
 /** y, but NaN where x is NaN. */
 @inline export function nanOf(x: v128, y: v128): v128 {
   return v128.or(y, f32x4.ne(x, x))
@@ -294,7 +292,7 @@ function gateBackwardFar(z: v128, xSlope: v128, dy: v128, dx: v128): v128 {
     case 2: return f32x4.mul(dy, y)
     case 3: return f32x4.div(dy, x)
     case 4: return f32x4.div(f32x4.mul(dy, splat(0.5)), y)
-    case 5: return f32x4.mul(f32x4.mul(dy, x), splat(2))
+    case 5: return twice(f32x4.mul(dy, x))
     case 6: return f32x4.neg(f32x4.mul(f32x4.mul(dy, y), y))
     case 7: return f32x4.mul(dy, sine(x, 1))
     case 8: return f32x4.neg(f32x4.mul(dy, sine(x, 0)))
@@ -302,8 +300,8 @@ function gateBackwardFar(z: v128, xSlope: v128, dy: v128, dx: v128): v128 {
     case 10: return tanhBackward(x, dy)
     case 11: return nanOf(x, v128.andnot(dy, f32x4.le(x, splat(0))))
     case 12: return v128.bitselect(dy, f32x4.mul(dy, exp(x)), f32x4.gt(x, splat(0)))
-    case 13: return siluBackward(x, dy)
-    case 14: return geluBackward(x, dy)
+    case 13: return gateBackward(x, x, dy)
+    case 14: return gateBackward(geluArgument(x), f32x4.mul(x, madd(f32x4.mul(x, x), splat(0.21406444881), splat(1.59576912161))), dy)
     case 15: return f32x4.mul(dy, sigmoid(x))
     default: return dy
   }

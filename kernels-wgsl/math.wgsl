@@ -8,8 +8,8 @@ const LOG2E = 1.44269504;
 const LN2_HIGH = 0.693359375;
 const LN2_LOW = -2.12194440e-4;
 
-/// Below it 1 + e^-z comes near to what float32 holds.
-const GATE_FAR = -87.0;
+/// From -z and z on e^-z comes near to what float32 holds, and is nothing beside 1.
+const GATE_FAR = 87.0;
 
 /// 2^n for -126 <= n <= 127.
 fn power2(n: f32) -> f32 { return bitcast<f32>(u32(i32(n) + 127) << 23u); }
@@ -61,7 +61,7 @@ fn logOf(x: f32) -> f32 {
 /// Where 1 + e^-x isn't finite, or so large that a device may divide by it badly, it is e^x.
 fn sigmoidOf(x: f32) -> f32 {
   if (isNan(x)) { return x; }
-  if (x < GATE_FAR) { return expOf(x); }
+  if (x < -GATE_FAR) { return expOf(x); }
   return 1.0 / (1.0 + expOf(-x));
 }
 
@@ -168,38 +168,27 @@ fn sqrtOf(x: f32) -> f32 {
   return sqrt(x);
 }
 
-/// x within [-1000, 1000]: beyond, the derivatives of silu and gelu are 0 and 1, where their products would overflow.
-fn nearby(x: f32) -> f32 { return minOf(maxOf(x, -1000.0), 1000.0); }
-
-/// x sigmoid(z), where x and z have the same sign. Far below 0 it is (x e^(z/2)) e^(z/2): e^z alone would be 0 too early.
+/// x sigmoid(z), where x and z have the same sign. Far below 0 it is (x e^(z/2)) e^(z/2): e^z alone would be 0 too early. x at -1000 stands for
+/// all below: 0.
 fn gated(x: f32, z: f32) -> f32 {
   if (isNan(x)) { return x; }
-  if (z >= GATE_FAR) { return x / (1.0 + expOf(-z)); }
+  if (z >= -GATE_FAR) { return x / (1.0 + expOf(-z)); }
   let root = expOf(0.5 * z);
-  return (nearby(x) * root) * root;
+  return (maxOf(x, -1000.0) * root) * root;
 }
 
 /// dy times the derivative of x sigmoid(z): s (1 + x z' (1 - s)), s = 1 / (1 + e^-z). 1 - s is e^-z s, free of cancellation. Far below 0 it is
-/// e^z (1 + x z'), as in `gated`.
+/// dy e^z (1 + x z'), as in `gated`, far above it dy. x z' at -1e9 stands for all below: 0.
 fn gateBackward(z: f32, xSlope: f32, dy: f32) -> f32 {
   if (isNan(z)) { return z; }
-  if (z < GATE_FAR) {
+  if (z > GATE_FAR) { return dy; }
+  if (z < -GATE_FAR) {
     let root = expOf(0.5 * z);
-    return (dy * (root * (xSlope + 1.0))) * root;
+    return (dy * (root * (maxOf(xSlope, -1e9) + 1.0))) * root;
   }
   let e = expOf(-z);
   let s = 1.0 / (1.0 + e);
   return (dy * s) * (xSlope * (e * s) + 1.0);
-}
-
-fn siluBackward(x: f32, dy: f32) -> f32 {
-  let t = nearby(x);
-  return gateBackward(t, t, dy);
-}
-
-fn geluBackward(x: f32, dy: f32) -> f32 {
-  let t = nearby(x);
-  return gateBackward(geluArgument(t), t * ((t * t) * 0.21406444881 + 1.59576912161), dy);
 }
 
 /// dy e^-|x| / (1 + e^-|x|)^2.
@@ -248,8 +237,8 @@ fn applyUnaryBackward(op: u32, x: f32, y: f32, dy: f32) -> f32 {
     case 10u: { return tanhBackward(x, dy); }
     case 11u: { return reluBackward(x, dy); }
     case 12u: { return eluBackward(x, dy); }
-    case 13u: { return siluBackward(x, dy); }
-    case 14u: { return geluBackward(x, dy); }
+    case 13u: { return gateBackward(x, x, dy); }
+    case 14u: { return gateBackward(geluArgument(x), x * ((x * x) * 0.21406444881 + 1.59576912161), dy); }
     case 15u: { return dy * sigmoidOf(x); }
     default: { return dy; }
   }
