@@ -74,6 +74,18 @@ const cases: Record<string, [call: (x: Tensor, make: (data: engine.Nested) => Te
     dpfp: [(x) => engine.dpfp(x), '.NN.NN......', 'NNN...'],
     gather: [(x) => engine.gather(x, targets(x, [1, 0])), '....N.', '......'],
     permute: [(x) => engine.permute(x, [1, 0]), '..N...', '......'],
+    solveSpd: [
+      (_, make) =>
+        engine.solveSpd(
+          make([
+            [4, 0],
+            [Number.NaN, 4],
+          ]),
+          make([1, 1]),
+        ),
+      'NN',
+      null,
+    ],
     gradNorm: [(x) => engine.gradNorm([x]), 'N', null],
     clipScale: [(x) => engine.clipScale(engine.gradNorm([x]), 1), 'N', null],
   }

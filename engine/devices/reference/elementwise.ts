@@ -1,4 +1,4 @@
-/** Elementwise kernels. Pinned by test/ops/values.test.ts and gradients.test.ts. */
+/** Elementwise kernels. Pinned by test/ops/values.test.ts, range.test.ts and gradients.test.ts. */
 import type { BinaryOp, Kernels, UnaryOp } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 import { offsets } from './strides.ts'

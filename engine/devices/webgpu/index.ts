@@ -13,7 +13,8 @@
  * is checked by the compiler. The last argument counts workgroups, in one dimension, as many as needed: the runtime splits them over x and y, and
  * groupOf(g) undoes that; a kernel has to check that the group it gets is within the work. Sizes and choices are parameters, not constants, since
  * each combination of constants would be another pipeline to compile.
- * In Node workgroup memory isn't cleared: write it before reading it. Temporaries come from gpu.scratch; bad values are reported with gpu.fault
+ * Drivers lose NaN in max, min, clamp and comparisons: floats have maxOf and minOf, and isNan comes before a comparison
+ * (test/ops/wgsl.test.ts). In Node workgroup memory isn't cleared: write it before reading it. Temporaries come from gpu.scratch; bad values are reported with gpu.fault
  * and gpu.faults. Nothing may be read back.
  *
  * To run a test on SwiftShader, with no driver installed: npm run build && node test/run.mjs dist/test/ops/webgpu.test.js
