@@ -161,7 +161,7 @@ async function trainIn(folder: string, run: Run, options: TrainOptions, device: 
   const elapsed = performance.now() - started
   if (optimizer.steps === first) validLoss = await validate()
   say(`trained ${steps - first} steps in ${duration(elapsed)}; validation loss ${validLoss.toFixed(4)} (whole validation text)\n`)
-  const chart = chartOf(metricsPath, `${run.preset} on ${run.text.name}`)
+  const chart = chartOf(metricsPath, printable(`${run.preset} on ${run.text.name}`))
   const text = await sampleText(run, options.sampleLength)
   const curvePath = join(folder, 'loss.svg')
   const samplePath = join(folder, 'sample.txt')
@@ -239,7 +239,9 @@ async function resumeRun(folder: string, options: TrainOptions, device: Device):
     throw new FileError(`${text.name} isn't the text that the run was trained on (${trainedOn.name}): give that one with --text`)
   const { train, valid } = splitText(content, 0.9, training.seqLen)
   if (arithmetic !== options.arithmetic)
-    say(`note: the run was trained in ${arithmetic} and goes on in ${options.arithmetic}, so it won't repeat an unbroken run exactly`)
+    say(
+      `note: the run was trained in ${printable(arithmetic)} and goes on in ${options.arithmetic}, so it won't repeat an unbroken run exactly`,
+    )
   if (training.schedule === 'cosine' && training.steps !== saved.steps)
     say(`note: the learning rate falls until step ${training.steps} from now on; so far it fell until step ${saved.steps}`)
   checkMemory(checkpoint.config, training, device)

@@ -62,12 +62,11 @@ export function isBinary(bytes: Uint8Array): boolean {
 const python = (from: string, what: string): string =>
   `convert it in Python: import ${from}; from safetensors.${from} import save_file; save_file(${what}, 'model.safetensors')`
 const fromTorch = python('torch', "torch.load('model.pt', 'cpu', weights_only=True)")
-const fromNumpy = (what: string): string => python('numpy', what)
 const another = 'give a safetensors file'
-const noText = 'give a text file'
 
-const unpack = (what: string, how: string): FileKind => ({ what, weights: `unpack it first (${how})`, text: `unpack it first (${how})` })
-const other = (what: string, weights = another, text = noText): FileKind => ({ what, weights, text })
+const other = (what: string, weights = another, text = 'give a text file'): FileKind => ({ what, weights, text })
+const either = (what: string, advice: string): FileKind => other(what, advice, advice)
+const packed = (what: string, how: string): FileKind => either(what, `unpack it first (${how})`)
 
 const zip = other(
   'a zip archive',
@@ -76,9 +75,8 @@ const zip = other(
 )
 const pickle = other('a Python pickle', `old PyTorch files are such; ${fromTorch}`)
 const safetensors = other('a safetensors file')
-const zeros = other('nothing but zeros', 'a download that was broken off? Fetch it again', 'a download that was broken off? Fetch it again')
-const pointer = other('a Git LFS pointer', 'fetch the file itself with git lfs pull', 'fetch the file itself with git lfs pull')
-
+const zeros = either('nothing but zeros', 'a download that was broken off? Fetch it again')
+const pointer = either('a Git LFS pointer', 'fetch the file itself with git lfs pull')
 const gguf = other('a GGUF file, of llama.cpp', "give the model's safetensors files, from which it was made")
 
 /** What a file of the kind has at the offset (0 unless it is given), as Latin-1; enough of it that no text begins so by chance. */
@@ -87,18 +85,18 @@ const signatures: readonly (readonly [start: string, kind: FileKind, offset?: nu
   ['version https://hawser.github.com/spec/', pointer],
   ['PK\x03\x04', zip],
   ['PK\x05\x06', zip],
-  ['\x1f\x8b', unpack('compressed with gzip', 'gunzip')],
-  ['1AY&SY', unpack('compressed with bzip2', 'bunzip2'), 4],
-  ['\xfd7zXZ\0', unpack('compressed with xz', 'unxz')],
-  ['\x28\xb5\x2f\xfd', unpack('compressed with zstd', 'unzstd')],
-  ['7z\xbc\xaf\x27\x1c', unpack('a 7-Zip archive', '7z x')],
-  ['Rar!\x1a\x07', unpack('a RAR archive', 'unrar x')],
-  ['ustar\0', unpack('a tar archive', 'tar -xf'), 257],
-  ['ustar  \0', unpack('a tar archive', 'tar -xf'), 257],
+  ['\x1f\x8b', packed('compressed with gzip', 'gunzip')],
+  ['1AY&SY', packed('compressed with bzip2', 'bunzip2'), 4],
+  ['\xfd7zXZ\0', packed('compressed with xz', 'unxz')],
+  ['\x28\xb5\x2f\xfd', packed('compressed with zstd', 'unzstd')],
+  ['7z\xbc\xaf\x27\x1c', packed('a 7-Zip archive', '7z x')],
+  ['Rar!\x1a\x07', packed('a RAR archive', 'unrar x')],
+  ['ustar\0', packed('a tar archive', 'tar -xf'), 257],
+  ['ustar  \0', packed('a tar archive', 'tar -xf'), 257],
   ['GGUF\x01', gguf],
   ['GGUF\x02', gguf],
   ['GGUF\x03', gguf],
-  ['\x93NUMPY', other('a NumPy array', fromNumpy("{'NAME': numpy.load('model.npy')}"))],
+  ['\x93NUMPY', other('a NumPy array', python('numpy', "{'NAME': numpy.load('model.npy')}"))],
   ['\x89HDF\r\n\x1a\n', other('an HDF5 file, as those of Keras are', 'read it with h5py and write it with safetensors.numpy.save_file')],
   ['\0\0TFL3', other('a TensorFlow Lite model'), 2],
   ['PAR1\x15', other('a Parquet table', another, 'write its column of texts to a text file')],
@@ -112,12 +110,15 @@ const signatures: readonly (readonly [start: string, kind: FileKind, offset?: nu
 ]
 
 const zips: readonly (readonly [member: RegExp, kind: FileKind])[] = [
-  [/\.npy$/, other('a NumPy archive, as .npz files are', fromNumpy("dict(numpy.load('model.npz'))"))],
+  [/\.npy$/, other('a NumPy archive, as .npz files are', python('numpy', "dict(numpy.load('model.npz'))"))],
   [/data\.pkl$/, other('a PyTorch file, a zip archive', fromTorch)],
 ]
 
 const documents: readonly (readonly [begins: RegExp, kind: FileKind])[] = [
-  [/^<(!doctype html|html|head|body)\b/i, { what: 'an HTML page', weights: 'download the file itself, not the page about it' }],
+  [
+    /^<(!doctype html|!--|html|head|body|script|title)/i,
+    { what: 'an HTML page', weights: 'download the file itself, not the page about it' },
+  ],
   [/^<\?xml\b/i, { what: 'an XML document', weights: 'download the file itself, not what its host says about it' }],
   [
     /^\{.*"weight_map"/s,
@@ -157,15 +158,18 @@ const wide: readonly Wide[] = [
 export function encodingOf(bytes: Uint8Array): Encoding | undefined {
   const marked = wide.find(({ mark }) => mark.every((byte, i) => bytes[i] === byte))
   if (marked !== undefined) return marked
-  const shares = wide.map((encoding) => commonShare(bytes.subarray(0, 65536), encoding))
-  // The characters of one order aren't common ones in the other; UTF-8 has none of either, as it has no zeros.
+  const sample = bytes.subarray(0, 65536)
+  const letters = sample.filter((byte) => byte !== 0)
+  if (letters.length > 0.75 * sample.length && textOf(letters) !== undefined) return undefined // UTF-8 in which a zero parts the words, say
+  const shares = wide.map((encoding) => commonShare(sample, encoding))
+  // What is common in one order of the bytes isn't in the other.
   return wide.find(({ width, little }, i) => {
     const opposite = wide.findIndex((encoding) => encoding.width === width && encoding.little !== little)
-    return shares[i] > 0.02 && shares[i] > 4 * shares[opposite]
+    return shares[i] > 0.005 && shares[i] > 4 * shares[opposite]
   })
 }
 
-/** The part of the code units that are ASCII or the commonest punctuation of Chinese and Japanese; 0 where too many can be in no text. */
+/** The part of the code units that are ASCII or the commonest punctuation of Chinese and Japanese; 0 if many are in no text. */
 function commonShare(bytes: Uint8Array, { width, little }: Wide): number {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const units = Math.floor(bytes.length / width)
@@ -173,7 +177,8 @@ function commonShare(bytes: Uint8Array, { width, little }: Wide): number {
   let impossible = 0
   for (let i = 0; i < units; i++) {
     const unit = width === 2 ? view.getUint16(2 * i, little) : view.getUint32(4 * i, little)
-    if (unit === 0 || unit > 0x10ffff) impossible++
+    const control = unit < 9 || (unit > 13 && unit < 27) || (unit > 0x7e && unit < 0xa0)
+    if (control || (unit >= 0xe000 && unit < 0xf900) || (unit >= 0xfff0 && unit <= 0xffff) || unit > 0x10ffff) impossible++
     else if ((unit >= 0x20 && unit <= 0x7e) || [0x09, 0x0a, 0x0d, 0x3001, 0x3002, 0xff0c].includes(unit)) common++
   }
   return units === 0 || impossible > units / 100 ? 0 : common / units

@@ -126,8 +126,8 @@ export function prefixOf(wanted: readonly string[], found: readonly string[]): {
   }
   const most = Math.min(wanted.length, found.length) / 2
   const [best, ...others] = [...counts].sort(([a, x], [b, y]) => y - x || a.length - b.length)
-  // Of two that are as good neither is told, unless one has the other in it ('module.' and 'optimizer.m.module.').
-  const rival = others.some(([prefix, count]) => count === best[1] && !prefix.endsWith(best[0]))
+  // Of two that are as good neither is told, unless one has the other in it ('module.' and 'module.optimizer.m.').
+  const rival = others.some(([prefix, count]) => count === best[1] && !prefix.includes(best[0]))
   if (best === undefined || best[1] <= most || (counts.get('') ?? 0) > most || rival) return undefined
   return { prefix: best[0], count: best[1] }
 }
@@ -138,7 +138,7 @@ function prefixAdvice(parameters: readonly string[], saved: readonly string[]): 
   const on = prefixOf(saved, parameters)
   const { prefix, count } = off ?? on ?? { prefix: '', count: 0 }
   if (prefix === '') return ''
-  const more = off && saved.some((name) => !name.startsWith(prefix)) ? ', strict: false' : ''
+  const more = off && saved.length > count ? ', strict: false' : ''
   const option = `{ ${off ? 'prefix' : 'addPrefix'}: ${quote(prefix)}${more} }`
   return `; with ${quote(prefix)} ${off ? 'taken off' : 'put before'} its names, ${count} of the model's ${parameters.length} are there: give ${option}`
 }

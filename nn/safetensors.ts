@@ -197,7 +197,7 @@ function headerLength(bytes: Uint8Array): number {
   throw new SafetensorsError(
     length > headerCap
       ? `a header of ${length} bytes is over the format's limit of ${headerCap}`
-      : `a header of ${length} bytes doesn't fit in a file of ${bytes.length} bytes (truncated?): fetch or copy the file again`,
+      : `a header of ${length} bytes doesn't fit in a file of ${bytes.length} bytes (truncated?)`,
   )
 }
 
