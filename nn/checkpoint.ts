@@ -69,8 +69,8 @@ export function readCheckpoint(bytes: Uint8Array): Checkpoint {
   const check = (name: string, shape: Shape): void => {
     const found = tensors.get(name)
     if (!found) {
-      const renamed = prefixOf([...shapes.keys()], [...tensors.keys()])
-      fail(`it lacks ${name}${renamed === undefined ? '' : `; its names have ${quote(renamed.prefix)} before them`}`)
+      const prefix = prefixOf([...shapes.keys()], [...tensors.keys()])
+      fail(`it lacks ${name}${prefix === undefined ? '' : `; its names have ${quote(prefix)} before them`}`)
     } else if (!sameShape(found.shape, shape)) fail(`${name} has shape ${show(found.shape)}, its configuration says ${show(shape)}`)
     else if (!isFloat(found))
       fail(`${name} is ${found.dtype}, ${found instanceof PackedEntry ? "which isn't read as numbers" : 'not floating-point numbers'}`)

@@ -55,20 +55,22 @@ export abstract class Module {
   }
 
   /**
-   * Overwrites every parameter. Nothing is changed unless all names and shapes match; `strict: false` allows names the model lacks. `prefix` is
-   * taken off the names first ('_orig_mod.', which torch.compile puts there; those without it are names the model lacks), `addPrefix` put on.
+   * Overwrites every parameter. Nothing is changed unless all names and shapes match; `strict: false` allows names the model lacks. First
+   * `prefix` is taken off the names that have it ('_orig_mod.', which torch.compile puts there), and then `addPrefix` put before all.
    */
   loadStateDict(dict: StateDict, options: { strict?: boolean; prefix?: string; addPrefix?: string } = {}): void {
     const { strict = true, prefix = '', addPrefix = '' } = options
     const parameters = this.namedParameters()
     const words = { where: 'loadStateDict', saved: 'the state dict', owner: 'the model', part: 'parameter' }
     const advice = (): string => prefixAdvice([...parameters.keys()], [...dict.keys()])
-    const outside = [...dict.keys()].filter((name) => !name.startsWith(prefix))
-    if (strict && outside.length > 0)
-      throw new Error(`loadStateDict: the state dict has names without the prefix ${quote(prefix)}: ${few(outside)}${advice()}`)
-    const inside = [...dict].filter(([name]) => name.startsWith(prefix))
-    const renamed = new Map(inside.map(([name, entry]) => [addPrefix + name.slice(prefix.length), entry]))
-    writeAll(parameters, renamed, { ...words, advice }, strict)
+    // Where a name is there with and without the prefix, the one with it is meant.
+    const twice = [...dict.keys()].filter((name) => !name.startsWith(prefix) && dict.has(prefix + name))
+    if (strict && twice.length > 0)
+      throw new Error(`loadStateDict: the state dict has ${few(twice)} with and without the prefix ${quote(prefix)}`)
+    const rename = (name: string): string => addPrefix + (name.startsWith(prefix) ? name.slice(prefix.length) : name)
+    const meant = new Map(dict)
+    for (const name of twice) meant.delete(name)
+    writeAll(parameters, new Map([...meant].map(([name, entry]) => [rename(name), entry])), { ...words, advice }, strict)
   }
 
   /** Frees every parameter and its gradient. */
@@ -114,8 +116,8 @@ const few = (names: readonly string[]): string => {
 
 const quote = (name: string): string => `'${clip(printable(name))}'`
 
-/** What stands before most of the wanted names, up to a dot, where they are found, and before how many; undefined if there is nothing such. */
-export function prefixOf(wanted: readonly string[], found: readonly string[]): { prefix: string; count: number } | undefined {
+/** What stands before most of the wanted names, up to a dot, where they are found; undefined if there is nothing such. */
+export function prefixOf(wanted: readonly string[], found: readonly string[]): string | undefined {
   const names = new Set(wanted)
   const longest = wanted.reduce((length, name) => Math.max(length, name.length), 0)
   const counts = new Map<string, number>()
@@ -129,18 +131,21 @@ export function prefixOf(wanted: readonly string[], found: readonly string[]): {
   // Of two that are as good neither is told, unless one has the other in it ('module.' and 'module.optimizer.m.').
   const rival = others.some(([prefix, count]) => count === best[1] && !prefix.includes(best[0]))
   if (best === undefined || best[1] <= most || (counts.get('') ?? 0) > most || rival) return undefined
-  return { prefix: best[0], count: best[1] }
+  return best[0]
 }
 
 /** The option of loadStateDict with which most names fit, if they do. */
 function prefixAdvice(parameters: readonly string[], saved: readonly string[]): string {
   const off = prefixOf(parameters, saved)
   const on = prefixOf(saved, parameters)
-  const { prefix, count } = off ?? on ?? { prefix: '', count: 0 }
-  if (prefix === '') return ''
-  const more = off && saved.length > count ? ', strict: false' : ''
-  const option = `{ ${off ? 'prefix' : 'addPrefix'}: ${quote(prefix)}${more} }`
-  return `; with ${quote(prefix)} ${off ? 'taken off' : 'put before'} its names, ${count} of the model's ${parameters.length} are there: give ${option}`
+  const prefix = off ?? on
+  if (prefix === undefined) return ''
+  const names = new Set(parameters)
+  const rename = (name: string): string => (off === undefined ? prefix + name : name.startsWith(prefix) ? name.slice(prefix.length) : name)
+  const fitting = new Set(saved.map(rename).filter((name) => names.has(name))).size
+  const more = fitting === parameters.length && saved.length > fitting ? ', strict: false' : ''
+  const [option, how] = off === undefined ? ['addPrefix', 'put before'] : ['prefix', 'taken off']
+  return `; with ${quote(prefix)} ${how} its names, ${fitting} of the model's ${parameters.length} are there: give { ${option}: ${quote(prefix)}${more} }`
 }
 
 /** Overwrites all tensors with what was saved; nothing is changed unless all names, shapes and kinds of numbers match. */
