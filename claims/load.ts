@@ -1,9 +1,10 @@
 /** The claims of this package, and those that files bring: claims of their own, and what every rule must fulfil for rules of their own. */
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import module from 'node:module'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { scope } from '../engine/index.ts'
+import { encodingOf } from '../nn/foreign.ts'
 import { type Case, type Claim, ClaimError, checkClaim } from './claim.ts'
 import { Devices, Draws, withDevice } from './context.ts'
 import { familyClaims } from './family.ts'
@@ -41,6 +42,8 @@ export async function loadFile(file: string): Promise<Claim[]> {
   try {
     exported = await import(pathToFileURL(resolve(file)).href)
   } catch (error) {
+    const encoding = error instanceof SyntaxError ? encodingOf(readFileSync(file)) : undefined
+    if (encoding !== undefined) fail(`can't be loaded: it is in ${encoding.name}, not in UTF-8`)
     const kind = error instanceof Error && error.name !== 'Error' ? `${error.name}: ` : ''
     return fail(`can't be loaded: ${kind}${messageOf(error, [file])}`)
   }

@@ -1,5 +1,6 @@
 /** What is said of an error in a file of the user. */
-import { resolve } from 'node:path'
+import { homedir } from 'node:os'
+import { resolve, sep } from 'node:path'
 import { pathToFileURL } from 'node:url'
 
 /** The message of an error; with the line of one of these files that it arose in, where there is one. */
@@ -11,5 +12,15 @@ export function messageOf(error: unknown, files: readonly string[] = []): string
       return number === undefined ? [] : [`${file}:${number}`]
     }),
   )
-  return `${error.message}${places.length === 0 ? '' : ` (${places[0]})`}`
+  return `${relative(error.message)}${places.length === 0 ? '' : ` (${places[0]})`}`
+}
+
+/** Paths from here or from the home folder: what is said may stand in a report, which goes elsewhere. */
+function relative(text: string): string {
+  const short = [
+    [`${pathToFileURL(resolve()).href}/`, ''],
+    [resolve() + sep, ''],
+    [homedir() + sep, `~${sep}`],
+  ]
+  return short.reduce((result, [path, instead]) => result.replaceAll(path, instead), text)
 }

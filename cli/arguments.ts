@@ -6,7 +6,9 @@
  */
 
 import { readFileSync } from 'node:fs'
-import { reason } from '../tasks/download.ts'
+import { printable } from '../nn/foreign.ts'
+import { decodeText, reason } from '../tasks/download.ts'
+import { TextError } from '../tasks/text.ts'
 
 export class UsageError extends Error {
   override name = 'UsageError'
@@ -178,9 +180,11 @@ function parseWords(command: Command, words: readonly string[]): { flags: Map<st
 function readConfig(command: Command, file: string): Map<string, Value> {
   let content: unknown
   try {
-    content = JSON.parse(readFileSync(file, 'utf8').replace(/^\ufeff/, ''))
+    content = JSON.parse(decodeText(readFileSync(file), file))
   } catch (error) {
-    if (error instanceof SyntaxError) throw new UsageError(`--config: ${file} isn't valid JSON: ${error.message.replace(/\s+/g, ' ')}`)
+    if (error instanceof TextError) throw new UsageError(`--config: ${error.message}`)
+    if (error instanceof SyntaxError)
+      throw new UsageError(`--config: ${file} isn't valid JSON: ${printable(error.message.replace(/\s+/g, ' '))}`)
     throw new UsageError(`--config: can't read ${file}: ${reason(error)}`)
   }
   if (typeof content !== 'object' || content === null || Array.isArray(content)) {
@@ -259,7 +263,7 @@ function expectation({ type, choices, pattern, min, max, above, below, placehold
 }
 
 function show(value: unknown): string {
-  const text = JSON.stringify(value)
+  const text = printable(JSON.stringify(value))
   return text.length <= 60 ? text : `${text.slice(0, 59)}…`
 }
 

@@ -1,20 +1,21 @@
 /** Runs on disk: a folder with a checkpoint that says how it came about. */
 import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { type Checkpoint, readCheckpoint } from '../nn/index.ts'
-import { reason } from '../tasks/download.ts'
+import { cacheFolder, defaultText, defaultTexts, readText, reason } from '../tasks/download.ts'
 import type { TrainingConfig } from '../tasks/presets.ts'
 import { type Vocabulary, vocabularyOf } from '../tasks/text.ts'
 import { claimFolder, FileError, InUseError } from './files.ts'
 import { checkRecipe } from './options.ts'
+import { say } from './terminal.ts'
 
 export interface RunRecord {
   preset: string
   training: TrainingConfig
   symbols: readonly string[]
-  /** `path` is null for the default text. */
-  text: { path: string | null; name: string; hash: string }
+  /** Its file's name, or that of a default text, and its checksum. Old checkpoints have the file's `path`, too, null for a default text. */
+  text: { name: string; hash: string; path?: string | null }
   /** See `arithmeticOf`. */
   arithmetic: string
 }
@@ -68,6 +69,52 @@ function parseRecord(json: string | undefined): RunRecord {
   return record
 }
 
+// --- Texts ----------------------------------------------------------------------------------------------------------------------------
+
+export interface FoundText {
+  /** Null for a default text. */
+  path: string | null
+  name: string
+  hash: string
+  content: string
+}
+
+/** The text of this file, or a default text. */
+export async function loadText(path: string | null): Promise<FoundText> {
+  const { name, text } = path === null ? await defaultText({ log: say }) : { name: basename(path), text: await readText(path) }
+  return { path, name, hash: textHash(text), content: text }
+}
+
+/** Where a run's text is looked for by its name: in the run's folder and the two above it (`runs` and its place), here, and in the cache. */
+export function textPlaces(folder: string, name: string): string[] {
+  const run = resolve(folder)
+  return [run, dirname(run), dirname(dirname(run)), resolve(), cacheFolder()].map((place) => join(place, basename(name)))
+}
+
+/** The text that a run was trained on. A file that has its name alone isn't it. */
+export async function findText(folder: string, { path, name, hash }: RunRecord['text']): Promise<FoundText> {
+  let another: string | undefined
+  for (const place of new Set([...(path ? [path] : []), ...textPlaces(folder, name)])) {
+    if (!existsSync(place)) continue
+    const found = await loadText(place).catch(() => null) // What can't be read isn't it, either.
+    if (found?.hash === hash) return { ...found, name }
+    another ??= place
+  }
+  if (defaultTexts.includes(name)) {
+    const { text } = await defaultText({ log: say, name })
+    if (textHash(text) === hash) return { path: null, name, hash, content: text }
+  }
+  throw new FileError(
+    another === undefined
+      ? `can't read ${name}: no such file or folder; the run was trained on it, and it is neither with the run nor here: give its new place with --text`
+      : `${another} isn't the text that the run was trained on (${name}): give that one with --text`,
+  )
+}
+
+const textHash = (text: string): string => createHash('sha256').update(text).digest('hex')
+
+// --- Folders --------------------------------------------------------------------------------------------------------------------------
+
 const runsFolder = 'runs'
 
 const outputs = ['checkpoint.safetensors', 'metrics.jsonl', 'loss.svg', 'sample.txt']
@@ -98,5 +145,3 @@ export function latestRun(): string {
   if (!latest) throw new FileError(`there is no run under ${runsFolder}/: train one with fastweights train, or name one with --run FOLDER`)
   return latest
 }
-
-export const textHash = (text: string): string => createHash('sha256').update(text).digest('hex')

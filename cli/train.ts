@@ -4,8 +4,9 @@
  */
 import { existsSync, statSync } from 'node:fs'
 import os from 'node:os'
-import { basename, join, resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import type { Device } from '../engine/index.ts'
+import { printable } from '../nn/foreign.ts'
 import {
   Adam,
   AdamW,
@@ -21,21 +22,12 @@ import {
   type TransformerConfig,
   writeCheckpoint,
 } from '../nn/index.ts'
-import { defaultText, readText } from '../tasks/download.ts'
 import { type Recipe, scheduleOf, type TrainingConfig } from '../tasks/presets.ts'
-import {
-  charVocabulary,
-  evaluationBatches,
-  randomBatches,
-  sequentialBatches,
-  splitText,
-  TextError,
-  type Vocabulary,
-} from '../tasks/text.ts'
+import { charVocabulary, evaluationBatches, randomBatches, sequentialBatches, splitText, type Vocabulary } from '../tasks/text.ts'
 import { UsageError } from './arguments.ts'
 import { type Chart, svgChart, terminalChart } from './chart.ts'
 import { appendMetrics, claimFolder, FileError, readMetrics, truncateMetrics, writeAtomic } from './files.ts'
-import { checkVacant, claimFreeFolder, openRun, type RunRecord, runMetadata, textHash } from './runs.ts'
+import { checkVacant, claimFreeFolder, findText, loadText, openRun, type RunRecord, runMetadata, textPlaces } from './runs.ts'
 import { bytes, duration, onInterrupt, progress, say } from './terminal.ts'
 
 export interface TrainOptions extends Omit<Recipe, 'description'> {
@@ -57,6 +49,8 @@ interface Run extends Omit<RunRecord, 'symbols'> {
   model: Transformer
   optimizer: Optimizer
   vocabulary: Vocabulary
+  /** Where its text is, null for a default one: not kept, since a checkpoint may go elsewhere. */
+  textPath: string | null
   train: Int32Array
   valid: Int32Array
 }
@@ -158,14 +152,16 @@ async function trainIn(folder: string, run: Run, options: TrainOptions, device: 
   line.end()
   if (interrupt.asked() && optimizer.steps < steps) {
     writeAtomic(checkpointPath, await checkpoint())
-    say(`stopped at step ${optimizer.steps}; go on with --resume ${folder}`)
+    const { text, textPath } = run
+    const found = textPath === null || textPlaces(folder, text.name).includes(resolve(textPath))
+    say(`stopped at step ${optimizer.steps}; go on with --resume ${folder}${found ? '' : ` --text ${textPath}`}`)
     return 130
   }
 
   const elapsed = performance.now() - started
   if (optimizer.steps === first) validLoss = await validate()
   say(`trained ${steps - first} steps in ${duration(elapsed)}; validation loss ${validLoss.toFixed(4)} (whole validation text)\n`)
-  const chart = chartOf(metricsPath, `${run.preset} on ${run.text.name}`)
+  const chart = chartOf(metricsPath, printable(`${run.preset} on ${run.text.name}`))
   const text = await sampleText(run, options.sampleLength)
   const curvePath = join(folder, 'loss.svg')
   const samplePath = join(folder, 'sample.txt')
@@ -178,7 +174,7 @@ async function trainIn(folder: string, run: Run, options: TrainOptions, device: 
 
 async function newRun(options: TrainOptions, device: Device): Promise<Run> {
   const { preset, seed, arithmetic } = options
-  const { content, ...text } = await loadText(options.text ?? null)
+  const { content, path: textPath, ...text } = await loadText(options.text ?? null)
   const { train, valid } = splitText(content, 0.9, options.training.seqLen)
   const vocabulary = charVocabulary(content)
   const training = { ...options.training, prompt: promptFor(content, vocabulary, options) }
@@ -194,6 +190,7 @@ async function newRun(options: TrainOptions, device: Device): Promise<Run> {
     training,
     vocabulary,
     text,
+    textPath,
     arithmetic,
     train: vocabulary.encode(train),
     valid: vocabulary.encode(valid),
@@ -237,15 +234,14 @@ async function resumeRun(folder: string, options: TrainOptions, device: Device):
   const { checkpoint, vocabulary, training: saved, preset, text: trainedOn, arithmetic } = openRun(folder)
   const training = options.given.has('steps') ? { ...saved, steps: options.training.steps } : saved
   if (training.steps < checkpoint.steps) throw new UsageError(`--steps: the run has taken ${checkpoint.steps} steps already`)
-  const { content, ...text } = await loadText(options.text ?? trainedOn.path).catch((error) => {
-    if (options.text !== undefined || !(error instanceof TextError)) throw error
-    throw new FileError(`${error.message}; the run was trained on it: give its new place with --text`)
-  })
+  const { content, path: textPath, ...text } = await (options.text === undefined ? findText(folder, trainedOn) : loadText(options.text))
   if (text.hash !== trainedOn.hash)
     throw new FileError(`${text.name} isn't the text that the run was trained on (${trainedOn.name}): give that one with --text`)
   const { train, valid } = splitText(content, 0.9, training.seqLen)
   if (arithmetic !== options.arithmetic)
-    say(`note: the run was trained in ${arithmetic} and goes on in ${options.arithmetic}, so it won't repeat an unbroken run exactly`)
+    say(
+      `note: the run was trained in ${printable(arithmetic)} and goes on in ${options.arithmetic}, so it won't repeat an unbroken run exactly`,
+    )
   if (training.schedule === 'cosine' && training.steps !== saved.steps)
     say(`note: the learning rate falls until step ${training.steps} from now on; so far it fell until step ${saved.steps}`)
   checkMemory(checkpoint.config, training, device)
@@ -259,6 +255,7 @@ async function resumeRun(folder: string, options: TrainOptions, device: Device):
     training,
     vocabulary,
     text,
+    textPath,
     arithmetic: options.arithmetic,
     train: vocabulary.encode(train),
     valid: vocabulary.encode(valid),
@@ -273,7 +270,8 @@ function promptFor(text: string, vocabulary: Vocabulary, { given, training: { pr
     return prompt
   }
   const word = /\S{1,20}/u.exec(text)?.[0] ?? text[0]
-  say(`note: the text lacks a character of ${JSON.stringify(prompt)}; the sample will continue ${JSON.stringify(word)}`)
+  const quote = (what: string): string => printable(JSON.stringify(what))
+  say(`note: the text lacks a character of ${quote(prompt)}; the sample will continue ${quote(word)}`)
   return word
 }
 
@@ -303,11 +301,6 @@ function optimizerOf(model: Transformer, { optimizer, lr, matrixLr, beta2, weigh
     weightDecay,
     decays: (_, p) => p.shape.length >= 2,
   })
-}
-
-async function loadText(path: string | null): Promise<RunRecord['text'] & { content: string }> {
-  const { name, text } = path === null ? await defaultText({ log: say }) : { name: basename(path), text: await readText(path) }
-  return { path: path && resolve(path), name, hash: textHash(text), content: text }
 }
 
 async function sampleText({ model, vocabulary, training }: Run, length: number): Promise<string> {

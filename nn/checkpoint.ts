@@ -6,12 +6,14 @@
 import type { Device } from '../engine/devices/device.ts'
 import { type Shape, sameShape, show } from '../engine/shape.ts'
 import { getDevice, setDevice } from '../engine/tensor.ts'
-import { entriesOf } from './module.ts'
+import { printable } from './foreign.ts'
+import { entriesOf, isFloat, prefixOf } from './module.ts'
 import type { Optimizer } from './optimizers.ts'
-import { readSafetensors, type Safetensors, SafetensorsError, writeSafetensors } from './safetensors.ts'
+import { PackedEntry, readSafetensors, type Safetensors, SafetensorsError, writeSafetensors } from './safetensors.ts'
 import { labml, Transformer, type TransformerConfig } from './transformer.ts'
+import { otherVersion, versionMetadata } from './version.ts'
 
-const format = 'fastweights-2'
+const version = { fastweights: 'checkpoint 3', before: 'fastweights-2' }
 const optimizerPrefix = 'optimizer.'
 const momentPrefix = /^optimizer\.[mv]\./
 
@@ -33,7 +35,8 @@ export async function writeCheckpoint(
   extra: Record<string, string> = {},
 ): Promise<Uint8Array> {
   const { seed, stream } = model.random
-  const metadata = { format, config: JSON.stringify(model.config), seed: `${seed}`, stream: `${stream}`, steps: `${optimizer?.steps ?? 0}` }
+  const counters = { seed: `${seed}`, stream: `${stream}`, steps: `${optimizer?.steps ?? 0}` }
+  const metadata = { ...versionMetadata(version), config: JSON.stringify(model.config), ...counters }
   // A read takes the values of the moment it is called: all of them before the first wait, so that training may go on meanwhile.
   const [parameters, moments] = await Promise.all([model.stateDict(), entriesOf(optimizer?.moments() ?? new Map())])
   const prefixed = [...moments].map(([name, entry]) => [optimizerPrefix + name, entry] as const)
@@ -46,10 +49,11 @@ export function readCheckpoint(bytes: Uint8Array): Checkpoint {
   const fail = (problem: string): never => {
     throw new SafetensorsError(`checkpoint: ${problem}`)
   }
-  const quote = (text: string | undefined): string => JSON.stringify(text?.slice(0, 80)) ?? 'nothing'
-  if (metadata.format !== format)
-    fail(`the file isn't a checkpoint of this version of fastweights (its metadata says format ${quote(metadata.format)}, not "${format}")`)
-  const { format: _, config: configText = '', seed, stream, steps, ...extra } = metadata
+  const quote = (text: string | undefined): string => (text === undefined ? 'nothing' : printable(JSON.stringify(text.slice(0, 80))))
+  const says = otherVersion(metadata, version)
+  if (says !== undefined)
+    fail(`the file isn't a checkpoint of this version of fastweights (its metadata says ${says}, not "${version.fastweights}")`)
+  const { format, fastweights, config: configText = '', seed, stream, steps, ...extra } = metadata
   const count = (name: string, text: string): number => {
     const n = Number(text)
     return /^\d+$/.test(text) && Number.isSafeInteger(n) ? n : fail(`${name} in the metadata isn't a whole number: ${quote(text)}`)
@@ -60,14 +64,16 @@ export function readCheckpoint(bytes: Uint8Array): Checkpoint {
     config = checkedConfig(JSON.parse(configText), tensors.size)
     shapes = shapesOf(config)
   } catch (error) {
-    fail(`the configuration in the metadata can't be used: ${(error as Error).message}`)
+    fail(`the configuration in the metadata can't be used: ${printable((error as Error).message)}`)
   }
   const check = (name: string, shape: Shape): void => {
     const found = tensors.get(name)
-    if (!found) fail(`it lacks ${name}`)
-    else if (!sameShape(found.shape, shape)) fail(`${name} has shape ${show(found.shape)}, its configuration says ${show(shape)}`)
-    else if (!(found.data instanceof Float32Array || found.data instanceof Float64Array))
-      fail(`${name} is ${found.dtype}, not floating-point numbers`)
+    if (!found) {
+      const prefix = prefixOf([...shapes.keys()], [...tensors.keys()])
+      fail(`it lacks ${name}${prefix === undefined ? '' : `; its names have ${quote(prefix)} before them`}`)
+    } else if (!sameShape(found.shape, shape)) fail(`${name} has shape ${show(found.shape)}, its configuration says ${show(shape)}`)
+    else if (!isFloat(found))
+      fail(`${name} is ${found.dtype}, ${found instanceof PackedEntry ? "which isn't read as numbers" : 'not floating-point numbers'}`)
   }
   for (const [name, shape] of shapes) check(name, shape)
   for (const name of tensors.keys()) {

@@ -1,5 +1,6 @@
 import { type Shape, sameShape, show } from '../engine/shape.ts'
 import { empty, parameter, Tensor } from '../engine/tensor.ts'
+import { clip, printable } from './foreign.ts'
 import type { SafetensorsEntry } from './safetensors.ts'
 
 /** What a state dict is loaded from: anything with a shape and numbers, such as readSafetensors(...).tensors. */
@@ -7,6 +8,9 @@ export type StateDict = ReadonlyMap<string, { readonly shape: readonly number[];
 
 /** Values as they are on a device: float32, float64 on the reference. */
 export type FloatEntry = Extract<SafetensorsEntry, { dtype: 'F32' | 'F64' }>
+
+/** Whether an entry's numbers are floating-point ones that can be read. */
+export const isFloat = ({ dtype }: SafetensorsEntry): boolean => ['F64', 'F32', 'F16', 'BF16'].includes(dtype)
 
 /**
  * A part of a model. Its parameters are what `parameter()` made among its properties and those of the modules (and arrays of
@@ -50,10 +54,23 @@ export abstract class Module {
     return entriesOf(this.namedParameters())
   }
 
-  /** Overwrites every parameter. Nothing is changed unless all names and shapes match; `strict: false` allows names the model lacks. */
-  loadStateDict(dict: StateDict, options: { strict?: boolean } = {}): void {
+  /**
+   * Overwrites every parameter. Nothing is changed unless all names and shapes match; `strict: false` allows names the model lacks. First
+   * `prefix` is taken off the names that have it ('_orig_mod.', which torch.compile puts there), and then `addPrefix` put before all.
+   */
+  loadStateDict(dict: StateDict, options: { strict?: boolean; prefix?: string; addPrefix?: string } = {}): void {
+    const { strict = true, prefix = '', addPrefix = '' } = options
+    const parameters = this.namedParameters()
     const words = { where: 'loadStateDict', saved: 'the state dict', owner: 'the model', part: 'parameter' }
-    writeAll(this.namedParameters(), dict, words, options.strict)
+    const advice = (): string => prefixAdvice([...parameters.keys()], [...dict.keys()])
+    // Where a name is there with and without the prefix, the one with it is meant.
+    const twice = [...dict.keys()].filter((name) => !name.startsWith(prefix) && dict.has(prefix + name))
+    if (strict && twice.length > 0)
+      throw new Error(`loadStateDict: the state dict has ${few(twice)} with and without the prefix ${quote(prefix)}`)
+    const rename = (name: string): string => addPrefix + (name.startsWith(prefix) ? name.slice(prefix.length) : name)
+    const meant = new Map(dict)
+    for (const name of twice) meant.delete(name)
+    writeAll(parameters, new Map([...meant].map(([name, entry]) => [rename(name), entry])), { ...words, advice }, strict)
   }
 
   /** Frees every parameter and its gradient. */
@@ -92,16 +109,54 @@ export async function entriesOf(tensors: ReadonlyMap<string, Tensor>): Promise<M
   return new Map(await Promise.all(entries))
 }
 
+const few = (names: readonly string[]): string => {
+  const shown = names.slice(0, 3).map((name) => clip(printable(name)))
+  return shown.join(', ') + (names.length > 3 ? `, ... (${names.length})` : '')
+}
+
+const quote = (name: string): string => `'${clip(printable(name))}'`
+
+/** What stands before most of the wanted names, up to a dot, where they are found; undefined if there is nothing such. */
+export function prefixOf(wanted: readonly string[], found: readonly string[]): string | undefined {
+  const names = new Set(wanted)
+  const longest = wanted.reduce((length, name) => Math.max(length, name.length), 0)
+  const counts = new Map<string, number>()
+  for (const name of found) {
+    const tail = Math.max(0, name.length - longest - 1)
+    for (const start of [0, ...[...name.slice(tail).matchAll(/\./g)].map(({ index }) => tail + index + 1)])
+      if (names.has(name.slice(start))) counts.set(name.slice(0, start), (counts.get(name.slice(0, start)) ?? 0) + 1)
+  }
+  const most = Math.min(wanted.length, found.length) / 2
+  const [best, ...others] = [...counts].sort(([a, x], [b, y]) => y - x || a.length - b.length)
+  // Of two that are as good neither is told, unless one has the other in it ('module.' and 'module.optimizer.m.').
+  const rival = others.some(([prefix, count]) => count === best[1] && !prefix.includes(best[0]))
+  if (best === undefined || best[1] <= most || (counts.get('') ?? 0) > most || rival) return undefined
+  return best[0]
+}
+
+/** The option of loadStateDict with which most names fit, if they do. */
+function prefixAdvice(parameters: readonly string[], saved: readonly string[]): string {
+  const off = prefixOf(parameters, saved)
+  const on = prefixOf(saved, parameters)
+  const prefix = off ?? on
+  if (prefix === undefined) return ''
+  const names = new Set(parameters)
+  const rename = (name: string): string => (off === undefined ? prefix + name : name.startsWith(prefix) ? name.slice(prefix.length) : name)
+  const fitting = new Set(saved.map(rename).filter((name) => names.has(name))).size
+  const more = fitting === parameters.length && saved.length > fitting ? ', strict: false' : ''
+  const [option, how] = off === undefined ? ['addPrefix', 'put before'] : ['prefix', 'taken off']
+  return `; with ${quote(prefix)} ${how} its names, ${fitting} of the model's ${parameters.length} are there: give { ${option}: ${quote(prefix)}${more} }`
+}
+
 /** Overwrites all tensors with what was saved; nothing is changed unless all names, shapes and kinds of numbers match. */
 export function writeAll(
   tensors: ReadonlyMap<string, Tensor>,
   dict: StateDict,
-  { where, saved, owner, part }: { where: string; saved: string; owner: string; part: string },
+  { where, saved, owner, part, advice }: { where: string; saved: string; owner: string; part: string; advice?: () => string },
   strict = true,
 ): void {
-  const few = (names: string[]): string => names.slice(0, 3).join(', ') + (names.length > 3 ? `, ... (${names.length})` : '')
   const missing = [...tensors.keys()].filter((name) => !dict.has(name))
-  if (missing.length > 0) throw new Error(`${where}: ${saved} lacks ${few(missing)}`)
+  if (missing.length > 0) throw new Error(`${where}: ${saved} lacks ${few(missing)}${advice?.() ?? ''}`)
   const extra = [...dict.keys()].filter((name) => !tensors.has(name))
   if (extra.length > 0 && strict) throw new Error(`${where}: ${owner} has no ${part} ${few(extra)}`)
   for (const [name, t] of tensors) {

@@ -8,6 +8,7 @@
  * before its size has been checked against the file. Typed arrays have the machine's byte order: little-endian wherever WebAssembly runs.
  * Tests: test/nn/safetensors.test.ts.
  */
+import { clip, fileKind, printable } from './foreign.ts'
 
 export class SafetensorsError extends Error {
   override name = 'SafetensorsError'
@@ -34,27 +35,70 @@ interface ArrayClass {
   new (buffer: ArrayBufferLike, byteOffset: number, length: number): NumberArray
 }
 
-/** Bytes an element in the file, and the array that holds it in memory; 16-bit floats become float32. */
+/** Bits of an element in the file, and the array that holds it in memory; 16-bit floats become float32. */
 const dtypes = {
-  F64: { width: 8, array: Float64Array },
-  F32: { width: 4, array: Float32Array },
-  F16: { width: 2, array: Float32Array },
-  BF16: { width: 2, array: Float32Array },
-  I64: { width: 8, array: BigInt64Array },
-  I32: { width: 4, array: Int32Array },
-  I16: { width: 2, array: Int16Array },
-  I8: { width: 1, array: Int8Array },
-  U64: { width: 8, array: BigUint64Array },
-  U32: { width: 4, array: Uint32Array },
-  U16: { width: 2, array: Uint16Array },
-  U8: { width: 1, array: Uint8Array },
-  BOOL: { width: 1, array: Uint8Array },
-} as const satisfies Record<string, { width: 1 | 2 | 4 | 8; array: ArrayClass }>
+  F64: { bits: 64, array: Float64Array },
+  F32: { bits: 32, array: Float32Array },
+  F16: { bits: 16, array: Float32Array },
+  BF16: { bits: 16, array: Float32Array },
+  I64: { bits: 64, array: BigInt64Array },
+  I32: { bits: 32, array: Int32Array },
+  I16: { bits: 16, array: Int16Array },
+  I8: { bits: 8, array: Int8Array },
+  U64: { bits: 64, array: BigUint64Array },
+  U32: { bits: 32, array: Uint32Array },
+  U16: { bits: 16, array: Uint16Array },
+  U8: { bits: 8, array: Uint8Array },
+  BOOL: { bits: 8, array: Uint8Array },
+} as const satisfies Record<string, { bits: number; array: ArrayClass }>
 
+/** The format's other dtypes, which no array of JavaScript holds; their bits an element, packed. */
+const packedDtypes = {
+  C64: 64,
+  F8_E4M3: 8,
+  F8_E4M3FNUZ: 8,
+  F8_E5M2: 8,
+  F8_E5M2FNUZ: 8,
+  F8_E8M0: 8,
+  F6_E2M3: 6,
+  F6_E3M2: 6,
+  F4: 4,
+} as const
+
+/** The dtypes that are read as numbers. */
 export type Dtype = keyof typeof dtypes
+export type PackedDtype = keyof typeof packedDtypes
+
+/** A tensor of a dtype that isn't read as numbers: its bytes as they are in the file. It can be written again. */
+export class PackedEntry {
+  readonly dtype: PackedDtype
+  shape: number[]
+  readonly bytes: Uint8Array
+  private readonly name: string
+
+  constructor(name: string, dtype: PackedDtype, shape: number[], bytes: Uint8Array) {
+    this.name = name
+    this.dtype = dtype
+    this.shape = shape
+    this.bytes = bytes
+  }
+
+  /** There is none: a SafetensorsError. */
+  get data(): never {
+    throw new SafetensorsError(
+      `${tensor(this.name)}: ${this.dtype} isn't read as numbers: convert it to F32 or BF16 first, or take its bytes`,
+    )
+  }
+}
 
 /** One dtype at a time, so that a test of `dtype` also tells the class of `data`. */
-export type SafetensorsEntry = { [D in Dtype]: { dtype: D; shape: number[]; data: InstanceType<(typeof dtypes)[D]['array']> } }[Dtype]
+export type SafetensorsEntry =
+  | { [D in Dtype]: { dtype: D; shape: number[]; data: InstanceType<(typeof dtypes)[D]['array']> } }[Dtype]
+  | PackedEntry
+
+const isRead = (dtype: string): dtype is Dtype => Object.hasOwn(dtypes, dtype)
+const isPacked = (dtype: string): dtype is PackedDtype => Object.hasOwn(packedDtypes, dtype)
+const bitsOf = (dtype: Dtype | PackedDtype): number => (isRead(dtype) ? dtypes[dtype].bits : packedDtypes[dtype])
 
 export interface Safetensors {
   /** Has no prototype, so that a key such as `constructor` is only there if the file has it. */
@@ -65,7 +109,10 @@ export interface Safetensors {
 const metadataKey = '__metadata__'
 const headerCap = 100_000_000
 
-/** The entries' data may share the memory of `bytes`. */
+/**
+ * The entries' data may share the memory of `bytes`. A tensor of a dtype that no array holds is there too, with its name, shape and bytes; an
+ * error comes where its `data` is used.
+ */
 export function readSafetensors(bytes: Uint8Array): Safetensors {
   const headerBytes = headerLength(bytes)
   const { metadata, layouts } = readHeader(decodeHeader(bytes.subarray(8, 8 + headerBytes)))
@@ -73,35 +120,40 @@ export function readSafetensors(bytes: Uint8Array): Safetensors {
   checkCoverage(layouts, bytes.length - dataStart)
   const tensors = new Map<string, SafetensorsEntry>()
   for (const [name, { dtype, shape, begin, end }] of layouts) {
-    const data = decode(dtype, bytes.subarray(dataStart + begin, dataStart + end))
-    tensors.set(name, { dtype, shape, data } as SafetensorsEntry)
+    const part = bytes.subarray(dataStart + begin, dataStart + end)
+    tensors.set(
+      name,
+      isRead(dtype) ? ({ dtype, shape, data: decode(dtype, part) } as SafetensorsEntry) : new PackedEntry(name, dtype, shape, part),
+    )
   }
   return { metadata, tensors }
 }
 
-/** The same entries give the same bytes whatever their order: widest dtype first, so that each tensor is aligned, then by name. */
+/**
+ * The same entries give the same bytes whatever their order: widest dtype first, so that each tensor is aligned, then by name.
+ * Hugging Face's loaders take a file whose metadata says format 'pt', 'tf', 'flax' or 'mlx', and no other.
+ */
 export function writeSafetensors(
   tensors: Iterable<readonly [string, SafetensorsEntry]>,
-  metadata: Record<string, string> = {},
+  metadata: Record<string, string> = { format: 'pt' },
 ): Uint8Array {
-  const entries = [...tensors].sort(([a, x], [b, y]) => dtypes[y.dtype].width - dtypes[x.dtype].width || (a < b ? -1 : 1))
+  const entries = [...tensors].sort(([a, x], [b, y]) => bitsOf(y.dtype) - bitsOf(x.dtype) || (a < b ? -1 : 1))
   const members: string[] = []
   const keys = Object.keys(metadata).sort()
   if (keys.length > 0) members.push(`"${metadataKey}":{${keys.map((key) => metadataMember(key, metadata[key])).join()}}`)
   const seen = new Set<string>()
   let end = 0
-  for (const [name, { dtype, shape, data }] of entries) {
-    const { width, array } = dtypes[dtype]
+  const parts: Uint8Array[] = []
+  for (const [name, entry] of entries) {
+    const { dtype, shape } = entry
     if (name === metadataKey) throw new SafetensorsError(`${tensor(name)}: the name is taken by the format`)
     if (seen.has(name)) throw new SafetensorsError(`${tensor(name)}: given twice`)
     if (!isUnicode(name)) throw new SafetensorsError(`${tensor(name)}: the name isn't valid Unicode`)
-    if (!(data instanceof array)) throw new SafetensorsError(`${tensor(name)}: ${dtype} is written from a ${array.name}`)
-    if (countOf(name, shape) !== data.length) {
-      throw new SafetensorsError(`${tensor(name)}: ${data.length} values don't fill the shape [${shape.join(', ')}]`)
-    }
     seen.add(name)
+    const part = encode(name, entry)
+    parts.push(part)
     const begin = end
-    end += data.length * width
+    end += part.length
     members.push(`${JSON.stringify(name)}:{"dtype":"${dtype}","shape":[${shape.join()}],"data_offsets":[${begin},${end}]}`)
   }
   const header = new TextEncoder().encode(`{${members.join()}}`)
@@ -111,9 +163,9 @@ export function writeSafetensors(
   new DataView(bytes.buffer).setBigUint64(0, BigInt(headerBytes), true)
   bytes.set(header, 8)
   let position = 8 + headerBytes
-  for (const [, { dtype, data }] of entries) {
-    bytes.set(encode(dtype, data), position)
-    position += data.length * dtypes[dtype].width
+  for (const part of parts) {
+    bytes.set(part, position)
+    position += part.length
   }
   return bytes
 }
@@ -121,20 +173,32 @@ export function writeSafetensors(
 // --- Header ---------------------------------------------------------------------------------------------------------------------------
 
 interface Layout {
-  dtype: Dtype
+  dtype: Dtype | PackedDtype
   shape: number[]
   begin: number
   end: number
 }
 
 function headerLength(bytes: Uint8Array): number {
-  if (bytes.length < 8) throw new SafetensorsError(`a file of ${bytes.length} bytes is too short: the header's length alone takes 8`)
-  const length = new DataView(bytes.buffer, bytes.byteOffset, 8).getBigUint64(0, true)
-  if (length > BigInt(headerCap)) throw new SafetensorsError(`a header of ${length} bytes is over the format's limit of ${headerCap}`)
-  if (Number(length) > bytes.length - 8) {
-    throw new SafetensorsError(`a header of ${length} bytes doesn't fit in a file of ${bytes.length} bytes (truncated?)`)
+  if (bytes.length < 8) {
+    const empty = bytes.length === 0 ? ' (it is empty: a download that was broken off?)' : ''
+    throw new SafetensorsError(`a file of ${bytes.length} bytes is too short: the header's length alone takes 8${empty}`)
   }
-  return Number(length)
+  const length = new DataView(bytes.buffer, bytes.byteOffset, 8).getBigUint64(0, true)
+  const begins = bytes.length === 8 || bytes[8] === 0x7b // {
+  const kind = length > headerCap || !begins ? fileKind(bytes) : undefined
+  if (kind !== undefined) throw new SafetensorsError(`the file is ${kind.what}, not a safetensors file: ${kind.weights}`)
+  if (Number(length) <= Math.min(headerCap, bytes.length - 8)) return Number(length)
+  // The size is worth telling only if it may be one.
+  if (!begins) {
+    const first = Array.from(bytes.subarray(0, 8), (byte) => byte.toString(16).padStart(2, '0')).join(' ')
+    throw new SafetensorsError(`the file isn't a safetensors file: it begins with the bytes ${first}`)
+  }
+  throw new SafetensorsError(
+    length > headerCap
+      ? `a header of ${length} bytes is over the format's limit of ${headerCap}`
+      : `a header of ${length} bytes doesn't fit in a file of ${bytes.length} bytes (truncated?)`,
+  )
 }
 
 function decodeHeader(bytes: Uint8Array): string {
@@ -154,9 +218,10 @@ function readHeader(text: string): { metadata: Record<string, string>; layouts: 
   const layouts = new Map<string, Layout>()
   json.object('header', (name) => {
     if (name === metadataKey)
-      json.object(metadataKey, (key) => {
-        metadata[key] = json.string(`${metadataKey}: ${quote(key)}`)
-      })
+      json.null() ||
+        json.object(metadataKey, (key) => {
+          metadata[key] = json.string(`${metadataKey}: ${quote(key)}`)
+        })
     else layouts.set(name, readLayout(json, name))
   })
   json.finish()
@@ -177,19 +242,19 @@ function readLayout(json: HeaderParser, name: string): Layout {
   if (dtype === undefined) throw new SafetensorsError(`${where}: dtype is missing`)
   if (shape === undefined) throw new SafetensorsError(`${where}: shape is missing`)
   if (offsets === undefined) throw new SafetensorsError(`${where}: data_offsets is missing`)
-  if (!Object.hasOwn(dtypes, dtype)) {
-    throw new SafetensorsError(`${where}: unknown dtype ${quote(dtype)} (known: ${Object.keys(dtypes).join(', ')})`)
+  if (!isRead(dtype) && !isPacked(dtype)) {
+    const known = Object.keys({ ...dtypes, ...packedDtypes }).join(', ')
+    throw new SafetensorsError(`${where}: unknown dtype ${quote(dtype)} (known: ${known})`)
   }
   const [begin, end] = offsets
   if (offsets.length !== 2 || begin > end) {
     throw new SafetensorsError(`${where}: data_offsets [${clip(offsets.join(', '))}] aren't [begin, end)`)
   }
-  const known = dtype as Dtype
-  const size = countOf(name, shape) * dtypes[known].width
+  const size = (countOf(name, shape) * bitsOf(dtype)) / 8
   if (end - begin !== size) {
-    throw new SafetensorsError(`${where}: offsets [${begin}, ${end}) don't match ${known} [${clip(shape.join(', '))}] (${size} bytes)`)
+    throw new SafetensorsError(`${where}: offsets [${begin}, ${end}) don't match ${dtype} [${clip(shape.join(', '))}] (${size} bytes)`)
   }
-  return { dtype: known, shape, begin, end }
+  return { dtype, shape, begin, end }
 }
 
 /** The tensors, in the order of their offsets, must cover the data exactly: no overlap, no gap, nothing before, nothing after. */
@@ -266,6 +331,13 @@ class HeaderParser {
     return value
   }
 
+  /** Whether the next value is null, which is read then. */
+  null(): boolean {
+    const found = this.text.startsWith('null', this.skip())
+    if (found) this.position += 4
+    return found
+  }
+
   finish(): void {
     if (this.skip() < this.text.length) throw new SafetensorsError(`header: expected its end, got ${this.next()}`)
   }
@@ -304,13 +376,29 @@ class HeaderParser {
 function decode(dtype: Dtype, bytes: Uint8Array): NumberArray {
   if (dtype === 'F16') return widen(bytes, float16Bits)
   if (dtype === 'BF16') return widen(bytes, (half) => half << 16)
-  const { width, array } = dtypes[dtype]
+  const { bits, array } = dtypes[dtype]
+  const width = bits / 8
   // A view where the alignment allows one, else a copy.
   const aligned = bytes.byteOffset % width === 0 ? bytes : new Uint8Array(bytes)
   return new (array as ArrayClass)(aligned.buffer, aligned.byteOffset, aligned.length / width)
 }
 
-function encode(dtype: Dtype, data: NumberArray): Uint8Array {
+/** Checks that the values, or the bytes, are those of the dtype and fill the shape. */
+function encode(name: string, entry: SafetensorsEntry): Uint8Array {
+  const { dtype, shape } = entry
+  const count = countOf(name, shape)
+  if (entry instanceof PackedEntry) {
+    const size = (count * bitsOf(dtype)) / 8
+    if (entry.bytes.length === size) return entry.bytes
+    throw new SafetensorsError(`${tensor(name)}: ${entry.bytes.length} bytes of ${dtype} don't fill the shape [${shape.join(', ')}]`)
+  }
+  if (!isRead(dtype)) throw new SafetensorsError(`${tensor(name)}: a dtype ${quote(String(dtype))} can't be written from numbers`)
+  const { data } = entry
+  const { array } = dtypes[dtype]
+  if (!(data instanceof array)) throw new SafetensorsError(`${tensor(name)}: ${dtype} is written from a ${array.name}`)
+  if (count !== data.length) {
+    throw new SafetensorsError(`${tensor(name)}: ${data.length} values don't fill the shape [${shape.join(', ')}]`)
+  }
   if (dtype === 'F16') return narrow(data as Float32Array, float16FromBits)
   if (dtype === 'BF16') return narrow(data as Float32Array, bfloat16FromBits)
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
@@ -393,14 +481,9 @@ function isUnicode(text: string): boolean {
   return !/\p{Surrogate}/u.test(text)
 }
 
-/** A name may hold anything: shown on one line, not for pages, and without a terminal's control codes. */
+/** A name may hold anything: shown on one line, and not for pages. */
 function quote(text: string): string {
-  const escaped = JSON.stringify(text.slice(0, 100)).slice(1, -1)
-  return `'${clip(escaped.replace(/[\x7f-\x9f\u2028\u2029]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`))}'`
-}
-
-function clip(text: string): string {
-  return text.length <= 80 ? text : `${text.slice(0, 79)}…`
+  return `'${clip(printable(JSON.stringify(text.slice(0, 100)).slice(1, -1)))}'`
 }
 
 function tensor(name: string): string {

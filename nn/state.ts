@@ -5,10 +5,12 @@ import { scope } from '../engine/scope.ts'
 import { sameShape, show, sizeOf } from '../engine/shape.ts'
 import { getDevice, Tensor, tensor, zeros } from '../engine/tensor.ts'
 import type { AttentionState } from './attention.ts'
-import type { FloatEntry, Module } from './module.ts'
+import { printable } from './foreign.ts'
+import { type FloatEntry, isFloat, type Module } from './module.ts'
 import { readSafetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from './safetensors.ts'
 import type { KeyValueState } from './softmax-attention.ts'
 import type { TransformerState } from './transformer.ts'
+import { otherVersion, versionMetadata } from './version.ts'
 
 export type State = AttentionState | KeyValueState | TransformerState
 
@@ -80,7 +82,7 @@ export function resetRows<S extends State>(state: S, rows: ArrayLike<number | bo
   return scope(() => mapState(state, reset, resetCounts) as S)
 }
 
-const format = 'fastweights-state-1'
+const version = { fastweights: 'state 2', before: 'fastweights-state-1' }
 
 /** The state as a safetensors file, in the device's precision. */
 export async function saveState(state: State): Promise<Uint8Array> {
@@ -98,7 +100,7 @@ export async function saveState(state: State): Promise<Uint8Array> {
       waiting.push(Promise.resolve([name, { dtype: 'I32', shape: [counts.length], data: Int32Array.from(counts) }]))
     },
   )
-  return writeSafetensors(await Promise.all(waiting), { format, rows: `${B}` })
+  return writeSafetensors(await Promise.all(waiting), { ...versionMetadata(version), rows: `${B}` })
 }
 
 /** The state in a file of `saveState`, on the owner's device. Throws a SafetensorsError unless it is one of that layer or model. */
@@ -107,8 +109,8 @@ export function loadState<S extends State>(bytes: Uint8Array, owner: Stateful<S>
   const fail = (problem: string): never => {
     throw new SafetensorsError(`state: ${problem}`)
   }
-  if (metadata.format !== format)
-    fail(`the file isn't a state (its metadata says format ${JSON.stringify(metadata.format?.slice(0, 80)) ?? 'nothing'})`)
+  const says = otherVersion(metadata, version)
+  if (says !== undefined) fail(`the file isn't a state (its metadata says ${says})`)
   if (!/^[1-9]\d{0,9}$/.test(metadata.rows ?? '')) fail("its metadata doesn't say how many rows it has")
   const B = Number(metadata.rows)
   const parts = owner.stateParts(B)
@@ -124,11 +126,10 @@ export function loadState<S extends State>(bytes: Uint8Array, owner: Stateful<S>
     const grown = shape.map((d) => (d < 0 ? tokens : d))
     const expected = dtype === 'int32' ? [sizeOf(grown)] : grown
     if (!sameShape(entry.shape, expected)) fail(`${name} has shape ${show(entry.shape)}, expected ${show(expected)}`)
-    if (dtype === 'int32' ? entry.dtype !== 'I32' : !(entry.data instanceof Float32Array || entry.data instanceof Float64Array))
-      fail(`${name} is ${entry.dtype}, not ${dtype}`)
+    if (dtype === 'int32' ? entry.dtype !== 'I32' : !isFloat(entry)) fail(`${name} is ${entry.dtype}, not ${dtype}`)
     if (dtype === 'int32' && (entry.data as Int32Array).some((count) => count < 0)) fail(`${name} holds a number below 0`)
   })
-  for (const name of left) fail(`${JSON.stringify(name.slice(0, 80))} is no part of it`)
+  for (const name of left) fail(`${printable(JSON.stringify(name.slice(0, 80)))} is no part of it`)
   const device = owner.parameters()[0]?.device ?? getDevice()
   return walkParts(parts, '', (name, { dtype }) => {
     const { data, shape } = tensors.get(name)!

@@ -11,6 +11,7 @@ import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:f
 import { homedir, tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
+import { type Encoding, encodingOf, fileKind, isBinary } from '../nn/foreign.ts'
 import { TextError } from './text.ts'
 
 export interface LoadedText {
@@ -42,16 +43,22 @@ const defaultSources: readonly TextSource[] = [
   },
 ]
 
+/** The names of the default texts, the preferred one first. */
+export const defaultTexts: readonly string[] = defaultSources.map(({ name }) => name)
+
 export interface DefaultTextOptions {
   /** Receives a line about each thing that is done. */
   log?: (line: string) => void
   cache?: string
   sources?: readonly TextSource[]
+  /** The one that is wanted; any, if it isn't given. */
+  name?: string
 }
 
 /** Tiny Shakespeare, or where its host can't be reached, Moby Dick. */
 export async function defaultText(options: DefaultTextOptions = {}): Promise<LoadedText> {
-  const { log = () => {}, cache = cacheFolder(), sources = defaultSources } = options
+  const { log = () => {}, cache = cacheFolder(), name } = options
+  const sources = (options.sources ?? defaultSources).filter((source) => name === undefined || source.name === name)
   for (const source of sources) {
     const path = join(cache, source.file)
     const bytes = await readFile(path).catch(() => null)
@@ -98,15 +105,43 @@ export function cacheFolder(environment: NodeJS.ProcessEnv = process.env, platfo
 
 // --- Decoding -------------------------------------------------------------------------------------------------------------------------
 
-function decodeText(bytes: Uint8Array, name: string): string {
+/** The text of a file, UTF-8 with or without a byte order mark; what is anything else is a TextError that says what it is and what to do. */
+export function decodeText(bytes: Uint8Array, name: string): string {
+  const kind = fileKind(bytes)
+  if (kind?.text !== undefined) throw new TextError(`${name} is ${kind.what}, not plain text: ${kind.text}`)
+  const encoding = encodingOf(bytes)
+  if (encoding !== undefined) throw new TextError(`${name} is in ${encoding.name}, not in UTF-8: ${conversion(name, encoding)}`)
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes)
   } catch {
     const offset = invalidUtf8(bytes)
     if (offset < 0) throw new TextError(`${name} is too large to be one string (${bytes.length} bytes)`)
-    const byte = bytes[offset].toString(16).padStart(2, '0')
-    throw new TextError(`${name} isn't valid UTF-8: byte 0x${byte} at offset ${offset}`)
+    const start = sequenceStart(bytes, offset)
+    const byte = bytes[start].toString(16).padStart(2, '0')
+    const hint = isBinary(bytes) ? 'it seems to be no text' : `if it is in Latin-1 or Windows-1252, ${conversion(name, windows1252)}`
+    throw new TextError(`${name} isn't valid UTF-8: byte 0x${byte} at offset ${start}; ${hint}`)
   }
+}
+
+const windows1252: Encoding = { name: 'Windows-1252', iconv: 'WINDOWS-1252', powershell: '1252', seven: true }
+
+/** Command lines that make UTF-8 of it. */
+function conversion(name: string, { iconv, powershell, seven }: Encoding): string {
+  const [from, to] = [name, name.replace(/(\.[^./\\]*)?$/, '-utf8$1')]
+  const word = (text: string, quote: string): string => (/^[\w./\\:=-]+$/.test(text) ? text : `'${text.replaceAll("'", quote)}'`)
+  const [a, b] = [from, to].map((text) => word(text, "'\\''"))
+  const [c, d] = [from, to].map((text) => word(text, "''"))
+  return `convert it with iconv -f ${iconv} -t UTF-8 ${a} > ${b} or in PowerShell${seven ? ' 7' : ''} with Get-Content ${c} -Encoding ${powershell} | Set-Content ${d} -Encoding utf8`
+}
+
+/** Where the sequence begins that the invalid byte at the offset breaks off. */
+function sequenceStart(bytes: Uint8Array, offset: number): number {
+  for (let back = 1; back <= Math.min(3, offset); back++) {
+    const byte = bytes[offset - back]
+    if (byte >= 0xc0) return back < (byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2) ? offset - back : offset
+    if (byte < 0x80) break
+  }
+  return offset
 }
 
 /** By first byte: its range, the length of the sequence, and the range of the second byte (the Unicode standard's table 3-7). */

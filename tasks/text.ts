@@ -5,6 +5,7 @@
  * Samplers have no state: batch `step` is a function of the seed and the step, so that a training run resumes exactly from a step number.
  * Tests: test/nn/text.test.ts.
  */
+import { printable } from '../nn/foreign.ts'
 import { ignoredTarget, type TokenBatch } from '../nn/trainer.ts'
 
 export class TextError extends Error {
@@ -32,7 +33,7 @@ export function vocabularyOf(symbols: readonly string[]): Vocabulary {
   const tokenOf = new Map(symbols.map((symbol, token) => [symbol, token]))
   if (tokenOf.size !== symbols.length) throw new TextError('the vocabulary has a symbol twice')
   const wrong = symbols.find((symbol) => [...symbol].length !== 1)
-  if (wrong !== undefined) throw new TextError(`the vocabulary's symbol ${JSON.stringify(wrong)} isn't one character`)
+  if (wrong !== undefined) throw new TextError(`the vocabulary's symbol ${quote(wrong)} isn't one character`)
 
   return {
     symbols,
@@ -59,6 +60,8 @@ export function vocabularyOf(symbols: readonly string[]): Vocabulary {
   }
 }
 
+const quote = (symbol: string): string => printable(JSON.stringify(symbol))
+
 /** Typographic characters and what a keyboard has in their place. */
 const plainForms: Record<string, string> = {
   '‘': "'",
@@ -78,8 +81,8 @@ function unknownCharacter(character: string, position: number, known: ReadonlyMa
   const candidates = [plainForms[character] ?? bare, bare.toLowerCase(), bare.toUpperCase()]
   const near = [...new Set(candidates)].filter((candidate) => candidate !== character && known.has(candidate))
   const code = character.codePointAt(0)!.toString(16).toUpperCase().padStart(4, '0')
-  const hint = near.length === 0 ? '' : ` (it has ${near.map((symbol) => JSON.stringify(symbol)).join(' and ')})`
-  return `character ${JSON.stringify(character)} (U+${code}) at ${position} isn't in the vocabulary of ${known.size} symbols${hint}`
+  const hint = near.length === 0 ? '' : ` (it has ${near.map(quote).join(' and ')})`
+  return `character ${quote(character)} (U+${code}) at ${position} isn't in the vocabulary of ${known.size} symbols${hint}`
 }
 
 // --- Split ----------------------------------------------------------------------------------------------------------------------------

@@ -202,7 +202,7 @@ export const claims = [
       assert.equal(result.stderr.trimEnd().split('\n').length, 1, result.stderr)
       assert.equal(result.code, code)
     }
-    const bad = async (name: string, content: string, message: RegExp): Promise<void> => {
+    const bad = async (name: string, content: string | Uint8Array, message: RegExp): Promise<void> => {
       place.write(name, content)
       await refused(`verify ./${name} --device reference`, 1, message)
     }
@@ -243,7 +243,13 @@ export const claims = [
     it('a file that exports nothing usable', () =>
       bad('empty.mjs', 'export const x = 1', /empty\.mjs: exports neither 'claims' nor 'rules'/))
     it('a file that imports what is not there', () =>
-      bad('import.mjs', "import 'nosuch'", /import\.mjs: can't be loaded: Cannot find package 'nosuch'/))
+      bad('import.mjs', "import 'nosuch'", /import\.mjs: can't be loaded: Cannot find package 'nosuch' imported from import\.mjs\n$/))
+    it('a file in UTF-16', () =>
+      bad(
+        'wide.mjs',
+        Buffer.from('\ufeffexport const claims = []', 'utf16le'),
+        /wide\.mjs: can't be loaded: it is in UTF-16 \(little-endian\), not in UTF-8\n$/,
+      ))
     it('a malformed claim', () =>
       bad('malformed.mjs', "export const claims = [{ name: 'x' }]", /malformed\.mjs: 'x': 'section' must be a text/))
     it('a malformed rule', () => bad('rule.mjs', "export const rules = [{ name: 'x' }]", /rule\.mjs: 'x': 'step' must be a function/))

@@ -1,6 +1,7 @@
 /** Whatever is wrong with the input: one line on standard error, an exit code (2 for usage, else 1), and not a byte changed on the disk. */
 import assert from 'node:assert/strict'
 import { existsSync, mkdirSync } from 'node:fs'
+import { gzipSync } from 'node:zlib'
 import { readSafetensors, type Safetensors, writeSafetensors } from '../../nn/index.ts'
 import { type Result, Workplace } from './command.ts'
 
@@ -15,6 +16,9 @@ describe('bad input', () => {
     place.write('empty.txt', '')
     place.write('short.txt', 'abc')
     place.write('latin1.txt', Buffer.from('caf\xe9 au lait', 'latin1'))
+    place.write('windows.txt', Buffer.from('\ufeffIt is so.\r\n'.repeat(50), 'utf16le'))
+    place.write('bare.txt', Buffer.from('It is so.\r\n'.repeat(50), 'utf16le').swap16())
+    place.write('text.gz', gzipSync('It is so. '.repeat(50)))
     place.write('other.txt', 'It is another text. '.repeat(50))
     mkdirSync(place.path('folder'))
     mkdirSync(place.path('folder.svg'))
@@ -86,7 +90,7 @@ describe('bad input', () => {
   ])
 
   refuses('in a config file', 2, () => {
-    const config = (name: string, content: string): string => {
+    const config = (name: string, content: string | Uint8Array): string => {
       place.write(`${name}.json`, content)
       return `train --text text.txt --out new --config ${name}.json`
     }
@@ -98,6 +102,20 @@ describe('bad input', () => {
       [config('type', '{"steps": "5"}'), 'type.json: "steps": expected an integer, 1 or more, got "5"'],
       [config('null', '{"steps": null}'), 'null.json: "steps": expected an integer, 1 or more, got null'],
       [config('fraction', '{"heads": 1.5}'), 'fraction.json: "heads": expected an integer, 1 or more, got 1.5'],
+      [
+        config('wide', Buffer.from('\ufeff{"steps": 5}', 'utf16le')),
+        /^--config: wide\.json is in UTF-16 \(little-endian\), .* iconv -f UTF-16LE /,
+      ],
+      [
+        config('bare', Buffer.from('{"steps": 5}', 'utf16le').swap16()),
+        /^--config: bare\.json is in UTF-16 \(big-endian\), .* iconv -f UTF-16BE /,
+      ],
+      [
+        config('latin', Buffer.from('{"prompt": "caf\xe9"}', 'latin1')),
+        /^--config: latin\.json isn't valid UTF-8: byte 0xe9 at offset 15; /,
+      ],
+      [config('page', '<html>'), /^--config: page\.json isn't valid JSON: /],
+      [config('escape', '{"steps": \u001b[31m5}'), /^--config: escape\.json isn't valid JSON: [^\p{Cc}]*\\u001b[^\p{Cc}]*$/u],
       ['train --config none.json', "--config: can't read none.json: no such file or folder"],
       ['train --config folder', "--config: can't read folder: it is a folder"],
     ]
@@ -137,7 +155,20 @@ describe('bad input', () => {
     [train('').replace('text.txt', 'folder'), "can't read folder: it is a folder"],
     [train('').replace('text.txt', 'empty.txt'), 'empty.txt is empty'],
     [train('').replace('text.txt', 'short.txt'), /^the text is too short: of its 3 characters, 2 would train/],
-    [train('').replace('text.txt', 'latin1.txt'), "latin1.txt isn't valid UTF-8: byte 0x20 at offset 4"],
+    [
+      train('').replace('text.txt', 'latin1.txt'),
+      /^latin1\.txt isn't valid UTF-8: byte 0xe9 at offset 3; if it is in Latin-1 or Windows-1252, convert it with iconv -f WINDOWS-1252 -t UTF-8 latin1\.txt > latin1-utf8\.txt or in PowerShell 7 with Get-Content latin1\.txt -Encoding 1252 \| Set-Content latin1-utf8\.txt -Encoding utf8$/,
+    ],
+    [
+      train('').replace('text.txt', 'windows.txt'),
+      /^windows\.txt is in UTF-16 \(little-endian\), not in UTF-8: convert it with iconv -f UTF-16LE /,
+    ],
+    [train('').replace('text.txt', 'bare.txt'), /^bare\.txt is in UTF-16 \(big-endian\), not in UTF-8: convert it with iconv -f UTF-16BE /],
+    [train('').replace('text.txt', 'text.gz'), 'text.gz is compressed with gzip, not plain text: unpack it first (gunzip)'],
+    [
+      train('').replace('text.txt', 'run/checkpoint.safetensors'),
+      'run/checkpoint.safetensors is a safetensors file, not plain text: give a text file',
+    ],
     [[...train('--prompt').trim().split(' '), 'It is ü'], /^character "ü" \(U\+00FC\) at 6 isn't in the vocabulary of \d+ symbols$/],
     [['generate', '--run', 'run', '--prompt', 'Why Q'], /^character "Q" \(U\+0051\) at 4 isn't in the vocabulary of \d+ symbols$/],
   ])
@@ -171,7 +202,7 @@ describe('bad input', () => {
   ])
 
   const hostile: [name: string, change: (file: Safetensors) => void, message: RegExp][] = [
-    ['another format', ({ metadata }) => (metadata.format = 'pt'), /its metadata says format "pt"/],
+    ['another version', ({ metadata }) => delete metadata.fastweights, /its metadata says format "pt" and nothing of fastweights/],
     ['no configuration', ({ metadata }) => delete metadata.config, /the configuration in the metadata can't be used/],
     ['a configuration of another kind', ({ metadata }) => (metadata.config = '[1]'), /can't be used: it isn't an object$/],
     ['more layers than tensors', configure({ layers: 1e9 }), /it has 1000000000 layers, the file \d+ tensors$/],
@@ -208,7 +239,21 @@ describe('bad input', () => {
     const good = place.read('run/checkpoint.safetensors')
     const files: [name: string, bytes: Uint8Array, message: RegExp][] = [
       ['empty', new Uint8Array(0), /a file of 0 bytes is too short/],
-      ['text', Buffer.from('It is so. '.repeat(50)), /safetensors: a header of \d+ bytes is over the format's limit/],
+      [
+        'text',
+        Buffer.from('It is so. '.repeat(50)),
+        /safetensors: the file is plain text that begins 'It is so\. .*…', not a safetensors file: /,
+      ],
+      [
+        'pointer',
+        Buffer.from('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n'),
+        /: fetch the file itself with git lfs pull$/,
+      ],
+      [
+        'pytorch',
+        Buffer.from(`PK\x03\x04${'\0'.repeat(22)}\x10\0\0\0archive/data.pkl`),
+        /: the file is a PyTorch file, .* save_file\(torch\.load\(/,
+      ],
       ['cut', good.subarray(0, good.length - 100), /safetensors: /],
       ['header cut', good.subarray(0, 300), /safetensors: a header of \d+ bytes doesn't fit in a file of 300 bytes \(truncated\?\)$/],
       ['longer', Buffer.concat([good, Buffer.alloc(8)]), /safetensors: /],

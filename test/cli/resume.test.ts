@@ -1,8 +1,10 @@
 /** A run that was stopped, by its end, by Ctrl-C or by force, and resumed, leaves the same bytes as one that wasn't. */
 import assert from 'node:assert/strict'
-import { mkdirSync, renameSync } from 'node:fs'
-import { join } from 'node:path'
-import { readCheckpoint } from '../../nn/index.ts'
+import { createHash } from 'node:crypto'
+import { mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { basename, join } from 'node:path'
+import { readCheckpoint, readSafetensors, writeSafetensors } from '../../nn/index.ts'
 import { webgpu } from '../helpers.ts'
 import { ended, shown, Workplace } from './command.ts'
 
@@ -108,9 +110,92 @@ describe('fastweights train --resume', () => {
     await place.succeed(`train --resume ${join('..', 'far')} --steps 6`, { shell: 'cd elsewhere && exec "$0" "$@"' })
     renameSync(place.path('away.txt'), place.path('gone.txt'))
     const { code, stderr } = await place.run('train --resume far --steps 7')
-    assert.match(stderr, /^fastweights: can't read .*away\.txt: no such file or folder; .* give its new place with --text\n$/)
+    assert.match(stderr, /^fastweights: can't read away\.txt: no such file or folder; .* give its new place with --text\n$/)
     assert.equal(code, 1)
     await place.succeed('train --resume far --steps 7 --text gone.txt')
+  })
+
+  it('keeps of its text the name and the checksum, and no path', async () => {
+    mkdirSync(place.path('books'))
+    place.write('books/book.txt', place.read('text.txt'))
+    await place.succeed(['train', '--text', place.path('books/book.txt'), '--config', 'tiny.json', '--out', place.path('private')])
+    for (const name of readdirSync(place.path('private'))) {
+      const content = place.read(`private/${name}`).toString('latin1')
+      for (const secret of [place.folder, basename(place.folder), 'books', homedir()])
+        assert.ok(!content.includes(secret), `${name}: ${secret}`)
+    }
+    const { text } = JSON.parse(readCheckpoint(place.read('private/checkpoint.safetensors')).extra.run)
+    assert.deepEqual(text, { name: 'book.txt', hash: createHash('sha256').update(place.read('text.txt')).digest('hex') })
+  })
+
+  it('looks for its text by name: with the run, here, in the cache; what only has its name is not it', async () => {
+    const line = async (words: string): Promise<string> => {
+      const { code, stderr } = await place.run(words)
+      assert.equal(code, 1)
+      return stderr
+    }
+    mkdirSync(place.path('hidden'))
+    mkdirSync(place.path('cache'), { recursive: true })
+    mkdirSync(place.path('a/b'), { recursive: true })
+    place.write('hidden/story.txt', place.read('text.txt'))
+    await place.succeed('train --text hidden/story.txt --config tiny.json --out a/b/run')
+    const missing = /^fastweights: can't read story\.txt: no such file or folder; .*: give its new place with --text\n$/
+    assert.match(await line('train --resume a/b/run --steps 6'), missing)
+    let steps = 6
+    for (const [there, from] of [
+      ['a/b/run/story.txt', '.'],
+      ['a/b/story.txt', '.'],
+      ['a/story.txt', 'hidden'],
+      ['story.txt', '.'],
+      ['cache/story.txt', '.'],
+    ]) {
+      place.write(there, place.read('text.txt'))
+      const run = from === '.' ? 'a/b/run' : '../a/b/run'
+      if (from === 'hidden') rmSync(place.path('hidden/story.txt'))
+      await place.succeed(`train --resume ${run} --steps ${steps++}`, { shell: `cd ${from} && exec "$0" "$@"` })
+      rmSync(place.path(there))
+      assert.match(await line(`train --resume a/b/run --steps ${steps}`), missing)
+    }
+    place.write('story.txt', 'Another story.\n'.repeat(99))
+    const another = `fastweights: ${place.path('story.txt')} isn't the text that the run was trained on (story.txt): give that one with --text\n`
+    assert.equal(await line(`train --resume a/b/run --steps ${steps}`), another)
+    // One that is the text is found behind one that isn't.
+    place.write('cache/story.txt', place.read('text.txt'))
+    await place.succeed(`train --resume a/b/run --steps ${steps}`)
+  })
+
+  it('when it is stopped, says how to go on, with the text where it would not be found', async () => {
+    mkdirSync(place.path('shelf'))
+    place.write('shelf/novel.txt', place.read('text.txt'))
+    const child = place.start('train --text shelf/novel.txt --config tiny.json --out told --steps 1000000')
+    const result = ended(child)
+    await shown(child, 'step ')
+    child.kill('SIGINT')
+    const advice = (await result).stdout.match(/^stopped at step \d+; go on with (--resume told --text shelf\/novel\.txt)$/m)?.[1]
+    const { steps } = readCheckpoint(place.read('told/checkpoint.safetensors'))
+    await place.succeed(`train ${advice} --steps ${steps + 1}`)
+  })
+
+  it('a checkpoint of before opens: with the path of its text, and its version under format', async () => {
+    mkdirSync(place.path('old-place'))
+    place.write('old-place/tale.txt', place.read('text.txt'))
+    await place.succeed('train --text old-place/tale.txt --config tiny.json --out before')
+    const { tensors, metadata } = readSafetensors(place.read('before/checkpoint.safetensors'))
+    const { fastweights, ...rest } = metadata
+    const run = JSON.parse(metadata.run)
+    run.text.path = place.path('old-place/tale.txt')
+    const old = writeSafetensors(tensors, { ...rest, format: 'fastweights-2', run: JSON.stringify(run) })
+    place.write('before/checkpoint.safetensors', old)
+    await place.succeed('generate --run before --length 5')
+    await place.succeed('train --resume before --steps 6')
+    const now = readSafetensors(place.read('before/checkpoint.safetensors')).metadata
+    assert.deepEqual([now.format, now.fastweights], ['pt', 'checkpoint 3'])
+    assert.deepEqual(JSON.parse(now.run).text, { name: 'tale.txt', hash: run.text.hash })
+    // Where its path leads nowhere, it is looked for by its name.
+    place.write('before/checkpoint.safetensors', old)
+    place.write('before/metrics.jsonl', '')
+    renameSync(place.path('old-place/tale.txt'), place.path('tale.txt'))
+    await place.succeed('train --resume before --steps 6')
   })
 
   it('finds the same text under another name, and a run that is complete stays as it is', async () => {

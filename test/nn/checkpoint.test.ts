@@ -8,6 +8,7 @@ import {
   type DivergenceError,
   Muon,
   modelOf,
+  PackedEntry,
   readCheckpoint,
   readSafetensors,
   restoreOptimizer,
@@ -89,6 +90,48 @@ describe('checkpoints', () => {
     assert.deepEqual(await writeCheckpoint(trainer.model, optimizer), before)
     muon.dispose()
     release(trainer)
+  })
+
+  it('say pt where other loaders look for it, and open as they were written before', async () => {
+    const model = new Transformer({ ...architectures.default, layers: 1 })
+    const bytes = await writeCheckpoint(model, null, { note: 'x' })
+    const { tensors, metadata } = readSafetensors(bytes)
+    assert.deepEqual([metadata.format, metadata.fastweights], ['pt', 'checkpoint 3'])
+    const changed = (change: Record<string, string | undefined>) => {
+      const meta = Object.entries({ ...metadata, ...change }).filter((pair): pair is [string, string] => pair[1] !== undefined)
+      return readCheckpoint(writeSafetensors(tensors, Object.fromEntries(meta)))
+    }
+    const old = changed({ format: 'fastweights-2', fastweights: undefined })
+    assert.deepEqual(old, readCheckpoint(bytes))
+    assert.deepEqual(old.extra, { note: 'x' })
+    assert.deepEqual(await writeCheckpoint(modelOf(old), null, { note: 'x' }), bytes)
+    const refused = (change: Record<string, string | undefined>, says: string) =>
+      assert.throws(() => changed(change), {
+        name: 'SafetensorsError',
+        message: `safetensors: checkpoint: the file isn't a checkpoint of this version of fastweights (its metadata says ${says}, not "checkpoint 3")`,
+      })
+    refused({ fastweights: undefined }, 'format "pt" and nothing of fastweights')
+    refused({ fastweights: 'checkpoint 4\u001b\u009b' }, '"checkpoint 4\\u001b\\u009b"')
+    refused({ fastweights: 'state 2' }, '"state 2"')
+    refused({ format: 'fastweights-1', fastweights: undefined }, 'format "fastweights-1"')
+    refused({ format: undefined, fastweights: undefined }, 'no format')
+    model.dispose()
+  })
+
+  it('are refused with the prefix that their names have, or the dtype that is not read', async () => {
+    const trainer = trainerOf(new Transformer({ ...architectures.default, layers: 1 }))
+    await trainer.step(randomBatch(1))
+    const { tensors, metadata } = readSafetensors(await writeCheckpoint(trainer.model, trainer.optimizer))
+    release(trainer)
+    const prefixed = [...tensors].map(([name, entry]) => [`_orig_mod.${name}`, entry] as const)
+    assert.throws(() => readCheckpoint(writeSafetensors(prefixed, { ...metadata })), {
+      message: 'safetensors: checkpoint: it lacks src_embed.weight; its names have "_orig_mod." before them',
+    })
+    const { shape } = tensors.get('generator.bias')!
+    tensors.set('generator.bias', new PackedEntry('generator.bias', 'F8_E5M2', shape, new Uint8Array(shape[0])))
+    assert.throws(() => readCheckpoint(writeSafetensors(tensors, { ...metadata })), {
+      message: "safetensors: checkpoint: generator.bias is F8_E5M2, which isn't read as numbers",
+    })
   })
 
   it('hold a plain state dict beside the moments', async () => {

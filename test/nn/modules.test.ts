@@ -2,7 +2,16 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { generator, mul, noGrad, normal, parameter, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
-import { type FastWeightsAttention, Module, readSafetensors, Transformer, writeSafetensors } from '../../nn/index.ts'
+import {
+  type FastWeightsAttention,
+  Linear,
+  Module,
+  PackedEntry,
+  readSafetensors,
+  type SafetensorsEntry,
+  Transformer,
+  writeSafetensors,
+} from '../../nn/index.ts'
 import { presets } from '../../tasks/index.ts'
 import { assertClose, assertSameBits, gpus, reference, wasm } from '../helpers.ts'
 import { architectures, few, randomTokens } from './models.ts'
@@ -143,6 +152,131 @@ describe('modules', () => {
       Array.from(await model.generator.bias!.read()),
       Array.from(data, (x) => x + 1),
     )
+    model.dispose()
+  })
+
+  it('say which prefix the names of a state dict have, and take it off or put it on', async () => {
+    const model = new Transformer(labml)
+    const dict = await model.stateDict()
+    const n = dict.size
+    const sevens = new Map([...dict].map(([name, entry]) => [name, { ...entry, data: entry.data.map(() => 7) }]))
+    type Saved = typeof sevens
+    const renamed = (...prefixes: string[]): Saved =>
+      new Map([...sevens].flatMap(([name, entry]) => prefixes.map((prefix) => [prefix + name, entry] as const)))
+    const refuses = (saved: Saved, begin: string, end: string, options = {}, owner: Module = model) =>
+      assert.throws(
+        () => owner.loadStateDict(saved, options),
+        ({ message }: Error) => {
+          assert.ok(message.startsWith(`loadStateDict: the state dict ${begin}`) && message.endsWith(end), message)
+          return true
+        },
+      )
+    const loads = async (saved: Saved, options: object, owner: Module = model) => {
+      owner.loadStateDict(saved, options)
+      for (const [name, { data }] of await model.stateDict())
+        assert.ok(
+          data.every((x) => x === 7),
+          name,
+        )
+      model.loadStateDict(dict)
+    }
+    const lacks = `lacks ${[...dict.keys()].slice(0, 3).join(', ')}, ... (${n})`
+
+    for (const prefix of ['_orig_mod.', 'module.', 'model.', 'module._orig_mod.', 'net.0.inner.', '__proto__.']) {
+      const saved = renamed(prefix)
+      const advice = `; with '${prefix}' taken off its names, ${n} of the model's ${n} are there: give { prefix: '${prefix}' }`
+      refuses(saved, lacks, `(${n})${advice}`)
+      refuses(saved, lacks, advice, { strict: false })
+      refuses(saved, lacks, advice, { prefix: 'x.' })
+      refuses(saved, lacks.slice(0, 6), advice, { prefix: prefix.slice(0, -1) })
+      await loads(saved, { prefix })
+    }
+
+    // All but few.
+    const most = renamed('module.')
+    most.delete('module.generator.bias')
+    most.set('generator.bias', sevens.get('generator.bias')!)
+    const advice = `; with 'module.' taken off its names, ${n} of the model's ${n} are there: give { prefix: 'module.' }`
+    refuses(most, lacks.slice(0, 40), advice)
+    await loads(most, { prefix: 'module.' })
+    most.delete('generator.bias')
+    const less = advice.replace(`${n}`, `${n - 1}`)
+    refuses(most, lacks.slice(0, 40), less)
+    refuses(most, 'lacks generator.bias', less, { prefix: 'module.' })
+    const more = renamed('model.').set('head.weight', sevens.get('generator.bias')!)
+    refuses(more, lacks, `${n} of the model's ${n} are there: give { prefix: 'model.', strict: false }`)
+    await loads(more, { prefix: 'model.', strict: false })
+
+    // The model has the prefix, and the state dict hasn't.
+    const inner: Saved = new Map(
+      [...sevens].flatMap(([name, e]) => (name.startsWith('transformer.') ? [[name.slice(12), e] as const] : [])),
+    )
+    refuses(
+      inner,
+      'lacks',
+      `; with 'transformer.' put before its names, ${inner.size} of the model's ${n} are there: give { addPrefix: 'transformer.' }`,
+    )
+    const wrapped = new (class extends Module {
+      model = model
+    })()
+    refuses(
+      sevens,
+      'lacks model.',
+      `; with 'model.' put before its names, ${n} of the model's ${n} are there: give { addPrefix: 'model.' }`,
+      {},
+      wrapped,
+    )
+    await loads(sevens, { addPrefix: 'model.' }, wrapped)
+    await loads(renamed('module.'), { prefix: 'module.', addPrefix: 'model.' }, wrapped)
+
+    // Where the names fit but for one, or two prefixes fit as well, none is told.
+    const moments = renamed('', 'optimizer.m.', 'optimizer.v.')
+    moments.delete('generator.bias')
+    refuses(moments, 'lacks generator.bias', 'lacks generator.bias')
+    const twice = renamed('param.', 'grad.')
+    refuses(twice, lacks, lacks)
+    await loads(twice, { prefix: 'param.', strict: false })
+    const averaged = renamed('ema.')
+    for (const [name, entry] of dict) averaged.set(name, entry)
+    const both = `has ${[...dict.keys()].slice(0, 3).join(', ')}, ... (${n}) with and without the prefix 'ema.'`
+    refuses(averaged, both, both, { prefix: 'ema.' })
+    await loads(averaged, { prefix: 'ema.', strict: false })
+    refuses(renamed('module.', 'module.optimizer.m.'), lacks, "give { prefix: 'module.', strict: false }")
+
+    for (const [name, entry] of await model.stateDict()) assertSameBits(entry.data, dict.get(name)!.data, name)
+    model.dispose()
+  })
+
+  it('show the names of a stranger without their control codes, and take no time for long ones', () => {
+    const model = new Linear(2, 3, generator(1))
+    const entry = { shape: [1], data: [1] }
+    const dict = new Map<string, { shape: readonly number[]; data: ArrayLike<number> }>([
+      ['weight', { shape: [3, 2], data: [1, 2, 3, 4, 5, 6] }],
+      ['bias', { shape: [3], data: [1, 2, 3] }],
+      ['a\n\u001b[31m\u009b', entry],
+      ['.'.repeat(1e6), entry],
+      ['b'.repeat(1e6), entry],
+    ])
+    assert.throws(
+      () => model.loadStateDict(dict, { prefix: '' }),
+      ({ message }: Error) => {
+        assert.match(message, /^loadStateDict: the model has no parameter a\\n\\u001b\[31m\\u009b, \.+…, b+…$/)
+        return true
+      },
+    )
+    assert.throws(() => model.loadStateDict(new Map([...dict].slice(2))), { message: 'loadStateDict: the state dict lacks weight, bias' })
+    model.dispose()
+  })
+
+  it('load a file in which a tensor they lack is of a dtype that is not read, and refuse one of theirs', async () => {
+    const model = new Linear(2, 3, generator(1))
+    const dict = await model.stateDict()
+    const float8 = new PackedEntry('scales', 'F8_E4M3', [3, 2], new Uint8Array(6))
+    const file = readSafetensors(writeSafetensors([...dict, ['scales', float8]]))
+    model.loadStateDict(file.tensors, { strict: false })
+    const quantised = readSafetensors(writeSafetensors(new Map<string, SafetensorsEntry>(dict).set('weight', float8)))
+    assert.throws(() => model.loadStateDict(quantised.tensors), { message: /^safetensors: tensor 'weight': F8_E4M3 isn't read as numbers/ })
+    assertSameBits((await model.stateDict()).get('weight')!.data, dict.get('weight')!.data, 'weight')
     model.dispose()
   })
 

@@ -1,7 +1,14 @@
 import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
 import fc from 'fast-check'
-import { type Dtype, readSafetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from '../../nn/safetensors.ts'
+import {
+  type Dtype,
+  PackedEntry,
+  readSafetensors,
+  type SafetensorsEntry,
+  SafetensorsError,
+  writeSafetensors,
+} from '../../nn/safetensors.ts'
 
 const widths: Record<Dtype, number> = {
   F64: 8,
@@ -195,6 +202,145 @@ describe('safetensors', () => {
     })
   }
 
+  const ascii = (text: string) => new TextEncoder().encode(text)
+  const latin1 = (text: string, more = 64) => new Uint8Array([...Buffer.from(text, 'latin1'), ...new Uint8Array(more).fill(7)])
+  const member = (name: string) => latin1(`PK\x03\x04${'\0'.repeat(22)}${String.fromCharCode(name.length)}\0\0\0${name}`)
+  const fromTorch =
+    "convert it in Python: import torch; from safetensors.torch import save_file; save_file(torch.load('model.pt', 'cpu', weights_only=True), 'model.safetensors')"
+  const pointer = `version https://git-lfs.github.com/spec/v1\noid sha256:${'4d7a'.repeat(16)}\nsize 12345\n`
+  const foreign: [string, Uint8Array, string][] = [
+    ['a Git LFS pointer', ascii(pointer), 'a Git LFS pointer, not a safetensors file: fetch the file itself with git lfs pull'],
+    ['an HTML page', ascii('\n<!DOCTYPE html>\n<html lang="en">'), 'an HTML page, not a safetensors file: download the file itself'],
+    ['an error of a host', ascii('<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>'), 'an XML document, not'],
+    ['plain text', ascii('Entry not found\u001b[31m'), "plain text that begins 'Entry not found\\u001b[31m', not"],
+    ['text in another script', ascii('Привет, мир'), "plain text that begins 'Привет, мир', not"],
+    ['text whose ninth byte is a brace', ascii('12345678{}'), "plain text that begins '12345678{}', not"],
+    ['JSON', ascii('{"model_type":"llama"}'), `JSON that begins '{"model_type":"llama"}', not`],
+    ['JSON whose ninth byte is a brace', ascii('{"abc": {}}'), `JSON that begins '{"abc": {}}', not`],
+    [
+      'an index',
+      ascii('{"metadata": {"total_size": 1}, "weight_map": {"a": "model-1.safetensors"}}'),
+      'the index of a model in several files',
+    ],
+    ['UTF-16', new Uint8Array(Buffer.from('Entry not found', 'utf16le')), 'a text in UTF-16 (little-endian), not'],
+    ['a zip archive', latin1('PK\x03\x04'), `a zip archive, not a safetensors file: PyTorch's .pt and .bin files are such; ${fromTorch}`],
+    ['a PyTorch file', member('archive/data.pkl'), `a PyTorch file, a zip archive, not a safetensors file: ${fromTorch}`],
+    ['an npz', member('weight.npy'), "from safetensors.numpy import save_file; save_file(dict(numpy.load('model.npz'))"],
+    [
+      'an old pickle',
+      latin1('\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.'),
+      `a Python pickle, not a safetensors file: old PyTorch files are such; ${fromTorch}`,
+    ],
+    // Its first 8 bytes could be a header's length.
+    ['a pickle of zeros', new Uint8Array([0x80, 4, ...new Uint8Array(2000)]), 'a Python pickle'],
+    ['GGUF', latin1('GGUF\x03\0\0\0'), 'a GGUF file, of llama.cpp, not'],
+    ['an npy', latin1('\x93NUMPY\x01\0'), "save_file({'NAME': numpy.load('model.npy')}, 'model.safetensors')"],
+    ['HDF5', latin1('\x89HDF\r\n\x1a\n'), 'an HDF5 file, as those of Keras are, not'],
+    ['gzip', latin1('\x1f\x8b\x08\0\0\0\0\0\0\x03', 1 << 20), 'compressed with gzip, not a safetensors file: unpack it first (gunzip)'],
+    ['zstd', latin1('\x28\xb5\x2f\xfd'), 'compressed with zstd'],
+    ['a tar archive', new Uint8Array([...latin1('model/', 251), ...Buffer.from('ustar\0')]), 'a tar archive, not'],
+    ['a PDF', latin1('%PDF-1.7\n'), 'a PDF, not'],
+    ['zeros', new Uint8Array(4096), 'nothing but zeros, not a safetensors file: a download that was broken off?'],
+    [
+      'what nobody knows',
+      latin1('\xfe\xed\xfa\xce'),
+      "the file isn't a safetensors file: it begins with the bytes fe ed fa ce 07 07 07 07",
+    ],
+    ['an empty file', new Uint8Array(0), 'it is empty'],
+    [
+      'a download cut in its header',
+      file('{"a":{"dtype"', 0, 900n),
+      "a header of 900 bytes doesn't fit in a file of 21 bytes (truncated?)",
+    ],
+  ]
+  for (const [what, bytes, message] of foreign)
+    it(`says what a file is: ${what}`, () => {
+      assert.throws(
+        () => readSafetensors(bytes),
+        (error) => {
+          assert(error instanceof SafetensorsError)
+          assert(error.message.includes(message), error.message)
+          assert.doesNotMatch(error.message, /[\p{Cc}]/u)
+          if (!what.includes('cut')) assert.doesNotMatch(error.message, /a header of/)
+          return true
+        },
+      )
+    })
+
+  it('a file that begins like another, and is a safetensors file, is read', () => {
+    // Headers of 0x280 and 0x8b1f bytes: the marks of a pickle and of gzip.
+    for (const size of [0x280, 0x8b1f]) assert.equal(readSafetensors(file(`{}${' '.repeat(size - 2)}`)).tensors.size, 0)
+  })
+
+  const packed: [string, number[], number][] = [
+    ['C64', [3], 24],
+    ['F8_E4M3', [2, 3], 6],
+    ['F8_E5M2', [2, 3], 6],
+    ['F8_E8M0', [5], 5],
+    ['F8_E4M3FNUZ', [1], 1],
+    ['F8_E5M2FNUZ', [1], 1],
+    ['F6_E2M3', [2, 4], 6],
+    ['F6_E3M2', [4], 3],
+    ['F4', [3, 2], 3],
+    ['F4', [], 0.5],
+    ['F4', [3], 1.5],
+    ['F6_E2M3', [3], 2.25],
+  ]
+  for (const [dtype, shape, size] of packed) {
+    const header = (bytes: number) =>
+      `{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"x":{"dtype":"${dtype}","shape":[${shape}],"data_offsets":[4,${4 + bytes}]}}`
+    it(`reads a file in which ${dtype} [${shape}] is, but for its numbers`, () => {
+      for (const bytes of [Math.floor(size), Math.ceil(size)]) {
+        if (bytes === size) continue
+        assert.throws(() => readSafetensors(file(header(bytes), 4 + bytes)), {
+          message: `safetensors: tensor 'x': offsets [4, ${4 + bytes}) don't match ${dtype} [${shape.join(', ')}] (${size} bytes)`,
+        })
+      }
+      assert.throws(() => readSafetensors(file(header(Math.floor(size) + 1), 5 + Math.floor(size))), /tensor 'x': offsets/)
+      if (!Number.isInteger(size)) return
+      assert.throws(() => readSafetensors(file(header(size), 3 + size)), /tensor '.': offsets .* end past the/)
+      const bytes = file(header(size), 4 + size)
+      bytes.set(
+        Uint8Array.from({ length: size }, (_, i) => 201 * i + 1),
+        bytes.length - size,
+      )
+      const { tensors } = readSafetensors(bytes)
+      assert.deepEqual(tensors.get('w'), { dtype: 'F32', shape: [1], data: Float32Array.of(0) })
+      const x = tensors.get('x')!
+      assert.deepEqual([x.dtype, x.shape], [dtype, shape])
+      assert.throws(() => x.data, {
+        name: 'SafetensorsError',
+        message: /^safetensors: tensor 'x': \w+ isn't read as numbers: convert it to F32/,
+      })
+      assert(x instanceof PackedEntry)
+      assert.deepEqual(x.bytes, bytes.subarray(bytes.length - size))
+      const again = readSafetensors(writeSafetensors(tensors)).tensors.get('x')
+      assert(again instanceof PackedEntry)
+      assert.deepEqual([again.dtype, again.shape, again.bytes], [dtype, shape, x.bytes])
+      x.shape = [...shape, 2]
+      assert.throws(() => writeSafetensors(tensors), { message: /^safetensors: tensor 'x': \d+ bytes of \w+ don't fill the shape/ })
+    })
+  }
+
+  it('reads metadata that is null as none, and no other null', () => {
+    const { metadata, tensors } = readSafetensors(file(`{"__metadata__": null ,"a":${f32('[1]', '[0,4]')}}`, 4))
+    assert.deepEqual([Object.keys(metadata), [...tensors.keys()]], [[], ['a']])
+    assert.equal(readSafetensors(file('{"__metadata__":null}')).tensors.size, 0)
+    for (const header of [
+      '{"__metadata__":nul}',
+      '{"__metadata__":{"k":null}}',
+      '{"a":null}',
+      '{"__metadata__":nullx}',
+      '{"__metadata__":null',
+    ])
+      assert.throws(() => readSafetensors(file(header)), SafetensorsError)
+  })
+
+  it("writes format 'pt', which Hugging Face's loaders ask for, unless it is told otherwise", () => {
+    assert.deepEqual({ ...readSafetensors(writeSafetensors([])).metadata }, { format: 'pt' })
+    assert.deepEqual({ ...readSafetensors(writeSafetensors([], { note: 'x' })).metadata }, { note: 'x' })
+  })
+
   it('refuses to write what it could not read', () => {
     const data = Float32Array.of(1, 2)
     const write =
@@ -260,12 +406,13 @@ describe('safetensors', () => {
         }
         accepted++
         let total = 0
-        for (const { dtype, shape, data } of read.tensors.values()) {
-          assert.equal(
-            data.length,
-            shape.reduce((a, b) => a * b, 1),
-          )
-          total += data.length * widths[dtype]
+        for (const entry of read.tensors.values()) {
+          const size = entry.shape.reduce((a, b) => a * b, 1)
+          if (entry instanceof PackedEntry) total += entry.bytes.length
+          else {
+            assert.equal(entry.data.length, size)
+            total += size * widths[entry.dtype]
+          }
         }
         assert.equal(total, dataOf(bytes).length)
         for (const value of Object.values(read.metadata)) assert.equal(typeof value, 'string')

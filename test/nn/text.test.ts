@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
-import { cacheFolder, defaultText, invalidUtf8, readText, type TextSource, untar } from '../../tasks/download.ts'
+import { cacheFolder, decodeText, defaultText, invalidUtf8, readText, type TextSource, untar } from '../../tasks/download.ts'
 import {
   type Batch,
   charVocabulary,
@@ -207,7 +207,100 @@ describe('text', () => {
       write(Uint8Array.of(0xef, 0xbb, 0xbf))
       await rejectsText(readText(path), `${path} is empty`)
       write(Buffer.concat([Buffer.from('naïve'), Uint8Array.of(0xe9, 0x20)]))
-      await rejectsText(readText(path), `${path} isn't valid UTF-8: byte 0x20 at offset 7`)
+      await rejectsText(
+        readText(path),
+        /text\.txt isn't valid UTF-8: byte 0xe9 at offset 6; if it is in Latin-1 or Windows-1252, convert it with /,
+      )
+    })
+
+    const scripts = {
+      English: 'It is so, and a bird sings.\r\nWhy not?\r\n',
+      short: 'hi',
+      Russian: 'Привет, мир. Как дела?\n',
+      Greek: 'Μῆνιν ἄειδε, θεά\n',
+      Hebrew: 'בראשית ברא אלהים\n',
+      Thai: 'กาลครั้งหนึ่งนานมาแล้วมีเจ้าหญิงองค์หนึ่งอาศัยอยู่ในปราสาท\n',
+      Chinese: '道可道，非常道。名可名，非常名。一二三开最工\n',
+      Japanese: '吾輩は猫である。名前はまだ無い。\n',
+      Korean: '나랏말싸미 듕귁에 달아\n',
+      emoji: 'a 💡 b 💡💡\n',
+    }
+    const utf16 = (text: string) => Buffer.from(text, 'utf16le')
+    const utf32 = (text: string) => Buffer.concat([...text].map((c) => Buffer.from(Uint32Array.of(c.codePointAt(0)!).buffer)))
+    const wide: [name: string, encode: (text: string) => Buffer, iconv: string, powershell: string][] = [
+      ['UTF-16 (little-endian)', utf16, 'UTF-16LE', 'Unicode'],
+      ['UTF-16 (big-endian)', (text) => utf16(text).swap16(), 'UTF-16BE', 'BigEndianUnicode'],
+      ['UTF-32 (little-endian)', utf32, 'UTF-32LE', 'UTF32'],
+      ['UTF-32 (big-endian)', (text) => utf32(text).swap32(), 'UTF-32BE', 'BigEndianUTF32'],
+    ]
+    for (const [name, encode, iconv, powershell] of wide)
+      it(`names ${name}, with or without a byte order mark, and says how to convert it`, () => {
+        for (const [script, text] of Object.entries(scripts))
+          for (const mark of ['', '\ufeff'])
+            for (const times of [1, 40]) {
+              const bytes = encode(mark + text.repeat(times))
+              assert.throws(
+                () => decodeText(bytes, 'my text.txt'),
+                ({ message }: Error) => {
+                  assert.ok(message.startsWith(`my text.txt is in ${name}, not in UTF-8: `), `${script}: ${message}`)
+                  assert.ok(message.includes(`iconv -f ${iconv} -t UTF-8 'my text.txt' > 'my text-utf8.txt'`), message)
+                  const cmdlets = `Get-Content 'my text.txt' -Encoding ${powershell} | Set-Content 'my text-utf8.txt' -Encoding utf8`
+                  assert.ok(message.includes(cmdlets), message)
+                  return true
+                },
+              )
+            }
+      })
+
+    it('takes no UTF-8 for anything else', () => {
+      const plain = fc.string({ unit: 'binary', minLength: 1 }).map((text) => text.replace(/\p{Cc}/gu, '\n'))
+      fc.assert(
+        fc.property(plain, fc.nat(40), (text, times) => {
+          const whole = text.repeat(times + 1)
+          assert.equal(decodeText(Buffer.from(whole), 'x'), whole.replace(/^\ufeff/, ''))
+        }),
+        { numRuns: 1000 },
+      )
+      for (const text of Object.values(scripts)) assert.equal(decodeText(Buffer.from(text.repeat(99)), 'x'), text.repeat(99))
+      // A zero now and then, and words that begin as other files do.
+      for (const text of [
+        'a word\0another\0and a third\0',
+        'GGUF is a format',
+        'PK',
+        'BZh is bzip2',
+        '<html>',
+        '{"a": 1}',
+        'PAR1 and TFL3',
+      ])
+        assert.equal(decodeText(Buffer.from(text), 'x'), text)
+    })
+
+    it('says what is no text', () => {
+      const is = (start: string, message: string) =>
+        throwsText(() => decodeText(Buffer.concat([Buffer.from(start, 'latin1'), Buffer.alloc(300, 0x9c)]), 'x'), `x is ${message}`)
+      is('\x1f\x8b\x08', 'compressed with gzip, not plain text: unpack it first (gunzip)')
+      is('%PDF-1.7\n', 'a PDF, not plain text: take its text out first (pdftotext)')
+      is('PK\x03\x04', 'a zip archive, not plain text: take the text out of it (.docx, .odt and .epub files are zip archives, too)')
+      is('version https://git-lfs.github.com/spec/v1\n', 'a Git LFS pointer, not plain text: fetch the file itself with git lfs pull')
+      is('\x40\0\0\0\0\0\0\0{"a":', 'a safetensors file, not plain text: give a text file')
+      is('\x80\x04\x95', 'a Python pickle, not plain text: give a text file')
+      throwsText(
+        () => decodeText(Buffer.alloc(100), 'x'),
+        'x is nothing but zeros, not plain text: a download that was broken off? Fetch it again',
+      )
+      const noise = Uint8Array.of(1, 2, 3, 0xff, 0xfe)
+      throwsText(() => decodeText(noise, 'x'), "x isn't valid UTF-8: byte 0xff at offset 3; it seems to be no text")
+    })
+
+    it('names the byte that begins what is wrong', () => {
+      const begins = (bytes: number[], byte: string, offset: number) =>
+        assert.throws(() => decodeText(Uint8Array.from(bytes), 'x'), { message: new RegExp(`byte ${byte} at offset ${offset};`) })
+      begins([0x61, 0xe9, 0x20], '0xe9', 1)
+      begins([0xc3, 0xa9, 0xe9], '0xe9', 2)
+      begins([0xe2, 0x82, 0x20], '0xe2', 0)
+      begins([0xf0, 0x9f, 0x92, 0x41], '0xf0', 0)
+      begins([0xc3, 0xa9, 0xa9], '0xa9', 2)
+      begins([0xed, 0xa0, 0x80], '0xed', 0)
     })
 
     it('finds the first wrong byte of UTF-8 where a decoder finds one', () => {
@@ -292,6 +385,12 @@ describe('text', () => {
       assert.deepEqual(await defaultText({ cache, sources: [first, second] }), expected)
       assert.deepEqual([first.fetches, second.fetches], [1, 0])
       assert.deepEqual(readdirSync(cache), ['first.txt'])
+    })
+
+    it('is the one of a name, where a name is given', async () => {
+      const sources = [source('first', 'text one'), source('second', 'text two')]
+      assert.equal((await defaultText({ cache, sources, name: 'second' })).text, 'text two')
+      await rejectsText(defaultText({ cache, sources, name: 'third' }), /^no text to train on/)
     })
 
     it('falls back to the next source, and then stays with it', async () => {
