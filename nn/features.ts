@@ -2,7 +2,6 @@
  * Feature maps phi of queries and keys, and their normalisation. phi(q) . phi(k) is the similarity by which fast weights are read:
  * its width K' is what bounds how many associations they hold (Schlag 2021, section 4.1). Tests: test/nn/features.test.ts.
  */
-
 import { affine, elu, exp, minimum, mul, neg, relu, silu, square, sub } from '../engine/ops/elementwise.ts'
 import { matmul } from '../engine/ops/matmul.ts'
 import { concat, permute, reshape } from '../engine/ops/movement.ts'

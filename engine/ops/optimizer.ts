@@ -1,5 +1,4 @@
 /** What optimisers do to parameters, in place: one fused kernel a parameter, and no read-back. */
-
 import type { AdamOptions } from '../devices/kernels.ts'
 import { noGrad } from '../recording.ts'
 import { scope } from '../scope.ts'
