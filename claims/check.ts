@@ -1,8 +1,8 @@
 /** Checks one claim on one device: generates cases, computes both sides, measures, and shrinks what contradicts. */
 import fc from 'fast-check'
 import { scope, Tensor } from '../engine/index.ts'
-import { boundsOf, type Case, type Claim, ClaimError, looks, type Relation, type Side } from './claim.ts'
-import { type Devices, type Drawn, Draws, type Kind, withDevice } from './context.ts'
+import { boundsOf, type Case, type Claim, ClaimError, type Relation, type Side } from './claim.ts'
+import { type Devices, type Drawn, Draws, type Kind, looks, withDevice } from './context.ts'
 
 export interface CheckOptions {
   /** Cases to generate: 100 by default. */

@@ -4,19 +4,12 @@
  */
 import type fc from 'fast-check'
 import type { Tensor } from '../engine/index.ts'
-import { type Context, type Other, others } from './context.ts'
+import { type Context, type Look, type Other, others } from './context.ts'
 
 /** A claim, a rule or a file of them isn't as it should be; the message is one line. */
 export class ClaimError extends Error {
   override name = 'ClaimError'
 }
-
-/**
- * What drawn tensors look like, simplest first: a counterexample shrinks towards the left. `ones`: constants; `integers`: a few small
- * round values; `normal`: what the claim is really about.
- */
-export const looks = ['ones', 'integers', 'normal'] as const
-export type Look = (typeof looks)[number]
 
 /** The fields of a case and how each is generated: sizes, places to cut, options. Small records, so that counterexamples can be read. */
 export type Fields = Readonly<Record<string, fc.Arbitrary<unknown>>>

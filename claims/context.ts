@@ -12,7 +12,6 @@ import {
   webgpuDevice,
 } from '../engine/index.ts'
 import { sizeOf } from '../engine/shape.ts'
-import type { Case, Look } from './claim.ts'
 
 /** The devices there are to check claims on, by the name of the option. */
 export const kinds = ['reference', 'wasm', 'webgpu'] as const
@@ -21,6 +20,13 @@ export type Kind = (typeof kinds)[number]
 /** What a drawn tensor holds: see `ValueKind` of the rules; `matrix`: symmetric, positive definite [..., K, K]. */
 export const valueKinds = ['any', 'key', 'unit key', 'feature', 'rate', 'gate', 'positive', 'matrix'] as const
 export type Values = (typeof valueKinds)[number]
+
+/**
+ * What drawn tensors look like, simplest first: a counterexample shrinks towards the left. `ones`: constants; `integers`: a few small
+ * round values; `normal`: what the claim is really about.
+ */
+export const looks = ['ones', 'integers', 'normal'] as const
+export type Look = (typeof looks)[number]
 
 /** Further devices that a claim can compare with: the reference; the device under test with more threads, or of one of two builds. */
 export const others = ['reference', 'threads', 'plain', 'relaxed'] as const
@@ -90,10 +96,10 @@ export interface Drawn {
 /** The draws of one case, kept so that a counterexample can show them. */
 export class Draws {
   readonly drawn = new Map<string, Drawn>()
-  private readonly c: Case
+  private readonly c: { readonly look: Look; readonly seed: number }
   private readonly devices: Devices
 
-  constructor(c: Case, devices: Devices) {
+  constructor(c: { readonly look: Look; readonly seed: number }, devices: Devices) {
     this.c = c
     this.devices = devices
   }

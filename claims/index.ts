@@ -7,11 +7,10 @@ export {
   checkNames,
   defineClaim,
   type Fields,
-  type Look,
   type Relation,
   type Side,
 } from './claim.ts'
-export { type Context, Devices, type Kind, type Other, type Values } from './context.ts'
+export { type Context, Devices, type Kind, type Look, type Other, type Values } from './context.ts'
 export { familyClaims } from './family.ts'
 export { flag, int, oneOf } from './fields.ts'
 export { claims } from './list.ts'

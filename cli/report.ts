@@ -3,8 +3,21 @@ import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { Verdict } from '../claims/check.ts'
 import type { Bounds } from '../claims/claim.ts'
+import type { Kind } from '../claims/context.ts'
 import { counted, duration } from './terminal.ts'
-import type { Verification } from './verify.ts'
+import type { ClaimText } from './verify-worker.ts'
+
+/** Everything that a verification has found: what `--json` writes and the report shows. */
+export interface Verification {
+  readonly version: string
+  readonly machine: string
+  readonly runs: number
+  readonly seed: number
+  readonly devices: readonly Kind[]
+  readonly milliseconds: number
+  readonly problems: readonly string[]
+  readonly claims: readonly (ClaimText & { readonly verdicts: readonly Verdict[] })[]
+}
 
 type Entry = Verification['claims'][number]
 

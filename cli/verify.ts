@@ -9,6 +9,7 @@ import { openDevice, webgpuAdapters } from '../engine/index.ts'
 import { suggestion, UsageError } from './arguments.ts'
 import { checkWritable, writeAtomic } from './files.ts'
 import { Pulse, pulseFd } from './pulse.ts'
+import type { Verification } from './report.ts'
 import { counted, duration, oneLine, progress } from './terminal.ts'
 import type { ClaimText, Job, Report, WorkerSettings } from './verify-worker.ts'
 
@@ -28,18 +29,6 @@ export interface VerifyOptions {
   caseLimit: number
   /** The names of the options that were given. */
   given: ReadonlySet<string>
-}
-
-/** Everything that a verification has found: what `--json` writes and the report shows. */
-export interface Verification {
-  readonly version: string
-  readonly machine: string
-  readonly runs: number
-  readonly seed: number
-  readonly devices: readonly Kind[]
-  readonly milliseconds: number
-  readonly problems: readonly string[]
-  readonly claims: readonly (ClaimText & { readonly verdicts: readonly Verdict[] })[]
 }
 
 const isFile = (word: string): boolean => /\.[cm]?js$/.test(word)

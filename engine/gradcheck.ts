@@ -1,4 +1,4 @@
-import { noGrad } from './autograd.ts'
+import { noGrad } from './recording.ts'
 import { scope } from './scope.ts'
 import { type Tensor, tensor } from './tensor.ts'
 

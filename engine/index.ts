@@ -1,4 +1,4 @@
-export { type Backward, backward, customOp, noGrad, record, recordMany } from './autograd.ts'
+export { customOp, record, recordMany } from './autograd.ts'
 export type { Device, DeviceName, DispatchTiming, DType, HostArray } from './devices/device.ts'
 export {
   type AdamOptions,
@@ -40,6 +40,7 @@ export { cumsum, max, mean, type ReduceOptions, sum } from './ops/reduce.ts'
 export * from './ops/sequence.ts'
 export { type Profile, type ProfileEntry, profile, span } from './profile.ts'
 export { dropout, type Generator, generator, normal, uniform } from './random.ts'
+export { noGrad } from './recording.ts'
 export { attentionDeltaRule, deltaProductRule, deltaRule, gatedDeltaRule, longhornRule } from './rules/delta.ts'
 export { dplrRule, rwkv7Rule } from './rules/dplr.ts'
 export { initialState, type RuleName, rules, runSteps } from './rules/index.ts'
@@ -51,6 +52,8 @@ export { keep, scope } from './scope.ts'
 export { type KernelCheck, selfCheck } from './selfcheck.ts'
 export type { Shape } from './shape.ts'
 export {
+  type Backward,
+  backward,
   empty,
   full,
   getDevice,

@@ -1,8 +1,9 @@
-import { backward, type Node } from './autograd.ts'
 import type { Device, DType, HostArray } from './devices/device.ts'
 import { referenceDevice } from './devices/reference/index.ts'
-import { enroll, keep, type Scoped } from './scope.ts'
-import { checkShape, type Shape, show, sizeOf } from './shape.ts'
+import { span } from './profile.ts'
+import { noGrad } from './recording.ts'
+import { enroll, enrollBeside, keep, type Scoped, scope } from './scope.ts'
+import { checkShape, type Shape, sameShape, show, sizeOf } from './shape.ts'
 
 let defaultDevice: Device = referenceDevice()
 
@@ -22,6 +23,20 @@ interface Block {
 
 /** What using a freed tensor throws; `backward` says more about it. */
 export class FreedError extends Error {}
+
+/** Given d(loss)/d(output) for each output (null where nothing depends on it), returns d(loss)/d(input) for each input (null: none). */
+export type Backward = (grads: readonly (Tensor | null)[]) => readonly (Tensor | null)[]
+
+export interface Node {
+  /** Grows with every node: a node's inputs were made before it. */
+  id: number
+  op: string
+  inputs: readonly Tensor[]
+  outputs: readonly Tensor[]
+  /** The versions of the inputs, then of the outputs, when the op ran. */
+  versions: readonly (number | null)[]
+  backward: Backward
+}
 
 /**
  * A dense row-major array on a device. float32 (float64 on the reference device), or int32 for indices, which are only ever
@@ -206,4 +221,116 @@ function flatten(data: Nested | ArrayLike<number>): { values: ArrayLike<number>;
   }
   walk(data, 0)
   return { values, shape }
+}
+
+/**
+ * Reverse-mode differentiation: walks the recorded nodes that `root` depends on once, newest first. Backward passes are themselves not
+ * recorded: first derivatives only.
+ */
+export function backward(root: Tensor, seed?: Tensor): void {
+  if (!root.requiresGrad) throw new Error('backward: the tensor depends on no tensor with requiresGrad')
+  if (root.disposed) throw new Error('backward: the tensor was freed')
+  if (!seed && root.size !== 1)
+    throw new Error(`backward: the tensor has shape ${show(root.shape)}, not one element; pass a seed of that shape`)
+  if (seed && seed.device !== root.device)
+    throw new Error(`backward: the seed is on ${seed.device.description}, the tensor on ${root.device.description}`)
+  if (seed && !sameShape(seed.shape, root.shape))
+    throw new Error(`backward: the seed has shape ${show(seed.shape)}, the tensor ${show(root.shape)}`)
+
+  // Gradients that wait for their node, by output. Each is a view of its own, so that a gradient which an op hands on
+  // unchanged to two inputs is shared in memory and still freed once.
+  const waiting = new Map<Node, (Tensor | null)[]>()
+  const leaves = new Set<Tensor>()
+  const put = (x: Tensor, gradient: Tensor, op: string): void => {
+    if (!x.requiresGrad) return
+    if (!sameShape(x.shape, gradient.shape))
+      throw new Error(`${op}: backward gave a gradient of shape ${show(gradient.shape)} for an input of shape ${show(x.shape)}`)
+    if (gradient.dtype !== 'float32' || gradient.device !== x.device)
+      throw new Error(`${op}: backward gave ${gradient} for ${x}, not a float32 gradient on the same device`)
+    if (x.node) {
+      let slots = waiting.get(x.node)
+      if (!slots) waiting.set(x.node, (slots = new Array(x.node.outputs.length).fill(null)))
+      slots[x.output] = sum(slots[x.output], gradient)
+    } else {
+      x.grad = sum(x.grad?.disposed ? null : x.grad, gradient)
+      leaves.add(x)
+    }
+  }
+
+  const walk = (): void => {
+    try {
+      scope(() => put(root, seed ?? full(root.shape, 1, root.device), 'backward'))
+      for (const node of newestFirst(root)) {
+        const grads = waiting.get(node)
+        if (!grads) continue
+        scope(() => {
+          const gradients = gradientsOf(node, grads)
+          if (gradients.length !== node.inputs.length)
+            throw new Error(
+              `${node.op}: backward gave ${gradients.length} gradients for ${node.inputs.length} inputs (null where there is none)`,
+            )
+          for (const [i, gradient] of gradients.entries()) if (gradient) put(node.inputs[i], gradient, node.op)
+        })
+        waiting.delete(node)
+        for (const g of grads) g?.dispose()
+      }
+    } finally {
+      for (const grads of waiting.values()) for (const g of grads) g?.dispose()
+      for (const x of leaves) settle(x)
+    }
+  }
+  span('backward', () => noGrad(walk))
+}
+
+/** Calls the node's backward, which must find its tensors as the forward left them. */
+function gradientsOf(node: Node, grads: readonly (Tensor | null)[]): readonly (Tensor | null)[] {
+  const hint = 'a state carried over steps has to be cut off from them: detach(state)'
+  for (const [i, x] of [...node.inputs, ...node.outputs].entries())
+    if (!x.disposed && x.version !== node.versions[i]) {
+      const what = i < node.inputs.length ? 'an input' : 'the result'
+      throw new Error(`${node.op}: ${what} ${show(x.shape)} was overwritten between forward and backward (${hint})`)
+    }
+  try {
+    return node.backward(grads)
+  } catch (error) {
+    if (!(error instanceof FreedError)) throw error
+    throw new Error(`${node.op}: backward needs what was freed: ${error.message} (${hint})`, { cause: error })
+  }
+}
+
+/** Gives a leaf's gradient memory of its own, and the lifetime of the leaf. */
+function settle(x: Tensor): void {
+  if (!x.grad!.exclusive) scope(() => void (x.grad = own(x.grad!)))
+  enrollBeside(x.grad!, x)
+}
+
+/** total + gradient, as a kept tensor; in place where nobody else sees the memory. */
+function sum(total: Tensor | null, gradient: Tensor): Tensor {
+  const result = !total ? gradient.view(gradient.shape) : total.exclusive ? total : own(total)
+  if (total) {
+    result.device.kernels.accumulate(gradient.storage, result.storage, result.size)
+    result.changed()
+  }
+  return keep(result)
+}
+
+/** A copy in place of a view, kept. */
+function own(view: Tensor): Tensor {
+  const copy = keep(full(view.shape, 0, view.device))
+  copy.device.kernels.accumulate(view.storage, copy.storage, copy.size)
+  view.dispose()
+  return copy
+}
+
+/** The nodes that `root` depends on, each after every node that uses it. Iterative: graphs of long recurrences are deep. */
+function newestFirst(root: Tensor): Node[] {
+  const found = new Set<Node>()
+  const stack = [root]
+  while (stack.length > 0) {
+    const node = stack.pop()?.node
+    if (!node || found.has(node)) continue
+    found.add(node)
+    for (const x of node.inputs) if (x.requiresGrad) stack.push(x)
+  }
+  return [...found].sort((a, b) => b.id - a.id)
 }

@@ -27,8 +27,8 @@ import { type AttentionOptions, checkHeads, HeadProjection } from './heads.ts'
 import { Linear, RMSNorm } from './layers.ts'
 import { Module } from './module.ts'
 import { checkPacking, type Packing, places } from './packing.ts'
+import type { Parts } from './parts.ts'
 import { rotary } from './rotary.ts'
-import type { Parts } from './state.ts'
 
 export interface FastWeightsAttentionConfig extends FeatureConfig {
   dModel: number

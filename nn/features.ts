@@ -2,7 +2,6 @@
  * Feature maps phi of queries and keys, and their normalisation. phi(q) . phi(k) is the similarity by which fast weights are read:
  * its width K' is what bounds how many associations they hold (Schlag 2021, section 4.1). Tests: test/nn/features.test.ts.
  */
-import { noGrad } from '../engine/autograd.ts'
 import { affine, elu, exp, minimum, mul, neg, relu, silu, square, sub } from '../engine/ops/elementwise.ts'
 import { matmul } from '../engine/ops/matmul.ts'
 import { concat, permute, reshape } from '../engine/ops/movement.ts'
@@ -10,6 +9,7 @@ import { l2Norm, softmax, sumNorm } from '../engine/ops/norm.ts'
 import { sum } from '../engine/ops/reduce.ts'
 import { dpfp } from '../engine/ops/sequence.ts'
 import { type Generator, hostNumbers } from '../engine/random.ts'
+import { noGrad } from '../engine/recording.ts'
 import { sizeOf } from '../engine/shape.ts'
 import { ones, type Tensor } from '../engine/tensor.ts'
 import { hostParameter, Module } from './module.ts'

@@ -1,8 +1,8 @@
-import { noGrad } from '../engine/autograd.ts'
 // The sampler draws on the host, where the reference device has the numbers that all devices share.
 import { threefry } from '../engine/devices/reference/random.ts'
 import { slice } from '../engine/ops/movement.ts'
 import { span } from '../engine/profile.ts'
+import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { tensor } from '../engine/tensor.ts'
 import { disposeState, mapState } from './state.ts'

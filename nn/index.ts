@@ -26,6 +26,7 @@ export * from './layers.ts'
 export { type FloatEntry, Module, type StateDict } from './module.ts'
 export * from './optimizers.ts'
 export type { Packing } from './packing.ts'
+export type { Part, Parts } from './parts.ts'
 export * from './presets.ts'
 export { rotary } from './rotary.ts'
 export * from './safetensors.ts'
@@ -35,8 +36,6 @@ export {
   disposeState,
   initialState,
   loadState,
-  type Part,
-  type Parts,
   resetRows,
   type State,
   type Stateful,

@@ -10,8 +10,8 @@ import { type AttentionOptions, checkHeads, HeadProjection } from './heads.ts'
 import { Linear } from './layers.ts'
 import { Module } from './module.ts'
 import { checkPacking, type Packing, places } from './packing.ts'
+import type { Parts } from './parts.ts'
 import { rotary } from './rotary.ts'
-import type { Parts } from './state.ts'
 
 export interface KeyValueState {
   /** [B,H,t,K]: grows with every token, unlike fast weights. */

@@ -1,5 +1,4 @@
 /** States of layers and models: tensors, and counts in int32 arrays, in plain objects and arrays, which the caller owns. */
-import type { DType } from '../engine/devices/device.ts'
 import { concat, detach, slice } from '../engine/ops/movement.ts'
 import { scope } from '../engine/scope.ts'
 import { sameShape, show, sizeOf } from '../engine/shape.ts'
@@ -7,19 +6,13 @@ import { getDevice, Tensor, tensor, zeros } from '../engine/tensor.ts'
 import type { AttentionState } from './attention.ts'
 import { printable } from './foreign.ts'
 import { type FloatEntry, isFloat, type Module } from './module.ts'
+import type { Part, Parts } from './parts.ts'
 import { readSafetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from './safetensors.ts'
 import type { KeyValueState } from './softmax-attention.ts'
 import type { TransformerState } from './transformer.ts'
 import { otherVersion, versionMetadata } from './version.ts'
 
 export type State = AttentionState | KeyValueState | TransformerState
-
-/** A part of a state; int32 ones are Int32Arrays on the host, the others tensors. The size -1 grows with the tokens, from 0. */
-export interface Part {
-  dtype: DType
-  shape: readonly number[]
-}
-export type Parts = { readonly [name: string]: Part | readonly Parts[] }
 
 /** A layer or a model with a state of type S, whose parts it tells for B rows. */
 export interface Stateful<S extends State> extends Module {

@@ -1,6 +1,6 @@
-import { noGrad } from '../engine/autograd.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { span } from '../engine/profile.ts'
+import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { tensor } from '../engine/tensor.ts'
 import type { Optimizer, Schedule } from './optimizers.ts'

@@ -17,8 +17,8 @@ import { type AttentionOptions, checkHeads } from './heads.ts'
 import { checkProbability, Dropout, Embedding, FeedForward, LayerNorm, Linear, RMSNorm } from './layers.ts'
 import { Module } from './module.ts'
 import { checkPacking, type Packing, places, positionTable } from './packing.ts'
+import type { Parts } from './parts.ts'
 import { type KeyValueState, SoftmaxAttention } from './softmax-attention.ts'
-import type { Parts } from './state.ts'
 
 export interface TransformerConfig extends Omit<FastWeightsAttentionConfig, 'positions'> {
   /** Size of the vocabulary. */

@@ -4,8 +4,8 @@ import { record } from '../autograd.ts'
 import type { BinaryOp, UnaryOp } from '../devices/kernels.ts'
 import { broadcast, broadcastStrides, checkShape, type Shape, sameShape } from '../shape.ts'
 import { empty, full, like, type Tensor } from '../tensor.ts'
+import { sumTo } from './axes.ts'
 import { checkFloat, sameDevice } from './check.ts'
-import { sumTo } from './reduce.ts'
 
 export function unary(op: UnaryOp, x: Tensor): Tensor {
   checkFloat(op, x)

@@ -3,9 +3,10 @@ import { record } from '../autograd.ts'
 import type { UnaryOp } from '../devices/kernels.ts'
 import { broadcast, type Shape, sameShape, show, sizeOf } from '../shape.ts'
 import { empty, like, type Tensor } from '../tensor.ts'
+import { sumTo } from './axes.ts'
 import { checkFloat, sameDevice } from './check.ts'
 import { expand, unary } from './elementwise.ts'
-import { sum, sumTo } from './reduce.ts'
+import { sum } from './reduce.ts'
 
 export interface MatmulOptions {
   /** Use the transpose of the last two axes, at no cost. */

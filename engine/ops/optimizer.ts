@@ -1,6 +1,6 @@
 /** What optimisers do to parameters, in place: one fused kernel a parameter, and no read-back. */
-import { noGrad } from '../autograd.ts'
 import type { AdamOptions } from '../devices/kernels.ts'
+import { noGrad } from '../recording.ts'
 import { scope } from '../scope.ts'
 import { sameShape, show } from '../shape.ts'
 import { empty, type Tensor } from '../tensor.ts'

@@ -20,10 +20,10 @@ const files = new Set(readdirSync(bundle))
 const shipped = '/node_modules/fastweights/dist/browser/'
 const copied = '/copied/'
 
-/** The page of the README, which lies beside node_modules. */
-const readme = /```html\n(.*?)```/s.exec(readFileSync(join(dist, '../README.md'), 'utf8'))![1]
+/** The page of docs/browser.md, which lies beside node_modules. */
+const example = /```html\n(.*?)```/s.exec(readFileSync(join(dist, '../docs/browser.md'), 'utf8'))![1]
 
-const [importMap] = /<script type="importmap">.*?<\/script>/s.exec(readme)!
+const [importMap] = /<script type="importmap">.*?<\/script>/s.exec(example)!
 const html = `<!doctype html><link rel="icon" href="data:,"><title>fastweights</title>
 ${importMap}
 <script type="module">
@@ -52,7 +52,7 @@ async function serve(isolated: boolean): Promise<Server> {
     const [, folder, file] = /^(.*\/)([^/]*)$/.exec(url)!
     const there = (folder === shipped && files.has(file)) || (folder === copied && files.has(file) && file !== 'worker.js')
     if (url === '/') send('text/html', html)
-    else if (url === '/readme.html') send('text/html', readme)
+    else if (url === '/example.html') send('text/html', example)
     else if (url === '/program.js') send('text/javascript', readFileSync(join(dist, 'test/browser/program.js')))
     else if (url === '/in-a-worker.js') send('text/javascript', worker)
     else if (there) send('text/javascript', readFileSync(join(bundle, file)))
@@ -257,9 +257,9 @@ describe('in a browser', function () {
     for (const complaint of complaints.splice(0)) assert.match(complaint, /\/copied\/worker\.js: |status of 404/)
   })
 
-  it("runs the README's page", async () => {
-    const page = await newPage("README's")
-    await page.goto(new URL('readme.html', pages.isolated.url()).href)
+  it('runs the page of docs/browser.md', async () => {
+    const page = await newPage('documented')
+    await page.goto(new URL('example.html', pages.isolated.url()).href)
     const log = page.locator('#log')
     await log
       .filter({ hasText: 'sample' })

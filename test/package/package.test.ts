@@ -90,7 +90,7 @@ describe('the package', () => {
       `      ${packed.filename}: ${Math.round(packed.size / 1000)} kB packed, ${Math.round(packed.unpackedSize / 1000)} kB in ${files.length} files`,
     )
     const wanted =
-      /^(package\.json|README\.md|LICENSE|dist\/browser\/[\w-]+\.js|dist\/(engine|nn|tasks|claims|cli|kernels-wasm|kernels-wgsl)\/.*\.(js|d\.ts))$/
+      /^(package\.json|README\.md|LICENSE|docs\/[\w-]+\.(md|svg)|dist\/browser\/[\w-]+\.js|dist\/(engine|nn|tasks|claims|cli|kernels-wasm|kernels-wgsl)\/.*\.(js|d\.ts))$/
     const strangers = files.filter(({ path }) => !wanted.test(path) || /test/.test(path))
     assert.deepEqual(
       strangers.map(({ path }) => path),
@@ -124,6 +124,8 @@ describe('the package', () => {
       ...Object.values<Record<'types' | 'browser' | 'default', string>>(exports).flatMap((entry) => Object.values(entry)),
       ...Object.values<string>(bin),
     ]
+    // What README.md links to, too; contributing takes a clone.
+    for (const [, link] of installed('README.md').matchAll(/\]\((?!https:|CONTRIBUTING)([^)#]+)/g)) named.push(`./${link}`)
     for (const name of named)
       assert.ok(
         files.some(({ path }) => `./${path}` === name),

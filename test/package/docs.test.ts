@@ -1,0 +1,112 @@
+/** README.md and docs/: programs in them compile strictly and run, pages of a rule and of the picture show what happens, links lead somewhere. */
+import assert from 'node:assert/strict'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Transformer, writeSafetensors } from '../../nn/index.ts'
+
+const root = fileURLToPath(new URL('../../../', import.meta.url))
+const read = (page: string): string => readFileSync(join(root, page), 'utf8')
+const pages = ['README.md', ...readdirSync(join(root, 'docs')).flatMap((name) => (name.endsWith('.md') ? [`docs/${name}`] : []))]
+const main = join(root, 'dist/cli/main.js')
+
+const blocks = (page: string, language: string): string[] =>
+  [...read(page).matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\`$`, 'gms'))].map(([, text]) => text)
+
+describe('the documents', function () {
+  this.timeout(60_000)
+  // Within the package, so that its names are found, and its types.
+  mkdirSync(join(root, 'dist/documents'), { recursive: true })
+  const folder = mkdtempSync(join(root, 'dist/documents/'))
+  after(() => rmSync(folder, { recursive: true, force: true }))
+  const node = (...parameters: string[]): string =>
+    execFileSync(process.execPath, parameters, { cwd: folder, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
+
+  describe('programs', () => {
+    const programs = pages.flatMap((page) =>
+      blocks(page, 'ts').map((source, i) => ({ name: `${page}, ${i + 1}`, file: `${page.replace(/\W/g, '-')}-${i + 1}`, source })),
+    )
+
+    before(async () => {
+      for (const { file, source } of programs) writeFileSync(join(folder, `${file}.ts`), source)
+      // What the page on models reads, as if PyTorch had written it.
+      const model = new Transformer({ symbols: 65, dModel: 128, heads: 4, layers: 2, dFf: 512, nu: 1 })
+      writeFileSync(join(folder, 'model.safetensors'), writeSafetensors(await model.stateDict()))
+      const tsc = join(dirname(createRequire(import.meta.url).resolve('typescript/package.json')), 'bin/tsc')
+      const compilerOptions = { strict: true, module: 'nodenext', target: 'es2022', lib: ['es2023', 'dom'], types: ['node'] }
+      writeFileSync(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions, include: ['*.ts'] }))
+      const { status, stdout } = spawnSync(process.execPath, [tsc, '-p', '.'], { cwd: folder, encoding: 'utf8' })
+      assert.equal(status, 0, stdout)
+    })
+
+    it('are there', () => {
+      const found = programs.map(({ name }) => name)
+      for (const page of ['README.md', 'docs/command.md', 'docs/gpu.md', 'docs/models.md', 'docs/rules.md', 'docs/state.md'])
+        assert.ok(found.includes(`${page}, 1`), page)
+      // The page of docs/browser.md runs in test/browser.
+      const others = pages.flatMap((page) => [...read(page).matchAll(/^```(.+)$/gm)].map(([, language]) => `${page}: ${language}`))
+      assert.deepEqual(
+        others.filter((other) => !other.endsWith(': ts')),
+        ['docs/browser.md: html', 'docs/claims.md: js'],
+      )
+    })
+
+    for (const { name, file, source } of programs)
+      it(name, () => {
+        const printed = node(`${file}.js`)
+        const promised = [...source.matchAll(/console\.log\(.*\) \/\/ prints (.*)$/gm)].map(([, line]) => `${line}\n`)
+        if (promised.length > 0) assert.equal(printed, promised.join(''))
+        if (name !== 'README.md, 1') return
+        const losses = [...printed.matchAll(/^\d+ (.*)$/gm)].map(([, loss]) => Number(loss))
+        // From log 10 = 2.3 at random; 0.12 to 0.26 in ten runs.
+        assert.ok(losses.length === 3 && losses[2] < 0.7, printed)
+      })
+  })
+
+  it('a rule of your own is checked as the page on claims shows', () => {
+    const page = read('docs/claims.md')
+    writeFileSync(join(folder, 'my-rule.mjs'), blocks('docs/claims.md', 'js')[0])
+    const lines = (text: string): string[] => [...text.matchAll(/^ *ok +(.*?) +\d+ runs/gm)].map(([, claim]) => claim)
+    const printed = node(main, 'verify', './my-rule.mjs', '--runs', '3')
+    const shown = lines(page.slice(page.indexOf('verify ./my-rule.mjs')))
+    assert.equal(shown.length, 9)
+    assert.deepEqual(lines(printed).sort(), shown.sort()) // Claims are checked at the same time.
+    assert.match(printed, /^9 claims, 3 cases each: 9 hold; /m)
+  })
+
+  it('name options that there are', () => {
+    const help = ['train', 'generate', 'verify', 'doctor'].map((command) => node(main, command, '--help')).join()
+    const options = new Set(help.replaceAll('--[no-]', '--').match(/--[a-z][a-z-]*/g))
+    const others = ['--only', '--roofline'] // of npm run bench
+    for (const page of pages)
+      for (const [name] of read(page).matchAll(/(?<![\w-])--[a-z][a-z-]*/g))
+        assert.ok(options.has(name) || others.includes(name), `${page}: ${name}`)
+  })
+
+  it('lead somewhere', () => {
+    const anchor = (heading: string): string =>
+      heading
+        .toLowerCase()
+        .replace(/[^\w\- ]/g, '')
+        .replaceAll(' ', '-')
+    for (const page of pages) {
+      for (const [, link] of read(page).matchAll(/\]\((?!https:)([^)]+)\)/g)) {
+        const [file, place] = link.split('#')
+        const path = file === '' ? join(root, page) : join(root, dirname(page), file)
+        assert.ok(existsSync(path), `${page}: ${link}`)
+        if (place === undefined) continue
+        const headings = [...readFileSync(path, 'utf8').matchAll(/^#+ (.*)$/gm)].map(([, heading]) => anchor(heading))
+        assert.ok(headings.includes(place), `${page}: ${link}`)
+      }
+      if (page !== 'README.md') assert.match(read(page), /\]\(\.\.\/README\.md\)/, `${page} leads back`)
+      if (page !== 'README.md') assert.ok(read('README.md').includes(`](${page})`), `README.md leads to ${page}`)
+    }
+  })
+
+  it('README.md is short, and its picture is what the library computes', () => {
+    assert.ok(read('README.md').split('\n').length <= 180)
+    assert.equal(node(join(root, 'docs/picture.mjs'), '-'), read('docs/fast-weights.svg'))
+  })
+})
