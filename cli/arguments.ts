@@ -33,6 +33,8 @@ export interface Option {
   readonly otherwise?: string
   /** Of a string or of each string of a list. */
   readonly choices?: readonly string[]
+  /** Given more than once, the last one counts, for what a script like `npm start` gives first; else that is an error. */
+  readonly lastCounts?: boolean
   /** What a string looks like; the placeholder shows it. */
   readonly pattern?: RegExp
   /** The range of a number; `above` and `below` exclude their end. */
@@ -171,7 +173,7 @@ function parseWords(command: Command, words: readonly string[]): { flags: Map<st
     }
     const before = values.get(option.name)
     if (before !== undefined && option.type === 'list') value = [...(before as string[]), ...(value as string[])]
-    else if (before !== undefined) throw new UsageError(`--${option.name} is given twice`)
+    else if (before !== undefined && !option.lastCounts) throw new UsageError(`--${option.name} is given twice`)
     values.set(option.name, value)
   }
   return { flags: values, operands }
@@ -262,8 +264,12 @@ function expectation({ type, choices, pattern, min, max, above, below, placehold
   return `${noun} ${low}${joint}${high}`
 }
 
+/** As JSON; but numbers that JSON hasn't (1e400 is read as Infinity) by their names. */
 function show(value: unknown): string {
-  const text = printable(JSON.stringify(value))
+  const text =
+    typeof value === 'number'
+      ? String(value)
+      : printable(JSON.stringify(value, (_, part) => (typeof part === 'number' && !Number.isFinite(part) ? String(part) : part)))
   return text.length <= 60 ? text : `${text.slice(0, 59)}…`
 }
 

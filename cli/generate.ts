@@ -1,6 +1,6 @@
 import { generate, modelOf } from '../nn/index.ts'
 import { latestRun, openRun } from './runs.ts'
-import { say } from './terminal.ts'
+import { visible } from './terminal.ts'
 
 export interface GenerateCommandOptions {
   run: string | undefined
@@ -9,19 +9,21 @@ export interface GenerateCommandOptions {
   temperature: number
   topK: number
   seed: number
+  raw: boolean
 }
 
 /** Writes the prompt and its continuation to standard output as they come. */
-export async function generateText({ run, prompt, ...options }: GenerateCommandOptions): Promise<number> {
+export async function generateText({ run, prompt, raw, ...options }: GenerateCommandOptions): Promise<number> {
   const { checkpoint, vocabulary, training } = openRun(run ?? latestRun())
   const start = prompt ?? training.prompt
   const tokens = vocabulary.encode(start)
   const model = modelOf(checkpoint)
-  process.stdout.write(start)
+  const write = (text: string): void => void process.stdout.write(raw ? text : visible(text))
+  write(start)
   for await (const token of generate(model, tokens, options)) {
-    process.stdout.write(vocabulary.decode([token]))
+    write(vocabulary.decode([token]))
     await new Promise(setImmediate) // lets the end of a reader show
   }
-  say('')
+  write('\n')
   return 0
 }

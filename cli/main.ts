@@ -13,12 +13,13 @@ import {
   doctorCommand,
   enableRelaxed,
   generateCommand,
+  inOptions,
   recipeOf,
   trainCommand,
   verifyCommand,
   withDevice,
 } from './options.ts'
-import { oneLine, say, watchOutput } from './terminal.ts'
+import { oneLine, say, visible, watchOutput } from './terminal.ts'
 import { train } from './train.ts'
 
 interface Entry {
@@ -35,25 +36,36 @@ function entry<const C extends Command>(
     command,
     run: async (words) => {
       const { help, values, given, operands } = parseArguments(command, words)
-      if (!help) return run(values, given, operands)
-      say(commandHelp(program.name, command))
-      return 0
+      if (help) {
+        say(commandHelp(program.name, command))
+        return 0
+      }
+      try {
+        return await run(values, given, operands)
+      } catch (error) {
+        // Expected ones speak of options already, and of names in files.
+        if (error instanceof Error && !isExpected(error)) error.message = inOptions(error.message, command.options)
+        throw error
+      }
     },
   }
 }
 
+const isExpected = (error: unknown): boolean => [UsageError, FileError, TextError, SafetensorsError].some((kind) => error instanceof kind)
+
 const version = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version as string
 
 /** Beside what a command prints on standard output. */
-const remark = (text: string): void => void process.stderr.write(`${text}\n`)
+const remark = (text: string): void => void process.stderr.write(`${visible(text)}\n`)
 
 const entries = [
   entry(trainCommand, (v, given) =>
     withDevice(v, given, say, 'fastweights train', (device) => {
-      const { preset, text, out, resume, seed } = v
-      const { 'eval-every': evalEvery, 'save-every': saveEvery, 'sample-length': sampleLength } = v
+      const { preset, text, out, resume, seed, minutes } = v
+      const { 'eval-every': evalEvery, 'eval-limit': evalLimit, 'save-every': saveEvery, 'sample-length': sampleLength } = v
+      const every = { evalEvery, evalLimit, saveEvery, sampleLength }
       const arithmetic = arithmeticOf(device, v.relaxed)
-      return train({ ...recipeOf(v), preset, text, out, resume, seed, evalEvery, saveEvery, sampleLength, arithmetic, given }, device)
+      return train({ ...recipeOf(v), ...every, preset, text, out, resume, seed, minutes, arithmetic, given }, device)
     }),
   ),
   entry(generateCommand, (v, given) =>
@@ -89,10 +101,9 @@ watchOutput()
 try {
   process.exitCode = await main(process.argv.slice(2))
 } catch (error) {
-  const expected = error instanceof Error && [UsageError, FileError, TextError, SafetensorsError].some((kind) => error instanceof kind)
   const message = error instanceof Error ? error.message : String(error)
   // What isn't expected still gets one line; its place in the code only for those who ask.
   process.stderr.write(`fastweights: ${oneLine(message)}\n`)
-  if (!expected && process.env.FASTWEIGHTS_DEBUG && error instanceof Error) process.stderr.write(`${error.stack}\n`)
+  if (!isExpected(error) && process.env.FASTWEIGHTS_DEBUG && error instanceof Error) process.stderr.write(`${error.stack}\n`)
   process.exitCode = error instanceof UsageError ? 2 : 1
 }

@@ -18,20 +18,28 @@ export function duration(milliseconds: number): string {
 /** 1 claim, 1,000 claims. */
 export const counted = (n: number, what: string): string => `${n.toLocaleString('en')} ${what}${n === 1 ? '' : 's'}`
 
-export const say = (text: string): void => void process.stdout.write(`${text}\n`)
+/**
+ * A text from elsewhere as a terminal may have it: what would command the terminal, or turn the order of what follows, is written as an
+ * escape; line breaks and tabs stay.
+ */
+export const visible = (text: string): string =>
+  text.replace(/[^\P{Cc}\n\t]|\p{Bidi_C}/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`)
+
+export const say = (text: string): void => void process.stdout.write(`${visible(text)}\n`)
 
 /** Names and messages from elsewhere may hold line breaks and control codes; what tells of them stays one line, and not for pages. */
-export const oneLine = (text: string): string => text.replace(/[\p{Cc}\u2028\u2029]+/gu, ' ').slice(0, 1000)
+export const oneLine = (text: string): string => text.replace(/[\p{Cc}\p{Bidi_C}\u2028\u2029]+/gu, ' ').slice(0, 1000)
 
 /** One line that is rewritten in place on a terminal; elsewhere (a log) a line now and then, and always for what matters. */
 export function progress(
   out: NodeJS.WriteStream = process.stdout,
   every = 5000,
-): { show(text: string, matters: boolean): void; end(): void } {
+): { show(line: string, matters: boolean): void; end(): void } {
   let shown = Number.NEGATIVE_INFINITY
   let open = false
   return {
-    show(text, matters) {
+    show(line, matters) {
+      const text = visible(line)
       const now = performance.now()
       if (!matters && now - shown < (out.isTTY ? 100 : every)) return
       shown = now

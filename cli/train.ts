@@ -23,12 +23,22 @@ import {
   writeCheckpoint,
 } from '../nn/index.ts'
 import { type Recipe, scheduleOf, type TrainingConfig } from '../tasks/presets.ts'
-import { charVocabulary, evaluationBatches, randomBatches, sequentialBatches, splitText, type Vocabulary } from '../tasks/text.ts'
+import {
+  type Batch,
+  charVocabulary,
+  evaluationBatches,
+  randomBatches,
+  type Sampler,
+  sequentialBatches,
+  splitText,
+  type Vocabulary,
+} from '../tasks/text.ts'
 import { UsageError } from './arguments.ts'
 import { type Chart, svgChart, terminalChart } from './chart.ts'
-import { appendMetrics, claimFolder, FileError, readMetrics, truncateMetrics, writeAtomic } from './files.ts'
+import { appendMetrics, claimFolder, FileError, type Metrics, readMetrics, truncateMetrics, writeAtomic } from './files.ts'
+import { type Beside, chooseSteps, measurePace, stepsThatFit, type Work } from './pace.ts'
 import { checkVacant, claimFreeFolder, findText, loadText, openRun, type RunRecord, runMetadata, textPlaces } from './runs.ts'
-import { bytes, duration, onInterrupt, progress, say } from './terminal.ts'
+import { bytes, duration, onInterrupt, progress, say, visible } from './terminal.ts'
 
 export interface TrainOptions extends Omit<Recipe, 'description'> {
   preset: string
@@ -36,7 +46,10 @@ export interface TrainOptions extends Omit<Recipe, 'description'> {
   out: string | undefined
   resume: string | undefined
   seed: number
+  minutes: number | undefined
   evalEvery: number
+  /** 0: none. */
+  evalLimit: number
   saveEvery: number
   sampleLength: number
   /** See `arithmeticOf`. */
@@ -55,8 +68,10 @@ interface Run extends Omit<RunRecord, 'symbols'> {
   valid: Int32Array
 }
 
-/** Sequences of the validation text that an evaluation on the way reads; the one at the end reads all. */
+/** Sequences of the validation text that an evaluation on the way reads at most. */
 const evalSequences = 128
+/** An evaluation that takes longer says how far it has come. */
+const quietMilliseconds = 1000
 
 /** Returns the exit code. */
 export async function train(options: TrainOptions, device: Device): Promise<number> {
@@ -81,27 +96,45 @@ export async function train(options: TrainOptions, device: Device): Promise<numb
   }
 }
 
+/** Somebody has asked the run to stop. */
+class Interrupted extends Error {}
+
 async function trainIn(folder: string, run: Run, options: TrainOptions, device: Device): Promise<number> {
+  const interrupt = onInterrupt()
+  const line = progress()
+  try {
+    return await trainUntil(folder, run, options, device, line, () => {
+      if (interrupt.asked()) throw new Interrupted()
+    })
+  } finally {
+    line.end()
+    interrupt.stop()
+  }
+}
+
+/** `poll` throws Interrupted. */
+async function trainUntil(
+  folder: string,
+  run: Run,
+  options: TrainOptions,
+  device: Device,
+  line: ReturnType<typeof progress>,
+  poll: () => void,
+): Promise<number> {
   const { model, optimizer, training } = run
-  const { seqLen: T, batch: B, steps } = training
+  const { seqLen: T, batch: B } = training
+  const { evalEvery, saveEvery, sampleLength } = options
   const checkpointPath = join(folder, 'checkpoint.safetensors')
   const metricsPath = join(folder, 'metrics.jsonl')
-
-  const trainer = new Trainer(model, optimizer, {
-    schedule: scheduleOf(training, model.config.dModel),
-    clipNorm: training.clip || Infinity,
-  })
+  const first = optimizer.steps
   const sampler = (training.sampling === 'epoch' ? sequentialBatches : randomBatches)(run.train, { B, T, seed: model.random.seed })
-  const validate = async (sequences = Infinity): Promise<number> => {
-    const loss = await trainer.evaluate(evaluationBatches(run.valid.subarray(0, sequences * T + 1), T, B))
-    if (!Number.isFinite(loss)) throw new DivergenceError(optimizer.steps, 'validation loss', loss)
-    return loss
-  }
-  /** A state that has just diverged must not replace a good one: its loss shows only in a step that is yet to come. */
-  const checkpoint = async (): Promise<Uint8Array> => {
-    await validate(B)
-    const { preset, vocabulary, text, arithmetic } = run
-    return writeCheckpoint(model, optimizer, runMetadata({ preset, training, symbols: vocabulary.symbols, text, arithmetic }))
+  const whole = run.valid.length - 1
+  const atEnd = Math.min(whole, options.evalLimit || whole)
+  const onTheWay = Math.min(atEnd, evalSequences * T)
+  /** Lets a Ctrl-C in. */
+  const pause = async (): Promise<void> => {
+    await new Promise(setImmediate)
+    poll()
   }
 
   const count = (n: number): string => n.toLocaleString('en')
@@ -109,67 +142,182 @@ async function trainIn(folder: string, run: Run, options: TrainOptions, device: 
     `${count(model.parameterCount())} parameters; ${run.vocabulary.size} symbols; ${count(run.train.length)} characters to train on, ${count(run.valid.length)} to validate`,
   )
   say(stateLine(model))
-  say(`${device.description}; steps ${optimizer.steps} to ${count(steps)} of ${B} x ${T} characters; output in ${folder}`)
-  // Written once a step has been taken: settings that can't even do that leave nothing behind.
-  let initial = optimizer.steps === 0 ? await checkpoint() : null
-  truncateMetrics(metricsPath, optimizer.steps)
+  if (options.minutes !== undefined) {
+    if (first > 0 || options.resume !== undefined) say(`note: --minutes changes nothing here: a resumed run keeps its number of steps`)
+    else {
+      try {
+        training.steps = await fittingSteps(
+          run,
+          options,
+          sampler,
+          { perStep: onTheWay / evalEvery + (B * T) / saveEvery, atEnd, sample: sampleLength },
+          pause,
+        )
+      } catch (error) {
+        if (!(error instanceof Interrupted)) throw error
+        say('stopped before the first step')
+        return 130
+      }
+    }
+  }
+  const { steps } = training
+  say(`${device.description}; steps ${first} to ${count(steps)} of ${B} x ${T} characters; output in ${folder}`)
 
-  const interrupt = onInterrupt()
-  const line = progress()
-  const first = optimizer.steps
-  const started = performance.now()
+  const trainer = new Trainer(model, optimizer, {
+    schedule: scheduleOf(training, model.config.dModel),
+    clipNorm: training.clip || Infinity,
+  })
+  /** Of the first `targets` characters after the first. */
+  const evaluate = (targets: number) => evaluationBatches(run.valid.subarray(0, targets + 1), T, B)
+  const checked = (loss: number): number => {
+    if (!Number.isFinite(loss)) throw new DivergenceError(optimizer.steps, 'validation loss', loss)
+    return loss
+  }
+  /** Says how far it has come where that takes long. */
+  async function* watched(targets: number): AsyncGenerator<Batch> {
+    const began = performance.now()
+    let done = 0
+    for (const batch of evaluate(targets)) {
+      yield batch
+      done += batch.count
+      const elapsed = performance.now() - began
+      if (elapsed > quietMilliseconds)
+        line.show(`evaluating  ${count(done)}/${count(targets)} characters  ETA ${duration(((targets - done) * elapsed) / done)}`, false)
+      if (done < targets) await pause()
+    }
+  }
+  const isDue = (step: number): boolean => step % evalEvery === 0 || step === steps
+  const validate = async (): Promise<number> => checked(await trainer.evaluate(watched(optimizer.steps === steps ? atEnd : onTheWay)))
+  /** A state that has just diverged must not replace a good one: its loss shows only in a step that is yet to come. */
+  const checkpoint = async (): Promise<Uint8Array> => {
+    checked(await trainer.evaluate(evaluate(Math.min(whole, B * T))))
+    const { preset, vocabulary, text, arithmetic } = run
+    return writeCheckpoint(model, optimizer, runMetadata({ preset, training, symbols: vocabulary.symbols, text, arithmetic }))
+  }
+
+  // Written once a step has been taken: settings that can't even do that leave nothing behind.
+  let initial: Uint8Array | null = null
+  /** Of the last step, until it is written. */
+  let record: Metrics | null = null
   let validLoss = Number.NaN
+  const started = performance.now()
   try {
-    while (optimizer.steps < steps && !interrupt.asked()) {
+    if (first === 0) initial = await checkpoint()
+    else if (!Number.isFinite(await trainer.evaluate(evaluate(Math.min(whole, B * T)))))
+      throw new FileError(`training can't go on from ${checkpointPath}: the loss of its model isn't finite`)
+    truncateMetrics(metricsPath, first)
+    const last = readMetrics(metricsPath).at(-1)
+    if (last?.step === first && isDue(first) && !('validLoss' in last)) {
+      // It was stopped while it was evaluated.
+      validLoss = await validate()
+      truncateMetrics(metricsPath, first - 1)
+      appendMetrics(metricsPath, { ...last, validLoss })
+    }
+    while (optimizer.steps < steps) {
+      poll()
       if (model.config.favorRedraw === 'epoch' && optimizer.steps > 0 && optimizer.steps % sampler.stepsPerEpoch === 0) model.redraw()
       const result = await trainer.step(sampler.batch(optimizer.steps))
       const { step } = result
       if (initial) writeAtomic(checkpointPath, initial)
       initial = null
-      const evaluated = step % options.evalEvery === 0 || step === steps
-      if (evaluated) validLoss = await validate(step === steps ? Infinity : evalSequences)
-      const elapsed = performance.now() - started
-      appendMetrics(metricsPath, { ...result, ...(evaluated && { validLoss }), seconds: elapsed / 1000 })
-      if (step % options.saveEvery === 0 || step === steps) writeAtomic(checkpointPath, await checkpoint())
+      const elapsed = () => performance.now() - started
+      record = { ...result, seconds: elapsed() / 1000 }
+      if (isDue(step)) validLoss = await validate()
+      appendMetrics(metricsPath, { ...result, ...(isDue(step) && { validLoss }), seconds: elapsed() / 1000 })
+      record = null
+      if (step % saveEvery === 0 || step === steps) writeAtomic(checkpointPath, await checkpoint())
       const fields = [
         `step ${step}/${steps}`,
         `loss ${result.loss.toFixed(3)}`,
         Number.isNaN(validLoss) ? '' : `validation ${validLoss.toFixed(3)}`,
-        `${count(Math.round(((step - first) * B * T * 1000) / elapsed))} characters/s`,
-        `ETA ${duration(((steps - step) * elapsed) / (step - first))}`,
+        `${count(Math.round(((step - first) * B * T * 1000) / elapsed()))} characters/s`,
+        `ETA ${duration(((steps - step) * elapsed()) / (step - first))}`,
         `memory ${bytes(device.bytesReserved())}`,
       ]
-      line.show(fields.filter(Boolean).join('  '), evaluated)
-      await new Promise(setImmediate) // lets a Ctrl-C in
+      line.show(fields.filter(Boolean).join('  '), isDue(step))
+      await new Promise(setImmediate)
     }
+    const elapsed = performance.now() - started
+    if (Number.isNaN(validLoss)) validLoss = await validate()
+    line.end()
+    const part =
+      atEnd === whole
+        ? 'whole validation text'
+        : `the first ${count(atEnd)} of the ${count(run.valid.length)} characters of the validation text; --eval-limit 0 reads all`
+    say(`trained ${steps - first} steps in ${duration(elapsed)}; validation loss ${validLoss.toFixed(4)} (${part})\n`)
+    const chart = chartOf(metricsPath, `${run.preset} on ${visible(run.text.name)}`)
+    const text = await sampleText(run, sampleLength, pause)
+    const curvePath = join(folder, 'loss.svg')
+    const samplePath = join(folder, 'sample.txt')
+    writeAtomic(curvePath, svgChart(chart))
+    writeAtomic(samplePath, `${text}\n`)
+    process.stdout.write(`${terminalChart(chart)}\n\n`) // which may have colours
+    say(`${text}\n`)
+    for (const path of [checkpointPath, metricsPath, curvePath, samplePath]) say(`wrote ${path}`)
+    return 0
   } catch (error) {
     line.end()
-    if (error instanceof DivergenceError && !initial) throw new FileError(`${error.message}; the last good state is in ${checkpointPath}`)
-    throw error
-  } finally {
-    interrupt.stop()
-  }
-  line.end()
-  if (interrupt.asked() && optimizer.steps < steps) {
+    if (error instanceof DivergenceError && (first > 0 || optimizer.steps > 0) && !initial)
+      throw new FileError(`${error.message}; the last good state is in ${checkpointPath}`)
+    if (!(error instanceof Interrupted)) throw error
+    if (optimizer.steps === 0) {
+      say('stopped before the first step')
+      return 130
+    }
+    if (record) appendMetrics(metricsPath, record)
     writeAtomic(checkpointPath, await checkpoint())
     const { text, textPath } = run
     const found = textPath === null || textPlaces(folder, text.name).includes(resolve(textPath))
     say(`stopped at step ${optimizer.steps}; go on with --resume ${folder}${found ? '' : ` --text ${textPath}`}`)
     return 130
   }
+}
 
-  const elapsed = performance.now() - started
-  if (optimizer.steps === first) validLoss = await validate()
-  say(`trained ${steps - first} steps in ${duration(elapsed)}; validation loss ${validLoss.toFixed(4)} (whole validation text)\n`)
-  const chart = chartOf(metricsPath, printable(`${run.preset} on ${run.text.name}`))
-  const text = await sampleText(run, options.sampleLength)
-  const curvePath = join(folder, 'loss.svg')
-  const samplePath = join(folder, 'sample.txt')
-  writeAtomic(curvePath, svgChart(chart))
-  writeAtomic(samplePath, `${text}\n`)
-  say(`${terminalChart(chart)}\n\n${text}\n`)
-  for (const path of [checkpointPath, metricsPath, curvePath, samplePath]) say(`wrote ${path}`)
-  return 0
+/** See pace.ts. The steps that are timed are taken by a model of their own. */
+async function fittingSteps(
+  run: Run,
+  options: TrainOptions,
+  sampler: Sampler,
+  beside: Beside,
+  pause: () => Promise<void>,
+): Promise<number> {
+  const { training } = run
+  const { seqLen: T, batch: B } = training
+  const minutes = options.minutes!
+  const budget = minutes * 60_000
+  const began = performance.now()
+  const model = new Transformer(run.model.config, options.seed)
+  const optimizer = optimizerOf(model, training)
+  // At a rate of 0: what it would learn means nothing.
+  const trainer = new Trainer(model, optimizer, { schedule: () => 0, clipNorm: training.clip || Infinity })
+  const tokens = generate(model, run.vocabulary.encode(training.prompt), { length: Number.MAX_SAFE_INTEGER })
+  const work: Work = {
+    async step() {
+      await pause()
+      await trainer.step(sampler.batch(optimizer.steps))
+    },
+    async evaluate() {
+      await pause()
+      const [batch] = evaluationBatches(run.valid, T, B)
+      await trainer.evaluate([batch])
+      return batch.count
+    },
+    async sample() {
+      await pause()
+      await tokens.next()
+    },
+  }
+  try {
+    const pace = await measurePace(work, budget, () => performance.now())
+    const fit = stepsThatFit(budget - (performance.now() - began), pace, beside)
+    const { steps, line } = chooseSteps(fit, options.given.has('steps') ? training.steps : Infinity, pace, minutes)
+    say(line)
+    return steps
+  } finally {
+    await tokens.return(undefined)
+    optimizer.dispose()
+    model.dispose()
+  }
 }
 
 async function newRun(options: TrainOptions, device: Device): Promise<Run> {
@@ -211,11 +359,13 @@ const resumable = new Set([
   'resume',
   'text',
   'steps',
+  'minutes',
   'device',
   'threads',
   'relaxed',
   'profile',
   'eval-every',
+  'eval-limit',
   'save-every',
   'sample-length',
 ])
@@ -277,17 +427,20 @@ function promptFor(text: string, vocabulary: Vocabulary, { given, training: { pr
 
 /** Refuses at once what can't fit: a lower bound of a step's memory (values, gradients, a moment; what the layers keep for the backward). */
 function checkMemory(
-  { symbols, dModel: D, dFf, layers }: TransformerConfig,
+  { symbols, dModel: D, heads, dFf, layers, featureMap, favorFeatures }: TransformerConfig,
   { batch: B, seqLen: T }: TrainingConfig,
   device: Device,
 ): void {
   const parameters = layers * (4 * D * D + 2 * D * dFf) + 2 * symbols * D
-  const kept = B * T * (layers * (4 * D + dFf) + symbols)
+  // Queries and keys, 2 m features each.
+  const features = featureMap === 'favor' ? 4 * heads * favorFeatures : 0
+  const kept = B * T * (layers * (4 * D + features + dFf) + symbols)
   // How much a GPU has isn't known: this much none has.
   const limit = { reference: os.totalmem(), wasm: 2 ** 32, webgpu: 2 ** 40 }[device.name]
   const needed = (device.double ? 8 : 4) * (3 * parameters + kept)
   if (needed > limit) {
-    const sizes = `--d-model ${D}, --d-ff ${dFf}, --layers ${layers}, --batch ${B} and --seq-len ${T}`
+    const favor = features > 0 ? `--favor-features ${favorFeatures}, ` : ''
+    const sizes = `--d-model ${D}, --d-ff ${dFf}, --layers ${layers}, ${favor}--batch ${B} and --seq-len ${T}`
     throw new UsageError(`${sizes} need at least ${bytes(needed)} of memory, the ${device.name} device has at most ${bytes(limit)}`)
   }
 }
@@ -303,10 +456,12 @@ function optimizerOf(model: Transformer, { optimizer, lr, matrixLr, beta2, weigh
   })
 }
 
-async function sampleText({ model, vocabulary, training }: Run, length: number): Promise<string> {
+async function sampleText({ model, vocabulary, training }: Run, length: number, pause: () => Promise<void>): Promise<string> {
   let text = training.prompt
-  for await (const token of generate(model, vocabulary.encode(training.prompt), { length, temperature: 0.8 }))
+  for await (const token of generate(model, vocabulary.encode(training.prompt), { length, temperature: 0.8 })) {
     text += vocabulary.decode([token])
+    await pause()
+  }
   return text
 }
 

@@ -10,7 +10,7 @@ import { suggestion, UsageError } from './arguments.ts'
 import { checkWritable, writeAtomic } from './files.ts'
 import { Pulse, pulseFd } from './pulse.ts'
 import type { Verification } from './report.ts'
-import { counted, duration, oneLine, progress } from './terminal.ts'
+import { counted, duration, oneLine, progress, visible } from './terminal.ts'
 import type { ClaimText, Job, Report, WorkerSettings } from './verify-worker.ts'
 
 export interface VerifyOptions {
@@ -48,7 +48,7 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
   for (const file of [json === '-' ? undefined : json, report]) if (file !== undefined && !options.list) checkWritable(file)
   // Where the results go to standard output, the rest must not.
   const out = json === '-' ? process.stderr : process.stdout
-  const say = (text: string): void => void out.write(`${text}\n`)
+  const say = (text: string): void => void out.write(`${visible(text)}\n`)
   const files = operands.filter(isFile)
   const began = performance.now()
   endAllAtTheEnd()

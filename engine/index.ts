@@ -4,6 +4,7 @@ export {
   type AdamOptions,
   type BinaryOp,
   binaryOps,
+  GateError,
   type KernelName,
   type Kernels,
   type UnaryOp,

@@ -16,6 +16,10 @@ fn nan() -> f32 { return bitcast<f32>(nanBits); }
 fn isNan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
 fn isInfinite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) == 0x7f800000u; }
 
+/// What kernels have found that is bad input: first since the last read was asked for, then for reads whose answer is out.
+alias Faults = array<vec4<u32>, 4>;
+fn anyFault(f: Faults) -> bool { return any((f[0] | f[1] | f[2] | f[3]) != vec4<u32>()); }
+
 struct Group {
   @builtin(workgroup_id) id: vec3<u32>,
   @builtin(num_workgroups) count: vec3<u32>,

@@ -20,6 +20,9 @@ struct Params {
 @group(0) @binding(4) var<storage, read> dy: array<f32>;
 @group(0) @binding(5) var<storage, read> a: array<f32>;
 @group(0) @binding(6) var<storage, read> b: array<f32>;
+@group(0) @binding(7) var<storage, read> faults: Faults;
+
+// What is changed in place may be a parameter or a moment: it stays as it is where a kernel has found bad input of which nobody has heard yet.
 
 // y = shift
 @compute @workgroup_size(THREADS) fn fill(g: Group) {
@@ -35,12 +38,14 @@ struct Params {
 
 // y = scale y + shift
 @compute @workgroup_size(THREADS) fn affineInPlace(g: Group) {
+  if (anyFault(faults)) { return; }
   let end = elementsEnd(g, p.n);
   for (var i = firstElement(g); i < end; i += THREADS) { y[i] = p.scale * y[i] + p.shift; }
 }
 
 // y += x
 @compute @workgroup_size(THREADS) fn accumulate(g: Group) {
+  if (anyFault(faults)) { return; }
   let end = elementsEnd(g, p.n);
   for (var i = firstElement(g); i < end; i += THREADS) { y[i] += x[i]; }
 }

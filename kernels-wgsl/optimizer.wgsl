@@ -21,13 +21,13 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> m: array<f32>;
 @group(0) @binding(4) var<storage, read_write> v: array<f32>;
 @group(0) @binding(5) var<storage, read> gradScale: array<f32>;
-@group(0) @binding(6) var<storage, read> faults: array<vec4<u32>>;
+@group(0) @binding(6) var<storage, read> faults: Faults;
 
 // g' = gradScale[0] g + l2 p, m = beta1 m + rest1 g', v = beta2 v + rest2 g'^2, p -= decay p + step m / (sqrt(v) root + eps), with
 // rest = 1 - beta, step = lr / correction1, root = 1 / sqrt(correction2), and weight decay in one of l2, decay. Nothing where a kernel has found
-// bad input, of which the host hears at its next read: the parameters must not be spoilt by then.
+// bad input of which nobody has heard yet: the parameters must not be spoilt by then.
 @compute @workgroup_size(THREADS) fn adam(g: Group) {
-  if (any(faults[0] != vec4<u32>())) { return; }
+  if (anyFault(faults)) { return; }
   let end = elementsEnd(g, p.n);
   var scale = 1.0;
   if (p.scaled == 1u) { scale = gradScale[0]; }

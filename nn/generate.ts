@@ -1,3 +1,4 @@
+import { isLostGate } from '../engine/devices/kernels.ts'
 // The sampler draws on the host, where the reference device has the numbers that all devices share.
 import { threefry } from '../engine/devices/reference/random.ts'
 import { slice } from '../engine/ops/movement.ts'
@@ -10,6 +11,8 @@ import type { Transformer, TransformerState } from './transformer.ts'
 
 /** The last of a seed's streams: generators count up from 0, so that no tensor holds the sampler's numbers. */
 const samplerStream = 0xffffffff
+
+const notFinite = "generate: the model's output isn't finite"
 
 export interface GenerateOptions {
   /** Tokens to make. */
@@ -53,12 +56,13 @@ export async function* generate(model: Transformer, prompt: Int32Array, options:
       const next = span(i === 0 ? 'prompt' : 'decoding', () => scope(run))
       state = next.state
       disposeState(before)
-      const logits = await next.logits.read()
-      next.logits.dispose()
+      const logits = await next.logits.read().finally(() => next.logits.dispose())
       const token = sample(logits, temperature, topK, threefry(seed, samplerStream, i, 0)[0] / 2 ** 32)
       yield token
       input = Int32Array.of(token)
     }
+  } catch (error) {
+    throw isLostGate(error) ? new Error(notFinite) : error
   } finally {
     disposeState(state)
   }
@@ -67,8 +71,7 @@ export async function* generate(model: Transformer, prompt: Int32Array, options:
 /** Draws an index in proportion to softmax(logits / temperature) among the topK largest; u in [0, 1) decides. */
 export function sample(logits: ArrayLike<number>, temperature: number, topK: number, u: number): number {
   const order = Array.from(logits, (_, i) => i).sort((a, b) => logits[b] - logits[a] || a - b)
-  if (!Number.isFinite(logits[order[0]]) || order.some((i) => Number.isNaN(logits[i])))
-    throw new Error("generate: the model's output isn't finite")
+  if (!Number.isFinite(logits[order[0]]) || order.some((i) => Number.isNaN(logits[i]))) throw new Error(notFinite)
   if (temperature === 0) return order[0]
   const candidates = topK > 0 ? order.slice(0, topK) : order
   const weights = candidates.map((i) => Math.exp((logits[i] - logits[order[0]]) / temperature))

@@ -1,8 +1,9 @@
+import { isLostGate } from '../engine/devices/kernels.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { span } from '../engine/profile.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
-import { tensor } from '../engine/tensor.ts'
+import { type Tensor, tensor } from '../engine/tensor.ts'
 import type { Optimizer, Schedule } from './optimizers.ts'
 import type { Transformer } from './transformer.ts'
 
@@ -32,14 +33,31 @@ export interface StepResult {
   lr: number
 }
 
-/** A loss or a gradient norm that isn't finite. The parameters are spoilt by then: go back to a checkpoint. */
+/** A loss, a gate or a gradient norm that isn't finite. The parameters are spoilt by then: go back to a checkpoint. */
 export class DivergenceError extends Error {
   override name = 'DivergenceError'
   readonly step: number
-  constructor(step: number, what: string, value: number) {
-    super(`training diverged at step ${step}: the ${what} is ${value} (try a lower learning rate)`)
+  /** `updates`: how often the parameters had been updated when the value was computed. */
+  constructor(step: number, what: string, value: number, updates = step) {
+    super(
+      updates > 0
+        ? `training diverged at step ${step}: the ${what} is ${value} (try a lower learning rate)`
+        : `the initial ${what} is ${value}: nothing has been learnt yet, so it isn't for the learning rate; a number overflows, or is divided by 0, ` +
+            'in the model as it begins (look at embeddingStd, the feature map, featureNorm and featureEps)',
+    )
     this.step = step
   }
+}
+
+/** The numbers of tensors of one element, which are disposed of, whatever happens. */
+async function readAll(scalars: readonly Tensor[]): Promise<number[]> {
+  const values: number[] = []
+  try {
+    for (const scalar of scalars) values.push(await scalar.item())
+  } finally {
+    for (const scalar of scalars) scalar.dispose()
+  }
+  return values
 }
 
 /** Forward, backward, clip, update: one optimiser step at a time. */
@@ -56,41 +74,55 @@ export class Trainer {
 
   async step(batch: TokenBatch): Promise<StepResult> {
     const { schedule, clipNorm } = this.config
-    const step = this.optimizer.steps + 1
+    const updates = this.optimizer.steps
+    const step = updates + 1
     const lr = schedule(step)
-    const { loss, norm } = scope(() => {
+    const run = () => {
       try {
         const loss = span('forward', () => this.loss(batch))
         loss.backward()
         const norm = this.optimizer.step({ lr, clipNorm: Number.isFinite(clipNorm) ? clipNorm : undefined })
-        return { loss: keep(loss), norm: keep(norm) }
+        return [keep(loss), keep(norm)]
       } finally {
         this.optimizer.zeroGrad() // of a step that failed, too: the next must not add to them
       }
-    })
-    const result = { step, lr, loss: await loss.item(), gradNorm: await norm.item() }
-    loss.dispose()
-    norm.dispose()
-    if (!Number.isFinite(result.loss)) throw new DivergenceError(step, 'loss', result.loss)
-    if (!Number.isFinite(result.gradNorm)) throw new DivergenceError(step, "gradient's norm", result.gradNorm)
-    return result
+    }
+    const diverged = (what: string, value: number): never => {
+      throw new DivergenceError(step, what, value, updates)
+    }
+    let values: readonly number[]
+    try {
+      values = await readAll(scope(run))
+    } catch (error) {
+      if (isLostGate(error)) diverged('gate of a layer', Number.NaN)
+      throw error
+    }
+    const [loss, gradNorm] = values
+    if (!Number.isFinite(loss)) diverged('loss', loss)
+    if (!Number.isFinite(gradNorm)) diverged("gradient's norm", gradNorm)
+    return { step, lr, loss, gradNorm }
   }
 
-  /** Mean cross-entropy over all targets of the batches that count, in nats a token, without dropout. */
-  async evaluate(batches: Iterable<TokenBatch>): Promise<number> {
+  /**
+   * Mean cross-entropy over all targets of the batches that count, in nats a token, without dropout; NaN where the model gives none. The
+   * batches may come one by one, with something done between them.
+   */
+  async evaluate(batches: Iterable<TokenBatch> | AsyncIterable<TokenBatch>): Promise<number> {
     let total = 0
     let count = 0
     const wasTraining = this.model.training
     this.model.eval()
     try {
-      for (const batch of batches) {
+      for await (const batch of batches) {
         const counted = batch.targets.reduce((n, target) => n + (target === ignoredTarget ? 0 : 1), 0)
         if (counted === 0) continue
-        const loss = span('evaluation', () => noGrad(() => scope(() => keep(this.loss(batch)))))
-        total += (await loss.item()) * counted
+        const [loss] = await readAll([span('evaluation', () => noGrad(() => scope(() => keep(this.loss(batch)))))])
+        total += loss * counted
         count += counted
-        loss.dispose()
       }
+    } catch (error) {
+      if (isLostGate(error)) return Number.NaN
+      throw error
     } finally {
       this.model.train(wasTraining)
     }

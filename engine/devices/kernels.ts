@@ -159,6 +159,19 @@ export interface FastWeightGradients<S> {
   dz0: S | null
 }
 
+/** What `fastWeights` throws where the gate isn't <= 0. */
+export class GateError extends Error {
+  /** What the gate holds. */
+  readonly value: number
+  constructor(value: number, prefix = '') {
+    super(`${prefix}fastWeights: the gate holds ${value}; gates are logarithms of decays, at most 0 (log alpha with 0 <= alpha <= 1)`)
+    this.value = value
+  }
+}
+
+/** Whether a gate was NaN. A model's gates are at most 0 whatever its parameters are: its numbers were lost before. */
+export const isLostGate = (error: unknown): boolean => error instanceof GateError && Number.isNaN(error.value)
+
 export interface Kernels<S> {
   // ---- elementwise -------------------------------------------------------------------------------------------------
   /** y[0..n) = value. */
@@ -252,9 +265,9 @@ export interface Kernels<S> {
    *     v_t - S_{t-1}^T erase_t                      with erase: the state is read before it decays
    *
    * At most one of beta and erase is given. With zT, which goes with neither: z_t = diag(w_t) z_{t-1} + k_t, den_t = z_t . q_t + eps,
-   * y_t = scale S_t^T q_t / den_t. A gate that isn't <= 0 is an error; -Infinity forgets everything, exactly. Where
-   * kernels run later than they are called, the next read throws that error; by then `adam` has done nothing, and what else was
-   * called has computed from what the gate held.
+   * y_t = scale S_t^T q_t / den_t. A gate that isn't <= 0 is a GateError; -Infinity forgets everything, exactly. Where
+   * kernels run later than they are called, the next read throws that error; by then what changes memory in place (`affine` where y is
+   * x, `accumulate`, `adam`) has done nothing, and what else was called has computed from what the gate held.
    */
   fastWeights(form: KernelForm, inputs: FastWeightInputs<S>, outputs: FastWeightOutputs<S>, sizes: FastWeightSizes): void
   /** inputs, form and sizes as in the forward call. */

@@ -1,5 +1,6 @@
 /** Rules that only add. */
 import { customOp } from '../autograd.ts'
+import { GateError } from '../devices/kernels.ts'
 import { add, affine, div, expand, log, maximum, mul, neg, sqrt } from '../ops/elementwise.ts'
 import { checkCall, type FastWeightState, fastWeights, type NormaliserOptions, type RuleOptions, requireGate } from '../ops/fast-weights.ts'
 import type { Tensor } from '../tensor.ts'
@@ -95,8 +96,7 @@ export function pengRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: 
   try {
     return fastWeights(q, k, mul(v, stretch(beta, 4)), { gate }, state, options, 'pengRule')
   } catch (error) {
-    const message = (error as Error).message
-    throw message.includes('the gate holds') ? new Error(`pengRule: beta must lie in [0, 1]: of log(1 - beta), ${message}`) : error
+    throw error instanceof GateError ? new GateError(error.value, 'pengRule: beta must lie in [0, 1]: of log(1 - beta), ') : error
   }
 }
 

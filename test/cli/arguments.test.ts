@@ -3,7 +3,17 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { type Command, chooseCommand, commandHelp, type Program, parseArguments, programHelp, UsageError } from '../../cli/arguments.ts'
+import {
+  type Command,
+  chooseCommand,
+  commandHelp,
+  type Option,
+  type Program,
+  parseArguments,
+  programHelp,
+  UsageError,
+} from '../../cli/arguments.ts'
+import { inOptions } from '../../cli/options.ts'
 
 const train = {
   name: 'train',
@@ -204,6 +214,39 @@ describe('arguments', () => {
       throwsUsage(() => parseArguments(train, ['--config', missing]), `--config: can't read ${missing}: no such file or folder`)
       throwsUsage(() => parseArguments(train, ['--config', folder]), `--config: can't read ${folder}: it is a folder`)
     })
+  })
+
+  it('take the last of several values where an option allows that', () => {
+    const options = [{ name: 'minutes', type: 'number', above: 0, lastCounts: true, description: '' }] as const
+    const command = { name: 'start', summary: '', options } as const satisfies Command
+    assert.equal(parseArguments(command, ['--minutes', '3', '--minutes=10']).values.minutes, 10)
+    throwsUsage(() => parseArguments(command, ['--minutes', '0', '--minutes', '3']), '--minutes: expected a number above 0, got "0"')
+    refuses('--steps 1 --steps 2', '--steps is given twice')
+  })
+
+  it('are named as options in what the library says of them', () => {
+    const options = ['d-model', 'lr', 'matrix-lr', 'gate', 'nu', 'feature-eps', 'favor-features', 'beta2', 'heads'].map(
+      (name): Option => ({ name, type: 'number', description: '' }),
+    )
+    const all = [...options, { name: 'head-norm', type: 'boolean', description: '' } as const]
+    for (const [message, expected] of [
+      ["3 heads don't divide dModel = 16", "3 heads don't divide --d-model 16"],
+      ['favorFeatures must be 0 or more, not -1', '--favor-features must be 0 or more, not -1'],
+      [
+        'gate = logsigmoid means nothing here: it belongs to rules with a gate',
+        '--gate logsigmoid means nothing here: it belongs to rules with a gate',
+      ],
+      ['nu must be an integer from 1 to 15, not 1e9', '--nu must be an integer from 1 to 15, not 1e9'],
+      ['headNorm = true means nothing here', '--head-norm means nothing here'],
+      ['headNorm = false means nothing here', '--no-head-norm means nothing here'],
+      ["Muon: matrixLr can't be -1", "Muon: --matrix-lr can't be -1"],
+      ['look at featureEps, dModel and favorFeatures', 'look at --feature-eps, --d-model and --favor-features'],
+      // Words of the language, and names that only begin or end like a setting.
+      ['fastWeights: the gate must be a tensor', 'fastWeights: the gate must be a tensor'],
+      ['heads are many', 'heads are many'],
+      ["'dModel' and x.dModel, dModels and thedModel", "'dModel' and x.dModel, dModels and thedModel"],
+    ])
+      assert.equal(inOptions(message, all), expected)
   })
 
   it('choose a command, or the help or the version', () => {

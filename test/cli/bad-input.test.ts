@@ -62,6 +62,12 @@ describe('bad input', () => {
     [train('--rule dplr'), /^--rule: expected one of sum, linear-attention, .*, got "dplr"$/],
     [train('--preset __proto__'), /^--preset: expected one of/],
     [train('--steps -5'), '--steps: expected an integer, 1 or more, got "-5"'],
+    [train('--minutes 0'), '--minutes: expected a number above 0, up to 525600, got "0"'],
+    [train('--minutes -3'), '--minutes: expected a number above 0, up to 525600, got "-3"'],
+    [train('--minutes NaN'), '--minutes: expected a number above 0, up to 525600, got "NaN"'],
+    [train('--minutes 1e9'), '--minutes: expected a number above 0, up to 525600, got "1e9"'],
+    [train('--minutes'), '--minutes: a number above 0, up to 525600 is missing'],
+    [train('--eval-limit -1'), '--eval-limit: expected an integer, 0 or more, got "-1"'],
     [train('--steps 0'), '--steps: expected an integer, 1 or more, got "0"'],
     [train('--d-model NaN'), '--d-model: expected an integer, 1 or more, got "NaN"'],
     [train('--batch 2.5'), '--batch: expected an integer, 1 or more, got "2.5"'],
@@ -101,6 +107,9 @@ describe('bad input', () => {
       [config('prototype', '{"__proto__": {"steps": 5}}'), 'prototype.json: unknown option "__proto__"'],
       [config('type', '{"steps": "5"}'), 'type.json: "steps": expected an integer, 1 or more, got "5"'],
       [config('null', '{"steps": null}'), 'null.json: "steps": expected an integer, 1 or more, got null'],
+      [config('huge', '{"steps": 1e400}'), 'huge.json: "steps": expected an integer, 1 or more, got Infinity'],
+      [config('low', '{"lr": -1e400}'), 'low.json: "lr": expected a number above 0, got -Infinity'],
+      [config('nested', '{"lr": [1e400]}'), 'nested.json: "lr": expected a number above 0, got ["Infinity"]'],
       [config('fraction', '{"heads": 1.5}'), 'fraction.json: "heads": expected an integer, 1 or more, got 1.5'],
       [
         config('wide', Buffer.from('\ufeff{"steps": 5}', 'utf16le')),
@@ -122,15 +131,20 @@ describe('bad input', () => {
   })
 
   refuses('in sizes that do not go together', 1, () => [
-    [train('--heads 3'), "3 heads don't divide dModel = 16"],
+    [train('--heads 3'), "3 heads don't divide --d-model 16"],
     [train('--rule linear-attention'), /^the rule linear-attention divides by z \. q, which silu can make zero or negative; /],
     [train('--feature-norm sum'), 'the feature norm sum divides by a sum that silu can make zero or negative; use l2 or none'],
-    [train('--gate logsigmoid'), 'gate = logsigmoid means nothing here: it belongs to rules with a gate'],
-    [train('--nu 2'), 'nu = 2 means nothing here: it belongs to the feature map dpfp'],
-    [train('--preset gla --beta-range 2'), /^betaRange = 2 means nothing here: it belongs to the rules delta, /],
+    [train('--gate logsigmoid'), '--gate logsigmoid means nothing here: it belongs to rules with a gate'],
+    [train('--nu 2'), '--nu 2 means nothing here: it belongs to the feature map dpfp'],
+    [train('--preset gla --beta-range 2'), /^--beta-range 2 means nothing here: it belongs to the rules delta, /],
     [train('--preset performer --positions rotary'), /^the rule linear-attention divides by z \. q, which rotary positions /],
-    [train('--preset softmax --rule sum'), 'rule = sum means nothing here: it belongs to fast-weights attention'],
-    [train('--feature-map dpfp --nu 1000000000'), /^nu must be an integer from 1 to 2 K - 1 = 15 for heads of width K, not 1000000000$/],
+    [train('--preset softmax --rule sum'), '--rule sum means nothing here: it belongs to fast-weights attention'],
+    [train('--feature-map dpfp --nu 1000000000'), /^--nu must be an integer from 1 to 2 K - 1 = 15 for heads of width K, not 1000000000$/],
+    [train('--feature-map relu --feature-norm sum --feature-eps 0'), /^--feature-eps must be above 0: /],
+    [train('--preset performer --feature-map relu --normaliser-eps 0'), /^--normaliser-eps must be above 0: /],
+    [train('--rule sum --steps-per-token 2'), '--steps-per-token 2 means nothing here: it belongs to the rule delta-product'],
+    [train('--hedgehog-shared'), '--hedgehog-shared means nothing here: it belongs to the feature map hedgehog'],
+    [train('--preset softmax --value-map silu'), '--value-map silu means nothing here: it belongs to fast-weights attention'],
     [train('--seq-len 5000'), /^the text is too short: of its \d+ characters, /],
     [train('--preset softmax --seq-len 2000 --batch 200').replace('new', 'folder'), /^wasm: out of memory: asked for 6 GB, /],
   ])
@@ -139,6 +153,7 @@ describe('bad input', () => {
     [train('--batch 100000000'), /and --seq-len 16 need at least \d+ GB of memory, the wasm device has at most 4\.3 GB$/],
     [train('--batch 9007199254740991'), /the wasm device has at most 4\.3 GB$/],
     [train('--layers 100000000'), /the wasm device has at most 4\.3 GB$/],
+    [train('--preset performer --favor-features 99999999'), /, --favor-features 99999999, .* the wasm device has at most 4\.3 GB$/],
     [train('--d-model 100000000'), /the wasm device has at most 4\.3 GB$/],
     [train('--d-ff 9007199254740991 --device reference'), /need at least \d+ GB of memory, the reference device has at most/],
   ])
@@ -358,6 +373,49 @@ describe('bad input', () => {
       )
       assert.equal((await place.succeed(`generate --run ${out} --length 20`)).length, 'It is'.length + 21)
     })
+
+  // With Adam at this rate the gate is NaN at the second step.
+  const far = '--optimizer adam --schedule constant --warmup 0 --clip 0 --lr'
+  for (const [name, settings] of [
+    ['gated-deltanet', `--preset gated-deltanet ${far} 1000`],
+    ['mamba2-like', `--preset mamba2-like ${far} 1000`],
+    ['kda', `--preset kda ${far} 1000`],
+    ['gla', `--preset gla ${far} 1e30`],
+    ['mesa', `--rule mesa ${far} 1000`],
+    ['rwkv7', `--rule rwkv7 ${far} 1000`],
+    ['peng', `--rule peng ${far} 1e30`],
+    ['delta-product', `--rule delta-product ${far} 1e30`],
+    ['on the reference device', `--preset gated-deltanet --device reference ${far} 1000`],
+  ])
+    it(`a gated rule that diverges says so, too: ${name}`, async () => {
+      const out = `gated-${name.replaceAll(' ', '-')}`
+      const result = await place.run(`${train('').replace('new', out)} --steps 60 ${settings}`)
+      const message = `^training diverged at step [2-9]: the (gate of a layer|loss|validation loss|gradient's norm) is .* \\(try a lower learning rate\\); the last good state is in ${out}/checkpoint\\.safetensors$`
+      assertRefused(result, 1, new RegExp(message), name)
+    })
+
+  it('a model whose first loss is not finite is not said to have diverged, and leaves nothing', async () => {
+    const snapshot = place.snapshot()
+    for (const settings of ['--preset labml', '--preset mamba2-like', '--preset softmax --optimizer adam']) {
+      const result = await place.run(train(`${settings} --embedding-std 3e38`))
+      const message =
+        /^the initial validation loss is NaN: nothing has been learnt yet, .* \(look at --embedding-std, the feature map, --feature-norm and --feature-eps\)$/
+      assertRefused(result, 1, message, settings)
+    }
+    assert.deepEqual(place.snapshot(), snapshot)
+  })
+
+  it('a checkpoint whose model gives no finite loss is not trained on', async () => {
+    const { tensors, metadata } = readSafetensors(place.read('run/checkpoint.safetensors'))
+    tensors.get('generator.bias')!.data.fill(Number.NaN as never)
+    mkdirSync(place.path('spoilt'))
+    place.write('spoilt/checkpoint.safetensors', writeSafetensors(tensors, { ...metadata }))
+    const snapshot = place.snapshot()
+    const message = "training can't go on from spoilt/checkpoint.safetensors: the loss of its model isn't finite"
+    assertRefused(await place.run('train --resume spoilt --steps 20'), 1, message, 'spoilt')
+    assertRefused(await place.run('generate --run spoilt'), 1, "generate: the model's output isn't finite", 'generate')
+    assert.deepEqual(place.snapshot(), snapshot)
+  })
 })
 
 type Metadata = Record<string, string>

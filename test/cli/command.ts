@@ -19,9 +19,6 @@ const hooks = "export async function resolve(name, context, next) { if (name !==
   "throw Object.assign(new Error('none'), { code: 'ERR_MODULE_NOT_FOUND' }) }"
 register('data:text/javascript,' + encodeURIComponent(hooks))`
 
-/** What Dawn says itself about a driver that isn't there, before the command does. */
-export const withoutDawn = (stderr: string): string => stderr.replace(/^(Warning: .*\n( {4}at .*\n)?\n?)+/, '')
-
 export interface Result {
   code: number | null
   stdout: string

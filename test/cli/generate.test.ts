@@ -40,6 +40,20 @@ describe('fastweights generate', () => {
     assert.equal(await place.succeed(`${words} --run double`), double)
   })
 
+  it('writes control characters as escapes, and with --raw as they are', async () => {
+    place.write('codes.txt', 'It is \u001b[31m\u009b2J\u202e so.\n\t'.repeat(80))
+    await place.succeed('train --text codes.txt --config tiny.json --steps 40 --out codes')
+    const words = ['generate', '--run', 'codes', '--length', '80', '--prompt', 'It\u001b\u009b\t']
+    const [shown, raw] = await Promise.all([place.succeed(words), place.succeed([...words, '--raw'])])
+    assert.ok(raw.startsWith('It\u001b\u009b\t') && raw.length === 5 + 80 + 1)
+    assert.match(shown, /^It\\u001b\\u009b\t/)
+    assert.doesNotMatch(shown, /[^\P{Cc}\n\t]|\p{Bidi_C}/u)
+    assert.equal(
+      shown.replace(/\\u([0-9a-f]{4})/g, (_, code) => String.fromCharCode(Number.parseInt(code, 16))),
+      raw,
+    )
+  })
+
   it('ends when its reader leaves', async () => {
     const child = place.start('generate --run runs/float32 --length 100000000')
     const result = ended(child)

@@ -57,6 +57,36 @@ describe('fastweights train --resume', () => {
     assertSameRun('interrupted', 'uninterrupted')
   })
 
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    it(`after ${signal} in the evaluation at the end, which it doesn't wait for`, async () => {
+      // A batch of 8 characters at a time: seconds, and minutes on a busy machine.
+      place.write('long.txt', place.read('text.txt').toString().repeat(1400))
+      const id = `cut-${signal}`
+      const settings = `--text long.txt --config tiny.json --batch 1 --seq-len 8 --eval-every 2 --steps 4`
+      const child = place.start(`train ${settings} --out ${id}`)
+      const result = ended(child)
+      await shown(child, 'evaluating  ')
+      child.kill(signal)
+      const { code, stdout } = await result
+      assert.equal(code, 130)
+      assert.match(stdout, /^evaluating {2}[\d,]+\/42\d,\d{3} characters {2}ETA /m)
+      assert.match(stdout, new RegExp(`^stopped at step 4; go on with --resume ${id}$`, 'm'))
+      assert.equal(readCheckpoint(place.read(`${id}/checkpoint.safetensors`)).steps, 4)
+      assert.deepEqual(
+        place.metrics(id).map((record) => 'validLoss' in record),
+        [false, true, false, false],
+      )
+      const rest = '--eval-every 2 --eval-limit 500 --sample-length 20'
+      await Promise.all([
+        place.succeed(`train --resume ${id} ${rest}`),
+        place.succeed(`train ${settings} --eval-limit 500 --out ${id}-not`),
+      ])
+      // On the way 1,024 characters are read, and here 500 of them.
+      const last = (run: string) => place.metrics(run).at(-1)
+      assert.deepEqual(last(id), last(`${id}-not`))
+      assert.ok(place.read(`${id}/checkpoint.safetensors`).equals(place.read(`${id}-not/checkpoint.safetensors`)))
+    })
+
   it('after kill -9 at any moment: what was saved opens, and the end is the same', async () => {
     const settings = '--eval-every 50 --save-every 1 --dropout 0.2 --steps 150'
     await place.train(`--out unbroken ${settings}`)

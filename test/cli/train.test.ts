@@ -58,6 +58,44 @@ describe('fastweights train', () => {
     for (const n of [1, 2, 3]) assert.equal(place.metrics(`runs/default-${n}`).length, 1)
   })
 
+  it('--minutes takes the steps that it prints, as --steps would, and keeps them when resumed', async () => {
+    const settings = '--schedule cosine --dropout 0.1'
+    const stdout = await place.train(`--out timed --minutes 0.0001 --minutes 0.001 --steps 30 ${settings}`)
+    const [, found] =
+      /^speed [\d.,]+ steps\/s: (?:0\.001 minutes are too short: )?(?:the )?(\d+) steps.*0\.001 minutes|^speed.*$/m.exec(stdout) ?? []
+    const steps = Number(found ?? /(\d+) steps, the least/.exec(stdout)?.[1])
+    assert.ok(steps >= 10 && steps <= 30, stdout)
+    assert.match(stdout, new RegExp(`; steps 0 to ${steps} of `))
+    await place.train(`--out counted --steps ${steps} ${settings}`)
+    assert.deepEqual(place.metrics('timed'), place.metrics('counted'))
+    assert.deepEqual(place.read('timed/checkpoint.safetensors'), place.read('counted/checkpoint.safetensors'))
+    const resumed = await place.succeed('train --resume timed --minutes 5 --sample-length 5')
+    assert.match(resumed, /^note: --minutes changes nothing here: a resumed run keeps its number of steps$/m)
+    assert.match(resumed, new RegExp(`; steps ${steps} to ${steps} of `))
+    assert.doesNotMatch(resumed, /^speed /m)
+  })
+
+  it('shows control characters of a text as escapes, and writes them as they are to the file', async () => {
+    place.write('codes.txt', 'It is \u001b[31m\u009b2J\u0007\u007f\u202e\u2066\r\n\tso. '.repeat(60))
+    const stdout = await place.succeed('train --text codes.txt --config tiny.json --steps 40 --out codes --sample-length 100')
+    const sample = place.read('codes/sample.txt').toString()
+    for (const code of ['\u001b', '\u009b', '\r']) assert.ok(sample.includes(code), sample)
+    assert.doesNotMatch(stdout, /[^\P{Cc}\n\t]|\p{Bidi_C}/u)
+    const unescaped = stdout.replace(/\\u([0-9a-f]{4})/g, (_, code) => String.fromCharCode(Number.parseInt(code, 16)))
+    assert.ok(unescaped.includes(`\n\n${sample}\n`), stdout)
+  })
+
+  it('--eval-limit bounds the evaluation at the end, which says so', async () => {
+    const loss = (stdout: string) => /validation loss (\S+) \((.*)\)$/m.exec(stdout)!.slice(1)
+    const [whole, part, all] = await Promise.all(['', '--eval-limit 40', '--eval-limit 0'].map((limit) => place.train(limit))).then(
+      (outputs) => outputs.map(loss),
+    )
+    assert.equal(whole[1], 'whole validation text')
+    assert.deepEqual(all, whole)
+    assert.match(part[1], /^the first 40 of the 30\d characters of the validation text; --eval-limit 0 reads all$/)
+    assert.notEqual(part[0], whole[0])
+  })
+
   it("continues a text's own first word where it lacks the preset's prompt", async () => {
     place.write('lower.txt', 'é no capitals here at all. '.repeat(20))
     const stdout = await place.succeed('train --text lower.txt --config tiny.json --out lower')

@@ -1,7 +1,20 @@
 /** Optimisers against their formulas in float64, schedules, the trainer, and memory that stays flat. */
 import assert from 'node:assert/strict'
-import { type Device, mul, parameter, scope, setDevice, square, sum, tensor, wasmDevice } from '../../engine/index.ts'
-import { Adam, AdamW, constant, cosine, DivergenceError, ignoredTarget, noam, Trainer, Transformer } from '../../nn/index.ts'
+import { type Device, full, GateError, mul, parameter, scope, setDevice, square, sum, tensor, wasmDevice } from '../../engine/index.ts'
+import {
+  Adam,
+  AdamW,
+  constant,
+  cosine,
+  DivergenceError,
+  type FastWeightsAttention,
+  generate,
+  ignoredTarget,
+  Muon,
+  noam,
+  Trainer,
+  Transformer,
+} from '../../nn/index.ts'
 import { evaluationBatches } from '../../tasks/index.ts'
 import { assertClose, gpus, reference, uniforms, wasm } from '../helpers.ts'
 import { architectures, randomBatch, randomTokens } from './models.ts'
@@ -232,6 +245,54 @@ describe('training', () => {
       assert.ok(error instanceof DivergenceError)
       assert.match(error.message, /^training diverged at step 4: the loss is (NaN|Infinity) /)
       return error.step === 4
+    })
+    optimizer.dispose()
+    model.dispose()
+  })
+
+  for (const Optimizer of [Adam, Muon])
+    it(`numbers that are lost before a gate are divergence, on every device, and nothing moves any more: ${Optimizer.name}`, async () => {
+      for (const device of [reference, await wasm(), await wasm(2), ...(await gpus())]) {
+        setDevice(device)
+        const model = new Transformer({ ...architectures['gated-deltanet'], dModel: 32, dropout: 0 })
+        const optimizer = new Optimizer(model.namedParameters(), { lr: 0.01 })
+        const trainer = new Trainer(model, optimizer, { schedule: constant(0.01), clipNorm: 1 })
+        await trainer.step(randomBatch(1))
+        const bytes = device.bytesInUse()
+        const good = await model.stateDict()
+        const gate = model.namedParameters().get('transformer.layers.1.attn.gate.A_log')!
+        gate.write(new Float32Array(gate.size).fill(Number.NaN))
+        await assert.rejects(trainer.step(randomBatch(2)), (error) => {
+          assert.ok(error instanceof DivergenceError)
+          assert.equal(error.message, 'training diverged at step 2: the gate of a layer is NaN (try a lower learning rate)')
+          return error.step === 2
+        })
+        assert.ok(Number.isNaN(await trainer.evaluate([randomBatch(3)])))
+        await assert.rejects(generate(model, randomTokens(1, 4), { length: 2 }).next(), {
+          message: "generate: the model's output isn't finite",
+        })
+        gate.write(good.get('transformer.layers.1.attn.gate.A_log')!.data as Float32Array)
+        assert.deepEqual(await model.stateDict(), good)
+        assert.equal(device.bytesInUse(), bytes)
+        // A gate above 0 isn't what a layer makes: it stays an error of the op's.
+        const { attn } = model.transformer.layers[0] as { attn: FastWeightsAttention }
+        attn.gate!.forward = (x) => full([...x.shape.slice(0, 2), 2], 0.5)
+        for (const attempt of [trainer.step(randomBatch(2)), trainer.evaluate([randomBatch(2)])])
+          await assert.rejects(attempt, (error) => error instanceof GateError && /^fastWeights: the gate holds 0\.5; /.test(error.message))
+        optimizer.dispose()
+        model.dispose()
+      }
+    })
+
+  it('a first loss, and a first gradient, that are not finite are said to be those of the model as it begins', async () => {
+    setDevice(await wasm())
+    const model = new Transformer({ ...architectures.labml, embeddingStd: 1e38 })
+    const optimizer = new Adam(model.namedParameters(), { lr: 1e-3 })
+    const trainer = new Trainer(model, optimizer, { schedule: constant(1e-3), clipNorm: Infinity })
+    await assert.rejects(trainer.step(randomBatch(1)), {
+      name: 'DivergenceError',
+      step: 1,
+      message: /^the initial (loss|gradient's norm) is (NaN|Infinity): nothing has been learnt yet, .*embeddingStd.*featureEps/,
     })
     optimizer.dispose()
     model.dispose()

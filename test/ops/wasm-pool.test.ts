@@ -60,6 +60,36 @@ describe('wasm memory', () => {
     memory.free(memory.allocate(3 * 2 ** 20))
   })
 
+  it('says where what is free is in pieces, and takes a piece whole that a size class would not fit', () => {
+    const memory = createMemory(64)
+    const mega = 2 ** 20
+    const [low, middle, high] = [1, 0.25, 2].map((n) => memory.allocate(n * mega))
+    memory.free(low)
+    memory.free(high)
+    const message =
+      'wasm: out of memory: asked for 3 MB, 256 kB of 4 MB in use in 1 block; 3.7 MB are free, but the largest free piece has 2.7 MB: blocks in use lie between the free pieces, which is fragmentation (make what is large before what stays, run each step inside scope(), or use a smaller batch)'
+    assert.throws(() => memory.allocate(3 * mega), { message })
+    // 2.6875 MB are free at the end, which is in the class of 2.75.
+    const rest = 64 * 65536 - 65536 - 1.25 * mega
+    const whole = memory.allocate(rest)
+    const again = memory.allocate(mega)
+    assert.deepEqual([again.pointer, whole.pointer], [low.pointer, high.pointer])
+    for (const block of [middle, whole, again]) memory.free(block)
+    memory.free(memory.allocate(3 * mega))
+    assert.equal(memory.bytesInUse(), 0)
+  })
+
+  it('joins free neighbours before it gives up', () => {
+    const memory = createMemory(64)
+    const blocks = Array.from({ length: 63 }, () => memory.allocate(65536))
+    for (const [i, block] of blocks.entries()) if (i % 2 === 0) memory.free(block)
+    assert.throws(() => memory.allocate(65537), /in use in 31 blocks; 2 MB are free, but the largest free piece has 64 kB: /)
+    for (const [i, block] of blocks.entries()) if (i % 2 === 1 && i > 1) memory.free(block)
+    const large = memory.allocate(61 * 65536)
+    assert.equal(large.pointer, blocks[2].pointer)
+    assert.deepEqual([memory.bytesInUse(), memory.bytesReserved()], [62 * 65536, 64 * 65536])
+  })
+
   it('refuses to free a block twice, or one of another memory', () => {
     const memory = createMemory(64)
     const block = memory.allocate(100)

@@ -6,7 +6,19 @@ import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
 import { fastWeightKernels } from '../../engine/devices/webgpu/fast-weights.ts'
 import type { Block } from '../../engine/devices/webgpu/memory.ts'
 import { createGpu, type Gpu } from '../../engine/devices/webgpu/runtime.ts'
-import { adamStep, add, fastWeights, type HostArray, reshape, scope, sum, sumRule, type Tensor, tensor } from '../../engine/index.ts'
+import {
+  adamStep,
+  add,
+  fastWeights,
+  type HostArray,
+  muonStep,
+  reshape,
+  scope,
+  sum,
+  sumRule,
+  type Tensor,
+  tensor,
+} from '../../engine/index.ts'
 import { assertRms, assertSameBits, reference, uniforms, webgpu } from '../helpers.ts'
 
 const sizes: FastWeightSizes = { B: 3, T: 70, H: 3, K: 12, V: 9, C: 16, scale: 0.5, gateWidth: 12, eps: 0.1 }
@@ -324,33 +336,41 @@ describe('the recurrence on webgpu', () => {
     for (const y of [first, second]) y.dispose()
   })
 
-  it('after a bad gate Adam leaves the parameters and the moments as they are, until it is heard of', async function () {
-    const device = await webgpu(this)
-    const [p, g, m, v] = [1, 2, 3, 4].map((x) => tensor([x, x], { device }))
-    const step = () =>
-      adamStep(p, g, m, v, {
-        lr: 0.1,
-        beta1: 0.9,
-        beta2: 0.99,
-        eps: 1e-8,
-        weightDecay: 0.1,
-        decoupled: true,
-        correction1: 0.1,
-        correction2: 0.01,
-      })
-    const y = gatedBy(device, 0.25)
-    step()
-    await assert.rejects(y.read(), /the gate holds 0\.25;/)
-    assert.deepEqual(
-      (await Promise.all([p, m, v].map((x) => x.read()))).map((values) => [...values]),
-      [
-        [1, 1],
-        [3, 3],
-        [4, 4],
-      ],
-    )
-    step()
-    assert.ok((await p.read())[0] < 1)
-    for (const x of [y, p, g, m, v]) x.dispose()
-  })
+  for (const optimizer of ['Adam', 'Muon'] as const)
+    it(`after a bad gate ${optimizer} leaves the parameters and the moments as they are, until it is heard of`, async function () {
+      const device = await webgpu(this)
+      const [p, g, m, v] = [1, 2, 3, 4].map((x) => tensor([x, x, x, -x], { shape: [2, 2], device }))
+      const adam = { beta1: 0.9, beta2: 0.99, eps: 1e-8, decoupled: true, correction1: 0.1, correction2: 0.01 }
+      const common = { lr: 0.1, weightDecay: 0.1 }
+      const step = (): void =>
+        optimizer === 'Adam' ? adamStep(p, g, m, v, { ...adam, ...common }) : muonStep(p, g, m, { momentum: 0.9, ...common })
+      const assertUntouched = async (): Promise<void> =>
+        assert.deepEqual(
+          (await Promise.all([p, m, v].map((x) => x.read()))).map((values) => [...values]),
+          [1, 3, 4].map((x) => [x, x, x, -x]),
+        )
+      const y = gatedBy(device, Number.NaN)
+      step()
+      await assert.rejects(y.read(), { value: Number.NaN })
+      await assertUntouched()
+      // A read that has been asked for hears of it later than the steps that follow. With too many out, the next one hears of it once more.
+      for (const before of [0, 2, 5]) {
+        const good = tensor([7], { device })
+        const others = Array.from({ length: before }, () => good.read())
+        const bad = gatedBy(device, 0.25)
+        const reading = bad.read()
+        step()
+        await assert.rejects(reading, /the gate holds 0\.25;/)
+        assert.deepEqual(
+          (await Promise.all(others)).flatMap((values) => [...values]),
+          new Array(before).fill(7),
+        )
+        if (before === 5) await assert.rejects(good.read(), /the gate holds 0\.25;/)
+        await assertUntouched()
+        for (const x of [bad, good]) x.dispose()
+      }
+      step()
+      assert.ok((await p.read())[0] < 1)
+      for (const x of [y, p, g, m, v]) x.dispose()
+    })
 })

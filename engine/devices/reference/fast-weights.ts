@@ -13,7 +13,7 @@
  *
  * Shapes: kernels.ts. Pinned by test/ops/fast-weights.test.ts: the two forms agree to 1e-10, gradients agree with central differences.
  */
-import type { FastWeightInputs, FastWeightSizes, Kernels } from '../kernels.ts'
+import { type FastWeightInputs, type FastWeightSizes, GateError, type Kernels } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 
 type Vector = Float64Array
@@ -331,11 +331,7 @@ const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inp
 export const fastWeightKernels: FastWeightKernels = { fastWeights, fastWeightsBackward }
 
 function checkGate(gate: RefStorage | null, { B, T, H, gateWidth }: FastWeightSizes): void {
-  for (let i = 0; gate && i < B * T * H * gateWidth; i++)
-    if (!(gate.data[i] <= 0))
-      throw new Error(
-        `fastWeights: the gate holds ${gate.data[i]}; gates are logarithms of decays, at most 0 (log alpha with 0 <= alpha <= 1)`,
-      )
+  for (let i = 0; gate && i < B * T * H * gateWidth; i++) if (!(gate.data[i] <= 0)) throw new GateError(gate.data[i])
 }
 
 // ---- where a head's rows and snapshots lie ------------------------------------------------------------------------------

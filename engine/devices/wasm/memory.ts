@@ -4,13 +4,16 @@
  *
  * Sizes are rounded up to classes, eight between a power of two and the next (waste at most 1/8), and a freed block goes to the
  * free list of its class. What no list has is cut from spans: the memory not handed out yet, and, when that doesn't suffice, free
- * neighbours merged; only then does the memory grow. Tested in test/ops/wasm-pool.test.ts.
+ * neighbours merged; only then does the memory grow. Where a class doesn't fit any more, the bytes alone may. Blocks don't move, so what
+ * is free may be in pieces too small. Tested in test/ops/wasm-pool.test.ts.
  */
 
 /** A piece of the memory: the device's storage. `bytes` is what was asked for. */
 export interface Block {
   readonly pointer: number
   readonly bytes: number
+  /** What it takes up, `bytes` rounded up. */
+  readonly extent: number
 }
 
 export interface Memory {
@@ -30,10 +33,12 @@ const align = 64
 /** The memory grows by at least this much, or by an eighth of its size. */
 const growPages = 256
 
+const roundUp = (bytes: number, step: number): number => Math.max(1, Math.ceil(bytes / step)) * step
+
 /** Bytes of the size class: the next multiple of an eighth of the power of two below, of 64 bytes at least and 1 MB at most. */
 function classSize(bytes: number): number {
   const step = Math.min(Math.max(align, 2 ** (Math.floor(Math.log2(Math.max(bytes, 1))) - 3)), 2 ** 20)
-  return Math.max(1, Math.ceil(bytes / step)) * step
+  return roundUp(bytes, step)
 }
 
 function size(bytes: number): string {
@@ -121,16 +126,34 @@ export function createMemory(maximumPages: number = pageLimit, shared = true): M
     return grow(bytes) ? cut(bytes) : undefined
   }
 
+  /** Why there are no `bytes` more, and what to do. */
+  function shortage(bytes: number): string {
+    const blocks = `${live.size.toLocaleString('en-US')} block${live.size === 1 ? '' : 's'}`
+    const used = `asked for ${size(bytes)}, ${size(inUse)} of ${size(maximumPages * pageBytes)} in use in ${blocks}`
+    const advice = 'run each step inside scope(), or use a smaller batch'
+    merge()
+    const rest = maximumPages * pageBytes - end
+    const last = spans.at(-1)
+    const tail = rest + (last && last[1] === end ? last[1] - last[0] : 0)
+    if (tail >= bytes && rest > 0) return `${used}, and the system gives no more than ${size(end)} (${advice})`
+    const pieces = [tail, ...spans.map(([from, to]) => to - from)]
+    const free = pieces.slice(1).reduce((sum, piece) => sum + piece, rest)
+    if (free < bytes) return `${used} (${advice})`
+    const largest = pieces.reduce((x, y) => Math.max(x, y))
+    return `${used}; ${size(free)} are free, but the largest free piece has ${size(largest)}: blocks in use lie between the free pieces, which is fragmentation (make what is large before what stays, ${advice})`
+  }
+
   return {
     wasm,
     allocate(bytes) {
-      const pointer = take(classSize(bytes))
+      let extent = classSize(bytes)
+      let pointer = take(extent)
       if (pointer === undefined) {
-        const blocks = `${live.size.toLocaleString('en-US')} block${live.size === 1 ? '' : 's'}`
-        const used = `${size(inUse)} of ${size(maximumPages * pageBytes)} in use in ${blocks}`
-        throw new Error(`wasm: out of memory: asked for ${size(bytes)}, ${used} (run each step inside scope(), or use a smaller batch)`)
+        extent = roundUp(bytes, align)
+        pointer = take(extent)
       }
-      const block = { pointer, bytes }
+      if (pointer === undefined) throw new Error(`wasm: out of memory: ${shortage(bytes)}`)
+      const block = { pointer, bytes, extent }
       live.add(block)
       inUse += bytes
       return block
@@ -138,11 +161,11 @@ export function createMemory(maximumPages: number = pageLimit, shared = true): M
     free(block) {
       if (!live.delete(block)) throw new Error(`wasm: block at ${block.pointer} freed twice, or not of this device`)
       inUse -= block.bytes
-      const bytes = classSize(block.bytes)
-      const list = freeLists.get(bytes)
+      const { extent } = block
+      const list = freeLists.get(extent)
       if (list) list.push(block.pointer)
-      else freeLists.set(bytes, [block.pointer])
-      freeBytes += bytes
+      else freeLists.set(extent, [block.pointer])
+      freeBytes += extent
     },
     bytesInUse: () => inUse,
     bytesReserved: () => wasm.buffer.byteLength,

@@ -8,6 +8,7 @@
  */
 import { relaxed as relaxedBytes, simd as simdBytes } from '../../../kernels-wasm/generated/bytes.ts'
 import { inNode } from '../../platform.ts'
+import { GateError } from '../kernels.ts'
 import { type Block, createMemory, type Memory } from './memory.ts'
 
 export interface PoolOptions {
@@ -97,13 +98,16 @@ function controlViews(buffer: ArrayBufferLike): Control {
   }
 }
 
-/** What is wrong with the input of a kernel: a message for the user as it stands. */
+/** What is wrong with the input of a kernel: the code that it gave to env.refuse and the value, as a text that goes from thread to thread. */
 class Refusal extends Error {}
 
-/** What kernels refuse to work with, by the code that they give to env.refuse. */
-const refusals: readonly ((value: number) => string)[] = [
-  (gate) => `fastWeights: the gate holds ${gate}; gates are logarithms of decays, at most 0 (log alpha with 0 <= alpha <= 1)`,
-]
+/** What kernels refuse to work with, by that code: an error for the user as it stands. */
+const refusals: readonly ((value: number) => Error)[] = [(gate) => new GateError(gate)]
+
+function refused(text: string): Error {
+  const [code, value] = text.split(' ').map(Number)
+  return refusals[code](value)
+}
 
 /** A thread's own instance of the module: its kernels, in the order in which the module exports them. */
 function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory) {
@@ -115,7 +119,7 @@ function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory) {
       },
       // float32, printed as the shortest number that it could have come from.
       refuse: (code: number, value: number) => {
-        throw new Refusal(refusals[code](Number(value.toPrecision(7))))
+        throw new Refusal(`${code} ${Number(value.toPrecision(7))}`)
       },
     },
   })
@@ -344,7 +348,7 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
         try {
           kernels[id](0, n, ...args)
         } catch (error) {
-          if (error instanceof Refusal) throw new Error(error.message)
+          if (error instanceof Refusal) throw refused(error.message)
           throw new Error(`wasm: kernel ${name} failed: ${error instanceof Error ? error.message : error}`)
         }
         return
@@ -368,7 +372,7 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
       const failed = Atomics.exchange(words, FAILED, 0)
       if (failed !== 0) {
         const text = new TextDecoder().decode(message.slice(0, words[TEXT]))
-        throw new Error(failed === REFUSED ? text : `wasm: kernel ${name} failed: ${text}`)
+        throw failed === REFUSED ? refused(text) : new Error(`wasm: kernel ${name} failed: ${text}`)
       }
     },
     scratchBytes: () => scratch?.bytes ?? 0,

@@ -50,6 +50,10 @@ async function entrance({ adapter, backend }: WebgpuOptions): Promise<GPU> {
     return navigator.gpu
   }
   const { create } = await dawn()
+  if (backend !== 'null' && (await lacking()).length > 0) {
+    sought ??= seekAdapter()
+    if (!(await sought)) throw new Error(`webgpu: no adapter: ${await missing({ adapter })}`)
+  }
   return create([
     // Every kernel writes its workgroup memory before it reads it; clearing it first costs SwiftShader seconds in compiling.
     'enable-dawn-features=disable_workgroup_init',
@@ -66,7 +70,7 @@ async function dawn(): Promise<Dawn> {
   const name = 'webgpu'
   try {
     return await import(name).catch(async (error) => {
-      const here = isMissing(error) && (await resolved(name))
+      const here = isMissing(error) && (await resolved(name, `${process.cwd()}/`))
       if (here) return import(here)
       throw error
     })
@@ -81,13 +85,27 @@ async function dawn(): Promise<Dawn> {
   }
 }
 
+/**
+ * Whether Dawn finds an adapter in a process of its own: where Vulkan lacks something, Dawn writes to standard error what this package says better,
+ * and nothing but the end of a process keeps it from that.
+ */
+async function seekAdapter(): Promise<boolean> {
+  const { spawn } = await import('node:child_process')
+  const script = 'import(process.argv[1]).then(async ({ create }) => process.exit((await create([]).requestAdapter()) ? 0 : 1))'
+  const address = (await resolved('webgpu', import.meta.url)) ?? (await resolved('webgpu', `${process.cwd()}/`))
+  if (address === undefined) return true
+  const child = spawn(process.execPath, ['-e', script, address], { stdio: 'ignore' })
+  return new Promise((resolve) => child.once('error', () => resolve(true)).once('close', (code) => resolve(code === 0)))
+}
+let sought: Promise<boolean> | undefined
+
 const isMissing = (error: unknown): boolean => (error as NodeJS.ErrnoException).code === 'ERR_MODULE_NOT_FOUND'
 
-/** The address of a package's module as seen from the working folder, if there is one. */
-async function resolved(name: string): Promise<string | undefined> {
+/** The address of a package's module as seen from a file or folder, if there is one. */
+async function resolved(name: string, from: string): Promise<string | undefined> {
   const [{ createRequire }, { pathToFileURL }] = await Promise.all([import('node:module'), import('node:url')])
   try {
-    return pathToFileURL(createRequire(`${process.cwd()}/`).resolve(name)).href
+    return pathToFileURL(createRequire(from).resolve(name)).href
   } catch {
     return undefined
   }

@@ -7,17 +7,18 @@ import { type Gpu, perGroup } from './runtime.ts'
 type ElementwiseKernels = 'fill' | 'affine' | 'accumulate' | 'unary' | 'unaryBackward' | 'binary'
 
 export function elementwiseKernels(gpu: Gpu): Pick<Kernels<Block>, ElementwiseKernels> {
+  const { faults } = gpu
   const groups = (n: number): number => Math.ceil(n / perGroup)
   return {
     fill(y, n, value) {
       gpu.run(elementwise, 'fill', { y }, { n, shift: value }, groups(n))
     },
     affine(x, y, n, scale, shift) {
-      if (x.memory === y.memory) gpu.run(elementwise, 'affineInPlace', { y }, { n, scale, shift }, groups(n))
+      if (x.memory === y.memory) gpu.run(elementwise, 'affineInPlace', { y, faults }, { n, scale, shift }, groups(n))
       else gpu.run(elementwise, 'affine', { x, y }, { n, scale, shift }, groups(n))
     },
     accumulate(x, y, n) {
-      gpu.run(elementwise, 'accumulate', { x, y }, { n }, groups(n))
+      gpu.run(elementwise, 'accumulate', { x, y, faults }, { n }, groups(n))
     },
     unary(op, x, y, n) {
       gpu.run(elementwise, 'unary', { x, y }, { n, op: unaryOps.indexOf(op) }, groups(n))

@@ -10,7 +10,7 @@
  * it: from the state that the part before has left in the memory of the final state, or the cotangent in that of the initial state's.
  */
 import { fastWeights as kernels, fastWeightsProducts as products } from '../../../kernels-wgsl/generated/wgsl.ts'
-import type { FastWeightInputs, FastWeightSizes, Kernels } from '../kernels.ts'
+import { type FastWeightInputs, type FastWeightSizes, GateError, type Kernels } from '../kernels.ts'
 import { type Block, show } from './memory.ts'
 import { type Gpu, perGroup, threads } from './runtime.ts'
 
@@ -26,8 +26,7 @@ const chunksOfSpan = ({ C }: FastWeightSizes): number => Math.max(1, Math.floor(
 
 type Regions = Record<string, number>
 
-const gateFault = (bits: number): string =>
-  `fastWeights: the gate holds ${new Float32Array(Int32Array.of(bits).buffer)[0]}; gates are logarithms of decays, at most 0 (log alpha with 0 <= alpha <= 1)`
+const gateFault = (bits: number): Error => new GateError(new Float32Array(Int32Array.of(bits).buffer)[0])
 
 export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' | 'fastWeightsBackward'> {
   const blocks = (n: number): number => Math.ceil(n / threads)

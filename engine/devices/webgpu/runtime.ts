@@ -39,9 +39,12 @@ export interface Gpu extends Omit<Memory, 'release' | 'destroy'> {
   run<S extends Shader>(shader: S, entry: S['entries'][number], bindings: Storages<S>, params: Values<S>, groups: number): void
   /** Memory for the length of `body`. */
   scratch<R>(floats: number, body: (block: Block) => R): R
-  /** Words that kernels set to report bad input: `message` of what the word holds is thrown by the next read. Gives the index of the word in `faults`. */
-  fault(message: (word: number) => string): number
-  /** The words, for a kernel to bind: 4, not 0 where what was computed since the last read means nothing. */
+  /** Words that kernels set to report bad input: `error` of what the word holds is thrown by the next read. Gives the index of the word in `faults`. */
+  fault(error: (word: number) => Error): number
+  /**
+   * The words, for a kernel to bind: 4, and as many for each read whose answer is out. Where one isn't 0, what is computed may mean nothing, of
+   * which nobody has heard yet.
+   */
   readonly faults: Block
   write(block: Block, data: ArrayLike<number>): void
   read(block: Block, size: number): Promise<HostArray>
@@ -67,6 +70,8 @@ const groupsLimit = 65535
 const bindGroupsLimit = 4096
 /** A vec4 of WGSL. */
 const faultWords = 4
+/** Reads whose faults are kept until they are heard of: `Faults` of kernels-wgsl/common.wgsl has them and one. With more reads, several hear of the same. */
+const faultReads = 3
 /** The most that is read through one buffer, whatever the largest buffer is, and the largest of these buffers that is kept for the next read. */
 const stagingLimit = 2 ** 26
 const stagingKept = 2 ** 20
@@ -281,8 +286,11 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     return memory.allocate(4 * floats, integer)
   }
 
-  const faults = own(faultWords, true)
-  const faultMessages: ((word: number) => string)[] = []
+  const faults = own(faultWords * (1 + faultReads), true)
+  const passing = own(faultWords, true)
+  /** Where a read may keep its words, as offsets in bytes. */
+  const freeFaults = Array.from({ length: faultReads }, (_, i) => (i + 1) * faultWords * 4)
+  const faultErrors: ((word: number) => Error)[] = []
   /** What reads have found and none has thrown yet. */
   const faultsFound = new Int32Array(faultWords)
 
@@ -338,6 +346,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     // The words of the faults and the data, one after the other, cut into parts.
     const [head, bytes] = [words.byteLength, result.byteLength]
     const parts: { staging: GPUBuffer; to: Uint8Array[] }[] = []
+    const kept = freeFaults.pop()
     const encoder = endPass()
     for (let start = 0; start < head + bytes; start += stagingLimit) {
       const from = Math.max(0, start - head)
@@ -347,9 +356,15 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       ]
       const staging = takeStaging(Math.min(stagingLimit, head + bytes - start))
       if (start === 0) {
-        encoder.copyBufferToBuffer(faults.memory.buffer, 0, staging, 0, head)
+        const { buffer } = faults.memory
+        encoder.copyBufferToBuffer(buffer, 0, staging, 0, head)
         // Here, not once the answer is in: what kernels find in the meantime is for the next read.
-        encoder.clearBuffer(faults.memory.buffer, 0, head)
+        if (kept !== undefined) {
+          // By way of another: a buffer can't be copied within.
+          encoder.copyBufferToBuffer(buffer, 0, passing.memory.buffer, 0, head)
+          encoder.copyBufferToBuffer(passing.memory.buffer, 0, buffer, kept, head)
+          encoder.clearBuffer(buffer, 0, head)
+        }
       }
       const data = to[to.length - 1].length
       if (data > 0) encoder.copyBufferToBuffer(block.memory.buffer, from, staging, start === 0 ? head : 0, data)
@@ -390,11 +405,15 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     words.forEach((word, i) => {
       if (word !== 0) faultsFound[i] = word
     })
+    if (kept !== undefined) {
+      if (words.some((word) => word !== 0)) endPass().clearBuffer(faults.memory.buffer, kept, head)
+      freeFaults.push(kept)
+    }
     const broken = faultsFound.findIndex((word) => word !== 0)
     if (broken >= 0) {
       const word = faultsFound[broken]
       faultsFound[broken] = 0
-      throw new Error(faultMessages[broken](word))
+      throw faultErrors[broken](word)
     }
     return result
   }
@@ -412,11 +431,11 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
         memory.free(block)
       }
     },
-    fault(message) {
-      const known = faultMessages.indexOf(message)
+    fault(error) {
+      const known = faultErrors.indexOf(error)
       if (known >= 0) return known
-      if (faultMessages.length === faultWords) throw new Error('webgpu: more kinds of faults than there are words for them')
-      return faultMessages.push(message) - 1
+      if (faultErrors.length === faultWords) throw new Error('webgpu: more kinds of faults than there are words for them')
+      return faultErrors.push(error) - 1
     },
     allocate(bytes, integer) {
       check()
