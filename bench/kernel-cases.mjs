@@ -38,6 +38,7 @@ export const matmul =
       K: inner,
       transposeA: t.includes('a'),
       transposeB: t.includes('b'),
+      sparse: false,
       accumulate: extra.accumulate ?? false,
       activation: extra.activation ?? null,
     }

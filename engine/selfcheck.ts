@@ -64,6 +64,7 @@ const matmulCase =
       K: 1,
       transposeA: false,
       transposeB: false,
+      sparse: false,
       accumulate: false,
       activation: null,
       ...sizes,
@@ -203,6 +204,14 @@ const cases: Record<KernelName, readonly Case[]> = {
     matmulCase({ M: 20, N: 72, K: 18, transposeB: true, activation: 'gelu' }, true),
     matmulCase({ M: 9, N: 8, K: 600, transposeA: true, transposeB: true }, true),
     matmulCase({ batch: 3, M: 5, N: 12, K: 7, strideA: 35, accumulate: true }),
+    (k, m) => {
+      // Row i of A sees the first i + 1 rows of B, the last of which nobody may.
+      const [M, N, K] = [9, 11, 10]
+      const a = m.from(range(M * K).map((at) => (at % K > Math.floor(at / K) ? 0 : 1 / (1 + at))))
+      const b = m.from(range(K * N).map((at) => (at < 9 * N ? (at % 7) - 3 : Number.NaN)))
+      const sizes = { batch: 1, strideA: 0, strideB: 0, M, N, K, transposeA: false, transposeB: false, sparse: true, accumulate: false }
+      k.matmul(a, b, null, m.output(M * N), { ...sizes, activation: null })
+    },
   ],
 
   norm: normKinds.flatMap((kind): Case[] => [

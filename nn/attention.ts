@@ -26,7 +26,7 @@ import { type Gate, type GateName, gates, LowRank, retention } from './gates.ts'
 import { type AttentionOptions, checkHeads, HeadProjection } from './heads.ts'
 import { Linear, RMSNorm } from './layers.ts'
 import { Module } from './module.ts'
-import { checkPacking, type Packing, places } from './packing.ts'
+import { atTokens, checkPacking, type Packing, places } from './packing.ts'
 import { rotary } from './rotary.ts'
 import type { Parts } from './state.ts'
 
@@ -197,11 +197,13 @@ export class FastWeightsAttention extends Module {
     this.output = new Linear(D, D, g)
   }
 
-  forward(x: Tensor, state: AttentionState = {}, options: AttentionOptions = {}): { y: Tensor; state: AttentionState } {
+  /** What x and `accumulate` hold at padding is never looked at, and y is 0 there. */
+  forward(given: Tensor, state: AttentionState = {}, options: AttentionOptions = {}): { y: Tensor; state: AttentionState } {
     const { heads: H, scale, normaliserEps, outputGate, chunk } = this.config
     const rule = ruleOf(this.config)
-    const [B, T, D] = x.shape
+    const [B, T, D] = given.shape
     const packing = checkPacking('attention', options, B, T, ['accumulate'])
+    const x = atTokens(given, packing)
     const begun = checkGiven(state, this.stateParts(B), B)
     const query = this.query.forward(x, state.query, packing)
     const key = this.key.forward(x, state.key, packing)
@@ -220,7 +222,7 @@ export class FastWeightsAttention extends Module {
     let y = reshape(this.norm ? this.norm.forward(result.y) : result.y, [B, T, D])
     if (this.output_gate && outputGate !== 'none') y = mul(y, this.output_gate.forward(x, { activation: outputGate }))
     return {
-      y: this.output.forward(y, { accumulate: options.accumulate }),
+      y: atTokens(this.output.forward(y, { accumulate: options.accumulate }), packing),
       state: { ...result.state, query: query.state, key: key.state, value: value.state, ...(position && { position }) },
     }
   }

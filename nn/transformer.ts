@@ -16,7 +16,7 @@ import { checkChoice, checkKnown, checkMeanings } from './features.ts'
 import { type AttentionOptions, checkHeads } from './heads.ts'
 import { checkProbability, Dropout, Embedding, FeedForward, LayerNorm, Linear, RMSNorm } from './layers.ts'
 import { Module } from './module.ts'
-import { checkPacking, type Packing, places, positionTable } from './packing.ts'
+import { atTokens, checkPacking, type Packing, places, positionTable } from './packing.ts'
 import { type KeyValueState, SoftmaxAttention } from './softmax-attention.ts'
 import type { Parts } from './state.ts'
 
@@ -94,7 +94,8 @@ export class TransformerLayer extends Module {
     this.attentionNorm = config.attentionNorm
   }
 
-  forward(x: Tensor, state?: LayerState, packing: Packing = {}): { y: Tensor; state: LayerState } {
+  forward(given: Tensor, state?: LayerState, packing: Packing = {}): { y: Tensor; state: LayerState } {
+    const x = atTokens(given, packing)
     const input = this.attentionNorm ? this.norm_self_attn.forward(x) : x
     // Without dropout between them, the residual is added inside the matrix product.
     const residual = (y: Tensor): AttentionOptions => (this.drop.training && this.drop.p > 0 ? {} : { accumulate: y })
@@ -171,8 +172,8 @@ export class Transformer extends Module {
 
   /**
    * tokens int32 [B,T] -> logits [B,T,symbols]. `state`: where an earlier call on the same sequences stopped. With `mask` (0: padding) and
-   * `reset` (1: a new sequence begins), int32 [B,T], rows may hold sequences of different lengths, or several; what comes out at padding
-   * means nothing.
+   * `reset` (1: a new sequence begins), int32 [B,T], rows may hold sequences of different lengths, or several; at padding the logits are
+   * 0, and what their gradient holds there is never looked at.
    */
   forward(tokens: Tensor, state?: TransformerState, options: Packing = {}): { logits: Tensor; state: TransformerState } {
     if (tokens.shape.length !== 2 || tokens.size === 0)
@@ -191,7 +192,8 @@ export class Transformer extends Module {
       x = result.y
       layers.push(result.state)
     })
-    return { logits: this.generator.forward(this.transformer.norm.forward(x)), state: { position: next, layers } }
+    const logits = this.generator.forward(this.transformer.norm.forward(x))
+    return { logits: atTokens(logits, packing), state: { position: next, layers } }
   }
 
   /** See `Parts`. */

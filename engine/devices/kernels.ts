@@ -56,6 +56,8 @@ export interface MatmulSizes {
   /** A is stored [K,M] instead of [M,K]; B is stored [N,K] instead of [K,N]. */
   transposeA: boolean
   transposeB: boolean
+  /** An entry of A that is exactly 0 takes nothing from B, whatever that holds, NaN and Infinity included: the weights of what isn't seen. */
+  sparse: boolean
   /** Add the product to what C holds instead of overwriting it. */
   accumulate: boolean
   /** Applied last: C = activation(product [+ C] [+ bias]). */
@@ -202,7 +204,10 @@ export interface Kernels<S> {
    * n - T + (r mod T) + 1 entries; the others get exactly 0 (not allowed with `log`). causal = 0: no mask.
    */
   softmax(x: S, y: S, R: number, n: number, log: boolean, causal: number): void
-  /** softmax: dx = y (dy - sum(dy y)); log-softmax: dx = dy - exp(y) sum(dy). */
+  /**
+   * softmax: dx = y (dy - sum(dy y)), where an entry with y exactly 0 takes no part, whatever its dy: its dx is 0. log-softmax:
+   * dx = dy - exp(y) sum(dy).
+   */
   softmaxBackward(y: S, dy: S, dx: S, R: number, n: number, log: boolean): void
   /** loss[r] = lse[r] - logits[r, target[r]], lse = log sum exp; 0 where target[r] = ignore. */
   crossEntropy(logits: S, target: S, loss: S, lse: S, R: number, N: number, ignore: number): void

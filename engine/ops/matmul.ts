@@ -71,6 +71,7 @@ function product(
     ...sizes,
     transposeA: tA,
     transposeB: tB,
+    sparse: false,
     accumulate,
     activation,
   })

@@ -352,7 +352,34 @@ function matmulInputs(o: MatmulCase): Input[] {
 /** Their gradient is taken before the activation, or from the output: both ways must be right. */
 const activations = ['relu', 'sigmoid', 'tanh', 'elu', 'exp', 'neg', 'gelu', 'silu', 'softplus', 'square'] as const
 
+const attentionCase = define({
+  name: 'softmaxAttention',
+  options: (sizes) =>
+    fc
+      .record({
+        lead: shapes({ axis: fc.constantFrom(1, 2, 3), least: 1, most: 6 }, 0, 2),
+        T: sizes.axis,
+        before: fc.constantFrom(0, 0, 1, 5),
+        K: fc.constantFrom(1, 3, 8),
+        V: fc.constantFrom(1, 2, 4, 9),
+        visible: fc.boolean(),
+      })
+      .map((o) => ({ ...o, T: Math.min(o.T, sizes.most > 1000 ? 40 : 4) })),
+  inputs: ({ lead, T, before, K, V, visible }) => {
+    const n = T + before
+    return [
+      { shape: [...lead, T, K] },
+      { shape: [...lead, n, K] },
+      { shape: [...lead, n, V] },
+      ...(visible ? [{ shape: [T, n], values: { below: 2 } }] : []),
+    ]
+  },
+  run: (_, [q, k, v, visible]) => engine.softmaxAttention(q, k, v, visible),
+  terms: ({ T, before }) => T + before,
+})
+
 const matmulCases = [
+  attentionCase,
   define({
     name: 'matmul',
     options: matmulOptions,

@@ -86,7 +86,7 @@ describe('wasm memory', () => {
 function product(pool: Pool, sizes: Partial<MatmulSizes> & Pick<MatmulSizes, 'M' | 'N' | 'K'>, withBias = false): Float32Array {
   const { M, N, K, batch = 1 } = sizes
   const full: MatmulSizes = {
-    ...{ batch, strideA: M * K, strideB: K * N, transposeA: false, transposeB: false, accumulate: false, activation: null },
+    ...{ batch, strideA: M * K, strideB: K * N, transposeA: false, transposeB: false, sparse: false, accumulate: false, activation: null },
     ...sizes,
   }
   const { memory } = pool
