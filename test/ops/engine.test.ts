@@ -379,6 +379,71 @@ for (const { name, open } of devices)
         for (const t of [both, stretched, flags]) t.dispose()
       })
 
+      for (const [name, T, earlier, visible] of [
+        ['causal', 9, 0, undefined],
+        ['causal, after earlier keys', 5, 4, undefined],
+        // Three sequences of 4, 3 and 2 tokens, of which the second token of the first is padding.
+        ['packed', 9, 0, [[0], null, [0, 2], [0, 2, 3], [4], [4, 5], [4, 5, 6], [7], [7, 8]]],
+      ] as [string, number, number, (number[] | null)[] | undefined][])
+        it(`softmax attention: what a query does not see never reaches it, forward or backward: ${name}`, async () => {
+          const [n, K, V] = [T + earlier, 3, 5]
+          const sees = (t: number, s: number): boolean => (visible ? (visible[t]?.includes(s) ?? false) : s <= earlier + t)
+          const seen = Int32Array.from({ length: T * n }, (_, i) => Number(sees(Math.floor(i / n), i % n)))
+          const values = [T * K, n * K, n * V, T * V].map((size, i) => uniforms(i, size))
+          /** y and dq, dk, dv by rows, with what makes some rows bad. */
+          const run = async (q: Float32Array, k: Float32Array, v: Float32Array, dy: Float32Array): Promise<number[][][]> => {
+            const rows = (x: number[], width: number): number[][] =>
+              Array.from({ length: x.length / width }, (_, i) => x.slice(i * width, (i + 1) * width))
+            const [y, ...grads] = scope(() => {
+              const inputs = [q, k, v].map((x, i) => tensor(x, { shape: [1, i === 0 ? T : n, i < 2 ? K : V], device, requiresGrad: true }))
+              const y = engine.softmaxAttention(inputs[0], inputs[1], inputs[2], visible && tensor(seen, { shape: [T, n], device }))
+              y.backward(tensor(dy, { shape: [1, T, V], device }))
+              return [y, ...inputs.map((x) => x.grad!)]
+            })
+            const [a, b, c, d] = [
+              await readAndFree(y),
+              await readAndFree(grads[0]),
+              await readAndFree(grads[1]),
+              await readAndFree(grads[2]),
+            ]
+            return [rows(a, V), rows(b, K), rows(c, K), rows(d, V)]
+          }
+          const [q, k, v, dy] = values
+          const good = await run(q, k, v, dy)
+          const spoilt = (x: Float32Array, width: number, row: number, bad: number): Float32Array =>
+            x.map((value, i) => (Math.floor(i / width) === row ? bad : value))
+          for (const bad of [NaN, Infinity, -Infinity])
+            for (let row = 0; row < n; row++) {
+              // A key and its value, and the query of the same token and what comes back to it.
+              const own = row - earlier
+              const at = own < 0 ? T : own
+              const [y, dq, dk, dv] = await run(
+                spoilt(q, K, at, bad),
+                spoilt(k, K, row, bad),
+                spoilt(v, V, row, bad),
+                spoilt(dy, V, at, bad),
+              )
+              for (let t = 0; t < T; t++)
+                if (t !== at && !sees(t, row)) assert.deepEqual([y[t], dq[t]], [good[0][t], good[1][t]], `${bad} at ${row}: query ${t}`)
+              for (let s = 0; s < n; s++) {
+                const touched = Array.from({ length: T }, (_, t) => t).some((t) => sees(t, s) && (t === at || sees(t, row)))
+                if (!touched) assert.deepEqual([dk[s], dv[s]], [good[2][s], good[3][s]], `${bad} at ${row}: key ${s}`)
+              }
+            }
+          // Padding sees nothing and gives nothing, whatever dy holds there.
+          if (visible) {
+            const [y, dq, dk, dv] = await run(q, k, v, spoilt(dy, V, 1, NaN))
+            assert.deepEqual(
+              [y[1], dq[1]],
+              [
+                [0, 0, 0, 0, 0],
+                [0, 0, 0],
+              ],
+            )
+            assert.deepEqual([dk, dv], [good[2], good[3]])
+          }
+        })
+
       it('asks norms, matmul and concat only for the gradients that are wanted', async () => {
         const fixed = (data: engine.Nested): Tensor => tensor(data, { device })
         const [dgain] = await gradients([[1, 1]], (gain) =>
