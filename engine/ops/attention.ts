@@ -14,7 +14,7 @@ import { softmax } from './norm.ts'
  */
 export function softmaxAttention(q: Tensor, k: Tensor, v: Tensor, visible?: Tensor): Tensor {
   const op = 'softmaxAttention'
-  checkFloat(op, q, k, v)
+  for (const x of [q, k, v]) checkFloat(op, x)
   sameDevice(op, q, k, v, visible)
   const [lead, T, K, n] = [q.shape.slice(0, -2), q.shape.at(-2)!, q.shape.at(-1), k.shape.at(-2)!]
   if (q.shape.length < 2 || !sameShape(k.shape, [...lead, n, K!]) || !sameShape(v.shape.slice(0, -1), [...lead, n]))

@@ -1,13 +1,15 @@
 /** Elementwise functions of one tensor, of two with broadcasting, and of a tensor and constants. */
 
+import { checkNumber } from '../arguments.ts'
 import { record } from '../autograd.ts'
 import type { BinaryOp, UnaryOp } from '../devices/kernels.ts'
 import { broadcast, broadcastStrides, checkShape, type Shape, sameShape } from '../shape.ts'
 import { empty, full, like, type Tensor } from '../tensor.ts'
-import { checkCondition, checkFloat, sameDevice } from './check.ts'
+import { checkCondition, checkFloat, checkUnary, sameDevice } from './check.ts'
 import { sumTo } from './reduce.ts'
 
 export function unary(op: UnaryOp, x: Tensor): Tensor {
+  checkUnary('unary', op)
   checkFloat(op, x)
   const { kernels } = x.device
   const y = like(x)
@@ -44,6 +46,8 @@ export const softplus = (x: Tensor): Tensor => unary('softplus', x)
 /** scale x + shift, with constants. */
 export function affine(x: Tensor, scale: number, shift = 0): Tensor {
   checkFloat('affine', x)
+  checkNumber('affine: the scale', scale, 'a number')
+  checkNumber('affine: the shift', shift, 'a number')
   const { kernels } = x.device
   const y = like(x)
   kernels.affine(x.storage, y.storage, x.size, scale, shift)
@@ -53,8 +57,9 @@ export function affine(x: Tensor, scale: number, shift = 0): Tensor {
 type Operand = Tensor | number
 
 function apply(op: BinaryOp, a: Tensor, b: Tensor): Tensor {
+  checkFloat(op, a)
+  checkFloat(op, b)
   sameDevice(op, a, b)
-  checkFloat(op, a, b)
   const shape = sameShape(a.shape, b.shape) ? a.shape : broadcast(op, a.shape, b.shape)
   const y = empty(shape, a.device)
   a.device.kernels.binary(op, a.storage, b.storage, y.storage, shape, broadcastStrides(a.shape, shape), broadcastStrides(b.shape, shape))
@@ -79,6 +84,7 @@ const partials: Record<BinaryOp, Partials | null> = {
 const wins = (a: Tensor, b: Tensor): Tensor => apply('add', apply('greater', a, b), affine(apply('equal', a, b), 0.5))
 
 function binary(op: BinaryOp, a: Tensor, operand: Operand): Tensor {
+  checkFloat(op, a)
   const b = typeof operand === 'number' ? full([], operand, a.device) : operand
   const y = apply(op, a, b)
   const partial = partials[op]
@@ -110,8 +116,8 @@ export const greater = (a: Tensor, b: Operand): Tensor => binary('greater', a, b
 export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
   checkCondition('where', condition)
   const given = [a, b].filter((x) => typeof x !== 'number')
+  for (const x of given) checkFloat('where', x)
   sameDevice('where', condition, ...given)
-  checkFloat('where', ...given)
   const shape = given.reduce<Shape>((shape, x) => broadcast('where', shape, x.shape), condition.shape)
   const y = choose(condition, a, b, shape)
   return record('where', given, y, (dy) =>

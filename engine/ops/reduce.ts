@@ -1,4 +1,5 @@
 /** Sums, means, maxima and running sums along axes. */
+import { checkOptions } from '../arguments.ts'
 import { record } from '../autograd.ts'
 import type { ReduceOp } from '../devices/kernels.ts'
 import { around, axisOf, type Shape, sameShape, sizeOf } from '../shape.ts'
@@ -35,6 +36,7 @@ function reduceAxes(op: ReduceOp, x: Tensor, axes: readonly number[]): Tensor {
 
 function plan(op: string, x: Tensor, options: ReduceOptions): { axes: number[]; kept: number[]; shape: number[] } {
   checkFloat(op, x)
+  checkOptions(op, options, ['axis', 'keepDim'])
   const rank = x.shape.length
   const given = options.axis === undefined ? x.shape.map((_, i) => i) : [options.axis].flat()
   const axes = given.map((axis) => axisOf(op, axis, rank))

@@ -979,7 +979,21 @@ for (const { name, open } of devices)
           (f, i) => engine.crossEntropy(f([2, 3]), i([0, 1, 2])),
           'crossEntropy: targets have shape [3], logits [2,3]',
         ],
-        ['a target outside the classes', (f, i) => engine.crossEntropy(f([1, 3]), i([3])), 'crossEntropy: index 3 at 0 is outside 0..2'],
+        [
+          'a target outside the classes',
+          (f, i) => engine.crossEntropy(f([1, 3]), i([3])),
+          "crossEntropy: target 3 at 0 is outside 0..2 (if it marks what doesn't count, say { ignore: 3 })",
+        ],
+        [
+          'a target of -1',
+          (f, i) => engine.crossEntropy(f([2, 3]), i([0, -1])),
+          "crossEntropy: target -1 at 1 is outside 0..2 (if it marks what doesn't count, say { ignore: -1 })",
+        ],
+        [
+          'a target other than the ignored one',
+          (f, i) => engine.crossEntropy(f([2, 3]), i([-1, -2]), { ignore: -1 }),
+          "crossEntropy: target -2 at 1 is outside 0..2 (if it marks what doesn't count, say { ignore: -2 })",
+        ],
         [
           'no target that counts',
           (f, i) => engine.crossEntropy(f([1, 3]), i([-100])),
@@ -1176,6 +1190,150 @@ for (const { name, open } of devices)
             { message },
           )
         })
+
+      // Arguments of no use at all, as plain JavaScript lets them through: `nothing` says what each of them is called in the error.
+      const nothing: [value: unknown, name: string][] = [
+        ['2', "the text '2'"],
+        [null, 'null'],
+        [2n, 'the BigInt 2n'],
+        [new Set([2]), 'a Set'],
+        [{ 0: 2, length: 1 }, 'an object'],
+        [true, 'true'],
+      ]
+      type Nonsense = [
+        title: string,
+        call: (x: never, t: Tensor) => unknown,
+        expected: (name: string) => string,
+        more?: [unknown, string][],
+      ]
+      const shapes: [unknown, string][] = [
+        [3, '3'],
+        [undefined, 'undefined'],
+        [['2'], "an array with the text '2'"],
+        [Int32Array.of(2), 'an Int32Array'],
+      ]
+      const sizes = (name: string) => `must be an array of numbers, such as [2, 3], not ${name}`
+      const numbers: [unknown, string][] = [[[1], 'an array of 1']]
+      const nonsense: Nonsense[] = [
+        ['zeros', (x) => engine.zeros(x, device), (name) => `zeros: the shape ${sizes(name)}`, shapes],
+        ['ones', (x) => engine.ones(x, device), (name) => `ones: the shape ${sizes(name)}`, shapes],
+        ['full', (x) => engine.full(x, 1, device), (name) => `full: the shape ${sizes(name)}`, shapes],
+        ['empty', (x) => engine.empty(x, device), (name) => `empty: the shape ${sizes(name)}`, shapes],
+        ['uniform', (x) => engine.uniform(engine.generator(1), x, 0, 1, device), (name) => `uniform: the shape ${sizes(name)}`, shapes],
+        ['normal', (x) => engine.normal(engine.generator(1), x, 0, 1, device), (name) => `normal: the shape ${sizes(name)}`, shapes],
+        ['reshape', (x, t) => engine.reshape(t, x), (name) => `reshape: the shape ${sizes(name)}`, shapes],
+        ['expand', (x, t) => engine.expand(t, x), (name) => `expand: the shape ${sizes(name)}`, shapes],
+        [
+          'permute',
+          (x, t) => engine.permute(t, x),
+          (name) => `permute: the order must be an array of numbers, such as [1, 0], not ${name}`,
+          shapes,
+        ],
+        [
+          'split',
+          (x, t) => engine.split(t, 0, x),
+          (name) => `split: the sizes must be an array of numbers, such as [1, 2], not ${name}`,
+          shapes,
+        ],
+        [
+          'tensor',
+          (x) => tensor(x, { device }),
+          (name) => `tensor: needs numbers, as a number, nested arrays, or a typed array such as Float32Array, not ${name}`,
+          [
+            [undefined, 'undefined'],
+            [new Map([[0, 1]]), 'a Map'],
+            [BigInt64Array.of(1n), 'a BigInt64Array'],
+            [new ArrayBuffer(4), 'an ArrayBuffer'],
+            [new DataView(new ArrayBuffer(4)), 'a DataView'],
+          ],
+        ],
+        ["full's value", (x) => engine.full([2], x, device), (name) => `full: the value must be a number, not ${name}`, numbers],
+        ["slice's axis", (x, t) => engine.slice(t, x, 0, 1), (name) => `slice: the axis must be a number, not ${name}`, numbers],
+        ["affine's scale", (x, t) => engine.affine(t, x), (name) => `affine: the scale must be a number, not ${name}`, numbers],
+        ['the other side of mul', (x, t) => engine.mul(t, x), (name) => `mul: needs a float32 tensor, not ${name}`, numbers],
+        [
+          'the first side of add',
+          (x, t) => engine.add(x, t),
+          (name) => `add: needs a float32 tensor, not ${name}`,
+          [
+            [2, '2'],
+            [undefined, 'undefined'],
+          ],
+        ],
+        [
+          'exp',
+          (x) => engine.exp(x),
+          (name) => `exp: needs a float32 tensor, not ${name}`,
+          [
+            [2, '2'],
+            [undefined, 'undefined'],
+          ],
+        ],
+        ['the second side of matmul', (x, t) => engine.matmul(t, x), (name) => `matmul: needs a float32 tensor, not ${name}`, [[2, '2']]],
+        ['concat', (x) => engine.concat(x, 0), (name) => `concat: needs an array of tensors, such as [a, b], not ${name}`, [[2, '2']]],
+        [
+          'indices',
+          (x, t) => engine.gather(t, x),
+          (name) => `gather: needs int32 indices (tensor(..., { dtype: 'int32' })), not ${name}`,
+          [[2, '2']],
+        ],
+        [
+          'a generator',
+          (x) => engine.uniform(x, [2], 0, 1, device),
+          (name) => `uniform: needs a generator, such as generator(1), not ${name}`,
+          [[2, '2']],
+        ],
+        ['an eps', (x, t) => engine.l2Norm(t, x), (name) => `l2Norm: eps must be a number, not ${name}`, numbers],
+        ['a limit', (x, t) => engine.clipScale(t, x), (name) => `clipScale: the limit must be a number, not ${name}`, numbers],
+        [
+          'a device',
+          (x) => engine.setDevice(x),
+          (name) => `setDevice: the device must be one that openDevice gave (await it), not ${name}`,
+          [
+            [Promise.resolve(), 'a Promise'],
+            [undefined, 'undefined'],
+          ],
+        ],
+        ['a function of one number', (x, t) => engine.unary(x, t), (name) => `unary: there's no function ${name} (neg, abs, `],
+        ['an activation', (x, t) => engine.matmul(t, t, { activation: x }), (name) => `matmul: there's no function ${name} (neg, abs, `],
+        [
+          'a reduction',
+          (x, t) => engine.crossEntropy(t, tensor([0], { dtype: 'int32', device }), { reduction: x }),
+          (name) => `crossEntropy: the reduction must be mean, sum or none, not ${name}`,
+          numbers,
+        ],
+      ]
+      for (const [title, call, expected, more = []] of nonsense)
+        it(`what is no use: ${title}`, () => {
+          scope(() => {
+            const t = engine.ones([1, 1], device)
+            for (const [value, name] of [...nothing, ...more]) {
+              if (title === 'an activation' && value === null) continue // none
+              assert.throws(
+                () => call(value as never, t),
+                (error: Error) => error.message.startsWith(expected(name)) || assert.fail(`${error.message}, expected ${expected(name)}`),
+              )
+            }
+          })
+        })
+
+      it('options that nobody reads, and what is no object of options', () => {
+        scope(() => {
+          const t = engine.ones([2, 2], device)
+          const refused = (call: () => unknown, message: string) => assert.throws(call, { message })
+          refused(() => engine.sum(t, 0 as never), 'sum: the options must be an object such as { axis: ... }, not 0')
+          refused(() => engine.mean(t, { dim: 0 } as never), "sum: unknown option 'dim' (axis, keepDim)")
+          refused(() => engine.max(t, [0] as never), 'max: the options must be an object such as { axis: ... }, not an array of 1')
+          refused(() => engine.softmax(t, 1 as never), 'softmax: the options must be an object such as { causal: ... }, not 1')
+          refused(() => tensor([1], [1] as never), 'tensor: the options must be an object such as { shape: ... }, not an array of 1')
+          refused(
+            () => tensor([1], { dtype: 'float64' as never, device }),
+            "tensor: the dtype must be float32 or int32, not the text 'float64'",
+          )
+          refused(() => tensor([1, [2]] as never, { device }), 'tensor: found object where a number was expected')
+          refused(() => tensor([1n] as never, { device }), 'tensor: found bigint where a number was expected')
+        })
+      })
 
       // What a device learns only by computing it says at the next read, and not of which rule.
       const gates = 'gates are logarithms of decays, at most 0 (log alpha with 0 <= alpha <= 1)'

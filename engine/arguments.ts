@@ -1,0 +1,46 @@
+/** What callers pass beside tensors, numbers and options, and how an error says what was passed instead. Nothing is imported, so that everything may. */
+
+/** A value in an error: a number as it is, anything else with what it is. */
+export function told(value: unknown): string {
+  if (typeof value === 'string') return `the text '${value.length > 40 ? `${value.slice(0, 40)}…` : value}'`
+  if (typeof value === 'bigint') return `the BigInt ${value}n`
+  if (Array.isArray(value)) return `an array of ${value.length}`
+  if (typeof value === 'function') return 'a function'
+  if (typeof value !== 'object' || value === null) return String(value)
+  const name = value.constructor?.name ?? 'Object'
+  return name === 'Object' ? 'an object' : `${/^[AEIOU]/.test(name) ? 'an' : 'a'} ${name}`
+}
+
+const ranges = {
+  'a number': () => true,
+  'a finite number': Number.isFinite,
+  '0 or more': (x: number) => x >= 0 && x < Infinity,
+  positive: (x: number) => x > 0,
+  'above 0': (x: number) => x > 0 && x < Infinity,
+  'in [0, 1)': (x: number) => x >= 0 && x < 1,
+  'an integer': Number.isInteger,
+  'an integer, 0 or more': (x: number) => Number.isInteger(x) && x >= 0,
+  'a positive integer': (x: number) => Number.isInteger(x) && x > 0,
+} satisfies Record<string, (x: number) => boolean>
+
+/** Throws unless value is a number of that range; `what` says whose it is, such as 'Adam: lr'. */
+export function checkNumber(what: string, value: unknown, range: keyof typeof ranges): asserts value is number {
+  if (typeof value !== 'number') throw new Error(`${what} must be a number, not ${told(value)}`)
+  if (!ranges[range](value)) throw new Error(`${what} must be ${range}, not ${value}`)
+}
+
+/** Throws unless value is a list of numbers; `what` says whose it is, and `example` what one looks like. */
+export function checkList(what: string, value: unknown, example: string): asserts value is readonly number[] {
+  if (!Array.isArray(value) || value.some((x) => typeof x !== 'number')) {
+    const given = Array.isArray(value) ? `an array with ${told(value.find((x) => typeof x !== 'number'))}` : told(value)
+    throw new Error(`${what} must be an array of numbers, such as ${example}, not ${given}`)
+  }
+}
+
+/** Throws if options aren't an object, or hold what nobody reads. */
+export function checkOptions(op: string, options: unknown, known: readonly string[]): void {
+  if (typeof options !== 'object' || options === null || Array.isArray(options))
+    throw new Error(`${op}: the options must be an object such as { ${known[0]}: ... }, not ${told(options)}`)
+  const unknown = Object.keys(options).find((name) => !known.includes(name))
+  if (unknown !== undefined) throw new Error(`${op}: unknown option '${unknown}' (${known.join(', ')})`)
+}
