@@ -23,10 +23,18 @@ const ranges = {
   'a positive integer': (x: number) => Number.isInteger(x) && x > 0,
 } satisfies Record<string, (x: number) => boolean>
 
+export type NumberRange = keyof typeof ranges
+export const fits = (value: number, range: NumberRange): boolean => ranges[range](value)
+
 /** Throws unless value is a number of that range; `what` says whose it is, such as 'Adam: lr'. */
-export function checkNumber(what: string, value: unknown, range: keyof typeof ranges): asserts value is number {
+export function checkNumber(what: string, value: unknown, range: NumberRange): asserts value is number {
   if (typeof value !== 'number') throw new Error(`${what} must be a number, not ${told(value)}`)
-  if (!ranges[range](value)) throw new Error(`${what} must be ${range}, not ${value}`)
+  if (!fits(value, range)) throw new Error(`${what} must be ${range}, not ${value}`)
+}
+
+/** Throws unless eps, already a number from 0 on, is above 0 in float32 on every device: `why` says what it would leave to divide by. */
+export function checkDivisor(what: string, eps: number, why: string): void {
+  if (eps < 2 ** -126) throw new Error(`${what} must be above 0${eps > 0 ? ' in float32 (at least 2^-126)' : ''}: ${why}`)
 }
 
 /** Throws unless value is a list of numbers; `what` says whose it is, and `example` what one looks like. */

@@ -2,6 +2,7 @@
  * Feature maps phi of queries and keys, and their normalisation. phi(q) . phi(k) is the similarity by which fast weights are read:
  * its width K' is what bounds how many associations they hold (Schlag 2021, section 4.1). Tests: test/nn/features.test.ts.
  */
+import { checkDivisor, checkNumber, told } from '../engine/arguments.ts'
 import { noGrad } from '../engine/autograd.ts'
 import { affine, elu, exp, minimum, mul, neg, relu, silu, square, sub } from '../engine/ops/elementwise.ts'
 import { matmul } from '../engine/ops/matmul.ts'
@@ -77,8 +78,22 @@ export const featureMaps = {
 } as const satisfies Record<string, Kind>
 export type FeatureMap = keyof typeof featureMaps
 
-/** Maps whose features can all be 0, so that what divides by their sum needs an eps. */
-export const vanishing: ReadonlySet<FeatureMap> = new Set(['relu', 'relu2', 'dpfp'])
+/** Maps whose features can all be 0, so that a norm of theirs needs an eps: elu1's are in float32 where all are below -17. */
+const vanishing: ReadonlySet<FeatureMap> = new Set(['identity', 'silu', 'elu1', 'relu', 'relu2', 'dpfp'])
+/** Maps whose inner products stay above 0. One of softmax features is 0 where each is sure of another channel. */
+const positive: ReadonlySet<FeatureMap> = new Set(['favor', 'taylor2'])
+
+/** The same of what is added to z . q. */
+export function checkNormaliserEps(featureMap: FeatureMap, eps: number, rule: string): void {
+  if (!positive.has(featureMap))
+    checkDivisor(
+      'normaliserEps',
+      eps,
+      vanishing.has(featureMap)
+        ? `the features of ${featureMap} can all be 0, and the rule ${rule} divides by z . q`
+        : `z . q can be 0 with the features of ${featureMap}, and the rule ${rule} divides by it`,
+    )
+}
 
 /** Normalisations of mapped queries and keys. */
 export const featureNorms = {
@@ -101,6 +116,7 @@ const favorLimit = 40
  * |omega_i|^2 / 2, about K / 2; where that is more than 40 they end at 40.
  */
 export function favor(x: Tensor, omega: Tensor, eps = favorEps): Tensor {
+  checkNumber('favor: eps', eps, '0 or more')
   const projected = matmul(x, omega, { transposeB: true })
   const half = affine(sum(square(x), { axis: -1, keepDim: true }), 0.5)
   const exponents = sub(concat([projected, neg(projected)], projected.shape.length - 1), half)
@@ -185,10 +201,17 @@ export function checkFeatures(c: FeatureConfig, K: number): void {
   if (!(Number.isInteger(c.favorSeed) && c.favorSeed >= 0 && c.favorSeed <= 0xffffffff))
     throw new Error(`favorSeed must be an integer from 0 to 4294967295, not ${c.favorSeed}`)
   checkChoice('favorRedraw', c.favorRedraw, { never: 0, epoch: 0, step: 0 })
-  if (!(c.featureEps >= 0 && Number.isFinite(c.featureEps))) throw new Error(`featureEps must be 0 or more, not ${c.featureEps}`)
+  checkNumber('featureEps', c.featureEps, '0 or more')
+  checkFlag('hedgehogShared', c.hedgehogShared)
   if (c.featureMap === 'dpfp' && K < 2) throw new Error('dpfp needs heads of width 2 or more: of a single number all its features are 0')
-  if (c.featureNorm === 'sum' && c.featureEps === 0 && vanishing.has(c.featureMap))
-    throw new Error(`featureEps must be above 0: the features of ${c.featureMap} can all be 0, and the feature norm sum divides by theirs`)
+  if (c.featureNorm !== 'none' && vanishing.has(c.featureMap)) {
+    const divisor = { sum: 'theirs', l2: 'the root of their squares' }[c.featureNorm]
+    checkDivisor(
+      'featureEps',
+      c.featureEps,
+      `the features of ${c.featureMap} can all be 0, and the feature norm ${c.featureNorm} divides by ${divisor}`,
+    )
+  }
   if (c.featureNorm === 'sum' && featureMaps[c.featureMap].sign !== 'non-negative')
     throw new Error(`the feature norm sum divides by a sum that ${c.featureMap} can make zero or negative; use l2 or none`)
 }
@@ -197,6 +220,10 @@ export function checkFeatures(c: FeatureConfig, K: number): void {
 export function checkKnown(options: object, known: readonly string[]): void {
   const unknown = Object.keys(options).find((name) => !known.includes(name))
   if (unknown !== undefined) throw new Error(`unknown option '${unknown}' (${known.join(', ')})`)
+}
+
+export function checkFlag(name: string, value: unknown): void {
+  if (typeof value !== 'boolean') throw new Error(`${name} must be true or false, not ${told(value)}`)
 }
 
 export function checkChoice(what: string, value: unknown, choices: object): void {

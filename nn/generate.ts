@@ -1,8 +1,10 @@
+import { checkNumber, checkOptions, told } from '../engine/arguments.ts'
 import { noGrad } from '../engine/autograd.ts'
 // The sampler draws on the host, where the reference device has the numbers that all devices share.
 import { threefry } from '../engine/devices/reference/random.ts'
 import { slice } from '../engine/ops/movement.ts'
 import { span } from '../engine/profile.ts'
+import { checkSeed } from '../engine/random.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { tensor } from '../engine/tensor.ts'
 import { disposeState, mapState } from './state.ts'
@@ -26,11 +28,14 @@ export interface GenerateOptions {
  * same time and the state keeps its size, however long the text (softmax attention apart, whose state grows).
  */
 export async function* generate(model: Transformer, prompt: Int32Array, options: GenerateOptions): AsyncGenerator<number> {
+  checkOptions('generate', options, ['length', 'temperature', 'topK', 'seed'])
   const { length, temperature = 1, topK = 0, seed = 1 } = options
+  if (!(prompt instanceof Int32Array)) throw new Error(`generate: the prompt must be an Int32Array of tokens, not ${told(prompt)}`)
   if (prompt.length === 0) throw new Error('generate: the prompt is empty; give at least one token')
-  if (!(Number.isInteger(length) && length >= 0)) throw new Error(`generate: length must be an integer, 0 or more, not ${length}`)
-  if (!(temperature >= 0 && Number.isFinite(temperature))) throw new Error(`generate: temperature must be 0 or more, not ${temperature}`)
-  if (!(Number.isInteger(topK) && topK >= 0)) throw new Error(`generate: topK must be an integer, 0 or more, not ${topK}`)
+  checkNumber('generate: length', length, 'an integer, 0 or more')
+  checkNumber('generate: temperature', temperature, '0 or more')
+  checkNumber('generate: topK', topK, 'an integer, 0 or more')
+  checkSeed('generate: the seed', seed)
   const { device } = model.src_embed.weight
   const wasTraining = model.training
   let state: TransformerState | undefined

@@ -1,3 +1,4 @@
+import { checkList, checkOptions, told } from '../engine/arguments.ts'
 import { type Shape, sameShape, show } from '../engine/shape.ts'
 import { empty, parameter, Tensor } from '../engine/tensor.ts'
 import type { SafetensorsEntry } from './safetensors.ts'
@@ -50,8 +51,12 @@ export abstract class Module {
     return entriesOf(this.namedParameters())
   }
 
-  /** Overwrites every parameter. Nothing is changed unless all names and shapes match; `strict: false` allows names the model lacks. */
+  /**
+   * Overwrites every parameter. Nothing is changed unless all names and shapes match, and the values of a parameter with two names are the same
+   * under both; `strict: false` allows names the model lacks.
+   */
   loadStateDict(dict: StateDict, options: { strict?: boolean } = {}): void {
+    checkOptions('loadStateDict', options, ['strict'])
     const words = { where: 'loadStateDict', saved: 'the state dict', owner: 'the model', part: 'parameter' }
     writeAll(this.namedParameters(), dict, words, options.strict)
   }
@@ -92,6 +97,18 @@ export async function entriesOf(tensors: ReadonlyMap<string, Tensor>): Promise<M
   return new Map(await Promise.all(entries))
 }
 
+/** Throws if what was saved of one tensor under its two names isn't the same. */
+function contradiction(
+  where: string,
+  part: string,
+  [a, b]: [string, string],
+  [x, y]: [ArrayLike<number | bigint>, ArrayLike<number | bigint>],
+): void {
+  for (let i = 0; i < x.length; i++)
+    if (x[i] !== y[i] && !(Number.isNaN(x[i]) && Number.isNaN(y[i])))
+      throw new Error(`${where}: ${a} and ${b} are one ${part}, but what was saved of them differs: ${x[i]} and ${y[i]} at ${i}`)
+}
+
 /** Overwrites all tensors with what was saved; nothing is changed unless all names, shapes and kinds of numbers match. */
 export function writeAll(
   tensors: ReadonlyMap<string, Tensor>,
@@ -99,17 +116,24 @@ export function writeAll(
   { where, saved, owner, part }: { where: string; saved: string; owner: string; part: string },
   strict = true,
 ): void {
+  if (!(dict instanceof Map))
+    throw new Error(`${where}: needs a Map from names to { shape, data }, such as readSafetensors(bytes).tensors, not ${told(dict)}`)
   const few = (names: string[]): string => names.slice(0, 3).join(', ') + (names.length > 3 ? `, ... (${names.length})` : '')
   const missing = [...tensors.keys()].filter((name) => !dict.has(name))
   if (missing.length > 0) throw new Error(`${where}: ${saved} lacks ${few(missing)}`)
   const extra = [...dict.keys()].filter((name) => !tensors.has(name))
   if (extra.length > 0 && strict) throw new Error(`${where}: ${owner} has no ${part} ${few(extra)}`)
+  const first = new Map<unknown, string>()
   for (const [name, t] of tensors) {
     const { shape, data } = dict.get(name)!
     if (!sameShape(shape, t.shape)) throw new Error(`${where}: ${name} has shape ${show(shape)}, ${owner} expects ${show(t.shape)}`)
     if (data.length !== t.size) throw new Error(`${where}: ${name} has ${data.length} values for shape ${show(shape)}`)
     if (ArrayBuffer.isView(data) && !(data instanceof Float32Array || data instanceof Float64Array))
       throw new Error(`${where}: ${name} is a ${data.constructor.name}, not floating-point numbers`)
+    if (!ArrayBuffer.isView(data)) checkList(`${where}: the data of ${name}`, Array.from(data), '[0.5, 1]')
+    const other = first.get(t.storage)
+    if (other === undefined) first.set(t.storage, name)
+    else contradiction(where, part, [other, name], [dict.get(other)!.data, data])
   }
   for (const [name, t] of tensors) t.write(dict.get(name)!.data as ArrayLike<number>)
 }

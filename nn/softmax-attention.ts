@@ -5,7 +5,7 @@ import { concat, permute, reshape } from '../engine/ops/movement.ts'
 import type { Generator } from '../engine/random.ts'
 import { type Tensor, tensor } from '../engine/tensor.ts'
 import { checkChoice } from './features.ts'
-import { type AttentionOptions, checkHeads, HeadProjection } from './heads.ts'
+import { type AttentionOptions, checkHeads, checkInput, HeadProjection } from './heads.ts'
 import { Linear } from './layers.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places } from './packing.ts'
@@ -46,7 +46,7 @@ export class SoftmaxAttention extends Module {
 
   /** What x and `accumulate` hold at padding is never looked at, and y is 0 there. */
   forward(given: Tensor, state?: KeyValueState, options: AttentionOptions = {}): { y: Tensor; state: KeyValueState } {
-    const [B, T, D] = given.shape
+    const { B, T, dModel: D } = checkInput(given, this.output.weight.shape[0])
     const K = D / this.heads
     const packing = checkPacking('attention', options, B, T, ['accumulate'])
     const x = atTokens(given, packing)

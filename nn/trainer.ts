@@ -1,3 +1,4 @@
+import { checkNumber, told } from '../engine/arguments.ts'
 import { noGrad } from '../engine/autograd.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { span } from '../engine/profile.ts'
@@ -49,6 +50,9 @@ export class Trainer {
   private config: TrainerConfig
 
   constructor(model: Transformer, optimizer: Optimizer, config: TrainerConfig) {
+    if (typeof config.schedule !== 'function')
+      throw new Error(`Trainer: the schedule must be a function of the step, such as constant(1e-3), not ${told(config.schedule)}`)
+    checkNumber('Trainer: clipNorm', config.clipNorm, 'positive')
     this.model = model
     this.optimizer = optimizer
     this.config = config

@@ -1,6 +1,8 @@
 /** The autoregressive transformer over fast weights or softmax attention, with labml's parameter names. */
 
+import { checkNumber } from '../engine/arguments.ts'
 import { type UnaryOp, unaryOps } from '../engine/devices/kernels.ts'
+import { checkInt32 } from '../engine/ops/check.ts'
 import { add } from '../engine/ops/elementwise.ts'
 import { type Generator, generator } from '../engine/random.ts'
 import type { Tensor } from '../engine/tensor.ts'
@@ -12,7 +14,7 @@ import {
   type FastWeightsAttentionConfig,
   fastWeightsAttentionDefaults,
 } from './attention.ts'
-import { checkChoice, checkKnown, checkMeanings } from './features.ts'
+import { checkChoice, checkFlag, checkKnown, checkMeanings } from './features.ts'
 import { type AttentionOptions, checkHeads } from './heads.ts'
 import { checkProbability, Dropout, Embedding, FeedForward, LayerNorm, Linear, RMSNorm } from './layers.ts'
 import { Module } from './module.ts'
@@ -134,8 +136,7 @@ const onlyFastWeights = Object.keys(fastWeightsAttentionDefaults)
 /** Everything that can be wrong, before the first parameter is made. */
 function checkConfig(c: TransformerConfig): void {
   checkKnown(c, ['symbols', ...Object.keys(labml)])
-  for (const name of ['symbols', 'dModel', 'layers', 'dFf'] as const)
-    if (!(Number.isInteger(c[name]) && c[name] > 0)) throw new Error(`${name} must be a positive integer, not ${c[name]}`)
+  for (const name of ['symbols', 'dModel', 'layers', 'dFf'] as const) checkNumber(name, c[name], 'a positive integer')
   checkChoice('attention', c.attention, { 'fast-weights': 0, softmax: 0 })
   checkChoice('positions', c.positions, { none: 0, sinusoidal: 0, rotary: 0 })
   if (c.attention === 'fast-weights') checkAttention(layerConfig(c))
@@ -145,7 +146,8 @@ function checkConfig(c: TransformerConfig): void {
   }
   checkChoice('norm', c.norm, norms)
   if (!unaryOps.includes(c.activation)) throw new Error(`unknown activation '${c.activation}' (${unaryOps.join(', ')})`)
-  if (!(c.embeddingStd >= 0 && Number.isFinite(c.embeddingStd))) throw new Error(`embeddingStd must be 0 or more, not ${c.embeddingStd}`)
+  checkFlag('attentionNorm', c.attentionNorm)
+  checkNumber('embeddingStd', c.embeddingStd, '0 or more')
   checkProbability(c.dropout)
 }
 
@@ -176,6 +178,7 @@ export class Transformer extends Module {
    * 0, and what their gradient holds there is never looked at.
    */
   forward(tokens: Tensor, state?: TransformerState, options: Packing = {}): { logits: Tensor; state: TransformerState } {
+    checkInt32('forward', tokens)
     if (tokens.shape.length !== 2 || tokens.size === 0)
       throw new Error(`forward: tokens have shape [${tokens.shape.join(',')}], expected [B,T]`)
     const [B, T] = tokens.shape

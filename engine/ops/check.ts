@@ -40,8 +40,8 @@ export function checkIndices(op: string, index: Tensor, below: number, ignore?: 
   for (let i = 0; i < index.size; i++) {
     const value = index.indices[i]
     if ((value >= 0 && value < below) || value === ignore) continue
-    if (ignore === undefined) throw new Error(`${op}: index ${value} at ${i} is outside 0..${below - 1}`)
-    throw new Error(`${op}: target ${value} at ${i} is outside 0..${below - 1} (if it marks what doesn't count, say { ignore: ${value} })`)
+    const hint = ignore === undefined ? '' : ` (if it marks what doesn't count, say { ignore: ${value} })`
+    throw new Error(`${op}: index ${value} at ${i} is outside 0..${below - 1}${hint}`)
   }
   return index.indices
 }

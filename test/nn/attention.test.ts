@@ -312,6 +312,23 @@ describe('fast-weight attention', () => {
       { rule: 'linear-attention', featureMap: 'relu', normaliserEps: 0 },
       /^normaliserEps must be above 0: the features of relu can all be 0/,
     )
+    for (const featureMap of ['relu2', 'dpfp', 'elu1'])
+      refused(
+        { rule: 'attention-delta', featureMap, normaliserEps: 0 },
+        new RegExp(`^normaliserEps must be above 0: the features of ${featureMap} can all`),
+      )
+    for (const featureMap of ['softmax', 'hedgehog'])
+      refused(
+        { rule: 'linear-attention', featureMap, normaliserEps: 0 },
+        /^normaliserEps must be above 0: z \. q can be 0 with the features of/,
+      )
+    refused(
+      { rule: 'linear-attention', normaliserEps: 1e-45 },
+      /^normaliserEps must be above 0 in float32 \(at least 2\^-126\): the features of/,
+    )
+    for (const featureMap of ['favor', 'taylor2'])
+      make({ rule: 'linear-attention', featureMap, featureNorm: 'none', normaliserEps: 0 } as never, 8, 2).dispose()
+    refused({ featureMap: 'relu', featureNorm: 'l2', featureEps: 0 }, /^featureEps must be above 0: the features of relu can all be 0/)
     refused({ featureMap: 'relu', featureNorm: 'sum', featureEps: 0 }, /^featureEps must be above 0: the features of relu can all be 0/)
     assert.throws(() => make({ featureMap: 'dpfp' }, 2, 2), /^Error: dpfp needs heads of width 2 or more/)
     assert.equal(reference.bytesInUse(), before)

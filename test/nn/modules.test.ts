@@ -1,8 +1,17 @@
 /** Names and initial values as in PyTorch and labml, state dicts, dropout. */
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
-import { generator, mul, noGrad, normal, parameter, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
-import { type FastWeightsAttention, Module, readSafetensors, Transformer, writeSafetensors } from '../../nn/index.ts'
+import { detach, generator, mul, noGrad, normal, parameter, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import {
+  Adam,
+  Embedding,
+  type FastWeightsAttention,
+  Linear,
+  Module,
+  readSafetensors,
+  Transformer,
+  writeSafetensors,
+} from '../../nn/index.ts'
 import { presets } from '../../tasks/index.ts'
 import { assertClose, assertSameBits, gpus, reference, wasm } from '../helpers.ts'
 import { architectures, few, randomTokens } from './models.ts'
@@ -178,6 +187,59 @@ describe('modules', () => {
     assert.equal(reference.bytesInUse(), before)
   })
 
+  it('take a state dict in which both names of a shared parameter say the same, and change nothing if they do not', async () => {
+    class Tied extends Module {
+      embed = new Embedding(3, 2, generator(1))
+      head = new Linear(2, 3, generator(2), { bias: false })
+      // The same memory by another tensor.
+      view = parameter(detach(this.embed.weight))
+      constructor() {
+        super()
+        this.head.weight.dispose()
+        this.head.weight = this.embed.weight
+      }
+    }
+    const tied = new Tied()
+    const names = ['embed.weight', 'head.weight', 'view']
+    assert.deepEqual([...tied.namedParameters().keys()], names)
+    const dict = (...values: number[][]) => new Map(values.map((data, i) => [names[i], { shape: [3, 2], data: Float64Array.from(data) }]))
+    const good = [1, -0, NaN, 4, Infinity, 6]
+    tied.loadStateDict(
+      dict(
+        good,
+        good.map((x) => x + 0),
+        good,
+      ),
+    )
+    assert.deepEqual(Array.from(await tied.head.weight.read()), good)
+    for (const [at, name] of [
+      [1, 'head.weight'],
+      [2, 'view'],
+    ] as const) {
+      const values = [good, good, good].map((data) => [...data])
+      values[at][3] = 5
+      assert.throws(() => tied.loadStateDict(dict(...values)), {
+        message: `loadStateDict: embed.weight and ${name} are one parameter, but what was saved of them differs: 4 and 5 at 3`,
+      })
+      values[at][3] = NaN
+      assert.throws(() => tied.loadStateDict(dict(...values)), /are one parameter, .* differs: 4 and NaN at 3$/)
+    }
+    assert.deepEqual(Array.from(await tied.embed.weight.read()), good)
+    // What an optimiser keeps of it goes by the first name.
+    const optimizer = new Adam(new Map([...tied.namedParameters()].slice(0, 2)), { lr: 1 })
+    assert.deepEqual([...optimizer.moments().keys()], ['m.embed.weight', 'v.embed.weight'])
+    optimizer.dispose()
+    assert.throws(
+      () => tied.loadStateDict({} as never),
+      /^Error: loadStateDict: needs a Map from names to \{ shape, data \}, .* not an object$/,
+    )
+    assert.throws(
+      () => tied.loadStateDict(dict(good, good, good), { Strict: false } as never),
+      /^Error: loadStateDict: unknown option 'Strict' \(strict\)$/,
+    )
+    tied.dispose()
+  })
+
   it('drop in training only, another mask each time, and count the streams', async () => {
     const model = new Transformer({ ...labml, dropout: 0.5, layers: 1 })
     const stream = model.random.stream
@@ -210,6 +272,11 @@ describe('modules', () => {
     refused({ conv: -1 }, /^conv must be a number of taps/)
     refused({ dropout: 1 }, /^Dropout: the probability must be in \[0, 1\), not 1$/)
     refused({ normalise: true }, /^unknown option 'normalise' \(symbols, featureMap, /)
+    refused({ dropout: '0.1' }, /^Dropout: the probability must be a number, not the text '0.1'$/)
+    refused({ embeddingStd: '1' }, /^embeddingStd must be a number, not the text '1'$/)
+    refused({ layers: '2' }, /^layers must be a number, not the text '2'$/)
+    for (const name of ['attentionNorm', 'headNorm', 'hedgehogShared'])
+      refused({ featureMap: 'hedgehog', [name]: 'false' }, new RegExp(`^${name} must be true or false, not the text 'false'$`))
     refused({ attention: 'softmax', rule: 'sum' }, /^rule = sum means nothing here: it belongs to fast-weights attention$/)
     for (const [name, message] of [
       ['featureMap', /^unknown feature map/],

@@ -982,17 +982,17 @@ for (const { name, open } of devices)
         [
           'a target outside the classes',
           (f, i) => engine.crossEntropy(f([1, 3]), i([3])),
-          "crossEntropy: target 3 at 0 is outside 0..2 (if it marks what doesn't count, say { ignore: 3 })",
+          "crossEntropy: index 3 at 0 is outside 0..2 (if it marks what doesn't count, say { ignore: 3 })",
         ],
         [
           'a target of -1',
           (f, i) => engine.crossEntropy(f([2, 3]), i([0, -1])),
-          "crossEntropy: target -1 at 1 is outside 0..2 (if it marks what doesn't count, say { ignore: -1 })",
+          "crossEntropy: index -1 at 1 is outside 0..2 (if it marks what doesn't count, say { ignore: -1 })",
         ],
         [
           'a target other than the ignored one',
           (f, i) => engine.crossEntropy(f([2, 3]), i([-1, -2]), { ignore: -1 }),
-          "crossEntropy: target -2 at 1 is outside 0..2 (if it marks what doesn't count, say { ignore: -2 })",
+          "crossEntropy: index -2 at 1 is outside 0..2 (if it marks what doesn't count, say { ignore: -2 })",
         ],
         [
           'no target that counts',
