@@ -178,6 +178,8 @@ export interface Kernels<S> {
     stridesY: readonly number[],
     offsetY: number,
   ): void
+  /** y[i] = x[i] over `shape` (of any rank) where the int32 condition[i] isn't 0; elsewhere y keeps what it holds. y is dense, a stride of 0 broadcasts. */
+  copyWhere(condition: S, x: S, y: S, shape: readonly number[], stridesC: readonly number[], stridesX: readonly number[]): void
   /** y[r, :] = table[index[r], :] for r in [0, R); table is [N, D]. The engine has checked the indices. */
   gather(table: S, index: S, y: S, R: number, N: number, D: number): void
   /** dtable[n, :] = sum of dy[r, :] over the rows with index[r] = n, added in the order of r (writes all of [N, D]). */
