@@ -3,12 +3,13 @@ import { decayKeysBackward, decayPairsBackward, decayRows, decayRowsBackward, de
 import { inner, pseudoValues, scaleState } from './fast-weights-chunk'
 import {
   K, K8, V, W, W8, addProduct, beta, corrects, dbeta, derase, dk, dotRows, dq, dv, erase, gateWidth, gated, k, loadBetas, loadCotangents,
-  loadDecays, loadKeys, loadValues, multiply, q, release, rowOf, scaleRow, scaleTo, storeGates, storeKeys, stride1, strideV, take, top,
+  loadDecays, loadKeys, loadValues, multiply, q, release, scaleRow, scaleTo, storeGates, storeKeys, storeRows, take, tokenAt,
+  top,
 } from './fast-weights-rows'
 import { sum4 } from './lanes'
 import { madd, splat } from './math'
 import {
-  ADD, SET, addLowerTransposed, at, lowerOf, product, productLower, roundUp8, rowsFrom, solveLowerTransposed, storeBlock, symmetric,
+  ADD, SET, addLowerTransposed, at, lowerOf, product, productLower, roundUp8, rowsFrom, solveLowerTransposed, symmetric,
   transpose,
 } from './strips'
 
@@ -22,7 +23,7 @@ import {
  * Sums of products are taken in one go, on operands stacked: dQ = [G dP] [S^T; K], dK = [U D R+R^T] [dS^T; S^T; K] + dP^T Q,
  * dS += [Q; K]^T [G; D].
  */
-export function chunkBackward(S: usize, dS: usize, row: i32, n: i32): void {
+export function chunkBackward(S: usize, dS: usize, n: i32): void {
   const frame = top
   const n8 = roundUp8(n), pairs = 2 * n8, gdP = W8 + n8, udm = 2 * W8 + n8
   const qsT = take(n8 * K8), ksT = take(n8 * K8), dqs = take(n8 * K8), dks = take(n8 * K8)
@@ -32,19 +33,19 @@ export function chunkBackward(S: usize, dS: usize, row: i32, n: i32): void {
   const qs = qk, ks = rowsFrom(qk, n8), gs = gd, ds = rowsFrom(gd, n8)
   const usT = left, dsT = rowsFrom(left, W8), gsT = leftQ, rightQ = rowsFrom(right, W8)
 
-  loadKeys(qs, pairs, q, row, n, n8)
+  loadKeys(qs, pairs, q, 0, n, n8)
   transpose(qsT, K8, qs, pairs, n8, K8)
-  loadKeys(ks, pairs, k, row, n, n8)
+  loadKeys(ks, pairs, k, 0, n, n8)
   transpose(ksT, K8, ks, pairs, n8, K8)
-  loadKeys(rowsFrom(right, 2 * W8), udm, k, row, n, n8)
-  loadCotangents(gs, pairs, dus, row, n, n8)
+  loadKeys(rowsFrom(right, 2 * W8), udm, k, 0, n, n8)
+  loadCotangents(gs, pairs, dus, 0, n, n8)
   transpose(gsT, gdP, gs, pairs, n8, W8)
   if (beta) {
-    loadBetas(betas, row, n, n8)
-    loadValues(es, n8, row, n, n8)
+    loadBetas(betas, n, n8)
+    loadValues(es, n8, 0, n, n8)
     lowerOf(m, ksT, K8, ksT, K8, n8, K)
     pseudoValues(S, ksT, betas, es, us, m, n8)
-  } else loadValues(us, n8, row, n, n8)
+  } else loadValues(us, n8, 0, n, n8)
   transpose(usT, udm, us, n8, n8, W8)
   transpose(right, udm, dS, K8, K8, W8)
   transpose(rightQ, udm, S, K8, K8, W8)
@@ -53,7 +54,7 @@ export function chunkBackward(S: usize, dS: usize, row: i32, n: i32): void {
   lowerOf(p, qsT, K8, ksT, K8, n8, K)
   addLowerTransposed(dus, n8, p, n8, gs, pairs, n8, W8)
   if (beta) {
-    backSubstitute(dus, ds, pairs, m, betas, es, row, n, n8)
+    backSubstitute(dus, ds, pairs, m, betas, es, n, n8)
     transpose(dsT, udm, ds, pairs, n8, W8)
     lowerOf(p, dsT, udm, usT, udm, n8, W)
     symmetric(rowsFrom(left, 2 * W8), udm, p, n8)
@@ -65,25 +66,24 @@ export function chunkBackward(S: usize, dS: usize, row: i32, n: i32): void {
   addLowerTransposed(dks, n8, p, n8, qs, pairs, n8, K8)
   product(dS, K8, ADD, qk, pairs, gd, pairs, K8, W8, beta ? pairs : n)
 
-  storeKeys(dq, row, dqs, n8, n)
-  storeKeys(dk, row, dks, n8, n)
-  storeValues(row, dus, ds, pairs, n, n8)
+  storeKeys(dq, 0, dqs, n8, n)
+  storeKeys(dk, 0, dks, n8, n)
+  storeValues(dus, ds, pairs, n, n8)
   release(frame)
 }
 
 /** From dU, in place: X = dU - M^T diag(beta) X, D = -diag(beta) X in a block with R rows, dbeta_i = x_i . e_i. betas is negated. */
-function backSubstitute(dus: usize, ds: usize, R: i32, m: usize, betas: usize, es: usize, row: i32, n: i32, n8: i32): void {
+function backSubstitute(dus: usize, ds: usize, R: i32, m: usize, betas: usize, es: usize, n: i32, n8: i32): void {
   scaleTo(betas, betas, -1, n8)
   solveLowerTransposed(dus, ds, R, m, betas, n8, W8)
   if (!beta) return
-  const db = rowOf(dbeta, row, 1)
-  for (let r = 0; r < n; r++) store<f32>(db + <usize>r * stride1, dotRows(at(dus, n8, r, 0), n8, at(es, n8, r, 0), n8))
+  for (let r = 0; r < n; r++) store<f32>(tokenAt(dbeta, r, 1), dotRows(at(dus, n8, r, 0), n8, at(es, n8, r, 0), n8))
 }
 
 /** dV = -D (in place, in a block with R rows), or dU for the sum rule. */
-function storeValues(row: i32, dus: usize, ds: usize, R: i32, n: i32, n8: i32): void {
+function storeValues(dus: usize, ds: usize, R: i32, n: i32, n8: i32): void {
   if (corrects) for (let r = 0; r < n; r++) scaleRow(ds, R, r, -1)
-  storeBlock(rowOf(dv, row, V), strideV, corrects ? ds : dus, corrects ? R : n8, n, V)
+  storeRows(dv, V, 0, corrects ? ds : dus, corrects ? R : n8, n)
 }
 
 /** dlast = Gamma_n rowsum(dS * S), the cotangent of log Gamma_n; dS = diag(Gamma_n) dS. */
@@ -112,7 +112,7 @@ function lastBackward(S: usize, dS: usize, last: usize, dlast: usize): void {
  *
  * and from dP, dM, dQ~, dA~, dK~ to q, a, k and log w as in decays.ts. beta: dK += W * dA, d log W += A * dA.
  */
-export function decayedChunkBackward(S: usize, dS: usize, row: i32, n: i32): void {
+export function decayedChunkBackward(S: usize, dS: usize, n: i32): void {
   const frame = top
   const n8 = roundUp8(n), pairs = 2 * n8, eachChannel = gated && gateWidth == K
   const keys = n8 * K8, values = n8 * W8, square = n8 * n8
@@ -126,12 +126,12 @@ export function decayedChunkBackward(S: usize, dS: usize, row: i32, n: i32): voi
   // 0 where there is no such thing.
   const asGiven = corrects ? as : 0, mGiven = corrects ? m : 0, dmGiven = corrects ? dm : 0
 
-  loadKeys(qs, n8, q, row, n, n8)
+  loadKeys(qs, n8, q, 0, n, n8)
   transpose(qsT, K8, qs, n8, n8, K8)
-  loadKeys(ks, n8, k, row, n, n8)
+  loadKeys(ks, n8, k, 0, n, n8)
   transpose(ksT, K8, ks, n8, n8, K8)
-  if (gated) loadDecays(ws, row, n, n8)
-  if (erase) loadKeys(as, n8, erase, row, n, n8)
+  if (gated) loadDecays(ws, 0, n, n8)
+  if (erase) loadKeys(as, n8, erase, 0, n, n8)
   else if (beta) multiply(as, ws, ks, keys)
   if (corrects) transpose(asT, K8, as, n8, n8, K8)
   inner(p, mGiven, decays, qsT, asT, ksT, ws, n8)
@@ -140,16 +140,16 @@ export function decayedChunkBackward(S: usize, dS: usize, row: i32, n: i32): voi
     transpose(ksT, K8, decayedKs, n8, n8, K8)
     if (corrects) transpose(asT, K8, decayedAs, pairs, n8, K8)
   } else {
-    loadKeys(qa, pairs, q, row, n, n8)
-    loadKeys(decayedAs, pairs, erase, row, n, n8)
+    loadKeys(qa, pairs, q, 0, n, n8)
+    loadKeys(decayedAs, pairs, erase, 0, n, n8)
   }
-  loadCotangents(gs, pairs, dus, row, n, n8)
+  loadCotangents(gs, pairs, dus, 0, n, n8)
   transpose(gsT, W8, gs, pairs, n8, W8)
   if (corrects) {
-    loadBetas(betas, row, n, n8)
-    loadValues(es, n8, row, n, n8)
+    loadBetas(betas, n, n8)
+    loadValues(es, n8, 0, n, n8)
     pseudoValues(S, asT, betas, es, us, m, n8)
-  } else loadValues(us, n8, row, n, n8)
+  } else loadValues(us, n8, 0, n, n8)
   transpose(usT, W8, us, n8, n8, W8)
   transpose(before, W8, S, K8, K8, W8)
   transpose(after, W8, dS, K8, K8, W8)
@@ -157,7 +157,7 @@ export function decayedChunkBackward(S: usize, dS: usize, row: i32, n: i32): voi
   product(dus, n8, SET, ksT, K8, dS, K8, n8, W8, K)
   addLowerTransposed(dus, n8, p, n8, gs, pairs, n8, W8)
   if (corrects) {
-    backSubstitute(dus, ds, pairs, m, betas, es, row, n, n8)
+    backSubstitute(dus, ds, pairs, m, betas, es, n, n8)
     transpose(dsT, W8, ds, pairs, n8, W8)
     lowerOf(dm, dsT, W8, usT, W8, n8, W)
     product(das, n8, SET, dsT, W8, before, W8, n8, K8, W)
@@ -189,10 +189,10 @@ export function decayedChunkBackward(S: usize, dS: usize, row: i32, n: i32): voi
     addProduct(dks, ws, das, keys)
     addProduct(dws, as, das, keys)
   }
-  storeKeys(dq, row, dqs, n8, n)
-  storeKeys(dk, row, dks, n8, n)
-  if (erase) storeKeys(derase, row, das, n8, n)
-  if (gated) storeGates(row, dws, n8, n)
-  storeValues(row, dus, ds, pairs, n, n8)
+  storeKeys(dq, 0, dqs, n8, n)
+  storeKeys(dk, 0, dks, n8, n)
+  if (erase) storeKeys(derase, 0, das, n8, n)
+  if (gated) storeGates(0, dws, n8, n)
+  storeValues(dus, ds, pairs, n, n8)
   release(frame)
 }

@@ -3,12 +3,12 @@
  * What is computed: fast-weights.ts.
  */
 import {
-  H, K8, V, W8, addProduct, beta, corrects, dbeta, derase, dk, dotRows, dq, dv, erase, gated, k, loadCotangents, loadDecays, loadKeys,
-  loadValues, multiply, q, release, rowOf, scaleTo, storeGates, storeKeys, storeReads, take, top, v, y,
+  K, K8, V, W8, addProduct, beta, corrects, dbeta, derase, dk, dotRows, dq, dv, erase, gated, k, loadCotangents, loadDecays, loadKeys,
+  loadValues, mixed, multiply, q, release, scaleTo, storeGates, storeKeys, storeReads, storeRows, take, tokenAt, top,
 } from './fast-weights-rows'
 import { sum4 } from './lanes'
 import { madd, splat } from './math'
-import { at, storeBlock } from './strips'
+import { at } from './strips'
 
 /** e = v - S^T k. */
 function recall(S: usize, k: usize, v: usize, e: usize, K8: i32, W8: i32): void {
@@ -208,36 +208,56 @@ function decayBackward(dS: usize, S: usize, w: usize, a: usize, d: usize, dw: us
   else decayBackwardWith(false, dS, S, w, a, d, dw, da, K8, W8)
 }
 
-/** n tokens one by one, from `row` on: S is brought forward, y and den written. */
-export function recurrent(S: usize, row: i32, n: i32): void {
+/** x = 0 where the decay is 0, over K8 channels. */
+function clearForgotten(x: usize, w: usize): void {
+  for (let i: usize = 0; i < <usize>(K8 << 2); i += 16) v128.store(x + i, v128.and(v128.load(x + i), f32x4.ne(v128.load(w + i), splat(0))))
+}
+
+/** The rows of S whose decay is 0 become 0; with a, only those that it reads nothing of. */
+function forget(S: usize, w: usize, a: usize): void {
+  for (let i = 0; i < K; i++) {
+    const o = <usize>i << 2
+    if (load<f32>(w + o) != 0 || (a && load<f32>(a + o) != 0)) continue
+    for (let j = 0; j < W8; j += 4) v128.store(at(S, K8, i, j), splat(0))
+  }
+}
+
+/** All n tokens of a stretch, one by one: S is brought forward, y and den written. */
+export function recurrent(S: usize, n: i32): void {
   const frame = top
   const qt = take(K8), kt = take(K8), ut = take(W8), ot = take(W8)
   const wt = gated ? take(K8) : 0, at = corrects && (gated || erase) ? take(K8) : kt
-  for (let t = 0; t < n; t++, row += H) {
-    loadKeys(qt, 1, q, row, 1, 1)
-    loadKeys(kt, 1, k, row, 1, 1)
-    loadValues(ut, 1, row, 1, 1)
-    if (gated) loadDecays(wt, row, 1, 1)
-    if (erase) loadKeys(at, 1, erase, row, 1, 1)
+  for (let t = 0; t < n; t++) {
+    loadKeys(qt, 1, q, t, 1, 1)
+    loadKeys(kt, 1, k, t, 1, 1)
+    loadValues(ut, 1, t, 1, 1)
+    if (gated) loadDecays(wt, t, 1, 1)
+    if (erase) loadKeys(at, 1, erase, t, 1, 1)
     else if (at != kt) multiply(at, wt, kt, K8)
+    if (mixed) {
+      if (beta) clearForgotten(at, wt)
+      forget(S, wt, corrects ? at : 0)
+    }
     if (corrects) recall(S, at, ut, ut, K8, W8)
-    if (beta) scaleTo(ut, ut, load<f32>(rowOf(beta, row, 1)), W8)
+    if (mixed && erase) forget(S, wt, 0)
+    if (beta) scaleTo(ut, ut, load<f32>(tokenAt(beta, t, 1)), W8)
     if (gated) writeDecayed(S, wt, kt, ut, qt, ot, K8, W8)
     else write(S, kt, ut, qt, ot, K8, W8)
-    storeReads(row, ot, 1, 1)
+    storeReads(t, ot, 1, 1)
   }
   release(frame)
 }
 
 /**
- * From S at the first of n tokens and the cotangent dS of the state after the last: dS of the first, and the tokens' gradients. The state
- * before every token is kept (recomputed, not reversed: exact, and good for rules that forget); the sum rule without a gate needs none.
+ * From S at the first of the n tokens of a stretch and the cotangent dS of the state after the last: dS of the first, and the tokens'
+ * gradients. The state before every token is kept (recomputed, not reversed: exact, and good for rules that forget); the sum rule without a
+ * gate needs none.
  *
  *     dq = S g;  dS += q g^T;  dk = dS u;  du = dS^T k;  sum rule: dv = du
  *     beta: dv = beta du, dbeta = du . e;  erase: dv = du;  both: da = -S_{t-1} dv
  *     d log w = w rowsum(dS * S_{t-1});  dS = diag(w) dS - a dv^T;  beta: dk += w da, d log w += a da
  */
-export function recurrentBackward(S: usize, dS: usize, row: i32, n: i32): void {
+export function recurrentBackward(S: usize, dS: usize, n: i32): void {
   const frame = top
   const own = corrects && (gated || erase != 0), keeps = corrects || gated
   const qs = take(n * K8), ks = take(n * K8), ws = gated ? take(n * K8) : 0, as = own ? take(n * K8) : ks
@@ -247,48 +267,63 @@ export function recurrentBackward(S: usize, dS: usize, row: i32, n: i32): void {
   const after = keeps ? take(n * K8 * W8) : S
   const step = keeps ? <usize>(K8 * W8) << 2 : 0
   let before = S
-  for (let i: usize = 0; i < <usize>n; i++, row += H) {
+  for (let t = 0; t < n; t++) {
+    const i = <usize>t
     const kt = ks + i * rowK, ut = us + i * rowW, gt = gs + i * rowW, et = es + i * rowW, at = as + i * rowK
-    const wt = gated ? ws + i * rowK : 0
-    loadKeys(qs + i * rowK, 1, q, row, 1, 1)
-    loadKeys(kt, 1, k, row, 1, 1)
-    loadValues(ut, 1, row, 1, 1)
-    loadCotangents(gt, 1, d, row, 1, 1)
-    if (gated) loadDecays(wt, row, 1, 1)
-    if (erase) loadKeys(at, 1, erase, row, 1, 1)
+    const wt = gated ? ws + i * rowK : 0, next = after + i * step
+    loadKeys(qs + i * rowK, 1, q, t, 1, 1)
+    loadKeys(kt, 1, k, t, 1, 1)
+    loadValues(ut, 1, t, 1, 1)
+    loadCotangents(gt, 1, d, t, 1, 1)
+    if (gated) loadDecays(wt, t, 1, 1)
+    if (erase) loadKeys(at, 1, erase, t, 1, 1)
     else if (own) multiply(at, wt, kt, K8)
+    if (mixed) {
+      // What is forgotten has to stay where it is: da needs it.
+      memory.copy(next, before, step)
+      before = next
+      if (beta) clearForgotten(at, wt)
+      forget(before, wt, corrects ? at : 0)
+    }
     if (corrects) recall(before, at, ut, et, K8, W8)
-    if (beta) scaleTo(ut, et, load<f32>(rowOf(beta, row, 1)), W8)
-    if (gated) writeDecayedBackward(before, after + i * step, wt, kt, ut, gt, d, K8, W8)
-    else writeBackward(before, after + i * step, kt, ut, gt, d, K8, W8)
-    before = after + i * step
-    storeKeys(dq, row, d, 1, 1)
+    if (mixed && erase) forget(before, wt, 0)
+    if (beta) scaleTo(ut, et, load<f32>(tokenAt(beta, t, 1)), W8)
+    if (gated) writeDecayedBackward(before, next, wt, kt, ut, gt, d, K8, W8)
+    else writeBackward(before, next, kt, ut, gt, d, K8, W8)
+    before = next
+    storeKeys(dq, t, d, 1, 1)
   }
-  for (let i = <usize>n - 1; i != <usize>-1; i--) {
-    row -= H
+  for (let t = n - 1; t >= 0; t--) {
+    const i = <usize>t
     const kt = ks + i * rowK, at = corrects ? as + i * rowK : 0
-    const previous = i ? after + (i - 1) * step : S
+    const previous = t ? after + (i - 1) * step : S
     readBackward(dS, qs + i * rowK, gs + i * rowW, kt, us + i * rowW, d, du, K8, W8)
     if (beta) {
-      store<f32>(rowOf(dbeta, row, 1), dotRows(du, 1, es + i * rowW, 1))
-      scaleTo(du, du, -load<f32>(rowOf(beta, row, 1)), W8)
+      store<f32>(tokenAt(dbeta, t, 1), dotRows(du, 1, es + i * rowW, 1))
+      scaleTo(du, du, -load<f32>(tokenAt(beta, t, 1)), W8)
     } else if (erase) scaleTo(du, du, -1, W8)
     if (gated) {
       const wt = ws + i * rowK
+      if (mixed) forget(dS, wt, 0)
       decayBackward(dS, previous, wt, at, du, dw, da, K8, W8)
+      if (mixed) {
+        forget(dS, wt, at)
+        clearForgotten(dw, wt)
+        if (beta) clearForgotten(da, wt)
+      }
       if (beta) {
         addProduct(d, wt, da, K8)
         addProduct(dw, at, da, K8)
       }
-      storeGates(row, dw, 1, 1)
+      storeGates(t, dw, 1, 1)
     } else if (corrects) {
       if (own) memory.fill(da, 0, rowK)
       eraseBackward(dS, previous, at, du, da, K8, W8)
     }
     if (corrects) scaleTo(du, du, -1, W8)
-    if (erase) storeKeys(derase, row, da, 1, 1)
-    storeKeys(dk, row, d, 1, 1)
-    storeBlock(rowOf(dv, row, V), 0, du, 1, 1, V)
+    if (erase) storeKeys(derase, t, da, 1, 1)
+    storeKeys(dk, t, d, 1, 1)
+    storeRows(dv, V, t, du, 1, 1)
   }
   release(frame)
 }

@@ -10,11 +10,12 @@
  * y_t = scale S_t^T q_t / (z_t . q_t + eps), is one more value column: v is extended by 1, S by z, and the cotangent G = scale dy / den of
  * the unscaled read by g = -(dy . y) / den. W is the width of the values so extended.
  *
- * Shapes: q, k, erase [B,T,H,K]; v, y [B,T,H,V]; beta, den [B,T,H]; gate [B,T,H,1 or K]; states [B,H,K,V]; z [B,H,K]; snapshots
- * [B,H,ceil(T/C),K,V].
+ * Shapes: q, k, erase [B,T,H,K]; v, y [B,T,H,V]; beta, den [B,T,H]; gate [B,T,H,1 or K]; tokens [B,T]; states [B,H,K,V]; z [B,H,K];
+ * snapshots [B,H,ceil(T/C),K,V].
+ * Forgetting: where 0 would meet what is forgotten, Infinity and NaN among it, the tokens are cut (`cut`), or the recurrent form clears it.
  * Split: a task is one (b, h), done by one thread from the first token to the last; nothing is shared, so threads change nothing.
  * In scratch all sizes are padded to multiples of 8 (K8, W8, and n8 tokens in a chunk) and held as blocks of strips.ts.
- * Numerics: decays are multiplied, never divided nor subtracted as logarithms (decays.ts); w = 0 forgets exactly. exp is good to 1e-7, so a
+ * Numerics: decays are multiplied, never divided nor subtracted as logarithms (decays.ts). exp is good to 1e-7, so a
  * product of n decays to n 1e-7.
  * Causality is exact: what a token holds, NaN included, never enters the arithmetic of an earlier one. A gate that isn't <= 0 is refused.
  * Pinned by test/ops/fast-weights.test.ts, against engine/devices/reference/fast-weights.ts: RMS ratio 1e-5.
@@ -22,45 +23,186 @@
 import { chunk } from './fast-weights-chunk'
 import { chunkBackward, decayedChunkBackward } from './fast-weights-chunk-backward'
 import { recurrent, recurrentBackward } from './fast-weights-recurrent'
-import { K, K8, V, W8, loadState, rowOf, setGradients, setInputs, setSizes, storeState, take } from './fast-weights-rows'
+import {
+  H, K, K8, V, W8, dbeta, den, derase, dgate, dk, dq, dv, enter, enterAll, erase, fresh, gate, gateWidth, loadState, mixed, rowOf,
+  setGradients, setInputs, setSizes, storeState, take, tokens, y,
+} from './fast-weights-rows'
+import { vload } from './lanes'
+import { exp, splat } from './math'
+
+/** Throws in JavaScript: a value that a kernel can't work with. The code is the index of a text in engine/devices/wasm/pool.ts. */
+@external("env", "refuse")
+declare function refuse(code: i32, value: f32): void
+const POSITIVE_GATE: i32 = 0
+
+// ---- stretches ----------------------------------------------------------------------------------------------------------------------
+
+/** What a span is cut into: rows of its tokens without padding, where each stretch begins among them, and what it is (int32). */
+let rows: usize = 0, starts: usize = 0, kinds: usize = 0
+const FRESH: i32 = 1, MIXED: i32 = 2
+
+/** tokenBits of engine/devices/kernels.ts. */
+const TOKEN: i32 = 1, BEGINS: i32 = 2
+
+/** How many of a token's decays are 0. */
+const NONE: i32 = 0, SOME: i32 = 1, ALL: i32 = 2
+
+/** Below the first, e^x may be 0. */
+const DEEP: f32 = -80
+
+@inline function put(x: usize, i: i32, value: i32): void {
+  store<i32>(x + (<usize>i << 2), value)
+}
+
+@inline function get(x: usize, i: i32): i32 {
+  return load<i32>(x + (<usize>i << 2))
+}
+
+/** NONE, SOME or ALL; refuses a gate that isn't <= 0. */
+function forgetting(row: i32): i32 {
+  const g = rowOf(gate, row, gateWidth)
+  let deep = splat(0)
+  for (let c = 0; c < gateWidth; c += 4) {
+    const x = vload(g + (<usize>c << 2), gateWidth - c)
+    if (!v128.all_true<i32>(f32x4.le(x, splat(0)))) refuseGate(x)
+    deep = v128.or(deep, f32x4.lt(x, splat(DEEP)))
+  }
+  if (!v128.any_true(deep)) return NONE
+  let zeros = 0
+  for (let c = 0; c < gateWidth; c++) if (f32x4.extract_lane(exp(v128.load32_splat(g + (<usize>c << 2))), 0) == 0) zeros++
+  return zeros == gateWidth ? ALL : zeros ? SOME : NONE
+}
+
+function refuseGate(x: v128): void {
+  let g = f32x4.extract_lane(x, 0)
+  if (g <= 0) g = f32x4.extract_lane(x, 1)
+  if (g <= 0) g = f32x4.extract_lane(x, 2)
+  if (g <= 0) g = f32x4.extract_lane(x, 3)
+  refuse(POSITIVE_GATE, g)
+}
+
+/**
+ * Cuts the n tokens from `row` on into stretches without padding; their number. One begins where a sequence does and where all channels
+ * forget, unless erase reads them before: it starts from a state of 0, so that 0 never meets what is forgotten. All but the first are such,
+ * so that the snapshot of the span is all the backward needs. The last may be empty.
+ */
+function cut(row: i32, n: i32, backward: bool): i32 {
+  let count = 1, real = 0
+  put(starts, 0, 0)
+  put(kinds, 0, 0)
+  for (let t = 0; t < n; t++, row += H) {
+    const bits = tokens ? get(tokens, row / H) : TOKEN
+    const forgets = gate && bits == TOKEN ? forgetting(row) : NONE
+    if (bits & BEGINS || (forgets == ALL && !erase)) {
+      put(starts, count, real)
+      put(kinds, count++, FRESH)
+    } else if (forgets != NONE) put(kinds, count - 1, get(kinds, count - 1) | MIXED)
+    if (bits & TOKEN) put(rows, real++, row)
+    else if (backward) {
+      clear(dq, row, K)
+      clear(dk, row, K)
+      clear(dv, row, V)
+      clear(dbeta, row, 1)
+      clear(dgate, row, gateWidth)
+      clear(derase, row, K)
+    } else {
+      clear(y, row, V)
+      clear(den, row, 1)
+    }
+  }
+  put(starts, count, real)
+  return count
+}
+
+function clear(x: usize, row: i32, width: i32): void {
+  if (x) memory.fill(rowOf(x, row, width), 0, <usize>width << 2)
+}
+
+/** Makes stretch i the one at hand; the number of its tokens. */
+function enterStretch(i: i32): i32 {
+  const start = get(starts, i), n = get(starts, i + 1) - start, kind = get(kinds, i)
+  enter(rows + (<usize>start << 2), n, (kind & FRESH) != 0, (kind & MIXED) != 0)
+  return n
+}
+
+/** Scratch for `cut`, for spans of up to C tokens. */
+function takeStretches(C: i32): void {
+  rows = take(C)
+  starts = take(C + 2)
+  kinds = take(C + 1)
+}
+
+// ---- kernels: a task is a head, cut into spans of C tokens, and those into stretches ------------------------------------------------
 
 export function fastWeights(begin: i32, end: i32, chunked: i32, q: usize, k: usize, v: usize, beta: usize, gate: usize, erase: usize,
-  s0: usize, z0: usize, y: usize, sT: usize, zT: usize, den: usize, states: usize, zs: usize, T: i32, H: i32, keyWidth: i32,
-  valueWidth: i32, gateWidth: i32, C: i32, readScale: f32, epsilon: f32): void {
-  setInputs(q, k, v, beta, gate, erase, y, den)
+  tokens: usize, s0: usize, z0: usize, y: usize, sT: usize, zT: usize, den: usize, states: usize, zs: usize, T: i32, H: i32,
+  keyWidth: i32, valueWidth: i32, gateWidth: i32, C: i32, readScale: f32, epsilon: f32): void {
+  setInputs(q, k, v, beta, gate, erase, tokens, y, den)
   setSizes(H, keyWidth, valueWidth, gateWidth, zT != 0, readScale, epsilon)
-  const S = take(K8 * W8)
+  takeStretches(min(C, T))
+  const S = take(K8 * W8), bytes = <usize>(K8 * W8) << 2
   const spans = (T - 1) / C + 1
   for (let head = begin; head < end; head++) {
     loadState(S, rowOf(s0, head, K * V), rowOf(z0, head, K))
     for (let c = 0; c < spans; c++) {
       const t = c * C, n = min(C, T - t), row = (head / H * T + t) * H + head % H, span = head * spans + c
       storeState(rowOf(states, span, K * V), rowOf(zs, span, K), S)
-      if (chunked) chunk(S, row, n)
-      else recurrent(S, row, n)
+      const count = gate || tokens ? cut(row, n, false) : 0
+      if (!count) {
+        enterAll(row)
+        forward(chunked, S, n)
+      }
+      for (let i = 0; i < count; i++) {
+        const m = enterStretch(i)
+        if (fresh) memory.fill(S, 0, bytes)
+        forward(chunked, S, m)
+      }
     }
     storeState(rowOf(sT, head, K * V), rowOf(zT, head, K), S)
   }
 }
 
+function forward(chunked: i32, S: usize, n: i32): void {
+  if (!n) return
+  if (chunked && !mixed) chunk(S, n)
+  else recurrent(S, n)
+}
+
 export function fastWeightsBackward(begin: i32, end: i32, chunked: i32, q: usize, k: usize, v: usize, beta: usize, gate: usize,
-  erase: usize, y: usize, den: usize, states: usize, zs: usize, dy: usize, dsT: usize, dzT: usize, dq: usize, dk: usize, dv: usize,
-  dbeta: usize, dgate: usize, derase: usize, ds0: usize, dz0: usize, T: i32, H: i32, keyWidth: i32, valueWidth: i32, gateWidth: i32,
-  C: i32, readScale: f32): void {
-  setInputs(q, k, v, beta, gate, erase, y, den)
+  erase: usize, tokens: usize, y: usize, den: usize, states: usize, zs: usize, dy: usize, dsT: usize, dzT: usize, dq: usize, dk: usize,
+  dv: usize, dbeta: usize, dgate: usize, derase: usize, ds0: usize, dz0: usize, T: i32, H: i32, keyWidth: i32, valueWidth: i32,
+  gateWidth: i32, C: i32, readScale: f32): void {
+  setInputs(q, k, v, beta, gate, erase, tokens, y, den)
   setGradients(dy, dq, dk, dv, dbeta, dgate, derase)
   setSizes(H, keyWidth, valueWidth, gateWidth, den != 0, readScale, 0)
-  const dS = take(K8 * W8), S = take(K8 * W8)
+  takeStretches(min(C, T))
+  const dS = take(K8 * W8), S = take(K8 * W8), bytes = <usize>(K8 * W8) << 2
   const spans = (T - 1) / C + 1
   for (let head = begin; head < end; head++) {
     loadState(dS, rowOf(dsT, head, K * V), rowOf(dzT, head, K))
     for (let c = spans - 1; c >= 0; c--) {
       const t = c * C, n = min(C, T - t), row = (head / H * T + t) * H + head % H, span = head * spans + c
-      loadState(S, rowOf(states, span, K * V), rowOf(zs, span, K))
-      if (!chunked) recurrentBackward(S, dS, row, n)
-      else if (gate || erase) decayedChunkBackward(S, dS, row, n)
-      else chunkBackward(S, dS, row, n)
+      const s = rowOf(states, span, K * V), z = rowOf(zs, span, K)
+      const count = gate || tokens ? cut(row, n, true) : 0
+      if (!count) {
+        enterAll(row)
+        loadState(S, s, z)
+        backward(chunked, S, dS, n)
+      }
+      for (let i = count - 1; i >= 0; i--) {
+        const m = enterStretch(i)
+        loadState(S, fresh ? 0 : s, fresh ? 0 : z)
+        backward(chunked, S, dS, m)
+        if (fresh) memory.fill(dS, 0, bytes)
+      }
     }
     storeState(rowOf(ds0, head, K * V), rowOf(dz0, head, K), dS)
   }
+}
+
+function backward(chunked: i32, S: usize, dS: usize, n: i32): void {
+  if (!n) return
+  if (!chunked || mixed) recurrentBackward(S, dS, n)
+  else if (gate || erase) decayedChunkBackward(S, dS, n)
+  else chunkBackward(S, dS, n)
 }

@@ -96,8 +96,8 @@ export const mutations = [
   {
     bug: "the gate's gradient is that of the decay, not of its logarithm",
     file: reference,
-    from: 'row(dW, t)[i] = w[i] * (dot(',
-    to: 'row(dW, t)[i] = (dot(',
+    from: 'faded(w[i], dot(',
+    to: 'faded(1, dot(',
     claim: 'mamba2: gradients of recurrent = autograd of step',
   },
   {
