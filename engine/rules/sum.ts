@@ -19,6 +19,7 @@ import {
   S,
   type Step,
   stretch,
+  unpadded,
   z,
 } from './rule.ts'
 
@@ -84,16 +85,17 @@ const retentionStep: Step = (state, { decay, ...token }, options) =>
 /** Peng 2021: S_t = (1 - beta_t) S_{t-1} + beta_t k_t v_t^T: a write fades everything, not just what its key addresses. beta in [0, 1]. */
 export function pengRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: FastWeightState, options: RuleOptions = {}): RuleResult {
   checkCall('pengRule', { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads] }, options)
+  const [values, rate] = [v, beta].map((x) => unpadded(x, options.mask))
   // Where beta is 1 the gate would be -Infinity, and its gradient lost: 1e-30 of the past is left over. The root is NaN where beta > 1.
-  const rest = (): Tensor => maximum(affine(beta, -1, 1), 1e-30)
+  const rest = (): Tensor => maximum(affine(rate, -1, 1), 1e-30)
   const gate = customOp(
     'pengRule',
-    [beta],
-    () => log(add(rest(), affine(sqrt(affine(beta, -1, 1)), 0))),
+    [rate],
+    () => log(add(rest(), affine(sqrt(affine(rate, -1, 1)), 0))),
     (dgate) => [neg(div(dgate, rest()))],
   )
   try {
-    return fastWeights(q, k, mul(v, stretch(beta, 4)), { gate }, state, options, 'pengRule')
+    return fastWeights(q, k, mul(values, stretch(rate, 4)), { gate }, state, options, 'pengRule')
   } catch (error) {
     const message = (error as Error).message
     throw message.includes('the gate holds') ? new Error(`pengRule: beta must lie in [0, 1]: of log(1 - beta), ${message}`) : error
