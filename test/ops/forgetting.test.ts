@@ -6,8 +6,10 @@ import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import {
   type Device,
+  deltaRule,
   type FastWeightState,
   type Form,
+  gatedSumRule,
   type HostArray,
   type Rule,
   type RuleOptions,
@@ -182,7 +184,7 @@ function badValue(kind: (typeof kinds)[number], values: ValueKind, rule: Rule, d
   return { overflow: device.double ? 1e200 : 1e30, NaN: NaN, Infinity }[kind]
 }
 
-const devices: readonly { name: string; open: () => Promise<Device>; bound: number; runs: number }[] = [
+const devices: readonly { name: string; open: (test: Mocha.Context) => Promise<Device>; bound: number; runs: number }[] = [
   { name: 'reference', open: async () => reference, bound: 1e-10, runs: 8 },
   ...builds.map(({ name, relaxed }) => ({ name: `wasm ${name}`, open: () => wasm(1, relaxed), bound: 1e-5, runs: 8 })),
 ]
@@ -190,8 +192,8 @@ const devices: readonly { name: string; open: () => Promise<Device>; bound: numb
 for (const { name: deviceName, open, bound, runs } of devices)
   describe(`forgetting, ${deviceName}`, () => {
     let device: Device
-    before(async () => {
-      device = await open()
+    before(async function () {
+      device = await open(this)
     })
 
     const compare = (exact: boolean, actual: HostArray, expected: HostArray, what: string): void =>
@@ -334,4 +336,170 @@ for (const { name: deviceName, open, bound, runs } of devices)
         }
       })
     }
+
+    // ---- decays of 0
+
+    const forgetful = {
+      head: ['peng', 'retnet', 'mamba2', 'gated-delta', 'delta-product', 'mesa'],
+      channel: ['gla', 'kda', 'gated-oja', 'dplr', 'rwkv7'],
+    }
+
+    for (const name of forgetful.head) {
+      const rule = table[name]
+      it(`${name}: a decay of 0 forgets NaN and Infinity`, () =>
+        fc.assert(
+          fc.asyncProperty(
+            numbers,
+            fc.record({ kind: fc.constantFrom(...kinds), before: fc.integer({ min: 0, max: 6 }), good: fc.integer({ min: 1, max: 9 }) }),
+            async ({ seed, form, sizes }, { kind, before, good }) => {
+              const inputs = draw(rule, good, sizes, seed)
+              // Retention forgets at every token. Where Peng's rate is 1, the decay is 0.
+              if (name === 'retnet') inputs.decay.fill(-Infinity)
+              const [forgets, value] = name === 'peng' ? ['beta', 1] : ['gate', -Infinity]
+              inputs[forgets]?.fill(value, 0, 2)
+              const dy = uniforms(seed + 5, sizeOf(shapeOf(['B', 'T', 'H', 'V'], good, sizes)))
+              const places = [...stretch('bad', before), ...stretch('good', good)]
+              const state = drawState(rule, sizes, seed)
+              for (const x of Object.values(state)) x.fill(kind === 'state' || kind === 'NaN' ? NaN : Infinity)
+              const call = { rule, device, sizes, options: optionsOf(rule, form) }
+              const alone = await run({ ...call, T: good, inputs, dy })
+              const all = await run({
+                ...call,
+                T: places.length,
+                inputs: Object.fromEntries(
+                  Object.entries(inputs).map(([input, x]) => {
+                    const { values, shape } = rule.inputs[input]
+                    return [input, shape[1] === 'T' ? packed(x, places, badValue(kind, values, rule, device), NaN) : x]
+                  }),
+                ),
+                state,
+                dy: packed(dy, places, NaN, NaN),
+              })
+              const exact = call.options.form === 'recurrent'
+              for (const result of ['y', ...timed(rule).map((input) => `d${input}`)])
+                compare(exact, rowsOf(all[result], places, 'good'), alone[result], `${JSON.stringify(call.options)}: ${result}`)
+              for (const part of Object.keys(rule.state)) {
+                compare(exact, all[part], alone[part], part)
+                if (before === 0)
+                  assert.ok(
+                    all[`d${part}0`].every((x) => x === 0),
+                    `d${part}0`,
+                  )
+              }
+            },
+          ),
+          { numRuns: runs },
+        ))
+    }
+
+    for (const name of forgetful.channel) {
+      const rule = table[name]
+      // Gated Oja's channels are those of the values.
+      const column = name === 'gated-oja'
+      it(`${name}: a decay of 0 in one channel forgets that channel, and no other`, () =>
+        fc.assert(
+          fc.asyncProperty(
+            numbers,
+            fc.record({ T: fc.integer({ min: 1, max: 9 }), channel: fc.nat(8), value: fc.constantFrom(NaN, Infinity, 1) }),
+            async ({ seed, form, sizes }, { T, channel, value }) => {
+              const { K, V } = sizes
+              const width = column ? V : K
+              const c = channel % width
+              const inputs = draw(rule, T, sizes, seed)
+              // What reads the memory before it decays doesn't read this channel.
+              for (const place of [c, width + c]) {
+                inputs.gate[place] = -Infinity
+                for (const reader of ['a', 'kappa']) if (reader in inputs) inputs[reader][place] = 0
+              }
+              const inChannel = (i: number): boolean => (column ? i % V : Math.floor(i / V) % K) === c
+              const { S } = drawState(rule, sizes, seed)
+              const call = { rule, device, sizes, T, inputs, options: optionsOf(rule, form), dState: drawState(rule, sizes, seed + 1) }
+              const dy = uniforms(seed + 5, T * 2 * V)
+              const [all, expected] = [
+                await run({ ...call, dy, state: { S: S.map((x, i) => (inChannel(i) ? value : x)) } }),
+                await run({ ...call, dy, state: { S: S.map((x, i) => (inChannel(i) ? 0 : x)) } }),
+              ]
+              for (const [result, x] of Object.entries(all)) {
+                // The derivative by what would have read the channel is what stands there.
+                if (result === 'da' || result === 'dkappa') for (const place of [c, width + c]) x[place] = expected[result][place]
+                assertSame(x, expected[result], `${JSON.stringify(call.options)}: ${result}`)
+              }
+              assert.ok(
+                all.dS0.every((x, i) => x === 0 || !inChannel(i)),
+                'the gradient of what is forgotten',
+              )
+              assert.ok(
+                [c, width + c].every((place) => all.dgate[place] === 0),
+                'the gradient of the gate that forgets',
+              )
+            },
+          ),
+          { numRuns: runs },
+        ))
+    }
+
+    it('gla: a channel that forgets in the middle of a chunk', async () => {
+      const sizes = { K: 5, V: 3 }
+      const [T, t, c] = [9, 4, 2]
+      const inputs = draw(table.gla, T, sizes, 1)
+      for (const h of [0, 1]) inputs.gate[(2 * t + h) * sizes.K + c] = -Infinity
+      const { S } = drawState(table.gla, sizes, 2)
+      const held = (value: number): Values => ({ S: S.map((x, i) => (Math.floor(i / sizes.V) % sizes.K === c ? value : x)) })
+      const dy = uniforms(3, T * 2 * sizes.V)
+      const from = (x: HostArray): HostArray => x.slice((x.length / T) * t)
+      for (const options of forms)
+        for (const value of [NaN, Infinity]) {
+          const call = { rule: table.gla, device, sizes, T, inputs, dy, options, dState: drawState(table.gla, sizes, 3) }
+          const [all, expected] = [await run({ ...call, state: held(value) }), await run({ ...call, state: held(1) })]
+          for (const result of ['y', 'dq', 'dgate'])
+            assertSame(from(all[result]), from(expected[result]), `${JSON.stringify(options)}: ${result}`)
+          for (const result of ['S', 'dk', 'dv', 'dS0']) assertSame(all[result], expected[result], `${JSON.stringify(options)}: ${result}`)
+        }
+    })
+
+    it('peng: at a rate of 1 the gradient is still that of finite differences', async () => {
+      const sizes = { K: 3, V: 2 }
+      const T = 5
+      const inputs = draw(rules.peng, T, sizes, 1)
+      for (const i of [2, 5, 8]) inputs.beta[i] = 1
+      const state = drawState(rules.peng, sizes, 2)
+      const dy = uniforms(3, T * 2 * sizes.V)
+      const { dbeta } = await run({ rule: rules.peng, device, sizes, T, inputs, state, dy, options: {} })
+      // y is a polynomial of each rate; from below, where it is one.
+      const at = async (i: number, rate: number): Promise<number> => {
+        const beta = inputs.beta.map((x, j) => (i === j ? rate : x))
+        const { y } = await run({ rule: rules.peng, device: reference, sizes, T, inputs: { ...inputs, beta }, state, dy, options: {} })
+        return Array.from(y).reduce((total, x, j) => total + x * dy[j], 0)
+      }
+      for (const i of [2, 5, 8, 3]) {
+        const h = 2 ** -10
+        const x = inputs.beta[i] === 1 ? [1, 1 - h] : [inputs.beta[i] + h, inputs.beta[i] - h]
+        const slope = ((await at(i, x[0])) - (await at(i, x[1]))) / (Math.fround(x[0]) - Math.fround(x[1]))
+        assert.ok(Math.abs(dbeta[i] - slope) < 1e-5, `token ${i}: ${dbeta[i]}, not ${slope}`)
+      }
+    })
+
+    it('keeps what these three forget out of what follows', async () => {
+      const ones = (shape: readonly number[]): Tensor => tensor(new Float32Array(sizeOf(shape)).fill(1), { shape, device })
+      const flags = (...values: number[]): Tensor => tensor(Int32Array.from(values), { shape: [1, values.length], device })
+      const one = (n: number): Tensor => ones([1, n, 1, 1])
+      const state = { S: tensor([Infinity], { shape: [1, 1, 1, 1], device }) }
+      const read = async ({ y }: { y: Tensor }): Promise<number[]> => [...(await y.read())]
+      for (const options of forms) {
+        assert.deepEqual(await read(deltaRule(one(2), one(2), one(2), ones([1, 2, 1]), state, { ...options, reset: flags(1, 0) })), [1, 1])
+        const gate = tensor([-Infinity, 0], { shape: [1, 2, 1], device })
+        assert.deepEqual(await read(gatedSumRule(one(2), one(2), one(2), gate, state, options)), [1, 2])
+        const T = 63
+        const k = tensor(
+          Float32Array.from({ length: T }, (_, t) => (t < 60 ? 4 : 1)),
+          { shape: [1, T, 1, 1], device },
+        )
+        const v = tensor(
+          Float32Array.from({ length: T }, (_, t) => t % 3),
+          { shape: [1, T, 1, 1], device },
+        )
+        const reset = flags(...Array.from({ length: T }, (_, t) => Number(t === 0 || t === 60)))
+        assert.deepEqual((await read(deltaRule(one(T), k, v, ones([1, T, 1]), undefined, { ...options, reset }))).slice(-3), [0, 1, 2])
+      }
+    })
   })
