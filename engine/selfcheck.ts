@@ -110,6 +110,7 @@ const fastWeightCase =
       beta: beta ? m.input(tokens, 0, 1) : null,
       gate: width ? m.input(tokens * width, -2, 0) : null,
       erase: erase ? m.input(tokens * K, -key, key) : null,
+      tokens: null,
       s0: m.input(B * H * K * V),
       z0: normalised ? m.input(B * H * K, 0.1, 1) : null,
     }
