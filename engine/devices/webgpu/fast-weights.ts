@@ -1,5 +1,5 @@
 /**
- * The fast-weight recurrences: kernels-wgsl/fast-weights.wgsl, which has the equations, and fast-weights-products.wgsl.
+ * The fast-weight recurrences: kernels-wgsl/fast-weights.wgsl, which has the equations, and the files of each form beside it.
  *
  * In chunks, all pieces of all heads are prepared at once, then one dispatch carries the states from piece to piece, then all outputs are
  * computed at once; likewise backward. The recurrent form is one dispatch over the tokens, for decoding; its backward is the chunk form's, since it
@@ -9,7 +9,13 @@
  * are taken as many at a time as `scratchFloats` holds, and where it doesn't hold one, a head's tokens part by part, in the order of time or against
  * it: from the state that the part before has left in the memory of the final state, or the cotangent in that of the initial state's.
  */
-import { fastWeights as kernels, fastWeightsProducts as products } from '../../../kernels-wgsl/generated/wgsl.ts'
+import {
+  fastWeightsChunkBackward as backward,
+  fastWeightsChunk as chunk,
+  fastWeightsProducts as products,
+  fastWeightsRecurrent as recurrent,
+  fastWeights as shared,
+} from '../../../kernels-wgsl/generated/wgsl.ts'
 import type { FastWeightInputs, FastWeightSizes, Kernels } from '../kernels.ts'
 import { type Block, show } from './memory.ts'
 import { type Gpu, perGroup, threads } from './runtime.ts'
@@ -98,7 +104,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     return { heads: 1, spans: Math.min(spans, held) }
   }
 
-  function forEachPart(plan: Plan, layout: Layout, body: (part: Part) => void, backward = false): void {
+  function forEachPart(plan: Plan, layout: Layout, body: (part: Part) => void, reverse = false): void {
     const { params, spans, chunksOfSpan } = plan
     const { T, C, span, perSpan } = params
     const most = partsOf(plan, layout)
@@ -106,7 +112,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     for (let head = 0; head < plan.heads; head += most.heads)
       for (let i = 0; i < count; i++) {
         const heads = Math.min(most.heads, plan.heads - head)
-        const from = (backward ? count - 1 - i : i) * most.spans
+        const from = (reverse ? count - 1 - i : i) * most.spans
         const to = Math.min(from + most.spans, spans)
         const pieces = to === spans ? params.pieces - from * perSpan : (to - from) * perSpan
         const regions = layout(plan.floats(pieces))
@@ -140,7 +146,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   }
 
   function checkGate(gate: Block | null, n: number): void {
-    if (gate) gpu.run(kernels, 'checkGate', { gate, faults: gpu.faults }, { n, fault: gpu.fault(gateFault) }, Math.ceil(n / perGroup))
+    if (gate) gpu.run(shared, 'checkGate', { gate, faults: gpu.faults }, { n, fault: gpu.fault(gateFault) }, Math.ceil(n / perGroup))
   }
 
   /** States between arrays [B,H,outside,K,V] and [B,H,outside,K] and region S of the work: the names are those of Params. */
@@ -151,7 +157,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     { S = params.S, slots = params.pieces + 1, slot = 0, segments = 1, outside = 1, begin = 0, stride = 1, step = 1 } = {},
   ): void {
     gpu.run(
-      kernels,
+      shared,
       entry,
       { work, ...(entry === 'load' ? { stateIn: state, normaliserIn: normaliser } : { state, normaliser }) },
       {
@@ -235,14 +241,14 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   function prepare(part: Part, { gated, extra }: Plan, { q, k, v, gate }: FastWeightInputs<Block>): void {
     const { work, params, batches } = part
     const { K, columns, reads } = params
-    gpu.run(kernels, 'prepare', { work, q, k, v, extra, gate }, params, batches * (blocks(K) + blocks(columns)))
-    if (gated) gpu.run(kernels, 'pairs', { work, q, k, extra }, params, batches)
+    gpu.run(chunk, 'prepare', { work, q, k, v, extra, gate }, params, batches * (blocks(K) + blocks(columns)))
+    if (gated) gpu.run(chunk, 'pairs', { work, q, k, extra }, params, batches)
     else {
       const { keys, multiply } = matrices(part)
       multiply('P', [keys('Q'), turned(keys('Kt'))], params.rows, K, { lowerC: 2 })
       if (reads) multiply('M', [keys('A'), turned(keys('Kt'))], params.rows, K, { lowerC: 1 })
     }
-    if (reads) gpu.run(kernels, 'solve', { work }, params, batches * blocks(K + columns))
+    if (reads) gpu.run(chunk, 'solve', { work }, params, batches * blocks(K + columns))
   }
 
   /** Snapshots at the chunks that begin inside a piece. */
@@ -255,7 +261,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   ): void {
     const n = batches * params.K * params.columns
     gpu.run(
-      kernels,
+      chunk,
       'snapshots',
       { work, k, extra, state, normaliser },
       { ...params, outside, begin },
@@ -334,7 +340,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         const run = (part: Pick<Part, 'work' | 'params' | 'heads'>, inPlace: boolean): void => {
           const { work, params, heads } = part
           const groups = heads * blocks(params.columns)
-          gpu.run(kernels, 'recurrent', { work, q, k, v, extra, gate, y, den }, { ...params, inPlace: Number(inPlace) }, groups)
+          gpu.run(recurrent, 'recurrent', { work, q, k, v, extra, gate, y, den }, { ...params, inPlace: Number(inPlace) }, groups)
         }
         // Where nothing is kept, the final state's own memory holds the state.
         if (!zT && !states) {
@@ -353,7 +359,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
           )
         if (zT) {
           const n = plan.tokens * sizes.V
-          gpu.run(kernels, 'normalise', { y, den }, { V: sizes.V, n }, Math.ceil(n / perGroup))
+          gpu.run(recurrent, 'normalise', { y, den }, { V: sizes.V, n }, Math.ceil(n / perGroup))
         }
         return
       }
@@ -378,7 +384,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         const m = matrices(part)
         m.multiply('O', [m.keys('Q'), m.states('S')], columns, K)
         m.multiply('O', [m.pairs('P'), m.values('U')], columns, rows, { accumulate: 1, triangleA: 1 })
-        gpu.run(kernels, 'outputs', { work: part.work, y, den }, part.params, rowGroups(part))
+        gpu.run(chunk, 'outputs', { work: part.work, y, den }, part.params, rowGroups(part))
         keep(part)
         if (states) innerSnapshots(part, plan, inputs, states, zs)
       })
@@ -412,11 +418,11 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         move('load', part, [states, zs], part.snapshots)
         scanForward(part, part.spans, perSpan, false)
         const m = matrices(part)
-        gpu.run(kernels, 'cotangents', { work, dy, yIn: y, denIn: den }, params, rowGroups(part))
+        gpu.run(backward, 'cotangents', { work, dy, yIn: y, denIn: den }, params, rowGroups(part))
         m.multiply('dU', [turned(m.pairs('P')), m.values('G')], columns, rows, { triangleA: 2 })
         move('load', part, part.ends ? [dsT, dzT] : [dS, dz], { S: params.dS, slot: params.pieces })
         scanBackward(part)
-        if (reads) gpu.run(kernels, 'solve', { work }, { ...params, transposed: 1 }, batches * blocks(columns))
+        if (reads) gpu.run(chunk, 'solve', { work }, { ...params, transposed: 1 }, batches * blocks(columns))
         m.multiply('dQ', [m.values('G'), turned(m.states('S'))], K, columns)
         m.multiply('dK', [m.values('U'), turned(m.states('dS', 1))], K, columns)
         m.multiply('dP', [m.values('G'), turned(m.values('U'))], rows, columns, { lowerC: 2 })
@@ -424,7 +430,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
           m.multiply('dA', [m.values('dU'), turned(m.states('S'))], K, columns, { alpha: -1 })
           m.multiply('dM', [m.values('dU'), turned(m.values('U'))], rows, columns, { alpha: -1, lowerC: 1 })
         }
-        if (gated) gpu.run(kernels, 'fadeBackward', { work, q, k, extra }, params, batches * blocks(K))
+        if (gated) gpu.run(backward, 'fadeBackward', { work, q, k, extra }, params, batches * blocks(K))
         else {
           // Without decays the pairs are plain products.
           m.multiply('dQ', [m.pairs('dP'), m.keys('Kt')], K, rows, { accumulate: 1, triangleA: 1 })
@@ -434,8 +440,8 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
             m.multiply('dA', [m.pairs('dM'), m.keys('Kt')], K, rows, { accumulate: 1, triangleA: 1 })
           }
         }
-        gpu.run(kernels, 'gradients', { work, k, extra, dq, dk, dv, dextra: dbeta ?? derase }, params, rowGroups(part))
-        if (gated) gpu.run(kernels, 'gateGradient', { work, dgate }, params, rowGroups(part))
+        gpu.run(backward, 'gradients', { work, k, extra, dq, dk, dv, dextra: dbeta ?? derase }, params, rowGroups(part))
+        if (gated) gpu.run(backward, 'gateGradient', { work, dgate }, params, rowGroups(part))
         if (dS || dz) move('store', part, [dS, dz], { S: params.dS })
       }
       // Between parts of a head, too, there has to be memory for the cotangents of the state.
