@@ -178,6 +178,7 @@ export const fastWeights =
       beta: programmed === 'beta' ? m.float(R, 0) : null,
       gate,
       erase: programmed === 'erase' ? key : null,
+      tokens: null,
       s0: null,
       z0: null,
     }

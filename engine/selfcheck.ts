@@ -48,7 +48,7 @@ type Case = (kernels: Kernels<unknown>, memory: Memory) => void
  * only moves numbers is exact.
  */
 const float32Bound = 5e-6
-const exact: readonly KernelName[] = ['fill', 'copy', 'gather']
+const exact: readonly KernelName[] = ['fill', 'copy', 'copyWhere', 'gather']
 
 const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i)
 
@@ -109,6 +109,7 @@ const fastWeightCase =
       beta: beta ? m.input(tokens, 0, 1) : null,
       gate: width ? m.input(tokens * width, -2, 0) : null,
       erase: erase ? m.input(tokens * K, -key, key) : null,
+      tokens: null,
       s0: m.input(B * H * K * V),
       z0: normalised ? m.input(B * H * K, 0.1, 1) : null,
     }
@@ -178,6 +179,10 @@ const cases: Record<KernelName, readonly Case[]> = {
     (k, m) => k.copy(m.input(105), m.output(105), [7, 3, 5], [1, 7, 21], 0, [15, 5, 1], 0),
     (k, m) => k.copy(m.input(40), m.inout(60), [10, 2], [-4, 1], 37, [5, 2], 3),
     (k, m) => k.copy(m.input(6), m.output(24), [2, 4, 3], [3, 0, 1], 0, [12, 3, 1], 0),
+  ],
+  copyWhere: [
+    (k, m) => k.copyWhere(m.indices([0, 1, -1, 0, 7]), m.input(105), m.inout(105), [7, 3, 5], [0, 0, 1], [15, 5, 1]),
+    (k, m) => k.copyWhere(m.indices([1, 0, 2, 0, 3, 0, 1, 1]), m.input(3), m.inout(48), [2, 4, 2, 3], [4, 1, 0, 0], [0, 0, 0, 1]),
   ],
   gather: [(k, m) => k.gather(m.input(54), m.indices([8, 0, 3, 3, 0, 7]), m.output(36), 6, 9, 6)],
   gatherBackward: [(k, m) => k.gatherBackward(m.input(66), m.indices([8, 0, 3, 3, 0, 7, 3, 1, 1, 8, 3]), m.output(54), 11, 9, 6)],

@@ -13,6 +13,11 @@ export function checkFloat(op: string, ...tensors: (Tensor | null | undefined)[]
   for (const t of tensors) if (t && t.dtype !== 'float32') throw new Error(`${op}: needs a float32 tensor, not ${t.dtype}`)
 }
 
+/** An int32 tensor that means true where it isn't 0. */
+export function checkCondition(op: string, condition: Tensor): void {
+  if (!condition.indices) throw new Error(`${op}: the condition must be an int32 tensor (tensor(..., { dtype: 'int32' })), not float32`)
+}
+
 export function checkIndices(op: string, index: Tensor, below: number, ignore?: number): Int32Array {
   if (!index.indices) throw new Error(`${op}: needs int32 indices (tensor(..., { dtype: 'int32' })), not float32`)
   for (let i = 0; i < index.size; i++) {

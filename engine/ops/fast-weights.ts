@@ -9,12 +9,11 @@
  * Cotangents of y and of the final state both flow back, to every input and the initial state.
  */
 import { recordMany, records } from '../autograd.ts'
-import type { FastWeightInputs, FastWeightOutputs, FastWeightSizes, KernelForm } from '../devices/kernels.ts'
+import type { Device } from '../devices/device.ts'
+import { type FastWeightInputs, type FastWeightOutputs, type FastWeightSizes, type KernelForm, tokenBits } from '../devices/kernels.ts'
 import { type Shape, show } from '../shape.ts'
-import { empty, full, like, Tensor, tensor, zeros } from '../tensor.ts'
+import { empty, full, like, Tensor, tensor } from '../tensor.ts'
 import { checkFloat, match, sameDevice } from './check.ts'
-import { maximum, minimum, mul } from './elementwise.ts'
-import { reshape } from './movement.ts'
 
 export const forms = ['recurrent', 'parallel', 'chunk'] as const
 export type Form = (typeof forms)[number]
@@ -36,9 +35,15 @@ export interface RuleOptions {
   chunk?: number
   /** y = scale S^T q; 1 by default. */
   scale?: number
-  /** int32 [B,T]: 0 where a token is padding. It leaves the state as it is, exactly; what it reads means nothing. Its inputs must be finite. */
+  /**
+   * int32 [B,T]: 0 where a token is padding. It leaves the state as it is, to the bit. What its inputs hold is never looked at, so they may be
+   * anything, NaN included; its y and the gradients of its inputs are 0.
+   */
   mask?: Tensor
-  /** int32 [B,T]: 1 where a new sequence begins: what came before that token is forgotten, exactly. */
+  /**
+   * int32 [B,T]: 1 where a new sequence begins, on padding too. It finds an empty state, whatever came before, NaN and Infinity included; and
+   * no gradient, finite or not, goes back past it.
+   */
   reset?: Tensor
 }
 
@@ -69,33 +74,13 @@ export function tokenFlags(op: string, name: string, flags: Tensor, B: number, T
   return flags.indices
 }
 
-/** A padding token writes nothing and decays nothing; where a sequence begins the decay is 0. */
-function withFlags(op: string, k: Tensor, gates: Gates, options: RuleOptions, B: number, T: number, H: number): { k: Tensor } & Gates {
-  let { beta, gate, erase } = gates
-  const { mask, reset } = options
-  if (mask) {
-    const real = tensor(Float32Array.from(tokenFlags(op, 'mask', mask, B, T)), { shape: [B, T], device: k.device })
-    const times = (x: Tensor): Tensor => mul(x, reshape(real, [B, T, ...x.shape.slice(2).map(() => 1)]))
-    k = times(k)
-    beta &&= times(beta)
-    erase &&= times(erase)
-    gate &&= times(maximum(gate, -1e30)) // 0 times -Infinity would be NaN
-  }
-  if (reset) {
-    const begins = tokenFlags(op, 'reset', reset, B, T)
-    const limit = Float32Array.from(begins, (x) => (x ? Number.NEGATIVE_INFINITY : Number.POSITIVE_INFINITY))
-    gate ??= zeros([B, T, H], k.device)
-    gate = minimum(gate, tensor(limit, { shape: [B, T, ...gate.shape.slice(2).map(() => 1)], device: k.device }))
-    // What erases reads the state before it decays, so it must find nothing.
-    erase &&= mul(
-      erase,
-      tensor(
-        Float32Array.from(begins, (x) => 1 - x),
-        { shape: [B, T, 1, 1], device: k.device },
-      ),
-    )
-  }
-  return { k, beta, gate, erase }
+/** mask and reset as the kernels take them, int32 [B,T]; null where they say nothing. */
+function tokensOf(op: string, { mask, reset }: RuleOptions, B: number, T: number, device: Device): Tensor | null {
+  const real = mask && tokenFlags(op, 'mask', mask, B, T)
+  const begins = reset && tokenFlags(op, 'reset', reset, B, T)
+  const { token, begins: beginning } = tokenBits
+  const bits = Int32Array.from({ length: B * T }, (_, i) => (real?.[i] === 0 ? 0 : token) + (begins?.[i] === 1 ? beginning : 0))
+  return bits.every((x) => x === token) ? null : tensor(bits, { shape: [B, T], device })
 }
 
 const ruleOptions = ['form', 'chunk', 'scale', 'mask', 'reset'] as const satisfies (keyof RuleOptions)[]
@@ -208,17 +193,17 @@ export function fastWeights(
   if (normalise && (gates.beta || gates.erase))
     throw new Error(`${op}: the normaliser belongs to rules that only add, without beta and erase`)
   if (state) checkState(op, state, { S: [B, H, K, V], ...(normalise && { z: [B, H, K] }) }, q)
-  const flagged = withFlags(op, k, gates, options, B, T, H)
-  const { beta, gate, erase } = flagged
+  const { beta, gate, erase } = gates
   const { form, C } = planForm(op, T, options, gate !== undefined || erase !== undefined)
   const sizes: FastWeightSizes = { B, T, H, K, V, C, scale, gateWidth: gate?.shape.length === 4 ? K : 1, eps }
   const { device } = q
 
-  const given = { q, k: flagged.k, v, beta, gate, erase, s0: state?.S, z0: state?.z }
+  const given = { q, k, v, beta, gate, erase, s0: state?.S, z0: state?.z }
   const inputs = Object.values(given).filter((t) => t !== undefined)
   const at = (t: Tensor | null | undefined): unknown => t?.storage ?? null
+  const tokens = tokensOf(op, options, B, T, device)
   const storages = (): FastWeightInputs<unknown> =>
-    Object.fromEntries(Object.entries(given).map(([name, t]) => [name, at(t)])) as unknown as FastWeightInputs<unknown>
+    Object.fromEntries(Object.entries({ ...given, tokens }).map(([name, t]) => [name, at(t)])) as unknown as FastWeightInputs<unknown>
   const chunks = Math.ceil(T / C)
   const kept = records(inputs)
   const y = like(v)
@@ -242,6 +227,6 @@ export function fastWeights(
     )
     return grads.flatMap(([, t]) => t ?? [])
   })
-  if (!y.node) den?.dispose()
+  if (!y.node) for (const t of [den, tokens]) t?.dispose()
   return { y, state: z ? { S, z } : { S } }
 }

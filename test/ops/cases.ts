@@ -175,6 +175,32 @@ const elementwiseCases = [
     run: ({ scale, shift }, [x]) => engine.affine(x, scale, shift),
   }),
   define({
+    name: 'where',
+    // The condition is what a and b broadcast to, but for some leading axes, or stretches along those.
+    options: (sizes) =>
+      fc.record({ ab: broadcasts(sizes, 4), drop: fc.nat({ max: 3 }), ones: fc.nat({ max: 15 }) }).map(({ ab, drop, ones }) => ({
+        ...ab,
+        condition: broadcastShape(ab.a, ab.b)
+          .map((d, i) => ((ones >> i) & 1 ? 1 : d))
+          .slice(drop),
+      })),
+    inputs: ({ condition, a, b }) => [{ shape: condition, values: { below: 2 } }, { shape: a }, { shape: b }],
+    run: (_, [condition, a, b]) => engine.where(condition, a, b),
+    terms: ({ condition, a, b }) => {
+      const whole = sizeOf(broadcastShape(condition, broadcastShape(a, b)))
+      return whole / Math.min(sizeOf(a), sizeOf(b))
+    },
+  }),
+  ...[true, false].map((first) =>
+    define({
+      name: `where constant ${first ? 'first' : 'second'}`,
+      options: (sizes) => broadcasts(sizes, 4),
+      inputs: ({ a, b }) => [{ shape: a, values: { below: 3 } }, { shape: b }],
+      run: (_, [condition, x]) => (first ? engine.where(condition, -0.75, x) : engine.where(condition, x, 1.25)),
+      terms: ({ a, b }) => sizeOf(broadcastShape(a, b)) / sizeOf(b),
+    }),
+  ),
+  define({
     name: 'expand',
     options: (sizes) => broadcasts(sizes, 4),
     inputs: ({ a }) => [{ shape: a }],

@@ -329,6 +329,56 @@ for (const { name, open } of devices)
         assert.deepEqual(await gradients([[0, -0, 1, -1]], (x) => engine.sum(engine.relu(x))), [[0, 0, 1, 0]])
       })
 
+      it('where looks at nothing that is not chosen, forward and backward', async () => {
+        const bad = [NaN, Infinity, -Infinity]
+        const condition = tensor(Int32Array.of(1, 0, -3, 0), { device })
+        const [a, b] = [leaf([1, NaN, 2, -Infinity]), leaf([Infinity, 3, NaN, 4])]
+        const y = scope(() => {
+          const y = engine.where(condition, a, b)
+          y.backward(tensor([10, NaN, 20, Infinity], { device }))
+          return y
+        })
+        assert.deepEqual(await readAndFree(y), [1, 3, 2, 4])
+        assert.deepEqual(await readAndFree(a.grad!), [10, 0, 20, 0])
+        assert.deepEqual(await readAndFree(b.grad!), [0, NaN, 0, Infinity])
+        for (const t of [a, b, condition]) t.dispose()
+
+        // A number on either side, a condition for each row of a longer tensor, and one that is stretched.
+        const rows = tensor(Int32Array.of(0, 1), { shape: [2, 1], device })
+        const x = leaf([
+          [...bad, 1, -0],
+          [5, 6, 7, 8, 9],
+        ])
+        const [first, second] = scope(() => {
+          const first = engine.where(rows, x, 0)
+          first.backward(
+            tensor(
+              [
+                [...bad, 1, 1],
+                [1, 2, 3, 4, 5],
+              ],
+              { device },
+            ),
+          )
+          return [first, engine.where(rows, -1, x)]
+        })
+        assert.deepEqual(await readAndFree(first), [0, 0, 0, 0, 0, 5, 6, 7, 8, 9])
+        assert.deepEqual(await readAndFree(x.grad!), [0, 0, 0, 0, 0, 1, 2, 3, 4, 5])
+        assert.deepEqual(await readAndFree(second), [...bad, 1, -0, -1, -1, -1, -1, -1])
+        for (const t of [x, rows]) t.dispose()
+
+        // One tensor on both sides, and a stretched one, whose gradient is a sum over where it was chosen.
+        const flags = tensor(Int32Array.of(1, 0, 1), { device })
+        const [both, stretched] = [leaf([1, 2, 3]), leaf([7])]
+        scope(() => {
+          engine.where(flags, both, both).backward(tensor([1, 2, 4], { device }))
+          engine.where(flags, stretched, both).backward(tensor([1, NaN, 4], { device }))
+        })
+        assert.deepEqual(await readAndFree(both.grad!), [1, NaN, 4])
+        assert.deepEqual(await readAndFree(stretched.grad!), [5])
+        for (const t of [both, stretched, flags]) t.dispose()
+      })
+
       it('asks norms, matmul and concat only for the gradients that are wanted', async () => {
         const fixed = (data: engine.Nested): Tensor => tensor(data, { device })
         const [dgain] = await gradients([[1, 1]], (gain) =>
@@ -539,9 +589,10 @@ for (const { name, open } of devices)
         const inputs = scope(() => {
           const x = tensor(uniforms(1, 12), { shape: [3, 4], device })
           const targets = tensor(Int32Array.of(0, 3, 1), { device })
-          return { x, targets, q: engine.reshape(x, [1, 3, 1, 4]), beta: engine.ones([1, 3, 1], device) }
+          const flags = tensor(Int32Array.of(0, 1, 0, 1), { device })
+          return { x, targets, flags, q: engine.reshape(x, [1, 3, 1, 4]), beta: engine.ones([1, 3, 1], device) }
         })
-        const { x, targets, q, beta } = inputs
+        const { x, targets, flags, q, beta } = inputs
         const calls: Record<string, () => Tensor | Tensor[]> = {
           sum: () => engine.sum(x, { axis: 0 }),
           mean: () => engine.mean(x),
@@ -549,6 +600,7 @@ for (const { name, open } of devices)
           div: () => engine.div(x, 3),
           maximum: () => engine.maximum(x, 0),
           greater: () => engine.greater(x, 0),
+          where: () => engine.where(flags, 0, x),
           rmsNorm: () => engine.rmsNorm(x),
           crossEntropy: () => engine.crossEntropy(x, targets),
           split: () => engine.split(x, 1, [1, 3]),
@@ -796,6 +848,16 @@ for (const { name, open } of devices)
           'floats where indices are needed',
           (f) => engine.gather(f([2, 3]), f([1])),
           "gather: needs int32 indices (tensor(..., { dtype: 'int32' })), not float32",
+        ],
+        [
+          'floats as a condition',
+          (f) => engine.where(f([2]), f([2]), 0),
+          "where: the condition must be an int32 tensor (tensor(..., { dtype: 'int32' })), not float32",
+        ],
+        [
+          'a choice of shapes that do not broadcast',
+          (f, i) => engine.where(i([1, 0]), f([3]), 0),
+          "where: shapes [2] and [3] don't broadcast (sizes 2 and 3 differ and neither is 1)",
         ],
         ['an index too large', (f, i) => engine.gather(f([2, 3]), i([0, 2])), 'gather: index 2 at 1 is outside 0..1'],
         ['a negative index', (f, i) => engine.gather(f([2, 3]), i([-1])), 'gather: index -1 at 0 is outside 0..1'],

@@ -38,6 +38,7 @@ async function run(
     beta: null,
     gate: make(4, tokens * K, -1, 0),
     erase: null,
+    tokens: null,
     s0: given.state ? make(5, B * H * K * V, -1, 1) : null,
     z0: given.normaliser ? make(6, B * H * K, 0, 1) : null,
   }
