@@ -3,6 +3,7 @@
 // G = scale dy / den, g = -(dy . y) / den: the second is what is forgotten most easily.
 @compute @workgroup_size(THREADS) fn cotangents(g: Group) {
   let row = rowOf(g);
+  let given = row.isToken && !row.padding;
   let G = p.G + row.index * p.columns;
   var factor = p.scale;
   if (p.columns > p.V) {
@@ -10,12 +11,16 @@
     for (var j = row.lane; j < p.V; j += LANES) { total -= dy[row.token * p.V + j] * yIn[row.token * p.V + j]; }
     total = sumLanes(total, g.thread, LANES);
     factor /= denIn[row.token];
-    if (row.exists && row.lane == 0u) { work[G + p.V] = select(0.0, total / denIn[row.token], row.isToken); }
+    if (row.exists && row.lane == 0u) { work[G + p.V] = select(0.0, total / denIn[row.token], given); }
   }
-  for (var j = row.lane; row.exists && j < p.V; j += LANES) { work[G + j] = select(0.0, factor * dy[row.token * p.V + j], row.isToken); }
+  for (var j = row.lane; row.exists && j < p.V; j += LANES) { work[G + j] = select(0.0, factor * dy[row.token * p.V + j], given); }
 }
 
+/// Whether bit t of a piece's 32 is set.
+fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
+
 // From dP, dM, dQ~, dK~, dA~ and the states to the cotangents of q, k', a, in the places of dQ~, dK~, dA~, and of log w, where there is a gate.
+// What these hold of padding, and of what a beginning reads, means nothing.
 // With beta, a = diag(w) k: its part goes on to log w, and diag(w) da, a cotangent of k, is left in the place of da.
 // A workgroup a piece and THREADS channels, a thread one of them.
 @compute @workgroup_size(THREADS) fn fadeBackward(
@@ -49,12 +54,18 @@
   var dws: array<f32, ROWS>;
   /// Products of decays.
   var D: array<f32, ROWS>;
+  /// The tokens that aren't padding, and those of them that read.
+  var real = 0u;
+  var readers = 0u;
   for (var t = 0u; t < n; t++) {
     let token = piece.first + t * p.H;
-    qs[t] = q[token * p.K + channel];
-    ks[t] = writtenKey(token, channel);
+    let flags = flagsOf(token);
+    qs[t] = query(token, flags, channel);
+    ks[t] = writtenKey(token, flags, channel);
     ws[t] = fading(at + t * p.K);
-    rs[t] = reader(token, channel, ws[t]);
+    rs[t] = reader(token, flags, channel, ws[t]);
+    if (!isPadding(flags)) { real |= 1u << t; }
+    if (flags == TOKEN && p.reads != 0u) { readers |= 1u << t; }
   }
 
   // D_nj in K~: w_t has part in the keys before t.
@@ -62,10 +73,11 @@
   D[n - 1u] = 1.0;
   for (var t = n - 1u; t > 0u; t--) { D[t - 1u] = D[t] * ws[t]; }
   for (var t = 0u; t < n; t++) {
-    let d = D[t] * work[p.dK + at + t * p.K];
+    var d = 0.0;
+    if (isIn(real, t)) { d = weighted(D[t], work[p.dK + at + t * p.K]); }
     dks[t] = d + qs[t] * pairsP[t * p.rows + t];
     dws[t] = part;
-    part += d * ks[t];
+    part += taken(D[t], d * ks[t]);
   }
   // Gamma in Q~, A~ and the state: w_t has part in what comes at t and later.
   var product = 1.0;
@@ -77,17 +89,19 @@
   let dS = stateBefore(p.dS, index) + (p.K + channel) * p.columns;
   part = 0.0;
   for (var j = 0u; j < p.columns; j++) { part += work[S + j] * work[dS + j]; }
-  part *= product;
+  part = weighted(product, part);
   for (var t = n; t > 0u; t--) {
     let i = t - 1u;
-    let dqi = D[i] * ws[i] * work[p.dQ + at + i * p.K];
+    let left = D[i] * ws[i];
+    var dqi = 0.0;
+    if (isIn(real, i)) { dqi = weighted(left, work[p.dQ + at + i * p.K]); }
     dqs[i] = dqi + ks[i] * pairsP[i * p.rows + i];
-    part += dqi * qs[i];
+    part += taken(left, dqi * qs[i]);
     dws[i] += part;
     das[i] = 0.0;
-    if (p.reads != 0u) {
-      das[i] = D[i] * work[p.dA + at + i * p.K];
-      part += das[i] * rs[i];
+    if (isIn(readers, i)) {
+      das[i] = weighted(D[i], work[p.dA + at + i * p.K]);
+      part += taken(D[i], taken(readOrLeft(rs[i], ws[i]), das[i] * rs[i]));
     }
   }
   // Pairs of tokens in the lower and the upper half of a block, which meet at its middle m.
@@ -106,43 +120,48 @@
         let t = i - 1u;
         var dqi = 0.0;
         var dai = 0.0;
-        for (var j = m - half; j < m; j++) {
-          let x = D[j] * ks[j];
-          dqi += pairsP[t * p.rows + j] * x;
-          dai += pairsM[t * p.rows + j] * x;
+        for (var j = m - half; j < m && isIn(real, t); j++) {
+          if (!isIn(real, j)) { continue; }
+          let x = weighted(D[j], ks[j]);
+          dqi += weighted(x, pairsP[t * p.rows + j]);
+          dai += weighted(x, pairsM[t * p.rows + j]);
         }
-        dqi *= D[t] * ws[t];
-        dai *= D[t];
+        let left = D[t] * ws[t];
+        dqi = weighted(left, dqi);
+        dai = select(0.0, weighted(D[t], dai), isIn(readers, t));
         dqs[t] += dqi;
         das[t] += dai;
-        part += dqi * qs[t];
+        part += taken(left, dqi * qs[t]);
         dws[t] += part;
-        part += dai * rs[t];
+        part += taken(D[t], taken(readOrLeft(rs[t], ws[t]), dai * rs[t]));
       }
       part = 0.0;
       for (var j = m - half; j < m; j++) {
         var dkj = 0.0;
-        for (var i = m; i < end; i++) {
-          dkj += pairsP[i * p.rows + j] * (D[i] * ws[i] * qs[i]) + pairsM[i * p.rows + j] * (D[i] * rs[i]);
+        for (var i = m; i < end && isIn(real, j); i++) {
+          if (!isIn(real, i)) { continue; }
+          let x = weighted(D[i] * ws[i], qs[i]);
+          let a = weighted(D[i], rs[i]);
+          dkj += weighted(x, pairsP[i * p.rows + j]) + weighted(a, pairsM[i * p.rows + j]);
         }
-        dkj *= D[j];
+        dkj = weighted(D[j], dkj);
         dks[j] += dkj;
         dws[j] += part;
-        part += dkj * ks[j];
+        part += taken(D[j], dkj * ks[j]);
       }
     }
   }
   for (var t = 0u; t < n; t++) {
     work[p.dQ + at + t * p.K] = dqs[t];
     work[p.dK + at + t * p.K] = dks[t];
-    if (p.reads == BETA) { dws[t] += das[t] * rs[t]; }
-    if (p.reads == BETA) { das[t] *= ws[t]; }
+    if (p.reads == BETA) { dws[t] += taken(ws[t], das[t] * rs[t]); }
+    if (p.reads == BETA) { das[t] = weighted(ws[t], das[t]); }
     if (p.reads != 0u) { work[p.dA + at + t * p.K] = das[t]; }
-    work[p.dW + at + t * p.K] = dws[t];
+    if (p.gateWidth != 0u) { work[p.dW + at + t * p.K] = dws[t]; }
   }
 }
 
-// The gradients: of k through k' = beta k and, with beta, through a (which is left in dA as a cotangent of k).
+// The gradients, 0 of padding: of k through k' = beta k and, with beta, through a (which is left in dA as a cotangent of k).
 @compute @workgroup_size(THREADS) fn gradients(g: Group) {
   let row = rowOf(g);
   let keys = row.index * p.K;
@@ -151,17 +170,19 @@
   for (var i = row.lane; row.isToken && i < p.K; i += LANES) {
     let to = row.token * p.K + i;
     let dWritten = work[p.dK + keys + i];
-    dq[to] = work[p.dQ + keys + i];
+    dq[to] = select(work[p.dQ + keys + i], 0.0, row.padding);
     dbeta += k[to] * dWritten;
     var dki = beta * dWritten;
     if (p.reads == BETA) { dki += work[p.dA + keys + i]; }
-    dk[to] = dki;
-    if (p.reads == ERASE) { dextra[to] = work[p.dA + keys + i]; }
+    dk[to] = select(dki, 0.0, row.padding);
+    if (p.reads == ERASE) { dextra[to] = select(work[p.dA + keys + i], 0.0, row.padding); }
   }
-  for (var j = row.lane; row.isToken && j < p.V; j += LANES) { dv[row.token * p.V + j] = work[p.dU + row.index * p.columns + j]; }
+  for (var j = row.lane; row.isToken && j < p.V; j += LANES) {
+    dv[row.token * p.V + j] = select(work[p.dU + row.index * p.columns + j], 0.0, row.padding);
+  }
   if (p.reads == BETA) {
     dbeta = sumLanes(dbeta, g.thread, LANES);
-    if (row.isToken && row.lane == 0u) { dextra[row.token] = dbeta; }
+    if (row.isToken && row.lane == 0u) { dextra[row.token] = select(dbeta, 0.0, row.padding); }
   }
 }
 
@@ -170,11 +191,11 @@
   let row = rowOf(g);
   let at = p.dW + row.index * p.K;
   if (p.gateWidth == p.K) {
-    for (var i = row.lane; row.isToken && i < p.K; i += LANES) { dgate[row.token * p.K + i] = work[at + i]; }
+    for (var i = row.lane; row.isToken && i < p.K; i += LANES) { dgate[row.token * p.K + i] = select(work[at + i], 0.0, row.padding); }
   } else {
     var total = 0.0;
     for (var i = row.lane; row.isToken && i < p.K; i += LANES) { total += work[at + i]; }
     total = sumLanes(total, g.thread, LANES);
-    if (row.isToken && row.lane == 0u) { dgate[row.token] = total; }
+    if (row.isToken && row.lane == 0u) { dgate[row.token] = select(total, 0.0, row.padding); }
   }
 }

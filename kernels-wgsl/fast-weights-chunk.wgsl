@@ -1,5 +1,11 @@
 // The chunk form, a piece at a time; equations, letters and layout are those of fast-weights.wgsl.
 
+/// A product of decays times x.
+fn faded(product: f32, x: f32) -> f32 {
+  if (!forgets()) { return product * x; }
+  return weighted(product, x);
+}
+
 // w, Q~, K~, A~, Gamma, and V in the place of U. A workgroup a piece and THREADS channels or columns, a thread one of them.
 @compute @workgroup_size(THREADS) fn prepare(g: Group) {
   let keyBlocks = (p.K + THREADS - 1u) / THREADS;
@@ -14,7 +20,8 @@
     if (j >= p.columns) { return; }
     for (var t = 0u; t < p.rows; t++) {
       var x = 0.0;
-      if (t < piece.n) { x = value(piece.first + t * p.H, j); }
+      let token = piece.first + t * p.H;
+      if (t < piece.n) { x = value(token, flagsOf(token), j); }
       work[p.U + (row + t) * p.columns + j] = x;
     }
     return;
@@ -26,11 +33,12 @@
     let at = (row + t) * p.K + i;
     let token = piece.first + t * p.H;
     if (t < piece.n) {
-      let w = decay(token, i);
-      if (p.gateWidth != 0u) { work[p.w + at] = w; }
-      if (p.reads != 0u) { work[p.A + at] = product * reader(token, i, w); }
+      let flags = flagsOf(token);
+      let w = decay(token, flags, i);
+      if (forgets()) { work[p.w + at] = w; }
+      if (p.reads != 0u) { work[p.A + at] = faded(product, reader(token, flags, i, w)); }
       product *= w;
-      work[p.Q + at] = product * q[token * p.K + i];
+      work[p.Q + at] = faded(product, query(token, flags, i));
     } else {
       if (p.reads != 0u) { work[p.A + at] = 0.0; }
       work[p.Q + at] = 0.0;
@@ -41,7 +49,8 @@
   product = 1.0;
   for (var t = piece.n; t > 0u; t--) {
     let at = (row + t - 1u) * p.K + i;
-    work[p.Kt + at] = product * writtenKey(piece.first + (t - 1u) * p.H, i);
+    let token = piece.first + (t - 1u) * p.H;
+    work[p.Kt + at] = faded(product, writtenKey(token, flagsOf(token), i));
     product *= fading(at);
   }
 }
@@ -53,10 +62,15 @@ var<workgroup> tileK: array<f32, TILE>;
 var<workgroup> tileA: array<f32, TILE>;
 var<workgroup> tileW: array<f32, TILE>;
 /// At one level: q of tokens in the upper half of their block of 2 half, k' of those in the lower, each times its part of D; likewise a.
-var<workgroup> faded: array<f32, TILE>;
+var<workgroup> fadedQK: array<f32, TILE>;
 var<workgroup> fadedA: array<f32, TILE>;
+/// Whether not all of q, k', a of a tile is finite.
+var<workgroup> spoilt: atomic<u32>;
 
-// P and M where there is a gate. A workgroup a piece; a pair is one thread's, over all channels in turn, so that its sum doesn't depend on `rows`.
+/// a b, and 0 where either is.
+fn joined(a: f32, b: f32) -> f32 { return taken(b, a) * taken(a, b); }
+
+// P and M where something may be forgotten. A workgroup a piece; a pair is one thread's, over all channels in turn, so that its sum doesn't depend on `rows`.
 @compute @workgroup_size(THREADS) fn pairs(
   @builtin(workgroup_id) id: vec3<u32>,
   @builtin(num_workgroups) count: vec3<u32>,
@@ -72,6 +86,7 @@ var<workgroup> fadedA: array<f32, TILE>;
     pairsP[e] = 0.0;
     pairsM[e] = 0.0;
   }
+  atomicStore(&spoilt, 0u);
   for (var i0 = 0u; i0 < p.K; i0 += channels) {
     let width = min(channels, p.K - i0);
     workgroupBarrier();
@@ -83,10 +98,12 @@ var<workgroup> fadedA: array<f32, TILE>;
       tileA[e] = 0.0;
       tileW[e] = 1.0;
       if (e / channels < piece.n && i < p.K) {
-        tileQ[e] = q[token * p.K + i];
-        tileK[e] = writtenKey(token, i);
+        let flags = flagsOf(token);
+        tileQ[e] = query(token, flags, i);
+        tileK[e] = writtenKey(token, flags, i);
         tileW[e] = fading((index * p.rows + e / channels) * p.K + i);
-        tileA[e] = reader(token, i, tileW[e]);
+        tileA[e] = reader(token, flags, i, tileW[e]);
+        if (!(isFinite(tileQ[e]) && isFinite(tileK[e]) && isFinite(tileA[e]))) { atomicStore(&spoilt, 1u); }
       }
     }
     workgroupBarrier();
@@ -103,12 +120,12 @@ var<workgroup> fadedA: array<f32, TILE>;
         for (var s = 0u; s < half; s++) {
           if ((part & 1u) == 1u) {
             let e = (part * half + s) * channels + c;
-            fadedA[e] = product * tileA[e];
+            fadedA[e] = weighted(product, tileA[e]);
             product *= tileW[e];
-            faded[e] = product * tileQ[e];
+            fadedQK[e] = weighted(product, tileQ[e]);
           } else {
             let e = ((part + 1u) * half - 1u - s) * channels + c;
-            faded[e] = product * tileK[e];
+            fadedQK[e] = weighted(product, tileK[e]);
             product *= tileW[e];
           }
         }
@@ -122,16 +139,25 @@ var<workgroup> fadedA: array<f32, TILE>;
         if (i >= piece.n) { continue; }
         var sumP = pairsP[i * ROWS + j];
         var sumM = pairsM[i * ROWS + j];
-        for (var c = 0u; c < width; c++) {
-          let x = faded[j * channels + c];
-          sumP += faded[i * channels + c] * x;
-          sumM += fadedA[i * channels + c] * x;
+        if (atomicLoad(&spoilt) == 0u) {
+          for (var c = 0u; c < width; c++) {
+            let x = fadedQK[j * channels + c];
+            sumP += fadedQK[i * channels + c] * x;
+            sumM += fadedA[i * channels + c] * x;
+          }
+        } else {
+          for (var c = 0u; c < width; c++) {
+            let x = fadedQK[j * channels + c];
+            sumP += joined(fadedQK[i * channels + c], x);
+            sumM += joined(fadedA[i * channels + c], x);
+          }
         }
         pairsP[i * ROWS + j] = sumP;
         pairsM[i * ROWS + j] = sumM;
       }
       workgroupBarrier();
     }
+    atomicStore(&spoilt, 0u);
   }
   workgroupBarrier();
   for (var e = thread; e < p.rows * p.rows; e += THREADS) {
@@ -167,7 +193,13 @@ var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
     var x = work[source + i * width];
     for (var s = 0u; s < r; s++) {
       let j = select(s, p.rows - 1u - s, transposed);
-      x -= pairsM[select(i * p.rows + j, j * p.rows + i, transposed)] * solved[j * THREADS + thread];
+      var m = pairsM[select(i * p.rows + j, j * p.rows + i, transposed)];
+      var known = solved[j * THREADS + thread];
+      if (forgets()) {
+        known = taken(m, known);
+        if (column < keys) { m = taken(known, m); } // W, too, is a weight
+      }
+      x -= m * known;
     }
     solved[i * THREADS + thread] = x;
     work[next + i * width] = x;
@@ -189,7 +221,13 @@ var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
     for (var chunk = p.C; chunk < piece.n; chunk += p.C) {
       for (; t < chunk; t++) {
         let row = index * p.rows + t;
-        x = fading(row * p.K + i) * x + writtenKey(piece.first + t * p.H, i) * work[p.U + row * p.columns + j];
+        let token = piece.first + t * p.H;
+        let flags = flagsOf(token);
+        if (flags == BEGINS) { x = 0.0; }
+        if (isPadding(flags)) { continue; }
+        let w = fading(row * p.K + i);
+        if (forgets()) { x = taken(w, x); }
+        x = w * x + writtenKey(token, flags, i) * work[p.U + row * p.columns + j];
       }
       at++;
       if (j < p.V) { state[(at * p.K + i) * p.V + j] = x; } else { normaliser[at * p.K + i] = x; }
@@ -197,7 +235,7 @@ var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
   }
 }
 
-// y = scale o / den, den = N + eps.
+// y = scale o / den, den = N + eps; both 0 of padding.
 @compute @workgroup_size(THREADS) fn outputs(g: Group) {
   let row = rowOf(g);
   if (!row.isToken) { return; }
@@ -205,7 +243,7 @@ var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
   var d = 1.0;
   if (p.columns > p.V) {
     d = work[O + p.V] + p.eps;
-    if (row.lane == 0u) { den[row.token] = d; }
+    if (row.lane == 0u) { den[row.token] = select(d, 0.0, row.padding); }
   }
-  for (var j = row.lane; j < p.V; j += LANES) { y[row.token * p.V + j] = p.scale * work[O + j] / d; }
+  for (var j = row.lane; j < p.V; j += LANES) { y[row.token * p.V + j] = select(p.scale * work[O + j] / d, 0.0, row.padding); }
 }

@@ -19,6 +19,11 @@
 // pair has a token m between: with 2^l the highest bit in which i and j differ, m = i with the bits below l cleared, and
 // D_ij = (w_m * ... * w_i) (w_{j+1} * ... * w_{m-1}). A w below e^-87.3 is 0, exactly.
 //
+// Forgetting: what a token's flags or gate forget may be infinite, and 0 x Infinity is NaN. So with flags or a gate a weight of exactly 0 (a
+// product of decays, an entry of Q~, K~, W, P, M) takes nothing of what it is multiplied with, in both directions: `taken`, by bits. Padding is a
+// token whose q, k', a and v are 0, and whose w is 1; a beginning one whose w is 0, and which reads nothing. Where there is neither flag nor
+// gate, nothing of that is computed.
+//
 // Layout: q, k, erase [B,T,H,K]; v, y [B,T,H,V]; beta, den [B,T,H]; gate [B,T,H,gateWidth]; S [B,H,K,V]; z [B,H,K]. Everything else lies in
 // `work`, at the offsets of Params, for `heads` heads from `head` on and `pieces` pieces from token `first` on: token rows
 // [heads,pieces,rows,*], states [heads,pieces+1,K,columns], the state before each piece and, last, the one after all. Rows beyond a piece's
@@ -30,6 +35,9 @@ const ROWS = 32u;
 const PAIRS = 1024u; // ROWS ROWS
 const BETA = 1u;
 const ERASE = 2u;
+// `tokenBits` of kernels.ts.
+const TOKEN = 1u;
+const BEGINS = 2u;
 
 struct Params {
   T: u32,
@@ -46,6 +54,8 @@ struct Params {
   first: u32,     // token that the first piece begins with
   rows: u32,
   gateWidth: u32, // 0: no gate
+  flagged: u32,   // whether there are flags of tokens
+  forgets: u32,   // whether there is either: something may be forgotten
   reads: u32,     // 0, BETA or ERASE: what `extra` holds
   scale: f32,
   eps: f32,
@@ -57,7 +67,7 @@ struct Params {
   U: u32,
   P: u32,
   M: u32,
-  w: u32,         // if there is a gate
+  w: u32,         // if something may be forgotten
   gamma: u32,
   S: u32,
   O: u32,
@@ -108,6 +118,7 @@ struct Params {
 // Inputs, so that S and z may share memory.
 @group(0) @binding(20) var<storage, read> stateIn: array<f32>;
 @group(0) @binding(21) var<storage, read> normaliserIn: array<f32>;
+@group(0) @binding(22) var<storage, read> tokens: array<i32>;
 
 // ---- pieces and what they read ----------------------------------------------------------------------------------------
 
@@ -116,9 +127,11 @@ struct Piece {
   n: u32,
 }
 
+fn forgets() -> bool { return p.forgets != 0u; }
+
 /// w, where `prepare` has put it.
 fn fading(at: u32) -> f32 {
-  if (p.gateWidth == 0u) { return 1.0; }
+  if (!forgets()) { return 1.0; }
   return work[p.w + at];
 }
 
@@ -134,8 +147,17 @@ fn pieceOf(index: u32) -> Piece {
 /// Where the state before a piece lies.
 fn stateBefore(states: u32, index: u32) -> u32 { return states + (index + index / p.pieces) * p.K * p.columns; }
 
-fn decay(token: u32, i: u32) -> f32 {
-  if (p.gateWidth == 0u) { return 1.0; }
+/// Of a token's row of the inputs.
+fn flagsOf(token: u32) -> u32 {
+  if (p.flagged == 0u) { return TOKEN; }
+  return u32(tokens[token / p.H]);
+}
+fn isPadding(flags: u32) -> bool { return (flags & TOKEN) == 0u; }
+fn begins(flags: u32) -> bool { return (flags & BEGINS) != 0u; }
+
+fn decay(token: u32, flags: u32, i: u32) -> f32 {
+  if (begins(flags)) { return 0.0; }
+  if (isPadding(flags) || p.gateWidth == 0u) { return 1.0; }
   let value = gate[token * p.gateWidth + min(i, p.gateWidth - 1u)];
   if (isInfinite(value)) { return 0.0; }
   return expOf(value);
@@ -146,26 +168,42 @@ fn rate(token: u32) -> f32 {
   return 1.0;
 }
 
-fn writtenKey(token: u32, i: u32) -> f32 { return rate(token) * k[token * p.K + i]; }
+fn query(token: u32, flags: u32, i: u32) -> f32 {
+  if (isPadding(flags)) { return 0.0; }
+  return q[token * p.K + i];
+}
+
+fn writtenKey(token: u32, flags: u32, i: u32) -> f32 {
+  if (isPadding(flags)) { return 0.0; }
+  return rate(token) * k[token * p.K + i];
+}
 
 /// a: what the state is read with before it decays by w, if it is read.
-fn reader(token: u32, i: u32, w: f32) -> f32 {
-  if (p.reads == BETA) { return w * k[token * p.K + i]; }
+fn reader(token: u32, flags: u32, i: u32, w: f32) -> f32 {
+  if (flags != TOKEN) { return 0.0; }
+  if (p.reads == BETA) {
+    if (forgets()) { return weighted(w, k[token * p.K + i]); }
+    return w * k[token * p.K + i];
+  }
   if (p.reads == ERASE) { return extra[token * p.K + i]; }
   return 0.0;
 }
 
-fn value(token: u32, j: u32) -> f32 {
+/// 0 where what a channel holds is neither read, by a, nor left by its decay w.
+fn readOrLeft(a: f32, w: f32) -> f32 { return bitcast<f32>(bitcast<u32>(a) | bitcast<u32>(w)); }
+
+fn value(token: u32, flags: u32, j: u32) -> f32 {
+  if (isPadding(flags)) { return 0.0; }
   if (j < p.V) { return v[token * p.V + j]; }
   return 1.0;
 }
 
-// A gate above 0, or NaN: its bits are left for the next read. Bits of positive numbers are ordered as they are, so the largest stays.
+// A gate above 0, or NaN, that is looked at: its bits are left for the next read. Bits of positive numbers are ordered as they are, so the largest stays.
 @compute @workgroup_size(THREADS) fn checkGate(g: Group) {
   let end = elementsEnd(g, p.n);
   for (var i = firstElement(g); i < end; i += THREADS) {
     let bits = bitcast<u32>(gate[i]);
-    if ((bits > 0u && bits < 0x80000000u) || isNan(gate[i])) { atomicMax(&faults[p.fault], bits); }
+    if (flagsOf(i / p.gateWidth) == TOKEN && ((bits > 0u && bits < 0x80000000u) || isNan(gate[i]))) { atomicMax(&faults[p.fault], bits); }
   }
 }
 
@@ -214,6 +252,7 @@ struct Row {
   lane: u32,
   exists: bool,
   isToken: bool,
+  padding: bool,
 }
 
 fn rowOf(g: Group) -> Row {
@@ -221,7 +260,8 @@ fn rowOf(g: Group) -> Row {
   let exists = index < p.heads * p.pieces * p.rows;
   let piece = pieceOf(select(0u, index / p.rows, exists));
   let isToken = exists && index % p.rows < piece.n;
-  return Row(index, piece.first + select(0u, index % p.rows, isToken) * p.H, g.thread % LANES, exists, isToken);
+  let token = piece.first + select(0u, index % p.rows, isToken) * p.H;
+  return Row(index, token, g.thread % LANES, exists, isToken, isPadding(flagsOf(token)));
 }
 
 // ---- pairs of tokens --------------------------------------------------------------------------------------------------
