@@ -109,12 +109,7 @@ function recurrentBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens:
     const dv = du.map((x) => beta[t] * x)
     row(dV, t).set(dv)
     dbeta[t] = dot(du, e)
-    row(dW, t).set(
-      fade(
-        w,
-        dz.map((x, i) => dot(row(dS, i), row(last.S, i)) + x * last.z[i]),
-      ),
-    )
+    for (let i = 0; i < w.length; i++) row(dW, t)[i] = faded(w[i], dot(row(dS, i), row(last.S, i)) + dz[i] * last.z[i])
     scaleBy(dS, w)
     dz.set(fade(w, dz))
     if (A === null) continue
