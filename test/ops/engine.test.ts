@@ -444,6 +444,30 @@ for (const { name, open } of devices)
           }
         })
 
+      it('cross-entropy looks at nothing of a row whose target is ignored', async () => {
+        for (const bad of [NaN, Infinity, -Infinity]) {
+          const logits = leaf([
+            [1, 2],
+            [bad, 3],
+            [bad, bad],
+          ])
+          const losses = scope(() => {
+            const targets = tensor(Int32Array.of(0, -1, -1), { device })
+            const losses = engine.crossEntropy(logits, targets, { ignore: -1, reduction: 'none' })
+            losses.backward(tensor([1, NaN, Infinity], { device }))
+            return [losses, engine.crossEntropy(logits, targets, { ignore: -1 })]
+          })
+          const [each, mean] = [await readAndFree(losses[0]), await readAndFree(losses[1])]
+          assert.ok(Math.abs(each[0] - Math.log1p(Math.E)) < 1e-6)
+          assert.deepEqual([each.slice(1), mean], [[0, 0], [each[0]]])
+          const p = 1 / (1 + Math.E)
+          const gradient = await readAndFree(logits.grad!)
+          assertClose(gradient.slice(0, 2), [p - 1, 1 - p], 1e-6)
+          assert.deepEqual(gradient.slice(2), [0, 0, 0, 0])
+          logits.dispose()
+        }
+      })
+
       it('asks norms, matmul and concat only for the gradients that are wanted', async () => {
         const fixed = (data: engine.Nested): Tensor => tensor(data, { device })
         const [dgain] = await gradients([[1, 1]], (gain) =>
