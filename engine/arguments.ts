@@ -37,6 +37,10 @@ export function checkDivisor(what: string, eps: number, why: string): void {
   if (eps < 2 ** -126) throw new Error(`${what} must be above 0${eps > 0 ? ' in float32 (at least 2^-126)' : ''}: ${why}`)
 }
 
+export function checkFlag(what: string, value: unknown): asserts value is boolean {
+  if (typeof value !== 'boolean') throw new Error(`${what} must be true or false, not ${told(value)}`)
+}
+
 /** Throws unless value is a list of numbers; `what` says whose it is, and `example` what one looks like. */
 export function checkList(what: string, value: unknown, example: string): asserts value is readonly number[] {
   if (!Array.isArray(value) || value.some((x) => typeof x !== 'number')) {
@@ -45,10 +49,14 @@ export function checkList(what: string, value: unknown, example: string): assert
   }
 }
 
+export function checkObject(op: string, options: unknown, example: string): asserts options is object {
+  if (typeof options !== 'object' || options === null || Array.isArray(options))
+    throw new Error(`${op}: the options must be an object such as { ${example}: ... }, not ${told(options)}`)
+}
+
 /** Throws if options aren't an object, or hold what nobody reads. */
 export function checkOptions(op: string, options: unknown, known: readonly string[]): void {
-  if (typeof options !== 'object' || options === null || Array.isArray(options))
-    throw new Error(`${op}: the options must be an object such as { ${known[0]}: ... }, not ${told(options)}`)
+  checkObject(op, options, known[0])
   const unknown = Object.keys(options).find((name) => !known.includes(name))
   if (unknown !== undefined) throw new Error(`${op}: unknown option '${unknown}' (${known.join(', ')})`)
 }

@@ -27,7 +27,7 @@ export function checkSeed(what: string, seed: unknown): void {
     throw new Error(`${what} must be an integer from 0 to 4294967295, not ${told(seed)}`)
 }
 
-function checkGenerator(op: string, g: Generator): void {
+export function checkGenerator(op: string, g: Generator): void {
   if (!(Number.isInteger(g?.seed) && Number.isInteger(g.stream)))
     throw new Error(`${op}: needs a generator, such as generator(1), not ${told(g)}`)
 }

@@ -202,6 +202,7 @@ function filled(op: string, shape: Shape, value: number, device?: Device): Tenso
 
 /** Makes `x` a parameter: it receives gradients, and no scope frees it. */
 export function parameter(x: Tensor): Tensor {
+  if (!(x instanceof Tensor)) throw new Error(`parameter: needs a tensor, not ${told(x)}`)
   if (x.node) throw new Error('parameter: the tensor is the result of an op; make it inside noGrad()')
   x.requiresGrad = true
   x.isParameter = true

@@ -2,7 +2,7 @@
  * Fast-weight attention: [B,T,D] -> [B,T,D], with a state that carries everything an earlier piece of the sequence left behind, so that
  * a sequence can be run whole, in pieces, or token by token with the same weights and the same result.
  */
-import { checkNumber } from '../engine/arguments.ts'
+import { checkFlag, checkNumber, checkObject } from '../engine/arguments.ts'
 import { affine, mul, sigmoid, silu, softplus } from '../engine/ops/elementwise.ts'
 import type { FastWeightState } from '../engine/ops/fast-weights.ts'
 import { reshape } from '../engine/ops/movement.ts'
@@ -14,7 +14,6 @@ import { full, ones, parameter, type Tensor } from '../engine/tensor.ts'
 import {
   checkChoice,
   checkFeatures,
-  checkFlag,
   checkKnown,
   checkMeanings,
   checkNormaliserEps,
@@ -139,6 +138,7 @@ export interface AttentionState extends Partial<FastWeightState> {
 
 /** Whether a state is given; throws unless it has exactly the parts that it should. Their shapes are what each op checks. */
 function checkGiven(state: AttentionState, parts: Parts, B: number): boolean {
+  checkObject('attention', state, Object.keys(parts)[0])
   const given = Object.entries(state).flatMap(([name, part]) => (part === undefined ? [] : [name]))
   if (given.length === 0) return false
   for (const name of given) if (!(name in parts)) throw new Error(`attention: the state has a ${name}, which this layer's lacks`)

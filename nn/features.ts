@@ -2,15 +2,16 @@
  * Feature maps phi of queries and keys, and their normalisation. phi(q) . phi(k) is the similarity by which fast weights are read:
  * its width K' is what bounds how many associations they hold (Schlag 2021, section 4.1). Tests: test/nn/features.test.ts.
  */
-import { checkDivisor, checkNumber, told } from '../engine/arguments.ts'
+import { checkDivisor, checkFlag, checkNumber, told } from '../engine/arguments.ts'
 import { noGrad } from '../engine/autograd.ts'
+import { checkFloat } from '../engine/ops/check.ts'
 import { affine, elu, exp, minimum, mul, neg, relu, silu, square, sub } from '../engine/ops/elementwise.ts'
 import { matmul } from '../engine/ops/matmul.ts'
 import { concat, permute, reshape } from '../engine/ops/movement.ts'
 import { l2Norm, softmax, sumNorm } from '../engine/ops/norm.ts'
 import { sum } from '../engine/ops/reduce.ts'
 import { dpfp } from '../engine/ops/sequence.ts'
-import { type Generator, hostNumbers } from '../engine/random.ts'
+import { checkSeed, type Generator, hostNumbers } from '../engine/random.ts'
 import { sizeOf } from '../engine/shape.ts'
 import { ones, type Tensor } from '../engine/tensor.ts'
 import { hostParameter, Module } from './module.ts'
@@ -126,6 +127,8 @@ export function favor(x: Tensor, omega: Tensor, eps = favorEps): Tensor {
 
 /** softmax([2 W x, -2 W x]) (Zhang 2024). x: [B,T,H,K]; W: [H,K,K], or [K,K] for all heads -> [B,T,H,2 K]. */
 export function hedgehog(x: Tensor, W: Tensor): Tensor {
+  checkFloat('hedgehog', x)
+  checkFloat('hedgehog', W)
   const perHead = W.shape.length === 3
   const swap = (y: Tensor): Tensor => (perHead ? permute(y, [0, 2, 1, 3]) : y)
   const projected = swap(matmul(swap(x), W, { transposeB: true }))
@@ -134,6 +137,7 @@ export function hedgehog(x: Tensor, W: Tensor): Tensor {
 
 /** [1, x, x (x) x / sqrt(2)], so that phi(x) . phi(y) = 1 + x . y + (x . y)^2 / 2 > 0 (Arora 2024). [..., K] -> [..., 1 + K + K^2]. */
 export function taylor2(x: Tensor): Tensor {
+  checkFloat('taylor2', x)
   const lead = x.shape.slice(0, -1)
   const K = x.shape.at(-1)!
   const outer = mul(reshape(x, [...lead, K, 1]), reshape(x, [...lead, 1, K]))
@@ -146,6 +150,10 @@ export function taylor2(x: Tensor): Tensor {
  * orthogonal ones cover the directions more evenly (Choromanski 2021, section 3.3). On the host, in float64.
  */
 export function orthogonalRows(m: number, K: number, seed: number, stream: number): Float64Array {
+  checkNumber('orthogonalRows: m', m, 'a positive integer')
+  checkNumber('orthogonalRows: K', K, 'a positive integer')
+  checkSeed('orthogonalRows: the seed', seed)
+  checkSeed('orthogonalRows: the stream', stream)
   const rows = hostNumbers('normal', seed, stream, m * K)
   for (let r = 0; r < m; r++) {
     const row = rows.subarray(r * K, (r + 1) * K)
@@ -216,14 +224,11 @@ export function checkFeatures(c: FeatureConfig, K: number): void {
     throw new Error(`the feature norm sum divides by a sum that ${c.featureMap} can make zero or negative; use l2 or none`)
 }
 
-/** Throws if an object has options that nobody reads. */
+/** Throws if it's no object, or has options that nobody reads. */
 export function checkKnown(options: object, known: readonly string[]): void {
+  if (typeof options !== 'object' || options === null) throw new Error(`the options must be an object, not ${told(options)}`)
   const unknown = Object.keys(options).find((name) => !known.includes(name))
   if (unknown !== undefined) throw new Error(`unknown option '${unknown}' (${known.join(', ')})`)
-}
-
-export function checkFlag(name: string, value: unknown): void {
-  if (typeof value !== 'boolean') throw new Error(`${name} must be true or false, not ${told(value)}`)
 }
 
 export function checkChoice(what: string, value: unknown, choices: object): void {

@@ -71,6 +71,9 @@ export async function* generate(model: Transformer, prompt: Int32Array, options:
 
 /** Draws an index in proportion to softmax(logits / temperature) among the topK largest; u in [0, 1) decides. */
 export function sample(logits: ArrayLike<number>, temperature: number, topK: number, u: number): number {
+  checkNumber('sample: temperature', temperature, '0 or more')
+  checkNumber('sample: topK', topK, 'an integer, 0 or more')
+  checkNumber('sample: u', u, 'in [0, 1)')
   const order = Array.from(logits, (_, i) => i).sort((a, b) => logits[b] - logits[a] || a - b)
   if (!Number.isFinite(logits[order[0]]) || order.some((i) => Number.isNaN(logits[i])))
     throw new Error("generate: the model's output isn't finite")

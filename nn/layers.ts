@@ -1,11 +1,11 @@
 /** The layers that every model is made of. Initial values have PyTorch's bounds, drawn from the generator that is passed on. */
-import { checkDivisor, checkNumber } from '../engine/arguments.ts'
+import { checkDivisor, checkNumber, checkObject } from '../engine/arguments.ts'
 import type { UnaryOp } from '../engine/devices/kernels.ts'
 import { checkUnary } from '../engine/ops/check.ts'
 import { matmul } from '../engine/ops/matmul.ts'
 import { gather } from '../engine/ops/movement.ts'
 import { layerNorm, rmsNorm } from '../engine/ops/norm.ts'
-import { dropout, type Generator, normal, uniform } from '../engine/random.ts'
+import { checkGenerator, dropout, type Generator, normal, uniform } from '../engine/random.ts'
 import { ones, parameter, type Tensor, zeros } from '../engine/tensor.ts'
 import { Module } from './module.ts'
 
@@ -16,6 +16,7 @@ export class Linear extends Module {
 
   constructor(inputs: number, outputs: number, g: Generator, options: { bias?: boolean } = {}) {
     super()
+    checkObject('Linear', options, 'bias')
     checkNumber('Linear: the number of inputs', inputs, 'a positive integer')
     checkNumber('Linear: the number of outputs', outputs, 'a positive integer')
     const bound = 1 / Math.sqrt(inputs)
@@ -25,6 +26,7 @@ export class Linear extends Module {
 
   /** `accumulate` is added to the result and `activation` applied last, both inside the product. */
   forward(x: Tensor, options: { activation?: UnaryOp; accumulate?: Tensor } = {}): Tensor {
+    checkObject('Linear', options, 'activation')
     return matmul(x, this.weight, { transposeB: true, bias: this.bias ?? undefined, ...options })
   }
 }
@@ -98,6 +100,7 @@ export class Dropout extends Module {
   constructor(p: number, g: Generator) {
     super()
     checkProbability(p)
+    checkGenerator('Dropout', g)
     this.p = p
     this.g = g
   }
@@ -116,6 +119,7 @@ export class FeedForward extends Module {
 
   constructor(width: number, inner: number, g: Generator, options: { activation?: UnaryOp; dropout?: number; bias?: boolean } = {}) {
     super()
+    checkObject('FeedForward', options, 'activation')
     this.layer1 = new Linear(width, inner, g, options)
     this.layer2 = new Linear(inner, width, g, options)
     this.drop = new Dropout(options.dropout ?? 0, g)

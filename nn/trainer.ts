@@ -4,7 +4,8 @@ import { crossEntropy } from '../engine/ops/norm.ts'
 import { span } from '../engine/profile.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { tensor } from '../engine/tensor.ts'
-import type { Optimizer, Schedule } from './optimizers.ts'
+import { Module } from './module.ts'
+import { Optimizer, type Schedule } from './optimizers.ts'
 import type { Transformer } from './transformer.ts'
 
 /** B rows of T tokens, and the token that follows each (`ignoredTarget` where none counts): [B,T]. */
@@ -50,8 +51,10 @@ export class Trainer {
   private config: TrainerConfig
 
   constructor(model: Transformer, optimizer: Optimizer, config: TrainerConfig) {
-    if (typeof config.schedule !== 'function')
-      throw new Error(`Trainer: the schedule must be a function of the step, such as constant(1e-3), not ${told(config.schedule)}`)
+    if (!(model instanceof Module)) throw new Error(`Trainer: needs a model, not ${told(model)}`)
+    if (!(optimizer instanceof Optimizer)) throw new Error(`Trainer: needs an optimiser, such as an AdamW, not ${told(optimizer)}`)
+    if (typeof config?.schedule !== 'function')
+      throw new Error(`Trainer: the schedule must be a function of the step, such as constant(1e-3), not ${told(config?.schedule)}`)
     checkNumber('Trainer: clipNorm', config.clipNorm, 'positive')
     this.model = model
     this.optimizer = optimizer

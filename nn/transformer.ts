@@ -1,6 +1,6 @@
 /** The autoregressive transformer over fast weights or softmax attention, with labml's parameter names. */
 
-import { checkNumber } from '../engine/arguments.ts'
+import { checkFlag, checkNumber, told } from '../engine/arguments.ts'
 import { type UnaryOp, unaryOps } from '../engine/devices/kernels.ts'
 import { checkInt32 } from '../engine/ops/check.ts'
 import { add } from '../engine/ops/elementwise.ts'
@@ -14,7 +14,7 @@ import {
   type FastWeightsAttentionConfig,
   fastWeightsAttentionDefaults,
 } from './attention.ts'
-import { checkChoice, checkFlag, checkKnown, checkMeanings } from './features.ts'
+import { checkChoice, checkKnown, checkMeanings } from './features.ts'
 import { type AttentionOptions, checkHeads } from './heads.ts'
 import { checkProbability, Dropout, Embedding, FeedForward, LayerNorm, Linear, RMSNorm } from './layers.ts'
 import { Module } from './module.ts'
@@ -182,6 +182,8 @@ export class Transformer extends Module {
     if (tokens.shape.length !== 2 || tokens.size === 0)
       throw new Error(`forward: tokens have shape [${tokens.shape.join(',')}], expected [B,T]`)
     const [B, T] = tokens.shape
+    if (state != null && !(state.position instanceof Int32Array && Array.isArray(state.layers)))
+      throw new Error(`forward: the state must be what forward or initialState returned, not ${told(state)}`)
     if (state && state.position.length !== B) throw new Error(`forward: the state has ${state.position.length} rows, the tokens ${B}`)
     if (state && state.layers.length !== this.transformer.layers.length)
       throw new Error(`forward: the state has ${state.layers.length} layers, the model ${this.transformer.layers.length}`)

@@ -15,12 +15,12 @@ import { softmax } from './norm.ts'
 export function softmaxAttention(q: Tensor, k: Tensor, v: Tensor, visible?: Tensor): Tensor {
   const op = 'softmaxAttention'
   for (const x of [q, k, v]) checkFloat(op, x)
+  if (visible != null) checkCondition(op, visible)
   sameDevice(op, q, k, v, visible)
   const [lead, T, K, n] = [q.shape.slice(0, -2), q.shape.at(-2)!, q.shape.at(-1), k.shape.at(-2)!]
   if (q.shape.length < 2 || !sameShape(k.shape, [...lead, n, K!]) || !sameShape(v.shape.slice(0, -1), [...lead, n]))
     throw new Error(`${op}: q ${show(q.shape)}, k ${show(k.shape)} and v ${show(v.shape)} aren't [...,T,K], [...,n,K] and [...,n,V]`)
   if (visible) {
-    checkCondition(op, visible)
     const scores = [...lead, T, n]
     if (!sameShape(broadcast(op, visible.shape, scores), scores))
       throw new Error(`${op}: visible has shape ${show(visible.shape)}, which doesn't broadcast to ${show(scores)}`)

@@ -17,6 +17,10 @@ export function checkUnary(what: string, op: unknown): void {
   if (!unaryOps.includes(op as UnaryOp)) throw new Error(`${what}: there's no function ${told(op)} (${unaryOps.join(', ')})`)
 }
 
+export function checkTensor(op: string, x: unknown): asserts x is Tensor {
+  if (!(x instanceof Tensor)) throw new Error(`${op}: needs a tensor, not ${told(x)}`)
+}
+
 /** All but the first may be absent. */
 export function checkFloat(op: string, ...tensors: (Tensor | null | undefined)[]): void {
   for (const t of tensors.filter((t, i) => i === 0 || t != null))

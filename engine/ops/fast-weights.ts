@@ -8,6 +8,7 @@
  * tokens at a time as small matrix products (what training runs on), `parallel` all at once (the masked quadratic form).
  * Cotangents of y and of the final state both flow back, to every input and the initial state.
  */
+import { checkOptions } from '../arguments.ts'
 import { recordMany, records } from '../autograd.ts'
 import type { Device } from '../devices/device.ts'
 import { type FastWeightInputs, type FastWeightOutputs, type FastWeightSizes, type KernelForm, tokenBits } from '../devices/kernels.ts'
@@ -50,7 +51,7 @@ export interface RuleOptions {
 export interface NormaliserOptions {
   /** Divide by z_t . q_t + eps, z_t = diag(w_t) z_{t-1} + k_t (needs non-negative features); off by default. */
   normalise?: boolean
-  /** Added to the denominator; 1e-6 by default. */
+  /** Added to the denominator; 1e-6 by default. With 0, a token whose z . q is 0 reads 0 / 0 = NaN. */
   eps?: number
 }
 
@@ -113,9 +114,7 @@ export function checkCall(
   const { B, T } = sizes
   const none = Object.keys(sizes).find((letter) => letter !== 'B' && sizes[letter] < 1)
   if (none) throw new Error(`${op}: ${none} is 0 in ${given.map(([name, [t]]) => `${name} ${show(t.shape)}`).join(', ')}`)
-  const known = [...ruleOptions, ...more]
-  const unknown = Object.keys(options).find((name) => !known.includes(name))
-  if (unknown !== undefined) throw new Error(`${op}: unknown option '${unknown}' (${known.join(', ')})`)
+  checkOptions(op, options, [...ruleOptions, ...more])
   const { scale = 1, mask, reset } = options
   if (!Number.isFinite(scale)) throw new Error(`${op}: the scale must be a finite number, not ${scale}`)
   planForm(op, T, options, false)

@@ -1,4 +1,5 @@
 /** Matrix products: batched, either side transposed, with bias, activation and addition fused into the product. */
+import { checkObject } from '../arguments.ts'
 import { record } from '../autograd.ts'
 import type { UnaryOp } from '../devices/kernels.ts'
 import { broadcast, type Shape, sameShape, show, sizeOf } from '../shape.ts'
@@ -86,6 +87,7 @@ function withBatch(x: Tensor, batch: Shape): Tensor {
 
 /** a [..., M, K] times b [..., K, N]; the leading axes broadcast. y = activation(accumulate + a b + bias). */
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
+  checkObject('matmul', options, 'transposeA')
   const { transposeA: tA = false, transposeB: tB = false, bias, accumulate, activation } = options
   if (activation) checkUnary('matmul', activation)
   const p = plan(a, b, tA, tB)

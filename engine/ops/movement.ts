@@ -2,12 +2,12 @@
 import { checkList, told } from '../arguments.ts'
 import { record, recordMany } from '../autograd.ts'
 import { axisOf, checkShape, checkSizes, type Shape, show, sizeOf, stridesOf } from '../shape.ts'
-import { empty, like, Tensor, zeros } from '../tensor.ts'
-import { checkFloat, checkIndices, checkInt32, sameDevice } from './check.ts'
+import { empty, like, type Tensor, zeros } from '../tensor.ts'
+import { checkFloat, checkIndices, checkInt32, checkTensor, sameDevice } from './check.ts'
 
 /** The same memory under another shape; one size may be -1 and follows from the others. */
 export function reshape(x: Tensor, shape: Shape): Tensor {
-  if (!(x instanceof Tensor)) throw new Error(`reshape: needs a tensor, not ${told(x)}`)
+  checkTensor('reshape', x)
   checkSizes('reshape', shape)
   const known = sizeOf(shape.filter((d) => d !== -1))
   const target = shape.map((d) => (d === -1 ? x.size / known : d))
@@ -119,7 +119,10 @@ export function roll(x: Tensor, axis: number, shift: number): Tensor {
 }
 
 /** The same values without their history: no gradient passes. */
-export const detach = (x: Tensor): Tensor => x.view(x.shape)
+export function detach(x: Tensor): Tensor {
+  checkTensor('detach', x)
+  return x.view(x.shape)
+}
 
 /** Rows of a table [N, D] by int32 indices of any shape: the embedding. */
 export function gather(table: Tensor, index: Tensor): Tensor {

@@ -1,5 +1,5 @@
 /** Sums, means, maxima and running sums along axes. */
-import { checkOptions } from '../arguments.ts'
+import { checkFlag, checkOptions } from '../arguments.ts'
 import { record } from '../autograd.ts'
 import type { ReduceOp } from '../devices/kernels.ts'
 import { around, axisOf, type Shape, sameShape, sizeOf } from '../shape.ts'
@@ -75,6 +75,7 @@ export function max(x: Tensor, options: ReduceOptions = {}): Tensor {
 /** Running sum along an axis: y_t = x_1 + ... + x_t; from the end with `reverse`. */
 export function cumsum(x: Tensor, axis: number, reverse = false): Tensor {
   checkFloat('cumsum', x)
+  checkFlag('cumsum: reverse', reverse)
   const sizes = around(x.shape, axisOf('cumsum', axis, x.shape.length))
   const y = like(x)
   x.device.kernels.cumsum(x.storage, y.storage, ...sizes, reverse)

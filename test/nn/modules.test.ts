@@ -4,12 +4,23 @@ import { readFileSync } from 'node:fs'
 import { detach, generator, mul, noGrad, normal, parameter, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
 import {
   Adam,
+  Dropout,
   Embedding,
   type FastWeightsAttention,
+  FeedForward,
+  favor,
+  hedgehog,
+  initialState,
   Linear,
   Module,
+  orthogonalRows,
   readSafetensors,
+  resetRows,
+  retention,
+  rotary,
+  sample,
   Transformer,
+  taylor2,
   writeSafetensors,
 } from '../../nn/index.ts'
 import { presets } from '../../tasks/index.ts'
@@ -291,6 +302,55 @@ describe('modules', () => {
       for (const value of ['nonsense', 'constructor', '__proto__']) refused({ [name]: value }, message)
     assert.throws(() => new Transformer(labml, -1), /seed/)
     assert.equal(reference.bytesInUse(), before)
+  })
+
+  it('refuse arguments of no use in one line', () => {
+    const model = new Transformer({ ...labml, layers: 1 })
+    const { attn } = model.transformer.layers[0]
+    const tokens = tensor([1, 2], { shape: [1, 2], dtype: 'int32' })
+    const x = tensor(new Float32Array(64), { shape: [1, 2, 32] })
+    const q = tensor([1, 2, 3, 4], { shape: [1, 2, 1, 2] })
+    const calls: [call: (bad: never) => unknown, message: RegExp][] = [
+      [(bad) => model.forward(bad), /^forward: needs int32 indices \(.*\), not /],
+      [(bad) => model.forward(tokens, bad), /^forward: the state must be what forward or initialState returned, not /],
+      [(bad) => model.forward(tokens, undefined, bad), /^the options must be an object, not /],
+      [(bad) => attn.forward(bad), /^attention: needs a float32 tensor, not /],
+      [(bad) => attn.forward(x, bad), /^attention: the options must be an object|^attention: the state /],
+      [(bad) => attn.forward(x, undefined, bad), /^the options must be an object, not /],
+      [(bad) => model.generator.forward(bad), /^matmul: needs a float32 tensor, not /],
+      [(bad) => model.generator.forward(x, bad), /^Linear: the options must be an object such as \{ activation: \.\.\. \}, not /],
+      [(bad) => model.src_embed.forward(bad), /^gather: needs int32 indices/],
+      [(bad) => model.loadStateDict(bad), /^loadStateDict: needs a Map from names/],
+      [(bad) => new Linear(1, 1, bad), /^uniform: needs a generator, such as generator\(1\), not /],
+      [(bad) => new Linear(1, 1, generator(1), bad), /^Linear: the options must be an object/],
+      [(bad) => new Dropout(0.5, bad), /^Dropout: needs a generator/],
+      [(bad) => new FeedForward(1, 1, generator(1), bad), /^FeedForward: the options must be an object/],
+      [(bad) => rotary(bad, Int32Array.of(0, 1)), /^rotary: needs a float32 tensor, not /],
+      [(bad) => rotary(q, bad), /^rotary: the positions must be an Int32Array of 1 x 2, not /],
+      [(bad) => retention(bad, q), /^retention: heads must be a /],
+      [(bad) => retention(2, bad), /^retention: needs a tensor, not /],
+      [(bad) => hedgehog(q, bad), /^hedgehog: needs a float32 tensor/],
+      [(bad) => taylor2(bad), /^taylor2: needs a float32 tensor/],
+      [(bad) => favor(q, q, bad), /^favor: eps must be a number, not /],
+      [(bad) => orthogonalRows(bad, 2, 1, 1), /^orthogonalRows: m must be a number, not /],
+      [(bad) => sample([1, 2], bad, 0, 0.5), /^sample: temperature must be a number, not /],
+      [(bad) => resetRows(initialState(model, 1), bad), /^resetRows: the rows must be an array of flags|^resetRows: .* flags are for/],
+      [(bad) => initialState(model, bad), /^initialState: the number of rows must be a number, not /],
+    ]
+    for (const [call, message] of calls)
+      for (const bad of ['2', null, 2n, true, Symbol('s')]) {
+        // Where nothing may be given, null may be, too.
+        if (bad === null && /the state must/.test(message.source)) continue
+        assert.throws(() => scope(() => call(bad as never)), { name: 'Error', message }, `${String(bad)}: ${message}`)
+      }
+    assert.throws(() => attn.forward(tensor(new Float32Array(64), { shape: [2, 32] })), {
+      message: 'attention: x has shape [2,32], expected [B,T,32]',
+    })
+    assert.throws(() => attn.forward(tensor(new Float32Array(8), { shape: [1, 2, 4] })), {
+      message: 'attention: x has shape [1,2,4], expected [B=1,T=2,32]',
+    })
+    assert.throws(() => rotary(q, new Int32Array(3)), { message: 'rotary: the positions must be an Int32Array of 1 x 2, not 3' })
+    model.dispose()
   })
 
   it('hold an attention whose parts can be used alone', async () => {

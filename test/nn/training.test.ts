@@ -181,13 +181,19 @@ describe('training', () => {
       refused(() => cosine(1, 1, bad), /^cosine: total must be /)
       if (bad !== undefined) refused(() => cosine(1, 1, 2, bad), /^cosine: floor must be /)
     }
-    const model = {} as Transformer
+    const model = new Transformer({ symbols: 3, dModel: 2, heads: 1, layers: 1, dFf: 2 })
     refused(
       () => new Trainer(model, optimizer, { schedule: 0.1 as never, clipNorm: 1 }),
       /^Trainer: the schedule must be a function of the step, /,
     )
     for (const clipNorm of ['1', NaN, 0, -1, undefined] as number[])
       refused(() => new Trainer(model, optimizer, { schedule: constant(1), clipNorm }), /^Trainer: clipNorm must be /)
+    refused(
+      () => new Trainer({} as Transformer, optimizer, { schedule: constant(1), clipNorm: 1 }),
+      /^Trainer: needs a model, not an object$/,
+    )
+    refused(() => new Trainer(model, null as never, { schedule: constant(1), clipNorm: 1 }), /^Trainer: needs an optimiser, .* not null$/)
+    model.dispose()
     for (const [make, message] of [
       [() => new LayerNorm(4, 0), /^LayerNorm: eps must be above 0: a row of equal numbers would be 0 \/ 0$/],
       [() => new RMSNorm(4, 0), /^RMSNorm: eps must be above 0: a row of zeros would be 0 \/ 0$/],
