@@ -38,6 +38,7 @@ export const matmul =
       K: inner,
       transposeA: t.includes('a'),
       transposeB: t.includes('b'),
+      sparse: false,
       accumulate: extra.accumulate ?? false,
       activation: extra.activation ?? null,
     }
@@ -178,6 +179,7 @@ export const fastWeights =
       beta: programmed === 'beta' ? m.float(R, 0) : null,
       gate,
       erase: programmed === 'erase' ? key : null,
+      tokens: null,
       s0: null,
       z0: null,
     }

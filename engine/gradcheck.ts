@@ -1,3 +1,4 @@
+import { checkNumber, checkOptions } from './arguments.ts'
 import { noGrad } from './recording.ts'
 import { scope } from './scope.ts'
 import { type Tensor, tensor } from './tensor.ts'
@@ -30,7 +31,10 @@ export async function gradCheck(
   inputs: readonly Tensor[],
   options: GradCheckOptions = {},
 ): Promise<GradCheck> {
+  checkOptions('gradCheck', options, ['step', 'tolerance'])
   const { step = 1e-6, tolerance = 1e-6 } = options
+  checkNumber('gradCheck: the step', step, 'above 0')
+  checkNumber('gradCheck: the tolerance', tolerance, '0 or more')
   const values = await Promise.all(inputs.map(async (x) => Float64Array.from(await x.read())))
   const device = inputs[0].device
   if (!device.double)

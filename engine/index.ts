@@ -22,6 +22,7 @@ export {
   webgpuDevice,
 } from './devices/webgpu/index.ts'
 export { type GradCheck, type GradCheckOptions, gradCheck } from './gradcheck.ts'
+export * from './ops/attention.ts'
 export * from './ops/elementwise.ts'
 export {
   type FastWeightState,

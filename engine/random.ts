@@ -3,6 +3,7 @@
  * so it's the same on every device, with any number of threads, and a generator's whole state is two numbers.
  */
 
+import { checkNumber, told } from './arguments.ts'
 import { record } from './autograd.ts'
 import type { Device } from './devices/device.ts'
 import { randomKernels } from './devices/reference/random.ts'
@@ -17,9 +18,18 @@ export interface Generator {
 }
 
 export function generator(seed: number): Generator {
-  if (!Number.isInteger(seed) || seed < 0 || seed > 0xffffffff)
-    throw new Error(`generator: the seed must be an integer from 0 to 4294967295, not ${seed}`)
+  checkSeed('generator: the seed', seed)
   return { seed, stream: 0 }
+}
+
+export function checkSeed(what: string, seed: unknown): void {
+  if (!(Number.isInteger(seed) && (seed as number) >= 0 && (seed as number) <= 0xffffffff))
+    throw new Error(`${what} must be an integer from 0 to 4294967295, not ${told(seed)}`)
+}
+
+export function checkGenerator(op: string, g: Generator): void {
+  if (!(Number.isInteger(g?.seed) && Number.isInteger(g.stream)))
+    throw new Error(`${op}: needs a generator, such as generator(1), not ${told(g)}`)
 }
 
 /** Uniform in [low, high] (high itself only through rounding). */
@@ -31,7 +41,10 @@ export const normal = (g: Generator, shape: Shape, mean = 0, std = 1, device?: D
   draw('normal', g, shape, mean, std, device)
 
 function draw(kind: 'uniform' | 'normal', g: Generator, shape: Shape, a: number, b: number, device: Device = getDevice()): Tensor {
+  checkGenerator(kind, g)
   checkShape(kind, shape)
+  checkNumber(`${kind}: ${kind === 'uniform' ? 'low' : 'the mean'}`, a, 'a finite number')
+  checkNumber(`${kind}: ${kind === 'uniform' ? 'high' : 'the standard deviation'}`, b, 'a finite number')
   const y = empty([...shape], device)
   device.kernels.random(kind, y.storage, y.size, g.seed, g.stream++, a, b)
   return y
@@ -46,8 +59,9 @@ export function hostNumbers(kind: 'uniform' | 'normal', seed: number, stream: nu
 
 /** Zeroes each element with probability p and scales the others by 1/(1-p). The mask is drawn again in the backward instead of being stored. */
 export function dropout(x: Tensor, p: number, g: Generator): Tensor {
-  if (!(p >= 0 && p < 1)) throw new Error(`dropout: the probability must be in [0, 1), not ${p}`)
+  checkNumber('dropout: the probability', p, 'in [0, 1)')
   checkFloat('dropout', x)
+  checkGenerator('dropout', g)
   if (p === 0) return record('dropout', [x], x.view(x.shape), (dy) => [dy])
   const { kernels } = x.device
   const y = like(x)

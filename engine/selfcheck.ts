@@ -48,7 +48,7 @@ type Case = (kernels: Kernels<unknown>, memory: Memory) => void
  * only moves numbers is exact.
  */
 const float32Bound = 5e-6
-const exact: readonly KernelName[] = ['fill', 'copy', 'gather']
+const exact: readonly KernelName[] = ['fill', 'copy', 'copyWhere', 'gather']
 
 const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i)
 
@@ -61,6 +61,7 @@ const plain: MatmulSizes = {
   K: 1,
   transposeA: false,
   transposeB: false,
+  sparse: false,
   accumulate: false,
   activation: null,
 }
@@ -110,6 +111,7 @@ const fastWeightCase =
       beta: beta ? m.input(tokens, 0, 1) : null,
       gate: width ? m.input(tokens * width, -2, 0) : null,
       erase: erase ? m.input(tokens * K, -key, key) : null,
+      tokens: null,
       s0: m.input(B * H * K * V),
       z0: normalised ? m.input(B * H * K, 0.1, 1) : null,
     }
@@ -199,6 +201,10 @@ const cases: Record<KernelName, readonly Case[]> = {
     (k, m) => k.copy(m.input(40), m.inout(60), [10, 2], [-4, 1], 37, [5, 2], 3),
     (k, m) => k.copy(m.input(6), m.output(24), [2, 4, 3], [3, 0, 1], 0, [12, 3, 1], 0),
   ],
+  copyWhere: [
+    (k, m) => k.copyWhere(m.indices([0, 1, -1, 0, 7]), m.input(105), m.inout(105), [7, 3, 5], [0, 0, 1], [15, 5, 1]),
+    (k, m) => k.copyWhere(m.indices([1, 0, 2, 0, 3, 0, 1, 1]), m.input(3), m.inout(48), [2, 4, 2, 3], [4, 1, 0, 0], [0, 0, 0, 1]),
+  ],
   gather: [(k, m) => k.gather(m.input(54), m.indices([8, 0, 3, 3, 0, 7]), m.output(36), 6, 9, 6)],
   gatherBackward: [(k, m) => k.gatherBackward(m.input(66), m.indices([8, 0, 3, 3, 0, 7, 3, 1, 1, 8, 3]), m.output(54), 11, 9, 6)],
 
@@ -225,6 +231,13 @@ const cases: Record<KernelName, readonly Case[]> = {
       const [a, b] = [m.from([1, 2, -3]), m.from(range(70).map((i) => (i === 41 ? Number.NaN : (i % 9) - 4)))]
       const sizes: MatmulSizes = { ...plain, M: 3, N: 70, K: 1, activation: 'relu' }
       k.matmul(a, b, null, m.output(210), sizes)
+    },
+    (k, m) => {
+      // Row i of A sees the first i + 1 rows of B, the last of which nobody may.
+      const [M, N, K] = [9, 11, 10]
+      const a = m.from(range(M * K).map((at) => (at % K > Math.floor(at / K) ? 0 : 1 / (1 + at))))
+      const b = m.from(range(K * N).map((at) => (at < 9 * N ? (at % 7) - 3 : Number.NaN)))
+      k.matmul(a, b, null, m.output(M * N), { ...plain, M, N, K, sparse: true })
     },
   ],
 

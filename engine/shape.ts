@@ -1,4 +1,5 @@
 /** Shapes, strides and broadcasting. Shapes are row-major; strides are counted in elements. */
+import { checkList, checkNumber } from './arguments.ts'
 
 export type Shape = readonly number[]
 
@@ -14,8 +15,12 @@ export function stridesOf(shape: Shape): number[] {
   return strides
 }
 
-/** Throws unless every size is a non-negative integer and the product stays exact. */
+/** Throws unless it's a list of numbers. */
+export const checkSizes = (op: string, shape: unknown): void => checkList(`${op}: the shape`, shape, '[2, 3]')
+
+/** Throws unless it's a list of non-negative integers whose product stays exact. */
 export function checkShape(op: string, shape: Shape): void {
+  checkSizes(op, shape)
   for (const d of shape)
     if (!Number.isInteger(d) || d < 0) throw new Error(`${op}: shape ${show(shape)} has a size that isn't a non-negative integer`)
   if (!Number.isSafeInteger(sizeOf(shape))) throw new Error(`${op}: shape ${show(shape)} is too large`)
@@ -42,6 +47,7 @@ export function broadcastStrides(from: Shape, to: Shape): number[] {
 
 /** Turns axis -1 into the last one, and so on; throws when there is no such axis. */
 export function axisOf(op: string, axis: number, rank: number): number {
+  checkNumber(`${op}: the axis`, axis, 'a number')
   const i = axis < 0 ? axis + rank : axis
   if (!Number.isInteger(i) || i < 0 || i >= rank) throw new Error(`${op}: there's no axis ${axis} in a tensor of rank ${rank}`)
   return i

@@ -1,16 +1,23 @@
+import { checkNumber, checkOptions, told } from './arguments.ts'
 import type { Device, DType, HostArray } from './devices/device.ts'
 import { referenceDevice } from './devices/reference/index.ts'
 import { span } from './profile.ts'
 import { noGrad } from './recording.ts'
 import { enroll, enrollBeside, keep, type Scoped, scope } from './scope.ts'
-import { checkShape, type Shape, sameShape, show, sizeOf } from './shape.ts'
+import { checkShape, checkSizes, type Shape, sameShape, show, sizeOf } from './shape.ts'
 
 let defaultDevice: Device = referenceDevice()
 
 /** The device on which tensors are made when none is named: the float64 reference, until `setDevice` says otherwise. */
 export const getDevice = (): Device => defaultDevice
 export function setDevice(device: Device): void {
+  checkDevice('setDevice', device)
   defaultDevice = device
+}
+
+function checkDevice(op: string, device: unknown): void {
+  if (typeof (device as Device | undefined)?.allocate !== 'function')
+    throw new Error(`${op}: the device must be one that openDevice gave (await it), not ${told(device)}`)
 }
 
 /** A piece of device memory, shared by the views of one tensor and freed with the last of them. */
@@ -117,6 +124,7 @@ export class Tensor implements Scoped {
 
   /** Overwrites the values in place (parameters, optimiser state). */
   write(values: ArrayLike<number>): void {
+    if (!ArrayBuffer.isView(values) && !Array.isArray(values)) throw new Error(`write: needs an array of numbers, not ${told(values)}`)
     if (values.length !== this.size) throw new Error(`write: ${values.length} values for a tensor of shape ${show(this.shape)}`)
     if (this.indices) throw new Error('write: int32 tensors are made once; make a new one')
     this.device.write(this.storage, values)
@@ -160,10 +168,13 @@ export interface TensorOptions {
 
 /** A tensor from numbers, nested arrays, or a flat (typed) array with `shape`. Int32Array data makes an int32 tensor. */
 export function tensor(data: Nested | ArrayLike<number>, options: TensorOptions = {}): Tensor {
+  checkOptions('tensor', options, ['shape', 'dtype', 'device', 'requiresGrad'])
   const { values, shape: found } = flatten(data)
   const dtype = options.dtype ?? (data instanceof Int32Array ? 'int32' : 'float32')
-  const shape = options.shape ? [...options.shape] : found
-  checkShape('tensor', shape)
+  if (dtype !== 'float32' && dtype !== 'int32') throw new Error(`tensor: the dtype must be float32 or int32, not ${told(dtype)}`)
+  if (options.device) checkDevice('tensor', options.device)
+  checkShape('tensor', options.shape ?? found)
+  const shape = [...(options.shape ?? found)]
   if (values.length !== sizeOf(shape)) throw new Error(`tensor: ${values.length} values don't fill the shape ${show(shape)}`)
   let indices: Int32Array | null = null
   if (dtype === 'int32') {
@@ -181,6 +192,7 @@ export function tensor(data: Nested | ArrayLike<number>, options: TensorOptions 
 /** A float32 tensor with undefined contents: for ops, which overwrite it. */
 export function empty(shape: Shape, device: Device = defaultDevice): Tensor {
   checkShape('empty', shape)
+  checkDevice('empty', device)
   return new Tensor(shape, 'float32', device, null)
 }
 
@@ -189,16 +201,23 @@ export const like = (x: Tensor): Tensor => empty(x.shape, x.device)
 
 export function full(shape: Shape, value: number, device: Device = defaultDevice): Tensor {
   checkShape('full', shape)
+  checkNumber('full: the value', value, 'a number')
   const y = empty([...shape], device)
   device.kernels.fill(y.storage, y.size, value)
   return y
 }
 
-export const zeros = (shape: Shape, device?: Device): Tensor => full(shape, 0, device)
-export const ones = (shape: Shape, device?: Device): Tensor => full(shape, 1, device)
+export const zeros = (shape: Shape, device?: Device): Tensor => filled('zeros', shape, 0, device)
+export const ones = (shape: Shape, device?: Device): Tensor => filled('ones', shape, 1, device)
+
+function filled(op: string, shape: Shape, value: number, device?: Device): Tensor {
+  checkSizes(op, shape)
+  return full(shape, value, device)
+}
 
 /** Makes `x` a parameter: it receives gradients, and no scope frees it. */
 export function parameter(x: Tensor): Tensor {
+  if (!(x instanceof Tensor)) throw new Error(`parameter: needs a tensor, not ${told(x)}`)
   if (x.node) throw new Error('parameter: the tensor is the result of an op; make it inside noGrad()')
   x.requiresGrad = true
   x.isParameter = true
@@ -207,7 +226,12 @@ export function parameter(x: Tensor): Tensor {
 
 function flatten(data: Nested | ArrayLike<number>): { values: ArrayLike<number>; shape: number[] } {
   if (typeof data === 'number') return { values: [data], shape: [] }
-  if (!Array.isArray(data)) return { values: data as ArrayLike<number>, shape: [(data as ArrayLike<number>).length] }
+  if (ArrayBuffer.isView(data) && !(data instanceof DataView || data instanceof BigInt64Array || data instanceof BigUint64Array)) {
+    const values = data as ArrayLike<number>
+    return { values, shape: [values.length] }
+  }
+  if (!Array.isArray(data))
+    throw new Error(`tensor: needs numbers, as a number, nested arrays, or a typed array such as Float32Array, not ${told(data)}`)
   const shape: number[] = []
   for (let level: unknown = data; Array.isArray(level); level = level[0]) shape.push(level.length)
   const values: number[] = []

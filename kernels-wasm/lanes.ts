@@ -42,3 +42,11 @@ function storeTail(p: usize, x: v128, left: i32): void {
   const half = f32x4.max(x, i64x2.shuffle(x, x, 1, 0))
   return max(f32x4.extract_lane(half, 0), f32x4.extract_lane(half, 1))
 }
+
+/** The four sums over the lanes of a, b, c, d. */
+@inline export function sum4(a: v128, b: v128, c: v128, d: v128): v128 {
+  const ab0 = i32x4.shuffle(a, b, 0, 4, 1, 5), ab1 = i32x4.shuffle(a, b, 2, 6, 3, 7)
+  const cd0 = i32x4.shuffle(c, d, 0, 4, 1, 5), cd1 = i32x4.shuffle(c, d, 2, 6, 3, 7)
+  const ab = f32x4.add(ab0, ab1), cd = f32x4.add(cd0, cd1)
+  return f32x4.add(i64x2.shuffle(ab, cd, 0, 2), i64x2.shuffle(ab, cd, 1, 3))
+}

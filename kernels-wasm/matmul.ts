@@ -219,6 +219,50 @@ function tile4(a: usize, lda1: usize, lda2: usize, lda3: usize, b: usize, kc: i3
   put(c + 3 * ldc, c3l, c3h)
 }
 
+/** b where x isn't 0, and 0 where it is. */
+@inline function besideZero(x: v128, b: v128): v128 {
+  return v128.and(b, f32x4.ne(x, f32x4.splat(0)))
+}
+
+/** tile4 for a sparse A: a zero takes nothing from B, and four k at which all four rows have zeros are passed over. kc is a multiple of 4. */
+function tile4Sparse(a: usize, lda1: usize, lda2: usize, lda3: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+  let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
+  let c2l = f32x4.splat(0), c2h = f32x4.splat(0), c3l = f32x4.splat(0), c3h = f32x4.splat(0)
+  let a1 = a + lda1, a2 = a + lda2, a3 = a + lda3
+  const end = b + (<usize>kc << 5)
+  const magnitude = i32x4.splat(0x7fffffff)
+  while (b < end) {
+    const some = v128.or(v128.or(v128.load(a), v128.load(a1)), v128.or(v128.load(a2), v128.load(a3)))
+    if (v128.any_true(v128.and(some, magnitude))) {
+      for (let k: usize = 0; k < 4; k++) {
+        const at = k << 2
+        const l = v128.load(b + (k << 5)), h = v128.load(b + (k << 5), 16)
+        let x = v128.load32_splat(a + at)
+        c0l = madd(x, besideZero(x, l), c0l)
+        c0h = madd(x, besideZero(x, h), c0h)
+        x = v128.load32_splat(a1 + at)
+        c1l = madd(x, besideZero(x, l), c1l)
+        c1h = madd(x, besideZero(x, h), c1h)
+        x = v128.load32_splat(a2 + at)
+        c2l = madd(x, besideZero(x, l), c2l)
+        c2h = madd(x, besideZero(x, h), c2h)
+        x = v128.load32_splat(a3 + at)
+        c3l = madd(x, besideZero(x, l), c3l)
+        c3h = madd(x, besideZero(x, h), c3h)
+      }
+    }
+    a += 16
+    a1 += 16
+    a2 += 16
+    a3 += 16
+    b += 128
+  }
+  put(c, c0l, c0h)
+  put(c + ldc, c1l, c1h)
+  put(c + 2 * ldc, c2l, c2h)
+  put(c + 3 * ldc, c3l, c3h)
+}
+
 /** rows x columns of a tile, which may stand in C already: c = activation((first ? 0 : c) + tile + bias). */
 function finish(tile: usize, ldt: usize, c: usize, ldc: usize, rows: i32, columns: i32, first: bool, bias: usize, activation: i32): void {
   for (let r = 0; r < rows; r++) {
@@ -261,7 +305,7 @@ export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, stride
  */
 export function matmul(
   begin: i32, end: i32, a: usize, b: usize, bias: usize, c: usize, packedB: usize, strideA: i32, strideB: i32, M: i32, N: i32, K: i32,
-  transposeA: i32, transposeB: i32, accumulate: i32, activation: i32, blockM: i32, blockN: i32,
+  transposeA: i32, transposeB: i32, sparse: i32, accumulate: i32, activation: i32, blockM: i32, blockN: i32,
 ): void {
   const blocksM = (M + blockM - 1) / blockM
   const blocksN = (N + blockN - 1) / blockN
@@ -303,7 +347,7 @@ export function matmul(
       let rows = 0
       for (let m = m0; m < m1; m += rows) {
         const left = m1 - m
-        rows = left >= MR ? MR : min(left, 4)
+        rows = left >= MR && !sparse ? MR : min(left, 4)
         const panelA = blockA + <usize>(m - m0) * lda
         for (let n = n0; n < n1; n += NR) {
           const panelB = blockB + (<usize>steps * (n - n0) << 2)
@@ -314,7 +358,11 @@ export function matmul(
           const to = direct ? at : edge
           const ldto = direct ? ldc : NR << 2
           if (rows == MR) tile8(panelA, lda, panelB, steps, to, ldto)
-          else tile4(panelA, rows > 1 ? lda : 0, rows > 2 ? 2 * lda : 0, rows > 3 ? 3 * lda : 0, panelB, steps, to, ldto)
+          else {
+            const lda1: usize = rows > 1 ? lda : 0, lda2: usize = rows > 2 ? 2 * lda : 0, lda3: usize = rows > 3 ? 3 * lda : 0
+            if (sparse) tile4Sparse(panelA, lda1, lda2, lda3, panelB, steps, to, ldto)
+            else tile4(panelA, lda1, lda2, lda3, panelB, steps, to, ldto)
+          }
           if (!direct || biasN || activationN >= 0) finish(to, ldto, at, ldc, rows, columns, first, biasN, activationN)
         }
       }

@@ -48,6 +48,51 @@ function copyRun(count: i32, x: usize, stepX: usize, y: usize, stepY: usize): vo
   }
 }
 
+/** y[i] = x[i] where condition[i] isn't 0. Shapes and strides as in `binary` (elementwise.ts), of the condition and of x. A task is an element. */
+export function copyWhere(
+  begin: i32, end: i32, condition: usize, x: usize, y: usize,
+  n: i32, strideC: i32, strideX: i32, m: i32, rowC: i32, rowX: i32, rank: i32, axes: usize,
+): void {
+  const row = begin / n
+  let j = begin - row * n
+  let plane = row / m
+  let k = row - plane * m
+  for (let i = begin; i < end; plane++) {
+    let atC = planeOffset(plane, rank, axes, 1) + k * rowC
+    let atX = planeOffset(plane, rank, axes, 2) + k * rowX
+    for (; k < m && i < end; k++) {
+      const count = min(end - i, n - j)
+      const fromC = condition + (<usize>(atC + j * strideC) << 2)
+      copyWhereRun(count, fromC, <usize>strideC << 2, x + (<usize>(atX + j * strideX) << 2), <usize>strideX << 2, y + (<usize>i << 2))
+      i += count
+      j = 0
+      atC += rowC
+      atX += rowX
+    }
+    k = 0
+  }
+}
+
+/** A condition that holds for the whole row is looked at once. */
+function copyWhereRun(count: i32, condition: usize, stepC: usize, x: usize, stepX: usize, y: usize): void {
+  if (stepC == 0) {
+    if (load<i32>(condition) != 0) copyRun(count, x, stepX, y, 4)
+    return
+  }
+  let i = 0
+  if (stepC == 4 && (stepX == 4 || stepX == 0)) {
+    for (; i + 4 <= count; i += 4) {
+      const at = <usize>i << 2
+      const no = i32x4.eq(v128.load(condition + at), i32x4.splat(0))
+      const value = stepX == 4 ? v128.load(x + at) : v128.load32_splat(x)
+      v128.store(y + at, v128.bitselect(v128.load(y + at), value, no))
+    }
+  }
+  for (; i < count; i++) {
+    if (load<i32>(condition + <usize>i * stepC) != 0) store<u32>(y + (<usize>i << 2), load<u32>(x + <usize>i * stepX))
+  }
+}
+
 /** Values of p in a task of copyTransposed, and of q done together: one cache line, so that lines of x and y are used up at once. */
 const TILE = 16
 

@@ -301,28 +301,35 @@ export function softmax(begin: i32, end: i32, x: usize, y: usize, n: i32, log: i
   }
 }
 
-/** sum x y. */
+/** y in the lanes where x isn't 0, and 0 in the others. */
+@inline function besideZeros(x: v128, y: v128): v128 {
+  return v128.and(y, f32x4.ne(x, f32x4.splat(0)))
+}
+
+/** sum x y over the entries where x isn't 0. */
 function dot(x: usize, y: usize, n: i32): f32 {
   const bytes = <usize>n << 2
   let s0 = f32x4.splat(0), s1 = s0
   let at: usize = 0
   for (; at + 32 <= bytes; at += 32) {
-    s0 = madd(v128.load(x + at), v128.load(y + at), s0)
-    s1 = madd(v128.load(x + at, 16), v128.load(y + at, 16), s1)
+    const x0 = v128.load(x + at), x1 = v128.load(x + at, 16)
+    s0 = madd(x0, besideZeros(x0, v128.load(y + at)), s0)
+    s1 = madd(x1, besideZeros(x1, v128.load(y + at, 16)), s1)
   }
   for (; at < bytes; at += 16) {
     const left = <i32>(bytes - at) >> 2
-    s0 = madd(vload(x + at, left), vload(y + at, left), s0)
+    const x0 = vload(x + at, left)
+    s0 = madd(x0, besideZeros(x0, vload(y + at, left)), s0)
   }
   return sumLanes(f32x4.add(s0, s1))
 }
 
 @inline function softmaxBackwardStep(y: usize, dy: usize, dx: usize, log: i32, total: v128, left: i32): void {
   const vy = vload(y, left), vdy = vload(dy, left)
-  vstore(dx, log ? f32x4.sub(vdy, f32x4.mul(exp(vy), total)) : f32x4.mul(vy, f32x4.sub(vdy, total)), left)
+  vstore(dx, log ? f32x4.sub(vdy, f32x4.mul(exp(vy), total)) : besideZeros(vy, f32x4.mul(vy, f32x4.sub(vdy, total))), left)
 }
 
-/** dx = y (dy - sum(dy y)); with `log` dx = dy - exp(y) sum(dy). */
+/** dx = y (dy - sum(dy y)), 0 where y is, whatever dy is there; with `log` dx = dy - exp(y) sum(dy). */
 export function softmaxBackward(begin: i32, end: i32, y: usize, dy: usize, dx: usize, n: i32, log: i32): void {
   const bytes = <usize>n << 2
   const whole = <usize>(n & ~3) << 2

@@ -2,7 +2,8 @@
  * Embeds kernels-wgsl/*.wgsl in kernels-wgsl/generated/wgsl.ts, so that Node, bundlers and pages all load them the same way, with what the
  * host needs to know of each file: its entry points, the members of `struct Params`, and its bindings. From anywhere: node kernels-wgsl/build.mjs
  *
- * common.wgsl and math.wgsl are put before every other file. Nothing is replaced or left out: what a shader says is what its file says.
+ * common.wgsl and math.wgsl are put before every other file, and NAME.wgsl before NAME-PART.wgsl where that has no `struct Params` of its own: it
+ * goes on with what NAME declares. Nothing is replaced or left out: what a shader says is what its files say.
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -33,8 +34,7 @@ function layout(name, type) {
   return fail(name, `Params may hold i32, u32, f32 and array<vec4<T>, N>, not ${type}`)
 }
 
-function params(name, source) {
-  const [, body] = source.match(/struct Params \{([^}]*)\}/) ?? fail(name, 'has no struct Params')
+function params(name, body) {
   const members = {}
   let end = 0
   for (const [, member, type] of body.replace(/\/\/.*/g, '').matchAll(/(\w+)\s*:\s*(array<vec4<[iuf]32>, \d+>|[^,\n]+),/g)) {
@@ -46,21 +46,28 @@ function params(name, source) {
   return { members, bytes: Math.ceil(end / 16) * 16 }
 }
 
+const sources = Object.fromEntries(names.map((name) => [name, readFileSync(join(folder, `${name}.wgsl`), 'utf8')]))
+const paramsOf = (name) => sources[name].match(/struct Params \{([^}]*)\}/)?.[1]
+
 function describe(name) {
-  const source = readFileSync(join(folder, `${name}.wgsl`), 'utf8')
-  const { members, bytes } = params(name, source)
+  const declared = paramsOf(name) ? [name] : [names.find((other) => paramsOf(other) && name.startsWith(`${other}-`)), name]
+  if (!declared[0]) fail(name, 'has no struct Params')
+  const { members, bytes } = params(name, paramsOf(declared[0]))
   const bindings = {}
+  const source = declared.map((part) => sources[part]).join('\n')
   for (const [, binding, access, variable] of source.matchAll(/@group\(0\) @binding\((\d+)\) var<storage, (read|read_write)> (\w+)/g))
     bindings[variable] = { binding: Number(binding), write: access === 'read_write' }
-  const entries = [...source.matchAll(/@compute @workgroup_size\([^)]*\)\s*fn (\w+)/g)].map(([, entry]) => entry)
+  const entries = [...sources[name].matchAll(/@compute @workgroup_size\([^)]*\)\s*fn (\w+)/g)].map(([, entry]) => entry)
   const description = { name, entries, params: members, paramBytes: bytes, bindings }
-  // A string to the compiler, and not a type of its own.
-  return `{ source: ${JSON.stringify(source)} as string, ${JSON.stringify(description).slice(1)} as const`
+  const files = [...shared, ...declared].map((name) => `files[${JSON.stringify(name)}]`)
+  return `{ files: [${files}], ${JSON.stringify(description).slice(1)} as const`
 }
 
 const lines = [
   '// Written by kernels-wgsl/build.mjs.',
-  ...shared.map((name) => `export const ${name}: string = ${JSON.stringify(readFileSync(join(folder, `${name}.wgsl`), 'utf8'))}`),
+  'const files: Readonly<Record<string, { readonly name: string; readonly source: string }>> = {',
+  ...names.map((name) => `  ${JSON.stringify(name)}: ${JSON.stringify({ name, source: sources[name] })},`),
+  '}',
 ]
 for (const name of names.filter((name) => !shared.includes(name))) {
   const constant = name.replace(/-(\w)/g, (_, letter) => letter.toUpperCase())

@@ -15,6 +15,13 @@ fn nan() -> f32 { return bitcast<f32>(nanBits); }
 /// By its bits: x != x may be folded to false.
 fn isNan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
 fn isInfinite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) == 0x7f800000u; }
+fn isFinite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
+fn isZero(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) == 0u; }
+
+/// What is multiplied with a weight: x, and 0 where the weight is 0, whatever x holds. A mask of bits: a choice between numbers, multiplied
+/// with the weight, may be folded into 0 x.
+fn taken(weight: f32, x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) & select(0xffffffffu, 0u, isZero(weight))); }
+fn weighted(weight: f32, x: f32) -> f32 { return weight * taken(weight, x); }
 
 /// What kernels have found that is bad input: first since the last read was asked for, then for reads whose answer is out.
 alias Faults = array<vec4<u32>, 4>;

@@ -11,6 +11,7 @@ struct Params {
   heads: u32,
   pieces: u32,
   rows: u32,
+  forgets: u32,   // whether a 0 of A, a weight, takes nothing of B, whatever that holds (see fast-weights.wgsl)
   // product: C[i,j] (+)= alpha sum_l A[i,l] B[l,j] for each piece; element (i,l) of A lies at a + i aRow + l aColumn, and so on.
   M: u32,
   N: u32,
@@ -96,11 +97,52 @@ fn four(at: u32, stride: u32, first: u32, count: u32) -> vec4<f32> {
 /// Whether row i of a triangle (see Params) reaches l.
 fn within(triangle: u32, i: u32, l: u32) -> bool { return select(l >= i, l <= i, triangle == 1u); }
 
+fn areFinite(x: vec4<f32>) -> bool { return all((bitcast<vec4<u32>>(x) & vec4(0x7f800000u)) != vec4(0x7f800000u)); }
+fn weightedFour(weight: f32, x: vec4<f32>) -> vec4<f32> {
+  return weight * bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) & vec4(select(0xffffffffu, 0u, isZero(weight))));
+}
+
+/// How many tiles there have been, and the last of them of which not all of B is finite: only there it matters what a 0 takes.
+var<private> tiles: u32 = 0u;
+var<workgroup> spoilt: atomic<u32>;
+
+/// sums += the product of the tiles, `count` of the inner axis from l0 on.
+fn multiplyTiles(rows: u32, columns: u32, l0: u32, count: u32, triangle: u32) {
+  for (var l = 0u; l < count; l++) {
+    let x = tileA[l * 8u + rows];
+    let y = tileB[l * 8u + columns];
+    if (triangle != 0u) {
+      let row = rows * 4u;
+      if (within(triangle, row, l0 + l)) { sums[0] += x.x * y; }
+      if (within(triangle, row + 1u, l0 + l)) { sums[1] += x.y * y; }
+      if (within(triangle, row + 2u, l0 + l)) { sums[2] += x.z * y; }
+      if (within(triangle, row + 3u, l0 + l)) { sums[3] += x.w * y; }
+    } else {
+      sums[0] += x.x * y;
+      sums[1] += x.y * y;
+      sums[2] += x.z * y;
+      sums[3] += x.w * y;
+    }
+  }
+}
+
+/// The same where a 0 of A takes nothing.
+fn multiplySpoilt(rows: u32, columns: u32, l0: u32, count: u32, triangle: u32) {
+  for (var l = 0u; l < count; l++) {
+    let x = tileA[l * 8u + rows];
+    let y = tileB[l * 8u + columns];
+    for (var r = 0u; r < 4u; r++) {
+      if (triangle == 0u || within(triangle, rows * 4u + r, l0 + l)) { sums[r] += weightedFour(x[r], y); }
+    }
+  }
+}
+
 /// sums += A B for the tile's `height` rows of A and `width` columns of B. Neighbouring threads fetch neighbours in memory.
 fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner: u32, triangle: u32) {
   let rows = thread / 8u;
   let columns = thread % 8u;
   for (var l0 = 0u; l0 < inner; l0 += SIDE) {
+    tiles++;
     workgroupBarrier();
     for (var e = thread; e < 256u; e += THREADS) {
       let slotA = select(e, e % SIDE * 8u + e / SIDE, a.column == 1u);
@@ -113,24 +155,12 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
       if (lB < inner) { fromB = four(b.at + lB * b.row, b.column, slotB % 8u * 4u, width); }
       tileA[slotA] = fromA;
       tileB[slotB] = fromB;
+      if (p.forgets != 0u && !areFinite(fromB)) { atomicStore(&spoilt, tiles); }
     }
     workgroupBarrier();
-    for (var l = 0u; l < min(SIDE, inner - l0); l++) {
-      let x = tileA[l * 8u + rows];
-      let y = tileB[l * 8u + columns];
-      if (triangle != 0u) {
-        let row = rows * 4u;
-        if (within(triangle, row, l0 + l)) { sums[0] += x.x * y; }
-        if (within(triangle, row + 1u, l0 + l)) { sums[1] += x.y * y; }
-        if (within(triangle, row + 2u, l0 + l)) { sums[2] += x.z * y; }
-        if (within(triangle, row + 3u, l0 + l)) { sums[3] += x.w * y; }
-      } else {
-        sums[0] += x.x * y;
-        sums[1] += x.y * y;
-        sums[2] += x.z * y;
-        sums[3] += x.w * y;
-      }
-    }
+    let count = min(SIDE, inner - l0);
+    if (p.forgets != 0u && atomicLoad(&spoilt) == tiles) { multiplySpoilt(rows, columns, l0, count, triangle); }
+    else { multiplyTiles(rows, columns, l0, count, triangle); }
   }
 }
 
@@ -145,6 +175,7 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
   let index = group / blocks;
   if (index >= p.heads * p.pieces) { return; }
   let first = group % blocks * SIDE;
+  if (thread == 0u) { atomicStore(&spoilt, 0u); }
   let a = Operand(p.a + index * p.aPiece, p.aRow, p.aColumn);
   let b = Operand(p.b + index * p.bPiece + index / p.pieces * p.bHead + first * p.bColumn, p.bRow, p.bColumn);
   clear();
@@ -180,6 +211,7 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
   let segment = group / blocks % p.segments;
   let head = group / blocks / p.segments;
   if (head >= p.heads) { return; }
+  if (thread == 0u) { atomicStore(&spoilt, 0u); }
   let width = min(SIDE, p.columns - column);
   let size = p.K * p.columns;
   let start = segment * p.perSegment;
@@ -219,7 +251,11 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
         let fading = work[p.gamma + index * p.K + i];
         for (var s = 0u; s < own.width; s++) {
           let at = i * p.columns + own.column + s;
-          work[after + at] = fading * work[before + at] + sums[r][s];
+          var x = work[before + at];
+          if (p.forgets != 0u) { x = taken(fading, x); }
+          // A piece of padding leaves its bits.
+          if (!(p.forgets != 0u && fading == 1.0 && isZero(sums[r][s]))) { x = fading * x + sums[r][s]; }
+          work[after + at] = x;
         }
       }
     }

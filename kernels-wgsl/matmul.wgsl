@@ -19,6 +19,7 @@ struct Params {
   vectorsB: u32,
   splits: u32,
   length: u32,     // of a range of K, a multiple of DEPTH
+  sparse: u32,     // whether a zero of A takes nothing from B
   accumulate: u32,
   biased: u32,
   activation: u32, // of `unaryOps`, or NONE
@@ -59,6 +60,12 @@ fn readB(at: u32, count: u32) -> vec4<f32> {
   if (count > 2u) { v.z = b[at + 2u]; }
   if (count > 3u) { v.w = b[at + 3u]; }
   return v;
+}
+
+/// b where x isn't 0, and 0 where it is: by its bits, whatever it holds.
+fn besideZero(x: f32, b: vec4<f32>) -> vec4<f32> {
+  let mask = select(0xffffffffu, 0u, (bitcast<u32>(x) & 0x7fffffffu) == 0u);
+  return bitcast<vec4<f32>>(bitcast<vec4<u32>>(b) & vec4(mask));
 }
 
 /// end - i, or 0 beyond it; 0 where the row isn't inside.
@@ -125,13 +132,24 @@ fn inside(row: u32, rows: u32, i: u32, end: u32) -> u32 { return select(0u, end 
       tileB[g.thread] = readB(baseB + k * p.N + n, inside(k, kEnd, n, N));
     }
     workgroupBarrier();
-    for (var k = 0u; k < DEPTH; k++) {
-      let va = tileA[k * 16u + ty];
-      let vb = tileB[k * 16u + tx];
-      s0 += va.x * vb;
-      s1 += va.y * vb;
-      s2 += va.z * vb;
-      s3 += va.w * vb;
+    if (p.sparse == 1u) {
+      for (var k = 0u; k < DEPTH; k++) {
+        let va = tileA[k * 16u + ty];
+        let vb = tileB[k * 16u + tx];
+        s0 += va.x * besideZero(va.x, vb);
+        s1 += va.y * besideZero(va.y, vb);
+        s2 += va.z * besideZero(va.z, vb);
+        s3 += va.w * besideZero(va.w, vb);
+      }
+    } else {
+      for (var k = 0u; k < DEPTH; k++) {
+        let va = tileA[k * 16u + ty];
+        let vb = tileB[k * 16u + tx];
+        s0 += va.x * vb;
+        s1 += va.y * vb;
+        s2 += va.z * vb;
+        s3 += va.w * vb;
+      }
     }
     workgroupBarrier();
   }

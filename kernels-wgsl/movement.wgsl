@@ -9,7 +9,8 @@ struct Params {
   R: u32,
   N: u32,
   D: u32,
-  axes: array<vec4<i32>, 8>, // (size, stride of x, stride of y, -), outermost first
+  offsetC: i32,
+  axes: array<vec4<i32>, 8>, // (size, stride of x, stride of y, -), outermost first; copyWhere: of the condition, and of x
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -19,6 +20,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> index: array<u32>;
 @group(0) @binding(5) var<storage, read> dy: array<f32>;
 @group(0) @binding(6) var<storage, read_write> dtable: array<f32>;
+@group(0) @binding(7) var<storage, read> condition: array<u32>;
 
 // y[offsetY + i . stridesY] = x[offsetX + i . stridesX]
 @compute @workgroup_size(THREADS) fn copy(g: Group) {
@@ -36,6 +38,25 @@ struct Params {
       rest = next;
     }
     y[to] = x[base];
+  }
+}
+
+// y[offsetY + i] = x[i] where condition[i] isn't 0
+@compute @workgroup_size(THREADS) fn copyWhere(g: Group) {
+  let end = elementsEnd(g, p.n);
+  for (var i = firstElement(g); i < end; i += THREADS) {
+    var rest = i;
+    var atC = p.offsetC;
+    var atX = p.offsetX;
+    for (var axis = p.rank; axis > 0u; axis--) {
+      let s = p.axes[axis - 1u];
+      let next = rest / u32(s.x);
+      let j = i32(rest - next * u32(s.x));
+      atC += j * s.y;
+      atX += j * s.z;
+      rest = next;
+    }
+    if (condition[atC] != 0u) { y[u32(p.offsetY) + i] = x[atX]; }
   }
 }
 

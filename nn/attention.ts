@@ -2,6 +2,7 @@
  * Fast-weight attention: [B,T,D] -> [B,T,D], with a state that carries everything an earlier piece of the sequence left behind, so that
  * a sequence can be run whole, in pieces, or token by token with the same weights and the same result.
  */
+import { checkFlag, checkNumber, checkObject } from '../engine/arguments.ts'
 import { affine, mul, sigmoid, silu, softplus } from '../engine/ops/elementwise.ts'
 import type { FastWeightState } from '../engine/ops/fast-weights.ts'
 import { reshape } from '../engine/ops/movement.ts'
@@ -15,18 +16,18 @@ import {
   checkFeatures,
   checkKnown,
   checkMeanings,
+  checkNormaliserEps,
   type FeatureConfig,
   Features,
   featureDefaults,
   featureMaps,
   type Meaning,
-  vanishing,
 } from './features.ts'
 import { type Gate, type GateName, gates, LowRank, retention } from './gates.ts'
-import { type AttentionOptions, checkHeads, HeadProjection } from './heads.ts'
+import { type AttentionOptions, checkHeads, checkInput, HeadProjection } from './heads.ts'
 import { Linear, RMSNorm } from './layers.ts'
 import { Module } from './module.ts'
-import { checkPacking, type Packing, places } from './packing.ts'
+import { atTokens, checkPacking, type Packing, places } from './packing.ts'
 import type { Parts } from './parts.ts'
 import { rotary } from './rotary.ts'
 
@@ -114,13 +115,12 @@ export function checkAttention(c: FastWeightsAttentionConfig): void {
   for (const name of ['chunk', 'stepsPerToken'] as const)
     if (!(Number.isInteger(c[name]) && c[name] > 0)) throw new Error(`${name} must be a positive integer, not ${c[name]}`)
   if (c.betaRange !== 1 && c.betaRange !== 2) throw new Error(`betaRange must be 1 or 2, not ${c.betaRange}`)
-  if (!(c.normaliserEps >= 0 && Number.isFinite(c.normaliserEps)))
-    throw new Error(`normaliserEps must be 0 or more, not ${c.normaliserEps}`)
+  checkNumber('normaliserEps', c.normaliserEps, '0 or more')
+  checkFlag('headNorm', c.headNorm)
   if (ruleOf(c).eps === undefined) return
   if (featureMaps[c.featureMap].sign === 'signed')
     throw new Error(`the rule ${c.rule} divides by z . q, which ${c.featureMap} can make zero or negative; take a map that can't`)
-  if (c.normaliserEps === 0 && vanishing.has(c.featureMap))
-    throw new Error(`normaliserEps must be above 0: the features of ${c.featureMap} can all be 0, and the rule ${c.rule} divides by z . q`)
+  checkNormaliserEps(c.featureMap, c.normaliserEps, c.rule)
   if (c.positions === 'rotary')
     throw new Error(`the rule ${c.rule} divides by z . q, which rotary positions can make zero or negative; use sinusoidal ones, or none`)
 }
@@ -138,6 +138,7 @@ export interface AttentionState extends Partial<FastWeightState> {
 
 /** Whether a state is given; throws unless it has exactly the parts that it should. Their shapes are what each op checks. */
 function checkGiven(state: AttentionState, parts: Parts, B: number): boolean {
+  checkObject('attention', state, Object.keys(parts)[0])
   const given = Object.entries(state).flatMap(([name, part]) => (part === undefined ? [] : [name]))
   if (given.length === 0) return false
   for (const name of given) if (!(name in parts)) throw new Error(`attention: the state has a ${name}, which this layer's lacks`)
@@ -197,11 +198,13 @@ export class FastWeightsAttention extends Module {
     this.output = new Linear(D, D, g)
   }
 
-  forward(x: Tensor, state: AttentionState = {}, options: AttentionOptions = {}): { y: Tensor; state: AttentionState } {
+  /** What x and `accumulate` hold at padding is never looked at, and y is 0 there. */
+  forward(given: Tensor, state: AttentionState = {}, options: AttentionOptions = {}): { y: Tensor; state: AttentionState } {
     const { heads: H, scale, normaliserEps, outputGate, chunk } = this.config
     const rule = ruleOf(this.config)
-    const [B, T, D] = x.shape
+    const { B, T, dModel: D } = checkInput(given, this.config.dModel)
     const packing = checkPacking('attention', options, B, T, ['accumulate'])
+    const x = atTokens(given, packing)
     const begun = checkGiven(state, this.stateParts(B), B)
     const query = this.query.forward(x, state.query, packing)
     const key = this.key.forward(x, state.key, packing)
@@ -220,7 +223,7 @@ export class FastWeightsAttention extends Module {
     let y = reshape(this.norm ? this.norm.forward(result.y) : result.y, [B, T, D])
     if (this.output_gate && outputGate !== 'none') y = mul(y, this.output_gate.forward(x, { activation: outputGate }))
     return {
-      y: this.output.forward(y, { accumulate: options.accumulate }),
+      y: atTokens(this.output.forward(y, { accumulate: options.accumulate }), packing),
       state: { ...result.state, query: query.state, key: key.state, value: value.state, ...(position && { position }) },
     }
   }

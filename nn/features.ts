@@ -2,13 +2,15 @@
  * Feature maps phi of queries and keys, and their normalisation. phi(q) . phi(k) is the similarity by which fast weights are read:
  * its width K' is what bounds how many associations they hold (Schlag 2021, section 4.1). Tests: test/nn/features.test.ts.
  */
+import { checkDivisor, checkFlag, checkNumber, told } from '../engine/arguments.ts'
+import { checkFloat } from '../engine/ops/check.ts'
 import { affine, elu, exp, minimum, mul, neg, relu, silu, square, sub } from '../engine/ops/elementwise.ts'
 import { matmul } from '../engine/ops/matmul.ts'
 import { concat, permute, reshape } from '../engine/ops/movement.ts'
 import { l2Norm, softmax, sumNorm } from '../engine/ops/norm.ts'
 import { sum } from '../engine/ops/reduce.ts'
 import { dpfp } from '../engine/ops/sequence.ts'
-import { type Generator, hostNumbers } from '../engine/random.ts'
+import { checkSeed, type Generator, hostNumbers } from '../engine/random.ts'
 import { noGrad } from '../engine/recording.ts'
 import { sizeOf } from '../engine/shape.ts'
 import { ones, type Tensor } from '../engine/tensor.ts'
@@ -77,8 +79,22 @@ export const featureMaps = {
 } as const satisfies Record<string, Kind>
 export type FeatureMap = keyof typeof featureMaps
 
-/** Maps whose features can all be 0, so that what divides by their sum needs an eps. */
-export const vanishing: ReadonlySet<FeatureMap> = new Set(['relu', 'relu2', 'dpfp'])
+/** Maps whose features can all be 0, so that a norm of theirs needs an eps: elu1's are in float32 where all are below -17. */
+const vanishing: ReadonlySet<FeatureMap> = new Set(['identity', 'silu', 'elu1', 'relu', 'relu2', 'dpfp'])
+/** Maps whose inner products stay above 0. One of softmax features is 0 where each is sure of another channel. */
+const positive: ReadonlySet<FeatureMap> = new Set(['favor', 'taylor2'])
+
+/** The same of what is added to z . q. */
+export function checkNormaliserEps(featureMap: FeatureMap, eps: number, rule: string): void {
+  if (!positive.has(featureMap))
+    checkDivisor(
+      'normaliserEps',
+      eps,
+      vanishing.has(featureMap)
+        ? `the features of ${featureMap} can all be 0, and the rule ${rule} divides by z . q`
+        : `z . q can be 0 with the features of ${featureMap}, and the rule ${rule} divides by it`,
+    )
+}
 
 /** Normalisations of mapped queries and keys. */
 export const featureNorms = {
@@ -101,6 +117,7 @@ const favorLimit = 40
  * |omega_i|^2 / 2, about K / 2; where that is more than 40 they end at 40.
  */
 export function favor(x: Tensor, omega: Tensor, eps = favorEps): Tensor {
+  checkNumber('favor: eps', eps, '0 or more')
   const projected = matmul(x, omega, { transposeB: true })
   const half = affine(sum(square(x), { axis: -1, keepDim: true }), 0.5)
   const exponents = sub(concat([projected, neg(projected)], projected.shape.length - 1), half)
@@ -110,6 +127,8 @@ export function favor(x: Tensor, omega: Tensor, eps = favorEps): Tensor {
 
 /** softmax([2 W x, -2 W x]) (Zhang 2024). x: [B,T,H,K]; W: [H,K,K], or [K,K] for all heads -> [B,T,H,2 K]. */
 export function hedgehog(x: Tensor, W: Tensor): Tensor {
+  checkFloat('hedgehog', x)
+  checkFloat('hedgehog', W)
   const perHead = W.shape.length === 3
   const swap = (y: Tensor): Tensor => (perHead ? permute(y, [0, 2, 1, 3]) : y)
   const projected = swap(matmul(swap(x), W, { transposeB: true }))
@@ -118,6 +137,7 @@ export function hedgehog(x: Tensor, W: Tensor): Tensor {
 
 /** [1, x, x (x) x / sqrt(2)], so that phi(x) . phi(y) = 1 + x . y + (x . y)^2 / 2 > 0 (Arora 2024). [..., K] -> [..., 1 + K + K^2]. */
 export function taylor2(x: Tensor): Tensor {
+  checkFloat('taylor2', x)
   const lead = x.shape.slice(0, -1)
   const K = x.shape.at(-1)!
   const outer = mul(reshape(x, [...lead, K, 1]), reshape(x, [...lead, 1, K]))
@@ -130,6 +150,10 @@ export function taylor2(x: Tensor): Tensor {
  * orthogonal ones cover the directions more evenly (Choromanski 2021, section 3.3). On the host, in float64.
  */
 export function orthogonalRows(m: number, K: number, seed: number, stream: number): Float64Array {
+  checkNumber('orthogonalRows: m', m, 'a positive integer')
+  checkNumber('orthogonalRows: K', K, 'a positive integer')
+  checkSeed('orthogonalRows: the seed', seed)
+  checkSeed('orthogonalRows: the stream', stream)
   const rows = hostNumbers('normal', seed, stream, m * K)
   for (let r = 0; r < m; r++) {
     const row = rows.subarray(r * K, (r + 1) * K)
@@ -185,16 +209,24 @@ export function checkFeatures(c: FeatureConfig, K: number): void {
   if (!(Number.isInteger(c.favorSeed) && c.favorSeed >= 0 && c.favorSeed <= 0xffffffff))
     throw new Error(`favorSeed must be an integer from 0 to 4294967295, not ${c.favorSeed}`)
   checkChoice('favorRedraw', c.favorRedraw, { never: 0, epoch: 0, step: 0 })
-  if (!(c.featureEps >= 0 && Number.isFinite(c.featureEps))) throw new Error(`featureEps must be 0 or more, not ${c.featureEps}`)
+  checkNumber('featureEps', c.featureEps, '0 or more')
+  checkFlag('hedgehogShared', c.hedgehogShared)
   if (c.featureMap === 'dpfp' && K < 2) throw new Error('dpfp needs heads of width 2 or more: of a single number all its features are 0')
-  if (c.featureNorm === 'sum' && c.featureEps === 0 && vanishing.has(c.featureMap))
-    throw new Error(`featureEps must be above 0: the features of ${c.featureMap} can all be 0, and the feature norm sum divides by theirs`)
+  if (c.featureNorm !== 'none' && vanishing.has(c.featureMap)) {
+    const divisor = { sum: 'theirs', l2: 'the root of their squares' }[c.featureNorm]
+    checkDivisor(
+      'featureEps',
+      c.featureEps,
+      `the features of ${c.featureMap} can all be 0, and the feature norm ${c.featureNorm} divides by ${divisor}`,
+    )
+  }
   if (c.featureNorm === 'sum' && featureMaps[c.featureMap].sign !== 'non-negative')
     throw new Error(`the feature norm sum divides by a sum that ${c.featureMap} can make zero or negative; use l2 or none`)
 }
 
-/** Throws if an object has options that nobody reads. */
+/** Throws if it's no object, or has options that nobody reads. */
 export function checkKnown(options: object, known: readonly string[]): void {
+  if (typeof options !== 'object' || options === null) throw new Error(`the options must be an object, not ${told(options)}`)
   const unknown = Object.keys(options).find((name) => !known.includes(name))
   if (unknown !== undefined) throw new Error(`unknown option '${unknown}' (${known.join(', ')})`)
 }

@@ -2,6 +2,8 @@
  * What makes fast weights forget: modules that give the logarithm of what remains after a token, at most 0, one for each head [B,T,H] or
  * for each of a head's channels [B,T,H,W]. Tests: test/nn/attention.test.ts.
  */
+import { checkNumber } from '../engine/arguments.ts'
+import { checkTensor } from '../engine/ops/check.ts'
 import { add, affine, exp, mul, neg, softplus } from '../engine/ops/elementwise.ts'
 import { reshape } from '../engine/ops/movement.ts'
 import { type Generator, hostNumbers } from '../engine/random.ts'
@@ -103,8 +105,11 @@ export const gates = { softplus: SoftplusGate, logsigmoid: LogSigmoidGate } sati
 export type GateName = keyof typeof gates
 
 /** RetNet's decay of each head, the same for every token: log(1 - 2^(-5-h)), [H] (Sun 2023, eq. 8). */
-export const retention = (heads: number, beside: Tensor): Tensor =>
-  tensor(
+export function retention(heads: number, beside: Tensor): Tensor {
+  checkNumber('retention: heads', heads, 'a positive integer')
+  checkTensor('retention', beside)
+  return tensor(
     Array.from({ length: heads }, (_, h) => Math.log1p(-(2 ** (-5 - h)))),
     { device: beside.device },
   )
+}

@@ -1,8 +1,10 @@
+import { checkNumber, checkOptions, told } from '../engine/arguments.ts'
 import { isLostGate } from '../engine/devices/kernels.ts'
 // The sampler draws on the host, where the reference device has the numbers that all devices share.
 import { threefry } from '../engine/devices/reference/random.ts'
 import { slice } from '../engine/ops/movement.ts'
 import { span } from '../engine/profile.ts'
+import { checkSeed } from '../engine/random.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { tensor } from '../engine/tensor.ts'
@@ -29,11 +31,14 @@ export interface GenerateOptions {
  * same time and the state keeps its size, however long the text (softmax attention apart, whose state grows).
  */
 export async function* generate(model: Transformer, prompt: Int32Array, options: GenerateOptions): AsyncGenerator<number> {
+  checkOptions('generate', options, ['length', 'temperature', 'topK', 'seed'])
   const { length, temperature = 1, topK = 0, seed = 1 } = options
+  if (!(prompt instanceof Int32Array)) throw new Error(`generate: the prompt must be an Int32Array of tokens, not ${told(prompt)}`)
   if (prompt.length === 0) throw new Error('generate: the prompt is empty; give at least one token')
-  if (!(Number.isInteger(length) && length >= 0)) throw new Error(`generate: length must be an integer, 0 or more, not ${length}`)
-  if (!(temperature >= 0 && Number.isFinite(temperature))) throw new Error(`generate: temperature must be 0 or more, not ${temperature}`)
-  if (!(Number.isInteger(topK) && topK >= 0)) throw new Error(`generate: topK must be an integer, 0 or more, not ${topK}`)
+  checkNumber('generate: length', length, 'an integer, 0 or more')
+  checkNumber('generate: temperature', temperature, '0 or more')
+  checkNumber('generate: topK', topK, 'an integer, 0 or more')
+  checkSeed('generate: the seed', seed)
   const { device } = model.src_embed.weight
   const wasTraining = model.training
   let state: TransformerState | undefined
@@ -70,6 +75,9 @@ export async function* generate(model: Transformer, prompt: Int32Array, options:
 
 /** Draws an index in proportion to softmax(logits / temperature) among the topK largest; u in [0, 1) decides. */
 export function sample(logits: ArrayLike<number>, temperature: number, topK: number, u: number): number {
+  checkNumber('sample: temperature', temperature, '0 or more')
+  checkNumber('sample: topK', topK, 'an integer, 0 or more')
+  checkNumber('sample: u', u, 'in [0, 1)')
   const order = Array.from(logits, (_, i) => i).sort((a, b) => logits[b] - logits[a] || a - b)
   if (!Number.isFinite(logits[order[0]]) || order.some((i) => Number.isNaN(logits[i]))) throw new Error(notFinite)
   if (temperature === 0) return order[0]

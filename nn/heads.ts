@@ -1,4 +1,6 @@
 /** What fast-weight and softmax attention share: projections to heads, and what a call takes. */
+import { checkNumber } from '../engine/arguments.ts'
+import { checkFloat, match } from '../engine/ops/check.ts'
 import { type Generator, uniform } from '../engine/random.ts'
 import { parameter, type Tensor } from '../engine/tensor.ts'
 import { Linear } from './layers.ts'
@@ -11,9 +13,16 @@ export interface AttentionOptions extends Packing {
 }
 
 export function checkHeads(dModel: number, heads: number): void {
-  if (!(Number.isInteger(dModel) && dModel > 0)) throw new Error(`dModel must be a positive integer, not ${dModel}`)
-  if (!(Number.isInteger(heads) && heads > 0)) throw new Error(`heads must be a positive integer, not ${heads}`)
+  checkNumber('dModel', dModel, 'a positive integer')
+  checkNumber('heads', heads, 'a positive integer')
   if (dModel % heads !== 0) throw new Error(`${heads} heads don't divide dModel = ${dModel}`)
+}
+
+/** What a layer reads: [B,T,dModel]. */
+export function checkInput(x: Tensor, dModel: number): { B: number; T: number; dModel: number } {
+  checkFloat('attention', x)
+  const { B, T } = match('attention', { x: ['B', 'T', dModel] }, { x: x.shape })
+  return { B, T, dModel }
 }
 
 /** Named as in labml: PrepareForMultiHeadAttention, without the bias, and with an optional short convolution after it. */

@@ -1,9 +1,11 @@
 /** The layers that every model is made of. Initial values have PyTorch's bounds, drawn from the generator that is passed on. */
+import { checkDivisor, checkNumber, checkObject } from '../engine/arguments.ts'
 import type { UnaryOp } from '../engine/devices/kernels.ts'
+import { checkUnary } from '../engine/ops/check.ts'
 import { matmul } from '../engine/ops/matmul.ts'
 import { gather } from '../engine/ops/movement.ts'
 import { layerNorm, rmsNorm } from '../engine/ops/norm.ts'
-import { dropout, type Generator, normal, uniform } from '../engine/random.ts'
+import { checkGenerator, dropout, type Generator, normal, uniform } from '../engine/random.ts'
 import { ones, parameter, type Tensor, zeros } from '../engine/tensor.ts'
 import { Module } from './module.ts'
 
@@ -14,6 +16,9 @@ export class Linear extends Module {
 
   constructor(inputs: number, outputs: number, g: Generator, options: { bias?: boolean } = {}) {
     super()
+    checkObject('Linear', options, 'bias')
+    checkNumber('Linear: the number of inputs', inputs, 'a positive integer')
+    checkNumber('Linear: the number of outputs', outputs, 'a positive integer')
     const bound = 1 / Math.sqrt(inputs)
     this.weight = parameter(uniform(g, [outputs, inputs], -bound, bound))
     this.bias = options.bias === false ? null : parameter(uniform(g, [outputs], -bound, bound))
@@ -21,6 +26,7 @@ export class Linear extends Module {
 
   /** `accumulate` is added to the result and `activation` applied last, both inside the product. */
   forward(x: Tensor, options: { activation?: UnaryOp; accumulate?: Tensor } = {}): Tensor {
+    checkObject('Linear', options, 'activation')
     return matmul(x, this.weight, { transposeB: true, bias: this.bias ?? undefined, ...options })
   }
 }
@@ -31,12 +37,21 @@ export class Embedding extends Module {
 
   constructor(symbols: number, width: number, g: Generator, std = 1) {
     super()
+    checkNumber('Embedding: the number of symbols', symbols, 'a positive integer')
+    checkNumber('Embedding: the width', width, 'a positive integer')
+    checkNumber('Embedding: std', std, '0 or more')
     this.weight = parameter(normal(g, [symbols, width], 0, std))
   }
 
   forward(tokens: Tensor): Tensor {
     return gather(this.weight, tokens)
   }
+}
+
+function checkNorm(name: string, width: number, eps: number, vanishing: string): void {
+  checkNumber(`${name}: the width`, width, 'a positive integer')
+  checkNumber(`${name}: eps`, eps, '0 or more')
+  checkDivisor(`${name}: eps`, eps, `${vanishing} would be 0 / 0`)
 }
 
 export class LayerNorm extends Module {
@@ -46,6 +61,7 @@ export class LayerNorm extends Module {
 
   constructor(width: number, eps = 1e-5) {
     super()
+    checkNorm('LayerNorm', width, eps, 'a row of equal numbers')
     this.weight = parameter(ones([width]))
     this.bias = parameter(zeros([width]))
     this.eps = eps
@@ -62,6 +78,7 @@ export class RMSNorm extends Module {
 
   constructor(width: number, eps = 1e-6) {
     super()
+    checkNorm('RMSNorm', width, eps, 'a row of zeros')
     this.weight = parameter(ones([width]))
     this.eps = eps
   }
@@ -72,7 +89,7 @@ export class RMSNorm extends Module {
 }
 
 export function checkProbability(p: number): void {
-  if (!(p >= 0 && p < 1)) throw new Error(`Dropout: the probability must be in [0, 1), not ${p}`)
+  checkNumber('Dropout: the probability', p, 'in [0, 1)')
 }
 
 /** Drops in training only. The generator is shared and counts: with the same seed and calls, the same masks. */
@@ -83,6 +100,7 @@ export class Dropout extends Module {
   constructor(p: number, g: Generator) {
     super()
     checkProbability(p)
+    checkGenerator('Dropout', g)
     this.p = p
     this.g = g
   }
@@ -101,10 +119,12 @@ export class FeedForward extends Module {
 
   constructor(width: number, inner: number, g: Generator, options: { activation?: UnaryOp; dropout?: number; bias?: boolean } = {}) {
     super()
+    checkObject('FeedForward', options, 'activation')
     this.layer1 = new Linear(width, inner, g, options)
     this.layer2 = new Linear(inner, width, g, options)
     this.drop = new Dropout(options.dropout ?? 0, g)
     this.activation = options.activation ?? 'relu'
+    checkUnary('FeedForward', this.activation)
   }
 
   forward(x: Tensor, options: { accumulate?: Tensor } = {}): Tensor {

@@ -1,3 +1,4 @@
+import { checkList, checkOptions, told } from '../engine/arguments.ts'
 import { type Shape, sameShape, show } from '../engine/shape.ts'
 import { empty, parameter, Tensor } from '../engine/tensor.ts'
 import { clip, printable } from './foreign.ts'
@@ -55,10 +56,13 @@ export abstract class Module {
   }
 
   /**
-   * Overwrites every parameter. Nothing is changed unless all names and shapes match; `strict: false` allows names the model lacks. First
-   * `prefix` is taken off the names that have it ('_orig_mod.', which torch.compile puts there), and then `addPrefix` put before all.
+   * Overwrites every parameter. Nothing is changed unless all names and shapes match, and the values of a parameter with two names are the same
+   * under both; `strict: false` allows names the model lacks. First `prefix` is taken off the names that have it ('_orig_mod.', which
+   * torch.compile puts there), and then `addPrefix` put before all.
    */
   loadStateDict(dict: StateDict, options: { strict?: boolean; prefix?: string; addPrefix?: string } = {}): void {
+    checkOptions('loadStateDict', options, ['strict', 'prefix', 'addPrefix'])
+    checkDict('loadStateDict', dict)
     const { strict = true, prefix = '', addPrefix = '' } = options
     const parameters = this.namedParameters()
     const words = { where: 'loadStateDict', saved: 'the state dict', owner: 'the model', part: 'parameter' }
@@ -148,6 +152,23 @@ function prefixAdvice(parameters: readonly string[], saved: readonly string[]): 
   return `; with ${quote(prefix)} ${how} its names, ${fitting} of the model's ${parameters.length} are there: give { ${option}: ${quote(prefix)}${more} }`
 }
 
+/** Throws if what was saved of one tensor under its two names isn't the same. */
+function contradiction(
+  where: string,
+  part: string,
+  [a, b]: [string, string],
+  [x, y]: [ArrayLike<number | bigint>, ArrayLike<number | bigint>],
+): void {
+  for (let i = 0; i < x.length; i++)
+    if (x[i] !== y[i] && !(Number.isNaN(x[i]) && Number.isNaN(y[i])))
+      throw new Error(`${where}: ${a} and ${b} are one ${part}, but what was saved of them differs: ${x[i]} and ${y[i]} at ${i}`)
+}
+
+function checkDict(where: string, dict: unknown): void {
+  if (!(dict instanceof Map))
+    throw new Error(`${where}: needs a Map from names to { shape, data }, such as readSafetensors(bytes).tensors, not ${told(dict)}`)
+}
+
 /** Overwrites all tensors with what was saved; nothing is changed unless all names, shapes and kinds of numbers match. */
 export function writeAll(
   tensors: ReadonlyMap<string, Tensor>,
@@ -155,16 +176,22 @@ export function writeAll(
   { where, saved, owner, part, advice }: { where: string; saved: string; owner: string; part: string; advice?: () => string },
   strict = true,
 ): void {
+  checkDict(where, dict)
   const missing = [...tensors.keys()].filter((name) => !dict.has(name))
   if (missing.length > 0) throw new Error(`${where}: ${saved} lacks ${few(missing)}${advice?.() ?? ''}`)
   const extra = [...dict.keys()].filter((name) => !tensors.has(name))
   if (extra.length > 0 && strict) throw new Error(`${where}: ${owner} has no ${part} ${few(extra)}`)
+  const first = new Map<unknown, string>()
   for (const [name, t] of tensors) {
     const { shape, data } = dict.get(name)!
     if (!sameShape(shape, t.shape)) throw new Error(`${where}: ${name} has shape ${show(shape)}, ${owner} expects ${show(t.shape)}`)
     if (data.length !== t.size) throw new Error(`${where}: ${name} has ${data.length} values for shape ${show(shape)}`)
     if (ArrayBuffer.isView(data) && !(data instanceof Float32Array || data instanceof Float64Array))
       throw new Error(`${where}: ${name} is a ${data.constructor.name}, not floating-point numbers`)
+    if (!ArrayBuffer.isView(data)) checkList(`${where}: the data of ${name}`, Array.from(data), '[0.5, 1]')
+    const other = first.get(t.storage)
+    if (other === undefined) first.set(t.storage, name)
+    else contradiction(where, part, [other, name], [dict.get(other)!.data, data])
   }
   for (const [name, t] of tensors) t.write(dict.get(name)!.data as ArrayLike<number>)
 }

@@ -1,4 +1,5 @@
 /** Adam, AdamW and Muon, and the learning-rate schedules. */
+import { checkDivisor, checkList, checkNumber, checkOptions, fits, type NumberRange } from '../engine/arguments.ts'
 import { adamStep, clipScale, gradNorm, muonStep } from '../engine/ops/optimizer.ts'
 import { span } from '../engine/profile.ts'
 import { keep, scope } from '../engine/scope.ts'
@@ -21,6 +22,23 @@ export interface StepOptions {
   /** Scale all gradients together so that their norm is at most this (torch's clip_grad_norm_). */
   clipNorm?: number
 }
+
+/** What each number of an optimiser may be. */
+const hyper = {
+  ...{ lr: '0 or more', matrixLr: '0 or more', weightDecay: '0 or more', eps: '0 or more' },
+  ...{ beta1: 'in [0, 1)', beta2: 'in [0, 1)', momentum: 'in [0, 1)' },
+} as const satisfies Record<string, NumberRange>
+
+function checkHyper(optimizer: string, values: { [name in keyof typeof hyper]?: unknown }): void {
+  for (const [name, value] of Object.entries(values)) {
+    const what = `${optimizer}: ${name}`
+    const range = hyper[name as keyof typeof hyper]
+    if (typeof value === 'number' && !fits(value, range)) throw new Error(`${what} can't be ${value}`)
+    checkNumber(what, value, range)
+  }
+}
+
+const adamOptions = ['lr', 'betas', 'eps', 'weightDecay', 'decays']
 
 interface Slot {
   p: Tensor
@@ -50,15 +68,12 @@ export abstract class Optimizer {
 
   protected constructor(parameters: ReadonlyMap<string, Tensor>, config: AdamConfig, variant: Variant) {
     if (!(parameters instanceof Map)) throw new Error('Adam: parameters must be a Map from names to tensors; pass model.namedParameters()')
+    checkOptions('Adam', config, adamOptions)
     const { lr, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, decays = () => true } = config
-    for (const [name, value, ok] of [
-      ['lr', lr, lr >= 0],
-      ['beta1', betas[0], betas[0] >= 0 && betas[0] < 1],
-      ['beta2', betas[1], betas[1] >= 0 && betas[1] < 1],
-      ['eps', eps, eps >= 0],
-      ['weightDecay', weightDecay, weightDecay >= 0],
-    ] as const)
-      if (!ok) throw new Error(`Adam: ${name} can't be ${value}`)
+    checkList('Adam: betas', betas, '[0.9, 0.999]')
+    const [beta1, beta2] = betas
+    checkHyper('Adam', { lr, beta1, beta2, eps, weightDecay })
+    checkDivisor('Adam: eps', eps, 'a parameter whose gradient is 0 would move by 0 / 0')
     this.config = { lr, betas, eps, weightDecay }
     this.variant = variant
     const seen = new Set<Tensor>()
@@ -73,6 +88,9 @@ export abstract class Optimizer {
 
   /** Updates every parameter that has a gradient, and returns the norm of all gradients before clipping. Gradients stay: see zeroGrad. */
   step(options: StepOptions = {}): Tensor {
+    checkOptions('step', options, ['lr', 'clipNorm'])
+    if (options.lr !== undefined) checkHyper('Adam', { lr: options.lr })
+    if (options.clipNorm !== undefined) checkNumber('step: clipNorm', options.clipNorm, 'positive')
     return span('optimizer', () => this.update(options))
   }
 
@@ -83,7 +101,6 @@ export abstract class Optimizer {
     const { decoupled = false, muon } = this.variant
     const [beta1, beta2] = betas
     const lr = options.lr ?? this.config.lr
-    if (!(lr >= 0)) throw new Error(`Adam: lr can't be ${lr}`)
     this.steps++
     const corrections = { correction1: 1 - beta1 ** this.steps, correction2: 1 - beta2 ** this.steps }
     scope(() => {
@@ -158,10 +175,11 @@ const layerMatrices = (name: string, p: Tensor): boolean =>
  */
 export class Muon extends Optimizer {
   constructor(parameters: ReadonlyMap<string, Tensor>, config: MuonConfig) {
+    checkOptions('Muon', config, [...adamOptions, 'matrixLr', 'momentum', 'matrices'])
     const { matrixLr = 0.02, momentum = 0.95, matrices = layerMatrices, ...adam } = config
-    if (!(matrixLr >= 0)) throw new Error(`Muon: matrixLr can't be ${matrixLr}`)
-    if (!(momentum >= 0 && momentum < 1)) throw new Error(`Muon: momentum can't be ${momentum}`)
-    if (!(adam.lr > 0)) throw new Error(`Muon: lr can't be ${adam.lr}`)
+    checkHyper('Muon', { lr: adam.lr, matrixLr, momentum })
+    // The matrices' rate is a multiple of it.
+    if (adam.lr === 0) throw new Error("Muon: lr can't be 0")
     super(parameters, { weightDecay: 0.01, ...adam }, { decoupled: true, muon: { takes: matrices, lrRatio: matrixLr / adam.lr, momentum } })
   }
 }
@@ -169,19 +187,22 @@ export class Muon extends Optimizer {
 /** Learning rate for step t, counted from 1. */
 export type Schedule = (t: number) => number
 
-export const constant =
-  (lr: number): Schedule =>
-  () =>
-    lr
+export function constant(lr: number): Schedule {
+  checkNumber('constant: lr', lr, '0 or more')
+  return () => lr
+}
 
 /** factor * dModel^-0.5 * min(t^-0.5, t * warmup^-1.5) (Vaswani 2017, section 5.3; labml's defaults). */
-export const noam =
-  (dModel: number, warmup = 2000, factor = 1): Schedule =>
-  (t) =>
-    factor * dModel ** -0.5 * Math.min(t ** -0.5, t * warmup ** -1.5)
+export function noam(dModel: number, warmup = 2000, factor = 1): Schedule {
+  checkNumber('noam: dModel', dModel, 'a positive integer')
+  checkNumber('noam: warmup', warmup, '0 or more')
+  checkNumber('noam: factor', factor, '0 or more')
+  return (t) => factor * dModel ** -0.5 * Math.min(t ** -0.5, t * warmup ** -1.5)
+}
 
 /** Linear warm-up to `peak`, then half a cosine down to `floor` at step `total`. */
 export function cosine(peak: number, warmup: number, total: number, floor = 0): Schedule {
+  for (const [name, value] of Object.entries({ peak, warmup, total, floor })) checkNumber(`cosine: ${name}`, value, '0 or more')
   return (t) => {
     if (t < warmup) return (peak * t) / warmup
     const progress = Math.min(1, (t - warmup) / Math.max(1, total - warmup))

@@ -2,7 +2,7 @@
  * Batches whose rows hold padding, or several sequences one after the other: what that means for everything in a layer that looks
  * back in time apart from the recurrence itself, which takes both as options. Tests: test/nn/attention.test.ts, test/nn/state.test.ts.
  */
-import { mul } from '../engine/ops/elementwise.ts'
+import { mul, where } from '../engine/ops/elementwise.ts'
 import { tokenFlags } from '../engine/ops/fast-weights.ts'
 import { concat, gather, permute, reshape } from '../engine/ops/movement.ts'
 import { sum } from '../engine/ops/reduce.ts'
@@ -25,6 +25,14 @@ export function checkPacking(op: string, options: Packing, B: number, T: number,
     mask: mask && tokenFlags(op, 'mask', mask, B, T).includes(0) ? mask : undefined,
     reset: reset && tokenFlags(op, 'reset', reset, B, T).includes(1) ? reset : undefined,
   }
+}
+
+/**
+ * x [B,T,...] at tokens, and 0 at padding whatever it holds there, NaN included; so are its gradients. At a layer's entry it keeps padding out of
+ * the weights' gradients, which are sums over all tokens; at its end, what the cotangents hold there.
+ */
+export function atTokens(x: Tensor, { mask }: Packing): Tensor {
+  return mask ? where(reshape(mask, [...mask.shape, ...x.shape.slice(2).map(() => 1)]), x, 0) : x
 }
 
 /** Each token's place in its sequence, from 0, padding not counted, [B,T]; and where each row goes on, [B], from `position` [B] (0). */
@@ -70,7 +78,7 @@ export function packedConv(x: Tensor, w: Tensor, state: Tensor | undefined, pack
   const table = concat(rows, 0)
   const pick = (index: Int32Array, shape: number[]): Tensor => gather(table, tensor(index, { shape, device: x.device }))
   const y = sum(mul(pick(seen, [B, T, W]), permute(w, [1, 0])), { axis: 2 })
-  return { y, state: pick(last, [B, W - 1]) }
+  return { y: atTokens(y, packing), state: pick(last, [B, W - 1]) }
 }
 
 /** Which rows of [zero; state; x] each tap sees, [B,T,W], and which ones the next piece will, [B,W-1]. Taps of a padding token see the zero. */

@@ -1,4 +1,6 @@
 /** Rotary positions (Su 2021): the inner product of two rotated vectors knows how far apart they are, and nothing else of where they are. */
+import { told } from '../engine/arguments.ts'
+import { checkFloat, match } from '../engine/ops/check.ts'
 import { add, mul, sub } from '../engine/ops/elementwise.ts'
 import { concat, reshape, slice } from '../engine/ops/movement.ts'
 import type { Tensor } from '../engine/tensor.ts'
@@ -9,7 +11,10 @@ import { positionTable } from './packing.ts'
  * channel of an odd K stays.
  */
 export function rotary(x: Tensor, at: Int32Array): Tensor {
-  const [B, , , K] = x.shape
+  checkFloat('rotary', x)
+  const { B, T, K } = match('rotary', { x: ['B', 'T', 'H', 'K'] }, { x: x.shape })
+  if (!(at instanceof Int32Array && at.length === B * T))
+    throw new Error(`rotary: the positions must be an Int32Array of ${B} x ${T}, not ${at instanceof Int32Array ? at.length : told(at)}`)
   const half = Math.floor(K / 2)
   if (half === 0) return x
   const table = (f: (angle: number) => number): Tensor => {

@@ -1,15 +1,14 @@
 /** Softmax attention, the baseline: a memory of all keys and values, which grows with every token. */
-import { add, affine } from '../engine/ops/elementwise.ts'
-import { matmul } from '../engine/ops/matmul.ts'
+import { softmaxAttention } from '../engine/ops/attention.ts'
+import { affine } from '../engine/ops/elementwise.ts'
 import { concat, permute, reshape } from '../engine/ops/movement.ts'
-import { softmax } from '../engine/ops/norm.ts'
 import type { Generator } from '../engine/random.ts'
 import { type Tensor, tensor } from '../engine/tensor.ts'
 import { checkChoice } from './features.ts'
-import { type AttentionOptions, checkHeads, HeadProjection } from './heads.ts'
+import { type AttentionOptions, checkHeads, checkInput, HeadProjection } from './heads.ts'
 import { Linear } from './layers.ts'
 import { Module } from './module.ts'
-import { checkPacking, type Packing, places } from './packing.ts'
+import { atTokens, checkPacking, type Packing, places } from './packing.ts'
 import type { Parts } from './parts.ts'
 import { rotary } from './rotary.ts'
 
@@ -22,9 +21,6 @@ export interface KeyValueState {
   /** With rotary positions, the next one of each row, [B]. */
   position?: Int32Array
 }
-
-/** What a score gets whose key its query can't see: its softmax is 0, and where a query sees none, still finite. */
-const hidden = -1e30
 
 /** Causal multi-head softmax attention (Vaswani 2017), the baseline: y = softmax(q k^T / sqrt(K)) v. */
 export class SoftmaxAttention extends Module {
@@ -48,10 +44,12 @@ export class SoftmaxAttention extends Module {
     this.output = new Linear(dModel, dModel, g)
   }
 
-  forward(x: Tensor, state?: KeyValueState, options: AttentionOptions = {}): { y: Tensor; state: KeyValueState } {
-    const [B, T, D] = x.shape
+  /** What x and `accumulate` hold at padding is never looked at, and y is 0 there. */
+  forward(given: Tensor, state?: KeyValueState, options: AttentionOptions = {}): { y: Tensor; state: KeyValueState } {
+    const { B, T, dModel: D } = checkInput(given, this.output.weight.shape[0])
     const K = D / this.heads
     const packing = checkPacking('attention', options, B, T, ['accumulate'])
+    const x = atTokens(given, packing)
     const { at, next } = places(packing, B, T, state?.position)
     const split = (y: Tensor): Tensor => reshape(y, [B, T, this.heads, K])
     const turned = (y: Tensor): Tensor => (this.positions === 'rotary' ? rotary(split(y), at) : split(y))
@@ -60,14 +58,11 @@ export class SoftmaxAttention extends Module {
     const own = { keys: timeInside(turned(this.key.forward(x).y)), values: timeInside(split(this.value.forward(x).y)) }
     const keys = state ? concat([state.keys, own.keys], 2) : own.keys
     const values = state ? concat([state.values, own.values], 2) : own.values
-    const { bias, visible } = sight(packing, B, T, state?.visible)
-    const scores = matmul(affine(q, 1 / Math.sqrt(K)), keys, { transposeB: true })
-    const weights = bias
-      ? softmax(add(scores, tensor(bias, { shape: [B, 1, T, bias.length / (B * T)], device: x.device })))
-      : softmax(scores, { causal: true })
-    const y = matmul(weights, values)
+    const { sees, visible } = sight(packing, B, T, state?.visible)
+    const seen = sees && tensor(sees, { shape: [B, 1, T, sees.length / (B * T)], device: x.device })
+    const y = softmaxAttention(affine(q, 1 / Math.sqrt(K)), keys, values, seen)
     return {
-      y: this.output.forward(reshape(timeInside(y), [B, T, D]), { accumulate: options.accumulate }),
+      y: atTokens(this.output.forward(reshape(timeInside(y), [B, T, D]), { accumulate: options.accumulate }), packing),
       state: { keys, values, visible, ...(this.positions === 'rotary' && { position: next }) },
     }
   }
@@ -84,18 +79,18 @@ export class SoftmaxAttention extends Module {
   }
 }
 
-/** Which of t earlier and T own keys each query sees, as what to add to its scores [B,T,t+T] (null: all up to itself); and which ones stay visible. */
+/** Which of t earlier and T own keys each query sees, 1 in [B,T,t+T] (undefined: all up to itself; padding: none); and which ones stay visible. */
 function sight(
   { mask, reset }: Packing,
   B: number,
   T: number,
   before: Int32Array = new Int32Array(0),
-): { bias: Float32Array | null; visible: Int32Array } {
+): { sees: Int32Array | undefined; visible: Int32Array } {
   const t0 = before.length / B
   const n = t0 + T
   const visible = new Int32Array(B * n)
   const packed = mask || reset || before.includes(0)
-  const bias = packed ? new Float32Array(B * T * n) : null
+  const sees = packed ? new Int32Array(B * T * n) : undefined
   for (let b = 0; b < B; b++) {
     const row = visible.subarray(b * n, (b + 1) * n)
     row.set(before.subarray(b * t0, (b + 1) * t0))
@@ -103,8 +98,8 @@ function sight(
       const i = b * T + t
       if (reset?.indices?.[i] === 1) row.fill(0)
       row[t0 + t] = mask ? mask.indices![i] : 1
-      if (bias) for (let j = 0; j < n; j++) bias[i * n + j] = row[j] ? 0 : hidden
+      if (row[t0 + t]) sees?.set(row, i * n)
     }
   }
-  return { bias, visible }
+  return { sees, visible }
 }

@@ -1,4 +1,5 @@
 /** States of layers and models: tensors, and counts in int32 arrays, in plain objects and arrays, which the caller owns. */
+import { checkNumber, told } from '../engine/arguments.ts'
 import { concat, detach, slice } from '../engine/ops/movement.ts'
 import { scope } from '../engine/scope.ts'
 import { sameShape, show, sizeOf } from '../engine/shape.ts'
@@ -23,7 +24,7 @@ export interface Stateful<S extends State> extends Module {
 /** The state before the first token of B sequences: zeros, on the owner's device. The same as leaving the state out. */
 export function initialState<S extends State>(owner: Stateful<S>, B: number): S {
   const device = owner.parameters()[0]?.device ?? getDevice()
-  if (!(Number.isInteger(B) && B >= 1)) throw new Error(`initialState: the number of rows must be a positive integer, not ${B}`)
+  checkNumber('initialState: the number of rows', B, 'a positive integer')
   return walkParts(owner.stateParts(B), '', (_, { dtype, shape }) => {
     const sizes = shape.map((d) => Math.max(d, 0))
     return dtype === 'int32' ? new Int32Array(sizeOf(sizes)) : zeros(sizes, device)
@@ -50,6 +51,8 @@ export function disposeState(state: State | undefined): void {
 
 /** The state with some of its rows, those where `rows` [B] is 1 or true, as before the first token; the others keep their values to the bit. */
 export function resetRows<S extends State>(state: S, rows: ArrayLike<number | boolean>): S {
+  if (typeof rows !== 'object' || rows === null || typeof rows.length !== 'number')
+    throw new Error(`resetRows: the rows must be an array of flags, such as [0, 1], not ${told(rows)}`)
   const B = rows.length
   const check = (rowsFound: number, what: string): void => {
     if (rowsFound !== B) throw new Error(`resetRows: ${what} has ${rowsFound} rows, the flags are for ${B}`)

@@ -1,10 +1,12 @@
+import { checkNumber, told } from '../engine/arguments.ts'
 import { isLostGate } from '../engine/devices/kernels.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { span } from '../engine/profile.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { type Tensor, tensor } from '../engine/tensor.ts'
-import type { Optimizer, Schedule } from './optimizers.ts'
+import { Module } from './module.ts'
+import { Optimizer, type Schedule } from './optimizers.ts'
 import type { Transformer } from './transformer.ts'
 
 /** B rows of T tokens, and the token that follows each (`ignoredTarget` where none counts): [B,T]. */
@@ -67,6 +69,11 @@ export class Trainer {
   private config: TrainerConfig
 
   constructor(model: Transformer, optimizer: Optimizer, config: TrainerConfig) {
+    if (!(model instanceof Module)) throw new Error(`Trainer: needs a model, not ${told(model)}`)
+    if (!(optimizer instanceof Optimizer)) throw new Error(`Trainer: needs an optimiser, such as an AdamW, not ${told(optimizer)}`)
+    if (typeof config?.schedule !== 'function')
+      throw new Error(`Trainer: the schedule must be a function of the step, such as constant(1e-3), not ${told(config?.schedule)}`)
+    checkNumber('Trainer: clipNorm', config.clipNorm, 'positive')
     this.model = model
     this.optimizer = optimizer
     this.config = config

@@ -1,6 +1,8 @@
 /** The autoregressive transformer over fast weights or softmax attention, with labml's parameter names. */
 
+import { checkFlag, checkNumber, told } from '../engine/arguments.ts'
 import { type UnaryOp, unaryOps } from '../engine/devices/kernels.ts'
+import { checkInt32 } from '../engine/ops/check.ts'
 import { add } from '../engine/ops/elementwise.ts'
 import { type Generator, generator } from '../engine/random.ts'
 import type { Tensor } from '../engine/tensor.ts'
@@ -16,7 +18,7 @@ import { checkChoice, checkKnown, checkMeanings } from './features.ts'
 import { type AttentionOptions, checkHeads } from './heads.ts'
 import { checkProbability, Dropout, Embedding, FeedForward, LayerNorm, Linear, RMSNorm } from './layers.ts'
 import { Module } from './module.ts'
-import { checkPacking, type Packing, places, positionTable } from './packing.ts'
+import { atTokens, checkPacking, type Packing, places, positionTable } from './packing.ts'
 import type { Parts } from './parts.ts'
 import { type KeyValueState, SoftmaxAttention } from './softmax-attention.ts'
 
@@ -94,7 +96,8 @@ export class TransformerLayer extends Module {
     this.attentionNorm = config.attentionNorm
   }
 
-  forward(x: Tensor, state?: LayerState, packing: Packing = {}): { y: Tensor; state: LayerState } {
+  forward(given: Tensor, state?: LayerState, packing: Packing = {}): { y: Tensor; state: LayerState } {
+    const x = atTokens(given, packing)
     const input = this.attentionNorm ? this.norm_self_attn.forward(x) : x
     // Without dropout between them, the residual is added inside the matrix product.
     const residual = (y: Tensor): AttentionOptions => (this.drop.training && this.drop.p > 0 ? {} : { accumulate: y })
@@ -133,8 +136,7 @@ const onlyFastWeights = Object.keys(fastWeightsAttentionDefaults)
 /** Everything that can be wrong, before the first parameter is made. */
 function checkConfig(c: TransformerConfig): void {
   checkKnown(c, ['symbols', ...Object.keys(labml)])
-  for (const name of ['symbols', 'dModel', 'layers', 'dFf'] as const)
-    if (!(Number.isInteger(c[name]) && c[name] > 0)) throw new Error(`${name} must be a positive integer, not ${c[name]}`)
+  for (const name of ['symbols', 'dModel', 'layers', 'dFf'] as const) checkNumber(name, c[name], 'a positive integer')
   checkChoice('attention', c.attention, { 'fast-weights': 0, softmax: 0 })
   checkChoice('positions', c.positions, { none: 0, sinusoidal: 0, rotary: 0 })
   if (c.attention === 'fast-weights') checkAttention(layerConfig(c))
@@ -144,7 +146,8 @@ function checkConfig(c: TransformerConfig): void {
   }
   checkChoice('norm', c.norm, norms)
   if (!unaryOps.includes(c.activation)) throw new Error(`unknown activation '${c.activation}' (${unaryOps.join(', ')})`)
-  if (!(c.embeddingStd >= 0 && Number.isFinite(c.embeddingStd))) throw new Error(`embeddingStd must be 0 or more, not ${c.embeddingStd}`)
+  checkFlag('attentionNorm', c.attentionNorm)
+  checkNumber('embeddingStd', c.embeddingStd, '0 or more')
   checkProbability(c.dropout)
 }
 
@@ -171,13 +174,16 @@ export class Transformer extends Module {
 
   /**
    * tokens int32 [B,T] -> logits [B,T,symbols]. `state`: where an earlier call on the same sequences stopped. With `mask` (0: padding) and
-   * `reset` (1: a new sequence begins), int32 [B,T], rows may hold sequences of different lengths, or several; what comes out at padding
-   * means nothing.
+   * `reset` (1: a new sequence begins), int32 [B,T], rows may hold sequences of different lengths, or several; at padding the logits are
+   * 0, and what their gradient holds there is never looked at.
    */
   forward(tokens: Tensor, state?: TransformerState, options: Packing = {}): { logits: Tensor; state: TransformerState } {
+    checkInt32('forward', tokens)
     if (tokens.shape.length !== 2 || tokens.size === 0)
       throw new Error(`forward: tokens have shape [${tokens.shape.join(',')}], expected [B,T]`)
     const [B, T] = tokens.shape
+    if (state != null && !(state.position instanceof Int32Array && Array.isArray(state.layers)))
+      throw new Error(`forward: the state must be what forward or initialState returned, not ${told(state)}`)
     if (state && state.position.length !== B) throw new Error(`forward: the state has ${state.position.length} rows, the tokens ${B}`)
     if (state && state.layers.length !== this.transformer.layers.length)
       throw new Error(`forward: the state has ${state.layers.length} layers, the model ${this.transformer.layers.length}`)
@@ -191,7 +197,8 @@ export class Transformer extends Module {
       x = result.y
       layers.push(result.state)
     })
-    return { logits: this.generator.forward(this.transformer.norm.forward(x)), state: { position: next, layers } }
+    const logits = this.generator.forward(this.transformer.norm.forward(x))
+    return { logits: atTokens(logits, packing), state: { position: next, layers } }
   }
 
   /** See `Parts`. */

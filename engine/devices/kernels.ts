@@ -69,6 +69,8 @@ export interface MatmulSizes {
   /** A is stored [K,M] instead of [M,K]; B is stored [N,K] instead of [K,N]. */
   transposeA: boolean
   transposeB: boolean
+  /** An entry of A that is exactly 0 takes nothing from B, whatever that holds, NaN and Infinity included: the weights of what isn't seen. */
+  sparse: boolean
   /** Add the product to what C holds instead of overwriting it. */
   accumulate: boolean
   /** Applied last: C = activation(product [+ C] [+ bias]). */
@@ -107,7 +109,10 @@ export interface FastWeightSizes {
   eps: number
 }
 
-/** q, k, erase: [B,T,H,K]; v: [B,T,H,V]; beta: [B,T,H]; gate: [B,T,H,gateWidth], logarithms <= 0; s0: [B,H,K,V]; z0: [B,H,K]. s0, z0 null: zero. */
+/**
+ * q, k, erase: [B,T,H,K]; v: [B,T,H,V]; beta: [B,T,H]; gate: [B,T,H,gateWidth], logarithms <= 0; s0: [B,H,K,V]; z0: [B,H,K]. s0, z0 null: zero.
+ * tokens: int32 [B,T], what `tokenBits` say of each; null: all are tokens of one sequence.
+ */
 export interface FastWeightInputs<S> {
   q: S
   k: S
@@ -115,9 +120,13 @@ export interface FastWeightInputs<S> {
   beta: S | null
   gate: S | null
   erase: S | null
+  tokens: S | null
   s0: S | null
   z0: S | null
 }
+
+/** `token`: it is one (clear: padding). `begins`: a new sequence begins there (also where that is padding). */
+export const tokenBits = { token: 1, begins: 2 } as const
 
 /**
  * y: [B,T,H,V]; sT: [B,H,K,V]; with a normaliser zT: [B,H,K] and den: [B,T,H], z_t . q_t + eps. Kept for the backward (null: inference):
@@ -197,6 +206,8 @@ export interface Kernels<S> {
     stridesY: readonly number[],
     offsetY: number,
   ): void
+  /** y[i] = x[i] over `shape` (of any rank) where the int32 condition[i] isn't 0; elsewhere y keeps what it holds. y is dense, a stride of 0 broadcasts. */
+  copyWhere(condition: S, x: S, y: S, shape: readonly number[], stridesC: readonly number[], stridesX: readonly number[]): void
   /** y[r, :] = table[index[r], :] for r in [0, R); table is [N, D]. The engine has checked the indices. */
   gather(table: S, index: S, y: S, R: number, N: number, D: number): void
   /** dtable[n, :] = sum of dy[r, :] over the rows with index[r] = n, added in the order of r (writes all of [N, D]). */
@@ -226,7 +237,10 @@ export interface Kernels<S> {
    * n - T + (r mod T) + 1 entries; the others get exactly 0 (not allowed with `log`). causal = 0: no mask.
    */
   softmax(x: S, y: S, R: number, n: number, log: boolean, causal: number): void
-  /** softmax: dx = y (dy - sum(dy y)); log-softmax: dx = dy - exp(y) sum(dy). */
+  /**
+   * softmax: dx = y (dy - sum(dy y)), where an entry with y exactly 0 takes no part, whatever its dy: its dx is 0. log-softmax:
+   * dx = dy - exp(y) sum(dy).
+   */
   softmaxBackward(y: S, dy: S, dx: S, R: number, n: number, log: boolean): void
   /** loss[r] = lse[r] - logits[r, target[r]], lse = log sum exp; 0 where target[r] = ignore. */
   crossEntropy(logits: S, target: S, loss: S, lse: S, R: number, N: number, ignore: number): void
@@ -265,12 +279,21 @@ export interface Kernels<S> {
    *     v_t - S_{t-1}^T erase_t                      with erase: the state is read before it decays
    *
    * At most one of beta and erase is given. With zT, which goes with neither: z_t = diag(w_t) z_{t-1} + k_t, den_t = z_t . q_t + eps,
-   * y_t = scale S_t^T q_t / den_t. A gate that isn't <= 0 is a GateError; -Infinity forgets everything, exactly. Where
-   * kernels run later than they are called, the next read throws that error; by then what changes memory in place (`affine` where y is
-   * x, `accumulate`, `adam`) has done nothing, and what else was called has computed from what the gate held.
+   * y_t = scale S_t^T q_t / den_t. A gate that isn't <= 0 is a GateError. Where kernels run later than they are called, the next read
+   * throws that error; by then what changes memory in place (`affine` where y is x, `accumulate`, `adam`) has done nothing, and what else
+   * was called has computed from what the gate held.
+   *
+   * Nothing gets past these, Infinity and NaN included, in either form and whatever C is; a cotangent doesn't get back past them:
+   *
+   *     padding      leaves S and z as they are, to the bit. What its inputs and its dy hold, its gate too, is never looked at. Its y and den
+   *                  and the gradients of its inputs are 0.
+   *     a beginning  S and z before it are 0, whatever they were, and so are their cotangents. Its gate is never looked at; dgate is 0.
+   *     w = 0        (a gate of -Infinity, or one whose exp is 0 on this device) the channel is 0, whatever it held, and so is its
+   *                  cotangent; dgate is 0. `erase` reads it before: nothing where erase is 0, else what is there. derase is -S_{t-1} dv_t
+   *                  in any case.
    */
   fastWeights(form: KernelForm, inputs: FastWeightInputs<S>, outputs: FastWeightOutputs<S>, sizes: FastWeightSizes): void
-  /** inputs, form and sizes as in the forward call. */
+  /** inputs, form and sizes as in the forward call. dgate: d/d log w_t. */
   fastWeightsBackward(
     form: KernelForm,
     inputs: FastWeightInputs<S>,

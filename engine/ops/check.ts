@@ -1,6 +1,8 @@
 /** The checks that every op makes before it asks for a kernel. */
+import { told } from '../arguments.ts'
+import { type UnaryOp, unaryOps } from '../devices/kernels.ts'
 import { type Shape, show } from '../shape.ts'
-import type { Tensor } from '../tensor.ts'
+import { Tensor } from '../tensor.ts'
 
 export function sameDevice(op: string, ...tensors: (Tensor | null | undefined)[]): void {
   const [first, ...others] = tensors.filter((t) => t != null)
@@ -9,15 +11,41 @@ export function sameDevice(op: string, ...tensors: (Tensor | null | undefined)[]
       throw new Error(`${op}: tensors are on different devices (${first.device.description} and ${t.device.description})`)
 }
 
-export function checkFloat(op: string, ...tensors: (Tensor | null | undefined)[]): void {
-  for (const t of tensors) if (t && t.dtype !== 'float32') throw new Error(`${op}: needs a float32 tensor, not ${t.dtype}`)
+const kindOf = (x: unknown): string => (x instanceof Tensor ? x.dtype : told(x))
+
+export function checkUnary(what: string, op: unknown): void {
+  if (!unaryOps.includes(op as UnaryOp)) throw new Error(`${what}: there's no function ${told(op)} (${unaryOps.join(', ')})`)
 }
 
+export function checkTensor(op: string, x: unknown): asserts x is Tensor {
+  if (!(x instanceof Tensor)) throw new Error(`${op}: needs a tensor, not ${told(x)}`)
+}
+
+/** All but the first may be absent. */
+export function checkFloat(op: string, ...tensors: (Tensor | null | undefined)[]): void {
+  for (const t of tensors.filter((t, i) => i === 0 || t != null))
+    if (!(t instanceof Tensor && t.dtype === 'float32')) throw new Error(`${op}: needs a float32 tensor, not ${kindOf(t)}`)
+}
+
+/** An int32 tensor that means true where it isn't 0. */
+export function checkCondition(op: string, condition: Tensor): void {
+  if (!(condition instanceof Tensor && condition.indices))
+    throw new Error(`${op}: the condition must be an int32 tensor (tensor(..., { dtype: 'int32' })), not ${kindOf(condition)}`)
+}
+
+export function checkInt32(op: string, index: Tensor): asserts index is Tensor & { indices: Int32Array } {
+  if (!(index instanceof Tensor && index.indices))
+    throw new Error(`${op}: needs int32 indices (tensor(..., { dtype: 'int32' })), not ${kindOf(index)}`)
+}
+
+/** The values of `index`, each below `below`, or `ignore` where that is given. */
 export function checkIndices(op: string, index: Tensor, below: number, ignore?: number): Int32Array {
-  if (!index.indices) throw new Error(`${op}: needs int32 indices (tensor(..., { dtype: 'int32' })), not float32`)
+  checkInt32(op, index)
   for (let i = 0; i < index.size; i++) {
     const value = index.indices[i]
-    if ((value < 0 || value >= below) && value !== ignore) throw new Error(`${op}: index ${value} at ${i} is outside 0..${below - 1}`)
+    if ((value >= 0 && value < below) || value === ignore) continue
+    const hint = ignore === undefined ? '' : ` (if it marks what doesn't count, say { ignore: ${value} })`
+    throw new Error(`${op}: index ${value} at ${i} is outside 0..${below - 1}${hint}`)
   }
   return index.indices
 }

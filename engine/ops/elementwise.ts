@@ -1,13 +1,15 @@
 /** Elementwise functions of one tensor, of two with broadcasting, and of a tensor and constants. */
 
+import { checkNumber } from '../arguments.ts'
 import { record } from '../autograd.ts'
 import type { BinaryOp, UnaryOp } from '../devices/kernels.ts'
 import { broadcast, broadcastStrides, checkShape, type Shape, sameShape } from '../shape.ts'
 import { empty, full, like, type Tensor } from '../tensor.ts'
 import { sumTo } from './axes.ts'
-import { checkFloat, sameDevice } from './check.ts'
+import { checkCondition, checkFloat, checkUnary, sameDevice } from './check.ts'
 
 export function unary(op: UnaryOp, x: Tensor): Tensor {
+  checkUnary('unary', op)
   checkFloat(op, x)
   const { kernels } = x.device
   const y = like(x)
@@ -44,6 +46,8 @@ export const softplus = (x: Tensor): Tensor => unary('softplus', x)
 /** scale x + shift, with constants. */
 export function affine(x: Tensor, scale: number, shift = 0): Tensor {
   checkFloat('affine', x)
+  checkNumber('affine: the scale', scale, 'a number')
+  checkNumber('affine: the shift', shift, 'a number')
   const { kernels } = x.device
   const y = like(x)
   kernels.affine(x.storage, y.storage, x.size, scale, shift)
@@ -53,8 +57,9 @@ export function affine(x: Tensor, scale: number, shift = 0): Tensor {
 type Operand = Tensor | number
 
 function apply(op: BinaryOp, a: Tensor, b: Tensor): Tensor {
+  checkFloat(op, a)
+  checkFloat(op, b)
   sameDevice(op, a, b)
-  checkFloat(op, a, b)
   const shape = sameShape(a.shape, b.shape) ? a.shape : broadcast(op, a.shape, b.shape)
   const y = empty(shape, a.device)
   a.device.kernels.binary(op, a.storage, b.storage, y.storage, shape, broadcastStrides(a.shape, shape), broadcastStrides(b.shape, shape))
@@ -83,6 +88,7 @@ const partials: Record<BinaryOp, Partials | null> = {
 }
 
 function binary(op: BinaryOp, a: Tensor, operand: Operand): Tensor {
+  checkFloat(op, a)
   const b = typeof operand === 'number' ? full([], operand, a.device) : operand
   const y = apply(op, a, b)
   const partial = partials[op]
@@ -107,13 +113,47 @@ export const equal = (a: Tensor, b: Operand): Tensor => binary('equal', a, b)
 /** 1 where a > b, else 0. No gradient. */
 export const greater = (a: Tensor, b: Operand): Tensor => binary('greater', a, b)
 
+/**
+ * a where the int32 `condition` isn't 0, b elsewhere; all three broadcast. The element that isn't chosen is never looked at, and its gradient is
+ * exactly 0, whatever dy and the values hold.
+ */
+export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
+  checkCondition('where', condition)
+  const given = [a, b].filter((x) => typeof x !== 'number')
+  for (const x of given) checkFloat('where', x)
+  sameDevice('where', condition, ...given)
+  const shape = given.reduce<Shape>((shape, x) => broadcast('where', shape, x.shape), condition.shape)
+  const y = choose(condition, a, b, shape)
+  return record('where', given, y, (dy) =>
+    given.map((x, i) => {
+      if (!x.requiresGrad) return null
+      const first = i === 0 && typeof a !== 'number'
+      return sumTo(first ? choose(condition, dy, 0, shape) : choose(condition, 0, dy, shape), x.shape)
+    }),
+  )
+}
+
+function choose(condition: Tensor, a: Operand, b: Operand, shape: Shape): Tensor {
+  const { device } = condition
+  const y = typeof b === 'number' ? full(shape, b, device) : stretched(b, shape)
+  const chosen = typeof a === 'number' ? full([], a, device) : a
+  const [stridesC, stridesA] = [broadcastStrides(condition.shape, shape), broadcastStrides(chosen.shape, shape)]
+  device.kernels.copyWhere(condition.storage, chosen.storage, y.storage, shape, stridesC, stridesA)
+  if (chosen !== a) chosen.dispose()
+  return y
+}
+
+/** A copy of x, repeated until it has `shape`. */
+function stretched(x: Tensor, shape: Shape): Tensor {
+  const y = empty([...shape], x.device)
+  x.device.kernels.copy(x.storage, y.storage, shape, broadcastStrides(x.shape, shape), 0, broadcastStrides(shape, shape), 0)
+  return y
+}
+
 /** x repeated along its axes of size 1 (and new leading ones) until it has `shape`. */
 export function expand(x: Tensor, shape: Shape): Tensor {
   checkFloat('expand', x)
   checkShape('expand', shape)
   if (!sameShape(broadcast('expand', x.shape, shape), shape)) throw new Error(`expand: ${x} can't be stretched to [${shape.join(',')}]`)
-  const y = empty([...shape], x.device)
-  const strides = broadcastStrides(shape, shape)
-  x.device.kernels.copy(x.storage, y.storage, shape, broadcastStrides(x.shape, shape), 0, strides, 0)
-  return record('expand', [x], y, (dy) => [sumTo(dy, x.shape)])
+  return record('expand', [x], stretched(x, shape), (dy) => [sumTo(dy, x.shape)])
 }

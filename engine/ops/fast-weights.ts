@@ -8,13 +8,13 @@
  * tokens at a time as small matrix products (what training runs on), `parallel` all at once (the masked quadratic form).
  * Cotangents of y and of the final state both flow back, to every input and the initial state.
  */
+import { checkOptions } from '../arguments.ts'
 import { recordMany, records } from '../autograd.ts'
-import type { FastWeightInputs, FastWeightOutputs, FastWeightSizes, KernelForm } from '../devices/kernels.ts'
+import type { Device } from '../devices/device.ts'
+import { type FastWeightInputs, type FastWeightOutputs, type FastWeightSizes, type KernelForm, tokenBits } from '../devices/kernels.ts'
 import { type Shape, show } from '../shape.ts'
-import { empty, full, like, Tensor, tensor, zeros } from '../tensor.ts'
+import { empty, full, like, Tensor, tensor } from '../tensor.ts'
 import { checkFloat, match, sameDevice } from './check.ts'
-import { maximum, minimum, mul } from './elementwise.ts'
-import { reshape } from './movement.ts'
 
 export const forms = ['recurrent', 'parallel', 'chunk'] as const
 export type Form = (typeof forms)[number]
@@ -36,16 +36,22 @@ export interface RuleOptions {
   chunk?: number
   /** y = scale S^T q; 1 by default. */
   scale?: number
-  /** int32 [B,T]: 0 where a token is padding. It leaves the state as it is, exactly; what it reads means nothing. Its inputs must be finite. */
+  /**
+   * int32 [B,T]: 0 where a token is padding. It leaves the state as it is, to the bit. What its inputs hold is never looked at, so they may be
+   * anything, NaN included; its y and the gradients of its inputs are 0.
+   */
   mask?: Tensor
-  /** int32 [B,T]: 1 where a new sequence begins: what came before that token is forgotten, exactly. */
+  /**
+   * int32 [B,T]: 1 where a new sequence begins, on padding too. It finds an empty state, whatever came before, NaN and Infinity included; and
+   * no gradient, finite or not, goes back past it.
+   */
   reset?: Tensor
 }
 
 export interface NormaliserOptions {
   /** Divide by z_t . q_t + eps, z_t = diag(w_t) z_{t-1} + k_t (needs non-negative features); off by default. */
   normalise?: boolean
-  /** Added to the denominator; 1e-6 by default. */
+  /** Added to the denominator; 1e-6 by default. With 0, a token whose z . q is 0 reads 0 / 0 = NaN. */
   eps?: number
 }
 
@@ -55,6 +61,11 @@ export interface Gates {
   beta?: Tensor
   /** Logarithms of decays, at most 0 (-Infinity forgets): [B,T,H], or [B,T,H,K] for one each key channel. */
   gate?: Tensor
+  /**
+   * Beside a gate that may be -Infinity, which has no gradient there: a finite one of its shape, near it. It doesn't count in what is computed,
+   * and its gradient is that of a gate with its values. It costs a second backward pass.
+   */
+  nearby?: Tensor
   /** What the state is read with before it decays, [B,T,H,K]; what it finds is taken from the value. */
   erase?: Tensor
 }
@@ -69,33 +80,13 @@ export function tokenFlags(op: string, name: string, flags: Tensor, B: number, T
   return flags.indices
 }
 
-/** A padding token writes nothing and decays nothing; where a sequence begins the decay is 0. */
-function withFlags(op: string, k: Tensor, gates: Gates, options: RuleOptions, B: number, T: number, H: number): { k: Tensor } & Gates {
-  let { beta, gate, erase } = gates
-  const { mask, reset } = options
-  if (mask) {
-    const real = tensor(Float32Array.from(tokenFlags(op, 'mask', mask, B, T)), { shape: [B, T], device: k.device })
-    const times = (x: Tensor): Tensor => mul(x, reshape(real, [B, T, ...x.shape.slice(2).map(() => 1)]))
-    k = times(k)
-    beta &&= times(beta)
-    erase &&= times(erase)
-    gate &&= times(maximum(gate, -1e30)) // 0 times -Infinity would be NaN
-  }
-  if (reset) {
-    const begins = tokenFlags(op, 'reset', reset, B, T)
-    const limit = Float32Array.from(begins, (x) => (x ? Number.NEGATIVE_INFINITY : Number.POSITIVE_INFINITY))
-    gate ??= zeros([B, T, H], k.device)
-    gate = minimum(gate, tensor(limit, { shape: [B, T, ...gate.shape.slice(2).map(() => 1)], device: k.device }))
-    // What erases reads the state before it decays, so it must find nothing.
-    erase &&= mul(
-      erase,
-      tensor(
-        Float32Array.from(begins, (x) => 1 - x),
-        { shape: [B, T, 1, 1], device: k.device },
-      ),
-    )
-  }
-  return { k, beta, gate, erase }
+/** mask and reset as the kernels take them, int32 [B,T]; null where they say nothing. */
+function tokensOf(op: string, { mask, reset }: RuleOptions, B: number, T: number, device: Device): Tensor | null {
+  const real = mask && tokenFlags(op, 'mask', mask, B, T)
+  const begins = reset && tokenFlags(op, 'reset', reset, B, T)
+  const { token, begins: beginning } = tokenBits
+  const bits = Int32Array.from({ length: B * T }, (_, i) => (real?.[i] === 0 ? 0 : token) + (begins?.[i] === 1 ? beginning : 0))
+  return bits.every((x) => x === token) ? null : tensor(bits, { shape: [B, T], device })
 }
 
 const ruleOptions = ['form', 'chunk', 'scale', 'mask', 'reset'] as const satisfies (keyof RuleOptions)[]
@@ -123,9 +114,7 @@ export function checkCall(
   const { B, T } = sizes
   const none = Object.keys(sizes).find((letter) => letter !== 'B' && sizes[letter] < 1)
   if (none) throw new Error(`${op}: ${none} is 0 in ${given.map(([name, [t]]) => `${name} ${show(t.shape)}`).join(', ')}`)
-  const known = [...ruleOptions, ...more]
-  const unknown = Object.keys(options).find((name) => !known.includes(name))
-  if (unknown !== undefined) throw new Error(`${op}: unknown option '${unknown}' (${known.join(', ')})`)
+  checkOptions(op, options, [...ruleOptions, ...more])
   const { scale = 1, mask, reset } = options
   if (!Number.isFinite(scale)) throw new Error(`${op}: the scale must be a finite number, not ${scale}`)
   planForm(op, T, options, false)
@@ -202,23 +191,24 @@ export function fastWeights(
   } satisfies Record<string, [Tensor, string[]]>
   const { B, T, H, K, V } = checkCall(op, arrays, options, ['normalise', 'eps'])
   checkGate(op, gates.gate, q, K)
+  checkGate(op, gates.nearby, q, K)
   checkEps(op, eps)
   if (options.eps !== undefined && !normalise) throw new Error(`${op}: eps is the normaliser's, and normalise is off`)
   if (gates.beta && gates.erase) throw new Error(`${op}: beta and erase exclude each other`)
   if (normalise && (gates.beta || gates.erase))
     throw new Error(`${op}: the normaliser belongs to rules that only add, without beta and erase`)
   if (state) checkState(op, state, { S: [B, H, K, V], ...(normalise && { z: [B, H, K] }) }, q)
-  const flagged = withFlags(op, k, gates, options, B, T, H)
-  const { beta, gate, erase } = flagged
+  const { beta, gate, erase, nearby } = gates
   const { form, C } = planForm(op, T, options, gate !== undefined || erase !== undefined)
   const sizes: FastWeightSizes = { B, T, H, K, V, C, scale, gateWidth: gate?.shape.length === 4 ? K : 1, eps }
   const { device } = q
 
-  const given = { q, k: flagged.k, v, beta, gate, erase, s0: state?.S, z0: state?.z }
-  const inputs = Object.values(given).filter((t) => t !== undefined)
+  const given = { q, k, v, beta, gate, erase, s0: state?.S, z0: state?.z }
+  const inputs = Object.values({ ...given, nearby }).filter((t) => t !== undefined)
   const at = (t: Tensor | null | undefined): unknown => t?.storage ?? null
+  const tokens = tokensOf(op, options, B, T, device)
   const storages = (): FastWeightInputs<unknown> =>
-    Object.fromEntries(Object.entries(given).map(([name, t]) => [name, at(t)])) as unknown as FastWeightInputs<unknown>
+    Object.fromEntries(Object.entries({ ...given, tokens }).map(([name, t]) => [name, at(t)])) as unknown as FastWeightInputs<unknown>
   const chunks = Math.ceil(T / C)
   const kept = records(inputs)
   const y = like(v)
@@ -231,17 +221,17 @@ export function fastWeights(
   device.kernels.fastWeights(form, storages(), outputs(), sizes)
 
   recordMany(op, inputs, z ? [y, S, z] : [y, S], ([dy, dsT, dzT]) => {
-    const grads = Object.entries(given).map(([name, t]) => [name, t && like(t)] as const)
-    device.kernels.fastWeightsBackward(
-      form,
-      storages(),
-      { y: den && y.storage, den: at(den), states: states!.storage, zs: at(zs) },
-      { dy: (dy ?? full(y.shape, 0, device)).storage, dsT: at(dsT), dzT: at(dzT) },
-      Object.fromEntries(grads.map(([name, t]) => [`d${name}`, at(t)])) as never,
-      sizes,
-    )
-    return grads.flatMap(([, t]) => t ?? [])
+    const cotangents = { dy: (dy ?? full(y.shape, 0, device)).storage, dsT: at(dsT), dzT: at(dzT) }
+    const saved = { y: den && y.storage, den: at(den), states: states!.storage, zs: at(zs) }
+    const backward = (gate: Tensor | undefined): Record<string, Tensor | undefined> => {
+      const grads = Object.fromEntries(Object.entries(given).map(([name, t]) => [name, t && like(t)]))
+      const places = Object.fromEntries(Object.entries(grads).map(([name, t]) => [`d${name}`, at(t)])) as never
+      device.kernels.fastWeightsBackward(form, { ...storages(), gate: at(gate) }, saved, cotangents, places, sizes)
+      return grads
+    }
+    const grads = Object.values(backward(gate)).flatMap((t) => t ?? [])
+    return nearby ? [...grads, backward(nearby).gate!] : grads
   })
-  if (!y.node) den?.dispose()
+  if (!y.node) for (const t of [den, tokens]) t?.dispose()
   return { y, state: z ? { S, z } : { S } }
 }

@@ -12,8 +12,9 @@ import { permute, reshape } from './movement.ts'
  * decomposition. A matrix that isn't positive definite gives NaN.
  */
 export function solveSpd(A: Tensor, b: Tensor): Tensor {
+  checkFloat('solveSpd', A)
+  checkFloat('solveSpd', b)
   sameDevice('solveSpd', A, b)
-  checkFloat('solveSpd', A, b)
   const letters = b.shape.slice(0, -1).map((_, i) => `N${i}`)
   match('solveSpd', { b: [...letters, 'K'], A: [...letters, 'K', 'K'] }, { b: b.shape, A: A.shape })
   const K = b.shape.at(-1)!

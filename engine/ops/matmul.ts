@@ -1,10 +1,11 @@
 /** Matrix products: batched, either side transposed, with bias, activation and addition fused into the product. */
+import { checkObject } from '../arguments.ts'
 import { record } from '../autograd.ts'
 import type { UnaryOp } from '../devices/kernels.ts'
 import { broadcast, type Shape, sameShape, show, sizeOf } from '../shape.ts'
 import { empty, like, type Tensor } from '../tensor.ts'
 import { sumTo } from './axes.ts'
-import { checkFloat, sameDevice } from './check.ts'
+import { checkFloat, checkUnary, sameDevice } from './check.ts'
 import { expand, unary } from './elementwise.ts'
 import { sum } from './reduce.ts'
 
@@ -31,8 +32,9 @@ interface Plan {
 const fromOutput = new Set<UnaryOp>(['relu', 'exp', 'sqrt', 'neg'])
 
 function plan(a: Tensor, b: Tensor, tA: boolean, tB: boolean): Plan {
+  checkFloat('matmul', a)
+  checkFloat('matmul', b)
   sameDevice('matmul', a, b)
-  checkFloat('matmul', a, b)
   if (a.shape.length < 2 || b.shape.length < 2)
     throw new Error(`matmul: ${show(a.shape)} x ${show(b.shape)}: both sides need at least two axes`)
   const dims = (x: Tensor, t: boolean): number[] => (t ? [x.shape.at(-1)!, x.shape.at(-2)!] : [x.shape.at(-2)!, x.shape.at(-1)!])
@@ -72,6 +74,7 @@ function product(
     ...sizes,
     transposeA: tA,
     transposeB: tB,
+    sparse: false,
     accumulate,
     activation,
   })
@@ -85,12 +88,14 @@ function withBatch(x: Tensor, batch: Shape): Tensor {
 
 /** a [..., M, K] times b [..., K, N]; the leading axes broadcast. y = activation(accumulate + a b + bias). */
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
+  checkObject('matmul', options, 'transposeA')
   const { transposeA: tA = false, transposeB: tB = false, bias, accumulate, activation } = options
+  if (activation) checkUnary('matmul', activation)
   const p = plan(a, b, tA, tB)
   const { batch, N } = p
   const shape = [...batch, p.M, N]
+  checkFloat('matmul', a, bias, accumulate)
   sameDevice('matmul', a, bias, accumulate)
-  checkFloat('matmul', bias, accumulate)
   if (bias && !sameShape(bias.shape, [N])) throw new Error(`matmul: the bias has shape ${show(bias.shape)}, expected [${N}]`)
   if (accumulate && !sameShape(accumulate.shape, shape))
     throw new Error(`matmul: the tensor to accumulate to has shape ${show(accumulate.shape)}, the product ${show(shape)}`)

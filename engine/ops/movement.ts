@@ -1,11 +1,14 @@
 /** Shapes changed and elements moved, without arithmetic. All but reshape copy: tensors are dense. */
+import { checkList, told } from '../arguments.ts'
 import { record, recordMany } from '../autograd.ts'
-import { axisOf, checkShape, type Shape, show, sizeOf, stridesOf } from '../shape.ts'
+import { axisOf, checkShape, checkSizes, type Shape, show, sizeOf, stridesOf } from '../shape.ts'
 import { empty, like, type Tensor, zeros } from '../tensor.ts'
-import { checkFloat, checkIndices, sameDevice } from './check.ts'
+import { checkFloat, checkIndices, checkInt32, checkTensor, sameDevice } from './check.ts'
 
 /** The same memory under another shape; one size may be -1 and follows from the others. */
 export function reshape(x: Tensor, shape: Shape): Tensor {
+  checkTensor('reshape', x)
+  checkSizes('reshape', shape)
   const known = sizeOf(shape.filter((d) => d !== -1))
   const target = shape.map((d) => (d === -1 ? x.size / known : d))
   if (shape.filter((d) => d === -1).length > 1 || target.some((d) => !Number.isInteger(d)) || sizeOf(target) !== x.size)
@@ -17,6 +20,7 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
 /** Axis i of the result is axis order[i] of x. */
 export function permute(x: Tensor, order: readonly number[]): Tensor {
   checkFloat('permute', x)
+  checkList('permute: the order', order, '[1, 0]')
   if ([...order].sort((a, b) => a - b).some((axis, i) => axis !== i) || order.length !== x.shape.length)
     throw new Error(`permute: [${order.join(',')}] isn't an order of the ${x.shape.length} axes of ${show(x.shape)}`)
   const strides = stridesOf(x.shape)
@@ -55,6 +59,8 @@ export function slice(x: Tensor, axis: number, begin: number, end: number): Tens
 
 /** Cuts an axis into pieces of the given sizes, which must add up to it. Cheaper in the backward than one slice for each piece. */
 export function split(x: Tensor, axis: number, sizes: readonly number[]): Tensor[] {
+  checkFloat('split', x)
+  checkList('split: the sizes', sizes, '[1, 2]')
   const a = axisOf('split', axis, x.shape.length)
   if (sizes.reduce((n, d) => n + d, 0) !== x.shape[a])
     throw new Error(`split: sizes [${sizes.join(',')}] don't add up to axis ${axis} of ${show(x.shape)}`)
@@ -73,12 +79,13 @@ export function split(x: Tensor, axis: number, sizes: readonly number[]): Tensor
 
 /** Tensors one after the other along an axis; the other sizes must agree. */
 export function concat(parts: readonly Tensor[], axis: number): Tensor {
+  if (!Array.isArray(parts as unknown)) throw new Error(`concat: needs an array of tensors, such as [a, b], not ${told(parts)}`)
   if (parts.length === 0) throw new Error('concat: needs at least one tensor')
+  for (const p of parts) checkFloat('concat', p)
   const [first] = parts
   const a = axisOf('concat', axis, first.shape.length)
   sameDevice('concat', ...parts)
   for (const p of parts) {
-    checkFloat('concat', p)
     if (p.shape.length !== first.shape.length || p.shape.some((d, i) => i !== a && d !== first.shape[i]))
       throw new Error(`concat: ${show(p.shape)} and ${show(first.shape)} differ outside axis ${axis}`)
   }
@@ -112,11 +119,15 @@ export function roll(x: Tensor, axis: number, shift: number): Tensor {
 }
 
 /** The same values without their history: no gradient passes. */
-export const detach = (x: Tensor): Tensor => x.view(x.shape)
+export function detach(x: Tensor): Tensor {
+  checkTensor('detach', x)
+  return x.view(x.shape)
+}
 
 /** Rows of a table [N, D] by int32 indices of any shape: the embedding. */
 export function gather(table: Tensor, index: Tensor): Tensor {
   checkFloat('gather', table)
+  checkInt32('gather', index)
   sameDevice('gather', table, index)
   if (table.shape.length !== 2) throw new Error(`gather: the table has shape ${show(table.shape)}, expected [N,D]`)
   const [N, D] = table.shape

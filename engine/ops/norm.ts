@@ -1,9 +1,10 @@
 /** Row normalisations, softmax and cross-entropy: all act on the last axis. */
+import { checkNumber, checkOptions, told } from '../arguments.ts'
 import { record } from '../autograd.ts'
 import type { NormKind } from '../devices/kernels.ts'
 import { sameShape, show } from '../shape.ts'
 import { empty, like, type Tensor } from '../tensor.ts'
-import { checkFloat, checkIndices, sameDevice } from './check.ts'
+import { checkFloat, checkIndices, checkInt32, sameDevice } from './check.ts'
 import { affine } from './elementwise.ts'
 import { sum } from './reduce.ts'
 
@@ -17,14 +18,14 @@ function rowsOf(op: string, x: Tensor): [R: number, n: number] {
 
 function norm(kind: NormKind, op: string, x: Tensor, gain: Tensor | null, bias: Tensor | null, eps: number): Tensor {
   const [R, n] = rowsOf(op, x)
+  checkFloat(op, x, gain, bias)
   sameDevice(op, x, gain, bias)
-  checkFloat(op, gain, bias)
   for (const [name, t] of [
     ['gain', gain],
     ['bias', bias],
   ] as const)
     if (t && !sameShape(t.shape, [n])) throw new Error(`${op}: the ${name} has shape ${show(t.shape)}, expected [${n}]`)
-  if (!(eps >= 0)) throw new Error(`${op}: eps must be 0 or more, not ${eps}`)
+  checkNumber(`${op}: eps`, eps, '0 or more')
   const { kernels } = x.device
   const y = like(x)
   const stats = empty([R, 2], x.device)
@@ -43,7 +44,8 @@ function norm(kind: NormKind, op: string, x: Tensor, gain: Tensor | null, bias: 
   return y
 }
 
-// Rows may be as large and as small as float32's normal numbers, on every device: their squares needn't fit.
+// Rows may be as large and as small as float32's normal numbers, on every device: their squares needn't fit. With eps = 0, a row whose denominator
+// is 0 (all zeros, or all equal for layerNorm) is 0 / 0 = NaN, as in the formula, and so is its gradient.
 
 /** (x - mean) / sqrt(var + eps) * gain + bias (Ba 2016). */
 export const layerNorm = (x: Tensor, gain: Tensor | null = null, bias: Tensor | null = null, eps = 1e-5): Tensor =>
@@ -61,6 +63,8 @@ export interface SoftmaxOptions {
 }
 
 export function softmax(x: Tensor, options: SoftmaxOptions = {}): Tensor {
+  checkFloat('softmax', x)
+  checkOptions('softmax', options, ['causal'])
   const T = options.causal ? (x.shape.at(-2) ?? 0) : 0
   if (options.causal && !(T >= 1 && T <= x.shape.at(-1)!))
     throw new Error(`softmax: causal needs [..., T, n] with T <= n, not ${show(x.shape)}`)
@@ -91,8 +95,13 @@ export interface CrossEntropyOptions {
 
 /** -log softmax(logits)[target], in nats. logits [..., N], targets int32 of the leading shape. */
 export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  checkOptions('crossEntropy', options, ['ignore', 'reduction'])
   const { ignore = -100, reduction = 'mean' } = options
+  checkNumber('crossEntropy: ignore', ignore, 'an integer')
+  if (!['mean', 'sum', 'none'].includes(reduction))
+    throw new Error(`crossEntropy: the reduction must be mean, sum or none, not ${told(reduction)}`)
   const [R, N] = rowsOf('crossEntropy', logits)
+  checkInt32('crossEntropy', targets)
   sameDevice('crossEntropy', logits, targets)
   if (!sameShape(targets.shape, logits.shape.slice(0, -1)))
     throw new Error(`crossEntropy: targets have shape ${show(targets.shape)}, logits ${show(logits.shape)}`)

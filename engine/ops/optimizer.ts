@@ -1,4 +1,5 @@
 /** What optimisers do to parameters, in place: one fused kernel a parameter, and no read-back. */
+import { checkNumber, told } from '../arguments.ts'
 import type { AdamOptions } from '../devices/kernels.ts'
 import { noGrad } from '../recording.ts'
 import { scope } from '../scope.ts'
@@ -11,9 +12,10 @@ import { sum } from './reduce.ts'
 
 /** Euclidean norm of all gradients together, as a tensor of one element; Infinity from 1.8e19 on where its square leaves float32. */
 export function gradNorm(grads: readonly Tensor[]): Tensor {
+  if (!Array.isArray(grads)) throw new Error(`gradNorm: needs an array of gradients, not ${told(grads)}`)
   if (grads.length === 0) throw new Error('gradNorm: there are no gradients (call backward first)')
+  for (const g of grads) checkFloat('gradNorm', g)
   sameDevice('gradNorm', ...grads)
-  checkFloat('gradNorm', ...grads)
   return noGrad(() =>
     scope(() => {
       const squares = empty([grads.length], grads[0].device)
@@ -25,23 +27,31 @@ export function gradNorm(grads: readonly Tensor[]): Tensor {
 
 /** min(1, limit / (norm + 1e-6)): the factor that clips gradients to a norm (torch's clip_grad_norm_). */
 export function clipScale(norm: Tensor, limit: number): Tensor {
-  if (!(limit > 0)) throw new Error(`clipScale: the limit must be positive, not ${limit}`)
+  checkFloat('clipScale', norm)
+  checkNumber('clipScale: the limit', limit, 'positive')
   return noGrad(() => scope(() => minimum(affine(reciprocal(affine(norm, 1, 1e-6)), limit), 1)))
 }
 
 /** What a step works on: float tensors on one device, all of the parameter's shape but the factor. */
 function checkStep(op: string, p: Tensor, others: readonly Tensor[], gradScale?: Tensor): void {
+  for (const t of [p, ...others]) checkFloat(op, t, gradScale)
   sameDevice(op, p, ...others, gradScale)
-  checkFloat(op, p, ...others, gradScale)
   for (const t of others)
     if (!sameShape(t.shape, p.shape))
       throw new Error(`${op}: the parameter has shape ${show(p.shape)}, its gradient or moment ${show(t.shape)}`)
   if (gradScale && gradScale.size !== 1) throw new Error(`${op}: the gradient's scale has shape ${show(gradScale.shape)}, not one element`)
 }
 
-/** One Adam or AdamW step on p with its moments m and v; the gradient is first multiplied by `gradScale` where given. */
+/**
+ * One Adam or AdamW step on p with its moments m and v; the gradient is first multiplied by `gradScale` where given. With eps = 0 an element that
+ * never had a gradient becomes 0 / 0 = NaN: the optimisers don't take that.
+ */
 export function adamStep(p: Tensor, g: Tensor, m: Tensor, v: Tensor, options: AdamOptions, gradScale?: Tensor): void {
   checkStep('adamStep', p, [g, m, v], gradScale)
+  checkNumber('adamStep: lr', options.lr, 'a finite number')
+  for (const name of ['beta1', 'beta2'] as const) checkNumber(`adamStep: ${name}`, options[name], 'in [0, 1)')
+  for (const name of ['eps', 'weightDecay'] as const) checkNumber(`adamStep: ${name}`, options[name], '0 or more')
+  for (const name of ['correction1', 'correction2'] as const) checkNumber(`adamStep: ${name}`, options[name], 'above 0')
   p.device.kernels.adam(p.storage, g.storage, m.storage, v.storage, p.size, gradScale?.storage ?? null, options)
   for (const t of [p, m, v]) t.changed()
 }
@@ -77,6 +87,9 @@ function orthogonalised(x: Tensor): Tensor {
  */
 export function muonStep(p: Tensor, g: Tensor, m: Tensor, { lr, momentum, weightDecay }: MuonOptions, gradScale?: Tensor): void {
   checkStep('muonStep', p, [g, m], gradScale)
+  checkNumber('muonStep: lr', lr, 'a finite number')
+  checkNumber('muonStep: momentum', momentum, 'in [0, 1)')
+  checkNumber('muonStep: weightDecay', weightDecay, '0 or more')
   if (p.shape.length !== 2) throw new Error(`muonStep: the parameter has shape ${show(p.shape)}, not that of a matrix`)
   const { kernels } = p.device
   noGrad(() =>

@@ -1,4 +1,5 @@
 /** Sums, means, maxima and running sums along axes. */
+import { checkFlag, checkOptions } from '../arguments.ts'
 import { record } from '../autograd.ts'
 import { around, axisOf } from '../shape.ts'
 import { like, type Tensor } from '../tensor.ts'
@@ -15,6 +16,7 @@ export interface ReduceOptions {
 
 function plan(op: string, x: Tensor, options: ReduceOptions): { axes: number[]; kept: number[]; shape: number[] } {
   checkFloat(op, x)
+  checkOptions(op, options, ['axis', 'keepDim'])
   const rank = x.shape.length
   const given = options.axis === undefined ? x.shape.map((_, i) => i) : [options.axis].flat()
   const axes = given.map((axis) => axisOf(op, axis, rank))
@@ -53,6 +55,7 @@ export function max(x: Tensor, options: ReduceOptions = {}): Tensor {
 /** Running sum along an axis: y_t = x_1 + ... + x_t; from the end with `reverse`. */
 export function cumsum(x: Tensor, axis: number, reverse = false): Tensor {
   checkFloat('cumsum', x)
+  checkFlag('cumsum: reverse', reverse)
   const sizes = around(x.shape, axisOf('cumsum', axis, x.shape.length))
   const y = like(x)
   x.device.kernels.cumsum(x.storage, y.storage, ...sizes, reverse)

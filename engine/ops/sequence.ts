@@ -11,7 +11,8 @@ import { concat, slice } from './movement.ts'
  * a next call needs to go on.
  */
 export function causalConv(x: Tensor, w: Tensor, state?: Tensor): { y: Tensor; state: Tensor } {
-  checkFloat('causalConv', x, w, state)
+  checkFloat('causalConv', x)
+  checkFloat('causalConv', w, state)
   sameDevice('causalConv', x, w, state)
   const { B, T, D, W } = match('causalConv', { x: ['B', 'T', 'D'], w: ['D', 'W'] }, { x: x.shape, w: w.shape })
   if (W < 1) throw new Error(`causalConv: w has shape ${show(w.shape)}, expected at least one tap`)

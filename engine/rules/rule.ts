@@ -7,7 +7,7 @@
  * Shapes: q, k [B,T,H,K]; v, y [B,T,H,V]; beta [B,T,H]; gate (logarithms of decays, at most 0) [B,T,H] or [B,T,H,K]; S [B,H,K,V]. A step
  * sees one token, without the axis T.
  */
-import { exp, mul } from '../ops/elementwise.ts'
+import { exp, mul, where } from '../ops/elementwise.ts'
 import type { FastWeightState, Form, RuleOptions } from '../ops/fast-weights.ts'
 import { matmul } from '../ops/matmul.ts'
 import { concat, reshape, slice } from '../ops/movement.ts'
@@ -81,11 +81,18 @@ export const readOut = (S: Tensor, q: Tensor): Tensor => {
 export const outer = (k: Tensor, v: Tensor): Tensor =>
   matmul(reshape(k, [...k.shape, 1]), reshape(v, [...v.shape.slice(0, -1), 1, v.shape.at(-1)!]))
 
-/** x [B,H] or [B,H,K] with as many axes of size 1 behind as make it broadcast over a tensor of `rank` axes. */
+/** x, such as [B,H] or [B,H,K], with as many axes of size 1 behind as make it broadcast over a tensor of `rank` axes. */
 export const stretch = (x: Tensor, rank: number): Tensor => reshape(x, [...x.shape, ...new Array<number>(rank - x.shape.length).fill(1)])
 
 /** diag(exp(gate)) S. */
 export const decayed = (S: Tensor, gate: Tensor): Tensor => mul(S, stretch(exp(gate), S.shape.length))
+
+/**
+ * x [B,T,...] with `value` where the mask says padding. What stands there is never looked at and gets no gradient: for arithmetic outside the
+ * fused op, which would carry NaN on, and back.
+ */
+export const unpadded = (x: Tensor, mask: Tensor | undefined, value = 0): Tensor =>
+  mask ? where(stretch(mask, x.shape.length), x, value) : x
 
 export const dot = (a: Tensor, b: Tensor): Tensor => sum(mul(a, b), { axis: -1, keepDim: true })
 

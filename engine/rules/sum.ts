@@ -1,9 +1,10 @@
 /** Rules that only add. */
 import { customOp } from '../autograd.ts'
 import { GateError } from '../devices/kernels.ts'
-import { add, affine, div, expand, log, maximum, mul, neg, sqrt } from '../ops/elementwise.ts'
+import { add, affine, div, equal, expand, log, maximum, mul, neg, sub } from '../ops/elementwise.ts'
 import { checkCall, type FastWeightState, fastWeights, type NormaliserOptions, type RuleOptions, requireGate } from '../ops/fast-weights.ts'
-import type { Tensor } from '../tensor.ts'
+import { stridesOf } from '../shape.ts'
+import { type Tensor, zeros } from '../tensor.ts'
 import {
   all,
   axes,
@@ -20,6 +21,7 @@ import {
   S,
   type Step,
   stretch,
+  unpadded,
   z,
 } from './rule.ts'
 
@@ -85,19 +87,36 @@ const retentionStep: Step = (state, { decay, ...token }, options) =>
 /** Peng 2021: S_t = (1 - beta_t) S_{t-1} + beta_t k_t v_t^T: a write fades everything, not just what its key addresses. beta in [0, 1]. */
 export function pengRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: FastWeightState, options: RuleOptions = {}): RuleResult {
   checkCall('pengRule', { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads] }, options)
-  // Where beta is 1 the gate would be -Infinity, and its gradient lost: 1e-30 of the past is left over. The root is NaN where beta > 1.
-  const rest = (): Tensor => maximum(affine(beta, -1, 1), 1e-30)
+  const [values, rate] = [v, beta].map((x) => unpadded(x, options.mask))
+  // The gate's gradient is that of a logarithm, divided by the decay, which gives it back for the decay. Where beta is 1 nothing of it is left:
+  // there it comes from a decay of 1e-30.
+  const rest = (): Tensor => maximum(affine(rate, -1, 1), 1e-30)
+  const ofDecay = (dgate: Tensor): Tensor => neg(div(dgate, rest()))
   const gate = customOp(
     'pengRule',
-    [beta],
-    () => log(add(rest(), affine(sqrt(affine(beta, -1, 1)), 0))),
-    (dgate) => [neg(div(dgate, rest()))],
+    [rate],
+    () => log(affine(rate, -1, 1)),
+    (dgate) => [ofDecay(dgate)],
+  )
+  const nearby = customOp(
+    'pengRule',
+    [rate],
+    () => log(rest()),
+    (dgate) => [finiteWhere(equal(rate, 1), ofDecay(dgate))],
   )
   try {
-    return fastWeights(q, k, mul(v, stretch(beta, 4)), { gate }, state, options, 'pengRule')
+    return fastWeights(q, k, mul(values, stretch(rate, 4)), { gate, nearby }, state, options, 'pengRule')
   } catch (error) {
     throw error instanceof GateError ? new GateError(error.value, 'pengRule: beta must lie in [0, 1]: of log(1 - beta), ') : error
   }
+}
+
+/** x where `chosen` is 1 and x is finite, else 0. No gradient. */
+function finiteWhere(chosen: Tensor, x: Tensor): Tensor {
+  const y = zeros(x.shape, x.device)
+  const [counts, strides] = [mul(chosen, equal(sub(x, x), 0)), stridesOf(x.shape)]
+  x.device.kernels.copyWhere(counts.storage, x.storage, y.storage, x.shape, strides, strides)
+  return y
 }
 
 const pengStep: Step = ({ S }, { q, k, v, beta }, { scale }) => {

@@ -4,7 +4,8 @@
  */
 const reference = 'engine/devices/reference/fast-weights.ts'
 const op = 'engine/ops/fast-weights.ts'
-const wasm = 'kernels-wasm/fast-weights.ts'
+/** The kernel's parts in AssemblyScript. */
+const wasm = (part) => `kernels-wasm/fast-weights${part && `-${part}`}.ts`
 
 export const mutations = [
   // ---- the reference ------------------------------------------------------------------------------------------------------------------
@@ -81,8 +82,8 @@ export const mutations = [
   {
     bug: "the state's gradient does not decay on its way back",
     file: reference,
-    from: '    scaleBy(dS, w)\n    dz.forEach',
-    to: '    dz.forEach',
+    from: 'scaleBy(dS, w)\n    dz.set(fade(w, dz))',
+    to: 'dz.set(fade(w, dz))',
     claim: 'gated-delta: gradients of recurrent = autograd of step',
   },
   {
@@ -95,8 +96,8 @@ export const mutations = [
   {
     bug: "the gate's gradient is that of the decay, not of its logarithm",
     file: reference,
-    from: 'row(dW, t)[i] = w[i] * (dot(',
-    to: 'row(dW, t)[i] = (dot(',
+    from: 'faded(w[i], dot(',
+    to: 'faded(1, dot(',
     claim: 'mamba2: gradients of recurrent = autograd of step',
   },
   {
@@ -117,29 +118,29 @@ export const mutations = [
   {
     bug: 'padding tokens let the state decay',
     file: op,
-    from: 'gate &&= times(maximum(gate, -1e30))',
-    to: 'gate &&= maximum(gate, -1e30)',
+    from: '(real?.[i] === 0 ? 0 : token)',
+    to: 'token',
     claim: 'gla: padding is skipped',
   },
   {
-    bug: 'padding tokens have a zero value but a key',
-    file: op,
-    from: '    k = times(k)\n',
-    to: '',
+    bug: 'padding tokens write',
+    file: reference,
+    from: 'if (real) pieces.at(-1)!.rows.push(at)',
+    to: 'pieces.at(-1)!.rows.push(at)',
     claim: 'linear-attention: padding is skipped',
   },
   {
     bug: 'a new sequence of a packed row starts from the state of the last',
     file: op,
-    from: '(x ? Number.NEGATIVE_INFINITY : Number.POSITIVE_INFINITY)',
-    to: '(x ? -0.1 : Number.POSITIVE_INFINITY)',
+    from: '(begins?.[i] === 1 ? beginning : 0)',
+    to: '0',
     claim: 'delta: packed sequences stay apart',
   },
   {
     bug: 'attention normalisation counts the key that is being written',
     file: 'engine/rules/delta.ts',
-    from: 'const held = fastWeights(k, late, one,',
-    to: 'const held = fastWeights(k, k, one,',
+    from: 'fastWeights(keys, late, one,',
+    to: 'fastWeights(keys, keys, one,',
     claim: 'attention-delta: recurrent = step',
   },
   {
@@ -173,7 +174,7 @@ export const mutations = [
   // ---- the kernels in AssemblyScript --------------------------------------------------------------------------------------------------
   {
     bug: "wasm: the normaliser's delta term is missing in the gradient",
-    file: wasm,
+    file: wasm('rows'),
     from: 'if (normalised) store<f32>(at(g, R, r, V), -dyy / d)',
     to: 'if (normalised) store<f32>(at(g, R, r, V), 0)',
     claim: 'linear-attention: gradients of chunk = autograd of step',
@@ -181,7 +182,7 @@ export const mutations = [
   },
   {
     bug: 'wasm: the state does not decay over a chunk',
-    file: wasm,
+    file: wasm('chunk'),
     from: '  if (gated) scaleState(S, last)\n  product(S, K8, ADD, ks',
     to: '  product(S, K8, ADD, ks',
     claim: 'mamba2: chunk = step',
@@ -189,15 +190,15 @@ export const mutations = [
   },
   {
     bug: 'wasm: the padding of a last chunk forgets the state',
-    file: wasm,
-    from: 'decay(v128.load32_splat(g + <usize>r * strideG)) : splat(1)',
-    to: 'decay(v128.load32_splat(g + <usize>r * strideG)) : splat(0)',
+    file: wasm('rows'),
+    from: 'tokenAt(gate, t + r, 1))) : splat(1)',
+    to: 'tokenAt(gate, t + r, 1))) : splat(0)',
     claim: 'gated-delta: any chunk length',
     device: 'wasm',
   },
   {
     bug: 'wasm: no mask, tokens see the rest of their chunk',
-    file: wasm,
+    file: wasm('chunk'),
     from: 'productLower(os, n8, ADD, pT, n8, us, n8, n8, W8, 0)',
     to: 'product(os, n8, ADD, pT, n8, us, n8, n8, W8, n8)',
     claim: 'delta: causal, to the bit',
@@ -205,7 +206,7 @@ export const mutations = [
   },
   {
     bug: 'wasm: a head starts from the state of the one before',
-    file: wasm,
+    file: wasm(''),
     from: '    loadState(S, rowOf(s0, head, K * V), rowOf(z0, head, K))\n    for (let c = 0; c < spans; c++) {',
     to: '    if (s0 || head == begin) loadState(S, rowOf(s0, head, K * V), rowOf(z0, head, K))\n    for (let c = 0; c < spans; c++) {',
     claim: 'sum: heads are independent',
@@ -213,8 +214,8 @@ export const mutations = [
   },
   {
     bug: 'wasm: beta is left out of the recurrent form',
-    file: wasm,
-    from: '    if (beta) scaleTo(ut, ut, load<f32>(rowOf(beta, row, 1)), W8)\n',
+    file: wasm('recurrent'),
+    from: '    if (beta) scaleTo(ut, ut, load<f32>(tokenAt(beta, t, 1)), W8)\n',
     to: '',
     claim: 'delta: recurrent = step',
     device: 'wasm',
@@ -228,8 +229,16 @@ export const mutations = [
     device: 'wasm',
   },
   {
+    bug: 'wasm: a new sequence starts from the state of the last',
+    file: wasm(''),
+    from: 'if (fresh) memory.fill(S, 0, bytes)',
+    to: 'if (0) memory.fill(S, 0, bytes)',
+    claim: 'delta: packed sequences stay apart',
+    device: 'wasm',
+  },
+  {
     bug: "wasm: the gate's part in what is read is missing from its gradient",
-    file: wasm,
+    file: wasm('chunk-backward'),
     from: '    addProduct(dks, ws, das, keys)\n    addProduct(dws, as, das, keys)',
     to: '    addProduct(dks, ws, das, keys)',
     claim: 'kda: gradients of chunk = autograd of step',

@@ -5,10 +5,13 @@
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import {
+  add,
   type Device,
+  detach,
   generator,
   gradCheck,
   mean,
+  mul,
   noGrad,
   type RuleName,
   rules,
@@ -16,6 +19,7 @@ import {
   setDevice,
   square,
   sub,
+  sum,
   Tensor,
   tensor,
 } from '../../engine/index.ts'
@@ -33,7 +37,7 @@ import {
   type Module,
   retention,
   rotary,
-  type SoftmaxAttention,
+  SoftmaxAttention,
 } from '../../nn/index.ts'
 import { assertClose, assertRms, assertSameBits, gpus, readAndFree, reference, runsOn, uniforms, wasm } from '../helpers.ts'
 import { attentionByHand, dot, rotated, softplus } from './formulas.ts'
@@ -312,6 +316,23 @@ describe('fast-weight attention', () => {
       { rule: 'linear-attention', featureMap: 'relu', normaliserEps: 0 },
       /^normaliserEps must be above 0: the features of relu can all be 0/,
     )
+    for (const featureMap of ['relu2', 'dpfp', 'elu1'])
+      refused(
+        { rule: 'attention-delta', featureMap, normaliserEps: 0 },
+        new RegExp(`^normaliserEps must be above 0: the features of ${featureMap} can all`),
+      )
+    for (const featureMap of ['softmax', 'hedgehog'])
+      refused(
+        { rule: 'linear-attention', featureMap, normaliserEps: 0 },
+        /^normaliserEps must be above 0: z \. q can be 0 with the features of/,
+      )
+    refused(
+      { rule: 'linear-attention', normaliserEps: 1e-45 },
+      /^normaliserEps must be above 0 in float32 \(at least 2\^-126\): the features of/,
+    )
+    for (const featureMap of ['favor', 'taylor2'])
+      make({ rule: 'linear-attention', featureMap, featureNorm: 'none', normaliserEps: 0 } as never, 8, 2).dispose()
+    refused({ featureMap: 'relu', featureNorm: 'l2', featureEps: 0 }, /^featureEps must be above 0: the features of relu can all be 0/)
     refused({ featureMap: 'relu', featureNorm: 'sum', featureEps: 0 }, /^featureEps must be above 0: the features of relu can all be 0/)
     assert.throws(() => make({ featureMap: 'dpfp' }, 2, 2), /^Error: dpfp needs heads of width 2 or more/)
     assert.equal(reference.bytesInUse(), before)
@@ -349,6 +370,210 @@ describe('fast-weight attention', () => {
       ['query', 'key', 'value', 'interpolation_weight.0'].map((name) => `${name}.linear.weight`).concat('output.weight', 'output.bias'),
     )
   })
+})
+
+describe('attention, beside what is no number', () => {
+  let devices: Device[]
+  before(async () => {
+    devices = [reference, await wasm(), ...(await gpus())]
+  })
+  afterEach(() => setDevice(reference))
+
+  const softmax = (positions: 'none' | 'rotary') => () => new SoftmaxAttention({ dModel: 6, heads: 2, positions }, generator(3))
+  const layers: Record<string, () => FastWeightsAttention | SoftmaxAttention> = {
+    ...Object.fromEntries(Object.entries(configs).map(([name, config]) => [name, () => make(config, 6, 2, 3)])),
+    softmax: softmax('none'),
+    'softmax, rotary': softmax('rotary'),
+  }
+  const onWebgpu = new Set(['labml-fast-weights', 'gated-deltanet', 'linear-transformer', 'rule rwkv7', 'softmax'])
+  const devicesFor = (name: string) => devices.filter((device) => device.name !== 'webgpu' || onWebgpu.has(name))
+
+  const [B, T, D] = [2, 11, 6]
+  const rowsWith = (values: ArrayLike<number>, spoil: (b: number, t: number) => number | null, width = D): number[] =>
+    Array.from(values, (x, i) => spoil(Math.floor(i / (T * width)), Math.floor(i / width) % T) ?? x)
+  const flagged = (at: readonly (readonly number[])[], others = 0): Int32Array =>
+    Int32Array.from({ length: B * T }, (_, i) => (at[Math.floor(i / T)].includes(i % T) ? 1 - others : others))
+
+  /** Three tokens that lead to a state, of which row b is filled with bad[b]. */
+  async function spoiltState(layer: FastWeightsAttention | SoftmaxAttention, bad: readonly (number | null)[]): Promise<object> {
+    const { state } = run(layer, uniforms(7, B * 3 * D), [B, 3, D], 0, 3)
+    const parts = Object.entries(state as object).map(async ([name, part]) => {
+      if (!(part instanceof Tensor)) return [name, part]
+      const values = Array.from(await part.read(), (x, i) => bad[Math.floor((i * B) / part.size)] ?? x)
+      const { shape } = part
+      part.dispose()
+      return [name, tensor(values, { shape, requiresGrad: true })]
+    })
+    return Object.fromEntries(await Promise.all(parts))
+  }
+
+  /** y, the state, and the gradients of x, the parameters and the state, for cotangents dy of y and fixed ones of the state. */
+  async function trial(
+    layer: FastWeightsAttention | SoftmaxAttention,
+    x: ArrayLike<number>,
+    dy: ArrayLike<number>,
+    flags: Flags,
+    bad: readonly (number | null)[] | null,
+  ) {
+    const state = bad && (await spoiltState(layer, bad))
+    const input = tensor(Float32Array.from(x), { shape: [B, T, D], requiresGrad: true })
+    const ints = (values?: Int32Array) => values && tensor(values, { shape: [B, T] })
+    const result = scope(() => {
+      const { y, state: after } = layer.forward(input, (state ?? undefined) as never, { mask: ints(flags.mask), reset: ints(flags.reset) })
+      const outputs: [Tensor, Tensor][] = [
+        [y, tensor(Float32Array.from(dy), { shape: [B, T, D] })],
+        ...Object.values(after)
+          .filter((part) => part instanceof Tensor)
+          .map((part, i): [Tensor, Tensor] => [part, tensor(uniforms(20 + i, part.size), { shape: part.shape })]),
+      ]
+      outputs
+        .map(([t, cotangent]) => sum(mul(t, cotangent)))
+        .reduce((a, b) => add(a, b))
+        .backward()
+      return {
+        y: detach(y),
+        state: Object.fromEntries(Object.entries(after).map(([name, t]) => [name, t instanceof Tensor ? detach(t) : t])),
+      }
+    })
+    const gradients: Record<string, number[]> = {}
+    for (const [name, p] of layer.namedParameters()) {
+      if (p.grad) gradients[name] = await readAndFree(p.grad)
+      p.grad = null
+    }
+    const values = {
+      y: Array.from(await result.y.read()),
+      state: await valuesOf(result.state),
+      dx: await readAndFree(input.grad!),
+      gradients,
+    }
+    const dstate: Record<string, number[]> = {}
+    for (const [name, part] of Object.entries(state ?? {}))
+      if (part instanceof Tensor && part.grad) dstate[name] = await readAndFree(part.grad)
+    result.y.dispose()
+    input.dispose()
+    for (const held of [result.state, state]) for (const part of Object.values(held ?? {})) if (part instanceof Tensor) part.dispose()
+    return { ...values, dstate }
+  }
+
+  const sameAt = (a: ArrayLike<number>, b: ArrayLike<number>, keep: (b: number, t: number) => boolean, what: string): void => {
+    for (let i = 0; i < a.length; i++)
+      if (keep(Math.floor(i / (T * D)), Math.floor(i / D) % T) && !Object.is(a[i], b[i]))
+        assert.fail(`${what}: row ${Math.floor(i / (T * D))}, token ${Math.floor(i / D) % T}: ${a[i]}, expected exactly ${b[i]}`)
+  }
+  const sameParts = (a: Record<string, number[]>, b: Record<string, number[]>, what: string): void => {
+    assert.deepEqual(Object.keys(a), Object.keys(b))
+    for (const [name, values] of Object.entries(a))
+      assertSameBits(Float64Array.from(values), Float64Array.from(b[name]), `${what}: ${name}`)
+  }
+
+  for (const [name, build] of Object.entries(layers)) {
+    it(`recovers at a beginning, and sends nothing back over it: ${name}`, async () => {
+      // Sequences of 5 and 6 tokens in the first row, of 8 and 3 in the second, where nothing is to be left of the state either.
+      const reset = flagged([[5], [0, 8]])
+      const good = (b: number, t: number): boolean => t >= (b === 0 ? 5 : 8)
+      const x = uniforms(1, B * T * D)
+      const dy = uniforms(2, B * T * D)
+      for (const device of devicesFor(name)) {
+        setDevice(device)
+        const layer = build()
+        // A gate that isn't a number is an error: what it is made of is large instead, and overflows elsewhere.
+        const gated = layer instanceof FastWeightsAttention && (layer.gate !== null || layer.config.rule === 'peng')
+        const bad = gated ? [1e25, -1e25] : [NaN, Infinity]
+        const badAt = (b: number, t: number): number | null => (b === 0 && t === 1 ? bad[0] : !good(b, t) && t === 3 ? bad[1] : null)
+        const clean = await trial(layer, x, dy, { reset }, [null, null])
+        const spoilt = await trial(
+          layer,
+          rowsWith(x, badAt),
+          rowsWith(dy, (b, t) => (good(b, t) ? null : t % 2 ? NaN : -Infinity)),
+          { reset },
+          [NaN, Infinity],
+        )
+        sameAt(spoilt.y, clean.y, good, `${device.name}: y`)
+        sameAt(spoilt.dx, clean.dx, good, `${device.name}: dx`)
+        for (const [part, values] of Object.entries(spoilt.state))
+          if (part !== 'keys' && part !== 'values')
+            assertSameBits(Float64Array.from(values), Float64Array.from(clean.state[part]), `${device.name}: ${part}`)
+        for (const [part, values] of Object.entries(spoilt.dstate))
+          assert.ok(
+            values.slice(values.length / 2).every((d) => part === 'keys' || part === 'values' || d === 0),
+            `${device.name}: d${part}`,
+          )
+
+        // Token by token, with both states spoilt before the beginning.
+        const steps = async (spoil: boolean): Promise<{ y: number[][]; state: Record<string, number[]> }> => {
+          let state = (await spoiltState(layer, spoil ? [NaN, Infinity] : [null, null])) as never
+          const y: number[][] = []
+          for (let t = 0; t < T; t++) {
+            const next = run(layer, spoil ? Float32Array.from(rowsWith(x, badAt)) : x, [B, T, D], t, t + 1, state, { reset })
+            disposeState(state)
+            state = next.state
+            y.push(await readAndFree(next.y))
+          }
+          const values = await valuesOf(state)
+          disposeState(state)
+          return { y, state: values }
+        }
+        const [a, b] = [await steps(true), await steps(false)]
+        for (const [t, row] of a.y.entries())
+          for (const r of [0, 1])
+            if (good(r, t))
+              assertSameBits(
+                Float64Array.from(row.slice(r * D, (r + 1) * D)),
+                Float64Array.from(b.y[t].slice(r * D, (r + 1) * D)),
+                `token ${t}`,
+              )
+        for (const [part, values] of Object.entries(a.state))
+          if (part !== 'keys' && part !== 'values')
+            assertSameBits(Float64Array.from(values), Float64Array.from(b.state[part]), `${device.name}: ${part}`)
+        layer.dispose()
+      }
+    })
+
+    it(`looks at nothing that padding holds: ${name}`, async () => {
+      const mask = flagged(
+        [
+          [0, 4, 5, 10],
+          [2, 3, 9, 10],
+        ],
+        1,
+      )
+      const padding = (b: number, t: number): boolean => mask[b * T + t] === 0
+      const x = uniforms(1, B * T * D)
+      const dy = uniforms(2, B * T * D)
+      for (const device of devicesFor(name)) {
+        setDevice(device)
+        const layer = build()
+        const clean = await trial(layer, x, dy, { mask }, [null, null])
+        for (const bad of [NaN, Infinity, -Infinity]) {
+          const spoil = (values: ArrayLike<number>) => rowsWith(values, (b, t) => (padding(b, t) ? bad : null))
+          const spoilt = await trial(layer, spoil(x), spoil(dy), { mask }, [null, null])
+          const what = `${device.name}, ${bad}`
+          for (const key of ['y', 'dx'] as const) {
+            sameAt(spoilt[key], clean[key], () => true, `${what}: ${key}`)
+            sameAt(spoilt[key], new Float64Array(B * T * D), padding, `${what}: ${key} at padding`)
+          }
+          for (const key of ['state', 'gradients', 'dstate'] as const) sameParts(spoilt[key], clean[key], `${what}: ${key}`)
+          assert.ok(Object.values(spoilt.gradients).every((g) => g.every(Number.isFinite)))
+        }
+        // A state that isn't finite stays as it is over padding.
+        const { state } = await trial(
+          layer,
+          rowsWith(x, () => NaN),
+          dy,
+          { mask: new Int32Array(B * T) },
+          [NaN, Infinity],
+        )
+        for (const [part, values] of Object.entries(state))
+          if (layer instanceof FastWeightsAttention && part !== 'position')
+            assert.deepEqual(
+              values,
+              values.map((_, i) => (i < values.length / 2 ? NaN : Infinity)),
+              part,
+            )
+        layer.dispose()
+      }
+    })
+  }
 })
 
 describe('gates', () => {

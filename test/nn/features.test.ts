@@ -1,7 +1,8 @@
 /** Feature maps against their formulas on plain numbers, their gradients, FAVOR+'s directions and when they are drawn. */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import { type Device, generator, gradCheck, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import { type Device, detach, generator, gradCheck, ones, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import { checkFeatures } from '../../nn/features.ts'
 import {
   type FeatureConfig,
   type FeatureMap,
@@ -12,7 +13,7 @@ import {
   orthogonalRows,
   Transformer,
 } from '../../nn/index.ts'
-import { assertClose, assertSameBits, gpus, random, reference, runsOn, uniforms, wasm } from '../helpers.ts'
+import { assertClose, assertSameBits, gpus, random, readAndFree, reference, runsOn, uniforms, wasm } from '../helpers.ts'
 import { dot, formulas, norms, rows, sum } from './formulas.ts'
 import { architectures, randomTokens } from './models.ts'
 
@@ -143,6 +144,22 @@ describe('feature maps', () => {
     refused({ hedgehogShared: true }, 'hedgehogShared = true means nothing here: it belongs to the feature map hedgehog')
     refused({ featureNorm: 'none', featureEps: 1 }, 'featureEps = 1 means nothing here: it belongs to the feature norms sum and l2')
     refused({ featureEps: -1 }, 'featureEps must be 0 or more, not -1')
+    refused({ featureEps: '1' }, "featureEps must be a number, not the text '1'")
+    refused({ featureEps: Infinity }, 'featureEps must be 0 or more, not Infinity')
+    // Every map whose features can all be 0, with every norm that divides by them.
+    const why = (map: string, norm: string) =>
+      `the features of ${map} can all be 0, and the feature norm ${norm} divides by ${norm === 'sum' ? 'theirs' : 'the root of their squares'}`
+    for (const [featureMap, norms] of Object.entries({
+      ...{ relu: ['sum', 'l2'], relu2: ['sum', 'l2'], dpfp: ['sum', 'l2'], elu1: ['sum', 'l2'] },
+      ...{ identity: ['l2'], silu: ['l2'] },
+    }))
+      for (const featureNorm of norms) {
+        refused({ featureMap, featureNorm, featureEps: 0 }, `featureEps must be above 0: ${why(featureMap, featureNorm)}`)
+        refused(
+          { featureMap, featureNorm, featureEps: 1e-50 },
+          `featureEps must be above 0 in float32 (at least 2^-126): ${why(featureMap, featureNorm)}`,
+        )
+      }
     refused({ featureMap: 'favor', favorFeatures: 1.5 }, 'favorFeatures must be a number of directions, or 0 for K, not 1.5')
     refused({ featureMap: 'favor', favorSeed: -1 }, 'favorSeed must be an integer from 0 to 4294967295, not -1')
     refused({ featureMap: 'favor', favorRedraw: 'always' }, "unknown favorRedraw 'always' (never, epoch, step)")
@@ -150,6 +167,48 @@ describe('feature maps', () => {
       refused({ featureMap }, `the feature norm sum divides by a sum that ${featureMap} can make zero or negative; use l2 or none`)
     assert.equal(reference.bytesInUse(), before)
   })
+})
+
+describe('feature maps with a feature norm, of zeros and of what makes them vanish', () => {
+  let devices: Device[]
+  before(async () => {
+    devices = [reference, await wasm(), ...(await gpus())]
+  })
+  afterEach(() => setDevice(reference))
+
+  for (const featureMap of names)
+    for (const featureNorm of ['sum', 'l2'] as const)
+      for (const featureEps of [0, 2 ** -126]) {
+        const config = { ...featureDefaults, featureMap, featureNorm, featureEps }
+        const allowed = ((): boolean => {
+          try {
+            checkFeatures(config, 4)
+            return true
+          } catch {
+            return false
+          }
+        })()
+        // What is refused is never 0 / 0; nor is anything else.
+        if (allowed)
+          it(`are numbers, and so are their gradients: ${featureMap}, ${featureNorm}, eps ${featureEps}`, async () => {
+            for (const device of devices) {
+              setDevice(device)
+              const grads = scope(() => {
+                const features = new Features(config, 1, 4, generator(1))
+                const x = tensor([0, 0, 0, 0, -200, -200, -200, -200, 30, -30, 30, -30, 1, 0, 0, 0], {
+                  shape: [1, 4, 1, 4],
+                  requiresGrad: true,
+                })
+                const [y] = features.forward(x)
+                y.backward(ones(y.shape))
+                const result = [detach(y), x.grad!]
+                features.dispose()
+                return result
+              })
+              for (const t of grads) assert.ok((await readAndFree(t)).every(Number.isFinite), device.name)
+            }
+          })
+      }
 })
 
 describe("FAVOR+'s directions", () => {

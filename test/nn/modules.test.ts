@@ -1,15 +1,28 @@
 /** Names and initial values as in PyTorch and labml, state dicts, dropout. */
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
-import { generator, mul, noGrad, normal, parameter, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import { detach, generator, mul, noGrad, normal, parameter, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
 import {
+  Adam,
+  Dropout,
+  Embedding,
   type FastWeightsAttention,
+  FeedForward,
+  favor,
+  hedgehog,
+  initialState,
   Linear,
   Module,
+  orthogonalRows,
   PackedEntry,
   readSafetensors,
+  resetRows,
+  retention,
+  rotary,
   type SafetensorsEntry,
+  sample,
   Transformer,
+  taylor2,
   writeSafetensors,
 } from '../../nn/index.ts'
 import { presets } from '../../tasks/index.ts'
@@ -312,6 +325,59 @@ describe('modules', () => {
     assert.equal(reference.bytesInUse(), before)
   })
 
+  it('take a state dict in which both names of a shared parameter say the same, and change nothing if they do not', async () => {
+    class Tied extends Module {
+      embed = new Embedding(3, 2, generator(1))
+      head = new Linear(2, 3, generator(2), { bias: false })
+      // The same memory by another tensor.
+      view = parameter(detach(this.embed.weight))
+      constructor() {
+        super()
+        this.head.weight.dispose()
+        this.head.weight = this.embed.weight
+      }
+    }
+    const tied = new Tied()
+    const names = ['embed.weight', 'head.weight', 'view']
+    assert.deepEqual([...tied.namedParameters().keys()], names)
+    const dict = (...values: number[][]) => new Map(values.map((data, i) => [names[i], { shape: [3, 2], data: Float64Array.from(data) }]))
+    const good = [1, -0, NaN, 4, Infinity, 6]
+    tied.loadStateDict(
+      dict(
+        good,
+        good.map((x) => x + 0),
+        good,
+      ),
+    )
+    assert.deepEqual(Array.from(await tied.head.weight.read()), good)
+    for (const [at, name] of [
+      [1, 'head.weight'],
+      [2, 'view'],
+    ] as const) {
+      const values = [good, good, good].map((data) => [...data])
+      values[at][3] = 5
+      assert.throws(() => tied.loadStateDict(dict(...values)), {
+        message: `loadStateDict: embed.weight and ${name} are one parameter, but what was saved of them differs: 4 and 5 at 3`,
+      })
+      values[at][3] = NaN
+      assert.throws(() => tied.loadStateDict(dict(...values)), /are one parameter, .* differs: 4 and NaN at 3$/)
+    }
+    assert.deepEqual(Array.from(await tied.embed.weight.read()), good)
+    // What an optimiser keeps of it goes by the first name.
+    const optimizer = new Adam(new Map([...tied.namedParameters()].slice(0, 2)), { lr: 1 })
+    assert.deepEqual([...optimizer.moments().keys()], ['m.embed.weight', 'v.embed.weight'])
+    optimizer.dispose()
+    assert.throws(
+      () => tied.loadStateDict({} as never),
+      /^Error: loadStateDict: needs a Map from names to \{ shape, data \}, .* not an object$/,
+    )
+    assert.throws(
+      () => tied.loadStateDict(dict(good, good, good), { Strict: false } as never),
+      /^Error: loadStateDict: unknown option 'Strict' \(strict\)$/,
+    )
+    tied.dispose()
+  })
+
   it('drop in training only, another mask each time, and count the streams', async () => {
     const model = new Transformer({ ...labml, dropout: 0.5, layers: 1 })
     const stream = model.random.stream
@@ -344,6 +410,11 @@ describe('modules', () => {
     refused({ conv: -1 }, /^conv must be a number of taps/)
     refused({ dropout: 1 }, /^Dropout: the probability must be in \[0, 1\), not 1$/)
     refused({ normalise: true }, /^unknown option 'normalise' \(symbols, featureMap, /)
+    refused({ dropout: '0.1' }, /^Dropout: the probability must be a number, not the text '0.1'$/)
+    refused({ embeddingStd: '1' }, /^embeddingStd must be a number, not the text '1'$/)
+    refused({ layers: '2' }, /^layers must be a number, not the text '2'$/)
+    for (const name of ['attentionNorm', 'headNorm', 'hedgehogShared'])
+      refused({ featureMap: 'hedgehog', [name]: 'false' }, new RegExp(`^${name} must be true or false, not the text 'false'$`))
     refused({ attention: 'softmax', rule: 'sum' }, /^rule = sum means nothing here: it belongs to fast-weights attention$/)
     for (const [name, message] of [
       ['featureMap', /^unknown feature map/],
@@ -358,6 +429,55 @@ describe('modules', () => {
       for (const value of ['nonsense', 'constructor', '__proto__']) refused({ [name]: value }, message)
     assert.throws(() => new Transformer(labml, -1), /seed/)
     assert.equal(reference.bytesInUse(), before)
+  })
+
+  it('refuse arguments of no use in one line', () => {
+    const model = new Transformer({ ...labml, layers: 1 })
+    const { attn } = model.transformer.layers[0]
+    const tokens = tensor([1, 2], { shape: [1, 2], dtype: 'int32' })
+    const x = tensor(new Float32Array(64), { shape: [1, 2, 32] })
+    const q = tensor([1, 2, 3, 4], { shape: [1, 2, 1, 2] })
+    const calls: [call: (bad: never) => unknown, message: RegExp][] = [
+      [(bad) => model.forward(bad), /^forward: needs int32 indices \(.*\), not /],
+      [(bad) => model.forward(tokens, bad), /^forward: the state must be what forward or initialState returned, not /],
+      [(bad) => model.forward(tokens, undefined, bad), /^the options must be an object, not /],
+      [(bad) => attn.forward(bad), /^attention: needs a float32 tensor, not /],
+      [(bad) => attn.forward(x, bad), /^attention: the options must be an object|^attention: the state /],
+      [(bad) => attn.forward(x, undefined, bad), /^the options must be an object, not /],
+      [(bad) => model.generator.forward(bad), /^matmul: needs a float32 tensor, not /],
+      [(bad) => model.generator.forward(x, bad), /^Linear: the options must be an object such as \{ activation: \.\.\. \}, not /],
+      [(bad) => model.src_embed.forward(bad), /^gather: needs int32 indices/],
+      [(bad) => model.loadStateDict(bad), /^loadStateDict: needs a Map from names/],
+      [(bad) => new Linear(1, 1, bad), /^uniform: needs a generator, such as generator\(1\), not /],
+      [(bad) => new Linear(1, 1, generator(1), bad), /^Linear: the options must be an object/],
+      [(bad) => new Dropout(0.5, bad), /^Dropout: needs a generator/],
+      [(bad) => new FeedForward(1, 1, generator(1), bad), /^FeedForward: the options must be an object/],
+      [(bad) => rotary(bad, Int32Array.of(0, 1)), /^rotary: needs a float32 tensor, not /],
+      [(bad) => rotary(q, bad), /^rotary: the positions must be an Int32Array of 1 x 2, not /],
+      [(bad) => retention(bad, q), /^retention: heads must be a /],
+      [(bad) => retention(2, bad), /^retention: needs a tensor, not /],
+      [(bad) => hedgehog(q, bad), /^hedgehog: needs a float32 tensor/],
+      [(bad) => taylor2(bad), /^taylor2: needs a float32 tensor/],
+      [(bad) => favor(q, q, bad), /^favor: eps must be a number, not /],
+      [(bad) => orthogonalRows(bad, 2, 1, 1), /^orthogonalRows: m must be a number, not /],
+      [(bad) => sample([1, 2], bad, 0, 0.5), /^sample: temperature must be a number, not /],
+      [(bad) => resetRows(initialState(model, 1), bad), /^resetRows: the rows must be an array of flags|^resetRows: .* flags are for/],
+      [(bad) => initialState(model, bad), /^initialState: the number of rows must be a number, not /],
+    ]
+    for (const [call, message] of calls)
+      for (const bad of ['2', null, 2n, true, Symbol('s')]) {
+        // Where nothing may be given, null may be, too.
+        if (bad === null && /the state must/.test(message.source)) continue
+        assert.throws(() => scope(() => call(bad as never)), { name: 'Error', message }, `${String(bad)}: ${message}`)
+      }
+    assert.throws(() => attn.forward(tensor(new Float32Array(64), { shape: [2, 32] })), {
+      message: 'attention: x has shape [2,32], expected [B,T,32]',
+    })
+    assert.throws(() => attn.forward(tensor(new Float32Array(8), { shape: [1, 2, 4] })), {
+      message: 'attention: x has shape [1,2,4], expected [B=1,T=2,32]',
+    })
+    assert.throws(() => rotary(q, new Int32Array(3)), { message: 'rotary: the positions must be an Int32Array of 1 x 2, not 3' })
+    model.dispose()
   })
 
   it('hold an attention whose parts can be used alone', async () => {

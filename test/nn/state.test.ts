@@ -1,7 +1,7 @@
 /** States carried from piece to piece: truncated back-propagation through time. */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import { crossEntropy, type Device, noGrad, scope, setDevice, Tensor, tensor } from '../../engine/index.ts'
+import { crossEntropy, type Device, noGrad, rules, scope, setDevice, Tensor, tensor } from '../../engine/index.ts'
 import {
   detachState,
   disposeState,
@@ -146,6 +146,102 @@ describe('states', () => {
         assert.equal(device.bytesInUse(), full)
         model.dispose()
         assert.equal(device.bytesInUse(), empty)
+      }
+    })
+
+    it(`of one bad row leave the others alone, and are good again once it is forgotten: ${name}`, async () => {
+      const tokens = (seed: number, length = T) => tensor(randomTokens(seed, 3 * length), { shape: [3, length], dtype: 'int32' })
+      for (const [device] of devicesFor(name)) {
+        setDevice(device)
+        const model = new Transformer(config)
+        const width = (values: number[], b: number): number[] => values.slice((b * values.length) / 3, ((b + 1) * values.length) / 3)
+        const same = (a: number[], b: number[], rows: number[], what: string): void => {
+          for (const row of rows)
+            assertSameBits(Float64Array.from(width(a, row)), Float64Array.from(width(b, row)), `${device.name}: ${what}, row ${row}`)
+        }
+        const forward = async (given: Tensor, before: TransformerState, reset?: Tensor) => {
+          const { logits, state } = scope(() => noGrad(() => model.forward(given, before, reset && { reset })))
+          return { logits: Array.from(await readAndFree(logits)), state }
+        }
+        const good = scope(() => noGrad(() => model.forward(tokens(1)).state))
+        const layers = good.layers.map(async (layer) => {
+          const parts = Object.entries(layer).map(async ([part, t]) => {
+            if (!(t instanceof Tensor)) return [part, t]
+            const third = t.size / 3
+            const values = Array.from(await t.read(), (x, i) => (Math.floor(i / third) === 1 ? [NaN, Infinity, -Infinity][i % 3] : x))
+            return [part, tensor(values, { shape: t.shape })]
+          })
+          return Object.fromEntries(await Promise.all(parts))
+        })
+        const bad: TransformerState = { position: good.position, layers: await Promise.all(layers) }
+        // It comes back from a file as it is.
+        const loaded = loadState(await saveState(bad), model)
+        assert.deepEqual(await saveState(loaded), await saveState(bad))
+
+        // With gates of numbers that are none a call is refused, for all rows: there the row has to be forgotten before.
+        const gated = 'gate' in rules[config.rule].inputs
+        const next = gated ? null : [await forward(tokens(2), good), await forward(tokens(2), bad)]
+        if (next) {
+          const [clean, spoilt] = next
+          same(spoilt.logits, clean.logits, [0, 2], 'the others')
+          assert.ok(width(spoilt.logits, 1).some(Number.isNaN))
+        }
+        const [from, fromBad] = next ? next.map(({ state }) => state) : [good, bad]
+        // Forgotten between two calls, and at a token of a call: after all that, token by token.
+        const [goodReset, badReset] = [from, fromBad].map((state) => resetRows(state, [0, 1, 0]))
+        const first = await forward(tokens(3), badReset)
+        const second = await forward(tokens(3), goodReset)
+        same(first.logits, second.logits, [0, 1, 2], 'resetRows')
+        const begins = tensor([0, 1, 0], { shape: [3, 1], dtype: 'int32' })
+        let [a, b] = [await forward(tokens(4, 1), fromBad, begins), await forward(tokens(4, 1), from, begins)]
+        for (let t = 0; ; t++) {
+          same(a.logits, b.logits, [0, 1, 2], `reset, ${t} tokens later`)
+          disposeState(t === 3 ? a.state : undefined)
+          disposeState(t === 3 ? b.state : undefined)
+          if (t === 3) break
+          const [c, d] = [await forward(tokens(5 + t, 1), a.state), await forward(tokens(5 + t, 1), b.state)]
+          disposeState(a.state)
+          disposeState(b.state)
+          ;[a, b] = [c, d]
+        }
+        for (const state of [good, bad, loaded, ...(next ?? []).map((n) => n.state), badReset, goodReset, first.state, second.state])
+          disposeState(state)
+        begins.dispose()
+        model.dispose()
+      }
+    })
+
+    it(`gives padding no part in the gradients, even where its embedding is no number: ${name}`, async () => {
+      const mask = [0, 1, 1, 0, 1, 1, 0, 1, 1, 1, 0, 0]
+      for (const [device] of devicesFor(name)) {
+        setDevice(device)
+        const model = new Transformer(config)
+        const learnt = async (padding: number): Promise<number[][]> => {
+          const { weight } = model.src_embed
+          const values = Array.from(await weight.read(), (x, i) => (i < config.dModel! ? padding : x))
+          weight.write(values)
+          scope(() => {
+            const ids = randomTokens(3, 12).map((id, i) => (mask[i] ? Math.max(id, 1) : 0))
+            const ints = (given: ArrayLike<number>) => tensor(Int32Array.from(given), { shape: [2, 6] })
+            const { logits } = model.forward(ints(ids), undefined, { mask: ints(mask) })
+            crossEntropy(logits, ints(ids.map((id, i) => (mask[i] ? id : -1))), { ignore: -1 }).backward()
+          })
+          return Promise.all(
+            model.parameters().map(async (p) => {
+              if (!p.grad) return []
+              const g = await readAndFree(p.grad)
+              p.grad = null
+              return g
+            }),
+          )
+        }
+        const clean = await learnt(0)
+        for (const bad of [NaN, Infinity]) {
+          const spoilt = await learnt(bad)
+          for (const [i, g] of clean.entries()) assertSameBits(Float64Array.from(spoilt[i]), Float64Array.from(g), `${device.name}, ${bad}`)
+        }
+        assert.ok(clean.flat().every(Number.isFinite))
+        model.dispose()
       }
     })
 

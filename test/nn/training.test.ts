@@ -1,17 +1,37 @@
 /** Optimisers against their formulas in float64, schedules, the trainer, and memory that stays flat. */
 import assert from 'node:assert/strict'
-import { type Device, full, GateError, mul, parameter, scope, setDevice, square, sum, tensor, wasmDevice } from '../../engine/index.ts'
+import {
+  type Device,
+  full,
+  GateError,
+  generator,
+  mul,
+  parameter,
+  scope,
+  setDevice,
+  square,
+  sum,
+  type Tensor,
+  tensor,
+  wasmDevice,
+} from '../../engine/index.ts'
 import {
   Adam,
   AdamW,
   constant,
   cosine,
   DivergenceError,
+  Dropout,
+  Embedding,
   type FastWeightsAttention,
+  FeedForward,
   generate,
   ignoredTarget,
+  LayerNorm,
+  Linear,
   Muon,
   noam,
+  RMSNorm,
   Trainer,
   Transformer,
 } from '../../nn/index.ts'
@@ -123,6 +143,77 @@ describe('training', () => {
     assert.throws(() => new Adam([] as never, { lr: 1 }), /^Error: Adam: parameters must be a Map from names to tensors; pass model\.named/)
     assert.throws(() => new Adam(new Map(), { lr: NaN }), /^Error: Adam: lr can't be NaN$/)
     assert.throws(() => new Adam(new Map(), { lr: 1, betas: [0.9, 1] }), /^Error: Adam: beta2 can't be 1$/)
+  })
+
+  it('refuses numbers that are none, and options that nobody reads', () => {
+    const p = new Map<string, Tensor>()
+    const refused = (call: () => unknown, message: RegExp) => assert.throws(call, { message })
+    for (const [name, make] of [
+      ['Adam', (c: object) => new Adam(p, { lr: 1, ...c })],
+      ['Adam', (c: object) => new AdamW(p, { lr: 1, ...c })],
+      ['Muon', (c: object) => new Muon(p, { lr: 1, ...c })],
+    ] as const) {
+      for (const lr of [Infinity, -Infinity, NaN, -1]) refused(() => make({ lr }), new RegExp(`^${name}: lr can't be ${lr}$`))
+      for (const lr of ['0.1', null, undefined, 1n, [1], { lr: 1 }])
+        refused(() => make({ lr }), new RegExp(`^${name}: lr must be a number, not `))
+      refused(() => make({ weight_decay: 1 }), new RegExp(`^${name}: unknown option 'weight_decay' \\(lr, betas, eps, weightDecay, decays`))
+      for (const key of ['eps', 'weightDecay'])
+        for (const value of [-1, NaN, Infinity, '0'])
+          refused(() => make({ [key]: value }), new RegExp(`^Adam: ${key} (can't be|must be a number)`))
+      refused(() => make({ eps: 0 }), /^Adam: eps must be above 0: a parameter whose gradient is 0 would move by 0 \/ 0$/)
+      refused(() => make({ eps: 1e-46 }), /^Adam: eps must be above 0 in float32/)
+      for (const betas of [0.9, '0.9', null, [0.9], ['0.9', 0.99], [0.9, 1], [-0.1, 0.9], [NaN, 0.9]])
+        refused(() => make({ betas }), /^Adam: beta/)
+    }
+    refused(() => new Muon(p, { lr: 0 }), /^Muon: lr can't be 0$/)
+    for (const value of ['0.02', NaN, -1, Infinity]) refused(() => new Muon(p, { lr: 1, matrixLr: value as number }), /^Muon: matrixLr /)
+    for (const value of ['0.9', NaN, -1, 1]) refused(() => new Muon(p, { lr: 1, momentum: value as number }), /^Muon: momentum /)
+
+    const optimizer = new Adam(p, { lr: 1 })
+    for (const lr of ['1', NaN, -1, Infinity]) refused(() => optimizer.step({ lr: lr as number }), /^Adam: lr /)
+    for (const clipNorm of ['1', NaN, -1, 0]) refused(() => optimizer.step({ clipNorm: clipNorm as number }), /^step: clipNorm must be /)
+    refused(() => optimizer.step({ clip: 1 } as never), /^step: unknown option 'clip' \(lr, clipNorm\)$/)
+    assert.equal(optimizer.steps, 0)
+
+    for (const bad of ['1', NaN, -1, Infinity, undefined] as number[]) {
+      refused(() => constant(bad), /^constant: lr must be /)
+      refused(() => noam(bad), /^noam: dModel must be /)
+      if (bad !== undefined) refused(() => noam(8, bad), /^noam: warmup must be /)
+      if (bad !== undefined) refused(() => noam(8, 10, bad), /^noam: factor must be /)
+      refused(() => cosine(bad, 1, 2), /^cosine: peak must be /)
+      refused(() => cosine(1, bad, 2), /^cosine: warmup must be /)
+      refused(() => cosine(1, 1, bad), /^cosine: total must be /)
+      if (bad !== undefined) refused(() => cosine(1, 1, 2, bad), /^cosine: floor must be /)
+    }
+    const model = new Transformer({ symbols: 3, dModel: 2, heads: 1, layers: 1, dFf: 2 })
+    refused(
+      () => new Trainer(model, optimizer, { schedule: 0.1 as never, clipNorm: 1 }),
+      /^Trainer: the schedule must be a function of the step, /,
+    )
+    for (const clipNorm of ['1', NaN, 0, -1, undefined] as number[])
+      refused(() => new Trainer(model, optimizer, { schedule: constant(1), clipNorm }), /^Trainer: clipNorm must be /)
+    refused(
+      () => new Trainer({} as Transformer, optimizer, { schedule: constant(1), clipNorm: 1 }),
+      /^Trainer: needs a model, not an object$/,
+    )
+    refused(() => new Trainer(model, null as never, { schedule: constant(1), clipNorm: 1 }), /^Trainer: needs an optimiser, .* not null$/)
+    model.dispose()
+    for (const [make, message] of [
+      [() => new LayerNorm(4, 0), /^LayerNorm: eps must be above 0: a row of equal numbers would be 0 \/ 0$/],
+      [() => new RMSNorm(4, 0), /^RMSNorm: eps must be above 0: a row of zeros would be 0 \/ 0$/],
+      [() => new RMSNorm(4, 1e-42), /^RMSNorm: eps must be above 0 in float32/],
+      [() => new LayerNorm(4, '1' as never), /^LayerNorm: eps must be a number, not the text '1'$/],
+      [() => new LayerNorm(0), /^LayerNorm: the width must be a positive integer, not 0$/],
+      [() => new Linear(0, 1, generator(1)), /^Linear: the number of inputs must be a positive integer, not 0$/],
+      [() => new Linear(1, '2' as never, generator(1)), /^Linear: the number of outputs must be a number, not the text '2'$/],
+      [() => new Embedding(2, 2, generator(1), NaN), /^Embedding: std must be 0 or more, not NaN$/],
+      [
+        () => new FeedForward(2, 2, generator(1), { activation: 'swish' as never }),
+        /^FeedForward: there's no function the text 'swish' \(neg, /,
+      ],
+      [() => new Dropout('0.5' as never, generator(1)), /^Dropout: the probability must be a number, not the text '0.5'$/],
+    ] as const)
+      refused(make, message)
   })
 
   it('schedules pass through their known points', () => {

@@ -175,6 +175,32 @@ const elementwiseCases = [
     run: ({ scale, shift }, [x]) => engine.affine(x, scale, shift),
   }),
   define({
+    name: 'where',
+    // The condition is what a and b broadcast to, but for some leading axes, or stretches along those.
+    options: (sizes) =>
+      fc.record({ ab: broadcasts(sizes, 4), drop: fc.nat({ max: 3 }), ones: fc.nat({ max: 15 }) }).map(({ ab, drop, ones }) => ({
+        ...ab,
+        condition: broadcastShape(ab.a, ab.b)
+          .map((d, i) => ((ones >> i) & 1 ? 1 : d))
+          .slice(drop),
+      })),
+    inputs: ({ condition, a, b }) => [{ shape: condition, values: { below: 2 } }, { shape: a }, { shape: b }],
+    run: (_, [condition, a, b]) => engine.where(condition, a, b),
+    terms: ({ condition, a, b }) => {
+      const whole = sizeOf(broadcastShape(condition, broadcastShape(a, b)))
+      return whole / Math.min(sizeOf(a), sizeOf(b))
+    },
+  }),
+  ...[true, false].map((first) =>
+    define({
+      name: `where constant ${first ? 'first' : 'second'}`,
+      options: (sizes) => broadcasts(sizes, 4),
+      inputs: ({ a, b }) => [{ shape: a, values: { below: 3 } }, { shape: b }],
+      run: (_, [condition, x]) => (first ? engine.where(condition, -0.75, x) : engine.where(condition, x, 1.25)),
+      terms: ({ a, b }) => sizeOf(broadcastShape(a, b)) / sizeOf(b),
+    }),
+  ),
+  define({
     name: 'expand',
     options: (sizes) => broadcasts(sizes, 4),
     inputs: ({ a }) => [{ shape: a }],
@@ -326,7 +352,34 @@ function matmulInputs(o: MatmulCase): Input[] {
 /** Their gradient is taken before the activation, or from the output: both ways must be right. */
 const activations = ['relu', 'sigmoid', 'tanh', 'elu', 'exp', 'neg', 'gelu', 'silu', 'softplus', 'square'] as const
 
+const attentionCase = define({
+  name: 'softmaxAttention',
+  options: (sizes) =>
+    fc
+      .record({
+        lead: shapes({ axis: fc.constantFrom(1, 2, 3), least: 1, most: 6 }, 0, 2),
+        T: sizes.axis,
+        before: fc.constantFrom(0, 0, 1, 5),
+        K: fc.constantFrom(1, 3, 8),
+        V: fc.constantFrom(1, 2, 4, 9),
+        visible: fc.boolean(),
+      })
+      .map((o) => ({ ...o, T: Math.min(o.T, sizes.most > 1000 ? 40 : 4) })),
+  inputs: ({ lead, T, before, K, V, visible }) => {
+    const n = T + before
+    return [
+      { shape: [...lead, T, K] },
+      { shape: [...lead, n, K] },
+      { shape: [...lead, n, V] },
+      ...(visible ? [{ shape: [T, n], values: { below: 2 } }] : []),
+    ]
+  },
+  run: (_, [q, k, v, visible]) => engine.softmaxAttention(q, k, v, visible),
+  terms: ({ T, before }) => T + before,
+})
+
 const matmulCases = [
+  attentionCase,
   define({
     name: 'matmul',
     options: matmulOptions,

@@ -329,6 +329,145 @@ for (const { name, open } of devices)
         assert.deepEqual(await gradients([[0, -0, 1, -1]], (x) => engine.sum(engine.relu(x))), [[0, 0, 1, 0]])
       })
 
+      it('where looks at nothing that is not chosen, forward and backward', async () => {
+        const bad = [NaN, Infinity, -Infinity]
+        const condition = tensor(Int32Array.of(1, 0, -3, 0), { device })
+        const [a, b] = [leaf([1, NaN, 2, -Infinity]), leaf([Infinity, 3, NaN, 4])]
+        const y = scope(() => {
+          const y = engine.where(condition, a, b)
+          y.backward(tensor([10, NaN, 20, Infinity], { device }))
+          return y
+        })
+        assert.deepEqual(await readAndFree(y), [1, 3, 2, 4])
+        assert.deepEqual(await readAndFree(a.grad!), [10, 0, 20, 0])
+        assert.deepEqual(await readAndFree(b.grad!), [0, NaN, 0, Infinity])
+        for (const t of [a, b, condition]) t.dispose()
+
+        // A number on either side, a condition for each row of a longer tensor, and one that is stretched.
+        const rows = tensor(Int32Array.of(0, 1), { shape: [2, 1], device })
+        const x = leaf([
+          [...bad, 1, -0],
+          [5, 6, 7, 8, 9],
+        ])
+        const [first, second] = scope(() => {
+          const first = engine.where(rows, x, 0)
+          first.backward(
+            tensor(
+              [
+                [...bad, 1, 1],
+                [1, 2, 3, 4, 5],
+              ],
+              { device },
+            ),
+          )
+          return [first, engine.where(rows, -1, x)]
+        })
+        assert.deepEqual(await readAndFree(first), [0, 0, 0, 0, 0, 5, 6, 7, 8, 9])
+        assert.deepEqual(await readAndFree(x.grad!), [0, 0, 0, 0, 0, 1, 2, 3, 4, 5])
+        assert.deepEqual(await readAndFree(second), [...bad, 1, -0, -1, -1, -1, -1, -1])
+        for (const t of [x, rows]) t.dispose()
+
+        // One tensor on both sides, and a stretched one, whose gradient is a sum over where it was chosen.
+        const flags = tensor(Int32Array.of(1, 0, 1), { device })
+        const [both, stretched] = [leaf([1, 2, 3]), leaf([7])]
+        scope(() => {
+          engine.where(flags, both, both).backward(tensor([1, 2, 4], { device }))
+          engine.where(flags, stretched, both).backward(tensor([1, NaN, 4], { device }))
+        })
+        assert.deepEqual(await readAndFree(both.grad!), [1, NaN, 4])
+        assert.deepEqual(await readAndFree(stretched.grad!), [5])
+        for (const t of [both, stretched, flags]) t.dispose()
+      })
+
+      for (const [name, T, earlier, visible] of [
+        ['causal', 9, 0, undefined],
+        ['causal, after earlier keys', 5, 4, undefined],
+        // Three sequences of 4, 3 and 2 tokens, of which the second token of the first is padding.
+        ['packed', 9, 0, [[0], null, [0, 2], [0, 2, 3], [4], [4, 5], [4, 5, 6], [7], [7, 8]]],
+      ] as [string, number, number, (number[] | null)[] | undefined][])
+        it(`softmax attention: what a query does not see never reaches it, forward or backward: ${name}`, async () => {
+          const [n, K, V] = [T + earlier, 3, 5]
+          const sees = (t: number, s: number): boolean => (visible ? (visible[t]?.includes(s) ?? false) : s <= earlier + t)
+          const seen = Int32Array.from({ length: T * n }, (_, i) => Number(sees(Math.floor(i / n), i % n)))
+          const values = [T * K, n * K, n * V, T * V].map((size, i) => uniforms(i, size))
+          /** y and dq, dk, dv by rows, with what makes some rows bad. */
+          const run = async (q: Float32Array, k: Float32Array, v: Float32Array, dy: Float32Array): Promise<number[][][]> => {
+            const rows = (x: number[], width: number): number[][] =>
+              Array.from({ length: x.length / width }, (_, i) => x.slice(i * width, (i + 1) * width))
+            const [y, ...grads] = scope(() => {
+              const inputs = [q, k, v].map((x, i) => tensor(x, { shape: [1, i === 0 ? T : n, i < 2 ? K : V], device, requiresGrad: true }))
+              const y = engine.softmaxAttention(inputs[0], inputs[1], inputs[2], visible && tensor(seen, { shape: [T, n], device }))
+              y.backward(tensor(dy, { shape: [1, T, V], device }))
+              return [y, ...inputs.map((x) => x.grad!)]
+            })
+            const [a, b, c, d] = [
+              await readAndFree(y),
+              await readAndFree(grads[0]),
+              await readAndFree(grads[1]),
+              await readAndFree(grads[2]),
+            ]
+            return [rows(a, V), rows(b, K), rows(c, K), rows(d, V)]
+          }
+          const [q, k, v, dy] = values
+          const good = await run(q, k, v, dy)
+          const spoilt = (x: Float32Array, width: number, row: number, bad: number): Float32Array =>
+            x.map((value, i) => (Math.floor(i / width) === row ? bad : value))
+          for (const bad of [NaN, Infinity, -Infinity])
+            for (let row = 0; row < n; row++) {
+              // A key and its value, and the query of the same token and what comes back to it.
+              const own = row - earlier
+              const at = own < 0 ? T : own
+              const [y, dq, dk, dv] = await run(
+                spoilt(q, K, at, bad),
+                spoilt(k, K, row, bad),
+                spoilt(v, V, row, bad),
+                spoilt(dy, V, at, bad),
+              )
+              for (let t = 0; t < T; t++)
+                if (t !== at && !sees(t, row)) assert.deepEqual([y[t], dq[t]], [good[0][t], good[1][t]], `${bad} at ${row}: query ${t}`)
+              for (let s = 0; s < n; s++) {
+                const touched = Array.from({ length: T }, (_, t) => t).some((t) => sees(t, s) && (t === at || sees(t, row)))
+                if (!touched) assert.deepEqual([dk[s], dv[s]], [good[2][s], good[3][s]], `${bad} at ${row}: key ${s}`)
+              }
+            }
+          // Padding sees nothing and gives nothing, whatever dy holds there.
+          if (visible) {
+            const [y, dq, dk, dv] = await run(q, k, v, spoilt(dy, V, 1, NaN))
+            assert.deepEqual(
+              [y[1], dq[1]],
+              [
+                [0, 0, 0, 0, 0],
+                [0, 0, 0],
+              ],
+            )
+            assert.deepEqual([dk, dv], [good[2], good[3]])
+          }
+        })
+
+      it('cross-entropy looks at nothing of a row whose target is ignored', async () => {
+        for (const bad of [NaN, Infinity, -Infinity]) {
+          const logits = leaf([
+            [1, 2],
+            [bad, 3],
+            [bad, bad],
+          ])
+          const losses = scope(() => {
+            const targets = tensor(Int32Array.of(0, -1, -1), { device })
+            const losses = engine.crossEntropy(logits, targets, { ignore: -1, reduction: 'none' })
+            losses.backward(tensor([1, NaN, Infinity], { device }))
+            return [losses, engine.crossEntropy(logits, targets, { ignore: -1 })]
+          })
+          const [each, mean] = [await readAndFree(losses[0]), await readAndFree(losses[1])]
+          assert.ok(Math.abs(each[0] - Math.log1p(Math.E)) < 1e-6)
+          assert.deepEqual([each.slice(1), mean], [[0, 0], [each[0]]])
+          const p = 1 / (1 + Math.E)
+          const gradient = await readAndFree(logits.grad!)
+          assertClose(gradient.slice(0, 2), [p - 1, 1 - p], 1e-6)
+          assert.deepEqual(gradient.slice(2), [0, 0, 0, 0])
+          logits.dispose()
+        }
+      })
+
       it('asks norms, matmul and concat only for the gradients that are wanted', async () => {
         const fixed = (data: engine.Nested): Tensor => tensor(data, { device })
         const [dgain] = await gradients([[1, 1]], (gain) =>
@@ -539,9 +678,10 @@ for (const { name, open } of devices)
         const inputs = scope(() => {
           const x = tensor(uniforms(1, 12), { shape: [3, 4], device })
           const targets = tensor(Int32Array.of(0, 3, 1), { device })
-          return { x, targets, q: engine.reshape(x, [1, 3, 1, 4]), beta: engine.ones([1, 3, 1], device) }
+          const flags = tensor(Int32Array.of(0, 1, 0, 1), { device })
+          return { x, targets, flags, q: engine.reshape(x, [1, 3, 1, 4]), beta: engine.ones([1, 3, 1], device) }
         })
-        const { x, targets, q, beta } = inputs
+        const { x, targets, flags, q, beta } = inputs
         const calls: Record<string, () => Tensor | Tensor[]> = {
           sum: () => engine.sum(x, { axis: 0 }),
           mean: () => engine.mean(x),
@@ -549,6 +689,7 @@ for (const { name, open } of devices)
           div: () => engine.div(x, 3),
           maximum: () => engine.maximum(x, 0),
           greater: () => engine.greater(x, 0),
+          where: () => engine.where(flags, 0, x),
           rmsNorm: () => engine.rmsNorm(x),
           crossEntropy: () => engine.crossEntropy(x, targets),
           split: () => engine.split(x, 1, [1, 3]),
@@ -797,6 +938,16 @@ for (const { name, open } of devices)
           (f) => engine.gather(f([2, 3]), f([1])),
           "gather: needs int32 indices (tensor(..., { dtype: 'int32' })), not float32",
         ],
+        [
+          'floats as a condition',
+          (f) => engine.where(f([2]), f([2]), 0),
+          "where: the condition must be an int32 tensor (tensor(..., { dtype: 'int32' })), not float32",
+        ],
+        [
+          'a choice of shapes that do not broadcast',
+          (f, i) => engine.where(i([1, 0]), f([3]), 0),
+          "where: shapes [2] and [3] don't broadcast (sizes 2 and 3 differ and neither is 1)",
+        ],
         ['an index too large', (f, i) => engine.gather(f([2, 3]), i([0, 2])), 'gather: index 2 at 1 is outside 0..1'],
         ['a negative index', (f, i) => engine.gather(f([2, 3]), i([-1])), 'gather: index -1 at 0 is outside 0..1'],
         ['a table of one axis', (f, i) => engine.gather(f([2]), i([0])), 'gather: the table has shape [2], expected [N,D]'],
@@ -852,7 +1003,21 @@ for (const { name, open } of devices)
           (f, i) => engine.crossEntropy(f([2, 3]), i([0, 1, 2])),
           'crossEntropy: targets have shape [3], logits [2,3]',
         ],
-        ['a target outside the classes', (f, i) => engine.crossEntropy(f([1, 3]), i([3])), 'crossEntropy: index 3 at 0 is outside 0..2'],
+        [
+          'a target outside the classes',
+          (f, i) => engine.crossEntropy(f([1, 3]), i([3])),
+          "crossEntropy: index 3 at 0 is outside 0..2 (if it marks what doesn't count, say { ignore: 3 })",
+        ],
+        [
+          'a target of -1',
+          (f, i) => engine.crossEntropy(f([2, 3]), i([0, -1])),
+          "crossEntropy: index -1 at 1 is outside 0..2 (if it marks what doesn't count, say { ignore: -1 })",
+        ],
+        [
+          'a target other than the ignored one',
+          (f, i) => engine.crossEntropy(f([2, 3]), i([-1, -2]), { ignore: -1 }),
+          "crossEntropy: index -2 at 1 is outside 0..2 (if it marks what doesn't count, say { ignore: -2 })",
+        ],
         [
           'no target that counts',
           (f, i) => engine.crossEntropy(f([1, 3]), i([-100])),
@@ -1049,6 +1214,150 @@ for (const { name, open } of devices)
             { message },
           )
         })
+
+      // Arguments of no use at all, as plain JavaScript lets them through: `nothing` says what each of them is called in the error.
+      const nothing: [value: unknown, name: string][] = [
+        ['2', "the text '2'"],
+        [null, 'null'],
+        [2n, 'the BigInt 2n'],
+        [new Set([2]), 'a Set'],
+        [{ 0: 2, length: 1 }, 'an object'],
+        [true, 'true'],
+      ]
+      type Nonsense = [
+        title: string,
+        call: (x: never, t: Tensor) => unknown,
+        expected: (name: string) => string,
+        more?: [unknown, string][],
+      ]
+      const shapes: [unknown, string][] = [
+        [3, '3'],
+        [undefined, 'undefined'],
+        [['2'], "an array with the text '2'"],
+        [Int32Array.of(2), 'an Int32Array'],
+      ]
+      const sizes = (name: string) => `must be an array of numbers, such as [2, 3], not ${name}`
+      const numbers: [unknown, string][] = [[[1], 'an array of 1']]
+      const nonsense: Nonsense[] = [
+        ['zeros', (x) => engine.zeros(x, device), (name) => `zeros: the shape ${sizes(name)}`, shapes],
+        ['ones', (x) => engine.ones(x, device), (name) => `ones: the shape ${sizes(name)}`, shapes],
+        ['full', (x) => engine.full(x, 1, device), (name) => `full: the shape ${sizes(name)}`, shapes],
+        ['empty', (x) => engine.empty(x, device), (name) => `empty: the shape ${sizes(name)}`, shapes],
+        ['uniform', (x) => engine.uniform(engine.generator(1), x, 0, 1, device), (name) => `uniform: the shape ${sizes(name)}`, shapes],
+        ['normal', (x) => engine.normal(engine.generator(1), x, 0, 1, device), (name) => `normal: the shape ${sizes(name)}`, shapes],
+        ['reshape', (x, t) => engine.reshape(t, x), (name) => `reshape: the shape ${sizes(name)}`, shapes],
+        ['expand', (x, t) => engine.expand(t, x), (name) => `expand: the shape ${sizes(name)}`, shapes],
+        [
+          'permute',
+          (x, t) => engine.permute(t, x),
+          (name) => `permute: the order must be an array of numbers, such as [1, 0], not ${name}`,
+          shapes,
+        ],
+        [
+          'split',
+          (x, t) => engine.split(t, 0, x),
+          (name) => `split: the sizes must be an array of numbers, such as [1, 2], not ${name}`,
+          shapes,
+        ],
+        [
+          'tensor',
+          (x) => tensor(x, { device }),
+          (name) => `tensor: needs numbers, as a number, nested arrays, or a typed array such as Float32Array, not ${name}`,
+          [
+            [undefined, 'undefined'],
+            [new Map([[0, 1]]), 'a Map'],
+            [BigInt64Array.of(1n), 'a BigInt64Array'],
+            [new ArrayBuffer(4), 'an ArrayBuffer'],
+            [new DataView(new ArrayBuffer(4)), 'a DataView'],
+          ],
+        ],
+        ["full's value", (x) => engine.full([2], x, device), (name) => `full: the value must be a number, not ${name}`, numbers],
+        ["slice's axis", (x, t) => engine.slice(t, x, 0, 1), (name) => `slice: the axis must be a number, not ${name}`, numbers],
+        ["affine's scale", (x, t) => engine.affine(t, x), (name) => `affine: the scale must be a number, not ${name}`, numbers],
+        ['the other side of mul', (x, t) => engine.mul(t, x), (name) => `mul: needs a float32 tensor, not ${name}`, numbers],
+        [
+          'the first side of add',
+          (x, t) => engine.add(x, t),
+          (name) => `add: needs a float32 tensor, not ${name}`,
+          [
+            [2, '2'],
+            [undefined, 'undefined'],
+          ],
+        ],
+        [
+          'exp',
+          (x) => engine.exp(x),
+          (name) => `exp: needs a float32 tensor, not ${name}`,
+          [
+            [2, '2'],
+            [undefined, 'undefined'],
+          ],
+        ],
+        ['the second side of matmul', (x, t) => engine.matmul(t, x), (name) => `matmul: needs a float32 tensor, not ${name}`, [[2, '2']]],
+        ['concat', (x) => engine.concat(x, 0), (name) => `concat: needs an array of tensors, such as [a, b], not ${name}`, [[2, '2']]],
+        [
+          'indices',
+          (x, t) => engine.gather(t, x),
+          (name) => `gather: needs int32 indices (tensor(..., { dtype: 'int32' })), not ${name}`,
+          [[2, '2']],
+        ],
+        [
+          'a generator',
+          (x) => engine.uniform(x, [2], 0, 1, device),
+          (name) => `uniform: needs a generator, such as generator(1), not ${name}`,
+          [[2, '2']],
+        ],
+        ['an eps', (x, t) => engine.l2Norm(t, x), (name) => `l2Norm: eps must be a number, not ${name}`, numbers],
+        ['a limit', (x, t) => engine.clipScale(t, x), (name) => `clipScale: the limit must be a number, not ${name}`, numbers],
+        [
+          'a device',
+          (x) => engine.setDevice(x),
+          (name) => `setDevice: the device must be one that openDevice gave (await it), not ${name}`,
+          [
+            [Promise.resolve(), 'a Promise'],
+            [undefined, 'undefined'],
+          ],
+        ],
+        ['a function of one number', (x, t) => engine.unary(x, t), (name) => `unary: there's no function ${name} (neg, abs, `],
+        ['an activation', (x, t) => engine.matmul(t, t, { activation: x }), (name) => `matmul: there's no function ${name} (neg, abs, `],
+        [
+          'a reduction',
+          (x, t) => engine.crossEntropy(t, tensor([0], { dtype: 'int32', device }), { reduction: x }),
+          (name) => `crossEntropy: the reduction must be mean, sum or none, not ${name}`,
+          numbers,
+        ],
+      ]
+      for (const [title, call, expected, more = []] of nonsense)
+        it(`what is no use: ${title}`, () => {
+          scope(() => {
+            const t = engine.ones([1, 1], device)
+            for (const [value, name] of [...nothing, ...more]) {
+              if (title === 'an activation' && value === null) continue // none
+              assert.throws(
+                () => call(value as never, t),
+                (error: Error) => error.message.startsWith(expected(name)) || assert.fail(`${error.message}, expected ${expected(name)}`),
+              )
+            }
+          })
+        })
+
+      it('options that nobody reads, and what is no object of options', () => {
+        scope(() => {
+          const t = engine.ones([2, 2], device)
+          const refused = (call: () => unknown, message: string) => assert.throws(call, { message })
+          refused(() => engine.sum(t, 0 as never), 'sum: the options must be an object such as { axis: ... }, not 0')
+          refused(() => engine.mean(t, { dim: 0 } as never), "sum: unknown option 'dim' (axis, keepDim)")
+          refused(() => engine.max(t, [0] as never), 'max: the options must be an object such as { axis: ... }, not an array of 1')
+          refused(() => engine.softmax(t, 1 as never), 'softmax: the options must be an object such as { causal: ... }, not 1')
+          refused(() => tensor([1], [1] as never), 'tensor: the options must be an object such as { shape: ... }, not an array of 1')
+          refused(
+            () => tensor([1], { dtype: 'float64' as never, device }),
+            "tensor: the dtype must be float32 or int32, not the text 'float64'",
+          )
+          refused(() => tensor([1, [2]] as never, { device }), 'tensor: found object where a number was expected')
+          refused(() => tensor([1n] as never, { device }), 'tensor: found bigint where a number was expected')
+        })
+      })
 
       // What a device learns only by computing it says at the next read, and not of which rule.
       const gates = 'gates are logarithms of decays, at most 0 (log alpha with 0 <= alpha <= 1)'

@@ -9,6 +9,7 @@ import { createGpu, type Gpu } from '../../engine/devices/webgpu/runtime.ts'
 import {
   adamStep,
   add,
+  deltaRule,
   fastWeights,
   type HostArray,
   muonStep,
@@ -29,6 +30,8 @@ const chunks = Math.ceil(T / C)
 interface Given {
   state: boolean
   normaliser: boolean
+  /** Whether some tokens are padding, and some begin a sequence. */
+  flagged: boolean
 }
 /** A normalised, gated sum rule, with or without initial states and cotangents of the final ones, by the kernels themselves. */
 async function run(
@@ -42,6 +45,11 @@ async function run(
     device.write(block, uniforms(seed, n, low, high))
     return block
   }
+  const flags = device.allocate(4 * B * T, true)
+  device.write(
+    flags,
+    uniforms(10, B * T, 0, 1).map((x, i) => Number(x > 0.2) + 2 * Number(i % 23 === 15)),
+  )
   const out = (n: number): [Block, number] => [device.allocate(4 * n), n]
   const inputs: FastWeightInputs<Block> = {
     q: make(1, tokens * K, 0, 1),
@@ -50,6 +58,7 @@ async function run(
     beta: null,
     gate: make(4, tokens * K, -1, 0),
     erase: null,
+    tokens: given.flagged ? flags : null,
     s0: given.state ? make(5, B * H * K * V, -1, 1) : null,
     z0: given.normaliser ? make(6, B * H * K, 0, 1) : null,
   }
@@ -94,7 +103,7 @@ async function run(
 
 const onReference = (given: Given) => {
   const device = {
-    allocate: (bytes: number) => reference.allocate('float32', bytes / 4),
+    allocate: (bytes: number, integer = false) => reference.allocate(integer ? 'int32' : 'float32', bytes / 4),
     write: reference.write,
     read: reference.read,
   }
@@ -110,10 +119,10 @@ describe('the recurrence on webgpu', () => {
   after(() => gpu?.close())
 
   for (const given of [
-    { state: true, normaliser: true },
-    { state: true, normaliser: false },
-    { state: false, normaliser: true },
-    { state: false, normaliser: false },
+    { state: true, normaliser: true, flagged: true },
+    { state: true, normaliser: false, flagged: false },
+    { state: false, normaliser: true, flagged: false },
+    { state: false, normaliser: false, flagged: true },
   ])
     it(`initial states and cotangents: S ${given.state}, z ${given.normaliser}; every output, snapshots too`, async () => {
       const expected = await onReference(given)
@@ -129,8 +138,8 @@ describe('the recurrence on webgpu', () => {
     [30_000, 27],
   ])
     for (const given of [
-      { state: true, normaliser: true },
-      { state: false, normaliser: false },
+      { state: true, normaliser: true, flagged: false },
+      { state: false, normaliser: false, flagged: true },
     ])
       it(`heads and tokens that ${bytes} bytes do not hold at once are taken in turn, with the same bits: states ${given.state}`, async () => {
         const whole = await run(gpu, fastWeightKernels(gpu), given)
@@ -151,12 +160,12 @@ describe('the recurrence on webgpu', () => {
       })
 
   it('the recurrent form, too, keeps its snapshots part by part', async () => {
-    const given = { state: true, normaliser: true }
+    const given = { state: true, normaliser: true, flagged: true }
     const { fastWeightsBackward, ...whole } = fastWeightKernels(gpu)
     let calls = 0
     const narrow: Gpu = {
       ...gpu,
-      capabilities: { ...gpu.capabilities, bindingBytes: 2000 },
+      capabilities: { ...gpu.capabilities, bindingBytes: 4000 },
       scratch(floats, body) {
         calls++
         return gpu.scratch(floats, body)
@@ -171,7 +180,7 @@ describe('the recurrence on webgpu', () => {
 
   it('says what to do where one chunk does not fit', () => {
     const narrow: Gpu = { ...gpu, capabilities: { ...gpu.capabilities, bindingBytes: 4000 } }
-    return assert.rejects(run(narrow, fastWeightKernels(narrow), { state: false, normaliser: false }), {
+    return assert.rejects(run(narrow, fastWeightKernels(narrow), { state: false, normaliser: false, flagged: false }), {
       message:
         'webgpu: out of memory: fastWeights needs 12 kB at once for a chunk of 16 tokens and a state of 12 x 10, this adapter binds at most 3.9 kB (use more heads of fewer channels)',
     })
@@ -372,5 +381,224 @@ describe('the recurrence on webgpu', () => {
       step()
       assert.ok((await p.read())[0] < 1)
       for (const x of [y, p, g, m, v]) x.dispose()
+    })
+})
+
+describe('forgetting on webgpu', () => {
+  const [T, H, K, V, C] = [40, 2, 5, 3, 8]
+  const rules: Record<string, { beta?: true; gate?: 1 | typeof K; erase?: true; normalise?: true }> = {
+    sum: {},
+    normalised: { normalise: true },
+    'sum, a gate a head': { gate: 1 },
+    'normalised, a gate a channel': { gate: K, normalise: true },
+    delta: { beta: true },
+    'delta, a gate a head': { beta: true, gate: 1 },
+    'delta, a gate a channel': { beta: true, gate: K },
+    erase: { erase: true },
+    'erase, a gate a head': { erase: true, gate: 1 },
+    'erase, a gate a channel': { erase: true, gate: K },
+  }
+  type Data = Record<string, Float32Array>
+  const forms: readonly KernelForm[] = ['recurrent', 'chunk']
+
+  /** Inputs and cotangents (d*) by name; q, k and z are positive. */
+  function dataOf(rule: string): Data {
+    const { beta, gate, erase, normalise } = rules[rule]
+    return {
+      q: uniforms(1, T * H * K, 0.1, 0.5),
+      k: uniforms(2, T * H * K, 0.1, 0.5),
+      v: uniforms(3, T * H * V),
+      ...(beta && { beta: uniforms(4, T * H, 0, 1) }),
+      ...(gate && { gate: uniforms(5, T * H * gate, -1, 0) }),
+      ...(erase && { erase: uniforms(6, T * H * K, 0.1, 0.4) }),
+      S: uniforms(7, H * K * V),
+      ...(normalise && { z: uniforms(8, H * K, 0, 1) }),
+      dy: uniforms(9, T * H * V),
+      dS: uniforms(10, H * K * V),
+      ...(normalise && { dz: uniforms(11, H * K) }),
+    }
+  }
+
+  interface Flags {
+    mask?: ArrayLike<number>
+    reset?: ArrayLike<number>
+  }
+  /** y, the final state and all gradients, by name. */
+  async function evaluate(rule: string, data: Data, { mask, reset }: Flags, form: KernelForm, device: Device): Promise<Data> {
+    const { gate, normalise = false } = rules[rule]
+    const shapes: Record<string, number[]> = {
+      ...Object.fromEntries(['q', 'k', 'erase'].map((name) => [name, [1, T, H, K]])),
+      ...Object.fromEntries(['v', 'dy'].map((name) => [name, [1, T, H, V]])),
+      ...Object.fromEntries(['S', 'dS'].map((name) => [name, [1, H, K, V]])),
+      ...Object.fromEntries(['z', 'dz'].map((name) => [name, [1, H, K]])),
+      beta: [1, T, H],
+      gate: gate === K ? [1, T, H, K] : [1, T, H],
+    }
+    const results = scope(() => {
+      const all = Object.entries(data).map(([name, values]): [string, Tensor] => [
+        name,
+        tensor(values, { shape: shapes[name], device, requiresGrad: true }),
+      ])
+      const t = Object.fromEntries(all)
+      const gates = Object.fromEntries(all.filter(([name]) => ['beta', 'gate', 'erase'].includes(name)))
+      const flag = (x?: ArrayLike<number>) => x && tensor(Int32Array.from(x), { shape: [1, T], device })
+      const options = { form, chunk: C, normalise, mask: flag(mask), reset: flag(reset) }
+      const { y, state } = fastWeights(t.q, t.k, t.v, gates, { S: t.S, ...(normalise && { z: t.z }) }, options)
+      const grads = y.node!.backward([t.dy, t.dS, ...(normalise ? [t.dz] : [])])
+      const inputs = all.map(([name]) => name).filter((name) => !/^d[ySz]$/.test(name))
+      return { y, ...state, ...Object.fromEntries(inputs.map((name, i) => [`d${name}0`, grads[i]!])) }
+    })
+    const values: Data = {}
+    for (const [name, x] of Object.entries(results) as [string, Tensor][]) {
+      values[name] = (await x.read()) as Float32Array
+      x.dispose()
+    }
+    return values
+  }
+
+  const perToken = new Set(['q', 'k', 'v', 'beta', 'gate', 'erase', 'dy', 'y', 'dq0', 'dk0', 'dv0', 'dbeta0', 'dgate0', 'derase0'])
+  /** The values at the tokens [from, to). */
+  const at = (x: Float32Array, from: number, to: number): Float32Array => x.subarray((from * x.length) / T, (to * x.length) / T)
+  const close = (actual: Data, expected: Data, from: number, to: number): void => {
+    for (const name of Object.keys(expected))
+      if (perToken.has(name)) {
+        const e = at(expected[name], from, to)
+        assert.ok(e.every(Number.isFinite), name)
+        assertRms(at(actual[name], from, to), e, 1e-5, `${name}, tokens ${from} to ${to}`, 0.02)
+      }
+  }
+  const bad = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]
+  const spoil = (x: Float32Array): void => {
+    for (const i of x.keys()) x[i] = bad[i % 3]
+  }
+
+  // Sequences from 0, 13, 24 and 35 on: inside a piece of chunks, at the border of a chunk, and on padding.
+  for (const rule of Object.keys(rules))
+    for (const form of forms)
+      it(`${rule}, ${form}: of packed sequences, bad ones reach no other, nor does padding`, async function () {
+        const device = await webgpu(this)
+        const [begins, padding] = [
+          [13, 24, 35],
+          [18, 19, 20, 35, 36],
+        ]
+        const tokens = [...Array(T).keys()]
+        const [mask, reset] = [tokens.map((t) => Number(!padding.includes(t))), tokens.map((t) => Number(begins.includes(t)))]
+        const clean = dataOf(rule)
+        const expected = await evaluate(rule, clean, { mask, reset }, form, reference)
+        // What was there first, and the inputs of a sequence and of all padding.
+        for (const worse of [0, 24]) {
+          const spoilt = Object.fromEntries(Object.entries(clean).map(([name, x]) => [name, x.slice()]))
+          for (const [name, x] of Object.entries(spoilt))
+            if (perToken.has(name)) {
+              for (const t of padding) spoil(at(x, t, t + 1))
+              // A gate above 0 is an error, but not that of a token that begins a sequence.
+              if (name === 'gate') for (const t of begins) spoil(at(x, t, t + 1))
+              else for (let t = worse; t < worse + 11; t++) spoil(at(x, t, t + 1))
+            }
+          if (worse === 0) for (const name of ['S', 'z']) if (name in spoilt) spoil(spoilt[name])
+          const actual = await evaluate(rule, spoilt, { mask, reset }, form, device)
+          assert.ok(Number.isNaN(at(actual.y, worse + 3, worse + 4)[0]), 'the bad sequence is seen')
+          close(actual, expected, 13, 24)
+          close(actual, expected, 35, T)
+          for (const name of ['S', 'z', ...(worse === 24 ? ['dS0', 'dz0'] : [])])
+            if (name in expected) assertRms(actual[name], expected[name], 1e-5, name, 0.02)
+          if (worse === 24) close(actual, expected, 0, 13)
+          for (const name of Object.keys(expected).filter((name) => perToken.has(name)))
+            for (const t of padding)
+              assert.ok(
+                at(actual[name], t, t + 1).every((x) => x === 0),
+                `${name} of padding`,
+              )
+        }
+      })
+
+  for (const rule of Object.keys(rules).filter((name) => rules[name].gate))
+    for (const form of forms)
+      it(`${rule}, ${form}: a gate of -Infinity, or one whose exp is 0, forgets exactly, forward and backward`, async function () {
+        const device = await webgpu(this)
+        const { gate, erase } = rules[rule]
+        const clean = dataOf(rule)
+        // All channels at 0 and 21; without erase, which reads before, so that what is bad has to be forgotten where it's first met.
+        const forgotten = (t: number): Float32Array => at(clean.gate, t, t + 1)
+        forgotten(0).fill(-100)
+        forgotten(21).fill(Number.NEGATIVE_INFINITY)
+        if (erase) for (const t of [0, 21]) at(clean.erase, t, t + 1).fill(0)
+        const spoilt = Object.fromEntries(Object.entries(clean).map(([name, x]) => [name, x.slice()]))
+        for (const name of ['S', 'z']) if (name in spoilt) spoil(spoilt[name])
+        for (const name of ['q', 'k', 'v', 'dy']) spoil(at(spoilt[name], 21, T))
+        for (const name of ['dS', 'dz']) if (name in spoilt) spoil(spoilt[name])
+        // On the reference exp(-100) isn't 0.
+        const exact = { ...clean, gate: clean.gate.map((x) => (x === -100 ? Number.NEGATIVE_INFINITY : x)) }
+        const expected = await evaluate(rule, exact, {}, form, reference)
+        const actual = await evaluate(rule, spoilt, {}, form, device)
+        if (erase) for (const { derase0 } of [expected, actual]) at(derase0, 0, 1).fill(0) // what it would read is there
+        close(actual, expected, 0, 21)
+        for (const name of ['dS0', 'dz0'])
+          if (name in actual)
+            assert.ok(
+              actual[name].every((x) => x === 0),
+              name,
+            )
+        assert.ok(Number.isNaN(at(actual.y, 21, 22)[0]))
+        if (gate !== K) return
+        // Some channels: what those held is all that is forgotten.
+        const some = { ...clean, gate: dataOf(rule).gate, S: clean.S.slice(), ...(clean.z && { z: clean.z.slice() }) }
+        for (let h = 0; h < H; h++) {
+          some.gate[h * K + 1] = some.gate[(21 * H + h) * K + 2] = Number.NEGATIVE_INFINITY
+          for (let j = 0; j < V; j++) some.S[(h * K + 1) * V + j] = 0
+          if (some.z) some.z[h * K + 1] = 0
+        }
+        const all = await evaluate(rule, some, {}, form, reference)
+        for (let h = 0; h < H; h++) {
+          for (let j = 0; j < V; j++) some.S[(h * K + 1) * V + j] = bad[j]
+          if (some.z) some.z[h * K + 1] = Number.POSITIVE_INFINITY
+        }
+        const less = await evaluate(rule, some, {}, form, device)
+        if (erase) for (const { derase0 } of [all, less]) at(derase0, 0, 1).fill(0)
+        close(less, all, 0, T)
+        for (const name of Object.keys(all).filter((name) => !perToken.has(name))) assertRms(less[name], all[name], 1e-5, name, 0.02)
+      })
+
+  for (const form of ['recurrent', 'chunk', 'parallel'] as const)
+    it(`what overflows of finite inputs is forgotten where a sequence begins: ${form}`, async function () {
+      const device = await webgpu(this)
+      // Inside a piece of 32 tokens, at its border, and at that of a chunk of 32.
+      for (const begin of [60, 64, 32, 31]) {
+        const T = begin + 3
+        const tokens = [...Array(T).keys()]
+        const y = scope(() => {
+          const x = (values: readonly number[]) => tensor([...values], { shape: [1, T, 1, 1], device })
+          const reset = tensor(
+            Int32Array.from(tokens, (t) => Number(t === 0 || t === begin)),
+            { shape: [1, T], device },
+          )
+          const k = tokens.map((t) => (t < begin ? 40 : 1))
+          const ones = tensor(new Float32Array(T).fill(1), { shape: [1, T, 1], device })
+          return deltaRule(x(tokens.map(() => 1)), x(k), x(tokens.map((t) => t % 3)), ones, undefined, { form, reset }).y
+        })
+        const values = await y.read()
+        y.dispose()
+        assert.ok(!Number.isFinite(values[begin - 1]))
+        assert.deepEqual(
+          [...values.slice(begin)],
+          [0, 1, 2].map((t) => (begin + t) % 3),
+        )
+      }
+    })
+
+  for (const form of forms)
+    it(`padding leaves the state as it is, to the bit, and its gate isn't looked at: ${form}`, async function () {
+      const device = await webgpu(this)
+      const rule = 'delta, a gate a head'
+      const data = dataOf(rule)
+      for (const name of Object.keys(data)) if (perToken.has(name)) spoil(data[name])
+      data.S.set([Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, -0, 1e-37, 3.4e38])
+      const { y, S, dS0 } = await evaluate(rule, data, { mask: new Array(T).fill(0) }, form, device)
+      for (const [x, e] of [
+        [S, data.S],
+        [dS0, data.dS],
+        [y, new Float32Array(y.length)],
+      ])
+        assertSameBits(Float32Array.from(x), Float32Array.from(e))
     })
 })

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
 import { classSize, createMemory, type Pooled } from '../../engine/devices/webgpu/memory.ts'
-import { createGpu, type Gpu, type Shader } from '../../engine/devices/webgpu/runtime.ts'
+import { createGpu, type Gpu, type Shader, sourceOf } from '../../engine/devices/webgpu/runtime.ts'
 import {
   adamStep,
   add,
@@ -34,21 +34,23 @@ async function withNull(body: (gpu: Gpu) => Promise<void>): Promise<void> {
 }
 
 describe('WGSL', () => {
-  for (const shader of Object.values<Shader | string>(shaders))
-    if (typeof shader !== 'string')
-      it(`${shader.name}.wgsl: every kernel compiles, with 8 storage buffers at most`, () =>
-        withNull(async ({ device }) => {
-          for (const entry of shader.entries) {
-            device.pushErrorScope('validation')
-            const module = device.createShaderModule({ code: `${shaders.common}\n${shaders.math}\n${shader.source}` })
-            device.createComputePipeline({ layout: 'auto', compute: { module, entryPoint: entry } })
-            assert.equal((await device.popErrorScope())?.message ?? '', '', entry)
-          }
-        }))
+  for (const shader of Object.values<Shader>(shaders))
+    it(`${shader.name}.wgsl: every kernel compiles, with 8 storage buffers at most`, () =>
+      withNull(async ({ device }) => {
+        for (const entry of shader.entries) {
+          device.pushErrorScope('validation')
+          const module = device.createShaderModule({ code: sourceOf(shader) })
+          device.createComputePipeline({ layout: 'auto', compute: { module, entryPoint: entry } })
+          assert.equal((await device.popErrorScope())?.message ?? '', '', entry)
+        }
+      }))
 
   const broken: Shader = {
     name: 'broken',
-    source: '// one line\n@compute @workgroup_size(1) fn half() {\n  let x: f32 = 1u;\n}\n',
+    files: [
+      ...shaders.elementwise.files.slice(0, 2),
+      { name: 'broken', source: '// one line\n@compute @workgroup_size(1) fn half() {\n  let x: f32 = 1u;\n}\n' },
+    ],
     entries: ['half'],
     params: {},
     paramBytes: 16,

@@ -9,11 +9,12 @@
  * before it decays (diag(w_t) k_t or erase_t; null: nothing is read) and beta_t = 1 where there is none, u_t = beta_t (v_t - S_{t-1}^T a_t).
  * A form (recurrent, chunk) is a function over a span of n tokens: from the incoming state (S, z), which it updates, and the tokens' rows
  * it gives the reads O_t = S_t^T q_t and N_t = z_t . q_t. Its backward takes the cotangents G of O and g of N, and those of the outgoing
- * state (dS, dz), which it turns into those of the incoming one. `forward` and `backward` cut a head's T tokens into spans of C.
+ * state (dS, dz), which it turns into those of the incoming one. A head's T tokens are cut into spans of C, and those into stretches
+ * (`stretchesOf`), of which one that forgets begins with nothing: so 0 is never multiplied with what is to be forgotten, which may be infinite.
  *
  * Shapes: kernels.ts. Pinned by test/ops/fast-weights.test.ts: the two forms agree to 1e-10, gradients agree with central differences.
  */
-import { type FastWeightInputs, type FastWeightSizes, GateError, type Kernels } from '../kernels.ts'
+import { type FastWeightInputs, type FastWeightSizes, GateError, type Kernels, tokenBits } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 
 type Vector = Float64Array
@@ -60,13 +61,13 @@ const noGradients = ({ K, V }: Tokens): Gradients => ({
 /** (S_t, z_t) from (S_{t-1}, z_{t-1}), in place: the whole rule. e is what the memory got wrong about v, u what is written. */
 function step(S: Matrix, z: Vector, { K, V, beta, W, A }: Tokens, t: number): { e: Vector; u: Vector } {
   const v = row(V, t)
+  clearRows(S, unread(row(W, t), A && row(A, t)))
   const seen = A && read(S, row(A, t))
   const e = seen ? v.map((x, j) => x - seen[j]) : v
   const u = e.map((x) => beta[t] * x)
   scaleBy(S, row(W, t))
-  z.forEach((x, i) => {
-    z[i] = row(W, t)[i] * x + row(K, t)[i]
-  })
+  z.set(fade(row(W, t), z))
+  addTo(z, row(K, t))
   addOuter(S, row(K, t), u, 1)
   return { e, u }
 }
@@ -108,17 +109,19 @@ function recurrentBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens:
     const dv = du.map((x) => beta[t] * x)
     row(dV, t).set(dv)
     dbeta[t] = dot(du, e)
-    for (let i = 0; i < w.length; i++) row(dW, t)[i] = w[i] * (dot(row(dS, i), row(last.S, i)) + dz[i] * last.z[i])
+    for (let i = 0; i < w.length; i++) row(dW, t)[i] = faded(w[i], dot(row(dS, i), row(last.S, i)) + dz[i] * last.z[i])
     scaleBy(dS, w)
-    dz.forEach((x, i) => {
-      dz[i] = w[i] * x
-    })
+    dz.set(fade(w, dz))
     if (A === null) continue
     addTo(row(dA, t), apply(last.S, dv), -1)
     addOuter(dS, row(A, t), dv, -1)
+    clearRows(dS, unread(w, row(A, t)))
   }
   return gradients
 }
+
+/** The channels that forget what they hold and aren't read before. */
+const unread = (w: Vector, a: Vector | null): boolean[] => Array.from(w, (x, i) => x === 0 && !a?.[i])
 
 // ---- chunk form: small matrix products ----------------------------------------------------------------------------------
 
@@ -147,7 +150,7 @@ function fadingKey({ K, W }: Tokens, j: number): Matrix {
   return kd
 }
 
-function fade(tokens: Tokens): Faded {
+function fadedTokens(tokens: Tokens): Faded {
   const { Q, K, W, A } = tokens
   const n = K.rows
   const P = zeros(n, n),
@@ -184,7 +187,7 @@ function pseudoValues(S: Matrix, { V, beta }: Tokens, { M, As }: Faded): { E: Ma
 
 /** O = Q~ S + P U, N = Q~ z + rowsum P; S <- Gamma_n * S + K~^T U, z <- Gamma_n * z + K~^T 1. */
 function chunk(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector } {
-  const faded = fade(tokens)
+  const faded = fadedTokens(tokens)
   const { P, Qs, Ks, all } = faded
   const U = tokens.A ? pseudoValues(S, tokens, faded).U : tokens.V
   const O = add(mul(Qs, S), mulLower(P, U))
@@ -203,7 +206,7 @@ function chunk(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector } {
  */
 function chunkBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens: Tokens, { G, g }: Cotangents): Gradients {
   const { beta, A } = tokens
-  const faded = fade(tokens)
+  const faded = fadedTokens(tokens)
   const { P, M, Qs, As, Ks, all } = faded
   const { E, U } = A ? pseudoValues(S, tokens, faded) : { E: tokens.V, U: tokens.V }
   const dU = add(mul(transpose(P), G), mul(Ks, dS))
@@ -229,7 +232,7 @@ function chunkBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens: Tok
 }
 
 /**
- * From the cotangents of what `fade` gives to those of q, k, a and log w. Each product D_ij is taken apart at the decays it is made of: h is
+ * From the cotangents of what `fadedTokens` gives to those of q, k, a and log w. Each product D_ij is taken apart at the decays it is made of: h is
  * the cotangent of key j as it stands after token i, gathered from the last token back.
  */
 function fadeBackward(tokens: Tokens, dP: Matrix, dM: Matrix, dQs: Matrix, dAs: Matrix, dKs: Matrix, dAll: Vector): Gradients {
@@ -274,8 +277,8 @@ function fadeBackward(tokens: Tokens, dP: Matrix, dM: Matrix, dQs: Matrix, dAs: 
 type FastWeightKernels = Pick<Kernels<RefStorage>, 'fastWeights' | 'fastWeightsBackward'>
 
 const fastWeights: FastWeightKernels['fastWeights'] = (form, inputs, { y, sT, zT, den, states, zs }, sizes) => {
-  const { H, K, V, scale, eps } = sizes
-  checkGate(inputs.gate, sizes)
+  const { K, V, scale, eps } = sizes
+  checkGate(inputs, sizes)
   const run = form === 'chunk' ? chunk : recurrent
   for (const head of heads(sizes)) {
     const S = inputs.s0 ? block(inputs.s0, head.index, K, V) : zeros(K, V)
@@ -283,11 +286,15 @@ const fastWeights: FastWeightKernels['fastWeights'] = (form, inputs, { y, sT, zT
     for (const span of head.spans) {
       states?.data.set(S.data, span.index * K * V)
       zs?.data.set(z, span.index * K)
-      const { O, N } = run(S, z, tokensOf(inputs, span, sizes))
-      const d = N.map((x) => (zT ? x + eps : 1))
-      const factor = d.map((x) => scale / x)
-      scatter(y, span, scaleRows(factor, O), H)
-      if (den) scatter(den, span, column(d), H)
+      for (const x of [y, den]) if (x) scatter(x, span.rows, zeros(span.rows.length, x === y ? V : 1))
+      for (const stretch of stretchesOf(inputs, span, sizes)) {
+        if (stretch.fresh) for (const x of [S.data, z]) x.fill(0)
+        const { O, N } = (stretch.mixed ? recurrent : run)(S, z, stretch.tokens)
+        const d = N.map((x) => (zT ? x + eps : 1))
+        const factor = d.map((x) => scale / x)
+        scatter(y, stretch.rows, scaleRows(factor, O))
+        if (den) scatter(den, stretch.rows, column(d))
+      }
     }
     sT.data.set(S.data, head.index * K * V)
     zT?.data.set(z, head.index * K)
@@ -296,32 +303,48 @@ const fastWeights: FastWeightKernels['fastWeights'] = (form, inputs, { y, sT, zT
 
 /** With a normaliser y = scale O / den, so G = scale dy / den and g = -(dy . y) / den: dropping g is the classic mistake. */
 const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inputs, saved, { dy, dsT, dzT }, gradients, sizes) => {
-  const { H, K, V, scale, gateWidth } = sizes
+  const { K, V, scale, gateWidth } = sizes
+  const { dq, dk, dv, dbeta, dgate, derase } = gradients
   const run = form === 'chunk' ? chunkBackward : recurrentBackward
   for (const head of heads(sizes)) {
     const dS = dsT ? block(dsT, head.index, K, V) : zeros(K, V)
     const dz = dzT ? block(dzT, head.index, 1, K).data : new Float64Array(K)
     for (const span of head.spans.reverse()) {
-      const S = block(saved.states, span.index, K, V)
-      const z = saved.zs ? block(saved.zs, span.index, 1, K).data : new Float64Array(K)
-      const dY = gather(dy, span, V, H)
-      const Y = saved.y && gather(saved.y, span, V, H)
-      const d = saved.den ? gather(saved.den, span, 1, H).data : new Float64Array(span.n).fill(1)
-      const factor = d.map((x) => scale / x)
-      const g = d.map((x, t) => (Y ? -dot(row(dY, t), row(Y, t)) / x : 0))
-      const tokens = tokensOf(inputs, span, sizes)
-      const { dQ, dK, dV, dbeta, dW, dA } = run(S, z, dS, dz, tokens, { G: scaleRows(factor, dY), g })
-      if (inputs.beta) {
-        // a = diag(w) k
-        addTo(dK.data, times(tokens.W.data, dA.data))
-        addTo(dW.data, times(tokens.A!.data, dA.data))
-        scatter(gradients.dbeta!, span, column(dbeta), H)
+      for (const [x, width] of [
+        [dq, K],
+        [dk, K],
+        [dv, V],
+        [dbeta, 1],
+        [dgate, gateWidth],
+        [derase, K],
+      ] as const)
+        if (x) scatter(x, span.rows, zeros(span.rows.length, width))
+      for (const { rows, fresh, mixed, tokens } of stretchesOf(inputs, span, sizes).reverse()) {
+        const S = fresh ? zeros(K, V) : block(saved.states, span.index, K, V)
+        const z = fresh || !saved.zs ? new Float64Array(K) : block(saved.zs, span.index, 1, K).data
+        const dY = gather(dy, rows, V)
+        const Y = saved.y && gather(saved.y, rows, V)
+        const d = saved.den ? gather(saved.den, rows, 1).data : new Float64Array(rows.length).fill(1)
+        const factor = d.map((x) => scale / x)
+        const g = d.map((x, t) => (Y ? -dot(row(dY, t), row(Y, t)) / x : 0))
+        const back = mixed ? recurrentBackward : run
+        const { dQ, dK, dV, dbeta: db, dW, dA } = back(S, z, dS, dz, tokens, { G: scaleRows(factor, dY), g })
+        if (inputs.beta) {
+          // a = diag(w) k
+          addTo(dK.data, fade(tokens.W.data, dA.data))
+          addTo(
+            dW.data,
+            dA.data.map((x, i) => (tokens.W.data[i] === 0 ? 0 : tokens.A!.data[i] * x)),
+          )
+          scatter(dbeta!, rows, column(db))
+        }
+        if (fresh) for (const x of [dS.data, dz, row(dW, 0)]) x.fill(0)
+        scatter(dq, rows, dQ)
+        scatter(dk, rows, dK)
+        scatter(dv, rows, dV)
+        if (derase) scatter(derase, rows, dA)
+        if (dgate) scatter(dgate, rows, gateWidth === K ? dW : column(db.map((_, t) => sum(row(dW, t)))))
       }
-      scatter(gradients.dq, span, dQ, H)
-      scatter(gradients.dk, span, dK, H)
-      scatter(gradients.dv, span, dV, H)
-      if (gradients.derase) scatter(gradients.derase, span, dA, H)
-      if (gradients.dgate) scatter(gradients.dgate, span, gateWidth === K ? dW : column(dbeta.map((_, t) => sum(row(dW, t)))), H)
     }
     gradients.ds0?.data.set(dS.data, head.index * K * V)
     gradients.dz0?.data.set(dz, head.index * K)
@@ -330,16 +353,19 @@ const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inp
 
 export const fastWeightKernels: FastWeightKernels = { fastWeights, fastWeightsBackward }
 
-function checkGate(gate: RefStorage | null, { B, T, H, gateWidth }: FastWeightSizes): void {
-  for (let i = 0; gate && i < B * T * H * gateWidth; i++) if (!(gate.data[i] <= 0)) throw new GateError(gate.data[i])
+function checkGate({ gate, tokens }: FastWeightInputs<RefStorage>, { B, T, H, gateWidth }: FastWeightSizes): void {
+  for (let i = 0; gate && i < B * T * H * gateWidth; i++)
+    if (!(gate.data[i] <= 0) && bitsOf(tokens, Math.floor(i / gateWidth), H) === tokenBits.token) throw new GateError(gate.data[i])
 }
+
+/** Of the token that a row of an array [B,T,H,*] belongs to. */
+const bitsOf = (tokens: RefStorage | null, row: number, H: number): number => tokens?.data[Math.floor(row / H)] ?? tokenBits.token
 
 // ---- where a head's rows and snapshots lie ------------------------------------------------------------------------------
 
-/** Tokens of one head: n rows first, first + H, first + 2 H, ... of an array [B,T,H,*]; index counts snapshots over [B,H,ceil(T/C)]. */
+/** C tokens of one head, fewer at the end: their rows in an array [B,T,H,*]. index counts snapshots over [B,H,ceil(T/C)]. */
 interface Span {
-  first: number
-  n: number
+  rows: number[]
   index: number
 }
 
@@ -348,36 +374,62 @@ function heads({ B, T, H, C }: FastWeightSizes): { index: number; spans: Span[] 
   return Array.from({ length: B * H }, (_, index) => ({
     index,
     spans: Array.from({ length: count }, (_, c) => ({
-      first: (Math.floor(index / H) * T + c * C) * H + (index % H),
-      n: Math.min(C, T - c * C),
+      rows: Array.from({ length: Math.min(C, T - c * C) }, (_, t) => (Math.floor(index / H) * T + c * C + t) * H + (index % H)),
       index: index * count + c,
     })),
   }))
 }
 
-function tokensOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V, gateWidth }: FastWeightSizes): Tokens {
-  const { q, k, v, beta, gate, erase } = inputs
-  const keys = gather(k, span, K, H)
-  const decays = gate && gather(gate, span, gateWidth, H)
-  const W = build(span.n, K, (t, i) => (decays ? Math.exp(row(decays, t)[gateWidth === 1 ? 0 : i]) : 1))
-  return {
-    Q: gather(q, span, K, H),
-    K: keys,
-    V: gather(v, span, V, H),
-    beta: beta ? gather(beta, span, 1, H).data : new Float64Array(span.n).fill(1),
-    W,
-    A: erase ? gather(erase, span, K, H) : beta ? { ...keys, data: times(W.data, keys.data) } : null,
-  }
+/** Tokens of a span, without padding. All but the first of a span are fresh, so what is kept of the states at a span's start is enough. */
+interface Stretch {
+  rows: number[]
+  /** The state before it is 0, whatever it was. */
+  fresh: boolean
+  /** Some channels forget inside it, which takes the recurrent form. */
+  mixed: boolean
+  tokens: Tokens
 }
 
-function gather(x: RefStorage, { first, n }: Span, cols: number, H: number): Matrix {
-  const m = zeros(n, cols)
-  for (let t = 0; t < n; t++) row(m, t).set(x.data.subarray((first + t * H) * cols, (first + t * H + 1) * cols))
+/**
+ * A stretch begins where a sequence does, and where all channels forget, unless something is read before they do. One that begins on padding
+ * at the end of the span has no rows.
+ */
+function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V, gateWidth }: FastWeightSizes): Stretch[] {
+  const { q, k, v, beta, gate, erase, tokens } = inputs
+  const has = (row: number, bit: number): boolean => (bitsOf(tokens, row, H) & bit) !== 0
+  const decays = (at: number): Vector =>
+    new Float64Array(K).map((_, i) => {
+      if (has(at, tokenBits.begins)) return 0
+      return gate ? Math.exp(gate.data[at * gateWidth + (gateWidth === 1 ? 0 : i)]) : 1
+    })
+  const pieces: Pick<Stretch, 'rows' | 'fresh' | 'mixed'>[] = [{ rows: [], fresh: false, mixed: false }]
+  for (const at of span.rows) {
+    const real = has(at, tokenBits.token)
+    const forgets = real && gate ? Array.from(decays(at), (w) => w === 0) : []
+    const begins = has(at, tokenBits.begins)
+    if (begins || (gate && real && !erase && forgets.every((x) => x))) pieces.push({ rows: [], fresh: true, mixed: false })
+    else if (forgets.some((x) => x)) pieces.at(-1)!.mixed = true
+    if (real) pieces.at(-1)!.rows.push(at)
+  }
+  return pieces.map((piece) => {
+    const { rows } = piece
+    const keys = gather(k, rows, K)
+    const W = zeros(rows.length, K)
+    for (const [t, at] of rows.entries()) row(W, t).set(decays(at))
+    const A = erase ? gather(erase, rows, K) : beta ? { ...keys, data: fade(W.data, keys.data) } : null
+    const betas = beta ? gather(beta, rows, 1).data : new Float64Array(rows.length).fill(1)
+    return { ...piece, tokens: { Q: gather(q, rows, K), K: keys, V: gather(v, rows, V), beta: betas, W, A } }
+  })
+}
+
+function gather(x: RefStorage, rows: readonly number[], cols: number): Matrix {
+  const m = zeros(rows.length, cols)
+  for (const [t, at] of rows.entries()) row(m, t).set(x.data.subarray(at * cols, (at + 1) * cols))
   return m
 }
 
-function scatter(x: RefStorage, { first, n }: Span, m: Matrix, H: number): void {
-  for (let t = 0; t < n; t++) x.data.set(row(m, t), (first + t * H) * m.cols)
+function scatter(x: RefStorage, rows: readonly number[], m: Matrix): void {
+  for (const [t, at] of rows.entries()) x.data.set(row(m, t), at * m.cols)
 }
 
 const block = (x: RefStorage, index: number, rows: number, cols: number): Matrix => ({
@@ -416,11 +468,19 @@ function addTo(y: Vector, x: Vector, a = 1): void {
 
 const times = (a: Vector, b: Vector): Vector => a.map((x, i) => x * b[i])
 
+/** w x, of which a decay of 0 leaves nothing, be x infinite. */
+const faded = (w: number, x: number): number => (w === 0 ? 0 : w * x)
+const fade = (w: Vector, x: Vector): Vector => x.map((value, i) => faded(w[i], value))
+
 /** S <- diag(w) S. */
 function scaleBy(S: Matrix, w: Vector): void {
   S.data.forEach((x, i) => {
-    S.data[i] = w[Math.floor(i / S.cols)] * x
+    S.data[i] = faded(w[Math.floor(i / S.cols)], x)
   })
+}
+
+function clearRows(S: Matrix, which: readonly boolean[]): void {
+  for (const [i, clear] of which.entries()) if (clear) row(S, i).fill(0)
 }
 
 /** S^T q. */

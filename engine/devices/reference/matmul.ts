@@ -4,7 +4,7 @@ import { unaryTable } from './elementwise.ts'
 import type { RefStorage } from './storage.ts'
 
 export const matmulKernels: Pick<Kernels<RefStorage>, 'matmul'> = {
-  matmul(a, b, bias, c, { batch, strideA, strideB, M, N, K, transposeA, transposeB, accumulate, activation }) {
+  matmul(a, b, bias, c, { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation }) {
     const [rowA, colA] = transposeA ? [1, M] : [K, 1]
     const [rowB, colB] = transposeB ? [1, K] : [N, 1]
     if (!accumulate) c.data.fill(0, 0, batch * M * N)
@@ -13,6 +13,7 @@ export const matmulKernels: Pick<Kernels<RefStorage>, 'matmul'> = {
         const row = (s * M + m) * N
         for (let k = 0; k < K; k++) {
           const value = a.data[s * strideA + m * rowA + k * colA]
+          if (sparse && value === 0) continue
           const from = s * strideB + k * rowB
           for (let n = 0; n < N; n++) c.data[row + n] += value * b.data[from + n * colB]
         }

@@ -3,11 +3,16 @@ import type { Kernels } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 import { offsets } from './strides.ts'
 
-export const movementKernels: Pick<Kernels<RefStorage>, 'copy' | 'gather' | 'gatherBackward'> = {
+export const movementKernels: Pick<Kernels<RefStorage>, 'copy' | 'copyWhere' | 'gather' | 'gatherBackward'> = {
   copy(x, y, shape, stridesX, offsetX, stridesY, offsetY) {
     const ix = offsets(shape, stridesX, offsetX)
     const iy = offsets(shape, stridesY, offsetY)
     for (let i = 0; i < ix.length; i++) y.data[iy[i]] = x.data[ix[i]]
+  },
+  copyWhere(condition, x, y, shape, stridesC, stridesX) {
+    const ic = offsets(shape, stridesC)
+    const ix = offsets(shape, stridesX)
+    for (let i = 0; i < ix.length; i++) if (condition.data[ic[i]] !== 0) y.data[i] = x.data[ix[i]]
   },
   gather(table, index, y, R, _N, D) {
     for (let r = 0; r < R; r++) for (let d = 0; d < D; d++) y.data[r * D + d] = table.data[index.data[r] * D + d]

@@ -74,10 +74,11 @@ export const normKernels: Pick<Kernels<RefStorage>, Names> = {
   softmaxBackward(y, dy, dx, R, n, log) {
     for (let r = 0; r < R; r++) {
       const row = r * n
-      const total = sumOf(n, (j) => dy.data[row + j] * (log ? 1 : y.data[row + j]))
+      const total = sumOf(n, (j) => (log ? dy.data[row + j] : y.data[row + j] === 0 ? 0 : dy.data[row + j] * y.data[row + j]))
       for (let j = 0; j < n; j++) {
         const i = row + j
-        dx.data[i] = log ? dy.data[i] - Math.exp(y.data[i]) * total : y.data[i] * (dy.data[i] - total)
+        if (log) dx.data[i] = dy.data[i] - Math.exp(y.data[i]) * total
+        else dx.data[i] = y.data[i] === 0 ? 0 : y.data[i] * (dy.data[i] - total)
       }
     }
   },

@@ -1,5 +1,5 @@
 /** The fast-weight recurrence: a task of kernels-wasm/fast-weights.ts is one head of one sequence, so B H tasks. */
-import type { FastWeightSizes, KernelForm, Kernels } from '../kernels.ts'
+import type { FastWeightInputs, FastWeightSizes, KernelForm, Kernels } from '../kernels.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 
@@ -9,22 +9,20 @@ const pointer = (block: Block | null) => block?.pointer ?? 0
 /** Multiplications and additions that are worth a hand-over to another thread. */
 const worthSharing = 1 << 18
 
-/** Bytes of scratch memory that kernels-wasm/fast-weights.ts takes for each thread; 1024 floats cover the gaps between its blocks. */
-export function scratchBytes(form: KernelForm, backward: boolean, decayed: boolean, { T, K, V, C }: FastWeightSizes): number {
+/**
+ * Bytes of scratch memory that kernels-wasm/fast-weights.ts takes for each thread; 1024 floats cover the gaps between its blocks. `decayed`:
+ * there is a gate or erase. `mixes`: the chunk form may need the recurrent one, too, where only some channels forget.
+ */
+function scratchBytes(form: KernelForm, backward: boolean, decayed: boolean, mixes: boolean, { T, K, V, C }: FastWeightSizes): number {
   const K8 = up8(K),
     W8 = up8(V + 1),
     n = up8(Math.min(C, T))
-  const state = K8 * W8
-  const [keys, values, pairs, states] =
-    form === 'recurrent'
-      ? [backward ? 4 * n : 0, backward ? 3 * n : 0, 0, backward ? n : 0]
-      : !backward
-        ? [8 * n, 2 * n, 4 * n, 0]
-        : decayed
-          ? [16 * n, 8 * n, 6 * n, 2]
-          : [7 * n, 8 * n, 5 * n, 2]
-  const vectors = 4 * K8 + 3 * W8 + 17 * n
-  return 4 * (keys * K8 + values * W8 + pairs * n + (states + 2) * state + vectors + 1024)
+  const floats = (keys: number, values: number, pairs: number, states: number): number =>
+    keys * n * K8 + values * n * W8 + pairs * n * n + (states + 2) * K8 * W8
+  const recurrent = backward ? floats(4, 3, 0, n) : floats(0, 0, 0, 0)
+  const chunk = !backward ? floats(8, 2, 4, 0) : decayed ? floats(16, 8, 6, 2) : floats(7, 8, 5, 2)
+  const vectors = 4 * K8 + 3 * W8 + 21 * n
+  return 4 * ((form === 'recurrent' ? recurrent : mixes ? Math.max(chunk, recurrent) : chunk) + vectors + 1024)
 }
 
 export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights' | 'fastWeightsBackward'> {
@@ -32,7 +30,7 @@ export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights
     kernel: 'fastWeights' | 'fastWeightsBackward',
     form: KernelForm,
     sizes: FastWeightSizes,
-    decayed: boolean,
+    { gate, erase }: FastWeightInputs<Block>,
     blocks: (Block | null)[],
     eps: number[],
   ) {
@@ -40,17 +38,21 @@ export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights
     const backward = kernel === 'fastWeightsBackward'
     const perHead = (backward ? 16 : 6) * T * K * V
     const args = [Number(form === 'chunk'), ...blocks.map(pointer), T, H, K, V, gateWidth, C, scale, ...eps]
-    pool.run(kernel, B * H, Math.max(1, Math.floor(worthSharing / perHead)), args, scratchBytes(form, backward, decayed, sizes))
+    const mixes = gate !== null && (gateWidth > 1 || erase !== null)
+    const scratch = scratchBytes(form, backward, (gate ?? erase) !== null, mixes, sizes)
+    pool.run(kernel, B * H, Math.max(1, Math.floor(worthSharing / perHead)), args, scratch)
   }
   return {
-    fastWeights(form, { q, k, v, beta, gate, erase, s0, z0 }, { y, sT, zT, den, states, zs }, sizes) {
-      const blocks = [q, k, v, beta, gate, erase, s0, z0, y, sT, zT, den, states, zs]
-      run('fastWeights', form, sizes, (gate ?? erase) !== null, blocks, [sizes.eps])
+    fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes) {
+      const { q, k, v, beta, gate, erase, tokens, s0, z0 } = inputs
+      const blocks = [q, k, v, beta, gate, erase, tokens, s0, z0, y, sT, zT, den, states, zs]
+      run('fastWeights', form, sizes, inputs, blocks, [sizes.eps])
     },
-    fastWeightsBackward(form, { q, k, v, beta, gate, erase }, { y, den, states, zs }, { dy, dsT, dzT }, gradients, sizes) {
+    fastWeightsBackward(form, inputs, { y, den, states, zs }, { dy, dsT, dzT }, gradients, sizes) {
+      const { q, k, v, beta, gate, erase, tokens } = inputs
       const { dq, dk, dv, dbeta, dgate, derase, ds0, dz0 } = gradients
-      const blocks = [q, k, v, beta, gate, erase, y, den, states, zs, dy, dsT, dzT, dq, dk, dv, dbeta, dgate, derase, ds0, dz0]
-      run('fastWeightsBackward', form, sizes, (gate ?? erase) !== null, blocks, [])
+      const blocks = [q, k, v, beta, gate, erase, tokens, y, den, states, zs, dy, dsT, dzT, dq, dk, dv, dbeta, dgate, derase, ds0, dz0]
+      run('fastWeightsBackward', form, sizes, inputs, blocks, [])
     },
   }
 }

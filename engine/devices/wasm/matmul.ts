@@ -23,12 +23,12 @@ const up = (x: number, multiple: number) => Math.ceil(x / multiple) * multiple
 export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
   return {
     matmul(a, b, bias, c, sizes) {
-      const { batch, strideA, strideB, M, N, K, transposeA, transposeB, accumulate } = sizes
+      const { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate } = sizes
       if (batch * M * N === 0) return
       const activation = sizes.activation === null ? -1 : unaryOps.indexOf(sizes.activation)
       const biasPointer = bias?.pointer ?? 0
 
-      if (M === 1 || (M <= 3 && !transposeA)) {
+      if (!sparse && (M === 1 || (M <= 3 && !transposeA))) {
         const blockN = Math.min(up(N, 16), transposeB ? 64 : 256)
         const tasks = batch * Math.ceil(N / blockN)
         pool.run(
@@ -75,6 +75,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
           K,
           +transposeA,
           +transposeB,
+          +sparse,
           +accumulate,
           activation,
           blockM,

@@ -10,7 +10,7 @@ const grain = 32768
 const tile = 16
 const columns = 32
 
-export function movementKernels(pool: Pool): Pick<Kernels<Block>, 'copy' | 'gather' | 'gatherBackward'> {
+export function movementKernels(pool: Pool): Pick<Kernels<Block>, 'copy' | 'copyWhere' | 'gather' | 'gatherBackward'> {
   return {
     copy(x, y, shape, stridesX, offsetX, stridesY, offsetY) {
       const from = x.pointer + 4 * offsetX
@@ -47,6 +47,10 @@ export function movementKernels(pool: Pool): Pick<Kernels<Block>, 'copy' | 'gath
           table,
         ])
       })
+    },
+    copyWhere(condition, x, y, shape, stridesC, stridesX) {
+      const axes = mergedAxes(shape.map((size, i) => ({ size, strides: [stridesC[i], stridesX[i]] })))
+      runPlanes(pool, 'copyWhere', grain, [condition.pointer, x.pointer, y.pointer], axes)
     },
     gather(table, index, y, R, _N, D) {
       if (D > 0) pool.run('gather', R, Math.ceil(grain / D), [table.pointer, index.pointer, y.pointer, D])

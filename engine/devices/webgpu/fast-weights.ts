@@ -1,5 +1,5 @@
 /**
- * The fast-weight recurrences: kernels-wgsl/fast-weights.wgsl, which has the equations, and fast-weights-products.wgsl.
+ * The fast-weight recurrences: kernels-wgsl/fast-weights.wgsl, which has the equations, and the files of each form beside it.
  *
  * In chunks, all pieces of all heads are prepared at once, then one dispatch carries the states from piece to piece, then all outputs are
  * computed at once; likewise backward. The recurrent form is one dispatch over the tokens, for decoding; its backward is the chunk form's, since it
@@ -9,7 +9,13 @@
  * are taken as many at a time as `scratchFloats` holds, and where it doesn't hold one, a head's tokens part by part, in the order of time or against
  * it: from the state that the part before has left in the memory of the final state, or the cotangent in that of the initial state's.
  */
-import { fastWeights as kernels, fastWeightsProducts as products } from '../../../kernels-wgsl/generated/wgsl.ts'
+import {
+  fastWeightsChunkBackward as backward,
+  fastWeightsChunk as chunk,
+  fastWeightsProducts as products,
+  fastWeightsRecurrent as recurrent,
+  fastWeights as shared,
+} from '../../../kernels-wgsl/generated/wgsl.ts'
 import { type FastWeightInputs, type FastWeightSizes, GateError, type Kernels } from '../kernels.ts'
 import { type Block, show } from './memory.ts'
 import { type Gpu, perGroup, threads } from './runtime.ts'
@@ -32,7 +38,8 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   const blocks = (n: number): number => Math.ceil(n / threads)
 
   /** What a call's dispatches have in common. */
-  function planOf(sizes: FastWeightSizes, { beta, gate, erase }: FastWeightInputs<Block>, normalised: boolean, chunksOfSpan: number) {
+  function planOf(sizes: FastWeightSizes, inputs: FastWeightInputs<Block>, normalised: boolean, chunksOfSpan: number) {
+    const { beta, gate, erase, tokens } = inputs
     const { B, T, H, K, V, C, gateWidth, scale, eps } = sizes
     const span = C * chunksOfSpan
     const spans = Math.ceil(T / span)
@@ -41,14 +48,21 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     const pieces = (spans - 1) * perSpan + Math.ceil((T - (spans - 1) * span) / rows)
     const columns = V + Number(normalised)
     const reads = beta ? 1 : erase ? 2 : 0
+    const forgets = gate !== null || tokens !== null
     return {
       gated: gate !== null,
+      forgets,
       extra: beta ?? erase,
       spans,
       chunksOfSpan,
       heads: B * H,
-      params: { T, H, K, V, C, columns, span, perSpan, pieces, first: 0, rows, reads, gateWidth: gate ? gateWidth : 0, scale, eps },
-      tokens: B * T * H,
+      params: {
+        ...{ T, H, K, V, C, columns, span, perSpan, pieces, first: 0, rows, reads, scale, eps },
+        gateWidth: gate ? gateWidth : 0,
+        flagged: Number(tokens !== null),
+        forgets: Number(forgets),
+      },
+      rowsOfInputs: B * T * H,
       /** Floats of what a head has, for a number of pieces. */
       floats: (pieces: number) => ({
         keys: pieces * rows * K,
@@ -97,7 +111,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     return { heads: 1, spans: Math.min(spans, held) }
   }
 
-  function forEachPart(plan: Plan, layout: Layout, body: (part: Part) => void, backward = false): void {
+  function forEachPart(plan: Plan, layout: Layout, body: (part: Part) => void, reverse = false): void {
     const { params, spans, chunksOfSpan } = plan
     const { T, C, span, perSpan } = params
     const most = partsOf(plan, layout)
@@ -105,7 +119,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     for (let head = 0; head < plan.heads; head += most.heads)
       for (let i = 0; i < count; i++) {
         const heads = Math.min(most.heads, plan.heads - head)
-        const from = (backward ? count - 1 - i : i) * most.spans
+        const from = (reverse ? count - 1 - i : i) * most.spans
         const to = Math.min(from + most.spans, spans)
         const pieces = to === spans ? params.pieces - from * perSpan : (to - from) * perSpan
         const regions = layout(plan.floats(pieces))
@@ -138,8 +152,16 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
       }
   }
 
-  function checkGate(gate: Block | null, n: number): void {
-    if (gate) gpu.run(kernels, 'checkGate', { gate, faults: gpu.faults }, { n, fault: gpu.fault(gateFault) }, Math.ceil(n / perGroup))
+  function checkGate({ gate, tokens }: FastWeightInputs<Block>, { params, rowsOfInputs }: Plan): void {
+    if (!gate) return
+    const n = rowsOfInputs * params.gateWidth
+    gpu.run(
+      shared,
+      'checkGate',
+      { gate, tokens, faults: gpu.faults },
+      { ...params, n, fault: gpu.fault(gateFault) },
+      Math.ceil(n / perGroup),
+    )
   }
 
   /** States between arrays [B,H,outside,K,V] and [B,H,outside,K] and region S of the work: the names are those of Params. */
@@ -150,7 +172,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     { S = params.S, slots = params.pieces + 1, slot = 0, segments = 1, outside = 1, begin = 0, stride = 1, step = 1 } = {},
   ): void {
     gpu.run(
-      kernels,
+      shared,
       entry,
       { work, ...(entry === 'load' ? { stateIn: state, normaliserIn: normaliser } : { state, normaliser }) },
       {
@@ -193,14 +215,15 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
       piece: K * columns,
       head: K * columns,
     })
-    /** C = alpha A B, or added to what C holds. */
+    /** C = alpha A B, or added to what C holds. `weights`: A's are weights, as fast-weights.wgsl calls them. */
     const multiply = (
       c: string,
       [a, b]: readonly [Factor, Factor],
       N: number,
       inner: number,
-      options: { alpha?: number; accumulate?: 0 | 1; triangleA?: 0 | 1 | 2; lowerC?: 0 | 1 | 2 } = {},
-    ): void =>
+      options: { alpha?: number; accumulate?: 0 | 1; triangleA?: 0 | 1 | 2; lowerC?: 0 | 1 | 2; weights?: boolean } = {},
+    ): void => {
+      const { weights = false, ...rest } = options
       gpu.run(
         products,
         'product',
@@ -221,42 +244,44 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
           bHead: b.head,
           c: at[c],
           alpha: 1,
-          ...options,
+          ...rest,
+          forgets: weights ? params.forgets : 0,
         },
         batches * Math.ceil(N / side),
       )
+    }
     return { keys: tokens(K), values: tokens(columns), pairs: tokens(rows), states, multiply }
   }
   const pick = ({ K, columns, heads, pieces, rows }: Part['params']) => ({ K, columns, heads, pieces, rows })
 
   // ---- what forward and backward begin with: Q~ K~ A~ Gamma P M W U0 ---------------------------------------------------------------
 
-  function prepare(part: Part, { gated, extra }: Plan, { q, k, v, gate }: FastWeightInputs<Block>): void {
+  function prepare(part: Part, { forgets, extra }: Plan, { q, k, v, gate, tokens }: FastWeightInputs<Block>): void {
     const { work, params, batches } = part
     const { K, columns, reads } = params
-    gpu.run(kernels, 'prepare', { work, q, k, v, extra, gate }, params, batches * (blocks(K) + blocks(columns)))
-    if (gated) gpu.run(kernels, 'pairs', { work, q, k, extra }, params, batches)
+    gpu.run(chunk, 'prepare', { work, q, k, v, extra, gate, tokens }, params, batches * (blocks(K) + blocks(columns)))
+    if (forgets) gpu.run(chunk, 'pairs', { work, q, k, extra, tokens }, params, batches)
     else {
       const { keys, multiply } = matrices(part)
       multiply('P', [keys('Q'), turned(keys('Kt'))], params.rows, K, { lowerC: 2 })
       if (reads) multiply('M', [keys('A'), turned(keys('Kt'))], params.rows, K, { lowerC: 1 })
     }
-    if (reads) gpu.run(kernels, 'solve', { work }, params, batches * blocks(K + columns))
+    if (reads) gpu.run(chunk, 'solve', { work }, params, batches * blocks(K + columns))
   }
 
   /** Snapshots at the chunks that begin inside a piece. */
   function innerSnapshots(
     { work, params, batches, snapshots: { outside, begin, stride } }: Part,
     { extra }: Plan,
-    { k }: FastWeightInputs<Block>,
+    { k, tokens }: FastWeightInputs<Block>,
     state: Block,
     normaliser: Block | null,
   ): void {
     const n = batches * params.K * params.columns
     gpu.run(
-      kernels,
+      chunk,
       'snapshots',
-      { work, k, extra, state, normaliser },
+      { work, k, extra, tokens, state, normaliser },
       { ...params, outside, begin },
       stride === 1 ? 0 : Math.ceil(n / perGroup),
     )
@@ -272,6 +297,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
       { work },
       {
         ...pick(params),
+        forgets: params.forgets,
         segments,
         perSegment,
         keepLast: Number(keepLast),
@@ -297,6 +323,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
       { work },
       {
         ...pick(params),
+        forgets: params.forgets,
         reverse: 1,
         segments: 1,
         perSegment: params.pieces,
@@ -321,10 +348,11 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   return {
     fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes) {
       const plan = planOf(sizes, inputs, zT !== null, form === 'chunk' ? chunksOfSpan(sizes) : 1)
-      const { gated, extra } = plan
-      const { q, k, v, gate, s0, z0 } = inputs
-      checkGate(gate, plan.tokens * sizes.gateWidth)
+      const { forgets, extra } = plan
+      const { q, k, v, gate, tokens, s0, z0 } = inputs
+      checkGate(inputs, plan)
       const begin = (part: Part): void => move('load', part, part.begins ? [s0, z0] : [sT, zT])
+      const outputs = (part: Part): void => gpu.run(chunk, 'outputs', { work: part.work, tokens, y, den }, part.params, rowGroups(part))
       const keep = (part: Part): void => {
         move('store', part, [sT, zT], { slot: part.params.pieces })
         if (states) move('store', part, [states, zs], part.snapshots)
@@ -333,7 +361,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         const run = (part: Pick<Part, 'work' | 'params' | 'heads'>, inPlace: boolean): void => {
           const { work, params, heads } = part
           const groups = heads * blocks(params.columns)
-          gpu.run(kernels, 'recurrent', { work, q, k, v, extra, gate, y, den }, { ...params, inPlace: Number(inPlace) }, groups)
+          gpu.run(recurrent, 'recurrent', { work, q, k, v, extra, gate, tokens, y }, { ...params, inPlace: Number(inPlace) }, groups)
         }
         // Where nothing is kept, the final state's own memory holds the state.
         if (!zT && !states) {
@@ -343,17 +371,14 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         } else
           forEachPart(
             plan,
-            ({ states }) => ({ S: states }),
+            ({ states, values }) => ({ S: states, ...(zT && { O: values }) }),
             (part) => {
               begin(part)
               run(part, false)
+              if (zT) outputs(part)
               keep(part)
             },
           )
-        if (zT) {
-          const n = plan.tokens * sizes.V
-          gpu.run(kernels, 'normalise', { y, den }, { V: sizes.V, n }, Math.ceil(n / perGroup))
-        }
         return
       }
       const { K, columns, rows, reads } = plan.params
@@ -366,7 +391,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         S: states,
         O: values,
         ...(reads && { W: keys, M: pairs }),
-        ...(gated && { w: keys }),
+        ...(forgets && { w: keys }),
       })
       forEachPart(plan, layout, (part) => {
         // W takes the place of A~.
@@ -375,9 +400,9 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         begin(part)
         scanForward(part, 1, part.params.pieces, true)
         const m = matrices(part)
-        m.multiply('O', [m.keys('Q'), m.states('S')], columns, K)
-        m.multiply('O', [m.pairs('P'), m.values('U')], columns, rows, { accumulate: 1, triangleA: 1 })
-        gpu.run(kernels, 'outputs', { work: part.work, y, den }, part.params, rowGroups(part))
+        m.multiply('O', [m.keys('Q'), m.states('S')], columns, K, { weights: true })
+        m.multiply('O', [m.pairs('P'), m.values('U')], columns, rows, { accumulate: 1, triangleA: 1, weights: true })
+        outputs(part)
         keep(part)
         if (states) innerSnapshots(part, plan, inputs, states, zs)
       })
@@ -385,8 +410,8 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
 
     fastWeightsBackward(_form, inputs, { y, den, states, zs }, { dy, dsT, dzT }, gradients, sizes) {
       const plan = planOf(sizes, inputs, den !== null, chunksOfSpan(sizes))
-      const { gated, extra } = plan
-      const { q, k } = inputs
+      const { gated, forgets, extra } = plan
+      const { q, k, tokens } = inputs
       const { dq, dk, dv, dbeta, derase, dgate, ds0, dz0 } = gradients
       const { K, columns, perSpan, rows, reads } = plan.params
       const layout: Layout = ({ keys, values, pairs, gammas, states }) => ({
@@ -403,7 +428,8 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         dK: keys,
         dP: pairs,
         ...(reads && { A: keys, W: keys, M: pairs, dA: keys, dM: pairs }),
-        ...(gated && { w: keys, dW: keys }),
+        ...(forgets && { w: keys }),
+        ...(gated && { dW: keys }),
       })
       const partBackward = (part: Part, dS: Block | null, dz: Block | null): void => {
         const { work, params, batches } = part
@@ -411,11 +437,11 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         move('load', part, [states, zs], part.snapshots)
         scanForward(part, part.spans, perSpan, false)
         const m = matrices(part)
-        gpu.run(kernels, 'cotangents', { work, dy, yIn: y, denIn: den }, params, rowGroups(part))
-        m.multiply('dU', [turned(m.pairs('P')), m.values('G')], columns, rows, { triangleA: 2 })
+        gpu.run(backward, 'cotangents', { work, dy, yIn: y, denIn: den, tokens }, params, rowGroups(part))
+        m.multiply('dU', [turned(m.pairs('P')), m.values('G')], columns, rows, { triangleA: 2, weights: true })
         move('load', part, part.ends ? [dsT, dzT] : [dS, dz], { S: params.dS, slot: params.pieces })
         scanBackward(part)
-        if (reads) gpu.run(kernels, 'solve', { work }, { ...params, transposed: 1 }, batches * blocks(columns))
+        if (reads) gpu.run(chunk, 'solve', { work }, { ...params, transposed: 1 }, batches * blocks(columns))
         m.multiply('dQ', [m.values('G'), turned(m.states('S'))], K, columns)
         m.multiply('dK', [m.values('U'), turned(m.states('dS', 1))], K, columns)
         m.multiply('dP', [m.values('G'), turned(m.values('U'))], rows, columns, { lowerC: 2 })
@@ -423,7 +449,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
           m.multiply('dA', [m.values('dU'), turned(m.states('S'))], K, columns, { alpha: -1 })
           m.multiply('dM', [m.values('dU'), turned(m.values('U'))], rows, columns, { alpha: -1, lowerC: 1 })
         }
-        if (gated) gpu.run(kernels, 'fadeBackward', { work, q, k, extra }, params, batches * blocks(K))
+        if (forgets) gpu.run(backward, 'fadeBackward', { work, q, k, extra, tokens }, params, batches * blocks(K))
         else {
           // Without decays the pairs are plain products.
           m.multiply('dQ', [m.pairs('dP'), m.keys('Kt')], K, rows, { accumulate: 1, triangleA: 1 })
@@ -433,8 +459,8 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
             m.multiply('dA', [m.pairs('dM'), m.keys('Kt')], K, rows, { accumulate: 1, triangleA: 1 })
           }
         }
-        gpu.run(kernels, 'gradients', { work, k, extra, dq, dk, dv, dextra: dbeta ?? derase }, params, rowGroups(part))
-        if (gated) gpu.run(kernels, 'gateGradient', { work, dgate }, params, rowGroups(part))
+        gpu.run(backward, 'gradients', { work, k, extra, tokens, dq, dk, dv, dextra: dbeta ?? derase }, params, rowGroups(part))
+        if (gated) gpu.run(backward, 'gateGradient', { work, tokens, dgate }, params, rowGroups(part))
         if (dS || dz) move('store', part, [dS, dz], { S: params.dS })
       }
       // Between parts of a head, too, there has to be memory for the cotangents of the state.

@@ -6,7 +6,8 @@
  * `@group(0) @binding(0) var<uniform> p: Params`, storage bindings from 1 on (each `@group(0) @binding(N) var<storage, ...> name` on a line
  * of its own), and any number of entries `@compute @workgroup_size(...) fn name(g: Group)`; entries may share the bindings' names or have
  * their own, 8 at most each, and no buffer may be bound writable and once more. common.wgsl (Group, groupOf, sumLanes, isNan, ...)
- * and math.wgsl (expOf, logOf, ...) come before every file. `npm run build` embeds the files and generates their descriptions, so that
+ * and math.wgsl (expOf, logOf, ...) come before every file, NAME.wgsl before a NAME-PART.wgsl without Params of its own. `npm run build`
+ * embeds the files and generates their descriptions, so that
  *
  *     gpu.run(elementwise, 'affine', { x, y }, { n, scale, shift }, Math.ceil(n / perGroup))
  *

@@ -22,7 +22,7 @@ function splitsOf({ batch, M, N, K }: MatmulSizes): { tiles: number; splits: num
 export function matmulKernels(gpu: Gpu): Pick<Kernels<Block>, 'matmul'> {
   return {
     matmul(a, b, bias, c, sizes) {
-      const { batch, strideA, strideB, M, N, K, transposeA, transposeB, accumulate, activation } = sizes
+      const { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation } = sizes
       if (batch * M * N === 0) return
       const { tiles, splits, length } = splitsOf(sizes)
       const params = {
@@ -38,6 +38,7 @@ export function matmulKernels(gpu: Gpu): Pick<Kernels<Block>, 'matmul'> {
         vectorsB: Number((transposeB ? K : N) % 4 === 0 && strideB % 4 === 0),
         splits,
         length,
+        sparse: Number(sparse),
         accumulate: Number(accumulate),
         biased: Number(bias !== null),
         activation: activation === null ? none : unaryOps.indexOf(activation),

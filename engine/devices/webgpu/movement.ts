@@ -4,7 +4,7 @@ import { forEachDispatch } from './axes.ts'
 import type { Block } from './memory.ts'
 import { type Gpu, perGroup } from './runtime.ts'
 
-export function movementKernels(gpu: Gpu): Pick<Kernels<Block>, 'copy' | 'gather' | 'gatherBackward'> {
+export function movementKernels(gpu: Gpu): Pick<Kernels<Block>, 'copy' | 'copyWhere' | 'gather' | 'gatherBackward'> {
   return {
     copy(x, y, shape, stridesX, offsetX, stridesY, offsetY) {
       // The order of the axes is free: y is best written in the order of its memory.
@@ -13,6 +13,13 @@ export function movementKernels(gpu: Gpu): Pick<Kernels<Block>, 'copy' | 'gather
         .sort((p, q) => Math.abs(q.strides[1]) - Math.abs(p.strides[1]))
       forEachDispatch(axes, (n, rank, axes, [moreX, moreY]) =>
         gpu.run(movement, 'copy', { x, y }, { n, rank, axes, offsetX: offsetX + moreX, offsetY: offsetY + moreY }, Math.ceil(n / perGroup)),
+      )
+    },
+    copyWhere(condition, x, y, shape, stridesC, stridesX) {
+      forEachDispatch(
+        shape.map((size, i) => ({ size, strides: [stridesC[i], stridesX[i]] })),
+        (n, rank, axes, [offsetC, offsetX], offsetY) =>
+          gpu.run(movement, 'copyWhere', { condition, x, y }, { n, rank, axes, offsetC, offsetX, offsetY }, Math.ceil(n / perGroup)),
       )
     },
     gather(table, index, y, R, _N, D) {

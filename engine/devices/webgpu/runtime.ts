@@ -6,7 +6,6 @@
  * What goes wrong on a GPU is heard of later: a shader that doesn't compile, memory that isn't there, a device that is lost. The first such
  * failure is kept, and every later call throws it in one line.
  */
-import { common, math } from '../../../kernels-wgsl/generated/wgsl.ts'
 import type { DispatchTiming, HostArray } from '../device.ts'
 import type { Opened } from './adapter.ts'
 import { type Block, createMemory, type Memory, type Pooled, show } from './memory.ts'
@@ -15,7 +14,8 @@ import { createTiming, type Timing } from './timing.ts'
 /** A file of kernels-wgsl, as kernels-wgsl/build.mjs describes it. */
 export interface Shader {
   readonly name: string
-  readonly source: string
+  /** What is compiled: these, one after the other. */
+  readonly files: readonly { readonly name: string; readonly source: string }[]
   readonly entries: readonly string[]
   readonly params: { readonly [name: string]: { readonly offset: number; readonly type: string; readonly words: number } }
   readonly paramBytes: number
@@ -200,7 +200,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     const made = guarded(
       ['validation'],
       () => {
-        const module = device.createShaderModule({ label: shader.name, code: `${common}\n${math}\n${shader.source}` })
+        const module = device.createShaderModule({ label: shader.name, code: sourceOf(shader) })
         const layout = device.createBindGroupLayout({
           entries: [
             {
@@ -490,13 +490,15 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
   }
 }
 
+export const sourceOf = ({ files }: Shader): string => files.map(({ source }) => source).join('\n')
+
 /** Which file a line of the whole source is in, and its number there. */
-function place(line: number, shader: Shader): string {
-  const count = (text: string): number => text.split('\n').length
+function place(line: number, { name, files }: Shader): string {
   let rest = line
-  for (const [name, text] of Object.entries({ common, math })) {
-    if (rest <= count(text)) return `${name}.wgsl:${rest}`
-    rest -= count(text)
+  for (const { name, source } of files) {
+    const lines = source.split('\n').length
+    if (rest <= lines) return `${name}.wgsl:${rest}`
+    rest -= lines
   }
-  return `${shader.name}.wgsl:${rest}`
+  return `${name}.wgsl:${line}`
 }

@@ -1,0 +1,198 @@
+/** Fast weights, chunk form, backward. Names as in fast-weights-chunk.ts. */
+import { decayKeysBackward, decayPairsBackward, decayRows, decayRowsBackward, decayedPairsBackward } from './decays'
+import { inner, pseudoValues, scaleState } from './fast-weights-chunk'
+import {
+  K, K8, V, W, W8, addProduct, beta, corrects, dbeta, derase, dk, dotRows, dq, dv, erase, gateWidth, gated, k, loadBetas, loadCotangents,
+  loadDecays, loadKeys, loadValues, multiply, q, release, scaleRow, scaleTo, storeGates, storeKeys, storeRows, take, tokenAt,
+  top,
+} from './fast-weights-rows'
+import { sum4 } from './lanes'
+import { madd, splat } from './math'
+import {
+  ADD, SET, addLowerTransposed, at, lowerOf, product, productLower, roundUp8, rowsFrom, solveLowerTransposed, symmetric,
+  transpose,
+} from './strips'
+
+/**
+ * Of the sum and the delta rule without a gate. With P = tril(Q K^T), from S before the chunk and dS after it:
+ *
+ *     dU = P^T G + K dS;  dP = tril(G U^T);  dQ = G S^T + dP K;  dK = U dS^T + dP^T Q;  dS += Q^T G;  sum rule: dV = dU
+ *     delta rule: X = dU - tril(K K^T, -1)^T diag(beta) X, D = -diag(beta) X, R = tril(D U^T, -1):
+ *     dV = -D;  dbeta_i = x_i . e_i;  dK += D S^T + (R + R^T) K;  dS += K^T D
+ *
+ * Sums of products are taken in one go, on operands stacked: dQ = [G dP] [S^T; K], dK = [U D R+R^T] [dS^T; S^T; K] + dP^T Q,
+ * dS += [Q; K]^T [G; D].
+ */
+export function chunkBackward(S: usize, dS: usize, n: i32): void {
+  const frame = top
+  const n8 = roundUp8(n), pairs = 2 * n8, gdP = W8 + n8, udm = 2 * W8 + n8
+  const qsT = take(n8 * K8), ksT = take(n8 * K8), dqs = take(n8 * K8), dks = take(n8 * K8)
+  const qk = take(pairs * K8), gd = take(pairs * W8), us = take(n8 * W8), es = take(n8 * W8), dus = take(n8 * W8)
+  const p = take(n8 * n8), m = take(n8 * n8), betas = take(n8)
+  const left = take(udm * n8), leftQ = take(gdP * n8), right = take(udm * K8)
+  const qs = qk, ks = rowsFrom(qk, n8), gs = gd, ds = rowsFrom(gd, n8)
+  const usT = left, dsT = rowsFrom(left, W8), gsT = leftQ, rightQ = rowsFrom(right, W8)
+
+  loadKeys(qs, pairs, q, 0, n, n8)
+  transpose(qsT, K8, qs, pairs, n8, K8)
+  loadKeys(ks, pairs, k, 0, n, n8)
+  transpose(ksT, K8, ks, pairs, n8, K8)
+  loadKeys(rowsFrom(right, 2 * W8), udm, k, 0, n, n8)
+  loadCotangents(gs, pairs, dus, 0, n, n8)
+  transpose(gsT, gdP, gs, pairs, n8, W8)
+  if (beta) {
+    loadBetas(betas, n, n8)
+    loadValues(es, n8, 0, n, n8)
+    lowerOf(m, ksT, K8, ksT, K8, n8, K)
+    pseudoValues(S, ksT, betas, es, us, m, n8)
+  } else loadValues(us, n8, 0, n, n8)
+  transpose(usT, udm, us, n8, n8, W8)
+  transpose(right, udm, dS, K8, K8, W8)
+  transpose(rightQ, udm, S, K8, K8, W8)
+
+  product(dus, n8, SET, ksT, K8, dS, K8, n8, W8, K)
+  lowerOf(p, qsT, K8, ksT, K8, n8, K)
+  addLowerTransposed(dus, n8, p, n8, gs, pairs, n8, W8)
+  if (beta) {
+    backSubstitute(dus, ds, pairs, m, betas, es, n, n8)
+    transpose(dsT, udm, ds, pairs, n8, W8)
+    lowerOf(p, dsT, udm, usT, udm, n8, W)
+    symmetric(rowsFrom(left, 2 * W8), udm, p, n8)
+  }
+  lowerOf(p, gsT, gdP, usT, udm, n8, W)
+  transpose(rowsFrom(leftQ, W8), gdP, p, n8, n8, n8)
+  productLower(dqs, n8, SET, leftQ, gdP, rightQ, udm, n8, K8, W8)
+  product(dks, n8, SET, left, udm, right, udm, n8, K8, beta ? udm : W8)
+  addLowerTransposed(dks, n8, p, n8, qs, pairs, n8, K8)
+  product(dS, K8, ADD, qk, pairs, gd, pairs, K8, W8, beta ? pairs : n)
+
+  storeKeys(dq, 0, dqs, n8, n)
+  storeKeys(dk, 0, dks, n8, n)
+  storeValues(dus, ds, pairs, n, n8)
+  release(frame)
+}
+
+/** From dU, in place: X = dU - M^T diag(beta) X, D = -diag(beta) X in a block with R rows, dbeta_i = x_i . e_i. betas is negated. */
+function backSubstitute(dus: usize, ds: usize, R: i32, m: usize, betas: usize, es: usize, n: i32, n8: i32): void {
+  scaleTo(betas, betas, -1, n8)
+  solveLowerTransposed(dus, ds, R, m, betas, n8, W8)
+  if (!beta) return
+  for (let r = 0; r < n; r++) store<f32>(tokenAt(dbeta, r, 1), dotRows(at(dus, n8, r, 0), n8, at(es, n8, r, 0), n8))
+}
+
+/** dV = -D (in place, in a block with R rows), or dU for the sum rule. */
+function storeValues(dus: usize, ds: usize, R: i32, n: i32, n8: i32): void {
+  if (corrects) for (let r = 0; r < n; r++) scaleRow(ds, R, r, -1)
+  storeRows(dv, V, 0, corrects ? ds : dus, corrects ? R : n8, n)
+}
+
+/** dlast = Gamma_n rowsum(dS * S), the cotangent of log Gamma_n; dS = diag(Gamma_n) dS. */
+function lastBackward(S: usize, dS: usize, last: usize, dlast: usize): void {
+  for (let i = 0; i < K8; i += 4) {
+    let r0 = splat(0), r1 = splat(0), r2 = splat(0), r3 = splat(0)
+    for (let j = 0; j < W8; j += 4) {
+      const s = at(S, K8, i, j), t = at(dS, K8, i, j)
+      r0 = madd(v128.load(s), v128.load(t), r0)
+      r1 = madd(v128.load(s, 32), v128.load(t, 32), r1)
+      r2 = madd(v128.load(s, 64), v128.load(t, 64), r2)
+      r3 = madd(v128.load(s, 96), v128.load(t, 96), r3)
+    }
+    const o = <usize>i << 2
+    v128.store(dlast + o, f32x4.mul(v128.load(last + o), sum4(r0, r1, r2, r3)))
+  }
+  scaleState(dS, last)
+}
+
+/**
+ * Of any rule with a gate or with erase. Q~, A~ and K~ are the rows Gamma_i q_i, Gamma_{i-1} a_i and D_nj k_j:
+ *
+ *     dU = P^T G + K~ dS;  dP = tril(G U^T);  dQ~ = G S^T;  dK~ = U dS^T;  sum rule: dV = dU
+ *     a rule that corrects: X = dU - M^T diag(beta) X, D = -diag(beta) X:  dV = -D;  dbeta_i = x_i . e_i;  dA~ = D S^T;  dM = tril(D U^T, -1)
+ *     dS = diag(Gamma_n) dS + [Q~; A~]^T [G; D]
+ *
+ * and from dP, dM, dQ~, dA~, dK~ to q, a, k and log w as in decays.ts. beta: dK += W * dA, d log W += A * dA.
+ */
+export function decayedChunkBackward(S: usize, dS: usize, n: i32): void {
+  const frame = top
+  const n8 = roundUp8(n), pairs = 2 * n8, eachChannel = gated && gateWidth == K
+  const keys = n8 * K8, values = n8 * W8, square = n8 * n8
+  const qs = take(keys), ks = take(keys), as = take(keys), ws = take(keys), qsT = take(keys), ksT = take(keys), asT = take(keys)
+  const dqs = take(keys), dks = take(keys), das = take(keys), dws = take(keys), gammas = take(keys), decayedKs = gated ? take(keys) : ks
+  const us = take(values), es = take(values), dus = take(values), gsT = take(values), usT = take(values), dsT = take(values)
+  const p = take(square), m = take(square), dp = take(square), dm = take(square), decays = take(square)
+  const qa = take(pairs * K8), gd = take(pairs * W8), before = take(K8 * W8), after = take(K8 * W8)
+  const betas = take(n8), last = take(K8), dlast = take(K8), sums = take(16 * n8)
+  const decayedAs = rowsFrom(qa, n8), gs = gd, ds = rowsFrom(gd, n8)
+  // 0 where there is no such thing.
+  const asGiven = corrects ? as : 0, mGiven = corrects ? m : 0, dmGiven = corrects ? dm : 0
+
+  loadKeys(qs, n8, q, 0, n, n8)
+  transpose(qsT, K8, qs, n8, n8, K8)
+  loadKeys(ks, n8, k, 0, n, n8)
+  transpose(ksT, K8, ks, n8, n8, K8)
+  if (gated) loadDecays(ws, 0, n, n8)
+  if (erase) loadKeys(as, n8, erase, 0, n, n8)
+  else if (beta) multiply(as, ws, ks, keys)
+  if (corrects) transpose(asT, K8, as, n8, n8, K8)
+  inner(p, mGiven, decays, qsT, asT, ksT, ws, n8)
+  if (gated) {
+    decayRows(qa, decayedAs, pairs, decayedKs, gammas, last, qs, asGiven, ks, ws, n8, K8)
+    transpose(ksT, K8, decayedKs, n8, n8, K8)
+    if (corrects) transpose(asT, K8, decayedAs, pairs, n8, K8)
+  } else {
+    loadKeys(qa, pairs, q, 0, n, n8)
+    loadKeys(decayedAs, pairs, erase, 0, n, n8)
+  }
+  loadCotangents(gs, pairs, dus, 0, n, n8)
+  transpose(gsT, W8, gs, pairs, n8, W8)
+  if (corrects) {
+    loadBetas(betas, n, n8)
+    loadValues(es, n8, 0, n, n8)
+    pseudoValues(S, asT, betas, es, us, m, n8)
+  } else loadValues(us, n8, 0, n, n8)
+  transpose(usT, W8, us, n8, n8, W8)
+  transpose(before, W8, S, K8, K8, W8)
+  transpose(after, W8, dS, K8, K8, W8)
+
+  product(dus, n8, SET, ksT, K8, dS, K8, n8, W8, K)
+  addLowerTransposed(dus, n8, p, n8, gs, pairs, n8, W8)
+  if (corrects) {
+    backSubstitute(dus, ds, pairs, m, betas, es, n, n8)
+    transpose(dsT, W8, ds, pairs, n8, W8)
+    lowerOf(dm, dsT, W8, usT, W8, n8, W)
+    product(das, n8, SET, dsT, W8, before, W8, n8, K8, W)
+  }
+  lowerOf(dp, gsT, W8, usT, W8, n8, W)
+  product(dqs, n8, SET, gsT, W8, before, W8, n8, K8, W)
+  product(dks, n8, SET, usT, W8, after, W8, n8, K8, W)
+  if (gated) lastBackward(S, dS, last, dlast)
+  product(dS, K8, ADD, qa, pairs, gd, pairs, K8, W8, corrects ? pairs : n)
+
+  if (gated) decayRowsBackward(dqs, das, dws, gammas, dlast, qs, asGiven, n, n8, K8)
+  if (eachChannel) decayedPairsBackward(dp, dmGiven, qs, as, ks, ws, dqs, das, dks, dws, sums, n, n8, K8)
+  else {
+    if (gated) {
+      decayKeysBackward(dks, dws, ks, ws, n, n8, K8)
+      decayPairsBackward(dp, dmGiven, p, m, decays, dws, sums, n, n8)
+    }
+    transpose(p, n8, dp, n8, n8, n8)
+    productLower(dqs, n8, ADD, p, n8, ks, n8, n8, K8, 0)
+    addLowerTransposed(dks, n8, dp, n8, qs, n8, n8, K8)
+    if (corrects) {
+      for (let r = 0; r < n8; r++) store<f32>(at(dm, n8, r, r), 0)
+      transpose(m, n8, dm, n8, n8, n8)
+      productLower(das, n8, ADD, m, n8, ks, n8, n8, K8, 0)
+      addLowerTransposed(dks, n8, dm, n8, as, n8, n8, K8)
+    }
+  }
+  if (gated && beta) {
+    addProduct(dks, ws, das, keys)
+    addProduct(dws, as, das, keys)
+  }
+  storeKeys(dq, 0, dqs, n8, n)
+  storeKeys(dk, 0, dks, n8, n)
+  if (erase) storeKeys(derase, 0, das, n8, n)
+  if (gated) storeGates(0, dws, n8, n)
+  storeValues(dus, ds, pairs, n, n8)
+  release(frame)
+}

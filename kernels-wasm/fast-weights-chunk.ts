@@ -1,0 +1,90 @@
+/**
+ * Fast weights, chunk form: products of small blocks. Plural names are blocks of n8 tokens, *T are transposes.
+ * What is computed: fast-weights.ts.
+ */
+import { decayPairs, decayRows, decayedPairs } from './decays'
+import {
+  K, K8, W8, corrects, erase, gateWidth, gated, k, loadBetas, loadDecays, loadKeys, loadValues, multiply, q, release, storeReads, take,
+  top,
+} from './fast-weights-rows'
+import { ADD, SET, SUB, at, lowerOf, product, productLower, roundUp8, solveLower, transpose } from './strips'
+
+/**
+ * The values written by a rule that corrects, (I + diag(beta) M) U = diag(beta) (V - A S), M strictly lower, by forward substitution on
+ * the errors E: e_i = v_i - S^T a_i - sum_{j<i} M_ij u_j, u_i = beta_i e_i. es holds V on entry. A and S as of the chunk's first token.
+ */
+export function pseudoValues(S: usize, asT: usize, betas: usize, es: usize, us: usize, m: usize, n8: i32): void {
+  const frame = top
+  const mT = take(n8 * n8)
+  transpose(mT, n8, m, n8, n8, n8)
+  product(es, n8, SUB, asT, K8, S, K8, n8, W8, K)
+  solveLower(es, us, mT, betas, n8, W8)
+  release(frame)
+}
+
+/**
+ * P = tril(Q K^T) and, for a rule that corrects, M = tril(A K^T, -1) (0: not wanted), with the decays in between in each product. Takes and
+ * gives the transposes of Q, A and K, of which K's is used up when each channel has its decay. ds [n8, n8]: the decays when all have one.
+ */
+export function inner(p: usize, m: usize, ds: usize, qsT: usize, asT: usize, ksT: usize, ws: usize, n8: i32): void {
+  if (gated && gateWidth == K) {
+    const frame = top
+    const wsT = take(n8 * K8)
+    transpose(wsT, K8, ws, n8, n8, K8)
+    decayedPairs(p, m, ksT, qsT, asT, wsT, K, K8, n8)
+    release(frame)
+    return
+  }
+  lowerOf(p, qsT, K8, ksT, K8, n8, K)
+  if (m) lowerOf(m, asT, K8, ksT, K8, n8, K)
+  if (gated) decayPairs(p, m, ds, ws, n8)
+}
+
+/** S = diag(f) S. */
+export function scaleState(S: usize, f: usize): void {
+  for (let j = 0; j < W8; j += 8) {
+    let s = at(S, K8, 0, j)
+    for (let i: usize = 0; i < <usize>(K8 << 2); i += 4, s += 32) {
+      const x = v128.load32_splat(f + i)
+      v128.store(s, f32x4.mul(x, v128.load(s)))
+      v128.store(s, f32x4.mul(x, v128.load(s, 16)), 16)
+    }
+  }
+}
+
+/**
+ * O = Q S + P U;  S = diag(Gamma_n) S + K^T U. With a gate Q stands for the rows Gamma_i q_i, A for Gamma_{i-1} a_i and K for D_nj k_j.
+ */
+export function chunk(S: usize, n: i32): void {
+  const frame = top
+  const n8 = roundUp8(n), own = corrects && (gated || erase != 0)
+  const qs = take(n8 * K8), qsT = take(n8 * K8), ks = take(n8 * K8), ksT = take(n8 * K8), us = take(n8 * W8), os = take(n8 * W8)
+  const p = take(n8 * n8), pT = take(n8 * n8), m = corrects ? take(n8 * n8) : 0, betas = take(n8)
+  const as = own ? take(n8 * K8) : ks, asT = own ? take(n8 * K8) : ksT, ws = gated ? take(n8 * K8) : 0, last = gated ? take(K8) : 0
+  loadKeys(qs, n8, q, 0, n, n8)
+  transpose(qsT, K8, qs, n8, n8, K8)
+  loadKeys(ks, n8, k, 0, n, n8)
+  transpose(ksT, K8, ks, n8, n8, K8)
+  if (gated) loadDecays(ws, 0, n, n8)
+  if (erase) loadKeys(as, n8, erase, 0, n, n8)
+  else if (own) multiply(as, ws, ks, n8 * K8)
+  if (own) transpose(asT, K8, as, n8, n8, K8)
+  inner(p, m, pT, qsT, asT, ksT, ws, n8)
+  transpose(pT, n8, p, n8, n8, n8)
+  if (gated) {
+    decayRows(qs, as, n8, ks, 0, last, qs, own ? as : 0, ks, ws, n8, K8)
+    transpose(qsT, K8, qs, n8, n8, K8)
+    if (own) transpose(asT, K8, as, n8, n8, K8)
+  }
+  if (corrects) {
+    loadBetas(betas, n, n8)
+    loadValues(os, n8, 0, n, n8)
+    pseudoValues(S, asT, betas, os, us, m, n8)
+  } else loadValues(us, n8, 0, n, n8)
+  product(os, n8, SET, qsT, K8, S, K8, n8, W8, K)
+  productLower(os, n8, ADD, pT, n8, us, n8, n8, W8, 0)
+  if (gated) scaleState(S, last)
+  product(S, K8, ADD, ks, n8, us, n8, K8, W8, n)
+  storeReads(0, os, n8, n)
+  release(frame)
+}

@@ -1,0 +1,267 @@
+/**
+ * The call of a fast-weight kernel at hand, and what comes in and goes out: rows of tokens, and states.
+ * The kernels, shapes and letters: fast-weights.ts.
+ */
+import { sum4, sumLanes } from './lanes'
+import { exp, madd, splat } from './math'
+import { scratch } from './scratch'
+import { at, loadBlock, roundUp8, rowsFrom, storeBlock } from './strips'
+
+// ---- the kernel call at hand (a thread has its own instance of the module, hence its own globals) -----------------------------------
+
+export let H: i32 = 0, K: i32 = 0, V: i32 = 0, W: i32 = 0, K8: i32 = 0, W8: i32 = 0
+/** Values of the gate for each token. */
+export let gateWidth: i32 = 0
+export let scale: f32 = 0, eps: f32 = 0
+export let normalised = false, gated = false
+/** u is a correction: beta or erase is given. */
+export let corrects = false
+
+export let q: usize = 0, k: usize = 0, v: usize = 0, beta: usize = 0, gate: usize = 0, erase: usize = 0, tokens: usize = 0
+export let y: usize = 0, den: usize = 0
+export let dy: usize = 0, dq: usize = 0, dk: usize = 0, dv: usize = 0, dbeta: usize = 0, dgate: usize = 0, derase: usize = 0
+
+export function setInputs(qs: usize, ks: usize, vs: usize, betas: usize, gates: usize, erases: usize, bits: usize, ys: usize,
+  dens: usize): void {
+  q = qs
+  k = ks
+  v = vs
+  beta = betas
+  gate = gates
+  erase = erases
+  tokens = bits
+  y = ys
+  den = dens
+  gated = gate != 0
+  corrects = beta != 0 || erase != 0
+}
+
+export function setGradients(dys: usize, dqs: usize, dks: usize, dvs: usize, dbetas: usize, dgates: usize, derases: usize): void {
+  dy = dys
+  dq = dqs
+  dk = dks
+  dv = dvs
+  dbeta = dbetas
+  dgate = dgates
+  derase = derases
+}
+
+export function setSizes(heads: i32, keyWidth: i32, valueWidth: i32, widthOfGate: i32, withNormaliser: bool, readScale: f32,
+  epsilon: f32): void {
+  H = heads
+  K = keyWidth
+  V = valueWidth
+  gateWidth = widthOfGate
+  normalised = withNormaliser
+  W = V + i32(normalised)
+  K8 = roundUp8(K)
+  W8 = roundUp8(W)
+  scale = readScale
+  eps = epsilon
+  top = scratch
+}
+
+/**
+ * Scratch is dealt out from `top`. The spare 64 bytes keep blocks from lying a multiple of 4096 bytes apart. The sum of all takes is
+ * counted in engine/devices/wasm/fast-weights.ts.
+ */
+export let top: usize = 0
+
+@inline export function take(floats: i32): usize {
+  const block = top
+  top += (<usize>floats << 2) + 64
+  return block
+}
+
+/** Takes back what has been dealt out since `top` was `frame`. */
+@inline export function release(frame: usize): void {
+  top = frame
+}
+
+/** Address of row `index` of an array of rows of `width` floats; 0, for an array that isn't there, stays 0. */
+@inline export function rowOf(x: usize, index: i32, width: i32): usize {
+  return x ? x + (<usize>(index * width) << 2) : 0
+}
+
+// ---- the stretch at hand: the tokens of a head that a form is run over; fast-weights.ts cuts them -----------------------------------
+
+/** The row of its first token in arrays [B,T,H,*], and the rows of all (int32) where padding lies between them, else 0. */
+let first: i32 = 0, list: usize = 0
+/** The state before it is 0, and its first token's gate isn't looked at. */
+export let fresh = false
+/** Some channels forget inside it: only the recurrent form minds them. */
+export let mixed = false
+
+/** All tokens from `row` on, of a head that has no padding and forgets nothing. */
+export function enterAll(row: i32): void {
+  first = row
+  list = 0
+  fresh = false
+  mixed = false
+}
+
+/** n tokens whose rows are listed. */
+export function enter(rows: usize, n: i32, isFresh: bool, isMixed: bool): void {
+  first = n ? load<i32>(rows) : 0
+  list = n && load<i32>(rows + (<usize>(n - 1) << 2)) != first + (n - 1) * H ? rows : 0
+  fresh = isFresh
+  mixed = isMixed
+}
+
+/** Where token t lies in an array of `width` floats a token and head. */
+@inline export function tokenAt(x: usize, t: i32, width: i32): usize {
+  return rowOf(x, list ? load<i32>(list + (<usize>t << 2)) : first + t * H, width)
+}
+
+// ---- rows and states in and out: R = 1 for a token alone (a block of one row is a plain vector), n8 for a chunk --------------------
+
+/** S from [K,V] and z [K]; null: zero. */
+export function loadState(S: usize, s: usize, z: usize): void {
+  loadBlock(S, K8, s, <usize>V << 2, s ? K : 0, V, K8, W8)
+  if (!normalised) return
+  for (let i = 0; i < K; i++) store<f32>(at(S, K8, i, V), z ? load<f32>(z + (<usize>i << 2)) : 0)
+}
+
+/** Null: not wanted. */
+export function storeState(s: usize, z: usize, S: usize): void {
+  if (s) storeBlock(s, <usize>V << 2, S, K8, K, V)
+  if (!z) return
+  for (let i = 0; i < K; i++) store<f32>(z + (<usize>i << 2), load<f32>(at(S, K8, i, V)))
+}
+
+/** Rows of x [B,T,H,width] of n tokens from token t on into [M, N] of a block with R rows, 0 beyond. */
+function loadRows(to: usize, R: i32, x: usize, width: i32, t: i32, n: i32, M: i32, N: i32): void {
+  if (!list) {
+    loadBlock(to, R, tokenAt(x, t, width), <usize>(H * width) << 2, n, width, M, N)
+    return
+  }
+  for (let r = 0; r < n; r++) loadBlock(rowsFrom(to, r), R, tokenAt(x, t + r, width), 0, 1, width, 1, N)
+  loadBlock(rowsFrom(to, n), R, 0, 0, 0, 0, M - n, N)
+}
+
+/** The other way. */
+export function storeRows(x: usize, width: i32, t: i32, from: usize, R: i32, n: i32): void {
+  if (!list) {
+    storeBlock(tokenAt(x, t, width), <usize>(H * width) << 2, from, R, n, width)
+    return
+  }
+  for (let r = 0; r < n; r++) storeBlock(tokenAt(x, t + r, width), 0, rowsFrom(from, r), R, 1, width)
+}
+
+/** Of q, k or erase. */
+@inline export function loadKeys(to: usize, R: i32, x: usize, t: i32, n: i32, M: i32): void {
+  loadRows(to, R, x, K, t, n, M, K8)
+}
+
+@inline export function storeKeys(x: usize, t: i32, from: usize, R: i32, n: i32): void {
+  storeRows(x, K, t, from, R, n)
+}
+
+/** v of n tokens from token t on into [M, W8] of a block with R rows. */
+export function loadValues(x: usize, R: i32, t: i32, n: i32, M: i32): void {
+  loadRows(x, R, v, V, t, n, M, W8)
+  if (!normalised) return
+  for (let r = 0; r < n; r++) store<f32>(at(x, R, r, V), 1)
+}
+
+/** beta of all n tokens, 1 if there is none; 0 beyond. */
+export function loadBetas(x: usize, n: i32, n8: i32): void {
+  for (let r = 0; r < n8; r++) store<f32>(x + (<usize>r << 2), r < n ? (beta ? load<f32>(tokenAt(beta, r, 1)) : 1) : 0)
+}
+
+/** w of n tokens from token t on into [M, K8] of a block with M rows, a single decay once for each channel; 1 beyond. */
+export function loadDecays(w: usize, t: i32, n: i32, M: i32): void {
+  const unseen = fresh && t == 0
+  if (gateWidth == K) {
+    loadRows(w, M, gate, K, t, n, M, K8)
+    if (unseen) for (let c = 0; c < K8; c += 4) v128.store(at(w, M, 0, c), splat(0))
+    const end = w + (<usize>(M * K8) << 2)
+    for (let a = w; a < end; a += 16) v128.store(a, exp(v128.load(a)))
+    return
+  }
+  for (let r = 0; r < M; r++) {
+    const x = r < n && !(unseen && r == 0) ? exp(v128.load32_splat(tokenAt(gate, t + r, 1))) : splat(1)
+    for (let c = 0; c < K8; c += 4) v128.store(at(w, M, r, c), x)
+  }
+}
+
+/** dgate of n tokens from token t on, from the cotangents of log w in a block with R rows. */
+export function storeGates(t: i32, dw: usize, R: i32, n: i32): void {
+  if (fresh && t == 0) for (let c = 0; c < K8; c += 4) v128.store(at(dw, R, 0, c), splat(0))
+  if (gateWidth == K) {
+    storeRows(dgate, K, t, dw, R, n)
+    return
+  }
+  for (let r = 0; r < n; r++) {
+    let sum = splat(0)
+    for (let c = 0; c < K8; c += 4) sum = f32x4.add(sum, v128.load(at(dw, R, r, c)))
+    store<f32>(tokenAt(dgate, t + r, 1), sumLanes(sum))
+  }
+}
+
+/** x_r = factor x_r. */
+export function scaleRow(x: usize, R: i32, r: i32, factor: f32): void {
+  const f = f32x4.splat(factor)
+  for (let j = 0; j < W8; j += 8) {
+    const a = at(x, R, r, j)
+    v128.store(a, f32x4.mul(f, v128.load(a)))
+    v128.store(a, f32x4.mul(f, v128.load(a, 16)), 16)
+  }
+}
+
+/** y = scale o / den, den = o's normaliser column + eps, kept if asked for; of n tokens from token t on. */
+export function storeReads(t: i32, o: usize, R: i32, n: i32): void {
+  for (let r = 0; r < n; r++) {
+    let factor = scale
+    if (normalised) {
+      const d = load<f32>(at(o, R, r, V)) + eps
+      if (den) store<f32>(tokenAt(den, t + r, 1), d)
+      factor /= d
+    }
+    scaleRow(o, R, r, factor)
+  }
+  storeRows(y, V, t, o, R, n)
+}
+
+/**
+ * g [M, W8], of a block with R rows, = scale dy / den, and -(dy . y) / den in the normaliser's column; of n tokens from token t on;
+ * w [M, W8] is working space.
+ */
+export function loadCotangents(g: usize, R: i32, w: usize, t: i32, n: i32, M: i32): void {
+  loadRows(g, R, dy, V, t, n, M, W8)
+  if (normalised) loadRows(w, M, y, V, t, n, M, W8)
+  for (let r = 0; r < n; r++) {
+    const d = normalised ? load<f32>(tokenAt(den, t + r, 1)) : 1
+    const dyy = normalised ? dotRows(at(g, R, r, 0), R, at(w, M, r, 0), M) : 0
+    scaleRow(g, R, r, scale / d)
+    if (normalised) store<f32>(at(g, R, r, V), -dyy / d)
+  }
+}
+
+// ---- arithmetic on rows
+
+/** y = a x over n floats, a multiple of 4. */
+export function scaleTo(y: usize, x: usize, a: f32, n: i32): void {
+  for (let i: usize = 0; i < <usize>(n << 2); i += 16) v128.store(y + i, f32x4.mul(f32x4.splat(a), v128.load(x + i)))
+}
+
+/** The inner product of two rows of W8 floats, x in a block with Rx rows, y in one with Ry. */
+export function dotRows(x: usize, Rx: i32, y: usize, Ry: i32): f32 {
+  let r0 = splat(0), r1 = splat(0)
+  for (let j = 0; j < W8; j += 8, x += <usize>Rx << 5, y += <usize>Ry << 5) {
+    r0 = madd(v128.load(x), v128.load(y), r0)
+    r1 = madd(v128.load(x, 16), v128.load(y, 16), r1)
+  }
+  const r = f32x4.add(r0, r1)
+  return f32x4.extract_lane(sum4(r, r, r, r), 0)
+}
+
+/** y = a * b over n floats, a multiple of 4; y may be either. */
+export function multiply(y: usize, a: usize, b: usize, n: i32): void {
+  for (let i: usize = 0; i < <usize>n << 2; i += 16) v128.store(y + i, f32x4.mul(v128.load(a + i), v128.load(b + i)))
+}
+
+/** y += a * b. */
+export function addProduct(y: usize, a: usize, b: usize, n: i32): void {
+  for (let i: usize = 0; i < <usize>n << 2; i += 16) v128.store(y + i, madd(v128.load(a + i), v128.load(b + i), v128.load(y + i)))
+}

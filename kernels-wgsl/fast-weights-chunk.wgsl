@@ -1,0 +1,249 @@
+// The chunk form, a piece at a time; equations, letters and layout are those of fast-weights.wgsl.
+
+/// A product of decays times x.
+fn faded(product: f32, x: f32) -> f32 {
+  if (!forgets()) { return product * x; }
+  return weighted(product, x);
+}
+
+// w, Q~, K~, A~, Gamma, and V in the place of U. A workgroup a piece and THREADS channels or columns, a thread one of them.
+@compute @workgroup_size(THREADS) fn prepare(g: Group) {
+  let keyBlocks = (p.K + THREADS - 1u) / THREADS;
+  let blocks = keyBlocks + (p.columns + THREADS - 1u) / THREADS;
+  let index = groupOf(g) / blocks;
+  let block = groupOf(g) % blocks;
+  if (index >= p.heads * p.pieces) { return; }
+  let piece = pieceOf(index);
+  let row = index * p.rows;
+  if (block >= keyBlocks) {
+    let j = (block - keyBlocks) * THREADS + g.thread;
+    if (j >= p.columns) { return; }
+    for (var t = 0u; t < p.rows; t++) {
+      var x = 0.0;
+      let token = piece.first + t * p.H;
+      if (t < piece.n) { x = value(token, flagsOf(token), j); }
+      work[p.U + (row + t) * p.columns + j] = x;
+    }
+    return;
+  }
+  let i = block * THREADS + g.thread;
+  if (i >= p.K) { return; }
+  var product = 1.0;
+  for (var t = 0u; t < p.rows; t++) {
+    let at = (row + t) * p.K + i;
+    let token = piece.first + t * p.H;
+    if (t < piece.n) {
+      let flags = flagsOf(token);
+      let w = decay(token, flags, i);
+      if (forgets()) { work[p.w + at] = w; }
+      if (p.reads != 0u) { work[p.A + at] = faded(product, reader(token, flags, i, w)); }
+      product *= w;
+      work[p.Q + at] = faded(product, query(token, flags, i));
+    } else {
+      if (p.reads != 0u) { work[p.A + at] = 0.0; }
+      work[p.Q + at] = 0.0;
+      work[p.Kt + at] = 0.0;
+    }
+  }
+  work[p.gamma + index * p.K + i] = product;
+  product = 1.0;
+  for (var t = piece.n; t > 0u; t--) {
+    let at = (row + t - 1u) * p.K + i;
+    let token = piece.first + (t - 1u) * p.H;
+    work[p.Kt + at] = faded(product, writtenKey(token, flagsOf(token), i));
+    product *= fading(at);
+  }
+}
+
+const TILE = 256u;
+/// [tokens, channels]: rows rounded up to a power of two, and as many channels as fit.
+var<workgroup> tileQ: array<f32, TILE>;
+var<workgroup> tileK: array<f32, TILE>;
+var<workgroup> tileA: array<f32, TILE>;
+var<workgroup> tileW: array<f32, TILE>;
+/// At one level: q of tokens in the upper half of their block of 2 half, k' of those in the lower, each times its part of D; likewise a.
+var<workgroup> fadedQK: array<f32, TILE>;
+var<workgroup> fadedA: array<f32, TILE>;
+/// Whether not all of q, k', a of a tile is finite.
+var<workgroup> spoilt: atomic<u32>;
+
+/// a b, and 0 where either is.
+fn joined(a: f32, b: f32) -> f32 { return taken(b, a) * taken(a, b); }
+
+// P and M where something may be forgotten. A workgroup a piece; a pair is one thread's, over all channels in turn, so that its sum doesn't depend on `rows`.
+@compute @workgroup_size(THREADS) fn pairs(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let index = id.x + id.y * count.x;
+  if (index >= p.heads * p.pieces) { return; }
+  let piece = pieceOf(index);
+  var tokens = 1u;
+  while (tokens < p.rows) { tokens *= 2u; }
+  let channels = TILE / tokens;
+  for (var e = thread; e < PAIRS; e += THREADS) {
+    pairsP[e] = 0.0;
+    pairsM[e] = 0.0;
+  }
+  atomicStore(&spoilt, 0u);
+  for (var i0 = 0u; i0 < p.K; i0 += channels) {
+    let width = min(channels, p.K - i0);
+    workgroupBarrier();
+    for (var e = thread; e < TILE; e += THREADS) {
+      let i = i0 + e % channels;
+      let token = piece.first + e / channels * p.H;
+      tileQ[e] = 0.0;
+      tileK[e] = 0.0;
+      tileA[e] = 0.0;
+      tileW[e] = 1.0;
+      if (e / channels < piece.n && i < p.K) {
+        let flags = flagsOf(token);
+        tileQ[e] = query(token, flags, i);
+        tileK[e] = writtenKey(token, flags, i);
+        tileW[e] = fading((index * p.rows + e / channels) * p.K + i);
+        tileA[e] = reader(token, flags, i, tileW[e]);
+        if (!(isFinite(tileQ[e]) && isFinite(tileK[e]) && isFinite(tileA[e]))) { atomicStore(&spoilt, 1u); }
+      }
+    }
+    workgroupBarrier();
+    if (thread < piece.n) {
+      var total = pairsP[thread * (ROWS + 1u)];
+      for (var c = 0u; c < width; c++) { total += tileQ[thread * channels + c] * tileK[thread * channels + c]; }
+      pairsP[thread * (ROWS + 1u)] = total;
+    }
+    for (var half = tokens / 2u; half > 0u; half >>= 1u) {
+      for (var run = thread; run < TILE / half; run += THREADS) {
+        let part = run / channels;
+        let c = run % channels;
+        var product = 1.0;
+        for (var s = 0u; s < half; s++) {
+          if ((part & 1u) == 1u) {
+            let e = (part * half + s) * channels + c;
+            fadedA[e] = weighted(product, tileA[e]);
+            product *= tileW[e];
+            fadedQK[e] = weighted(product, tileQ[e]);
+          } else {
+            let e = ((part + 1u) * half - 1u - s) * channels + c;
+            fadedQK[e] = weighted(product, tileK[e]);
+            product *= tileW[e];
+          }
+        }
+      }
+      workgroupBarrier();
+      for (var pair = thread; pair < tokens * half / 2u; pair += THREADS) {
+        let start = pair / (half * half) * 2u * half;
+        let rest = pair % (half * half);
+        let i = start + half + rest / half;
+        let j = start + rest % half;
+        if (i >= piece.n) { continue; }
+        var sumP = pairsP[i * ROWS + j];
+        var sumM = pairsM[i * ROWS + j];
+        if (atomicLoad(&spoilt) == 0u) {
+          for (var c = 0u; c < width; c++) {
+            let x = fadedQK[j * channels + c];
+            sumP += fadedQK[i * channels + c] * x;
+            sumM += fadedA[i * channels + c] * x;
+          }
+        } else {
+          for (var c = 0u; c < width; c++) {
+            let x = fadedQK[j * channels + c];
+            sumP += joined(fadedQK[i * channels + c], x);
+            sumM += joined(fadedA[i * channels + c], x);
+          }
+        }
+        pairsP[i * ROWS + j] = sumP;
+        pairsM[i * ROWS + j] = sumM;
+      }
+      workgroupBarrier();
+    }
+    atomicStore(&spoilt, 0u);
+  }
+  workgroupBarrier();
+  for (var e = thread; e < p.rows * p.rows; e += THREADS) {
+    let at = e / p.rows * ROWS + e % p.rows;
+    work[p.P + index * p.rows * p.rows + e] = pairsP[at];
+    if (p.reads != 0u) { work[p.M + index * p.rows * p.rows + e] = pairsM[at]; }
+  }
+}
+
+var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
+
+// (I + M) [W U0] = [A~ V], from A and U into W and U; transposed: (I + M)^T X = dU, in place. A workgroup a piece and THREADS columns.
+@compute @workgroup_size(THREADS) fn solve(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let group = id.x + id.y * count.x;
+  let transposed = p.transposed != 0u;
+  let keys = select(p.K, 0u, transposed);
+  let blocks = (keys + p.columns + THREADS - 1u) / THREADS;
+  let index = group / blocks;
+  if (index >= p.heads * p.pieces) { return; }
+  for (var e = thread; e < p.rows * p.rows; e += THREADS) { pairsM[e] = work[p.M + index * p.rows * p.rows + e]; }
+  workgroupBarrier();
+  let column = group % blocks * THREADS + thread;
+  if (column >= keys + p.columns) { return; }
+  let width = select(p.columns, p.K, column < keys);
+  let source = select(select(p.U, p.dU, transposed) + column - keys, p.A + column, column < keys) + index * p.rows * width;
+  let next = select(source, p.W + index * p.rows * width + column, column < keys);
+  for (var r = 0u; r < p.rows; r++) {
+    let i = select(r, p.rows - 1u - r, transposed);
+    var x = work[source + i * width];
+    for (var s = 0u; s < r; s++) {
+      let j = select(s, p.rows - 1u - s, transposed);
+      var m = pairsM[select(i * p.rows + j, j * p.rows + i, transposed)];
+      var known = solved[j * THREADS + thread];
+      if (forgets()) {
+        known = taken(m, known);
+        if (column < keys) { m = taken(known, m); } // W, too, is a weight
+      }
+      x -= m * known;
+    }
+    solved[i * THREADS + thread] = x;
+    work[next + i * width] = x;
+  }
+}
+
+// The states before the chunks of a piece but the first, where it holds several: token by token, now that u is known. A workgroup takes PER_GROUP
+// elements of [heads, pieces, K, columns]; a head has `outside` snapshots.
+@compute @workgroup_size(THREADS) fn snapshots(g: Group) {
+  let end = elementsEnd(g, p.heads * p.pieces * p.K * p.columns);
+  for (var e = firstElement(g); e < end; e += THREADS) {
+    let j = e % p.columns;
+    let i = e / p.columns % p.K;
+    let index = e / p.columns / p.K;
+    let piece = pieceOf(index);
+    var at = (p.head + index / p.pieces) * p.outside + p.begin + index % p.pieces * (p.span / p.C);
+    var x = work[stateBefore(p.S, index) + i * p.columns + j];
+    var t = 0u;
+    for (var chunk = p.C; chunk < piece.n; chunk += p.C) {
+      for (; t < chunk; t++) {
+        let row = index * p.rows + t;
+        let token = piece.first + t * p.H;
+        let flags = flagsOf(token);
+        if (flags == BEGINS) { x = 0.0; }
+        if (isPadding(flags)) { continue; }
+        let w = fading(row * p.K + i);
+        if (forgets()) { x = taken(w, x); }
+        x = w * x + writtenKey(token, flags, i) * work[p.U + row * p.columns + j];
+      }
+      at++;
+      if (j < p.V) { state[(at * p.K + i) * p.V + j] = x; } else { normaliser[at * p.K + i] = x; }
+    }
+  }
+}
+
+// y = scale o / den, den = N + eps; both 0 of padding.
+@compute @workgroup_size(THREADS) fn outputs(g: Group) {
+  let row = rowOf(g);
+  if (!row.isToken) { return; }
+  let O = p.O + row.index * p.columns;
+  var d = 1.0;
+  if (p.columns > p.V) {
+    d = work[O + p.V] + p.eps;
+    if (row.lane == 0u) { den[row.token] = select(d, 0.0, row.padding); }
+  }
+  for (var j = row.lane; j < p.V; j += LANES) { y[row.token * p.V + j] = select(p.scale * work[O + j] / d, 0.0, row.padding); }
+}
