@@ -6,6 +6,7 @@ import type { Tensor } from '../tensor.ts'
 import {
   all,
   axes,
+  fade,
   innerOptions,
   input,
   outer,
@@ -56,7 +57,7 @@ export function ojaRule(
 }
 
 const ojaStep: Step = ({ S }, { q, k, v, beta, gate }, { scale }) => {
-  const faded = gate ? mul(S, gate.shape.length === 2 ? stretch(exp(gate), 4) : reshape(exp(gate), [...gate.shape.slice(0, 2), 1, -1])) : S
+  const faded = gate ? fade(gate.shape.length === 2 ? stretch(exp(gate), 4) : reshape(exp(gate), [...gate.shape.slice(0, 2), 1, -1]), S) : S
   const next = add(faded, outer(mul(sub(k, readOut(permute(faded, [0, 1, 3, 2]), v)), stretch(beta, 3)), v))
   return { y: affine(readOut(next, q), scale), state: { S: next } }
 }

@@ -1,19 +1,21 @@
 /** Rules that only add. */
 import { customOp } from '../autograd.ts'
 import { GateError } from '../devices/kernels.ts'
-import { add, affine, div, equal, expand, log, maximum, mul, neg, sub } from '../ops/elementwise.ts'
+import { add, affine, div, equal, expand, log, maximum, mul, neg } from '../ops/elementwise.ts'
 import { checkCall, type FastWeightState, fastWeights, type NormaliserOptions, type RuleOptions, requireGate } from '../ops/fast-weights.ts'
-import { stridesOf } from '../shape.ts'
-import { type Tensor, zeros } from '../tensor.ts'
+import type { Tensor } from '../tensor.ts'
 import {
   all,
   axes,
   decayed,
   dot,
+  fade,
+  finite,
   input,
   outer,
   perChannel,
   perHead,
+  pick,
   qkv,
   type Rule,
   type RuleResult,
@@ -102,7 +104,10 @@ export function pengRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: 
     'pengRule',
     [rate],
     () => log(rest()),
-    (dgate) => [finiteWhere(equal(rate, 1), ofDecay(dgate))],
+    (dgate) => {
+      const dw = ofDecay(dgate)
+      return [pick(mul(equal(rate, 1), finite(dw)), dw)]
+    },
   )
   try {
     return fastWeights(q, k, mul(values, stretch(rate, 4)), { gate, nearby }, state, options, 'pengRule')
@@ -111,16 +116,8 @@ export function pengRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: 
   }
 }
 
-/** x where `chosen` is 1 and x is finite, else 0. No gradient. */
-function finiteWhere(chosen: Tensor, x: Tensor): Tensor {
-  const y = zeros(x.shape, x.device)
-  const [counts, strides] = [mul(chosen, equal(sub(x, x), 0)), stridesOf(x.shape)]
-  x.device.kernels.copyWhere(counts.storage, x.storage, y.storage, x.shape, strides, strides)
-  return y
-}
-
 const pengStep: Step = ({ S }, { q, k, v, beta }, { scale }) => {
-  const next = add(mul(S, stretch(affine(beta, -1, 1), 4)), outer(k, mul(v, stretch(beta, 3))))
+  const next = add(fade(stretch(affine(beta, -1, 1), 4), S), outer(k, mul(v, stretch(beta, 3))))
   return { y: affine(readOut(next, q), scale), state: { S: next } }
 }
 

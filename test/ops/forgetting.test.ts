@@ -14,6 +14,7 @@ import {
   type Rule,
   type RuleOptions,
   rules,
+  runSteps,
   scope,
   type Tensor,
   tensor,
@@ -69,6 +70,9 @@ function drawState({ state }: Rule, sizes: Sizes, seed: number): Values {
   )
 }
 
+/** `step`: the rule by its step. */
+type Options = RuleOptions & { step?: true }
+
 interface Call {
   rule: Rule
   device: Device
@@ -79,7 +83,7 @@ interface Call {
   state?: Values
   dy: Float32Array
   dState?: Values
-  options: RuleOptions
+  options: Options
   mask?: Int32Array
   reset?: Int32Array
 }
@@ -100,7 +104,8 @@ async function run({ rule, device, sizes, T, inputs, state, dy, dState, options,
     const flags = Object.fromEntries(
       Object.entries({ mask, reset }).map(([name, bits]) => [name, bits && tensor(bits, { shape: [1, T], device })]),
     )
-    const { y, state: after } = rule.run(given, before, { ...options, ...flags })
+    const { step, ...rest } = options
+    const { y, state: after } = step ? runSteps(rule, given, before, flags) : rule.run(given, before, { ...rest, ...flags })
     y.backward(make(dy, y.shape, false))
     for (const [part] of dState ? parts : [])
       if (after[part]!.requiresGrad) after[part]!.backward(make(dState![part], after[part]!.shape, false))
@@ -151,16 +156,20 @@ function assertSame(actual: HostArray, expected: HostArray, what: string): void 
 }
 
 /** Forms, and chunks that begin before, at and after what is marked. The recurrent form gives the same to the bit. */
-const forms: readonly RuleOptions[] = [
+const forms: readonly Options[] = [
   { form: 'recurrent' },
   ...[1, 2, 3, 4, 5, 8, 16].map((chunk) => ({ form: 'chunk' as Form, chunk })),
   { form: 'parallel' },
 ]
-const optionsOf = (rule: Rule, at: number): RuleOptions => (rule.forms.length === 1 ? forms[0] : forms[at % forms.length])
+const steps: Options = { step: true }
+const optionsOf = (rule: Rule, at: number): Options => {
+  const all = [...(rule.forms.length === 1 ? [forms[0]] : forms), steps]
+  return all[at % all.length]
+}
 
 const axis = fc.constantFrom(1, 3, 4, 6, 9)
 const anySizes = fc.record({ K: axis, V: axis })
-const numbers = fc.record({ seed: fc.nat(1e6), form: fc.nat(forms.length - 1), sizes: anySizes })
+const numbers = fc.record({ seed: fc.nat(1e6), form: fc.nat(forms.length), sizes: anySizes })
 
 /** Marks padding in between. */
 function withPadding(places: readonly Place[], paddings: readonly number[]): Place[] {
@@ -319,7 +328,7 @@ for (const { name: deviceName, open, bound, runs } of devices)
         const dState = drawState(rule, sizes, 2)
         const inputs = draw(rule, 6, sizes, 3)
         for (const input of timed(rule)) inputs[input].fill(NaN)
-        for (const options of rule.forms.length === 1 ? forms.slice(0, 1) : [forms[0], forms[4]]) {
+        for (const options of [forms[0], ...(rule.forms.length === 1 ? [] : [forms[4]]), steps]) {
           const all = await run({
             ...{ rule, device, sizes, T: 6, inputs, state, dy: new Float32Array(6 * 2 * sizes.V).fill(NaN), dState, options },
             mask: new Int32Array(6),
@@ -413,7 +422,9 @@ for (const { name: deviceName, open, bound, runs } of devices)
               }
               const inChannel = (i: number): boolean => (column ? i % V : Math.floor(i / V) % K) === c
               const { S } = drawState(rule, sizes, seed)
-              const call = { rule, device, sizes, T, inputs, options: optionsOf(rule, form), dState: drawState(rule, sizes, seed + 1) }
+              // A step reads what is forgotten with a product.
+              const options = form === forms.length && (name === 'dplr' || name === 'rwkv7') ? forms[0] : optionsOf(rule, form)
+              const call = { rule, device, sizes, T, inputs, options, dState: drawState(rule, sizes, seed + 1) }
               const dy = uniforms(seed + 5, T * 2 * V)
               const [all, expected] = [
                 await run({ ...call, dy, state: { S: S.map((x, i) => (inChannel(i) ? value : x)) } }),
@@ -447,7 +458,7 @@ for (const { name: deviceName, open, bound, runs } of devices)
       const held = (value: number): Values => ({ S: S.map((x, i) => (Math.floor(i / sizes.V) % sizes.K === c ? value : x)) })
       const dy = uniforms(3, T * 2 * sizes.V)
       const from = (x: HostArray): HostArray => x.slice((x.length / T) * t)
-      for (const options of forms)
+      for (const options of [...forms, steps])
         for (const value of [NaN, Infinity]) {
           const call = { rule: table.gla, device, sizes, T, inputs, dy, options, dState: drawState(table.gla, sizes, 3) }
           const [all, expected] = [await run({ ...call, state: held(value) }), await run({ ...call, state: held(1) })]
