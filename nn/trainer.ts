@@ -1,4 +1,5 @@
 import { noGrad } from '../engine/autograd.ts'
+import { concat, reshape } from '../engine/ops/movement.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { span } from '../engine/profile.ts'
 import { keep, scope } from '../engine/scope.ts'
@@ -42,7 +43,7 @@ export class DivergenceError extends Error {
   }
 }
 
-/** Forward, backward, clip, update: one optimiser step at a time. */
+/** Forward, backward, clip, update: one optimiser step at a time. A step waits for the device once, to read the loss and the norm together. */
 export class Trainer {
   readonly model: Transformer
   readonly optimizer: Optimizer
@@ -58,22 +59,20 @@ export class Trainer {
     const { schedule, clipNorm } = this.config
     const step = this.optimizer.steps + 1
     const lr = schedule(step)
-    const { loss, norm } = scope(() => {
+    const measured = scope(() => {
       try {
         const loss = span('forward', () => this.loss(batch))
         loss.backward()
         const norm = this.optimizer.step({ lr, clipNorm: Number.isFinite(clipNorm) ? clipNorm : undefined })
-        return { loss: keep(loss), norm: keep(norm) }
+        return keep(noGrad(() => concat([reshape(loss, [1]), reshape(norm, [1])], 0)))
       } finally {
         this.optimizer.zeroGrad() // of a step that failed, too: the next must not add to them
       }
     })
-    const result = { step, lr, loss: await loss.item(), gradNorm: await norm.item() }
-    loss.dispose()
-    norm.dispose()
-    if (!Number.isFinite(result.loss)) throw new DivergenceError(step, 'loss', result.loss)
-    if (!Number.isFinite(result.gradNorm)) throw new DivergenceError(step, "gradient's norm", result.gradNorm)
-    return result
+    const [loss, gradNorm] = await measured.read().finally(() => measured.dispose())
+    if (!Number.isFinite(loss)) throw new DivergenceError(step, 'loss', loss)
+    if (!Number.isFinite(gradNorm)) throw new DivergenceError(step, "gradient's norm", gradNorm)
+    return { step, lr, loss, gradNorm }
   }
 
   /** Mean cross-entropy over all targets of the batches that count, in nats a token, without dropout. */
