@@ -577,6 +577,18 @@ describe('forgetting on webgpu', () => {
       }
     })
 
+  it('where nothing is forgotten, an infinite cotangent stays in its channel of what the last token, in a piece cut short, has written', async function () {
+    const data = dataOf('erase')
+    data.dS[0] = Number.POSITIVE_INFINITY
+    const [actual, expected] = [
+      await evaluate('erase', data, {}, 'chunk', await webgpu(this)),
+      await evaluate('erase', data, {}, 'chunk', reference),
+    ].map(({ dk0 }) => at(dk0, T - 1, T))
+    assert.ok(!Number.isFinite(actual[0]))
+    assert.ok(expected.subarray(1).every(Number.isFinite))
+    assertRms(actual.subarray(1), expected.subarray(1), 1e-5, 'dk', 0.02)
+  })
+
   for (const form of forms)
     it(`padding leaves the state as it is, to the bit, and its gate isn't looked at: ${form}`, async function () {
       const device = await webgpu(this)
