@@ -4,6 +4,7 @@ import {
   add,
   affine,
   concat,
+  type FastWeightState,
   type Form,
   minimum,
   type Rule,
@@ -208,11 +209,11 @@ export function familyClaims(rule: FamilyRule): Claim[] {
   }
 
   if (!own) {
-    const padded: Fields = { ...sizes(rule, { T: 7, width: 4 }), ...common, form: oneOf(...runs) }
+    const padded: Fields = { ...sizes(rule, { T: 7, width: 4 }), ...common, form: oneOf(...runs), spoilt: flag }
     claims.push(
       claim('padding is skipped', {
         statement:
-          'Tokens that the mask marks as padding change nothing: the others read, leave and receive what they would without them, and the padding receives no gradient.',
+          'Tokens that the mask marks as padding change nothing, whatever they hold, NaN included: the others read, leave and receive what they would without them, and the padding receives no gradient.',
         equation: 'f(x, m) = f(x_{m_t = 1})',
         fields: padded,
         left: (c, x) =>
@@ -220,16 +221,21 @@ export function familyClaims(rule: FamilyRule): Claim[] {
             rule,
             c,
             x,
-            realTokens(c, x, (mask) => runner(rule, c.form, { ...options(c), mask })),
+            realTokens(rule, c, x, (mask) => runner(rule, c.form, { ...options(c), mask })),
           ),
         right: (c, x) => everything(rule, c, x, perRow(rule, c, x, 'skip', run(c.form, c))),
       }),
       claim('packed sequences stay apart', {
-        statement: 'Where a reset begins a new sequence, all that came before is forgotten, as if each sequence ran alone.',
+        statement:
+          'Where a reset begins a new sequence, all that came before is forgotten, a state of NaN included, as if each sequence ran alone.',
         equation: 'f(x^{(1)} \\oplus_T x^{(2)}, \\mathrm{reset}) = f(x^{(1)}, S_0) \\oplus_T f(x^{(2)}, 0)',
         fields: padded,
         left: (c, x) =>
-          everything(rule, c, x, (inputs, state) => runner(rule, c.form, { ...options(c), reset: flags(c, x, 'reset') })(inputs, state)),
+          everything(rule, c, x, (inputs, state) => {
+            const reset = flags(c, x, 'reset')
+            const before = spoilt(c, x, state, (b) => reset.indices![b * c.T] === 1)
+            return runner(rule, c.form, { ...options(c), reset })(inputs, before)
+          }),
         right: (c, x) => everything(rule, c, x, perRow(rule, c, x, 'reset', run(c.form, c))),
       }),
     )
@@ -245,13 +251,23 @@ export function familyClaims(rule: FamilyRule): Claim[] {
     claims.push(
       claim('a gate of -Infinity is exact', {
         statement: rule.forgets
-          ? 'A gate whose logarithm is minus infinity at one token: everything before it is forgotten; nothing is NaN, forward or backward.'
+          ? 'A gate whose logarithm is minus infinity at one token: everything before it is forgotten, a state of NaN included; nothing is NaN, forward or backward.'
           : 'A gate whose logarithm is minus infinity at one token: every form agrees with the step; nothing is NaN, forward or backward.',
         equation: rule.forgets
           ? '\\alpha_t = 0 \\;\\Rightarrow\\; f(x, S_0)_{\\ge t} = f(x_{\\ge t}, 0)'
           : '\\alpha_t = 0 \\;\\Rightarrow\\; f_{\\mathrm{form}}(x) = f_{\\mathrm{step}}(x)',
-        fields: { ...sizes(rule, { T: 7, width: 4 }), ...common, cut: int(0, 11), form: oneOf(...runs) },
-        left: (c, x) => everything(rule, c, x, (inputs, state) => run(c.form, c)(shut(c, x, inputs), state)),
+        fields: {
+          ...sizes(rule, { T: 7, width: 4 }),
+          ...common,
+          cut: int(0, 11),
+          form: oneOf(...runs),
+          ...(rule.forgets && !own && { spoilt: flag }),
+        },
+        left: (c, x) =>
+          everything(rule, c, x, (inputs, state) => {
+            const before = spoilt(c, x, state, () => cutOf(c) === 1)
+            return run(c.form, c)(shut(c, x, inputs), before)
+          }),
         right: (c, x) =>
           everything(rule, c, x, (inputs, state) => {
             if (!rule.forgets) return run('step', c)(shut(c, x, inputs), state)
@@ -389,11 +405,28 @@ function perRow(rule: FamilyRule, c: FamilyCase, x: Context, how: 'skip' | 'rese
   }
 }
 
+/** The state, with NaN in the rows of the batch that `where` names, if the case says so; gradients pass. */
+function spoilt(c: FamilyCase, x: Context, state: FastWeightState | undefined, where: (b: number) => boolean): FastWeightState | undefined {
+  if (!c.spoilt || !state) return state
+  const nothing = Float64Array.from({ length: c.B }, (_, b) => (where(b) ? NaN : 0))
+  const parts = Object.entries(state).map(([part, values]) => [
+    part,
+    add(values, x.from(nothing, [c.B, ...values.shape.slice(1).map(() => 1)])),
+  ])
+  return Object.fromEntries(parts) as unknown as FastWeightState
+}
+
 /** The outputs of the tokens that aren't padding, row after row: [1, all of them, H, V]. */
-function realTokens(c: FamilyCase, x: Context, run: (mask: Tensor) => Runner): Runner {
+function realTokens(rule: FamilyRule, c: FamilyCase, x: Context, run: (mask: Tensor) => Runner): Runner {
   const mask = flags(c, x, 'mask')
+  const hold = (input: string, values: Tensor): Tensor => {
+    if (!c.spoilt || axisOf(rule, input, 'T') < 0) return values
+    const nothing = Float64Array.from(mask.indices!, (real) => (real === 1 ? 0 : NaN))
+    return add(values, x.from(nothing, [c.B, c.T, ...values.shape.slice(2).map(() => 1)]))
+  }
   return (inputs, state) => {
-    const { y, state: last } = run(mask)(inputs, state)
+    const held = Object.fromEntries(Object.entries(inputs).map(([input, values]) => [input, hold(input, values)]))
+    const { y, state: last } = run(mask)(held, state)
     const [, , H, V] = y.shape
     return { y: pieces(reshape(y, [1, c.B * c.T, H, V]), 1, stretches(mask.indices!)), state: last }
   }

@@ -60,6 +60,11 @@ export interface Gates {
   beta?: Tensor
   /** Logarithms of decays, at most 0 (-Infinity forgets): [B,T,H], or [B,T,H,K] for one each key channel. */
   gate?: Tensor
+  /**
+   * Beside a gate that may be -Infinity, which has no gradient there: a finite one of its shape, near it. It doesn't count in what is computed,
+   * and its gradient is that of a gate with its values. It costs a second backward pass.
+   */
+  nearby?: Tensor
   /** What the state is read with before it decays, [B,T,H,K]; what it finds is taken from the value. */
   erase?: Tensor
 }
@@ -187,19 +192,20 @@ export function fastWeights(
   } satisfies Record<string, [Tensor, string[]]>
   const { B, T, H, K, V } = checkCall(op, arrays, options, ['normalise', 'eps'])
   checkGate(op, gates.gate, q, K)
+  checkGate(op, gates.nearby, q, K)
   checkEps(op, eps)
   if (options.eps !== undefined && !normalise) throw new Error(`${op}: eps is the normaliser's, and normalise is off`)
   if (gates.beta && gates.erase) throw new Error(`${op}: beta and erase exclude each other`)
   if (normalise && (gates.beta || gates.erase))
     throw new Error(`${op}: the normaliser belongs to rules that only add, without beta and erase`)
   if (state) checkState(op, state, { S: [B, H, K, V], ...(normalise && { z: [B, H, K] }) }, q)
-  const { beta, gate, erase } = gates
+  const { beta, gate, erase, nearby } = gates
   const { form, C } = planForm(op, T, options, gate !== undefined || erase !== undefined)
   const sizes: FastWeightSizes = { B, T, H, K, V, C, scale, gateWidth: gate?.shape.length === 4 ? K : 1, eps }
   const { device } = q
 
   const given = { q, k, v, beta, gate, erase, s0: state?.S, z0: state?.z }
-  const inputs = Object.values(given).filter((t) => t !== undefined)
+  const inputs = Object.values({ ...given, nearby }).filter((t) => t !== undefined)
   const at = (t: Tensor | null | undefined): unknown => t?.storage ?? null
   const tokens = tokensOf(op, options, B, T, device)
   const storages = (): FastWeightInputs<unknown> =>
@@ -216,16 +222,16 @@ export function fastWeights(
   device.kernels.fastWeights(form, storages(), outputs(), sizes)
 
   recordMany(op, inputs, z ? [y, S, z] : [y, S], ([dy, dsT, dzT]) => {
-    const grads = Object.entries(given).map(([name, t]) => [name, t && like(t)] as const)
-    device.kernels.fastWeightsBackward(
-      form,
-      storages(),
-      { y: den && y.storage, den: at(den), states: states!.storage, zs: at(zs) },
-      { dy: (dy ?? full(y.shape, 0, device)).storage, dsT: at(dsT), dzT: at(dzT) },
-      Object.fromEntries(grads.map(([name, t]) => [`d${name}`, at(t)])) as never,
-      sizes,
-    )
-    return grads.flatMap(([, t]) => t ?? [])
+    const cotangents = { dy: (dy ?? full(y.shape, 0, device)).storage, dsT: at(dsT), dzT: at(dzT) }
+    const saved = { y: den && y.storage, den: at(den), states: states!.storage, zs: at(zs) }
+    const backward = (gate: Tensor | undefined): Record<string, Tensor | undefined> => {
+      const grads = Object.fromEntries(Object.entries(given).map(([name, t]) => [name, t && like(t)]))
+      const places = Object.fromEntries(Object.entries(grads).map(([name, t]) => [`d${name}`, at(t)])) as never
+      device.kernels.fastWeightsBackward(form, { ...storages(), gate: at(gate) }, saved, cotangents, places, sizes)
+      return grads
+    }
+    const grads = Object.values(backward(gate)).flatMap((t) => t ?? [])
+    return nearby ? [...grads, backward(nearby).gate!] : grads
   })
   if (!y.node) for (const t of [den, tokens]) t?.dispose()
   return { y, state: z ? { S, z } : { S } }

@@ -1,6 +1,5 @@
 /** Rules that correct what a key retrieves. */
-import type { Device } from '../devices/device.ts'
-import { add, affine, div, equal, mul, square, sub } from '../ops/elementwise.ts'
+import { add, affine, div, equal, mul, square, sub, where } from '../ops/elementwise.ts'
 import {
   checkCall,
   checkEps,
@@ -10,11 +9,10 @@ import {
   fastWeights,
   type RuleOptions,
   requireGate,
-  tokenFlags,
 } from '../ops/fast-weights.ts'
 import { concat, reshape, slice } from '../ops/movement.ts'
 import { sum } from '../ops/reduce.ts'
-import { ones, type Tensor, tensor, zeros } from '../tensor.ts'
+import { ones, type Tensor, zeros } from '../tensor.ts'
 import {
   all,
   axes,
@@ -34,6 +32,7 @@ import {
   stretch,
   substep,
   substepOf,
+  unpadded,
   z,
 } from './rule.ts'
 
@@ -99,42 +98,17 @@ export function attentionDeltaRule(
   if (state) checkState(op, state, { S: [B, H, K, V], z: [B, H, K] }, q)
   // z_t . x_t is the sum rule's read-out with values of 1; z_{t-1} . x_t that of the keys, each one token late.
   const { mask, reset } = options
-  let late = concat([zeros([B, 1, H, K], q.device), slice(k, 1, 0, T - 1)], 1)
-  if (mask)
-    late = mul(
-      late,
-      flagTensor(op, 'mask', mask, B, T, q.device, (t, flags) => t % T > 0 && flags[t - 1] === 1),
-    )
-  if (reset)
-    late = mul(
-      late,
-      flagTensor(op, 'reset', reset, B, T, q.device, (t, flags) => flags[t] === 0),
-    )
+  const keys = unpadded(k, mask)
+  const shifted = concat([zeros([B, 1, H, K], q.device), slice(keys, 1, 0, T - 1)], 1)
+  const late = reset ? where(stretch(reset, 4), 0, shifted) : shifted
   const one = ones([B, T, H, 1], q.device)
   const z0 = state && { S: reshape(state.z!, [B, H, K, 1]) }
   const sums = { ...rest, scale: 1 }
-  const held = fastWeights(k, late, one, {}, z0, { ...sums, mask: undefined }, op).y
+  const held = unpadded(fastWeights(keys, late, one, {}, z0, { ...sums, mask: undefined }, op).y, mask)
   const seen = fastWeights(q, k, one, {}, z0, sums, op)
   const d = add(affine(held, 1, eps), equal(held, 0))
-  const { y, state: next } = fastWeights(q, div(k, d), v, { beta: mul(beta, reshape(d, [B, T, H])) }, state && { S: state.S }, rest, op)
-  return { y: div(y, affine(seen.y, 1, eps)), state: { S: next.S, z: reshape(seen.state.S, [B, H, K]) } }
-}
-
-/** 1 where `keep` says so of a token, counted over [B,T], else 0; [B,T,1,1]. */
-function flagTensor(
-  op: string,
-  name: string,
-  given: Tensor,
-  B: number,
-  T: number,
-  device: Device,
-  keep: (t: number, flags: Int32Array) => boolean,
-): Tensor {
-  const flags = tokenFlags(op, name, given, B, T)
-  return tensor(
-    Float32Array.from(flags, (_, t) => Number(keep(t, flags))),
-    { shape: [B, T, 1, 1], device },
-  )
+  const { y, state: next } = fastWeights(q, div(keys, d), v, { beta: mul(beta, reshape(d, [B, T, H])) }, state && { S: state.S }, rest, op)
+  return { y: div(y, affine(unpadded(seen.y, mask, 1), 1, eps)), state: { S: next.S, z: reshape(seen.state.S, [B, H, K]) } }
 }
 
 const attentionDeltaStep: Step = ({ S, z }, { q, k, v, beta }, { scale, eps }) => {
@@ -155,7 +129,15 @@ export function longhornRule(
   options: RuleOptions = {},
 ): RuleResult {
   checkCall('longhornRule', { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads] }, options)
-  return fastWeights(q, k, v, { beta: implicitRate(beta, k) }, state, options, 'longhornRule')
+  return fastWeights(
+    q,
+    k,
+    v,
+    { beta: implicitRate(unpadded(beta, options.mask), unpadded(k, options.mask)) },
+    state,
+    options,
+    'longhornRule',
+  )
 }
 
 const implicitRate = (beta: Tensor, k: Tensor): Tensor => div(beta, affine(mul(beta, sum(square(k), { axis: -1 })), 1, 1))

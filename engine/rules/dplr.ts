@@ -17,6 +17,7 @@ import {
   type Step,
   substep,
   substepOf,
+  unpadded,
 } from './rule.ts'
 
 /**
@@ -69,7 +70,8 @@ export function rwkv7Rule(
     options,
   )
   requireGate('rwkv7Rule', gate, q, K)
-  return dplrRule(q, k, v, neg(kappa), mul(kappa, rate), gate, state, options)
+  const key = unpadded(kappa, options.mask)
+  return dplrRule(q, k, v, neg(key), mul(key, unpadded(rate, options.mask)), gate, state, options)
 }
 
 const rwkv7Step: Step = (state, { kappa, rate, ...token }, options) =>

@@ -1,6 +1,6 @@
 /** The table of rules, and the recurrence of any rule by its step alone. */
 import type { Device } from '../devices/device.ts'
-import { add, affine, mul } from '../ops/elementwise.ts'
+import { where } from '../ops/elementwise.ts'
 import { checkCall, checkState, type FastWeightState, type RuleOptions, tokenFlags } from '../ops/fast-weights.ts'
 import { concat, reshape, slice } from '../ops/movement.ts'
 import type { Shape } from '../shape.ts'
@@ -9,7 +9,7 @@ import { deltaRules } from './delta.ts'
 import { dplrRules } from './dplr.ts'
 import { mesaRules } from './mesa.ts'
 import { ojaRules } from './oja.ts'
-import { type Letter, type Rule, type RuleResult, stretch } from './rule.ts'
+import { type Letter, type Rule, type RuleResult, stretch, unpadded } from './rule.ts'
 import { sumRules } from './sum.ts'
 
 /** Every rule, by name. */
@@ -56,34 +56,31 @@ export function runSteps(
       beside,
     )
   let current = state ?? initialState(rule, sizes, device)
-  const perRow = (name: string, flags: Tensor, t: number): { all: boolean; none: boolean; on: Tensor; off: Tensor } => {
-    const values = Array.from({ length: B }, (_, b) => tokenFlags('runSteps', name, flags, B, T)[b * T + t])
-    const on = tensor(Float32Array.from(values), { shape: [B], device })
-    return { all: values.every((x) => x === 1), none: values.every((x) => x === 0), on, off: affine(on, -1, 1) }
+  /** The flags of token t, [B]; undefined where all are `usual`. */
+  const flagsAt = (name: string, flags: Tensor | undefined, t: number, usual: number): Tensor | undefined => {
+    const values = flags && Int32Array.from({ length: B }, (_, b) => tokenFlags('runSteps', name, flags, B, T)[b * T + t])
+    return values?.some((x) => x !== usual) ? tensor(values, { shape: [B], device }) : undefined
   }
   const ys: Tensor[] = []
   for (let t = 0; t < T; t++) {
+    const begins = flagsAt('reset', reset, t, 0)
+    if (begins) current = mapState(current, (x) => where(stretch(begins, x.shape.length), 0, x))
+    // A step on padding is one on zeros, from a state of zeros.
+    const real = flagsAt('mask', mask, t, 1)
     const token = mapValues(inputs, (x, name) => {
       const axis = rule.inputs[name].shape.indexOf('T')
-      return axis < 0
-        ? x
-        : reshape(
-            slice(x, axis, t, t + 1),
-            x.shape.filter((_, i) => i !== axis),
-          )
+      if (axis < 0) return x
+      const shape = x.shape.filter((_, i) => i !== axis)
+      return unpadded(reshape(slice(x, axis, t, t + 1), shape), real)
     })
-    const begins = reset && perRow('reset', reset, t)
-    if (begins && !begins.none) current = mapState(current, (x) => mul(x, stretch(begins.off, x.shape.length)))
-    const next = rule.step(current, token, { scale, eps, normalise: rule.normalise ?? false })
-    const real = mask && perRow('mask', mask, t)
     const before = current
-    current =
-      real && !real.all
-        ? mapState(next.state, (x, name) =>
-            add(mul(x, stretch(real.on, x.shape.length)), mul(before[name]!, stretch(real.off, x.shape.length))),
-          )
-        : next.state
-    ys.push(reshape(next.y, [B, 1, ...next.y.shape.slice(1)]))
+    const next = rule.step(
+      mapState(before, (x) => unpadded(x, real)),
+      token,
+      { scale, eps, normalise: rule.normalise ?? false },
+    )
+    current = real ? mapState(next.state, (x, name) => where(stretch(real, x.shape.length), x, before[name]!)) : next.state
+    ys.push(reshape(unpadded(next.y, real), [B, 1, ...next.y.shape.slice(1)]))
   }
   return { y: concat(ys, 1), state: current }
 }

@@ -4,7 +4,7 @@ import { checkCall, checkState, type FastWeightState, fastWeights, type RuleOpti
 import { solveSpd } from '../ops/linear.ts'
 import { concat, reshape, slice } from '../ops/movement.ts'
 import { type Tensor, tensor } from '../tensor.ts'
-import { axes, decayed, input, outer, perHead, qkv, type Rule, type RuleResult, readOut, S, type Step, stretch } from './rule.ts'
+import { axes, decayed, input, outer, perHead, qkv, type Rule, type RuleResult, readOut, S, type Step, stretch, unpadded } from './rule.ts'
 
 /**
  * Mesa (von Oswald 2023, 2025): the fast weights that fit all pairs so far best, solved exactly for each token:
@@ -31,8 +31,8 @@ export function mesaRule(
   if ((options.form ?? 'recurrent') !== 'recurrent') throw new Error(`${op}: has only the recurrent form, not '${options.form}'`)
   if (state) checkState(op, state, { S: [B, H, K, V], A: [B, H, K, K] }, q)
   // Of one more head a token: k with itself as value. The read-out of S with the solution is the gated sum rule's.
-  const strength = stretch(beta, 4)
-  const flags = { mask: options.mask, reset: options.reset }
+  const [qs, ks, vs] = [q, k, v].map((x) => unpadded(x, options.mask))
+  const strength = stretch(unpadded(beta, options.mask), 4)
   let memory = state?.A
   const solutions: Tensor[] = []
   for (let t = 0; t < T; t++) {
@@ -44,25 +44,17 @@ export function mesaRule(
             { shape: [B, 1], device: x.device },
           )
         : x
-    const token = at(k)
+    const token = at(ks)
     const gates = gate ? { gate: at(gate) } : {}
-    const next = fastWeights(
-      token,
-      token,
-      mul(token, at(strength)),
-      gates,
-      memory && { S: memory },
-      { mask: of(flags.mask), reset: of(flags.reset) },
-      op,
-    )
-    memory = next.state.S
-    solutions.push(solveSpd(add(memory, diagonal(lambda)), reshape(at(q), [B, H, K])))
+    const flags = { mask: of(options.mask), reset: of(options.reset) }
+    memory = fastWeights(token, token, mul(token, at(strength)), gates, memory && { S: memory }, flags, op).state.S
+    solutions.push(solveSpd(add(unpadded(memory, flags.mask), diagonal(lambda)), reshape(at(qs), [B, H, K])))
   }
   const x = concat(
     solutions.map((s) => reshape(s, [B, 1, H, K])),
     1,
   )
-  const read = fastWeights(x, k, mul(v, strength), gate ? { gate } : {}, state && { S: state.S }, { ...options, form: 'recurrent' }, op)
+  const read = fastWeights(x, ks, mul(vs, strength), gate ? { gate } : {}, state && { S: state.S }, { ...options, form: 'recurrent' }, op)
   return { y: read.y, state: { S: read.state.S, A: memory } }
 }
 

@@ -6,6 +6,7 @@ import type { Tensor } from '../tensor.ts'
 import {
   all,
   axes,
+  fade,
   innerOptions,
   input,
   outer,
@@ -19,6 +20,7 @@ import {
   stretch,
   substep,
   substepOf,
+  unpadded,
 } from './rule.ts'
 
 /**
@@ -40,10 +42,11 @@ export function ojaRule(
   if (state) checkState(op, state, { S: [B, H, K, V] }, q)
   // The delta rule on the transpose, in two steps a token: decay and read S' v_t; then write. What is written makes keys for the sum rule.
   const transposed = state && { S: permute(state.S, [0, 1, 3, 2]) }
-  const gates = { beta: substep(beta, 1, 2), ...(gate && { gate: substep(gate, 0, 2) }) }
+  const [ks, betas] = [k, beta].map((x) => unpadded(x, options.mask))
+  const gates = { beta: substep(betas, 1, 2), ...(gate && { gate: substep(gate, 0, 2) }) }
   const inner = { ...innerOptions(options, T, 2), scale: 1 }
-  const seen = fastWeights(substep(v, 0, 2), substep(v, 1, 2), substep(k, 1, 2), gates, transposed, inner, op).y
-  const keys = mul(sub(k, substepOf(seen, 0, 2)), stretch(beta, 4))
+  const seen = fastWeights(substep(v, 0, 2), substep(v, 1, 2), substep(ks, 1, 2), gates, transposed, inner, op).y
+  const keys = mul(sub(ks, substepOf(seen, 0, 2)), stretch(betas, 4))
   if (gate?.shape.length !== 4) return fastWeights(q, keys, v, gate ? { gate } : {}, state, options, op)
   // One decay a value channel: each channel is a head of its own, with values of one number.
   const perChannel = (x: Tensor): Tensor => reshape(expand(reshape(x, [B, T, H, 1, K]), [B, T, H, V, K]), [B, T, H * V, K])
@@ -54,7 +57,7 @@ export function ojaRule(
 }
 
 const ojaStep: Step = ({ S }, { q, k, v, beta, gate }, { scale }) => {
-  const faded = gate ? mul(S, gate.shape.length === 2 ? stretch(exp(gate), 4) : reshape(exp(gate), [...gate.shape.slice(0, 2), 1, -1])) : S
+  const faded = gate ? fade(gate.shape.length === 2 ? stretch(exp(gate), 4) : reshape(exp(gate), [...gate.shape.slice(0, 2), 1, -1]), S) : S
   const next = add(faded, outer(mul(sub(k, readOut(permute(faded, [0, 1, 3, 2]), v)), stretch(beta, 3)), v))
   return { y: affine(readOut(next, q), scale), state: { S: next } }
 }

@@ -7,11 +7,13 @@
  * Shapes: q, k [B,T,H,K]; v, y [B,T,H,V]; beta [B,T,H]; gate (logarithms of decays, at most 0) [B,T,H] or [B,T,H,K]; S [B,H,K,V]. A step
  * sees one token, without the axis T.
  */
-import { exp, mul } from '../ops/elementwise.ts'
+import { customOp } from '../autograd.ts'
+import { add, equal, exp, mul, sub, where } from '../ops/elementwise.ts'
 import type { FastWeightState, Form, RuleOptions } from '../ops/fast-weights.ts'
 import { matmul } from '../ops/matmul.ts'
 import { concat, reshape, slice } from '../ops/movement.ts'
-import { sum } from '../ops/reduce.ts'
+import { sum, sumTo } from '../ops/reduce.ts'
+import { broadcastStrides, stridesOf } from '../shape.ts'
 import { type Tensor, tensor, zeros } from '../tensor.ts'
 
 export interface RuleResult {
@@ -81,11 +83,41 @@ export const readOut = (S: Tensor, q: Tensor): Tensor => {
 export const outer = (k: Tensor, v: Tensor): Tensor =>
   matmul(reshape(k, [...k.shape, 1]), reshape(v, [...v.shape.slice(0, -1), 1, v.shape.at(-1)!]))
 
-/** x [B,H] or [B,H,K] with as many axes of size 1 behind as make it broadcast over a tensor of `rank` axes. */
+/** x, such as [B,H] or [B,H,K], with as many axes of size 1 behind as make it broadcast over a tensor of `rank` axes. */
 export const stretch = (x: Tensor, rank: number): Tensor => reshape(x, [...x.shape, ...new Array<number>(rank - x.shape.length).fill(1)])
 
 /** diag(exp(gate)) S. */
-export const decayed = (S: Tensor, gate: Tensor): Tensor => mul(S, stretch(exp(gate), S.shape.length))
+export const decayed = (S: Tensor, gate: Tensor): Tensor => fade(stretch(exp(gate), S.shape.length), S)
+
+/** w x, where w broadcasts and where it is 0 leaves nothing, be x infinite; nor does an infinite product then count in w's gradient. */
+export const fade = (w: Tensor, x: Tensor): Tensor =>
+  customOp(
+    'fade',
+    [w, x],
+    () => pick(w, mul(w, x)),
+    (dy) => {
+      const dw = mul(dy, x)
+      return [sumTo(pick(add(w, finite(dw)), dw), w.shape), pick(w, mul(w, dy))]
+    },
+  )
+
+/** x where `chosen`, which broadcasts, isn't 0, else 0, whatever is not chosen. No gradient. */
+export function pick(chosen: Tensor, x: Tensor): Tensor {
+  const y = zeros(x.shape, x.device)
+  // The kernel asks for more than a bit of the condition nowhere, so that it may be a float.
+  x.device.kernels.copyWhere(chosen.storage, x.storage, y.storage, x.shape, broadcastStrides(chosen.shape, x.shape), stridesOf(x.shape))
+  return y
+}
+
+/** 1 or 0. No gradient. */
+export const finite = (x: Tensor): Tensor => equal(sub(x, x), 0)
+
+/**
+ * x [B,T,...] with `value` where the mask says padding. What stands there is never looked at and gets no gradient: for arithmetic outside the
+ * fused op, which would carry NaN on, and back.
+ */
+export const unpadded = (x: Tensor, mask: Tensor | undefined, value = 0): Tensor =>
+  mask ? where(stretch(mask, x.shape.length), x, value) : x
 
 export const dot = (a: Tensor, b: Tensor): Tensor => sum(mul(a, b), { axis: -1, keepDim: true })
 

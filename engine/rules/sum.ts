@@ -1,6 +1,6 @@
 /** Rules that only add. */
 import { customOp } from '../autograd.ts'
-import { add, affine, div, expand, log, maximum, mul, neg, sqrt } from '../ops/elementwise.ts'
+import { add, affine, div, equal, expand, log, maximum, mul, neg } from '../ops/elementwise.ts'
 import { checkCall, type FastWeightState, fastWeights, type NormaliserOptions, type RuleOptions, requireGate } from '../ops/fast-weights.ts'
 import type { Tensor } from '../tensor.ts'
 import {
@@ -8,10 +8,13 @@ import {
   axes,
   decayed,
   dot,
+  fade,
+  finite,
   input,
   outer,
   perChannel,
   perHead,
+  pick,
   qkv,
   type Rule,
   type RuleResult,
@@ -19,6 +22,7 @@ import {
   S,
   type Step,
   stretch,
+  unpadded,
   z,
 } from './rule.ts'
 
@@ -84,16 +88,28 @@ const retentionStep: Step = (state, { decay, ...token }, options) =>
 /** Peng 2021: S_t = (1 - beta_t) S_{t-1} + beta_t k_t v_t^T: a write fades everything, not just what its key addresses. beta in [0, 1]. */
 export function pengRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: FastWeightState, options: RuleOptions = {}): RuleResult {
   checkCall('pengRule', { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads] }, options)
-  // Where beta is 1 the gate would be -Infinity, and its gradient lost: 1e-30 of the past is left over. The root is NaN where beta > 1.
-  const rest = (): Tensor => maximum(affine(beta, -1, 1), 1e-30)
+  const [values, rate] = [v, beta].map((x) => unpadded(x, options.mask))
+  // The gate's gradient is that of a logarithm, divided by the decay, which gives it back for the decay. Where beta is 1 nothing of it is left:
+  // there it comes from a decay of 1e-30.
+  const rest = (): Tensor => maximum(affine(rate, -1, 1), 1e-30)
+  const ofDecay = (dgate: Tensor): Tensor => neg(div(dgate, rest()))
   const gate = customOp(
     'pengRule',
-    [beta],
-    () => log(add(rest(), affine(sqrt(affine(beta, -1, 1)), 0))),
-    (dgate) => [neg(div(dgate, rest()))],
+    [rate],
+    () => log(affine(rate, -1, 1)),
+    (dgate) => [ofDecay(dgate)],
+  )
+  const nearby = customOp(
+    'pengRule',
+    [rate],
+    () => log(rest()),
+    (dgate) => {
+      const dw = ofDecay(dgate)
+      return [pick(mul(equal(rate, 1), finite(dw)), dw)]
+    },
   )
   try {
-    return fastWeights(q, k, mul(v, stretch(beta, 4)), { gate }, state, options, 'pengRule')
+    return fastWeights(q, k, mul(values, stretch(rate, 4)), { gate, nearby }, state, options, 'pengRule')
   } catch (error) {
     const message = (error as Error).message
     throw message.includes('the gate holds') ? new Error(`pengRule: beta must lie in [0, 1]: of log(1 - beta), ${message}`) : error
@@ -101,7 +117,7 @@ export function pengRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: 
 }
 
 const pengStep: Step = ({ S }, { q, k, v, beta }, { scale }) => {
-  const next = add(mul(S, stretch(affine(beta, -1, 1), 4)), outer(k, mul(v, stretch(beta, 3))))
+  const next = add(fade(stretch(affine(beta, -1, 1), 4), S), outer(k, mul(v, stretch(beta, 3))))
   return { y: affine(readOut(next, q), scale), state: { S: next } }
 }
 

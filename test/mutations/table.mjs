@@ -139,8 +139,8 @@ export const mutations = [
   {
     bug: 'attention normalisation counts the key that is being written',
     file: 'engine/rules/delta.ts',
-    from: 'const held = fastWeights(k, late, one,',
-    to: 'const held = fastWeights(k, k, one,',
+    from: 'fastWeights(keys, late, one,',
+    to: 'fastWeights(keys, keys, one,',
     claim: 'attention-delta: recurrent = step',
   },
   {
@@ -191,8 +191,8 @@ export const mutations = [
   {
     bug: 'wasm: the padding of a last chunk forgets the state',
     file: wasm('rows'),
-    from: 'decay(v128.load32_splat(g + <usize>r * strideG)) : splat(1)',
-    to: 'decay(v128.load32_splat(g + <usize>r * strideG)) : splat(0)',
+    from: 'tokenAt(gate, t + r, 1))) : splat(1)',
+    to: 'tokenAt(gate, t + r, 1))) : splat(0)',
     claim: 'gated-delta: any chunk length',
     device: 'wasm',
   },
@@ -215,7 +215,7 @@ export const mutations = [
   {
     bug: 'wasm: beta is left out of the recurrent form',
     file: wasm('recurrent'),
-    from: '    if (beta) scaleTo(ut, ut, load<f32>(rowOf(beta, row, 1)), W8)\n',
+    from: '    if (beta) scaleTo(ut, ut, load<f32>(tokenAt(beta, t, 1)), W8)\n',
     to: '',
     claim: 'delta: recurrent = step',
     device: 'wasm',
@@ -226,6 +226,14 @@ export const mutations = [
     from: 'i32x4.lt_s(i32x4.add(i32x4.splat(j), i32x4(0, 1, 2, 3)), i32x4.splat(i))',
     to: 'i32x4.le_s(i32x4.add(i32x4.splat(j), i32x4(0, 1, 2, 3)), i32x4.splat(i))',
     claim: 'kda: chunk = step',
+    device: 'wasm',
+  },
+  {
+    bug: 'wasm: a new sequence starts from the state of the last',
+    file: wasm(''),
+    from: 'if (fresh) memory.fill(S, 0, bytes)',
+    to: 'if (0) memory.fill(S, 0, bytes)',
+    claim: 'delta: packed sequences stay apart',
     device: 'wasm',
   },
   {
