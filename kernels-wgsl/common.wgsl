@@ -21,6 +21,9 @@ fn isZero(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) == 0u; }
 /// What is multiplied with a weight: x, and 0 where the weight is 0, whatever x holds. A mask of bits: a choice between numbers, multiplied
 /// with the weight, may be folded into 0 x.
 fn taken(weight: f32, x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) & select(0xffffffffu, 0u, isZero(weight))); }
+fn takenFour(weight: f32, x: vec4<f32>) -> vec4<f32> {
+  return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) & vec4(select(0xffffffffu, 0u, isZero(weight))));
+}
 fn weighted(weight: f32, x: f32) -> f32 { return weight * taken(weight, x); }
 
 /// What kernels have found that is bad input: first since the last read was asked for, then for reads whose answer is out.

@@ -77,7 +77,7 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
     if (isIn(real, t)) { d = weighted(D[t], work[p.dK + at + t * p.K]); }
     dks[t] = d + qs[t] * pairsP[t * p.rows + t];
     dws[t] = part;
-    part += taken(D[t], d * ks[t]);
+    part += weighted(d, ks[t]);
   }
   // Gamma in Q~, A~ and the state: w_t has part in what comes at t and later.
   var product = 1.0;
@@ -92,16 +92,15 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
   part = weighted(product, part);
   for (var t = n; t > 0u; t--) {
     let i = t - 1u;
-    let left = D[i] * ws[i];
     var dqi = 0.0;
-    if (isIn(real, i)) { dqi = weighted(left, work[p.dQ + at + i * p.K]); }
+    if (isIn(real, i)) { dqi = weighted(D[i] * ws[i], work[p.dQ + at + i * p.K]); }
     dqs[i] = dqi + ks[i] * pairsP[i * p.rows + i];
-    part += taken(left, dqi * qs[i]);
+    part += weighted(dqi, qs[i]);
     dws[i] += part;
     das[i] = 0.0;
     if (isIn(readers, i)) {
       das[i] = weighted(D[i], work[p.dA + at + i * p.K]);
-      part += taken(D[i], taken(readOrLeft(rs[i], ws[i]), das[i] * rs[i]));
+      part += taken(readOrLeft(rs[i], ws[i]), weighted(das[i], rs[i]));
     }
   }
   // Pairs of tokens in the lower and the upper half of a block, which meet at its middle m.
@@ -126,14 +125,13 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
           dqi += weighted(x, pairsP[t * p.rows + j]);
           dai += weighted(x, pairsM[t * p.rows + j]);
         }
-        let left = D[t] * ws[t];
-        dqi = weighted(left, dqi);
+        dqi = weighted(D[t] * ws[t], dqi);
         dai = select(0.0, weighted(D[t], dai), isIn(readers, t));
         dqs[t] += dqi;
         das[t] += dai;
-        part += taken(left, dqi * qs[t]);
+        part += weighted(dqi, qs[t]);
         dws[t] += part;
-        part += taken(D[t], taken(readOrLeft(rs[t], ws[t]), dai * rs[t]));
+        part += taken(readOrLeft(rs[t], ws[t]), weighted(dai, rs[t]));
       }
       part = 0.0;
       for (var j = m - half; j < m; j++) {
@@ -147,7 +145,7 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
         dkj = weighted(D[j], dkj);
         dks[j] += dkj;
         dws[j] += part;
-        part += taken(D[j], dkj * ks[j]);
+        part += weighted(dkj, ks[j]);
       }
     }
   }

@@ -30,7 +30,11 @@ struct Params {
   accumulate: u32,
   triangleA: u32, // A is 1: lower, 2: upper triangular: row i doesn't touch rows of B after, before i, so that nothing there reaches it
   lowerC: u32,    // C is: 1: without, 2: with its diagonal; 0: it's full
-  // scan: offsets in work.
+  // scan: where a piece ends (see fast-weights.wgsl), and offsets in work.
+  T: u32,
+  first: u32,
+  span: u32,
+  perSpan: u32,
   reverse: u32,
   segments: u32,
   perSegment: u32,
@@ -98,9 +102,6 @@ fn four(at: u32, stride: u32, first: u32, count: u32) -> vec4<f32> {
 fn within(triangle: u32, i: u32, l: u32) -> bool { return select(l >= i, l <= i, triangle == 1u); }
 
 fn areFinite(x: vec4<f32>) -> bool { return all((bitcast<vec4<u32>>(x) & vec4(0x7f800000u)) != vec4(0x7f800000u)); }
-fn weightedFour(weight: f32, x: vec4<f32>) -> vec4<f32> {
-  return weight * bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) & vec4(select(0xffffffffu, 0u, isZero(weight))));
-}
 
 /// How many tiles there have been, and the last of them of which not all of B is finite: only there it matters what a 0 takes.
 var<private> tiles: u32 = 0u;
@@ -132,7 +133,7 @@ fn multiplySpoilt(rows: u32, columns: u32, l0: u32, count: u32, triangle: u32) {
     let x = tileA[l * 8u + rows];
     let y = tileB[l * 8u + columns];
     for (var r = 0u; r < 4u; r++) {
-      if (triangle == 0u || within(triangle, rows * 4u + r, l0 + l)) { sums[r] += weightedFour(x[r], y); }
+      if (triangle == 0u || within(triangle, rows * 4u + r, l0 + l)) { sums[r] += x[r] * takenFour(x[r], y); }
     }
   }
 }
@@ -194,6 +195,12 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
   }
 }
 
+/// The tokens of a piece: what follows of its rows isn't written, since 0 times what isn't finite would spread from there.
+fn tokensOf(piece: u32) -> u32 {
+  let before = piece % p.perSpan * p.rows;
+  return min(min(p.rows, p.span - before), p.T - (p.first + piece / p.perSpan * p.span + before));
+}
+
 // From piece to piece of a segment, SIDE columns of a head's state a workgroup. Each piece, with s the state before it (in
 // reverse: its cotangent after):
 //
@@ -227,7 +234,7 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
     if (p.reads != 0u) {
       clear();
       multiply(thread, Operand(p.readsWith + keys, p.K, 1u), p.rows, Operand(before, p.columns, 1u), width, p.K, 0u);
-      let own = cornerOf(thread, p.rows, width);
+      let own = cornerOf(thread, tokensOf(piece), width);
       for (var r = 0u; r < own.height; r++) {
         for (var s = 0u; s < own.width; s++) { work[values.at + (own.row + r) * p.columns + own.column + s] += p.readsTimes * sums[r][s]; }
       }

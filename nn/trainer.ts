@@ -1,5 +1,6 @@
 import { checkNumber, told } from '../engine/arguments.ts'
 import { isLostGate } from '../engine/devices/kernels.ts'
+import { concat, reshape } from '../engine/ops/movement.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { span } from '../engine/profile.ts'
 import { noGrad } from '../engine/recording.ts'
@@ -51,18 +52,7 @@ export class DivergenceError extends Error {
   }
 }
 
-/** The numbers of tensors of one element, which are disposed of, whatever happens. */
-async function readAll(scalars: readonly Tensor[]): Promise<number[]> {
-  const values: number[] = []
-  try {
-    for (const scalar of scalars) values.push(await scalar.item())
-  } finally {
-    for (const scalar of scalars) scalar.dispose()
-  }
-  return values
-}
-
-/** Forward, backward, clip, update: one optimiser step at a time. */
+/** Forward, backward, clip, update: one optimiser step at a time. A step waits for the device once, to read the loss and the norm together. */
 export class Trainer {
   readonly model: Transformer
   readonly optimizer: Optimizer
@@ -84,12 +74,12 @@ export class Trainer {
     const updates = this.optimizer.steps
     const step = updates + 1
     const lr = schedule(step)
-    const run = () => {
+    const run = (): Tensor => {
       try {
         const loss = span('forward', () => this.loss(batch))
         loss.backward()
         const norm = this.optimizer.step({ lr, clipNorm: Number.isFinite(clipNorm) ? clipNorm : undefined })
-        return [keep(loss), keep(norm)]
+        return keep(noGrad(() => concat([reshape(loss, [1]), reshape(norm, [1])], 0)))
       } finally {
         this.optimizer.zeroGrad() // of a step that failed, too: the next must not add to them
       }
@@ -97,14 +87,15 @@ export class Trainer {
     const diverged = (what: string, value: number): never => {
       throw new DivergenceError(step, what, value, updates)
     }
-    let values: readonly number[]
+    let values: ArrayLike<number>
     try {
-      values = await readAll(scope(run))
+      const measured = scope(run)
+      values = await measured.read().finally(() => measured.dispose())
     } catch (error) {
       if (isLostGate(error)) diverged('gate of a layer', Number.NaN)
       throw error
     }
-    const [loss, gradNorm] = values
+    const [loss, gradNorm] = Array.from(values)
     if (!Number.isFinite(loss)) diverged('loss', loss)
     if (!Number.isFinite(gradNorm)) diverged("gradient's norm", gradNorm)
     return { step, lr, loss, gradNorm }
@@ -123,8 +114,8 @@ export class Trainer {
       for await (const batch of batches) {
         const counted = batch.targets.reduce((n, target) => n + (target === ignoredTarget ? 0 : 1), 0)
         if (counted === 0) continue
-        const [loss] = await readAll([span('evaluation', () => noGrad(() => scope(() => keep(this.loss(batch)))))])
-        total += loss * counted
+        const loss = span('evaluation', () => noGrad(() => scope(() => keep(this.loss(batch)))))
+        total += counted * (await loss.item().finally(() => loss.dispose()))
         count += counted
       }
     } catch (error) {

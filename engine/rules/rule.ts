@@ -8,11 +8,12 @@
  * sees one token, without the axis T.
  */
 import { customOp } from '../autograd.ts'
+import { sumTo } from '../ops/axes.ts'
 import { add, equal, exp, mul, sub, where } from '../ops/elementwise.ts'
 import type { FastWeightState, Form, RuleOptions } from '../ops/fast-weights.ts'
 import { matmul } from '../ops/matmul.ts'
 import { concat, reshape, slice } from '../ops/movement.ts'
-import { sum, sumTo } from '../ops/reduce.ts'
+import { sum } from '../ops/reduce.ts'
 import { broadcastStrides, stridesOf } from '../shape.ts'
 import { type Tensor, tensor, zeros } from '../tensor.ts'
 

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type Device, setDevice, webgpuDevice, zeros } from '../../engine/index.ts'
-import { AdamW, constant, readCheckpoint, type StepResult, Trainer, Transformer } from '../../nn/index.ts'
+import { AdamW, constant, generate, readCheckpoint, type StepResult, Trainer, Transformer } from '../../nn/index.ts'
 import { program, reference, wasm, webgpu } from '../helpers.ts'
 import { architectures, randomBatch } from './models.ts'
 
@@ -56,6 +56,59 @@ describe('training on webgpu', () => {
       message: 'webgpu: out of memory: asked for 128 MB in one block, this adapter binds at most 128 MB (use a smaller batch)',
     })
     assert.deepEqual(await train(device, 1), expected.slice(0, 1))
+    device.close()
+  })
+
+  // Where a browser asks after an answer only now and then (Firefox every 100 ms), each of these waits is as long as that.
+  it('waits for the GPU once a step, once a token, and for an update not at all', async function () {
+    await webgpu(this)
+    const device = await webgpuDevice()
+    setDevice(device)
+    const { gpu } = device
+    const calls = { mapAsync: 0, onSubmittedWorkDone: 0, submit: 0, popErrorScope: 0 }
+    const count = <O extends object>(object: O, name: keyof O & keyof typeof calls): void => {
+      const original = (object[name] as (...rest: unknown[]) => unknown).bind(object)
+      Object.defineProperty(object, name, {
+        value: (...rest: unknown[]) => {
+          calls[name]++
+          return original(...rest)
+        },
+      })
+    }
+    count(gpu, 'popErrorScope')
+    count(gpu.queue, 'submit')
+    count(gpu.queue, 'onSubmittedWorkDone')
+    const createBuffer = gpu.createBuffer.bind(gpu)
+    gpu.createBuffer = (descriptor) => {
+      const buffer = createBuffer(descriptor)
+      count(buffer, 'mapAsync')
+      return buffer
+    }
+    const during = async (body: () => Promise<unknown>): Promise<typeof calls> => {
+      Object.assign(calls, { mapAsync: 0, onSubmittedWorkDone: 0, submit: 0, popErrorScope: 0 })
+      await body()
+      return { ...calls }
+    }
+    const model = new Transformer({ ...architectures.default, layers: 1 })
+    const optimizer = new AdamW(model.namedParameters(), { lr: 1e-3 })
+    const trainer = new Trainer(model, optimizer, { schedule: constant(1e-3), clipNorm: 1 })
+    const step = () => trainer.step(randomBatch(1, 2, 6))
+    // Pipelines, buffers and bind groups are made in the first steps, each with an error scope.
+    for (let i = 0; i < 3; i++) await step()
+    const ofStep = await during(step)
+    assert.ok(ofStep.submit > 0)
+    // An error scope a submission, none of them waited for by itself.
+    assert.deepEqual(ofStep, { mapAsync: 1, onSubmittedWorkDone: 0, submit: ofStep.submit, popErrorScope: ofStep.submit })
+    const tokens = generate(model, Int32Array.of(1, 2), { length: 6 })
+    for (let i = 0; i < 5; i++) await tokens.next()
+    const ofToken = await during(() => tokens.next())
+    assert.deepEqual(ofToken, { mapAsync: 1, onSubmittedWorkDone: 0, submit: ofToken.submit, popErrorScope: ofToken.submit })
+    const { mapAsync, onSubmittedWorkDone } = await during(async () => {
+      for (const [, p] of model.namedParameters()) p.grad = zeros(p.shape)
+      optimizer.step({ clipNorm: 1 }).dispose()
+      optimizer.zeroGrad()
+    })
+    assert.deepEqual([mapAsync, onSubmittedWorkDone], [0, 0])
     device.close()
   })
 

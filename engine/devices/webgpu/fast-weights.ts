@@ -253,6 +253,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     return { keys: tokens(K), values: tokens(columns), pairs: tokens(rows), states, multiply }
   }
   const pick = ({ K, columns, heads, pieces, rows }: Part['params']) => ({ K, columns, heads, pieces, rows })
+  const scanned = ({ T, first, span, perSpan, forgets }: Part['params']) => ({ T, first, span, perSpan, forgets })
 
   // ---- what forward and backward begin with: Q~ K~ A~ Gamma P M W U0 ---------------------------------------------------------------
 
@@ -297,7 +298,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
       { work },
       {
         ...pick(params),
-        forgets: params.forgets,
+        ...scanned(params),
         segments,
         perSegment,
         keepLast: Number(keepLast),
@@ -323,7 +324,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
       { work },
       {
         ...pick(params),
-        forgets: params.forgets,
+        ...scanned(params),
         reverse: 1,
         segments: 1,
         perSegment: params.pieces,

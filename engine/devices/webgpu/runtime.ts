@@ -5,6 +5,10 @@
  *
  * What goes wrong on a GPU is heard of later: a shader that doesn't compile, memory that isn't there, a device that is lost. The first such
  * failure is kept, and every later call throws it in one line.
+ *
+ * What waits: `read`, once for all of what it reads, and for the answers to the error scopes with it, which were asked for before. So a training
+ * step waits once, a generated token once, an update never (test/nn/webgpu.test.ts). Less can't be: a number has to come over. A browser that asks
+ * after the GPU now and then, as Firefox does every 100 ms, makes ten steps or tokens a second at most; reads called together wait together.
  */
 import type { DispatchTiming, HostArray } from '../device.ts'
 import type { Opened } from './adapter.ts'
@@ -250,11 +254,8 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
         { binding: 0, resource: { buffer: uniforms, size: shader.paramBytes } },
         ...names.map((name, i) => ({ binding: shader.bindings[name].binding, resource: { buffer: buffers[i].buffer } })),
       ]
-      group = guarded(
-        ['validation'],
-        () => device.createBindGroup({ layout, entries }),
-        (message) => `${shader.name}.wgsl: ${oneLine(message)}`,
-      )
+      // In no error scope, of which each has to be answered: one that isn't valid is what the batch is refused for.
+      group = device.createBindGroup({ label: `${shader.name}.wgsl`, layout, entries })
       bindGroups.set(key, group)
     }
     return group
