@@ -106,13 +106,18 @@ async function trainIn(folder: string, run: Run, options: TrainOptions, device: 
     return await trainUntil(folder, run, options, device, line, () => {
       if (interrupt.asked()) throw new Interrupted()
     })
+  } catch (error) {
+    if (!(error instanceof Interrupted)) throw error
+    line.end()
+    say('stopped before the first step')
+    return 130
   } finally {
     line.end()
     interrupt.stop()
   }
 }
 
-/** `poll` throws Interrupted. */
+/** `poll` throws Interrupted, which is thrown on where no step has been taken. */
 async function trainUntil(
   folder: string,
   run: Run,
@@ -143,22 +148,9 @@ async function trainUntil(
   )
   say(stateLine(model))
   if (options.minutes !== undefined) {
-    if (first > 0 || options.resume !== undefined) say(`note: --minutes changes nothing here: a resumed run keeps its number of steps`)
-    else {
-      try {
-        training.steps = await fittingSteps(
-          run,
-          options,
-          sampler,
-          { perStep: onTheWay / evalEvery + (B * T) / saveEvery, atEnd, sample: sampleLength },
-          pause,
-        )
-      } catch (error) {
-        if (!(error instanceof Interrupted)) throw error
-        say('stopped before the first step')
-        return 130
-      }
-    }
+    const beside = { perStep: onTheWay / evalEvery + (B * T) / saveEvery, atEnd, sample: sampleLength }
+    if (options.resume !== undefined) say('note: --minutes changes nothing here: a resumed run keeps its number of steps')
+    else training.steps = await fittingSteps(run, options, sampler, beside, pause)
   }
   const { steps } = training
   say(`${device.description}; steps ${first} to ${count(steps)} of ${B} x ${T} characters; output in ${folder}`)
@@ -188,22 +180,33 @@ async function trainUntil(
   }
   const isDue = (step: number): boolean => step % evalEvery === 0 || step === steps
   const validate = async (): Promise<number> => checked(await trainer.evaluate(watched(optimizer.steps === steps ? atEnd : onTheWay)))
+  const probe = () => trainer.evaluate(evaluate(Math.min(whole, B * T)))
   /** A state that has just diverged must not replace a good one: its loss shows only in a step that is yet to come. */
   const checkpoint = async (): Promise<Uint8Array> => {
-    checked(await trainer.evaluate(evaluate(Math.min(whole, B * T))))
+    checked(await probe())
     const { preset, vocabulary, text, arithmetic } = run
     return writeCheckpoint(model, optimizer, runMetadata({ preset, training, symbols: vocabulary.symbols, text, arithmetic }))
   }
 
   // Written once a step has been taken: settings that can't even do that leave nothing behind.
   let initial: Uint8Array | null = null
+  let validLoss = Number.NaN
+  let started = performance.now()
+  const elapsed = (): number => performance.now() - started
   /** Of the last step, until it is written. */
   let record: Metrics | null = null
-  let validLoss = Number.NaN
-  const started = performance.now()
+  const writeRecord = (): void => {
+    if (record) appendMetrics(metricsPath, { ...record, seconds: elapsed() / 1000 })
+    record = null
+  }
+  const explained = (error: unknown): unknown => {
+    const saved = !initial && Math.max(first, optimizer.steps) > 0
+    if (!(error instanceof DivergenceError && saved)) return error
+    return new FileError(`${error.message}; the last good state is in ${checkpointPath}`)
+  }
   try {
     if (first === 0) initial = await checkpoint()
-    else if (!Number.isFinite(await trainer.evaluate(evaluate(Math.min(whole, B * T)))))
+    else if (!Number.isFinite(await probe()))
       throw new FileError(`training can't go on from ${checkpointPath}: the loss of its model isn't finite`)
     truncateMetrics(metricsPath, first)
     const last = readMetrics(metricsPath).at(-1)
@@ -213,6 +216,7 @@ async function trainUntil(
       truncateMetrics(metricsPath, first - 1)
       appendMetrics(metricsPath, { ...last, validLoss })
     }
+    started = performance.now()
     while (optimizer.steps < steps) {
       poll()
       if (model.config.favorRedraw === 'epoch' && optimizer.steps > 0 && optimizer.steps % sampler.stepsPerEpoch === 0) model.redraw()
@@ -220,11 +224,9 @@ async function trainUntil(
       const { step } = result
       if (initial) writeAtomic(checkpointPath, initial)
       initial = null
-      const elapsed = () => performance.now() - started
-      record = { ...result, seconds: elapsed() / 1000 }
-      if (isDue(step)) validLoss = await validate()
-      appendMetrics(metricsPath, { ...result, ...(isDue(step) && { validLoss }), seconds: elapsed() / 1000 })
-      record = null
+      record = { ...result }
+      if (isDue(step)) record.validLoss = validLoss = await validate()
+      writeRecord()
       if (step % saveEvery === 0 || step === steps) writeAtomic(checkpointPath, await checkpoint())
       const fields = [
         `step ${step}/${steps}`,
@@ -237,14 +239,14 @@ async function trainUntil(
       line.show(fields.filter(Boolean).join('  '), isDue(step))
       await new Promise(setImmediate)
     }
-    const elapsed = performance.now() - started
+    const taken = elapsed()
     if (Number.isNaN(validLoss)) validLoss = await validate()
     line.end()
     const part =
       atEnd === whole
         ? 'whole validation text'
         : `the first ${count(atEnd)} of the ${count(run.valid.length)} characters of the validation text; --eval-limit 0 reads all`
-    say(`trained ${steps - first} steps in ${duration(elapsed)}; validation loss ${validLoss.toFixed(4)} (${part})\n`)
+    say(`trained ${steps - first} steps in ${duration(taken)}; validation loss ${validLoss.toFixed(4)} (${part})\n`)
     const chart = chartOf(metricsPath, `${run.preset} on ${visible(run.text.name)}`)
     const text = await sampleText(run, sampleLength, pause)
     const curvePath = join(folder, 'loss.svg')
@@ -257,15 +259,12 @@ async function trainUntil(
     return 0
   } catch (error) {
     line.end()
-    if (error instanceof DivergenceError && (first > 0 || optimizer.steps > 0) && !initial)
-      throw new FileError(`${error.message}; the last good state is in ${checkpointPath}`)
-    if (!(error instanceof Interrupted)) throw error
-    if (optimizer.steps === 0) {
-      say('stopped before the first step')
-      return 130
-    }
-    if (record) appendMetrics(metricsPath, record)
-    writeAtomic(checkpointPath, await checkpoint())
+    if (!(error instanceof Interrupted) || optimizer.steps === 0) throw explained(error)
+    writeRecord()
+    const state = await checkpoint().catch((error) => {
+      throw explained(error)
+    })
+    writeAtomic(checkpointPath, state)
     const { text, textPath } = run
     const found = textPath === null || textPlaces(folder, text.name).includes(resolve(textPath))
     say(`stopped at step ${optimizer.steps}; go on with --resume ${folder}${found ? '' : ` --text ${textPath}`}`)
