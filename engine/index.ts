@@ -22,6 +22,7 @@ export {
   webgpuDevice,
 } from './devices/webgpu/index.ts'
 export { type GradCheck, type GradCheckOptions, gradCheck } from './gradcheck.ts'
+export { type AftBias, type AftOptions, type AftState, aft } from './ops/aft.ts'
 export * from './ops/attention.ts'
 export * from './ops/elementwise.ts'
 export {

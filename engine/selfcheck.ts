@@ -4,6 +4,7 @@
  */
 import type { Device, HostArray } from './devices/device.ts'
 import {
+  type AftSizes,
   binaryOps,
   type FastWeightInputs,
   type FastWeightOutputs,
@@ -160,6 +161,34 @@ const withNan = (m: Memory): unknown => m.from(range(210).map((i) => (i === 97 ?
 const normInput = (kind: (typeof normKinds)[number], m: Memory): unknown => m.input(350, kind === 'sum' ? 0.1 : -1, 1)
 
 /** A kernel without a case doesn't compile. */
+/** Each bias, causal or not, with a history, padding, and a second sequence. */
+const aftCases = (backward: boolean): Case[] =>
+  (['none', 'table', 'taps'] as const).flatMap((bias) =>
+    [true, false].map(
+      (causal): Case =>
+        (k, m) => {
+          const [B, T, D, N] = [2, 11, 5, 12]
+          const window = bias === 'none' ? 0 : 3
+          const past = causal ? Math.max(window, 1) : 0
+          const n = past + T
+          const sizes: AftSizes = { B, n, past, D, window, causal, bias, N }
+          const begin = Math.max(past, 1) - 1
+          const places = [
+            ...range(past).map((i) => i - 1),
+            ...range(T).map((t) => (t === 4 ? -1 : t < 6 ? begin + t - Number(t > 4) : t - 6)),
+          ]
+          const w = { none: 0, table: N * N, taps: (causal ? window : 2 * window - 1) * D }[bias]
+          const inputs = [m.input(B * n * D), m.input(B * n * D), w ? m.input(w) : null, m.indices([...places, ...places])] as const
+          const made = backward ? m.temporary : m.output
+          const saved = { y: made(B * T * D), lse: made(B * T * D) }
+          k.aft(...inputs, saved.y, saved.lse, sizes)
+          if (!backward) return
+          const gradients = { dk: m.output(B * n * D), dv: m.output(B * n * D), dw: w ? m.output(w) : null }
+          k.aftBackward(...inputs, saved, { dy: m.input(B * T * D), dlse: causal ? m.input(B * T * D) : null }, gradients, sizes)
+        },
+    ),
+  )
+
 const cases: Record<KernelName, readonly Case[]> = {
   fill: [(k, m) => k.fill(m.output(300), 300, 0.75)],
   affine: [(k, m) => k.affine(m.input(300), m.output(300), 300, -0.7, 0.3)],
@@ -288,6 +317,9 @@ const cases: Record<KernelName, readonly Case[]> = {
       k.crossEntropyBackward(logits, targets, lse, m.input(5), m.output(350), 5, 70, -1)
     },
   ],
+
+  aft: aftCases(false),
+  aftBackward: aftCases(true),
 
   conv: [true, false].map(
     (carried): Case =>

@@ -1,4 +1,5 @@
 /** The module: every kernel of every family. */
+export * from './aft'
 export * from './elementwise'
 export * from './fast-weights'
 export * from './linear'

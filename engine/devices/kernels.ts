@@ -181,6 +181,22 @@ export class GateError extends Error {
 /** Whether a gate was NaN. A model's gates are at most 0 whatever its parameters are: its numbers were lost before. */
 export const isLostGate = (error: unknown): boolean => error instanceof GateError && Number.isNaN(error.value)
 
+/** See `aft`. */
+export interface AftSizes {
+  B: number
+  /** Rows of keys and values of each sequence. The last n - past of them are queries, too. */
+  n: number
+  past: number
+  D: number
+  /** s: a bias counts where the places of query and key are less than s apart. */
+  window: number
+  /** Whether a query sees only itself and the keys before it. */
+  causal: boolean
+  /** none; a table [N,N] of a query's and a key's place; or taps, [s,D] for keys 0, 1, ... places back, not causal [2 s - 1, D] from s - 1 places ahead on. */
+  bias: 'none' | 'table' | 'taps'
+  N: number
+}
+
 export interface Kernels<S> {
   // ---- elementwise -------------------------------------------------------------------------------------------------
   /** y[0..n) = value. */
@@ -301,6 +317,26 @@ export interface Kernels<S> {
     cotangents: FastWeightCotangents<S>,
     gradients: FastWeightGradients<S>,
     sizes: FastWeightSizes,
+  ): void
+
+  // ---- attention free transformer ------------------------------------------------------------------------------------
+  /**
+   * y_t = sum_j p_tj v_j, p_tj = exp(k_j + w_tj - lse_t), lse_t = log sum_j exp(k_j + w_tj), channel by channel, over the keys j of t's own sequence, with
+   * causal those up to t; w is a bias within the window and 0 outside (Zhai 2021, eq. 2-4, without the query's sigmoid). k, v: [B,n,D]; y, lse: [B,n-past,D];
+   * places: int32 [B,n], a row's place in its sequence; below 0: it isn't there (y is 0, lse has no meaning), 0: a sequence begins. Keys that a query
+   * doesn't see never reach it, whatever they hold.
+   */
+  aft(k: S, v: S, w: S | null, places: S, y: S, lse: S, sizes: AftSizes): void
+  /** dw is written, not accumulated; null where there is no w. dlse null: zero. */
+  aftBackward(
+    k: S,
+    v: S,
+    w: S | null,
+    places: S,
+    saved: { y: S; lse: S },
+    cotangents: { dy: S; dlse: S | null },
+    gradients: { dk: S; dv: S; dw: S | null },
+    sizes: AftSizes,
   ): void
 
   // ---- linear systems ------------------------------------------------------------------------------------------------

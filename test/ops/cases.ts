@@ -621,6 +621,37 @@ const linearCases = [
 
 const sequenceCases = [
   define({
+    name: 'aft',
+    options: (sizes) =>
+      fc.record({
+        dims: letters(sizes, ['T', 'D', 'B'], { B: 5 }),
+        bias: fc.constantFrom('none', 'table', 'taps'),
+        causal: fc.boolean(),
+        state: fc.boolean(),
+        window: fc.integer({ min: 1, max: 5 }),
+        heads: index,
+      }),
+    inputs: ({ dims: { B, T, D }, bias, causal, state, window, heads }) => {
+      const H = D % (1 + (heads % 3)) === 0 ? 1 + (heads % 3) : 1
+      const held = bias === 'none' ? 1 : window
+      return [
+        { shape: [B, T, D] },
+        { shape: [B, T, D] },
+        ...(bias === 'table' ? [{ shape: [T + 9, T + 9] }] : bias === 'taps' ? [{ shape: [H, causal ? window : 2 * window - 1] }] : []),
+        ...(state && causal ? [{ shape: [B, held, D] }, { shape: [B, held, D] }] : []),
+      ]
+    },
+    run: ({ dims: { B }, bias, causal, window }, [k, v, ...rest]) => {
+      const w = bias === 'none' ? undefined : bias === 'table' ? { table: rest.shift()! } : { taps: rest.shift()! }
+      // Places up to 8 of what came before: rows whose history is short, and rows with all of it.
+      const before =
+        rest.length > 0 ? { key: rest[0], value: rest[1], position: Int32Array.from({ length: B }, (_, b) => (3 * b) % 9) } : undefined
+      const after = engine.aft(k, v, w, before, { causal, ...(bias === 'table' && { window }) })
+      return after.state ? [after.y, after.state.value] : [after.y]
+    },
+    terms: ({ dims: { B, T, D } }) => B * T * D,
+  }),
+  define({
     name: 'causalConv',
     options: (sizes) => fc.record({ dims: letters(sizes, ['B', 'T', 'D']), W: fc.integer({ min: 1, max: 5 }), state: fc.boolean() }),
     inputs: ({ dims: { B, T, D }, W, state }) => [{ shape: [B, T, D] }, { shape: [D, W] }, ...(state ? [{ shape: [B, W - 1, D] }] : [])],

@@ -1,6 +1,7 @@
 /** The oracle: every kernel in plain TypeScript and float64. Small and readable; speed is the other devices' business. */
 import type { Device } from '../device.ts'
 import type { Kernels } from '../kernels.ts'
+import { aftKernels } from './aft.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import { fastWeightKernels } from './fast-weights.ts'
 import { linearKernels } from './linear.ts'
@@ -23,6 +24,7 @@ const kernels: Kernels<RefStorage> = {
   ...randomKernels,
   ...optimizerKernels,
   ...fastWeightKernels,
+  ...aftKernels,
   ...linearKernels,
 }
 

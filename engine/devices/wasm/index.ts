@@ -4,6 +4,7 @@
  */
 import type { Device } from '../device.ts'
 import type { Kernels } from '../kernels.ts'
+import { aftKernels } from './aft.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import { fastWeightKernels } from './fast-weights.ts'
 import { linearKernels } from './linear.ts'
@@ -33,6 +34,7 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
     ...randomKernels(pool),
     ...optimizerKernels(pool),
     ...fastWeightKernels(pool),
+    ...aftKernels(pool),
     ...linearKernels(pool),
   }
   const integers = new WeakSet<Block>()

@@ -24,6 +24,7 @@
 import type { Device } from '../device.ts'
 import type { Kernels } from '../kernels.ts'
 import { type Capabilities, openAdapter, type WebgpuOptions } from './adapter.ts'
+import { aftKernels } from './aft.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import { fastWeightKernels } from './fast-weights.ts'
 import { linearKernels } from './linear.ts'
@@ -65,6 +66,7 @@ export const webgpuKernels = (gpu: Gpu): Kernels<Block> => ({
   ...sequenceKernels(gpu),
   ...randomKernels(gpu),
   ...optimizerKernels(gpu),
+  ...aftKernels(gpu),
   ...linearKernels(gpu),
   ...fastWeightKernels(gpu),
 })

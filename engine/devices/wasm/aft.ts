@@ -1,0 +1,33 @@
+/** The attention free transformer: a task of kernels-wasm/aft.ts is four channels of a row of the batch; for the bias, of all rows, or a row of the table. */
+import type { AftSizes, Kernels } from '../kernels.ts'
+import type { Block } from './memory.ts'
+import type { Pool } from './pool.ts'
+
+const kinds = { none: 0, table: 1, taps: 2 } as const
+/** Pairs of a query and a key, times four channels, that are worth a hand-over to another thread. */
+const worthSharing = 2048
+
+const pointer = (block: Block | null): number => block?.pointer ?? 0
+
+export function aftKernels(pool: Pool): Pick<Kernels<Block>, 'aft' | 'aftBackward'> {
+  const sizesOf = ({ n, past, D, window, causal, bias, N }: AftSizes): number[] => [n, past, D, window, Number(causal), kinds[bias], N]
+  /** The tasks of a call, and how many of them at a time. */
+  const share = ({ n, window }: AftSizes, tasks: number, each = n): [number, number] => [
+    tasks,
+    Math.max(1, Math.floor(worthSharing / (each * (window + 1)))),
+  ]
+  return {
+    aft(k, v, w, places, y, lse, sizes) {
+      const blocks = [k, v, w, places, y, lse].map(pointer)
+      pool.run('aft', ...share(sizes, sizes.B * Math.ceil(sizes.D / 4)), [...blocks, ...sizesOf(sizes)])
+    },
+    aftBackward(k, v, w, places, { y, lse }, { dy, dlse }, { dk, dv, dw }, sizes) {
+      const { B, n, D, bias, N } = sizes
+      const blocks = [k, v, w, places, y, lse, dy, dlse].map(pointer)
+      pool.run('aftBackward', ...share(sizes, B * Math.ceil(D / 4)), [...blocks, dk.pointer, dv.pointer, ...sizesOf(sizes)])
+      const args = [...blocks, pointer(dw), B, ...sizesOf(sizes)]
+      if (bias === 'taps') pool.run('aftTapsBackward', ...share(sizes, Math.ceil(D / 4), B * n), args)
+      if (bias === 'table') pool.run('aftTableBackward', ...share(sizes, N, (B * D) / 4), args)
+    },
+  }
+}

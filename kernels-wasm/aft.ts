@@ -1,0 +1,340 @@
+/**
+ * The attention free transformer's softmax over time, channel by channel (Zhai 2021, eq. 2-4): y_t = sum_j p_tj v_j, p_tj = exp(k_j + w_tj - lse_t).
+ *
+ * Pairs less than `window` places apart are taken one by one. The others have no bias, and whole sums of them run along: forward, sums over keys of
+ * e^(k - m) and e^(k - m) v, m the largest k so far; backward, sums over queries of e^(-lse - m) dy and e^(-lse - m) (dlse - dy y), m the largest -lse.
+ *
+ * Shapes: k, v [B,n,D]; y, lse, dy, dlse [B,n-past,D], the last rows; places [B,n]: a row's place in its sequence, below 0 where it isn't there, 0 where a
+ * sequence begins. w: none, a table [N,N] by the places of query and key, or taps [S,D] by their distance.
+ * Split: a task is four channels of a row of the batch (for dw, of all rows, or a row of the table), from the first token to the last.
+ * Numerics: every exponent is at most 0 but for rounding. A row that a query doesn't see takes no part in its arithmetic, so that causality is exact and
+ * sequences don't meet. Pinned by test/ops/aft.test.ts, wasm.test.ts.
+ */
+import { sumLanes, vload, vstore } from './lanes'
+import { exp, log, madd, splat } from './math'
+
+const NONE = 0, TABLE = 1
+
+/** Of a sum of nothing: its exponent, beside which every other counts. */
+const EMPTY: f32 = -3e38
+
+// ---- the call at hand -------------------------------------------------------------------------------------------------------------
+
+let n: i32 = 0, past: i32 = 0, D: i32 = 0, s: i32 = 0, N: i32 = 0, bias: i32 = 0
+let causal = false
+let w: usize = 0
+/** places of the row of the batch at hand. */
+let places: usize = 0
+
+function setCall(rows: i32, before: i32, channels: i32, window: i32, onlyPast: i32, kind: i32, side: i32, weights: usize): void {
+  n = rows
+  past = before
+  D = channels
+  s = window
+  causal = onlyPast != 0
+  bias = kind
+  N = side
+  w = weights
+}
+
+@inline function place(i: i32): i32 {
+  return load<i32>(places + (<usize>i << 2))
+}
+
+/** w of the query at place p and the key at place r, for `left` channels from c on. */
+@inline function weight(p: i32, r: i32, c: i32, left: i32): v128 {
+  if (bias == NONE) return splat(0)
+  if (bias == TABLE) return v128.load32_splat(w + (<usize>(p * N + r) << 2))
+  return vload(w + (<usize>(tapOf(p, r) * D + c) << 2), left)
+}
+
+@inline function tapOf(p: i32, r: i32): i32 {
+  return p - r + (causal ? 0 : s - 1)
+}
+
+// ---- running sums: exponents x with numbers a and b, as sums of e^(x - m) a and e^(x - m) b ----------------------------------------------
+
+let m: v128 = f32x4.splat(0), sumA: v128 = f32x4.splat(0), sumB: v128 = f32x4.splat(0)
+
+@inline function clear(): void {
+  m = splat(EMPTY)
+  sumA = splat(0)
+  sumB = splat(0)
+}
+
+@inline function absorb(x: v128, a: v128, b: v128): void {
+  const top = f32x4.max(m, x)
+  const fade = exp(f32x4.sub(m, top)), e = exp(f32x4.sub(x, top))
+  sumA = madd(e, a, f32x4.mul(fade, sumA))
+  sumB = madd(e, b, f32x4.mul(fade, sumB))
+  m = top
+}
+
+// ---- forward ------------------------------------------------------------------------------------------------------------------------
+
+/** A task is four channels of a row of the batch. */
+export function aft(begin: i32, end: i32, k: usize, v: usize, weights: usize, placesOfAll: usize, y: usize, lse: usize, rows: i32, before: i32,
+  channels: i32, window: i32, onlyPast: i32, kind: i32, side: i32): void {
+  setCall(rows, before, channels, window, onlyPast, kind, side, weights)
+  const blocks = (D + 3) >> 2
+  for (let task = begin; task < end; task++) {
+    const b = task / blocks, c = (task - b * blocks) << 2
+    places = placesOfAll + (<usize>(b * n) << 2)
+    const keys = <usize>(b * n * D + c) << 2, queries = <usize>(b * (n - past) * D + c) << 2
+    const left = min(4, D - c)
+    if (!causal) sumsAhead(k + keys, v + keys, y + queries, lse + queries, left)
+    readAll(k + keys, v + keys, y + queries, lse + queries, c, left)
+  }
+}
+
+/** Into y and lse of each query, what it sees beyond the window ahead of it: the mean of the values and the exponent. */
+function sumsAhead(k: usize, v: usize, y: usize, lse: usize, left: i32): void {
+  const stride = <usize>D << 2
+  let next = n - 1, begun = false
+  clear()
+  for (let t = n - 1; t >= 0; t--) {
+    const p = place(t)
+    if (p < 0) continue
+    if (begun) {
+      clear()
+      next = t
+    }
+    for (; next > t && (place(next) < 0 || place(next) - p >= s); next--) {
+      if (place(next) >= 0) absorb(vload(k + <usize>next * stride, left), vload(v + <usize>next * stride, left), splat(1))
+    }
+    const some = f32x4.gt(m, splat(EMPTY))
+    vstore(y + <usize>t * stride, v128.and(some, f32x4.div(sumA, sumB)), left)
+    vstore(lse + <usize>t * stride, v128.bitselect(f32x4.add(m, log(sumB)), splat(EMPTY), some), left)
+    begun = p == 0
+  }
+}
+
+function readAll(k: usize, v: usize, y: usize, lse: usize, c: i32, left: i32): void {
+  const stride = <usize>D << 2
+  let old = 0
+  clear()
+  for (let t = 0; t < n; t++) {
+    const p = place(t)
+    const to = <usize>(t - past) * stride
+    if (p < 0) {
+      if (t < past) continue
+      vstore(y + to, splat(0), left)
+      vstore(lse + to, splat(0), left)
+      continue
+    }
+    if (p == 0) {
+      clear()
+      old = t
+    }
+    for (; old <= t && (place(old) < 0 || p - place(old) >= s); old++) {
+      if (place(old) >= 0) absorb(vload(k + <usize>old * stride, left), vload(v + <usize>old * stride, left), splat(1))
+    }
+    if (t < past) continue
+    // The window: from `old` on, up to t or as far ahead.
+    let top = m, ahead = t + 1
+    if (!causal) {
+      top = f32x4.max(top, vload(lse + to, left))
+      while (ahead < n && place(ahead) != 0 && place(ahead) - p < s) ahead++
+    }
+    for (let j = old; j < ahead; j++) {
+      if (place(j) >= 0) top = f32x4.max(top, f32x4.add(vload(k + <usize>j * stride, left), weight(p, place(j), c, left)))
+    }
+    let fade = exp(f32x4.sub(m, top))
+    let num = f32x4.mul(fade, sumA), den = f32x4.mul(fade, sumB)
+    if (!causal) {
+      fade = exp(f32x4.sub(vload(lse + to, left), top))
+      num = madd(fade, vload(y + to, left), num)
+      den = f32x4.add(den, fade)
+    }
+    for (let j = old; j < ahead; j++) {
+      if (place(j) < 0) continue
+      const e = exp(f32x4.sub(f32x4.add(vload(k + <usize>j * stride, left), weight(p, place(j), c, left)), top))
+      num = madd(e, vload(v + <usize>j * stride, left), num)
+      den = f32x4.add(den, e)
+    }
+    vstore(y + to, f32x4.div(num, den), left)
+    vstore(lse + to, f32x4.add(top, log(den)), left)
+  }
+}
+
+// ---- backward: with g = dy and r = dlse - dy y, dv_j = sum_t p_tj g_t, dk_j = sum_t p_tj (g_t v_j + r_t) --------------------------------------
+
+let y: usize = 0, lse: usize = 0, dy: usize = 0, dlse: usize = 0
+
+@inline function cotangent(at: usize, left: i32): v128 {
+  const r = f32x4.neg(f32x4.mul(vload(dy + at, left), vload(y + at, left)))
+  return dlse ? f32x4.add(r, vload(dlse + at, left)) : r
+}
+
+@inline function absorbQuery(at: usize, left: i32): void {
+  absorb(f32x4.neg(vload(lse + at, left)), vload(dy + at, left), cotangent(at, left))
+}
+
+/** A task is four channels of a row of the batch. */
+export function aftBackward(begin: i32, end: i32, k: usize, v: usize, weights: usize, placesOfAll: usize, ys: usize, lses: usize, dys: usize,
+  dlses: usize, dk: usize, dv: usize, rows: i32, before: i32, channels: i32, window: i32, onlyPast: i32, kind: i32, side: i32): void {
+  setCall(rows, before, channels, window, onlyPast, kind, side, weights)
+  const blocks = (D + 3) >> 2
+  for (let task = begin; task < end; task++) {
+    const b = task / blocks, c = (task - b * blocks) << 2
+    const keys = <usize>(b * n * D + c) << 2
+    setQueries(b, c, placesOfAll, ys, lses, dys, dlses)
+    const left = min(4, D - c)
+    gradients(k + keys, v + keys, dk + keys, dv + keys, c, left)
+    if (!causal) addFromBehind(k + keys, v + keys, dk + keys, dv + keys, left)
+  }
+}
+
+/** Row 0 of the batch's row b, so that row t of the keys is row t of these, too. */
+function setQueries(b: i32, c: i32, placesOfAll: usize, ys: usize, lses: usize, dys: usize, dlses: usize): void {
+  const queries = <usize>((b * (n - past) - past) * D + c) << 2
+  places = placesOfAll + (<usize>(b * n) << 2)
+  y = ys + queries
+  lse = lses + queries
+  dy = dys + queries
+  dlse = dlses ? dlses + queries : 0
+}
+
+/** Adds to the gradients of a key what the queries of the running sums give it. */
+@inline function collect(k: usize, v: usize, dk: v128, dv: v128, toK: usize, toV: usize, left: i32): void {
+  const e = exp(f32x4.add(vload(k, left), m))
+  vstore(toV, madd(e, sumA, dv), left)
+  vstore(toK, madd(e, madd(vload(v, left), sumA, sumB), dk), left)
+}
+
+/** dk and dv from the queries of the window and from all later ones. */
+function gradients(k: usize, v: usize, dk: usize, dv: usize, c: i32, left: i32): void {
+  const stride = <usize>D << 2
+  let next = n - 1, begun = false
+  clear()
+  for (let j = n - 1; j >= 0; j--) {
+    const r = place(j)
+    const at = <usize>j * stride
+    if (r < 0) {
+      vstore(dk + at, splat(0), left)
+      vstore(dv + at, splat(0), left)
+      continue
+    }
+    if (begun) {
+      clear()
+      next = j
+    }
+    const far = causal ? s : max(s, 1)
+    for (; next >= j && (place(next) < 0 || place(next) - r >= far); next--) {
+      if (place(next) >= 0 && next >= past) absorbQuery(<usize>next * stride, left)
+    }
+    const key = vload(k + at, left), value = vload(v + at, left)
+    let dkj = splat(0), dvj = splat(0)
+    for (let t = causal ? max(j, past) : windowBegin(j, r); t <= next; t++) {
+      const p = place(t)
+      if (p < 0) continue
+      const from = <usize>t * stride
+      const e = exp(f32x4.sub(f32x4.add(key, weight(p, r, c, left)), vload(lse + from, left)))
+      const g = vload(dy + from, left)
+      dvj = madd(e, g, dvj)
+      dkj = madd(e, madd(value, g, cotangent(from, left)), dkj)
+    }
+    collect(k + at, v + at, dkj, dvj, dk + at, dv + at, left)
+    begun = r == 0
+  }
+}
+
+/** ... and from the earlier ones beyond the window, where queries see what's ahead of them. */
+function addFromBehind(k: usize, v: usize, dk: usize, dv: usize, left: i32): void {
+  const stride = <usize>D << 2
+  let old = 0
+  clear()
+  for (let j = 0; j < n; j++) {
+    const r = place(j)
+    if (r < 0) continue
+    if (r == 0) {
+      clear()
+      old = j
+    }
+    for (; old < j && (place(old) < 0 || r - place(old) >= s); old++) {
+      if (place(old) >= 0) absorbQuery(<usize>old * stride, left)
+    }
+    const at = <usize>j * stride
+    collect(k + at, v + at, vload(dk + at, left), vload(dv + at, left), dk + at, dv + at, left)
+  }
+}
+
+// ---- backward of the bias: dw_tj = p_tj (dy_t (v_j - y_t) + dlse_t), summed over what shares it ---------------------------------------------------
+
+/** The first row of the window of the query at row t, place p. */
+function windowBegin(t: i32, p: i32): i32 {
+  let first = t
+  for (let j = t - 1, at = p; j >= 0 && at > 0; j--) {
+    const r = place(j)
+    if (r < 0) continue
+    if (p - r >= s) break
+    first = j
+    at = r
+  }
+  return first
+}
+
+@inline function windowEnd(t: i32, p: i32): i32 {
+  let ahead = t + 1
+  if (!causal) while (ahead < n && place(ahead) != 0 && place(ahead) - p < s) ahead++
+  return ahead
+}
+
+@inline function pairGradient(t: usize, key: usize, value: usize, bias: v128, left: i32): v128 {
+  const e = exp(f32x4.sub(f32x4.add(vload(key, left), bias), vload(lse + t, left)))
+  return f32x4.mul(e, madd(vload(value, left), vload(dy + t, left), cotangent(t, left)))
+}
+
+/** Of taps: a task is four channels. */
+export function aftTapsBackward(begin: i32, end: i32, k: usize, v: usize, weights: usize, placesOfAll: usize, ys: usize, lses: usize, dys: usize,
+  dlses: usize, dw: usize, B: i32, rows: i32, before: i32, channels: i32, window: i32, onlyPast: i32, kind: i32, side: i32): void {
+  setCall(rows, before, channels, window, onlyPast, kind, side, weights)
+  const stride = <usize>D << 2
+  const taps = causal ? s : 2 * s - 1
+  for (let task = begin; task < end; task++) {
+    const c = task << 2, left = min(4, D - c)
+    for (let i = 0; i < taps; i++) vstore(dw + (<usize>(i * D + c) << 2), splat(0), left)
+    for (let b = 0; b < B; b++) {
+      setQueries(b, c, placesOfAll, ys, lses, dys, dlses)
+      const keys = <usize>(b * n * D + c) << 2
+      for (let t = past; t < n; t++) {
+        const p = place(t)
+        if (p < 0) continue
+        for (let j = windowBegin(t, p), last = windowEnd(t, p); j < last; j++) {
+          const r = place(j)
+          if (r < 0) continue
+          const at = keys + <usize>j * stride, to = dw + (<usize>(tapOf(p, r) * D + c) << 2)
+          vstore(to, f32x4.add(vload(to, left), pairGradient(<usize>t * stride, k + at, v + at, weight(p, r, c, left), left)), left)
+        }
+      }
+    }
+  }
+}
+
+/** Of a table: a task is one of its rows, the biases of the queries at a place. */
+export function aftTableBackward(begin: i32, end: i32, k: usize, v: usize, weights: usize, placesOfAll: usize, ys: usize, lses: usize, dys: usize,
+  dlses: usize, dw: usize, B: i32, rows: i32, before: i32, channels: i32, window: i32, onlyPast: i32, kind: i32, side: i32): void {
+  setCall(rows, before, channels, window, onlyPast, kind, side, weights)
+  const stride = <usize>D << 2
+  for (let p = begin; p < end; p++) {
+    memory.fill(dw + (<usize>(p * N) << 2), 0, <usize>N << 2)
+    for (let b = 0; b < B; b++) {
+      setQueries(b, 0, placesOfAll, ys, lses, dys, dlses)
+      const keys = <usize>(b * n * D) << 2
+      for (let t = past; t < n; t++) {
+        if (place(t) != p) continue
+        for (let j = windowBegin(t, p), last = windowEnd(t, p); j < last; j++) {
+          const r = place(j)
+          if (r < 0) continue
+          const at = keys + <usize>j * stride, to = dw + (<usize>(p * N + r) << 2)
+          let sum = splat(0)
+          for (let c = 0; c < D; c += 4) {
+            const o = <usize>c << 2, left = min(4, D - c)
+            sum = f32x4.add(sum, pairGradient(<usize>t * stride + o, k + at + o, v + at + o, weight(p, r, c, left), left))
+          }
+          store<f32>(to, load<f32>(to) + sumLanes(sum))
+        }
+      }
+    }
+  }
+}
