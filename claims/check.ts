@@ -298,9 +298,12 @@ function complaint({ relation = 'equal' }: Claim, measured: Measured, bound: num
 /** Longer tensors aren't printed. */
 const printable = 24
 
+/** JSON has no Infinity and no NaN. */
+const named = (_: string, value: unknown): unknown => (typeof value === 'number' && !Number.isFinite(value) ? String(value) : value)
+
 export const caseLine = (c: Case): string =>
   Object.entries(c)
-    .map(([name, value]) => `${name} ${typeof value === 'string' ? value : JSON.stringify(value)}`)
+    .map(([name, value]) => `${name} ${['string', 'number'].includes(typeof value) ? value : JSON.stringify(value, named)}`)
     .join(', ')
 
 function describe({ drawn, left, right, name, error }: Measured): string[] {

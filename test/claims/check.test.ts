@@ -1,6 +1,7 @@
 /** The harness itself: what is wrong is found, made small, and found again. */
 import assert from 'node:assert/strict'
 import type fc from 'fast-check'
+import { caseLine } from '../../claims/check.ts'
 import {
   type Claim,
   ClaimError,
@@ -41,6 +42,11 @@ describe('check', () => {
       const [k, v] = [x.tensor('k', [1, c.T, 1, c.K], 'unit key'), x.tensor('v', [1, c.T, 1, c.V])]
       return { S: sumRule(k, k, v).state.S }
     },
+  })
+
+  it('shows a case as it is, numbers that JSON lacks included', () => {
+    const c = { gate: -Infinity, T: 3, form: 'chunk', cuts: [1, Number.NaN, Infinity], mask: null }
+    assert.equal(caseLine(c as never), 'gate -Infinity, T 3, form chunk, cuts [1,"NaN","Infinity"], mask null')
   })
 
   it('finds a wrong claim and shrinks it to the smallest sizes', async () => {
