@@ -12,6 +12,7 @@ import {
   type Kernels,
   type MatmulSizes,
   normKinds,
+  tokenBits,
   unaryOps,
 } from './devices/kernels.ts'
 import { referenceDevice } from './devices/reference/index.ts'
@@ -84,6 +85,8 @@ interface Recurrence {
   erase?: boolean
   gateWidth?: 0 | 1 | 'K'
   normalised?: boolean
+  /** With padding, and several sequences a row. */
+  packed?: boolean
 }
 
 const recurrences: readonly Recurrence[] = [
@@ -93,10 +96,13 @@ const recurrences: readonly Recurrence[] = [
   { beta: true, gateWidth: 1 },
   { beta: true, gateWidth: 'K' },
   { erase: true, gateWidth: 'K' },
+  { normalised: true, gateWidth: 1, packed: true },
+  { beta: true, packed: true },
+  { erase: true, gateWidth: 'K', packed: true },
 ]
 
 const fastWeightCase =
-  (form: 'recurrent' | 'chunk', { beta, erase, gateWidth = 0, normalised }: Recurrence, backward: boolean): Case =>
+  (form: 'recurrent' | 'chunk', { beta, erase, gateWidth = 0, normalised, packed }: Recurrence, backward: boolean): Case =>
   (k, m) => {
     const [B, T, H, K, V, C] = [2, 21, 2, 10, 6, 8]
     const width = gateWidth === 'K' ? K : gateWidth
@@ -112,7 +118,9 @@ const fastWeightCase =
       beta: beta ? m.input(tokens, 0, 1) : null,
       gate: width ? m.input(tokens * width, -2, 0) : null,
       erase: erase ? m.input(tokens * K, -key, key) : null,
-      tokens: null,
+      tokens: packed
+        ? m.indices(range(B * T).map((i) => (i % 5 === 3 ? 0 : tokenBits.token) + (i % 9 === 4 ? tokenBits.begins : 0)))
+        : null,
       s0: m.input(B * H * K * V),
       z0: normalised ? m.input(B * H * K, 0.1, 1) : null,
     }

@@ -111,8 +111,9 @@ function lastBackward(S: usize, dS: usize, last: usize, dlast: usize): void {
  *     dS = diag(Gamma_n) dS + [Q~; A~]^T [G; D]
  *
  * and from dP, dM, dQ~, dA~, dK~ to q, a, k and log w as in decays.ts. beta: dK += W * dA, d log W += A * dA.
+ * False, and nothing done, if a decay is 0.
  */
-export function decayedChunkBackward(S: usize, dS: usize, n: i32): void {
+export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   const frame = top
   const n8 = roundUp8(n), pairs = 2 * n8, eachChannel = gated && gateWidth == K
   const keys = n8 * K8, values = n8 * W8, square = n8 * n8
@@ -126,11 +127,14 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): void {
   // 0 where there is no such thing.
   const asGiven = corrects ? as : 0, mGiven = corrects ? m : 0, dmGiven = corrects ? dm : 0
 
+  if (gated && loadDecays(ws, 0, n, n8)) {
+    release(frame)
+    return false
+  }
   loadKeys(qs, n8, q, 0, n, n8)
   transpose(qsT, K8, qs, n8, n8, K8)
   loadKeys(ks, n8, k, 0, n, n8)
   transpose(ksT, K8, ks, n8, n8, K8)
-  if (gated) loadDecays(ws, 0, n, n8)
   if (erase) loadKeys(as, n8, erase, 0, n, n8)
   else if (beta) multiply(as, ws, ks, keys)
   if (corrects) transpose(asT, K8, as, n8, n8, K8)
@@ -195,4 +199,5 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): void {
   if (gated) storeGates(0, dws, n8, n)
   storeValues(dus, ds, pairs, n, n8)
   release(frame)
+  return true
 }

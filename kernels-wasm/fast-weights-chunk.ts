@@ -53,19 +53,23 @@ export function scaleState(S: usize, f: usize): void {
 }
 
 /**
- * O = Q S + P U;  S = diag(Gamma_n) S + K^T U. With a gate Q stands for the rows Gamma_i q_i, A for Gamma_{i-1} a_i and K for D_nj k_j.
+ * O = Q S + P U;  S = diag(Gamma_n) S + K^T U. With a gate Q stands for the rows Gamma_i q_i, A for Gamma_{i-1} a_i and K for D_nj k_j. False, and
+ * nothing done, if a decay is 0: what is forgotten would be multiplied with it.
  */
-export function chunk(S: usize, n: i32): void {
+export function chunk(S: usize, n: i32): bool {
   const frame = top
   const n8 = roundUp8(n), own = corrects && (gated || erase != 0)
   const qs = take(n8 * K8), qsT = take(n8 * K8), ks = take(n8 * K8), ksT = take(n8 * K8), us = take(n8 * W8), os = take(n8 * W8)
   const p = take(n8 * n8), pT = take(n8 * n8), m = corrects ? take(n8 * n8) : 0, betas = take(n8)
   const as = own ? take(n8 * K8) : ks, asT = own ? take(n8 * K8) : ksT, ws = gated ? take(n8 * K8) : 0, last = gated ? take(K8) : 0
+  if (gated && loadDecays(ws, 0, n, n8)) {
+    release(frame)
+    return false
+  }
   loadKeys(qs, n8, q, 0, n, n8)
   transpose(qsT, K8, qs, n8, n8, K8)
   loadKeys(ks, n8, k, 0, n, n8)
   transpose(ksT, K8, ks, n8, n8, K8)
-  if (gated) loadDecays(ws, 0, n, n8)
   if (erase) loadKeys(as, n8, erase, 0, n, n8)
   else if (own) multiply(as, ws, ks, n8 * K8)
   if (own) transpose(asT, K8, as, n8, n8, K8)
@@ -87,4 +91,5 @@ export function chunk(S: usize, n: i32): void {
   product(S, K8, ADD, ks, n8, us, n8, K8, W8, n)
   storeReads(0, os, n8, n)
   release(frame)
+  return true
 }

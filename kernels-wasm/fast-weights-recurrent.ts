@@ -4,7 +4,7 @@
  */
 import {
   K, K8, V, W8, addProduct, beta, corrects, dbeta, derase, dk, dotRows, dq, dv, erase, gated, k, loadCotangents, loadDecays, loadKeys,
-  loadValues, mixed, multiply, q, release, scaleTo, storeGates, storeKeys, storeReads, storeRows, take, tokenAt, top,
+  loadValues, multiply, q, release, scaleTo, storeGates, storeKeys, storeReads, storeRows, take, tokenAt, top,
 } from './fast-weights-rows'
 import { sum4 } from './lanes'
 import { madd, splat } from './math'
@@ -208,16 +208,25 @@ function decayBackward(dS: usize, S: usize, w: usize, a: usize, d: usize, dw: us
   else decayBackwardWith(false, dS, S, w, a, d, dw, da, K8, W8)
 }
 
+function anyForgotten(w: usize): bool {
+  let least = splat(1)
+  for (let i: usize = 0; i < <usize>(K8 << 2); i += 16) least = f32x4.pmin(least, v128.load(w + i))
+  return v128.any_true(f32x4.eq(least, splat(0)))
+}
+
 /** x = 0 where the decay is 0, over K8 channels. */
 function clearForgotten(x: usize, w: usize): void {
   for (let i: usize = 0; i < <usize>(K8 << 2); i += 16) v128.store(x + i, v128.and(v128.load(x + i), f32x4.ne(v128.load(w + i), splat(0))))
 }
 
-/** The rows of S whose decay is 0 become 0; with a, only those that it reads nothing of. */
+/**
+ * The rows of S whose decay is 0 become 0; with a, only those that it reads nothing of. So do those beyond K: 0 times what isn't finite may have
+ * got there.
+ */
 function forget(S: usize, w: usize, a: usize): void {
-  for (let i = 0; i < K; i++) {
+  for (let i = 0; i < K8; i++) {
     const o = <usize>i << 2
-    if (load<f32>(w + o) != 0 || (a && load<f32>(a + o) != 0)) continue
+    if (i < K && (load<f32>(w + o) != 0 || (a && load<f32>(a + o) != 0))) continue
     for (let j = 0; j < W8; j += 4) v128.store(at(S, K8, i, j), splat(0))
   }
 }
@@ -231,15 +240,15 @@ export function recurrent(S: usize, n: i32): void {
     loadKeys(qt, 1, q, t, 1, 1)
     loadKeys(kt, 1, k, t, 1, 1)
     loadValues(ut, 1, t, 1, 1)
-    if (gated) loadDecays(wt, t, 1, 1)
+    const forgets = gated && loadDecays(wt, t, 1, 1)
     if (erase) loadKeys(at, 1, erase, t, 1, 1)
     else if (at != kt) multiply(at, wt, kt, K8)
-    if (mixed) {
+    if (forgets) {
       if (beta) clearForgotten(at, wt)
       forget(S, wt, corrects ? at : 0)
     }
     if (corrects) recall(S, at, ut, ut, K8, W8)
-    if (mixed && erase) forget(S, wt, 0)
+    if (forgets && erase) forget(S, wt, 0)
     if (beta) scaleTo(ut, ut, load<f32>(tokenAt(beta, t, 1)), W8)
     if (gated) writeDecayed(S, wt, kt, ut, qt, ot, K8, W8)
     else write(S, kt, ut, qt, ot, K8, W8)
@@ -275,10 +284,10 @@ export function recurrentBackward(S: usize, dS: usize, n: i32): void {
     loadKeys(kt, 1, k, t, 1, 1)
     loadValues(ut, 1, t, 1, 1)
     loadCotangents(gt, 1, d, t, 1, 1)
-    if (gated) loadDecays(wt, t, 1, 1)
+    const forgets = gated && loadDecays(wt, t, 1, 1)
     if (erase) loadKeys(at, 1, erase, t, 1, 1)
     else if (own) multiply(at, wt, kt, K8)
-    if (mixed) {
+    if (forgets) {
       // What is forgotten has to stay where it is: da needs it.
       memory.copy(next, before, step)
       before = next
@@ -286,7 +295,7 @@ export function recurrentBackward(S: usize, dS: usize, n: i32): void {
       forget(before, wt, corrects ? at : 0)
     }
     if (corrects) recall(before, at, ut, et, K8, W8)
-    if (mixed && erase) forget(before, wt, 0)
+    if (forgets && erase) forget(before, wt, 0)
     if (beta) scaleTo(ut, et, load<f32>(tokenAt(beta, t, 1)), W8)
     if (gated) writeDecayedBackward(before, next, wt, kt, ut, gt, d, K8, W8)
     else writeBackward(before, next, kt, ut, gt, d, K8, W8)
@@ -303,10 +312,10 @@ export function recurrentBackward(S: usize, dS: usize, n: i32): void {
       scaleTo(du, du, -load<f32>(tokenAt(beta, t, 1)), W8)
     } else if (erase) scaleTo(du, du, -1, W8)
     if (gated) {
-      const wt = ws + i * rowK
-      if (mixed) forget(dS, wt, 0)
+      const wt = ws + i * rowK, forgets = anyForgotten(wt)
+      if (forgets) forget(dS, wt, 0)
       decayBackward(dS, previous, wt, at, du, dw, da, K8, W8)
-      if (mixed) {
+      if (forgets) {
         forget(dS, wt, at)
         clearForgotten(dw, wt)
         if (beta) clearForgotten(da, wt)

@@ -7,6 +7,11 @@ import { exp, madd, splat } from './math'
 import { scratch } from './scratch'
 import { at, loadBlock, roundUp8, rowsFrom, storeBlock } from './strips'
 
+/** Throws in JavaScript: a value that a kernel can't work with. The code is the index of a text in engine/devices/wasm/pool.ts. */
+@external("env", "refuse")
+declare function refuse(code: i32, value: f32): void
+const POSITIVE_GATE: i32 = 0
+
 // ---- the kernel call at hand (a thread has its own instance of the module, hence its own globals) -----------------------------------
 
 export let H: i32 = 0, K: i32 = 0, V: i32 = 0, W: i32 = 0, K8: i32 = 0, W8: i32 = 0
@@ -87,25 +92,24 @@ export let top: usize = 0
 
 /** The row of its first token in arrays [B,T,H,*], and the rows of all (int32) where padding lies between them, else 0. */
 let first: i32 = 0, list: usize = 0
-/** The state before it is 0, and its first token's gate isn't looked at. */
+/** The state before it is 0; and its first token's gate isn't looked at. */
 export let fresh = false
-/** Some channels forget inside it: only the recurrent form minds them. */
-export let mixed = false
+let unseen = false
 
-/** All tokens from `row` on, of a head that has no padding and forgets nothing. */
+/** The tokens from `row` on, without padding. */
 export function enterAll(row: i32): void {
   first = row
   list = 0
   fresh = false
-  mixed = false
+  unseen = false
 }
 
 /** n tokens whose rows are listed. */
-export function enter(rows: usize, n: i32, isFresh: bool, isMixed: bool): void {
+export function enter(rows: usize, n: i32, isFresh: bool, isUnseen: bool): void {
   first = n ? load<i32>(rows) : 0
   list = n && load<i32>(rows + (<usize>(n - 1) << 2)) != first + (n - 1) * H ? rows : 0
   fresh = isFresh
-  mixed = isMixed
+  unseen = isUnseen
 }
 
 /** Where token t lies in an array of `width` floats a token and head. */
@@ -169,20 +173,44 @@ export function loadBetas(x: usize, n: i32, n8: i32): void {
   for (let r = 0; r < n8; r++) store<f32>(x + (<usize>r << 2), r < n ? (beta ? load<f32>(tokenAt(beta, r, 1)) : 1) : 0)
 }
 
-/** w of n tokens from token t on into [M, K8] of a block with M rows, a single decay once for each channel; 1 beyond. */
-export function loadDecays(w: usize, t: i32, n: i32, M: i32): void {
-  const unseen = fresh && t == 0
+/** e^x, for logarithms of decays. */
+@inline function decay(x: v128): v128 {
+  if (!v128.all_true<i32>(f32x4.le(x, splat(0)))) refuseGate(x)
+  return exp(x)
+}
+
+function refuseGate(x: v128): void {
+  let g = f32x4.extract_lane(x, 0)
+  if (g <= 0) g = f32x4.extract_lane(x, 1)
+  if (g <= 0) g = f32x4.extract_lane(x, 2)
+  if (g <= 0) g = f32x4.extract_lane(x, 3)
+  refuse(POSITIVE_GATE, g)
+}
+
+/**
+ * w of n tokens from token t on into [M, K8] of a block with M rows, a single decay once for each channel; 1 beyond. True if one of them is 0:
+ * something is forgotten.
+ */
+export function loadDecays(w: usize, t: i32, n: i32, M: i32): bool {
+  const skips = unseen && t == 0
+  let least = splat(1)
   if (gateWidth == K) {
     loadRows(w, M, gate, K, t, n, M, K8)
-    if (unseen) for (let c = 0; c < K8; c += 4) v128.store(at(w, M, 0, c), splat(0))
+    if (skips) for (let c = 0; c < K8; c += 4) v128.store(at(w, M, 0, c), splat(0))
     const end = w + (<usize>(M * K8) << 2)
-    for (let a = w; a < end; a += 16) v128.store(a, exp(v128.load(a)))
-    return
+    for (let a = w; a < end; a += 16) {
+      const x = decay(v128.load(a))
+      least = f32x4.pmin(least, x)
+      v128.store(a, x)
+    }
+  } else {
+    for (let r = 0; r < M; r++) {
+      const x = r < n && !(skips && r == 0) ? decay(v128.load32_splat(tokenAt(gate, t + r, 1))) : splat(1)
+      least = f32x4.pmin(least, x)
+      for (let c = 0; c < K8; c += 4) v128.store(at(w, M, r, c), x)
+    }
   }
-  for (let r = 0; r < M; r++) {
-    const x = r < n && !(unseen && r == 0) ? exp(v128.load32_splat(tokenAt(gate, t + r, 1))) : splat(1)
-    for (let c = 0; c < K8; c += 4) v128.store(at(w, M, r, c), x)
-  }
+  return v128.any_true(f32x4.eq(least, splat(0)))
 }
 
 /** dgate of n tokens from token t on, from the cotangents of log w in a block with R rows. */

@@ -12,7 +12,8 @@
  *
  * Shapes: q, k, erase [B,T,H,K]; v, y [B,T,H,V]; beta, den [B,T,H]; gate [B,T,H,1 or K]; tokens [B,T]; states [B,H,K,V]; z [B,H,K];
  * snapshots [B,H,ceil(T/C),K,V].
- * Forgetting: where 0 would meet what is forgotten, Infinity and NaN among it, the tokens are cut (`cut`), or the recurrent form clears it.
+ * Forgetting: 0 never meets what is forgotten, which may be Infinity or NaN. Tokens are cut where a sequence begins (`cut`); where a decay
+ * is 0 both forms are the recurrent one, which clears what it forgets.
  * Split: a task is one (b, h), done by one thread from the first token to the last; nothing is shared, so threads change nothing.
  * In scratch all sizes are padded to multiples of 8 (K8, W8, and n8 tokens in a chunk) and held as blocks of strips.ts.
  * Numerics: decays are multiplied, never divided nor subtracted as logarithms (decays.ts). exp is good to 1e-7, so a
@@ -24,31 +25,18 @@ import { chunk } from './fast-weights-chunk'
 import { chunkBackward, decayedChunkBackward } from './fast-weights-chunk-backward'
 import { recurrent, recurrentBackward } from './fast-weights-recurrent'
 import {
-  H, K, K8, V, W8, dbeta, den, derase, dgate, dk, dq, dv, enter, enterAll, erase, fresh, gate, gateWidth, loadState, mixed, rowOf,
+  H, K, K8, V, W8, dbeta, den, derase, dgate, dk, dq, dv, enter, enterAll, erase, fresh, gate, gateWidth, loadState, rowOf,
   setGradients, setInputs, setSizes, storeState, take, tokens, y,
 } from './fast-weights-rows'
-import { vload } from './lanes'
-import { exp, splat } from './math'
 
-/** Throws in JavaScript: a value that a kernel can't work with. The code is the index of a text in engine/devices/wasm/pool.ts. */
-@external("env", "refuse")
-declare function refuse(code: i32, value: f32): void
-const POSITIVE_GATE: i32 = 0
+// ---- stretches of tokens ----------------------------------------------------------------------------------------------------------------------
 
-// ---- stretches ----------------------------------------------------------------------------------------------------------------------
-
-/** What a span is cut into: rows of its tokens without padding, where each stretch begins among them, and what it is (int32). */
+/** Rows of a span's tokens without padding, where each stretch begins among them, and what it is (int32). */
 let rows: usize = 0, starts: usize = 0, kinds: usize = 0
-const FRESH: i32 = 1, MIXED: i32 = 2
+const FRESH: i32 = 1, UNSEEN: i32 = 2
 
 /** tokenBits of engine/devices/kernels.ts. */
 const TOKEN: i32 = 1, BEGINS: i32 = 2
-
-/** How many of a token's decays are 0. */
-const NONE: i32 = 0, SOME: i32 = 1, ALL: i32 = 2
-
-/** Below the first, e^x may be 0. */
-const DEEP: f32 = -80
 
 @inline function put(x: usize, i: i32, value: i32): void {
   store<i32>(x + (<usize>i << 2), value)
@@ -58,45 +46,20 @@ const DEEP: f32 = -80
   return load<i32>(x + (<usize>i << 2))
 }
 
-/** NONE, SOME or ALL; refuses a gate that isn't <= 0. */
-function forgetting(row: i32): i32 {
-  const g = rowOf(gate, row, gateWidth)
-  let deep = splat(0)
-  for (let c = 0; c < gateWidth; c += 4) {
-    const x = vload(g + (<usize>c << 2), gateWidth - c)
-    if (!v128.all_true<i32>(f32x4.le(x, splat(0)))) refuseGate(x)
-    deep = v128.or(deep, f32x4.lt(x, splat(DEEP)))
-  }
-  if (!v128.any_true(deep)) return NONE
-  let zeros = 0
-  for (let c = 0; c < gateWidth; c++) if (f32x4.extract_lane(exp(v128.load32_splat(g + (<usize>c << 2))), 0) == 0) zeros++
-  return zeros == gateWidth ? ALL : zeros ? SOME : NONE
-}
-
-function refuseGate(x: v128): void {
-  let g = f32x4.extract_lane(x, 0)
-  if (g <= 0) g = f32x4.extract_lane(x, 1)
-  if (g <= 0) g = f32x4.extract_lane(x, 2)
-  if (g <= 0) g = f32x4.extract_lane(x, 3)
-  refuse(POSITIVE_GATE, g)
-}
-
 /**
- * Cuts the n tokens from `row` on into stretches without padding; their number. One begins where a sequence does and where all channels
- * forget, unless erase reads them before: it starts from a state of 0, so that 0 never meets what is forgotten. All but the first are such,
- * so that the snapshot of the span is all the backward needs. The last may be empty.
+ * Cuts the n tokens from `row` on where sequences begin, and leaves out padding; how many stretches. All but the first start from a state of
+ * 0, so that the snapshot of the span is all the backward needs. The last may be empty.
  */
 function cut(row: i32, n: i32, backward: bool): i32 {
   let count = 1, real = 0
   put(starts, 0, 0)
   put(kinds, 0, 0)
   for (let t = 0; t < n; t++, row += H) {
-    const bits = tokens ? get(tokens, row / H) : TOKEN
-    const forgets = gate && bits == TOKEN ? forgetting(row) : NONE
-    if (bits & BEGINS || (forgets == ALL && !erase)) {
+    const bits = get(tokens, row / H)
+    if (bits & BEGINS) {
       put(starts, count, real)
-      put(kinds, count++, FRESH)
-    } else if (forgets != NONE) put(kinds, count - 1, get(kinds, count - 1) | MIXED)
+      put(kinds, count++, bits & TOKEN ? FRESH | UNSEEN : FRESH)
+    }
     if (bits & TOKEN) put(rows, real++, row)
     else if (backward) {
       clear(dq, row, K)
@@ -121,7 +84,7 @@ function clear(x: usize, row: i32, width: i32): void {
 /** Makes stretch i the one at hand; the number of its tokens. */
 function enterStretch(i: i32): i32 {
   const start = get(starts, i), n = get(starts, i + 1) - start, kind = get(kinds, i)
-  enter(rows + (<usize>start << 2), n, (kind & FRESH) != 0, (kind & MIXED) != 0)
+  enter(rows + (<usize>start << 2), n, (kind & FRESH) != 0, (kind & UNSEEN) != 0)
   return n
 }
 
@@ -139,7 +102,7 @@ export function fastWeights(begin: i32, end: i32, chunked: i32, q: usize, k: usi
   keyWidth: i32, valueWidth: i32, gateWidth: i32, C: i32, readScale: f32, epsilon: f32): void {
   setInputs(q, k, v, beta, gate, erase, tokens, y, den)
   setSizes(H, keyWidth, valueWidth, gateWidth, zT != 0, readScale, epsilon)
-  takeStretches(min(C, T))
+  if (tokens) takeStretches(min(C, T))
   const S = take(K8 * W8), bytes = <usize>(K8 * W8) << 2
   const spans = (T - 1) / C + 1
   for (let head = begin; head < end; head++) {
@@ -147,7 +110,7 @@ export function fastWeights(begin: i32, end: i32, chunked: i32, q: usize, k: usi
     for (let c = 0; c < spans; c++) {
       const t = c * C, n = min(C, T - t), row = (head / H * T + t) * H + head % H, span = head * spans + c
       storeState(rowOf(states, span, K * V), rowOf(zs, span, K), S)
-      const count = gate || tokens ? cut(row, n, false) : 0
+      const count = tokens ? cut(row, n, false) : 0
       if (!count) {
         enterAll(row)
         forward(chunked, S, n)
@@ -162,10 +125,9 @@ export function fastWeights(begin: i32, end: i32, chunked: i32, q: usize, k: usi
   }
 }
 
+/** The recurrent form takes over where a decay is 0. */
 function forward(chunked: i32, S: usize, n: i32): void {
-  if (!n) return
-  if (chunked && !mixed) chunk(S, n)
-  else recurrent(S, n)
+  if (n && !(chunked && chunk(S, n))) recurrent(S, n)
 }
 
 export function fastWeightsBackward(begin: i32, end: i32, chunked: i32, q: usize, k: usize, v: usize, beta: usize, gate: usize,
@@ -175,7 +137,7 @@ export function fastWeightsBackward(begin: i32, end: i32, chunked: i32, q: usize
   setInputs(q, k, v, beta, gate, erase, tokens, y, den)
   setGradients(dy, dq, dk, dv, dbeta, dgate, derase)
   setSizes(H, keyWidth, valueWidth, gateWidth, den != 0, readScale, 0)
-  takeStretches(min(C, T))
+  if (tokens) takeStretches(min(C, T))
   const dS = take(K8 * W8), S = take(K8 * W8), bytes = <usize>(K8 * W8) << 2
   const spans = (T - 1) / C + 1
   for (let head = begin; head < end; head++) {
@@ -183,7 +145,7 @@ export function fastWeightsBackward(begin: i32, end: i32, chunked: i32, q: usize
     for (let c = spans - 1; c >= 0; c--) {
       const t = c * C, n = min(C, T - t), row = (head / H * T + t) * H + head % H, span = head * spans + c
       const s = rowOf(states, span, K * V), z = rowOf(zs, span, K)
-      const count = gate || tokens ? cut(row, n, true) : 0
+      const count = tokens ? cut(row, n, true) : 0
       if (!count) {
         enterAll(row)
         loadState(S, s, z)
@@ -202,7 +164,6 @@ export function fastWeightsBackward(begin: i32, end: i32, chunked: i32, q: usize
 
 function backward(chunked: i32, S: usize, dS: usize, n: i32): void {
   if (!n) return
-  if (!chunked || mixed) recurrentBackward(S, dS, n)
-  else if (gate || erase) decayedChunkBackward(S, dS, n)
-  else chunkBackward(S, dS, n)
+  if (chunked && !gate && !erase) chunkBackward(S, dS, n)
+  else if (!(chunked && decayedChunkBackward(S, dS, n))) recurrentBackward(S, dS, n)
 }

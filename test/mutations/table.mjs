@@ -125,7 +125,7 @@ export const mutations = [
   {
     bug: 'padding tokens write',
     file: reference,
-    from: 'if (real) pieces.at(-1)!.rows.push(at)',
+    from: 'if (bits & tokenBits.token) pieces.at(-1)!.rows.push(at)',
     to: 'pieces.at(-1)!.rows.push(at)',
     claim: 'linear-attention: padding is skipped',
   },

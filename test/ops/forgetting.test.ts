@@ -468,6 +468,23 @@ for (const { name: deviceName, open, bound, runs } of devices)
         }
     })
 
+    it('gla: channels that forget one after the other', async () => {
+      const sizes = { K: 5, V: 3 }
+      const T = 9
+      const inputs = draw(table.gla, T, sizes, 1)
+      for (const h of [0, 1]) for (let c = 0; c < sizes.K; c++) inputs.gate[(2 * (c + 1) + h) * sizes.K + c] = -Infinity
+      const dy = uniforms(3, T * 2 * sizes.V)
+      for (const options of [...forms, steps])
+        for (const value of [NaN, Infinity]) {
+          const call = { rule: table.gla, device, sizes, T, dy, options }
+          const v = inputs.v.map((x, i) => (i < 2 * sizes.V ? value : x))
+          const [all, expected] = [await run({ ...call, inputs: { ...inputs, v } }), await run({ ...call, inputs })]
+          const last = (x: HostArray): HostArray => x.slice((x.length / T) * sizes.K)
+          for (const result of ['y', 'dq']) assertSame(last(all[result]), last(expected[result]), `${JSON.stringify(options)}: ${result}`)
+          assertSame(all.S, expected.S, `${JSON.stringify(options)}: S`)
+        }
+    })
+
     it('peng: at a rate of 1 the gradient is still that of finite differences', async () => {
       const sizes = { K: 3, V: 2 }
       const T = 5

@@ -10,7 +10,7 @@
  * A form (recurrent, chunk) is a function over a span of n tokens: from the incoming state (S, z), which it updates, and the tokens' rows
  * it gives the reads O_t = S_t^T q_t and N_t = z_t . q_t. Its backward takes the cotangents G of O and g of N, and those of the outgoing
  * state (dS, dz), which it turns into those of the incoming one. A head's T tokens are cut into spans of C, and those into stretches
- * (`stretchesOf`), of which one that forgets begins with nothing: so 0 is never multiplied with what is to be forgotten, which may be infinite.
+ * (`stretchesOf`), each a piece of one sequence.
  *
  * Shapes: kernels.ts. Pinned by test/ops/fast-weights.test.ts: the two forms agree to 1e-10, gradients agree with central differences.
  */
@@ -58,7 +58,7 @@ const noGradients = ({ K, V }: Tokens): Gradients => ({
 
 // ---- recurrent form: one token at a time ------------------------------------------------------------------------------
 
-/** (S_t, z_t) from (S_{t-1}, z_{t-1}), in place: the whole rule. e is what the memory got wrong about v, u what is written. */
+/** (S_t, z_t) from (S_{t-1}, z_{t-1}), in place: the whole rule. A channel whose decay is 0 is cleared, not multiplied. e is what the memory got wrong about v, u what is written. */
 function step(S: Matrix, z: Vector, { K, V, beta, W, A }: Tokens, t: number): { e: Vector; u: Vector } {
   const v = row(V, t)
   clearRows(S, unread(row(W, t), A && row(A, t)))
@@ -289,7 +289,7 @@ const fastWeights: FastWeightKernels['fastWeights'] = (form, inputs, { y, sT, zT
       for (const x of [y, den]) if (x) scatter(x, span.rows, zeros(span.rows.length, x === y ? V : 1))
       for (const stretch of stretchesOf(inputs, span, sizes)) {
         if (stretch.fresh) for (const x of [S.data, z]) x.fill(0)
-        const { O, N } = (stretch.mixed ? recurrent : run)(S, z, stretch.tokens)
+        const { O, N } = (forgets(stretch.tokens) ? recurrent : run)(S, z, stretch.tokens)
         const d = N.map((x) => (zT ? x + eps : 1))
         const factor = d.map((x) => scale / x)
         scatter(y, stretch.rows, scaleRows(factor, O))
@@ -300,6 +300,9 @@ const fastWeights: FastWeightKernels['fastWeights'] = (form, inputs, { y, sT, zT
     zT?.data.set(z, head.index * K)
   }
 }
+
+/** A chunk multiplies with a decay of 0 what it forgets, and that may be infinite: it takes the recurrent form. */
+const forgets = ({ W }: Tokens): boolean => W.data.includes(0)
 
 /** With a normaliser y = scale O / den, so G = scale dy / den and g = -(dy . y) / den: dropping g is the classic mistake. */
 const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inputs, saved, { dy, dsT, dzT }, gradients, sizes) => {
@@ -319,7 +322,7 @@ const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inp
         [derase, K],
       ] as const)
         if (x) scatter(x, span.rows, zeros(span.rows.length, width))
-      for (const { rows, fresh, mixed, tokens } of stretchesOf(inputs, span, sizes).reverse()) {
+      for (const { rows, fresh, tokens } of stretchesOf(inputs, span, sizes).reverse()) {
         const S = fresh ? zeros(K, V) : block(saved.states, span.index, K, V)
         const z = fresh || !saved.zs ? new Float64Array(K) : block(saved.zs, span.index, 1, K).data
         const dY = gather(dy, rows, V)
@@ -327,7 +330,7 @@ const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inp
         const d = saved.den ? gather(saved.den, rows, 1).data : new Float64Array(rows.length).fill(1)
         const factor = d.map((x) => scale / x)
         const g = d.map((x, t) => (Y ? -dot(row(dY, t), row(Y, t)) / x : 0))
-        const back = mixed ? recurrentBackward : run
+        const back = forgets(tokens) ? recurrentBackward : run
         const { dQ, dK, dV, dbeta: db, dW, dA } = back(S, z, dS, dz, tokens, { G: scaleRows(factor, dY), g })
         if (inputs.beta) {
           // a = diag(w) k
@@ -383,42 +386,30 @@ function heads({ B, T, H, C }: FastWeightSizes): { index: number; spans: Span[] 
 /** Tokens of a span, without padding. All but the first of a span are fresh, so what is kept of the states at a span's start is enough. */
 interface Stretch {
   rows: number[]
-  /** The state before it is 0, whatever it was. */
+  /** A sequence begins: the state before it is 0, whatever it was. */
   fresh: boolean
-  /** Some channels forget inside it, which takes the recurrent form. */
-  mixed: boolean
   tokens: Tokens
 }
 
-/**
- * A stretch begins where a sequence does, and where all channels forget, unless something is read before they do. One that begins on padding
- * at the end of the span has no rows.
- */
+/** A span cut where sequences begin; the last stretch may have no rows. */
 function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V, gateWidth }: FastWeightSizes): Stretch[] {
   const { q, k, v, beta, gate, erase, tokens } = inputs
-  const has = (row: number, bit: number): boolean => (bitsOf(tokens, row, H) & bit) !== 0
-  const decays = (at: number): Vector =>
-    new Float64Array(K).map((_, i) => {
-      if (has(at, tokenBits.begins)) return 0
-      return gate ? Math.exp(gate.data[at * gateWidth + (gateWidth === 1 ? 0 : i)]) : 1
-    })
-  const pieces: Pick<Stretch, 'rows' | 'fresh' | 'mixed'>[] = [{ rows: [], fresh: false, mixed: false }]
+  const pieces: Pick<Stretch, 'rows' | 'fresh'>[] = [{ rows: [], fresh: false }]
   for (const at of span.rows) {
-    const real = has(at, tokenBits.token)
-    const forgets = real && gate ? Array.from(decays(at), (w) => w === 0) : []
-    const begins = has(at, tokenBits.begins)
-    if (begins || (gate && real && !erase && forgets.every((x) => x))) pieces.push({ rows: [], fresh: true, mixed: false })
-    else if (forgets.some((x) => x)) pieces.at(-1)!.mixed = true
-    if (real) pieces.at(-1)!.rows.push(at)
+    const bits = bitsOf(tokens, at, H)
+    if (bits & tokenBits.begins) pieces.push({ rows: [], fresh: true })
+    if (bits & tokenBits.token) pieces.at(-1)!.rows.push(at)
   }
-  return pieces.map((piece) => {
-    const { rows } = piece
+  return pieces.map(({ rows, fresh }) => {
     const keys = gather(k, rows, K)
-    const W = zeros(rows.length, K)
-    for (const [t, at] of rows.entries()) row(W, t).set(decays(at))
+    const decays = gate && gather(gate, rows, gateWidth)
+    const W = build(rows.length, K, (t, i) => {
+      const begins = bitsOf(tokens, rows[t], H) & tokenBits.begins
+      return decays && !begins ? Math.exp(row(decays, t)[gateWidth === 1 ? 0 : i]) : 1
+    })
     const A = erase ? gather(erase, rows, K) : beta ? { ...keys, data: fade(W.data, keys.data) } : null
     const betas = beta ? gather(beta, rows, 1).data : new Float64Array(rows.length).fill(1)
-    return { ...piece, tokens: { Q: gather(q, rows, K), K: keys, V: gather(v, rows, V), beta: betas, W, A } }
+    return { rows, fresh, tokens: { Q: gather(q, rows, K), K: keys, V: gather(v, rows, V), beta: betas, W, A } }
   })
 }
 

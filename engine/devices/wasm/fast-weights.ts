@@ -11,9 +11,9 @@ const worthSharing = 1 << 18
 
 /**
  * Bytes of scratch memory that kernels-wasm/fast-weights.ts takes for each thread; 1024 floats cover the gaps between its blocks. `decayed`:
- * there is a gate or erase. `mixes`: the chunk form may need the recurrent one, too, where only some channels forget.
+ * there is a gate or erase. With a gate the chunk form needs the recurrent one, too, where a decay is 0.
  */
-function scratchBytes(form: KernelForm, backward: boolean, decayed: boolean, mixes: boolean, { T, K, V, C }: FastWeightSizes): number {
+function scratchBytes(form: KernelForm, backward: boolean, decayed: boolean, gated: boolean, { T, K, V, C }: FastWeightSizes): number {
   const K8 = up8(K),
     W8 = up8(V + 1),
     n = up8(Math.min(C, T))
@@ -22,7 +22,7 @@ function scratchBytes(form: KernelForm, backward: boolean, decayed: boolean, mix
   const recurrent = backward ? floats(4, 3, 0, n) : floats(0, 0, 0, 0)
   const chunk = !backward ? floats(8, 2, 4, 0) : decayed ? floats(16, 8, 6, 2) : floats(7, 8, 5, 2)
   const vectors = 4 * K8 + 3 * W8 + 21 * n
-  return 4 * ((form === 'recurrent' ? recurrent : mixes ? Math.max(chunk, recurrent) : chunk) + vectors + 1024)
+  return 4 * ((form === 'recurrent' ? recurrent : gated ? Math.max(chunk, recurrent) : chunk) + vectors + 1024)
 }
 
 export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights' | 'fastWeightsBackward'> {
@@ -38,8 +38,7 @@ export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights
     const backward = kernel === 'fastWeightsBackward'
     const perHead = (backward ? 16 : 6) * T * K * V
     const args = [Number(form === 'chunk'), ...blocks.map(pointer), T, H, K, V, gateWidth, C, scale, ...eps]
-    const mixes = gate !== null && (gateWidth > 1 || erase !== null)
-    const scratch = scratchBytes(form, backward, (gate ?? erase) !== null, mixes, sizes)
+    const scratch = scratchBytes(form, backward, (gate ?? erase) !== null, gate !== null, sizes)
     pool.run(kernel, B * H, Math.max(1, Math.floor(worthSharing / perHead)), args, scratch)
   }
   return {
