@@ -1,4 +1,4 @@
-import { checkNumber, checkOptions, told } from './arguments.ts'
+import { checkList, checkNumber, checkOptions, told } from './arguments.ts'
 import type { Device, DType, HostArray } from './devices/device.ts'
 import { referenceDevice } from './devices/reference/index.ts'
 import { span } from './profile.ts'
@@ -124,7 +124,7 @@ export class Tensor implements Scoped {
 
   /** Overwrites the values in place (parameters, optimiser state). */
   write(values: ArrayLike<number>): void {
-    if (!ArrayBuffer.isView(values) && !Array.isArray(values)) throw new Error(`write: needs an array of numbers, not ${told(values)}`)
+    if (!ArrayBuffer.isView(values)) checkList('write: the values', values, '[0.5, 1]')
     if (values.length !== this.size) throw new Error(`write: ${values.length} values for a tensor of shape ${show(this.shape)}`)
     if (this.indices) throw new Error('write: int32 tensors are made once; make a new one')
     this.device.write(this.storage, values)

@@ -25,8 +25,13 @@ export interface StepOptions {
 
 /** What each number of an optimiser may be. */
 const hyper = {
-  ...{ lr: '0 or more', matrixLr: '0 or more', weightDecay: '0 or more', eps: '0 or more' },
-  ...{ beta1: 'in [0, 1)', beta2: 'in [0, 1)', momentum: 'in [0, 1)' },
+  lr: '0 or more',
+  matrixLr: '0 or more',
+  weightDecay: '0 or more',
+  eps: '0 or more',
+  beta1: 'in [0, 1)',
+  beta2: 'in [0, 1)',
+  momentum: 'in [0, 1)',
 } as const satisfies Record<string, NumberRange>
 
 function checkHyper(optimizer: string, values: { [name in keyof typeof hyper]?: unknown }): void {

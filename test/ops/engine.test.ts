@@ -1271,6 +1271,12 @@ for (const { name, open } of devices)
             [new DataView(new ArrayBuffer(4)), 'a DataView'],
           ],
         ],
+        [
+          "write's values",
+          (x, t) => t.write(x),
+          (name) => `write: the values must be an array of numbers, such as [0.5, 1], not ${name}`,
+          [[['1'], "an array with the text '1'"]],
+        ],
         ["full's value", (x) => engine.full([2], x, device), (name) => `full: the value must be a number, not ${name}`, numbers],
         ["slice's axis", (x, t) => engine.slice(t, x, 0, 1), (name) => `slice: the axis must be a number, not ${name}`, numbers],
         ["affine's scale", (x, t) => engine.affine(t, x), (name) => `affine: the scale must be a number, not ${name}`, numbers],
