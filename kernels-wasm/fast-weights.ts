@@ -24,6 +24,7 @@ import {
 } from './decays'
 import { sumLanes } from './lanes'
 import { exp, madd, splat } from './math'
+import { remainders, restore } from './remainders'
 import { scratch } from './scratch'
 import {
   ADD, SET, SUB, addLowerTransposed, at, loadBlock, lowerOf, product, productLower, roundUp8, rowsFrom, solveLower, solveLowerTransposed,
@@ -553,12 +554,12 @@ function recurrentBackward(S: usize, dS: usize, row: i32, n: i32): void {
  * The values written by a rule that corrects, (I + diag(beta) M) U = diag(beta) (V - A S), M strictly lower, by forward substitution on
  * the errors E: e_i = v_i - S^T a_i - sum_{j<i} M_ij u_j, u_i = beta_i e_i. es holds V on entry. A and S as of the chunk's first token.
  */
-function pseudoValues(S: usize, asT: usize, betas: usize, es: usize, us: usize, m: usize, n8: i32): void {
+function pseudoValues(S: usize, asT: usize, betas: usize, es: usize, us: usize, m: usize, rest: usize, n8: i32): void {
   const frame = top
   const mT = take(n8 * n8)
   transpose(mT, n8, m, n8, n8, n8)
   product(es, n8, SUB, asT, K8, S, K8, n8, W8, K)
-  solveLower(es, us, mT, betas, n8, W8)
+  solveLower(es, us, mT, rest, betas, n8, W8)
   top = frame
 }
 
@@ -578,6 +579,14 @@ function inner(p: usize, m: usize, ds: usize, qsT: usize, asT: usize, ksT: usize
   lowerOf(p, qsT, K8, ksT, K8, n8, K)
   if (m) lowerOf(m, asT, K8, ksT, K8, n8, K)
   if (gated) decayPairs(p, m, ds, ws, n8)
+}
+
+/** What M lacks of tokens that reflect, 0 if none does. ks in a block with R rows; ws 0: no gate. */
+function remaindersOf(m: usize, as: usize, ks: usize, R: i32, ws: usize, betas: usize, n: i32, n8: i32): usize {
+  const rest = take(n8 * n8), wide = take(2 * K8)
+  return erase
+    ? remainders(rest, m, as, n8, false, ks, R, ws, betas, wide, n, n8, K8)
+    : remainders(rest, m, ks, R, true, ks, R, ws, betas, wide, n, n8, K8)
 }
 
 /** S = diag(f) S. */
@@ -601,6 +610,7 @@ function chunk(S: usize, row: i32, n: i32): void {
   const qs = take(n8 * K8), qsT = take(n8 * K8), ks = take(n8 * K8), ksT = take(n8 * K8), us = take(n8 * W8), os = take(n8 * W8)
   const p = take(n8 * n8), pT = take(n8 * n8), m = corrects ? take(n8 * n8) : 0, betas = take(n8)
   const as = own ? take(n8 * K8) : ks, asT = own ? take(n8 * K8) : ksT, ws = gated ? take(n8 * K8) : 0, last = gated ? take(K8) : 0
+  let rest: usize = 0
   loadKeys(qs, n8, q, row, n, n8)
   transpose(qsT, K8, qs, n8, n8, K8)
   loadKeys(ks, n8, k, row, n, n8)
@@ -611,15 +621,18 @@ function chunk(S: usize, row: i32, n: i32): void {
   if (own) transpose(asT, K8, as, n8, n8, K8)
   inner(p, m, pT, qsT, asT, ksT, ws, n8)
   transpose(pT, n8, p, n8, n8, n8)
+  if (corrects) {
+    loadBetas(betas, row, n, n8)
+    rest = remaindersOf(m, as, ks, n8, ws, betas, n, n8)
+  }
   if (gated) {
     decayRows(qs, as, n8, ks, 0, last, qs, own ? as : 0, ks, ws, n8, K8)
     transpose(qsT, K8, qs, n8, n8, K8)
     if (own) transpose(asT, K8, as, n8, n8, K8)
   }
   if (corrects) {
-    loadBetas(betas, row, n, n8)
     loadValues(os, n8, row, n, n8)
-    pseudoValues(S, asT, betas, os, us, m, n8)
+    pseudoValues(S, asT, betas, os, us, m, rest, n8)
   } else loadValues(us, n8, row, n, n8)
   product(os, n8, SET, qsT, K8, S, K8, n8, W8, K)
   productLower(os, n8, ADD, pT, n8, us, n8, n8, W8, 0)
@@ -646,6 +659,7 @@ function chunkBackward(S: usize, dS: usize, row: i32, n: i32): void {
   const qk = take(pairs * K8), gd = take(pairs * W8), us = take(n8 * W8), es = take(n8 * W8), dus = take(n8 * W8)
   const p = take(n8 * n8), m = take(n8 * n8), betas = take(n8)
   const left = take(udm * n8), leftQ = take(gdP * n8), right = take(udm * K8)
+  let rest: usize = 0
   const qs = qk, ks = rowsFrom(qk, n8), gs = gd, ds = rowsFrom(gd, n8)
   const usT = left, dsT = rowsFrom(left, W8), gsT = leftQ, rightQ = rowsFrom(right, W8)
 
@@ -660,7 +674,8 @@ function chunkBackward(S: usize, dS: usize, row: i32, n: i32): void {
     loadBetas(betas, row, n, n8)
     loadValues(es, n8, row, n, n8)
     lowerOf(m, ksT, K8, ksT, K8, n8, K)
-    pseudoValues(S, ksT, betas, es, us, m, n8)
+    rest = remaindersOf(m, ks, ks, pairs, 0, betas, n, n8)
+    pseudoValues(S, ksT, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, row, n, n8)
   transpose(usT, udm, us, n8, n8, W8)
   transpose(right, udm, dS, K8, K8, W8)
@@ -670,7 +685,7 @@ function chunkBackward(S: usize, dS: usize, row: i32, n: i32): void {
   lowerOf(p, qsT, K8, ksT, K8, n8, K)
   addLowerTransposed(dus, n8, p, n8, gs, pairs, n8, W8)
   if (beta) {
-    backSubstitute(dus, ds, pairs, m, betas, es, row, n, n8)
+    backSubstitute(dus, ds, pairs, m, rest, betas, es, row, n, n8)
     transpose(dsT, udm, ds, pairs, n8, W8)
     lowerOf(p, dsT, udm, usT, udm, n8, W)
     symmetric(rowsFrom(left, 2 * W8), udm, p, n8)
@@ -689,9 +704,10 @@ function chunkBackward(S: usize, dS: usize, row: i32, n: i32): void {
 }
 
 /** From dU, in place: X = dU - M^T diag(beta) X, D = -diag(beta) X in a block with R rows, dbeta_i = x_i . e_i. betas is negated. */
-function backSubstitute(dus: usize, ds: usize, R: i32, m: usize, betas: usize, es: usize, row: i32, n: i32, n8: i32): void {
+function backSubstitute(dus: usize, ds: usize, R: i32, m: usize, rest: usize, betas: usize, es: usize, row: i32, n: i32, n8: i32): void {
   scaleTo(betas, betas, -1, n8)
-  solveLowerTransposed(dus, ds, R, m, betas, n8, W8)
+  solveLowerTransposed(dus, ds, R, m, rest, betas, n8, W8)
+  if (rest) restore(m, rest, n8)
   if (!beta) return
   const db = rowOf(dbeta, row, 1)
   for (let r = 0; r < n; r++) store<f32>(db + <usize>r * stride1, dotRows(at(dus, n8, r, 0), n8, at(es, n8, r, 0), n8))
@@ -741,6 +757,7 @@ function decayedChunkBackward(S: usize, dS: usize, row: i32, n: i32): void {
   const betas = take(n8), last = take(K8), dlast = take(K8), sums = take(16 * n8)
   const decayedAs = rowsFrom(qa, n8), gs = gd, ds = rowsFrom(gd, n8)
   // 0 where there is no such thing.
+  let rest: usize = 0
   const asGiven = corrects ? as : 0, mGiven = corrects ? m : 0, dmGiven = corrects ? dm : 0
 
   loadKeys(qs, n8, q, row, n, n8)
@@ -752,6 +769,10 @@ function decayedChunkBackward(S: usize, dS: usize, row: i32, n: i32): void {
   else if (beta) multiply(as, ws, ks, keys)
   if (corrects) transpose(asT, K8, as, n8, n8, K8)
   inner(p, mGiven, decays, qsT, asT, ksT, ws, n8)
+  if (corrects) {
+    loadBetas(betas, row, n, n8)
+    rest = remaindersOf(m, as, ks, n8, gated ? ws : 0, betas, n, n8)
+  }
   if (gated) {
     decayRows(qa, decayedAs, pairs, decayedKs, gammas, last, qs, asGiven, ks, ws, n8, K8)
     transpose(ksT, K8, decayedKs, n8, n8, K8)
@@ -763,9 +784,8 @@ function decayedChunkBackward(S: usize, dS: usize, row: i32, n: i32): void {
   loadCotangents(gs, pairs, dus, row, n, n8)
   transpose(gsT, W8, gs, pairs, n8, W8)
   if (corrects) {
-    loadBetas(betas, row, n, n8)
     loadValues(es, n8, row, n, n8)
-    pseudoValues(S, asT, betas, es, us, m, n8)
+    pseudoValues(S, asT, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, row, n, n8)
   transpose(usT, W8, us, n8, n8, W8)
   transpose(before, W8, S, K8, K8, W8)
@@ -774,7 +794,7 @@ function decayedChunkBackward(S: usize, dS: usize, row: i32, n: i32): void {
   product(dus, n8, SET, ksT, K8, dS, K8, n8, W8, K)
   addLowerTransposed(dus, n8, p, n8, gs, pairs, n8, W8)
   if (corrects) {
-    backSubstitute(dus, ds, pairs, m, betas, es, row, n, n8)
+    backSubstitute(dus, ds, pairs, m, rest, betas, es, row, n, n8)
     transpose(dsT, W8, ds, pairs, n8, W8)
     lowerOf(dm, dsT, W8, usT, W8, n8, W)
     product(das, n8, SET, dsT, W8, before, W8, n8, K8, W)

@@ -19,11 +19,11 @@ export function scratchBytes(form: KernelForm, backward: boolean, decayed: boole
     form === 'recurrent'
       ? [backward ? 4 * n : 0, backward ? 3 * n : 0, 0, backward ? n : 0]
       : !backward
-        ? [8 * n, 2 * n, 4 * n, 0]
+        ? [8 * n, 2 * n, 5 * n, 0]
         : decayed
-          ? [16 * n, 8 * n, 6 * n, 2]
-          : [7 * n, 8 * n, 5 * n, 2]
-  const vectors = 4 * K8 + 3 * W8 + 17 * n
+          ? [16 * n, 8 * n, 7 * n, 2]
+          : [7 * n, 8 * n, 6 * n, 2]
+  const vectors = 6 * K8 + 3 * W8 + 17 * n
   return 4 * (keys * K8 + values * W8 + pairs * n + (states + 2) * state + vectors + 1024)
 }
 
