@@ -1,11 +1,11 @@
 /** Checks one claim on one device: generates cases, computes both sides, measures, and shrinks what contradicts. */
 import fc from 'fast-check'
-import { scope, Tensor } from '../engine/index.ts'
-import { boundsOf, type Case, type Claim, ClaimError, type Relation, type Side } from './claim.ts'
+import { type Shape, scope, Tensor } from '../engine/index.ts'
+import { boundsOf, type Case, type Claim, ClaimError, checkClaim, type Relation, refutationRuns, type Side } from './claim.ts'
 import { type Devices, type Drawn, Draws, type Kind, looks, withDevice } from './context.ts'
 
 export interface CheckOptions {
-  /** Cases to generate: 100 by default. */
+  /** Cases to generate, at least 1: 100 by default. A false claim goes on beyond them until it is refuted, or to `refutationRuns`. */
   runs?: number
   /** 1 by default. The same seed gives the same cases, on every device. */
   seed?: number
@@ -40,6 +40,8 @@ export interface Verdict {
   readonly ok: boolean
   /** Cases that were run, those of the shrinking included. */
   readonly runs: number
+  /** Of a refutation: which case was the first counterexample, counted from 1. */
+  readonly refutedBy?: number
   /** The largest error of the cases within the bound; of a failure or a refutation the counterexample's. */
   readonly error: number
   readonly bound: number
@@ -58,7 +60,10 @@ export class NoSuchCase extends Error {
 const shrinkLimit = 300
 
 export async function check(claim: Claim, devices: Devices, options: CheckOptions = {}): Promise<Verdict> {
-  const { runs: numRuns = 100, seed = 1, path, explain = messageOf, onCase } = options
+  const { runs = 100, seed = 1, path, explain = messageOf, onCase } = options
+  if (!(Number.isInteger(runs) && runs >= 1)) throw new RangeError(`runs must be an integer from 1, not ${runs}: no case would be compared`)
+  checkClaim(claim)
+  const numRuns = claim.holds === false ? Math.max(runs, refutationRuns) : runs
   const bounds = boundsOf(claim)
   const bound = devices.device.double ? bounds.float64 : bounds.float32
   const began = performance.now()
@@ -95,6 +100,8 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
         bytes = devices.bytesInUse()
       }
     } catch (error) {
+      // `fc.pre` in a side: this case is none, and another one takes its place.
+      if (fc.PreconditionFailure.isFailure(error)) throw error
       const message = error instanceof ClaimError ? error.message : explain(error)
       if (claim.holds === false || error instanceof ClaimError) broken ??= { status: 'throws', message }
       else if (counted.sinceFailure >= 0) counted.sinceFailure++
@@ -119,9 +126,14 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
   const details = await (async () => fc.check(property, path === undefined ? { numRuns, seed } : replay))().catch((error: unknown) => {
     throw error instanceof Error && error.message.startsWith('Unable to replay') ? new NoSuchCase(`no such case: ${path}`) : error
   })
-  if (details.numRuns === 0) throw new NoSuchCase(`no such case: ${path}`)
+  if (path !== undefined && details.numRuns + details.numSkips === 0) throw new NoSuchCase(`no such case: ${path}`)
 
   if (broken) return verdict(broken.status, { message: broken.message })
+  const wanted = path === undefined ? numRuns : 1
+  if (details.counterexample === null && details.numRuns < wanted) {
+    const why = details.interrupted ? 'the run was interrupted' : `${details.numSkips} were skipped by a precondition`
+    return verdict('throws', { message: `only ${details.numRuns} of ${wanted} cases were compared: ${why}` })
+  }
   if (details.failed) {
     const c = details.counterexample![0]
     const found = details.errorInstance
@@ -134,7 +146,10 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
     const counterexample = { ...where, error: measured.error, lines: [caseLine(c), ...describe(measured)] }
     const again = await measure(claim, c, devices).catch(() => undefined)
     if (!again || !sameSides(measured, again)) return verdict('unsteady', { message: unsteady, counterexample })
-    if (claim.holds === false) return verdict('refuted', { error: measured.error, counterexample })
+    if (claim.holds === false) {
+      const refutedBy = path === undefined ? Number.parseInt(where.path, 10) + 1 : undefined
+      return verdict('refuted', { error: measured.error, counterexample, refutedBy })
+    }
     return verdict('fails', { error: measured.error, message: complaint(claim, measured, bound), counterexample })
   }
   if (devices.bytesInUse() > bytes) {
@@ -162,6 +177,14 @@ export const caseOf = (claim: Claim): fc.Arbitrary<Case> =>
 
 type Results = Record<string, Float64Array>
 
+/** What a result is beside its values; plain numbers fit either dtype. */
+interface Kept {
+  /** As a message names it. */
+  readonly what: string
+  readonly shape: Shape
+  readonly dtype: string | undefined
+}
+
 interface Measured {
   error: number
   /** The result with the largest error, and its worst element. */
@@ -185,19 +208,21 @@ const largestScale = 10
 
 async function measure(claim: Claim, c: Case, devices: Devices): Promise<Measured> {
   const draws = new Draws(c, devices)
-  const evaluate = async (which: 'left' | 'right'): Promise<Results> => {
+  // Without a prototype, so that any name is a key of its own.
+  const evaluate = async (which: 'left' | 'right'): Promise<{ results: Results; kept: Record<string, Kept> }> => {
     const side = withDevice(devices.device, () => scope(() => claim[which](c, draws.context())))
-    const results: Results = {}
+    const [results, kept]: [Results, Record<string, Kept>] = [Object.create(null), Object.create(null)]
     const values = Object.entries(checkSide(side, which))
-    for (const [name, value] of values)
+    for (const [name, value] of values) {
+      kept[name] = keptOf(value)
       results[name] =
         value instanceof Tensor ? Float64Array.from(await value.read()) : Float64Array.from(typeof value === 'number' ? [value] : value)
+    }
     // Two names may stand for one tensor.
     for (const value of new Set(values.map(([, value]) => value))) if (value instanceof Tensor) value.dispose()
-    return results
+    return { results, kept }
   }
-  const left = await evaluate('left')
-  const right = await evaluate('right')
+  const [{ results: left, kept: ofLeft }, { results: right, kept: ofRight }] = [await evaluate('left'), await evaluate('right')]
   const worst: Measured = { error: -1, name: '', element: 0, left, right, drawn: draws.drawn }
   const names = new Set([...Object.keys(left), ...Object.keys(right)])
   if (names.size === 0) throw new ClaimError('the sides have no results: return { name: tensor, ... }')
@@ -210,10 +235,9 @@ async function measure(claim: Claim, c: Case, devices: Devices): Promise<Measure
   }
   const floors = { gradients: floorOf(isGradient), outputs: floorOf((name) => !isGradient(name)) }
   for (const name of names) {
-    if (left[name]?.length !== right[name]?.length) {
-      const count = (side: Results): string => (side[name] ? `${side[name].length} values` : 'none')
-      throw new ClaimError(`the sides differ in what '${name}' is: left has ${count(left)}, right ${count(right)}`)
-    }
+    const difference = differ(left[name], ofLeft[name], right[name], ofRight[name])
+    if (difference) throw new ClaimError(`the sides differ in what '${name}' is: ${difference}`)
+    if (left[name].length === 0) throw new ClaimError(`'${name}' is empty on both sides: nothing is compared (case: ${caseLine(c)})`)
     const { error, element } = compare(
       claim.relation ?? 'equal',
       left[name],
@@ -228,13 +252,41 @@ async function measure(claim: Claim, c: Case, devices: Devices): Promise<Measure
 function checkSide(side: Side, which: string): Side {
   if (typeof side !== 'object' || side === null || side instanceof Tensor)
     throw new ClaimError(`${which} must return { name: tensor, ... }, not ${side instanceof Tensor ? 'a tensor' : String(side)}`)
-  for (const [name, value] of Object.entries(side))
-    if (!(value instanceof Tensor) && typeof value !== 'number' && !(typeof value === 'object' && typeof value?.length === 'number'))
+  for (const [name, value] of Object.entries(side)) {
+    if (value instanceof Tensor || typeof value === 'number') continue
+    if (!(typeof value === 'object' && typeof value?.length === 'number'))
       throw new ClaimError(`${which} gives ${value === null ? 'null' : typeof value} for '${name}', not a tensor or numbers`)
+    const other = Array.from(value).find((x) => typeof x !== 'number')
+    if (Array.isArray(value) && (other !== undefined || value.includes(undefined as never)))
+      throw new ClaimError(`${which} gives a list with ${Array.isArray(other) ? 'lists' : String(other)} in it for '${name}', not numbers`)
+  }
   return side
 }
 
-const rms = (values: Float64Array): number => Math.sqrt(values.reduce((total, x) => total + x * x, 0) / Math.max(values.length, 1))
+const keptOf = (value: Side[string]): Kept => {
+  if (value instanceof Tensor) return { what: `${value.dtype} [${value.shape}]`, shape: [...value.shape], dtype: value.dtype }
+  if (typeof value === 'number') return { what: 'a number', shape: [], dtype: undefined }
+  return { what: `a list of ${value.length}`, shape: [value.length], dtype: undefined }
+}
+
+/** How the kinds of two results differ, if they do. */
+function differ(left: Float64Array | undefined, ofLeft: Kept, right: Float64Array | undefined, ofRight: Kept): string | undefined {
+  if (left?.length !== right?.length) {
+    const count = (values: Float64Array | undefined, kept: Kept): string =>
+      values ? `${values.length} values${kept.dtype ? `, ${kept.what}` : ''}` : 'none'
+    return `left has ${count(left, ofLeft)}, right ${count(right, ofRight)}`
+  }
+  const sameType = ofLeft.dtype === undefined || ofRight.dtype === undefined || ofLeft.dtype === ofRight.dtype
+  if (sameType && ofLeft.shape.join() === ofRight.shape.join()) return
+  return `left is ${ofLeft.what}, right ${ofRight.what}`
+}
+
+/** Scaled by the largest, so that squares neither overflow nor vanish. */
+function rms(values: Float64Array): number {
+  const largest = values.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
+  if (!(largest > 0 && largest < Infinity)) return largest
+  return largest * Math.sqrt(values.reduce((total, x) => total + (x / largest) ** 2, 0) / values.length)
+}
 
 /** NaN is the worst error, and stays so. */
 const worse = (error: number, than: number): boolean => !Number.isNaN(than) && !(error <= than)

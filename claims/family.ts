@@ -124,7 +124,14 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       statement:
         'A sequence may be cut anywhere: the second piece, from the state that the first left, goes on as if there were no cut; each piece in any form, forward and backward.',
       equation: 'f(x_{1..T}, S_0) = f\\bigl(x_{t+1..T},\\, f(x_{1..t}, S_0)\\bigr)',
-      fields: { ...sizes(rule, { B: 1, T: 8, width: 4 }), ...common, cut: int(0, 7), first: oneOf(...runs), second: oneOf(...runs) },
+      fields: {
+        ...sizes(rule, { B: 1, width: 4 }),
+        ...common,
+        T: int(2, 8),
+        cut: int(0, 7),
+        first: oneOf(...runs),
+        second: oneOf(...runs),
+      },
       left: (c, x) =>
         everything(
           rule,
@@ -138,7 +145,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       statement: 'What follows a token has no influence on its output: not one bit changes when the later tokens do.',
       equation: "x_{1..t} = x'_{1..t} \\;\\Rightarrow\\; y_{1..t} = y'_{1..t}",
       relation: 'same bits',
-      fields: { ...sizes(rule, { T: 8, width: 5 }), ...common, cut: int(0, 7), form: oneOf(...runs) },
+      fields: { ...sizes(rule, { width: 5 }), ...common, T: int(2, 8), cut: int(0, 7), form: oneOf(...runs) },
       left: (c, x) => ({ y: past(c, run(c.form, c)(drawInputs(rule, c, x), drawState(rule, c, x))) }),
       right: (c, x) => {
         const [before, after] = [drawInputs(rule, c, x), drawInputs(rule, c, x, "'")]
@@ -146,7 +153,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
         const mixed = Object.fromEntries(
           Object.entries(before).map(([input, b]) => {
             const axis = axisOf(rule, input, 'T')
-            return [input, axis < 0 || t === c.T ? b : concat([slice(b, axis, 0, t), slice(after[input], axis, t, c.T)], axis)]
+            return [input, axis < 0 ? b : concat([slice(b, axis, 0, t), slice(after[input], axis, t, c.T)], axis)]
           }),
         )
         return { y: past(c, run(c.form, c)(mixed, drawState(rule, c, x))) }
@@ -156,7 +163,7 @@ export function familyClaims(rule: FamilyRule): Claim[] {
       statement: 'The gradient of the outputs up to a token is exactly zero for every later token.',
       equation: '\\frac{\\partial y_{t}}{\\partial x_s} = 0 \\quad (s > t)',
       bounds: nothing,
-      fields: { ...sizes(rule, { T: 7, width: 4 }), ...common, cut: int(0, 11), form: oneOf(...runs) },
+      fields: { ...sizes(rule, { width: 4 }), ...common, T: int(2, 7), cut: int(0, 11), form: oneOf(...runs) },
       left: (c, x) => futureGradients(rule, c, x, run(c.form, c)),
       right: (c, x) => Object.fromEntries(Object.entries(futureShapes(rule, c)).map(([input, shape]) => [input, zeros(shape, x.device)])),
     }),
@@ -340,7 +347,7 @@ const without = (fields: Fields, letter: string): Fields => Object.fromEntries(O
 
 /** Where a case is cut: after so many tokens, from 1 to T - 1 (or T = 1). */
 const cutOf = (c: FamilyCase): number => (c.T === 1 ? 1 : 1 + (c.cut % (c.T - 1)))
-const cutsOf = (c: FamilyCase): number[] => (c.T === 1 ? [0, 1] : [0, cutOf(c), c.T])
+const cutsOf = (c: FamilyCase): number[] => [0, cutOf(c), c.T]
 const past = (c: FamilyCase, { y }: RuleResult): Tensor => slice(y, 1, 0, cutOf(c))
 
 const axisOf = (rule: FamilyRule, input: string, letter: string): number => (rule.inputs[input].shape as readonly string[]).indexOf(letter)

@@ -51,9 +51,15 @@ export async function loadFile(file: string): Promise<Claim[]> {
   const list = (name: 'claims' | 'rules'): unknown[] => {
     const found = exported[name] ?? inside[name]
     if (found === undefined) return []
-    if (typeof found !== 'object' || found === null)
-      return fail(`'${name}' must be an array or an object, not ${found === null ? 'null' : typeof found}`)
-    return Object.values(found)
+    if (inside[name] !== undefined && inside[name] !== found)
+      return fail(
+        `exports two different '${name}', one by name and one within the default export: keep one, or the other would never be checked`,
+      )
+    const kind = found === null ? 'null' : typeof found === 'object' ? (found.constructor?.name ?? 'Object') : typeof found
+    // Of a Map, a Set or a promise `Object.values` sees nothing.
+    if (!Array.isArray(found) && kind !== 'Object') return fail(`'${name}' must be an array or an object, not ${kind}`)
+    const values = Object.values(found as object)
+    return values.length === 0 ? fail(`'${name}' is empty: there is nothing to check`) : values
   }
   const [claims, rules] = [list('claims'), list('rules')]
   if (claims.length + rules.length === 0) fail("exports neither 'claims' nor 'rules'")

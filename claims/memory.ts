@@ -6,6 +6,7 @@ import {
   deltaRule,
   div,
   exp,
+  expand,
   matmul,
   mul,
   outer,
@@ -191,6 +192,22 @@ export const memoryClaims: readonly Claim[] = [
     right: (c, x) => ({ norm: norms(x.tensor('S0', [c.B, c.H, c.K, c.V])) }),
   }),
   defineClaim({
+    name: 'memory: reflections drift by a rounding a token',
+    section,
+    statement:
+      'With one key of length 1 and rates of 2, each token reflects the memory, so that nothing in it fades, errors neither: chunks of any length and the recurrent form differ by no more than two roundings of the rate times the length of the key for each token.',
+    equation:
+      'k_t = k,\\; \\beta_t \\|k\\|^2 = 2 \\;\\Rightarrow\\; \\|y^{\\mathrm{chunk}} - y^{\\mathrm{recurrent}}\\| \\le 2\\,T\\,\\beta\\,2^{-24}\\, \\|y^{\\mathrm{recurrent}}\\|',
+    source:
+      'eigenvalues of I - beta k k^T down to -1: Grazzi 2024, section 4; chunks: Yang 2024 (DeltaNet), section 3. An error of k . k, twice 2^-24 for a sum over few channels, changes the eigenvalue by beta times as much, and T of them multiply',
+    relation: 'at most',
+    floor: 0,
+    bounds: { float32: 1e-5, float64: 1e-12, reason: 'the right side is the bound' },
+    fields: { T: oneOf(64, 256, 1024), K: int(1, 8), V: int(1, 4), C: int(1, 64) },
+    left: (c, x) => ({ error: norms(sub(reflected(c, x, 'chunk'), reflected(c, x, 'recurrent'))) }),
+    right: (c, x) => ({ error: affine(norms(reflected(c, x, 'recurrent')), 2 * c.T * 2 * 2 ** -24) }),
+  }),
+  defineClaim({
     name: 'memory: normalised features contract',
     section,
     statement:
@@ -275,6 +292,13 @@ export const memoryClaims: readonly Claim[] = [
     },
   }),
 ]
+
+/** y [1, 1, T, V] of the delta rule for one unit key and rates of 2. */
+function reflected(c: { T: number; K: number; V: number; C: number }, x: Context, form: 'chunk' | 'recurrent') {
+  const k = expand(x.tensor('k', [1, 1, 1, c.K], 'unit key'), [1, c.T, 1, c.K])
+  const [q, v] = [x.tensor('q', [1, c.T, 1, c.K]), x.tensor('v', [1, c.T, 1, c.V])]
+  return reshape(deltaRule(q, k, v, filled(x, [1, c.T, 1], 2), undefined, { form, chunk: c.C }).y, [1, 1, c.T, c.V])
+}
 
 /** The largest (or, with sign -1, minus the smallest) value so far in each channel, and 0. */
 function extremes(c: { B: number; T: number; H: number; V: number }, x: Context, sign: number): Float64Array {

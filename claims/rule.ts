@@ -100,6 +100,7 @@ export function checkRule(rule: OwnRule, where: string): FamilyRule {
     kind(`'${name}' in the state`, values, rule.state[name])
   }
   if (rule.forms !== undefined && rule.run === undefined) fail("has 'forms' but no 'run'")
+  if (rule.forms?.length === 0) fail(`'forms' is empty: 'run' would never be checked (${forms.join(', ')})`)
   for (const form of rule.forms ?? []) if (!forms.includes(form)) fail(`unknown form '${form}' (${forms.join(', ')})`)
   if (rule.linear !== undefined && !(rule.linear in rule.inputs)) fail(`'linear' names '${rule.linear}', which isn't an input`)
   const { equals } = rule

@@ -319,7 +319,15 @@ export const verifyCommand = {
       description: 'threads of the wasm device; with few, more claims are checked at a time',
     },
     relaxedOption,
-    { name: 'runs', type: 'integer', min: 1, max: 1_000_000, default: 100, group: 'Cases', description: 'cases for each claim' },
+    {
+      name: 'runs',
+      type: 'integer',
+      min: 1,
+      max: 1_000_000,
+      default: 100,
+      group: 'Cases',
+      description: 'cases for each claim; a false one goes on until it is refuted, to 1,000 at least',
+    },
     { name: 'seed', type: 'integer', min: 0, max: 0x7fffffff, default: 1, group: 'Cases', description: 'of the cases' },
     {
       name: 'path',

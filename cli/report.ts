@@ -72,7 +72,7 @@ ${failed.length > 0 ? total(failed.length, 'failed', 'bad') : ''}
 ${skipped.length > 0 ? total(skipped.length, 'skipped', 'mute') : ''}
 ${worst.map(({ device, error }) => `<div><dt>largest error, ${html(device)}</dt><dd>${power(error)}</dd></div>`).join('\n')}
 </dl>
-<p class="facts">${counted(runs, 'case')} for each claim and device, seed ${seed}, in ${duration(milliseconds)}. ${html(machine)}.</p>
+<p class="facts">${counted(runs, 'case')} for each claim and device (of false ones as many as refute them), seed ${seed}, in ${duration(milliseconds)}. ${html(machine)}.</p>
 ${problems.map((problem) => `<p class="problem">${html(problem)}</p>`).join('\n')}
 </header>
 <main>
@@ -149,10 +149,17 @@ ${source}
 </div>
 <div class="measured">
 ${checked.map((verdict) => measured(verdict, claim)).join('\n')}
-<p class="runs">${checked.length === 0 ? 'needs a device that is not there' : `${counted(Math.max(...checked.map(({ runs }) => runs)), 'case')}, ${seconds(verdicts)}`}${holds === false || checked.length === 0 ? '' : ` · <a href="#bound-${note}">bound ${note}</a>`}</p>
+<p class="runs">${checked.length === 0 ? 'needs a device that is not there' : `${casesOf(checked)}, ${seconds(verdicts)}`}${holds === false || checked.length === 0 ? '' : ` · <a href="#bound-${note}">bound ${note}</a>`}</p>
 </div>
 ${examples.map((verdict) => counterexample(verdict, holds === false)).join('\n')}
 </article>`
+}
+
+/** Of a refutation the cases up to the first counterexample. */
+function casesOf(checked: readonly Verdict[]): string {
+  const by = checked.flatMap(({ refutedBy }) => refutedBy ?? [])
+  if (by.length > 0) return `refuted by case ${Math.max(...by).toLocaleString('en')}`
+  return counted(Math.max(...checked.map(({ runs }) => runs)), 'case')
 }
 
 function measured({ device, status, error, bound }: Verdict, { relation, holds }: Entry): string {

@@ -4,6 +4,7 @@ import os from 'node:os'
 import { resolve } from 'node:path'
 import type { Readable } from 'node:stream'
 import type { Verdict } from '../claims/check.ts'
+import { refutationRuns } from '../claims/claim.ts'
 import type { Kind } from '../claims/context.ts'
 import { openDevice, webgpuAdapters } from '../engine/index.ts'
 import { suggestion, UsageError } from './arguments.ts'
@@ -103,9 +104,12 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
 
   // As many claims at a time as the cores allow, each with its threads.
   const onGpu = queue.filter((job) => job.device === 'webgpu').length
-  const most = total - onGpu + Math.min(onGpu, gpuCheckers)
-  const count = Math.max(1, Math.min(most, Math.floor(os.availableParallelism() / options.threads)))
+  const useful = total - onGpu + Math.min(onGpu, gpuCheckers)
+  const count = Math.max(1, Math.min(useful, Math.floor(os.availableParallelism() / options.threads)))
   const crew = [first, ...Array.from({ length: count - 1 }, () => new Checker(settings, caseLimit))]
+  const isFalse = new Set(claims.filter(({ holds }) => holds === false).map(({ name }) => name))
+  const most = ({ claim }: Job): string =>
+    path === undefined && isFalse.has(claim) ? `at most ${Math.max(runs, refutationRuns)}` : `${runs}`
   const work = async (checker: Checker, i: number): Promise<void> => {
     await checker.loaded
     const next = (): Job | undefined => {
@@ -114,7 +118,7 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
     }
     for (let job = next(); job; job = next()) {
       const watch = setInterval(
-        () => line.show(`[${done}/${total}] ${job!.claim}, ${job!.device}: ${checker.runs()} of ${runs}`, false),
+        () => line.show(`[${done}/${total}] ${job!.claim}, ${job!.device}: ${checker.runs()} of ${most(job!)}`, false),
         200,
       )
       try {
@@ -151,6 +155,13 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
     say(`wrote ${report}`)
   }
   const verdicts = verification.claims.flatMap(({ verdicts }) => verdicts)
+  if (verdicts.length > 0 && verdicts.every(({ status }) => status === 'skipped')) {
+    const where = `${devices.join(', ')} ${devices.length === 1 ? 'has' : 'have'} nothing`
+    process.stderr.write(
+      `fastweights: nothing was compared: ${where} to compare with for what was chosen (--device all tries every device)\n`,
+    )
+    return 1
+  }
   return problems.length === 0 && verdicts.every(({ ok }) => ok) ? 0 : 1
 }
 
@@ -324,12 +335,14 @@ function claimLine({ name, holds }: ClaimText, verdicts: readonly Verdict[]): st
   const measured = checked
     .filter(({ status }) => ['holds', 'refuted', 'fails'].includes(status))
     .map(({ device, error, bound }) => `${device} ${short(error)}${holds === false ? '' : ` / ${short(bound)}`}`)
+  // Of a refutation the cases up to the first counterexample, without those that made it small.
+  const by = checked.flatMap(({ refutedBy }) => refutedBy ?? [])
   const runs = Math.max(0, ...checked.map(({ runs }) => runs))
   const seconds = verdicts.reduce((total, { milliseconds }) => total + milliseconds, 0) / 1000
   return [
     word.padEnd(8),
     name.padEnd(52),
-    `${runs} runs`.padStart(9),
+    (word === 'refuted' && by.length > 0 ? counted(Math.max(...by), 'case') : `${runs} runs`).padStart(9),
     ...measured.map((text) => text.padEnd(28)),
     `${seconds.toFixed(1)} s`,
   ]

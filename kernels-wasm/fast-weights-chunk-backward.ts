@@ -1,6 +1,6 @@
 /** Fast weights, chunk form, backward. Names as in fast-weights-chunk.ts. */
 import { decayKeysBackward, decayPairsBackward, decayRows, decayRowsBackward, decayedPairsBackward } from './decays'
-import { inner, pseudoValues, scaleState } from './fast-weights-chunk'
+import { inner, pseudoValues, remaindersOf, scaleState } from './fast-weights-chunk'
 import {
   K, K8, V, W, W8, addProduct, beta, corrects, dbeta, derase, dk, dotRows, dq, dv, erase, gateWidth, gated, k, loadBetas, loadCotangents,
   loadDecays, loadKeys, loadValues, multiply, q, release, scaleRow, scaleTo, storeGates, storeKeys, storeRows, take, tokenAt,
@@ -8,6 +8,7 @@ import {
 } from './fast-weights-rows'
 import { sum4 } from './lanes'
 import { madd, splat } from './math'
+import { restore } from './remainders'
 import {
   ADD, SET, addLowerTransposed, at, lowerOf, product, productLower, roundUp8, rowsFrom, solveLowerTransposed, symmetric,
   transpose,
@@ -30,6 +31,7 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
   const qk = take(pairs * K8), gd = take(pairs * W8), us = take(n8 * W8), es = take(n8 * W8), dus = take(n8 * W8)
   const p = take(n8 * n8), m = take(n8 * n8), betas = take(n8)
   const left = take(udm * n8), leftQ = take(gdP * n8), right = take(udm * K8)
+  let rest: usize = 0
   const qs = qk, ks = rowsFrom(qk, n8), gs = gd, ds = rowsFrom(gd, n8)
   const usT = left, dsT = rowsFrom(left, W8), gsT = leftQ, rightQ = rowsFrom(right, W8)
 
@@ -44,7 +46,8 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
     loadBetas(betas, n, n8)
     loadValues(es, n8, 0, n, n8)
     lowerOf(m, ksT, K8, ksT, K8, n8, K)
-    pseudoValues(S, ksT, betas, es, us, m, n8)
+    rest = remaindersOf(m, ks, ks, pairs, 0, betas, n, n8)
+    pseudoValues(S, ksT, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
   transpose(usT, udm, us, n8, n8, W8)
   transpose(right, udm, dS, K8, K8, W8)
@@ -54,7 +57,7 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
   lowerOf(p, qsT, K8, ksT, K8, n8, K)
   addLowerTransposed(dus, n8, p, n8, gs, pairs, n8, W8)
   if (beta) {
-    backSubstitute(dus, ds, pairs, m, betas, es, n, n8)
+    backSubstitute(dus, ds, pairs, m, rest, betas, es, n, n8)
     transpose(dsT, udm, ds, pairs, n8, W8)
     lowerOf(p, dsT, udm, usT, udm, n8, W)
     symmetric(rowsFrom(left, 2 * W8), udm, p, n8)
@@ -73,9 +76,10 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
 }
 
 /** From dU, in place: X = dU - M^T diag(beta) X, D = -diag(beta) X in a block with R rows, dbeta_i = x_i . e_i. betas is negated. */
-function backSubstitute(dus: usize, ds: usize, R: i32, m: usize, betas: usize, es: usize, n: i32, n8: i32): void {
+function backSubstitute(dus: usize, ds: usize, R: i32, m: usize, rest: usize, betas: usize, es: usize, n: i32, n8: i32): void {
   scaleTo(betas, betas, -1, n8)
-  solveLowerTransposed(dus, ds, R, m, betas, n8, W8)
+  solveLowerTransposed(dus, ds, R, m, rest, betas, n8, W8)
+  if (rest) restore(m, rest, n8)
   if (!beta) return
   for (let r = 0; r < n; r++) store<f32>(tokenAt(dbeta, r, 1), dotRows(at(dus, n8, r, 0), n8, at(es, n8, r, 0), n8))
 }
@@ -124,6 +128,7 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   const qa = take(pairs * K8), gd = take(pairs * W8), before = take(K8 * W8), after = take(K8 * W8)
   const betas = take(n8), last = take(K8), dlast = take(K8), sums = take(16 * n8)
   const decayedAs = rowsFrom(qa, n8), gs = gd, ds = rowsFrom(gd, n8)
+  let rest: usize = 0
   // 0 where there is no such thing.
   const asGiven = corrects ? as : 0, mGiven = corrects ? m : 0, dmGiven = corrects ? dm : 0
 
@@ -139,6 +144,10 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   else if (beta) multiply(as, ws, ks, keys)
   if (corrects) transpose(asT, K8, as, n8, n8, K8)
   inner(p, mGiven, decays, qsT, asT, ksT, ws, n8)
+  if (corrects) {
+    loadBetas(betas, n, n8)
+    rest = remaindersOf(m, as, ks, n8, gated ? ws : 0, betas, n, n8)
+  }
   if (gated) {
     decayRows(qa, decayedAs, pairs, decayedKs, gammas, last, qs, asGiven, ks, ws, n8, K8)
     transpose(ksT, K8, decayedKs, n8, n8, K8)
@@ -150,9 +159,8 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   loadCotangents(gs, pairs, dus, 0, n, n8)
   transpose(gsT, W8, gs, pairs, n8, W8)
   if (corrects) {
-    loadBetas(betas, n, n8)
     loadValues(es, n8, 0, n, n8)
-    pseudoValues(S, asT, betas, es, us, m, n8)
+    pseudoValues(S, asT, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
   transpose(usT, W8, us, n8, n8, W8)
   transpose(before, W8, S, K8, K8, W8)
@@ -161,7 +169,7 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   product(dus, n8, SET, ksT, K8, dS, K8, n8, W8, K)
   addLowerTransposed(dus, n8, p, n8, gs, pairs, n8, W8)
   if (corrects) {
-    backSubstitute(dus, ds, pairs, m, betas, es, n, n8)
+    backSubstitute(dus, ds, pairs, m, rest, betas, es, n, n8)
     transpose(dsT, W8, ds, pairs, n8, W8)
     lowerOf(dm, dsT, W8, usT, W8, n8, W)
     product(das, n8, SET, dsT, W8, before, W8, n8, K8, W)

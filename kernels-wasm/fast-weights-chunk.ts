@@ -7,18 +7,19 @@ import {
   K, K8, W8, corrects, erase, gateWidth, gated, k, loadBetas, loadDecays, loadKeys, loadValues, multiply, q, release, storeReads, take,
   top,
 } from './fast-weights-rows'
+import { remainders } from './remainders'
 import { ADD, SET, SUB, at, lowerOf, product, productLower, roundUp8, solveLower, transpose } from './strips'
 
 /**
  * The values written by a rule that corrects, (I + diag(beta) M) U = diag(beta) (V - A S), M strictly lower, by forward substitution on
  * the errors E: e_i = v_i - S^T a_i - sum_{j<i} M_ij u_j, u_i = beta_i e_i. es holds V on entry. A and S as of the chunk's first token.
  */
-export function pseudoValues(S: usize, asT: usize, betas: usize, es: usize, us: usize, m: usize, n8: i32): void {
+export function pseudoValues(S: usize, asT: usize, betas: usize, es: usize, us: usize, m: usize, rest: usize, n8: i32): void {
   const frame = top
   const mT = take(n8 * n8)
   transpose(mT, n8, m, n8, n8, n8)
   product(es, n8, SUB, asT, K8, S, K8, n8, W8, K)
-  solveLower(es, us, mT, betas, n8, W8)
+  solveLower(es, us, mT, rest, betas, n8, W8)
   release(frame)
 }
 
@@ -38,6 +39,14 @@ export function inner(p: usize, m: usize, ds: usize, qsT: usize, asT: usize, ksT
   lowerOf(p, qsT, K8, ksT, K8, n8, K)
   if (m) lowerOf(m, asT, K8, ksT, K8, n8, K)
   if (gated) decayPairs(p, m, ds, ws, n8)
+}
+
+/** What M lacks of tokens that reflect, 0 if none does. ks in a block with R rows; ws 0: no gate. */
+export function remaindersOf(m: usize, as: usize, ks: usize, R: i32, ws: usize, betas: usize, n: i32, n8: i32): usize {
+  const rest = take(n8 * n8), wide = take(2 * K8)
+  return erase
+    ? remainders(rest, m, as, n8, false, ks, R, ws, betas, wide, n, n8, K8)
+    : remainders(rest, m, ks, R, true, ks, R, ws, betas, wide, n, n8, K8)
 }
 
 /** S = diag(f) S. */
@@ -62,6 +71,7 @@ export function chunk(S: usize, n: i32): bool {
   const qs = take(n8 * K8), qsT = take(n8 * K8), ks = take(n8 * K8), ksT = take(n8 * K8), us = take(n8 * W8), os = take(n8 * W8)
   const p = take(n8 * n8), pT = take(n8 * n8), m = corrects ? take(n8 * n8) : 0, betas = take(n8)
   const as = own ? take(n8 * K8) : ks, asT = own ? take(n8 * K8) : ksT, ws = gated ? take(n8 * K8) : 0, last = gated ? take(K8) : 0
+  let rest: usize = 0
   if (gated && loadDecays(ws, 0, n, n8)) {
     release(frame)
     return false
@@ -75,15 +85,18 @@ export function chunk(S: usize, n: i32): bool {
   if (own) transpose(asT, K8, as, n8, n8, K8)
   inner(p, m, pT, qsT, asT, ksT, ws, n8)
   transpose(pT, n8, p, n8, n8, n8)
+  if (corrects) {
+    loadBetas(betas, n, n8)
+    rest = remaindersOf(m, as, ks, n8, ws, betas, n, n8)
+  }
   if (gated) {
     decayRows(qs, as, n8, ks, 0, last, qs, own ? as : 0, ks, ws, n8, K8)
     transpose(qsT, K8, qs, n8, n8, K8)
     if (own) transpose(asT, K8, as, n8, n8, K8)
   }
   if (corrects) {
-    loadBetas(betas, n, n8)
     loadValues(os, n8, 0, n, n8)
-    pseudoValues(S, asT, betas, os, us, m, n8)
+    pseudoValues(S, asT, betas, os, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
   product(os, n8, SET, qsT, K8, S, K8, n8, W8, K)
   productLower(os, n8, ADD, pT, n8, us, n8, n8, W8, 0)

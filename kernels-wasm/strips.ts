@@ -240,46 +240,79 @@ export function symmetric(dst: usize, Rd: i32, l: usize, M: i32): void {
   v128.store(x + (r << 5) + 16, madd(f, v128.load(y + (l << 5) + 16), v128.load(x + (r << 5) + 16)))
 }
 
+/** Eight floats of row i of x -= sum_{l<i} rest_il y_l, rest [R, R] as of remainders.ts; y: those of row 0. */
+function subtractRest(x: usize, rest: usize, R: i32, y: usize, i: i32): void {
+  if (load<f32>(at(rest, R, i, i)) == 0) return
+  let r0 = splat(0), r1 = splat(0)
+  for (let l = 0; l < i; l++, y += 32) {
+    const f = v128.load32_splat(at(rest, R, i, l))
+    r0 = madd(f, v128.load(y), r0)
+    r1 = madd(f, v128.load(y, 16), r1)
+  }
+  v128.store(x, f32x4.sub(v128.load(x), r0))
+  v128.store(x, f32x4.sub(v128.load(x, 16), r1), 16)
+}
+
+/** ... += sum_{l>i} rest_li y_l. */
+function addRestTransposed(x: usize, rest: usize, R: i32, y: usize, i: i32): void {
+  let r0 = splat(0), r1 = splat(0)
+  for (let l = i + 1; l < R; l++) {
+    const f = v128.load32_splat(at(rest, R, l, i))
+    r0 = madd(f, v128.load(rowsFrom(y, l)), r0)
+    r1 = madd(f, v128.load(rowsFrom(y, l), 16), r1)
+  }
+  v128.store(x, f32x4.add(v128.load(x), r0))
+  v128.store(x, f32x4.add(v128.load(x, 16), r1), 16)
+}
+
 /**
  * Forward substitution: for i = 0, 1, ...: x_i -= sum_{j<i} L_ij y_j, then y_i = factor_i x_i. L [M, M] is given by its transpose and only
- * what is strictly below its diagonal counts; x, y are [M, N]; factor is [M].
+ * what is strictly below its diagonal counts; x, y are [M, N]; factor is [M]. rest: what L lacks (remainders.ts), 0: nothing.
  */
-export function solveLower(x: usize, y: usize, lT: usize, factor: usize, M: i32, N: i32): void {
+export function solveLower(x: usize, y: usize, lT: usize, rest: usize, factor: usize, M: i32, N: i32): void {
   for (let i = 0; i < M; i += 4) {
     const a = at(lT, M, i, i), f = factor + (i << 2)
     for (let j = 0; j < N; j += 8) {
-      const xi = at(x, M, i, j), yi = at(y, M, i, j)
-      tile(xi, SUB, FULL, at(lT, M, 0, i), at(y, M, 0, j), i)
+      const xi = at(x, M, i, j), yi = at(y, M, i, j), y0 = at(y, M, 0, j)
+      tile(xi, SUB, FULL, at(lT, M, 0, i), y0, i)
+      if (rest) subtractRest(xi, rest, M, y0, i)
       finishRow(yi, xi, f, 0)
       addRow(xi, -1, a, yi, 0, 1)
       addRow(xi, -1, a, yi, 0, 2)
       addRow(xi, -1, a, yi, 0, 3)
+      if (rest) subtractRest(xi + 32, rest, M, y0, i + 1)
       finishRow(yi, xi, f, 1)
       addRow(xi, -1, a, yi, 1, 2)
       addRow(xi, -1, a, yi, 1, 3)
+      if (rest) subtractRest(xi + 64, rest, M, y0, i + 2)
       finishRow(yi, xi, f, 2)
       addRow(xi, -1, a, yi, 2, 3)
+      if (rest) subtractRest(xi + 96, rest, M, y0, i + 3)
       finishRow(yi, xi, f, 3)
     }
   }
 }
 
 /** Back substitution: for i = M - 1, M - 2, ...: x_i += sum_{j>i} L_ji y_j, then y_i = factor_i x_i. y lies in a block with Ry rows. */
-export function solveLowerTransposed(x: usize, y: usize, Ry: i32, l: usize, factor: usize, M: i32, N: i32): void {
+export function solveLowerTransposed(x: usize, y: usize, Ry: i32, l: usize, rest: usize, factor: usize, M: i32, N: i32): void {
   for (let i = M - 4; i >= 0; i -= 4) {
     const a = at(l, M, i, i), f = factor + (i << 2)
     for (let j = 0; j < N; j += 8) {
-      const xi = at(x, M, i, j), yi = at(y, Ry, i, j)
+      const xi = at(x, M, i, j), yi = at(y, Ry, i, j), y0 = at(y, Ry, 0, j)
       tile(xi, ADD, FULL, at(l, M, i + 4, i), at(y, Ry, i + 4, j), M - i - 4)
+      if (rest) addRestTransposed(xi + 96, rest, M, y0, i + 3)
       finishRow(yi, xi, f, 3)
       addRow(xi, 1, a, yi, 3, 0)
       addRow(xi, 1, a, yi, 3, 1)
       addRow(xi, 1, a, yi, 3, 2)
+      if (rest) addRestTransposed(xi + 64, rest, M, y0, i + 2)
       finishRow(yi, xi, f, 2)
       addRow(xi, 1, a, yi, 2, 0)
       addRow(xi, 1, a, yi, 2, 1)
+      if (rest) addRestTransposed(xi + 32, rest, M, y0, i + 1)
       finishRow(yi, xi, f, 1)
       addRow(xi, 1, a, yi, 1, 0)
+      if (rest) addRestTransposed(xi, rest, M, y0, i)
       finishRow(yi, xi, f, 0)
     }
   }

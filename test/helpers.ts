@@ -102,18 +102,26 @@ export async function readAndFree(x: Tensor): Promise<number[]> {
   return values
 }
 
+/** Equally many values, and some: a comparison of nothing can't fail. */
+function assertSameLength(actual: ArrayLike<number>, expected: ArrayLike<number>, what: string): void {
+  assert.equal(actual.length, expected.length, what)
+  assert.ok(expected.length > 0, `${what}: nothing to compare`)
+}
+
 /** The same bits, NaNs and the sign of zero included. */
 export function assertSameBits(actual: HostArray, expected: HostArray, what = ''): void {
-  assert.equal(actual.length, expected.length, what)
+  assertSameLength(actual, expected, what)
   for (let i = 0; i < actual.length; i++)
     if (!Object.is(actual[i], expected[i])) assert.fail(`${what}: element ${i} is ${actual[i]}, expected exactly ${expected[i]}`)
 }
 
 /** max |actual - expected| <= bound * (max |expected| + floor). */
 export function assertClose(actual: ArrayLike<number>, expected: ArrayLike<number>, bound: number, floor = 1, what = ''): void {
-  assert.equal(actual.length, expected.length, what)
+  assertSameLength(actual, expected, what)
   let largest = 0
   for (let i = 0; i < expected.length; i++) largest = Math.max(largest, Math.abs(expected[i]))
+  // An infinity would allow every error, and NaN compares with nothing.
+  assert.ok(Number.isFinite(bound * (largest + floor)), `${what}: no bound: the largest expected value is ${largest}, the bound ${bound}`)
   for (let i = 0; i < actual.length; i++) {
     const error = Math.abs(actual[i] - expected[i])
     if (!(error <= bound * (largest + floor)))
@@ -126,12 +134,13 @@ export function assertClose(actual: ArrayLike<number>, expected: ArrayLike<numbe
 const rms = (n: number, at: (i: number) => number): number => {
   let total = 0
   for (let i = 0; i < n; i++) total += at(i) ** 2
-  return Math.sqrt(total / Math.max(n, 1))
+  return Math.sqrt(total / n)
 }
 
 /** rms(actual - expected) / (rms(expected) + floor): the measure for sequences, where errors of single elements say little. */
 export function assertRms(actual: ArrayLike<number>, expected: ArrayLike<number>, bound: number, what = '', floor = 1e-8): void {
-  assert.equal(actual.length, expected.length, what)
+  assertSameLength(actual, expected, what)
+  assert.ok(Number.isFinite(bound), `${what}: no bound: ${bound}`)
   const ratio = rms(actual.length, (i) => actual[i] - expected[i]) / (rms(expected.length, (i) => expected[i]) + floor)
   assert.ok(ratio <= bound, `${what}: rms ratio ${ratio.toExponential(1)}, bound ${bound.toExponential(0)}`)
 }

@@ -1,6 +1,6 @@
 /** The harness itself: what is wrong is found, made small, and found again. */
 import assert from 'node:assert/strict'
-import type fc from 'fast-check'
+import fc from 'fast-check'
 import { caseLine } from '../../claims/check.ts'
 import {
   type Claim,
@@ -16,7 +16,7 @@ import {
 } from '../../claims/index.ts'
 import { checkRule, type FamilyRule } from '../../claims/rule.ts'
 import { stateNumbers } from '../../claims/sides.ts'
-import { add, affine, deltaRule, gatedDeltaRule, mul, readOut, reshape, sum, sumRule, type Tensor } from '../../engine/index.ts'
+import { add, affine, deltaRule, gatedDeltaRule, mul, readOut, reshape, sum, sumRule, type Tensor, tensor } from '../../engine/index.ts'
 
 const text = { section: 'tests', statement: 'a statement', equation: 'x', source: 'this test' }
 
@@ -128,6 +128,32 @@ describe('check', () => {
     assert.equal((await statusOf({ holds: false, left: (c) => ({ x: c.n + 1 }) })).status, 'refuted')
   })
 
+  it('goes on with a false claim until it is refuted, whatever the runs, and says by which case', async () => {
+    // Contradicted by a case among some 30.
+    const rare = simple({ holds: false, fields: { n: int(1, 30) }, left: (c) => ({ x: c.n === 17 ? 2 : 1 }), right: () => ({ x: 1 }) })
+    const by: number[] = []
+    for (const seed of [1, 2, 3, 4, 5]) {
+      const cases: number[] = []
+      const verdict = await check(rare, reference, { runs: 1, seed, onCase: (c) => cases.push((c as Record<string, any>).n) })
+      assert.equal(verdict.status, 'refuted')
+      assert.equal(cases.indexOf(17) + 1, verdict.refutedBy)
+      by.push(verdict.refutedBy!)
+      const { path } = verdict.counterexample!
+      assert.equal((await check(rare, reference, { seed, path })).status, 'refuted')
+      assert.equal((await check(rare, reference, { runs: 5000, seed })).refutedBy, verdict.refutedBy)
+    }
+    assert.ok(Math.max(...by) > 5, `${by}`)
+    for (const [runs, cases] of [
+      [1, 1000],
+      [1200, 1200],
+    ]) {
+      const verdict = await statusOf({ holds: false }, { runs })
+      assert.deepEqual([verdict.status, verdict.runs], ['not refuted', cases])
+      assert.equal(verdict.message, `no counterexample among ${cases} cases, but the claim should be false`)
+    }
+    assert.equal((await statusOf({}, { runs: 7 })).runs, 7)
+  })
+
   it('does not take an exception for a refutation', async () => {
     const verdict = await statusOf({
       holds: false,
@@ -224,6 +250,109 @@ describe('check', () => {
     assert.match((await statusOf({ left: () => ({}), right: () => ({}) })).message!, /no results/)
   })
 
+  it('compares shapes and dtypes, and not values alone', async () => {
+    const of = (left: unknown, right: unknown) => statusOf({ left: () => left as never, right: () => right as never })
+    const on = (devices: Devices, left: (x: Context) => unknown, right: (x: Context) => unknown) =>
+      check(simple({ left: (_, x) => ({ x: left(x) as never }), right: (_, x) => ({ x: right(x) as never }) }), devices)
+    const differ = (verdict: Verdict, how: string): void => {
+      assert.deepEqual([verdict.status, verdict.ok, verdict.message], ['throws', false, `the sides differ in what 'x' is: ${how}`])
+    }
+    for (const devices of [reference, wasm]) {
+      const [three, int32] = [new Float64Array(3), { dtype: 'int32', device: devices.device } as const]
+      const from = (shape: number[]) => (x: Context) => x.from(three, shape)
+      const integers = (shape: number[]) => () => tensor(new Int32Array(3), { ...int32, shape })
+      differ(await on(devices, from([3, 1]), from([3])), 'left is float32 [3,1], right float32 [3]')
+      differ(await on(devices, from([3]), from([1, 3])), 'left is float32 [3], right float32 [1,3]')
+      differ(await on(devices, integers([3]), from([3])), 'left is int32 [3], right float32 [3]')
+      differ(await on(devices, from([3, 1]), () => [0, 0, 0]), 'left is float32 [3,1], right a list of 3')
+      differ(
+        await on(
+          devices,
+          (x) => x.from([1], [1]),
+          () => 1,
+        ),
+        'left is float32 [1], right a number',
+      )
+      differ(await on(devices, from([3]), (x) => x.from([0, 0], [2])), 'left has 3 values, float32 [3], right 2 values, float32 [2]')
+      for (const fits of [from([3]), integers([3]), () => [0, 0, 0], () => new Float32Array(3)])
+        assert.equal((await on(devices, fits, () => [0, 0, 0])).status, 'holds')
+      assert.equal(
+        (
+          await on(
+            devices,
+            (x) => sum(x.from(three, [3])),
+            () => 0,
+          )
+        ).status,
+        'holds',
+      )
+    }
+    differ(await of({ x: 1 }, { x: [1] }), 'left is a number, right a list of 1')
+    differ(await of({ x: [1, 2] }, {}), 'left has 2 values, right none')
+    // A false claim isn't refuted by it, either.
+    const refuted = await statusOf({ holds: false, left: () => ({ x: [1] }), right: () => ({ x: 2 }) })
+    assert.deepEqual([refuted.status, refuted.ok], ['throws', false])
+  })
+
+  it('fails where nothing is compared, and says why', async () => {
+    const fails = async (rest: Parameters<typeof simple>[0], message: RegExp, options = {}): Promise<void> => {
+      for (const holds of [true, false]) {
+        const verdict = await statusOf({ ...rest, holds }, options)
+        assert.deepEqual([verdict.status, verdict.ok], ['throws', false], JSON.stringify(verdict))
+        assert.match(verdict.message!, message)
+      }
+    }
+    const both = (side: unknown) => ({ left: () => side as never, right: () => side as never })
+    const empty = (_: object, x: Context) => ({ x: x.from([], [0, 3]) })
+    await fails(both({}), /^the sides have no results/)
+    await fails(both({ x: [] }), /^'x' is empty on both sides: nothing is compared \(case: n \d, /)
+    await fails({ left: empty, right: empty }, /^'x' is empty on both sides/)
+    await fails(both({ y: 1, x: [] }), /^'x' is empty on both sides/)
+    await fails(both({ x: undefined }), /^left gives undefined for 'x'/)
+    await fails({ left: (c) => ({ x: c.n }), right: (c) => ({ x: c.n, y: 1 }) }, /'y' is: left has none, right 1 values$/)
+    await fails(
+      { left: (c) => ({ x: c.n, ['__proto__']: 1 }), right: (c) => ({ x: c.n }) },
+      /'__proto__' is: left has 1 values, right none$/,
+    )
+    await fails({ left: (c) => ({ x: c.n, constructor: 1 }) as never }, /'constructor' is: left has 1 values, right none$/)
+    await fails(both({ x: [[1], [2]] }), /^left gives a list with lists in it for 'x', not numbers$/)
+    await fails(both({ x: [1, null] }), /^left gives a list with null in it for 'x', not numbers$/)
+    await fails(both({ x: [1, undefined] }), /^left gives a list with undefined in it for 'x', not numbers$/)
+    // Every case is skipped, or all but a few.
+    const skipped = (most: number) => ({
+      left: (c: { n: number }) => {
+        fc.pre(c.n > most)
+        return { x: c.n }
+      },
+    })
+    await fails(skipped(9), /^only 0 of \d+ cases were compared: \d+ were skipped by a precondition$/, { runs: 3 })
+    const some = await statusOf(skipped(5), { runs: 500 })
+    assert.deepEqual([some.status, some.runs], ['holds', 500])
+    for (const runs of [0, -1, 1.5, Number.NaN, Infinity])
+      await assert.rejects(statusOf({}, { runs }), /^RangeError: runs must be an integer/)
+  })
+
+  it('takes no NaN, and no infinity that hides a number, for agreement', async () => {
+    const { NaN: nan } = Number
+    for (const relation of ['equal', 'same bits', 'at most'] as const)
+      for (const [left, right] of [
+        [[nan], [nan]],
+        [
+          [1, nan],
+          [1, nan],
+        ],
+        [[nan], [1]],
+        [[1], [nan]],
+      ])
+        assert.equal((await statusOf({ relation, left: () => ({ x: left }), right: () => ({ x: right }) })).status, 'fails', relation)
+    const { status } = await statusOf({ left: () => ({ x: [Infinity, 1] }), right: () => ({ x: [Infinity, 2] }) })
+    assert.equal(status, 'fails')
+    // Squares of the right side overflow.
+    const large = await statusOf({ left: () => ({ x: 0.9e155 }), right: () => ({ x: 1e155 }) })
+    assert.equal(large.status, 'fails')
+    assert.ok(Math.abs(large.error - 0.1) < 1e-12)
+  })
+
   it('keeps memory flat, and says when a claim does not', async () => {
     const before = wasm.bytesInUse()
     await check(wrong, wasm)
@@ -261,10 +390,16 @@ describe('check', () => {
     refused({ left: 3 }, /^claim 'test: simple': 'left' must be a function/)
     refused({ relation: 'almost' }, /'relation' must be one of equal, same bits, at most/)
     refused({ bounds: { float32: 1 } }, /'bounds' must be/)
+    const limits = { float32: 1, float64: 1, reason: 'none' }
+    for (const bad of [Infinity, Number.NaN, -1, '1'])
+      for (const kind of ['float32', 'float64'])
+        refused({ bounds: { ...limits, [kind]: bad } }, /'bounds' must be \{ float32, float64, reason \}: two finite numbers from 0/)
+    refused({ floor: Infinity }, /'floor' must be a finite number from 0, not Infinity/)
+    refused({ floor: Number.NaN }, /'floor' must be a finite number from 0, not NaN/)
     refused({ bound: 3 }, /unknown property 'bound'/)
     refused({ fields: { n: 3 } }, /field 'n' isn't a fast-check arbitrary/)
     refused({ fields: { seed: int(1, 2) } }, /a field can't be called 'seed'/)
-    refused({ floor: -1 }, /'floor' must be a number from 0, not -1/)
+    refused({ floor: -1 }, /'floor' must be a finite number from 0, not -1/)
     refused({ needs: 'reference' }, /'needs' must be a list out of reference, threads, plain, relaxed/)
     refused({ needs: ['thread'] }, /'needs' must be a list/)
     refused({ holds: 'no' }, /'holds' must be true or false/)
@@ -410,6 +545,7 @@ describe("rules of one's own", () => {
     refused({ inputs: { q: { shape: ['B', 'T'], values: 'some' } } }, /the values of input 'q' must be one of any, key/)
     refused({ state: { S: ['H', 'K'] } }, /'S' in the state has axes \[H,K\]/)
     refused({ forms: ['chunk'] }, /has 'forms' but no 'run'/)
+    refused({ forms: [], run: () => {} }, /'forms' is empty: 'run' would never be checked/)
     refused({ equals: 'gama' }, /'equals' names 'gama'; the rules are sum/)
     refused({ linear: 'w' }, /'linear' names 'w'/)
     refused({ stat: {} }, /unknown property 'stat'/)

@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import temml from 'temml'
 import { caseOf } from '../../claims/check.ts'
 import { kinds } from '../../claims/context.ts'
-import { type Case, type Claim, check, claims, Devices } from '../../claims/index.ts'
+import { type Case, type Claim, check, checkNames, claims, Devices } from '../../claims/index.ts'
 import { builds, webgpu } from '../helpers.ts'
 
 /**
@@ -33,19 +33,29 @@ for (const kind of kinds) {
     after(() => devices?.close())
 
     for (const [i, claim] of claims.entries())
-      it(claim.name, async () => {
+      it(claim.name, async function () {
         // One seed's cases would be much alike for all claims. A false one is refuted by its first counterexample, which must be found.
         const one = kind === 'webgpu' && claim.holds !== false
         const verdict = await check(claim, devices, one ? { seed: i, path: mostWorth(claim, i) } : {})
         const { status, message, counterexample, error, bound } = verdict
+        if (status === 'skipped') {
+          this.test!.title += ` (${kind} has no ${claim.needs!.filter((other) => !devices.has(other)).join(', ')} to compare with)`
+          this.skip()
+        }
         assert.ok(verdict.ok, [`${status}: ${message}`, ...(counterexample?.lines ?? [])].join('\n'))
-        if (status === 'holds') assert.ok(error <= bound)
+        assert.ok(verdict.runs >= (one ? 1 : claim.holds === false ? verdict.refutedBy! : 100), `${verdict.runs} cases`)
+        if (status === 'holds') assert.ok(error >= 0 && error <= bound)
         if (status === 'refuted') assert.ok(error > bound && counterexample!.lines.length > 1)
       })
   })
 }
 
 describe('the list of claims', () => {
+  it('names every claim once', () => {
+    checkNames(claims)
+    assert.ok(claims.filter(({ holds }) => holds !== false).length > 300 && claims.some(({ holds }) => holds === false))
+  })
+
   it('bounds every true equality by 1e-5 in float32 and 1e-10 in float64, with a reason', () => {
     for (const { name, holds, bounds } of claims)
       if (holds !== false && bounds) assert.ok(bounds.float32 <= 1e-5 && bounds.float64 <= 1e-10 && bounds.reason.length > 10, name)

@@ -77,6 +77,50 @@ export const claims = [
     )
   })
 
+  it('refutes false claims whatever the runs, and says by how many cases', async () => {
+    for (const runs of [1, 5]) {
+      const out = await place.succeed(['verify', 'false: *', 'sum: chunk = step', '--runs', String(runs), '--seed', String(runs)])
+      assert.match(out, new RegExp(`^24 claims, ${runs} cases? each: 1 hold, 23 false ones refuted`, 'm'))
+      assert.equal(out.match(/^refuted +false: .+ \d+ cases? +reference/gm)!.length, 23)
+    }
+    place.write('holds.mjs', `${claimFile}export const claims = [claim('mine: not false', (c) => ({ x: c.n }), { holds: false })]`)
+    const { code, stdout } = await place.run('verify holds.mjs --runs 5 --device reference')
+    assert.equal(code, 1)
+    assert.match(stdout, /^ {2}reference: no counterexample among 1000 cases, but the claim should be false$/m)
+    assert.match(stdout, /^ {2}again: .* --seed 1 --runs 5$/m)
+    assert.match(await place.succeed('verify --help'), /a false one goes on until it is\s+refuted, to 1,000 at least/)
+  })
+
+  it('fails where nothing is compared', async () => {
+    const { code, stdout, stderr } = await place.run(['verify', 'sum: threads*', '--device', 'reference'])
+    assert.equal(code, 1)
+    assert.match(stdout, /^skipped +sum: threads change nothing/m)
+    assert.match(stderr, /^fastweights: nothing was compared: reference has nothing to compare with for what was chosen .*\n$/)
+    place.write(
+      'nothing.mjs',
+      `${claimFile}
+const both = (name, side) => claim(name, side, { right: side })
+export const claims = [
+  both('mine: shapes', (c, x) => ({ x: x.from([1], [1]) })),
+  claim('mine: other shapes', (c, x) => ({ x: x.from([1, 2], [2, 1]) }), { right: (c, x) => ({ x: x.from([1, 2], [2]) }) }),
+  both('mine: empty', (c, x) => ({ x: x.from([], [0]) })),
+  both('mine: none', () => ({})),
+  both('mine: NaN', () => ({ x: NaN })),
+]`,
+    )
+    const { stdout: out, code: failed } = await place.run('verify nothing.mjs --device wasm --runs 3')
+    assert.equal(failed, 1)
+    assert.match(out, /^ok +mine: shapes/m)
+    for (const line of [
+      "wasm: the sides differ in what 'x' is: left is float32 [2,1], right float32 [2]",
+      "wasm: 'x' is empty on both sides: nothing is compared (case: n ",
+      'wasm: the sides have no results: return { name: tensor, ... }',
+      "wasm: x can't be compared: NaN on the left, NaN on the right",
+    ])
+      assert.ok(out.includes(`\n  ${line}`), `${line}\n${out}`)
+    assert.match(out, /^5 claims, 3 cases each: 1 hold, 4 FAILED/m)
+  })
+
   it('checks on webgpu, where it is asked for, and skips what compares with builds for the CPU', async function () {
     await webgpu(this)
     const out = await place.succeed([
@@ -242,6 +286,27 @@ export const claims = [
     it('a file with an error of syntax', () => bad('syntax.mjs', 'export const claims = [', /syntax\.mjs: can't be loaded: SyntaxError/))
     it('a file that exports nothing usable', () =>
       bad('empty.mjs', 'export const x = 1', /empty\.mjs: exports neither 'claims' nor 'rules'/))
+    it('a list of claims that is empty, or none that can be gone through, or one that hides another', async () => {
+      await bad('none.mjs', 'export const claims = []', /none\.mjs: 'claims' is empty: there is nothing to check\n$/)
+      await bad('map.mjs', 'export const claims = new Map([[1, 2]])', /map\.mjs: 'claims' must be an array or an object, not Map\n$/)
+      await bad(
+        'later.mjs',
+        'export const rules = Promise.resolve([])',
+        /later\.mjs: 'rules' must be an array or an object, not Promise\n$/,
+      )
+      await bad(
+        'both.mjs',
+        `${claimFile}export const claims = [claim('a: b', () => ({ x: 1 }))]
+export default { claims: [claim('a: c', () => ({ x: 1 }))] }`,
+        /both\.mjs: exports two different 'claims'/,
+      )
+    })
+    it('a claim within an infinite bound', () =>
+      bad(
+        'infinite.mjs',
+        `${claimFile}export const claims = [claim('a: b', () => ({ x: 1 }), { bounds: { float32: Infinity, float64: 1, reason: 'r' } })]`,
+        /infinite\.mjs: can't be loaded: ClaimError: claim 'a: b': 'bounds' must be \{ float32, float64, reason \}: two finite numbers/,
+      ))
     it('a file that imports what is not there', () =>
       bad('import.mjs', "import 'nosuch'", /import\.mjs: can't be loaded: Cannot find package 'nosuch' imported from import\.mjs\n$/))
     it('a file in UTF-16', () =>

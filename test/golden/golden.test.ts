@@ -57,7 +57,12 @@ for (const { name, open, bound } of devices)
         without.every((name) => name.includes('norm_self_attn')),
         `no expected gradient for ${without}`,
       )
-      for (const [name, { data }] of expected) matches('gradient', name, await parameters.get(name)!.grad!.read(), data)
+      assert.ok(expected.size > 0)
+      for (const [name, { data, shape }] of expected) {
+        const { grad } = parameters.get(name)!
+        assert.deepEqual(grad!.shape, shape, name)
+        matches('gradient', name, await grad!.read(), data)
+      }
     }
 
     for (const file of ['fast_weights_attention', 'fast_weights_attention_nu3'])

@@ -41,6 +41,8 @@ describe("labml's training run of 40 steps", () => {
       const tokens = vocabulary.encode(text)
       const [T, B, steps] = [Number(m.seq_len), Number(m.batch), Math.min(Number(m.steps), most)]
 
+      assert.ok(steps >= 1 && T >= 1 && B >= 1, `${steps} steps of ${B} x ${T}`)
+
       /** Losses and norms of our run, from parameters that are moved by at most one unit in the last place (seed 0: not moved). */
       const run = async (seed: number): Promise<{ losses: number[]; norms: number[] }> => {
         const model = new Transformer({
@@ -91,6 +93,7 @@ describe("labml's training run of 40 steps", () => {
         ['norms', 'grad_norms'],
       ] as const) {
         const expected = Array.from(tensors.get(golden)!.data as Float64Array)
+        assert.ok(expected.length >= steps && ours[what].length === steps)
         let bound = 1e-6
         for (let step = 0; step < steps; step++) {
           bound = Math.max(bound, ...moved.map((other) => difference(other[what], still[what], step)))

@@ -16,6 +16,9 @@ function compare(c: Case, o: unknown, actual: Evaluation, expected: Evaluation):
     else if (c.sequence) assertRms(a, e, 1e-5, what, 0.02)
     else assertClose(a, e, bound, 1, what)
   }
+  assert.ok(expected.outputs.length > 0 && expected.outputs.some((e) => e !== null), 'nothing to compare')
+  assert.equal(actual.outputs.length, expected.outputs.length)
+  assert.equal(actual.grads.length, expected.grads.length)
   for (const [i, e] of expected.outputs.entries()) both(`output ${i}`, actual.outputs[i], e)
   for (const [i, e] of expected.grads.entries()) both(`gradient of input ${i}`, actual.grads[i], e)
 }

@@ -20,8 +20,8 @@ function scratchBytes(form: KernelForm, backward: boolean, decayed: boolean, gat
   const floats = (keys: number, values: number, pairs: number, states: number): number =>
     keys * n * K8 + values * n * W8 + pairs * n * n + (states + 2) * K8 * W8
   const recurrent = backward ? floats(4, 3, 0, n) : floats(0, 0, 0, 0)
-  const chunk = !backward ? floats(8, 2, 4, 0) : decayed ? floats(16, 8, 6, 2) : floats(7, 8, 5, 2)
-  const vectors = 4 * K8 + 3 * W8 + 21 * n
+  const chunk = !backward ? floats(8, 2, 5, 0) : decayed ? floats(16, 8, 7, 2) : floats(7, 8, 6, 2)
+  const vectors = 6 * K8 + 3 * W8 + 21 * n
   return 4 * ((form === 'recurrent' ? recurrent : gated ? Math.max(chunk, recurrent) : chunk) + vectors + 1024)
 }
 
