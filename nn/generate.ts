@@ -1,4 +1,4 @@
-import { checkNumber, checkOptions, told } from '../engine/arguments.ts'
+import { checkNumber, checkObject, told } from '../engine/arguments.ts'
 import { isLostGate } from '../engine/devices/kernels.ts'
 // The sampler draws on the host, where the reference device has the numbers that all devices share.
 import { threefry } from '../engine/devices/reference/random.ts'
@@ -31,7 +31,7 @@ export interface GenerateOptions {
  * same time and the state keeps its size, however long the text (softmax attention apart, whose state grows).
  */
 export async function* generate(model: Transformer, prompt: Int32Array, options: GenerateOptions): AsyncGenerator<number> {
-  checkOptions('generate', options, ['length', 'temperature', 'topK', 'seed'])
+  checkObject('generate', options, 'length')
   const { length, temperature = 1, topK = 0, seed = 1 } = options
   if (!(prompt instanceof Int32Array)) throw new Error(`generate: the prompt must be an Int32Array of tokens, not ${told(prompt)}`)
   if (prompt.length === 0) throw new Error('generate: the prompt is empty; give at least one token')

@@ -43,7 +43,8 @@ function checkHyper(optimizer: string, values: { [name in keyof typeof hyper]?: 
   }
 }
 
-const adamOptions = ['lr', 'betas', 'eps', 'weightDecay', 'decays']
+/** Of all of them: settings for one may be given to another. */
+const known = ['lr', 'betas', 'eps', 'weightDecay', 'decays', 'matrixLr', 'momentum', 'matrices']
 
 interface Slot {
   p: Tensor
@@ -73,7 +74,7 @@ export abstract class Optimizer {
 
   protected constructor(parameters: ReadonlyMap<string, Tensor>, config: AdamConfig, variant: Variant) {
     if (!(parameters instanceof Map)) throw new Error('Adam: parameters must be a Map from names to tensors; pass model.namedParameters()')
-    checkOptions('Adam', config, adamOptions)
+    checkOptions('Adam', config, known)
     const { lr, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, decays = () => true } = config
     checkList('Adam: betas', betas, '[0.9, 0.999]')
     const [beta1, beta2] = betas
@@ -180,7 +181,7 @@ const layerMatrices = (name: string, p: Tensor): boolean =>
  */
 export class Muon extends Optimizer {
   constructor(parameters: ReadonlyMap<string, Tensor>, config: MuonConfig) {
-    checkOptions('Muon', config, [...adamOptions, 'matrixLr', 'momentum', 'matrices'])
+    checkOptions('Muon', config, known)
     const { matrixLr = 0.02, momentum = 0.95, matrices = layerMatrices, ...adam } = config
     checkHyper('Muon', { lr: adam.lr, matrixLr, momentum })
     // The matrices' rate is a multiple of it.
