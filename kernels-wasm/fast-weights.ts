@@ -29,7 +29,7 @@ import {
   setGradients, setInputs, setSizes, storeState, take, tokens, y,
 } from './fast-weights-rows'
 
-// ---- stretches of tokens ----------------------------------------------------------------------------------------------------------------------
+// ---- stretches of tokens -------------------------------------------------------------------------------------------------------------
 
 /** Rows of a span's tokens without padding, where each stretch begins among them, and what it is (int32). */
 let rows: usize = 0, starts: usize = 0, kinds: usize = 0

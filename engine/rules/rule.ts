@@ -105,7 +105,7 @@ export const fade = (w: Tensor, x: Tensor): Tensor =>
 /** x where `chosen`, which broadcasts, isn't 0, else 0, whatever is not chosen. No gradient. */
 export function pick(chosen: Tensor, x: Tensor): Tensor {
   const y = zeros(x.shape, x.device)
-  // The kernel asks for more than a bit of the condition nowhere, so that it may be a float.
+  // The kernel only asks whether the condition is 0: a float will do.
   x.device.kernels.copyWhere(chosen.storage, x.storage, y.storage, x.shape, broadcastStrides(chosen.shape, x.shape), stridesOf(x.shape))
   return y
 }

@@ -86,7 +86,7 @@ export function retentionRule(
 const retentionStep: Step = (state, { decay, ...token }, options) =>
   sumStep(state, { ...token, gate: expand(decay, token.q.shape.slice(0, 2)) }, options)
 
-/** Peng 2021: S_t = (1 - beta_t) S_{t-1} + beta_t k_t v_t^T: a write fades everything, not just what its key addresses. beta in [0, 1]. */
+/** Peng 2021: S_t = (1 - beta_t) S_{t-1} + beta_t k_t v_t^T: a write fades everything, not just what its key addresses. beta in [0, 1]; 1 forgets. */
 export function pengRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: FastWeightState, options: RuleOptions = {}): RuleResult {
   checkCall('pengRule', { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads] }, options)
   const [values, rate] = [v, beta].map((x) => unpadded(x, options.mask))
