@@ -70,7 +70,8 @@ var<workgroup> spoilt: atomic<u32>;
 /// a b, and 0 where either is.
 fn joined(a: f32, b: f32) -> f32 { return taken(b, a) * taken(a, b); }
 
-// P and M where something may be forgotten. A workgroup a piece; a pair is one thread's, over all channels in turn, so that its sum doesn't depend on `rows`.
+// P and M where something may be forgotten. A workgroup a piece; a pair is one thread's, over all channels in turn, so that its sum doesn't
+// depend on `rows`.
 @compute @workgroup_size(THREADS) fn pairs(
   @builtin(workgroup_id) id: vec3<u32>,
   @builtin(num_workgroups) count: vec3<u32>,

@@ -21,8 +21,8 @@
 //
 // Forgetting: what a token's flags or gate forget may be infinite, and 0 x Infinity is NaN. So with flags or a gate a weight of exactly 0 (a
 // product of decays, an entry of Q~, K~, W, P, M) takes nothing of what it is multiplied with, in both directions: `taken`, by bits. Padding is a
-// token whose q, k', a and v are 0, and whose w is 1; a beginning one whose w is 0, and which reads nothing. Where there is neither flag nor
-// gate, nothing of that is computed.
+// token whose q, k', a and v are 0, and whose w is 1; a beginning one whose w is 0, and which reads nothing. Without flags and gate nothing of
+// that is computed; with them the products look at weights only in tiles that hold something that isn't finite.
 //
 // Layout: q, k, erase [B,T,H,K]; v, y [B,T,H,V]; beta, den [B,T,H]; gate [B,T,H,gateWidth]; S [B,H,K,V]; z [B,H,K]. Everything else lies in
 // `work`, at the offsets of Params, for `heads` heads from `head` on and `pieces` pieces from token `first` on: token rows
@@ -198,7 +198,8 @@ fn value(token: u32, flags: u32, j: u32) -> f32 {
   return 1.0;
 }
 
-// A gate above 0, or NaN, that is looked at: its bits are left for the next read. Bits of positive numbers are ordered as they are, so the largest stays.
+// A gate above 0, or NaN, of a token that begins nothing and isn't padding: its bits are left for the next read. Bits of positive numbers are
+// ordered as they are, so the largest stays.
 @compute @workgroup_size(THREADS) fn checkGate(g: Group) {
   let end = elementsEnd(g, p.n);
   for (var i = firstElement(g); i < end; i += THREADS) {
