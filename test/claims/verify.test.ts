@@ -8,7 +8,7 @@ const text = { section: 'mine', statement: 'A statement.', equation: 'x = y', so
 const claim = (name, left, more) => defineClaim({ ...text, name, fields: { n: int(1, 9) }, left, right: (c) => ({ x: c.n }), ...more })
 `
 
-/** The gated delta rule, by its step in composed ops: a user's file as the README shows it. */
+/** The gated delta rule, by its step in composed ops: a user's file as docs/claims.md shows it. */
 const ruleFile = `import { add, exp, gatedDeltaRule, mul, outer, readOut, reshape, sub } from 'fastweights'
 import { defineRule } from 'fastweights/claims'
 

@@ -34,7 +34,7 @@ describe('--device', () => {
       ['gpu', 'wasm'],
       ['half', 'webgpu'],
     ]) {
-      const stdout = await place.succeed(`train --resume ${run} --steps 20 --device ${device}`)
+      const stdout = await place.succeed(`train --resume ${run} --steps 20 --device ${device} --sample-length 20`)
       assert.match(
         stdout,
         /^note: the run was trained in float32 .* and goes on in float32 .*, so it won't repeat an unbroken run exactly$/m,
