@@ -62,12 +62,6 @@ fn readB(at: u32, count: u32) -> vec4<f32> {
   return v;
 }
 
-/// b where x isn't 0, and 0 where it is: by its bits, whatever it holds.
-fn besideZero(x: f32, b: vec4<f32>) -> vec4<f32> {
-  let mask = select(0xffffffffu, 0u, (bitcast<u32>(x) & 0x7fffffffu) == 0u);
-  return bitcast<vec4<f32>>(bitcast<vec4<u32>>(b) & vec4(mask));
-}
-
 /// end - i, or 0 beyond it; 0 where the row isn't inside.
 fn inside(row: u32, rows: u32, i: u32, end: u32) -> u32 { return select(0u, end - i, row < rows && i < end); }
 
@@ -136,10 +130,10 @@ fn inside(row: u32, rows: u32, i: u32, end: u32) -> u32 { return select(0u, end 
       for (var k = 0u; k < DEPTH; k++) {
         let va = tileA[k * 16u + ty];
         let vb = tileB[k * 16u + tx];
-        s0 += va.x * besideZero(va.x, vb);
-        s1 += va.y * besideZero(va.y, vb);
-        s2 += va.z * besideZero(va.z, vb);
-        s3 += va.w * besideZero(va.w, vb);
+        s0 += va.x * takenFour(va.x, vb);
+        s1 += va.y * takenFour(va.y, vb);
+        s2 += va.z * takenFour(va.z, vb);
+        s3 += va.w * takenFour(va.w, vb);
       }
     } else {
       for (var k = 0u; k < DEPTH; k++) {

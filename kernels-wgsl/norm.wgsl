@@ -167,12 +167,6 @@ fn below(value: f32, top: f32) -> f32 {
   }
 }
 
-/// a b where a isn't 0, and 0 where it is, whatever b holds.
-fn besideZero(a: f32, b: f32) -> f32 {
-  let mask = select(0xffffffffu, 0u, (bitcast<u32>(a) & 0x7fffffffu) == 0u);
-  return a * bitcast<f32>(bitcast<u32>(b) & mask);
-}
-
 // softmax: dx = y (dy - sum(dy y)), 0 where y is; log-softmax: dx = dy - exp(y) sum(dy).
 @compute @workgroup_size(THREADS) fn softmaxBackward(g: Group) {
   let r = rowOf(g);
@@ -180,12 +174,12 @@ fn besideZero(a: f32, b: f32) -> f32 {
   let end = select(0u, p.n, r < p.R);
   var total = 0.0;
   for (var j = laneOf(g); j < end; j += p.lanes) {
-    if (p.log == 1u) { total += dy[at + j]; } else { total += besideZero(yIn[at + j], dy[at + j]); }
+    if (p.log == 1u) { total += dy[at + j]; } else { total += weighted(yIn[at + j], dy[at + j]); }
   }
   total = sumLanes(total, g.thread, p.lanes);
   for (var j = laneOf(g); j < end; j += p.lanes) {
     let i = at + j;
-    if (p.log == 1u) { dx[i] = dy[i] - expOf(yIn[i]) * total; } else { dx[i] = besideZero(yIn[i], dy[i] - total); }
+    if (p.log == 1u) { dx[i] = dy[i] - expOf(yIn[i]) * total; } else { dx[i] = weighted(yIn[i], dy[i] - total); }
   }
 }
 

@@ -121,7 +121,7 @@ function recurrentBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens:
 }
 
 /** The channels that forget what they hold and aren't read before. */
-const unread = (w: Vector, a: Vector | null): boolean[] => Array.from(w, (x, i) => x === 0 && !a?.[i])
+const unread = (w: Vector, a: Vector | null): boolean[] => Array.from(w, (x, i) => x === 0 && (a === null || a[i] === 0))
 
 // ---- chunk form: small matrix products ----------------------------------------------------------------------------------
 
