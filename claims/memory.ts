@@ -199,7 +199,7 @@ export const memoryClaims: readonly Claim[] = [
     equation:
       'k_t = k,\\; \\beta_t \\|k\\|^2 = 2 \\;\\Rightarrow\\; \\|y^{\\mathrm{chunk}} - y^{\\mathrm{recurrent}}\\| \\le 2\\,T\\,\\beta\\,2^{-24}\\, \\|y^{\\mathrm{recurrent}}\\|',
     source:
-      'eigenvalues of I - beta k k^T down to -1: Grazzi 2024, section 4; chunks: Yang 2024 (DeltaNet), section 3. An error of k . k, twice 2^-24 for a sum over few channels, changes the eigenvalue by beta times as much, and T of them multiply',
+      'eigenvalues of I - beta k k^T down to -1: Grazzi 2024 (arXiv 2411.12537); chunks: Yang 2024 (arXiv 2406.06484). An error of k . k, twice 2^-24 for a sum over few channels, changes the eigenvalue by beta times as much, and T of them multiply',
     relation: 'at most',
     floor: 0,
     bounds: { float32: 1e-5, float64: 1e-12, reason: 'the right side is the bound' },

@@ -191,17 +191,23 @@ function assertAll(actual: Result, expected: Result, bound: number, what: string
 const floorOf = ({ B, T, H }: Sizes, values: HostArray): number => (B * T * H < 16 ? 0.02 : values.length < 16 ? 0.1 : 1e-8)
 
 const axis = fc.constantFrom(1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17)
-const anySizes = fc.record({ B: fc.constantFrom(1, 2), T: fc.integer({ min: 1, max: 24 }), H: fc.constantFrom(1, 2, 3), K: axis, V: axis })
+const anySizes = (min: number) =>
+  fc.record({ B: fc.constantFrom(1, 2), T: fc.integer({ min, max: 24 }), H: fc.constantFrom(1, 2, 3), K: axis, V: axis })
 /** C from 1 to T + 3: ragged last chunks, one chunk, and chunks longer than the sequence. */
-const anyCase = anySizes.chain((sizes) =>
-  fc.record({
-    sizes: fc.constant(sizes),
-    C: fc.integer({ min: 1, max: sizes.T + 3 }),
-    scale: fc.constantFrom(1, 0.3),
-    state: fc.boolean(),
-    seed: fc.nat(),
-  }),
-)
+const casesFrom = (min: number) =>
+  anySizes(min).chain((sizes) =>
+    fc.record({
+      sizes: fc.constant(sizes),
+      C: fc.integer({ min: 1, max: sizes.T + 3 }),
+      scale: fc.constantFrom(1, 0.3),
+      state: fc.boolean(),
+      seed: fc.nat(),
+    }),
+  )
+const anyCase = casesFrom(1)
+/** Of two tokens at least, so that there is a cut with something on both sides. */
+const cutCase = casesFrom(2)
+const cutOf = ({ T }: Sizes, seed: number): number => 1 + (seed % (T - 1))
 
 /** rms(err) / (rms(ref) + 1e-8): in float32 errors of 2^-24 a step add up over tokens and widths, in float64 those of 2^-53. */
 const devices: readonly { name: string; open: (test: Mocha.Context) => Promise<Device>; bound: number; few?: true; finite?: true }[] = [
@@ -224,8 +230,9 @@ for (const { name, open, bound, few, finite } of devices)
         title: string,
         property: (o: { sizes: Sizes; C: number; scale: number; state: boolean; seed: number }) => Promise<void>,
         numRuns = 25,
+        generated = anyCase,
       ): void => {
-        it(`${rule}: ${title}`, () => fc.assert(fc.asyncProperty(anyCase, property), { numRuns: runs(numRuns) }))
+        it(`${rule}: ${title}`, () => fc.assert(fc.asyncProperty(generated, property), { numRuns: runs(numRuns) }))
       }
 
       check('both forms are the loop over tokens', async ({ sizes, C, scale, seed }) => {
@@ -259,28 +266,31 @@ for (const { name, open, bound, few, finite } of devices)
           assertAll(await run(rule, sizes, d, { form: 'chunk', C }, device), recurrent, bound, `C = ${C}`, sizes)
       })
 
-      check('a sequence in two calls is the sequence in one', async ({ sizes, C, scale, seed }) => {
-        const cut = seed % (sizes.T + 1)
-        if (cut === 0 || cut === sizes.T) return
-        const d = data(rule, sizes, seed)
-        for (const form of forms) {
-          const whole = await run(rule, sizes, d, { form, C, scale }, device)
-          const { one, two } = await inTwo(rule, tokens(d, sizes, 0, cut), tokens(d, sizes, cut, sizes.T), { form, C, scale }, device)
-          const y = tokensOf(whole.y!, sizes, cut)
-          const compare = (a: HostArray, e: HostArray, what: string): void =>
-            form === 'recurrent' ? assertSameBits(a, e, what) : assertRms(a, e, bound, what, floorOf(sizes, e))
-          compare(one.y!, y.before, `${form}: y before the cut`)
-          compare(two.y!, y.after, `${form}: y after the cut`)
-          compare(two.S!, whole.S!, `${form}: S`)
-          if (whole.z) compare(two.z!, whole.z, `${form}: z`)
-        }
-      })
+      check(
+        'a sequence in two calls is the sequence in one',
+        async ({ sizes, C, scale, seed }) => {
+          const cut = cutOf(sizes, seed)
+          const d = data(rule, sizes, seed)
+          for (const form of forms) {
+            const whole = await run(rule, sizes, d, { form, C, scale }, device)
+            const { one, two } = await inTwo(rule, tokens(d, sizes, 0, cut), tokens(d, sizes, cut, sizes.T), { form, C, scale }, device)
+            const y = tokensOf(whole.y!, sizes, cut)
+            const compare = (a: HostArray, e: HostArray, what: string): void =>
+              form === 'recurrent' ? assertSameBits(a, e, what) : assertRms(a, e, bound, what, floorOf(sizes, e))
+            compare(one.y!, y.before, `${form}: y before the cut`)
+            compare(two.y!, y.after, `${form}: y after the cut`)
+            compare(two.S!, whole.S!, `${form}: S`)
+            if (whole.z) compare(two.z!, whole.z, `${form}: z`)
+          }
+        },
+        25,
+        cutCase,
+      )
 
       check(
         'gradients flow through a carried state',
         async ({ sizes, C, scale, seed }) => {
-          const cut = seed % (sizes.T + 1)
-          if (cut === 0 || cut === sizes.T) return
+          const cut = cutOf(sizes, seed)
           const d = data(rule, sizes, seed)
           const rest = tokens(d, sizes, cut, sizes.T)
           const first = tokens(d, sizes, 0, cut)
@@ -298,12 +308,13 @@ for (const { name, open, bound, few, finite } of devices)
           }
         },
         15,
+        cutCase,
       )
 
       check(
         `causal to the bit: no output knows of later tokens${finite ? '' : ', Infinity and NaN among them'}`,
         async ({ sizes, C, scale, seed }) => {
-          const t = seed % sizes.T
+          const t = cutOf(sizes, seed)
           const d = data(rule, sizes, seed)
           for (const form of forms) {
             const { y } = await run(rule, sizes, d, { form, C, scale, gradients: false }, device)
@@ -315,6 +326,8 @@ for (const { name, open, bound, few, finite } of devices)
             }
           }
         },
+        25,
+        cutCase,
       )
 
       check('causal gradients: outputs before t send exactly 0 to token t and later', async ({ sizes, C, scale, seed }) => {
