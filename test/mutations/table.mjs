@@ -116,10 +116,10 @@ export const mutations = [
   },
   // ---- the op and the rules -----------------------------------------------------------------------------------------------------------
   {
-    bug: 'padding tokens let the state decay',
+    bug: 'the mask says nothing',
     file: op,
     from: '(real?.[i] === 0 ? 0 : token)',
-    to: 'token',
+    to: '(real?.[i] === 2 ? 0 : token)',
     claim: 'gla: padding is skipped',
   },
   {
@@ -133,7 +133,7 @@ export const mutations = [
     bug: 'a new sequence of a packed row starts from the state of the last',
     file: op,
     from: '(begins?.[i] === 1 ? beginning : 0)',
-    to: '0',
+    to: '(begins?.[i] === 2 ? beginning : 0)',
     claim: 'delta: packed sequences stay apart',
   },
   {
@@ -189,10 +189,10 @@ export const mutations = [
     device: 'wasm',
   },
   {
-    bug: 'wasm: the padding of a last chunk forgets the state',
+    bug: 'wasm: the state decays over what a last chunk lacks',
     file: wasm('rows'),
     from: 'tokenAt(gate, t + r, 1))) : splat(1)',
-    to: 'tokenAt(gate, t + r, 1))) : splat(0)',
+    to: 'tokenAt(gate, t + r, 1))) : splat(0.5)',
     claim: 'gated-delta: any chunk length',
     device: 'wasm',
   },
@@ -234,6 +234,14 @@ export const mutations = [
     from: 'if (fresh) memory.fill(S, 0, bytes)',
     to: 'if (0) memory.fill(S, 0, bytes)',
     claim: 'delta: packed sequences stay apart',
+    device: 'wasm',
+  },
+  {
+    bug: 'wasm: what a decay of 0 forgets is multiplied',
+    file: wasm('recurrent'),
+    from: '    if (forgets) {\n      if (beta) clearForgotten(at, wt)\n      forget(S, wt, corrects ? at : 0)',
+    to: '    if (forgets) {\n      if (beta) clearForgotten(at, wt)',
+    claim: 'gated-delta: a gate of -Infinity is exact',
     device: 'wasm',
   },
   {
