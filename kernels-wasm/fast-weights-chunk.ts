@@ -62,10 +62,10 @@ export function scaleState(S: usize, f: usize): void {
 }
 
 /**
- * O = Q S + P U;  S = diag(Gamma_n) S + K^T U. With a gate Q stands for the rows Gamma_i q_i, A for Gamma_{i-1} a_i and K for D_nj k_j. False, and
- * nothing done, if a decay is 0: what is forgotten would be multiplied with it.
+ * O = Q S + P U;  S = diag(Gamma_n) S + K^T U. With a gate Q stands for the rows Gamma_i q_i, A for Gamma_{i-1} a_i and K for D_nj k_j. Returns
+ * how many of the n tokens it has done: those before the first of which a decay is 0, since what is forgotten would be multiplied with it.
  */
-export function chunk(S: usize, n: i32): bool {
+export function chunk(S: usize, n: i32): i32 {
   const frame = top
   const n8 = roundUp8(n), own = corrects && (gated || erase != 0)
   const qs = take(n8 * K8), qsT = take(n8 * K8), ks = take(n8 * K8), ksT = take(n8 * K8), us = take(n8 * W8), os = take(n8 * W8)
@@ -74,7 +74,8 @@ export function chunk(S: usize, n: i32): bool {
   let rest: usize = 0
   if (gated && loadDecays(ws, 0, n, n8)) {
     release(frame)
-    return false
+    const kept = tokensBeforeForgetting(n)
+    return kept ? chunk(S, kept) : 0
   }
   loadKeys(qs, n8, q, 0, n, n8)
   transpose(qsT, K8, qs, n8, n8, K8)
@@ -104,5 +105,15 @@ export function chunk(S: usize, n: i32): bool {
   product(S, K8, ADD, ks, n8, us, n8, K8, W8, n)
   storeReads(0, os, n8, n)
   release(frame)
-  return true
+  return n
+}
+
+/** How many of n tokens come before the first of which a decay is 0. */
+function tokensBeforeForgetting(n: i32): i32 {
+  const frame = top
+  const wt = take(K8)
+  let t = 0
+  while (t < n && !loadDecays(wt, t, 1, 1)) t++
+  release(frame)
+  return t
 }

@@ -231,12 +231,12 @@ function forget(S: usize, w: usize, a: usize): void {
   }
 }
 
-/** All n tokens of a stretch, one by one: S is brought forward, y and den written. */
-export function recurrent(S: usize, n: i32): void {
+/** The tokens [begin, n) of a stretch, one by one: S is brought forward, y and den written. */
+export function recurrent(S: usize, begin: i32, n: i32): void {
   const frame = top
   const qt = take(K8), kt = take(K8), ut = take(W8), ot = take(W8)
   const wt = gated ? take(K8) : 0, at = corrects && (gated || erase) ? take(K8) : kt
-  for (let t = 0; t < n; t++) {
+  for (let t = begin; t < n; t++) {
     loadKeys(qt, 1, q, t, 1, 1)
     loadKeys(kt, 1, k, t, 1, 1)
     loadValues(ut, 1, t, 1, 1)

@@ -125,9 +125,11 @@ export function fastWeights(begin: i32, end: i32, chunked: i32, q: usize, k: usi
   }
 }
 
-/** The recurrent form takes over where a decay is 0. */
+/**
+ * The recurrent form takes over at the first token of which a decay is 0. Not before: what comes must not count for a bit of what was.
+ */
 function forward(chunked: i32, S: usize, n: i32): void {
-  if (n && !(chunked && chunk(S, n))) recurrent(S, n)
+  if (n) recurrent(S, chunked ? chunk(S, n) : 0, n)
 }
 
 export function fastWeightsBackward(begin: i32, end: i32, chunked: i32, q: usize, k: usize, v: usize, beta: usize, gate: usize,

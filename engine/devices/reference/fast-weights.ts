@@ -279,7 +279,7 @@ type FastWeightKernels = Pick<Kernels<RefStorage>, 'fastWeights' | 'fastWeightsB
 const fastWeights: FastWeightKernels['fastWeights'] = (form, inputs, { y, sT, zT, den, states, zs }, sizes) => {
   const { K, V, scale, eps } = sizes
   checkGate(inputs, sizes)
-  const run = form === 'chunk' ? chunk : recurrent
+  const run = form === 'chunk' ? chunked : recurrent
   for (const head of heads(sizes)) {
     const S = inputs.s0 ? block(inputs.s0, head.index, K, V) : zeros(K, V)
     const z = inputs.z0 ? block(inputs.z0, head.index, 1, K).data : new Float64Array(K)
@@ -289,7 +289,7 @@ const fastWeights: FastWeightKernels['fastWeights'] = (form, inputs, { y, sT, zT
       for (const x of [y, den]) if (x) scatter(x, span.rows, zeros(span.rows.length, x === y ? V : 1))
       for (const stretch of stretchesOf(inputs, span, sizes)) {
         if (stretch.fresh) for (const x of [S.data, z]) x.fill(0)
-        const { O, N } = (forgets(stretch.tokens) ? recurrent : run)(S, z, stretch.tokens)
+        const { O, N } = run(S, z, stretch.tokens)
         const d = N.map((x) => (zT ? x + eps : 1))
         const factor = d.map((x) => scale / x)
         scatter(y, stretch.rows, scaleRows(factor, O))
@@ -301,8 +301,27 @@ const fastWeights: FastWeightKernels['fastWeights'] = (form, inputs, { y, sT, zT
   }
 }
 
-/** A chunk multiplies with a decay of 0 what it forgets, and that may be infinite: it takes the recurrent form. */
 const forgets = ({ W }: Tokens): boolean => W.data.includes(0)
+
+/**
+ * A chunk multiplies with a decay of 0 what it forgets, and that may be infinite. From the first such token on the recurrent form takes over: not
+ * before, since what comes must not count for a bit of what was.
+ */
+function chunked(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector } {
+  if (!forgets(tokens)) return chunk(S, z, tokens)
+  const first = Math.floor(tokens.W.data.indexOf(0) / tokens.W.cols)
+  const [before, after] = [chunk(S, z, rowsOf(tokens, 0, first)), recurrent(S, z, rowsOf(tokens, first, tokens.K.rows))]
+  return {
+    O: { ...before.O, rows: tokens.V.rows, data: Float64Array.of(...before.O.data, ...after.O.data) },
+    N: Float64Array.of(...before.N, ...after.N),
+  }
+}
+
+function rowsOf(tokens: Tokens, from: number, to: number): Tokens {
+  const part = (a: Matrix): Matrix => ({ rows: to - from, cols: a.cols, data: a.data.slice(from * a.cols, to * a.cols) })
+  const { Q, K, V, beta, W, A } = tokens
+  return { Q: part(Q), K: part(K), V: part(V), beta: beta.slice(from, to), W: part(W), A: A && part(A) }
+}
 
 /** With a normaliser y = scale O / den, so G = scale dy / den and g = -(dy . y) / den: dropping g is the classic mistake. */
 const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inputs, saved, { dy, dsT, dzT }, gradients, sizes) => {
