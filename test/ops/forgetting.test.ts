@@ -457,6 +457,24 @@ for (const { name: deviceName, open, bound, runs } of devices)
         ))
     }
 
+    for (const name of [...forgetful.head, ...forgetful.channel].filter((name) => name !== 'retnet'))
+      it(`${name}: a decay of 0 changes no bit of what came before it`, async () => {
+        const rule = table[name]
+        const [T, at, sizes] = [11, 7, { K: 5, V: 3 }]
+        const [forgets, value] = name === 'peng' ? ['beta', 1] : ['gate', -Infinity]
+        const inputs = draw(rule, T, sizes, 3)
+        const width = inputs[forgets].length / T
+        const other = { ...inputs, [forgets]: inputs[forgets].map((x, i) => (i === at * width ? value : x)) }
+        const dy = uniforms(4, sizeOf(shapeOf(['B', 'T', 'H', 'V'], T, sizes)))
+        for (const form of rule.forms) {
+          const call = { rule, device, sizes, T, dy, options: { form } }
+          const [with0, without] = [await run({ ...call, inputs: other }), await run({ ...call, inputs })]
+          const early = (y: HostArray): HostArray => y.slice(0, (at * y.length) / T)
+          assertSame(early(with0.y), early(without.y), form)
+          assert.notDeepEqual(with0.y, without.y, form)
+        }
+      })
+
     it('gla: a channel that forgets in the middle of a chunk', async () => {
       const sizes = { K: 5, V: 3 }
       const [T, t, c] = [9, 4, 2]
