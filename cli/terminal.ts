@@ -1,4 +1,5 @@
 /** What the commands show while they run. */
+import { printable } from '../nn/foreign.ts'
 import { reason } from '../tasks/download.ts'
 
 /** 1.2 GB, 340 MB, 12 kB. */
@@ -22,8 +23,7 @@ export const counted = (n: number, what: string): string => `${n.toLocaleString(
  * A text from elsewhere as a terminal may have it: what would command the terminal, or turn the order of what follows, is written as an
  * escape; line breaks and tabs stay.
  */
-export const visible = (text: string): string =>
-  text.replace(/[^\P{Cc}\n\t]|\p{Bidi_C}/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`)
+export const visible = (text: string): string => text.replace(/[^\n\t]+/g, printable)
 
 export const say = (text: string): void => void process.stdout.write(`${visible(text)}\n`)
 

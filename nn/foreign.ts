@@ -5,7 +5,7 @@
 
 /** Control characters, and those that break or reorder a line, as escapes: what tells of them stays one line and says no more than it shows. */
 export function printable(text: string): string {
-  return text.replace(/[\p{Cc}\u2028-\u202e\u2066-\u2069]/gu, (c) => {
+  return text.replace(/[\p{Cc}\p{Bidi_C}\u2028\u2029]/gu, (c) => {
     const short = { '\n': '\\n', '\r': '\\r', '\t': '\\t' }[c]
     return short ?? `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`
   })
