@@ -57,7 +57,7 @@ const known = [
   ...['name', 'title', 'source', 'equation', 'inputs', 'state', 'stateValues', 'step', 'run', 'forms'],
   ...['eps', 'normalise', 'linear', 'equals'],
 ]
-const letters = 'BTHKVN'
+const letters = 'BTHKVNM'
 
 /** The rule as the family's claims need it, with a step and a run whose results are checked. `where` begins the message of an error. */
 export function checkRule(rule: OwnRule, where: string): FamilyRule {

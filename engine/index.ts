@@ -46,11 +46,23 @@ export { dropout, type Generator, generator, normal, uniform } from './random.ts
 export { noGrad } from './recording.ts'
 export { attentionDeltaRule, deltaProductRule, deltaRule, gatedDeltaRule, longhornRule } from './rules/delta.ts'
 export { dplrRule, rwkv7Rule } from './rules/dplr.ts'
+export { combaRule, gatedDelta2Rule, preconditionedDeltaRule } from './rules/erase.ts'
 export { initialState, type RuleName, rules, runSteps } from './rules/index.ts'
 export { mesaRule } from './rules/mesa.ts'
 export { ojaRule } from './rules/oja.ts'
-export { type Letter, outer, type Rule, type RuleInput, type RuleResult, readOut, type Step, type ValueKind } from './rules/rule.ts'
-export { gatedSumRule, pengRule, retentionRule, sumRule } from './rules/sum.ts'
+export {
+  type Letter,
+  outer,
+  type Rule,
+  type RuleInput,
+  type RuleResult,
+  readOut,
+  type Step,
+  spreadHeads,
+  type ValueKind,
+} from './rules/rule.ts'
+export { rwkv5Rule, rwkv6Rule } from './rules/rwkv.ts'
+export { gatedSumRule, hgrn2Rule, lightningDecays, pengRule, retentionRule, sumRule } from './rules/sum.ts'
 export { keep, scope } from './scope.ts'
 export { type KernelCheck, selfCheck } from './selfcheck.ts'
 export type { Shape } from './shape.ts'

@@ -27,6 +27,8 @@ export interface FastWeightState {
   z?: Tensor
   /** Mesa's second memory, the decayed sum of k k^T, [B,H,K,K]. */
   A?: Tensor
+  /** The diagonal memory of rules that precondition their writes, the decayed sum of k * k, [B,H,K]. */
+  a?: Tensor
 }
 
 export interface RuleOptions {

@@ -7,13 +7,23 @@ import type { Shape } from '../shape.ts'
 import { getDevice, type Tensor, tensor, zeros } from '../tensor.ts'
 import { deltaRules } from './delta.ts'
 import { dplrRules } from './dplr.ts'
+import { eraseRules } from './erase.ts'
 import { mesaRules } from './mesa.ts'
 import { ojaRules } from './oja.ts'
 import { type Letter, type Rule, type RuleResult, stretch, unpadded } from './rule.ts'
+import { rwkvRules } from './rwkv.ts'
 import { sumRules } from './sum.ts'
 
 /** Every rule, by name. */
-export const rules = { ...sumRules, ...deltaRules, ...ojaRules, ...dplrRules, ...mesaRules } as const satisfies Record<string, Rule>
+export const rules = {
+  ...sumRules,
+  ...deltaRules,
+  ...ojaRules,
+  ...eraseRules,
+  ...dplrRules,
+  ...rwkvRules,
+  ...mesaRules,
+} as const satisfies Record<string, Rule>
 export type RuleName = keyof typeof rules
 
 /** The state before the first token: zeros. */

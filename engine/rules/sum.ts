@@ -1,9 +1,9 @@
 /** Rules that only add. */
 import { customOp } from '../autograd.ts'
 import { GateError } from '../devices/kernels.ts'
-import { add, affine, div, equal, expand, log, maximum, mul, neg } from '../ops/elementwise.ts'
+import { add, affine, div, equal, exp, expand, log, maximum, mul, neg } from '../ops/elementwise.ts'
 import { checkCall, type FastWeightState, fastWeights, type NormaliserOptions, type RuleOptions, requireGate } from '../ops/fast-weights.ts'
-import type { Tensor } from '../tensor.ts'
+import { getDevice, type Tensor, tensor } from '../tensor.ts'
 import {
   all,
   axes,
@@ -83,8 +83,32 @@ export function retentionRule(
   return fastWeights(q, k, v, { gate: expand(decay, [B, T, H]) }, state, options, 'retentionRule')
 }
 
+/**
+ * The logarithms of lightning attention's decays, [H], for `retentionRule` (Qin 2024): head h of layer l of L has -(8 / H) (1 - l / L) h, so that the
+ * first one never forgets.
+ */
+export function lightningDecays(H: number, layer: number, layers: number, device = getDevice()): Tensor {
+  if (!(Number.isInteger(H) && H > 0 && layers > 0 && layer >= 0 && layer <= layers))
+    throw new Error(`lightningDecays: there is no layer ${layer} of ${layers} with ${H} heads`)
+  return tensor(
+    Float64Array.from({ length: H }, (_, h) => -(8 / H) * (1 - layer / layers) * h),
+    { shape: [H], device },
+  )
+}
+
 const retentionStep: Step = (state, { decay, ...token }, options) =>
   sumStep(state, { ...token, gate: expand(decay, token.q.shape.slice(0, 2)) }, options)
+
+/**
+ * HGRN-2 (Qin 2024): what a channel forgets is what it takes in, S_t = diag(f_t) S_{t-1} + (1 - f_t) v_t^T with f_t = exp(gate_t): gated linear
+ * attention with the key 1 - f. gate: [B,T,H,K].
+ */
+export function hgrn2Rule(q: Tensor, v: Tensor, gate: Tensor, state?: FastWeightState, options: RuleOptions = {}): RuleResult {
+  checkCall('hgrn2Rule', { q: [q, axes.keys], v: [v, axes.values], gate: [gate, axes.keys] }, options)
+  return fastWeights(q, affine(exp(unpadded(gate, options.mask)), -1, 1), v, { gate }, state, options, 'hgrn2Rule')
+}
+
+const hgrn2Step: Step = (state, token, options) => sumStep(state, { ...token, k: affine(exp(token.gate), -1, 1) }, options)
 
 /** Peng 2021: S_t = (1 - beta_t) S_{t-1} + beta_t k_t v_t^T: a write fades everything, not just what its key addresses. beta in [0, 1]. */
 export function pengRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: FastWeightState, options: RuleOptions = {}): RuleResult {
@@ -175,6 +199,16 @@ export const sumRules = {
     forms: all,
     step: sumStep,
     run: ({ q, k, v, gate }, state, options) => gatedSumRule(q, k, v, gate, state, options),
+  },
+  hgrn2: {
+    title: 'HGRN-2: gated linear attention whose keys are what its gates let go',
+    source: 'Qin 2024 (HGRN2), eq. 9',
+    equation: 'S_t = \\mathrm{diag}(f_t) S_{t-1} + (1 - f_t) v_t^\\top,\\quad y_t = S_t^\\top q_t',
+    inputs: { q: qkv().q, v: qkv().v, gate: perChannel('gate') },
+    state: { S },
+    forms: all,
+    step: hgrn2Step,
+    run: ({ q, v, gate }, state, options) => hgrn2Rule(q, v, gate, state, options),
   },
   peng: {
     title: "Peng's gated rule",

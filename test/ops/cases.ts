@@ -518,6 +518,14 @@ const ruleOps: Record<engine.RuleName, string> = {
   oja: 'ojaRule',
   'gated-oja': 'ojaRule gated',
   longhorn: 'longhornRule',
+  'channel-delta': 'gatedDeltaRule value channel',
+  hgrn2: 'hgrn2Rule',
+  comba: 'combaRule',
+  gdn2: 'gatedDelta2Rule',
+  'precond-delta': 'preconditionedDeltaRule head',
+  'precond-kda': 'preconditionedDeltaRule channel',
+  rwkv5: 'rwkv5Rule',
+  rwkv6: 'rwkv6Rule',
   iplr: 'dplrRule plain',
   dplr: 'dplrRule',
   rwkv7: 'rwkv7Rule',
@@ -541,7 +549,15 @@ const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) =>
     options: (sizes: Sizes) =>
       fc.record({
         // The largest is the longest sequence; heads and states stay small enough for the reference.
-        dims: letters(sizes, ['T', 'H', 'B', 'K', 'V', 'N'], { T: name === 'mesa' ? 40 : 2000, H: 9, B: 9, K: cap, V: cap, N: 3 }),
+        dims: letters(sizes, ['T', 'H', 'B', 'K', 'V', 'N', 'M'], {
+          T: name === 'mesa' ? 40 : 2000,
+          H: 9,
+          B: 9,
+          K: cap,
+          V: cap,
+          N: 3,
+          M: 9,
+        }),
         form: fc.constantFrom(...rule.forms.filter((form) => form !== 'parallel')),
         chunk: fc.constantFrom(1, 2, 3, 5, 8, 16, 32, 64),
         scale: fc.constantFrom(1, 0.5),
@@ -552,7 +568,7 @@ const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) =>
       const inputs = Object.values(rule.inputs).map((input) => ({ shape: shape(input.shape), values: ruleValues(input.values, dims.K) }))
       const states = Object.entries(rule.state).map(([part, letters]) => ({
         shape: shape(letters),
-        values: part === 'S' ? ('any' as const) : part === 'z' ? ('positive' as const) : ('spd' as const),
+        values: ({ S: 'any', z: 'positive', a: 'positive', A: 'spd' } as const)[part as 'S'],
       }))
       return [...inputs, ...(state ? states : [])]
     },

@@ -29,7 +29,7 @@ interface Sizes {
   V: number
 }
 /** One sequence, two heads, two steps a token. */
-const axes = (T: number, { K, V }: Sizes): Record<string, number> => ({ B: 1, T, H: 2, N: 2, K, V })
+const axes = (T: number, { K, V }: Sizes): Record<string, number> => ({ B: 1, T, H: 2, N: 2, M: 3, K, V })
 const shapeOf = (letters: readonly string[], T: number, sizes: Sizes): number[] => letters.map((letter) => axes(T, sizes)[letter])
 
 type Values = Record<string, Float32Array>
@@ -48,7 +48,7 @@ const ranges: Record<ValueKind, [number, number]> = {
 function draw({ inputs }: Rule, T: number, sizes: Sizes, seed: number): Values {
   const entries = Object.entries(inputs).map(([name, { shape, values }], i) => {
     const x = uniforms(seed + 101 * i, sizeOf(shapeOf(shape, T, sizes)), ...ranges[values])
-    const short = name === 'k' || name === 'v' || name === 'a' || name === 'b' || values === 'unit key'
+    const short = name === 'k' || name === 'v' || name === 'a' || name === 'b' || name === 'p' || values === 'unit key'
     return [name, short ? x.map((value) => value / Math.sqrt(shape.includes('V') ? sizes.V : sizes.K)) : x]
   })
   return Object.fromEntries(entries)
@@ -57,7 +57,11 @@ function draw({ inputs }: Rule, T: number, sizes: Sizes, seed: number): Values {
 function drawState({ state }: Rule, sizes: Sizes, seed: number): Values {
   return Object.fromEntries(
     Object.entries(state).map(([part, shape], i) => {
-      const values = uniforms(seed + 7 * i, sizeOf(shapeOf(shape, 1, sizes)), ...(part === 'z' ? ([0.1, 1.1] as const) : []))
+      const values = uniforms(
+        seed + 7 * i,
+        sizeOf(shapeOf(shape, 1, sizes)),
+        ...(part === 'z' || part === 'a' ? ([0.1, 1.1] as const) : []),
+      )
       if (part === 'A') {
         // Symmetric, positive definite.
         for (let m = 0; m < values.length; m++) {
@@ -144,7 +148,23 @@ const rowsOf = (x: HostArray, places: readonly Place[], which: Place['what']): H
 }
 
 /** Rules that do arithmetic before the fused op add up the gradients of an input in another order where padding is left out of it. */
-const composed = ['peng', 'attention-delta', 'longhorn', 'oja', 'gated-oja', 'rwkv7', 'mesa']
+const composed = [
+  'peng',
+  'attention-delta',
+  'longhorn',
+  'oja',
+  'gated-oja',
+  'rwkv7',
+  'mesa',
+  'channel-delta',
+  'hgrn2',
+  'comba',
+  'gdn2',
+  'precond-delta',
+  'precond-kda',
+  'rwkv5',
+  'rwkv6',
+]
 
 const timed = ({ inputs }: Rule): string[] => Object.keys(inputs).filter((name) => inputs[name].shape[1] === 'T')
 
