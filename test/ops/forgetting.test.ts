@@ -19,6 +19,7 @@ import {
   type Tensor,
   tensor,
   type ValueKind,
+  zeros,
 } from '../../engine/index.ts'
 import { assertRms, builds, reference, sizeOf, uniforms, wasm } from '../helpers.ts'
 
@@ -114,7 +115,10 @@ async function run({ rule, device, sizes, T, inputs, state, dy, dState, options,
     for (const [part] of dState ? parts : [])
       if (after[part]!.requiresGrad) after[part]!.backward(make(dState![part], after[part]!.shape, false))
     const gradients = [...Object.entries(given), ...Object.entries(before ?? {}).map(([part, x]) => [`${part}0`, x as Tensor] as const)]
-    return { y, ...after, ...Object.fromEntries(gradients.map(([name, x]) => [`d${name}`, x.grad])) } as Record<string, Tensor | null>
+    return { y, ...after, ...Object.fromEntries(gradients.map(([name, x]) => [`d${name}`, x.grad ?? zeros(x.shape, device)])) } as Record<
+      string,
+      Tensor | null
+    >
   })
   const read: Result = {}
   for (const [name, x] of Object.entries(results))
