@@ -9,6 +9,7 @@ import {
   exp,
   expand,
   type FastWeightState,
+  full,
   mul,
   neg,
   permute,
@@ -141,6 +142,75 @@ const reductions: readonly Reduction[] = [
         return { y: reshape(slice(reshape(y, [B, q.shape[1], N, H, V]), 2, N - 1, N), [B, q.shape[1], H, V]), state: last }
       },
     limits: { T: 6, width: 5 },
+  },
+  {
+    what: 'write strengths that are equal in all channels are one a head',
+    statement: 'The gated delta rule whose value channels are all written at one rate is the gated delta rule.',
+    equation: '\\beta_{t,j} = \\beta_t \\;\\Rightarrow\\; \\text{a rate for each value channel} = \\text{gated delta}',
+    source: 'from the recurrences; flash-linear-attention, delta_rule',
+    inputsOf: 'gated-delta',
+    left: ['channel-delta', ({ beta, ...i }) => ({ ...i, betas: expand(column(beta), i.v.shape) })],
+    right: ['gated-delta', same],
+  },
+  {
+    what: 'GDN-2 with equal gates is KDA',
+    statement: 'GDN-2 that erases and writes every channel at one rate is Kimi delta attention.',
+    equation: 'b_{t,i} = w_{t,j} = \\beta_t \\;\\Rightarrow\\; \\text{GDN-2} = \\text{KDA}',
+    source: 'from the recurrences; flash-linear-attention, gdn2',
+    inputsOf: 'kda',
+    left: ['gdn2', ({ beta, ...i }) => ({ ...i, erase: expand(column(beta), i.k.shape), write: expand(column(beta), i.v.shape) })],
+    right: ['kda', same],
+  },
+  {
+    what: 'Comba with p = alpha k is gated delta',
+    statement: 'Comba reads the memory before it decays: with p = alpha k it finds what the gated delta rule finds after.',
+    equation: 'p_t = \\alpha_t k_t \\;\\Rightarrow\\; \\text{Comba} = \\text{gated delta}',
+    source: 'from the recurrences; Hu 2025 (Comba)',
+    inputsOf: 'gated-delta',
+    left: ['comba', (i) => ({ ...i, p: mul(i.k, exp(column(i.gate))) })],
+    right: ['gated-delta', same],
+  },
+  {
+    what: 'a preconditioner that gathers nothing leaves gated delta',
+    statement: 'With nothing in its second memory and c = log eps, the preconditioned rule scales no key: it is the gated delta rule.',
+    equation: '\\beta^a_t = 0,\\; c = \\log \\varepsilon \\;\\Rightarrow\\; M_t = 1',
+    source: 'from the recurrences; flash-linear-attention, precond_gated_delta_rule',
+    inputsOf: 'gated-delta',
+    left: (options) => (i, before) => {
+      const [B, , H, K] = i.k.shape
+      const [none, c] = [noGate(i), full([H], Math.log(1e-6), i.k.device)]
+      const a = zeros([B, H, K], i.k.device)
+      const { y, state } = run('precond-delta', { ...i, betaA: none, gateA: none, c }, before && { S: before.S, a }, options)
+      return { y, state: { S: state.S } }
+    },
+    right: ['gated-delta', same],
+  },
+  {
+    what: 'HGRN-2 is GLA whose keys are what the gates let go',
+    statement: 'HGRN-2 is gated linear attention with the key 1 - f of the decay f.',
+    equation: 'k_t = 1 - f_t \\;\\Rightarrow\\; \\text{GLA} = \\text{HGRN-2}',
+    source: 'Qin 2024 (HGRN2), section 3',
+    inputsOf: 'hgrn2',
+    left: ['hgrn2', same],
+    right: ['gla', (i) => ({ ...i, k: affine(exp(i.gate), -1, 1) })],
+  },
+  {
+    what: 'RWKV-5 is RWKV-6 with a constant gate',
+    statement: 'RWKV-6 whose gates are the same at every token is RWKV-5.',
+    equation: '\\alpha_{t} = \\alpha \\;\\Rightarrow\\; \\text{RWKV-6} = \\text{RWKV-5}',
+    source: 'Peng 2024 (Eagle and Finch), section 4',
+    inputsOf: 'rwkv5',
+    left: ['rwkv5', same],
+    right: ['rwkv6', ({ decay, ...i }) => ({ ...i, gate: expand(decay, i.k.shape) })],
+  },
+  {
+    what: 'RWKV-6 that forgets nothing, with u = 1, is the sum rule',
+    statement: 'RWKV-6 reads before it writes, and its bonus adds the present token: with weight 1 and no decay that is the sum rule.',
+    equation: 'u = 1,\\; \\alpha_t = 1 \\;\\Rightarrow\\; y_t = (S_{t-1} + k_t v_t^\\top)^\\top q_t = S_t^\\top q_t',
+    source: 'from the recurrences; Peng 2024 (Eagle and Finch), eq. 19-22',
+    inputsOf: 'sum',
+    left: ['rwkv6', (i) => ({ ...i, gate: zeros(i.k.shape, i.k.device), bonus: full(i.k.shape.slice(2), 1, i.k.device) })],
+    right: ['sum', same],
   },
   {
     what: 'Oja is delta with keys and values exchanged',

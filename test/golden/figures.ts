@@ -6,7 +6,7 @@
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Device, type HostArray, setDevice } from '../../engine/index.ts'
+import { type Device, setDevice } from '../../engine/index.ts'
 import { readSafetensors } from '../../nn/index.ts'
 import { flaOps } from './fla-ops.ts'
 
@@ -17,7 +17,7 @@ export type Quantity = 'output' | 'loss' | 'state' | 'gradient'
 export interface Compared {
   quantity: Quantity
   name: string
-  actual: HostArray
+  actual: ArrayLike<number>
   expected: ArrayLike<number | bigint>
 }
 
