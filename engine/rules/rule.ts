@@ -50,6 +50,8 @@ export interface Rule {
   /** In the order of the op's arguments; q, k, v first. */
   inputs: Readonly<Record<string, RuleInput>>
   state: Readonly<Partial<Record<keyof FastWeightState, readonly Letter[]>>>
+  /** What parts of the state hold before the first token, where that isn't 0. */
+  empty?: Readonly<Partial<Record<keyof FastWeightState, number>>>
   forms: readonly Form[]
   eps?: number
   normalise?: boolean
@@ -139,6 +141,10 @@ export function spreadHeads(x: Tensor, H: number): Tensor {
 }
 
 export const dot = (a: Tensor, b: Tensor): Tensor => sum(mul(a, b), { axis: -1, keepDim: true })
+
+export function recurrentOnly(op: string, { form = 'recurrent' }: RuleOptions): void {
+  if (form !== 'recurrent') throw new Error(`${op}: has only the recurrent form, not '${form}'`)
+}
 
 // ---- rules whose value channels differ in more than their values --------------------------------------------------------------------
 

@@ -3,23 +3,34 @@
  * package's plain forms compute them in float64. The metadata has the operator's name and options.
  */
 import {
+  abcRule,
+  add,
+  affine,
   combaRule,
+  concat,
   type Device,
   deltaProductRule,
   deltaRule,
   div,
   dplrRule,
+  exp,
   type FastWeightState,
   forms,
   gatedDelta2Rule,
   gatedDeltaRule,
+  gatedSlotRule,
   gatedSumRule,
   hgrn2Rule,
+  hgrnRule,
+  lightNetRule,
   lightningDecays,
+  log,
   maximum,
   mesaRule,
+  momentumDeltaRule,
   mul,
   ojaRule,
+  ones,
   preconditionedDeltaRule,
   type RuleName,
   type RuleOptions,
@@ -27,6 +38,7 @@ import {
   reshape,
   retentionRule,
   rules,
+  rwkv4Rule,
   rwkv6Rule,
   rwkv7Rule,
   scope,
@@ -38,6 +50,8 @@ import {
   sumRule,
   type Tensor,
   tensor,
+  titansRule,
+  tttRule,
   zeros,
 } from '../../engine/index.ts'
 import { retention } from '../../nn/index.ts'
@@ -50,8 +64,8 @@ interface Operator {
   rule: RuleName
   /** From the operator's inputs, and its options, to its outputs, by its names. */
   run(inputs: Tensors, options: RuleOptions, o: Record<string, any>): Tensors
-  /** Inputs that are symmetric matrices: the gradient of one is defined up to what is antisymmetric of it, and Cholesky's differs from that of elimination. */
-  symmetric?: readonly string[]
+  /** By name, what of a result, or of the gradient of an input, is compared: of both sides. */
+  as?: Readonly<Record<string, (x: Float64Array, shape: readonly number[]) => Float64Array>>
 }
 
 const usual = ({ y, state }: RuleResult): Tensors => ({ o: y, final_state: state.S })
@@ -68,6 +82,35 @@ const firstOfGroups = (x: Tensor, G: number): Tensor => {
   const [B, H, ...rest] = x.shape
   return reshape(slice(reshape(x, [B, G, H / G, ...rest]), 2, 0, 1), [B, G, ...rest])
 }
+
+/** [B,T,C], [B,C] and back, of a rule whose channels are those of one head. */
+const oneHead = (x: Tensor): Tensor => reshape(x, [...x.shape.slice(0, 2), 1, x.shape[2]])
+const ofOneHead = (x: Tensor): Tensor => reshape(x, [x.shape[0], 1, x.shape[1]])
+const withoutHead = (x: Tensor): Tensor => reshape(x, [...x.shape.slice(0, -2), x.shape.at(-1)!])
+
+const slotted = ({ y, state }: RuleResult): Tensors => ({ o: y, final_k: state.P!, final_v: state.S })
+
+/** (X + X^T) / 2 of each matrix. */
+function symmetricPart(x: Float64Array, shape: readonly number[]): Float64Array {
+  const n = shape.at(-1)!
+  return x.map((value, i) => {
+    const [matrix, row, column] = [i - (i % (n * n)), Math.floor(i / n) % n, i % n]
+    return (value + x[matrix + column * n + row]) / 2
+  })
+}
+
+/** RWKV-4's state [B,3,1,C]: A / Z, 1, log Z + exponent. */
+const ofChannels =
+  (f: (A: number, Z: number, exponent: number) => [number, number, number]) => (x: Float64Array, shape: readonly number[]) => {
+    const C = shape.at(-1)!
+    return x.map((_, i) => {
+      const [row, n, c] = [i - (i % (3 * C)), Math.floor(i / C) % 3, i % C]
+      return f(x[row + c], x[row + C + c], x[row + 2 * C + c])[n]
+    })
+  }
+const meanAndLse = ofChannels((A, Z, exponent) => [A / Z, 1, Math.log(Z) + exponent])
+/** The package has no gradient of the exponent. */
+const withoutExponent = ofChannels((A, Z) => [A, Z, 0])
 
 function preconditioned(rule: RuleName, prepare: (x: Tensor) => Tensor): Operator {
   return {
@@ -127,10 +170,72 @@ const operators: Record<string, Operator> = {
       usual(retentionRule(i.q, i.k, i.v, lightningDecays(i.q.shape[2], layer_idx, num_layers, i.q.device), given(i), o)),
   },
   hgrn2: { rule: 'hgrn2', run: (i, o) => usual(hgrn2Rule(i.q, i.v, i.g, given(i), o)) },
+  hgrn: {
+    rule: 'hgrn',
+    // [B,T,D]: one head.
+    run: (i, o) => {
+      const { y, state } = hgrnRule(oneHead(i.x), oneHead(i.g), i.initial_state && { S: ofOneHead(i.initial_state) }, o)
+      return { o: withoutHead(y), final_state: withoutHead(state.S) }
+    },
+  },
+  rwkv4: {
+    rule: 'rwkv4',
+    run: (i, o) => {
+      const decay = affine(exp(i.w), -1)
+      // A, Z and the exponent that both are to be multiplied with: of mean and log-sum, which is what they say.
+      const [A, Z, exponent] = [0, 1, 2].map((n) => reshape(slice(i.state, 1, n, n + 1), [i.k.shape[0], 1, i.k.shape[2]]))
+      const before = { S: div(A, Z), lse: add(log(Z), exponent) }
+      const { y, state } = rwkv4Rule(oneHead(i.k), oneHead(i.v), reshape(decay, [1, -1]), reshape(i.u, [1, -1]), before, o)
+      return { o: withoutHead(y), final_state: reshape(concat([state.S, ones(state.S.shape, y.device), state.lse!], 1), i.state.shape) }
+    },
+    as: { final_state: meanAndLse, state: withoutExponent },
+  },
+  gsa: {
+    rule: 'gsa',
+    run: (i, o) => slotted(gatedSlotRule(i.q, i.k, i.v, i.s, i.g, i.initial_k && { P: i.initial_k, S: i.initial_v }, o)),
+  },
+  abc: { rule: 'abc', run: (i, o) => slotted(abcRule(i.q, i.k, i.v, i.s, undefined, o)) },
+  lightnet: {
+    rule: 'lightnet',
+    run: (i, o) => {
+      const [B, , H, K] = i.k.shape
+      const { y, state } = lightNetRule(i.q, i.k, i.v, i.initial_state && { S: i.initial_state, lse: reshape(i.initial_z, [B, H, K]) }, o)
+      return { o: y, final_state: state.S, final_z: reshape(state.lse!, [B, 1, H, K]) }
+    },
+  },
+  momentum_delta_rule: {
+    rule: 'momentum-delta',
+    run: (i, o, { p_times_alpha }) => {
+      const p = p_times_alpha ? mul(i.p, exp(reshape(i.log_alpha, [...i.log_alpha.shape, 1]))) : i.p
+      const before = i.initial_S && { S: i.initial_S, M: i.initial_M }
+      const { y, state } = momentumDeltaRule(i.q, i.k, i.v, p, i.beta, i.eta, i.log_alpha, i.log_mu, before, o)
+      const [S, M] = [state.S, state.M!].map((x) => reshape(x, [1, ...x.shape]))
+      return { o: y, final_state: concat([S, M], 0) }
+    },
+  },
+  ttt: {
+    rule: 'ttt',
+    run: (i, o, { eps, mini_batch_size: minibatch }) => {
+      const [B, T, H, V] = i.v.shape
+      const before = i.initial_state && { S: i.initial_state, c: reshape(i.initial_state_bias, [B, H, V]) }
+      const { y, state } = tttRule(i.q, i.k, i.v, reshape(i.eta, [B, T, H]), i.w, i.b, before, { ...o, eps, minibatch })
+      return { o: y, final_state: state.S, final_state_bias: reshape(state.c!, [B, H, 1, V]) }
+    },
+  },
+  titans: {
+    rule: 'titans',
+    run: (i, { scale: _, ...o }, { eps, chunk_size: minibatch }) => {
+      const [theta, alpha, eta] = [i.theta, i.alpha, i.eta].map((x) => reshape(x, x.shape.slice(0, 3)))
+      const before = i.initial_state && { S: i.initial_state, M: zeros(i.initial_state.shape, i.q.device) }
+      const { y, state } = titansRule(i.q, i.k, i.v, theta, alpha, eta, i.w, i.b, before, { ...o, eps, minibatch })
+      return { o: y, final_state: state.S }
+    },
+  },
   rwkv6: { rule: 'rwkv6', run: (i, o) => usual(rwkv6Rule(i.q, i.k, i.v, i.w, i.u, given(i), o)) },
   mesa_net: {
     rule: 'mesa',
-    symmetric: ['h_kk_init'],
+    // The gradient of a symmetric matrix is defined up to what is antisymmetric of it, and Cholesky's differs from that of elimination.
+    as: { h_kk_init: symmetricPart },
     run: (i, { scale: _, ...o }) => {
       const before = i.h_kv_init && { S: i.h_kv_init, A: i.h_kk_init }
       const { y, state } = mesaRule(i.q, i.k, i.v, i.beta, i.g, i.lamb, before, o)
@@ -186,19 +291,13 @@ async function runOperator(file: Safetensors, form: (typeof forms)[number], devi
     if (expected) {
       const quantity = name.startsWith('grad.') ? 'gradient' : name.startsWith('out.final') ? 'state' : 'output'
       const what = name.slice(name.indexOf('.') + 1)
-      const half = quantity === 'gradient' && operators[rule].symmetric?.includes(what)
-      const part = (x: ArrayLike<number | bigint>): Float64Array =>
-        half ? symmetricPart(x, result.shape.at(-1)!) : Float64Array.from(x as ArrayLike<number>)
+      const part = (x: ArrayLike<number | bigint>): Float64Array => {
+        const numbers = Float64Array.from(x as ArrayLike<number>, Number)
+        return operators[rule].as?.[what]?.(numbers, result.shape) ?? numbers
+      }
       compared.push({ quantity, name: what, actual: part(await result.read()), expected: part(expected.data) })
     }
     result.dispose()
   }
   return compared
 }
-
-/** (X + X^T) / 2 of each n x n matrix. */
-const symmetricPart = (x: ArrayLike<number | bigint>, n: number): Float64Array =>
-  Float64Array.from({ length: x.length }, (_, i) => {
-    const [matrix, row, column] = [i - (i % (n * n)), Math.floor(i / n) % n, i % n]
-    return (Number(x[i]) + Number(x[matrix + column * n + row])) / 2
-  })

@@ -520,6 +520,14 @@ const ruleOps: Record<engine.RuleName, string> = {
   longhorn: 'longhornRule',
   'channel-delta': 'gatedDeltaRule value channel',
   hgrn2: 'hgrn2Rule',
+  hgrn: 'hgrnRule',
+  rwkv4: 'rwkv4Rule',
+  gsa: 'gatedSlotRule',
+  abc: 'abcRule',
+  lightnet: 'lightNetRule',
+  'momentum-delta': 'momentumDeltaRule',
+  ttt: 'tttRule',
+  titans: 'titansRule',
   comba: 'combaRule',
   gdn2: 'gatedDelta2Rule',
   'precond-delta': 'preconditionedDeltaRule head',
@@ -586,6 +594,13 @@ const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) =>
 })
 
 const linearCases = [
+  define({
+    name: 'spreadHeads',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 4, 4), times: fc.constantFrom(1, 2, 3) }),
+    inputs: ({ shape }) => [{ shape }],
+    run: ({ shape, times }, [x]) => engine.spreadHeads(x, shape[2] * times),
+    terms: ({ times }) => times,
+  }),
   define({
     name: 'solveSpd',
     // K is 100 at most: a matrix has K^2 entries.

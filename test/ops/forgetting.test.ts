@@ -168,6 +168,14 @@ const composed = [
   'precond-kda',
   'rwkv5',
   'rwkv6',
+  'hgrn',
+  'rwkv4',
+  'gsa',
+  'abc',
+  'lightnet',
+  'momentum-delta',
+  'ttt',
+  'titans',
 ]
 
 const timed = ({ inputs }: Rule): string[] => Object.keys(inputs).filter((name) => inputs[name].shape[1] === 'T')

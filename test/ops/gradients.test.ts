@@ -18,6 +18,7 @@ const notOps = [
   'gradCheck',
   'initialState',
   'keep',
+  'lightningDecays',
   'like',
   'noGrad',
   'ones',
