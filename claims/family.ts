@@ -55,8 +55,8 @@ export function familyClaims(rule: FamilyRule): Claim[] {
   const options = (c: FamilyCase) => ({
     scale: c.scale ?? 1,
     ...(c.C !== undefined && { chunk: c.C }),
-    // Near 0, a logarithm or a quotient has derivatives that leave no room for differences.
-    ...(c.interior && !own && rule.eps !== undefined && { eps: 1.5 }),
+    // Near 0, a logarithm or a quotient has derivatives that leave no room for differences; a norm of nearly equal numbers, none for rounding.
+    ...((c.interior || rule.wide) && !own && rule.eps !== undefined && { eps: rule.wide ? 16 : 1.5 }),
   })
   const run = (form: AnyForm, c: FamilyCase): Runner => runner(rule, form, options(c))
 
@@ -326,6 +326,9 @@ export function familyClaims(rule: FamilyRule): Claim[] {
   return claims
 }
 
+/** Of the rules that learn through a layer norm, its gain and bias. */
+const innerNorm = ({ inputs }: Rule): boolean => 'w' in inputs && 'b' in inputs
+
 /** The rules of this package as the family sees them. */
 export const builtIn: readonly FamilyRule[] = Object.entries(rules as Record<string, Rule>).map(([name, rule]) => ({
   ...rule,
@@ -333,8 +336,9 @@ export const builtIn: readonly FamilyRule[] = Object.entries(rules as Record<str
   flags: true,
   // These read the memory before it decays.
   forgets: !['a', 'kappa', 'p', 'bonus'].some((reader) => reader in rule.inputs),
+  wide: innerNorm(rule),
   // Oja's rule reads its memory with v.
-  linear: 'v' in rule.inputs && !name.endsWith('oja') ? 'v' : undefined,
+  linear: 'v' in rule.inputs && !name.endsWith('oja') && !innerNorm(rule) ? 'v' : undefined,
 }))
 
 const texNames = (rule: FamilyRule): string =>

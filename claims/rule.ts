@@ -43,6 +43,8 @@ export interface FamilyRule extends Rule {
   readonly equals?: { readonly rule: RuleName; inputs(inputs: Record<string, Tensor>): Record<string, Tensor> }
   /** Whether `run` knows mask and reset, as the rules of this package do. */
   readonly flags: boolean
+  /** Whether claims take a large eps instead of the rule's own. */
+  readonly wide?: boolean
   /** Whether a gate of minus infinity forgets everything. */
   readonly forgets: boolean
 }

@@ -94,17 +94,17 @@ export function rwkv4Rule(
   const { B, T, H, V } = checkCall(op, inputs, options)
   if (state) checkState(op, state, { S: [B, H, V], lse: [B, H, V] }, k)
   const { found, last } = runningLse(k, decay, state?.lse, options)
-  const [key, value] = [k, v].map((x) => unpadded(x, options.mask))
-  const { gate, weight } = taking(sub(sub(key, found), decay))
+  const ahead = unpadded(sub(k, found), options.mask)
+  const { gate, weight } = taking(sub(ahead, decay))
   // Each channel is a head with one number; two steps a token: read; then fade and write.
   const second = (x: Tensor): Tensor => substep(reshape(x, [B, T, H * V, 1]), 1, 2)
   const first = substep(ones([B, T, H * V, 1], k.device), 0, 2)
   const gates = { gate: substep(reshape(gate, [B, T, H * V]), 1, 2) }
   const S0 = state && { S: reshape(state.S, [B, H * V, 1, 1]) }
   const past = fastWeights(first, second(weight), second(v), gates, S0, { ...innerOptions(options, T, 2), scale: 1 }, op)
-  const own = sub(add(key, bonus), found)
+  const own = add(ahead, bonus)
   const mean = reshape(substepOf(past.y, 0, 2), [B, T, H, V])
-  const y = affine(add(mul(sigmoid(neg(own)), mean), mul(sigmoid(own), value)), options.scale ?? 1)
+  const y = affine(add(mul(sigmoid(neg(own)), mean), mul(sigmoid(own), unpadded(v, options.mask))), options.scale ?? 1)
   return { y: unpadded(y, options.mask), state: { S: reshape(past.state.S, [B, H, V]), lse: last } }
 }
 

@@ -1,10 +1,10 @@
 /** Memories of a fixed number of slots, which are written and read by softmax: two passes of the gated sum. And running softmaxes over keys. */
 import { customOp } from '../autograd.ts'
-import { add, affine, exp, expand, log, maximum, mul, neg, sigmoid, softplus, sub, where } from '../ops/elementwise.ts'
+import { add, affine, equal, exp, expand, log, maximum, mul, neg, sigmoid, softplus, sub, where } from '../ops/elementwise.ts'
 import { checkCall, checkState, type FastWeightState, fastWeights, type RuleOptions } from '../ops/fast-weights.ts'
 import { concat, reshape, slice } from '../ops/movement.ts'
 import { softmax } from '../ops/norm.ts'
-import { ones, type Tensor, tensor } from '../tensor.ts'
+import { full, type Tensor, tensor, zeros } from '../tensor.ts'
 import {
   all,
   axes,
@@ -13,6 +13,7 @@ import {
   fade,
   input,
   outer,
+  pick,
   qkv,
   type Rule,
   type RuleResult,
@@ -71,27 +72,27 @@ const slotStep: Step = ({ P, S }, { q, k, v, write, gate }, { scale }) => {
 
 // ---- running softmaxes ---------------------------------------------------------------------------------------------------------------
 
-/** What stands for the logarithm of 0 in arithmetic: nothing beside any number, and finite. */
-const nothing = -1e30
+const nothing = Number.NEGATIVE_INFINITY
 
-/** log(e^a + e^b), of one shape. */
+/** log(e^a + e^b), of one shape; -Infinity is the logarithm of nothing. Where there is no cotangent nothing flows back, whatever a and b are. */
 export const logAddExp = (a: Tensor, b: Tensor): Tensor => {
-  const top = maximum(a, b)
+  const finite = (x: Tensor): Tensor => maximum(x, -1e30)
   let y: Tensor
   return customOp(
     'logAddExp',
     [a, b],
     () => {
+      const top = finite(maximum(a, b))
       y = add(top, log(add(exp(sub(a, top)), exp(sub(b, top)))))
       return y
     },
-    (dy) => [mul(dy, exp(sub(a, y))), mul(dy, exp(sub(b, y)))],
+    (dy) => [a, b].map((x) => pick(dy, mul(dy, exp(sub(x, finite(y)))))),
   )
 }
 
 /**
  * lse_t = log(e^{lse_{t-1} + decay} + e^{x_t}), as each token finds it, lse_{t-1}, and after the last one: [B,T,...] and [B,...]. Where a token is padding nothing
- * changes; where a sequence begins it finds `nothing`. x: [B,T,...]; decay: of the shape of x without B and T, or null for none.
+ * changes; where a sequence begins it finds -Infinity. x: [B,T,...]; decay: of the shape of x without B and T, or null for none.
  * By doubling: after a round of n, each token has taken in the n tokens up to it.
  */
 export function runningLse(
@@ -101,9 +102,9 @@ export function runningLse(
   { mask, reset }: RuleOptions,
 ): { found: Tensor; last: Tensor } {
   const [B, T, ...rest] = x.shape
-  const first = before ? maximum(before, nothing) : affine(ones([B, ...rest], x.device), nothing)
-  let total = concat([reshape(first, [B, 1, ...rest]), maximum(unpadded(x, mask, nothing), nothing)], 1)
-  let faded = decay && concat([affine(slice(total, 1, 0, 1), 0), unpadded(expand(decay, x.shape), mask)], 1)
+  const first = before ? reshape(before, [B, 1, ...rest]) : full([B, 1, ...rest], nothing, x.device)
+  let total = concat([first, unpadded(x, mask, nothing)], 1)
+  let faded = decay && concat([zeros([B, 1, ...rest], x.device), unpadded(expand(decay, x.shape), mask)], 1)
   // Whether a sequence has begun among the tokens taken in: what was before them then counts no more.
   let begun = Int32Array.from({ length: B * (T + 1) }, (_, i) =>
     i % (T + 1) > 0 ? (reset?.indices?.[Math.floor(i / (T + 1)) * T + (i % (T + 1)) - 1] ?? 0) : 0,
@@ -158,7 +159,16 @@ function flagsAt(flags: Int32Array, B: number, n: number, from: number, beside: 
 }
 
 /** How a running softmax takes in an exponent that lies x above all before it: the logarithm of what they keep, and the weight of the new one. */
-export const taking = (x: Tensor): { gate: Tensor; weight: Tensor } => ({ gate: neg(softplus(x)), weight: sigmoid(x) })
+export function taking(x: Tensor): { gate: Tensor; weight: Tensor } {
+  // NaN goes on by the weight alone: a gate of NaN is an error, for all sequences of the batch.
+  const gate = customOp(
+    'taking',
+    [x],
+    () => pick(equal(x, x), neg(softplus(x))),
+    (dy) => [neg(mul(dy, sigmoid(x)))],
+  )
+  return { gate, weight: sigmoid(x) }
+}
 
 /**
  * LightNet (Qin 2024): each key channel is a softmax over time, S_t = diag(e^{z_{t-1} - z_t}) S_{t-1} + e^{k_t - z_t} v_t^T with z_t = log(e^{z_{t-1}} + e^{k_t}):
@@ -169,7 +179,7 @@ export function lightNetRule(q: Tensor, k: Tensor, v: Tensor, state?: FastWeight
   const { B, H, K, V } = checkCall(op, { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values] }, options)
   if (state) checkState(op, state, { S: [B, H, K, V], lse: [B, H, K] }, q)
   const { found, last } = runningLse(k, null, state?.lse, options)
-  const { gate, weight } = taking(sub(unpadded(k, options.mask), found))
+  const { gate, weight } = taking(unpadded(sub(k, found), options.mask))
   const result = fastWeights(q, weight, v, { gate }, state && { S: state.S }, options, op)
   return { y: result.y, state: { S: result.state.S, lse: last } }
 }
@@ -190,7 +200,7 @@ export function abcRule(q: Tensor, k: Tensor, v: Tensor, s: Tensor, state?: Fast
   const { B, H, K, V, M } = checkCall(op, inputs, options)
   if (state) checkState(op, state, { P: [B, H, K, M], S: [B, H, M, V], lse: [B, H, M] }, q)
   const { found, last } = runningLse(s, null, state?.lse, options)
-  const { gate, weight } = taking(sub(unpadded(s, options.mask), found))
+  const { gate, weight } = taking(unpadded(sub(s, found), options.mask))
   const { y, state: next } = slots(op, q, k, v, weight, gate, state && { P: state.P, S: state.S }, options)
   return { y, state: { ...next, lse: last } }
 }
@@ -203,7 +213,7 @@ const abcStep: Step = ({ lse, ...state }, { s, ...token }, options) => {
 
 // ---- rows of the table
 
-const empty = { lse: Number.NEGATIVE_INFINITY }
+const empty = { lse: nothing }
 
 export const slotRules = {
   gsa: {

@@ -178,6 +178,9 @@ const composed = [
   'titans',
 ]
 
+/** What these add up by doubling is added in another order where other tokens stand before it. */
+const doubled = ['rwkv4', 'abc', 'lightnet']
+
 const timed = ({ inputs }: Rule): string[] => Object.keys(inputs).filter((name) => inputs[name].shape[1] === 'T')
 
 /** The same numbers; 0 and -0 are. */
@@ -285,7 +288,7 @@ for (const { name: deviceName, open, bound, runs } of devices)
                 dState: after > 0 ? Object.fromEntries(Object.entries(state).map(([part, x]) => [part, x.map(() => NaN)])) : undefined,
                 ...marks(places),
               })
-              const exact = call.options.form === 'recurrent'
+              const exact = call.options.form === 'recurrent' && !doubled.includes(name)
               for (const result of ['y', ...timed(rule).map((input) => `d${input}`)]) {
                 const what = `${JSON.stringify(call.options)}: ${result}`
                 compare(exact && (result === 'y' || !composed.includes(name)), rowsOf(all[result], places, 'good'), alone[result], what)
@@ -343,6 +346,7 @@ for (const { name: deviceName, open, bound, runs } of devices)
                 // What all tokens share gets a sum of gradients, over more of them.
                 const exact =
                   call.options.form === 'recurrent' &&
+                  !doubled.includes(name) &&
                   (result in rule.state || (rows !== all[result] && !composed.includes(name)) || result === 'y')
                 compare(exact, rows, expected, `${JSON.stringify(call.options)}: ${result}`)
               }
