@@ -2,6 +2,7 @@
 import {
   add,
   affine,
+  aft,
   concat,
   cumsum,
   div,
@@ -10,18 +11,23 @@ import {
   expand,
   type FastWeightState,
   full,
+  log,
   mul,
   neg,
+  outer,
   permute,
   type Rule,
   type RuleName,
   type RuleOptions,
+  readOut,
   reshape,
   rules,
   slice,
   square,
+  sub,
   sum,
   type Tensor,
+  tttRule,
   zeros,
 } from '../engine/index.ts'
 import { type Claim, defineClaim } from './claim.ts'
@@ -211,6 +217,87 @@ const reductions: readonly Reduction[] = [
     inputsOf: 'sum',
     left: ['rwkv6', (i) => ({ ...i, gate: zeros(i.k.shape, i.k.device), bonus: full(i.k.shape.slice(2), 1, i.k.device) })],
     right: ['sum', same],
+  },
+  {
+    what: 'RWKV-4 that forgets nothing, with u = 0, is AFT-simple',
+    statement: "RWKV-4 without decay and bonus is the attention free transformer's memory without biases, state and all.",
+    equation: 'd = 0,\\; u = 0 \\;\\Rightarrow\\; y_t = \\frac{\\sum_{j \\le t} e^{k_j} v_j}{\\sum_{j \\le t} e^{k_j}}',
+    source: 'Peng 2023 (RWKV), section 3; Zhai 2021, eq. 4',
+    inputsOf: 'rwkv4',
+    left: ['rwkv4', (i) => ({ ...i, decay: affine(i.decay, 0), bonus: affine(i.bonus, 0) })],
+    right:
+      ({ scale }) =>
+      ({ k, v }, state) => {
+        const [B, T, H, V] = k.shape
+        const flat = (x: Tensor): Tensor => reshape(x, [B, -1, H * V])
+        const before = state && { key: flat(state.lse!), value: flat(state.S), position: new Int32Array(B).fill(1) }
+        const { y, state: after } = aft(flat(k), flat(v), undefined, before)
+        const [S, lse] = [after!.value, after!.key].map((x) => reshape(x, [B, H, V]))
+        return { y: affine(reshape(y, [B, T, H, V]), scale!), state: { S, lse } }
+      },
+  },
+  {
+    what: 'LightNet is a softmax over time in each key channel',
+    statement: "Each row of LightNet's memory is the mean of the values so far, weighted by the exponentials of that channel's keys.",
+    equation: 'S_{t,i} = \\frac{\\sum_{j \\le t} e^{k_{j,i}} v_j}{\\sum_{j \\le t} e^{k_{j,i}}}',
+    source: 'from the recurrence; flash-linear-attention, lightnet',
+    inputsOf: 'lightnet',
+    left: ['lightnet', same],
+    right:
+      ({ scale }) =>
+      ({ q, k, v }, state) => {
+        const [B, T, H, K] = k.shape
+        const V = v.shape[3]
+        const weights = exp(k)
+        const terms = outer(weights, v)
+        const held = state && exp(reshape(state.lse!, [B, 1, H, K]))
+        const sums = (x: Tensor, before: Tensor | undefined): Tensor =>
+          before ? slice(cumsum(concat([before, x], 1), 1), 1, 1, T + 1) : cumsum(x, 1)
+        const total = sums(weights, held)
+        const S = div(sums(terms, held && mul(column(held), reshape(state!.S, [B, 1, H, K, V]))), column(total))
+        const last = (x: Tensor): Tensor => reshape(slice(x, 1, T - 1, T), [B, ...x.shape.slice(2)])
+        return { y: affine(readOut(S, q), scale!), state: { S: last(S), lse: log(last(total)) } }
+      },
+    limits: { T: 8, width: 5 },
+  },
+  {
+    what: 'momentum delta without momentum is gated delta',
+    statement: 'Momentum that forgets all at once leaves the gated delta rule, if p reads what has decayed: p = alpha k.',
+    equation:
+      '\\mu_t = 0,\\; p_t = \\alpha_t k_t \\;\\Rightarrow\\; S_t = \\alpha_t S_{t-1} + \\beta_t \\eta_t k_t (v_t - \\alpha_t S_{t-1}^\\top k_t)^\\top',
+    source: 'from the recurrences; flash-linear-attention, momentum_delta_rule',
+    inputsOf: 'gated-delta',
+    left: () => (i, before) => {
+      const none = full(i.beta.shape, Number.NEGATIVE_INFINITY, i.k.device)
+      const eta = full(i.beta.shape, 0.5, i.k.device)
+      const state = before && { S: before.S, M: before.S }
+      const inputs = { ...i, p: mul(i.k, exp(column(i.gate))), eta, gateM: none }
+      const { y, state: last } = run('momentum-delta', inputs, state, {})
+      return { y, state: { S: last.S } }
+    },
+    right: () => (i, state) => run('gated-delta', { ...i, beta: affine(i.beta, 0.5) }, state, {}),
+  },
+  {
+    what: 'TTT without a norm, token by token, is the delta rule',
+    statement:
+      'TTT-linear without its layer norm, at a minibatch of one token, is the delta rule on the keys (k, 1), the values v - k and the queries (q, 1).',
+    equation: 'f(z) = z,\\; m = 1 \\;\\Rightarrow\\; \\text{TTT} = \\text{delta}\\bigl((q, 1), (k, 1), v - k, \\eta\\bigr)',
+    source: 'Sun 2024 (TTT), theorem 1 and section 2.3; from the recurrences',
+    inputsOf: 'ttt',
+    left:
+      (options) =>
+      ({ q, k, v, eta }, state) =>
+        tttRule(q, k, v, eta, null, null, state, { ...options, chunk: undefined, scale: 1, minibatch: 1 }),
+    right:
+      () =>
+      ({ q, k, v, eta }, state) => {
+        const [B, T, H, V] = v.shape
+        const [wide, one] = [(x: Tensor): Tensor => concat([x, one], 3), full([B, T, H, 1], 1, v.device)]
+        const S0 = state && { S: concat([state.S, reshape(state.c!, [B, H, 1, V])], 2) }
+        const { y, state: last } = run('delta', { q: wide(q), k: wide(k), v: sub(v, k), beta: eta }, S0, {})
+        return { y, state: { S: slice(last.S, 2, 0, V), c: reshape(slice(last.S, 2, V, V + 1), [B, H, V]) } }
+      },
+    limits: { T: 10, width: 5 },
   },
   {
     what: 'Oja is delta with keys and values exchanged',

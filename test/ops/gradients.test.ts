@@ -13,6 +13,7 @@ const notOps = [
   'forms',
   'full',
   'deviceChoices',
+  'GateError',
   'generator',
   'getDevice',
   'gradCheck',
