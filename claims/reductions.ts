@@ -1,4 +1,5 @@
 /** Claims that one rule is another in disguise. Each draws the inputs of one rule and computes outputs, states and gradients by both. */
+import fc from 'fast-check'
 import {
   add,
   affine,
@@ -12,6 +13,7 @@ import {
   type FastWeightState,
   full,
   log,
+  logLinearAttention,
   mul,
   neg,
   outer,
@@ -45,6 +47,8 @@ interface Reduction {
   left: [RuleName, (inputs: Tensors) => Tensors] | ((options: RuleOptions) => Runner)
   right: [RuleName, (inputs: Tensors) => Tensors] | ((options: RuleOptions) => Runner)
   limits?: Limits
+  /** From a state, too; by default yes. */
+  initial?: false
 }
 
 const same = (inputs: Tensors): Tensors => inputs
@@ -300,6 +304,21 @@ const reductions: readonly Reduction[] = [
     limits: { T: 10, width: 5 },
   },
   {
+    what: 'log-linear attention whose levels weigh the same is Mamba-2',
+    statement: 'The blocks that log-linear attention cuts the past into are all of it: with weights of 1 their sum is the gated sum.',
+    equation: '\\lambda_t^{(\\ell)} = 1 \\;\\Rightarrow\\; \\sum_\\ell S_t^{(\\ell)} = S_t',
+    source: 'Guo 2025 (log-linear attention), section 3.1',
+    inputsOf: 'mamba2',
+    left:
+      (options) =>
+      ({ q, k, v, gate }) => ({ y: logLinearAttention(q, k, v, gate, full([...gate.shape, 6], 1, v.device), options), state: {} as never }),
+    right:
+      (options) =>
+      ({ q, k, v, gate }) => ({ y: run('mamba2', { q, k, v, gate }, undefined, options).y, state: {} as never }),
+    limits: { T: 21, width: 4 },
+    initial: false,
+  },
+  {
     what: 'Oja is delta with keys and values exchanged',
     statement: "The memory of Oja's rule is the transpose of the delta rule's when keys and values change places.",
     equation: 'S^{\\text{Oja}}(k, v) = S^{\\delta}(v, k)^\\top',
@@ -408,31 +427,33 @@ const transpose = (S: Tensor): Tensor => permute(S, [0, 1, 3, 2])
 /** Where the outputs of two rules aren't comparable: the memory stands for them. */
 const memoryAlone = (S: Tensor) => ({ y: affine(S, 1), state: { S } })
 
-export const reductionClaims: readonly Claim[] = reductions.map(({ what, statement, equation, source, inputsOf, left, right, limits }) => {
-  const table: Rule = rules[inputsOf]
-  const side =
-    (of: Reduction['left']) =>
-    (c: any, x: any): ReturnType<typeof everything> => {
-      const options: RuleOptions = { form: c.form, chunk: c.C, scale: c.scale }
-      const go: Runner = Array.isArray(of) ? (inputs, state) => runner(rules[of[0]], c.form, options)(of[1](inputs), state) : of(options)
-      return everything(table, c, x, go)
-    }
-  return defineClaim({
-    name: `reductions: ${what}`,
-    section: 'Reductions: one rule within another',
-    statement,
-    equation,
-    source,
-    fields: {
-      ...sizes(table, { T: 14, width: 6, ...limits }),
-      initial: flag,
-      scale: oneOf(1, 0.5),
-      decay: oneOf(1, 0.02),
-      C: int(1, 16),
-      form: oneOf(...table.forms),
-    },
-    floor: floorOf(table),
-    left: side(left),
-    right: side(right),
-  })
-})
+export const reductionClaims: readonly Claim[] = reductions.map(
+  ({ what, statement, equation, source, inputsOf, left, right, limits, initial = true }) => {
+    const table: Rule = rules[inputsOf]
+    const side =
+      (of: Reduction['left']) =>
+      (c: any, x: any): ReturnType<typeof everything> => {
+        const options: RuleOptions = { form: c.form, chunk: c.C, scale: c.scale }
+        const go: Runner = Array.isArray(of) ? (inputs, state) => runner(rules[of[0]], c.form, options)(of[1](inputs), state) : of(options)
+        return everything(table, c, x, go)
+      }
+    return defineClaim({
+      name: `reductions: ${what}`,
+      section: 'Reductions: one rule within another',
+      statement,
+      equation,
+      source,
+      fields: {
+        ...sizes(table, { T: 14, width: 6, ...limits }),
+        initial: initial ? flag : fc.constant(false),
+        scale: oneOf(1, 0.5),
+        decay: oneOf(1, 0.02),
+        C: int(1, 16),
+        form: oneOf(...table.forms),
+      },
+      floor: floorOf(table),
+      left: side(left),
+      right: side(right),
+    })
+  },
+)

@@ -25,12 +25,14 @@ import {
   lightNetRule,
   lightningDecays,
   log,
+  logLinearAttention,
   maximum,
   mesaRule,
   momentumDeltaRule,
   mul,
   ojaRule,
   ones,
+  outer,
   preconditionedDeltaRule,
   type RuleName,
   type RuleOptions,
@@ -60,7 +62,7 @@ import type { Compared, Kind, Safetensors } from './figures.ts'
 type Tensors = Record<string, Tensor>
 
 interface Operator {
-  /** Of the table, whose forms are run. */
+  /** Of the table, whose forms are run; a rule that isn't there goes through another. */
   rule: RuleName
   /** From the operator's inputs, and its options, to its outputs, by its names. */
   run(inputs: Tensors, options: RuleOptions, o: Record<string, any>): Tensors
@@ -89,6 +91,19 @@ const ofOneHead = (x: Tensor): Tensor => reshape(x, [x.shape[0], 1, x.shape[1]])
 const withoutHead = (x: Tensor): Tensor => reshape(x, [...x.shape.slice(0, -2), x.shape.at(-1)!])
 
 const slotted = ({ y, state }: RuleResult): Tensors => ({ o: y, final_k: state.P!, final_v: state.S })
+
+/** All products of two entries. */
+const squares = (x: Tensor): Tensor => reshape(outer(x, x), [...x.shape.slice(0, 3), x.shape[3] ** 2])
+function ofFeatures(
+  { q, k, v }: Tensors,
+  { scale = 1, ...o }: RuleOptions,
+  normalise: boolean,
+  eps: number,
+  map: (x: Tensor) => Tensor[],
+): Tensors {
+  const [query, key] = [affine(q, scale), k].map((x) => concat(map(x), 3))
+  return { o: sumRule(query, key, v, undefined, { ...o, ...(normalise && { normalise, eps }) }).y }
+}
 
 /** (X + X^T) / 2 of each matrix. */
 function symmetricPart(x: Float64Array, shape: readonly number[]): Float64Array {
@@ -203,6 +218,18 @@ const operators: Record<string, Operator> = {
       return { o: y, final_state: state.S, final_z: reshape(state.lse!, [B, 1, H, K]) }
     },
   },
+  log_linear_attn: {
+    // Each of its blocks is a sequence of the gated sum.
+    rule: 'mamba2',
+    run: (i, o) => ({ o: logLinearAttention(...spread(i), i.g, i.level_scales, o) }),
+  },
+  // Kernels 1 + x + x^2 / 2 and x^2 of x = scale q . k: the normalised sum of features.
+  based: {
+    rule: 'linear-attention',
+    run: (i, o, { use_norm }) =>
+      ofFeatures(i, o, use_norm, 1e-6, (x) => [ones([...x.shape.slice(0, 3), 1], x.device), x, affine(squares(x), Math.SQRT1_2)]),
+  },
+  rebased: { rule: 'linear-attention', run: (i, o, { use_norm }) => ofFeatures(i, o, use_norm, 1e-6, (x) => [squares(x)]) },
   momentum_delta_rule: {
     rule: 'momentum-delta',
     run: (i, o, { p_times_alpha }) => {

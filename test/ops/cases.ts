@@ -599,6 +599,24 @@ const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) =>
 
 const linearCases = [
   define({
+    name: 'logLinearAttention',
+    options: (sizes) =>
+      fc.record({
+        dims: letters(sizes, ['T', 'H', 'B', 'K', 'V'], { T: 300, H: 3, B: 3, K: 33, V: 33 }),
+        form: fc.constantFrom<Form>('recurrent', 'chunk'),
+        more: fc.nat(2),
+      }),
+    inputs: ({ dims: { B, T, H, K, V }, more }) => [
+      { shape: [B, T, H, K] },
+      { shape: [B, T, H, K], values: 1 / Math.sqrt(K) },
+      { shape: [B, T, H, V] },
+      { shape: [B, T, H], values: 'gate' },
+      { shape: [B, T, H, Math.ceil(Math.log2(T)) + 1 + more] },
+    ],
+    run: ({ form }, [q, k, v, gate, levels]) => engine.logLinearAttention(q, k, v, gate, levels, { form }),
+    sequence: true,
+  }),
+  define({
     name: 'spreadHeads',
     options: (sizes) => fc.record({ shape: shapes(sizes, 4, 4), times: fc.constantFrom(1, 2, 3) }),
     inputs: ({ shape }) => [{ shape }],
