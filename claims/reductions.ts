@@ -199,7 +199,7 @@ const reductions: readonly Reduction[] = [
     what: 'HGRN-2 is GLA whose keys are what the gates let go',
     statement: 'HGRN-2 is gated linear attention with the key 1 - f of the decay f.',
     equation: 'k_t = 1 - f_t \\;\\Rightarrow\\; \\text{GLA} = \\text{HGRN-2}',
-    source: 'Qin 2024 (HGRN2), section 3',
+    source: 'Qin 2024 (HGRN2)',
     inputsOf: 'hgrn2',
     left: ['hgrn2', same],
     right: ['gla', (i) => ({ ...i, k: affine(exp(i.gate), -1, 1) })],
@@ -208,7 +208,7 @@ const reductions: readonly Reduction[] = [
     what: 'RWKV-5 is RWKV-6 with a constant gate',
     statement: 'RWKV-6 whose gates are the same at every token is RWKV-5.',
     equation: '\\alpha_{t} = \\alpha \\;\\Rightarrow\\; \\text{RWKV-6} = \\text{RWKV-5}',
-    source: 'Peng 2024 (Eagle and Finch), section 4',
+    source: 'Peng 2024 (Eagle and Finch)',
     inputsOf: 'rwkv5',
     left: ['rwkv5', same],
     right: ['rwkv6', ({ decay, ...i }) => ({ ...i, gate: expand(decay, i.k.shape) })],
@@ -217,7 +217,7 @@ const reductions: readonly Reduction[] = [
     what: 'RWKV-6 that forgets nothing, with u = 1, is the sum rule',
     statement: 'RWKV-6 reads before it writes, and its bonus adds the present token: with weight 1 and no decay that is the sum rule.',
     equation: 'u = 1,\\; \\alpha_t = 1 \\;\\Rightarrow\\; y_t = (S_{t-1} + k_t v_t^\\top)^\\top q_t = S_t^\\top q_t',
-    source: 'from the recurrences; Peng 2024 (Eagle and Finch), eq. 19-22',
+    source: 'from the recurrences; Peng 2024 (Eagle and Finch)',
     inputsOf: 'sum',
     left: ['rwkv6', (i) => ({ ...i, gate: zeros(i.k.shape, i.k.device), bonus: full(i.k.shape.slice(2), 1, i.k.device) })],
     right: ['sum', same],
@@ -226,7 +226,7 @@ const reductions: readonly Reduction[] = [
     what: 'RWKV-4 that forgets nothing, with u = 0, is AFT-simple',
     statement: "RWKV-4 without decay and bonus is the attention free transformer's memory without biases, state and all.",
     equation: 'd = 0,\\; u = 0 \\;\\Rightarrow\\; y_t = \\frac{\\sum_{j \\le t} e^{k_j} v_j}{\\sum_{j \\le t} e^{k_j}}',
-    source: 'Peng 2023 (RWKV), section 3; Zhai 2021, eq. 4',
+    source: 'from the recurrences; Peng 2023 (RWKV), Zhai 2021',
     inputsOf: 'rwkv4',
     left: ['rwkv4', (i) => ({ ...i, decay: affine(i.decay, 0), bonus: affine(i.bonus, 0) })],
     right:
@@ -286,7 +286,7 @@ const reductions: readonly Reduction[] = [
     statement:
       'TTT-linear without its layer norm, at a minibatch of one token, is the delta rule on the keys (k, 1), the values v - k and the queries (q, 1).',
     equation: 'f(z) = z,\\; m = 1 \\;\\Rightarrow\\; \\text{TTT} = \\text{delta}\\bigl((q, 1), (k, 1), v - k, \\eta\\bigr)',
-    source: 'Sun 2024 (TTT), theorem 1 and section 2.3; from the recurrences',
+    source: 'from the recurrences; Sun 2024 (TTT)',
     inputsOf: 'ttt',
     left:
       (options) =>
@@ -307,7 +307,7 @@ const reductions: readonly Reduction[] = [
     what: 'log-linear attention whose levels weigh the same is Mamba-2',
     statement: 'The blocks that log-linear attention cuts the past into are all of it: with weights of 1 their sum is the gated sum.',
     equation: '\\lambda_t^{(\\ell)} = 1 \\;\\Rightarrow\\; \\sum_\\ell S_t^{(\\ell)} = S_t',
-    source: 'Guo 2025 (log-linear attention), section 3.1',
+    source: 'Guo 2025 (log-linear attention)',
     inputsOf: 'mamba2',
     left:
       (options) =>

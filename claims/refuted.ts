@@ -148,7 +148,7 @@ export const falseClaims: readonly Claim[] = [
     name: 'false: the minibatch of TTT is a matter of speed',
     statement: 'TTT-linear gives the same whether it takes a gradient step for each token or for each four.',
     equation: '\\mathrm{TTT}_{m = 1}(x) = \\mathrm{TTT}_{m = 4}(x)',
-    source: 'true of the chunks of linear rules: a gradient depends on the memory it is taken at; Sun 2024 (TTT), section 2.4',
+    source: 'true of the chunks of linear rules: a gradient depends on the memory it is taken at; Sun 2024 (TTT)',
     fields: { B: int(1, 1), T: int(1, 8), H: int(1, 1), V: int(1, 5) },
     left: (c, x) => outputs(rules.ttt, c, x, ({ q, k, v, eta, w, b }) => tttRule(q, k, v, eta, w, b, undefined, { minibatch: 1, eps: 1 })),
     right: (c, x) => outputs(rules.ttt, c, x, ({ q, k, v, eta, w, b }) => tttRule(q, k, v, eta, w, b, undefined, { minibatch: 4, eps: 1 })),

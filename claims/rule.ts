@@ -17,7 +17,7 @@ import { type Values, valueKinds } from './context.ts'
 export interface OwnRule extends Partial<Pick<Rule, 'title' | 'source' | 'equation' | 'forms' | 'run' | 'eps' | 'normalise'>> {
   /** Short, unique: 'my-rule'. */
   readonly name: string
-  /** Each input's axes by letter (B batch, T time, H heads, K key width, V value width, N a small number) and kind of values. */
+  /** Each input's axes by letter (B batch, T time, H heads, K key width, V value width, N and M small numbers) and kind of values. */
   readonly inputs: Rule['inputs']
   /** Each part of the state and its axes. It is zero at first. */
   readonly state: Readonly<Record<string, readonly Letter[]>>

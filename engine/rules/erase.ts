@@ -93,9 +93,9 @@ const gatedDelta2Step: Step = ({ S }, { q, k, v, erase, write, gate }, { scale }
 
 /**
  * The gated delta rule with preconditioned writes: a second memory, one number for each key channel, holds how much was written there,
- * a_t = exp(gateA_t) a_{t-1} + betaA_t k_t * k_t, and scales keys as they are written, M_t = 1.5^(-r / (1 + |r|)), r = log(a_t + eps) - c:
+ * a_t = exp(gateA_t) a_{t-1} + betaA_t k_t * k_t, and scales keys as they are written, M_t = base^(-r / (1 + |r|)), r = log(a_t + eps) - c:
  * S' = diag(exp(gate_t)) S_{t-1}, S_t = S' + beta_t (M_t * k_t) (v_t - S'^T k_t)^T. beta, betaA >= 0, gateA: [B,T,H]; gate: [B,T,H] or [B,T,H,K];
- * c: [H], the logarithm of an a that changes nothing; state: { S, a }, a [B,H,K]; eps: 1e-6 by default.
+ * c: [H], the logarithm of an a that changes nothing; state: { S, a }, a [B,H,K]; eps: 1e-6, base: 1.5 by default.
  */
 export function preconditionedDeltaRule(
   q: Tensor,
@@ -107,31 +107,32 @@ export function preconditionedDeltaRule(
   gateA: Tensor,
   c: Tensor,
   state?: FastWeightState,
-  options: RuleOptions & { eps?: number } = {},
+  options: RuleOptions & { eps?: number; base?: number } = {},
 ): RuleResult {
   const op = 'preconditionedDeltaRule'
-  const { eps = 1e-6, ...rest } = options
+  const { eps = 1e-6, base = 1.5, ...rest } = options
   const heads = { beta: [beta, axes.heads], betaA: [betaA, axes.heads], gateA: [gateA, axes.heads], c: [c, ['H']] } as const
   const inputs = { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], ...heads } as const
   const { B, T, H, K, V } = checkCall(op, inputs, rest)
   requireGate(op, gate, q, K)
   checkEps(op, eps)
+  if (!(base >= 1 && Number.isFinite(base))) throw new Error(`${op}: base must be 1 or more, not ${base}`)
   if (state) checkState(op, state, { S: [B, H, K, V], a: [B, H, K] }, q)
   const [key, value, rate, rateA] = [k, v, beta, betaA].map((x) => stretch(unpadded(x, options.mask), 4))
   // The diagonal memory is a gated sum whose keys and queries are 1.
   const one = ones([B, T, H, 1], q.device)
   const a0 = state && { S: reshape(state.a!, [B, H, 1, K]) }
   const written = fastWeights(one, one, mul(rateA, square(key)), { gate: gateA }, a0, { ...rest, scale: 1 }, op)
-  const M = preconditioner(unpadded(written.y, options.mask, 1), reshape(c, [H, 1]), eps)
+  const M = preconditioner(unpadded(written.y, options.mask, 1), reshape(c, [H, 1]), eps, base)
   const gates = { erase: readingDecayed(gate, mul(rate, key), options), gate }
   const { y, state: next } = fastWeights(q, mul(M, key), mul(rate, value), gates, state && { S: state.S }, rest, op)
   return { y, state: { S: next.S, a: reshape(written.state.S, [B, H, K]) } }
 }
 
-/** M of a, between 1 / 1.5 and 1.5. */
-function preconditioner(a: Tensor, c: Tensor, eps: number): Tensor {
+/** M of a, between 1 / base and base. */
+function preconditioner(a: Tensor, c: Tensor, eps: number, base = 1.5): Tensor {
   const r = sub(log(affine(a, 1, eps)), c)
-  return exp(affine(div(r, affine(abs(r), 1, 1)), -Math.log(1.5)))
+  return exp(affine(div(r, affine(abs(r), 1, 1)), -Math.log(base)))
 }
 
 const preconditionedStep: Step = ({ S, a }, { q, k, v, beta, gate, betaA, gateA, c }, { scale, eps }) => {

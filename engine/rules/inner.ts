@@ -185,7 +185,7 @@ const affineOfNorm = { w: input('positive', 'H', 'V'), b: input('any', 'H', 'V')
 export const innerRules = {
   ttt: {
     title: 'TTT-linear: a step of gradient descent through a layer norm',
-    source: 'Sun 2024 (TTT), section 2; flash-linear-attention, ttt',
+    source: 'Sun 2024 (TTT); flash-linear-attention, ttt',
     equation:
       'G_t = \\nabla_z \\tfrac12 \\|f(z) - (v_t - k_t)\\|^2\\big|_{z = S_{t-1}^\\top k_t + c_{t-1}},\\quad S_t = S_{t-1} - \\eta_t k_t G_t^\\top,\\quad c_t = c_{t-1} - \\eta_t G_t,\\quad y = S_t^\\top q_t + c_t,\\quad y_t = y + f(y)',
     inputs: { ...qkvOfOneWidth, eta: perHead('rate'), ...affineOfNorm },
@@ -197,7 +197,7 @@ export const innerRules = {
   },
   titans: {
     title: "Titans' linear memory: gradient descent with momentum and forgetting",
-    source: 'Behrouz 2025 (Titans), eq. 13-14; flash-linear-attention, titans',
+    source: 'Behrouz 2025 (Titans); flash-linear-attention, titans',
     equation:
       'M_t = \\eta_t M_{t-1} - 2 \\theta_t k_t G_t^\\top,\\quad S_t = (1 - \\alpha_t) S_{t-1} + M_t,\\quad y = S_t^\\top q_t,\\quad y_t = y + f(y)',
     inputs: { ...qkvOfOneWidth, theta: perHead('rate'), alpha: perHead('rate'), eta: perHead('rate'), ...affineOfNorm },

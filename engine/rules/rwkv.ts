@@ -125,7 +125,7 @@ const perHeadChannel = (values: 'any' | 'gate') => input(values, 'H', 'K')
 export const rwkvRules = {
   rwkv4: {
     title: 'RWKV-4: a softmax over time in each channel, which fades',
-    source: 'Peng 2023 (RWKV), eq. 16',
+    source: 'Peng 2023 (RWKV); flash-linear-attention, rwkv4',
     equation: 'y_t = \\frac{\\sum_{j<t} e^{k_j + (t-1-j) d} v_j + e^{u + k_t} v_t}{\\sum_{j<t} e^{k_j + (t-1-j) d} + e^{u + k_t}}',
     inputs: { k: perValue('any'), v: perValue('any'), decay: input('gate', 'H', 'V'), bonus: input('any', 'H', 'V') },
     state: { S: ['B', 'H', 'V'], lse: ['B', 'H', 'V'] },
@@ -136,7 +136,7 @@ export const rwkvRules = {
   },
   rwkv5: {
     title: 'RWKV-5: reads, then writes; one decay for each key channel',
-    source: 'Peng 2024 (Eagle and Finch), eq. 19-20',
+    source: 'Peng 2024 (Eagle and Finch)',
     equation: 'y_t = (S_{t-1} + \\mathrm{diag}(u) k_t v_t^\\top)^\\top q_t,\\quad S_t = \\mathrm{diag}(\\alpha) S_{t-1} + k_t v_t^\\top',
     inputs: { ...qkv('key'), decay: perHeadChannel('gate'), bonus: perHeadChannel('any') },
     state: { S },
@@ -146,7 +146,7 @@ export const rwkvRules = {
   },
   rwkv6: {
     title: 'RWKV-6: reads, then writes; a gate for each key channel',
-    source: 'Peng 2024 (Eagle and Finch), eq. 21-22',
+    source: 'Peng 2024 (Eagle and Finch); flash-linear-attention, rwkv6',
     equation: 'y_t = (S_{t-1} + \\mathrm{diag}(u) k_t v_t^\\top)^\\top q_t,\\quad S_t = \\mathrm{diag}(\\alpha_t) S_{t-1} + k_t v_t^\\top',
     inputs: { ...qkv('key'), gate: perChannel('gate'), bonus: perHeadChannel('any') },
     state: { S },

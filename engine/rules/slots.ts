@@ -218,7 +218,7 @@ const empty = { lse: nothing }
 export const slotRules = {
   gsa: {
     title: 'Gated slot attention',
-    source: 'Zhang 2024 (GSA), eq. 7-9',
+    source: 'Zhang 2024 (GSA); flash-linear-attention, gsa',
     equation:
       'P_t = P_{t-1} \\mathrm{diag}(\\alpha_t) + k_t w_t^\\top,\\quad S_t = \\mathrm{diag}(\\alpha_t) S_{t-1} + w_t v_t^\\top,\\quad y_t = S_t^\\top \\mathrm{softmax}(P_t^\\top q_t)',
     inputs: { ...qkv('key'), write: input('rate', ...slotAxes), gate: input('gate', ...slotAxes) },
@@ -229,7 +229,7 @@ export const slotRules = {
   },
   abc: {
     title: 'Attention with bounded memory control',
-    source: 'Peng 2022 (ABC); Zhang 2024 (GSA), section 2.3',
+    source: 'Peng 2022 (ABC); flash-linear-attention, abc',
     equation:
       'z_t = \\log(e^{z_{t-1}} + e^{s_t}),\\quad \\alpha_t = e^{z_{t-1} - z_t},\\quad w_t = e^{s_t - z_t},\\quad \\text{then gated slot attention}',
     inputs: { ...qkv('key'), s: input('any', ...slotAxes) },

@@ -230,7 +230,7 @@ export const sumRules = {
   },
   hgrn: {
     title: 'HGRN: a decayed sum in each channel',
-    source: 'Qin 2023 (HGRN), eq. 5',
+    source: 'Qin 2023 (HGRN); flash-linear-attention, hgrn',
     equation: 'h_t = f_t \\odot h_{t-1} + x_t,\\quad y_t = h_t',
     inputs: { x: perValue('any'), gate: perValue('gate') },
     state: { S: ['B', 'H', 'V'] },
@@ -240,7 +240,7 @@ export const sumRules = {
   },
   hgrn2: {
     title: 'HGRN-2: gated linear attention whose keys are what its gates let go',
-    source: 'Qin 2024 (HGRN2), eq. 9',
+    source: 'Qin 2024 (HGRN2); flash-linear-attention, hgrn2',
     equation: 'S_t = \\mathrm{diag}(f_t) S_{t-1} + (1 - f_t) v_t^\\top,\\quad y_t = S_t^\\top q_t',
     inputs: { q: qkv().q, v: qkv().v, gate: perChannel('gate') },
     state: { S },

@@ -15,6 +15,7 @@ import {
   dplrRule,
   exp,
   type FastWeightState,
+  type Form,
   forms,
   gatedDelta2Rule,
   gatedDeltaRule,
@@ -64,6 +65,8 @@ type Tensors = Record<string, Tensor>
 interface Operator {
   /** Of the table, whose forms are run; a rule that isn't there goes through another. */
   rule: RuleName
+  /** Of these forms, those that are compared; all, if it doesn't say. */
+  forms?: readonly Form[]
   /** From the operator's inputs, and its options, to its outputs, by its names. */
   run(inputs: Tensors, options: RuleOptions, o: Record<string, any>): Tensors
   /** By name, what of a result, or of the gradient of an input, is compared: of both sides. */
@@ -75,6 +78,8 @@ const given = ({ initial_state }: Tensors): FastWeightState | undefined => initi
 
 /** Queries and keys for each of the value heads. */
 const spread = ({ q, k, v }: Tensors): [Tensor, Tensor, Tensor] => [spreadHeads(q, v.shape[2]), spreadHeads(k, v.shape[2]), v]
+/** What has a number for each key head, or already for each value head. */
+const toValues = ({ v }: Tensors, x: Tensor): Tensor => spreadHeads(x, v.shape[2])
 const withSteps = (x: Tensor, n: number): Tensor => reshape(x, [x.shape[0], x.shape[1] / n, n, ...x.shape.slice(2)])
 const unit = (x: Tensor): Tensor => div(x, maximum(sqrt(sum(square(x), { axis: -1, keepDim: true })), 1e-12))
 /** [B,G,...] for H heads, as spreadHeads has it for arrays over tokens; and back, where those that share are alike. */
@@ -130,13 +135,13 @@ const withoutExponent = ofChannels((A, Z) => [A, Z, 0])
 function preconditioned(rule: RuleName, prepare: (x: Tensor) => Tensor): Operator {
   return {
     rule,
-    run: (i, o) => {
+    run: (i, o, { x: base, eps }) => {
       const [G, H] = [i.k.shape[2], i.v.shape[2]]
       const each = (x: Tensor): Tensor => spreadHeads(x, H)
       const c = reshape(spreadHeads(reshape(i.log_atk_scale, [1, 1, G]), H), [H])
       const before = i.initial_state && { S: i.initial_state, a: spreadState(i.initial_A_state, H) }
       const [q, k] = [i.q, i.k].map((x) => each(prepare(x)))
-      const { y, state } = preconditionedDeltaRule(q, k, i.v, i.beta, i.g, each(i.beta_atk), each(i.g_atk), c, before, o)
+      const { y, state } = preconditionedDeltaRule(q, k, i.v, i.beta, i.g, each(i.beta_atk), each(i.g_atk), c, before, { ...o, base, eps })
       return { o: y, final_state: state.S, final_A_state: firstOfGroups(state.a!, G) }
     },
   }
@@ -148,9 +153,9 @@ const operators: Record<string, Operator> = {
   kda: { rule: 'kda', run: (i, o) => usual(gatedDeltaRule(...spread(i), i.beta, i.g, given(i), o)) },
   comba: {
     rule: 'comba',
-    run: (i, o) => usual(combaRule(...spread(i), spreadHeads(i.p, i.v.shape[2]), i.beta, i.g, given(i), o)),
+    run: (i, o) => usual(combaRule(...spread(i), toValues(i, i.p), i.beta, i.g, given(i), o)),
   },
-  gdn2: { rule: 'gdn2', run: (i, o) => usual(gatedDelta2Rule(...spread(i), i.b, i.w, i.g, given(i), o)) },
+  gdn2: { rule: 'gdn2', run: (i, o) => usual(gatedDelta2Rule(...spread(i), toValues(i, i.b), i.w, toValues(i, i.g), given(i), o)) },
   // The gated rule of the package takes queries and keys as they come, and gives them length 1.
   precond_gated_delta_rule: preconditioned('precond-delta', unit),
   precond_kda: preconditioned('precond-kda', (x) => x),
@@ -165,7 +170,10 @@ const operators: Record<string, Operator> = {
   iplr: { rule: 'iplr', run: (i, o) => usual(dplrRule(i.q, i.k, i.v, i.a, i.b, null, given(i), o)) },
   dplr: { rule: 'dplr', run: (i, o) => usual(dplrRule(i.q, i.k, i.v, i.a, i.b, i.gk, given(i), o)) },
   rwkv7: { rule: 'rwkv7', run: (i, o) => usual(rwkv7Rule(i.r, i.k, i.v, i.kk, i.a, i.w, given(i), o)) },
-  simple_gla: { rule: 'mamba2', run: (i, o) => usual(gatedSumRule(...spread(i), i.g, given(i), o)) },
+  simple_gla: {
+    rule: 'mamba2',
+    run: (i, o) => usual(i.g ? gatedSumRule(...spread(i), i.g, given(i), o) : sumRule(...spread(i), given(i), o)),
+  },
   gla: { rule: 'gla', run: (i, o) => usual(gatedSumRule(...spread(i), i.gk, given(i), o)) },
   linear_attn: {
     rule: 'linear-attention',
@@ -207,7 +215,14 @@ const operators: Record<string, Operator> = {
   },
   gsa: {
     rule: 'gsa',
-    run: (i, o) => slotted(gatedSlotRule(i.q, i.k, i.v, i.s, i.g, i.initial_k && { P: i.initial_k, S: i.initial_v }, o)),
+    run: (i, o) => {
+      // Query heads in groups share keys, slots and memories.
+      const [G, H] = [i.k.shape[2], i.q.shape[2]]
+      const [k, v, s, g] = [i.k, i.v, i.s, i.g].map((x) => x && spreadHeads(x, H))
+      const before = i.initial_k && { P: spreadState(i.initial_k, H), S: spreadState(i.initial_v, H) }
+      const { y, state } = g ? gatedSlotRule(i.q, k, v, s, g, before, o) : abcRule(i.q, k, v, s, undefined, o)
+      return { o: y, final_k: firstOfGroups(state.P!, G), final_v: firstOfGroups(state.S, G) }
+    },
   },
   abc: { rule: 'abc', run: (i, o) => slotted(abcRule(i.q, i.k, i.v, i.s, undefined, o)) },
   lightnet: {
@@ -229,11 +244,16 @@ const operators: Record<string, Operator> = {
     run: (i, o, { use_norm }) =>
       ofFeatures(i, o, use_norm, 1e-6, (x) => [ones([...x.shape.slice(0, 3), 1], x.device), x, affine(squares(x), Math.SQRT1_2)]),
   },
-  rebased: { rule: 'linear-attention', run: (i, o, { use_norm }) => ofFeatures(i, o, use_norm, 1e-6, (x) => [squares(x)]) },
+  // (q . k)^2 cancels in its features where q . k is near 0. In one form numerator and denominator round alike; token by token, in float32, they don't.
+  rebased: {
+    rule: 'linear-attention',
+    forms: ['parallel', 'chunk'],
+    run: (i, o, { use_norm }) => ofFeatures(i, o, use_norm, 1e-6, (x) => [squares(x)]),
+  },
   momentum_delta_rule: {
     rule: 'momentum-delta',
     run: (i, o, { p_times_alpha }) => {
-      const p = p_times_alpha ? mul(i.p, exp(reshape(i.log_alpha, [...i.log_alpha.shape, 1]))) : i.p
+      const p = p_times_alpha ? mul(i.p ?? i.k, exp(reshape(i.log_alpha, [...i.log_alpha.shape, 1]))) : (i.p ?? i.k)
       const before = i.initial_S && { S: i.initial_S, M: i.initial_M }
       const { y, state } = momentumDeltaRule(i.q, i.k, i.v, p, i.beta, i.eta, i.log_alpha, i.log_mu, before, o)
       const [S, M] = [state.S, state.M!].map((x) => reshape(x, [1, ...x.shape]))
@@ -281,10 +301,11 @@ export const flaOps: Kind = {
   name: 'operator of flash-linear-attention',
   recognises: ({ metadata, tensors }) =>
     'fla' in metadata && 'rule' in metadata && [...tensors.keys()].some((name) => name.startsWith('out.')),
-  ways: ({ metadata: { rule } }) =>
-    Object.hasOwn(operators, rule)
-      ? forms.filter((form) => (rules[operators[rule].rule].forms as readonly string[]).includes(form))
-      : `there is no rule for the operator ${rule}`,
+  ways: ({ metadata: { rule } }) => {
+    if (!Object.hasOwn(operators, rule)) return `there is no rule for the operator ${rule}`
+    const { rule: name, forms: some = forms } = operators[rule]
+    return some.filter((form) => (rules[name].forms as readonly Form[]).includes(form))
+  },
   run: (file, form, device) => runOperator(file, form as (typeof forms)[number], device),
   // Float32 against float64, over 37 to 70 tokens: about 1e-6 of outputs, ten times that of gradients.
   bound: (quantity, { double }) => (double ? bounds : coarse)[quantity],
