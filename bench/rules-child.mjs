@@ -65,7 +65,7 @@ function inputOf(name, { shape, values }, T) {
 function inputsOf(rule, T) {
   const tensors = Object.fromEntries(Object.entries(rule.inputs).map(([name, input]) => [name, inputOf(name, input, T)]))
   // What a finds must be taken away, not added along a random b, or the state of the general rule grows beyond all bounds.
-  if (tensors.b) {
+  if (tensors.a && tensors.b) {
     const key = `b = -a/2 ${T}`
     if (!inputs.has(key))
       inputs.set(

@@ -172,7 +172,7 @@ export async function run({
     contender.stopped = { T, reason }
     notes.push(`${title(contender)} stops before T = ${T}: ${reason}`)
   }
-  const dims = { B, H, K, V, N: 2 }
+  const dims = { B, H, K, V, N: 2, M: 32 }
   const begin = performance.now()
   let description
   for (const T of sizes) {

@@ -52,7 +52,12 @@ export function familyClaims(rule: FamilyRule): Claim[] {
     ...(gated ? { decay: oneOf(1, 0.02, 30) } : {}),
     ...(forms.includes('chunk') ? { C: int(1, 16) } : {}),
   }
-  const options = (c: FamilyCase) => ({ scale: c.scale ?? 1, ...(c.C !== undefined && { chunk: c.C }) })
+  const options = (c: FamilyCase) => ({
+    scale: c.scale ?? 1,
+    ...(c.C !== undefined && { chunk: c.C }),
+    // Near 0, a logarithm or a quotient has derivatives that leave no room for differences; a norm of nearly equal numbers, none for rounding.
+    ...((c.interior || rule.wide) && !own && rule.eps !== undefined && { eps: rule.wide ? 16 : 1.5 }),
+  })
   const run = (form: AnyForm, c: FamilyCase): Runner => runner(rule, form, options(c))
 
   const claim = (
@@ -99,10 +104,10 @@ export function familyClaims(rule: FamilyRule): Claim[] {
           'the differences are taken in float64: about 4e-14 |L| of rounding and 3e-17 of the seventh derivative; the largest seen among 1,000 cases of each rule is 4.5e-12',
       },
       fields: { ...without(small, 'B'), initial: flag },
-      left: (c, x) => sample(c, x, gradients(rule, { ...c, B: 1, interior: true }, x, run('step', c))),
+      left: (c, x) => sample(c, x, gradients(rule, { ...c, B: 1, interior: true }, x, run('step', { ...c, interior: true }))),
       right: (c, x) =>
         x.on('reference', (x) =>
-          differences(rule, { ...c, interior: true }, x, run(forms.includes('recurrent') ? 'recurrent' : 'step', c)),
+          differences(rule, { ...c, interior: true }, x, run(forms.includes('recurrent') ? 'recurrent' : 'step', { ...c, interior: true })),
         ),
     }),
   )
@@ -279,8 +284,10 @@ export function familyClaims(rule: FamilyRule): Claim[] {
           everything(rule, c, x, (inputs, state) => {
             if (!rule.forgets) return run('step', c)(shut(c, x, inputs), state)
             const t = cutOf(c) - 1
-            const after = run(c.form, c)(cut(rule, inputs, 'T', t, c.T), undefined)
-            return t === 0 ? after : { y: concat([run(c.form, c)(cut(rule, inputs, 'T', 0, t), state).y, after.y], 1), state: after.state }
+            // The gate may do more than forget: HGRN-2 makes its keys of it.
+            const shutOne = shut(c, x, inputs)
+            const after = run(c.form, c)(cut(rule, shutOne, 'T', t, c.T), undefined)
+            return t === 0 ? after : { y: concat([run(c.form, c)(cut(rule, shutOne, 'T', 0, t), state).y, after.y], 1), state: after.state }
           }),
       }),
     )
@@ -326,15 +333,19 @@ export function familyClaims(rule: FamilyRule): Claim[] {
   return claims
 }
 
+/** Of the rules that learn through a layer norm, its gain and bias. */
+const innerNorm = ({ inputs }: Rule): boolean => 'w' in inputs && 'b' in inputs
+
 /** The rules of this package as the family sees them. */
 export const builtIn: readonly FamilyRule[] = Object.entries(rules as Record<string, Rule>).map(([name, rule]) => ({
   ...rule,
   name,
   flags: true,
-  // The erase vector of these reads the memory before it decays.
-  forgets: !('a' in rule.inputs || 'kappa' in rule.inputs),
+  // These read the memory before it decays.
+  forgets: !['a', 'kappa', 'p', 'bonus'].some((reader) => reader in rule.inputs),
+  wide: innerNorm(rule),
   // Oja's rule reads its memory with v.
-  linear: 'v' in rule.inputs && !name.endsWith('oja') ? 'v' : undefined,
+  linear: 'v' in rule.inputs && !name.endsWith('oja') && !innerNorm(rule) ? 'v' : undefined,
 }))
 
 const texNames = (rule: FamilyRule): string =>

@@ -24,7 +24,7 @@ export function sizes(
   rule: Pick<Rule, 'inputs' | 'state'>,
   { B = 2, T = 12, H = 2, width = 6 }: Limits = {},
 ): Record<string, fc.Arbitrary<number>> {
-  const largest: Record<Letter, number> = { B, T, H, K: width, V: width, N: 3 }
+  const largest: Record<Letter, number> = { B, T, H, K: width, V: width, N: 3, M: 4 }
   const used = new Set([...Object.values(rule.inputs).flatMap(({ shape }) => shape), ...Object.values(rule.state).flat()])
   return Object.fromEntries([...used].sort().map((letter) => [letter, int(1, largest[letter])]))
 }

@@ -1,7 +1,9 @@
 /** Claims that one rule is another in disguise. Each draws the inputs of one rule and computes outputs, states and gradients by both. */
+import fc from 'fast-check'
 import {
   add,
   affine,
+  aft,
   concat,
   cumsum,
   div,
@@ -9,18 +11,25 @@ import {
   exp,
   expand,
   type FastWeightState,
+  full,
+  log,
+  logLinearAttention,
   mul,
   neg,
+  outer,
   permute,
   type Rule,
   type RuleName,
   type RuleOptions,
+  readOut,
   reshape,
   rules,
   slice,
   square,
+  sub,
   sum,
   type Tensor,
+  tttRule,
   zeros,
 } from '../engine/index.ts'
 import { type Claim, defineClaim } from './claim.ts'
@@ -38,6 +47,8 @@ interface Reduction {
   left: [RuleName, (inputs: Tensors) => Tensors] | ((options: RuleOptions) => Runner)
   right: [RuleName, (inputs: Tensors) => Tensors] | ((options: RuleOptions) => Runner)
   limits?: Limits
+  /** From a state, too; by default yes. */
+  initial?: false
 }
 
 const same = (inputs: Tensors): Tensors => inputs
@@ -141,6 +152,171 @@ const reductions: readonly Reduction[] = [
         return { y: reshape(slice(reshape(y, [B, q.shape[1], N, H, V]), 2, N - 1, N), [B, q.shape[1], H, V]), state: last }
       },
     limits: { T: 6, width: 5 },
+  },
+  {
+    what: 'write strengths that are equal in all channels are one a head',
+    statement: 'The gated delta rule whose value channels are all written at one rate is the gated delta rule.',
+    equation: '\\beta_{t,j} = \\beta_t \\;\\Rightarrow\\; \\text{a rate for each value channel} = \\text{gated delta}',
+    source: 'from the recurrences; flash-linear-attention, delta_rule',
+    inputsOf: 'gated-delta',
+    left: ['channel-delta', ({ beta, ...i }) => ({ ...i, betas: expand(column(beta), i.v.shape) })],
+    right: ['gated-delta', same],
+  },
+  {
+    what: 'GDN-2 with equal gates is KDA',
+    statement: 'GDN-2 that erases and writes every channel at one rate is Kimi delta attention.',
+    equation: 'b_{t,i} = w_{t,j} = \\beta_t \\;\\Rightarrow\\; \\text{GDN-2} = \\text{KDA}',
+    source: 'from the recurrences; flash-linear-attention, gdn2',
+    inputsOf: 'kda',
+    left: ['gdn2', ({ beta, ...i }) => ({ ...i, erase: expand(column(beta), i.k.shape), write: expand(column(beta), i.v.shape) })],
+    right: ['kda', same],
+  },
+  {
+    what: 'Comba with p = alpha k is gated delta',
+    statement: 'Comba reads the memory before it decays: with p = alpha k it finds what the gated delta rule finds after.',
+    equation: 'p_t = \\alpha_t k_t \\;\\Rightarrow\\; \\text{Comba} = \\text{gated delta}',
+    source: 'from the recurrences; Hu 2025 (Comba)',
+    inputsOf: 'gated-delta',
+    left: ['comba', (i) => ({ ...i, p: mul(i.k, exp(column(i.gate))) })],
+    right: ['gated-delta', same],
+  },
+  {
+    what: 'a preconditioner that gathers nothing leaves gated delta',
+    statement: 'With nothing in its second memory and c = log eps, the preconditioned rule scales no key: it is the gated delta rule.',
+    equation: '\\beta^a_t = 0,\\; c = \\log \\varepsilon \\;\\Rightarrow\\; M_t = 1',
+    source: 'from the recurrences; flash-linear-attention, precond_gated_delta_rule',
+    inputsOf: 'gated-delta',
+    left: (options) => (i, before) => {
+      const [B, , H, K] = i.k.shape
+      const [none, c] = [noGate(i), full([H], Math.log(1e-6), i.k.device)]
+      const a = zeros([B, H, K], i.k.device)
+      const { y, state } = run('precond-delta', { ...i, betaA: none, gateA: none, c }, before && { S: before.S, a }, options)
+      return { y, state: { S: state.S } }
+    },
+    right: ['gated-delta', same],
+  },
+  {
+    what: 'HGRN-2 is GLA whose keys are what the gates let go',
+    statement: 'HGRN-2 is gated linear attention with the key 1 - f of the decay f.',
+    equation: 'k_t = 1 - f_t \\;\\Rightarrow\\; \\text{GLA} = \\text{HGRN-2}',
+    source: 'Qin 2024 (HGRN2)',
+    inputsOf: 'hgrn2',
+    left: ['hgrn2', same],
+    right: ['gla', (i) => ({ ...i, k: affine(exp(i.gate), -1, 1) })],
+  },
+  {
+    what: 'RWKV-5 is RWKV-6 with a constant gate',
+    statement: 'RWKV-6 whose gates are the same at every token is RWKV-5.',
+    equation: '\\alpha_{t} = \\alpha \\;\\Rightarrow\\; \\text{RWKV-6} = \\text{RWKV-5}',
+    source: 'Peng 2024 (Eagle and Finch)',
+    inputsOf: 'rwkv5',
+    left: ['rwkv5', same],
+    right: ['rwkv6', ({ decay, ...i }) => ({ ...i, gate: expand(decay, i.k.shape) })],
+  },
+  {
+    what: 'RWKV-6 that forgets nothing, with u = 1, is the sum rule',
+    statement: 'RWKV-6 reads before it writes, and its bonus adds the present token: with weight 1 and no decay that is the sum rule.',
+    equation: 'u = 1,\\; \\alpha_t = 1 \\;\\Rightarrow\\; y_t = (S_{t-1} + k_t v_t^\\top)^\\top q_t = S_t^\\top q_t',
+    source: 'from the recurrences; Peng 2024 (Eagle and Finch)',
+    inputsOf: 'sum',
+    left: ['rwkv6', (i) => ({ ...i, gate: zeros(i.k.shape, i.k.device), bonus: full(i.k.shape.slice(2), 1, i.k.device) })],
+    right: ['sum', same],
+  },
+  {
+    what: 'RWKV-4 that forgets nothing, with u = 0, is AFT-simple',
+    statement: "RWKV-4 without decay and bonus is the attention free transformer's memory without biases, state and all.",
+    equation: 'd = 0,\\; u = 0 \\;\\Rightarrow\\; y_t = \\frac{\\sum_{j \\le t} e^{k_j} v_j}{\\sum_{j \\le t} e^{k_j}}',
+    source: 'from the recurrences; Peng 2023 (RWKV), Zhai 2021',
+    inputsOf: 'rwkv4',
+    left: ['rwkv4', (i) => ({ ...i, decay: affine(i.decay, 0), bonus: affine(i.bonus, 0) })],
+    right:
+      ({ scale }) =>
+      ({ k, v }, state) => {
+        const [B, T, H, V] = k.shape
+        const flat = (x: Tensor): Tensor => reshape(x, [B, -1, H * V])
+        const before = state && { key: flat(state.lse!), value: flat(state.S), position: new Int32Array(B).fill(1) }
+        const { y, state: after } = aft(flat(k), flat(v), undefined, before)
+        const [S, lse] = [after!.value, after!.key].map((x) => reshape(x, [B, H, V]))
+        return { y: affine(reshape(y, [B, T, H, V]), scale!), state: { S, lse } }
+      },
+  },
+  {
+    what: 'LightNet is a softmax over time in each key channel',
+    statement: "Each row of LightNet's memory is the mean of the values so far, weighted by the exponentials of that channel's keys.",
+    equation: 'S_{t,i} = \\frac{\\sum_{j \\le t} e^{k_{j,i}} v_j}{\\sum_{j \\le t} e^{k_{j,i}}}',
+    source: 'from the recurrence; flash-linear-attention, lightnet',
+    inputsOf: 'lightnet',
+    left: ['lightnet', same],
+    right:
+      ({ scale }) =>
+      ({ q, k, v }, state) => {
+        const [B, T, H, K] = k.shape
+        const V = v.shape[3]
+        const weights = exp(k)
+        const terms = outer(weights, v)
+        const held = state && exp(reshape(state.lse!, [B, 1, H, K]))
+        const sums = (x: Tensor, before: Tensor | undefined): Tensor =>
+          before ? slice(cumsum(concat([before, x], 1), 1), 1, 1, T + 1) : cumsum(x, 1)
+        const total = sums(weights, held)
+        const S = div(sums(terms, held && mul(column(held), reshape(state!.S, [B, 1, H, K, V]))), column(total))
+        const last = (x: Tensor): Tensor => reshape(slice(x, 1, T - 1, T), [B, ...x.shape.slice(2)])
+        return { y: affine(readOut(S, q), scale!), state: { S: last(S), lse: log(last(total)) } }
+      },
+    limits: { T: 8, width: 5 },
+  },
+  {
+    what: 'momentum delta without momentum is gated delta',
+    statement: 'Momentum that forgets all at once leaves the gated delta rule, if p reads what has decayed: p = alpha k.',
+    equation:
+      '\\mu_t = 0,\\; p_t = \\alpha_t k_t \\;\\Rightarrow\\; S_t = \\alpha_t S_{t-1} + \\beta_t \\eta_t k_t (v_t - \\alpha_t S_{t-1}^\\top k_t)^\\top',
+    source: 'from the recurrences; flash-linear-attention, momentum_delta_rule',
+    inputsOf: 'gated-delta',
+    left: () => (i, before) => {
+      const none = full(i.beta.shape, Number.NEGATIVE_INFINITY, i.k.device)
+      const eta = full(i.beta.shape, 0.5, i.k.device)
+      const state = before && { S: before.S, M: before.S }
+      const inputs = { ...i, p: mul(i.k, exp(column(i.gate))), eta, gateM: none }
+      const { y, state: last } = run('momentum-delta', inputs, state, {})
+      return { y, state: { S: last.S } }
+    },
+    right: () => (i, state) => run('gated-delta', { ...i, beta: affine(i.beta, 0.5) }, state, {}),
+  },
+  {
+    what: 'TTT without a norm, token by token, is the delta rule',
+    statement:
+      'TTT-linear without its layer norm, at a minibatch of one token, is the delta rule on the keys (k, 1), the values v - k and the queries (q, 1).',
+    equation: 'f(z) = z,\\; m = 1 \\;\\Rightarrow\\; \\text{TTT} = \\text{delta}\\bigl((q, 1), (k, 1), v - k, \\eta\\bigr)',
+    source: 'from the recurrences; Sun 2024 (TTT)',
+    inputsOf: 'ttt',
+    left:
+      (options) =>
+      ({ q, k, v, eta }, state) =>
+        tttRule(q, k, v, eta, null, null, state, { ...options, chunk: undefined, scale: 1, minibatch: 1 }),
+    right:
+      () =>
+      ({ q, k, v, eta }, state) => {
+        const [B, T, H, V] = v.shape
+        const [wide, one] = [(x: Tensor): Tensor => concat([x, one], 3), full([B, T, H, 1], 1, v.device)]
+        const S0 = state && { S: concat([state.S, reshape(state.c!, [B, H, 1, V])], 2) }
+        const { y, state: last } = run('delta', { q: wide(q), k: wide(k), v: sub(v, k), beta: eta }, S0, {})
+        return { y, state: { S: slice(last.S, 2, 0, V), c: reshape(slice(last.S, 2, V, V + 1), [B, H, V]) } }
+      },
+    limits: { T: 10, width: 5 },
+  },
+  {
+    what: 'log-linear attention whose levels weigh the same is Mamba-2',
+    statement: 'The blocks that log-linear attention cuts the past into are all of it: with weights of 1 their sum is the gated sum.',
+    equation: '\\lambda_t^{(\\ell)} = 1 \\;\\Rightarrow\\; \\sum_\\ell S_t^{(\\ell)} = S_t',
+    source: 'Guo 2025 (log-linear attention)',
+    inputsOf: 'mamba2',
+    left:
+      (options) =>
+      ({ q, k, v, gate }) => ({ y: logLinearAttention(q, k, v, gate, full([...gate.shape, 6], 1, v.device), options), state: {} as never }),
+    right:
+      (options) =>
+      ({ q, k, v, gate }) => ({ y: run('mamba2', { q, k, v, gate }, undefined, options).y, state: {} as never }),
+    limits: { T: 21, width: 4 },
+    initial: false,
   },
   {
     what: 'Oja is delta with keys and values exchanged',
@@ -251,31 +427,33 @@ const transpose = (S: Tensor): Tensor => permute(S, [0, 1, 3, 2])
 /** Where the outputs of two rules aren't comparable: the memory stands for them. */
 const memoryAlone = (S: Tensor) => ({ y: affine(S, 1), state: { S } })
 
-export const reductionClaims: readonly Claim[] = reductions.map(({ what, statement, equation, source, inputsOf, left, right, limits }) => {
-  const table: Rule = rules[inputsOf]
-  const side =
-    (of: Reduction['left']) =>
-    (c: any, x: any): ReturnType<typeof everything> => {
-      const options: RuleOptions = { form: c.form, chunk: c.C, scale: c.scale }
-      const go: Runner = Array.isArray(of) ? (inputs, state) => runner(rules[of[0]], c.form, options)(of[1](inputs), state) : of(options)
-      return everything(table, c, x, go)
-    }
-  return defineClaim({
-    name: `reductions: ${what}`,
-    section: 'Reductions: one rule within another',
-    statement,
-    equation,
-    source,
-    fields: {
-      ...sizes(table, { T: 14, width: 6, ...limits }),
-      initial: flag,
-      scale: oneOf(1, 0.5),
-      decay: oneOf(1, 0.02),
-      C: int(1, 16),
-      form: oneOf(...table.forms),
-    },
-    floor: floorOf(table),
-    left: side(left),
-    right: side(right),
-  })
-})
+export const reductionClaims: readonly Claim[] = reductions.map(
+  ({ what, statement, equation, source, inputsOf, left, right, limits, initial = true }) => {
+    const table: Rule = rules[inputsOf]
+    const side =
+      (of: Reduction['left']) =>
+      (c: any, x: any): ReturnType<typeof everything> => {
+        const options: RuleOptions = { form: c.form, chunk: c.C, scale: c.scale }
+        const go: Runner = Array.isArray(of) ? (inputs, state) => runner(rules[of[0]], c.form, options)(of[1](inputs), state) : of(options)
+        return everything(table, c, x, go)
+      }
+    return defineClaim({
+      name: `reductions: ${what}`,
+      section: 'Reductions: one rule within another',
+      statement,
+      equation,
+      source,
+      fields: {
+        ...sizes(table, { T: 14, width: 6, ...limits }),
+        initial: initial ? flag : fc.constant(false),
+        scale: oneOf(1, 0.5),
+        decay: oneOf(1, 0.02),
+        C: int(1, 16),
+        form: oneOf(...table.forms),
+      },
+      floor: floorOf(table),
+      left: side(left),
+      right: side(right),
+    })
+  },
+)

@@ -24,6 +24,7 @@ import {
   sumRule,
   type Tensor,
   tanh,
+  tttRule,
 } from '../engine/index.ts'
 import { favor, orthogonalRows } from '../nn/index.ts'
 import { withActivation } from './attention.ts'
@@ -133,6 +134,33 @@ export const falseClaims: readonly Claim[] = [
       const { q, k, v, beta, gate } = drawInputs(rules['gated-delta'], c, x)
       return { S: gatedDeltaRule(q, k, v, beta, gate, { S: x.tensor('S0', [c.B, c.H, c.K, c.V]) }).state.S }
     },
+  }),
+  refuted({
+    name: 'false: Comba with p = k is gated delta',
+    statement: 'Comba that reads along the key it writes is the gated delta rule.',
+    equation: 'p_t = k_t \\;\\Rightarrow\\; \\text{Comba} = \\text{gated delta}',
+    source: 'true for p = alpha k: Comba reads the memory before it decays',
+    fields: small,
+    left: (c, x) => outputs(rules['gated-delta'], c, x, (i, state) => run('comba', c)({ ...i, p: i.k }, state)),
+    right: (c, x) => outputs(rules['gated-delta'], c, x, run('gated-delta', c)),
+  }),
+  refuted({
+    name: 'false: the minibatch of TTT is a matter of speed',
+    statement: 'TTT-linear gives the same whether it takes a gradient step for each token or for each four.',
+    equation: '\\mathrm{TTT}_{m = 1}(x) = \\mathrm{TTT}_{m = 4}(x)',
+    source: 'true of the chunks of linear rules: a gradient depends on the memory it is taken at; Sun 2024 (TTT)',
+    fields: { B: int(1, 1), T: int(1, 8), H: int(1, 1), V: int(1, 5) },
+    left: (c, x) => outputs(rules.ttt, c, x, ({ q, k, v, eta, w, b }) => tttRule(q, k, v, eta, w, b, undefined, { minibatch: 1, eps: 1 })),
+    right: (c, x) => outputs(rules.ttt, c, x, ({ q, k, v, eta, w, b }) => tttRule(q, k, v, eta, w, b, undefined, { minibatch: 4, eps: 1 })),
+  }),
+  refuted({
+    name: 'false: RWKV-6 with u = 1 is GLA',
+    statement: 'RWKV-6 that gives the present token the weight 1 is gated linear attention.',
+    equation: 'u = 1 \\;\\Rightarrow\\; \\text{RWKV-6} = \\text{GLA}',
+    source: 'true without decay: GLA reads what has decayed, RWKV-6 what has not yet',
+    fields: small,
+    left: (c, x) => outputs(rules.gla, c, x, (i, state) => run('rwkv6', c)({ ...i, bonus: filled(x, [c.H, c.K], 1) }, state)),
+    right: (c, x) => outputs(rules.gla, c, x, run('gla', c)),
   }),
   refuted({
     name: 'false: the erase vector may read before or after the decay',

@@ -17,7 +17,7 @@ import { type Values, valueKinds } from './context.ts'
 export interface OwnRule extends Partial<Pick<Rule, 'title' | 'source' | 'equation' | 'forms' | 'run' | 'eps' | 'normalise'>> {
   /** Short, unique: 'my-rule'. */
   readonly name: string
-  /** Each input's axes by letter (B batch, T time, H heads, K key width, V value width, N a small number) and kind of values. */
+  /** Each input's axes by letter (B batch, T time, H heads, K key width, V value width, N and M small numbers) and kind of values. */
   readonly inputs: Rule['inputs']
   /** Each part of the state and its axes. It is zero at first. */
   readonly state: Readonly<Record<string, readonly Letter[]>>
@@ -43,6 +43,8 @@ export interface FamilyRule extends Rule {
   readonly equals?: { readonly rule: RuleName; inputs(inputs: Record<string, Tensor>): Record<string, Tensor> }
   /** Whether `run` knows mask and reset, as the rules of this package do. */
   readonly flags: boolean
+  /** Whether claims take a large eps instead of the rule's own. */
+  readonly wide?: boolean
   /** Whether a gate of minus infinity forgets everything. */
   readonly forgets: boolean
 }
@@ -57,7 +59,7 @@ const known = [
   ...['name', 'title', 'source', 'equation', 'inputs', 'state', 'stateValues', 'step', 'run', 'forms'],
   ...['eps', 'normalise', 'linear', 'equals'],
 ]
-const letters = 'BTHKVN'
+const letters = 'BTHKVNM'
 
 /** The rule as the family's claims need it, with a step and a run whose results are checked. `where` begins the message of an error. */
 export function checkRule(rule: OwnRule, where: string): FamilyRule {

@@ -46,11 +46,28 @@ export { dropout, type Generator, generator, normal, uniform } from './random.ts
 export { noGrad } from './recording.ts'
 export { attentionDeltaRule, deltaProductRule, deltaRule, gatedDeltaRule, longhornRule } from './rules/delta.ts'
 export { dplrRule, rwkv7Rule } from './rules/dplr.ts'
-export { initialState, type RuleName, rules, runSteps } from './rules/index.ts'
+export { combaRule, gatedDelta2Rule, preconditionedDeltaRule } from './rules/erase.ts'
+export { type RuleName, rules } from './rules/index.ts'
+export { titansRule, tttRule } from './rules/inner.ts'
+export { logLinearAttention } from './rules/log-linear.ts'
 export { mesaRule } from './rules/mesa.ts'
+export { momentumDeltaRule } from './rules/momentum.ts'
 export { ojaRule } from './rules/oja.ts'
-export { type Letter, outer, type Rule, type RuleInput, type RuleResult, readOut, type Step, type ValueKind } from './rules/rule.ts'
-export { gatedSumRule, pengRule, retentionRule, sumRule } from './rules/sum.ts'
+export {
+  type Letter,
+  outer,
+  type Rule,
+  type RuleInput,
+  type RuleResult,
+  readOut,
+  type Step,
+  spreadHeads,
+  type ValueKind,
+} from './rules/rule.ts'
+export { rwkv4Rule, rwkv5Rule, rwkv6Rule } from './rules/rwkv.ts'
+export { abcRule, gatedSlotRule, lightNetRule } from './rules/slots.ts'
+export { initialState, runSteps } from './rules/steps.ts'
+export { gatedSumRule, hgrn2Rule, hgrnRule, lightningDecays, pengRule, retentionRule, sumRule } from './rules/sum.ts'
 export { keep, scope } from './scope.ts'
 export { type KernelCheck, selfCheck } from './selfcheck.ts'
 export type { Shape } from './shape.ts'

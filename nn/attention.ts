@@ -80,11 +80,12 @@ export const fastWeightsAttentionDefaults = {
 
 const ruleOf = (c: { rule: RuleName }): Rule => rules[c.rule]
 
-/** The rules that a layer can feed: those that take more than q, k, v and what `ingredients` makes have no form of their own here. */
+/** The rules that a layer can feed: those that take q, k and v, nothing that `ingredients` doesn't make, and begin with a state of zeros. */
 const ingredients = new Set(['q', 'k', 'v', 'beta', 'gate', 'decay', 'kappa', 'rate', 'lambda'])
-export const layerRules = (Object.keys(rules) as RuleName[]).filter((rule) =>
-  Object.keys(rules[rule].inputs).every((name) => ingredients.has(name)),
-)
+export const layerRules = (Object.keys(rules) as RuleName[]).filter((rule) => {
+  const { inputs, empty }: Rule = rules[rule]
+  return ['q', 'k', 'v'].every((name) => name in inputs) && Object.keys(inputs).every((name) => ingredients.has(name)) && !empty
+})
 
 /** Rules whose states don't grow for beta |k|^2 up to 2. */
 const corrects = new Set<RuleName>(['delta', 'gated-delta', 'kda', 'delta-product', 'oja', 'gated-oja'])
@@ -268,7 +269,7 @@ export class FastWeightsAttention extends Module {
   /** See `Parts`. */
   stateParts(B: number): Parts {
     const { dModel: D, heads: H, stepsPerToken: N, conv: W, positions, rule } = this.config
-    const sizes = { B, T: 0, H, K: this.features.width, V: D / H, N }
+    const sizes = { B, T: 0, H, K: this.features.width, V: D / H, N, M: 0 }
     const own = Object.entries(rules[rule].state as Rule['state']).map(([name, letters]) => [
       name,
       { dtype: 'float32', shape: letters.map((letter) => sizes[letter]) } as const,

@@ -27,6 +27,16 @@ export interface FastWeightState {
   z?: Tensor
   /** Mesa's second memory, the decayed sum of k k^T, [B,H,K,K]. */
   A?: Tensor
+  /** The diagonal memory of rules that precondition their writes, the decayed sum of k * k, [B,H,K]. */
+  a?: Tensor
+  /** The momentum of rules that have one, of the shape of S. */
+  M?: Tensor
+  /** What gated slot attention's slots hold of keys, [B,H,K,M]; S, [B,H,M,V], is what they hold of values. */
+  P?: Tensor
+  /** A bias that is learned along with S, [B,H,V]. */
+  c?: Tensor
+  /** The logarithm of a running sum of exponentials, a channel; -Infinity for none. */
+  lse?: Tensor
 }
 
 export interface RuleOptions {

@@ -12,10 +12,11 @@ import {
 } from '../ops/fast-weights.ts'
 import { concat, reshape, slice } from '../ops/movement.ts'
 import { sum } from '../ops/reduce.ts'
-import { ones, type Tensor, zeros } from '../tensor.ts'
+import { ones, Tensor, zeros } from '../tensor.ts'
 import {
   all,
   axes,
+  byValueChannel,
   decayed,
   dot,
   innerOptions,
@@ -23,6 +24,7 @@ import {
   outer,
   perChannel,
   perHead,
+  perValue,
   qkv,
   type Rule,
   type RuleResult,
@@ -39,11 +41,35 @@ import {
 /**
  * The delta rule: S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T, y_t = scale S_t^T q_t (Schlag 2021, eq. 24-25).
  * It corrects what the key k_t retrieves towards v_t at the rate beta_t instead of adding to it. Stable for 0 <= beta |k|^2 <= 2:
- * normalise the keys.
+ * normalise the keys. beta: [B,T,H], or [B,T,H,V] for one each value channel, each of which is then a head to the kernels, and slow.
  */
 export function deltaRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: FastWeightState, options: RuleOptions = {}): RuleResult {
-  checkCall('deltaRule', { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads] }, options)
-  return fastWeights(q, k, v, { beta }, state, options, 'deltaRule')
+  return correcting('deltaRule', q, k, v, beta, [], state, options)
+}
+
+/** `gates`: none, or the one that there must be. */
+function correcting(
+  op: string,
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  beta: Tensor,
+  gates: readonly Tensor[],
+  state: FastWeightState | undefined,
+  options: RuleOptions,
+): RuleResult {
+  const channels = beta instanceof Tensor && beta.shape.length === 4
+  const inputs = { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, channels ? axes.values : axes.heads] } as const
+  const { B, H, K, V } = checkCall(op, inputs, options)
+  for (const gate of gates) requireGate(op, gate, q, K)
+  const [gate] = gates
+  if (!channels) return fastWeights(q, k, v, { beta, gate }, state, options, op)
+  if (state) checkState(op, state, { S: [B, H, K, V] }, q)
+  const make: Parameters<typeof byValueChannel>[3] = ({ head, value, key }) => ({
+    beta: value(beta),
+    ...(gate && { gate: gate.shape.length === 4 ? key(gate) : head(gate) }),
+  })
+  return byValueChannel(q, k, v, make, state, options, op)
 }
 
 /**
@@ -59,13 +85,7 @@ export function gatedDeltaRule(
   state?: FastWeightState,
   options: RuleOptions = {},
 ): RuleResult {
-  const { K } = checkCall(
-    'gatedDeltaRule',
-    { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads] },
-    options,
-  )
-  requireGate('gatedDeltaRule', gate, q, K)
-  return fastWeights(q, k, v, { beta, gate }, state, options, 'gatedDeltaRule')
+  return correcting('gatedDeltaRule', q, k, v, beta, [gate], state, options)
 }
 
 /** S from S' by one correction. */
@@ -205,6 +225,17 @@ export const deltaRules = {
     forms: all,
     step: deltaStep,
     run: ({ q, k, v, beta, gate }, state, options) => gatedDeltaRule(q, k, v, beta, gate, state, options),
+  },
+  'channel-delta': {
+    title: 'Gated delta rule with a write strength for each value channel',
+    source: 'flash-linear-attention, delta_rule',
+    equation:
+      "S' = \\alpha_t S_{t-1},\\quad S_t = S' + k_t \\bigl(\\beta_t \\odot (v_t - S'^\\top k_t)\\bigr)^{\\!\\top},\\quad y_t = S_t^\\top q_t",
+    inputs: { ...qkv('key'), betas: perValue('rate'), gate: perHead('gate') },
+    state: { S },
+    forms: all,
+    step: (state, { betas, ...token }, options) => deltaStep(state, { ...token, beta: betas }, options),
+    run: ({ q, k, v, betas, gate }, state, options) => gatedDeltaRule(q, k, v, betas, gate, state, options),
   },
   kda: {
     title: 'Kimi delta attention: a gate for each key channel',

@@ -4,7 +4,22 @@ import { checkCall, checkState, type FastWeightState, fastWeights, type RuleOpti
 import { solveSpd } from '../ops/linear.ts'
 import { concat, reshape, slice } from '../ops/movement.ts'
 import { type Tensor, tensor } from '../tensor.ts'
-import { axes, decayed, input, outer, perHead, qkv, type Rule, type RuleResult, readOut, S, type Step, stretch, unpadded } from './rule.ts'
+import {
+  axes,
+  decayed,
+  input,
+  outer,
+  perHead,
+  qkv,
+  type Rule,
+  type RuleResult,
+  readOut,
+  recurrentOnly,
+  S,
+  type Step,
+  stretch,
+  unpadded,
+} from './rule.ts'
 
 /**
  * Mesa (von Oswald 2023, 2025): the fast weights that fit all pairs so far best, solved exactly for each token:
@@ -28,7 +43,7 @@ export function mesaRule(
     options,
   )
   if (gate) checkCall(op, { q: [q, axes.keys], gate: [gate, axes.heads] }, {})
-  if ((options.form ?? 'recurrent') !== 'recurrent') throw new Error(`${op}: has only the recurrent form, not '${options.form}'`)
+  recurrentOnly(op, options)
   if (state) checkState(op, state, { S: [B, H, K, V], A: [B, H, K, K] }, q)
   // Of one more head a token: k with itself as value. The read-out of S with the solution is the gated sum rule's.
   const [qs, ks, vs] = [q, k, v].map((x) => unpadded(x, options.mask))

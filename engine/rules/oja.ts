@@ -1,16 +1,17 @@
 /** Oja's rule: the delta rule with keys and values exchanged. */
-import { add, affine, exp, expand, mul, sub } from '../ops/elementwise.ts'
+import { add, affine, exp, mul, sub } from '../ops/elementwise.ts'
 import { checkCall, checkGate, checkState, type FastWeightState, fastWeights, type RuleOptions } from '../ops/fast-weights.ts'
 import { permute, reshape } from '../ops/movement.ts'
 import type { Tensor } from '../tensor.ts'
 import {
   all,
   axes,
+  byValueChannel,
   fade,
   innerOptions,
-  input,
   outer,
   perHead,
+  perValue,
   qkv,
   type Rule,
   type RuleResult,
@@ -48,12 +49,7 @@ export function ojaRule(
   const seen = fastWeights(substep(v, 0, 2), substep(v, 1, 2), substep(ks, 1, 2), gates, transposed, inner, op).y
   const keys = mul(sub(ks, substepOf(seen, 0, 2)), stretch(betas, 4))
   if (gate?.shape.length !== 4) return fastWeights(q, keys, v, gate ? { gate } : {}, state, options, op)
-  // One decay a value channel: each channel is a head of its own, with values of one number.
-  const perChannel = (x: Tensor): Tensor => reshape(expand(reshape(x, [B, T, H, 1, K]), [B, T, H, V, K]), [B, T, H * V, K])
-  const S0 = state && { S: reshape(permute(state.S, [0, 1, 3, 2]), [B, H * V, K, 1]) }
-  const heads = (x: Tensor, rest: number[]): Tensor => reshape(x, [B, T, H * V, ...rest])
-  const result = fastWeights(perChannel(q), perChannel(keys), heads(v, [1]), { gate: heads(gate, []) }, S0, options, op)
-  return { y: reshape(result.y, [B, T, H, V]), state: { S: permute(reshape(result.state.S, [B, H, V, K]), [0, 1, 3, 2]) } }
+  return byValueChannel(q, keys, v, ({ value }) => ({ gate: value(gate) }), state, options, op)
 }
 
 const ojaStep: Step = ({ S }, { q, k, v, beta, gate }, { scale }) => {
@@ -79,7 +75,7 @@ export const ojaRules = {
     title: "Oja's rule with a gate for each value channel",
     source: 'flash-linear-attention, gated_oja_rule',
     equation: "S' = S_{t-1} \\mathrm{diag}(\\alpha_t),\\quad S_t = S' + \\beta_t (k_t - S' v_t) v_t^\\top,\\quad y_t = S_t^\\top q_t",
-    inputs: { ...qkv('any', 'key'), beta: perHead('rate'), gate: input('gate', 'B', 'T', 'H', 'V') },
+    inputs: { ...qkv('any', 'key'), beta: perHead('rate'), gate: perValue('gate') },
     state: { S },
     forms: all,
     step: ojaStep,

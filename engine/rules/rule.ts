@@ -9,12 +9,12 @@
  */
 import { customOp } from '../autograd.ts'
 import { sumTo } from '../ops/axes.ts'
-import { add, equal, exp, mul, sub, where } from '../ops/elementwise.ts'
-import type { FastWeightState, Form, RuleOptions } from '../ops/fast-weights.ts'
+import { add, equal, exp, expand, mul, sub, where } from '../ops/elementwise.ts'
+import { type FastWeightState, type Form, fastWeights, type Gates, type RuleOptions } from '../ops/fast-weights.ts'
 import { matmul } from '../ops/matmul.ts'
-import { concat, reshape, slice } from '../ops/movement.ts'
+import { concat, permute, reshape, slice } from '../ops/movement.ts'
 import { sum } from '../ops/reduce.ts'
-import { broadcastStrides, stridesOf } from '../shape.ts'
+import { broadcastStrides, show, stridesOf } from '../shape.ts'
 import { type Tensor, tensor, zeros } from '../tensor.ts'
 
 export interface RuleResult {
@@ -30,7 +30,7 @@ export type Step = (
   options: { scale: number; eps: number; normalise: boolean },
 ) => RuleResult
 
-export type Letter = 'B' | 'T' | 'H' | 'K' | 'V' | 'N'
+export type Letter = 'B' | 'T' | 'H' | 'K' | 'V' | 'N' | 'M'
 /**
  * What the values of an input are like, for whoever makes some: `any`; `key`, of a length about 1; `unit key`, of length 1; `feature`, not
  * negative; `rate`, in [0, 1]; `gate`, logarithms of decays, at most 0; `positive`.
@@ -50,6 +50,8 @@ export interface Rule {
   /** In the order of the op's arguments; q, k, v first. */
   inputs: Readonly<Record<string, RuleInput>>
   state: Readonly<Partial<Record<keyof FastWeightState, readonly Letter[]>>>
+  /** What parts of the state hold before the first token, where that isn't 0. */
+  empty?: Readonly<Partial<Record<keyof FastWeightState, number>>>
   forms: readonly Form[]
   eps?: number
   normalise?: boolean
@@ -65,6 +67,7 @@ export const qkv = (keys: ValueKind = 'any', values: ValueKind = 'any') => ({
 })
 export const perHead = (values: ValueKind): RuleInput => input(values, 'B', 'T', 'H')
 export const perChannel = (values: ValueKind): RuleInput => input(values, 'B', 'T', 'H', 'K')
+export const perValue = (values: ValueKind): RuleInput => input(values, 'B', 'T', 'H', 'V')
 /** The axes of arrays over tokens. */
 export const axes = { keys: ['B', 'T', 'H', 'K'], values: ['B', 'T', 'H', 'V'], heads: ['B', 'T', 'H'] } as const
 
@@ -120,7 +123,53 @@ export const finite = (x: Tensor): Tensor => equal(sub(x, x), 0)
 export const unpadded = (x: Tensor, mask: Tensor | undefined, value = 0): Tensor =>
   mask ? where(stretch(mask, x.shape.length), x, value) : x
 
+/** A gate for arithmetic outside the fused op: 0 where that never looks at it, on padding and where a sequence begins. */
+export function heeded(gate: Tensor, { mask, reset }: RuleOptions): Tensor {
+  const real = unpadded(gate, mask)
+  return reset ? where(stretch(reset, gate.shape.length), 0, real) : real
+}
+
+/**
+ * Queries and keys that several value heads share: x [B,T,G,...] for H heads, [B,T,H,...], of which head h takes what stands at floor(h / (H / G)).
+ * Any rule with more value heads than key heads is the rule on keys and queries that are spread so.
+ */
+export function spreadHeads(x: Tensor, H: number): Tensor {
+  const [B, T, G, ...rest] = x.shape
+  if (!(Number.isInteger(H) && H >= G && G > 0 && H % G === 0))
+    throw new Error(`spreadHeads: ${H} heads can't share what ${show(x.shape)} has for ${G}; the former must be a multiple of the latter`)
+  return H === G ? x : reshape(expand(reshape(x, [B, T, G, 1, ...rest]), [B, T, G, H / G, ...rest]), [B, T, H, ...rest])
+}
+
 export const dot = (a: Tensor, b: Tensor): Tensor => sum(mul(a, b), { axis: -1, keepDim: true })
+
+export function recurrentOnly(op: string, { form = 'recurrent' }: RuleOptions): void {
+  if (form !== 'recurrent') throw new Error(`${op}: has only the recurrent form, not '${form}'`)
+}
+
+// ---- rules whose value channels differ in more than their values --------------------------------------------------------------------
+
+/**
+ * The fused op with each value channel as a head of its own, with values of one number: H V heads. `gates` makes what comes beside q, k and v from
+ * how arrays [B,T,H], one number for each value channel [B,T,H,V], and for each key channel [B,T,H,K] look to these heads.
+ */
+export function byValueChannel(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  gates: (as: Record<'head' | 'value' | 'key', (x: Tensor) => Tensor>) => Gates,
+  state: FastWeightState | undefined,
+  options: RuleOptions,
+  op: string,
+): RuleResult {
+  const [B, T, H, K] = q.shape
+  const V = v.shape[3]
+  const key = (x: Tensor): Tensor => reshape(expand(reshape(x, [B, T, H, 1, K]), [B, T, H, V, K]), [B, T, H * V, K])
+  const value = (x: Tensor): Tensor => reshape(x, [B, T, H * V])
+  const head = (x: Tensor): Tensor => value(expand(stretch(x, 4), [B, T, H, V]))
+  const S0 = state && { S: reshape(permute(state.S, [0, 1, 3, 2]), [B, H * V, K, 1]) }
+  const result = fastWeights(key(q), key(k), reshape(v, [B, T, H * V, 1]), gates({ head, value, key }), S0, options, op)
+  return { y: reshape(result.y, [B, T, H, V]), state: { S: permute(reshape(result.state.S, [B, H, V, K]), [0, 1, 3, 2]) } }
+}
 
 // ---- rules that take several steps a token ------------------------------------------------------------------------------------------
 

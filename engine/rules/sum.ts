@@ -1,12 +1,22 @@
 /** Rules that only add. */
 import { customOp } from '../autograd.ts'
 import { GateError } from '../devices/kernels.ts'
-import { add, affine, div, equal, expand, log, maximum, mul, neg } from '../ops/elementwise.ts'
-import { checkCall, type FastWeightState, fastWeights, type NormaliserOptions, type RuleOptions, requireGate } from '../ops/fast-weights.ts'
-import type { Tensor } from '../tensor.ts'
+import { add, affine, div, equal, exp, expand, log, maximum, mul, neg } from '../ops/elementwise.ts'
+import {
+  checkCall,
+  checkState,
+  type FastWeightState,
+  fastWeights,
+  type NormaliserOptions,
+  type RuleOptions,
+  requireGate,
+} from '../ops/fast-weights.ts'
+import { reshape } from '../ops/movement.ts'
+import { getDevice, ones, type Tensor, tensor } from '../tensor.ts'
 import {
   all,
   axes,
+  byValueChannel,
   decayed,
   dot,
   fade,
@@ -15,6 +25,7 @@ import {
   outer,
   perChannel,
   perHead,
+  perValue,
   pick,
   qkv,
   type Rule,
@@ -83,8 +94,49 @@ export function retentionRule(
   return fastWeights(q, k, v, { gate: expand(decay, [B, T, H]) }, state, options, 'retentionRule')
 }
 
+/**
+ * The logarithms of lightning attention's decays, [H], for `retentionRule` (Qin 2024): head h of layer l of L has -(8 / H) (1 - l / L) h, so that the
+ * first one never forgets.
+ */
+export function lightningDecays(H: number, layer: number, layers: number, device = getDevice()): Tensor {
+  if (!(Number.isInteger(H) && H > 0 && layers > 0 && layer >= 0 && layer <= layers))
+    throw new Error(`lightningDecays: there is no layer ${layer} of ${layers} with ${H} heads`)
+  return tensor(
+    Float64Array.from({ length: H }, (_, h) => -(8 / H) * (1 - layer / layers) * h),
+    { shape: [H], device },
+  )
+}
+
 const retentionStep: Step = (state, { decay, ...token }, options) =>
   sumStep(state, { ...token, gate: expand(decay, token.q.shape.slice(0, 2)) }, options)
+
+/**
+ * HGRN-2 (Qin 2024): what a channel forgets is what it takes in, S_t = diag(f_t) S_{t-1} + (1 - f_t) v_t^T with f_t = exp(gate_t): gated linear
+ * attention with the key 1 - f. gate: [B,T,H,K].
+ */
+export function hgrn2Rule(q: Tensor, v: Tensor, gate: Tensor, state?: FastWeightState, options: RuleOptions = {}): RuleResult {
+  checkCall('hgrn2Rule', { q: [q, axes.keys], v: [v, axes.values], gate: [gate, axes.keys] }, options)
+  return fastWeights(q, affine(exp(unpadded(gate, options.mask)), -1, 1), v, { gate }, state, options, 'hgrn2Rule')
+}
+
+/** HGRN (Qin 2023): h_t = exp(gate_t) * h_{t-1} + x_t, y_t = h_t, channel by channel. x, gate, y: [B,T,H,V]; state: { S }, S [B,H,V]. */
+export function hgrnRule(x: Tensor, gate: Tensor, state?: FastWeightState, options: RuleOptions = {}): RuleResult {
+  const op = 'hgrnRule'
+  const { B, T, H, V } = checkCall(op, { x: [x, axes.values], gate: [gate, axes.values] }, options)
+  if (state) checkState(op, state, { S: [B, H, V] }, x)
+  // The gated sum with a single key.
+  const one = ones([B, T, H, 1], x.device)
+  const S0 = state && { S: reshape(state.S, [B, H, 1, V]) }
+  const { y, state: last } = byValueChannel(one, one, x, ({ value }) => ({ gate: value(gate) }), S0, options, op)
+  return { y, state: { S: reshape(last.S, [B, H, V]) } }
+}
+
+const hgrnStep: Step = ({ S }, { x, gate }, { scale }) => {
+  const next = add(fade(exp(gate), S), x)
+  return { y: affine(next, scale), state: { S: next } }
+}
+
+const hgrn2Step: Step = (state, token, options) => sumStep(state, { ...token, k: affine(exp(token.gate), -1, 1) }, options)
 
 /** Peng 2021: S_t = (1 - beta_t) S_{t-1} + beta_t k_t v_t^T: a write fades everything, not just what its key addresses. beta in [0, 1]; 1 forgets. */
 export function pengRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: FastWeightState, options: RuleOptions = {}): RuleResult {
@@ -175,6 +227,26 @@ export const sumRules = {
     forms: all,
     step: sumStep,
     run: ({ q, k, v, gate }, state, options) => gatedSumRule(q, k, v, gate, state, options),
+  },
+  hgrn: {
+    title: 'HGRN: a decayed sum in each channel',
+    source: 'Qin 2023 (HGRN); flash-linear-attention, hgrn',
+    equation: 'h_t = f_t \\odot h_{t-1} + x_t,\\quad y_t = h_t',
+    inputs: { x: perValue('any'), gate: perValue('gate') },
+    state: { S: ['B', 'H', 'V'] },
+    forms: all,
+    step: hgrnStep,
+    run: ({ x, gate }, state, options) => hgrnRule(x, gate, state, options),
+  },
+  hgrn2: {
+    title: 'HGRN-2: gated linear attention whose keys are what its gates let go',
+    source: 'Qin 2024 (HGRN2); flash-linear-attention, hgrn2',
+    equation: 'S_t = \\mathrm{diag}(f_t) S_{t-1} + (1 - f_t) v_t^\\top,\\quad y_t = S_t^\\top q_t',
+    inputs: { q: qkv().q, v: qkv().v, gate: perChannel('gate') },
+    state: { S },
+    forms: all,
+    step: hgrn2Step,
+    run: ({ q, v, gate }, state, options) => hgrn2Rule(q, v, gate, state, options),
   },
   peng: {
     title: "Peng's gated rule",

@@ -13,6 +13,7 @@ import {
   mean,
   mul,
   noGrad,
+  type Rule,
   type RuleName,
   rules,
   scope,
@@ -42,11 +43,13 @@ import {
 import { assertClose, assertRms, assertSameBits, gpus, readAndFree, reference, runsOn, uniforms, wasm } from '../helpers.ts'
 import { attentionByHand, dot, rotated, softplus } from './formulas.ts'
 
+const keyKind = (rule: RuleName): string => (rules[rule] as Rule).inputs.k.values
+
 /** Keys of length 1 keep every rule stable; Oja's needs values like that. */
 const ofRule = (rule: RuleName): Partial<FastWeightsAttentionConfig> => ({
   rule,
-  featureMap: rules[rule].inputs.q.values === 'feature' ? 'elu1' : 'silu',
-  featureNorm: rules[rule].inputs.q.values === 'feature' ? 'sum' : 'l2',
+  featureMap: keyKind(rule) === 'feature' ? 'elu1' : 'silu',
+  featureNorm: keyKind(rule) === 'feature' ? 'sum' : 'l2',
   valueNorm: rule.includes('oja') ? 'l2' : 'none',
   conv: 3,
 })

@@ -518,6 +518,22 @@ const ruleOps: Record<engine.RuleName, string> = {
   oja: 'ojaRule',
   'gated-oja': 'ojaRule gated',
   longhorn: 'longhornRule',
+  'channel-delta': 'gatedDeltaRule value channel',
+  hgrn2: 'hgrn2Rule',
+  hgrn: 'hgrnRule',
+  rwkv4: 'rwkv4Rule',
+  gsa: 'gatedSlotRule',
+  abc: 'abcRule',
+  lightnet: 'lightNetRule',
+  'momentum-delta': 'momentumDeltaRule',
+  ttt: 'tttRule',
+  titans: 'titansRule',
+  comba: 'combaRule',
+  gdn2: 'gatedDelta2Rule',
+  'precond-delta': 'preconditionedDeltaRule head',
+  'precond-kda': 'preconditionedDeltaRule channel',
+  rwkv5: 'rwkv5Rule',
+  rwkv6: 'rwkv6Rule',
   iplr: 'dplrRule plain',
   dplr: 'dplrRule',
   rwkv7: 'rwkv7Rule',
@@ -534,14 +550,26 @@ const ruleValues = (kind: engine.ValueKind, K: number): Values =>
 
 const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) => {
   const rule: engine.Rule = engine.rules[name]
-  // Exact solves are slow, and so is the loop around them.
+  // Loops of ops are slow, exact solves slower.
   const cap = name === 'mesa' ? 9 : 70
+  const longest = rule.forms.length === 1 ? 40 : 2000
+  // One key (T = 1, or K = 1) cancels from a normalised read-out but for eps: with a tiny one its gradients are nothing but rounding. Nor is there much else
+  // in what a memory learns of an unstable rate, as it is through a layer norm of numbers that are nearly equal.
+  const eps = rule.eps === undefined ? {} : { eps: 'w' in rule.inputs ? 16 : 0.5 }
   return define({
     name: ruleOps[name],
     options: (sizes: Sizes) =>
       fc.record({
         // The largest is the longest sequence; heads and states stay small enough for the reference.
-        dims: letters(sizes, ['T', 'H', 'B', 'K', 'V', 'N'], { T: name === 'mesa' ? 40 : 2000, H: 9, B: 9, K: cap, V: cap, N: 3 }),
+        dims: letters(sizes, ['T', 'H', 'B', 'K', 'V', 'N', 'M'], {
+          T: longest,
+          H: 9,
+          B: 9,
+          K: cap,
+          V: cap,
+          N: 3,
+          M: 9,
+        }),
         form: fc.constantFrom(...rule.forms.filter((form) => form !== 'parallel')),
         chunk: fc.constantFrom(1, 2, 3, 5, 8, 16, 32, 64),
         scale: fc.constantFrom(1, 0.5),
@@ -552,7 +580,7 @@ const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) =>
       const inputs = Object.values(rule.inputs).map((input) => ({ shape: shape(input.shape), values: ruleValues(input.values, dims.K) }))
       const states = Object.entries(rule.state).map(([part, letters]) => ({
         shape: shape(letters),
-        values: part === 'S' ? ('any' as const) : part === 'z' ? ('positive' as const) : ('spd' as const),
+        values: ({ S: 'any', z: 'positive', a: 'positive', A: 'spd' } as const)[part as 'S'],
       }))
       return [...inputs, ...(state ? states : [])]
     },
@@ -562,7 +590,7 @@ const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) =>
       const at = (keys: string[], from: number) => Object.fromEntries(keys.map((key, i) => [key, tensors[from + i]]))
       const initial = tensors.length > names.length ? (at(parts, names.length) as unknown as engine.FastWeightState) : undefined
       // One key (T = 1, or K = 1) cancels from a normalised read-out but for eps: with a tiny one its gradients are nothing but rounding.
-      const { y, state } = rule.run(at(names, 0), initial, { form, chunk, scale, ...(rule.eps !== undefined && { eps: 0.5 }) })
+      const { y, state } = rule.run(at(names, 0), initial, { form, chunk, scale, ...eps })
       return [y, ...parts.map((part) => state[part as 'S']!)]
     },
     sequence: true,
@@ -570,6 +598,31 @@ const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) =>
 })
 
 const linearCases = [
+  define({
+    name: 'logLinearAttention',
+    options: (sizes) =>
+      fc.record({
+        dims: letters(sizes, ['T', 'H', 'B', 'K', 'V'], { T: 300, H: 3, B: 3, K: 33, V: 33 }),
+        form: fc.constantFrom<Form>('recurrent', 'chunk'),
+        more: fc.nat(2),
+      }),
+    inputs: ({ dims: { B, T, H, K, V }, more }) => [
+      { shape: [B, T, H, K] },
+      { shape: [B, T, H, K], values: 1 / Math.sqrt(K) },
+      { shape: [B, T, H, V] },
+      { shape: [B, T, H], values: 'gate' },
+      { shape: [B, T, H, Math.ceil(Math.log2(T)) + 1 + more] },
+    ],
+    run: ({ form }, [q, k, v, gate, levels]) => engine.logLinearAttention(q, k, v, gate, levels, { form }),
+    sequence: true,
+  }),
+  define({
+    name: 'spreadHeads',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 4, 4), times: fc.constantFrom(1, 2, 3) }),
+    inputs: ({ shape }) => [{ shape }],
+    run: ({ shape, times }, [x]) => engine.spreadHeads(x, shape[2] * times),
+    terms: ({ times }) => times,
+  }),
   define({
     name: 'solveSpd',
     // K is 100 at most: a matrix has K^2 entries.
