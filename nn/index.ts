@@ -1,7 +1,9 @@
+export { Aft, type AftConfig, type AftForm } from './aft.ts'
 export {
   type AttentionState,
   FastWeightsAttention,
   type FastWeightsAttentionConfig,
+  type FastWeightsSettings,
   fastWeightsAttentionDefaults,
   layerRules,
 } from './attention.ts'
@@ -19,10 +21,26 @@ export {
   orthogonalRows,
   taylor2,
 } from './features.ts'
+export { type AnyField, type Field, type Fields, meansNothing } from './fields.ts'
 export { type Gate, type GateName, gates, retention } from './gates.ts'
 export * from './generate.ts'
 export type { AttentionOptions } from './heads.ts'
 export * from './layers.ts'
+export type { LayerState, Mixer, SequenceLayer } from './mixer.ts'
+export {
+  blind,
+  completeMixer,
+  type LayerMixer,
+  type MixerChoice,
+  type MixerConfig,
+  type MixerName,
+  meaningless,
+  mixerNames,
+  mixers,
+  mixersWith,
+  rowOf,
+  shared,
+} from './mixers.ts'
 export { type FloatEntry, Module, type StateDict } from './module.ts'
 export * from './optimizers.ts'
 export type { Packing } from './packing.ts'
@@ -30,7 +48,7 @@ export type { Part, Parts } from './parts.ts'
 export * from './presets.ts'
 export { rotary } from './rotary.ts'
 export * from './safetensors.ts'
-export * from './softmax-attention.ts'
+export { type KeyValueState, SoftmaxAttention, type SoftmaxSettings } from './softmax-attention.ts'
 export {
   detachState,
   disposeState,
@@ -40,6 +58,7 @@ export {
   type State,
   type Stateful,
   saveState,
+  stateGrowth,
   stateSize,
 } from './state.ts'
 export * from './trainer.ts'
