@@ -173,7 +173,7 @@ const trainingOptions = [
 function flat({ model: { mixer, ...model }, training }: Omit<Recipe, 'description'>): Record<string, Value> {
   const own = mixer === undefined ? [] : [completeMixer(mixer)].flat()
   const kinds = own.length > 0 ? own.map(({ kind }) => kind) : [model.attention]
-  const all = own.reduce((settings, { kind: _, ...given }) => ({ ...settings, ...given }), { ...model, ...training })
+  const all = Object.assign({ ...model, ...training }, ...own.map(({ kind: _, ...settings }) => settings))
   const says = ([name, value]: [string, unknown]): boolean => !(name in shared) || reads(kinds, name) || value !== shared[name as never]
   return Object.fromEntries([
     ...(own.length > 0 ? [['mixer', kinds]] : []),

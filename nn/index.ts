@@ -41,8 +41,9 @@ export {
   rowOf,
   shared,
 } from './mixers.ts'
-export { type FloatEntry, Module, type StateDict } from './module.ts'
+export { type BufferCheck, type FloatEntry, Module, type StateDict, type StateDictEntry } from './module.ts'
 export * from './optimizers.ts'
+export { loadOutside, type OutsideLayout, outside, outsideParameters } from './outside.ts'
 export type { Packing } from './packing.ts'
 export type { Part, Parts } from './parts.ts'
 export * from './presets.ts'

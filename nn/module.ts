@@ -192,7 +192,7 @@ function contradiction(
       throw new Error(`${where}: ${a} and ${b} are one ${part}, but what was saved of them differs: ${x[i]} and ${y[i]} at ${i}`)
 }
 
-function checkDict(where: string, dict: unknown): void {
+export function checkDict(where: string, dict: unknown): void {
   if (!(dict instanceof Map))
     throw new Error(`${where}: needs a Map from names to { shape, data }, such as readSafetensors(bytes).tensors, not ${told(dict)}`)
 }

@@ -129,7 +129,6 @@ export const presets = {
     model: { ...softmaxBaseline, ...small, norm: 'rms', embeddingStd: 0.3 },
     training: defaultTraining,
   },
-  ...ofPapers,
   'labml-aft': {
     description: "labml's AFT-local transformer and experiment: d 128, window 32, 6 layers, sinusoidal positions, Noam; 128 epochs",
     model: {
@@ -148,6 +147,7 @@ export const presets = {
   'aft-local': withMixer('aft-local', 'AFT-local: biases for pairs less than 32 places apart'),
   'aft-simple': withMixer('aft-simple', 'AFT-simple: no biases, sinusoidal positions'),
   'aft-conv': withMixer('aft-conv', 'AFT-conv: biases by distance, less than 32 places, for each of 4 heads'),
+  ...ofPapers,
 } satisfies Record<string, Recipe>
 export type PresetName = keyof typeof presets
 
