@@ -1,18 +1,20 @@
 /** The commands' tables of options, and the way from their values to recipes and devices. */
 import v8 from 'node:v8'
 import { type Device, type DeviceChoice, deviceChoices, openDevice, relaxedAvailable, setDevice, unaryOps } from '../engine/index.ts'
+import type { AnyField } from '../nn/fields.ts'
+import { layerMixers } from '../nn/index.ts'
 import {
-  type AnyField,
   completeMixer,
-  layerMixers,
   type MixerConfig,
   type MixerName,
   meaningless,
   mixerNames,
   mixersWith,
+  reads,
   rowOf,
+  says,
   shared,
-} from '../nn/index.ts'
+} from '../nn/mixers.ts'
 import { type PresetName, presets, type Recipe } from '../tasks/presets.ts'
 import { type Command, checkValues, type Option, UsageError, type Value } from './arguments.ts'
 import { checkWritable } from './files.ts'
@@ -174,16 +176,11 @@ function flat({ model: { mixer, ...model }, training }: Omit<Recipe, 'descriptio
   const own = mixer === undefined ? [] : [completeMixer(mixer)].flat()
   const kinds = own.length > 0 ? own.map(({ kind }) => kind) : [model.attention]
   const all = Object.assign({ ...model, ...training }, ...own.map(({ kind: _, ...settings }) => settings))
-  const says = ([name, value]: [string, unknown]): boolean => !(name in shared) || reads(kinds, name) || value !== shared[name as never]
   return Object.fromEntries([
     ...(own.length > 0 ? [['mixer', kinds]] : []),
-    ...Object.entries(all)
-      .filter(says)
-      .map(([name, value]) => [kebab(name), value]),
+    ...Object.entries(all).flatMap(([name, value]) => (says(kinds, name, value) ? [[kebab(name), value]] : [])),
   ])
 }
-
-const reads = (kinds: readonly MixerName[], setting: string): boolean => mixersWith(setting).some((kind) => kinds.includes(kind))
 
 /**
  * A message of the library in the words of a command: the settings that it names are options there. Names of several words are found anywhere;

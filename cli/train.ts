@@ -10,7 +10,6 @@ import { printable } from '../nn/foreign.ts'
 import {
   Adam,
   AdamW,
-  blind,
   DivergenceError,
   generate,
   layerMixers,
@@ -25,6 +24,7 @@ import {
   type TransformerConfig,
   writeCheckpoint,
 } from '../nn/index.ts'
+import { blind } from '../nn/mixers.ts'
 import { type Recipe, scheduleOf, type TrainingConfig } from '../tasks/presets.ts'
 import {
   type Batch,

@@ -7,7 +7,7 @@ import type { Device } from '../engine/devices/device.ts'
 import { type Shape, sameShape, show } from '../engine/shape.ts'
 import { getDevice, setDevice } from '../engine/tensor.ts'
 import { printable } from './foreign.ts'
-import { rowOf, shared } from './mixers.ts'
+import { says, shared } from './mixers.ts'
 import { entriesOf, isFloat, prefixOf } from './module.ts'
 import type { Optimizer } from './optimizers.ts'
 import { PackedEntry, readSafetensors, type Safetensors, SafetensorsError, writeSafetensors } from './safetensors.ts'
@@ -88,10 +88,9 @@ export function readCheckpoint(bytes: Uint8Array): Checkpoint {
 /** Beside a mixer, without the shared settings that say nothing of it. */
 function storedConfig(config: TransformerConfig): Partial<TransformerConfig> {
   if (config.mixer === undefined) return config
-  const rows = layerMixers(config).map(({ kind }) => rowOf(kind))
-  const says = ([name, value]: [string, unknown]): boolean =>
-    !(name in shared && value === labml[name as keyof typeof labml]) || rows.some(({ fields }) => Object.hasOwn(fields, name))
-  return Object.fromEntries(Object.entries(config).filter(says))
+  const kinds = layerMixers(config).map(({ kind }) => kind)
+  const { attention: _, ...said } = config
+  return Object.fromEntries(Object.entries(said).filter(([name, value]) => says(kinds, name, value)))
 }
 
 /** Settings that files from before they were there lack. */
@@ -107,7 +106,8 @@ function checkedConfig(config: unknown, tensors: number): TransformerConfig {
   const given = config as Record<string, unknown>
   const unknown = Object.keys(given).find((name) => !Object.hasOwn(expected, name) && name !== 'mixer')
   if (unknown !== undefined) throw new Error(`it has an unknown field ${JSON.stringify(unknown.slice(0, 80))}`)
-  const needless = (name: string): boolean => !(name in given) && (added.has(name) || (given.mixer !== undefined && name in shared))
+  const needless = (name: string): boolean =>
+    !(name in given) && (added.has(name) || (given.mixer !== undefined && (name in shared || name === 'attention')))
   for (const [name, value] of Object.entries(expected))
     if (typeof given[name] !== typeof value && !needless(name)) throw new Error(`${name} isn't a ${typeof value}`)
   if ((given.layers as number) > tensors) throw new Error(`it has ${given.layers} layers, the file ${tensors} tensors`)

@@ -21,26 +21,13 @@ export {
   orthogonalRows,
   taylor2,
 } from './features.ts'
-export { type AnyField, type Field, type Fields, meansNothing } from './fields.ts'
+export type { AnyField, Field, Fields } from './fields.ts'
 export { type Gate, type GateName, gates, retention } from './gates.ts'
 export * from './generate.ts'
 export type { AttentionOptions } from './heads.ts'
 export * from './layers.ts'
 export type { LayerState, Mixer, SequenceLayer } from './mixer.ts'
-export {
-  blind,
-  completeMixer,
-  type LayerMixer,
-  type MixerChoice,
-  type MixerConfig,
-  type MixerName,
-  meaningless,
-  mixerNames,
-  mixers,
-  mixersWith,
-  rowOf,
-  shared,
-} from './mixers.ts'
+export { type LayerMixer, type MixerChoice, type MixerConfig, type MixerLayer, type MixerName, mixers } from './mixers.ts'
 export { type BufferCheck, type FloatEntry, Module, type StateDict, type StateDictEntry } from './module.ts'
 export * from './optimizers.ts'
 export { loadOutside, type OutsideLayout, outside, outsideParameters } from './outside.ts'

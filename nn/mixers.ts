@@ -57,6 +57,20 @@ export const shared: Readonly<FastWeightsSettings> = defaultsOf(fastWeights.fiel
 /** Of these, sizes that a model has whether or not a layer looks at them. */
 const sizes = ['heads', 'chunk']
 
+/**
+ * Whether a model's setting of this value says anything where its layers have these mixers: a shared one at its default that none of them has
+ * doesn't. Positions are the model's, too.
+ */
+export const says = (kinds: readonly MixerName[], setting: string, value: unknown): boolean =>
+  !Object.hasOwn(shared, setting) ||
+  setting === 'positions' ||
+  reads(kinds, setting) ||
+  value !== shared[setting as keyof FastWeightsSettings]
+
+/** Whether one of these mixers has a setting of this name. */
+export const reads = (kinds: readonly MixerName[], setting: string): boolean =>
+  kinds.some((kind) => Object.hasOwn(rowOf(kind).fields, setting))
+
 /** The same mixer with all settings that are its own, and of the shared ones those that are given. */
 function completed(choice: MixerChoice): MixerConfig {
   if (typeof choice === 'string') {
@@ -98,10 +112,9 @@ export function mixersOf(
     const fromModel = Object.entries(common).filter(([name]) => Object.hasOwn(fields, name))
     return { kind, settings: { ...(defaultsOf(fields as never) as object), ...Object.fromEntries(fromModel), ...given } }
   })
-  for (const [name, value] of Object.entries(common)) {
-    const read = complete.some(({ kind }) => Object.hasOwn(rowOf(kind).fields, name)) || sizes.includes(name)
-    if (!read && value !== shared[name as keyof FastWeightsSettings]) throw meaningless(name, value)
-  }
+  const kinds = complete.map(({ kind }) => kind)
+  for (const [name, value] of Object.entries(common))
+    if (!reads(kinds, name) && !sizes.includes(name) && value !== shared[name as keyof FastWeightsSettings]) throw meaningless(name, value)
   for (const { kind, settings } of complete) rowOf(kind).check({ ...settings, dModel })
   return Array.from({ length: layers }, (_, i) => complete[i % complete.length])
 }

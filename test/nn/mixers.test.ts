@@ -10,16 +10,15 @@ import {
   initialState,
   type LayerState,
   type MixerName,
-  mixerNames,
   readCheckpoint,
   readSafetensors,
-  rowOf,
   type SequenceLayer,
   Transformer,
   type TransformerConfig,
   writeCheckpoint,
   writeSafetensors,
 } from '../../nn/index.ts'
+import { mixerNames, rowOf } from '../../nn/mixers.ts'
 import { assertRms, assertSameBits, gpus, reference, runsOn, uniforms, wasm } from '../helpers.ts'
 import { layoutOf, put, rowsOf } from './layers.ts'
 
