@@ -24,7 +24,7 @@ export interface AftConfig {
   form: AftForm
   /** full, local: N, the tokens of a sequence that have biases of their own. Those after them have the last one's, by how far a key lies back. */
   tableLength: number
-  /** local, conv: s. Tokens less than s places apart have a bias. */
+  /** local, conv: s. Tokens less than s places apart have a bias; conv needs 1 at least. */
   window: number
   /** conv: H, channels of a head share their biases. */
   heads: number
@@ -36,7 +36,7 @@ export interface AftConfig {
 
 const common = {
   tableLength: { type: 'integer', min: 1, default: 256, description: 'tokens that have biases of their own; later ones take the last' },
-  window: { type: 'integer', min: 1, default: 32, description: 'tokens less than so many places apart have a bias' },
+  window: { type: 'integer', min: 0, default: 32, description: 'tokens less than so many places apart have a bias' },
   heads: { type: 'integer', min: 1, default: 8, description: 'heads H, a divisor of the width' },
   projectionBias: { type: 'boolean', default: true, description: 'biases in the projections to queries, keys and values' },
 } as const satisfies Partial<Fields<AftConfig>>
@@ -54,6 +54,7 @@ function checkAft({ dModel, form, causal, ...own }: Partial<AftConfig> & Pick<Af
   checkChoice('form', form, fields)
   checkKnown(own, Object.keys(fields[form]))
   checkFields(own, fields[form] as never)
+  if (form === 'conv' && own.window === 0) throw new Error('window must be a positive integer for the form conv, not 0')
   checkFlag('causal', causal)
   checkHeads(dModel, own.heads ?? 1)
 }

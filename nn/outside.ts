@@ -57,6 +57,7 @@ function windowOf(mask: StateDictEntry | undefined): Options {
 /** labml's get_positional_encoding: sine and cosine in turn, computed in float32, which is off by the angle's rounding: 5,000 units of 2^-23. */
 function sinusoidal({ shape, data }: StateDictEntry): string | undefined {
   const D = shape[2]
+  if (!(shape.length === 3 && shape[1] === 1)) return "isn't one of [positions,1,D]"
   for (const [i, x] of Array.from(data as ArrayLike<number>).entries()) {
     const [position, d] = [Math.floor(i / D), i % D]
     const angle = position / 10000 ** ((d - (d % 2)) / D)

@@ -284,8 +284,9 @@ describe('the mixers of a model', () => {
       /^positions = rotary means nothing here: it belongs to fast-weights attention, softmax/,
     )
     refused({ mixer: 'softmax', attention: 'softmax' }, 'attention = softmax means nothing beside a mixer: give the mixer alone')
-    for (const window of [0, -1, 1.5, Number.NaN])
-      refused({ mixer: { kind: 'aft-local', window } }, `window must be a positive integer, not ${window}`)
+    for (const window of [-1, 1.5, Number.NaN])
+      refused({ mixer: { kind: 'aft-local', window } }, `window must be an integer, 0 or more, not ${window}`)
+    refused({ mixer: { kind: 'aft-conv', window: 0 } }, 'window must be a positive integer for the form conv, not 0')
     refused({ mixer: { kind: 'aft-local', tableLength: '9' } }, "tableLength must be a number, not the text '9'")
     refused({ mixer: { kind: 'aft-conv', heads: 5 } }, "5 heads don't divide dModel = 12")
     refused({ mixer: { kind: 'aft-conv', projectionBias: 1 } }, 'projectionBias must be true or false, not 1')
