@@ -322,25 +322,24 @@ export function aftTableBackward(begin: i32, end: i32, k: usize, v: usize, weigh
   dlses: usize, dw: usize, B: i32, rows: i32, before: i32, channels: i32, window: i32, onlyPast: i32, kind: i32, side: i32): void {
   setCall(rows, before, channels, window, onlyPast, kind, side, weights)
   const stride = <usize>D << 2
-  for (let row = begin; row < end; row++) {
-    memory.fill(dw + (<usize>(row * N) << 2), 0, <usize>N << 2)
-    for (let b = 0; b < B; b++) {
-      setQueries(b, 0, placesOfAll, ys, lses, dys, dlses)
-      const keys = <usize>(b * n * D) << 2
-      for (let t = past; t < n; t++) {
-        const p = place(t)
-        if (min(p, N - 1) != row) continue
-        for (let j = windowBegin(t, p), last = windowEnd(t, p); j < last; j++) {
-          const r = place(j)
-          if (r < 0) continue
-          const at = keys + <usize>j * stride, to = dw + (<usize>tableOf(p, r) << 2)
-          let sum = splat(0)
-          for (let c = 0; c < D; c += 4) {
-            const o = <usize>c << 2, left = min(4, D - c)
-            sum = f32x4.add(sum, pairGradient(<usize>t * stride + o, k + at + o, v + at + o, weight(p, r, c, left), left))
-          }
-          store<f32>(to, load<f32>(to) + sumLanes(sum))
+  memory.fill(dw + (<usize>begin * <usize>N << 2), 0, <usize>(end - begin) * <usize>N << 2)
+  for (let b = 0; b < B; b++) {
+    setQueries(b, 0, placesOfAll, ys, lses, dys, dlses)
+    const keys = <usize>(b * n * D) << 2
+    for (let t = past; t < n; t++) {
+      const p = place(t)
+      const row = min(p, N - 1)
+      if (row < begin || row >= end) continue
+      for (let j = windowBegin(t, p), last = windowEnd(t, p); j < last; j++) {
+        const r = place(j)
+        if (r < 0) continue
+        const at = keys + <usize>j * stride, to = dw + (<usize>tableOf(p, r) << 2)
+        let sum = splat(0)
+        for (let c = 0; c < D; c += 4) {
+          const o = <usize>c << 2, left = min(4, D - c)
+          sum = f32x4.add(sum, pairGradient(<usize>t * stride + o, k + at + o, v + at + o, weight(p, r, c, left), left))
         }
+        store<f32>(to, load<f32>(to) + sumLanes(sum))
       }
     }
   }

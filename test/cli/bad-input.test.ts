@@ -232,7 +232,11 @@ describe('bad input', () => {
     ['a huge width', configure({ dModel: 1e6 }), /src_embed\.weight has shape \[\d+,16\], its configuration says \[\d+,1000000\]$/],
     ['a huge convolution', configure({ conv: 1e9 }), /conv has shape \[16,\d\], its configuration says \[16,1000000000\]$/],
     ['a mixer that is none', configure({ mixer: 'rnn' }), /unknown mixer 'rnn'/],
-    ['a huge table', configure({ mixer: { kind: 'aft-full', tableLength: 1e9 } }), /is no part of its model$|it lacks /],
+    [
+      'settings of another mixer',
+      configure({ mixer: { kind: 'aft-full' } }),
+      /can't be used: featureMap = silu means nothing here: it belongs to fast-weights attention$/,
+    ],
     ['a name of the prototype', configure({ featureMap: 'constructor' }), /unknown feature map 'constructor'/],
     ['a number that is a text', configure({ dModel: '16' }), /dModel isn't a number$/],
     [

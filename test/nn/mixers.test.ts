@@ -260,6 +260,7 @@ describe('the mixers of a model', () => {
         message,
       })
     refused({ mixer: 'aft-simple' }, /is no part of its model$/)
+    refused({ mixer: { kind: 'aft-full', tableLength: 1e7 } }, /it lacks transformer\.layers\.0\.attn\.pos_bias$/)
     refused({ mixer: { kind: 'aft-conv', window: 5 } }, /taps has shape \[2,32\], its configuration says \[2,5\]$/)
     refused({ mixer: { kind: 'aft-conv', window: 'wide' } }, /window must be a number, not the text 'wide'$/)
     for (const mixer of [null, 1, [], [[]], '__proto__', { kind: 'constructor' }, {}, { kind: 'aft-conv', toString: 1 }])
