@@ -1,4 +1,5 @@
 /** Every claim of this package, in the order of the report. */
+import { aftClaims } from './aft.ts'
 import { attentionClaims } from './attention.ts'
 import { type Claim, checkNames } from './claim.ts'
 import { builtIn, familyClaims } from './family.ts'
@@ -12,6 +13,7 @@ export const claims: readonly Claim[] = checkNames([
   ...builtIn.flatMap(familyClaims),
   ...reductionClaims,
   ...attentionClaims,
+  ...aftClaims,
   ...memoryClaims,
   ...learningClaims,
   ...featureClaims,

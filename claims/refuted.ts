@@ -27,6 +27,7 @@ import {
   tttRule,
 } from '../engine/index.ts'
 import { favor, orthogonalRows } from '../nn/index.ts'
+import { local } from './aft.ts'
 import { withActivation } from './attention.ts'
 import { type Claim, defineClaim, type Fields } from './claim.ts'
 import { int, oneOf } from './fields.ts'
@@ -362,5 +363,14 @@ export const falseClaims: readonly Claim[] = [
       }
       return { S }
     },
+  }),
+  refuted({
+    name: "false: AFT-local's window may be dropped",
+    statement: 'Biases of tokens far from each other may count as well: AFT-local is AFT-full with the same table.',
+    equation: '\\text{AFT-local}_s(w) = \\text{AFT-full}(w)',
+    source: 'true when no two tokens are s places apart: Zhai 2021, eq. 4',
+    fields: { B: int(1, 1), T: int(1, 8), D: int(1, 3), s: int(1, 8) },
+    left: (c, x) => local(c, x, c.s),
+    right: (c, x) => local(c, x, c.T),
   }),
 ]

@@ -104,21 +104,26 @@ export function outputs(rule: RuleTable, c: Case, context: Context, run: Runner)
  * there (a state that no input reaches) none.
  */
 export function everything(rule: RuleTable, c: Case, context: Context, run: Runner): Side {
-  const inputs = drawInputs(rule, c, context)
   const state = drawState(rule, c, context)
-  const leaves = Object.entries<Tensor>({
-    ...inputs,
-    ...Object.fromEntries(Object.entries(state ?? {}).map(([name, t]) => [`${name}0`, t])),
+  const initial = Object.fromEntries(Object.entries<Tensor>((state ?? {}) as never).map(([name, t]) => [`${name}0`, t]))
+  const inputs = drawInputs(rule, c, context)
+  return withGradients({ ...inputs, ...initial }, context, () => {
+    const { y, state: last } = run(inputs, state)
+    return { y, ...last }
   })
-  for (const [, leaf] of leaves) leaf.requiresGrad = true
-  const { y, state: last } = run(inputs, state)
-  const results: Tensors = { y, ...last }
+}
+
+/** What `run` makes of the leaves, and their gradients from drawn cotangents of it. */
+export function withGradients(leaves: Tensors, context: Context, run: (leaves: Tensors) => Tensors): Side {
+  for (const leaf of Object.values(leaves)) leaf.requiresGrad = true
+  const results = run(leaves)
   const reached = Object.entries(results).filter(([, output]) => output.requiresGrad)
   reached
     .map(([name, output]) => sum(mul(output, context.tensor(`d${name}`, output.shape))))
     .reduce((a, b) => add(a, b))
     .backward()
-  return { ...results, ...Object.fromEntries(leaves.map(([name, leaf]) => [`d${name}`, leaf.grad ?? zeros(leaf.shape, leaf.device)])) }
+  const gradients = Object.entries(leaves).map(([name, leaf]) => [`d${name}`, leaf.grad ?? zeros(leaf.shape, leaf.device)])
+  return { ...results, ...Object.fromEntries(gradients) }
 }
 
 /** Of `everything` the gradients. */

@@ -340,7 +340,7 @@ export function commandHelp(program: string, command: Command, width = terminalW
     '',
     `Usage: ${program} ${command.name}${command.operands === undefined ? '' : ` [${command.operands.placeholder} ...]`} [options]`,
     ...(command.operands === undefined ? [] : ['', ...wrap(command.operands.description, width)]),
-    ...groups.flatMap((group) => ['', group, ...columns(rows.get(group)!, width, indent)]),
+    ...groups.flatMap((group) => ['', ...wrap(group, width), ...columns(rows.get(group)!, width, indent)]),
     ...presetTable(command, width),
     ...(examples.length === 0 ? [] : ['', 'Examples']),
     ...examples.flatMap(([line, what]) => [...wrap(what, width - 2).map((text) => `  ${text}`), `    ${line}`]),

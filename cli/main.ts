@@ -65,7 +65,7 @@ const entries = [
       const { 'eval-every': evalEvery, 'eval-limit': evalLimit, 'save-every': saveEvery, 'sample-length': sampleLength } = v
       const every = { evalEvery, evalLimit, saveEvery, sampleLength }
       const arithmetic = arithmeticOf(device, v.relaxed)
-      return train({ ...recipeOf(v), ...every, preset, text, out, resume, seed, minutes, arithmetic, given }, device)
+      return train({ ...recipeOf(v, given), ...every, preset, text, out, resume, seed, minutes, arithmetic, given }, device)
     }),
   ),
   entry(generateCommand, (v, given) =>

@@ -1,7 +1,20 @@
 /** The commands' tables of options, and the way from their values to recipes and devices. */
 import v8 from 'node:v8'
 import { type Device, type DeviceChoice, deviceChoices, openDevice, relaxedAvailable, setDevice, unaryOps } from '../engine/index.ts'
-import { featureMaps, featureNorms, gates, layerRules } from '../nn/index.ts'
+import type { AnyField } from '../nn/fields.ts'
+import { layerMixers } from '../nn/index.ts'
+import {
+  completeMixer,
+  type MixerConfig,
+  type MixerName,
+  meaningless,
+  mixerNames,
+  mixersWith,
+  reads,
+  rowOf,
+  says,
+  shared,
+} from '../nn/mixers.ts'
 import { type PresetName, presets, type Recipe } from '../tasks/presets.ts'
 import { type Command, checkValues, type Option, UsageError, type Value } from './arguments.ts'
 import { checkWritable } from './files.ts'
@@ -95,40 +108,46 @@ export function arithmeticOf(device: Device, relaxed: boolean): string {
   return device.double ? 'float64' : relaxed && relaxedAvailable() ? 'float32 with fused multiply-add' : 'float32'
 }
 
-/** One row for every field of a recipe. */
+const camel = (name: string): string => name.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase())
+const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
+
+/** One row for every field of a recipe that isn't a mixer's. */
 const modelOptions = [
   { name: 'd-model', type: 'integer', min: 1, description: 'model width D' },
-  { name: 'heads', type: 'integer', min: 1, description: 'heads H, a divisor of the width' },
   { name: 'layers', type: 'integer', min: 1, description: 'layers' },
   { name: 'd-ff', type: 'integer', min: 1, description: 'inner width of the feed-forward layers' },
-  { name: 'attention', type: 'string', choices: ['fast-weights', 'softmax'], description: 'sequence layer' },
-  { name: 'rule', type: 'string', choices: layerRules, description: 'how fast weights are written and forget' },
-  { name: 'gate', type: 'string', choices: Object.keys(gates), description: "how a rule's gate comes from the input" },
-  { name: 'beta-range', type: 'integer', min: 1, max: 2, description: 'write strengths end here; 2: negative eigenvalues' },
-  { name: 'steps-per-token', type: 'integer', min: 1, description: 'steps of the rule delta-product' },
-  { name: 'scale', type: 'string', choices: ['none', 'sqrt'], description: 'what is read, as it is or over sqrt(K)' },
-  { name: 'normaliser-eps', type: 'number', min: 0, description: 'added to z . q, where a rule divides by it' },
-  { name: 'feature-map', type: 'string', choices: Object.keys(featureMaps), description: 'phi for queries and keys' },
-  { name: 'nu', type: 'integer', min: 1, description: 'nu of the dpfp feature map' },
-  { name: 'favor-features', type: 'integer', min: 0, description: 'directions m of the favor feature map; 0 for K' },
-  { name: 'favor-seed', type: 'integer', min: 0, max: 0xffffffff, description: 'of the directions' },
-  { name: 'favor-redraw', type: 'string', choices: ['never', 'epoch', 'step'], description: 'when they are drawn anew' },
-  { name: 'hedgehog-shared', type: 'boolean', description: 'one hedgehog matrix for all heads' },
-  { name: 'feature-norm', type: 'string', choices: Object.keys(featureNorms), description: 'normalisation of queries and keys' },
-  { name: 'feature-eps', type: 'number', min: 0, description: 'eps of that normalisation' },
-  { name: 'value-map', type: 'string', choices: ['identity', 'silu'], description: 'activation of the values' },
-  { name: 'value-norm', type: 'string', choices: ['none', 'l2'], description: 'normalisation of the values' },
-  { name: 'conv', type: 'integer', min: 0, max: 64, description: 'taps of the short convolutions on q, k and v; 0 for none' },
-  { name: 'head-norm', type: 'boolean', description: "RMS-normalise each head's output" },
-  { name: 'output-gate', type: 'string', choices: ['none', 'silu', 'sigmoid'], description: 'gate on what attention gives' },
-  { name: 'chunk', type: 'integer', min: 1, description: 'chunk length C of the chunkwise form' },
+  {
+    name: 'mixer',
+    type: 'list',
+    choices: mixerNames,
+    description: 'what the layers do over time: one for all, or several, which are repeated',
+  },
+  { name: 'attention', type: 'string', choices: ['fast-weights', 'softmax'], description: 'short for a --mixer of that name' },
   { name: 'activation', type: 'string', choices: unaryOps, description: 'of the feed-forward layers' },
   { name: 'norm', type: 'string', choices: ['layer', 'rms'], description: 'normalisation of the residual stream' },
   { name: 'attention-norm', type: 'boolean', description: 'normalise what attention reads (pre-norm)' },
   { name: 'positions', type: 'string', choices: ['none', 'sinusoidal', 'rotary'], description: 'position encoding' },
   { name: 'dropout', type: 'number', min: 0, below: 1, description: 'probability of dropping an activation' },
   { name: 'embedding-std', type: 'number', above: 0, description: 'standard deviation of the initial embedding' },
+  { name: 'embedding-scale', type: 'string', choices: ['none', 'sqrt'], description: 'embeddings as they are or times sqrt(D)' },
 ] as const satisfies Option[]
+
+/** One row for every setting of a mixer, but for the positions, which are the model's. Mixers that have a setting of the same name share it. */
+const mixerSettings = new Map<string, AnyField>(
+  mixerNames.flatMap((kind) => Object.entries(rowOf(kind).fields).filter(([name]) => name !== 'positions')),
+)
+const mixerOptions: readonly Option[] = [...mixerSettings].map(([setting, field]) => {
+  const { type, default: initial } = field
+  return {
+    name: kebab(setting),
+    type,
+    default: initial,
+    description: initial === true ? `no ${field.description}` : field.description,
+    ...(type === 'string' && { choices: field.choices }),
+    ...((type === 'integer' || type === 'number') && { min: field.min, max: field.max ?? field.sensible }),
+    group: `Of the mixers ${mixersWith(setting).join(', ')}`,
+  }
+})
 
 const trainingOptions = [
   { name: 'seq-len', type: 'integer', min: 1, description: 'characters T in a sequence' },
@@ -152,10 +171,16 @@ const trainingOptions = [
   { name: 'prompt', type: 'string', description: 'what the sample at the end continues' },
 ] as const satisfies Option[]
 
-const camel = (name: string): string => name.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase())
-const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
-const flat = (recipe: Omit<Recipe, 'description'>): Record<string, Value> =>
-  Object.fromEntries(Object.entries({ ...recipe.model, ...recipe.training }).map(([name, value]) => [kebab(name), value as Value]))
+/** A recipe as values of options: mixers by their names, and their settings beside them. What says nothing of any of them is left out. */
+function flat({ model: { mixer, ...model }, training }: Omit<Recipe, 'description'>): Record<string, Value> {
+  const own = mixer === undefined ? [] : [completeMixer(mixer)].flat()
+  const kinds = own.length > 0 ? own.map(({ kind }) => kind) : [model.attention]
+  const all = Object.assign({ ...model, ...training }, ...own.map(({ kind: _, ...settings }) => settings))
+  return Object.fromEntries([
+    ...(own.length > 0 ? [['mixer', kinds]] : []),
+    ...Object.entries(all).flatMap(([name, value]) => (says(kinds, name, value) ? [[kebab(name), value]] : [])),
+  ])
+}
 
 /**
  * A message of the library in the words of a command: the settings that it names are options there. Names of several words are found anywhere;
@@ -243,6 +268,7 @@ export const trainCommand = {
     { name: 'save-every', type: 'integer', min: 1, default: 100, group: 'Training', description: 'steps between checkpoints' },
     { name: 'sample-length', type: 'integer', min: 0, default: 400, group: 'Training', description: 'characters of the sample at the end' },
     ...(modelOptions.map(inGroup('Model')) as unknown as typeof modelOptions),
+    ...(mixerOptions as readonly (Option & { name: `of a mixer: ${string}` })[]),
     ...(trainingOptions.map(inGroup('Training')) as unknown as typeof trainingOptions),
   ],
   presets: {
@@ -362,17 +388,46 @@ export const verifyCommand = {
   ],
 } as const satisfies Command
 
-/** The part of the values that makes up a recipe. */
-export function recipeOf(values: Readonly<Record<string, unknown>>): { model: Recipe['model']; training: Recipe['training'] } {
+/**
+ * The part of the values that makes up a recipe. `given`: those that somebody has chosen. Where that is so of the mixer, settings that a preset
+ * has for another one give way.
+ */
+export function recipeOf(
+  values: Readonly<Record<string, unknown>>,
+  given: ReadonlySet<string>,
+): { model: Recipe['model']; training: Recipe['training'] } {
   const pick = (options: readonly Option[]): Record<string, unknown> =>
     Object.fromEntries(options.map(({ name }) => [camel(name), values[name]]))
-  return { model: pick(modelOptions) as unknown as Recipe['model'], training: pick(trainingOptions) as unknown as Recipe['training'] }
+  if (given.has('mixer') && given.has('attention')) throw new UsageError('--attention: means nothing beside --mixer')
+  const chosen = given.has('mixer') || given.has('attention')
+  const { mixer, attention, ...model } = pick(modelOptions) as { mixer: MixerName[]; attention: Recipe['model']['attention'] }
+  const own = given.has('attention') ? [] : mixer
+  const kinds = own.length > 0 ? own : [attention]
+  const [common, settings]: Record<string, unknown>[] = [{}, {}]
+  for (const [name, field] of mixerSettings) {
+    const byHand = given.has(kebab(name))
+    const read = reads(kinds, name)
+    const value = read || byHand || !chosen ? values[kebab(name)] : field.default
+    if (name in shared) common[name] = value
+    else if (read) settings[name] = value
+    else if (byHand && value !== field.default) throw meaningless(name, value)
+  }
+  const entry = (kind: MixerName): MixerConfig => {
+    const ofKind = Object.entries(settings).filter(([name]) => reads([kind], name))
+    return { kind, ...Object.fromEntries(ofKind) }
+  }
+  const layers = own.length === 1 ? entry(own[0]) : own.map(entry)
+  return {
+    model: { ...model, ...common, ...(own.length > 0 ? { attention: 'fast-weights', mixer: layers } : { attention }) } as Recipe['model'],
+    training: pick(trainingOptions) as unknown as Recipe['training'],
+  }
 }
 
 /** A recipe that was read from a file must be one that the options could have made. */
-export function checkRecipe(recipe: { model: object; training: object }): void {
-  const options = [...modelOptions, ...trainingOptions]
-  const values = checkValues(options, flat(recipe as Omit<Recipe, 'description'>), 'its settings')
-  const missing = options.find(({ name }) => !values.has(name))
+export function checkRecipe(recipe: Omit<Recipe, 'description'>): void {
+  const kinds = layerMixers({ symbols: 1, ...recipe.model }).map(({ kind }) => kind)
+  const own = mixerOptions.filter(({ name }) => reads(kinds, camel(name)))
+  const values = checkValues([...modelOptions, ...mixerOptions, ...trainingOptions], flat(recipe), 'its settings')
+  const missing = [...modelOptions, ...own, ...trainingOptions].find(({ name }) => !values.has(name) && name !== 'mixer')
   if (missing) throw new Error(`its settings lack ${missing.name}`)
 }

@@ -12,16 +12,19 @@ import {
   AdamW,
   DivergenceError,
   generate,
+  layerMixers,
   Muon,
   modelOf,
   type Optimizer,
   restoreOptimizer,
+  stateGrowth,
   stateSize,
   Trainer,
   Transformer,
   type TransformerConfig,
   writeCheckpoint,
 } from '../nn/index.ts'
+import { blind } from '../nn/mixers.ts'
 import { type Recipe, scheduleOf, type TrainingConfig } from '../tasks/presets.ts'
 import {
   type Batch,
@@ -147,6 +150,8 @@ async function trainUntil(
     `${count(model.parameterCount())} parameters; ${run.vocabulary.size} symbols; ${count(run.train.length)} characters to train on, ${count(run.valid.length)} to validate`,
   )
   say(stateLine(model))
+  if (first === 0 && model.config.positions === 'none' && blind(layerMixers(model.config)))
+    say('note: no layer knows the order of the characters before; --positions sinusoidal tells it')
   if (options.minutes !== undefined) {
     const beside = { perStep: onTheWay / evalEvery + (B * T) / saveEvery, atEnd, sample: sampleLength }
     if (options.resume !== undefined) say('note: --minutes changes nothing here: a resumed run keeps its number of steps')
@@ -219,7 +224,7 @@ async function trainUntil(
     started = performance.now()
     while (optimizer.steps < steps) {
       poll()
-      if (model.config.favorRedraw === 'epoch' && optimizer.steps > 0 && optimizer.steps % sampler.stepsPerEpoch === 0) model.redraw()
+      if (optimizer.steps > 0 && optimizer.steps % sampler.stepsPerEpoch === 0) model.endEpoch()
       const result = await trainer.step(sampler.batch(optimizer.steps))
       const { step } = result
       if (initial) writeAtomic(checkpointPath, initial)
@@ -344,13 +349,16 @@ async function newRun(options: TrainOptions, device: Device): Promise<Run> {
   }
 }
 
-/** How much a layer remembers of a sequence. */
-function stateLine({ config, transformer }: Transformer): string {
-  const [{ attn }] = transformer.layers
-  const size = `${stateSize(attn).toLocaleString('en')} numbers`
-  return config.attention === 'softmax'
-    ? `state of a sequence: ${2 * config.dModel} numbers a character in each layer`
-    : `state of a sequence: ${size} in each layer, whatever its length`
+/** How much the layers remember of a sequence. */
+function stateLine({ transformer }: Transformer): string {
+  const layers = transformer.layers.map(({ attn }) => ({ size: stateSize(attn), growth: stateGrowth(attn) }))
+  const alike = layers.every(({ size, growth }) => size === layers[0].size && growth === layers[0].growth)
+  const total = (of: 'size' | 'growth'): string =>
+    (alike ? layers[0][of] : layers.reduce((n, layer) => n + layer[of], 0)).toLocaleString('en')
+  const where = alike ? 'in each layer' : 'in all layers'
+  if (layers.every(({ growth }) => growth === 0)) return `state of a sequence: ${total('size')} numbers ${where}, whatever its length`
+  const fixed = layers.every(({ growth }) => growth > 0) ? '' : `${total('size')} numbers, and `
+  return `state of a sequence: ${fixed}${total('growth')} numbers a character ${where}`
 }
 
 /** What the checkpoint fixed can't be changed; how long to train can. */

@@ -44,8 +44,14 @@ function setCall(rows: i32, before: i32, channels: i32, window: i32, onlyPast: i
 /** w of the query at place p and the key at place r, for `left` channels from c on. */
 @inline function weight(p: i32, r: i32, c: i32, left: i32): v128 {
   if (bias == NONE) return splat(0)
-  if (bias == TABLE) return v128.load32_splat(w + (<usize>(p * N + r) << 2))
+  if (bias == TABLE) return v128.load32_splat(w + (<usize>tableOf(p, r) << 2))
   return vload(w + (<usize>(tapOf(p, r) * D + c) << 2), left)
+}
+
+/** Beyond the last place of the table the last row counts, by distance. */
+@inline function tableOf(p: i32, r: i32): i32 {
+  const beyond = max(p - (N - 1), 0)
+  return (p - beyond) * N + r - beyond
 }
 
 @inline function tapOf(p: i32, r: i32): i32 {
@@ -311,29 +317,29 @@ export function aftTapsBackward(begin: i32, end: i32, k: usize, v: usize, weight
   }
 }
 
-/** Of a table: a task is one of its rows, the biases of the queries at a place. */
+/** Of a table: a task is one of its rows, the biases of the queries at a place; the last row's are those of all later places, too. */
 export function aftTableBackward(begin: i32, end: i32, k: usize, v: usize, weights: usize, placesOfAll: usize, ys: usize, lses: usize, dys: usize,
   dlses: usize, dw: usize, B: i32, rows: i32, before: i32, channels: i32, window: i32, onlyPast: i32, kind: i32, side: i32): void {
   setCall(rows, before, channels, window, onlyPast, kind, side, weights)
   const stride = <usize>D << 2
-  for (let p = begin; p < end; p++) {
-    memory.fill(dw + (<usize>(p * N) << 2), 0, <usize>N << 2)
-    for (let b = 0; b < B; b++) {
-      setQueries(b, 0, placesOfAll, ys, lses, dys, dlses)
-      const keys = <usize>(b * n * D) << 2
-      for (let t = past; t < n; t++) {
-        if (place(t) != p) continue
-        for (let j = windowBegin(t, p), last = windowEnd(t, p); j < last; j++) {
-          const r = place(j)
-          if (r < 0) continue
-          const at = keys + <usize>j * stride, to = dw + (<usize>(p * N + r) << 2)
-          let sum = splat(0)
-          for (let c = 0; c < D; c += 4) {
-            const o = <usize>c << 2, left = min(4, D - c)
-            sum = f32x4.add(sum, pairGradient(<usize>t * stride + o, k + at + o, v + at + o, weight(p, r, c, left), left))
-          }
-          store<f32>(to, load<f32>(to) + sumLanes(sum))
+  memory.fill(dw + (<usize>begin * <usize>N << 2), 0, <usize>(end - begin) * <usize>N << 2)
+  for (let b = 0; b < B; b++) {
+    setQueries(b, 0, placesOfAll, ys, lses, dys, dlses)
+    const keys = <usize>(b * n * D) << 2
+    for (let t = past; t < n; t++) {
+      const p = place(t)
+      const row = min(p, N - 1)
+      if (row < begin || row >= end) continue
+      for (let j = windowBegin(t, p), last = windowEnd(t, p); j < last; j++) {
+        const r = place(j)
+        if (r < 0) continue
+        const at = keys + <usize>j * stride, to = dw + (<usize>tableOf(p, r) << 2)
+        let sum = splat(0)
+        for (let c = 0; c < D; c += 4) {
+          const o = <usize>c << 2, left = min(4, D - c)
+          sum = f32x4.add(sum, pairGradient(<usize>t * stride + o, k + at + o, v + at + o, weight(p, r, c, left), left))
         }
+        store<f32>(to, load<f32>(to) + sumLanes(sum))
       }
     }
   }

@@ -60,7 +60,11 @@ fn tapOf(q: i32, r: i32) -> i32 { return q - r + select(p.window - 1, 0, p.causa
 fn exponent(q: i32, row: i32) -> f32 {
   let x = k[keyAt(row)];
   if (p.bias == NONE) { return x; }
-  if (p.bias == TABLE) { return x + w[q * p.N + place(row)]; }
+  if (p.bias == TABLE) {
+    // Beyond the last place of the table the last row counts, by distance.
+    let beyond = max(q - (p.N - 1), 0);
+    return x + w[(q - beyond) * p.N + place(row) - beyond];
+  }
   return x + w[tapOf(q, place(row)) * p.D + c];
 }
 
@@ -362,7 +366,7 @@ fn rowAt(t: i32, q: i32, r: i32) -> i32 {
   if (exists && g.thread == 0u) { dw[i] = total; }
 }
 
-// dw[q, r] of the table, from the pairs. A thread an element; n = N N.
+// dw[q, r] of the table, from the pairs; its last row is that of all later places, too. A thread an element; n = N N.
 @compute @workgroup_size(THREADS) fn tableBackward(g: Group) {
   let end = elementsEnd(g, p.n);
   let count = p.rows - p.past;
@@ -372,7 +376,7 @@ fn rowAt(t: i32, q: i32, r: i32) -> i32 {
     var total = 0.0;
     for (b = 0; tap >= 0 && tap < p.taps && b < p.B; b++) {
       for (var t = p.past; t < p.rows; t++) {
-        if (place(t) == q) { total += pairs[(b * count + t - p.past) * p.taps + tap]; }
+        if (min(place(t), p.N - 1) == q) { total += pairs[(b * count + t - p.past) * p.taps + tap]; }
       }
     }
     dw[i] = total;

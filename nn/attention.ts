@@ -2,7 +2,6 @@
  * Fast-weight attention: [B,T,D] -> [B,T,D], with a state that carries everything an earlier piece of the sequence left behind, so that
  * a sequence can be run whole, in pieces, or token by token with the same weights and the same result.
  */
-import { checkFlag, checkNumber, checkObject } from '../engine/arguments.ts'
 import { affine, mul, sigmoid, silu, softplus } from '../engine/ops/elementwise.ts'
 import type { FastWeightState } from '../engine/ops/fast-weights.ts'
 import { reshape } from '../engine/ops/movement.ts'
@@ -11,24 +10,15 @@ import type { Generator } from '../engine/random.ts'
 import { type RuleName, rules } from '../engine/rules/index.ts'
 import type { Rule } from '../engine/rules/rule.ts'
 import { full, ones, parameter, type Tensor } from '../engine/tensor.ts'
-import {
-  checkChoice,
-  checkFeatures,
-  checkKnown,
-  checkMeanings,
-  checkNormaliserEps,
-  type FeatureConfig,
-  Features,
-  featureDefaults,
-  featureMaps,
-  type Meaning,
-} from './features.ts'
+import { checkFeatures, checkNormaliserEps, type FeatureConfig, Features, featureFields, featureMaps } from './features.ts'
+import { checkChoice, checkFields, checkKnown, checkMeanings, defaultsOf, type Fields, type Meaning, namesOf } from './fields.ts'
 import { type Gate, type GateName, gates, LowRank, retention } from './gates.ts'
 import { type AttentionOptions, checkHeads, checkInput, HeadProjection } from './heads.ts'
 import { Linear, RMSNorm } from './layers.ts'
+import type { Mixer } from './mixer.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places } from './packing.ts'
-import type { Parts } from './parts.ts'
+import { givenState, type Parts } from './parts.ts'
 import { rotary } from './rotary.ts'
 
 export interface FastWeightsAttentionConfig extends FeatureConfig {
@@ -61,23 +51,6 @@ export interface FastWeightsAttentionConfig extends FeatureConfig {
   chunk: number
 }
 
-export const fastWeightsAttentionDefaults = {
-  ...featureDefaults,
-  rule: 'delta',
-  normaliserEps: 1e-6,
-  gate: 'softplus',
-  betaRange: 1,
-  stepsPerToken: 1,
-  scale: 'none',
-  positions: 'none',
-  valueMap: 'identity',
-  valueNorm: 'none',
-  conv: 0,
-  headNorm: false,
-  outputGate: 'none',
-  chunk: 32,
-} as const satisfies Partial<FastWeightsAttentionConfig>
-
 const ruleOf = (c: { rule: RuleName }): Rule => rules[c.rule]
 
 /** The rules that a layer can feed: those that take q, k and v, nothing that `ingredients` doesn't make, and begin with a state of zeros. */
@@ -97,27 +70,73 @@ const meanings: readonly Meaning<FastWeightsAttentionConfig>[] = [
   ['stepsPerToken', 'the rule delta-product', (c) => c.rule === 'delta-product'],
 ]
 
-export const attentionOptions = ['dModel', 'heads', ...Object.keys(fastWeightsAttentionDefaults)]
+/** All settings but dModel. */
+export type FastWeightsSettings = Omit<FastWeightsAttentionConfig, 'dModel'>
+
+const valueMaps = { identity: (x: Tensor) => x, silu: (x: Tensor) => silu(x) }
+const valueNorms = { none: (x: Tensor) => x, l2: (x: Tensor) => l2Norm(x) }
+
+const fields: Fields<FastWeightsSettings> = {
+  heads: { type: 'integer', min: 1, default: 8, description: 'heads H, a divisor of the width' },
+  ...featureFields,
+  rule: { type: 'string', choices: layerRules, default: 'delta', description: 'how fast weights are written and forget' },
+  normaliserEps: { type: 'number', min: 0, default: 1e-6, description: 'added to z . q, where a rule divides by it' },
+  gate: { type: 'string', choices: namesOf(gates), default: 'softplus', description: "how a rule's gate comes from the input" },
+  betaRange: {
+    type: 'integer',
+    min: 1,
+    max: 2,
+    expected: '1 or 2',
+    default: 1,
+    description: 'write strengths end here; 2: negative eigenvalues',
+  },
+  stepsPerToken: { type: 'integer', min: 1, default: 1, description: 'steps of the rule delta-product' },
+  scale: { type: 'string', choices: ['none', 'sqrt'], default: 'none', description: 'what is read, as it is or over sqrt(K)' },
+  positions: { type: 'string', choices: ['none', 'rotary'], default: 'none', description: 'turn queries and keys by their position' },
+  valueMap: {
+    type: 'string',
+    noun: 'value map',
+    choices: namesOf(valueMaps),
+    default: 'identity',
+    description: 'activation of the values',
+  },
+  valueNorm: {
+    type: 'string',
+    noun: 'value norm',
+    choices: namesOf(valueNorms),
+    default: 'none',
+    description: 'normalisation of the values',
+  },
+  conv: {
+    type: 'integer',
+    min: 0,
+    sensible: 64,
+    expected: 'a number of taps, 0 or more',
+    default: 0,
+    description: 'taps of the short convolutions on q, k and v; 0 for none',
+  },
+  headNorm: { type: 'boolean', default: false, description: "RMS-normalise each head's output" },
+  outputGate: {
+    type: 'string',
+    noun: 'output gate',
+    choices: ['none', 'silu', 'sigmoid'],
+    default: 'none',
+    description: 'gate on what attention gives',
+  },
+  chunk: { type: 'integer', min: 1, default: 32, description: 'chunk length C of the chunkwise form' },
+}
+
+const { heads: _, ...withoutHeads } = defaultsOf(fields)
+export const fastWeightsAttentionDefaults: Omit<FastWeightsSettings, 'heads'> = withoutHeads
 
 /** Throws unless the settings make sense, so that a constructor allocates nothing that it can't finish. */
-export function checkAttention(c: FastWeightsAttentionConfig): void {
-  checkKnown(c, attentionOptions)
+function checkAttention(c: FastWeightsAttentionConfig): void {
+  checkKnown(c, ['dModel', ...Object.keys(fields)])
   checkHeads(c.dModel, c.heads)
   checkChoice('rule', c.rule, Object.fromEntries(layerRules.map((rule) => [rule, 0])))
   checkFeatures(c, c.dModel / c.heads)
-  checkChoice('gate', c.gate, gates)
-  checkChoice('scale', c.scale, { none: 0, sqrt: 0 })
-  checkChoice('positions', c.positions, { none: 0, rotary: 0 })
-  checkChoice('value map', c.valueMap, valueMaps)
-  checkChoice('value norm', c.valueNorm, valueNorms)
-  checkChoice('output gate', c.outputGate, { none: 0, silu: 0, sigmoid: 0 })
   checkMeanings<FastWeightsAttentionConfig>(c, fastWeightsAttentionDefaults, meanings)
-  if (!(Number.isInteger(c.conv) && c.conv >= 0)) throw new Error(`conv must be a number of taps, 0 or more, not ${c.conv}`)
-  for (const name of ['chunk', 'stepsPerToken'] as const)
-    if (!(Number.isInteger(c[name]) && c[name] > 0)) throw new Error(`${name} must be a positive integer, not ${c[name]}`)
-  if (c.betaRange !== 1 && c.betaRange !== 2) throw new Error(`betaRange must be 1 or 2, not ${c.betaRange}`)
-  checkNumber('normaliserEps', c.normaliserEps, '0 or more')
-  checkFlag('headNorm', c.headNorm)
+  checkFields(c, fields)
   if (ruleOf(c).eps === undefined) return
   if (featureMaps[c.featureMap].sign === 'signed')
     throw new Error(`the rule ${c.rule} divides by z . q, which ${c.featureMap} can make zero or negative; take a map that can't`)
@@ -126,27 +145,12 @@ export function checkAttention(c: FastWeightsAttentionConfig): void {
     throw new Error(`the rule ${c.rule} divides by z . q, which rotary positions can make zero or negative; use sinusoidal ones, or none`)
 }
 
-const valueMaps = { identity: (x: Tensor) => x, silu: (x: Tensor) => silu(x) }
-const valueNorms = { none: (x: Tensor) => x, l2: (x: Tensor) => l2Norm(x) }
-
 /** The fast weights (the rule's own state), what each convolution last saw [B,W-1,...], and with rotary positions the next one of each row [B]. */
 export interface AttentionState extends Partial<FastWeightState> {
   query?: Tensor
   key?: Tensor
   value?: Tensor
   position?: Int32Array
-}
-
-/** Whether a state is given; throws unless it has exactly the parts that it should. Their shapes are what each op checks. */
-function checkGiven(state: AttentionState, parts: Parts, B: number): boolean {
-  checkObject('attention', state, Object.keys(parts)[0])
-  const given = Object.entries(state).flatMap(([name, part]) => (part === undefined ? [] : [name]))
-  if (given.length === 0) return false
-  for (const name of given) if (!(name in parts)) throw new Error(`attention: the state has a ${name}, which this layer's lacks`)
-  for (const name of Object.keys(parts)) if (!given.includes(name)) throw new Error(`attention: the state lacks ${name}`)
-  if (state.position && state.position.length !== B)
-    throw new Error(`attention: the state has positions for ${state.position.length} rows, the input has ${B}`)
-  return true
 }
 
 /** Mesa's lambda stays above this, and begins at 1 (von Oswald 2025). */
@@ -206,7 +210,7 @@ export class FastWeightsAttention extends Module {
     const { B, T, dModel: D } = checkInput(given, this.config.dModel)
     const packing = checkPacking('attention', options, B, T, ['accumulate'])
     const x = atTokens(given, packing)
-    const begun = checkGiven(state, this.stateParts(B), B)
+    const begun = givenState('attention', state, this.stateParts(B), B)
     const query = this.query.forward(x, state.query, packing)
     const key = this.key.forward(x, state.key, packing)
     const value = this.value.forward(x, state.value, packing)
@@ -227,6 +231,11 @@ export class FastWeightsAttention extends Module {
       y: atTokens(this.output.forward(y, { accumulate: options.accumulate }), packing),
       state: { ...result.state, query: query.state, key: key.state, value: value.state, ...(position && { position }) },
     }
+  }
+
+  /** New random features, where each epoch has its own. */
+  endEpoch(): void {
+    if (this.config.favorRedraw === 'epoch') this.features.redraw()
   }
 
   /** What the rule takes, by name. The steps of delta-product are as many tokens to the feature map. */
@@ -281,4 +290,17 @@ export class FastWeightsAttention extends Module {
       ...(positions === 'rotary' && { position: { dtype: 'int32', shape: [B] } as const }),
     }
   }
+}
+
+/** Rules that only add: what they hold is the same for the same tokens in any order. */
+const adds = new Set<RuleName>(['sum', 'linear-attention'])
+
+export const fastWeights: Mixer<FastWeightsSettings, FastWeightsAttention> = {
+  title: 'fast-weights attention',
+  description: 'a rule that writes keys and values into fast weights, and reads them with queries',
+  source: "Schlag 2021; the rule's own paper",
+  fields,
+  check: checkAttention,
+  make: (c, g) => new FastWeightsAttention(c, g),
+  blind: ({ rule, positions, conv }) => adds.has(rule) && positions === 'none' && conv <= 1,
 }

@@ -7,10 +7,11 @@ import type { Device } from '../engine/devices/device.ts'
 import { type Shape, sameShape, show } from '../engine/shape.ts'
 import { getDevice, setDevice } from '../engine/tensor.ts'
 import { printable } from './foreign.ts'
+import { says, shared } from './mixers.ts'
 import { entriesOf, isFloat, prefixOf } from './module.ts'
 import type { Optimizer } from './optimizers.ts'
 import { PackedEntry, readSafetensors, type Safetensors, SafetensorsError, writeSafetensors } from './safetensors.ts'
-import { labml, Transformer, type TransformerConfig } from './transformer.ts'
+import { labml, layerMixers, Transformer, type TransformerConfig } from './transformer.ts'
 import { otherVersion, versionMetadata } from './version.ts'
 
 const version = { fastweights: 'checkpoint 3', before: 'fastweights-2' }
@@ -36,7 +37,7 @@ export async function writeCheckpoint(
 ): Promise<Uint8Array> {
   const { seed, stream } = model.random
   const counters = { seed: `${seed}`, stream: `${stream}`, steps: `${optimizer?.steps ?? 0}` }
-  const metadata = { ...versionMetadata(version), config: JSON.stringify(model.config), ...counters }
+  const metadata = { ...versionMetadata(version), config: JSON.stringify(storedConfig(model.config)), ...counters }
   // A read takes the values of the moment it is called: all of them before the first wait, so that training may go on meanwhile.
   const [parameters, moments] = await Promise.all([model.stateDict(), entriesOf(optimizer?.moments() ?? new Map())])
   const prefixed = [...moments].map(([name, entry]) => [optimizerPrefix + name, entry] as const)
@@ -84,17 +85,33 @@ export function readCheckpoint(bytes: Uint8Array): Checkpoint {
   return { config, seed: count('seed', seed), stream: count('stream', stream), steps: count('steps', steps), extra, tensors }
 }
 
-/** Every field, of the type it has in labml's; no more layers than there are tensors, so that shapesOf can't take for ever. */
+/** Beside a mixer, without the shared settings that say nothing of it. */
+function storedConfig(config: TransformerConfig): Partial<TransformerConfig> {
+  if (config.mixer === undefined) return config
+  const kinds = layerMixers(config).map(({ kind }) => kind)
+  const { attention: _, ...said } = config
+  return Object.fromEntries(Object.entries(said).filter(([name, value]) => says(kinds, name, value)))
+}
+
+/** Settings that files from before they were there lack. */
+const added = new Set(['embeddingScale'])
+
+/**
+ * Every field, of the type it has in labml's; what may be left out is what it is there. No more layers than there are tensors, so that
+ * shapesOf can't take for ever.
+ */
 function checkedConfig(config: unknown, tensors: number): TransformerConfig {
   if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new Error("it isn't an object")
   const expected: Record<string, unknown> = { symbols: 1, ...labml }
   const given = config as Record<string, unknown>
-  const unknown = Object.keys(given).find((name) => !Object.hasOwn(expected, name))
+  const unknown = Object.keys(given).find((name) => !Object.hasOwn(expected, name) && name !== 'mixer')
   if (unknown !== undefined) throw new Error(`it has an unknown field ${JSON.stringify(unknown.slice(0, 80))}`)
+  const needless = (name: string): boolean =>
+    !(name in given) && (added.has(name) || (given.mixer !== undefined && (name in shared || name === 'attention')))
   for (const [name, value] of Object.entries(expected))
-    if (typeof given[name] !== typeof value) throw new Error(`${name} isn't a ${typeof value}`)
+    if (typeof given[name] !== typeof value && !needless(name)) throw new Error(`${name} isn't a ${typeof value}`)
   if ((given.layers as number) > tensors) throw new Error(`it has ${given.layers} layers, the file ${tensors} tensors`)
-  return config as TransformerConfig
+  return { ...labml, ...config } as TransformerConfig
 }
 
 /** The parameters' names and shapes, from a model made on a device that has no memory and computes nothing. */

@@ -2,7 +2,7 @@
  * Feature maps phi of queries and keys, and their normalisation. phi(q) . phi(k) is the similarity by which fast weights are read:
  * its width K' is what bounds how many associations they hold (Schlag 2021, section 4.1). Tests: test/nn/features.test.ts.
  */
-import { checkDivisor, checkFlag, checkNumber, told } from '../engine/arguments.ts'
+import { checkDivisor, checkNumber } from '../engine/arguments.ts'
 import { checkFloat } from '../engine/ops/check.ts'
 import { affine, elu, exp, minimum, mul, neg, relu, silu, square, sub } from '../engine/ops/elementwise.ts'
 import { matmul } from '../engine/ops/matmul.ts'
@@ -14,6 +14,7 @@ import { checkSeed, type Generator, hostNumbers } from '../engine/random.ts'
 import { noGrad } from '../engine/recording.ts'
 import { sizeOf } from '../engine/shape.ts'
 import { ones, type Tensor } from '../engine/tensor.ts'
+import { checkChoice, checkFields, checkMeanings, defaultsOf, type Fields, type Meaning, namesOf } from './fields.ts'
 import { hostParameter, Module } from './module.ts'
 
 export interface FeatureConfig {
@@ -32,17 +33,6 @@ export interface FeatureConfig {
   /** eps of the feature norm; its place is in the formula there. */
   featureEps: number
 }
-
-export const featureDefaults = {
-  featureMap: 'dpfp',
-  nu: 1,
-  favorFeatures: 0,
-  favorSeed: 0,
-  favorRedraw: 'never',
-  hedgehogShared: false,
-  featureNorm: 'sum',
-  featureEps: 1e-6,
-} as const satisfies FeatureConfig
 
 interface Kind {
   /** K' for heads of width K. */
@@ -105,6 +95,36 @@ export const featureNorms = {
   l2: (x: Tensor, eps: number) => l2Norm(x, eps),
 } satisfies Record<string, (x: Tensor, eps: number) => Tensor>
 export type FeatureNorm = keyof typeof featureNorms
+
+export const featureFields: Fields<FeatureConfig> = {
+  featureMap: {
+    type: 'string',
+    noun: 'feature map',
+    choices: namesOf(featureMaps),
+    default: 'dpfp',
+    description: 'phi for queries and keys',
+  },
+  nu: { type: 'integer', min: 1, default: 1, description: 'nu of the dpfp feature map' },
+  favorFeatures: {
+    type: 'integer',
+    min: 0,
+    expected: 'a number of directions, or 0 for K',
+    default: 0,
+    description: 'directions m of the favor feature map; 0 for K',
+  },
+  favorSeed: { type: 'integer', min: 0, max: 0xffffffff, default: 0, description: 'of the directions' },
+  favorRedraw: { type: 'string', choices: ['never', 'epoch', 'step'], default: 'never', description: 'when they are drawn anew' },
+  hedgehogShared: { type: 'boolean', default: false, description: 'one hedgehog matrix for all heads' },
+  featureNorm: {
+    type: 'string',
+    noun: 'feature norm',
+    choices: namesOf(featureNorms),
+    default: 'sum',
+    description: 'normalisation of queries and keys',
+  },
+  featureEps: { type: 'number', min: 0, default: 1e-6, description: 'eps of that normalisation' },
+}
+export const featureDefaults = defaultsOf(featureFields)
 
 /** Added to each exponential of FAVOR+, as in Performer's own code: features that underflow leave a key something to be divided by. */
 const favorEps = 1e-6
@@ -179,15 +199,6 @@ function dot(a: Float64Array, b: Float64Array): number {
 
 const directions = (K: number, { favorFeatures }: FeatureConfig): number => favorFeatures || K
 
-/** An option that means nothing beside the others must keep its default: [its name, whether it means something, where it would]. */
-export type Meaning<C> = readonly [option: keyof C & string, where: string, applies: (c: C) => boolean]
-
-export function checkMeanings<C extends object>(c: C, defaults: Partial<C>, meanings: readonly Meaning<C>[]): void {
-  for (const [option, where, applies] of meanings)
-    if (!applies(c) && c[option] !== defaults[option])
-      throw new Error(`${option} = ${c[option]} means nothing here: it belongs to ${where}`)
-}
-
 const meanings: readonly Meaning<FeatureConfig>[] = [
   ['nu', 'the feature map dpfp', (c) => c.featureMap === 'dpfp'],
   ['favorFeatures', 'the feature map favor', (c) => c.featureMap === 'favor'],
@@ -204,13 +215,7 @@ export function checkFeatures(c: FeatureConfig, K: number): void {
   checkMeanings<FeatureConfig>(c, featureDefaults, meanings)
   if (c.featureMap === 'dpfp' && !(Number.isInteger(c.nu) && c.nu >= 1 && c.nu <= 2 * K - 1))
     throw new Error(`nu must be an integer from 1 to 2 K - 1 = ${2 * K - 1} for heads of width K, not ${c.nu}`)
-  if (!(Number.isInteger(c.favorFeatures) && c.favorFeatures >= 0))
-    throw new Error(`favorFeatures must be a number of directions, or 0 for K, not ${c.favorFeatures}`)
-  if (!(Number.isInteger(c.favorSeed) && c.favorSeed >= 0 && c.favorSeed <= 0xffffffff))
-    throw new Error(`favorSeed must be an integer from 0 to 4294967295, not ${c.favorSeed}`)
-  checkChoice('favorRedraw', c.favorRedraw, { never: 0, epoch: 0, step: 0 })
-  checkNumber('featureEps', c.featureEps, '0 or more')
-  checkFlag('hedgehogShared', c.hedgehogShared)
+  checkFields(c, featureFields)
   if (c.featureMap === 'dpfp' && K < 2) throw new Error('dpfp needs heads of width 2 or more: of a single number all its features are 0')
   if (c.featureNorm !== 'none' && vanishing.has(c.featureMap)) {
     const divisor = { sum: 'theirs', l2: 'the root of their squares' }[c.featureNorm]
@@ -222,18 +227,6 @@ export function checkFeatures(c: FeatureConfig, K: number): void {
   }
   if (c.featureNorm === 'sum' && featureMaps[c.featureMap].sign !== 'non-negative')
     throw new Error(`the feature norm sum divides by a sum that ${c.featureMap} can make zero or negative; use l2 or none`)
-}
-
-/** Throws if it's no object, or has options that nobody reads. */
-export function checkKnown(options: object, known: readonly string[]): void {
-  if (typeof options !== 'object' || options === null) throw new Error(`the options must be an object, not ${told(options)}`)
-  const unknown = Object.keys(options).find((name) => !known.includes(name))
-  if (unknown !== undefined) throw new Error(`unknown option '${unknown}' (${known.join(', ')})`)
-}
-
-export function checkChoice(what: string, value: unknown, choices: object): void {
-  if (typeof value !== 'string' || !Object.hasOwn(choices, value))
-    throw new Error(`unknown ${what} '${value}' (${Object.keys(choices).join(', ')})`)
 }
 
 /** The feature map of a layer's queries and keys. Hedgehog learns its matrix; FAVOR+ saves its directions among the parameters, frozen. */

@@ -19,9 +19,9 @@ export function checkHeads(dModel: number, heads: number): void {
 }
 
 /** What a layer reads: [B,T,dModel]. */
-export function checkInput(x: Tensor, dModel: number): { B: number; T: number; dModel: number } {
-  checkFloat('attention', x)
-  const { B, T } = match('attention', { x: ['B', 'T', dModel] }, { x: x.shape })
+export function checkInput(x: Tensor, dModel: number, layer = 'attention'): { B: number; T: number; dModel: number } {
+  checkFloat(layer, x)
+  const { B, T } = match(layer, { x: ['B', 'T', dModel] }, { x: x.shape })
   return { B, T, dModel }
 }
 

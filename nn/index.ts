@@ -1,7 +1,9 @@
+export { Aft, type AftConfig, type AftForm } from './aft.ts'
 export {
   type AttentionState,
   FastWeightsAttention,
   type FastWeightsAttentionConfig,
+  type FastWeightsSettings,
   fastWeightsAttentionDefaults,
   layerRules,
 } from './attention.ts'
@@ -19,18 +21,22 @@ export {
   orthogonalRows,
   taylor2,
 } from './features.ts'
+export type { AnyField, Field, Fields } from './fields.ts'
 export { type Gate, type GateName, gates, retention } from './gates.ts'
 export * from './generate.ts'
 export type { AttentionOptions } from './heads.ts'
 export * from './layers.ts'
-export { type FloatEntry, Module, type StateDict } from './module.ts'
+export type { LayerState, Mixer, SequenceLayer } from './mixer.ts'
+export { type LayerMixer, type MixerChoice, type MixerConfig, type MixerLayer, type MixerName, mixers } from './mixers.ts'
+export { type BufferCheck, type FloatEntry, Module, type StateDict, type StateDictEntry } from './module.ts'
 export * from './optimizers.ts'
+export { loadOutside, type OutsideLayout, outside, outsideParameters } from './outside.ts'
 export type { Packing } from './packing.ts'
 export type { Part, Parts } from './parts.ts'
 export * from './presets.ts'
 export { rotary } from './rotary.ts'
 export * from './safetensors.ts'
-export * from './softmax-attention.ts'
+export { type KeyValueState, SoftmaxAttention, type SoftmaxSettings } from './softmax-attention.ts'
 export {
   detachState,
   disposeState,
@@ -40,6 +46,7 @@ export {
   type State,
   type Stateful,
   saveState,
+  stateGrowth,
   stateSize,
 } from './state.ts'
 export * from './trainer.ts'

@@ -5,13 +5,20 @@ import { clip, printable } from './foreign.ts'
 import type { SafetensorsEntry } from './safetensors.ts'
 
 /** What a state dict is loaded from: anything with a shape and numbers, such as readSafetensors(...).tensors. */
-export type StateDict = ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: ArrayLike<number | bigint> }>
+export type StateDict = ReadonlyMap<string, StateDictEntry>
+export interface StateDictEntry {
+  readonly shape: readonly number[]
+  readonly data: ArrayLike<number | bigint>
+}
 
 /** Values as they are on a device: float32, float64 on the reference. */
 export type FloatEntry = Extract<SafetensorsEntry, { dtype: 'F32' | 'F64' }>
 
 /** Whether an entry's numbers are floating-point ones that can be read. */
 export const isFloat = ({ dtype }: SafetensorsEntry): boolean => ['F64', 'F32', 'F16', 'BF16'].includes(dtype)
+
+/** What is wrong with what a state dict holds under the name of a buffer, if anything is. */
+export type BufferCheck = (entry: StateDictEntry) => string | undefined
 
 /**
  * A part of a model. Its parameters are what `parameter()` made among its properties and those of the modules (and arrays of
@@ -74,7 +81,14 @@ export abstract class Module {
     const rename = (name: string): string => addPrefix + (name.startsWith(prefix) ? name.slice(prefix.length) : name)
     const meant = new Map(dict)
     for (const name of twice) meant.delete(name)
-    writeAll(parameters, new Map([...meant].map(([name, entry]) => [rename(name), entry])), { ...words, advice }, strict)
+    const renamed = new Map([...meant].map(([name, entry]) => [rename(name), entry]))
+    takeBuffers(this, renamed)
+    writeAll(parameters, renamed, { ...words, advice }, strict)
+  }
+
+  /** What PyTorch keeps beside this module's parameters, by name: a state dict may hold it, and if it does it must be right. */
+  buffers(): Record<string, BufferCheck> {
+    return {}
   }
 
   /** Frees every parameter and its gradient. */
@@ -100,6 +114,20 @@ function walk(value: unknown, path: string, visit: (path: string, value: unknown
   if (!(value instanceof Module) && !Array.isArray(value)) return
   for (const [name, inner] of Object.entries(value))
     if (typeof inner === 'object' && inner !== null) walk(inner, path ? `${path}.${name}` : name, visit, [...holders, value])
+}
+
+/** Checks the buffers of a module and its parts in a state dict, and takes them out of it. */
+function takeBuffers(module: Module, dict: Map<string, StateDictEntry>): void {
+  walk(module, '', (path, part) => {
+    if (!(part instanceof Module)) return
+    for (const [name, check] of Object.entries(part.buffers())) {
+      const full = path ? `${path}.${name}` : name
+      const entry = dict.get(full)
+      const problem = entry && check(entry)
+      if (problem) throw new Error(`loadStateDict: ${full} ${problem}`)
+      dict.delete(full)
+    }
+  })
 }
 
 /** Reads all tensors as they are now. */
@@ -164,7 +192,7 @@ function contradiction(
       throw new Error(`${where}: ${a} and ${b} are one ${part}, but what was saved of them differs: ${x[i]} and ${y[i]} at ${i}`)
 }
 
-function checkDict(where: string, dict: unknown): void {
+export function checkDict(where: string, dict: unknown): void {
   if (!(dict instanceof Map))
     throw new Error(`${where}: needs a Map from names to { shape, data }, such as readSafetensors(bytes).tensors, not ${told(dict)}`)
 }

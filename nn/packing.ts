@@ -8,7 +8,7 @@ import { concat, gather, permute, reshape } from '../engine/ops/movement.ts'
 import { sum } from '../engine/ops/reduce.ts'
 import { causalConv } from '../engine/ops/sequence.ts'
 import { type Tensor, tensor, zeros } from '../engine/tensor.ts'
-import { checkKnown } from './features.ts'
+import { checkKnown } from './fields.ts'
 
 export interface Packing {
   /** int32 [B,T]: 0 marks padding, which leaves no trace: what follows is computed, and the state is, as if it weren't there. */

@@ -4,9 +4,10 @@ import { affine } from '../engine/ops/elementwise.ts'
 import { concat, permute, reshape } from '../engine/ops/movement.ts'
 import type { Generator } from '../engine/random.ts'
 import { type Tensor, tensor } from '../engine/tensor.ts'
-import { checkChoice } from './features.ts'
+import { checkFields, type Fields } from './fields.ts'
 import { type AttentionOptions, checkHeads, checkInput, HeadProjection } from './heads.ts'
 import { Linear } from './layers.ts'
+import type { Mixer } from './mixer.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places } from './packing.ts'
 import type { Parts } from './parts.ts'
@@ -22,6 +23,23 @@ export interface KeyValueState {
   position?: Int32Array
 }
 
+/** Its settings. */
+export interface SoftmaxSettings {
+  heads: number
+  /** `rotary` turns queries and keys by their position. */
+  positions: 'none' | 'rotary'
+}
+
+const fields: Fields<SoftmaxSettings> = {
+  heads: { type: 'integer', min: 1, default: 8, description: 'heads H, a divisor of the width' },
+  positions: { type: 'string', choices: ['none', 'rotary'], default: 'none', description: 'turn queries and keys by their position' },
+}
+
+function checkSoftmax(c: SoftmaxSettings & { dModel: number }): void {
+  checkHeads(c.dModel, c.heads)
+  checkFields(c, fields)
+}
+
 /** Causal multi-head softmax attention (Vaswani 2017), the baseline: y = softmax(q k^T / sqrt(K)) v. */
 export class SoftmaxAttention extends Module {
   query: HeadProjection
@@ -31,11 +49,10 @@ export class SoftmaxAttention extends Module {
   heads: number
   positions: 'none' | 'rotary'
 
-  constructor(config: { dModel: number; heads: number; positions?: 'none' | 'rotary' }, g: Generator) {
+  constructor({ positions = 'none', ...config }: { dModel: number; heads: number; positions?: 'none' | 'rotary' }, g: Generator) {
     super()
-    checkHeads(config.dModel, config.heads)
-    const { dModel, positions = 'none' } = config
-    checkChoice('positions', positions, { none: 0, rotary: 0 })
+    const { dModel } = config
+    checkSoftmax({ ...config, positions })
     this.heads = config.heads
     this.positions = positions
     this.query = new HeadProjection(dModel, dModel, 0, g)
@@ -102,4 +119,14 @@ function sight(
     }
   }
   return { sees, visible }
+}
+
+export const softmax: Mixer<SoftmaxSettings, SoftmaxAttention> = {
+  title: 'softmax attention',
+  description: 'the baseline: a memory of all keys and values, which grows with every token',
+  source: 'Vaswani 2017',
+  fields,
+  check: checkSoftmax,
+  make: (c, g) => new SoftmaxAttention(c, g),
+  blind: ({ positions }) => positions === 'none',
 }

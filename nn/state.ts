@@ -4,16 +4,15 @@ import { concat, detach, slice } from '../engine/ops/movement.ts'
 import { scope } from '../engine/scope.ts'
 import { sameShape, show, sizeOf } from '../engine/shape.ts'
 import { getDevice, Tensor, tensor, zeros } from '../engine/tensor.ts'
-import type { AttentionState } from './attention.ts'
 import { printable } from './foreign.ts'
+import type { LayerState } from './mixer.ts'
 import { type FloatEntry, isFloat, type Module } from './module.ts'
 import type { Part, Parts } from './parts.ts'
 import { readSafetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from './safetensors.ts'
-import type { KeyValueState } from './softmax-attention.ts'
-import type { TransformerState } from './transformer.ts'
 import { otherVersion, versionMetadata } from './version.ts'
 
-export type State = AttentionState | KeyValueState | TransformerState
+/** Of a layer or a model. */
+export type State = LayerState
 
 /** A layer or a model with a state of type S, whose parts it tells for B rows. */
 export interface Stateful<S extends State> extends Module {
@@ -31,11 +30,18 @@ export function initialState<S extends State>(owner: Stateful<S>, B: number): S 
   }) as S
 }
 
-/** How many numbers the state of one sequence holds; those apart that grow with its tokens, which only softmax attention has. */
-export function stateSize(owner: Pick<Stateful<State>, 'stateParts'>): number {
-  let size = 0
-  walkParts(owner.stateParts(1), '', (_, { shape }) => (size += shape.includes(-1) ? 0 : sizeOf(shape)))
-  return size
+/** How many numbers the state of one sequence holds; those apart that grow with its tokens. */
+export const stateSize = (owner: Pick<Stateful<State>, 'stateParts'>): number =>
+  sizeOfParts(owner, (shape) => (shape.includes(-1) ? 0 : sizeOf(shape)))
+
+/** How many numbers each token adds to the state of a sequence: 0 but for softmax attention. */
+export const stateGrowth = (owner: Pick<Stateful<State>, 'stateParts'>): number =>
+  sizeOfParts(owner, (shape, dtype) => (shape.includes(-1) && dtype === 'float32' ? -sizeOf(shape) : 0))
+
+function sizeOfParts(owner: Pick<Stateful<State>, 'stateParts'>, size: (shape: readonly number[], dtype: string) => number): number {
+  let total = 0
+  walkParts(owner.stateParts(1), '', (_, { shape, dtype }) => (total += size(shape, dtype)))
+  return total
 }
 
 /**

@@ -1,45 +1,51 @@
-/** The autoregressive transformer over fast weights or softmax attention, with labml's parameter names. */
+/** The autoregressive transformer over any mixers, with labml's parameter names. */
 
 import { checkFlag, checkNumber, told } from '../engine/arguments.ts'
 import { type UnaryOp, unaryOps } from '../engine/devices/kernels.ts'
 import { checkInt32 } from '../engine/ops/check.ts'
-import { add } from '../engine/ops/elementwise.ts'
+import { add, affine } from '../engine/ops/elementwise.ts'
 import { type Generator, generator } from '../engine/random.ts'
 import type { Tensor } from '../engine/tensor.ts'
-import {
-  type AttentionState,
-  attentionOptions,
-  checkAttention,
-  FastWeightsAttention,
-  type FastWeightsAttentionConfig,
-  fastWeightsAttentionDefaults,
-} from './attention.ts'
-import { checkChoice, checkKnown, checkMeanings } from './features.ts'
-import { type AttentionOptions, checkHeads } from './heads.ts'
+import { FastWeightsAttention, type FastWeightsAttentionConfig, fastWeightsAttentionDefaults } from './attention.ts'
+import { checkChoice, checkKnown } from './fields.ts'
+import type { AttentionOptions } from './heads.ts'
 import { checkProbability, Dropout, Embedding, FeedForward, LayerNorm, Linear, RMSNorm } from './layers.ts'
+import type { LayerState, SequenceLayer } from './mixer.ts'
+import { completeMixer, type LayerMixer, type MixerChoice, type MixerLayer, mixersOf, rowOf, shared } from './mixers.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places, positionTable } from './packing.ts'
 import type { Parts } from './parts.ts'
-import { type KeyValueState, SoftmaxAttention } from './softmax-attention.ts'
 
+/**
+ * The settings of fast weights stand here, too: they are those of every layer whose mixer has a setting of that name and doesn't say otherwise
+ * itself, and a model without `mixer` has fast weights, or softmax attention, in all layers.
+ */
 export interface TransformerConfig extends Omit<FastWeightsAttentionConfig, 'positions'> {
   /** Size of the vocabulary. */
   symbols: number
   layers: number
   dFf: number
+  /** What all layers have where there is no `mixer`. */
   attention: 'fast-weights' | 'softmax'
+  /**
+   * What the layers do over time, a row of `mixers`: one for all, or a list, the first layer's first, which is repeated where it's shorter than
+   * there are layers. { kind: 'aft-local', window: 32 }; a name alone: 'softmax'; a rule: ['kda', 'kda', 'kda', 'softmax'].
+   */
+  mixer?: MixerChoice | readonly MixerChoice[]
   activation: UnaryOp
   dropout: number
   norm: 'layer' | 'rms'
   /** Normalise what attention reads (pre-norm). labml constructs this norm and never uses it: false there. */
   attentionNorm: boolean
   /**
-   * Sinusoidal position encoding added to the embedding, or rotary positions in each layer. Rules that correct or decay know order without
-   * either; the sum rule and softmax attention don't.
+   * Sinusoidal position encoding added to the embedding, or rotary positions in each layer whose mixer has them. Mixers that are `blind` need
+   * either: the sum rule, softmax attention, aft-simple. The others know order without.
    */
   positions: 'none' | 'sinusoidal' | 'rotary'
   /** Standard deviation of the initial embedding. */
   embeddingStd: number
+  /** What embeddings are multiplied by, before positions are added: 1, or sqrt(D) (Vaswani 2017, section 3.4). */
+  embeddingScale: 'none' | 'sqrt'
 }
 
 /** labml's fast weights transformer (labml_nn/transformers/fast_weights), at its experiment's sizes. */
@@ -56,6 +62,7 @@ export const labml: Omit<TransformerConfig, 'symbols'> = {
   attentionNorm: false,
   positions: 'none',
   embeddingStd: 1,
+  embeddingScale: 'none',
 }
 
 /** The softmax baseline: the same transformer with causal attention, pre-norm and positions. */
@@ -67,7 +74,6 @@ export const softmaxBaseline: Omit<TransformerConfig, 'symbols'> = {
   embeddingStd: 0.02,
 }
 
-export type LayerState = AttentionState | KeyValueState
 export interface TransformerState {
   /** Tokens seen so far of each row's sequence, padding not counted, [B]. */
   position: Int32Array
@@ -78,17 +84,16 @@ const norms = { layer: LayerNorm, rms: RMSNorm }
 
 /** x + attention(norm?(x)), then x + feedForward(norm(x)). */
 export class TransformerLayer extends Module {
-  attn: FastWeightsAttention | SoftmaxAttention
+  attn: MixerLayer
   feed_forward: FeedForward
   norm_self_attn: LayerNorm | RMSNorm
   norm_ff: LayerNorm | RMSNorm
   drop: Dropout
   attentionNorm: boolean
 
-  constructor(config: TransformerConfig, g: Generator) {
+  constructor(config: TransformerConfig, { kind, settings }: LayerMixer, g: Generator) {
     super()
-    const own = layerConfig(config)
-    this.attn = config.attention === 'softmax' ? new SoftmaxAttention(own, g) : new FastWeightsAttention(own, g)
+    this.attn = rowOf(kind).make({ ...settings, dModel: config.dModel }, g)
     this.feed_forward = new FeedForward(config.dModel, config.dFf, g, config)
     this.norm_self_attn = new norms[config.norm](config.dModel)
     this.norm_ff = new norms[config.norm](config.dModel)
@@ -113,42 +118,39 @@ class Stack extends Module {
   layers: TransformerLayer[]
   norm: LayerNorm | RMSNorm
 
-  constructor(config: TransformerConfig, g: Generator) {
+  constructor(config: TransformerConfig, own: readonly LayerMixer[], g: Generator) {
     super()
-    this.layers = Array.from({ length: config.layers }, () => new TransformerLayer(config, g))
+    this.layers = own.map((mixer) => new TransformerLayer(config, mixer, g))
     this.norm = new norms[config.norm](config.dModel)
   }
 }
 
-/** What a layer has to know; sinusoidal positions are the model's. */
-const layerConfig = (c: TransformerConfig): FastWeightsAttentionConfig => {
-  const own = Object.fromEntries(attentionOptions.map((name) => [name, c[name as keyof TransformerConfig]]))
-  return { ...(own as unknown as FastWeightsAttentionConfig), positions: c.positions === 'rotary' ? 'rotary' : 'none' }
+/** The mixer of each layer of a model, with every setting; throws where they make no sense. Sinusoidal positions are the model's. */
+export function layerMixers(c: TransformerConfig): LayerMixer[] {
+  const positions = c.positions === 'rotary' ? 'rotary' : 'none'
+  const common = Object.fromEntries(Object.keys(shared).map((name) => [name, c[name as keyof TransformerConfig]]))
+  return mixersOf(completeMixer(c.mixer ?? c.attention), c, { ...common, positions })
 }
 
 /** Where a model's random streams begin: a generator of the same seed, which counts from 0, gives other numbers. */
 const firstStream = 2 ** 20
 
-const onlyFastWeights = Object.keys(fastWeightsAttentionDefaults)
-  .filter((name) => name !== 'positions' && name !== 'chunk')
-  .map((name) => [name as keyof typeof fastWeightsAttentionDefaults, 'fast-weights attention', () => false] as const)
-
 /** Everything that can be wrong, before the first parameter is made. */
-function checkConfig(c: TransformerConfig): void {
-  checkKnown(c, ['symbols', ...Object.keys(labml)])
+function checkConfig(c: TransformerConfig): LayerMixer[] {
+  checkKnown(c, ['symbols', ...Object.keys(labml), 'mixer'])
   for (const name of ['symbols', 'dModel', 'layers', 'dFf'] as const) checkNumber(name, c[name], 'a positive integer')
   checkChoice('attention', c.attention, { 'fast-weights': 0, softmax: 0 })
+  if (c.mixer !== undefined && c.attention !== labml.attention)
+    throw new Error(`attention = ${c.attention} means nothing beside a mixer: give the mixer alone`)
   checkChoice('positions', c.positions, { none: 0, sinusoidal: 0, rotary: 0 })
-  if (c.attention === 'fast-weights') checkAttention(layerConfig(c))
-  else {
-    checkHeads(c.dModel, c.heads)
-    checkMeanings(c, fastWeightsAttentionDefaults, onlyFastWeights)
-  }
+  const own = layerMixers(c)
   checkChoice('norm', c.norm, norms)
   if (!unaryOps.includes(c.activation)) throw new Error(`unknown activation '${c.activation}' (${unaryOps.join(', ')})`)
   checkFlag('attentionNorm', c.attentionNorm)
   checkNumber('embeddingStd', c.embeddingStd, '0 or more')
+  checkChoice('embeddingScale', c.embeddingScale, { none: 0, sqrt: 0 })
   checkProbability(c.dropout)
+  return own
 }
 
 /** Tokens to logits. `FastWeightsTransformer` from labml's names: src_embed, transformer.layers.N..., transformer.norm, generator. */
@@ -163,12 +165,14 @@ export class Transformer extends Module {
   /** Parameters are made on the default device (setDevice). Options left out are labml's. */
   constructor(config: Partial<TransformerConfig> & { symbols: number }, seed = 1) {
     super()
-    const c = { ...labml, ...config }
-    checkConfig(c)
+    const { mixer, ...flat } = { ...labml, ...config }
+    // Complete, so that a checkpoint doesn't depend on a default.
+    const c = { ...flat, ...(mixer !== undefined && { mixer: completeMixer(mixer) }) }
+    const own = checkConfig(c)
     this.config = c
     this.random = { ...generator(seed), stream: firstStream }
     this.src_embed = new Embedding(c.symbols, c.dModel, this.random, c.embeddingStd)
-    this.transformer = new Stack(c, this.random)
+    this.transformer = new Stack(c, own, this.random)
     this.generator = new Linear(c.dModel, c.symbols, this.random)
   }
 
@@ -190,6 +194,7 @@ export class Transformer extends Module {
     const packing = checkPacking('forward', options, B, T)
     const { at, next } = places(packing, B, T, state?.position)
     let x = this.src_embed.forward(tokens)
+    if (this.config.embeddingScale === 'sqrt') x = affine(x, Math.sqrt(this.config.dModel))
     if (this.config.positions === 'sinusoidal') x = add(x, sinusoids(at, B, this.config.dModel, x))
     const layers: LayerState[] = []
     this.transformer.layers.forEach((layer, i) => {
@@ -209,6 +214,11 @@ export class Transformer extends Module {
   /** New random features in every layer whose map draws them: see `favorRedraw`. */
   redraw(): void {
     for (const { attn } of this.transformer.layers) if (attn instanceof FastWeightsAttention) attn.features.redraw()
+  }
+
+  /** To be called after each epoch of training: layers that draw something anew for each do so. */
+  endEpoch(): void {
+    for (const { attn } of this.transformer.layers as { attn: SequenceLayer }[]) attn.endEpoch?.()
   }
 }
 

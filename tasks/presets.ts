@@ -1,8 +1,10 @@
 /** Training recipes: a model and how to train it. */
+
+import { blind, completeMixer, type MixerName } from '../nn/mixers.ts'
 import type { Schedule } from '../nn/optimizers.ts'
 import { constant, cosine, noam } from '../nn/optimizers.ts'
 import { type AttentionPreset, type AttentionPresetName, attentionPresets } from '../nn/presets.ts'
-import { labml, softmaxBaseline, type TransformerConfig } from '../nn/transformer.ts'
+import { labml, layerMixers, softmaxBaseline, type TransformerConfig } from '../nn/transformer.ts'
 
 export interface TrainingConfig {
   /** T, characters in a sequence; B, sequences in a batch. */
@@ -79,16 +81,27 @@ const surroundings: Omit<TransformerConfig, 'symbols'> = {
   embeddingStd: 0.3,
 }
 
-/** The default with the attention of a paper; where that is blind to order, positions come with the embedding. */
+/** A model; where it is blind to order, positions come with the embedding. */
+function placed(model: Recipe['model']): Recipe['model'] {
+  return blind(layerMixers({ ...model, symbols: 1 })) ? { ...model, positions: 'sinusoidal' } : model
+}
+
+/** The default with the attention of a paper. */
 function withAttention(name: AttentionPresetName): Recipe {
   const { source, config }: AttentionPreset = attentionPresets[name]
-  const positions = config.positions ?? (config.rule === 'linear-attention' ? 'sinusoidal' : 'none')
   return {
     description: `the default with the attention of ${source}`,
-    model: { ...surroundings, ...config, positions },
+    model: placed({ ...surroundings, ...config }),
     training: defaultTraining,
   }
 }
+
+/** The default with another mixer, as it is by default. */
+const withMixer = (kind: MixerName, description: string): Recipe => ({
+  description: `the default with ${description}`,
+  model: placed({ ...surroundings, mixer: completeMixer(kind) }),
+  training: defaultTraining,
+})
 
 const ofPapers = Object.fromEntries(
   Object.keys(attentionPresets).map((name) => [name, withAttention(name as AttentionPresetName)]),
@@ -116,6 +129,24 @@ export const presets = {
     model: { ...softmaxBaseline, ...small, norm: 'rms', embeddingStd: 0.3 },
     training: defaultTraining,
   },
+  'labml-aft': {
+    description: "labml's AFT-local transformer and experiment: d 128, window 32, 6 layers, sinusoidal positions, Noam; 128 epochs",
+    model: {
+      ...labml,
+      dModel: 128,
+      dFf: 256,
+      mixer: completeMixer({ kind: 'aft-local', tableLength: 256, window: 32 }),
+      attentionNorm: true,
+      positions: 'sinusoidal',
+      embeddingScale: 'sqrt',
+      dropout: 0.1,
+    },
+    training: { ...labmlTraining, seqLen: 256, batch: 32, steps: 15_744, prompt: 'It is ' },
+  },
+  'aft-full': withMixer('aft-full', 'an attention free transformer, biases for all pairs of 256 places (Zhai 2021)'),
+  'aft-local': withMixer('aft-local', 'AFT-local: biases for pairs less than 32 places apart'),
+  'aft-simple': withMixer('aft-simple', 'AFT-simple: no biases, sinusoidal positions'),
+  'aft-conv': withMixer('aft-conv', 'AFT-conv: biases by distance, less than 32 places, for each of 4 heads'),
   ...ofPapers,
 } satisfies Record<string, Recipe>
 export type PresetName = keyof typeof presets

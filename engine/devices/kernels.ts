@@ -192,7 +192,7 @@ export interface AftSizes {
   window: number
   /** Whether a query sees only itself and the keys before it. */
   causal: boolean
-  /** none; a table [N,N] of a query's and a key's place; or taps, [s,D] for keys 0, 1, ... places back, not causal [2 s - 1, D] from s - 1 places ahead on. */
+  /** none; a table [N,N] of a query's and a key's place, both less by as much as the query's exceeds N - 1; or taps, [s,D] for keys 0, 1, ... places back, not causal [2 s - 1, D] from s - 1 places ahead on. */
   bias: 'none' | 'table' | 'taps'
   N: number
 }

@@ -21,8 +21,11 @@ export interface AftState {
   position: Int32Array
 }
 
-/** A table [N,N] of biases by the places of query and key, or taps [H,s] by how far the key lies back, shared by the D / H channels of a head. */
-export type AftBias = { table: Tensor } | { taps: Tensor }
+/**
+ * A table [N,N] of biases by the places of query and key, or taps [H,s] by how far the key lies back, shared by the D / H channels of a head. Beyond
+ * its last place a table says nothing, unless it is `extended`: then queries there have the biases of the last row, by how far the key lies back.
+ */
+export type AftBias = { table: Tensor; extended?: boolean } | { taps: Tensor }
 
 export interface AftOptions {
   /** s: biases count for keys less than s places from the query; by default all, and with taps as many as there are. */
@@ -66,9 +69,11 @@ export function aft(
   const past = state ? held : 0
   const { places, next } = placesOf(B, T, past, state?.position, mask, reset)
   const longest = places.reduce((a, b) => Math.max(a, b), -1) + 1
-  if (kind === 'table' && longest > N)
+  const extended = bias !== undefined && 'table' in bias && bias.extended === true
+  if (extended && !causal) throw new Error(`${op}: a table is extended for causal sequences only`)
+  if (kind === 'table' && longest > N && !extended)
     throw new Error(
-      `${op}: a sequence has ${longest} tokens so far, and the table has biases for ${N} (a larger table, or taps, go further)`,
+      `${op}: a sequence has ${longest} tokens so far, and the table has biases for ${N} (a larger table, one that is extended, or taps go further)`,
     )
   const keys = state ? concat([state.key, k], 1) : k
   const values = state ? concat([state.value, v], 1) : v

@@ -22,6 +22,8 @@ describe('fastweights train --resume', () => {
     ['wasm', ''],
     ['wasm, plain, labml', '--no-relaxed --preset labml --clip 0.5'],
     ['wasm, softmax, noam', '--preset softmax --schedule noam'],
+    ["wasm, labml's attention free transformer", '--preset labml-aft --window 3 --table-length 9'],
+    ['wasm, a hybrid', '--mixer fast-weights,aft-conv,softmax --layers 3'],
     ['wasm, muon', '--optimizer muon'],
     ['reference', '--device reference'],
     ['webgpu', '--device webgpu'],

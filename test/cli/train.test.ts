@@ -51,6 +51,21 @@ describe('fastweights train', () => {
       assert.deepEqual(training, { ...recipe, seqLen: 16, batch: 2, steps: 2, schedule: 'constant', lr: 0.01 })
     })
 
+  it('takes mixers and their settings from flags and config files, in place of those of a preset', async () => {
+    place.write('mixer.json', JSON.stringify({ mixer: ['aft-local', 'softmax'], window: 3, layers: 2 }))
+    await place.train('--out chosen --mixer aft-conv,fast-weights --layers 3 --window 5 --rule kda --steps 1')
+    await place.succeed(
+      'train --text text.txt --config mixer.json --out from-file --d-model 8 --heads 2 --d-ff 8 --seq-len 16 --batch 2 --steps 1',
+    )
+    const [chosen, fromFile] = ['chosen', 'from-file'].map((name) => readCheckpoint(place.read(`${name}/checkpoint.safetensors`)).config)
+    assert.deepEqual(chosen.mixer, [{ kind: 'aft-conv', window: 5, projectionBias: true }, { kind: 'fast-weights' }])
+    assert.equal(chosen.rule, 'kda')
+    assert.deepEqual(fromFile.mixer, [{ kind: 'aft-local', tableLength: 256, window: 3, projectionBias: true }, { kind: 'softmax' }])
+    const stdout = await place.train('--out blind --mixer softmax,aft-simple --layers 2 --steps 1')
+    assert.match(stdout, /^note: no layer knows the order of the characters before; --positions sinusoidal tells it$/m)
+    assert.match(stdout, /^state of a sequence: 33 numbers, and 32 numbers a character in all layers$/m)
+  })
+
   it('names folders by preset, and takes the first that is free, one each for runs that begin together', async () => {
     await Promise.all([place.train('--steps 1'), place.train('--steps 1')])
     await place.train('--steps 1')

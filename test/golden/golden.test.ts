@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { crossEntropy, type Device, generator, permute, setDevice, type Tensor, tensor } from '../../engine/index.ts'
-import { FastWeightsAttention, readSafetensors, type StateDict, Transformer } from '../../nn/index.ts'
+import { FastWeightsAttention, loadOutside, readSafetensors, type StateDict, Transformer } from '../../nn/index.ts'
 import { builds, reference, wasm, webgpu } from '../helpers.ts'
 
 const root = new URL('../../../', import.meta.url)
@@ -52,9 +52,9 @@ for (const { name, open, bound } of devices)
 
     async function gradientsMatch(parameters: ReadonlyMap<string, Tensor>, expected: StateDict): Promise<void> {
       const without = [...parameters].filter(([name]) => !expected.has(name)).map(([name]) => name)
-      // The norm that labml constructs and never uses is the only parameter without a gradient.
+      // The norm that labml constructs and never uses has no gradient, AFT's key bias one of 0.
       assert.ok(
-        without.every((name) => name.includes('norm_self_attn')),
+        without.every((name) => name.includes('norm_self_attn') || name === 'key.bias'),
         `no expected gradient for ${without}`,
       )
       assert.ok(expected.size > 0)
@@ -79,6 +79,24 @@ for (const { name, open, bound } of devices)
         matches('gradient', 'x', await x.grad!.read(), get('dx').data)
         await gradientsMatch(model.namedParameters(), under(tensors, 'grad.'))
       })
+
+    it('aft_local', async () => {
+      const { tensors, metadata: m } = load('aft_local')
+      const layer = loadOutside({ repository: 'labml', class: 'AFTLocal' }, under(tensors, 'param.'))
+      const { form, dModel, tableLength, window } = layer.config
+      assert.deepEqual([form, dModel, tableLength, window], ['local', Number(m.d_model), Number(m.seq_len), Number(m.local_window_size)])
+      const get = (name: string) => tensors.get(name) as { shape: number[]; data: Float32Array }
+      const x = tensor(get('x').data, { shape: get('x').shape, requiresGrad: true })
+      const y = permute(layer.forward(permute(x, [1, 0, 2])).y, [1, 0, 2])
+      y.backward(tensor(get('dy').data, { shape: y.shape }))
+      matches('output', 'y', await y.read(), get('y').data)
+      matches('gradient', 'x', await x.grad!.read(), get('dx').data)
+      // A number added to all keys changes nothing: the gradient of their bias is 0, PyTorch has its rounding, and the weights' have its scale.
+      const { weight, bias } = layer.key
+      const gradient = async (p: Tensor | null) => Array.from(await p!.grad!.read(), Math.abs)
+      assert.ok(Math.max(...(await gradient(bias))) <= bound * Math.max(...(await gradient(weight))), 'gradient key.bias')
+      await gradientsMatch(layer.namedParameters(), new Map([...under(tensors, 'grad.')].filter(([name]) => name !== 'key.bias')))
+    })
 
     it('fast_weights_transformer', async () => {
       const { tensors, metadata: m } = load('fast_weights_transformer')

@@ -252,4 +252,35 @@ export const mutations = [
     claim: 'kda: gradients of chunk = autograd of step',
     device: 'wasm',
   },
+  // ---- the attention free transformer ---------------------------------------------------------------------------------------------------
+  {
+    bug: "AFT's window reaches one place too far",
+    file: 'engine/devices/reference/aft.ts',
+    from: 'Math.abs(ahead) >= window',
+    to: 'Math.abs(ahead) > window',
+    claim: 'aft: local is full with zeros outside its window',
+  },
+  {
+    bug: 'the state of AFT loses the last token before its window',
+    file: 'engine/ops/aft.ts',
+    from: 'if (place < position[b] - recent) older',
+    to: 'if (place < position[b] - recent - 1) older',
+    claim: 'aft: state carried over a cut',
+  },
+  {
+    bug: 'running sums of AFT in AssemblyScript are taken from the newest key, not the largest',
+    file: 'kernels-wasm/aft.ts',
+    from: 'const top = f32x4.max(m, x)\n  const fade',
+    to: 'const top = x\n  const fade',
+    claim: 'aft: one key may be as large as it likes',
+    device: 'wasm',
+  },
+  {
+    bug: "the gradient of AFT's keys in AssemblyScript lacks the term of the running sums",
+    file: 'kernels-wasm/aft.ts',
+    from: 'madd(e, madd(vload(v, left), sumA, sumB), dk)',
+    to: 'madd(e, f32x4.mul(vload(v, left), sumA), dk)',
+    claim: 'aft: simple is full with w = 0',
+    device: 'wasm',
+  },
 ]

@@ -35,13 +35,13 @@ import {
   gates,
   initialState,
   layerRules,
-  type Module,
   retention,
   rotary,
   SoftmaxAttention,
 } from '../../nn/index.ts'
 import { assertClose, assertRms, assertSameBits, gpus, readAndFree, reference, runsOn, uniforms, wasm } from '../helpers.ts'
 import { attentionByHand, dot, rotated, softplus } from './formulas.ts'
+import { layoutOf, put, rowsOf } from './layers.ts'
 
 const keyKind = (rule: RuleName): string => (rules[rule] as Rule).inputs.k.values
 
@@ -665,37 +665,3 @@ describe('rotary positions', () => {
     )
   })
 })
-
-/** Sets what a path of property names leads to. */
-function put(module: Module, path: string, value: Tensor): void {
-  const names = path.split('.')
-  const last = names.pop()!
-  const holder = names.reduce((inner, name) => inner[name] as Record<string, unknown>, module as unknown as Record<string, unknown>)
-  holder[last] = value
-}
-
-const rowsOf = (values: ArrayLike<number>, D: number): number[][] =>
-  Array.from({ length: values.length / D }, (_, t) => Array.from({ length: D }, (_, d) => values[t * D + d]))
-
-/** Sequences of these lengths one after the other, with padding before, between, inside and after, as the seed has it. */
-function layoutOf(lengths: number[], seed: number): { mask: Int32Array; reset: Int32Array; sequences: number[][] } {
-  const mask: number[] = []
-  const reset: number[] = []
-  const pads = uniforms(seed, 100, 0, 1)
-  const pad = (): void => {
-    while (pads[mask.length] < 0.3) {
-      mask.push(0)
-      reset.push(0)
-    }
-  }
-  const sequences = lengths.map((length, i) =>
-    Array.from({ length }, (_, j) => {
-      pad()
-      mask.push(1)
-      reset.push(i > 0 && j === 0 ? 1 : 0)
-      return mask.length - 1
-    }),
-  )
-  pad()
-  return { mask: Int32Array.from(mask), reset: Int32Array.from(reset), sequences }
-}

@@ -1,5 +1,5 @@
 /** The layers' formulas on plain numbers. */
-import type { FastWeightsAttentionConfig, FeatureConfig, FeatureMap, FeatureNorm } from '../../nn/index.ts'
+import type { AftConfig, FastWeightsAttentionConfig, FeatureConfig, FeatureMap, FeatureNorm } from '../../nn/index.ts'
 
 export const sum = (x: number[]): number => x.reduce((a, b) => a + b, 0)
 export const dot = (x: ArrayLike<number>, y: ArrayLike<number>): number => sum(Array.from(x, (a, i) => a * y[i]))
@@ -110,5 +110,38 @@ export function attentionByHand(c: FastWeightsAttentionConfig, parameters: Recor
     const open = { none: () => 1, silu, sigmoid }[c.outputGate]
     const gated = c.outputGate === 'none' ? read : times('output_gate.weight', row).map((a, d) => open(a) * read[d])
     return times('output.weight', gated).map((a, d) => a + parameters['output.bias'][d])
+  })
+}
+
+/** W x + b. */
+export const linear = (x: number[], weight: number[], bias?: number[]): number[] =>
+  Array.from({ length: weight.length / x.length }, (_, o) => x.reduce((y, xi, i) => y + weight[o * x.length + i] * xi, bias?.[o] ?? 0))
+
+/** The attention free transformer's layer on one row x [T][D]; keys beyond the table count as the last row says. */
+export function aftByHand(
+  { form, tableLength: N, window, heads, causal, dModel: D }: AftConfig,
+  p: Record<string, number[]>,
+  rows: number[][],
+): number[][] {
+  const [q, k, v] = ['query', 'key', 'value'].map((name) => rows.map((x) => linear(x, p[`${name}.weight`], p[`${name}.bias`])))
+  const reach = { full: N, local: Math.min(window, N), conv: window, simple: 0 }[form]
+  const bias = (t: number, j: number, c: number): number => {
+    if (Math.abs(t - j) >= reach) return 0
+    const beyond = Math.max(t - (N - 1), 0)
+    if (form !== 'conv') return p.pos_bias[(t - beyond) * N + j - beyond]
+    const taps = causal ? window : 2 * window - 1
+    return p.taps[Math.floor((c * heads) / D) * taps + t - j + (causal ? 0 : window - 1)]
+  }
+  return rows.map((_, t) => {
+    const y = Array.from({ length: D }, (_, c) => {
+      let [num, den] = [0, 0]
+      for (let j = 0; j < (causal ? t + 1 : rows.length); j++) {
+        const e = Math.exp(k[j][c] + bias(t, j, c))
+        num += e * v[j][c]
+        den += e
+      }
+      return num / den / (1 + Math.exp(-q[t][c]))
+    })
+    return linear(y, p['output.weight'], p['output.bias'])
   })
 }

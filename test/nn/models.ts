@@ -3,7 +3,7 @@ import type { TokenBatch, TransformerConfig } from '../../nn/index.ts'
 import { presets } from '../../tasks/index.ts'
 import { random } from '../helpers.ts'
 
-const small = { symbols: 13, dModel: 12, heads: 2, layers: 2, dFf: 20, chunk: 4, embeddingStd: 1 }
+const small = { symbols: 13, dModel: 12, heads: 2, layers: 2, dFf: 20, chunk: 4, embeddingStd: 1, dropout: 0 }
 
 /** Every preset's architecture, and what no preset has. */
 export const architectures: Record<string, TransformerConfig> = {
@@ -11,11 +11,12 @@ export const architectures: Record<string, TransformerConfig> = {
   sum: { ...presets.labml.model, ...small, rule: 'sum', featureMap: 'silu', featureNorm: 'l2', valueMap: 'silu', conv: 3 },
   'sum, normalised': { ...presets.labml.model, ...small, rule: 'linear-attention', featureMap: 'elu1', featureNorm: 'none' },
   'softmax, rotary': { ...presets.softmax.model, ...small, positions: 'rotary' },
+  hybrid: { ...presets.default.model, ...small, layers: 3, mixer: ['fast-weights', { kind: 'softmax', positions: 'rotary' }, 'aft-conv'] },
   'dpfp, nu 3, positions': { ...presets.labml.model, ...small, nu: 3, positions: 'sinusoidal', attentionNorm: true },
 }
 
 /** Those that a GPU computed by the CPU has time for; between them nearly every kernel. */
-export const few: ReadonlySet<string> = new Set(['default', 'labml', 'performer', 'kda', 'softmax, rotary'])
+export const few: ReadonlySet<string> = new Set(['default', 'labml', 'performer', 'kda', 'softmax, rotary', 'labml-aft'])
 
 export function randomTokens(seed: number, length: number): Int32Array {
   const next = random(seed)

@@ -11,6 +11,7 @@ import {
   resetRows,
   type SafetensorsEntry,
   saveState,
+  stateGrowth,
   stateSize,
   Transformer,
   type TransformerConfig,
@@ -87,7 +88,7 @@ describe('states', () => {
         }
         disposeState(state)
         disposeState(undefined)
-        if (config.attention === 'softmax') assert.equal(used[2] - used[1], used[1] - used[0])
+        if (stateGrowth(model) > 0) assert.equal(used[2] - used[1], used[1] - used[0])
         else assert.deepEqual(used, [used[0], used[0], used[0]])
 
         const tokens = rows.flatMap((row) => Array.from(row.subarray(0, pieces * T)))
@@ -350,6 +351,11 @@ describe('states', () => {
     )
     assert.equal(size({ positions: 'rotary' }), 1 + 2 * (3 * 8 * 4 + 1))
     assert.equal(size({ attention: 'softmax' }), 1)
+    assert.equal(stateGrowth(new Transformer({ ...sizes, attention: 'softmax' })), 2 * 2 * 12)
+    // Keys and values of s tokens, or one for them, and their place.
+    assert.equal(size({ mixer: { kind: 'aft-local', window: 5 } }), 1 + 2 * (2 * 5 * 12 + 1))
+    assert.equal(size({ mixer: 'aft-simple' }), 1 + 2 * (2 * 12 + 1))
+    assert.equal(stateGrowth(new Transformer({ ...sizes, mixer: 'aft-full' })), 0)
   })
 })
 

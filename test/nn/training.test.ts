@@ -236,7 +236,7 @@ describe('training', () => {
       for (const device of [reference, await wasm()]) {
         setDevice(device)
         const before = device.bytesInUse()
-        const model = new Transformer({ ...config, dropout: 0.1, layers: 1 })
+        const model = new Transformer({ ...config, dropout: 0.1, layers: Array.isArray(config.mixer) ? config.mixer.length : 1 })
         const optimizer = new AdamW(model.namedParameters(), { lr: 1e-3 })
         const trainer = new Trainer(model, optimizer, { schedule: constant(1e-3), clipNorm: 1 })
         let at10 = 0

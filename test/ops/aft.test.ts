@@ -1,7 +1,19 @@
 /** The attention free transformer: its equation in plain loops, pieces, packing, padding, and that nothing looks ahead; on every device. */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import { type AftBias, type AftState, aft, type Device, scope, tensor } from '../../engine/index.ts'
+import {
+  type AftBias,
+  type AftState,
+  aft,
+  concat,
+  type Device,
+  gather,
+  reshape,
+  scope,
+  slice,
+  type Tensor,
+  tensor,
+} from '../../engine/index.ts'
 import { assertClose, assertSameBits, builds, gpus, reference, runsOn, uniforms, wasm } from '../helpers.ts'
 
 type Kind = 'none' | 'table' | 'taps'
@@ -176,6 +188,55 @@ describe('aft', () => {
       )
   })
 
+  it('gives queries beyond an extended table the biases of its last row, by how far the key lies back', async () => {
+    const sizes = fc.record({
+      side: fc.integer({ min: 1, max: 6 }),
+      window: fc.integer({ min: 1, max: 6 }),
+      T: fc.integer({ min: 1, max: 14 }),
+      cut: fc.nat({ max: 13 }),
+      seed: fc.nat({ max: 1e6 }),
+    })
+    for (const [device, bound] of await devices())
+      await fc.assert(
+        fc.asyncProperty(sizes, async ({ side, window, T, cut, seed }) => {
+          const [B, D, reach] = [2, 6, Math.min(window, side)]
+          // Row by row what the extended table says, of which the gradients flow back to the small one.
+          const from = Int32Array.from({ length: T * T }, (_, i) => {
+            const [t, j] = [Math.floor(i / T), i % T]
+            const beyond = Math.max(t - (side - 1), 0)
+            return j <= t && t - j < reach ? (t - beyond) * side + j - beyond : 0
+          })
+          const trial = async (extended: boolean) => {
+            const input = (salt: number, shape: number[]) =>
+              tensor(
+                uniforms(
+                  seed + salt,
+                  shape.reduce((n, d) => n * d, 1),
+                ),
+                { shape, device, requiresGrad: true },
+              )
+            const reads = scope(() => {
+              const [k, v, w] = [input(1, [B, T, D]), input(2, [B, T, D]), input(3, [side, side])]
+              const large = (): Tensor => reshape(gather(reshape(w, [side * side, 1]), tensor(from, { shape: [T * T], device })), [T, T])
+              const bias = extended ? { table: w, extended } : { table: large() }
+              const part = (x: Tensor, a: number, b: number): Tensor => slice(x, 1, a, b)
+              const at = extended && cut < T ? cut : 0
+              const first = at > 0 ? aft(part(k, 0, at), part(v, 0, at), bias, undefined, { window: reach }) : undefined
+              const rest = aft(part(k, at, T), part(v, at, T), bias, first?.state, { window: reach })
+              const y = first ? concat([first.y, rest.y], 1) : rest.y
+              y.backward(tensor(uniforms(seed + 4, B * T * D), { shape: [B, T, D], device }))
+              return [y, k.grad!, v.grad!, w.grad!].map((x) => x.read())
+            })
+            return Promise.all(reads)
+          }
+          const [found, right] = [await trial(true), await trial(false)]
+          for (const [i, name] of ['y', 'dk', 'dv', 'dw'].entries())
+            assertClose(found[i], right[i], 10 * bound, 1, `${device.name} ${name}`)
+        }),
+        { numRuns: runsOn(device, 60) },
+      )
+  })
+
   it('goes token by token', async () => {
     for (const [device, bound] of await devices())
       for (const kind of kinds) {
@@ -253,6 +314,7 @@ describe('aft', () => {
     fails(/taps of 3 heads can't be shared by 4 channels/, k, k, { taps: x(3, 2) })
     fails(/2 taps; where it isn't causal there are 2 s - 1/, k, k, { taps: x(1, 2) }, undefined, { causal: false })
     fails(/the window must be a number of places, 0 or more, not -1/, k, k, { table: x(9, 9) }, undefined, { window: -1 })
+    fails(/a table is extended for causal sequences only/, k, k, { table: x(9, 9), extended: true }, undefined, { causal: false })
     fails(/a window of 3 means nothing without a bias/, k, k, undefined, undefined, { window: 3 })
     fails(/the window is 4/, k, k, { taps: x(1, 3) }, undefined, { window: 4 })
     const state = { key: x(2, 1, 4), value: x(2, 1, 4), position: Int32Array.of(0, 0) }

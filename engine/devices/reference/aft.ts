@@ -21,7 +21,8 @@ function pairsOf(b: number, places: RefStorage, { n, past, D, window, causal, bi
       if (place(j) < 0 || sequences[j] !== sequences[t]) continue
       const ahead = place(t) - place(j)
       const taps = (c: number): number => (ahead + (causal ? 0 : window - 1)) * D + c
-      const table = (): number => place(t) * N + place(j)
+      const beyond = Math.max(place(t) - (N - 1), 0)
+      const table = (): number => (place(t) - beyond) * N + place(j) - beyond
       pairs.push({ t, j, bias: bias === 'none' || Math.abs(ahead) >= window ? null : bias === 'table' ? table : taps })
     }
     queries.push(pairs)

@@ -27,7 +27,11 @@ export function aftKernels(pool: Pool): Pick<Kernels<Block>, 'aft' | 'aftBackwar
       pool.run('aftBackward', ...share(sizes, B * Math.ceil(D / 4)), [...blocks, dk.pointer, dv.pointer, ...sizesOf(sizes)])
       const args = [...blocks, pointer(dw), B, ...sizesOf(sizes)]
       if (bias === 'taps') pool.run('aftTapsBackward', ...share(sizes, Math.ceil(D / 4), B * n), args)
-      if (bias === 'table') pool.run('aftTableBackward', ...share(sizes, N, (B * D) / 4), args)
+      if (bias === 'table') {
+        // Each hand-over goes through all places once: no more than 64 of them, or their time would grow with the square of the sequence.
+        const [rows, some] = share(sizes, N, (B * D) / 4)
+        pool.run('aftTableBackward', rows, Math.max(some, Math.ceil(rows / 64)), args)
+      }
     },
   }
 }
