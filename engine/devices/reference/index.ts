@@ -6,6 +6,7 @@ import { fastWeightKernels } from './fast-weights.ts'
 import { linearKernels } from './linear.ts'
 import { matmulKernels } from './matmul.ts'
 import { movementKernels } from './movement.ts'
+import { netKernels } from './net.ts'
 import { normKernels } from './norm.ts'
 import { optimizerKernels } from './optimizer.ts'
 import { randomKernels } from './random.ts'
@@ -23,6 +24,7 @@ const kernels: Kernels<RefStorage> = {
   ...randomKernels,
   ...optimizerKernels,
   ...fastWeightKernels,
+  ...netKernels,
   ...linearKernels,
 }
 
