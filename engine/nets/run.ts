@@ -2,7 +2,7 @@
 import { recordMany, records } from '../autograd.ts'
 import { type NetInputs, type NetOp, type NetSizes, normKinds, unaryOps } from '../devices/kernels.ts'
 import { checkFloat, match, sameDevice } from '../ops/check.ts'
-import { add, affine, div, exp, mul, sub, unary, where } from '../ops/elementwise.ts'
+import { add, affine, div, exp, expand, mul, sub, unary, where } from '../ops/elementwise.ts'
 import { tokenFlags, tokensOf } from '../ops/fast-weights.ts'
 import { concat, detach, reshape, slice, split } from '../ops/movement.ts'
 import { l2Norm, layerNorm, rmsNorm, sumNorm } from '../ops/norm.ts'
@@ -278,8 +278,7 @@ function runSteps(
   const parts = Object.entries(net.state)
   const places = (of: Readonly<Record<string, Part>>, value: (name: string, part: Part) => Tensor): Map<number, Tensor> =>
     new Map(Object.entries(of).map(([name, part]) => [part.place, value(name, part)]))
-  // A parameter of each sequence: what broadcasts doesn't multiply.
-  const slow = places(net.slow, (name, { shape }) => reshape(parameters[name], [1, H, ...shape]))
+  const slow = places(net.slow, (name, { shape }) => expand(reshape(parameters[name], [1, H, ...shape]), [B, H, ...shape]))
   const base = (name: string): Tensor | undefined => (net.based.includes(name) ? parameters[name] : undefined)
   const begin = places(net.state, (name, { shape }) => {
     const none = zeros([B, H, ...shape], device)

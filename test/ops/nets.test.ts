@@ -18,7 +18,10 @@ import {
   type Vector,
   zeros,
 } from '../../engine/index.ts'
-import { assertRms, assertSameBits, builds, gpus, random, reference, sizeOf, uniforms, wasm } from '../helpers.ts'
+import { assertRms, assertSameBits, builds, uniforms as drawn, gpus, random, reference, sizeOf, wasm } from '../helpers.ts'
+
+type Floats = Float32Array<ArrayBuffer>
+const uniforms = (...args: Parameters<typeof drawn>): Floats => Float32Array.from(drawn(...args))
 
 /** Values of everything that a net takes: x [B,T,H,I], parameters, a state. */
 interface Values {
@@ -26,13 +29,13 @@ interface Values {
   B: number
   T: number
   H: number
-  x: Float32Array
-  parameters: Record<string, Float32Array>
-  state: Record<string, Float32Array>
+  x: Floats
+  parameters: Record<string, Floats>
+  state: Record<string, Floats>
 }
 
 function draw(net: Net, [B, T, H]: readonly number[], seed: number): Values {
-  const scaled = (i: number, lead: readonly number[], shape: readonly number[]): Float32Array => {
+  const scaled = (i: number, lead: readonly number[], shape: readonly number[]): Floats => {
     const n = sizeOf([...lead, ...shape])
     return uniforms(seed + 31 * i, n).map((v) => v / Math.sqrt(shape.length === 2 ? shape[0] : 1))
   }
@@ -56,7 +59,7 @@ interface Call extends Pick<NetOptions, 'form' | 'chunk'> {
   mask?: Int32Array
   reset?: Int32Array
   /** Of y, by index; NaN where it must not be looked at. */
-  dy?: Float32Array
+  dy?: Floats
   /** Without gradients from the last state. */
   yOnly?: boolean
 }
@@ -65,7 +68,7 @@ async function evaluate(values: Values, call: Call = {}): Promise<Results> {
   const { net, B, T, H } = values
   const { device = reference, withState = true, form, chunk, yOnly = false } = call
   const made = scope(() => {
-    const leaf = (data: Float32Array, shape: readonly number[]): Tensor => tensor(data, { shape, device, requiresGrad: true })
+    const leaf = (data: Floats, shape: readonly number[]): Tensor => tensor(data, { shape, device, requiresGrad: true })
     const flags = (data?: Int32Array): Tensor | undefined => data && tensor(data, { shape: [B, T], device })
     const x = leaf(values.x, [B, T, H, net.I])
     const parameters = Object.fromEntries(
@@ -237,8 +240,7 @@ describe('recurrent nets, reference', () => {
 })
 
 /** Of everything, at the positions of tokens [from, to) of a call with one sequence. */
-const part = (x: HostArray, T: number, from: number, to: number): HostArray =>
-  x.subarray((from * x.length) / T, (to * x.length) / T) as HostArray
+const part = <X extends HostArray>(x: X, T: number, from: number, to: number): X => x.slice((from * x.length) / T, (to * x.length) / T) as X
 
 const devices: [string, () => Promise<Device[]>, bound: number][] = [
   ['reference', async () => [reference], 1e-12],
@@ -287,9 +289,9 @@ for (const [device, open, bound] of devices)
           const { I, O } = values.net
           const mask = Int32Array.from([0, 1, 1, 0, 1, 1, 1, 0, 0, ...new Array<number>(T).fill(0)])
           const reset = Int32Array.from([0, 0, 0, 1, 0, 0, 0, 0, 0, ...new Array<number>(T).fill(0)])
-          const hidden = (n: number, seed: number): Float32Array =>
+          const hidden = (n: number, seed: number): Floats =>
             uniforms(seed, 2 * T * 2 * n).map((v, i) => (mask[Math.floor(i / (2 * n))] ? v : 0))
-          const poisoned = (x: Float32Array, n: number): Float32Array =>
+          const poisoned = (x: Floats, n: number): Floats =>
             x.map((v, i) => (mask[Math.floor(i / (2 * n))] ? v : [Number.NaN, Number.POSITIVE_INFINITY][i % 2]))
           const [x, dy] = [hidden(I, 1), hidden(O, 2)]
           const clean = await evaluate({ ...values, x }, { device: at, mask, reset, dy, chunk: 4 })
