@@ -227,7 +227,12 @@ const COS = memory.data<f32>([2.4439121e-5, -0.0013887375, 0.041666646])
   }
 }
 
-/** `applyUnary` with an op known only at run time: the epilogue of the matrix product. */
+/** `applyUnary` with an op known only at run time: the epilogue of the matrix product, programs of nets. */
 export function vunary(op: i32, x: v128): v128 {
   return applyUnary(op, x)
+}
+
+/** `applyUnaryBackward` likewise. */
+export function vunaryBackward(op: i32, x: v128, y: v128, dy: v128): v128 {
+  return applyUnaryBackward(op, x, y, dy)
 }

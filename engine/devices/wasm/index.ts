@@ -10,6 +10,7 @@ import { linearKernels } from './linear.ts'
 import { matmulKernels } from './matmul.ts'
 import type { Block } from './memory.ts'
 import { movementKernels } from './movement.ts'
+import { netKernels } from './net.ts'
 import { normKernels } from './norm.ts'
 import { optimizerKernels } from './optimizer.ts'
 import { createPool, type PoolOptions } from './pool.ts'
@@ -33,6 +34,7 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
     ...randomKernels(pool),
     ...optimizerKernels(pool),
     ...fastWeightKernels(pool),
+    ...netKernels(pool),
     ...linearKernels(pool),
   }
   const integers = new WeakSet<Block>()
