@@ -14,7 +14,17 @@
  * The order counts: a read after a matrix's write sees the new matrix. A vector of the state is what the token before left, until the end of
  * the token. Matrices are [in, out]: reading is row times matrix, a M, and a write adds k u^T.
  */
-import { type NetOp, type NormKind, netOps, netWords, normKinds, partWords, type UnaryOp, unaryOps } from '../devices/kernels.ts'
+import {
+  type NetOp,
+  type NetSizes,
+  type NormKind,
+  netOps,
+  netWords,
+  normKinds,
+  partWords,
+  type UnaryOp,
+  unaryOps,
+} from '../devices/kernels.ts'
 
 /** A register of the program. */
 export interface Vector {
@@ -58,6 +68,9 @@ export interface Net {
   readonly inputs: Readonly<Record<string, number>>
   readonly I: number
   readonly O: number
+  /** Numbers of a state and of the slow parameters, for each head. */
+  readonly S: number
+  readonly P: number
   /** Parts of the state by name. */
   readonly state: Readonly<Record<string, Part>>
   /** Those whose fresh value is a parameter of the same name; they are carried as the shift from it. */
@@ -311,6 +324,8 @@ export class NetBuilder {
       inputs: this.inputWidths,
       I: this.I,
       O: this.O,
+      S: this.state.size,
+      P: this.slow.size,
       state: this.state.all,
       based: this.based,
       slow: this.slow.all,
@@ -419,6 +434,13 @@ function encode(parts: readonly Part[], instructions: readonly Instruction[]): I
     floats.set([x, z], word + 8)
   }
   return code
+}
+
+/** What kernels have to know of a net beside its code. */
+export function netSizes(net: Net, call: { B: number; T: number; H: number; C: number }): NetSizes {
+  const { I, O, S, P, registers, stateFloats, slowFloats } = net
+  const [stateParts, slowParts] = [net.state, net.slow].map((parts) => Object.keys(parts).length)
+  return { ...call, I, O, S, P, stateParts, slowParts, instructions: net.instructions.length, registers, stateFloats, slowFloats }
 }
 
 /** A net from the function that writes its program (see the head of this file). Errors name the net and the instruction. */

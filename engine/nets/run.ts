@@ -1,6 +1,6 @@
 /** Runs the program of a net: by the device's fused kernel, or token by token in composed ops. */
 import { recordMany, records } from '../autograd.ts'
-import { type NetInputs, type NetOp, type NetSizes, normKinds, unaryOps } from '../devices/kernels.ts'
+import { type NetInputs, type NetOp, normKinds, unaryOps } from '../devices/kernels.ts'
 import { checkFloat, match, sameDevice } from '../ops/check.ts'
 import { add, affine, div, exp, expand, mul, sub, unary, where } from '../ops/elementwise.ts'
 import { tokenFlags, tokensOf } from '../ops/fast-weights.ts'
@@ -9,7 +9,7 @@ import { l2Norm, layerNorm, rmsNorm, sumNorm } from '../ops/norm.ts'
 import { max, sum } from '../ops/reduce.ts'
 import { dot, outer, readOut, stretch, unpadded } from '../rules/rule.ts'
 import { empty, full, like, Tensor, tensor, zeros } from '../tensor.ts'
-import { type Instruction, type Net, numbersOf, type Part } from './program.ts'
+import { type Instruction, type Net, netSizes, numbersOf, type Part } from './program.ts'
 
 export const netForms = ['fused', 'step'] as const
 
@@ -134,23 +134,12 @@ function runFused(net: Net, x: Tensor, options: NetOptions, { B, T, H }: Sizes):
       parts.map(([name]) => (isBased(name) ? add(state[name], parameters[name]) : state[name])),
       2,
     )
-  const sizes: NetSizes = {
+  const { y, sT } = kernelOp(net, x, slow, fresh, s0, tokensOf(`net '${net.name}'`, options, B, T, device), {
     B,
     T,
     H,
-    I: net.I,
-    O: net.O,
-    S: parts.reduce((n, [, { shape }]) => n + numbersOf(shape), 0),
-    P: slow?.shape[1] ?? 0,
     C: Math.min(chunk, T),
-    stateParts: parts.length,
-    slowParts: slowNames.length,
-    instructions: net.instructions.length,
-    registers: net.registers,
-    stateFloats: net.stateFloats,
-    slowFloats: net.slowFloats,
-  }
-  const { y, sT } = kernelOp(net, x, slow, fresh, s0, tokensOf(`net '${net.name}'`, options, B, T, device), sizes)
+  })
   const last = unpack(sT, net.state)
   return { y, state: Object.fromEntries(Object.entries(last).map(([name, t]) => [name, isBased(name) ? shift(name, t) : t])) }
 
@@ -175,8 +164,9 @@ function kernelOp(
   fresh: Tensor | undefined,
   s0: Tensor | undefined,
   tokens: Tensor | null,
-  sizes: NetSizes,
+  call: Sizes & { C: number },
 ): { y: Tensor; sT: Tensor } {
+  const sizes = netSizes(net, call)
   const { B, T, H, O, S, P, C, stateFloats } = sizes
   const { device } = x
   const { kernels } = device
