@@ -1,4 +1,6 @@
 /** Claims about recurrent nets: that the fused kernels are the program, and what nets have in common with rules, with attention and with each other. */
+
+import { normKinds } from '../engine/devices/kernels.ts'
 import {
   add,
   affine,
@@ -30,6 +32,7 @@ import {
   sumNorm,
   sumRule,
   type Tensor,
+  tanh,
   tensor,
   zeros,
 } from '../engine/index.ts'
@@ -54,8 +57,8 @@ interface Given {
 }
 
 function draw(net: Net, { B, T, H, initial }: NetCase, context: Context): Given {
-  // Where numbers are equal, layer normalisation divides rounding errors by sqrt(eps): a slope keeps them apart.
-  const slope = normalises(net) ? 0.5 : 0
+  // Where numbers are nearly equal, layer normalisation multiplies rounding errors by up to 1 / sqrt(eps): a slope keeps them apart.
+  const slope = layerNormalises(net) ? 2 : 0
   const part = (name: string, lead: number[], shape: readonly number[]): Tensor => {
     const scale = shape.length === 2 ? 1 / Math.sqrt(shape[0]) : 1
     const values = context.values(name, [...lead, ...shape])
@@ -74,7 +77,7 @@ function draw(net: Net, { B, T, H, initial }: NetCase, context: Context): Given 
   }
 }
 
-const normalises = (net: Net): boolean => net.instructions.some(({ op }) => op === 'norm')
+const layerNormalises = (net: Net): boolean => net.instructions.some(({ op, b }) => op === 'norm' && normKinds[b] === 'layer')
 
 type Run = (given: Given) => { y: Tensor; state?: NetState }
 
@@ -113,7 +116,10 @@ const flags = ({ B, T }: NetCase, context: Context, name: string, usual: number)
   )
 
 const families = Object.entries(nets as Record<string, NetRow>).flatMap(([name, { title, source, equation, build }]): Claim[] => {
-  const fields = normalises(build(2)) ? { ...common, D: int(2, 5) } : common
+  // Its gradient is what is left of larger terms.
+  const layered = layerNormalises(build(2))
+  const fields = layered ? { ...common, D: int(4, 6) } : common
+  const floor = layered ? 1 : 0.1
   return [
     defineClaim({
       name: `${name}: fused = step`,
@@ -122,6 +128,7 @@ const families = Object.entries(nets as Record<string, NetRow>).flatMap(([name, 
       equation,
       source,
       fields: { ...fields, padded: flag },
+      floor,
       left: (c, x) => {
         const more = c.padded ? { mask: flags(c, x, 'mask', 1), reset: flags(c, x, 'reset', 0) } : {}
         return everything(draw(build(c.D), c, x), x, fused(build(c.D), c, more))
@@ -138,6 +145,7 @@ const families = Object.entries(nets as Record<string, NetRow>).flatMap(([name, 
       equation: 'f(x_{1..T}, s_0) = f\\bigl(x_{t+1..T},\\, f(x_{1..t}, s_0)\\bigr)',
       source,
       fields: { ...fields, cut: int(0, 7) },
+      floor,
       left: (c, x) =>
         everything(draw(build(c.D), c, x), x, (given) => {
           const net = build(c.D)
@@ -186,7 +194,7 @@ function attend(past: readonly Tensor[], h: Tensor, decay: number, rate: number)
   return terms.length === 0 ? blank(h) : terms.reduce((a, b) => add(a, b))
 }
 
-const ba = (c: NetCase): Net => ba2016({ D: c.D, steps: c.steps, norm: c.norm, decay: 0.75, rate: 0.25, activation: 'tanh' })
+const ba = (c: NetCase): Net => ba2016({ D: c.D, steps: c.steps, norm: c.norm, decay: 0.75, rate: 0.25, activation: 'tanh', eps: 0.125 })
 
 const reductions: Claim[] = [
   defineClaim({
@@ -279,6 +287,8 @@ const reductions: Claim[] = [
     equation: 'A_t h = \\eta \\sum_{\\tau \\le t} \\lambda^{t - \\tau} h_\\tau (h_\\tau^\\top h)',
     source: 'Ba 2016, eq. 3-4',
     fields: { ...sizes, D: int(2, 5), C: int(1, 6), steps: int(1, 4), norm: flag },
+    // The gradient of a layer normalisation is what is left of larger terms.
+    floor: 1,
     left: (c, x) => everything(draw(ba(c), c, x), x, (given) => ({ y: fused(ba(c), c)(given).y })),
     right: (c, x) =>
       everything(draw(ba(c), c, x), x, ({ x: given, parameters: { W, gain, bias } }) => {
@@ -286,10 +296,10 @@ const reductions: Claim[] = [
         for (let t = 0; t < c.T; t++) {
           const last = past.at(-1) ?? zeros([c.B, c.H, c.D], x.device)
           const boundary = add(product(last, reshape(W, [1, ...W.shape])), token(given, t))
-          let h = tanhOf(boundary)
+          let h = tanh(boundary)
           for (let s = 0; s < c.steps; s++) {
             const total = add(boundary, attend(past, h, 0.75, 0.25))
-            h = tanhOf(c.norm ? add(mul(layerNorm(total, null, null, Math.fround(1e-5)), gain), bias) : total)
+            h = tanh(c.norm ? add(mul(layerNorm(total, null, null, 0.125), gain), bias) : total)
           }
           past.push(h)
         }
@@ -327,7 +337,6 @@ const asSum = (net: Net, { x, state }: Given): { y: Tensor; state: NetState } =>
 /** a [B,H,n] times M [1,H,n,m]. */
 const product = (a: Tensor, M: Tensor): Tensor =>
   reshape(matmul(reshape(a, [...a.shape.slice(0, 2), 1, a.shape[2]]), M), [...a.shape.slice(0, 2), M.shape[3]])
-const tanhOf = (a: Tensor): Tensor => affine(sigmoid(affine(a, 2)), 2, -1)
 
 /** Fast weights S0 to begin with, where the case has any. */
 const seed = (c: NetCase, x: Context): Pick<Given, 'state'> => ({

@@ -2,7 +2,8 @@
 // their equations).
 //
 // A workgroup is one head of one sequence, from the first token to the last. Its threads share the numbers of each vector and of each matrix,
-// thread j those at j, j + THREADS, ...; after each instruction they wait for each other. Everything but x, y and the snapshots lies in `work`:
+// thread j those at j, j + THREADS, ...: what it writes there, nobody else does, so that they wait for each other only before an instruction that
+// looks at the numbers of others (`crosses`), and at the beginning of each token. Everything but x, y and the snapshots lies in `work`:
 // `perHead` floats a head, in regions whose offsets Params has. Rows of a matrix lie a multiple of 4 floats apart; what lies between is never read.
 // Backward: from the snapshot on, C tokens are computed once more, each with registers and a state of its own, then walked in reverse.
 //
@@ -178,9 +179,15 @@ fn elementwise(i: Instruction, r: i32, j: i32) -> f32 {
   }
 }
 
+/// Whether a thread reads, or in backward adds to, what others have written since they last met.
+fn crosses(op: i32, reverse: bool) -> bool {
+  return op == READ || op == WRITE || op == SLICE || op == CONCAT || op == select(TIMES, DOT, reverse);
+}
+
 /// All but OUTPUT.
 fn forward(i: Instruction, t: Token, thread: i32) {
   let to = t.r + i.to;
+  if (crosses(i.op, false)) { storageBarrier(); }
   switch (i.op) {
     case INPUT: { for (var j = thread; j < i.n; j += threads) { work[to + j] = x[t.x + i.a + j]; } }
     case STATE: { for (var j = thread; j < i.n; j += threads) { work[to + j] = work[t.before + i.a + j]; } }
@@ -220,7 +227,6 @@ fn forward(i: Instruction, t: Token, thread: i32) {
     case NEXT: { for (var j = thread; j < i.n; j += threads) { work[t.after + i.to + j] = work[t.r + i.a + j]; } }
     default: { for (var j = thread; j < i.n; j += threads) { work[to + j] = elementwise(i, t.r, j); } }
   }
-  storageBarrier();
 }
 
 fn written(activation: i32, m: f32) -> f32 {
@@ -258,6 +264,7 @@ fn elementwiseBackward(i: Instruction, r: i32, dr: i32, j: i32) {
 fn backward(i: Instruction, t: Token, d: Cotangents, thread: i32) {
   let g = d.r + i.to;
   let width = up4(i.n);
+  if (crosses(i.op, true)) { storageBarrier(); }
   switch (i.op) {
     case STATE: { for (var j = thread; j < i.n; j += threads) { work[d.state + i.a + j] += work[g + j]; } }
     case PARAMETER: { for (var j = thread; j < i.n; j += threads) { work[d.slow + i.a + j] += work[g + j]; } }
@@ -319,7 +326,6 @@ fn backward(i: Instruction, t: Token, d: Cotangents, thread: i32) {
     case TIMES: {
       let s = dotOf(t.r + i.a, g, i.n, thread);
       for (var j = thread; j < i.n; j += threads) { elementwiseBackward(i, t.r, d.r, j); }
-      storageBarrier();
       if (thread == 0) { work[d.r + i.b] += s; }
     }
     case SOFTMAX: {
@@ -340,8 +346,6 @@ fn backward(i: Instruction, t: Token, d: Cotangents, thread: i32) {
     }
     case CONCAT: {
       for (var j = thread; j < i.c; j += threads) { work[d.r + i.a + j] += work[g + j]; }
-      // Both may be the same register.
-      storageBarrier();
       for (var j = thread; j < i.n - i.c; j += threads) { work[d.r + i.b + j] += work[g + i.c + j]; }
     }
     case NEXT: {
@@ -350,9 +354,11 @@ fn backward(i: Instruction, t: Token, d: Cotangents, thread: i32) {
         work[d.state + i.to + j] = 0.0;
       }
     }
-    default: { for (var j = thread; j < i.n; j += threads) { elementwiseBackward(i, t.r, d.r, j); } }
+    default: {
+      for (var j = thread; j < i.n; j += threads) { elementwiseBackward(i, t.r, d.r, j); }
+      if (i.op == SLICE) { storageBarrier(); }
+    }
   }
-  storageBarrier();
 }
 
 fn copy(to: i32, source: i32, n: i32, thread: i32) {
@@ -392,6 +398,7 @@ fn headOf(group: i32) -> Head {
   let head = headOf(group);
   let state = head.base + p.state;
   for (var t = 0; t < p.T; t++) {
+    storageBarrier();
     if (p.snapshots != 0 && t % p.C == 0) {
       let to = (head.index * ((p.T - 1) / p.C + 1) + t / p.C) * p.stateFloats;
       for (var j = thread; j < p.stateFloats; j += threads) { states[to + j] = work[state + j]; }
@@ -471,13 +478,13 @@ fn before(base: i32, token: i32, t: i32) -> i32 {
         for (var j = thread; j < p.I; j += threads) { dx[row * p.I + j] = 0.0; }
       } else {
         let token = Token(base + p.r + t * p.registers, before(base, first, t), base + p.state + (t + 1) * p.stateFloats, base + p.slow, row * p.I);
+        storageBarrier();
         clear(d.r, p.registers, thread);
         storageBarrier();
         for (var index = p.instructions - 1; index >= 0; index--) {
           let i = instructionAt(index);
           if (i.op == OUTPUT) {
             for (var j = thread; j < i.n; j += threads) { work[d.r + i.a + j] += dy[row * p.O + i.to + j]; }
-            storageBarrier();
           } else if (i.op == INPUT) {
             for (var j = thread; j < i.n; j += threads) { dx[row * p.I + i.a + j] = work[d.r + i.to + j]; }
           } else { backward(i, token, d, thread); }

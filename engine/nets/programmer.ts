@@ -35,6 +35,8 @@ export interface BaOptions {
   activation?: UnaryOp
   /** Layer normalisation in the inner loop, with a gain and a bias: on by default. */
   norm?: boolean
+  /** Its eps, 1e-5 by default. */
+  eps?: number
 }
 
 /**
@@ -42,7 +44,7 @@ export interface BaOptions {
  *
  *     h_0 = f(h W + x_t),  h_{s+1} = f(LN(h W + x_t + h_s A)),  h = h_S,  A <- lambda A + eta h h^T
  */
-export function ba2016({ D, steps = 1, decay = 0.95, rate = 0.5, activation = 'relu', norm = true }: BaOptions): Net {
+export function ba2016({ D, steps = 1, decay = 0.95, rate = 0.5, activation = 'relu', norm = true, eps = 1e-5 }: BaOptions): Net {
   if (!(Number.isInteger(steps) && steps >= 0)) throw new Error(`ba2016: the inner loop takes 0 steps or more, not ${steps}`)
   return defineNet('Ba 2016', (net) => {
     const h0 = net.vector('h', D)
@@ -53,7 +55,7 @@ export function ba2016({ D, steps = 1, decay = 0.95, rate = 0.5, activation = 'r
     let h = net.unary(activation, boundary)
     for (let s = 0; s < steps; s++) {
       const sum = net.add(boundary, net.read(A, h))
-      h = net.unary(activation, affine ? net.add(net.mul(net.norm('layer', sum, 1e-5), affine.gain), affine.bias) : sum)
+      h = net.unary(activation, affine ? net.add(net.mul(net.norm('layer', sum, eps), affine.gain), affine.bias) : sum)
     }
     net.write(A, h, net.affine(h, rate), { decay })
     net.next('h', h)

@@ -173,15 +173,16 @@ describe('recurrent nets, reference', () => {
 /** Of everything, at the positions of tokens [from, to) of a call with one sequence. */
 const part = <X extends HostArray>(x: X, T: number, from: number, to: number): X => x.slice((from * x.length) / T, (to * x.length) / T) as X
 
-const devices: [string, () => Promise<Device[]>, bound: number][] = [
-  ['reference', async () => [reference], 1e-12],
-  ['wasm', async () => Promise.all(builds.map(({ relaxed }) => wasm(2, relaxed))), 1e-5],
-  ['webgpu', async () => gpus(), 1e-5],
+/** A GPU computed by the CPU takes its time for each instruction: three nets show it all. */
+const devices: { name: string; open: () => Promise<Device[]>; bound: number; which?: readonly string[] }[] = [
+  { name: 'reference', open: async () => [reference], bound: 1e-12 },
+  { name: 'wasm', open: async () => Promise.all(builds.map(({ relaxed }) => wasm(2, relaxed))), bound: 1e-5 },
+  { name: 'webgpu', open: async () => gpus(), bound: 1e-5, which: ['delta-rnn', 'srwm', 'gru'] },
 ]
 
-for (const [device, open, bound] of devices)
+for (const { name: device, open, bound, which } of devices)
   describe(`recurrent nets, ${device}`, () => {
-    for (const { name, build } of table) {
+    for (const { name, build } of table.filter(({ name }) => which?.includes(name) ?? true)) {
       it(`${name}: a state carried over a cut`, async () => {
         for (const at of await open()) {
           const [T, cut] = [6, 2]
