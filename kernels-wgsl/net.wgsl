@@ -7,7 +7,7 @@
 // `perHead` floats a head, in regions whose offsets Params has. Rows of a matrix lie a multiple of 4 floats apart; what lies between is never read.
 // Backward: from the snapshot on, C tokens are computed once more, each with registers and a state of its own, then walked in reverse.
 //
-// Numerics: sums over a row go along it, sums over a vector as joinLanes has them. What a token holds never enters the arithmetic of an earlier one.
+// Numerics: every sum goes from first to last. What a token holds never enters the arithmetic of an earlier one.
 // Which instruction comes next depends only on `program` and `tokens`, which nobody writes: so all threads meet at each barrier. (For the compiler to
 // see it, the entries take their builtins one by one: in a struct, one that differs from thread to thread makes all of them differ.)
 
@@ -128,11 +128,18 @@ fn decayOf(i: Instruction, r: i32) -> f32 {
   return work[r + i.d];
 }
 
-/// a . b over n numbers, by all threads.
-fn dotOf(a: i32, b: i32, n: i32, thread: i32) -> f32 {
+// Sums over a vector: each thread has them for itself, from first to last. That costs no more than reading a matrix, and no waiting.
+
+fn dotOf(a: i32, b: i32, n: i32) -> f32 {
   var s = 0.0;
-  for (var j = thread; j < n; j += threads) { s += work[a + j] * work[b + j]; }
-  return sumLanes(s, u32(thread), THREADS);
+  for (var j = 0; j < n; j++) { s += work[a + j] * work[b + j]; }
+  return s;
+}
+
+fn sumOf(a: i32, n: i32) -> f32 {
+  var s = 0.0;
+  for (var j = 0; j < n; j++) { s += work[a + j]; }
+  return s;
 }
 
 struct Statistics {
@@ -140,30 +147,21 @@ struct Statistics {
   scale: f32,
 }
 
-fn statisticsOf(kind: i32, a: i32, n: i32, eps: f32, thread: i32) -> Statistics {
-  var s = 0.0;
-  for (var j = thread; j < n; j += threads) { s += work[a + j]; }
-  let total = sumLanes(s, u32(thread), THREADS);
+fn statisticsOf(kind: i32, a: i32, n: i32, eps: f32) -> Statistics {
+  let total = sumOf(a, n);
   let mean = select(0.0, total / f32(n), kind == LAYER);
-  s = 0.0;
-  for (var j = thread; j < n; j += threads) { s += (work[a + j] - mean) * (work[a + j] - mean); }
-  let squares = sumLanes(s, u32(thread), THREADS);
+  var squares = 0.0;
+  for (var j = 0; j < n; j++) { squares += (work[a + j] - mean) * (work[a + j] - mean); }
   if (kind > L2) { return Statistics(mean, 1.0 / (total + eps)); }
   return Statistics(mean, 1.0 / sqrt(select(squares / f32(n), squares, kind == L2) + eps));
 }
 
 fn softmaxOf(to: i32, a: i32, n: i32, eps: f32, thread: i32) {
-  var m = -infinity();
-  for (var j = thread; j < n; j += threads) { m = maxOf(m, work[a + j]); }
-  let largest = maxLanes(m, u32(thread), THREADS);
-  var s = 0.0;
-  for (var j = thread; j < n; j += threads) {
-    let e = expOf(work[a + j] - largest);
-    s += e;
-    work[to + j] = e;
-  }
-  let total = sumLanes(s, u32(thread), THREADS) + eps;
-  for (var j = thread; j < n; j += threads) { work[to + j] = work[to + j] / total; }
+  var largest = -infinity();
+  for (var j = 0; j < n; j++) { largest = maxOf(largest, work[a + j]); }
+  var total = 0.0;
+  for (var j = 0; j < n; j++) { total += expOf(work[a + j] - largest); }
+  for (var j = thread; j < n; j += threads) { work[to + j] = expOf(work[a + j] - largest) / (total + eps); }
 }
 
 fn elementwise(i: Instruction, r: i32, j: i32) -> f32 {
@@ -180,14 +178,14 @@ fn elementwise(i: Instruction, r: i32, j: i32) -> f32 {
 }
 
 /// Whether a thread reads, or in backward adds to, what others have written since they last met.
-fn crosses(op: i32, reverse: bool) -> bool {
-  return op == READ || op == WRITE || op == SLICE || op == CONCAT || op == select(TIMES, DOT, reverse);
+fn crosses(op: i32) -> bool {
+  return op == READ || op == WRITE || op == TIMES || op == DOT || op == SOFTMAX || op == NORM || op == SLICE || op == CONCAT;
 }
 
 /// All but OUTPUT.
 fn forward(i: Instruction, t: Token, thread: i32) {
   let to = t.r + i.to;
-  if (crosses(i.op, false)) { storageBarrier(); }
+  if (crosses(i.op)) { storageBarrier(); }
   switch (i.op) {
     case INPUT: { for (var j = thread; j < i.n; j += threads) { work[to + j] = x[t.x + i.a + j]; } }
     case STATE: { for (var j = thread; j < i.n; j += threads) { work[to + j] = work[t.before + i.a + j]; } }
@@ -213,12 +211,11 @@ fn forward(i: Instruction, t: Token, thread: i32) {
       }
     }
     case DOT: {
-      let s = dotOf(t.r + i.a, t.r + i.b, i.c, thread);
-      if (thread == 0) { work[to] = s; }
+      if (thread == 0) { work[to] = dotOf(t.r + i.a, t.r + i.b, i.c); }
     }
     case SOFTMAX: { softmaxOf(to, t.r + i.a, i.n, i.x, thread); }
     case NORM: {
-      let s = statisticsOf(i.b, t.r + i.a, i.n, i.x, thread);
+      let s = statisticsOf(i.b, t.r + i.a, i.n, i.x);
       for (var j = thread; j < i.n; j += threads) { work[to + j] = (work[t.r + i.a + j] - s.mean) * s.scale; }
     }
     case CONCAT: {
@@ -264,7 +261,7 @@ fn elementwiseBackward(i: Instruction, r: i32, dr: i32, j: i32) {
 fn backward(i: Instruction, t: Token, d: Cotangents, thread: i32) {
   let g = d.r + i.to;
   let width = up4(i.n);
-  if (crosses(i.op, true)) { storageBarrier(); }
+  if (crosses(i.op)) { storageBarrier(); }
   switch (i.op) {
     case STATE: { for (var j = thread; j < i.n; j += threads) { work[d.state + i.a + j] += work[g + j]; } }
     case PARAMETER: { for (var j = thread; j < i.n; j += threads) { work[d.slow + i.a + j] += work[g + j]; } }
@@ -324,23 +321,19 @@ fn backward(i: Instruction, t: Token, d: Cotangents, thread: i32) {
       }
     }
     case TIMES: {
-      let s = dotOf(t.r + i.a, g, i.n, thread);
       for (var j = thread; j < i.n; j += threads) { elementwiseBackward(i, t.r, d.r, j); }
-      if (thread == 0) { work[d.r + i.b] += s; }
+      if (thread == 0) { work[d.r + i.b] += dotOf(t.r + i.a, g, i.n); }
     }
     case SOFTMAX: {
       let h = t.r + i.to;
-      let along = dotOf(g, h, i.n, thread);
+      let along = dotOf(g, h, i.n);
       for (var j = thread; j < i.n; j += threads) { work[d.r + i.a + j] += work[h + j] * (work[g + j] - along); }
     }
     case NORM: {
       let h = t.r + i.to;
-      let scale = statisticsOf(i.b, t.r + i.a, i.n, i.x, thread).scale;
-      let gh = dotOf(g, h, i.n, thread);
-      var sum = 0.0;
-      for (var j = thread; j < i.n; j += threads) { sum += work[g + j]; }
-      let mean = sumLanes(sum, u32(thread), THREADS) / f32(i.n);
-      let shift = select(select(0.0, mean, i.b == LAYER), gh, i.b > L2);
+      let scale = statisticsOf(i.b, t.r + i.a, i.n, i.x).scale;
+      let gh = dotOf(g, h, i.n);
+      let shift = select(select(0.0, sumOf(g, i.n) / f32(i.n), i.b == LAYER), gh, i.b > L2);
       let along = select(select(gh / f32(i.n), gh, i.b == L2), 0.0, i.b > L2);
       for (var j = thread; j < i.n; j += threads) { work[d.r + i.a + j] += scale * (work[g + j] - shift - work[h + j] * along); }
     }

@@ -2,15 +2,22 @@
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import {
+  ba2016,
   type Device,
   defineNet,
+  deltaLstm,
+  deltaRnn,
   gradCheck,
   type HostArray,
   type Net,
   type NetOptions,
   nets,
+  programmer,
+  recurrentDeltaNet,
   runNet,
   scope,
+  selfModifyingProgrammer,
+  selfReferential,
   type Tensor,
   tensor,
   type Vector,
@@ -130,6 +137,34 @@ describe('recurrent nets, reference', () => {
       assertAlike(await evaluate(values, call), await evaluate(values, { ...call, form: 'step' }), 1e-12)
     })
   }
+
+  it('keys and values of different widths, and every option', async () => {
+    const all = [
+      ...[1, 2].flatMap((version) =>
+        ['elu' as const, 'softmax' as const].map((features) => ({ K: 3, V: 5, version: version as 1 | 2, features })),
+      ),
+      { K: 5, V: 2, normalise: 0.01 },
+    ].map((options) => deltaRnn(options))
+    const others = [
+      deltaLstm({ K: 2, V: 3 }),
+      recurrentDeltaNet({ K: 5, V: 3 }),
+      selfReferential({ D: 3, inputSoftmax: true }),
+      selfModifyingProgrammer({ D: 2, inputSoftmax: true }),
+      programmer({ K: 2, V: 5, activation: 'tanh' }),
+      programmer({ K: 4, V: 3, activation: null }),
+      ...[0, 1, 2, 3].map((steps) => ba2016({ D: 4, steps, norm: steps > 1, decay: 0.9, rate: 0.3, activation: 'tanh' })),
+    ]
+    for (const net of [...all, ...others]) {
+      const values = draw(net, [2, 5, 2], 13)
+      assertAlike(await evaluate(values, { chunk: 2 }), await evaluate(values, { form: 'step' }), 1e-12, net.name)
+    }
+  })
+
+  it('a long sequence of a self-referential matrix', async () => {
+    const values = draw(nets.srwm.build(4), [1, 200, 1], 17)
+    assertAlike(await evaluate(values), await evaluate(values, { form: 'step' }), 1e-11)
+    for (const device of await devices[1].open()) assertAlike(await evaluate(values, { device }), await evaluate(values), 1e-4)
+  })
 
   it('random programs: the kernel is the program', async () => {
     await fc.assert(
