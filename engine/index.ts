@@ -24,7 +24,14 @@ export { type GradCheck, type GradCheckOptions, gradCheck } from './gradcheck.ts
 export { type DeltaLstmOptions, type DeltaRnnOptions, deltaLstm, deltaRnn, recurrentDeltaNet } from './nets/delta.ts'
 export { type NetName, type NetRow, nets } from './nets/index.ts'
 export { defineNet, type Matrix, type Net, type NetBuilder, type StateOptions, type Vector } from './nets/program.ts'
-export { type BaOptions, ba2016, type ProgrammerOptions, programmer } from './nets/programmer.ts'
+export {
+  type BaOptions,
+  ba2016,
+  type ProgrammerOptions,
+  programmer,
+  type RecurrentProgrammerOptions,
+  recurrentProgrammer,
+} from './nets/programmer.ts'
 export { gru, lstm, vanillaRnn } from './nets/recurrent.ts'
 export { type NetOptions, type NetState, runNet } from './nets/run.ts'
 export { type SelfReferentialOptions, selfModifyingProgrammer, selfReferential } from './nets/self-referential.ts'

@@ -1,7 +1,7 @@
 /** The table of recurrent nets: each is a program (program.ts), run by `runNet` (run.ts). */
 import { deltaLstm, deltaRnn, recurrentDeltaNet } from './delta.ts'
 import type { Net } from './program.ts'
-import { ba2016, programmer } from './programmer.ts'
+import { ba2016, programmer, recurrentProgrammer } from './programmer.ts'
 import { gru, lstm, vanillaRnn } from './recurrent.ts'
 import { selfModifyingProgrammer, selfReferential } from './self-referential.ts'
 
@@ -70,6 +70,12 @@ export const nets = {
     source: 'Schmidhuber 1991',
     equation: 'W_t = \\sigma(W_{t-1} + a_t b_t^\\top),\\quad y_t = x_t W_t',
     build: (D) => programmer({ K: D, V: D }),
+  },
+  'recurrent-programmer': {
+    title: 'Recurrent fast weight programmer',
+    source: 'Schmidhuber 1993, eq. 3-4',
+    equation: 'y_{t+1} = f([x_t, y_t] W_t),\\quad W_{t+1} = \\sigma(W_t + g([x_t, y_t])\\, h(y_{t+1})^\\top)',
+    build: (D) => recurrentProgrammer({ X: D, D }),
   },
   rnn: { title: 'Vanilla RNN', source: 'Elman 1990', equation: 'h_t = \\tanh(x_t + h_{t-1} R)', build: (D) => vanillaRnn({ D }) },
   lstm: {

@@ -1,6 +1,6 @@
-/** The fast weight programmer of 1991, and the fast weights of Ba 2016. Rows of the table: index.ts. */
+/** The fast weight programmers of 1991 and 1993, and the fast weights of Ba 2016. Rows of the table: index.ts. */
 import type { UnaryOp } from '../devices/kernels.ts'
-import { defineNet, type Net } from './program.ts'
+import { defineNet, type Net, type Vector } from './program.ts'
 
 export interface ProgrammerOptions {
   K: number
@@ -20,6 +20,45 @@ export function programmer({ K, V, activation = 'sigmoid' }: ProgrammerOptions):
     const { x, a, b } = net.inputs({ x: K, a: K, b: V })
     net.write(W, a, b, activation ? { activation } : {})
     net.output(net.read(W, x))
+  })
+}
+
+export interface RecurrentProgrammerOptions {
+  /** Width of the input. */
+  X: number
+  /** Units that aren't inputs. */
+  D: number
+  /** What g and h are multiplied with; 1 by default. */
+  rate?: number
+  /** sigma, which limits the weights: `tanh` by default, null for none. */
+  activation?: UnaryOp | null
+}
+
+/**
+ * The recurrent programmer (Schmidhuber 1993, "Reducing the ratio between learning complexity and number of time varying variables in fully
+ * recurrent nets", eq. 3-4): a net whose units strengthen or weaken the weights between them as they are active one after the other. With
+ * l_t = [x_t, y_t] all units:
+ *
+ *     y_{t+1} = sigmoid(l_t W_t),  W_{t+1} = sigma(W_t + g(l_t) h(y_{t+1})^T)
+ *
+ * The paper leaves g and h open: monotonic, and close to 0 for most arguments but those near 0 and 1. Here both are
+ * rate tanh((2 a - 1)^3).
+ */
+export function recurrentProgrammer({ X, D, rate = 1, activation = 'tanh' }: RecurrentProgrammerOptions): Net {
+  return defineNet('recurrent programmer', (net) => {
+    const sum0 = net.vector('net', D)
+    const W = net.matrix('W', X + D, D, { base: true })
+    const { x } = net.inputs({ x: X })
+    const threshold = (a: Vector): Vector => {
+      const u = net.affine(a, 2, -1)
+      return net.affine(net.tanh(net.mul(net.mul(u, u), u)), rate)
+    }
+    const units = net.concat(x, net.sigmoid(sum0))
+    const sum = net.read(W, units)
+    const y = net.sigmoid(sum)
+    net.write(W, threshold(units), threshold(y), activation ? { activation } : {})
+    net.next('net', sum)
+    net.output(y)
   })
 }
 

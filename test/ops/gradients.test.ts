@@ -35,6 +35,7 @@ const notOps = [
   'record',
   'recordMany',
   'recurrentDeltaNet',
+  'recurrentProgrammer',
   'referenceDevice',
   'relaxedAvailable',
   'threadsAvailable',
