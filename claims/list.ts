@@ -6,6 +6,7 @@ import { builtIn, familyClaims } from './family.ts'
 import { featureClaims } from './features.ts'
 import { learningClaims } from './learning.ts'
 import { memoryClaims } from './memory.ts'
+import { falseNetClaims, netClaims } from './nets.ts'
 import { reductionClaims } from './reductions.ts'
 import { falseClaims } from './refuted.ts'
 
@@ -17,5 +18,7 @@ export const claims: readonly Claim[] = checkNames([
   ...memoryClaims,
   ...learningClaims,
   ...featureClaims,
+  ...netClaims,
   ...falseClaims,
+  ...falseNetClaims,
 ])

@@ -22,6 +22,20 @@ export {
   webgpuDevice,
 } from './devices/webgpu/index.ts'
 export { type GradCheck, type GradCheckOptions, gradCheck } from './gradcheck.ts'
+export { type DeltaLstmOptions, type DeltaRnnOptions, deltaLstm, deltaRnn, recurrentDeltaNet } from './nets/delta.ts'
+export { type NetName, type NetRow, nets } from './nets/index.ts'
+export { defineNet, type Matrix, type Net, type NetBuilder, type StateOptions, type Vector } from './nets/program.ts'
+export {
+  type BaOptions,
+  ba2016,
+  type ProgrammerOptions,
+  programmer,
+  type RecurrentProgrammerOptions,
+  recurrentProgrammer,
+} from './nets/programmer.ts'
+export { gru, lstm, vanillaRnn } from './nets/recurrent.ts'
+export { type NetOptions, type NetState, runNet } from './nets/run.ts'
+export { type SelfReferentialOptions, selfModifyingProgrammer, selfReferential } from './nets/self-referential.ts'
 export { type AftBias, type AftOptions, type AftState, aft } from './ops/aft.ts'
 export * from './ops/attention.ts'
 export * from './ops/elementwise.ts'

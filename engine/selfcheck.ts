@@ -11,12 +11,14 @@ import {
   type KernelName,
   type Kernels,
   type MatmulSizes,
+  type NetInputs,
   normKinds,
   tokenBits,
   unaryOps,
 } from './devices/kernels.ts'
 import { referenceDevice } from './devices/reference/index.ts'
 import { threefry } from './devices/reference/random.ts'
+import { defineNet, netSizes } from './nets/program.ts'
 
 export interface KernelCheck {
   kernel: KernelName
@@ -157,6 +159,51 @@ const fastWeightCase =
 
 const fastWeightCases = (backward: boolean): Case[] =>
   (['recurrent', 'chunk'] as const).flatMap((form) => recurrences.map((rule) => fastWeightCase(form, rule, backward)))
+
+/** A program of every instruction: matrices of odd sizes, with a decay and an activation, read before and after they're written. */
+const everyInstruction = defineNet('every instruction', (net) => {
+  const h = net.vector('h', 5)
+  const M = net.matrix('M', 5, 7)
+  const N = net.matrix('N', 6, 3)
+  const slow = net.slowMatrix('slow', 7, 6)
+  const x = net.inputs({ a: 7, b: 5, c: 1, d: 3 })
+  const k = net.softmax(net.add(h, x.b), 0.01)
+  net.write(M, k, net.sub(x.a, net.read(M, k)), { decay: net.sigmoid(x.c) })
+  const r = net.norm('layer', net.add(net.read(M, net.mul(k, x.b)), net.slowVector('gain', 7)), 0.1)
+  const s = net.tanh(net.read(slow, r))
+  net.write(N, s, net.times(net.norm('sum', net.elu1(x.d), 0.1), x.c), { decay: 0.9, activation: 'tanh' })
+  const o = net.concat(net.read(N, net.norm('rms', s, 0.1)), net.dot(k, x.b))
+  net.next('h', net.concat(net.slice(o, 1, 3), net.affine(net.slice(r, 2, 2), 0.5, 0.1)))
+  net.output(net.concat(o, net.norm('l2', r, 0.1)))
+})
+
+const netCase =
+  (whole: boolean, backward: boolean): Case =>
+  (k, m) => {
+    const [B, T, H, C] = [2, 7, 2, 3]
+    const sizes = netSizes(everyInstruction, { B, T, H, C })
+    const { I, O, S, P, stateFloats } = sizes
+    const { token, begins } = tokenBits
+    const inputs: NetInputs<unknown> = {
+      program: m.indices(Array.from(everyInstruction.code)),
+      x: m.input(B * T * H * I),
+      parameters: m.input(H * P, -0.5, 0.5),
+      fresh: whole ? m.input(H * S, -0.5, 0.5) : null,
+      s0: whole ? m.input(B * H * S, -0.5, 0.5) : null,
+      tokens: whole ? m.indices(range(B * T).map((i) => (i % 5 === 2 ? 0 : token) + (i % 4 === 1 ? begins : 0))) : null,
+    }
+    const result = backward ? m.temporary : m.output
+    const states = m.temporary(B * H * Math.ceil(T / C) * stateFloats)
+    k.net(inputs, { y: result(B * T * H * O), sT: result(B * H * S), states: backward ? states : null }, sizes)
+    if (!backward) return
+    const gradients = {
+      dx: m.output(B * T * H * I),
+      dparameters: m.output(B * H * P),
+      dfresh: whole ? m.output(B * H * S) : null,
+      ds0: whole ? m.output(B * H * S) : null,
+    }
+    k.netBackward(inputs, states, { dy: m.input(B * T * H * O), dsT: whole ? m.input(B * H * S) : null }, gradients, sizes)
+  }
 
 /** What drivers lose or round away: NaN, infinities, numbers far out. */
 const extremes = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 0, -90, 90, -1e14, 1e14]
@@ -365,6 +412,9 @@ const cases: Record<KernelName, readonly Case[]> = {
 
   fastWeights: fastWeightCases(false),
   fastWeightsBackward: fastWeightCases(true),
+
+  net: [netCase(true, false), netCase(false, false)],
+  netBackward: [netCase(true, true), netCase(false, true)],
 
   solveSpd: [
     (k, m) => {

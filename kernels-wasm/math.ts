@@ -307,7 +307,12 @@ function gateBackwardFar(z: v128, xSlope: v128, dy: v128): v128 {
   }
 }
 
-/** `applyUnary` with an op known only at run time: the epilogue of the matrix product. */
+/** `applyUnary` with an op known only at run time: the epilogue of the matrix product, programs of nets. */
 export function vunary(op: i32, x: v128): v128 {
   return applyUnary(op, x)
+}
+
+/** `applyUnaryBackward` likewise. */
+export function vunaryBackward(op: i32, x: v128, y: v128, dy: v128): v128 {
+  return applyUnaryBackward(op, x, y, dy)
 }

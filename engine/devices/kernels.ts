@@ -197,6 +197,88 @@ export interface AftSizes {
   N: number
 }
 
+/**
+ * What a recurrent net's program is made of; engine/nets/program.ts writes programs, and says what each is for. Registers hold what a token
+ * computes. M is the matrix at `b`, of `c` rows: a slow one where d is 1, else a fast one, where e is 1 as the token has written it.
+ *
+ *     input      r = x_t[a ...]                      unary    r = unaryOps[b](a)
+ *     state      r = the state at a                  softmax  r = e^(a - max a) / (sum of that + x), the maximum taken for a constant
+ *     parameter  r = the slow parameters at a        norm     r = a normalised by normKinds[b], with x for eps
+ *     read       r = a M (row times matrix)          slice    r = a[b ...]
+ *     add, sub, mul  r = a + b, a - b, a * b         concat   r = a, c numbers, and after them b
+ *     affine     r = x a + z                         next     the state at `to` will be a
+ *     times      r = the number b times a            output   y_t[to ...] = a
+ *     dot        r = a . b, over c numbers
+ *     write      the fast matrix at `to`, of c rows: f(l M + a b^T), l = x, or the number in register d where that is not -1;
+ *                f = unaryOps[e], the identity where e is -1
+ */
+export const netOps = [
+  'input',
+  'state',
+  'parameter',
+  'read',
+  'write',
+  'add',
+  'sub',
+  'mul',
+  'affine',
+  'times',
+  'dot',
+  'unary',
+  'softmax',
+  'norm',
+  'slice',
+  'concat',
+  'next',
+  'output',
+] as const
+export type NetOp = (typeof netOps)[number]
+
+/**
+ * Words of an instruction: the index of its op, the register `to` that it sets, that one's width n, a to e, and the bits of the float32 x, z.
+ * Registers count in floats, in a file where each begins at a multiple of 4.
+ */
+export const netWords = 10
+/**
+ * Words of a part: a vector (one row) or matrix of the state, or of the slow parameters: where it begins in arrays [.., S] or [.., P], rows,
+ * columns, and where it begins in memory that has rows of a multiple of 4 floats, and four rows or a multiple to a matrix.
+ */
+export const partWords = 4
+
+export interface NetSizes {
+  B: number
+  T: number
+  H: number
+  /** Numbers a token and head of x, of y; a head of the state, of the slow parameters. */
+  I: number
+  O: number
+  S: number
+  P: number
+  /** Snapshots of the state are stored every C tokens. */
+  C: number
+  /** In the program: parts of the state, of the slow parameters, instructions. */
+  stateParts: number
+  slowParts: number
+  instructions: number
+  /** Floats of the registers, and of a state and the slow parameters as `partWords` says. */
+  registers: number
+  stateFloats: number
+  slowFloats: number
+}
+
+/**
+ * program: int32, parts of the state, parts of the slow parameters, instructions. x: [B,T,H,I]; parameters: [H,P], null where P is 0;
+ * fresh: [H,S], the state that a sequence begins with, null: zeros; s0: [B,H,S], null: fresh; tokens: as in FastWeightInputs.
+ */
+export interface NetInputs<S> {
+  program: S
+  x: S
+  parameters: S | null
+  fresh: S | null
+  s0: S | null
+  tokens: S | null
+}
+
 export interface Kernels<S> {
   // ---- elementwise -------------------------------------------------------------------------------------------------
   /** y[0..n) = value. */
@@ -337,6 +419,25 @@ export interface Kernels<S> {
     cotangents: { dy: S; dlse: S | null },
     gradients: { dk: S; dv: S; dw: S | null },
     sizes: AftSizes,
+  ): void
+
+  // ---- recurrent nets --------------------------------------------------------------------------------------------------
+  /**
+   * Runs a net's program token by token. y: [B,T,H,O]; sT: [B,H,S]; states, for the backward (null: inference):
+   * [B,H,ceil(T/C),stateFloats], the states before every C-th token. Padding leaves the state as it is, to the bit, nothing of it is looked at,
+   * and its y is 0; a beginning finds the state `fresh`, whatever was there.
+   */
+  net(inputs: NetInputs<S>, outputs: { y: S; sT: S; states: S | null }, sizes: NetSizes): void
+  /**
+   * dparameters: [B,H,P], dfresh: [B,H,S]: of each sequence. dsT null: zero. States and registers are recomputed from the snapshots, C tokens at a
+   * time. No cotangent passes a beginning, finite or not; dx of padding is 0, and its dy isn't looked at.
+   */
+  netBackward(
+    inputs: NetInputs<S>,
+    states: S,
+    cotangents: { dy: S; dsT: S | null },
+    gradients: { dx: S; dparameters: S | null; dfresh: S | null; ds0: S | null },
+    sizes: NetSizes,
   ): void
 
   // ---- linear systems ------------------------------------------------------------------------------------------------

@@ -91,7 +91,13 @@ export function tokenFlags(op: string, name: string, flags: Tensor, B: number, T
 }
 
 /** mask and reset as the kernels take them, int32 [B,T]; null where they say nothing. */
-function tokensOf(op: string, { mask, reset }: RuleOptions, B: number, T: number, device: Device): Tensor | null {
+export function tokensOf(
+  op: string,
+  { mask, reset }: Pick<RuleOptions, 'mask' | 'reset'>,
+  B: number,
+  T: number,
+  device: Device,
+): Tensor | null {
   const real = mask && tokenFlags(op, 'mask', mask, B, T)
   const begins = reset && tokenFlags(op, 'reset', reset, B, T)
   const { token, begins: beginning } = tokenBits

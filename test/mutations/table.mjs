@@ -4,6 +4,8 @@
  */
 const reference = 'engine/devices/reference/fast-weights.ts'
 const op = 'engine/ops/fast-weights.ts'
+const net = 'engine/devices/reference/net.ts'
+const wasmNet = 'kernels-wasm/net.ts'
 /** The kernel's parts in AssemblyScript. */
 const wasm = (part) => `kernels-wasm/fast-weights${part && `-${part}`}.ts`
 
@@ -281,6 +283,45 @@ export const mutations = [
     from: 'madd(e, madd(vload(v, left), sumA, sumB), dk)',
     to: 'madd(e, f32x4.mul(vload(v, left), sumA), dk)',
     claim: 'aft: simple is full with w = 0',
+    device: 'wasm',
+  },
+
+  // ---- recurrent nets -----------------------------------------------------------------------------------------------------------------
+  {
+    bug: "a net's reads before and after the write are exchanged",
+    file: net,
+    from: '(d ? slow : e ? after : before)',
+    to: '(d ? slow : e ? before : after)',
+    claim: 'delta-rnn: fused = step',
+  },
+  {
+    bug: "a net's cotangent passes the beginning of a sequence",
+    file: net,
+    from: '        dstate.fill(0)',
+    to: '        dstate.fill(0, stateFloats)',
+    claim: 'srwm: fused = step',
+  },
+  {
+    bug: 'what a vector of the state becomes counts twice in the gradient',
+    file: net,
+    from: '        d.state[to + j] = 0\n',
+    to: '',
+    claim: 'lstm: fused = step',
+  },
+  {
+    bug: "a net's softmax sums its padding",
+    file: wasmNet,
+    from: 'const e = firstLanes(exp(f32x4.sub(v128.load(at(a, j)), largest)), n - j, splat(0))',
+    to: 'const e = exp(f32x4.sub(v128.load(at(a, j)), largest))',
+    claim: 'srwm: fused = step',
+    device: 'wasm',
+  },
+  {
+    bug: "the gradient of a net's fast matrix isn't decayed",
+    file: wasmNet,
+    from: '  if (l == 1) writeBackwardWith(',
+    to: '  if (l == l) writeBackwardWith(',
+    claim: 'ba: fused = step',
     device: 'wasm',
   },
 ]

@@ -7,6 +7,7 @@ import fc from 'fast-check'
 import * as engine from '../../engine/index.ts'
 import { type Device, type Form, type HostArray, scope, type Tensor, type UnaryOp, unaryOps } from '../../engine/index.ts'
 import { random, sizeOf, uniforms } from '../helpers.ts'
+import { randomNet, table } from './programs.ts'
 
 /**
  * What the values of an input look like. Where a derivative jumps or a function has a pole, the values keep away from it.
@@ -597,6 +598,10 @@ const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) =>
   })
 })
 
+const exact = table.filter(({ build }) => build(2).instructions.every(({ op, x }) => op !== 'softmax' || x === 0))
+const netOf = ({ which, random, dims: { D } }: { which: number; random: boolean; dims: Record<string, number> }): engine.Net =>
+  random ? randomNet(which) : exact[which % exact.length].build(D)
+
 const linearCases = [
   define({
     name: 'logLinearAttention',
@@ -667,6 +672,40 @@ const linearCases = [
     run: ({ form, chunk, erase: erases }, [q, k, v, gate, erase]) => {
       const { y, state } = engine.fastWeights(q, k, v, erases ? { gate, erase } : { gate }, undefined, { form, chunk })
       return [y, state.S]
+    },
+    sequence: true,
+  }),
+  define({
+    name: 'runNet',
+    // Programs of the table whose gradient is exact (a softmax with eps takes the maximum for a constant), and random ones.
+    options: (sizes) =>
+      fc.record({
+        dims: letters(sizes, ['T', 'H', 'B', 'D'], { H: 5, B: 9, D: 40 }),
+        which: fc.nat({ max: 999 }),
+        random: fc.boolean(),
+        chunk: fc.constantFrom(1, 3, 16),
+        state: fc.boolean(),
+      }),
+    inputs: (o): Input[] => {
+      const { B, T, H } = o.dims
+      const net = netOf(o)
+      const scaled = (shape: readonly number[], lead: number[]): Input => ({
+        shape: [...lead, ...shape],
+        values: shape.length === 2 ? 1 / Math.sqrt(shape[0]) : 1,
+      })
+      return [
+        { shape: [B, T, H, net.I] },
+        ...Object.values(net.parameters).map((shape) => scaled(shape, [H])),
+        ...(o.state ? Object.values(net.state).map(({ shape }) => scaled(shape, [B, H])) : []),
+      ]
+    },
+    run: (o, [x, ...rest]) => {
+      const net = netOf(o)
+      const [names, parts] = [Object.keys(net.parameters), Object.keys(net.state)]
+      const at = (keys: string[], from: number) => Object.fromEntries(keys.map((key, i) => [key, rest[from + i]]))
+      const options = { parameters: at(names, 0), chunk: o.chunk, ...(o.state && { state: at(parts, names.length) }) }
+      const { y, state } = engine.runNet(net, x, options)
+      return [y, ...Object.values(state)]
     },
     sequence: true,
   }),

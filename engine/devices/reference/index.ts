@@ -7,6 +7,7 @@ import { fastWeightKernels } from './fast-weights.ts'
 import { linearKernels } from './linear.ts'
 import { matmulKernels } from './matmul.ts'
 import { movementKernels } from './movement.ts'
+import { netKernels } from './net.ts'
 import { normKernels } from './norm.ts'
 import { optimizerKernels } from './optimizer.ts'
 import { randomKernels } from './random.ts'
@@ -25,6 +26,7 @@ const kernels: Kernels<RefStorage> = {
   ...optimizerKernels,
   ...fastWeightKernels,
   ...aftKernels,
+  ...netKernels,
   ...linearKernels,
 }
 

@@ -1,0 +1,544 @@
+/**
+ * Recurrent nets by their programs, forward and backward: an interpreter of the instructions of engine/devices/kernels.ts (`netOps`, which has
+ * their equations), on vectors and matrices in scratch memory.
+ *
+ * Shapes: x [B,T,H,I]; y [B,T,H,O]; state [B,H,S]; parameters [H,P]; tokens [B,T]; snapshots [B,H,ceil(T/C),stateFloats].
+ * Split: a task is one (b, h), done by one thread from the first token to the last; nothing is shared, so threads change nothing.
+ * In memory: registers and vectors are padded to a multiple of 4 floats, matrices to a multiple of 4 rows of a multiple of 4 floats; the padding
+ * is 0, in cotangents too, so that every loop takes whole vectors. What an instruction would make of it otherwise it sets to 0.
+ * Backward: from the snapshot on, C tokens are computed once more, each with registers and a state of its own, then walked in reverse.
+ * Numerics: what a row of a matrix gives is summed over its vectors, then over the lanes; what a column gives, in the order of the rows.
+ * Causality is exact: what a token holds, NaN included, never enters the arithmetic of an earlier one.
+ * Pinned by test/ops/nets.test.ts and cases.ts, against engine/devices/reference/net.ts.
+ */
+import { firstLanes, maxLanes, sum4, sumLanes, vload } from './lanes'
+import { exp, madd, splat, vunary, vunaryBackward } from './math'
+import { scratch } from './scratch'
+import { sum, sumSquaresAround } from './sums'
+
+// `netOps` of engine/devices/kernels.ts.
+const INPUT = 0, STATE = 1, PARAMETER = 2, READ = 3, WRITE = 4, ADD = 5, SUB = 6, MUL = 7, AFFINE = 8, TIMES = 9, DOT = 10, UNARY = 11,
+  SOFTMAX = 12, NORM = 13, SLICE = 14, CONCAT = 15, NEXT = 16, OUTPUT = 17
+/** Bytes of an instruction, and of a part. */
+const INSTRUCTION: usize = 40, PART: usize = 16
+/** `normKinds`. */
+const LAYER = 0, RMS = 1, L2 = 2
+/** `tokenBits`. */
+const TOKEN = 1, BEGINS = 2
+
+@inline function up4(n: i32): i32 {
+  return (n + 3) & ~3
+}
+
+/** Element i of an array of floats. */
+@inline function at(x: usize, i: i32): usize {
+  return x + (<usize>i << 2)
+}
+
+/** Row `index` of an array of rows of `width` floats; 0, for an array that isn't there, stays 0. */
+@inline function rowOf(x: usize, index: i32, width: i32): usize {
+  return x ? x + (<usize>index * <usize>width << 2) : 0
+}
+
+// ---- the token at hand (a thread has its own instance of the module, hence its own globals) -----------------------------------------
+
+/** Registers; the state before and after; slow parameters; its rows of x and y. `d`: cotangents of these, of the state that after the token. */
+let r: usize = 0, before: usize = 0, after: usize = 0, slow: usize = 0, x: usize = 0, y: usize = 0
+let dr: usize = 0, dstate: usize = 0, dslow: usize = 0, dx: usize = 0, dy: usize = 0
+
+// ---- vectors ------------------------------------------------------------------------------------------------------------------------
+
+/** A register of n floats from anywhere. */
+@inline function fetch(to: usize, from: usize, n: i32): void {
+  for (let j = 0; j < n; j += 4) v128.store(at(to, j), vload(at(from, j), n - j))
+}
+
+/** to += from; both padded. */
+@inline function accumulate(to: usize, from: usize, n: i32): void {
+  for (let j = 0; j < n; j += 4) v128.store(at(to, j), f32x4.add(v128.load(at(to, j)), v128.load(at(from, j))))
+}
+
+/** to += f from; both padded. */
+@inline function accumulateTimes(to: usize, from: usize, f: v128, n: i32): void {
+  for (let j = 0; j < n; j += 4) v128.store(at(to, j), madd(f, v128.load(at(from, j)), v128.load(at(to, j))))
+}
+
+/** to += from, of n floats, neither padded. */
+function accumulateEach(to: usize, from: usize, n: i32): void {
+  for (let j = 0; j < n; j++) store<f32>(at(to, j), load<f32>(at(to, j)) + load<f32>(at(from, j)))
+}
+
+@inline function dot(a: usize, b: usize, n: i32): f32 {
+  let s = splat(0)
+  for (let j = 0; j < n; j += 4) s = madd(v128.load(at(a, j)), v128.load(at(b, j)), s)
+  return sumLanes(s)
+}
+
+function softmax(to: usize, a: usize, n: i32, eps: f32): void {
+  let m = splat(-Infinity)
+  for (let j = 0; j < n; j += 4) m = f32x4.max(m, firstLanes(v128.load(at(a, j)), n - j, splat(-Infinity)))
+  const largest = splat(maxLanes(m))
+  let s = splat(0)
+  for (let j = 0; j < n; j += 4) {
+    const e = firstLanes(exp(f32x4.sub(v128.load(at(a, j)), largest)), n - j, splat(0))
+    s = f32x4.add(s, e)
+    v128.store(at(to, j), e)
+  }
+  const total = splat(sumLanes(s) + eps)
+  for (let j = 0; j < n; j += 4) v128.store(at(to, j), f32x4.div(v128.load(at(to, j)), total))
+}
+
+function normMean(kind: i32, a: usize, n: i32): f32 {
+  return kind == LAYER ? sum(a, n) / <f32>n : 0
+}
+
+function normScale(kind: i32, a: usize, n: i32, mean: f32, eps: f32): f32 {
+  if (kind > L2) return 1 / (sum(a, n) + eps)
+  const squares = sumSquaresAround(a, n, mean)
+  return 1 / Mathf.sqrt((kind == L2 ? squares : squares / <f32>n) + eps)
+}
+
+function norm(kind: i32, to: usize, a: usize, n: i32, eps: f32): void {
+  const mean = normMean(kind, a, n), scale = splat(normScale(kind, a, n, mean, eps)), vmean = splat(mean)
+  for (let j = 0; j < n; j += 4)
+    v128.store(at(to, j), firstLanes(f32x4.mul(f32x4.sub(v128.load(at(a, j)), vmean), scale), n - j, splat(0)))
+}
+
+/** da += scale (g - mean(g) - h along), h = the result at `to`: see the reference. */
+function normBackward(kind: i32, to: usize, g: usize, a: usize, da: usize, n: i32, eps: f32): void {
+  const scale = splat(normScale(kind, a, n, normMean(kind, a, n), eps))
+  const gh = dot(g, to, n)
+  let shift: f32 = kind > L2 ? gh : 0
+  if (kind == LAYER) shift = sum(g, n) / <f32>n
+  const along = splat(kind > L2 ? 0 : kind == L2 ? gh : gh / <f32>n), vshift = splat(shift)
+  for (let j = 0; j < n; j += 4) {
+    const d = f32x4.sub(f32x4.sub(v128.load(at(g, j)), vshift), f32x4.mul(v128.load(at(to, j)), along))
+    v128.store(at(da, j), madd(scale, firstLanes(d, n - j, splat(0)), v128.load(at(da, j))))
+  }
+}
+
+// ---- matrices: `rows` and `width` are multiples of 4 ----------------------------------------------------------------------------------
+
+/** to = a M: 32 columns at a time, then 4. */
+function read(to: usize, a: usize, M: usize, rows: i32, width: i32): void {
+  const row = <usize>width << 2
+  let j = 0
+  for (; j + 32 <= width; j += 32) {
+    let m = at(M, j)
+    let r0 = splat(0), r1 = r0, r2 = r0, r3 = r0, r4 = r0, r5 = r0, r6 = r0, r7 = r0
+    for (let i = 0; i < rows; i++, m += row) {
+      const ai = v128.load32_splat(at(a, i))
+      r0 = madd(ai, v128.load(m), r0)
+      r1 = madd(ai, v128.load(m, 16), r1)
+      r2 = madd(ai, v128.load(m, 32), r2)
+      r3 = madd(ai, v128.load(m, 48), r3)
+      r4 = madd(ai, v128.load(m, 64), r4)
+      r5 = madd(ai, v128.load(m, 80), r5)
+      r6 = madd(ai, v128.load(m, 96), r6)
+      r7 = madd(ai, v128.load(m, 112), r7)
+    }
+    const o = at(to, j)
+    v128.store(o, r0)
+    v128.store(o, r1, 16)
+    v128.store(o, r2, 32)
+    v128.store(o, r3, 48)
+    v128.store(o, r4, 64)
+    v128.store(o, r5, 80)
+    v128.store(o, r6, 96)
+    v128.store(o, r7, 112)
+  }
+  for (; j < width; j += 4) {
+    let m = at(M, j)
+    let r0 = splat(0), r1 = r0
+    for (let i = 0; i < rows; i += 2, m += 2 * row) {
+      r0 = madd(v128.load32_splat(at(a, i)), v128.load(m), r0)
+      r1 = madd(v128.load32_splat(at(a, i), 4), v128.load(m + row), r1)
+    }
+    v128.store(at(to, j), f32x4.add(r0, r1))
+  }
+}
+
+/** da += M g, dM += a g^T. */
+function readBackward(M: usize, dM: usize, a: usize, da: usize, g: usize, rows: i32, width: i32): void {
+  const row = <usize>width << 2
+  for (let i = 0; i < rows; i += 4) {
+    const a0 = v128.load32_splat(at(a, i)), a1 = v128.load32_splat(at(a, i), 4)
+    const a2 = v128.load32_splat(at(a, i), 8), a3 = v128.load32_splat(at(a, i), 12)
+    let r0 = splat(0), r1 = r0, r2 = r0, r3 = r0
+    for (let j: usize = 0; j < row; j += 16) {
+      const gj = v128.load(g + j), m = M + j, d = dM + j
+      r0 = madd(v128.load(m), gj, r0)
+      r1 = madd(v128.load(m + row), gj, r1)
+      r2 = madd(v128.load(m + 2 * row), gj, r2)
+      r3 = madd(v128.load(m + 3 * row), gj, r3)
+      v128.store(d, madd(a0, gj, v128.load(d)))
+      v128.store(d + row, madd(a1, gj, v128.load(d + row)))
+      v128.store(d + 2 * row, madd(a2, gj, v128.load(d + 2 * row)))
+      v128.store(d + 3 * row, madd(a3, gj, v128.load(d + 3 * row)))
+    }
+    v128.store(at(da, i), f32x4.add(v128.load(at(da, i)), sum4(r0, r1, r2, r3)))
+    M += 4 * row
+    dM += 4 * row
+  }
+}
+
+@inline function writeVector(decays: bool, to: usize, from: usize, l: v128, k: v128, u: v128): void {
+  const m = v128.load(from)
+  v128.store(to, madd(k, u, decays ? f32x4.mul(l, m) : m))
+}
+
+@inline function writeWith(decays: bool, to: usize, from: usize, k: usize, u: usize, l: v128, rows: i32, width: i32): void {
+  const row = <usize>width << 2
+  for (let i = 0; i < rows; i += 4) {
+    const k0 = v128.load32_splat(at(k, i)), k1 = v128.load32_splat(at(k, i), 4)
+    const k2 = v128.load32_splat(at(k, i), 8), k3 = v128.load32_splat(at(k, i), 12)
+    for (let j: usize = 0; j < row; j += 16) {
+      const uj = v128.load(u + j), t = to + j, f = from + j
+      writeVector(decays, t, f, l, k0, uj)
+      writeVector(decays, t + row, f + row, l, k1, uj)
+      writeVector(decays, t + 2 * row, f + 2 * row, l, k2, uj)
+      writeVector(decays, t + 3 * row, f + 3 * row, l, k3, uj)
+    }
+    to += 4 * row
+    from += 4 * row
+  }
+}
+
+/** to = l from + k u^T. */
+function write(to: usize, from: usize, k: usize, u: usize, l: f32, rows: i32, width: i32): void {
+  if (l == 1) writeWith(false, to, from, k, u, splat(l), rows, width)
+  else writeWith(true, to, from, k, u, splat(l), rows, width)
+}
+
+/** The same, and then f, whose value for the padding must be set aside; of c rows of n floats. */
+function writeActivated(f: i32, to: usize, from: usize, k: usize, u: usize, l: f32, c: i32, n: i32): void {
+  const width = up4(n)
+  write(to, from, k, u, l, up4(c), width)
+  for (let i = 0; i < c; i++)
+    for (let j = 0; j < n; j += 4) {
+      const o = at(to, i * width + j)
+      v128.store(o, firstLanes(vunary(f, v128.load(o)), n - j, splat(0)))
+    }
+}
+
+/** g = g f'(l from + k u^T), given what f made of it at `to`. */
+function activationBackward(f: i32, g: usize, to: usize, from: usize, k: usize, u: usize, l: f32, c: i32, n: i32): void {
+  const width = up4(n)
+  for (let i = 0; i < c; i++) {
+    const ki = v128.load32_splat(at(k, i)), vl = splat(l)
+    for (let j = 0; j < n; j += 4) {
+      const o = i * width + j
+      const a = madd(ki, v128.load(at(u, j)), f32x4.mul(vl, v128.load(at(from, o))))
+      v128.store(at(g, o), firstLanes(vunaryBackward(f, a, v128.load(at(to, o)), v128.load(at(g, o))), n - j, splat(0)))
+    }
+  }
+}
+
+@inline function scaled(decays: bool, to: usize, l: v128, d: v128): void {
+  if (decays) v128.store(to, f32x4.mul(l, d))
+}
+
+@inline function writeBackwardWith(decays: bool, dM: usize, k: usize, dk: usize, u: usize, du: usize, l: v128, rows: i32, width: i32): void {
+  const row = <usize>width << 2
+  for (let i = 0; i < rows; i += 4) {
+    const k0 = v128.load32_splat(at(k, i)), k1 = v128.load32_splat(at(k, i), 4)
+    const k2 = v128.load32_splat(at(k, i), 8), k3 = v128.load32_splat(at(k, i), 12)
+    let r0 = splat(0), r1 = r0, r2 = r0, r3 = r0
+    for (let j: usize = 0; j < row; j += 16) {
+      const uj = v128.load(u + j), d = dM + j
+      const d0 = v128.load(d), d1 = v128.load(d + row), d2 = v128.load(d + 2 * row), d3 = v128.load(d + 3 * row)
+      r0 = madd(d0, uj, r0)
+      r1 = madd(d1, uj, r1)
+      r2 = madd(d2, uj, r2)
+      r3 = madd(d3, uj, r3)
+      const x = madd(k1, d1, f32x4.mul(k0, d0)), z = madd(k3, d3, f32x4.mul(k2, d2))
+      v128.store(du + j, f32x4.add(v128.load(du + j), f32x4.add(x, z)))
+      scaled(decays, d, l, d0)
+      scaled(decays, d + row, l, d1)
+      scaled(decays, d + 2 * row, l, d2)
+      scaled(decays, d + 3 * row, l, d3)
+    }
+    v128.store(at(dk, i), f32x4.add(v128.load(at(dk, i)), sum4(r0, r1, r2, r3)))
+    dM += 4 * row
+  }
+}
+
+/** dk += dM u, du += k dM, dM = l dM. */
+function writeBackward(dM: usize, k: usize, dk: usize, u: usize, du: usize, l: f32, rows: i32, width: i32): void {
+  if (l == 1) writeBackwardWith(false, dM, k, dk, u, du, splat(l), rows, width)
+  else writeBackwardWith(true, dM, k, dk, u, du, splat(l), rows, width)
+}
+
+// ---- instructions -------------------------------------------------------------------------------------------------------------------
+
+@inline function matrices(d: i32, e: i32): usize {
+  return d ? slow : e ? after : before
+}
+
+/** The instruction at i, on the token at hand. */
+function forward(i: usize): void {
+  const op = load<i32>(i), n = load<i32>(i, 8), a = load<i32>(i, 12), b = load<i32>(i, 16), c = load<i32>(i, 20)
+  const d = load<i32>(i, 24), e = load<i32>(i, 28), index = load<i32>(i, 4)
+  const to = at(r, index), ra = at(r, a), rb = at(r, b)
+  switch (op) {
+    case INPUT: return fetch(to, at(x, a), n)
+    case STATE: return fetch(to, at(before, a), up4(n))
+    case PARAMETER: return fetch(to, at(slow, a), up4(n))
+    case READ: return read(to, ra, at(matrices(d, e), b), up4(c), up4(n))
+    case WRITE: {
+      const l = d < 0 ? load<f32>(i, 32) : load<f32>(at(r, d))
+      const next = at(after, index), last = at(before, index)
+      if (e < 0) write(next, last, ra, rb, l, up4(c), up4(n))
+      else writeActivated(e, next, last, ra, rb, l, c, n)
+      return
+    }
+    case ADD: {
+      for (let j = 0; j < n; j += 4) v128.store(at(to, j), f32x4.add(v128.load(at(ra, j)), v128.load(at(rb, j))))
+      return
+    }
+    case SUB: {
+      for (let j = 0; j < n; j += 4) v128.store(at(to, j), f32x4.sub(v128.load(at(ra, j)), v128.load(at(rb, j))))
+      return
+    }
+    case MUL: {
+      for (let j = 0; j < n; j += 4) v128.store(at(to, j), f32x4.mul(v128.load(at(ra, j)), v128.load(at(rb, j))))
+      return
+    }
+    case AFFINE: {
+      const scale = v128.load32_splat(i, 32), shift = v128.load32_splat(i, 36)
+      for (let j = 0; j < n; j += 4) v128.store(at(to, j), firstLanes(madd(scale, v128.load(at(ra, j)), shift), n - j, splat(0)))
+      return
+    }
+    case TIMES: {
+      const f = v128.load32_splat(rb)
+      for (let j = 0; j < n; j += 4) v128.store(at(to, j), firstLanes(f32x4.mul(f, v128.load(at(ra, j))), n - j, splat(0)))
+      return
+    }
+    case DOT: return v128.store(to, f32x4.replace_lane(splat(0), 0, dot(ra, rb, c)))
+    case UNARY: {
+      for (let j = 0; j < n; j += 4) v128.store(at(to, j), firstLanes(vunary(b, v128.load(at(ra, j))), n - j, splat(0)))
+      return
+    }
+    case SOFTMAX: return softmax(to, ra, n, load<f32>(i, 32))
+    case NORM: return norm(b, to, ra, n, load<f32>(i, 32))
+    case SLICE: return fetch(to, at(ra, b), n)
+    case CONCAT: {
+      v128.store(at(to, up4(n) - 4), splat(0))
+      memory.copy(to, ra, <usize>c << 2)
+      memory.copy(at(to, c), rb, <usize>(n - c) << 2)
+      return
+    }
+    case NEXT: return fetch(at(after, index), ra, up4(n))
+    case OUTPUT: return memory.copy(at(y, index), ra, <usize>n << 2)
+  }
+}
+
+/** Its cotangents. */
+function backward(i: usize): void {
+  const op = load<i32>(i), n = load<i32>(i, 8), a = load<i32>(i, 12), b = load<i32>(i, 16), c = load<i32>(i, 20)
+  const d = load<i32>(i, 24), e = load<i32>(i, 28), index = load<i32>(i, 4)
+  const to = at(r, index), ra = at(r, a), rb = at(r, b), g = at(dr, index), da = at(dr, a), db = at(dr, b)
+  switch (op) {
+    case INPUT: return memory.copy(at(dx, a), g, <usize>n << 2)
+    case STATE: return accumulate(at(dstate, a), g, n)
+    case PARAMETER: return accumulate(at(dslow, a), g, n)
+    case READ: return readBackward(at(matrices(d, e), b), at(d ? dslow : dstate, b), ra, da, g, up4(c), up4(n))
+    case WRITE: {
+      const l = d < 0 ? load<f32>(i, 32) : load<f32>(at(r, d))
+      const dM = at(dstate, index), last = at(before, index), rows = up4(c), width = up4(n)
+      if (e >= 0) activationBackward(e, dM, at(after, index), last, ra, rb, l, c, n)
+      if (d >= 0) store<f32>(at(dr, d), load<f32>(at(dr, d)) + dot(dM, last, rows * width))
+      return writeBackward(dM, ra, da, rb, db, l, rows, width)
+    }
+    case ADD: {
+      accumulate(da, g, n)
+      return accumulate(db, g, n)
+    }
+    case SUB: {
+      accumulate(da, g, n)
+      return accumulateTimes(db, g, splat(-1), n)
+    }
+    case MUL: {
+      for (let j = 0; j < n; j += 4) {
+        const gj = v128.load(at(g, j))
+        v128.store(at(da, j), madd(gj, v128.load(at(rb, j)), v128.load(at(da, j))))
+        v128.store(at(db, j), madd(gj, v128.load(at(ra, j)), v128.load(at(db, j))))
+      }
+      return
+    }
+    case AFFINE: return accumulateTimes(da, g, v128.load32_splat(i, 32), n)
+    case TIMES: {
+      accumulateTimes(da, g, v128.load32_splat(rb), n)
+      return store<f32>(db, load<f32>(db) + dot(ra, g, n))
+    }
+    case DOT: {
+      accumulateTimes(da, rb, v128.load32_splat(g), c)
+      return accumulateTimes(db, ra, v128.load32_splat(g), c)
+    }
+    case UNARY: {
+      for (let j = 0; j < n; j += 4) {
+        const dj = vunaryBackward(b, v128.load(at(ra, j)), v128.load(at(to, j)), v128.load(at(g, j)))
+        v128.store(at(da, j), f32x4.add(v128.load(at(da, j)), firstLanes(dj, n - j, splat(0))))
+      }
+      return
+    }
+    case SOFTMAX: {
+      const along = splat(dot(g, to, n))
+      for (let j = 0; j < n; j += 4)
+        v128.store(at(da, j), madd(v128.load(at(to, j)), f32x4.sub(v128.load(at(g, j)), along), v128.load(at(da, j))))
+      return
+    }
+    case NORM: return normBackward(b, to, g, ra, da, n, load<f32>(i, 32))
+    case SLICE: return accumulateEach(at(da, b), g, n)
+    case CONCAT: {
+      accumulateEach(da, g, c)
+      return accumulateEach(db, at(g, c), n - c)
+    }
+    case NEXT: {
+      accumulate(da, at(dstate, index), n)
+      return memory.fill(at(dstate, index), 0, <usize>up4(n) << 2)
+    }
+    case OUTPUT: {
+      for (let j = 0; j < n; j += 4) v128.store(at(da, j), f32x4.add(v128.load(at(da, j)), vload(at(dy, index + j), n - j)))
+      return
+    }
+  }
+}
+
+// ---- parts: between packed arrays and memory ------------------------------------------------------------------------------------------
+
+/** Zeros where there is no packed array. */
+function loadParts(to: usize, floats: i32, packed: usize, parts: usize, end: usize): void {
+  memory.fill(to, 0, <usize>floats << 2)
+  if (packed) for (; parts < end; parts += PART) {
+    const rows = load<i32>(parts, 4), columns = load<i32>(parts, 8)
+    let from = at(packed, load<i32>(parts)), m = at(to, load<i32>(parts, 12))
+    for (let i = 0; i < rows; i++) {
+      memory.copy(m, from, <usize>columns << 2)
+      from = at(from, columns)
+      m = at(m, up4(columns))
+    }
+  }
+}
+
+/** Nowhere where there is no packed array. */
+function storeParts(packed: usize, from: usize, parts: usize, end: usize): void {
+  if (packed) for (; parts < end; parts += PART) {
+    const rows = load<i32>(parts, 4), columns = load<i32>(parts, 8)
+    let to = at(packed, load<i32>(parts)), m = at(from, load<i32>(parts, 12))
+    for (let i = 0; i < rows; i++) {
+      memory.copy(to, m, <usize>columns << 2)
+      to = at(to, columns)
+      m = at(m, up4(columns))
+    }
+  }
+}
+
+// ---- kernels ------------------------------------------------------------------------------------------------------------------------
+
+/** Scratch is dealt out from here; the spare 64 bytes keep blocks from lying a multiple of 4096 bytes apart. Counted in engine/devices/wasm/net.ts. */
+let top: usize = 0
+function take(floats: i32): usize {
+  const block = top
+  top += (<usize>floats << 2) + 64
+  return block
+}
+
+@inline function bitsOf(tokens: usize, token: i32): i32 {
+  return tokens ? load<i32>(at(tokens, token)) : TOKEN
+}
+
+export function net(begin: i32, end: i32, program: usize, xs: usize, parameters: usize, fresh: usize, s0: usize, tokens: usize, ys: usize,
+  sT: usize, states: usize, T: i32, H: i32, I: i32, O: i32, S: i32, P: i32, C: i32, stateParts: i32, slowParts: i32, instructions: i32,
+  registers: i32, stateFloats: i32, slowFloats: i32): void {
+  top = scratch
+  slow = take(slowFloats)
+  r = take(registers)
+  const state = take(stateFloats), start = take(stateFloats), bytes = <usize>stateFloats << 2
+  before = state
+  after = state
+  const parts = program + <usize>stateParts * PART, first = parts + <usize>slowParts * PART, last = first + <usize>instructions * INSTRUCTION
+  const spans = (T - 1) / C + 1
+  for (let head = begin; head < end; head++) {
+    loadParts(slow, slowFloats, rowOf(parameters, head % H, P), parts, first)
+    loadParts(start, stateFloats, rowOf(fresh, head % H, S), program, parts)
+    if (s0) loadParts(state, stateFloats, rowOf(s0, head, S), program, parts)
+    else memory.copy(state, start, bytes)
+    for (let t = 0; t < T; t++) {
+      if (states && t % C == 0) memory.copy(rowOf(states, head * spans + t / C, stateFloats), state, bytes)
+      const token = head / H * T + t, row = token * H + head % H
+      const bits = bitsOf(tokens, token)
+      y = rowOf(ys, row, O)
+      if (bits & BEGINS) memory.copy(state, start, bytes)
+      if (!(bits & TOKEN)) {
+        memory.fill(y, 0, <usize>O << 2)
+        continue
+      }
+      x = rowOf(xs, row, I)
+      for (let i = first; i < last; i += INSTRUCTION) forward(i)
+    }
+    storeParts(rowOf(sT, head, S), state, program, parts)
+  }
+}
+
+export function netBackward(begin: i32, end: i32, program: usize, xs: usize, parameters: usize, fresh: usize, s0: usize, tokens: usize,
+  states: usize, dys: usize, dsT: usize, dxs: usize, dparameters: usize, dfresh: usize, ds0: usize, T: i32, H: i32, I: i32, O: i32, S: i32,
+  P: i32, C: i32, stateParts: i32, slowParts: i32, instructions: i32, registers: i32, stateFloats: i32, slowFloats: i32): void {
+  top = scratch
+  slow = take(slowFloats)
+  dslow = take(slowFloats)
+  dr = take(registers)
+  dstate = take(stateFloats)
+  y = take(O)
+  const start = take(stateFloats), dstart = take(stateFloats)
+  const n = min(C, T), all = take(n * registers), afters = take(n * stateFloats), befores = take(n)
+  const parts = program + <usize>stateParts * PART, first = parts + <usize>slowParts * PART, last = first + <usize>instructions * INSTRUCTION
+  const spans = (T - 1) / C + 1
+  for (let head = begin; head < end; head++) {
+    loadParts(slow, slowFloats, rowOf(parameters, head % H, P), parts, first)
+    loadParts(start, stateFloats, rowOf(fresh, head % H, S), program, parts)
+    loadParts(dstate, stateFloats, rowOf(dsT, head, S), program, parts)
+    memory.fill(dslow, 0, <usize>slowFloats << 2)
+    memory.fill(dstart, 0, <usize>stateFloats << 2)
+    for (let span = spans - 1; span >= 0; span--) {
+      const t0 = span * C, m = min(C, T - t0)
+      const token = head / H * T + t0
+      let state = rowOf(states, head * spans + span, stateFloats)
+      for (let t = 0; t < m; t++) {
+        const bits = bitsOf(tokens, token + t)
+        if (bits & BEGINS) state = start
+        store<usize>(at(befores, t), state)
+        if (!(bits & TOKEN)) continue
+        x = rowOf(xs, (token + t) * H + head % H, I)
+        r = rowOf(all, t, registers)
+        before = state
+        after = rowOf(afters, t, stateFloats)
+        for (let i = first; i < last; i += INSTRUCTION) forward(i)
+        state = after
+      }
+      for (let t = m - 1; t >= 0; t--) {
+        const bits = bitsOf(tokens, token + t), row = (token + t) * H + head % H
+        dx = rowOf(dxs, row, I)
+        if (bits & TOKEN) {
+          dy = rowOf(dys, row, O)
+          r = rowOf(all, t, registers)
+          before = load<usize>(at(befores, t))
+          after = rowOf(afters, t, stateFloats)
+          memory.fill(dr, 0, <usize>registers << 2)
+          for (let i = last - INSTRUCTION; i >= first; i -= INSTRUCTION) backward(i)
+        } else memory.fill(dx, 0, <usize>I << 2)
+        if (bits & BEGINS) settle(dstart, stateFloats)
+      }
+    }
+    if (!s0) settle(dstart, stateFloats)
+    storeParts(rowOf(dparameters, head, P), dslow, parts, first)
+    storeParts(rowOf(dfresh, head, S), dstart, program, parts)
+    storeParts(rowOf(ds0, head, S), dstate, program, parts)
+  }
+}
+
+/** A sequence begins: what its state asks for belongs to `fresh`. */
+function settle(dstart: usize, floats: i32): void {
+  accumulate(dstart, dstate, floats)
+  memory.fill(dstate, 0, <usize>floats << 2)
+}
