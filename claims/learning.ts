@@ -2,24 +2,30 @@
 import {
   add,
   affine,
+  concat,
   deltaRule,
+  layerNorm,
   longhornRule,
+  matmul,
   mesaRule,
   mul,
+  permute,
   readOut,
   reshape,
   rules,
+  slice,
   square,
   sub,
   sum,
   sumRule,
   type Tensor,
+  tttRule,
   zeros,
 } from '../engine/index.ts'
 import { type Case, type Claim, defineClaim } from './claim.ts'
 import type { Context } from './context.ts'
 import { int } from './fields.ts'
-import { drawInputs } from './sides.ts'
+import { cut, drawInputs } from './sides.ts'
 
 const section = 'Fast weights as learning'
 const fields = { B: int(1, 2), H: int(1, 2), K: int(1, 7), V: int(1, 7) }
@@ -40,6 +46,23 @@ function gradient(S: Tensor, loss: (S: Tensor) => Tensor): Tensor {
 /** beta/2 |S^T k - v|^2, summed over sequences and heads. */
 const misfit = (S: Tensor, k: Tensor, v: Tensor, beta: Tensor): Tensor =>
   sum(mul(sum(square(sub(readOut(S, k), v)), { axis: -1 }), affine(beta, 0.5)))
+
+const minibatchFields = { B: int(1, 2), T: int(1, 6), H: int(1, 2), V: int(1, 6) }
+type MinibatchSizes = Case & { B: number; T: number; H: number; V: number }
+/** Of TTT; an eps of 1 leaves digits where the numbers under a layer norm are nearly equal. */
+const innerEps = 1
+const innerState = ({ B, H, V }: MinibatchSizes, x: Context) => ({ S: x.tensor('S0', [B, H, V, V]), c: x.tensor('c0', [B, H, V]) })
+/** TTT-linear over the first n tokens, in one minibatch. */
+function minibatch(c: MinibatchSizes, x: Context, n: number) {
+  const { w, b, ...tokens } = drawInputs(rules.ttt, c, x)
+  const { q, k, v, eta } = cut(rules.ttt, tokens, 'T', 0, n)
+  return tttRule(q, k, v, eta, w, b, innerState(c, x), { minibatch: 8, eps: innerEps })
+}
+/** LN(z) w + b; z: [B,H,T,V], w, b: [H,V]. */
+const normed = (z: Tensor, w: Tensor, b: Tensor): Tensor => {
+  const [gain, bias] = [w, b].map((t) => reshape(t, [t.shape[0], 1, t.shape[1]]))
+  return add(mul(layerNorm(z, null, null, innerEps), gain), bias)
+}
 
 export const learningClaims: readonly Claim[] = [
   defineClaim({
@@ -100,6 +123,57 @@ export const learningClaims: readonly Claim[] = [
     },
     right: (c, x) => ({ gradient: zeros([c.B, c.H, c.K, c.V], x.device) }),
     floor: 1,
+  }),
+  defineClaim({
+    name: 'learning: TTT descends from the start of its minibatch',
+    section,
+    statement:
+      "TTT-linear's memory takes one step of gradient descent for a minibatch: from its start, on the sum of the losses of all its tokens, at the last one's rate.",
+    equation:
+      '(S, c) \\leftarrow (S, c) - \\eta_m \\nabla_{S, c} \\sum_{j \\le m} \\tfrac12 \\|f(S^\\top k_j + c) - (v_j - k_j)\\|^2,\\quad f(z) = \\mathrm{LN}(z) \\odot w + b',
+    source: 'Sun 2024 (TTT); flash-linear-attention, ttt',
+    fields: minibatchFields,
+    left: (c, x) => {
+      const { state } = minibatch(c, x, c.T)
+      return { S: state.S, c: state.c! }
+    },
+    right: (c, x) => {
+      const { k, v, eta, w, b } = drawInputs(rules.ttt, c, x)
+      const [keys, targets, rates] = [k, sub(v, k), reshape(eta, [c.B, c.T, c.H, 1])].map((t) => permute(t, [0, 2, 1, 3]))
+      const loss = (S: Tensor, bias: Tensor): Tensor => {
+        const z = add(matmul(keys, S), reshape(bias, [c.B, c.H, 1, c.V]))
+        return sum(mul(square(sub(normed(z, w, b), targets)), affine(slice(rates, 2, c.T - 1, c.T), 0.5)))
+      }
+      const { S, c: bias } = innerState(c, x)
+      return {
+        S: sub(
+          S,
+          gradient(innerState(c, x).S, (at) => loss(at, bias)),
+        ),
+        c: sub(
+          bias,
+          gradient(innerState(c, x).c, (at) => loss(S, at)),
+        ),
+      }
+    },
+  }),
+  defineClaim({
+    name: 'learning: TTT reads what the minibatch so far would leave',
+    section,
+    statement: 'A token of a minibatch reads the memory that the minibatch would leave if it ended there.',
+    equation: 'y_t = S_{(t)}^\\top q_t + c_{(t)},\\quad \\text{where } S_{(t)}, c_{(t)} \\text{ are left by the tokens up to } t',
+    source: 'from the dual form; Sun 2024 (TTT); flash-linear-attention, ttt',
+    fields: minibatchFields,
+    left: (c, x) => ({ y: minibatch(c, x, c.T).y }),
+    right: (c, x) => {
+      const { q, w, b } = drawInputs(rules.ttt, c, x)
+      const ys = Array.from({ length: c.T }, (_, t) => {
+        const { S, c: bias } = minibatch(c, x, t + 1).state
+        const y = add(readOut(S, reshape(slice(q, 1, t, t + 1), [c.B, c.H, c.V])), bias!)
+        return reshape(add(y, reshape(normed(reshape(y, [c.B, c.H, 1, c.V]), w, b), y.shape)), [c.B, 1, c.H, c.V])
+      })
+      return { y: concat(ys, 1) }
+    },
   }),
   defineClaim({
     name: 'learning: Mesa is weighted ridge regression',
