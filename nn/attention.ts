@@ -13,7 +13,7 @@ import { full, ones, parameter, type Tensor } from '../engine/tensor.ts'
 import { checkFeatures, checkNormaliserEps, type FeatureConfig, Features, featureFields, featureMaps } from './features.ts'
 import { checkChoice, checkFields, checkKnown, checkMeanings, defaultsOf, type Fields, type Meaning, namesOf } from './fields.ts'
 import { type Gate, type GateName, gates, LowRank, retention } from './gates.ts'
-import { type AttentionOptions, checkHeads, checkInput, HeadProjection } from './heads.ts'
+import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField, rotaryField } from './heads.ts'
 import { Linear, RMSNorm } from './layers.ts'
 import type { Mixer } from './mixer.ts'
 import { Module } from './module.ts'
@@ -77,7 +77,7 @@ const valueMaps = { identity: (x: Tensor) => x, silu: (x: Tensor) => silu(x) }
 const valueNorms = { none: (x: Tensor) => x, l2: (x: Tensor) => l2Norm(x) }
 
 const fields: Fields<FastWeightsSettings> = {
-  heads: { type: 'integer', min: 1, default: 8, description: 'heads H, a divisor of the width' },
+  heads: headsField,
   ...featureFields,
   rule: { type: 'string', choices: layerRules, default: 'delta', description: 'how fast weights are written and forget' },
   normaliserEps: { type: 'number', min: 0, default: 1e-6, description: 'added to z . q, where a rule divides by it' },
@@ -92,7 +92,7 @@ const fields: Fields<FastWeightsSettings> = {
   },
   stepsPerToken: { type: 'integer', min: 1, default: 1, description: 'steps of the rule delta-product' },
   scale: { type: 'string', choices: ['none', 'sqrt'], default: 'none', description: 'what is read, as it is or over sqrt(K)' },
-  positions: { type: 'string', choices: ['none', 'rotary'], default: 'none', description: 'turn queries and keys by their position' },
+  positions: rotaryField,
   valueMap: {
     type: 'string',
     noun: 'value map',

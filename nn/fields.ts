@@ -6,7 +6,7 @@ interface Common<V> {
   /** One line. */
   readonly description: string
 }
-interface NumberField<V> extends Common<V> {
+export interface NumberField<V> extends Common<V> {
   readonly type: 'integer' | 'number'
   /** The range, ends included. */
   readonly min?: number
@@ -16,13 +16,13 @@ interface NumberField<V> extends Common<V> {
   /** What it must be, in words that say more than the range. */
   readonly expected?: string
 }
-interface TextField<V> extends Common<V> {
+export interface TextField<V> extends Common<V> {
   readonly type: 'string'
   readonly choices: readonly V[]
   /** As messages call it, instead of by its name: 'feature map'. */
   readonly noun?: string
 }
-interface FlagField<V> extends Common<V> {
+export interface FlagField<V> extends Common<V> {
   readonly type: 'boolean'
 }
 

@@ -3,9 +3,19 @@ import { checkNumber } from '../engine/arguments.ts'
 import { checkFloat, match } from '../engine/ops/check.ts'
 import { type Generator, uniform } from '../engine/random.ts'
 import { parameter, type Tensor } from '../engine/tensor.ts'
+import type { Field } from './fields.ts'
 import { Linear } from './layers.ts'
 import { Module } from './module.ts'
 import { type Packing, packedConv } from './packing.ts'
+
+/** Settings that several mixers have. */
+export const headsField: Field<number> = { type: 'integer', min: 1, default: 8, description: 'heads H, a divisor of the width' }
+export const rotaryField: Field<'none' | 'rotary'> = {
+  type: 'string',
+  choices: ['none', 'rotary'],
+  default: 'none',
+  description: 'turn queries and keys by their position',
+}
 
 /** mask and reset as in `Packing`; `accumulate` is added to the result (the residual connection). */
 export interface AttentionOptions extends Packing {

@@ -5,7 +5,7 @@ import { concat, permute, reshape } from '../engine/ops/movement.ts'
 import type { Generator } from '../engine/random.ts'
 import { type Tensor, tensor } from '../engine/tensor.ts'
 import { checkFields, type Fields } from './fields.ts'
-import { type AttentionOptions, checkHeads, checkInput, HeadProjection } from './heads.ts'
+import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField, rotaryField } from './heads.ts'
 import { Linear } from './layers.ts'
 import type { Mixer } from './mixer.ts'
 import { Module } from './module.ts'
@@ -30,10 +30,7 @@ export interface SoftmaxSettings {
   positions: 'none' | 'rotary'
 }
 
-const fields: Fields<SoftmaxSettings> = {
-  heads: { type: 'integer', min: 1, default: 8, description: 'heads H, a divisor of the width' },
-  positions: { type: 'string', choices: ['none', 'rotary'], default: 'none', description: 'turn queries and keys by their position' },
-}
+const fields: Fields<SoftmaxSettings> = { heads: headsField, positions: rotaryField }
 
 function checkSoftmax(c: SoftmaxSettings & { dModel: number }): void {
   checkHeads(c.dModel, c.heads)

@@ -4,6 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
+import { trainCommand } from '../../cli/options.ts'
 import { type Device, generator, gradCheck, noGrad, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
 import {
   disposeState,
@@ -197,6 +198,20 @@ describe('mixers', () => {
         if (field.type === 'string') assert.ok(field.choices.includes(field.default), `${kind}: ${name}`)
       }
     }
+  })
+})
+
+describe('settings of mixers', () => {
+  it('that have the same name are the same, and none is called as an option of the command is', () => {
+    const known = new Map<string, string>()
+    for (const kind of mixerNames)
+      for (const [name, field] of Object.entries(rowOf(kind).fields)) {
+        const said = JSON.stringify(field)
+        assert.equal(known.get(name) ?? said, said, `${kind}: ${name} is something else in another mixer`)
+        known.set(name, said)
+      }
+    const names = trainCommand.options.map(({ name }) => name)
+    assert.deepEqual([...new Set(names)], names)
   })
 })
 
