@@ -58,7 +58,7 @@ import {
   zeros,
 } from '../../engine/index.ts'
 import { retention } from '../../nn/index.ts'
-import type { Compared, Kind, Safetensors } from './figures.ts'
+import type { Compared, Kind, Safetensors } from './kind.ts'
 
 type Tensors = Record<string, Tensor>
 
