@@ -1,13 +1,13 @@
 // Recurrent nets by their programs, forward and backward: an interpreter of the instructions of engine/devices/kernels.ts (`netOps`, which has
 // their equations).
 //
-// A workgroup is one head of one sequence, from the first token to the last. Its threads share the numbers of each vector and of each matrix,
-// thread j those at j, j + THREADS, ...: what it writes there, nobody else does, so that they wait for each other only before an instruction that
+// A workgroup is one head of one sequence, from the first token to the last. Its threads share the numbers of each vector and the columns of each
+// matrix, thread j those at j, j + THREADS, ...: what it writes there, nobody else does, so that they wait for each other only before an instruction that
 // looks at the numbers of others (`crosses`), and at the beginning of each token. Everything but x, y and the snapshots lies in `work`:
 // `perHead` floats a head, in regions whose offsets Params has. Rows of a matrix lie a multiple of 4 floats apart; what lies between is never read.
 // Backward: from the snapshot on, C tokens are computed once more, each with registers and a state of its own, then walked in reverse.
 //
-// Numerics: every sum goes from first to last. What a token holds never enters the arithmetic of an earlier one.
+// Numerics: a sum's order depends on its length alone. What a token holds never enters the arithmetic of an earlier one.
 // Which instruction comes next depends only on `program` and `tokens`, which nobody writes: so all threads meet at each barrier. (For the compiler to
 // see it, the entries take their builtins one by one: in a struct, one that differs from thread to thread makes all of them differ.)
 
@@ -164,6 +164,27 @@ fn softmaxOf(to: i32, a: i32, n: i32, eps: f32, thread: i32) {
   for (var j = thread; j < n; j += threads) { work[to + j] = expOf(work[a + j] - largest) / (total + eps); }
 }
 
+/// The sum over c rows of a[q] M[q, j], M at column j, rows `width` apart: four at a time, and what is left.
+fn column(a: i32, M: i32, c: i32, width: i32) -> f32 {
+  var s = vec4(0.0);
+  var q = 0;
+  var m = M;
+  for (; q + 4 <= c; q += 4) {
+    s += vec4(work[a + q], work[a + q + 1], work[a + q + 2], work[a + q + 3])
+      * vec4(work[m], work[m + width], work[m + 2 * width], work[m + 3 * width]);
+    m += 4 * width;
+  }
+  var total = (s.x + s.y) + (s.z + s.w);
+  for (; q < c; q++) {
+    total += work[a + q] * work[m];
+    m += width;
+  }
+  return total;
+}
+
+/// The same along a row: M[q, j] u[j] over n columns.
+fn along(M: i32, u: i32, n: i32) -> f32 { return column(u, M, n, 1); }
+
 fn elementwise(i: Instruction, r: i32, j: i32) -> f32 {
   let a = work[r + i.a + j];
   switch (i.op) {
@@ -192,22 +213,19 @@ fn forward(i: Instruction, t: Token, thread: i32) {
     case PARAMETER: { for (var j = thread; j < i.n; j += threads) { work[to + j] = work[t.slow + i.a + j]; } }
     case READ: {
       let M = matrixOf(i, t);
-      let width = up4(i.n);
-      for (var j = thread; j < i.n; j += threads) {
-        var s = 0.0;
-        for (var q = 0; q < i.c; q++) { s += work[t.r + i.a + q] * work[M + q * width + j]; }
-        work[to + j] = s;
-      }
+      for (var j = thread; j < i.n; j += threads) { work[to + j] = column(t.r + i.a, M + j, i.c, up4(i.n)); }
     }
     case WRITE: {
       let l = decayOf(i, t.r);
       let width = up4(i.n);
-      for (var e = thread; e < i.c * i.n; e += threads) {
-        let q = e / i.n;
-        let j = e % i.n;
-        let at = i.to + q * width + j;
-        let m = l * work[t.before + at] + work[t.r + i.a + q] * work[t.r + i.b + j];
-        work[t.after + at] = written(i.e, m);
+      for (var j = thread; j < i.n; j += threads) {
+        let u = work[t.r + i.b + j];
+        var at = i.to + j;
+        for (var q = 0; q < i.c; q++) {
+          let m = l * work[t.before + at] + work[t.r + i.a + q] * u;
+          if (i.e < 0) { work[t.after + at] = m; } else { work[t.after + at] = applyUnary(u32(i.e), m); }
+          at += width;
+        }
       }
     }
     case DOT: {
@@ -224,11 +242,6 @@ fn forward(i: Instruction, t: Token, thread: i32) {
     case NEXT: { for (var j = thread; j < i.n; j += threads) { work[t.after + i.to + j] = work[t.r + i.a + j]; } }
     default: { for (var j = thread; j < i.n; j += threads) { work[to + j] = elementwise(i, t.r, j); } }
   }
-}
-
-fn written(activation: i32, m: f32) -> f32 {
-  if (activation < 0) { return m; }
-  return applyUnary(u32(activation), m);
 }
 
 /// dr of a (and b) += what g, that of the result at j, asks for.
@@ -268,15 +281,14 @@ fn backward(i: Instruction, t: Token, d: Cotangents, thread: i32) {
     case READ: {
       let M = matrixOf(i, t);
       let dM = i.b + select(d.state, d.slow, i.d != 0);
-      for (var q = thread; q < i.c; q += threads) {
-        var s = 0.0;
-        for (var j = 0; j < i.n; j++) { s += work[M + q * width + j] * work[g + j]; }
-        work[d.r + i.a + q] += s;
-      }
-      for (var e = thread; e < i.c * i.n; e += threads) {
-        let q = e / i.n;
-        let j = e % i.n;
-        work[dM + q * width + j] += work[t.r + i.a + q] * work[g + j];
+      for (var q = thread; q < i.c; q += threads) { work[d.r + i.a + q] += along(M + q * width, g, i.n); }
+      for (var j = thread; j < i.n; j += threads) {
+        let gj = work[g + j];
+        var at = dM + j;
+        for (var q = 0; q < i.c; q++) {
+          work[at] += work[t.r + i.a + q] * gj;
+          at += width;
+        }
       }
     }
     case WRITE: {
@@ -284,30 +296,26 @@ fn backward(i: Instruction, t: Token, d: Cotangents, thread: i32) {
       let dM = d.state + i.to;
       let last = t.before + i.to;
       if (i.e >= 0) {
-        for (var e = thread; e < i.c * i.n; e += threads) {
-          let q = e / i.n;
-          let at = q * width + e % i.n;
-          let m = l * work[last + at] + work[t.r + i.a + q] * work[t.r + i.b + e % i.n];
-          work[dM + at] = applyUnaryBackward(u32(i.e), m, work[t.after + i.to + at], work[dM + at]);
+        for (var j = thread; j < i.n; j += threads) {
+          let u = work[t.r + i.b + j];
+          for (var q = 0; q < i.c; q++) {
+            let at = q * width + j;
+            let m = l * work[last + at] + work[t.r + i.a + q] * u;
+            work[dM + at] = applyUnaryBackward(u32(i.e), m, work[t.after + i.to + at], work[dM + at]);
+          }
         }
         storageBarrier();
       }
-      for (var q = thread; q < i.c; q += threads) {
-        var s = 0.0;
-        for (var j = 0; j < i.n; j++) { s += work[dM + q * width + j] * work[t.r + i.b + j]; }
-        work[d.r + i.a + q] += s;
-      }
-      for (var j = thread; j < i.n; j += threads) {
-        var s = 0.0;
-        for (var q = 0; q < i.c; q++) { s += work[dM + q * width + j] * work[t.r + i.a + q]; }
-        work[d.r + i.b + j] += s;
-      }
+      for (var q = thread; q < i.c; q += threads) { work[d.r + i.a + q] += along(dM + q * width, t.r + i.b, i.n); }
+      for (var j = thread; j < i.n; j += threads) { work[d.r + i.b + j] += column(t.r + i.a, dM + j, i.c, width); }
+      if (i.d < 0 && i.x == 1.0) { return; }
       storageBarrier();
       var dl = 0.0;
-      for (var e = thread; e < i.c * i.n; e += threads) {
-        let at = e / i.n * width + e % i.n;
-        dl += work[dM + at] * work[last + at];
-        work[dM + at] *= l;
+      for (var j = thread; j < i.n; j += threads) {
+        for (var at = j; at < i.c * width; at += width) {
+          dl += work[dM + at] * work[last + at];
+          work[dM + at] *= l;
+        }
       }
       if (i.d >= 0) {
         let s = sumLanes(dl, u32(thread), THREADS);
@@ -326,16 +334,16 @@ fn backward(i: Instruction, t: Token, d: Cotangents, thread: i32) {
     }
     case SOFTMAX: {
       let h = t.r + i.to;
-      let along = dotOf(g, h, i.n);
-      for (var j = thread; j < i.n; j += threads) { work[d.r + i.a + j] += work[h + j] * (work[g + j] - along); }
+      let gh = dotOf(g, h, i.n);
+      for (var j = thread; j < i.n; j += threads) { work[d.r + i.a + j] += work[h + j] * (work[g + j] - gh); }
     }
     case NORM: {
       let h = t.r + i.to;
       let scale = statisticsOf(i.b, t.r + i.a, i.n, i.x).scale;
       let gh = dotOf(g, h, i.n);
       let shift = select(select(0.0, sumOf(g, i.n) / f32(i.n), i.b == LAYER), gh, i.b > L2);
-      let along = select(select(gh / f32(i.n), gh, i.b == L2), 0.0, i.b > L2);
-      for (var j = thread; j < i.n; j += threads) { work[d.r + i.a + j] += scale * (work[g + j] - shift - work[h + j] * along); }
+      let slope = select(select(gh / f32(i.n), gh, i.b == L2), 0.0, i.b > L2);
+      for (var j = thread; j < i.n; j += threads) { work[d.r + i.a + j] += scale * (work[g + j] - shift - work[h + j] * slope); }
     }
     case CONCAT: {
       for (var j = thread; j < i.c; j += threads) { work[d.r + i.a + j] += work[g + j]; }

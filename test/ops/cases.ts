@@ -598,9 +598,19 @@ const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) =>
   })
 })
 
-const exact = table.filter(({ build }) => build(2).instructions.every(({ op, x }) => op !== 'softmax' || x === 0))
+/**
+ * Programs whose gradient is exact, so no softmax with eps, and well conditioned: Ba's layer normalisation has an eps that keeps nearly equal
+ * numbers from being divided by next to nothing, and the recurrent programmer, steep between its thresholds, is left to the claims.
+ */
+const exact: ((D: number) => engine.Net)[] = [
+  ...table
+    .map(({ build }) => build)
+    .filter((build) => build(2).instructions.every(({ op, x }) => op !== 'softmax' || x === 0))
+    .filter((build) => !['Ba 2016', 'recurrent programmer'].includes(build(2).name)),
+  (D) => engine.ba2016({ D, steps: 2, eps: 0.3 }),
+]
 const netOf = ({ which, random, dims: { D } }: { which: number; random: boolean; dims: Record<string, number> }): engine.Net =>
-  random ? randomNet(which) : exact[which % exact.length].build(D)
+  random ? randomNet(which) : exact[which % exact.length](D)
 
 const linearCases = [
   define({
@@ -677,7 +687,6 @@ const linearCases = [
   }),
   define({
     name: 'runNet',
-    // Programs of the table whose gradient is exact (a softmax with eps takes the maximum for a constant), and random ones.
     options: (sizes) =>
       fc.record({
         dims: letters(sizes, ['T', 'H', 'B', 'D'], { H: 5, B: 9, D: 40 }),
