@@ -46,6 +46,8 @@ export interface TransformerConfig extends Omit<FastWeightsAttentionConfig, 'pos
   embeddingStd: number
   /** What embeddings are multiplied by, before positions are added: 1, or sqrt(D) (Vaswani 2017, section 3.4). */
   embeddingScale: 'none' | 'sqrt'
+  /** The matrix that gives the logits is the embedding (Press & Wolf 2017): one parameter with two names. Its bias stays. */
+  tie: boolean
 }
 
 /** labml's fast weights transformer (labml_nn/transformers/fast_weights), at its experiment's sizes. */
@@ -63,6 +65,7 @@ export const labml: Omit<TransformerConfig, 'symbols'> = {
   positions: 'none',
   embeddingStd: 1,
   embeddingScale: 'none',
+  tie: false,
 }
 
 /** The softmax baseline: the same transformer with causal attention, pre-norm and positions. */
@@ -149,6 +152,7 @@ function checkConfig(c: TransformerConfig): LayerMixer[] {
   checkFlag('attentionNorm', c.attentionNorm)
   checkNumber('embeddingStd', c.embeddingStd, '0 or more')
   checkChoice('embeddingScale', c.embeddingScale, { none: 0, sqrt: 0 })
+  checkFlag('tie', c.tie)
   checkProbability(c.dropout)
   return own
 }
@@ -174,6 +178,10 @@ export class Transformer extends Module {
     this.src_embed = new Embedding(c.symbols, c.dModel, this.random, c.embeddingStd)
     this.transformer = new Stack(c, own, this.random)
     this.generator = new Linear(c.dModel, c.symbols, this.random)
+    if (c.tie) {
+      this.generator.weight.dispose()
+      this.generator.weight = this.src_embed.weight
+    }
   }
 
   /**

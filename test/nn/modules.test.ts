@@ -1,9 +1,23 @@
 /** Names and initial values as in PyTorch and labml, state dicts, dropout. */
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
-import { detach, generator, mul, noGrad, normal, parameter, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import {
+  crossEntropy,
+  detach,
+  generator,
+  mul,
+  noGrad,
+  normal,
+  parameter,
+  scope,
+  setDevice,
+  type Tensor,
+  tensor,
+} from '../../engine/index.ts'
 import {
   Adam,
+  AdamW,
+  constant,
   Dropout,
   Embedding,
   type FastWeightsAttention,
@@ -13,16 +27,21 @@ import {
   initialState,
   Linear,
   Module,
+  modelOf,
   orthogonalRows,
   PackedEntry,
+  readCheckpoint,
   readSafetensors,
   resetRows,
+  restoreOptimizer,
   retention,
   rotary,
   type SafetensorsEntry,
   sample,
+  Trainer,
   Transformer,
   taylor2,
+  writeCheckpoint,
   writeSafetensors,
 } from '../../nn/index.ts'
 import { presets } from '../../tasks/index.ts'
@@ -397,6 +416,33 @@ describe('modules', () => {
     model.dispose()
   })
 
+  it('may give logits by the embedding, which is one parameter then, with the gradients of both', async () => {
+    const sizes = { ...labml, layers: 1, tie: true }
+    const [tied, free] = [new Transformer(sizes), new Transformer({ ...sizes, tie: false })]
+    assert.equal(tied.parameterCount(), free.parameterCount() - 65 * 32)
+    assert.equal(tied.parameters().length, free.parameters().length - 1)
+    free.loadStateDict(await tied.stateDict())
+    assert.deepEqual(await logitsOf(tied), await logitsOf(free))
+    const tokens = tensor([1, 2, 64, 2, 5, 7], { shape: [2, 3], dtype: 'int32' })
+    for (const model of [tied, free]) scope(() => crossEntropy(model.forward(tokens).logits, tokens).backward())
+    const [a, b] = await Promise.all([free.src_embed.weight, free.generator.weight].map(async ({ grad }) => Array.from(await grad!.read())))
+    assertClose(
+      await tied.src_embed.weight.grad!.read(),
+      a.map((x, i) => x + b[i]),
+      1e-12,
+    )
+    const trainer = new Trainer(tied, new AdamW(tied.namedParameters(), { lr: 1e-2 }), { schedule: constant(1e-2), clipNorm: 1 })
+    const batch = { tokens: Int32Array.of(1, 2, 3, 4), targets: Int32Array.of(2, 3, 4, 5), B: 1, T: 4 }
+    trainer.optimizer.zeroGrad()
+    await trainer.step(batch)
+    const checkpoint = readCheckpoint(await writeCheckpoint(tied, trainer.optimizer))
+    const again = modelOf(checkpoint)
+    const resumed = new Trainer(again, new AdamW(again.namedParameters(), { lr: 1e-2 }), { schedule: constant(1e-2), clipNorm: 1 })
+    restoreOptimizer(resumed.optimizer, checkpoint)
+    assert.deepEqual(await resumed.step(batch), await trainer.step(batch))
+    assert.equal(again.generator.weight, again.src_embed.weight)
+  })
+
   it('refuse configurations that make no sense', () => {
     const before = reference.bytesInUse()
     const refused = (change: object, message: RegExp) => assert.throws(() => new Transformer({ ...labml, ...change }), { message })
@@ -413,7 +459,7 @@ describe('modules', () => {
     refused({ dropout: '0.1' }, /^Dropout: the probability must be a number, not the text '0.1'$/)
     refused({ embeddingStd: '1' }, /^embeddingStd must be a number, not the text '1'$/)
     refused({ layers: '2' }, /^layers must be a number, not the text '2'$/)
-    for (const name of ['attentionNorm', 'headNorm', 'hedgehogShared'])
+    for (const name of ['attentionNorm', 'headNorm', 'hedgehogShared', 'tie'])
       refused({ featureMap: 'hedgehog', [name]: 'false' }, new RegExp(`^${name} must be true or false, not the text 'false'$`))
     refused({ attention: 'softmax', rule: 'sum' }, /^rule = sum means nothing here: it belongs to fast-weights attention$/)
     for (const [name, message] of [
