@@ -276,7 +276,7 @@ const reductions: readonly Reduction[] = [
       const eta = full(i.beta.shape, 0.5, i.k.device)
       const state = before && { S: before.S, M: before.S }
       const inputs = { ...i, p: mul(i.k, exp(column(i.gate))), eta, gateM: none }
-      const { y, state: last } = run('momentum-delta', inputs, state, {})
+      const { y, state: last } = run('delta-momentum', inputs, state, {})
       return { y, state: { S: last.S } }
     },
     right: () => (i, state) => run('gated-delta', { ...i, beta: affine(i.beta, 0.5) }, state, {}),

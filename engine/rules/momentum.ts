@@ -37,7 +37,7 @@ export function momentumDeltaRule(
 ): RuleResult {
   const op = 'momentumDeltaRule'
   recurrentOnly(op, options)
-  return runSteps(momentumRules['momentum-delta'], { q, k, v, p, beta, eta, gate, gateM }, state, options, op)
+  return runSteps(momentumRules['delta-momentum'], { q, k, v, p, beta, eta, gate, gateM }, state, options, op)
 }
 
 const momentumStep: Step = ({ S, M }, { q, k, v, p, beta, eta, gate, gateM }, { scale }) => {
@@ -50,7 +50,7 @@ const momentumStep: Step = ({ S, M }, { q, k, v, p, beta, eta, gate, gateM }, { 
 // ---- rows of the table
 
 export const momentumRules = {
-  'momentum-delta': {
+  'delta-momentum': {
     title: 'Delta rule with momentum',
     source: 'flash-linear-attention, momentum_delta_rule',
     equation:

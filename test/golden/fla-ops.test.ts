@@ -4,8 +4,9 @@ import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { type Device, setDevice } from '../../engine/index.ts'
 import { builds, reference, wasm, webgpu } from '../helpers.ts'
-import { check, figuresIn, largest, readFigures, show, type Verdict } from './figures.ts'
+import { figuresIn, largest, readFigures, show, type Verdict } from './figures.ts'
 import { flaOps } from './fla-ops.ts'
+import { check } from './kinds.ts'
 
 const folder = fileURLToPath(new URL('../../../../shared/golden/fla-ops/', import.meta.url))
 const names = existsSync(folder) ? figuresIn(folder) : []

@@ -58,7 +58,7 @@ import {
   zeros,
 } from '../../engine/index.ts'
 import { retention } from '../../nn/index.ts'
-import type { Compared, Kind, Safetensors } from './kind.ts'
+import type { Compared, Kind, Safetensors } from './figures.ts'
 
 type Tensors = Record<string, Tensor>
 
@@ -251,7 +251,7 @@ const operators: Record<string, Operator> = {
     run: (i, o, { use_norm }) => ofFeatures(i, o, use_norm, 1e-6, (x) => [squares(x)]),
   },
   momentum_delta_rule: {
-    rule: 'momentum-delta',
+    rule: 'delta-momentum',
     run: (i, o, { p_times_alpha }) => {
       const p = p_times_alpha ? mul(i.p ?? i.k, exp(reshape(i.log_alpha, [...i.log_alpha.shape, 1]))) : (i.p ?? i.k)
       const before = i.initial_S && { S: i.initial_S, M: i.initial_M }

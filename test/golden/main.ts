@@ -1,7 +1,8 @@
 /** npm run golden -- FOLDER: every file of figures in a folder, through the public API. See figures.ts. */
 import { parseArgs } from 'node:util'
 import { openDevice, referenceDevice, wasmDevice, webgpuDevice } from '../../engine/index.ts'
-import { check, figuresIn, largest, show, type Verdict } from './figures.ts'
+import { figuresIn, largest, show, type Verdict } from './figures.ts'
+import { check } from './kinds.ts'
 
 const usage = `npm run golden -- FOLDER [--device reference|wasm|webgpu|auto] [--json]
 Runs every .safetensors file of figures in the folder and prints the largest errors of its outputs, losses, states and gradients, relative to the

@@ -526,7 +526,7 @@ const ruleOps: Record<engine.RuleName, string> = {
   gsa: 'gatedSlotRule',
   abc: 'abcRule',
   lightnet: 'lightNetRule',
-  'momentum-delta': 'momentumDeltaRule',
+  'delta-momentum': 'momentumDeltaRule',
   ttt: 'tttRule',
   titans: 'titansRule',
   comba: 'combaRule',

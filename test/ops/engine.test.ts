@@ -1137,6 +1137,38 @@ for (const { name, open } of devices)
           "mesaRule: has only the recurrent form, not 'chunk'",
         ],
         [
+          'a minibatch and a mask',
+          (f, i) => {
+            const [x, w] = [f([1, 2, 1, 3]), f([1, 3])]
+            return engine.tttRule(x, x, x, f([1, 2, 1]), w, w, undefined, { mask: engine.reshape(i([1, 1]), [1, 2]) })
+          },
+          'tttRule: mask and reset need a minibatch of 1, not 16',
+        ],
+        [
+          'half a norm',
+          (f) => engine.tttRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1]), f([1, 3]), null),
+          'tttRule: w and b are given together, or both null for no norm',
+        ],
+        [
+          'too few levels',
+          (f) => engine.logLinearAttention(f([1, 5, 1, 3]), f([1, 5, 1, 3]), f([1, 5, 1, 3]), f([1, 5, 1]), f([1, 5, 1, 3])),
+          'logLinearAttention: 5 tokens have 4 levels, and there are weights for 3',
+        ],
+        [
+          'heads that no whole number of others can share',
+          (f) => engine.spreadHeads(f([1, 2, 2, 3]), 3),
+          "spreadHeads: 3 heads can't share what [1,2,2,3] has for 2; the former must be a multiple of the latter",
+        ],
+        ['a layer that there is not', () => engine.lightningDecays(2, 9, 8), 'lightningDecays: there is no layer 9 of 8 with 2 heads'],
+        [
+          'a base below 1',
+          (f) => {
+            const [x, head] = [f([1, 2, 1, 3]), f([1, 2, 1])]
+            return engine.preconditionedDeltaRule(x, x, x, head, head, head, head, f([1]), undefined, { base: 0.5 })
+          },
+          'preconditionedDeltaRule: base must be 1 or more, not 0.5',
+        ],
+        [
           'a system without a solution for each matrix',
           (f) => engine.solveSpd(f([2, 3, 3]), f([3, 3])),
           'solveSpd: A has shape [2,3,3], expected [N0=3,K=3,K=3]',

@@ -173,7 +173,7 @@ const composed = [
   'gsa',
   'abc',
   'lightnet',
-  'momentum-delta',
+  'delta-momentum',
   'ttt',
   'titans',
 ]
