@@ -350,9 +350,11 @@ export const builtIn: readonly FamilyRule[] = Object.entries(rules as Record<str
 
 const texNames = (rule: FamilyRule): string =>
   [...Object.keys(rule.inputs), ...Object.keys(rule.state).map((part) => `${part}_0`)]
-    .map((input) => input.replace(/^[a-z]{2,}/, (word) => (greek.has(word) ? `\\${word}` : `\\mathrm{${word}}`)))
+    .map((input) =>
+      input.replace(/^([a-z]{2,})([A-Z]?)/, (_, word, of) => (greek.has(word) ? `\\${word}` : `\\mathrm{${word}}`) + (of && `_{${of}}`)),
+    )
     .join(', ')
-const greek = new Set(['beta', 'kappa', 'lambda', 'alpha', 'gamma'])
+const greek = new Set(['beta', 'kappa', 'lambda', 'alpha', 'gamma', 'eta', 'theta'])
 
 const without = (fields: Fields, letter: string): Fields => Object.fromEntries(Object.entries(fields).filter(([name]) => name !== letter))
 
