@@ -175,15 +175,15 @@ export function loadBetas(x: usize, n: i32, n8: i32): void {
 
 /** e^x, for logarithms of decays. */
 @inline function decay(x: v128): v128 {
-  if (!v128.all_true<i32>(f32x4.le(x, splat(0)))) refuseGate(x)
+  if (v128.any_true(f32x4.gt(x, splat(0)))) refuseGate(x)
   return exp(x)
 }
 
 function refuseGate(x: v128): void {
   let g = f32x4.extract_lane(x, 0)
-  if (g <= 0) g = f32x4.extract_lane(x, 1)
-  if (g <= 0) g = f32x4.extract_lane(x, 2)
-  if (g <= 0) g = f32x4.extract_lane(x, 3)
+  if (!(g > 0)) g = f32x4.extract_lane(x, 1)
+  if (!(g > 0)) g = f32x4.extract_lane(x, 2)
+  if (!(g > 0)) g = f32x4.extract_lane(x, 3)
   refuse(POSITIVE_GATE, g)
 }
 

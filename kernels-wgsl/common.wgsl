@@ -25,6 +25,8 @@ fn takenFour(weight: f32, x: vec4<f32>) -> vec4<f32> {
   return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) & vec4(select(0xffffffffu, 0u, isZero(weight))));
 }
 fn weighted(weight: f32, x: f32) -> f32 { return weight * taken(weight, x); }
+/// a b, and 0 where either is, whatever the other holds.
+fn joint(a: f32, b: f32) -> f32 { return taken(b, a) * taken(a, b); }
 
 /// What kernels have found that is bad input: first since the last read was asked for, then for reads whose answer is out.
 alias Faults = array<vec4<u32>, 4>;

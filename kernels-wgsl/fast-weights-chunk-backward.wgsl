@@ -71,7 +71,7 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
   // D_nj in K~: w_t has part in the keys before t.
   var part = 0.0;
   D[n - 1u] = 1.0;
-  for (var t = n - 1u; t > 0u; t--) { D[t - 1u] = D[t] * ws[t]; }
+  for (var t = n - 1u; t > 0u; t--) { D[t - 1u] = joint(D[t], ws[t]); }
   for (var t = 0u; t < n; t++) {
     var d = 0.0;
     if (isIn(real, t)) { d = weighted(D[t], work[p.dK + at + t * p.K]); }
@@ -83,7 +83,7 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
   var product = 1.0;
   for (var t = 0u; t < n; t++) {
     D[t] = product;
-    product *= ws[t];
+    product = joint(product, ws[t]);
   }
   let S = stateBefore(p.S, index) + channel * p.columns;
   let dS = stateBefore(p.dS, index) + (p.K + channel) * p.columns;
@@ -93,7 +93,7 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
   for (var t = n; t > 0u; t--) {
     let i = t - 1u;
     var dqi = 0.0;
-    if (isIn(real, i)) { dqi = weighted(D[i] * ws[i], work[p.dQ + at + i * p.K]); }
+    if (isIn(real, i)) { dqi = weighted(joint(D[i], ws[i]), work[p.dQ + at + i * p.K]); }
     dqs[i] = dqi + ks[i] * pairsP[i * p.rows + i];
     part += weighted(dqi, qs[i]);
     dws[i] += part;
@@ -108,11 +108,11 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
     for (var m = half; m < n; m += 2u * half) {
       let end = min(m + half, n);
       D[m - 1u] = 1.0;
-      for (var j = m - 1u; j > m - half; j--) { D[j - 1u] = D[j] * ws[j]; }
+      for (var j = m - 1u; j > m - half; j--) { D[j - 1u] = joint(D[j], ws[j]); }
       product = 1.0;
       for (var i = m; i < end; i++) {
         D[i] = product; // without w_i, for a; with it, for q
-        product *= ws[i];
+        product = joint(product, ws[i]);
       }
       part = 0.0;
       for (var i = end; i > m; i--) {
@@ -125,7 +125,7 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
           dqi += weighted(x, pairsP[t * p.rows + j]);
           dai += weighted(x, pairsM[t * p.rows + j]);
         }
-        dqi = weighted(D[t] * ws[t], dqi);
+        dqi = weighted(joint(D[t], ws[t]), dqi);
         dai = select(0.0, weighted(D[t], dai), isIn(readers, t));
         dqs[t] += dqi;
         das[t] += dai;
@@ -138,7 +138,7 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
         var dkj = 0.0;
         for (var i = m; i < end && isIn(real, j); i++) {
           if (!isIn(real, i)) { continue; }
-          let x = weighted(D[i] * ws[i], qs[i]);
+          let x = weighted(joint(D[i], ws[i]), qs[i]);
           let a = weighted(D[i], rs[i]);
           dkj += weighted(x, pairsP[i * p.rows + j]) + weighted(a, pairsM[i * p.rows + j]);
         }

@@ -1,9 +1,9 @@
 // The chunk form, a piece at a time; equations, letters and layout are those of fast-weights.wgsl.
 
-/// A product of decays times x.
+/// A product of decays times x, 0 where either is.
 fn faded(product: f32, x: f32) -> f32 {
   if (!forgets()) { return product * x; }
-  return weighted(product, x);
+  return joint(product, x);
 }
 
 // w, Q~, K~, A~, Gamma, and V in the place of U. A workgroup a piece and THREADS channels or columns, a thread one of them.
@@ -37,7 +37,7 @@ fn faded(product: f32, x: f32) -> f32 {
       let w = decay(token, flags, i);
       if (forgets()) { work[p.w + at] = w; }
       if (p.reads != 0u) { work[p.A + at] = faded(product, reader(token, flags, i, w)); }
-      product *= w;
+      product = joint(product, w);
       work[p.Q + at] = faded(product, query(token, flags, i));
     } else {
       if (p.reads != 0u) { work[p.A + at] = 0.0; }
@@ -51,7 +51,7 @@ fn faded(product: f32, x: f32) -> f32 {
     let at = (row + t - 1u) * p.K + i;
     let token = piece.first + (t - 1u) * p.H;
     work[p.Kt + at] = faded(product, writtenKey(token, flagsOf(token), i));
-    product *= fading(at);
+    product = joint(product, fading(at));
   }
 }
 
@@ -104,7 +104,7 @@ fn joined(a: f32, b: f32) -> f32 { return taken(b, a) * taken(a, b); }
         tileK[e] = writtenKey(token, flags, i);
         tileW[e] = fading((index * p.rows + e / channels) * p.K + i);
         tileA[e] = reader(token, flags, i, tileW[e]);
-        if (!(isFinite(tileQ[e]) && isFinite(tileK[e]) && isFinite(tileA[e]))) { atomicStore(&spoilt, 1u); }
+        if (!(isFinite(tileQ[e]) && isFinite(tileK[e]) && isFinite(tileA[e]) && isFinite(tileW[e]))) { atomicStore(&spoilt, 1u); }
       }
     }
     workgroupBarrier();
@@ -121,13 +121,13 @@ fn joined(a: f32, b: f32) -> f32 { return taken(b, a) * taken(a, b); }
         for (var s = 0u; s < half; s++) {
           if ((part & 1u) == 1u) {
             let e = (part * half + s) * channels + c;
-            fadedA[e] = weighted(product, tileA[e]);
-            product *= tileW[e];
+            fadedA[e] = joint(product, tileA[e]);
+            product = joint(product, tileW[e]);
             fadedQK[e] = weighted(product, tileQ[e]);
           } else {
             let e = ((part + 1u) * half - 1u - s) * channels + c;
             fadedQK[e] = weighted(product, tileK[e]);
-            product *= tileW[e];
+            product = joint(product, tileW[e]);
           }
         }
       }

@@ -198,13 +198,13 @@ fn value(token: u32, flags: u32, j: u32) -> f32 {
   return 1.0;
 }
 
-// A gate above 0, or NaN, of a token that begins nothing and isn't padding: its bits are left for the next read. Bits of positive numbers are
+// A gate above 0 of a token that begins nothing and isn't padding: its bits are left for the next read. Bits of positive numbers are
 // ordered as they are, so the largest stays.
 @compute @workgroup_size(THREADS) fn checkGate(g: Group) {
   let end = elementsEnd(g, p.n);
   for (var i = firstElement(g); i < end; i += THREADS) {
     let bits = bitcast<u32>(gate[i]);
-    if (flagsOf(i / p.gateWidth) == TOKEN && ((bits > 0u && bits < 0x80000000u) || isNan(gate[i]))) { atomicMax(&faults[p.fault], bits); }
+    if (flagsOf(i / p.gateWidth) == TOKEN && bits > 0u && bits <= 0x7f800000u) { atomicMax(&faults[p.fault], bits); }
   }
 }
 

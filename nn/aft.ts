@@ -145,13 +145,13 @@ const source = 'Zhai 2021'
 const row = <Form extends AftForm>(
   form: Form,
   about: Pick<Mixer<Settings<Form>>, 'title' | 'description' | 'source'>,
-  blind = false,
 ): Mixer<Settings<Form>, Aft> => ({
   ...about,
   fields: fields[form] as unknown as Fields<Settings<Form>>,
   check: (c) => checkAft({ ...c, form, causal: true }),
   make: (c, g) => new Aft({ ...c, form }, g),
-  blind: () => blind,
+  // Without a bias, or with one for the query's own key alone.
+  blind: (c) => form === 'simple' || ('window' in c && c.window === (form === 'conv' ? 1 : 0)),
 })
 
 export const aftFull = row('full', { title: 'aft-full', description: 'a bias for every pair of tokens', source: `${source}, eq. 2` })
@@ -160,7 +160,7 @@ export const aftLocal = row('local', {
   description: 'a bias for every pair of tokens that are near each other; the others count without',
   source: `${source}, section 3.2; labml.ai, transformers/aft`,
 })
-export const aftSimple = row('simple', { title: 'aft-simple', description: 'no biases: running means', source: `${source}, eq. 3` }, true)
+export const aftSimple = row('simple', { title: 'aft-simple', description: 'no biases: running means', source: `${source}, eq. 3` })
 export const aftConv = row('conv', {
   title: 'aft-conv',
   description: 'a bias for each distance of near tokens, shared by the channels of a head',

@@ -1,5 +1,4 @@
 import { checkNumber, checkObject, told } from '../engine/arguments.ts'
-import { isLostGate } from '../engine/devices/kernels.ts'
 // The sampler draws on the host, where the reference device has the numbers that all devices share.
 import { threefry } from '../engine/devices/reference/random.ts'
 import { slice } from '../engine/ops/movement.ts'
@@ -66,8 +65,6 @@ export async function* generate(model: Transformer, prompt: Int32Array, options:
       yield token
       input = Int32Array.of(token)
     }
-  } catch (error) {
-    throw isLostGate(error) ? new Error(notFinite) : error
   } finally {
     disposeState(state)
   }

@@ -1,5 +1,4 @@
 import { checkNumber, told } from '../engine/arguments.ts'
-import { isLostGate } from '../engine/devices/kernels.ts'
 import { concat, reshape } from '../engine/ops/movement.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { span } from '../engine/profile.ts'
@@ -87,15 +86,8 @@ export class Trainer {
     const diverged = (what: string, value: number): never => {
       throw new DivergenceError(step, what, value, updates)
     }
-    let values: ArrayLike<number>
-    try {
-      const measured = scope(run)
-      values = await measured.read().finally(() => measured.dispose())
-    } catch (error) {
-      if (isLostGate(error)) diverged('gate of a layer', Number.NaN)
-      throw error
-    }
-    const [loss, gradNorm] = Array.from(values)
+    const measured = scope(run)
+    const [loss, gradNorm] = await measured.read().finally(() => measured.dispose())
     if (!Number.isFinite(loss)) diverged('loss', loss)
     if (!Number.isFinite(gradNorm)) diverged("gradient's norm", gradNorm)
     return { step, lr, loss, gradNorm }
@@ -118,9 +110,6 @@ export class Trainer {
         total += counted * (await loss.item().finally(() => loss.dispose()))
         count += counted
       }
-    } catch (error) {
-      if (isLostGate(error)) return Number.NaN
-      throw error
     } finally {
       this.model.train(wasTraining)
     }

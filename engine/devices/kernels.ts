@@ -168,18 +168,19 @@ export interface FastWeightGradients<S> {
   dz0: S | null
 }
 
-/** What `fastWeights` throws where the gate isn't <= 0. */
+/** What `fastWeights` throws where a gate is above 0. */
 export class GateError extends Error {
+  override name = 'GateError'
   /** What the gate holds. */
   readonly value: number
-  constructor(value: number, prefix = '') {
-    super(`${prefix}fastWeights: the gate holds ${value}; gates are logarithms of decays, at most 0 (log alpha with 0 <= alpha <= 1)`)
+  constructor(
+    value: number,
+    message = `fastWeights: the gate holds ${value}; gates are logarithms of decays, at most 0 (log alpha with 0 <= alpha <= 1)`,
+  ) {
+    super(message)
     this.value = value
   }
 }
-
-/** Whether a gate was NaN. A model's gates are at most 0 whatever its parameters are: its numbers were lost before. */
-export const isLostGate = (error: unknown): boolean => error instanceof GateError && Number.isNaN(error.value)
 
 /** See `aft`. */
 export interface AftSizes {
@@ -377,9 +378,9 @@ export interface Kernels<S> {
    *     v_t - S_{t-1}^T erase_t                      with erase: the state is read before it decays
    *
    * At most one of beta and erase is given. With zT, which goes with neither: z_t = diag(w_t) z_{t-1} + k_t, den_t = z_t . q_t + eps,
-   * y_t = scale S_t^T q_t / den_t. A gate that isn't <= 0 is a GateError. Where kernels run later than they are called, the next read
-   * throws that error; by then what changes memory in place (`affine` where y is x, `accumulate`, `adam`) has done nothing, and what else
-   * was called has computed from what the gate held.
+   * y_t = scale S_t^T q_t / den_t. A gate above 0 is a GateError; NaN makes NaN of what its channels hold until they forget. Where kernels run later
+   * than they are called, the next read throws that error; by then what changes memory in place (`affine` where y is x, `accumulate`,
+   * `adam`) has done nothing, and what else was called has computed from what the gate held.
    *
    * Nothing gets past these, Infinity and NaN included, in either form and whatever C is; a cotangent doesn't get back past them:
    *

@@ -16,7 +16,7 @@ export interface NetRow {
 
 const deltaLstmRow = (version: 1 | 2 | 3 | 4, rest: string): NetRow => ({
   title: `Delta LSTM, version ${version}`,
-  source: 'Irie 2021, section 3.2',
+  source: version === 4 ? 'Irie 2021, section 3.2' : 'github.com/IDSIA/recurrent-fwp',
   equation: `i = \\sigma(z_i + s R_i),\\; o = \\sigma(z_o + s R_o),\\; c = i u + (1 - i) c,\\; ${rest}`,
   build: (D) => deltaLstm({ K: D, V: D, version }),
 })

@@ -141,20 +141,17 @@ function runFused(net: Net, x: Tensor, options: NetOptions, { B, T, H }: Sizes):
     C: Math.min(chunk, T),
   })
   const last = unpack(sT, net.state)
-  return { y, state: Object.fromEntries(Object.entries(last).map(([name, t]) => [name, isBased(name) ? shift(name, t) : t])) }
+  return { y, state: Object.fromEntries(Object.entries(last).map(([name, t]) => [name, isBased(name) ? shift(name, t, options, T) : t])) }
+}
 
-  /** From the base; where a sequence has no token at all, what it was, to the bit. */
-  function shift(name: string, t: Tensor): Tensor {
-    const moved = sub(t, parameters[name])
-    const touched = Int32Array.from({ length: B }, (_, b) =>
-      Number(
-        options.mask?.indices?.subarray(b * T, (b + 1) * T).some((real) => real === 1) !== false ||
-          options.reset?.indices?.subarray(b * T, (b + 1) * T).includes(1) === true,
-      ),
-    )
-    if (!touched.includes(0)) return moved
-    return where(stretch(tensor(touched, { shape: [B], device }), t.shape.length), moved, state?.[name] ?? 0)
-  }
+/** How far t [B,...] has moved from its base; where a row has no token at all, what it was, to the bit. */
+function shift(name: string, t: Tensor, { parameters, state, mask, reset }: NetOptions, T: number): Tensor {
+  const moved = sub(t, parameters![name])
+  const [B] = t.shape
+  const any = (flags: Tensor | undefined, b: number): boolean | undefined => flags?.indices?.subarray(b * T, (b + 1) * T).includes(1)
+  const touched = Int32Array.from({ length: B }, (_, b) => Number(any(mask, b) !== false || any(reset, b) === true))
+  if (!touched.includes(0)) return moved
+  return where(stretch(tensor(touched, { shape: [B], device: t.device }), t.shape.length), moved, state?.[name] ?? 0)
 }
 
 function kernelOp(
@@ -258,12 +255,8 @@ const steps: Record<NetOp, (i: Instruction, token: Token) => Tensor | undefined>
   },
 }
 
-function runSteps(
-  net: Net,
-  x: Tensor,
-  { parameters = {}, state, mask, reset }: NetOptions,
-  { B, T, H }: Sizes,
-): { y: Tensor; state: NetState } {
+function runSteps(net: Net, x: Tensor, options: NetOptions, { B, T, H }: Sizes): { y: Tensor; state: NetState } {
+  const { parameters = {}, state, mask, reset } = options
   const { device } = x
   const parts = Object.entries(net.state)
   const places = (of: Readonly<Record<string, Part>>, value: (name: string, part: Part) => Tensor): Map<number, Tensor> =>
@@ -300,7 +293,7 @@ function runSteps(
   }
   const last = parts.map(([name, { place }]): [string, Tensor] => {
     const s = current.get(place)!
-    return [name, base(name) ? sub(s, base(name)!) : s]
+    return [name, base(name) ? shift(name, s, options, T) : s]
   })
   return { y: concat(ys, 1), state: Object.fromEntries(last) }
 }

@@ -22,8 +22,8 @@ export interface AftState {
 }
 
 /**
- * A table [N,N] of biases by the places of query and key, or taps [H,s] by how far the key lies back, shared by the D / H channels of a head. Beyond
- * its last place a table says nothing, unless it is `extended`: then queries there have the biases of the last row, by how far the key lies back.
+ * A table [N,N] of biases by the places of query and key, or taps [H,s] by how far the key lies back, shared by the D / H channels of a head. A sequence
+ * of more than N tokens is an error, unless the table is `extended`: queries beyond have the biases of the last row, by how far the key lies back.
  */
 export type AftBias = { table: Tensor; extended?: boolean } | { taps: Tensor }
 
@@ -92,7 +92,8 @@ function weightsOf(op: string, bias: AftBias | undefined, D: number, causal: boo
   if ('table' in bias) {
     checkFloat(op, bias.table)
     const { N } = match(op, { table: ['N', 'N'] }, { table: bias.table.shape })
-    return { kind: 'table', w: bias.table, window: Math.min(window ?? N, N), N } as const
+    // Within a window of 0 there is nothing for the table to say: its gradient is 0.
+    return { kind: window === 0 ? 'none' : 'table', w: bias.table, window: Math.min(window ?? N, N), N } as const
   }
   checkFloat(op, bias.taps)
   const { H, W } = match(op, { taps: ['H', 'W'] }, { taps: bias.taps.shape })
@@ -113,12 +114,12 @@ function read(k: Tensor, v: Tensor, w: Tensor | undefined, places: Int32Array, s
   const at = tensor(places, { shape: [B, n], dtype: 'int32', device })
   const y = empty([B, n - past, D], device)
   const lse = empty([B, n - past, D], device)
-  const bias = w?.storage ?? null
+  const bias = sizes.bias === 'none' ? null : w!.storage
   kernels.aft(k.storage, v.storage, bias, at.storage, y.storage, lse.storage, sizes)
   recordMany('aft', w ? [k, v, w] : [k, v], [y, lse], ([dy, dlse]) => {
-    const [dk, dv, dw] = [like(k), like(v), w && like(w)]
+    const [dk, dv, dw] = [like(k), like(v), w && (bias ? like(w) : zeros(w.shape, device))]
     const cotangents = { dy: (dy ?? full(y.shape, 0, device)).storage, dlse: dlse?.storage ?? null }
-    const gradients = { dk: dk.storage, dv: dv.storage, dw: dw?.storage ?? null }
+    const gradients = { dk: dk.storage, dv: dv.storage, dw: bias && dw!.storage }
     kernels.aftBackward(k.storage, v.storage, bias, at.storage, { y: y.storage, lse: lse.storage }, cotangents, gradients, sizes)
     return dw ? [dk, dv, dw] : [dk, dv]
   })

@@ -1,7 +1,7 @@
 /** Rules that only add. */
 import { customOp } from '../autograd.ts'
 import { GateError } from '../devices/kernels.ts'
-import { add, affine, div, equal, exp, expand, log, maximum, mul, neg } from '../ops/elementwise.ts'
+import { add, affine, div, equal, exp, expand, greater, log, maximum, mul, neg } from '../ops/elementwise.ts'
 import {
   checkCall,
   checkState,
@@ -149,7 +149,8 @@ export function pengRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: 
   const gate = customOp(
     'pengRule',
     [rate],
-    () => log(affine(rate, -1, 1)),
+    // Above 0, which is refused, where beta is above 1; e^-2^100 is 0.
+    () => maximum(log(maximum(affine(rate, -1, 1), 0)), affine(greater(rate, 1), 2 ** 101, -(2 ** 100))),
     (dgate) => [ofDecay(dgate)],
   )
   const nearby = customOp(
@@ -164,7 +165,7 @@ export function pengRule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state?: 
   try {
     return fastWeights(q, k, mul(values, stretch(rate, 4)), { gate, nearby }, state, options, 'pengRule')
   } catch (error) {
-    throw error instanceof GateError ? new GateError(error.value, 'pengRule: beta must lie in [0, 1]: of log(1 - beta), ') : error
+    throw error instanceof GateError ? new GateError(error.value, 'pengRule: beta must lie in [0, 1], and it is above 1') : error
   }
 }
 

@@ -332,6 +332,9 @@ async function runOperator(file: Safetensors, form: (typeof forms)[number], devi
       ...Object.fromEntries(gradients),
     } as Tensors
   })
+  const figures = [...file.tensors.keys()].filter((name) => /^(out|grad)\./.test(name))
+  const missing = figures.find((name) => !(name in results))
+  if (missing !== undefined || figures.length === 0) throw new Error(`${rule} gives no ${missing ?? 'figure that the file has'}`)
   const compared: Compared[] = []
   for (const [name, result] of Object.entries(results)) {
     const expected = file.tensors.get(name)

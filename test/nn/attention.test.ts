@@ -423,6 +423,10 @@ describe('attention, beside what is no number', () => {
     return Object.fromEntries(await Promise.all(parts))
   }
 
+  /** A convolution of one tap has nothing to carry. */
+  const heldBy = async (state: object): Promise<Record<string, number[]>> =>
+    Object.fromEntries(Object.entries(await valuesOf(state)).filter(([, part]) => part.length > 0))
+
   /** y, the state, and the gradients of x, the parameters and the state, for cotangents dy of y and fixed ones of the state. */
   async function trial(
     layer: FastWeightsAttention | SoftmaxAttention,
@@ -458,13 +462,13 @@ describe('attention, beside what is no number', () => {
     }
     const values = {
       y: Array.from(await result.y.read()),
-      state: await valuesOf(result.state),
+      state: await heldBy(result.state),
       dx: await readAndFree(input.grad!),
       gradients,
     }
     const dstate: Record<string, number[]> = {}
     for (const [name, part] of Object.entries(state ?? {}))
-      if (part instanceof Tensor && part.grad) dstate[name] = await readAndFree(part.grad)
+      if (part instanceof Tensor && part.grad && part.size > 0) dstate[name] = await readAndFree(part.grad)
     result.y.dispose()
     input.dispose()
     for (const held of [result.state, state]) for (const part of Object.values(held ?? {})) if (part instanceof Tensor) part.dispose()
@@ -492,9 +496,7 @@ describe('attention, beside what is no number', () => {
       for (const device of devicesFor(name)) {
         setDevice(device)
         const layer = build()
-        // A gate that isn't a number is an error: what it is made of is large instead, and overflows elsewhere.
-        const gated = layer instanceof FastWeightsAttention && (layer.gate !== null || layer.config.rule === 'peng')
-        const bad = gated ? [1e25, -1e25] : [NaN, Infinity]
+        const bad = [NaN, Infinity]
         const badAt = (b: number, t: number): number | null => (b === 0 && t === 1 ? bad[0] : !good(b, t) && t === 3 ? bad[1] : null)
         const clean = await trial(layer, x, dy, { reset }, [null, null])
         const spoilt = await trial(
@@ -525,7 +527,7 @@ describe('attention, beside what is no number', () => {
             state = next.state
             y.push(await readAndFree(next.y))
           }
-          const values = await valuesOf(state)
+          const values = await heldBy(state)
           disposeState(state)
           return { y, state: values }
         }

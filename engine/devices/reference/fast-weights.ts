@@ -377,7 +377,7 @@ export const fastWeightKernels: FastWeightKernels = { fastWeights, fastWeightsBa
 
 function checkGate({ gate, tokens }: FastWeightInputs<RefStorage>, { B, T, H, gateWidth }: FastWeightSizes): void {
   for (let i = 0; gate && i < B * T * H * gateWidth; i++)
-    if (!(gate.data[i] <= 0) && bitsOf(tokens, Math.floor(i / gateWidth), H) === tokenBits.token) throw new GateError(gate.data[i])
+    if (gate.data[i] > 0 && bitsOf(tokens, Math.floor(i / gateWidth), H) === tokenBits.token) throw new GateError(gate.data[i])
 }
 
 /** Of the token that a row of an array [B,T,H,*] belongs to. */
