@@ -264,7 +264,7 @@ export const trainCommand = {
       min: 0,
       default: 500_000,
       group: 'Training',
-      description: 'characters of the validation text, from its start, that the evaluation at the end reads; 0 for all',
+      description: 'characters of the validation text, from its start, that an evaluation reads at most; 0 for all',
     },
     { name: 'save-every', type: 'integer', min: 1, default: 100, group: 'Training', description: 'steps between checkpoints' },
     { name: 'sample-length', type: 'integer', min: 0, default: 400, group: 'Training', description: 'characters of the sample at the end' },

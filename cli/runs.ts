@@ -8,7 +8,7 @@ import type { TrainingConfig } from '../tasks/presets.ts'
 import { type Vocabulary, vocabularyOf } from '../tasks/text.ts'
 import { claimFolder, FileError, InUseError } from './files.ts'
 import { checkRecipe } from './options.ts'
-import { say } from './terminal.ts'
+import { quoted, say } from './terminal.ts'
 
 export interface RunRecord {
   preset: string
@@ -121,7 +121,8 @@ const outputs = ['checkpoint.safetensors', 'metrics.jsonl', 'loss.svg', 'sample.
 
 export function checkVacant(folder: string): void {
   const present = outputs.find((name) => existsSync(join(folder, name)))
-  if (present === outputs[0]) throw new FileError(`${folder} holds a run already: go on with --resume ${folder}, or name another --out`)
+  if (present === outputs[0])
+    throw new FileError(`${folder} holds a run already: go on with --resume ${quoted(folder)}, or name another --out`)
   if (present) throw new FileError(`${folder} holds a file named ${present} already: name another --out`)
 }
 

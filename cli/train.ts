@@ -41,7 +41,7 @@ import { type Chart, svgChart, terminalChart } from './chart.ts'
 import { appendMetrics, claimFolder, FileError, type Metrics, readMetrics, truncateMetrics, writeAtomic } from './files.ts'
 import { type Beside, chooseSteps, measurePace, stepsThatFit, type Work } from './pace.ts'
 import { checkVacant, claimFreeFolder, findText, loadText, openRun, type RunRecord, runMetadata, textPlaces } from './runs.ts'
-import { bytes, duration, onInterrupt, progress, say, visible } from './terminal.ts'
+import { bytes, duration, onInterrupt, progress, quoted, say, visible } from './terminal.ts'
 
 export interface TrainOptions extends Omit<Recipe, 'description'> {
   preset: string
@@ -272,7 +272,7 @@ async function trainUntil(
     writeAtomic(checkpointPath, state)
     const { text, textPath } = run
     const found = textPath === null || textPlaces(folder, text.name).includes(resolve(textPath))
-    say(`stopped at step ${optimizer.steps}; go on with --resume ${folder}${found ? '' : ` --text ${textPath}`}`)
+    say(`stopped at step ${optimizer.steps}; go on with --resume ${quoted(folder)}${found ? '' : ` --text ${quoted(textPath)}`}`)
     return 130
   }
 }

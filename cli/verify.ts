@@ -11,7 +11,7 @@ import { suggestion, UsageError } from './arguments.ts'
 import { checkWritable, writeAtomic } from './files.ts'
 import { Pulse, pulseFd } from './pulse.ts'
 import type { Verification } from './report.ts'
-import { counted, duration, oneLine, progress, visible } from './terminal.ts'
+import { counted, duration, oneLine, progress, quoted, visible } from './terminal.ts'
 import type { ClaimText, Job, Report, WorkerSettings } from './verify-worker.ts'
 
 export interface VerifyOptions {
@@ -368,9 +368,6 @@ function complaint(
   if (briefly) return [what]
   return [what, ...(counterexample?.lines ?? []).map((text) => `    ${text}`), `  again: ${command}`]
 }
-
-/** As a shell takes it. */
-const quoted = (word: string): string => (/^[\w./:=-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)
 
 function summary({ claims, devices, milliseconds, runs, problems }: Verification): string {
   const verdicts = claims.flatMap(({ verdicts }) => verdicts)

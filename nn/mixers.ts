@@ -58,8 +58,8 @@ export const shared: Readonly<FastWeightsSettings> = defaultsOf(fastWeights.fiel
 const sizes = ['heads', 'chunk']
 
 /**
- * Whether a model's setting of this value says anything where its layers have these mixers: a shared one at its default that none of them has
- * doesn't. Positions are the model's, too.
+ * Whether a model's setting counts where its layers have these mixers. It doesn't if it is a shared one, at its default, that none of them reads.
+ * Positions are the model's, too.
  */
 export const says = (kinds: readonly MixerName[], setting: string, value: unknown): boolean =>
   !Object.hasOwn(shared, setting) ||

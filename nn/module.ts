@@ -71,6 +71,8 @@ export abstract class Module {
     checkOptions('loadStateDict', options, ['strict', 'prefix', 'addPrefix'])
     checkDict('loadStateDict', dict)
     const { strict = true, prefix = '', addPrefix = '' } = options
+    for (const [name, text] of Object.entries({ prefix, addPrefix }))
+      if (typeof text !== 'string') throw new Error(`loadStateDict: ${name} must be a text such as '_orig_mod.', not ${told(text)}`)
     const parameters = this.namedParameters()
     const words = { where: 'loadStateDict', saved: 'the state dict', owner: 'the model', part: 'parameter' }
     const advice = (): string => prefixAdvice([...parameters.keys()], [...dict.keys()])

@@ -73,13 +73,15 @@ export abstract class Optimizer {
   private variant: Variant
 
   protected constructor(parameters: ReadonlyMap<string, Tensor>, config: AdamConfig, variant: Variant) {
-    if (!(parameters instanceof Map)) throw new Error('Adam: parameters must be a Map from names to tensors; pass model.namedParameters()')
-    checkOptions('Adam', config, known)
+    const own = new.target.name
+    if (!(parameters instanceof Map))
+      throw new Error(`${own}: parameters must be a Map from names to tensors; pass model.namedParameters()`)
+    checkOptions(own, config, known)
     const { lr, betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, decays = () => true } = config
-    checkList('Adam: betas', betas, '[0.9, 0.999]')
+    checkList(`${own}: betas`, betas, '[0.9, 0.999]')
     const [beta1, beta2] = betas
-    checkHyper('Adam', { lr, beta1, beta2, eps, weightDecay })
-    checkDivisor('Adam: eps', eps, 'a parameter whose gradient is 0 would move by 0 / 0')
+    checkHyper(own, { lr, beta1, beta2, eps, weightDecay })
+    checkDivisor(`${own}: eps`, eps, 'a parameter whose gradient is 0 would move by 0 / 0')
     this.config = { lr, betas, eps, weightDecay }
     this.variant = variant
     const seen = new Set<Tensor>()
@@ -95,7 +97,7 @@ export abstract class Optimizer {
   /** Updates every parameter that has a gradient, and returns the norm of all gradients before clipping. Gradients stay: see zeroGrad. */
   step(options: StepOptions = {}): Tensor {
     checkOptions('step', options, ['lr', 'clipNorm'])
-    if (options.lr !== undefined) checkHyper('Adam', { lr: options.lr })
+    if (options.lr !== undefined) checkHyper(this.constructor.name, { lr: options.lr })
     if (options.clipNorm !== undefined) checkNumber('step: clipNorm', options.clipNorm, 'positive')
     return span('optimizer', () => this.update(options))
   }
@@ -139,7 +141,8 @@ export abstract class Optimizer {
 
   /** Nothing is changed unless all names, shapes and kinds of numbers match. */
   loadMoments(dict: StateDict, steps: number): void {
-    if (!(Number.isInteger(steps) && steps >= 0)) throw new Error(`Adam: steps must be an integer, 0 or more, not ${steps}`)
+    if (!(Number.isInteger(steps) && steps >= 0))
+      throw new Error(`${this.constructor.name}: steps must be an integer, 0 or more, not ${steps}`)
     const words = { where: 'loadMoments', saved: 'the saved state', owner: `this ${this.constructor.name}`, part: 'moment' }
     writeAll(this.moments(), dict, words)
     this.steps = steps

@@ -1,6 +1,7 @@
 /** What a state consists of, as the layers tell it. */
 import { checkObject } from '../engine/arguments.ts'
 import type { DType } from '../engine/devices/device.ts'
+import { Tensor } from '../engine/tensor.ts'
 
 /** A part of a state; int32 ones are Int32Arrays on the host, the others tensors. The size -1 grows with the tokens, from 0. */
 export interface Part {
@@ -9,15 +10,16 @@ export interface Part {
 }
 export type Parts = { readonly [name: string]: Part | readonly Parts[] }
 
-/** Whether a layer is given a state for B rows; throws unless it has exactly the parts that it should. Their shapes are what each op checks. */
+/** Whether a layer is given a state for B rows; throws unless it has exactly the parts that it should, with as many rows. Their other sizes are what each op checks. */
 export function givenState(layer: string, state: object, parts: Parts, B: number): boolean {
   checkObject(layer, state, Object.keys(parts)[0])
   const given = Object.entries(state).flatMap(([name, part]) => (part === undefined ? [] : [name]))
   if (given.length === 0) return false
   for (const name of given) if (!(name in parts)) throw new Error(`${layer}: the state has a ${name}, which this layer's lacks`)
   for (const name of Object.keys(parts)) if (!given.includes(name)) throw new Error(`${layer}: the state lacks ${name}`)
-  const { position } = state as { position?: ArrayLike<number> }
-  if (position && position.length !== B)
-    throw new Error(`${layer}: the state has positions for ${position.length} rows, the input has ${B}`)
+  for (const [name, part] of Object.entries(state)) {
+    const rows = part instanceof Tensor ? part.shape[0] : name === 'position' ? (part as Int32Array).length : B
+    if (rows !== B) throw new Error(`${layer}: the state has ${rows} rows of ${name}, the input has ${B}`)
+  }
   return true
 }

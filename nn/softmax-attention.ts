@@ -10,7 +10,7 @@ import { Linear } from './layers.ts'
 import type { Mixer } from './mixer.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places } from './packing.ts'
-import type { Parts } from './parts.ts'
+import { givenState, type Parts } from './parts.ts'
 import { rotary } from './rotary.ts'
 
 export interface KeyValueState {
@@ -59,20 +59,21 @@ export class SoftmaxAttention extends Module {
   }
 
   /** What x and `accumulate` hold at padding is never looked at, and y is 0 there. */
-  forward(given: Tensor, state?: KeyValueState, options: AttentionOptions = {}): { y: Tensor; state: KeyValueState } {
+  forward(given: Tensor, state: Partial<KeyValueState> = {}, options: AttentionOptions = {}): { y: Tensor; state: KeyValueState } {
     const { B, T, dModel: D } = checkInput(given, this.output.weight.shape[0])
     const K = D / this.heads
     const packing = checkPacking('attention', options, B, T, ['accumulate'])
     const x = atTokens(given, packing)
-    const { at, next } = places(packing, B, T, state?.position)
+    const before = givenState('attention', state, this.stateParts(B), B) ? (state as KeyValueState) : undefined
+    const { at, next } = places(packing, B, T, before?.position)
     const split = (y: Tensor): Tensor => reshape(y, [B, T, this.heads, K])
     const turned = (y: Tensor): Tensor => (this.positions === 'rotary' ? rotary(split(y), at) : split(y))
     const timeInside = (y: Tensor): Tensor => permute(y, [0, 2, 1, 3])
     const q = timeInside(turned(this.query.forward(x).y))
     const own = { keys: timeInside(turned(this.key.forward(x).y)), values: timeInside(split(this.value.forward(x).y)) }
-    const keys = state ? concat([state.keys, own.keys], 2) : own.keys
-    const values = state ? concat([state.values, own.values], 2) : own.values
-    const { sees, visible } = sight(packing, B, T, state?.visible)
+    const keys = before ? concat([before.keys, own.keys], 2) : own.keys
+    const values = before ? concat([before.values, own.values], 2) : own.values
+    const { sees, visible } = sight(packing, B, T, before?.visible)
     const seen = sees && tensor(sees, { shape: [B, 1, T, sees.length / (B * T)], device: x.device })
     const y = softmaxAttention(affine(q, 1 / Math.sqrt(K)), keys, values, seen)
     return {

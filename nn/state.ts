@@ -55,7 +55,7 @@ export function disposeState(state: State | undefined): void {
   mapState(state, (t) => t.dispose())
 }
 
-/** The state with some of its rows, those where `rows` [B] is 1 or true, as before the first token; the others keep their values to the bit. */
+/** The state of a layer or model with some of its rows, those where `rows` [B] is 1 or true, as before the first token; the others keep their values to the bit. */
 export function resetRows<S extends State>(state: S, rows: ArrayLike<number | boolean>): S {
   if (typeof rows !== 'object' || rows === null || typeof rows.length !== 'number')
     throw new Error(`resetRows: the rows must be an array of flags, such as [0, 1], not ${told(rows)}`)

@@ -44,7 +44,7 @@ export class DivergenceError extends Error {
     super(
       updates > 0
         ? `training diverged at step ${step}: the ${what} is ${value} (try a lower learning rate)`
-        : `the initial ${what} is ${value}: nothing has been learnt yet, so it isn't for the learning rate; a number overflows, or is divided by 0, ` +
+        : `the initial ${what} is ${value}: nothing has been learnt yet, so the learning rate isn't the cause; a number overflows, or is divided by 0, ` +
             'in the model as it begins (look at embeddingStd, the feature map, featureNorm and featureEps)',
     )
     this.step = step

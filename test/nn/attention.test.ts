@@ -371,9 +371,15 @@ describe('fast-weight attention', () => {
     assert.throws(() => layer.forward(x, state), /^Error: attention: the state lacks position$/)
     assert.throws(
       () => layer.forward(x, { ...state, position: new Int32Array(3) }),
-      /^Error: attention: the state has positions for 3 rows/,
+      /^Error: attention: the state has 3 rows of position, the input has 2$/,
     )
     assert.throws(() => layer.forward(x, { ...state, z: state.S }), /^Error: attention: the state has a z, which this layer's lacks$/)
+    const softmax = new SoftmaxAttention({ dModel: 4, heads: 1 }, generator(1))
+    const one = tensor(uniforms(1, 8), { shape: [1, 2, 4] })
+    assert.deepEqual(softmax.forward(one, {}).y.shape, [1, 2, 4])
+    const two = softmax.forward(tensor(uniforms(1, 16), { shape: [2, 2, 4] })).state
+    assert.throws(() => softmax.forward(one, two), /^Error: attention: the state has 2 rows of keys, the input has 1$/)
+    assert.throws(() => softmax.forward(one, { keys: two.keys }), /^Error: attention: the state lacks values$/)
   })
 
   it('is labml by default', () => {

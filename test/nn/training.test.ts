@@ -150,7 +150,7 @@ describe('training', () => {
     const refused = (call: () => unknown, message: RegExp) => assert.throws(call, { message })
     for (const [name, make] of [
       ['Adam', (c: object) => new Adam(p, { lr: 1, ...c })],
-      ['Adam', (c: object) => new AdamW(p, { lr: 1, ...c })],
+      ['AdamW', (c: object) => new AdamW(p, { lr: 1, ...c })],
       ['Muon', (c: object) => new Muon(p, { lr: 1, ...c })],
     ] as const) {
       for (const lr of [Infinity, -Infinity, NaN, -1]) refused(() => make({ lr }), new RegExp(`^${name}: lr can't be ${lr}$`))
@@ -159,11 +159,11 @@ describe('training', () => {
       refused(() => make({ weight_decay: 1 }), new RegExp(`^${name}: unknown option 'weight_decay' \\(lr, betas, eps, weightDecay, decays`))
       for (const key of ['eps', 'weightDecay'])
         for (const value of [-1, NaN, Infinity, '0'])
-          refused(() => make({ [key]: value }), new RegExp(`^Adam: ${key} (can't be|must be a number)`))
-      refused(() => make({ eps: 0 }), /^Adam: eps must be above 0: a parameter whose gradient is 0 would move by 0 \/ 0$/)
-      refused(() => make({ eps: 1e-46 }), /^Adam: eps must be above 0 in float32/)
+          refused(() => make({ [key]: value }), new RegExp(`^${name}: ${key} (can't be|must be a number)`))
+      refused(() => make({ eps: 0 }), new RegExp(`^${name}: eps must be above 0: a parameter whose gradient is 0 would move by 0 / 0$`))
+      refused(() => make({ eps: 1e-46 }), new RegExp(`^${name}: eps must be above 0 in float32`))
       for (const betas of [0.9, '0.9', null, [0.9], ['0.9', 0.99], [0.9, 1], [-0.1, 0.9], [NaN, 0.9]])
-        refused(() => make({ betas }), /^Adam: beta/)
+        refused(() => make({ betas }), new RegExp(`^${name}: beta`))
     }
     refused(() => new Muon(p, { lr: 0 }), /^Muon: lr can't be 0$/)
     for (const value of ['0.02', NaN, -1, Infinity]) refused(() => new Muon(p, { lr: 1, matrixLr: value as number }), /^Muon: matrixLr /)
