@@ -57,12 +57,16 @@ fn queryAt(row: i32) -> i32 { return (b * (p.rows - p.past) + row - p.past) * p.
 /// How far the key at place r lies from the query at place q, from 0.
 fn tapOf(q: i32, r: i32) -> i32 { return q - r + select(p.window - 1, 0, p.causal == 1u); }
 
+// The builtins are left to unsigned integers, so that none of floats, which may lose a NaN, slips in.
+fn larger(a: i32, b: i32) -> i32 { return select(a, b, b > a); }
+fn smaller(a: i32, b: i32) -> i32 { return select(a, b, b < a); }
+
 fn exponent(q: i32, row: i32) -> f32 {
   let x = k[keyAt(row)];
   if (p.bias == NONE) { return x; }
   if (p.bias == TABLE) {
     // Beyond the last place of the table the last row counts, by distance.
-    let beyond = max(q - (p.N - 1), 0);
+    let beyond = larger(q - (p.N - 1), 0);
     return x + w[(q - beyond) * p.N + place(row) - beyond];
   }
   return x + w[tapOf(q, place(row)) * p.D + c];
@@ -166,7 +170,8 @@ fn takeRow(i: u32, count: i32) -> i32 {
     if (t < p.past) { continue; }
     y[queryAt(t)] = s.a;
     lse[queryAt(t)] = s.m;
-    if (s.b > 0.0) {
+    // Not 0 once there is a key; it may be NaN.
+    if (bitcast<u32>(s.b) != 0u) {
       y[queryAt(t)] = s.a / s.b;
       lse[queryAt(t)] = s.m + logOf(s.b);
     }
@@ -187,7 +192,7 @@ fn takeRow(i: u32, count: i32) -> i32 {
       next--;
     }
     begun = q == 0;
-    if (s.m == EMPTY) { continue; }
+    if (bitcast<u32>(s.b) == 0u) { continue; }
     let both = absorb(s, lse[queryAt(t)], y[queryAt(t)], 1.0);
     y[queryAt(t)] = both.a / both.b;
     lse[queryAt(t)] = both.m + logOf(both.b);
@@ -251,7 +256,7 @@ fn addFar(row: i32, s: Sums) {
 // From the queries beyond the window. A thread a channel; dk and dv hold zeros.
 @compute @workgroup_size(THREADS) fn outsideBackward(g: Group) {
   if (!takeChannel(g)) { return; }
-  let far = select(max(p.window, 1), p.window, p.causal == 1u);
+  let far = select(larger(p.window, 1), p.window, p.causal == 1u);
   var s = none();
   var next = p.rows - 1;
   var begun = false;
@@ -295,7 +300,7 @@ fn addFar(row: i32, s: Sums) {
     let r = place(j);
     // Without a window the query's own key is outside where it's causal.
     if (r < 0 || (p.window == 0 && p.causal == 1u)) { continue; }
-    var t = max(j, p.past);
+    var t = larger(j, p.past);
     if (p.causal == 0u) { t = windowBegin(j, r); }
     let last = windowEnd(j, r);
     for (; t < last; t++) {
@@ -376,7 +381,7 @@ fn rowAt(t: i32, q: i32, r: i32) -> i32 {
     var total = 0.0;
     for (b = 0; tap >= 0 && tap < p.taps && b < p.B; b++) {
       for (var t = p.past; t < p.rows; t++) {
-        if (min(place(t), p.N - 1) == q) { total += pairs[(b * count + t - p.past) * p.taps + tap]; }
+        if (smaller(place(t), p.N - 1) == q) { total += pairs[(b * count + t - p.past) * p.taps + tap]; }
       }
     }
     dw[i] = total;

@@ -458,7 +458,7 @@ fn before(base: i32, token: i32, t: i32) -> i32 {
   clear(base + p.dstart, p.stateFloats, thread);
   for (var span = spans - 1; span >= 0; span--) {
     let t0 = span * p.C;
-    let n = min(p.C, p.T - t0);
+    let n = select(p.C, p.T - t0, p.T - t0 < p.C);
     let source = (head.index * spans + span) * p.stateFloats;
     for (var j = thread; j < p.stateFloats; j += threads) { work[base + p.state + j] = saved[source + j]; }
     storageBarrier();

@@ -73,15 +73,15 @@ export const claims = [
     assert.match(out, /^refuted +false: delta ignores order/m)
     assert.match(
       out,
-      /^6 claims, 20 cases each: 5 hold, 1 false one refuted; largest error reference \S+, wasm \S+(, webgpu \S+)?; \d+ s$/m,
+      /^8 claims, 20 cases each: 7 hold, 1 false one refuted; largest error reference \S+, wasm \S+(, webgpu \S+)?; \d+ s$/m,
     )
   })
 
   it('refutes false claims whatever the runs, and says by how many cases', async () => {
     for (const runs of [1, 5]) {
       const out = await place.succeed(['verify', 'false: *', 'sum: chunk = step', '--runs', String(runs), '--seed', String(runs)])
-      assert.match(out, new RegExp(`^24 claims, ${runs} cases? each: 1 hold, 23 false ones refuted`, 'm'))
-      assert.equal(out.match(/^refuted +false: .+ \d+ cases? +reference/gm)!.length, 23)
+      assert.match(out, new RegExp(`^31 claims, ${runs} cases? each: 1 hold, 30 false ones refuted`, 'm'))
+      assert.equal(out.match(/^refuted +false: .+ \d+ cases? +reference/gm)!.length, 30)
     }
     place.write('holds.mjs', `${claimFile}export const claims = [claim('mine: not false', (c) => ({ x: c.n }), { holds: false })]`)
     const { code, stdout } = await place.run('verify holds.mjs --runs 5 --device reference')

@@ -392,7 +392,7 @@ describe('modules', () => {
     )
     assert.throws(
       () => tied.loadStateDict(dict(good, good, good), { Strict: false } as never),
-      /^Error: loadStateDict: unknown option 'Strict' \(strict\)$/,
+      /^Error: loadStateDict: unknown option 'Strict' \(strict, prefix, addPrefix\)$/,
     )
     tied.dispose()
   })

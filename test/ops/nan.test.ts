@@ -37,8 +37,8 @@ const cases: Record<string, [call: (x: Tensor, make: (data: engine.Nested) => Te
     'cumsum of columns': [(x) => engine.cumsum(x, 0), '.N..N.', '......'],
     'cumsum from the end': [(x) => engine.cumsum(x, 1, true), 'NN....', '......'],
     softmax: [(x) => engine.softmax(x), 'NNN...', 'NNN...'],
-    // Its first query sees the first two keys.
-    'softmax, causal': [(x) => engine.softmax(x, { causal: true }), 'NN....', 'NNN...'],
+    // Its first query sees the first two keys; a key that is hidden has no gradient.
+    'softmax, causal': [(x) => engine.softmax(x, { causal: true }), 'NN....', 'NN....'],
     logSoftmax: [(x) => engine.logSoftmax(x), 'NNN...', 'NNN...'],
     crossEntropy: [(x) => engine.crossEntropy(x, targets(x, [0, 1]), { reduction: 'none' }), 'N.', 'NNN...'],
     'crossEntropy, ignored': [(x) => engine.crossEntropy(x, targets(x, [-1, 1]), { ignore: -1, reduction: 'none' }), '..', '......'],

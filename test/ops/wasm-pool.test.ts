@@ -196,7 +196,7 @@ for (const relaxed of relaxedAvailable() ? [false, true] : [false])
             const run = () =>
               fastWeightKernels(pool).fastWeights(form, inputs, { y, sT, zT: null, den: null, states: null, zs: null }, sizes)
             const message = 'fastWeights: the gate holds 0.1; gates are logarithms of decays, at most 0 (log alpha with 0 <= alpha <= 1)'
-            assert.throws(run, { name: 'Error', message })
+            assert.throws(run, { name: 'GateError', message, value: 0.1 })
             assert.deepEqual(product(pool, { M: 100, N: 100, K: 100 }), expected)
           }
         for (const block of blocks) memory.free(block)
