@@ -260,8 +260,8 @@ fn tokensOf(piece: u32) -> u32 {
           let at = i * p.columns + own.column + s;
           var x = work[before + at];
           if (p.forgets != 0u) { x = taken(fading, x); }
-          // A piece of padding leaves its bits.
-          if (!(p.forgets != 0u && fading == 1.0 && isZero(sums[r][s]))) { x = fading * x + sums[r][s]; }
+          // A piece of padding leaves its bits. 1 by its bits: what NaN == 1 is, the driver decides.
+          if (!(p.forgets != 0u && bitcast<u32>(fading) == 0x3f800000u && isZero(sums[r][s]))) { x = fading * x + sums[r][s]; }
           work[after + at] = x;
         }
       }

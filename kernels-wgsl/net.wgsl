@@ -308,7 +308,7 @@ fn backward(i: Instruction, t: Token, d: Cotangents, thread: i32) {
       }
       for (var q = thread; q < i.c; q += threads) { work[d.r + i.a + q] += along(dM + q * width, t.r + i.b, i.n); }
       for (var j = thread; j < i.n; j += threads) { work[d.r + i.b + j] += column(t.r + i.a, dM + j, i.c, width); }
-      if (i.d < 0 && i.x == 1.0) { return; }
+      if (i.d < 0 && bitcast<u32>(i.x) == 0x3f800000u) { return; }
       storageBarrier();
       var dl = 0.0;
       for (var j = thread; j < i.n; j += threads) {
