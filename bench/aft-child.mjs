@@ -79,7 +79,7 @@ function contend(name) {
     },
     forward: repeated(() => void noGrad(forward)),
     both: repeated(() => forward().backward(seed)),
-    own: leaves.reduce((sum, x) => sum + 4 * x.size, 0),
+    own: leaves.reduce((sum, x) => sum + (device.double ? 8 : 4) * x.size, 0),
   }
 }
 

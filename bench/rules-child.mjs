@@ -1,6 +1,17 @@
 /** The process of all contenders at one length T of the benchmark of the rules. */
 import { scratchBytes } from '../dist/engine/devices/wasm/fast-weights.js'
-import { affine, matmul, noGrad, ones, openDevice, permute, rules, scope, setDevice, softmax, tensor } from '../dist/engine/index.js'
+import {
+  affine,
+  softmaxAttention as attend,
+  noGrad,
+  ones,
+  openDevice,
+  permute,
+  rules,
+  scope,
+  setDevice,
+  tensor,
+} from '../dist/engine/index.js'
 import { serve } from './child.mjs'
 import { calibrate, time } from './timing.mjs'
 import { watched } from './watched.mjs'
@@ -15,13 +26,12 @@ let length
 const inputs = new Map()
 const contenders = new Map()
 
-/** Causal softmax attention on inputs that are laid out as the rules', as nn's SoftmaxAttention composes it. */
+/** Causal softmax attention on inputs that are laid out as the rules', as nn's SoftmaxAttention computes it. */
 const softmaxAttention = {
   inputs: rules.sum.inputs,
   run({ q, k, v }) {
     const split = (x) => permute(x, [0, 2, 1, 3])
-    const scores = matmul(affine(split(q), 1 / Math.sqrt(sizes.K)), split(k), { transposeB: true })
-    return { y: permute(matmul(softmax(scores, { causal: true }), split(v)), [0, 2, 1, 3]) }
+    return { y: permute(attend(affine(split(q), 1 / Math.sqrt(sizes.K)), split(k), split(v)), [0, 2, 1, 3]) }
   },
 }
 const ruleOf = (name) => (name === 'softmax' ? softmaxAttention : rules[name])

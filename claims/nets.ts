@@ -10,7 +10,6 @@ import {
   deltaRule,
   elu,
   layerNorm,
-  matmul,
   mul,
   type Net,
   type NetOptions,
@@ -36,10 +35,12 @@ import {
   tensor,
   zeros,
 } from '../engine/index.ts'
-import { type Case, type Claim, defineClaim, type Fields, type Side } from './claim.ts'
+import { type Case, type Claim, defineClaim, type Side } from './claim.ts'
 import { type Context, stream } from './context.ts'
 import { flag, int } from './fields.ts'
 import { token } from './parts.ts'
+import { refuted } from './refuted.ts'
+import { withGradients } from './sides.ts'
 
 const section = 'Recurrent nets'
 
@@ -83,19 +84,11 @@ type Run = (given: Given) => { y: Tensor; state?: NetState }
 
 /** y, the state, and the gradients of all that is given from drawn cotangents of both. */
 function everything(given: Given, context: Context, run: Run): Side {
-  const { x, parameters, state } = given
-  const named = (tensors: Tensors, suffix: string): [string, Tensor][] =>
-    Object.entries(tensors).map(([name, t]) => [`d${name}${suffix}`, t])
-  const leaves = [['dx', x] as [string, Tensor], ...named(parameters, ''), ...named(state, '0')]
-  for (const [, leaf] of leaves) leaf.requiresGrad = true
-  const { y, state: last = {} } = run(given)
-  const results: Tensors = { y, ...last }
-  Object.entries(results)
-    .filter(([, result]) => result.requiresGrad)
-    .map(([name, result]) => sum(mul(result, context.tensor(`d${name}T`, result.shape))))
-    .reduce((a, b) => add(a, b))
-    .backward()
-  return { ...results, ...Object.fromEntries(leaves.map(([name, leaf]) => [name, leaf.grad ?? zeros(leaf.shape, leaf.device)])) }
+  const initial = Object.fromEntries(Object.entries(given.state).map(([name, t]) => [`${name}0`, t]))
+  return withGradients({ x: given.x, ...given.parameters, ...initial }, context, () => {
+    const { y, state = {} } = run(given)
+    return { y, ...state }
+  })
 }
 
 const options = ({ parameters, state }: Given, more: NetOptions = {}): NetOptions => ({
@@ -270,8 +263,8 @@ const reductions: Claim[] = [
         const ys: Tensor[] = []
         for (let t = 0; t < c.T; t++) {
           const now = token(given, t)
-          const [q, k] = [Wq, Wk].map((M) => softmax(product(now, one(M))))
-          const beta = slice(sigmoid(product(now, one(wb))), -1, 0, 1)
+          const [q, k] = [Wq, Wk].map((M) => softmax(readOut(one(M), now)))
+          const beta = slice(sigmoid(readOut(one(wb), now)), -1, 0, 1)
           const of = (v: Tensor): Tensor => reshape(v, [v.shape[0], 1, ...v.shape.slice(1)])
           ys.push(of(readOut(S, now)))
           S = deltaRule(of(q), of(k), of(readOut(S, q)), reshape(beta, [c.B, 1, c.H]), { S }).state.S
@@ -295,7 +288,7 @@ const reductions: Claim[] = [
         const past: Tensor[] = []
         for (let t = 0; t < c.T; t++) {
           const last = past.at(-1) ?? zeros([c.B, c.H, c.D], x.device)
-          const boundary = add(product(last, reshape(W, [1, ...W.shape])), token(given, t))
+          const boundary = add(readOut(reshape(W, [1, ...W.shape]), last), token(given, t))
           let h = tanh(boundary)
           for (let s = 0; s < c.steps; s++) {
             const total = add(boundary, attend(past, h, 0.75, 0.25))
@@ -334,10 +327,6 @@ const asSum = (net: Net, { x, state }: Given): { y: Tensor; state: NetState } =>
   return { y, state: { W: last.S } }
 }
 
-/** a [B,H,n] times M [1,H,n,m]. */
-const product = (a: Tensor, M: Tensor): Tensor =>
-  reshape(matmul(reshape(a, [...a.shape.slice(0, 2), 1, a.shape[2]]), M), [...a.shape.slice(0, 2), M.shape[3]])
-
 /** Fast weights S0 to begin with, where the case has any. */
 const seed = (c: NetCase, x: Context): Pick<Given, 'state'> => ({
   state: c.initial ? { S: x.tensor('S0', [c.B, c.H, c.D, c.D]) } : ({} as Tensors),
@@ -356,8 +345,6 @@ export const netClaims: readonly Claim[] = [...families, ...reductions]
 
 // ---- false ones -------------------------------------------------------------------------------------------------------------------------
 
-const refuted = <F extends Fields>(claim: Omit<Claim<F>, 'section' | 'holds'>): Claim =>
-  defineClaim({ ...claim, section: 'False claims, refuted', holds: false })
 const small = { ...common, B: int(1, 1), H: int(1, 1) }
 
 /** The last output and state of a Delta RNN, its tokens in order, or all but the last shuffled. */

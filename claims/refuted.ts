@@ -37,7 +37,8 @@ import { drawInputs, everything, outputs, type Runner, runner } from './sides.ts
 const section = 'False claims, refuted'
 const small = { ...sequence, B: int(1, 1), H: int(1, 1), ...runs }
 
-const refuted = <F extends Fields>(claim: Omit<Claim<F>, 'section' | 'holds'>): Claim<F> =>
+/** A claim that is false. */
+export const refuted = <F extends Fields>(claim: Omit<Claim<F>, 'section' | 'holds'>): Claim<F> =>
   defineClaim<F>({ ...claim, section, holds: false })
 
 const run = (name: keyof typeof rules, c: Parameters<typeof optionsOf>[0]): Runner => runner(rules[name], c.form, optionsOf(c))

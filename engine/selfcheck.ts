@@ -215,7 +215,6 @@ const withNan = (m: Memory): unknown => m.from(range(210).map((i) => (i === 97 ?
 /** Row normalisation of [5, 70]. Only a sum that isn't near 0 can be divided by. */
 const normInput = (kind: (typeof normKinds)[number], m: Memory): unknown => m.input(350, kind === 'sum' ? 0.1 : -1, 1)
 
-/** A kernel without a case doesn't compile. */
 /** Each bias, causal or not, with a history, padding, and a second sequence. */
 const aftCases = (backward: boolean): Case[] =>
   (['none', 'table', 'taps'] as const).flatMap((bias) =>
@@ -244,6 +243,7 @@ const aftCases = (backward: boolean): Case[] =>
     ),
   )
 
+/** A kernel without a case doesn't compile. */
 const cases: Record<KernelName, readonly Case[]> = {
   fill: [(k, m) => k.fill(m.output(300), 300, 0.75)],
   affine: [(k, m) => k.affine(m.input(300), m.output(300), 300, -0.7, 0.3)],

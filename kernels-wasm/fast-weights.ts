@@ -18,7 +18,7 @@
  * In scratch all sizes are padded to multiples of 8 (K8, W8, and n8 tokens in a chunk) and held as blocks of strips.ts.
  * Numerics: decays are multiplied, never divided nor subtracted as logarithms (decays.ts). exp is good to 1e-7, so a
  * product of n decays to n 1e-7.
- * Causality is exact: what a token holds, NaN included, never enters the arithmetic of an earlier one. A gate that isn't <= 0 is refused.
+ * Causality is exact: what a token holds, NaN included, never enters the arithmetic of an earlier one. A gate above 0 is refused.
  * Pinned by test/ops/fast-weights.test.ts, against engine/devices/reference/fast-weights.ts: RMS ratio 1e-5.
  */
 import { chunk } from './fast-weights-chunk'

@@ -67,9 +67,6 @@ var<workgroup> fadedA: array<f32, TILE>;
 /// Whether not all of q, k', a of a tile is finite.
 var<workgroup> spoilt: atomic<u32>;
 
-/// a b, and 0 where either is.
-fn joined(a: f32, b: f32) -> f32 { return taken(b, a) * taken(a, b); }
-
 // P and M where something may be forgotten. A workgroup a piece; a pair is one thread's, over all channels in turn, so that its sum doesn't
 // depend on `rows`.
 @compute @workgroup_size(THREADS) fn pairs(
@@ -149,8 +146,8 @@ fn joined(a: f32, b: f32) -> f32 { return taken(b, a) * taken(a, b); }
         } else {
           for (var c = 0u; c < width; c++) {
             let x = fadedQK[j * channels + c];
-            sumP += joined(fadedQK[i * channels + c], x);
-            sumM += joined(fadedA[i * channels + c], x);
+            sumP += joint(fadedQK[i * channels + c], x);
+            sumM += joint(fadedA[i * channels + c], x);
           }
         }
         pairsP[i * ROWS + j] = sumP;

@@ -22,22 +22,25 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> dtable: array<f32>;
 @group(0) @binding(7) var<storage, read> condition: array<u32>;
 
+/// Where element i lies by both strides of the axes.
+fn strided(i: u32) -> vec2<i32> {
+  var rest = i;
+  var at = vec2(0, 0);
+  for (var axis = p.rank; axis > 0u; axis--) {
+    let s = p.axes[axis - 1u];
+    let next = rest / u32(s.x);
+    at += i32(rest - next * u32(s.x)) * s.yz;
+    rest = next;
+  }
+  return at;
+}
+
 // y[offsetY + i . stridesY] = x[offsetX + i . stridesX]
 @compute @workgroup_size(THREADS) fn copy(g: Group) {
   let end = elementsEnd(g, p.n);
   for (var i = firstElement(g); i < end; i += THREADS) {
-    var rest = i;
-    var base = p.offsetX;
-    var to = p.offsetY;
-    for (var axis = p.rank; axis > 0u; axis--) {
-      let s = p.axes[axis - 1u];
-      let next = rest / u32(s.x);
-      let j = i32(rest - next * u32(s.x));
-      base += j * s.y;
-      to += j * s.z;
-      rest = next;
-    }
-    y[to] = x[base];
+    let at = vec2(p.offsetX, p.offsetY) + strided(i);
+    y[at.y] = x[at.x];
   }
 }
 
@@ -45,18 +48,8 @@ struct Params {
 @compute @workgroup_size(THREADS) fn copyWhere(g: Group) {
   let end = elementsEnd(g, p.n);
   for (var i = firstElement(g); i < end; i += THREADS) {
-    var rest = i;
-    var atC = p.offsetC;
-    var atX = p.offsetX;
-    for (var axis = p.rank; axis > 0u; axis--) {
-      let s = p.axes[axis - 1u];
-      let next = rest / u32(s.x);
-      let j = i32(rest - next * u32(s.x));
-      atC += j * s.y;
-      atX += j * s.z;
-      rest = next;
-    }
-    if (condition[atC] != 0u) { y[u32(p.offsetY) + i] = x[atX]; }
+    let at = vec2(p.offsetC, p.offsetX) + strided(i);
+    if (condition[at.x] != 0u) { y[u32(p.offsetY) + i] = x[at.y]; }
   }
 }
 

@@ -31,7 +31,6 @@ const CONCAT = 15;
 const NEXT = 16;
 const OUTPUT = 17;
 const LAYER = 0;
-const RMS = 1;
 const L2 = 2;
 const TOKEN = 1;
 const BEGINS = 2;
@@ -149,11 +148,11 @@ struct Statistics {
 
 fn statisticsOf(kind: i32, a: i32, n: i32, eps: f32) -> Statistics {
   let total = sumOf(a, n);
+  if (kind > L2) { return Statistics(0.0, 1.0 / (total + eps)); }
   let mean = select(0.0, total / f32(n), kind == LAYER);
   var squares = 0.0;
   for (var j = 0; j < n; j++) { squares += (work[a + j] - mean) * (work[a + j] - mean); }
-  if (kind > L2) { return Statistics(mean, 1.0 / (total + eps)); }
-  return Statistics(mean, 1.0 / sqrt(select(squares / f32(n), squares, kind == L2) + eps));
+  return Statistics(mean, 1.0 / sqrtOf(select(squares / f32(n), squares, kind == L2) + eps));
 }
 
 fn softmaxOf(to: i32, a: i32, n: i32, eps: f32, thread: i32) {

@@ -25,7 +25,7 @@ export interface FeatureConfig {
   favorFeatures: number
   /** favor: of the random directions. The same seed at the same place in a model gives the same ones. */
   favorSeed: number
-  /** favor: when new directions are drawn: never, at each training forward pass (`step`), or only by `redraw()` (`epoch`). */
+  /** favor: when new directions are drawn: never, at each training forward pass (`step`), or only by `redraw()` and `endEpoch()` (`epoch`). */
   favorRedraw: 'never' | 'epoch' | 'step'
   /** hedgehog: one learned matrix for all heads instead of one for each. */
   hedgehogShared: boolean
@@ -74,7 +74,7 @@ const vanishing: ReadonlySet<FeatureMap> = new Set(['identity', 'silu', 'elu1', 
 /** Maps whose inner products stay above 0. One of softmax features is 0 where each is sure of another channel. */
 const positive: ReadonlySet<FeatureMap> = new Set(['favor', 'taylor2'])
 
-/** The same of what is added to z . q. */
+/** Throws where a rule divides by z . q, which these features can make 0, and eps doesn't prevent it. */
 export function checkNormaliserEps(featureMap: FeatureMap, eps: number, rule: string): void {
   if (!positive.has(featureMap))
     checkDivisor(

@@ -35,7 +35,7 @@ export interface StepResult {
   lr: number
 }
 
-/** A loss, a gate or a gradient norm that isn't finite. The parameters are spoilt by then: go back to a checkpoint. */
+/** A loss or a gradient norm that isn't finite. The parameters are spoilt by then: go back to a checkpoint. */
 export class DivergenceError extends Error {
   override name = 'DivergenceError'
   readonly step: number

@@ -219,9 +219,11 @@ export class Transformer extends Module {
     return { position: { dtype: 'int32', shape: [B] }, layers: this.transformer.layers.map(({ attn }) => attn.stateParts(B)) }
   }
 
-  /** New random features in every layer whose map draws them: see `favorRedraw`. */
+  /** New random features in every layer whose map draws them: see `favorRedraw`. An error where all of them are fixed. */
   redraw(): void {
-    for (const { attn } of this.transformer.layers) if (attn instanceof FastWeightsAttention) attn.features.redraw()
+    const layers = this.transformer.layers.map(({ attn }) => attn).filter((attn) => attn instanceof FastWeightsAttention)
+    const drawing = layers.filter(({ config }) => config.favorRedraw !== 'never')
+    for (const { features } of drawing.length > 0 ? drawing : layers) features.redraw()
   }
 
   /** To be called after each epoch of training: layers that draw something anew for each do so. */

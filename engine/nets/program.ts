@@ -25,6 +25,7 @@ import {
   type UnaryOp,
   unaryOps,
 } from '../devices/kernels.ts'
+import { sizeOf } from '../shape.ts'
 
 /** A register of the program. */
 export interface Vector {
@@ -90,7 +91,6 @@ export interface Net {
 
 const up4 = (n: number): number => Math.ceil(n / 4) * 4
 const floatsOf = (shape: readonly number[]): number => (shape.length === 1 ? up4(shape[0]) : up4(shape[0]) * up4(shape[1]))
-export const numbersOf = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1)
 const show = ({ rows, columns }: Matrix): string => `[${rows},${columns}]`
 
 /** Packs parts one after the other. */
@@ -101,7 +101,7 @@ class Parts {
 
   add(name: string, shape: readonly number[]): Part {
     const part = { shape, at: this.size, place: this.floats }
-    this.size += numbersOf(shape)
+    this.size += sizeOf(shape)
     this.floats += floatsOf(shape)
     this.all[name] = part
     return part

@@ -1,4 +1,5 @@
 /** Runs the program of a net: by the device's fused kernel, or token by token in composed ops. */
+import { checkNumber, checkOptions } from '../arguments.ts'
 import { recordMany, records } from '../autograd.ts'
 import { type NetInputs, type NetOp, normKinds, unaryOps } from '../devices/kernels.ts'
 import { checkFloat, match, sameDevice } from '../ops/check.ts'
@@ -8,10 +9,11 @@ import { concat, detach, reshape, slice, split } from '../ops/movement.ts'
 import { l2Norm, layerNorm, rmsNorm, sumNorm } from '../ops/norm.ts'
 import { max, sum } from '../ops/reduce.ts'
 import { dot, outer, readOut, stretch, unpadded } from '../rules/rule.ts'
+import { sizeOf } from '../shape.ts'
 import { empty, full, like, Tensor, tensor, zeros } from '../tensor.ts'
-import { type Instruction, type Net, netSizes, numbersOf, type Part } from './program.ts'
+import { type Instruction, type Net, netSizes, type Part } from './program.ts'
 
-export const netForms = ['fused', 'step'] as const
+const netForms = ['fused', 'step'] as const
 
 /** Parts by name: [B,H,n] or [B,H,rows,columns]. */
 export type NetState = Record<string, Tensor>
@@ -54,11 +56,10 @@ function check(net: Net, x: Tensor, options: NetOptions): Sizes {
   checkFloat(op, x)
   const { B, T, H } = match(op, { x: ['B', 'T', 'H', net.I] }, { x: x.shape })
   if (T < 1 || H < 1) throw new Error(`${op}: ${T < 1 ? 'T' : 'H'} is 0 in x [${x.shape.join(',')}]`)
-  const unknown = Object.keys(options).find((name) => !known.includes(name as never))
-  if (unknown !== undefined) throw new Error(`${op}: unknown option '${unknown}' (${known.join(', ')})`)
+  checkOptions(op, options, known)
   const { form = 'fused', chunk = 16, parameters = {}, state, mask, reset } = options
   if (!netForms.includes(form)) throw new Error(`${op}: unknown form '${form}' (${netForms.join(', ')})`)
-  if (!(Number.isInteger(chunk) && chunk >= 1)) throw new Error(`${op}: the chunk length must be a positive integer, not ${chunk}`)
+  checkNumber(`${op}: the chunk length`, chunk, 'a positive integer')
   const shapes = (parts: Readonly<Record<string, Part>>) => Object.entries(parts).map(([name, { shape }]) => [name, shape] as const)
   checkParts(op, 'parameter', parameters, Object.entries(net.parameters), [H], x)
   if (state) checkParts(op, 'state', state, shapes(net.state), [B, H], x)
@@ -90,7 +91,7 @@ function checkParts(
 
 /** Tensors [...lead, ...shape] side by side: [...lead, all numbers]. */
 const pack = (tensors: readonly Tensor[], rank: number): Tensor => {
-  const flat = tensors.map((t) => reshape(t, [...t.shape.slice(0, rank), numbersOf(t.shape.slice(rank))]))
+  const flat = tensors.map((t) => reshape(t, [...t.shape.slice(0, rank), sizeOf(t.shape.slice(rank))]))
   return flat.length === 1 ? flat[0] : concat(flat, rank)
 }
 
@@ -103,7 +104,7 @@ function unpack(x: Tensor, parts: Readonly<Record<string, Part>>): NetState {
       : split(
           x,
           -1,
-          entries.map(([, { shape }]) => numbersOf(shape)),
+          entries.map(([, { shape }]) => sizeOf(shape)),
         )
   return Object.fromEntries(entries.map(([name, { shape }], i) => [name, reshape(pieces[i], [...lead, ...shape])]))
 }

@@ -8,7 +8,7 @@
  * tokens at a time as small matrix products (what training runs on), `parallel` all at once (the masked quadratic form).
  * Cotangents of y and of the final state both flow back, to every input and the initial state.
  */
-import { checkOptions } from '../arguments.ts'
+import { checkNumber, checkOptions } from '../arguments.ts'
 import { recordMany, records } from '../autograd.ts'
 import type { Device } from '../devices/device.ts'
 import { type FastWeightInputs, type FastWeightOutputs, type FastWeightSizes, type KernelForm, tokenBits } from '../devices/kernels.ts'
@@ -21,7 +21,7 @@ export type Form = (typeof forms)[number]
 
 /** What a rule carries from one piece of a sequence to the next. */
 export interface FastWeightState {
-  /** The fast weights, [B,H,K,V]. */
+  /** The fast weights, [B,H,K,V] where the rule doesn't say otherwise. */
   S: Tensor
   /** The normaliser, [B,H,K], of rules that have one. */
   z?: Tensor
@@ -132,7 +132,7 @@ export function checkCall(
   if (none) throw new Error(`${op}: ${none} is 0 in ${given.map(([name, [t]]) => `${name} ${show(t.shape)}`).join(', ')}`)
   checkOptions(op, options, [...ruleOptions, ...more])
   const { scale = 1, mask, reset } = options
-  if (!Number.isFinite(scale)) throw new Error(`${op}: the scale must be a finite number, not ${scale}`)
+  checkNumber(`${op}: the scale`, scale, 'a finite number')
   planForm(op, T, options, false)
   for (const [name, flags] of Object.entries({ mask, reset })) if (flags) tokenFlags(op, name, flags, B, T)
   return sizes
@@ -155,14 +155,14 @@ export function requireGate(op: string, gate: Tensor, beside: Tensor, channels: 
 }
 
 export function checkEps(op: string, eps: number): void {
-  if (!(eps >= 0)) throw new Error(`${op}: eps must be 0 or more, not ${eps}`)
+  checkNumber(`${op}: eps`, eps, '0 or more')
 }
 
 /** The form that is asked for, and its C. */
 function planForm(op: string, T: number, options: RuleOptions, gated: boolean): { form: KernelForm; C: number } {
   const { form = T === 1 ? 'recurrent' : 'chunk', chunk = gated ? 16 : 32 } = options
   if (!forms.includes(form)) throw new Error(`${op}: unknown form '${form}' (${forms.join(', ')})`)
-  if (!(Number.isInteger(chunk) && chunk >= 1)) throw new Error(`${op}: the chunk length must be a positive integer, not ${chunk}`)
+  checkNumber(`${op}: the chunk length`, chunk, 'a positive integer')
   return form === 'parallel' ? { form: 'chunk', C: T } : { form, C: Math.min(chunk, T) }
 }
 

@@ -1,4 +1,5 @@
 /** Memories that learn by gradient descent on a loss of their own, a step for each minibatch of tokens. */
+import { checkNumber } from '../arguments.ts'
 import { add, affine, div, mul, sqrt, square, sub } from '../ops/elementwise.ts'
 import { checkCall, checkEps, checkState, type FastWeightState, type RuleOptions } from '../ops/fast-weights.ts'
 import { matmul } from '../ops/matmul.ts'
@@ -39,19 +40,19 @@ const readThrough = (y: Tensor, norm: Shaped, eps: number): Tensor =>
 
 const normOf = (w: Tensor | null, b: Tensor | null): Shaped => (w && b ? { w, b } : null)
 
-/** Checks, and [B,T,H,...] by minibatch as [B,H,n,...], with what is shared by tokens as [H,1,V]. */
+/** Checks a call, and takes its options apart. */
 function planned(
   op: string,
   inputs: Readonly<Record<string, readonly [Tensor, readonly string[]]>>,
   options: RuleOptions & MinibatchOptions,
-): { sizes: Record<string, number>; minibatch: number; eps: number; rest: RuleOptions; alone: boolean } {
+): { sizes: Record<string, number>; minibatch: number; eps: number; rest: RuleOptions } {
   const { eps = 1e-6, minibatch = 16, ...rest } = options
   const sizes = checkCall(op, inputs, rest)
   recurrentOnly(op, rest)
   checkEps(op, eps)
-  if (!(Number.isInteger(minibatch) && minibatch > 0)) throw new Error(`${op}: the minibatch must be a positive integer, not ${minibatch}`)
+  checkNumber(`${op}: the minibatch`, minibatch, 'a positive integer')
   if (minibatch > 1 && (rest.mask || rest.reset)) throw new Error(`${op}: mask and reset need a minibatch of 1, not ${minibatch}`)
-  return { sizes, minibatch, eps, rest, alone: minibatch === 1 }
+  return { sizes, minibatch, eps, rest }
 }
 
 const byHead = (x: Tensor): Tensor => permute(x.shape.length === 3 ? stretch(x, 4) : x, [0, 2, 1, 3])
@@ -77,10 +78,10 @@ export function tttRule(
   if ((w === null) !== (b === null)) throw new Error(`${op}: w and b are given together, or both null for no norm`)
   const norms = w && b && ({ w: [w, ['H', 'V']], b: [b, ['H', 'V']] } as const)
   const inputs = { q: [q, axes.values], k: [k, axes.values], v: [v, axes.values], eta: [eta, axes.heads], ...norms } as const
-  const { sizes, minibatch, eps, rest, alone } = planned(op, inputs, options)
+  const { sizes, minibatch, eps, rest } = planned(op, inputs, options)
   const { B, T, H, V } = sizes
   if (state) checkState(op, state, { S: [B, H, V, V], c: [B, H, V] }, q)
-  if (alone) {
+  if (minibatch === 1) {
     const { w: _w, b: _b, ...bare } = innerRules.ttt.inputs
     const rule = w && b ? innerRules.ttt : { ...innerRules.ttt, inputs: bare }
     return runSteps(rule, { q, k, v, eta, ...(w && b && { w, b }) }, state, { ...rest, eps }, op)
@@ -145,10 +146,10 @@ export function titansRule(
     w: [w, ['H', 'V']],
     b: [b, ['H', 'V']],
   } as const
-  const { sizes, minibatch, eps, rest, alone } = planned(op, inputs, options)
+  const { sizes, minibatch, eps, rest } = planned(op, inputs, options)
   const { B, T, H, V } = sizes
   if (state) checkState(op, state, { S: [B, H, V, V], M: [B, H, V, V] }, q)
-  if (alone) return runSteps(innerRules.titans, { q, k, v, theta, alpha, eta, w, b }, state, { ...rest, eps }, op)
+  if (minibatch === 1) return runSteps(innerRules.titans, { q, k, v, theta, alpha, eta, w, b }, state, { ...rest, eps }, op)
   const norm = normOf(shared(w), shared(b))
   let S = state?.S ?? zeros([B, H, V, V], q.device)
   let M = state?.M ?? zeros([B, H, V, V], q.device)

@@ -49,6 +49,7 @@ export function mesaRule(
   const [qs, ks, vs] = [q, k, v].map((x) => unpadded(x, options.mask))
   const strength = stretch(unpadded(beta, options.mask), 4)
   let memory = state?.A
+  const ridge = diagonal(lambda)
   const solutions: Tensor[] = []
   for (let t = 0; t < T; t++) {
     const at = (x: Tensor): Tensor => slice(x, 1, t, t + 1)
@@ -63,7 +64,7 @@ export function mesaRule(
     const gates = gate ? { gate: at(gate) } : {}
     const flags = { mask: of(options.mask), reset: of(options.reset) }
     memory = fastWeights(token, token, mul(token, at(strength)), gates, memory && { S: memory }, flags, op).state.S
-    solutions.push(solveSpd(add(unpadded(memory, flags.mask), diagonal(lambda)), reshape(at(qs), [B, H, K])))
+    solutions.push(solveSpd(add(unpadded(memory, flags.mask), ridge), reshape(at(qs), [B, H, K])))
   }
   const x = concat(
     solutions.map((s) => reshape(s, [B, 1, H, K])),

@@ -1,6 +1,7 @@
 /**
  * What a rule is: how keys and values program the fast weights. Each rule stands in one of the files beside this one, three times in a row: as
- * an op of the signature (q, k, v, gates..., state, options) -> { y, state }, built on the fused recurrence of ops/fast-weights.ts; as a
+ * an op of the signature (q, k, v, gates..., state, options) -> { y, state }, built on the fused recurrence of ops/fast-weights.ts where it
+ * can be, else in composed ops or as its steps; as a
  * `step`, one token in a few composed ops, which is its specification; and as a row of the table `rules`, which says what goes in, where it
  * comes from and which forms it has.
  *

@@ -125,30 +125,13 @@ export function runningLse(
   const tokens = (from: number, b: number): boolean =>
     Array.from({ length: T - from }, (_, i) => b * T + from + i).some((i) => mask?.indices?.[i] !== 0)
   const starts = Array.from({ length: B }, (_, b) => reset?.indices?.subarray(b * T, (b + 1) * T).lastIndexOf(1) ?? -1)
-  const perRow = (is: (start: number, b: number) => boolean): Tensor =>
-    stretch(
-      tensor(
-        Int32Array.from(starts, (start, b) => Number(is(start, b))),
-        { shape: [B], device: x.device },
-      ),
-      end.shape.length,
-    )
-  const idle = before
-    ? where(
-        perRow((start) => start >= 0),
-        Number.NEGATIVE_INFINITY,
-        before,
-      )
-    : Number.NEGATIVE_INFINITY
+  const perRow = (flags: readonly boolean[]): Tensor =>
+    stretch(tensor(Int32Array.from(flags, Number), { shape: [B], device: x.device }), end.shape.length)
+  const some = starts.map((start, b) => tokens(Math.max(start, 0), b))
+  const idle = (): Tensor | number => (before ? where(perRow(starts.map((start) => start >= 0)), nothing, before) : nothing)
   return {
     found: reset ? where(stretch(reset, found.shape.length), nothing, found) : found,
-    last: starts.every((start, b) => tokens(Math.max(start, 0), b))
-      ? end
-      : where(
-          perRow((start, b) => tokens(Math.max(start, 0), b)),
-          end,
-          idle,
-        ),
+    last: some.every(Boolean) ? end : where(perRow(some), end, idle()),
   }
 }
 

@@ -1,7 +1,7 @@
 /** The recurrence of any rule by its step alone. */
 import type { Device } from '../devices/device.ts'
 import { where } from '../ops/elementwise.ts'
-import { checkCall, checkState, type FastWeightState, type RuleOptions, tokenFlags } from '../ops/fast-weights.ts'
+import { checkCall, checkState, type FastWeightState, type RuleOptions } from '../ops/fast-weights.ts'
 import { concat, reshape, slice } from '../ops/movement.ts'
 import type { Shape } from '../shape.ts'
 import { full, getDevice, type Tensor, tensor } from '../tensor.ts'
@@ -54,16 +54,16 @@ export function runSteps(
     )
   let current = state ?? initialState(rule, sizes, device)
   /** The flags of token t, [B]; undefined where all are `usual`. */
-  const flagsAt = (name: string, flags: Tensor | undefined, t: number, usual: number): Tensor | undefined => {
-    const values = flags && Int32Array.from({ length: B }, (_, b) => tokenFlags(op, name, flags, B, T)[b * T + t])
+  const flagsAt = (flags: Tensor | undefined, t: number, usual: number): Tensor | undefined => {
+    const values = flags && Int32Array.from({ length: B }, (_, b) => flags.indices![b * T + t])
     return values?.some((x) => x !== usual) ? tensor(values, { shape: [B], device }) : undefined
   }
   const ys: Tensor[] = []
   for (let t = 0; t < T; t++) {
-    const begins = flagsAt('reset', reset, t, 0)
+    const begins = flagsAt(reset, t, 0)
     if (begins) current = mapState(current, (x, part) => where(stretch(begins, x.shape.length), emptyOf(rule, part), x))
     // A step on padding is one on zeros, from a state of zeros.
-    const real = flagsAt('mask', mask, t, 1)
+    const real = flagsAt(mask, t, 1)
     const token = mapValues(inputs, (x, name) => {
       const axis = rule.inputs[name].shape.indexOf('T')
       if (axis < 0) return x

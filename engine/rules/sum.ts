@@ -69,7 +69,7 @@ export function gatedSumRule(
   return fastWeights(q, k, v, { gate }, state, options, 'gatedSumRule')
 }
 
-export const sumStep: Step = ({ S, z }, { q, k, v, gate }, { scale, eps, normalise }) => {
+const sumStep: Step = ({ S, z }, { q, k, v, gate }, { scale, eps, normalise }) => {
   const next = add(gate ? decayed(S, gate) : S, outer(k, v))
   const y = affine(readOut(next, q), scale)
   if (!normalise) return { y, state: { S: next } }
