@@ -149,7 +149,7 @@ function watchScratch(threads) {
   ]) {
     const kernel = kernels[name]
     kernels[name] = (form, inputs, ...rest) => {
-      scratch = Math.max(scratch, threads * scratchBytes(form, backward, (inputs.gate ?? inputs.erase) !== null, rest.at(-1)))
+      scratch = Math.max(scratch, threads * scratchBytes(form, backward, inputs, rest.at(-1)))
       return kernel(form, inputs, ...rest)
     }
   }

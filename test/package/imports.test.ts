@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, posix, relative } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 
 const root = fileURLToPath(new URL('../../../', import.meta.url))
 
@@ -74,6 +74,25 @@ describe('imports', () => {
     assert.ok(graph.get('kernels-wasm/norm.ts')?.includes('kernels-wasm/lanes.ts'), 'an import of AssemblyScript')
     assert.ok(graph.get('nn/state.ts')?.includes('nn/parts.ts'), 'an import of types')
     assert.ok(graph.get('cli/verify.ts')?.includes('cli/report.ts'), 'an import at run time')
+  })
+
+  // No compiler looks at these scripts.
+  it('of the benchmarks name what is there', async () => {
+    let names = 0
+    for (const script of readdirSync(join(root, 'bench')).filter((name) => name.endsWith('.mjs')))
+      for (const [, list, path] of readFileSync(join(root, 'bench', script), 'utf8').matchAll(
+        /^import \{([^}]*)\} from '\.\.\/(dist\/[^']*)'/gm,
+      )) {
+        const module = await import(pathToFileURL(join(root, path)).href)
+        for (const name of list
+          .split(',')
+          .map((one) => one.trim().split(' as ')[0])
+          .filter(Boolean)) {
+          assert.ok(name in module, `bench/${script}: ${path} has no ${name}`)
+          names++
+        }
+      }
+    assert.ok(names > 20, `${names} names`)
   })
 
   it('run in no circle', () => {

@@ -10,19 +10,24 @@ const pointer = (block: Block | null) => block?.pointer ?? 0
 const worthSharing = 1 << 18
 
 /**
- * Bytes of scratch memory that kernels-wasm/fast-weights.ts takes for each thread; 1024 floats cover the gaps between its blocks. `decayed`:
- * there is a gate or erase. With a gate the chunk form needs the recurrent one, too, where a decay is 0.
+ * Bytes of scratch memory that kernels-wasm/fast-weights.ts takes for each thread; 1024 floats cover the gaps between its blocks.
+ * With a gate the chunk form needs the recurrent one, too, where a decay is 0.
  */
-function scratchBytes(form: KernelForm, backward: boolean, decayed: boolean, gated: boolean, { T, K, V, C }: FastWeightSizes): number {
+export function scratchBytes(
+  form: KernelForm,
+  backward: boolean,
+  { gate, erase }: Pick<FastWeightInputs<unknown>, 'gate' | 'erase'>,
+  { T, K, V, C }: FastWeightSizes,
+): number {
   const K8 = up8(K),
     W8 = up8(V + 1),
     n = up8(Math.min(C, T))
   const floats = (keys: number, values: number, pairs: number, states: number): number =>
     keys * n * K8 + values * n * W8 + pairs * n * n + (states + 2) * K8 * W8
   const recurrent = backward ? floats(4, 3, 0, n) : floats(0, 0, 0, 0)
-  const chunk = !backward ? floats(8, 2, 5, 0) : decayed ? floats(16, 8, 7, 2) : floats(7, 8, 6, 2)
+  const chunk = !backward ? floats(8, 2, 5, 0) : (gate ?? erase) !== null ? floats(16, 8, 7, 2) : floats(7, 8, 6, 2)
   const vectors = 6 * K8 + 3 * W8 + 21 * n
-  return 4 * ((form === 'recurrent' ? recurrent : gated ? Math.max(chunk, recurrent) : chunk) + vectors + 1024)
+  return 4 * ((form === 'recurrent' ? recurrent : gate !== null ? Math.max(chunk, recurrent) : chunk) + vectors + 1024)
 }
 
 export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights' | 'fastWeightsBackward'> {
@@ -30,7 +35,7 @@ export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights
     kernel: 'fastWeights' | 'fastWeightsBackward',
     form: KernelForm,
     sizes: FastWeightSizes,
-    { gate, erase }: FastWeightInputs<Block>,
+    inputs: FastWeightInputs<Block>,
     blocks: (Block | null)[],
     eps: number[],
   ) {
@@ -38,7 +43,7 @@ export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights
     const backward = kernel === 'fastWeightsBackward'
     const perHead = (backward ? 16 : 6) * T * K * V
     const args = [Number(form === 'chunk'), ...blocks.map(pointer), T, H, K, V, gateWidth, C, scale, ...eps]
-    const scratch = scratchBytes(form, backward, (gate ?? erase) !== null, gate !== null, sizes)
+    const scratch = scratchBytes(form, backward, inputs, sizes)
     pool.run(kernel, B * H, Math.max(1, Math.floor(worthSharing / perHead)), args, scratch)
   }
   return {
