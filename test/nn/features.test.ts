@@ -284,6 +284,16 @@ describe("FAVOR+'s directions", () => {
       }
     })
 
+  it('are redrawn where a layer draws them, beside layers of fixed ones', async () => {
+    const epoch = { kind: 'fast-weights', featureMap: 'favor', favorRedraw: 'epoch' } as const
+    const model = new Transformer({ ...performer, mixer: [epoch, { ...epoch, favorRedraw: 'never' }] })
+    const before = await weightsOf(model)
+    model.redraw()
+    const after = await weightsOf(model)
+    assert.notDeepEqual(after[0], before[0])
+    assertSameBits(after[1], before[1])
+  })
+
   it('may be redrawn between a forward pass and its backward', async () => {
     const model = new Transformer({ ...performer, favorRedraw: 'step' })
     const loss = () => model.forward(tensor(randomTokens(1, 10), { shape: [2, 5] })).logits
