@@ -22,7 +22,15 @@ export {
   webgpuDevice,
 } from './devices/webgpu/index.ts'
 export { type GradCheck, type GradCheckOptions, gradCheck } from './gradcheck.ts'
-export { type DeltaLstmOptions, type DeltaRnnOptions, deltaLstm, deltaRnn, recurrentDeltaNet } from './nets/delta.ts'
+export {
+  type DeltaLstmOptions,
+  type DeltaRnnOptions,
+  deltaLstm,
+  deltaRnn,
+  type FastWeightMemoryOptions,
+  fastWeightMemory,
+  recurrentDeltaNet,
+} from './nets/delta.ts'
 export { type NetName, type NetRow, nets } from './nets/index.ts'
 export { defineNet, type Matrix, type Net, type NetBuilder, type StateOptions, type Vector } from './nets/program.ts'
 export {

@@ -100,3 +100,16 @@ function taps(B: number, T: number, W: number, hasState: boolean, { mask, reset 
   }
   return { seen, last }
 }
+
+/** Vaswani 2017, section 3.5, at positions [B,T]. */
+export const sinusoids = (at: Int32Array, B: number, D: number, beside: Tensor): Tensor =>
+  positionTable(
+    at,
+    B,
+    D,
+    (position, d) => {
+      const angle = position / 10000 ** ((d - (d % 2)) / D)
+      return d % 2 === 0 ? Math.sin(angle) : Math.cos(angle)
+    },
+    beside,
+  )

@@ -13,7 +13,7 @@ import { checkProbability, Dropout, Embedding, FeedForward, LayerNorm, Linear, R
 import type { LayerState, SequenceLayer } from './mixer.ts'
 import { completeMixer, type LayerMixer, type MixerChoice, type MixerLayer, mixersOf, rowOf, shared } from './mixers.ts'
 import { Module } from './module.ts'
-import { atTokens, checkPacking, type Packing, places, positionTable } from './packing.ts'
+import { atTokens, checkPacking, type Packing, places, sinusoids } from './packing.ts'
 import type { Parts } from './parts.ts'
 
 /**
@@ -231,16 +231,3 @@ export class Transformer extends Module {
     for (const { attn } of this.transformer.layers as { attn: SequenceLayer }[]) attn.endEpoch?.()
   }
 }
-
-/** Vaswani 2017, section 3.5, at positions [B,T]. */
-const sinusoids = (at: Int32Array, B: number, D: number, beside: Tensor): Tensor =>
-  positionTable(
-    at,
-    B,
-    D,
-    (position, d) => {
-      const angle = position / 10000 ** ((d - (d % 2)) / D)
-      return d % 2 === 0 ? Math.sin(angle) : Math.cos(angle)
-    },
-    beside,
-  )

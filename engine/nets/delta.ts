@@ -124,3 +124,35 @@ export function recurrentDeltaNet({ K, V }: RecurrentDeltaOptions): Net {
     net.output(y)
   })
 }
+
+export interface FastWeightMemoryOptions {
+  K: number
+  V: number
+}
+
+/**
+ * Fast weight memory (Schlag 2021, "Learning associative inference using fast weight memory", eq. 4-6, as in github.com/ischlag/fast-weight-transformers):
+ * the delta rule, after which the matrix is shrunk until its norm is 1 at most; the first token's isn't. k isn't normalised, beta is what comes in.
+ *
+ *     W' = W_{t-1} + k beta (v - k W_{t-1})^T,  W_t = W' / max(|W'|, 1),  y_t = q W_t
+ */
+export function fastWeightMemory({ K, V }: FastWeightMemoryOptions): Net {
+  return defineNet('fast weight memory', (net) => {
+    const W = net.matrix('W', K, V)
+    // |W|^2, which follows from the write without another look at W: |W + k u^T|^2 = |W|^2 + 2 (k W) . u + |k|^2 |u|^2.
+    const size0 = net.vector('size', 1)
+    const seen = net.vector('seen', 1)
+    const { q, k, v, beta } = net.inputs({ q: K, k: K, v: V, beta: 1 })
+    const held = net.read(W, k)
+    const u = net.times(net.sub(v, held), beta)
+    const added = net.add(net.affine(net.dot(held, u), 2), net.mul(net.dot(k, k), net.dot(u, u)))
+    const size = net.add(size0, added)
+    // max(size, 1), whose root has a gradient everywhere.
+    const shrink = net.unary('reciprocal', net.unary('sqrt', net.affine(net.unary('relu', net.affine(size, 1, -1)), 1, 1)))
+    const scale = net.affine(net.mul(seen, net.affine(shrink, 1, -1)), 1, 1)
+    net.write(W, net.times(k, scale), u, { decay: scale })
+    net.next('size', net.mul(size, net.mul(scale, scale)))
+    net.next('seen', net.affine(seen, 0, 1))
+    net.output(net.read(W, q))
+  })
+}

@@ -1,5 +1,5 @@
 /** The table of recurrent nets: each is a program (program.ts), run by `runNet` (run.ts). */
-import { deltaLstm, deltaRnn, recurrentDeltaNet } from './delta.ts'
+import { deltaLstm, deltaRnn, fastWeightMemory, recurrentDeltaNet } from './delta.ts'
 import type { Net } from './program.ts'
 import { ba2016, programmer, recurrentProgrammer } from './programmer.ts'
 import { gru, lstm, vanillaRnn } from './recurrent.ts'
@@ -46,6 +46,12 @@ export const nets = {
     equation:
       '[q, k, v, \\beta]_t = x_t + \\tanh(y_{t-1}) R,\\quad W_t = W_{t-1} + k_t (\\beta_t (v_t - k_t W_{t-1}))^\\top,\\quad y_t = q_t W_t',
     build: (D) => recurrentDeltaNet({ K: D, V: D }),
+  },
+  fwm: {
+    title: 'Fast weight memory (FWM)',
+    source: 'Schlag 2021 (fast weight memory), eq. 4-6; github.com/ischlag/fast-weight-transformers',
+    equation: "W' = W_{t-1} + k_t (\\beta_t (v_t - k_t W_{t-1}))^\\top,\\quad W_t = W' / \\max(\\|W'\\|, 1),\\quad y_t = q_t W_t",
+    build: (D) => fastWeightMemory({ K: D, V: D }),
   },
   srwm: {
     title: 'Self-referential weight matrix (SRWM)',

@@ -99,9 +99,9 @@ const deltaStep: Step = ({ S }, { q, k, v, beta, gate }, { scale }) => {
 
 /**
  * The delta rule with attention normalisation (Schlag 2021, section 4.2, in the form of the authors' language model code): with
- * z_t = z_{t-1} + k_t, the memory holds S_{t-1}^T k_t / (z_{t-1} . k_t + eps) for a key, S_t = S_{t-1} + beta_t k_t (v_t - that)^T, and
- * y_t = scale S_t^T q_t / (z_t . q_t + eps). Where z_{t-1} . k_t is exactly 0, as for a first token, 1 stands for it. Features must be
- * non-negative. state: { S, z }; eps: 1e-5 by default.
+ * z_t = z_{t-1} + k_t and c = z_{t-1} . k_t, the memory holds S_{t-1}^T k_t / (c + eps) for a key, S_t = S_{t-1} + c / (c + eps) beta_t k_t
+ * (v_t - that)^T, and y_t = scale S_t^T q_t / (z_t . q_t + eps). Before the first token, and as long as z is 0, 1 stands for c; a key that later shares
+ * no feature with those before it, c = 0, isn't written, as there. Features must be non-negative. state: { S, z }; eps: 1e-5 by default.
  */
 export function attentionDeltaRule(
   q: Tensor,
@@ -124,17 +124,25 @@ export function attentionDeltaRule(
   const one = ones([B, T, H, 1], q.device)
   const z0 = state && { S: reshape(state.z!, [B, H, K, 1]) }
   const sums = { ...rest, scale: 1 }
-  const held = unpadded(fastWeights(keys, late, one, {}, z0, { ...sums, mask: undefined }, op).y, mask)
+  const unmasked = { ...sums, mask: undefined }
+  const held = unpadded(fastWeights(keys, late, one, {}, z0, unmasked, op).y, mask)
+  const total = (x: Tensor): Tensor => sum(x, { axis: -1, keepDim: true })
+  const before = fastWeights(one, total(late), one, {}, state && { S: reshape(total(state.z!), [B, H, 1, 1]) }, unmasked, op).y
   const seen = fastWeights(q, k, one, {}, z0, sums, op)
-  const d = add(affine(held, 1, eps), equal(held, 0))
-  const { y, state: next } = fastWeights(q, div(keys, d), v, { beta: mul(beta, reshape(d, [B, T, H])) }, state && { S: state.S }, rest, op)
+  const c = add(held, equal(before, 0))
+  const weighed = { beta: mul(beta, reshape(c, [B, T, H])) }
+  const { y, state: next } = fastWeights(q, div(keys, divisorOf(c, eps)), v, weighed, state && { S: state.S }, rest, op)
   return { y: div(y, affine(unpadded(seen.y, mask, 1), 1, eps)), state: { S: next.S, z: reshape(seen.state.S, [B, H, K]) } }
 }
 
+/** c + eps; without an eps, 1 for a c of 0, which weighs nothing. */
+const divisorOf = (c: Tensor, eps: number): Tensor => (eps > 0 ? affine(c, 1, eps) : add(c, equal(c, 0)))
+
 const attentionDeltaStep: Step = ({ S, z }, { q, k, v, beta }, { scale, eps }) => {
   const held = dot(z!, k)
-  const d = add(affine(held, 1, eps), equal(held, 0))
-  const next = add(S, outer(k, mul(sub(v, div(readOut(S, k), d)), stretch(beta, 3))))
+  const c = add(held, equal(sum(z!, { axis: -1, keepDim: true }), 0))
+  const key = div(k, divisorOf(c, eps))
+  const next = add(S, outer(key, mul(sub(v, readOut(S, key)), mul(c, stretch(beta, 3)))))
   const total = add(z!, k)
   return { y: div(affine(readOut(next, q), scale), affine(dot(total, q), 1, eps)), state: { S: next, z: total } }
 }

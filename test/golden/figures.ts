@@ -17,6 +17,8 @@ export interface Compared {
   name: string
   actual: ArrayLike<number>
   expected: ArrayLike<number | bigint>
+  /** What the error is relative to, where that isn't the largest entry expected. */
+  size?: number
 }
 
 export interface Kind {
@@ -42,7 +44,7 @@ export interface Verdict {
   skipped?: string
 }
 
-export function largestError(actual: ArrayLike<number>, expected: ArrayLike<number | bigint>): number {
+export function largestError(actual: ArrayLike<number>, expected: ArrayLike<number | bigint>, scale?: number): number {
   if (actual.length !== expected.length) return Number.NaN
   let [error, size] = [0, 0]
   for (let i = 0; i < actual.length; i++) {
@@ -51,7 +53,7 @@ export function largestError(actual: ArrayLike<number>, expected: ArrayLike<numb
     error = Math.max(error, distance)
     size = Math.max(size, Math.abs(Number(expected[i])))
   }
-  return error === 0 ? 0 : error / size
+  return error === 0 ? 0 : error / (scale ?? size)
 }
 
 export const worse = (a: number | undefined, b: number): number => (a === undefined || Number.isNaN(b) || b > a ? b : a)

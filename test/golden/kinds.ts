@@ -3,8 +3,9 @@ import { join } from 'node:path'
 import { type Device, setDevice } from '../../engine/index.ts'
 import { type Errors, type Kind, largestError, readFigures, type Verdict, worse } from './figures.ts'
 import { flaOps } from './fla-ops.ts'
+import { idsia } from './idsia.ts'
 
-export const kinds: readonly Kind[] = [flaOps]
+export const kinds: readonly Kind[] = [flaOps, idsia]
 
 /** Runs one file in every way that its kind has. */
 export async function check(folder: string, name: string, device: Device): Promise<Verdict> {
@@ -20,8 +21,8 @@ export async function check(folder: string, name: string, device: Device): Promi
     for (const way of ways) {
       const errors: Errors = {}
       verdict.errors[way] = errors
-      for (const { quantity, name: result, actual, expected } of await kind.run(file, way, device)) {
-        const error = largestError(actual, expected)
+      for (const { quantity, name: result, actual, expected, size } of await kind.run(file, way, device)) {
+        const error = largestError(actual, expected, size)
         const bound = kind.bound(quantity, device, file)
         if (!(error <= bound))
           verdict.faults.push(`${way}: ${quantity} ${result}: ${error.toExponential(1)}, bound ${bound.toExponential(0)}`)

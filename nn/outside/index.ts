@@ -1,0 +1,93 @@
+/**
+ * Layers and models of other people's code, loaded by the names that they have there: a table of repositories and their classes. A new class is a
+ * row (class.ts). Tests: test/nn/outside.test.ts, test/golden.
+ */
+import { checkObject, told } from '../../engine/arguments.ts'
+import { show } from '../../engine/shape.ts'
+import type { Tensor } from '../../engine/tensor.ts'
+import { checkChoice, checkKnown } from '../fields.ts'
+import { checkDict, type Module, type StateDict, type StateDictEntry } from '../module.ts'
+import type { Options, OutsideClass } from './class.ts'
+import { idsia } from './idsia.ts'
+import { labml } from './labml.ts'
+import { retrieval } from './retrieval.ts'
+
+/** By repository and class. */
+export const outside = { labml, ...idsia, ...retrieval } satisfies Record<string, Record<string, OutsideClass>>
+type Outside = typeof outside
+
+export interface OutsideLayout<R extends keyof Outside = keyof Outside, C extends keyof Outside[R] = keyof Outside[R]> {
+  repository: R
+  class: C & string
+  /** Named as there; what the tensors say needn't be said. */
+  options?: Options
+}
+/** What loadOutside makes of a class. */
+type Made<R extends keyof Outside, C extends keyof Outside[R]> = Outside[R][C] extends { make(options: any): infer M extends Module }
+  ? M
+  : never
+
+function classOf({ repository, class: name }: OutsideLayout): OutsideClass {
+  checkChoice('repository', repository, outside)
+  checkChoice(`class of ${repository}`, name, outside[repository])
+  return (outside[repository] as Record<string, OutsideClass>)[name]
+}
+
+/**
+ * A module with the values of a state dict of that class. It is one of this package (Aft, FastWeightsAttention, Transformer), batch first, on the
+ * default device: loadOutside({ repository: 'labml', class: 'AFTLocal' }, readSafetensors(bytes).tensors). Throws where a tensor is missing, is one
+ * too many, or disagrees with an option or another tensor.
+ */
+export function loadOutside<R extends keyof Outside, C extends keyof Outside[R]>(layout: OutsideLayout<R, C>, dict: StateDict): Made<R, C> {
+  const where = `${String(layout.repository)}'s ${layout.class}`
+  const fail = (problem: string): never => {
+    throw new Error(`loadOutside: ${problem}`)
+  }
+  const { options: known, read, make, names = [], buffers = {}, fixed = [] } = classOf(layout as OutsideLayout)
+  const given = layout.options ?? {}
+  checkObject('loadOutside', given, Object.keys(known)[0])
+  checkKnown(given, Object.keys(known))
+  checkDict('loadOutside', dict)
+  const shapeOf = (name: string): readonly number[] => dict.get(name)?.shape ?? fail(`the state dict lacks ${name}, which ${where} has`)
+  const says = read(shapeOf, dict)
+  const options: Record<string, unknown> = {}
+  for (const [name, { description, default: initial, optional }] of Object.entries(known)) {
+    if (given[name] !== undefined && says[name] !== undefined && given[name] !== says[name])
+      fail(`${name} is ${told(given[name])}, and the tensors say ${told(says[name])}`)
+    options[name] = given[name] ?? says[name] ?? initial
+    if (options[name] === undefined && !optional)
+      fail(`${where} needs ${name} (${description}), which its tensors don't say: options: { ${name}: ... }`)
+  }
+  const own = new Map(dict)
+  for (const [name, check] of Object.entries(buffers)) {
+    const entry = own.get(name)
+    const problem = entry && check(entry)
+    if (problem) fail(`${name} ${show(entry.shape)} ${problem}`)
+    own.delete(name)
+  }
+  const found = fixed.flatMap((name): [string, StateDictEntry][] => (own.has(name) ? [[name, own.get(name)!]] : []))
+  for (const name of fixed) own.delete(name)
+  const module = make(options, new Map(found))
+  try {
+    module.loadStateDict(new Map([...own].map(([name, entry]) => [renamed(name, names), entry])))
+  } catch (error) {
+    module.dispose()
+    throw error
+  }
+  return module as Made<R, C>
+}
+
+/** The parameters of a module that `loadOutside` made, by their names there: what gradients are compared by, and a state dict written with. */
+export function outsideParameters(layout: OutsideLayout, module: Module): Map<string, Tensor> {
+  const back = (classOf(layout).names ?? []).map(([there, here]) => [here, there] as const)
+  return new Map([...module.namedParameters()].map(([name, p]) => [renamed(name, back), p]))
+}
+
+/** Names are taken part by part: 'encoder.' at the beginning, '.self_attn.' anywhere. */
+function renamed(name: string, names: readonly (readonly [from: string, to: string])[]): string {
+  let result = name
+  for (const [from, to] of names)
+    if (from.startsWith('.')) result = result.replace(from, to)
+    else if (result.startsWith(from)) result = to + result.slice(from.length)
+  return result
+}

@@ -1,0 +1,141 @@
+/**
+ * The models of the synthetic retrieval experiments (Schlag 2021, section 6.1; github.com/ischlag/fast-weight-transformers ebe13ea, synthetic/):
+ * L keys and values are written, and then one query is read.
+ */
+import { fastWeightMemory } from '../../engine/nets/delta.ts'
+import { runNet } from '../../engine/nets/run.ts'
+import { softmaxAttention } from '../../engine/ops/attention.ts'
+import { affine, elu, sigmoid, tanh } from '../../engine/ops/elementwise.ts'
+import { concat, detach, gather, permute, reshape, slice } from '../../engine/ops/movement.ts'
+import { layerNorm, sumNorm } from '../../engine/ops/norm.ts'
+import { dpfp } from '../../engine/ops/sequence.ts'
+import { generator } from '../../engine/random.ts'
+import { deltaRule } from '../../engine/rules/delta.ts'
+import { sumRule } from '../../engine/rules/sum.ts'
+import { type Tensor, tensor } from '../../engine/tensor.ts'
+import { favor } from '../features.ts'
+import { checkChoice } from '../fields.ts'
+import { Embedding, Linear } from '../layers.ts'
+import type { StateDict } from '../module.ts'
+import type { Options, OutsideClass, OutsideOption } from './class.ts'
+import { OutsideModule } from './layer.ts'
+
+/** int32: keys [B,L], values [B,L] (from n_values on), query [B,1]. */
+export type RetrievalInput = Readonly<Record<'keys' | 'values' | 'query', Tensor>>
+
+/** Keys, queries and values [B,L,1,...] of one head, strengths [B,L,1]; y [B,1,1,n_values]. */
+type Read = (q: Tensor, k: Tensor, v: Tensor, beta: () => Tensor) => Tensor
+
+const readEps = 1e-6
+
+/** What the last of the tokens reads: the query stands beside it, and the others' read-outs are left out. */
+const last = (x: Tensor): Tensor => slice(x, 1, x.shape[1] - 1, x.shape[1])
+/** The query at every token, so that the rule's ops take it. */
+const everywhere = (q: Tensor, L: number): Tensor =>
+  concat(
+    Array.from({ length: L }, () => q),
+    1,
+  )
+
+const rules: Record<string, Read> = {
+  sum: (q, k, v) => last(sumRule(everywhere(q, k.shape[1]), k, v, undefined, { normalise: true, eps: readEps }).y),
+  ours: (q, k, v, beta) => last(deltaRule(everywhere(sumNorm(q, readEps), k.shape[1]), sumNorm(k, 0), v, beta()).y),
+  fwm(q, k, v, beta) {
+    const [B, L, H, K] = k.shape
+    const net = fastWeightMemory({ K, V: v.shape[3] })
+    const x = concat([everywhere(q, L), k, v, reshape(beta(), [B, L, H, 1])], 3)
+    return layerNorm(last(runNet(net, x).y), null, null)
+  },
+}
+
+const maps: Record<string, (x: Tensor, arg: number, omega: Tensor | undefined) => Tensor> = {
+  linear: (x) => affine(elu(x), 1, 1),
+  tanh: (x) => tanh(x),
+  dpfp: (x, nu) => dpfp(x, nu),
+  favor: (x, _, omega) => favor(x, permute(omega!, [1, 0]), 0),
+}
+
+const options: Record<string, OutsideOption> = {
+  n_keys: { description: 'keys' },
+  n_values: { description: 'values S' },
+  embedding_size: { description: 'width of the embedding of keys' },
+  hidden_size: { description: 'width d of keys and queries' },
+}
+
+function model(o: Options, read: Read, hasStrengths: boolean): OutsideModule<RetrievalInput> {
+  const { n_keys, n_values: S, embedding_size: e, hidden_size: d } = o
+  const g = generator(1)
+  const embeddingV = new Embedding(S, S, g)
+  const embeddingK = new Embedding(n_keys + S, e, g)
+  const W_k = new Linear(S + e, d, g)
+  const W_q = new Linear(e, d, g)
+  const W_v = new Linear(S + e, d, g)
+  const W_b = hasStrengths ? new Linear(S + e, 1, g) : undefined
+  const W_f = hasStrengths ? new Linear(S + e, d, g) : undefined
+  const parts = { embeddingV, embeddingK, W_k, W_q, W_v, ...(W_b && W_f && { W_b, W_f }) }
+  return new OutsideModule<RetrievalInput>(parts, ({ keys, values, query }) => {
+    const [B, L] = keys.shape
+    // The identity, and frozen.
+    const ids = tensor(
+      Int32Array.from(values.indices!, (id) => id - S),
+      { shape: [B, L], device: values.device },
+    )
+    const v = gather(detach(embeddingV.weight), ids)
+    const x = concat([v, embeddingK.forward(keys)], 2)
+    const heads = (t: Tensor): Tensor => reshape(t, [B, t.shape[1], 1, t.shape[2]])
+    const strengths = (): Tensor => sigmoid(W_b!.forward(x))
+    const y = read(heads(W_q.forward(embeddingK.forward(query))), heads(W_k.forward(x)), heads(v), () => reshape(strengths(), [B, L, 1]))
+    return { y: reshape(y, [B, S]), state: {} }
+  })
+}
+
+const sizes = (shapeOf: (name: string) => readonly number[]): Options => {
+  const S = shapeOf('embeddingV.weight')[0]
+  return {
+    n_keys: shapeOf('embeddingK.weight')[0] - S,
+    n_values: S,
+    embedding_size: shapeOf('embeddingK.weight')[1],
+    hidden_size: shapeOf('W_k.weight')[0],
+  }
+}
+
+export const retrieval: Record<'ischlag/fast-weight-transformers', Record<string, OutsideClass<OutsideModule<RetrievalInput>>>> = {
+  'ischlag/fast-weight-transformers': {
+    PrefixSumLinearAttentionModel: {
+      source: 'synthetic/linearAttention.py',
+      options: {
+        ...options,
+        update_rule: { description: 'sum, ours or fwm' },
+        attention_type: { description: 'feature map: linear, tanh, dpfp or favor' },
+        arg: { description: 'nu of dpfp', default: 1 },
+      },
+      read: sizes,
+      make(o, fixed: StateDict) {
+        checkChoice('update_rule', o.update_rule, rules)
+        checkChoice('attention_type', o.attention_type, maps)
+        const omega = fixed.get('omega')
+        if (o.attention_type === 'favor' && omega === undefined)
+          throw new Error("favor has random features, which the parameters don't hold: add them to the state dict as omega [d,m]")
+        const directions = omega && tensor(Float64Array.from(omega.data, Number), { shape: [...omega.shape] })
+        const phi = (x: Tensor): Tensor => maps[o.attention_type](x, o.arg, directions)
+        return model(o, (q, k, v, beta) => rules[o.update_rule](phi(q), phi(k), v, beta), true)
+      },
+      fixed: ['omega'],
+    },
+    SoftmaxAttentionModel: {
+      source: 'synthetic/softmaxAttention.py',
+      options,
+      read: sizes,
+      make: (o) =>
+        model(
+          o,
+          (q, k, v) => {
+            const timeInside = (x: Tensor): Tensor => permute(x, [0, 2, 1, 3])
+            const scores = affine(timeInside(q), 1 / Math.sqrt(o.hidden_size))
+            return timeInside(softmaxAttention(scores, timeInside(k), timeInside(v)))
+          },
+          false,
+        ),
+    },
+  },
+}
