@@ -386,8 +386,8 @@ const reductions: readonly Reduction[] = [
   {
     what: 'attention normalisation is delta on scaled keys',
     statement:
-      'The delta rule with attention normalisation is the plain one on the keys k / d at the rates beta d, d_t = z_{t-1} . k_t + eps (1 for a first token), its outputs divided by z_t . q_t + eps.',
-    equation: "k_t' = k_t / d_t,\\; \\beta_t' = \\beta_t d_t,\\; d_t = z_{t-1}^\\top k_t",
+      'The delta rule with attention normalisation is the plain one on the keys k / (c + eps) at the rates beta c, c_t = z_{t-1} . k_t (1 for a first token), its outputs divided by z_t . q_t + eps.',
+    equation: "k_t' = k_t / (c_t + \\epsilon),\\; \\beta_t' = \\beta_t c_t,\\; c_t = z_{t-1}^\\top k_t",
     source: 'Schlag 2021, section 4.2, and its language model code',
     inputsOf: 'attention-delta',
     left: ['attention-delta', same],
@@ -399,8 +399,8 @@ const reductions: readonly Reduction[] = [
         const z0 = state ? reshape(state.z!, [B, 1, H, K]) : zeros([B, 1, H, K], k.device)
         const before = cumsum(T > 1 ? concat([z0, slice(k, 1, 0, T - 1)], 1) : z0, 1)
         const held = sum(mul(before, k), { axis: -1, keepDim: true })
-        const d = add(affine(held, 1, eps), equal(held, 0))
-        const scaled = { q, k: div(k, d), v, beta: mul(beta, reshape(d, [B, T, H])) }
+        const c = add(held, equal(sum(before, { axis: -1, keepDim: true }), 0))
+        const scaled = { q, k: div(k, affine(c, 1, eps)), v, beta: mul(beta, reshape(c, [B, T, H])) }
         const { y, state: last } = run('delta', scaled, state && { S: state.S }, options)
         const z = add(before, k)
         const seen = affine(sum(mul(z, q), { axis: -1, keepDim: true }), 1, eps)

@@ -9,7 +9,7 @@ import type { Generator } from '../engine/random.ts'
 import { sameShape, show } from '../engine/shape.ts'
 import { parameter, type Tensor, zeros } from '../engine/tensor.ts'
 import { checkChoice, checkFields, checkKnown, defaultsOf, type Fields } from './fields.ts'
-import { type AttentionOptions, checkHeads, checkInput, headsField } from './heads.ts'
+import { type AttentionOptions, checkHeads, checkInput, headsField, projectionBiasField } from './heads.ts'
 import { Linear } from './layers.ts'
 import type { Mixer } from './mixer.ts'
 import { type BufferCheck, Module } from './module.ts'
@@ -38,7 +38,7 @@ const common = {
   tableLength: { type: 'integer', min: 1, default: 256, description: 'tokens that have biases of their own; later ones take the last' },
   window: { type: 'integer', min: 0, default: 32, description: 'tokens less than so many places apart have a bias' },
   heads: headsField,
-  projectionBias: { type: 'boolean', default: true, description: 'biases in the projections to queries, keys and values' },
+  projectionBias: projectionBiasField,
 } as const satisfies Partial<Fields<AftConfig>>
 const { tableLength, window, heads, projectionBias } = common
 

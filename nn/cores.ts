@@ -70,8 +70,8 @@ export function deltaMlp(heads: number, K: number, depth: number): Core {
   const nets = Array.from({ length: 2 * depth }, (_, n) => (n % 2 === 0 ? { keys: K, values: F } : { keys: F, values: K }))
   const widths = [K, ...nets.map(({ keys }) => keys), ...nets.map(({ values }) => values), ...nets.map(() => 1)]
   const norms = Array.from({ length: depth }, (_, i) => [
-    [`gain.${i}`, { shape: [K], mean: 1 }],
-    [`bias.${i}`, { shape: [K] }],
+    [`gain_${i}`, { shape: [K], mean: 1 }],
+    [`bias_${i}`, { shape: [K] }],
   ])
   const features = (x: Tensor): Tensor => eluFeatures(x, innerEps)
   return {
@@ -91,7 +91,7 @@ export function deltaMlp(heads: number, K: number, depth: number): Core {
       }
       let q = pieces[0]
       for (let i = 0; i < depth; i++) {
-        const normed = layerNorm(q, parameters[`gain.${i}`], parameters[`bias.${i}`])
+        const normed = layerNorm(q, parameters[`gain_${i}`], parameters[`bias_${i}`])
         q = add(q, pass(2 * i + 1, pass(2 * i, normed)))
       }
       return { y: q, state: after }

@@ -17,6 +17,8 @@ export const rotaryField: Field<'none' | 'rotary'> = {
   description: 'turn queries and keys by their position',
 }
 
+export const projectionBiasField: Field<boolean> = { type: 'boolean', default: true, description: 'biases in the projections of the input' }
+
 /** mask and reset as in `Packing`; `accumulate` is added to the result (the residual connection). */
 export interface AttentionOptions extends Packing {
   accumulate?: Tensor

@@ -4,6 +4,7 @@ import { aftConv, aftFull, aftLocal, aftSimple } from './aft.ts'
 import { type FastWeightsSettings, fastWeights, layerRules } from './attention.ts'
 import { type AnyField, checkChoice, checkKnown, defaultsOf, meansNothing, namesOf } from './fields.ts'
 import type { Mixer } from './mixer.ts'
+import { type RecurrentNetName, recurrentNet, recurrentNetNames } from './recurrent-net.ts'
 import { softmax } from './softmax-attention.ts'
 
 export const mixers = {
@@ -13,6 +14,7 @@ export const mixers = {
   'aft-local': aftLocal,
   'aft-simple': aftSimple,
   'aft-conv': aftConv,
+  'recurrent-net': recurrentNet,
 }
 export type MixerName = keyof typeof mixers
 type SettingsOf<M> = M extends Mixer<infer C, infer _> ? C : never
@@ -21,8 +23,8 @@ export type MixerLayer = ReturnType<(typeof mixers)[MixerName]['make']>
 
 /** A mixer with settings of its own; what is left out is the model's, where the model has it, else the mixer's default. */
 export type MixerConfig = { [Name in MixerName]: { kind: Name } & Partial<SettingsOf<(typeof mixers)[Name]>> }[MixerName]
-/** ... or just its name; or that of a rule: fast weights with that rule. */
-export type MixerChoice = MixerConfig | MixerName | FastWeightsSettings['rule']
+/** ... or just its name; or that of a rule: fast weights with that rule; or that of a recurrent net. */
+export type MixerChoice = MixerConfig | MixerName | FastWeightsSettings['rule'] | RecurrentNetName
 
 /** A layer's mixer with every setting. */
 export interface LayerMixer {
@@ -75,6 +77,8 @@ export const reads = (kinds: readonly MixerName[], setting: string): boolean =>
 function completed(choice: MixerChoice): MixerConfig {
   if (typeof choice === 'string') {
     if ((layerRules as string[]).includes(choice)) return { kind: 'fast-weights', rule: choice as FastWeightsSettings['rule'] }
+    if ((recurrentNetNames as readonly string[]).includes(choice))
+      return completed({ kind: 'recurrent-net', net: choice as RecurrentNetName })
     checkChoice('mixer', choice, mixers)
     return completed({ kind: choice as MixerName })
   }

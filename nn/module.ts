@@ -93,11 +93,15 @@ export abstract class Module {
     return {}
   }
 
-  /** Frees every parameter and its gradient. */
+  /** Frees every parameter and its gradient, and the other tensors that it computes with. */
   dispose(): void {
-    for (const p of this.parameters()) {
-      p.grad?.dispose()
-      p.dispose()
+    const held = new Set<Tensor>()
+    walk(this, '', (_, value) => {
+      if (value instanceof Tensor) held.add(value)
+    })
+    for (const t of held) {
+      t.grad?.dispose()
+      t.dispose()
     }
   }
 }

@@ -4,6 +4,7 @@ import { blind, completeMixer, type MixerName } from '../nn/mixers.ts'
 import type { Schedule } from '../nn/optimizers.ts'
 import { constant, cosine, noam } from '../nn/optimizers.ts'
 import { type AttentionPreset, type AttentionPresetName, attentionPresets } from '../nn/presets.ts'
+import type { RecurrentNetConfig, RecurrentNetName } from '../nn/recurrent-net.ts'
 import { labml, layerMixers, softmaxBaseline, type TransformerConfig } from '../nn/transformer.ts'
 
 export interface TrainingConfig {
@@ -103,6 +104,16 @@ const withMixer = (kind: MixerName, description: string): Recipe => ({
   training: defaultTraining,
 })
 
+/** The default with a recurrent net; Irie's have no biases. */
+const withNet = (net: RecurrentNetName, source: string, settings: Partial<RecurrentNetConfig> = {}): Recipe => ({
+  description: `the default with ${source}`,
+  model: placed({ ...surroundings, mixer: completeMixer({ kind: 'recurrent-net', net, ...settings }) }),
+  training: defaultTraining,
+})
+const unbiased = { projectionBias: false }
+/** A baseline whose units all see each other. */
+const oneHead = { heads: 1 }
+
 const ofPapers = Object.fromEntries(
   Object.keys(attentionPresets).map((name) => [name, withAttention(name as AttentionPresetName)]),
 ) as Record<AttentionPresetName, Recipe>
@@ -147,6 +158,20 @@ export const presets = {
   'aft-local': withMixer('aft-local', 'AFT-local: biases for pairs less than 32 places apart'),
   'aft-simple': withMixer('aft-simple', 'AFT-simple: no biases, sinusoidal positions'),
   'aft-conv': withMixer('aft-conv', 'AFT-conv: biases by distance, less than 32 places, for each of 4 heads'),
+  'delta-rnn': withNet('delta-rnn', 'Delta RNNs (Irie 2021)', unbiased),
+  'delta-lstm': withNet('delta-lstm', 'Delta LSTMs, version 4 (Irie 2021)', unbiased),
+  'delta-mlp': withNet('delta-mlp', 'Delta MLPs of one block (Irie 2021)', unbiased),
+  'delta-delta': withNet('delta-delta', 'Delta-Delta nets (Irie 2021)', unbiased),
+  'recurrent-delta': withNet('recurrent-delta', 'recurrent delta nets, RDN (Irie 2021)', unbiased),
+  srwm: withNet('srwm', 'self-referential weight matrices (Irie 2022)'),
+  smfwp: withNet('smfwp', 'self-modifying fast weight programmers (Irie 2022)'),
+  fwm: withNet('fwm', 'fast weight memories (Schlag 2021)', unbiased),
+  ba: withNet('ba', 'fast weights that attend to the recent past (Ba 2016), one inner step'),
+  programmer: withNet('programmer', 'the fast weight programmer of 1991'),
+  'recurrent-programmer': withNet('recurrent-programmer', 'the recurrent fast weight programmer of 1993'),
+  lstm: withNet('lstm', 'LSTMs of one head', oneHead),
+  gru: withNet('gru', 'GRUs of one head', oneHead),
+  rnn: withNet('rnn', 'vanilla RNNs of one head', oneHead),
   ...ofPapers,
 } satisfies Record<string, Recipe>
 export type PresetName = keyof typeof presets

@@ -132,9 +132,9 @@ export interface FastWeightMemoryOptions {
 
 /**
  * Fast weight memory (Schlag 2021, "Learning associative inference using fast weight memory", eq. 4-6, as in github.com/ischlag/fast-weight-transformers):
- * the delta rule, after which the matrix is shrunk until its norm is 1 at most; the first token's isn't. k isn't normalised, beta is what comes in.
+ * the delta rule, after which the matrix is shrunk until its norm is 1 at most; the first token's isn't. k isn't normalised.
  *
- *     W' = W_{t-1} + k beta (v - k W_{t-1})^T,  W_t = W' / max(|W'|, 1),  y_t = q W_t
+ *     W' = W_{t-1} + k sigmoid(beta) (v - k W_{t-1})^T,  W_t = W' / max(|W'|, 1),  y_t = q W_t
  */
 export function fastWeightMemory({ K, V }: FastWeightMemoryOptions): Net {
   return defineNet('fast weight memory', (net) => {
@@ -144,7 +144,7 @@ export function fastWeightMemory({ K, V }: FastWeightMemoryOptions): Net {
     const seen = net.vector('seen', 1)
     const { q, k, v, beta } = net.inputs({ q: K, k: K, v: V, beta: 1 })
     const held = net.read(W, k)
-    const u = net.times(net.sub(v, held), beta)
+    const u = net.times(net.sub(v, held), net.sigmoid(beta))
     const added = net.add(net.affine(net.dot(held, u), 2), net.mul(net.dot(k, k), net.dot(u, u)))
     const size = net.add(size0, added)
     // max(size, 1), whose root has a gradient everywhere.

@@ -50,7 +50,7 @@ export const nets = {
   fwm: {
     title: 'Fast weight memory (FWM)',
     source: 'Schlag 2021 (fast weight memory), eq. 4-6; github.com/ischlag/fast-weight-transformers',
-    equation: "W' = W_{t-1} + k_t (\\beta_t (v_t - k_t W_{t-1}))^\\top,\\quad W_t = W' / \\max(\\|W'\\|, 1),\\quad y_t = q_t W_t",
+    equation: "W' = W_{t-1} + k_t (\\sigma(\\beta_t) (v_t - k_t W_{t-1}))^\\top,\\quad W_t = W' / \\max(\\|W'\\|, 1),\\quad y_t = q_t W_t",
     build: (D) => fastWeightMemory({ K: D, V: D }),
   },
   srwm: {

@@ -9,6 +9,10 @@ export interface OutsideOption {
   /** What it is where neither the caller nor a tensor says it; one without must be said, unless it's `optional`. */
   default?: number | boolean
   optional?: true
+  /** True or false, where no default says so. */
+  flag?: true
+  /** What it may be, if it isn't a number or true and false. */
+  choices?: readonly string[]
 }
 
 /** A class of a repository. */

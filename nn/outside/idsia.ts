@@ -198,7 +198,7 @@ function deltaMlpSlot(H: number, d: number, depth: number): Slot {
   return {
     core: deltaMlp(H, d, depth),
     parts: { fast_net_layer_norms: norms },
-    take: () => Object.fromEntries(norms.flatMap(({ weight, bias }, i) => [[`gain.${i}`, weight] as const, [`bias.${i}`, bias] as const])),
+    take: () => Object.fromEntries(norms.flatMap(({ weight, bias }, i) => [[`gain_${i}`, weight] as const, [`bias_${i}`, bias] as const])),
     projected: D + 20 * depth * D + 2 * depth * H,
     arrange(x) {
       const [q, kv, beta] = split(x, -1, [D, 20 * depth * D, 2 * depth * H])
@@ -371,7 +371,7 @@ const modelRow = (name: string): OutsideClass<OutsideModule> => ({
     dim_head: dimHead,
     dim_ff: inner,
     dropout,
-    use_pos_enc: { description: 'whether sinusoidal positions are added to the embedding' },
+    use_pos_enc: { description: 'whether sinusoidal positions are added to the embedding', default: false },
   },
   read: (shapeOf, dict) => {
     const use_pos_enc = !dict.has('layers.0.layer_norm.weight')
@@ -475,6 +475,9 @@ const languageKinds: Readonly<Partial<Record<number, LanguageKind>>> = {
   934: row('CudaFastWeightRecUpdateTanhLayer', (o) => recurrentDelta(o.n_head, o.d_head), slowNet, scaled),
 }
 
+/** Random features: no parameter, but the module's. */
+const fixedParts = ({ proj_matrix }: Options): Record<string, Tensor> => (proj_matrix ? { proj_matrix } : {})
+
 /** Post-norm: LN(x + o_net(net(x))). pre_lnorm: h + o_net(net(h)) with h = LN(x), so that x itself is lost. */
 function fastWeightLayer(kind: LanguageKind, names: (here: string) => string, o: Options): OutsideModule {
   const { d_model: D, d_head: d, dropout, pre_lnorm } = o
@@ -488,7 +491,7 @@ function fastWeightLayer(kind: LanguageKind, names: (here: string) => string, o:
     const both = o.use_res === false ? y : add(h, y)
     return { y: pre_lnorm || o.use_lnorm === false ? both : layer_norm.forward(both), state }
   }
-  return new OutsideModule({ layer_norm, ...parts }, forward, states(slot.core, names))
+  return new OutsideModule({ layer_norm, ...parts, ...fixedParts(o) }, forward, states(slot.core, names))
 }
 
 /** Kinds without a recurrent form: what q, k and v [B,T,H,d] give. */
@@ -515,7 +518,7 @@ function quadraticLayer(read: (q: Tensor, k: Tensor, v: Tensor) => Tensor, o: Op
   const project = (outputs: number, inputs = D) => new Linear(inputs, outputs, random(), { bias: false })
   const [q_net, kv_net, o_net] = [project(H * d), project(2 * H * d), project(D, H * d)]
   const drop = new Dropout(o.dropout, random())
-  return new OutsideModule({ layer_norm, q_net, kv_net, o_net, drop }, (x) => {
+  return new OutsideModule({ layer_norm, q_net, kv_net, o_net, drop, ...fixedParts(o) }, (x) => {
     const [k, v] = split(kv_net.forward(pre_lnorm ? layer_norm.forward(x) : x), -1, [H * d, H * d])
     const y = read(heads(q_net.forward(x), H), heads(k, H), heads(v, H))
     const both = add(x, drop.forward(o_net.forward(merge(y))))
@@ -533,7 +536,7 @@ const languageOptions: Readonly<Record<string, OutsideOption>> = {
   d_model: width,
   dropout,
   pre_lnorm: { description: 'normalise what the layer reads instead of what it gives', default: false },
-  skip_attn_normalization: { description: 'no division by z . q; by default as the class has it', optional: true },
+  skip_attn_normalization: { description: 'no division by z . q; by default as the class has it', optional: true, flag: true },
   use_sum_norm: { description: 'sum rule: divide each feature vector by its sum', default: false },
   n_roll: { description: 'nu of DPFP', default: 2 },
   proj_dim: { description: 'random features m, columns of proj_matrix', optional: true },
@@ -565,8 +568,9 @@ function languageLayer(attnType: number, repository: LanguageRepository, o: Opti
   const kind = languageKinds[attnType] ?? quadraticKinds[attnType]
   if (kind === undefined)
     throw new Error(`there is no attn_type ${attnType} (${[...Object.keys(quadraticKinds), ...Object.keys(languageKinds)].join(', ')})`)
+  const draws = /Performer/.test(kind.class)
   const R = fixed.get('proj_matrix')
-  if (/Performer/.test(kind.class) && R === undefined)
+  if (draws && R === undefined)
     throw new Error(`${kind.class} has random features, which its parameters don't hold: add them to the state dict as proj_matrix [d,m]`)
   const normalises = 'slot' in kind ? kind.normalises : undefined
   // Those that always divide, or never look at it, do in any case.
@@ -576,7 +580,7 @@ function languageLayer(attnType: number, repository: LanguageRepository, o: Opti
   const given = {
     ...o,
     skip_attn_normalization: skip,
-    ...(R && { proj_matrix: tensor(Float64Array.from(R.data, Number), { shape: [...R.shape] }) }),
+    ...(draws && R && { proj_matrix: tensor(Float64Array.from(R.data, Number), { shape: [...R.shape] }) }),
   }
   return 'slot' in kind ? fastWeightLayer(kind, stateNames[repository], given) : quadraticLayer(kind.read(given), given)
 }

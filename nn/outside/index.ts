@@ -2,12 +2,12 @@
  * Layers and models of other people's code, loaded by the names that they have there: a table of repositories and their classes. A new class is a
  * row (class.ts). Tests: test/nn/outside.test.ts, test/golden.
  */
-import { checkObject, told } from '../../engine/arguments.ts'
+import { checkFlag, checkNumber, checkObject, told } from '../../engine/arguments.ts'
 import { show } from '../../engine/shape.ts'
 import type { Tensor } from '../../engine/tensor.ts'
 import { checkChoice, checkKnown } from '../fields.ts'
 import { checkDict, type Module, type StateDict, type StateDictEntry } from '../module.ts'
-import type { Options, OutsideClass } from './class.ts'
+import type { Options, OutsideClass, OutsideOption } from './class.ts'
 import { idsia } from './idsia.ts'
 import { labml } from './labml.ts'
 import { retrieval } from './retrieval.ts'
@@ -34,8 +34,9 @@ function classOf({ repository, class: name }: OutsideLayout): OutsideClass {
 }
 
 /**
- * A module with the values of a state dict of that class. It is one of this package (Aft, FastWeightsAttention, Transformer), batch first, on the
- * default device: loadOutside({ repository: 'labml', class: 'AFTLocal' }, readSafetensors(bytes).tensors). Throws where a tensor is missing, is one
+ * A module with the values of a state dict of that class, batch first, on the default device: one of this package (Aft, FastWeightsAttention,
+ * Transformer), or an `OutsideModule`, whose forward takes { state } and whose states convert both ways (`stateFrom`, `stateTo`).
+ * loadOutside({ repository: 'labml', class: 'AFTLocal' }, readSafetensors(bytes).tensors). Throws where a tensor is missing, is one
  * too many, or disagrees with an option or another tensor.
  */
 export function loadOutside<R extends keyof Outside, C extends keyof Outside[R]>(layout: OutsideLayout<R, C>, dict: StateDict): Made<R, C> {
@@ -51,7 +52,9 @@ export function loadOutside<R extends keyof Outside, C extends keyof Outside[R]>
   const shapeOf = (name: string): readonly number[] => dict.get(name)?.shape ?? fail(`the state dict lacks ${name}, which ${where} has`)
   const says = read(shapeOf, dict)
   const options: Record<string, unknown> = {}
-  for (const [name, { description, default: initial, optional }] of Object.entries(known)) {
+  for (const [name, option] of Object.entries(known)) {
+    const { description, default: initial, optional } = option
+    if (given[name] !== undefined) checkOption(name, given[name], option)
     if (given[name] !== undefined && says[name] !== undefined && given[name] !== says[name])
       fail(`${name} is ${told(given[name])}, and the tensors say ${told(says[name])}`)
     options[name] = given[name] ?? says[name] ?? initial
@@ -75,6 +78,12 @@ export function loadOutside<R extends keyof Outside, C extends keyof Outside[R]>
     throw error
   }
   return module as Made<R, C>
+}
+
+function checkOption(name: string, value: unknown, { default: initial, flag, choices }: OutsideOption): void {
+  if (choices) checkChoice(name, value, Object.fromEntries(choices.map((choice) => [choice, 0])))
+  else if (flag || typeof initial === 'boolean') checkFlag(name, value)
+  else checkNumber(name, value, initial === undefined ? 'a positive integer' : '0 or more')
 }
 
 /** The parameters of a module that `loadOutside` made, by their names there: what gradients are compared by, and a state dict written with. */

@@ -14,7 +14,7 @@ import { deltaRule } from '../../engine/rules/delta.ts'
 import { sumRule } from '../../engine/rules/sum.ts'
 import { type Tensor, tensor } from '../../engine/tensor.ts'
 import { favor } from '../features.ts'
-import { checkChoice } from '../fields.ts'
+import { namesOf } from '../fields.ts'
 import { Embedding, Linear } from '../layers.ts'
 import type { StateDict } from '../module.ts'
 import type { Options, OutsideClass, OutsideOption } from './class.ts'
@@ -23,7 +23,7 @@ import { OutsideModule } from './layer.ts'
 /** int32: keys [B,L], values [B,L] (from n_values on), query [B,1]. */
 export type RetrievalInput = Readonly<Record<'keys' | 'values' | 'query', Tensor>>
 
-/** Keys, queries and values [B,L,1,...] of one head, strengths [B,L,1]; y [B,1,1,n_values]. */
+/** Keys, queries and values [B,L,1,...] of one head, strengths before their sigmoid [B,L,1]; y [B,1,1,n_values]. */
 type Read = (q: Tensor, k: Tensor, v: Tensor, beta: () => Tensor) => Tensor
 
 const readEps = 1e-6
@@ -39,7 +39,7 @@ const everywhere = (q: Tensor, L: number): Tensor =>
 
 const rules: Record<string, Read> = {
   sum: (q, k, v) => last(sumRule(everywhere(q, k.shape[1]), k, v, undefined, { normalise: true, eps: readEps }).y),
-  ours: (q, k, v, beta) => last(deltaRule(everywhere(sumNorm(q, readEps), k.shape[1]), sumNorm(k, 0), v, beta()).y),
+  ours: (q, k, v, beta) => last(deltaRule(everywhere(sumNorm(q, readEps), k.shape[1]), sumNorm(k, 0), v, sigmoid(beta())).y),
   fwm(q, k, v, beta) {
     const [B, L, H, K] = k.shape
     const net = fastWeightMemory({ K, V: v.shape[3] })
@@ -62,7 +62,7 @@ const options: Record<string, OutsideOption> = {
   hidden_size: { description: 'width d of keys and queries' },
 }
 
-function model(o: Options, read: Read, hasStrengths: boolean): OutsideModule<RetrievalInput> {
+function model(o: Options, read: Read, hasStrengths: boolean, fixed: Readonly<Record<string, Tensor>> = {}): OutsideModule<RetrievalInput> {
   const { n_keys, n_values: S, embedding_size: e, hidden_size: d } = o
   const g = generator(1)
   const embeddingV = new Embedding(S, S, g)
@@ -72,7 +72,7 @@ function model(o: Options, read: Read, hasStrengths: boolean): OutsideModule<Ret
   const W_v = new Linear(S + e, d, g)
   const W_b = hasStrengths ? new Linear(S + e, 1, g) : undefined
   const W_f = hasStrengths ? new Linear(S + e, d, g) : undefined
-  const parts = { embeddingV, embeddingK, W_k, W_q, W_v, ...(W_b && W_f && { W_b, W_f }) }
+  const parts = { embeddingV, embeddingK, W_k, W_q, W_v, ...(W_b && W_f && { W_b, W_f }), ...fixed }
   return new OutsideModule<RetrievalInput>(parts, ({ keys, values, query }) => {
     const [B, L] = keys.shape
     // The identity, and frozen.
@@ -83,8 +83,9 @@ function model(o: Options, read: Read, hasStrengths: boolean): OutsideModule<Ret
     const v = gather(detach(embeddingV.weight), ids)
     const x = concat([v, embeddingK.forward(keys)], 2)
     const heads = (t: Tensor): Tensor => reshape(t, [B, t.shape[1], 1, t.shape[2]])
-    const strengths = (): Tensor => sigmoid(W_b!.forward(x))
-    const y = read(heads(W_q.forward(embeddingK.forward(query))), heads(W_k.forward(x)), heads(v), () => reshape(strengths(), [B, L, 1]))
+    const y = read(heads(W_q.forward(embeddingK.forward(query))), heads(W_k.forward(x)), heads(v), () =>
+      reshape(W_b!.forward(x), [B, L, 1]),
+    )
     return { y: reshape(y, [B, S]), state: {} }
   })
 }
@@ -105,20 +106,18 @@ export const retrieval: Record<'ischlag/fast-weight-transformers', Record<string
       source: 'synthetic/linearAttention.py',
       options: {
         ...options,
-        update_rule: { description: 'sum, ours or fwm' },
-        attention_type: { description: 'feature map: linear, tanh, dpfp or favor' },
+        update_rule: { description: 'how the memory is written', choices: namesOf(rules) },
+        attention_type: { description: 'the feature map', choices: namesOf(maps) },
         arg: { description: 'nu of dpfp', default: 1 },
       },
       read: sizes,
       make(o, fixed: StateDict) {
-        checkChoice('update_rule', o.update_rule, rules)
-        checkChoice('attention_type', o.attention_type, maps)
         const omega = fixed.get('omega')
         if (o.attention_type === 'favor' && omega === undefined)
           throw new Error("favor has random features, which the parameters don't hold: add them to the state dict as omega [d,m]")
         const directions = omega && tensor(Float64Array.from(omega.data, Number), { shape: [...omega.shape] })
         const phi = (x: Tensor): Tensor => maps[o.attention_type](x, o.arg, directions)
-        return model(o, (q, k, v, beta) => rules[o.update_rule](phi(q), phi(k), v, beta), true)
+        return model(o, (q, k, v, beta) => rules[o.update_rule](phi(q), phi(k), v, beta), true, directions && { omega: directions })
       },
       fixed: ['omega'],
     },

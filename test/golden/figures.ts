@@ -74,5 +74,5 @@ export function largest(verdicts: readonly Verdict[]): Errors {
 
 export const show = (errors: Errors): string =>
   Object.entries(errors)
-    .map(([quantity, error]) => `${quantity}s ${error.toExponential(1)}`)
+    .map(([quantity, error]) => `${quantity === 'loss' ? 'losses' : `${quantity}s`} ${error.toExponential(1)}`)
     .join(', ')

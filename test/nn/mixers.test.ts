@@ -20,6 +20,7 @@ import {
   writeSafetensors,
 } from '../../nn/index.ts'
 import { mixerNames, rowOf } from '../../nn/mixers.ts'
+import { recurrentNetNames } from '../../nn/recurrent-net.ts'
 import { assertRms, assertSameBits, gpus, reference, runsOn, uniforms, wasm } from '../helpers.ts'
 import { layoutOf, put, rowsOf } from './layers.ts'
 
@@ -31,10 +32,23 @@ const small: Partial<Record<MixerName, object>> = {
   'aft-conv': { window: 4 },
 }
 
-function make(kind: MixerName, D: number, heads: number, seed = 1): SequenceLayer {
+interface Case {
+  name: string
+  kind: MixerName
+  settings?: object
+}
+/** Every mixer as it is by default, on all devices; and every recurrent net, whose kernels have tests of their own, on the reference. */
+const cases: readonly Case[] = [
+  ...mixerNames.map((kind) => ({ name: kind, kind })),
+  ...recurrentNetNames.map(
+    (net): Case => ({ name: net, kind: 'recurrent-net', settings: { net, ...(net === 'delta-mlp' && { netDepth: 2 }) } }),
+  ),
+]
+
+function make({ kind, settings: own }: Case, D: number, heads: number, seed = 1): SequenceLayer {
   const { fields, check, make } = rowOf(kind)
   const settings = Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.default]))
-  const all = { ...settings, ...('heads' in fields && { heads }), ...small[kind], dModel: D }
+  const all = { ...settings, ...('heads' in fields && { heads }), ...small[kind], ...own, dModel: D }
   check(all)
   return make(all, generator(seed))
 }
@@ -78,21 +92,24 @@ const sizes = fc.record({
 })
 
 describe('mixers', () => {
-  let devices: [Device, number][]
+  let all: [Device, number][]
   before(async () => {
-    devices = [[reference, 1e-10], [await wasm(), 1e-5], ...(await gpus()).map((device): [Device, number] => [device, 1e-5])]
+    all = [[reference, 1e-10], [await wasm(), 1e-5], ...(await gpus()).map((device): [Device, number] => [device, 1e-5])]
   })
   afterEach(() => setDevice(reference))
 
-  for (const kind of mixerNames) {
-    it(`give all at once what they give in pieces and token by token, and free what they take: ${kind}`, async () => {
-      for (const [device, bound] of devices) {
+  for (const each of cases) {
+    const { name, settings } = each
+    const devices = (): [Device, number][] => (settings ? all.slice(0, 1) : all)
+
+    it(`give all at once what they give in pieces and token by token, and free what they take: ${name}`, async () => {
+      for (const [device, bound] of devices()) {
         setDevice(device)
         const property = fc.asyncProperty(sizes, fc.nat(), async ({ B, T, H, K, seed }, cut) => {
           const D = H * K
           const x = uniforms(seed, B * T * D)
           const before = device.bytesInUse()
-          const layer = make(kind, D, H, seed)
+          const layer = make(each, D, H, seed)
           await stir(layer)
           const whole = run(layer, x, [B, T, D], 0, T)
           const expected = rowsOf(await read(whole.y), D)
@@ -117,9 +134,9 @@ describe('mixers', () => {
       }
     })
 
-    it(`have the gradients of finite differences, through their states too: ${kind}`, async () => {
+    it(`have the gradients of finite differences, through their states too: ${name}`, async () => {
       const D = 4
-      const layer = make(kind, D, 2, 5)
+      const layer = make(each, D, 2, 5)
       const parameters = [...layer.namedParameters()].filter(([, p]) => p.requiresGrad)
       await stir(layer)
       const values = await Promise.all(parameters.map(async ([, p]) => tensor(await p.read(), { shape: p.shape })))
@@ -134,12 +151,12 @@ describe('mixers', () => {
       )
     })
 
-    it(`let nothing later change a bit of an earlier token: ${kind}`, async () => {
+    it(`let nothing later change a bit of an earlier token: ${name}`, async () => {
       const [B, T, D] = [2, 9, 6]
       const x = uniforms(1, B * T * D)
-      for (const [device] of devices) {
+      for (const [device] of devices()) {
         setDevice(device)
-        const layer = make(kind, D, 2)
+        const layer = make(each, D, 2)
         await stir(layer)
         const expected = await read(run(layer, x, [B, T, D], 0, T).y)
         for (const bad of [1e4, -1e4, Number.NaN])
@@ -153,8 +170,8 @@ describe('mixers', () => {
       }
     })
 
-    it(`pass over padding without a trace, and keep packed sequences apart: ${kind}`, async () => {
-      for (const [device, bound] of devices) {
+    it(`pass over padding without a trace, and keep packed sequences apart: ${name}`, async () => {
+      for (const [device, bound] of devices()) {
         setDevice(device)
         const lengths = fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 3 })
         const property = fc.asyncProperty(sizes, lengths, async (s, lengths) => {
@@ -163,7 +180,7 @@ describe('mixers', () => {
           const T = layout.mask.length
           const clean = uniforms(s.seed, T * D)
           const x = clean.map((value, i) => (layout.mask[Math.floor(i / D)] ? value : Number.NaN))
-          const layer = make(kind, D, s.H, s.seed)
+          const layer = make(each, D, s.H, s.seed)
           await stir(layer)
           const y = rowsOf(await read(run(layer, x, [1, T, D], 0, T, undefined, layout).y), D)
           const cut = s.seed % T
@@ -220,8 +237,8 @@ describe('the mixers of a model', () => {
   const kinds = (change: Partial<TransformerConfig>): string[] => {
     const model = new Transformer({ ...sizes, ...change })
     const names = model.transformer.layers.map(({ attn }) => {
-      const { config } = attn as { config?: { rule?: string; form?: string } }
-      return config?.rule ?? config?.form ?? 'softmax'
+      const { config } = attn as { config?: { rule?: string; form?: string; net?: string } }
+      return config?.rule ?? config?.form ?? config?.net ?? 'softmax'
     })
     model.dispose()
     return names
@@ -232,6 +249,7 @@ describe('the mixers of a model', () => {
     assert.deepEqual(kinds({ attention: 'softmax' }), ['softmax', 'softmax', 'softmax', 'softmax'])
     assert.deepEqual(kinds({ mixer: 'aft-simple' }), ['simple', 'simple', 'simple', 'simple'])
     assert.deepEqual(kinds({ mixer: { kind: 'aft-local', window: 3 } }), ['local', 'local', 'local', 'local'])
+    assert.deepEqual(kinds({ mixer: ['delta-rnn', { kind: 'recurrent-net', net: 'gru' }] }), ['delta-rnn', 'gru', 'delta-rnn', 'gru'])
     assert.deepEqual(kinds({ mixer: ['kda', 'kda', 'softmax'] }), ['kda', 'kda', 'softmax', 'kda'])
     assert.deepEqual(kinds({ mixer: ['fast-weights', 'aft-conv'], rule: 'gated-delta' }), ['gated-delta', 'conv', 'gated-delta', 'conv'])
     assert.deepEqual(kinds({ mixer: ['fast-weights', { kind: 'fast-weights', rule: 'sum' }], rule: 'kda' }), ['kda', 'sum', 'kda', 'sum'])
@@ -286,8 +304,8 @@ describe('the mixers of a model', () => {
   it('are refused in one line that says where a setting belongs', () => {
     const before = reference.bytesInUse()
     const refused = (change: object, message: string | RegExp) => assert.throws(() => new Transformer({ ...sizes, ...change }), { message })
-    refused({ mixer: 'aft' }, /^unknown mixer 'aft' \(fast-weights, softmax, aft-full, aft-local, aft-simple, aft-conv\)$/)
-    refused({ mixer: { kind: 'rnn' } }, /^unknown mixer 'rnn' /)
+    refused({ mixer: 'aft' }, /^unknown mixer 'aft' \(fast-weights, softmax, aft-full, aft-local, aft-simple, aft-conv, recurrent-net\)$/)
+    refused({ mixer: { kind: 'gru' } }, /^unknown mixer 'gru' /)
     refused({ mixer: 3 }, "a mixer must be a name or an object such as { kind: 'softmax' }, not 3")
     refused({ mixer: [] }, 'mixer: a list of 0 for 4 layers: give from one to as many as there are layers')
     refused({ mixer: ['delta', 'sum', 'delta', 'sum', 'delta'] }, /^mixer: a list of 5 for 4 layers: /)
@@ -307,6 +325,11 @@ describe('the mixers of a model', () => {
     refused({ mixer: { kind: 'aft-conv', heads: 5 } }, "5 heads don't divide dModel = 12")
     refused({ mixer: { kind: 'aft-conv', projectionBias: 1 } }, 'projectionBias must be true or false, not 1')
     refused({ mixer: ['softmax', { kind: 'fast-weights', nu: 99 }] }, /^nu must be an integer from 1 to 2 K - 1 = 11 for/)
+    refused(
+      { mixer: { kind: 'recurrent-net', net: 'lstm', netDepth: 2 } },
+      'netDepth = 2 means nothing here: it belongs to the net delta-mlp',
+    )
+    refused({ mixer: { kind: 'recurrent-net', net: 'elman' } }, /^unknown net 'elman' \(delta-rnn, /)
     refused({ embeddingScale: 2 }, "unknown embeddingScale '2' (none, sqrt)")
     assert.equal(reference.bytesInUse(), before)
   })
