@@ -16,18 +16,20 @@ import { retrieval } from './retrieval.ts'
 export const outside = { labml, ...idsia, ...retrieval } satisfies Record<string, Record<string, OutsideClass>>
 type Outside = typeof outside
 
-export interface OutsideLayout<R extends keyof Outside = keyof Outside, C extends keyof Outside[R] = keyof Outside[R]> {
+interface Layout<R extends keyof Outside, C> {
   repository: R
   class: C & string
   /** Named as there; what the tensors say needn't be said. */
   options?: Options
 }
+/** A repository, one of its classes, and options. */
+export type OutsideLayout = { [R in keyof Outside]: Layout<R, keyof Outside[R]> }[keyof Outside]
 /** What loadOutside makes of a class. */
-type Made<R extends keyof Outside, C extends keyof Outside[R]> = Outside[R][C] extends { make(options: any): infer M extends Module }
+type Made<R extends keyof Outside, C extends keyof Outside[R]> = Outside[R][C] extends { make(...given: any[]): infer M extends Module }
   ? M
   : never
 
-function classOf({ repository, class: name }: OutsideLayout): OutsideClass {
+function classOf({ repository, class: name }: Layout<keyof Outside, string>): OutsideClass {
   checkChoice('repository', repository, outside)
   checkChoice(`class of ${repository}`, name, outside[repository])
   return (outside[repository] as Record<string, OutsideClass>)[name]
@@ -39,12 +41,14 @@ function classOf({ repository, class: name }: OutsideLayout): OutsideClass {
  * loadOutside({ repository: 'labml', class: 'AFTLocal' }, readSafetensors(bytes).tensors). Throws where a tensor is missing, is one
  * too many, or disagrees with an option or another tensor.
  */
-export function loadOutside<R extends keyof Outside, C extends keyof Outside[R]>(layout: OutsideLayout<R, C>, dict: StateDict): Made<R, C> {
-  const where = `${String(layout.repository)}'s ${layout.class}`
+export function loadOutside<R extends keyof Outside, C extends keyof Outside[R]>(layout: Layout<R, C>, dict: StateDict): Made<R, C>
+export function loadOutside(layout: OutsideLayout, dict: StateDict): Module
+export function loadOutside(layout: Layout<keyof Outside, string>, dict: StateDict): Module {
+  const where = `${layout.repository}'s ${layout.class}`
   const fail = (problem: string): never => {
     throw new Error(`loadOutside: ${problem}`)
   }
-  const { options: known, read, make, names = [], buffers = {}, fixed = [] } = classOf(layout as OutsideLayout)
+  const { options: known, read, make, names = [], buffers = {}, fixed = [] } = classOf(layout)
   const given = layout.options ?? {}
   checkObject('loadOutside', given, Object.keys(known)[0])
   checkKnown(given, Object.keys(known))
@@ -77,7 +81,7 @@ export function loadOutside<R extends keyof Outside, C extends keyof Outside[R]>
     module.dispose()
     throw error
   }
-  return module as Made<R, C>
+  return module
 }
 
 function checkOption(name: string, value: unknown, { default: initial, flag, choices }: OutsideOption): void {

@@ -1,8 +1,29 @@
 /** Layers and models of other repositories: their state dicts, made here by their names, give what plain loops over their numbers do. */
 import assert from 'node:assert/strict'
-import { noGrad, scope, setDevice, tensor } from '../../engine/index.ts'
-import { type AftConfig, loadOutside, type OutsideLayout, outside, outsideParameters, type StateDictEntry } from '../../nn/index.ts'
-import { assertClose, reference, uniforms } from '../helpers.ts'
+import {
+  add,
+  concat,
+  matmul,
+  noGrad,
+  reshape,
+  runNet,
+  scope,
+  selfReferential,
+  setDevice,
+  slice,
+  type Tensor,
+  tensor,
+} from '../../engine/index.ts'
+import {
+  type AftConfig,
+  loadOutside,
+  type OutsideLayout,
+  type OutsideModule,
+  outside,
+  outsideParameters,
+  type StateDictEntry,
+} from '../../nn/index.ts'
+import { assertClose, assertRms, reference, uniforms } from '../helpers.ts'
 import { aftByHand, linear } from './formulas.ts'
 
 type Dict = Map<string, StateDictEntry & { data: Float32Array | Uint8Array }>
@@ -137,7 +158,7 @@ describe('modules of other repositories', () => {
       assert.throws(() => loadOutside(given as OutsideLayout, dict), { message })
     }
     const none = (): void => {}
-    refused("unknown repository 'lucidrains' (labml)", none, { repository: 'lucidrains', class: 'AFT' })
+    refused(/^unknown repository 'lucidrains' \(labml, IDSIA\/recurrent-fwp, /, none, { repository: 'lucidrains', class: 'AFT' })
     refused(/^unknown class of labml 'AFT' \(FastWeightsAttention, /, none, { repository: 'labml', class: 'AFT' })
     refused(/^unknown option 'window' \(n_tokens, d_model, /, none, { ...layout, options: { window: 3 } })
     refused('loadOutside: d_model is 9, and the tensors say 8', none, { ...layout, options: { d_model: 9 } })
@@ -171,3 +192,204 @@ describe('modules of other repositories', () => {
       }
   })
 })
+
+/** A state dict with random values, of the shapes that a module of that layout has. */
+function dictFor(shapes: Record<string, number[]>, seed = 1): Map<string, StateDictEntry> {
+  return new Map(
+    Object.entries(shapes).map(([name, shape], i) => [
+      name,
+      {
+        shape,
+        data: uniforms(
+          100 * seed + i,
+          shape.reduce((n, d) => n * d, 1),
+          -0.4,
+          0.4,
+        ),
+      },
+    ]),
+  )
+}
+
+describe("IDSIA's layers", () => {
+  const [B, D, H, d] = [2, 6, 2, 3]
+  const norm = { 'layer_norm.weight': [D], 'layer_norm.bias': [D] }
+  const language = (projection: string, rows: number, more: Record<string, number[]> = {}) => ({
+    ...norm,
+    [`${projection}.weight`]: [rows, D],
+    'o_net.weight': [D, H * d],
+    ...more,
+  })
+  const R = { R_q: [1, H, d, d], R_k: [1, H, d, d], R_v: [1, H, d, d], r_b: [1, H, 1, d] }
+  const srwm = (at: string) => ({
+    ...Object.fromEntries(['W_y', 'W_q', 'W_k'].map((name) => [at + name, [1, H, d, d]])),
+    [`${at}w_b`]: [1, H, d, 4],
+    [`${at}layer_norm.weight`]: [H * d],
+    [`${at}layer_norm.bias`]: [H * d],
+    [`${at}out_linear.weight`]: [H * d, H * d],
+  })
+  const ff = (at: string, width: number) => ({
+    [`${at}layer_norm.weight`]: [width],
+    [`${at}layer_norm.bias`]: [width],
+    [`${at}ff_layers.0.weight`]: [5, width],
+    [`${at}ff_layers.0.bias`]: [5],
+    [`${at}ff_layers.3.weight`]: [width, 5],
+    [`${at}ff_layers.3.bias`]: [width],
+  })
+  const slow = H * (3 * d + 1)
+  const fwp = 'IDSIA/recurrent-fwp'
+  const options = { n_head: H, d_head: d }
+  /** Layouts with a state, and the shapes of one row's parts there. */
+  const stateful: readonly [OutsideLayout, Record<string, number[]>, Record<string, number[]>][] = [
+    [
+      { repository: fwp, class: 'CudaFastRNNv2Layer', options: { ...options, skip_attn_normalization: false, pre_lnorm: true } },
+      language('qkvb_net', H * (5 * d + 2)),
+      { fast_weights: [1, H, d, d], rec_fast_weights: [1, H, d, d], h: [1, H, 1, d], key_sum: [1, H, 1, d] },
+    ],
+    [
+      { repository: fwp, class: 'CudaFastWeightRecUpdateTanhLayer', options },
+      language('slow_net', slow, R),
+      { fast_weights: [1, H, d, d], h: [1, H, 1, d] },
+    ],
+    [
+      { repository: fwp, class: 'CudaFastWeightSlowRNNLayer', options },
+      {
+        ...norm,
+        'o_net.weight': [D, H * d],
+        'slow_net.weight_ih_l0': [4 * slow, D],
+        'slow_net.weight_hh_l0': [4 * slow, slow],
+        'slow_net.bias_ih_l0': [4 * slow],
+        'slow_net.bias_hh_l0': [4 * slow],
+      },
+      { fast_weights: [1, H, d, d], slow_h: [1, 1, slow], slow_c: [1, 1, slow] },
+    ],
+    [
+      { repository: fwp, class: 'CudaDeepFastNetLayer', options },
+      language('qkv_net', D + 60 * D + 6 * H, {
+        ...Object.fromEntries([0, 1, 2].flatMap((i) => ['weight', 'bias'].map((part) => [`fast_net_layer_norms.${i}.${part}`, [d]]))),
+      }),
+      Object.fromEntries(Array.from({ length: 6 }, (_, n) => [`fast_weights_${n}`, n % 2 === 0 ? [1, H, d, 4 * d] : [1, H, 4 * d, d]])),
+    ],
+    [
+      { repository: 'IDSIA/lmtool-fwp', class: 'CudaNormFastWeightDPFPTransformerLayer', options: { ...options, n_roll: 3 } },
+      language('qkvb_net', slow),
+      { W: [1, H, 6 * d, d], z: [1, H, 1, 6 * d] },
+    ],
+    [
+      { repository: 'IDSIA/modern-srwm', class: 'SRNetLayer' },
+      {
+        'input_proj.weight': [H * d, D],
+        'input_proj.bias': [H * d],
+        ...srwm('fwm_layers.0.'),
+        ...ff('ff_layers.0.', H * d),
+        ...srwm('fwm_layers.1.'),
+        ...ff('ff_layers.1.', H * d),
+      },
+      Object.fromEntries(
+        [0, 1].flatMap((l) => [
+          ...['W_y', 'W_q', 'W_k'].map((name): [string, number[]] => [`${l}.${name}`, [1, H, d, d]]),
+          [`${l}.w_b`, [1, H, d, 4]] as [string, number[]],
+        ]),
+      ),
+    ],
+  ]
+
+  for (const [layout, shapes, parts] of stateful)
+    it(`go on where their state says, which converts both ways: ${layout.class}`, async () => {
+      const module = loadOutside(layout, dictFor(shapes)) as OutsideModule
+      const T = 7
+      const x = tensor(uniforms(9, B * T * D), { shape: [B, T, D] })
+      const whole = noGrad(() => module.forward(x))
+      let state: Record<string, Tensor> | undefined
+      const ys: Tensor[] = []
+      for (const [from, to] of [
+        [0, 1],
+        [1, 4],
+        [4, T],
+      ]) {
+        const next = noGrad(() => module.forward(slice(x, 1, from, to), state && { state }))
+        ys.push(next.y)
+        // Through their names and shapes, as a file would hold them.
+        const there = module.stateTo(next.state)
+        const entries = await Promise.all(
+          Object.entries(there).map(async ([name, t]) => [name, { shape: t.shape, data: await t.read() }] as const),
+        )
+        assert.deepEqual(
+          Object.fromEntries(entries.map(([name, { shape }]) => [name, [...shape]])),
+          Object.fromEntries(Object.entries(parts).map(([name, shape]) => [name, shape.map((n, i) => (i === batchAxis(name) ? B : n))])),
+        )
+        state = module.stateFrom(new Map(entries))
+      }
+      assertClose(await concat(ys, 1).read(), Array.from(await whole.y.read()), 1e-12)
+      for (const [name, t] of Object.entries(whole.state)) assertClose(await state![name].read(), Array.from(await t.read()), 1e-12)
+      assert.deepEqual(new Set(Object.keys(module.stateParts(B))), new Set(Object.keys(whole.state)))
+      assert.throws(() => module.forward(x, { state: {} }), { message: /^forward: the state must have .*; .* is wrong$/ })
+      const [first] = Object.keys(parts)
+      assert.throws(() => module.stateFrom(new Map([['other', { shape: [1], data: [1] }]])), { message: /no part 'other'/ })
+      assert.throws(() => module.stateFrom(new Map([[first, { shape: [1, 2], data: [1, 2] }]])), { message: /for one row it is|lacks/ })
+      module.dispose()
+    })
+
+  it('are the plain step over 200 tokens, where the published kernels fail: SRWM', async () => {
+    const T = 200
+    const module = loadOutside({ repository: 'IDSIA/modern-srwm', class: 'SRWMlayer', options: { use_ln: false } }, dictFor(srwm('')))
+    const given = uniforms(3, T * D)
+    const x = tensor(given, { shape: [1, T, D], requiresGrad: true })
+    module.forward(x).y.backward(tensor(uniforms(4, T * D), { shape: [1, T, D] }))
+    const actual = outsideParameters({ repository: 'IDSIA/modern-srwm', class: 'SRWMlayer' }, module)
+    // By hand: the net's steps, with the same parameters.
+    const names: Record<string, string> = { Wy: 'W_y', Wq: 'W_q', Wk: 'W_k', wb: 'w_b' }
+    const leaf = async (name: string): Promise<Tensor> => {
+      const p = actual.get(name)!
+      return tensor(await p.read(), { shape: p.shape, requiresGrad: true })
+    }
+    const own = Object.fromEntries(await Promise.all(Object.values(names).map(async (name) => [name, await leaf(name)] as const)))
+    const out = await leaf('out_linear.weight')
+    const x2 = tensor(given, { shape: [1, T, D], requiresGrad: true })
+    const parameters = Object.fromEntries(
+      Object.entries(names).map(([here, there]) => [here, reshape(own[there], own[there].shape.slice(1))]),
+    )
+    const net = selfReferential({ D: d })
+    const { y } = runNet(net, reshape(x2, [1, T, H, d]), { parameters, form: 'step' })
+    add(x2, matmul(reshape(y, [1, T, H * d]), out, { transposeB: true })).backward(tensor(uniforms(4, T * D), { shape: [1, T, D] }))
+    const rms = async (a: Tensor, b: Tensor, what: string) => assertRms(await a.read(), await b.read(), 1e-9, what)
+    await rms(x.grad!, x2.grad!, 'x')
+    for (const there of Object.values(names)) await rms(actual.get(there)!.grad!, own[there].grad!, there)
+    module.dispose()
+  })
+
+  it('are refused where an option or a tensor contradicts, in a line that says which', () => {
+    const before = reference.bytesInUse()
+    const shapes = language('qkvb_net', slow)
+    const refused = (message: string | RegExp, name: string, more: object, dict: Record<string, number[]> = shapes) =>
+      assert.throws(() => loadOutside({ repository: fwp, class: name, options: { ...options, ...more } }, dictFor(dict)), { message })
+    const delta = 'CudaFastWeightLinearTransformerLayer'
+    refused(/^unknown class of IDSIA\/recurrent-fwp 'FastFF' \(Attentionlayer, /, 'FastFF', {})
+    refused(/^unknown option 'heads' \(n_head, /, delta, { heads: 2 })
+    refused(/^loadStateDict: qkvb_net\.weight has shape \[20,6\], the model expects \[30,6\]$/, delta, { n_head: 3 })
+    refused("n_head must be a number, not the text '2'", delta, { n_head: '2' })
+    refused('n_head must be a positive integer, not 0', delta, { n_head: 0 })
+    refused('pre_lnorm must be true or false, not 1', delta, { pre_lnorm: 1 })
+    refused('skip_attn_normalization must be true or false, not 1', delta, { skip_attn_normalization: 1 })
+    refused(/^loadOutside: IDSIA\/recurrent-fwp's .* needs n_head \(heads\), which its tensors don't say/, delta, { n_head: undefined })
+    refused(
+      /^CudaFastWeightPerformerLayer has random features, .* add them to the state dict as proj_matrix \[d,m\]$/,
+      'CudaFastWeightPerformerLayer',
+      {},
+    )
+    refused(/^CudaFastLSTMv4Layer has no attention normalisation/, 'CudaFastLSTMv4Layer', { skip_attn_normalization: false })
+    refused(
+      /^there is no attn_type 36 \(2, 4, 5, 6, 24, /,
+      'DecoderLayer',
+      { attn_type: 36 },
+      {
+        ...Object.fromEntries(Object.entries(shapes).map(([name, shape]) => [`dec_attn.${name}`, shape])),
+        'pos_ff.CoreNet.0.weight': [5, D],
+      },
+    )
+    assert.equal(reference.bytesInUse(), before)
+  })
+})
+
+/** Where the rows are: an LSTM's states have the layer first. */
+const batchAxis = (name: string): number => (name.startsWith('slow_') ? 1 : 0)
