@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { claims } from '../../claims/index.ts'
 import { rules } from '../../engine/index.ts'
-import { attentionPresets, Transformer, writeSafetensors } from '../../nn/index.ts'
+import { attentionPresets, outside, recurrentNetNames, Transformer, writeSafetensors } from '../../nn/index.ts'
 
 const root = fileURLToPath(new URL('../../../', import.meta.url))
 const read = (page: string): string => readFileSync(join(root, page), 'utf8')
@@ -45,7 +45,16 @@ describe('the documents', function () {
 
     it('are there', () => {
       const found = programs.map(({ name }) => name)
-      for (const page of ['README.md', 'docs/command.md', 'docs/gpu.md', 'docs/models.md', 'docs/rules.md', 'docs/state.md'])
+      for (const page of [
+        'README.md',
+        'docs/command.md',
+        'docs/gpu.md',
+        'docs/models.md',
+        'docs/nets.md',
+        'docs/outside.md',
+        'docs/rules.md',
+        'docs/state.md',
+      ])
         assert.ok(found.includes(`${page}, 1`), page)
       // The page of docs/browser.md runs in test/browser.
       const others = pages.flatMap((page) => [...read(page).matchAll(/^```(.+)$/gm)].map(([, language]) => `${page}: ${language}`))
@@ -88,6 +97,8 @@ describe('the documents', function () {
       ['docs/claims.md', `each of the ${Object.keys(rules).length} rules`],
       ['docs/claims.md', `the ${mutations.length} deliberate bugs`],
       ...Object.keys(rules).map((name) => ['docs/rules.md', `\`${name}\``]),
+      ...recurrentNetNames.filter((name) => !/-v\d$/.test(name)).map((name) => ['docs/nets.md', `\`${name}\``]),
+      ...Object.keys(outside).map((repository) => ['docs/outside.md', `${repository.split('/').at(-1)}`]),
       ...Object.keys(attentionPresets).map((name) => ['docs/models.md', `\`${name}\``]),
     ])
       assert.ok(read(page).replace(/\s+/g, ' ').includes(words), `${page}: ${words}`)
