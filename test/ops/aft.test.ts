@@ -242,6 +242,29 @@ describe('aft', () => {
       )
   })
 
+  it('is right where keys are far apart and some biases are large, of which nothing may underflow', async () => {
+    // Rounding an exponent of a hundred is 4e-6 of its power.
+    const property = fc.asyncProperty(
+      calls,
+      fc.constantFrom(1, 8, 30),
+      fc.constantFrom(1, 5, 15.1, 60),
+      fc.nat(),
+      async (c, far, large, cut) => {
+        const k = c.k.map((x, i) => x * far + (i % 3 === 0 ? far * Math.floor(i / c.D) * 0.3 : 0))
+        const one = { ...c, k, w: c.w.map((x, i) => (i % 7 === 0 ? x * large : x)) }
+        const dy = uniforms(5, c.B * c.T * c.D)
+        const cuts = c.causal && c.T > 1 ? [1 + (cut % (c.T - 1))] : []
+        const right = await run(one, reference, dy)
+        for (const { relaxed } of builds) {
+          const device = await wasm(1, relaxed)
+          const found = await run(one, device, dy, cuts)
+          for (const name of ['y', ...gradientsOf(c)] as const) assertClose(found[name], right[name], 1e-4, 1, `${device.name} ${name}`)
+        }
+      },
+    )
+    await fc.assert(property, { numRuns: 300 })
+  })
+
   it('goes token by token', async () => {
     for (const [device, bound] of await devices())
       for (const kind of kinds) {

@@ -9,6 +9,13 @@ const worthSharing = 2048
 
 const pointer = (block: Block | null): number => block?.pointer ?? 0
 
+/** The ring of a window and its weights, four channels at a time; and of all channels, with maxima and a query's numbers beside it. */
+const ringBytes = ({ window }: AftSizes): number => 48 * window + 64
+const wideRingBytes = ({ window, D }: AftSizes): number => {
+  const row = 4 * (4 * Math.ceil(D / 4))
+  return 2 * window * row + 4 * (window + 4) + 3 * row
+}
+
 export function aftKernels(pool: Pool): Pick<Kernels<Block>, 'aft' | 'aftBackward'> {
   const sizesOf = ({ n, past, D, window, causal, bias, N }: AftSizes): number[] => [n, past, D, window, Number(causal), kinds[bias], N]
   /** The tasks of a call, and how many of them at a time. */
@@ -19,18 +26,23 @@ export function aftKernels(pool: Pool): Pick<Kernels<Block>, 'aft' | 'aftBackwar
   return {
     aft(k, v, w, places, y, lse, sizes) {
       const blocks = [k, v, w, places, y, lse].map(pointer)
-      pool.run('aft', ...share(sizes, sizes.B * Math.ceil(sizes.D / 4)), [...blocks, ...sizesOf(sizes)])
+      pool.run('aft', ...share(sizes, sizes.B * Math.ceil(sizes.D / 4)), [...blocks, ...sizesOf(sizes)], ringBytes(sizes))
     },
     aftBackward(k, v, w, places, { y, lse }, { dy, dlse }, { dk, dv, dw }, sizes) {
       const { B, n, D, bias, N } = sizes
       const blocks = [k, v, w, places, y, lse, dy, dlse].map(pointer)
-      pool.run('aftBackward', ...share(sizes, B * Math.ceil(D / 4)), [...blocks, dk.pointer, dv.pointer, ...sizesOf(sizes)])
+      pool.run(
+        'aftBackward',
+        ...share(sizes, B * Math.ceil(D / 4)),
+        [...blocks, dk.pointer, dv.pointer, ...sizesOf(sizes)],
+        ringBytes(sizes),
+      )
       const args = [...blocks, pointer(dw), B, ...sizesOf(sizes)]
-      if (bias === 'taps') pool.run('aftTapsBackward', ...share(sizes, Math.ceil(D / 4), B * n), args)
+      if (bias === 'taps') pool.run('aftTapsBackward', ...share(sizes, Math.ceil(D / 4), B * n), args, ringBytes(sizes))
       if (bias === 'table') {
         // Each hand-over goes through all places once: no more than 64 of them, or their time would grow with the square of the sequence.
         const [rows, some] = share(sizes, N, (B * D) / 4)
-        pool.run('aftTableBackward', rows, Math.max(some, Math.ceil(rows / 64)), args)
+        pool.run('aftTableBackward', rows, Math.max(some, Math.ceil(rows / 64)), args, wideRingBytes(sizes))
       }
     },
   }
