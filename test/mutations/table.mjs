@@ -334,6 +334,22 @@ export const mutations = [
     claim: 'aft: simple is full with w = 0',
     device: 'wasm',
   },
+  {
+    bug: 'the ring of AFT in AssemblyScript keeps its numbers where a larger key comes',
+    file: 'kernels-wasm/aft.ts',
+    from: 'for (let other = from; other < to; other++) {',
+    to: 'for (let other = from + 1; other < to; other++) {',
+    claim: 'aft: each channel is softmax attention to keys and places',
+    device: 'wasm',
+  },
+  {
+    bug: "the gradient of AFT's taps in AssemblyScript is a place off",
+    file: 'kernels-wasm/aft.ts',
+    from: 'e = v128.load(weightsAt() + (<usize>(p - r) << 4))',
+    to: 'e = v128.load(weightsAt() + (<usize>max(p - r - 1, 0) << 4))',
+    claim: 'aft: conv is full with a Toeplitz table',
+    device: 'wasm',
+  },
 
   // ---- recurrent nets -----------------------------------------------------------------------------------------------------------------
   {
