@@ -35,9 +35,10 @@ const linear = { rule: 'linear-attention', featureMap: 'elu1', featureNorm: 'non
 
 /** Every form of attention in each of the three places. */
 const architectures: Record<string, Partial<EncoderDecoderConfig>> = {
-  delta: { headNorm: true, scale: 'sqrt' },
+  // Not DPFP: of heads so narrow, all of its features may be nearly 0, which the feature norm divides by.
+  delta: { featureMap: 'elu1', scale: 'sqrt' },
   'linear attention': linear,
-  sum: { rule: 'sum', featureMap: 'silu', featureNorm: 'l2', norm: 'rms', positions: 'none', tie: 'output' },
+  sum: { rule: 'sum', featureMap: 'silu', featureNorm: 'l2', headNorm: true, norm: 'rms', positions: 'none', tie: 'output' },
   softmax: { mixer: 'softmax', tie: 'all', embeddingScale: 'sqrt', embeddingStd: 0.3 },
   mixed: {
     sourceSymbols: 5,
@@ -45,7 +46,11 @@ const architectures: Record<string, Partial<EncoderDecoderConfig>> = {
     cross: 'softmax',
     decoder: [{ kind: 'fast-weights', rule: 'kda', conv: 3 }, 'softmax'],
   },
-  'softmax below fast weights': { encoder: 'softmax', cross: { kind: 'fast-weights', ...linear, rule: 'attention-delta' }, decoder: 'aft-simple' },
+  'softmax below fast weights': {
+    encoder: 'softmax',
+    cross: { kind: 'fast-weights', ...linear, rule: 'attention-delta' },
+    decoder: 'aft-simple',
+  },
 }
 
 const make = (name: string, seed = 1, change: Partial<EncoderDecoderConfig> = {}): EncoderDecoder =>
@@ -59,6 +64,8 @@ const ints = (values: ArrayLike<number>, B: number): Tensor => tensor(Int32Array
 
 /** The logits of a call whose tensors are freed. */
 const logitsOf = (body: () => { logits: Tensor }): Promise<number[]> => readAndFree(scope(() => noGrad(() => body().logits)))
+
+const masksOf = ({ sourceMask, targetMask }: { sourceMask: Tensor; targetMask: Tensor }) => ({ sourceMask, targetMask })
 
 /** One row of rows of different lengths, with padding that a seed puts before, inside and after. */
 function spread(row: ArrayLike<number>, T: number, seed: number): { values: number[]; mask: number[] } {
@@ -124,12 +131,13 @@ describe('encoder-decoder', () => {
           sourceMask: ints([1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 0, 1], B),
           targetMask: ints([1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 0], B),
         }
-        const logits = await logitsOf(() => model.forward(batch.source, batch.target, { ...masksOf(batch) }))
+        const logits = await logitsOf(() => model.forward(batch.source, batch.target, masksOf(batch)))
         scope(() => model.loss(batch).backward())
         const found = new Map([['logits', logits]])
         for (const [path, p] of model.namedParameters()) if (p.grad) found.set(path, Array.from(await p.grad.read()))
         results.push(found)
-        for (const [what, values] of found) assertRms(values, results[0].get(what)!, 30 * bound, `${device.name}: ${what}`, 1e-2)
+        // The largest seen is 1.5e-5, of what passes the head norm of small sums.
+        for (const [what, values] of found) assertRms(values, results[0].get(what)!, 4 * bound, `${device.name}: ${what}`, 1e-2)
         assert.equal(found.size, results[0].size)
         for (const t of Object.values(batch)) t.dispose()
         for (const p of model.parameters()) p.grad?.dispose()
@@ -248,7 +256,7 @@ describe('encoder-decoder', () => {
 
   it('keeps a source in a constant size with fast weights, and in keys and values of each token with softmax', async () => {
     const [H, K, V] = [2, 8, 4] // dpfp with nu 1: features twice as wide as heads
-    assert.equal(stateSize(make('delta')), 2 * 2 * H * K * V + 1)
+    assert.equal(stateSize(new EncoderDecoder(small)), 2 * 2 * H * K * V + 1)
     const softmax = make('softmax')
     assert.deepEqual([stateSize(softmax), stateGrowth(softmax)], [1, 2 * 2 * small.dModel])
     const sizes = (Ts: number): Promise<number> => {
@@ -328,8 +336,6 @@ describe('encoder-decoder', () => {
     wrong(() => pairBatch([], { begin: 0, end: 1 }), /^pairBatch: needs pairs of a source and a target/)
   })
 })
-
-const masksOf = ({ sourceMask, targetMask }: { sourceMask: Tensor; targetMask: Tensor }) => ({ sourceMask, targetMask })
 
 describe('cross attention', () => {
   afterEach(() => setDevice(reference))
@@ -475,7 +481,8 @@ describe('searches', () => {
     for (const device of devices) {
       setDevice(device)
       for (const [i, name] of Object.keys(architectures).entries()) {
-        if (device.name === 'webgpu' && i % 3 > 0) continue
+        const slow = device.name === 'webgpu'
+        if (slow && i !== 4) continue
         const model = await decided(name, 20 + i)
         const before = device.bytesInUse()
         const [B, Ts] = [4, 5]
@@ -483,13 +490,17 @@ describe('searches', () => {
         const mask = Array.from({ length: B * Ts }, (_, j) => Number(j % Ts < 2 + Math.floor(j / Ts)))
         const source = ints(values, B)
         const sourceMask = ints(mask, B)
-        const options = { begin: 0, end: 4, length: 7 }
+        const options = { begin: 0, end: 4, length: slow ? 4 : 7 }
         const found = await greedy(model, source, { ...options, sourceMask })
         const beams = await beamSearch(model, source, { ...options, sourceMask, beams: 1 })
         const plain = beams.map(([{ tokens, logProbability, ended }]) => ({ tokens, logProbability, ended }))
         assert.deepEqual(plain, found, `${device.name}: ${name}`)
-        assert.ok(found.every(({ tokens, ended }) => (ended ? tokens.length < 7 : tokens.length === 7) && !tokens.includes(4)))
-        for (const W of [2, 3]) {
+        assert.ok(
+          found.every(
+            ({ tokens, ended }) => (ended ? tokens.length < options.length : tokens.length === options.length) && !tokens.includes(4),
+          ),
+        )
+        for (const W of slow ? [2] : [2, 3]) {
           const many = await beamSearch(model, source, { ...options, sourceMask, beams: W })
           assert.deepEqual(await beamSearch(model, source, { ...options, sourceMask, beams: W }), many)
           for (let b = 0; b < B; b++) {
