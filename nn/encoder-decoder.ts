@@ -104,6 +104,8 @@ function kindsOf(c: EncoderDecoderConfig): Kinds {
   const { positions: _, ...names } = shared
   const common = Object.fromEntries(Object.keys(names).map((name) => [name, c[name as keyof EncoderDecoderConfig]]))
   const cross = (place: string, choice: MixerChoice): Cross => {
+    if (Array.isArray(choice))
+      throw new Error(`${place}: takes one choice for all of its layers, not ${told(choice)}; a decoder takes a list`)
     const { kind, ...given } = completeMixer(choice) as MixerConfig
     if (!Object.hasOwn(crossKinds, kind))
       throw new Error(`${place}: ${kind} has no form that reads a whole source (${crossNames.join(', ')} have)`)
@@ -370,6 +372,10 @@ export function pairBatch(
 ): PairBatch {
   if (!Array.isArray(pairs as unknown) || pairs.length === 0)
     throw new Error(`pairBatch: needs pairs of a source and a target, such as [[[1, 2], [2, 1]]], not ${told(pairs)}`)
+  for (const pair of pairs as readonly unknown[])
+    if (!(Array.isArray(pair) && pair.length === 2))
+      throw new Error(`pairBatch: a pair must be [source, target], two lists of tokens, not ${told(pair)}`)
+  for (const [name, symbol] of Object.entries({ begin, end })) checkNumber(`pairBatch: ${name}`, symbol, 'an integer, 0 or more')
   const padded = (rows: readonly ArrayLike<number>[], padding: number): Tensor => {
     const T = Math.max(1, ...rows.map(({ length }) => length))
     const values = rows.flatMap((row) => Array.from({ length: T }, (_, t) => (t < row.length ? row[t] : padding)))

@@ -2,12 +2,12 @@
  * Targets for sources: the likeliest symbol each time, or a beam of the likeliest beginnings. Both are deterministic: of equals, the one with the
  * lower symbol, and of the earlier beginning, comes first. Tests: test/nn/encoder-decoder.test.ts.
  */
-import { checkNumber, checkOptions } from '../engine/arguments.ts'
+import { checkNumber, checkOptions, told } from '../engine/arguments.ts'
 import { reshape } from '../engine/ops/movement.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { type Tensor, tensor } from '../engine/tensor.ts'
-import type { EncoderDecoder, EncoderDecoderState } from './encoder-decoder.ts'
+import { EncoderDecoder, type EncoderDecoderState } from './encoder-decoder.ts'
 import { disposeState, mapState, takeRows } from './state.ts'
 
 export interface SearchOptions {
@@ -133,6 +133,7 @@ export async function beamSearch(model: EncoderDecoder, source: Tensor, options:
 }
 
 function checkSearch(op: string, model: EncoderDecoder, options: SearchOptions, more: readonly string[]): void {
+  if (!(model instanceof EncoderDecoder)) throw new Error(`${op}: needs an EncoderDecoder, not ${told(model)}`)
   checkOptions(op, options, ['begin', 'end', 'length', 'sourceMask', ...more])
   checkNumber(`${op}: length`, options.length, 'a positive integer')
   const { symbols } = model.config
@@ -165,17 +166,25 @@ async function search(
   try {
     const B = state.position.length
     begin(B)
-    let next: Next = { rows: Array.from({ length: B }, (_, b) => b), symbols: new Array<number>(B).fill(first) }
+    /** Which source each row is of. */
+    let owners = Array.from({ length: B }, (_, b) => b)
+    let next: Next = { rows: owners, symbols: new Array<number>(B).fill(first) }
     for (let n = 1; n <= length && next.rows.length > 0; n++) {
       const { rows, symbols } = next
       const before = state
+      const from = rows.map((row) => owners[row])
       const step = run(() => {
-        const all = rows.length === before.position.length && rows.every((row, i) => row === i)
         const target = tensor(Int32Array.from(symbols), { shape: [rows.length, 1], device })
-        const result = model.decode(target, all ? before : takeRows(before, rows))
+        const { source, ...own } = before
+        const result = model.decode(target, {
+          ...(same(rows, [...owners.keys()]) ? own : takeRows(own, rows)),
+          // Beams of one source change places among themselves without it.
+          source: same(from, owners) ? source : takeRows(source, rows),
+        })
         return { logits: keep(reshape(result.logits, [rows.length, model.config.symbols])), state: kept(result.state) }
       })
       state = step.state
+      owners = from
       disposeState(before)
       const logits = await step.logits.read().finally(() => step.logits.dispose())
       next = advance(logProbabilitiesOf(op, logits, rows.length), n)
@@ -184,6 +193,8 @@ async function search(
     disposeState(state)
   }
 }
+
+const same = (a: readonly number[], b: readonly number[]): boolean => a.length === b.length && a.every((x, i) => x === b[i])
 
 const kept = <S extends object>(state: S): S => {
   mapState(state, keep)
