@@ -30,11 +30,11 @@ import { everything, floorOf, type Runner, runner, type Tensors } from './sides.
 const section = 'Fast weights as attention'
 
 /** [B,T,H,n] <-> [B,H,T,n]. */
-const swap = (x: Tensor): Tensor => permute(x, [0, 2, 1, 3])
+export const swap = (x: Tensor): Tensor => permute(x, [0, 2, 1, 3])
 const times = (a: Tensor, b: Tensor): Tensor => matmul(a, b)
 const withTransposed = (a: Tensor, b: Tensor): Tensor => matmul(a, b, { transposeB: true })
 /** 1 where column j is at most row i (`strict`: less), [T,T]. */
-const lower = (x: Context, T: number, strict = false): Tensor =>
+export const lower = (x: Context, T: number, strict = false): Tensor =>
   x.from(
     Float64Array.from({ length: T * T }, (_, at) => Number(Math.floor(at / T) - (at % T) >= (strict ? 1 : 0))),
     [T, T],
@@ -56,7 +56,7 @@ function decays(gate: Tensor, x: Context): { D: Tensor; toEnd: Tensor } {
 }
 
 /** (I + L)^-1 for a strictly lower triangular L [...,T,T]: I - L + L^2 - ..., which ends after T terms. */
-function inverse(L: Tensor, x: Context): Tensor {
+export function inverse(L: Tensor, x: Context): Tensor {
   const T = L.shape.at(-1)!
   const one = x.from(
     Float64Array.from({ length: T * T }, (_, at) => Number(at % (T + 1) === 0)),

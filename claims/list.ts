@@ -2,6 +2,7 @@
 import { aftClaims } from './aft.ts'
 import { attentionClaims } from './attention.ts'
 import { type Claim, checkNames } from './claim.ts'
+import { crossClaims, falseCrossClaims } from './encoder-decoder.ts'
 import { builtIn, familyClaims } from './family.ts'
 import { featureClaims } from './features.ts'
 import { learningClaims } from './learning.ts'
@@ -14,11 +15,13 @@ export const claims: readonly Claim[] = checkNames([
   ...builtIn.flatMap(familyClaims),
   ...reductionClaims,
   ...attentionClaims,
+  ...crossClaims,
   ...aftClaims,
   ...memoryClaims,
   ...learningClaims,
   ...featureClaims,
   ...netClaims,
   ...falseClaims,
+  ...falseCrossClaims,
   ...falseNetClaims,
 ])

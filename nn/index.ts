@@ -9,6 +9,20 @@ export {
 } from './attention.ts'
 export * from './checkpoint.ts'
 export {
+  CrossAttention,
+  type CrossLayer,
+  type CrossSettings,
+  crossRules,
+  type ReadOptions,
+  readSource,
+  SoftmaxCrossAttention,
+  type SourceKeys,
+  scoreSource,
+  type Written,
+  writeSource,
+} from './cross-attention.ts'
+export * from './encoder-decoder.ts'
+export {
   type FeatureConfig,
   type FeatureMap,
   type FeatureNorm,
@@ -38,6 +52,7 @@ export * from './presets.ts'
 export { RecurrentNet, type RecurrentNetConfig, type RecurrentNetName, recurrentNetNames } from './recurrent-net.ts'
 export { rotary } from './rotary.ts'
 export * from './safetensors.ts'
+export * from './search.ts'
 export { type KeyValueState, SoftmaxAttention, type SoftmaxSettings } from './softmax-attention.ts'
 export {
   detachState,
@@ -50,6 +65,7 @@ export {
   saveState,
   stateGrowth,
   stateSize,
+  takeRows,
 } from './state.ts'
 export * from './trainer.ts'
 export * from './transformer.ts'

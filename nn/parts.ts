@@ -3,7 +3,7 @@ import { checkObject } from '../engine/arguments.ts'
 import type { DType } from '../engine/devices/device.ts'
 import { Tensor } from '../engine/tensor.ts'
 
-/** A part of a state; int32 ones are Int32Arrays on the host, the others tensors. The size -1 grows with the tokens, from 0. */
+/** A part of a state; int32 ones are Int32Arrays on the host, the others tensors. The size -1 grows with the tokens, from 0; -2 with those of a source, which is written once. */
 export interface Part {
   dtype: DType
   shape: readonly number[]

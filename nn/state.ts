@@ -1,6 +1,6 @@
 /** States of layers and models: tensors, and counts in int32 arrays, in plain objects and arrays, which the caller owns. */
 import { checkNumber, told } from '../engine/arguments.ts'
-import { concat, detach, slice } from '../engine/ops/movement.ts'
+import { concat, detach, gather, reshape, slice } from '../engine/ops/movement.ts'
 import { scope } from '../engine/scope.ts'
 import { sameShape, show, sizeOf } from '../engine/shape.ts'
 import { getDevice, Tensor, tensor, zeros } from '../engine/tensor.ts'
@@ -17,7 +17,7 @@ export type State = LayerState
 /** A layer or a model with a state of type S, whose parts it tells for B rows. */
 export interface Stateful<S extends State> extends Module {
   stateParts(B: number): Parts
-  forward(input: Tensor, state?: S): { state: S }
+  forward(...given: never[]): { state: S }
 }
 
 /** The state before the first token of B sequences: zeros, on the owner's device. The same as leaving the state out. */
@@ -30,9 +30,9 @@ export function initialState<S extends State>(owner: Stateful<S>, B: number): S 
   }) as S
 }
 
-/** How many numbers the state of one sequence holds; those apart that grow with its tokens. */
+/** How many numbers the state of one sequence holds; those apart that grow with its tokens, or its source's. */
 export const stateSize = (owner: Pick<Stateful<State>, 'stateParts'>): number =>
-  sizeOfParts(owner, (shape) => (shape.includes(-1) ? 0 : sizeOf(shape)))
+  sizeOfParts(owner, (shape) => (shape.some((d) => d < 0) ? 0 : sizeOf(shape)))
 
 /** How many numbers each token adds to the state of a sequence: 0 but for softmax attention. */
 export const stateGrowth = (owner: Pick<Stateful<State>, 'stateParts'>): number =>
@@ -84,6 +84,24 @@ export function resetRows<S extends State>(state: S, rows: ArrayLike<number | bo
   return scope(() => mapState(state, reset, resetCounts) as S)
 }
 
+/** Rows of a state, in this order: some may be left out, others be there several times, as the beams of a search that go on. New tensors. */
+export function takeRows<S extends State>(state: S, rows: readonly number[]): S {
+  const index = Int32Array.from(rows)
+  const take = (t: Tensor): Tensor => {
+    const [R, ...rest] = t.shape
+    if (t.size === 0 || index.length === 0) return zeros([index.length, ...rest], t.device)
+    const table = reshape(t, [R, t.size / R])
+    return reshape(gather(table, tensor(index, { shape: [index.length], device: t.device })), [index.length, ...rest])
+  }
+  let R: number | undefined
+  mapState(state, (t) => (R ??= t.shape[0]))
+  const takeCounts = (counts: Int32Array): Int32Array => {
+    const width = counts.length / (R ?? counts.length)
+    return Int32Array.from({ length: index.length * width }, (_, i) => counts[index[Math.floor(i / width)] * width + (i % width)])
+  }
+  return scope(() => mapState(state, take, takeCounts) as S)
+}
+
 const version = { fastweights: 'state 2', before: 'fastweights-state-1' }
 
 /** The state as a safetensors file, in the device's precision. */
@@ -117,15 +135,16 @@ export function loadState<S extends State>(bytes: Uint8Array, owner: Stateful<S>
   const B = Number(metadata.rows)
   const parts = owner.stateParts(B)
   const left = new Set(tensors.keys())
-  /** The size that grows, the same in all parts of a file. */
-  let tokens = -1
+  /** The sizes that grow, -1 and -2, each the same in all parts of a file. */
+  const sizes = new Map<number, number>()
   walkParts(parts, '', (name, { dtype, shape }) => {
     const entry = tensors.get(name)
     if (!entry) return fail(`it lacks ${name}`)
     left.delete(name)
-    const growing = shape.indexOf(-1)
-    if (growing >= 0 && tokens < 0) tokens = entry.shape[growing] ?? 0
-    const grown = shape.map((d) => (d < 0 ? tokens : d))
+    shape.forEach((d, i) => {
+      if (d < 0 && !sizes.has(d)) sizes.set(d, entry.shape[i] ?? 0)
+    })
+    const grown = shape.map((d) => sizes.get(d) ?? d)
     const expected = dtype === 'int32' ? [sizeOf(grown)] : grown
     if (!sameShape(entry.shape, expected)) fail(`${name} has shape ${show(entry.shape)}, expected ${show(expected)}`)
     if (dtype === 'int32' ? entry.dtype !== 'I32' : !isFloat(entry)) fail(`${name} is ${entry.dtype}, not ${dtype}`)

@@ -3,17 +3,16 @@
 import { checkFlag, checkNumber, told } from '../engine/arguments.ts'
 import { type UnaryOp, unaryOps } from '../engine/devices/kernels.ts'
 import { checkInt32 } from '../engine/ops/check.ts'
-import { add, affine } from '../engine/ops/elementwise.ts'
 import { type Generator, generator } from '../engine/random.ts'
 import type { Tensor } from '../engine/tensor.ts'
 import { FastWeightsAttention, type FastWeightsAttentionConfig, fastWeightsAttentionDefaults } from './attention.ts'
+import { embed, firstStream, norms, residual } from './blocks.ts'
 import { checkChoice, checkKnown } from './fields.ts'
-import type { AttentionOptions } from './heads.ts'
-import { checkProbability, Dropout, Embedding, FeedForward, LayerNorm, Linear, RMSNorm } from './layers.ts'
+import { checkProbability, Dropout, Embedding, FeedForward, type LayerNorm, Linear, type RMSNorm } from './layers.ts'
 import type { LayerState, SequenceLayer } from './mixer.ts'
 import { completeMixer, type LayerMixer, type MixerChoice, type MixerLayer, mixersOf, rowOf, shared } from './mixers.ts'
 import { Module } from './module.ts'
-import { atTokens, checkPacking, type Packing, places, sinusoids } from './packing.ts'
+import { atTokens, checkPacking, type Packing, places } from './packing.ts'
 import type { Parts } from './parts.ts'
 
 /**
@@ -83,8 +82,6 @@ export interface TransformerState {
   layers: LayerState[]
 }
 
-const norms = { layer: LayerNorm, rms: RMSNorm }
-
 /** x + attention(norm?(x)), then x + feedForward(norm(x)). */
 export class TransformerLayer extends Module {
   attn: MixerLayer
@@ -107,13 +104,14 @@ export class TransformerLayer extends Module {
   forward(given: Tensor, state?: LayerState, packing: Packing = {}): { y: Tensor; state: LayerState } {
     const x = atTokens(given, packing)
     const input = this.attentionNorm ? this.norm_self_attn.forward(x) : x
-    // Without dropout between them, the residual is added inside the matrix product.
-    const residual = (y: Tensor): AttentionOptions => (this.drop.training && this.drop.p > 0 ? {} : { accumulate: y })
-    const close = (y: Tensor, onto: Tensor): Tensor => (this.drop.training && this.drop.p > 0 ? add(onto, this.drop.forward(y)) : y)
-    const attended = this.attn.forward(input, state as never, { ...packing, ...residual(x) })
-    const h = close(attended.y, x)
-    const y = close(this.feed_forward.forward(this.norm_ff.forward(h), residual(h)), h)
-    return { y, state: attended.state }
+    let next: LayerState = {}
+    const h = residual(x, this.drop, (options) => {
+      const attended = this.attn.forward(input, state as never, { ...packing, ...options })
+      next = attended.state
+      return attended.y
+    })
+    const y = residual(h, this.drop, (options) => this.feed_forward.forward(this.norm_ff.forward(h), options))
+    return { y, state: next }
   }
 }
 
@@ -134,9 +132,6 @@ export function layerMixers(c: TransformerConfig): LayerMixer[] {
   const common = Object.fromEntries(Object.keys(shared).map((name) => [name, c[name as keyof TransformerConfig]]))
   return mixersOf(completeMixer(c.mixer ?? c.attention), c, { ...common, positions })
 }
-
-/** Where a model's random streams begin: a generator of the same seed, which counts from 0, gives other numbers. */
-const firstStream = 2 ** 20
 
 /** Everything that can be wrong, before the first parameter is made. */
 function checkConfig(c: TransformerConfig): LayerMixer[] {
@@ -201,9 +196,7 @@ export class Transformer extends Module {
       throw new Error(`forward: the state has ${state.layers.length} layers, the model ${this.transformer.layers.length}`)
     const packing = checkPacking('forward', options, B, T)
     const { at, next } = places(packing, B, T, state?.position)
-    let x = this.src_embed.forward(tokens)
-    if (this.config.embeddingScale === 'sqrt') x = affine(x, Math.sqrt(this.config.dModel))
-    if (this.config.positions === 'sinusoidal') x = add(x, sinusoids(at, B, this.config.dModel, x))
+    let x = embed(this.src_embed, tokens, at, this.config)
     const layers: LayerState[] = []
     this.transformer.layers.forEach((layer, i) => {
       const result = layer.forward(x, state?.layers[i], packing)

@@ -389,4 +389,19 @@ export const mutations = [
     claim: 'ba: fused = step',
     device: 'wasm',
   },
+  // ---- cross attention ----------------------------------------------------------------------------------------------------------------
+  {
+    bug: 'a query from outside is divided by its own sum, and not by what the normaliser holds for it',
+    file: 'nn/cross-attention.ts',
+    from: 'return timeInside(z ? div(y, affine(matmul(Q, reshape(z, [...z.shape, 1])), 1, eps)) : y)',
+    to: 'return timeInside(z ? div(y, affine(sum(Q, { axis: -1, keepDim: true }), 1, eps)) : y)',
+    claim: 'encoder-decoder: cross attention by linear attention is a matrix of scores',
+  },
+  {
+    bug: 'a rule that corrects writes the padding of a source, too',
+    file: 'nn/cross-attention.ts',
+    from: 'undefined, { ...rest, ',
+    to: 'undefined, { ...rest, mask: undefined, ',
+    claim: 'encoder-decoder: cross attention by the delta rule is a matrix of scores',
+  },
 ]
