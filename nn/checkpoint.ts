@@ -3,11 +3,15 @@
  * dict), the optimiser's moments as `optimizer.m.NAME` and `optimizer.v.NAME`, and in the metadata the configuration, the counters
  * and whatever the caller adds. Values keep the device's precision, so that a resumed run repeats an unbroken one bit for bit.
  */
+import { told } from '../engine/arguments.ts'
 import type { Device } from '../engine/devices/device.ts'
 import { type Shape, sameShape, show } from '../engine/shape.ts'
 import { getDevice, setDevice } from '../engine/tensor.ts'
+import { EncoderDecoder, type EncoderDecoderConfig, encoderDecoderDefaults } from './encoder-decoder.ts'
+import { checkChoice } from './fields.ts'
 import { printable } from './foreign.ts'
-import { says, shared } from './mixers.ts'
+import { completeMixer, says, shared } from './mixers.ts'
+import type { Model } from './model.ts'
 import { entriesOf, isFloat, prefixOf } from './module.ts'
 import type { Optimizer } from './optimizers.ts'
 import { PackedEntry, readSafetensors, type Safetensors, SafetensorsError, writeSafetensors } from './safetensors.ts'
@@ -18,8 +22,57 @@ const version = { fastweights: 'checkpoint 3', before: 'fastweights-2' }
 const optimizerPrefix = 'optimizer.'
 const momentPrefix = /^optimizer\.[mv]\./
 
-export interface Checkpoint {
-  config: TransformerConfig
+/** A kind of model that checkpoints hold. */
+interface Kind<M extends Model<never>, C extends object> {
+  is(model: unknown): model is M
+  make(config: C, seed?: number): M
+  /** Every field that a file's configuration has, with a value of its type; and those that it may have, of any type. */
+  fields: object
+  optional: readonly string[]
+  /** Whether a configuration may lack a field: files from before it was there, or from which it's left out. */
+  needless(name: string, given: Readonly<Record<string, unknown>>): boolean
+  /** The numbers of layers, of which a file has no more than tensors. */
+  layers: readonly string[]
+  /** What is written of a configuration. */
+  stored(config: C): object
+}
+
+/** Of Transformers, settings that files from before they were there lack. */
+const added = new Set(['embeddingScale', 'tie'])
+const choices = ['mixer', 'encoder', 'cross', 'decoder'] as const
+
+const transformer: Kind<Transformer, TransformerConfig> = {
+  is: (model) => model instanceof Transformer,
+  make: (config, seed) => new Transformer(config, seed),
+  fields: { symbols: 1, ...labml },
+  optional: ['mixer'],
+  needless: (name, given) => added.has(name) || (given.mixer !== undefined && (name in shared || name === 'attention')),
+  layers: ['layers'],
+  stored: storedConfig,
+}
+const encoderDecoder: Kind<EncoderDecoder, EncoderDecoderConfig> = {
+  is: (model) => model instanceof EncoderDecoder,
+  make: (config, seed) => new EncoderDecoder(config, seed),
+  fields: { symbols: 1, sourceSymbols: 1, ...encoderDecoderDefaults },
+  optional: choices,
+  needless: (name) => name === 'mixer',
+  layers: ['encoderLayers', 'decoderLayers'],
+  // Complete, so that a checkpoint doesn't depend on a default.
+  stored: (config) => ({
+    ...config,
+    ...Object.fromEntries(choices.flatMap((name) => (config[name] === undefined ? [] : [[name, completeMixer(config[name])]]))),
+  }),
+}
+/** By the word in a file's metadata; files without one hold a Transformer. */
+const kinds = { transformer, 'encoder-decoder': encoderDecoder }
+export type ModelKind = keyof typeof kinds
+type ModelOf<K extends ModelKind> = ReturnType<(typeof kinds)[K]['make']>
+type AnyKind = Kind<Model<never>, any>
+const kindOf = (kind: ModelKind): AnyKind => kinds[kind] as unknown as AnyKind
+
+export interface Checkpoint<K extends ModelKind = 'transformer'> {
+  kind: K
+  config: ModelOf<K>['config']
   seed: number
   /** How many random streams initialisation and dropout have used. */
   stream: number
@@ -31,21 +84,28 @@ export interface Checkpoint {
 }
 
 export async function writeCheckpoint(
-  model: Transformer,
+  model: ModelOf<ModelKind>,
   optimizer: Optimizer | null,
   extra: Record<string, string> = {},
 ): Promise<Uint8Array> {
+  const kind = (Object.keys(kinds) as ModelKind[]).find((name) => kinds[name].is(model))
+  if (kind === undefined) throw new Error(`writeCheckpoint: needs a model of ${Object.keys(kinds).join(', ')}, not ${told(model)}`)
   const { seed, stream } = model.random
   const counters = { seed: `${seed}`, stream: `${stream}`, steps: `${optimizer?.steps ?? 0}` }
-  const metadata = { ...versionMetadata(version), config: JSON.stringify(storedConfig(model.config)), ...counters }
+  const config = JSON.stringify(kindOf(kind).stored(model.config))
+  const metadata = { ...versionMetadata(version), ...(kind !== 'transformer' && { model: kind }), config, ...counters }
   // A read takes the values of the moment it is called: all of them before the first wait, so that training may go on meanwhile.
   const [parameters, moments] = await Promise.all([model.stateDict(), entriesOf(optimizer?.moments() ?? new Map())])
   const prefixed = [...moments].map(([name, entry]) => [optimizerPrefix + name, entry] as const)
   return writeSafetensors([...parameters, ...prefixed], { ...extra, ...metadata })
 }
 
-/** Checks that the file is one of ours and that its tensors are those of its configuration, before anything is allocated on a device. */
-export function readCheckpoint(bytes: Uint8Array): Checkpoint {
+/**
+ * Checks that the file is one of ours, of that kind of model, and that its tensors are those of its configuration, before anything is allocated on a
+ * device.
+ */
+export function readCheckpoint<K extends ModelKind = 'transformer'>(bytes: Uint8Array, kind = 'transformer' as K): Checkpoint<K> {
+  checkChoice('kind of model', kind, kinds)
   const { metadata, tensors } = readSafetensors(bytes)
   const fail = (problem: string): never => {
     throw new SafetensorsError(`checkpoint: ${problem}`)
@@ -54,16 +114,20 @@ export function readCheckpoint(bytes: Uint8Array): Checkpoint {
   const says = otherVersion(metadata, version)
   if (says !== undefined)
     fail(`the file isn't a checkpoint of this version of fastweights (its metadata says ${says}, not "${version.fastweights}")`)
-  const { format, fastweights, config: configText = '', seed, stream, steps, ...extra } = metadata
+  const { format, fastweights, model: found = 'transformer', config: configText = '', seed, stream, steps, ...extra } = metadata
+  if (found !== kind)
+    fail(
+      `the file holds a model of the kind ${quote(found)}, not "${kind}"${Object.hasOwn(kinds, found) ? `: readCheckpoint(bytes, '${found}')` : ''}`,
+    )
   const count = (name: string, text: string): number => {
     const n = Number(text)
     return /^\d+$/.test(text) && Number.isSafeInteger(n) ? n : fail(`${name} in the metadata isn't a whole number: ${quote(text)}`)
   }
-  let config = {} as TransformerConfig
+  let config = {} as ModelOf<K>['config']
   let shapes = new Map<string, Shape>()
   try {
-    config = checkedConfig(JSON.parse(configText), tensors.size)
-    shapes = shapesOf(config)
+    config = checkedConfig(JSON.parse(configText), tensors.size, kindOf(kind)) as ModelOf<K>['config']
+    shapes = shapesOf(() => kindOf(kind).make(config))
   } catch (error) {
     fail(`the configuration in the metadata can't be used: ${printable((error as Error).message)}`)
   }
@@ -82,7 +146,7 @@ export function readCheckpoint(bytes: Uint8Array): Checkpoint {
     if (shape) check(name, shape)
     else fail(`${quote(name)} is no part of its model`)
   }
-  return { config, seed: count('seed', seed), stream: count('stream', stream), steps: count('steps', steps), extra, tensors }
+  return { kind, config, seed: count('seed', seed), stream: count('stream', stream), steps: count('steps', steps), extra, tensors }
 }
 
 /** Beside a mixer, without the shared settings that say nothing of it. */
@@ -93,42 +157,38 @@ function storedConfig(config: TransformerConfig): Partial<TransformerConfig> {
   return Object.fromEntries(Object.entries(said).filter(([name, value]) => says(kinds, name, value)))
 }
 
-/** Settings that files from before they were there lack. */
-const added = new Set(['embeddingScale', 'tie'])
-
 /**
- * Every field, of the type it has in labml's; what may be left out is what it is there. No more layers than there are tensors, so that
- * shapesOf can't take for ever.
+ * Every field, of the type that it has; what may be left out is what it is by default. No more layers than there are tensors, so that shapesOf can't
+ * take for ever.
  */
-function checkedConfig(config: unknown, tensors: number): TransformerConfig {
+function checkedConfig(config: unknown, tensors: number, { fields, optional, needless, layers }: AnyKind): object {
   if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new Error("it isn't an object")
-  const expected: Record<string, unknown> = { symbols: 1, ...labml }
   const given = config as Record<string, unknown>
-  const unknown = Object.keys(given).find((name) => !Object.hasOwn(expected, name) && name !== 'mixer')
+  const unknown = Object.keys(given).find((name) => !Object.hasOwn(fields, name) && !optional.includes(name))
   if (unknown !== undefined) throw new Error(`it has an unknown field ${JSON.stringify(unknown.slice(0, 80))}`)
-  const needless = (name: string): boolean =>
-    !(name in given) && (added.has(name) || (given.mixer !== undefined && (name in shared || name === 'attention')))
-  for (const [name, value] of Object.entries(expected))
-    if (typeof given[name] !== typeof value && !needless(name)) throw new Error(`${name} isn't a ${typeof value}`)
-  if ((given.layers as number) > tensors) throw new Error(`it has ${given.layers} layers, the file ${tensors} tensors`)
-  return { ...labml, ...config } as TransformerConfig
+  for (const [name, value] of Object.entries(fields))
+    if (typeof given[name] !== typeof value && !optional.includes(name) && (name in given || !needless(name, given)))
+      throw new Error(`${name} isn't a ${typeof value}`)
+  for (const name of layers)
+    if ((given[name] as number) > tensors) throw new Error(`it has ${given[name]} layers, the file ${tensors} tensors`)
+  return { ...fields, ...given }
 }
 
 /** The parameters' names and shapes, from a model made on a device that has no memory and computes nothing. */
-function shapesOf(config: TransformerConfig): Map<string, Shape> {
+function shapesOf(make: () => Model<never>): Map<string, Shape> {
   const before = getDevice()
   const kernels = new Proxy({} as Device['kernels'], { get: () => () => {} })
   setDevice({ ...before, kernels, allocate: () => null, free: () => {} })
   try {
-    return new Map([...new Transformer(config).namedParameters()].map(([name, { shape }]) => [name, shape]))
+    return new Map([...make().namedParameters()].map(([name, { shape }]) => [name, shape]))
   } finally {
     setDevice(before)
   }
 }
 
 /** The model of a checkpoint, on the default device. */
-export function modelOf(checkpoint: Checkpoint): Transformer {
-  const model = new Transformer(checkpoint.config, checkpoint.seed)
+export function modelOf<K extends ModelKind = 'transformer'>(checkpoint: Checkpoint<K>): ModelOf<K> {
+  const model = kindOf(checkpoint.kind).make(checkpoint.config, checkpoint.seed) as ModelOf<K>
   try {
     model.loadStateDict(new Map([...checkpoint.tensors].filter(([name]) => !name.startsWith(optimizerPrefix))))
   } catch (error) {
@@ -140,7 +200,7 @@ export function modelOf(checkpoint: Checkpoint): Transformer {
 }
 
 /** Puts the moments and the step count of a checkpoint into an optimiser of the same parameters. */
-export function restoreOptimizer(optimizer: Optimizer, checkpoint: Checkpoint): void {
+export function restoreOptimizer(optimizer: Optimizer, checkpoint: Checkpoint<ModelKind>): void {
   const moments = [...checkpoint.tensors].filter(([name]) => name.startsWith(optimizerPrefix))
   if (moments.length === 0) throw new SafetensorsError("checkpoint: it holds no optimiser's state, so training can't go on from it")
   optimizer.loadMoments(new Map(moments.map(([name, entry]) => [name.slice(optimizerPrefix.length), entry])), checkpoint.steps)

@@ -29,11 +29,11 @@ import {
   rowOf,
   shared,
 } from './mixers.ts'
+import { ignoredTarget } from './model.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places } from './packing.ts'
 import type { Parts } from './parts.ts'
 import { initialState, mapState } from './state.ts'
-import { ignoredTarget } from './trainer.ts'
 
 /**
  * The settings of fast weights stand here, too: they are those of every layer, the encoder's, the decoder's and the ones between, whose attention

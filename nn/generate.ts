@@ -7,8 +7,8 @@ import { checkSeed } from '../engine/random.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { tensor } from '../engine/tensor.ts'
-import { disposeState, mapState } from './state.ts'
-import type { Transformer, TransformerState } from './transformer.ts'
+import type { LanguageModel } from './model.ts'
+import { disposeState, mapState, type State } from './state.ts'
 
 /** The last of a seed's streams: generators count up from 0, so that no tensor holds the sampler's numbers. */
 const samplerStream = 0xffffffff
@@ -29,7 +29,7 @@ export interface GenerateOptions {
  * Continues a prompt, one token at a time. The prompt runs through the model at once (chunkwise); after that each token costs the
  * same time and the state keeps its size, however long the text (softmax attention apart, whose state grows).
  */
-export async function* generate(model: Transformer, prompt: Int32Array, options: GenerateOptions): AsyncGenerator<number> {
+export async function* generate(model: LanguageModel, prompt: Int32Array, options: GenerateOptions): AsyncGenerator<number> {
   checkObject('generate', options, 'length')
   const { length, temperature = 1, topK = 0, seed = 1 } = options
   if (!(prompt instanceof Int32Array)) throw new Error(`generate: the prompt must be an Int32Array of tokens, not ${told(prompt)}`)
@@ -38,9 +38,9 @@ export async function* generate(model: Transformer, prompt: Int32Array, options:
   checkNumber('generate: temperature', temperature, '0 or more')
   checkNumber('generate: topK', topK, 'an integer, 0 or more')
   checkSeed('generate: the seed', seed)
-  const { device } = model.src_embed.weight
+  const { device } = model.parameters()[0]
   const wasTraining = model.training
-  let state: TransformerState | undefined
+  let state: State | undefined
   try {
     let input = prompt
     for (let i = 0; i < length; i++) {

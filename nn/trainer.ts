@@ -1,24 +1,13 @@
 import { checkNumber, told } from '../engine/arguments.ts'
 import { concat, reshape } from '../engine/ops/movement.ts'
-import { crossEntropy } from '../engine/ops/norm.ts'
 import { span } from '../engine/profile.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
-import { type Tensor, tensor } from '../engine/tensor.ts'
+import type { Tensor } from '../engine/tensor.ts'
+import { type AnyBatch, ignoredTarget, type Trainable } from './model.ts'
 import { Module } from './module.ts'
 import { Optimizer, type Schedule } from './optimizers.ts'
 import type { Transformer } from './transformer.ts'
-
-/** B rows of T tokens, and the token that follows each (`ignoredTarget` where none counts): [B,T]. */
-export interface TokenBatch {
-  tokens: Int32Array
-  targets: Int32Array
-  B: number
-  T: number
-}
-
-/** The target of a position that doesn't count. */
-export const ignoredTarget = -1
 
 export interface TrainerConfig {
   schedule: Schedule
@@ -51,14 +40,17 @@ export class DivergenceError extends Error {
   }
 }
 
+/** What a model learns from. */
+type BatchOf<M> = M extends { loss(batch: infer B extends AnyBatch): Tensor } ? B : never
+
 /** Forward, backward, clip, update: one optimiser step at a time. A step waits for the device once, to read the loss and the norm together. */
-export class Trainer {
-  readonly model: Transformer
+export class Trainer<M extends Trainable<never> = Transformer> {
+  readonly model: M
   readonly optimizer: Optimizer
   private config: TrainerConfig
 
-  constructor(model: Transformer, optimizer: Optimizer, config: TrainerConfig) {
-    if (!(model instanceof Module)) throw new Error(`Trainer: needs a model, not ${told(model)}`)
+  constructor(model: M, optimizer: Optimizer, config: TrainerConfig) {
+    if (!(model instanceof Module && typeof model.loss === 'function')) throw new Error(`Trainer: needs a model, not ${told(model)}`)
     if (!(optimizer instanceof Optimizer)) throw new Error(`Trainer: needs an optimiser, such as an AdamW, not ${told(optimizer)}`)
     if (typeof config?.schedule !== 'function')
       throw new Error(`Trainer: the schedule must be a function of the step, such as constant(1e-3), not ${told(config?.schedule)}`)
@@ -68,14 +60,14 @@ export class Trainer {
     this.config = config
   }
 
-  async step(batch: TokenBatch): Promise<StepResult> {
+  async step(batch: BatchOf<M>): Promise<StepResult> {
     const { schedule, clipNorm } = this.config
     const updates = this.optimizer.steps
     const step = updates + 1
     const lr = schedule(step)
     const run = (): Tensor => {
       try {
-        const loss = span('forward', () => this.loss(batch))
+        const loss = span('forward', () => this.model.loss(batch as never))
         loss.backward()
         const norm = this.optimizer.step({ lr, clipNorm: Number.isFinite(clipNorm) ? clipNorm : undefined })
         return keep(noGrad(() => concat([reshape(loss, [1]), reshape(norm, [1])], 0)))
@@ -97,16 +89,18 @@ export class Trainer {
    * Mean cross-entropy over all targets of the batches that count, in nats a token, without dropout; NaN where the model gives none. The
    * batches may come one by one, with something done between them.
    */
-  async evaluate(batches: Iterable<TokenBatch> | AsyncIterable<TokenBatch>): Promise<number> {
+  async evaluate(batches: Iterable<BatchOf<M>> | AsyncIterable<BatchOf<M>>): Promise<number> {
     let total = 0
     let count = 0
     const wasTraining = this.model.training
     this.model.eval()
     try {
       for await (const batch of batches) {
-        const counted = batch.targets.reduce((n, target) => n + (target === ignoredTarget ? 0 : 1), 0)
+        const { targets } = batch
+        const ids = targets instanceof Int32Array ? targets : targets.indices!
+        const counted = ids.reduce((n, target) => n + (target === ignoredTarget ? 0 : 1), 0)
         if (counted === 0) continue
-        const loss = span('evaluation', () => noGrad(() => scope(() => keep(this.loss(batch)))))
+        const loss = span('evaluation', () => noGrad(() => scope(() => keep(this.model.loss(batch as never)))))
         total += counted * (await loss.item().finally(() => loss.dispose()))
         count += counted
       }
@@ -115,11 +109,5 @@ export class Trainer {
     }
     if (count === 0) throw new Error('evaluate: there is no target that counts')
     return total / count
-  }
-
-  private loss({ tokens, targets, B, T }: TokenBatch) {
-    const { device } = this.model.src_embed.weight
-    const { logits } = this.model.forward(tensor(tokens, { shape: [B, T], device }))
-    return crossEntropy(logits, tensor(targets, { shape: [B, T], device }), { ignore: ignoredTarget })
   }
 }

@@ -3,14 +3,16 @@
 import { checkFlag, checkNumber, told } from '../engine/arguments.ts'
 import { type UnaryOp, unaryOps } from '../engine/devices/kernels.ts'
 import { checkInt32 } from '../engine/ops/check.ts'
+import { crossEntropy } from '../engine/ops/norm.ts'
 import { type Generator, generator } from '../engine/random.ts'
-import type { Tensor } from '../engine/tensor.ts'
+import { type Tensor, tensor } from '../engine/tensor.ts'
 import { FastWeightsAttention, type FastWeightsAttentionConfig, fastWeightsAttentionDefaults } from './attention.ts'
 import { embed, firstStream, norms, residual } from './blocks.ts'
 import { checkChoice, checkKnown } from './fields.ts'
 import { checkProbability, Dropout, Embedding, FeedForward, type LayerNorm, Linear, type RMSNorm } from './layers.ts'
 import type { LayerState, SequenceLayer } from './mixer.ts'
 import { completeMixer, type LayerMixer, type MixerChoice, type MixerLayer, mixersOf, rowOf, shared } from './mixers.ts'
+import { ignoredTarget, type TokenBatch } from './model.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places } from './packing.ts'
 import type { Parts } from './parts.ts'
@@ -205,6 +207,13 @@ export class Transformer extends Module {
     })
     const logits = this.generator.forward(this.transformer.norm.forward(x))
     return { logits: atTokens(logits, packing), state: { position: next, layers } }
+  }
+
+  /** See `Trainable`. */
+  loss({ tokens, targets, B, T }: TokenBatch): Tensor {
+    const { device } = this.src_embed.weight
+    const { logits } = this.forward(tensor(tokens, { shape: [B, T], device }))
+    return crossEntropy(logits, tensor(targets, { shape: [B, T], device }), { ignore: ignoredTarget })
   }
 
   /** See `Parts`. */

@@ -6,7 +6,7 @@
  * Tests: test/nn/text.test.ts.
  */
 import { printable } from '../nn/foreign.ts'
-import { ignoredTarget, type TokenBatch } from '../nn/trainer.ts'
+import { ignoredTarget, type TokenBatch } from '../nn/model.ts'
 
 export class TextError extends Error {
   override name = 'TextError'

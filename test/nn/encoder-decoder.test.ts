@@ -9,6 +9,7 @@ import {
   AdamW,
   beamSearch,
   CrossAttention,
+  constant,
   crossRules,
   disposeState,
   EncoderDecoder,
@@ -18,13 +19,18 @@ import {
   initialState,
   lengthPenalty,
   loadState,
+  modelOf,
   pairBatch,
+  readCheckpoint,
   readSafetensors,
+  restoreOptimizer,
   SoftmaxCrossAttention,
   saveState,
   stateGrowth,
   stateSize,
+  Trainer,
   takeRows,
+  writeCheckpoint,
   writeSafetensors,
 } from '../../nn/index.ts'
 import { assertClose, assertRms, assertSameBits, gpus, random, readAndFree, reference, runsOn, uniforms, wasm } from '../helpers.ts'
@@ -597,6 +603,56 @@ describe('searches', () => {
     await assert.rejects(greedy(model, source, { begin: 0, end: 1, length: 3 }), { message: "greedy: the model's output isn't finite" })
     assert.equal(reference.bytesInUse(), before)
     assert.equal(model.training, true)
+  })
+})
+
+describe('an encoder-decoder in a checkpoint', () => {
+  const pairs = Array.from({ length: 6 }, (_, i): [number[], number[]] => [[...tokens(i, 1, 3)], [...tokens(i, 1, 3)].reverse()])
+  const trainerOf = (model: EncoderDecoder) =>
+    new Trainer(model, new AdamW(model.namedParameters(), { lr: 1e-3 }), { schedule: constant(1e-2), clipNorm: 1 })
+
+  for (const name of ['delta', 'mixed'])
+    it(`goes on to the bit: ${name}`, async () => {
+      const batch = pairBatch(pairs, { begin: 5, end: 6 })
+      const model = make(name, 3, { dropout: 0.1, symbols: 7, ...(name === 'mixed' && { sourceSymbols: 7 }) })
+      const trainer = trainerOf(model)
+      for (let i = 0; i < 3; i++) await trainer.step(batch)
+      const bytes = await writeCheckpoint(model, trainer.optimizer, { note: 'halfway' })
+      const checkpoint = readCheckpoint(bytes, 'encoder-decoder')
+      assert.deepEqual([checkpoint.kind, checkpoint.steps, checkpoint.extra], ['encoder-decoder', 3, { note: 'halfway' }])
+      const again = modelOf(checkpoint)
+      const resumed = trainerOf(again)
+      restoreOptimizer(resumed.optimizer, checkpoint)
+      for (let i = 0; i < 2; i++) assert.deepEqual(await resumed.step(batch), await trainer.step(batch))
+      const other = await again.stateDict()
+      for (const [path, { data }] of await model.stateDict())
+        assertSameBits(Float64Array.from(other.get(path)!.data), Float64Array.from(data))
+      const loss = scope(() => noGrad(() => again.eval().loss(batch)))
+      assert.equal(await resumed.evaluate([batch]), await loss.item())
+    })
+
+  it('is refused where another kind is wanted, and where it is changed', async () => {
+    const bytes = await writeCheckpoint(make('delta'), null)
+    const { tensors, metadata } = readSafetensors(bytes)
+    const refused = (message: RegExp, change: object, kind: 'transformer' | 'encoder-decoder' = 'encoder-decoder') => {
+      const config = JSON.stringify({ ...JSON.parse(metadata.config), ...change })
+      assert.throws(() => readCheckpoint(writeSafetensors(tensors, { ...metadata, config }), kind), { name: 'SafetensorsError', message })
+    }
+    refused(
+      /the file holds a model of the kind "encoder-decoder", not "transformer": readCheckpoint\(bytes, 'encoder-decoder'\)$/,
+      {},
+      'transformer',
+    )
+    refused(/dFf isn't a number$/, { dFf: undefined })
+    refused(/it has an unknown field "layers"$/, { layers: 3 })
+    refused(/it has 100 layers, the file 49 tensors$|it has 100 layers, the file \d+ tensors$/, { decoderLayers: 100 })
+    refused(/has shape .*, its configuration says/, { dFf: 13 })
+    assert.throws(() => readCheckpoint(bytes, 'lstm' as never), {
+      message: /^unknown kind of model 'lstm' \(transformer, encoder-decoder\)$/,
+    })
+    await assert.rejects(writeCheckpoint({} as never, null), {
+      message: /^writeCheckpoint: needs a model of transformer, encoder-decoder, not /,
+    })
   })
 })
 

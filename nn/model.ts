@@ -1,0 +1,44 @@
+/** What a model has to have for the trainer, for checkpoints and for generation; Transformer and EncoderDecoder do. */
+import type { Generator } from '../engine/random.ts'
+import type { Tensor } from '../engine/tensor.ts'
+import type { LayerState } from './mixer.ts'
+import type { Module } from './module.ts'
+import type { Packing } from './packing.ts'
+import type { Parts } from './parts.ts'
+
+/** The target of a position that doesn't count. */
+export const ignoredTarget = -1
+
+/** B rows of T tokens, and the token that follows each (`ignoredTarget` where none counts): [B,T]. */
+export interface TokenBatch {
+  tokens: Int32Array
+  targets: Int32Array
+  B: number
+  T: number
+}
+
+/** What is learnt from at a time; targets, on the host or int32 tensors, are `ignoredTarget` where none counts. */
+export interface AnyBatch {
+  targets: Int32Array | Tensor
+}
+
+/** What a `Trainer` trains. */
+export interface Trainable<B extends AnyBatch = TokenBatch> extends Module {
+  /** Mean cross-entropy over the targets that count, in nats. */
+  loss(batch: B): Tensor
+  /** Called after each epoch of training, where something is drawn anew then. */
+  endEpoch?(): void
+}
+
+/** What a checkpoint holds, beside the parameters: a configuration that it can be made from, and where its random streams stand. */
+export interface Model<B extends AnyBatch = TokenBatch> extends Trainable<B> {
+  config: object
+  random: Generator
+}
+
+/** What `generate` continues a text with. */
+export interface LanguageModel<S extends LayerState = LayerState> extends Model {
+  /** tokens int32 [B,T] -> logits [B,T,symbols], and the state after them. */
+  forward(tokens: Tensor, state?: S, options?: Packing): { logits: Tensor; state: S }
+  stateParts(B: number): Parts
+}
