@@ -8,6 +8,11 @@ export interface Part {
   dtype: DType
   shape: readonly number[]
 }
+/** What a part of this name holds before the first token, where that isn't 0: the logarithm of a sum of nothing. */
+const fresh: Readonly<Record<string, number>> = { lse: Number.NEGATIVE_INFINITY }
+/** The same by a part's path. */
+export const freshOf = (path: string): number => fresh[path.slice(path.lastIndexOf('.') + 1)] ?? 0
+
 export type Parts = { readonly [name: string]: Part | readonly Parts[] }
 
 /** Whether a layer is given a state for B rows; throws unless it has exactly the parts that it should, with as many rows. Their other sizes are what each op checks. */
