@@ -20,10 +20,12 @@ import {
   ingredientMeanings,
   ingredientsOf,
   layerRules,
+  learns,
   makeIngredients,
   type Place,
 } from './ingredients.ts'
 import { Linear, RMSNorm } from './layers.ts'
+import { byMinibatches, type Waiting, waitingParts } from './minibatches.ts'
 import type { Mixer } from './mixer.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places } from './packing.ts'
@@ -146,7 +148,7 @@ function checkAttention(c: FastWeightsAttentionConfig): void {
 }
 
 /** The fast weights (the rule's own state), what each convolution last saw [B,W-1,...], and with rotary positions the next one of each row [B]. */
-export interface AttentionState extends Partial<FastWeightState> {
+export interface AttentionState extends Partial<FastWeightState>, Waiting {
   query?: Tensor
   key?: Tensor
   value?: Tensor
@@ -219,12 +221,10 @@ export class FastWeightsAttention extends Module {
     const { inputs, position } = this.inputs(x, projected.query?.y, projected.key?.y, projected.value.y, state, packing)
     const own = Object.keys(rule.state).map((part) => [part, state[part as keyof FastWeightState]])
     const before = begun ? (Object.fromEntries(own) as FastWeightState) : undefined
-    const result = rule.run(inputs, before, {
-      chunk,
-      scale: scale === 'sqrt' ? 1 / Math.sqrt(D / H) : 1,
-      ...(normalised(this.config) && { eps: normaliserEps }),
-      ...packing,
-    })
+    const settings = { chunk, scale: scale === 'sqrt' ? 1 / Math.sqrt(D / H) : 1, ...(normalised(this.config) && { eps: normaliserEps }) }
+    const result = this.waits
+      ? byMinibatches(rule, inputs, before, { ...settings, minibatch: this.config.minibatch }, state, packing)
+      : rule.run(inputs, before, { ...settings, ...(learns(this.config) && { minibatch: 1 }), ...packing })
 
     let y = reshape(this.norm ? this.norm.forward(result.y) : result.y, [B, T, D])
     if (this.output_gate && outputGate !== 'none') y = mul(y, this.output_gate.forward(x, { activation: outputGate }))
@@ -233,6 +233,11 @@ export class FastWeightsAttention extends Module {
       y: atTokens(this.output.forward(y, { accumulate: options.accumulate }), packing),
       state: { ...result.state, ...Object.fromEntries(taps), ...(position && { position }) },
     }
+  }
+
+  /** Whether tokens wait until their minibatch is complete. */
+  private get waits(): boolean {
+    return learns(this.config) && this.config.minibatch > 1
   }
 
   /** New random features, where each epoch has its own. */
@@ -282,6 +287,7 @@ export class FastWeightsAttention extends Module {
     )
     return {
       ...Object.fromEntries(own),
+      ...(this.waits && waitingParts(ruleOf(this.config), sizes, this.config.minibatch)),
       ...(W > 0 && Object.fromEntries(taps)),
       ...(positions === 'rotary' && { position: { dtype: 'int32', shape: [B] } as const }),
     }

@@ -39,8 +39,9 @@ export interface IngredientConfig {
   headDecay: 'retention' | 'lightning'
   /** gsa, abc: M, the slots of a head's memory. */
   slots: number
-  /** ttt, titans: inner rates are innerRate / V times a sigmoid. */
+  /** ttt, titans: inner rates are innerRate / V times a sigmoid; and how many tokens take their gradients from the same memory. */
   innerRate: number
+  minibatch: number
 }
 
 /** Where a layer stands in its model, from 0. */
@@ -305,6 +306,13 @@ export const ingredientFields: Fields<Omit<IngredientConfig, 'dModel' | 'heads'>
   },
   slots: { type: 'integer', min: 1, sensible: 1024, default: 16, description: 'slots M of the rules gsa and abc' },
   innerRate: { type: 'number', min: 0, default: 1, description: 'inner learning rates of ttt and titans end at this over V' },
+  minibatch: {
+    type: 'integer',
+    min: 1,
+    sensible: 1024,
+    default: 16,
+    description: 'tokens of ttt and titans that learn from the same memory',
+  },
 }
 
 const inputsOf = (c: { rule: RuleName }): Rule['inputs'] => ruleOf(c).inputs
@@ -313,6 +321,8 @@ const corrects = new Set<RuleName>(['delta', 'gated-delta', 'kda', 'channel-delt
 const gated = (c: IngredientConfig): boolean => 'gate' in inputsOf(c)
 const slotted = new Set<RuleName>(['gsa', 'abc'])
 const inner = new Set<RuleName>(['ttt', 'titans'])
+/** Whether a rule learns by minibatches. */
+export const learns = ({ rule }: { rule: RuleName }): boolean => inner.has(rule)
 
 export const ingredientMeanings: readonly Meaning<IngredientConfig>[] = [
   ['gate', 'rules with a gate', gated],
@@ -322,5 +332,6 @@ export const ingredientMeanings: readonly Meaning<IngredientConfig>[] = [
   ['stepsPerToken', 'the rule delta-product', (c) => c.rule === 'delta-product'],
   ['headDecay', 'the rule retnet', (c) => c.rule === 'retnet'],
   ['slots', `the rules ${[...slotted].join(', ')}`, (c) => slotted.has(c.rule)],
-  ['innerRate', `the rules ${[...inner].join(', ')}`, (c) => inner.has(c.rule)],
+  ['innerRate', `the rules ${[...inner].join(', ')}`, learns],
+  ['minibatch', `the rules ${[...inner].join(', ')}`, learns],
 ]

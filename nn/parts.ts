@@ -23,7 +23,8 @@ export function givenState(layer: string, state: object, parts: Parts, B: number
   for (const name of given) if (!(name in parts)) throw new Error(`${layer}: the state has a ${name}, which this layer's lacks`)
   for (const name of Object.keys(parts)) if (!given.includes(name)) throw new Error(`${layer}: the state lacks ${name}`)
   for (const [name, part] of Object.entries(state)) {
-    const rows = part instanceof Tensor ? part.shape[0] : name === 'position' ? (part as Int32Array).length : B
+    const count = (parts[name] as Part | undefined)?.shape?.length === 1
+    const rows = part instanceof Tensor ? part.shape[0] : count ? (part as Int32Array).length : B
     if (rows !== B) throw new Error(`${layer}: the state has ${rows} rows of ${name}, the input has ${B}`)
   }
   return true

@@ -191,13 +191,13 @@ export const attentionPresets = {
   'ttt-linear': {
     source: 'Sun 2024 (TTT-linear)',
     deviates:
-      'minibatches of one token; keys and queries of length 1, no positions; the memory begins at 0, not at a learned matrix; inner rates do not fall over a minibatch',
+      'keys and queries of length 1, no positions; the memory begins at 0, not at a learned matrix; inner rates do not fall over a minibatch',
     config: { rule: 'ttt', featureMap: 'identity', featureNorm: 'l2', conv: 4, headNorm: true, outputGate: 'silu' },
   },
   titans: {
     source: 'Behrouz 2025 (Titans), the memory as a layer; flash-linear-attention, titans',
     deviates:
-      'a matrix for a memory; minibatches of one token; the inner loss is that of TTT-linear, v - k through a layer norm; no persistent memory and no attention beside it',
+      'a matrix for a memory, minibatches of 16 tokens; the inner loss is that of TTT-linear, v - k through a layer norm; no persistent memory and no attention beside it',
     config: { ...deltaNet, rule: 'titans', scale: 'none', outputGate: 'silu' },
   },
 } as const satisfies Record<string, AttentionPreset>

@@ -41,6 +41,7 @@ import {
   retention,
   rotary,
   SoftmaxAttention,
+  stateSize,
   Transformer,
 } from '../../nn/index.ts'
 import { freshOf } from '../../nn/parts.ts'
@@ -68,6 +69,9 @@ const preset = new Set(Object.values(ofPresets).map(({ rule = 'delta' }) => rule
 const configs: Record<string, Partial<FastWeightsAttentionConfig>> = {
   ...ofPresets,
   ...Object.fromEntries(layerRules.filter((rule) => !preset.has(rule)).map((rule) => [`rule ${rule}`, ofRule(rule)])),
+  'ttt by minibatches of three, rotary': { ...attentionPresets['ttt-linear'].config, minibatch: 3, positions: 'rotary' },
+  'titans by minibatches of two': { ...attentionPresets.titans.config, minibatch: 2 },
+  'ttt token by token': { ...ofRule('ttt'), minibatch: 1 },
   'two value heads a key head, gated delta': { ...ofRule('gated-delta'), keyHeads: 1, positions: 'rotary' },
   'two value heads a key head, two steps': { ...ofRule('delta-product'), keyHeads: 1, stepsPerToken: 2 },
   'two steps, turning, rotary': { ...ofRule('delta-product'), stepsPerToken: 2, betaRange: 2, positions: 'rotary', conv: 2 },
@@ -332,7 +336,8 @@ describe('fast-weight attention', () => {
       const [T, D, H] = [4, 6, 2]
       const steps = rule === 'delta-product' ? 2 : 1
       const slots = ['gsa', 'abc'].includes(rule) ? 3 : 16
-      const layer = make({ ...ofRule(rule), valueNorm: 'none', conv: 0, stepsPerToken: steps, slots }, D, H, 2)
+      const minibatch = ['ttt', 'titans'].includes(rule) ? 1 : 16
+      const layer = make({ ...ofRule(rule), valueNorm: 'none', conv: 0, stepsPerToken: steps, slots, minibatch }, D, H, 2)
       const parameters: Record<string, number[]> = {}
       for (const [i, [path, parameter]] of [...layer.namedParameters()].entries()) {
         const noise = uniforms(30 + i, parameter.size, -0.5, 0.5)
@@ -375,6 +380,39 @@ describe('fast-weight attention', () => {
         1e-12,
       )
     }
+  })
+
+  it('learns by minibatches as its rule does, counted from the first token of each sequence', async () => {
+    const [T, D, H, m] = [11, 6, 2, 3]
+    for (const rule of ['ttt', 'titans'] as const) {
+      const layer = make({ ...ofRule(rule), conv: 0, minibatch: m }, D, H, 2)
+      const x = uniforms(4, T * D)
+      const whole = await run(layer, x, [1, T, D], 0, T).y.read()
+      // The state ends at the last complete minibatch; the rest is done again.
+      const { state } = run(layer, x, [1, T, D], 0, 10)
+      const { S, waiting, phase } = state as AttentionState
+      assert.deepEqual(phase, Int32Array.of(1))
+      assert.deepEqual(waiting!.shape, [1, m - 1, 2 * D + (rule === 'ttt' ? 1 : 3) * H])
+      const nine = run(layer, x, [1, T, D], 0, 9).state as AttentionState
+      assertSameBits(await S!.read(), await nine.S!.read())
+      assert.deepEqual(nine.phase, Int32Array.of(0))
+      // Token by token it is another function, but for a sequence's first.
+      const single = make({ ...ofRule(rule), conv: 0, minibatch: 1 }, D, H, 2)
+      const other = await run(single, x, [1, T, D], 0, T).y.read()
+      assertClose(whole.subarray(0, D), other.subarray(0, D), 1e-12)
+      assert.ok(whole.some((y, i) => Math.abs(y - other[i]) > 1e-3))
+    }
+    const tokens = new Transformer({
+      symbols: 3,
+      dModel: 4,
+      heads: 2,
+      layers: 1,
+      dFf: 4,
+      rule: 'ttt',
+      featureMap: 'silu',
+      featureNorm: 'l2',
+    })
+    assert.equal(stateSize(tokens), 2 * (2 * 2 + 2) + 15 * (2 * 4 + 2) + 2)
   })
 
   it('shares queries and keys among value heads as if each had a copy of them', async () => {
@@ -422,6 +460,7 @@ describe('fast-weight attention', () => {
     refused({ rule: 'mamba2', gateRank: 'full' }, /^gateRank = full means nothing here: it belongs to rules with a gate for each channel$/)
     refused({ headDecay: 'lightning' }, /^headDecay = lightning means nothing here: it belongs to the rule retnet$/)
     refused({ innerRate: 2 }, /^innerRate = 2 means nothing here: it belongs to the rules ttt, titans$/)
+    refused({ rule: 'delta', minibatch: 2 }, /^minibatch = 2 means nothing here: it belongs to the rules ttt, titans$/)
     refused({ keyHeads: 3 }, /^keyHeads must be 0 or a divisor of the 2 heads, not 3$/)
     refused({ rule: 'hgrn2', keyHeads: 1 }, /^keyHeads = 1 means nothing here: it belongs to rules with queries and keys$/)
     refused({ rule: 'ttt' }, /^the rule ttt needs queries as wide as values: take another feature map than dpfp$/)
@@ -699,7 +738,7 @@ describe('attention, beside what is no number', () => {
           [NaN, Infinity],
         )
         for (const [part, values] of Object.entries(state))
-          if (layer instanceof FastWeightsAttention && part !== 'position')
+          if (layer instanceof FastWeightsAttention && !['position', 'phase'].includes(part))
             assert.deepEqual(
               values,
               values.map((_, i) => (i < values.length / 2 ? NaN : Infinity)),
