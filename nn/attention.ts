@@ -275,8 +275,8 @@ export class FastWeightsAttention extends Module {
 
   /** See `Parts`. */
   stateParts(B: number): Parts {
-    const { dModel: D, heads: H, stepsPerToken: N, slots: M, conv: W, positions, rule } = this.config
-    const sizes = { B, T: 0, H, K: this.features.width, V: D / H, N, M }
+    const { dModel: D, heads: H, stepsPerToken: N, slots, levels, conv: W, positions, rule } = this.config
+    const sizes = { B, T: 0, H, K: this.features.width, V: D / H, N, M: rule === 'log-linear' ? levels : slots }
     const own = Object.entries(rules[rule].state as Rule['state']).map(([name, letters]) => [
       name,
       { dtype: 'float32', shape: letters.map((letter) => sizes[letter]) } as const,

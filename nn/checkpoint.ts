@@ -94,7 +94,18 @@ function storedConfig(config: TransformerConfig): Partial<TransformerConfig> {
 }
 
 /** Settings that files from before they were there lack. */
-const added = new Set(['embeddingScale', 'tie', 'keyHeads', 'gateRank', 'gateDivisor', 'headDecay', 'slots', 'innerRate', 'minibatch'])
+const added = new Set([
+  'embeddingScale',
+  'tie',
+  'keyHeads',
+  'gateRank',
+  'gateDivisor',
+  'headDecay',
+  'slots',
+  'levels',
+  'innerRate',
+  'minibatch',
+])
 
 /**
  * Every field, of the type it has in labml's; what may be left out is what it is there. No more layers than there are tensors, so that

@@ -42,6 +42,8 @@ export interface IngredientConfig {
   /** ttt, titans: inner rates are innerRate / V times a sigmoid; and how many tokens take their gradients from the same memory. */
   innerRate: number
   minibatch: number
+  /** log-linear: M, the levels of a memory. Up to 2^(M-1) tokens of a sequence are kept apart by their age. */
+  levels: number
 }
 
 /** Where a layer stands in its model, from 0. */
@@ -186,6 +188,11 @@ const common: Record<string, Ingredient> = {
     make: ({ c, g }) => ({ slot: new Linear(c.dModel, c.heads * c.slots, g, { bias: false }) }),
     value: (u) => inHeads(u, u.own.slot.forward(u.x)),
   },
+  /** Log-linear attention: the weights of levels, [B,T,H,M]. */
+  levels: {
+    make: ({ c, g }) => ({ level: new Linear(c.dModel, c.heads * c.levels, g) }),
+    value: (u) => inHeads(u, softplus(u.own.level.forward(u.x))),
+  },
   /** The layer norm inside of TTT and Titans. */
   w: { make: (m) => ({ inner_gain: parameter(ones([m.c.heads, valueWidth(m)])) }), value: ({ own }) => own.inner_gain },
 }
@@ -305,6 +312,7 @@ export const ingredientFields: Fields<Omit<IngredientConfig, 'dModel' | 'heads'>
     description: "decays of the rule retnet: RetNet's, or lightning attention's",
   },
   slots: { type: 'integer', min: 1, sensible: 1024, default: 16, description: 'slots M of the rules gsa and abc' },
+  levels: { type: 'integer', min: 1, max: 31, default: 12, description: 'levels M of the rule log-linear' },
   innerRate: { type: 'number', min: 0, default: 1, description: 'inner learning rates of ttt and titans end at this over V' },
   minibatch: {
     type: 'integer',
@@ -332,6 +340,7 @@ export const ingredientMeanings: readonly Meaning<IngredientConfig>[] = [
   ['stepsPerToken', 'the rule delta-product', (c) => c.rule === 'delta-product'],
   ['headDecay', 'the rule retnet', (c) => c.rule === 'retnet'],
   ['slots', `the rules ${[...slotted].join(', ')}`, (c) => slotted.has(c.rule)],
+  ['levels', 'the rule log-linear', (c) => c.rule === 'log-linear'],
   ['innerRate', `the rules ${[...inner].join(', ')}`, learns],
   ['minibatch', `the rules ${[...inner].join(', ')}`, learns],
 ]

@@ -188,6 +188,21 @@ export const attentionPresets = {
     deviates: `${tokenShift}, which don't depend on the input; gates by way of as many numbers as a head is wide, without tanh; RMS instead of group norm`,
     config: { ...rwkv, rule: 'rwkv6', gate: 'exp', headNorm: true, outputGate: 'silu', chunk: 16 },
   },
+  'log-linear': {
+    source: 'Guo 2025 (log-linear attention), over Mamba-2',
+    deviates:
+      'every head has keys and queries of its own; values are not scaled by dt, nor passed on beside the state; 12 levels, of which the last takes in all that is older than 1024 tokens',
+    config: {
+      rule: 'log-linear',
+      featureMap: 'silu',
+      featureNorm: 'none',
+      valueMap: 'silu',
+      conv: 4,
+      headNorm: true,
+      outputGate: 'silu',
+      chunk: 16,
+    },
+  },
   'ttt-linear': {
     source: 'Sun 2024 (TTT-linear)',
     deviates:

@@ -69,6 +69,7 @@ const preset = new Set(Object.values(ofPresets).map(({ rule = 'delta' }) => rule
 const configs: Record<string, Partial<FastWeightsAttentionConfig>> = {
   ...ofPresets,
   ...Object.fromEntries(layerRules.filter((rule) => !preset.has(rule)).map((rule) => [`rule ${rule}`, ofRule(rule)])),
+  'log-linear, three levels': { ...attentionPresets['log-linear'].config, levels: 3, conv: 0 },
   'ttt by minibatches of three, rotary': { ...attentionPresets['ttt-linear'].config, minibatch: 3, positions: 'rotary' },
   'titans by minibatches of two': { ...attentionPresets.titans.config, minibatch: 2 },
   'ttt token by token': { ...ofRule('ttt'), minibatch: 1 },
@@ -336,8 +337,9 @@ describe('fast-weight attention', () => {
       const [T, D, H] = [4, 6, 2]
       const steps = rule === 'delta-product' ? 2 : 1
       const slots = ['gsa', 'abc'].includes(rule) ? 3 : 16
+      const levels = rule === 'log-linear' ? 3 : 12
       const minibatch = ['ttt', 'titans'].includes(rule) ? 1 : 16
-      const layer = make({ ...ofRule(rule), valueNorm: 'none', conv: 0, stepsPerToken: steps, slots, minibatch }, D, H, 2)
+      const layer = make({ ...ofRule(rule), valueNorm: 'none', conv: 0, stepsPerToken: steps, slots, levels, minibatch }, D, H, 2)
       const parameters: Record<string, number[]> = {}
       for (const [i, [path, parameter]] of [...layer.namedParameters()].entries()) {
         const noise = uniforms(30 + i, parameter.size, -0.5, 0.5)
@@ -346,7 +348,15 @@ describe('fast-weight attention', () => {
       }
       const x = uniforms(4, T * D)
       const values = ingredientsByHand(layer.config, parameters, rowsOf(x, D))
-      const sizes: Record<Letter, number> = { B: 1, T, H, K: layer.features.width, V: D / H, N: steps, M: slots }
+      const sizes: Record<Letter, number> = {
+        B: 1,
+        T,
+        H,
+        K: layer.features.width,
+        V: D / H,
+        N: steps,
+        M: rule === 'log-linear' ? levels : slots,
+      }
       const inputs = Object.fromEntries(
         Object.entries((rules[rule] as Rule).inputs).map(([name, { shape }]) => {
           const dims = shape.map((letter) => sizes[letter])

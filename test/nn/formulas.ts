@@ -130,7 +130,8 @@ export function ingredientsByHand(
   p: Record<string, number[]>,
   x: number[][],
 ): Record<string, (at: Spot) => number> {
-  const { dModel: D, heads: H, rule, slots: M } = c
+  const { dModel: D, heads: H, rule } = c
+  const M = rule === 'log-linear' ? c.levels : c.slots
   const V = D / H
   const direct = (name: string, t: number, o: number): number => dot(rows(p[`${name}.weight`], D)[o], x[t]) + (p[`${name}.bias`]?.[o] ?? 0)
   const low = (name: string, t: number, o: number): number => {
@@ -191,6 +192,7 @@ export function ingredientsByHand(
     gateA: (at) => gate('gate_a', at, null),
     c: (at) => p.level_a[at.H],
     s: (at) => direct('slot', at.T, at.H * M + at.i),
+    levels: (at) => softplus(direct('level', at.T, at.H * M + at.i)),
     w: own('inner_gain', V),
     theta: inner,
     eta: (at) => (rule === 'ttt' ? inner(at) : rule === 'titans' ? head('momentum')(at) : 1 + Math.tanh(direct('eta', at.T, at.H))),
