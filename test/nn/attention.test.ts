@@ -58,10 +58,18 @@ const ofRule = (rule: RuleName): Partial<FastWeightsAttentionConfig> => ({
   featureNorm: keyKind(rule) === 'feature' ? 'sum' : 'l2',
   valueNorm: rule.includes('oja') ? 'l2' : 'none',
   conv: 3,
+  ...(rule === 'abc' && { slots: 3 }),
 })
 
+/** Settings of presets that are too large to show what they are for in small cases. */
+const small: Record<string, Partial<FastWeightsAttentionConfig>> = {
+  gsa: { slots: 3 },
+  'log-linear': { levels: 3 },
+  'ttt-linear': { minibatch: 3, positions: 'rotary' },
+  titans: { minibatch: 2 },
+}
 const ofPresets: Record<string, Partial<FastWeightsAttentionConfig>> = Object.fromEntries(
-  Object.entries(attentionPresets).map(([name, { config }]) => [name, config]),
+  Object.entries(attentionPresets).map(([name, { config }]) => [name, { ...config, ...small[name] }]),
 )
 const preset = new Set(Object.values(ofPresets).map(({ rule = 'delta' }) => rule))
 
@@ -69,10 +77,6 @@ const preset = new Set(Object.values(ofPresets).map(({ rule = 'delta' }) => rule
 const configs: Record<string, Partial<FastWeightsAttentionConfig>> = {
   ...ofPresets,
   ...Object.fromEntries(layerRules.filter((rule) => !preset.has(rule)).map((rule) => [`rule ${rule}`, ofRule(rule)])),
-  'log-linear, three levels': { ...attentionPresets['log-linear'].config, levels: 3, conv: 0 },
-  'ttt by minibatches of three, rotary': { ...attentionPresets['ttt-linear'].config, minibatch: 3, positions: 'rotary' },
-  'titans by minibatches of two': { ...attentionPresets.titans.config, minibatch: 2 },
-  'ttt token by token': { ...ofRule('ttt'), minibatch: 1 },
   'two value heads a key head, gated delta': { ...ofRule('gated-delta'), keyHeads: 1, positions: 'rotary' },
   'two value heads a key head, two steps': { ...ofRule('delta-product'), keyHeads: 1, stepsPerToken: 2 },
   'two steps, turning, rotary': { ...ofRule('delta-product'), stepsPerToken: 2, betaRange: 2, positions: 'rotary', conv: 2 },
