@@ -281,27 +281,28 @@ describe('fast-weight attention', () => {
       }
     })
 
-    it(`learns to repeat the token before: ${name}`, async () => {
-      const layer = make(config, 8, 2)
-      const optimizer = new Adam(layer.namedParameters(), { lr: 1e-2 })
-      const x = tensor(uniforms(1, 2 * 8 * 8), { shape: [2, 8, 8] })
-      const target = tensor(
-        uniforms(1, 2 * 8 * 8).map((_, i, a) => (i % 64 < 8 ? 0 : a[i - 8])),
-        { shape: [2, 8, 8] },
-      )
-      const losses: number[] = []
-      for (let step = 0; step < 30; step++) {
-        const loss = scope(() => {
-          const loss = mean(square(sub(layer.forward(x).y, target)))
-          loss.backward()
-          optimizer.step()
-          optimizer.zeroGrad()
-          return loss
-        })
-        losses.push(await loss.item())
-      }
-      assert.ok(losses[29] < 0.8 * losses[0], `${losses[0]} to ${losses[29]}`)
-    })
+    if (often.has(config.rule ?? 'delta'))
+      it(`learns to repeat the token before: ${name}`, async () => {
+        const layer = make(config, 8, 2)
+        const optimizer = new Adam(layer.namedParameters(), { lr: 1e-2 })
+        const x = tensor(uniforms(1, 2 * 8 * 8), { shape: [2, 8, 8] })
+        const target = tensor(
+          uniforms(1, 2 * 8 * 8).map((_, i, a) => (i % 64 < 8 ? 0 : a[i - 8])),
+          { shape: [2, 8, 8] },
+        )
+        const losses: number[] = []
+        for (let step = 0; step < 30; step++) {
+          const loss = scope(() => {
+            const loss = mean(square(sub(layer.forward(x).y, target)))
+            loss.backward()
+            optimizer.step()
+            optimizer.zeroGrad()
+            return loss
+          })
+          losses.push(await loss.item())
+        }
+        assert.ok(losses[29] < 0.8 * losses[0], `${losses[0]} to ${losses[29]}`)
+      })
   }
 
   const handWritten = new Set<RuleName>(['linear-attention', 'retnet', 'mamba2', 'gla', 'delta', 'gated-delta', 'kda'])
