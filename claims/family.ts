@@ -341,8 +341,8 @@ export const builtIn: readonly FamilyRule[] = Object.entries(rules as Record<str
   ...rule,
   name,
   flags: true,
-  // These read the memory before it decays.
-  forgets: !['a', 'kappa', 'p', 'bonus'].some((reader) => reader in rule.inputs),
+  // These read the memory before it decays, or remember how long the sequence is.
+  forgets: !['a', 'kappa', 'p', 'bonus', 'levels'].some((reader) => reader in rule.inputs),
   wide: innerNorm(rule),
   // Oja's rule reads its memory with v.
   linear: 'v' in rule.inputs && !name.endsWith('oja') && !innerNorm(rule) ? 'v' : undefined,

@@ -24,7 +24,7 @@ export type Runner = (inputs: Tensors, state: FastWeightState | undefined) => Ru
 /** `stateValues`: what an initial state is drawn as, by name, 'any' where it doesn't say; the rules of this package have `knownStates`. */
 type RuleTable = Pick<Rule, 'inputs' | 'state'> & { readonly stateValues?: Readonly<Record<string, Values>> }
 
-const knownStates: Record<string, Values> = { z: 'feature', A: 'matrix', a: 'positive' }
+const knownStates: Record<string, Values> = { z: 'feature', A: 'matrix', a: 'positive', held: 'rate' }
 const stateKind = ({ stateValues = knownStates }: RuleTable, name: string): Values => stateValues[name] ?? 'any'
 
 const sizeOf = (c: Case, letters: readonly string[]): number[] => letters.map((letter) => c[letter] as unknown as number)

@@ -2,38 +2,43 @@
  * Fast-weight attention: [B,T,D] -> [B,T,D], with a state that carries everything an earlier piece of the sequence left behind, so that
  * a sequence can be run whole, in pieces, or token by token with the same weights and the same result.
  */
-import { affine, mul, sigmoid, silu, softplus } from '../engine/ops/elementwise.ts'
+import { mul, silu } from '../engine/ops/elementwise.ts'
 import type { FastWeightState } from '../engine/ops/fast-weights.ts'
 import { reshape } from '../engine/ops/movement.ts'
 import { l2Norm } from '../engine/ops/norm.ts'
 import type { Generator } from '../engine/random.ts'
 import { type RuleName, rules } from '../engine/rules/index.ts'
-import type { Rule } from '../engine/rules/rule.ts'
-import { full, ones, parameter, type Tensor } from '../engine/tensor.ts'
-import { checkFeatures, checkNormaliserEps, type FeatureConfig, Features, featureFields, featureMaps } from './features.ts'
+import { type Rule, spreadHeads } from '../engine/rules/rule.ts'
+import type { Tensor } from '../engine/tensor.ts'
+import { checkFeatures, checkNormaliserEps, type FeatureConfig, Features, featureDefaults, featureFields, featureMaps } from './features.ts'
 import { checkChoice, checkFields, checkKnown, checkMeanings, defaultsOf, type Fields, type Meaning, namesOf } from './fields.ts'
-import { type Gate, type GateName, gates, LowRank, retention } from './gates.ts'
+import type { Gate, LowRank } from './gates.ts'
 import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField, rotaryField } from './heads.ts'
+import {
+  type IngredientConfig,
+  ingredientFields,
+  ingredientMeanings,
+  ingredientsOf,
+  layerRules,
+  learns,
+  makeIngredients,
+  type Place,
+} from './ingredients.ts'
 import { Linear, RMSNorm } from './layers.ts'
+import { byMinibatches, type Waiting, waitingParts } from './minibatches.ts'
 import type { Mixer } from './mixer.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places } from './packing.ts'
 import { givenState, type Parts } from './parts.ts'
 import { rotary } from './rotary.ts'
 
-export interface FastWeightsAttentionConfig extends FeatureConfig {
-  dModel: number
-  heads: number
-  /** How fast weights are written and forget, one of `layerRules`; the engine's `rules` has the formulas. */
-  rule: RuleName
+export { layerRules }
+
+export interface FastWeightsAttentionConfig extends FeatureConfig, IngredientConfig {
+  /** Heads of queries and keys, a divisor of `heads`: each serves so many heads of values. 0: as many. */
+  keyHeads: number
   /** What the sum or the attention-normalised delta rule adds to z . q (and the latter to z . k), by which it divides. */
   normaliserEps: number
-  /** How a rule's gate is made from the input; see `gates`. */
-  gate: GateName
-  /** Write strengths are betaRange times a sigmoid: 1, or 2, which lets a state turn round along a key (eigenvalues below 0). */
-  betaRange: number
-  /** delta-product: the number of steps a token. */
-  stepsPerToken: number
   /** What y = S^T q is multiplied by: 1, or 1 / sqrt(K) with the heads' width K. */
   scale: 'none' | 'sqrt'
   /** `rotary` turns mapped queries and keys by their position. */
@@ -52,22 +57,18 @@ export interface FastWeightsAttentionConfig extends FeatureConfig {
 }
 
 const ruleOf = (c: { rule: RuleName }): Rule => rules[c.rule]
-
-/** The rules that a layer can feed: those that take q, k and v, nothing that `ingredients` doesn't make, and begin with a state of zeros. */
-const ingredients = new Set(['q', 'k', 'v', 'beta', 'gate', 'decay', 'kappa', 'rate', 'lambda'])
-export const layerRules = (Object.keys(rules) as RuleName[]).filter((rule) => {
-  const { inputs, empty }: Rule = rules[rule]
-  return ['q', 'k', 'v'].every((name) => name in inputs) && Object.keys(inputs).every((name) => ingredients.has(name)) && !empty
-})
-
-/** Rules whose states don't grow for beta |k|^2 up to 2. */
-const corrects = new Set<RuleName>(['delta', 'gated-delta', 'kda', 'delta-product', 'oja', 'gated-oja'])
+const normalised = (c: { rule: RuleName }): boolean => 'z' in ruleOf(c).state
+const has = (c: { rule: RuleName }, ...inputs: string[]): boolean => inputs.every((name) => name in ruleOf(c).inputs)
+/** Rules whose keys are exponents, which no feature map changes. */
+const exponents = new Set<RuleName>(['rwkv4', 'lightnet'])
+/** Whether a rule's keys come from a feature map. */
+const mapsKeys = (c: { rule: RuleName }): boolean => has(c, 'k') && !exponents.has(c.rule)
 
 const meanings: readonly Meaning<FastWeightsAttentionConfig>[] = [
-  ['normaliserEps', 'rules with a normaliser (linear-attention, attention-delta)', (c) => ruleOf(c).eps !== undefined],
-  ['gate', 'rules with a gate', (c) => 'gate' in ruleOf(c).inputs],
-  ['betaRange', `the rules ${[...corrects].join(', ')}`, (c) => corrects.has(c.rule)],
-  ['stepsPerToken', 'the rule delta-product', (c) => c.rule === 'delta-product'],
+  ['normaliserEps', 'rules with a normaliser (linear-attention, attention-delta)', normalised],
+  ['keyHeads', 'rules with queries and keys', (c) => has(c, 'q', 'k')],
+  ['favorRedraw', 'rules with queries', (c) => has(c, 'q')],
+  ...ingredientMeanings,
 ]
 
 /** All settings but dModel. */
@@ -79,18 +80,9 @@ const valueNorms = { none: (x: Tensor) => x, l2: (x: Tensor) => l2Norm(x) }
 const fields: Fields<FastWeightsSettings> = {
   heads: headsField,
   ...featureFields,
-  rule: { type: 'string', choices: layerRules, default: 'delta', description: 'how fast weights are written and forget' },
+  keyHeads: { type: 'integer', min: 0, default: 0, description: 'heads of queries and keys, fewer than of values; 0: as many' },
+  ...ingredientFields,
   normaliserEps: { type: 'number', min: 0, default: 1e-6, description: 'added to z . q, where a rule divides by it' },
-  gate: { type: 'string', choices: namesOf(gates), default: 'softplus', description: "how a rule's gate comes from the input" },
-  betaRange: {
-    type: 'integer',
-    min: 1,
-    max: 2,
-    expected: '1 or 2',
-    default: 1,
-    description: 'write strengths end here; 2: negative eigenvalues',
-  },
-  stepsPerToken: { type: 'integer', min: 1, default: 1, description: 'steps of the rule delta-product' },
   scale: { type: 'string', choices: ['none', 'sqrt'], default: 'none', description: 'what is read, as it is or over sqrt(K)' },
   positions: rotaryField,
   valueMap: {
@@ -137,7 +129,17 @@ function checkAttention(c: FastWeightsAttentionConfig): void {
   checkFeatures(c, c.dModel / c.heads)
   checkMeanings<FastWeightsAttentionConfig>(c, fastWeightsAttentionDefaults, meanings)
   checkFields(c, fields)
-  if (ruleOf(c).eps === undefined) return
+  if (c.keyHeads > 0 && c.heads % c.keyHeads !== 0)
+    throw new Error(`keyHeads must be 0 or a divisor of the ${c.heads} heads, not ${c.keyHeads}`)
+  const K = c.dModel / c.heads
+  const sameWidth = has(c, 'q', 'k') && (!mapsKeys(c) || ruleOf(c).inputs.k.shape.includes('V'))
+  if (sameWidth && featureMaps[c.featureMap].width(K, c) !== K)
+    throw new Error(
+      `the rule ${c.rule} needs queries as wide as ${mapsKeys(c) ? 'values' : 'keys'}: take another feature map than ${c.featureMap}`,
+    )
+  if (c.positions === 'rotary' && !(has(c, 'q') && mapsKeys(c)))
+    throw new Error(`positions = rotary means nothing here: the rule ${c.rule} has no queries and keys to turn`)
+  if (!normalised(c)) return
   if (featureMaps[c.featureMap].sign === 'signed')
     throw new Error(`the rule ${c.rule} divides by z . q, which ${c.featureMap} can make zero or negative; take a map that can't`)
   checkNormaliserEps(c.featureMap, c.normaliserEps, c.rule)
@@ -146,15 +148,15 @@ function checkAttention(c: FastWeightsAttentionConfig): void {
 }
 
 /** The fast weights (the rule's own state), what each convolution last saw [B,W-1,...], and with rotary positions the next one of each row [B]. */
-export interface AttentionState extends Partial<FastWeightState> {
+export interface AttentionState extends Partial<FastWeightState>, Waiting {
   query?: Tensor
   key?: Tensor
   value?: Tensor
   position?: Int32Array
 }
 
-/** Mesa's lambda stays above this, and begins at 1 (von Oswald 2025). */
-const lambdaFloor = 0.25
+/** The settings of features where there are no queries to map. */
+const unmapped: FeatureConfig = { ...featureDefaults, featureMap: 'identity', featureNorm: 'none' }
 
 /**
  * Fast-weight attention. The slow weights project x to queries, keys, values and what else the rule takes; the recurrence writes the
@@ -162,42 +164,42 @@ const lambdaFloor = 0.25
  * With its defaults it is labml's FastWeightsAttention, parameter names included; `attentionPresets` has the configurations of other papers.
  */
 export class FastWeightsAttention extends Module {
-  query: HeadProjection
-  key: HeadProjection
+  /** Of rules without queries or keys: null. */
+  query: HeadProjection | null
+  key: HeadProjection | null
   value: HeadProjection
   /** beta = betaRange sigmoid(x W^T), one for each head (and step); absent for rules without. */
-  interpolation_weight: HeadProjection[]
+  interpolation_weight: HeadProjection[] = []
   features: Features
-  gate: Gate | null
-  /** RWKV-7's: kappa is the normalised product of key and this, [H,K']; rate = sigmoid(projection of x). */
-  kappa: Tensor | null
-  rate: LowRank | null
-  /** Mesa's lambda = 1/4 + softplus of this, [H,K']. */
-  lambda: Tensor | null
+  /** These, and what else a rule's ingredients have (nn/ingredients.ts), are properties of layers with such a rule. */
+  gate: Gate | null = null
+  kappa: Tensor | null = null
+  rate: LowRank | null = null
+  lambda: Tensor | null = null
   norm: RMSNorm | null
   output_gate: Linear | null
   output: Linear
   config: FastWeightsAttentionConfig
+  private place: Place
 
-  constructor(config: Partial<FastWeightsAttentionConfig> & { dModel: number; heads: number }, g: Generator) {
+  constructor(
+    config: Partial<FastWeightsAttentionConfig> & { dModel: number; heads: number },
+    g: Generator,
+    place: Place = { layer: 0, layers: 1 },
+  ) {
     super()
     const c = { ...fastWeightsAttentionDefaults, ...config }
     checkAttention(c)
     this.config = c
+    this.place = place
     const { dModel: D, heads: H, stepsPerToken: N } = c
-    const { inputs } = ruleOf(c)
-    this.query = new HeadProjection(D, D, c.conv, g)
-    this.key = new HeadProjection(D, N * D, c.conv, g)
+    const keyHeads = c.keyHeads || H
+    const keyWidth = (D / H) * keyHeads
+    this.query = has(c, 'q') ? new HeadProjection(D, keyWidth, c.conv, g) : null
+    this.key = has(c, 'k') ? new HeadProjection(D, N * keyWidth, c.conv, g) : null
     this.value = new HeadProjection(D, N * D, c.conv, g)
-    this.interpolation_weight = 'beta' in inputs ? [new HeadProjection(D, N * H, 0, g)] : []
-    this.features = new Features(c, H, D / H, g)
-    const { width } = this.features
-    const channels = inputs.gate?.shape[3]
-    const gateSizes = { dModel: D, heads: H, width: channels === undefined ? null : channels === 'K' ? width : D / H }
-    this.gate = inputs.gate ? new gates[c.gate](gateSizes, g) : null
-    this.kappa = 'kappa' in inputs ? parameter(ones([H, width])) : null
-    this.rate = 'rate' in inputs ? new LowRank(D, D / H, H * width, g) : null
-    this.lambda = 'lambda' in inputs ? parameter(full([H, width], Math.log(Math.expm1(1 - lambdaFloor)))) : null
+    this.features = new Features(has(c, 'q') ? c : unmapped, keyHeads, D / H, g)
+    Object.assign(this, makeIngredients({ c, K: this.features.width, g }))
     this.norm = c.headNorm ? new RMSNorm(D / H) : null
     this.output_gate = c.outputGate === 'none' ? null : new Linear(D, D, g, { bias: false })
     this.output = new Linear(D, D, g)
@@ -211,26 +213,31 @@ export class FastWeightsAttention extends Module {
     const packing = checkPacking('attention', options, B, T, ['accumulate'])
     const x = atTokens(given, packing)
     const begun = givenState('attention', state, this.stateParts(B), B)
-    const query = this.query.forward(x, state.query, packing)
-    const key = this.key.forward(x, state.key, packing)
-    const value = this.value.forward(x, state.value, packing)
-
-    const { inputs, position } = this.inputs(x, query.y, key.y, value.y, state, packing)
+    const projected = {
+      query: this.query?.forward(x, state.query, packing),
+      key: this.key?.forward(x, state.key, packing),
+      value: this.value.forward(x, state.value, packing),
+    }
+    const { inputs, position } = this.inputs(x, projected.query?.y, projected.key?.y, projected.value.y, state, packing)
     const own = Object.keys(rule.state).map((part) => [part, state[part as keyof FastWeightState]])
     const before = begun ? (Object.fromEntries(own) as FastWeightState) : undefined
-    const result = rule.run(inputs, before, {
-      chunk,
-      scale: scale === 'sqrt' ? 1 / Math.sqrt(D / H) : 1,
-      ...(rule.eps !== undefined && { eps: normaliserEps }),
-      ...packing,
-    })
+    const settings = { chunk, scale: scale === 'sqrt' ? 1 / Math.sqrt(D / H) : 1, ...(normalised(this.config) && { eps: normaliserEps }) }
+    const result = this.waits
+      ? byMinibatches(rule, inputs, before, { ...settings, minibatch: this.config.minibatch }, state, packing)
+      : rule.run(inputs, before, { ...settings, ...(learns(this.config) && { minibatch: 1 }), ...packing })
 
     let y = reshape(this.norm ? this.norm.forward(result.y) : result.y, [B, T, D])
     if (this.output_gate && outputGate !== 'none') y = mul(y, this.output_gate.forward(x, { activation: outputGate }))
+    const taps = Object.entries(projected).map(([name, of]) => [name, of?.state])
     return {
       y: atTokens(this.output.forward(y, { accumulate: options.accumulate }), packing),
-      state: { ...result.state, query: query.state, key: key.state, value: value.state, ...(position && { position }) },
+      state: { ...result.state, ...Object.fromEntries(taps), ...(position && { position }) },
     }
+  }
+
+  /** Whether tokens wait until their minibatch is complete. */
+  private get waits(): boolean {
+    return learns(this.config) && this.config.minibatch > 1
   }
 
   /** New random features, where each epoch has its own. */
@@ -239,15 +246,18 @@ export class FastWeightsAttention extends Module {
   }
 
   /** What the rule takes, by name. The steps of delta-product are as many tokens to the feature map. */
-  private inputs(x: Tensor, query: Tensor, key: Tensor, value: Tensor, state: AttentionState, packing: Packing) {
-    const { heads: H, stepsPerToken: N, positions, valueMap, valueNorm, betaRange } = this.config
-    const { inputs: expected } = ruleOf(this.config)
+  private inputs(x: Tensor, query: Tensor | undefined, key: Tensor | undefined, value: Tensor, state: AttentionState, packing: Packing) {
+    const { heads: H, stepsPerToken: N, positions, valueMap, valueNorm } = this.config
     const [B, T, D] = x.shape
-    const split = (y: Tensor, n: number): Tensor => reshape(y, [B, T * n, H, D / H])
-    const perStep = (y: Tensor): Tensor => (expected.k.shape.includes('N') ? reshape(y, [B, T, N, ...y.shape.slice(2)]) : y)
-    let [q, k] = this.features.forward(split(query, 1), split(key, N))
+    const split = (y: Tensor, n: number): Tensor => reshape(y, [B, T * n, y.shape[2] / n / (D / H), D / H])
+    const perStep = (y: Tensor): Tensor =>
+      ruleOf(this.config).inputs.v?.shape.includes('N') ? reshape(y, [B, T, N, ...y.shape.slice(2)]) : y
+    const rawKeys = key && split(key, N)
+    const raw = [query && split(query, 1), mapsKeys(this.config) ? rawKeys : undefined]
+    const mapped = this.features.forward(...raw.filter((y) => y !== undefined))
+    let [q, k] = raw.map((y) => y && mapped.shift())
     let position: Int32Array | undefined
-    if (positions === 'rotary') {
+    if (positions === 'rotary' && q && k) {
       const { at, next } = places(packing, B, T, state.position)
       q = rotary(q, at)
       k = rotary(
@@ -256,44 +266,36 @@ export class FastWeightsAttention extends Module {
       )
       position = next
     }
-    const v = valueNorms[valueNorm](split(valueMaps[valueMap](value), N))
-    const heads = (y: Tensor): Tensor => reshape(y, [B, T, H, this.features.width])
-    const makers: Record<string, () => Tensor> = {
-      q: () => q,
-      k: () => perStep(k),
-      v: () => perStep(v),
-      beta: () => {
-        const beta = affine(sigmoid(this.interpolation_weight[0].forward(x).y), betaRange)
-        return expected.beta.shape.includes('N') ? reshape(beta, [B, T, N, H]) : beta
-      },
-      gate: () => this.gate!.forward(x),
-      decay: () => retention(H, x),
-      kappa: () => l2Norm(mul(k, this.kappa!)),
-      rate: () => heads(sigmoid(this.rate!.forward(x))),
-      lambda: () => affine(softplus(this.lambda!), 1, lambdaFloor),
-    }
-    return { inputs: Object.fromEntries(Object.keys(expected).map((name) => [name, makers[name]()])), position }
+    const spread = (y: Tensor | undefined): Tensor | undefined => y && spreadHeads(y, H)
+    const steps = (y: Tensor | undefined): Tensor | undefined => y && perStep(y)
+    const v = perStep(valueNorms[valueNorm](split(valueMaps[valueMap](value), N)))
+    const given = { q: spread(q), k: steps(spread(k)), rawKeys: steps(spread(rawKeys)), v }
+    return { inputs: ingredientsOf({ c: this.config, own: this, place: this.place, x, ...given } as never), position }
   }
 
   /** See `Parts`. */
   stateParts(B: number): Parts {
-    const { dModel: D, heads: H, stepsPerToken: N, conv: W, positions, rule } = this.config
-    const sizes = { B, T: 0, H, K: this.features.width, V: D / H, N, M: 0 }
+    const { dModel: D, heads: H, stepsPerToken: N, slots, levels, conv: W, positions, rule } = this.config
+    const sizes = { B, T: 0, H, K: this.features.width, V: D / H, N, M: rule === 'log-linear' ? levels : slots }
     const own = Object.entries(rules[rule].state as Rule['state']).map(([name, letters]) => [
       name,
       { dtype: 'float32', shape: letters.map((letter) => sizes[letter]) } as const,
     ])
-    const taps = (width: number) => ({ dtype: 'float32', shape: [B, W - 1, width] }) as const
+    const projections = { query: this.query, key: this.key, value: this.value }
+    const taps = Object.entries(projections).flatMap(([name, of]) =>
+      of ? [[name, { dtype: 'float32', shape: [B, W - 1, of.linear.weight.shape[0]] } as const]] : [],
+    )
     return {
       ...Object.fromEntries(own),
-      ...(W > 0 && { query: taps(D), key: taps(N * D), value: taps(N * D) }),
+      ...(this.waits && waitingParts(ruleOf(this.config), sizes, this.config.minibatch)),
+      ...(W > 0 && Object.fromEntries(taps)),
       ...(positions === 'rotary' && { position: { dtype: 'int32', shape: [B] } as const }),
     }
   }
 }
 
-/** Rules that only add: what they hold is the same for the same tokens in any order. */
-const adds = new Set<RuleName>(['sum', 'linear-attention'])
+/** Rules that only add, or mean: what they hold is the same for the same tokens in any order. */
+const adds = new Set<RuleName>(['sum', 'linear-attention', 'lightnet', 'abc'])
 
 export const fastWeights: Mixer<FastWeightsSettings, FastWeightsAttention> = {
   title: 'fast-weights attention',
@@ -301,6 +303,6 @@ export const fastWeights: Mixer<FastWeightsSettings, FastWeightsAttention> = {
   source: "Schlag 2021; the rule's own paper",
   fields,
   check: checkAttention,
-  make: (c, g) => new FastWeightsAttention(c, g),
+  make: (c, g, place) => new FastWeightsAttention(c, g, place),
   blind: ({ rule, positions, conv }) => adds.has(rule) && positions === 'none' && conv <= 1,
 }

@@ -38,7 +38,18 @@ interface Kind<M extends Model<never>, C extends object> {
 }
 
 /** Of Transformers, settings that files from before they were there lack. */
-const added = new Set(['embeddingScale', 'tie'])
+const added = new Set([
+  'embeddingScale',
+  'tie',
+  'keyHeads',
+  'gateRank',
+  'gateDivisor',
+  'headDecay',
+  'slots',
+  'levels',
+  'innerRate',
+  'minibatch',
+])
 const choices = ['mixer', 'encoder', 'cross', 'decoder'] as const
 
 const transformer: Kind<Transformer, TransformerConfig> = {

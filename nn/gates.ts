@@ -4,7 +4,7 @@
  */
 import { checkNumber } from '../engine/arguments.ts'
 import { checkTensor } from '../engine/ops/check.ts'
-import { add, affine, exp, mul, neg, softplus } from '../engine/ops/elementwise.ts'
+import { add, affine, exp, minimum, mul, neg, softplus } from '../engine/ops/elementwise.ts'
 import { reshape } from '../engine/ops/movement.ts'
 import { type Generator, hostNumbers } from '../engine/random.ts'
 import { sizeOf } from '../engine/shape.ts'
@@ -17,6 +17,10 @@ export interface GateSizes {
   heads: number
   /** W, or null for one value a head. */
   width: number | null
+  /** One value a channel directly from the input, not by way of fewer numbers. */
+  full?: boolean
+  /** `logsigmoid`: what it is divided by, 16 by default. */
+  divisor?: number
 }
 
 /** D -> rank -> outputs, nothing in between. */
@@ -35,14 +39,15 @@ export class LowRank extends Module {
   }
 }
 
-/** A projection of the layer's input [B,T,D]; through `rank` for one value a channel, direct for one a head. */
+/** A projection of the layer's input [B,T,D]; through `rank`, unless it is `full`, for one value a channel, direct for one a head. */
 export abstract class Gate extends Module {
   projection: Linear | LowRank
   private shape: readonly number[]
 
-  constructor({ dModel, heads, width }: GateSizes, rank: number, bias: boolean, g: Generator) {
+  constructor({ dModel, heads, width, full = false }: GateSizes, rank: number, bias: boolean, g: Generator) {
     super()
-    this.projection = width === null ? new Linear(dModel, heads, g, { bias }) : new LowRank(dModel, rank, heads * width, g, { bias })
+    const outputs = heads * (width ?? 1)
+    this.projection = width === null || full ? new Linear(dModel, outputs, g, { bias }) : new LowRank(dModel, rank, outputs, g, { bias })
     this.shape = width === null ? [heads] : [heads, width]
   }
 
@@ -54,15 +59,42 @@ export abstract class Gate extends Module {
   protected abstract gate(a: Tensor): Tensor
 }
 
-/** log sigmoid(x W_1 W_2 + b) / 16, with a rank of 16 (GLA: Yang 2023, section 4.4). */
+/** log sigmoid(x W_1 W_2 + b) / 16, with a rank of 16 (GLA: Yang 2023, section 4.4); over 8 in GSA, over 1 in HGRN. */
 class LogSigmoidGate extends Gate {
+  private divisor: number
+
   constructor(sizes: GateSizes, g: Generator) {
     super(sizes, 16, true, g)
+    this.divisor = sizes.divisor ?? 16
   }
 
   protected gate(a: Tensor): Tensor {
-    return affine(softplus(neg(a)), -1 / 16)
+    return affine(softplus(neg(a)), -1 / this.divisor)
   }
+}
+
+/**
+ * -exp(a + base), base at first from -6 to -1 over the channels: RWKV-6 (Peng 2024). Above e^8 nothing is left of a decay in float32, and the
+ * exponent ends.
+ */
+class ExpGate extends Gate {
+  /** [H] or [H,W]. */
+  base: Tensor
+
+  constructor(sizes: GateSizes, g: Generator) {
+    super(sizes, sizes.dModel / sizes.heads, false, g)
+    this.base = ramp(sizes.width === null ? [sizes.heads] : [sizes.heads, sizes.width], -6, -1)
+  }
+
+  protected gate(a: Tensor): Tensor {
+    return neg(exp(minimum(add(a, this.base), 8)))
+  }
+}
+
+/** A parameter that goes from `from` to `to` over its entries, as the power 0.7 does from 0 to 1: RWKV's first decays. */
+export function ramp(shape: number[], from: number, to: number): Tensor {
+  const n = sizeOf(shape)
+  return hostParameter(shape, () => Float64Array.from({ length: n }, (_, i) => from + (to - from) * (i / Math.max(n - 1, 1)) ** 0.7))
 }
 
 /**
@@ -95,7 +127,7 @@ class SoftplusGate extends Gate {
   }
 }
 
-export const gates = { softplus: SoftplusGate, logsigmoid: LogSigmoidGate } satisfies Record<
+export const gates = { softplus: SoftplusGate, logsigmoid: LogSigmoidGate, exp: ExpGate } satisfies Record<
   string,
   new (
     sizes: GateSizes,

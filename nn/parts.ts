@@ -8,6 +8,11 @@ export interface Part {
   dtype: DType
   shape: readonly number[]
 }
+/** What a part of this name holds before the first token, where that isn't 0: the logarithm of a sum of nothing. */
+const fresh: Readonly<Record<string, number>> = { lse: Number.NEGATIVE_INFINITY }
+/** The same by a part's path. */
+export const freshOf = (path: string): number => fresh[path.slice(path.lastIndexOf('.') + 1)] ?? 0
+
 export type Parts = { readonly [name: string]: Part | readonly Parts[] }
 
 /** Whether a layer is given a state for B rows; throws unless it has exactly the parts that it should, with as many rows. Their other sizes are what each op checks. */
@@ -18,7 +23,8 @@ export function givenState(layer: string, state: object, parts: Parts, B: number
   for (const name of given) if (!(name in parts)) throw new Error(`${layer}: the state has a ${name}, which this layer's lacks`)
   for (const name of Object.keys(parts)) if (!given.includes(name)) throw new Error(`${layer}: the state lacks ${name}`)
   for (const [name, part] of Object.entries(state)) {
-    const rows = part instanceof Tensor ? part.shape[0] : name === 'position' ? (part as Int32Array).length : B
+    const count = (parts[name] as Part | undefined)?.shape?.length === 1
+    const rows = part instanceof Tensor ? part.shape[0] : count ? (part as Int32Array).length : B
     if (rows !== B) throw new Error(`${layer}: the state has ${rows} rows of ${name}, the input has ${B}`)
   }
   return true

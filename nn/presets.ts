@@ -19,6 +19,14 @@ const deltaNet = {
   chunk: 16,
 } as const satisfies Partial<FastWeightsAttentionConfig>
 
+/** Receptance, key and value of RWKV: no feature map; a convolution of two taps for the token shift. */
+const rwkv = {
+  featureMap: 'identity',
+  featureNorm: 'none',
+  conv: 2,
+} as const satisfies Partial<FastWeightsAttentionConfig>
+const tokenShift = 'convolutions of two taps behind the projections in place of token shifts before them'
+
 export const attentionPresets = {
   'labml-fast-weights': {
     source: 'labml.ai, transformers/fast_weights',
@@ -91,6 +99,121 @@ export const attentionPresets = {
     source: 'Kimi 2025',
     deviates: 'the output gate has full rank',
     config: { ...deltaNet, rule: 'kda', outputGate: 'sigmoid' },
+  },
+  comba: {
+    source: 'Hu 2025 (Comba); flash-linear-attention, comba',
+    deviates:
+      "p is the normalised key times its head's factor, and is taken from the normalised query; flash-linear-attention's layer normalises both afterwards, so that the factor cancels",
+    config: { ...deltaNet, rule: 'comba', outputGate: 'sigmoid' },
+  },
+  gdn2: {
+    source: 'flash-linear-attention, gdn2',
+    deviates: 'erase and write gates by way of as many numbers as a head is wide; the output gate is that of KDA, with full rank',
+    config: { ...deltaNet, rule: 'gdn2', outputGate: 'sigmoid' },
+  },
+  'precond-kda': {
+    source: 'flash-linear-attention, precond_kda',
+    deviates: 'the output gate has full rank',
+    config: { ...deltaNet, rule: 'precond-kda', outputGate: 'sigmoid' },
+  },
+  'gated-deltaproduct': {
+    source: 'Siems 2025 (DeltaProduct), gated, two steps a token, eigenvalues from -1 to 1',
+    deviates: 'values as wide as keys',
+    config: { ...deltaNet, rule: 'delta-product', stepsPerToken: 2, betaRange: 2, outputGate: 'silu' },
+  },
+  'momentum-delta': {
+    source: 'flash-linear-attention, momentum_delta_rule',
+    deviates: 'queries are corrected after their norm; p and the decay of momentum have no settings of their own',
+    config: { ...deltaNet, rule: 'delta-momentum', outputGate: 'silu' },
+  },
+  hgrn2: {
+    source: 'Qin 2024 (HGRN2); flash-linear-attention, hgrn2',
+    deviates: 'forget gates have no lower bounds that grow with the layer; the norm is one for each head, not over the whole width',
+    config: {
+      rule: 'hgrn2',
+      gate: 'logsigmoid',
+      gateDivisor: 1,
+      gateRank: 'full',
+      featureMap: 'silu',
+      featureNorm: 'none',
+      scale: 'sqrt',
+      headNorm: true,
+      chunk: 16,
+    },
+  },
+  lightning: {
+    source: 'Qin 2024 (lightning attention 2); flash-linear-attention, lightning_attn',
+    deviates: 'norm for each head; no positions in the first layer',
+    config: {
+      rule: 'retnet',
+      headDecay: 'lightning',
+      featureMap: 'silu',
+      featureNorm: 'none',
+      valueMap: 'silu',
+      scale: 'sqrt',
+      headNorm: true,
+      outputGate: 'sigmoid',
+      chunk: 16,
+    },
+  },
+  gsa: {
+    source: 'Zhang 2024 (GSA); flash-linear-attention, gsa',
+    deviates: '16 slots, not 64; norm for each head, without the SiLU before it',
+    config: {
+      rule: 'gsa',
+      gate: 'logsigmoid',
+      gateDivisor: 8,
+      gateRank: 'full',
+      slots: 16,
+      featureMap: 'silu',
+      featureNorm: 'none',
+      valueMap: 'silu',
+      scale: 'sqrt',
+      headNorm: true,
+      chunk: 16,
+    },
+  },
+  rwkv4: {
+    source: 'Peng 2023 (RWKV)',
+    deviates: `${tokenShift}; decays and the present token's bonus begin alike in all layers`,
+    config: { ...rwkv, rule: 'rwkv4', outputGate: 'sigmoid' },
+  },
+  rwkv5: {
+    source: 'Peng 2024 (Eagle)',
+    deviates: `${tokenShift}; RMS instead of group norm; decays and the present token's bonus begin alike in all layers`,
+    config: { ...rwkv, rule: 'rwkv5', headNorm: true, outputGate: 'silu', chunk: 16 },
+  },
+  rwkv6: {
+    source: 'Peng 2024 (Finch)',
+    deviates: `${tokenShift}, which don't depend on the input; gates by way of as many numbers as a head is wide, without tanh; RMS instead of group norm`,
+    config: { ...rwkv, rule: 'rwkv6', gate: 'exp', headNorm: true, outputGate: 'silu', chunk: 16 },
+  },
+  'log-linear': {
+    source: 'Guo 2025 (log-linear attention), over Mamba-2',
+    deviates:
+      'every head has keys and queries of its own; values are not scaled by dt, nor passed on beside the state; 12 levels, of which the last takes in all that is older than 1024 tokens',
+    config: {
+      rule: 'log-linear',
+      featureMap: 'silu',
+      featureNorm: 'none',
+      valueMap: 'silu',
+      conv: 4,
+      headNorm: true,
+      outputGate: 'silu',
+      chunk: 16,
+    },
+  },
+  'ttt-linear': {
+    source: 'Sun 2024 (TTT-linear)',
+    deviates:
+      'keys and queries of length 1, no positions; the memory begins at 0, not at a learned matrix; inner rates do not fall over a minibatch',
+    config: { rule: 'ttt', featureMap: 'identity', featureNorm: 'l2', conv: 4, headNorm: true, outputGate: 'silu' },
+  },
+  titans: {
+    source: 'Behrouz 2025 (Titans), the memory as a layer; flash-linear-attention, titans',
+    deviates:
+      'a matrix for a memory, minibatches of 16 tokens; the inner loss is that of TTT-linear, v - k through a layer norm; no persistent memory and no attention beside it',
+    config: { ...deltaNet, rule: 'titans', scale: 'none', outputGate: 'silu' },
   },
 } as const satisfies Record<string, AttentionPreset>
 export type AttentionPresetName = keyof typeof attentionPresets

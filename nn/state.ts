@@ -3,11 +3,11 @@ import { checkNumber, told } from '../engine/arguments.ts'
 import { concat, detach, gather, reshape, slice } from '../engine/ops/movement.ts'
 import { scope } from '../engine/scope.ts'
 import { sameShape, show, sizeOf } from '../engine/shape.ts'
-import { getDevice, Tensor, tensor, zeros } from '../engine/tensor.ts'
+import { full, getDevice, Tensor, tensor, zeros } from '../engine/tensor.ts'
 import { printable } from './foreign.ts'
 import type { LayerState } from './mixer.ts'
 import { type FloatEntry, isFloat, type Module } from './module.ts'
-import type { Part, Parts } from './parts.ts'
+import { freshOf, type Part, type Parts } from './parts.ts'
 import { readSafetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from './safetensors.ts'
 import { otherVersion, versionMetadata } from './version.ts'
 
@@ -20,13 +20,13 @@ export interface Stateful<S extends State> extends Module {
   forward(...given: never[]): { state: S }
 }
 
-/** The state before the first token of B sequences: zeros, on the owner's device. The same as leaving the state out. */
+/** The state before the first token of B sequences, zeros but for a few parts (`freshOf`), on the owner's device. The same as leaving the state out. */
 export function initialState<S extends State>(owner: Stateful<S>, B: number): S {
   const device = owner.parameters()[0]?.device ?? getDevice()
   checkNumber('initialState: the number of rows', B, 'a positive integer')
-  return walkParts(owner.stateParts(B), '', (_, { dtype, shape }) => {
+  return walkParts(owner.stateParts(B), '', (name, { dtype, shape }) => {
     const sizes = shape.map((d) => Math.max(d, 0))
-    return dtype === 'int32' ? new Int32Array(sizeOf(sizes)) : zeros(sizes, device)
+    return dtype === 'int32' ? new Int32Array(sizeOf(sizes)) : full(sizes, freshOf(name), device)
   }) as S
 }
 
@@ -69,10 +69,12 @@ export function resetRows<S extends State>(state: S, rows: ArrayLike<number | bo
     if (b > 0 && !rows[b] === !rows[b - 1]) runs[runs.length - 1][1] = b + 1
     else runs.push([b, b + 1])
   }
-  const reset = (t: Tensor): Tensor => {
+  const reset = (t: Tensor, name: string): Tensor => {
     check(t.shape[0], `the state's part ${show(t.shape)}`)
     return concat(
-      runs.map(([begin, end]) => (rows[begin] ? zeros([end - begin, ...t.shape.slice(1)], t.device) : slice(t, 0, begin, end))),
+      runs.map(([begin, end]) =>
+        rows[begin] ? full([end - begin, ...t.shape.slice(1)], freshOf(name), t.device) : slice(t, 0, begin, end),
+      ),
       0,
     )
   }

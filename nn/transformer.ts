@@ -93,9 +93,9 @@ export class TransformerLayer extends Module {
   drop: Dropout
   attentionNorm: boolean
 
-  constructor(config: TransformerConfig, { kind, settings }: LayerMixer, g: Generator) {
+  constructor(config: TransformerConfig, { kind, settings }: LayerMixer, g: Generator, layer = 0) {
     super()
-    this.attn = rowOf(kind).make({ ...settings, dModel: config.dModel }, g)
+    this.attn = rowOf(kind).make({ ...settings, dModel: config.dModel }, g, { layer, layers: config.layers })
     this.feed_forward = new FeedForward(config.dModel, config.dFf, g, config)
     this.norm_self_attn = new norms[config.norm](config.dModel)
     this.norm_ff = new norms[config.norm](config.dModel)
@@ -123,7 +123,7 @@ class Stack extends Module {
 
   constructor(config: TransformerConfig, own: readonly LayerMixer[], g: Generator) {
     super()
-    this.layers = own.map((mixer) => new TransformerLayer(config, mixer, g))
+    this.layers = own.map((mixer, i) => new TransformerLayer(config, mixer, g, i))
     this.norm = new norms[config.norm](config.dModel)
   }
 }

@@ -37,6 +37,8 @@ export interface FastWeightState {
   c?: Tensor
   /** The logarithm of a running sum of exponentials, a channel; -Infinity for none. */
   lse?: Tensor
+  /** Which levels of a memory hold something, 1 or 0, [B,H,M]; S is [B,H,M,K,V] then. */
+  held?: Tensor
 }
 
 export interface RuleOptions {

@@ -3,6 +3,7 @@ import { deltaRules } from './delta.ts'
 import { dplrRules } from './dplr.ts'
 import { eraseRules } from './erase.ts'
 import { innerRules } from './inner.ts'
+import { logLinearRules } from './log-linear.ts'
 import { mesaRules } from './mesa.ts'
 import { momentumRules } from './momentum.ts'
 import { ojaRules } from './oja.ts'
@@ -23,5 +24,6 @@ export const rules = {
   ...momentumRules,
   ...mesaRules,
   ...innerRules,
+  ...logLinearRules,
 } as const satisfies Record<string, Rule>
 export type RuleName = keyof typeof rules

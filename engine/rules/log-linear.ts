@@ -1,9 +1,12 @@
 /** Attention over a number of memories that grows with the logarithm of the sequence. */
-import { add, affine, mul } from '../ops/elementwise.ts'
-import { checkCall, fastWeights, type RuleOptions } from '../ops/fast-weights.ts'
+import { add, affine, mul, sub } from '../ops/elementwise.ts'
+import { checkCall, checkState, type FastWeightState, fastWeights, type RuleOptions } from '../ops/fast-weights.ts'
+import { matmul } from '../ops/matmul.ts'
 import { concat, reshape, slice } from '../ops/movement.ts'
-import { type Tensor, zeros } from '../tensor.ts'
-import { axes, dot } from './rule.ts'
+import { sum } from '../ops/reduce.ts'
+import { full, ones, type Tensor, tensor, zeros } from '../tensor.ts'
+import { axes, decayed, dot, input, outer, perHead, qkv, type Rule, type RuleResult, readOut, recurrentOnly, type Step } from './rule.ts'
+import { runSteps } from './steps.ts'
 
 /**
  * Log-linear attention (Guo 2025) over a gated sum: the past of token t is cut into blocks as in a Fenwick tree, the nearest the smallest, and each is a memory
@@ -56,3 +59,118 @@ function ofBlocks(op: string, q: Tensor, k: Tensor, v: Tensor, gate: Tensor, n: 
   const all = concat([zeros([B * blocks, n / 2, H, V], v.device), read], 1)
   return slice(reshape(all, [B, blocks * n, H, V]), 1, 0, T)
 }
+
+/**
+ * The same as a rule, with a state: { S [B,H,M,K,V], the memory of each level, held [B,H,M], 1 where a level holds something }. Before a token is written, the
+ * levels below the first empty one become that one; the last level takes in all that is older, so that a sequence may be of any length: up to 2^(M-1) tokens
+ * it is `logLinearAttention`. With a state, mask or reset, or beyond that length, token by token in composed ops.
+ */
+export function logLinearRule(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  gate: Tensor,
+  levels: Tensor,
+  state?: FastWeightState,
+  options: RuleOptions = {},
+): RuleResult {
+  const op = 'logLinearRule'
+  const inputs = { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], gate: [gate, axes.heads] } as const
+  const { B, T, H, K, V, M } = checkCall(op, { ...inputs, levels: [levels, ['B', 'T', 'H', 'M']] }, options)
+  recurrentOnly(op, options)
+  if (state) checkState(op, state, { S: [B, H, M, K, V], held: [B, H, M] }, q)
+  const { mask, reset, ...rest } = options
+  if (state || mask || reset || T > 2 ** (M - 1))
+    return runSteps(logLinearRules['log-linear'], { q, k, v, gate, levels }, state, options, op)
+  const cut = (x: Tensor, from: number, to: number): Tensor => slice(x, 1, from, to)
+  const last = T - 1
+  const parts = Array.from({ length: M }, (_, level): { S: Tensor; held: number } => {
+    const n = level === 0 ? 1 : 2 ** (level - 1)
+    if (level > 0 && Math.floor(last / n) % 2 === 0) return { S: zeros([B, H, 1, K, V], q.device), held: 0 }
+    const end = level === 0 ? T : last - (last % n)
+    const [ks, vs, gates] = [k, v, gate].map((x) => cut(x, end - n, end))
+    const { S } = fastWeights(ks, ks, vs, { gate: gates }, undefined, {}, op).state
+    const aged = end === T ? S : decayed(S, sum(cut(gate, end, T), { axis: 1 }))
+    return { S: reshape(aged, [B, H, 1, K, V]), held: 1 }
+  })
+  const held = parts.map((part) => full([B, H, 1], part.held, q.device))
+  return {
+    y: logLinearAttention(q, k, v, gate, levels, rest),
+    state: {
+      S: concat(
+        parts.map(({ S }) => S),
+        2,
+      ),
+      held: concat(held, 2),
+    },
+  }
+}
+
+const logLinearStep: Step = ({ S, held }, { q, k, v, gate, levels }, { scale }) => {
+  const [B, H, M, K, V] = S.shape
+  const { device } = q
+  const top = M - 1
+  const vector = (of: (level: number) => number): Tensor =>
+    tensor(
+      Float32Array.from({ length: M }, (_, l) => of(l)),
+      { shape: [M], device },
+    )
+  const square = (of: (to: number, from: number) => boolean): Tensor =>
+    tensor(
+      Float32Array.from({ length: M * M }, (_, i) => Number(of(Math.floor(i / M), i % M))),
+      { shape: [M, M], device },
+    )
+  // Whether all levels below one are full, so that they become this one, or more than this one.
+  const full = [ones([B, H, 1], device)]
+  for (let level = 0; level < top; level++) full.push(mul(full[level], slice(held!, 2, level, level + 1)))
+  const reached = concat(full, 2)
+  const both = mul(reached, held!)
+  const below = vector((level) => Number(level !== top))
+  const keeps = affine(mul(reached, below), -1, 1)
+  const takes = sub(reached, mul(both, below))
+  const column = (x: Tensor): Tensor => reshape(x, [B, H, M, 1])
+  const moves = add(
+    mul(
+      square((to, from) => to === from),
+      column(keeps),
+    ),
+    mul(
+      square((to, from) => from < to),
+      column(takes),
+    ),
+  )
+  const moved = matmul(moves, reshape(decayed(S, gate), [B, H, M, K * V]))
+  const own = reshape(outer(k, v), [B, H, 1, K * V])
+  const next = add(moved, M === 1 ? own : concat([own, zeros([B, H, top, K * V], device)], 2))
+  const mixed = matmul(reshape(levels, [B, H, 1, M]), next)
+  return {
+    y: affine(readOut(reshape(mixed, [B, H, K, V]), q), scale),
+    // The present token is the first level.
+    state: {
+      S: reshape(next, S.shape),
+      held: sub(
+        add(reached, held!),
+        mul(
+          both,
+          vector((level) => (level === 0 || level === top ? 1 : 2)),
+        ),
+      ),
+    },
+  }
+}
+
+// ---- row of the table
+
+export const logLinearRules = {
+  'log-linear': {
+    title: 'Log-linear attention: a memory for each power of two of the past',
+    source: 'Guo 2025 (log-linear attention); flash-linear-attention, log_linear_attn',
+    equation:
+      'y_t = \\sum_{\\ell} \\lambda_{t,\\ell}\\, S_{t,\\ell}^\\top q_t,\\quad S_{t,\\ell} = \\sum_{j \\in B_\\ell(t)} \\Bigl(\\prod_{i=j+1}^{t} \\alpha_i\\Bigr) k_j v_j^\\top',
+    inputs: { ...qkv('key'), gate: perHead('gate'), levels: input('positive', 'B', 'T', 'H', 'M') },
+    state: { S: ['B', 'H', 'M', 'K', 'V'], held: ['B', 'H', 'M'] },
+    forms: ['recurrent'],
+    step: logLinearStep,
+    run: ({ q, k, v, gate, levels }, state, options) => logLinearRule(q, k, v, gate, levels, state, options),
+  },
+} as const satisfies Record<string, Rule>

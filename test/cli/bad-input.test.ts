@@ -59,7 +59,7 @@ describe('bad input', () => {
     [train('--lerning-rate 1'), /^unknown option --lerning-rate/],
     [train('-x'), 'unknown option -x'],
     [train('--preset labmi'), /^--preset: expected one of default, labml, labml-small, softmax, .*, kda, got "labmi"$/],
-    [train('--rule dplr'), /^--rule: expected one of sum, linear-attention, .*, got "dplr"$/],
+    [train('--rule hebb'), /^--rule: expected one of sum, linear-attention, .*, got "hebb"$/],
     [train('--preset __proto__'), /^--preset: expected one of/],
     [train('--mixer aft'), '--mixer: expected a list of fast-weights, softmax, aft-full, aft-local, aft-simple, aft-conv, got "aft"'],
     [train('--mixer softmax --attention softmax'), '--attention: means nothing beside --mixer'],

@@ -104,6 +104,11 @@ describe('checkpoints', () => {
     const old = changed({ format: 'fastweights-2', fastweights: undefined })
     assert.deepEqual(old, readCheckpoint(bytes))
     assert.deepEqual(old.extra, { note: 'x' })
+    // Settings that came later.
+    const later = ['keyHeads', 'gateRank', 'gateDivisor', 'headDecay', 'slots', 'levels', 'innerRate', 'minibatch', 'tie']
+    const said = Object.entries(JSON.parse(metadata.config)).filter(([name]) => !later.includes(name))
+    assert.equal(said.length, Object.keys(model.config).length - later.length)
+    assert.deepEqual(changed({ config: JSON.stringify(Object.fromEntries(said)) }), readCheckpoint(bytes))
     assert.deepEqual(await writeCheckpoint(modelOf(old), null, { note: 'x' }), bytes)
     const refused = (change: Record<string, string | undefined>, says: string) =>
       assert.throws(() => changed(change), {

@@ -77,7 +77,7 @@ export function attentionByHand(c: FastWeightsAttentionConfig, parameters: Recor
   const width = features(queries[0], 0, 0).length
   /** Logarithm of what remains in channel i of head h. */
   const gateOf = (row: number[], h: number, i: number): number => {
-    if (c.rule === 'retnet') return Math.log(1 - 2 ** (-5 - h))
+    if (c.rule === 'retnet') return c.headDecay === 'lightning' ? (-8 * h) / H : Math.log(1 - 2 ** (-5 - h))
     if (!['mamba2', 'gla', 'gated-delta', 'kda'].includes(c.rule)) return 0
     const channels = c.rule === 'gla' || c.rule === 'kda'
     const place = channels ? h * width + i : h
@@ -111,6 +111,94 @@ export function attentionByHand(c: FastWeightsAttentionConfig, parameters: Recor
     const gated = c.outputGate === 'none' ? read : times('output_gate.weight', row).map((a, d) => open(a) * read[d])
     return times('output.weight', gated).map((a, d) => a + parameters['output.bias'][d])
   })
+}
+
+/** Where a number of a rule's input stands: token, step of the token, head, channel. */
+interface Spot {
+  T: number
+  N: number
+  H: number
+  i: number
+}
+
+/**
+ * What fast-weight attention makes of one row x [T][D] for its rule, by name, from its parameters; without convolutions, positions or maps of the values, and
+ * with the settings' defaults but for those of features. `low`: what a gate is before its nonlinearity is that of `softplus`.
+ */
+export function ingredientsByHand(
+  c: FastWeightsAttentionConfig,
+  p: Record<string, number[]>,
+  x: number[][],
+): Record<string, (at: Spot) => number> {
+  const { dModel: D, heads: H, rule } = c
+  const M = rule === 'log-linear' ? c.levels : c.slots
+  const V = D / H
+  const direct = (name: string, t: number, o: number): number => dot(rows(p[`${name}.weight`], D)[o], x[t]) + (p[`${name}.bias`]?.[o] ?? 0)
+  const low = (name: string, t: number, o: number): number => {
+    const few = rows(p[`${name}.down.weight`], D).map((w) => dot(w, x[t]))
+    return dot(rows(p[`${name}.up.weight`], few.length)[o], few) + (p[`${name}.up.bias`]?.[o] ?? 0)
+  }
+  const projected = (name: string, { T, N, H: h }: Spot): number[] =>
+    Array.from({ length: V }, (_, i) => direct(`${name}.linear`, T, N * D + h * V + i))
+  const mapped = (y: number[]): number[] => norms[c.featureNorm](formulas[c.featureMap](y, c, []), c.featureEps)
+  const key = (at: Spot): number[] => mapped(projected('key', at))
+  const gate = (name: string, { T, H: h, i }: Spot, W: number | null): number => {
+    const place = W === null ? h : h * W + i
+    const a = W === null ? direct(`${name}.projection`, T, h) : low(`${name}.projection`, T, place)
+    return -Math.exp(p[`${name}.A_log`][h]) * softplus(a + p[`${name}.dt_bias`][place])
+  }
+  const K = mapped(new Array<number>(V).fill(1)).length
+  const width = {
+    gla: K,
+    hgrn: V,
+    hgrn2: K,
+    kda: K,
+    'gated-oja': V,
+    gdn2: K,
+    'precond-kda': K,
+    dplr: K,
+    rwkv7: K,
+    rwkv6: K,
+    gsa: M,
+  } as Record<string, number>
+  const strength = ({ T, N, H: h }: Spot): number => sigmoid(direct('interpolation_weight.0.linear', T, N * H + h))
+  const tangent = ({ T, H: h }: Spot): number => ((1 + Math.tanh(direct('eta', T, h))) * p.turn[h]) ** 2
+  const own = (name: string, W: number) => (at: Spot) => p[name][at.H * W + at.i]
+  const unit = (y: number[]): number[] => norms.l2(y, 1e-6)
+  const decay = (at: Spot): number => gate('gate', at, width[rule] ?? null) - (rule === 'delta-momentum' ? Math.log(1 + tangent(at)) : 0)
+  const removed = ({ T, H: h }: Spot): number[] => unit(Array.from({ length: K }, (_, i) => direct('removal', T, h * K + i)))
+  const reader = (at: Spot): number => (rule === 'comba' ? sigmoid(p.reading[at.H]) : Math.exp(decay(at))) * key(at)[at.i]
+  const inner = (at: Spot): number => sigmoid(direct('inner_rate', at.T, at.H)) / V
+  const head = (name: string) => (at: Spot) => sigmoid(direct(name, at.T, at.H))
+  return {
+    q: (at) => mapped(projected('query', at))[at.i] - ('correction' in p ? p.correction[at.H] * reader(at) : 0),
+    k: (at) => (rule === 'rwkv4' || rule === 'lightnet' ? projected('key', at) : key(at))[at.i],
+    v: (at) => projected('value', at)[at.i],
+    x: (at) => projected('value', at)[at.i] * (1 - Math.exp(decay(at))),
+    beta: (at) => strength(at) * (rule === 'delta-momentum' ? tangent(at) / (1 + tangent(at)) : 1),
+    betas: (at) => sigmoid(low('strength', at.T, at.H * V + at.i)),
+    gate: decay,
+    decay: (at) => (rule === 'retnet' ? Math.log(1 - 2 ** (-5 - at.H)) : -Math.exp(own('decay', rule === 'rwkv4' ? V : K)(at))),
+    bonus: (at) => own('bonus', rule === 'rwkv4' ? V : K)(at),
+    kappa: (at) => unit(key(at).map((a, i) => a * p.kappa[at.H * K + i]))[at.i],
+    rate: (at) => sigmoid(low('rate', at.T, at.H * K + at.i)),
+    lambda: (at) => 0.25 + softplus(p.lambda[at.H * K + at.i]),
+    a: (at) => removed(at)[at.i],
+    b: (at) => ('inner_bias' in p ? own('inner_bias', V)(at) : -strength(at) * removed(at)[at.i]),
+    erase: (at) => sigmoid(low('erase', at.T, at.H * K + at.i)),
+    write: (at) => (rule === 'gsa' ? 1 - Math.exp(decay(at)) : sigmoid(low('write', at.T, at.H * V + at.i))),
+    p: reader,
+    betaA: head('beta_a'),
+    gateA: (at) => gate('gate_a', at, null),
+    c: (at) => p.level_a[at.H],
+    s: (at) => direct('slot', at.T, at.H * M + at.i),
+    levels: (at) => softplus(direct('level', at.T, at.H * M + at.i)),
+    w: own('inner_gain', V),
+    theta: inner,
+    eta: (at) => (rule === 'ttt' ? inner(at) : rule === 'titans' ? head('momentum')(at) : 1 + Math.tanh(direct('eta', at.T, at.H))),
+    alpha: (at) => sigmoid(direct('forgetting', at.T, at.H) + p.forgetting_bias[at.H]),
+    gateM: (at) => Math.max(-Math.exp(p.momentum_log[at.H]) * softplus(direct('momentum', at.T, at.H)), -2),
+  }
 }
 
 /** W x + b. */

@@ -539,6 +539,7 @@ const ruleOps: Record<engine.RuleName, string> = {
   dplr: 'dplrRule',
   rwkv7: 'rwkv7Rule',
   mesa: 'mesaRule',
+  'log-linear': 'logLinearRule',
 }
 
 /** Keys of about unit length: rules that correct are unstable beyond beta |k|^2 = 2. */
@@ -581,7 +582,7 @@ const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) =>
       const inputs = Object.values(rule.inputs).map((input) => ({ shape: shape(input.shape), values: ruleValues(input.values, dims.K) }))
       const states = Object.entries(rule.state).map(([part, letters]) => ({
         shape: shape(letters),
-        values: ({ S: 'any', z: 'positive', a: 'positive', A: 'spd' } as const)[part as 'S'],
+        values: ({ S: 'any', z: 'positive', a: 'positive', A: 'spd', held: 'rate' } as const)[part as 'S'],
       }))
       return [...inputs, ...(state ? states : [])]
     },
