@@ -16,7 +16,7 @@ export type LayerState = object
 export interface SequenceLayer extends Module {
   /** Without a state, or with one that has no parts, sequences begin. What x and `accumulate` hold at padding is never looked at; y is 0 there. */
   forward(x: Tensor, state?: LayerState, options?: AttentionOptions): { y: Tensor; state: LayerState }
-  /** The parts of its state for B rows; none is there before the first token: zeros. */
+  /** The parts of its state for B rows; before the first token they hold zeros, but for some (`freshOf`). */
   stateParts(B: number): Parts
   /** Called after each epoch of training, where something is drawn anew then. */
   endEpoch?(): void

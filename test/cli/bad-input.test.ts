@@ -58,7 +58,7 @@ describe('bad input', () => {
     ['--steps 5', 'the command must come before --steps: the commands are train, generate, verify, doctor'],
     [train('--lerning-rate 1'), /^unknown option --lerning-rate/],
     [train('-x'), 'unknown option -x'],
-    [train('--preset labmi'), /^--preset: expected one of default, labml, labml-small, softmax, .*, kda, got "labmi"$/],
+    [train('--preset labmi'), /^--preset: expected one of default, labml, labml-small, softmax, .*, titans, got "labmi"$/],
     [train('--rule hebb'), /^--rule: expected one of sum, linear-attention, .*, got "hebb"$/],
     [train('--preset __proto__'), /^--preset: expected one of/],
     [train('--mixer aft'), '--mixer: expected a list of fast-weights, softmax, aft-full, aft-local, aft-simple, aft-conv, got "aft"'],
