@@ -92,9 +92,10 @@ function showAdapters(found: readonly AdapterReport[]): void {
 }
 
 /** Presets that are left out: made of the kernels that others are made of, and some of them loops over tokens, slow on a GPU. */
-export const composed: ReadonlySet<string> = new Set(
-  'gdn2 precond-kda gated-deltaproduct momentum-delta hgrn2 lightning gsa rwkv4 rwkv5 rwkv6 log-linear titans'.split(' '),
-)
+export const composed: ReadonlySet<string> = new Set([
+  ...'gdn2 precond-kda gated-deltaproduct momentum-delta hgrn2 lightning gsa rwkv4 rwkv5 rwkv6 log-linear titans'.split(' '),
+  ...'delta-lstm delta-delta recurrent-delta smfwp fwm ba programmer recurrent-programmer lstm gru rnn'.split(' '),
+])
 
 /** Kernels, models and speed of a device; the number of checks that failed. */
 async function examine(device: Device): Promise<number> {

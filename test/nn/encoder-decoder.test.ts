@@ -352,7 +352,7 @@ describe('encoder-decoder', () => {
     )
     refused({ rule: 'hebb' }, /^unknown rule 'hebb' /)
     refused({ cross: 'aft-simple' }, 'cross: aft-simple has no form that reads a whole source (fast-weights, softmax have)')
-    refused({ encoder: 'gru' }, /^unknown mixer 'gru' /)
+    refused({ encoder: 'elman' }, /^unknown mixer 'elman' /)
     refused({ mixer: ['delta', 'sum'] }, 'encoder: takes one choice for all of its layers, not an array of 2; a decoder takes a list')
     refused({ cross: { kind: 'fast-weights', conv: 4 } }, /^unknown option 'conv' \(heads, /)
     refused({ cross: { kind: 'softmax', positions: 'rotary' } }, "unknown option 'positions' (heads)")
