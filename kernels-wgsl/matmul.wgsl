@@ -4,7 +4,8 @@
 // workgroup memory (8 KiB), both laid out with the depth outermost: what lies along the depth in memory is turned on the way in. Where rows
 // have a multiple of 4 elements they're read as vec4, else one by one; what lies outside is 0. A product with few tiles and a long K
 // is cut into `splits` ranges of `length`, each written on its own and added up by matmulJoin in their order: the cut depends on the sizes
-// alone, and so does the result. Pinned by test/ops/webgpu.test.ts.
+// alone, and so does the result. Of a product of few elements most of a tile would lie outside: there a thread makes an element, without
+// workgroup memory (matmulEach), and adds in the same order. Pinned by test/ops/webgpu.test.ts.
 
 struct Params {
   M: u32,
@@ -159,14 +160,41 @@ fn inside(row: u32, rows: u32, i: u32, end: u32) -> u32 { return select(0u, end 
   for (var i = 0u; i < rows; i++) {
     let at = ((batch * p.splits + split) * p.M + m + i) * p.N + n;
     for (var j = 0u; j < columns; j++) {
-      var value = sums[i][j];
-      if (whole) {
-        if (p.accumulate == 1u) { value += c[at + j]; }
-        if (p.biased == 1u) { value += bias[n + j]; }
-        if (p.activation != NONE) { value = applyUnary(p.activation, value); }
-      }
-      c[at + j] = value;
+      if (whole) { c[at + j] = finished(sums[i][j], c[at + j], n + j); } else { c[at + j] = sums[i][j]; }
     }
+  }
+}
+
+/// An element of C from its sum.
+fn finished(sum: f32, before: f32, n: u32) -> f32 {
+  var value = sum;
+  if (p.accumulate == 1u) { value += before; }
+  if (p.biased == 1u) { value += bias[n]; }
+  if (p.activation != NONE) { value = applyUnary(p.activation, value); }
+  return value;
+}
+
+// All of C; PER_GROUP elements a workgroup.
+@compute @workgroup_size(THREADS) fn matmulEach(g: Group) {
+  let size = p.M * p.N;
+  let end = elementsEnd(g, p.batch * size);
+  for (var i = firstElement(g); i < end; i += THREADS) {
+    let batch = i / size;
+    let m = i % size / p.N;
+    let n = i % p.N;
+    let stepA = select(1u, p.M, p.transposeA == 1u);
+    let stepB = select(p.N, 1u, p.transposeB == 1u);
+    var atA = batch * p.strideA + m * select(p.K, 1u, p.transposeA == 1u);
+    var atB = batch * p.strideB + n * select(1u, p.K, p.transposeB == 1u);
+    var sum = 0.0;
+    for (var k = 0u; k < p.K; k++) {
+      let weight = a[atA];
+      let x = b[atB];
+      sum += weight * select(x, taken(weight, x), p.sparse == 1u);
+      atA += stepA;
+      atB += stepB;
+    }
+    c[i] = finished(sum, c[i], n);
   }
 }
 
@@ -179,9 +207,6 @@ fn inside(row: u32, rows: u32, i: u32, end: u32) -> u32 { return select(0u, end 
     let at = batch * p.splits * size + (i - batch * size);
     var total = 0.0;
     for (var s = 0u; s < p.splits; s++) { total += partial[at + s * size]; }
-    if (p.accumulate == 1u) { total += c[i]; }
-    if (p.biased == 1u) { total += bias[i % p.N]; }
-    if (p.activation != NONE) { total = applyUnary(p.activation, total); }
-    c[i] = total;
+    c[i] = finished(total, c[i], i % p.N);
   }
 }

@@ -217,6 +217,9 @@ const devices: readonly { name: string; open: (test: Mocha.Context) => Promise<D
   { name: 'webgpu', open: webgpu, bound: 1e-5, few: true, finite: true },
 ]
 
+/** What the reference says of reflections, token by token: thousands of tokens, which all builds of wasm are compared with. */
+const reflected = new Map<string, Promise<Result>>()
+
 for (const { name, open, bound, few, finite } of devices)
   describe(`fast weights, ${name}`, () => {
     let device: Device
@@ -387,7 +390,8 @@ for (const { name, open, bound, few, finite } of devices)
     for (const rule of ['delta', 'delta, a gate a head', 'delta, a gate a channel', 'erase', 'erase, a gate a channel'] as const)
       for (const keys of [1, 3])
         it(`${rule}: ${keys === 1 ? 'one key' : `${keys} keys`} over and over, each token a reflection`, async () => {
-          const sizes = { B: 1, T: few ? 256 : 4096, H: 1, K: 24, V: 8 }
+          // In float64, where errors are far from the limit's, a quarter of the tokens shows as much: a quarter of the limit.
+          const sizes = { B: 1, T: few ? 256 : device.double ? 1024 : 4096, H: 1, K: 24, V: 8 }
           const { T, K } = sizes
           const d = data(rule, sizes, 3)
           const units = Array.from({ length: keys }, (_, i) => {
@@ -398,9 +402,11 @@ for (const { name, open, bound, few, finite } of devices)
           d.erase = d.k.map((x) => 2 * x)
           d.beta.fill(2)
           d.gate.fill(0)
-          const expected = await run(rule, sizes, d, { form: 'recurrent', C: 64 }, reference)
+          const key = `${rule} ${keys} ${T}`
+          if (!reflected.has(key)) reflected.set(key, run(rule, sizes, d, { form: 'recurrent', C: 64 }, reference))
+          const expected = await reflected.get(key)!
           // T roundings that don't follow one another, a few of them a token; on a GPU T that do, twice 2^-24 each, times beta.
-          const limit = few ? T * 2 ** -22 : device.double ? 1e-10 : 8 * Math.sqrt(T) * 2 ** -24
+          const limit = few ? T * 2 ** -22 : device.double ? 2.5e-11 : 8 * Math.sqrt(T) * 2 ** -24
           for (const C of few ? [32] : [4, 32, 64])
             assertAll(await run(rule, sizes, d, { form: 'chunk', C }, device), expected, limit, `C = ${C}`, sizes)
         })

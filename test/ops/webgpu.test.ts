@@ -8,7 +8,8 @@ import { checkSpecialRows } from './special.ts'
 describe('webgpu', () => {
   for (const c of cases)
     it(`${c.name}: like the reference`, async function () {
-      await checkLikeReference(c, await webgpu(this), 10)
+      // A product is one of two kernels', by its size.
+      await checkLikeReference(c, await webgpu(this), c.name.startsWith('matmul') ? 20 : 10)
     })
 
   // More than a tile each way, the inner size cut into ranges, and rows that can't be read four at a time.
@@ -21,15 +22,18 @@ describe('webgpu', () => {
           [65, 66, 777],
           [3, 5, 4099],
         ]) {
-          const product = (device: Device): Promise<number[]> =>
+          const product = (device: Device, fused: boolean): Promise<number[]> =>
             readAndFree(
               scope(() => {
                 const a = tensor(uniforms(1, M * K), { shape: transposeA ? [K, M] : [M, K], device })
                 const b = tensor(uniforms(2, N * K), { shape: transposeB ? [N, K] : [K, N], device })
-                return matmul(a, b, { transposeA, transposeB })
+                const bias = tensor(uniforms(3, N, -9, 9), { device })
+                const accumulate = tensor(uniforms(4, M * N, -9, 9), { shape: [M, N], device })
+                return matmul(a, b, { transposeA, transposeB, ...(fused && { bias, accumulate, activation: 'relu' }) })
               }),
             )
-          assertClose(await product(device), await product(reference), (8 + 4 * Math.sqrt(K)) * epsilon)
+          for (const fused of [false, true])
+            assertClose(await product(device, fused), await product(reference, fused), (8 + 4 * Math.sqrt(K)) * epsilon)
         }
       })
 

@@ -12,6 +12,10 @@ const none = 99
 const enough = 128
 const leastLength = 256
 
+/** Elements of a product, a sixteenth of a tile, up to which a thread makes one, and of K that it adds up by itself. */
+const few = 256
+const shortLength = 256
+
 function splitsOf({ batch, M, N, K }: MatmulSizes): { tiles: number; splits: number; length: number } {
   const tiles = batch * Math.ceil(M / tile) * Math.ceil(N / tile)
   const wanted = Math.max(1, Math.min(Math.floor(K / leastLength), Math.floor(enough / tiles)))
@@ -44,7 +48,8 @@ export function matmulKernels(gpu: Gpu): Pick<Kernels<Block>, 'matmul'> {
         activation: activation === null ? none : unaryOps.indexOf(activation),
       }
       const product = (c: Block): void => gpu.run(matmul, 'matmul', { a, a4: a, b, b4: b, bias, c }, params, tiles * splits)
-      if (splits === 1) product(c)
+      if (M * N <= few && K <= shortLength) gpu.run(matmul, 'matmulEach', { a, b, bias, c }, params, Math.ceil((batch * M * N) / perGroup))
+      else if (splits === 1) product(c)
       else
         gpu.scratch(splits * batch * M * N, (partial) => {
           product(partial)

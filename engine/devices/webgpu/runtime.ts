@@ -13,6 +13,7 @@
 import type { DispatchTiming, HostArray } from '../device.ts'
 import type { Opened } from './adapter.ts'
 import { type Block, createMemory, type Memory, type Pooled, show } from './memory.ts'
+import { patiently } from './patience.ts'
 import { createTiming, type Timing } from './timing.ts'
 
 /** A file of kernels-wgsl, as kernels-wgsl/build.mjs describes it. */
@@ -373,7 +374,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     }
     submit()
     try {
-      await Promise.all(parts.map(({ staging }) => staging.mapAsync(mapRead)))
+      await patiently(Promise.all(parts.map(({ staging }) => staging.mapAsync(mapRead))))
       check()
     } catch (error) {
       for (const { staging } of parts) endStaging(staging, false)
