@@ -29,6 +29,8 @@ export {
   deltaRnn,
   type FastWeightMemoryOptions,
   fastWeightMemory,
+  type KeyFeatures,
+  type RecurrentDeltaOptions,
   recurrentDeltaNet,
 } from './nets/delta.ts'
 export { type NetName, type NetRow, nets } from './nets/index.ts'
@@ -41,7 +43,7 @@ export {
   type RecurrentProgrammerOptions,
   recurrentProgrammer,
 } from './nets/programmer.ts'
-export { gru, lstm, vanillaRnn } from './nets/recurrent.ts'
+export { gru, lstm, type RecurrentOptions, vanillaRnn } from './nets/recurrent.ts'
 export { type NetOptions, type NetState, runNet } from './nets/run.ts'
 export { type SelfReferentialOptions, selfModifyingProgrammer, selfReferential } from './nets/self-referential.ts'
 export { type AftBias, type AftOptions, type AftState, aft } from './ops/aft.ts'
