@@ -4,15 +4,13 @@
  * and whatever the caller adds. Values keep the device's precision, so that a resumed run repeats an unbroken one bit for bit.
  */
 import { told } from '../engine/arguments.ts'
-import type { Device } from '../engine/devices/device.ts'
 import { type Shape, sameShape, show } from '../engine/shape.ts'
-import { getDevice, setDevice } from '../engine/tensor.ts'
 import { EncoderDecoder, type EncoderDecoderConfig, encoderDecoderDefaults } from './encoder-decoder.ts'
 import { checkChoice } from './fields.ts'
 import { printable } from './foreign.ts'
 import { completeMixer, says, shared } from './mixers.ts'
 import type { Model } from './model.ts'
-import { entriesOf, isFloat, prefixOf } from './module.ts'
+import { entriesOf, isFloat, prefixOf, shapesOf } from './module.ts'
 import type { Optimizer } from './optimizers.ts'
 import { PackedEntry, readSafetensors, type Safetensors, SafetensorsError, writeSafetensors } from './safetensors.ts'
 import { labml, layerMixers, Transformer, type TransformerConfig } from './transformer.ts'
@@ -67,7 +65,7 @@ const encoderDecoder: Kind<EncoderDecoder, EncoderDecoderConfig> = {
   make: (config, seed) => new EncoderDecoder(config, seed),
   fields: { symbols: 1, sourceSymbols: 1, ...encoderDecoderDefaults },
   optional: choices,
-  needless: (name) => name === 'mixer',
+  needless: () => false,
   layers: ['encoderLayers', 'decoderLayers'],
   // Complete, so that a checkpoint doesn't depend on a default.
   stored: (config) => ({
@@ -75,7 +73,8 @@ const encoderDecoder: Kind<EncoderDecoder, EncoderDecoderConfig> = {
     ...Object.fromEntries(choices.flatMap((name) => (config[name] === undefined ? [] : [[name, completeMixer(config[name])]]))),
   }),
 }
-/** By the word in a file's metadata; files without one hold a Transformer. */
+/** By the word in a file's metadata; older files without one hold a Transformer. */
+const kindKey = 'fastweights.model'
 const kinds = { transformer, 'encoder-decoder': encoderDecoder }
 export type ModelKind = keyof typeof kinds
 type ModelOf<K extends ModelKind> = ReturnType<(typeof kinds)[K]['make']>
@@ -105,7 +104,9 @@ export async function writeCheckpoint(
   const { seed, stream } = model.random
   const counters = { seed: `${seed}`, stream: `${stream}`, steps: `${optimizer?.steps ?? 0}` }
   const config = JSON.stringify(kindOf(kind).stored(model.config))
-  const metadata = { ...versionMetadata(version), ...(kind !== 'transformer' && { model: kind }), config, ...counters }
+  const metadata = { ...versionMetadata(version), [kindKey]: kind, config, ...counters }
+  const taken = Object.keys(extra).find((name) => name in metadata)
+  if (taken !== undefined) throw new Error(`writeCheckpoint: '${taken}' is a word of checkpoints themselves; store it under another name`)
   // A read takes the values of the moment it is called: all of them before the first wait, so that training may go on meanwhile.
   const [parameters, moments] = await Promise.all([model.stateDict(), entriesOf(optimizer?.moments() ?? new Map())])
   const prefixed = [...moments].map(([name, entry]) => [optimizerPrefix + name, entry] as const)
@@ -126,7 +127,7 @@ export function readCheckpoint<K extends ModelKind = 'transformer'>(bytes: Uint8
   const says = otherVersion(metadata, version)
   if (says !== undefined)
     fail(`the file isn't a checkpoint of this version of fastweights (its metadata says ${says}, not "${version.fastweights}")`)
-  const { format, fastweights, model: found = 'transformer', config: configText = '', seed, stream, steps, ...extra } = metadata
+  const { format, fastweights, [kindKey]: found = 'transformer', config: configText = '', seed, stream, steps, ...extra } = metadata
   if (found !== kind)
     fail(
       `the file holds a model of the kind ${quote(found)}, not "${kind}"${Object.hasOwn(kinds, found) ? `: readCheckpoint(bytes, '${found}')` : ''}`,
@@ -184,18 +185,6 @@ function checkedConfig(config: unknown, tensors: number, { fields, optional, nee
   for (const name of layers)
     if ((given[name] as number) > tensors) throw new Error(`it has ${given[name]} layers, the file ${tensors} tensors`)
   return { ...fields, ...given }
-}
-
-/** The parameters' names and shapes, from a model made on a device that has no memory and computes nothing. */
-function shapesOf(make: () => Model<never>): Map<string, Shape> {
-  const before = getDevice()
-  const kernels = new Proxy({} as Device['kernels'], { get: () => () => {} })
-  setDevice({ ...before, kernels, allocate: () => null, free: () => {} })
-  try {
-    return new Map([...make().namedParameters()].map(([name, { shape }]) => [name, shape]))
-  } finally {
-    setDevice(before)
-  }
 }
 
 /** The model of a checkpoint, on the default device. */

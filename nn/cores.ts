@@ -4,7 +4,7 @@
  */
 import type { Net } from '../engine/nets/program.ts'
 import { runNet } from '../engine/nets/run.ts'
-import { add, affine, elu, expand, sigmoid } from '../engine/ops/elementwise.ts'
+import { add, affine, elu, sigmoid } from '../engine/ops/elementwise.ts'
 import { reshape, split } from '../engine/ops/movement.ts'
 import { layerNorm, sumNorm } from '../engine/ops/norm.ts'
 import { deltaRule } from '../engine/rules/delta.ts'
@@ -101,22 +101,20 @@ export function deltaMlp(heads: number, K: number, depth: number): Core {
 
 /**
  * Delta-Delta net (Irie 2021, section 3.1): what one delta net reads is query, key, value and write strength of a second.
- * A head's numbers: q, k, v [3 K + 1], beta. `slow`: the first one's matrix begins with a parameter instead of zeros; packed rows can't, then.
+ * A head's numbers: q, k, v [3 K + 1], beta.
  */
-export function deltaDelta(heads: number, K: number, slow = false): Core {
+export function deltaDelta(heads: number, K: number): Core {
   const inner = [K, K, K, 1]
   const features = (x: Tensor): Tensor => eluFeatures(x, innerEps)
   return {
     heads,
     width: 5 * K + 2,
     outputs: K,
-    parameters: slow ? { W_slow: { shape: [heads, K, 3 * K + 1], mean: 1.5, std: 12 ** -0.5 } } : {},
+    parameters: {},
     state: { W_slow: [heads, K, 3 * K + 1], W: [heads, K, K] },
-    run(x, parameters, state, packing) {
-      if (slow && packing.reset) throw new Error('delta-delta: a matrix that begins with a parameter begins once a row; reset has more')
+    run(x, _, state, packing) {
       const [q, k, v, beta] = split(x, -1, [K, K, 3 * K + 1, 1])
-      const W0 = slow ? expand(parameters.W_slow, [x.shape[0], heads, K, 3 * K + 1]) : undefined
-      const first = deltaNet(features(q), features(k), v, beta, state?.W_slow ?? W0, packing)
+      const first = deltaNet(features(q), features(k), v, beta, state?.W_slow, packing)
       const [q2, k2, v2, beta2] = split(first.y, -1, inner)
       const second = deltaNet(features(q2), features(k2), v2, beta2, state?.W, packing)
       return { y: second.y, state: { W_slow: first.W, W: second.W } }

@@ -7,7 +7,9 @@ import { checkSeed } from '../engine/random.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { tensor } from '../engine/tensor.ts'
+import { EncoderDecoder } from './encoder-decoder.ts'
 import type { LanguageModel } from './model.ts'
+import { Module } from './module.ts'
 import { disposeState, mapState, type State } from './state.ts'
 
 /** The last of a seed's streams: generators count up from 0, so that no tensor holds the sampler's numbers. */
@@ -30,6 +32,10 @@ export interface GenerateOptions {
  * same time and the state keeps its size, however long the text (softmax attention apart, whose state grows).
  */
 export async function* generate(model: LanguageModel, prompt: Int32Array, options: GenerateOptions): AsyncGenerator<number> {
+  if (!(model instanceof Module) || model instanceof EncoderDecoder)
+    throw new Error(
+      `generate: needs a language model, such as a Transformer, not ${told(model)}; an encoder-decoder has greedy and beamSearch`,
+    )
   checkObject('generate', options, 'length')
   const { length, temperature = 1, topK = 0, seed = 1 } = options
   if (!(prompt instanceof Int32Array)) throw new Error(`generate: the prompt must be an Int32Array of tokens, not ${told(prompt)}`)

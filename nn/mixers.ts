@@ -79,7 +79,10 @@ function completed(choice: MixerChoice): MixerConfig {
     if ((layerRules as string[]).includes(choice)) return { kind: 'fast-weights', rule: choice as FastWeightsSettings['rule'] }
     if ((recurrentNetNames as readonly string[]).includes(choice))
       return completed({ kind: 'recurrent-net', net: choice as RecurrentNetName })
-    checkChoice('mixer', choice, mixers)
+    if (!Object.hasOwn(mixers, choice))
+      throw new Error(
+        `unknown mixer '${choice}' (${mixerNames.join(', ')}; or the name of a rule, ${layerRules.length} of them, or of a recurrent net)`,
+      )
     return completed({ kind: choice as MixerName })
   }
   if (typeof choice !== 'object' || choice === null || Array.isArray(choice))

@@ -1,10 +1,8 @@
-/** What a model has to have for the trainer, for checkpoints and for generation; Transformer and EncoderDecoder do. */
+/** What a model has to have for the trainer and checkpoints, which Transformer and EncoderDecoder do, and for generation. */
 import type { Generator } from '../engine/random.ts'
 import type { Tensor } from '../engine/tensor.ts'
 import type { LayerState } from './mixer.ts'
 import type { Module } from './module.ts'
-import type { Packing } from './packing.ts'
-import type { Parts } from './parts.ts'
 
 /** The target of a position that doesn't count. */
 export const ignoredTarget = -1
@@ -37,8 +35,7 @@ export interface Model<B extends AnyBatch = TokenBatch> extends Trainable<B> {
 }
 
 /** What `generate` continues a text with. */
-export interface LanguageModel<S extends LayerState = LayerState> extends Model {
+export interface LanguageModel<S extends LayerState = LayerState> extends Module {
   /** tokens int32 [B,T] -> logits [B,T,symbols], and the state after them. */
-  forward(tokens: Tensor, state?: S, options?: Packing): { logits: Tensor; state: S }
-  stateParts(B: number): Parts
+  forward(tokens: Tensor, state?: S): { logits: Tensor; state: S }
 }

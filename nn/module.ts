@@ -1,6 +1,7 @@
 import { checkList, checkOptions, told } from '../engine/arguments.ts'
+import type { Device } from '../engine/devices/device.ts'
 import { type Shape, sameShape, show } from '../engine/shape.ts'
-import { empty, parameter, Tensor } from '../engine/tensor.ts'
+import { empty, getDevice, parameter, setDevice, Tensor } from '../engine/tensor.ts'
 import { clip, printable } from './foreign.ts'
 import type { SafetensorsEntry } from './safetensors.ts'
 
@@ -103,6 +104,18 @@ export abstract class Module {
       t.grad?.dispose()
       t.dispose()
     }
+  }
+}
+
+/** Makes a module on a device that has no memory and computes nothing, for the names and shapes of its parameters. */
+export function shapesOf(make: () => Module): Map<string, Shape> {
+  const before = getDevice()
+  const kernels = new Proxy({} as Device['kernels'], { get: () => () => {} })
+  setDevice({ ...before, kernels, allocate: () => null, free: () => {}, write: () => {} })
+  try {
+    return new Map([...make().namedParameters()].map(([name, { shape }]) => [name, shape]))
+  } finally {
+    setDevice(before)
   }
 }
 

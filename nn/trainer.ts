@@ -3,7 +3,7 @@ import { concat, reshape } from '../engine/ops/movement.ts'
 import { span } from '../engine/profile.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
-import type { Tensor } from '../engine/tensor.ts'
+import { Tensor } from '../engine/tensor.ts'
 import { type AnyBatch, ignoredTarget, type Trainable } from './model.ts'
 import { Module } from './module.ts'
 import { Optimizer, type Schedule } from './optimizers.ts'
@@ -68,6 +68,8 @@ export class Trainer<M extends Trainable<never> = Transformer> {
     const run = (): Tensor => {
       try {
         const loss = span('forward', () => this.model.loss(batch as never))
+        if (!(loss instanceof Tensor && loss.size === 1))
+          throw new Error(`Trainer: the model's loss must be a tensor of one number, not ${told(loss)}`)
         loss.backward()
         const norm = this.optimizer.step({ lr, clipNorm: Number.isFinite(clipNorm) ? clipNorm : undefined })
         return keep(noGrad(() => concat([reshape(loss, [1]), reshape(norm, [1])], 0)))
@@ -97,7 +99,9 @@ export class Trainer<M extends Trainable<never> = Transformer> {
     try {
       for await (const batch of batches) {
         const { targets } = batch
-        const ids = targets instanceof Int32Array ? targets : targets.indices!
+        const ids = targets instanceof Tensor ? targets.indices : targets
+        if (!(ids instanceof Int32Array))
+          throw new Error(`evaluate: the targets of a batch must be an Int32Array or an int32 tensor, not ${told(targets)}`)
         const counted = ids.reduce((n, target) => n + (target === ignoredTarget ? 0 : 1), 0)
         if (counted === 0) continue
         const loss = span('evaluation', () => noGrad(() => scope(() => keep(this.model.loss(batch as never)))))

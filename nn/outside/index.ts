@@ -3,17 +3,25 @@
  * row (class.ts). Tests: test/nn/outside.test.ts, test/golden.
  */
 import { checkFlag, checkNumber, checkObject, told } from '../../engine/arguments.ts'
-import { show } from '../../engine/shape.ts'
+import { sameShape, show } from '../../engine/shape.ts'
 import type { Tensor } from '../../engine/tensor.ts'
 import { checkChoice, checkKnown } from '../fields.ts'
-import { checkDict, type Module, type StateDict, type StateDictEntry } from '../module.ts'
+import { checkDict, type Module, type StateDict, type StateDictEntry, shapesOf } from '../module.ts'
+import { algorithmicRows } from './algorithmic.ts'
 import type { Options, OutsideClass, OutsideOption } from './class.ts'
-import { idsia } from './idsia.ts'
 import { labml } from './labml.ts'
+import { languageRows } from './language.ts'
 import { retrieval } from './retrieval.ts'
+import { srwmRows } from './srwm.ts'
 
 /** By repository and class. */
-export const outside = { labml, ...idsia, ...retrieval } satisfies Record<string, Record<string, OutsideClass>>
+export const outside = {
+  labml,
+  'IDSIA/recurrent-fwp': { ...algorithmicRows, ...languageRows('recurrent-fwp') },
+  'IDSIA/lmtool-fwp': languageRows('lmtool-fwp'),
+  'IDSIA/modern-srwm': srwmRows,
+  ...retrieval,
+} satisfies Record<string, Record<string, OutsideClass>>
 type Outside = typeof outside
 
 interface Layout<R extends keyof Outside, C> {
@@ -23,7 +31,7 @@ interface Layout<R extends keyof Outside, C> {
   options?: Options
 }
 /** A repository, one of its classes, and options. */
-export type OutsideLayout = { [R in keyof Outside]: Layout<R, keyof Outside[R]> }[keyof Outside]
+export type OutsideLayout = { [R in keyof Outside]: Layout<R, keyof Outside[R] & string> }[keyof Outside]
 /** What loadOutside makes of a class. */
 type Made<R extends keyof Outside, C extends keyof Outside[R]> = Outside[R][C] extends { make(...given: any[]): infer M extends Module }
   ? M
@@ -44,14 +52,15 @@ function classOf({ repository, class: name }: Layout<keyof Outside, string>): Ou
 export function loadOutside<R extends keyof Outside, C extends keyof Outside[R]>(layout: Layout<R, C>, dict: StateDict): Made<R, C>
 export function loadOutside(layout: OutsideLayout, dict: StateDict): Module
 export function loadOutside(layout: Layout<keyof Outside, string>, dict: StateDict): Module {
+  checkObject('loadOutside', layout, 'repository')
   const where = `${layout.repository}'s ${layout.class}`
   const fail = (problem: string): never => {
     throw new Error(`loadOutside: ${problem}`)
   }
-  const { options: known, read, make, names = [], buffers = {}, fixed = [] } = classOf(layout)
+  const { options: known, read, make, names = [], buffers = {}, fixed = [], ignored = [] } = classOf(layout)
   const given = layout.options ?? {}
   checkObject('loadOutside', given, Object.keys(known)[0])
-  checkKnown(given, Object.keys(known))
+  checkKnown(given, [...Object.keys(known), ...ignored])
   checkDict('loadOutside', dict)
   const shapeOf = (name: string): readonly number[] => dict.get(name)?.shape ?? fail(`the state dict lacks ${name}, which ${where} has`)
   const says = read(shapeOf, dict)
@@ -74,6 +83,12 @@ export function loadOutside(layout: Layout<keyof Outside, string>, dict: StateDi
   }
   const found = fixed.flatMap((name): [string, StateDictEntry][] => (own.has(name) ? [[name, own.get(name)!]] : []))
   for (const name of fixed) own.delete(name)
+  // Shapes first, without memory: sizes that options say may be anything.
+  const shapes = shapesOf(() => make(options, new Map(found)))
+  for (const [name, { shape }] of own) {
+    const expected = shapes.get(renamed(name, names))
+    if (expected && !sameShape(shape, expected)) fail(`${name} has shape ${show(shape)}; with these options it is ${show(expected)}`)
+  }
   const module = make(options, new Map(found))
   try {
     module.loadStateDict(new Map([...own].map(([name, entry]) => [renamed(name, names), entry])))
@@ -84,10 +99,12 @@ export function loadOutside(layout: Layout<keyof Outside, string>, dict: StateDi
   return module
 }
 
-function checkOption(name: string, value: unknown, { default: initial, flag, choices }: OutsideOption): void {
+function checkOption(name: string, value: unknown, { default: initial, flag, choices, least, below, only }: OutsideOption): void {
   if (choices) checkChoice(name, value, Object.fromEntries(choices.map((choice) => [choice, 0])))
   else if (flag || typeof initial === 'boolean') checkFlag(name, value)
-  else checkNumber(name, value, initial === undefined ? 'a positive integer' : '0 or more')
+  else if (below !== undefined) checkNumber(name, value, 'in [0, 1)')
+  else checkNumber(name, value, least === 0 ? 'an integer, 0 or more' : 'a positive integer')
+  if (only && value !== initial) throw new Error(`${name} = ${told(value)} isn't implemented here: it must be ${initial}`)
 }
 
 /** The parameters of a module that `loadOutside` made, by their names there: what gradients are compared by, and a state dict written with. */

@@ -4,10 +4,10 @@ import { Aft } from '../aft.ts'
 import { FastWeightsAttention } from '../attention.ts'
 import type { StateDictEntry } from '../module.ts'
 import { Transformer } from '../transformer.ts'
-import { layersIn, type Options, type OutsideClass } from './class.ts'
+import { layersIn, type Options, type OutsideClass, sinusoidal } from './class.ts'
 
 const width = { description: 'width of the model' }
-const dropout = { description: 'probability of dropping an activation', default: 0 }
+const dropout = { description: 'probability of dropping an activation', default: 0, below: 1 } as const
 const nu = { description: 'nu of DPFP', default: 1 }
 const window = { description: 'tokens less than so many places apart have a bias' }
 const table = { description: 'sequence length, the side of the table of biases' }
@@ -19,18 +19,6 @@ function windowOf(mask: StateDictEntry | undefined): Options {
   let s = 0
   while (s < N && Number(mask.data[s]) === 1) s++
   return { local_window_size: s }
-}
-
-/** labml's get_positional_encoding: sine and cosine in turn, computed in float32, which is off by the angle's rounding: 5,000 units of 2^-23. */
-function sinusoidal({ shape, data }: StateDictEntry): string | undefined {
-  const D = shape[2]
-  if (!(shape.length === 3 && shape[1] === 1)) return "isn't one of [positions,1,D]"
-  for (const [i, x] of Array.from(data as ArrayLike<number>).entries()) {
-    const [position, d] = [Math.floor(i / D), i % D]
-    const angle = position / 10000 ** ((d - (d % 2)) / D)
-    if (Math.abs(x - (d % 2 === 0 ? Math.sin(angle) : Math.cos(angle))) > 2e-3)
-      return `isn't the table of sines and cosines (at position ${position}, channel ${d}); learnt positions aren't read`
-  }
 }
 
 export const labml = {

@@ -2,9 +2,11 @@
  * The models of the synthetic retrieval experiments (Schlag 2021, section 6.1; github.com/ischlag/fast-weight-transformers ebe13ea, synthetic/):
  * L keys and values are written, and then one query is read.
  */
+import { checkObject, told } from '../../engine/arguments.ts'
 import { fastWeightMemory } from '../../engine/nets/delta.ts'
 import { runNet } from '../../engine/nets/run.ts'
 import { softmaxAttention } from '../../engine/ops/attention.ts'
+import { checkInt32, match } from '../../engine/ops/check.ts'
 import { affine, elu, sigmoid, tanh } from '../../engine/ops/elementwise.ts'
 import { concat, detach, gather, permute, reshape, slice } from '../../engine/ops/movement.ts'
 import { layerNorm, sumNorm } from '../../engine/ops/norm.ts'
@@ -12,7 +14,7 @@ import { dpfp } from '../../engine/ops/sequence.ts'
 import { generator } from '../../engine/random.ts'
 import { deltaRule } from '../../engine/rules/delta.ts'
 import { sumRule } from '../../engine/rules/sum.ts'
-import { type Tensor, tensor } from '../../engine/tensor.ts'
+import { Tensor, tensor } from '../../engine/tensor.ts'
 import { favor } from '../features.ts'
 import { namesOf } from '../fields.ts'
 import { Embedding, Linear } from '../layers.ts'
@@ -73,8 +75,20 @@ function model(o: Options, read: Read, hasStrengths: boolean, fixed: Readonly<Re
   const W_b = hasStrengths ? new Linear(S + e, 1, g) : undefined
   const W_f = hasStrengths ? new Linear(S + e, d, g) : undefined
   const parts = { embeddingV, embeddingK, W_k, W_q, W_v, ...(W_b && W_f && { W_b, W_f }), ...fixed }
-  return new OutsideModule<RetrievalInput>(parts, ({ keys, values, query }) => {
-    const [B, L] = keys.shape
+  return new OutsideModule<RetrievalInput>(parts, (input) => {
+    checkObject('forward', input, 'keys')
+    for (const name of ['keys', 'values', 'query'] as const) {
+      if (!(input[name] instanceof Tensor)) throw new Error(`forward: needs ${name}, an int32 tensor, not ${told(input[name])}`)
+      checkInt32(`forward: ${name}`, input[name])
+    }
+    const { keys, values, query } = input
+    const { B, L } = match(
+      'forward',
+      { keys: ['B', 'L'], values: ['B', 'L'], query: ['B', 1] },
+      { keys: keys.shape, values: values.shape, query: query.shape },
+    )
+    const wrong = values.indices!.find((id) => id < S || id >= 2 * S)
+    if (wrong !== undefined) throw new Error(`forward: a value is ${wrong}; values are numbered from ${S} to ${2 * S - 1}`)
     // The identity, and frozen.
     const ids = tensor(
       Int32Array.from(values.indices!, (id) => id - S),
@@ -108,10 +122,11 @@ export const retrieval: Record<'ischlag/fast-weight-transformers', Record<string
         ...options,
         update_rule: { description: 'how the memory is written', choices: namesOf(rules) },
         attention_type: { description: 'the feature map', choices: namesOf(maps) },
-        arg: { description: 'nu of dpfp', default: 1 },
+        arg: { description: 'nu of dpfp; of no effect beside other maps', default: 1, least: 0 },
       },
       read: sizes,
       make(o, fixed: StateDict) {
+        if (o.attention_type === 'dpfp' && o.arg === 0) throw new Error('arg must be a positive integer beside dpfp, not 0')
         const omega = fixed.get('omega')
         if (o.attention_type === 'favor' && omega === undefined)
           throw new Error("favor has random features, which the parameters don't hold: add them to the state dict as omega [d,m]")

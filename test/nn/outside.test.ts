@@ -228,6 +228,8 @@ describe("IDSIA's layers", () => {
     [`${at}layer_norm.bias`]: [H * d],
     [`${at}out_linear.weight`]: [H * d, H * d],
   })
+  const withoutNorm = (shapes: Record<string, number[]>) =>
+    Object.fromEntries(Object.entries(shapes).filter(([name]) => !name.startsWith('layer_norm')))
   const ff = (at: string, width: number) => ({
     [`${at}layer_norm.weight`]: [width],
     [`${at}layer_norm.bias`]: [width],
@@ -323,7 +325,10 @@ describe("IDSIA's layers", () => {
       assertClose(await concat(ys, 1).read(), Array.from(await whole.y.read()), 1e-12)
       for (const [name, t] of Object.entries(whole.state)) assertClose(await state![name].read(), Array.from(await t.read()), 1e-12)
       assert.deepEqual(new Set(Object.keys(module.stateParts(B))), new Set(Object.keys(whole.state)))
-      assert.throws(() => module.forward(x, { state: {} }), { message: /^forward: the state must have .*; .* is wrong$/ })
+      assert.throws(() => module.forward(x, { state: {} }), {
+        message: /^forward: the state lacks .*; stateFrom makes one of parts by their names there$/,
+      })
+      assert.throws(() => module.forward(slice(x, 2, 0, 2)), { message: /^forward: x has shape \[2,7,2\], expected \[B=2,T=7,6\]/ })
       const [first] = Object.keys(parts)
       assert.throws(() => module.stateFrom(new Map([['other', { shape: [1], data: [1] }]])), { message: /no part 'other'/ })
       assert.throws(() => module.stateFrom(new Map([[first, { shape: [1, 2], data: [1, 2] }]])), { message: /for one row it is|lacks/ })
@@ -332,7 +337,10 @@ describe("IDSIA's layers", () => {
 
   it('are the plain step over 200 tokens, where the published kernels fail: SRWM', async () => {
     const T = 200
-    const module = loadOutside({ repository: 'IDSIA/modern-srwm', class: 'SRWMlayer', options: { use_ln: false } }, dictFor(srwm('')))
+    const module = loadOutside(
+      { repository: 'IDSIA/modern-srwm', class: 'SRWMlayer', options: { use_ln: false } },
+      dictFor(withoutNorm(srwm(''))),
+    )
     const given = uniforms(3, T * D)
     const x = tensor(given, { shape: [1, T, D], requiresGrad: true })
     module.forward(x).y.backward(tensor(uniforms(4, T * D), { shape: [1, T, D] }))
@@ -366,7 +374,7 @@ describe("IDSIA's layers", () => {
     const delta = 'CudaFastWeightLinearTransformerLayer'
     refused(/^unknown class of IDSIA\/recurrent-fwp 'FastFF' \(Attentionlayer, /, 'FastFF', {})
     refused(/^unknown option 'heads' \(n_head, /, delta, { heads: 2 })
-    refused(/^loadStateDict: qkvb_net\.weight has shape \[20,6\], the model expects \[30,6\]$/, delta, { n_head: 3 })
+    refused(/^loadOutside: qkvb_net\.weight has shape \[20,6\]; with these options it is \[30,6\]$/, delta, { n_head: 3 })
     refused("n_head must be a number, not the text '2'", delta, { n_head: '2' })
     refused('n_head must be a positive integer, not 0', delta, { n_head: 0 })
     refused('pre_lnorm must be true or false, not 1', delta, { pre_lnorm: 1 })
@@ -377,7 +385,13 @@ describe("IDSIA's layers", () => {
       'CudaFastWeightPerformerLayer',
       {},
     )
-    refused(/^CudaFastLSTMv4Layer has no attention normalisation/, 'CudaFastLSTMv4Layer', { skip_attn_normalization: false })
+    refused("skip_attn_normalization = false isn't implemented here: it must be true", 'CudaFastLSTMv4Layer', {
+      skip_attn_normalization: false,
+    })
+    refused("use_sum_norm = false isn't implemented here: it must be true", 'CudaFastRNNv2Layer', { use_sum_norm: false })
+    refused(/^unknown option 'use_res' \(/, delta, { use_res: false })
+    refused('dropout must be in [0, 1), not 1.5', delta, { dropout: 1.5 })
+    refused(/^loadOutside: qkvb_net\.weight has shape \[20,6\]; with these options it is \[2000000000,6\]$/, delta, { n_head: 2e8 })
     refused(
       /^there is no attn_type 36 \(2, 4, 5, 6, 24, /,
       'DecoderLayer',

@@ -9,6 +9,8 @@ const worthSharing = 2048
 
 const pointer = (block: Block | null): number => block?.pointer ?? 0
 
+/** The window, no wider than there are rows: no two of those are further apart. Taps are counted by it. */
+const narrowed = (sizes: AftSizes): AftSizes => (sizes.bias === 'taps' ? sizes : { ...sizes, window: Math.min(sizes.window, sizes.n) })
 /** The ring of a window and its weights, four channels at a time; and of all channels, with maxima and a query's numbers beside it. */
 const ringBytes = ({ window }: AftSizes): number => 48 * window + 64
 const wideRingBytes = ({ window, D }: AftSizes): number => {
@@ -24,11 +26,13 @@ export function aftKernels(pool: Pool): Pick<Kernels<Block>, 'aft' | 'aftBackwar
     Math.max(1, Math.floor(worthSharing / (each * (window + 1)))),
   ]
   return {
-    aft(k, v, w, places, y, lse, sizes) {
+    aft(k, v, w, places, y, lse, given) {
+      const sizes = narrowed(given)
       const blocks = [k, v, w, places, y, lse].map(pointer)
       pool.run('aft', ...share(sizes, sizes.B * Math.ceil(sizes.D / 4)), [...blocks, ...sizesOf(sizes)], ringBytes(sizes))
     },
-    aftBackward(k, v, w, places, { y, lse }, { dy, dlse }, { dk, dv, dw }, sizes) {
+    aftBackward(k, v, w, places, { y, lse }, { dy, dlse }, { dk, dv, dw }, given) {
+      const sizes = narrowed(given)
       const { B, n, D, bias, N } = sizes
       const blocks = [k, v, w, places, y, lse, dy, dlse].map(pointer)
       pool.run(
