@@ -105,9 +105,9 @@ const withMixer = (kind: MixerName, description: string): Recipe => ({
 })
 
 /** The default with a recurrent net; Irie's have no biases. */
-const withNet = (net: RecurrentNetName, source: string, settings: Partial<RecurrentNetConfig> = {}): Recipe => ({
+const withNet = (net: RecurrentNetName, source: string, { heads = small.heads, ...own }: Partial<RecurrentNetConfig> = {}): Recipe => ({
   description: `the default with ${source}`,
-  model: placed({ ...surroundings, mixer: completeMixer({ kind: 'recurrent-net', net, ...settings }) }),
+  model: placed({ ...surroundings, heads, mixer: completeMixer({ kind: 'recurrent-net', net, ...own }) }),
   training: defaultTraining,
 })
 const unbiased = { projectionBias: false }

@@ -178,8 +178,8 @@ const composed = [
   'titans',
 ]
 
-/** What these add up by doubling is added in another order where other tokens stand before it. */
-const doubled = ['rwkv4', 'abc', 'lightnet']
+/** What these add up by doubling, or level by level, is added in another order where other tokens stand before it. */
+const doubled = ['rwkv4', 'abc', 'lightnet', 'log-linear']
 
 const timed = ({ inputs }: Rule): string[] => Object.keys(inputs).filter((name) => inputs[name].shape[1] === 'T')
 

@@ -17,6 +17,7 @@ const notOps = [
   'forms',
   'full',
   'deviceChoices',
+  'fastWeightMemory',
   'GateError',
   'generator',
   'getDevice',
