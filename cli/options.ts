@@ -130,7 +130,6 @@ const modelOptions = [
   { name: 'dropout', type: 'number', min: 0, below: 1, description: 'probability of dropping an activation' },
   { name: 'embedding-std', type: 'number', above: 0, description: 'standard deviation of the initial embedding' },
   { name: 'embedding-scale', type: 'string', choices: ['none', 'sqrt'], description: 'embeddings as they are or times sqrt(D)' },
-  { name: 'pairs', type: 'integer', min: 0, description: 'rows of a table of embeddings of pairs, a token and the one before; 0 for none' },
   { name: 'tie', type: 'boolean', description: 'the embedding gives the logits, too' },
 ] as const satisfies Option[]
 

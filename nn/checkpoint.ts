@@ -38,7 +38,6 @@ interface Kind<M extends Model<never>, C extends object> {
 /** Of Transformers, settings that files from before they were there lack. */
 const added = new Set([
   'embeddingScale',
-  'pairs',
   'tie',
   'keyHeads',
   'gateRank',

@@ -3,12 +3,11 @@
 import { checkFlag, checkNumber, told } from '../engine/arguments.ts'
 import { type UnaryOp, unaryOps } from '../engine/devices/kernels.ts'
 import { checkInt32 } from '../engine/ops/check.ts'
-import { add } from '../engine/ops/elementwise.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { type Generator, generator } from '../engine/random.ts'
 import { type Tensor, tensor } from '../engine/tensor.ts'
 import { FastWeightsAttention, type FastWeightsAttentionConfig, fastWeightsAttentionDefaults } from './attention.ts'
-import { embed, firstStream, norms, PairEmbedding, residual } from './blocks.ts'
+import { embed, firstStream, norms, residual } from './blocks.ts'
 import { checkChoice, checkKnown } from './fields.ts'
 import { checkProbability, Dropout, Embedding, FeedForward, type LayerNorm, Linear, type RMSNorm } from './layers.ts'
 import type { LayerState, SequenceLayer } from './mixer.ts'
@@ -48,8 +47,6 @@ export interface TransformerConfig extends Omit<FastWeightsAttentionConfig, 'pos
   embeddingStd: number
   /** What embeddings are multiplied by, before positions are added: 1, or sqrt(D) (Vaswani 2017, section 3.4). */
   embeddingScale: 'none' | 'sqrt'
-  /** Rows of a table of embeddings of pairs, a token and the one before it, which are added to the tokens' own; 0 for none. See `PairEmbedding`. */
-  pairs: number
   /** The matrix that gives the logits is the embedding (Press & Wolf 2017): one parameter with two names. Its bias stays. */
   tie: boolean
 }
@@ -69,7 +66,6 @@ export const labml: Omit<TransformerConfig, 'symbols'> = {
   positions: 'none',
   embeddingStd: 1,
   embeddingScale: 'none',
-  pairs: 0,
   tie: false,
 }
 
@@ -86,8 +82,6 @@ export interface TransformerState {
   /** Tokens seen so far of each row's sequence, padding not counted, [B]. */
   position: Int32Array
   layers: LayerState[]
-  /** With `pairs`: 1 + the last token of each row's sequence, [B]; 0 where it begins. */
-  previous?: Int32Array
 }
 
 /** x + attention(norm?(x)), then x + feedForward(norm(x)). */
@@ -155,7 +149,6 @@ function checkConfig(c: TransformerConfig): LayerMixer[] {
   checkFlag('attentionNorm', c.attentionNorm)
   checkNumber('embeddingStd', c.embeddingStd, '0 or more')
   checkChoice('embeddingScale', c.embeddingScale, { none: 0, sqrt: 0 })
-  checkNumber('pairs', c.pairs, 'an integer, 0 or more')
   checkFlag('tie', c.tie)
   checkProbability(c.dropout)
   return own
@@ -164,7 +157,6 @@ function checkConfig(c: TransformerConfig): LayerMixer[] {
 /** Tokens to logits. `FastWeightsTransformer` from labml's names: src_embed, transformer.layers.N..., transformer.norm, generator. */
 export class Transformer extends Module {
   src_embed: Embedding
-  pairs: PairEmbedding | null
   transformer: Stack
   generator: Linear
   config: TransformerConfig
@@ -183,7 +175,6 @@ export class Transformer extends Module {
     this.src_embed = new Embedding(c.symbols, c.dModel, this.random, c.embeddingStd)
     this.transformer = new Stack(c, own, this.random)
     this.generator = new Linear(c.dModel, c.symbols, this.random)
-    this.pairs = c.pairs > 0 ? new PairEmbedding(c.symbols, c.pairs, c.dModel, this.random, c.embeddingStd) : null
     if (c.tie) {
       this.generator.weight.dispose()
       this.generator.weight = this.src_embed.weight
@@ -205,13 +196,9 @@ export class Transformer extends Module {
     if (state && state.position.length !== B) throw new Error(`forward: the state has ${state.position.length} rows, the tokens ${B}`)
     if (state && state.layers.length !== this.transformer.layers.length)
       throw new Error(`forward: the state has ${state.layers.length} layers, the model ${this.transformer.layers.length}`)
-    if (state && this.pairs && !(state.previous instanceof Int32Array && state.previous.length === B))
-      throw new Error(`forward: the state lacks the last token of each of ${B} rows (previous), which this model's has`)
     const packing = checkPacking('forward', options, B, T)
     const { at, next } = places(packing, B, T, state?.position)
     let x = embed(this.src_embed, tokens, at, this.config)
-    const pairs = this.pairs?.forward(tokens, state?.previous, packing)
-    if (pairs) x = add(x, pairs.x)
     const layers: LayerState[] = []
     this.transformer.layers.forEach((layer, i) => {
       const result = layer.forward(x, state?.layers[i], packing)
@@ -219,7 +206,7 @@ export class Transformer extends Module {
       layers.push(result.state)
     })
     const logits = this.generator.forward(this.transformer.norm.forward(x))
-    return { logits: atTokens(logits, packing), state: { position: next, layers, ...(pairs && { previous: pairs.previous }) } }
+    return { logits: atTokens(logits, packing), state: { position: next, layers } }
   }
 
   /** See `Trainable`. */
@@ -231,9 +218,7 @@ export class Transformer extends Module {
 
   /** See `Parts`. */
   stateParts(B: number): Parts {
-    const counts = { dtype: 'int32', shape: [B] } as const
-    const layers = this.transformer.layers.map(({ attn }) => attn.stateParts(B))
-    return { position: counts, layers, ...(this.pairs && { previous: counts }) }
+    return { position: { dtype: 'int32', shape: [B] }, layers: this.transformer.layers.map(({ attn }) => attn.stateParts(B)) }
   }
 
   /** New random features in every layer whose map draws them: see `favorRedraw`. An error where all of them are fixed. */

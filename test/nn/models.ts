@@ -7,7 +7,7 @@ const small = { symbols: 13, dModel: 12, heads: 2, layers: 2, dFf: 20, chunk: 4,
 
 /** Presets that differ from others only within a layer, which its own tests look at (attention.test.ts). */
 const layersAlone = `comba gdn2 precond-kda gated-deltaproduct momentum-delta hgrn2 lightning gsa rwkv4 rwkv5 rwkv6 log-linear ttt-linear
-  titans delta-lstm delta-delta recurrent-delta smfwp fwm ba programmer recurrent-programmer gru rnn`.split(/\s+/)
+  titans`.split(/\s+/)
 const ofPreset = (name: keyof typeof presets): TransformerConfig => ({ ...presets[name].model, ...small })
 
 /** Every other preset's architecture, and what no preset has. */
@@ -19,8 +19,6 @@ export const architectures: Record<string, TransformerConfig> = {
   'sum, normalised': { ...presets.labml.model, ...small, rule: 'linear-attention', featureMap: 'elu1', featureNorm: 'none' },
   'softmax, rotary': { ...presets.softmax.model, ...small, positions: 'rotary' },
   hybrid: { ...presets.default.model, ...small, layers: 3, mixer: ['fast-weights', { kind: 'softmax', positions: 'rotary' }, 'aft-conv'] },
-  pairs: { ...presets.default.model, ...small, pairs: 1000 },
-  'pairs that share rows': { ...presets.softmax.model, ...small, pairs: 7, embeddingScale: 'sqrt' },
   'dpfp, nu 3, positions': { ...presets.labml.model, ...small, nu: 3, positions: 'sinusoidal', attentionNorm: true },
 }
 
