@@ -15,6 +15,7 @@ import { checkChoice, checkFields, checkKnown, checkMeanings, defaultsOf, type F
 import type { Gate, LowRank } from './gates.ts'
 import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField, rotaryField } from './heads.ts'
 import {
+  adopt,
   type IngredientConfig,
   ingredientFields,
   ingredientMeanings,
@@ -155,6 +156,9 @@ export interface AttentionState extends Partial<FastWeightState>, Waiting {
   position?: Int32Array
 }
 
+/** The properties of a layer that ingredients set. */
+const ingredientProperties = ['interpolation_weight', 'gate', 'kappa', 'rate', 'lambda', 'inner_start']
+
 /** The settings of features where there are no queries to map. */
 const unmapped: FeatureConfig = { ...featureDefaults, featureMap: 'identity', featureNorm: 'none' }
 
@@ -176,6 +180,8 @@ export class FastWeightsAttention extends Module {
   kappa: Tensor | null = null
   rate: LowRank | null = null
   lambda: Tensor | null = null
+  /** [H,V,V], of rules that learn by minibatches: the matrix that memories begin as. A state holds how far S has moved from it. */
+  inner_start: Tensor | null = null
   norm: RMSNorm | null
   output_gate: Linear | null
   output: Linear
@@ -199,7 +205,7 @@ export class FastWeightsAttention extends Module {
     this.key = has(c, 'k') ? new HeadProjection(D, N * keyWidth, c.conv, g) : null
     this.value = new HeadProjection(D, N * D, c.conv, g)
     this.features = new Features(has(c, 'q') ? c : unmapped, keyHeads, D / H, g)
-    Object.assign(this, makeIngredients({ c, K: this.features.width, g }))
+    adopt(this, makeIngredients({ c, K: this.features.width, g }), ingredientProperties)
     this.norm = c.headNorm ? new RMSNorm(D / H) : null
     this.output_gate = c.outputGate === 'none' ? null : new Linear(D, D, g, { bias: false })
     this.output = new Linear(D, D, g)
@@ -222,9 +228,9 @@ export class FastWeightsAttention extends Module {
     const own = Object.keys(rule.state).map((part) => [part, state[part as keyof FastWeightState]])
     const before = begun ? (Object.fromEntries(own) as FastWeightState) : undefined
     const settings = { chunk, scale: scale === 'sqrt' ? 1 / Math.sqrt(D / H) : 1, ...(normalised(this.config) && { eps: normaliserEps }) }
-    const result = this.waits
-      ? byMinibatches(rule, inputs, before, { ...settings, minibatch: this.config.minibatch }, state, packing)
-      : rule.run(inputs, before, { ...settings, ...(learns(this.config) && { minibatch: 1 }), ...packing })
+    const result = this.inner_start
+      ? byMinibatches(rule, inputs, before, { ...settings, minibatch: this.config.minibatch }, state, packing, { S: this.inner_start })
+      : rule.run(inputs, before, { ...settings, ...packing })
 
     let y = reshape(this.norm ? this.norm.forward(result.y) : result.y, [B, T, D])
     if (this.output_gate && outputGate !== 'none') y = mul(y, this.output_gate.forward(x, { activation: outputGate }))

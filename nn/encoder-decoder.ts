@@ -183,9 +183,9 @@ class DecoderLayer extends Module {
   norm_ff: LayerNorm | RMSNorm
   drop: Dropout
 
-  constructor(c: EncoderDecoderConfig, { kind, settings }: LayerMixer, cross: Cross, g: Generator) {
+  constructor(c: EncoderDecoderConfig, layer: number, { kind, settings }: LayerMixer, cross: Cross, g: Generator) {
     super()
-    this.self_attn = rowOf(kind).make({ ...settings, dModel: c.dModel }, g)
+    this.self_attn = rowOf(kind).make({ ...settings, dModel: c.dModel }, g, { layer, layers: c.decoderLayers })
     this.src_attn = crossOf(cross, c.dModel, g)
     this.feed_forward = new FeedForward(c.dModel, c.dFf, g, c)
     this.norm_self_attn = new norms[c.norm](c.dModel)
@@ -265,7 +265,7 @@ export class EncoderDecoder extends Module {
       c,
     )
     this.decoder = new Stack(
-      kinds.decoder.map((mixer) => new DecoderLayer(c, mixer, kinds.cross, g)),
+      kinds.decoder.map((mixer, i) => new DecoderLayer(c, i, mixer, kinds.cross, g)),
       c,
     )
     this.generator = new Linear(c.dModel, c.symbols, g)

@@ -7,7 +7,7 @@ import { full, getDevice, Tensor, tensor, zeros } from '../engine/tensor.ts'
 import { printable } from './foreign.ts'
 import type { LayerState } from './mixer.ts'
 import { type FloatEntry, isFloat, type Module } from './module.ts'
-import { freshOf, type Part, type Parts } from './parts.ts'
+import { freshOf, outside, type Part, type Parts } from './parts.ts'
 import { readSafetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from './safetensors.ts'
 import { otherVersion, versionMetadata } from './version.ts'
 
@@ -139,7 +139,8 @@ export function loadState<S extends State>(bytes: Uint8Array, owner: Stateful<S>
   const left = new Set(tensors.keys())
   /** The sizes that grow, -1 and -2, each the same in all parts of a file. */
   const sizes = new Map<number, number>()
-  walkParts(parts, '', (name, { dtype, shape }) => {
+  walkParts(parts, '', (name, part) => {
+    const { dtype, shape } = part
     const entry = tensors.get(name)
     if (!entry) return fail(`it lacks ${name}`)
     left.delete(name)
@@ -150,7 +151,8 @@ export function loadState<S extends State>(bytes: Uint8Array, owner: Stateful<S>
     const expected = dtype === 'int32' ? [sizeOf(grown)] : grown
     if (!sameShape(entry.shape, expected)) fail(`${name} has shape ${show(entry.shape)}, expected ${show(expected)}`)
     if (dtype === 'int32' ? entry.dtype !== 'I32' : !isFloat(entry)) fail(`${name} is ${entry.dtype}, not ${dtype}`)
-    if (dtype === 'int32' && (entry.data as Int32Array).some((count) => count < 0)) fail(`${name} holds a number below 0`)
+    const bad = dtype === 'int32' ? outside(entry.data as Int32Array, part) : undefined
+    if (bad !== undefined) fail(`${name} holds ${bad}`)
   })
   for (const name of left) fail(`${printable(JSON.stringify(name.slice(0, 80)))} is no part of it`)
   const device = owner.parameters()[0]?.device ?? getDevice()

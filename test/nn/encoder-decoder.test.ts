@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import { concat, type Device, generator, gradCheck, noGrad, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import { concat, type Device, generator, gradCheck, noGrad, scope, setDevice, slice, type Tensor, tensor } from '../../engine/index.ts'
 import {
   AdamW,
   beamSearch,
@@ -310,6 +310,23 @@ describe('encoder-decoder', () => {
       return saveState(state).then((bytes) => [...readSafetensors(bytes).tensors.values()].reduce((n, { data }) => n + data.length, 0))
     }
     assert.equal((await sizes(9)) - (await sizes(8)), 2 * (2 * small.dModel + 1))
+  })
+
+  it('tells each layer of the decoder where it stands', async () => {
+    const decoder = { kind: 'fast-weights', rule: 'retnet', headDecay: 'lightning', featureMap: 'identity', featureNorm: 'none' } as const
+    const model = make('delta', 1, { decoder })
+    const x = tensor(uniforms(1, 2 * 8), { shape: [1, 2, 8] })
+    // The second of two heads keeps e^-4 of what it holds in the first of two layers, e^-2 in the second.
+    for (const [i, kept] of [Math.exp(-4), Math.exp(-2)].entries()) {
+      const { self_attn } = model.decoder.layers[i]
+      const after = async (given: Tensor) => Array.from(await (self_attn.forward(given).state as { S: Tensor }).S.read()).slice(16)
+      const [whole, first, second] = await Promise.all([x, slice(x, 1, 0, 1), slice(x, 1, 1, 2)].map(after))
+      assertClose(
+        whole.map((s, j) => s - second[j]),
+        first.map((s) => s * kept),
+        1e-12,
+      )
+    }
   })
 
   it('keeps its parameters in a safetensors file', async () => {
