@@ -68,7 +68,11 @@ const mapsKeys = (c: { rule: RuleName }): boolean => has(c, 'k') && !exponents.h
 const meanings: readonly Meaning<FastWeightsAttentionConfig>[] = [
   ['normaliserEps', 'rules with a normaliser (linear-attention, attention-delta)', normalised],
   ['keyHeads', 'rules with queries and keys', (c) => has(c, 'q', 'k')],
-  ['favorRedraw', 'rules with queries', (c) => has(c, 'q')],
+  // What recipes say for all of their layers may stand there, whatever a layer's rule is.
+  ['featureMap', 'rules with queries', (c) => has(c, 'q') || c.featureMap === 'identity' || c.featureMap === 'silu'],
+  ...(['nu', 'favorFeatures', 'favorSeed', 'favorRedraw', 'hedgehogShared', 'featureEps'] as const).map(
+    (name): Meaning<FastWeightsAttentionConfig> => [name, 'rules with queries', (c) => has(c, 'q')],
+  ),
   ...ingredientMeanings,
 ]
 
@@ -127,7 +131,7 @@ function checkAttention(c: FastWeightsAttentionConfig): void {
   checkKnown(c, ['dModel', ...Object.keys(fields)])
   checkHeads(c.dModel, c.heads)
   checkChoice('rule', c.rule, Object.fromEntries(layerRules.map((rule) => [rule, 0])))
-  checkFeatures(c, c.dModel / c.heads)
+  if (has(c, 'q')) checkFeatures(c, c.dModel / c.heads)
   checkMeanings<FastWeightsAttentionConfig>(c, fastWeightsAttentionDefaults, meanings)
   checkFields(c, fields)
   if (c.keyHeads > 0 && c.heads % c.keyHeads !== 0)

@@ -516,6 +516,45 @@ describe('fast-weight attention', () => {
     assert.throws(() => adopt(layer, { own: 2 }, ['gate']), message('own'))
   })
 
+  it('reads the slots of GSA by a softmax of scores as they are', async () => {
+    const [T, D, H, M, V] = [3, 8, 2, 3, 4]
+    const layer = make({ ...attentionPresets.gsa.config, slots: M, headNorm: false }, D, H, 4)
+    const p: Record<string, number[]> = {}
+    for (const [name, t] of layer.namedParameters()) p[name] = Array.from(await t.read())
+    const x = uniforms(4, T * D, -3, 3)
+    const silu = (y: number[]): number[] => y.map((a) => a / (1 + Math.exp(-a)))
+    const nothing = (rows: number, columns: number): number[][] => Array.from({ length: rows }, () => new Array<number>(columns).fill(0))
+    const [P, S] = [Array.from({ length: H }, () => nothing(V, M)), Array.from({ length: H }, () => nothing(M, V))]
+    const expected = rowsOf(x, D).map((row) => {
+      const mapped = ['query', 'key', 'value'].map((name) => silu(linear(row, p[`${name}.linear.weight`])))
+      const gate = linear(row, p['gate.projection.weight'], p['gate.projection.bias']).map((a) => Math.exp(-softplus(-a) / 8))
+      const read = Array.from({ length: H }, (_, h) => {
+        const [q, k, v] = mapped.map((y) => y.slice(h * V, (h + 1) * V))
+        const kept = gate.slice(h * M, (h + 1) * M)
+        P[h] = P[h].map((of, i) => of.map((s, m) => kept[m] * s + k[i] * (1 - kept[m])))
+        S[h] = S[h].map((of, m) => of.map((s, j) => kept[m] * s + (1 - kept[m]) * v[j]))
+        const scores = kept.map((_, m) =>
+          Math.exp(
+            dot(
+              q,
+              P[h].map((of) => of[m]),
+            ),
+          ),
+        )
+        const all = scores.reduce((a, b) => a + b)
+        return v.map(
+          (_, j) =>
+            dot(
+              scores,
+              S[h].map((of) => of[j]),
+            ) / all,
+        )
+      })
+      return linear(read.flat(), p['output.weight'], p['output.bias'])
+    })
+    assertClose(await run(layer, x, [1, T, D], 0, T).y.read(), expected.flat(), 1e-12)
+  })
+
   it('shares queries and keys among value heads as if each had a copy of them', async () => {
     const [T, D, H] = [5, 8, 4]
     const shared = make({ ...ofRule('comba'), conv: 0, keyHeads: 2 }, D, H, 3)
@@ -563,6 +602,26 @@ describe('fast-weight attention', () => {
     refused({ innerRate: 2 }, /^innerRate = 2 means nothing here: it belongs to the rules ttt, titans$/)
     refused({ rule: 'delta', minibatch: 2 }, /^minibatch = 2 means nothing here: it belongs to the rules ttt, titans$/)
     refused({ keyHeads: 3 }, /^keyHeads must be 0 or a divisor of the 2 heads, not 3$/)
+    for (const rule of ['hgrn', 'rwkv4'])
+      for (const [name, value] of [
+        ['featureMap', 'elu1'],
+        ['nu', 2],
+        ['favorFeatures', 3],
+        ['favorSeed', 3],
+        ['favorRedraw', 'epoch'],
+        ['hedgehogShared', true],
+        ['featureEps', 0],
+      ])
+        refused({ rule, [`${name}`]: value }, new RegExp(`^${name} = ${value} means nothing here: it belongs to rules with queries$`))
+    refused({ rule: 'hgrn', featureMap: 'sine' }, /^featureMap = sine means nothing here/)
+    refused({ rule: 'hgrn', featureNorm: 'max' }, /^unknown feature norm 'max' \(none, sum, l2\)$/)
+    // What a recipe says for all layers.
+    for (const features of [
+      { featureMap: 'silu' },
+      { featureMap: 'silu', featureNorm: 'l2' },
+      { featureMap: 'identity', featureNorm: 'none' },
+    ] as const)
+      make({ rule: 'hgrn', ...features }, 8, 2).dispose()
     refused({ rule: 'hgrn2', keyHeads: 1 }, /^keyHeads = 1 means nothing here: it belongs to rules with queries and keys$/)
     refused({ rule: 'ttt' }, /^the rule ttt needs queries as wide as values: take another feature map than dpfp$/)
     refused({ rule: 'lightnet' }, /^the rule lightnet needs queries as wide as keys: take another feature map than dpfp$/)
