@@ -146,7 +146,9 @@ function checkAttention(c: FastWeightsAttentionConfig): void {
     throw new Error(`positions = rotary means nothing here: the rule ${c.rule} has no queries and keys to turn`)
   if (!normalised(c)) return
   if (featureMaps[c.featureMap].sign === 'signed')
-    throw new Error(`the rule ${c.rule} divides by z . q, which ${c.featureMap} can make zero or negative; take a map that can't`)
+    throw new Error(
+      `the rule ${c.rule} divides by z . q, which ${c.featureMap} can make zero or negative; take a map that can't, such as featureMap = elu1 with featureNorm = none`,
+    )
   checkNormaliserEps(c.featureMap, c.normaliserEps, c.rule)
   if (c.positions === 'rotary')
     throw new Error(`the rule ${c.rule} divides by z . q, which rotary positions can make zero or negative; use sinusoidal ones, or none`)

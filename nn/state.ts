@@ -88,6 +88,9 @@ export function resetRows<S extends State>(state: S, rows: ArrayLike<number | bo
 
 /** Rows of a state, in this order: some may be left out, others be there several times, as the beams of a search that go on. New tensors. */
 export function takeRows<S extends State>(state: S, rows: readonly number[]): S {
+  let R: number | undefined
+  mapState(state, (t) => (R ??= t.shape[0]))
+  checkRows(rows, R)
   const index = Int32Array.from(rows)
   const take = (t: Tensor): Tensor => {
     const [R, ...rest] = t.shape
@@ -95,13 +98,21 @@ export function takeRows<S extends State>(state: S, rows: readonly number[]): S 
     const table = reshape(t, [R, t.size / R])
     return reshape(gather(table, tensor(index, { shape: [index.length], device: t.device })), [index.length, ...rest])
   }
-  let R: number | undefined
-  mapState(state, (t) => (R ??= t.shape[0]))
   const takeCounts = (counts: Int32Array): Int32Array => {
     const width = counts.length / (R ?? counts.length)
     return Int32Array.from({ length: index.length * width }, (_, i) => counts[index[Math.floor(i / width)] * width + (i % width)])
   }
   return scope(() => mapState(state, take, takeCounts) as S)
+}
+
+function checkRows(rows: unknown, R = Infinity): asserts rows is readonly number[] {
+  if (!Array.isArray(rows) && !(ArrayBuffer.isView(rows) && 'length' in rows))
+    throw new Error(`takeRows: the rows must be an array of their places, such as [0, 0, 2], not ${told(rows)}`)
+  const places = Array.from(rows as ArrayLike<unknown>)
+  const bad = places.findIndex((row) => !(typeof row === 'number' && Number.isInteger(row) && row >= 0 && row < R))
+  if (bad < 0) return
+  const range = R === Infinity ? 'an integer, 0 or more' : `an integer from 0 to ${R - 1}: the state has ${R} rows`
+  throw new Error(`takeRows: rows[${bad}] is ${told(places[bad])}, where it must be ${range}`)
 }
 
 const version = { fastweights: 'state 2', before: 'fastweights-state-1' }
