@@ -5,7 +5,7 @@
  * Shapes as in engine/rules/rule.ts: x [B,T,D]; one number a head [B,T,H]; K is the width of the features, V = D / H, M slots or levels.
  * Tests: test/nn/attention.test.ts.
  */
-import { add, affine, div, exp, log, maximum, mul, neg, sigmoid, softplus, square, sub, tanh } from '../engine/ops/elementwise.ts'
+import { add, affine, div, exp, log, maximum, minimum, mul, neg, sigmoid, softplus, square, sub, tanh } from '../engine/ops/elementwise.ts'
 import { reshape } from '../engine/ops/movement.ts'
 import { l2Norm } from '../engine/ops/norm.ts'
 import { type Generator, normal } from '../engine/random.ts'
@@ -182,10 +182,10 @@ const common: Record<string, Ingredient> = {
   betaA: rate('beta_a'),
   gateA: { make: (m) => ({ gate_a: gateOf(m, undefined) }), value: ({ own, x }) => own.gate_a.forward(x) },
   c: { make: ({ c }) => ({ level_a: parameter(full([c.heads], -0.2)) }), value: ({ own }) => own.level_a },
-  /** ABC: what slots are written by, [B,T,H,M]. */
+  /** ABC: what slots are written by, [B,T,H,M], from -32 to 32 as in flash-linear-attention. */
   s: {
     make: ({ c, g }) => ({ slot: new Linear(c.dModel, c.heads * c.slots, g, { bias: false }) }),
-    value: (u) => inHeads(u, u.own.slot.forward(u.x)),
+    value: (u) => minimum(maximum(inHeads(u, u.own.slot.forward(u.x)), -32), 32),
   },
   /** Log-linear attention: the weights of levels, [B,T,H,M]. */
   levels: {

@@ -196,7 +196,7 @@ export function ingredientsByHand(
     betaA: head('beta_a'),
     gateA: (at) => gate('gate_a', at, null),
     c: (at) => p.level_a[at.H],
-    s: (at) => direct('slot', at.T, at.H * M + at.i),
+    s: (at) => Math.max(-32, Math.min(direct('slot', at.T, at.H * M + at.i), 32)),
     levels: (at) => softplus(direct('level', at.T, at.H * M + at.i)),
     w: own('inner_gain', V),
     theta: inner,
