@@ -207,13 +207,13 @@ export const attentionPresets = {
   'ttt-linear': {
     source: 'Sun 2024 (TTT-linear)',
     deviates:
-      'keys and queries of length 1, no positions; a convolution of its own on each of queries, keys and values; what is read has an RMS norm for each head and a SiLU gate; inner rates do not fall over a minibatch',
+      'keys and queries of length 1, and so a first matrix with a standard deviation of 0.2, not 0.02, and no first bias that is learned; no positions; a convolution of its own on each of queries, keys and values; what is read has an RMS norm for each head and a SiLU gate; inner rates do not fall over a minibatch',
     config: { rule: 'ttt', featureMap: 'identity', featureNorm: 'l2', conv: 4, headNorm: true, outputGate: 'silu' },
   },
   titans: {
     source: 'Behrouz 2025 (Titans), the memory as a layer; flash-linear-attention, titans',
     deviates:
-      'a matrix for a memory, minibatches of 16 tokens; the inner loss is that of TTT-linear, v - k through a layer norm; no persistent memory and no attention beside it',
+      'a matrix for a memory, minibatches of 16 tokens; the inner loss is that of TTT-linear, v - k through a layer norm, and as there the first matrix is learned; no persistent memory and no attention beside it',
     config: { ...deltaNet, rule: 'titans', scale: 'none', outputGate: 'silu' },
   },
 } as const satisfies Record<string, AttentionPreset>

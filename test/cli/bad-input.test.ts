@@ -61,7 +61,10 @@ describe('bad input', () => {
     [train('--preset labmi'), /^--preset: expected one of default, labml, labml-small, softmax, .*, titans, got "labmi"$/],
     [train('--rule hebb'), /^--rule: expected one of sum, linear-attention, .*, got "hebb"$/],
     [train('--preset __proto__'), /^--preset: expected one of/],
-    [train('--mixer aft'), '--mixer: expected a list of fast-weights, softmax, aft-full, aft-local, aft-simple, aft-conv, got "aft"'],
+    [
+      train('--mixer aft'),
+      '--mixer: expected a list of fast-weights, softmax, aft-full, aft-local, aft-simple, aft-conv, recurrent-net, got "aft"',
+    ],
     [train('--mixer softmax --attention softmax'), '--attention: means nothing beside --mixer'],
     [train('--mixer aft-local --window -1'), '--window: expected an integer, 0 or more, got "-1"'],
     [train('--steps -5'), '--steps: expected an integer, 1 or more, got "-5"'],
@@ -235,7 +238,7 @@ describe('bad input', () => {
     ['more layers than tensors', configure({ layers: 1e9 }), /it has 1000000000 layers, the file \d+ tensors$/],
     ['a huge width', configure({ dModel: 1e6 }), /src_embed\.weight has shape \[\d+,16\], its configuration says \[\d+,1000000\]$/],
     ['a huge convolution', configure({ conv: 1e9 }), /conv has shape \[16,\d\], its configuration says \[16,1000000000\]$/],
-    ['a mixer that is none', configure({ mixer: 'rnn' }), /unknown mixer 'rnn'/],
+    ['a mixer that is none', configure({ mixer: 'elman' }), /unknown mixer 'elman'/],
     [
       'settings of another mixer',
       configure({ mixer: { kind: 'aft-full' } }),
