@@ -17,7 +17,7 @@ import {
   webgpuAdapters,
 } from '../engine/index.ts'
 import { Transformer } from '../nn/index.ts'
-import { presets } from '../tasks/presets.ts'
+import { type PresetName, presets } from '../tasks/presets.ts'
 import { checkDeviceOptions, type DeviceValues, enableRelaxed } from './options.ts'
 import { bytes, counted, oneLine, say } from './terminal.ts'
 
@@ -92,9 +92,11 @@ function showAdapters(found: readonly AdapterReport[]): void {
 }
 
 /** Presets that are left out: made of the kernels that others are made of, and some of them loops over tokens, slow on a GPU. */
-export const composed: ReadonlySet<string> = new Set([
-  ...'gdn2 precond-kda gated-deltaproduct momentum-delta hgrn2 lightning gsa rwkv4 rwkv5 rwkv6 log-linear titans'.split(' '),
-  ...'delta-lstm delta-delta recurrent-delta smfwp fwm ba programmer recurrent-programmer lstm gru rnn'.split(' '),
+export const composed: ReadonlySet<string> = new Set<PresetName>([
+  ...(['gdn2', 'precond-kda', 'gated-deltaproduct', 'momentum-delta', 'hgrn2', 'lightning', 'gsa'] as const),
+  ...(['rwkv4', 'rwkv5', 'rwkv6', 'log-linear', 'titans'] as const),
+  ...(['delta-lstm', 'delta-delta', 'recurrent-delta', 'smfwp', 'fwm', 'ba'] as const),
+  ...(['programmer', 'recurrent-programmer', 'lstm', 'gru', 'rnn'] as const),
 ])
 
 /** Kernels, models and speed of a device; the number of checks that failed. */
@@ -117,6 +119,7 @@ async function examine(device: Device): Promise<number> {
       `${ok ? 'ok' : 'FAILED'}: loss ${loss.toFixed(6)}, largest relative error of a gradient ${worst.toExponential(1)} (bound 1e-4)`,
     )
   }
+  row('  not checked', `${composed.size} others, made of the same kernels`)
 
   if (!device.double) {
     say('\n  Speed')

@@ -15,6 +15,7 @@ import { checkChoice, checkFields, checkKnown, checkMeanings, defaultsOf, type F
 import type { Gate, LowRank } from './gates.ts'
 import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField, rotaryField } from './heads.ts'
 import {
+  adopt,
   type IngredientConfig,
   ingredientFields,
   ingredientMeanings,
@@ -67,7 +68,11 @@ const mapsKeys = (c: { rule: RuleName }): boolean => has(c, 'k') && !exponents.h
 const meanings: readonly Meaning<FastWeightsAttentionConfig>[] = [
   ['normaliserEps', 'rules with a normaliser (linear-attention, attention-delta)', normalised],
   ['keyHeads', 'rules with queries and keys', (c) => has(c, 'q', 'k')],
-  ['favorRedraw', 'rules with queries', (c) => has(c, 'q')],
+  // What recipes say for all of their layers may stand there, whatever a layer's rule is.
+  ['featureMap', 'rules with queries', (c) => has(c, 'q') || c.featureMap === 'identity' || c.featureMap === 'silu'],
+  ...(['nu', 'favorFeatures', 'favorSeed', 'favorRedraw', 'hedgehogShared', 'featureEps'] as const).map(
+    (name): Meaning<FastWeightsAttentionConfig> => [name, 'rules with queries', (c) => has(c, 'q')],
+  ),
   ...ingredientMeanings,
 ]
 
@@ -126,7 +131,7 @@ function checkAttention(c: FastWeightsAttentionConfig): void {
   checkKnown(c, ['dModel', ...Object.keys(fields)])
   checkHeads(c.dModel, c.heads)
   checkChoice('rule', c.rule, Object.fromEntries(layerRules.map((rule) => [rule, 0])))
-  checkFeatures(c, c.dModel / c.heads)
+  if (has(c, 'q')) checkFeatures(c, c.dModel / c.heads)
   checkMeanings<FastWeightsAttentionConfig>(c, fastWeightsAttentionDefaults, meanings)
   checkFields(c, fields)
   if (c.keyHeads > 0 && c.heads % c.keyHeads !== 0)
@@ -141,7 +146,9 @@ function checkAttention(c: FastWeightsAttentionConfig): void {
     throw new Error(`positions = rotary means nothing here: the rule ${c.rule} has no queries and keys to turn`)
   if (!normalised(c)) return
   if (featureMaps[c.featureMap].sign === 'signed')
-    throw new Error(`the rule ${c.rule} divides by z . q, which ${c.featureMap} can make zero or negative; take a map that can't`)
+    throw new Error(
+      `the rule ${c.rule} divides by z . q, which ${c.featureMap} can make zero or negative; take a map that can't, such as featureMap = elu1 with featureNorm = none`,
+    )
   checkNormaliserEps(c.featureMap, c.normaliserEps, c.rule)
   if (c.positions === 'rotary')
     throw new Error(`the rule ${c.rule} divides by z . q, which rotary positions can make zero or negative; use sinusoidal ones, or none`)
@@ -154,6 +161,9 @@ export interface AttentionState extends Partial<FastWeightState>, Waiting {
   value?: Tensor
   position?: Int32Array
 }
+
+/** The properties of a layer that ingredients set. */
+const ingredientProperties = ['interpolation_weight', 'gate', 'kappa', 'rate', 'lambda', 'inner_start']
 
 /** The settings of features where there are no queries to map. */
 const unmapped: FeatureConfig = { ...featureDefaults, featureMap: 'identity', featureNorm: 'none' }
@@ -176,6 +186,8 @@ export class FastWeightsAttention extends Module {
   kappa: Tensor | null = null
   rate: LowRank | null = null
   lambda: Tensor | null = null
+  /** [H,V,V], of rules that learn by minibatches: the matrix that memories begin as. A state holds how far S has moved from it. */
+  inner_start: Tensor | null = null
   norm: RMSNorm | null
   output_gate: Linear | null
   output: Linear
@@ -199,7 +211,7 @@ export class FastWeightsAttention extends Module {
     this.key = has(c, 'k') ? new HeadProjection(D, N * keyWidth, c.conv, g) : null
     this.value = new HeadProjection(D, N * D, c.conv, g)
     this.features = new Features(has(c, 'q') ? c : unmapped, keyHeads, D / H, g)
-    Object.assign(this, makeIngredients({ c, K: this.features.width, g }))
+    adopt(this, makeIngredients({ c, K: this.features.width, g }), ingredientProperties)
     this.norm = c.headNorm ? new RMSNorm(D / H) : null
     this.output_gate = c.outputGate === 'none' ? null : new Linear(D, D, g, { bias: false })
     this.output = new Linear(D, D, g)
@@ -222,9 +234,9 @@ export class FastWeightsAttention extends Module {
     const own = Object.keys(rule.state).map((part) => [part, state[part as keyof FastWeightState]])
     const before = begun ? (Object.fromEntries(own) as FastWeightState) : undefined
     const settings = { chunk, scale: scale === 'sqrt' ? 1 / Math.sqrt(D / H) : 1, ...(normalised(this.config) && { eps: normaliserEps }) }
-    const result = this.waits
-      ? byMinibatches(rule, inputs, before, { ...settings, minibatch: this.config.minibatch }, state, packing)
-      : rule.run(inputs, before, { ...settings, ...(learns(this.config) && { minibatch: 1 }), ...packing })
+    const result = this.inner_start
+      ? byMinibatches(rule, inputs, before, { ...settings, minibatch: this.config.minibatch }, state, packing, { S: this.inner_start })
+      : rule.run(inputs, before, { ...settings, ...packing })
 
     let y = reshape(this.norm ? this.norm.forward(result.y) : result.y, [B, T, D])
     if (this.output_gate && outputGate !== 'none') y = mul(y, this.output_gate.forward(x, { activation: outputGate }))

@@ -4,10 +4,11 @@
  * keys and values. Nothing is causal here: every query sees the whole source, so that of a sequence with itself this is an encoder's attention.
  * Tests: test/nn/encoder-decoder.test.ts; claims: claims/encoder-decoder.ts.
  */
-import { checkOptions } from '../engine/arguments.ts'
+import { checkDivisor, checkOptions } from '../engine/arguments.ts'
 import { softmaxAttention } from '../engine/ops/attention.ts'
+import { checkFloat, match } from '../engine/ops/check.ts'
 import { affine, div, sigmoid } from '../engine/ops/elementwise.ts'
-import type { FastWeightState, RuleOptions } from '../engine/ops/fast-weights.ts'
+import { type FastWeightState, type RuleOptions, tokenFlags } from '../engine/ops/fast-weights.ts'
 import { matmul } from '../engine/ops/matmul.ts'
 import { permute, reshape } from '../engine/ops/movement.ts'
 import { sum } from '../engine/ops/reduce.ts'
@@ -17,7 +18,7 @@ import type { Rule } from '../engine/rules/rule.ts'
 import { type Tensor, tensor, zeros } from '../engine/tensor.ts'
 import { type FastWeightsSettings, fastWeights, fastWeightsAttentionDefaults, layerRules } from './attention.ts'
 import { type FeatureConfig, Features, featureFields } from './features.ts'
-import { type AnyField, checkFields, checkKnown, defaultsOf, type Fields, namesOf } from './fields.ts'
+import { type AnyField, checkChoice, checkFields, checkKnown, defaultsOf, type Fields, namesOf } from './fields.ts'
 import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField } from './heads.ts'
 import { Linear, RMSNorm } from './layers.ts'
 import type { LayerState } from './mixer.ts'
@@ -47,6 +48,20 @@ export interface Written {
 
 const timeInside = (x: Tensor): Tensor => permute(x, [0, 2, 1, 3])
 
+/** The error of a rule that isn't one of `crossRules`. */
+export const cannotWrite = (rule: unknown): Error =>
+  new Error(`a source can't be written by the rule ${rule} (${crossRules.join(', ')} can)`)
+
+/** Throws unless the rule is one of `crossRules`, with what it writes, and the mask one of zeros and ones for it. */
+function checkWritten(op: string, rule: RuleName, { k, v, beta }: Written, mask: Tensor | undefined): void {
+  if (!crossRules.includes(rule)) throw new Error(`${op}: ${cannotWrite(rule).message}`)
+  checkFloat(op, k, v)
+  const { B, T, H } = match(op, { k: ['B', 'T', 'H', 'K'], v: ['B', 'T', 'H', 'V'] }, { k: k.shape, v: v.shape })
+  if (beta) match(op, { beta: [B, T, H] }, { beta: beta.shape })
+  if (!beta && 'beta' in rules[rule].inputs) throw new Error(`${op}: the rule ${rule} needs beta [B,T,H], how strongly each token writes`)
+  if (mask) tokenFlags(op, 'mask', mask, B, T)
+}
+
 /**
  * Writes all tokens of a source and gives the last state. `form`: token by token, in chunks, or at once; by default at once for rules that only
  * add, S = K^T V and z = K^T 1, else in chunks. mask [B,T]: 0 where there is no token; what stands there is never looked at.
@@ -57,6 +72,7 @@ export function writeSource(
   options: Pick<RuleOptions, 'form' | 'chunk' | 'mask'> & { eps?: number } = {},
 ): FastWeightState {
   const { form, mask } = options
+  checkWritten('writeSource', rule, { k, v, beta }, mask)
   if (adds.has(rule) && (form === undefined || form === 'parallel')) {
     const [K, V] = [k, v].map((x) => timeInside(atTokens(x, { mask })))
     return { S: matmul(K, V, { transposeA: true }), ...('z' in rules[rule].state && { z: sum(K, { axis: 2 }) }) }
@@ -88,8 +104,9 @@ export function readSource(q: Tensor, { S, z }: FastWeightState, { scale = 1, ep
  */
 export function scoreSource(rule: RuleName, q: Tensor, { k, v }: Written, options: ReadOptions & { mask?: Tensor } = {}): Tensor {
   const { scale = 1, eps = 1e-6, mask } = options
-  if (!adds.has(rule))
+  if (crossRules.includes(rule) && !adds.has(rule))
     throw new Error(`scoreSource: what the rule ${rule} writes depends on what it has written (${[...adds].join(' and ')} only add)`)
+  checkWritten('scoreSource', rule, { k, v }, mask)
   const [K, V] = [k, v].map((x) => timeInside(atTokens(x, { mask })))
   const A = matmul(timeInside(q), K, { transposeB: true })
   const y = affine(matmul(A, V), scale)
@@ -135,10 +152,15 @@ const fields: Fields<CrossSettings> = {
 
 function checkCross(c: CrossSettings & { dModel: number }): void {
   checkKnown(c, ['dModel', ...Object.keys(fields)])
-  if (layerRules.includes(c.rule) && !crossRules.includes(c.rule))
-    throw new Error(`a source can't be written by the rule ${c.rule} (${crossRules.join(', ')}); a decoder's own may be another one`)
+  if (layerRules.includes(c.rule) && !crossRules.includes(c.rule)) throw cannotWrite(c.rule)
   fastWeights.check({ ...fastWeightsAttentionDefaults, ...c })
   checkFields(c, fields)
+  if ('z' in rules[c.rule].state)
+    checkDivisor(
+      'normaliserEps',
+      c.normaliserEps,
+      `a source may have no token at all, and the rule ${c.rule} divides by z . q, which is 0 then`,
+    )
 }
 
 function sourceOf(source: Tensor, dModel: number, options: { mask?: Tensor }): { x: Tensor; mask?: Tensor; B: number; T: number } {
@@ -201,9 +223,11 @@ export class CrossAttention extends Module implements CrossLayer {
   forward(given: Tensor, source: Tensor, options: { mask?: Tensor; accumulate?: Tensor; form?: 'memory' | 'scores' } = {}): Tensor {
     checkOptions('cross attention', options, ['mask', 'accumulate', 'form'])
     const { form = 'memory', accumulate, mask } = options
+    checkChoice('form of cross attention', form, { memory: 0, scores: 0 })
     if (form === 'memory') return this.read(given, this.write(source, { mask }), { accumulate })
-    checkInput(given, this.config.dModel, 'cross attention')
+    const { B } = checkInput(given, this.config.dModel, 'cross attention')
     const from = sourceOf(source, this.config.dModel, { mask })
+    if (from.B !== B) throw new Error(`cross attention: x has ${B} rows, the source ${from.B}`)
     const y = scoreSource(this.config.rule, this.queries(given), this.written(from.x), { ...this.reading(), mask: from.mask })
     return this.finish(y, { accumulate }, {})
   }

@@ -3,7 +3,7 @@
  * reads the source, every token of it all others; each layer of the decoder writes what the encoder gives into fast weights, once, and reads
  * them beside its own, which the target's tokens write one after the other. Tests: test/nn/encoder-decoder.test.ts.
  */
-import { checkNumber, checkObject, told } from '../engine/arguments.ts'
+import { checkNumber, checkObject, checkOptions, told } from '../engine/arguments.ts'
 import { type UnaryOp, unaryOps } from '../engine/devices/kernels.ts'
 import { checkInt32 } from '../engine/ops/check.ts'
 import { reshape } from '../engine/ops/movement.ts'
@@ -11,9 +11,9 @@ import { crossEntropy } from '../engine/ops/norm.ts'
 import { type Generator, generator } from '../engine/random.ts'
 import { show } from '../engine/shape.ts'
 import { getDevice, type Tensor, tensor } from '../engine/tensor.ts'
-import { type FastWeightsAttentionConfig, fastWeightsAttentionDefaults } from './attention.ts'
+import { type FastWeightsAttentionConfig, fastWeightsAttentionDefaults, layerRules } from './attention.ts'
 import { embed, firstStream, norms, residual } from './blocks.ts'
-import { type CrossKind, type CrossLayer, crossKinds, crossNames } from './cross-attention.ts'
+import { type CrossKind, type CrossLayer, cannotWrite, crossKinds, crossNames, crossRules } from './cross-attention.ts'
 import { checkChoice, checkKnown, defaultsOf } from './fields.ts'
 import { checkProbability, Dropout, Embedding, FeedForward, type LayerNorm, Linear, type RMSNorm } from './layers.ts'
 import type { LayerState } from './mixer.ts'
@@ -113,6 +113,9 @@ function kindsOf(c: EncoderDecoderConfig): Kinds {
     checkKnown(given, Object.keys(fields))
     const fromModel = Object.entries(common).filter(([name]) => Object.hasOwn(fields, name))
     const settings = { ...(defaultsOf(fields as never) as object), ...Object.fromEntries(fromModel), ...given }
+    const { rule } = settings as { rule?: FastWeightsAttentionConfig['rule'] }
+    if (rule !== undefined && layerRules.includes(rule) && !crossRules.includes(rule))
+      throw new Error(`${place}: ${cannotWrite(rule).message}; the decoder's own layers may have it: give decoder: '${rule}'`)
     check({ ...settings, dModel: c.dModel })
     return { kind: kind as CrossKind, settings }
   }
@@ -183,9 +186,9 @@ class DecoderLayer extends Module {
   norm_ff: LayerNorm | RMSNorm
   drop: Dropout
 
-  constructor(c: EncoderDecoderConfig, { kind, settings }: LayerMixer, cross: Cross, g: Generator) {
+  constructor(c: EncoderDecoderConfig, layer: number, { kind, settings }: LayerMixer, cross: Cross, g: Generator) {
     super()
-    this.self_attn = rowOf(kind).make({ ...settings, dModel: c.dModel }, g)
+    this.self_attn = rowOf(kind).make({ ...settings, dModel: c.dModel }, g, { layer, layers: c.decoderLayers })
     this.src_attn = crossOf(cross, c.dModel, g)
     this.feed_forward = new FeedForward(c.dModel, c.dFf, g, c)
     this.norm_self_attn = new norms[c.norm](c.dModel)
@@ -265,7 +268,7 @@ export class EncoderDecoder extends Module {
       c,
     )
     this.decoder = new Stack(
-      kinds.decoder.map((mixer) => new DecoderLayer(c, mixer, kinds.cross, g)),
+      kinds.decoder.map((mixer, i) => new DecoderLayer(c, i, mixer, kinds.cross, g)),
       c,
     )
     this.generator = new Linear(c.dModel, c.symbols, g)
@@ -302,7 +305,7 @@ export class EncoderDecoder extends Module {
   /** Goes on with a target [B,T] from where encode or decode stopped. The state that it gives has tensors of its own, the source's included. */
   decode(target: Tensor, state: EncoderDecoderState, options: { mask?: Tensor } = {}): { logits: Tensor; state: EncoderDecoderState } {
     checkKnown(options, ['mask'])
-    const { B, T } = checkTokens('decode', 'target', target)
+    const { B, T } = checkTokens('decode', 'target', target, this.config.symbols)
     if (!(state?.position instanceof Int32Array && Array.isArray(state.layers) && Array.isArray(state.source)))
       throw new Error(`decode: the state must be what encode or decode returned, not ${told(state)}`)
     if (state.position.length !== B) throw new Error(`decode: the state has ${state.position.length} rows, the target ${B}`)
@@ -346,7 +349,7 @@ export class EncoderDecoder extends Module {
 
   /** The source as the encoder gives it, in the memory of each layer of the decoder. */
   private read(source: Tensor, mask: Tensor | undefined): { B: number; memories: LayerState[] } {
-    const { B, T } = checkTokens('encode', 'source', source)
+    const { B, T } = checkTokens('encode', 'source', source, this.config.sourceSymbols)
     const packing = checkPacking('encode', { mask }, B, T)
     let x = embed(this.src_embed, source, places(packing, B, T).at, this.config)
     for (const layer of this.encoder.layers) x = layer.forward(x, packing)
@@ -355,11 +358,25 @@ export class EncoderDecoder extends Module {
   }
 }
 
-function checkTokens(op: string, name: string, tokens: Tensor): { B: number; T: number } {
+function checkTokens(op: string, name: string, tokens: Tensor, symbols: number): { B: number; T: number } {
   checkInt32(op, tokens)
   if (tokens.shape.length !== 2 || tokens.size === 0) throw new Error(`${op}: the ${name} has shape ${show(tokens.shape)}, expected [B,T]`)
   const [B, T] = tokens.shape
+  const bad = tokens.indices?.findIndex((token) => token < 0 || token >= symbols) ?? -1
+  if (bad >= 0)
+    throw new Error(
+      `${op}: the ${name} holds ${tokens.indices![bad]} at [${Math.floor(bad / T)},${bad % T}], where its ${symbols} symbols are 0 to ${symbols - 1}`,
+    )
   return { B, T }
+}
+
+/** Throws unless these are tokens: numbers that int32 has, from 0. */
+function checkRow(what: string, row: unknown): void {
+  if (!Array.isArray(row) && !(ArrayBuffer.isView(row) && 'length' in row))
+    throw new Error(`${what} must be a list of tokens, such as [1, 2], not ${told(row)}`)
+  const tokens = Array.from(row as ArrayLike<unknown>)
+  const bad = tokens.findIndex((token) => !(typeof token === 'number' && Number.isInteger(token) && token >= 0 && token < 2 ** 31))
+  if (bad >= 0) throw new Error(`${what} holds ${told(tokens[bad])} at ${bad}; tokens are integers from 0, below 2^31`)
 }
 
 /**
@@ -368,14 +385,21 @@ function checkTokens(op: string, name: string, tokens: Tensor): { B: number; T: 
  */
 export function pairBatch(
   pairs: readonly (readonly [source: ArrayLike<number>, target: ArrayLike<number>])[],
-  { begin, end, device = getDevice() }: { begin: number; end: number; device?: Tensor['device'] },
+  options: { begin: number; end: number; device?: Tensor['device'] },
 ): PairBatch {
+  checkOptions('pairBatch', options, ['begin', 'end', 'device'])
+  const { begin, end, device = getDevice() } = options
   if (!Array.isArray(pairs as unknown) || pairs.length === 0)
     throw new Error(`pairBatch: needs pairs of a source and a target, such as [[[1, 2], [2, 1]]], not ${told(pairs)}`)
-  for (const pair of pairs as readonly unknown[])
+  for (const [i, pair] of (pairs as readonly unknown[]).entries()) {
     if (!(Array.isArray(pair) && pair.length === 2))
-      throw new Error(`pairBatch: a pair must be [source, target], two lists of tokens, not ${told(pair)}`)
-  for (const [name, symbol] of Object.entries({ begin, end })) checkNumber(`pairBatch: ${name}`, symbol, 'an integer, 0 or more')
+      throw new Error(`pairBatch: a pair must be [source, target], two lists of tokens, not ${told(pair)} (pair ${i})`)
+    for (const [at, side] of ['source', 'target'].entries()) checkRow(`pairBatch: the ${side} of pair ${i}`, pair[at])
+  }
+  for (const [name, symbol] of Object.entries({ begin, end })) {
+    checkNumber(`pairBatch: ${name}`, symbol, 'an integer, 0 or more')
+    checkRow(`pairBatch: ${name}`, [symbol])
+  }
   const padded = (rows: readonly ArrayLike<number>[], padding: number): Tensor => {
     const T = Math.max(1, ...rows.map(({ length }) => length))
     const values = rows.flatMap((row) => Array.from({ length: T }, (_, t) => (t < row.length ? row[t] : padding)))

@@ -97,10 +97,19 @@ export function ramp(shape: number[], from: number, to: number): Tensor {
   return hostParameter(shape, () => Float64Array.from({ length: n }, (_, i) => from + (to - from) * (i / Math.max(n - 1, 1)) ** 0.7))
 }
 
+/** A parameter of numbers f(u), u uniform in [0, 1). */
+export function drawn(shape: number[], g: Generator, f: (u: number) => number): Tensor {
+  const stream = g.stream++
+  return hostParameter(shape, () => hostNumbers('uniform', g.seed, stream, sizeOf(shape)).map(f))
+}
+
+/** The logarithm of a number from 0 on, taken as 2^-10 at least, so that it is finite. */
+export const logOf = (x: number): number => Math.log(Math.max(x, 2 ** -10))
+
 /**
  * -exp(A_log) softplus(a + dt_bias): Mamba-2 (Dao & Gu 2024), gated DeltaNet (Yang 2024); with one value a channel and the heads' width as
- * the rank, KDA (Kimi 2025). A from U(0, 16), at least 2^-10 so that its logarithm is finite; softplus(dt_bias) log-uniform in
- * [0.001, 0.1].
+ * the rank, the formula of KDA (Kimi 2025). At first A is from U(0, 16), at least 2^-10, and softplus(dt_bias) log-uniform in [0.001, 0.1], as gated
+ * DeltaNet's code draws them; Mamba-2's has A from U(1, 16), flash-linear-attention's KDA that and dt_bias = 0.
  */
 class SoftplusGate extends Gate {
   /** [H], or [H,1] beside channels. */
@@ -111,12 +120,8 @@ class SoftplusGate extends Gate {
   constructor(sizes: GateSizes, g: Generator) {
     super(sizes, sizes.dModel / sizes.heads, false, g)
     const { heads, width } = sizes
-    const draw = (shape: number[], f: (u: number) => number): Tensor => {
-      const stream = g.stream++
-      return hostParameter(shape, () => hostNumbers('uniform', g.seed, stream, sizeOf(shape)).map(f))
-    }
-    this.A_log = draw(width === null ? [heads] : [heads, 1], (u) => Math.log(Math.max(16 * u, 2 ** -10)))
-    this.dt_bias = draw(width === null ? [heads] : [heads, width], (u) => {
+    this.A_log = drawn(width === null ? [heads] : [heads, 1], g, (u) => logOf(16 * u))
+    this.dt_bias = drawn(width === null ? [heads] : [heads, width], g, (u) => {
       const dt = 0.001 * 100 ** u
       return dt + Math.log(-Math.expm1(-dt))
     })

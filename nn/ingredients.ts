@@ -5,16 +5,16 @@
  * Shapes as in engine/rules/rule.ts: x [B,T,D]; one number a head [B,T,H]; K is the width of the features, V = D / H, M slots or levels.
  * Tests: test/nn/attention.test.ts.
  */
-import { add, affine, div, exp, log, maximum, mul, neg, sigmoid, softplus, square, sub, tanh } from '../engine/ops/elementwise.ts'
+import { add, affine, div, exp, log, maximum, minimum, mul, neg, sigmoid, softplus, square, sub, tanh } from '../engine/ops/elementwise.ts'
 import { reshape } from '../engine/ops/movement.ts'
 import { l2Norm } from '../engine/ops/norm.ts'
-import { type Generator, uniform } from '../engine/random.ts'
+import { type Generator, normal } from '../engine/random.ts'
 import { type RuleName, rules } from '../engine/rules/index.ts'
 import type { Rule } from '../engine/rules/rule.ts'
 import { lightningDecays } from '../engine/rules/sum.ts'
 import { full, ones, parameter, type Tensor, zeros } from '../engine/tensor.ts'
 import { type Fields, type Meaning, namesOf } from './fields.ts'
-import { type Gate, type GateName, gates, LowRank, ramp, retention } from './gates.ts'
+import { drawn, type Gate, type GateName, gates, LowRank, logOf, ramp, retention } from './gates.ts'
 import { HeadProjection } from './heads.ts'
 import { Linear } from './layers.ts'
 import type { Module } from './module.ts'
@@ -116,14 +116,13 @@ const strengthOf = ({ c, g }: Making): Record<string, Module[]> => ({
 /** What a gate lets go. */
 const letGo = (u: Using): Tensor => affine(exp(u.of('gate')), -1, 1)
 
-/** q - D_h p: reads less of what the present token writes. */
-const correctedQuery = (initial: (m: Making) => Tensor): Ingredient => ({
-  make: (m) => ({ correction: parameter(initial(m)) }),
-  value: ({ q, own, of }) => sub(q, mul(beside(own.correction), of('p'))),
-})
+/** q - D_h times a vector of the present token: reads less of what it writes. D: [H]. */
+const corrected = (q: Tensor, D: Tensor, by: Tensor): Tensor => sub(q, mul(beside(D), by))
 
 /** The momentum rule: of the angle between what the memory keeps and what it takes. */
-const tangentSquared = ({ own, of }: Using): Tensor => square(mul(of('eta'), own.turn))
+const tangentSquared = ({ own, of }: Using): Tensor => square(mul(of('eta'), exp(own.turn_log)))
+/** [H], the logarithm of numbers from U(0, to). */
+const logUniform = ({ c, g }: Making, to: number): Tensor => drawn([c.heads], g, (u) => logOf(to * u))
 
 /** -exp(w): logarithms of decays for each channel, of which the first ones keep longest. */
 const channelDecay = (from: number, to: number, width: (m: Making) => number): Ingredient => ({
@@ -183,10 +182,10 @@ const common: Record<string, Ingredient> = {
   betaA: rate('beta_a'),
   gateA: { make: (m) => ({ gate_a: gateOf(m, undefined) }), value: ({ own, x }) => own.gate_a.forward(x) },
   c: { make: ({ c }) => ({ level_a: parameter(full([c.heads], -0.2)) }), value: ({ own }) => own.level_a },
-  /** ABC: what slots are written by, [B,T,H,M]. */
+  /** ABC: what slots are written by, [B,T,H,M], from -32 to 32 as in flash-linear-attention. */
   s: {
     make: ({ c, g }) => ({ slot: new Linear(c.dModel, c.heads * c.slots, g, { bias: false }) }),
-    value: (u) => inHeads(u, u.own.slot.forward(u.x)),
+    value: (u) => minimum(maximum(inHeads(u, u.own.slot.forward(u.x)), -32), 32),
   },
   /** Log-linear attention: the weights of levels, [B,T,H,M]. */
   levels: {
@@ -209,16 +208,22 @@ const special: Partial<Record<RuleName, Record<string, Ingredient>>> = {
       make: ({ c }) => ({ reading: parameter(ones([c.heads])) }),
       value: ({ k, own }) => mul(k, beside(sigmoid(own.reading))),
     },
-    q: correctedQuery(({ c }) => ones([c.heads])),
+    q: {
+      make: ({ c }) => ({ correction: parameter(ones([c.heads])) }),
+      value: ({ q, own, of }) => corrected(q, own.correction, of('p')),
+    },
   },
   /**
-   * As flash-linear-attention's layer: eta = 1 + tanh, and an angle atan(eta F_h) of which the cosine's square is what remains beside the gate and
+   * As flash-linear-attention's layer: eta = 1 + tanh(x / sqrt(D)), and an angle atan(eta F_h) of which the cosine's square is what remains beside the gate and
    * the sine's the strength. The memory is read after it decays.
    */
   'delta-momentum': {
-    eta: { make: (m) => ({ eta: perHead(m) }), value: ({ own, x }) => affine(tanh(own.eta.forward(x)), 1, 1) },
+    eta: {
+      make: (m) => ({ eta: perHead(m) }),
+      value: ({ c, own, x }) => affine(tanh(affine(own.eta.forward(x), 1 / Math.sqrt(c.dModel))), 1, 1),
+    },
     gate: {
-      make: (m) => ({ gate: gateOf(m, undefined), turn: parameter(uniform(m.g, [m.c.heads], 0, 4)) }),
+      make: (m) => ({ gate: gateOf(m, undefined), turn_log: logUniform(m, 4) }),
       value: (u) => sub(u.own.gate.forward(u.x), log(affine(tangentSquared(u), 1, 1))),
     },
     beta: {
@@ -229,11 +234,14 @@ const special: Partial<Record<RuleName, Record<string, Ingredient>>> = {
       },
     },
     gateM: {
-      make: (m) => ({ momentum: perHead(m), momentum_log: parameter(zeros([m.c.heads])) }),
-      value: ({ own, x }) => maximum(neg(mul(softplus(own.momentum.forward(x)), exp(own.momentum_log))), -2),
+      make: ({ c, g }) => ({ momentum: new gates.softplus({ dModel: c.dModel, heads: c.heads, width: null }, g) }),
+      value: ({ own, x }) => maximum(own.momentum.forward(x), -2),
     },
     p: { value: ({ k, of }) => mul(k, beside(exp(of('gate')))) },
-    q: correctedQuery(({ c, g }) => uniform(g, [c.heads], 0, 1)),
+    q: {
+      make: (m) => ({ correction_log: logUniform(m, 1) }),
+      value: ({ q, k, own }) => corrected(q, exp(own.correction_log), k),
+    },
   },
   'delta-product': {
     beta: {
@@ -267,6 +275,12 @@ const special: Partial<Record<RuleName, Record<string, Ingredient>>> = {
   },
 }
 
+/**
+ * The standard deviation of the matrices that memories begin as: through a memory of zeros the layer norm of the inner loss divides by sqrt(eps), and the
+ * first step is so large that nothing after it counts. TTT learns its first matrix as well.
+ */
+const starts: Partial<Record<RuleName, number>> = { ttt: 0.2, titans: 0.1 }
+
 const rowsOf = (rule: RuleName): Record<string, Ingredient> => {
   const all: Record<string, Ingredient> = { ...common, ...special[rule] }
   return Object.fromEntries(Object.entries(all).filter(([name]) => name in (rules[rule] as Rule).inputs))
@@ -277,7 +291,20 @@ export const layerRules = namesOf(rules).filter((rule) => Object.keys(rules[rule
 
 /** The parameters of a rule's ingredients, by the property of the layer that they become, drawn in the order of the table. */
 export function makeIngredients(m: Making): Record<string, Module | Module[] | Tensor> {
-  return Object.assign({}, ...Object.values(rowsOf(m.c.rule)).map((row) => row.make?.(m)))
+  const made: Record<string, Module | Module[] | Tensor> = {}
+  for (const row of Object.values(rowsOf(m.c.rule))) adopt(made, row.make?.(m) ?? {})
+  const std = starts[m.c.rule]
+  const V = valueWidth(m)
+  if (std !== undefined) adopt(made, { inner_start: parameter(normal(m.g, [m.c.heads, V, V], 0, std)) })
+  return made
+}
+
+/** Takes these in as properties; throws rather than overwrite one, but for the `open` ones, which are there to be set. */
+export function adopt(owner: object, properties: Readonly<Record<string, unknown>>, open: readonly string[] = []): void {
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in owner && !open.includes(name)) throw new Error(`an ingredient can't be called ${name}: there is a property of that name`)
+    Object.assign(owner, { [name]: value })
+  }
 }
 
 /** Everything that the rule takes, by name. */

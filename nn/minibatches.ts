@@ -2,7 +2,7 @@
  * Rules whose memory learns once a minibatch, over sequences that may be cut, padded and packed anywhere: a sequence's minibatches are counted from its
  * first token, and the tokens of one that isn't complete yet wait in the state. Tests: test/nn/attention.test.ts.
  */
-import { where } from '../engine/ops/elementwise.ts'
+import { add, sub, where } from '../engine/ops/elementwise.ts'
 import type { FastWeightState, RuleOptions } from '../engine/ops/fast-weights.ts'
 import { concat, gather, reshape, slice } from '../engine/ops/movement.ts'
 import { type Letter, type Rule, stretch } from '../engine/rules/rule.ts'
@@ -81,10 +81,13 @@ const timed = ({ inputs }: Rule): string[] => Object.keys(inputs).filter((name) 
 export function waitingParts(rule: Rule, sizes: Record<Letter, number>, m: number): Parts {
   const widths = timed(rule).map((name) => rule.inputs[name].shape.slice(2).reduce((n, letter) => n * sizes[letter], 1))
   const W = widths.reduce((a, b) => a + b, 0)
-  return { waiting: { dtype: 'float32', shape: [sizes.B, m - 1, W] }, phase: { dtype: 'int32', shape: [sizes.B] } }
+  return { waiting: { dtype: 'float32', shape: [sizes.B, m - 1, W] }, phase: { dtype: 'int32', shape: [sizes.B], below: m } }
 }
 
-/** The rule by minibatches of m > 1 tokens. Its own state is what the last complete minibatch left; inputs are [B,T,...], or without tokens. */
+/**
+ * The rule by minibatches of m tokens. Its own state is what the last complete minibatch left; inputs are [B,T,...], or without tokens. `start`: what parts
+ * of the state begin at, [H,...], by name; a state holds how far they have moved from there, so that a fresh one is zeros.
+ */
 export function byMinibatches(
   rule: Rule,
   inputs: Record<string, Tensor>,
@@ -92,6 +95,7 @@ export function byMinibatches(
   options: RuleOptions & { minibatch: number },
   { waiting, phase }: Waiting,
   packing: Packing,
+  start: Readonly<Record<string, Tensor>> = {},
 ): { y: Tensor; state: FastWeightState & Waiting } {
   const m = options.minibatch
   const { q } = inputs
@@ -118,8 +122,13 @@ export function byMinibatches(
     const parts = Object.entries(other).map(([name, part]) => [name, where(stretch(flags, part.shape.length), chosen[name as 'S'], part)])
     return Object.fromEntries(parts)
   }
-  const empty = initialState(rule, { B, H, V }, device)
-  let current = before ?? empty
+  const begun = (state: FastWeightState): FastWeightState => ({
+    ...state,
+    ...Object.fromEntries(Object.entries(start).map(([name, from]) => [name, add(state[name as 'S'], from)])),
+  })
+  const fresh = initialState(rule, { B, H, V }, device)
+  const empty = begun(fresh)
+  let current = before ? begun(before) : empty
   const ys: Tensor[] = []
   for (let n = 0; n <= plan.N; n++) {
     if (plan.begins[n].includes(true)) current = choose(plan.begins[n], empty, current)
@@ -139,14 +148,18 @@ export function byMinibatches(
     ys.push(result.y)
     if (plan.whole[n].includes(true)) current = choose(plan.whole[n], result.state, current)
   }
-  // Where no minibatch was completed it is the same numbers; but whoever gets a state frees it.
+  // Rows where no minibatch was completed, and no sequence has begun, are what they were, to the bit.
+  const touched = Array.from({ length: B }, (_, b) => [...plan.begins, ...plan.whole].some((rows) => rows[b]))
+  const moved = { ...current }
+  for (const [name, from] of Object.entries(start)) moved[name as 'S'] = sub(current[name as 'S'], from)
+  // Those of all rows may be the same tensors; but whoever gets a state frees it.
   const owned = Object.fromEntries(
-    Object.entries(current).map(([name, part]) => [name, reshape(part, part.shape)]),
+    Object.entries(choose(touched, moved, before ?? fresh)).map(([name, part]) => [name, reshape(part, part.shape)]),
   ) as unknown as FastWeightState
   const read = concat(ys, 1)
   const y = gather(concat([zeros([1, H * V], device), reshape(read, [B * plan.N * m, H * V])], 0), ints(plan.at, [B, T]))
   return {
     y: reshape(y, [B, T, H, V]),
-    state: { ...owned, waiting: gather(table, ints(plan.left, [B, m - 1])), phase: plan.phase },
+    state: m > 1 ? { ...owned, waiting: gather(table, ints(plan.left, [B, m - 1])), phase: plan.phase } : owned,
   }
 }

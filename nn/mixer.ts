@@ -33,8 +33,8 @@ export interface Mixer<C extends object, Layer extends SequenceLayer = SequenceL
   fields: Fields<C>
   /** Throws unless the settings make sense for the width dModel; nothing has been allocated then. */
   check(c: C & { dModel: number }): void
-  /** `place`: which of a model's layers it is; the only one where that isn't given. */
-  make(c: C & { dModel: number }, g: Generator, place?: { layer: number; layers: number }): Layer
+  /** `place`: which of a model's layers it is. */
+  make(c: C & { dModel: number }, g: Generator, place: { layer: number; layers: number }): Layer
   /** Whether it can't tell in which order earlier tokens came, so that a model needs positions beside it. */
   blind(c: C): boolean
 }

@@ -7,11 +7,21 @@ import { Tensor } from '../engine/tensor.ts'
 export interface Part {
   dtype: DType
   shape: readonly number[]
+  /** What the numbers of an int32 part stay below. */
+  below?: number
 }
+
 /** What a part of this name holds before the first token, where that isn't 0: the logarithm of a sum of nothing. */
 const fresh: Readonly<Record<string, number>> = { lse: Number.NEGATIVE_INFINITY }
 /** The same by a part's path. */
 export const freshOf = (path: string): number => fresh[path.slice(path.lastIndexOf('.') + 1)] ?? 0
+
+/** A number that an int32 part can't hold, told with what it may be; undefined where there is none. */
+export function outside(counts: Int32Array, { below = Infinity }: Part): string | undefined {
+  const bad = counts.find((count) => !(count >= 0 && count < below))
+  if (bad === undefined) return undefined
+  return bad < 0 ? 'a number below 0' : `${bad}, which must be below ${below}`
+}
 
 export type Parts = { readonly [name: string]: Part | readonly Parts[] }
 
@@ -26,6 +36,8 @@ export function givenState(layer: string, state: object, parts: Parts, B: number
     const count = (parts[name] as Part | undefined)?.shape?.length === 1
     const rows = part instanceof Tensor ? part.shape[0] : count ? (part as Int32Array).length : B
     if (rows !== B) throw new Error(`${layer}: the state has ${rows} rows of ${name}, the input has ${B}`)
+    const bad = part instanceof Int32Array ? outside(part, parts[name] as Part) : undefined
+    if (bad !== undefined) throw new Error(`${layer}: the state's ${name} holds ${bad}`)
   }
   return true
 }

@@ -26,6 +26,8 @@ const rwkv = {
   conv: 2,
 } as const satisfies Partial<FastWeightsAttentionConfig>
 const tokenShift = 'convolutions of two taps behind the projections in place of token shifts before them'
+const alike = "decays and the present token's bonus begin alike in all layers"
+const drawnFrom0 = 'A of the gates from U(0, 16), not U(1, 16)'
 
 export const attentionPresets = {
   'labml-fast-weights': {
@@ -78,7 +80,7 @@ export const attentionPresets = {
   },
   'mamba2-like': {
     source: 'Dao & Gu 2024',
-    deviates: 'every head has keys and queries of its own (B and C there); values are not scaled by dt, nor passed on beside the state (D)',
+    deviates: `every head has keys and queries of its own (B and C there); values are not scaled by dt, nor passed on beside the state (D); norm for each head, before the output gate, not after; ${drawnFrom0}`,
     config: {
       rule: 'mamba2',
       featureMap: 'silu',
@@ -97,7 +99,7 @@ export const attentionPresets = {
   },
   kda: {
     source: 'Kimi 2025',
-    deviates: 'the output gate has full rank',
+    deviates: `the output gate has full rank; ${drawnFrom0}, and dt_bias drawn as gated DeltaNet's, not 0`,
     config: { ...deltaNet, rule: 'kda', outputGate: 'sigmoid' },
   },
   comba: {
@@ -108,12 +110,12 @@ export const attentionPresets = {
   },
   gdn2: {
     source: 'flash-linear-attention, gdn2',
-    deviates: 'erase and write gates by way of as many numbers as a head is wide; the output gate is that of KDA, with full rank',
+    deviates: `erase and write gates by way of as many numbers as a head is wide; the output gate is that of KDA, with full rank; ${drawnFrom0}`,
     config: { ...deltaNet, rule: 'gdn2', outputGate: 'sigmoid' },
   },
   'precond-kda': {
     source: 'flash-linear-attention, precond_kda',
-    deviates: 'the output gate has full rank',
+    deviates: `the output gate has full rank; ${drawnFrom0}, and dt_bias of the one for each channel drawn as gated DeltaNet's, not 0`,
     config: { ...deltaNet, rule: 'precond-kda', outputGate: 'sigmoid' },
   },
   'gated-deltaproduct': {
@@ -123,7 +125,8 @@ export const attentionPresets = {
   },
   'momentum-delta': {
     source: 'flash-linear-attention, momentum_delta_rule',
-    deviates: 'queries are corrected after their norm; p and the decay of momentum have no settings of their own',
+    deviates:
+      "values as wide as keys, not twice; queries are corrected after their norm, by normalised keys, and not normalised again; the bias of momentum's decay is drawn apart from the gate's; p and that decay have no settings of their own",
     config: { ...deltaNet, rule: 'delta-momentum', outputGate: 'silu' },
   },
   hgrn2: {
@@ -168,30 +171,29 @@ export const attentionPresets = {
       featureMap: 'silu',
       featureNorm: 'none',
       valueMap: 'silu',
-      scale: 'sqrt',
       headNorm: true,
       chunk: 16,
     },
   },
   rwkv4: {
     source: 'Peng 2023 (RWKV)',
-    deviates: `${tokenShift}; decays and the present token's bonus begin alike in all layers`,
+    deviates: `${tokenShift}; ${alike}`,
     config: { ...rwkv, rule: 'rwkv4', outputGate: 'sigmoid' },
   },
   rwkv5: {
     source: 'Peng 2024 (Eagle)',
-    deviates: `${tokenShift}; RMS instead of group norm; decays and the present token's bonus begin alike in all layers`,
+    deviates: `${tokenShift}; RMS instead of group norm; ${alike}`,
     config: { ...rwkv, rule: 'rwkv5', headNorm: true, outputGate: 'silu', chunk: 16 },
   },
   rwkv6: {
     source: 'Peng 2024 (Finch)',
-    deviates: `${tokenShift}, which don't depend on the input; gates by way of as many numbers as a head is wide, without tanh; RMS instead of group norm`,
+    deviates: `${tokenShift}, which don't depend on the input; gates by way of as many numbers as a head is wide, without tanh; RMS instead of group norm; ${alike}`,
     config: { ...rwkv, rule: 'rwkv6', gate: 'exp', headNorm: true, outputGate: 'silu', chunk: 16 },
   },
   'log-linear': {
     source: 'Guo 2025 (log-linear attention), over Mamba-2',
     deviates:
-      'every head has keys and queries of its own; values are not scaled by dt, nor passed on beside the state; 12 levels, of which the last takes in all that is older than 1024 tokens',
+      'every head has keys and queries of its own; values are not scaled by dt, nor passed on beside the state; 12 levels, of which the last takes in all that is older than 1024 tokens, without a factor for each head and level; A of the gates from U(0, 16), not 1, 2, ... over the heads; norm for each head, before the output gate, not after',
     config: {
       rule: 'log-linear',
       featureMap: 'silu',
@@ -200,19 +202,18 @@ export const attentionPresets = {
       conv: 4,
       headNorm: true,
       outputGate: 'silu',
-      chunk: 16,
     },
   },
   'ttt-linear': {
     source: 'Sun 2024 (TTT-linear)',
     deviates:
-      'keys and queries of length 1, no positions; the memory begins at 0, not at a learned matrix; inner rates do not fall over a minibatch',
+      'keys and queries of length 1, and so a first matrix with a standard deviation of 0.2, not 0.02, and no first bias that is learned; no positions; a convolution of its own on each of queries, keys and values; what is read has an RMS norm for each head and a SiLU gate; inner rates do not fall over a minibatch',
     config: { rule: 'ttt', featureMap: 'identity', featureNorm: 'l2', conv: 4, headNorm: true, outputGate: 'silu' },
   },
   titans: {
     source: 'Behrouz 2025 (Titans), the memory as a layer; flash-linear-attention, titans',
     deviates:
-      'a matrix for a memory, minibatches of 16 tokens; the inner loss is that of TTT-linear, v - k through a layer norm; no persistent memory and no attention beside it',
+      'a matrix for a memory, minibatches of 16 tokens; the inner loss is that of TTT-linear, v - k through a layer norm, and as there the first matrix is learned; no persistent memory and no attention beside it',
     config: { ...deltaNet, rule: 'titans', scale: 'none', outputGate: 'silu' },
   },
 } as const satisfies Record<string, AttentionPreset>

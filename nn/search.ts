@@ -79,7 +79,7 @@ export async function greedy(model: EncoderDecoder, source: Tensor, options: Sea
 /**
  * Keeps the W = `beams` likeliest beginnings of each source's target, and goes on with each symbol of each. An end among the W likeliest closes a
  * hypothesis; a source is done when W are closed, or at `length`, where those that are open count as they are. source: int32 [B,Ts] -> for each
- * row W hypotheses at most, that of the highest score first. A beam of 1 is `greedy`; with W no less than there are targets it finds the best of all.
+ * row W hypotheses at most, that of the highest score first; none of probability 0. A beam of 1 is `greedy`; with W no less than there are targets it finds the best of all.
  */
 export async function beamSearch(model: EncoderDecoder, source: Tensor, options: BeamOptions): Promise<ScoredHypothesis[][]> {
   checkSearch('beamSearch', model, options, ['beams', 'alpha'])
@@ -102,11 +102,9 @@ export async function beamSearch(model: EncoderDecoder, source: Tensor, options:
     live = live.map((beginnings, b) => {
       // As many as W that aren't ends, and the ends among them: of W beginnings, W ends at most.
       const candidates = beginnings.flatMap(({ logProbability }, i) =>
-        largest(logProbabilities[first + i], 2 * W).map((symbol) => ({
-          i,
-          symbol,
-          logProbability: logProbability + logProbabilities[first + i][symbol],
-        })),
+        largest(logProbabilities[first + i], 2 * W)
+          .map((symbol) => ({ i, symbol, logProbability: logProbability + logProbabilities[first + i][symbol] }))
+          .filter((candidate) => candidate.logProbability > Number.NEGATIVE_INFINITY),
       )
       // Stable, so that equals stay in the order of beginnings and symbols.
       candidates.sort((x, y) => y.logProbability - x.logProbability)

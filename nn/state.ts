@@ -7,7 +7,7 @@ import { full, getDevice, Tensor, tensor, zeros } from '../engine/tensor.ts'
 import { printable } from './foreign.ts'
 import type { LayerState } from './mixer.ts'
 import { type FloatEntry, isFloat, type Module } from './module.ts'
-import { freshOf, type Part, type Parts } from './parts.ts'
+import { freshOf, outside, type Part, type Parts } from './parts.ts'
 import { readSafetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from './safetensors.ts'
 import { otherVersion, versionMetadata } from './version.ts'
 
@@ -88,6 +88,9 @@ export function resetRows<S extends State>(state: S, rows: ArrayLike<number | bo
 
 /** Rows of a state, in this order: some may be left out, others be there several times, as the beams of a search that go on. New tensors. */
 export function takeRows<S extends State>(state: S, rows: readonly number[]): S {
+  let R: number | undefined
+  mapState(state, (t) => (R ??= t.shape[0]))
+  checkRows(rows, R)
   const index = Int32Array.from(rows)
   const take = (t: Tensor): Tensor => {
     const [R, ...rest] = t.shape
@@ -95,13 +98,21 @@ export function takeRows<S extends State>(state: S, rows: readonly number[]): S 
     const table = reshape(t, [R, t.size / R])
     return reshape(gather(table, tensor(index, { shape: [index.length], device: t.device })), [index.length, ...rest])
   }
-  let R: number | undefined
-  mapState(state, (t) => (R ??= t.shape[0]))
   const takeCounts = (counts: Int32Array): Int32Array => {
     const width = counts.length / (R ?? counts.length)
     return Int32Array.from({ length: index.length * width }, (_, i) => counts[index[Math.floor(i / width)] * width + (i % width)])
   }
   return scope(() => mapState(state, take, takeCounts) as S)
+}
+
+function checkRows(rows: unknown, R = Infinity): asserts rows is readonly number[] {
+  if (!Array.isArray(rows) && !(ArrayBuffer.isView(rows) && 'length' in rows))
+    throw new Error(`takeRows: the rows must be an array of their places, such as [0, 0, 2], not ${told(rows)}`)
+  const places = Array.from(rows as ArrayLike<unknown>)
+  const bad = places.findIndex((row) => !(typeof row === 'number' && Number.isInteger(row) && row >= 0 && row < R))
+  if (bad < 0) return
+  const range = R === Infinity ? 'an integer, 0 or more' : `an integer from 0 to ${R - 1}: the state has ${R} rows`
+  throw new Error(`takeRows: rows[${bad}] is ${told(places[bad])}, where it must be ${range}`)
 }
 
 const version = { fastweights: 'state 2', before: 'fastweights-state-1' }
@@ -139,7 +150,8 @@ export function loadState<S extends State>(bytes: Uint8Array, owner: Stateful<S>
   const left = new Set(tensors.keys())
   /** The sizes that grow, -1 and -2, each the same in all parts of a file. */
   const sizes = new Map<number, number>()
-  walkParts(parts, '', (name, { dtype, shape }) => {
+  walkParts(parts, '', (name, part) => {
+    const { dtype, shape } = part
     const entry = tensors.get(name)
     if (!entry) return fail(`it lacks ${name}`)
     left.delete(name)
@@ -150,7 +162,8 @@ export function loadState<S extends State>(bytes: Uint8Array, owner: Stateful<S>
     const expected = dtype === 'int32' ? [sizeOf(grown)] : grown
     if (!sameShape(entry.shape, expected)) fail(`${name} has shape ${show(entry.shape)}, expected ${show(expected)}`)
     if (dtype === 'int32' ? entry.dtype !== 'I32' : !isFloat(entry)) fail(`${name} is ${entry.dtype}, not ${dtype}`)
-    if (dtype === 'int32' && (entry.data as Int32Array).some((count) => count < 0)) fail(`${name} holds a number below 0`)
+    const bad = dtype === 'int32' ? outside(entry.data as Int32Array, part) : undefined
+    if (bad !== undefined) fail(`${name} holds ${bad}`)
   })
   for (const name of left) fail(`${printable(JSON.stringify(name.slice(0, 80)))} is no part of it`)
   const device = owner.parameters()[0]?.device ?? getDevice()

@@ -138,7 +138,11 @@ describe('bad input', () => {
 
   refuses('in sizes that do not go together', 1, () => [
     [train('--heads 3'), "3 heads don't divide --d-model 16"],
-    [train('--rule linear-attention'), /^the rule linear-attention divides by z \. q, which silu can make zero or negative; /],
+    [
+      train('--rule linear-attention'),
+      /^the rule linear-attention divides by z \. q, which silu can make zero or negative; take a map that can't, such as --feature-map elu1 with --feature-norm none$/,
+    ],
+    [train('--rule hgrn --feature-map elu1'), /^--feature-map elu1 means nothing here: it belongs to rules with queries$/],
     [train('--feature-norm sum'), 'the feature norm sum divides by a sum that silu can make zero or negative; use l2 or none'],
     [train('--gate logsigmoid'), '--gate logsigmoid means nothing here: it belongs to rules with a gate'],
     [train('--nu 2'), '--nu 2 means nothing here: it belongs to the feature map dpfp'],

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import { concat, type Device, generator, gradCheck, noGrad, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import { concat, type Device, generator, gradCheck, noGrad, scope, setDevice, slice, type Tensor, tensor } from '../../engine/index.ts'
 import {
   AdamW,
   beamSearch,
@@ -26,12 +26,14 @@ import {
   restoreOptimizer,
   SoftmaxCrossAttention,
   saveState,
+  scoreSource,
   stateGrowth,
   stateSize,
   Trainer,
   takeRows,
   writeCheckpoint,
   writeSafetensors,
+  writeSource,
 } from '../../nn/index.ts'
 import { assertClose, assertRms, assertSameBits, gpus, random, readAndFree, reference, runsOn, uniforms, wasm } from '../helpers.ts'
 import { put } from './layers.ts'
@@ -312,6 +314,23 @@ describe('encoder-decoder', () => {
     assert.equal((await sizes(9)) - (await sizes(8)), 2 * (2 * small.dModel + 1))
   })
 
+  it('tells each layer of the decoder where it stands', async () => {
+    const decoder = { kind: 'fast-weights', rule: 'retnet', headDecay: 'lightning', featureMap: 'identity', featureNorm: 'none' } as const
+    const model = make('delta', 1, { decoder })
+    const x = tensor(uniforms(1, 2 * 8), { shape: [1, 2, 8] })
+    // The second of two heads keeps e^-4 of what it holds in the first of two layers, e^-2 in the second.
+    for (const [i, kept] of [Math.exp(-4), Math.exp(-2)].entries()) {
+      const { self_attn } = model.decoder.layers[i]
+      const after = async (given: Tensor) => Array.from(await (self_attn.forward(given).state as { S: Tensor }).S.read()).slice(16)
+      const [whole, first, second] = await Promise.all([x, slice(x, 1, 0, 1), slice(x, 1, 1, 2)].map(after))
+      assertClose(
+        whole.map((s, j) => s - second[j]),
+        first.map((s) => s * kept),
+        1e-12,
+      )
+    }
+  })
+
   it('keeps its parameters in a safetensors file', async () => {
     for (const name of ['softmax', 'mixed']) {
       const [model, other] = [make(name, 1), make(name, 2)]
@@ -348,9 +367,14 @@ describe('encoder-decoder', () => {
     refused({ tie: 'all', sourceSymbols: 9 }, 'tie = all needs one vocabulary for both: there are 9 symbols in sources, 7 in targets')
     refused(
       { rule: 'kda' },
-      /^a source can't be written by the rule kda \(sum, linear-attention, .*delta.*\); a decoder's own may be another one$/,
+      /^encoder: a source can't be written by the rule kda \(sum, .*delta.* can\); the decoder's own layers may have it: give decoder: 'kda'$/,
     )
+    refused({ encoder: 'delta', cross: 'kda' }, /^cross: a source can't be written by the rule kda /)
     refused({ rule: 'hebb' }, /^unknown rule 'hebb' /)
+    refused(
+      { ...linear, normaliserEps: 0, featureMap: 'favor' },
+      'normaliserEps must be above 0: a source may have no token at all, and the rule linear-attention divides by z . q, which is 0 then',
+    )
     refused({ cross: 'aft-simple' }, 'cross: aft-simple has no form that reads a whole source (fast-weights, softmax have)')
     refused({ encoder: 'elman' }, /^unknown mixer 'elman' /)
     refused({ mixer: ['delta', 'sum'] }, 'encoder: takes one choice for all of its layers, not an array of 2; a decoder takes a list')
@@ -386,6 +410,41 @@ describe('encoder-decoder', () => {
       /^pairBatch: a pair must be \[source, target\], two lists of tokens, not an /,
     )
     wrong(() => pairBatch([[[1], [2]]], { begin: 0 } as never), 'pairBatch: end must be a number, not undefined')
+    wrong(
+      () => pairBatch([[[1], [2]]], undefined as never),
+      /^pairBatch: the options must be an object such as \{ begin: \.\.\. \}, not undefined$/,
+    )
+    wrong(() => pairBatch([[[1], [2]]], { begin: 0, end: 1, mask: 1 } as never), "pairBatch: unknown option 'mask' (begin, end, device)")
+    const symbols = { begin: 0, end: 1 }
+    wrong(
+      () =>
+        pairBatch(
+          [
+            [[1], [2]],
+            [[1], null],
+          ] as never,
+          symbols,
+        ),
+      /^pairBatch: the target of pair 1 must be a list of tokens, such as .*, not null$/,
+    )
+    wrong(
+      () => pairBatch([['12', [2]]] as never, symbols),
+      /^pairBatch: the source of pair 0 must be a list of tokens, .* not the text '12'$/,
+    )
+    for (const [bad, said] of [
+      [1.5, '1.5'],
+      [Number.NaN, 'NaN'],
+      [-1, '-1'],
+      [2 ** 31, '2147483648'],
+      ['3', "the text '3'"],
+    ])
+      wrong(
+        () => pairBatch([[[1, 0, bad], [2]]] as never, symbols),
+        `pairBatch: the source of pair 0 holds ${said} at 2; tokens are integers from 0, below 2^31`,
+      )
+    wrong(() => pairBatch([[[1], [2]]], { begin: 2 ** 31, end: 1 }), /^pairBatch: begin holds 2147483648 /)
+    wrong(() => model.forward(ints([1, 9], 1), target), 'encode: the source holds 9 at [0,1], where its 7 symbols are 0 to 6')
+    wrong(() => model.forward(source, ints([-1], 1)), 'decode: the target holds -1 at [0,0], where its 7 symbols are 0 to 6')
   })
 })
 
@@ -448,6 +507,43 @@ describe('cross attention', () => {
     assert.throws(() => layer.read(x, two), { message: 'cross attention: the state has 2 rows of S, the input has 1' })
     assert.throws(() => layer.write(x, { reset: ints([0], 1) } as never), { message: "cross attention: unknown option 'reset' (mask)" })
   })
+
+  it('is refused in forms that there are not, of sources that are not as many, and where it would divide by 0', () => {
+    const layer = new CrossAttention({ dModel: 8, heads: 2, ...linear }, generator(1))
+    const [x, source] = [tensor(uniforms(1, 2 * 3 * 8), { shape: [2, 3, 8] }), tensor(uniforms(2, 5 * 8), { shape: [1, 5, 8] })]
+    assert.throws(() => layer.forward(x, source, { form: 'scores' }), { message: 'cross attention: x has 2 rows, the source 1' })
+    assert.throws(() => layer.forward(x, source), { message: /^cross attention: the state has 1 rows of S, the input has 2$/ })
+    assert.throws(() => layer.forward(x, x, { form: 'memoryy' as never }), {
+      message: "unknown form of cross attention 'memoryy' (memory, scores)",
+    })
+    assert.throws(() => new CrossAttention({ dModel: 8, heads: 2, rule: 'kda' }, generator(1)), {
+      message: /^a source can't be written by the rule kda \(sum, .* can\)$/,
+    })
+    // Features that are never 0 don't help where there is no token.
+    for (const featureMap of ['favor', 'taylor2'] as const)
+      assert.throws(() => new CrossAttention({ dModel: 8, heads: 2, ...linear, featureMap, normaliserEps: 0 }, generator(1)), {
+        message: /^normaliserEps must be above 0: a source may have no token at all, /,
+      })
+  })
+
+  it('writes what it is given to write, and nothing else', () => {
+    const [k, v] = [1, 2].map((seed) => tensor(uniforms(seed, 2 * 3 * 2 * 4), { shape: [2, 3, 2, 4] }))
+    const beta = tensor(uniforms(3, 2 * 3 * 2, 0, 1), { shape: [2, 3, 2] })
+    const refused = (rule: string, given: object, mask: Tensor | undefined, message: string | RegExp) => {
+      const forms = rule === 'sum' ? ([undefined, 'recurrent', 'chunk'] as const) : [undefined]
+      for (const form of forms) assert.throws(() => writeSource(rule as never, { k, v, ...given }, { mask, form }), { message })
+    }
+    refused('sum', {}, ints([1, 1], 2), 'writeSource: mask has shape [2,1], expected [2,3]')
+    refused('sum', {}, ints([1, 1, 1, 5, 1, 1], 2), 'writeSource: mask holds 5 at 3, not 0 or 1')
+    refused('hebb', {}, undefined, /^writeSource: a source can't be written by the rule hebb \(sum, /)
+    refused('kda', { beta }, undefined, /^writeSource: a source can't be written by the rule kda \(sum, /)
+    refused('delta', {}, undefined, 'writeSource: the rule delta needs beta [B,T,H], how strongly each token writes')
+    refused('sum', { v: beta }, undefined, /^writeSource: /)
+    assert.throws(() => scoreSource('hebb' as never, k, { k, v }), { message: /^scoreSource: a source can't be written by the rule hebb / })
+    assert.throws(() => scoreSource('sum', k, { k, v }, { mask: ints([1, 1], 2) }), {
+      message: 'scoreSource: mask has shape [2,1], expected [2,3]',
+    })
+  })
 })
 
 describe('rows of a state', () => {
@@ -468,7 +564,24 @@ describe('rows of a state', () => {
         assertClose(actual.get(part)!.data as Float64Array, data as Float64Array, 1e-12, 1, `${name}: ${part}`)
       }
     }
-    assert.throws(() => takeRows(make('delta').encode(ints([1], 1)), [1]), { message: /^gather: index 1 at 0 is outside 0\.\.0/ })
+    const state = make('delta').encode(ints([1, 2], 2))
+    const refused = (rows: unknown, message: string) => assert.throws(() => takeRows(state, rows as never), { message })
+    for (const [row, said] of [
+      [2, '2'],
+      [-1, '-1'],
+      [0.5, '0.5'],
+      [undefined, 'undefined'],
+      ['1', "the text '1'"],
+    ])
+      refused([0, row], `takeRows: rows[1] is ${said}, where it must be an integer from 0 to 1: the state has 2 rows`)
+    for (const [rows, said] of [
+      ['01', "the text '01'"],
+      [undefined, 'undefined'],
+      [{ length: 1 }, 'an object'],
+    ])
+      refused(rows, `takeRows: the rows must be an array of their places, such as [0, 0, 2], not ${said}`)
+    disposeState(takeRows(state, Int32Array.of(1, 0) as never))
+    disposeState(takeRows(state, []))
   })
 })
 
@@ -573,6 +686,17 @@ describe('searches', () => {
       }
     }
   }).timeout(60_000)
+
+  it('give no target that cannot be', async () => {
+    const model = await decided('delta', 3)
+    // Only two symbols and the end have a probability.
+    model.generator.bias!.write([0, -Infinity, 0, -Infinity, 0])
+    const [found] = await beamSearch(model, ints([1, 3], 1), { begin: 0, end: 4, length: 2, beams: 16 })
+    assert.equal(found.length, 1 + 2 + 2 * 2)
+    assert.ok(
+      found.every(({ tokens, logProbability, score }) => Number.isFinite(logProbability + score) && tokens.every((t) => t % 2 === 0)),
+    )
+  })
 
   it('divide by the length penalty of Wu 2016', () => {
     assert.equal(lengthPenalty(1, 0.6), 1)

@@ -162,16 +162,21 @@ export function ingredientsByHand(
     gsa: M,
   } as Record<string, number>
   const strength = ({ T, N, H: h }: Spot): number => sigmoid(direct('interpolation_weight.0.linear', T, N * H + h))
-  const tangent = ({ T, H: h }: Spot): number => ((1 + Math.tanh(direct('eta', T, h))) * p.turn[h]) ** 2
+  const tangent = ({ T, H: h }: Spot): number => ((1 + Math.tanh(direct('eta', T, h) / Math.sqrt(D))) * Math.exp(p.turn_log[h])) ** 2
   const own = (name: string, W: number) => (at: Spot) => p[name][at.H * W + at.i]
   const unit = (y: number[]): number[] => norms.l2(y, 1e-6)
   const decay = (at: Spot): number => gate('gate', at, width[rule] ?? null) - (rule === 'delta-momentum' ? Math.log(1 + tangent(at)) : 0)
   const removed = ({ T, H: h }: Spot): number[] => unit(Array.from({ length: K }, (_, i) => direct('removal', T, h * K + i)))
   const reader = (at: Spot): number => (rule === 'comba' ? sigmoid(p.reading[at.H]) : Math.exp(decay(at))) * key(at)[at.i]
+  /** D_h p in Comba, D_h k in momentum delta nets. */
+  const correction = (at: Spot): number => {
+    if (rule === 'comba') return p.correction[at.H] * reader(at)
+    return rule === 'delta-momentum' ? Math.exp(p.correction_log[at.H]) * key(at)[at.i] : 0
+  }
   const inner = (at: Spot): number => sigmoid(direct('inner_rate', at.T, at.H)) / V
   const head = (name: string) => (at: Spot) => sigmoid(direct(name, at.T, at.H))
   return {
-    q: (at) => mapped(projected('query', at))[at.i] - ('correction' in p ? p.correction[at.H] * reader(at) : 0),
+    q: (at) => mapped(projected('query', at))[at.i] - correction(at),
     k: (at) => (rule === 'rwkv4' || rule === 'lightnet' ? projected('key', at) : key(at))[at.i],
     v: (at) => projected('value', at)[at.i],
     x: (at) => projected('value', at)[at.i] * (1 - Math.exp(decay(at))),
@@ -191,13 +196,14 @@ export function ingredientsByHand(
     betaA: head('beta_a'),
     gateA: (at) => gate('gate_a', at, null),
     c: (at) => p.level_a[at.H],
-    s: (at) => direct('slot', at.T, at.H * M + at.i),
+    s: (at) => Math.max(-32, Math.min(direct('slot', at.T, at.H * M + at.i), 32)),
     levels: (at) => softplus(direct('level', at.T, at.H * M + at.i)),
     w: own('inner_gain', V),
     theta: inner,
-    eta: (at) => (rule === 'ttt' ? inner(at) : rule === 'titans' ? head('momentum')(at) : 1 + Math.tanh(direct('eta', at.T, at.H))),
+    eta: (at) =>
+      rule === 'ttt' ? inner(at) : rule === 'titans' ? head('momentum')(at) : 1 + Math.tanh(direct('eta', at.T, at.H) / Math.sqrt(D)),
     alpha: (at) => sigmoid(direct('forgetting', at.T, at.H) + p.forgetting_bias[at.H]),
-    gateM: (at) => Math.max(-Math.exp(p.momentum_log[at.H]) * softplus(direct('momentum', at.T, at.H)), -2),
+    gateM: (at) => Math.max(gate('momentum', at, null), -2),
   }
 }
 

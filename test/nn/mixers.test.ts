@@ -50,7 +50,7 @@ function make({ kind, settings: own }: Case, D: number, heads: number, seed = 1)
   const settings = Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.default]))
   const all = { ...settings, ...('heads' in fields && { heads }), ...small[kind], ...own, dModel: D }
   check(all)
-  return make(all, generator(seed))
+  return make(all, generator(seed), { layer: 0, layers: 1 })
 }
 
 /** Parameters that are 0 at first would show nothing: small numbers are added to all. */
