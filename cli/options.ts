@@ -1,6 +1,7 @@
 /** The commands' tables of options, and the way from their values to recipes and devices. */
 import v8 from 'node:v8'
 import { type Device, type DeviceChoice, deviceChoices, openDevice, relaxedAvailable, setDevice, unaryOps } from '../engine/index.ts'
+import { fastWeightsMeanings } from '../nn/attention.ts'
 import type { AnyField } from '../nn/fields.ts'
 import { layerMixers } from '../nn/index.ts'
 import {
@@ -390,7 +391,7 @@ export const verifyCommand = {
 } as const satisfies Command
 
 /**
- * The part of the values that makes up a recipe. `given`: those that somebody has chosen. Where that is so of the mixer, settings that a preset
+ * The part of the values that makes up a recipe. `given`: those that somebody has chosen. Where that is so of the mixer or the rule, settings that a preset
  * has for another one give way.
  */
 export function recipeOf(
@@ -413,6 +414,10 @@ export function recipeOf(
     else if (read) settings[name] = value
     else if (byHand && value !== field.default) throw meaningless(name, value)
   }
+  // So do those that a preset has for another rule.
+  if (given.has('rule'))
+    for (const [name, , applies] of fastWeightsMeanings)
+      if (!given.has(kebab(name)) && !applies(common as never)) common[name] = shared[name as keyof typeof shared]
   const entry = (kind: MixerName): MixerConfig => {
     const ofKind = Object.entries(settings).filter(([name]) => reads([kind], name))
     return { kind, ...Object.fromEntries(ofKind) }

@@ -537,15 +537,22 @@ export function aftTapsBackward(begin: i32, end: i32, k: usize, v: usize, weight
   }
 }
 
-/** Of a table: a task is one of its rows, the biases of the queries at a place; the last row's are those of all later places, too. */
+/** Rows of a table that a task takes: the ring begins anew with each, so that what a row gets doesn't depend on who does the others. */
+const ROWS = 32
+
+/** Of a table: a task is ROWS of its rows, the biases of the queries at a place; the last row's are those of all later places, too. */
 export function aftTableBackward(begin: i32, end: i32, k: usize, v: usize, weights: usize, placesOfAll: usize, ys: usize, lses: usize, dys: usize,
   dlses: usize, dw: usize, B: i32, rows: i32, before: i32, channels: i32, window: i32, onlyPast: i32, kind: i32, side: i32): void {
   setCall(rows, before, channels, window, onlyPast, kind, side, weights)
+  for (let task = begin; task < end; task++) tableRows(task * ROWS, min(N, (task + 1) * ROWS), k, v, placesOfAll, ys, lses, dys, dlses, dw, B)
+}
+
+function tableRows(begin: i32, end: i32, k: usize, v: usize, placesOfAll: usize, ys: usize, lses: usize, dys: usize, dlses: usize, dw: usize, B: i32): void {
   const stride = <usize>D << 2
-  memory.fill(dw + (<usize>begin * <usize>N << 2), 0, <usize>(end - begin) * <usize>N << 2)
   // A ring of all channels: at a place modulo s, the channels' e^k v and after them their e^k. Behind it e^w; each channel's maximum; the query's numbers.
   const padded = (D + 3) & ~3, row = <usize>padded << 2, each = row << 1
   const into = scratch + <usize>s * each, tops = into + (<usize>(s + 4) << 2), query = tops + row
+  memory.fill(dw + (<usize>begin * <usize>N << 2), 0, <usize>(end - begin) * <usize>N << 2)
   for (let b = 0; b < B; b++) {
     setQueries(b, 0, placesOfAll, ys, lses, dys, dlses)
     const keys = <usize>(b * n * D) << 2

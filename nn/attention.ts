@@ -65,7 +65,8 @@ const exponents = new Set<RuleName>(['rwkv4', 'lightnet'])
 /** Whether a rule's keys come from a feature map. */
 const mapsKeys = (c: { rule: RuleName }): boolean => has(c, 'k') && !exponents.has(c.rule)
 
-const meanings: readonly Meaning<FastWeightsAttentionConfig>[] = [
+/** Of the settings that belong to some rules: which. */
+export const fastWeightsMeanings: readonly Meaning<FastWeightsAttentionConfig>[] = [
   ['normaliserEps', 'rules with a normaliser (linear-attention, attention-delta)', normalised],
   ['keyHeads', 'rules with queries and keys', (c) => has(c, 'q', 'k')],
   // What recipes say for all of their layers may stand there, whatever a layer's rule is.
@@ -132,7 +133,7 @@ function checkAttention(c: FastWeightsAttentionConfig): void {
   checkHeads(c.dModel, c.heads)
   checkChoice('rule', c.rule, Object.fromEntries(layerRules.map((rule) => [rule, 0])))
   if (has(c, 'q')) checkFeatures(c, c.dModel / c.heads)
-  checkMeanings<FastWeightsAttentionConfig>(c, fastWeightsAttentionDefaults, meanings)
+  checkMeanings<FastWeightsAttentionConfig>(c, fastWeightsAttentionDefaults, fastWeightsMeanings)
   checkFields(c, fields)
   if (c.keyHeads > 0 && c.heads % c.keyHeads !== 0)
     throw new Error(`keyHeads must be 0 or a divisor of the ${c.heads} heads, not ${c.keyHeads}`)

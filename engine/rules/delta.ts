@@ -130,8 +130,11 @@ export function attentionDeltaRule(
   const before = fastWeights(one, total(late), one, {}, state && { S: reshape(total(state.z!), [B, H, 1, 1]) }, unmasked, op).y
   const seen = fastWeights(q, k, one, {}, z0, sums, op)
   const c = add(held, equal(before, 0))
-  const weighed = { beta: mul(beta, reshape(c, [B, T, H])) }
-  const { y, state: next } = fastWeights(q, div(keys, divisorOf(c, eps)), v, weighed, state && { S: state.S }, rest, op)
+  // In terms of k itself, beside which c / (c + eps) is nearly 1: with k / (c + eps) as a key gradients of z would be differences of large numbers.
+  const d = divisorOf(c, eps)
+  const weight = mul(reshape(unpadded(beta, mask), [B, T, H, 1]), div(c, d))
+  const gates = { erase: mul(keys, div(weight, d)) }
+  const { y, state: next } = fastWeights(q, keys, mul(unpadded(v, mask), weight), gates, state && { S: state.S }, rest, op)
   return { y: div(y, affine(unpadded(seen.y, mask, 1), 1, eps)), state: { S: next.S, z: reshape(seen.state.S, [B, H, K]) } }
 }
 

@@ -4,6 +4,8 @@ import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 
 const kinds = { none: 0, table: 1, taps: 2 } as const
+/** ROWS of kernels-wasm/aft.ts. */
+const tableRows = 32
 /** Pairs of a query and a key, times four channels, that are worth a hand-over to another thread. */
 const worthSharing = 2048
 
@@ -44,9 +46,10 @@ export function aftKernels(pool: Pool): Pick<Kernels<Block>, 'aft' | 'aftBackwar
       const args = [...blocks, pointer(dw), B, ...sizesOf(sizes)]
       if (bias === 'taps') pool.run('aftTapsBackward', ...share(sizes, Math.ceil(D / 4), B * n), args, ringBytes(sizes))
       if (bias === 'table') {
-        // Each hand-over goes through all places once: no more than 64 of them, or their time would grow with the square of the sequence.
-        const [rows, some] = share(sizes, N, (B * D) / 4)
-        pool.run('aftTableBackward', rows, Math.max(some, Math.ceil(rows / 64)), args, wideRingBytes(sizes))
+        // A task goes through all places once, for 32 rows.
+        const tasks = Math.ceil(N / tableRows)
+        const [, some] = share(sizes, tasks, (B * n * D) / 4 / tasks)
+        pool.run('aftTableBackward', tasks, some, args, wideRingBytes(sizes))
       }
     },
   }
