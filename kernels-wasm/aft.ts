@@ -98,8 +98,8 @@ let ringA: v128 = f32x4.splat(0), ringB: v128 = f32x4.splat(0)
   return scratch + (<usize>s << 5)
 }
 
-/** Puts e^x a and e^x at place r, and brings what stands at the places [from, to) to the same maximum. */
-@inline function enter(r: i32, x: v128, from: i32, to: i32): v128 {
+/** Brings what stands at the places [from, to) to the largest exponent, x among them; e^x by it, for the place that is entered next. */
+@inline function enter(x: v128, from: i32, to: i32): v128 {
   const top = f32x4.max(ringTop, x)
   if (v128.any_true(f32x4.ne(top, ringTop))) {
     const fade = exp(f32x4.sub(ringTop, top))
@@ -236,7 +236,7 @@ function readPast(k: usize, v: usize, y: usize, lse: usize, c: i32, left: i32): 
     }
     const lowest = old <= t ? place(old) : p + 1
     if (old <= t) {
-      const e = enter(p, vload(k + <usize>t * stride, left), lowest, p), at = slot(p)
+      const e = enter(vload(k + <usize>t * stride, left), lowest, p), at = slot(p)
       v128.store(at, f32x4.mul(e, vload(v + <usize>t * stride, left)))
       v128.store(at, e, 16)
     }
@@ -406,7 +406,7 @@ function gradients(k: usize, v: usize, dk: usize, dv: usize, c: i32, left: i32):
     // Queries of the window, at the places [first, last]; of those before `past` there are none.
     const last = next >= j ? place(next) : r - 1
     if (causal && j >= past && last >= r) {
-      const e = enter(r, f32x4.neg(vload(lse + at, left)), r + 1, last + 1)
+      const e = enter(f32x4.neg(vload(lse + at, left)), r + 1, last + 1)
       v128.store(slot(r), f32x4.mul(e, vload(dy + at, left)))
       v128.store(slot(r), f32x4.mul(e, cotangent(at, left)), 16)
     }
@@ -521,7 +521,7 @@ export function aftTapsBackward(begin: i32, end: i32, k: usize, v: usize, weight
         for (; entered <= t; entered++) {
           const r = place(entered), from = keys + <usize>entered * stride
           if (r < 0) continue
-          const e = enter(r, vload(k + from, left), lowest, r)
+          const e = enter(vload(k + from, left), lowest, r)
           v128.store(slot(r), f32x4.mul(e, vload(v + from, left)))
           v128.store(slot(r), e, 16)
         }

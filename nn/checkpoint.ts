@@ -28,7 +28,7 @@ interface Kind<M extends Model<never>, C extends object> {
   fields: object
   optional: readonly string[]
   /** Whether a configuration may lack a field: files from before it was there, or from which it's left out. */
-  needless(name: string, given: Readonly<Record<string, unknown>>): boolean
+  needless?(name: string, given: Readonly<Record<string, unknown>>): boolean
   /** The numbers of layers, of which a file has no more than tensors. */
   layers: readonly string[]
   /** What is written of a configuration. */
@@ -64,7 +64,6 @@ const encoderDecoder: Kind<EncoderDecoder, EncoderDecoderConfig> = {
   make: (config, seed) => new EncoderDecoder(config, seed),
   fields: { symbols: 1, sourceSymbols: 1, ...encoderDecoderDefaults },
   optional: choices,
-  needless: () => false,
   layers: ['encoderLayers', 'decoderLayers'],
   // Complete, so that a checkpoint doesn't depend on a default.
   stored: (config) => ({
@@ -179,7 +178,7 @@ function checkedConfig(config: unknown, tensors: number, { fields, optional, nee
   const unknown = Object.keys(given).find((name) => !Object.hasOwn(fields, name) && !optional.includes(name))
   if (unknown !== undefined) throw new Error(`it has an unknown field ${JSON.stringify(unknown.slice(0, 80))}`)
   for (const [name, value] of Object.entries(fields))
-    if (typeof given[name] !== typeof value && !optional.includes(name) && (name in given || !needless(name, given)))
+    if (typeof given[name] !== typeof value && !optional.includes(name) && (name in given || !needless?.(name, given)))
       throw new Error(`${name} isn't a ${typeof value}`)
   for (const name of layers)
     if ((given[name] as number) > tensors) throw new Error(`it has ${given[name]} layers, the file ${tensors} tensors`)

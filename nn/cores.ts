@@ -4,11 +4,12 @@
  */
 import type { Net } from '../engine/nets/program.ts'
 import { runNet } from '../engine/nets/run.ts'
-import { add, affine, elu, sigmoid } from '../engine/ops/elementwise.ts'
+import { add, sigmoid } from '../engine/ops/elementwise.ts'
 import { reshape, split } from '../engine/ops/movement.ts'
 import { layerNorm, sumNorm } from '../engine/ops/norm.ts'
 import { deltaRule } from '../engine/rules/delta.ts'
 import type { Tensor } from '../engine/tensor.ts'
+import { featureMaps } from './features.ts'
 import type { Packing } from './packing.ts'
 
 export type Tensors = Readonly<Record<string, Tensor>>
@@ -46,17 +47,14 @@ export function netCore(net: Net, heads: number, initial: Readonly<Record<string
   }
 }
 
-/** elu(x) + 1, divided by its sum (+ eps). */
-export const eluFeatures = (x: Tensor, eps = 0): Tensor => sumNorm(affine(elu(x), 1, 1), eps)
-
 const deltaNet = (q: Tensor, k: Tensor, v: Tensor, beta: Tensor, W: Tensor | undefined, packing: Packing) => {
   const [B, T, H] = beta.shape
   const { y, state } = deltaRule(q, k, v, sigmoid(reshape(beta, [B, T, H])), W && { S: W }, packing)
   return { y, W: state.S }
 }
 
-/** What the layers inside a core add to a sum that they divide by. */
-const innerEps = 1e-5
+/** What nets behind other nets have for queries and keys: elu(x) + 1, over its sum + 1e-5. */
+const features = (x: Tensor): Tensor => sumNorm(featureMaps.elu1.map(x), 1e-5)
 
 /**
  * Delta MLP (Irie 2021, section 3.1): the query passes `depth` blocks, each of two delta nets, K -> 4 K -> K, and a residual connection.
@@ -73,7 +71,6 @@ export function deltaMlp(heads: number, K: number, depth: number): Core {
     [`gain_${i}`, { shape: [K], mean: 1 }],
     [`bias_${i}`, { shape: [K] }],
   ])
-  const features = (x: Tensor): Tensor => eluFeatures(x, innerEps)
   return {
     heads,
     width: widths.reduce((n, width) => n + width, 0),
@@ -105,7 +102,6 @@ export function deltaMlp(heads: number, K: number, depth: number): Core {
  */
 export function deltaDelta(heads: number, K: number): Core {
   const inner = [K, K, K, 1]
-  const features = (x: Tensor): Tensor => eluFeatures(x, innerEps)
   return {
     heads,
     width: 5 * K + 2,

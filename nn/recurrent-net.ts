@@ -60,11 +60,13 @@ function coreOf({ dModel, heads, net, netDepth }: RecurrentNetConfig): Core {
 /** Nets that take x as it is: their own matrices are the projection. */
 const bare = new Set<RecurrentNetName>(['srwm', 'smfwp'])
 
+export const recurrentNetNames: readonly RecurrentNetName[] = [...namesOf(nets), 'delta-mlp', 'delta-delta']
+
 const fields: Fields<RecurrentNetSettings> = {
   heads: headsField,
   net: {
     type: 'string',
-    choices: [...namesOf(nets), 'delta-mlp', 'delta-delta'],
+    choices: recurrentNetNames,
     default: 'delta-rnn',
     description: 'what a head computes over time',
   },
@@ -72,7 +74,6 @@ const fields: Fields<RecurrentNetSettings> = {
   projectionBias: projectionBiasField,
 }
 const { heads: _, ...defaults } = defaultsOf(fields)
-export const recurrentNetNames: readonly RecurrentNetName[] = (fields.net as { choices: readonly RecurrentNetName[] }).choices
 
 const meanings: readonly Meaning<RecurrentNetConfig>[] = [
   ['netDepth', 'the net delta-mlp', (c) => c.net === 'delta-mlp'],

@@ -125,7 +125,7 @@ const modelRow = (name: string): OutsideClass<OutsideModule> => ({
 
 const torchbeastFile = 'recurrent-fwp, reinforcement_learning/torchbeast/layer.py'
 const torchbeastStack = (name: string): OutsideClass<OutsideModule> =>
-  stackRow(torchbeastFile, (o, D) => algorithmicLayer(algorithmicSlots[`torchbeast.${name}`], { ...o, in_dim: D }), { read: () => ({}) })
+  stackRow(torchbeastFile, (o, D) => algorithmicLayer(algorithmicSlots[`torchbeast.${name}`], { ...o, in_dim: D }))
 
 export const algorithmicRows: Record<string, OutsideClass<OutsideModule>> = {
   ...Object.fromEntries(Object.keys(algorithmicSlots).map((name) => [name, algorithmicRow(name)])),

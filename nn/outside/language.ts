@@ -76,8 +76,8 @@ const neverDivides: OutsideOption = { description: 'no division by z . q; withou
 const ignoredSkip: OutsideOption = { description: 'looked at by nobody, there either', optional: true, flag: true }
 const nRoll = (initial: number): OutsideOption => ({ description: 'nu of DPFP', default: initial })
 const projDim: OutsideOption = { description: 'random features m, the columns of proj_matrix', optional: true }
-/** Queries and keys over their sums: what these nets have by default, and alone here. */
-const sumNorm: OutsideOption = { description: 'queries and keys over their sums', default: true, only: true }
+/** The sum rule has it as an option; recurrent nets by default, and alone here. */
+const sumNorm: OutsideOption = { description: 'queries and keys over their sums', default: false }
 const v1 = {
   use_out_proj: { description: 'an output layer', default: false },
   use_res: { description: 'the residual connection', default: true },
@@ -106,7 +106,7 @@ const kind = (
 ): LanguageKind => ({ class: name, slot, projection, options, scaled, output })
 
 const first = { scaled: false, output: 'out_proj' } as const
-const recurrent = { use_sum_norm: sumNorm }
+const recurrent: LanguageKind['options'] = { use_sum_norm: { ...sumNorm, default: true, only: true } }
 const lstm = { skip_attn_normalization: neverDivides, ...recurrent }
 const kinds: Readonly<Partial<Record<number, LanguageKind>>> = {
   24: kind('CudaFastWeightLinearTransformerLayer', ruleSlot('delta', 'elu'), 'qkvb_net', { skip_attn_normalization: skip(true) }),
@@ -120,11 +120,11 @@ const kinds: Readonly<Partial<Record<number, LanguageKind>>> = {
   }),
   34: kind('CudaFastWeightSumLinearTransformerLayer', ruleSlot('sum', 'elu'), 'qkv_net', {
     skip_attn_normalization: skip(false),
-    use_sum_norm: { ...sumNorm, default: false, only: undefined },
+    use_sum_norm: sumNorm,
   }),
   35: kind('CudaFastWeightSumPerformerLayer', ruleSlot('sum', 'performer'), 'qkv_net', {
     skip_attn_normalization: skip(false),
-    use_sum_norm: { ...sumNorm, default: false, only: undefined },
+    use_sum_norm: sumNorm,
     proj_dim: projDim,
   }),
   44: kind('CudaNormFastWeightLinearTransformerLayer', normSlot('elu'), 'qkvb_net', { skip_attn_normalization: skip(false) }),

@@ -5,9 +5,8 @@
 import { checkObject, told } from '../../engine/arguments.ts'
 import { fastWeightMemory } from '../../engine/nets/delta.ts'
 import { runNet } from '../../engine/nets/run.ts'
-import { softmaxAttention } from '../../engine/ops/attention.ts'
 import { checkInt32, match } from '../../engine/ops/check.ts'
-import { affine, elu, sigmoid, tanh } from '../../engine/ops/elementwise.ts'
+import { expand, sigmoid, tanh } from '../../engine/ops/elementwise.ts'
 import { concat, detach, gather, permute, reshape, slice } from '../../engine/ops/movement.ts'
 import { layerNorm, sumNorm } from '../../engine/ops/norm.ts'
 import { dpfp } from '../../engine/ops/sequence.ts'
@@ -15,12 +14,13 @@ import { generator } from '../../engine/random.ts'
 import { deltaRule } from '../../engine/rules/delta.ts'
 import { sumRule } from '../../engine/rules/sum.ts'
 import { Tensor, tensor } from '../../engine/tensor.ts'
-import { favor } from '../features.ts'
+import { favor, featureMaps } from '../features.ts'
 import { namesOf } from '../fields.ts'
 import { Embedding, Linear } from '../layers.ts'
 import type { StateDict } from '../module.ts'
 import type { Options, OutsideClass, OutsideOption } from './class.ts'
 import { OutsideModule } from './layer.ts'
+import { attend } from './slots.ts'
 
 /** int32: keys [B,L], values [B,L] (from n_values on), query [B,1]. */
 export type RetrievalInput = Readonly<Record<'keys' | 'values' | 'query', Tensor>>
@@ -33,11 +33,7 @@ const readEps = 1e-6
 /** What the last of the tokens reads: the query stands beside it, and the others' read-outs are left out. */
 const last = (x: Tensor): Tensor => slice(x, 1, x.shape[1] - 1, x.shape[1])
 /** The query at every token, so that the rule's ops take it. */
-const everywhere = (q: Tensor, L: number): Tensor =>
-  concat(
-    Array.from({ length: L }, () => q),
-    1,
-  )
+const everywhere = (q: Tensor, L: number): Tensor => expand(q, [q.shape[0], L, ...q.shape.slice(2)])
 
 const rules: Record<string, Read> = {
   sum: (q, k, v) => last(sumRule(everywhere(q, k.shape[1]), k, v, undefined, { normalise: true, eps: readEps }).y),
@@ -51,7 +47,7 @@ const rules: Record<string, Read> = {
 }
 
 const maps: Record<string, (x: Tensor, arg: number, omega: Tensor | undefined) => Tensor> = {
-  linear: (x) => affine(elu(x), 1, 1),
+  linear: featureMaps.elu1.map,
   tanh: (x) => tanh(x),
   dpfp: (x, nu) => dpfp(x, nu),
   favor: (x, _, omega) => favor(x, permute(omega!, [1, 0]), 0),
@@ -140,16 +136,7 @@ export const retrieval: Record<'ischlag/fast-weight-transformers', Record<string
       source: 'synthetic/softmaxAttention.py',
       options,
       read: sizes,
-      make: (o) =>
-        model(
-          o,
-          (q, k, v) => {
-            const timeInside = (x: Tensor): Tensor => permute(x, [0, 2, 1, 3])
-            const scores = affine(timeInside(q), 1 / Math.sqrt(o.hidden_size))
-            return timeInside(softmaxAttention(scores, timeInside(k), timeInside(v)))
-          },
-          false,
-        ),
+      make: (o) => model(o, attend, false),
     },
   },
 }

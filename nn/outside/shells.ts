@@ -81,11 +81,7 @@ type LayerOf = (o: Options, D: number) => OutsideModule
  * input_proj, then layers and feed-forward layers in turn (the torchbeast models of both repositories). With several layers a state's parts have the
  * layer's number before their names.
  */
-export function stackRow(
-  source: string,
-  layerOf: LayerOf,
-  { options = {}, read }: Pick<OutsideClass, 'read'> & Partial<Pick<OutsideClass, 'options'>>,
-): OutsideClass<OutsideModule> {
+export function stackRow(source: string, layerOf: LayerOf, read: OutsideClass['read'] = () => ({})): OutsideClass<OutsideModule> {
   return {
     source,
     options: {
@@ -96,7 +92,6 @@ export function stackRow(
       dim_ff: inner,
       num_layers: { description: 'layers' },
       dropout,
-      ...options,
     },
     read: (shapeOf, dict) => ({
       input_dim: shapeOf('input_proj.weight')[1],

@@ -6,7 +6,7 @@
 import { recurrentDeltaNet } from '../../engine/nets/delta.ts'
 import { lstm } from '../../engine/nets/recurrent.ts'
 import { softmaxAttention } from '../../engine/ops/attention.ts'
-import { add, affine, div, elu, expand, sigmoid } from '../../engine/ops/elementwise.ts'
+import { add, affine, div, expand, sigmoid } from '../../engine/ops/elementwise.ts'
 import { matmul } from '../../engine/ops/matmul.ts'
 import { concat, permute, reshape, slice, split } from '../../engine/ops/movement.ts'
 import { sumNorm } from '../../engine/ops/norm.ts'
@@ -14,7 +14,7 @@ import { attentionDeltaRule, deltaRule } from '../../engine/rules/delta.ts'
 import { sumRule } from '../../engine/rules/sum.ts'
 import { ones, type Tensor, zeros } from '../../engine/tensor.ts'
 import { type Core, deltaDelta, deltaMlp, netCore, type Tensors } from '../cores.ts'
-import { favor } from '../features.ts'
+import { favor, featureMaps } from '../features.ts'
 import { LayerNorm } from '../layers.ts'
 import type { Module } from '../module.ts'
 import { OutsideModule, type StatePart, statePartsOf, unset } from './layer.ts'
@@ -26,7 +26,7 @@ export const merge = (x: Tensor): Tensor => reshape(x, [...x.shape.slice(0, -2),
 
 export type Features = (x: Tensor) => Tensor
 
-export const elu1: Features = (x) => affine(elu(x), 1, 1)
+export const elu1: Features = featureMaps.elu1.map
 /** x / sum(x), without an eps unless said. */
 export const overSum =
   (phi: Features, eps = 0): Features =>
@@ -138,16 +138,13 @@ export interface Slot {
   project?: { parts: Readonly<Record<string, Module>>; run: (x: Tensor) => Tensor }
 }
 
-/** Tensors [1,H,...] as they are there, without the leading 1. */
-const ofHeads = (t: Tensor, shape: readonly number[]): Tensor => reshape(t, [...shape])
-
 /** Names of a core's parameters there, whose shapes there have more axes of size 1. */
 export function renamedSlot(core: Core, names: Readonly<Record<string, string>>, shapeThere: (shape: readonly number[]) => number[]): Slot {
   const entries = Object.entries(core.parameters).map(([name, { shape }]) => [name, shape, unset(...shapeThere(shape))] as const)
   return {
     core,
     parts: Object.fromEntries(entries.map(([name, , t]) => [names[name], t])),
-    take: () => Object.fromEntries(entries.map(([name, shape, t]) => [name, ofHeads(t, shape)])),
+    take: () => Object.fromEntries(entries.map(([name, shape, t]) => [name, reshape(t, [...shape])])),
   }
 }
 

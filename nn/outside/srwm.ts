@@ -64,7 +64,11 @@ const reinforcement = (build: Build): OutsideClass<OutsideModule> => ({
   make: (o) => reinforcementLayer(build, o),
 })
 const reinforcementStack = (build: Build): OutsideClass<OutsideModule> =>
-  stackRow(reinforcementFile, (o) => reinforcementLayer(build, o), { read: (shapeOf) => headsOf(shapeOf('fwm_layers.0.W_q')) })
+  stackRow(
+    reinforcementFile,
+    (o) => reinforcementLayer(build, o),
+    (shapeOf) => headsOf(shapeOf('fwm_layers.0.W_q')),
+  )
 
 export const srwmRows: Record<string, OutsideClass<OutsideModule>> = {
   SRWMlayer: supervised,
