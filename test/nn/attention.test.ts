@@ -99,13 +99,6 @@ const often = new Set<RuleName>(['linear-attention', 'retnet', 'gla', 'delta', '
 const devicesFor = (devices: [Device, number][], { rule = 'delta' }: Partial<FastWeightsAttentionConfig>) =>
   devices.filter(([device]) => device.name !== 'webgpu' || often.has(rule))
 
-/**
- * What float32 may be off by. Where memories learn, the layer norm inside divides by how far the few channels of these heads differ, and the next gradients
- * grow with what was rounded: 5e-5 is the largest seen in a thousand cases.
- */
-const boundFor = (bound: number, { rule = 'delta' }: Partial<FastWeightsAttentionConfig>): number =>
-  bound > 1e-6 && (rule === 'ttt' || rule === 'titans') ? 30 * bound : bound
-
 const make = (config: Partial<FastWeightsAttentionConfig>, D: number, H: number, seed = 1, chunk = 4): FastWeightsAttention =>
   new FastWeightsAttention({ ...config, dModel: D, heads: H, chunk }, generator(seed))
 
@@ -149,13 +142,22 @@ async function valuesOf(state: object): Promise<Record<string, number[]>> {
   return values
 }
 
-const sizes = fc.record({
-  B: fc.integer({ min: 1, max: 3 }),
-  T: fc.integer({ min: 1, max: 11 }),
-  H: fc.integer({ min: 1, max: 3 }),
-  K: fc.integer({ min: 2, max: 5 }),
-  seed: fc.nat(1000),
-})
+const sizesFrom = (K: number) =>
+  fc.record({
+    B: fc.integer({ min: 1, max: 3 }),
+    T: fc.integer({ min: 1, max: 11 }),
+    H: fc.integer({ min: 1, max: 3 }),
+    K: fc.integer({ min: K, max: K + 3 }),
+    seed: fc.nat(1000),
+  })
+const sizes = sizesFrom(2)
+
+/**
+ * Memories that learn have a layer norm inside. Of two channels it is little more than a sign, whose gradients grow without bound where both are nearly
+ * equal: in float32 (errors up to 1e-1 of the value, in float64 1e-12) these have more, where 1,500 cases differ by 2e-6 at most.
+ */
+const sizesFor = ({ name }: Device, { rule = 'delta' }: Partial<FastWeightsAttentionConfig>) =>
+  name !== 'reference' && (rule === 'ttt' || rule === 'titans') ? sizesFrom(4) : sizes
 
 /** Both states have the same parts; a convolution of width 1 keeps none of its tokens, and something is compared all the same. */
 function eachPart(
@@ -179,11 +181,10 @@ describe('fast-weight attention', () => {
 
   for (const [name, config] of Object.entries(configs)) {
     it(`gives chunkwise what it gives token by token, and frees what it takes: ${name}`, async () => {
-      for (const [device, usual] of devices) {
+      for (const [device, bound] of devices) {
         setDevice(device)
-        const bound = boundFor(usual, config)
         await fc.assert(
-          fc.asyncProperty(sizes, async ({ B, T, H, K, seed }) => {
+          fc.asyncProperty(sizesFor(device, config), async ({ B, T, H, K, seed }) => {
             const D = H * K
             const x = uniforms(seed, B * T * D)
             const before = device.bytesInUse()
@@ -241,42 +242,45 @@ describe('fast-weight attention', () => {
     })
 
     it(`passes over padding without a trace, and keeps packed sequences apart: ${name}`, async () => {
-      for (const [device, usual] of devicesFor(devices, config)) {
+      for (const [device, bound] of devicesFor(devices, config)) {
         setDevice(device)
-        const bound = boundFor(usual, config)
         await fc.assert(
-          fc.asyncProperty(sizes, fc.array(fc.integer({ min: 1, max: 5 }), { minLength: 1, maxLength: 3 }), async (s, lengths) => {
-            const [H, D] = [s.H, s.H * s.K]
-            const layout = layoutOf(lengths, s.seed)
-            const T = layout.mask.length
-            const x = uniforms(s.seed, T * D)
-            const layer = make(config, D, H, s.seed)
-            const packed = run(layer, x, [1, T, D], 0, T, undefined, layout)
-            const y = rowsOf(await packed.y.read(), D)
-            // In two pieces, wherever they're cut.
-            const cut = s.seed % T
-            if (cut > 0) {
-              const first = run(layer, x, [1, T, D], 0, cut, undefined, layout)
-              const second = run(layer, x, [1, T, D], cut, T, first.state, layout)
-              const pieces = [...rowsOf(await first.y.read(), D), ...rowsOf(await second.y.read(), D)]
-              const real = (rows: number[][]): number[] => rows.filter((_, t) => layout.mask[t]).flat()
-              assertRms(real(pieces), real(y), bound, 'in pieces')
-            }
-            let last: Record<string, number[]> = {}
-            for (const places of layout.sequences) {
-              const own = Float32Array.from(places.flatMap((t) => Array.from(x.subarray(t * D, (t + 1) * D))))
-              const alone = run(layer, own, [1, places.length, D], 0, places.length)
-              assertRms(
-                places.flatMap((t) => y[t]),
-                await alone.y.read(),
-                bound,
-                `a sequence of ${places.length} in ${T}`,
-              )
-              last = await valuesOf(alone.state)
-            }
-            const state = await valuesOf(packed.state)
-            eachPart(state, last, (a, e, part) => assertRms(a, e, bound, part, 1e-3))
-          }),
+          fc.asyncProperty(
+            sizesFor(device, config),
+            fc.array(fc.integer({ min: 1, max: 5 }), { minLength: 1, maxLength: 3 }),
+            async (s, lengths) => {
+              const [H, D] = [s.H, s.H * s.K]
+              const layout = layoutOf(lengths, s.seed)
+              const T = layout.mask.length
+              const x = uniforms(s.seed, T * D)
+              const layer = make(config, D, H, s.seed)
+              const packed = run(layer, x, [1, T, D], 0, T, undefined, layout)
+              const y = rowsOf(await packed.y.read(), D)
+              // In two pieces, wherever they're cut.
+              const cut = s.seed % T
+              if (cut > 0) {
+                const first = run(layer, x, [1, T, D], 0, cut, undefined, layout)
+                const second = run(layer, x, [1, T, D], cut, T, first.state, layout)
+                const pieces = [...rowsOf(await first.y.read(), D), ...rowsOf(await second.y.read(), D)]
+                const real = (rows: number[][]): number[] => rows.filter((_, t) => layout.mask[t]).flat()
+                assertRms(real(pieces), real(y), bound, 'in pieces')
+              }
+              let last: Record<string, number[]> = {}
+              for (const places of layout.sequences) {
+                const own = Float32Array.from(places.flatMap((t) => Array.from(x.subarray(t * D, (t + 1) * D))))
+                const alone = run(layer, own, [1, places.length, D], 0, places.length)
+                assertRms(
+                  places.flatMap((t) => y[t]),
+                  await alone.y.read(),
+                  bound,
+                  `a sequence of ${places.length} in ${T}`,
+                )
+                last = await valuesOf(alone.state)
+              }
+              const state = await valuesOf(packed.state)
+              eachPart(state, last, (a, e, part) => assertRms(a, e, bound, part, 1e-3))
+            },
+          ),
           { numRuns: runsOn(device, 8) },
         )
       }
