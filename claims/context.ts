@@ -58,18 +58,23 @@ export class Devices {
   }
 
   /**
-   * `threads` and `relaxed` are wasm's; `relaxed` also says whether the relaxed build can be opened at all. `software`: whether an adapter
+   * `threads`, `relaxed` and `wide` are wasm's; `relaxed` also says whether the relaxed build can be opened at all. `software`: whether an adapter
    * that computes on the CPU will do for webgpu.
    */
   static async open(
     kind: Kind,
-    { threads = 1, relaxed = false, software = true }: { threads?: number; relaxed?: boolean; software?: boolean } = {},
+    {
+      threads = 1,
+      relaxed = false,
+      wide,
+      software = true,
+    }: { threads?: number; relaxed?: boolean; wide?: boolean; software?: boolean } = {},
   ): Promise<Devices> {
     if (kind === 'reference') return new Devices(kind, referenceDevice())
     if (kind === 'webgpu') return new Devices(kind, await webgpuDevice({ software }))
-    const devices = new Devices(kind, await wasmDevice({ threads, relaxed }))
-    if (threadsAvailable()) devices.opened.set('threads', await wasmDevice({ threads: threads === 1 ? 3 : 1, relaxed }))
-    devices.opened.set('plain', relaxed ? await wasmDevice({ threads: 1, relaxed: false }) : devices.device)
+    const devices = new Devices(kind, await wasmDevice({ threads, relaxed, wide }))
+    if (threadsAvailable()) devices.opened.set('threads', await wasmDevice({ threads: threads === 1 ? 3 : 1, relaxed, wide }))
+    devices.opened.set('plain', relaxed ? await wasmDevice({ threads: 1, relaxed: false, wide }) : devices.device)
     if (relaxed) devices.opened.set('relaxed', devices.device)
     return devices
   }

@@ -6,6 +6,7 @@ import {
   crossEntropy,
   type Device,
   type DeviceChoice,
+  enableWideSimd,
   matmul,
   openDevice,
   referenceDevice,
@@ -18,23 +19,25 @@ import {
 } from '../engine/index.ts'
 import { Transformer } from '../nn/index.ts'
 import { type PresetName, presets } from '../tasks/presets.ts'
-import { checkDeviceOptions, type DeviceValues, enableRelaxed } from './options.ts'
+import { checkDeviceOptions, type DeviceValues, wasmSettings } from './options.ts'
 import { bytes, counted, oneLine, say } from './terminal.ts'
 
 const row = (name: string, text: string): void => say(`  ${name.padEnd(24)}${text}`)
 
 /** Without a device named: wasm, and WebGPU where there is a GPU. Returns the exit code. */
 export async function doctor(
-  { device: choice, threads, relaxed }: Omit<DeviceValues, 'device'> & { device: DeviceChoice | undefined },
+  { device: choice, threads, relaxed, simd }: Omit<DeviceValues, 'device'> & { device: DeviceChoice | undefined },
   given: ReadonlySet<string>,
 ): Promise<number> {
   if (choice !== undefined) checkDeviceOptions(choice, given)
-  const wasm = { threads, relaxed: enableRelaxed(relaxed) }
+  const wasm = await wasmSettings({ threads, relaxed, simd })
   say('Machine')
   row('node', `${process.version} on ${process.platform} ${process.arch}`)
   row('processor', `${os.cpus()[0]?.model.trim() ?? 'unknown'}, ${os.availableParallelism()} cores`)
   row('memory', `${bytes(os.freemem())} free of ${bytes(os.totalmem())}`)
   row('relaxed SIMD', relaxedAvailable() ? 'available' : 'not in this version of Node (fused multiply-add; 22 and later have it)')
+  const vectors = simd === '128' ? { wide: false, why: 'as --simd asks' } : await enableWideSimd()
+  row('vectors', `${vectors.wide ? 256 : 128} bits: ${vectors.why}`)
 
   say('\nGPU')
   const found = await webgpuAdapters().catch((error: Error) => error)

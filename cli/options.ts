@@ -1,6 +1,16 @@
 /** The commands' tables of options, and the way from their values to recipes and devices. */
 import v8 from 'node:v8'
-import { type Device, type DeviceChoice, deviceChoices, openDevice, relaxedAvailable, setDevice, unaryOps } from '../engine/index.ts'
+import {
+  type Device,
+  type DeviceChoice,
+  deviceChoices,
+  enableWideSimd,
+  openDevice,
+  relaxedAvailable,
+  setDevice,
+  unaryOps,
+  type WasmOptions,
+} from '../engine/index.ts'
 import { fastWeightsMeanings } from '../nn/attention.ts'
 import type { AnyField } from '../nn/fields.ts'
 import { layerMixers } from '../nn/index.ts'
@@ -46,6 +56,14 @@ const wasmOptions = [
     group: 'Device',
     description: "don't use fused multiply-add on wasm where there is one (results differ by rounding)",
   },
+  {
+    name: 'simd',
+    type: 'string',
+    choices: ['auto', '128', '256'],
+    default: 'auto',
+    group: 'Device',
+    description: 'bits of the vectors on wasm; auto: 256 where this Node and processor have them and they help; they never change a result',
+  },
 ] as const satisfies Option[]
 
 const profileOption = {
@@ -65,6 +83,16 @@ export interface DeviceValues {
   device: DeviceChoice
   threads: number | undefined
   relaxed: boolean
+  simd: 'auto' | '128' | '256'
+}
+
+/** What the wasm device is opened with. */
+export async function wasmSettings({ threads, relaxed, simd }: Omit<DeviceValues, 'device'>): Promise<WasmOptions> {
+  const settings = { threads, relaxed: enableRelaxed(relaxed) }
+  if (simd === '128') return { ...settings, wide: false }
+  const { wide, why } = await enableWideSimd()
+  if (simd === '256' && !wide) throw new UsageError(`--simd 256: not to be had here: ${why}`)
+  return { ...settings, wide }
 }
 
 /**
@@ -72,7 +100,7 @@ export interface DeviceValues {
  * told what `auto` picks, and the profile.
  */
 export async function withDevice<R>(
-  { device: choice, threads, relaxed, profile }: DeviceValues & { profile: string | undefined },
+  { device: choice, profile, ...wasm }: DeviceValues & { profile: string | undefined },
   given: ReadonlySet<string>,
   log: (text: string) => void,
   title: string,
@@ -80,7 +108,8 @@ export async function withDevice<R>(
 ): Promise<R> {
   checkDeviceOptions(choice, given)
   if (profile !== undefined) checkWritable(profile)
-  const opened = await openDevice(choice, { wasm: { threads, relaxed: enableRelaxed(relaxed) }, log })
+  const onWasm = choice === 'wasm' || choice === 'auto'
+  const opened = await openDevice(choice, { wasm: onWasm ? await wasmSettings(wasm) : undefined, log })
   try {
     return await profiled(opened, profile, title, log, (device) => {
       setDevice(device)
@@ -318,7 +347,7 @@ export const doctorCommand = {
   options: [{ ...deviceOption, otherwise: 'wasm, and webgpu on a GPU', description: 'what to check' }, ...wasmOptions],
 } as const satisfies Command
 
-const [, relaxedOption] = wasmOptions
+const [, relaxedOption, simdOption] = wasmOptions
 
 export const verifyCommand = {
   name: 'verify',
@@ -347,6 +376,7 @@ export const verifyCommand = {
       description: 'threads of the wasm device; with few, more claims are checked at a time',
     },
     relaxedOption,
+    simdOption,
     {
       name: 'runs',
       type: 'integer',

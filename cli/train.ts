@@ -370,6 +370,7 @@ const resumable = new Set([
   'device',
   'threads',
   'relaxed',
+  'simd',
   'profile',
   'eval-every',
   'eval-limit',

@@ -9,13 +9,14 @@ import { Devices, type Kind } from '../claims/context.ts'
 import { claims as ownClaims } from '../claims/list.ts'
 import { loadFile, resolveOwnNames } from '../claims/load.ts'
 import { messageOf } from '../claims/message.ts'
-import { enableRelaxed } from './options.ts'
+import { type DeviceValues, wasmSettings } from './options.ts'
 import { beat } from './pulse.ts'
 
 export interface WorkerSettings {
   readonly files: readonly string[]
   readonly threads: number
   readonly relaxed: boolean
+  readonly simd: DeviceValues['simd']
   /** Whether an adapter that computes on the CPU will do for webgpu. */
   readonly software: boolean
 }
@@ -34,7 +35,7 @@ export type Report =
   | { readonly noCase: string }
   | { readonly failure: string; readonly tooLong?: true }
 
-const { files, threads, relaxed, software } = JSON.parse(process.argv[2]) as WorkerSettings
+const { files, threads, relaxed, simd, software } = JSON.parse(process.argv[2]) as WorkerSettings
 const send = (report: Report, then = () => {}): void => void process.send!(report, then)
 const end = (): void => void process.kill(process.pid, 'SIGKILL')
 process.on('disconnect', end)
@@ -72,7 +73,7 @@ send({
 const opened = new Map<Kind, Devices>()
 process.on('message', async ({ claim: name, device: kind, ...options }: Job) => {
   try {
-    const devices = opened.get(kind) ?? (await Devices.open(kind, { threads, relaxed: enableRelaxed(relaxed), software }))
+    const devices = opened.get(kind) ?? (await Devices.open(kind, { ...(await wasmSettings({ threads, relaxed, simd })), software }))
     opened.set(kind, devices)
     const claim = claims.find((claim) => claim.name === name)!
     send({

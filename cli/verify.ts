@@ -1,4 +1,5 @@
 /** `fastweights verify`: checks the claims on this machine's devices, in processes of their own, and says what came out. */
+
 import { type ChildProcess, fork } from 'node:child_process'
 import os from 'node:os'
 import { resolve } from 'node:path'
@@ -9,6 +10,7 @@ import type { Kind } from '../claims/context.ts'
 import { openDevice, webgpuAdapters } from '../engine/index.ts'
 import { suggestion, UsageError } from './arguments.ts'
 import { checkWritable, writeAtomic } from './files.ts'
+import { type DeviceValues, wasmSettings } from './options.ts'
 import { Pulse, pulseFd } from './pulse.ts'
 import type { Verification } from './report.ts'
 import { counted, duration, oneLine, progress, quoted, visible } from './terminal.ts'
@@ -20,6 +22,7 @@ export interface VerifyOptions {
   device: Kind | 'all' | 'auto'
   threads: number
   relaxed: boolean
+  simd: DeviceValues['simd']
   runs: number
   seed: number
   path: string | undefined
@@ -55,7 +58,8 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
   endAllAtTheEnd()
 
   // Who asks for webgpu may have what there is; a GPU that the CPU imitates is for nobody else.
-  const settings: WorkerSettings = { files, threads: options.threads, relaxed: options.relaxed, software: device === 'webgpu' }
+  const { threads, relaxed, simd } = options
+  const settings: WorkerSettings = { files, threads, relaxed, simd, software: device === 'webgpu' }
   const first = new Checker(settings, caseLimit)
   const { claims: all, problems } = await first.loaded
   for (const problem of problems) process.stderr.write(`fastweights: ${oneLine(problem)}\n`)
@@ -166,12 +170,13 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
 }
 
 /** Throws where the device that is asked for can't be opened. With `all`, a GPU that can't is a failure of each claim. */
-async function devicesOf({ device: choice, threads, relaxed }: VerifyOptions, say: (text: string) => void): Promise<Kind[]> {
+async function devicesOf({ device: choice, threads, relaxed, simd }: VerifyOptions, say: (text: string) => void): Promise<Kind[]> {
+  const wasm = choice === 'reference' || choice === 'webgpu' ? undefined : await wasmSettings({ threads, relaxed, simd })
   if (choice === 'all') {
     const [first] = await webgpuAdapters().catch(() => [])
     return ['reference', 'wasm', ...(first && !first.capabilities.software ? (['webgpu'] as const) : [])]
   }
-  const device = await openDevice(choice, { wasm: { threads, relaxed }, log: say })
+  const device = await openDevice(choice, { wasm, log: say })
   device.close()
   return [device.name]
 }
@@ -353,7 +358,7 @@ function claimLine({ name, holds }: ClaimText, verdicts: readonly Verdict[]): st
 /** What went wrong, the smallest case that shows it, and how to see it again. */
 function complaint(
   { claim, device, message, counterexample }: Verdict,
-  { operands, seed, path: replayed, runs, threads, relaxed, given }: VerifyOptions,
+  { operands, seed, path: replayed, runs, threads, relaxed, simd, given }: VerifyOptions,
   briefly: boolean,
 ): string[] {
   const words = [...operands.filter(isFile), claim].map(quoted)
@@ -361,7 +366,7 @@ function complaint(
   const place = ` --seed ${seed}${path === undefined ? ` --runs ${runs}` : ` --path ${path}`}`
   const onWasm = (text: string): string => (device === 'wasm' ? text : '')
   const settings = onWasm(
-    `${given.has('threads') ? ` --threads ${threads}` : ''}${given.has('relaxed') && !relaxed ? ' --no-relaxed' : ''}`,
+    `${given.has('threads') ? ` --threads ${threads}` : ''}${given.has('relaxed') && !relaxed ? ' --no-relaxed' : ''}${given.has('simd') ? ` --simd ${simd}` : ''}`,
   )
   const command = `fastweights verify ${words.join(' ')} --device ${device}${settings}${place}`
   const what = `  ${device}: ${oneLine(message ?? '')}`

@@ -12,7 +12,7 @@ export {
 } from './devices/kernels.ts'
 export { type DeviceChoice, deviceChoices, type OpenOptions, openDevice } from './devices/open.ts'
 export { referenceDevice } from './devices/reference/index.ts'
-export { relaxedAvailable, threadsAvailable, type WasmOptions, wasmDevice } from './devices/wasm/index.ts'
+export { enableWideSimd, relaxedAvailable, threadsAvailable, type WasmOptions, type WideSimd, wasmDevice } from './devices/wasm/index.ts'
 export {
   type AdapterReport,
   type Capabilities,

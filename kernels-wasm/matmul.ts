@@ -2,29 +2,29 @@
  * Matrix products: C[M,N] = activation(A[M,K] B[K,N] [+ C] [+ bias]), batched, either side stored transposed.
  *
  * The sum over k is taken in blocks of KC: c = (block 0) + (block 1) + ..., each block summed in the order of k. That order is the same on
- * every path below and for every element: a row of C depends neither on the other rows nor on the number of threads (a token generated
- * alone gets the same bits as within a sequence), and the rounding error grows with KC + K / KC rather than with K.
+ * every path below and for every element: a row of C depends neither on the other rows nor on the number of threads nor on the width of
+ * the processor's vectors (a token generated alone gets the same bits as within a sequence), and the rounding error grows with KC + K / KC
+ * rather than with K.
  *
- * The inner loop is an 8 x 8 tile of C, 16 vectors of sums, where V8 has 15 registers. It spills some, but only once in four steps of k,
- * and that many independent sums keep two multiply-add units with a latency of four cycles busy; a 4 x 8 tile has just eight, and
- * loses a tenth. B is packed as panels of [k][8]. Eight rows of A (16 kB) stay in the first-level cache while the panels of B pass by
- * in the order in which they lie in the second, where the processor fetches ahead; the other way round is up to a twentieth slower.
- * A is read in place, and packed only if it is stored transposed or K is no multiple of 4. The last 1 to 4 rows go through a 4 x 8 tile.
+ * B is packed as panels of [k][16], which stay in the first-level cache while the rows of A pass by. A is read in place, and packed as
+ * [k][6] if it is stored transposed. How many sums a tile of C holds is measured: 6 x 8 fills V8's 15 registers with fused multiply-add,
+ * 4 x 8 without, where a product takes a register of its own. `wide` says that V8 merges neighbouring vectors into one of 256 bits
+ * (wide.ts): then a tile takes 16 columns instead of 8. Branches after the loop of a tile make V8 keep fewer sums in
+ * registers: adding to C, bias and edges are left to `finish`.
  * Pinned by test/ops/wasm.test.ts and test/ops/wasm-pool.test.ts.
  */
 import { madd, vunary } from './math'
 import { scratch } from './scratch'
+import { wide } from './wide'
 
-const MR = 8
-const NR = 8
+/** Rows of the main tile, and of a packed strip of A. */
+const MR: i32 = ASC_FEATURE_RELAXED_SIMD ? 6 : 4
+/** Columns of a panel of B, and of a tile that isn't wide. */
+const NR = 16
+const HALF = 8
 const KC = 512
 
-/** kc rounded up to whole steps of the tile: packed blocks are filled up with zeros, which change no sum. */
-@inline function padded(kc: i32): i32 {
-  return (kc + 3) & ~3
-}
-
-/** B[k0 .. k0+kc, n0 .. n0+8) -> [padded kc][8], columns past N filled with zeros. */
+/** B[k0 .. k0+kc, n0 .. n0+16) -> [kc][16], columns past N filled with zeros. */
 function packB(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
   const columns = min(NR, N - n0)
   const stepK: usize = transposed ? 4 : <usize>N << 2
@@ -33,24 +33,26 @@ function packB(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: 
   let k = 0
   if (columns == NR && transposed) {
     for (; k + 4 <= kc; k += 4) {
-      transpose4x4(from, stepN, to, 32)
-      transpose4x4(from + 4 * stepN, stepN, to + 16, 32)
+      for (let n = 0; n < NR; n += 4) transpose4x4(from + <usize>n * stepN, stepN, to + (n << 2), NR << 2)
       from += 16
-      to += 128
+      to += NR << 4
     }
   } else if (columns == NR) {
     for (; k < kc; k++) {
-      v128.store(to, v128.load(from))
-      v128.store(to, v128.load(from, 16), 16)
+      const b0 = v128.load(from), b1 = v128.load(from, 16), b2 = v128.load(from, 32), b3 = v128.load(from, 48)
+      v128.store(to, b0)
+      v128.store(to, b1, 16)
+      v128.store(to, b2, 32)
+      v128.store(to, b3, 48)
       from += stepK
-      to += 32
+      to += NR << 2
     }
   }
-  memory.fill(to, 0, <usize>(padded(kc) - k) << 5)
+  if (columns < NR) memory.fill(to, 0, <usize>kc * (NR << 2))
   for (; k < kc; k++) {
     for (let n = 0; n < columns; n++) store<f32>(to + (n << 2), load<f32>(from + <usize>n * stepN))
     from += stepK
-    to += 32
+    to += NR << 2
   }
 }
 
@@ -70,23 +72,26 @@ function packB(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: 
   v128.store(to + 3 * stride, v128.shuffle<i64>(high01, high23, 1, 3))
 }
 
-/** A, rows m0 .. m0+rows, k0 .. k0+kc -> [rows][padded kc]. */
-function packA(a: usize, transposed: i32, M: i32, K: i32, k0: i32, kc: i32, m0: i32, rows: i32, packed: usize): void {
-  const step = <usize>padded(kc) << 2
-  const stepM: usize = transposed ? 4 : <usize>K << 2
-  const stepK: usize = transposed ? <usize>M << 2 : 4
-  const from = a + <usize>m0 * stepM + <usize>k0 * stepK
-  for (let r = 0; r < rows; r += 4) {
-    const block = from + <usize>r * stepM
-    const out = packed + <usize>r * step
-    const live = min(4, rows - r)
-    let k = 0
-    if (transposed && live == 4) for (; k + 4 <= kc; k += 4) transpose4x4(block + <usize>k * stepK, stepK, out + (k << 2), step)
-    for (let q = 0; q < live; q++) {
-      const row = block + <usize>q * stepM
-      const to = out + <usize>q * step
-      if (!transposed) memory.copy(to, row, <usize>kc << 2)
-      for (let j = transposed ? k : kc; j < padded(kc); j++) store<f32>(to + (j << 2), j < kc ? load<f32>(row + <usize>j * stepK) : 0)
+/** A[m0 .. m0+rows, k0 .. k0+kc), stored transposed, -> strips of [kc][MR]; rows past the last are left as they are. */
+function packA(a: usize, M: i32, k0: i32, kc: i32, m0: i32, rows: i32, packed: usize): void {
+  const step = <usize>M << 2
+  for (let r = 0; r < rows; r += MR) {
+    const live = min(MR, rows - r)
+    let from = a + <usize>k0 * step + (<usize>(m0 + r) << 2)
+    let to = packed + (<usize>r * kc << 2)
+    if (live == MR) {
+      for (let k = 0; k < kc; k++) {
+        v128.store(to, v128.load(from))
+        if (MR == 6) store<i64>(to, load<i64>(from, 16), 16)
+        from += step
+        to += MR << 2
+      }
+    } else {
+      for (let k = 0; k < kc; k++) {
+        for (let q = 0; q < live; q++) store<f32>(to + (q << 2), load<f32>(from + (q << 2)))
+        from += step
+        to += MR << 2
+      }
     }
   }
 }
@@ -101,74 +106,49 @@ function packA(a: usize, transposed: i32, M: i32, K: i32, k0: i32, kc: i32, m0: 
   v128.store(c, high, 16)
 }
 
+/** With offsets written out: V8 merges stores to one address only. */
+@inline function putRight(c: usize, low: v128, high: v128): void {
+  v128.store(c, low, 32)
+  v128.store(c, high, 48)
+}
+
 /**
- * c[8][8] = sum over kc of a b; row r of A is at a + r lda, B is a panel, kc a multiple of 4. Adding to C, bias and edges are left to
- * `finish`: with a branch after the loop V8 keeps fewer sums in registers, and a quarter of the speed is gone.
+ * c[6][8] = sum over kc of a b: row r of A begins at a + r rowStep, its numbers lie `step` bytes apart; b is half a panel, or all of it
+ * for a wide tile.
  */
-function tile8(a: usize, lda: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+function tile6(a: usize, rowStep: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
   let c2l = f32x4.splat(0), c2h = f32x4.splat(0), c3l = f32x4.splat(0), c3h = f32x4.splat(0)
   let c4l = f32x4.splat(0), c4h = f32x4.splat(0), c5l = f32x4.splat(0), c5h = f32x4.splat(0)
-  let c6l = f32x4.splat(0), c6h = f32x4.splat(0), c7l = f32x4.splat(0), c7h = f32x4.splat(0)
-  let a0 = a, a1 = a0 + lda, a2 = a1 + lda, a3 = a2 + lda, a4 = a3 + lda, a5 = a4 + lda, a6 = a5 + lda, a7 = a6 + lda
-  const end = b + (<usize>kc << 5)
+  let a0 = a, a1 = a0 + rowStep, a2 = a1 + rowStep, a3 = a2 + rowStep, a4 = a3 + rowStep, a5 = a4 + rowStep
+  const end = b + (<usize>kc * (NR << 2))
   while (b < end) {
-    const l0 = v128.load(b), l1 = v128.load(b, 32), l2 = v128.load(b, 64), l3 = v128.load(b, 96)
-    const h0 = v128.load(b, 16), h1 = v128.load(b, 48), h2 = v128.load(b, 80), h3 = v128.load(b, 112)
-    let x0 = v128.load32_splat(a0), x1 = v128.load32_splat(a0, 4), x2 = v128.load32_splat(a0, 8), x3 = v128.load32_splat(a0, 12)
-    c0l = madd4(x0, x1, x2, x3, l0, l1, l2, l3, c0l)
-    c0h = madd4(x0, x1, x2, x3, h0, h1, h2, h3, c0h)
-    x0 = v128.load32_splat(a1)
-    x1 = v128.load32_splat(a1, 4)
-    x2 = v128.load32_splat(a1, 8)
-    x3 = v128.load32_splat(a1, 12)
-    c1l = madd4(x0, x1, x2, x3, l0, l1, l2, l3, c1l)
-    c1h = madd4(x0, x1, x2, x3, h0, h1, h2, h3, c1h)
-    x0 = v128.load32_splat(a2)
-    x1 = v128.load32_splat(a2, 4)
-    x2 = v128.load32_splat(a2, 8)
-    x3 = v128.load32_splat(a2, 12)
-    c2l = madd4(x0, x1, x2, x3, l0, l1, l2, l3, c2l)
-    c2h = madd4(x0, x1, x2, x3, h0, h1, h2, h3, c2h)
-    x0 = v128.load32_splat(a3)
-    x1 = v128.load32_splat(a3, 4)
-    x2 = v128.load32_splat(a3, 8)
-    x3 = v128.load32_splat(a3, 12)
-    c3l = madd4(x0, x1, x2, x3, l0, l1, l2, l3, c3l)
-    c3h = madd4(x0, x1, x2, x3, h0, h1, h2, h3, c3h)
-    x0 = v128.load32_splat(a4)
-    x1 = v128.load32_splat(a4, 4)
-    x2 = v128.load32_splat(a4, 8)
-    x3 = v128.load32_splat(a4, 12)
-    c4l = madd4(x0, x1, x2, x3, l0, l1, l2, l3, c4l)
-    c4h = madd4(x0, x1, x2, x3, h0, h1, h2, h3, c4h)
-    x0 = v128.load32_splat(a5)
-    x1 = v128.load32_splat(a5, 4)
-    x2 = v128.load32_splat(a5, 8)
-    x3 = v128.load32_splat(a5, 12)
-    c5l = madd4(x0, x1, x2, x3, l0, l1, l2, l3, c5l)
-    c5h = madd4(x0, x1, x2, x3, h0, h1, h2, h3, c5h)
-    x0 = v128.load32_splat(a6)
-    x1 = v128.load32_splat(a6, 4)
-    x2 = v128.load32_splat(a6, 8)
-    x3 = v128.load32_splat(a6, 12)
-    c6l = madd4(x0, x1, x2, x3, l0, l1, l2, l3, c6l)
-    c6h = madd4(x0, x1, x2, x3, h0, h1, h2, h3, c6h)
-    x0 = v128.load32_splat(a7)
-    x1 = v128.load32_splat(a7, 4)
-    x2 = v128.load32_splat(a7, 8)
-    x3 = v128.load32_splat(a7, 12)
-    c7l = madd4(x0, x1, x2, x3, l0, l1, l2, l3, c7l)
-    c7h = madd4(x0, x1, x2, x3, h0, h1, h2, h3, c7h)
-    a0 += 16
-    a1 += 16
-    a2 += 16
-    a3 += 16
-    a4 += 16
-    a5 += 16
-    a6 += 16
-    a7 += 16
-    b += 128
+    const l = v128.load(b), h = v128.load(b, 16)
+    let x = v128.load32_splat(a0)
+    c0l = madd(x, l, c0l)
+    c0h = madd(x, h, c0h)
+    x = v128.load32_splat(a1)
+    c1l = madd(x, l, c1l)
+    c1h = madd(x, h, c1h)
+    x = v128.load32_splat(a2)
+    c2l = madd(x, l, c2l)
+    c2h = madd(x, h, c2h)
+    x = v128.load32_splat(a3)
+    c3l = madd(x, l, c3l)
+    c3h = madd(x, h, c3h)
+    x = v128.load32_splat(a4)
+    c4l = madd(x, l, c4l)
+    c4h = madd(x, h, c4h)
+    x = v128.load32_splat(a5)
+    c5l = madd(x, l, c5l)
+    c5h = madd(x, h, c5h)
+    a0 += step
+    a1 += step
+    a2 += step
+    a3 += step
+    a4 += step
+    a5 += step
+    b += NR << 2
   }
   put(c, c0l, c0h)
   c += ldc
@@ -181,21 +161,86 @@ function tile8(a: usize, lda: usize, b: usize, kc: i32, c: usize, ldc: usize): v
   put(c, c4l, c4h)
   c += ldc
   put(c, c5l, c5h)
-  c += ldc
-  put(c, c6l, c6h)
-  c += ldc
-  put(c, c7l, c7h)
 }
 
-/** The same for the last 1 to 4 rows: lda1, lda2, lda3 lead to rows 1 to 3, those past the last read row 0 again. c is [4][8]. */
-function tile4(a: usize, lda1: usize, lda2: usize, lda3: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+/** c[6][16], likewise. */
+function tile6Wide(a: usize, rowStep: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+  let c00 = f32x4.splat(0), c01 = f32x4.splat(0), c02 = f32x4.splat(0), c03 = f32x4.splat(0)
+  let c10 = f32x4.splat(0), c11 = f32x4.splat(0), c12 = f32x4.splat(0), c13 = f32x4.splat(0)
+  let c20 = f32x4.splat(0), c21 = f32x4.splat(0), c22 = f32x4.splat(0), c23 = f32x4.splat(0)
+  let c30 = f32x4.splat(0), c31 = f32x4.splat(0), c32 = f32x4.splat(0), c33 = f32x4.splat(0)
+  let c40 = f32x4.splat(0), c41 = f32x4.splat(0), c42 = f32x4.splat(0), c43 = f32x4.splat(0)
+  let c50 = f32x4.splat(0), c51 = f32x4.splat(0), c52 = f32x4.splat(0), c53 = f32x4.splat(0)
+  let a0 = a, a1 = a0 + rowStep, a2 = a1 + rowStep, a3 = a2 + rowStep, a4 = a3 + rowStep, a5 = a4 + rowStep
+  const end = b + (<usize>kc * (NR << 2))
+  while (b < end) {
+    const b0 = v128.load(b), b1 = v128.load(b, 16), b2 = v128.load(b, 32), b3 = v128.load(b, 48)
+    let x = v128.load32_splat(a0)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    c02 = madd(x, b2, c02)
+    c03 = madd(x, b3, c03)
+    x = v128.load32_splat(a1)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    c12 = madd(x, b2, c12)
+    c13 = madd(x, b3, c13)
+    x = v128.load32_splat(a2)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    c22 = madd(x, b2, c22)
+    c23 = madd(x, b3, c23)
+    x = v128.load32_splat(a3)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    c32 = madd(x, b2, c32)
+    c33 = madd(x, b3, c33)
+    x = v128.load32_splat(a4)
+    c40 = madd(x, b0, c40)
+    c41 = madd(x, b1, c41)
+    c42 = madd(x, b2, c42)
+    c43 = madd(x, b3, c43)
+    x = v128.load32_splat(a5)
+    c50 = madd(x, b0, c50)
+    c51 = madd(x, b1, c51)
+    c52 = madd(x, b2, c52)
+    c53 = madd(x, b3, c53)
+    a0 += step
+    a1 += step
+    a2 += step
+    a3 += step
+    a4 += step
+    a5 += step
+    b += NR << 2
+  }
+  put(c, c00, c01)
+  putRight(c, c02, c03)
+  c += ldc
+  put(c, c10, c11)
+  putRight(c, c12, c13)
+  c += ldc
+  put(c, c20, c21)
+  putRight(c, c22, c23)
+  c += ldc
+  put(c, c30, c31)
+  putRight(c, c32, c33)
+  c += ldc
+  put(c, c40, c41)
+  putRight(c, c42, c43)
+  c += ldc
+  put(c, c50, c51)
+  putRight(c, c52, c53)
+}
+
+/** c[4][8], likewise; row1, row2, row3 lead to rows 1 to 3 (0: row 0 again). */
+function tile4(a: usize, row1: usize, row2: usize, row3: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
   let c2l = f32x4.splat(0), c2h = f32x4.splat(0), c3l = f32x4.splat(0), c3h = f32x4.splat(0)
-  let a1 = a + lda1, a2 = a + lda2, a3 = a + lda3
-  const end = b + (<usize>kc << 5)
+  let a0 = a, a1 = a + row1, a2 = a + row2, a3 = a + row3
+  const end = b + (<usize>kc * (NR << 2))
   while (b < end) {
     const l = v128.load(b), h = v128.load(b, 16)
-    let x = v128.load32_splat(a)
+    let x = v128.load32_splat(a0)
     c0l = madd(x, l, c0l)
     c0h = madd(x, h, c0h)
     x = v128.load32_splat(a1)
@@ -207,16 +252,68 @@ function tile4(a: usize, lda1: usize, lda2: usize, lda3: usize, b: usize, kc: i3
     x = v128.load32_splat(a3)
     c3l = madd(x, l, c3l)
     c3h = madd(x, h, c3h)
-    a += 4
-    a1 += 4
-    a2 += 4
-    a3 += 4
-    b += 32
+    a0 += step
+    a1 += step
+    a2 += step
+    a3 += step
+    b += NR << 2
   }
   put(c, c0l, c0h)
-  put(c + ldc, c1l, c1h)
-  put(c + 2 * ldc, c2l, c2h)
-  put(c + 3 * ldc, c3l, c3h)
+  c += ldc
+  put(c, c1l, c1h)
+  c += ldc
+  put(c, c2l, c2h)
+  c += ldc
+  put(c, c3l, c3h)
+}
+
+/** c[4][16], likewise. */
+function tile4Wide(a: usize, row1: usize, row2: usize, row3: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+  let c00 = f32x4.splat(0), c01 = f32x4.splat(0), c02 = f32x4.splat(0), c03 = f32x4.splat(0)
+  let c10 = f32x4.splat(0), c11 = f32x4.splat(0), c12 = f32x4.splat(0), c13 = f32x4.splat(0)
+  let c20 = f32x4.splat(0), c21 = f32x4.splat(0), c22 = f32x4.splat(0), c23 = f32x4.splat(0)
+  let c30 = f32x4.splat(0), c31 = f32x4.splat(0), c32 = f32x4.splat(0), c33 = f32x4.splat(0)
+  let a0 = a, a1 = a + row1, a2 = a + row2, a3 = a + row3
+  const end = b + (<usize>kc * (NR << 2))
+  while (b < end) {
+    const b0 = v128.load(b), b1 = v128.load(b, 16), b2 = v128.load(b, 32), b3 = v128.load(b, 48)
+    let x = v128.load32_splat(a0)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    c02 = madd(x, b2, c02)
+    c03 = madd(x, b3, c03)
+    x = v128.load32_splat(a1)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    c12 = madd(x, b2, c12)
+    c13 = madd(x, b3, c13)
+    x = v128.load32_splat(a2)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    c22 = madd(x, b2, c22)
+    c23 = madd(x, b3, c23)
+    x = v128.load32_splat(a3)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    c32 = madd(x, b2, c32)
+    c33 = madd(x, b3, c33)
+    a0 += step
+    a1 += step
+    a2 += step
+    a3 += step
+    b += NR << 2
+  }
+  put(c, c00, c01)
+  putRight(c, c02, c03)
+  c += ldc
+  put(c, c10, c11)
+  putRight(c, c12, c13)
+  c += ldc
+  put(c, c20, c21)
+  putRight(c, c22, c23)
+  c += ldc
+  put(c, c30, c31)
+  putRight(c, c32, c33)
 }
 
 /** b where x isn't 0, and 0 where it is. */
@@ -224,38 +321,34 @@ function tile4(a: usize, lda1: usize, lda2: usize, lda3: usize, b: usize, kc: i3
   return v128.and(b, f32x4.ne(x, f32x4.splat(0)))
 }
 
-/** tile4 for a sparse A: a zero takes nothing from B, and four k at which all four rows have zeros are passed over. kc is a multiple of 4. */
-function tile4Sparse(a: usize, lda1: usize, lda2: usize, lda3: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+/** tile4 for a sparse A: a zero takes nothing from B, and a k at which all four rows have zeros is passed over. */
+function tile4Sparse(a: usize, row1: usize, row2: usize, row3: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
   let c2l = f32x4.splat(0), c2h = f32x4.splat(0), c3l = f32x4.splat(0), c3h = f32x4.splat(0)
-  let a1 = a + lda1, a2 = a + lda2, a3 = a + lda3
-  const end = b + (<usize>kc << 5)
-  const magnitude = i32x4.splat(0x7fffffff)
+  let a0 = a, a1 = a + row1, a2 = a + row2, a3 = a + row3
+  const end = b + (<usize>kc * (NR << 2))
   while (b < end) {
-    const some = v128.or(v128.or(v128.load(a), v128.load(a1)), v128.or(v128.load(a2), v128.load(a3)))
-    if (v128.any_true(v128.and(some, magnitude))) {
-      for (let k: usize = 0; k < 4; k++) {
-        const at = k << 2
-        const l = v128.load(b + (k << 5)), h = v128.load(b + (k << 5), 16)
-        let x = v128.load32_splat(a + at)
-        c0l = madd(x, besideZero(x, l), c0l)
-        c0h = madd(x, besideZero(x, h), c0h)
-        x = v128.load32_splat(a1 + at)
-        c1l = madd(x, besideZero(x, l), c1l)
-        c1h = madd(x, besideZero(x, h), c1h)
-        x = v128.load32_splat(a2 + at)
-        c2l = madd(x, besideZero(x, l), c2l)
-        c2h = madd(x, besideZero(x, h), c2h)
-        x = v128.load32_splat(a3 + at)
-        c3l = madd(x, besideZero(x, l), c3l)
-        c3h = madd(x, besideZero(x, h), c3h)
-      }
+    // All bits but the sign.
+    if ((load<u32>(a0) | load<u32>(a1) | load<u32>(a2) | load<u32>(a3)) << 1) {
+      const l = v128.load(b), h = v128.load(b, 16)
+      let x = v128.load32_splat(a0)
+      c0l = madd(x, besideZero(x, l), c0l)
+      c0h = madd(x, besideZero(x, h), c0h)
+      x = v128.load32_splat(a1)
+      c1l = madd(x, besideZero(x, l), c1l)
+      c1h = madd(x, besideZero(x, h), c1h)
+      x = v128.load32_splat(a2)
+      c2l = madd(x, besideZero(x, l), c2l)
+      c2h = madd(x, besideZero(x, h), c2h)
+      x = v128.load32_splat(a3)
+      c3l = madd(x, besideZero(x, l), c3l)
+      c3h = madd(x, besideZero(x, h), c3h)
     }
-    a += 16
-    a1 += 16
-    a2 += 16
-    a3 += 16
-    b += 128
+    a0 += step
+    a1 += step
+    a2 += step
+    a3 += step
+    b += NR << 2
   }
   put(c, c0l, c0h)
   put(c + ldc, c1l, c1h)
@@ -284,24 +377,62 @@ function finish(tile: usize, ldt: usize, c: usize, ldc: usize, rows: i32, column
   }
 }
 
-/** Packs all of B for `matmul`: [batch][blocks of KC][panels of 8][padded k][8]. Task: one panel of one batch. */
+/** Packs all of B for `matmul`: [batch][blocks of KC][panels of 16][k][16]. Task: one panel of one batch. */
 export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, strideB: i32, N: i32, K: i32, transposeB: i32): void {
   const panels = (N + NR - 1) / NR
   for (let task = begin; task < end; task++) {
     const batch = task / panels
     const panel = task % panels
     const matrix = b + ((<usize>batch * strideB) << 2)
-    const to = packed + ((<usize>batch * padded(K) * panels) << 5)
+    const to = packed + (<usize>batch * K * panels * (NR << 2))
     for (let k0 = 0; k0 < K; k0 += KC) {
       const kc = min(KC, K - k0)
-      packB(matrix, transposeB, N, K, k0, kc, panel * NR, to + ((<usize>k0 * panels + <usize>padded(kc) * panel) << 5))
+      packB(matrix, transposeB, N, K, k0, kc, panel * NR, to + (<usize>k0 * panels + <usize>kc * panel) * (NR << 2))
     }
   }
 }
 
+/** How many of the last rows the next tile takes: six or four, and fewer only at the end. Two sixes are slower than three fours. */
+@inline function rowsOfTile(left: i32, sparse: i32): i32 {
+  if (MR == 6 && !sparse && left >= 6 && left != 8 && left != 7) return 6
+  return min(left, 4)
+}
+
+/** Where row r of a block of A begins: in place, or in a strip of MR rows. */
+@inline function rowOf(block: usize, rowStep: usize, r: i32, kc: i32, packed: i32): usize {
+  return packed ? block + ((<usize>(r - r % MR) * kc + r % MR) << 2) : block + <usize>r * rowStep
+}
+
+/** c[rows][16] = rows r .. r + rows of a block of A times a panel, the right half of which counts only if there are that many columns. */
+function tile(
+  block: usize, rowStep: usize, packed: i32, r: i32, rows: i32, step: usize, panel: usize, columns: i32, kc: i32, sparse: i32, c: usize, ldc: usize,
+): void {
+  const from = rowOf(block, rowStep, r, kc, packed)
+  if (rows == 6) {
+    if (wide) tile6Wide(from, rowStep, step, panel, kc, c, ldc)
+    else {
+      tile6(from, rowStep, step, panel, kc, c, ldc)
+      if (columns > HALF) tile6(from, rowStep, step, panel + (HALF << 2), kc, c + (HALF << 2), ldc)
+    }
+    return
+  }
+  const row1: usize = rows > 1 ? rowOf(block, rowStep, r + 1, kc, packed) - from : 0
+  const row2: usize = rows > 2 ? rowOf(block, rowStep, r + 2, kc, packed) - from : 0
+  const row3: usize = rows > 3 ? rowOf(block, rowStep, r + 3, kc, packed) - from : 0
+  if (wide && !sparse) {
+    tile4Wide(from, row1, row2, row3, step, panel, kc, c, ldc)
+    return
+  }
+  for (let half = 0; half < columns; half += HALF) {
+    if (sparse) tile4Sparse(from, row1, row2, row3, step, panel + (half << 2), kc, c + (half << 2), ldc)
+    else tile4(from, row1, row2, row3, step, panel + (half << 2), kc, c + (half << 2), ldc)
+  }
+}
+
 /**
- * Task: a block of blockM x blockN (a multiple of 8) of one product, block rows running fastest. packedB: as matmulPack left it, or 0:
- * the task packs what it needs itself. Scratch: a tile, then blockM x KC if A is to be packed, then KC x blockN if B is.
+ * Task: a block of blockM x blockN (a multiple of 16) of one product, block rows running fastest.
+ * packedB: as matmulPack left it, or 0: the task packs what it needs itself. Scratch: a tile, then blockM rounded up to MR x KC if A is
+ * transposed, then KC x blockN if B is to be packed.
  */
 export function matmul(
   begin: i32, end: i32, a: usize, b: usize, bias: usize, c: usize, packedB: usize, strideA: i32, strideB: i32, M: i32, N: i32, K: i32,
@@ -313,7 +444,9 @@ export function matmul(
   const ldc = <usize>N << 2
   const edge = scratch
   const ownA = edge + ((MR * NR) << 2)
-  const ownB = ownA + (transposeA || K & 3 ? <usize>blockM * (KC << 2) : 0)
+  const ownB = ownA + (transposeA ? <usize>((blockM + MR - 1) / MR * MR) * (KC << 2) : 0)
+  const rowStep: usize = transposeA ? 4 : <usize>K << 2
+  const step: usize = transposeA ? <usize>MR << 2 : 4
   for (let task = begin; task < end; task++) {
     const m0 = task % blocksM * blockM
     const n0 = task / blocksM % blocksN * blockN
@@ -326,43 +459,30 @@ export function matmul(
     let k0 = 0
     do {
       const kc = min(KC, K - k0)
-      const steps = padded(kc)
       const first = k0 == 0 && !accumulate
       const last = k0 + kc == K
       let blockB = ownB
       if (packedB) {
         const index = strideB ? batch : 0
-        blockB = packedB + ((<usize>(index * padded(K) + k0) * panels + <usize>steps * (n0 / NR)) << 5)
+        blockB = packedB + (<usize>(index * K + k0) * panels + <usize>kc * (n0 / NR)) * (NR << 2)
       } else {
-        for (let n = n0; n < n1; n += NR) packB(matrixB, transposeB, N, K, k0, kc, n, ownB + (<usize>steps * (n - n0) << 2))
+        for (let n = n0; n < n1; n += NR) packB(matrixB, transposeB, N, K, k0, kc, n, ownB + (<usize>kc * (n - n0) << 2))
       }
-      let blockA = matrixA + ((<usize>m0 * K + k0) << 2)
-      let lda = <usize>K << 2
-      if (transposeA || kc & 3) {
-        packA(matrixA, transposeA, M, K, k0, kc, m0, m1 - m0, ownA)
-        blockA = ownA
-        lda = <usize>steps << 2
-      }
+      const blockA = transposeA ? ownA : matrixA + ((<usize>m0 * K + k0) << 2)
+      if (transposeA) packA(matrixA, M, k0, kc, m0, m1 - m0, ownA)
       const activationN = last ? activation : -1
-      let rows = 0
-      for (let m = m0; m < m1; m += rows) {
-        const left = m1 - m
-        rows = left >= MR && !sparse ? MR : min(left, 4)
-        const panelA = blockA + <usize>(m - m0) * lda
-        for (let n = n0; n < n1; n += NR) {
-          const panelB = blockB + (<usize>steps * (n - n0) << 2)
-          const columns = min(NR, N - n)
-          const biasN = last && bias ? bias + (<usize>n << 2) : 0
+      for (let n = n0; n < n1; n += NR) {
+        const panel = blockB + (<usize>kc * (n - n0) << 2)
+        const columns = min(NR, N - n)
+        const biasN = last && bias ? bias + (<usize>n << 2) : 0
+        let rows = 0
+        for (let m = m0; m < m1; m += rows) {
+          rows = rowsOfTile(m1 - m, sparse)
           const at = matrixC + ((<usize>m * N + n) << 2)
-          const direct = first && columns == NR && (rows & 3) == 0
+          const direct = first && columns == NR && rows >= 4
           const to = direct ? at : edge
           const ldto = direct ? ldc : NR << 2
-          if (rows == MR) tile8(panelA, lda, panelB, steps, to, ldto)
-          else {
-            const lda1: usize = rows > 1 ? lda : 0, lda2: usize = rows > 2 ? 2 * lda : 0, lda3: usize = rows > 3 ? 3 * lda : 0
-            if (sparse) tile4Sparse(panelA, lda1, lda2, lda3, panelB, steps, to, ldto)
-            else tile4(panelA, lda1, lda2, lda3, panelB, steps, to, ldto)
-          }
+          tile(blockA, rowStep, transposeA, m - m0, rows, step, panel, columns, kc, sparse, to, ldto)
           if (!direct || biasN || activationN >= 0) finish(to, ldto, at, ldc, rows, columns, first, biasN, activationN)
         }
       }

@@ -2,11 +2,16 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import v8 from 'node:v8'
-import { relaxedAvailable, wasmDevice } from '../engine/devices/wasm/index.ts'
+import { enableWideSimd, relaxedAvailable, wasmDevice } from '../engine/devices/wasm/index.ts'
 import { type Device, type HostArray, referenceDevice, type Tensor, type WebgpuDevice, webgpuDevice } from '../engine/index.ts'
 
 // Node 20 has relaxed SIMD behind a flag, which must be set before the first module is compiled. A program may do so; so may its tests.
 if (process.versions.node.startsWith('20.')) v8.setFlagsFromString('--experimental-wasm-relaxed-simd')
+
+/** Whether there are vectors of 256 bits, and why not. SIMD=256 asks for them in every test of wasm; else each test says which it wants. */
+export const wideSimd = await enableWideSimd()
+const alwaysWide = process.env.SIMD === '256'
+if (alwaysWide && !wideSimd.wide) throw new Error(`SIMD=256: ${wideSimd.why}`)
 
 /** Numbers in [0, 1) from a seed (xorshift32), independent of the engine's own. */
 export function random(seed: number): () => number {
@@ -28,9 +33,9 @@ export function uniforms(seed: number, n: number, low = -1, high = 1): Float32Ar
 const devices = new Map<string, Promise<Device>>()
 
 /** One wasm device for each kind, shared by all tests: threads sleep when they have nothing to do. */
-export function wasm(threads = 1, relaxed = false): Promise<Device> {
-  const key = `${threads} ${relaxed}`
-  if (!devices.has(key)) devices.set(key, wasmDevice({ threads, relaxed }))
+export function wasm(threads = 1, relaxed = false, wide = alwaysWide): Promise<Device> {
+  const key = `${threads} ${relaxed} ${wide}`
+  if (!devices.has(key)) devices.set(key, wasmDevice({ threads, relaxed, wide }))
   return devices.get(key)!
 }
 

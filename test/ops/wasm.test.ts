@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { normKinds } from '../../engine/devices/kernels.ts'
 import { binaryOps, type Device, matmul, scope, tensor, unaryOps, wasmDevice } from '../../engine/index.ts'
-import { assertClose, assertSameBits, builds, readAndFree, reference, uniforms, wasm, withoutSharedMemory } from '../helpers.ts'
+import { assertClose, assertSameBits, builds, readAndFree, reference, uniforms, wasm, wideSimd, withoutSharedMemory } from '../helpers.ts'
 import { cases, evaluate, large, tiny } from './cases.ts'
 import { checkLikeReference, epsilon } from './compare.ts'
 import { checkSpecialRows } from './special.ts'
@@ -55,11 +55,12 @@ for (const { name, relaxed } of builds)
     for (const c of cases) {
       it(`${c.name}: like the reference`, async () => checkLikeReference(c, await wasm(1, relaxed), 30))
 
-      it(`${c.name}: the same bits with 1, 2 and 3 threads, and without shared memory`, async () => {
+      it(`${c.name}: the same bits with 1, 2 and 3 threads, with wide vectors, and without shared memory`, async () => {
         const alone = await wasm(1, relaxed)
         // The relaxed build differs in the multiply-add only, not in how work is shared: one count will do.
         const others = await Promise.all((relaxed ? [3] : [2, 3]).map((threads) => wasm(threads, relaxed)))
         if (!relaxed) others.push(await (unshared ??= withoutSharedMemory(() => wasmDevice({ relaxed: false }))))
+        if (wideSimd.wide) others.push(await wasm(2, relaxed, true))
         await fc.assert(
           fc.asyncProperty(c.options(large), fc.nat(), async (o, seed) => {
             const expected = await evaluate(c, o, seed, alone)
@@ -97,8 +98,9 @@ for (const { name, relaxed } of builds)
             )
           const alone = await product(await wasm(1, relaxed))
           assertClose(alone, await product(reference), (8 + 4 * Math.sqrt(K)) * epsilon)
-          for (const threads of [2, 3])
-            assertSameBits(Float64Array.from(await product(await wasm(threads, relaxed))), Float64Array.from(alone))
+          const others = [wasm(2, relaxed), wasm(3, relaxed), ...(wideSimd.wide ? [wasm(2, relaxed, true)] : [])]
+          for (const device of await Promise.all(others))
+            assertSameBits(Float64Array.from(await product(device)), Float64Array.from(alone), device.description)
         })
 
     it('rows with huge, infinite and NaN entries come out as on the reference', async () => {

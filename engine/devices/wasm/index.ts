@@ -21,10 +21,11 @@ import { sequenceKernels } from './sequence.ts'
 
 export type { Block } from './memory.ts'
 export { type PoolOptions as WasmOptions, relaxedAvailable, threadsAvailable } from './pool.ts'
+export { enableWideSimd, type WideSimd } from './wide.ts'
 
 export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Block>> {
   const pool = await createPool(options)
-  const { memory, threads, relaxed, alone } = pool
+  const { memory, threads, relaxed, wide, alone } = pool
   const kernels: Kernels<Block> = {
     ...elementwiseKernels(pool),
     ...movementKernels(pool),
@@ -46,7 +47,7 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
   }
   return {
     name: 'wasm',
-    description: `wasm (${relaxed ? 'relaxed ' : ''}SIMD, ${threads} ${threads === 1 ? 'thread' : 'threads'}${alone ? `, because ${alone.replace('wasm: ', '')}` : ''})`,
+    description: `wasm (${relaxed ? 'relaxed ' : ''}SIMD${wide ? ' of 256 bits' : ''}, ${threads} ${threads === 1 ? 'thread' : 'threads'}${alone ? `, because ${alone.replace('wasm: ', '')}` : ''})`,
     double: false,
     kernels,
     allocate(dtype, size) {

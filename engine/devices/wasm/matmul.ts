@@ -6,12 +6,12 @@ import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 
 /** Of kernels-wasm/matmul.ts. */
-const MR = 8,
-  NR = 8,
+const MR = 6,
+  NR = 16,
   KC = 512
 
 /** Rows of a task when B is packed beforehand; up to `fewRows` of them a task takes all, and packs its own part of B. */
-const blockRows = 64,
+const blockRows = 72,
   fewRows = 128
 const blockColumns = 256
 /** Operations, and bytes read by a product of a few rows, that are worth handing to another thread. */
@@ -54,10 +54,10 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       let packed: Block | null = null
       if (!whole && K > 0) {
         const panels = (strideB === 0 ? 1 : batch) * Math.ceil(N / NR)
-        packed = pool.memory.allocate(4 * panels * NR * up(K, 4))
+        packed = pool.memory.allocate(4 * panels * NR * K)
         pool.run('matmulPack', panels, alone ? panels : Math.ceil(4096 / K), [b.pointer, packed.pointer, strideB, N, K, +transposeB])
       }
-      const scratch = 4 * (MR * NR + (transposeA || K % 4 ? blockM * KC : 0) + (packed ? 0 : KC * blockN))
+      const scratch = 4 * (MR * NR + (transposeA ? (blockM + MR) * KC : 0) + (packed ? 0 : KC * blockN))
       pool.run(
         'matmul',
         tasks,

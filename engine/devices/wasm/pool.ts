@@ -19,6 +19,8 @@ export interface PoolOptions {
   threads?: number
   /** Relaxed SIMD (fused multiply-add); used where there is such a thing if not given. */
   relaxed?: boolean
+  /** Vectors of 256 bits, as enableWideSimd has them; used where that has been called and helps if not given. */
+  wide?: boolean
   /** Cap on the memory in pages of 64 kB; 65536 (4 GiB) if not given. */
   maximumPages?: number
 }
@@ -29,6 +31,7 @@ export interface Pool {
   /** Why there is one thread where there should be more; undefined where that isn't so. */
   readonly alone: string | undefined
   readonly relaxed: boolean
+  readonly wide: boolean
   /**
    * Calls the kernel for all tasks [0, n), `grain` at a time, on all threads (on the calling one alone when n <= grain), and returns when
    * all is done. scratchBytes: private memory a thread, at `scratch` of kernels-wasm/scratch.ts.
@@ -78,6 +81,7 @@ export interface WorkerSetup {
   module: WebAssembly.Module
   memory: WebAssembly.Memory
   control: SharedArrayBuffer
+  wide: boolean
   /** 1, 2, ...: the caller is thread 0. */
   thread: number
 }
@@ -110,10 +114,11 @@ function refused(text: string): Error {
 }
 
 /** A thread's own instance of the module: its kernels, in the order in which the module exports them. */
-function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory) {
+function instantiate({ module, memory, wide }: Pick<WorkerSetup, 'module' | 'memory' | 'wide'>) {
   const { exports } = new WebAssembly.Instance(module, {
     env: {
       memory,
+      wide: +wide,
       abort: () => {
         throw new Error('abort')
       },
@@ -155,7 +160,7 @@ function work({ words, args, message }: Control, kernels: readonly Kernel[], job
 export function serve(setup: WorkerSetup, ready: () => void): void {
   const control = controlViews(setup.control)
   const { words } = control
-  const { kernels, setScratch } = instantiate(setup.module, setup.memory)
+  const { kernels, setScratch } = instantiate(setup)
   ready()
   let done = 0
   let idleSince = performance.now()
@@ -245,11 +250,24 @@ export function threadsAvailable(): boolean {
   return typeof SharedArrayBuffer !== 'undefined'
 }
 
+/** Whether enableWideSimd has been called, and helped. */
+let wideReady = false
+
+export const setWide = (): void => {
+  wideReady = true
+}
+
+/** V8 keeps compiled code by a module's bytes. An empty section, named `wide`, makes them others: both widths live side by side. */
+const mark = [0, 5, 4, ...new TextEncoder().encode('wide')]
+
 const modules = new Map<string, Promise<WebAssembly.Module>>()
 
-function compiled(relaxed: boolean, shared: boolean): Promise<WebAssembly.Module> {
-  const key = `${relaxed} ${shared}`
-  const compile = async () => WebAssembly.compile((relaxed ? relaxedBytes : simdBytes)(shared))
+function compiled(relaxed: boolean, shared: boolean, wide: boolean): Promise<WebAssembly.Module> {
+  const key = `${relaxed} ${shared} ${wide}`
+  const compile = async () => {
+    const bytes = (relaxed ? relaxedBytes : simdBytes)(shared)
+    return WebAssembly.compile(wide ? new Uint8Array([...bytes, ...mark]) : bytes)
+  }
   const module =
     modules.get(key) ??
     compile().catch((error: Error) => {
@@ -276,7 +294,8 @@ function maySleep(): boolean {
   }
 }
 
-export async function createPool(options: PoolOptions = {}): Promise<Pool> {
+/** trial: wide, whether that helps or not. */
+export async function createPool(options: PoolOptions & { trial?: boolean } = {}): Promise<Pool> {
   const wanted = options.threads ?? (await defaultThreads())
   if (!Number.isInteger(wanted) || wanted < 1 || wanted > 64) {
     throw new Error(`wasm: threads must be an integer from 1 to 64, got ${wanted}`)
@@ -291,16 +310,20 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
       `wasm: ${wanted} threads need a cross-origin isolated page (headers Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp); without them there can be 1`,
     )
   }
-  const module = await compiled(relaxed, shared)
+  const wide = options.wide ?? wideReady
+  if (wide && !wideReady && !options.trial) {
+    throw new Error("wasm: vectors of 256 bits aren't to be had: call enableWideSimd first; it says whether they help, and why not")
+  }
+  const module = await compiled(relaxed, shared, wide)
   const memory = createMemory(options.maximumPages, shared)
-  const { names, kernels, setScratch } = instantiate(module, memory.wasm)
+  const { names, kernels, setScratch } = instantiate({ module, memory: memory.wasm, wide })
   const ids = new Map(names.map((name, id) => [name, id]))
 
   const control = controlViews(shared ? new SharedArrayBuffer(controlBytes) : new ArrayBuffer(controlBytes))
   const { words, args: sharedArgs, message } = control
   const canSleep = maySleep()
   let alone: string | undefined
-  const setup = { module, memory: memory.wasm, control: words.buffer as SharedArrayBuffer }
+  const setup = { module, memory: memory.wasm, control: words.buffer as SharedArrayBuffer, wide }
   const started = await startThreads(wanted - 1, setup).catch((error: Error) => {
     if (options.threads !== undefined) throw error
     alone = error.message
@@ -338,6 +361,7 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
     threads,
     alone,
     relaxed,
+    wide,
     run(name, n, grain, args, scratchBytes = 0) {
       if (!open) throw new Error('wasm: the device has been closed')
       if (n <= 0) return
