@@ -11,6 +11,7 @@
  * Pinned by test/ops/fast-weights.test.ts.
  */
 import { madd, splat } from './math'
+import { wide } from './wide'
 
 /** What a product does to its target. */
 export const SET: i32 = 0
@@ -47,10 +48,17 @@ export function transpose(dst: usize, Rd: i32, src: usize, Rs: i32, M: i32, N: i
   }
 }
 
-@inline function put(c: usize, mode: i32, x: v128): void {
-  if (mode == ADD) x = f32x4.add(v128.load(c), x)
-  else if (mode == SUB) x = f32x4.sub(v128.load(c), x)
+/** Eight floats; both halves are read before one is written, or V8 wouldn't merge them. */
+@inline function put(c: usize, mode: i32, x: v128, y: v128): void {
+  if (mode == ADD) {
+    x = f32x4.add(v128.load(c), x)
+    y = f32x4.add(v128.load(c, 16), y)
+  } else if (mode == SUB) {
+    x = f32x4.sub(v128.load(c), x)
+    y = f32x4.sub(v128.load(c, 16), y)
+  }
   v128.store(c, x)
+  v128.store(c, y, 16)
 }
 
 /** What part of A a tile sees: all n steps; n steps and then the 4 x 4 triangle l <= r; the triangle l >= r and then n steps. */
@@ -177,20 +185,63 @@ function tile(c: usize, mode: i32, shape: i32, a: usize, b: usize, n: i32): void
     a += 32
     b += 32
   }
-  put(c, mode, c00)
-  put(c + 16, mode, c01)
-  put(c + 32, mode, c10)
-  put(c + 48, mode, c11)
-  put(c + 64, mode, c20)
-  put(c + 80, mode, c21)
-  put(c + 96, mode, c30)
-  put(c + 112, mode, c31)
+  put(c, mode, c00, c01)
+  put(c + 32, mode, c10, c11)
+  put(c + 64, mode, c20, c21)
+  put(c + 96, mode, c30, c31)
+}
+
+/** c[0..8, 0..8] likewise, for all n steps: where V8 merges vectors, 8 wide sums hide the time that an addition takes. */
+function tileWide(c: usize, mode: i32, a: usize, b: usize, n: i32): void {
+  let c00 = splat(0), c01 = splat(0), c10 = splat(0), c11 = splat(0)
+  let c20 = splat(0), c21 = splat(0), c30 = splat(0), c31 = splat(0)
+  let c40 = splat(0), c41 = splat(0), c50 = splat(0), c51 = splat(0)
+  let c60 = splat(0), c61 = splat(0), c70 = splat(0), c71 = splat(0)
+  for (; n > 0; n--) {
+    const b0 = v128.load(b), b1 = v128.load(b, 16)
+    let x = v128.load32_splat(a)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    x = v128.load32_splat(a, 4)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    x = v128.load32_splat(a, 8)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    x = v128.load32_splat(a, 12)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    x = v128.load32_splat(a, 16)
+    c40 = madd(x, b0, c40)
+    c41 = madd(x, b1, c41)
+    x = v128.load32_splat(a, 20)
+    c50 = madd(x, b0, c50)
+    c51 = madd(x, b1, c51)
+    x = v128.load32_splat(a, 24)
+    c60 = madd(x, b0, c60)
+    c61 = madd(x, b1, c61)
+    x = v128.load32_splat(a, 28)
+    c70 = madd(x, b0, c70)
+    c71 = madd(x, b1, c71)
+    a += 32
+    b += 32
+  }
+  put(c, mode, c00, c01)
+  put(c + 32, mode, c10, c11)
+  put(c + 64, mode, c20, c21)
+  put(c + 96, mode, c30, c31)
+  put(c + 128, mode, c40, c41)
+  put(c + 160, mode, c50, c51)
+  put(c + 192, mode, c60, c61)
+  put(c + 224, mode, c70, c71)
 }
 
 /** C [M, N] = | += | -= A B; aT is [n, M], b is [n, N]; Rc, Ra, Rb are the rows of the blocks they lie in. */
 export function product(c: usize, Rc: i32, mode: i32, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32): void {
   for (let j = 0; j < N; j += 8) {
-    for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), mode, FULL, at(aT, Ra, 0, i), at(b, Rb, 0, j), n)
+    const strip = at(b, Rb, 0, j)
+    if (wide) for (let i = 0; i < M; i += 8) tileWide(at(c, Rc, i, j), mode, at(aT, Ra, 0, i), strip, n)
+    else for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), mode, FULL, at(aT, Ra, 0, i), strip, n)
   }
 }
 
@@ -211,7 +262,9 @@ export function addLowerTransposed(c: usize, Rc: i32, l: usize, Rl: i32, b: usiz
 /** The lower triangle of C [M, M] = A B, diagonal included; aT and b are [n, M]. What's above it is left undefined. */
 export function lowerOf(c: usize, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32): void {
   for (let j = 0; j < M; j += 8) {
-    for (let i = j; i < M; i += 4) tile(at(c, M, i, j), SET, FULL, at(aT, Ra, 0, i), at(b, Rb, 0, j), n)
+    const strip = at(b, Rb, 0, j)
+    if (wide) for (let i = j; i < M; i += 8) tileWide(at(c, M, i, j), SET, at(aT, Ra, 0, i), strip, n)
+    else for (let i = j; i < M; i += 4) tile(at(c, M, i, j), SET, FULL, at(aT, Ra, 0, i), strip, n)
   }
 }
 

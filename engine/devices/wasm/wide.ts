@@ -15,8 +15,8 @@ export interface WideSimd {
 const flag = '--experimental-wasm-revectorize'
 /** Size of the product that is tried, the milliseconds it may take, and how many times faster it has to be. */
 const n = 96,
-  patience = 40,
-  worthwhile = 1.3
+  patience = 50,
+  worthwhile = 1.2
 
 let asked: Promise<WideSimd> | undefined
 
@@ -37,18 +37,17 @@ async function enable(): Promise<WideSimd> {
   if (major < 23 || (major === 23 && minor < 5)) return not(`V8 merges vectors from Node 23.5 on, and this is ${process.version}`)
   if (process.arch !== 'x64') return not(`V8 merges vectors on x64 alone, and this is ${process.arch}`)
   const { setFlagsFromString } = await import('node:v8')
-  // Compiled before the flag is set, and optimised: so it stays as it is.
   const narrow = await Trial.open(false)
   try {
-    narrow.repeat(patience / 4)
+    await narrow.repeat(patience / 5)
     setFlagsFromString(flag)
     const wide = await Trial.open(true)
     try {
       // Only optimised code is merged, and that takes a while to appear.
       let ratio = 0
       for (const end = performance.now() + patience; ratio < worthwhile && performance.now() < end; ) {
-        wide.repeat(1)
-        narrow.repeat(1)
+        await wide.repeat(1)
+        await narrow.repeat(1)
         ratio = narrow.fastest / wide.fastest
       }
       const times = `a product ${ratio.toFixed(1)} times as fast as with 128`
@@ -80,7 +79,8 @@ class Trial {
     return new Trial(await createPool({ threads: 1, wide, trial: true, maximumPages: 64 }))
   }
 
-  repeat(milliseconds: number): void {
+  /** For so long, and as long again for the threads that optimise. */
+  async repeat(milliseconds: number): Promise<void> {
     const [a, b, c] = this.blocks
     const sizes = {
       batch: 1,
@@ -99,6 +99,7 @@ class Trial {
       for (let i = 0; i < 4; i++) this.matmul(a, b, null, c, { ...sizes, activation: null })
       this.fastest = Math.min(this.fastest, performance.now() - start)
     }
+    await new Promise((resolve) => setTimeout(resolve, milliseconds))
   }
 
   result(): Float32Array {
