@@ -1,16 +1,24 @@
 /**
- * Elementwise kernels: y[i] = f(x[i], ...). A task is an element of y; pieces begin at multiples of 4.
+ * Elementwise kernels: y[i] = f(x[i], ...). A task is an element of y; pieces begin at multiples of 4. Loops take two vectors a turn, and
+ * read all that they need before they write, so that V8 can merge them (wide.ts).
  * Pinned by test/ops/wasm.test.ts.
  */
 import { vload, vstore } from './lanes'
-import { applyUnary, applyUnaryBackward, madd, vunary } from './math'
+import { farFrom, hasFar, madd, nearUnary, nearUnaryBackward, vunary, vunaryBackward } from './math'
 import { planeOffset } from './planes'
 
 /** y[i] = value. */
 export function fill(begin: i32, end: i32, y: usize, value: f32): void {
   const v = f32x4.splat(value)
   let i = begin
-  for (; i + 4 <= end; i += 4) v128.store(y + (<usize>i << 2), v)
+  for (; i + 8 <= end; i += 8) {
+    v128.store(y + (<usize>i << 2), v)
+    v128.store(y + (<usize>i << 2), v, 16)
+  }
+  if (i + 4 <= end) {
+    v128.store(y + (<usize>i << 2), v)
+    i += 4
+  }
   if (i < end) vstore(y + (<usize>i << 2), v, end - i)
 }
 
@@ -23,6 +31,12 @@ export function affine(begin: i32, end: i32, x: usize, y: usize, scale: f32, shi
   const a = f32x4.splat(scale)
   const b = f32x4.splat(shift)
   let i = begin
+  for (; i + 8 <= end; i += 8) {
+    const at = <usize>i << 2
+    const low = madd(v128.load(x + at), a, b), high = madd(v128.load(x + at, 16), a, b)
+    v128.store(y + at, low)
+    v128.store(y + at, high, 16)
+  }
   for (; i + 4 <= end; i += 4) affineStep(x + (<usize>i << 2), y + (<usize>i << 2), a, b, 4)
   if (i < end) affineStep(x + (<usize>i << 2), y + (<usize>i << 2), a, b, end - i)
 }
@@ -34,14 +48,40 @@ export function affine(begin: i32, end: i32, x: usize, y: usize, scale: f32, shi
 /** y[i] += x[i]. */
 export function accumulate(begin: i32, end: i32, x: usize, y: usize): void {
   let i = begin
+  for (; i + 8 <= end; i += 8) {
+    const at = <usize>i << 2
+    const low = f32x4.add(v128.load(y + at), v128.load(x + at)), high = f32x4.add(v128.load(y + at, 16), v128.load(x + at, 16))
+    v128.store(y + at, low)
+    v128.store(y + at, high, 16)
+  }
   for (; i + 4 <= end; i += 4) accumulateStep(x + (<usize>i << 2), y + (<usize>i << 2), 4)
   if (i < end) accumulateStep(x + (<usize>i << 2), y + (<usize>i << 2), end - i)
 }
 
+/** Elements that are looked through for any far from 0 (math.ts), before they are computed without a branch. */
+const BLOCK = 64
+
+/** Whether one of x[i .. end) is far; then `vunary` has to look at each vector. */
+@inline function anyFar(op: i32, x: usize, i: i32, end: i32): bool {
+  if (!hasFar(op)) return false
+  let most = f32x4.splat(0)
+  for (; i + 4 <= end; i += 4) most = f32x4.pmax(most, f32x4.abs(v128.load(x + (<usize>i << 2))))
+  return v128.any_true(f32x4.gt(most, f32x4.splat(farFrom(op))))
+}
+
 @inline function unaryLoop(op: i32, begin: i32, end: i32, x: usize, y: usize): void {
-  let i = begin
-  for (; i + 4 <= end; i += 4) v128.store(y + (<usize>i << 2), applyUnary(op, v128.load(x + (<usize>i << 2))))
-  if (i < end) vstore(y + (<usize>i << 2), vunary(op, vload(x + (<usize>i << 2), end - i)), end - i)
+  for (let i = begin; i < end;) {
+    const next = min(i + BLOCK, end)
+    if (!anyFar(op, x, i, next)) {
+      for (; i + 8 <= next; i += 8) {
+        const at = <usize>i << 2
+        const low = nearUnary(op, v128.load(x + at)), high = nearUnary(op, v128.load(x + at, 16))
+        v128.store(y + at, low)
+        v128.store(y + at, high, 16)
+      }
+    }
+    for (; i < next; i += 4) vstore(y + (<usize>i << 2), vunary(op, vload(x + (<usize>i << 2), next - i)), next - i)
+  }
 }
 
 /** y[i] = op(x[i]). A kernel for each op: in one with a switch, the optimiser merges the equal loops again, with the choice inside. */
@@ -62,20 +102,23 @@ export function unary_silu(begin: i32, end: i32, x: usize, y: usize): void { una
 export function unary_gelu(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(14, begin, end, x, y) }
 export function unary_softplus(begin: i32, end: i32, x: usize, y: usize): void { unaryLoop(15, begin, end, x, y) }
 
-function vunaryBackward(op: i32, x: v128, y: v128, dy: v128): v128 {
-  return applyUnaryBackward(op, x, y, dy)
-}
-
 @inline function unaryBackwardLoop(op: i32, begin: i32, end: i32, x: usize, y: usize, dy: usize, dx: usize): void {
-  let i = begin
-  for (; i + 4 <= end; i += 4) {
-    const at = <usize>i << 2
-    v128.store(dx + at, applyUnaryBackward(op, v128.load(x + at), v128.load(y + at), v128.load(dy + at)))
-  }
-  if (i < end) {
-    const at = <usize>i << 2
-    const left = end - i
-    vstore(dx + at, vunaryBackward(op, vload(x + at, left), vload(y + at, left), vload(dy + at, left)), left)
+  for (let i = begin; i < end;) {
+    const next = min(i + BLOCK, end)
+    if (!anyFar(op, x, i, next)) {
+      for (; i + 8 <= next; i += 8) {
+        const at = <usize>i << 2
+        const low = nearUnaryBackward(op, v128.load(x + at), v128.load(y + at), v128.load(dy + at))
+        const high = nearUnaryBackward(op, v128.load(x + at, 16), v128.load(y + at, 16), v128.load(dy + at, 16))
+        v128.store(dx + at, low)
+        v128.store(dx + at, high, 16)
+      }
+    }
+    for (; i < next; i += 4) {
+      const at = <usize>i << 2
+      const left = next - i
+      vstore(dx + at, vunaryBackward(op, vload(x + at, left), vload(y + at, left), vload(dy + at, left)), left)
+    }
   }
 }
 
@@ -160,16 +203,33 @@ function vbinary(op: i32, a: v128, b: v128): v128 {
 @inline function runLoops(op: i32, count: i32, a: usize, stepA: usize, b: usize, stepB: usize, y: usize): void {
   let i = 0
   if (stepA == 4 && stepB == 4) {
-    for (; i + 4 <= count; i += 4) {
+    for (; i + 8 <= count; i += 8) {
+      const at = <usize>i << 2
+      const low = applyBinary(op, v128.load(a + at), v128.load(b + at)), high = applyBinary(op, v128.load(a + at, 16), v128.load(b + at, 16))
+      v128.store(y + at, low)
+      v128.store(y + at, high, 16)
+    }
+    if (i + 4 <= count) {
       const at = <usize>i << 2
       v128.store(y + at, applyBinary(op, v128.load(a + at), v128.load(b + at)))
+      i += 4
     }
   } else if (stepA == 4 && stepB == 0) {
     const value = v128.load32_splat(b)
-    for (; i + 4 <= count; i += 4) v128.store(y + (<usize>i << 2), applyBinary(op, v128.load(a + (<usize>i << 2)), value))
+    for (; i + 8 <= count; i += 8) {
+      const at = <usize>i << 2
+      const low = applyBinary(op, v128.load(a + at), value), high = applyBinary(op, v128.load(a + at, 16), value)
+      v128.store(y + at, low)
+      v128.store(y + at, high, 16)
+    }
   } else if (stepA == 0 && stepB == 4) {
     const value = v128.load32_splat(a)
-    for (; i + 4 <= count; i += 4) v128.store(y + (<usize>i << 2), applyBinary(op, value, v128.load(b + (<usize>i << 2))))
+    for (; i + 8 <= count; i += 8) {
+      const at = <usize>i << 2
+      const low = applyBinary(op, value, v128.load(b + at)), high = applyBinary(op, value, v128.load(b + at, 16))
+      v128.store(y + at, low)
+      v128.store(y + at, high, 16)
+    }
   }
   for (; i < count; i += 4) {
     const left = count - i

@@ -132,6 +132,11 @@ const COS = memory.data<f32>([2.4439121e-5, -0.0013887375, 0.041666646])
   return f32x4.mul(x, madd(x2, splat(0.07135481627), splat(1.59576912161)))
 }
 
+/** x times the derivative of geluArgument. */
+@inline function geluSlope(x: v128): v128 {
+  return f32x4.mul(x, madd(f32x4.mul(x, x), splat(0.21406444881), splat(1.59576912161)))
+}
+
 @inline export function elu(x: v128): v128 {
   return v128.bitselect(x, expm1Negative(x), f32x4.gt(x, splat(0)))
 }
@@ -301,10 +306,29 @@ function gateBackwardFar(z: v128, xSlope: v128, dy: v128): v128 {
     case 11: return nanOf(x, v128.andnot(dy, f32x4.le(x, splat(0))))
     case 12: return v128.bitselect(dy, f32x4.mul(dy, exp(x)), f32x4.gt(x, splat(0)))
     case 13: return gateBackward(x, x, dy)
-    case 14: return gateBackward(geluArgument(x), f32x4.mul(x, madd(f32x4.mul(x, x), splat(0.21406444881), splat(1.59576912161))), dy)
+    case 14: return gateBackward(geluArgument(x), geluSlope(x), dy)
     case 15: return f32x4.mul(dy, sigmoid(x))
     default: return dy
   }
+}
+
+/** Whether an op has another way far from 0, and a branch to it, at which V8 merges no vectors: silu and gelu. */
+@inline export function hasFar(op: i32): bool {
+  return op == 13 || op == 14
+}
+
+/** From where on, at the earliest. */
+@inline export function farFrom(op: i32): f32 {
+  return op == 14 ? 9.9 : 87
+}
+
+/** applyUnary where no lane is far: the same bits, without a branch. */
+@inline export function nearUnary(op: i32, x: v128): v128 {
+  return hasFar(op) ? gatedNear(x, op == 14 ? geluArgument(x) : x) : applyUnary(op, x)
+}
+
+@inline export function nearUnaryBackward(op: i32, x: v128, y: v128, dy: v128): v128 {
+  return hasFar(op) ? gateBackwardNear(op == 14 ? geluArgument(x) : x, op == 14 ? geluSlope(x) : x, dy) : applyUnaryBackward(op, x, y, dy)
 }
 
 /** `applyUnary` with an op known only at run time: the epilogue of the matrix product, programs of nets. */

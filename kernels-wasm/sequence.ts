@@ -55,7 +55,40 @@ function correlateRow(rows: usize, y: usize, D: i32, W: i32): void {
 function correlateFour(rows: usize, y: usize, D: i32, W: i32): void {
   const bytes = <usize>D << 2
   const whole = D & ~3
-  for (let d = 0; d < whole; d += 4) {
+  let first = 0
+  // Two vectors of each row: V8 may merge them.
+  for (; first + 8 <= whole; first += 8) {
+    let l0 = f32x4.splat(0), l1 = l0, l2 = l0, l3 = l0, h0 = l0, h1 = l0, h2 = l0, h3 = l0
+    let tap = scratch + (<usize>first << 2)
+    let row = rows + (<usize>first << 2)
+    for (let j = 0; j < W; j++) {
+      const low = v128.load(tap), high = v128.load(tap, 16)
+      const row1 = row + bytes, row2 = row1 + bytes, row3 = row2 + bytes
+      l0 = madd(low, v128.load(row), l0)
+      h0 = madd(high, v128.load(row, 16), h0)
+      l1 = madd(low, v128.load(row1), l1)
+      h1 = madd(high, v128.load(row1, 16), h1)
+      l2 = madd(low, v128.load(row2), l2)
+      h2 = madd(high, v128.load(row2, 16), h2)
+      l3 = madd(low, v128.load(row3), l3)
+      h3 = madd(high, v128.load(row3, 16), h3)
+      tap += bytes
+      row += bytes
+    }
+    let to = y + (<usize>first << 2)
+    v128.store(to, l0)
+    v128.store(to, h0, 16)
+    to += bytes
+    v128.store(to, l1)
+    v128.store(to, h1, 16)
+    to += bytes
+    v128.store(to, l2)
+    v128.store(to, h2, 16)
+    to += bytes
+    v128.store(to, l3)
+    v128.store(to, h3, 16)
+  }
+  for (let d = first; d < whole; d += 4) {
     let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0
     let tap = scratch + (<usize>d << 2)
     let row = rows + (<usize>d << 2)
@@ -145,10 +178,14 @@ function addProducts(dy: usize, x: usize, rows: i32, bytes: usize, to: usize, wi
       dy += bytes
       x += bytes
     }
-    v128.store(to, f32x4.add(v128.load(to), s0))
-    v128.store(to, f32x4.add(v128.load(to, 16), s1), 16)
-    v128.store(to, f32x4.add(v128.load(to, 32), s2), 32)
-    v128.store(to, f32x4.add(v128.load(to, 48), s3), 48)
+    s0 = f32x4.add(v128.load(to), s0)
+    s1 = f32x4.add(v128.load(to, 16), s1)
+    s2 = f32x4.add(v128.load(to, 32), s2)
+    s3 = f32x4.add(v128.load(to, 48), s3)
+    v128.store(to, s0)
+    v128.store(to, s1, 16)
+    v128.store(to, s2, 32)
+    v128.store(to, s3, 48)
     return
   }
   for (let i = 0; i < width; i += 4) {

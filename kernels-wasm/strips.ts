@@ -282,15 +282,19 @@ export function symmetric(dst: usize, Rd: i32, l: usize, M: i32): void {
 /** Row l of a tile is done: y[l] = factor[l] x[l]. */
 @inline function finishRow(y: usize, x: usize, factor: usize, l: i32): void {
   const f = v128.load32_splat(factor + (l << 2))
-  v128.store(y + (l << 5), f32x4.mul(f, v128.load(x + (l << 5))))
-  v128.store(y + (l << 5) + 16, f32x4.mul(f, v128.load(x + (l << 5) + 16)))
+  const from = x + (l << 5), to = y + (l << 5)
+  const low = f32x4.mul(f, v128.load(from)), high = f32x4.mul(f, v128.load(from, 16))
+  v128.store(to, low)
+  v128.store(to, high, 16)
 }
 
 /** x[r] += sign a[l, r] y[l]. */
 @inline function addRow(x: usize, sign: f32, a: usize, y: usize, l: i32, r: i32): void {
   const f = f32x4.splat(sign * load<f32>(a + (l << 5) + (r << 2)))
-  v128.store(x + (r << 5), madd(f, v128.load(y + (l << 5)), v128.load(x + (r << 5))))
-  v128.store(x + (r << 5) + 16, madd(f, v128.load(y + (l << 5) + 16), v128.load(x + (r << 5) + 16)))
+  const from = y + (l << 5), to = x + (r << 5)
+  const low = madd(f, v128.load(from), v128.load(to)), high = madd(f, v128.load(from, 16), v128.load(to, 16))
+  v128.store(to, low)
+  v128.store(to, high, 16)
 }
 
 /** Eight floats of row i of x -= sum_{l<i} rest_il y_l, rest [R, R] as of remainders.ts; y: those of row 0. */
@@ -378,8 +382,9 @@ export function loadBlock(x: usize, R: i32, src: usize, stride: usize, n: i32, c
   for (let r = 0; r < n; r++, src += stride) {
     let d = x + (<usize>r << 5), s = src
     for (let j = 0; j < whole; j++, d += step, s += 32) {
-      v128.store(d, v128.load(s))
-      v128.store(d, v128.load(s, 16), 16)
+      const low = v128.load(s), high = v128.load(s, 16)
+      v128.store(d, low)
+      v128.store(d, high, 16)
     }
     if (!left) continue
     v128.store(d, splat(0))
@@ -402,8 +407,9 @@ export function storeBlock(dst: usize, stride: usize, x: usize, R: i32, n: i32, 
   for (let r = 0; r < n; r++, dst += stride) {
     let d = dst, s = x + (<usize>r << 5)
     for (let j = 0; j < whole; j++, d += 32, s += step) {
-      v128.store(d, v128.load(s))
-      v128.store(d, v128.load(s, 16), 16)
+      const low = v128.load(s), high = v128.load(s, 16)
+      v128.store(d, low)
+      v128.store(d, high, 16)
     }
     for (let i: usize = 0; i < <usize>left; i++) store<f32>(d + (i << 2), load<f32>(s + (i << 2)))
   }
