@@ -3,7 +3,7 @@
  * max is NaN if one element is NaN, -inf over nothing. Pinned by test/ops/wasm.test.ts.
  */
 import { maxLanes, vload, vstore } from './lanes'
-import { BLOCK, sum, sumBlock, sumSquaresBlock } from './sums'
+import { sum, sumBlock, sumSquaresBlock, total } from './sums'
 
 const SUM = 0
 
@@ -28,20 +28,22 @@ function maxRow(x: usize, n: i32): f32 {
   return m
 }
 
-/** partial[i] = sum of block i of x (of its squares, if `squares`), BLOCK elements each. A task is a block. */
-export function partialSums(begin: i32, end: i32, x: usize, n: i32, squares: i32, partial: usize): void {
+/** partial[i] = sum of block i (of its squares, if `squares`); blocks: address, elements (BLOCK at most) of each. A task is a block. */
+export function partialSums(begin: i32, end: i32, blocks: usize, squares: i32, partial: usize): void {
   for (let i = begin; i < end; i++) {
-    const at = x + (<usize>i * BLOCK << 2)
-    const count = min(BLOCK, n - i * BLOCK)
+    const at = load<usize>(blocks + (<usize>i << 3))
+    const count = load<i32>(blocks + (<usize>i << 3), 4)
     store<f32>(partial + (<usize>i << 2), squares ? sumSquaresBlock(at, count, 0) : sumBlock(at, count))
   }
 }
 
-/** y[0] = sum of the partial sums, in float64. One task. */
-export function addPartialSums(begin: i32, end: i32, partial: usize, count: i32, y: usize): void {
-  let total: f64 = 0
-  for (let i = 0; i < count; i++) total += load<f32>(partial + (<usize>i << 2))
-  store<f32>(y, <f32>total)
+/** y[i] = sum of the partial sums from ends[i] up to ends[i + 1], in float64. A task is an element of y. */
+export function addPartialSums(begin: i32, end: i32, partial: usize, ends: usize, y: usize): void {
+  for (let i = begin; i < end; i++) {
+    const at = ends + (<usize>i << 2)
+    const first = load<i32>(at)
+    store<f32>(y + (<usize>i << 2), total(partial + (<usize>first << 2), load<i32>(at, 4) - first))
+  }
 }
 
 /** Columns in a task of reduceColumns: 8 vectors of running sums are what the registers hold. */

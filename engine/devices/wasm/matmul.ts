@@ -6,7 +6,7 @@ import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 
 /** Of kernels-wasm/matmul.ts. */
-const MR = 8,
+export const MR = 8,
   NR = 8,
   KC = 512
 
@@ -15,7 +15,7 @@ const blockRows = 64,
   fewRows = 128
 const blockColumns = 256
 /** Operations, and bytes read by a product of a few rows, that are worth handing to another thread. */
-const worthSharing = 2 ** 18,
+export const worthSharing = 2 ** 18,
   worthReading = 2 ** 17
 
 const up = (x: number, multiple: number) => Math.ceil(x / multiple) * multiple

@@ -1,0 +1,79 @@
+import { type Kernels, quintic } from '../kernels.ts'
+import { pieces, withWords } from './axes.ts'
+import { KC, MR, NR, worthSharing } from './matmul.ts'
+import type { Block } from './memory.ts'
+import type { Pool } from './pool.ts'
+import { block } from './reduce.ts'
+
+/** Elements that a thread takes at once. */
+const grain = 32768
+/** As in kernels-wasm/muon.ts. */
+const ROWS = 16
+/** Columns of a block of a product: few of a symmetric one, of which all but the diagonal's blocks are computed once. */
+const columns = 128,
+  symmetricColumns = 32
+
+export function muonKernels(pool: Pool): Pick<Kernels<Block>, 'muon'> {
+  interface Product {
+    a: number
+    b: number
+    transposeB?: boolean
+    /** Added, `before` times; none where 0. */
+    start: number
+    c: number
+    N: number
+    K: number
+    symmetric?: boolean
+    before: number
+    after: number
+  }
+
+  /** Of `count` matrices a with R rows; see muonProduct. */
+  function product(count: number, R: number, { a, b, transposeB, start, c, N, K, symmetric, before, after }: Product): void {
+    const blockN = Math.min(Math.ceil(N / NR) * NR, symmetric ? symmetricColumns : columns)
+    const tasks = count * Math.ceil(N / blockN)
+    const scratch = 4 * (MR * NR + (K % 4 ? R * KC : 0) + KC * blockN)
+    const args = [a, b, start, c, R, N, K, Number(transposeB ?? false), Number(symmetric ?? false), before, after, blockN]
+    pool.run('muonProduct', tasks, Math.ceil((worthSharing / (2 * count * R * N * K)) * tasks), args, scratch)
+  }
+
+  return {
+    muon(slots, R, C, gradScale, { lr, momentum, weightDecay }) {
+      const count = slots.length
+      const [size, square] = [R * C, R * R]
+      if (count * size === 0) return
+      const blocks = Math.ceil(size / block)
+      const memory = pool.memory.allocate(4 * count * (2 * size + 2 * square + blocks))
+      let [x, y] = [memory.pointer, memory.pointer + 4 * count * size]
+      const gram = y + 4 * count * size
+      const polynomial = gram + 4 * count * square
+      const partial = polynomial + 4 * count * square
+      const parts = slots.flatMap(({ g, m }, i) =>
+        pieces(size, block).flatMap(([first, n]) => [g.pointer + 4 * first, m.pointer + 4 * first, x + 4 * (i * size + first), n]),
+      )
+      const matrices = slots.flatMap(({ p, tall }) => [p.pointer, Number(tall)])
+      try {
+        withWords(pool, [...matrices, ...parts], (table) => {
+          const momenta = [table + 4 * matrices.length, gradScale?.pointer ?? 0, momentum, partial]
+          pool.run('muonMomentum', count * blocks, Math.ceil(grain / Math.min(size, block)), momenta)
+          const normalised = [table, x, y, partial, blocks, quintic.eps, R, C]
+          pool.run('muonNormalise', count * Math.ceil(R / ROWS), Math.ceil(grain / (ROWS * C)), normalised)
+          // c is taken out, so that the products do the sums.
+          const { a, b, c, iterations } = quintic
+          for (let i = 0; i < iterations; i++) {
+            product(count, R, { a: y, b: y, transposeB: true, start: 0, c: gram, N: R, K: C, symmetric: true, before: 0, after: 1 })
+            product(count, R, { a: gram, b: gram, start: gram, c: polynomial, N: R, K: R, symmetric: true, before: b / c, after: 1 })
+            product(count, R, { a: polynomial, b: y, start: y, c: x, N: C, K: R, before: a / c, after: c })
+            const old = y
+            y = x
+            x = old
+          }
+          const steps = [1 - lr * weightDecay, -lr, -lr * Math.sqrt(C / R)]
+          pool.run('muonUpdate', count * Math.ceil(C / ROWS), Math.ceil(grain / (ROWS * R)), [table, y, R, C, ...steps], 4 * ROWS * R)
+        })
+      } finally {
+        pool.memory.free(memory)
+      }
+    },
+  }
+}
