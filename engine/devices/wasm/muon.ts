@@ -9,9 +9,9 @@ import { block } from './reduce.ts'
 const grain = 32768
 /** As in kernels-wasm/muon.ts. */
 const ROWS = 16
-/** Columns of a block of a product: few of a symmetric one, of which all but the diagonal's blocks are computed once. */
-const columns = 128,
-  symmetricColumns = 32
+/** Columns of a block of a product: few of a symmetric one, of which only the blocks on the diagonal are computed whole. */
+const columns = 256,
+  symmetricColumns = 16
 
 export function muonKernels(pool: Pool): Pick<Kernels<Block>, 'muon'> {
   interface Product {
@@ -30,7 +30,9 @@ export function muonKernels(pool: Pool): Pick<Kernels<Block>, 'muon'> {
 
   /** Of `count` matrices a with R rows; see muonProduct. */
   function product(count: number, R: number, { a, b, transposeB, start, c, N, K, symmetric, before, after }: Product): void {
-    const blockN = Math.min(Math.ceil(N / NR) * NR, symmetric ? symmetricColumns : columns)
+    const up = (n: number): number => Math.ceil(n / NR) * NR
+    let blockN = Math.min(up(N), symmetric ? symmetricColumns : columns)
+    while (blockN > 32 && count * Math.ceil(N / blockN) < 4 * pool.threads) blockN = up(blockN / 2)
     const tasks = count * Math.ceil(N / blockN)
     const scratch = 4 * (MR * NR + (K % 4 ? R * KC : 0) + KC * blockN)
     const args = [a, b, start, c, R, N, K, Number(transposeB ?? false), Number(symmetric ?? false), before, after, blockN]
