@@ -9,36 +9,44 @@ import { splat } from './math'
 import { matmul } from './matmul'
 import { copyTransposed } from './movement'
 import { scratch } from './scratch'
-import { sumSquaresBlock, total } from './sums'
+import { BLOCK, sumSquaresBlock, total } from './sums'
 
 /** Rows of a task that may turn them: what copyTransposed takes at once. */
 const ROWS = 16
+/** Bytes of a matrix in the table `slots`, and where it has `tall`, the addresses of g and m; that of p comes first. */
+const SLOT: usize = 16
+const AT_TALL: usize = 4
+const AT_G: usize = 8
+const AT_M: usize = 12
 
 /**
- * g' = gradScale[0] g, m = momentum m + g', x = g' + momentum m, and partial[task] = sum of x^2. A task is a piece of a matrix, as BLOCK of sums.ts
- * cuts it; pieces: the addresses of g, m, x and the number of elements of each.
+ * g' = gradScale[0] g, m = momentum m + g', x = g' + momentum m, and partial[task] = sum of x^2. A task is BLOCK elements of a matrix, of `size`.
  */
-export function muonMomentum(begin: i32, end: i32, pieces: usize, gradScale: usize, momentum: f32, partial: usize): void {
+export function muonMomentum(
+  begin: i32, end: i32, slots: usize, x: usize, gradScale: usize, momentum: f32, partial: usize, size: i32,
+): void {
   const scale = splat(gradScale ? load<f32>(gradScale) : 1)
+  const blocks = (size + BLOCK - 1) / BLOCK
   for (let task = begin; task < end; task++) {
-    const piece = pieces + (<usize>task << 4)
-    const g = load<usize>(piece), m = load<usize>(piece, 4), x = load<usize>(piece, 8)
-    const n = load<i32>(piece, 12)
-    for (let i = 0; i < n; i += 4) {
-      const at = <usize>i << 2
-      const left = n - i
+    const i = task / blocks
+    const slot = slots + <usize>i * SLOT
+    const g = load<usize>(slot, AT_G), m = load<usize>(slot, AT_M), to = x + (<usize>i * size << 2)
+    const first = (task - i * blocks) * BLOCK
+    const last = min(first + BLOCK, size)
+    for (let k = first; k < last; k += 4) {
+      const at = <usize>k << 2
+      const left = last - k
       const grad = f32x4.mul(vload(g + at, left), scale)
       const mean = f32x4.add(f32x4.mul(vload(m + at, left), splat(momentum)), grad)
       vstore(m + at, mean, left)
-      vstore(x + at, f32x4.add(grad, f32x4.mul(mean, splat(momentum))), left)
+      vstore(to + at, f32x4.add(grad, f32x4.mul(mean, splat(momentum))), left)
     }
-    store<f32>(partial + (<usize>task << 2), sumSquaresBlock(x, n, 0))
+    store<f32>(partial + (<usize>task << 2), sumSquaresBlock(to + (<usize>first << 2), last - first, 0))
   }
 }
 
 /**
  * y[i] = x[i] / (norm + eps), turned where it is tall; norm^2 is the sum of the `blocks` partial sums of the matrix. A task is ROWS rows of y.
- * slots: the address of p and `tall` of each matrix.
  */
 export function muonNormalise(
   begin: i32, end: i32, slots: usize, x: usize, y: usize, partial: usize, blocks: i32, eps: f32, R: i32, C: i32,
@@ -51,7 +59,7 @@ export function muonNormalise(
     const rows = <usize>r0 * C << 2
     const to = y + matrix + rows
     let from = x + matrix + rows
-    if (load<i32>(slots + (<usize>i << 3), 4)) {
+    if (load<i32>(slots + <usize>i * SLOT, AT_TALL)) {
       copyTransposed(0, 1, x + matrix + (<usize>r0 << 2), to, min(ROWS, R - r0), C, R, C, 0, 0)
       from = to
     }
@@ -114,8 +122,8 @@ export function muonUpdate(
   for (let task = begin; task < end; task++) {
     const i = task / tiles
     const r0 = (task - i * tiles) * ROWS
-    const slot = slots + (<usize>i << 3)
-    const tall = load<i32>(slot, 4)
+    const slot = slots + <usize>i * SLOT
+    const tall = load<i32>(slot, AT_TALL)
     const rows = min(ROWS, (tall ? C : R) - r0)
     if (rows <= 0) continue
     const width = tall ? R : C

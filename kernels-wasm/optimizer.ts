@@ -1,24 +1,29 @@
 /** Adam (Kingma & Ba 2015) and AdamW (Loshchilov & Hutter 2019), one pass over p, g, m, v of all parameters. Pinned by test/ops/wasm.test.ts. */
+import { addressOf, entryOf, firstOf, sizeOf } from './cuts'
 import { vload, vstore } from './lanes'
 import { madd, splat } from './math'
 
+const PIECE = 4096
+
 /**
  * g' = gradScale[0] g + l2 p, m = beta1 m + rest1 g', v = beta2 v + rest2 g'^2, p -= decay p + step m / (sqrt(v) root + eps), with
- * rest = 1 - beta, step = lr / correction1, root = 1 / sqrt(correction2), and weight decay in one of l2, decay. A task is a piece of a
- * parameter; pieces: the addresses of p, g, m, v and the number of elements of each.
+ * rest = 1 - beta, step = lr / correction1, root = 1 / sqrt(correction2), and weight decay in one of l2, decay. A task is PIECE
+ * elements of a parameter; the table (cuts.ts) has the addresses of p, g, m, v.
  */
 export function adam(
-  begin: i32, end: i32, pieces: usize, gradScale: usize,
+  begin: i32, end: i32, table: usize, gradScale: usize,
   beta1: f32, rest1: f32, beta2: f32, rest2: f32, step: f32, root: f32, eps: f32, l2: f32, decay: f32,
 ): void {
   const scale = splat(gradScale ? load<f32>(gradScale) : 1)
+  let entry = table
   for (let task = begin; task < end; task++) {
-    const piece = pieces + <usize>task * 20
-    const p = load<usize>(piece), g = load<usize>(piece, 4), m = load<usize>(piece, 8), v = load<usize>(piece, 12)
-    const n = load<i32>(piece, 16)
-    for (let i = 0; i < n; i += 4) {
+    entry = entryOf(task, entry, 24)
+    const p = addressOf(entry, 0), g = addressOf(entry, 1), m = addressOf(entry, 2), v = addressOf(entry, 3)
+    const first = firstOf(task, entry, PIECE)
+    const last = min(first + PIECE, sizeOf(entry))
+    for (let i = first; i < last; i += 4) {
       const at = <usize>i << 2
-      const left = n - i
+      const left = last - i
       const vp = vload(p + at, left)
       const grad = madd(splat(l2), vp, f32x4.mul(vload(g + at, left), scale))
       const vm = madd(vload(m + at, left), splat(beta1), f32x4.mul(grad, splat(rest1)))

@@ -39,6 +39,14 @@ export function withWords({ memory }: Pool, words: readonly number[], body: (tab
   }
 }
 
-/** n elements in pieces: the first of each, and how many. */
-export const pieces = (n: number, length: number): [first: number, count: number][] =>
-  Array.from({ length: Math.ceil(n / length) }, (_, i) => [i * length, Math.min(length, n - i * length)])
+/** The table of arrays that kernels-wasm/cuts.ts reads, for tasks of `length` elements, and how many tasks they are. */
+export function cut(arrays: readonly { n: number; addresses: readonly number[] }[], length: number): { words: number[]; tasks: number } {
+  const words: number[] = []
+  let tasks = 0
+  for (const { n, addresses } of arrays) {
+    words.push(tasks, n, ...addresses)
+    tasks += Math.ceil(n / length)
+  }
+  words.push(tasks)
+  return { words, tasks }
+}

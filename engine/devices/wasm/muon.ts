@@ -1,6 +1,6 @@
 import { type Kernels, quintic } from '../kernels.ts'
-import { pieces, withWords } from './axes.ts'
-import { KC, MR, NR, worthSharing } from './matmul.ts'
+import { withWords } from './axes.ts'
+import { NR, scratchFor, worthSharing } from './matmul.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 import { block } from './reduce.ts'
@@ -34,9 +34,14 @@ export function muonKernels(pool: Pool): Pick<Kernels<Block>, 'muon'> {
     let blockN = Math.min(up(N), symmetric ? symmetricColumns : columns)
     while (blockN > 32 && count * Math.ceil(N / blockN) < 4 * pool.threads) blockN = up(blockN / 2)
     const tasks = count * Math.ceil(N / blockN)
-    const scratch = 4 * (MR * NR + (K % 4 ? R * KC : 0) + KC * blockN)
     const args = [a, b, start, c, R, N, K, Number(transposeB ?? false), Number(symmetric ?? false), before, after, blockN]
-    pool.run('muonProduct', tasks, Math.ceil((worthSharing / (2 * count * R * N * K)) * tasks), args, scratch)
+    pool.run(
+      'muonProduct',
+      tasks,
+      Math.ceil((worthSharing / (2 * count * R * N * K)) * tasks),
+      args,
+      scratchFor(R, blockN, K % 4 > 0, true),
+    )
   }
 
   return {
@@ -50,13 +55,10 @@ export function muonKernels(pool: Pool): Pick<Kernels<Block>, 'muon'> {
       const gram = y + 4 * count * size
       const polynomial = gram + 4 * count * square
       const partial = polynomial + 4 * count * square
-      const parts = slots.flatMap(({ g, m }, i) =>
-        pieces(size, block).flatMap(([first, n]) => [g.pointer + 4 * first, m.pointer + 4 * first, x + 4 * (i * size + first), n]),
-      )
-      const matrices = slots.flatMap(({ p, tall }) => [p.pointer, Number(tall)])
+      const words = slots.flatMap(({ p, tall, g, m }) => [p.pointer, Number(tall), g.pointer, m.pointer])
       try {
-        withWords(pool, [...matrices, ...parts], (table) => {
-          const momenta = [table + 4 * matrices.length, gradScale?.pointer ?? 0, momentum, partial]
+        withWords(pool, words, (table) => {
+          const momenta = [table, x, gradScale?.pointer ?? 0, momentum, partial, size]
           pool.run('muonMomentum', count * blocks, Math.ceil(grain / Math.min(size, block)), momenta)
           const normalised = [table, x, y, partial, blocks, quintic.eps, R, C]
           pool.run('muonNormalise', count * Math.ceil(R / ROWS), Math.ceil(grain / (ROWS * C)), normalised)

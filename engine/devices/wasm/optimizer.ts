@@ -1,22 +1,20 @@
 import type { Kernels } from '../kernels.ts'
-import { pieces, withWords } from './axes.ts'
+import { cut, withWords } from './axes.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 
-/** Elements of a piece, a multiple of 4, and of what a thread takes at once. */
+/** Elements of a task, as in kernels-wasm/optimizer.ts, and of what a thread takes at once. */
 const piece = 4096
 const grain = 16384
 
 export function optimizerKernels(pool: Pool): Pick<Kernels<Block>, 'adam'> {
   return {
     adam(slots, gradScale, { lr, beta1, beta2, eps, weightDecay, decoupled, correction1, correction2 }) {
-      const words = slots.flatMap(({ p, g, m, v, n }) =>
-        pieces(n, piece).flatMap(([first, count]) => [...[p, g, m, v].map((x) => x.pointer + 4 * first), count]),
-      )
+      const arrays = slots.map(({ p, g, m, v, n }) => ({ n, addresses: [p.pointer, g.pointer, m.pointer, v.pointer] }))
+      const { words, tasks } = cut(arrays, piece)
       const elements = slots.reduce((sum, { n }) => sum + n, 0)
-      const count = words.length / 5
       withWords(pool, words, (table) =>
-        pool.run('adam', count, Math.ceil((grain * count) / elements), [
+        pool.run('adam', tasks, Math.ceil((grain * tasks) / elements), [
           table,
           gradScale?.pointer ?? 0,
           // What is near 1 is subtracted here, in float64.

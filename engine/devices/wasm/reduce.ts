@@ -1,5 +1,5 @@
 import type { Kernels } from '../kernels.ts'
-import { pieces, withWords } from './axes.ts'
+import { cut, withWords } from './axes.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 
@@ -10,17 +10,15 @@ export const block = 4096
 const columns = 32
 
 export function reduceKernels(pool: Pool): Pick<Kernels<Block>, 'reduce' | 'cumsum' | 'sumSquares'> {
-  /** y[i] = the sum of the n elements from the address xs[i].x on, or of their squares. */
-  function totals(xs: readonly { x: number; n: number }[], squares: boolean, y: number): void {
-    const blocks = xs.flatMap(({ x, n }) => pieces(n, block).flatMap(([first, count]) => [x + 4 * first, count]))
-    const ends = [0]
-    for (const { n } of xs) ends.push(ends[ends.length - 1] + Math.ceil(n / block))
-    const count = blocks.length / 2
-    withWords(pool, [...ends, ...blocks], (words) => {
-      const partial = pool.memory.allocate(4 * Math.max(count, 1))
+  /** y[i] = the sum of the elements of xs[i], or of their squares. */
+  function totals(xs: readonly { x: Block; n: number }[], squares: boolean, y: Block): void {
+    const arrays = xs.map(({ x, n }) => ({ n, addresses: [x.pointer] }))
+    const { words, tasks } = cut(arrays, block)
+    withWords(pool, words, (table) => {
+      const partial = pool.memory.allocate(4 * Math.max(tasks, 1))
       try {
-        pool.run('partialSums', count, grain / block, [words + 4 * ends.length, Number(squares), partial.pointer])
-        pool.run('addPartialSums', xs.length, xs.length, [partial.pointer, words, y])
+        pool.run('partialSums', tasks, grain / block, [table, Number(squares), partial.pointer])
+        pool.run('addPartialSums', xs.length, xs.length, [table, partial.pointer, y.pointer])
       } finally {
         pool.memory.free(partial)
       }
@@ -39,7 +37,7 @@ export function reduceKernels(pool: Pool): Pick<Kernels<Block>, 'reduce' | 'cums
           inner,
         ])
       } else if (inner === 1 && op === 'sum' && outer === 1) {
-        totals([{ x: x.pointer, n }], false, y.pointer)
+        totals([{ x, n }], false, y)
       } else if (inner === 1) {
         pool.run('reduceRows', outer, Math.ceil(grain / (n + 1)), [code, x.pointer, y.pointer, n])
       }
@@ -48,11 +46,7 @@ export function reduceKernels(pool: Pool): Pick<Kernels<Block>, 'reduce' | 'cums
       pool.run('cumsum', outer * Math.ceil(inner / 4), Math.ceil(grain / (4 * (n + 1))), [x.pointer, y.pointer, n, inner, Number(reverse)])
     },
     sumSquares(xs, y) {
-      totals(
-        xs.map(({ x, n }) => ({ x: x.pointer, n })),
-        true,
-        y.pointer,
-      )
+      totals(xs, true, y)
     },
   }
 }
