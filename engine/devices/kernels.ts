@@ -114,7 +114,10 @@ export interface MuonSlot<S> {
   tall: boolean
 }
 
-/** Coefficients of the quintic a x + b x^3 + c x^5, whose iteration drives singular values from (0, 1] to about 1, and what the norm is raised by (Jordan 2024). */
+/**
+ * Of Muon (Jordan 2024): the coefficients of a x + b x^3 + c x^5, whose iteration drives singular values from (0, 1] to about 1; eps keeps the
+ * norm that a matrix is divided by from 0.
+ */
 export const quintic = { a: 3.4445, b: -4.775, c: 2.0315, iterations: 5, eps: 1e-7 }
 
 /** The recurrence is run token by token, or in chunks of C tokens as small matrix products. Same result up to rounding. */

@@ -17,24 +17,25 @@ export function muonKernels(pool: Pool): Pick<Kernels<Block>, 'muon'> {
   interface Product {
     a: number
     b: number
-    transposeB?: boolean
-    /** Added, `before` times; none where 0. */
-    start: number
     c: number
     N: number
     K: number
+    /** c = after (before start + a b); start 0: a b alone. */
+    start?: number
+    before?: number
+    after?: number
+    transposeB?: boolean
     symmetric?: boolean
-    before: number
-    after: number
   }
 
   /** Of `count` matrices a with R rows; see muonProduct. */
-  function product(count: number, R: number, { a, b, transposeB, start, c, N, K, symmetric, before, after }: Product): void {
+  function product(count: number, R: number, wanted: Product): void {
+    const { a, b, c, N, K, start = 0, before = 0, after = 1, transposeB = false, symmetric = false } = wanted
     const up = (n: number): number => Math.ceil(n / NR) * NR
     let blockN = Math.min(up(N), symmetric ? symmetricColumns : columns)
     while (blockN > 32 && count * Math.ceil(N / blockN) < 4 * pool.threads) blockN = up(blockN / 2)
     const tasks = count * Math.ceil(N / blockN)
-    const args = [a, b, start, c, R, N, K, Number(transposeB ?? false), Number(symmetric ?? false), before, after, blockN]
+    const args = [a, b, start, c, R, N, K, Number(transposeB), Number(symmetric), before, after, blockN]
     pool.run(
       'muonProduct',
       tasks,
@@ -65,9 +66,9 @@ export function muonKernels(pool: Pool): Pick<Kernels<Block>, 'muon'> {
           // c is taken out, so that the products do the sums.
           const { a, b, c, iterations } = quintic
           for (let i = 0; i < iterations; i++) {
-            product(count, R, { a: y, b: y, transposeB: true, start: 0, c: gram, N: R, K: C, symmetric: true, before: 0, after: 1 })
-            product(count, R, { a: gram, b: gram, start: gram, c: polynomial, N: R, K: R, symmetric: true, before: b / c, after: 1 })
-            product(count, R, { a: polynomial, b: y, start: y, c: x, N: C, K: R, before: a / c, after: c })
+            product(count, R, { a: y, b: y, c: gram, N: R, K: C, transposeB: true, symmetric: true })
+            product(count, R, { a: gram, b: gram, c: polynomial, N: R, K: R, start: gram, before: b / c, symmetric: true })
+            product(count, R, { a: polynomial, b: y, c: x, N: C, K: R, start: y, before: a / c, after: c })
             const old = y
             y = x
             x = old
