@@ -53,6 +53,7 @@ export function span<R>(name: string, body: () => R): R {
 
 function detailOf(name: string, args: readonly unknown[]): string {
   if (typeof args[0] === 'string') return args[0]
+  if (name === 'muon') return `${(args[0] as unknown[]).length} of ${args[1]}×${args[2]}`
   if (name !== 'matmul') return ''
   const { batch, M, N, K } = args[4] as MatmulSizes
   return `${batch > 1 ? `${batch} of ` : ''}${M}×${N}×${K}`

@@ -303,7 +303,12 @@ const cases: Record<KernelName, readonly Case[]> = {
       (k, m) =>
         k.cumsum(m.input(240), m.output(240), 2, 40, 3, reverse),
   ),
-  sumSquares: [(k, m) => k.sumSquares(m.input(500), 500, m.inout([1, 2, 3]), 1)],
+  sumSquares: [
+    (k, m) => {
+      const xs = [500, 1, 0].map((n) => ({ x: m.input(n), n }))
+      k.sumSquares(xs, m.output(3))
+    },
+  ],
 
   matmul: [
     matmulCase({ M: 70, N: 66, K: 37 }),
@@ -406,7 +411,15 @@ const cases: Record<KernelName, readonly Case[]> = {
     (decoupled): Case =>
       (k, m) => {
         const options = { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0.1, decoupled, correction1: 0.19, correction2: 0.02 }
-        k.adam(m.inout(300), m.input(300), m.inout(300), m.inout(300, 0.1, 1), 300, decoupled ? m.from([0.5]) : null, options)
+        const slots = [300, 1].map((n) => ({ p: m.inout(n), g: m.input(n), m: m.inout(n), v: m.inout(n, 0.1, 1), n }))
+        k.adam(slots, decoupled ? m.from([0.5]) : null, options)
+      },
+  ),
+  muon: [true, false].map(
+    (scaled): Case =>
+      (k, m) => {
+        const slots = [false, true].map((tall) => ({ p: m.inout(90), g: m.input(90), m: m.inout(90), tall }))
+        k.muon(slots, 5, 18, scaled ? m.from([0.5]) : null, { lr: 0.1, momentum: 0.9, weightDecay: scaled ? 0.1 : 0 })
       },
   ),
 

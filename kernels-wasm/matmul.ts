@@ -13,7 +13,7 @@
  * registers: adding to C, bias and edges are left to `finish`.
  * Pinned by test/ops/wasm.test.ts and test/ops/wasm-pool.test.ts.
  */
-import { madd, vunary } from './math'
+import { applyUnary, madd, vunary } from './math'
 import { scratch } from './scratch'
 import { wide } from './wide'
 
@@ -23,6 +23,8 @@ const MR: i32 = ASC_FEATURE_RELAXED_SIMD ? 6 : 4
 const NR = 16
 const HALF = 8
 const KC = 512
+/** Its index in `unaryOps`. */
+const RELU = 11
 
 /** B[k0 .. k0+kc, n0 .. n0+16) -> [kc][16], columns past N filled with zeros. */
 function packB(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
@@ -360,6 +362,26 @@ function tile4Sparse(a: usize, row1: usize, row2: usize, row3: usize, step: usiz
 function finish(tile: usize, ldt: usize, c: usize, ldc: usize, rows: i32, columns: i32, first: bool, bias: usize, activation: i32): void {
   for (let r = 0; r < rows; r++) {
     let n = 0
+    // Without the switch over all activations.
+    if (activation < 0 || activation == RELU) {
+      for (; n + 8 <= columns; n += 8) {
+        const at = <usize>n << 2
+        let x = v128.load(tile + at), y = v128.load(tile + at, 16)
+        if (!first) {
+          x = f32x4.add(v128.load(c + at), x)
+          y = f32x4.add(v128.load(c + at, 16), y)
+        }
+        if (bias) {
+          x = f32x4.add(x, v128.load(bias + at))
+          y = f32x4.add(y, v128.load(bias + at, 16))
+        }
+        if (activation == RELU) {
+          x = applyUnary(RELU, x)
+          y = applyUnary(RELU, y)
+        }
+        put(c + at, x, y)
+      }
+    }
     for (; n + 4 <= columns; n += 4) {
       let x = v128.load(tile + (n << 2))
       if (!first) x = f32x4.add(v128.load(c + (n << 2)), x)

@@ -2,8 +2,9 @@
  * Reductions. Every sum has one fixed order, whatever the split: results don't depend on the number of threads.
  * max is NaN if one element is NaN, -inf over nothing. Pinned by test/ops/wasm.test.ts.
  */
+import { addressOf, entryOf, firstOf, sizeOf } from './cuts'
 import { maxLanes, vload, vstore } from './lanes'
-import { BLOCK, sum, sumBlock, sumSquaresBlock } from './sums'
+import { BLOCK, sum, sumBlock, sumSquaresBlock, total } from './sums'
 
 const SUM = 0
 
@@ -28,20 +29,28 @@ function maxRow(x: usize, n: i32): f32 {
   return m
 }
 
-/** partial[i] = sum of block i of x (of its squares, if `squares`), BLOCK elements each. A task is a block. */
-export function partialSums(begin: i32, end: i32, x: usize, n: i32, squares: i32, partial: usize): void {
-  for (let i = begin; i < end; i++) {
-    const at = x + (<usize>i * BLOCK << 2)
-    const count = min(BLOCK, n - i * BLOCK)
-    store<f32>(partial + (<usize>i << 2), squares ? sumSquaresBlock(at, count, 0) : sumBlock(at, count))
+/** Bytes of an entry with one address (cuts.ts). */
+const ENTRY: usize = 12
+
+/** partial[i] = sum of BLOCK elements of one of the arrays in the table (of their squares, if `squares`). A task is such a block. */
+export function partialSums(begin: i32, end: i32, table: usize, squares: i32, partial: usize): void {
+  let entry = table
+  for (let task = begin; task < end; task++) {
+    entry = entryOf(task, entry, ENTRY)
+    const first = firstOf(task, entry, BLOCK)
+    const at = addressOf(entry, 0) + (<usize>first << 2)
+    const count = min(BLOCK, sizeOf(entry) - first)
+    store<f32>(partial + (<usize>task << 2), squares ? sumSquaresBlock(at, count, 0) : sumBlock(at, count))
   }
 }
 
-/** y[0] = sum of the partial sums, in float64. One task. */
-export function addPartialSums(begin: i32, end: i32, partial: usize, count: i32, y: usize): void {
-  let total: f64 = 0
-  for (let i = 0; i < count; i++) total += load<f32>(partial + (<usize>i << 2))
-  store<f32>(y, <f32>total)
+/** y[i] = sum of the partial sums of array i, in float64. A task is an array. */
+export function addPartialSums(begin: i32, end: i32, table: usize, partial: usize, y: usize): void {
+  for (let i = begin; i < end; i++) {
+    const entry = table + <usize>i * ENTRY
+    const first = load<i32>(entry)
+    store<f32>(y + (<usize>i << 2), total(partial + (<usize>first << 2), load<i32>(entry + ENTRY) - first))
+  }
 }
 
 /** Columns in a task of reduceColumns: 8 vectors of running sums are what the registers hold. */

@@ -43,6 +43,13 @@ export function sumSquaresBlock(x: usize, n: i32, shift: f32): f32 {
   return block(SQUARES, x, n, f32x4.splat(shift))
 }
 
+/** The sum of n sums of blocks, in float64. */
+export function total(sums: usize, n: i32): f32 {
+  let total: f64 = 0
+  for (let i = 0; i < n; i++) total += load<f32>(sums + (<usize>i << 2))
+  return <f32>total
+}
+
 /** The sum of x[0..n). */
 export function sum(x: usize, n: i32): f32 {
   if (n <= BLOCK) return sumBlock(x, n)

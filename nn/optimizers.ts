@@ -1,6 +1,6 @@
 /** Adam, AdamW and Muon, and the learning-rate schedules. */
 import { checkDivisor, checkList, checkNumber, checkOptions, fits, type NumberRange } from '../engine/arguments.ts'
-import { adamStep, clipScale, gradNorm, muonStep } from '../engine/ops/optimizer.ts'
+import { type AdamTensors, adamSteps, clipScale, gradNorm, type MuonTensors, muonSteps } from '../engine/ops/optimizer.ts'
 import { span } from '../engine/profile.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { type Tensor, zeros } from '../engine/tensor.ts'
@@ -113,10 +113,16 @@ export abstract class Optimizer {
     const corrections = { correction1: 1 - beta1 ** this.steps, correction2: 1 - beta2 ** this.steps }
     scope(() => {
       const scale = options.clipNorm === undefined ? undefined : clipScale(norm, options.clipNorm)
-      for (const { p, m, v, weightDecay } of slots) {
-        const g = p.grad as Tensor
-        if (v) adamStep(p, g, m, v, { lr, beta1, beta2, eps, decoupled, weightDecay, ...corrections }, scale)
-        else if (muon) muonStep(p, g, m, { lr: lr * muon.lrRatio, momentum: muon.momentum, weightDecay }, scale)
+      for (const weightDecay of new Set(slots.map((s) => s.weightDecay))) {
+        const alike = slots.filter((s) => s.weightDecay === weightDecay)
+        const [adam, matrices]: [AdamTensors[], MuonTensors[]] = [[], []]
+        for (const { p, m, v } of alike) {
+          const g = p.grad as Tensor
+          if (v) adam.push({ p, g, m, v })
+          else matrices.push({ p, g, m })
+        }
+        adamSteps(adam, { lr, beta1, beta2, eps, decoupled, weightDecay, ...corrections }, scale)
+        if (muon) muonSteps(matrices, { lr: lr * muon.lrRatio, momentum: muon.momentum, weightDecay }, scale)
       }
     })
     return norm

@@ -90,6 +90,36 @@ export interface AdamOptions {
   correction2: number
 }
 
+/** A parameter of n elements with its gradient and moments. */
+export interface AdamSlot<S> {
+  p: S
+  g: S
+  m: S
+  v: S
+  n: number
+}
+
+export interface MuonOptions {
+  lr: number
+  momentum: number
+  /** Decoupled: p -= lr * weightDecay * p. */
+  weightDecay: number
+}
+
+/** A matrix with its gradient and momentum: [R,C], or stored transposed, [C,R], where `tall`. */
+export interface MuonSlot<S> {
+  p: S
+  g: S
+  m: S
+  tall: boolean
+}
+
+/**
+ * Of Muon (Jordan 2024): the coefficients of a x + b x^3 + c x^5, whose iteration drives singular values from (0, 1] to about 1; eps keeps the
+ * norm that a matrix is divided by from 0.
+ */
+export const quintic = { a: 3.4445, b: -4.775, c: 2.0315, iterations: 5, eps: 1e-7 }
+
 /** The recurrence is run token by token, or in chunks of C tokens as small matrix products. Same result up to rounding. */
 export type KernelForm = 'recurrent' | 'chunk'
 
@@ -317,8 +347,8 @@ export interface Kernels<S> {
   reduce(op: ReduceOp, x: S, y: S, outer: number, n: number, inner: number): void
   /** Inclusive running sum along the middle axis of [outer, n, inner]; from the end if `reverse`. */
   cumsum(x: S, y: S, outer: number, n: number, inner: number, reverse: boolean): void
-  /** y[slot] = sum of x^2. */
-  sumSquares(x: S, n: number, y: S, slot: number): void
+  /** y[i] = sum of the squares of the n elements of xs[i]. */
+  sumSquares(xs: readonly { x: S; n: number }[], y: S): void
 
   // ---- matmul ------------------------------------------------------------------------------------------------------
   /** bias: [N], added to each row. */
@@ -365,8 +395,14 @@ export interface Kernels<S> {
   dropout(x: S, y: S, n: number, p: number, key0: number, key1: number): void
 
   // ---- optimiser ---------------------------------------------------------------------------------------------------
-  /** One Adam or AdamW step in place; the gradient is multiplied by gradScale[0] where given (clipping without a read-back). */
-  adam(p: S, g: S, m: S, v: S, n: number, gradScale: S | null, options: AdamOptions): void
+  /** One Adam or AdamW step of each slot, in place; gradients are multiplied by gradScale[0] where given (clipping without a read-back). */
+  adam(slots: readonly AdamSlot<S>[], gradScale: S | null, options: AdamOptions): void
+  /**
+   * One Muon step of each slot, in place (Jordan 2024), R <= C: with g' = gradScale[0] g, m = momentum m + g', X = g' + momentum m, then
+   * Y = X / (|X| + eps), `iterations` times Y <- a Y + (b A + c A^2) Y with A = Y Y^T, the numbers of `quintic`, and
+   * p = (1 - lr weightDecay) p - lr s Y; s is the root of C / R for a tall matrix, else 1. |X| is the Euclidean norm of all elements.
+   */
+  muon(slots: readonly MuonSlot<S>[], R: number, C: number, gradScale: S | null, options: MuonOptions): void
 
   // ---- fast weights ------------------------------------------------------------------------------------------------
   /**
@@ -380,7 +416,7 @@ export interface Kernels<S> {
    * At most one of beta and erase is given. With zT, which goes with neither: z_t = diag(w_t) z_{t-1} + k_t, den_t = z_t . q_t + eps,
    * y_t = scale S_t^T q_t / den_t. A gate above 0 is a GateError; NaN makes NaN of what its channels hold until they forget. Where kernels run later
    * than they are called, the next read throws that error; by then what changes memory in place (`affine` where y is x, `accumulate`,
-   * `adam`) has done nothing, and what else was called has computed from what the gate held.
+   * `adam`, `muon`) has done nothing, and what else was called has computed from what the gate held.
    *
    * Nothing gets past these, Infinity and NaN included, in either form and whatever C is; a cotangent doesn't get back past them:
    *

@@ -1,14 +1,15 @@
-/** What optimisers do to parameters, in place: one fused kernel a parameter, and no read-back. */
+/** What optimisers do to parameters, in place: a kernel for all of them, or all of a shape, and no read-back. */
 import { checkNumber, told } from '../arguments.ts'
-import type { AdamOptions } from '../devices/kernels.ts'
+import type { AdamOptions, MuonOptions, MuonSlot } from '../devices/kernels.ts'
 import { noGrad } from '../recording.ts'
 import { scope } from '../scope.ts'
 import { sameShape, show } from '../shape.ts'
 import { empty, type Tensor } from '../tensor.ts'
 import { checkFloat, sameDevice } from './check.ts'
-import { add, affine, div, minimum, mul, reciprocal, sqrt } from './elementwise.ts'
-import { matmul } from './matmul.ts'
+import { affine, minimum, reciprocal, sqrt } from './elementwise.ts'
 import { sum } from './reduce.ts'
+
+export type { MuonOptions } from '../devices/kernels.ts'
 
 /** Euclidean norm of all gradients together, as a tensor of one element; Infinity from 1.8e19 on where its square leaves float32. */
 export function gradNorm(grads: readonly Tensor[]): Tensor {
@@ -18,8 +19,12 @@ export function gradNorm(grads: readonly Tensor[]): Tensor {
   sameDevice('gradNorm', ...grads)
   return noGrad(() =>
     scope(() => {
-      const squares = empty([grads.length], grads[0].device)
-      for (const [slot, g] of grads.entries()) g.device.kernels.sumSquares(g.storage, g.size, squares.storage, slot)
+      const { device } = grads[0]
+      const squares = empty([grads.length], device)
+      device.kernels.sumSquares(
+        grads.map((g) => ({ x: g.storage, n: g.size })),
+        squares.storage,
+      )
       return sqrt(sum(squares))
     }),
   )
@@ -32,76 +37,85 @@ export function clipScale(norm: Tensor, limit: number): Tensor {
   return noGrad(() => scope(() => minimum(affine(reciprocal(affine(norm, 1, 1e-6)), limit), 1)))
 }
 
-/** What a step works on: float tensors on one device, all of the parameter's shape but the factor. */
-function checkStep(op: string, p: Tensor, others: readonly Tensor[], gradScale?: Tensor): void {
-  for (const t of [p, ...others]) checkFloat(op, t, gradScale)
-  sameDevice(op, p, ...others, gradScale)
-  for (const t of others)
-    if (!sameShape(t.shape, p.shape))
-      throw new Error(`${op}: the parameter has shape ${show(p.shape)}, its gradient or moment ${show(t.shape)}`)
+/** A matrix with its gradient and its momentum, all of one shape. */
+export interface MuonTensors {
+  p: Tensor
+  g: Tensor
+  m: Tensor
+}
+
+/** A parameter with its gradient and its moments, all of one shape. */
+export interface AdamTensors extends MuonTensors {
+  v: Tensor
+}
+
+/** What a step works on: float tensors on one device, each slot's of one shape; the factor has one element. */
+function checkStep(op: string, slots: readonly { p: Tensor }[], gradScale?: Tensor): void {
+  if (!Array.isArray(slots)) throw new Error(`${op}: needs an array of parameters with gradients and moments, not ${told(slots)}`)
+  for (const { p, ...others } of slots) {
+    const tensors = Object.values(others) as Tensor[]
+    for (const t of [p, ...tensors]) checkFloat(op, t, gradScale)
+    sameDevice(op, slots[0].p, p, ...tensors, gradScale)
+    for (const t of tensors)
+      if (!sameShape(t.shape, p.shape))
+        throw new Error(`${op}: the parameter has shape ${show(p.shape)}, its gradient or moment ${show(t.shape)}`)
+  }
   if (gradScale && gradScale.size !== 1) throw new Error(`${op}: the gradient's scale has shape ${show(gradScale.shape)}, not one element`)
 }
 
 /**
- * One Adam or AdamW step on p with its moments m and v; the gradient is first multiplied by `gradScale` where given. With eps = 0 an element that
- * never had a gradient becomes 0 / 0 = NaN: the optimisers don't take that.
+ * One Adam or AdamW step on each p with its moments m and v, in one kernel call; gradients are first multiplied by `gradScale` where given. With
+ * eps = 0 an element that never had a gradient becomes 0 / 0 = NaN: the optimisers don't take that.
  */
-export function adamStep(p: Tensor, g: Tensor, m: Tensor, v: Tensor, options: AdamOptions, gradScale?: Tensor): void {
-  checkStep('adamStep', p, [g, m, v], gradScale)
+export function adamSteps(slots: readonly AdamTensors[], options: AdamOptions, gradScale?: Tensor): void {
+  checkStep('adamStep', slots, gradScale)
   checkNumber('adamStep: lr', options.lr, 'a finite number')
   for (const name of ['beta1', 'beta2'] as const) checkNumber(`adamStep: ${name}`, options[name], 'in [0, 1)')
   for (const name of ['eps', 'weightDecay'] as const) checkNumber(`adamStep: ${name}`, options[name], '0 or more')
   for (const name of ['correction1', 'correction2'] as const) checkNumber(`adamStep: ${name}`, options[name], 'above 0')
-  p.device.kernels.adam(p.storage, g.storage, m.storage, v.storage, p.size, gradScale?.storage ?? null, options)
-  for (const t of [p, m, v]) t.changed()
+  if (slots.length === 0) return
+  slots[0].p.device.kernels.adam(
+    slots.map(({ p, g, m, v }) => ({ p: p.storage, g: g.storage, m: m.storage, v: v.storage, n: p.size })),
+    gradScale?.storage ?? null,
+    options,
+  )
+  for (const { p, m, v } of slots) for (const t of [p, m, v]) t.changed()
 }
 
-export interface MuonOptions {
-  lr: number
-  momentum: number
-  /** Decoupled: p -= lr * weightDecay * p. */
-  weightDecay: number
+/** `adamSteps` on a single parameter. */
+export function adamStep(p: Tensor, g: Tensor, m: Tensor, v: Tensor, options: AdamOptions, gradScale?: Tensor): void {
+  adamSteps([{ p, g, m, v }], options, gradScale)
 }
 
-/** Coefficients of the quintic a x + b x^3 + c x^5, whose iteration drives singular values from (0, 1] to about 1 (Jordan 2024). */
-const quintic = { a: 3.4445, b: -4.775, c: 2.0315, iterations: 5 }
-
-/** X scaled to a norm of 1, then all its singular values driven to about 1 by Newton-Schulz: close to U V^T of X = U diag(s) V^T. */
-function orthogonalised(x: Tensor): Tensor {
-  const tall = x.shape[0] > x.shape[1]
-  const { a, b, c, iterations } = quintic
-  let y = div(x, affine(gradNorm([x]), 1, 1e-7))
-  for (let i = 0; i < iterations; i++) {
-    // y <- a y + (b A + c A^2) y with A = y y^T (for a tall y, A = y^T y from the right); c is taken out, so that the products do the sums.
-    const gram = tall ? matmul(y, y, { transposeA: true }) : matmul(y, y, { transposeB: true })
-    const polynomial = matmul(gram, gram, { accumulate: affine(gram, b / c) })
-    const start = affine(y, a / c)
-    y = affine(tall ? matmul(y, polynomial, { accumulate: start }) : matmul(polynomial, y, { accumulate: start }), c)
-  }
-  return y
-}
+/** Elements of the matrices that are orthogonalised together, unless one has more: it takes four times as many for what lies between. */
+const togetherElements = 2 ** 21
 
 /**
- * One Muon step on a matrix p with its momentum m (Jordan 2024): m = momentum m + g, and p moves along the orthogonalised Nesterov
- * gradient g + momentum m, times sqrt(max(1, rows / columns)).
+ * One Muon step on each matrix p with its momentum m (Jordan 2024): m = momentum m + g, and p moves along the orthogonalised Nesterov
+ * gradient g + momentum m, times sqrt(max(1, rows / columns)). Matrices of one shape, or its transpose, share a kernel call.
  */
-export function muonStep(p: Tensor, g: Tensor, m: Tensor, { lr, momentum, weightDecay }: MuonOptions, gradScale?: Tensor): void {
-  checkStep('muonStep', p, [g, m], gradScale)
-  checkNumber('muonStep: lr', lr, 'a finite number')
-  checkNumber('muonStep: momentum', momentum, 'in [0, 1)')
-  checkNumber('muonStep: weightDecay', weightDecay, '0 or more')
-  if (p.shape.length !== 2) throw new Error(`muonStep: the parameter has shape ${show(p.shape)}, not that of a matrix`)
-  const { kernels } = p.device
-  noGrad(() =>
-    scope(() => {
-      const gradient = gradScale ? mul(g, gradScale) : g
-      kernels.affine(m.storage, m.storage, m.size, momentum, 0)
-      kernels.accumulate(gradient.storage, m.storage, m.size)
-      const direction = orthogonalised(add(gradient, affine(m, momentum)))
-      const update = affine(direction, -lr * Math.sqrt(Math.max(1, p.shape[0] / p.shape[1])))
-      if (weightDecay > 0) kernels.affine(p.storage, p.storage, p.size, 1 - lr * weightDecay, 0)
-      kernels.accumulate(update.storage, p.storage, p.size)
-      for (const t of [p, m]) t.changed()
-    }),
-  )
+export function muonSteps(slots: readonly MuonTensors[], options: MuonOptions, gradScale?: Tensor): void {
+  checkStep('muonStep', slots, gradScale)
+  checkNumber('muonStep: lr', options.lr, 'a finite number')
+  checkNumber('muonStep: momentum', options.momentum, 'in [0, 1)')
+  checkNumber('muonStep: weightDecay', options.weightDecay, '0 or more')
+  const groups = new Map<string, { R: number; C: number; slots: MuonSlot<unknown>[] }>()
+  for (const { p, g, m } of slots) {
+    if (p.shape.length !== 2) throw new Error(`muonStep: the parameter has shape ${show(p.shape)}, not that of a matrix`)
+    const [R, C] = [Math.min(...p.shape), Math.max(...p.shape)]
+    const group = groups.get(`${R} ${C}`) ?? { R, C, slots: [] }
+    groups.set(`${R} ${C}`, group)
+    group.slots.push({ p: p.storage, g: g.storage, m: m.storage, tall: p.shape[0] > p.shape[1] })
+  }
+  for (const { R, C, slots: all } of groups.values()) {
+    const count = Math.max(1, Math.floor(togetherElements / Math.max(1, R * C)))
+    const { kernels } = slots[0].p.device
+    for (let i = 0; i < all.length; i += count) kernels.muon(all.slice(i, i + count), R, C, gradScale?.storage ?? null, options)
+  }
+  for (const { p, m } of slots) for (const t of [p, m]) t.changed()
+}
+
+/** `muonSteps` on a single matrix. */
+export function muonStep(p: Tensor, g: Tensor, m: Tensor, options: MuonOptions, gradScale?: Tensor): void {
+  muonSteps([{ p, g, m }], options, gradScale)
 }

@@ -5,8 +5,10 @@ import {
   full,
   GateError,
   generator,
+  keep,
   mul,
   parameter,
+  profile,
   scope,
   setDevice,
   square,
@@ -35,7 +37,7 @@ import {
   Trainer,
   Transformer,
 } from '../../nn/index.ts'
-import { evaluationBatches } from '../../tasks/index.ts'
+import { evaluationBatches, presets } from '../../tasks/index.ts'
 import { assertClose, gpus, reference, uniforms, wasm } from '../helpers.ts'
 import { architectures, randomBatch, randomTokens } from './models.ts'
 
@@ -339,6 +341,33 @@ describe('training', () => {
     })
     optimizer.dispose()
     model.dispose()
+  })
+
+  it('a step asks for as many kernels whatever the number of layers: one of Muon a shape of matrices, one of Adam', async () => {
+    const profiling = profile(await wasm())
+    setDevice(profiling.device)
+    const seen = new Map<string, number>()
+    for (const layers of [1, 3]) {
+      const model = new Transformer({ ...presets.default.model, symbols: 65, layers })
+      const optimizer = new Muon(model.namedParameters(), { lr: 0.01 })
+      for (const p of model.namedParameters().values()) p.grad = keep(full(p.shape, 0.1))
+      const before = await profiling.entries()
+      optimizer.step({ clipNorm: 1 }).dispose()
+      for (const { spans, kernel, detail, calls } of await profiling.entries()) {
+        const more = calls - (before.find((e) => e.spans[0] === spans[0] && e.kernel === kernel && e.detail === detail)?.calls ?? 0)
+        if (spans[0] === 'optimizer' && more > 0) seen.set(`${layers} ${kernel} ${detail}`.trim(), more)
+      }
+      optimizer.dispose()
+      model.dispose()
+    }
+    profiling.stop()
+    for (const layers of [1, 3]) {
+      const called = [...seen].filter(([name]) => name.startsWith(`${layers} `))
+      assert.ok(called.reduce((sum, [, calls]) => sum + calls, 0) <= 12, called.join())
+      const own = called.filter(([name]) => / (muon|adam|sumSquares)/.test(name)).sort()
+      const expected = ['adam', `muon ${2 * layers} of 128×512`, `muon ${5 * layers} of 128×128`, 'sumSquares']
+      assert.deepEqual(own, expected.map((name) => [`${layers} ${name}`, 1] as [string, number]).sort())
+    }
   })
 
   for (const Optimizer of [Adam, Muon])

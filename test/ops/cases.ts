@@ -806,56 +806,71 @@ const optimizerCases = [
     inputs: () => [{ shape: [], values: 'positive', grad: false }],
     run: ({ limit }, [norm]) => engine.clipScale(norm, limit),
   }),
-  define({
-    name: 'adamStep',
-    options: (sizes) =>
-      fc.record({
-        shape: shapes(sizes, 0, 3),
-        clipped: fc.boolean(),
-        decoupled: fc.boolean(),
-        weightDecay: fc.constantFrom(0, 0.1),
-        step: fc.integer({ min: 1, max: 100 }),
-      }),
-    inputs: ({ shape, clipped }) => [
-      { shape, grad: false },
-      { shape, grad: false },
-      { shape, grad: false },
-      { shape, values: 'positive', grad: false },
-      ...(clipped ? [{ shape: [], values: 'positive' as const, grad: false }] : []),
-    ],
-    run: ({ decoupled, weightDecay, step }, [p, g, m, v, scale]) => {
-      const correction1 = 1 - 0.9 ** step
-      const correction2 = 1 - 0.99 ** step
-      engine.adamStep(p, g, m, v, { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay, decoupled, correction1, correction2 }, scale)
-      return [p, m, v]
-    },
-  }),
-  define({
-    name: 'muonStep',
-    // A matrix whose singular values differ by less than 1e3, so that the iteration doesn't magnify rounding: a random one, tall or wide.
-    options: () =>
-      fc.record({
-        rows: fc.integer({ min: 1, max: 24 }),
-        columns: fc.integer({ min: 25, max: 70 }),
-        tall: fc.boolean(),
-        clipped: fc.boolean(),
-        weightDecay: fc.constantFrom(0, 0.1),
-      }),
-    inputs: ({ rows, columns, tall, clipped }) => {
-      const shape = tall ? [columns, rows] : [rows, columns]
-      return [
-        { shape, grad: false },
-        { shape, grad: false },
-        { shape, grad: false },
+  ...(['adamStep', 'adamSteps'] as const).map((name) =>
+    define({
+      name,
+      options: (sizes) =>
+        fc.record({
+          shapes: fc.array(shapes(sizes, 0, 3), { minLength: 1, maxLength: name === 'adamStep' ? 1 : 3 }),
+          clipped: fc.boolean(),
+          decoupled: fc.boolean(),
+          weightDecay: fc.constantFrom(0, 0.1),
+          step: fc.integer({ min: 1, max: 100 }),
+        }),
+      inputs: ({ shapes, clipped }) => [
+        ...shapes.flatMap((shape) => [
+          { shape, grad: false },
+          { shape, grad: false },
+          { shape, grad: false },
+          { shape, values: 'positive' as const, grad: false },
+        ]),
         ...(clipped ? [{ shape: [], values: 'positive' as const, grad: false }] : []),
-      ]
-    },
-    run: ({ weightDecay }, [p, g, m, scale]) => {
-      engine.muonStep(p, g, m, { lr: 0.1, momentum: 0.95, weightDecay }, scale)
-      return [p, m]
-    },
-    terms: ({ rows, columns }) => 100 * rows * columns,
-  }),
+      ],
+      run: ({ shapes, decoupled, weightDecay, step }, tensors) => {
+        const slots = shapes.map((_, i) => ({ p: tensors[4 * i], g: tensors[4 * i + 1], m: tensors[4 * i + 2], v: tensors[4 * i + 3] }))
+        const corrections = { correction1: 1 - 0.9 ** step, correction2: 1 - 0.99 ** step }
+        const options = { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay, decoupled, ...corrections }
+        const scale = tensors.at(4 * shapes.length)
+        if (name === 'adamSteps') engine.adamSteps(slots, options, scale)
+        else for (const { p, g, m, v } of slots) engine.adamStep(p, g, m, v, options, scale)
+        return slots.flatMap(({ p, m, v }) => [p, m, v])
+      },
+    }),
+  ),
+  ...(['muonStep', 'muonSteps'] as const).map((name) =>
+    define({
+      name,
+      // Matrices whose singular values differ by less than 1e3, so that the iteration doesn't magnify rounding: random ones, tall or wide.
+      options: ({ least }) => {
+        const count = Math.ceil(least / 2000)
+        return fc.record({
+          sizes: fc.array(fc.tuple(fc.integer({ min: 1, max: 24 }), fc.integer({ min: 25, max: 70 })), { minLength: 2, maxLength: 2 }),
+          matrices: fc.array(
+            fc.record({ kind: fc.nat({ max: 1 }), tall: fc.boolean() }),
+            name === 'muonStep' ? { minLength: 1, maxLength: 1 } : { minLength: count, maxLength: count + 3 },
+          ),
+          clipped: fc.boolean(),
+          weightDecay: fc.constantFrom(0, 0.1),
+        })
+      },
+      inputs: ({ sizes, matrices, clipped }) => [
+        ...matrices.flatMap(({ kind, tall }) => {
+          const shape = tall ? sizes[kind].toReversed() : sizes[kind]
+          return [1, 2, 3].map(() => ({ shape, grad: false }))
+        }),
+        ...(clipped ? [{ shape: [], values: 'positive' as const, grad: false }] : []),
+      ],
+      run: ({ matrices, weightDecay }, tensors) => {
+        const slots = matrices.map((_, i) => ({ p: tensors[3 * i], g: tensors[3 * i + 1], m: tensors[3 * i + 2] }))
+        const options = { lr: 0.1, momentum: 0.95, weightDecay }
+        const scale = tensors.at(3 * matrices.length)
+        if (name === 'muonSteps') engine.muonSteps(slots, options, scale)
+        else for (const { p, g, m } of slots) engine.muonStep(p, g, m, options, scale)
+        return slots.flatMap(({ p, m }) => [p, m])
+      },
+      terms: ({ sizes }) => 100 * Math.max(...sizes.map(sizeOf)),
+    }),
+  ),
 ]
 
 export const cases: readonly Case[] = [

@@ -156,6 +156,17 @@ describe('NaN', () => {
     }
   })
 
+  it('in a gradient: a step of Muon passes it to all of that matrix and to that element of its momentum, and to no other matrix', async () => {
+    for (const device of await devices()) {
+      const made = (data: number[]): Tensor => tensor(data, { shape: [2, 3], device })
+      const slots = [Number.NaN, 1].map((x) => ({ p: made([1, 2, 3, 4, 5, 6]), g: made([1, x, 1, 2, 3, 5]), m: made([0, 0, 0, 0, 0, 0]) }))
+      engine.muonSteps(slots, { lr: 0.1, momentum: 0.9, weightDecay: 0.1 })
+      const patterns = await Promise.all(slots.flatMap(({ p, m }) => [p, m]).map(async (t) => pattern(await readAndFree(t))))
+      assert.deepEqual(patterns, ['NNNNNN', '.N....', '......', '......'], device.name)
+      for (const { g } of slots) g.dispose()
+    }
+  })
+
   it('compared is neither equal nor greater', async () => {
     for (const device of await devices()) {
       const data = [Number.NaN, 1, Number.NaN, 2]

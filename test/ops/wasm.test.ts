@@ -1,8 +1,26 @@
 /** The wasm device against the float64 reference, with any number of threads, for every op of the table. */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import { normKinds } from '../../engine/devices/kernels.ts'
-import { binaryOps, type Device, matmul, scope, tensor, unaryOps, wasmDevice } from '../../engine/index.ts'
+import { normKinds, quintic } from '../../engine/devices/kernels.ts'
+import {
+  add,
+  affine,
+  binaryOps,
+  type Device,
+  div,
+  gradNorm,
+  type MuonTensors,
+  matmul,
+  mul,
+  muonStep,
+  muonSteps,
+  noGrad,
+  scope,
+  type Tensor,
+  tensor,
+  unaryOps,
+  wasmDevice,
+} from '../../engine/index.ts'
 import { assertClose, assertSameBits, builds, readAndFree, reference, uniforms, wasm, wideSimd, withoutSharedMemory } from '../helpers.ts'
 import { cases, evaluate, large, tiny } from './cases.ts'
 import { checkLikeReference, epsilon } from './compare.ts'
@@ -102,6 +120,53 @@ for (const { name, relaxed } of builds)
           for (const device of await Promise.all(others))
             assertSameBits(Float64Array.from(await product(device)), Float64Array.from(alone), device.description)
         })
+
+    it('matrices of a Muon step together, alone, with 1, 2 and 3 threads, and by its formula in ops: the same bits', async () => {
+      // Among them more columns than a product adds up at once, a symmetric product of several blocks, and sizes that aren't multiples of 4.
+      const shapes = ['20 601', '601 20', '20 601', '77 130', '130 77', '64 64', '1 9'].map((shape) => shape.split(' ').map(Number))
+      const options = { lr: 0.1, momentum: 0.9, weightDecay: 0.1 }
+      const stepped = async (
+        threads: number,
+        step: (slots: MuonTensors[], scale: Tensor) => void,
+      ): Promise<Float64Array<ArrayBuffer>[]> => {
+        const device = await wasm(threads, relaxed)
+        const made = (seed: number, shape: number[]): Tensor => tensor(uniforms(seed, shape[0] * shape[1]), { shape, device })
+        const slots = shapes.map((shape, i) => ({ p: made(3 * i, shape), g: made(3 * i + 1, shape), m: made(3 * i + 2, shape) }))
+        const scale = tensor([0.7], { device })
+        scope(() => noGrad(() => step(slots, scale)))
+        for (const t of [scale, ...slots.map(({ g }) => g)]) t.dispose()
+        return Promise.all(slots.flatMap(({ p, m }) => [p, m]).map(async (t) => Float64Array.from(await readAndFree(t))))
+      }
+      const expected = await stepped(1, (slots, scale) => {
+        for (const { p, g, m } of slots) {
+          const gradient = mul(g, scale)
+          const momentum = add(affine(m, options.momentum), gradient)
+          const x = add(gradient, affine(momentum, options.momentum))
+          const tall = x.shape[0] > x.shape[1]
+          const { a, b, c, iterations, eps } = quintic
+          let y = div(x, affine(gradNorm([x]), 1, eps))
+          for (let i = 0; i < iterations; i++) {
+            const gram = matmul(y, y, { transposeA: tall, transposeB: !tall })
+            const polynomial = matmul(gram, gram, { accumulate: affine(gram, b / c) })
+            const accumulate = affine(y, a / c)
+            y = affine(tall ? matmul(y, polynomial, { accumulate }) : matmul(polynomial, y, { accumulate }), c)
+          }
+          const update = affine(y, -options.lr * Math.sqrt(Math.max(1, x.shape[0] / x.shape[1])))
+          const next = add(affine(p, 1 - options.lr * options.weightDecay), update)
+          const { kernels } = p.device
+          kernels.affine(next.storage, p.storage, p.size, 1, 0)
+          kernels.affine(momentum.storage, m.storage, m.size, 1, 0)
+        }
+      })
+      const alone = await stepped(1, (slots, scale) => {
+        for (const { p, g, m } of slots) muonStep(p, g, m, options, scale)
+      })
+      for (const [i, e] of expected.entries()) assertSameBits(alone[i], e, `alone: ${i}`)
+      for (const threads of [1, 2, 3]) {
+        const together = await stepped(threads, (slots, scale) => muonSteps(slots, options, scale))
+        for (const [i, e] of expected.entries()) assertSameBits(together[i], e, `${threads} threads: ${i}`)
+      }
+    })
 
     it('rows with huge, infinite and NaN entries come out as on the reference', async () => {
       await checkSpecialRows(await wasm(1, relaxed))

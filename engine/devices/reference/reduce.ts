@@ -25,9 +25,11 @@ export const reduceKernels: Pick<Kernels<RefStorage>, 'reduce' | 'cumsum' | 'sum
         }
       }
   },
-  sumSquares(x, n, y, slot) {
-    let total = 0
-    for (let i = 0; i < n; i++) total += x.data[i] * x.data[i]
-    y.data[slot] = total
+  sumSquares(xs, y) {
+    for (const [slot, { x, n }] of xs.entries()) {
+      let total = 0
+      for (let i = 0; i < n; i++) total += x.data[i] * x.data[i]
+      y.data[slot] = total
+    }
   },
 }

@@ -18,16 +18,35 @@ export function runPlanes(pool: Pool, kernel: string, grain: number, args: reado
 }
 
 /** Calls `body` with the rank and the address of the table of axes that kernels-wasm/planes.ts reads. */
-export function withTable({ memory }: Pool, axes: readonly Axis[], body: (rank: number, table: number) => void): void {
-  if (axes.length === 0) {
-    body(0, 0)
-    return
-  }
-  const table = memory.allocate(12 * axes.length)
+export function withTable(pool: Pool, axes: readonly Axis[], body: (rank: number, table: number) => void): void {
+  if (axes.length === 0) body(0, 0)
+  else
+    withWords(
+      pool,
+      axes.flatMap(({ size, strides }) => [size, ...strides]),
+      (table) => body(axes.length, table),
+    )
+}
+
+/** Calls `body` with the address of a table of int32 or addresses. */
+export function withWords({ memory }: Pool, words: readonly number[], body: (table: number) => void): void {
+  const table = memory.allocate(4 * words.length)
   try {
-    memory.int32(table, 3 * axes.length).set(axes.flatMap(({ size, strides }) => [size, ...strides]))
-    body(axes.length, table.pointer)
+    memory.int32(table, words.length).set(words)
+    body(table.pointer)
   } finally {
     memory.free(table)
   }
+}
+
+/** The table of arrays that kernels-wasm/cuts.ts reads, for tasks of `length` elements, and how many tasks they are. */
+export function cut(arrays: readonly { n: number; addresses: readonly number[] }[], length: number): { words: number[]; tasks: number } {
+  const words: number[] = []
+  let tasks = 0
+  for (const { n, addresses } of arrays) {
+    words.push(tasks, n, ...addresses)
+    tasks += Math.ceil(n / length)
+  }
+  words.push(tasks)
+  return { words, tasks }
 }

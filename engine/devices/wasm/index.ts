@@ -11,6 +11,7 @@ import { linearKernels } from './linear.ts'
 import { matmulKernels } from './matmul.ts'
 import type { Block } from './memory.ts'
 import { movementKernels } from './movement.ts'
+import { muonKernels } from './muon.ts'
 import { netKernels } from './net.ts'
 import { normKernels } from './norm.ts'
 import { optimizerKernels } from './optimizer.ts'
@@ -35,6 +36,7 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
     ...sequenceKernels(pool),
     ...randomKernels(pool),
     ...optimizerKernels(pool),
+    ...muonKernels(pool),
     ...fastWeightKernels(pool),
     ...aftKernels(pool),
     ...netKernels(pool),

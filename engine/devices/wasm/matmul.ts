@@ -7,16 +7,20 @@ import type { Pool } from './pool.ts'
 
 /** Of kernels-wasm/matmul.ts. */
 const MR = 6,
-  NR = 16,
   KC = 512
+export const NR = 16
 
 /** Rows of a task when B is packed beforehand; up to `fewRows` of them a task takes all, and packs its own part of B. */
 const blockRows = 72,
   fewRows = 128
 const blockColumns = 256
 /** Operations, and bytes read by a product of a few rows, that are worth handing to another thread. */
-const worthSharing = 2 ** 18,
+export const worthSharing = 2 ** 18,
   worthReading = 2 ** 17
+
+/** Bytes that a task of kernels-wasm/matmul.ts needs, for a block of rows and columns, of which it packs one or both sides. */
+export const scratchFor = (rows: number, columns: number, packsA: boolean, packsB: boolean): number =>
+  4 * (MR * NR + (packsA ? (rows + MR) * KC : 0) + (packsB ? KC * columns : 0))
 
 const up = (x: number, multiple: number) => Math.ceil(x / multiple) * multiple
 
@@ -57,7 +61,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
         packed = pool.memory.allocate(4 * panels * NR * K)
         pool.run('matmulPack', panels, alone ? panels : Math.ceil(4096 / K), [b.pointer, packed.pointer, strideB, N, K, +transposeB])
       }
-      const scratch = 4 * (MR * NR + (transposeA ? (blockM + MR) * KC : 0) + (packed ? 0 : KC * blockN))
+      const scratch = scratchFor(blockM, blockN, transposeA, !packed)
       pool.run(
         'matmul',
         tasks,

@@ -1,24 +1,28 @@
 import type { Kernels } from '../kernels.ts'
+import { cut, withWords } from './axes.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 
 /** Elements a piece. */
 const grain = 32768
 /** As in kernels-wasm/sums.ts and reduce.ts. */
-const block = 4096
+export const block = 4096
 const columns = 32
 
 export function reduceKernels(pool: Pool): Pick<Kernels<Block>, 'reduce' | 'cumsum' | 'sumSquares'> {
-  /** The sum of n elements, or of their squares, to the address y. */
-  function total(x: number, n: number, squares: boolean, y: number): void {
-    const blocks = Math.ceil(n / block)
-    const partial = pool.memory.allocate(4 * Math.max(blocks, 1))
-    try {
-      pool.run('partialSums', blocks, grain / block, [x, n, Number(squares), partial.pointer])
-      pool.run('addPartialSums', 1, 1, [partial.pointer, blocks, y])
-    } finally {
-      pool.memory.free(partial)
-    }
+  /** y[i] = the sum of the elements of xs[i], or of their squares. */
+  function totals(xs: readonly { x: Block; n: number }[], squares: boolean, y: Block): void {
+    const arrays = xs.map(({ x, n }) => ({ n, addresses: [x.pointer] }))
+    const { words, tasks } = cut(arrays, block)
+    withWords(pool, words, (table) => {
+      const partial = pool.memory.allocate(4 * Math.max(tasks, 1))
+      try {
+        pool.run('partialSums', tasks, grain / block, [table, Number(squares), partial.pointer])
+        pool.run('addPartialSums', xs.length, xs.length, [table, partial.pointer, y.pointer])
+      } finally {
+        pool.memory.free(partial)
+      }
+    })
   }
 
   return {
@@ -33,7 +37,7 @@ export function reduceKernels(pool: Pool): Pick<Kernels<Block>, 'reduce' | 'cums
           inner,
         ])
       } else if (inner === 1 && op === 'sum' && outer === 1) {
-        total(x.pointer, n, false, y.pointer)
+        totals([{ x, n }], false, y)
       } else if (inner === 1) {
         pool.run('reduceRows', outer, Math.ceil(grain / (n + 1)), [code, x.pointer, y.pointer, n])
       }
@@ -41,8 +45,8 @@ export function reduceKernels(pool: Pool): Pick<Kernels<Block>, 'reduce' | 'cums
     cumsum(x, y, outer, n, inner, reverse) {
       pool.run('cumsum', outer * Math.ceil(inner / 4), Math.ceil(grain / (4 * (n + 1))), [x.pointer, y.pointer, n, inner, Number(reverse)])
     },
-    sumSquares(x, n, y, slot) {
-      total(x.pointer, n, true, y.pointer + 4 * slot)
+    sumSquares(xs, y) {
+      totals(xs, true, y)
     },
   }
 }

@@ -31,6 +31,7 @@ import { linearKernels } from './linear.ts'
 import { matmulKernels } from './matmul.ts'
 import type { Block } from './memory.ts'
 import { movementKernels } from './movement.ts'
+import { muonKernels } from './muon.ts'
 import { netKernels } from './net.ts'
 import { normKernels } from './norm.ts'
 import { optimizerKernels } from './optimizer.ts'
@@ -67,6 +68,7 @@ export const webgpuKernels = (gpu: Gpu): Kernels<Block> => ({
   ...sequenceKernels(gpu),
   ...randomKernels(gpu),
   ...optimizerKernels(gpu),
+  ...muonKernels(gpu),
   ...aftKernels(gpu),
   ...netKernels(gpu),
   ...linearKernels(gpu),

@@ -19,7 +19,7 @@ export function partsOf(n: number, columns: number): { parts: number; length: nu
 }
 
 /** [outer, n, 1] -> y[offsetY + o]. */
-function reduceRows(gpu: Gpu, op: keyof typeof ops, x: Block, y: Block, outer: number, n: number, offsetY: number): void {
+export function reduceRows(gpu: Gpu, op: keyof typeof ops, x: Block, y: Block, outer: number, n: number, offsetY: number): void {
   const { parts, length } = partsOf(n, outer * threads)
   const pass = (op: keyof typeof ops, x: Block, y: Block, n: number, parts: number, length: number, offsetY: number): void => {
     const lanes = lanesFor(length)
@@ -73,8 +73,8 @@ export function reduceKernels(gpu: Gpu): Pick<Kernels<Block>, 'reduce' | 'cumsum
       if (inner === 1) gpu.run(reduce, 'cumsumRows', { x, y }, params, n === 0 ? 0 : outer)
       else gpu.run(reduce, 'cumsumColumns', { x, y }, params, Math.ceil((outer * inner) / threads))
     },
-    sumSquares(x, n, y, slot) {
-      reduceRows(gpu, 'squares', x, y, 1, n, slot)
+    sumSquares(xs, y) {
+      for (const [slot, { x, n }] of xs.entries()) reduceRows(gpu, 'squares', x, y, 1, n, slot)
     },
   }
 }
