@@ -1,4 +1,5 @@
 export { customOp, record, recordMany } from './autograd.ts'
+export { type CapturedStep, type CarriedState, capture, type StepResult } from './capture.ts'
 export type { Device, DeviceName, DispatchTiming, DType, HostArray } from './devices/device.ts'
 export {
   type AdamOptions,

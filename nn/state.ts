@@ -105,6 +105,30 @@ export function takeRows<S extends State>(state: S, rows: readonly number[]): S 
   return scope(() => mapState(state, take, takeCounts) as S)
 }
 
+/** States of the same layer or model as one of all their rows, in order. Takes the states: they are disposed, or live on in the result. */
+export function joinRows<S extends State>(states: readonly S[]): S {
+  const [first, ...others] = states
+  if (others.length === 0) return first
+  const tensors = new Map<string, Tensor[]>()
+  const counts = new Map<string, number[]>()
+  for (const state of states)
+    mapState(
+      state,
+      (t, name) => tensors.set(name, [...(tensors.get(name) ?? []), t]),
+      (c, name) => counts.set(name, [...(counts.get(name) ?? []), ...c]),
+    )
+  const joined = scope(
+    () =>
+      mapState(
+        first,
+        (_, name) => concat(tensors.get(name)!, 0),
+        (_, name) => Int32Array.from(counts.get(name)!),
+      ) as S,
+  )
+  for (const state of states) disposeState(state)
+  return joined
+}
+
 function checkRows(rows: unknown, R = Infinity): asserts rows is readonly number[] {
   if (!Array.isArray(rows) && !(ArrayBuffer.isView(rows) && 'length' in rows))
     throw new Error(`takeRows: the rows must be an array of their places, such as [0, 0, 2], not ${told(rows)}`)
