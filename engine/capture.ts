@@ -20,10 +20,11 @@ import { keep, scope } from './scope.ts'
 import { sameShape, show } from './shape.ts'
 import { empty, Tensor, watched } from './tensor.ts'
 
-/** Memory of tensors, and how many of them there are. */
+/** Memory of tensors, how many of them there are, and how often it was overwritten. */
 interface Memory {
   readonly storage: unknown
   readonly owners: number
+  readonly version: number
 }
 
 /** What one step leaves to the next: float32 tensors, and counts on the host that grow by the same numbers in each step, such as positions. */
@@ -76,9 +77,10 @@ export async function capture(
   const counts = state.counts.map((c) => Int32Array.from(c))
   for (const t of inputs) t.becomeInput()
 
-  /** Memory from outside that is read; where the host's numbers go. */
-  const outside = new Set<Memory>()
+  /** Memory from outside that is read, and its version; where the host's numbers go. */
+  const outside = new Map<Memory, number>()
   const writes = new Map<unknown, () => ArrayLike<number>>()
+  const changing = new Set([...inputs, ...begin].map((t) => t.storage))
   const captures: Capture[] = []
   const dispose = (): void => {
     for (const t of begin) t.dispose()
@@ -95,10 +97,10 @@ export async function capture(
     const body = (): void =>
       watched(onlooker, () => scope(() => noGrad(() => void (result = settled(step({ tensors: from, counts }), from)))))
     const [first] = captures
-    const taken = await note.call(device, body, first && { first, instead })
+    const taken = await note.call(device, body, { changing, again: first && { first, instead } })
     captures.push(first ? { ...taken, free: () => {} } : taken)
     const own = new Set([...captures.flatMap(({ blocks }) => blocks), ...begin.map((t) => t.storage)])
-    for (const block of seen) if (!own.has(block.storage)) outside.add(block)
+    for (const block of seen) if (!own.has(block.storage) && !changing.has(block.storage)) outside.set(block, block.version)
     for (const t of [...result!.outputs, ...result!.tensors])
       if (!own.has(t.storage)) throw new Error(`capture: the step returns ${t}, which it hasn't made`)
     return result!
@@ -138,7 +140,14 @@ export async function capture(
       state: () => ({ tensors: states[turn], counts }),
       replay() {
         if (captures.length === 0) throw new Error('replay: the captured step was disposed')
-        for (const { owners } of outside) if (owners === 0) throw new Error('replay: a tensor that the captured step reads was freed')
+        let stale = false
+        for (const [block, version] of outside) {
+          if (block.owners === 0) throw new Error('replay: a tensor that the captured step reads was freed')
+          if (block.version === version) continue
+          outside.set(block, block.version)
+          stale = true
+        }
+        if (stale) captures[0].prepare()
         for (const [storage, values] of writes) device.write(storage, values())
         captures[turn].replay()
         turn = 1 - turn

@@ -37,7 +37,7 @@ interface Indices {
 
 /** What looks on while a step is captured: it is told of all memory that kernels are called on, and of tensors whose values change. */
 export interface Onlooker {
-  uses(block: { readonly storage: unknown; readonly owners: number }): void
+  uses(block: Readonly<Block>): void
   varies(t: Tensor, values: () => ArrayLike<number>): void
 }
 let onlooker: Onlooker | null = null

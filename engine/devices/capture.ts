@@ -10,8 +10,16 @@ export interface Capture<S = any> {
   /** The kernels that were noted, as the device notes them, and the blocks taken meanwhile, in order. */
   readonly launches: readonly unknown[]
   readonly blocks: readonly S[]
-  /** Gives them back. Not for a capture `again`, whose blocks belong to the first. */
+  /** Does again what the step has prepared from blocks that were there before and don't change: to be called when they have. */
+  prepare(): void
+  /** Gives the blocks back. Not for a capture `again`, whose blocks belong to the first. */
   free(): void
+}
+
+export interface CaptureOptions<S> {
+  /** Of the blocks that were there before, those that hold something else at each replay. */
+  changing: ReadonlySet<S>
+  again?: Again<S>
 }
 
 /** Where a step is noted for the second time: it takes the blocks of the first time, others `instead` of some. */
@@ -24,6 +32,10 @@ export interface Notes<S, Launch> {
   /** Whether a step is being captured. */
   on(): boolean
   note(launch: Launch): void
+  /** Whether a block was there before and holds the same at each replay, so that something may be prepared from it. */
+  stays(block: S): boolean
+  /** What is prepared from blocks, for all replays. */
+  noteFirst(launch: Launch): void
   /** Memory for the step; `kind` says what for, the same each time. */
   take(kind: string, make: () => S): S
   /** Whether the block belongs to a capture, and stays when a tensor lets go of it. */
@@ -32,7 +44,10 @@ export interface Notes<S, Launch> {
   written(block: S, differs: () => boolean): boolean
   /** To be called when the host reads. */
   read(): void
-  capture(body: () => void, again: Again<S> | undefined): { launches: readonly Launch[]; blocks: readonly S[]; free(): void }
+  capture(
+    body: () => void,
+    options: CaptureOptions<S>,
+  ): { first: readonly Launch[]; launches: readonly Launch[]; blocks: readonly S[]; free(): void }
 }
 
 const unlike =
@@ -46,10 +61,12 @@ export function createNotes<S extends object, Launch>(
 ): Notes<S, Launch> {
   const owned = new WeakSet<S>()
   const kinds = new WeakMap<S, string>()
-  let current: { launches: Launch[]; blocks: S[]; again: Again<S> | undefined; wasRead: boolean } | null = null
+  let current: (CaptureOptions<S> & { first: Launch[]; launches: Launch[]; blocks: S[]; wasRead: boolean }) | null = null
   return {
     on: () => current !== null,
     note: (launch) => void current!.launches.push(launch),
+    stays: (block) => current !== null && !owned.has(block) && !current.blocks.includes(block) && !current.changing.has(block),
+    noteFirst: (launch) => void current!.first.push(launch),
     take(kind, make) {
       const { blocks, again } = current!
       let block: S
@@ -78,8 +95,9 @@ export function createNotes<S extends object, Launch>(
       current.wasRead = true
       throw new Error(reads)
     },
-    capture(body, again) {
-      const mine = { launches: [], blocks: [], again, wasRead: false } as NonNullable<typeof current>
+    capture(body, options) {
+      const mine: NonNullable<typeof current> = { ...options, first: [], launches: [], blocks: [], wasRead: false }
+      const { again } = options
       const free = (): void => {
         for (const block of mine.blocks.splice(0)) {
           owned.delete(block)
@@ -91,18 +109,18 @@ export function createNotes<S extends object, Launch>(
         body()
         // A read is asynchronous: its error reaches nobody who doesn't wait.
         if (mine.wasRead) throw new Error(reads)
-        const first = again?.first.launches as readonly Launch[] | undefined
+        const before = again?.first.launches as readonly Launch[] | undefined
         const { launches } = mine
-        if (first && !(first.length === launches.length && first.every((launch, i) => same(launch, launches[i], again!.instead))))
+        if (before && !(before.length === launches.length && before.every((launch, i) => same(launch, launches[i], again!.instead))))
           throw new Error(unlike)
       } catch (error) {
         current = null
-        if (!again) free()
+        if (!mine.again) free()
         throw error
       } finally {
         current = null
       }
-      return { launches: mine.launches, blocks: mine.blocks, free }
+      return { first: mine.first, launches: mine.launches, blocks: mine.blocks, free }
     },
   }
 }

@@ -93,14 +93,14 @@ export function referenceDevice(): Device<RefStorage> {
     },
     bytesInUse: () => bytes,
     bytesReserved: () => bytes,
-    async capture(body, again) {
+    async capture(body, options) {
       use()
-      const { launches, ...rest } = notes.capture(body, again)
+      const { launches, ...rest } = notes.capture(body, options)
       const replay = () => {
         use()
         for (const { name, args } of launches) table[name](...args)
       }
-      return { ...rest, launches, replay }
+      return { ...rest, launches, replay, prepare() {} }
     },
     close() {
       open = false

@@ -71,9 +71,9 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
     },
     bytesInUse: () => memory.bytesInUse() - pool.scratchBytes(),
     bytesReserved: memory.bytesReserved,
-    async capture(body, again) {
+    async capture(body, options) {
       use()
-      return pool.capture(body, again)
+      return pool.capture(body, options)
     },
     close() {
       open = false

@@ -8,7 +8,7 @@
  */
 import { relaxed as relaxedBytes, simd as simdBytes } from '../../../kernels-wasm/generated/bytes.ts'
 import { inNode } from '../../platform.ts'
-import { type Again, type Capture, createNotes, type Notes } from '../capture.ts'
+import { type Capture, type CaptureOptions, createNotes, type Notes } from '../capture.ts'
 import { GateError } from '../kernels.ts'
 import { compileLaunches, type Launch } from './launches.ts'
 import { type Block, createMemory, type Memory } from './memory.ts'
@@ -38,7 +38,7 @@ export interface Pool {
   run(kernel: string, n: number, grain: number, args: readonly number[], scratchBytes?: number): void
   /** While a step is captured `run` only notes, and the memory gives what stays. */
   readonly notes: Notes<Block, Launch>
-  capture(body: () => void, again?: Again<Block>): Promise<Capture<Block>>
+  capture(body: () => void, options: CaptureOptions<Block>): Promise<Capture<Block>>
   /** Bytes of the memory's blocks that are the pool's own. */
   scratchBytes(): number
   close(): void
@@ -157,7 +157,7 @@ function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory) {
   const names = WebAssembly.Module.exports(module)
     .filter((entry) => entry.kind === 'function')
     .map((entry) => entry.name)
-  return { names, kernels: names.map((name) => exports[name] as Kernel), setScratch: exports.setScratch as (pointer: number) => void }
+  return { functions: exports, names, kernels: names.map((name) => exports[name] as Kernel), setScratch: exports.setScratch as (pointer: number) => void }
 }
 
 /** Takes pieces of the open job until none is left. A failure ends the job for all, its text kept for the caller. */
@@ -332,7 +332,7 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
       if (!notes.owns(block)) blocks.free(block)
     },
   }
-  const { names, kernels, setScratch } = instantiate(module, memory.wasm)
+  const { functions, names, kernels, setScratch } = instantiate(module, memory.wasm)
   const ids = new Map(names.map((name, id) => [name, id]))
 
   const control = controlViews(shared ? new SharedArrayBuffer(controlBytes) : new ArrayBuffer(controlBytes))
@@ -420,14 +420,17 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
     relaxed,
     run,
     notes,
-    async capture(body, again) {
-      const { launches, ...rest } = notes.capture(body, again)
+    async capture(body, options) {
+      const { first, launches, ...rest } = notes.capture(body, options)
       const scratchBytes = launches.reduce((most, launch) => Math.max(most, launch.scratchBytes), 0)
       const all = await compileLaunches(
         launches,
-        (name) => kernels[ids.get(name)!],
+        functions,
         ({ n, grain }) => threads > 1 && n > grain,
-        ({ kernel, n, grain, args }) => run(kernel, n, grain, args),
+        (place) => {
+          const { kernel, n, grain, args } = launches[place]
+          run(kernel, n, grain, args)
+        },
       )
       const replay = (): void => {
         if (!open) throw new Error('wasm: the device has been closed')
@@ -438,7 +441,11 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
           throw failure(error, 'a kernel of a captured step')
         }
       }
-      return { ...rest, launches, replay }
+      const prepare = (): void => {
+        for (const { kernel, n, grain, args } of first) run(kernel, n, grain, args)
+      }
+      if (!options.again) prepare()
+      return { ...rest, launches, replay, prepare }
     },
     scratchBytes: () => scratch?.bytes ?? 0,
     close() {
