@@ -16,7 +16,7 @@
 import { told } from './arguments.ts'
 import type { Capture } from './devices/capture.ts'
 import { noGrad } from './recording.ts'
-import { keep, scope } from './scope.ts'
+import { checkSynchronous, keep, scope } from './scope.ts'
 import { sameShape, show } from './shape.ts'
 import { empty, Tensor, watched } from './tensor.ts'
 
@@ -87,6 +87,12 @@ export async function capture(
     for (const taken of captures.splice(0)) taken.free()
   }
 
+  const stepped = (tensors: readonly Tensor[]): StepResult => {
+    const result = step({ tensors, counts })
+    checkSynchronous('capture', result)
+    return result
+  }
+
   const once = async (from: readonly Tensor[], instead: ReadonlyMap<unknown, unknown>): Promise<StepResult> => {
     let result: StepResult | undefined
     const seen = new Set<Memory>()
@@ -94,8 +100,7 @@ export async function capture(
       uses: (block: Memory) => void seen.add(block),
       varies: (t: Tensor, values: () => ArrayLike<number>) => void writes.set(t.storage, values),
     }
-    const body = (): void =>
-      watched(onlooker, () => scope(() => noGrad(() => void (result = settled(step({ tensors: from, counts }), from)))))
+    const body = (): void => watched(onlooker, () => scope(() => noGrad(() => void (result = settled(stepped(from), from)))))
     const [first] = captures
     const taken = await note.call(device, body, { changing, again: first && { first, instead } })
     captures.push(first ? { ...taken, free: () => {} } : taken)
@@ -127,7 +132,9 @@ export async function capture(
         `capture: the step gives ${even.tensors.length} tensors and ${even.counts.length} counts for a state of ${begin.length} and ${counts.length}`,
       )
     const growth = even.counts.map((after, i) => after.map((x, j) => x - counts[i][j]))
-    const advance = (sign: number): void => counts.forEach((c, i) => growth[i].forEach((d, j) => (c[j] += sign * d)))
+    const advance = (times: number): void => {
+      for (const [i, c] of counts.entries()) for (const [j, d] of growth[i].entries()) c[j] += times * d
+    }
     advance(1)
     const odd = await once(even.tensors, new Map(even.tensors.map((t, i) => [t.storage, begin[i].storage])))
     if (odd.counts.some((after, i) => after.some((x, j) => x - counts[i][j] !== growth[i][j])))
@@ -139,6 +146,7 @@ export async function capture(
       outputs: even.outputs,
       state: () => ({ tensors: states[turn], counts }),
       replay() {
+        for (const t of inputs) if (t.disposed) throw new Error(`replay: the input ${show(t.shape)} was freed`)
         if (captures.length === 0) throw new Error('replay: the captured step was disposed')
         let stale = false
         for (const [block, version] of outside) {

@@ -44,12 +44,12 @@ let onlooker: Onlooker | null = null
 
 /** Runs `body` with somebody looking on. */
 export function watched<R>(by: Onlooker, body: () => R): R {
-  if (onlooker) throw new Error('capture: a step is being captured already')
+  const before = onlooker
   onlooker = by
   try {
     return body()
   } finally {
-    onlooker = null
+    onlooker = before
   }
 }
 
@@ -118,7 +118,7 @@ export class Tensor implements Scoped {
   /** The values of an int32 tensor, as they were given; null for float32. */
   get indices(): Int32Array | null {
     if (this.host?.input) refuseCapture(`looks at the values of the input ${show(this.shape)} on the host`)
-    return this.host && this.host.values
+    return this.host?.values ?? null
   }
 
   /** For an int32 tensor that is to be the input of a captured step: `write` may overwrite it from now on. @internal */

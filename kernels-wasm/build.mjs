@@ -59,7 +59,7 @@ function signaturesOf(binary) {
   }
   const list = (read) => Array.from({ length: number() }, read)
   const name = () => Buffer.from(list(() => binary[at++])).toString()
-  const letters = { 0x7f: 'i', 0x7d: 'f' }
+  const letters = { 127: 'i', 125: 'f' }
   let types
   const functions = []
   while (at < binary.length) {
@@ -79,7 +79,9 @@ function signaturesOf(binary) {
     if (section === 3) functions.push(...list(number))
     if (section === 7) {
       const exported = list(() => [name(), binary[at++], number()])
-      return Object.fromEntries(exported.filter(([, kind]) => kind === 0).map(([name, , index]) => [name, types[functions[index]].join('')]))
+      return Object.fromEntries(
+        exported.filter(([, kind]) => kind === 0).map(([name, , index]) => [name, types[functions[index]].join('')]),
+      )
     }
     at = end
   }
@@ -105,7 +107,10 @@ for (const target of Object.keys(JSON.parse(readFileSync(config, 'utf8')).target
   if (JSON.stringify(signaturesOf(binary)) !== signatures) throw new Error(`kernels-wasm: target ${target} has other signatures`)
   sizes.push(`${target} ${(binary.length / 1024).toFixed(1)} kB`)
 }
-lines.push('/** The parameters of each kernel: i for i32, f for f32. */', `export const signatures: Readonly<Record<string, string>> = ${signatures}`)
+lines.push(
+  '/** The parameters of each kernel: i for i32, f for f32. */',
+  `export const signatures: Readonly<Record<string, string>> = ${signatures}`,
+)
 mkdirSync(dirname(output), { recursive: true })
 // Written whole or not at all, even when two builds run at once.
 const temporary = `${output}.${process.pid}`

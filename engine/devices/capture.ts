@@ -61,7 +61,8 @@ export function createNotes<S extends object, Launch>(
 ): Notes<S, Launch> {
   const owned = new WeakSet<S>()
   const kinds = new WeakMap<S, string>()
-  let current: (CaptureOptions<S> & { first: Launch[]; launches: Launch[]; blocks: S[]; wasRead: boolean }) | null = null
+  type Current = CaptureOptions<S> & { first: Launch[]; launches: Launch[]; blocks: S[]; wasRead: boolean }
+  let current: Current | null = null
   return {
     on: () => current !== null,
     note: (launch) => void current!.launches.push(launch),
@@ -96,7 +97,8 @@ export function createNotes<S extends object, Launch>(
       throw new Error(reads)
     },
     capture(body, options) {
-      const mine: NonNullable<typeof current> = { ...options, first: [], launches: [], blocks: [], wasRead: false }
+      if (current) throw new Error('capture: a step is being captured already')
+      const mine: Current = { ...options, first: [], launches: [], blocks: [], wasRead: false }
       const { again } = options
       const free = (): void => {
         for (const block of mine.blocks.splice(0)) {

@@ -76,6 +76,8 @@ export async function compileLaunches(
     ...section(10, list([[...unsigned(code.length), ...code]])),
   ])
   const from = { ...Object.fromEntries(imports.map((kernel) => [kernel, kernels[kernel]])), share }
-  const { instance } = (await WebAssembly.instantiate(bytes, { from } as WebAssembly.Imports)) as unknown as { instance: { exports: { run: () => void } } }
+  const { instance } = (await WebAssembly.instantiate(bytes, { from } as WebAssembly.Imports)) as unknown as {
+    instance: { exports: { run: () => void } }
+  }
   return instance.exports.run
 }

@@ -157,7 +157,12 @@ function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory) {
   const names = WebAssembly.Module.exports(module)
     .filter((entry) => entry.kind === 'function')
     .map((entry) => entry.name)
-  return { functions: exports, names, kernels: names.map((name) => exports[name] as Kernel), setScratch: exports.setScratch as (pointer: number) => void }
+  return {
+    functions: exports,
+    names,
+    kernels: names.map((name) => exports[name] as Kernel),
+    setScratch: exports.setScratch as (pointer: number) => void,
+  }
 }
 
 /** Takes pieces of the open job until none is left. A failure ends the job for all, its text kept for the caller. */
