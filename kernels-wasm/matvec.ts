@@ -2,20 +2,22 @@
  * Products of few rows with a matrix that stays the same, as when tokens are generated: C[M,N] = activation(A[M,K] B[K,N] [+ C] [+ bias]) with B packed
  * beforehand, once for all calls. Every element is the same sum in the same order as in matmul.ts, to the bit.
  *
- * With one row each number of B is used once, so what counts is how fast B comes in: it is read from end to end, two panels side by side, into eight
- * vectors of sums, as many as the latency of an addition needs. With more, two rows share a panel, which the first-level cache keeps for the others.
+ * With one row each number of B is used once, so what counts is how fast B comes in: it is read from end to end, into eight vectors of sums, as many as the
+ * latency of an addition needs. With more, two rows share half a panel, which the first-level cache keeps for the others.
  * Pinned by test/ops/capture.test.ts.
  */
 import { madd, vunary } from './math'
 import { scratch } from './scratch'
 
-/** Columns of a panel, and its row in bytes. */
-const NR = 16
-const ROW = 64
+/** Columns of a panel, its row in bytes, and half of both. */
+const NR = 32
+const ROW = 128
+const HALF = 16
+const HALF_ROW = 64
 /** Terms that are summed before they join the total, as in matmul.ts. */
 const KC = 512
 
-/** B -> panels [K][16], columns past N filled with zeros. Task: a panel. */
+/** B -> panels [K][32], columns past N filled with zeros. Task: a panel. */
 export function matvecPack(begin: i32, end: i32, b: usize, packed: usize, N: i32, K: i32, transposeB: i32): void {
   const stepK: usize = transposeB ? 4 : <usize>N << 2
   const stepN: usize = transposeB ? <usize>K << 2 : 4
@@ -38,30 +40,39 @@ export function matvecPack(begin: i32, end: i32, b: usize, packed: usize, N: i32
   v128.store(to, c3, 48)
 }
 
-/** sums[2][16]: one row of A, two panels. */
-function oneRow(x: usize, p: usize, q: usize, kc: i32, sums: usize): void {
+/** sums[32]: one row of A, a panel. */
+function oneRow(x: usize, p: usize, kc: i32, sums: usize): void {
   let c0 = f32x4.splat(0), c1 = f32x4.splat(0), c2 = f32x4.splat(0), c3 = f32x4.splat(0)
   let d0 = f32x4.splat(0), d1 = f32x4.splat(0), d2 = f32x4.splat(0), d3 = f32x4.splat(0)
   const end = x + (<usize>kc << 2)
-  while (x < end) {
+  for (; x + 8 <= end; x += 8) {
+    const a = v128.load32_splat(x), b = v128.load32_splat(x, 4)
+    c0 = madd(b, v128.load(p, 128), madd(a, v128.load(p), c0))
+    c1 = madd(b, v128.load(p, 144), madd(a, v128.load(p, 16), c1))
+    c2 = madd(b, v128.load(p, 160), madd(a, v128.load(p, 32), c2))
+    c3 = madd(b, v128.load(p, 176), madd(a, v128.load(p, 48), c3))
+    d0 = madd(b, v128.load(p, 192), madd(a, v128.load(p, 64), d0))
+    d1 = madd(b, v128.load(p, 208), madd(a, v128.load(p, 80), d1))
+    d2 = madd(b, v128.load(p, 224), madd(a, v128.load(p, 96), d2))
+    d3 = madd(b, v128.load(p, 240), madd(a, v128.load(p, 112), d3))
+    p += 2 * ROW
+  }
+  if (x < end) {
     const a = v128.load32_splat(x)
     c0 = madd(a, v128.load(p), c0)
     c1 = madd(a, v128.load(p, 16), c1)
     c2 = madd(a, v128.load(p, 32), c2)
     c3 = madd(a, v128.load(p, 48), c3)
-    d0 = madd(a, v128.load(q), d0)
-    d1 = madd(a, v128.load(q, 16), d1)
-    d2 = madd(a, v128.load(q, 32), d2)
-    d3 = madd(a, v128.load(q, 48), d3)
-    x += 4
-    p += ROW
-    q += ROW
+    d0 = madd(a, v128.load(p, 64), d0)
+    d1 = madd(a, v128.load(p, 80), d1)
+    d2 = madd(a, v128.load(p, 96), d2)
+    d3 = madd(a, v128.load(p, 112), d3)
   }
   put(sums, c0, c1, c2, c3)
-  put(sums + ROW, d0, d1, d2, d3)
+  put(sums + HALF_ROW, d0, d1, d2, d3)
 }
 
-/** sums[2][16]: two rows of A, one panel. */
+/** sums[2][16]: two rows of A, half a panel. */
 function twoRows(x: usize, y: usize, p: usize, kc: i32, sums: usize): void {
   let c0 = f32x4.splat(0), c1 = f32x4.splat(0), c2 = f32x4.splat(0), c3 = f32x4.splat(0)
   let d0 = f32x4.splat(0), d1 = f32x4.splat(0), d2 = f32x4.splat(0), d3 = f32x4.splat(0)
@@ -82,7 +93,7 @@ function twoRows(x: usize, y: usize, p: usize, kc: i32, sums: usize): void {
     p += ROW
   }
   put(sums, c0, c1, c2, c3)
-  put(sums + ROW, d0, d1, d2, d3)
+  put(sums + HALF_ROW, d0, d1, d2, d3)
 }
 
 /** c = activation((first ? 0 : c) + sums + bias) for some columns of a row. */
@@ -104,52 +115,39 @@ function finish(sums: usize, c: usize, columns: i32, first: bool, bias: usize, a
   }
 }
 
-/** packed: as matvecPack left it. Task: two panels, 32 columns. Scratch: two panels' sums. */
+/** packed: as matvecPack left it. Task: a panel. Scratch: 32 sums. */
 export function matvec(
   begin: i32, end: i32, a: usize, packed: usize, bias: usize, c: usize, M: i32, N: i32, K: i32, accumulate: i32, activation: i32,
 ): void {
   const sums = scratch
-  const row = <usize>N << 2
+  const rowA = <usize>K << 2
+  const rowC = <usize>N << 2
   for (let task = begin; task < end; task++) {
-    const n0 = task * 2 * NR
-    const columns = min(NR, N - n0), more = min(NR, N - n0 - NR)
+    const n0 = task * NR
+    const columns = min(NR, N - n0)
     let k0 = 0
     do {
       const kc = min(KC, K - k0)
       const first = k0 == 0 && !accumulate
       const last = k0 + kc == K
-      const p = packed + (<usize>n0 * K << 2) + <usize>k0 * ROW
-      // Where there is no second panel, the first one stands in.
-      const q = more > 0 ? p + <usize>K * ROW : p
+      const panel = packed + (<usize>task * K + k0) * ROW
+      const x = a + (<usize>k0 << 2)
+      const to = c + (<usize>n0 << 2)
       const b = last && bias ? bias + (<usize>n0 << 2) : 0
       const f = last ? activation : -1
-      let x = a + (<usize>k0 << 2)
-      let to = c + (<usize>n0 << 2)
-      let m = 0
-      for (; m + 2 <= M; m += 2) {
-        const y = x + (<usize>K << 2)
-        twoRows(x, y, p, kc, sums)
-        finish(sums, to, columns, first, b, f)
-        finish(sums + ROW, to + row, columns, first, b, f)
-        x = y + (<usize>K << 2)
-        to += 2 * row
-      }
-      if (m < M) {
-        oneRow(x, p, q, kc, sums)
-        finish(sums, to, columns, first, b, f)
-        if (more > 0) finish(sums + ROW, to + ROW, more, first, b ? b + ROW : 0, f)
-      }
-      if (more > 0) {
-        x = a + (<usize>k0 << 2)
-        to = c + (<usize>n0 << 2) + ROW
-        for (m = 0; m + 2 <= M; m += 2) {
-          const y = x + (<usize>K << 2)
-          twoRows(x, y, q, kc, sums)
-          finish(sums, to, more, first, b ? b + ROW : 0, f)
-          finish(sums + ROW, to + row, more, first, b ? b + ROW : 0, f)
-          x = y + (<usize>K << 2)
-          to += 2 * row
+      const pairs = M & ~1
+      for (let n = 0; pairs > 0 && n < columns; n += HALF) {
+        const at = <usize>n << 2
+        const some = min(HALF, columns - n)
+        for (let m: usize = 0; m < <usize>pairs; m += 2) {
+          twoRows(x + m * rowA, x + (m + 1) * rowA, panel + at, kc, sums)
+          finish(sums, to + m * rowC + at, some, first, b ? b + at : 0, f)
+          finish(sums + HALF_ROW, to + (m + 1) * rowC + at, some, first, b ? b + at : 0, f)
         }
+      }
+      if (pairs < M) {
+        oneRow(x + <usize>pairs * rowA, panel, kc, sums)
+        finish(sums, to + <usize>pairs * rowC, columns, first, b, f)
       }
       k0 += kc
     } while (k0 < K)

@@ -208,12 +208,21 @@ export function sample(logits: ArrayLike<number>, temperature: number, topK: num
   checkNumber('sample: temperature', temperature, '0 or more')
   checkNumber('sample: topK', topK, 'an integer, 0 or more')
   checkNumber('sample: u', u, 'in [0, 1)')
-  const order = Array.from(logits, (_, i) => i).sort((a, b) => logits[b] - logits[a] || a - b)
-  if (!Number.isFinite(logits[order[0]]) || order.some((i) => Number.isNaN(logits[i]))) throw new Error(notFinite)
-  if (temperature === 0) return order[0]
-  const candidates = topK > 0 ? order.slice(0, topK) : order
-  const weights = candidates.map((i) => Math.exp((logits[i] - logits[order[0]]) / temperature))
+  // NaN is sorted to the end, the largest number to the last place before.
+  const sorted = Float64Array.from(logits).sort().reverse()
+  const largest = sorted[0]
+  if (!Number.isFinite(largest)) throw new Error(notFinite)
+  if (temperature === 0) return place(logits, sorted, 0)
+  const candidates = topK > 0 ? sorted.subarray(0, topK) : sorted
+  const weights = candidates.map((x) => Math.exp((x - largest) / temperature))
   let left = u * weights.reduce((a, b) => a + b, 0)
-  for (let i = 0; i < candidates.length; i++) if ((left -= weights[i]) < 0) return candidates[i]
-  return candidates[0]
+  for (let i = 0; i < weights.length; i++) if ((left -= weights[i]) < 0) return place(logits, sorted, i)
+  return place(logits, sorted, 0)
+}
+
+/** Where the i-th largest logit stands; of equal ones the first comes first. */
+function place(logits: ArrayLike<number>, sorted: Float64Array, i: number): number {
+  let equals = i
+  while (equals > 0 && sorted[equals - 1] === sorted[i]) equals--
+  for (let at = 0, left = i - equals; ; at++) if (logits[at] === sorted[i] && left-- === 0) return at
 }

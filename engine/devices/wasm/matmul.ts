@@ -15,7 +15,7 @@ const blockRows = 64,
   fewRows = 128
 const blockColumns = 256
 /** NR of kernels-wasm/matvec.ts. */
-const panelColumns = 16
+const panelColumns = 32
 /** Operations, and bytes read by a product of a few rows, that are worth handing to another thread. */
 const worthSharing = 2 ** 18,
   worthReading = 2 ** 17
@@ -40,13 +40,12 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
           args: [b.pointer, packed.pointer, N, K, +transposeB],
           scratchBytes: 0,
         })
-        const pair = 2 * panelColumns
         pool.run(
           'matvec',
-          Math.ceil(N / pair),
-          Math.ceil(Math.min(worthReading / (4 * pair * (K + 1)), worthSharing / (2 * M * pair * (K + 1)))),
+          panels,
+          Math.ceil(Math.min(worthReading / (4 * panelColumns * (K + 1)), worthSharing / (2 * M * panelColumns * (K + 1)))),
           [a.pointer, packed.pointer, biasPointer, c.pointer, M, N, K, +accumulate, activation],
-          8 * panelColumns,
+          4 * panelColumns,
         )
         return
       }
