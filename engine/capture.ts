@@ -33,7 +33,7 @@ export interface CarriedState {
   counts: readonly Int32Array[]
 }
 
-export interface StepResult extends CarriedState {
+export interface CaptureResult extends CarriedState {
   outputs: readonly Tensor[]
 }
 
@@ -57,7 +57,7 @@ export interface CapturedStep {
 export async function capture(
   inputs: readonly Tensor[],
   state: CarriedState,
-  step: (state: CarriedState) => StepResult,
+  step: (state: CarriedState) => CaptureResult,
 ): Promise<CapturedStep> {
   if (!Array.isArray(inputs)) throw new Error(`capture: the inputs must be an array of tensors, not ${told(inputs)}`)
   const known = [...inputs, ...state.tensors]
@@ -87,14 +87,14 @@ export async function capture(
     for (const taken of captures.splice(0)) taken.free()
   }
 
-  const stepped = (tensors: readonly Tensor[]): StepResult => {
+  const stepped = (tensors: readonly Tensor[]): CaptureResult => {
     const result = step({ tensors, counts })
     checkSynchronous('capture', result)
     return result
   }
 
-  const once = async (from: readonly Tensor[], instead: ReadonlyMap<unknown, unknown>): Promise<StepResult> => {
-    let result: StepResult | undefined
+  const once = async (from: readonly Tensor[], instead: ReadonlyMap<unknown, unknown>): Promise<CaptureResult> => {
+    let result: CaptureResult | undefined
     const seen = new Set<Memory>()
     const onlooker = {
       uses: (block: Memory) => void seen.add(block),
@@ -112,7 +112,7 @@ export async function capture(
   }
 
   /** The result's tensors, kept, each with memory of its own. */
-  const settled = ({ outputs, tensors, counts }: StepResult, from: readonly Tensor[]): StepResult => {
+  const settled = ({ outputs, tensors, counts }: CaptureResult, from: readonly Tensor[]): CaptureResult => {
     const taken = new Set<unknown>([...inputs, ...from].map((t) => t.storage))
     const own = (t: Tensor): Tensor => {
       const alone = keep(taken.has(t.storage) ? copied(t) : t)

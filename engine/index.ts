@@ -1,5 +1,5 @@
 export { customOp, record, recordMany } from './autograd.ts'
-export { type CapturedStep, type CarriedState, capture, type StepResult } from './capture.ts'
+export { type CapturedStep, type CaptureResult, type CarriedState, capture } from './capture.ts'
 export type { Device, DeviceName, DispatchTiming, DType, HostArray } from './devices/device.ts'
 export {
   type AdamOptions,
@@ -110,5 +110,6 @@ export {
   Tensor,
   type TensorOptions,
   tensor,
+  varying,
   zeros,
 } from './tensor.ts'

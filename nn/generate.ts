@@ -1,5 +1,5 @@
 import { checkNumber, checkObject, told } from '../engine/arguments.ts'
-import { type CapturedStep, type CarriedState, capture, type StepResult } from '../engine/capture.ts'
+import { type CapturedStep, type CaptureResult, type CarriedState, capture } from '../engine/capture.ts'
 import type { HostArray } from '../engine/devices/device.ts'
 // The sampler draws on the host, where the reference device has the numbers that all devices share.
 import { threefry } from '../engine/devices/reference/random.ts'
@@ -153,7 +153,7 @@ async function decoder(model: LanguageModel, rows: Row[]): Promise<Decoder> {
   const B = rows.length
   const state = scope(() => joinRows(rows.splice(0).map((row) => row.state)))
   const token = tensor(new Int32Array(B), { shape: [B, 1], device })
-  const step = (carried: CarriedState): StepResult =>
+  const step = (carried: CarriedState): CaptureResult =>
     evaluated(model, () => {
       const result = model.forward(token, filled(state, carried))
       return { outputs: [result.logits], ...flat(result.state) }

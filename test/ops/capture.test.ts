@@ -28,8 +28,8 @@ import {
   tanh,
   tensor,
   uniform,
+  varying,
 } from '../../engine/index.ts'
-import { varying } from '../../engine/tensor.ts'
 import { assertSameBits, gpus, reference, uniforms, wasm } from '../helpers.ts'
 
 const none = { tensors: [], counts: [] }
