@@ -1,10 +1,11 @@
 /**
- * How fast text is generated, by the default model with random weights, whose speed is that of trained ones. From the repository's root, after `npm run build`:
+ * How fast text is generated, by the default model with random weights, whose speed is that of trained ones. From the repository's root, after
+ * `npm run build`:
  *
  *     node bench/decode.mjs [--threads 1] [--length 2000] [--batch 32] [--rounds 7] [--against FOLDER]
  *
- * Rounds are interleaved: a step that is run each time (on a profiled device, which captures none, but whose profile is stopped), the captured one, a batch, and one
- * read of as many bytes as the model has weights, by a sum. `--against`: another checkout, built, for its `generate` in place of the first.
+ * Rounds are interleaved: a step that is run each time (on a profiled device, which captures none, but whose profile is stopped), the captured one,
+ * a batch, and one read of as many bytes as the model has weights, by a sum. `--against`: another checkout, built, for its `generate` in place of the first.
  * Prints medians of wall time, and of the process's processor time, which other programs on the machine disturb less.
  */
 import { cpus } from 'node:os'

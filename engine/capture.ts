@@ -1,17 +1,17 @@
 /**
- * A step recorded once and replayed: the ops of a function, without the function. Shapes, checks and the graph are JavaScript's work, which takes
- * longer than the arithmetic where tensors are small, as they are when one token is generated. So `capture` runs the step without computing anything, notes
- * which kernels it asks for on which memory, and `replay` has the device do the same again.
+ * A step noted once and replayed: the kernels of a function, without the function. Shapes, checks and the graph are JavaScript's work, which takes
+ * longer than the arithmetic where tensors are small, as they are when one token is generated. So `capture` runs the step without computing
+ * anything, notes which kernels it asks for on which memory, and `replay` has the device do the same again.
  *
  *     const token = tensor([0], { dtype: 'int32' })
- *     const captured = await capture([token], { state }, ({ state }) => step(token, state))
+ *     const captured = await capture([token], { tensors: [S], counts: [] }, ({ tensors: [S] }) => step(token, S))
  *     token.write([5])
  *     captured.replay()                       // state and outputs are those after token 5
  *     await captured.outputs[0].read()
  *
- * The step is noted twice, the second time from the state that the first one leaves to the memory that it came from: two sets of tensors, which take turns
- * in holding the state, and nothing is copied. Where the second time isn't like the first, the step depends on something that isn't in its
- * inputs, and capture throws. Tests: test/ops/capture.test.ts.
+ * The step is noted twice, the second time from the state that the first one leaves to the memory that it came from: two sets of tensors, which
+ * take turns in holding the state, and nothing is copied. Where the second time isn't like the first, the step depends on something that isn't
+ * in its inputs, and capture throws. Tests: test/ops/capture.test.ts.
  */
 import { told } from './arguments.ts'
 import type { Capture } from './devices/capture.ts'
@@ -49,9 +49,9 @@ export interface CapturedStep {
 }
 
 /**
- * Captures `step`, a function of the inputs (tensors made before, which `write` fills anew before each replay), a state, and tensors
- * that stay, such as parameters. The tensors of the state belong to the captured step from now on. `step` must not draw random numbers, read values, or look at
- * an input's on the host, and must do the same each time; it isn't run when it's replayed.
+ * Captures `step`, a function of the inputs (tensors made before, of any shapes, which `write` fills anew before each replay), a state, and tensors
+ * that stay, such as parameters. The tensors of the state belong to the captured step from now on. `step` must not draw random numbers, read
+ * values, or look at an input's on the host, and must do the same each time; it isn't run when it's replayed. Its outputs must be tensors that it has made.
  * Throws, with the reason, where it can't be captured; the state is freed then, too.
  */
 export async function capture(

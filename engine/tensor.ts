@@ -31,7 +31,7 @@ interface Block {
 /** The numbers of an int32 tensor on the host. */
 interface Indices {
   values: Int32Array
-  /** Of an input of a captured step: its values change from one time to the next, so that none may be looked at; those to come must be `below`. */
+  /** Of an input of a captured step: its values change from one time to the next, so that none may be looked at; used as indices, they must be `below`. */
   input: { below: number } | null
 }
 
@@ -183,9 +183,13 @@ export class Tensor implements Scoped {
 
   private overwriteIndices(values: ArrayLike<number>, { values: held, input }: Indices): void {
     if (!input) throw new Error('write: int32 tensors are made once; make a new one')
-    for (let i = 0; i < values.length; i++)
-      if (!(Number.isInteger(values[i]) && values[i] >= 0 && values[i] < input.below))
-        throw new Error(`write: index ${values[i]} at ${i} is outside 0..${input.below - 1}`)
+    const { below } = input
+    for (let i = 0; i < values.length; i++) {
+      const value = values[i]
+      if ((value | 0) !== value) throw new Error(`write: value ${value} at ${i} isn't an int32`)
+      if (below < Number.POSITIVE_INFINITY && !(value >= 0 && value < below))
+        throw new Error(`write: index ${value} at ${i} is outside 0..${below - 1}`)
+    }
     held.set(values)
   }
 

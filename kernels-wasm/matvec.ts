@@ -1,9 +1,9 @@
 /**
- * Products of few rows with a matrix that stays the same, as when tokens are generated: C[M,N] = activation(A[M,K] B[K,N] [+ C] [+ bias]) with B packed
- * beforehand, once for all calls. Every element is the same sum in the same order as in matmul.ts, to the bit.
+ * Products of few rows with a matrix that stays the same, as when tokens are generated: C[M,N] = activation(A[M,K] B[K,N] [+ C] [+ bias]) with B
+ * packed beforehand, once for all calls. Every element is the same sum in the same order as in matmul.ts, to the bit.
  *
- * With one row each number of B is used once, so what counts is how fast B comes in: it is read from end to end, into eight vectors of sums, as many as the
- * latency of an addition needs. With more, two rows share half a panel, which the first-level cache keeps for the others.
+ * With one row each number of B is used once, so what counts is how fast B comes in: it is read from end to end, into eight vectors of sums, as
+ * many as the latency of an addition needs, two steps of k a turn, since Node 20 moves the sums about after each. With more rows, two rows share half a panel, which the first-level cache keeps for the others.
  * Pinned by test/ops/capture.test.ts.
  */
 import { madd, vunary } from './math'

@@ -12,7 +12,7 @@ import { type Tensor, tensor } from '../engine/tensor.ts'
 import { EncoderDecoder } from './encoder-decoder.ts'
 import type { LanguageModel } from './model.ts'
 import { Module } from './module.ts'
-import { disposeState, joinRows, mapState, type State } from './state.ts'
+import { disposeState, joinRows, mapState, type State, takeRows } from './state.ts'
 
 /** The last of a seed's streams: generators count up from 0, so that no tensor holds the sampler's numbers. */
 const samplerStream = 0xffffffff
@@ -75,14 +75,20 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
   checkNumber('generate: topK', topK, 'an integer, 0 or more')
   checkSeed('generate: the seed', seed)
   if (length === 0 || prompts.length === 0) return
+  const { device } = model.parameters()[0]
+  const captures = length > 1 && model.replayable === true && device.capture !== undefined
   const B = prompts.length
+  // A prompt that is there several times is read once, where the states of the sequences are to be one anyway.
+  const names = prompts.map((prompt, b) => (captures ? prompt.join() : `${b}`))
+  const distinct = new Map(names.map((name, b) => [name, prompts[b]]))
+  const order = new Map([...distinct.keys()].map((name, i) => [name, i]))
+  const places = names.map((name) => order.get(name)!)
   const rows: Row[] = []
   let captured: Decoder | undefined
   try {
-    for (const prompt of prompts) rows.push(await run(model, prompt))
-    const logits = rows.map((row) => row.logits)
-    const { device } = model.parameters()[0]
-    if (length > 1 && model.replayable && device.capture) captured = await decoder(model, rows)
+    for (const prompt of distinct.values()) rows.push(await run(model, prompt))
+    const logits = places.map((place) => rows[place].logits)
+    if (captures) captured = await decoder(model, rows, places)
     const tokens = new Int32Array(B)
     for (let i = 0; i < length; i++) {
       if (i > 0 && captured) logits.splice(0, B, ...(await captured.next(tokens)))
@@ -147,11 +153,14 @@ interface Decoder {
   dispose(): void
 }
 
-/** The step of a token, captured. Takes the states of the rows, which it leaves disposed. */
-async function decoder(model: LanguageModel, rows: Row[]): Promise<Decoder> {
+/** The step of a token, captured, of sequences that go on from these rows, b from `rows[places[b]]`. Takes the rows' states, and leaves none. */
+async function decoder(model: LanguageModel, rows: Row[], places: readonly number[]): Promise<Decoder> {
   const { device } = model.parameters()[0]
-  const B = rows.length
-  const state = scope(() => joinRows(rows.splice(0).map((row) => row.state)))
+  const B = places.length
+  const states = rows.map((row) => row.state)
+  const state = B === 1 ? states[0] : scope(() => mapState(takeRows(joinRows(states), places), keep) as State)
+  rows.length = 0
+  if (B > 1) for (const each of states) disposeState(each)
   const token = tensor(new Int32Array(B), { shape: [B, 1], device })
   const step = (carried: CarriedState): CaptureResult =>
     evaluated(model, () => {

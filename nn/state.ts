@@ -105,28 +105,23 @@ export function takeRows<S extends State>(state: S, rows: readonly number[]): S 
   return scope(() => mapState(state, take, takeCounts) as S)
 }
 
-/** States of the same layer or model as one of all their rows, in order. Takes the states: they are disposed, or live on in the result. */
+/** States of the same layer or model as one of all their rows, in order. New tensors. */
 export function joinRows<S extends State>(states: readonly S[]): S {
-  const [first, ...others] = states
-  if (others.length === 0) return first
   const tensors = new Map<string, Tensor[]>()
   const counts = new Map<string, number[]>()
+  const add = <T>(to: Map<string, T[]>, name: string, more: readonly T[]): void => {
+    const held = to.get(name)
+    if (held) held.push(...more)
+    else to.set(name, [...more])
+  }
   for (const state of states)
     mapState(
       state,
-      (t, name) => tensors.set(name, [...(tensors.get(name) ?? []), t]),
-      (c, name) => counts.set(name, [...(counts.get(name) ?? []), ...c]),
+      (t, name) => add(tensors, name, [t]),
+      (c, name) => add(counts, name, Array.from(c)),
     )
-  const joined = scope(
-    () =>
-      mapState(
-        first,
-        (_, name) => concat(tensors.get(name)!, 0),
-        (_, name) => Int32Array.from(counts.get(name)!),
-      ) as S,
-  )
-  for (const state of states) disposeState(state)
-  return joined
+  const join = (_: Tensor, name: string): Tensor => concat(tensors.get(name)!, 0)
+  return scope(() => mapState(states[0], join, (_, name) => Int32Array.from(counts.get(name)!)) as S)
 }
 
 function checkRows(rows: unknown, R = Infinity): asserts rows is readonly number[] {

@@ -98,6 +98,7 @@ describe('generation', () => {
 
   it('has the same tokens from a step that is captured and from the step itself, alone and side by side', async () => {
     const prompts = [5, 1, 9, 2].map((length, i) => randomTokens(i, length))
+    prompts.push(prompts[2])
     const captured: string[] = []
     for (const device of [reference, await wasm(), await wasm(2), await wasm(1, true)]) {
       // A profiled device captures nothing.

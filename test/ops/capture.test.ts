@@ -29,6 +29,7 @@ import {
   tensor,
   uniform,
   varying,
+  where,
 } from '../../engine/index.ts'
 import { assertSameBits, gpus, reference, uniforms, wasm } from '../helpers.ts'
 
@@ -266,7 +267,7 @@ describe('a captured step', () => {
       const captured = await capture([token], none, () => ({ outputs: [sum(gather(table, reshape(token, [2])))], ...none }))
       assert.throws(() => token.write([1, 5]), /write: index 5 at 1 is outside 0\.\.4/)
       assert.throws(() => token.write([1, -1]), /write: index -1 at 1/)
-      assert.throws(() => token.write([1, 0.5]), /write: index 0\.5 at 1/)
+      assert.throws(() => token.write([1, 0.5]), /write: value 0\.5 at 1 isn't an int32/)
       assert.throws(() => token.write([1]), /write: 1 values for a tensor of shape \[2\]/)
       token.write([1, 4])
       captured.replay()
@@ -275,6 +276,19 @@ describe('a captured step', () => {
       token.dispose()
       assert.throws(() => captured.replay(), /replay: the input \[2\] was freed/)
       captured.dispose()
+    }),
+  )
+
+  it(
+    'takes any numbers for a condition',
+    onEach(async () => {
+      const condition = tensor([0, 0], { dtype: 'int32' })
+      const captured = await capture([condition], none, () => ({ outputs: [where(condition, 1, 2)], ...none }))
+      condition.write([-7, 0])
+      captured.replay()
+      assert.deepEqual(Array.from(await captured.outputs[0].read()), [1, 2])
+      captured.dispose()
+      condition.dispose()
     }),
   )
 

@@ -1,6 +1,6 @@
 /**
- * A series of kernel calls that are always the same, compiled into one WebAssembly function: a call from JavaScript with a dozen arguments takes longer than
- * many a kernel that has only one token to work on, one from WebAssembly with constants next to nothing.
+ * A series of kernel calls that are always the same, compiled into one WebAssembly function: a call from JavaScript with a dozen arguments takes
+ * longer than many a kernel that has only one token to work on, one from WebAssembly with constants next to nothing.
  * The binary format: https://webassembly.github.io/spec/core/binary/. Tests: test/ops/capture.test.ts.
  */
 import { signatures } from '../../../kernels-wasm/generated/bytes.ts'
@@ -48,8 +48,8 @@ const list = (items: readonly (readonly number[])[]): number[] => [...unsigned(i
 const section = (id: number, bytes: readonly number[]): number[] => [id, ...unsigned(bytes.length), ...bytes]
 
 /**
- * The launches in order, as one function. `kernels`: what the module of kernels exports. Those that are worth several threads, `shared`, go through `share`,
- * by their place among the launches.
+ * The launches in order, as one function. `kernels`: what the module of kernels exports. Those that are worth several threads, `shared`, go
+ * through `share`, by their place among the launches.
  */
 export async function compileLaunches(
   launches: readonly Launch[],
