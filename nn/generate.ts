@@ -218,7 +218,7 @@ export function sample(logits: ArrayLike<number>, temperature: number, topK: num
   checkNumber('sample: topK', topK, 'an integer, 0 or more')
   checkNumber('sample: u', u, 'in [0, 1)')
   // NaN is sorted to the end, the largest number to the last place before.
-  const sorted = Float64Array.from(logits).sort().reverse()
+  const sorted = new Float64Array(logits).sort().reverse()
   const largest = sorted[0]
   if (!Number.isFinite(largest)) throw new Error(notFinite)
   if (temperature === 0) return place(logits, sorted, 0)
