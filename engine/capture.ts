@@ -18,7 +18,7 @@ import type { Capture } from './devices/capture.ts'
 import { noGrad } from './recording.ts'
 import { checkSynchronous, keep, scope } from './scope.ts'
 import { sameShape, show } from './shape.ts'
-import { empty, Tensor, watched } from './tensor.ts'
+import { empty, refuseCapture, Tensor, watched } from './tensor.ts'
 
 /** Memory of tensors, how many of them there are, and how often it was overwritten. */
 interface Memory {
@@ -70,10 +70,8 @@ export async function capture(
   const note = device.capture
 
   // Memory of their own, since it is overwritten.
-  const begin = scope(() => state.tensors.map((t) => keep(t.exclusive ? t : copied(t))))
-  state.tensors.forEach((t, i) => {
-    if (begin[i] !== t) t.dispose()
-  })
+  const begin = scope(() => state.tensors.map((t, i) => keep(t.exclusive && state.tensors.indexOf(t) === i ? t : copied(t))))
+  for (const t of state.tensors) if (!begin.includes(t)) t.dispose()
   const counts = state.counts.map((c) => Int32Array.from(c))
   for (const t of inputs) t.becomeInput()
 
@@ -105,7 +103,8 @@ export async function capture(
     const taken = await note.call(device, body, { changing, again: first && { first, instead } })
     captures.push(first ? { ...taken, free: () => {} } : taken)
     const own = new Set([...captures.flatMap(({ blocks }) => blocks), ...begin.map((t) => t.storage)])
-    for (const block of seen) if (!own.has(block.storage) && !changing.has(block.storage)) outside.set(block, block.version)
+    for (const block of seen)
+      if (!own.has(block.storage) && !changing.has(block.storage) && !outside.has(block)) outside.set(block, block.version)
     for (const t of [...result!.outputs, ...result!.tensors])
       if (!own.has(t.storage)) throw new Error(`capture: the step returns ${t}, which it hasn't made`)
     return result!
@@ -146,6 +145,7 @@ export async function capture(
       outputs: even.outputs,
       state: () => ({ tensors: states[turn], counts }),
       replay() {
+        refuseCapture('replays another')
         for (const t of inputs) if (t.disposed) throw new Error(`replay: the input ${show(t.shape)} was freed`)
         if (captures.length === 0) throw new Error('replay: the captured step was disposed')
         let stale = false

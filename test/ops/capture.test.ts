@@ -185,6 +185,32 @@ describe('a captured step', () => {
   )
 
   it(
+    'carries a tensor that is there twice in the state',
+    onEach(async () => {
+      const x = tensor([1, 2])
+      const captured = await capture([], { tensors: [x, x], counts: [] }, ({ tensors: [a, b] }) => ({
+        outputs: [],
+        tensors: [affine(a, 2), affine(b, 3)],
+        counts: [],
+      }))
+      for (let i = 0; i < 3; i++) captured.replay()
+      const values = await Promise.all(captured.state().tensors.map(async (t) => Array.from(await t.read())))
+      assert.deepEqual(values, [
+        [8, 16],
+        [27, 54],
+      ])
+      const y = tensor([1])
+      const replays = capture([y], none, () => {
+        captured.replay()
+        return { outputs: [exp(y)], ...none }
+      })
+      await assert.rejects(replays, /the step replays another, so it can't be replayed/)
+      captured.dispose()
+      y.dispose()
+    }),
+  )
+
+  it(
     'refuses what a replay would get wrong, and says why',
     onEach(async () => {
       const index = tensor([0, 1], { dtype: 'int32' })

@@ -428,7 +428,7 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
     async capture(body, options) {
       const { first, launches, ...rest } = notes.capture(body, options)
       const scratchBytes = launches.reduce((most, launch) => Math.max(most, launch.scratchBytes), 0)
-      const all = await compileLaunches(
+      const compiling = compileLaunches(
         launches,
         functions,
         ({ n, grain }) => threads > 1 && n > grain,
@@ -437,6 +437,10 @@ export async function createPool(options: PoolOptions = {}): Promise<Pool> {
           run(kernel, n, grain, args)
         },
       )
+      const all = await compiling.catch((error) => {
+        if (!options.again) rest.free()
+        throw failure(error, 'the compilation of a captured step')
+      })
       const replay = (): void => {
         if (!open) throw new Error('wasm: the device has been closed')
         reserveScratch(scratchBytes)
