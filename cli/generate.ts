@@ -1,10 +1,15 @@
-import { generate, modelOf } from '../nn/index.ts'
+import { generate, generateBatch, modelOf } from '../nn/index.ts'
+import { readText } from '../tasks/download.ts'
+import { TextError, type Vocabulary } from '../tasks/text.ts'
+import { UsageError } from './arguments.ts'
 import { latestRun, openRun } from './runs.ts'
 import { visible } from './terminal.ts'
 
 export interface GenerateCommandOptions {
   run: string | undefined
   prompt: string | undefined
+  prompts: string | undefined
+  batch: number | undefined
   length: number
   temperature: number
   topK: number
@@ -12,18 +17,61 @@ export interface GenerateCommandOptions {
   raw: boolean
 }
 
-/** Writes the prompt and its continuation to standard output as they come. */
-export async function generateText({ run, prompt, raw, ...options }: GenerateCommandOptions): Promise<number> {
+/** Prompts of a file that are continued at a time, where nothing else is said. */
+const usualBatch = 32
+/** Milliseconds between pieces of a text: often enough to read along, and no call of the system for every character. */
+const often = 20
+
+/** Writes the prompt and its continuation to standard output as they come; several of them as records, a line of JSON each. */
+export async function generateText({ run, prompt, prompts, batch, raw, ...options }: GenerateCommandOptions): Promise<number> {
+  if (prompt !== undefined && prompts !== undefined) throw new UsageError('--prompt and --prompts exclude each other: give one of them')
   const { checkpoint, vocabulary, training } = openRun(run ?? latestRun())
-  const start = prompt ?? training.prompt
-  const tokens = vocabulary.encode(start)
-  const model = modelOf(checkpoint)
   const write = (text: string): void => void process.stdout.write(raw ? text : visible(text))
-  write(start)
-  for await (const token of generate(model, tokens, options)) {
-    write(vocabulary.decode([token]))
-    await new Promise(setImmediate) // lets the end of a reader show
+  const start = prompt ?? training.prompt
+  const starts = prompts === undefined ? new Array<string>(batch ?? 1).fill(start) : await readPrompts(prompts, vocabulary)
+  const encoded = starts.map((text) => vocabulary.encode(text))
+  const model = modelOf(checkpoint)
+
+  if (prompts === undefined && batch === undefined) {
+    let waiting = start
+    let written = Number.NEGATIVE_INFINITY
+    for await (const token of generate(model, encoded[0], options)) {
+      waiting += vocabulary.decode([token])
+      if (performance.now() - written < often) continue
+      write(waiting)
+      waiting = ''
+      await new Promise(setImmediate) // lets the end of a reader show
+      written = performance.now()
+    }
+    write(`${waiting}\n`)
+    return 0
   }
-  write('\n')
+
+  const atOnce = batch ?? usualBatch
+  for (let first = 0; first < encoded.length; first += atOnce) {
+    const some = encoded.slice(first, first + atOnce)
+    const seeds = some.map((_, i) => (options.seed + first + i) % 2 ** 32)
+    const texts = some.map(() => '')
+    for await (const tokens of generateBatch(model, some, { ...options, seed: seeds[0] })) {
+      for (const [i, token] of tokens.entries()) texts[i] += vocabulary.decode([token])
+      await new Promise(setImmediate)
+    }
+    for (const [i, text] of texts.entries()) write(`${JSON.stringify({ prompt: starts[first + i], seed: seeds[i], text })}\n`)
+  }
   return 0
+}
+
+/** The lines of a file, each a text that the vocabulary has; an empty one has nothing to continue. */
+async function readPrompts(file: string, vocabulary: Vocabulary): Promise<string[]> {
+  const lines = (await readText(file)).split(/\r?\n/)
+  if (lines.at(-1) === '') lines.pop()
+  for (const [i, line] of lines.entries()) {
+    if (line === '') throw new TextError(`${file}: line ${i + 1} is empty: each line is a prompt`)
+    try {
+      vocabulary.encode(line)
+    } catch (error) {
+      throw error instanceof TextError ? new TextError(`${file}: line ${i + 1}: ${error.message}`) : error
+    }
+  }
+  return lines
 }

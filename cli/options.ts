@@ -327,6 +327,15 @@ export const generateCommand = {
       description: 'folder of a run, or its checkpoint file',
     },
     { name: 'prompt', type: 'string', otherwise: "the run's own", description: 'text to continue' },
+    { name: 'prompts', type: 'string', placeholder: 'FILE', description: 'continue each line of a file; the texts come as lines of JSON' },
+    {
+      name: 'batch',
+      type: 'integer',
+      min: 1,
+      max: 65536,
+      otherwise: '32 with --prompts',
+      description: 'texts to make side by side, with the seeds S, S + 1, ...: of --prompts so many at a time, else all of the one prompt',
+    },
     { name: 'length', type: 'integer', min: 0, default: 500, description: 'characters to add' },
     { name: 'temperature', type: 'number', min: 0, default: 0.8, description: '0 takes the likeliest character every time' },
     { name: 'top-k', type: 'integer', min: 0, default: 0, description: 'choose among the k likeliest; 0 for all' },
@@ -338,7 +347,10 @@ export const generateCommand = {
     },
     ...deviceOptions,
   ],
-  examples: [['fastweights generate --prompt "ROMEO:" --temperature 0.7', 'Continue from the latest run.']],
+  examples: [
+    ['fastweights generate --prompt "ROMEO:" --temperature 0.7', 'Continue from the latest run.'],
+    ['fastweights generate --prompts lines.txt --batch 64 > texts.jsonl', 'Continue every line of a file, 64 at a time.'],
+  ],
 } as const satisfies Command
 
 export const doctorCommand = {

@@ -1,4 +1,5 @@
 export { customOp, record, recordMany } from './autograd.ts'
+export { type CapturedStep, type CaptureResult, type CarriedState, capture } from './capture.ts'
 export type { Device, DeviceName, DispatchTiming, DType, HostArray } from './devices/device.ts'
 export {
   type AdamOptions,
@@ -109,5 +110,6 @@ export {
   Tensor,
   type TensorOptions,
   tensor,
+  varying,
   zeros,
 } from './tensor.ts'

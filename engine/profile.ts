@@ -9,7 +9,8 @@
  *
  * Where kernels run when they are called (wasm, reference), a clock around the call measures them. A GPU measures each dispatch itself, by
  * timestamp queries; where it has none, only whole submissions can be timed, and are. What isn't profiled pays nothing: the measuring
- * device is another object. (A submission holds what was called on either.) Tests: test/ops/profile.test.ts.
+ * device is another object, on which no step can be captured: `generate` runs each. (A submission holds what was called on either.)
+ * Tests: test/ops/profile.test.ts.
  */
 import type { Device } from './devices/device.ts'
 import type { KernelName, Kernels, MatmulSizes } from './devices/kernels.ts'
@@ -115,6 +116,8 @@ export function profile(device: Device): Profile {
     device: {
       ...device,
       kernels,
+      // A captured step calls no kernel of the table.
+      capture: undefined,
       close() {
         stop()
         device.close()

@@ -9,7 +9,7 @@ import type { Device } from './devices/device.ts'
 import { randomKernels } from './devices/reference/random.ts'
 import { checkFloat } from './ops/check.ts'
 import { checkShape, type Shape } from './shape.ts'
-import { empty, getDevice, like, type Tensor } from './tensor.ts'
+import { empty, getDevice, like, refuseCapture, type Tensor } from './tensor.ts'
 
 export interface Generator {
   seed: number
@@ -45,6 +45,7 @@ function draw(kind: 'uniform' | 'normal', g: Generator, shape: Shape, a: number,
   checkShape(kind, shape)
   checkNumber(`${kind}: ${kind === 'uniform' ? 'low' : 'the mean'}`, a, 'a finite number')
   checkNumber(`${kind}: ${kind === 'uniform' ? 'high' : 'the standard deviation'}`, b, 'a finite number')
+  refuseCapture('draws random numbers')
   const y = empty([...shape], device)
   device.kernels.random(kind, y.storage, y.size, g.seed, g.stream++, a, b)
   return y
@@ -64,6 +65,7 @@ export function dropout(x: Tensor, p: number, g: Generator): Tensor {
   checkGenerator('dropout', g)
   if (p === 0) return record('dropout', [x], x.view(x.shape), (dy) => [dy])
   const { kernels } = x.device
+  refuseCapture('draws random numbers')
   const y = like(x)
   const { seed } = g
   const stream = g.stream++

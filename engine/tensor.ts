@@ -28,6 +28,36 @@ interface Block {
   version: number
 }
 
+/** The numbers of an int32 tensor on the host. */
+interface Indices {
+  values: Int32Array
+  /** Of an input of a captured step: its values change from one time to the next, so that none may be looked at; used as indices, they must be `below`. */
+  input: { below: number } | null
+}
+
+/** What looks on while a step is captured: it is told of all memory that kernels are called on, and of tensors whose values change. */
+export interface Onlooker {
+  uses(block: Readonly<Block>): void
+  varies(t: Tensor, values: () => ArrayLike<number>): void
+}
+let onlooker: Onlooker | null = null
+
+/** Runs `body` with somebody looking on. */
+export function watched<R>(by: Onlooker, body: () => R): R {
+  const before = onlooker
+  onlooker = by
+  try {
+    return body()
+  } finally {
+    onlooker = before
+  }
+}
+
+/** Throws where a step is being captured. */
+export function refuseCapture(what: string): void {
+  if (onlooker) throw new Error(`capture: the step ${what}, so it can't be replayed`)
+}
+
 /** What using a freed tensor throws; `backward` says more about it. */
 export class FreedError extends Error {}
 
@@ -54,7 +84,6 @@ export class Tensor implements Scoped {
   readonly size: number
   readonly dtype: DType
   readonly device: Device
-  readonly indices: Int32Array | null
   /** Set on parameters by hand, on results by the op that made them. */
   requiresGrad = false
   /** Made by `parameter`: what a Module trains and saves, frozen (requiresGrad = false) or not. */
@@ -66,13 +95,14 @@ export class Tensor implements Scoped {
   output = 0
   kept = false
   private block: Block | null
+  private readonly host: Indices | null
 
-  constructor(shape: Shape, dtype: DType, device: Device, block: Block | null, indices: Int32Array | null = null) {
+  constructor(shape: Shape, dtype: DType, device: Device, block: Block | null, host: Indices | null = null) {
     this.shape = shape
     this.size = sizeOf(shape)
     this.dtype = dtype
     this.device = device
-    this.indices = indices
+    this.host = host
     this.block = block ?? { storage: device.allocate(dtype, this.size), owners: 0, version: 0 }
     this.block.owners++
     enroll(this)
@@ -80,7 +110,27 @@ export class Tensor implements Scoped {
 
   /** The device's handle to the memory, for kernels. */
   get storage(): unknown {
-    return this.live().storage
+    const block = this.live()
+    onlooker?.uses(block)
+    return block.storage
+  }
+
+  /** The values of an int32 tensor, as they were given; null for float32. */
+  get indices(): Int32Array | null {
+    if (this.host?.input) refuseCapture(`looks at the values of the input ${show(this.shape)} on the host`)
+    return this.host?.values ?? null
+  }
+
+  /** For an int32 tensor that is to be the input of a captured step: `write` may overwrite it from now on. @internal */
+  becomeInput(): void {
+    if (this.host) this.host.input ??= { below: Number.POSITIVE_INFINITY }
+  }
+
+  /** Says that the values of such an input must be below a number; false for any other tensor, whose values are there. @internal */
+  limitInput(below: number): boolean {
+    if (!onlooker || !this.host?.input) return false
+    this.host.input.below = Math.min(this.host.input.below, below)
+    return true
   }
 
   get disposed(): boolean {
@@ -108,7 +158,7 @@ export class Tensor implements Scoped {
    */
   view(shape: Shape): Tensor {
     if (sizeOf(shape) !== this.size) throw new Error(`view: ${show(this.shape)} doesn't fit into ${show(shape)}`)
-    return new Tensor(shape, this.dtype, this.device, this.live(), this.indices)
+    return new Tensor(shape, this.dtype, this.device, this.live(), this.host)
   }
 
   /** The values, once every op called before has run. */
@@ -122,13 +172,25 @@ export class Tensor implements Scoped {
     return (await this.read())[0]
   }
 
-  /** Overwrites the values in place (parameters, optimiser state). */
+  /** Overwrites the values in place (parameters, optimiser state, inputs of a captured step). */
   write(values: ArrayLike<number>): void {
     if (!ArrayBuffer.isView(values)) checkList('write: the values', values, '[0.5, 1]')
     if (values.length !== this.size) throw new Error(`write: ${values.length} values for a tensor of shape ${show(this.shape)}`)
-    if (this.indices) throw new Error('write: int32 tensors are made once; make a new one')
+    if (this.host) this.overwriteIndices(values, this.host)
     this.device.write(this.storage, values)
     this.changed()
+  }
+
+  private overwriteIndices(values: ArrayLike<number>, { values: held, input }: Indices): void {
+    if (!input) throw new Error('write: int32 tensors are made once; make a new one')
+    const { below } = input
+    for (let i = 0; i < values.length; i++) {
+      const value = values[i]
+      if ((value | 0) !== value) throw new Error(`write: value ${value} at ${i} isn't an int32`)
+      if (below < Number.POSITIVE_INFINITY && !(value >= 0 && value < below))
+        throw new Error(`write: index ${value} at ${i} is outside 0..${below - 1}`)
+    }
+    held.set(values)
   }
 
   /** Gradients of this tensor with respect to every parameter it depends on, added to their `grad`. `seed`: d(loss)/d(this), by default 1 for a tensor of size 1. */
@@ -183,9 +245,22 @@ export function tensor(data: Nested | ArrayLike<number>, options: TensorOptions 
       if (indices[i] !== values[i]) throw new Error(`tensor: value ${values[i]} at ${i} isn't an int32`)
     if (options.requiresGrad) throw new Error('tensor: int32 tensors have no gradient')
   }
-  const t = new Tensor(shape, dtype, options.device ?? defaultDevice, null, indices)
+  const t = new Tensor(shape, dtype, options.device ?? defaultDevice, null, indices && { values: indices, input: null })
   t.device.write(t.storage, values)
   t.requiresGrad = options.requiresGrad ?? false
+  return t
+}
+
+/**
+ * A tensor of numbers that follow from what the host counts, such as a token's position: in a step that is captured (engine/capture.ts) they are
+ * asked for anew each time it is replayed.
+ */
+export function varying(values: () => ArrayLike<number>, options: Omit<TensorOptions, 'requiresGrad'> & { shape: Shape }): Tensor {
+  if (!onlooker) return tensor(values(), options)
+  const { shape, dtype = 'float32', device = defaultDevice } = options
+  const t = new Tensor([...shape], dtype, device, null, dtype === 'int32' ? { values: Int32Array.from(values()), input: null } : null)
+  t.becomeInput()
+  onlooker.varies(t, values)
   return t
 }
 

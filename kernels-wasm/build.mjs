@@ -47,6 +47,46 @@ async function compile(target) {
  */
 const memoryImport = '\x03env\x06memory\x02'
 
+/** The parameters of each function that the binary exports, a letter each: the bytes of their types (0x7f i32, 0x7d f32). */
+function signaturesOf(binary) {
+  let at = 8
+  const number = () => {
+    for (let value = 0, shift = 0; ; shift += 7) {
+      const byte = binary[at++]
+      value |= (byte & 127) << shift
+      if (byte < 128) return value
+    }
+  }
+  const list = (read) => Array.from({ length: number() }, read)
+  const name = () => Buffer.from(list(() => binary[at++])).toString()
+  const letters = { 127: 'i', 125: 'f' }
+  let types
+  const functions = []
+  while (at < binary.length) {
+    const section = binary[at++]
+    const end = number() + at
+    if (section === 1) types = list(() => [at++, list(() => letters[binary[at++]]), list(() => binary[at++])][1])
+    if (section === 2) {
+      list(() => {
+        name()
+        name()
+        // Beside functions only the memory: flags, and two limits.
+        if (binary[at++] === 0) return functions.push(number())
+        at++
+        return [number(), number()]
+      })
+    }
+    if (section === 3) functions.push(...list(number))
+    if (section === 7) {
+      const exported = list(() => [name(), binary[at++], number()])
+      return Object.fromEntries(
+        exported.filter(([, kind]) => kind === 0).map(([name, , index]) => [name, types[functions[index]].join('')]),
+      )
+    }
+    at = end
+  }
+}
+
 const lines = [
   '// Written by kernels-wasm/build.mjs.',
   `function decode(text: string, flags: number, shared: boolean): Uint8Array<ArrayBuffer> {
@@ -56,14 +96,21 @@ const lines = [
 }`,
 ]
 const sizes = []
+let signatures
 for (const target of Object.keys(JSON.parse(readFileSync(config, 'utf8')).targets)) {
   const binary = await compile(target)
   const flags = Buffer.from(binary).indexOf(memoryImport, 'latin1') + memoryImport.length
   if (binary[flags] !== 3) throw new Error(`kernels-wasm: target ${target} imports no shared memory`)
   const text = Buffer.from(binary).toString('base64')
   lines.push(`export const ${target} = (shared: boolean): Uint8Array<ArrayBuffer> => decode('${text}', ${flags}, shared)`)
+  signatures ??= JSON.stringify(signaturesOf(binary))
+  if (JSON.stringify(signaturesOf(binary)) !== signatures) throw new Error(`kernels-wasm: target ${target} has other signatures`)
   sizes.push(`${target} ${(binary.length / 1024).toFixed(1)} kB`)
 }
+lines.push(
+  '/** The parameters of each kernel: i for i32, f for f32. */',
+  `export const signatures: Readonly<Record<string, string>> = ${signatures}`,
+)
 mkdirSync(dirname(output), { recursive: true })
 // Written whole or not at all, even when two builds run at once.
 const temporary = `${output}.${process.pid}`

@@ -271,13 +271,13 @@ export class FastWeightsAttention extends Module {
     let [q, k] = raw.map((y) => y && mapped.shift())
     let position: Int32Array | undefined
     if (positions === 'rotary' && q && k) {
-      const { at, next } = places(packing, B, T, state.position)
-      q = rotary(q, at)
-      k = rotary(
-        k,
-        Int32Array.from({ length: B * T * N }, (_, i) => at[Math.floor(i / N)]),
-      )
-      position = next
+      const placed = () => places(packing, B, T, state.position)
+      q = rotary(q, () => placed().at)
+      k = rotary(k, () => {
+        const { at } = placed()
+        return Int32Array.from({ length: B * T * N }, (_, i) => at[Math.floor(i / N)])
+      })
+      position = placed().next
     }
     const spread = (y: Tensor | undefined): Tensor | undefined => y && spreadHeads(y, H)
     const steps = (y: Tensor | undefined): Tensor | undefined => y && perStep(y)

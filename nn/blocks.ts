@@ -17,7 +17,7 @@ export const residual = (x: Tensor, drop: Dropout, f: (options: { accumulate?: T
 export function embed(
   table: Embedding,
   tokens: Tensor,
-  at: Int32Array,
+  at: () => Int32Array,
   { embeddingScale, positions }: { embeddingScale: 'none' | 'sqrt'; positions: string },
 ): Tensor {
   const x = table.forward(tokens)

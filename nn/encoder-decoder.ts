@@ -314,7 +314,7 @@ export class EncoderDecoder extends Module {
         throw new Error(`decode: the state has ${state[part].length} layers, the decoder ${this.decoder.layers.length}`)
     const packing = checkPacking('decode', options, B, T)
     const { at, next } = places(packing, B, T, state.position)
-    let x = embed(this.tgt_embed, target, at, this.config)
+    let x = embed(this.tgt_embed, target, () => at, this.config)
     const layers = this.decoder.layers.map((layer, i) => {
       const result = layer.forward(x, state.source[i], state.layers[i], packing)
       x = result.y
@@ -351,7 +351,7 @@ export class EncoderDecoder extends Module {
   private read(source: Tensor, mask: Tensor | undefined): { B: number; memories: LayerState[] } {
     const { B, T } = checkTokens('encode', 'source', source, this.config.sourceSymbols)
     const packing = checkPacking('encode', { mask }, B, T)
-    let x = embed(this.src_embed, source, places(packing, B, T).at, this.config)
+    let x = embed(this.src_embed, source, () => places(packing, B, T).at, this.config)
     for (const layer of this.encoder.layers) x = layer.forward(x, packing)
     const encoded = this.encoder.norm.forward(x)
     return { B, memories: this.decoder.layers.map(({ src_attn }) => src_attn.write(encoded, { mask: packing.mask })) }

@@ -1,4 +1,6 @@
 import { checkNumber, checkObject, told } from '../engine/arguments.ts'
+import { type CapturedStep, type CaptureResult, type CarriedState, capture } from '../engine/capture.ts'
+import type { HostArray } from '../engine/devices/device.ts'
 // The sampler draws on the host, where the reference device has the numbers that all devices share.
 import { threefry } from '../engine/devices/reference/random.ts'
 import { slice } from '../engine/ops/movement.ts'
@@ -6,11 +8,11 @@ import { span } from '../engine/profile.ts'
 import { checkSeed } from '../engine/random.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
-import { tensor } from '../engine/tensor.ts'
+import { type Tensor, tensor } from '../engine/tensor.ts'
 import { EncoderDecoder } from './encoder-decoder.ts'
 import type { LanguageModel } from './model.ts'
 import { Module } from './module.ts'
-import { disposeState, mapState, type State } from './state.ts'
+import { disposeState, joinRows, mapState, type State, takeRows } from './state.ts'
 
 /** The last of a seed's streams: generators count up from 0, so that no tensor holds the sampler's numbers. */
 const samplerStream = 0xffffffff
@@ -29,51 +31,185 @@ export interface GenerateOptions {
 
 /**
  * Continues a prompt, one token at a time. The prompt runs through the model at once (chunkwise); after that each token costs the
- * same time and the state keeps its size, however long the text (softmax attention apart, whose state grows).
+ * same time and the state keeps its size, however long the text (softmax attention apart, whose state grows). Where the model is `replayable` and
+ * the device has captured steps (wasm, reference), the step of a token is captured once and replayed: the same tokens, sooner.
  */
 export async function* generate(model: LanguageModel, prompt: Int32Array, options: GenerateOptions): AsyncGenerator<number> {
+  checkModel(model)
+  checkPrompt('the prompt', prompt)
+  for await (const [token] of continued(model, [prompt], options)) yield token
+}
+
+/**
+ * Continues several prompts side by side, of any lengths: yields their next tokens, [B], `length` times. Sequence i is what `generate` makes of its prompt
+ * with the seed `seed` + i (modulo 2^32), token for token. Models that aren't `replayable` run one sequence after the other.
+ */
+export async function* generateBatch(
+  model: LanguageModel,
+  prompts: readonly Int32Array[],
+  options: GenerateOptions,
+): AsyncGenerator<Int32Array> {
+  checkModel(model)
+  if (!Array.isArray(prompts)) throw new Error(`generate: the prompts must be an array of Int32Arrays, not ${told(prompts)}`)
+  for (const [i, prompt] of prompts.entries()) checkPrompt(`prompt ${i}`, prompt)
+  yield* continued(model, prompts, options)
+}
+
+function checkModel(model: LanguageModel): void {
   if (!(model instanceof Module) || model instanceof EncoderDecoder)
     throw new Error(
       `generate: needs a language model, such as a Transformer, not ${told(model)}; an encoder-decoder has greedy and beamSearch`,
     )
+}
+
+function checkPrompt(what: string, prompt: Int32Array): void {
+  if (!(prompt instanceof Int32Array)) throw new Error(`generate: ${what} must be an Int32Array of tokens, not ${told(prompt)}`)
+  if (prompt.length === 0) throw new Error(`generate: ${what} is empty; give at least one token`)
+}
+
+async function* continued(model: LanguageModel, prompts: readonly Int32Array[], options: GenerateOptions): AsyncGenerator<Int32Array> {
   checkObject('generate', options, 'length')
   const { length, temperature = 1, topK = 0, seed = 1 } = options
-  if (!(prompt instanceof Int32Array)) throw new Error(`generate: the prompt must be an Int32Array of tokens, not ${told(prompt)}`)
-  if (prompt.length === 0) throw new Error('generate: the prompt is empty; give at least one token')
   checkNumber('generate: length', length, 'an integer, 0 or more')
   checkNumber('generate: temperature', temperature, '0 or more')
   checkNumber('generate: topK', topK, 'an integer, 0 or more')
   checkSeed('generate: the seed', seed)
+  if (length === 0 || prompts.length === 0) return
   const { device } = model.parameters()[0]
-  const wasTraining = model.training
-  let state: State | undefined
+  const captures = length > 1 && model.replayable === true && device.capture !== undefined
+  const B = prompts.length
+  // A prompt that is there several times is read once, where the states of the sequences are to be one anyway.
+  const names = prompts.map((prompt, b) => (captures ? prompt.join() : `${b}`))
+  const distinct = new Map(names.map((name, b) => [name, prompts[b]]))
+  const order = new Map([...distinct.keys()].map((name, i) => [name, i]))
+  const places = names.map((name) => order.get(name)!)
+  const rows: Row[] = []
+  let captured: Decoder | undefined
   try {
-    let input = prompt
+    for (const prompt of distinct.values()) rows.push(await run(model, prompt))
+    const logits = places.map((place) => rows[place].logits)
+    if (captures) captured = await decoder(model, rows, places)
+    const tokens = new Int32Array(B)
     for (let i = 0; i < length; i++) {
-      const before = state
-      model.eval()
-      const run = () =>
-        noGrad(() => {
-          try {
-            const result = model.forward(tensor(input, { shape: [1, input.length], device }), before)
-            const logits = slice(result.logits, 1, input.length - 1, input.length)
-            mapState(result.state, keep)
-            return { logits: keep(logits), state: result.state }
-          } finally {
-            model.train(wasTraining)
-          }
-        })
-      const next = span(i === 0 ? 'prompt' : 'decoding', () => scope(run))
-      state = next.state
-      disposeState(before)
-      const logits = await next.logits.read().finally(() => next.logits.dispose())
-      const token = sample(logits, temperature, topK, threefry(seed, samplerStream, i, 0)[0] / 2 ** 32)
-      yield token
-      input = Int32Array.of(token)
+      if (i > 0 && captured) logits.splice(0, B, ...(await captured.next(tokens)))
+      else if (i > 0)
+        for (const [b, row] of rows.entries()) {
+          rows[b] = await run(model, tokens.subarray(b, b + 1), row.state)
+          disposeState(row.state)
+          logits[b] = rows[b].logits
+        }
+      for (let b = 0; b < B; b++) {
+        const u = threefry((seed + b) % 2 ** 32, samplerStream, i, 0)[0] / 2 ** 32
+        tokens[b] = sample(logits[b], temperature, topK, u)
+      }
+      yield tokens.slice()
     }
   } finally {
-    disposeState(state)
+    captured?.dispose()
+    for (const { state } of rows) disposeState(state)
   }
+}
+
+/** What a sequence is at: the state, and the logits of its next token. */
+interface Row {
+  logits: HostArray
+  state: State
+}
+
+/** Tokens of one sequence through the model, as it is when it doesn't train. */
+async function run(model: LanguageModel, tokens: Int32Array, before?: State): Promise<Row> {
+  const { device } = model.parameters()[0]
+  const forward = () =>
+    evaluated(model, () => {
+      const result = model.forward(tensor(tokens, { shape: [1, tokens.length], device }), before)
+      const logits = slice(result.logits, 1, tokens.length - 1, tokens.length)
+      mapState(result.state, keep)
+      return { logits: keep(logits), state: result.state }
+    })
+  const { logits, state } = span(before ? 'decoding' : 'prompt', () => scope(forward))
+  try {
+    return { logits: await logits.read(), state }
+  } catch (error) {
+    disposeState(state)
+    throw error
+  } finally {
+    logits.dispose()
+  }
+}
+
+function evaluated<R>(model: Module, body: () => R): R {
+  const wasTraining = model.training
+  model.eval()
+  try {
+    return noGrad(body)
+  } finally {
+    model.train(wasTraining)
+  }
+}
+
+interface Decoder {
+  /** The logits of each sequence after its next token. */
+  next(tokens: Int32Array): Promise<HostArray[]>
+  dispose(): void
+}
+
+/** The step of a token, captured, of sequences that go on from these rows, b from `rows[places[b]]`. Takes the rows' states, and leaves none. */
+async function decoder(model: LanguageModel, rows: Row[], places: readonly number[]): Promise<Decoder> {
+  const { device } = model.parameters()[0]
+  const B = places.length
+  const states = rows.map((row) => row.state)
+  const state = B === 1 ? states[0] : scope(() => mapState(takeRows(joinRows(states), places), keep) as State)
+  rows.length = 0
+  if (B > 1) for (const each of states) disposeState(each)
+  const token = tensor(new Int32Array(B), { shape: [B, 1], device })
+  const step = (carried: CarriedState): CaptureResult =>
+    evaluated(model, () => {
+      const result = model.forward(token, filled(state, carried))
+      return { outputs: [result.logits], ...flat(result.state) }
+    })
+  let captured: CapturedStep
+  try {
+    captured = await capture([token], flat(state), step)
+  } catch (error) {
+    token.dispose()
+    throw error
+  }
+  return {
+    async next(tokens) {
+      token.write(tokens)
+      captured.replay()
+      const logits = await captured.outputs[0].read()
+      return tokens.length === 1
+        ? [logits]
+        : Array.from(tokens, (_, b) => logits.subarray((b * logits.length) / B, ((b + 1) * logits.length) / B))
+    },
+    dispose() {
+      captured.dispose()
+      token.dispose()
+    },
+  }
+}
+
+/** The tensors and the counts of a state, in order. */
+function flat(state: State): CarriedState {
+  const tensors: Tensor[] = []
+  const counts: Int32Array[] = []
+  mapState(
+    state,
+    (t) => void tensors.push(t),
+    (c) => void counts.push(c),
+  )
+  return { tensors, counts }
+}
+
+/** A state like this one, of these tensors and counts. */
+function filled(like: State, { tensors, counts }: CarriedState): State {
+  let [t, c] = [0, 0]
+  return mapState(
+    like,
+    () => tensors[t++],
+    () => counts[c++],
+  ) as State
 }
 
 /** Draws an index in proportion to softmax(logits / temperature) among the topK largest; u in [0, 1) decides. */
@@ -81,12 +217,21 @@ export function sample(logits: ArrayLike<number>, temperature: number, topK: num
   checkNumber('sample: temperature', temperature, '0 or more')
   checkNumber('sample: topK', topK, 'an integer, 0 or more')
   checkNumber('sample: u', u, 'in [0, 1)')
-  const order = Array.from(logits, (_, i) => i).sort((a, b) => logits[b] - logits[a] || a - b)
-  if (!Number.isFinite(logits[order[0]]) || order.some((i) => Number.isNaN(logits[i]))) throw new Error(notFinite)
-  if (temperature === 0) return order[0]
-  const candidates = topK > 0 ? order.slice(0, topK) : order
-  const weights = candidates.map((i) => Math.exp((logits[i] - logits[order[0]]) / temperature))
+  // NaN is sorted to the end, the largest number to the last place before.
+  const sorted = new Float64Array(logits).sort().reverse()
+  const largest = sorted[0]
+  if (!Number.isFinite(largest)) throw new Error(notFinite)
+  if (temperature === 0) return place(logits, sorted, 0)
+  const candidates = topK > 0 ? sorted.subarray(0, topK) : sorted
+  const weights = candidates.map((x) => Math.exp((x - largest) / temperature))
   let left = u * weights.reduce((a, b) => a + b, 0)
-  for (let i = 0; i < candidates.length; i++) if ((left -= weights[i]) < 0) return candidates[i]
-  return candidates[0]
+  for (let i = 0; i < weights.length; i++) if ((left -= weights[i]) < 0) return place(logits, sorted, i)
+  return place(logits, sorted, 0)
+}
+
+/** Where the i-th largest logit stands; of equal ones the first comes first. */
+function place(logits: ArrayLike<number>, sorted: Float64Array, i: number): number {
+  let equals = i
+  while (equals > 0 && sorted[equals - 1] === sorted[i]) equals--
+  for (let at = 0, left = i - equals; ; at++) if (logits[at] === sorted[i] && left-- === 0) return at
 }

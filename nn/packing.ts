@@ -7,7 +7,8 @@ import { tokenFlags } from '../engine/ops/fast-weights.ts'
 import { concat, gather, permute, reshape } from '../engine/ops/movement.ts'
 import { sum } from '../engine/ops/reduce.ts'
 import { causalConv } from '../engine/ops/sequence.ts'
-import { type Tensor, tensor, zeros } from '../engine/tensor.ts'
+import { sizeOf } from '../engine/shape.ts'
+import { type Tensor, tensor, varying, zeros } from '../engine/tensor.ts'
 import { checkKnown } from './fields.ts'
 
 export interface Packing {
@@ -53,19 +54,26 @@ export function places(
   return { at, next }
 }
 
-/** The rows of a table of T or B x T positions, as a tensor [T,...] that broadcasts where all rows of the batch are alike, else [B,T,...]. */
+/** The rows of a table of T or B x T positions (see `varying`), as a tensor [T,...] that broadcasts where all rows of the batch are alike, else [B,T,...]. */
 export function positionTable(
-  at: Int32Array,
+  at: () => Int32Array,
   B: number,
   width: number,
   value: (position: number, i: number) => number,
   beside: Tensor,
 ): Tensor {
-  const T = at.length / B
-  const alike = at.every((p, i) => p === at[i % T])
-  const rows = alike ? at.subarray(0, T) : at
-  const values = Float64Array.from({ length: rows.length * width }, (_, i) => value(rows[Math.floor(i / width)], i % width))
-  return tensor(values, { shape: alike ? [T, width] : [B, T, width], device: beside.device })
+  const first = at()
+  const T = first.length / B
+  const alike = first.every((p, i) => p === first[i % T])
+  const shape = alike ? [T, width] : [B, T, width]
+  const length = sizeOf(shape)
+  return varying(
+    () => {
+      const places = at()
+      return Float64Array.from({ length }, (_, i) => value(places[Math.floor(i / width)], i % width))
+    },
+    { shape, device: beside.device },
+  )
 }
 
 /** The causal depthwise convolution of the engine, whose taps skip padding and see nothing before a reset. x: [B,T,D]; w: [D,W]; state: [B,W-1,D]. */
@@ -102,7 +110,7 @@ function taps(B: number, T: number, W: number, hasState: boolean, { mask, reset 
 }
 
 /** Vaswani 2017, section 3.5, at positions [B,T]. */
-export const sinusoids = (at: Int32Array, B: number, D: number, beside: Tensor): Tensor =>
+export const sinusoids = (at: () => Int32Array, B: number, D: number, beside: Tensor): Tensor =>
   positionTable(
     at,
     B,

@@ -25,6 +25,14 @@ export function outside(counts: Int32Array, { below = Infinity }: Part): string 
 
 export type Parts = { readonly [name: string]: Part | readonly Parts[] }
 
+/** Whether a state of these parts has the same size after every token, and no count in it but positions, of which only tables are made. */
+export const keepsPace = (parts: Parts): boolean =>
+  Object.values(parts).every((part) => {
+    if (Array.isArray(part)) return part.every(keepsPace)
+    const { shape, below } = part as Part
+    return below === undefined && shape.every((d) => d >= 0)
+  })
+
 /** Whether a layer is given a state for B rows; throws unless it has exactly the parts that it should, with as many rows. Their other sizes are what each op checks. */
 export function givenState(layer: string, state: object, parts: Parts, B: number): boolean {
   checkObject(layer, state, Object.keys(parts)[0])

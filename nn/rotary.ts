@@ -7,18 +7,22 @@ import type { Tensor } from '../engine/tensor.ts'
 import { positionTable } from './packing.ts'
 
 /**
- * x: [B,T,H,K], `at`: positions [B,T]. Channels i and i + floor(K/2) turn together, by the angle at 10000^(-i / floor(K/2)); the last
+ * x: [B,T,H,K], `at`: positions [B,T], or what gives them (see `varying`). Channels i and i + floor(K/2) turn together, by the angle at 10000^(-i / floor(K/2)); the last
  * channel of an odd K stays.
  */
-export function rotary(x: Tensor, at: Int32Array): Tensor {
+export function rotary(x: Tensor, at: Int32Array | (() => Int32Array)): Tensor {
   checkFloat('rotary', x)
   const { B, T, K } = match('rotary', { x: ['B', 'T', 'H', 'K'] }, { x: x.shape })
-  if (!(at instanceof Int32Array && at.length === B * T))
-    throw new Error(`rotary: the positions must be an Int32Array of ${B} x ${T}, not ${at instanceof Int32Array ? at.length : told(at)}`)
+  const positions = typeof at === 'function' ? at : () => at
+  const given = positions()
+  if (!(given instanceof Int32Array && given.length === B * T))
+    throw new Error(
+      `rotary: the positions must be an Int32Array of ${B} x ${T}, not ${given instanceof Int32Array ? given.length : told(at)}`,
+    )
   const half = Math.floor(K / 2)
   if (half === 0) return x
   const table = (f: (angle: number) => number): Tensor => {
-    const t = positionTable(at, B, half, (position, i) => f(position * 10000 ** (-i / half)), x)
+    const t = positionTable(positions, B, half, (position, i) => f(position * 10000 ** (-i / half)), x)
     return reshape(t, [...t.shape.slice(0, -1), 1, half])
   }
   const [c, s] = [table(Math.cos), table(Math.sin)]

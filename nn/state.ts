@@ -105,6 +105,25 @@ export function takeRows<S extends State>(state: S, rows: readonly number[]): S 
   return scope(() => mapState(state, take, takeCounts) as S)
 }
 
+/** States of the same layer or model as one of all their rows, in order. New tensors. */
+export function joinRows<S extends State>(states: readonly S[]): S {
+  const tensors = new Map<string, Tensor[]>()
+  const counts = new Map<string, number[]>()
+  const add = <T>(to: Map<string, T[]>, name: string, more: readonly T[]): void => {
+    const held = to.get(name)
+    if (held) held.push(...more)
+    else to.set(name, [...more])
+  }
+  for (const state of states)
+    mapState(
+      state,
+      (t, name) => add(tensors, name, [t]),
+      (c, name) => add(counts, name, Array.from(c)),
+    )
+  const join = (_: Tensor, name: string): Tensor => concat(tensors.get(name)!, 0)
+  return scope(() => mapState(states[0], join, (_, name) => Int32Array.from(counts.get(name)!)) as S)
+}
+
 function checkRows(rows: unknown, R = Infinity): asserts rows is readonly number[] {
   if (!Array.isArray(rows) && !(ArrayBuffer.isView(rows) && 'length' in rows))
     throw new Error(`takeRows: the rows must be an array of their places, such as [0, 0, 2], not ${told(rows)}`)

@@ -15,7 +15,7 @@ import { completeMixer, type LayerMixer, type MixerChoice, type MixerLayer, mixe
 import { ignoredTarget, type TokenBatch } from './model.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places } from './packing.ts'
-import type { Parts } from './parts.ts'
+import { keepsPace, type Parts } from './parts.ts'
 
 /**
  * The settings of fast weights stand here, too: they are those of every layer whose mixer has a setting of that name and doesn't say otherwise
@@ -197,8 +197,8 @@ export class Transformer extends Module {
     if (state && state.layers.length !== this.transformer.layers.length)
       throw new Error(`forward: the state has ${state.layers.length} layers, the model ${this.transformer.layers.length}`)
     const packing = checkPacking('forward', options, B, T)
-    const { at, next } = places(packing, B, T, state?.position)
-    let x = embed(this.src_embed, tokens, at, this.config)
+    const placed = () => places(packing, B, T, state?.position)
+    let x = embed(this.src_embed, tokens, () => placed().at, this.config)
     const layers: LayerState[] = []
     this.transformer.layers.forEach((layer, i) => {
       const result = layer.forward(x, state?.layers[i], packing)
@@ -206,7 +206,7 @@ export class Transformer extends Module {
       layers.push(result.state)
     })
     const logits = this.generator.forward(this.transformer.norm.forward(x))
-    return { logits: atTokens(logits, packing), state: { position: next, layers } }
+    return { logits: atTokens(logits, packing), state: { position: placed().next, layers } }
   }
 
   /** See `Trainable`. */
@@ -219,6 +219,11 @@ export class Transformer extends Module {
   /** See `Parts`. */
   stateParts(B: number): Parts {
     return { position: { dtype: 'int32', shape: [B] }, layers: this.transformer.layers.map(({ attn }) => attn.stateParts(B)) }
+  }
+
+  /** See `LanguageModel`: not where a part of the state grows, or counts something that decides what is computed. */
+  get replayable(): boolean {
+    return keepsPace(this.stateParts(1))
   }
 
   /** New random features in every layer whose map draws them: see `favorRedraw`. An error where all of them are fixed. */

@@ -1,3 +1,4 @@
+import type { Capture, CaptureOptions } from './capture.ts'
 import type { Kernels } from './kernels.ts'
 
 export type DType = 'float32' | 'int32'
@@ -42,6 +43,11 @@ export interface Device<S = any> {
    * when it was recorded (undefined: it isn't timed), or else how long each submission has. One at a time. See engine/profile.ts.
    */
   timeDispatches?<M>(mark: () => M | undefined, report: (milliseconds: number, mark: M | undefined) => void): DispatchTiming
+  /**
+   * Only where steps can be captured (see engine/capture.ts): runs `body`, in which kernels are noted instead of run and what is allocated stays,
+   * until the capture is freed. `again`: the same step once more. Throws where that isn't the same, or where the step reads values.
+   */
+  capture?(body: () => void, options: CaptureOptions<S>): Promise<Capture<S>>
   /** Stops threads, releases memory. Using the device afterwards throws; only freeing what was on it doesn't. */
   close(): void
 }

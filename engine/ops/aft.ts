@@ -5,7 +5,7 @@
 import { recordMany } from '../autograd.ts'
 import type { AftSizes } from '../devices/kernels.ts'
 import { show } from '../shape.ts'
-import { empty, full, like, type Tensor, tensor, zeros } from '../tensor.ts'
+import { empty, full, like, type Tensor, tensor, varying, zeros } from '../tensor.ts'
 import { checkFloat, match, sameDevice } from './check.ts'
 import { expand } from './elementwise.ts'
 import { tokenFlags } from './fast-weights.ts'
@@ -67,7 +67,8 @@ export function aft(
     if (state.position.length !== B) throw new Error(`${op}: the state has positions for ${state.position.length} rows, k has ${B}`)
   }
   const past = state ? held : 0
-  const { places, next } = placesOf(B, T, past, state?.position, mask, reset)
+  const placed = () => placesOf(B, T, past, state?.position, mask, reset)
+  const { places } = placed()
   const longest = places.reduce((a, b) => Math.max(a, b), -1) + 1
   const extended = bias !== undefined && 'table' in bias && bias.extended === true
   if (extended && !causal) throw new Error(`${op}: a table is extended for causal sequences only`)
@@ -77,8 +78,8 @@ export function aft(
     )
   const keys = state ? concat([state.key, k], 1) : k
   const values = state ? concat([state.value, v], 1) : v
-  const { y } = read(keys, values, w, places, { B, n: past + T, past, D, window, causal, bias: kind, N })
-  return { y, state: causal ? carried(keys, values, places, next, held) : undefined }
+  const { y } = read(keys, values, w, () => placed().places, { B, n: past + T, past, D, window, causal, bias: kind, N })
+  return { y, state: causal ? carried(keys, values, placed, held) : undefined }
 }
 
 /** How the kernel wants a bias, and how far it reaches. */
@@ -107,11 +108,11 @@ function weightsOf(op: string, bias: AftBias | undefined, D: number, causal: boo
 }
 
 /** The kernel as an op of two outputs, both with gradients. */
-function read(k: Tensor, v: Tensor, w: Tensor | undefined, places: Int32Array, sizes: AftSizes): { y: Tensor; lse: Tensor } {
+function read(k: Tensor, v: Tensor, w: Tensor | undefined, places: () => Int32Array, sizes: AftSizes): { y: Tensor; lse: Tensor } {
   const { B, n, past, D } = sizes
   const { device } = k
   const { kernels } = device
-  const at = tensor(places, { shape: [B, n], dtype: 'int32', device })
+  const at = varying(places, { shape: [B, n], dtype: 'int32', device })
   const y = empty([B, n - past, D], device)
   const lse = empty([B, n - past, D], device)
   const bias = sizes.bias === 'none' ? null : w!.storage
@@ -126,8 +127,13 @@ function read(k: Tensor, v: Tensor, w: Tensor | undefined, places: Int32Array, s
   return { y, lse }
 }
 
+interface Placed {
+  places: Int32Array
+  next: Int32Array
+}
+
 /** The place of each row in its sequence, -1 at padding, and of the `past` rows before, which end at `position`, below 0 where nothing has been; where each row goes on. */
-function placesOf(B: number, T: number, past: number, position: Int32Array | undefined, mask?: Tensor, reset?: Tensor) {
+function placesOf(B: number, T: number, past: number, position: Int32Array | undefined, mask?: Tensor, reset?: Tensor): Placed {
   const n = past + T
   const places = new Int32Array(B * n)
   const next = position ? Int32Array.from(position) : new Int32Array(B)
@@ -145,10 +151,20 @@ function placesOf(B: number, T: number, past: number, position: Int32Array | und
 const nothing = -1e30
 
 /** The state after rows of these places: the last `held` - 1 tokens of each row's last sequence, and one key and value for all before them. */
-function carried(keys: Tensor, values: Tensor, places: Int32Array, position: Int32Array, held: number): AftState {
+function carried(keys: Tensor, values: Tensor, placed: () => Placed, held: number): AftState {
   const [B, n, D] = keys.shape
   const { device } = keys
   const recent = held - 1
+  const kept = () => keptOf(placed(), B, n, recent)
+  const one = (value: number): Tensor => full([B, 1, D], value, device)
+  const sizes: AftSizes = { B, n: n + 1, past: n, D, window: 0, causal: true, bias: 'none', N: 0 }
+  const all = read(concat([keys, one(nothing)], 1), concat([values, one(0)], 1), undefined, () => kept().older, sizes)
+  const pick = picker(kept().rows, B, n, recent)
+  return { key: concat([all.lse, pick(keys)], 1), value: concat([all.y, pick(values)], 1), position: placed().next }
+}
+
+/** Which rows of n are kept as they are, [B,recent], -1 for none, and the places of those that are put together, [B,n+1], -1 elsewhere. */
+function keptOf({ places, next: position }: Placed, B: number, n: number, recent: number): { older: Int32Array; rows: Int32Array } {
   const older = new Int32Array(B * (n + 1)).fill(-1)
   const rows = new Int32Array(B * recent).fill(-1)
   for (let b = 0; b < B; b++) {
@@ -161,11 +177,7 @@ function carried(keys: Tensor, values: Tensor, places: Int32Array, position: Int
     }
     older[b * (n + 1) + n] = position[b]
   }
-  const one = (value: number): Tensor => full([B, 1, D], value, device)
-  const sizes: AftSizes = { B, n: n + 1, past: n, D, window: 0, causal: true, bias: 'none', N: 0 }
-  const all = read(concat([keys, one(nothing)], 1), concat([values, one(0)], 1), undefined, older, sizes)
-  const pick = picker(rows, B, n, recent)
-  return { key: concat([all.lse, pick(keys)], 1), value: concat([all.y, pick(values)], 1), position }
+  return { older, rows }
 }
 
 /** Takes these rows of each row of x [B,n,D], any for -1: [B,count,D]. Without packing they are its last ones. */

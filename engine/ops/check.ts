@@ -29,25 +29,26 @@ export function checkFloat(op: string, ...tensors: (Tensor | null | undefined)[]
 
 /** An int32 tensor that means true where it isn't 0. */
 export function checkCondition(op: string, condition: Tensor): void {
-  if (!(condition instanceof Tensor && condition.indices))
+  if (!(condition instanceof Tensor && condition.dtype === 'int32'))
     throw new Error(`${op}: the condition must be an int32 tensor (tensor(..., { dtype: 'int32' })), not ${kindOf(condition)}`)
 }
 
-export function checkInt32(op: string, index: Tensor): asserts index is Tensor & { indices: Int32Array } {
-  if (!(index instanceof Tensor && index.indices))
+export function checkInt32(op: string, index: Tensor): void {
+  if (!(index instanceof Tensor && index.dtype === 'int32'))
     throw new Error(`${op}: needs int32 indices (tensor(..., { dtype: 'int32' })), not ${kindOf(index)}`)
 }
 
-/** The values of `index`, each below `below`, or `ignore` where that is given. */
-export function checkIndices(op: string, index: Tensor, below: number, ignore?: number): Int32Array {
+/** Throws unless the values of `index` are below `below`, or `ignore` where that is given. */
+export function checkIndices(op: string, index: Tensor, below: number, ignore?: number): void {
   checkInt32(op, index)
+  if (ignore === undefined && index.limitInput(below)) return
+  const indices = index.indices!
   for (let i = 0; i < index.size; i++) {
-    const value = index.indices[i]
+    const value = indices[i]
     if ((value >= 0 && value < below) || value === ignore) continue
     const hint = ignore === undefined ? '' : ` (if it marks what doesn't count, say { ignore: ${value} })`
     throw new Error(`${op}: index ${value} at ${i} is outside 0..${below - 1}${hint}`)
   }
-  return index.indices
 }
 
 /** Compares a shape with a pattern such as ['B','T',8]; letters stand for sizes, and equal letters for equal sizes. Returns the sizes by letter. */

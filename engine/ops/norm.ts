@@ -105,7 +105,8 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
   sameDevice('crossEntropy', logits, targets)
   if (!sameShape(targets.shape, logits.shape.slice(0, -1)))
     throw new Error(`crossEntropy: targets have shape ${show(targets.shape)}, logits ${show(logits.shape)}`)
-  const counted = checkIndices('crossEntropy', targets, N, ignore).reduce((count, target) => count + (target === ignore ? 0 : 1), 0)
+  checkIndices('crossEntropy', targets, N, ignore)
+  const counted = targets.indices!.reduce((count, target) => count + (target === ignore ? 0 : 1), 0)
   if (reduction === 'mean' && counted === 0) throw new Error('crossEntropy: every target is ignored, so there is no mean')
   const { kernels } = logits.device
   const losses = empty(targets.shape, logits.device)

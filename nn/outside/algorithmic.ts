@@ -90,7 +90,12 @@ function algorithmicModel(name: string, o: Options): OutsideModule {
     const embedded = embedding.forward(tokens)
     const [B, T] = tokens.shape
     const at = Int32Array.from({ length: B * T }, (_, i) => i % T)
-    const begin = use_pos_enc ? add(embedded, sinusoids(at, B, D, embedded)) : embedded
+    const begin = use_pos_enc
+      ? add(
+          embedded,
+          sinusoids(() => at, B, D, embedded),
+        )
+      : embedded
     return { y: out_layer.forward(layers.reduce((x, layer) => layer.forward(x).y, begin)), state: {} }
   })
 }

@@ -54,6 +54,67 @@ describe('fastweights generate', () => {
     )
   })
 
+  it('makes several texts side by side, a line of JSON each: those that it makes one by one', async () => {
+    place.write('prompts.txt', 'Why \nIt is so\r\na\nnot? a bird\n')
+    const records = (text: string): { prompt: string; seed: number; text: string }[] =>
+      text
+        .trimEnd()
+        .split('\n')
+        .map((line) => JSON.parse(line))
+    const [all, three, one] = await Promise.all([
+      generate('--prompts prompts.txt --length 30 --seed 7'),
+      generate('--prompts prompts.txt --length 30 --seed 7 --batch 3 --threads 2'),
+      generate('--prompt Why --length 30 --batch 2'),
+    ])
+    assert.equal(three, all)
+    const found = records(all)
+    assert.deepEqual(
+      found.map(({ prompt, seed }) => [prompt, seed]),
+      [
+        ['Why ', 7],
+        ['It is so', 8],
+        ['a', 9],
+        ['not? a bird', 10],
+      ],
+    )
+    const alone = found.map(({ prompt, seed }) =>
+      place.succeed(['generate', '--run', 'runs/float32', '--prompt', prompt, '--length', '30', '--seed', `${seed}`]),
+    )
+    assert.deepEqual(
+      found.map(({ prompt, text }) => `${prompt}${text}\n`),
+      await Promise.all(alone),
+    )
+    const twice = records(one)
+    assert.deepEqual(
+      twice.map(({ prompt, seed }) => [prompt, seed]),
+      [
+        ['Why', 1],
+        ['Why', 2],
+      ],
+    )
+    assert.notEqual(twice[0].text, twice[1].text)
+  })
+
+  it('refuses in one line prompts without a text, before it writes anything', async () => {
+    place.write('strange.txt', 'Why\nWhy §\n')
+    place.write('gap.txt', 'Why\n\nso\n')
+    place.write('nothing.txt', '')
+    for (const [words, message] of [
+      ['--prompts strange.txt', /^fastweights: strange\.txt: line 2: .*§/],
+      ['--prompts gap.txt', /^fastweights: gap\.txt: line 2 is empty: each line is a prompt\n$/],
+      ['--prompts nothing.txt', /^fastweights: nothing\.txt is empty\n$/],
+      ['--prompts none.txt', /^fastweights: can't read none\.txt: no such file or folder\n$/],
+      ['--prompts gap.txt --prompt Why', /^fastweights: --prompt and --prompts exclude each other: give one of them\n$/],
+      ['--batch 0', /^fastweights: .*--batch.*\n$/],
+    ] as const) {
+      const { code, stdout, stderr } = await place.run(`generate --run runs/float32 ${words}`)
+      assert.equal(stdout, '')
+      assert.notEqual(code, 0)
+      assert.match(stderr, message)
+      assert.equal(stderr.trimEnd().split('\n').length, 1)
+    }
+  })
+
   it('ends when its reader leaves', async () => {
     const child = place.start('generate --run runs/float32 --length 100000000')
     const result = ended(child)

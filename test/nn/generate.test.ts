@@ -1,10 +1,10 @@
 /** Token by token and all at once are the same function of the same weights. */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import { type Device, noGrad, scope, setDevice, tensor, uniform } from '../../engine/index.ts'
-import { type GenerateOptions, generate, sample, stateGrowth, Transformer, type TransformerState } from '../../nn/index.ts'
+import { type Device, noGrad, profile, scope, setDevice, tensor, uniform } from '../../engine/index.ts'
+import { type GenerateOptions, generate, generateBatch, sample, stateGrowth, Transformer, type TransformerState } from '../../nn/index.ts'
 import { assertRms, gpus, reference, runsOn, wasm } from '../helpers.ts'
-import { architectures, few, randomTokens } from './models.ts'
+import { architectures, few, randomTokens, stateful } from './models.ts'
 
 /** The logits of a sequence that runs in pieces of these lengths, each from the state that the one before left. */
 async function logitsInPieces(model: Transformer, tokens: Int32Array, lengths: readonly number[]): Promise<number[]> {
@@ -96,6 +96,62 @@ describe('generation', () => {
     })
   }
 
+  it('has the same tokens from a step that is captured and from the step itself, alone and side by side', async () => {
+    const prompts = [5, 1, 9, 2].map((length, i) => randomTokens(i, length))
+    prompts.push(prompts[2])
+    const captured: string[] = []
+    for (const device of [reference, await wasm(), await wasm(2), await wasm(1, true)]) {
+      // A profiled device captures nothing.
+      const profiling = profile(device)
+      for (const [name, config] of Object.entries(stateful)) {
+        const length = device.double ? 6 : 12
+        const models = [profiling.device, device].map((d) => {
+          setDevice(d)
+          return new Transformer(config)
+        })
+        const [plain, model] = models
+        const before = device.bytesInUse()
+        const expected = await Promise.all(
+          prompts.map((prompt, i) => collect(plain, prompt, { length, seed: 2 ** 32 - 2 + i - (i > 1 ? 2 ** 32 : 0) })),
+        )
+        assert.deepEqual(await collect(model, prompts[0], { length, seed: 2 ** 32 - 2 }), expected[0], `${name}, ${device.description}`)
+        const rows: number[][] = prompts.map(() => [])
+        for await (const tokens of generateBatch(model, prompts, { length, seed: 2 ** 32 - 2 }))
+          for (const [i, token] of tokens.entries()) rows[i].push(token)
+        assert.deepEqual(rows, expected, `${name}, ${device.description}, side by side`)
+        assert.equal(device.bytesInUse(), before)
+        if (model.replayable && device === reference) captured.push(name)
+        for (const m of models) m.dispose()
+      }
+      profiling.stop()
+    }
+    const others = Object.keys(stateful).filter((name) => !captured.includes(name))
+    assert.deepEqual(others.sort(), ['hybrid', 'softmax', 'softmax, rotary', 'ttt-linear'])
+  })
+
+  it('sees weights that change, and fails where they go', async () => {
+    const device = await wasm()
+    setDevice(device)
+    const [model, other] = [1, 2].map((seed) => new Transformer(architectures.default, seed))
+    const texts: number[][] = [[], []]
+    const profiling = profile(device)
+    setDevice(profiling.device)
+    const plain = new Transformer(architectures.default, 1)
+    const values = await Promise.all(other.parameters().map((p) => p.read()))
+    for (const [i, one] of [model, plain].entries())
+      for await (const token of generate(one, randomTokens(1, 4), { length: 30 })) {
+        texts[i].push(token)
+        if (texts[i].length === 9) for (const [j, p] of one.parameters().entries()) p.write(values[j])
+      }
+    assert.deepEqual(texts[0], texts[1])
+    const generator = generate(model, randomTokens(1, 4), { length: 30 })
+    await generator.next()
+    model.generator.weight.dispose()
+    await assert.rejects(generator.next(), /replay: a tensor that the captured step reads was freed/)
+    profiling.stop()
+    for (const m of [model, other, plain]) m.dispose()
+  })
+
   it('keeps its memory and its pace over 20,000 tokens', async () => {
     const device = await wasm()
     setDevice(device)
@@ -184,6 +240,12 @@ describe('generation', () => {
     for (const temperature of [-1, NaN, Infinity]) await refused([1], { length: 1, temperature }, /temperature must be/)
     for (const topK of [-1, 0.5]) await refused([1], { length: 1, topK }, /topK must be/)
     assert.deepEqual(await collect(model, Int32Array.of(1), { length: 0 }), [])
+    const batch = (prompts: unknown) => generateBatch(model, prompts as Int32Array[], { length: 3 }).next()
+    await assert.rejects(batch(Int32Array.of(1)), /the prompts must be an array of Int32Arrays, not/)
+    await assert.rejects(batch([Int32Array.of(1), [2]]), /prompt 1 must be an Int32Array of tokens, not an array/)
+    await assert.rejects(batch([Int32Array.of(1), new Int32Array()]), /prompt 1 is empty/)
+    await assert.rejects(batch([Int32Array.of(1), Int32Array.of(13)]), /index 13 at 0 is outside/)
+    assert.deepEqual(await batch([]), { value: undefined, done: true })
     for await (const _ of generate(model, Int32Array.of(1), { length: 9 })) break
     model.generator.bias!.write(new Float32Array(13).fill(NaN))
     await refused([1], { length: 1 }, /the model's output isn't finite/)

@@ -1,4 +1,5 @@
 /** The oracle: every kernel in plain TypeScript and float64. Small and readable; speed is the other devices' business. */
+import { createNotes } from '../capture.ts'
 import type { Device } from '../device.ts'
 import type { Kernels } from '../kernels.ts'
 import { aftKernels } from './aft.ts'
@@ -15,7 +16,7 @@ import { reduceKernels } from './reduce.ts'
 import { sequenceKernels } from './sequence.ts'
 import type { RefStorage } from './storage.ts'
 
-const kernels: Kernels<RefStorage> = {
+const immediate: Kernels<RefStorage> = {
   ...elementwiseKernels,
   ...movementKernels,
   ...reduceKernels,
@@ -34,6 +35,28 @@ export function referenceDevice(): Device<RefStorage> {
   const live = new Set<RefStorage>()
   let bytes = 0
   let open = true
+  const drop = (storage: RefStorage) => {
+    if (!live.delete(storage)) throw new Error('reference: a block was freed twice')
+    bytes -= storage.data.byteLength
+  }
+  interface Launch {
+    name: string
+    args: readonly unknown[]
+  }
+  /** A launch but for which blocks it is about. */
+  const kindOf = ({ name, args }: Launch): string => JSON.stringify([name, args], (_, x) => (live.has(x) ? x.data.length : x))
+  const notes = createNotes<RefStorage, Launch>(
+    (first, second) => kindOf(first) === kindOf(second),
+    (storage) => open && drop(storage),
+  )
+  type Kernel = (...args: unknown[]) => void
+  const table = immediate as unknown as Record<string, Kernel>
+  const kernels = Object.fromEntries(
+    Object.entries(table).map(([name, kernel]): [string, Kernel] => [
+      name,
+      (...args) => (notes.on() ? notes.note({ name, args }) : kernel(...args)),
+    ]),
+  ) as unknown as Kernels<RefStorage>
   const use = () => {
     if (!open) throw new Error('reference: the device has been closed')
   }
@@ -47,26 +70,38 @@ export function referenceDevice(): Device<RefStorage> {
     },
     allocate(dtype, size) {
       use()
-      const storage = { data: dtype === 'int32' ? new Int32Array(size) : new Float64Array(size) }
-      live.add(storage)
-      bytes += storage.data.byteLength
-      return storage
+      const make = () => {
+        const storage = { data: dtype === 'int32' ? new Int32Array(size) : new Float64Array(size) }
+        live.add(storage)
+        bytes += storage.data.byteLength
+        return storage
+      }
+      return notes.on() ? notes.take(`${dtype} ${size}`, make) : make()
     },
     free(storage) {
-      if (!open) return
-      if (!live.delete(storage)) throw new Error('reference: a block was freed twice')
-      bytes -= storage.data.byteLength
+      if (open && !notes.owns(storage)) drop(storage)
     },
     write(storage, data) {
       use()
-      storage.data.set(data)
+      const held = storage.data
+      if (notes.written(storage, () => Array.from(data).some((x, i) => !Object.is(x, held[i])))) held.set(data)
     },
     async read(storage, size) {
       use()
+      notes.read()
       return storage.data.slice(0, size)
     },
     bytesInUse: () => bytes,
     bytesReserved: () => bytes,
+    async capture(body, options) {
+      use()
+      const { launches, ...rest } = notes.capture(body, options)
+      const replay = () => {
+        use()
+        for (const { name, args } of launches) table[name](...args)
+      }
+      return { ...rest, launches, replay, prepare() {} }
+    },
     close() {
       open = false
       live.clear()

@@ -64,14 +64,20 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
     write(block, data) {
       use()
       const view = integers.has(block) ? memory.int32(block, data.length) : memory.float32(block, data.length)
-      view.set(data)
+      const differs = () => view.map((_, i) => data[i]).some((x, i) => !Object.is(x, view[i]))
+      if (pool.notes.written(block, differs)) view.set(data)
     },
     async read(block, size) {
       use()
+      pool.notes.read()
       return integers.has(block) ? memory.int32(block, size).slice() : memory.float32(block, size).slice()
     },
     bytesInUse: () => memory.bytesInUse() - pool.scratchBytes(),
     bytesReserved: memory.bytesReserved,
+    async capture(body, options) {
+      use()
+      return pool.capture(body, options)
+    },
     close() {
       open = false
       pool.close()

@@ -14,6 +14,8 @@ export const NR = 16
 const blockRows = 72,
   fewRows = 128
 const blockColumns = 256
+/** NR of kernels-wasm/matvec.ts. */
+const panelColumns = 32
 /** Operations, and bytes read by a product of a few rows, that are worth handing to another thread. */
 export const worthSharing = 2 ** 18,
   worthReading = 2 ** 17
@@ -31,6 +33,26 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       if (batch * M * N === 0) return
       const activation = sizes.activation === null ? -1 : unaryOps.indexOf(sizes.activation)
       const biasPointer = bias?.pointer ?? 0
+
+      if (!sparse && !transposeA && batch === 1 && M <= fewRows && pool.notes.stays(b)) {
+        const panels = Math.ceil(N / panelColumns)
+        const packed = pool.memory.allocate(4 * panels * panelColumns * K)
+        pool.notes.noteFirst({
+          kernel: 'matvecPack',
+          n: panels,
+          grain: Math.ceil(4096 / (K + 1)),
+          args: [b.pointer, packed.pointer, N, K, +transposeB],
+          scratchBytes: 0,
+        })
+        pool.run(
+          'matvec',
+          panels,
+          Math.ceil(Math.min(worthReading / (4 * panelColumns * (K + 1)), worthSharing / (2 * M * panelColumns * (K + 1)))),
+          [a.pointer, packed.pointer, biasPointer, c.pointer, M, N, K, +accumulate, activation],
+          4 * panelColumns,
+        )
+        return
+      }
 
       if (!sparse && (M === 1 || (M <= 3 && !transposeA))) {
         const blockN = Math.min(up(N, 16), transposeB ? 64 : 256)

@@ -8,7 +8,9 @@
  */
 import { relaxed as relaxedBytes, simd as simdBytes } from '../../../kernels-wasm/generated/bytes.ts'
 import { inNode } from '../../platform.ts'
+import { type Capture, type CaptureOptions, createNotes, type Notes } from '../capture.ts'
 import { GateError } from '../kernels.ts'
+import { compileLaunches, type Launch } from './launches.ts'
 import { type Block, createMemory, type Memory } from './memory.ts'
 
 export interface PoolOptions {
@@ -37,6 +39,9 @@ export interface Pool {
    * all is done. scratchBytes: private memory a thread, at `scratch` of kernels-wasm/scratch.ts.
    */
   run(kernel: string, n: number, grain: number, args: readonly number[], scratchBytes?: number): void
+  /** While a step is captured `run` only notes, and the memory gives what stays. */
+  readonly notes: Notes<Block, Launch>
+  capture(body: () => void, options: CaptureOptions<Block>): Promise<Capture<Block>>
   /** Bytes of the memory's blocks that are the pool's own. */
   scratchBytes(): number
   close(): void
@@ -113,6 +118,32 @@ function refused(text: string): Error {
   return refusals[code](value)
 }
 
+/** What a kernel that failed on this thread has thrown, as an error for the user. */
+function failure(error: unknown, what: string): Error {
+  if (error instanceof Refusal) return refused(error.message)
+  if (error instanceof GateError || (error instanceof Error && error.message.startsWith('wasm: '))) return error
+  return new Error(`wasm: ${what} failed: ${error instanceof Error ? error.message : error}`)
+}
+
+/** Whether two launches are the same but for blocks in the place of others. */
+function sameLaunch(first: Launch, second: Launch, instead: ReadonlyMap<Block, Block>): boolean {
+  const within = (address: number, { pointer, extent }: Block): boolean => address >= pointer && address < pointer + extent
+  const exchanged = (a: number, b: number): boolean =>
+    [...instead].some(([x, y]) =>
+      [
+        [x, y],
+        [y, x],
+      ].some(([p, q]) => a - p.pointer === b - q.pointer && within(a, p)),
+    )
+  return (
+    first.kernel === second.kernel &&
+    first.n === second.n &&
+    first.grain === second.grain &&
+    first.args.length === second.args.length &&
+    first.args.every((arg, i) => Object.is(arg, second.args[i]) || exchanged(arg, second.args[i]))
+  )
+}
+
 /** A thread's own instance of the module: its kernels, in the order in which the module exports them. */
 function instantiate({ module, memory, wide }: Pick<WorkerSetup, 'module' | 'memory' | 'wide'>) {
   const { exports } = new WebAssembly.Instance(module, {
@@ -131,7 +162,12 @@ function instantiate({ module, memory, wide }: Pick<WorkerSetup, 'module' | 'mem
   const names = WebAssembly.Module.exports(module)
     .filter((entry) => entry.kind === 'function')
     .map((entry) => entry.name)
-  return { names, kernels: names.map((name) => exports[name] as Kernel), setScratch: exports.setScratch as (pointer: number) => void }
+  return {
+    functions: exports,
+    names,
+    kernels: names.map((name) => exports[name] as Kernel),
+    setScratch: exports.setScratch as (pointer: number) => void,
+  }
 }
 
 /** Takes pieces of the open job until none is left. A failure ends the job for all, its text kept for the caller. */
@@ -315,8 +351,16 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
     throw new Error("wasm: vectors of 256 bits aren't to be had: call enableWideSimd first; it says whether they help, and why not")
   }
   const module = await compiled(relaxed, shared, wide)
-  const memory = createMemory(options.maximumPages, shared)
-  const { names, kernels, setScratch } = instantiate({ module, memory: memory.wasm, wide })
+  const blocks = createMemory(options.maximumPages, shared)
+  const notes = createNotes<Block, Launch>(sameLaunch, blocks.free)
+  const memory: Memory = {
+    ...blocks,
+    allocate: (bytes) => (notes.on() ? notes.take(`${bytes}`, () => blocks.allocate(bytes)) : blocks.allocate(bytes)),
+    free(block) {
+      if (!notes.owns(block)) blocks.free(block)
+    },
+  }
+  const { functions, names, kernels, setScratch } = instantiate({ module, memory: memory.wasm, wide })
   const ids = new Map(names.map((name, id) => [name, id]))
 
   const control = controlViews(shared ? new SharedArrayBuffer(controlBytes) : new ArrayBuffer(controlBytes))
@@ -338,11 +382,11 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
 
   function reserveScratch(bytes: number): void {
     if (bytes <= scratchStride) return
-    if (scratch) memory.free(scratch)
+    if (scratch) blocks.free(scratch)
     scratch = null
     scratchStride = 0
     const stride = Math.ceil(bytes / 64) * 64
-    scratch = memory.allocate(stride * threads)
+    scratch = blocks.allocate(stride * threads)
     scratchStride = stride
     setScratch(scratch.pointer)
   }
@@ -356,48 +400,85 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
     }
   }
 
+  function run(kernel: string, n: number, grain: number, args: readonly number[], scratchBytes = 0): void {
+    if (!open) throw new Error('wasm: the device has been closed')
+    if (n <= 0) return
+    const id = ids.get(kernel)
+    if (id === undefined) throw new Error(`wasm: no kernel named ${kernel}`)
+    if (notes.on()) {
+      notes.note({ kernel, n, grain, args, scratchBytes })
+      return
+    }
+    if (scratchBytes > 0) reserveScratch(scratchBytes)
+    if (threads === 1 || n <= grain) {
+      try {
+        kernels[id](0, n, ...args)
+      } catch (error) {
+        throw failure(error, `kernel ${kernel}`)
+      }
+      return
+    }
+    if (args.length > argsLimit) throw new Error(`wasm: kernel ${kernel} has ${args.length} arguments, ${argsLimit} at most`)
+    words[KERNEL] = id
+    words[COUNT] = n
+    words[GRAIN] = grain
+    words[ARITY] = args.length
+    words[SCRATCH] = scratch?.pointer ?? 0
+    words[SCRATCH_STRIDE] = scratchStride
+    sharedArgs.set(args)
+    Atomics.store(words, NEXT, 0)
+    epoch = (epoch + 1) & 0x3fffffff
+    Atomics.store(words, EPOCH, epoch)
+    if (Atomics.load(words, SLEEPING) > 0) Atomics.notify(words, EPOCH)
+    work(control, kernels, args, 0)
+    epoch = (epoch + 1) & 0x3fffffff
+    Atomics.store(words, EPOCH, epoch)
+    join()
+    const failed = Atomics.exchange(words, FAILED, 0)
+    if (failed !== 0) {
+      const text = new TextDecoder().decode(message.slice(0, words[TEXT]))
+      throw failed === REFUSED ? refused(text) : new Error(`wasm: kernel ${kernel} failed: ${text}`)
+    }
+  }
+
   return {
     memory,
     threads,
     alone,
     relaxed,
     wide,
-    run(name, n, grain, args, scratchBytes = 0) {
-      if (!open) throw new Error('wasm: the device has been closed')
-      if (n <= 0) return
-      const id = ids.get(name)
-      if (id === undefined) throw new Error(`wasm: no kernel named ${name}`)
-      if (scratchBytes > 0) reserveScratch(scratchBytes)
-      if (threads === 1 || n <= grain) {
+    run,
+    notes,
+    async capture(body, options) {
+      const { first, launches, ...rest } = notes.capture(body, options)
+      const scratchBytes = launches.reduce((most, launch) => Math.max(most, launch.scratchBytes), 0)
+      const compiling = compileLaunches(
+        launches,
+        functions,
+        ({ n, grain }) => threads > 1 && n > grain,
+        (place) => {
+          const { kernel, n, grain, args } = launches[place]
+          run(kernel, n, grain, args)
+        },
+      )
+      const all = await compiling.catch((error) => {
+        if (!options.again) rest.free()
+        throw failure(error, 'the compilation of a captured step')
+      })
+      const replay = (): void => {
+        if (!open) throw new Error('wasm: the device has been closed')
+        reserveScratch(scratchBytes)
         try {
-          kernels[id](0, n, ...args)
+          all()
         } catch (error) {
-          if (error instanceof Refusal) throw refused(error.message)
-          throw new Error(`wasm: kernel ${name} failed: ${error instanceof Error ? error.message : error}`)
+          throw failure(error, 'a kernel of a captured step')
         }
-        return
       }
-      if (args.length > argsLimit) throw new Error(`wasm: kernel ${name} has ${args.length} arguments, ${argsLimit} at most`)
-      words[KERNEL] = id
-      words[COUNT] = n
-      words[GRAIN] = grain
-      words[ARITY] = args.length
-      words[SCRATCH] = scratch?.pointer ?? 0
-      words[SCRATCH_STRIDE] = scratchStride
-      sharedArgs.set(args)
-      Atomics.store(words, NEXT, 0)
-      epoch = (epoch + 1) & 0x3fffffff
-      Atomics.store(words, EPOCH, epoch)
-      if (Atomics.load(words, SLEEPING) > 0) Atomics.notify(words, EPOCH)
-      work(control, kernels, args, 0)
-      epoch = (epoch + 1) & 0x3fffffff
-      Atomics.store(words, EPOCH, epoch)
-      join()
-      const failed = Atomics.exchange(words, FAILED, 0)
-      if (failed !== 0) {
-        const text = new TextDecoder().decode(message.slice(0, words[TEXT]))
-        throw failed === REFUSED ? refused(text) : new Error(`wasm: kernel ${name} failed: ${text}`)
+      const prepare = (): void => {
+        for (const { kernel, n, grain, args } of first) run(kernel, n, grain, args)
       }
+      if (!options.again) prepare()
+      return { ...rest, launches, replay, prepare }
     },
     scratchBytes: () => scratch?.bytes ?? 0,
     close() {

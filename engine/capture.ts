@@ -1,0 +1,180 @@
+/**
+ * A step noted once and replayed: the kernels of a function, without the function. Shapes, checks and the graph are JavaScript's work, which takes
+ * longer than the arithmetic where tensors are small, as they are when one token is generated. So `capture` runs the step without computing
+ * anything, notes which kernels it asks for on which memory, and `replay` has the device do the same again.
+ *
+ *     const token = tensor([0], { dtype: 'int32' })
+ *     const captured = await capture([token], { tensors: [S], counts: [] }, ({ tensors: [S] }) => step(token, S))
+ *     token.write([5])
+ *     captured.replay()                       // state and outputs are those after token 5
+ *     await captured.outputs[0].read()
+ *
+ * The step is noted twice, the second time from the state that the first one leaves to the memory that it came from: two sets of tensors, which
+ * take turns in holding the state, and nothing is copied. Where the second time isn't like the first, the step depends on something that isn't
+ * in its inputs, and capture throws. Tests: test/ops/capture.test.ts.
+ */
+import { told } from './arguments.ts'
+import type { Capture } from './devices/capture.ts'
+import { noGrad } from './recording.ts'
+import { checkSynchronous, keep, scope } from './scope.ts'
+import { sameShape, show } from './shape.ts'
+import { empty, refuseCapture, Tensor, watched } from './tensor.ts'
+
+/** Memory of tensors, how many of them there are, and how often it was overwritten. */
+interface Memory {
+  readonly storage: unknown
+  readonly owners: number
+  readonly version: number
+}
+
+/** What one step leaves to the next: float32 tensors, and counts on the host that grow by the same numbers in each step, such as positions. */
+export interface CarriedState {
+  tensors: readonly Tensor[]
+  counts: readonly Int32Array[]
+}
+
+export interface CaptureResult extends CarriedState {
+  outputs: readonly Tensor[]
+}
+
+export interface CapturedStep {
+  /** What the step has computed, the same tensors each time. */
+  readonly outputs: readonly Tensor[]
+  /** The state after the last replay. */
+  state(): CarriedState
+  /** One step: reads the inputs and the state, and overwrites outputs and state. Allocates nothing on the device. */
+  replay(): void
+  /** Frees the outputs, the state and everything in between; the inputs stay. */
+  dispose(): void
+}
+
+/**
+ * Captures `step`, a function of the inputs (tensors made before, of any shapes, which `write` fills anew before each replay), a state, and tensors
+ * that stay, such as parameters. The tensors of the state belong to the captured step from now on. `step` must not draw random numbers, read
+ * values, or look at an input's on the host, and must do the same each time; it isn't run when it's replayed. Its outputs must be tensors that it has made.
+ * Throws, with the reason, where it can't be captured; the state is freed then, too.
+ */
+export async function capture(
+  inputs: readonly Tensor[],
+  state: CarriedState,
+  step: (state: CarriedState) => CaptureResult,
+): Promise<CapturedStep> {
+  if (!Array.isArray(inputs)) throw new Error(`capture: the inputs must be an array of tensors, not ${told(inputs)}`)
+  const known = [...inputs, ...state.tensors]
+  for (const t of known) if (!(t instanceof Tensor)) throw new Error(`capture: needs tensors, not ${told(t)}`)
+  if (known.length === 0) throw new Error('capture: needs an input or a state')
+  const { device } = known[0]
+  const other = known.find((t) => t.device !== device)
+  if (other) throw new Error(`capture: tensors are on different devices (${device.description} and ${other.device.description})`)
+  if (!device.capture) throw new Error(`capture: ${device.name} has no captured steps; run the step itself`)
+  const note = device.capture
+
+  // Memory of their own, since it is overwritten.
+  const begin = scope(() => state.tensors.map((t, i) => keep(t.exclusive && state.tensors.indexOf(t) === i ? t : copied(t))))
+  for (const t of state.tensors) if (!begin.includes(t)) t.dispose()
+  const counts = state.counts.map((c) => Int32Array.from(c))
+  for (const t of inputs) t.becomeInput()
+
+  /** Memory from outside that is read, and its version; where the host's numbers go. */
+  const outside = new Map<Memory, number>()
+  const writes = new Map<unknown, () => ArrayLike<number>>()
+  const changing = new Set([...inputs, ...begin].map((t) => t.storage))
+  const captures: Capture[] = []
+  const dispose = (): void => {
+    for (const t of begin) t.dispose()
+    for (const taken of captures.splice(0)) taken.free()
+  }
+
+  const stepped = (tensors: readonly Tensor[]): CaptureResult => {
+    const result = step({ tensors, counts })
+    checkSynchronous('capture', result)
+    return result
+  }
+
+  const once = async (from: readonly Tensor[], instead: ReadonlyMap<unknown, unknown>): Promise<CaptureResult> => {
+    let result: CaptureResult | undefined
+    const seen = new Set<Memory>()
+    const onlooker = {
+      uses: (block: Memory) => void seen.add(block),
+      varies: (t: Tensor, values: () => ArrayLike<number>) => void writes.set(t.storage, values),
+    }
+    const body = (): void => watched(onlooker, () => scope(() => noGrad(() => void (result = settled(stepped(from), from)))))
+    const [first] = captures
+    const taken = await note.call(device, body, { changing, again: first && { first, instead } })
+    captures.push(first ? { ...taken, free: () => {} } : taken)
+    const own = new Set([...captures.flatMap(({ blocks }) => blocks), ...begin.map((t) => t.storage)])
+    for (const block of seen)
+      if (!own.has(block.storage) && !changing.has(block.storage) && !outside.has(block)) outside.set(block, block.version)
+    for (const t of [...result!.outputs, ...result!.tensors])
+      if (!own.has(t.storage)) throw new Error(`capture: the step returns ${t}, which it hasn't made`)
+    return result!
+  }
+
+  /** The result's tensors, kept, each with memory of its own. */
+  const settled = ({ outputs, tensors, counts }: CaptureResult, from: readonly Tensor[]): CaptureResult => {
+    const taken = new Set<unknown>([...inputs, ...from].map((t) => t.storage))
+    const own = (t: Tensor): Tensor => {
+      const alone = keep(taken.has(t.storage) ? copied(t) : t)
+      taken.add(alone.storage)
+      return alone
+    }
+    return { outputs: outputs.map(own), tensors: tensors.map(own), counts }
+  }
+
+  try {
+    const even = await once(begin, new Map())
+    for (const [i, t] of even.tensors.entries())
+      if (!(begin[i] && sameShape(t.shape, begin[i].shape)))
+        throw new Error(`capture: the step makes a state ${show(t.shape)} of one that is ${begin[i] ? show(begin[i].shape) : 'absent'}`)
+    if (even.tensors.length !== begin.length || even.counts.length !== counts.length)
+      throw new Error(
+        `capture: the step gives ${even.tensors.length} tensors and ${even.counts.length} counts for a state of ${begin.length} and ${counts.length}`,
+      )
+    const growth = even.counts.map((after, i) => after.map((x, j) => x - counts[i][j]))
+    const advance = (times: number): void => {
+      for (const [i, c] of counts.entries()) for (const [j, d] of growth[i].entries()) c[j] += times * d
+    }
+    advance(1)
+    const odd = await once(even.tensors, new Map(even.tensors.map((t, i) => [t.storage, begin[i].storage])))
+    if (odd.counts.some((after, i) => after.some((x, j) => x - counts[i][j] !== growth[i][j])))
+      throw new Error("capture: the state's counts don't grow by the same in each step")
+    advance(-1)
+    const states = [begin, even.tensors]
+    let turn = 0
+    return {
+      outputs: even.outputs,
+      state: () => ({ tensors: states[turn], counts }),
+      replay() {
+        refuseCapture('replays another')
+        for (const t of inputs) if (t.disposed) throw new Error(`replay: the input ${show(t.shape)} was freed`)
+        if (captures.length === 0) throw new Error('replay: the captured step was disposed')
+        let stale = false
+        for (const [block, version] of outside) {
+          if (block.owners === 0) throw new Error('replay: a tensor that the captured step reads was freed')
+          if (block.version === version) continue
+          outside.set(block, block.version)
+          stale = true
+        }
+        if (stale) captures[0].prepare()
+        for (const [storage, values] of writes) device.write(storage, values())
+        captures[turn].replay()
+        turn = 1 - turn
+        advance(1)
+      },
+      dispose() {
+        for (const t of [...even.outputs, ...even.tensors]) t.dispose()
+        dispose()
+      },
+    }
+  } catch (error) {
+    dispose()
+    throw error
+  }
+}
+
+/** The same values in memory of their own. */
+function copied(t: Tensor): Tensor {
+  const y = empty(t.shape, t.device)
+  t.device.kernels.copy(t.storage, y.storage, [t.size], [1], 0, [1], 0)
+  return y
+}

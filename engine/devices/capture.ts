@@ -1,0 +1,128 @@
+/**
+ * What devices have in common when a step is captured (engine/capture.ts): kernels that are called are noted instead of run, and the memory that is
+ * taken meanwhile stays. It isn't used twice within the step, so that what the host writes there once is there whenever the step is replayed.
+ */
+
+/** A step that was noted on a device. */
+export interface Capture<S = any> {
+  /** Does all that was noted, in order, on the same memory. */
+  replay(): void
+  /** The kernels that were noted, as the device notes them, and the blocks taken meanwhile, in order. */
+  readonly launches: readonly unknown[]
+  readonly blocks: readonly S[]
+  /** Does again what the step has prepared from blocks that were there before and don't change: to be called when they have. */
+  prepare(): void
+  /** Gives the blocks back. Not for a capture `again`, whose blocks belong to the first. */
+  free(): void
+}
+
+export interface CaptureOptions<S> {
+  /** Of the blocks that were there before, those that hold something else at each replay. */
+  changing: ReadonlySet<S>
+  again?: Again<S>
+}
+
+/** Where a step is noted for the second time: it takes the blocks of the first time, others `instead` of some. */
+export interface Again<S> {
+  first: Capture<S>
+  instead: ReadonlyMap<S, S>
+}
+
+export interface Notes<S, Launch> {
+  /** Whether a step is being captured. */
+  on(): boolean
+  note(launch: Launch): void
+  /** Whether a block was there before and holds the same at each replay, so that something may be prepared from it. */
+  stays(block: S): boolean
+  /** What is prepared from blocks, for all replays. */
+  noteFirst(launch: Launch): void
+  /** Memory for the step; `kind` says what for, the same each time. */
+  take(kind: string, make: () => S): S
+  /** Whether the block belongs to a capture, and stays when a tensor lets go of it. */
+  owns(block: S): boolean
+  /** To be called when the host writes a block; `differs` tells whether it holds something else by now. Returns whether to write. */
+  written(block: S, differs: () => boolean): boolean
+  /** To be called when the host reads. */
+  read(): void
+  capture(
+    body: () => void,
+    options: CaptureOptions<S>,
+  ): { first: readonly Launch[]; launches: readonly Launch[]; blocks: readonly S[]; free(): void }
+}
+
+const unlike =
+  "capture: the step does something else the second time, so it can't be replayed: it depends on numbers of the host, such as a count of tokens"
+const reads = 'capture: the step reads values, which are computed only when it is replayed; return the tensors and read them then'
+
+/** `same`: whether two launches differ in nothing but blocks that take the place of others. */
+export function createNotes<S extends object, Launch>(
+  same: (first: Launch, second: Launch, instead: ReadonlyMap<S, S>) => boolean,
+  release: (block: S) => void,
+): Notes<S, Launch> {
+  const owned = new WeakSet<S>()
+  const kinds = new WeakMap<S, string>()
+  type Current = CaptureOptions<S> & { first: Launch[]; launches: Launch[]; blocks: S[]; wasRead: boolean }
+  let current: Current | null = null
+  return {
+    on: () => current !== null,
+    note: (launch) => void current!.launches.push(launch),
+    stays: (block) => current !== null && !owned.has(block) && !current.blocks.includes(block) && !current.changing.has(block),
+    noteFirst: (launch) => void current!.first.push(launch),
+    take(kind, make) {
+      const { blocks, again } = current!
+      let block: S
+      if (again) {
+        const before = again.first.blocks[blocks.length]
+        if (before === undefined || kinds.get(before) !== kind) throw new Error(unlike)
+        block = again.instead.get(before) ?? before
+      } else {
+        block = make()
+        owned.add(block)
+        kinds.set(block, kind)
+      }
+      blocks.push(block)
+      return block
+    },
+    owns: (block) => owned.has(block) || current?.blocks.includes(block) === true,
+    written(block, differs) {
+      if (current === null) return true
+      if (!current.blocks.includes(block)) throw new Error('capture: the step writes a tensor from outside of it')
+      if (!current.again) return true
+      if (differs()) throw new Error(unlike)
+      return false
+    },
+    read() {
+      if (current === null) return
+      current.wasRead = true
+      throw new Error(reads)
+    },
+    capture(body, options) {
+      if (current) throw new Error('capture: a step is being captured already')
+      const mine: Current = { ...options, first: [], launches: [], blocks: [], wasRead: false }
+      const { again } = options
+      const free = (): void => {
+        for (const block of mine.blocks.splice(0)) {
+          owned.delete(block)
+          release(block)
+        }
+      }
+      current = mine
+      try {
+        body()
+        // A read is asynchronous: its error reaches nobody who doesn't wait.
+        if (mine.wasRead) throw new Error(reads)
+        const before = again?.first.launches as readonly Launch[] | undefined
+        const { launches } = mine
+        if (before && !(before.length === launches.length && before.every((launch, i) => same(launch, launches[i], again!.instead))))
+          throw new Error(unlike)
+      } catch (error) {
+        current = null
+        if (!mine.again) free()
+        throw error
+      } finally {
+        current = null
+      }
+      return { first: mine.first, launches: mine.launches, blocks: mine.blocks, free }
+    },
+  }
+}

@@ -1,0 +1,378 @@
+/** A captured step does what the step does, to the bit, and nothing else. */
+import assert from 'node:assert/strict'
+import {
+  add,
+  affine,
+  capture,
+  concat,
+  type Device,
+  dropout,
+  exp,
+  gather,
+  generator,
+  keep,
+  matmul,
+  mul,
+  noGrad,
+  parameter,
+  permute,
+  profile,
+  reshape,
+  scope,
+  setDevice,
+  slice,
+  softmax,
+  sub,
+  sum,
+  type Tensor,
+  tanh,
+  tensor,
+  uniform,
+  varying,
+  where,
+} from '../../engine/index.ts'
+import { assertSameBits, gpus, reference, uniforms, wasm } from '../helpers.ts'
+
+const none = { tensors: [], counts: [] }
+const random = (seed: number, shape: number[]): Tensor =>
+  tensor(
+    uniforms(
+      seed,
+      shape.reduce((n, d) => n * d, 1),
+    ),
+    { shape },
+  )
+
+describe('a captured step', () => {
+  let devices: Device[]
+  before(async () => {
+    devices = [reference, await wasm(), await wasm(2), await wasm(1, true)]
+  })
+  afterEach(() => setDevice(reference))
+  const onEach = (body: (device: Device) => Promise<void>) => async () => {
+    for (const device of devices) {
+      setDevice(device)
+      const before = device.bytesInUse()
+      await body(device)
+      assert.equal(device.bytesInUse(), before, `${device.description}: memory isn't given back`)
+    }
+  }
+
+  it(
+    'gives the bits of the step, which it leaves alone, in memory that stays the same',
+    onEach(async (device) => {
+      const [table, W, V, b] = [random(1, [7, 20]), random(2, [20, 33]), random(3, [20, 33]), random(4, [33])].map(parameter)
+      let runs = 0
+      /** S [2,1,20] and a count [2]: what was seen, decayed, and how much. */
+      const step = (token: Tensor, S: Tensor, count: Int32Array) => {
+        runs++
+        const x = gather(table, token)
+        const place = varying(() => Float64Array.from(count, Math.cos), { shape: [2, 1, 1] })
+        const next = add(affine(S, 0.5), mul(tanh(x), place))
+        const h = matmul(next, W, { bias: b, activation: 'silu' })
+        const y = softmax(matmul(h, V, { transposeB: true, accumulate: x }))
+        return { outputs: [y, permute(h, [1, 0, 2])], tensors: [next], counts: [count.map((c) => c + 1)] }
+      }
+      const tokens = Array.from({ length: 7 }, (_, i) => Int32Array.of((3 * i) % 7, (i * i) % 7))
+      const begin = (): { S: Tensor; count: Int32Array } => ({ S: random(5, [2, 1, 20]), count: Int32Array.of(4, 9) })
+
+      const expected: Float64Array<ArrayBuffer>[][] = []
+      let { S, count } = begin()
+      for (const values of tokens) {
+        const result = scope(() => noGrad(() => step(tensor(values, { shape: [2, 1] }), S, count)))
+        S.dispose()
+        S = result.tensors[0]
+        count = result.counts[0]
+        expected.push(await Promise.all([...result.outputs, S].map(async (t) => Float64Array.from(await t.read()))))
+        for (const t of result.outputs) t.dispose()
+      }
+
+      runs = 0
+      const token = tensor(Int32Array.of(0, 0), { shape: [2, 1] })
+      const from = begin()
+      const captured = await capture([token], { tensors: [from.S], counts: [from.count] }, ({ tensors, counts }) =>
+        step(token, tensors[0], counts[0]),
+      )
+      const used = device.bytesInUse()
+      for (const [i, values] of tokens.entries()) {
+        token.write(values)
+        captured.replay()
+        const after = captured.state()
+        for (const [j, t] of [...captured.outputs, ...after.tensors].entries())
+          assertSameBits(Float64Array.from(await t.read()), expected[i][j], `${device.description}, step ${i}, result ${j}`)
+        assert.deepEqual(after.counts, [Int32Array.of(5 + i, 10 + i)])
+        assert.equal(device.bytesInUse(), used)
+      }
+      assert.equal(runs, 2)
+      assert.deepEqual(from.count, Int32Array.of(4, 9))
+      captured.dispose()
+      captured.dispose()
+      assert.throws(() => captured.replay(), /replay: the captured step was disposed/)
+      assert.equal(token.disposed, false)
+      for (const t of [token, S, table, W, V, b]) t.dispose()
+    }),
+  )
+
+  for (const [M, N, K] of [
+    [1, 1, 1],
+    [1, 4, 130],
+    [1, 33, 512],
+    [1, 65, 513],
+    [2, 17, 7],
+    [3, 16, 1100],
+    [5, 48, 64],
+    [32, 31, 600],
+  ])
+    it(
+      `has the products of few rows with what stays, to the bit: ${M} x ${N} x ${K}`,
+      onEach(async (device) => {
+        for (const transposeB of [false, true]) {
+          const B = parameter(random(1, transposeB ? [N, K] : [K, N]))
+          const [a, bias, c] = [random(2, [M, K]), random(3, [N]), random(4, [M, N])]
+          const step = () => [
+            matmul(a, B, { transposeB }),
+            matmul(a, B, { transposeB, bias, activation: 'gelu' }),
+            matmul(a, B, { transposeB, bias, accumulate: c }),
+            matmul(a, B, { transposeB, accumulate: c, activation: 'relu' }),
+          ]
+          const captured = await capture([a], none, () => ({ outputs: step(), ...none }))
+          // What is prepared from a tensor follows it.
+          for (const seed of [1, 9]) {
+            B.write(uniforms(seed, N * K))
+            a.write(uniforms(seed + 1, M * K))
+            captured.replay()
+            const expected = scope(() => noGrad(step))
+            for (const [i, t] of expected.entries())
+              assertSameBits(await captured.outputs[i].read(), await t.read(), `${device.description}, ${transposeB}, ${i}`)
+            for (const t of expected) t.dispose()
+          }
+          captured.dispose()
+          for (const t of [a, B, bias, c]) t.dispose()
+        }
+      }),
+    )
+
+  it(
+    'carries a state that passes through, is returned twice, or is shared',
+    onEach(async () => {
+      const w = parameter(tensor([1, 2]))
+      const captured = await capture(
+        [],
+        { tensors: [reshape(w, [2]), tensor([3, -0]), tensor([5, 6])], counts: [] },
+        ({ tensors: [a, b] }) => {
+          const next = add(a, b)
+          return { outputs: [next], tensors: [next, b, reshape(next, [2])], counts: [] }
+        },
+      )
+      const now = async () => Promise.all(captured.state().tensors.map(async (t) => Array.from(await t.read())))
+      captured.replay()
+      assert.deepEqual(await now(), [
+        [4, 2],
+        [3, -0],
+        [4, 2],
+      ])
+      captured.replay()
+      captured.replay()
+      assert.deepEqual(await now(), [
+        [10, 2],
+        [3, -0],
+        [10, 2],
+      ])
+      assert.deepEqual(Array.from(await w.read()), [1, 2])
+      captured.dispose()
+      w.dispose()
+    }),
+  )
+
+  it(
+    'carries a tensor that is there twice in the state',
+    onEach(async () => {
+      const x = tensor([1, 2])
+      const captured = await capture([], { tensors: [x, x], counts: [] }, ({ tensors: [a, b] }) => ({
+        outputs: [],
+        tensors: [affine(a, 2), affine(b, 3)],
+        counts: [],
+      }))
+      for (let i = 0; i < 3; i++) captured.replay()
+      const values = await Promise.all(captured.state().tensors.map(async (t) => Array.from(await t.read())))
+      assert.deepEqual(values, [
+        [8, 16],
+        [27, 54],
+      ])
+      const y = tensor([1])
+      const replays = capture([y], none, () => {
+        captured.replay()
+        return { outputs: [exp(y)], ...none }
+      })
+      await assert.rejects(replays, /the step replays another, so it can't be replayed/)
+      captured.dispose()
+      y.dispose()
+    }),
+  )
+
+  it(
+    'refuses what a replay would get wrong, and says why',
+    onEach(async () => {
+      const index = tensor([0, 1], { dtype: 'int32' })
+      const x = tensor([1, 2])
+      const one = parameter(tensor([[1], [2]]))
+      let calls = 0
+      const refused = async (message: RegExp, step: (S: Tensor, count: Int32Array) => unknown) => {
+        calls = 0
+        const state = { tensors: [tensor([1, 2])], counts: [Int32Array.of(0)] }
+        const promise = capture([x, index], state, ({ tensors, counts }) => step(tensors[0], counts[0]) as never)
+        await assert.rejects(promise, message)
+      }
+      const result = (S: Tensor, count: Int32Array, ...outputs: Tensor[]) => ({ outputs, tensors: [S], counts: [count] })
+      await refused(/capture: the step reads values/, (S, c) => {
+        void S.read().catch(() => {})
+        return result(affine(S, 2), c)
+      })
+      await refused(/the body is asynchronous/, async (S, c) => result(affine(S, 2), c))
+      await refused(/draws random numbers/, (S, c) => result(add(S, uniform(generator(1), [2])), c))
+      await refused(/draws random numbers/, (S, c) => result(dropout(S, 0.5, generator(1)), c))
+      await refused(/looks at the values of the input \[2\]/, (S, c) => result(affine(S, index.indices![0]), c))
+      await refused(/does something else the second time/, (S, c) => result(affine(S, 2 + calls++), c))
+      await refused(/does something else the second time/, (S, c) => result(calls++ ? exp(S) : tanh(S), c))
+      await refused(/does something else the second time/, (S, c) => result(add(S, tensor([calls++, 0])), c))
+      await refused(/does something else the second time/, (S, c) =>
+        result(
+          affine(S, c[0]),
+          c.map((n) => n + 1),
+        ),
+      )
+      await refused(/does something else the second time/, (S, c) => result(affine(S, 2), c, ...(calls++ ? [exp(S)] : [])))
+      await refused(/counts don't grow by the same/, (S, c) =>
+        result(
+          affine(S, 2),
+          c.map((n) => 2 * n + 1),
+        ),
+      )
+      await refused(/makes a state \[4\] of one that is \[2\]/, (S, c) => result(concat([S, S], 0), c))
+      await refused(/makes a state \[2\] of one that is absent/, (S, c) => ({ ...result(affine(S, 2), c), tensors: [S, S] }))
+      await refused(/gives 0 tensors and 1 counts for a state of 1 and 1/, (_, c) => ({ outputs: [], tensors: [], counts: [c] }))
+      await refused(/returns Tensor\(\[2,1\] float32 .*, which it hasn't made/, (S, c) => result(affine(S, 2), c, one))
+      await refused(/writes a tensor from outside/, (S, c) => {
+        x.write([3, 4])
+        return result(affine(S, 2), c)
+      })
+      await refused(/matmul: \[2,1\] x \[2,1\]/, (S, c) => result(affine(S, 2), c, matmul(one, one)))
+      let inner: Promise<unknown> = Promise.resolve()
+      await refused(/does something else the second time/, (S, c) => {
+        inner = assert.rejects(
+          capture([x], none, () => ({ outputs: [], ...none })),
+          /a step is being captured already/,
+        )
+        return result(affine(S, 2 + calls++), c)
+      })
+      await inner
+      await assert.rejects(
+        capture([], none, () => none as never),
+        /capture: needs an input or a state/,
+      )
+      await assert.rejects(
+        capture([[1]] as never, none, () => none as never),
+        /capture: needs tensors, not/,
+      )
+      await assert.rejects(
+        capture(x as never, none, () => none as never),
+        /the inputs must be an array of tensors/,
+      )
+      // Nothing is left over from all that.
+      const twice = affine(x, 2)
+      assert.deepEqual(Array.from(await twice.read()), [2, 4])
+      for (const t of [x, twice, index, one]) t.dispose()
+    }),
+  )
+
+  it(
+    'checks what is written, and that all is still there',
+    onEach(async () => {
+      const table = parameter(random(1, [5, 3]))
+      const token = tensor([0, 0], { dtype: 'int32' })
+      const captured = await capture([token], none, () => ({ outputs: [sum(gather(table, reshape(token, [2])))], ...none }))
+      assert.throws(() => token.write([1, 5]), /write: index 5 at 1 is outside 0\.\.4/)
+      assert.throws(() => token.write([1, -1]), /write: index -1 at 1/)
+      assert.throws(() => token.write([1, 0.5]), /write: value 0\.5 at 1 isn't an int32/)
+      assert.throws(() => token.write([1]), /write: 1 values for a tensor of shape \[2\]/)
+      token.write([1, 4])
+      captured.replay()
+      table.dispose()
+      assert.throws(() => captured.replay(), /replay: a tensor that the captured step reads was freed/)
+      token.dispose()
+      assert.throws(() => captured.replay(), /replay: the input \[2\] was freed/)
+      captured.dispose()
+    }),
+  )
+
+  it(
+    'takes any numbers for a condition',
+    onEach(async () => {
+      const condition = tensor([0, 0], { dtype: 'int32' })
+      const captured = await capture([condition], none, () => ({ outputs: [where(condition, 1, 2)], ...none }))
+      condition.write([-7, 0])
+      captured.replay()
+      assert.deepEqual(Array.from(await captured.outputs[0].read()), [1, 2])
+      captured.dispose()
+      condition.dispose()
+    }),
+  )
+
+  it('fails like the step where a kernel refuses its input, and goes on', async () => {
+    const device = await wasm()
+    setDevice(device)
+    const { gatedDeltaRule } = await import('../../engine/index.ts')
+    const [q, k, v, beta] = [random(1, [1, 1, 1, 4]), random(2, [1, 1, 1, 4]), random(3, [1, 1, 1, 4]), random(4, [1, 1, 1])]
+    const gate = tensor([-1], { shape: [1, 1, 1] })
+    const captured = await capture([gate], none, () => ({ outputs: [gatedDeltaRule(q, k, v, beta, gate).y], ...none }))
+    gate.write([1])
+    assert.throws(() => captured.replay(), /the gate holds 1; gates are logarithms/)
+    gate.write([-1])
+    captured.replay()
+    captured.dispose()
+    for (const t of [q, k, v, beta, gate]) t.dispose()
+  })
+
+  it('is for devices that have it', async () => {
+    const profiling = profile(await wasm())
+    try {
+      for (const device of [profiling.device, ...(await gpus())]) {
+        const x = tensor([1], { device })
+        await assert.rejects(
+          capture([x], none, () => ({ outputs: [exp(x)], ...none })),
+          /capture: \w+ has no captured steps; run the step itself/,
+        )
+        x.dispose()
+      }
+    } finally {
+      profiling.stop()
+    }
+    const [a, b] = [tensor([1]), tensor([1], { device: await wasm() })]
+    await assert.rejects(
+      capture([a, b], none, () => none as never),
+      /capture: tensors are on different devices/,
+    )
+    for (const t of [a, b]) t.dispose()
+  })
+
+  it('runs beside others and beside everything else', async () => {
+    const device = await wasm(2)
+    setDevice(device)
+    const x = tensor(uniforms(1, 300), { shape: [1, 300] })
+    const weights = [1, 2].map((seed) => parameter(random(seed, [300, 500])))
+    const steps = await Promise.all(weights.map((W) => capture([x], none, () => ({ outputs: [matmul(x, W)], ...none }))))
+    for (const step of steps) step.replay()
+    for (const [i, W] of weights.entries()) {
+      const plain = noGrad(() => matmul(x, W))
+      assertSameBits(await steps[i].outputs[0].read(), await plain.read())
+      plain.dispose()
+    }
+    steps[0].dispose()
+    const kept = keep(slice(random(3, [4, 4]), 0, 0, 1))
+    steps[1].replay()
+    const other = noGrad(() => sub(matmul(x, weights[1]), steps[1].outputs[0]))
+    assert.ok((await other.read()).every((d) => d === 0))
+    steps[1].dispose()
+    for (const t of [x, kept, other, ...weights]) t.dispose()
+  })
+})
