@@ -21,7 +21,7 @@ import {
   unaryOps,
   wasmDevice,
 } from '../../engine/index.ts'
-import { assertClose, assertSameBits, builds, readAndFree, reference, uniforms, wasm, wideSimd, withoutSharedMemory } from '../helpers.ts'
+import { assertClose, assertSameBits, builds, canBeWide, readAndFree, reference, uniforms, wasm, withoutSharedMemory } from '../helpers.ts'
 import { cases, evaluate, large, tiny } from './cases.ts'
 import { checkLikeReference, epsilon } from './compare.ts'
 import { checkSpecialRows } from './special.ts'
@@ -78,7 +78,7 @@ for (const { name, relaxed } of builds)
         // The relaxed build differs in the multiply-add only, not in how work is shared: one count will do.
         const others = await Promise.all((relaxed ? [3] : [2, 3]).map((threads) => wasm(threads, relaxed)))
         if (!relaxed) others.push(await (unshared ??= withoutSharedMemory(() => wasmDevice({ relaxed: false }))))
-        if (wideSimd.wide) others.push(await wasm(2, relaxed, true))
+        if (canBeWide) others.push(await wasm(2, relaxed, true))
         await fc.assert(
           fc.asyncProperty(c.options(large), fc.nat(), async (o, seed) => {
             const expected = await evaluate(c, o, seed, alone)
@@ -116,7 +116,7 @@ for (const { name, relaxed } of builds)
             )
           const alone = await product(await wasm(1, relaxed))
           assertClose(alone, await product(reference), (8 + 4 * Math.sqrt(K)) * epsilon)
-          const others = [wasm(2, relaxed), wasm(3, relaxed), ...(wideSimd.wide ? [wasm(2, relaxed, true)] : [])]
+          const others = [wasm(2, relaxed), wasm(3, relaxed), ...(canBeWide ? [wasm(2, relaxed, true)] : [])]
           for (const device of await Promise.all(others))
             assertSameBits(Float64Array.from(await product(device)), Float64Array.from(alone), device.description)
         })
