@@ -16,7 +16,7 @@ export const withoutDriver = { shell: 'VK_DRIVER_FILES=/none.json VK_ICD_FILENAM
 export const withoutPackage = { shell: 'exec "$0" --import ./without.mjs "$@"' }
 const withoutModule = `import module from 'node:module'
 const resolve = (name, context, next) => {
-  if (name !== 'webgpu') return next(name, context)
+  if (name !== 'webgpu' || !context.parentURL?.includes('/dist/engine/')) return next(name, context)
   throw Object.assign(new Error('none'), { code: 'ERR_MODULE_NOT_FOUND' })
 }
 if (module.registerHooks) module.registerHooks({ resolve })
