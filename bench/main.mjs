@@ -9,6 +9,7 @@ usage: npm run bench -- [benchmark ...] [options]
 benchmarks (all six when none is named)
   matmul    n x n x n float32 products: fastweights, tfjs, jax-js, onnxruntime-web and the SIMD limit, in interleaved rounds
   train     one training step of the labml setting and of a small one: seconds, tokens/s, memory
+  torch     that step beside PyTorch's, where python3 has it: a loop over tokens and a chunkwise form, eager and compiled
   kernels   the hot kernels one by one on 1 and 2 threads, beside the plain reference
   rules     every rule in its forms (recurrent, chunk, parallel) and softmax attention: time and memory, forward and backward, over
             the length T; where chunks win; a plot
@@ -22,6 +23,7 @@ options
   --rounds R           samples of each contender (default 15; train: steps, default 5; kernels, webgpu: default 5; rules, aft: at
                        most, default 5)
   --only TEXT          kernels, webgpu: those whose name contains TEXT, without the roofline; train: settings whose name does
+  --python PATH        torch: the Python to run (default python3)
   --roofline           webgpu: the roofline alone
   --rules A,B          rules: only these
   --seconds S          rules, aft: time for the samples of a rule in one form at one T (default 0.5); a cell of which one run lasts longer is
@@ -53,16 +55,17 @@ const positive = (text, option) => {
   return Number(text)
 }
 
-const benchmarkNames = ['matmul', 'train', 'kernels', 'rules', 'aft', 'webgpu']
+const benchmarkNames = ['matmul', 'train', 'torch', 'kernels', 'rules', 'aft', 'webgpu']
 /** Each option: the benchmarks that take it, and what its text means. */
 const options = {
   sizes: { of: ['matmul', 'rules', 'aft'], read: (text) => list(text).map((size) => whole(size, '--sizes', 1, 65536)) },
   rounds: { of: benchmarkNames, read: (text) => whole(text, '--rounds', 1, 1000) },
-  only: { of: ['train', 'kernels', 'webgpu'], read: (text) => text },
+  only: { of: ['train', 'torch', 'kernels', 'webgpu'], read: (text) => text },
+  python: { of: ['torch'], read: (text) => text },
   roofline: { of: ['webgpu'], type: 'boolean', read: (given) => given },
   rules: { of: ['rules'], read: list },
   seconds: { of: ['rules', 'aft'], read: (text) => positive(text, '--seconds') },
-  threads: { of: ['rules', 'aft'], read: (text) => whole(text, '--threads', 1, 64) },
+  threads: { of: ['torch', 'rules', 'aft'], read: (text) => whole(text, '--threads', 1, 64) },
   device: { of: ['train', 'rules', 'aft'], read: (text) => oneOf(text, '--device', ['auto', 'wasm', 'webgpu', 'reference']) },
   batch: { of: ['rules', 'aft'], read: (text) => whole(text, '--batch', 1, 1024) },
   heads: { of: ['rules'], read: (text) => whole(text, '--heads', 1, 1024) },

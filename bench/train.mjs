@@ -32,13 +32,18 @@ async function limit(relaxed) {
   }
 }
 
-export async function run({ rounds = 5, only = '', device = 'wasm' }) {
-  const builds = device === 'wasm' ? wasmBuilds : [{ label: device }]
+/** Those whose names contain this text. */
+export function chooseSettings(only) {
   const chosen = settings.filter(({ name }) => name.includes(only))
   if (!chosen.length)
     throw new UsageError(`--only: no training setting's name contains '${only}' (there are ${settings.map(({ name }) => name).join(', ')})`)
+  return chosen
+}
+
+export async function run({ rounds = 5, only = '', device = 'wasm' }) {
+  const builds = device === 'wasm' ? wasmBuilds : [{ label: device }]
   const results = []
-  for (const setting of chosen) {
+  for (const setting of chooseSettings(only)) {
     for (const { threads, relaxed, label: build } of builds) {
       const label = `${setting.name}, ${build}`
       progress(label)
