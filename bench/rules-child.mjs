@@ -130,7 +130,7 @@ function watchScratch(threads) {
 const norm = (x) => Math.sqrt(x.reduce((sum, value) => sum + value * value, 0))
 
 serve({
-  async open({ device: kind, threads, relaxed, sizes: given, T, rules: names }) {
+  async open({ device: kind, threads, relaxed, sizes: given, T, rules: names, forms: wanted }) {
     device = await openDevice(kind, { wasm: { threads, relaxed } })
     setDevice(device)
     memory = watched(device)
@@ -139,7 +139,7 @@ serve({
     sizes = given
     length = T
     for (const name of names) {
-      const forms = ruleOf(name).forms ?? ['softmax']
+      const forms = (ruleOf(name).forms ?? ['softmax']).filter((form) => wanted.includes(form))
       let expected
       for (const form of forms) {
         const contender = contend(name, form, Math.min(T, short))

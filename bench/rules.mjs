@@ -13,6 +13,7 @@ const peer = 'onnxruntime'
 /** What is timed of a contender; the peer's operator has no backward pass. */
 const partsOf = ({ form }) => (form === peer ? ['forward'] : ['forward', 'both'])
 const formOrder = ['recurrent', 'chunk', 'parallel']
+const allForms = [...formOrder, 'softmax']
 /** From here on the chunkwise form must be faster than the recurrent one. */
 const goal = 128
 /** A cell of which one run, forward and backward, is expected to last longer than this many times its budget is left out. */
@@ -26,7 +27,7 @@ const title = ({ rule, form }) => (form === 'softmax' ? 'softmax attention' : `$
 const wasmLimit = 2 ** 32
 
 /** Median and fastest time of a contender at T, in seconds; undefined where it was not measured. */
-const timeAt = (contender, T, part = 'both') => contender?.cells.find((cell) => cell.T === T)?.[part]
+export const timeAt = (contender, T, part = 'both') => contender?.cells.find((cell) => cell.T === T)?.[part]
 
 /**
  * Where `a` falls behind `b` for good: the T, interpolated between the measured ones on logarithmic axes, from which b is faster.
@@ -47,7 +48,8 @@ export function crossover(a, b, sizes, part = 'both', statistic = 'median') {
 
 const showCrossover = (c) => (!c ? '-' : c.kind === 'below' ? `<= ${c.T}` : c.kind === 'never' ? `> ${c.T}` : c.T.toFixed(0))
 
-const bytesOf = ({ memory }) => memory.most + memory.scratch
+/** The most memory of a cell. */
+export const bytesOf = ({ memory }) => memory.most + memory.scratch
 
 /** The peer's process at a T, once its results at the short length are found to be ours. */
 async function openPeer(child, names, { threads, sizes, T }) {
@@ -68,12 +70,28 @@ async function openPeer(child, names, { threads, sizes, T }) {
 }
 
 /** Measures all contenders at one T, ours in a process of their own and the peer in another; cells that fail for want of memory or time become notes. */
-async function measure(T, contenders, names, { device, threads, sizes, rounds, seconds, note }) {
+export async function measure(
+  T,
+  contenders,
+  names,
+  {
+    device,
+    threads,
+    sizes,
+    rounds,
+    seconds,
+    note,
+    forms = allForms,
+    growthOf = ({ form }) => growth[form],
+    mostSeconds = patience * seconds,
+    instructions = false,
+  },
+) {
   const child = start('./rules-child.mjs', { relaxed: device !== 'reference' })
   let peerChild
   const of = ({ form }) => (form === peer ? peerChild : child)
   try {
-    const { name: opened, description } = await child.call('open', { device, threads, relaxed: true, sizes, T, rules: names })
+    const { name: opened, description } = await child.call('open', { device, threads, relaxed: true, sizes, T, rules: names, forms })
     const target = seconds / 2 / (rounds + 2)
     const running = []
     const peers = contenders.filter(({ form, stopped }) => form === peer && !stopped).map(({ rule }) => rule)
@@ -84,13 +102,13 @@ async function measure(T, contenders, names, { device, threads, sizes, rounds, s
       progress(`T = ${T}: warm-up ${i + 1}/${contenders.length}, ${title(contender)}`)
       const last = contender.cells.at(-1)
       if (last) {
-        const factor = (T / last.T) ** growth[form]
+        const factor = (T / last.T) ** growthOf(contender)
         const time = (last.both ?? last.forward).median * factor
         const bytes = form === peer ? 0 : bytesOf(last) * factor
         const reason =
           opened === 'wasm' && bytes > wasmLimit
             ? `it would take about ${digits(bytes / 1e9)} GB, more than a wasm memory can hold`
-            : time > patience * seconds && `one run would take about ${digits(time)} s`
+            : time > mostSeconds && `one run would take about ${digits(time)} s`
         if (reason) {
           note(contender, T, reason)
           continue
@@ -124,7 +142,12 @@ async function measure(T, contenders, names, { device, threads, sizes, rounds, s
     }
     for (const { contender, plan, samples } of running) {
       const time = Object.fromEntries(partsOf(contender).map((part) => [part, { ...summary(samples[part]), samples: samples[part] }]))
-      contender.cells.push({ T, ...time, memory: plan.memory })
+      const cell = { T, ...time, memory: plan.memory }
+      if (instructions) {
+        const counted = await child.count('sample', { name: contender.rule, form: contender.form, part: 'both' })
+        cell.instructions = counted / plan.both.repeats
+      }
+      contender.cells.push(cell)
     }
     return { description, peer: peerChild?.version }
   } finally {

@@ -40,7 +40,7 @@ export function chooseSettings(only) {
   return chosen
 }
 
-export async function run({ rounds = 5, only = '', device = 'wasm' }) {
+export async function run({ rounds = 5, only = '', device = 'wasm', instructions = false }) {
   const builds = device === 'wasm' ? wasmBuilds : [{ label: device }]
   const results = []
   for (const setting of chooseSettings(only)) {
@@ -71,6 +71,7 @@ export async function run({ rounds = 5, only = '', device = 'wasm' }) {
           gflops,
           limit: peak,
           memory: await child.call('memory'),
+          ...(instructions && { instructions: await child.count('step') }),
         })
       } catch (error) {
         throw new Error(`${label}: ${error.message}`)
@@ -86,7 +87,18 @@ export async function run({ rounds = 5, only = '', device = 'wasm' }) {
     `\none training step, batch ${batch} x ${length} tokens: median (min-max) of ${rounds} steps; GFLOP/s = 6 x parameters x tokens / time\n`,
   )
   printTable(
-    ['setting', 'parameters', 'seconds', 'tokens/s', 'GFLOP/s', 'of limit', 'in use', 'reserved', 'process'],
+    [
+      'setting',
+      'parameters',
+      'seconds',
+      'tokens/s',
+      'GFLOP/s',
+      'of limit',
+      'in use',
+      'reserved',
+      'process',
+      ...(instructions ? ['G instructions'] : []),
+    ],
     results.map((r) => [
       r.label,
       `${(r.parameters / 1e6).toFixed(2)} M`,
@@ -97,6 +109,7 @@ export async function run({ rounds = 5, only = '', device = 'wasm' }) {
       mb(r.memory.inUse),
       mb(r.memory.reserved),
       mb(r.memory.process),
+      ...(instructions ? [digits(r.instructions / 1e9)] : []),
     ]),
   )
   console.log(
