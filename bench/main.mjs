@@ -23,21 +23,22 @@ benchmarks (all of them when none is named)
             a roofline of every kernel and of a training step on named GPUs, on paper
 
 options
-  --sizes 64,128,...   matmul: the sizes n (default 64,128,256,512,1024); rules, aft: the lengths T (default 64,128,...,8192;
-                       256,512,...,16384)
-  --rounds R           samples of each contender (default 15; train: steps, default 5; kernels, webgpu: default 5; rules, aft: at
-                       most, default 5)
-  --only TEXT          kernels, webgpu: those whose name contains TEXT, without the roofline; train: settings whose name does
+  --sizes 64,128,...   matmul: the sizes n (default 64,128,256,512,1024); rules, scale, aft: the lengths T (default 64,128,...,8192;
+                       128,256,...,65536; 256,512,...,16384)
+  --rounds R           samples of each contender (default 15; train, torch, kernels, webgpu: default 5; rules, aft: at most, default 5;
+                       scale: at most, default 3)
+  --only TEXT          kernels, webgpu: those whose name contains TEXT, without the roofline; train, torch: settings whose name does
+                       (torch: default small)
   --python PATH        torch: the Python to run (default python3)
   --roofline           webgpu: the roofline alone
-  --rules A,B          rules: only these
-  --seconds S          rules, aft: time for the samples of a rule in one form at one T (default 0.5); a cell of which one run lasts longer is
-                       sampled once, one of which it would last 10 times as long is left out
-  --threads N          rules, aft: threads of the wasm device (default 1)
-  --device NAME        train, rules, aft: wasm, webgpu, auto (a GPU that works, else wasm), or reference, which is plain, slow and for small
-                       sizes only (default wasm)
+  --rules A,B          rules, scale: only these
+  --seconds S          rules, scale, aft: time for the samples of a rule in one form at one T (default 0.5; scale: 1); a cell of which one
+                       run lasts longer is sampled once, in rules and aft one of which it would last 10 times as long is left out
+  --threads N          rules, scale, aft: threads of the wasm device (default 1); torch: of it and of ours (default one a core)
+  --device NAME        train, rules, scale, aft: wasm, webgpu, auto (a GPU that works, else wasm), or reference, which is plain, slow and
+                       for small sizes only (default wasm)
   --batch B --heads H --key K --value V
-                       rules: the other sizes (default 1, 8, 64, 64); the batch is aft's, too
+                       rules: the other sizes (default 1, 8, 64, 64), scale: all but the batch (default 2, 64, 64); the batch is aft's, too
   --width D --window S aft: channels, and how far biases reach (default 128, 32)
   --tokens N --quick   scale: tokens a step (default 65536); four rules at four lengths, in less than two minutes
   --instructions       train, scale: count instructions, too, where Linux's perf can

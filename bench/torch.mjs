@@ -59,7 +59,7 @@ function missing(python) {
   return status === 0 ? undefined : (error?.message ?? stderr.trim().split('\n').at(-1))
 }
 
-export async function run({ rounds = 5, only = '', threads = os.availableParallelism(), python }) {
+export async function run({ rounds = 5, only = 'small', threads = os.availableParallelism(), python }) {
   const reason = missing(python ?? 'python3')
   if (reason !== undefined) {
     if (python !== undefined) throw new UsageError(`--python: ${python} has no PyTorch: ${reason}`)
