@@ -3,6 +3,7 @@
  * and nobody else's compiled code, garbage or spinning workers in its time. The parent asks, one call at a time.
  */
 import { fork } from 'node:child_process'
+import { countInstructions } from './instructions.mjs'
 
 /** f32x4.relaxed_madd of the arguments: whether it compiles tells whether this process has relaxed SIMD. */
 const relaxedProbe = new Uint8Array([
@@ -40,13 +41,16 @@ export function start(file, options = {}) {
     waiting?.reject(new Error(`the process ended (${signal ?? code})${log && `: ${log.trim()}`}`))
     waiting = null
   })
+  const call = (name, argument) =>
+    new Promise((resolve, reject) => {
+      if (!child.connected) return reject(new Error(`the process has ended${log && `: ${log.trim()}`}`))
+      waiting = { resolve, reject }
+      child.send({ name, argument })
+    })
   return {
-    call: (name, argument) =>
-      new Promise((resolve, reject) => {
-        if (!child.connected) return reject(new Error(`the process has ended${log && `: ${log.trim()}`}`))
-        waiting = { resolve, reject }
-        child.send({ name, argument })
-      }),
+    call,
+    /** The instructions of a call, the messages included. */
+    count: (name, argument) => countInstructions(child.pid, () => call(name, argument)),
     stop: () => child.kill('SIGKILL'),
   }
 }

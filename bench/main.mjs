@@ -1,37 +1,49 @@
 /** npm run bench -- [benchmark ...] [options] */
+import { spawnSync } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { printMachine, save, UsageError } from './report.mjs'
+import { uncountable } from './instructions.mjs'
+import { machine, printMachine, save, UsageError } from './report.mjs'
 
 const help = `Speed of fastweights, beside its peers where they do the same work.
 
 usage: npm run bench -- [benchmark ...] [options]
 
-benchmarks (all six when none is named)
+benchmarks (all of them when none is named)
   matmul    n x n x n float32 products: fastweights, tfjs, jax-js, onnxruntime-web and the SIMD limit, in interleaved rounds
   train     one training step of the labml setting and of a small one: seconds, tokens/s, memory
+  torch     that step beside PyTorch's, where python3 has it: a loop over tokens and a chunkwise form, eager and compiled
   kernels   the hot kernels one by one on 1 and 2 threads, beside the plain reference
   rules     every rule in its forms (recurrent, chunk, parallel) and softmax attention: time and memory, forward and backward, over
             the length T; where chunks win; a plot
+  scale     the linear forms of the rules at one number of tokens a step, in sequences of 128 to 65,536: time and memory; a plot
   aft       the attention free transformer's forms over the length T, AFT-local beside AFT-full and its composition of matrix products
   webgpu    the WGSL kernels beside plain WGSL that does the same, on SwiftShader (FASTWEIGHTS_GPU=system: on the machine's own GPU); and
             a roofline of every kernel and of a training step on named GPUs, on paper
 
 options
-  --sizes 64,128,...   matmul: the sizes n (default 64,128,256,512,1024); rules, aft: the lengths T (default 64,128,...,8192;
-                       256,512,...,16384)
-  --rounds R           samples of each contender (default 15; train: steps, default 5; kernels, webgpu: default 5; rules, aft: at
-                       most, default 5)
-  --only TEXT          kernels, webgpu: those whose name contains TEXT, without the roofline; train: settings whose name does
+  --sizes 64,128,...   matmul: the sizes n (default 64,128,256,512,1024); rules, scale, aft: the lengths T (default 64,128,...,8192;
+                       128,256,...,65536; 256,512,...,16384)
+  --rounds R           samples of each contender (default 15; train, torch, kernels, webgpu: default 5; rules, aft: at most, default 5;
+                       scale: at most, default 3)
+  --only TEXT          kernels, webgpu: those whose name contains TEXT, without the roofline; train, torch: settings whose name does
+                       (torch: default small)
+  --python PATH        torch: the Python to run (default python3)
   --roofline           webgpu: the roofline alone
-  --rules A,B          rules: only these
-  --seconds S          rules, aft: time for the samples of a rule in one form at one T (default 0.5); a cell of which one run lasts longer is
-                       sampled once, one of which it would last 10 times as long is left out
-  --threads N          rules, aft: threads of the wasm device (default 1)
-  --device NAME        train, rules, aft: wasm, webgpu, auto (a GPU that works, else wasm), or reference, which is plain, slow and for small
-                       sizes only (default wasm)
+  --rules A,B          rules, scale: only these
+  --seconds S          rules, scale, aft: time for the samples of a rule in one form at one T (default 0.5; scale: 1); a cell of which one
+                       run lasts longer is sampled once, in rules and aft one of which it would last 10 times as long is left out
+  --threads N          rules, scale, aft: threads of the wasm device (default 1); torch: of it and of ours (default one a core)
+  --device NAME        train, rules, scale, aft: wasm, webgpu, auto (a GPU that works, else wasm), or reference, which is plain, slow and
+                       for small sizes only (default wasm)
   --batch B --heads H --key K --value V
-                       rules: the other sizes (default 1, 8, 64, 64); the batch is aft's, too
+                       rules: the other sizes (default 1, 8, 64, 64), scale: all but the batch (default 2, 64, 64); the batch is aft's, too
   --width D --window S aft: channels, and how far biases reach (default 128, 32)
+  --tokens N --quick   scale: tokens a step (default 65536); four rules at four lengths, in less than two minutes
+  --instructions       train, scale: count instructions, too, where Linux's perf can
+  --json FILE          all results as JSON in one file, too; - for standard output, and what else is printed goes to standard error
+  --node PATH          run the benchmarks on this Node
   --help               this text
 
 Results are also written as JSON, the plot as SVG, to bench/results/.`
@@ -53,21 +65,27 @@ const positive = (text, option) => {
   return Number(text)
 }
 
-const benchmarkNames = ['matmul', 'train', 'kernels', 'rules', 'aft', 'webgpu']
+const benchmarkNames = ['matmul', 'train', 'torch', 'kernels', 'rules', 'scale', 'aft', 'webgpu']
 /** Each option: the benchmarks that take it, and what its text means. */
 const options = {
-  sizes: { of: ['matmul', 'rules', 'aft'], read: (text) => list(text).map((size) => whole(size, '--sizes', 1, 65536)) },
+  sizes: { of: ['matmul', 'rules', 'scale', 'aft'], read: (text) => list(text).map((size) => whole(size, '--sizes', 1, 65536)) },
   rounds: { of: benchmarkNames, read: (text) => whole(text, '--rounds', 1, 1000) },
-  only: { of: ['train', 'kernels', 'webgpu'], read: (text) => text },
+  only: { of: ['train', 'torch', 'kernels', 'webgpu'], read: (text) => text },
+  python: { of: ['torch'], read: (text) => text },
   roofline: { of: ['webgpu'], type: 'boolean', read: (given) => given },
-  rules: { of: ['rules'], read: list },
-  seconds: { of: ['rules', 'aft'], read: (text) => positive(text, '--seconds') },
-  threads: { of: ['rules', 'aft'], read: (text) => whole(text, '--threads', 1, 64) },
-  device: { of: ['train', 'rules', 'aft'], read: (text) => oneOf(text, '--device', ['auto', 'wasm', 'webgpu', 'reference']) },
+  rules: { of: ['rules', 'scale'], read: list },
+  seconds: { of: ['rules', 'scale', 'aft'], read: (text) => positive(text, '--seconds') },
+  threads: { of: ['torch', 'rules', 'scale', 'aft'], read: (text) => whole(text, '--threads', 1, 64) },
+  device: { of: ['train', 'rules', 'scale', 'aft'], read: (text) => oneOf(text, '--device', ['auto', 'wasm', 'webgpu', 'reference']) },
   batch: { of: ['rules', 'aft'], read: (text) => whole(text, '--batch', 1, 1024) },
-  heads: { of: ['rules'], read: (text) => whole(text, '--heads', 1, 1024) },
-  key: { of: ['rules'], read: (text) => whole(text, '--key', 1, 1024) },
-  value: { of: ['rules'], read: (text) => whole(text, '--value', 1, 1024) },
+  heads: { of: ['rules', 'scale'], read: (text) => whole(text, '--heads', 1, 1024) },
+  key: { of: ['rules', 'scale'], read: (text) => whole(text, '--key', 1, 1024) },
+  value: { of: ['rules', 'scale'], read: (text) => whole(text, '--value', 1, 1024) },
+  tokens: { of: ['scale'], read: (text) => whole(text, '--tokens', 1, 2 ** 22) },
+  quick: { of: ['scale'], type: 'boolean', read: (given) => given },
+  instructions: { of: ['train', 'scale'], type: 'boolean', read: (given) => given },
+  json: { of: benchmarkNames, read: (text) => text },
+  node: { of: benchmarkNames, read: (text) => text },
   width: { of: ['aft'], read: (text) => whole(text, '--width', 1, 65536) },
   window: { of: ['aft'], read: (text) => whole(text, '--window', 1, 65536) },
 }
@@ -97,14 +115,45 @@ function parse(argv) {
   return { help: values.help, benchmarks, options: Object.fromEntries(given.map(([name, { read }]) => [name, read(values[name])])) }
 }
 
-try {
-  const { help: wanted, benchmarks, options: chosen } = parse(process.argv.slice(2))
-  if (wanted) {
-    console.log(help)
-  } else {
-    printMachine()
-    for (const name of benchmarks) save(name, await (await import(`./${name}.mjs`)).run(chosen))
+/** Runs this program on another Node, and gives its exit code. */
+function runOn(node, argv) {
+  const { status, error, signal } = spawnSync(node, [fileURLToPath(import.meta.url), ...argv], { stdio: 'inherit' })
+  if (error) throw new UsageError(`--node: ${node} can't be run: ${error.message}`)
+  if (signal) throw new Error(`${node} was ended by ${signal}`)
+  return status
+}
+
+async function main(argv) {
+  const { help: wanted, benchmarks, options: chosen } = parse(argv)
+  if (wanted) return console.log(help)
+  const { node, json, ...rest } = chosen
+  if (node !== undefined) {
+    // parse has seen it, as one word or as two.
+    const at = argv.findIndex((word) => word === '--node' || word.startsWith('--node='))
+    process.exitCode = runOn(node, argv.toSpliced(at, argv[at] === '--node' ? 2 : 1))
+    return
   }
+  if (json === '-') console.log = console.error
+  printMachine()
+  if (rest.instructions) {
+    const reason = uncountable()
+    if (reason !== undefined) console.log(`No instructions are counted: ${reason}`)
+    rest.instructions = reason === undefined
+  }
+  const all = []
+  for (const name of benchmarks) {
+    const { svg, ...result } = await (await import(`./${name}.mjs`)).run(rest)
+    save(name, { svg, ...result })
+    all.push({ benchmark: name, ...result })
+  }
+  if (json === undefined) return
+  const text = `${JSON.stringify({ machine: machine(), benchmarks: all }, null, 2)}\n`
+  if (json === '-') process.stdout.write(text)
+  else writeFileSync(json, text)
+}
+
+try {
+  await main(process.argv.slice(2))
 } catch (error) {
   console.error(error instanceof UsageError ? `bench: ${error.message}; see --help` : `bench: ${error.message}`)
   process.exitCode = error instanceof UsageError ? 2 : 1

@@ -19,7 +19,7 @@ export async function rulesChart({ contenders, sizes, crossovers, subtitle }) {
   const panels = chosen.length ? chosen : measured.slice(0, 2 * columns)
   const values = panels.flatMap((rule) =>
     contenders
-      .filter((c) => c.rule === rule || c.form === 'softmax')
+      .filter((c) => (c.rule === rule && looks[c.form]) || c.form === 'softmax')
       .flatMap(({ form, cells }) =>
         cells.map(({ T, both }) => ({ panel: rule, form: looks[form].label, dashed: form === 'softmax', T, ms: 1000 * both.median })),
       ),

@@ -13,11 +13,9 @@ import {
   tensor,
 } from '../dist/engine/index.js'
 import { serve } from './child.mjs'
+import { short, valuesOf } from './rules-inputs.mjs'
 import { calibrate, time } from './timing.mjs'
 import { watched } from './watched.mjs'
-
-/** Every contender first runs at this length, until V8 has optimised what it runs and its forms have been compared. */
-const short = 64
 
 let device
 let memory
@@ -36,39 +34,13 @@ const softmaxAttention = {
 }
 const ruleOf = (name) => (name === 'softmax' ? softmaxAttention : rules[name])
 
-/** Of values alike: uniform in [from, to), or rows of length 1 whose entries are. */
-const ranges = {
-  any: { from: -1, to: 1 },
-  key: { from: -1, to: 1, unit: true },
-  'unit key': { from: -1, to: 1, unit: true },
-  feature: { from: 0, to: 1, unit: true },
-  rate: { from: 0, to: 1 },
-  gate: { from: -0.1, to: 0 },
-  positive: { from: 0.1, to: 1 },
-}
-
 /** The tensor for a rule's input at length T: rules whose inputs are alike share it. */
-function inputOf(name, { shape, values }, T) {
-  const key = `${name} ${values} ${shape} ${T}`
-  if (inputs.has(key)) return inputs.get(key)
-  const dims = shape.map((letter) => (letter === 'T' ? T : sizes[letter]))
-  const { from, to, unit } = ranges[values]
-  let seed = [...name].reduce((sum, letter) => 31 * sum + letter.charCodeAt(0), 7)
-  const x = Float32Array.from({ length: dims.reduce((a, b) => a * b, 1) }, () => {
-    seed = (Math.imul(seed, 1664525) + 1013904223) | 0
-    return from + ((to - from) * (seed >>> 8)) / 2 ** 24
-  })
-  if (unit) {
-    const n = dims.at(-1)
-    for (let at = 0; at < x.length; at += n) {
-      const row = x.subarray(at, at + n)
-      const size = Math.hypot(...row)
-      row.forEach((value, i) => {
-        row[i] = value / size
-      })
-    }
+function inputOf(name, input, T) {
+  const key = `${name} ${input.values} ${input.shape} ${T}`
+  if (!inputs.has(key)) {
+    const { values, shape } = valuesOf(name, input, { ...sizes, T })
+    inputs.set(key, tensor(values, { shape, requiresGrad: true }))
   }
-  inputs.set(key, tensor(x, { shape: dims, requiresGrad: true }))
   return inputs.get(key)
 }
 
@@ -158,7 +130,7 @@ function watchScratch(threads) {
 const norm = (x) => Math.sqrt(x.reduce((sum, value) => sum + value * value, 0))
 
 serve({
-  async open({ device: kind, threads, relaxed, sizes: given, T, rules: names }) {
+  async open({ device: kind, threads, relaxed, sizes: given, T, rules: names, forms: wanted }) {
     device = await openDevice(kind, { wasm: { threads, relaxed } })
     setDevice(device)
     memory = watched(device)
@@ -167,7 +139,7 @@ serve({
     sizes = given
     length = T
     for (const name of names) {
-      const forms = ruleOf(name).forms ?? ['softmax']
+      const forms = (ruleOf(name).forms ?? ['softmax']).filter((form) => wanted.includes(form))
       let expected
       for (const form of forms) {
         const contender = contend(name, form, Math.min(T, short))
@@ -184,6 +156,8 @@ serve({
     }
     return { name: device.name, description: device.description }
   },
+  /** What a rule's first form gives at the short length, for a peer to be compared with. */
+  short: ({ name }) => contend(name, ruleOf(name).forms[0], Math.min(length, short)).y(),
   /**
    * Runs a contender at the length T, and plans samples of `target` seconds or one repetition. Memory in bytes: its inputs and what is in use
    * beside them at the end of the forward pass, and at most; scratch of the kernels.

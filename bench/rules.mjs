@@ -1,18 +1,25 @@
 /** Every rule in its forms, and softmax attention, from short sequences to long ones: time, memory, and where which is faster. */
+
+import { setTimeout as sleep } from 'node:timers/promises'
 import { rules } from '../dist/engine/index.js'
 import { start } from './child.mjs'
+import { peerRules } from './linear-attention.mjs'
 import { digits, printTable, progress, UsageError } from './report.mjs'
 import { rulesChart } from './rules-chart.mjs'
 import { summary } from './timing.mjs'
 
-const parts = ['forward', 'both']
+/** A form of its own: onnxruntime-node's native operator. */
+const peer = 'onnxruntime'
+/** What is timed of a contender; the peer's operator has no backward pass. */
+const partsOf = ({ form }) => (form === peer ? ['forward'] : ['forward', 'both'])
 const formOrder = ['recurrent', 'chunk', 'parallel']
+const allForms = [...formOrder, 'softmax']
 /** From here on the chunkwise form must be faster than the recurrent one. */
 const goal = 128
 /** A cell of which one run, forward and backward, is expected to last longer than this many times its budget is left out. */
 const patience = 10
 /** Time, and memory at most, grow like this power of T. */
-const growth = { recurrent: 1, chunk: 1, parallel: 2, softmax: 2 }
+const growth = { recurrent: 1, chunk: 1, parallel: 2, softmax: 2, [peer]: 1 }
 
 const title = ({ rule, form }) => (form === 'softmax' ? 'softmax attention' : `${rule} ${form}`)
 
@@ -20,7 +27,7 @@ const title = ({ rule, form }) => (form === 'softmax' ? 'softmax attention' : `$
 const wasmLimit = 2 ** 32
 
 /** Median and fastest time of a contender at T, in seconds; undefined where it was not measured. */
-const timeAt = (contender, T, part = 'both') => contender?.cells.find((cell) => cell.T === T)?.[part]
+export const timeAt = (contender, T, part = 'both') => contender?.cells.find((cell) => cell.T === T)?.[part]
 
 /**
  * Where `a` falls behind `b` for good: the T, interpolated between the measured ones on logarithmic axes, from which b is faster.
@@ -41,28 +48,67 @@ export function crossover(a, b, sizes, part = 'both', statistic = 'median') {
 
 const showCrossover = (c) => (!c ? '-' : c.kind === 'below' ? `<= ${c.T}` : c.kind === 'never' ? `> ${c.T}` : c.T.toFixed(0))
 
-const bytesOf = ({ memory }) => memory.most + memory.scratch
+/** The most memory of a cell. */
+export const bytesOf = ({ memory }) => memory.most + memory.scratch
 
-/** Measures all contenders at one T in a process of their own; cells that fail for want of memory or time become notes. */
-async function measure(T, contenders, names, { device, threads, sizes, rounds, seconds, note }) {
-  const child = start('./rules-child.mjs', { relaxed: device !== 'reference' })
+/** The peer's process at a T, once its results at the short length are found to be ours. */
+async function openPeer(child, names, { threads, sizes, T }) {
+  const peerChild = start('./rules-onnx-child.mjs')
   try {
-    const { name: opened, description } = await child.call('open', { device, threads, relaxed: true, sizes, T, rules: names })
+    const { version } = await peerChild.call('open', { sizes, threads, T })
+    for (const name of names) {
+      const [expected, found] = [await child.call('short', { name }), await peerChild.call('short', { name })]
+      const norm = (of) => Math.sqrt(expected.reduce((sum, _, i) => sum + of(i) ** 2, 0))
+      const error = norm((i) => found[i] - expected[i]) / norm((i) => expected[i])
+      if (!(error <= 1e-5)) throw new Error(`${name}: onnxruntime's result differs from ours by ${error}`)
+    }
+    return { ...peerChild, version }
+  } catch (error) {
+    peerChild.stop()
+    throw error
+  }
+}
+
+/** Measures all contenders at one T, ours in a process of their own and the peer in another; cells that fail for want of memory or time become notes. */
+export async function measure(
+  T,
+  contenders,
+  names,
+  {
+    device,
+    threads,
+    sizes,
+    rounds,
+    seconds,
+    note,
+    forms = allForms,
+    growthOf = ({ form }) => growth[form],
+    mostSeconds = patience * seconds,
+    instructions = false,
+  },
+) {
+  const child = start('./rules-child.mjs', { relaxed: device !== 'reference' })
+  let peerChild
+  const of = ({ form }) => (form === peer ? peerChild : child)
+  try {
+    const { name: opened, description } = await child.call('open', { device, threads, relaxed: true, sizes, T, rules: names, forms })
     const target = seconds / 2 / (rounds + 2)
     const running = []
+    const peers = contenders.filter(({ form, stopped }) => form === peer && !stopped).map(({ rule }) => rule)
+    if (peers.length) peerChild = await openPeer(child, peers, { threads, sizes, T })
     for (const [i, contender] of contenders.entries()) {
       if (contender.stopped) continue
       const { rule: name, form } = contender
       progress(`T = ${T}: warm-up ${i + 1}/${contenders.length}, ${title(contender)}`)
       const last = contender.cells.at(-1)
       if (last) {
-        const factor = (T / last.T) ** growth[form]
-        const time = last.both.median * factor
-        const bytes = bytesOf(last) * factor
+        const factor = (T / last.T) ** growthOf(contender)
+        const time = (last.both ?? last.forward).median * factor
+        const bytes = form === peer ? 0 : bytesOf(last) * factor
         const reason =
           opened === 'wasm' && bytes > wasmLimit
             ? `it would take about ${digits(bytes / 1e9)} GB, more than a wasm memory can hold`
-            : time > patience * seconds && `one run would take about ${digits(time)} s`
+            : time > mostSeconds && `one run would take about ${digits(time)} s`
         if (reason) {
           note(contender, T, reason)
           continue
@@ -70,7 +116,7 @@ async function measure(T, contenders, names, { device, threads, sizes, rounds, s
       }
       let plan
       try {
-        plan = await child.call('prepare', { name, form, target })
+        plan = await of(contender).call('prepare', { name, form, target })
       } catch (error) {
         if (!error.message.includes('out of memory')) throw error
         note(contender, T, error.message.replace(/ \(.*/, ''))
@@ -80,30 +126,39 @@ async function measure(T, contenders, names, { device, threads, sizes, rounds, s
       running.push({
         contender,
         plan,
-        rounds: { forward: rounded('forward'), both: rounded('both') },
-        samples: { forward: [], both: [] },
+        rounds: Object.fromEntries(partsOf(contender).map((part) => [part, rounded(part)])),
+        samples: Object.fromEntries(partsOf(contender).map((part) => [part, []])),
       })
     }
     for (let round = 0; round < rounds; round++) {
       for (const { contender, rounds: planned, samples } of running) {
         progress(`T = ${T}: round ${round + 1}/${rounds}, ${title(contender)}`)
-        for (const part of parts)
-          if (round < planned[part]) samples[part].push(await child.call('sample', { name: contender.rule, form: contender.form, part }))
+        for (const part of partsOf(contender))
+          if (round < planned[part])
+            samples[part].push(await of(contender).call('sample', { name: contender.rule, form: contender.form, part }))
+        // Its idle workers go on spinning for a while: not in the next one's time.
+        if (contender.form === peer && threads > 1) await sleep(50)
       }
     }
     for (const { contender, plan, samples } of running) {
-      const time = Object.fromEntries(parts.map((part) => [part, { ...summary(samples[part]), samples: samples[part] }]))
-      contender.cells.push({ T, ...time, memory: plan.memory })
+      const time = Object.fromEntries(partsOf(contender).map((part) => [part, { ...summary(samples[part]), samples: samples[part] }]))
+      const cell = { T, ...time, memory: plan.memory }
+      if (instructions) {
+        const counted = await child.count('sample', { name: contender.rule, form: contender.form, part: 'both' })
+        cell.instructions = counted / plan.both.repeats
+      }
+      contender.cells.push(cell)
     }
-    return description
+    return { description, peer: peerChild?.version }
   } finally {
     child.stop()
+    peerChild?.stop()
   }
 }
 
 const tables = [
   { name: 'forward and backward, ms', cell: ({ both }) => digits(1000 * both.median) },
-  { name: 'forward alone, ms', cell: ({ forward }) => digits(1000 * forward.median) },
+  { name: 'forward alone, ms', cell: ({ forward }) => digits(1000 * forward.median), of: [peer] },
   {
     name: 'memory of forward and backward at most, MB: inputs, outputs, gradients, what the forward keeps, and scratch',
     cell: (cell) => digits(bytesOf(cell) / 1e6),
@@ -123,6 +178,26 @@ function printRatios(of, sizes, byForm, a, b) {
       return [rule, ...sizes.map(ratio), where('both', 'median'), where('both', 'min'), where('forward', 'median')]
     }),
   )
+}
+
+/** How long the peer takes to the fastest of our forms, forward alone. */
+function printPeer(of, sizes, contenders) {
+  const ratios = of.map((rule) => ({
+    rule,
+    values: sizes.map((T) => {
+      const forms = contenders.filter((c) => c.rule === rule && timeAt(c, T, 'forward'))
+      const theirs = forms.find(({ form }) => form === peer)
+      const [ours] = forms.filter((c) => c !== theirs).sort((a, b) => timeAt(a, T, 'forward').median - timeAt(b, T, 'forward').median)
+      if (!theirs || !ours) return null
+      const [a, b] = [theirs, ours].map((c) => timeAt(c, T, 'forward'))
+      return { T, form: ours.form, median: a.median / b.median, fastest: a.min / b.min }
+    }),
+  }))
+  printTable(
+    ['rule', ...sizes.map((T) => `T ${T}`)],
+    ratios.map(({ rule, values }) => [rule, ...values.map((r) => (r ? `${digits(r.median)} (${digits(r.fastest)}) ${r.form}` : '-'))]),
+  )
+  return ratios
 }
 
 /** Whether the chunkwise form of every rule beats its recurrent form, forward and backward, at each T from the goal on; what misses, by name. */
@@ -164,7 +239,10 @@ export async function run({
   const sizes = [...new Set(lengths)].sort((a, b) => a - b)
   const contenders = [
     { rule: 'softmax', form: 'softmax', cells: [] },
-    ...names.flatMap((rule) => formOrder.filter((form) => rules[rule].forms.includes(form)).map((form) => ({ rule, form, cells: [] }))),
+    ...names.flatMap((rule) => [
+      ...formOrder.filter((form) => rules[rule].forms.includes(form)).map((form) => ({ rule, form, cells: [] })),
+      ...(device === 'wasm' && Object.hasOwn(peerRules, rule) ? [{ rule, form: peer, cells: [] }] : []),
+    ]),
   ]
   const byForm = (rule, form) => contenders.find((c) => c.form === form && (c.rule === rule || form === 'softmax'))
   const notes = []
@@ -175,10 +253,13 @@ export async function run({
   const dims = { B, H, K, V, N: 2, M: 32 }
   const begin = performance.now()
   let description
+  let peerVersion
   for (const T of sizes) {
     const before = performance.now()
     try {
-      description = await measure(T, contenders, ['softmax', ...names], { device, threads, sizes: dims, rounds, seconds, note })
+      const measured = await measure(T, contenders, ['softmax', ...names], { device, threads, sizes: dims, rounds, seconds, note })
+      ;({ description } = measured)
+      peerVersion ??= measured.peer
     } catch (error) {
       throw new Error(`T = ${T}: ${error.message}`)
     }
@@ -189,7 +270,7 @@ export async function run({
   console.log(
     `\n${description}; B ${B}, H ${H}, K ${K}, V ${V}, two steps a token for delta-product; medians of up to ${rounds} interleaved rounds, ${digits(seconds)} s a cell`,
   )
-  for (const { name, cell } of tables) {
+  for (const { name, cell, of = [] } of tables) {
     console.log(`\n${name}\n`)
     const row = (contender) => [
       title(contender),
@@ -198,9 +279,10 @@ export async function run({
         return found ? cell(found) : '-'
       }),
     ]
+    const shown = contenders.filter(({ form }) => form !== peer || of.includes(peer))
     printTable(
       ['rule, form', ...sizes.map((T) => `T ${T}`)],
-      contenders.flatMap((c, i) => (i && c.rule !== contenders[i - 1].rule ? [null, row(c)] : [row(c)])),
+      shown.flatMap((c, i) => (i && c.rule !== shown[i - 1].rule ? [null, row(c)] : [row(c)])),
     )
   }
   if (notes.length) console.log(`\n${notes.join('\n')}`)
@@ -221,6 +303,14 @@ export async function run({
       printRatios(chunked, sizes, byForm, peer, 'chunk')
     }
   }
+  const compared = names.filter((rule) => byForm(rule, peer))
+  let ratios = []
+  if (compared.length) {
+    console.log(
+      `\ntime of onnxruntime-node ${peerVersion} (native, ${threads} thread${threads > 1 ? 's' : ''}) / time of our fastest form, forward alone: of medians (of the fastest samples), and which form\n`,
+    )
+    ratios = printPeer(compared, sizes, contenders)
+  }
   const result = verdict(chunked, sizes, byForm)
   console.log(`\n${result}`)
   console.log(`measured in ${((performance.now() - begin) / 60000).toFixed(1)} minutes`)
@@ -233,6 +323,7 @@ export async function run({
     seconds,
     verdict: result,
     crossovers,
+    peer: { name: 'onnxruntime-node', version: peerVersion ?? null, ratios },
     notes,
     results: contenders,
     svg: await rulesChart({

@@ -1,4 +1,5 @@
 /** The process of one row of the training benchmark. */
+import { writeFileSync } from 'node:fs'
 import { crossEntropy, openDevice, scope, setDevice, tensor } from '../dist/engine/index.js'
 import { Adam, Transformer } from '../dist/nn/index.js'
 import { serve } from './child.mjs'
@@ -7,6 +8,8 @@ import { watched } from './watched.mjs'
 let device
 let memory
 let step
+let model
+let lastLoss
 
 serve({
   async open({ setting, device: kind, threads, relaxed }) {
@@ -14,7 +17,7 @@ serve({
     memory = watched(device)
     setDevice(device)
     const { d, heads, layers, dff, nu, symbols, batch, length } = setting
-    const model = new Transformer({ symbols, dModel: d, heads, layers, dFf: dff, nu })
+    model = new Transformer({ symbols, dModel: d, heads, layers, dFf: dff, nu })
     const optimizer = new Adam(model.namedParameters(), { lr: 1e-4 })
     // Any text will do: time doesn't depend on it.
     const text = (shift) =>
@@ -36,6 +39,7 @@ serve({
       const value = await loss.item()
       loss.dispose()
       if (!Number.isFinite(value)) throw new Error(`the loss is ${value}`)
+      lastLoss = value
     }
     return { parameters: model.parameterCount(), description: device.description }
   },
@@ -44,6 +48,15 @@ serve({
     const start = performance.now()
     await step()
     return (performance.now() - start) / 1000
+  },
+  /** Of the last step, before its update. */
+  loss: () => lastLoss,
+  /** Writes the parameters for another program: names and shapes to FILE.json, their float32 values one after the other to FILE.bin. */
+  async weights(file) {
+    const named = [...model.namedParameters()]
+    writeFileSync(`${file}.json`, JSON.stringify(named.map(([name, { shape }]) => [name, shape])))
+    const values = await Promise.all(named.map(([, p]) => p.read()))
+    writeFileSync(`${file}.bin`, Buffer.concat(values.map((x) => Buffer.from(Float32Array.from(x).buffer))))
   },
   memory: () => ({ inUse: memory.most(), reserved: device.bytesReserved(), process: process.resourceUsage().maxRSS * 1024 }),
 })

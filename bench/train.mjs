@@ -32,13 +32,18 @@ async function limit(relaxed) {
   }
 }
 
-export async function run({ rounds = 5, only = '', device = 'wasm' }) {
-  const builds = device === 'wasm' ? wasmBuilds : [{ label: device }]
+/** Those whose names contain this text. */
+export function chooseSettings(only) {
   const chosen = settings.filter(({ name }) => name.includes(only))
   if (!chosen.length)
     throw new UsageError(`--only: no training setting's name contains '${only}' (there are ${settings.map(({ name }) => name).join(', ')})`)
+  return chosen
+}
+
+export async function run({ rounds = 5, only = '', device = 'wasm', instructions = false }) {
+  const builds = device === 'wasm' ? wasmBuilds : [{ label: device }]
   const results = []
-  for (const setting of chosen) {
+  for (const setting of chooseSettings(only)) {
     for (const { threads, relaxed, label: build } of builds) {
       const label = `${setting.name}, ${build}`
       progress(label)
@@ -66,6 +71,7 @@ export async function run({ rounds = 5, only = '', device = 'wasm' }) {
           gflops,
           limit: peak,
           memory: await child.call('memory'),
+          ...(instructions && { instructions: await child.count('step') }),
         })
       } catch (error) {
         throw new Error(`${label}: ${error.message}`)
@@ -81,7 +87,18 @@ export async function run({ rounds = 5, only = '', device = 'wasm' }) {
     `\none training step, batch ${batch} x ${length} tokens: median (min-max) of ${rounds} steps; GFLOP/s = 6 x parameters x tokens / time\n`,
   )
   printTable(
-    ['setting', 'parameters', 'seconds', 'tokens/s', 'GFLOP/s', 'of limit', 'in use', 'reserved', 'process'],
+    [
+      'setting',
+      'parameters',
+      'seconds',
+      'tokens/s',
+      'GFLOP/s',
+      'of limit',
+      'in use',
+      'reserved',
+      'process',
+      ...(instructions ? ['G instructions'] : []),
+    ],
     results.map((r) => [
       r.label,
       `${(r.parameters / 1e6).toFixed(2)} M`,
@@ -92,6 +109,7 @@ export async function run({ rounds = 5, only = '', device = 'wasm' }) {
       mb(r.memory.inUse),
       mb(r.memory.reserved),
       mb(r.memory.process),
+      ...(instructions ? [digits(r.instructions / 1e9)] : []),
     ]),
   )
   console.log(

@@ -20,16 +20,24 @@ const entries = {
   'fastweights/claims': './index.js',
 }
 
-/**
- * From now on these names mean this very copy of the package, wherever a file that imports them lies: its tensors must be ours.
- * (Module hooks run on a thread of their own, so they come as a module.)
- */
+type Resolve = (name: string, context: unknown, next: (name: string, context: unknown) => unknown) => unknown
+/** Since Node 22.15 and 23.5, later than our types. */
+const { registerHooks } = module as { registerHooks?: (hooks: { resolve: Resolve }) => unknown }
+
+/** From now on these names mean this very copy of the package, wherever a file that imports them lies: its tensors must be ours. */
 export function resolveOwnNames(): void {
-  const own = Object.fromEntries(Object.entries(entries).map(([name, path]) => [name, new URL(path, import.meta.url).href]))
-  const hooks = `let own
-export const initialize = (data) => { own = data }
-export const resolve = (name, context, next) => (Object.hasOwn(own, name) ? { url: own[name], shortCircuit: true } : next(name, context))`
-  module.register(`data:text/javascript,${encodeURIComponent(hooks)}`, { data: own })
+  const own: Record<string, string> = Object.fromEntries(
+    Object.entries(entries).map(([name, path]) => [name, new URL(path, import.meta.url).href]),
+  )
+  const resolve: Resolve = (name, context, next) =>
+    Object.hasOwn(own, name) ? { url: own[name], shortCircuit: true } : next(name, context)
+  if (registerHooks) {
+    registerHooks({ resolve })
+    return
+  }
+  // Older hooks run on a thread of their own, so they come as a module, made of the same function.
+  const hooks = `const own = ${JSON.stringify(own)}\nexport const resolve = ${resolve}`
+  module.register(`data:text/javascript,${encodeURIComponent(hooks)}`)
 }
 
 /** The claims of a module: `claims` and `rules`, each an array or an object of them, exported by name or within the default export. */

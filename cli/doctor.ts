@@ -15,12 +15,15 @@ import {
   selfCheck,
   setDevice,
   tensor,
+  type WebgpuDevice,
   webgpuAdapters,
 } from '../engine/index.ts'
 import { Transformer } from '../nn/index.ts'
 import { type PresetName, presets } from '../tasks/presets.ts'
+import { randomBatches } from '../tasks/text.ts'
 import { checkDeviceOptions, type DeviceValues, wasmSettings } from './options.ts'
 import { bytes, counted, oneLine, say } from './terminal.ts'
+import { openTrial } from './trial.ts'
 
 const row = (name: string, text: string): void => say(`  ${name.padEnd(24)}${text}`)
 
@@ -127,6 +130,8 @@ async function examine(device: Device): Promise<number> {
   if (!device.double) {
     say('\n  Speed')
     row('  matmul 512', `${Number((await matmulSpeed(device, 512)).toPrecision(2))} GFLOP/s`)
+    if ((device as Partial<WebgpuDevice>).capabilities?.software) row('  train', 'not timed: the adapter computes on the CPU')
+    else row('  train', await trainingPlan(device))
   }
   return failures
 }
@@ -166,6 +171,25 @@ async function compare(device: Device, preset: (typeof presets)[keyof typeof pre
   ours.model.dispose()
   setDevice(device)
   return { loss: ours.loss, worst }
+}
+
+/** What a step of the default preset takes. */
+async function trainingPlan(device: Device): Promise<string> {
+  const { model, training } = presets.default
+  const symbols = 65
+  const { batch: B, seqLen: T } = training
+  // Any text will do: time doesn't depend on it.
+  const text = Int32Array.from({ length: 10_000 }, (_, i) => (i * i) % symbols)
+  const trial = openTrial(device, { ...model, symbols }, training, randomBatches(text, { B, T }))
+  try {
+    await trial.step() // compiles
+    let best = Infinity
+    for (const end = performance.now() + 2000; performance.now() < end; ) best = Math.min(best, await trial.step())
+    const { inUse, reserved } = trial.memory()
+    return `${Number(best.toPrecision(2))} ms a step of the default preset, ${B} x ${T} characters; ${bytes(inUse)} in use, ${bytes(reserved)} taken from the system`
+  } finally {
+    trial.close()
+  }
 }
 
 async function matmulSpeed(device: Device, n: number): Promise<number> {

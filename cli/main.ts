@@ -59,15 +59,16 @@ const version = JSON.parse(readFileSync(new URL('../../package.json', import.met
 const remark = (text: string): void => void process.stderr.write(`${visible(text)}\n`)
 
 const entries = [
-  entry(trainCommand, (v, given) =>
-    withDevice(v, given, say, 'fastweights train', (device) => {
-      const { preset, text, out, resume, seed, minutes } = v
+  entry(trainCommand, (v, given) => {
+    if (v['dry-run'] && v.profile !== undefined) throw new UsageError('--profile: --dry-run writes nothing, and no picture')
+    return withDevice(v, given, say, 'fastweights train', (device) => {
+      const { preset, text, out, resume, seed, minutes, 'dry-run': dryRun } = v
       const { 'eval-every': evalEvery, 'eval-limit': evalLimit, 'save-every': saveEvery, 'sample-length': sampleLength } = v
       const every = { evalEvery, evalLimit, saveEvery, sampleLength }
       const arithmetic = arithmeticOf(device, v.relaxed)
-      return train({ ...recipeOf(v, given), ...every, preset, text, out, resume, seed, minutes, arithmetic, given }, device)
-    }),
-  ),
+      return train({ ...recipeOf(v, given), ...every, preset, text, out, resume, seed, minutes, dryRun, arithmetic, given }, device)
+    })
+  }),
   entry(generateCommand, (v, given) =>
     withDevice(v, given, remark, 'fastweights generate', () => generateText({ ...v, topK: v['top-k'] })),
   ),

@@ -287,6 +287,13 @@ export const trainCommand = {
       description:
         'train for about so long: as many steps as fit on this machine, measured once before the first; --steps is then the most. The run is the one that this number of --steps makes; resumed, it keeps it',
     },
+    {
+      name: 'dry-run',
+      type: 'boolean',
+      default: false,
+      group: 'Training',
+      description: 'say how much memory and time the run would take, from a trial of some seconds; write nothing',
+    },
     { name: 'eval-every', type: 'integer', min: 1, default: 100, group: 'Training', description: 'steps between evaluations' },
     {
       name: 'eval-limit',
@@ -310,6 +317,7 @@ export const trainCommand = {
   examples: [
     ['fastweights train', 'The default: 530 steps, 2 min 20 s on two cores of an AMD EPYC.'],
     ['fastweights train --minutes 3', 'As many steps as fit into three minutes.'],
+    ['fastweights train --preset labml --dry-run', 'The memory and the time that it would take.'],
     ['fastweights train --text book.txt --preset labml --steps 500', "labml's model and optimiser on a text of your own."],
     ['fastweights train --resume runs/default-1', 'Go on after an interruption.'],
   ],

@@ -64,6 +64,20 @@ export function stepsThatFit(left: number, pace: Pace, beside: Beside): number {
   return Math.min(Math.max(0, Math.floor((left - once) / each)), mostSteps)
 }
 
+/**
+ * Milliseconds that so many steps take, with so many characters evaluated and sampled. `timed`: steps from the first on, which are slow; of as many
+ * as there are each takes what it took.
+ */
+export function millisecondsOf(
+  { steps, evaluated, sample }: { steps: number; evaluated: number; sample: number },
+  pace: Pace,
+  timed: readonly number[],
+): number {
+  const first = timed.slice(0, steps)
+  const begun = first.reduce((sum, each) => sum + each, 0)
+  return begun + (steps - first.length) * pace.step + evaluated * pace.evaluate + sample * pace.sample
+}
+
 /** The steps to take, `most` at most, and a line that says why. */
 export function chooseSteps(fit: number, most: number, { step }: Pace, minutes: number): { steps: number; line: string } {
   const steps = Math.min(Math.max(fit, leastSteps), most)

@@ -8,17 +8,12 @@ import { join, resolve } from 'node:path'
 import type { Device } from '../engine/index.ts'
 import { printable } from '../nn/foreign.ts'
 import {
-  Adam,
-  AdamW,
   DivergenceError,
   generate,
   layerMixers,
-  Muon,
   modelOf,
   type Optimizer,
   restoreOptimizer,
-  stateGrowth,
-  stateSize,
   Trainer,
   Transformer,
   type TransformerConfig,
@@ -39,9 +34,10 @@ import {
 import { UsageError } from './arguments.ts'
 import { type Chart, svgChart, terminalChart } from './chart.ts'
 import { appendMetrics, claimFolder, FileError, type Metrics, readMetrics, truncateMetrics, writeAtomic } from './files.ts'
-import { type Beside, chooseSteps, measurePace, stepsThatFit, type Work } from './pace.ts'
+import { type Beside, chooseSteps, measurePace, millisecondsOf, stepsThatFit, type Work } from './pace.ts'
 import { checkVacant, claimFreeFolder, findText, loadText, openRun, type RunRecord, runMetadata, textPlaces } from './runs.ts'
 import { bytes, duration, onInterrupt, progress, quoted, say, visible } from './terminal.ts'
+import { openTrial, optimizerOf, statesOf, type Trial } from './trial.ts'
 
 export interface TrainOptions extends Omit<Recipe, 'description'> {
   preset: string
@@ -50,6 +46,8 @@ export interface TrainOptions extends Omit<Recipe, 'description'> {
   resume: string | undefined
   seed: number
   minutes: number | undefined
+  /** Says what the run would take, and writes nothing. */
+  dryRun: boolean
   evalEvery: number
   /** 0: none. */
   evalLimit: number
@@ -78,13 +76,18 @@ const quietMilliseconds = 1000
 
 /** Returns the exit code. */
 export async function train(options: TrainOptions, device: Device): Promise<number> {
-  const { resume, out, preset } = options
+  const { resume, out, preset, dryRun } = options
+  if (resume !== undefined) checkResumable(resume, options)
+  if (dryRun) {
+    const run = await (resume === undefined ? newRun(options, device) : resumeRun(resume, options, device))
+    return interruptible((_, poll) => plan(run, options, device, poll))
+  }
   if (resume !== undefined) {
-    checkResumable(resume, options)
     // Before the checkpoint is read, so that nobody else can write a newer one meanwhile.
     const release = existsSync(resume) ? claimFolder(resume) : () => {}
     try {
-      return await trainIn(resume, await resumeRun(resume, options, device), options, device)
+      const run = await resumeRun(resume, options, device)
+      return await interruptible((line, poll) => trainUntil(resume, run, options, device, line, poll))
     } finally {
       release()
     }
@@ -93,7 +96,7 @@ export async function train(options: TrainOptions, device: Device): Promise<numb
   const { folder, release } = out === undefined ? claimFreeFolder(preset) : { folder: out, release: claimFolder(out) }
   try {
     checkVacant(folder) // again: from now on nobody else can fill it
-    return await trainIn(folder, run, options, device)
+    return await interruptible((line, poll) => trainUntil(folder, run, options, device, line, poll))
   } finally {
     release()
   }
@@ -102,11 +105,12 @@ export async function train(options: TrainOptions, device: Device): Promise<numb
 /** Somebody has asked the run to stop. */
 class Interrupted extends Error {}
 
-async function trainIn(folder: string, run: Run, options: TrainOptions, device: Device): Promise<number> {
+/** `body` is given a line to show its progress in, and `poll`, which throws where somebody has asked to stop. */
+async function interruptible(body: (line: ReturnType<typeof progress>, poll: () => void) => Promise<number>): Promise<number> {
   const interrupt = onInterrupt()
   const line = progress()
   try {
-    return await trainUntil(folder, run, options, device, line, () => {
+    return await body(line, () => {
       if (interrupt.asked()) throw new Interrupted()
     })
   } catch (error) {
@@ -135,28 +139,14 @@ async function trainUntil(
   const checkpointPath = join(folder, 'checkpoint.safetensors')
   const metricsPath = join(folder, 'metrics.jsonl')
   const first = optimizer.steps
-  const sampler = (training.sampling === 'epoch' ? sequentialBatches : randomBatches)(run.train, { B, T, seed: model.random.seed })
-  const whole = run.valid.length - 1
-  const atEnd = Math.min(whole, options.evalLimit || whole)
-  const onTheWay = Math.min(atEnd, evalSequences * T)
+  const sampler = samplerOf(run)
+  const { whole, atEnd, onTheWay } = evaluationsOf(run, options)
   /** Lets a Ctrl-C in. */
   const pause = async (): Promise<void> => {
     await new Promise(setImmediate)
     poll()
   }
-
-  const count = (n: number): string => n.toLocaleString('en')
-  say(
-    `${count(model.parameterCount())} parameters; ${run.vocabulary.size} symbols; ${count(run.train.length)} characters to train on, ${count(run.valid.length)} to validate`,
-  )
-  say(stateLine(model))
-  if (first === 0 && model.config.positions === 'none' && blind(layerMixers(model.config)))
-    say('note: no layer knows the order of the characters before; --positions sinusoidal tells it')
-  if (options.minutes !== undefined) {
-    const beside = { perStep: onTheWay / evalEvery + (B * T) / saveEvery, atEnd, sample: sampleLength }
-    if (options.resume !== undefined) say('note: --minutes changes nothing here: a resumed run keeps its number of steps')
-    else training.steps = await fittingSteps(run, options, sampler, beside, pause)
-  }
+  await introduce(run, options, device, pause)
   const { steps } = training
   say(`${device.description}; steps ${first} to ${count(steps)} of ${B} x ${T} characters; output in ${folder}`)
 
@@ -277,33 +267,57 @@ async function trainUntil(
   }
 }
 
-/** See pace.ts. The steps that are timed are taken by a model of their own. */
-async function fittingSteps(
+const samplerOf = ({ training, train, model }: Run): Sampler =>
+  (training.sampling === 'epoch' ? sequentialBatches : randomBatches)(train, {
+    B: training.batch,
+    T: training.seqLen,
+    seed: model.random.seed,
+  })
+
+/** Characters of the validation text: all of them, and those that an evaluation at the end and one on the way read. */
+function evaluationsOf({ valid, training }: Run, { evalLimit }: TrainOptions): { whole: number; atEnd: number; onTheWay: number } {
+  const whole = valid.length - 1
+  const atEnd = Math.min(whole, evalLimit || whole)
+  return { whole, atEnd, onTheWay: Math.min(atEnd, evalSequences * training.seqLen) }
+}
+
+/** Says what is trained on what; chooses the number of steps where minutes are given. */
+async function introduce(run: Run, options: TrainOptions, device: Device, pause: () => Promise<void>): Promise<void> {
+  const { model, training } = run
+  say(
+    `${count(model.parameterCount())} parameters; ${run.vocabulary.size} symbols; ${count(run.train.length)} characters to train on, ${count(run.valid.length)} to validate`,
+  )
+  say(stateLine(model))
+  if (run.optimizer.steps === 0 && model.config.positions === 'none' && blind(layerMixers(model.config)))
+    say('note: no layer knows the order of the characters before; --positions sinusoidal tells it')
+  if (options.minutes === undefined) return
+  if (options.resume !== undefined) say('note: --minutes changes nothing here: a resumed run keeps its number of steps')
+  else training.steps = await fittingSteps(run, options, device, pause)
+}
+
+const count = (n: number): string => n.toLocaleString('en')
+
+/** Runs `body` with the pieces of a run, done by a model of their own, which is then thrown away. */
+async function tryOut<R>(
   run: Run,
   options: TrainOptions,
-  sampler: Sampler,
-  beside: Beside,
+  device: Device,
   pause: () => Promise<void>,
-): Promise<number> {
+  body: (work: Work, trial: Trial) => Promise<R>,
+): Promise<R> {
   const { training } = run
   const { seqLen: T, batch: B } = training
-  const minutes = options.minutes!
-  const budget = minutes * 60_000
-  const began = performance.now()
-  const model = new Transformer(run.model.config, options.seed)
-  const optimizer = optimizerOf(model, training)
-  // At a rate of 0: what it would learn means nothing.
-  const trainer = new Trainer(model, optimizer, { schedule: () => 0, clipNorm: training.clip || Infinity })
-  const tokens = generate(model, run.vocabulary.encode(training.prompt), { length: Number.MAX_SAFE_INTEGER })
+  const trial = openTrial(device, run.model.config, training, samplerOf(run), options.seed)
+  const tokens = generate(trial.model, run.vocabulary.encode(training.prompt), { length: Number.MAX_SAFE_INTEGER })
   const work: Work = {
     async step() {
       await pause()
-      await trainer.step(sampler.batch(optimizer.steps))
+      await trial.step()
     },
     async evaluate() {
       await pause()
       const [batch] = evaluationBatches(run.valid, T, B)
-      await trainer.evaluate([batch])
+      await trial.trainer.evaluate([batch])
       return batch.count
     },
     async sample() {
@@ -312,16 +326,85 @@ async function fittingSteps(
     },
   }
   try {
+    return await body(work, trial)
+  } finally {
+    await tokens.return(undefined)
+    trial.close()
+  }
+}
+
+/** `--dry-run`: what the run takes, from a trial of all that it does. Returns the exit code. */
+async function plan(run: Run, options: TrainOptions, device: Device, poll: () => void): Promise<number> {
+  const pause = async (): Promise<void> => {
+    await new Promise(setImmediate)
+    poll()
+  }
+  await introduce(run, options, device, pause)
+  const { model, optimizer, training } = run
+  const first = optimizer.steps
+  const { seqLen: T, batch: B, steps } = training
+  const { whole, atEnd, onTheWay } = evaluationsOf(run, options)
+  const { evalEvery, saveEvery, sampleLength: sample } = options
+  // The trial's take their place, so that what the device reports is what it will report of one run.
+  optimizer.dispose()
+  model.dispose()
+  const row = (name: string, text: string): void => say(`  ${name.padEnd(15)}${text}`)
+  await tryOut(run, options, device, pause, async (work, trial) => {
+    /** The first are slower than the others. */
+    const timed: number[] = []
+    const pace = await measurePace(
+      {
+        ...work,
+        async step() {
+          await pause()
+          timed.push(await trial.step())
+        },
+      },
+      Infinity,
+      () => performance.now(),
+    )
+    const { parameters, optimizer: moments, inUse, reserved } = trial.memory()
+    /** Between the first step and the last. */
+    const every = (n: number): number => Math.max(0, Math.floor((steps - 1) / n) - Math.floor(first / n))
+    const saves = every(saveEvery) + 2
+    const evaluated = every(evalEvery) * onTheWay + saves * Math.min(whole, B * T) + atEnd
+    const total = millisecondsOf({ steps: steps - first, evaluated, sample }, pace, timed)
+    const states = statesOf(trial.model).reduce((n, { size, growth }) => n + size + growth * T, 0)
+    const width = device.double ? 8 : 4
+    say(`plan on ${device.description}; nothing is written`)
+    row('parameters', `${bytes(parameters)}, their gradients as much`)
+    row('optimizer', `${bytes(moments)} (${training.optimizer})`)
+    row(
+      'activations',
+      `${bytes(Math.max(0, inUse - 2 * parameters - moments))}: the most of all else that a step, an evaluation or a sample holds`,
+    )
+    row('states', `${bytes(width * states)} a sequence, ${bytes(width * B * states)} a batch: part of these`)
+    row('memory', `${bytes(inUse)} in use at most; ${bytes(reserved)} taken from the system`)
+    row(
+      'a step',
+      `${Number(pace.step.toPrecision(3))} ms, ${B} x ${T} characters: ${count(Math.round((1000 * B * T) / pace.step))} a second`,
+    )
+    row('the whole run', `${duration(total)}: steps ${first} to ${count(steps)}, evaluations, a sample of ${count(sample)} characters`)
+  })
+  return 0
+}
+
+/** See pace.ts. */
+async function fittingSteps(run: Run, options: TrainOptions, device: Device, pause: () => Promise<void>): Promise<number> {
+  const { training } = run
+  const { evalEvery, saveEvery, sampleLength: sample } = options
+  const { atEnd, onTheWay } = evaluationsOf(run, options)
+  const beside: Beside = { perStep: onTheWay / evalEvery + (training.batch * training.seqLen) / saveEvery, atEnd, sample }
+  const minutes = options.minutes!
+  const budget = minutes * 60_000
+  const began = performance.now()
+  return tryOut(run, options, device, pause, async (work) => {
     const pace = await measurePace(work, budget, () => performance.now())
     const fit = stepsThatFit(budget - (performance.now() - began), pace, beside)
     const { steps, line } = chooseSteps(fit, options.given.has('steps') ? training.steps : Infinity, pace, minutes)
     say(line)
     return steps
-  } finally {
-    await tokens.return(undefined)
-    optimizer.dispose()
-    model.dispose()
-  }
+  })
 }
 
 async function newRun(options: TrainOptions, device: Device): Promise<Run> {
@@ -350,8 +433,8 @@ async function newRun(options: TrainOptions, device: Device): Promise<Run> {
 }
 
 /** How much the layers remember of a sequence. */
-function stateLine({ transformer }: Transformer): string {
-  const layers = transformer.layers.map(({ attn }) => ({ size: stateSize(attn), growth: stateGrowth(attn) }))
+function stateLine(model: Transformer): string {
+  const layers = statesOf(model)
   const alike = layers.every(({ size, growth }) => size === layers[0].size && growth === layers[0].growth)
   const total = (of: 'size' | 'growth'): string =>
     (alike ? layers[0][of] : layers.reduce((n, layer) => n + layer[of], 0)).toLocaleString('en')
@@ -367,6 +450,7 @@ const resumable = new Set([
   'text',
   'steps',
   'minutes',
+  'dry-run',
   'device',
   'threads',
   'relaxed',
@@ -451,17 +535,6 @@ function checkMemory(
     const sizes = `--d-model ${D}, --d-ff ${dFf}, --layers ${layers}, ${favor}--batch ${B} and --seq-len ${T}`
     throw new UsageError(`${sizes} need at least ${bytes(needed)} of memory, the ${device.name} device has at most ${bytes(limit)}`)
   }
-}
-
-function optimizerOf(model: Transformer, { optimizer, lr, matrixLr, beta2, weightDecay }: TrainingConfig): Optimizer {
-  const kinds = { adam: Adam, adamw: AdamW, muon: Muon }
-  return new kinds[optimizer](model.namedParameters(), {
-    lr,
-    matrixLr,
-    betas: [0.9, beta2],
-    weightDecay,
-    decays: (_, p) => p.shape.length >= 2,
-  })
 }
 
 async function sampleText({ model, vocabulary, training }: Run, length: number, pause: () => Promise<void>): Promise<string> {

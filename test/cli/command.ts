@@ -14,10 +14,13 @@ export const withoutDriver = { shell: 'VK_DRIVER_FILES=/none.json VK_ICD_FILENAM
 
 /** For `run`: the package `webgpu` isn't found from fastweights itself; it may be in the node_modules of the folder. */
 export const withoutPackage = { shell: 'exec "$0" --import ./without.mjs "$@"' }
-const withoutModule = `import { register } from 'node:module'
-const hooks = "export async function resolve(name, context, next) { if (name !== 'webgpu') return next(name, context);" +
-  "throw Object.assign(new Error('none'), { code: 'ERR_MODULE_NOT_FOUND' }) }"
-register('data:text/javascript,' + encodeURIComponent(hooks))`
+const withoutModule = `import module from 'node:module'
+const resolve = (name, context, next) => {
+  if (name !== 'webgpu' || !context.parentURL?.includes('/dist/engine/')) return next(name, context)
+  throw Object.assign(new Error('none'), { code: 'ERR_MODULE_NOT_FOUND' })
+}
+if (module.registerHooks) module.registerHooks({ resolve })
+else module.register('data:text/javascript,' + encodeURIComponent('export const resolve = ' + resolve))`
 
 export interface Result {
   code: number | null

@@ -1,0 +1,92 @@
+/**
+ * A model of a run's sizes that takes some real steps and is thrown away: how long they take (`train --minutes`, `train --dry-run`, `doctor`) and
+ * how much memory. Tests: test/cli/dry-run.test.ts.
+ */
+import type { Device } from '../engine/index.ts'
+import { Adam, AdamW, Muon, type Optimizer, stateGrowth, stateSize, Trainer, Transformer, type TransformerConfig } from '../nn/index.ts'
+import type { TrainingConfig } from '../tasks/presets.ts'
+import type { Sampler } from '../tasks/text.ts'
+
+export function optimizerOf(model: Transformer, { optimizer, lr, matrixLr, beta2, weightDecay }: TrainingConfig): Optimizer {
+  const kinds = { adam: Adam, adamw: AdamW, muon: Muon }
+  return new kinds[optimizer](model.namedParameters(), {
+    lr,
+    matrixLr,
+    betas: [0.9, beta2],
+    weightDecay,
+    decays: (_, p) => p.shape.length >= 2,
+  })
+}
+
+/** Bytes on the device. Gradients take as much as parameters. */
+export interface TrialMemory {
+  parameters: number
+  optimizer: number
+  /** All that is in use at once, at most. */
+  inUse: number
+  /** What the device has taken from the system, at most. */
+  reserved: number
+}
+
+export interface Trial {
+  readonly model: Transformer
+  readonly trainer: Trainer
+  /** The next step of the run; milliseconds. At a rate of 0: what it would learn means nothing. */
+  step(): Promise<number>
+  /** Up to now. */
+  memory(): TrialMemory
+  close(): void
+}
+
+export function openTrial(device: Device, config: TransformerConfig, training: TrainingConfig, sampler: Sampler, seed?: number): Trial {
+  const watch = watchMemory(device)
+  const before = device.bytesInUse()
+  const model = new Transformer(config, seed)
+  const parameters = device.bytesInUse() - before
+  const optimizer = optimizerOf(model, training)
+  const own = device.bytesInUse() - before - parameters
+  const trainer = new Trainer(model, optimizer, { schedule: () => 0, clipNorm: training.clip || Infinity })
+  return {
+    model,
+    trainer,
+    async step() {
+      const began = performance.now()
+      await trainer.step(sampler.batch(optimizer.steps))
+      return performance.now() - began
+    },
+    memory: () => ({ parameters, optimizer: own, ...watch.most() }),
+    close() {
+      optimizer.dispose()
+      model.dispose()
+      watch.stop()
+    },
+  }
+}
+
+/** The most that a device has in use, and has taken from the system, from now until `stop`. */
+function watchMemory(device: Device): { most(): { inUse: number; reserved: number }; stop(): void } {
+  const { allocate } = device
+  const most = { inUse: 0, reserved: 0 }
+  const look = (): void => {
+    most.inUse = Math.max(most.inUse, device.bytesInUse())
+    most.reserved = Math.max(most.reserved, device.bytesReserved())
+  }
+  device.allocate = (dtype, size) => {
+    const storage = allocate(dtype, size)
+    look()
+    return storage
+  }
+  return {
+    most() {
+      look() // What kernels take for themselves shows later.
+      return { ...most }
+    },
+    stop() {
+      device.allocate = allocate
+    },
+  }
+}
+
+/** Numbers that the layers remember of a sequence: `size` whatever its length, `growth` more for each token; those of each layer. */
+export const statesOf = ({ transformer }: Transformer): { size: number; growth: number }[] =>
+  transformer.layers.map(({ attn }) => ({ size: stateSize(attn), growth: stateGrowth(attn) }))
