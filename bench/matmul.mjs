@@ -1,15 +1,17 @@
 /** float32 matmul, n x n x n, against the peers, in interleaved rounds (A B C, A B C, ...). */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { enableWideSimd } from '../dist/engine/devices/wasm/index.js'
 import { hasRelaxed, start } from './child.mjs'
 import { digits, printTable, progress } from './report.mjs'
 import { summary } from './timing.mjs'
 
-const ours = (threads, relaxed) => ({
-  label: `fastweights ${relaxed ? 'relaxed' : 'plain'}, ${threads} thread${threads > 1 ? 's' : ''}`,
+const ours = (threads, relaxed, wide = false) => ({
+  label: `fastweights ${relaxed ? 'relaxed' : 'plain'}${wide ? ' 256 bits' : ''}, ${threads} thread${threads > 1 ? 's' : ''}`,
   module: 'fastweights',
   ours: true,
   threads,
   relaxed,
+  wide,
 })
 const contenders = [
   ours(1, false),
@@ -22,20 +24,28 @@ const contenders = [
   { label: 'jax-js relaxed, 1 thread', module: 'jax', threads: 1, relaxed: true },
   { label: 'onnxruntime-web, 1 thread', module: 'onnx', threads: 1, relaxed: false },
   { label: 'onnxruntime-web, 2 threads', module: 'onnx', threads: 2, relaxed: false },
-  { label: '128-bit limit, mul + add', module: 'limit', limit: true, threads: 1, relaxed: false },
-  { label: '128-bit limit, relaxed madd', module: 'limit', limit: true, threads: 1, relaxed: true },
+  { label: '128-bit limit, mul + add', module: 'limit', limit: true, threads: 1, relaxed: false, wide: false },
+  { label: '128-bit limit, relaxed madd', module: 'limit', limit: true, threads: 1, relaxed: true, wide: false },
+]
+/** Where V8 merges vectors. */
+const wideContenders = [
+  ours(1, true, true),
+  ours(2, true, true),
+  { label: '256-bit limit, relaxed madd', module: 'limit', limit: true, threads: 1, relaxed: true, wide: true },
 ]
 
 export async function run({ sizes = [64, 128, 256, 512, 1024], rounds = 15 }) {
   const entries = []
+  const { wide: widens, why } = await enableWideSimd()
+  if (!widens) console.log(`no vectors of 256 bits: ${why}`)
   try {
-    for (const contender of contenders) {
-      const { label, module, threads, relaxed } = contender
-      const child = start('./contender.mjs', { relaxed })
+    for (const contender of widens ? [...contenders, ...wideContenders] : contenders) {
+      const { label, module, threads, relaxed, wide = false } = contender
+      const child = start('./contender.mjs', { relaxed, wide: wide && module === 'limit' })
       const entry = { ...contender, child, results: {} }
       entries.push(entry)
       try {
-        entry.version = (await child.call('open', { module, options: { threads, relaxed } })).version
+        entry.version = (await child.call('open', { module, options: { threads, relaxed, wide } })).version
       } catch (error) {
         throw new Error(`${label}: ${error.message}`)
       }
@@ -67,8 +77,9 @@ export async function run({ sizes = [64, 128, 256, 512, 1024], rounds = 15 }) {
 }
 
 function report(entries, sizes, rounds) {
-  const mine = (threads, relaxed) => entries.find((e) => e.ours && e.threads === threads && e.relaxed === relaxed)
-  const limit = (relaxed) => entries.find((e) => e.limit && e.relaxed === relaxed)
+  const mine = (threads, relaxed, wide = false) =>
+    entries.find((e) => e.ours && e.threads === threads && e.relaxed === relaxed && e.wide === wide)
+  const limit = (relaxed, wide = false) => entries.find((e) => e.limit && e.relaxed === relaxed && e.wide === wide)
   const peers = (test) => entries.filter((e) => !e.ours && !e.limit && test(e))
 
   console.log(`\nmatmul, float32, n x n x n: GFLOP/s, median (min-max) of ${rounds} interleaved rounds\n`)
@@ -118,6 +129,18 @@ function report(entries, sizes, rounds) {
     ),
     ...both.map((relaxed) => ratio(`${name(relaxed)}, 2 threads / 1 thread`, mine(2, relaxed), [mine(1, relaxed)])),
     ...both.map((relaxed) => ratio(`${name(relaxed)}, 1 thread / its 128-bit limit`, mine(1, relaxed), [limit(relaxed)])),
+    ...(limit(true, true)
+      ? [
+          ratio('256 bits, 1 thread / 128 bits', mine(1, true, true), [mine(1, true)]),
+          ratio(
+            '256 bits, 1 thread / best of all peers',
+            mine(1, true, true),
+            peers((e) => e.threads === 1),
+          ),
+          ratio('256 bits, 2 threads / 1 thread', mine(2, true, true), [mine(1, true, true)]),
+          ratio('256 bits, 1 thread / its 256-bit limit', mine(1, true, true), [limit(true, true)]),
+        ]
+      : []),
   ]
   console.log('\nfastweights: ratio of medians (of the fastest samples), and to whom\n')
   const cell = ({ median, fastest }) => {
@@ -132,7 +155,14 @@ function report(entries, sizes, rounds) {
   return {
     rounds,
     sizes,
-    contenders: entries.map(({ label, version, threads, relaxed, results }) => ({ label, version, threads, relaxed, gflops: results })),
+    contenders: entries.map(({ label, version, threads, relaxed, wide = false, results }) => ({
+      label,
+      version,
+      threads,
+      relaxed,
+      wide,
+      gflops: results,
+    })),
     ratios,
   }
 }

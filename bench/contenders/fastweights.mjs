@@ -1,8 +1,9 @@
 /** Our matmul kernel as ops call it: operands and result in the device's memory; packing both operands is part of the time. */
-import { wasmDevice } from '../../dist/engine/devices/wasm/index.js'
+import { enableWideSimd, wasmDevice } from '../../dist/engine/devices/wasm/index.js'
 
-export async function open({ threads, relaxed }) {
-  const device = await wasmDevice({ threads, relaxed })
+export async function open({ threads, relaxed, wide = false }) {
+  if (wide) await enableWideSimd()
+  const device = await wasmDevice({ threads, relaxed, wide })
   let held = []
   return {
     threads,

@@ -16,6 +16,8 @@ const blockRows = 72,
 const blockColumns = 256
 /** NR of kernels-wasm/matvec.ts. */
 const panelColumns = 32
+/** Operations that are worth waking another thread for. */
+const worthWaking = 2 ** 20
 /** Operations, and bytes read by a product of a few rows, that are worth handing to another thread. */
 export const worthSharing = 2 ** 18,
   worthReading = 2 ** 17
@@ -68,10 +70,12 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       }
 
       const operations = 2 * batch * M * N * (K + 1)
-      const alone = pool.threads === 1 || operations <= worthSharing
+      const alone = pool.threads === 1 || operations <= worthWaking
       // With enough tasks that each cover all rows, each packs its own part of B; otherwise B is packed beforehand, by all threads.
       const whole = M <= fewRows || batch * Math.ceil(N / blockColumns) >= 4 * pool.threads
-      const blockM = whole ? M : blockRows
+      // Each thread gets as many blocks of rows as the others.
+      const turns = Math.ceil(M / (blockRows * pool.threads))
+      const blockM = whole ? M : up(Math.ceil(M / (turns * pool.threads)), MR)
       let blockN = Math.min(up(N, NR), blockColumns)
       if (whole && !alone) while (blockN > 32 && batch * Math.ceil(N / blockN) < 4 * pool.threads) blockN = up(blockN / 2, NR)
       const tasks = batch * Math.ceil(M / blockM) * Math.ceil(N / blockN)
