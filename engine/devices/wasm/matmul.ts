@@ -85,7 +85,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       if (!whole && K > 0) {
         const panels = (strideB === 0 ? 1 : batch) * Math.ceil(N / NR)
         packed = pool.memory.allocate(4 * panels * NR * K)
-        pool.run('matmulPack', panels, alone ? panels : Math.ceil(4096 / K), [b.pointer, packed.pointer, strideB, N, K, +transposeB])
+        pool.run('matmulPack', panels, alone ? panels : Math.ceil(1024 / K), [b.pointer, packed.pointer, strideB, N, K, +transposeB])
       }
       const scratch = scratchFor(blockM, blockN, transposeA, !packed)
       pool.run(

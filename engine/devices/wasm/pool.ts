@@ -72,7 +72,7 @@ const controlBytes = 4 * MESSAGE + messageBytes
 
 /** Epoch of a pool that has been closed: workers return. */
 const closed = -1
-const awakeMilliseconds = 0.05
+const awakeMilliseconds = 0.2
 
 declare global {
   // For programs without the library `dom`, which has them.
