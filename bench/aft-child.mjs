@@ -1,6 +1,6 @@
 /** The process of all contenders at one length T of the benchmark of the attention free transformer. */
 import { add, aft, div, exp, matmul, mul, noGrad, ones, openDevice, scope, setDevice, tensor } from '../dist/engine/index.js'
-import { serve } from './child.mjs'
+import { enableSimd, serve } from './child.mjs'
 import { calibrate, time } from './timing.mjs'
 import { watched } from './watched.mjs'
 
@@ -85,6 +85,7 @@ function contend(name) {
 
 serve({
   async open({ device: choice, threads, relaxed, ...rest }) {
+    await enableSimd()
     device = await openDevice(choice, { wasm: { threads, relaxed } })
     memory = watched(device)
     setDevice(device)

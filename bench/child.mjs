@@ -3,6 +3,7 @@
  * and nobody else's compiled code, garbage or spinning workers in its time. The parent asks, one call at a time.
  */
 import { fork } from 'node:child_process'
+import { enableWideSimd } from '../dist/engine/devices/wasm/index.js'
 import { countInstructions } from './instructions.mjs'
 
 /** f32x4.relaxed_madd of the arguments: whether it compiles tells whether this process has relaxed SIMD. */
@@ -54,6 +55,9 @@ export function start(file, options = {}) {
     stop: () => child.kill('SIGKILL'),
   }
 }
+
+/** In a child that opens our device: vectors of 256 bits where they help, unless --simd 128 has set this variable. */
+export const enableSimd = () => (process.env.BENCH_SIMD === '128' ? { wide: false, why: 'as --simd asks' } : enableWideSimd())
 
 /** In the child: answers the parent's calls with `functions`. */
 export function serve(functions) {

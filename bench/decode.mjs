@@ -25,6 +25,7 @@ const [threads, length, batch, rounds] = ['threads', 'length', 'batch', 'rounds'
 const load = async (root) => {
   const part = (name) => import(new URL(`dist/${name}/index.js`, root).href)
   const [engine, nn, tasks] = await Promise.all(['engine', 'nn', 'tasks'].map(part))
+  await engine.enableWideSimd?.() // an older checkout has none
   const device = await engine.wasmDevice({ threads })
   const modelOn = (device) => {
     engine.setDevice(device)

@@ -1,7 +1,7 @@
 /** The process of one device of the kernels benchmark. */
 import { referenceDevice } from '../dist/engine/devices/reference/index.js'
 import { wasmDevice } from '../dist/engine/devices/wasm/index.js'
-import { serve } from './child.mjs'
+import { enableSimd, serve } from './child.mjs'
 import { cases, sizesOf } from './kernel-cases.mjs'
 import { casesMemory } from './memory.mjs'
 import { calibrate, time } from './timing.mjs'
@@ -13,6 +13,7 @@ let repeats
 
 serve({
   async open({ reference, ...options }) {
+    await enableSimd()
     device = reference ? referenceDevice() : await wasmDevice(options)
     memory = casesMemory(device)
     return { description: device.description }

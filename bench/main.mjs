@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { enableSimd } from './child.mjs'
 import { uncountable } from './instructions.mjs'
 import { machine, printMachine, save, UsageError } from './report.mjs'
 
@@ -44,6 +45,7 @@ options
   --instructions       train, scale: count instructions, too, where Linux's perf can
   --json FILE          all results as JSON in one file, too; - for standard output, and what else is printed goes to standard error
   --node PATH          run the benchmarks on this Node
+  --simd 128           not matmul, which has both: vectors of 128 bits where there are 256
   --help               this text
 
 Results are also written as JSON, the plot as SVG, to bench/results/.`
@@ -84,6 +86,7 @@ const options = {
   tokens: { of: ['scale'], read: (text) => whole(text, '--tokens', 1, 2 ** 22) },
   quick: { of: ['scale'], type: 'boolean', read: (given) => given },
   instructions: { of: ['train', 'scale'], type: 'boolean', read: (given) => given },
+  simd: { of: ['train', 'torch', 'kernels', 'rules', 'scale', 'aft'], read: (text) => oneOf(text, '--simd', ['auto', '128']) },
   json: { of: benchmarkNames, read: (text) => text },
   node: { of: benchmarkNames, read: (text) => text },
   width: { of: ['aft'], read: (text) => whole(text, '--width', 1, 65536) },
@@ -126,7 +129,7 @@ function runOn(node, argv) {
 async function main(argv) {
   const { help: wanted, benchmarks, options: chosen } = parse(argv)
   if (wanted) return console.log(help)
-  const { node, json, ...rest } = chosen
+  const { node, json, simd, ...rest } = chosen
   if (node !== undefined) {
     // parse has seen it, as one word or as two.
     const at = argv.findIndex((word) => word === '--node' || word.startsWith('--node='))
@@ -135,6 +138,9 @@ async function main(argv) {
   }
   if (json === '-') console.log = console.error
   printMachine()
+  process.env.BENCH_SIMD = simd ?? 'auto' // children read it
+  const { wide, why } = await enableSimd()
+  console.log(`vectors of ${wide ? 256 : 128} bits: ${why}`)
   if (rest.instructions) {
     const reason = uncountable()
     if (reason !== undefined) console.log(`No instructions are counted: ${reason}`)

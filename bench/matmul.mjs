@@ -36,8 +36,7 @@ const wideContenders = [
 
 export async function run({ sizes = [64, 128, 256, 512, 1024], rounds = 15 }) {
   const entries = []
-  const { wide: widens, why } = await enableWideSimd()
-  if (!widens) console.log(`no vectors of 256 bits: ${why}`)
+  const { wide: widens } = await enableWideSimd()
   try {
     for (const contender of widens ? [...contenders, ...wideContenders] : contenders) {
       const { label, module, threads, relaxed, wide = false } = contender

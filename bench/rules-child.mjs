@@ -12,7 +12,7 @@ import {
   setDevice,
   tensor,
 } from '../dist/engine/index.js'
-import { serve } from './child.mjs'
+import { enableSimd, serve } from './child.mjs'
 import { short, valuesOf } from './rules-inputs.mjs'
 import { calibrate, time } from './timing.mjs'
 import { watched } from './watched.mjs'
@@ -131,6 +131,7 @@ const norm = (x) => Math.sqrt(x.reduce((sum, value) => sum + value * value, 0))
 
 serve({
   async open({ device: kind, threads, relaxed, sizes: given, T, rules: names, forms: wanted }) {
+    await enableSimd()
     device = await openDevice(kind, { wasm: { threads, relaxed } })
     setDevice(device)
     memory = watched(device)

@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs'
 import { crossEntropy, openDevice, scope, setDevice, tensor } from '../dist/engine/index.js'
 import { Adam, Transformer } from '../dist/nn/index.js'
-import { serve } from './child.mjs'
+import { enableSimd, serve } from './child.mjs'
 import { watched } from './watched.mjs'
 
 let device
@@ -13,6 +13,7 @@ let lastLoss
 
 serve({
   async open({ setting, device: kind, threads, relaxed }) {
+    await enableSimd()
     device = await openDevice(kind, { wasm: { threads, relaxed } })
     memory = watched(device)
     setDevice(device)
