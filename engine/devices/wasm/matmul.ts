@@ -77,7 +77,9 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       const turns = Math.ceil(M / (blockRows * pool.threads))
       const blockM = whole ? M : up(Math.ceil(M / (turns * pool.threads)), MR)
       let blockN = Math.min(up(N, NR), blockColumns)
-      if (whole && !alone) while (blockN > 32 && batch * Math.ceil(N / blockN) < 4 * pool.threads) blockN = up(blockN / 2, NR)
+      // Several for each thread, so that none waits long for another; but each packs a transposed A anew.
+      const wanted = transposeA ? pool.threads : 4 * pool.threads
+      if (whole && !alone) while (blockN > 32 && batch * Math.ceil(N / blockN) < wanted) blockN = up(blockN / 2, NR)
       const tasks = batch * Math.ceil(M / blockM) * Math.ceil(N / blockN)
       const grain = alone ? tasks : Math.ceil((worthSharing / operations) * tasks)
 

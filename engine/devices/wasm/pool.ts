@@ -1,8 +1,8 @@
 /**
  * Threads that share one memory and run kernels together.
  *
- * A job is written to a control block in shared memory and opened by making its epoch odd; whoever is there takes pieces of it
- * from an atomic counter, the calling thread among them. When no piece is left the caller closes the job (epoch even) and waits only
+ * A job is written to a control block in shared memory and opened by making its epoch odd; whoever is there takes pieces of it, the
+ * calling thread among them: an atomic counter for each thread's share. When no piece is left the caller closes the job (epoch even) and waits only
  * for the workers that had entered it: one that was still asleep costs nothing. Workers watch the epoch for a while after a job, so
  * that a series of kernels finds them awake, then sleep. Tested in test/ops/wasm-pool.test.ts.
  */
@@ -49,7 +49,6 @@ export interface Pool {
 
 /** Words of the control block, those that threads contend for on cache lines of their own. */
 const EPOCH = 0,
-  NEXT = 16,
   ACTIVE = 32,
   SLEEPING = 48,
   FAILED = 49,
@@ -60,15 +59,20 @@ const JOB = 64,
   GRAIN = JOB + 2,
   ARITY = JOB + 3,
   SCRATCH = JOB + 4,
-  SCRATCH_STRIDE = JOB + 5
+  SCRATCH_STRIDE = JOB + 5,
+  THREADS = JOB + 6
 const ARGS = 80,
   argsLimit = 40,
   MESSAGE = ARGS + 2 * argsLimit,
-  messageBytes = 512
+  messageBytes = 512,
+  // A thread's next piece, a cache line each.
+  NEXT = MESSAGE + messageBytes / 4,
+  line = 16,
+  threadsLimit = 64
 /** Values of FAILED. */
 const CRASHED = 1,
   REFUSED = 2
-const controlBytes = 4 * MESSAGE + messageBytes
+const controlBytes = 4 * (NEXT + line * threadsLimit)
 
 /** Epoch of a pool that has been closed: workers return. */
 const closed = -1
@@ -101,7 +105,7 @@ type Kernel = (begin: number, end: number, ...args: number[]) => void
 
 function controlViews(buffer: ArrayBufferLike): Control {
   return {
-    words: new Int32Array(buffer, 0, ARGS),
+    words: new Int32Array(buffer),
     args: new Float64Array(buffer, 4 * ARGS, argsLimit),
     message: new Uint8Array(buffer, 4 * MESSAGE, messageBytes),
   }
@@ -170,20 +174,29 @@ function instantiate({ module, memory, wide }: Pick<WorkerSetup, 'module' | 'mem
   }
 }
 
-/** Takes pieces of the open job until none is left. A failure ends the job for all, its text kept for the caller. */
+/**
+ * Takes pieces of the open job until none is left, those of its own share first: what a thread has computed lies in its cache, and the next
+ * kernel's share is of the same place as a rule. Then it helps the others. A failure ends the job for all, its text kept for the caller.
+ */
 function work({ words, args, message }: Control, kernels: readonly Kernel[], jobArgs: readonly number[] | null, thread: number): void {
   const n = words[COUNT],
     grain = words[GRAIN]
   const kernel = kernels[words[KERNEL]]
   const given = jobArgs ?? Array.from(args.subarray(0, words[ARITY]))
+  const threads = words[THREADS]
+  const pieces = Math.ceil(n / grain)
   try {
-    for (;;) {
-      const begin = Atomics.add(words, NEXT, grain)
-      if (begin >= n) return
-      kernel(begin, Math.min(begin + grain, n), ...given)
+    for (let i = 0; i < threads; i++) {
+      const share = (thread + i) % threads
+      const end = firstPiece(share + 1, pieces, threads)
+      for (;;) {
+        const piece = Atomics.add(words, NEXT + line * share, 1)
+        if (piece >= end) break
+        kernel(piece * grain, Math.min((piece + 1) * grain, n), ...given)
+      }
     }
   } catch (error) {
-    Atomics.store(words, NEXT, n)
+    for (let share = 0; share < threads; share++) Atomics.store(words, NEXT + line * share, pieces)
     if (Atomics.compareExchange(words, FAILED, 0, error instanceof Refusal ? REFUSED : CRASHED) !== 0) return
     const said = error instanceof Error ? error.message : error
     const text = new TextEncoder().encode(error instanceof Refusal ? error.message : `${said} (thread ${thread})`).subarray(0, messageBytes)
@@ -191,6 +204,9 @@ function work({ words, args, message }: Control, kernels: readonly Kernel[], job
     Atomics.store(words, TEXT, text.length)
   }
 }
+
+/** Where a thread's share of the pieces of a job begins, and the share of the one before ends. */
+const firstPiece = (thread: number, pieces: number, threads: number): number => Math.floor((thread * pieces) / threads)
 
 /** A worker's life: watch, work, sleep, until the pool closes. `ready` is called once the kernels are there. */
 export function serve(setup: WorkerSetup, ready: () => void): void {
@@ -423,10 +439,12 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
     words[COUNT] = n
     words[GRAIN] = grain
     words[ARITY] = args.length
+    words[THREADS] = threads
     words[SCRATCH] = scratch?.pointer ?? 0
     words[SCRATCH_STRIDE] = scratchStride
     sharedArgs.set(args)
-    Atomics.store(words, NEXT, 0)
+    for (let share = 0; share < threads; share++)
+      Atomics.store(words, NEXT + line * share, firstPiece(share, Math.ceil(n / grain), threads))
     epoch = (epoch + 1) & 0x3fffffff
     Atomics.store(words, EPOCH, epoch)
     if (Atomics.load(words, SLEEPING) > 0) Atomics.notify(words, EPOCH)
