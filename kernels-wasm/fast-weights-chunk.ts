@@ -55,8 +55,9 @@ export function scaleState(S: usize, f: usize): void {
     let s = at(S, K8, 0, j)
     for (let i: usize = 0; i < <usize>(K8 << 2); i += 4, s += 32) {
       const x = v128.load32_splat(f + i)
-      v128.store(s, f32x4.mul(x, v128.load(s)))
-      v128.store(s, f32x4.mul(x, v128.load(s, 16)), 16)
+      const low = f32x4.mul(x, v128.load(s)), high = f32x4.mul(x, v128.load(s, 16))
+      v128.store(s, low)
+      v128.store(s, high, 16)
     }
   }
 }

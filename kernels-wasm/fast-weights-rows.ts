@@ -232,8 +232,9 @@ export function scaleRow(x: usize, R: i32, r: i32, factor: f32): void {
   const f = f32x4.splat(factor)
   for (let j = 0; j < W8; j += 8) {
     const a = at(x, R, r, j)
-    v128.store(a, f32x4.mul(f, v128.load(a)))
-    v128.store(a, f32x4.mul(f, v128.load(a, 16)), 16)
+    const low = f32x4.mul(f, v128.load(a)), high = f32x4.mul(f, v128.load(a, 16))
+    v128.store(a, low)
+    v128.store(a, high, 16)
   }
 }
 
@@ -286,10 +287,19 @@ export function dotRows(x: usize, Rx: i32, y: usize, Ry: i32): f32 {
 
 /** y = a * b over n floats, a multiple of 4; y may be either. */
 export function multiply(y: usize, a: usize, b: usize, n: i32): void {
-  for (let i: usize = 0; i < <usize>n << 2; i += 16) v128.store(y + i, f32x4.mul(v128.load(a + i), v128.load(b + i)))
+  for (let i: usize = 0; i < <usize>n << 2; i += 32) {
+    const low = f32x4.mul(v128.load(a + i), v128.load(b + i)), high = f32x4.mul(v128.load(a + i, 16), v128.load(b + i, 16))
+    v128.store(y + i, low)
+    v128.store(y + i, high, 16)
+  }
 }
 
 /** y += a * b. */
 export function addProduct(y: usize, a: usize, b: usize, n: i32): void {
-  for (let i: usize = 0; i < <usize>n << 2; i += 16) v128.store(y + i, madd(v128.load(a + i), v128.load(b + i), v128.load(y + i)))
+  for (let i: usize = 0; i < <usize>n << 2; i += 32) {
+    const low = madd(v128.load(a + i), v128.load(b + i), v128.load(y + i))
+    const high = madd(v128.load(a + i, 16), v128.load(b + i, 16), v128.load(y + i, 16))
+    v128.store(y + i, low)
+    v128.store(y + i, high, 16)
+  }
 }

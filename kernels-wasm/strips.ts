@@ -380,8 +380,15 @@ export function loadBlock(x: usize, R: i32, src: usize, stride: usize, n: i32, c
   const step = <usize>R << 5, whole = cols >> 3, left = cols & 7
   // Row by row, as they lie in memory.
   for (let r = 0; r < n; r++, src += stride) {
-    let d = x + (<usize>r << 5), s = src
-    for (let j = 0; j < whole; j++, d += step, s += 32) {
+    let d = x + (<usize>r << 5), s = src, j = 0
+    for (; j + 2 <= whole; j += 2, d += 2 * step, s += 64) {
+      const x0 = v128.load(s), x1 = v128.load(s, 16), x2 = v128.load(s, 32), x3 = v128.load(s, 48)
+      v128.store(d, x0)
+      v128.store(d, x1, 16)
+      v128.store(d + step, x2)
+      v128.store(d + step, x3, 16)
+    }
+    for (; j < whole; j++, d += step, s += 32) {
       const low = v128.load(s), high = v128.load(s, 16)
       v128.store(d, low)
       v128.store(d, high, 16)
@@ -405,8 +412,15 @@ export function loadBlock(x: usize, R: i32, src: usize, stride: usize, n: i32, c
 export function storeBlock(dst: usize, stride: usize, x: usize, R: i32, n: i32, cols: i32): void {
   const step = <usize>R << 5, whole = cols >> 3, left = cols & 7
   for (let r = 0; r < n; r++, dst += stride) {
-    let d = dst, s = x + (<usize>r << 5)
-    for (let j = 0; j < whole; j++, d += 32, s += step) {
+    let d = dst, s = x + (<usize>r << 5), j = 0
+    for (; j + 2 <= whole; j += 2, d += 64, s += 2 * step) {
+      const x0 = v128.load(s), x1 = v128.load(s, 16), x2 = v128.load(s + step), x3 = v128.load(s + step, 16)
+      v128.store(d, x0)
+      v128.store(d, x1, 16)
+      v128.store(d, x2, 32)
+      v128.store(d, x3, 48)
+    }
+    for (; j < whole; j++, d += 32, s += step) {
       const low = v128.load(s), high = v128.load(s, 16)
       v128.store(d, low)
       v128.store(d, high, 16)
