@@ -1,10 +1,10 @@
 /** Fast weights, chunk form, backward. Names as in fast-weights-chunk.ts. */
 import { decayKeysBackward, decayPairsBackward, decayRows, decayRowsBackward, decayedPairsBackward } from './decays'
-import { inner, pseudoValues, remaindersOf, scaleState } from './fast-weights-chunk'
+import { inner, pseudoValues, reads, remaindersOf, scaleState } from './fast-weights-chunk'
 import {
   K, K8, V, W, W8, addProduct, beta, corrects, dbeta, derase, dk, dotRows, dq, dv, erase, gateWidth, gated, k, loadBetas, loadCotangents,
-  loadDecays, loadKeys, loadValues, multiply, q, release, scaleRow, scaleTo, storeGates, storeKeys, storeRows, take, tokenAt,
-  top,
+  loadDecays, loadKeys, loadValues, multiply, q, release, scaleRow, scaleTo, storeGates, storeKeys, storeReads, storeRows, take, tokenAt,
+  top, transposed,
 } from './fast-weights-rows'
 import { sum4 } from './lanes'
 import { madd, splat } from './math'
@@ -55,6 +55,7 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
 
   product(dus, n8, SET, ksT, K8, dS, K8, n8, W8, K)
   lowerOf(p, qsT, K8, ksT, K8, n8, K)
+  if (transposed) storeReadsOf(qsT, S, p, us, n, n8)
   addLowerTransposed(dus, n8, p, n8, gs, pairs, n8, W8)
   if (beta) {
     backSubstitute(dus, ds, pairs, m, rest, betas, es, n, n8)
@@ -64,14 +65,24 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
   }
   lowerOf(p, gsT, gdP, usT, udm, n8, W)
   transpose(rowsFrom(leftQ, W8), gdP, p, n8, n8, n8)
-  productLower(dqs, n8, SET, leftQ, gdP, rightQ, udm, n8, K8, W8)
+  if (dq) productLower(dqs, n8, SET, leftQ, gdP, rightQ, udm, n8, K8, W8)
   product(dks, n8, SET, left, udm, right, udm, n8, K8, beta ? udm : W8)
   addLowerTransposed(dks, n8, p, n8, qs, pairs, n8, K8)
   product(dS, K8, ADD, qk, pairs, gd, pairs, K8, W8, beta ? pairs : n)
 
-  storeKeys(dq, 0, dqs, n8, n)
+  if (dq) storeKeys(dq, 0, dqs, n8, n)
   storeKeys(dk, 0, dks, n8, n)
   storeValues(dus, ds, pairs, n, n8)
+  release(frame)
+}
+
+/** The gradient of a transposed read's queries: Q S + P U, Q by its transpose. */
+function storeReadsOf(qsT: usize, S: usize, p: usize, us: usize, n: i32, n8: i32): void {
+  const frame = top
+  const os = take(n8 * W8), pT = take(n8 * n8)
+  transpose(pT, n8, p, n8, n8, n8)
+  reads(os, qsT, S, pT, us, n8)
+  storeReads(0, os, n8, n)
   release(frame)
 }
 
@@ -162,6 +173,10 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
     loadValues(es, n8, 0, n, n8)
     pseudoValues(S, asT, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
+  if (transposed) {
+    transpose(qsT, K8, qa, pairs, n8, K8)
+    storeReadsOf(qsT, S, p, us, n, n8)
+  }
   transpose(usT, W8, us, n8, n8, W8)
   transpose(before, W8, S, K8, K8, W8)
   transpose(after, W8, dS, K8, K8, W8)
@@ -201,7 +216,7 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
     addProduct(dks, ws, das, keys)
     addProduct(dws, as, das, keys)
   }
-  storeKeys(dq, 0, dqs, n8, n)
+  if (dq) storeKeys(dq, 0, dqs, n8, n)
   storeKeys(dk, 0, dks, n8, n)
   if (erase) storeKeys(derase, 0, das, n8, n)
   if (gated) storeGates(0, dws, n8, n)

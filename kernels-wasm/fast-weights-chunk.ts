@@ -2,10 +2,10 @@
  * Fast weights, chunk form: products of small blocks. Plural names are blocks of n8 tokens, *T are transposes.
  * What is computed: fast-weights.ts.
  */
-import { decayPairs, decayRows, decayedPairs } from './decays'
+import { decayPairs, decayRows, decayedPairs, decayedReads } from './decays'
 import {
-  K, K8, W8, corrects, erase, gateWidth, gated, k, loadBetas, loadDecays, loadKeys, loadValues, multiply, q, release, storeReads, take,
-  top,
+  K, K8, W, W8, corrects, erase, gateWidth, gated, k, loadBetas, loadDecays, loadKeys, loadTransposedQueries, loadValues, multiply, q,
+  release, storeReads, storeTransposedReads, take, top, transposed,
 } from './fast-weights-rows'
 import { remainders } from './remainders'
 import { ADD, SET, SUB, at, lowerOf, product, productLower, roundUp8, solveLower, transpose } from './strips'
@@ -49,6 +49,40 @@ export function remaindersOf(m: usize, as: usize, ks: usize, R: i32, ws: usize, 
     : remainders(rest, m, ks, R, true, ks, R, ws, betas, wide, n, n8, K8)
 }
 
+/** O = Q S + P U; Q and P by their transposes. */
+export function reads(os: usize, qsT: usize, S: usize, pT: usize, us: usize, n8: i32): void {
+  product(os, n8, SET, qsT, K8, S, K8, n8, W8, K)
+  productLower(os, n8, ADD, pT, n8, us, n8, n8, W8, 0)
+}
+
+/**
+ * Of a transposed read: O_i = Gamma_i (S q_i) + sum_{j<=i} (q_i . u_j) D_ij k_j, O [n8, K8]. gammas, ks, ws: rows Gamma_i, k_i, w_i; ds: as of `inner`; both
+ * and ws without meaning where nothing decays.
+ */
+function transposedReads(os: usize, S: usize, us: usize, ks: usize, gammas: usize, ws: usize, ds: usize, n: i32, n8: i32): void {
+  const frame = top
+  const qs = take(n8 * W8), qsT = take(n8 * W8), usT = take(n8 * W8), sT = take(K8 * W8), p = take(n8 * n8), pT = take(n8 * n8)
+  loadTransposedQueries(qs, n8, 0, n, n8)
+  transpose(qsT, W8, qs, n8, n8, W8)
+  transpose(usT, W8, us, n8, n8, W8)
+  transpose(sT, W8, S, K8, K8, W8)
+  lowerOf(p, qsT, W8, usT, W8, n8, W)
+  product(os, n8, SET, qsT, W8, sT, W8, n8, K8, W)
+  if (gated) multiply(os, gammas, os, n8 * K8)
+  if (gated && gateWidth == K) decayedReads(os, p, ks, ws, n, n8, K8)
+  else {
+    if (gated) multiply(p, ds, p, n8 * n8)
+    transpose(pT, n8, p, n8, n8, n8)
+    productLower(os, n8, ADD, pT, n8, ks, n8, n8, K8, 0)
+  }
+  release(frame)
+}
+
+/** x = 1 over n floats, a multiple of 4. */
+function fillOnes(x: usize, n: i32): void {
+  for (let i: usize = 0; i < <usize>n << 2; i += 16) v128.store(x + i, f32x4.splat(1))
+}
+
 /** S = diag(f) S. */
 export function scaleState(S: usize, f: usize): void {
   for (let j = 0; j < W8; j += 8) {
@@ -69,6 +103,7 @@ export function chunk(S: usize, n: i32): i32 {
   const frame = top
   const n8 = roundUp8(n), own = corrects && (gated || erase != 0)
   const qs = take(n8 * K8), qsT = take(n8 * K8), ks = take(n8 * K8), ksT = take(n8 * K8), us = take(n8 * W8), os = take(n8 * W8)
+  const decayedKs = gated && transposed ? take(n8 * K8) : ks
   const p = take(n8 * n8), pT = take(n8 * n8), m = corrects ? take(n8 * n8) : 0, betas = take(n8)
   const as = own ? take(n8 * K8) : ks, asT = own ? take(n8 * K8) : ksT, ws = gated ? take(n8 * K8) : 0, last = gated ? take(K8) : 0
   let rest: usize = 0
@@ -77,7 +112,9 @@ export function chunk(S: usize, n: i32): i32 {
     const kept = tokensBeforeForgetting(n)
     return kept ? chunk(S, kept) : 0
   }
-  loadKeys(qs, n8, q, 0, n, n8)
+  // A transposed read has no queries of the width of keys; Gamma_i takes the place of Gamma_i q_i.
+  if (transposed) fillOnes(qs, n8 * K8)
+  else loadKeys(qs, n8, q, 0, n, n8)
   transpose(qsT, K8, qs, n8, n8, K8)
   loadKeys(ks, n8, k, 0, n, n8)
   transpose(ksT, K8, ks, n8, n8, K8)
@@ -85,25 +122,29 @@ export function chunk(S: usize, n: i32): i32 {
   else if (own) multiply(as, ws, ks, n8 * K8)
   if (own) transpose(asT, K8, as, n8, n8, K8)
   inner(p, m, pT, qsT, asT, ksT, ws, n8)
-  transpose(pT, n8, p, n8, n8, n8)
+  if (!transposed) transpose(pT, n8, p, n8, n8, n8)
   if (corrects) {
     loadBetas(betas, n, n8)
     rest = remaindersOf(m, as, ks, n8, ws, betas, n, n8)
   }
   if (gated) {
-    decayRows(qs, as, n8, ks, 0, last, qs, own ? as : 0, ks, ws, n8, K8)
-    transpose(qsT, K8, qs, n8, n8, K8)
+    decayRows(qs, as, n8, decayedKs, 0, last, qs, own ? as : 0, ks, ws, n8, K8)
+    if (!transposed) transpose(qsT, K8, qs, n8, n8, K8)
     if (own) transpose(asT, K8, as, n8, n8, K8)
   }
   if (corrects) {
     loadValues(os, n8, 0, n, n8)
     pseudoValues(S, asT, betas, os, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
-  product(os, n8, SET, qsT, K8, S, K8, n8, W8, K)
-  productLower(os, n8, ADD, pT, n8, us, n8, n8, W8, 0)
+  if (transposed) {
+    transposedReads(qsT, S, us, ks, qs, ws, pT, n, n8)
+    storeTransposedReads(0, qsT, n8, n)
+  } else {
+    reads(os, qsT, S, pT, us, n8)
+    storeReads(0, os, n8, n)
+  }
   if (gated) scaleState(S, last)
-  product(S, K8, ADD, ks, n8, us, n8, K8, W8, n)
-  storeReads(0, os, n8, n)
+  product(S, K8, ADD, decayedKs, n8, us, n8, K8, W8, n)
   release(frame)
   return n
 }

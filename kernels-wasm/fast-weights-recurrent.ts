@@ -4,7 +4,8 @@
  */
 import {
   K, K8, V, W8, addProduct, beta, corrects, dbeta, derase, dk, dotRows, dq, dv, erase, gated, k, loadCotangents, loadDecays, loadKeys,
-  loadValues, multiply, q, release, scaleTo, storeGates, storeKeys, storeReads, storeRows, take, tokenAt, top,
+  loadTransposedQueries, loadValues, multiply, q, release, scaleTo, storeGates, storeKeys, storeReads, storeRows, storeTransposedReads,
+  take, tokenAt, top, transposed,
 } from './fast-weights-rows'
 import { sum4 } from './lanes'
 import { madd, splat } from './math'
@@ -112,7 +113,7 @@ function writeBackward(from: usize, to: usize, k: usize, u: usize, g: usize, d: 
   writeBackwardWith(false, from, to, k, k, u, g, d, K8, W8)
 }
 
-/** to = diag(w) from + k u^T, d [K8] = to g. */
+/** to = diag(w) from + k u^T (may be the same state), d [K8] = to g. */
 function writeDecayedBackward(from: usize, to: usize, w: usize, k: usize, u: usize, g: usize, d: usize, K8: i32, W8: i32): void {
   writeBackwardWith(true, from, to, w, k, u, g, d, K8, W8)
 }
@@ -234,10 +235,11 @@ function forget(S: usize, w: usize, a: usize): void {
 /** The tokens [begin, n) of a stretch, one by one: S is brought forward, y and den written. */
 export function recurrent(S: usize, begin: i32, n: i32): void {
   const frame = top
-  const qt = take(K8), kt = take(K8), ut = take(W8), ot = take(W8)
+  const qt = take(max(K8, W8)), kt = take(K8), ut = take(W8), ot = take(max(K8, W8))
   const wt = gated ? take(K8) : 0, at = corrects && (gated || erase) ? take(K8) : kt
   for (let t = begin; t < n; t++) {
-    loadKeys(qt, 1, q, t, 1, 1)
+    if (transposed) loadTransposedQueries(qt, 1, t, 1, 1)
+    else loadKeys(qt, 1, q, t, 1, 1)
     loadKeys(kt, 1, k, t, 1, 1)
     loadValues(ut, 1, t, 1, 1)
     const forgets = gated && loadDecays(wt, t, 1, 1)
@@ -250,6 +252,12 @@ export function recurrent(S: usize, begin: i32, n: i32): void {
     if (corrects) recall(S, at, ut, ut, K8, W8)
     if (forgets && erase) forget(S, wt, 0)
     if (beta) scaleTo(ut, ut, load<f32>(tokenAt(beta, t, 1)), W8)
+    if (transposed) {
+      if (gated) writeDecayedBackward(S, S, wt, kt, ut, qt, ot, K8, W8)
+      else writeBackward(S, S, kt, ut, qt, ot, K8, W8)
+      storeTransposedReads(t, ot, 1, 1)
+      continue
+    }
     if (gated) writeDecayed(S, wt, kt, ut, qt, ot, K8, W8)
     else write(S, kt, ut, qt, ot, K8, W8)
     storeReads(t, ot, 1, 1)
@@ -273,6 +281,9 @@ export function recurrentBackward(S: usize, dS: usize, n: i32): void {
   const us = take(n * W8), es = beta ? take(n * W8) : us, gs = take(n * W8)
   const d = take(max(K8, W8)), du = take(W8), da = own ? take(K8) : d, dw = gated ? take(K8) : 0
   const rowK = <usize>K8 << 2, rowW = <usize>W8 << 2
+  // S^T q = -(0 - S^T q).
+  const zero = transposed ? take(W8) : 0
+  if (transposed) memory.fill(zero, 0, rowW)
   const after = keeps ? take(n * K8 * W8) : S
   const step = keeps ? <usize>(K8 * W8) << 2 : 0
   let before = S
@@ -300,7 +311,11 @@ export function recurrentBackward(S: usize, dS: usize, n: i32): void {
     if (gated) writeDecayedBackward(before, next, wt, kt, ut, gt, d, K8, W8)
     else writeBackward(before, next, kt, ut, gt, d, K8, W8)
     before = next
-    storeKeys(dq, t, d, 1, 1)
+    if (transposed) {
+      recall(next, qs + i * rowK, zero, du, K8, W8)
+      scaleTo(du, du, -1, W8)
+      storeReads(t, du, 1, 1)
+    } else storeKeys(dq, t, d, 1, 1)
   }
   for (let t = n - 1; t >= 0; t--) {
     const i = <usize>t

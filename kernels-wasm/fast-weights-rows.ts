@@ -21,6 +21,8 @@ export let scale: f32 = 0, eps: f32 = 0
 export let normalised = false, gated = false
 /** u is a correction: beta or erase is given. */
 export let corrects = false
+/** Reads are S q: q [B,T,H,V], y [B,T,H,K]. */
+export let transposed = false
 
 export let q: usize = 0, k: usize = 0, v: usize = 0, beta: usize = 0, gate: usize = 0, erase: usize = 0, tokens: usize = 0
 export let y: usize = 0, den: usize = 0
@@ -52,7 +54,8 @@ export function setGradients(dys: usize, dqs: usize, dks: usize, dvs: usize, dbe
 }
 
 export function setSizes(heads: i32, keyWidth: i32, valueWidth: i32, widthOfGate: i32, withNormaliser: bool, readScale: f32,
-  epsilon: f32): void {
+  epsilon: f32, readsTransposed: bool): void {
+  transposed = readsTransposed
   H = heads
   K = keyWidth
   V = valueWidth
@@ -159,6 +162,17 @@ export function storeRows(x: usize, width: i32, t: i32, from: usize, R: i32, n: 
 
 @inline export function storeKeys(x: usize, t: i32, from: usize, R: i32, n: i32): void {
   storeRows(x, K, t, from, R, n)
+}
+
+/** The queries of a transposed read, of n tokens from token t on, into [M, W8] of a block with R rows. */
+@inline export function loadTransposedQueries(x: usize, R: i32, t: i32, n: i32, M: i32): void {
+  loadRows(x, R, q, V, t, n, M, W8)
+}
+
+/** y = scale o of a transposed read, o [M, K8] in a block with M rows; of n tokens from token t on. */
+export function storeTransposedReads(t: i32, o: usize, M: i32, n: i32): void {
+  scaleTo(o, o, scale, M * K8)
+  storeKeys(y, t, o, M, n)
 }
 
 /** v of n tokens from token t on into [M, W8] of a block with R rows. */

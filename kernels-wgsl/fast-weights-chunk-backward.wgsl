@@ -159,7 +159,8 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
   }
 }
 
-// The gradients, 0 of padding: of k through k' = beta k and, with beta, through a (which is left in dA as a cotangent of k).
+// The gradients, 0 of padding: of k through k' = beta k and, with beta, through a (which is left in dA as a cotangent of k). Of a transposed
+// read's q there's none here.
 @compute @workgroup_size(THREADS) fn gradients(g: Group) {
   let row = rowOf(g);
   let keys = row.index * p.K;
@@ -168,7 +169,7 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
   for (var i = row.lane; row.isToken && i < p.K; i += LANES) {
     let to = row.token * p.K + i;
     let dWritten = work[p.dK + keys + i];
-    dq[to] = select(work[p.dQ + keys + i], 0.0, row.padding);
+    if (p.transposed == 0u) { dq[to] = select(work[p.dQ + keys + i], 0.0, row.padding); }
     dbeta += k[to] * dWritten;
     var dki = beta * dWritten;
     if (p.reads == BETA) { dki += work[p.dA + keys + i]; }

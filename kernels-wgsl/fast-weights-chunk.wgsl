@@ -233,6 +233,12 @@ var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
   }
 }
 
+// A transposed read: y is what `cotangents` and `fadeBackward` of the backward make of q as a cotangent, in the place of dQ.
+@compute @workgroup_size(THREADS) fn transposedOutputs(g: Group) {
+  let row = rowOf(g);
+  for (var i = row.lane; row.isToken && i < p.K; i += LANES) { y[row.token * p.K + i] = select(work[p.dQ + row.index * p.K + i], 0.0, row.padding); }
+}
+
 // y = scale o / den, den = N + eps; both 0 of padding.
 @compute @workgroup_size(THREADS) fn outputs(g: Group) {
   let row = rowOf(g);

@@ -28,6 +28,8 @@
 // `work`, at the offsets of Params, for `heads` heads from `head` on and `pieces` pieces from token `first` on: token rows
 // [heads,pieces,rows,*], states [heads,pieces+1,K,columns], the state before each piece and, last, the one after all. Rows beyond a piece's
 // tokens are 0, except those of w and dW, which hold anything and are never read.
+// A transposed read, y_t = scale S_t q_t, is q_t . S_t^T dy_t to its cotangent dy_t: dy as a query of the read that is dq, and q as its cotangent. So y is
+// computed as dq otherwise is, with q in the place of dy, and the backward has q and dy exchanged and gives dq as y.
 // Each workgroup and each thread adds in a fixed order, alone in what it writes.
 // Pinned by test/ops/fast-weights.test.ts, webgpu-fast-weights.test.ts.
 

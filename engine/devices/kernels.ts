@@ -137,6 +137,8 @@ export interface FastWeightSizes {
   gateWidth: number
   /** Added to the normaliser's denominator. */
   eps: number
+  /** The read is the state's transpose's, y_t = scale * S_t q_t: q and dq are [B,T,H,V], y and dy [B,T,H,K]. Never with a normaliser. */
+  transposed: boolean
 }
 
 /**

@@ -12,6 +12,7 @@ interface Variant {
   gate?: 'head' | 'channel'
   erase?: true
   normalised?: true
+  transposed?: true
 }
 const variants = {
   sum: {},
@@ -24,6 +25,11 @@ const variants = {
   'delta, a gate a channel': { beta: true, gate: 'channel' },
   erase: { erase: true },
   'erase, a gate a channel': { erase: true, gate: 'channel' },
+  'sum, a gate a channel, transposed': { gate: 'channel', transposed: true },
+  'delta, transposed': { beta: true, transposed: true },
+  'delta, a gate a head, transposed': { beta: true, gate: 'head', transposed: true },
+  'delta, a gate a channel, transposed': { beta: true, gate: 'channel', transposed: true },
+  'erase, transposed': { erase: true, transposed: true },
 } as const satisfies Record<string, Variant>
 type Rule = keyof typeof variants
 const rules = Object.keys(variants) as Rule[]
@@ -44,11 +50,11 @@ interface Sizes {
   V: number
 }
 type Names = 'q' | 'k' | 'v' | 'beta' | 'gate' | 'erase' | 'S' | 'z' | 'dy' | 'dS' | 'dz'
-/** The inputs and the cotangents of the outputs; q, k [B,T,H,K]; v, dy [B,T,H,V]; beta [B,T,H]; gate [B,T,H] or, like erase, [B,T,H,K]; S, dS [B,H,K,V]; z, dz [B,H,K]. */
+/** The inputs and the cotangents of the outputs; q, k [B,T,H,K]; v, dy [B,T,H,V] (transposed: q [B,T,H,V], dy [B,T,H,K]); beta [B,T,H]; gate [B,T,H] or, like erase, [B,T,H,K]; S, dS [B,H,K,V]; z, dz [B,H,K]. */
 type Data = Record<Names, Float32Array>
 
 const shapeOf = (rule: Rule, { B, T, H, K, V }: Sizes): Record<Names, number[]> => ({
-  q: [B, T, H, K],
+  q: [B, T, H, variantOf(rule).transposed ? V : K],
   k: [B, T, H, K],
   v: [B, T, H, V],
   beta: [B, T, H],
@@ -56,7 +62,7 @@ const shapeOf = (rule: Rule, { B, T, H, K, V }: Sizes): Record<Names, number[]> 
   erase: [B, T, H, K],
   S: [B, H, K, V],
   z: [B, H, K],
-  dy: [B, T, H, V],
+  dy: [B, T, H, variantOf(rule).transposed ? K : V],
   dS: [B, H, K, V],
   dz: [B, H, K],
 })
@@ -97,11 +103,12 @@ type Result = Partial<Record<'y' | 'S' | 'z' | 'dq' | 'dk' | 'dv' | 'dbeta' | 'd
 function call(rule: Rule, t: Partial<Record<Names, Tensor>>, { form, C, scale, eps }: Options): { y: Tensor; S: Tensor; z?: Tensor } {
   const options = { form, chunk: C, scale }
   const { q, k, v, beta, gate, erase, S, z } = t as Record<Names, Tensor>
-  const { normalised: normalise = false, ...has } = variantOf(rule)
+  const { normalised: normalise = false, transposed, ...has } = variantOf(rule)
   const gates = { ...(has.beta && { beta }), ...(has.gate && { gate }), ...(has.erase && { erase }) }
   const { y, state } = fastWeights(q, k, v, gates, S && { S, ...(normalise && { z }) }, {
     ...options,
     normalise,
+    transposed,
     ...(normalise && { eps }),
   })
   return { y, ...state }
@@ -132,8 +139,8 @@ async function run(rule: Rule, sizes: Sizes, d: Data, options: Options, device: 
 
 /** Token by token, in plain loops over one head's matrices: y and the final states. */
 function naive(rule: Rule, { B, T, H, K, V }: Sizes, d: Data, scale: number): Result {
-  const { beta, gate, erase, normalised } = variantOf(rule)
-  const y = new Float64Array(B * T * H * V)
+  const { beta, gate, erase, normalised, transposed } = variantOf(rule)
+  const y = new Float64Array(B * T * H * (transposed ? K : V))
   const S = Float64Array.from(d.S)
   const z = Float64Array.from(d.z)
   for (let b = 0; b < B; b++)
@@ -154,6 +161,14 @@ function naive(rule: Rule, { B, T, H, K, V }: Sizes, d: Data, scale: number): Re
           z[state + i] = w(i) * z[state + i] + d.k[row * K + i]
           denominator += z[state + i] * d.q[row * K + i]
         }
+        // Of a transposed read, y is as wide as keys.
+        for (let i = 0; transposed && i < K; i++)
+          for (let j = 0; j < V; j++) {
+            const at = (state + i) * V + j
+            S[at] = w(i) * S[at] + d.k[row * K + i] * written[j]
+            y[row * K + i] += scale * S[at] * d.q[row * V + j]
+          }
+        if (transposed) continue
         for (let j = 0; j < V; j++) {
           let total = 0
           for (let i = 0; i < K; i++) {

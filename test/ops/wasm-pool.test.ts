@@ -180,7 +180,7 @@ for (const relaxed of relaxedAvailable() ? [false, true] : [false])
     })
 
     it('what a kernel refuses is said to the caller as it is, by every thread alike', () => {
-      const sizes = { B: 2, T: 64, H: 8, K: 16, V: 16, C: 16, scale: 1, gateWidth: 1, eps: 0 }
+      const sizes = { B: 2, T: 64, H: 8, K: 16, V: 16, C: 16, scale: 1, gateWidth: 1, eps: 0, transposed: false }
       const rows = 2 * 64 * 8
       const expected = product(pools[0], { M: 100, N: 100, K: 100 })
       for (const pool of pools) {

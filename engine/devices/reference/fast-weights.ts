@@ -8,7 +8,7 @@
  * Every rule is the sum rule on pseudo-values u, so everything below is written once, for u. With a_t the vector that the state is read with
  * before it decays (diag(w_t) k_t or erase_t; null: nothing is read) and beta_t = 1 where there is none, u_t = beta_t (v_t - S_{t-1}^T a_t).
  * A form (recurrent, chunk) is a function over a span of n tokens: from the incoming state (S, z), which it updates, and the tokens' rows
- * it gives the reads O_t = S_t^T q_t and N_t = z_t . q_t. Its backward takes the cotangents G of O and g of N, and those of the outgoing
+ * it gives the reads O_t = S_t^T q_t (transposed: S_t q_t) and N_t = z_t . q_t. Its backward takes the cotangents G of O and g of N, and those of the outgoing
  * state (dS, dz), which it turns into those of the incoming one. A head's T tokens are cut into spans of C, and those into stretches
  * (`stretchesOf`), each a piece of one sequence.
  *
@@ -32,6 +32,8 @@ interface Tokens {
   W: Matrix
   /** a: what the state is read with before it decays. */
   A: Matrix | null
+  /** Reads are S q: rows of Q are as wide as V, those of O as K. */
+  transposed: boolean
 }
 interface Cotangents {
   G: Matrix
@@ -47,8 +49,8 @@ interface Gradients {
   dA: Matrix
 }
 
-const noGradients = ({ K, V }: Tokens): Gradients => ({
-  dQ: zeros(K.rows, K.cols),
+const noGradients = ({ Q, K, V }: Tokens): Gradients => ({
+  dQ: zeros(Q.rows, Q.cols),
   dK: zeros(K.rows, K.cols),
   dV: zeros(V.rows, V.cols),
   dbeta: new Float64Array(K.rows),
@@ -73,12 +75,12 @@ function step(S: Matrix, z: Vector, { K, V, beta, W, A }: Tokens, t: number): { 
 }
 
 function recurrent(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector } {
-  const { Q, V } = tokens
-  const O = zeros(V.rows, V.cols)
+  const { Q, K, V, transposed } = tokens
+  const O = zeros(V.rows, transposed ? K.cols : V.cols)
   const N = new Float64Array(V.rows)
   for (let t = 0; t < V.rows; t++) {
     step(S, z, tokens, t)
-    row(O, t).set(read(S, row(Q, t)))
+    row(O, t).set(transposed ? apply(S, row(Q, t)) : read(S, row(Q, t)))
     N[t] = dot(z, row(Q, t))
   }
   return { O, N }
@@ -151,8 +153,10 @@ function fadingKey({ K, W }: Tokens, j: number): Matrix {
 }
 
 function fadedTokens(tokens: Tokens): Faded {
-  const { Q, K, W, A } = tokens
+  const { K, W, A } = tokens
   const n = K.rows
+  // A transposed read meets no key.
+  const Q = tokens.transposed ? zeros(n, K.cols) : tokens.Q
   const P = zeros(n, n),
     M = zeros(n, n)
   const Qs = zeros(n, K.cols),
@@ -185,12 +189,28 @@ function pseudoValues(S: Matrix, { V, beta }: Tokens, { M, As }: Faded): { E: Ma
   return { E: sub(R, mulLower(M, U)), U }
 }
 
-/** O = Q~ S + P U, N = Q~ z + rowsum P; S <- Gamma_n * S + K~^T U, z <- Gamma_n * z + K~^T 1. */
+/** O_i = Gamma_i * (S q_i) + sum_{j<=i} (q_i . u_j) D_ij * k_j. */
+function transposedReads(S: Matrix, tokens: Tokens, U: Matrix): Matrix {
+  const { Q, K, W } = tokens
+  const O = zeros(K.rows, K.cols)
+  let gamma: Vector = new Float64Array(K.cols).fill(1)
+  for (let i = 0; i < K.rows; i++) {
+    gamma = times(gamma, row(W, i))
+    row(O, i).set(times(gamma, apply(S, row(Q, i))))
+  }
+  for (let j = 0; j < K.rows; j++) {
+    const kd = fadingKey(tokens, j)
+    for (let i = j; i < K.rows; i++) addTo(row(O, i), row(kd, i), dot(row(Q, i), row(U, j)))
+  }
+  return O
+}
+
+/** O = Q~ S + P U (or a transposed read), N = Q~ z + rowsum P; S <- Gamma_n * S + K~^T U, z <- Gamma_n * z + K~^T 1. */
 function chunk(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector } {
   const faded = fadedTokens(tokens)
   const { P, Qs, Ks, all } = faded
   const U = tokens.A ? pseudoValues(S, tokens, faded).U : tokens.V
-  const O = add(mul(Qs, S), mulLower(P, U))
+  const O = tokens.transposed ? transposedReads(S, tokens, U) : add(mul(Qs, S), mulLower(P, U))
   const N = apply(Qs, z).map((x, i) => x + sum(row(P, i)))
   scaleBy(S, all)
   addTo(S.data, mul(transpose(Ks), U).data)
@@ -277,7 +297,7 @@ function fadeBackward(tokens: Tokens, dP: Matrix, dM: Matrix, dQs: Matrix, dAs: 
 type FastWeightKernels = Pick<Kernels<RefStorage>, 'fastWeights' | 'fastWeightsBackward'>
 
 const fastWeights: FastWeightKernels['fastWeights'] = (form, inputs, { y, sT, zT, den, states, zs }, sizes) => {
-  const { K, V, scale, eps } = sizes
+  const { K, V, scale, eps, transposed } = sizes
   checkGate(inputs, sizes)
   const run = form === 'chunk' ? chunked : recurrent
   for (const head of heads(sizes)) {
@@ -286,7 +306,7 @@ const fastWeights: FastWeightKernels['fastWeights'] = (form, inputs, { y, sT, zT
     for (const span of head.spans) {
       states?.data.set(S.data, span.index * K * V)
       zs?.data.set(z, span.index * K)
-      for (const x of [y, den]) if (x) scatter(x, span.rows, zeros(span.rows.length, x === y ? V : 1))
+      for (const x of [y, den]) if (x) scatter(x, span.rows, zeros(span.rows.length, x !== y ? 1 : transposed ? K : V))
       for (const stretch of stretchesOf(inputs, span, sizes)) {
         if (stretch.fresh) for (const x of [S.data, z]) x.fill(0)
         const { O, N } = run(S, z, stretch.tokens)
@@ -320,12 +340,12 @@ function chunked(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector }
 function rowsOf(tokens: Tokens, from: number, to: number): Tokens {
   const part = (a: Matrix): Matrix => ({ rows: to - from, cols: a.cols, data: a.data.slice(from * a.cols, to * a.cols) })
   const { Q, K, V, beta, W, A } = tokens
-  return { Q: part(Q), K: part(K), V: part(V), beta: beta.slice(from, to), W: part(W), A: A && part(A) }
+  return { ...tokens, Q: part(Q), K: part(K), V: part(V), beta: beta.slice(from, to), W: part(W), A: A && part(A) }
 }
 
 /** With a normaliser y = scale O / den, so G = scale dy / den and g = -(dy . y) / den: dropping g is the classic mistake. */
 const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inputs, saved, { dy, dsT, dzT }, gradients, sizes) => {
-  const { K, V, scale, gateWidth } = sizes
+  const { K, V, scale, gateWidth, transposed } = sizes
   const { dq, dk, dv, dbeta, dgate, derase } = gradients
   const run = form === 'chunk' ? chunkBackward : recurrentBackward
   for (const head of heads(sizes)) {
@@ -333,7 +353,7 @@ const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inp
     const dz = dzT ? block(dzT, head.index, 1, K).data : new Float64Array(K)
     for (const span of head.spans.reverse()) {
       for (const [x, width] of [
-        [dq, K],
+        [dq, transposed ? V : K],
         [dk, K],
         [dv, V],
         [dbeta, 1],
@@ -344,13 +364,18 @@ const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inp
       for (const { rows, fresh, tokens } of stretchesOf(inputs, span, sizes).reverse()) {
         const S = fresh ? zeros(K, V) : block(saved.states, span.index, K, V)
         const z = fresh || !saved.zs ? new Float64Array(K) : block(saved.zs, span.index, 1, K).data
-        const dY = gather(dy, rows, V)
+        const dY = gather(dy, rows, transposed ? K : V)
         const Y = saved.y && gather(saved.y, rows, V)
         const d = saved.den ? gather(saved.den, rows, 1).data : new Float64Array(rows.length).fill(1)
         const factor = d.map((x) => scale / x)
         const g = d.map((x, t) => (Y ? -dot(row(dY, t), row(Y, t)) / x : 0))
         const back = forgets(tokens) ? recurrentBackward : run
-        const { dQ, dK, dV, dbeta: db, dW, dA } = back(S, z, dS, dz, tokens, { G: scaleRows(factor, dY), g })
+        const cotangents = { G: scaleRows(factor, dY), g }
+        // sum_t G_t . S_t q_t is sum_t q_t . S_t^T G_t: the cotangents of a transposed read are queries of a plain one, and the queries its cotangents.
+        const plain = transposed ? { ...tokens, Q: cotangents.G, transposed: false } : tokens
+        const dQs = transposed ? (form === 'chunk' ? chunked : recurrent)(clone(S), z.slice(), plain).O : null
+        const gradientsOf = back(S, z, dS, dz, plain, transposed ? { G: tokens.Q, g } : cotangents)
+        const { dQ, dK, dV, dbeta: db, dW, dA } = { ...gradientsOf, ...(dQs && { dQ: dQs }) }
         if (inputs.beta) {
           // a = diag(w) k
           addTo(dK.data, fade(tokens.W.data, dA.data))
@@ -411,7 +436,7 @@ interface Stretch {
 }
 
 /** A span cut where sequences begin; the last stretch may have no rows. */
-function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V, gateWidth }: FastWeightSizes): Stretch[] {
+function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V, gateWidth, transposed }: FastWeightSizes): Stretch[] {
   const { q, k, v, beta, gate, erase, tokens } = inputs
   const pieces: Pick<Stretch, 'rows' | 'fresh'>[] = [{ rows: [], fresh: false }]
   for (const at of span.rows) {
@@ -428,7 +453,8 @@ function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V
     })
     const A = erase ? gather(erase, rows, K) : beta ? { ...keys, data: fade(W.data, keys.data) } : null
     const betas = beta ? gather(beta, rows, 1).data : new Float64Array(rows.length).fill(1)
-    return { rows, fresh, tokens: { Q: gather(q, rows, K), K: keys, V: gather(v, rows, V), beta: betas, W, A } }
+    const Q = gather(q, rows, transposed ? V : K)
+    return { rows, fresh, tokens: { Q, K: keys, V: gather(v, rows, V), beta: betas, W, A, transposed } }
   })
 }
 

@@ -37,13 +37,13 @@ const gateFault = (bits: number): Error => new GateError(new Float32Array(Int32A
 export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' | 'fastWeightsBackward'> {
   const blocks = (n: number): number => Math.ceil(n / threads)
 
-  /** What a call's dispatches have in common. */
-  function planOf(sizes: FastWeightSizes, inputs: FastWeightInputs<Block>, normalised: boolean, chunksOfSpan: number) {
+  /** What a call's dispatches have in common. limit: the most tokens of a piece. */
+  function planOf(sizes: FastWeightSizes, inputs: FastWeightInputs<Block>, normalised: boolean, chunksOfSpan: number, limit = rowsLimit) {
     const { beta, gate, erase, tokens } = inputs
     const { B, T, H, K, V, C, gateWidth, scale, eps } = sizes
     const span = C * chunksOfSpan
     const spans = Math.ceil(T / span)
-    const rows = Math.min(span, T, rowsLimit)
+    const rows = Math.min(span, T, limit)
     const perSpan = Math.ceil(Math.min(span, T) / rows)
     const pieces = (spans - 1) * perSpan + Math.ceil((T - (spans - 1) * span) / rows)
     const columns = V + Number(normalised)
@@ -346,11 +346,46 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     )
   }
 
+  /** O = Q~ S + P U. */
+  function readStates(part: Part): void {
+    const { K, columns, rows } = part.params
+    const m = matrices(part)
+    m.multiply('O', [m.keys('Q'), m.states('S')], columns, K, { weights: true })
+    m.multiply('O', [m.pairs('P'), m.values('U')], columns, rows, { accumulate: 1, triangleA: 1, weights: true })
+  }
+
+  /** y = scale S_t q_t as the gradient of queries whose reads have the cotangents q; a token alone is read from the state after it. */
+  function readTransposed(part: Part, { forgets, extra }: Plan, { q, k, tokens }: FastWeightInputs<Block>, y: Block, alone: boolean): void {
+    const { work, params, batches } = part
+    const { K, columns, rows } = params
+    const m = matrices(part)
+    gpu.run(backward, 'cotangents', { work, dy: q, yIn: null, denIn: null, tokens }, params, rowGroups(part))
+    m.multiply('dQ', [m.values('G'), turned(m.states('S', Number(alone)))], K, columns)
+    if (!alone) {
+      m.multiply('dP', [m.values('G'), turned(m.values('U'))], rows, columns, { lowerC: 2 })
+      if (!forgets) m.multiply('dQ', [m.pairs('dP'), m.keys('Kt')], K, rows, { accumulate: 1, triangleA: 1 })
+      // Of what it gives only dQ counts, so that the rest may take the place of what has been used.
+      else
+        gpu.run(
+          backward,
+          'fadeBackward',
+          { work, q: k, k, extra, tokens },
+          { ...params, dS: params.S, dK: params.Kt, dA: params.A, dM: params.M, dW: params.w },
+          batches * blocks(K),
+        )
+    }
+    gpu.run(chunk, 'transposedOutputs', { work, tokens, y }, params, rowGroups(part))
+  }
+
   return {
     fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes) {
-      const plan = planOf(sizes, inputs, zT !== null, form === 'chunk' ? chunksOfSpan(sizes) : 1)
+      const { transposed } = sizes
+      const alone = transposed && form === 'recurrent'
+      const plan = planOf(sizes, inputs, zT !== null, form === 'chunk' ? chunksOfSpan(sizes) : 1, alone ? 1 : rowsLimit)
       const { forgets, extra } = plan
-      const { q, k, v, gate, tokens, s0, z0 } = inputs
+      const { k, v, gate, tokens, s0, z0 } = inputs
+      // A transposed read has no queries of the width of keys: what a kernel makes of these is not used.
+      const q = transposed ? k : inputs.q
       checkGate(inputs, plan)
       const begin = (part: Part): void => move('load', part, part.begins ? [s0, z0] : [sT, zT])
       const outputs = (part: Part): void => gpu.run(chunk, 'outputs', { work: part.work, tokens, y, den }, part.params, rowGroups(part))
@@ -362,27 +397,34 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         const run = (part: Pick<Part, 'work' | 'params' | 'heads'>, inPlace: boolean): void => {
           const { work, params, heads } = part
           const groups = heads * blocks(params.columns)
-          gpu.run(recurrent, 'recurrent', { work, q, k, v, extra, gate, tokens, y }, { ...params, inPlace: Number(inPlace) }, groups)
+          gpu.run(
+            recurrent,
+            'recurrent',
+            { work, q, k, v, extra, gate, tokens, y },
+            { ...params, inPlace: Number(inPlace), transposed: Number(transposed) },
+            groups,
+          )
         }
         // Where nothing is kept, the final state's own memory holds the state.
-        if (!zT && !states) {
+        if (!zT && !states && !transposed) {
           const whole = { work: sT, params: { ...plan.params, S: 0, head: 0, heads: plan.heads }, heads: plan.heads }
           move('load', whole, [s0, z0], { slots: 1 })
           run(whole, true)
         } else
           forEachPart(
             plan,
-            ({ states, values }) => ({ S: states, ...(zT && { O: values }) }),
+            ({ states, values, keys }) => ({ S: states, ...(zT && { O: values }), ...(transposed && { G: values, dQ: keys }) }),
             (part) => {
               begin(part)
               run(part, false)
               if (zT) outputs(part)
+              if (transposed) readTransposed(part, plan, inputs, y, true)
               keep(part)
             },
           )
         return
       }
-      const { K, columns, rows, reads } = plan.params
+      const { reads } = plan.params
       const layout: Layout = ({ keys, values, pairs, gammas, states }) => ({
         Q: keys,
         Kt: keys,
@@ -390,26 +432,30 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         P: pairs,
         gamma: gammas,
         S: states,
-        O: values,
+        ...(transposed ? { G: values, dQ: keys, dP: pairs } : { O: values }),
         ...(reads && { W: keys, M: pairs }),
         ...(forgets && { w: keys }),
       })
       forEachPart(plan, layout, (part) => {
         // W takes the place of A~.
         part.at.A = part.params.A = part.at.W
-        prepare(part, plan, inputs)
+        prepare(part, plan, { ...inputs, q })
         begin(part)
         scanForward(part, 1, part.params.pieces, true)
-        const m = matrices(part)
-        m.multiply('O', [m.keys('Q'), m.states('S')], columns, K, { weights: true })
-        m.multiply('O', [m.pairs('P'), m.values('U')], columns, rows, { accumulate: 1, triangleA: 1, weights: true })
-        outputs(part)
         keep(part)
         if (states) innerSnapshots(part, plan, inputs, states, zs)
+        if (transposed) readTransposed(part, plan, inputs, y, false)
+        else {
+          readStates(part)
+          outputs(part)
+        }
       })
     },
 
-    fastWeightsBackward(_form, inputs, { y, den, states, zs }, { dy, dsT, dzT }, gradients, sizes) {
+    fastWeightsBackward(_form, given, { y, den, states, zs }, { dy: cotangent, dsT, dzT }, gradients, sizes) {
+      const { transposed } = sizes
+      const inputs = transposed ? { ...given, q: cotangent } : given
+      const dy = transposed ? given.q : cotangent
       const plan = planOf(sizes, inputs, den !== null, chunksOfSpan(sizes))
       const { gated, forgets, extra } = plan
       const { q, k, tokens } = inputs
@@ -428,6 +474,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         dQ: keys,
         dK: keys,
         dP: pairs,
+        ...(transposed && { O: values }),
         ...(reads && { A: keys, W: keys, M: pairs, dA: keys, dM: pairs }),
         ...(forgets && { w: keys }),
         ...(gated && { dW: keys }),
@@ -438,6 +485,10 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         move('load', part, [states, zs], part.snapshots)
         scanForward(part, part.spans, perSpan, false)
         const m = matrices(part)
+        if (transposed) {
+          readStates(part)
+          gpu.run(chunk, 'outputs', { work, tokens, y: dq, den: null }, params, rowGroups(part))
+        }
         gpu.run(backward, 'cotangents', { work, dy, yIn: y, denIn: den, tokens }, params, rowGroups(part))
         m.multiply('dU', [turned(m.pairs('P')), m.values('G')], columns, rows, { triangleA: 2, weights: true })
         move('load', part, part.ends ? [dsT, dzT] : [dS, dz], { S: params.dS, slot: params.pieces })
@@ -460,7 +511,13 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
             m.multiply('dA', [m.pairs('dM'), m.keys('Kt')], K, rows, { accumulate: 1, triangleA: 1 })
           }
         }
-        gpu.run(backward, 'gradients', { work, k, extra, tokens, dq, dk, dv, dextra: dbeta ?? derase }, params, rowGroups(part))
+        gpu.run(
+          backward,
+          'gradients',
+          { work, k, extra, tokens, dq: transposed ? null : dq, dk, dv, dextra: dbeta ?? derase },
+          { ...params, transposed: Number(transposed) },
+          rowGroups(part),
+        )
         if (gated) gpu.run(backward, 'gateGradient', { work, tokens, dgate }, params, rowGroups(part))
         if (dS || dz) move('store', part, [dS, dz], { S: params.dS })
       }
