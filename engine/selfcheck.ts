@@ -90,6 +90,7 @@ interface Recurrence {
   /** With padding, and several sequences a row. */
   packed?: boolean
   transposed?: boolean
+  along?: boolean
 }
 
 const recurrences: readonly Recurrence[] = [
@@ -105,12 +106,14 @@ const recurrences: readonly Recurrence[] = [
   { beta: true, transposed: true },
   { beta: true, gateWidth: 1, transposed: true },
   { beta: true, gateWidth: 'K', packed: true, transposed: true },
+  { erase: true, along: true },
+  { erase: true, along: true, gateWidth: 'K', packed: true },
 ]
 
 const fastWeightCase =
   (
     form: 'recurrent' | 'chunk',
-    { beta, erase, gateWidth = 0, normalised, packed, transposed = false }: Recurrence,
+    { beta, erase, gateWidth = 0, normalised, packed, transposed = false, along }: Recurrence,
     backward: boolean,
   ): Case =>
   (k, m) => {
@@ -129,6 +132,7 @@ const fastWeightCase =
       beta: beta ? m.input(tokens, 0, 1) : null,
       gate: width ? m.input(tokens * width, -2, 0) : null,
       erase: erase ? m.input(tokens * K, -key, key) : null,
+      along: along ? m.input(tokens * K, -key, key) : null,
       tokens: packed
         ? m.indices(range(B * T).map((i) => (i % 5 === 3 ? 0 : tokenBits.token) + (i % 9 === 4 ? tokenBits.begins : 0)))
         : null,
@@ -159,6 +163,7 @@ const fastWeightCase =
         dbeta: beta ? m.output(tokens) : null,
         dgate: width ? m.output(tokens * width) : null,
         derase: erase ? m.output(tokens * K) : null,
+        dalong: along ? m.output(tokens * K) : null,
         ds0: m.output(B * H * K * V),
         dz0: normalised ? m.output(B * H * K) : null,
       },

@@ -289,11 +289,11 @@ export function decayedPairsBackward(dp: usize, dm: usize, q: usize, a: usize, k
 }
 
 /**
- * qTo_i = Gamma_i q_i, aTo_i = Gamma_{i-1} a_i (a = 0: none; both in blocks with R rows), kTo_j = D_nj k_j, gammas_i = Gamma_i (0: not
- * wanted), last [K8] = Gamma_n. A target may be its source.
+ * qTo_i = Gamma_i q_i, aTo_i = Gamma_{i-1} a_i (a = 0: none; both in blocks with R rows), gammas_i = Gamma_i (0: not wanted), last [K8] = Gamma_n.
+ * A target may be its source.
  */
-export function decayRows(qTo: usize, aTo: usize, R: i32, kTo: usize, gammas: usize, last: usize, q: usize, a: usize, k: usize, w: usize,
-  n8: i32, K8: i32): void {
+export function decayRows(qTo: usize, aTo: usize, R: i32, gammas: usize, last: usize, q: usize, a: usize, w: usize, n8: i32,
+  K8: i32): void {
   const end = <usize>n8 << 5
   for (let c = 0; c < K8; c += 4) {
     const o = at(0, n8, 0, c), t = at(0, R, 0, c)
@@ -305,7 +305,15 @@ export function decayRows(qTo: usize, aTo: usize, R: i32, kTo: usize, gammas: us
       if (gammas) v128.store(gammas + o + i, g)
     }
     v128.store(last + (<usize>c << 2), g)
-    g = splat(1)
+  }
+}
+
+/** kTo_j = D_nj k_j; kTo may be k. */
+export function decayKeys(kTo: usize, k: usize, w: usize, n8: i32, K8: i32): void {
+  const end = <usize>n8 << 5
+  for (let c = 0; c < K8; c += 4) {
+    const o = at(0, n8, 0, c)
+    let g = splat(1)
     for (let i = end - 32; i < end; i -= 32) {
       v128.store(kTo + o + i, f32x4.mul(g, v128.load(k + o + i)))
       g = f32x4.mul(g, v128.load(w + o + i))

@@ -3,7 +3,7 @@
  * What is computed: fast-weights.ts.
  */
 import {
-  K, K8, V, W8, addProduct, beta, corrects, dbeta, derase, dk, dotRows, dq, dv, erase, gated, k, loadCotangents, loadDecays, loadKeys,
+  K, K8, V, W8, addProduct, along, beta, corrects, dalong, dbeta, derase, dk, dotRows, dq, dv, erase, gated, k, loadCotangents, loadDecays, loadKeys,
   loadTransposedQueries, loadValues, multiply, q, release, scaleTo, storeGates, storeKeys, storeReads, storeRows, storeTransposedReads,
   take, tokenAt, top, transposed,
 } from './fast-weights-rows'
@@ -118,8 +118,8 @@ function writeDecayedBackward(from: usize, to: usize, w: usize, k: usize, u: usi
   writeBackwardWith(true, from, to, w, k, u, g, d, K8, W8)
 }
 
-/** dS += q g^T; dk = dS u; du = dS^T k. */
-function readBackward(dS: usize, q: usize, g: usize, k: usize, u: usize, dk: usize, du: usize, K8: i32, W8: i32): void {
+@inline function writtenBackwardWith(reads: bool, dS: usize, q: usize, g: usize, k: usize, u: usize, dk: usize, du: usize, K8: i32,
+  W8: i32): void {
   memory.fill(du, 0, <usize>W8 << 2)
   for (let i = 0; i < K8; i += 4) {
     const a = q + (<usize>i << 2), b = k + (<usize>i << 2)
@@ -128,8 +128,8 @@ function readBackward(dS: usize, q: usize, g: usize, k: usize, u: usize, dk: usi
     for (let j = 0; j < W8; j += 4) {
       const s = at(dS, K8, i, j), o = <usize>j << 2
       const gj = v128.load(g + o), uj = v128.load(u + o)
-      const x0 = update(s, s, q0, gj), x1 = update(s + 32, s + 32, q1, gj)
-      const x2 = update(s + 64, s + 64, q2, gj), x3 = update(s + 96, s + 96, q3, gj)
+      const x0 = reads ? update(s, s, q0, gj) : v128.load(s), x1 = reads ? update(s + 32, s + 32, q1, gj) : v128.load(s, 32)
+      const x2 = reads ? update(s + 64, s + 64, q2, gj) : v128.load(s, 64), x3 = reads ? update(s + 96, s + 96, q3, gj) : v128.load(s, 96)
       r0 = madd(x0, uj, r0)
       r1 = madd(x1, uj, r1)
       r2 = madd(x2, uj, r2)
@@ -140,6 +140,16 @@ function readBackward(dS: usize, q: usize, g: usize, k: usize, u: usize, dk: usi
     }
     v128.store(dk + (<usize>i << 2), sum4(r0, r1, r2, r3))
   }
+}
+
+/** dS += q g^T; dk = dS u; du = dS^T k. */
+function readBackward(dS: usize, q: usize, g: usize, k: usize, u: usize, dk: usize, du: usize, K8: i32, W8: i32): void {
+  writtenBackwardWith(true, dS, q, g, k, u, dk, du, K8, W8)
+}
+
+/** dk = dS u; du = dS^T k. */
+function writtenBackward(dS: usize, k: usize, u: usize, dk: usize, du: usize, K8: i32, W8: i32): void {
+  writtenBackwardWith(false, dS, k, u, k, u, dk, du, K8, W8)
 }
 
 /** dS += a d^T; da += S d, S the state before the token, d = -dv. */
@@ -232,11 +242,19 @@ function forget(S: usize, w: usize, a: usize): void {
   }
 }
 
+/** A value of 0. */
+function noValue(): usize {
+  const x = take(W8)
+  memory.fill(x, 0, <usize>W8 << 2)
+  return x
+}
+
 /** The tokens [begin, n) of a stretch, one by one: S is brought forward, y and den written. */
 export function recurrent(S: usize, begin: i32, n: i32): void {
   const frame = top
   const qt = take(max(K8, W8)), kt = take(K8), ut = take(W8), ot = take(max(K8, W8))
   const wt = gated ? take(K8) : 0, at = corrects && (gated || erase) ? take(K8) : kt
+  const bt = along ? take(K8) : 0, et = along ? take(W8) : ut, zero = along ? noValue() : ut
   for (let t = begin; t < n; t++) {
     if (transposed) loadTransposedQueries(qt, 1, t, 1, 1)
     else loadKeys(qt, 1, q, t, 1, 1)
@@ -249,9 +267,17 @@ export function recurrent(S: usize, begin: i32, n: i32): void {
       if (beta) clearForgotten(at, wt)
       forget(S, wt, corrects ? at : 0)
     }
-    if (corrects) recall(S, at, ut, ut, K8, W8)
+    if (corrects) recall(S, at, zero, et, K8, W8)
     if (forgets && erase) forget(S, wt, 0)
     if (beta) scaleTo(ut, ut, load<f32>(tokenAt(beta, t, 1)), W8)
+    if (along) {
+      loadKeys(bt, 1, along, t, 1, 1)
+      if (gated) writeDecayed(S, wt, bt, et, qt, ot, K8, W8)
+      else write(S, bt, et, qt, ot, K8, W8)
+      write(S, kt, ut, qt, ot, K8, W8)
+      storeReads(t, ot, 1, 1)
+      continue
+    }
     if (transposed) {
       if (gated) writeDecayedBackward(S, S, wt, kt, ut, qt, ot, K8, W8)
       else writeBackward(S, S, kt, ut, qt, ot, K8, W8)
@@ -272,18 +298,17 @@ export function recurrent(S: usize, begin: i32, n: i32): void {
  *
  *     dq = S g;  dS += q g^T;  dk = dS u;  du = dS^T k;  sum rule: dv = du
  *     beta: dv = beta du, dbeta = du . e;  erase: dv = du;  both: da = -S_{t-1} dv
+ *     along: dv = dS^T k, dk = dS v; d along = dS e, and dS^T along is in the place of dv
  *     d log w = w rowsum(dS * S_{t-1});  dS = diag(w) dS - a dv^T;  beta: dk += w da, d log w += a da
  */
 export function recurrentBackward(S: usize, dS: usize, n: i32): void {
   const frame = top
   const own = corrects && (gated || erase != 0), keeps = corrects || gated
   const qs = take(n * K8), ks = take(n * K8), ws = gated ? take(n * K8) : 0, as = own ? take(n * K8) : ks
-  const us = take(n * W8), es = beta ? take(n * W8) : us, gs = take(n * W8)
+  const us = take(n * W8), es = beta || along ? take(n * W8) : us, gs = take(n * W8)
   const d = take(max(K8, W8)), du = take(W8), da = own ? take(K8) : d, dw = gated ? take(K8) : 0
   const rowK = <usize>K8 << 2, rowW = <usize>W8 << 2
-  // S^T q = -(0 - S^T q).
-  const zero = transposed ? take(W8) : 0
-  if (transposed) memory.fill(zero, 0, rowW)
+  const bs = along ? take(n * K8) : 0, zero = transposed || along ? noValue() : 0
   const after = keeps ? take(n * K8 * W8) : S
   const step = keeps ? <usize>(K8 * W8) << 2 : 0
   let before = S
@@ -305,13 +330,17 @@ export function recurrentBackward(S: usize, dS: usize, n: i32): void {
       if (beta) clearForgotten(at, wt)
       forget(before, wt, corrects ? at : 0)
     }
-    if (corrects) recall(before, at, ut, et, K8, W8)
+    if (corrects) recall(before, at, along ? zero : ut, et, K8, W8)
     if (forgets && erase) forget(before, wt, 0)
     if (beta) scaleTo(ut, et, load<f32>(tokenAt(beta, t, 1)), W8)
-    if (gated) writeDecayedBackward(before, next, wt, kt, ut, gt, d, K8, W8)
-    else writeBackward(before, next, kt, ut, gt, d, K8, W8)
+    const bt = along ? bs + i * rowK : kt, written = along ? et : ut
+    if (along) loadKeys(bt, 1, along, t, 1, 1)
+    if (gated) writeDecayedBackward(before, next, wt, bt, written, gt, d, K8, W8)
+    else writeBackward(before, next, bt, written, gt, d, K8, W8)
+    if (along) writeBackward(next, next, kt, ut, gt, d, K8, W8)
     before = next
     if (transposed) {
+      // S^T q = -(0 - S^T q).
       recall(next, qs + i * rowK, zero, du, K8, W8)
       scaleTo(du, du, -1, W8)
       storeReads(t, du, 1, 1)
@@ -322,6 +351,11 @@ export function recurrentBackward(S: usize, dS: usize, n: i32): void {
     const kt = ks + i * rowK, at = corrects ? as + i * rowK : 0
     const previous = t ? after + (i - 1) * step : S
     readBackward(dS, qs + i * rowK, gs + i * rowW, kt, us + i * rowW, d, du, K8, W8)
+    if (along) {
+      storeKeys(dk, t, d, 1, 1)
+      storeRows(dv, V, t, du, 1, 1)
+      writtenBackward(dS, bs + i * rowK, es + i * rowW, d, du, K8, W8)
+    }
     if (beta) {
       store<f32>(tokenAt(dbeta, t, 1), dotRows(du, 1, es + i * rowW, 1))
       scaleTo(du, du, -load<f32>(tokenAt(beta, t, 1)), W8)
@@ -346,6 +380,10 @@ export function recurrentBackward(S: usize, dS: usize, n: i32): void {
     }
     if (corrects) scaleTo(du, du, -1, W8)
     if (erase) storeKeys(derase, t, da, 1, 1)
+    if (along) {
+      storeKeys(dalong, t, d, 1, 1)
+      continue
+    }
     storeKeys(dk, t, d, 1, 1)
     storeRows(dv, V, t, du, 1, 1)
   }

@@ -3,6 +3,7 @@
  *
  *     S_t = diag(w_t) S_{t-1} + k_t u_t^T,   y_t = scale S_t^T q_t,   w_t = exp(gate_t)
  *     u_t = v_t   |   beta_t (v_t - S_{t-1}^T diag(w_t) k_t)   |   v_t - S_{t-1}^T erase_t
+ *     S_t = diag(w_t) S_{t-1} - along_t (S_{t-1}^T erase_t)^T + k_t v_t^T     with `along`
  *
  * The rules of engine/rules/ are this op with some of its inputs. Three forms agree up to rounding: `recurrent` goes token by token, `chunk` does C
  * tokens at a time as small matrix products (what training runs on), `parallel` all at once (the masked quadratic form).
@@ -85,6 +86,8 @@ export interface Gates {
   nearby?: Tensor
   /** What the state is read with before it decays, [B,T,H,K]; what it finds is taken from the value. */
   erase?: Tensor
+  /** Beside erase, [B,T,H,K]: what that finds isn't taken from the value, but away along this: S_t = diag(w_t) S_{t-1} - along_t (S_{t-1}^T erase_t)^T + k_t v_t^T. */
+  along?: Tensor
 }
 
 /** Checks a 0/1 array over tokens; its values, as they were given. */
@@ -212,6 +215,7 @@ export function fastWeights(
     v: [v, values],
     ...(gates.beta !== undefined && { beta: [gates.beta, ['B', 'T', 'H']] }),
     ...(gates.erase !== undefined && { erase: [gates.erase, keys] }),
+    ...(gates.along !== undefined && { along: [gates.along, keys] }),
   } satisfies Record<string, [Tensor, string[]]>
   const { B, T, H, K, V } = checkCall(op, arrays, options, ['normalise', 'eps', 'transposed'])
   checkGate(op, gates.gate, q, K)
@@ -221,14 +225,15 @@ export function fastWeights(
   if (gates.beta && gates.erase) throw new Error(`${op}: beta and erase exclude each other`)
   if (normalise && (gates.beta || gates.erase))
     throw new Error(`${op}: the normaliser belongs to rules that only add, without beta and erase`)
+  if (gates.along && (!gates.erase || transposed)) throw new Error(`${op}: along goes with erase, and not with a transposed read`)
   if (normalise && transposed) throw new Error(`${op}: a transposed read has no normaliser`)
   if (state) checkState(op, state, { S: [B, H, K, V], ...(normalise && { z: [B, H, K] }) }, q)
-  const { beta, gate, erase, nearby } = gates
+  const { beta, gate, erase, along, nearby } = gates
   const { form, C } = planForm(op, T, options, gate !== undefined || erase !== undefined)
   const sizes: FastWeightSizes = { B, T, H, K, V, C, scale, gateWidth: gate?.shape.length === 4 ? K : 1, eps, transposed }
   const { device } = q
 
-  const given = { q, k, v, beta, gate, erase, s0: state?.S, z0: state?.z }
+  const given = { q, k, v, beta, gate, erase, along, s0: state?.S, z0: state?.z }
   const inputs = Object.values({ ...given, nearby }).filter((t) => t !== undefined)
   const at = (t: Tensor | null | undefined): unknown => t?.storage ?? null
   const tokens = tokensOf(op, options, B, T, device)

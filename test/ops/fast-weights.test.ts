@@ -13,6 +13,7 @@ interface Variant {
   erase?: true
   normalised?: true
   transposed?: true
+  along?: true
 }
 const variants = {
   sum: {},
@@ -30,14 +31,16 @@ const variants = {
   'delta, a gate a head, transposed': { beta: true, gate: 'head', transposed: true },
   'delta, a gate a channel, transposed': { beta: true, gate: 'channel', transposed: true },
   'erase, transposed': { erase: true, transposed: true },
+  'erase along': { erase: true, along: true },
+  'erase along, a gate a head': { erase: true, along: true, gate: 'head' },
+  'erase along, a gate a channel': { erase: true, along: true, gate: 'channel' },
 } as const satisfies Record<string, Variant>
 type Rule = keyof typeof variants
 const rules = Object.keys(variants) as Rule[]
 const variantOf = (rule: Rule): Variant => variants[rule]
 /** The gradients of what comes with the tokens. */
 const tokenGradients = (rule: Rule) => {
-  const { beta, gate, erase } = variantOf(rule)
-  return ['dq', 'dk', 'dv', ...(beta ? ['dbeta'] : []), ...(gate ? ['dgate'] : []), ...(erase ? ['derase'] : [])] as (keyof Result)[]
+  return inputsOf(rule).map((name) => `d${name}`) as (keyof Result)[]
 }
 type KernelForms = 'recurrent' | 'chunk'
 const forms: readonly KernelForms[] = ['recurrent', 'chunk']
@@ -49,8 +52,8 @@ interface Sizes {
   K: number
   V: number
 }
-type Names = 'q' | 'k' | 'v' | 'beta' | 'gate' | 'erase' | 'S' | 'z' | 'dy' | 'dS' | 'dz'
-/** The inputs and the cotangents of the outputs; q, k [B,T,H,K]; v, dy [B,T,H,V] (transposed: q [B,T,H,V], dy [B,T,H,K]); beta [B,T,H]; gate [B,T,H] or, like erase, [B,T,H,K]; S, dS [B,H,K,V]; z, dz [B,H,K]. */
+type Names = 'q' | 'k' | 'v' | 'beta' | 'gate' | 'erase' | 'along' | 'S' | 'z' | 'dy' | 'dS' | 'dz'
+/** The inputs and the cotangents of the outputs; q, k [B,T,H,K]; v, dy [B,T,H,V] (transposed: q [B,T,H,V], dy [B,T,H,K]); beta [B,T,H]; gate [B,T,H] or, like erase and along, [B,T,H,K]; S, dS [B,H,K,V]; z, dz [B,H,K]. */
 type Data = Record<Names, Float32Array>
 
 const shapeOf = (rule: Rule, { B, T, H, K, V }: Sizes): Record<Names, number[]> => ({
@@ -60,6 +63,7 @@ const shapeOf = (rule: Rule, { B, T, H, K, V }: Sizes): Record<Names, number[]> 
   beta: [B, T, H],
   gate: variantOf(rule).gate === 'channel' ? [B, T, H, K] : [B, T, H],
   erase: [B, T, H, K],
+  along: [B, T, H, K],
   S: [B, H, K, V],
   z: [B, H, K],
   dy: [B, T, H, variantOf(rule).transposed ? K : V],
@@ -85,7 +89,7 @@ function data(rule: Rule, sizes: Sizes, seed: number): Data {
   // Features are positive where a normaliser divides by their products; what the state is read with is about a unit vector, which keeps it stable.
   const { beta, erase, normalised } = variantOf(rule)
   if (normalised) for (const name of ['q', 'k'] as const) all[name] = all[name].map((x) => Math.abs(x) + 0.1)
-  if (beta || erase) for (const name of ['k', 'erase'] as const) all[name] = all[name].map((x) => x * Math.sqrt(2 / sizes.K))
+  if (beta || erase) for (const name of ['k', 'erase', 'along'] as const) all[name] = all[name].map((x) => x * Math.sqrt(2 / sizes.K))
   return all
 }
 
@@ -98,13 +102,13 @@ interface Options {
   /** False: outputs alone are of interest. */
   gradients?: boolean
 }
-type Result = Partial<Record<'y' | 'S' | 'z' | 'dq' | 'dk' | 'dv' | 'dbeta' | 'dgate' | 'derase' | 'dS0' | 'dz0', HostArray>>
+type Result = Partial<Record<'y' | 'S' | 'z' | 'dq' | 'dk' | 'dv' | 'dbeta' | 'dgate' | 'derase' | 'dalong' | 'dS0' | 'dz0', HostArray>>
 
 function call(rule: Rule, t: Partial<Record<Names, Tensor>>, { form, C, scale, eps }: Options): { y: Tensor; S: Tensor; z?: Tensor } {
   const options = { form, chunk: C, scale }
-  const { q, k, v, beta, gate, erase, S, z } = t as Record<Names, Tensor>
+  const { q, k, v, beta, gate, erase, along, S, z } = t as Record<Names, Tensor>
   const { normalised: normalise = false, transposed, ...has } = variantOf(rule)
-  const gates = { ...(has.beta && { beta }), ...(has.gate && { gate }), ...(has.erase && { erase }) }
+  const gates = { ...(has.beta && { beta }), ...(has.gate && { gate }), ...(has.erase && { erase }), ...(has.along && { along }) }
   const { y, state } = fastWeights(q, k, v, gates, S && { S, ...(normalise && { z }) }, {
     ...options,
     normalise,
@@ -115,7 +119,7 @@ function call(rule: Rule, t: Partial<Record<Names, Tensor>>, { form, C, scale, e
 }
 
 /** The inputs of a rule, in the op's order. */
-const inputsOf = (rule: Rule): Names[] => ['q', 'k', 'v', ...(['beta', 'gate', 'erase'] as const).filter((name) => variantOf(rule)[name])]
+const inputsOf = (rule: Rule): Names[] => ['q', 'k', 'v', ...(['beta', 'gate', 'erase', 'along'] as const).filter((name) => variantOf(rule)[name])]
 
 /** Gradients of the initial state have names of their own: dS and dz are cotangents of the final one. */
 const gradName = (name: string): string => (name === 'S' || name === 'z' ? `d${name}0` : `d${name}`)
@@ -139,7 +143,7 @@ async function run(rule: Rule, sizes: Sizes, d: Data, options: Options, device: 
 
 /** Token by token, in plain loops over one head's matrices: y and the final states. */
 function naive(rule: Rule, { B, T, H, K, V }: Sizes, d: Data, scale: number): Result {
-  const { beta, gate, erase, normalised, transposed } = variantOf(rule)
+  const { beta, gate, erase, along, normalised, transposed } = variantOf(rule)
   const y = new Float64Array(B * T * H * (transposed ? K : V))
   const S = Float64Array.from(d.S)
   const z = Float64Array.from(d.z)
@@ -152,7 +156,7 @@ function naive(rule: Rule, { B, T, H, K, V }: Sizes, d: Data, scale: number): Re
         // What the state holds, before it decays, for the vector that it is read with.
         const reader = (i: number): number => (erase ? d.erase[row * K + i] : beta ? w(i) * d.k[row * K + i] : 0)
         const written = Array.from({ length: V }, (_, j) => {
-          let u = d.v[row * V + j]
+          let u = along ? 0 : d.v[row * V + j]
           for (let i = 0; i < K; i++) u -= reader(i) * S[(state + i) * V + j]
           return beta ? d.beta[row] * u : u
         })
@@ -173,7 +177,8 @@ function naive(rule: Rule, { B, T, H, K, V }: Sizes, d: Data, scale: number): Re
           let total = 0
           for (let i = 0; i < K; i++) {
             const at = (state + i) * V + j
-            S[at] = w(i) * S[at] + d.k[row * K + i] * written[j]
+            S[at] = w(i) * S[at] + d[along ? 'along' : 'k'][row * K + i] * written[j]
+            if (along) S[at] += d.k[row * K + i] * d.v[row * V + j]
             total += S[at] * d.q[row * K + i]
           }
           y[row * V + j] = (scale * total) / (normalised ? denominator : 1)
@@ -190,7 +195,7 @@ function tokens(d: Data, sizes: Sizes, from: number, to: number): { d: Data; siz
       Array.from({ length: sizes.B }, (_, b) => Array.from(x.subarray((b * sizes.T + from) * width, (b * sizes.T + to) * width))).flat(),
     )
   }
-  const cuts = Object.fromEntries((['q', 'k', 'v', 'beta', 'gate', 'erase', 'dy'] as const).map((name) => [name, cut(d[name])]))
+  const cuts = Object.fromEntries((['q', 'k', 'v', 'beta', 'gate', 'erase', 'along', 'dy'] as const).map((name) => [name, cut(d[name])]))
   return { d: { ...d, ...cuts }, sizes: { ...sizes, T: to - from } }
 }
 

@@ -188,7 +188,7 @@ for (const relaxed of relaxedAvailable() ? [false, true] : [false])
         const blocks = [16 * rows, 16 * rows, 16 * rows, rows, 16 * rows, 16 * 16 * 16].map((size) => memory.allocate(4 * size))
         const [q, k, v, gate, y, sT] = blocks
         for (const x of [q, k, v]) memory.float32(x, 16 * rows).fill(0)
-        const inputs = { q, k, v, beta: null, gate, erase: null, tokens: null, s0: null, z0: null }
+        const inputs = { q, k, v, beta: null, gate, erase: null, along: null, tokens: null, s0: null, z0: null }
         // Wherever it is, whoever has the task.
         for (const at of [0, 5, rows - 1])
           for (const form of ['recurrent', 'chunk'] as const) {

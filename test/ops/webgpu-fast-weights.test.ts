@@ -58,6 +58,7 @@ async function run(
     beta: null,
     gate: make(4, tokens * K, -1, 0),
     erase: null,
+    along: null,
     tokens: given.flagged ? flags : null,
     s0: given.state ? make(5, B * H * K * V, -1, 1) : null,
     z0: given.normaliser ? make(6, B * H * K, 0, 1) : null,
