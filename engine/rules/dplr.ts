@@ -2,20 +2,7 @@
 import { add, affine, mul, neg } from '../ops/elementwise.ts'
 import { checkCall, checkGate, type FastWeightState, fastWeights, type RuleOptions, requireGate } from '../ops/fast-weights.ts'
 import type { Tensor } from '../tensor.ts'
-import {
-  all,
-  axes,
-  decayed,
-  outer,
-  perChannel,
-  qkv,
-  type Rule,
-  type RuleResult,
-  readOut,
-  S,
-  type Step,
-  unpadded,
-} from './rule.ts'
+import { all, axes, decayed, outer, perChannel, qkv, type Rule, type RuleResult, readOut, S, type Step, unpadded } from './rule.ts'
 
 /**
  * Diagonal plus low rank: S_t = diag(exp(gate_t)) S_{t-1} + b_t (a_t^T S_{t-1}) + k_t v_t^T; a reads the state before it decays. Without a
@@ -32,11 +19,7 @@ export function dplrRule(
   options: RuleOptions = {},
 ): RuleResult {
   const op = 'dplrRule'
-  const { K } = checkCall(
-    op,
-    { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], a: [a, axes.keys], b: [b, axes.keys] },
-    options,
-  )
+  const { K } = checkCall(op, { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], a: [a, axes.keys], b: [b, axes.keys] }, options)
   checkGate(op, gate, q, K)
   return fastWeights(q, k, v, { erase: neg(a), along: b, ...(gate && { gate }) }, state, options, op)
 }

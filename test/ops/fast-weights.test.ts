@@ -119,7 +119,12 @@ function call(rule: Rule, t: Partial<Record<Names, Tensor>>, { form, C, scale, e
 }
 
 /** The inputs of a rule, in the op's order. */
-const inputsOf = (rule: Rule): Names[] => ['q', 'k', 'v', ...(['beta', 'gate', 'erase', 'along'] as const).filter((name) => variantOf(rule)[name])]
+const inputsOf = (rule: Rule): Names[] => [
+  'q',
+  'k',
+  'v',
+  ...(['beta', 'gate', 'erase', 'along'] as const).filter((name) => variantOf(rule)[name]),
+]
 
 /** Gradients of the initial state have names of their own: dS and dz are cotangents of the final one. */
 const gradName = (name: string): string => (name === 'S' || name === 'z' ? `d${name}0` : `d${name}`)
