@@ -412,7 +412,15 @@ for (const { name, open, bound, few, finite } of devices)
 
     // At beta |k|^2 = 2 the state along k changes its sign with each token and keeps its length: no error fades, and where keys come again, an
     // error of k . k of one rounding, 2^-24, comes T times, doubled by beta: 5e-4. Chunks on wasm are held to what the recurrent form reaches.
-    for (const rule of ['delta', 'delta, a gate a head', 'delta, a gate a channel', 'erase', 'erase, a gate a channel'] as const)
+    for (const rule of [
+      'delta',
+      'delta, a gate a head',
+      'delta, a gate a channel',
+      'erase',
+      'erase, a gate a channel',
+      'erase along',
+      'erase along, a gate a channel',
+    ] as const)
       for (const keys of [1, 3])
         it(`${rule}: ${keys === 1 ? 'one key' : `${keys} keys`} over and over, each token a reflection`, async () => {
           // In float64, where errors are far from the limit's, a quarter of the tokens shows as much: a quarter of the limit.
@@ -425,6 +433,7 @@ for (const { name, open, bound, few, finite } of devices)
           })
           d.k = Float32Array.from(Array.from({ length: T }, (_, t) => units[t % keys]).flat())
           d.erase = d.k.map((x) => 2 * x)
+          d.along = d.k.slice()
           d.beta.fill(2)
           d.gate.fill(0)
           const key = `${rule} ${keys} ${T}`
