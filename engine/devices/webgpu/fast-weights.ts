@@ -2,7 +2,7 @@
  * The fast-weight recurrences: kernels-wgsl/fast-weights.wgsl, which has the equations, and the files of each form beside it.
  *
  * In chunks, all pieces of all heads are prepared at once, then one dispatch carries the states from piece to piece, then all outputs are
- * computed at once; likewise backward. The recurrent form is one dispatch over the tokens, for decoding; its backward is the chunk form's, since it
+ * computed at once; likewise backward. The recurrent form is one dispatch over the tokens, for decoding (with along, chunks of one token); its backward is the chunk form's, since it
  * needs no more than the snapshots, and a token at a time would leave a GPU idle. The result is the same up to rounding.
  *
  * A chunk may be of any length: it's computed in pieces of at most `rowsLimit` tokens, each with a state of its own in scratch memory. Heads
