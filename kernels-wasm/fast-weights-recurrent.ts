@@ -52,42 +52,43 @@ function recall(S: usize, k: usize, v: usize, e: usize, K8: i32, W8: i32): void 
   return x
 }
 
-@inline function writeWith(decays: bool, S: usize, w: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i32): void {
+@inline function writeWith(decays: bool, from: usize, to: usize, w: usize, k: usize, u: usize, q: usize, o: usize, K8: i32,
+  W8: i32): void {
   for (let j = 0; j < W8; j += 8) {
-    let s = at(S, K8, 0, j)
+    let s = at(from, K8, 0, j), t = at(to, K8, 0, j)
     const u0 = v128.load(u + (<usize>j << 2)), u1 = v128.load(u + (<usize>j << 2), 16)
     let r0 = splat(0), r1 = splat(0), r2 = splat(0), r3 = splat(0)
-    for (let i: usize = 0; i < <usize>(K8 << 2); i += 16, s += 128) {
+    for (let i: usize = 0; i < <usize>(K8 << 2); i += 16, s += 128, t += 128) {
       const f = w + i
       let x = v128.load32_splat(k + i), y = v128.load32_splat(q + i)
-      r0 = madd(y, updateDecayed(decays, s, s, f, x, u0), r0)
-      r1 = madd(y, updateDecayed(decays, s + 16, s + 16, f, x, u1), r1)
+      r0 = madd(y, updateDecayed(decays, t, s, f, x, u0), r0)
+      r1 = madd(y, updateDecayed(decays, t + 16, s + 16, f, x, u1), r1)
       x = v128.load32_splat(k + i, 4)
       y = v128.load32_splat(q + i, 4)
-      r2 = madd(y, updateDecayed(decays, s + 32, s + 32, f + 4, x, u0), r2)
-      r3 = madd(y, updateDecayed(decays, s + 48, s + 48, f + 4, x, u1), r3)
+      r2 = madd(y, updateDecayed(decays, t + 32, s + 32, f + 4, x, u0), r2)
+      r3 = madd(y, updateDecayed(decays, t + 48, s + 48, f + 4, x, u1), r3)
       x = v128.load32_splat(k + i, 8)
       y = v128.load32_splat(q + i, 8)
-      r0 = madd(y, updateDecayed(decays, s + 64, s + 64, f + 8, x, u0), r0)
-      r1 = madd(y, updateDecayed(decays, s + 80, s + 80, f + 8, x, u1), r1)
+      r0 = madd(y, updateDecayed(decays, t + 64, s + 64, f + 8, x, u0), r0)
+      r1 = madd(y, updateDecayed(decays, t + 80, s + 80, f + 8, x, u1), r1)
       x = v128.load32_splat(k + i, 12)
       y = v128.load32_splat(q + i, 12)
-      r2 = madd(y, updateDecayed(decays, s + 96, s + 96, f + 12, x, u0), r2)
-      r3 = madd(y, updateDecayed(decays, s + 112, s + 112, f + 12, x, u1), r3)
+      r2 = madd(y, updateDecayed(decays, t + 96, s + 96, f + 12, x, u0), r2)
+      r3 = madd(y, updateDecayed(decays, t + 112, s + 112, f + 12, x, u1), r3)
     }
     v128.store(o + (<usize>j << 2), f32x4.add(r0, r2))
     v128.store(o + (<usize>j << 2), f32x4.add(r1, r3), 16)
   }
 }
 
-/** S += k u^T, o = S^T q. */
-function write(S: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i32): void {
-  writeWith(false, S, k, k, u, q, o, K8, W8)
+/** to = from + k u^T (may be the same state), o = to^T q. */
+function write(from: usize, to: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i32): void {
+  writeWith(false, from, to, k, k, u, q, o, K8, W8)
 }
 
-/** S = diag(w) S + k u^T, o = S^T q. */
-function writeDecayed(S: usize, w: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i32): void {
-  writeWith(true, S, w, k, u, q, o, K8, W8)
+/** to = diag(w) from + k u^T (may be the same state), o = to^T q. */
+function writeDecayed(from: usize, to: usize, w: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i32): void {
+  writeWith(true, from, to, w, k, u, q, o, K8, W8)
 }
 
 @inline function writeBackwardWith(decays: bool, from: usize, to: usize, w: usize, k: usize, u: usize, g: usize, d: usize, K8: i32,
@@ -272,9 +273,9 @@ export function recurrent(S: usize, begin: i32, n: i32): void {
     if (beta) scaleTo(ut, ut, load<f32>(tokenAt(beta, t, 1)), W8)
     if (along) {
       loadKeys(bt, 1, along, t, 1, 1)
-      if (gated) writeDecayed(S, wt, bt, et, qt, ot, K8, W8)
-      else write(S, bt, et, qt, ot, K8, W8)
-      write(S, kt, ut, qt, ot, K8, W8)
+      if (gated) writeDecayed(S, S, wt, bt, et, qt, ot, K8, W8)
+      else write(S, S, bt, et, qt, ot, K8, W8)
+      write(S, S, kt, ut, qt, ot, K8, W8)
       storeReads(t, ot, 1, 1)
       continue
     }
@@ -284,8 +285,8 @@ export function recurrent(S: usize, begin: i32, n: i32): void {
       storeTransposedReads(t, ot, 1, 1)
       continue
     }
-    if (gated) writeDecayed(S, wt, kt, ut, qt, ot, K8, W8)
-    else write(S, kt, ut, qt, ot, K8, W8)
+    if (gated) writeDecayed(S, S, wt, kt, ut, qt, ot, K8, W8)
+    else write(S, S, kt, ut, qt, ot, K8, W8)
     storeReads(t, ot, 1, 1)
   }
   release(frame)
@@ -308,7 +309,7 @@ export function recurrentBackward(S: usize, dS: usize, n: i32): void {
   const us = take(n * W8), es = beta || along ? take(n * W8) : us, gs = take(n * W8)
   const d = take(max(K8, W8)), du = take(W8), da = own ? take(K8) : d, dw = gated ? take(K8) : 0
   const rowK = <usize>K8 << 2, rowW = <usize>W8 << 2
-  const bs = along ? take(n * K8) : 0, zero = transposed || along ? noValue() : 0
+  const bs = along ? take(n * K8) : 0, zero = along ? noValue() : 0
   const after = keeps ? take(n * K8 * W8) : S
   const step = keeps ? <usize>(K8 * W8) << 2 : 0
   let before = S
@@ -335,16 +336,18 @@ export function recurrentBackward(S: usize, dS: usize, n: i32): void {
     if (beta) scaleTo(ut, et, load<f32>(tokenAt(beta, t, 1)), W8)
     const bt = along ? bs + i * rowK : kt, written = along ? et : ut
     if (along) loadKeys(bt, 1, along, t, 1, 1)
-    if (gated) writeDecayedBackward(before, next, wt, bt, written, gt, d, K8, W8)
-    else writeBackward(before, next, bt, written, gt, d, K8, W8)
-    if (along) writeBackward(next, next, kt, ut, gt, d, K8, W8)
-    before = next
     if (transposed) {
-      // S^T q = -(0 - S^T q).
-      recall(next, qs + i * rowK, zero, du, K8, W8)
-      scaleTo(du, du, -1, W8)
+      const qt = qs + i * rowK
+      if (gated) writeDecayed(before, next, wt, kt, ut, qt, du, K8, W8)
+      else write(before, next, kt, ut, qt, du, K8, W8)
       storeReads(t, du, 1, 1)
-    } else storeKeys(dq, t, d, 1, 1)
+    } else {
+      if (gated) writeDecayedBackward(before, next, wt, bt, written, gt, d, K8, W8)
+      else writeBackward(before, next, bt, written, gt, d, K8, W8)
+      if (along) writeBackward(next, next, kt, ut, gt, d, K8, W8)
+      storeKeys(dq, t, d, 1, 1)
+    }
+    before = next
   }
   for (let t = n - 1; t >= 0; t--) {
     const i = <usize>t
