@@ -57,6 +57,7 @@ export {
   forms,
   type Gates,
   type NormaliserOptions,
+  type ReadOptions,
   type RuleOptions,
 } from './ops/fast-weights.ts'
 export * from './ops/linear.ts'

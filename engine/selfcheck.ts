@@ -89,6 +89,8 @@ interface Recurrence {
   normalised?: boolean
   /** With padding, and several sequences a row. */
   packed?: boolean
+  transposed?: boolean
+  along?: boolean
 }
 
 const recurrences: readonly Recurrence[] = [
@@ -101,25 +103,36 @@ const recurrences: readonly Recurrence[] = [
   { normalised: true, gateWidth: 1, packed: true },
   { beta: true, packed: true },
   { erase: true, gateWidth: 'K', packed: true },
+  { beta: true, transposed: true },
+  { beta: true, gateWidth: 1, transposed: true },
+  { beta: true, gateWidth: 'K', packed: true, transposed: true },
+  { erase: true, along: true },
+  { erase: true, along: true, gateWidth: 'K', packed: true },
 ]
 
 const fastWeightCase =
-  (form: 'recurrent' | 'chunk', { beta, erase, gateWidth = 0, normalised, packed }: Recurrence, backward: boolean): Case =>
+  (
+    form: 'recurrent' | 'chunk',
+    { beta, erase, gateWidth = 0, normalised, packed, transposed = false, along }: Recurrence,
+    backward: boolean,
+  ): Case =>
   (k, m) => {
     const [B, T, H, K, V, C] = [2, 21, 2, 10, 6, 8]
     const width = gateWidth === 'K' ? K : gateWidth
-    const sizes = { B, T, H, K, V, C, scale: 0.5, gateWidth: Math.max(width, 1), eps: 0.5 }
+    const sizes = { B, T, H, K, V, C, scale: 0.5, gateWidth: Math.max(width, 1), eps: 0.5, transposed }
+    const [queryWidth, readWidth] = transposed ? [V, K] : [K, V]
     const tokens = B * T * H
     const chunks = Math.ceil(T / C)
     // Keys of about unit length: a correction with longer ones grows without end. A normaliser divides by sums of positive numbers.
     const key = Math.sqrt(3 / K)
     const inputs: FastWeightInputs<unknown> = {
-      q: normalised ? m.input(tokens * K, 0.1, 1) : m.input(tokens * K),
+      q: normalised ? m.input(tokens * K, 0.1, 1) : m.input(tokens * queryWidth),
       k: normalised ? m.input(tokens * K, 0.1, 1) : m.input(tokens * K, -key, key),
       v: m.input(tokens * V),
       beta: beta ? m.input(tokens, 0, 1) : null,
       gate: width ? m.input(tokens * width, -2, 0) : null,
       erase: erase ? m.input(tokens * K, -key, key) : null,
+      along: along ? m.input(tokens * K, -key, key) : null,
       tokens: packed
         ? m.indices(range(B * T).map((i) => (i % 5 === 3 ? 0 : tokenBits.token) + (i % 9 === 4 ? tokenBits.begins : 0)))
         : null,
@@ -128,7 +141,7 @@ const fastWeightCase =
     }
     const result = backward ? m.temporary : m.output
     const outputs: FastWeightOutputs<unknown> = {
-      y: result(tokens * V),
+      y: result(tokens * readWidth),
       sT: result(B * H * K * V),
       zT: normalised ? result(B * H * K) : null,
       den: normalised ? result(tokens) : null,
@@ -142,14 +155,15 @@ const fastWeightCase =
       form,
       inputs,
       { y: normalised ? y : null, den, states, zs },
-      { dy: m.input(tokens * V), dsT: m.input(B * H * K * V), dzT: normalised ? m.input(B * H * K) : null },
+      { dy: m.input(tokens * readWidth), dsT: m.input(B * H * K * V), dzT: normalised ? m.input(B * H * K) : null },
       {
-        dq: m.output(tokens * K),
+        dq: m.output(tokens * queryWidth),
         dk: m.output(tokens * K),
         dv: m.output(tokens * V),
         dbeta: beta ? m.output(tokens) : null,
         dgate: width ? m.output(tokens * width) : null,
         derase: erase ? m.output(tokens * K) : null,
+        dalong: along ? m.output(tokens * K) : null,
         ds0: m.output(B * H * K * V),
         dz0: normalised ? m.output(B * H * K) : null,
       },

@@ -108,6 +108,61 @@ export function decayedPairs(p: usize, m: usize, kT: usize, qT: usize, aT: usize
 }
 
 /**
+ * O_i += sum_{j<=i} P_ij D_ij k_j for the n tokens there are, o, k, w [n8, K8]; what P [n8, n8] holds above its diagonal becomes 0.
+ */
+export function decayedReads(o: usize, p: usize, k: usize, w: usize, n: i32, n8: i32, K8: i32): void {
+  for (let i = 0; i < n; i++) for (let j = i + 1; j < n8; j++) store<f32>(at(p, n8, i, j), 0)
+  for (let c = 0; c < K8; c += 8) {
+    const strip = at(0, n8, 0, c)
+    for (let j = 0; j < n; j += 4) {
+      // D_ij k_j, ..., D_i,j+3 k_j+3, 0 of those that haven't begun.
+      let x0 = splat(0), x1 = x0, x2 = x0, x3 = x0, y0 = x0, y1 = x0, y2 = x0, y3 = x0
+      for (let i = j; i < n; i++) {
+        const r = strip + (<usize>i << 5), f = at(p, n8, i, j)
+        const wx = v128.load(w + r), wy = v128.load(w + r, 16)
+        x0 = f32x4.mul(wx, x0)
+        y0 = f32x4.mul(wy, y0)
+        x1 = f32x4.mul(wx, x1)
+        y1 = f32x4.mul(wy, y1)
+        x2 = f32x4.mul(wx, x2)
+        y2 = f32x4.mul(wy, y2)
+        x3 = f32x4.mul(wx, x3)
+        y3 = f32x4.mul(wy, y3)
+        if (i < j + 4) {
+          const kx = v128.load(k + r), ky = v128.load(k + r, 16)
+          if (i == j) {
+            x0 = kx
+            y0 = ky
+          } else if (i == j + 1) {
+            x1 = kx
+            y1 = ky
+          } else if (i == j + 2) {
+            x2 = kx
+            y2 = ky
+          } else {
+            x3 = kx
+            y3 = ky
+          }
+        }
+        let z = v128.load32_splat(f)
+        let ox = madd(z, x0, v128.load(o + r)), oy = madd(z, y0, v128.load(o + r, 16))
+        z = v128.load32_splat(f, 4)
+        ox = madd(z, x1, ox)
+        oy = madd(z, y1, oy)
+        z = v128.load32_splat(f, 8)
+        ox = madd(z, x2, ox)
+        oy = madd(z, y2, oy)
+        z = v128.load32_splat(f, 12)
+        ox = madd(z, x3, ox)
+        oy = madd(z, y3, oy)
+        v128.store(o + r, ox)
+        v128.store(o + r, oy, 16)
+      }
+    }
+  }
+}
+
+/**
  * One (i, j), i > j, backwards, in four channels: h, the cotangent of D_ij k_j, becomes that of D_{i-1,j} k_j. r: the bytes to row i,
  * kr: where D_ij k_j lies.
  */
@@ -234,11 +289,11 @@ export function decayedPairsBackward(dp: usize, dm: usize, q: usize, a: usize, k
 }
 
 /**
- * qTo_i = Gamma_i q_i, aTo_i = Gamma_{i-1} a_i (a = 0: none; both in blocks with R rows), kTo_j = D_nj k_j, gammas_i = Gamma_i (0: not
- * wanted), last [K8] = Gamma_n. A target may be its source.
+ * qTo_i = Gamma_i q_i, aTo_i = Gamma_{i-1} a_i (a = 0: none; both in blocks with R rows), gammas_i = Gamma_i (0: not wanted), last [K8] = Gamma_n.
+ * A target may be its source.
  */
-export function decayRows(qTo: usize, aTo: usize, R: i32, kTo: usize, gammas: usize, last: usize, q: usize, a: usize, k: usize, w: usize,
-  n8: i32, K8: i32): void {
+export function decayRows(qTo: usize, aTo: usize, R: i32, gammas: usize, last: usize, q: usize, a: usize, w: usize, n8: i32,
+  K8: i32): void {
   const end = <usize>n8 << 5
   for (let c = 0; c < K8; c += 4) {
     const o = at(0, n8, 0, c), t = at(0, R, 0, c)
@@ -250,7 +305,15 @@ export function decayRows(qTo: usize, aTo: usize, R: i32, kTo: usize, gammas: us
       if (gammas) v128.store(gammas + o + i, g)
     }
     v128.store(last + (<usize>c << 2), g)
-    g = splat(1)
+  }
+}
+
+/** kTo_j = D_nj k_j; kTo may be k. */
+export function decayKeys(kTo: usize, k: usize, w: usize, n8: i32, K8: i32): void {
+  const end = <usize>n8 << 5
+  for (let c = 0; c < K8; c += 4) {
+    const o = at(0, n8, 0, c)
+    let g = splat(1)
     for (let i = end - 32; i < end; i -= 32) {
       v128.store(kTo + o + i, f32x4.mul(g, v128.load(k + o + i)))
       g = f32x4.mul(g, v128.load(w + o + i))

@@ -1,10 +1,10 @@
 /** Fast weights, chunk form, backward. Names as in fast-weights-chunk.ts. */
-import { decayKeysBackward, decayPairsBackward, decayRows, decayRowsBackward, decayedPairsBackward } from './decays'
-import { inner, pseudoValues, remaindersOf, scaleState } from './fast-weights-chunk'
+import { decayKeys, decayKeysBackward, decayPairsBackward, decayRows, decayRowsBackward, decayedPairsBackward } from './decays'
+import { foundValues, inner, pseudoValues, reads, remaindersOf, scaleState } from './fast-weights-chunk'
 import {
-  K, K8, V, W, W8, addProduct, beta, corrects, dbeta, derase, dk, dotRows, dq, dv, erase, gateWidth, gated, k, loadBetas, loadCotangents,
-  loadDecays, loadKeys, loadValues, multiply, q, release, scaleRow, scaleTo, storeGates, storeKeys, storeRows, take, tokenAt,
-  top,
+  K, K8, V, W, W8, addProduct, along, beta, corrects, dalong, dbeta, derase, dk, dotRows, dq, dv, erase, gateWidth, gated, k, loadBetas, loadCotangents,
+  loadDecays, loadKeys, loadValues, multiply, q, release, scaleRow, scaleTo, storeGates, storeKeys, storeReads, storeRows, take, tokenAt,
+  top, transposed,
 } from './fast-weights-rows'
 import { sum4 } from './lanes'
 import { madd, splat } from './math'
@@ -55,6 +55,7 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
 
   product(dus, n8, SET, ksT, K8, dS, K8, n8, W8, K)
   lowerOf(p, qsT, K8, ksT, K8, n8, K)
+  if (transposed) storeReadsOf(qsT, S, p, us, n, n8)
   addLowerTransposed(dus, n8, p, n8, gs, pairs, n8, W8)
   if (beta) {
     backSubstitute(dus, ds, pairs, m, rest, betas, es, n, n8)
@@ -64,14 +65,23 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
   }
   lowerOf(p, gsT, gdP, usT, udm, n8, W)
   transpose(rowsFrom(leftQ, W8), gdP, p, n8, n8, n8)
-  productLower(dqs, n8, SET, leftQ, gdP, rightQ, udm, n8, K8, W8)
+  if (dq) productLower(dqs, n8, SET, leftQ, gdP, rightQ, udm, n8, K8, W8)
   product(dks, n8, SET, left, udm, right, udm, n8, K8, beta ? udm : W8)
   addLowerTransposed(dks, n8, p, n8, qs, pairs, n8, K8)
   product(dS, K8, ADD, qk, pairs, gd, pairs, K8, W8, beta ? pairs : n)
 
-  storeKeys(dq, 0, dqs, n8, n)
+  if (dq) storeKeys(dq, 0, dqs, n8, n)
   storeKeys(dk, 0, dks, n8, n)
   storeValues(dus, ds, pairs, n, n8)
+  release(frame)
+}
+
+/** The gradient of a transposed read's queries: Q S + P U, Q by its transpose. */
+function storeReadsOf(qsT: usize, S: usize, p: usize, us: usize, n: i32, n8: i32): void {
+  const frame = top
+  const os = take(n8 * W8)
+  reads(os, qsT, S, p, us, n8)
+  storeReads(0, os, n8, n)
   release(frame)
 }
 
@@ -108,18 +118,46 @@ function lastBackward(S: usize, dS: usize, last: usize, dlast: usize): void {
 }
 
 /**
+ * From dP, dM (0: none) and the cotangents dks of D_nj k_j, for one kind of keys, to q, a, k and log w: added to dqs, das, dws; dks is set. P and M (p, m) are
+ * used up.
+ */
+function keysBackward(dp: usize, dm: usize, p: usize, m: usize, decays: usize, qs: usize, as: usize, ks: usize, ws: usize, dqs: usize,
+  das: usize, dks: usize, dws: usize, sums: usize, n: i32, n8: i32): void {
+  if (gated && gateWidth == K) {
+    decayedPairsBackward(dp, dm, qs, as, ks, ws, dqs, das, dks, dws, sums, n, n8, K8)
+    return
+  }
+  if (gated) {
+    decayKeysBackward(dks, dws, ks, ws, n, n8, K8)
+    decayPairsBackward(dp, dm, p, m, decays, dws, sums, n, n8)
+  }
+  transpose(p, n8, dp, n8, n8, n8)
+  productLower(dqs, n8, ADD, p, n8, ks, n8, n8, K8, 0)
+  addLowerTransposed(dks, n8, dp, n8, qs, n8, n8, K8)
+  if (!dm) return
+  for (let r = 0; r < n8; r++) store<f32>(at(dm, n8, r, r), 0)
+  transpose(m, n8, dm, n8, n8, n8)
+  productLower(das, n8, ADD, m, n8, ks, n8, n8, K8, 0)
+  addLowerTransposed(dks, n8, dm, n8, as, n8, n8, K8)
+}
+
+/**
  * Of any rule with a gate or with erase. Q~, A~ and K~ are the rows Gamma_i q_i, Gamma_{i-1} a_i and D_nj k_j:
  *
  *     dU = P^T G + K~ dS;  dP = tril(G U^T);  dQ~ = G S^T;  dK~ = U dS^T;  sum rule: dV = dU
  *     a rule that corrects: X = dU - M^T diag(beta) X, D = -diag(beta) X:  dV = -D;  dbeta_i = x_i . e_i;  dA~ = D S^T;  dM = tril(D U^T, -1)
  *     dS = diag(Gamma_n) dS + [Q~; A~]^T [G; D]
  *
+ * With along, P, M and K~ are those of these keys, and of the keys proper, with M's product with V as what is solved for:
+ *
+ *     dV = P'^T G + K'~ dS + M'^T D;  dP' = tril(G V^T);  dK'~ = V dS^T;  dM' = tril(D V^T, -1)
+ *
  * and from dP, dM, dQ~, dA~, dK~ to q, a, k and log w as in decays.ts. beta: dK += W * dA, d log W += A * dA.
  * False, and nothing done, if a decay is 0.
  */
 export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   const frame = top
-  const n8 = roundUp8(n), pairs = 2 * n8, eachChannel = gated && gateWidth == K
+  const n8 = roundUp8(n), pairs = 2 * n8
   const keys = n8 * K8, values = n8 * W8, square = n8 * n8
   const qs = take(keys), ks = take(keys), as = take(keys), ws = take(keys), qsT = take(keys), ksT = take(keys), asT = take(keys)
   const dqs = take(keys), dks = take(keys), das = take(keys), dws = take(keys), gammas = take(keys), decayedKs = gated ? take(keys) : ks
@@ -128,6 +166,11 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   const qa = take(pairs * K8), gd = take(pairs * W8), before = take(K8 * W8), after = take(K8 * W8)
   const betas = take(n8), last = take(K8), dlast = take(K8), sums = take(16 * n8)
   const decayedAs = rowsFrom(qa, n8), gs = gd, ds = rowsFrom(gd, n8)
+  const bs = along ? take(keys) : ks, bsT = along ? take(keys) : ksT, dbs = along ? take(keys) : 0
+  const decayedBs = along && gated ? take(keys) : bs
+  const vs = along ? take(values) : us, vsT = along ? take(values) : usT, dvs = along ? take(values) : dus
+  const pb = along ? take(square) : p, mb = along ? take(square) : m
+  const dpb = along ? take(square) : dp, dmb = along ? take(square) : dm
   let rest: usize = 0
   // 0 where there is no such thing.
   const asGiven = corrects ? as : 0, mGiven = corrects ? m : 0, dmGiven = corrects ? dm : 0
@@ -144,13 +187,23 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   else if (beta) multiply(as, ws, ks, keys)
   if (corrects) transpose(asT, K8, as, n8, n8, K8)
   inner(p, mGiven, decays, qsT, asT, ksT, ws, n8)
+  if (along) {
+    loadKeys(bs, n8, along, 0, n, n8)
+    transpose(bsT, K8, bs, n8, n8, K8)
+    inner(pb, mb, decays, qsT, asT, bsT, ws, n8)
+  }
   if (corrects) {
     loadBetas(betas, n, n8)
-    rest = remaindersOf(m, as, ks, n8, gated ? ws : 0, betas, n, n8)
+    rest = remaindersOf(mb, as, bs, n8, gated ? ws : 0, betas, n, n8)
   }
   if (gated) {
-    decayRows(qa, decayedAs, pairs, decayedKs, gammas, last, qs, asGiven, ks, ws, n8, K8)
+    decayRows(qa, decayedAs, pairs, gammas, last, qs, asGiven, ws, n8, K8)
+    decayKeys(decayedKs, ks, ws, n8, K8)
     transpose(ksT, K8, decayedKs, n8, n8, K8)
+    if (along) {
+      decayKeys(decayedBs, bs, ws, n8, K8)
+      transpose(bsT, K8, decayedBs, n8, n8, K8)
+    }
     if (corrects) transpose(asT, K8, decayedAs, pairs, n8, K8)
   } else {
     loadKeys(qa, pairs, q, 0, n, n8)
@@ -158,54 +211,60 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   }
   loadCotangents(gs, pairs, dus, 0, n, n8)
   transpose(gsT, W8, gs, pairs, n8, W8)
-  if (corrects) {
+  if (along) {
+    loadValues(vs, n8, 0, n, n8)
+    transpose(vsT, W8, vs, n8, n8, W8)
+    foundValues(es, m, vs, n8)
+    pseudoValues(S, asT, betas, es, us, mb, rest, n8)
+  } else if (corrects) {
     loadValues(es, n8, 0, n, n8)
     pseudoValues(S, asT, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
+  if (transposed) {
+    transpose(qsT, K8, qa, pairs, n8, K8)
+    storeReadsOf(qsT, S, p, us, n, n8)
+  }
   transpose(usT, W8, us, n8, n8, W8)
   transpose(before, W8, S, K8, K8, W8)
   transpose(after, W8, dS, K8, K8, W8)
 
-  product(dus, n8, SET, ksT, K8, dS, K8, n8, W8, K)
-  addLowerTransposed(dus, n8, p, n8, gs, pairs, n8, W8)
+  product(dus, n8, SET, bsT, K8, dS, K8, n8, W8, K)
+  addLowerTransposed(dus, n8, pb, n8, gs, pairs, n8, W8)
   if (corrects) {
-    backSubstitute(dus, ds, pairs, m, rest, betas, es, n, n8)
+    backSubstitute(dus, ds, pairs, mb, rest, betas, es, n, n8)
     transpose(dsT, W8, ds, pairs, n8, W8)
-    lowerOf(dm, dsT, W8, usT, W8, n8, W)
+    lowerOf(dmb, dsT, W8, usT, W8, n8, W)
     product(das, n8, SET, dsT, W8, before, W8, n8, K8, W)
   }
-  lowerOf(dp, gsT, W8, usT, W8, n8, W)
+  if (along) {
+    product(dvs, n8, SET, ksT, K8, dS, K8, n8, W8, K)
+    addLowerTransposed(dvs, n8, p, n8, gs, pairs, n8, W8)
+    addLowerTransposed(dvs, n8, m, n8, ds, pairs, n8, W8)
+    lowerOf(dpb, gsT, W8, usT, W8, n8, W)
+    lowerOf(dm, dsT, W8, vsT, W8, n8, W)
+    product(dbs, n8, SET, usT, W8, after, W8, n8, K8, W)
+  }
+  lowerOf(dp, gsT, W8, vsT, W8, n8, W)
   product(dqs, n8, SET, gsT, W8, before, W8, n8, K8, W)
-  product(dks, n8, SET, usT, W8, after, W8, n8, K8, W)
+  product(dks, n8, SET, vsT, W8, after, W8, n8, K8, W)
   if (gated) lastBackward(S, dS, last, dlast)
   product(dS, K8, ADD, qa, pairs, gd, pairs, K8, W8, corrects ? pairs : n)
 
   if (gated) decayRowsBackward(dqs, das, dws, gammas, dlast, qs, asGiven, n, n8, K8)
-  if (eachChannel) decayedPairsBackward(dp, dmGiven, qs, as, ks, ws, dqs, das, dks, dws, sums, n, n8, K8)
-  else {
-    if (gated) {
-      decayKeysBackward(dks, dws, ks, ws, n, n8, K8)
-      decayPairsBackward(dp, dmGiven, p, m, decays, dws, sums, n, n8)
-    }
-    transpose(p, n8, dp, n8, n8, n8)
-    productLower(dqs, n8, ADD, p, n8, ks, n8, n8, K8, 0)
-    addLowerTransposed(dks, n8, dp, n8, qs, n8, n8, K8)
-    if (corrects) {
-      for (let r = 0; r < n8; r++) store<f32>(at(dm, n8, r, r), 0)
-      transpose(m, n8, dm, n8, n8, n8)
-      productLower(das, n8, ADD, m, n8, ks, n8, n8, K8, 0)
-      addLowerTransposed(dks, n8, dm, n8, as, n8, n8, K8)
-    }
-  }
+  keysBackward(dp, dmGiven, p, m, decays, qs, as, ks, ws, dqs, das, dks, dws, sums, n, n8)
+  if (along) keysBackward(dpb, dmb, pb, mb, decays, qs, as, bs, ws, dqs, das, dbs, dws, sums, n, n8)
   if (gated && beta) {
     addProduct(dks, ws, das, keys)
     addProduct(dws, as, das, keys)
   }
-  storeKeys(dq, 0, dqs, n8, n)
+  if (dq) storeKeys(dq, 0, dqs, n8, n)
   storeKeys(dk, 0, dks, n8, n)
   if (erase) storeKeys(derase, 0, das, n8, n)
   if (gated) storeGates(0, dws, n8, n)
-  storeValues(dus, ds, pairs, n, n8)
+  if (along) {
+    storeKeys(dalong, 0, dbs, n8, n)
+    storeRows(dv, V, 0, dvs, n8, n)
+  } else storeValues(dus, ds, pairs, n, n8)
   release(frame)
   return true
 }

@@ -2,10 +2,10 @@
  * Fast weights, chunk form: products of small blocks. Plural names are blocks of n8 tokens, *T are transposes.
  * What is computed: fast-weights.ts.
  */
-import { decayPairs, decayRows, decayedPairs } from './decays'
+import { decayKeys, decayPairs, decayRows, decayedPairs, decayedReads } from './decays'
 import {
-  K, K8, W8, corrects, erase, gateWidth, gated, k, loadBetas, loadDecays, loadKeys, loadValues, multiply, q, release, storeReads, take,
-  top,
+  K, K8, W, W8, along, corrects, erase, gateWidth, gated, k, loadBetas, loadDecays, loadKeys, loadTransposedQueries, loadValues, multiply, q,
+  release, storeReads, storeTransposedReads, take, top, transposed,
 } from './fast-weights-rows'
 import { remainders } from './remainders'
 import { ADD, SET, SUB, at, lowerOf, product, productLower, roundUp8, solveLower, transpose } from './strips'
@@ -20,6 +20,17 @@ export function pseudoValues(S: usize, asT: usize, betas: usize, es: usize, us: 
   transpose(mT, n8, m, n8, n8, n8)
   product(es, n8, SUB, asT, K8, S, K8, n8, W8, K)
   solveLower(es, us, mT, rest, betas, n8, W8)
+  release(frame)
+}
+
+/** E = -tril(M, -1) V: what is found of the values that a rule with along has written along keys. M's diagonal becomes 0. */
+export function foundValues(es: usize, m: usize, vs: usize, n8: i32): void {
+  const frame = top
+  const mT = take(n8 * n8)
+  for (let r = 0; r < n8; r++) store<f32>(at(m, n8, r, r), 0)
+  transpose(mT, n8, m, n8, n8, n8)
+  memory.fill(es, 0, <usize>(n8 * W8) << 2)
+  productLower(es, n8, SUB, mT, n8, vs, n8, n8, W8, 0)
   release(frame)
 }
 
@@ -49,6 +60,50 @@ export function remaindersOf(m: usize, as: usize, ks: usize, R: i32, ws: usize, 
     : remainders(rest, m, ks, R, true, ks, R, ws, betas, wide, n, n8, K8)
 }
 
+/** O = Q S + P U, Q by its transpose. */
+export function reads(os: usize, qsT: usize, S: usize, p: usize, us: usize, n8: i32): void {
+  product(os, n8, SET, qsT, K8, S, K8, n8, W8, K)
+  addReads(os, p, us, n8)
+}
+
+/** O += P U. */
+function addReads(os: usize, p: usize, us: usize, n8: i32): void {
+  const frame = top
+  const pT = take(n8 * n8)
+  transpose(pT, n8, p, n8, n8, n8)
+  productLower(os, n8, ADD, pT, n8, us, n8, n8, W8, 0)
+  release(frame)
+}
+
+/**
+ * Of a transposed read: O_i = Gamma_i (S q_i) + sum_{j<=i} (q_i . u_j) D_ij k_j, O [n8, K8]. gammas, ks, ws: rows Gamma_i, k_i, w_i; ds: as of `inner`; both
+ * and ws without meaning where nothing decays.
+ */
+function transposedReads(os: usize, S: usize, us: usize, ks: usize, gammas: usize, ws: usize, ds: usize, n: i32, n8: i32): void {
+  const frame = top
+  const qs = take(n8 * W8), qsT = take(n8 * W8), usT = take(n8 * W8), sT = take(K8 * W8), p = take(n8 * n8)
+  loadTransposedQueries(qs, n8, 0, n, n8)
+  transpose(qsT, W8, qs, n8, n8, W8)
+  transpose(usT, W8, us, n8, n8, W8)
+  transpose(sT, W8, S, K8, K8, W8)
+  lowerOf(p, qsT, W8, usT, W8, n8, W)
+  product(os, n8, SET, qsT, W8, sT, W8, n8, K8, W)
+  if (gated) multiply(os, gammas, os, n8 * K8)
+  if (gated && gateWidth == K) decayedReads(os, p, ks, ws, n, n8, K8)
+  else {
+    const pT = take(n8 * n8)
+    if (gated) multiply(p, ds, p, n8 * n8)
+    transpose(pT, n8, p, n8, n8, n8)
+    productLower(os, n8, ADD, pT, n8, ks, n8, n8, K8, 0)
+  }
+  release(frame)
+}
+
+/** x = 1 over n floats, a multiple of 4. */
+function fillOnes(x: usize, n: i32): void {
+  for (let i: usize = 0; i < <usize>n << 2; i += 16) v128.store(x + i, f32x4.splat(1))
+}
+
 /** S = diag(f) S. */
 export function scaleState(S: usize, f: usize): void {
   for (let j = 0; j < W8; j += 8) {
@@ -63,14 +118,17 @@ export function scaleState(S: usize, f: usize): void {
 }
 
 /**
- * O = Q S + P U;  S = diag(Gamma_n) S + K^T U. With a gate Q stands for the rows Gamma_i q_i, A for Gamma_{i-1} a_i and K for D_nj k_j. Returns
+ * O = Q S + P U;  S = diag(Gamma_n) S + K^T U. With along, P, M and K are those of these keys, B, and O += P' V, S += K'^T V. With a gate Q stands for the rows Gamma_i q_i, A for Gamma_{i-1} a_i and K for D_nj k_j. Returns
  * how many of the n tokens it has done: those before the first of which a decay is 0, since what is forgotten would be multiplied with it.
  */
 export function chunk(S: usize, n: i32): i32 {
   const frame = top
   const n8 = roundUp8(n), own = corrects && (gated || erase != 0)
   const qs = take(n8 * K8), qsT = take(n8 * K8), ks = take(n8 * K8), ksT = take(n8 * K8), us = take(n8 * W8), os = take(n8 * W8)
-  const p = take(n8 * n8), pT = take(n8 * n8), m = corrects ? take(n8 * n8) : 0, betas = take(n8)
+  const decayedKs = gated && transposed ? take(n8 * K8) : ks
+  const bs = along ? take(n8 * K8) : ks, bsT = along ? take(n8 * K8) : ksT, vs = along ? take(n8 * W8) : us
+  const pb = along ? take(n8 * n8) : 0, mb = along ? take(n8 * n8) : 0
+  const p = take(n8 * n8), ds = take(n8 * n8), m = corrects ? take(n8 * n8) : 0, betas = take(n8)
   const as = own ? take(n8 * K8) : ks, asT = own ? take(n8 * K8) : ksT, ws = gated ? take(n8 * K8) : 0, last = gated ? take(K8) : 0
   let rest: usize = 0
   if (gated && loadDecays(ws, 0, n, n8)) {
@@ -78,33 +136,51 @@ export function chunk(S: usize, n: i32): i32 {
     const kept = tokensBeforeForgetting(n)
     return kept ? chunk(S, kept) : 0
   }
-  loadKeys(qs, n8, q, 0, n, n8)
+  // A transposed read has no queries of the width of keys; Gamma_i takes the place of Gamma_i q_i.
+  if (transposed) fillOnes(qs, n8 * K8)
+  else loadKeys(qs, n8, q, 0, n, n8)
   transpose(qsT, K8, qs, n8, n8, K8)
   loadKeys(ks, n8, k, 0, n, n8)
   transpose(ksT, K8, ks, n8, n8, K8)
   if (erase) loadKeys(as, n8, erase, 0, n, n8)
   else if (own) multiply(as, ws, ks, n8 * K8)
   if (own) transpose(asT, K8, as, n8, n8, K8)
-  inner(p, m, pT, qsT, asT, ksT, ws, n8)
-  transpose(pT, n8, p, n8, n8, n8)
+  inner(p, m, ds, qsT, asT, ksT, ws, n8)
+  if (along) {
+    loadKeys(bs, n8, along, 0, n, n8)
+    transpose(bsT, K8, bs, n8, n8, K8)
+    inner(pb, mb, ds, qsT, asT, bsT, ws, n8)
+  }
   if (corrects) {
     loadBetas(betas, n, n8)
-    rest = remaindersOf(m, as, ks, n8, ws, betas, n, n8)
+    rest = remaindersOf(along ? mb : m, as, bs, n8, ws, betas, n, n8)
   }
   if (gated) {
-    decayRows(qs, as, n8, ks, 0, last, qs, own ? as : 0, ks, ws, n8, K8)
-    transpose(qsT, K8, qs, n8, n8, K8)
+    decayRows(qs, as, n8, 0, last, qs, own ? as : 0, ws, n8, K8)
+    decayKeys(decayedKs, ks, ws, n8, K8)
+    if (along) decayKeys(bs, bs, ws, n8, K8)
+    if (!transposed) transpose(qsT, K8, qs, n8, n8, K8)
     if (own) transpose(asT, K8, as, n8, n8, K8)
   }
-  if (corrects) {
+  if (along) {
+    loadValues(vs, n8, 0, n, n8)
+    foundValues(os, m, vs, n8)
+    pseudoValues(S, asT, betas, os, us, mb, rest, n8)
+  } else if (corrects) {
     loadValues(os, n8, 0, n, n8)
     pseudoValues(S, asT, betas, os, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
-  product(os, n8, SET, qsT, K8, S, K8, n8, W8, K)
-  productLower(os, n8, ADD, pT, n8, us, n8, n8, W8, 0)
+  if (transposed) {
+    transposedReads(qsT, S, us, ks, qs, ws, ds, n, n8)
+    storeTransposedReads(0, qsT, n8, n)
+  } else {
+    reads(os, qsT, S, along ? pb : p, us, n8)
+    if (along) addReads(os, p, vs, n8)
+    storeReads(0, os, n8, n)
+  }
   if (gated) scaleState(S, last)
-  product(S, K8, ADD, ks, n8, us, n8, K8, W8, n)
-  storeReads(0, os, n8, n)
+  if (along) product(S, K8, ADD, bs, n8, us, n8, K8, W8, n)
+  product(S, K8, ADD, decayedKs, n8, vs, n8, K8, W8, n)
   release(frame)
   return n
 }

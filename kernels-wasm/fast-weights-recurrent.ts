@@ -3,8 +3,9 @@
  * What is computed: fast-weights.ts.
  */
 import {
-  K, K8, V, W8, addProduct, beta, corrects, dbeta, derase, dk, dotRows, dq, dv, erase, gated, k, loadCotangents, loadDecays, loadKeys,
-  loadValues, multiply, q, release, scaleTo, storeGates, storeKeys, storeReads, storeRows, take, tokenAt, top,
+  K, K8, V, W8, addProduct, along, beta, corrects, dalong, dbeta, derase, dk, dotRows, dq, dv, erase, gated, k, loadCotangents, loadDecays, loadKeys,
+  loadTransposedQueries, loadValues, multiply, q, release, scaleTo, storeGates, storeKeys, storeReads, storeRows, storeTransposedReads,
+  take, tokenAt, top, transposed,
 } from './fast-weights-rows'
 import { sum4 } from './lanes'
 import { madd, splat } from './math'
@@ -51,42 +52,43 @@ function recall(S: usize, k: usize, v: usize, e: usize, K8: i32, W8: i32): void 
   return x
 }
 
-@inline function writeWith(decays: bool, S: usize, w: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i32): void {
+@inline function writeWith(decays: bool, from: usize, to: usize, w: usize, k: usize, u: usize, q: usize, o: usize, K8: i32,
+  W8: i32): void {
   for (let j = 0; j < W8; j += 8) {
-    let s = at(S, K8, 0, j)
+    let s = at(from, K8, 0, j), t = at(to, K8, 0, j)
     const u0 = v128.load(u + (<usize>j << 2)), u1 = v128.load(u + (<usize>j << 2), 16)
     let r0 = splat(0), r1 = splat(0), r2 = splat(0), r3 = splat(0)
-    for (let i: usize = 0; i < <usize>(K8 << 2); i += 16, s += 128) {
+    for (let i: usize = 0; i < <usize>(K8 << 2); i += 16, s += 128, t += 128) {
       const f = w + i
       let x = v128.load32_splat(k + i), y = v128.load32_splat(q + i)
-      r0 = madd(y, updateDecayed(decays, s, s, f, x, u0), r0)
-      r1 = madd(y, updateDecayed(decays, s + 16, s + 16, f, x, u1), r1)
+      r0 = madd(y, updateDecayed(decays, t, s, f, x, u0), r0)
+      r1 = madd(y, updateDecayed(decays, t + 16, s + 16, f, x, u1), r1)
       x = v128.load32_splat(k + i, 4)
       y = v128.load32_splat(q + i, 4)
-      r2 = madd(y, updateDecayed(decays, s + 32, s + 32, f + 4, x, u0), r2)
-      r3 = madd(y, updateDecayed(decays, s + 48, s + 48, f + 4, x, u1), r3)
+      r2 = madd(y, updateDecayed(decays, t + 32, s + 32, f + 4, x, u0), r2)
+      r3 = madd(y, updateDecayed(decays, t + 48, s + 48, f + 4, x, u1), r3)
       x = v128.load32_splat(k + i, 8)
       y = v128.load32_splat(q + i, 8)
-      r0 = madd(y, updateDecayed(decays, s + 64, s + 64, f + 8, x, u0), r0)
-      r1 = madd(y, updateDecayed(decays, s + 80, s + 80, f + 8, x, u1), r1)
+      r0 = madd(y, updateDecayed(decays, t + 64, s + 64, f + 8, x, u0), r0)
+      r1 = madd(y, updateDecayed(decays, t + 80, s + 80, f + 8, x, u1), r1)
       x = v128.load32_splat(k + i, 12)
       y = v128.load32_splat(q + i, 12)
-      r2 = madd(y, updateDecayed(decays, s + 96, s + 96, f + 12, x, u0), r2)
-      r3 = madd(y, updateDecayed(decays, s + 112, s + 112, f + 12, x, u1), r3)
+      r2 = madd(y, updateDecayed(decays, t + 96, s + 96, f + 12, x, u0), r2)
+      r3 = madd(y, updateDecayed(decays, t + 112, s + 112, f + 12, x, u1), r3)
     }
     v128.store(o + (<usize>j << 2), f32x4.add(r0, r2))
     v128.store(o + (<usize>j << 2), f32x4.add(r1, r3), 16)
   }
 }
 
-/** S += k u^T, o = S^T q. */
-function write(S: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i32): void {
-  writeWith(false, S, k, k, u, q, o, K8, W8)
+/** to = from + k u^T (may be the same state), o = to^T q. */
+function write(from: usize, to: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i32): void {
+  writeWith(false, from, to, k, k, u, q, o, K8, W8)
 }
 
-/** S = diag(w) S + k u^T, o = S^T q. */
-function writeDecayed(S: usize, w: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i32): void {
-  writeWith(true, S, w, k, u, q, o, K8, W8)
+/** to = diag(w) from + k u^T (may be the same state), o = to^T q. */
+function writeDecayed(from: usize, to: usize, w: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i32): void {
+  writeWith(true, from, to, w, k, u, q, o, K8, W8)
 }
 
 @inline function writeBackwardWith(decays: bool, from: usize, to: usize, w: usize, k: usize, u: usize, g: usize, d: usize, K8: i32,
@@ -112,13 +114,13 @@ function writeBackward(from: usize, to: usize, k: usize, u: usize, g: usize, d: 
   writeBackwardWith(false, from, to, k, k, u, g, d, K8, W8)
 }
 
-/** to = diag(w) from + k u^T, d [K8] = to g. */
+/** to = diag(w) from + k u^T (may be the same state), d [K8] = to g. */
 function writeDecayedBackward(from: usize, to: usize, w: usize, k: usize, u: usize, g: usize, d: usize, K8: i32, W8: i32): void {
   writeBackwardWith(true, from, to, w, k, u, g, d, K8, W8)
 }
 
-/** dS += q g^T; dk = dS u; du = dS^T k. */
-function readBackward(dS: usize, q: usize, g: usize, k: usize, u: usize, dk: usize, du: usize, K8: i32, W8: i32): void {
+@inline function writtenBackwardWith(reads: bool, dS: usize, q: usize, g: usize, k: usize, u: usize, dk: usize, du: usize, K8: i32,
+  W8: i32): void {
   memory.fill(du, 0, <usize>W8 << 2)
   for (let i = 0; i < K8; i += 4) {
     const a = q + (<usize>i << 2), b = k + (<usize>i << 2)
@@ -127,8 +129,8 @@ function readBackward(dS: usize, q: usize, g: usize, k: usize, u: usize, dk: usi
     for (let j = 0; j < W8; j += 4) {
       const s = at(dS, K8, i, j), o = <usize>j << 2
       const gj = v128.load(g + o), uj = v128.load(u + o)
-      const x0 = update(s, s, q0, gj), x1 = update(s + 32, s + 32, q1, gj)
-      const x2 = update(s + 64, s + 64, q2, gj), x3 = update(s + 96, s + 96, q3, gj)
+      const x0 = reads ? update(s, s, q0, gj) : v128.load(s), x1 = reads ? update(s + 32, s + 32, q1, gj) : v128.load(s, 32)
+      const x2 = reads ? update(s + 64, s + 64, q2, gj) : v128.load(s, 64), x3 = reads ? update(s + 96, s + 96, q3, gj) : v128.load(s, 96)
       r0 = madd(x0, uj, r0)
       r1 = madd(x1, uj, r1)
       r2 = madd(x2, uj, r2)
@@ -139,6 +141,16 @@ function readBackward(dS: usize, q: usize, g: usize, k: usize, u: usize, dk: usi
     }
     v128.store(dk + (<usize>i << 2), sum4(r0, r1, r2, r3))
   }
+}
+
+/** dS += q g^T; dk = dS u; du = dS^T k. */
+function readBackward(dS: usize, q: usize, g: usize, k: usize, u: usize, dk: usize, du: usize, K8: i32, W8: i32): void {
+  writtenBackwardWith(true, dS, q, g, k, u, dk, du, K8, W8)
+}
+
+/** dk = dS u; du = dS^T k. */
+function writtenBackward(dS: usize, k: usize, u: usize, dk: usize, du: usize, K8: i32, W8: i32): void {
+  writtenBackwardWith(false, dS, k, u, k, u, dk, du, K8, W8)
 }
 
 /** dS += a d^T; da += S d, S the state before the token, d = -dv. */
@@ -231,13 +243,22 @@ function forget(S: usize, w: usize, a: usize): void {
   }
 }
 
+/** A value of 0. */
+function noValue(): usize {
+  const x = take(W8)
+  memory.fill(x, 0, <usize>W8 << 2)
+  return x
+}
+
 /** The tokens [begin, n) of a stretch, one by one: S is brought forward, y and den written. */
 export function recurrent(S: usize, begin: i32, n: i32): void {
   const frame = top
-  const qt = take(K8), kt = take(K8), ut = take(W8), ot = take(W8)
+  const qt = take(max(K8, W8)), kt = take(K8), ut = take(W8), ot = take(max(K8, W8))
   const wt = gated ? take(K8) : 0, at = corrects && (gated || erase) ? take(K8) : kt
+  const bt = along ? take(K8) : 0, et = along ? take(W8) : ut, zero = along ? noValue() : ut
   for (let t = begin; t < n; t++) {
-    loadKeys(qt, 1, q, t, 1, 1)
+    if (transposed) loadTransposedQueries(qt, 1, t, 1, 1)
+    else loadKeys(qt, 1, q, t, 1, 1)
     loadKeys(kt, 1, k, t, 1, 1)
     loadValues(ut, 1, t, 1, 1)
     const forgets = gated && loadDecays(wt, t, 1, 1)
@@ -247,11 +268,25 @@ export function recurrent(S: usize, begin: i32, n: i32): void {
       if (beta) clearForgotten(at, wt)
       forget(S, wt, corrects ? at : 0)
     }
-    if (corrects) recall(S, at, ut, ut, K8, W8)
+    if (corrects) recall(S, at, zero, et, K8, W8)
     if (forgets && erase) forget(S, wt, 0)
     if (beta) scaleTo(ut, ut, load<f32>(tokenAt(beta, t, 1)), W8)
-    if (gated) writeDecayed(S, wt, kt, ut, qt, ot, K8, W8)
-    else write(S, kt, ut, qt, ot, K8, W8)
+    if (along) {
+      loadKeys(bt, 1, along, t, 1, 1)
+      if (gated) writeDecayed(S, S, wt, bt, et, qt, ot, K8, W8)
+      else write(S, S, bt, et, qt, ot, K8, W8)
+      write(S, S, kt, ut, qt, ot, K8, W8)
+      storeReads(t, ot, 1, 1)
+      continue
+    }
+    if (transposed) {
+      if (gated) writeDecayedBackward(S, S, wt, kt, ut, qt, ot, K8, W8)
+      else writeBackward(S, S, kt, ut, qt, ot, K8, W8)
+      storeTransposedReads(t, ot, 1, 1)
+      continue
+    }
+    if (gated) writeDecayed(S, S, wt, kt, ut, qt, ot, K8, W8)
+    else write(S, S, kt, ut, qt, ot, K8, W8)
     storeReads(t, ot, 1, 1)
   }
   release(frame)
@@ -264,15 +299,17 @@ export function recurrent(S: usize, begin: i32, n: i32): void {
  *
  *     dq = S g;  dS += q g^T;  dk = dS u;  du = dS^T k;  sum rule: dv = du
  *     beta: dv = beta du, dbeta = du . e;  erase: dv = du;  both: da = -S_{t-1} dv
+ *     along: dv = dS^T k, dk = dS v; d along = dS e, and dS^T along is in the place of dv
  *     d log w = w rowsum(dS * S_{t-1});  dS = diag(w) dS - a dv^T;  beta: dk += w da, d log w += a da
  */
 export function recurrentBackward(S: usize, dS: usize, n: i32): void {
   const frame = top
   const own = corrects && (gated || erase != 0), keeps = corrects || gated
   const qs = take(n * K8), ks = take(n * K8), ws = gated ? take(n * K8) : 0, as = own ? take(n * K8) : ks
-  const us = take(n * W8), es = beta ? take(n * W8) : us, gs = take(n * W8)
+  const us = take(n * W8), es = beta || along ? take(n * W8) : us, gs = take(n * W8)
   const d = take(max(K8, W8)), du = take(W8), da = own ? take(K8) : d, dw = gated ? take(K8) : 0
   const rowK = <usize>K8 << 2, rowW = <usize>W8 << 2
+  const bs = along ? take(n * K8) : 0, zero = along ? noValue() : 0
   const after = keeps ? take(n * K8 * W8) : S
   const step = keeps ? <usize>(K8 * W8) << 2 : 0
   let before = S
@@ -294,19 +331,34 @@ export function recurrentBackward(S: usize, dS: usize, n: i32): void {
       if (beta) clearForgotten(at, wt)
       forget(before, wt, corrects ? at : 0)
     }
-    if (corrects) recall(before, at, ut, et, K8, W8)
+    if (corrects) recall(before, at, along ? zero : ut, et, K8, W8)
     if (forgets && erase) forget(before, wt, 0)
     if (beta) scaleTo(ut, et, load<f32>(tokenAt(beta, t, 1)), W8)
-    if (gated) writeDecayedBackward(before, next, wt, kt, ut, gt, d, K8, W8)
-    else writeBackward(before, next, kt, ut, gt, d, K8, W8)
+    const bt = along ? bs + i * rowK : kt, written = along ? et : ut
+    if (along) loadKeys(bt, 1, along, t, 1, 1)
+    if (transposed) {
+      const qt = qs + i * rowK
+      if (gated) writeDecayed(before, next, wt, kt, ut, qt, du, K8, W8)
+      else write(before, next, kt, ut, qt, du, K8, W8)
+      storeReads(t, du, 1, 1)
+    } else {
+      if (gated) writeDecayedBackward(before, next, wt, bt, written, gt, d, K8, W8)
+      else writeBackward(before, next, bt, written, gt, d, K8, W8)
+      if (along) writeBackward(next, next, kt, ut, gt, d, K8, W8)
+      storeKeys(dq, t, d, 1, 1)
+    }
     before = next
-    storeKeys(dq, t, d, 1, 1)
   }
   for (let t = n - 1; t >= 0; t--) {
     const i = <usize>t
     const kt = ks + i * rowK, at = corrects ? as + i * rowK : 0
     const previous = t ? after + (i - 1) * step : S
     readBackward(dS, qs + i * rowK, gs + i * rowW, kt, us + i * rowW, d, du, K8, W8)
+    if (along) {
+      storeKeys(dk, t, d, 1, 1)
+      storeRows(dv, V, t, du, 1, 1)
+      writtenBackward(dS, bs + i * rowK, es + i * rowW, d, du, K8, W8)
+    }
     if (beta) {
       store<f32>(tokenAt(dbeta, t, 1), dotRows(du, 1, es + i * rowW, 1))
       scaleTo(du, du, -load<f32>(tokenAt(beta, t, 1)), W8)
@@ -331,6 +383,10 @@ export function recurrentBackward(S: usize, dS: usize, n: i32): void {
     }
     if (corrects) scaleTo(du, du, -1, W8)
     if (erase) storeKeys(derase, t, da, 1, 1)
+    if (along) {
+      storeKeys(dalong, t, d, 1, 1)
+      continue
+    }
     storeKeys(dk, t, d, 1, 1)
     storeRows(dv, V, t, du, 1, 1)
   }

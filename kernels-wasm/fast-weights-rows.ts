@@ -21,19 +21,23 @@ export let scale: f32 = 0, eps: f32 = 0
 export let normalised = false, gated = false
 /** u is a correction: beta or erase is given. */
 export let corrects = false
+/** Reads are S q: q [B,T,H,V], y [B,T,H,K]. */
+export let transposed = false
 
-export let q: usize = 0, k: usize = 0, v: usize = 0, beta: usize = 0, gate: usize = 0, erase: usize = 0, tokens: usize = 0
-export let y: usize = 0, den: usize = 0
+export let q: usize = 0, k: usize = 0, v: usize = 0, beta: usize = 0, gate: usize = 0, erase: usize = 0, along: usize = 0
+export let tokens: usize = 0, y: usize = 0, den: usize = 0
 export let dy: usize = 0, dq: usize = 0, dk: usize = 0, dv: usize = 0, dbeta: usize = 0, dgate: usize = 0, derase: usize = 0
+export let dalong: usize = 0
 
-export function setInputs(qs: usize, ks: usize, vs: usize, betas: usize, gates: usize, erases: usize, bits: usize, ys: usize,
-  dens: usize): void {
+export function setInputs(qs: usize, ks: usize, vs: usize, betas: usize, gates: usize, erases: usize, alongs: usize, bits: usize,
+  ys: usize, dens: usize): void {
   q = qs
   k = ks
   v = vs
   beta = betas
   gate = gates
   erase = erases
+  along = alongs
   tokens = bits
   y = ys
   den = dens
@@ -41,7 +45,8 @@ export function setInputs(qs: usize, ks: usize, vs: usize, betas: usize, gates: 
   corrects = beta != 0 || erase != 0
 }
 
-export function setGradients(dys: usize, dqs: usize, dks: usize, dvs: usize, dbetas: usize, dgates: usize, derases: usize): void {
+export function setGradients(dys: usize, dqs: usize, dks: usize, dvs: usize, dbetas: usize, dgates: usize, derases: usize,
+  dalongs: usize): void {
   dy = dys
   dq = dqs
   dk = dks
@@ -49,10 +54,12 @@ export function setGradients(dys: usize, dqs: usize, dks: usize, dvs: usize, dbe
   dbeta = dbetas
   dgate = dgates
   derase = derases
+  dalong = dalongs
 }
 
 export function setSizes(heads: i32, keyWidth: i32, valueWidth: i32, widthOfGate: i32, withNormaliser: bool, readScale: f32,
-  epsilon: f32): void {
+  epsilon: f32, readsTransposed: bool): void {
+  transposed = readsTransposed
   H = heads
   K = keyWidth
   V = valueWidth
@@ -152,13 +159,24 @@ export function storeRows(x: usize, width: i32, t: i32, from: usize, R: i32, n: 
   for (let r = 0; r < n; r++) storeBlock(tokenAt(x, t + r, width), 0, rowsFrom(from, r), R, 1, width)
 }
 
-/** Of q, k or erase. */
+/** Of q, k, erase or along. */
 @inline export function loadKeys(to: usize, R: i32, x: usize, t: i32, n: i32, M: i32): void {
   loadRows(to, R, x, K, t, n, M, K8)
 }
 
 @inline export function storeKeys(x: usize, t: i32, from: usize, R: i32, n: i32): void {
   storeRows(x, K, t, from, R, n)
+}
+
+/** The queries of a transposed read, of n tokens from token t on, into [M, W8] of a block with R rows. */
+@inline export function loadTransposedQueries(x: usize, R: i32, t: i32, n: i32, M: i32): void {
+  loadRows(x, R, q, V, t, n, M, W8)
+}
+
+/** y = scale o of a transposed read, o [M, K8] in a block with M rows; of n tokens from token t on. */
+export function storeTransposedReads(t: i32, o: usize, M: i32, n: i32): void {
+  scaleTo(o, o, scale, M * K8)
+  storeKeys(y, t, o, M, n)
 }
 
 /** v of n tokens from token t on into [M, W8] of a block with R rows. */

@@ -6,11 +6,17 @@
  *     u_t = beta_t e_t, e_t = v_t - S_{t-1}^T a_t    delta rule    a_t = w_t k_t. Schlag 2021, eq. 24-25; chunks (WY), gate: Yang 2024
  *     u_t = e_t                                      erase         a_t = erase_t, as it is
  *
+ * and beside erase, along: S_t = diag(w_t) S_{t-1} + along_t e_t^T + k_t v_t^T with e_t = -S_{t-1}^T a_t: two kinds of keys, one for what is found and
+ * one for values.
+ *
  * All are written once, for u and a; a pointer of 0 stands for an input that isn't there. The normaliser, z_t = diag(w_t) z_{t-1} + k_t and
  * y_t = scale S_t^T q_t / (z_t . q_t + eps), is one more value column: v is extended by 1, S by z, and the cotangent G = scale dy / den of
  * the unscaled read by g = -(dy . y) / den. W is the width of the values so extended.
  *
- * Shapes: q, k, erase [B,T,H,K]; v, y [B,T,H,V]; beta, den [B,T,H]; gate [B,T,H,1 or K]; tokens [B,T]; states [B,H,K,V]; z [B,H,K];
+ * A transposed read, y_t = scale S_t q_t, is q_t . S_t^T dy_t to its cotangent dy_t: to the backward dy is a query, q the cotangent of its read, and
+ * that read is dq. So there q, dy and y stand for dy, q and dq, and there's no other dq.
+ *
+ * Shapes: q, k, erase, along [B,T,H,K]; v, y [B,T,H,V]; transposed: q [B,T,H,V], y [B,T,H,K]; beta, den [B,T,H]; gate [B,T,H,1 or K]; tokens [B,T]; states [B,H,K,V]; z [B,H,K];
  * snapshots [B,H,ceil(T/C),K,V].
  * Forgetting: 0 never meets what is forgotten, which may be Infinity or NaN. Tokens are cut where a sequence begins (`cut`); where a decay
  * is 0 both forms are the recurrent one, which clears what it forgets.
@@ -25,8 +31,8 @@ import { chunk } from './fast-weights-chunk'
 import { chunkBackward, decayedChunkBackward } from './fast-weights-chunk-backward'
 import { recurrent, recurrentBackward } from './fast-weights-recurrent'
 import {
-  H, K, K8, V, W8, dbeta, den, derase, dgate, dk, dq, dv, enter, enterAll, erase, fresh, gate, gateWidth, loadState, rowOf,
-  setGradients, setInputs, setSizes, storeState, take, tokens, y,
+  H, K, K8, V, W8, dalong, dbeta, den, derase, dgate, dk, dq, dv, enter, enterAll, erase, fresh, gate, gateWidth, loadState, rowOf,
+  setGradients, setInputs, setSizes, storeState, take, tokens, transposed, y,
 } from './fast-weights-rows'
 
 // ---- stretches of tokens -------------------------------------------------------------------------------------------------------------
@@ -68,8 +74,10 @@ function cut(row: i32, n: i32, backward: bool): i32 {
       clear(dbeta, row, 1)
       clear(dgate, row, gateWidth)
       clear(derase, row, K)
+      clear(dalong, row, K)
+      if (transposed) clear(y, row, V)
     } else {
-      clear(y, row, V)
+      clear(y, row, transposed ? K : V)
       clear(den, row, 1)
     }
   }
@@ -98,10 +106,10 @@ function takeStretches(C: i32): void {
 // ---- kernels: a task is a head, cut into spans of C tokens, and those into stretches ------------------------------------------------
 
 export function fastWeights(begin: i32, end: i32, chunked: i32, q: usize, k: usize, v: usize, beta: usize, gate: usize, erase: usize,
-  tokens: usize, s0: usize, z0: usize, y: usize, sT: usize, zT: usize, den: usize, states: usize, zs: usize, T: i32, H: i32,
-  keyWidth: i32, valueWidth: i32, gateWidth: i32, C: i32, readScale: f32, epsilon: f32): void {
-  setInputs(q, k, v, beta, gate, erase, tokens, y, den)
-  setSizes(H, keyWidth, valueWidth, gateWidth, zT != 0, readScale, epsilon)
+  along: usize, tokens: usize, s0: usize, z0: usize, y: usize, sT: usize, zT: usize, den: usize, states: usize, zs: usize, T: i32, H: i32,
+  keyWidth: i32, valueWidth: i32, gateWidth: i32, C: i32, readScale: f32, transposed: i32, epsilon: f32): void {
+  setInputs(q, k, v, beta, gate, erase, along, tokens, y, den)
+  setSizes(H, keyWidth, valueWidth, gateWidth, zT != 0, readScale, epsilon, transposed != 0)
   if (tokens) takeStretches(min(C, T))
   const S = take(K8 * W8), bytes = <usize>(K8 * W8) << 2
   const spans = (T - 1) / C + 1
@@ -133,12 +141,17 @@ function forward(chunked: i32, S: usize, n: i32): void {
 }
 
 export function fastWeightsBackward(begin: i32, end: i32, chunked: i32, q: usize, k: usize, v: usize, beta: usize, gate: usize,
-  erase: usize, tokens: usize, y: usize, den: usize, states: usize, zs: usize, dy: usize, dsT: usize, dzT: usize, dq: usize, dk: usize,
-  dv: usize, dbeta: usize, dgate: usize, derase: usize, ds0: usize, dz0: usize, T: i32, H: i32, keyWidth: i32, valueWidth: i32,
-  gateWidth: i32, C: i32, readScale: f32): void {
-  setInputs(q, k, v, beta, gate, erase, tokens, y, den)
-  setGradients(dy, dq, dk, dv, dbeta, dgate, derase)
-  setSizes(H, keyWidth, valueWidth, gateWidth, den != 0, readScale, 0)
+  erase: usize, along: usize, tokens: usize, y: usize, den: usize, states: usize, zs: usize, dy: usize, dsT: usize, dzT: usize, dq: usize,
+  dk: usize, dv: usize, dbeta: usize, dgate: usize, derase: usize, dalong: usize, ds0: usize, dz0: usize, T: i32, H: i32, keyWidth: i32,
+  valueWidth: i32, gateWidth: i32, C: i32, readScale: f32, transposed: i32): void {
+  if (transposed) {
+    setInputs(dy, k, v, beta, gate, erase, along, tokens, dq, 0)
+    setGradients(q, 0, dk, dv, dbeta, dgate, derase, dalong)
+  } else {
+    setInputs(q, k, v, beta, gate, erase, along, tokens, y, den)
+    setGradients(dy, dq, dk, dv, dbeta, dgate, derase, dalong)
+  }
+  setSizes(H, keyWidth, valueWidth, gateWidth, den != 0, readScale, 0, transposed != 0)
   if (tokens) takeStretches(min(C, T))
   const dS = take(K8 * W8), S = take(K8 * W8), bytes = <usize>(K8 * W8) << 2
   const spans = (T - 1) / C + 1

@@ -22,7 +22,8 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
 // From dP, dM, dQ~, dK~, dA~ and the states to the cotangents of q, k', a, in the places of dQ~, dK~, dA~, and of log w, where there is a gate.
 // What these hold of padding, and of what a beginning reads, means nothing.
 // With beta, a = diag(w) k: its part goes on to log w, and diag(w) da, a cotangent of k, is left in the place of da.
-// A workgroup a piece and THREADS channels, a thread one of them.
+// A workgroup a piece and THREADS channels, a thread one of them. With `more`, dQ~, dA~ and the states have been taken already, and it's added to what has come
+// of them.
 @compute @workgroup_size(THREADS) fn fadeBackward(
   @builtin(workgroup_id) id: vec3<u32>,
   @builtin(num_workgroups) count: vec3<u32>,
@@ -89,16 +90,16 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
   let dS = stateBefore(p.dS, index) + (p.K + channel) * p.columns;
   part = 0.0;
   for (var j = 0u; j < p.columns; j++) { part += work[S + j] * work[dS + j]; }
-  part = weighted(product, part);
+  part = select(weighted(product, part), 0.0, p.more != 0u);
   for (var t = n; t > 0u; t--) {
     let i = t - 1u;
     var dqi = 0.0;
-    if (isIn(real, i)) { dqi = weighted(joint(D[i], ws[i]), work[p.dQ + at + i * p.K]); }
+    if (isIn(real, i) && p.more == 0u) { dqi = weighted(joint(D[i], ws[i]), work[p.dQ + at + i * p.K]); }
     dqs[i] = dqi + ks[i] * pairsP[i * p.rows + i];
     part += weighted(dqi, qs[i]);
     dws[i] += part;
     das[i] = 0.0;
-    if (isIn(readers, i)) {
+    if (isIn(readers, i) && p.more == 0u) {
       das[i] = weighted(D[i], work[p.dA + at + i * p.K]);
       part += taken(readOrLeft(rs[i], ws[i]), weighted(das[i], rs[i]));
     }
@@ -150,6 +151,11 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
     }
   }
   for (var t = 0u; t < n; t++) {
+    if (p.more != 0u) {
+      dqs[t] += work[p.dQ + at + t * p.K];
+      das[t] += work[p.dA + at + t * p.K];
+      if (p.gateWidth != 0u) { dws[t] += work[p.dW + at + t * p.K]; }
+    }
     work[p.dQ + at + t * p.K] = dqs[t];
     work[p.dK + at + t * p.K] = dks[t];
     if (p.reads == BETA) { dws[t] += taken(ws[t], das[t] * rs[t]); }
@@ -159,7 +165,8 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
   }
 }
 
-// The gradients, 0 of padding: of k through k' = beta k and, with beta, through a (which is left in dA as a cotangent of k).
+// The gradients, 0 of padding: of k through k' = beta k and, with beta, through a (which is left in dA as a cotangent of k). Of a transposed
+// read's q there's none here.
 @compute @workgroup_size(THREADS) fn gradients(g: Group) {
   let row = rowOf(g);
   let keys = row.index * p.K;
@@ -168,7 +175,7 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
   for (var i = row.lane; row.isToken && i < p.K; i += LANES) {
     let to = row.token * p.K + i;
     let dWritten = work[p.dK + keys + i];
-    dq[to] = select(work[p.dQ + keys + i], 0.0, row.padding);
+    if (p.transposed == 0u) { dq[to] = select(work[p.dQ + keys + i], 0.0, row.padding); }
     dbeta += k[to] * dWritten;
     var dki = beta * dWritten;
     if (p.reads == BETA) { dki += work[p.dA + keys + i]; }

@@ -225,12 +225,19 @@ var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
         if (isPadding(flags)) { continue; }
         let w = fading(row * p.K + i);
         if (forgets()) { x = taken(w, x); }
-        x = w * x + writtenKey(token, flags, i) * work[p.U + row * p.columns + j];
+        x = w * x + writtenKey(token, flags, i) * work[select(p.U, p.X, p.hasAlong != 0u) + row * p.columns + j];
+        if (p.hasAlong != 0u) { x += along[token * p.K + i] * work[p.U + row * p.columns + j]; }
       }
       at++;
       if (j < p.V) { state[(at * p.K + i) * p.V + j] = x; } else { normaliser[at * p.K + i] = x; }
     }
   }
+}
+
+// Rows of dQ out, 0 of padding: y of a transposed read, which `cotangents` and `fadeBackward` of the backward make of q as a cotangent.
+@compute @workgroup_size(THREADS) fn keyOutputs(g: Group) {
+  let row = rowOf(g);
+  for (var i = row.lane; row.isToken && i < p.K; i += LANES) { y[row.token * p.K + i] = select(work[p.dQ + row.index * p.K + i], 0.0, row.padding); }
 }
 
 // y = scale o / den, den = N + eps; both 0 of padding.

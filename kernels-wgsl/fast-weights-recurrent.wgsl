@@ -26,7 +26,8 @@ fn held(at: u32, weight: f32) -> f32 {
 }
 
 // Token by token from the state in the first slot: y = scale o or, with a normaliser, o into O, for `outputs`. A thread owns a column of the
-// state from the first token to the last; a workgroup takes THREADS columns of a head. The state before each piece is kept, unless inPlace.
+// state from the first token to the last; a workgroup takes THREADS columns of a head. The state before each piece is kept, unless inPlace. A
+// transposed read needs all columns: it comes later.
 @compute @workgroup_size(THREADS) fn recurrent(
   @builtin(workgroup_id) id: vec3<u32>,
   @builtin(num_workgroups) count: vec3<u32>,
@@ -74,7 +75,7 @@ fn held(at: u32, weight: f32) -> f32 {
       source = next;
       if (p.columns > p.V) {
         if (j < p.columns) { work[p.O + (index * p.rows + t) * p.columns + j] = o; }
-      } else if (j < p.V) { y[token * p.V + j] = p.scale * o; }
+      } else if (j < p.V && p.transposed == 0u) { y[token * p.V + j] = p.scale * o; }
     }
   }
 }

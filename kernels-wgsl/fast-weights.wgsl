@@ -28,6 +28,14 @@
 // `work`, at the offsets of Params, for `heads` heads from `head` on and `pieces` pieces from token `first` on: token rows
 // [heads,pieces,rows,*], states [heads,pieces+1,K,columns], the state before each piece and, last, the one after all. Rows beyond a piece's
 // tokens are 0, except those of w and dW, which hold anything and are never read.
+// With `along` there are two kinds of keys. Those of what is read, in the place of k' and of K~, P, M above, are along; the ones proper and what belongs to
+// them are named as above here, what belongs to along with a b at the end (Kb, Pb, Mb, dKb ...). X holds the values:
+//
+//     (I + Mb) [W U0] = [A~ -M X],  U = U0 - W S,  O = Q~ S + Pb U + P X,  S <- Gamma S + Kb^T U + K~^T X
+//     dX = P^T G + K~ dS - M^T dU,  dK~ = X dS^T,  dP = tril(G X^T),  dM = -tril(dU X^T, -1)
+//
+// A transposed read, y_t = scale S_t q_t, is q_t . S_t^T dy_t to its cotangent dy_t: dy as a query of the read that is dq, and q as its cotangent. So y is
+// computed as dq otherwise is, with q in the place of dy, and the backward has q and dy exchanged and gives dq as y.
 // Each workgroup and each thread adds in a fixed order, alone in what it writes.
 // Pinned by test/ops/fast-weights.test.ts, webgpu-fast-weights.test.ts.
 
@@ -67,6 +75,10 @@ struct Params {
   U: u32,
   P: u32,
   M: u32,
+  Kb: u32,        // if there is along
+  Pb: u32,
+  Mb: u32,
+  X: u32,
   w: u32,         // if something may be forgotten
   gamma: u32,
   S: u32,
@@ -79,9 +91,15 @@ struct Params {
   dA: u32,
   dP: u32,
   dM: u32,
+  dKb: u32,
+  dPb: u32,
+  dMb: u32,
+  dX: u32,
   dW: u32,
   // For entries that have them.
   transposed: u32,
+  more: u32,      // fadeBackward: what comes of another kind of keys is added to dQ, dA and dW
+  hasAlong: u32,  // snapshots
   inPlace: u32,   // recurrent: the state is kept in slot 0
   segments: u32,  // load, store: states of a head that are moved
   outside: u32,   // ... of how many in the array outside, where they lie stride apart from `begin` on
@@ -119,6 +137,7 @@ struct Params {
 @group(0) @binding(20) var<storage, read> stateIn: array<f32>;
 @group(0) @binding(21) var<storage, read> normaliserIn: array<f32>;
 @group(0) @binding(22) var<storage, read> tokens: array<i32>;
+@group(0) @binding(23) var<storage, read> along: array<f32>;
 
 // ---- pieces and what they read ----------------------------------------------------------------------------------------
 

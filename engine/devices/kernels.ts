@@ -137,10 +137,13 @@ export interface FastWeightSizes {
   gateWidth: number
   /** Added to the normaliser's denominator. */
   eps: number
+  /** The read is the state's transpose's, y_t = scale * S_t q_t: q and dq are [B,T,H,V], y and dy [B,T,H,K]. Never with a normaliser. */
+  transposed: boolean
 }
 
 /**
- * q, k, erase: [B,T,H,K]; v: [B,T,H,V]; beta: [B,T,H]; gate: [B,T,H,gateWidth], logarithms <= 0; s0: [B,H,K,V]; z0: [B,H,K]. s0, z0 null: zero.
+ * q, k, erase, along: [B,T,H,K]; v: [B,T,H,V]; beta: [B,T,H]; gate: [B,T,H,gateWidth], logarithms <= 0; s0: [B,H,K,V]; z0: [B,H,K]. s0, z0 null: zero.
+ * along: only beside erase, without a normaliser and a transposed read.
  * tokens: int32 [B,T], what `tokenBits` say of each; null: all are tokens of one sequence.
  */
 export interface FastWeightInputs<S> {
@@ -150,6 +153,7 @@ export interface FastWeightInputs<S> {
   beta: S | null
   gate: S | null
   erase: S | null
+  along: S | null
   tokens: S | null
   s0: S | null
   z0: S | null
@@ -194,6 +198,7 @@ export interface FastWeightGradients<S> {
   dbeta: S | null
   dgate: S | null
   derase: S | null
+  dalong: S | null
   ds0: S | null
   dz0: S | null
 }

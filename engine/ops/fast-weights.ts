@@ -3,6 +3,7 @@
  *
  *     S_t = diag(w_t) S_{t-1} + k_t u_t^T,   y_t = scale S_t^T q_t,   w_t = exp(gate_t)
  *     u_t = v_t   |   beta_t (v_t - S_{t-1}^T diag(w_t) k_t)   |   v_t - S_{t-1}^T erase_t
+ *     S_t = diag(w_t) S_{t-1} - along_t (S_{t-1}^T erase_t)^T + k_t v_t^T     with `along`
  *
  * The rules of engine/rules/ are this op with some of its inputs. Three forms agree up to rounding: `recurrent` goes token by token, `chunk` does C
  * tokens at a time as small matrix products (what training runs on), `parallel` all at once (the masked quadratic form).
@@ -67,6 +68,11 @@ export interface NormaliserOptions {
   eps?: number
 }
 
+export interface ReadOptions {
+  /** y_t = scale S_t q_t, q: [B,T,H,V], y: [B,T,H,K]: values ask for keys. Off by default; without the normaliser. */
+  transposed?: boolean
+}
+
 /** What else programs the state, beside keys and values: at most one of beta and erase. */
 export interface Gates {
   /** Write strength, [B,T,H]. */
@@ -80,6 +86,8 @@ export interface Gates {
   nearby?: Tensor
   /** What the state is read with before it decays, [B,T,H,K]; what it finds is taken from the value. */
   erase?: Tensor
+  /** Beside erase, [B,T,H,K]: what that finds isn't taken from the value, but away along this: S_t = diag(w_t) S_{t-1} - along_t (S_{t-1}^T erase_t)^T + k_t v_t^T. */
+  along?: Tensor
 }
 
 /** Checks a 0/1 array over tokens; its values, as they were given. */
@@ -186,8 +194,8 @@ export function checkState(op: string, state: FastWeightState, expected: Record<
 }
 
 /**
- * The recurrence in its general form (see the head of this file). q, k: [B,T,H,K]; v, y: [B,T,H,V]; state.S: [B,H,K,V] and, with
- * `normalise`, state.z: [B,H,K]; zero if absent. `op` names the rule in errors.
+ * The recurrence in its general form (see the head of this file). q, k: [B,T,H,K]; v, y: [B,T,H,V] (`transposed`: q [B,T,H,V], y [B,T,H,K]);
+ * state.S: [B,H,K,V] and, with `normalise`, state.z: [B,H,K]; zero if absent. `op` names the rule in errors.
  */
 export function fastWeights(
   q: Tensor,
@@ -195,19 +203,21 @@ export function fastWeights(
   v: Tensor,
   gates: Gates = {},
   state?: FastWeightState,
-  options: RuleOptions & NormaliserOptions = {},
+  options: RuleOptions & NormaliserOptions & ReadOptions = {},
   op = 'fastWeights',
 ): { y: Tensor; state: FastWeightState } {
-  const { scale = 1, normalise = false, eps = 1e-6 } = options
+  const { scale = 1, normalise = false, eps = 1e-6, transposed = false } = options
   const keys = ['B', 'T', 'H', 'K']
+  const values = ['B', 'T', 'H', 'V']
   const arrays = {
-    q: [q, keys],
+    q: [q, transposed ? values : keys],
     k: [k, keys],
-    v: [v, ['B', 'T', 'H', 'V']],
+    v: [v, values],
     ...(gates.beta !== undefined && { beta: [gates.beta, ['B', 'T', 'H']] }),
     ...(gates.erase !== undefined && { erase: [gates.erase, keys] }),
+    ...(gates.along !== undefined && { along: [gates.along, keys] }),
   } satisfies Record<string, [Tensor, string[]]>
-  const { B, T, H, K, V } = checkCall(op, arrays, options, ['normalise', 'eps'])
+  const { B, T, H, K, V } = checkCall(op, arrays, options, ['normalise', 'eps', 'transposed'])
   checkGate(op, gates.gate, q, K)
   checkGate(op, gates.nearby, q, K)
   checkEps(op, eps)
@@ -215,13 +225,15 @@ export function fastWeights(
   if (gates.beta && gates.erase) throw new Error(`${op}: beta and erase exclude each other`)
   if (normalise && (gates.beta || gates.erase))
     throw new Error(`${op}: the normaliser belongs to rules that only add, without beta and erase`)
+  if (gates.along && (!gates.erase || transposed)) throw new Error(`${op}: along goes with erase, and not with a transposed read`)
+  if (normalise && transposed) throw new Error(`${op}: a transposed read has no normaliser`)
   if (state) checkState(op, state, { S: [B, H, K, V], ...(normalise && { z: [B, H, K] }) }, q)
-  const { beta, gate, erase, nearby } = gates
+  const { beta, gate, erase, along, nearby } = gates
   const { form, C } = planForm(op, T, options, gate !== undefined || erase !== undefined)
-  const sizes: FastWeightSizes = { B, T, H, K, V, C, scale, gateWidth: gate?.shape.length === 4 ? K : 1, eps }
+  const sizes: FastWeightSizes = { B, T, H, K, V, C, scale, gateWidth: gate?.shape.length === 4 ? K : 1, eps, transposed }
   const { device } = q
 
-  const given = { q, k, v, beta, gate, erase, s0: state?.S, z0: state?.z }
+  const given = { q, k, v, beta, gate, erase, along, s0: state?.S, z0: state?.z }
   const inputs = Object.values({ ...given, nearby }).filter((t) => t !== undefined)
   const at = (t: Tensor | null | undefined): unknown => t?.storage ?? null
   const tokens = tokensOf(op, options, B, T, device)
@@ -229,7 +241,7 @@ export function fastWeights(
     Object.fromEntries(Object.entries({ ...given, tokens }).map(([name, t]) => [name, at(t)])) as unknown as FastWeightInputs<unknown>
   const chunks = Math.ceil(T / C)
   const kept = records(inputs)
-  const y = like(v)
+  const y = transposed ? like(k) : like(v)
   const S = empty([B, H, K, V], device)
   const z = normalise ? empty([B, H, K], device) : null
   const den = normalise ? empty([B, T, H], device) : null

@@ -2,23 +2,7 @@
 import { add, affine, mul, neg } from '../ops/elementwise.ts'
 import { checkCall, checkGate, type FastWeightState, fastWeights, type RuleOptions, requireGate } from '../ops/fast-weights.ts'
 import type { Tensor } from '../tensor.ts'
-import {
-  all,
-  axes,
-  decayed,
-  innerOptions,
-  outer,
-  perChannel,
-  qkv,
-  type Rule,
-  type RuleResult,
-  readOut,
-  S,
-  type Step,
-  substep,
-  substepOf,
-  unpadded,
-} from './rule.ts'
+import { all, axes, decayed, outer, perChannel, qkv, type Rule, type RuleResult, readOut, S, type Step, unpadded } from './rule.ts'
 
 /**
  * Diagonal plus low rank: S_t = diag(exp(gate_t)) S_{t-1} + b_t (a_t^T S_{t-1}) + k_t v_t^T; a reads the state before it decays. Without a
@@ -35,17 +19,9 @@ export function dplrRule(
   options: RuleOptions = {},
 ): RuleResult {
   const op = 'dplrRule'
-  const { T, K } = checkCall(
-    op,
-    { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], a: [a, axes.keys], b: [b, axes.keys] },
-    options,
-  )
+  const { K } = checkCall(op, { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], a: [a, axes.keys], b: [b, axes.keys] }, options)
   checkGate(op, gate, q, K)
-  // Two writes a token: along b what -erase = a finds, then k v^T.
-  const keys = add(substep(b, 0, 2), substep(k, 1, 2))
-  const gates = { erase: substep(neg(a), 0, 2), ...(gate && { gate: substep(gate, 0, 2) }) }
-  const result = fastWeights(substep(q, 1, 2), keys, substep(v, 1, 2), gates, state, innerOptions(options, T, 2), op)
-  return { y: substepOf(result.y, 1, 2), state: result.state }
+  return fastWeights(q, k, v, { erase: neg(a), along: b, ...(gate && { gate }) }, state, options, op)
 }
 
 const dplrStep: Step = ({ S }, { q, k, v, a, b, gate }, { scale }) => {
@@ -70,8 +46,8 @@ export function rwkv7Rule(
     options,
   )
   requireGate('rwkv7Rule', gate, q, K)
-  const key = unpadded(kappa, options.mask)
-  return dplrRule(q, k, v, neg(key), mul(key, unpadded(rate, options.mask)), gate, state, options)
+  const along = mul(unpadded(kappa, options.mask), unpadded(rate, options.mask))
+  return fastWeights(q, k, v, { erase: kappa, along, gate }, state, options, 'rwkv7Rule')
 }
 
 const rwkv7Step: Step = (state, { kappa, rate, ...token }, options) =>

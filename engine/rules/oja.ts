@@ -3,30 +3,11 @@ import { add, affine, exp, mul, sub } from '../ops/elementwise.ts'
 import { checkCall, checkGate, checkState, type FastWeightState, fastWeights, type RuleOptions } from '../ops/fast-weights.ts'
 import { permute, reshape } from '../ops/movement.ts'
 import type { Tensor } from '../tensor.ts'
-import {
-  all,
-  axes,
-  byValueChannel,
-  fade,
-  innerOptions,
-  outer,
-  perHead,
-  perValue,
-  qkv,
-  type Rule,
-  type RuleResult,
-  readOut,
-  S,
-  type Step,
-  stretch,
-  substep,
-  substepOf,
-  unpadded,
-} from './rule.ts'
+import { all, axes, fade, outer, perHead, perValue, qkv, type Rule, type RuleResult, readOut, S, type Step, stretch } from './rule.ts'
 
 /**
  * Oja's rule with an optional gate: S' = S_{t-1} diag(exp(gate_t)), S_t = S' + beta_t (k_t - S' v_t) v_t^T. Its state is the transpose of the
- * delta rule's with keys and values exchanged; stable for 0 <= beta |v|^2 <= 2. gate: null, [B,T,H], or [B,T,H,V], one a value channel.
+ * delta rule's with keys and values exchanged, read the other way; stable for 0 <= beta |v|^2 <= 2. gate: null, [B,T,H], or [B,T,H,V], one a value channel.
  */
 export function ojaRule(
   q: Tensor,
@@ -38,18 +19,13 @@ export function ojaRule(
   options: RuleOptions = {},
 ): RuleResult {
   const op = 'ojaRule'
-  const { B, T, H, K, V } = checkCall(op, { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads] }, options)
+  const { B, H, K, V } = checkCall(op, { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], beta: [beta, axes.heads] }, options)
   checkGate(op, gate, q, V)
   if (state) checkState(op, state, { S: [B, H, K, V] }, q)
-  // The delta rule on the transpose, in two steps a token: decay and read S' v_t; then write. What is written makes keys for the sum rule.
-  const transposed = state && { S: permute(state.S, [0, 1, 3, 2]) }
-  const [ks, betas] = [k, beta].map((x) => unpadded(x, options.mask))
-  const gates = { beta: substep(betas, 1, 2), ...(gate && { gate: substep(gate, 0, 2) }) }
-  const inner = { ...innerOptions(options, T, 2), scale: 1 }
-  const seen = fastWeights(substep(v, 0, 2), substep(v, 1, 2), substep(ks, 1, 2), gates, transposed, inner, op).y
-  const keys = mul(sub(ks, substepOf(seen, 0, 2)), stretch(betas, 4))
-  if (gate?.shape.length !== 4) return fastWeights(q, keys, v, gate ? { gate } : {}, state, options, op)
-  return byValueChannel(q, keys, v, ({ value }) => ({ gate: value(gate) }), state, options, op)
+  const flipped = (S: Tensor): FastWeightState => ({ S: permute(S, [0, 1, 3, 2]) })
+  const gates = { beta, ...(gate && { gate }) }
+  const { y, state: last } = fastWeights(q, v, k, gates, state && flipped(state.S), { ...options, transposed: true }, op)
+  return { y, state: flipped(last.S) }
 }
 
 const ojaStep: Step = ({ S }, { q, k, v, beta, gate }, { scale }) => {

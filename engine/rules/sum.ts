@@ -49,6 +49,7 @@ export function sumRule(
   state?: FastWeightState,
   options: RuleOptions & NormaliserOptions = {},
 ): RuleResult {
+  checkCall('sumRule', { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values] }, options, ['normalise', 'eps'])
   return fastWeights(q, k, v, {}, state, options, 'sumRule')
 }
 

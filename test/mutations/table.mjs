@@ -35,8 +35,8 @@ export const mutations = [
   {
     bug: 'a token reads before it writes',
     file: reference,
-    from: '    step(S, z, tokens, t)\n    row(O, t).set(read(S, row(Q, t)))',
-    to: '    row(O, t).set(read(S, row(Q, t)))\n    step(S, z, tokens, t)',
+    from: '    step(S, z, tokens, t)\n    row(O, t).set(transposed ? apply(S, row(Q, t)) : read(S, row(Q, t)))',
+    to: '    row(O, t).set(transposed ? apply(S, row(Q, t)) : read(S, row(Q, t)))\n    step(S, z, tokens, t)',
     claim: 'sum: recurrent = step',
   },
   {
@@ -56,15 +56,15 @@ export const mutations = [
   {
     bug: 'a chunk writes values instead of pseudo-values (U for U - W S)',
     file: reference,
-    from: '  addTo(S.data, mul(transpose(Ks), U).data)\n  z.set',
-    to: '  addTo(S.data, mul(transpose(Ks), tokens.V).data)\n  z.set',
+    from: '  addTo(S.data, mul(transpose(Ks), U).data)\n',
+    to: '  addTo(S.data, mul(transpose(Ks), tokens.V).data)\n',
     claim: 'delta: chunk = step',
   },
   {
     bug: 'the incoming state is not corrected for (W S is left out)',
     file: reference,
-    from: 'const R = sub(V, mul(As, S))',
-    to: 'const R = sub(V, mul(As, zeros(S.rows, S.cols)))',
+    from: ' : sub(V, mul(As, S))',
+    to: ' : sub(V, mul(As, zeros(S.rows, S.cols)))',
     claim: 'delta: any chunk length',
   },
   {
@@ -160,11 +160,25 @@ export const mutations = [
     claim: 'delta-product: chunk = step',
   },
   {
-    bug: "Oja's rule reads what it has just written",
+    bug: "Oja's rule takes its gate for a head's where it is a channel's",
     file: 'engine/rules/oja.ts',
-    from: 'substepOf(seen, 0, 2)',
-    to: 'substepOf(seen, 1, 2)',
-    claim: 'oja: recurrent = step',
+    from: '...(gate && { gate })',
+    to: '...(gate?.shape.length === 3 && { gate })',
+    claim: 'gated-oja: recurrent = step',
+  },
+  {
+    bug: 'a transposed read finds what the state held before it decayed',
+    file: reference,
+    from: 'row(O, i).set(times(gamma, apply(S, row(Q, i))))',
+    to: 'row(O, i).set(apply(S, row(Q, i)))',
+    claim: 'gated-oja: chunk = step',
+  },
+  {
+    bug: 'the general rule does not find what its chunk has written along keys',
+    file: reference,
+    from: 'add(mul(As, S), mulLower(fadedTokens(tokens).M, V))',
+    to: 'mul(As, S)',
+    claim: 'dplr: chunk = step',
   },
   {
     bug: 'Comba reads what has decayed',
@@ -234,9 +248,25 @@ export const mutations = [
   {
     bug: 'wasm: the state does not decay over a chunk',
     file: wasm('chunk'),
-    from: '  if (gated) scaleState(S, last)\n  product(S, K8, ADD, ks',
-    to: '  product(S, K8, ADD, ks',
+    from: '  if (gated) scaleState(S, last)\n  if (along)',
+    to: '  if (along)',
     claim: 'mamba2: chunk = step',
+    device: 'wasm',
+  },
+  {
+    bug: 'wasm: a transposed read finds what the state held before it decayed',
+    file: wasm('chunk'),
+    from: '  if (gated) multiply(os, gammas, os, n8 * K8)\n',
+    to: '',
+    claim: 'gated-oja: chunk = step',
+    device: 'wasm',
+  },
+  {
+    bug: 'wasm: the general rule does not find what its chunk has written along keys',
+    file: wasm('chunk'),
+    from: '  productLower(es, n8, SUB, mT, n8, vs, n8, n8, W8, 0)\n',
+    to: '',
+    claim: 'dplr: chunk = step',
     device: 'wasm',
   },
   {

@@ -1133,6 +1133,22 @@ for (const { name, open } of devices)
           'fastWeights: the normaliser belongs to rules that only add, without beta and erase',
         ],
         [
+          'along without erase',
+          (f) => engine.fastWeights(f([1, 1, 1, 1]), f([1, 1, 1, 1]), f([1, 1, 1, 1]), { along: f([1, 1, 1, 1]) }),
+          'fastWeights: along goes with erase, and not with a transposed read',
+        ],
+        [
+          'a transposed read with a normaliser',
+          (f) =>
+            engine.fastWeights(f([1, 1, 1, 1]), f([1, 1, 1, 1]), f([1, 1, 1, 1]), {}, undefined, { normalise: true, transposed: true }),
+          'fastWeights: a transposed read has no normaliser',
+        ],
+        [
+          "a transposed read with queries of the keys' width",
+          (f) => engine.fastWeights(f([1, 1, 1, 2]), f([1, 1, 1, 2]), f([1, 1, 1, 3]), {}, undefined, { transposed: true }),
+          'fastWeights: v has shape [1,1,1,3], expected [B=1,T=1,H=1,V=2]',
+        ],
+        [
           'Mesa in chunks',
           (f) =>
             engine.mesaRule(f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1, 3]), f([1, 2, 1]), null, f([1, 3]), undefined, { form: 'chunk' }),

@@ -12,6 +12,8 @@ interface Variant {
   gate?: 'head' | 'channel'
   erase?: true
   normalised?: true
+  transposed?: true
+  along?: true
 }
 const variants = {
   sum: {},
@@ -24,14 +26,21 @@ const variants = {
   'delta, a gate a channel': { beta: true, gate: 'channel' },
   erase: { erase: true },
   'erase, a gate a channel': { erase: true, gate: 'channel' },
+  'sum, a gate a channel, transposed': { gate: 'channel', transposed: true },
+  'delta, transposed': { beta: true, transposed: true },
+  'delta, a gate a head, transposed': { beta: true, gate: 'head', transposed: true },
+  'delta, a gate a channel, transposed': { beta: true, gate: 'channel', transposed: true },
+  'erase, transposed': { erase: true, transposed: true },
+  'erase along': { erase: true, along: true },
+  'erase along, a gate a head': { erase: true, along: true, gate: 'head' },
+  'erase along, a gate a channel': { erase: true, along: true, gate: 'channel' },
 } as const satisfies Record<string, Variant>
 type Rule = keyof typeof variants
 const rules = Object.keys(variants) as Rule[]
 const variantOf = (rule: Rule): Variant => variants[rule]
 /** The gradients of what comes with the tokens. */
 const tokenGradients = (rule: Rule) => {
-  const { beta, gate, erase } = variantOf(rule)
-  return ['dq', 'dk', 'dv', ...(beta ? ['dbeta'] : []), ...(gate ? ['dgate'] : []), ...(erase ? ['derase'] : [])] as (keyof Result)[]
+  return inputsOf(rule).map((name) => `d${name}`) as (keyof Result)[]
 }
 type KernelForms = 'recurrent' | 'chunk'
 const forms: readonly KernelForms[] = ['recurrent', 'chunk']
@@ -43,20 +52,21 @@ interface Sizes {
   K: number
   V: number
 }
-type Names = 'q' | 'k' | 'v' | 'beta' | 'gate' | 'erase' | 'S' | 'z' | 'dy' | 'dS' | 'dz'
-/** The inputs and the cotangents of the outputs; q, k [B,T,H,K]; v, dy [B,T,H,V]; beta [B,T,H]; gate [B,T,H] or, like erase, [B,T,H,K]; S, dS [B,H,K,V]; z, dz [B,H,K]. */
+type Names = 'q' | 'k' | 'v' | 'beta' | 'gate' | 'erase' | 'along' | 'S' | 'z' | 'dy' | 'dS' | 'dz'
+/** The inputs and the cotangents of the outputs; q, k [B,T,H,K]; v, dy [B,T,H,V] (transposed: q [B,T,H,V], dy [B,T,H,K]); beta [B,T,H]; gate [B,T,H] or, like erase and along, [B,T,H,K]; S, dS [B,H,K,V]; z, dz [B,H,K]. */
 type Data = Record<Names, Float32Array>
 
 const shapeOf = (rule: Rule, { B, T, H, K, V }: Sizes): Record<Names, number[]> => ({
-  q: [B, T, H, K],
+  q: [B, T, H, variantOf(rule).transposed ? V : K],
   k: [B, T, H, K],
   v: [B, T, H, V],
   beta: [B, T, H],
   gate: variantOf(rule).gate === 'channel' ? [B, T, H, K] : [B, T, H],
   erase: [B, T, H, K],
+  along: [B, T, H, K],
   S: [B, H, K, V],
   z: [B, H, K],
-  dy: [B, T, H, V],
+  dy: [B, T, H, variantOf(rule).transposed ? K : V],
   dS: [B, H, K, V],
   dz: [B, H, K],
 })
@@ -79,7 +89,7 @@ function data(rule: Rule, sizes: Sizes, seed: number): Data {
   // Features are positive where a normaliser divides by their products; what the state is read with is about a unit vector, which keeps it stable.
   const { beta, erase, normalised } = variantOf(rule)
   if (normalised) for (const name of ['q', 'k'] as const) all[name] = all[name].map((x) => Math.abs(x) + 0.1)
-  if (beta || erase) for (const name of ['k', 'erase'] as const) all[name] = all[name].map((x) => x * Math.sqrt(2 / sizes.K))
+  if (beta || erase) for (const name of ['k', 'erase', 'along'] as const) all[name] = all[name].map((x) => x * Math.sqrt(2 / sizes.K))
   return all
 }
 
@@ -92,23 +102,29 @@ interface Options {
   /** False: outputs alone are of interest. */
   gradients?: boolean
 }
-type Result = Partial<Record<'y' | 'S' | 'z' | 'dq' | 'dk' | 'dv' | 'dbeta' | 'dgate' | 'derase' | 'dS0' | 'dz0', HostArray>>
+type Result = Partial<Record<'y' | 'S' | 'z' | 'dq' | 'dk' | 'dv' | 'dbeta' | 'dgate' | 'derase' | 'dalong' | 'dS0' | 'dz0', HostArray>>
 
 function call(rule: Rule, t: Partial<Record<Names, Tensor>>, { form, C, scale, eps }: Options): { y: Tensor; S: Tensor; z?: Tensor } {
   const options = { form, chunk: C, scale }
-  const { q, k, v, beta, gate, erase, S, z } = t as Record<Names, Tensor>
-  const { normalised: normalise = false, ...has } = variantOf(rule)
-  const gates = { ...(has.beta && { beta }), ...(has.gate && { gate }), ...(has.erase && { erase }) }
+  const { q, k, v, beta, gate, erase, along, S, z } = t as Record<Names, Tensor>
+  const { normalised: normalise = false, transposed, ...has } = variantOf(rule)
+  const gates = { ...(has.beta && { beta }), ...(has.gate && { gate }), ...(has.erase && { erase }), ...(has.along && { along }) }
   const { y, state } = fastWeights(q, k, v, gates, S && { S, ...(normalise && { z }) }, {
     ...options,
     normalise,
+    transposed,
     ...(normalise && { eps }),
   })
   return { y, ...state }
 }
 
 /** The inputs of a rule, in the op's order. */
-const inputsOf = (rule: Rule): Names[] => ['q', 'k', 'v', ...(['beta', 'gate', 'erase'] as const).filter((name) => variantOf(rule)[name])]
+const inputsOf = (rule: Rule): Names[] => [
+  'q',
+  'k',
+  'v',
+  ...(['beta', 'gate', 'erase', 'along'] as const).filter((name) => variantOf(rule)[name]),
+]
 
 /** Gradients of the initial state have names of their own: dS and dz are cotangents of the final one. */
 const gradName = (name: string): string => (name === 'S' || name === 'z' ? `d${name}0` : `d${name}`)
@@ -132,8 +148,8 @@ async function run(rule: Rule, sizes: Sizes, d: Data, options: Options, device: 
 
 /** Token by token, in plain loops over one head's matrices: y and the final states. */
 function naive(rule: Rule, { B, T, H, K, V }: Sizes, d: Data, scale: number): Result {
-  const { beta, gate, erase, normalised } = variantOf(rule)
-  const y = new Float64Array(B * T * H * V)
+  const { beta, gate, erase, along, normalised, transposed } = variantOf(rule)
+  const y = new Float64Array(B * T * H * (transposed ? K : V))
   const S = Float64Array.from(d.S)
   const z = Float64Array.from(d.z)
   for (let b = 0; b < B; b++)
@@ -145,7 +161,7 @@ function naive(rule: Rule, { B, T, H, K, V }: Sizes, d: Data, scale: number): Re
         // What the state holds, before it decays, for the vector that it is read with.
         const reader = (i: number): number => (erase ? d.erase[row * K + i] : beta ? w(i) * d.k[row * K + i] : 0)
         const written = Array.from({ length: V }, (_, j) => {
-          let u = d.v[row * V + j]
+          let u = along ? 0 : d.v[row * V + j]
           for (let i = 0; i < K; i++) u -= reader(i) * S[(state + i) * V + j]
           return beta ? d.beta[row] * u : u
         })
@@ -154,11 +170,20 @@ function naive(rule: Rule, { B, T, H, K, V }: Sizes, d: Data, scale: number): Re
           z[state + i] = w(i) * z[state + i] + d.k[row * K + i]
           denominator += z[state + i] * d.q[row * K + i]
         }
+        // Of a transposed read, y is as wide as keys.
+        for (let i = 0; transposed && i < K; i++)
+          for (let j = 0; j < V; j++) {
+            const at = (state + i) * V + j
+            S[at] = w(i) * S[at] + d.k[row * K + i] * written[j]
+            y[row * K + i] += scale * S[at] * d.q[row * V + j]
+          }
+        if (transposed) continue
         for (let j = 0; j < V; j++) {
           let total = 0
           for (let i = 0; i < K; i++) {
             const at = (state + i) * V + j
-            S[at] = w(i) * S[at] + d.k[row * K + i] * written[j]
+            S[at] = w(i) * S[at] + d[along ? 'along' : 'k'][row * K + i] * written[j]
+            if (along) S[at] += d.k[row * K + i] * d.v[row * V + j]
             total += S[at] * d.q[row * K + i]
           }
           y[row * V + j] = (scale * total) / (normalised ? denominator : 1)
@@ -175,7 +200,7 @@ function tokens(d: Data, sizes: Sizes, from: number, to: number): { d: Data; siz
       Array.from({ length: sizes.B }, (_, b) => Array.from(x.subarray((b * sizes.T + from) * width, (b * sizes.T + to) * width))).flat(),
     )
   }
-  const cuts = Object.fromEntries((['q', 'k', 'v', 'beta', 'gate', 'erase', 'dy'] as const).map((name) => [name, cut(d[name])]))
+  const cuts = Object.fromEntries((['q', 'k', 'v', 'beta', 'gate', 'erase', 'along', 'dy'] as const).map((name) => [name, cut(d[name])]))
   return { d: { ...d, ...cuts }, sizes: { ...sizes, T: to - from } }
 }
 
@@ -387,7 +412,15 @@ for (const { name, open, bound, few, finite } of devices)
 
     // At beta |k|^2 = 2 the state along k changes its sign with each token and keeps its length: no error fades, and where keys come again, an
     // error of k . k of one rounding, 2^-24, comes T times, doubled by beta: 5e-4. Chunks on wasm are held to what the recurrent form reaches.
-    for (const rule of ['delta', 'delta, a gate a head', 'delta, a gate a channel', 'erase', 'erase, a gate a channel'] as const)
+    for (const rule of [
+      'delta',
+      'delta, a gate a head',
+      'delta, a gate a channel',
+      'erase',
+      'erase, a gate a channel',
+      'erase along',
+      'erase along, a gate a channel',
+    ] as const)
       for (const keys of [1, 3])
         it(`${rule}: ${keys === 1 ? 'one key' : `${keys} keys`} over and over, each token a reflection`, async () => {
           // In float64, where errors are far from the limit's, a quarter of the tokens shows as much: a quarter of the limit.
@@ -400,6 +433,7 @@ for (const { name, open, bound, few, finite } of devices)
           })
           d.k = Float32Array.from(Array.from({ length: T }, (_, t) => units[t % keys]).flat())
           d.erase = d.k.map((x) => 2 * x)
+          d.along = d.k.slice()
           d.beta.fill(2)
           d.gate.fill(0)
           const key = `${rule} ${keys} ${T}`

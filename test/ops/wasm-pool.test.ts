@@ -180,7 +180,7 @@ for (const relaxed of relaxedAvailable() ? [false, true] : [false])
     })
 
     it('what a kernel refuses is said to the caller as it is, by every thread alike', () => {
-      const sizes = { B: 2, T: 64, H: 8, K: 16, V: 16, C: 16, scale: 1, gateWidth: 1, eps: 0 }
+      const sizes = { B: 2, T: 64, H: 8, K: 16, V: 16, C: 16, scale: 1, gateWidth: 1, eps: 0, transposed: false }
       const rows = 2 * 64 * 8
       const expected = product(pools[0], { M: 100, N: 100, K: 100 })
       for (const pool of pools) {
@@ -188,7 +188,7 @@ for (const relaxed of relaxedAvailable() ? [false, true] : [false])
         const blocks = [16 * rows, 16 * rows, 16 * rows, rows, 16 * rows, 16 * 16 * 16].map((size) => memory.allocate(4 * size))
         const [q, k, v, gate, y, sT] = blocks
         for (const x of [q, k, v]) memory.float32(x, 16 * rows).fill(0)
-        const inputs = { q, k, v, beta: null, gate, erase: null, tokens: null, s0: null, z0: null }
+        const inputs = { q, k, v, beta: null, gate, erase: null, along: null, tokens: null, s0: null, z0: null }
         // Wherever it is, whoever has the task.
         for (const at of [0, 5, rows - 1])
           for (const form of ['recurrent', 'chunk'] as const) {

@@ -22,7 +22,7 @@ import {
 } from '../../engine/index.ts'
 import { assertRms, assertSameBits, reference, uniforms, webgpu } from '../helpers.ts'
 
-const sizes: FastWeightSizes = { B: 3, T: 70, H: 3, K: 12, V: 9, C: 16, scale: 0.5, gateWidth: 12, eps: 0.1 }
+const sizes: FastWeightSizes = { B: 3, T: 70, H: 3, K: 12, V: 9, C: 16, scale: 0.5, gateWidth: 12, eps: 0.1, transposed: false }
 const { B, T, H, K, V, C } = sizes
 const tokens = B * T * H
 const chunks = Math.ceil(T / C)
@@ -58,6 +58,7 @@ async function run(
     beta: null,
     gate: make(4, tokens * K, -1, 0),
     erase: null,
+    along: null,
     tokens: given.flagged ? flags : null,
     s0: given.state ? make(5, B * H * K * V, -1, 1) : null,
     z0: given.normaliser ? make(6, B * H * K, 0, 1) : null,

@@ -7,8 +7,9 @@
  *
  * Every rule is the sum rule on pseudo-values u, so everything below is written once, for u. With a_t the vector that the state is read with
  * before it decays (diag(w_t) k_t or erase_t; null: nothing is read) and beta_t = 1 where there is none, u_t = beta_t (v_t - S_{t-1}^T a_t).
+ * With along, what is read isn't written with v: S_t = diag(w_t) S_{t-1} + k_t v_t^T + along_t u_t^T, u_t = -S_{t-1}^T a_t.
  * A form (recurrent, chunk) is a function over a span of n tokens: from the incoming state (S, z), which it updates, and the tokens' rows
- * it gives the reads O_t = S_t^T q_t and N_t = z_t . q_t. Its backward takes the cotangents G of O and g of N, and those of the outgoing
+ * it gives the reads O_t = S_t^T q_t (transposed: S_t q_t) and N_t = z_t . q_t. Its backward takes the cotangents G of O and g of N, and those of the outgoing
  * state (dS, dz), which it turns into those of the incoming one. A head's T tokens are cut into spans of C, and those into stretches
  * (`stretchesOf`), each a piece of one sequence.
  *
@@ -32,6 +33,10 @@ interface Tokens {
   W: Matrix
   /** a: what the state is read with before it decays. */
   A: Matrix | null
+  /** What u is written along, and v then along k; null: u along k. */
+  along: Matrix | null
+  /** Reads are S q: rows of Q are as wide as V, those of O as K. */
+  transposed: boolean
 }
 interface Cotangents {
   G: Matrix
@@ -45,22 +50,24 @@ interface Gradients {
   /** d/d log w. */
   dW: Matrix
   dA: Matrix
+  dAlong: Matrix
 }
 
-const noGradients = ({ K, V }: Tokens): Gradients => ({
-  dQ: zeros(K.rows, K.cols),
+const noGradients = ({ Q, K, V }: Tokens): Gradients => ({
+  dQ: zeros(Q.rows, Q.cols),
   dK: zeros(K.rows, K.cols),
   dV: zeros(V.rows, V.cols),
   dbeta: new Float64Array(K.rows),
   dW: zeros(K.rows, K.cols),
   dA: zeros(K.rows, K.cols),
+  dAlong: zeros(K.rows, K.cols),
 })
 
 // ---- recurrent form: one token at a time ------------------------------------------------------------------------------
 
-/** (S_t, z_t) from (S_{t-1}, z_{t-1}), in place: the whole rule. A channel whose decay is 0 is cleared, not multiplied. e is what the memory got wrong about v, u what is written. */
-function step(S: Matrix, z: Vector, { K, V, beta, W, A }: Tokens, t: number): { e: Vector; u: Vector } {
-  const v = row(V, t)
+/** (S_t, z_t) from (S_{t-1}, z_{t-1}), in place: the whole rule. A channel whose decay is 0 is cleared, not multiplied. e is what the memory got wrong about v (with along: about 0), u what is written. */
+function step(S: Matrix, z: Vector, { K, V, beta, W, A, along }: Tokens, t: number): { e: Vector; u: Vector } {
+  const v = along ? new Float64Array(V.cols) : row(V, t)
   clearRows(S, unread(row(W, t), A && row(A, t)))
   const seen = A && read(S, row(A, t))
   const e = seen ? v.map((x, j) => x - seen[j]) : v
@@ -68,17 +75,18 @@ function step(S: Matrix, z: Vector, { K, V, beta, W, A }: Tokens, t: number): { 
   scaleBy(S, row(W, t))
   z.set(fade(row(W, t), z))
   addTo(z, row(K, t))
-  addOuter(S, row(K, t), u, 1)
+  addOuter(S, row(along ?? K, t), u, 1)
+  if (along) addOuter(S, row(K, t), row(V, t), 1)
   return { e, u }
 }
 
 function recurrent(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector } {
-  const { Q, V } = tokens
-  const O = zeros(V.rows, V.cols)
+  const { Q, K, V, transposed } = tokens
+  const O = zeros(V.rows, transposed ? K.cols : V.cols)
   const N = new Float64Array(V.rows)
   for (let t = 0; t < V.rows; t++) {
     step(S, z, tokens, t)
-    row(O, t).set(read(S, row(Q, t)))
+    row(O, t).set(transposed ? apply(S, row(Q, t)) : read(S, row(Q, t)))
     N[t] = dot(z, row(Q, t))
   }
   return { O, N }
@@ -86,9 +94,9 @@ function recurrent(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector
 
 /** States are recomputed from the span's first one and kept: going back through the update would divide by what a rule may forget. */
 function recurrentBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens: Tokens, { G, g }: Cotangents): Gradients {
-  const { Q, K, V, beta, W, A } = tokens
+  const { Q, K, V, beta, W, A, along } = tokens
   const gradients = noGradients(tokens)
-  const { dQ, dK, dV, dbeta, dW, dA } = gradients
+  const { dQ, dK, dV, dbeta, dW, dA, dAlong } = gradients
   const before: { S: Matrix; z: Vector }[] = [],
     written: { e: Vector; u: Vector }[] = []
   for (let t = 0; t < V.rows; t++) {
@@ -103,18 +111,19 @@ function recurrentBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens:
       last = before[t]
     addOuter(dS, row(Q, t), row(G, t), 1)
     addTo(dz, row(Q, t), g[t])
-    row(dK, t).set(apply(dS, u))
+    row(dK, t).set(apply(dS, along ? row(V, t) : u))
     addTo(row(dK, t), dz)
-    const du = read(dS, row(K, t))
-    const dv = du.map((x) => beta[t] * x)
-    row(dV, t).set(dv)
+    if (along) row(dAlong, t).set(apply(dS, u))
+    const du = read(dS, row(along ?? K, t))
+    const de = du.map((x) => beta[t] * x)
+    row(dV, t).set(along ? read(dS, row(K, t)) : de)
     dbeta[t] = dot(du, e)
     for (let i = 0; i < w.length; i++) row(dW, t)[i] = faded(w[i], dot(row(dS, i), row(last.S, i)) + dz[i] * last.z[i])
     scaleBy(dS, w)
     dz.set(fade(w, dz))
     if (A === null) continue
-    addTo(row(dA, t), apply(last.S, dv), -1)
-    addOuter(dS, row(A, t), dv, -1)
+    addTo(row(dA, t), apply(last.S, de), -1)
+    addOuter(dS, row(A, t), de, -1)
     clearRows(dS, unread(w, row(A, t)))
   }
   return gradients
@@ -151,8 +160,10 @@ function fadingKey({ K, W }: Tokens, j: number): Matrix {
 }
 
 function fadedTokens(tokens: Tokens): Faded {
-  const { Q, K, W, A } = tokens
+  const { K, W, A } = tokens
   const n = K.rows
+  // A transposed read meets no key.
+  const Q = tokens.transposed ? zeros(n, K.cols) : tokens.Q
   const P = zeros(n, n),
     M = zeros(n, n)
   const Qs = zeros(n, K.cols),
@@ -177,23 +188,52 @@ function fadedTokens(tokens: Tokens): Faded {
 
 /**
  * Row by row, u_i = beta_i (v_i - S^T a~_i - sum_{j<i} M_ij u_j), that is (I + diag(beta) M) U = diag(beta) (V - A~ S): the WY form of
- * Yang 2024, solved for U directly. E holds the errors e_i, U = diag(beta) E.
+ * Yang 2024, solved for U directly. E holds the errors e_i, U = diag(beta) E. With along, M is that of the tokens whose keys it is, and what was
+ * written along keys is read with theirs: -M^k V takes the place of V.
  */
-function pseudoValues(S: Matrix, { V, beta }: Tokens, { M, As }: Faded): { E: Matrix; U: Matrix } {
-  const R = sub(V, mul(As, S))
+function pseudoValues(S: Matrix, tokens: Tokens, { M, As }: Faded): { E: Matrix; U: Matrix } {
+  const { V, beta, along } = tokens
+  const R = along ? sub(zeros(V.rows, V.cols), add(mul(As, S), mulLower(fadedTokens(tokens).M, V))) : sub(V, mul(As, S))
   const U = solveUnitLower(scaleRows(beta, M), scaleRows(beta, R))
   return { E: sub(R, mulLower(M, U)), U }
 }
 
-/** O = Q~ S + P U, N = Q~ z + rowsum P; S <- Gamma_n * S + K~^T U, z <- Gamma_n * z + K~^T 1. */
+/** O_i = Gamma_i * (S q_i) + sum_{j<=i} (q_i . u_j) D_ij * k_j. */
+function transposedReads(S: Matrix, tokens: Tokens, U: Matrix): Matrix {
+  const { Q, K, W } = tokens
+  const O = zeros(K.rows, K.cols)
+  let gamma: Vector = new Float64Array(K.cols).fill(1)
+  for (let i = 0; i < K.rows; i++) {
+    gamma = times(gamma, row(W, i))
+    row(O, i).set(times(gamma, apply(S, row(Q, i))))
+  }
+  for (let j = 0; j < K.rows; j++) {
+    const kd = fadingKey(tokens, j)
+    for (let i = j; i < K.rows; i++) addTo(row(O, i), row(kd, i), dot(row(Q, i), row(U, j)))
+  }
+  return O
+}
+
+/** What is as a key to u: along, where there is one. */
+const writing = (tokens: Tokens): Tokens => ({ ...tokens, K: tokens.along ?? tokens.K })
+
+/**
+ * O = Q~ S + P U (or a transposed read), N = Q~ z + rowsum P; S <- Gamma_n * S + K~^T U, z <- Gamma_n * z + K~^T 1. With along, whose P and K~ these are:
+ * O += P^k V, S += K~^kT V.
+ */
 function chunk(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector } {
-  const faded = fadedTokens(tokens)
+  const faded = fadedTokens(writing(tokens))
   const { P, Qs, Ks, all } = faded
   const U = tokens.A ? pseudoValues(S, tokens, faded).U : tokens.V
-  const O = add(mul(Qs, S), mulLower(P, U))
+  const O = tokens.transposed ? transposedReads(S, tokens, U) : add(mul(Qs, S), mulLower(P, U))
   const N = apply(Qs, z).map((x, i) => x + sum(row(P, i)))
   scaleBy(S, all)
   addTo(S.data, mul(transpose(Ks), U).data)
+  if (tokens.along) {
+    const keys = fadedTokens(tokens)
+    addTo(O.data, mulLower(keys.P, tokens.V).data)
+    addTo(S.data, mul(transpose(keys.Ks), tokens.V).data)
+  }
   z.set(times(all, z))
   for (let t = 0; t < Ks.rows; t++) addTo(z, row(Ks, t))
   return { O, N }
@@ -202,32 +242,47 @@ function chunk(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector } {
 /**
  * dU = P^T G + K~ dS;  dP = tril(G U^T + g 1^T);  dQ~ = G S^T + g z^T;  dK~ = U dS^T + 1 dz^T;  X = (I + diag(beta) M)^-T dU;
  * dV = diag(beta) X;  dbeta = rowsum(X * E);  dA~ = -dV S^T;  dM = -tril(dV U^T, -1);
- * dS <- Gamma_n * dS + Q~^T G - A~^T dV, dz <- Gamma_n * dz + Q~^T g. Where nothing is read, dV = dU.
+ * dS <- Gamma_n * dS + Q~^T G - A~^T dV, dz <- Gamma_n * dz + Q~^T g. Where nothing is read, dV = dU. With along, whose P, M and K~ these are, diag(beta) X
+ * is what the errors get, and dV = P^kT G + K~^k dS - M^kT diag(beta) X;  dP^k = tril(G V^T);  dM^k = -tril(diag(beta) X V^T, -1);  dK~^k = V dS^T.
  */
 function chunkBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens: Tokens, { G, g }: Cotangents): Gradients {
-  const { beta, A } = tokens
-  const faded = fadedTokens(tokens)
+  const { beta, A, along, V } = tokens
+  const faded = fadedTokens(writing(tokens))
   const { P, M, Qs, As, Ks, all } = faded
   const { E, U } = A ? pseudoValues(S, tokens, faded) : { E: tokens.V, U: tokens.V }
   const dU = add(mul(transpose(P), G), mul(Ks, dS))
   const X = A ? solveUnitLowerTransposed(scaleRows(beta, M), dU) : dU
-  const dV = A ? scaleRows(beta, X) : dU
+  const dR = A ? scaleRows(beta, X) : dU
   const dQs = mul(G, transpose(S))
   const dKs = mul(U, transpose(dS))
   for (let t = 0; t < G.rows; t++) {
     addTo(row(dQs, t), z, g[t])
     addTo(row(dKs, t), dz)
   }
-  const dAs = scaleRows(new Float64Array(G.rows).fill(-1), mul(dV, transpose(S)))
-  const dP = tril(addColumn(mul(G, transpose(U)), g), 0)
-  const dM = A ? tril(mul(dV, transpose(U)), -1).data.map((x) => -x) : new Float64Array(dP.data.length)
+  const dAs = scaleRows(new Float64Array(G.rows).fill(-1), mul(dR, transpose(S)))
+  const dPairs = (values: Matrix): { dP: Matrix; dM: Matrix } => {
+    const dP = tril(addColumn(mul(G, transpose(values)), g), 0)
+    return { dP, dM: { ...dP, data: A ? tril(mul(dR, transpose(values)), -1).data.map((x) => -x) : new Float64Array(dP.data.length) } }
+  }
+  const { dP, dM } = dPairs(U)
+  const keys = along && fadedTokens(tokens)
+  const dV = keys ? sub(add(mul(transpose(keys.P), G), mul(keys.Ks, dS)), mul(transpose(keys.M), dR)) : dR
+  const dKsOfV = mul(V, transpose(dS))
   const dAll = all.map((x, i) => x * (dot(row(S, i), row(dS, i)) + z[i] * dz[i]))
   scaleBy(dS, all)
   addTo(dS.data, mul(transpose(Qs), G).data)
-  addTo(dS.data, mul(transpose(As), dV).data, -1)
+  addTo(dS.data, mul(transpose(As), dR).data, -1)
   dz.set(times(all, dz))
   for (let t = 0; t < G.rows; t++) addTo(dz, row(Qs, t), g[t])
-  const gradients = fadeBackward(tokens, dP, { ...dP, data: dM }, dQs, dAs, dKs, dAll)
+  const gradients = fadeBackward(writing(tokens), dP, dM, dQs, dAs, dKs, dAll)
+  if (along) {
+    const { dP, dM } = dPairs(V)
+    const none = zeros(along.rows, along.cols)
+    const ofKeys = fadeBackward(tokens, dP, dM, none, none, dKsOfV, new Float64Array(along.cols))
+    gradients.dAlong = gradients.dK
+    gradients.dK = ofKeys.dK
+    for (const name of ['dQ', 'dW', 'dA'] as const) addTo(gradients[name].data, ofKeys[name].data)
+  }
   return { ...gradients, dV, dbeta: gradients.dbeta.map((_, t) => dot(row(X, t), row(E, t))) }
 }
 
@@ -277,7 +332,7 @@ function fadeBackward(tokens: Tokens, dP: Matrix, dM: Matrix, dQs: Matrix, dAs: 
 type FastWeightKernels = Pick<Kernels<RefStorage>, 'fastWeights' | 'fastWeightsBackward'>
 
 const fastWeights: FastWeightKernels['fastWeights'] = (form, inputs, { y, sT, zT, den, states, zs }, sizes) => {
-  const { K, V, scale, eps } = sizes
+  const { K, V, scale, eps, transposed } = sizes
   checkGate(inputs, sizes)
   const run = form === 'chunk' ? chunked : recurrent
   for (const head of heads(sizes)) {
@@ -286,7 +341,7 @@ const fastWeights: FastWeightKernels['fastWeights'] = (form, inputs, { y, sT, zT
     for (const span of head.spans) {
       states?.data.set(S.data, span.index * K * V)
       zs?.data.set(z, span.index * K)
-      for (const x of [y, den]) if (x) scatter(x, span.rows, zeros(span.rows.length, x === y ? V : 1))
+      for (const x of [y, den]) if (x) scatter(x, span.rows, zeros(span.rows.length, x !== y ? 1 : transposed ? K : V))
       for (const stretch of stretchesOf(inputs, span, sizes)) {
         if (stretch.fresh) for (const x of [S.data, z]) x.fill(0)
         const { O, N } = run(S, z, stretch.tokens)
@@ -319,38 +374,45 @@ function chunked(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector }
 
 function rowsOf(tokens: Tokens, from: number, to: number): Tokens {
   const part = (a: Matrix): Matrix => ({ rows: to - from, cols: a.cols, data: a.data.slice(from * a.cols, to * a.cols) })
-  const { Q, K, V, beta, W, A } = tokens
-  return { Q: part(Q), K: part(K), V: part(V), beta: beta.slice(from, to), W: part(W), A: A && part(A) }
+  const { Q, K, V, beta, W, A, along } = tokens
+  const vectors = { Q: part(Q), K: part(K), V: part(V), W: part(W), A: A && part(A), along: along && part(along) }
+  return { ...tokens, ...vectors, beta: beta.slice(from, to) }
 }
 
 /** With a normaliser y = scale O / den, so G = scale dy / den and g = -(dy . y) / den: dropping g is the classic mistake. */
 const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inputs, saved, { dy, dsT, dzT }, gradients, sizes) => {
-  const { K, V, scale, gateWidth } = sizes
-  const { dq, dk, dv, dbeta, dgate, derase } = gradients
+  const { K, V, scale, gateWidth, transposed } = sizes
+  const { dq, dk, dv, dbeta, dgate, derase, dalong } = gradients
   const run = form === 'chunk' ? chunkBackward : recurrentBackward
   for (const head of heads(sizes)) {
     const dS = dsT ? block(dsT, head.index, K, V) : zeros(K, V)
     const dz = dzT ? block(dzT, head.index, 1, K).data : new Float64Array(K)
     for (const span of head.spans.reverse()) {
       for (const [x, width] of [
-        [dq, K],
+        [dq, transposed ? V : K],
         [dk, K],
         [dv, V],
         [dbeta, 1],
         [dgate, gateWidth],
         [derase, K],
+        [dalong, K],
       ] as const)
         if (x) scatter(x, span.rows, zeros(span.rows.length, width))
       for (const { rows, fresh, tokens } of stretchesOf(inputs, span, sizes).reverse()) {
         const S = fresh ? zeros(K, V) : block(saved.states, span.index, K, V)
         const z = fresh || !saved.zs ? new Float64Array(K) : block(saved.zs, span.index, 1, K).data
-        const dY = gather(dy, rows, V)
+        const dY = gather(dy, rows, transposed ? K : V)
         const Y = saved.y && gather(saved.y, rows, V)
         const d = saved.den ? gather(saved.den, rows, 1).data : new Float64Array(rows.length).fill(1)
         const factor = d.map((x) => scale / x)
         const g = d.map((x, t) => (Y ? -dot(row(dY, t), row(Y, t)) / x : 0))
         const back = forgets(tokens) ? recurrentBackward : run
-        const { dQ, dK, dV, dbeta: db, dW, dA } = back(S, z, dS, dz, tokens, { G: scaleRows(factor, dY), g })
+        const cotangents = { G: scaleRows(factor, dY), g }
+        // sum_t G_t . S_t q_t is sum_t q_t . S_t^T G_t: the cotangents of a transposed read are queries of a plain one, and the queries its cotangents.
+        const plain = transposed ? { ...tokens, Q: cotangents.G, transposed: false } : tokens
+        const dQs = transposed ? (form === 'chunk' ? chunked : recurrent)(clone(S), z.slice(), plain).O : null
+        const gradientsOf = back(S, z, dS, dz, plain, transposed ? { G: tokens.Q, g } : cotangents)
+        const { dQ, dK, dV, dbeta: db, dW, dA, dAlong } = { ...gradientsOf, ...(dQs && { dQ: dQs }) }
         if (inputs.beta) {
           // a = diag(w) k
           addTo(dK.data, fade(tokens.W.data, dA.data))
@@ -365,6 +427,7 @@ const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inp
         scatter(dk, rows, dK)
         scatter(dv, rows, dV)
         if (derase) scatter(derase, rows, dA)
+        if (dalong) scatter(dalong, rows, dAlong)
         if (dgate) scatter(dgate, rows, gateWidth === K ? dW : column(db.map((_, t) => sum(row(dW, t)))))
       }
     }
@@ -411,8 +474,8 @@ interface Stretch {
 }
 
 /** A span cut where sequences begin; the last stretch may have no rows. */
-function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V, gateWidth }: FastWeightSizes): Stretch[] {
-  const { q, k, v, beta, gate, erase, tokens } = inputs
+function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V, gateWidth, transposed }: FastWeightSizes): Stretch[] {
+  const { q, k, v, beta, gate, erase, along, tokens } = inputs
   const pieces: Pick<Stretch, 'rows' | 'fresh'>[] = [{ rows: [], fresh: false }]
   for (const at of span.rows) {
     const bits = bitsOf(tokens, at, H)
@@ -428,7 +491,9 @@ function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V
     })
     const A = erase ? gather(erase, rows, K) : beta ? { ...keys, data: fade(W.data, keys.data) } : null
     const betas = beta ? gather(beta, rows, 1).data : new Float64Array(rows.length).fill(1)
-    return { rows, fresh, tokens: { Q: gather(q, rows, K), K: keys, V: gather(v, rows, V), beta: betas, W, A } }
+    const Q = gather(q, rows, transposed ? V : K)
+    const vectors = { Q, K: keys, V: gather(v, rows, V), W, A, along: along && gather(along, rows, K) }
+    return { rows, fresh, tokens: { ...vectors, beta: betas, transposed } }
   })
 }
 

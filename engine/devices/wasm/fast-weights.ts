@@ -16,17 +16,24 @@ const worthSharing = 1 << 18
 export function scratchBytes(
   form: KernelForm,
   backward: boolean,
-  { gate, erase }: Pick<FastWeightInputs<unknown>, 'gate' | 'erase'>,
-  { T, K, V, C }: FastWeightSizes,
+  { gate, erase, along }: Pick<FastWeightInputs<unknown>, 'gate' | 'erase' | 'along'>,
+  { T, K, V, C, transposed }: FastWeightSizes,
 ): number {
   const K8 = up8(K),
     W8 = up8(V + 1),
     n = up8(Math.min(C, T))
   const floats = (keys: number, values: number, pairs: number, states: number): number =>
     keys * n * K8 + values * n * W8 + pairs * n * n + (states + 2) * K8 * W8
-  const recurrent = backward ? floats(4, 3, 0, n) : floats(0, 0, 0, 0)
-  const chunk = !backward ? floats(8, 2, 5, 0) : (gate ?? erase) !== null ? floats(16, 8, 7, 2) : floats(7, 8, 6, 2)
-  const vectors = 6 * K8 + 3 * W8 + 21 * n
+  const more = Number(along !== null)
+  const recurrent = backward ? floats(4 + more, 3, 0, n) : floats(0, 0, 0, 0)
+  const forward = transposed ? floats(9, 5, 6, 1) : floats(8 + 2 * more, 2 + more, 5 + 2 * more, 0)
+  const values = transposed ? 9 : 8
+  const chunk = !backward
+    ? forward
+    : (gate ?? erase) !== null
+      ? floats(16 + 4 * more, values + 3 * more, 7 + 4 * more, 2)
+      : floats(7, values, 6, 2)
+  const vectors = 7 * K8 + 5 * W8 + 21 * n
   return 4 * ((form === 'recurrent' ? recurrent : gate !== null ? Math.max(chunk, recurrent) : chunk) + vectors + 1024)
 }
 
@@ -39,23 +46,24 @@ export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights
     blocks: (Block | null)[],
     eps: number[],
   ) {
-    const { B, T, H, K, V, C, scale, gateWidth } = sizes
+    const { B, T, H, K, V, C, scale, gateWidth, transposed } = sizes
     const backward = kernel === 'fastWeightsBackward'
     const perHead = (backward ? 16 : 6) * T * K * V
-    const args = [Number(form === 'chunk'), ...blocks.map(pointer), T, H, K, V, gateWidth, C, scale, ...eps]
+    const args = [Number(form === 'chunk'), ...blocks.map(pointer), T, H, K, V, gateWidth, C, scale, Number(transposed), ...eps]
     const scratch = scratchBytes(form, backward, inputs, sizes)
     pool.run(kernel, B * H, Math.max(1, Math.floor(worthSharing / perHead)), args, scratch)
   }
   return {
     fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes) {
-      const { q, k, v, beta, gate, erase, tokens, s0, z0 } = inputs
-      const blocks = [q, k, v, beta, gate, erase, tokens, s0, z0, y, sT, zT, den, states, zs]
+      const { q, k, v, beta, gate, erase, along, tokens, s0, z0 } = inputs
+      const blocks = [q, k, v, beta, gate, erase, along, tokens, s0, z0, y, sT, zT, den, states, zs]
       run('fastWeights', form, sizes, inputs, blocks, [sizes.eps])
     },
     fastWeightsBackward(form, inputs, { y, den, states, zs }, { dy, dsT, dzT }, gradients, sizes) {
-      const { q, k, v, beta, gate, erase, tokens } = inputs
-      const { dq, dk, dv, dbeta, dgate, derase, ds0, dz0 } = gradients
-      const blocks = [q, k, v, beta, gate, erase, tokens, y, den, states, zs, dy, dsT, dzT, dq, dk, dv, dbeta, dgate, derase, ds0, dz0]
+      const { q, k, v, beta, gate, erase, along, tokens } = inputs
+      const { dq, dk, dv, dbeta, dgate, derase, dalong, ds0, dz0 } = gradients
+      const given = [q, k, v, beta, gate, erase, along, tokens, y, den, states, zs, dy, dsT, dzT]
+      const blocks = [...given, dq, dk, dv, dbeta, dgate, derase, dalong, ds0, dz0]
       run('fastWeightsBackward', form, sizes, inputs, blocks, [])
     },
   }

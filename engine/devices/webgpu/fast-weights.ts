@@ -2,7 +2,7 @@
  * The fast-weight recurrences: kernels-wgsl/fast-weights.wgsl, which has the equations, and the files of each form beside it.
  *
  * In chunks, all pieces of all heads are prepared at once, then one dispatch carries the states from piece to piece, then all outputs are
- * computed at once; likewise backward. The recurrent form is one dispatch over the tokens, for decoding; its backward is the chunk form's, since it
+ * computed at once; likewise backward. The recurrent form is one dispatch over the tokens, for decoding (with along, chunks of one token); its backward is the chunk form's, since it
  * needs no more than the snapshots, and a token at a time would leave a GPU idle. The result is the same up to rounding.
  *
  * A chunk may be of any length: it's computed in pieces of at most `rowsLimit` tokens, each with a state of its own in scratch memory. Heads
@@ -37,13 +37,13 @@ const gateFault = (bits: number): Error => new GateError(new Float32Array(Int32A
 export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' | 'fastWeightsBackward'> {
   const blocks = (n: number): number => Math.ceil(n / threads)
 
-  /** What a call's dispatches have in common. */
-  function planOf(sizes: FastWeightSizes, inputs: FastWeightInputs<Block>, normalised: boolean, chunksOfSpan: number) {
-    const { beta, gate, erase, tokens } = inputs
+  /** What a call's dispatches have in common. limit: the most tokens of a piece. */
+  function planOf(sizes: FastWeightSizes, inputs: FastWeightInputs<Block>, normalised: boolean, chunksOfSpan: number, limit = rowsLimit) {
+    const { beta, gate, erase, along, tokens } = inputs
     const { B, T, H, K, V, C, gateWidth, scale, eps } = sizes
     const span = C * chunksOfSpan
     const spans = Math.ceil(T / span)
-    const rows = Math.min(span, T, rowsLimit)
+    const rows = Math.min(span, T, limit)
     const perSpan = Math.ceil(Math.min(span, T) / rows)
     const pieces = (spans - 1) * perSpan + Math.ceil((T - (spans - 1) * span) / rows)
     const columns = V + Number(normalised)
@@ -53,6 +53,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
       gated: gate !== null,
       forgets,
       extra: beta ?? erase,
+      along,
       spans,
       chunksOfSpan,
       heads: B * H,
@@ -257,23 +258,35 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
 
   // ---- what forward and backward begin with: Q~ K~ A~ Gamma P M W U0 ---------------------------------------------------------------
 
-  function prepare(part: Part, { forgets, extra }: Plan, { q, k, v, gate, tokens }: FastWeightInputs<Block>): void {
-    const { work, params, batches } = part
-    const { K, columns, reads } = params
-    gpu.run(chunk, 'prepare', { work, q, k, v, extra, gate, tokens }, params, batches * (blocks(K) + blocks(columns)))
-    if (forgets) gpu.run(chunk, 'pairs', { work, q, k, extra, tokens }, params, batches)
-    else {
-      const { keys, multiply } = matrices(part)
-      multiply('P', [keys('Q'), turned(keys('Kt'))], params.rows, K, { lowerC: 2 })
-      if (reads) multiply('M', [keys('A'), turned(keys('Kt'))], params.rows, K, { lowerC: 1 })
+  function prepare(part: Part, { forgets, extra, along }: Plan, { q, k, v, gate, tokens }: FastWeightInputs<Block>): void {
+    const { work, batches } = part
+    const { K, columns, rows, reads } = part.params
+    const { keys, values, pairs, multiply } = matrices(part)
+    /** What has to do with keys of one kind. */
+    const prepareKeys = (k: Block, params: Part['params'], [Kt, P, M]: readonly [string, string, string]): void => {
+      gpu.run(chunk, 'prepare', { work, q, k, v, extra, gate, tokens }, params, batches * (blocks(K) + blocks(columns)))
+      if (forgets) gpu.run(chunk, 'pairs', { work, q, k, extra, tokens }, params, batches)
+      else {
+        multiply(P, [keys('Q'), turned(keys(Kt))], rows, K, { lowerC: 2 })
+        if (reads) multiply(M, [keys('A'), turned(keys(Kt))], rows, K, { lowerC: 1 })
+      }
     }
-    if (reads) gpu.run(chunk, 'solve', { work }, params, batches * blocks(K + columns))
+    const { X, Kb, Pb, Mb } = part.params
+    prepareKeys(k, along ? { ...part.params, U: X } : part.params, ['Kt', 'P', 'M'])
+    if (along) {
+      prepareKeys(along, { ...part.params, U: X, Kt: Kb, P: Pb, M: Mb }, ['Kb', 'Pb', 'Mb'])
+      multiply('U', [pairs('M'), values('X')], columns, rows, { alpha: -1, triangleA: 1, weights: true })
+    }
+    if (reads) gpu.run(chunk, 'solve', { work }, { ...part.params, ...(along && { M: Mb }) }, batches * blocks(K + columns))
   }
+
+  /** Regions of what along has beside them. */
+  const ofAlong: Layout = ({ keys, values, pairs }) => ({ Kb: keys, Pb: pairs, Mb: pairs, X: values })
 
   /** Snapshots at the chunks that begin inside a piece. */
   function innerSnapshots(
     { work, params, batches, snapshots: { outside, begin, stride } }: Part,
-    { extra }: Plan,
+    { extra, along }: Plan,
     { k, tokens }: FastWeightInputs<Block>,
     state: Block,
     normaliser: Block | null,
@@ -282,8 +295,8 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     gpu.run(
       chunk,
       'snapshots',
-      { work, k, extra, tokens, state, normaliser },
-      { ...params, outside, begin },
+      { work, k, extra, tokens, along, state, normaliser },
+      { ...params, outside, begin, hasAlong: Number(along !== null) },
       stride === 1 ? 0 : Math.ceil(n / perGroup),
     )
   }
@@ -291,7 +304,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   const rowGroups = ({ batches, params }: Part): number => Math.ceil((batches * params.rows) / perGroupRows)
 
   /** U and the states, from the one in the first slot of each segment on. */
-  function scanForward({ work, params, heads }: Part, segments: number, perSegment: number, keepLast: boolean): void {
+  function scanForward({ work, params, heads }: Part, { along }: Plan, segments: number, perSegment: number, keepLast: boolean): void {
     gpu.run(
       products,
       'scan',
@@ -309,15 +322,16 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         readsWith: params.W,
         readsTimes: -1,
         writes: 1,
-        writesWith: params.Kt,
+        writesWith: along ? params.Kb : params.Kt,
         writesTimes: 1,
+        ...(along && { adds: 1, addsWith: params.Kt, addsValues: params.X }),
       },
       heads * segments * Math.ceil(params.columns / side),
     )
   }
 
   /** dU and the cotangents of the states, from that of the last one back. */
-  function scanBackward({ work, params, heads }: Part): void {
+  function scanBackward({ work, params, heads }: Part, { along }: Plan): void {
     gpu.run(
       products,
       'scan',
@@ -333,7 +347,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         values: params.dU,
         gamma: params.gamma,
         reads: 1,
-        readsWith: params.Kt,
+        readsWith: along ? params.Kb : params.Kt,
         readsTimes: 1,
         writes: Number(params.reads !== 0),
         writesWith: params.W,
@@ -346,11 +360,49 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     )
   }
 
+  /** O = Q~ S + P U. */
+  function readStates(part: Part, { along }: Plan): void {
+    const { K, columns, rows } = part.params
+    const m = matrices(part)
+    m.multiply('O', [m.keys('Q'), m.states('S')], columns, K, { weights: true })
+    m.multiply('O', [m.pairs(along ? 'Pb' : 'P'), m.values('U')], columns, rows, { accumulate: 1, triangleA: 1, weights: true })
+    if (along) m.multiply('O', [m.pairs('P'), m.values('X')], columns, rows, { accumulate: 1, triangleA: 1, weights: true })
+  }
+
+  /** y = scale S_t q_t as the gradient of queries whose reads have the cotangents q; a token alone is read from the state after it. */
+  function readTransposed(part: Part, { forgets, extra }: Plan, { q, k, tokens }: FastWeightInputs<Block>, y: Block, alone: boolean): void {
+    const { work, params, batches } = part
+    const { K, columns, rows } = params
+    const m = matrices(part)
+    gpu.run(backward, 'cotangents', { work, dy: q, yIn: null, denIn: null, tokens }, params, rowGroups(part))
+    m.multiply('dQ', [m.values('G'), turned(m.states('S', Number(alone)))], K, columns)
+    if (!alone) {
+      m.multiply('dP', [m.values('G'), turned(m.values('U'))], rows, columns, { lowerC: 2 })
+      if (!forgets) m.multiply('dQ', [m.pairs('dP'), m.keys('Kt')], K, rows, { accumulate: 1, triangleA: 1 })
+      // Of what it gives only dQ counts, so that the rest may take the place of what has been used.
+      else
+        gpu.run(
+          backward,
+          'fadeBackward',
+          { work, q: k, k, extra, tokens },
+          { ...params, dS: params.S, dK: params.Kt, dA: params.A, dM: params.M, dW: params.w },
+          batches * blocks(K),
+        )
+    }
+    gpu.run(chunk, 'keyOutputs', { work, tokens, y }, params, rowGroups(part))
+  }
+
   return {
     fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes) {
-      const plan = planOf(sizes, inputs, zT !== null, form === 'chunk' ? chunksOfSpan(sizes) : 1)
+      const { transposed } = sizes
+      // With along the recurrent form is the chunk form, a token at a time: `recurrent` binds as many arrays as a GPU need let it.
+      const chunked = form === 'chunk' || inputs.along !== null
+      const alone = form === 'recurrent' && (transposed || chunked)
+      const plan = planOf(sizes, inputs, zT !== null, form === 'chunk' ? chunksOfSpan(sizes) : 1, alone ? 1 : rowsLimit)
       const { forgets, extra } = plan
-      const { q, k, v, gate, tokens, s0, z0 } = inputs
+      const { k, v, gate, tokens, s0, z0 } = inputs
+      // A transposed read has no queries of the width of keys: what a kernel makes of these is not used.
+      const q = transposed ? k : inputs.q
       checkGate(inputs, plan)
       const begin = (part: Part): void => move('load', part, part.begins ? [s0, z0] : [sT, zT])
       const outputs = (part: Part): void => gpu.run(chunk, 'outputs', { work: part.work, tokens, y, den }, part.params, rowGroups(part))
@@ -358,109 +410,150 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         move('store', part, [sT, zT], { slot: part.params.pieces })
         if (states) move('store', part, [states, zs], part.snapshots)
       }
-      if (form === 'recurrent') {
+      if (!chunked) {
         const run = (part: Pick<Part, 'work' | 'params' | 'heads'>, inPlace: boolean): void => {
           const { work, params, heads } = part
           const groups = heads * blocks(params.columns)
-          gpu.run(recurrent, 'recurrent', { work, q, k, v, extra, gate, tokens, y }, { ...params, inPlace: Number(inPlace) }, groups)
+          gpu.run(
+            recurrent,
+            'recurrent',
+            { work, q, k, v, extra, gate, tokens, y },
+            { ...params, inPlace: Number(inPlace), transposed: Number(transposed) },
+            groups,
+          )
         }
         // Where nothing is kept, the final state's own memory holds the state.
-        if (!zT && !states) {
+        if (!zT && !states && !transposed) {
           const whole = { work: sT, params: { ...plan.params, S: 0, head: 0, heads: plan.heads }, heads: plan.heads }
           move('load', whole, [s0, z0], { slots: 1 })
           run(whole, true)
         } else
           forEachPart(
             plan,
-            ({ states, values }) => ({ S: states, ...(zT && { O: values }) }),
+            ({ states, values, keys }) => ({ S: states, ...(zT && { O: values }), ...(transposed && { G: values, dQ: keys }) }),
             (part) => {
               begin(part)
               run(part, false)
               if (zT) outputs(part)
+              if (transposed) readTransposed(part, plan, inputs, y, true)
               keep(part)
             },
           )
         return
       }
-      const { K, columns, rows, reads } = plan.params
-      const layout: Layout = ({ keys, values, pairs, gammas, states }) => ({
-        Q: keys,
-        Kt: keys,
-        U: values,
-        P: pairs,
-        gamma: gammas,
-        S: states,
-        O: values,
-        ...(reads && { W: keys, M: pairs }),
-        ...(forgets && { w: keys }),
-      })
+      const { reads } = plan.params
+      const layout: Layout = (floats) => {
+        const { keys, values, pairs, gammas, states } = floats
+        return {
+          Q: keys,
+          Kt: keys,
+          U: values,
+          P: pairs,
+          gamma: gammas,
+          S: states,
+          ...(transposed ? { G: values, dQ: keys, dP: pairs } : { O: values }),
+          ...(reads && { W: keys, M: pairs }),
+          ...(forgets && { w: keys }),
+          ...(plan.along && ofAlong(floats)),
+        }
+      }
       forEachPart(plan, layout, (part) => {
         // W takes the place of A~.
         part.at.A = part.params.A = part.at.W
-        prepare(part, plan, inputs)
+        prepare(part, plan, { ...inputs, q })
         begin(part)
-        scanForward(part, 1, part.params.pieces, true)
-        const m = matrices(part)
-        m.multiply('O', [m.keys('Q'), m.states('S')], columns, K, { weights: true })
-        m.multiply('O', [m.pairs('P'), m.values('U')], columns, rows, { accumulate: 1, triangleA: 1, weights: true })
-        outputs(part)
+        scanForward(part, plan, 1, part.params.pieces, true)
         keep(part)
         if (states) innerSnapshots(part, plan, inputs, states, zs)
+        if (transposed) readTransposed(part, plan, inputs, y, false)
+        else {
+          readStates(part, plan)
+          outputs(part)
+        }
       })
     },
 
-    fastWeightsBackward(_form, inputs, { y, den, states, zs }, { dy, dsT, dzT }, gradients, sizes) {
+    fastWeightsBackward(_form, given, { y, den, states, zs }, { dy: cotangent, dsT, dzT }, gradients, sizes) {
+      const { transposed } = sizes
+      const inputs = transposed ? { ...given, q: cotangent } : given
+      const dy = transposed ? given.q : cotangent
       const plan = planOf(sizes, inputs, den !== null, chunksOfSpan(sizes))
-      const { gated, forgets, extra } = plan
+      const { gated, forgets, extra, along } = plan
       const { q, k, tokens } = inputs
-      const { dq, dk, dv, dbeta, derase, dgate, ds0, dz0 } = gradients
+      const { dq, dk, dv, dbeta, derase, dalong, dgate, ds0, dz0 } = gradients
       const { K, columns, perSpan, rows, reads } = plan.params
-      const layout: Layout = ({ keys, values, pairs, gammas, states }) => ({
-        Q: keys,
-        Kt: keys,
-        U: values,
-        P: pairs,
-        gamma: gammas,
-        S: states,
-        G: values,
-        dU: values,
-        dS: states,
-        dQ: keys,
-        dK: keys,
-        dP: pairs,
-        ...(reads && { A: keys, W: keys, M: pairs, dA: keys, dM: pairs }),
-        ...(forgets && { w: keys }),
-        ...(gated && { dW: keys }),
-      })
+      const layout: Layout = (floats) => {
+        const { keys, values, pairs, gammas, states } = floats
+        return {
+          Q: keys,
+          Kt: keys,
+          U: values,
+          P: pairs,
+          gamma: gammas,
+          S: states,
+          G: values,
+          dU: values,
+          dS: states,
+          dQ: keys,
+          dK: keys,
+          dP: pairs,
+          ...(transposed && { O: values }),
+          ...(reads && { A: keys, W: keys, M: pairs, dA: keys, dM: pairs }),
+          ...(along && { ...ofAlong(floats), dKb: keys, dPb: pairs, dMb: pairs, dX: values }),
+          ...(forgets && { w: keys }),
+          ...(gated && { dW: keys }),
+        }
+      }
       const partBackward = (part: Part, dS: Block | null, dz: Block | null): void => {
-        const { work, params, batches } = part
+        const { work, at, params, batches } = part
         prepare(part, plan, inputs)
         move('load', part, [states, zs], part.snapshots)
-        scanForward(part, part.spans, perSpan, false)
+        scanForward(part, plan, part.spans, perSpan, false)
         const m = matrices(part)
+        if (transposed) {
+          readStates(part, plan)
+          gpu.run(chunk, 'outputs', { work, tokens, y: dq, den: null }, params, rowGroups(part))
+        }
         gpu.run(backward, 'cotangents', { work, dy, yIn: y, denIn: den, tokens }, params, rowGroups(part))
-        m.multiply('dU', [turned(m.pairs('P')), m.values('G')], columns, rows, { triangleA: 2, weights: true })
+        m.multiply('dU', [turned(m.pairs(along ? 'Pb' : 'P')), m.values('G')], columns, rows, { triangleA: 2, weights: true })
         move('load', part, part.ends ? [dsT, dzT] : [dS, dz], { S: params.dS, slot: params.pieces })
-        scanBackward(part)
-        if (reads) gpu.run(chunk, 'solve', { work }, { ...params, transposed: 1 }, batches * blocks(columns))
+        scanBackward(part, plan)
+        if (reads)
+          gpu.run(chunk, 'solve', { work }, { ...params, ...(along && { M: params.Mb }), transposed: 1 }, batches * blocks(columns))
         m.multiply('dQ', [m.values('G'), turned(m.states('S'))], K, columns)
-        m.multiply('dK', [m.values('U'), turned(m.states('dS', 1))], K, columns)
-        m.multiply('dP', [m.values('G'), turned(m.values('U'))], rows, columns, { lowerC: 2 })
-        if (reads) {
-          m.multiply('dA', [m.values('dU'), turned(m.states('S'))], K, columns, { alpha: -1 })
-          m.multiply('dM', [m.values('dU'), turned(m.values('U'))], rows, columns, { alpha: -1, lowerC: 1 })
-        }
-        if (forgets) gpu.run(backward, 'fadeBackward', { work, q, k, extra, tokens }, params, batches * blocks(K))
-        else {
-          // Without decays the pairs are plain products.
-          m.multiply('dQ', [m.pairs('dP'), m.keys('Kt')], K, rows, { accumulate: 1, triangleA: 1 })
-          m.multiply('dK', [turned(m.pairs('dP')), m.keys('Q')], K, rows, { accumulate: 1, triangleA: 2 })
-          if (reads) {
-            m.multiply('dK', [turned(m.pairs('dM')), m.keys('A')], K, rows, { accumulate: 1, triangleA: 2 })
-            m.multiply('dA', [m.pairs('dM'), m.keys('Kt')], K, rows, { accumulate: 1, triangleA: 1 })
+        if (reads) m.multiply('dA', [m.values('dU'), turned(m.states('S'))], K, columns, { alpha: -1 })
+        /** What goes back to keys of one kind, and from them to q and a; `more`: after another kind. */
+        const backToKeys = (k: Block, values: string, [Kt, dK, dP, dM]: readonly [string, string, string, string], more: boolean): void => {
+          m.multiply(dK, [m.values(values), turned(m.states('dS', 1))], K, columns)
+          m.multiply(dP, [m.values('G'), turned(m.values(values))], rows, columns, { lowerC: 2 })
+          if (reads) m.multiply(dM, [m.values('dU'), turned(m.values(values))], rows, columns, { alpha: -1, lowerC: 1 })
+          if (forgets) {
+            const regions = { dK: at[dK], dP: at[dP], dM: at[dM], more: Number(more) }
+            gpu.run(backward, 'fadeBackward', { work, q, k, extra, tokens }, { ...params, ...regions }, batches * blocks(K))
+            return
           }
+          // Without decays the pairs are plain products.
+          m.multiply('dQ', [m.pairs(dP), m.keys(Kt)], K, rows, { accumulate: 1, triangleA: 1 })
+          m.multiply(dK, [turned(m.pairs(dP)), m.keys('Q')], K, rows, { accumulate: 1, triangleA: 2 })
+          if (!reads) return
+          m.multiply(dK, [turned(m.pairs(dM)), m.keys('A')], K, rows, { accumulate: 1, triangleA: 2 })
+          m.multiply('dA', [m.pairs(dM), m.keys(Kt)], K, rows, { accumulate: 1, triangleA: 1 })
         }
-        gpu.run(backward, 'gradients', { work, k, extra, tokens, dq, dk, dv, dextra: dbeta ?? derase }, params, rowGroups(part))
+        if (along) {
+          m.multiply('dX', [turned(m.pairs('P')), m.values('G')], columns, rows, { triangleA: 2, weights: true })
+          m.multiply('dX', [m.keys('Kt'), m.states('dS', 1)], columns, K, { accumulate: 1, weights: true })
+          m.multiply('dX', [turned(m.pairs('M')), m.values('dU')], columns, rows, { alpha: -1, accumulate: 1, triangleA: 2, weights: true })
+          backToKeys(along, 'U', ['Kb', 'dKb', 'dPb', 'dMb'], false)
+          backToKeys(k, 'X', ['Kt', 'dK', 'dP', 'dM'], true)
+          gpu.run(chunk, 'keyOutputs', { work, tokens, y: dalong }, { ...params, dQ: at.dKb }, rowGroups(part))
+        } else backToKeys(k, 'U', ['Kt', 'dK', 'dP', 'dM'], false)
+        gpu.run(
+          backward,
+          'gradients',
+          { work, k, extra, tokens, dq: transposed ? null : dq, dk, dv, dextra: dbeta ?? derase },
+          { ...params, transposed: Number(transposed), ...(along && { dU: at.dX }) },
+          rowGroups(part),
+        )
         if (gated) gpu.run(backward, 'gateGradient', { work, tokens, dgate }, params, rowGroups(part))
         if (dS || dz) move('store', part, [dS, dz], { S: params.dS })
       }
