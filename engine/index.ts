@@ -98,6 +98,7 @@ export { type KernelCheck, selfCheck } from './selfcheck.ts'
 export type { Shape } from './shape.ts'
 export {
   type Backward,
+  type BackwardOptions,
   backward,
   empty,
   full,

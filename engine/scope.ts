@@ -16,6 +16,9 @@ export function enroll(object: Scoped): void {
   scopes.at(-1)?.add(object)
 }
 
+/** What the innermost scope is going to free. */
+export const innermost = (): Iterable<Scoped> => scopes.at(-1) ?? []
+
 /** Puts an object where another one is: into its scope, so that both are freed together; into none if that is in none. */
 export function enrollBeside(object: Scoped, other: Scoped): void {
   const home = other.kept ? undefined : scopes.findLast((scope) => scope.has(other))

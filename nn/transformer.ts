@@ -112,7 +112,10 @@ export class TransformerLayer extends Module {
       next = attended.state
       return attended.y
     })
-    const y = residual(h, this.drop, (options) => this.feed_forward.forward(this.norm_ff.forward(h), options))
+    if (input !== x) input.evict()
+    const normed = this.norm_ff.forward(h)
+    const y = residual(h, this.drop, (options) => this.feed_forward.forward(normed, options))
+    normed.evict()
     return { y, state: next }
   }
 }
