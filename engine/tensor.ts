@@ -376,11 +376,16 @@ export function backward(root: Tensor, seed?: Tensor, options: BackwardOptions =
   if (seed && !sameShape(seed.shape, root.shape))
     throw new Error(`backward: the seed has shape ${show(seed.shape)}, the tensor ${show(root.shape)}`)
 
+  const held = release ? releasable([root, seed]) : []
+  span('backward', () => walk(() => [[root, seed ?? full(root.shape, 1, root.device)]], held))
+}
+
+/** Walks back from several tensors at once, each with its seed, and frees what is `held` (see `releasable`) on the way. */
+export function walk(roots: () => readonly (readonly [x: Tensor, seed: Tensor])[], held: Tensor[]): void {
   // Gradients that wait for their node, by output. Each is a view of its own, so that a gradient which an op hands on
   // unchanged to two inputs is shared in memory and still freed once.
   const waiting = new Map<Node, (Tensor | null)[]>()
   const leaves = new Set<Tensor>()
-  const held = release ? releasable(root, seed) : []
   const put = (x: Tensor, gradient: Tensor, op: string): void => {
     if (!x.requiresGrad) return
     if (!sameShape(x.shape, gradient.shape))
@@ -397,10 +402,16 @@ export function backward(root: Tensor, seed?: Tensor, options: BackwardOptions =
     }
   }
 
-  const walk = (): void => {
+  noGrad(() => {
     try {
-      scope(() => put(root, seed ?? full(root.shape, 1, root.device), 'backward'))
-      for (const node of newestFirst(root)) {
+      const begun: Tensor[] = []
+      scope(() => {
+        for (const [x, seed] of roots()) {
+          put(x, seed, 'backward')
+          begun.push(x)
+        }
+      })
+      for (const node of newestFirst(begun)) {
         const grads = waiting.get(node)
         if (!grads) continue
         scope(() => {
@@ -419,15 +430,14 @@ export function backward(root: Tensor, seed?: Tensor, options: BackwardOptions =
       for (const grads of waiting.values()) for (const g of grads) g?.dispose()
       for (const x of leaves) settle(x)
     }
-  }
-  span('backward', () => noGrad(walk))
+  })
 }
 
-/** What `release` may free, those last that were made last. */
-const releasable = (root: Tensor, seed: Tensor | undefined): Tensor[] =>
+/** What the innermost scope holds, without these, what is kept, and leaves that get a gradient: those last that were made last. */
+export const releasable = (but: readonly unknown[] = []): Tensor[] =>
   [...innermost()]
     .filter((t) => t instanceof Tensor)
-    .filter((t) => t !== root && t !== seed && !t.kept && (t.node || !t.requiresGrad))
+    .filter((t) => !but.includes(t) && !t.kept && (t.node || !t.requiresGrad))
     .sort((a, b) => a.born - b.born)
 
 /** Calls the node's backward, which must find its tensors as the forward left them. */
@@ -470,10 +480,10 @@ function own(view: Tensor): Tensor {
   return copy
 }
 
-/** The nodes that `root` depends on, each after every node that uses it. Iterative: graphs of long recurrences are deep. */
-function newestFirst(root: Tensor): Node[] {
+/** The nodes that these depend on, each after every node that uses it. Iterative: graphs of long recurrences are deep. */
+function newestFirst(roots: readonly Tensor[]): Node[] {
   const found = new Set<Node>()
-  const stack = [root]
+  const stack = [...roots]
   while (stack.length > 0) {
     const node = stack.pop()?.node
     if (!node || found.has(node)) continue
