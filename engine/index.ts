@@ -60,6 +60,7 @@ export {
   type RuleOptions,
 } from './ops/fast-weights.ts'
 export * from './ops/linear.ts'
+export { type LinearCrossEntropyOptions, linearCrossEntropy } from './ops/linear-cross-entropy.ts'
 export * from './ops/matmul.ts'
 export * from './ops/movement.ts'
 export * from './ops/norm.ts'

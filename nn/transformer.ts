@@ -3,6 +3,7 @@
 import { checkFlag, checkNumber, told } from '../engine/arguments.ts'
 import { type UnaryOp, unaryOps } from '../engine/devices/kernels.ts'
 import { checkInt32 } from '../engine/ops/check.ts'
+import { linearCrossEntropy, manyLogits } from '../engine/ops/linear-cross-entropy.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { type Generator, generator } from '../engine/random.ts'
 import { recompute } from '../engine/recompute.ts'
@@ -206,6 +207,16 @@ export class Transformer extends Module {
    * 0, and what their gradient holds there is never looked at.
    */
   forward(tokens: Tensor, state?: TransformerState, options: Packing = {}): { logits: Tensor; state: TransformerState } {
+    const { x, packing, ...rest } = this.hidden(tokens, state, options)
+    return { logits: atTokens(this.generator.forward(x), packing), ...rest }
+  }
+
+  /** What the logits are made from, [B,T,D]. */
+  private hidden(
+    tokens: Tensor,
+    state?: TransformerState,
+    options: Packing = {},
+  ): { x: Tensor; packing: Packing; state: TransformerState } {
     checkInt32('forward', tokens)
     if (tokens.shape.length !== 2 || tokens.size === 0)
       throw new Error(`forward: tokens have shape [${tokens.shape.join(',')}], expected [B,T]`)
@@ -224,8 +235,7 @@ export class Transformer extends Module {
       x = result.y
       layers.push(result.state)
     })
-    const logits = this.generator.forward(this.transformer.norm.forward(x))
-    return { logits: atTokens(logits, packing), state: { position: placed().next, layers } }
+    return { x: this.transformer.norm.forward(x), packing, state: { position: placed().next, layers } }
   }
 
   private recomputes(layer: number): boolean {
@@ -247,11 +257,15 @@ export class Transformer extends Module {
     return recompute([x, ...given.map(([, t]) => t)], body, { parameters, generator: this.random })
   }
 
-  /** See `Trainable`. */
-  loss({ tokens, targets, B, T }: TokenBatch): Tensor {
+  /** See `Trainable`. Of a large vocabulary it never holds all logits. */
+  loss({ tokens, targets: ids, B, T }: TokenBatch): Tensor {
     const { device } = this.src_embed.weight
-    const { logits } = this.forward(tensor(tokens, { shape: [B, T], device }))
-    return crossEntropy(logits, tensor(targets, { shape: [B, T], device }), { ignore: ignoredTarget })
+    const { x } = this.hidden(tensor(tokens, { shape: [B, T], device }))
+    const targets = tensor(ids, { shape: [B, T], device })
+    const { weight, bias } = this.generator
+    return manyLogits(B * T, this.config.symbols)
+      ? linearCrossEntropy(x, weight, bias, targets, { ignore: ignoredTarget })
+      : crossEntropy(this.generator.forward(x), targets, { ignore: ignoredTarget })
   }
 
   /** See `Parts`. */

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import {
   add,
+  crossEntropy,
   type Device,
   dropout,
   generator,
@@ -20,8 +21,8 @@ import {
   tanh,
   tensor,
 } from '../../engine/index.ts'
-import { Adam, constant, Trainer, Transformer, type TransformerConfig } from '../../nn/index.ts'
-import { assertSameBits, gpus, reference, runsOn, uniforms, wasm } from '../helpers.ts'
+import { Adam, constant, ignoredTarget, Trainer, Transformer, type TransformerConfig } from '../../nn/index.ts'
+import { assertClose, assertSameBits, gpus, reference, runsOn, uniforms, wasm } from '../helpers.ts'
 import { architectures, few, randomBatch } from './models.ts'
 
 /** The most bytes in use at once within `body`, beyond those before it. */
@@ -153,6 +154,39 @@ describe('memory for activations', () => {
       for (const [i, value] of recomputed.entries()) assertSameBits(value, plain[i])
       assert.equal(device.bytesInUse(), inUse)
     }
+  })
+
+  it('a large vocabulary has the loss and gradients of its logits, without holding them all', async () => {
+    const device = await wasm()
+    setDevice(device)
+    const symbols = 100_000
+    const model = new Transformer({ ...architectures.labml, symbols, layers: 1 })
+    const batch = {
+      ...randomBatch(5, 4, 16),
+      targets: randomBatch(6, 4, 16).tokens.map((id, i) => (i % 9 === 0 ? ignoredTarget : id * 7001)),
+    }
+    const run = async (loss: () => Tensor) => {
+      const { result, peak } = await peakOf(device, () =>
+        scope(() => {
+          const l = loss()
+          l.backward(undefined, { release: true })
+          return keep(l)
+        }),
+      )
+      const grads = [...model.namedParameters().values()].flatMap((p) => p.grad ?? [])
+      const values = await valuesOf([result, ...grads])
+      for (const t of [result, ...grads]) t.dispose()
+      return { values, peak }
+    }
+    const whole = await run(() => {
+      const [tokens, targets] = [batch.tokens, batch.targets].map((ids) => tensor(ids, { shape: [4, 16] }))
+      return crossEntropy(model.forward(tokens).logits, targets, { ignore: ignoredTarget })
+    })
+    const blocks = await run(() => model.loss(batch))
+    for (const [i, value] of blocks.values.entries()) assertClose(value, whole.values[i], 1e-5, 1e-3)
+    // Logits and their gradients, 2 x 4 B T N bytes, against two blocks of at most 2^22.
+    assert.ok(whole.peak - blocks.peak > 8 * (4 * 16 * symbols - 2 ** 22), `${whole.peak} ${blocks.peak}`)
+    model.dispose()
   })
 
   it('release spares the loss, the seed, what is kept, and leaves', () => {
