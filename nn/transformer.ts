@@ -7,6 +7,8 @@ import { linearCrossEntropy, manyLogits } from '../engine/ops/linear-cross-entro
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { type Generator, generator } from '../engine/random.ts'
 import { recompute } from '../engine/recompute.ts'
+import { recording } from '../engine/recording.ts'
+import { scope } from '../engine/scope.ts'
 import { Tensor, tensor } from '../engine/tensor.ts'
 import { FastWeightsAttention, type FastWeightsAttentionConfig, fastWeightsAttentionDefaults } from './attention.ts'
 import { embed, firstStream, norms, residual } from './blocks.ts'
@@ -231,7 +233,10 @@ export class Transformer extends Module {
     let x = embed(this.src_embed, tokens, () => placed().at, this.config)
     const layers: LayerState[] = []
     this.transformer.layers.forEach((layer, i) => {
-      const result = this.recomputes(i) ? this.recomputed(layer, x, state?.layers[i], packing) : layer.forward(x, state?.layers[i], packing)
+      const run = (): { y: Tensor; state: LayerState } =>
+        this.recomputes(i) ? this.recomputed(layer, x, state?.layers[i], packing) : layer.forward(x, state?.layers[i], packing)
+      // Without a backward pass to come, nothing but its result is needed of a layer.
+      const result = recording() ? run() : scope(run)
       x = result.y
       layers.push(result.state)
     })
