@@ -161,6 +161,7 @@ const modelOptions = [
   { name: 'embedding-std', type: 'number', above: 0, description: 'standard deviation of the initial embedding' },
   { name: 'embedding-scale', type: 'string', choices: ['none', 'sqrt'], description: 'embeddings as they are or times sqrt(D)' },
   { name: 'tie', type: 'boolean', description: 'the embedding gives the logits, too' },
+  { name: 'recompute', type: 'boolean', description: 'compute activations once more in the backward pass instead of keeping them' },
 ] as const satisfies Option[]
 
 /** One row for every setting of a mixer, but for the positions, which are the model's. Mixers that have a setting of the same name share it. */

@@ -519,14 +519,15 @@ function promptFor(text: string, vocabulary: Vocabulary, { given, training: { pr
 
 /** Refuses at once what can't fit: a lower bound of a step's memory (values, gradients, a moment; what the layers keep for the backward). */
 function checkMemory(
-  { symbols, dModel: D, heads, dFf, layers, featureMap, favorFeatures }: TransformerConfig,
+  { symbols, dModel: D, heads, dFf, layers, featureMap, favorFeatures, recompute }: TransformerConfig,
   { batch: B, seqLen: T }: TrainingConfig,
   device: Device,
 ): void {
   const parameters = layers * (4 * D * D + 2 * D * dFf) + 2 * symbols * D
   // Queries and keys, 2 m features each.
   const features = featureMap === 'favor' ? 4 * heads * favorFeatures : 0
-  const kept = B * T * (layers * (4 * D + features + dFf) + symbols)
+  const recomputed = typeof recompute === 'boolean' ? Number(recompute) * layers : new Set(recompute).size
+  const kept = B * T * (recomputed * D + (layers - recomputed) * (4 * D + features + dFf) + symbols)
   // How much a GPU has isn't known: this much none has.
   const limit = { reference: os.totalmem(), wasm: 2 ** 32, webgpu: 2 ** 40 }[device.name]
   const needed = (device.double ? 8 : 4) * (3 * parameters + kept)

@@ -3,9 +3,7 @@
  * was recorded.
  */
 import { noGrad, recording } from './recording.ts'
-import { type Backward, type Node, Tensor } from './tensor.ts'
-
-let nodes = 0
+import { type Backward, type Node, nextNode, Tensor } from './tensor.ts'
 
 /** Whether an op on these inputs is going to be recorded, and so has to keep what its backward needs. */
 export const records = (inputs: readonly Tensor[]): boolean => recording() && inputs.some((x) => x.requiresGrad)
@@ -14,7 +12,7 @@ export const records = (inputs: readonly Tensor[]): boolean => recording() && in
 export function recordMany(op: string, inputs: readonly Tensor[], outputs: readonly Tensor[], backward: Backward): void {
   if (!records(inputs)) return
   const versions = [...inputs, ...outputs].map((x) => x.version)
-  const node: Node = { id: nodes++, op, inputs, outputs, versions, backward }
+  const node: Node = { id: nextNode(), op, inputs, outputs, versions, backward }
   outputs.forEach((y, i) => {
     y.requiresGrad = true
     y.node = node
@@ -22,9 +20,16 @@ export function recordMany(op: string, inputs: readonly Tensor[], outputs: reado
   })
 }
 
-/** `recordMany` for the usual case of one output; returns it. */
-export function record(op: string, inputs: readonly Tensor[], y: Tensor, backward: (dy: Tensor) => readonly (Tensor | null)[]): Tensor {
+/** `recordMany` for the usual case of one output; returns it. `again`: writes y once more (see `Tensor.evict`). */
+export function record(
+  op: string,
+  inputs: readonly Tensor[],
+  y: Tensor,
+  backward: (dy: Tensor) => readonly (Tensor | null)[],
+  again?: () => void,
+): Tensor {
   recordMany(op, inputs, [y], ([dy]) => backward(dy as Tensor))
+  if (y.node) y.node.again = again
   return y
 }
 

@@ -61,6 +61,7 @@ export {
   type RuleOptions,
 } from './ops/fast-weights.ts'
 export * from './ops/linear.ts'
+export { type LinearCrossEntropyOptions, linearCrossEntropy } from './ops/linear-cross-entropy.ts'
 export * from './ops/matmul.ts'
 export * from './ops/movement.ts'
 export * from './ops/norm.ts'
@@ -69,6 +70,7 @@ export { cumsum, max, mean, type ReduceOptions, sum } from './ops/reduce.ts'
 export * from './ops/sequence.ts'
 export { type Profile, type ProfileEntry, profile, span } from './profile.ts'
 export { dropout, type Generator, generator, normal, uniform } from './random.ts'
+export { type RecomputeOptions, recompute } from './recompute.ts'
 export { noGrad } from './recording.ts'
 export { attentionDeltaRule, deltaProductRule, deltaRule, gatedDeltaRule, longhornRule } from './rules/delta.ts'
 export { dplrRule, rwkv7Rule } from './rules/dplr.ts'
@@ -99,6 +101,7 @@ export { type KernelCheck, selfCheck } from './selfcheck.ts'
 export type { Shape } from './shape.ts'
 export {
   type Backward,
+  type BackwardOptions,
   backward,
   empty,
   full,

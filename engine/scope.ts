@@ -16,6 +16,9 @@ export function enroll(object: Scoped): void {
   scopes.at(-1)?.add(object)
 }
 
+/** What the innermost scope is going to free. */
+export const innermost = (): Iterable<Scoped> => scopes.at(-1) ?? []
+
 /** Puts an object where another one is: into its scope, so that both are freed together; into none if that is in none. */
 export function enrollBeside(object: Scoped, other: Scoped): void {
   const home = other.kept ? undefined : scopes.findLast((scope) => scope.has(other))
@@ -60,10 +63,11 @@ export function checkSynchronous(op: string, result: unknown): void {
   throw new Error(`${op}: the body is asynchronous; return the tensors and await read() outside`)
 }
 
-function reachable(value: unknown, own: Set<Scoped>, found = new Set<Scoped>(), seen = new Set<object>()): Set<Scoped> {
+/** Those of `own` to which arrays, Maps and plain objects in `value` lead, in that order. */
+export function reachable<T extends Scoped>(value: unknown, own: ReadonlySet<T>, found = new Set<T>(), seen = new Set<object>()): Set<T> {
   if (typeof value !== 'object' || value === null || seen.has(value)) return found
   seen.add(value)
-  if (own.has(value as unknown as Scoped)) found.add(value as unknown as Scoped)
+  if (own.has(value as unknown as T)) found.add(value as unknown as T)
   else if (Array.isArray(value) || value instanceof Set) for (const v of value) reachable(v, own, found, seen)
   else if (value instanceof Map) for (const v of value.values()) reachable(v, own, found, seen)
   else if (Object.getPrototypeOf(value) === Object.prototype) for (const v of Object.values(value)) reachable(v, own, found, seen)

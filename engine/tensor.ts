@@ -1,12 +1,16 @@
-import { checkList, checkNumber, checkOptions, told } from './arguments.ts'
+import { checkFlag, checkList, checkNumber, checkOptions, told } from './arguments.ts'
 import type { Device, DType, HostArray } from './devices/device.ts'
 import { referenceDevice } from './devices/reference/index.ts'
 import { span } from './profile.ts'
 import { noGrad } from './recording.ts'
-import { enroll, enrollBeside, keep, type Scoped, scope } from './scope.ts'
+import { enroll, enrollBeside, innermost, keep, type Scoped, scope } from './scope.ts'
 import { checkShape, checkSizes, type Shape, sameShape, show, sizeOf } from './shape.ts'
 
 let defaultDevice: Device = referenceDevice()
+
+let nodes = 0
+/** The id of a new node. */
+export const nextNode = (): number => nodes++
 
 /** The device on which tensors are made when none is named: the float64 reference, until `setDevice` says otherwise. */
 export const getDevice = (): Device => defaultDevice
@@ -73,6 +77,8 @@ export interface Node {
   /** The versions of the inputs, then of the outputs, when the op ran. */
   versions: readonly (number | null)[]
   backward: Backward
+  /** Writes the values of the output once more, where that takes hardly more than a pass over memory. */
+  again?: () => void
 }
 
 /**
@@ -94,7 +100,10 @@ export class Tensor implements Scoped {
   node: Node | null = null
   output = 0
   kept = false
+  /** The id of the node recorded next when this tensor was made: no node before it can know the tensor. */
+  readonly born = nodes
   private block: Block | null
+  private evicted = false
   private readonly host: Indices | null
 
   constructor(shape: Shape, dtype: DType, device: Device, block: Block | null, host: Indices | null = null) {
@@ -134,7 +143,7 @@ export class Tensor implements Scoped {
   }
 
   get disposed(): boolean {
-    return this.block === null
+    return this.block === null && !this.evicted
   }
 
   /** True when no other tensor shares the memory, so that it may be changed in place. */
@@ -144,7 +153,7 @@ export class Tensor implements Scoped {
 
   /** How often the memory was overwritten; null once the tensor is freed. */
   get version(): number | null {
-    return this.block?.version ?? null
+    return this.block?.version ?? (this.evicted ? 0 : null)
   }
 
   /** To be called by whatever overwrites the memory of a tensor that others may have seen. */
@@ -193,16 +202,31 @@ export class Tensor implements Scoped {
     held.set(values)
   }
 
-  /** Gradients of this tensor with respect to every parameter it depends on, added to their `grad`. `seed`: d(loss)/d(this), by default 1 for a tensor of size 1. */
-  backward(seed?: Tensor): void {
-    backward(this, seed)
+  /**
+   * Gradients of this tensor with respect to every parameter it depends on, added to their `grad`. `seed`: d(loss)/d(this), by default 1 for a
+   * tensor of size 1. See `BackwardOptions`.
+   */
+  backward(seed?: Tensor, options?: BackwardOptions): void {
+    backward(this, seed, options)
   }
 
   /** Frees the memory now. Using the tensor afterwards throws; disposing it twice doesn't. */
   dispose(): void {
+    this.evicted = false
     const block = this.block
     this.block = null
     if (block && --block.owners === 0) this.device.free(block.storage)
+  }
+
+  /**
+   * Frees the memory until the values are needed, by a backward pass or whoever: they are computed once more then, from the op's inputs. Only for
+   * recorded results that cost little, of norms and of dpfp, and that no view shares; others stay as they are. For what a layer makes and hands to nobody.
+   * @internal
+   */
+  evict(): void {
+    if (!this.node?.again || !this.block || this.block.owners > 1 || this.block.version > 0) return
+    this.dispose()
+    this.evicted = true
   }
 
   toString(): string {
@@ -210,6 +234,11 @@ export class Tensor implements Scoped {
   }
 
   private live(): Block {
+    if (this.evicted) {
+      this.evicted = false
+      this.block = { storage: this.device.allocate(this.dtype, this.size), owners: 1, version: 0 }
+      this.node!.again!()
+    }
     if (!this.block)
       throw new FreedError(
         `tensor ${show(this.shape)} was freed; it was disposed, or its scope ended (return it from the scope, or keep() it)`,
@@ -322,11 +351,22 @@ function flatten(data: Nested | ArrayLike<number>): { values: ArrayLike<number>;
   return { values, shape }
 }
 
+export interface BackwardOptions {
+  /**
+   * Frees the tensors of the innermost scope on the way, each as soon as no node is left that may need it, so that activations make room for
+   * gradients. What is there can't be used afterwards, but for `root`, `seed`, what is kept, and leaves with a gradient of their own.
+   */
+  release?: boolean
+}
+
 /**
  * Reverse-mode differentiation: walks the recorded nodes that `root` depends on once, newest first. Backward passes are themselves not
  * recorded: first derivatives only.
  */
-export function backward(root: Tensor, seed?: Tensor): void {
+export function backward(root: Tensor, seed?: Tensor, options: BackwardOptions = {}): void {
+  checkOptions('backward', options, ['release'])
+  const { release = false } = options
+  checkFlag('backward: release', release)
   if (!root.requiresGrad) throw new Error('backward: the tensor depends on no tensor with requiresGrad')
   if (root.disposed) throw new Error('backward: the tensor was freed')
   if (!seed && root.size !== 1)
@@ -336,6 +376,12 @@ export function backward(root: Tensor, seed?: Tensor): void {
   if (seed && !sameShape(seed.shape, root.shape))
     throw new Error(`backward: the seed has shape ${show(seed.shape)}, the tensor ${show(root.shape)}`)
 
+  const held = release ? releasable([root, seed]) : []
+  span('backward', () => walk(() => [[root, seed ?? full(root.shape, 1, root.device)]], held))
+}
+
+/** Walks back from several tensors at once, each with its seed, and frees what is `held` (see `releasable`) on the way. */
+export function walk(roots: () => readonly (readonly [x: Tensor, seed: Tensor])[], held: Tensor[]): void {
   // Gradients that wait for their node, by output. Each is a view of its own, so that a gradient which an op hands on
   // unchanged to two inputs is shared in memory and still freed once.
   const waiting = new Map<Node, (Tensor | null)[]>()
@@ -356,10 +402,16 @@ export function backward(root: Tensor, seed?: Tensor): void {
     }
   }
 
-  const walk = (): void => {
+  noGrad(() => {
     try {
-      scope(() => put(root, seed ?? full(root.shape, 1, root.device), 'backward'))
-      for (const node of newestFirst(root)) {
+      const begun: Tensor[] = []
+      scope(() => {
+        for (const [x, seed] of roots()) {
+          put(x, seed, 'backward')
+          begun.push(x)
+        }
+      })
+      for (const node of newestFirst(begun)) {
         const grads = waiting.get(node)
         if (!grads) continue
         scope(() => {
@@ -372,14 +424,21 @@ export function backward(root: Tensor, seed?: Tensor): void {
         })
         waiting.delete(node)
         for (const g of grads) g?.dispose()
+        while (held.length > 0 && held.at(-1)!.born >= node.id) held.pop()!.dispose()
       }
     } finally {
       for (const grads of waiting.values()) for (const g of grads) g?.dispose()
       for (const x of leaves) settle(x)
     }
-  }
-  span('backward', () => noGrad(walk))
+  })
 }
+
+/** What the innermost scope holds, without these, what is kept, and leaves that get a gradient: those last that were made last. */
+export const releasable = (but: readonly unknown[] = []): Tensor[] =>
+  [...innermost()]
+    .filter((t) => t instanceof Tensor)
+    .filter((t) => !but.includes(t) && !t.kept && (t.node || !t.requiresGrad))
+    .sort((a, b) => a.born - b.born)
 
 /** Calls the node's backward, which must find its tensors as the forward left them. */
 function gradientsOf(node: Node, grads: readonly (Tensor | null)[]): readonly (Tensor | null)[] {
@@ -421,10 +480,10 @@ function own(view: Tensor): Tensor {
   return copy
 }
 
-/** The nodes that `root` depends on, each after every node that uses it. Iterative: graphs of long recurrences are deep. */
-function newestFirst(root: Tensor): Node[] {
+/** The nodes that these depend on, each after every node that uses it. Iterative: graphs of long recurrences are deep. */
+function newestFirst(roots: readonly Tensor[]): Node[] {
   const found = new Set<Node>()
-  const stack = [root]
+  const stack = [...roots]
   while (stack.length > 0) {
     const node = stack.pop()?.node
     if (!node || found.has(node)) continue

@@ -4,6 +4,7 @@
  */
 import { addressOf, entryOf, firstOf, sizeOf } from './cuts'
 import { maxLanes, vload, vstore } from './lanes'
+import { scratch } from './scratch'
 import { BLOCK, sum, sumBlock, sumSquaresBlock, total } from './sums'
 
 const SUM = 0
@@ -58,24 +59,45 @@ const COLUMNS = 32
 /** Rows that are summed before they join the total, so that a long sum is one of short sums. */
 const ROWS = 256
 
-/** y[o, i] = sum or max of x[o, 0..n, i], x: [outer, n, inner]. A task is (o, 32 columns). */
+/** Columns that go through the rows together, at most. */
+const WIDTH = 2048
+/** Rows that are read along before the next columns are: long enough for the running sums, short enough to stay on few pages of memory. */
+const STRIP = 16
+
+/**
+ * y[o, i] = sum or max of x[o, 0..n, i], x: [outer, n, inner]. A task is (o, 32 columns); up to WIDTH columns go through the rows together, so that
+ * memory is read along them. Scratch: their running sums, WIDTH floats.
+ */
 export function reduceColumns(begin: i32, end: i32, op: i32, x: usize, y: usize, n: i32, inner: i32): void {
   const tiles = (inner + COLUMNS - 1) / COLUMNS
   const stride = <usize>inner << 2
-  for (let task = begin; task < end; task++) {
+  const zero = f32x4.splat(op == SUM ? 0 : -Infinity)
+  for (let task = begin; task < end;) {
     const o = task / tiles
     const i0 = (task - o * tiles) * COLUMNS
-    const width = min(COLUMNS, inner - i0)
+    const width = min(min((end - task) * COLUMNS, WIDTH), inner - i0)
     const from = x + <usize>o * <usize>n * stride + (<usize>i0 << 2)
     const to = y + <usize>o * stride + (<usize>i0 << 2)
-    for (let i = 0; i < width; i += 4) vstore(to + (<usize>i << 2), f32x4.splat(op == SUM ? 0 : -Infinity), width - i)
+    for (let i = 0; i < width; i += 4) vstore(to + (<usize>i << 2), zero, width - i)
     for (let j = 0; j < n; j += ROWS) {
-      const rows = min(ROWS, n - j)
-      const at = from + <usize>j * stride
-      if (width < COLUMNS) narrow(op, at, rows, stride, to, width)
-      else if (op == SUM) wide(SUM, at, rows, stride, to)
-      else wide(1, at, rows, stride, to)
+      const last = min(n, j + ROWS)
+      for (let i = 0; i < width; i += 4) v128.store(scratch + (<usize>i << 2), zero)
+      for (let r = j; r < last; r += STRIP) {
+        const rows = min(STRIP, last - r)
+        for (let i = 0; i < width; i += COLUMNS) {
+          const column = <usize>i << 2
+          const at = from + <usize>r * stride + column
+          if (width - i < COLUMNS) narrow(op, at, rows, stride, scratch + column, width - i)
+          else if (op == SUM) wide(SUM, at, rows, stride, scratch + column)
+          else wide(1, at, rows, stride, scratch + column)
+        }
+      }
+      for (let i = 0; i < width; i += 4) {
+        const at = <usize>i << 2
+        vstore(to + at, join(op, vload(to + at, width - i), v128.load(scratch + at)), width - i)
+      }
     }
+    task += (width + COLUMNS - 1) / COLUMNS
   }
 }
 
@@ -83,10 +105,10 @@ export function reduceColumns(begin: i32, end: i32, op: i32, x: usize, y: usize,
   return op == SUM ? f32x4.add(a, b) : f32x4.max(a, b)
 }
 
-/** to[0..32) = to op the rows. */
+/** to[0..32) = to op each row in turn. */
 @inline function wide(op: i32, x: usize, rows: i32, stride: usize, to: usize): void {
-  const zero = f32x4.splat(op == SUM ? 0 : -Infinity)
-  let s0 = zero, s1 = zero, s2 = zero, s3 = zero, s4 = zero, s5 = zero, s6 = zero, s7 = zero
+  let s0 = v128.load(to), s1 = v128.load(to, 16), s2 = v128.load(to, 32), s3 = v128.load(to, 48)
+  let s4 = v128.load(to, 64), s5 = v128.load(to, 80), s6 = v128.load(to, 96), s7 = v128.load(to, 112)
   for (let r = 0; r < rows; r++) {
     s0 = join(op, s0, v128.load(x))
     s1 = join(op, s1, v128.load(x, 16))
@@ -98,14 +120,14 @@ export function reduceColumns(begin: i32, end: i32, op: i32, x: usize, y: usize,
     s7 = join(op, s7, v128.load(x, 112))
     x += stride
   }
-  v128.store(to, join(op, v128.load(to), s0))
-  v128.store(to, join(op, v128.load(to, 16), s1), 16)
-  v128.store(to, join(op, v128.load(to, 32), s2), 32)
-  v128.store(to, join(op, v128.load(to, 48), s3), 48)
-  v128.store(to, join(op, v128.load(to, 64), s4), 64)
-  v128.store(to, join(op, v128.load(to, 80), s5), 80)
-  v128.store(to, join(op, v128.load(to, 96), s6), 96)
-  v128.store(to, join(op, v128.load(to, 112), s7), 112)
+  v128.store(to, s0)
+  v128.store(to, s1, 16)
+  v128.store(to, s2, 32)
+  v128.store(to, s3, 48)
+  v128.store(to, s4, 64)
+  v128.store(to, s5, 80)
+  v128.store(to, s6, 96)
+  v128.store(to, s7, 112)
 }
 
 /** The same for fewer columns, a vector at a time. */
@@ -113,9 +135,9 @@ function narrow(op: i32, x: usize, rows: i32, stride: usize, to: usize, width: i
   for (let i = 0; i < width; i += 4) {
     const left = width - i
     const at = <usize>i << 2
-    let s = f32x4.splat(op == SUM ? 0 : -Infinity)
+    let s = v128.load(to + at)
     for (let r = 0; r < rows; r++) s = join(op, s, vload(x + <usize>r * stride + at, left))
-    vstore(to + at, join(op, vload(to + at, left), s), left)
+    v128.store(to + at, s)
   }
 }
 

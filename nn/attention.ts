@@ -238,6 +238,8 @@ export class FastWeightsAttention extends Module {
     const result = this.inner_start
       ? byMinibatches(rule, inputs, before, { ...settings, minibatch: this.config.minibatch }, state, packing, { S: this.inner_start })
       : rule.run(inputs, before, { ...settings, ...packing })
+    // Features wider than what they are made of are rather made again than kept.
+    if (this.features.width > D / H) for (const name of ['q', 'k']) inputs[name]?.evict()
 
     let y = reshape(this.norm ? this.norm.forward(result.y) : result.y, [B, T, D])
     if (this.output_gate && outputGate !== 'none') y = mul(y, this.output_gate.forward(x, { activation: outputGate }))

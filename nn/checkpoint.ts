@@ -47,6 +47,7 @@ const added = new Set([
   'levels',
   'innerRate',
   'minibatch',
+  'recompute',
 ])
 const choices = ['mixer', 'encoder', 'cross', 'decoder'] as const
 
@@ -54,7 +55,8 @@ const transformer: Kind<Transformer, TransformerConfig> = {
   is: (model) => model instanceof Transformer,
   make: (config, seed) => new Transformer(config, seed),
   fields: { symbols: 1, ...labml },
-  optional: ['mixer'],
+  // A list of layers or a boolean, which the model itself checks.
+  optional: ['mixer', 'recompute'],
   needless: (name, given) => added.has(name) || (given.mixer !== undefined && (name in shared || name === 'attention')),
   layers: ['layers'],
   stored: storedConfig,

@@ -263,7 +263,12 @@ export class Features extends Module {
     if (this.training && favorRedraw === 'step') this.redraw()
     // A copy: a backward may still need these directions when the next ones are drawn.
     const weight = favorRedraw === 'never' ? this.weight : noGrad(() => affine(this.weight!, 1))
-    return xs.map((x) => featureNorms[featureNorm](map(x, this.config, weight), featureEps))
+    return xs.map((x) => {
+      const mapped = map(x, this.config, weight)
+      const y = featureNorms[featureNorm](mapped, featureEps)
+      if (y !== mapped && mapped !== x) mapped.evict()
+      return y
+    })
   }
 
   /** favor: draws new directions, in place. */

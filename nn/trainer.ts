@@ -70,7 +70,7 @@ export class Trainer<M extends Trainable<never> = Transformer> {
         const loss = span('forward', () => this.model.loss(batch as never))
         if (!(loss instanceof Tensor && loss.size === 1))
           throw new Error(`Trainer: the model's loss must be a tensor of one number, not ${told(loss)}`)
-        loss.backward()
+        loss.backward(undefined, { release: true })
         const norm = this.optimizer.step({ lr, clipNorm: Number.isFinite(clipNorm) ? clipNorm : undefined })
         return keep(noGrad(() => concat([reshape(loss, [1]), reshape(norm, [1])], 0)))
       } finally {

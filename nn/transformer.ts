@@ -3,9 +3,13 @@
 import { checkFlag, checkNumber, told } from '../engine/arguments.ts'
 import { type UnaryOp, unaryOps } from '../engine/devices/kernels.ts'
 import { checkInt32 } from '../engine/ops/check.ts'
+import { linearCrossEntropy, manyLogits } from '../engine/ops/linear-cross-entropy.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { type Generator, generator } from '../engine/random.ts'
-import { type Tensor, tensor } from '../engine/tensor.ts'
+import { recompute } from '../engine/recompute.ts'
+import { recording } from '../engine/recording.ts'
+import { scope } from '../engine/scope.ts'
+import { Tensor, tensor } from '../engine/tensor.ts'
 import { FastWeightsAttention, type FastWeightsAttentionConfig, fastWeightsAttentionDefaults } from './attention.ts'
 import { embed, firstStream, norms, residual } from './blocks.ts'
 import { checkChoice, checkKnown } from './fields.ts'
@@ -49,6 +53,11 @@ export interface TransformerConfig extends Omit<FastWeightsAttentionConfig, 'pos
   embeddingScale: 'none' | 'sqrt'
   /** The matrix that gives the logits is the embedding (Press & Wolf 2017): one parameter with two names. Its bias stays. */
   tie: boolean
+  /**
+   * Activation checkpointing (Chen 2016), of all layers, none, or those in the list, from 0: what they compute within isn't kept for the backward
+   * pass but computed once more there. Gradients are the same to the bit.
+   */
+  recompute: boolean | readonly number[]
 }
 
 /** labml's fast weights transformer (labml_nn/transformers/fast_weights), at its experiment's sizes. */
@@ -67,6 +76,7 @@ export const labml: Omit<TransformerConfig, 'symbols'> = {
   embeddingStd: 1,
   embeddingScale: 'none',
   tie: false,
+  recompute: false,
 }
 
 /** The softmax baseline: the same transformer with causal attention, pre-norm and positions. */
@@ -112,7 +122,10 @@ export class TransformerLayer extends Module {
       next = attended.state
       return attended.y
     })
-    const y = residual(h, this.drop, (options) => this.feed_forward.forward(this.norm_ff.forward(h), options))
+    if (input !== x) input.evict()
+    const normed = this.norm_ff.forward(h)
+    const y = residual(h, this.drop, (options) => this.feed_forward.forward(normed, options))
+    normed.evict()
     return { y, state: next }
   }
 }
@@ -150,8 +163,17 @@ function checkConfig(c: TransformerConfig): LayerMixer[] {
   checkNumber('embeddingStd', c.embeddingStd, '0 or more')
   checkChoice('embeddingScale', c.embeddingScale, { none: 0, sqrt: 0 })
   checkFlag('tie', c.tie)
+  checkRecompute(c)
   checkProbability(c.dropout)
   return own
+}
+
+function checkRecompute({ recompute, layers }: TransformerConfig): void {
+  if (typeof recompute === 'boolean') return
+  if (!Array.isArray(recompute)) throw new Error(`recompute must be true, false, or a list of layers, not ${told(recompute)}`)
+  for (const layer of recompute)
+    if (!(Number.isInteger(layer) && layer >= 0 && layer < layers))
+      throw new Error(`recompute: there is no layer ${told(layer)}; they are 0 to ${layers - 1}`)
 }
 
 /** Tokens to logits. `FastWeightsTransformer` from labml's names: src_embed, transformer.layers.N..., transformer.norm, generator. */
@@ -187,6 +209,16 @@ export class Transformer extends Module {
    * 0, and what their gradient holds there is never looked at.
    */
   forward(tokens: Tensor, state?: TransformerState, options: Packing = {}): { logits: Tensor; state: TransformerState } {
+    const { x, packing, ...rest } = this.hidden(tokens, state, options)
+    return { logits: atTokens(this.generator.forward(x), packing), ...rest }
+  }
+
+  /** What the logits are made from, [B,T,D]. */
+  private hidden(
+    tokens: Tensor,
+    state?: TransformerState,
+    options: Packing = {},
+  ): { x: Tensor; packing: Packing; state: TransformerState } {
     checkInt32('forward', tokens)
     if (tokens.shape.length !== 2 || tokens.size === 0)
       throw new Error(`forward: tokens have shape [${tokens.shape.join(',')}], expected [B,T]`)
@@ -201,19 +233,44 @@ export class Transformer extends Module {
     let x = embed(this.src_embed, tokens, () => placed().at, this.config)
     const layers: LayerState[] = []
     this.transformer.layers.forEach((layer, i) => {
-      const result = layer.forward(x, state?.layers[i], packing)
+      const run = (): { y: Tensor; state: LayerState } =>
+        this.recomputes(i) ? this.recomputed(layer, x, state?.layers[i], packing) : layer.forward(x, state?.layers[i], packing)
+      // Without a backward pass to come, nothing but its result is needed of a layer.
+      const result = recording() ? run() : scope(run)
       x = result.y
       layers.push(result.state)
     })
-    const logits = this.generator.forward(this.transformer.norm.forward(x))
-    return { logits: atTokens(logits, packing), state: { position: placed().next, layers } }
+    return { x: this.transformer.norm.forward(x), packing, state: { position: placed().next, layers } }
   }
 
-  /** See `Trainable`. */
-  loss({ tokens, targets, B, T }: TokenBatch): Tensor {
+  private recomputes(layer: number): boolean {
+    const which = this.config.recompute
+    return typeof which === 'boolean' ? which : which.includes(layer)
+  }
+
+  private recomputed(layer: TransformerLayer, x: Tensor, state: LayerState = {}, packing: Packing): { y: Tensor; state: LayerState } {
+    const parts = Object.entries(state)
+    const given = parts.filter((part): part is [string, Tensor] => part[1] instanceof Tensor)
+    const { training } = layer
+    const body = (x: Tensor, ...tensors: Tensor[]): { y: Tensor; state: LayerState } => {
+      if (layer.training !== training)
+        throw new Error('recompute: the model went from training to evaluation, or back, before its backward pass')
+      const replaced = Object.fromEntries(given.map(([name], i) => [name, tensors[i]]))
+      return layer.forward(x, { ...state, ...replaced }, packing)
+    }
+    const parameters = layer.namedParameters().values()
+    return recompute([x, ...given.map(([, t]) => t)], body, { parameters, generator: this.random })
+  }
+
+  /** See `Trainable`. Of a large vocabulary it never holds all logits. */
+  loss({ tokens, targets: ids, B, T }: TokenBatch): Tensor {
     const { device } = this.src_embed.weight
-    const { logits } = this.forward(tensor(tokens, { shape: [B, T], device }))
-    return crossEntropy(logits, tensor(targets, { shape: [B, T], device }), { ignore: ignoredTarget })
+    const { x } = this.hidden(tensor(tokens, { shape: [B, T], device }))
+    const targets = tensor(ids, { shape: [B, T], device })
+    const { weight, bias } = this.generator
+    return manyLogits(B * T, this.config.symbols)
+      ? linearCrossEntropy(x, weight, bias, targets, { ignore: ignoredTarget })
+      : crossEntropy(this.generator.forward(x), targets, { ignore: ignoredTarget })
   }
 
   /** See `Parts`. */

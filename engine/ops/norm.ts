@@ -29,17 +29,18 @@ function norm(kind: NormKind, op: string, x: Tensor, gain: Tensor | null, bias: 
   const { kernels } = x.device
   const y = like(x)
   const stats = empty([R, 2], x.device)
-  const g = gain?.storage ?? null
-  kernels.norm(kind, x.storage, g, bias?.storage ?? null, y.storage, stats.storage, R, n, eps)
+  const run = (): void => kernels.norm(kind, x.storage, gain?.storage ?? null, bias?.storage ?? null, y.storage, stats.storage, R, n, eps)
+  run()
   const inputs = [x, gain, bias].filter((t) => t !== null)
-  record(op, inputs, y, (dy) => {
+  const backward = (dy: Tensor): (Tensor | null)[] => {
     const dx = x.requiresGrad ? like(x) : null
     const dgain = gain && like(gain)
     const dbias = bias && like(bias)
-    if (dx) kernels.normBackward(kind, x.storage, g, stats.storage, dy.storage, dx.storage, R, n)
+    if (dx) kernels.normBackward(kind, x.storage, gain?.storage ?? null, stats.storage, dy.storage, dx.storage, R, n)
     if (dgain || dbias) kernels.normGainBackward(x.storage, stats.storage, dy.storage, dgain?.storage ?? null, dbias?.storage ?? null, R, n)
     return [dx, ...(gain ? [dgain] : []), ...(bias ? [dbias] : [])]
-  })
+  }
+  record(op, inputs, y, backward, run)
   if (!y.node) stats.dispose()
   return y
 }

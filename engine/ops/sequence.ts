@@ -61,10 +61,12 @@ export function dpfp(x: Tensor, nu = 1): Tensor {
   const { kernels } = x.device
   const R = x.size / D
   const y = empty([...x.shape.slice(0, -1), 2 * D * nu], x.device)
-  kernels.dpfp(x.storage, y.storage, R, D, nu)
-  return record('dpfp', [x], y, (dy) => {
+  const run = (): void => kernels.dpfp(x.storage, y.storage, R, D, nu)
+  run()
+  const backward = (dy: Tensor): Tensor[] => {
     const dx = like(x)
     kernels.dpfpBackward(x.storage, dy.storage, dx.storage, R, D, nu)
     return [dx]
-  })
+  }
+  return record('dpfp', [x], y, backward, run)
 }

@@ -105,7 +105,7 @@ describe('checkpoints', () => {
     assert.deepEqual(old, readCheckpoint(bytes))
     assert.deepEqual(old.extra, { note: 'x' })
     // Settings that came later.
-    const later = ['keyHeads', 'gateRank', 'gateDivisor', 'headDecay', 'slots', 'levels', 'innerRate', 'minibatch', 'tie']
+    const later = ['keyHeads', 'gateRank', 'gateDivisor', 'headDecay', 'slots', 'levels', 'innerRate', 'minibatch', 'tie', 'recompute']
     const said = Object.entries(JSON.parse(metadata.config)).filter(([name]) => !later.includes(name))
     assert.equal(said.length, Object.keys(model.config).length - later.length)
     assert.deepEqual(changed({ config: JSON.stringify(Object.fromEntries(said)) }), readCheckpoint(bytes))

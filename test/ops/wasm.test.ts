@@ -11,11 +11,13 @@ import {
   gradNorm,
   type MuonTensors,
   matmul,
+  max,
   mul,
   muonStep,
   muonSteps,
   noGrad,
   scope,
+  sum,
   type Tensor,
   tensor,
   unaryOps,
@@ -100,6 +102,28 @@ for (const { name, relaxed } of builds)
         )
       })
     }
+
+    // More columns than go through the rows together, more rows than are summed at once.
+    for (const op of ['sum', 'max'] as const)
+      it(`the ${op} over the rows of 2 x 300 x 2100 and of 2 x 270 x 37`, async () => {
+        for (const shape of [
+          [2, 300, 2100],
+          [2, 270, 37],
+        ]) {
+          const total = (device: Device) =>
+            readAndFree(
+              scope(() => ({ sum, max })[op](tensor(uniforms(3, shape[0] * shape[1] * shape[2]), { shape, device }), { axis: 1 })),
+            )
+          const [expected, alone, shared] = [
+            await total(reference),
+            await total(await wasm(1, relaxed)),
+            await total(await wasm(3, relaxed)),
+          ]
+          // Two sums of up to 256 terms below 1 each, and their sum.
+          assertClose(alone, expected, 2 * 256 * 6e-8)
+          assert.deepEqual(shared, alone)
+        }
+      })
 
     // Large enough that the second operand is packed beforehand, by all threads.
     for (const transposeA of [false, true])

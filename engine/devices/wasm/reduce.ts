@@ -7,7 +7,8 @@ import type { Pool } from './pool.ts'
 const grain = 32768
 /** As in kernels-wasm/sums.ts and reduce.ts. */
 export const block = 4096
-const columns = 32
+const columns = 32,
+  width = 2048
 
 export function reduceKernels(pool: Pool): Pick<Kernels<Block>, 'reduce' | 'cumsum' | 'sumSquares'> {
   /** y[i] = the sum of the elements of xs[i], or of their squares. */
@@ -29,13 +30,11 @@ export function reduceKernels(pool: Pool): Pick<Kernels<Block>, 'reduce' | 'cums
     reduce(op, x, y, outer, n, inner) {
       const code = op === 'sum' ? 0 : 1
       if (inner > 1) {
-        pool.run('reduceColumns', outer * Math.ceil(inner / columns), Math.ceil(grain / (columns * (n + 1))), [
-          code,
-          x.pointer,
-          y.pointer,
-          n,
-          inner,
-        ])
+        // Neighbouring columns are on one page of memory: pieces as wide as the threads allow.
+        const tasks = outer * Math.ceil(inner / columns)
+        const wide = Math.min(width / columns, Math.ceil(tasks / (2 * pool.threads)))
+        const piece = Math.max(wide, Math.ceil(grain / (columns * (n + 1))))
+        pool.run('reduceColumns', tasks, piece, [code, x.pointer, y.pointer, n, inner], 4 * width)
       } else if (inner === 1 && op === 'sum' && outer === 1) {
         totals([{ x, n }], false, y)
       } else if (inner === 1) {
