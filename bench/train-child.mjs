@@ -32,7 +32,7 @@ serve({
       const loss = scope(() => {
         const { logits } = model.forward(tokens)
         const loss = crossEntropy(logits, targets)
-        loss.backward()
+        loss.backward(undefined, { release: true })
         optimizer.step({ clipNorm: 1 })
         optimizer.zeroGrad()
         return loss
