@@ -90,7 +90,7 @@ export interface DeviceValues {
 export async function wasmSettings({ threads, relaxed, simd }: Omit<DeviceValues, 'device'>): Promise<WasmOptions> {
   const settings = { threads, relaxed: enableRelaxed(relaxed) }
   if (simd === '128') return { ...settings, wide: false }
-  const { wide, why } = await enableWideSimd()
+  const { wide, why } = await enableWideSimd({ insist: simd === '256' })
   if (simd === '256' && !wide) throw new UsageError(`--simd 256: not to be had here: ${why}`)
   return { ...settings, wide }
 }

@@ -58,7 +58,10 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
   endAllAtTheEnd()
 
   // Who asks for webgpu may have what there is; a GPU that the CPU imitates is for nobody else.
-  const { threads, relaxed, simd } = options
+  const { threads, relaxed } = options
+  // Decided once: a worker on a busy machine might find otherwise.
+  const onWasm = device !== 'reference' && device !== 'webgpu'
+  const simd = onWasm ? ((await wasmSettings(options)).wide ? '256' : '128') : options.simd
   const settings: WorkerSettings = { files, threads, relaxed, simd, software: device === 'webgpu' }
   const first = new Checker(settings, caseLimit)
   const { claims: all, problems } = await first.loaded

@@ -77,7 +77,7 @@ export async function capture(
 
   /** Memory from outside that is read, and its version; where the host's numbers go. */
   const outside = new Map<Memory, number>()
-  const writes = new Map<unknown, () => ArrayLike<number>>()
+  const writes = new Map<unknown, { t: Tensor; values: () => ArrayLike<number> }>()
   const changing = new Set([...inputs, ...begin].map((t) => t.storage))
   const captures: Capture[] = []
   const dispose = (): void => {
@@ -94,15 +94,19 @@ export async function capture(
   const once = async (from: readonly Tensor[], instead: ReadonlyMap<unknown, unknown>): Promise<CaptureResult> => {
     let result: CaptureResult | undefined
     const seen = new Set<Memory>()
+    const overwritten = new Set<Memory>()
     const onlooker = {
       uses: (block: Memory) => void seen.add(block),
-      varies: (t: Tensor, values: () => ArrayLike<number>) => void writes.set(t.storage, values),
+      changes: (block: Memory) => void overwritten.add(block),
+      varies: (t: Tensor, values: () => ArrayLike<number>) => void writes.set(t.storage, { t, values }),
     }
     const body = (): void => watched(onlooker, () => scope(() => noGrad(() => void (result = settled(stepped(from), from)))))
     const [first] = captures
     const taken = await note.call(device, body, { changing, again: first && { first, instead } })
-    captures.push(first ? { ...taken, free: () => {} } : taken)
+    captures.push(taken)
     const own = new Set([...captures.flatMap(({ blocks }) => blocks), ...begin.map((t) => t.storage)])
+    for (const block of overwritten)
+      if (!own.has(block.storage)) throw new Error('capture: the step overwrites a tensor from outside of it')
     for (const block of seen)
       if (!own.has(block.storage) && !changing.has(block.storage) && !outside.has(block)) outside.set(block, block.version)
     for (const t of [...result!.outputs, ...result!.tensors])
@@ -156,7 +160,11 @@ export async function capture(
           stale = true
         }
         if (stale) captures[0].prepare()
-        for (const [storage, values] of writes) device.write(storage, values())
+        for (const [storage, { t, values }] of writes) {
+          const numbers = values()
+          t.accept(numbers)
+          device.write(storage, numbers)
+        }
         captures[turn].replay()
         turn = 1 - turn
         advance(1)

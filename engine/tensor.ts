@@ -42,6 +42,7 @@ interface Indices {
 /** What looks on while a step is captured: it is told of all memory that kernels are called on, and of tensors whose values change. */
 export interface Onlooker {
   uses(block: Readonly<Block>): void
+  changes(block: Readonly<Block>): void
   varies(t: Tensor, values: () => ArrayLike<number>): void
 }
 let onlooker: Onlooker | null = null
@@ -135,11 +136,11 @@ export class Tensor implements Scoped {
     if (this.host) this.host.input ??= { below: Number.POSITIVE_INFINITY }
   }
 
-  /** Says that the values of such an input must be below a number; false for any other tensor, whose values are there. @internal */
-  limitInput(below: number): boolean {
-    if (!onlooker || !this.host?.input) return false
+  /** Says that the values of such an input must be below a number, and gives those that it has; null for any other tensor. @internal */
+  limitInput(below: number): Int32Array | null {
+    if (!onlooker || !this.host?.input) return null
     this.host.input.below = Math.min(this.host.input.below, below)
-    return true
+    return this.host.values
   }
 
   get disposed(): boolean {
@@ -158,7 +159,9 @@ export class Tensor implements Scoped {
 
   /** To be called by whatever overwrites the memory of a tensor that others may have seen. */
   changed(): void {
-    this.live().version++
+    const block = this.live()
+    onlooker?.changes(block)
+    block.version++
   }
 
   /**
@@ -185,9 +188,14 @@ export class Tensor implements Scoped {
   write(values: ArrayLike<number>): void {
     if (!ArrayBuffer.isView(values)) checkList('write: the values', values, '[0.5, 1]')
     if (values.length !== this.size) throw new Error(`write: ${values.length} values for a tensor of shape ${show(this.shape)}`)
-    if (this.host) this.overwriteIndices(values, this.host)
+    this.accept(values)
     this.device.write(this.storage, values)
     this.changed()
+  }
+
+  /** Checks what an int32 input of a captured step is to hold, and keeps it on the host. @internal */
+  accept(values: ArrayLike<number>): void {
+    if (this.host) this.overwriteIndices(values, this.host)
   }
 
   private overwriteIndices(values: ArrayLike<number>, { values: held, input }: Indices): void {

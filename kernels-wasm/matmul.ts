@@ -453,8 +453,8 @@ function tile(
 
 /**
  * Task: a block of blockM x blockN (a multiple of 16) of one product, block rows running fastest.
- * packedB: as matmulPack left it, or 0: the task packs what it needs itself. Scratch: a tile, then blockM rounded up to MR x KC if A is
- * transposed, then KC x blockN if B is to be packed.
+ * packedB: as matmulPack left it, or 0: the task packs what it needs itself. Scratch: a tile, then blockM rounded up to MR x min(K, KC) if A
+ * is transposed, then min(K, KC) x blockN if B is to be packed.
  */
 export function matmul(
   begin: i32, end: i32, a: usize, b: usize, bias: usize, c: usize, packedB: usize, strideA: i32, strideB: i32, M: i32, N: i32, K: i32,
@@ -466,7 +466,7 @@ export function matmul(
   const ldc = <usize>N << 2
   const edge = scratch
   const ownA = edge + ((MR * NR) << 2)
-  const ownB = ownA + (transposeA ? <usize>((blockM + MR - 1) / MR * MR) * (KC << 2) : 0)
+  const ownB = ownA + (transposeA ? <usize>((blockM + MR - 1) / MR * MR) * (min(K, KC) << 2) : 0)
   const rowStep: usize = transposeA ? 4 : <usize>K << 2
   const step: usize = transposeA ? <usize>MR << 2 : 4
   for (let task = begin; task < end; task++) {

@@ -10,9 +10,11 @@ export interface Capture<S = any> {
   /** The kernels that were noted, as the device notes them, and the blocks taken meanwhile, in order. */
   readonly launches: readonly unknown[]
   readonly blocks: readonly S[]
+  /** What the host writes at once for a kernel, such as a table of addresses, with its contents as the arguments of a launch would be. */
+  readonly tables: readonly { readonly block: S; readonly contents: unknown }[]
   /** Does again what the step has prepared from blocks that were there before and don't change: to be called when they have. */
   prepare(): void
-  /** Gives the blocks back. Not for a capture `again`, whose blocks belong to the first. */
+  /** Gives back what was taken; of a capture `again` the tables alone, since its blocks belong to the first. */
   free(): void
 }
 
@@ -38,6 +40,8 @@ export interface Notes<S, Launch> {
   noteFirst(launch: Launch): void
   /** Memory for the step; `kind` says what for, the same each time. */
   take(kind: string, make: () => S): S
+  /** Memory for a table: another one the second time, when its addresses are others. */
+  table(contents: Launch, make: () => S): S
   /** Whether the block belongs to a capture, and stays when a tensor lets go of it. */
   owns(block: S): boolean
   /** To be called when the host writes a block; `differs` tells whether it holds something else by now. Returns whether to write. */
@@ -47,7 +51,7 @@ export interface Notes<S, Launch> {
   capture(
     body: () => void,
     options: CaptureOptions<S>,
-  ): { first: readonly Launch[]; launches: readonly Launch[]; blocks: readonly S[]; free(): void }
+  ): { first: readonly Launch[]; launches: readonly Launch[]; free(): void } & Pick<Capture<S>, 'blocks' | 'tables'>
 }
 
 const unlike =
@@ -61,7 +65,13 @@ export function createNotes<S extends object, Launch>(
 ): Notes<S, Launch> {
   const owned = new WeakSet<S>()
   const kinds = new WeakMap<S, string>()
-  type Current = CaptureOptions<S> & { first: Launch[]; launches: Launch[]; blocks: S[]; wasRead: boolean }
+  type Current = CaptureOptions<S> & {
+    first: Launch[]
+    launches: Launch[]
+    blocks: S[]
+    tables: { block: S; contents: Launch }[]
+    wasRead: boolean
+  }
   let current: Current | null = null
   return {
     on: () => current !== null,
@@ -83,6 +93,12 @@ export function createNotes<S extends object, Launch>(
       blocks.push(block)
       return block
     },
+    table(contents, make) {
+      const block = make()
+      owned.add(block)
+      current!.tables.push({ block, contents })
+      return block
+    },
     owns: (block) => owned.has(block) || current?.blocks.includes(block) === true,
     written(block, differs) {
       if (current === null) return true
@@ -98,10 +114,11 @@ export function createNotes<S extends object, Launch>(
     },
     capture(body, options) {
       if (current) throw new Error('capture: a step is being captured already')
-      const mine: Current = { ...options, first: [], launches: [], blocks: [], wasRead: false }
+      const mine: Current = { ...options, first: [], launches: [], blocks: [], tables: [], wasRead: false }
       const { again } = options
       const free = (): void => {
-        for (const block of mine.blocks.splice(0)) {
+        const blocks = again ? [] : mine.blocks.splice(0)
+        for (const block of [...blocks, ...mine.tables.splice(0).map((table) => table.block)]) {
           owned.delete(block)
           release(block)
         }
@@ -112,17 +129,21 @@ export function createNotes<S extends object, Launch>(
         // A read is asynchronous: its error reaches nobody who doesn't wait.
         if (mine.wasRead) throw new Error(reads)
         const before = again?.first.launches as readonly Launch[] | undefined
-        const { launches } = mine
-        if (before && !(before.length === launches.length && before.every((launch, i) => same(launch, launches[i], again!.instead))))
-          throw new Error(unlike)
+        if (again && before) {
+          const tables = again.first.tables as Current['tables']
+          const instead = new Map([...again.instead, ...tables.map(({ block }, i): [S, S] => [block, mine.tables[i]?.block ?? block])])
+          const alike = (first: readonly Launch[], second: readonly Launch[]): boolean =>
+            first.length === second.length && first.every((launch, i) => same(launch, second[i], instead))
+          const contents = (of: Current['tables']): Launch[] => of.map((table) => table.contents)
+          if (!alike(contents(tables), contents(mine.tables)) || !alike(before, mine.launches)) throw new Error(unlike)
+        }
       } catch (error) {
-        current = null
-        if (!mine.again) free()
+        free()
         throw error
       } finally {
         current = null
       }
-      return { first: mine.first, launches: mine.launches, blocks: mine.blocks, free }
+      return { first: mine.first, launches: mine.launches, blocks: mine.blocks, tables: mine.tables, free }
     },
   }
 }

@@ -55,7 +55,7 @@ export function linearCrossEntropy(
     throw new Error(`${op}: targets have shape ${show(targets.shape)}, x ${show(x.shape)}`)
   const { indices } = targets
   const counted = indices!.reduce((count, target) => count + (target === ignore ? 0 : 1), 0)
-  if (counted === 0) throw new Error(`${op}: every target is ignored`)
+  if (counted === 0 && reduction === 'mean') throw new Error(`${op}: every target is ignored`)
   const factor = reduction === 'mean' ? 1 / counted : 1
 
   const inputs = [x, weight, ...(bias ? [bias] : [])]

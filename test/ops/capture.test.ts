@@ -1,6 +1,7 @@
 /** A captured step does what the step does, to the bit, and nothing else. */
 import assert from 'node:assert/strict'
 import {
+  adamStep,
   add,
   affine,
   capture,
@@ -10,6 +11,7 @@ import {
   exp,
   gather,
   generator,
+  gradNorm,
   keep,
   matmul,
   mul,
@@ -315,6 +317,88 @@ describe('a captured step', () => {
       assert.deepEqual(Array.from(await captured.outputs[0].read()), [1, 2])
       captured.dispose()
       condition.dispose()
+    }),
+  )
+
+  it(
+    'sums a state that takes turns in two places, alone and beside others',
+    onEach(async () => {
+      const S = tensor([1, 2, 3, 4])
+      const x = tensor([1, 1, 1, 1])
+      const captured = await capture([x], { tensors: [S], counts: [] }, ({ tensors: [S] }) => ({
+        outputs: [sum(S), gradNorm([S, x])],
+        tensors: [add(S, x)],
+        counts: [],
+      }))
+      for (let i = 0; i < 5; i++) {
+        captured.replay()
+        const values = [1, 2, 3, 4].map((v) => v + i)
+        const norm = Math.fround(Math.hypot(...values, 1, 1, 1, 1))
+        const [total, size] = await Promise.all(captured.outputs.map(async (t) => (await t.read())[0]))
+        assert.equal(total, 10 + 4 * i)
+        assert.ok(Math.abs(size - norm) < 1e-5, `${size}, not ${norm}`)
+      }
+      captured.dispose()
+      x.dispose()
+    }),
+  )
+
+  it(
+    'checks the indices that an input has when it is captured, and those that follow from counts at each replay',
+    onEach(async () => {
+      const table = tensor([10, 20, 30], { shape: [3, 1] })
+      const token = tensor([99], { dtype: 'int32' })
+      await assert.rejects(
+        capture([token], none, () => ({ ...none, outputs: [gather(table, token)] })),
+        /^Error: gather: index 99 at 0 is outside 0\.\.2$/,
+      )
+      const x = tensor([1])
+      const count = new Int32Array(1)
+      const captured = await capture([x], { tensors: [], counts: [count] }, ({ counts: [n] }) => ({
+        outputs: [
+          mul(
+            x,
+            gather(
+              table,
+              varying(() => [n[0]], { shape: [1], dtype: 'int32' }),
+            ),
+          ),
+        ],
+        tensors: [],
+        counts: [Int32Array.of(n[0] + 1)],
+      }))
+      for (const value of [10, 20, 30]) {
+        captured.replay()
+        assert.equal((await captured.outputs[0].read())[0], value)
+      }
+      assert.throws(() => captured.replay(), /index 3 at 0 is outside 0\.\.2/)
+      captured.dispose()
+      for (const t of [table, token, x]) t.dispose()
+    }),
+  )
+
+  it(
+    'refuses a step that overwrites what is not its own',
+    onEach(async () => {
+      const [x, p, m, v] = [tensor([1, 1], { shape: [1, 2] }), ...[1, 2, 3].map(() => tensor([1, 2, 3, 4], { shape: [2, 2] }))]
+      await assert.rejects(
+        capture([x], none, () => {
+          const y = matmul(x, p)
+          adamStep(p, p, m, v, {
+            lr: 0.1,
+            beta1: 0.9,
+            beta2: 0.9,
+            eps: 1e-8,
+            decoupled: false,
+            weightDecay: 0,
+            correction1: 1,
+            correction2: 1,
+          })
+          return { ...none, outputs: [y] }
+        }),
+        /^Error: capture: the step overwrites a tensor from outside of it$/,
+      )
+      for (const t of [x, p, m, v]) t.dispose()
     }),
   )
 

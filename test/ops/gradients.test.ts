@@ -7,6 +7,9 @@ import { cases, make, tiny } from './cases.ts'
 
 /** Exports that aren't ops: how tensors are made, recorded, freed and checked. engine.test.ts has them. */
 const notOps = [
+  // Composed of ops; its own tests check gradients.
+  'linearCrossEntropy',
+  'recompute',
   'capture',
   'enableWideSimd',
   'varying',

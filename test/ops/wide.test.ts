@@ -8,7 +8,7 @@ const [major] = process.versions.node.split('.').map(Number)
 describe('vectors of 256 bits', () => {
   it('are had from Node 24 on where they help, and what decided is said', async () => {
     assert.equal(await enableWideSimd(), await enableWideSimd(), 'tried once')
-    if (major < 23) assert.match(wideSimd.why, /^V8 merges vectors from Node 23\.5 on, and this is v\d+\.\d+\.\d+$/)
+    if (major < 24) assert.match(wideSimd.why, /^V8 merges vectors from Node 23\.5 on, and this is v\d+\.\d+\.\d+$/)
     else if (process.arch !== 'x64') assert.match(wideSimd.why, /^V8 merges vectors on x64 alone, and this is /)
     else assert.match(wideSimd.why, /^a product \d+\.\d times as fast as with 128$/)
   })

@@ -29,10 +29,9 @@ export function withTable(pool: Pool, axes: readonly Axis[], body: (rank: number
 }
 
 /** Calls `body` with the address of a table of int32 or addresses. */
-export function withWords({ memory }: Pool, words: readonly number[], body: (table: number) => void): void {
-  const table = memory.allocate(4 * words.length)
+export function withWords({ memory, ...pool }: Pool, words: readonly number[], body: (table: number) => void): void {
+  const table = pool.table(words)
   try {
-    memory.int32(table, words.length).set(words)
     body(table.pointer)
   } finally {
     memory.free(table)

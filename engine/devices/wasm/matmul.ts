@@ -12,7 +12,9 @@ export const NR = 16
 
 /** Rows of a task when B is packed beforehand; up to `fewRows` of them a task takes all, and packs its own part of B. */
 const blockRows = 72,
-  fewRows = 128
+  fewRows = 128,
+  // Of a transposed A, as many as a thread packs at once.
+  manyRows = 2048
 const blockColumns = 256
 /** NR of kernels-wasm/matvec.ts. */
 const panelColumns = 32
@@ -23,8 +25,8 @@ export const worthSharing = 2 ** 18,
   worthReading = 2 ** 17
 
 /** Bytes that a task of kernels-wasm/matmul.ts needs, for a block of rows and columns, of which it packs one or both sides. */
-export const scratchFor = (rows: number, columns: number, packsA: boolean, packsB: boolean): number =>
-  4 * (MR * NR + (packsA ? (rows + MR) * KC : 0) + (packsB ? KC * columns : 0))
+export const scratchFor = (rows: number, columns: number, K: number, packsA: boolean, packsB: boolean): number =>
+  4 * (MR * NR + Math.min(K, KC) * ((packsA ? rows + MR : 0) + (packsB ? columns : 0)))
 
 const up = (x: number, multiple: number) => Math.ceil(x / multiple) * multiple
 
@@ -72,7 +74,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       const operations = 2 * batch * M * N * (K + 1)
       const alone = pool.threads === 1 || operations <= worthWaking
       // With enough tasks that each cover all rows, each packs its own part of B; otherwise B is packed beforehand, by all threads.
-      const whole = M <= fewRows || batch * Math.ceil(N / blockColumns) >= 4 * pool.threads
+      const whole = M <= fewRows || (batch * Math.ceil(N / blockColumns) >= 4 * pool.threads && !(transposeA && M > manyRows))
       // Each thread gets as many blocks of rows as the others.
       const turns = Math.ceil(M / (blockRows * pool.threads))
       const blockM = whole ? M : up(Math.ceil(M / (turns * pool.threads)), MR)
@@ -89,7 +91,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
         packed = pool.memory.allocate(4 * panels * NR * K)
         pool.run('matmulPack', panels, alone ? panels : Math.ceil(1024 / K), [b.pointer, packed.pointer, strideB, N, K, +transposeB])
       }
-      const scratch = scratchFor(blockM, blockN, transposeA, !packed)
+      const scratch = scratchFor(blockM, blockN, K, transposeA, !packed)
       pool.run(
         'matmul',
         tasks,

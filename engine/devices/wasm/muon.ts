@@ -36,7 +36,7 @@ export function muonKernels(pool: Pool): Pick<Kernels<Block>, 'muon'> {
     while (blockN > 32 && count * Math.ceil(N / blockN) < 4 * pool.threads) blockN = up(blockN / 2)
     const tasks = count * Math.ceil(N / blockN)
     const args = [a, b, start, c, R, N, K, Number(transposeB), Number(symmetric), before, after, blockN]
-    pool.run('muonProduct', tasks, Math.ceil((worthSharing / (2 * count * R * N * K)) * tasks), args, scratchFor(R, blockN, false, true))
+    pool.run('muonProduct', tasks, Math.ceil((worthSharing / (2 * count * R * N * K)) * tasks), args, scratchFor(R, blockN, K, false, true))
   }
 
   return {

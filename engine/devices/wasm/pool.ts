@@ -41,6 +41,8 @@ export interface Pool {
   run(kernel: string, n: number, grain: number, args: readonly number[], scratchBytes?: number): void
   /** While a step is captured `run` only notes, and the memory gives what stays. */
   readonly notes: Notes<Block, Launch>
+  /** A block that holds these int32 or addresses; `memory.free` gives it back, except to a step that is captured. */
+  table(words: readonly number[]): Block
   capture(body: () => void, options: CaptureOptions<Block>): Promise<Capture<Block>>
   /** Bytes of the memory's blocks that are the pool's own. */
   scratchBytes(): number
@@ -467,6 +469,12 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
     wide,
     run,
     notes,
+    table(words) {
+      const make = (): Block => blocks.allocate(4 * words.length)
+      const block = notes.on() ? notes.table({ kernel: '', n: 0, grain: 0, args: words, scratchBytes: 0 }, make) : make()
+      blocks.int32(block, words.length).set(words)
+      return block
+    },
     async capture(body, options) {
       const { first, launches, ...rest } = notes.capture(body, options)
       const scratchBytes = launches.reduce((most, launch) => Math.max(most, launch.scratchBytes), 0)
@@ -480,7 +488,7 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
         },
       )
       const all = await compiling.catch((error) => {
-        if (!options.again) rest.free()
+        rest.free()
         throw failure(error, 'the compilation of a captured step')
       })
       const replay = (): void => {

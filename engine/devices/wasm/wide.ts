@@ -12,8 +12,8 @@ export interface WideSimd {
   why: string
 }
 
-const flag = '--experimental-wasm-revectorize'
-/** Size of the product that is tried, the milliseconds it may take, and how many times faster it has to be. */
+const flag = 'experimental-wasm-revectorize'
+/** Size of the product that is tried, the milliseconds of processor time it may take, and how many times faster it has to be. */
 const n = 96,
   patience = 50,
   worthwhile = 1.2
@@ -22,15 +22,15 @@ let asked: Promise<WideSimd> | undefined
 
 /**
  * Has V8 merge pairs of 128-bit vectors, once for the whole process, and says whether that helps: devices opened by wasmDevice afterwards
- * use it, unless told `wide: false`. It sets a flag of V8, which no library should do unasked, and tries a product at both widths (some 50
- * ms): it stays at 128 bits where that isn't faster, or not the same to the bit. Never throws.
+ * use it, unless told `wide: false`. It sets a flag of V8, which no library should do unasked, and tries a product at both widths (some 0.1
+ * s): it stays at 128 bits where that isn't faster (unless `insist`), or not the same to the bit. Never throws. The first call decides.
  */
-export function enableWideSimd(): Promise<WideSimd> {
-  asked ??= enable().catch((error: Error) => ({ wide: false, why: `the trial failed: ${error.message}` }))
+export function enableWideSimd({ insist = false }: { insist?: boolean } = {}): Promise<WideSimd> {
+  asked ??= enable(insist).catch((error: Error) => ({ wide: false, why: `the trial failed: ${error.message}` }))
   return asked
 }
 
-async function enable(): Promise<WideSimd> {
+async function enable(insist: boolean): Promise<WideSimd> {
   const not = (why: string): WideSimd => ({ wide: false, why })
   if (!inNode) return not("a page can't set the flags of V8")
   const [major, minor] = process.versions.node.split('.').map(Number)
@@ -40,22 +40,30 @@ async function enable(): Promise<WideSimd> {
   const narrow = await Trial.open(false)
   try {
     await narrow.repeat(patience / 5)
-    setFlagsFromString(flag)
+    setFlagsFromString(`--${flag}`)
     const wide = await Trial.open(true)
+    let decided = false
     try {
       // Only optimised code is merged, and that takes a while to appear.
       let ratio = 0
-      for (const end = performance.now() + patience; ratio < worthwhile && performance.now() < end; ) {
+      const begin = process.cpuUsage()
+      const spent = (): number => {
+        const { user, system } = process.cpuUsage(begin)
+        return (user + system) / 1000
+      }
+      for (const end = performance.now() + 20 * patience; ratio < worthwhile && spent() < patience && performance.now() < end; ) {
         await wide.repeat(1)
         await narrow.repeat(1)
         ratio = narrow.fastest / wide.fastest
       }
       const times = `a product ${ratio.toFixed(1)} times as fast as with 128`
       if (!wide.result().every((x, i) => Object.is(x, narrow.result()[i]))) return not('a product came out with other bits')
-      if (ratio < worthwhile) return not(times)
+      if (ratio < worthwhile && !insist) return not(times)
+      decided = true
       setWide()
       return { wide: true, why: times }
     } finally {
+      if (!decided) setFlagsFromString(`--no-${flag}`)
       wide.close()
     }
   } finally {
