@@ -123,9 +123,10 @@ const ofPapers = Object.fromEntries(
 
 export const presets = {
   default: {
-    description: 'gated DeltaNet with two heads a layer and write strengths up to 2, Muon; TIME',
+    description:
+      'gated DeltaNet with two heads a layer and write strengths up to 2, Muon; 2 min 15 s on two cores of an AMD EPYC, 1 min 21 s with Node 24',
     model: { ...surroundings, ...attentionPresets['gated-deltanet'].config, heads: 2, betaRange: 2 },
-    training: { ...defaultTraining, steps: 515 },
+    training: defaultTraining,
   },
   delta: {
     description: 'the delta rule alone: four heads, write strengths up to 1, L2-normalised SiLU keys, short convolutions; 600 steps',
