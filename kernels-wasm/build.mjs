@@ -70,10 +70,13 @@ function signaturesOf(binary) {
       list(() => {
         name()
         name()
-        // Beside functions only the memory: flags, and two limits.
-        if (binary[at++] === 0) return functions.push(number())
-        at++
-        return [number(), number()]
+        const kind = binary[at++]
+        if (kind === 0) functions.push(number())
+        else if (kind === 2)
+          [at++, number(), number()] // the memory: flags and two limits
+        else if (kind === 3)
+          at += 2 // a number: its type, and whether it changes
+        else throw new Error(`kernels-wasm: an import of kind ${kind}`)
       })
     }
     if (section === 3) functions.push(...list(number))

@@ -7,13 +7,14 @@
  * rather than with K.
  *
  * B is packed as panels of [k][16], which stay in the first-level cache while the rows of A pass by. A is read in place, and packed as
- * [k][6] if it is stored transposed. How many sums a tile of C holds is measured: 6 x 8 fills V8's 15 registers with fused multiply-add,
+ * [k][rows of a tile] if it is stored transposed. How many sums a tile of C holds is measured: 6 x 8 fills V8's 15 registers with fused multiply-add,
  * 4 x 8 without, where a product takes a register of its own. `wide` says that V8 merges neighbouring vectors into one of 256 bits
  * (wide.ts): then a tile takes 16 columns instead of 8. Branches after the loop of a tile make V8 keep fewer sums in
  * registers: adding to C, bias and edges are left to `finish`.
  * Pinned by test/ops/wasm.test.ts and test/ops/wasm-pool.test.ts.
  */
-import { applyUnary, madd, vunary } from './math'
+import { finish } from './epilogue'
+import { madd } from './math'
 import { scratch } from './scratch'
 import { wide } from './wide'
 
@@ -23,8 +24,6 @@ const MR: i32 = ASC_FEATURE_RELAXED_SIMD ? 6 : 4
 const NR = 16
 const HALF = 8
 const KC = 512
-/** Its index in `unaryOps`. */
-const RELU = 11
 
 /** B[k0 .. k0+kc, n0 .. n0+16) -> [kc][16], columns past N filled with zeros. */
 function packB(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
@@ -358,47 +357,6 @@ function tile4Sparse(a: usize, row1: usize, row2: usize, row3: usize, step: usiz
   put(c + 3 * ldc, c3l, c3h)
 }
 
-/** rows x columns of a tile, which may stand in C already: c = activation((first ? 0 : c) + tile + bias). */
-function finish(tile: usize, ldt: usize, c: usize, ldc: usize, rows: i32, columns: i32, first: bool, bias: usize, activation: i32): void {
-  for (let r = 0; r < rows; r++) {
-    let n = 0
-    // Without the switch over all activations.
-    if (activation < 0 || activation == RELU) {
-      for (; n + 8 <= columns; n += 8) {
-        const at = <usize>n << 2
-        let x = v128.load(tile + at), y = v128.load(tile + at, 16)
-        if (!first) {
-          x = f32x4.add(v128.load(c + at), x)
-          y = f32x4.add(v128.load(c + at, 16), y)
-        }
-        if (bias) {
-          x = f32x4.add(x, v128.load(bias + at))
-          y = f32x4.add(y, v128.load(bias + at, 16))
-        }
-        if (activation == RELU) {
-          x = applyUnary(RELU, x)
-          y = applyUnary(RELU, y)
-        }
-        put(c + at, x, y)
-      }
-    }
-    for (; n + 4 <= columns; n += 4) {
-      let x = v128.load(tile + (n << 2))
-      if (!first) x = f32x4.add(v128.load(c + (n << 2)), x)
-      if (bias) x = f32x4.add(x, v128.load(bias + (n << 2)))
-      v128.store(c + (n << 2), activation < 0 ? x : vunary(activation, x))
-    }
-    for (; n < columns; n++) {
-      let x = load<f32>(tile + (n << 2))
-      if (!first) x = load<f32>(c + (n << 2)) + x
-      if (bias) x += load<f32>(bias + (n << 2))
-      store<f32>(c + (n << 2), activation < 0 ? x : f32x4.extract_lane(vunary(activation, f32x4.splat(x)), 0))
-    }
-    tile += ldt
-    c += ldc
-  }
-}
-
 /** Packs all of B for `matmul`: [batch][blocks of KC][panels of 16][k][16]. Task: one panel of one batch. */
 export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, strideB: i32, N: i32, K: i32, transposeB: i32): void {
   const panels = (N + NR - 1) / NR
@@ -414,9 +372,9 @@ export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, stride
   }
 }
 
-/** How many of the last rows the next tile takes: six or four, and fewer only at the end. Two sixes are slower than three fours. */
+/** How many of the rows that are left the next tile takes: six, or four, and fewer at the end. Seven or eight are two fours. */
 @inline function rowsOfTile(left: i32, sparse: i32): i32 {
-  if (MR == 6 && !sparse && left >= 6 && left != 8 && left != 7) return 6
+  if (MR == 6 && !sparse && (left == 6 || left > 8)) return 6
   return min(left, 4)
 }
 

@@ -7,7 +7,8 @@
  * share half a panel, which the first-level cache keeps for the others.
  * Pinned by test/ops/capture.test.ts.
  */
-import { madd, vunary } from './math'
+import { finish } from './epilogue'
+import { madd } from './math'
 import { scratch } from './scratch'
 
 /** Columns of a panel, its row in bytes, and half of both. */
@@ -105,25 +106,6 @@ function twoRows(x: usize, y: usize, p: usize, kc: i32, sums: usize): void {
   putHalf(sums, d0, d1, d2, d3)
 }
 
-/** c = activation((first ? 0 : c) + sums + bias) for some columns of a row. */
-function finish(sums: usize, c: usize, columns: i32, first: bool, bias: usize, activation: i32): void {
-  let n = 0
-  for (; n + 4 <= columns; n += 4) {
-    const at = <usize>n << 2
-    let x = v128.load(sums + at)
-    if (!first) x = f32x4.add(v128.load(c + at), x)
-    if (bias) x = f32x4.add(x, v128.load(bias + at))
-    v128.store(c + at, activation < 0 ? x : vunary(activation, x))
-  }
-  for (; n < columns; n++) {
-    const at = <usize>n << 2
-    let x = load<f32>(sums + at)
-    if (!first) x = load<f32>(c + at) + x
-    if (bias) x += load<f32>(bias + at)
-    store<f32>(c + at, activation < 0 ? x : f32x4.extract_lane(vunary(activation, f32x4.splat(x)), 0))
-  }
-}
-
 /** packed: as matvecPack left it. Task: a panel. Scratch: 32 sums. */
 export function matvec(
   begin: i32, end: i32, a: usize, packed: usize, bias: usize, c: usize, M: i32, N: i32, K: i32, accumulate: i32, activation: i32,
@@ -150,13 +132,13 @@ export function matvec(
         const some = min(HALF, columns - n)
         for (let m: usize = 0; m < <usize>pairs; m += 2) {
           twoRows(x + m * rowA, x + (m + 1) * rowA, panel + at, kc, sums)
-          finish(sums, to + m * rowC + at, some, first, b ? b + at : 0, f)
-          finish(sums + HALF_ROW, to + (m + 1) * rowC + at, some, first, b ? b + at : 0, f)
+          finish(sums, 0, to + m * rowC + at, 0, 1, some, first, b ? b + at : 0, f)
+          finish(sums + HALF_ROW, 0, to + (m + 1) * rowC + at, 0, 1, some, first, b ? b + at : 0, f)
         }
       }
       if (pairs < M) {
         oneRow(x + <usize>pairs * rowA, panel, kc, sums)
-        finish(sums, to + <usize>pairs * rowC, columns, first, b, f)
+        finish(sums, 0, to + <usize>pairs * rowC, 0, 1, columns, first, b, f)
       }
       k0 += kc
     } while (k0 < K)

@@ -131,7 +131,7 @@ describe('linearCrossEntropy', () => {
     for (const t of [x, w, targets]) t.dispose()
   })
 
-  it('says what is wrong in one line', () => {
+  it('says what is wrong in one line', async () => {
     const of = (shape: number[]) =>
       tensor(
         uniforms(
@@ -156,6 +156,10 @@ describe('linearCrossEntropy', () => {
     const [four, none] = [tensor(Int32Array.of(0, 4), { device: reference }), tensor(Int32Array.of(-100, -100), { device: reference })]
     refused(() => linearCrossEntropy(x, w, b, four), "index 4 at 1 is outside 0..3 (if it marks what doesn't count, say { ignore: 4 })")
     refused(() => linearCrossEntropy(x, w, b, none), 'every target is ignored')
+    // Their sum is one of nothing, as that of crossEntropy.
+    const nothing = linearCrossEntropy(x, w, b, none, { reduction: 'sum' })
+    assert.equal(await nothing.item(), 0)
+    nothing.dispose()
     for (const t of [x, w, b, targets, four, none]) t.dispose()
   })
 })
