@@ -72,9 +72,11 @@ function signaturesOf(binary) {
         name()
         const kind = binary[at++]
         if (kind === 0) functions.push(number())
-        else if (kind === 2)
-          [at++, number(), number()] // the memory: flags and two limits
-        else if (kind === 3)
+        else if (kind === 2) {
+          at++ // the memory: flags, and two limits
+          number()
+          number()
+        } else if (kind === 3)
           at += 2 // a number: its type, and whether it changes
         else throw new Error(`kernels-wasm: an import of kind ${kind}`)
       })
