@@ -73,25 +73,25 @@ function packB(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: 
   v128.store(to + 3 * stride, v128.shuffle<i64>(high01, high23, 1, 3))
 }
 
-/** A[m0 .. m0+rows, k0 .. k0+kc), stored transposed, -> strips of [kc][MR]; rows past the last are left as they are. */
-function packA(a: usize, M: i32, k0: i32, kc: i32, m0: i32, rows: i32, packed: usize): void {
+/** A[m0 .. m0+rows, k0 .. k0+kc), stored transposed, -> strips of [kc][4 or 6 rows]; rows past the last are left as they are. */
+function packA(a: usize, M: i32, k0: i32, kc: i32, m0: i32, rows: i32, strip: i32, packed: usize): void {
   const step = <usize>M << 2
-  for (let r = 0; r < rows; r += MR) {
-    const live = min(MR, rows - r)
+  for (let r = 0; r < rows; r += strip) {
+    const live = min(strip, rows - r)
     let from = a + <usize>k0 * step + (<usize>(m0 + r) << 2)
     let to = packed + (<usize>r * kc << 2)
-    if (live == MR) {
+    if (live == strip) {
       for (let k = 0; k < kc; k++) {
         v128.store(to, v128.load(from))
-        if (MR == 6) store<i64>(to, load<i64>(from, 16), 16)
+        if (strip == 6) store<i64>(to, load<i64>(from, 16), 16)
         from += step
-        to += MR << 2
+        to += strip << 2
       }
     } else {
       for (let k = 0; k < kc; k++) {
         for (let q = 0; q < live; q++) store<f32>(to + (q << 2), load<f32>(from + (q << 2)))
         from += step
-        to += MR << 2
+        to += strip << 2
       }
     }
   }
@@ -322,34 +322,50 @@ function tile4Wide(a: usize, row1: usize, row2: usize, row3: usize, step: usize,
   return v128.and(b, f32x4.ne(x, f32x4.splat(0)))
 }
 
-/** tile4 for a sparse A: a zero takes nothing from B, and a k at which all four rows have zeros is passed over. */
+/**
+ * tile4 for a sparse A: a zero takes nothing from B, and four k at which all four rows have zeros are passed over. Where A is
+ * packed, its strips have four rows.
+ */
 function tile4Sparse(a: usize, row1: usize, row2: usize, row3: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
   let c2l = f32x4.splat(0), c2h = f32x4.splat(0), c3l = f32x4.splat(0), c3h = f32x4.splat(0)
   let a0 = a, a1 = a + row1, a2 = a + row2, a3 = a + row3
   const end = b + (<usize>kc * (NR << 2))
+  const magnitude = i32x4.splat(0x7fffffff)
   while (b < end) {
-    // All bits but the sign.
-    if ((load<u32>(a0) | load<u32>(a1) | load<u32>(a2) | load<u32>(a3)) << 1) {
-      const l = v128.load(b), h = v128.load(b, 16)
-      let x = v128.load32_splat(a0)
-      c0l = madd(x, besideZero(x, l), c0l)
-      c0h = madd(x, besideZero(x, h), c0h)
-      x = v128.load32_splat(a1)
-      c1l = madd(x, besideZero(x, l), c1l)
-      c1h = madd(x, besideZero(x, h), c1h)
-      x = v128.load32_splat(a2)
-      c2l = madd(x, besideZero(x, l), c2l)
-      c2h = madd(x, besideZero(x, h), c2h)
-      x = v128.load32_splat(a3)
-      c3l = madd(x, besideZero(x, l), c3l)
-      c3h = madd(x, besideZero(x, h), c3h)
+    const n = min(<i32>((end - b) / (NR << 2)), 4)
+    let any = true
+    if (n == 4) {
+      // Of four numbers each: four k of a row in place, or the four rows of a strip at one k.
+      const p = step == 4
+      const s0 = v128.load(a0), s1 = v128.load(p ? a1 : a0 + step), s2 = v128.load(p ? a2 : a0 + 2 * step), s3 = v128.load(p ? a3 : a0 + 3 * step)
+      any = v128.any_true(v128.and(v128.or(v128.or(s0, s1), v128.or(s2, s3)), magnitude))
     }
-    a0 += step
-    a1 += step
-    a2 += step
-    a3 += step
-    b += NR << 2
+    if (any) {
+      let at: usize = 0, from = b
+      for (let k = 0; k < n; k++) {
+        const l = v128.load(from), h = v128.load(from, 16)
+        let x = v128.load32_splat(a0 + at)
+        c0l = madd(x, besideZero(x, l), c0l)
+        c0h = madd(x, besideZero(x, h), c0h)
+        x = v128.load32_splat(a1 + at)
+        c1l = madd(x, besideZero(x, l), c1l)
+        c1h = madd(x, besideZero(x, h), c1h)
+        x = v128.load32_splat(a2 + at)
+        c2l = madd(x, besideZero(x, l), c2l)
+        c2h = madd(x, besideZero(x, h), c2h)
+        x = v128.load32_splat(a3 + at)
+        c3l = madd(x, besideZero(x, l), c3l)
+        c3h = madd(x, besideZero(x, h), c3h)
+        at += step
+        from += NR << 2
+      }
+    }
+    a0 += 4 * step
+    a1 += 4 * step
+    a2 += 4 * step
+    a3 += 4 * step
+    b += NR << 4
   }
   put(c, c0l, c0h)
   put(c + ldc, c1l, c1h)
@@ -378,16 +394,16 @@ export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, stride
   return min(left, 4)
 }
 
-/** Where row r of a block of A begins: in place, or in a strip of MR rows. */
-@inline function rowOf(block: usize, rowStep: usize, r: i32, kc: i32, packed: i32): usize {
-  return packed ? block + ((<usize>(r - r % MR) * kc + r % MR) << 2) : block + <usize>r * rowStep
+/** Where row r of a block of A begins: in a strip of so many rows, or in place (0). */
+@inline function rowOf(block: usize, rowStep: usize, r: i32, kc: i32, strip: i32): usize {
+  return strip ? block + ((<usize>(r - r % strip) * kc + r % strip) << 2) : block + <usize>r * rowStep
 }
 
 /** c[rows][16] = rows r .. r + rows of a block of A times a panel, the right half of which counts only if there are that many columns. */
 function tile(
-  block: usize, rowStep: usize, packed: i32, r: i32, rows: i32, step: usize, panel: usize, columns: i32, kc: i32, sparse: i32, c: usize, ldc: usize,
+  block: usize, rowStep: usize, strip: i32, r: i32, rows: i32, step: usize, panel: usize, columns: i32, kc: i32, sparse: i32, c: usize, ldc: usize,
 ): void {
-  const from = rowOf(block, rowStep, r, kc, packed)
+  const from = rowOf(block, rowStep, r, kc, strip)
   if (rows == 6) {
     if (wide) tile6Wide(from, rowStep, step, panel, kc, c, ldc)
     else {
@@ -396,9 +412,9 @@ function tile(
     }
     return
   }
-  const row1: usize = rows > 1 ? rowOf(block, rowStep, r + 1, kc, packed) - from : 0
-  const row2: usize = rows > 2 ? rowOf(block, rowStep, r + 2, kc, packed) - from : 0
-  const row3: usize = rows > 3 ? rowOf(block, rowStep, r + 3, kc, packed) - from : 0
+  const row1: usize = rows > 1 ? rowOf(block, rowStep, r + 1, kc, strip) - from : 0
+  const row2: usize = rows > 2 ? rowOf(block, rowStep, r + 2, kc, strip) - from : 0
+  const row3: usize = rows > 3 ? rowOf(block, rowStep, r + 3, kc, strip) - from : 0
   if (wide && !sparse) {
     tile4Wide(from, row1, row2, row3, step, panel, kc, c, ldc)
     return
@@ -411,8 +427,8 @@ function tile(
 
 /**
  * Task: a block of blockM x blockN (a multiple of 16) of one product, block rows running fastest.
- * packedB: as matmulPack left it, or 0: the task packs what it needs itself. Scratch: a tile, then blockM rounded up to MR x min(K, KC) if A
- * is transposed, then min(K, KC) x blockN if B is to be packed.
+ * packedB: as matmulPack left it, or 0: the task packs what it needs itself. Scratch: a tile, then the strips of a transposed A
+ * (blockM, rounded up to whole ones, x min(K, KC)), then min(K, KC) x blockN if B is to be packed.
  */
 export function matmul(
   begin: i32, end: i32, a: usize, b: usize, bias: usize, c: usize, packedB: usize, strideA: i32, strideB: i32, M: i32, N: i32, K: i32,
@@ -424,9 +440,10 @@ export function matmul(
   const ldc = <usize>N << 2
   const edge = scratch
   const ownA = edge + ((MR * NR) << 2)
-  const ownB = ownA + (transposeA ? <usize>((blockM + MR - 1) / MR * MR) * (min(K, KC) << 2) : 0)
+  const strip = transposeA ? (sparse ? 4 : MR) : 0
+  const ownB = ownA + (transposeA ? <usize>((blockM + strip - 1) / strip * strip) * (min(K, KC) << 2) : 0)
   const rowStep: usize = transposeA ? 4 : <usize>K << 2
-  const step: usize = transposeA ? <usize>MR << 2 : 4
+  const step: usize = transposeA ? <usize>strip << 2 : 4
   for (let task = begin; task < end; task++) {
     const m0 = task % blocksM * blockM
     const n0 = task / blocksM % blocksN * blockN
@@ -449,7 +466,7 @@ export function matmul(
         for (let n = n0; n < n1; n += NR) packB(matrixB, transposeB, N, K, k0, kc, n, ownB + (<usize>kc * (n - n0) << 2))
       }
       const blockA = transposeA ? ownA : matrixA + ((<usize>m0 * K + k0) << 2)
-      if (transposeA) packA(matrixA, M, k0, kc, m0, m1 - m0, ownA)
+      if (transposeA) packA(matrixA, M, k0, kc, m0, m1 - m0, strip, ownA)
       const activationN = last ? activation : -1
       for (let n = n0; n < n1; n += NR) {
         const panel = blockB + (<usize>kc * (n - n0) << 2)
@@ -462,7 +479,7 @@ export function matmul(
           const direct = first && columns == NR && rows >= 4
           const to = direct ? at : edge
           const ldto = direct ? ldc : NR << 2
-          tile(blockA, rowStep, transposeA, m - m0, rows, step, panel, columns, kc, sparse, to, ldto)
+          tile(blockA, rowStep, strip, m - m0, rows, step, panel, columns, kc, sparse, to, ldto)
           if (!direct || biasN || activationN >= 0) finish(to, ldto, at, ldc, rows, columns, first, biasN, activationN)
         }
       }

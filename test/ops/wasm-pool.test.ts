@@ -167,6 +167,15 @@ for (const relaxed of relaxedAvailable() ? [false, true] : [false])
       }
     })
 
+    it('any number of rows, of an A with zeros or without, in place or transposed: the same bits', () => {
+      for (const K of [1, 5, 600])
+        for (const transposeA of [false, true])
+          for (let M = 1; M <= 30; M++) {
+            const sizes = { M, N: 40, K, transposeA }
+            assert.deepEqual(product(pools[0], { ...sizes, sparse: true }), product(pools[0], sizes), JSON.stringify(sizes))
+          }
+    })
+
     it('a failing kernel throws in the caller, and the pool works on', () => {
       const expected = product(pools[0], { M: 100, N: 100, K: 100 })
       for (const pool of pools) {
