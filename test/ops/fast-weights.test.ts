@@ -86,10 +86,16 @@ function data(rule: Rule, sizes: Sizes, seed: number): Data {
   all.z = all.z.map(Math.abs)
   // Decays from all but nothing to none at all, and now and then a token that forgets everything.
   all.gate = all.gate.map((x, i) => (i % 29 === 13 ? -Infinity : 6 * Math.min(0, x)))
-  // Features are positive where a normaliser divides by their products; what the state is read with is about a unit vector, which keeps it stable.
-  const { beta, erase, normalised } = variantOf(rule)
+  // Features are positive where a normaliser divides by their products.
+  const { beta, erase, along, normalised } = variantOf(rule)
   if (normalised) for (const name of ['q', 'k'] as const) all[name] = all[name].map((x) => Math.abs(x) + 0.1)
+  // What the state is read with is about a unit vector, and what is taken from it lies along that, not against it: else it grows from token
+  // to token, and float32 has no answer.
   if (beta || erase) for (const name of ['k', 'erase', 'along'] as const) all[name] = all[name].map((x) => x * Math.sqrt(2 / sizes.K))
+  if (erase) {
+    const taken = along ? all.along : all.k
+    all.erase = all.erase.map((x, i) => Math.abs(x) * Math.sign(taken[i]))
+  }
   return all
 }
 
