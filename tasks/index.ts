@@ -1,2 +1,4 @@
+export * from './mersenne.ts'
 export * from './presets.ts'
+export * from './task.ts'
 export * from './text.ts'
