@@ -33,6 +33,8 @@ export interface Option {
   readonly otherwise?: string
   /** Of a string or of each string of a list. */
   readonly choices?: readonly string[]
+  /** How help and messages tell the choices, where there are too many to name. */
+  readonly told?: string
   /** Given more than once, the last one counts, for what a script like `npm start` gives first; else that is an error. */
   readonly lastCounts?: boolean
   /** What a string looks like; the placeholder shows it. */
@@ -248,8 +250,8 @@ function accepts(option: Option, value: unknown): value is Value {
 }
 
 /** 'an integer, 1 or more', 'a number from 0 to 1', 'one of adam, adamw'. */
-function expectation({ type, choices, pattern, min, max, above, below, placeholder }: Option): string {
-  if (choices !== undefined) return `${type === 'list' ? 'a list of' : 'one of'} ${choices.join(', ')}`
+function expectation({ type, choices, told = choices?.join(', '), pattern, min, max, above, below, placeholder }: Option): string {
+  if (choices !== undefined) return `${type === 'list' ? 'a list of' : 'one of'} ${told}`
   if (type === 'boolean') return 'true or false'
   if (pattern !== undefined) return `${placeholder}`
   if (type === 'string') return placeholder === undefined ? 'a text' : `a ${placeholder.toLowerCase()}`
@@ -354,9 +356,9 @@ function head({ name, type, placeholder, choices, default: preset, otherwise, ba
   return `--${name} ${placeholder ?? { string: choices === undefined ? 'TEXT' : 'NAME', integer: 'N', number: 'X', list: 'A,B,...' }[type]}`
 }
 
-function explained({ type, description, default: preset, otherwise, choices }: Option): string {
+function explained({ type, description, default: preset, otherwise, choices, told = choices?.join(', ') }: Option): string {
   const notes: string[] = []
-  if (choices !== undefined) notes.push(choices.join(', '))
+  if (told !== undefined) notes.push(told)
   if (otherwise !== undefined) notes.push(`default: ${otherwise}`)
   else if (preset !== undefined && type !== 'boolean') notes.push(`default: ${Array.isArray(preset) ? preset.join() : preset}`)
   return notes.length === 0 ? description : `${description} (${notes.join('; ')})`

@@ -11,14 +11,15 @@ import {
   unaryOps,
   type WasmOptions,
 } from '../engine/index.ts'
-import { fastWeightsMeanings } from '../nn/attention.ts'
 import type { AnyField } from '../nn/fields.ts'
 import { layerMixers } from '../nn/index.ts'
 import {
   completeMixer,
+  type MixerChoice,
   type MixerConfig,
   type MixerName,
   meaningless,
+  mixerChoices,
   mixerNames,
   mixersWith,
   reads,
@@ -149,7 +150,8 @@ const modelOptions = [
   {
     name: 'mixer',
     type: 'list',
-    choices: mixerNames,
+    choices: mixerChoices,
+    told: `${mixerNames.join(', ')}, or what --rule and --net take`,
     description: 'what the layers do over time: one for all, or several, which are repeated',
   },
   { name: 'attention', type: 'string', choices: ['fast-weights', 'softmax'], description: 'short for a --mixer of that name' },
@@ -209,7 +211,7 @@ function flat({ model: { mixer, ...model }, training }: Omit<Recipe, 'descriptio
   const kinds = own.length > 0 ? own.map(({ kind }) => kind) : [model.attention]
   const all = Object.assign({ ...model, ...training }, ...own.map(({ kind: _, ...settings }) => settings))
   return Object.fromEntries([
-    ...(own.length > 0 ? [['mixer', kinds]] : []),
+    ...(own.length > 0 ? [['mixer', own.map((entry) => ('rule' in entry && entry.rule) || entry.kind)]] : []),
     ...Object.entries(all).flatMap(([name, value]) => (says(kinds, name, value) ? [[kebab(name), value]] : [])),
   ])
 }
@@ -453,9 +455,10 @@ export function recipeOf(
     Object.fromEntries(options.map(({ name }) => [camel(name), values[name]]))
   if (given.has('mixer') && given.has('attention')) throw new UsageError('--attention: means nothing beside --mixer')
   const chosen = given.has('mixer') || given.has('attention')
-  const { mixer, attention, ...model } = pick(modelOptions) as { mixer: MixerName[]; attention: Recipe['model']['attention'] }
+  const { mixer, attention, ...model } = pick(modelOptions) as { mixer: (MixerChoice & string)[]; attention: Recipe['model']['attention'] }
   const own = given.has('attention') ? [] : mixer
-  const kinds = own.length > 0 ? own : [attention]
+  const named = own.map((choice) => completeMixer(choice) as MixerConfig)
+  const kinds = own.length > 0 ? named.map(({ kind }) => kind) : [attention]
   const [common, settings]: Record<string, unknown>[] = [{}, {}]
   for (const [name, field] of mixerSettings) {
     const byHand = given.has(kebab(name))
@@ -465,17 +468,33 @@ export function recipeOf(
     else if (read) settings[name] = value
     else if (byHand && value !== field.default) throw meaningless(name, value)
   }
+  for (const [setting, kind] of [
+    ['rule', 'fast-weights'],
+    ['net', 'recurrent-net'],
+  ] as const)
+    if (given.has('mixer') && given.has(setting) && kinds.includes(kind) && !own.includes(kind))
+      throw new UsageError(`--${setting}: --mixer names ${setting}s already`)
+  /** Settings of a kind that mean nothing beside these. */
+  const idle = (kind: MixerName, all: object): string[] =>
+    (rowOf(kind).meanings ?? []).flatMap(([name, , applies]) => (applies(all) ? [] : [name]))
   // So do those that a preset has for another rule.
   if (given.has('rule'))
-    for (const [name, , applies] of fastWeightsMeanings)
-      if (!given.has(kebab(name)) && !applies(common as never)) common[name] = shared[name as keyof typeof shared]
-  const entry = (kind: MixerName): MixerConfig => {
+    for (const name of idle('fast-weights', common)) if (!given.has(kebab(name))) common[name] = shared[name as keyof typeof shared]
+  const entries = named.map(({ kind, ...complete }, i) => {
     const ofKind = Object.entries(settings).filter(([name]) => reads([kind], name))
-    return { kind, ...Object.fromEntries(ofKind) }
-  }
-  const layers = own.length === 1 ? entry(own[0]) : own.map(entry)
+    const byName = kind === own[i] ? {} : kind === 'fast-weights' ? { rule: own[i] } : { net: own[i] }
+    const said = { ...Object.fromEntries(ofKind), ...byName }
+    return { kind, said, idle: kind === own[i] ? [] : idle(kind, { ...complete, ...common, ...said }) }
+  })
+  // What a mixer that goes by the name of its rule or net has no use for gives way, unless it is given by hand and no other one has any.
+  const layers = entries.map(({ kind, said, idle }) => {
+    const used = (name: string): boolean => entries.some((other) => other.kind === kind && !other.idle.includes(name))
+    const gone = idle.filter((name) => !given.has(kebab(name)) || used(name))
+    return { kind, ...said, ...Object.fromEntries(gone.map((name) => [name, rowOf(kind).fields[name].default])) } as MixerConfig
+  })
+  const mixed = layers.length === 1 ? layers[0] : layers
   return {
-    model: { ...model, ...common, ...(own.length > 0 ? { attention: 'fast-weights', mixer: layers } : { attention }) } as Recipe['model'],
+    model: { ...model, ...common, ...(own.length > 0 ? { attention: 'fast-weights', mixer: mixed } : { attention }) } as Recipe['model'],
     training: pick(trainingOptions) as unknown as Recipe['training'],
   }
 }

@@ -317,6 +317,7 @@ export const fastWeights: Mixer<FastWeightsSettings, FastWeightsAttention> = {
   description: 'a rule that writes keys and values into fast weights, and reads them with queries',
   source: "Schlag 2021; the rule's own paper",
   fields,
+  meanings: fastWeightsMeanings,
   check: checkAttention,
   make: (c, g, place) => new FastWeightsAttention(c, g, place),
   blind: ({ rule, positions, conv }) => adds.has(rule) && positions === 'none' && conv <= 1,

@@ -4,7 +4,7 @@
  */
 import type { Generator } from '../engine/random.ts'
 import type { Tensor } from '../engine/tensor.ts'
-import type { Fields } from './fields.ts'
+import type { Fields, Meaning } from './fields.ts'
 import type { AttentionOptions } from './heads.ts'
 import type { Module } from './module.ts'
 import type { Parts } from './parts.ts'
@@ -31,6 +31,8 @@ export interface Mixer<C extends object, Layer extends SequenceLayer = SequenceL
   source: string
   /** Each setting: what it is, may be, and is by default. */
   fields: Fields<C>
+  /** Settings that mean something only beside others. */
+  meanings?: readonly Meaning<C & { dModel: number }>[]
   /** Throws unless the settings make sense for the width dModel; nothing has been allocated then. */
   check(c: C & { dModel: number }): void
   /** `place`: which of a model's layers it is. */

@@ -37,6 +37,8 @@ export interface LayerMixer {
 export type AnyMixer = Omit<Mixer<any, MixerLayer>, 'fields'> & { fields: Readonly<Record<string, AnyField>> }
 export const rowOf = (kind: MixerName): AnyMixer => mixers[kind] as unknown as AnyMixer
 export const mixerNames = namesOf(mixers)
+/** What names a mixer: those of the table, of rules, and of recurrent nets. */
+export const mixerChoices: readonly (MixerChoice & string)[] = [...mixerNames, ...layerRules, ...recurrentNetNames]
 
 /** The mixers that have a setting of this name. */
 export const mixersWith = (setting: string): MixerName[] => mixerNames.filter((kind) => Object.hasOwn(rowOf(kind).fields, setting))

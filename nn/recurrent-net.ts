@@ -155,6 +155,7 @@ export const recurrentNet: Mixer<RecurrentNetSettings, RecurrentNet> = {
   description: 'fast weights, or a hidden state, that feed back: Delta RNN and LSTM, RDN, SRWM, Ba 2016, LSTM, GRU, ...',
   source: 'Irie 2021, 2022; Ba 2016; Schmidhuber 1991, 1993',
   fields,
+  meanings,
   check: checkRecurrentNet,
   make: (c, g) => new RecurrentNet(c, g),
   blind: () => false,

@@ -61,6 +61,23 @@ describe('fastweights train', () => {
     assert.deepEqual(chosen.mixer, [{ kind: 'aft-conv', window: 5, projectionBias: true }, { kind: 'fast-weights' }])
     assert.equal(chosen.rule, 'kda')
     assert.deepEqual(fromFile.mixer, [{ kind: 'aft-local', tableLength: 256, window: 3, projectionBias: true }, { kind: 'softmax' }])
+    // By the names of rules and nets; what a preset or an option says for another one gives way.
+    await place.train('--out named --mixer kda,delta,delta-mlp,gru --layers 4 --gate exp --net-depth 2 --steps 1')
+    const { mixer: named, gate } = readCheckpoint(place.read('named/checkpoint.safetensors')).config
+    assert.deepEqual(
+      (named as { kind: string; rule?: string; net?: string; gate?: string; netDepth?: number }[]).map((m) => [
+        m.rule ?? m.net,
+        m.gate ?? gate,
+        m.netDepth,
+      ]),
+      [
+        ['kda', 'exp', undefined],
+        ['delta', 'softplus', undefined],
+        ['delta-mlp', 'exp', 2],
+        ['gru', 'exp', 1],
+      ],
+    )
+    await place.succeed('train --resume named --steps 2')
     const stdout = await place.train('--out blind --mixer softmax,aft-simple --layers 2 --steps 1')
     assert.match(stdout, /^note: no layer knows the order of the characters before; --positions sinusoidal tells it$/m)
     assert.match(stdout, /^state of a sequence: 33 numbers, and 32 numbers a character in all layers$/m)
