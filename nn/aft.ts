@@ -11,7 +11,7 @@ import { parameter, type Tensor, zeros } from '../engine/tensor.ts'
 import { checkChoice, checkFields, checkKnown, defaultsOf, type Fields } from './fields.ts'
 import { type AttentionOptions, checkHeads, checkInput, headsField, projectionBiasField } from './heads.ts'
 import { Linear } from './layers.ts'
-import type { Mixer } from './mixer.ts'
+import type { Look, Mixer } from './mixer.ts'
 import { type BufferCheck, Module } from './module.ts'
 import { atTokens, checkPacking } from './packing.ts'
 import { givenState, type Parts } from './parts.ts'
@@ -105,6 +105,14 @@ export class Aft extends Module {
     const gated = mul(this.query.forward(x, { activation: 'sigmoid' }), read.y)
     const y = atTokens(this.output.forward(gated, { accumulate: options.accumulate }), packing)
     return { y, state: read.state ?? {} }
+  }
+
+  /** See `Look`; q before its sigmoid. */
+  look(x: Tensor): Look {
+    const { dModel, causal } = this.config
+    checkInput(x, dModel, 'aft')
+    const inputs = { q: this.query.forward(x), k: this.key.forward(x), v: this.value.forward(x) }
+    return { inputs, read: (v) => aft(inputs.k, v, this.bias(), undefined, { causal, window: this.reach() }).y }
   }
 
   private bias(): AftBias | undefined {

@@ -27,7 +27,7 @@ import {
 } from './ingredients.ts'
 import { Linear, RMSNorm } from './layers.ts'
 import { byMinibatches, type Waiting, waitingParts } from './minibatches.ts'
-import type { Mixer } from './mixer.ts'
+import type { Look, Mixer } from './mixer.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places } from './packing.ts'
 import { givenState, type Parts } from './parts.ts'
@@ -220,21 +220,16 @@ export class FastWeightsAttention extends Module {
 
   /** What x and `accumulate` hold at padding is never looked at, and y is 0 there. */
   forward(given: Tensor, state: AttentionState = {}, options: AttentionOptions = {}): { y: Tensor; state: AttentionState } {
-    const { heads: H, scale, normaliserEps, outputGate, chunk } = this.config
+    const { heads: H, outputGate } = this.config
     const rule = ruleOf(this.config)
     const { B, T, dModel: D } = checkInput(given, this.config.dModel)
     const packing = checkPacking('attention', options, B, T, ['accumulate'])
     const x = atTokens(given, packing)
     const begun = givenState('attention', state, this.stateParts(B), B)
-    const projected = {
-      query: this.query?.forward(x, state.query, packing),
-      key: this.key?.forward(x, state.key, packing),
-      value: this.value.forward(x, state.value, packing),
-    }
-    const { inputs, position } = this.inputs(x, projected.query?.y, projected.key?.y, projected.value.y, state, packing)
+    const { projected, inputs, position } = this.inputs(x, state, packing)
     const own = Object.keys(rule.state).map((part) => [part, state[part as keyof FastWeightState]])
     const before = begun ? (Object.fromEntries(own) as FastWeightState) : undefined
-    const settings = { chunk, scale: scale === 'sqrt' ? 1 / Math.sqrt(D / H) : 1, ...(normalised(this.config) && { eps: normaliserEps }) }
+    const settings = this.ruleOptions()
     const result = this.inner_start
       ? byMinibatches(rule, inputs, before, { ...settings, minibatch: this.config.minibatch }, state, packing, { S: this.inner_start })
       : rule.run(inputs, before, { ...settings, ...packing })
@@ -250,6 +245,22 @@ export class FastWeightsAttention extends Module {
     }
   }
 
+  private ruleOptions(): { chunk: number; scale: number; eps?: number } {
+    const { dModel, heads, scale, normaliserEps, chunk } = this.config
+    return { chunk, scale: scale === 'sqrt' ? 1 / Math.sqrt(dModel / heads) : 1, ...(normalised(this.config) && { eps: normaliserEps }) }
+  }
+
+  /** See `Look`. */
+  look(x: Tensor): Look {
+    checkInput(x, this.config.dModel)
+    const rule = ruleOf(this.config)
+    const { inputs } = this.inputs(x, {}, {})
+    // Linear in values that nothing else has the width of.
+    const alone = Object.entries(rule.inputs).every(([name, { shape }]) => shape.includes('V') === (name === 'v') && !shape.includes('N'))
+    const options = this.ruleOptions()
+    return { inputs, ...(alone && !learns(this.config) && { read: (v) => rule.run({ ...inputs, v }, undefined, options).y }) }
+  }
+
   /** Whether tokens wait until their minibatch is complete. */
   private get waits(): boolean {
     return learns(this.config) && this.config.minibatch > 1
@@ -261,7 +272,13 @@ export class FastWeightsAttention extends Module {
   }
 
   /** What the rule takes, by name. The steps of delta-product are as many tokens to the feature map. */
-  private inputs(x: Tensor, query: Tensor | undefined, key: Tensor | undefined, value: Tensor, state: AttentionState, packing: Packing) {
+  private inputs(x: Tensor, state: AttentionState, packing: Packing) {
+    const projected = {
+      query: this.query?.forward(x, state.query, packing),
+      key: this.key?.forward(x, state.key, packing),
+      value: this.value.forward(x, state.value, packing),
+    }
+    const [query, key, value] = [projected.query?.y, projected.key?.y, projected.value.y]
     const { heads: H, stepsPerToken: N, positions, valueMap, valueNorm } = this.config
     const [B, T, D] = x.shape
     const split = (y: Tensor, n: number): Tensor => reshape(y, [B, T * n, y.shape[2] / n / (D / H), D / H])
@@ -285,7 +302,7 @@ export class FastWeightsAttention extends Module {
     const steps = (y: Tensor | undefined): Tensor | undefined => y && perStep(y)
     const v = perStep(valueNorms[valueNorm](split(valueMaps[valueMap](value), N)))
     const given = { q: spread(q), k: steps(spread(k)), rawKeys: steps(spread(rawKeys)), v }
-    return { inputs: ingredientsOf({ c: this.config, own: this, place: this.place, x, ...given } as never), position }
+    return { projected, inputs: ingredientsOf({ c: this.config, own: this, place: this.place, x, ...given } as never), position }
   }
 
   /** See `Parts`. */

@@ -40,7 +40,7 @@ export { type Gate, type GateName, gates, retention } from './gates.ts'
 export * from './generate.ts'
 export type { AttentionOptions } from './heads.ts'
 export * from './layers.ts'
-export type { LayerState, Mixer, SequenceLayer } from './mixer.ts'
+export type { LayerState, Look, Mixer, SequenceLayer } from './mixer.ts'
 export { type LayerMixer, type MixerChoice, type MixerConfig, type MixerLayer, type MixerName, mixers } from './mixers.ts'
 export * from './model.ts'
 export { type BufferCheck, type FloatEntry, Module, type StateDict, type StateDictEntry } from './module.ts'
@@ -68,5 +68,6 @@ export {
   stateSize,
   takeRows,
 } from './state.ts'
+export { disposeTrace, type LayerTrace, trace } from './trace.ts'
 export * from './trainer.ts'
 export * from './transformer.ts'

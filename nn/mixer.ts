@@ -12,6 +12,14 @@ import type { Parts } from './parts.ts'
 /** What a layer remembers: tensors, and counts in Int32Arrays [B] or [B,...], by the names of its parts. */
 export type LayerState = object
 
+/** What a layer makes of sequences that begin, before its output layer. */
+export interface Look {
+  /** What its memory is written and read with, by name, as the rule has them: q, k [B,T,H,K], v [B,T,H,V], ...; of aft [B,T,D]. */
+  inputs: Readonly<Record<string, Tensor>>
+  /** What would be read if these were the values, of the shape of v or wider; absent where what is read isn't linear in them. */
+  read?(values: Tensor): Tensor
+}
+
 /** Causal: [B,T,D] -> [B,T,D]; what comes later changes nothing of what came before, to the bit. */
 export interface SequenceLayer extends Module {
   /** Without a state, or with one that has no parts, sequences begin. What x and `accumulate` hold at padding is never looked at; y is 0 there. */
@@ -20,6 +28,8 @@ export interface SequenceLayer extends Module {
   stateParts(B: number): Parts
   /** Called after each epoch of training, where something is drawn anew then. */
   endEpoch?(): void
+  /** x: [B,T,D]. For `trace`; nets whose memory isn't written with keys and values have none. */
+  look?(x: Tensor): Look
 }
 
 /** C: its settings, without the model's width. */

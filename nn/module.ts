@@ -127,7 +127,7 @@ export function hostParameter(shape: Shape, values: () => ArrayLike<number>): Te
 }
 
 /** A module may point back to one that holds it: what the path has come through already is no part of it. */
-function walk(value: unknown, path: string, visit: (path: string, value: unknown) => void, holders: readonly unknown[] = []): void {
+export function walk(value: unknown, path: string, visit: (path: string, value: unknown) => void, holders: readonly unknown[] = []): void {
   if (holders.includes(value)) return
   visit(path, value)
   if (!(value instanceof Module) && !Array.isArray(value)) return

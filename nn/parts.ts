@@ -25,6 +25,8 @@ export function outside(counts: Int32Array, { below = Infinity }: Part): string 
 
 export type Parts = { readonly [name: string]: Part | readonly Parts[] }
 
+export const isPart = (part: Part | readonly Parts[]): part is Part => !Array.isArray(part)
+
 /** Whether a state of these parts has the same size after every token, and no count in it but positions, of which only tables are made. */
 export const keepsPace = (parts: Parts): boolean =>
   Object.values(parts).every((part) => {

@@ -7,7 +7,7 @@ import { type Tensor, tensor } from '../engine/tensor.ts'
 import { checkFields, type Fields } from './fields.ts'
 import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField, rotaryField } from './heads.ts'
 import { Linear } from './layers.ts'
-import type { Mixer } from './mixer.ts'
+import type { Look, Mixer } from './mixer.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places } from './packing.ts'
 import { givenState, type Parts } from './parts.ts'
@@ -36,6 +36,9 @@ function checkSoftmax(c: SoftmaxSettings & { dModel: number }): void {
   checkHeads(c.dModel, c.heads)
   checkFields(c, fields)
 }
+
+/** [B,T,H,K] <-> [B,H,T,K]. */
+const timeInside = (y: Tensor): Tensor => permute(y, [0, 2, 1, 3])
 
 /** Causal multi-head softmax attention (Vaswani 2017), the baseline: y = softmax(q k^T / sqrt(K)) v. */
 export class SoftmaxAttention extends Module {
@@ -66,11 +69,9 @@ export class SoftmaxAttention extends Module {
     const x = atTokens(given, packing)
     const before = givenState('attention', state, this.stateParts(B), B) ? (state as KeyValueState) : undefined
     const { at, next } = places(packing, B, T, before?.position)
-    const split = (y: Tensor): Tensor => reshape(y, [B, T, this.heads, K])
-    const turned = (y: Tensor): Tensor => (this.positions === 'rotary' ? rotary(split(y), at) : split(y))
-    const timeInside = (y: Tensor): Tensor => permute(y, [0, 2, 1, 3])
-    const q = timeInside(turned(this.query.forward(x).y))
-    const own = { keys: timeInside(turned(this.key.forward(x).y)), values: timeInside(split(this.value.forward(x).y)) }
+    const inputs = this.inputs(x, at)
+    const q = timeInside(inputs.q)
+    const own = { keys: timeInside(inputs.k), values: timeInside(inputs.v) }
     const keys = before ? concat([before.keys, own.keys], 2) : own.keys
     const values = before ? concat([before.values, own.values], 2) : own.values
     const { sees, visible } = sight(packing, B, T, before?.visible)
@@ -80,6 +81,22 @@ export class SoftmaxAttention extends Module {
       y: atTokens(this.output.forward(reshape(timeInside(y), [B, T, D]), { accumulate: options.accumulate }), packing),
       state: { keys, values, visible, ...(this.positions === 'rotary' && { position: next }) },
     }
+  }
+
+  /** [B,T,H,K]. */
+  private inputs(x: Tensor, at: Int32Array): Record<'q' | 'k' | 'v', Tensor> {
+    const [B, T, D] = x.shape
+    const split = (y: Tensor): Tensor => reshape(y, [B, T, this.heads, D / this.heads])
+    const turned = (y: Tensor): Tensor => (this.positions === 'rotary' ? rotary(split(y), at) : split(y))
+    return { q: turned(this.query.forward(x).y), k: turned(this.key.forward(x).y), v: split(this.value.forward(x).y) }
+  }
+
+  /** See `Look`. */
+  look(x: Tensor): Look {
+    const { B, T, dModel: D } = checkInput(x, this.output.weight.shape[0])
+    const inputs = this.inputs(x, places({}, B, T).at)
+    const [q, k] = [affine(timeInside(inputs.q), Math.sqrt(this.heads / D)), timeInside(inputs.k)]
+    return { inputs, read: (v) => timeInside(softmaxAttention(q, k, timeInside(v))) }
   }
 
   /** See `Parts`. */
