@@ -107,7 +107,7 @@ describe('the documents', function () {
   it('name options that there are', () => {
     const help = ['train', 'generate', 'verify', 'doctor'].map((command) => node(main, command, '--help')).join()
     const options = new Set(help.replaceAll('--[no-]', '--').match(/--[a-z][a-z-]*/g))
-    const others = ['--only', '--roofline'] // of npm run bench
+    const others = ['--only', '--roofline', '--rounds', '--sizes'] // of npm run bench
     for (const page of pages)
       for (const [name] of read(page).matchAll(/(?<![\w-])--[a-z][a-z-]*/g))
         assert.ok(options.has(name) || others.includes(name), `${page}: ${name}`)
