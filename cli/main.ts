@@ -15,6 +15,7 @@ import {
   generateCommand,
   inOptions,
   recipeOf,
+  reproduceCommand,
   trainCommand,
   verifyCommand,
   withDevice,
@@ -77,6 +78,10 @@ const entries = [
     checkDeviceOptions(v.device, given)
     const { verify } = await import('./verify.ts')
     return verify({ ...v, caseLimit, operands, given, relaxed: enableRelaxed(v.relaxed) }, version)
+  }),
+  entry(reproduceCommand, async (v, _, operands) => {
+    const { reproduce } = await import('./reproduce.ts')
+    return reproduce({ ...v, operands }, version)
   }),
   entry(doctorCommand, doctor),
 ]

@@ -443,6 +443,51 @@ export const verifyCommand = {
   ],
 } as const satisfies Command
 
+export const reproduceCommand = {
+  name: 'reproduce',
+  summary: "train the cells of a paper's figure or table, and set what comes out beside the published values",
+  operands: {
+    placeholder: 'NAME',
+    description: 'NAME is a figure or table; without one they are listed, each with how long it takes here.',
+  },
+  options: [
+    {
+      name: 'out',
+      type: 'string',
+      placeholder: 'FOLDER',
+      group: 'Results',
+      otherwise: 'reproduced/NAME',
+      description: 'where results go; what is there is kept, and only what is missing is trained',
+    },
+    {
+      name: 'report',
+      type: 'boolean',
+      group: 'Results',
+      description: 'train nothing: make tables and picture of the results that are there',
+    },
+    { name: 'seeds', type: 'integer', min: 1, max: 1000, default: 3, group: 'Cells', description: 'runs of each place in the table' },
+    { name: 'only', type: 'string', placeholder: 'TEXT', group: 'Cells', description: 'cells with this in their names' },
+    { name: 'list', type: 'boolean', group: 'Cells', description: 'name the cells, and train none' },
+    { name: 'cell', type: 'string', placeholder: 'NAME', group: 'Cells', description: 'one cell, in this process' },
+    {
+      name: 'shard',
+      type: 'string',
+      placeholder: 'I/N',
+      pattern: /^\d+\/[1-9]\d*$/,
+      group: 'Cells',
+      description: 'every N-th cell from the I-th on, for one of N machines',
+    },
+    { name: 'jobs', type: 'integer', min: 1, max: 256, otherwise: 'one a core', group: 'Device', description: 'cells at a time' },
+    relaxedOption,
+    simdOption,
+  ],
+  examples: [
+    ['fastweights reproduce retrieval-capacity', 'All of it; the same command goes on after an interruption.'],
+    ['fastweights reproduce retrieval-capacity --only DPFP-1_S40', 'Three short runs.'],
+    ['fastweights reproduce retrieval-capacity --shard 2/8', 'The second of eight machines; --report, where their files are together.'],
+  ],
+} as const satisfies Command
+
 /**
  * The part of the values that makes up a recipe. `given`: those that somebody has chosen. Where that is so of the mixer or the rule, settings that a preset
  * has for another one give way.
