@@ -14,11 +14,15 @@ import {
   enableRelaxed,
   generateCommand,
   inOptions,
+  optionOfSetting,
   recipeOf,
+  taskCommand,
+  taskSettingsOf,
   trainCommand,
   verifyCommand,
   withDevice,
 } from './options.ts'
+import { task } from './task.ts'
 import { oneLine, say, visible, watchOutput } from './terminal.ts'
 import { train } from './train.ts'
 
@@ -78,6 +82,9 @@ const entries = [
     const { verify } = await import('./verify.ts')
     return verify({ ...v, caseLimit, operands, given, relaxed: enableRelaxed(v.relaxed) }, version)
   }),
+  entry(taskCommand, async ({ split, ...v }, given, operands) =>
+    task({ ...v, splits: split, settings: taskSettingsOf(v, given), optionName: optionOfSetting, operands, given }),
+  ),
   entry(doctorCommand, doctor),
 ]
 

@@ -15,7 +15,7 @@ const question = letters + digits
 export const ba = task<{ pairs: number }>({
   title: 'the digit that stood behind a letter',
   source: 'Ba et al. 2016; jxwufan/AssociativeRetrieval',
-  fields: { pairs: { type: 'integer', default: 4, min: 1, max: digits, description: 'letters with their digits, none of them twice' } },
+  fields: { pairs: { type: 'integer', default: 4, min: 1, max: digits, description: 'pairs of a key and a value' } },
   options: { seq_len: 'pairs' },
   symbols: () => question + 1,
   vocabulary: () =>

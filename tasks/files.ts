@@ -75,7 +75,7 @@ function settingsFrom(row: AnyTask, text: string | undefined, given: object): ob
   try {
     return settingsOf(row, { ...settings, ...given })
   } catch (error) {
-    throw new TaskFileError(`the metadata's options: ${printable((error as Error).message)}`)
+    throw new TaskFileError(`the settings make no sense: ${printable((error as Error).message)}`)
   }
 }
 
@@ -120,7 +120,7 @@ export function readTaskFile(name: string, row: AnyTask, bytes: Uint8Array, give
   }
 
   const tables: Record<string, Int32Array> = {}
-  for (const table of namesOf(row.tables?.(settings) ?? {})) {
+  for (const table of namesOf(row.tables ?? {})) {
     const { shape, data } = need(table)
     if (shape.length !== 2 || shape[1] !== 2) throw new TaskFileError(`${table} must be [rows,2], not [${shape}]`)
     tables[table] = data
@@ -239,8 +239,10 @@ export function writeTaskFile(
     numbers('targets', shape, targets)
     tensors.push([`${prefix}mask`, { dtype: 'U8', shape, data: Uint8Array.from(targets, (target) => (target === ignoredInFiles ? 0 : 1)) }])
   })
-  for (const [table, data] of Object.entries(row.tables?.(settings) ?? {}))
-    tensors.push([table, { dtype: 'I32', shape: [data.length / 2, 2], data: Int32Array.from(data) }])
+  for (const [table, make] of Object.entries(row.tables ?? {})) {
+    const data = Int32Array.from(make(settings))
+    tensors.push([table, { dtype: 'I32', shape: [data.length / 2, 2], data }])
+  }
   const vocabulary = row.vocabulary?.(settings)
   return writeSafetensors(tensors, {
     task: name,

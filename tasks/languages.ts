@@ -242,7 +242,7 @@ export const dyck1 = language({
     const text = drawDyck(['()'], window.most, random)
     return text.length >= window.least && !taken(text) ? text : undefined
   },
-  spread: 1,
+  spread: 0.5,
   unique: true,
   targets: (text) => depths(text, '()').map((depth) => (depth > 0 ? 1 : 0)),
   judge(text, _, window) {
@@ -263,7 +263,7 @@ export const resetDyck1 = language({
     const text = `${before.slice(0, random.below(before.length + 1))}1${behind}`
     return text.length >= window.least && !taken(text) ? text : undefined
   },
-  spread: 1,
+  spread: 0.5,
   unique: true,
   targets(text) {
     const reset = text.indexOf('1')
@@ -316,7 +316,7 @@ export const shuffle2 = language<ShuffleSettings>({
     const text = nested ? drawn : interleaved(drawn, random)
     return taken(text) ? undefined : text
   },
-  spread: 1,
+  spread: 0.5,
   unique: true,
   targets(text) {
     const [round, square] = bothPairs.map((pair) => depths(text, pair))

@@ -319,7 +319,7 @@ export const madMemorization = task<MemorizationSettings>({
   },
   pad: ({ vocabulary }) => vocabulary - 1,
   fixed: true,
-  tables: (settings) => ({ kv_map: mapOf(settings) }),
+  tables: { kv_map: mapOf },
   draw(settings, _, random) {
     const map = mapOf(settings)
     const asked: [number, number][] = []

@@ -21,9 +21,9 @@ const mqarOf = (randomFillers: boolean): Task<MqarSettings> =>
     title: `recall of several keys among ${randomFillers ? 'random' : 'empty'} fillers`,
     source: 'Arora et al. 2023; HazyResearch/zoology',
     fields: {
-      vocabulary: { type: 'integer', default: 8192, min: 4, sensible: 1_000_000, description: 'symbols, half of them values' },
-      length: { type: 'integer', default: 64, min: 4, sensible: 100_000, description: 'places of a sequence, an even number' },
-      pairs: { type: 'integer', default: 4, min: 1, sensible: 25_000, description: 'pairs, at most a quarter of the length' },
+      vocabulary: { type: 'integer', default: 8192, min: 4, sensible: 1_000_000, description: 'symbols' },
+      length: { type: 'integer', default: 64, min: 4, sensible: 100_000, description: 'places of a sequence' },
+      pairs: { type: 'integer', default: 4, min: 1, sensible: 25_000, description: 'pairs of a key and a value' },
       power: {
         type: 'number',
         default: 0.01,

@@ -43,7 +43,7 @@ function retrieval(again: boolean): Task<RetrievalSettings> {
         default: 0,
         min: 0,
         sensible: 100_000,
-        description: `pairs in a sequence${again ? '; 0 for twice as many as keys' : '; 0 for as many as keys'}`,
+        description: `pairs of a key and a value${again ? '; 0 for twice as many as keys' : '; 0 for as many as keys'}`,
       },
     },
     options: { n_keys: 'keys', seq_len: 'pairs' },

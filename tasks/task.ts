@@ -46,7 +46,7 @@ export interface Task<S extends object = object> {
   /** The first n of a split, where they don't come independently of each other; fewer if there are no more. */
   set?(settings: S, split: Split, random: Mersenne, n: number): Example[]
   /** What goes with the sequences into a file: pairs of numbers, [rows,2], by their name. */
-  tables?(settings: S): Tables
+  readonly tables?: Readonly<Record<string, (settings: S) => Int32Array>>
   /** What is wrong with a sequence or its targets, by the rule alone; undefined where nothing is. */
   wrong(settings: S, example: Example, split: Split, tables?: Tables): string | undefined
   readonly metric: MetricName
@@ -54,6 +54,7 @@ export interface Task<S extends object = object> {
   chance(settings: S): number
 }
 
+/** The tables of a file by their names. */
 export type Tables = Readonly<Record<string, Int32Array>>
 
 /** A task whose settings nobody knows here. */
