@@ -6,7 +6,8 @@
  * Tests: test/tasks/.
  */
 import { ignoredTarget } from '../nn/model.ts'
-import { exampleAt, targetFault, task } from './task.ts'
+import { wrongTargets } from './targets.ts'
+import { exampleAt, task } from './task.ts'
 
 const letters = 26
 const digits = 10
@@ -46,7 +47,7 @@ export const ba = task<{ pairs: number }>({
     if (answer < 0) return `place ${last}: ${inputs[last]} is none of the letters`
     const expected = new Int32Array(last + 1).fill(ignoredTarget)
     expected[last] = answer
-    return targetFault({ inputs, targets }, expected)
+    return wrongTargets({ inputs, targets }, expected)
   },
   metric: 'places',
   // One of the digits shown: where training stands for thousands of steps.

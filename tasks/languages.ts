@@ -6,7 +6,8 @@
  */
 import type { Fields } from '../nn/fields.ts'
 import type { Mersenne } from './mersenne.ts'
-import { type Example, type Split, type Task, targetFault, task } from './task.ts'
+import { wrongTargets } from './targets.ts'
+import { type Example, type Split, type Task, task } from './task.ts'
 
 interface Window {
   least: number
@@ -119,7 +120,7 @@ function language<S extends LanguageSettings = LanguageSettings>(row: Language<S
       if (place >= 0) return `place ${place}: ${given.inputs[place]} isn't a letter`
       const text = Array.from(given.inputs, (symbol) => letters[symbol]).join('')
       const expected = row.judge(text, settings, window(settings, split))
-      return typeof expected === 'string' ? expected : targetFault(given, expected)
+      return typeof expected === 'string' ? expected : wrongTargets(given, expected)
     },
     metric: 'sequences',
     // A string has many places, and all must be right.

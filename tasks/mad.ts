@@ -6,7 +6,8 @@
  */
 import { ignoredTarget } from '../nn/model.ts'
 import { type Mersenne, mersenne } from './mersenne.ts'
-import { type Example, exampleAt, type Split, type Task, targetFault, task } from './task.ts'
+import { wrongTargets } from './targets.ts'
+import { type Example, exampleAt, type Split, type Task, task } from './task.ts'
 
 const source = 'Poli et al. 2024; athms/mad-lab'
 
@@ -139,7 +140,7 @@ function recall(title: string, defaults: Pick<RecallSettings, 'vocabulary' | 'no
       const answer = known[inputs[T - 1]]
       if (answer === undefined) return `place ${T - 1}: ${inputs[T - 1]} is asked for, and was never shown`
       expected[T - 1] = answer
-      return targetFault(example, split === 'train' ? nextTokens(inputs, answer) : expected)
+      return wrongTargets(example, split === 'train' ? nextTokens(inputs, answer) : expected)
     },
     metric: 'classes',
     chance: (settings) => 1 / Math.ceil(plainOf(settings) / 2),
@@ -269,7 +270,7 @@ export const madFuzzyRecall = task<FuzzySettings>({
         return `place ${valueBegin}: the key ${key} has the value ${value} ., and had ${answer}`
       expected.set(answer, valueBegin - 1)
     }
-    return targetFault(example, split === 'train' ? nextTokens(inputs, expected[length - 1]) : expected)
+    return wrongTargets(example, split === 'train' ? nextTokens(inputs, expected[length - 1]) : expected)
   },
   metric: 'classes',
   chance: ({ vocabulary }) => 1 / Math.ceil((vocabulary - 1) / 2),
@@ -349,7 +350,7 @@ export const madMemorization = task<MemorizationSettings>({
       if (inputs[i + 1] !== vocabulary - 1) return `place ${i + 1}: ${inputs[i + 1]} instead of ${vocabulary - 1}`
       expected[i + 1] = to[row]
     }
-    return targetFault(example, expected)
+    return wrongTargets(example, expected)
   },
   metric: 'classes',
   chance: ({ vocabulary }) => 1 / Math.ceil((vocabulary - 1) / 2),
@@ -380,7 +381,7 @@ export const madCompression = task<CompressionSettings>({
     if (inputs.length !== length) return `${inputs.length} places instead of ${length}`
     const last = inputs.indexOf(vocabulary - 1)
     if (last !== length - 1) return `place ${last < 0 ? length - 1 : last}: ${vocabulary - 1} must stand at the end, and only there`
-    return targetFault(example, inputs)
+    return wrongTargets(example, inputs)
   },
   metric: 'classes',
   chance: ({ vocabulary }) => 1 / vocabulary,
@@ -441,7 +442,7 @@ const copying = (selective: boolean): Task<CopySettings> =>
       if (!selective && inputs.indexOf(blank) < copied) return `place ${inputs.indexOf(blank)}: a blank between the symbols`
       const expected = new Int32Array(length).fill(ignoredTarget)
       expected.set(shown, length - copied)
-      return targetFault(example, expected)
+      return wrongTargets(example, expected)
     },
     metric: 'classes',
     chance: ({ vocabulary }) => 1 / (vocabulary - 2),

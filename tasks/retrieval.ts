@@ -6,7 +6,8 @@
  * Tests: test/tasks/.
  */
 import type { Mersenne } from './mersenne.ts'
-import { type Example, exampleAt, type Split, type Task, targetFault, task } from './task.ts'
+import { wrongTargets } from './targets.ts'
+import { type Example, exampleAt, type Split, type Task, task } from './task.ts'
 
 export interface RetrievalSettings {
   keys: number
@@ -89,7 +90,7 @@ function retrieval(again: boolean): Task<RetrievalSettings> {
       }
       const answer = memory.get(inputs[2 * L])
       if (answer === undefined) return `place ${2 * L}: ${inputs[2 * L]} was never written`
-      return targetFault(example, exampleAt(inputs, [[2 * L, answer]]).targets)
+      return wrongTargets(example, exampleAt(inputs, [[2 * L, answer]]).targets)
     },
     metric: 'places',
     chance: ({ keys }) => 1 / keys,

@@ -6,7 +6,8 @@
  * Tests: test/tasks/.
  */
 import type { Mersenne } from './mersenne.ts'
-import { exampleAt, type Split, targetFault, task } from './task.ts'
+import { wrongTargets } from './targets.ts'
+import { exampleAt, type Split, task } from './task.ts'
 
 export interface LengthSettings {
   minLength: number
@@ -69,7 +70,7 @@ export const parityFinal = task<LengthSettings>({
     const T = inputs.length
     if (inputs.includes(0)) return `place ${inputs.indexOf(0)}: padding inside the sequence`
     const ones = inputs.filter((symbol) => symbol === 2).length
-    return lengthFault(T + 1, range(settings, split)) ?? targetFault(example, exampleAt(inputs, [[T - 1, ones % 2 === 0 ? 1 : 2]]).targets)
+    return lengthFault(T + 1, range(settings, split)) ?? wrongTargets(example, exampleAt(inputs, [[T - 1, ones % 2 === 0 ? 1 : 2]]).targets)
   },
   metric: 'places',
   chance: () => 1 / 2,
@@ -148,7 +149,7 @@ export const modularArithmetic = task<ArithmeticSettings>({
     const total = values.reduce((sum, value, i) => (i > 0 && ops[i - 1] === minus ? sum - value : sum + value), 0)
     const answer = zero + (((total % m) + m) % m)
     const [least, most] = range(settings, split)
-    return lengthFault(T + 1, [odd(least), odd(most)]) ?? targetFault(example, exampleAt(inputs, [[T - 1, answer]]).targets)
+    return lengthFault(T + 1, [odd(least), odd(most)]) ?? wrongTargets(example, exampleAt(inputs, [[T - 1, answer]]).targets)
   },
   metric: 'places',
   chance: ({ vocabulary }) => 1 / (vocabulary - 5),
@@ -249,7 +250,7 @@ export const modularArithmeticBrackets = task<BracketSettings>({
     if (result.end !== end) return `place ${result.end}: the expression ends before =`
     const [least, most] = range(settings, split)
     const fault = lengthFault(end + 3, [Math.max(least, 5), Math.max(most, 5)])
-    return fault ?? targetFault(example, exampleAt(inputs, [[end, result.value]]).targets)
+    return fault ?? wrongTargets(example, exampleAt(inputs, [[end, result.value]]).targets)
   },
   metric: 'places',
   chance: ({ vocabulary }) => 1 / (vocabulary - 7),

@@ -97,14 +97,6 @@ export function faultOf<S extends object>(row: Task<S>, settings: S, example: Ex
   return row.wrong(settings, example, split, tables)
 }
 
-/** The first place where the targets aren't those that a rule expects, in words. */
-export function targetFault({ targets }: Example, expected: ArrayLike<number>): string | undefined {
-  const told = (target: number): string => (target === ignoredTarget ? 'none' : `${target}`)
-  for (let i = 0; i < targets.length; i++)
-    if (targets[i] !== expected[i]) return `place ${i}: the target is ${told(targets[i])}, where the rule has ${told(expected[i])}`
-  return undefined
-}
-
 /** Inputs, and targets at some of their places. */
 export function exampleAt(inputs: ArrayLike<number>, asked: Iterable<readonly [place: number, target: number]>): Example {
   const targets = new Int32Array(inputs.length).fill(ignoredTarget)
