@@ -228,6 +228,12 @@ function reduced(text: string, pairs: readonly string[]): string {
   }
 }
 
+/** The same of each beginning of a text, in turn. */
+function remainders(text: string, pairs: readonly string[]): string[] {
+  let left = ''
+  return Array.from(text, (letter) => (left = reduced(left + letter, pairs)))
+}
+
 /** The depth of brackets as they are written. */
 function depths(text: string, [open, close]: string): number[] {
   let depth = 0
@@ -249,7 +255,7 @@ export const dyck1 = language({
   judge(text, _, window) {
     const counts = openings(text, '()')
     if (typeof counts === 'string') return counts
-    return lengthFault(text, window) ?? Array.from(text, (_, i) => (reduced(text.slice(0, i + 1), ['()']) === '' ? 0 : 1))
+    return lengthFault(text, window) ?? remainders(text, ['()']).map((left) => (left === '' ? 0 : 1))
   },
 })
 
@@ -281,10 +287,8 @@ export const resetDyck1 = language({
     if (text.length < window.least) return `${text.length} letters, where ${window.least} are the least`
     // What is cut off must have been part of a string in the window.
     if (before.length + left.length > window.most || behind.length > window.most) return `a part of more than ${window.most} letters`
-    return Array.from(text, (letter, i) => {
-      const since = text.slice(text.slice(0, i + 1).lastIndexOf('1') + 1, i + 1)
-      return letter === '1' || reduced(since, ['()']) === '' ? 0 : 1
-    })
+    // A reset takes what is open with it.
+    return [...remainders(before, ['()']), '', ...remainders(behind, ['()'])].map((open) => (open === '' ? 0 : 1))
   },
 })
 
@@ -328,9 +332,15 @@ export const shuffle2 = language<ShuffleSettings>({
     if (typeof round === 'string') return round
     if (typeof square === 'string') return square
     if (nested && reduced(text, bothPairs) !== '') return 'brackets of one kind close within those of the other'
-    const open = (part: string, pair: string): boolean => reduced(part.replace(pair === '()' ? /[[\]]/g : /[()]/g, ''), [pair]) !== ''
-    const answer = (part: string): number => Number(`0b${bothPairs.map((pair) => (open(part, pair) ? 1 : 0)).join('')}`)
-    return lengthFault(text, window) ?? Array.from(text, (_, i) => answer(text.slice(0, i + 1)))
+    // A bracket that closes goes away with the last open one of its kind.
+    let left = ''
+    const expected = Array.from(text, (letter) => {
+      const pair = bothPairs.find(([, close]) => close === letter)
+      const at = pair === undefined ? -1 : left.lastIndexOf(pair[0])
+      left = at < 0 ? left + letter : left.slice(0, at) + left.slice(at + 1)
+      return (left.includes('(') ? 2 : 0) + (left.includes('[') ? 1 : 0)
+    })
+    return lengthFault(text, window) ?? expected
   },
 })
 
@@ -338,7 +348,7 @@ export const shuffle2 = language<ShuffleSettings>({
 
 /** a^n b^n, or a^n b^n c^n; what is asked for is the next letter. */
 function counter(letters: string): Task<LanguageSettings> {
-  const either = letters.length // behind an a, where a or b may follow: the first of the targets, as a itself never is one
+  const end = letters.length
   const ofLetters = `a or b, ${[...letters].slice(1).join(', ')}, the end`
   return language({
     title: `the next letter of ${[...letters].map((letter) => `${letter}^n`).join(' ')}: ${ofLetters}`,
@@ -362,7 +372,7 @@ function counter(letters: string): Task<LanguageSettings> {
       const n = parts[0].length
       if (parts.some((part) => part.length !== n)) return `${parts.map((part) => part.length).join(', ')} letters of each kind`
       if (n < least || n > most) return `${n} letters of each kind, where ${least} to ${most} are right`
-      return Array.from(text, (letter, i) => (letter === 'a' ? 0 : i + 1 === text.length ? either : letters.indexOf(text[i + 1])))
+      return Array.from(text, (letter, i) => (letter === 'a' ? 0 : i + 1 === text.length ? end : letters.indexOf(text[i + 1])))
     },
   })
 }
