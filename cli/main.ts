@@ -14,12 +14,17 @@ import {
   enableRelaxed,
   generateCommand,
   inOptions,
+  optionOfSetting,
   recipeOf,
   reproduceCommand,
+  taskCommand,
+  taskSettingsOf,
   trainCommand,
   verifyCommand,
   withDevice,
 } from './options.ts'
+
+import { task } from './task.ts'
 import { oneLine, say, visible, watchOutput } from './terminal.ts'
 import { train } from './train.ts'
 
@@ -83,6 +88,9 @@ const entries = [
     const { reproduce } = await import('./reproduce.ts')
     return reproduce({ ...v, operands }, version)
   }),
+  entry(taskCommand, async ({ split, ...v }, given, operands) =>
+    task({ ...v, splits: split, settings: taskSettingsOf(v, given), optionName: optionOfSetting, operands, given }),
+  ),
   entry(doctorCommand, doctor),
 ]
 

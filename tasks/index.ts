@@ -1,4 +1,7 @@
+export * from './files.ts'
 export * from './mersenne.ts'
+export * from './metrics.ts'
 export * from './presets.ts'
+export * from './table.ts'
 export * from './task.ts'
 export * from './text.ts'

@@ -73,11 +73,13 @@ export function mersenne(key: readonly number[]): Mersenne {
     choice: (list) => list[below(list.length)],
     sample(n, k) {
       if (!(k <= n)) throw new Error(`sample: ${k} of ${n} can't be drawn without replacement`)
-      const left = Array.from({ length: n }, (_, i) => i)
+      // A list of 0 ... n - 1 whose last one takes the place of the one drawn; only what has moved is kept.
+      const moved = new Map<number, number>()
       return Array.from({ length: k }, (_, drawn) => {
         const at = below(n - drawn)
-        const picked = left[at]
-        left[at] = left[n - drawn - 1]
+        const last = n - drawn - 1
+        const picked = moved.get(at) ?? at
+        moved.set(at, moved.get(last) ?? last)
         return picked
       })
     },
