@@ -2,8 +2,10 @@
  * Sequence to sequence, character by character: pairs of a source and a target from a file, or dates as people write them and in ISO 8601.
  * Tests: test/tasks/pairs.test.ts.
  */
+import { checkNumber } from '../engine/arguments.ts'
 import type { Device } from '../engine/devices/device.ts'
-import { type PairBatch, pairBatch } from '../nn/encoder-decoder.ts'
+import { type EncoderDecoder, type PairBatch, pairBatch } from '../nn/encoder-decoder.ts'
+import { beamSearch, greedy } from '../nn/search.ts'
 import { shuffledRows } from './epochs.ts'
 import { type Mersenne, mersenne } from './mersenne.ts'
 import { type Split, splits } from './task.ts'
@@ -163,4 +165,41 @@ export function pairBatches(
         { begin, end, ...(device && { device }) },
       ),
   }
+}
+
+export interface AnswerOptions {
+  /** The most characters of an answer, its end included. */
+  length: number
+  /** Sources at a time; 32 by default. */
+  B?: number
+  /** Beginnings that go on at a time: 1 by default, which takes the likeliest character each time. */
+  beams?: number
+}
+
+/** What a model makes of sources. */
+export async function answers(
+  model: EncoderDecoder,
+  sources: readonly string[],
+  { source, target, begin, end }: PairVocabularies,
+  { length, B = 32, beams = 1 }: AnswerOptions,
+): Promise<string[]> {
+  checkNumber('answers: B', B, 'a positive integer')
+  const { device } = model.parameters()[0]
+  const found: string[] = []
+  for (let first = 0; first < sources.length; first += B) {
+    const rows = sources.slice(first, first + B).map((text) => [source.encode(text), []] as const)
+    const batch = pairBatch(rows, { begin, end, device })
+    const options = { begin, end, length, sourceMask: batch.sourceMask }
+    try {
+      const best =
+        beams === 1
+          ? await greedy(model, batch.source, options)
+          : (await beamSearch(model, batch.source, { ...options, beams })).map(([one]) => one)
+      // The symbol of the beginning is no character, wherever it stands.
+      for (const { tokens } of best) found.push(target.decode(tokens.filter((token) => token < target.size)))
+    } finally {
+      for (const tensor of Object.values(batch)) tensor.dispose()
+    }
+  }
+  return found
 }

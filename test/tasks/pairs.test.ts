@@ -1,10 +1,20 @@
 /** Pairs: files, dates whose answers are unique, and batches that an encoder-decoder takes. */
 import assert from 'node:assert/strict'
 import { setDevice } from '../../engine/index.ts'
-import { AdamW, constant, EncoderDecoder, greedy, Trainer } from '../../nn/index.ts'
+import { AdamW, constant, EncoderDecoder, Trainer } from '../../nn/index.ts'
 import { shuffledRows } from '../../tasks/epochs.ts'
 import { mersenne } from '../../tasks/mersenne.ts'
-import { dateDays, dateForms, datePairs, dateVocabularies, drawDate, pairBatches, pairVocabularies, readPairs } from '../../tasks/pairs.ts'
+import {
+  answers,
+  dateDays,
+  dateForms,
+  datePairs,
+  dateVocabularies,
+  drawDate,
+  pairBatches,
+  pairVocabularies,
+  readPairs,
+} from '../../tasks/pairs.ts'
 import { splits } from '../../tasks/task.ts'
 import { reference } from '../helpers.ts'
 
@@ -143,7 +153,7 @@ describe('dates', () => {
     this.timeout(30_000)
     setDevice(reference)
     const vocabularies = dateVocabularies()
-    const { sourceSymbols, symbols, begin, end, target } = vocabularies
+    const { sourceSymbols, symbols } = vocabularies
     const pairs = dateForms(3)
       .sources.slice(0, 2)
       .map((source) => [source, '1950'] as const)
@@ -151,11 +161,14 @@ describe('dates', () => {
     const trainer = new Trainer(model, new AdamW(model.namedParameters(), { lr: 0.02 }), { schedule: constant(0.02), clipNorm: 1 })
     const sampler = pairBatches(pairs, vocabularies, { B: 2 })
     for (let step = 0; step < 30; step++) await trainer.step(sampler.batch(step))
-    const { source, sourceMask } = sampler.batch(0)
-    const found = await greedy(model, source, { begin, end, length: 8, sourceMask })
-    assert.deepEqual(
-      found.map(({ tokens }) => target.decode(tokens)),
-      ['1950', '1950'],
-    )
+    const held = reference.bytesInUse
+    const sources = [...pairs, ...pairs].map(([source]) => source).slice(0, 3)
+    for (const beams of [1, 3])
+      for (const B of [2, 32])
+        assert.deepEqual(await answers(model, sources, vocabularies, { length: 8, B, beams }), ['1950', '1950', '1950'])
+    assert.deepEqual(await answers(model, sources, vocabularies, { length: 2 }), ['19', '19', '19'])
+    assert.deepEqual(await answers(model, [], vocabularies, { length: 2 }), [])
+    await assert.rejects(answers(model, ['ö'], vocabularies, { length: 2 }), /character "ö"/)
+    assert.equal(reference.bytesInUse, held)
   })
 })
