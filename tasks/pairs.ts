@@ -162,7 +162,7 @@ export function pairBatches(
     batch: (step) =>
       pairBatch(
         rows(step).map((i) => encoded[i]),
-        { begin, end, ...(device && { device }) },
+        { begin, end, device },
       ),
   }
 }
