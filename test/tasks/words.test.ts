@@ -108,7 +108,7 @@ describe('perplexity', () => {
       const model = new Transformer({ symbols: 7, dModel: 8, heads: 2, layers: 2, dFf: 16, chunk: 4, dropout: 0.1, ...config }, 3)
       const trainer = new Trainer(model, new AdamW(model.namedParameters(), { lr: 0.01 }), { schedule: constant(0.01), clipNorm: 1 })
       await trainer.step(randomBatches(tokens, { B: 4, T: 20 }).batch(0))
-      const held = reference.bytesInUse
+      const held = reference.bytesInUse()
       const close = (a: number, b: number): void => assert.ok(Math.abs(a - b) < 1e-9 * Math.abs(b), `${a}, not ${b}`)
       const whole = await trainer.evaluate(evaluationBatches(tokens, 41, 1))
       for (const T of [1, 6, 41, 100]) {
@@ -129,7 +129,7 @@ describe('perplexity', () => {
         assert.notEqual(nats, whole)
       }
       assert.equal(model.training, true)
-      assert.equal(reference.bytesInUse, held)
+      assert.equal(reference.bytesInUse(), held)
     })
 
   it('says what is wrong', async () => {
