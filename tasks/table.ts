@@ -1,6 +1,9 @@
 /** Every task by its name. One line a row. */
 import { ba } from './ba.ts'
+import { codeExecutionTasks } from './code-execution.ts'
+import { copyTasks } from './copy.ts'
 import { aaStar, ababStar, counter2, counter3, dyck1, parity, resetDyck1, shuffle2 } from './languages.ts'
+import { listopsTasks } from './listops.ts'
 import { madCompression, madCopy, madFuzzyRecall, madInContextRecall, madMemorization, madNoisyRecall, madSelectiveCopy } from './mad.ts'
 import { mqar, mqarRandom } from './mqar.ts'
 import { retrieval1, retrieval2 } from './retrieval.ts'
@@ -31,6 +34,9 @@ export const tasks = {
   'parity-final': parityFinal,
   'modular-arithmetic': modularArithmetic,
   'modular-arithmetic-brackets': modularArithmeticBrackets,
+  ...listopsTasks,
+  ...codeExecutionTasks,
+  ...copyTasks,
 } satisfies Record<string, AnyTask>
 
 export type TaskName = keyof typeof tasks
