@@ -161,6 +161,7 @@ const codeExecution: Task<CodeExecutionSettings> = task({
   },
   options: { max_num_vars: 'variables', code_length: 'statements' },
   symbols: () => answer(highest) + 1, // of answers there is one more than of symbols
+  vocabulary: () => `${codeSigns.map((sign, i) => `${i} ${sign}`).join(', ')}, ${pad} pad; targets: 0 nothing, v + 9 the value v`,
   pad: () => pad,
   draw(settings, _, random): Example {
     const { tokens, answers } = write(settings, random)

@@ -37,6 +37,7 @@ const copy: Task<CopySettings> = task({
   },
   options: { code_length: 'length' },
   symbols: () => blank + 1,
+  vocabulary: () => '0 and 1 the bits, 2 blank',
   pad: () => blank,
   fixed: true,
   draw({ length }, _, random) {

@@ -243,7 +243,7 @@ export function writeTaskFile(
     const data = Int32Array.from(make(settings))
     tensors.push([table, { dtype: 'I32', shape: [data.length / 2, 2], data }])
   }
-  const vocabulary = row.vocabulary?.(settings)
+  const vocabulary = row.vocabulary(settings)
   return writeSafetensors(tensors, {
     task: name,
     source: `fastweights; rule: ${row.source}`,

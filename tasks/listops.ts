@@ -175,6 +175,10 @@ const fields: Fields<NyuListopsSettings> = {
 }
 const options = { MAX_ARGS: 'operands', VALUE_P: 'branching', MAX_DEPTH: 'levels' } as const
 const symbols = (name: ListopsName): number => signsOf(variants[name]).length + 1
+const vocabulary = (name: ListopsName): string =>
+  `${signsOf(variants[name])
+    .map((sign, i) => `${i} ${sign}`)
+    .join(', ')}, ${symbols(name) - 1} pad; targets 0 to 9`
 
 const listops: Task<ListopsSettings> = task({
   title: 'the value of a nested expression of MIN, MAX and FIRST',
@@ -195,6 +199,7 @@ const listops: Task<ListopsSettings> = task({
     checkDraws(s)
   },
   symbols: () => symbols('listops'),
+  vocabulary: () => vocabulary('listops'),
   pad: () => symbols('listops') - 1,
   draw: (s, _, random) => exampleOf(variants.listops, growTo(s.depth, s, random)),
   wrong: (s, example) => wrongIn(variants.listops, s, example),
@@ -210,6 +215,7 @@ const listopsNyu: Task<NyuListopsSettings> = task({
   options,
   check: checkDraws,
   symbols: () => symbols('listops-nyu'),
+  vocabulary: () => vocabulary('listops-nyu'),
   pad: () => symbols('listops-nyu') - 1,
   draw(s, _, random) {
     const tokens: number[] = []

@@ -35,7 +35,7 @@ export interface Task<S extends object = object> {
   /** How many symbols there are, those of targets and padding included. */
   symbols(settings: S): number
   /** What the symbols and the targets are, in words: a file says it. */
-  vocabulary?(settings: S): string
+  vocabulary(settings: S): string
   /** What a row is filled up with, at its end. */
   pad(settings: S): number
   /** Every sequence fills its row: what stands at its end in a file is never padding. */

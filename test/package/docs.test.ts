@@ -108,7 +108,7 @@ describe('the documents', function () {
   })
 
   it('name options that there are', () => {
-    const help = ['train', 'generate', 'verify', 'task', 'doctor'].map((command) => node(main, command, '--help')).join()
+    const help = ['train', 'generate', 'verify', 'reproduce', 'task', 'doctor'].map((command) => node(main, command, '--help')).join()
     const options = new Set(help.replaceAll('--[no-]', '--').match(/--[a-z][a-z-]*/g))
     const others = ['--only', '--roofline', '--rounds', '--sizes'] // of npm run bench
     for (const page of pages)
