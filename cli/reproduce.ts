@@ -8,7 +8,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import os from 'node:os'
 import { join } from 'node:path'
 import { setDevice, wasmDevice } from '../engine/index.ts'
-import type { Cell, Figure, Outcome } from '../experiments/figure.ts'
+import type { Cell, Column, Figure, Outcome } from '../experiments/figure.ts'
 import { figures } from '../experiments/index.ts'
 import { reason } from '../tasks/download.ts'
 import { UsageError } from './arguments.ts'
@@ -34,7 +34,7 @@ interface Result extends Outcome {
   figure: string
   cell: string
   row: string
-  column: number | string
+  columns: readonly Column[]
   seed: number
   /** Of the clock. */
   seconds: number
@@ -121,13 +121,14 @@ async function runCell(name: string, cell: Cell, folder: string, options: Reprod
       else line.show(told, false)
       await new Promise(setImmediate)
     })
-    const { row, column, seed } = cell
+    const { row, columns, seed } = cell
     const seconds = (performance.now() - began) / 1000
     const arithmetic = arithmeticOf(device, options.relaxed)
-    const result: Result = { figure: name, cell: cell.name, row, column, seed, ...outcome, seconds, arithmetic, version }
+    const result: Result = { figure: name, cell: cell.name, row, columns, seed, ...outcome, seconds, arithmetic, version }
     writeAtomic(path, `${JSON.stringify(result)}\n`)
     line.end()
-    if (!process.send) say(`${cell.name}: ${shown(outcome.value)} after ${counted(outcome.steps, 'step')} (${outcome.end}); wrote ${path}`)
+    if (!process.send)
+      say(`${cell.name}: ${outcome.values.map(shown).join(', ')} after ${counted(outcome.steps, 'step')} (${outcome.end}); wrote ${path}`)
     return 0
   } finally {
     line.end()
@@ -256,17 +257,20 @@ function resultsIn(name: string, folder: string): Result[] {
       } catch (error) {
         throw new FileError(`can't read ${path}: ${reason(error)}`)
       }
-      if (result?.figure !== name || `${result.cell}.json` !== file || !Array.isArray(result.curve))
+      const whole = Array.isArray(result?.values) && result.values.length === result.columns?.length
+      if (!whole || result.figure !== name || `${result.cell}.json` !== file)
         throw new FileError(`${path} isn't a result of ${name}; take it out of the folder`)
       // NaN has no JSON.
-      return { ...result, value: result.value ?? Number.NaN }
+      return { ...result, values: result.values.map((value) => value ?? Number.NaN) }
     })
 }
 
 interface Place {
   row: string
-  column: number | string
+  column: Column
   official: number | undefined
+  /** Of the same length, a seed each. */
+  values: number[]
   results: Result[]
 }
 
@@ -296,29 +300,31 @@ const about = ({ title, source, measure, scaled }: Figure): object => ({ title, 
 /** The places of the table that have results, in the figure's order. */
 function placesOf(figure: Figure, results: readonly Result[]): Place[] {
   const places = new Map<string, Place>()
-  for (const { row, column } of figure.cells([1])) {
-    const own = results.filter((result) => result.row === row && result.column === column)
-    if (own.length > 0) places.set(`${row}\n${column}`, { row, column, official: figure.official(row, column), results: own })
-  }
+  for (const { row, columns } of figure.cells([1]))
+    for (const column of columns) {
+      const own = results.filter((result) => result.row === row && result.columns.includes(column))
+      const values = own.map((result) => result.values[result.columns.indexOf(column)])
+      if (own.length > 0) places.set(`${row}\n${column}`, { row, column, official: figure.official(row, column), values, results: own })
+    }
   return [...places.values()]
 }
 
 function markdown(name: string, figure: Figure, places: readonly Place[]): string {
   const [row, column] = figure.axes
   const header = [row, column, 'official', 'ours, median', 'each seed', 'steps', 'ended', 'seconds']
-  const lines = places.map(({ row, column, official, results }) => [
+  const lines = places.map(({ row, column, official, values, results }) => [
     row,
     `${column}`,
     official === undefined ? '' : shown(official),
-    shown(median(results.map(({ value }) => value))),
-    results.map(({ value }) => shown(value)).join(', '),
+    shown(median(values)),
+    values.map(shown).join(', '),
     results.map(({ steps }) => steps).join(', '),
     [...new Set(results.map(({ end }) => end))].join(', '),
     results.map(({ seconds }) => seconds.toFixed(0)).join(', '),
   ])
   const widths = header.map((title, i) => Math.max(title.length, ...lines.map((line) => line[i].length)))
   const line = (fields: readonly string[]): string => `| ${fields.map((field, i) => field.padEnd(widths[i])).join(' | ')} |`
-  const results = places.flatMap((place) => place.results)
+  const results = [...new Set(places.flatMap((place) => place.results))]
   const total = results.reduce((n, { seconds }) => n + seconds, 0)
   return `${figure.title} (\`fastweights reproduce ${name}\`)
 
@@ -334,8 +340,10 @@ ${lines.map(line).join('\n')}
 function csv(results: readonly Result[], figure: Figure): string {
   const field = (value: unknown): string => (/[",\n]/.test(`${value}`) ? `"${`${value}`.replaceAll('"', '""')}"` : `${value}`)
   const header = [...figure.axes, 'seed', 'value', 'official', 'steps', 'end', 'seconds']
-  const lines = results.map(({ row, column, seed, value, steps, end, seconds }) =>
-    [row, column, seed, value, figure.official(row, column) ?? '', steps, end, seconds.toFixed(1)].map(field).join(),
+  const lines = results.flatMap(({ row, columns, seed, values, steps, end, seconds }) =>
+    columns.map((column, i) =>
+      [row, column, seed, values[i], figure.official(row, column) ?? '', steps, end, seconds.toFixed(1)].map(field).join(),
+    ),
   )
   return `${header.map(field).join()}\n${lines.join('\n')}\n`
 }
@@ -343,14 +351,14 @@ function csv(results: readonly Result[], figure: Figure): string {
 /** The medians over the columns, a line a row, and the official values dashed. */
 function picture(figure: Figure, places: readonly Place[]): string {
   const rows = [...new Set(places.map(({ row }) => row))]
-  const columns = [...new Set(figure.cells([1]).map(({ column }) => column))]
-  const at = (column: number | string): number => (typeof column === 'number' ? column : columns.indexOf(column))
+  const columns = [...new Set(figure.cells([1]).flatMap(({ columns }) => columns))]
+  const at = (column: Column): number => (typeof column === 'number' ? column : columns.indexOf(column))
   const series = rows.map((row) => {
     const own = places.filter((place) => place.row === row)
     return {
       name: row,
       marked: true,
-      points: own.map(({ column, results }) => [at(column), median(results.map(({ value }) => value))] as const),
+      points: own.map(({ column, values }) => [at(column), median(values)] as const),
     }
   })
   const official = rows.map((row, beside) => {

@@ -7,9 +7,9 @@
 export interface Cell {
   /** Of its figure alone, fit for a file's name: 'dpfp-1_S40_seed2'. */
   readonly name: string
-  /** Its place in the table. */
+  /** Its places in the table: one, or several that one model fills. */
   readonly row: string
-  readonly column: number | string
+  readonly columns: readonly Column[]
   readonly seed: number
   /** About how long it takes on one core, for the estimate of the whole. */
   readonly seconds: number
@@ -17,11 +17,13 @@ export interface Cell {
   run(watch: Watch): Promise<Outcome>
 }
 
-export type Watch = (step: number, steps: number, value: number) => Promise<void> | void
+export type Watch = (step: number, steps: number, value: number) => Promise<void>
+
+export type Column = number | string
 
 export interface Outcome {
-  /** What stands in the table. */
-  readonly value: number
+  /** What stands in the table, by column. */
+  readonly values: readonly number[]
   /** Optimiser steps taken. */
   readonly steps: number
   /** Why it ended: 'solved', 'no better', 'step limit'. */
@@ -43,7 +45,7 @@ export interface Figure {
   readonly scaled: string
   readonly cells: (seeds: readonly number[]) => Cell[]
   /** The published value of a place in the table, if there is one. */
-  official(row: string, column: number | string): number | undefined
+  official(row: string, column: Column): number | undefined
 }
 
 /** Steps of training that are tested now and then. */
@@ -52,33 +54,36 @@ export interface Search {
   readonly limit: number
   /** Steps between tests. */
   readonly every: number
-  /** A test is good enough at this value. */
+  /** A test is good enough from this value on. */
   readonly goal: number
+  /** Whether higher values are better. */
+  readonly higher?: boolean
   /** It ends after more tests in a row than these without a new best. */
   readonly patience: number
 }
 
-/** Trains until a test is good enough, or none is better for long; the outcome is the best test. A value that isn't a number is no best one. */
+/** Trains until a test is good enough, or none is better for long. `best` is NaN where no test gave a number. */
 export async function search(
-  { limit, every, goal, patience }: Search,
-  step: (n: number) => Promise<void> | void,
+  { limit, every, goal, higher = false, patience }: Search,
+  step: (n: number) => unknown,
   test: () => Promise<number>,
   watch: Watch,
-): Promise<Outcome> {
+): Promise<Omit<Outcome, 'values'> & { best: number }> {
+  const sign = higher ? -1 : 1
   const curve: [number, number][] = []
-  let best = Infinity
+  let best = Number.NaN
   let since = 0
   for (let n = 1; n <= limit; n++) {
     await step(n)
     if (n % every !== 0 && n !== limit) continue
     const value = await test()
     curve.push([n, value])
-    if (value < best) {
+    if (!(sign * best <= sign * value) && !Number.isNaN(value)) {
       best = value
       since = 0
     } else since++
-    const end = best <= goal ? 'solved' : since > patience ? 'no better' : n === limit ? 'step limit' : undefined
-    if (end !== undefined) return { value: best < Infinity ? best : Number.NaN, steps: n, end, curve }
+    const end = sign * best <= sign * goal ? 'solved' : since > patience ? 'no better' : n === limit ? 'step limit' : undefined
+    if (end !== undefined) return { best, steps: n, end, curve }
     await watch(n, limit, best)
   }
   throw new Error('search: the limit must be one step at least')

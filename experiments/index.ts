@@ -1,5 +1,6 @@
 /** Every figure and table that is reproduced, by name. A new one is a file beside this one and a row here. */
 import type { Figure } from './figure.ts'
 import { retrieval } from './retrieval.ts'
+import { stateTracking } from './state-tracking.ts'
 
-export const figures: Readonly<Record<string, Figure>> = { ...retrieval }
+export const figures: Readonly<Record<string, Figure>> = { ...retrieval, ...stateTracking }

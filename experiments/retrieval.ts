@@ -178,7 +178,8 @@ async function run(memory: Memory, S: number, replace: boolean, seed: number, wa
     return total / parts
   }
   try {
-    return await search({ limit: stepLimit, every: 100, goal: 1e-3, patience: 10 }, step, test, watch)
+    const { best, ...outcome } = await search({ limit: stepLimit, every: 100, goal: 1e-3, patience: 10 }, step, test, watch)
+    return { values: [best], ...outcome }
   } finally {
     model.dispose()
   }
@@ -204,7 +205,7 @@ function figure(memories: Record<string, Memory>, replace: boolean, about: Pick<
             return {
               name: `${fileName(row)}_S${S}_seed${seed}`,
               row,
-              column: S,
+              columns: [S],
               seed,
               seconds,
               run: (watch) => run(memory, S, replace, seed, watch),
