@@ -1,0 +1,134 @@
+/** Experiments: a cell of each figure as it is, or made small, and how training ends. */
+import assert from 'node:assert/strict'
+import { setDevice } from '../../engine/index.ts'
+import { type Cell, search } from '../../experiments/figure.ts'
+import { figures } from '../../experiments/index.ts'
+import { learn } from '../../experiments/learn.ts'
+import { tasks } from '../../tasks/index.ts'
+import { reference, wasm } from '../helpers.ts'
+
+const quiet = async (): Promise<void> => {}
+const cellOf = (figure: string, name: string): Cell => {
+  const cell = figures[figure].cells([1, 2]).find((cell) => cell.name === name)
+  assert.ok(cell, name)
+  return cell
+}
+
+describe('experiments', () => {
+  before(async () => setDevice(await wasm()))
+  after(() => setDevice(reference))
+
+  it('have cells with names of their own that are fit for files, and official values only in their tables', () => {
+    for (const [name, figure] of Object.entries(figures)) {
+      const cells = figure.cells([1, 2, 3])
+      assert.equal(new Set(cells.map((cell) => cell.name)).size, cells.length, name)
+      for (const cell of cells) {
+        assert.match(cell.name, /^[\w-]+$/)
+        assert.ok(cell.seconds > 0)
+        for (const column of cell.columns) assert.notEqual(figure.official(cell.row, column), Number.NaN)
+      }
+      assert.equal(figure.official('no such memory', cells[0].columns[0]), undefined)
+      assert.equal(figure.official(cells[0].row, 'no such column'), undefined)
+    }
+  })
+
+  // The official runs: 0.00078 after 100 steps, 0.00063 after 200, 0.117 after 2,900.
+  it('retrieval: DPFP-1 and softmax hold 20 associations', async () => {
+    for (const row of ['DPFP-1', 'softmax']) {
+      const { values, steps, end } = await cellOf('retrieval-capacity', `${row}_S20_seed1`).run(quiet)
+      assert.ok(values[0] <= 1e-3 && steps <= 400 && end === 'solved', `${row}: ${values[0]} after ${steps} steps, ${end}`)
+    }
+  })
+
+  it('retrieval: the same cell gives the same numbers, and can be stopped', async () => {
+    const cell = cellOf('retrieval-capacity', 'DPFP-1_S20_seed2')
+    const [one, two] = [await cell.run(quiet), await cell.run(quiet)]
+    assert.deepEqual(one, two)
+    const stop = async (): Promise<void> => {
+      throw new Error('enough')
+    }
+    await assert.rejects(cellOf('retrieval-update', 'sum-DPFP-1_S20_seed1').run(stop), /^Error: enough$/)
+  })
+
+  it('a task is learnt: parity of short sequences', async () => {
+    const outcome = await learn(
+      {
+        task: tasks['parity-final'],
+        settings: { minLength: 2, maxLength: 6 },
+        model: {
+          dModel: 32,
+          heads: 2,
+          layers: 1,
+          dFf: 32,
+          featureMap: 'silu',
+          featureNorm: 'l2',
+          betaRange: 2,
+          conv: 2,
+          attentionNorm: true,
+        },
+        optimizer: 'adamw',
+        lr: 5e-3,
+        warmup: 10,
+        weightDecay: 0,
+        clip: 1,
+        batch: 32,
+        search: { limit: 400, every: 50, goal: 1, higher: true, patience: 10 },
+        test: { settings: { testMin: 2, testMax: 6 }, split: 'valid', examples: 64 },
+        exams: [
+          { settings: { testMin: 2, testMax: 6 }, split: 'test', examples: 64 },
+          { settings: { testMin: 9, testMax: 12 }, split: 'test', examples: 64 },
+        ],
+      },
+      1,
+      quiet,
+    )
+    assert.equal(outcome.values.length, 2)
+    assert.ok(outcome.values[0] >= 0.9, `${outcome.values} after ${outcome.steps}`)
+    assert.ok(outcome.curve.every(([, value]) => value >= 0 && value <= 1))
+  })
+
+  describe('search', () => {
+    const run = (values: readonly number[], settings: object = {}) => {
+      let n = 0
+      return search(
+        { limit: 10 * values.length, every: 10, goal: 0.1, patience: 2, ...settings },
+        () => {},
+        async () => values[n++],
+        quiet,
+      )
+    }
+
+    it('ends where a test is good enough, none is better for long, or the steps are spent', async () => {
+      const ends = [
+        await run([3, 2, 0.1, 0]),
+        await run([3, 2, 4, 2, 5, 1]),
+        await run([3, 2, 1]),
+        await run([1, 3, 9], { higher: true, goal: 9 }),
+        await run([3, 2, 1, 1, 4], { higher: true, goal: 5 }),
+      ]
+      assert.deepEqual(
+        ends.map(({ best, steps, end }) => [best, steps, end]),
+        [
+          [0.1, 30, 'solved'],
+          [2, 50, 'no better'],
+          [1, 30, 'step limit'],
+          [9, 30, 'solved'],
+          [3, 40, 'no better'],
+        ],
+      )
+    })
+
+    it('takes what is no number for no best one', async () => {
+      assert.deepEqual((await run([Number.NaN, 2, Number.NaN])).best, 2)
+      const { best, end } = await run([Number.NaN, Number.NaN, Number.NaN, Number.NaN])
+      assert.deepEqual([best, end], [Number.NaN, 'no better'])
+    })
+
+    it('tests after the last step, wherever that is', async () => {
+      assert.deepEqual((await run([5, 4], { limit: 13 })).curve, [
+        [10, 5],
+        [13, 4],
+      ])
+    })
+  })
+})
