@@ -364,6 +364,53 @@ export const generateCommand = {
   ],
 } as const satisfies Command
 
+export const inspectCommand = {
+  name: 'inspect',
+  summary: 'show what the fast weights of a trained model do with a prompt, as a page',
+  operands: {
+    placeholder: 'RUN',
+    most: 1,
+    description:
+      'RUN is the folder of a run, or its checkpoint file; the latest run under runs/ if it is left out. Layers, heads and tokens are counted from 1.',
+  },
+  options: [
+    {
+      name: 'prompt',
+      type: 'string',
+      otherwise: "two speakers in turn, or the run's own where characters lack",
+      description: 'text to go through, 512 characters at most',
+    },
+    { name: 'layer', type: 'integer', min: 1, otherwise: 'all', description: 'only this layer' },
+    { name: 'head', type: 'integer', min: 1, otherwise: 'all', description: 'only this head of each layer' },
+    {
+      name: 'token',
+      type: 'integer',
+      min: 1,
+      otherwise: 'where a pair is overwritten; of pictures the last',
+      description: 'where the page opens, and what pictures show',
+    },
+    {
+      name: 'out',
+      type: 'string',
+      placeholder: 'FILE.html',
+      otherwise: "inspect.html in the run's folder, where neither --json nor --svg is given",
+      description: 'write the page',
+    },
+    { name: 'json', type: 'string', placeholder: 'FILE', description: 'write the numbers as JSON; - for standard output' },
+    {
+      name: 'svg',
+      type: 'string',
+      placeholder: 'FOLDER|FILE.svg',
+      description: 'write the pictures of a head at a token: a file for each in a folder, or one file with all of them',
+    },
+    ...deviceOptions,
+  ],
+  examples: [
+    ['fastweights inspect', 'The latest run, as a page to open in a browser.'],
+    ['fastweights inspect runs/book --prompt "It is so." --layer 2 --json -', 'The numbers of a layer.'],
+  ],
+} as const satisfies Command
+
 export const doctorCommand = {
   name: 'doctor',
   summary: 'say what this machine offers, and check the kernels against the reference',

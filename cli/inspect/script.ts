@@ -1,0 +1,259 @@
+/** What runs in the page of `fastweights inspect`; bundle.mjs makes it one file, dist/browser/inspect.js. Tests: test/browser/inspect.test.ts. */
+import type { Inspection } from './data.ts'
+import type { Picture } from './draw.ts'
+import { unpack } from './pack.ts'
+import { context, overwritings, pairRows, quoted, type Scene, story, told, views } from './views.ts'
+
+const element = <E extends Element = HTMLElement>(id: string): E => document.getElementById(id) as unknown as E
+const content = (id: string): string => element(id).textContent!
+
+async function inflated(base64: string): Promise<Uint8Array> {
+  const packed = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream('deflate-raw'))
+  return new Uint8Array(await new Response(stream).arrayBuffer())
+}
+
+/** A new element with its attributes, and what is in it. */
+function make(name: string, attributes: Record<string, string> = {}, ...children: (Node | string)[]): HTMLElement {
+  const made = document.createElement(name)
+  for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value)
+  made.append(...children)
+  return made
+}
+
+/** In the place of what isn't there. */
+const absent = (why: string): HTMLElement => make('p', { class: 'missing' }, why)
+
+class Page {
+  private token = 0
+  private layer = 0
+  private head = 0
+  private playing: ReturnType<typeof setInterval> | undefined
+  private readonly slider = element<HTMLInputElement>('token')
+  private readonly selects = { layer: element<HTMLSelectElement>('layer'), head: element<HTMLSelectElement>('head') }
+  private readonly characters: HTMLElement[]
+  /** The layers of drawn pictures, by name. */
+  private readonly drawn = new Map<string, { figure: HTMLElement; svg: SVGElement; base: string }>()
+
+  constructor(
+    private readonly data: Inspection,
+    open: { layer: number; head: number; token: number },
+  ) {
+    const { layers, tokens } = data
+    this.selects.layer.append(...layers.map(({ number, mixer }, i) => new Option(`${number}: ${mixer}`, `${i}`)))
+    this.characters = tokens.map((character, t) => {
+      const span = make('span', {}, character === '\n' ? make('span', { class: 'break' }, '↵') : character)
+      span.addEventListener('click', () => this.go(t))
+      return span
+    })
+    // Line breaks stand behind their sign, outside of what is shaded.
+    element('prompt').append(...this.characters.flatMap((span, t) => (tokens[t] === '\n' ? [span, '\n'] : [span])))
+    this.layer = open.layer
+    this.chooseLayer(open.head)
+    this.selects.layer.addEventListener('change', () => {
+      this.layer = Number(this.selects.layer.value)
+      this.chooseLayer(this.head)
+      this.show()
+    })
+    this.selects.head.addEventListener('change', () => {
+      this.head = Number(this.selects.head.value)
+      this.show()
+    })
+    this.slider.addEventListener('input', () => this.go(Number(this.slider.value) - 1))
+    this.slider.addEventListener('keydown', () => this.stop())
+    this.slider.addEventListener('pointerdown', () => this.stop())
+    element('play').addEventListener('click', () => (this.playing === undefined ? this.play() : this.stop()))
+    // Nothing moves by itself for who doesn't want it.
+    const still = matchMedia('(prefers-reduced-motion: reduce)')
+    const calm = (): void => {
+      element('play').hidden = still.matches
+      if (still.matches) this.stop()
+    }
+    still.addEventListener('change', calm)
+    calm()
+    let width = 0
+    new ResizeObserver(() => {
+      if (innerWidth === width) return
+      width = innerWidth
+      this.show()
+    }).observe(document.documentElement)
+    this.go(open.token)
+  }
+
+  private chooseLayer(head: number): void {
+    const { heads } = this.data.layers[this.layer]
+    this.head = Math.min(head, heads.length - 1)
+    this.selects.layer.value = `${this.layer}`
+    this.selects.head.replaceChildren(...heads.map(({ number }, i) => new Option(`${number}`, `${i}`)))
+    this.selects.head.value = `${this.head}`
+  }
+
+  go(token: number): void {
+    this.token = token
+    this.slider.value = `${token + 1}`
+    this.show()
+  }
+
+  private play(): void {
+    const last = this.data.tokens.length - 1
+    if (this.token === last) this.go(0)
+    element('play').textContent = 'Pause'
+    element('play').setAttribute('aria-pressed', 'true')
+    this.playing = setInterval(() => (this.token < last ? this.go(this.token + 1) : this.stop()), 350)
+  }
+
+  private stop(): void {
+    clearInterval(this.playing)
+    this.playing = undefined
+    element('play').textContent = 'Play'
+    element('play').setAttribute('aria-pressed', 'false')
+  }
+
+  private show(): void {
+    const { data, token } = this
+    const { tokens } = data
+    const layer = data.layers[this.layer]
+    const head = layer.heads[this.head]
+    const place = `${token + 1} of ${tokens.length}: ${quoted(tokens[token])}${token > 0 ? ` after “${context(tokens, token)}”` : ''}`
+    element('place').textContent = place
+    this.slider.setAttribute('aria-valuetext', place)
+    const scene = { data, layer, head, token }
+    element('story').textContent = story({ ...scene, width: 0 })
+    this.shade(scene)
+    for (const view of views) {
+      const body = element(`view-${view.name}`).querySelector<HTMLElement>('.body')!
+      const why = layer.missing[view.needs]
+      const width = this.widthFor(view.name === 'state' ? Object.keys(head.states).length : 1, body)
+      const pictures = why === undefined ? view.draw({ ...scene, width }) : []
+      // What a layer has none of goes without saying where another view of the same part says why.
+      element(`view-${view.name}`).hidden = why === undefined && pictures.length === 0
+      body.classList.toggle('pictures', pictures.length > 1)
+      if (why !== undefined) body.replaceChildren(absent(`Not here: ${why}.`))
+      else this.draw(body, view.name, pictures)
+    }
+    const body = (name: string): HTMLElement => element(`view-${name}`).querySelector<HTMLElement>('.body')!
+    body('overwritten').replaceChildren(this.overwritten(scene))
+    const scrolled = body('pairs').firstElementChild?.scrollTop ?? 0
+    const pairs = this.pairs(scene)
+    body('pairs').replaceChildren(pairs)
+    pairs.scrollTop = scrolled
+  }
+
+  /** Matrices share a line where there is room. */
+  private widthFor(pictures: number, body: HTMLElement): number {
+    const whole = body.clientWidth
+    if (pictures < 2) return Math.min(whole, 660)
+    const columns = Math.max(1, Math.floor((whole + 32) / (320 + 32)))
+    return Math.floor((whole - 32 * (columns - 1)) / columns)
+  }
+
+  private draw(body: HTMLElement, view: string, pictures: readonly Picture[]): void {
+    const names = pictures.map(({ name }) => name)
+    const there = [...body.children].map((child) => (child as HTMLElement).dataset.name)
+    if (names.join() !== there.join()) {
+      body.replaceChildren(
+        ...pictures.map(({ name }) => {
+          const figure = make('figure', { 'data-name': name })
+          figure.innerHTML = `<svg class="picture" id="picture-${view}-${name}" role="img"><g></g><g></g></svg><figcaption class="words"></figcaption>`
+          this.drawn.set(name, { figure, svg: figure.querySelector('svg')!, base: '' })
+          return figure
+        }),
+      )
+    }
+    for (const { name, title, words, width, height, base, now } of pictures) {
+      const drawn = this.drawn.get(name)!
+      const { svg, figure } = drawn
+      svg.setAttribute('viewBox', `0 0 ${width} ${Math.ceil(height)}`)
+      svg.setAttribute('width', `${width}`)
+      svg.setAttribute('height', `${Math.ceil(height)}`)
+      svg.setAttribute('aria-label', `${title}. ${words}`)
+      if (drawn.base !== base) svg.children[0].innerHTML = drawn.base = base
+      svg.children[1].innerHTML = now
+      figure.querySelector('figcaption')!.textContent = words
+    }
+  }
+
+  /** The prompt by what the token reads from, or without. */
+  private shade({ head: { attention }, token }: Omit<Scene, 'width'>): void {
+    const T = this.characters.length
+    const weights = attention ? Array.from({ length: T }, (_, s) => attention.values[token * T + s]) : []
+    const most = Math.max(1e-9, ...weights.map(Math.abs).filter(Number.isFinite))
+    this.characters.forEach((span, s) => {
+      span.className = s === token ? 'now' : s > token ? 'later' : ''
+      span.style.setProperty('--part', `${Math.abs(weights[s] || 0) / most}`)
+      span.style.setProperty('--tone', weights[s] < 0 ? 'var(--minus)' : 'var(--plus)')
+    })
+    // Where the prompt scrolls; nothing else does.
+    const prompt = element('prompt')
+    const at = this.characters[token].offsetTop - prompt.offsetTop
+    if (at < prompt.scrollTop || at > prompt.scrollTop + prompt.clientHeight - 24) prompt.scrollTop = at - 24
+  }
+
+  private overwritten({ layer, head }: Omit<Scene, 'width'>): HTMLElement {
+    const { tokens } = this.data
+    const found = overwritings(head).slice(0, 6)
+    if (layer.missing.recall !== undefined) return absent(`Not here: ${layer.missing.recall}.`)
+    if (found.length === 0) return absent('No pair is overwritten by a key like its own.')
+    const list = found.map(({ pair, by, from, to }) => {
+      const place = (t: number): HTMLElement => make('code', {}, context(tokens, t), make('b', {}, quotedShort(tokens[t])))
+      const button = make(
+        'button',
+        { type: 'button', 'aria-current': `${by === this.token}` },
+        place(pair),
+        ' by ',
+        place(by),
+        make('br'),
+        make('small', {}, `token ${pair + 1} by ${by + 1}: ${from.toFixed(2)} → ${to.toFixed(2).replace('-', '−')}`),
+      )
+      button.setAttribute(
+        'aria-label',
+        `The pair of ${told(tokens, pair)} is overwritten by ${told(tokens, by)}: from ${from.toFixed(2)} to ${to.toFixed(2)}. Go there.`,
+      )
+      button.addEventListener('click', () => {
+        this.stop()
+        this.go(by)
+        element('view-overwritten').querySelectorAll<HTMLElement>('button')[found.findIndex((each) => each.pair === pair)]?.focus()
+      })
+      return make('li', {}, button)
+    })
+    return make('ul', { class: 'events' }, ...list)
+  }
+
+  private pairs({ layer, head, token }: Omit<Scene, 'width'>): HTMLElement {
+    const { tokens } = this.data
+    const why = layer.missing.recall
+    if (why !== undefined) return absent(`Not here: ${why}.`)
+    const cosine = (x: number): string => (Number.isFinite(x) ? x.toFixed(2).replace('-', '−') : '–')
+    const rows = pairRows(head, token).map(({ token: s, written, now, by }) =>
+      make(
+        'tr',
+        s === token ? { class: 'now' } : {},
+        make('th', { scope: 'row' }, `${s + 1}`),
+        make('td', {}, make('code', {}, make('small', {}, context(tokens, s)), make('b', {}, quotedShort(tokens[s])))),
+        make('td', {}, cosine(written)),
+        make(
+          'td',
+          { class: 'held', style: `--part:${Math.min(1, Math.abs(now) || 0)};--tone:var(--${now < 0 ? 'minus' : 'plus'})` },
+          cosine(now),
+        ),
+        make(
+          'td',
+          {},
+          ...(by === undefined
+            ? ['–']
+            : [make('code', {}, make('small', {}, context(tokens, by, 4)), make('b', {}, quotedShort(tokens[by]))), ` (${by + 1})`]),
+        ),
+      ),
+    )
+    const heads = ['token', 'written by', 'then', `after token ${token + 1}`, 'lost most to'].map((name) =>
+      make('th', { scope: 'col' }, name),
+    )
+    const scroll = make('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Pairs written so far' })
+    scroll.append(make('table', {}, make('thead', {}, make('tr', {}, ...heads)), make('tbody', {}, ...rows.reverse())))
+    return scroll
+  }
+}
+
+const quotedShort = (character: string): string => (character === ' ' ? '·' : character === '\n' ? '↵' : character)
+
+inflated(content('grids')).then((bytes) => new Page(unpack(content('numbers'), bytes), JSON.parse(content('open'))))
