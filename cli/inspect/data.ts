@@ -187,22 +187,25 @@ export interface Overwriting {
 
 /** Tokens closer than this have keys that are alike for no other reason: short convolutions mix what stands side by side. */
 const apart = 7
+/** What counts as held, and as a key like another, as cosines. */
+export const enough = 0.5
 
-/** The pairs that a later token with a key like theirs takes the most of, each once: by what is lost times how alike the keys are. */
+/** The pairs that were held until a later token with a key like theirs took the most of them; what is lost most stands first. */
 export function overwritings({ recall, similarity }: Head): Overwriting[] {
   if (!recall || !similarity) return []
   const T = recall.shape[0]
-  const found: (Overwriting & { weight: number })[] = []
+  const found: Overwriting[] = []
   for (let pair = 0; pair < T; pair++) {
-    let most: (Overwriting & { weight: number }) | undefined
-    for (let by = pair + apart; by < T; by++) {
-      const [from, to] = [recall.values[(by - 1) * T + pair], recall.values[by * T + pair]]
-      const weight = (from - to) * similarity.values[by * T + pair]
-      if (from > to && weight > (most?.weight ?? 0)) most = { pair, by, from, to, weight }
+    const held = (t: number): number => recall.values[t * T + pair]
+    let most: Overwriting | undefined
+    for (let by = pair + 1; by < T && held(by - 1) >= enough; by++) {
+      const lost = held(by - 1) - held(by)
+      if (by - pair >= apart && similarity.values[by * T + pair] >= enough && lost > (most ? most.from - most.to : 0.1))
+        most = { pair, by, from: held(by - 1), to: held(by) }
     }
     if (most) found.push(most)
   }
-  return found.sort((a, b) => b.weight - a.weight).map(({ weight: _, ...overwriting }) => overwriting)
+  return found.sort((a, b) => b.from - b.to - (a.from - a.to))
 }
 
 /** Where there is most to see: the layer, the head, and the token that overwrites a pair most; else the first ones, and the last token. */

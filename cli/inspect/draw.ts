@@ -163,7 +163,7 @@ function cells({ rows, columns, at, scale }: Map): string {
 }
 
 /** Weak ones can still be seen. */
-const opacity = (part: number): string => Math.min(1, part ** 0.8).toFixed(2)
+const opacity = (part: number): string => Math.min(1, part ** 0.65).toFixed(2)
 
 function legend(left: number, scale: number): string {
   const [w, n] = [5, 2 * shades + 1]

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { deflateRawSync } from 'node:zlib'
 import { escapeXml } from '../chart.ts'
-import type { Inspection } from './data.ts'
+import { enough, type Inspection } from './data.ts'
 import { looks } from './draw.ts'
 import { pack, thinned } from './pack.ts'
 import { views } from './views.ts'
@@ -69,8 +69,8 @@ function framed({ run, preset, tokens, version, left }: Inspection, open: object
 <main>
 <p id="story" class="story"></p>
 <section id="view-overwritten" class="wide"><h2>Overwritten</h2>
-<p class="how">The pairs of which a later token with a key like theirs takes the most: a new value for an old key.</p><div class="body"></div></section>
-${views.map(({ name, heading, how }) => `<section id="view-${name}"${name === 'state' ? ' class="wide"' : ''}><h2>${escapeXml(heading)}</h2>\n<p class="how">${escapeXml(how)}</p><div class="body"></div></section>`).join('\n')}
+<p class="how">Pairs that were held, with a cosine of ${enough} or more, until a later token with a key like theirs (as much) wrote another value in their place.</p><div class="body"></div></section>
+${views.map(({ name, heading, how }) => `<section id="view-${name}"><h2>${escapeXml(heading)}</h2>\n<p class="how">${escapeXml(how)}</p><div class="body"></div></section>`).join('\n')}
 <section id="view-pairs" class="wide"><h2>Pairs written so far</h2>
 <p class="how">Each token writes a pair. How well it was held after its own write, how well it is held now, and the token that took most of it.</p><div class="body"></div></section>
 </main>
@@ -106,13 +106,13 @@ input[type=range] { width: 100%; margin: .15rem 0; height: 1.75rem; accent-color
 .prompt span { border-radius: 2px; cursor: pointer; padding: .08em 0; background: color-mix(in srgb, var(--tone, var(--plus)) calc(var(--part, 0) * 75%), transparent); }
 .prompt span.later { color: var(--soft); }
 .prompt span.now { outline: 2px solid var(--ink); }
-.prompt .break { color: var(--soft); }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); gap: 2rem 2.5rem; padding-top: 1rem; padding-bottom: 3rem; align-items: start; }
 .story { grid-column: 1 / -1; margin: 0; font-size: 1rem; min-height: 3em; max-width: 62rem; }
 .wide { grid-column: 1 / -1; }
 section { min-width: 0; }
 .body { margin-top: .5rem; }
-.wide > .body.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1rem 2rem; }
+.wide > .body { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1rem 2rem; }
+#view-overwritten > .body, #view-pairs > .body { display: block; }
 figure { margin: 0 0 .75rem; min-width: 0; }
 .picture { display: block; max-width: 100%; height: auto; }
 figcaption.words { margin-top: .2rem; }

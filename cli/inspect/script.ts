@@ -1,6 +1,6 @@
 /** What runs in the page of `fastweights inspect`; bundle.mjs makes it one file, dist/browser/inspect.js. Tests: test/browser/inspect.test.ts. */
 import type { Inspection } from './data.ts'
-import type { Picture } from './draw.ts'
+import { glyph, type Picture } from './draw.ts'
 import { unpack } from './pack.ts'
 import { context, overwritings, pairRows, quoted, type Scene, story, told, views } from './views.ts'
 
@@ -19,6 +19,13 @@ function make(name: string, attributes: Record<string, string> = {}, ...children
   for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value)
   made.append(...children)
   return made
+}
+
+/** Several matrices share a line where there is room. */
+function widthFor(pictures: number, whole: number): number {
+  if (pictures < 2) return Math.min(whole, 660)
+  const columns = Math.max(1, Math.floor((whole + 32) / (320 + 32)))
+  return Math.floor((whole - 32 * (columns - 1)) / columns)
 }
 
 /** In the place of what isn't there. */
@@ -42,12 +49,11 @@ class Page {
     const { layers, tokens } = data
     this.selects.layer.append(...layers.map(({ number, mixer }, i) => new Option(`${number}: ${mixer}`, `${i}`)))
     this.characters = tokens.map((character, t) => {
-      const span = make('span', {}, character === '\n' ? make('span', { class: 'break' }, '↵') : character)
+      const span = make('span', {}, character === ' ' ? ' ' : glyph(character))
       span.addEventListener('click', () => this.go(t))
       return span
     })
-    // Line breaks stand behind their sign, outside of what is shaded.
-    element('prompt').append(...this.characters.flatMap((span, t) => (tokens[t] === '\n' ? [span, '\n'] : [span])))
+    element('prompt').append(...this.characters)
     this.layer = open.layer
     this.chooseLayer(open.head)
     this.selects.layer.addEventListener('change', () => {
@@ -121,15 +127,17 @@ class Page {
     element('story').textContent = story({ ...scene, width: 0 })
     this.shade(scene)
     for (const view of views) {
-      const body = element(`view-${view.name}`).querySelector<HTMLElement>('.body')!
+      const section = element(`view-${view.name}`)
+      const body = section.querySelector<HTMLElement>('.body')!
       const why = layer.missing[view.needs]
-      const width = this.widthFor(view.name === 'state' ? Object.keys(head.states).length : 1, body)
-      const pictures = why === undefined ? view.draw({ ...scene, width }) : []
-      // What a layer has none of goes without saying where another view of the same part says why.
-      element(`view-${view.name}`).hidden = why === undefined && pictures.length === 0
-      body.classList.toggle('pictures', pictures.length > 1)
+      const matrices = view.name === 'state' ? Object.keys(head.states).length : 1
+      section.hidden = false
+      section.classList.toggle('wide', matrices > 1)
+      const pictures = why === undefined ? view.draw({ ...scene, width: widthFor(matrices, body.clientWidth) }) : []
       if (why !== undefined) body.replaceChildren(absent(`Not here: ${why}.`))
-      else this.draw(body, view.name, pictures)
+      else this.draw(body, pictures)
+      // Matrices and vectors are parts of the same state: who has one needn't be told about the other.
+      section.hidden = why === undefined && pictures.length === 0
     }
     const body = (name: string): HTMLElement => element(`view-${name}`).querySelector<HTMLElement>('.body')!
     body('overwritten').replaceChildren(this.overwritten(scene))
@@ -139,22 +147,14 @@ class Page {
     pairs.scrollTop = scrolled
   }
 
-  /** Matrices share a line where there is room. */
-  private widthFor(pictures: number, body: HTMLElement): number {
-    const whole = body.clientWidth
-    if (pictures < 2) return Math.min(whole, 660)
-    const columns = Math.max(1, Math.floor((whole + 32) / (320 + 32)))
-    return Math.floor((whole - 32 * (columns - 1)) / columns)
-  }
-
-  private draw(body: HTMLElement, view: string, pictures: readonly Picture[]): void {
+  private draw(body: HTMLElement, pictures: readonly Picture[]): void {
     const names = pictures.map(({ name }) => name)
     const there = [...body.children].map((child) => (child as HTMLElement).dataset.name)
     if (names.join() !== there.join()) {
       body.replaceChildren(
         ...pictures.map(({ name }) => {
           const figure = make('figure', { 'data-name': name })
-          figure.innerHTML = `<svg class="picture" id="picture-${view}-${name}" role="img"><g></g><g></g></svg><figcaption class="words"></figcaption>`
+          figure.innerHTML = `<svg class="picture" id="picture-${name}" role="img"><g></g><g></g></svg><figcaption class="words"></figcaption>`
           this.drawn.set(name, { figure, svg: figure.querySelector('svg')!, base: '' })
           return figure
         }),
@@ -193,9 +193,10 @@ class Page {
     const { tokens } = this.data
     const found = overwritings(head).slice(0, 6)
     if (layer.missing.recall !== undefined) return absent(`Not here: ${layer.missing.recall}.`)
-    if (found.length === 0) return absent('No pair is overwritten by a key like its own.')
+    if (found.length === 0)
+      return absent('No pair of this head that was held is overwritten by a key like its own; another head may have one.')
     const list = found.map(({ pair, by, from, to }) => {
-      const place = (t: number): HTMLElement => make('code', {}, context(tokens, t), make('b', {}, quotedShort(tokens[t])))
+      const place = (t: number): HTMLElement => make('code', {}, context(tokens, t), make('b', {}, glyph(tokens[t])))
       const button = make(
         'button',
         { type: 'button', 'aria-current': `${by === this.token}` },
@@ -229,7 +230,7 @@ class Page {
         'tr',
         s === token ? { class: 'now' } : {},
         make('th', { scope: 'row' }, `${s + 1}`),
-        make('td', {}, make('code', {}, make('small', {}, context(tokens, s)), make('b', {}, quotedShort(tokens[s])))),
+        make('td', {}, make('code', {}, make('small', {}, context(tokens, s)), make('b', {}, glyph(tokens[s])))),
         make('td', {}, cosine(written)),
         make(
           'td',
@@ -241,7 +242,7 @@ class Page {
           {},
           ...(by === undefined
             ? ['–']
-            : [make('code', {}, make('small', {}, context(tokens, by, 4)), make('b', {}, quotedShort(tokens[by]))), ` (${by + 1})`]),
+            : [make('code', {}, make('small', {}, context(tokens, by, 4)), make('b', {}, glyph(tokens[by]))), ` (${by + 1})`]),
         ),
       ),
     )
@@ -253,7 +254,5 @@ class Page {
     return scroll
   }
 }
-
-const quotedShort = (character: string): string => (character === ' ' ? '·' : character === '\n' ? '↵' : character)
 
 inflated(content('grids')).then((bytes) => new Page(unpack(content('numbers'), bytes), JSON.parse(content('open'))))
