@@ -18,6 +18,8 @@ export interface Picture {
 
 /** Where a picture's axes end: inside these margins. */
 const margins = { left: 46, right: 14, top: 30, bottom: 34 }
+/** A token's width at most. */
+const widest = 9.5
 const text = (x: number, y: number, style: string, content: string): string =>
   `<text x="${fixed(x)}" y="${fixed(y)}" class="${style}">${escapeXml(content)}</text>`
 
@@ -89,8 +91,8 @@ export interface Map {
   at(row: number, column: number): number
   /** What has the strongest colour. */
   scale: number
-  /** The height of a cell over its width; what is higher than `most` is pressed. */
-  ratio?: number
+  /** The width of a cell at most; the height of the map at most. */
+  cell?: number
   most?: number
   rowNames?: readonly string[]
   columnNames?: readonly string[]
@@ -109,8 +111,8 @@ export interface Map {
 export function map(m: Map): Picture {
   const { left, right, top, bottom } = margins
   const { rows, columns, width } = m
-  const cell = Math.min((width - left - right) / columns, m.columns === m.rows ? 9.5 : 26)
-  const high = Math.min(cell * (m.ratio ?? 1), (m.most ?? 560) / rows)
+  const cell = Math.min((width - left - right) / columns, m.cell ?? widest)
+  const high = Math.min(cell, (m.most ?? 560) / rows)
   const [w, h] = [cell * columns, high * rows]
   const paths = (m.key && kept.get(m.key)) ?? cells(m)
   if (m.key) kept.set(m.key, paths)
@@ -212,7 +214,7 @@ export function lines({ name, title, words, width, lines, columnNames, token, ..
   const [least, most] = values.reduce(([a, b], x) => [Math.min(a, x), Math.max(b, x)], [more.low ?? Infinity, more.high ?? -Infinity])
   const [low, high] = !(least <= most) ? [0, 1] : least === most ? [least - 0.1, most + 0.1] : [least, most]
   const axis = axisOf(low, high, 4, 0)
-  const cell = Math.min((width - left - right) / count, 9.5)
+  const cell = Math.min((width - left - right) / count, widest)
   const x = (i: number): number => left + (i + 0.5) * cell
   const y = (value: number): number => height - bottom - position(axis, value) * (height - top - bottom)
   const end = left + count * cell
@@ -271,7 +273,7 @@ export function bars({ name, title, words, width, values, columnNames, token, ..
   const count = values.length
   const finite = values.filter(Number.isFinite)
   const axis = axisOf(Math.min(0, ...finite), Math.max(1e-9, ...finite), 3, 0)
-  const cell = Math.min((width - left - right) / count, 9.5)
+  const cell = Math.min((width - left - right) / count, widest)
   const y = (value: number): number => height - bottom - position(axis, value) * (height - top - bottom)
   const drawn = values.map((value, i) =>
     !Number.isFinite(value) || value === 0

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { deflateRawSync } from 'node:zlib'
 import { escapeXml } from '../chart.ts'
+import { counted } from '../terminal.ts'
 import { enough, type Inspection } from './data.ts'
 import { looks } from './draw.ts'
 import { pack, thinned } from './pack.ts'
@@ -10,31 +11,41 @@ import { views } from './views.ts'
 /** What a page may have, in bytes. */
 export const pageLimit = 1_000_000
 
-/** How much of the grids a page keeps: as much as fits. */
+/** How much of the grids a page keeps: the first that fits. */
 const precisions: readonly { levels: number; every: number }[] = [
   { levels: 255, every: 1 },
+  { levels: 127, every: 1 },
   { levels: 63, every: 1 },
   { levels: 31, every: 1 },
   { levels: 31, every: 2 },
   { levels: 31, every: 4 },
   { levels: 25, every: 8 },
-  { levels: 25, every: 16 },
+  { levels: 15, every: 16 },
+  { levels: 15, every: 64 },
 ]
 
 /** Null where the numbers don't fit. `open`: what it shows first, from 0. */
 export function inspectionPage(data: Inspection, open: { layer: number; head: number; token: number }): string | null {
-  // Grids that can't fit, however few bits each number takes, needn't be tried.
-  for (const { levels, every } of precisions) {
-    const left = [
-      ...(levels < 255 ? [`numbers in maps have ${levels} levels`] : []),
-      ...(every > 1 ? [`matrices are kept after every ${every === 2 ? 'second' : `${every}th`} token`] : []),
-    ]
-    const some = { ...(every > 1 ? thinned(data, every) : data), left: left.length > 0 ? `To stay small, ${left.join(', and ')}.` : '' }
-    const { json, bytes } = pack(some, levels)
-    const page = framed(some, open, json, deflateRawSync(bytes, { level: 9 }).toString('base64'))
-    if (Buffer.byteLength(page) <= pageLimit) return page
+  // Each is smaller than the one before: a few tries find the first that fits.
+  let [from, to] = [0, precisions.length]
+  let found: string | null = null
+  while (from < to) {
+    const middle = (from + to) >> 1
+    const page = atPrecision(data, open, precisions[middle])
+    if (Buffer.byteLength(page) <= pageLimit) [found, to] = [page, middle]
+    else from = middle + 1
   }
-  return null
+  return found
+}
+
+function atPrecision(data: Inspection, open: object, { levels, every }: (typeof precisions)[number]): string {
+  const left = [
+    ...(levels < 255 ? [`numbers in maps have ${levels} levels`] : []),
+    ...(every > 1 ? [`matrices are kept after every ${every === 2 ? 'second' : `${every}th`} token`] : []),
+  ]
+  const some = { ...(every > 1 ? thinned(data, every) : data), left: left.length > 0 ? `To stay small, ${left.join(', and ')}.` : '' }
+  const { json, bytes } = pack(some, levels)
+  return framed(some, open, json, deflateRawSync(bytes).toString('base64'))
 }
 
 /** For a script element: no text in it ends the element. */
@@ -42,7 +53,7 @@ const inScript = (json: string): string => json.replaceAll('<', '\\u003c')
 
 const script = (): string => readFileSync(new URL('../../browser/inspect.js', import.meta.url), 'utf8').replaceAll('</script', '<\\/script')
 
-function framed({ run, preset, tokens, version, left }: Inspection, open: object, json: string, grids: string): string {
+function framed({ run, preset, tokens, layers, version, left }: Inspection, open: object, json: string, grids: string): string {
   return `<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -53,7 +64,7 @@ function framed({ run, preset, tokens, version, left }: Inspection, open: object
 <header>
 <p class="tool">fastweights ${escapeXml(version)} inspect</p>
 <h1>What the memories of ${escapeXml(run)} do</h1>
-<p class="facts">Preset ${escapeXml(preset)}; a prompt of ${tokens.length} character${tokens.length === 1 ? '' : 's'}. At each one a key and a value are made and written into the memory of every head.${left === '' ? '' : ` <span id="left">${escapeXml(left)}</span>`}</p>
+<p class="facts">Preset ${escapeXml(preset)}; a prompt of ${counted(tokens.length, 'character')} through ${counted(layers.length, 'layer')} (${escapeXml([...new Set(layers.map(({ mixer }) => mixer))].join(', '))}).${left === '' ? '' : ` <span id="left">${escapeXml(left)}</span>`}</p>
 <noscript><p class="problem">This page draws with JavaScript, which is off here.</p></noscript>
 </header>
 <form class="controls" aria-label="What is shown" onsubmit="return false">
@@ -73,6 +84,7 @@ function framed({ run, preset, tokens, version, left }: Inspection, open: object
 ${views.map(({ name, heading, how }) => `<section id="view-${name}"><h2>${escapeXml(heading)}</h2>\n<p class="how">${escapeXml(how)}</p><div class="body"></div></section>`).join('\n')}
 <section id="view-pairs" class="wide"><h2>Pairs written so far</h2>
 <p class="how">Each token writes a pair. How well it was held after its own write, how well it is held now, and the token that took most of it.</p><div class="body"></div></section>
+<section id="view-missing" class="wide"><h2>What this layer has not</h2><div class="body"></div></section>
 </main>
 <script type="application/json" id="numbers">${inScript(json)}</script>
 <script type="application/json" id="open">${inScript(JSON.stringify(open))}</script>
@@ -93,10 +105,10 @@ header { padding-top: 2rem; }
 .tool { margin: 0; color: var(--soft); font-size: .875rem; }
 h1 { margin: .1rem 0 .6rem; font-size: clamp(1.4rem, 3.5vw, 2rem); line-height: 1.2; letter-spacing: -.015em; overflow-wrap: anywhere; }
 h2 { margin: 0 0 .25rem; font-size: 1.1rem; line-height: 1.3; }
-.facts, .how, .words, .missing { color: var(--soft); font-size: .875rem; margin: 0; max-width: 46rem; }
+.facts, .how, .words { color: var(--soft); font-size: .875rem; margin: 0; max-width: 46rem; }
 .problem { color: var(--bad); }
 .controls { position: sticky; top: 0; z-index: 1; background: var(--paper); border-bottom: 1px solid var(--rule); padding-top: .75rem; padding-bottom: .6rem; margin-top: 1rem; }
-.choices { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: center; margin-bottom: .4rem; }
+.choices { display: flex; flex-wrap: wrap; gap: .4rem .8rem; font-size: .9rem; align-items: center; margin-bottom: .4rem; }
 select, button { font: inherit; font-size: .9rem; color: var(--ink); background: var(--card); border: 1px solid var(--soft); border-radius: 5px; padding: .2rem .5rem; min-height: 2rem; }
 button { cursor: pointer; }
 :focus-visible { outline: 3px solid var(--plus); outline-offset: 2px; }
@@ -112,11 +124,10 @@ main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 
 section { min-width: 0; }
 .body { margin-top: .5rem; }
 .wide > .body { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1rem 2rem; }
-#view-overwritten > .body, #view-pairs > .body { display: block; }
+#view-overwritten > .body, #view-pairs > .body, #view-missing > .body { display: block; }
 figure { margin: 0 0 .75rem; min-width: 0; }
 .picture { display: block; max-width: 100%; height: auto; }
 figcaption.words { margin-top: .2rem; }
-.missing { font-style: italic; }
 .events { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: .5rem; }
 .events button { text-align: left; padding: .35rem .6rem; line-height: 1.35; }
 .events button[aria-current=true] { border-color: var(--plus); box-shadow: inset 0 0 0 1px var(--plus); }

@@ -1,8 +1,8 @@
 /** What runs in the page of `fastweights inspect`; bundle.mjs makes it one file, dist/browser/inspect.js. Tests: test/browser/inspect.test.ts. */
-import type { Inspection } from './data.ts'
+import type { Inspection, Layer } from './data.ts'
 import { glyph, type Picture } from './draw.ts'
 import { unpack } from './pack.ts'
-import { context, overwritings, pairRows, quoted, type Scene, story, told, views } from './views.ts'
+import { context, overwritings, pairRows, type Scene, seen, story, told, views } from './views.ts'
 
 const element = <E extends Element = HTMLElement>(id: string): E => document.getElementById(id) as unknown as E
 const content = (id: string): string => element(id).textContent!
@@ -28,8 +28,23 @@ function widthFor(pictures: number, whole: number): number {
   return Math.floor((whole - 32 * (columns - 1)) / columns)
 }
 
-/** In the place of what isn't there. */
-const absent = (why: string): HTMLElement => make('p', { class: 'missing' }, why)
+/** A token after the characters before it. */
+const marked = (tokens: readonly string[], t: number): HTMLElement =>
+  make('code', {}, make('small', {}, context(tokens, t - 1, t === 0 ? 0 : 8)), make('b', {}, glyph(tokens[t])))
+
+/** What a layer has not, by why. */
+function missing(layer: Layer): HTMLElement[] {
+  const reasons = new Map<string, string[]>()
+  const extra = [
+    { heading: 'Overwritten', needs: 'recall' },
+    { heading: 'Pairs written so far', needs: 'recall' },
+  ]
+  for (const { heading, needs } of [...views, ...extra]) {
+    const why = layer.missing[needs]
+    if (why !== undefined) reasons.set(why, [...(reasons.get(why) ?? []), heading])
+  }
+  return [...reasons].map(([why, headings]) => make('p', { class: 'how' }, make('b', {}, `${headings.join('; ')}: `), `${why}.`))
+}
 
 class Page {
   private token = 0
@@ -120,7 +135,7 @@ class Page {
     const { tokens } = data
     const layer = data.layers[this.layer]
     const head = layer.heads[this.head]
-    const place = `${token + 1} of ${tokens.length}: ${quoted(tokens[token])}${token > 0 ? ` after “${context(tokens, token)}”` : ''}`
+    const place = `${token + 1} of ${tokens.length}: ${seen(tokens, token)}`
     element('place').textContent = place
     this.slider.setAttribute('aria-valuetext', place)
     const scene = { data, layer, head, token }
@@ -134,11 +149,16 @@ class Page {
       section.hidden = false
       section.classList.toggle('wide', matrices > 1)
       const pictures = why === undefined ? view.draw({ ...scene, width: widthFor(matrices, body.clientWidth) }) : []
-      if (why !== undefined) body.replaceChildren(absent(`Not here: ${why}.`))
-      else this.draw(body, pictures)
-      // Matrices and vectors are parts of the same state: who has one needn't be told about the other.
-      section.hidden = why === undefined && pictures.length === 0
+      section.hidden = pictures.length === 0
+      if (pictures.length > 0) this.draw(body, pictures)
     }
+    const pairwise = head.recall !== undefined
+    for (const name of ['overwritten', 'pairs']) element(`view-${name}`).hidden = !pairwise
+    element('view-missing').hidden = Object.keys(layer.missing).length === 0
+    element('view-missing')
+      .querySelector('.body')!
+      .replaceChildren(...missing(layer))
+    if (!pairwise) return
     const body = (name: string): HTMLElement => element(`view-${name}`).querySelector<HTMLElement>('.body')!
     body('overwritten').replaceChildren(this.overwritten(scene))
     const scrolled = body('pairs').firstElementChild?.scrollTop ?? 0
@@ -189,14 +209,17 @@ class Page {
     if (at < prompt.scrollTop || at > prompt.scrollTop + prompt.clientHeight - 24) prompt.scrollTop = at - 24
   }
 
-  private overwritten({ layer, head }: Omit<Scene, 'width'>): HTMLElement {
+  private overwritten({ head }: Omit<Scene, 'width'>): HTMLElement {
     const { tokens } = this.data
     const found = overwritings(head).slice(0, 6)
-    if (layer.missing.recall !== undefined) return absent(`Not here: ${layer.missing.recall}.`)
     if (found.length === 0)
-      return absent('No pair of this head that was held is overwritten by a key like its own; another head may have one.')
+      return make(
+        'p',
+        { class: 'how' },
+        'No pair of this head that was held is overwritten by a key like its own; another head may have one.',
+      )
     const list = found.map(({ pair, by, from, to }) => {
-      const place = (t: number): HTMLElement => make('code', {}, context(tokens, t), make('b', {}, glyph(tokens[t])))
+      const place = (t: number): HTMLElement => marked(tokens, t)
       const button = make(
         'button',
         { type: 'button', 'aria-current': `${by === this.token}` },
@@ -220,30 +243,22 @@ class Page {
     return make('ul', { class: 'events' }, ...list)
   }
 
-  private pairs({ layer, head, token }: Omit<Scene, 'width'>): HTMLElement {
+  private pairs({ head, token }: Omit<Scene, 'width'>): HTMLElement {
     const { tokens } = this.data
-    const why = layer.missing.recall
-    if (why !== undefined) return absent(`Not here: ${why}.`)
     const cosine = (x: number): string => (Number.isFinite(x) ? x.toFixed(2).replace('-', '−') : '–')
     const rows = pairRows(head, token).map(({ token: s, written, now, by }) =>
       make(
         'tr',
         s === token ? { class: 'now' } : {},
         make('th', { scope: 'row' }, `${s + 1}`),
-        make('td', {}, make('code', {}, make('small', {}, context(tokens, s)), make('b', {}, glyph(tokens[s])))),
+        make('td', {}, marked(tokens, s)),
         make('td', {}, cosine(written)),
         make(
           'td',
           { class: 'held', style: `--part:${Math.min(1, Math.abs(now) || 0)};--tone:var(--${now < 0 ? 'minus' : 'plus'})` },
           cosine(now),
         ),
-        make(
-          'td',
-          {},
-          ...(by === undefined
-            ? ['–']
-            : [make('code', {}, make('small', {}, context(tokens, by, 4)), make('b', {}, glyph(tokens[by]))), ` (${by + 1})`]),
-        ),
+        make('td', {}, ...(by === undefined ? ['–'] : [marked(tokens, by), ` (${by + 1})`])),
       ),
     )
     const heads = ['token', 'written by', 'then', `after token ${token + 1}`, 'lost most to'].map((name) =>

@@ -27,16 +27,19 @@ export interface View {
 export const quoted = (character: string): string =>
   character === '\n' ? 'line break' : character === ' ' ? 'space' : `“${glyph(character)}”`
 
-/** The characters before a token, as one line. */
-export const context = (tokens: readonly string[], t: number, count = 8): string =>
+/** A token and the characters before it, as one line. */
+export const context = (tokens: readonly string[], t: number, count = 9): string =>
   tokens
-    .slice(Math.max(0, t - count), t)
+    .slice(Math.max(0, t + 1 - count), t + 1)
     .map(glyph)
     .join('')
 
-/** “J” after “name·is·” (token 47) */
-export const told = (tokens: readonly string[], t: number): string =>
-  `${quoted(tokens[t])}${t > 0 ? ` after “${context(tokens, t)}”` : ''} (token ${t + 1})`
+/** “T” in “↵↵JULIET” */
+export const seen = (tokens: readonly string[], t: number): string => `${quoted(tokens[t])}${t > 0 ? ` in “${context(tokens, t)}”` : ''}`
+
+/** token 32 (“T” in “↵↵JULIET”) */
+export const told = (tokens: readonly string[], t: number): string => `token ${t + 1} (${seen(tokens, t)})`
+const Told = (tokens: readonly string[], t: number): string => told(tokens, t).replace('t', 'T')
 
 const cosine = (x: number): string => (Number.isFinite(x) ? x.toFixed(2).replace('-', '−') : 'not a number')
 const at = ({ shape, values }: Grid, row: number, column: number): number => values[row * shape[1] + column]
@@ -68,7 +71,7 @@ export function loses(recall: Grid, t: number): { pair: number; from: number; to
 export function story({ data: { tokens }, head, token: t }: Scene): string {
   const { recall, before, after, gates, norms } = head
   const strength = Object.entries(gates).map(([name, values]) => `${name} ${number(values[t])}`)
-  const first = `${told(tokens, t)}${strength.length > 0 ? `: ${strength.join(', ')}` : ''}.`
+  const first = `${Told(tokens, t)}${strength.length > 0 ? `: ${strength.join(', ')}` : ''}.`
   if (!recall) {
     const sizes = Object.entries(norms).map(([part, values]) => `${part} ${number(values[t])}`)
     return sizes.length > 0 ? `${first} Norms: ${sizes.join(', ')}.` : first
@@ -119,6 +122,7 @@ const matrices: View = {
         columns,
         at: (r, c) => grid.values[from + r * columns + c],
         scale: scaleOf(grid),
+        cell: 18,
         most: 420,
         below: part === 'S' ? 'channel of the value' : 'column',
         beside: part === 'S' ? 'channel of the key' : 'row',
@@ -201,7 +205,7 @@ const retrieval: View = {
     lines({
       name: 'retrieval',
       title: 'What a key retrieves before and after its write',
-      words: `${told(tokens, token)}: ${cosine(before![token])} before its write, ${cosine(after![token])} after it.`,
+      words: `${Told(tokens, token)}: ${cosine(before![token])} before its write, ${cosine(after![token])} after it.`,
       width,
       lines: [
         { name: 'after', values: after! },
@@ -317,7 +321,7 @@ const attention: View = {
       bars({
         name: 'attention',
         title: `Weights of values in what token ${token + 1} reads`,
-        words: `${told(tokens, token)} reads ${most.length > 0 ? `most: ${most.join(', ')}` : 'nothing'}.`,
+        words: `${Told(tokens, token)} reads ${most.length > 0 ? `most: ${most.join(', ')}` : 'nothing'}.`,
         width,
         values: Array.from(tokens, (_, s) => at(attention!, token, s)),
         columnNames: tokens,
