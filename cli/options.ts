@@ -222,7 +222,7 @@ function flat({ model: { mixer, ...model }, training }: Omit<Recipe, 'descriptio
  */
 export function inOptions(message: string, options: readonly Option[]): string {
   const names = new Map(options.map((option) => [camel(option.name), option]))
-  const [single, several] = [/^[a-z0-9]+$/, /[A-Z]/].map((kind) => [...names.keys()].filter((name) => kind.test(name)).join('|'))
+  const [single, several] = [/^[a-z0-9]+$/, /[A-Z]/].map((kind) => [...names.keys()].filter((name) => kind.test(name)).join('|') || '(?!)')
   const found = new RegExp(`(?:^(${single})(?= = | must | can't )|(?<![\\w."'])(${several})(?![\\w"']))(?: = (\\w[\\w.+-]*))?`, 'g')
   return message.replace(found, (_, one?: string, other?: string, value?: string) => {
     const { name, type } = names.get((one ?? other)!)!

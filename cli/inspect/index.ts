@@ -11,7 +11,7 @@ import { latestRun, openRun } from '../runs.ts'
 import { bytes, counted } from '../terminal.ts'
 import { type Grid, type HostTrace, type Inspection, type Layer, layerData, opening } from './data.ts'
 import { type Picture, svgFile } from './draw.ts'
-import { digits } from './pack.ts'
+import { digits, isGrid } from './pack.ts'
 import { inspectionPage, pageLimit } from './page.ts'
 import { views } from './views.ts'
 
@@ -53,8 +53,8 @@ export async function inspect(
   const model = modelOf(checkpoint)
   if (!(model instanceof Transformer))
     throw new FileError(`${folder}: can't be inspected: it holds an encoder-decoder, not a language model`)
-  const kinds = layerMixers(model.config)
-  if ((options.layer ?? 1) > kinds.length) throw new UsageError(`--layer ${options.layer}: the model has ${counted(kinds.length, 'layer')}`)
+  const count = model.config.layers
+  if ((options.layer ?? 1) > count) throw new UsageError(`--layer ${options.layer}: the model has ${counted(count, 'layer')}`)
   if ((options.token ?? 1) > T) throw new UsageError(`--token ${options.token}: the prompt has ${counted(T, 'character')}`)
   const numbers = T * stateSize(model)
   if (numbers > mostNumbers)
@@ -63,17 +63,7 @@ export async function inspect(
     )
   const files = checkFiles(options, folder)
 
-  const traced = scope(() => trace(model, () => model.forward(tensor(tokens, { shape: [1, T] }))))
-  const layers: Layer[] = []
-  for (const [i, layer] of traced.entries()) {
-    if (options.layer !== undefined && options.layer !== i + 1) continue
-    const { kind, settings } = kinds[i]
-    const name: string = settings.rule ?? settings.net ?? mixers[kind].title
-    const inputs: Readonly<Record<string, RuleInput>> = settings.rule === undefined ? {} : rules[settings.rule as keyof typeof rules].inputs
-    const grows = Object.values(layer.layer.stateParts(1)).some((part) => 'shape' in part && part.shape.includes(-1))
-    layers.push(layerData(await onHost(layer), i + 1, name, inputs, grows))
-  }
-  disposeTrace(traced)
+  const layers = await layersOf(model, tokens, options.layer)
   if (options.head !== undefined)
     for (const layer of layers) {
       const own = layer.heads.filter(({ number }) => number === options.head)
@@ -106,6 +96,23 @@ export async function inspect(
   if (json !== undefined && files.json !== '-') remark(`wrote ${files.json} (${bytes(Buffer.byteLength(json))})`)
   for (const { file } of pages) remark(`wrote ${file}`)
   return 0
+}
+
+/** What the layers of a model do with a sequence; all of them, or one, counted from 1. */
+export async function layersOf(model: Transformer, tokens: Int32Array, only?: number): Promise<Layer[]> {
+  const kinds = layerMixers(model.config)
+  const traced = scope(() => trace(model, () => model.forward(tensor(tokens, { shape: [1, tokens.length] }))))
+  const layers: Layer[] = []
+  for (const [i, layer] of traced.entries()) {
+    if (only !== undefined && only !== i + 1) continue
+    const { kind, settings } = kinds[i]
+    const name: string = settings.rule ?? settings.net ?? mixers[kind].title
+    const inputs: Readonly<Record<string, RuleInput>> = settings.rule === undefined ? {} : rules[settings.rule as keyof typeof rules].inputs
+    const grows = Object.values(layer.layer.stateParts(1)).some((part) => 'shape' in part && part.shape.includes(-1))
+    layers.push(layerData(await onHost(layer), i + 1, name, inputs, grows))
+  }
+  disposeTrace(traced)
+  return layers
 }
 
 const heads = ({ layers }: Inspection): number => layers.reduce((n, layer) => n + layer.heads.length, 0)
@@ -178,9 +185,7 @@ function inspectionJson({ every: _, left: __, ...data }: Inspection): string {
     throw new TextError(
       `the JSON would have about ${bytes(size)}, of ${bytes(mostJson)} that it may: choose one with --layer and --head, or give a shorter --prompt`,
     )
-  return `${JSON.stringify(data, (_, value) =>
-    typeof value === 'number' ? digits(value, 4) : typeof value === 'object' && value !== null && 'values' in value ? nested(value) : value,
-  )}\n`
+  return `${JSON.stringify(data, (_, value) => (typeof value === 'number' ? digits(value, 4) : isGrid(value) ? nested(value) : value))}\n`
 }
 
 function nested({ shape, values }: Grid): unknown {

@@ -12,7 +12,8 @@ interface Packed {
   at: number
 }
 
-const isGrid = (value: unknown): value is Grid => typeof value === 'object' && value !== null && 'shape' in value && 'values' in value
+export const isGrid = (value: unknown): value is Grid =>
+  typeof value === 'object' && value !== null && 'shape' in value && 'values' in value
 
 /** With a packed grid in the place of each grid; lists of numbers to three digits. `levels`: odd, at most 255. */
 export function pack({ layers, ...rest }: Inspection, levels: number): { json: string; bytes: Uint8Array } {
@@ -24,8 +25,9 @@ export function pack({ layers, ...rest }: Inspection, levels: number): { json: s
     at += bytes.length
     return { shape: grid.shape, scale, at: at - bytes.length }
   }
-  const json = JSON.stringify({ ...rest, levels, layers }, (_, value) =>
-    isGrid(value) ? packed(value) : typeof value === 'number' ? digits(value, 3) : value,
+  // The scale of a grid keeps its digits: all of its numbers are made from it.
+  const json = JSON.stringify({ ...rest, levels, layers }, (name, value) =>
+    isGrid(value) ? packed(value) : typeof value === 'number' && name !== 'scale' ? digits(value, 3) : value,
   )
   const bytes = new Uint8Array(at)
   let to = 0

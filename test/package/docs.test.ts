@@ -49,6 +49,7 @@ describe('the documents', function () {
         'README.md',
         'docs/command.md',
         'docs/gpu.md',
+        'docs/inspect.md',
         'docs/models.md',
         'docs/nets.md',
         'docs/outside.md',
@@ -105,7 +106,7 @@ describe('the documents', function () {
   })
 
   it('name options that there are', () => {
-    const help = ['train', 'generate', 'verify', 'doctor'].map((command) => node(main, command, '--help')).join()
+    const help = ['train', 'generate', 'inspect', 'verify', 'doctor'].map((command) => node(main, command, '--help')).join()
     const options = new Set(help.replaceAll('--[no-]', '--').match(/--[a-z][a-z-]*/g))
     const others = ['--only', '--roofline'] // of npm run bench
     for (const page of pages)
