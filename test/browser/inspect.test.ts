@@ -71,7 +71,7 @@ describe('the page of inspect, in a browser', function () {
       const label = (await matrix.getAttribute('aria-label'))!
       assert.match(
         label,
-        new RegExp(`^S after token ${Number.parseInt(value, 10)}\\. S, 8 by 8, after token .*; norm [\\d.]+, effective rank [\\d.]+\\.$`),
+        new RegExp(`^S after token ${Number.parseInt(value, 10)}\\. S, 16 by 8, after token .*; norm [\\d.]+, effective rank [\\d.]+\\.$`),
       )
       assert.equal(await matrix.getAttribute('role'), 'img')
       seen.add(await matrix.innerHTML())
@@ -95,8 +95,9 @@ describe('the page of inspect, in a browser', function () {
     const paper = (page: Page): Promise<string> => page.evaluate('getComputedStyle(document.documentElement).backgroundColor')
     const bright = await opened({ colorScheme: 'light' })
     assert.notEqual(await paper(calm), await paper(bright))
+    await bright.getByRole('slider').fill('11')
     await bright.locator('#play').click()
-    await bright.waitForFunction(`document.getElementById('token').value === '${tokens.length}'`)
+    await bright.locator('#place').filter({ hasText: '13 of 13' }).waitFor()
     await bright.getByRole('button', { name: 'Play' }).waitFor()
     assert.deepEqual(complaints, [])
   })
