@@ -8,12 +8,16 @@ export interface Series {
   points: readonly (readonly [step: number, value: number])[]
   /** A mark at each point: for a series of few points. */
   marked?: boolean
+  /** In the picture: dashed, in the colour of this one, by its number, and not named itself. */
+  beside?: number
 }
 
 export interface Chart {
   title: string
   /** What the values are: 'nats a character'. */
   unit: string
+  /** What they are over; steps, if nothing else. */
+  over?: string
   series: readonly Series[]
 }
 
@@ -36,7 +40,7 @@ export function wantsColor(isTTY: boolean | undefined = process.stdout.isTTY, en
   return isTTY === true && !environment.NO_COLOR && environment.TERM !== 'dumb'
 }
 
-export function terminalChart({ title, unit, series }: Chart, width = 80, height = 18, color = wantsColor()): string {
+export function terminalChart({ title, unit, over = 'step', series }: Chart, width = 80, height = 18, color = wantsColor()): string {
   const paint = (text: string, code: string) => (color && text !== '' ? `${code}${text}${plain}` : text)
   const scale = scaleOf(series, Math.max(2, Math.floor(width / 12)), Math.max(2, Math.floor(height / 3)))
   if (scale === null) return `${title}: no finite values to draw`
@@ -84,14 +88,14 @@ export function terminalChart({ title, unit, series }: Chart, width = 80, height
     return `${swatch} ${name}${last === undefined ? ' (no finite values)' : ` ${valueText(last[1])}`}`
   })
   const heading = [`${title} (${unit})`, `${' '.repeat(margin + 2)}${legend.join('   ')}`]
-  return [...heading, ...lines, ...stepAxis(scale.x, columns, margin, paint)].join('\n')
+  return [...heading, ...lines, ...stepAxis(scale.x, over, columns, margin, paint)].join('\n')
 }
 
 /** The axis with its ticks, and below it their numbers where they have room. */
-function stepAxis(axis: Axis, columns: number, margin: number, paint: (text: string, code: string) => string): string[] {
+function stepAxis(axis: Axis, over: string, columns: number, margin: number, paint: (text: string, code: string) => string): string[] {
   const line = new Array<string>(columns).fill('─')
-  const numbers = [...'step'.padEnd(columns + margin + 4)]
-  let free = 'step '.length
+  const numbers = [...over.padEnd(columns + margin + 4)]
+  let free = over.length + 1
   for (const tick of axis.ticks) {
     const column = Math.round(position(axis, tick) * (2 * columns - 1)) >> 1
     line[column] = '┬'
@@ -117,10 +121,26 @@ export const svgColors = [
   { light: '#c2410c', dark: '#ffa15c' },
   { light: '#7c3aed', dark: '#c4a5ff' },
   { light: '#15803d', dark: '#6fdc95' },
+  { light: '#b4236a', dark: '#ff8fc0' },
+  { light: '#0e7490', dark: '#67d5e8' },
+  { light: '#a16207', dark: '#e8c15a' },
+  { light: '#57606a', dark: '#aab4be' },
 ]
 
-export function svgChart({ title, unit, series }: Chart, width = 800, height = 440): string {
-  const [left, right, top, bottom] = [56, width - 72, 88, height - 52]
+export function svgChart({ title, unit, over = 'step', series }: Chart, width = 800, height = 440): string {
+  // Names that don't fit beside the title stand in lines of their own.
+  const named = [...series.entries()].filter(([, { beside }]) => beside === undefined)
+  const lengths = named.map(([, { name }]) => 52 + 7 * name.length)
+  const own = named.length > 2
+  const [left, right] = [56, width - 72]
+  let [place, line] = [left + 30, 34]
+  const places = lengths.map((length) => {
+    if (place + length > width) [place, line] = [left + 30, line + 20]
+    place += length
+    return [place - length, line + 56] as const
+  })
+  const [top, bottom] = [own ? line + 82 : 88, (own ? line + 48 : 0) + height - 52]
+  height = bottom + 52
   const scale = scaleOf(series, Math.max(2, Math.floor(width / 100)), Math.max(2, Math.floor((bottom - top) / 56)))
   const x = (step: number) => left + position(scale!.x, step) * (right - left)
   const y = (value: number) => bottom - position(scale!.y, value) * (bottom - top)
@@ -130,12 +150,13 @@ export function svgChart({ title, unit, series }: Chart, width = 800, height = 4
 
   text(24, 34, 'title', title)
   text(24, 68, 'label', unit)
-  let place = right
-  for (const [index, { name, marked }] of [...series.entries()].reverse()) {
+  place = right
+  for (const [n, [index, { name, marked }]] of [...named.entries()].reverse()) {
     place -= 7 * name.length
-    text(place, 34, 'name', name)
-    parts.push(`<path class="line s${index}" d="M${place - 30} 30h22"/>`)
-    if (marked) parts.push(`<circle class="mark s${index}" cx="${place - 19}" cy="30" r="3.5"/>`)
+    const [px, py] = own ? places[n] : [place, 34]
+    text(px, py, 'name', name)
+    parts.push(`<path class="line s${index}" d="M${px - 30} ${py - 4}h22"/>`)
+    if (marked) parts.push(`<circle class="mark s${index}" cx="${px - 19}" cy="${py - 4}" r="3.5"/>`)
     place -= 52
   }
 
@@ -150,11 +171,13 @@ export function svgChart({ title, unit, series }: Chart, width = 800, height = 4
       text(x(tick), bottom + 20, 'label middle', scale.x.format(tick))
     }
     parts.push(`<path class="axis" d="M${left} ${bottom}H${right}"/>`)
-    text((left + right) / 2, bottom + 40, 'label middle', 'step')
-    series.forEach(({ points, marked }, index) => {
+    text((left + right) / 2, bottom + 40, 'label middle', over)
+    series.forEach(({ points, marked, beside }, index) => {
       const runs = finiteRuns(points).map((run) => thinned(run.map(([step, value]) => [x(step), y(value)])))
       const lines = runs.filter((run) => run.length > 1)
-      if (lines.length > 0) parts.push(`<path class="line s${index}" d="${lines.map((run) => `M${run.map(at).join('L')}`).join('')}"/>`)
+      const style = beside === undefined ? '' : ' dashed'
+      if (lines.length > 0)
+        parts.push(`<path class="line${style} s${index}" d="${lines.map((run) => `M${run.map(at).join('L')}`).join('')}"/>`)
       const circle = (style: string, radius: number, [px, py]: Point) =>
         parts.push(`<circle class="${style}${index}" cx="${fixed(px)}" cy="${fixed(py)}" r="${radius}"/>`)
       for (const run of runs) {
@@ -162,22 +185,23 @@ export function svgChart({ title, unit, series }: Chart, width = 800, height = 4
         else if (run.length === 1) circle('f', 2, run[0])
       }
     })
-    for (const { index, value, height: py } of lastValues(series, y)) text(right + 10, py + 4, `value f${index}`, valueText(value))
+    for (const { index, value, height: py } of lastValues(series, y))
+      if (series[index].beside === undefined) text(right + 10, py + 4, `value f${index}`, valueText(value))
   }
 
   const colors = (tone: 'light' | 'dark') =>
     series
-      .map((_, index) => [index, svgColors[index % svgColors.length][tone]] as const)
+      .map(({ beside }, index) => [index, svgColors[(beside ?? index) % svgColors.length][tone]] as const)
       .map(([index, hex]) => `.s${index}{stroke:${hex}}.f${index}{fill:${hex}}`)
       .join('')
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" role="img">
 <title>${escapeXml(title)}</title>
-<desc>${escapeXml(series.map(described).join('; '))}</desc>
+<desc>${escapeXml(series.map((one) => described(one, over)).join('; '))}</desc>
 <style>
 text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-size:12px}
 .paper{fill:#fff}.title{font-size:17px;font-weight:600;fill:#1c2024}.name{font-size:13px;fill:#1c2024}.label{fill:#636b74}
 .middle{text-anchor:middle}.end{text-anchor:end}.value{font-weight:600}
-.grid{stroke:#e9ecef}.axis{stroke:#adb5bd}.line{fill:none;stroke-width:1.5;stroke-linejoin:round;stroke-linecap:round}
+.grid{stroke:#e9ecef}.axis{stroke:#adb5bd}.line{fill:none;stroke-width:1.5;stroke-linejoin:round;stroke-linecap:round}.dashed{stroke-dasharray:2 4}
 .mark{fill:#fff;stroke-width:1.75}
 ${colors('light')}
 @media (prefers-color-scheme:dark){
@@ -222,11 +246,11 @@ function thinned(points: readonly Point[]): readonly Point[] {
   })
 }
 
-function described({ name, points }: Series): string {
+function described({ name, points }: Series, over: string): string {
   const finite = finiteRuns(points).flat()
   if (finite.length === 0) return `${name}: no finite values`
   const [[firstStep, first], [lastStep, last]] = [finite[0], finite[finite.length - 1]]
-  return `${name}: ${valueText(first)} at step ${firstStep}, ${valueText(last)} at step ${lastStep}`
+  return `${name}: ${valueText(first)} at ${over} ${firstStep}, ${valueText(last)} at ${over} ${lastStep}`
 }
 
 export const fixed = (pixels: number) => String(Math.round(pixels * 10) / 10)

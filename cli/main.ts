@@ -16,11 +16,17 @@ import {
   generateCommand,
   inOptions,
   inspectCommand,
+  optionOfSetting,
   recipeOf,
+  reproduceCommand,
+  taskCommand,
+  taskSettingsOf,
   trainCommand,
   verifyCommand,
   withDevice,
 } from './options.ts'
+
+import { task } from './task.ts'
 import { oneLine, say, visible, watchOutput } from './terminal.ts'
 import { train } from './train.ts'
 
@@ -85,6 +91,13 @@ const entries = [
     const { verify } = await import('./verify.ts')
     return verify({ ...v, caseLimit, operands, given, relaxed: enableRelaxed(v.relaxed) }, version)
   }),
+  entry(reproduceCommand, async (v, _, operands) => {
+    const { reproduce } = await import('./reproduce.ts')
+    return reproduce({ ...v, operands }, version)
+  }),
+  entry(taskCommand, async ({ split, ...v }, given, operands) =>
+    task({ ...v, splits: split, settings: taskSettingsOf(v, given), optionName: optionOfSetting, operands, given }),
+  ),
   entry(doctorCommand, doctor),
 ]
 

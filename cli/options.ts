@@ -28,6 +28,8 @@ import {
   shared,
 } from '../nn/mixers.ts'
 import { type PresetName, presets, type Recipe } from '../tasks/presets.ts'
+import { tasks } from '../tasks/table.ts'
+import { type AnyTask, type Split, splits } from '../tasks/task.ts'
 import { type Command, checkValues, type Option, UsageError, type Value } from './arguments.ts'
 import { checkWritable } from './files.ts'
 import { profiled } from './profile.ts'
@@ -489,6 +491,119 @@ export const verifyCommand = {
     ['fastweights verify ./my-rule.mjs', 'A rule of your own.'],
   ],
 } as const satisfies Command
+
+export const reproduceCommand = {
+  name: 'reproduce',
+  summary: "train the cells of a paper's figure or table, and set what comes out beside the published values",
+  operands: {
+    placeholder: 'NAME',
+    description: 'NAME is a figure or table; without one they are listed, each with how long it takes here.',
+  },
+  options: [
+    {
+      name: 'out',
+      type: 'string',
+      placeholder: 'FOLDER',
+      group: 'Results',
+      otherwise: 'reproduced/NAME',
+      description: 'where results go; what is there is kept, and only what is missing is trained',
+    },
+    {
+      name: 'report',
+      type: 'boolean',
+      group: 'Results',
+      description: 'train nothing: make tables and picture of the results that are there',
+    },
+    { name: 'seeds', type: 'integer', min: 1, max: 1000, default: 3, group: 'Cells', description: 'runs of each place in the table' },
+    { name: 'only', type: 'string', placeholder: 'TEXT', group: 'Cells', description: 'cells with this in their names' },
+    { name: 'list', type: 'boolean', group: 'Cells', description: 'name the cells, and train none' },
+    { name: 'cell', type: 'string', placeholder: 'NAME', group: 'Cells', description: 'one cell, in this process' },
+    {
+      name: 'shard',
+      type: 'string',
+      placeholder: 'I/N',
+      pattern: /^\d+\/[1-9]\d*$/,
+      group: 'Cells',
+      description: 'every N-th cell from the I-th on, for one of N machines',
+    },
+    { name: 'jobs', type: 'integer', min: 1, max: 256, otherwise: 'one a core', group: 'Device', description: 'cells at a time' },
+    relaxedOption,
+    simdOption,
+  ],
+  examples: [
+    ['fastweights reproduce retrieval-capacity', 'All of it; the same command goes on after an interruption.'],
+    ['fastweights reproduce retrieval-capacity --only DPFP-1_S40', 'Three short runs.'],
+    ['fastweights reproduce retrieval-capacity --shard 2/8', 'The second of eight machines; --report, where their files are together.'],
+  ],
+} as const satisfies Command
+
+/** One row for every setting of a task. Tasks that have a setting of the same name share it: it takes what any of them does. */
+const taskSettings = new Map<string, { task: string; field: AnyField }[]>()
+for (const [task, { fields }] of Object.entries<AnyTask>(tasks))
+  for (const [name, field] of Object.entries<AnyField>(fields)) taskSettings.set(name, [...(taskSettings.get(name) ?? []), { task, field }])
+
+const taskOptions: readonly Option[] = [...taskSettings].map(([setting, users]) => {
+  // The shortest description says least of a single task.
+  const [{ field }] = [...users].sort((a, b) => a.field.description.length - b.field.description.length)
+  const defaults = new Set(users.map(({ field }) => String(field.default)))
+  const ranges = users.flatMap(({ field }) => (field.type === 'integer' || field.type === 'number' ? [field] : []))
+  const ends = (end: (range: (typeof ranges)[number]) => number | undefined, of: (...ends: number[]) => number): number | undefined =>
+    ranges.some((range) => end(range) === undefined) ? undefined : of(...ranges.map((range) => end(range)!))
+  return {
+    name: kebab(setting),
+    type: field.type,
+    otherwise: defaults.size === 1 ? [...defaults][0] : "the task's own",
+    description: field.description,
+    ...(field.type === 'string' && { choices: field.choices }),
+    ...(ranges.length > 0 && {
+      min: ends(({ min }) => min, Math.min),
+      max: ends(({ max, sensible }) => max ?? sensible, Math.max),
+    }),
+    group: `Of ${users.map(({ task }) => task).join(', ')}`,
+  }
+})
+
+export const taskCommand = {
+  name: 'task',
+  summary: 'name the tasks, check files of their sequences by the rules, write such files',
+  operands: { placeholder: 'NAME', description: 'NAME is a task: --list names them all.' },
+  options: [
+    { name: 'list', type: 'boolean', description: 'describe the task, or all tasks' },
+    {
+      name: 'check',
+      type: 'string',
+      placeholder: 'FILE',
+      description: 'judge every sequence of this file by the rule; settings are those that the file says, and those given here',
+    },
+    {
+      name: 'write',
+      type: 'string',
+      placeholder: 'FILE',
+      description: 'write a file of sequences: safetensors, packed with gzip if its name ends in .gz',
+    },
+    { name: 'examples', type: 'integer', min: 1, max: 10_000_000, default: 1000, description: 'sequences to write of each split' },
+    {
+      name: 'split',
+      type: 'list',
+      choices: splits as readonly Split[] as readonly string[],
+      default: ['train'],
+      description: 'the splits to write',
+    },
+    { name: 'seed', type: 'integer', min: 0, max: 0xffffffff, default: 1, description: 'of the sequences' },
+    ...(taskOptions as readonly (Option & { name: `of a task: ${string}` })[]),
+  ],
+  examples: [
+    ['fastweights task --list', 'All tasks.'],
+    ['fastweights task mqar --write mqar.safetensors.gz --pairs 8 --length 128 --split train,test', 'Write sequences of longer ones.'],
+    ['fastweights task mqar --check mqar.safetensors.gz', 'Check every one.'],
+  ],
+} as const satisfies Command
+
+/** The settings of a task that somebody has chosen, by the names of their fields. */
+export const taskSettingsOf = (values: Readonly<Record<string, unknown>>, given: ReadonlySet<string>): Record<string, unknown> =>
+  Object.fromEntries([...taskSettings.keys()].flatMap((name) => (given.has(kebab(name)) ? [[name, values[kebab(name)]]] : [])))
+
+export const optionOfSetting = (setting: string): string => `--${kebab(setting)}`
 
 /**
  * The part of the values that makes up a recipe. `given`: those that somebody has chosen. Where that is so of the mixer or the rule, settings that a preset

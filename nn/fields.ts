@@ -26,8 +26,14 @@ export interface FlagField<V> extends Common<V> {
   readonly type: 'boolean'
 }
 
-/** A setting of type V. */
-export type Field<V> = [V] extends [boolean] ? FlagField<V> : [V] extends [number] ? NumberField<V> : TextField<V>
+/** A setting of type V; of `any`, one of which no more is known. */
+export type Field<V> = 0 extends V & 1
+  ? AnyField
+  : [V] extends [boolean]
+    ? FlagField<V>
+    : [V] extends [number]
+      ? NumberField<V>
+      : TextField<V>
 /** One for each setting of a configuration. */
 export type Fields<C> = { readonly [Name in keyof C]-?: Field<C[Name]> }
 /** One of which no more is known. */

@@ -21,7 +21,7 @@ const N = 624,
 
 /** A generator from a key of 32-bit words (`init_by_array`): Python's random.seed(s) is mersenne([s]) for s below 2^32. */
 export function mersenne(key: readonly number[]): Mersenne {
-  const state = new Uint32Array(N)
+  const state = new Int32Array(N)
   state[0] = 19650218
   for (let i = 1; i < N; i++) state[i] = Math.imul(1812433253, state[i - 1] ^ (state[i - 1] >>> 30)) + i
   let i = 1
@@ -44,8 +44,8 @@ export function mersenne(key: readonly number[]): Mersenne {
   let at = N
   const twist = (): void => {
     for (let n = 0; n < N; n++) {
-      const y = (state[n] & 0x80000000) | (state[(n + 1) % N] & 0x7fffffff)
-      state[n] = state[(n + M) % N] ^ (y >>> 1) ^ (y & 1 ? 0x9908b0df : 0)
+      const y = (state[n] & 0x80000000) | (state[n + 1 < N ? n + 1 : 0] & 0x7fffffff)
+      state[n] = state[n + M < N ? n + M : n + M - N] ^ (y >>> 1) ^ (-(y & 1) & 0x9908b0df)
     }
     at = 0
   }
@@ -73,11 +73,13 @@ export function mersenne(key: readonly number[]): Mersenne {
     choice: (list) => list[below(list.length)],
     sample(n, k) {
       if (!(k <= n)) throw new Error(`sample: ${k} of ${n} can't be drawn without replacement`)
-      const left = Array.from({ length: n }, (_, i) => i)
+      // A list of 0 ... n - 1 whose last one takes the place of the one drawn; only what has moved is kept.
+      const moved = new Map<number, number>()
       return Array.from({ length: k }, (_, drawn) => {
         const at = below(n - drawn)
-        const picked = left[at]
-        left[at] = left[n - drawn - 1]
+        const last = n - drawn - 1
+        const picked = moved.get(at) ?? at
+        moved.set(at, moved.get(last) ?? last)
         return picked
       })
     },

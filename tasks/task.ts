@@ -26,21 +26,39 @@ export interface Task<S extends object = object> {
   /** The paper, and whose code runs it this way. */
   readonly source: string
   readonly fields: Fields<S>
-  /** The names that the settings have in the files of the authors' generators, where they have one. */
-  readonly options: Readonly<Record<string, keyof S & string>>
+  /** The names that the settings have in the files of the authors' generators, where they have one; a list of names for a list of values. */
+  readonly options: Readonly<Record<string, (keyof S & string) | readonly (keyof S & string)[]>>
+  /** What the published generator does where the default is another: files that say nothing of it are its own. */
+  readonly published?: Partial<S>
   /** Throws where settings that are right alone make no sense together. */
   check?(settings: S): void
   /** How many symbols there are, those of targets and padding included. */
   symbols(settings: S): number
+  /** What the symbols and the targets are, in words: a file says it. */
+  vocabulary(settings: S): string
   /** What a row is filled up with, at its end. */
   pad(settings: S): number
+  /** Every sequence fills its row: what stands at its end in a file is never padding. */
+  readonly fixed?: boolean
+  /** 'pairs': in files inputs are keys and values apart, [N,2,L], and queries [N] and targets [N] stand by themselves. */
+  readonly layout?: 'pairs'
   draw(settings: S, split: Split, random: Mersenne): Example
+  /** The first n of a split, where they don't come independently of each other; fewer if there are no more. */
+  set?(settings: S, split: Split, random: Mersenne, n: number): Example[]
+  /** What goes with the sequences into a file: pairs of numbers, [rows,2], by their name. */
+  readonly tables?: Readonly<Record<string, (settings: S) => Int32Array>>
   /** What is wrong with a sequence or its targets, by the rule alone; undefined where nothing is. */
-  wrong(settings: S, example: Example, split: Split): string | undefined
+  wrong(settings: S, example: Example, split: Split, tables?: Tables): string | undefined
   readonly metric: MetricName
   /** The share that is right where nothing is learnt. */
   chance(settings: S): number
 }
+
+/** The tables of a file by their names. */
+export type Tables = Readonly<Record<string, Int32Array>>
+
+/** A task whose settings nobody knows here. */
+export type AnyTask = Task<any>
 
 /** A row of the table with its settings typed once. */
 export const task = <S extends object>(row: Task<S>): Task<S> => row
@@ -59,6 +77,33 @@ export function exampleOf<S extends object>(row: Task<S>, settings: S, split: Sp
   return row.draw(settings, split, mersenne([seed >>> 0, splits.indexOf(split), i >>> 0, Math.floor(i / 2 ** 32)]))
 }
 
+/** The first n examples of a split, fewer if there are no more: as they are published where they belong together, else one by one. */
+export function examplesOf<S extends object>(row: Task<S>, settings: S, split: Split, seed: number, n: number): Example[] {
+  if (row.set !== undefined) return row.set(settings, split, mersenne([seed >>> 0, splits.indexOf(split)]), n)
+  return Array.from({ length: n }, (_, i) => exampleOf(row, settings, split, seed, i))
+}
+
+/** What is wrong with an example: what no task allows, then what this one doesn't. */
+export function faultOf<S extends object>(row: Task<S>, settings: S, example: Example, split: Split, tables?: Tables): string | undefined {
+  const { inputs, targets } = example
+  if (inputs.length !== targets.length) return `${inputs.length} inputs and ${targets.length} targets`
+  if (inputs.length === 0) return 'nothing but padding'
+  const symbols = row.symbols(settings)
+  const known = (symbol: number): boolean => symbol >= 0 && symbol < symbols
+  for (let i = 0; i < inputs.length; i++) {
+    if (!known(inputs[i])) return `place ${i}: ${inputs[i]} is none of the ${symbols} symbols`
+    if (targets[i] !== ignoredTarget && !known(targets[i])) return `place ${i}: the target ${targets[i]} is none of the ${symbols} symbols`
+  }
+  return row.wrong(settings, example, split, tables)
+}
+
+/** Inputs, and targets at some of their places. */
+export function exampleAt(inputs: ArrayLike<number>, asked: Iterable<readonly [place: number, target: number]>): Example {
+  const targets = new Int32Array(inputs.length).fill(ignoredTarget)
+  for (const [place, target] of asked) targets[place] = target
+  return { inputs: Int32Array.from(inputs), targets }
+}
+
 /** Rows of a batch, each filled up to the longest. */
 export function batchOf(examples: readonly Example[], pad: number): Batch {
   const T = Math.max(...examples.map(({ inputs }) => inputs.length))
@@ -72,18 +117,28 @@ export function batchOf(examples: readonly Example[], pad: number): Batch {
   return batch
 }
 
-/** Batches of fresh examples: step n has examples n B to n B + B - 1. */
+/**
+ * Batches of examples: step n has examples n B to n B + B - 1, fresh ones without end, or again and again so many as `examples` says, which are
+ * those of `examplesOf`.
+ */
 export function taskBatches<S extends object>(
   row: Task<S>,
   settings: S,
   { B, seed = 1, split = 'train', examples = Infinity }: { B: number; seed?: number; split?: Split; examples?: number },
 ): Sampler {
+  let set: readonly Example[] | undefined
+  if (row.set !== undefined && Number.isFinite(examples)) {
+    set = examplesOf(row, settings, split, seed, examples)
+    examples = set.length
+  }
   return {
     stepsPerEpoch: Math.ceil(examples / B),
-    batch: (step) =>
-      batchOf(
-        Array.from({ length: B }, (_, r) => exampleOf(row, settings, split, seed, (step * B + r) % examples)),
+    batch(step) {
+      const at = (r: number): number => (step * B + r) % examples
+      return batchOf(
+        Array.from({ length: B }, (_, r) => set?.[at(r)] ?? exampleOf(row, settings, split, seed, at(r))),
         row.pad(settings),
-      ),
+      )
+    },
   }
 }

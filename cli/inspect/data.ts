@@ -81,12 +81,14 @@ export function layerData(
   const T = traced.shape[1]
   const matrices = Object.entries(states).filter(([, { shape }]) => shape.length > 4)
   const vectors = Object.entries(states).filter(([part, { shape }]) => shape.length === 4 && !caches.includes(part))
-  const { q, k, v } = inputs
+  const { v } = inputs
   const H = Math.max(...[...matrices, ...vectors].map(([, { shape }]) => shape[2]), v?.shape.length === 4 ? v.shape[2] : 1)
   const entries = <A, B>(from: readonly (readonly [string, A])[], of: (value: A, name: string) => B): Record<string, B> =>
     Object.fromEntries(from.map(([name, value]) => [name, of(value, name)]))
+  // Numbers a token and head, and what is known to be a rate or gate; not what a rule has as parameters.
   const written = Object.entries(inputs).filter(
-    ([name, { shape }]) => ![q, k, v].includes(inputs[name]) && (shape.length < 4 || ['rate', 'gate'].includes(kinds[name]?.values)),
+    ([name, { shape }]) =>
+      name !== 'v' && ((shape.length === 3 && v?.shape.length === 4) || ['rate', 'gate'].includes(kinds[name]?.values)),
   )
   const heads = Array.from({ length: H }, (_, h): Head => {
     const own = (grid: Grid): Grid => ofHead(grid, Math.min(h, grid.shape[2] - 1))
@@ -156,14 +158,14 @@ function ofHead({ shape: [, T, H, ...rest], values }: Grid, h: number): Grid {
   return { shape: [T, ...rest], values: own }
 }
 
-/** One number a token, of [1,T,H] or [1,T,H,...], the mean; or of [H], which all tokens share. */
-function overTokens(grid: Grid, T: number, h: number): number[] {
-  if (grid.shape.length < 3) return new Array<number>(T).fill(grid.values[Math.min(h, grid.values.length - 1)])
-  const { values } = ofHead(grid, h)
-  const size = values.length / T
+/** One number a token: of [1,T,H] or of [1,T,H,...] the mean; of [H] or [H,...], which all tokens share, too. */
+function overTokens({ shape, values }: Grid, T: number, h: number): number[] {
+  const shared = shape.length < 3
+  const own = ofHead(shared ? { shape: [1, 1, ...shape], values } : { shape, values }, h).values
+  const size = own.length / (shared ? 1 : T)
   return Array.from({ length: T }, (_, t) => {
     let total = 0
-    for (let i = 0; i < size; i++) total += values[t * size + i]
+    for (let i = 0; i < size; i++) total += own[(shared ? 0 : t * size) + i]
     return total / size
   })
 }

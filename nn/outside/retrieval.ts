@@ -6,13 +6,14 @@ import { checkObject, told } from '../../engine/arguments.ts'
 import { fastWeightMemory } from '../../engine/nets/delta.ts'
 import { runNet } from '../../engine/nets/run.ts'
 import { checkInt32, match } from '../../engine/ops/check.ts'
-import { expand, sigmoid, tanh } from '../../engine/ops/elementwise.ts'
+import { affine, div, expand, sigmoid, tanh } from '../../engine/ops/elementwise.ts'
+import { matmul } from '../../engine/ops/matmul.ts'
 import { concat, detach, gather, permute, reshape, slice } from '../../engine/ops/movement.ts'
 import { layerNorm, sumNorm } from '../../engine/ops/norm.ts'
+import { sum } from '../../engine/ops/reduce.ts'
 import { dpfp } from '../../engine/ops/sequence.ts'
 import { generator } from '../../engine/random.ts'
 import { deltaRule } from '../../engine/rules/delta.ts'
-import { sumRule } from '../../engine/rules/sum.ts'
 import { Tensor, tensor } from '../../engine/tensor.ts'
 import { favor, featureMaps } from '../features.ts'
 import { namesOf } from '../fields.ts'
@@ -36,7 +37,14 @@ const last = (x: Tensor): Tensor => slice(x, 1, x.shape[1] - 1, x.shape[1])
 const everywhere = (q: Tensor, L: number): Tensor => expand(q, [q.shape[0], L, ...q.shape.slice(2)])
 
 const rules: Record<string, Read> = {
-  sum: (q, k, v) => last(sumRule(everywhere(q, k.shape[1]), k, v, undefined, { normalise: true, eps: readEps }).y),
+  // Of one query at the end: its products with the keys, L numbers, in place of a memory.
+  sum(q, k, v) {
+    const [B, , H] = k.shape
+    const flat = (x: Tensor): Tensor => reshape(x, [x.shape[0], x.shape[1], x.shape[3]])
+    const scores = matmul(flat(q), flat(k), { transposeB: true })
+    const y = div(matmul(scores, flat(v)), affine(sum(scores, { axis: -1, keepDim: true }), 1, readEps))
+    return reshape(y, [B, 1, H, y.shape[2]])
+  },
   ours: (q, k, v, beta) => last(deltaRule(everywhere(sumNorm(q, readEps), k.shape[1]), sumNorm(k, 0), v, sigmoid(beta())).y),
   fwm(q, k, v, beta) {
     const [B, L, H, K] = k.shape

@@ -152,24 +152,16 @@ describe('generation', () => {
     for (const m of [model, other, plain]) m.dispose()
   })
 
-  it('keeps its memory and its pace over 20,000 tokens', async () => {
+  it('keeps its memory over 20,000 tokens', async () => {
     const device = await wasm()
     setDevice(device)
     const model = new Transformer({ ...architectures.default, layers: 1 })
-    const times: number[] = []
-    const used = new Set<number>()
-    let last = performance.now()
+    const used: number[] = []
     let count = 0
     for await (const _ of generate(model, randomTokens(1, 5), { length: 20_000 })) {
-      if (++count % 5000 !== 0) continue
-      times.push(performance.now() - last)
-      used.add(device.bytesInUse())
-      last = performance.now()
+      if (++count % 5000 === 0) used.push(device.bytesInUse())
     }
-    assert.equal(times.length, 4)
-    assert.equal(used.size, 1)
-    // Loose, since the machine may be busy: a cost that grew with the position would be 7 times as high in the last quarter.
-    assert.ok(Math.min(times[2], times[3]) < 2 * Math.max(times[0], times[1]), `${times.map(Math.round)} ms for 5,000 tokens each`)
+    assert.deepEqual(used, Array(4).fill(used[0]))
     model.dispose()
   })
 

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { claims } from '../../claims/index.ts'
 import { rules } from '../../engine/index.ts'
 import { attentionPresets, outside, recurrentNetNames, Transformer, writeSafetensors } from '../../nn/index.ts'
+import { tasks } from '../../tasks/index.ts'
 
 const root = fileURLToPath(new URL('../../../', import.meta.url))
 const read = (page: string): string => readFileSync(join(root, page), 'utf8')
@@ -55,6 +56,7 @@ describe('the documents', function () {
         'docs/outside.md',
         'docs/rules.md',
         'docs/state.md',
+        'docs/tasks.md',
       ])
         assert.ok(found.includes(`${page}, 1`), page)
       // The page of docs/browser.md runs in test/browser.
@@ -100,15 +102,18 @@ describe('the documents', function () {
       ...Object.keys(rules).map((name) => ['docs/rules.md', `\`${name}\``]),
       ...recurrentNetNames.filter((name) => !/-v\d$/.test(name)).map((name) => ['docs/nets.md', `\`${name}\``]),
       ...Object.keys(outside).map((repository) => ['docs/outside.md', `${repository.split('/').at(-1)}`]),
+      ...Object.keys(tasks).map((name) => ['docs/tasks.md', `\`${name}\``]),
       ...Object.keys(attentionPresets).map((name) => ['docs/models.md', `\`${name}\``]),
     ])
       assert.ok(read(page).replace(/\s+/g, ' ').includes(words), `${page}: ${words}`)
   })
 
   it('name options that there are', () => {
-    const help = ['train', 'generate', 'inspect', 'verify', 'doctor'].map((command) => node(main, command, '--help')).join()
+    const help = ['train', 'generate', 'inspect', 'verify', 'reproduce', 'task', 'doctor']
+      .map((command) => node(main, command, '--help'))
+      .join()
     const options = new Set(help.replaceAll('--[no-]', '--').match(/--[a-z][a-z-]*/g))
-    const others = ['--only', '--roofline'] // of npm run bench
+    const others = ['--only', '--roofline', '--rounds', '--sizes'] // of npm run bench
     for (const page of pages)
       for (const [name] of read(page).matchAll(/(?<![\w-])--[a-z][a-z-]*/g))
         assert.ok(options.has(name) || others.includes(name), `${page}: ${name}`)

@@ -1,0 +1,85 @@
+/**
+ * What a figure or table of a paper is here: a grid of training runs, its cells. A cell knows nothing of the others, so they run in any order,
+ * on any machine, and their results are files that merge.
+ */
+
+/** One training run. */
+export interface Cell {
+  /** Of its figure alone, fit for a file's name: 'dpfp-1_S40_seed2'. */
+  readonly name: string
+  /** Its place in the table. */
+  readonly row: string
+  readonly column: number | string
+  readonly seed: number
+  /** About how long it takes on one core, for the estimate of the whole. */
+  readonly seconds: number
+  /** Trains on the default device. `watch` hears now and then how far it has come, and throws where it is to stop. */
+  run(watch: Watch): Promise<Outcome>
+}
+
+export type Watch = (step: number, steps: number, value: number) => Promise<void> | void
+
+export interface Outcome {
+  /** What stands in the table. */
+  readonly value: number
+  /** Optimiser steps taken. */
+  readonly steps: number
+  /** Why it ended: 'solved', 'no better', 'step limit'. */
+  readonly end: string
+  /** What was measured on the way. */
+  readonly curve: readonly (readonly [step: number, value: number])[]
+}
+
+export interface Figure {
+  /** One line. */
+  readonly title: string
+  /** The paper, its section or figure, and whose code and runs the official values are from. */
+  readonly source: string
+  /** What a value is, and which way is better. */
+  readonly measure: string
+  /** What a row and a column are: 'memory', 'S'. */
+  readonly axes: readonly [row: string, column: string]
+  /** What differs from the published runs, and by how much. */
+  readonly scaled: string
+  readonly cells: (seeds: readonly number[]) => Cell[]
+  /** The published value of a place in the table, if there is one. */
+  official(row: string, column: number | string): number | undefined
+}
+
+/** Steps of training that are tested now and then. */
+export interface Search {
+  /** The most steps. */
+  readonly limit: number
+  /** Steps between tests. */
+  readonly every: number
+  /** A test is good enough at this value. */
+  readonly goal: number
+  /** It ends after more tests in a row than these without a new best. */
+  readonly patience: number
+}
+
+/** Trains until a test is good enough, or none is better for long; the outcome is the best test. A value that isn't a number is no best one. */
+export async function search(
+  { limit, every, goal, patience }: Search,
+  step: (n: number) => Promise<void> | void,
+  test: () => Promise<number>,
+  watch: Watch,
+): Promise<Outcome> {
+  const curve: [number, number][] = []
+  let best = Infinity
+  let since = 0
+  for (let n = 1; n <= limit; n++) {
+    await step(n)
+    if (n % every !== 0 && n !== limit) continue
+    const value = await test()
+    curve.push([n, value])
+    if (value < best) {
+      best = value
+      since = 0
+    } else since++
+    const end = best <= goal ? 'solved' : since > patience ? 'no better' : n === limit ? 'step limit' : undefined
+    if (end !== undefined) return { value: best < Infinity ? best : Number.NaN, steps: n, end, curve }
+    await watch(n, limit, best)
+  }
+  throw new Error('search: the limit must be one step at least')
+}

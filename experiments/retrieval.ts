@@ -1,0 +1,232 @@
+/**
+ * Associative retrieval (Schlag 2021, section 6.1): how many associations a memory holds, and whether it corrects them. The models and their
+ * training are those of github.com/ischlag/fast-weight-transformers (ebe13ea), whose 320 logs are the official values. Tests: test/experiments.
+ */
+import { affine, square, sub } from '../engine/ops/elementwise.ts'
+import { sum } from '../engine/ops/reduce.ts'
+import { hostNumbers } from '../engine/random.ts'
+import { noGrad } from '../engine/recording.ts'
+import { scope } from '../engine/scope.ts'
+import { type Tensor, tensor } from '../engine/tensor.ts'
+import { orthogonalRows } from '../nn/features.ts'
+import { Adam } from '../nn/optimizers.ts'
+import { outside } from '../nn/outside/index.ts'
+import type { OutsideModule } from '../nn/outside/layer.ts'
+import type { RetrievalInput } from '../nn/outside/retrieval.ts'
+import { type Mersenne, mersenne } from '../tasks/mersenne.ts'
+import { type Cell, type Figure, type Outcome, search, type Watch } from './figure.ts'
+
+/** d, the width of keys and queries. */
+const width = 64
+
+interface Memory {
+  /** As the authors' code names them; without, softmax attention. */
+  readonly rule?: 'sum' | 'ours' | 'fwm'
+  readonly map?: 'linear' | 'dpfp' | 'favor' | 'tanh'
+  /** nu of dpfp, the number m of directions of favor. */
+  readonly arg?: number
+  readonly lr?: number
+  readonly batch?: number
+  /** Seconds of a cell at S = 100 on one core. */
+  readonly seconds: number
+  /** Best evaluation losses of the official runs, S = 20, 40, ... */
+  readonly official: readonly number[]
+}
+
+/** Keys and values are permutations: how many the memory holds. */
+const capacity: Record<string, Memory> = {
+  softmax: { seconds: 2, official: [6.34e-4, 3.24e-4, 7.22e-5, 3.02e-5, 2.01e-5, 1.08e-5, 6.99e-6, 5.73e-6, 6.16e-6, 8.6e-6] },
+  'elu+1': {
+    rule: 'sum',
+    map: 'linear',
+    seconds: 40,
+    official: [8.89e-4, 8.29e-4, 0.0245, 0.108, 0.164, 0.232, 0.271, 0.301, 0.322, 0.342],
+  },
+  'DPFP-1': {
+    ...{ rule: 'sum', map: 'dpfp', arg: 1, seconds: 20 },
+    official: [7.83e-4, 2.74e-4, 4.29e-4, 1.67e-4, 2.09e-4, 8.33e-3, 0.051, 0.102, 0.142, 0.173],
+  },
+  'DPFP-2': {
+    ...{ rule: 'sum', map: 'dpfp', arg: 2, seconds: 8 },
+    official: [3.05e-4, 6.33e-4, 9.69e-4, 6.01e-4, 5.03e-4, 2.91e-4, 5.14e-4, 3.84e-4, 2.84e-4, 3.66e-4],
+  },
+  'DPFP-3': {
+    ...{ rule: 'sum', map: 'dpfp', arg: 3, seconds: 8 },
+    official: [4.81e-4, 8.68e-4, 4.9e-4, 7.45e-4, 4.75e-4, 5.01e-4, 8.61e-4, 2.48e-4, 4.13e-4, 8.82e-4],
+  },
+  'FAVOR+ 64': {
+    ...{ rule: 'sum', map: 'favor', arg: 64, seconds: 40 },
+    official: [0.117, 0.274, 0.483, 0.5, 0.496, 0.5, 0.5, 0.5, 0.5, 0.5],
+  },
+}
+
+/** Keys come again with other values: whether the memory corrects what it holds. Twice as many writes as keys. */
+const update: Record<string, Memory> = {
+  'delta, elu+1': { rule: 'ours', map: 'linear', seconds: 80, official: [7.96e-4, 6.85e-4, 5.11e-4, 0.094, 0.15] },
+  'delta, DPFP-1': { rule: 'ours', map: 'dpfp', arg: 1, seconds: 70, official: [7.66e-4, 9.7e-4, 4.86e-3, 6.28e-3, 8.62e-5] },
+  'delta, DPFP-2': { rule: 'ours', map: 'dpfp', arg: 2, seconds: 60, official: [9.69e-4, 5.25e-4, 4.87e-4, 8.05e-4, 0.0854] },
+  'sum, DPFP-1': { rule: 'sum', map: 'dpfp', arg: 1, seconds: 60, official: [0.0973, 0.104, 0.103, 0.113, 0.111] },
+  'fast weight memory, DPFP-1': { rule: 'fwm', map: 'dpfp', arg: 1, seconds: 200, official: [0.0404, 0.492, 0.499, 0.5, 0.526] },
+  'fast weight memory, tanh': {
+    ...{ rule: 'fwm', map: 'tanh', lr: 1e-4, batch: 128, seconds: 600 },
+    official: [1.5, 4.83, 9.02, 30.3, 42.4],
+  },
+}
+
+interface Sequence {
+  keys: number[]
+  values: number[]
+}
+
+/** L keys and values of S each, with or without replacement. */
+function draw(random: Mersenne, S: number, L: number, replace: boolean): Sequence {
+  const some = (): number[] => (replace ? Array.from({ length: L }, () => random.below(S)) : random.sample(S, L))
+  return { keys: some(), values: some() }
+}
+
+/** The value that a key had last. */
+const lastValue = ({ keys, values }: Sequence, key: number): number => values[keys.lastIndexOf(key)]
+
+/** Half the squared error of what is read, mean over the queries, each of a sequence of its own. */
+function loss(model: OutsideModule<RetrievalInput>, S: number, rows: readonly (readonly [Sequence, query: number])[]): Tensor {
+  const B = rows.length
+  const L = rows[0][0].keys.length
+  const ids = (of: (row: (typeof rows)[number]) => number[], n: number): Tensor =>
+    tensor(Int32Array.from(rows.flatMap((row) => of(row))), { shape: [B, n] })
+  const { y } = model.forward({
+    keys: ids(([{ keys }]) => keys, L),
+    values: ids(([{ values }]) => values.map((v) => v + S), L),
+    query: ids(([, query]) => [query], 1),
+  })
+  const wanted = new Float32Array(B * S)
+  rows.forEach(([sequence, query], b) => {
+    wanted[b * S + lastValue(sequence, query)] = 1
+  })
+  return affine(sum(square(sub(y, tensor(wanted, { shape: [B, S] })))), 0.5 / B)
+}
+
+/** The model of a memory as the authors begin it. */
+function modelOf({ rule, map, arg = 1 }: Memory, S: number, seed: number): OutsideModule<RetrievalInput> {
+  const sizes = { n_keys: S, n_values: S, embedding_size: Math.floor(2.2 * S), hidden_size: width }
+  const { SoftmaxAttentionModel, PrefixSumLinearAttentionModel } = outside['ischlag/fast-weight-transformers']
+  const omega = map === 'favor' ? [['omega', { shape: [width, arg], data: directions(arg, seed, 0) }] as const] : []
+  const model =
+    rule === undefined
+      ? SoftmaxAttentionModel.make(sizes, new Map())
+      : PrefixSumLinearAttentionModel.make(
+          { ...sizes, update_rule: rule, attention_type: map, arg: map === 'dpfp' ? arg : 1 },
+          new Map(omega),
+        )
+  for (const [stream, [name, p]] of [...model.namedParameters()].entries()) {
+    const [outputs, inputs = S + sizes.embedding_size] = p.shape
+    const ofKeys = name === 'W_k.weight' || name === 'W_q.weight'
+    const bound = !ofKeys ? 1 / Math.sqrt(inputs) : rule === undefined ? Math.sqrt(6 / (outputs + inputs)) : 1 / Math.sqrt(width)
+    if (name === 'embeddingV.weight') p.write(Float32Array.from({ length: p.size }, (_, i) => Number(i % (S + 1) === 0)))
+    else if (name === 'embeddingK.weight') p.write(hostNumbers('normal', seed, stream, p.size))
+    else p.write(hostNumbers('uniform', seed, stream, p.size).map((u) => (2 * u - 1) * bound))
+  }
+  return model
+}
+
+/** FAVOR+'s directions, [d,m]. */
+function directions(m: number, seed: number, stream: number): Float64Array {
+  const rows = orthogonalRows(m, width, seed, stream)
+  return Float64Array.from(rows, (_, i) => rows[(i % m) * width + Math.floor(i / m)])
+}
+
+/** Evaluations that are averaged, and queries that are asked at a time. */
+const evaluations = 20
+const asked = 32
+
+async function run(memory: Memory, S: number, replace: boolean, seed: number, watch: Watch): Promise<Outcome> {
+  const { map, arg = 1, lr = 1e-3, batch = 32 } = memory
+  const model = modelOf(memory, S, seed)
+  const trained = [...model.namedParameters()].filter(([name]) => name !== 'embeddingV.weight')
+  const optimizer = new Adam(new Map(trained), { lr })
+  const random = mersenne([seed])
+  let stream = 2 ** 16
+  /** FAVOR+ has new directions in each forward pass. */
+  const redraw = (): void => {
+    if (map === 'favor') (model as unknown as { omega: Tensor }).omega.write(directions(arg, seed, stream++))
+  }
+  const step = (): void => {
+    const rows = Array.from({ length: batch }, (): [Sequence, number] => {
+      const sequence = draw(random, S, replace ? 2 * S : S, replace)
+      return [sequence, random.choice(sequence.keys)]
+    })
+    redraw()
+    scope(() => {
+      loss(model, S, rows).backward(undefined, { release: true })
+      optimizer.step()
+      optimizer.zeroGrad()
+    })
+  }
+  /** Every key of fresh sequences of S writes. */
+  const test = async (): Promise<number> => {
+    let total = 0
+    let parts = 0
+    for (let n = 0; n < evaluations; n++) {
+      const sequence = draw(random, S, S, replace)
+      const queries = [...new Set(sequence.keys)].sort((a, b) => a - b)
+      for (let i = 0; i < queries.length; i += asked, parts++) {
+        redraw()
+        const rows = queries.slice(i, i + asked).map((query): [Sequence, number] => [sequence, query])
+        const part = scope(() => noGrad(() => loss(model, S, rows)))
+        total += await part.item().finally(() => part.dispose())
+      }
+    }
+    return total / parts
+  }
+  try {
+    return await search({ limit: stepLimit, every: 100, goal: 1e-3, patience: 10 }, step, test, watch)
+  } finally {
+    model.dispose()
+  }
+}
+
+/** Nearly all of the official runs have their best value by then, or one near it. */
+const stepLimit = 3000
+
+const fileName = (row: string): string => row.replaceAll('+', 'plus').replace(/[^\w-]+/g, '-')
+
+function figure(memories: Record<string, Memory>, replace: boolean, about: Pick<Figure, 'title' | 'source' | 'scaled'>): Figure {
+  return {
+    ...about,
+    measure: 'best evaluation loss: half the squared error of what is read, 0.5 for an answer of 0; lower is better, and 0.001 is solved',
+    axes: ['memory', 'S'],
+    cells: (seeds) =>
+      Object.entries(memories).flatMap(([row, memory]) =>
+        memory.official.flatMap((_, i) =>
+          seeds.map((seed): Cell => {
+            const S = 20 * (i + 1)
+            // The largest product has S sequences' keys times their width, which grows with S, too.
+            const seconds = memory.seconds * (S / 100) ** 2
+            return {
+              name: `${fileName(row)}_S${S}_seed${seed}`,
+              row,
+              column: S,
+              seed,
+              seconds,
+              run: (watch) => run(memory, S, replace, seed, watch),
+            }
+          }),
+        ),
+      ),
+    official: (row, column) => memories[row]?.official[Number(column) / 20 - 1],
+  }
+}
+
+const source = 'Schlag 2021, section 6.1; one run each of github.com/ischlag/fast-weight-transformers (ebe13ea)'
+
+export const retrieval: Record<string, Figure> = {
+  'retrieval-capacity': figure(capacity, false, {
+    title: 'Setting 1: how many associations a memory holds',
+    source,
+    scaled: `S to 200 (published: to 600); at most ${stepLimit} steps (published: 100,000; those runs took 100 to 7,000).`,
+  }),
+  'retrieval-update': figure(update, true, {
+    title: 'Setting 2: whether a memory corrects what it holds',
+    source,
+    scaled: `S to 100 (published: to 200); at most ${stepLimit} steps (published: 100,000; those runs took 300 to 35,900).`,
+  }),
+}

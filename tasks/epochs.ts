@@ -1,0 +1,28 @@
+/** The order in which examples of a set are learnt from. Tests: test/tasks/pairs.test.ts. */
+import { checkNumber } from '../engine/arguments.ts'
+import { mersenne } from './mersenne.ts'
+
+export interface Rows {
+  readonly stepsPerEpoch: number
+  /** Which examples make up the batch of step 0, 1, ...: the same whenever it is asked for. */
+  rows(step: number): number[]
+}
+
+/** Each of n examples once an epoch, B at a time, in an order of the epoch's own; its last batch may have fewer. */
+export function shuffledRows(n: number, { B, seed = 1 }: { B: number; seed?: number }): Rows {
+  checkNumber('examples', n, 'a positive integer')
+  checkNumber('B', B, 'a positive integer')
+  const stepsPerEpoch = Math.ceil(n / B)
+  let order: number[] = []
+  let orderEpoch = -1
+  return {
+    stepsPerEpoch,
+    rows(step) {
+      const epoch = Math.floor(step / stepsPerEpoch)
+      if (epoch !== orderEpoch) order = mersenne([seed >>> 0, epoch]).sample(n, n)
+      orderEpoch = epoch
+      const first = (step - epoch * stepsPerEpoch) * B
+      return order.slice(first, first + B)
+    },
+  }
+}
