@@ -116,7 +116,7 @@ export function map(m: Map): Picture {
   const [w, h] = [cell * columns, high * rows]
   const paths = (m.key && kept.get(m.key)) ?? cells(m)
   if (m.key) kept.set(m.key, paths)
-  const drawn = `<g transform="translate(${left} ${top}) scale(${cell.toPrecision(5)} ${high.toPrecision(5)})" shape-rendering="crispEdges">${paths}</g>`
+  const drawn = `<g class="cells" transform="translate(${left} ${fixed(top + high / 2)}) scale(${cell.toPrecision(5)} ${high.toPrecision(5)})" shape-rendering="crispEdges">${paths}</g>`
   const frame = [
     m.veiled ? `<path class="veil" d="M${left} ${top}V${fixed(top + h)}H${fixed(left + w)}Z"/>` : '',
     `<rect class="frame" x="${left}" y="${top}" width="${fixed(w)}" height="${fixed(h)}"/>`,
@@ -139,7 +139,7 @@ const kept = new WeakMap<object, string>()
 const mark = (x: number, y: number, w: number, h: number): string =>
   `<rect class="cursor" x="${fixed(x)}" y="${fixed(y)}" width="${fixed(w)}" height="${fixed(h)}"/>`
 
-/** One path for each shade, of runs of equal cells: a few elements, whatever the number of cells. */
+/** One path for each shade, with a line as high as a cell for each run of equal ones: a few elements, whatever the number of cells. */
 function cells({ rows, columns, at, scale }: Map): string {
   const paths = new globalThis.Map<number, string[]>()
   const shadeOf = (x: number): number => (Number.isFinite(x) ? (scale === 0 ? 0 : Math.round((x / scale) * shades)) : Number.NaN)
@@ -152,13 +152,13 @@ function cells({ rows, columns, at, scale }: Map): string {
       if (shade === 0) continue
       const path = paths.get(shade) ?? []
       paths.set(shade, path)
-      path.push(`M${begin} ${r}h${c - begin}v1h${begin - c}z`)
+      path.push(`M${begin} ${r}h${c - begin}`)
     }
   return [...paths]
     .map(([shade, path]) => {
       const style = Number.isNaN(shade)
         ? 'class="none"'
-        : `class="${shade < 0 ? 'minus' : 'plus'}" fill-opacity="${opacity(Math.abs(shade) / shades)}"`
+        : `class="${shade < 0 ? 'minus' : 'plus'}" stroke-opacity="${opacity(Math.abs(shade) / shades)}"`
       return `<path ${style} d="${path.join('')}"/>`
     })
     .join('')
@@ -317,7 +317,7 @@ const dark: typeof light = {
 /** Without variables, which programs that show files don't know. */
 const tones = ({ paper, ink, soft, rule, plus, minus, others, lines }: typeof light, within: string): string => `
 ${within}.paper,${within}.veil{fill:${paper}}${within}.label{fill:${soft}}${within}.title,${within}.chars{fill:${ink}}
-${within}.plus{fill:${plus}}${within}.minus{fill:${minus}}${within}.none{fill:${ink}}
+${within}.plus{fill:${plus};stroke:${plus}}${within}.minus{fill:${minus};stroke:${minus}}${within}.none{stroke:${ink}}
 ${within}.grid{stroke:${rule}}${within}.frame{stroke:${soft}}${within}.cursor{stroke:${ink}}${within}.line.faint{stroke:${others}}
 ${lines.map((line, i) => `${within}.line.s${i}{stroke:${line}}${within}.dot.s${i}{fill:${line}}`).join('')}`
 
@@ -326,7 +326,7 @@ export const looks = (within = ''): string => `
 ${within}text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
 ${within}text.title{font-size:15px;font-weight:600}${within}text.chars{font:10px ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;text-anchor:middle;white-space:pre}
 ${within}.middle{text-anchor:middle}${within}.end{text-anchor:end}
-${within}.veil{fill-opacity:.72}${within}.frame{fill:none;stroke-opacity:.45}${within}.cursor{fill:none;stroke-width:1.25}
+${within}rect.plus,${within}rect.minus{stroke:none}${within}.cells path{fill:none;stroke-width:1}${within}.veil{fill-opacity:.72}${within}.frame{fill:none;stroke-opacity:.45}${within}.cursor{fill:none;stroke-width:1.25}
 ${within}.line{fill:none;stroke-width:1.75;stroke-linejoin:round}${within}.line.faint{stroke-width:1}${within}.dashed{stroke-dasharray:5 3}
 ${tones(light, within)}
 @media(prefers-color-scheme:dark){${tones(dark, within)}}`
