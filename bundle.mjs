@@ -32,6 +32,8 @@ const bundles = [
   await build({ ...options, entryPoints, splitting: true }),
   // What pool.js starts: it looks for it beside itself. By itself, so that it is one file to copy where a bundler leaves it behind.
   await build({ ...options, entryPoints: { worker: 'dist/engine/devices/wasm/worker.js' } }),
+  // What `fastweights inspect` puts into its page.
+  await build({ ...options, entryPoints: { inspect: 'dist/cli/inspect/script.js' }, format: 'iife' }),
 ]
 const outputFiles = bundles.flatMap(({ outputFiles }) => outputFiles)
 const outputs = Object.assign({}, ...bundles.map(({ metafile }) => metafile.outputs))

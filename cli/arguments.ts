@@ -58,8 +58,8 @@ export interface Command {
     /** One line about each, by name. */
     readonly descriptions?: Readonly<Record<string, string>>
   }
-  /** What may follow the command without a flag, any number of words; a command without operands takes none. */
-  readonly operands?: { readonly placeholder: string; readonly description: string }
+  /** What may follow the command without a flag, any number of words or at most so many; a command without operands takes none. */
+  readonly operands?: { readonly placeholder: string; readonly description: string; readonly most?: number }
   /** Command lines and what they do. */
   readonly examples?: readonly (readonly [line: string, what: string])[]
 }
@@ -146,7 +146,7 @@ function parseWords(command: Command, words: readonly string[]): { flags: Map<st
     const word = words[i] === '-h' ? '--help' : words[i]
     const [, name, attached] = /^--([^=]+)(?:=(.*))?$/s.exec(word) ?? []
     if (name === undefined) {
-      if (command.operands !== undefined && word !== '' && !word.startsWith('-')) {
+      if (operands.length < (command.operands ? (command.operands.most ?? Infinity) : 0) && word !== '' && !word.startsWith('-')) {
         operands.push(word)
         continue
       }
@@ -340,7 +340,7 @@ export function commandHelp(program: string, command: Command, width = terminalW
   return [
     ...wrap(`${program} ${command.name}: ${command.summary}`, width),
     '',
-    `Usage: ${program} ${command.name}${command.operands === undefined ? '' : ` [${command.operands.placeholder} ...]`} [options]`,
+    `Usage: ${program} ${command.name}${command.operands === undefined ? '' : ` [${command.operands.placeholder}${command.operands.most === 1 ? '' : ' ...'}]`} [options]`,
     ...(command.operands === undefined ? [] : ['', ...wrap(command.operands.description, width)]),
     ...groups.flatMap((group) => ['', ...wrap(group, width), ...columns(rows.get(group)!, width, indent)]),
     ...presetTable(command, width),

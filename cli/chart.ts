@@ -116,7 +116,7 @@ function* segment([x0, y0]: Point, [x1, y1]: Point): Generator<Point> {
 
 // --- SVG ------------------------------------------------------------------------------------------------------------------------------
 
-const svgColors = [
+export const svgColors = [
   { light: '#2563c9', dark: '#7fb0ff' },
   { light: '#c2410c', dark: '#ffa15c' },
   { light: '#7c3aed', dark: '#c4a5ff' },
@@ -253,7 +253,7 @@ function described({ name, points }: Series, over: string): string {
   return `${name}: ${valueText(first)} at ${over} ${firstStep}, ${valueText(last)} at ${over} ${lastStep}`
 }
 
-const fixed = (pixels: number) => String(Math.round(pixels * 10) / 10)
+export const fixed = (pixels: number) => String(Math.round(pixels * 10) / 10)
 const at = ([px, py]: Point) => `${fixed(px)} ${fixed(py)}`
 
 /** For text of XML 1.0, which has no control characters. */
@@ -268,7 +268,7 @@ export function escapeXml(text: string): string {
 
 // --- Scales ---------------------------------------------------------------------------------------------------------------------------
 
-interface Axis {
+export interface Axis {
   low: number
   high: number
   ticks: number[]
@@ -291,7 +291,7 @@ function scaleOf(series: readonly Series[], xTicks: number, yTicks: number): { x
 }
 
 /** About `count` ticks at multiples of 1, 2 or 5 times a power of ten. */
-function axisOf(low: number, high: number, count: number, leastStep: number): Axis {
+export function axisOf(low: number, high: number, count: number, leastStep: number): Axis {
   const rough = Math.max(high / count - low / count, Number.MIN_VALUE)
   const power = 10 ** Math.floor(Math.log10(rough))
   const step = Math.max(leastStep, [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= 0.7 * rough) ?? rough)
@@ -303,15 +303,15 @@ function axisOf(low: number, high: number, count: number, leastStep: number): Ax
   return { low, high, ticks, format: (tick) => (isPlain ? (tick === 0 ? 0 : tick).toFixed(decimals) : tick.toPrecision(3)) }
 }
 
-const position = ({ low, high }: Axis, value: number) => (value / 2 - low / 2) / (high / 2 - low / 2)
+export const position = ({ low, high }: Axis, value: number) => (value / 2 - low / 2) / (high / 2 - low / 2)
 
-function valueText(value: number): string {
+export function valueText(value: number): string {
   const size = Math.abs(value)
   return size === 0 || (size >= 1e-3 && size < 1e6) ? value.toFixed(3) : value.toPrecision(3)
 }
 
 /** The stretches without a gap. */
-function finiteRuns(points: readonly Point[]): Point[][] {
+export function finiteRuns(points: readonly Point[]): Point[][] {
   const runs: Point[][] = [[]]
   for (const point of points) {
     if (Number.isFinite(point[0]) && Number.isFinite(point[1])) runs[runs.length - 1].push(point)

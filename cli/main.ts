@@ -7,6 +7,7 @@ import { type Command, chooseCommand, commandHelp, parseArguments, UsageError, t
 import { doctor } from './doctor.ts'
 import { FileError } from './files.ts'
 import { generateText } from './generate.ts'
+import { inspect } from './inspect/index.ts'
 import {
   arithmeticOf,
   checkDeviceOptions,
@@ -14,6 +15,7 @@ import {
   enableRelaxed,
   generateCommand,
   inOptions,
+  inspectCommand,
   optionOfSetting,
   recipeOf,
   reproduceCommand,
@@ -77,6 +79,11 @@ const entries = [
   }),
   entry(generateCommand, (v, given) =>
     withDevice(v, given, remark, 'fastweights generate', () => generateText({ ...v, topK: v['top-k'] })),
+  ),
+  entry(inspectCommand, (v, given, [run]) =>
+    withDevice(v, given, remark, 'fastweights inspect', () =>
+      inspect({ ...v, run }, version, v.json === '-' ? remark : say, (text) => void process.stdout.write(text)),
+    ),
   ),
   entry(verifyCommand, async (v, given, operands) => {
     const { 'case-limit': caseLimit } = v

@@ -224,7 +224,7 @@ function flat({ model: { mixer, ...model }, training }: Omit<Recipe, 'descriptio
  */
 export function inOptions(message: string, options: readonly Option[]): string {
   const names = new Map(options.map((option) => [camel(option.name), option]))
-  const [single, several] = [/^[a-z0-9]+$/, /[A-Z]/].map((kind) => [...names.keys()].filter((name) => kind.test(name)).join('|'))
+  const [single, several] = [/^[a-z0-9]+$/, /[A-Z]/].map((kind) => [...names.keys()].filter((name) => kind.test(name)).join('|') || '(?!)')
   const found = new RegExp(`(?:^(${single})(?= = | must | can't )|(?<![\\w."'])(${several})(?![\\w"']))(?: = (\\w[\\w.+-]*))?`, 'g')
   return message.replace(found, (_, one?: string, other?: string, value?: string) => {
     const { name, type } = names.get((one ?? other)!)!
@@ -363,6 +363,53 @@ export const generateCommand = {
   examples: [
     ['fastweights generate --prompt "ROMEO:" --temperature 0.7', 'Continue from the latest run.'],
     ['fastweights generate --prompts lines.txt --batch 64 > texts.jsonl', 'Continue every line of a file, 64 at a time.'],
+  ],
+} as const satisfies Command
+
+export const inspectCommand = {
+  name: 'inspect',
+  summary: 'show what the fast weights of a trained model do with a prompt, as a page',
+  operands: {
+    placeholder: 'RUN',
+    most: 1,
+    description:
+      'RUN is the folder of a run, or its checkpoint file; the latest run under runs/ if it is left out. Layers, heads and tokens are counted from 1.',
+  },
+  options: [
+    {
+      name: 'prompt',
+      type: 'string',
+      otherwise: "two speakers in turn, or the run's own where characters lack",
+      description: 'text to go through, 512 characters at most',
+    },
+    { name: 'layer', type: 'integer', min: 1, otherwise: 'all', description: 'only this layer' },
+    { name: 'head', type: 'integer', min: 1, otherwise: 'all', description: 'only this head of each layer' },
+    {
+      name: 'token',
+      type: 'integer',
+      min: 1,
+      otherwise: 'where a pair is overwritten; of pictures the last',
+      description: 'where the page opens, and what pictures show',
+    },
+    {
+      name: 'out',
+      type: 'string',
+      placeholder: 'FILE.html',
+      otherwise: "inspect.html in the run's folder, where neither --json nor --svg is given",
+      description: 'write the page',
+    },
+    { name: 'json', type: 'string', placeholder: 'FILE', description: 'write the numbers as JSON; - for standard output' },
+    {
+      name: 'svg',
+      type: 'string',
+      placeholder: 'FOLDER|FILE.svg',
+      description: 'write the pictures of a head at a token: a file for each in a folder, or one file with all of them',
+    },
+    ...deviceOptions,
+  ],
+  examples: [
+    ['fastweights inspect', 'The latest run, as a page to open in a browser.'],
+    ['fastweights inspect runs/book --prompt "It is so." --layer 2 --json -', 'The numbers of a layer.'],
   ],
 } as const satisfies Command
 

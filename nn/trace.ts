@@ -110,9 +110,9 @@ function ofLayer(name: string, layer: SequenceLayer, x: Tensor): LayerTrace {
   const matrices = Object.entries(states).filter(([, { shape }]) => shape.length === 5)
   const { inputs, read } = layer.look?.(x) ?? { inputs: {} }
   const { k, v } = inputs
-  const perHead = k?.shape.length === 4
+  const [hasKeys, perHead] = [k?.shape.length === 4, v?.shape.length === 4]
   const { S } = states
-  const held = perHead && v?.shape.length === 4 && S?.shape.length === 5 && S.shape[3] === k.shape[3] && S.shape[4] === v.shape[3]
+  const held = hasKeys && perHead && S?.shape.length === 5 && S.shape[3] === k.shape[3] && S.shape[4] === v.shape[3]
   return {
     name,
     layer,
@@ -121,7 +121,7 @@ function ofLayer(name: string, layer: SequenceLayer, x: Tensor): LayerTrace {
     states,
     norms: Object.fromEntries(matrices.map(([part, m]) => [part, normOf(m)])),
     ranks: Object.fromEntries(matrices.map(([part, m]) => [part, rankOf(m)])),
-    ...(perHead && { similarity: similarityOf(k) }),
+    ...(hasKeys && { similarity: similarityOf(k) }),
     ...(held && retrieved(S, k, v)),
     ...(read && { attention: perHead ? attentionOf(read, v) : channelAttentionOf(read, v) }),
   }

@@ -1,16 +1,16 @@
 /**
  * The bundle in a real browser, imported by a page as it lies in the package: it trains as in Node, its claims hold, with shared memory and
- * without. On Linux x64 the browser is the headless Chromium of @sparticuz/chromium with WebGPU on SwiftShader; elsewhere Chrome, if there.
+ * without.
  */
 import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Kind, Status } from 'fastweights/claims'
-import { type Browser, chromium, type Page } from 'playwright-core'
+import type { Browser, Page } from 'playwright-core'
+import { launch } from './launch.ts'
 import * as program from './program.ts'
 
 const dist = fileURLToPath(new URL('../../', import.meta.url))
@@ -60,21 +60,6 @@ async function serve(isolated: boolean): Promise<Server> {
   })
   await new Promise<void>((resolve, reject) => server.once('error', reject).listen(0, '127.0.0.1', resolve))
   return server
-}
-
-async function launch(): Promise<Browser> {
-  const { chromium: packaged } = await import(new URL('../../../test/unpack.mjs', import.meta.url).href)
-  const found: { executable: string; libraries: string } | undefined = await packaged()
-  const args = [
-    '--enable-unsafe-webgpu',
-    '--use-webgpu-adapter=swiftshader',
-    '--enable-unsafe-swiftshader',
-    // As in Node: what clears workgroup memory takes SwiftShader seconds to compile, and no kernel may need it.
-    '--enable-dawn-features=disable_workgroup_init',
-  ]
-  if (!found) return chromium.launch({ channel: 'chrome', args, timeout: 20_000 })
-  const env = { LD_LIBRARY_PATH: found.libraries, HOME: tmpdir() }
-  return chromium.launch({ executablePath: found.executable, env, args, chromiumSandbox: false, timeout: 20_000 })
 }
 
 const steps = 12

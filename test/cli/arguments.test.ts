@@ -247,6 +247,8 @@ describe('arguments', () => {
       ["'dModel' and x.dModel, dModels and thedModel", "'dModel' and x.dModel, dModels and thedModel"],
     ])
       assert.equal(inOptions(message, all), expected)
+    // Of a command without an option of several words.
+    assert.equal(inOptions('steps = 0 is too few', [{ name: 'steps', type: 'integer', description: '' }]), '--steps 0 is too few')
   })
 
   it('choose a command, or the help or the version', () => {

@@ -36,6 +36,7 @@ const kinds: [mixer: string, attention: boolean, recall: boolean, more?: object]
   ['gated-delta', true, true],
   ['kda', true, true],
   ['mesa', true, true],
+  ['hgrn2', true, false, { featureMap: 'silu', featureNorm: 'none' }],
   ['softmax', true, false],
   ['aft-simple', true, false],
   ['aft-local', true, false],

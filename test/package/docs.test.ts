@@ -50,6 +50,7 @@ describe('the documents', function () {
         'README.md',
         'docs/command.md',
         'docs/gpu.md',
+        'docs/inspect.md',
         'docs/models.md',
         'docs/nets.md',
         'docs/outside.md',
@@ -108,7 +109,9 @@ describe('the documents', function () {
   })
 
   it('name options that there are', () => {
-    const help = ['train', 'generate', 'verify', 'reproduce', 'task', 'doctor'].map((command) => node(main, command, '--help')).join()
+    const help = ['train', 'generate', 'inspect', 'verify', 'reproduce', 'task', 'doctor']
+      .map((command) => node(main, command, '--help'))
+      .join()
     const options = new Set(help.replaceAll('--[no-]', '--').match(/--[a-z][a-z-]*/g))
     const others = ['--only', '--roofline', '--rounds', '--sizes'] // of npm run bench
     for (const page of pages)
