@@ -8,6 +8,7 @@ import { doctor } from './doctor.ts'
 import { FileError } from './files.ts'
 import { generateText } from './generate.ts'
 import { inspect } from './inspect/index.ts'
+import { learnTask } from './learn.ts'
 import {
   arithmeticOf,
   checkDeviceOptions,
@@ -16,6 +17,7 @@ import {
   generateCommand,
   inOptions,
   inspectCommand,
+  learningNames,
   optionOfSetting,
   recipeOf,
   reproduceCommand,
@@ -95,9 +97,23 @@ const entries = [
     const { reproduce } = await import('./reproduce.ts')
     return reproduce({ ...v, operands }, version)
   }),
-  entry(taskCommand, async ({ split, ...v }, given, operands) =>
-    task({ ...v, splits: split, settings: taskSettingsOf(v, given), optionName: optionOfSetting, operands, given }),
-  ),
+  entry(taskCommand, (v, given, operands) => {
+    const { 'eval-every': evalEvery, split: splits, ...rest } = v
+    const options = {
+      ...rest,
+      splits,
+      settings: taskSettingsOf(v, given),
+      learning: learningNames,
+      optionName: optionOfSetting,
+      operands,
+      given,
+    }
+    return task(options, (name, row) =>
+      withDevice(v, given, say, `fastweights task ${name}`, (device) =>
+        learnTask(name, row, { ...options, ...recipeOf(v, given), evalEvery }, device),
+      ),
+    )
+  }),
   entry(doctorCommand, doctor),
 ]
 

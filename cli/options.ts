@@ -563,10 +563,29 @@ const taskOptions: readonly Option[] = [...taskSettings].map(([setting, users]) 
   }
 })
 
+/** What training on a task has of `train`. */
+const learningOptions = [
+  ...trainCommand.options.filter(({ name }) => name === 'preset' || name === 'eval-every'),
+  ...modelOptions.map(inGroup('Model')),
+  ...mixerOptions,
+  ...trainingOptions.filter(({ name }) => !['seq-len', 'sampling', 'prompt'].includes(name)).map(inGroup('Training')),
+] as unknown as (typeof trainCommand.options)[number][]
+/** Their names, and those of the options that decide where it runs and what it writes. */
+export const learningNames: readonly string[] = [
+  'out',
+  'examples',
+  'seed',
+  ...learningOptions.map(({ name }) => name),
+  ...deviceOptions.map(({ name }) => name),
+]
+
 export const taskCommand = {
   name: 'task',
-  summary: 'name the tasks, check files of their sequences by the rules, write such files',
-  operands: { placeholder: 'NAME', description: 'NAME is a task: --list names them all.' },
+  summary: 'train a model on a task and examine it; check files of its sequences by the rule, write such files',
+  operands: {
+    placeholder: 'NAME',
+    description: 'NAME is a task: --list names them all. Without --list, --check or --write a model is trained.',
+  },
   options: [
     { name: 'list', type: 'boolean', description: 'describe the task, or all tasks' },
     {
@@ -581,7 +600,14 @@ export const taskCommand = {
       placeholder: 'FILE',
       description: 'write a file of sequences: safetensors, packed with gzip if its name ends in .gz',
     },
-    { name: 'examples', type: 'integer', min: 1, max: 10_000_000, default: 1000, description: 'sequences to write of each split' },
+    {
+      name: 'examples',
+      type: 'integer',
+      min: 1,
+      max: 10_000_000,
+      default: 1000,
+      description: 'sequences to write of each split, or to test a model on',
+    },
     {
       name: 'split',
       type: 'list',
@@ -589,11 +615,25 @@ export const taskCommand = {
       default: ['train'],
       description: 'the splits to write',
     },
-    { name: 'seed', type: 'integer', min: 0, max: 0xffffffff, default: 1, description: 'of the sequences' },
+    { name: 'seed', type: 'integer', min: 0, max: 0xffffffff, default: 1, description: 'of the sequences, and of the initial values' },
+    {
+      name: 'out',
+      type: 'string',
+      placeholder: 'FOLDER',
+      otherwise: 'nothing is written',
+      description: 'where the checkpoint of the trained model goes',
+    },
+    ...deviceOptions,
+    ...learningOptions,
     ...(taskOptions as readonly (Option & { name: `of a task: ${string}` })[]),
   ],
+  presets: trainCommand.presets,
   examples: [
     ['fastweights task --list', 'All tasks.'],
+    [
+      'fastweights task parity-final --preset gated-deltanet --beta-range 2 --max-length 20 --steps 500',
+      'Train, and examine on longer sequences.',
+    ],
     ['fastweights task mqar --write mqar.safetensors.gz --pairs 8 --length 128 --split train,test', 'Write sequences of longer ones.'],
     ['fastweights task mqar --check mqar.safetensors.gz', 'Check every one.'],
   ],

@@ -1,4 +1,4 @@
-/** `fastweights task`: names the tasks, checks files of their sequences by the rules, and writes such files. */
+/** `fastweights task`: names the tasks, checks files of their sequences by the rules, writes such files; learn.ts trains. */
 import { readFileSync } from 'node:fs'
 import { gunzipSync, gzipSync } from 'node:zlib'
 import { type Fields, namesOf } from '../nn/fields.ts'
@@ -30,6 +30,8 @@ export interface TaskOptions {
   splits: readonly string[]
   /** The settings that were given, by the names of their fields. */
   settings: Readonly<Record<string, unknown>>
+  /** Options that training has. */
+  learning: readonly string[]
   /** How the command calls a setting. */
   optionName(setting: string): string
   /** The names of the options that were given. */
@@ -44,7 +46,7 @@ const mostTold = 5
 
 const rows: Readonly<Record<string, AnyTask>> = tasks
 
-export function task(options: TaskOptions): number {
+export async function task(options: TaskOptions, learn: (name: string, row: AnyTask) => Promise<number>): Promise<number> {
   const { operands, list, check, write, given } = options
   if (operands.length > 1) throw new UsageError(`one task at a time, not ${operands.join(', ')}`)
   const [name] = operands
@@ -54,8 +56,11 @@ export function task(options: TaskOptions): number {
     throw new UsageError(
       `unknown task ${oneLine(name)}${suggestion(name, namesOf(rows), (known) => known) ?? ' (see fastweights task --list)'}`,
     )
-  for (const option of ['examples', 'seed', 'split'])
-    if (given.has(option) && write === undefined) throw new UsageError(`--${option}: means nothing without --write`)
+  if (given.has('split') && write === undefined) throw new UsageError('--split: means nothing without --write')
+  const files = ['list', 'check', 'write'].find((option) => given.has(option))
+  for (const option of options.learning)
+    if (given.has(option) && files !== undefined && !(write !== undefined && ['examples', 'seed'].includes(option)))
+      throw new UsageError(`--${option}: means nothing with --${files}`)
   if (list) {
     if (Object.keys(options.settings).length > 0)
       throw new UsageError(`${options.optionName(Object.keys(options.settings)[0])}: means nothing with --list`)
@@ -70,7 +75,7 @@ export function task(options: TaskOptions): number {
       throw new UsageError(`${options.optionName(setting)}: ${name} has no such setting (see fastweights task ${name} --list)`)
   if (check !== undefined) return checked(name, row, check, options)
   if (write !== undefined) return written(name, row, write, options)
-  throw new UsageError(`what to do with ${name}? --check FILE, --write FILE or --list`)
+  return learn(name, row)
 }
 
 function described(names: readonly string[], optionName: (setting: string) => string): string {

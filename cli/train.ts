@@ -20,7 +20,7 @@ import {
   writeCheckpoint,
 } from '../nn/index.ts'
 import { blind } from '../nn/mixers.ts'
-import { type Recipe, scheduleOf, type TrainingConfig } from '../tasks/presets.ts'
+import { optimizerOf, type Recipe, scheduleOf, type TrainingConfig } from '../tasks/presets.ts'
 import {
   type Batch,
   charVocabulary,
@@ -37,7 +37,7 @@ import { appendMetrics, claimFolder, FileError, type Metrics, readMetrics, trunc
 import { type Beside, chooseSteps, measurePace, millisecondsOf, stepsThatFit, type Work } from './pace.ts'
 import { checkVacant, claimFreeFolder, findText, loadText, openRun, type RunRecord, runMetadata, textPlaces } from './runs.ts'
 import { bytes, duration, onInterrupt, progress, quoted, say, visible } from './terminal.ts'
-import { openTrial, optimizerOf, statesOf, type Trial } from './trial.ts'
+import { openTrial, statesOf, type Trial } from './trial.ts'
 
 export interface TrainOptions extends Omit<Recipe, 'description'> {
   preset: string

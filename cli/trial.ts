@@ -3,20 +3,9 @@
  * how much memory. Tests: test/cli/dry-run.test.ts.
  */
 import type { Device } from '../engine/index.ts'
-import { Adam, AdamW, Muon, type Optimizer, stateGrowth, stateSize, Trainer, Transformer, type TransformerConfig } from '../nn/index.ts'
-import type { TrainingConfig } from '../tasks/presets.ts'
+import { stateGrowth, stateSize, Trainer, Transformer, type TransformerConfig } from '../nn/index.ts'
+import { optimizerOf, type TrainingConfig } from '../tasks/presets.ts'
 import type { Sampler } from '../tasks/text.ts'
-
-export function optimizerOf(model: Transformer, { optimizer, lr, matrixLr, beta2, weightDecay }: TrainingConfig): Optimizer {
-  const kinds = { adam: Adam, adamw: AdamW, muon: Muon }
-  return new kinds[optimizer](model.namedParameters(), {
-    lr,
-    matrixLr,
-    betas: [0.9, beta2],
-    weightDecay,
-    decays: (_, p) => p.shape.length >= 2,
-  })
-}
 
 /** Bytes on the device. Gradients take as much as parameters. */
 export interface TrialMemory {

@@ -2,35 +2,31 @@
 import { noGrad } from '../engine/recording.ts'
 import { scope } from '../engine/scope.ts'
 import { tensor } from '../engine/tensor.ts'
-import { AdamW, cosine, Muon } from '../nn/optimizers.ts'
 import { Trainer } from '../nn/trainer.ts'
 import { Transformer, type TransformerConfig } from '../nn/transformer.ts'
 import { metrics } from '../tasks/metrics.ts'
+import { optimizerOf, scheduleOf, type TrainingConfig } from '../tasks/presets.ts'
 import { type AnyTask, batchOf, type Example, examplesOf, type Split, settingsOf, taskBatches } from '../tasks/task.ts'
 import { type Outcome, type Search, search, type Watch } from './figure.ts'
 
 export interface Lesson {
   readonly task: AnyTask
   readonly settings?: object
-  /** The most symbols that a setting of a test has come from the task. */
   readonly model: Omit<Partial<TransformerConfig>, 'symbols'>
-  readonly optimizer: 'adamw' | 'muon'
-  readonly lr: number
-  readonly warmup: number
-  readonly weightDecay: number
-  /** Bound on the gradient's norm; Infinity for none. */
-  readonly clip: number
-  readonly batch: number
+  /** Of `steps` those that a search has at most. */
+  readonly training: Omit<TrainingConfig, 'seqLen' | 'steps' | 'sampling' | 'prompt'>
   /** Examples to train on; without, each is new. */
   readonly examples?: number
   readonly search: Search
-  /** What is tested on the way, and decides when training ends; by settings that differ from those of training. */
+  /** What is tested on the way, and decides when training ends. */
   readonly test: Exam
   /** What stands in the table, by column. */
   readonly exams: readonly Exam[]
 }
 
+/** Examples to be asked. */
 export interface Exam {
+  /** Of the task, where they differ from those of training. */
   readonly settings?: object
   readonly split: Split
   readonly examples: number
@@ -72,27 +68,30 @@ function largest(values: ArrayLike<number>, from: number, n: number): number {
 }
 
 /** Trains a new model on the default device, and examines it. */
-export async function learn(lesson: Lesson, seed: number, watch: Watch): Promise<Outcome> {
-  const { task, batch: B, examples, lr, warmup, weightDecay, clip } = lesson
-  const settings = settingsOf(task, lesson.settings)
-  const model = new Transformer({ ...lesson.model, symbols: task.symbols(settings) }, seed)
-  const options = { lr, weightDecay, decays: (_: string, p: { shape: readonly number[] }) => p.shape.length >= 2 }
-  const optimizer = lesson.optimizer === 'muon' ? new Muon(model.namedParameters(), options) : new AdamW(model.namedParameters(), options)
-  const trainer = new Trainer(model, optimizer, { schedule: cosine(lr, warmup, lesson.search.limit, 0.01), clipNorm: clip })
-  const sampler = taskBatches(task, settings, { B, seed, ...(examples !== undefined && { examples }) })
-  const examine = async ({ settings: own, split, examples }: Exam): Promise<number> => {
-    const of = settingsOf(task, { ...lesson.settings, ...own })
-    return score(model, task, of, examplesOf(task, of, split, seed, examples))
+export async function learn(
+  { task, settings, model: config, training, examples, search: plan, test, exams }: Lesson,
+  seed: number,
+  watch: Watch,
+): Promise<Outcome> {
+  const own = settingsOf(task, settings)
+  const model = new Transformer({ ...config, symbols: task.symbols(own) }, seed)
+  const whole = { ...training, seqLen: 0, steps: plan.limit, sampling: 'random', prompt: '' } as const
+  const optimizer = optimizerOf(model, whole)
+  const trainer = new Trainer(model, optimizer, { schedule: scheduleOf(whole, model.config.dModel), clipNorm: training.clip || Infinity })
+  const sampler = taskBatches(task, own, { B: training.batch, seed, ...(examples !== undefined && { examples }) })
+  const examine = (exam: Exam): Promise<number> => {
+    const of = settingsOf(task, { ...settings, ...exam.settings })
+    return score(model, task, of, examplesOf(task, of, exam.split, seed, exam.examples))
   }
   try {
     const { best: _, ...outcome } = await search(
-      lesson.search,
+      plan,
       (n) => trainer.step(sampler.batch(n - 1)),
-      () => examine(lesson.test),
+      () => examine(test),
       watch,
     )
     const values: number[] = []
-    for (const exam of lesson.exams) values.push(await examine(exam))
+    for (const exam of exams) values.push(await examine(exam))
     return { values, ...outcome }
   } finally {
     model.dispose()

@@ -3,7 +3,7 @@
  * up to 2 it turns it round. Trained on up to 40 symbols, asked of up to 256. Tests: test/experiments.
  */
 import type { TransformerConfig } from '../nn/transformer.ts'
-import { modularArithmetic, parityFinal } from '../tasks/state-tracking.ts'
+import { parityFinal } from '../tasks/state-tracking.ts'
 import type { AnyTask } from '../tasks/task.ts'
 import type { Cell, Figure } from './figure.ts'
 import { type Exam, type Lesson, learn } from './learn.ts'
@@ -15,6 +15,11 @@ const model = {
   ...{ dModel: 128, heads: 4, layers: 2, dFf: 256, activation: 'silu', norm: 'rms', attentionNorm: true, embeddingStd: 0.02 },
   ...{ featureMap: 'silu', featureNorm: 'l2', conv: 4, headNorm: true, chunk: 16 },
 } as const satisfies Partial<TransformerConfig>
+
+const training: Lesson['training'] = {
+  ...{ batch: 64, optimizer: 'adamw', schedule: 'cosine', lr: 1e-3, matrixLr: 0, warmup: 100, lrFloor: 0.01, beta2: 0.999 },
+  ...{ weightDecay: 0, clip: 1 },
+}
 
 interface Row {
   readonly model: Partial<TransformerConfig>
@@ -32,7 +37,9 @@ function figure(task: AnyTask, chance: number, rows: Record<string, Row>, about:
       Object.entries(rows).flatMap(([row, { model: own }]) =>
         seeds.map((seed): Cell => {
           const lesson: Lesson = {
-            ...{ task, model: { ...model, ...own }, optimizer: 'adamw', lr: 1e-3, warmup: 100, weightDecay: 0, clip: 1, batch: 64 },
+            task,
+            model: { ...model, ...own },
+            training,
             search: { limit: 3000, every: 100, goal: 0.999, higher: true, patience: Infinity },
             test: { settings: { testMin: 41, testMax: 80 }, split: 'valid', examples: 256 },
             exams,
@@ -68,4 +75,3 @@ export const stateTracking: Record<string, Figure> = {
     },
   ),
 }
-void modularArithmetic

@@ -13,7 +13,7 @@ import { TextError } from './text.ts'
 export interface NyuListopsSettings {
   operands: number
   branching: number
-  levels: number
+  maxDepth: number
 }
 export interface ListopsSettings extends NyuListopsSettings {
   depth: number
@@ -43,13 +43,13 @@ const signsOf = (operators: readonly Operator[]): string[] => [...'0123456789', 
 /** Draws an expression into `tokens`, in the authors' order, and gives the level of its deepest digit; the outermost operator is at level 1. */
 function grow(
   operators: readonly Operator[],
-  { operands, branching, levels }: NyuListopsSettings,
+  { operands, branching, maxDepth }: NyuListopsSettings,
   random: Mersenne,
   tokens: number[],
 ): number {
   const tree = (level: number): number => {
-    const drawn = level < levels ? random.random() : 1
-    if (level > 1 && (level === levels || drawn > branching)) {
+    const drawn = level < maxDepth ? random.random() : 1
+    if (level > 1 && (level === maxDepth || drawn > branching)) {
       tokens.push(random.below(10))
       return level
     }
@@ -126,18 +126,18 @@ function wrongIn(operators: readonly Operator[], s: NyuListopsSettings & { depth
   const found = evaluate(operators, example.inputs)
   if (typeof found === 'string') return found
   if (found.widest > s.operands) return `an operator has ${found.widest} operands, ${s.operands} at most may be`
-  if (found.deepest > s.levels) return `a digit is at level ${found.deepest}, ${s.levels} at most may be`
+  if (found.deepest > s.maxDepth) return `a digit is at level ${found.deepest}, ${s.maxDepth} at most may be`
   if (s.depth !== undefined && found.deepest !== s.depth) return `the deepest digit is at level ${found.deepest}, not ${s.depth}`
   return wrongTargets(example, lastTarget(example.inputs.length, found.value))
 }
 
 /** How many symbols are drawn, on average, until an expression is as deep as wanted. */
-function draws({ operands, branching, levels, depth }: NyuListopsSettings & { depth?: number }): number {
+function draws({ operands, branching, maxDepth, depth }: NyuListopsSettings & { depth?: number }): number {
   const counts = Array.from({ length: operands - 1 }, (_, i) => i + 2)
   const average = (of: (n: number) => number): number => counts.reduce((total, n) => total + of(n), 0) / counts.length
-  const digit = (level: number): number => (level < levels ? 1 - branching : 1)
+  const digit = (level: number): number => (level < maxDepth ? 1 - branching : 1)
   let symbols = 0
-  for (let level = levels; level > 1; level--) symbols = digit(level) + (1 - digit(level)) * (2 + average((n) => n * symbols))
+  for (let level = maxDepth; level > 1; level--) symbols = digit(level) + (1 - digit(level)) * (2 + average((n) => n * symbols))
   /** The share of expressions that are no deeper. */
   const within = (limit: number): number => {
     let fits = 0
@@ -152,7 +152,7 @@ function checkDraws(s: NyuListopsSettings & { depth?: number }): void {
   if (needed < 1e6) return
   const what = s.depth === undefined ? 'an expression' : `an expression of depth ${s.depth}`
   throw new Error(
-    `${what} would take ${needed < 1e12 ? Math.round(needed) : 'endless'} draws (operands ${s.operands}, branching ${s.branching}, levels ${s.levels})`,
+    `${what} would take ${needed < 1e12 ? Math.round(needed) : 'endless'} draws (operands ${s.operands}, branching ${s.branching}, maxDepth ${s.maxDepth})`,
   )
 }
 
@@ -165,7 +165,7 @@ const fields: Fields<NyuListopsSettings> = {
     description: 'the most operands of an operator; each number from 2 on is equally likely',
   },
   branching: { type: 'number', min: 0, max: 1, default: 0.25, description: 'the share of operands that are expressions themselves' },
-  levels: {
+  maxDepth: {
     type: 'integer',
     min: 2,
     max: 100,
@@ -173,7 +173,7 @@ const fields: Fields<NyuListopsSettings> = {
     description: 'the level at which all operands are digits; the outermost operator is at level 1',
   },
 }
-const options = { MAX_ARGS: 'operands', VALUE_P: 'branching', MAX_DEPTH: 'levels' } as const
+const options = { MAX_ARGS: 'operands', VALUE_P: 'branching', MAX_DEPTH: 'maxDepth' } as const
 const symbols = (name: ListopsName): number => signsOf(variants[name]).length + 1
 const vocabulary = (name: ListopsName): string =>
   `${signsOf(variants[name])
@@ -195,7 +195,7 @@ const listops: Task<ListopsSettings> = task({
   },
   options: { only_depth: 'depth', ...options },
   check(s) {
-    if (s.depth > s.levels) throw new Error(`depth = ${s.depth} is more than there are levels, ${s.levels}`)
+    if (s.depth > s.maxDepth) throw new Error(`depth = ${s.depth} is more than maxDepth = ${s.maxDepth}`)
     checkDraws(s)
   },
   symbols: () => symbols('listops'),
@@ -240,7 +240,7 @@ export const listopsSigns = (name: ListopsName): string[] => signsOf(variants[na
  */
 export function* listopsFiles(depth: number, seed = 42): Generator<{ name: string; split: Split; text: string }> {
   const signs = listopsSigns('listops')
-  const settings = { operands: 5, branching: 0.25, levels: 20 }
+  const settings = { operands: 5, branching: 0.25, maxDepth: 20 }
   const random = mersenne([seed])
   for (const split of splits) {
     let text = ''

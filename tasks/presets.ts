@@ -1,8 +1,8 @@
 /** Training recipes: a model and how to train it. */
 
 import { blind, completeMixer, type MixerName } from '../nn/mixers.ts'
-import type { Schedule } from '../nn/optimizers.ts'
-import { constant, cosine, noam } from '../nn/optimizers.ts'
+import type { Module } from '../nn/module.ts'
+import { Adam, AdamW, constant, cosine, Muon, noam, type Optimizer, type Schedule } from '../nn/optimizers.ts'
 import { type AttentionPreset, type AttentionPresetName, attentionPresets } from '../nn/presets.ts'
 import type { RecurrentNetConfig, RecurrentNetName } from '../nn/recurrent-net.ts'
 import { labml, layerMixers, softmaxBaseline, type TransformerConfig } from '../nn/transformer.ts'
@@ -189,4 +189,15 @@ export function scheduleOf(training: TrainingConfig, dModel: number): Schedule {
   return { cosine: () => cosine(lr, warmup, steps, lr * lrFloor), noam: () => noam(dModel, warmup, lr), constant: () => constant(lr) }[
     schedule
   ]()
+}
+
+export function optimizerOf(model: Module, { optimizer, lr, matrixLr, beta2, weightDecay }: TrainingConfig): Optimizer {
+  const kinds = { adam: Adam, adamw: AdamW, muon: Muon }
+  return new kinds[optimizer](model.namedParameters(), {
+    lr,
+    matrixLr,
+    betas: [0.9, beta2],
+    weightDecay,
+    decays: (_, p) => p.shape.length >= 2,
+  })
 }

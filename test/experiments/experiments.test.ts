@@ -66,12 +66,10 @@ describe('experiments', () => {
           conv: 2,
           attentionNorm: true,
         },
-        optimizer: 'adamw',
-        lr: 5e-3,
-        warmup: 10,
-        weightDecay: 0,
-        clip: 1,
-        batch: 32,
+        training: {
+          ...{ batch: 32, optimizer: 'adamw', schedule: 'cosine', lr: 5e-3, matrixLr: 0, warmup: 10, lrFloor: 0, beta2: 0.99 },
+          ...{ weightDecay: 0, clip: 1 },
+        },
         search: { limit: 400, every: 50, goal: 1, higher: true, patience: 10 },
         test: { settings: { testMin: 2, testMax: 6 }, split: 'valid', examples: 64 },
         exams: [

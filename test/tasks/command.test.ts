@@ -1,7 +1,7 @@
 /** `fastweights task` in processes of its own. */
 import assert from 'node:assert/strict'
 import { gunzipSync, gzipSync } from 'node:zlib'
-import { readSafetensors, writeSafetensors } from '../../nn/index.ts'
+import { readCheckpoint, readSafetensors, writeSafetensors } from '../../nn/index.ts'
 import { type AnyTask, readTaskFile, tasks } from '../../tasks/index.ts'
 import { Workplace } from '../cli/command.ts'
 
@@ -60,18 +60,37 @@ describe('the command task', function () {
     })
   })
 
+  it('trains a model on a task, examines it, and keeps it where that is asked for', async () => {
+    const words = 'task parity-final --max-length 8 --test-min 2 --test-max 8 --d-model 32 --layers 1 --d-ff 32 --batch 32 --examples 50'
+    const stdout = await place.succeed(`${words} --steps 150 --eval-every 50 --out learnt`)
+    assert.match(stdout, /^parity-final: .*; counts places, 0\.500 where nothing is learnt$/m)
+    assert.match(stdout, /^step 150\/150 {2}loss 0\.\d+ {2}valid [01]\.\d{3} {2}ETA 0 s$/m)
+    const score = Number(/^150 steps in .*; test ([\d.]+) \(50 sequences; chance 0\.500\)$/m.exec(stdout)![1])
+    assert.ok(score > 0.8, `${score}`)
+    const { config, extra } = readCheckpoint(place.read('learnt/checkpoint.safetensors'))
+    assert.equal(config.symbols, 3)
+    assert.equal(JSON.parse(extra.task).settings.maxLength, 8)
+    const diverging = await place.run(`${words} --steps 50 --optimizer adam --schedule constant --lr 1e30 --warmup 0`)
+    assert.match(diverging.stderr, /^fastweights: training diverged at step \d+: /)
+    assert.equal(diverging.code, 1)
+  })
+
   it('refuses what makes no sense, in one line, and writes nothing then', async () => {
     place.write('zeros.gz', gzipSync(Buffer.alloc(100)))
     place.write('cut.gz', gzipSync(Buffer.alloc(100_000, 'abc')).subarray(0, 40))
     const before = place.snapshot()
     const cases: readonly (readonly [words: string, code: number, message: string | RegExp])[] = [
       ['task', 2, /^which task\? Its name comes first/],
-      ['task mqar', 2, 'what to do with mqar? --check FILE, --write FILE or --list'],
+      ['task mqar --split test', 2, '--split: means nothing without --write'],
+      ['task mqar --check x --steps 2', 2, '--steps: means nothing with --check'],
+      ['task mqar --write x --layers 2', 2, '--layers: means nothing with --write'],
+      ['task copy --pairs 3', 2, '--pairs: copy has no such setting (see fastweights task copy --list)'],
+      ['task copy --mixer kda --rule sum', 2, '--rule: --mixer names rules already'],
       ['task mqra --list', 2, 'unknown task mqra: did you mean mqar?'],
       ['task __proto__ --list', 2, /^unknown task __proto__ \(see fastweights task --list\)$/],
       ['task mqar parity --list', 2, 'one task at a time, not mqar, parity'],
       ['task mqar --list --check x', 2, '--list and --check exclude each other'],
-      ['task mqar --check x --seed 2', 2, '--seed: means nothing without --write'],
+      ['task mqar --check x --seed 2', 2, '--seed: means nothing with --check'],
       ['task mqar --list --pairs 2', 2, '--pairs: means nothing with --list'],
       ['task mqar --nested --write x', 2, '--nested: mqar has no such setting (see fastweights task mqar --list)'],
       ['task mqar --split tests --write x', 2, '--split: expected a list of train, valid, test, got "tests"'],

@@ -18,12 +18,12 @@ describe('ListOps', () => {
       {},
       { depth: 2 },
       { depth: 16 },
-      { depth: 5, operands: 2, levels: 5 },
-      { depth: 4, branching: 1, levels: 4 },
+      { depth: 5, operands: 2, maxDepth: 5 },
+      { depth: 4, branching: 1, maxDepth: 4 },
       { depth: 2, branching: 0 },
     ])
       judges(listops, settingsOf(listops, s), drawn(listops, settingsOf(listops, s), 30))
-    for (const s of [{}, { operands: 9 }, { branching: 0 }, { levels: 2 }])
+    for (const s of [{}, { operands: 9 }, { branching: 0 }, { maxDepth: 2 }])
       judges(nyu, settingsOf(nyu, s), drawn(nyu, settingsOf(nyu, s), 100))
   })
 
@@ -100,7 +100,7 @@ describe('ListOps', () => {
   })
 
   it('says what is wrong with an expression', () => {
-    const s = settingsOf(listops, { depth: 3, operands: 3, levels: 3 })
+    const s = settingsOf(listops, { depth: 3, operands: 3, maxDepth: 3 })
     for (const [text, problem] of [
       ['3', 'an expression begins with an operator'],
       ['[MIN 3 [MAX 4 5 ]', 'a bracket is open at the end'],
@@ -119,7 +119,7 @@ describe('ListOps', () => {
   })
 
   it('refuses settings that make no expression, and files that hold none', () => {
-    assert.throws(() => settingsOf(listops, { depth: 21 }), /^Error: depth = 21 is more than there are levels, 20$/)
+    assert.throws(() => settingsOf(listops, { depth: 21 }), /^Error: depth = 21 is more than maxDepth = 20$/)
     assert.throws(() => settingsOf(listops, { operands: 1 }), /operands must be an integer from 2 to 100, not 1/)
     assert.throws(() => settingsOf(listops, { branching: 1 }), /an expression of depth 11 would take endless draws/)
     assert.throws(() => settingsOf(nyu, { branching: 0.9, operands: 9 }), /an expression would take endless draws/)
