@@ -27,6 +27,7 @@ import {
 } from '../../nn/index.ts'
 import { assertClose, assertRms, reference, uniforms } from '../helpers.ts'
 import { aftByHand, linear } from './formulas.ts'
+import { rowsOf } from './layers.ts'
 
 type Dict = Map<string, StateDictEntry & { data: Float32Array | Uint8Array }>
 
@@ -405,9 +406,7 @@ describe("IDSIA's layers", () => {
     /** Rows [outputs,D] of a projection whose gradient is 0. */
     const idle = async (layer: OutsideModule | RecurrentNet, projection: Tensor): Promise<number> => {
       layer.forward(tensor(uniforms(9, B * 4 * D), { shape: [B, 4, D] })).y.backward(tensor(uniforms(10, B * 4 * D), { shape: [B, 4, D] }))
-      const gradient = Array.from(await projection.grad!.read())
-      return Array.from({ length: gradient.length / D }, (_, r) => gradient.slice(r * D, (r + 1) * D)).filter((row) => row.every((g) => g === 0))
-        .length
+      return rowsOf(await projection.grad!.read(), D).filter((row) => row.every((g) => g === 0)).length
     }
     assert.equal(await idle(module, outsideParameters(layout, module).get('qkv_net.weight')!), 10 * D)
     assert.equal(await idle(own, own.projection!.weight), 0)
