@@ -1,7 +1,7 @@
 /** Feature maps against their formulas on plain numbers, their gradients, FAVOR+'s directions and when they are drawn. */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import { type Device, detach, generator, gradCheck, ones, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import { type Device, detach, dpfp, generator, gradCheck, ones, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
 import { checkFeatures } from '../../nn/features.ts'
 import {
   type FeatureConfig,
@@ -115,6 +115,19 @@ describe('feature maps', () => {
             features.dispose()
           }
     }
+  })
+
+  // Schlag 2021, eq. 37, has r_j r_(j+i); its authors' code and labml's roll the other way, and so does ours.
+  it('of DPFP have the same inner products whichever way they are rolled', async () => {
+    const [K, nu] = [5, 3]
+    const [x, y] = [1, 2].map((seed) => Array.from(uniforms(seed, K)))
+    const other = (x: number[]): number[] => {
+      const r = [...x, ...x.map((a) => -a)].map((a) => Math.max(a, 0))
+      return Array.from({ length: nu }, (_, i) => r.map((a, j) => a * r[(j + i + 1) % (2 * K)])).flat()
+    }
+    const [a, b] = rows(await dpfp(tensor([...x, ...y], { shape: [2, K] }), nu).read(), 2 * K * nu)
+    assert.notDeepEqual(a, other(x))
+    assertClose([dot(a, b)], [dot(other(x), other(y))], 1e-13)
   })
 
   it('end the exponents of favor at 40', async () => {

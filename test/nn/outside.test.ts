@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import {
   add,
   concat,
+  generator,
   matmul,
   noGrad,
   reshape,
@@ -21,10 +22,12 @@ import {
   type OutsideModule,
   outside,
   outsideParameters,
+  RecurrentNet,
   type StateDictEntry,
 } from '../../nn/index.ts'
 import { assertClose, assertRms, reference, uniforms } from '../helpers.ts'
 import { aftByHand, linear } from './formulas.ts'
+import { rowsOf } from './layers.ts'
 
 type Dict = Map<string, StateDictEntry & { data: Float32Array | Uint8Array }>
 
@@ -273,6 +276,11 @@ describe("IDSIA's layers", () => {
       Object.fromEntries(Array.from({ length: 6 }, (_, n) => [`fast_weights_${n}`, n % 2 === 0 ? [1, H, d, 4 * d] : [1, H, 4 * d, d]])),
     ],
     [
+      { repository: fwp, class: 'CudaDeltaDeltaLayer', options },
+      language('slow_net', H * (5 * d + 2), { fast_net_slow_weights: [H, d, 3 * d + 1] }),
+      { fast_weights_slow: [1, H, d, 3 * d + 1], fast_weights: [1, H, d, d] },
+    ],
+    [
       { repository: 'IDSIA/lmtool-fwp', class: 'CudaNormFastWeightDPFPTransformerLayer', options: { ...options, n_roll: 3 } },
       language('qkvb_net', slow),
       { W: [1, H, 6 * d, d], z: [1, H, 1, 6 * d] },
@@ -309,7 +317,10 @@ describe("IDSIA's layers", () => {
         [1, 4],
         [4, T],
       ]) {
+        const valuesOf = (parts: Record<string, Tensor> = {}) => Promise.all(Object.values(parts).map((t) => t.read()))
+        const given = await valuesOf(state)
         const next = noGrad(() => module.forward(slice(x, 1, from, to), state && { state }))
+        assert.deepEqual(await valuesOf(state), given) // the published kernels overwrite it
         ys.push(next.y)
         // Through their names and shapes, as a file would hold them.
         const there = module.stateTo(next.state)
@@ -335,8 +346,9 @@ describe("IDSIA's layers", () => {
       module.dispose()
     })
 
-  it('are the plain step over 200 tokens, where the published kernels fail: SRWM', async () => {
-    const T = 200
+  // They are right up to 420 tokens of this width.
+  it('are the plain step over 450 tokens, where the published kernels fail: SRWM', async () => {
+    const T = 450
     const module = loadOutside(
       { repository: 'IDSIA/modern-srwm', class: 'SRWMlayer', options: { use_ln: false } },
       dictFor(withoutNorm(srwm(''))),
@@ -366,6 +378,42 @@ describe("IDSIA's layers", () => {
     module.dispose()
   })
 
+  it('have a gradient of a first matrix that is a parameter, which the published kernel leaves out: Delta-Delta', async () => {
+    const layout = { repository: fwp, class: 'CudaDeltaDeltaLayer', options: { ...options, pre_lnorm: true } } as const
+    const given = language('slow_net', H * (5 * d + 2), { fast_net_slow_weights: [H, d, 3 * d + 1] })
+    const module = loadOutside(layout, dictFor(given)) as OutsideModule
+    const x = tensor(uniforms(9, B * 4 * D), { shape: [B, 4, D] })
+    const dy = uniforms(10, B * 4 * D)
+    module.forward(x).y.backward(tensor(dy, { shape: [B, 4, D] }))
+    const W = outsideParameters(layout, module).get('fast_net_slow_weights')!
+    const [values, gradient] = [Array.from(await W.read()), Array.from(await W.grad!.read())]
+    const direction = uniforms(11, values.length)
+    const at = async (step: number): Promise<number> => {
+      W.write(values.map((w, i) => w + step * direction[i]))
+      const y = Array.from(await noGrad(() => module.forward(x)).y.read())
+      return y.reduce((total, value, i) => total + value * dy[i], 0)
+    }
+    const slope = ((await at(1e-5)) - (await at(-1e-5))) / 2e-5
+    assertClose([gradient.reduce((total, g, i) => total + g * direction[i], 0)], [slope], 1e-7)
+    module.dispose()
+  })
+
+  it('have rows that matter to nothing, which ours do without: Delta MLP', async () => {
+    const layout = { repository: fwp, class: 'CudaDeepFastNetLayer', options } as const
+    const norms = { 'fast_net_layer_norms.0.weight': [d], 'fast_net_layer_norms.0.bias': [d] }
+    const module = loadOutside(layout, dictFor(language('qkv_net', 21 * D + 2 * H, norms))) as OutsideModule
+    const own = new RecurrentNet({ dModel: D, heads: H, net: 'delta-mlp' }, generator(1))
+    /** Rows [outputs,D] of a projection whose gradient is 0. */
+    const idle = async (layer: OutsideModule | RecurrentNet, projection: Tensor): Promise<number> => {
+      layer.forward(tensor(uniforms(9, B * 4 * D), { shape: [B, 4, D] })).y.backward(tensor(uniforms(10, B * 4 * D), { shape: [B, 4, D] }))
+      return rowsOf(await projection.grad!.read(), D).filter((row) => row.every((g) => g === 0)).length
+    }
+    assert.equal(await idle(module, outsideParameters(layout, module).get('qkv_net.weight')!), 10 * D)
+    assert.equal(await idle(own, own.projection!.weight), 0)
+    assert.equal(own.projection!.weight.shape[0], 11 * D + 2 * H)
+    for (const layer of [module, own]) layer.dispose()
+  })
+
   it('are refused where an option or a tensor contradicts, in a line that says which', () => {
     const before = reference.bytesInUse()
     const shapes = language('qkvb_net', slow)
@@ -386,6 +434,9 @@ describe("IDSIA's layers", () => {
       {},
     )
     refused("skip_attn_normalization = false isn't implemented here: it must be true", 'CudaFastLSTMv4Layer', {
+      skip_attn_normalization: false,
+    })
+    refused("skip_attn_normalization = false isn't implemented here: it must be true", 'CudaFastWeightRecUpdateTanhLayer', {
       skip_attn_normalization: false,
     })
     refused("use_sum_norm = false isn't implemented here: it must be true", 'CudaFastRNNv2Layer', { use_sum_norm: false })

@@ -119,6 +119,25 @@ describe('the documents', function () {
         assert.ok(options.has(name) || others.includes(name), `${page}: ${name}`)
   })
 
+  it('the page on deviations names claims and tests that there are', () => {
+    const rows = [...read('docs/deviations.md').matchAll(/^\| (.*) \|$/gm)].map(([, row]) => row.split(' | '))
+    const shown = rows.filter(([first, , , last]) => !/^-+$/.test(first) && !/shown by *$/.test(last))
+    assert.ok(shown.length > 60)
+    for (const cells of shown) {
+      assert.equal(cells.length, 4, cells[0])
+      const items = cells[3].split('; ').filter((part) => part.includes('`'))
+      assert.ok(items.length > 0, cells[0])
+      for (const item of items) {
+        const where = `${cells[0].trim()}: ${item}`
+        const [, figure, name, title] = /^(figure )?`([^`]+)`(?:: (.*?))? *$/.exec(item) ?? assert.fail(where)
+        if (figure) continue // Their files aren't here.
+        const found = claims.filter((claim) => (name.startsWith('*') ? claim.name.endsWith(name.slice(1)) : claim.name === name))
+        if (name.endsWith('.test.ts')) assert.ok(title && read(`test/${name}`).includes(title), where)
+        else assert.ok(found.length > (name.startsWith('*') ? 10 : 0), where)
+      }
+    }
+  })
+
   it('lead somewhere', () => {
     const anchor = (heading: string): string =>
       heading

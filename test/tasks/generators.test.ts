@@ -108,13 +108,20 @@ describe('generators', () => {
   }
 
   it('give the same example for the same seed, split and number, and another for another', () => {
-    for (const name of ['retrieval-2', 'mqar', 'mad-fuzzy-recall', 'shuffle-2', 'modular-arithmetic-brackets'] as const) {
+    for (const name of [
+      ...(['retrieval-2', 'mqar', 'mqar-random', 'mad-fuzzy-recall', 'mad-selective-copy', 'shuffle-2'] as const),
+      'modular-arithmetic-brackets' as const,
+    ]) {
       const row = rows[name]
       const settings = settingsOf(row)
       const one = exampleOf(row, settings, 'test', 4, 2 ** 33)
       assert.deepEqual(exampleOf(row, settings, 'test', 4, 2 ** 33), one)
-      for (const other of [exampleOf(row, settings, 'test', 5, 2 ** 33), exampleOf(row, settings, 'test', 4, 0)])
-        assert.notDeepEqual(other, one)
+      for (const [split, seed, i] of [
+        ['test', 5, 2 ** 33],
+        ['test', 4, 0],
+        ['valid', 4, 2 ** 33],
+      ] as const)
+        assert.notDeepEqual(exampleOf(row, settings, split, seed, i), one)
       assert.deepEqual(examplesOf(row, settings, 'valid', 9, 5), examplesOf(row, settings, 'valid', 9, 8).slice(0, 5))
     }
   })
