@@ -17,7 +17,7 @@ const model = {
 } as const satisfies Partial<TransformerConfig>
 
 const training: Lesson['training'] = {
-  ...{ batch: 64, optimizer: 'adamw', schedule: 'cosine', lr: 1e-3, matrixLr: 0, warmup: 100, lrFloor: 0.01, beta2: 0.999 },
+  ...{ batch: 64, optimizer: 'muon', schedule: 'cosine', lr: 0.01, matrixLr: 0.04, warmup: 20, lrFloor: 0.01, beta2: 0.99 },
   ...{ weightDecay: 0, clip: 1 },
 }
 
@@ -40,12 +40,12 @@ function figure(task: AnyTask, chance: number, rows: Record<string, Row>, about:
             task,
             model: { ...model, ...own },
             training,
-            search: { limit: 3000, every: 100, goal: 0.999, higher: true, patience: Infinity },
-            test: { settings: { testMin: 41, testMax: 80 }, split: 'valid', examples: 256 },
+            search: { limit: 2000, every: 100, goal: 1, higher: true, patience: Infinity },
+            test: { settings: { testMin: 81, testMax: 256 }, split: 'valid', examples: 128 },
             exams,
           }
           return {
-            ...{ name: `${row.replaceAll(/[^\w-]+/g, '-')}_seed${seed}`, row, columns, seed, seconds: 200 },
+            ...{ name: `${row.replaceAll(/[^\w-]+/g, '-')}_seed${seed}`, row, columns, seed, seconds: 90 },
             async run(watch) {
               const { values, ...outcome } = await learn(lesson, seed, watch)
               return { values: values.map((value) => (value - chance) / (1 - chance)), ...outcome }
