@@ -113,7 +113,8 @@ describe('the documents', function () {
       .map((command) => node(main, command, '--help'))
       .join()
     const options = new Set(help.replaceAll('--[no-]', '--').match(/--[a-z][a-z-]*/g))
-    const others = ['--only', '--roofline', '--rounds', '--sizes'] // of npm run bench
+    // Of npm run bench, and of sbatch.
+    const others = ['--only', '--roofline', '--rounds', '--sizes', '--array', '--cpus-per-task', '--wrap']
     for (const page of pages)
       for (const [name] of read(page).matchAll(/(?<![\w-])--[a-z][a-z-]*/g))
         assert.ok(options.has(name) || others.includes(name), `${page}: ${name}`)
