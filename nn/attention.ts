@@ -258,7 +258,10 @@ export class FastWeightsAttention extends Module {
     // Linear in values that nothing else has the width of.
     const alone = Object.entries(rule.inputs).every(([name, { shape }]) => shape.includes('V') === (name === 'v') && !shape.includes('N'))
     const options = this.ruleOptions()
-    return { inputs, ...(alone && !learns(this.config) && { read: (v) => rule.run({ ...inputs, v }, undefined, options).y }) }
+    // TTT and Titans begin with a memory of their own, and a state is how far it has moved.
+    if (learns(this.config)) return { inputs }
+    const read: Look['read'] = (v) => rule.run({ ...inputs, v }, undefined, options).y
+    return { inputs, pairs: rule.state.S?.join() === 'B,H,K,V', ...(alone && { read }) }
   }
 
   /** Whether tokens wait until their minibatch is complete. */

@@ -16,6 +16,8 @@ export type LayerState = object
 export interface Look {
   /** What its memory is written and read with, by name, as the rule has them: q, k [B,T,H,K], v [B,T,H,V], ...; of aft [B,T,D]. */
   inputs: Readonly<Record<string, Tensor>>
+  /** Whether a key k_t retrieves S_t^T k_t, S [K,V] a part of the state, from zeros on. */
+  pairs?: boolean
   /** What would be read if these were the values, of the shape of v or wider; absent where what is read isn't linear in them. */
   read?(values: Tensor): Tensor
 }

@@ -108,11 +108,10 @@ function watched(model: Module, run: () => unknown): [name: string, layer: Seque
 function ofLayer(name: string, layer: SequenceLayer, x: Tensor): LayerTrace {
   const states = statesOf(layer, x)
   const matrices = Object.entries(states).filter(([, { shape }]) => shape.length === 5)
-  const { inputs, read } = layer.look?.(x) ?? { inputs: {} }
+  const { inputs, pairs, read }: Look = layer.look?.(x) ?? { inputs: {} }
   const { k, v } = inputs
   const [hasKeys, perHead] = [k?.shape.length === 4, v?.shape.length === 4]
   const { S } = states
-  const held = hasKeys && perHead && S?.shape.length === 5 && S.shape[3] === k.shape[3] && S.shape[4] === v.shape[3]
   return {
     name,
     layer,
@@ -122,7 +121,7 @@ function ofLayer(name: string, layer: SequenceLayer, x: Tensor): LayerTrace {
     norms: Object.fromEntries(matrices.map(([part, m]) => [part, normOf(m)])),
     ranks: Object.fromEntries(matrices.map(([part, m]) => [part, rankOf(m)])),
     ...(hasKeys && { similarity: similarityOf(k) }),
-    ...(held && retrieved(S, k, v)),
+    ...(pairs && hasKeys && perHead && retrieved(S, k, v)),
     ...(read && { attention: perHead ? attentionOf(read, v) : channelAttentionOf(read, v) }),
   }
 }

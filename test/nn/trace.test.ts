@@ -42,7 +42,8 @@ const kinds: [mixer: string, attention: boolean, recall: boolean, more?: object]
   ['aft-local', true, false],
   ['aft-conv', true, false],
   ['delta-product', false, false, { stepsPerToken: 2 }],
-  ['ttt', false, true, { minibatch: 1, featureMap: 'identity', featureNorm: 'l2' }],
+  ['gsa', true, false, { slots: W, featureMap: 'silu', featureNorm: 'none' }],
+  ['ttt', false, false, { minibatch: 1, featureMap: 'identity', featureNorm: 'l2' }],
   ['delta-rnn', false, false],
   ['lstm', false, false],
 ]
@@ -113,7 +114,7 @@ for (const device of devices)
             if (/softmax|aft/.test(mixer))
               for (const t of range(T)) assertClose([range(T).reduce((n, s) => n + weight(0, 0, t, s), 0)], [1], bound)
           }
-          if (layer.recall && mixer !== 'ttt') {
+          if (layer.recall) {
             const { k, v } = layer.inputs
             const [S, key, value] = [await at(layer.states.S), await at(k), await at(v)]
             const [recall, found, left, similarity] = await Promise.all(
