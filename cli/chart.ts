@@ -18,6 +18,8 @@ export interface Chart {
   unit: string
   /** What they are over; steps, if nothing else. */
   over?: string
+  /** In the picture: the names of the places 0, 1, ... that they are over. */
+  places?: readonly string[]
   series: readonly Series[]
 }
 
@@ -127,7 +129,7 @@ export const svgColors = [
   { light: '#57606a', dark: '#aab4be' },
 ]
 
-export function svgChart({ title, unit, over = 'step', series }: Chart, width = 800, height = 440): string {
+export function svgChart({ title, unit, over = 'step', places: names, series }: Chart, width = 800, height = 440): string {
   // Names that don't fit beside the title stand in lines of their own.
   const named = [...series.entries()].filter(([, { beside }]) => beside === undefined)
   const lengths = named.map(([, { name }]) => 52 + 7 * name.length)
@@ -168,7 +170,7 @@ export function svgChart({ title, unit, over = 'step', series }: Chart, width = 
     }
     for (const tick of scale.x.ticks) {
       parts.push(`<path class="axis" d="M${fixed(x(tick))} ${bottom}v5"/>`)
-      text(x(tick), bottom + 20, 'label middle', scale.x.format(tick))
+      text(x(tick), bottom + 20, 'label middle', names?.[tick] ?? scale.x.format(tick))
     }
     parts.push(`<path class="axis" d="M${left} ${bottom}H${right}"/>`)
     text((left + right) / 2, bottom + 40, 'label middle', over)

@@ -9,10 +9,12 @@ import {
   closeSync,
   existsSync,
   fsyncSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
+  realpathSync,
   renameSync,
   rmdirSync,
   rmSync,
@@ -34,8 +36,10 @@ export class InUseError extends FileError {}
  * Replaces the file by `content`, or leaves it as it was: whatever stops the process or the machine, the path names the old file or the new
  * one. (A temporary file in the same folder, forced to the disk, renamed, and the folder forced to the disk.)
  */
-export function writeAtomic(path: string, content: Uint8Array | string): void {
-  const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`)
+export function writeAtomic(given: string, content: Uint8Array | string): void {
+  const path = targetOf(given)
+  // Processes of several machines may write to the same folder, and have the same number.
+  const temporary = join(dirname(path), `.${basename(path)}.${Math.random().toString(36).slice(2)}.${process.pid}.tmp`)
   try {
     const file = openSync(temporary, 'w')
     try {
@@ -52,11 +56,16 @@ export function writeAtomic(path: string, content: Uint8Array | string): void {
   }
 }
 
+/** The file itself where the path is a link to one. */
+const targetOf = (path: string): string => (existsSync(path) && lstatSync(path).isSymbolicLink() ? realpathSync(path) : path)
+
 /** Throws where `writeAtomic` could write no file of this name, so that nobody waits for a result that can't be kept. */
-export function checkWritable(path: string): void {
+export function checkWritable(given: string): void {
+  const path = targetOf(given)
   const probe = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`)
   try {
-    if (existsSync(path) && statSync(path).isDirectory()) throw new Error('it is a folder')
+    if (existsSync(path) && !statSync(path).isFile())
+      throw new Error(statSync(path).isDirectory() ? 'it is a folder' : 'it is no file, but a device or a pipe')
     writeFileSync(probe, '')
     rmSync(probe)
   } catch (error) {
@@ -177,8 +186,8 @@ export function truncateMetrics(path: string, step: number): void {
 
 // --- System ---------------------------------------------------------------------------------------------------------------------------
 
-/** Node's own recursive mkdir never returns where the system answers "no such folder" for a child of a folder that exists (/proc). */
-function createFolder(path: string, created: string[]): void {
+/** Creates a folder and those above it; `created` gets the new ones. Node's own recursive mkdir never returns where the system answers "no such folder" for a child of a folder that exists (/proc). */
+export function createFolder(path: string, created: string[] = []): void {
   if (existsSync(path)) {
     if (!statSync(path).isDirectory()) throw new Error(`${path} is a file`)
     return

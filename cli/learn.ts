@@ -1,11 +1,12 @@
 /** `fastweights task NAME` without a file: a model learns the task, and is examined on sequences that it hasn't seen. */
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Device } from '../engine/index.ts'
-import { score } from '../experiments/learn.ts'
-import { DivergenceError, Trainer, Transformer, writeCheckpoint } from '../nn/index.ts'
-import { type AnyTask, exampleOf, examplesOf, settingsOf, taskBatches } from '../tasks/index.ts'
-import { optimizerOf, type Recipe, scheduleOf } from '../tasks/presets.ts'
-import { checkWritable, claimFolder, writeAtomic } from './files.ts'
+import { pupilOf } from '../experiments/learn.ts'
+import { writeCheckpoint } from '../nn/index.ts'
+import { type AnyTask, exampleOf, settingsOf } from '../tasks/index.ts'
+import type { Recipe } from '../tasks/presets.ts'
+import { claimFolder, FileError, writeAtomic } from './files.ts'
 import { counted, duration, onInterrupt, progress, say } from './terminal.ts'
 
 export interface LearnOptions extends Omit<Recipe, 'description'> {
@@ -18,54 +19,49 @@ export interface LearnOptions extends Omit<Recipe, 'description'> {
   given: ReadonlySet<string>
 }
 
+const checkpointName = 'checkpoint.safetensors'
 /** A step sees about so many symbols, unless a batch is given. */
 const symbolsOfStep = 4096
 
 export async function learnTask(name: string, row: AnyTask, options: LearnOptions, device: Device): Promise<number> {
   const { seed, out, examples, evalEvery, given, model: config } = options
   const settings = settingsOf(row, options.settings)
-  const model = new Transformer({ ...config, symbols: row.symbols(settings) }, seed)
   const length = exampleOf(row, settings, 'train', seed, 0).inputs.length
   const batch = given.has('batch') ? options.training.batch : Math.min(256, Math.max(8, Math.round(symbolsOfStep / length)))
   const training = { ...options.training, batch }
+  if (out !== undefined && existsSync(join(out, checkpointName)))
+    throw new FileError(`${out} holds a checkpoint already: name another --out`)
+  const { model, optimizer, ...pupil } = pupilOf({ task: row, settings, model: config, training }, training.steps, seed)
+  const valid = { split: 'valid', examples } as const
+  const test = { split: 'test', examples } as const
   const release = out === undefined ? (): void => {} : claimFolder(out)
   const interrupt = onInterrupt()
   const line = progress()
   try {
-    if (out !== undefined) checkWritable(join(out, 'checkpoint.safetensors'))
-    const optimizer = optimizerOf(model, training)
-    const trainer = new Trainer(model, optimizer, { schedule: scheduleOf(training, config.dModel), clipNorm: training.clip || Infinity })
-    const sampler = taskBatches(row, settings, { B: batch, seed })
-    const examine = (split: 'valid' | 'test'): Promise<number> =>
-      score(model, row, settings, examplesOf(row, settings, split, seed, examples))
     const chance = shown(row.chance(settings))
     say(`${name}: ${row.title}; counts ${row.metric}, ${chance} where nothing is learnt`)
     say(
       `${model.parameterCount().toLocaleString('en')} parameters; ${device.description}; ${counted(training.steps, 'step')} of ${counted(batch, 'sequence')}`,
     )
     const began = performance.now()
-    let loss = Number.NaN
-    let valid: number | undefined
+    let reached = ''
     while (optimizer.steps < training.steps && !interrupt.asked()) {
-      ;({ loss } = await trainer.step(sampler.batch(optimizer.steps)))
+      const loss = await pupil.step()
       const { steps } = optimizer
       const due = steps % evalEvery === 0 || steps === training.steps
-      if (due) valid = await examine('valid')
+      if (due) reached = `  valid ${shown(await pupil.examine(valid))}`
       const eta = duration(((training.steps - steps) * (performance.now() - began)) / steps)
-      line.show(
-        `step ${steps}/${training.steps}  loss ${loss.toFixed(4)}${valid === undefined ? '' : `  valid ${shown(valid)}`}  ETA ${eta}`,
-        due,
-      )
+      line.show(`step ${steps}/${training.steps}  loss ${loss.toFixed(4)}${reached}  ETA ${eta}`, due)
       await new Promise(setImmediate)
     }
     line.end()
-    if (!Number.isFinite(loss)) throw new DivergenceError(optimizer.steps, 'loss', loss)
-    const result = await examine('test')
+    const result = await pupil.examine(test)
+    const asked = pupil.examplesOf(test).length
     say(
-      `${counted(optimizer.steps, 'step')} in ${duration(performance.now() - began)}; test ${shown(result)} (${counted(examples, 'sequence')}; chance ${chance})`,
+      `${counted(optimizer.steps, 'step')} in ${duration(performance.now() - began)}; test ${shown(result)} (${counted(asked, 'sequence')}; chance ${chance})`,
     )
     if (out !== undefined) {
-      const path = join(out, 'checkpoint.safetensors')
+      const path = join(out, checkpointName)
       writeAtomic(path, await writeCheckpoint(model, optimizer, { task: JSON.stringify({ name, settings, training }) }))
       say(`wrote ${path}`)
     }

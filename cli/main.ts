@@ -93,9 +93,9 @@ const entries = [
     const { verify } = await import('./verify.ts')
     return verify({ ...v, caseLimit, operands, given, relaxed: enableRelaxed(v.relaxed) }, version)
   }),
-  entry(reproduceCommand, async (v, _, operands) => {
+  entry(reproduceCommand, async (v, given, operands) => {
     const { reproduce } = await import('./reproduce.ts')
-    return reproduce({ ...v, operands }, version)
+    return reproduce({ ...v, operands, given }, version)
   }),
   entry(taskCommand, (v, given, operands) => {
     const { 'eval-every': evalEvery, split: splits, ...rest } = v

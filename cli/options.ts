@@ -498,6 +498,7 @@ export const reproduceCommand = {
   operands: {
     placeholder: 'NAME',
     description: 'NAME is a figure or table; without one they are listed, each with how long it takes here.',
+    most: 1,
   },
   options: [
     {
@@ -585,6 +586,7 @@ export const taskCommand = {
   operands: {
     placeholder: 'NAME',
     description: 'NAME is a task: --list names them all. Without --list, --check or --write a model is trained.',
+    most: 1,
   },
   options: [
     { name: 'list', type: 'boolean', description: 'describe the task, or all tasks' },

@@ -4,18 +4,19 @@
  * figure.svg). So a run goes on where it was stopped, and folders of different machines are merged by copying files.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import os from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { setDevice, wasmDevice } from '../engine/index.ts'
 import type { Cell, Column, Figure, Outcome } from '../experiments/figure.ts'
 import { figures } from '../experiments/index.ts'
 import { reason } from '../tasks/download.ts'
-import { UsageError } from './arguments.ts'
+import { suggestion, UsageError } from './arguments.ts'
 import { svgChart } from './chart.ts'
-import { FileError, writeAtomic } from './files.ts'
+import { checkWritable, createFolder, FileError, writeAtomic } from './files.ts'
 import { arithmeticOf, type DeviceValues, wasmSettings } from './options.ts'
-import { counted, duration, progress, quoted, say } from './terminal.ts'
+import { counted, duration, oneLine, progress, quoted, say } from './terminal.ts'
 
 export interface ReproduceOptions extends Pick<DeviceValues, 'relaxed' | 'simd'> {
   operands: readonly string[]
@@ -27,6 +28,7 @@ export interface ReproduceOptions extends Pick<DeviceValues, 'relaxed' | 'simd'>
   list: boolean
   report: boolean
   jobs: number | undefined
+  given: ReadonlySet<string>
 }
 
 /** What a cell's file holds. */
@@ -43,11 +45,26 @@ interface Result extends Outcome {
 }
 
 export async function reproduce(options: ReproduceOptions, version: string): Promise<number> {
-  const { operands, seeds, cell, list, report } = options
-  if (operands.length === 0) return overview(seeds)
-  const [name, ...more] = operands
-  if (more.length > 0) throw new UsageError(`one figure at a time: ${operands.join(' ')}`)
-  if (!Object.hasOwn(figures, name)) throw new UsageError(`there is no figure '${name}' (${Object.keys(figures).join(', ')})`)
+  const { operands, seeds, cell, list, report, given } = options
+  const [name] = operands
+  // What each way to use it has; the others mean nothing there.
+  const [way, known] =
+    name === undefined
+      ? ['without a name', ['seeds']]
+      : list
+        ? ['with --list', ['list', 'seeds', 'only', 'shard']]
+        : report
+          ? ['with --report', ['report', 'out']]
+          : cell !== undefined
+            ? ['with --cell', ['cell', 'out', 'relaxed', 'simd']]
+            : ['', [...given]]
+  const idle = [...given].find((option) => !known.includes(option))
+  if (idle !== undefined) throw new UsageError(`--${idle}: means nothing ${way}`)
+  if (name === undefined) return overview(seeds)
+  if (!Object.hasOwn(figures, name)) {
+    const near = suggestion(name, Object.keys(figures), (figure) => figure)
+    throw new UsageError(`there is no figure '${oneLine(name)}'${near ?? ` (${Object.keys(figures).join(', ')})`}`)
+  }
   const figure = figures[name]
   const folder = options.out ?? join('reproduced', name)
   const cells = chosen(figure, options)
@@ -56,7 +73,7 @@ export async function reproduce(options: ReproduceOptions, version: string): Pro
     return 0
   }
   if (report) return writeReport(name, figure, folder)
-  createFolder(join(folder, 'cells'))
+  makeFolder(join(folder, 'cells'))
   if (cell !== undefined) return runCell(name, cells[0], folder, options, version)
   return runAll(name, figure, cells, folder, options)
 }
@@ -64,8 +81,7 @@ export async function reproduce(options: ReproduceOptions, version: string): Pro
 function overview(seeds: number): number {
   const rows = Object.entries(figures).map(([name, { title, cells }]) => {
     const all = cells(seedsOf(seeds))
-    const hours = all.reduce((n, { seconds }) => n + seconds, 0)
-    return [name, `${title}: ${counted(all.length, 'cell')}, about ${duration((hours * 1000) / os.availableParallelism())} here`]
+    return [name, `${title}: ${counted(all.length, 'cell')}, about ${duration((1000 * secondsOf(all)) / os.availableParallelism())} here`]
   })
   const width = Math.max(...rows.map(([name]) => name.length))
   for (const [name, text] of rows) say(`${name.padEnd(width)}  ${text}`)
@@ -76,14 +92,14 @@ const seedsOf = (n: number): number[] => Array.from({ length: n }, (_, i) => i +
 
 /** The cells that the options choose, each of them known. */
 function chosen(figure: Figure, { seeds, only, cell, shard }: ReproduceOptions): Cell[] {
-  const all = figure.cells(seedsOf(seeds))
   if (cell !== undefined) {
-    if (only !== undefined || shard !== undefined)
-      throw new UsageError(`--${only === undefined ? 'shard' : 'only'}: means nothing beside --cell`)
+    // Of whatever seed.
+    const all = figure.cells([Number(/(\d+)$/.exec(cell)?.[1] ?? 1)])
     const found = all.find(({ name }) => name === cell)
     if (!found) throw new UsageError(`--cell: there is no cell '${cell}' (--list names them)`)
     return [found]
   }
+  const all = figure.cells(seedsOf(seeds))
   const matching = only === undefined ? all : all.filter(({ name }) => name.includes(only))
   if (matching.length === 0) throw new UsageError(`--only: no cell's name has '${only}' in it (--list names them)`)
   if (shard === undefined) return matching
@@ -94,9 +110,9 @@ function chosen(figure: Figure, { seeds, only, cell, shard }: ReproduceOptions):
 
 const cellFile = (folder: string, name: string): string => join(folder, 'cells', `${name}.json`)
 
-function createFolder(path: string): void {
+function makeFolder(path: string): void {
   try {
-    mkdirSync(path, { recursive: true })
+    createFolder(resolve(path))
   } catch (error) {
     throw new FileError(`can't write to the output folder ${path}: ${reason(error)}`)
   }
@@ -110,6 +126,7 @@ async function runCell(name: string, cell: Cell, folder: string, options: Reprod
     say(`${cell.name} is done: ${path}`)
     return 0
   }
+  checkWritable(path)
   const line = progress()
   const device = await wasmDevice({ ...(await wasmSettings({ ...options, threads: 1 })), threads: 1 })
   setDevice(device)
@@ -137,11 +154,16 @@ async function runCell(name: string, cell: Cell, folder: string, options: Reprod
   }
 }
 
-const shown = (value: number): string => (Number.isNaN(value) ? 'no number' : value < 0.001 ? value.toPrecision(3) : value.toFixed(4))
+const shown = (value: number): string =>
+  Number.isNaN(value) ? 'none' : value !== 0 && Math.abs(value) < 0.001 ? value.toPrecision(3) : value.toFixed(4)
 
 // ---- many ------------------------------------------------------------------------------------------------------------------------------
 
 async function runAll(name: string, figure: Figure, cells: readonly Cell[], folder: string, options: ReproduceOptions): Promise<number> {
+  if (cells.length === 0) {
+    say('no cell falls to this part')
+    return 0
+  }
   const done = resultsIn(name, folder)
   const missing = cells.filter((cell) => !done.some((result) => result.cell === cell.name))
   const jobs = Math.min(options.jobs ?? os.availableParallelism(), missing.length)
@@ -151,18 +173,14 @@ async function runAll(name: string, figure: Figure, cells: readonly Cell[], fold
     const estimate = (1000 * secondsOf(missing) * paceOf(done, figure)) / jobs
     say(`about ${duration(estimate)} with ${jobs === 1 ? '1 process' : `${jobs} processes`}; results in ${folder}`)
   }
-  const failures = await runMissing(name, missing, folder, jobs, options, figure)
-  if (failures === null) {
-    writeReport(name, figure, folder)
-    say('stopped; the same command goes on')
-    return 130
-  }
-  const code = writeReport(name, figure, folder)
-  for (const failure of failures) process.stderr.write(`fastweights: ${failure}\n`)
-  return failures.length > 0 ? 1 : code
+  const failures = await runMissing(name, missing, done, folder, jobs, options, figure)
+  if (failures === null) say('stopped; the same command goes on')
+  for (const failure of failures ?? []) process.stderr.write(`fastweights: ${failure}\n`)
+  if (resultsIn(name, folder).length > 0) writeReport(name, figure, folder)
+  return failures === null ? 130 : failures.length > 0 ? 1 : 0
 }
 
-const secondsOf = (cells: readonly Cell[]): number => cells.reduce((n, { seconds }) => n + seconds, 0)
+const secondsOf = (cells: readonly Pick<Cell, 'seconds'>[]): number => cells.reduce((n, { seconds }) => n + seconds, 0)
 
 /** How much longer than estimated the finished cells took. */
 function paceOf(done: readonly Result[], figure: Figure): number {
@@ -176,18 +194,20 @@ function paceOf(done: readonly Result[], figure: Figure): number {
 async function runMissing(
   name: string,
   missing: readonly Cell[],
+  before: readonly Result[],
   folder: string,
   jobs: number,
-  { relaxed, simd, seeds }: ReproduceOptions,
+  { relaxed, simd }: ReproduceOptions,
   figure: Figure,
 ): Promise<string[] | null> {
-  const main = new URL('./main.js', import.meta.url)
-  const flags = [...(relaxed ? [] : ['--no-relaxed']), '--simd', simd, '--seeds', `${seeds}`]
+  const main = fileURLToPath(new URL('./main.js', import.meta.url))
+  const flags = [...(relaxed ? [] : ['--no-relaxed']), '--simd', simd]
   const running = new Set<ChildProcess>()
   const failures: string[] = []
   const line = progress()
   const queue = [...missing]
-  let finished = 0
+  const open = new Set(missing)
+  const done = [...before]
   let stopped = false
   const stop = (): void => {
     stopped = true
@@ -195,15 +215,12 @@ async function runMissing(
   }
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, stop)
   const show = (told: string, matters: boolean): void => {
-    const left = missing.length - finished
-    const results = resultsIn(name, folder)
-    const open = missing.filter((cell) => !results.some((result) => result.cell === cell.name))
-    const eta = duration((1000 * secondsOf(open) * paceOf(results, figure)) / Math.max(1, Math.min(jobs, left)))
-    line.show(`${finished}/${missing.length} cells  ETA ${eta}  ${told}`, matters)
+    const eta = duration((1000 * secondsOf([...open]) * paceOf(done, figure)) / Math.max(1, Math.min(jobs, open.size)))
+    line.show(`${missing.length - open.size}/${missing.length} cells  ETA ${eta}  ${told}`, matters)
   }
   const one = (cell: Cell): Promise<void> =>
     new Promise((settle) => {
-      const child = spawn(process.execPath, [main.pathname, 'reproduce', name, '--cell', cell.name, '--out', folder, ...flags], {
+      const child = spawn(process.execPath, [main, 'reproduce', name, '--cell', cell.name, '--out', folder, ...flags], {
         stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       })
       running.add(child)
@@ -213,8 +230,10 @@ async function runMissing(
       child.on('error', (error) => (said += error.message))
       child.on('close', (code, signal) => {
         running.delete(child)
-        finished++
-        if (!stopped && (code !== 0 || !existsSync(cellFile(folder, cell.name))))
+        open.delete(cell)
+        const result = code === 0 ? resultOf(name, cellFile(folder, cell.name)) : undefined
+        if (typeof result === 'object') done.push(result)
+        else if (!stopped)
           failures.push(
             `${cell.name}: ${
               said
@@ -250,19 +269,33 @@ function resultsIn(name: string, folder: string): Result[] {
     .filter((file) => file.endsWith('.json') && !file.startsWith('.'))
     .sort()
     .map((file) => {
-      const path = join(place, file)
-      let result: Result
-      try {
-        result = JSON.parse(readFileSync(path, 'utf8'))
-      } catch (error) {
-        throw new FileError(`can't read ${path}: ${reason(error)}`)
-      }
-      const whole = Array.isArray(result?.values) && result.values.length === result.columns?.length
-      if (!whole || result.figure !== name || `${result.cell}.json` !== file)
-        throw new FileError(`${path} isn't a result of ${name}; take it out of the folder`)
-      // NaN has no JSON.
-      return { ...result, values: result.values.map((value) => value ?? Number.NaN) }
+      const result = resultOf(name, join(place, file))
+      if (typeof result === 'string') throw new FileError(result)
+      return result
     })
+}
+
+/** What a file holds, or what is wrong with it. */
+function resultOf(name: string, path: string): Result | string {
+  let result: Partial<Result> | null
+  try {
+    result = JSON.parse(readFileSync(path, 'utf8'))
+  } catch (error) {
+    return `can't read ${path}: ${reason(error)}`
+  }
+  const { figure, cell, row, columns, values, seed, steps, end, seconds, arithmetic } = result ?? {}
+  const whole =
+    figure === name &&
+    path.endsWith(`${cell}.json`) &&
+    [row, end, arithmetic].every((text) => typeof text === 'string') &&
+    [seed, steps, seconds].every(Number.isFinite) &&
+    Array.isArray(columns) &&
+    Array.isArray(values) &&
+    values.length === columns.length &&
+    values.every((value) => value === null || typeof value === 'number')
+  if (!whole) return `${path} isn't a result of ${name}; take it out of the folder`
+  // NaN has no JSON.
+  return { ...(result as Result), values: values.map((value) => value ?? Number.NaN) }
 }
 
 interface Place {
@@ -329,7 +362,7 @@ function markdown(name: string, figure: Figure, places: readonly Place[]): strin
   return `${figure.title} (\`fastweights reproduce ${name}\`)
 
 Official: ${figure.source}. A value is the ${figure.measure}. Scaled down: ${figure.scaled}
-${counted(results.length, 'run')}, ${duration(1000 * total)} of one core each after the other.
+${counted(results.length, 'run')} in ${[...new Set(results.map(({ arithmetic }) => arithmetic))].join(' and ')}, ${duration(1000 * total)} of one core each after the other.
 
 ${line(header)}
 ${line(widths.map((width) => '-'.repeat(width)))}
@@ -369,6 +402,7 @@ function picture(figure: Figure, places: readonly Place[]): string {
     title: figure.title,
     unit: `${figure.measure.split(':')[0]}; dashed: official`,
     over: figure.axes[1],
+    ...(columns.some((column) => typeof column === 'string') && { places: columns.map(String) }),
     series: [...series, ...official],
   })
 }

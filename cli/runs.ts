@@ -40,6 +40,7 @@ export function openRun(path: string): OpenedRun {
   }
   try {
     const checkpoint = readCheckpoint(bytes)
+    if (checkpoint.extra.task !== undefined) throw new Error('it is of a model that has learnt a task, not a text')
     const { preset, training, symbols, text, arithmetic } = parseRecord(checkpoint.extra.run)
     const { symbols: count, ...model } = checkpoint.config
     checkRecipe({ model, training })

@@ -48,7 +48,6 @@ const rows: Readonly<Record<string, AnyTask>> = tasks
 
 export async function task(options: TaskOptions, learn: (name: string, row: AnyTask) => Promise<number>): Promise<number> {
   const { operands, list, check, write, given } = options
-  if (operands.length > 1) throw new UsageError(`one task at a time, not ${operands.join(', ')}`)
   const [name] = operands
   const wanted = ['list', 'check', 'write'].filter((option) => given.has(option))
   if (wanted.length > 1) throw new UsageError(`--${wanted[0]} and --${wanted[1]} exclude each other`)
@@ -67,8 +66,7 @@ export async function task(options: TaskOptions, learn: (name: string, row: AnyT
     say(described(name === undefined ? namesOf(rows) : [name], options.optionName))
     return 0
   }
-  if (name === undefined)
-    throw new UsageError('which task? Its name comes first: fastweights task NAME --check FILE (see fastweights task --list)')
+  if (name === undefined) throw new UsageError('which task? Its name comes first: fastweights task mqar (see fastweights task --list)')
   const row = rows[name]
   for (const setting of Object.keys(options.settings))
     if (!Object.hasOwn(row.fields, setting))
@@ -111,7 +109,7 @@ function checked(name: string, row: AnyTask, path: string, { settings }: TaskOpt
       const fault = faultOf(row, file.settings, example, split, file.tables)
       if (fault !== undefined && ++wrong <= mostTold) say(`${prefix}inputs row ${i}, ${fault}`)
     }
-  if (wrong > mostTold) say(`and ${counted(wrong - mostTold, 'more')}`.replace(/mores$/, 'more'))
+  if (wrong > mostTold) say(`and ${(wrong - mostTold).toLocaleString('en')} more`)
   say(
     wrong === 0
       ? `${name}: ${counts.join(' and ')}: every sequence is right`

@@ -2,18 +2,18 @@
 import { noGrad } from '../engine/recording.ts'
 import { scope } from '../engine/scope.ts'
 import { tensor } from '../engine/tensor.ts'
-import { Trainer } from '../nn/trainer.ts'
+import type { Optimizer } from '../nn/optimizers.ts'
+import { DivergenceError, Trainer } from '../nn/trainer.ts'
 import { Transformer, type TransformerConfig } from '../nn/transformer.ts'
 import { metrics } from '../tasks/metrics.ts'
 import { optimizerOf, scheduleOf, type TrainingConfig } from '../tasks/presets.ts'
-import { type AnyTask, batchOf, type Example, examplesOf, type Split, settingsOf, taskBatches } from '../tasks/task.ts'
+import { type AnyTask, batchOf, type Example, examplesOf, longestOf, type Split, settingsOf, taskBatches } from '../tasks/task.ts'
 import { type Outcome, type Search, search, type Watch } from './figure.ts'
 
 export interface Lesson {
   readonly task: AnyTask
   readonly settings?: object
   readonly model: Omit<Partial<TransformerConfig>, 'symbols'>
-  /** Of `steps` those that a search has at most. */
   readonly training: Omit<TrainingConfig, 'seqLen' | 'steps' | 'sampling' | 'prompt'>
   /** Examples to train on; without, each is new. */
   readonly examples?: number
@@ -38,8 +38,7 @@ const tokensAtOnce = 8192
 /** The task's metric of a model on examples. */
 export async function score(model: Transformer, task: AnyTask, settings: object, examples: readonly Example[]): Promise<number> {
   const metric = metrics[task.metric]()
-  const longest = Math.max(...examples.map(({ inputs }) => inputs.length))
-  const rows = Math.max(1, Math.floor(tokensAtOnce / longest))
+  const rows = Math.max(1, Math.floor(tokensAtOnce / longestOf(examples)))
   const wasTraining = model.training
   model.eval()
   try {
@@ -67,33 +66,56 @@ function largest(values: ArrayLike<number>, from: number, n: number): number {
   return best
 }
 
-/** Trains a new model on the default device, and examines it. */
-export async function learn(
-  { task, settings, model: config, training, examples, search: plan, test, exams }: Lesson,
+export interface Pupil {
+  readonly model: Transformer
+  readonly optimizer: Optimizer
+  /** The next step's loss; throws a DivergenceError. */
+  step(): Promise<number>
+  /** The same examples each time. */
+  examine(exam: Exam): Promise<number>
+  /** How many there are: fewer than an exam asks for where there are no more. */
+  examplesOf(exam: Exam): readonly Example[]
+}
+
+/** A new model on the default device, and how it learns; `steps`: those to come. */
+export function pupilOf(
+  { task, settings, model: config, training, examples }: Omit<Lesson, 'search' | 'test' | 'exams'>,
+  steps: number,
   seed: number,
-  watch: Watch,
-): Promise<Outcome> {
+): Pupil {
   const own = settingsOf(task, settings)
   const model = new Transformer({ ...config, symbols: task.symbols(own) }, seed)
-  const whole = { ...training, seqLen: 0, steps: plan.limit, sampling: 'random', prompt: '' } as const
+  const whole = { ...training, steps }
   const optimizer = optimizerOf(model, whole)
   const trainer = new Trainer(model, optimizer, { schedule: scheduleOf(whole, model.config.dModel), clipNorm: training.clip || Infinity })
   const sampler = taskBatches(task, own, { B: training.batch, seed, ...(examples !== undefined && { examples }) })
-  const examine = (exam: Exam): Promise<number> => {
-    const of = settingsOf(task, { ...settings, ...exam.settings })
-    return score(model, task, of, examplesOf(task, of, exam.split, seed, exam.examples))
+  const drawn = new Map<Exam, Example[]>()
+  const settingsIn = (exam: Exam): object => settingsOf(task, { ...settings, ...exam.settings })
+  const drawnFor = (exam: Exam): Example[] => {
+    if (!drawn.has(exam)) drawn.set(exam, examplesOf(task, settingsIn(exam), exam.split, seed, exam.examples))
+    return drawn.get(exam)!
   }
+  return {
+    model,
+    optimizer,
+    step: async () => (await trainer.step(sampler.batch(optimizer.steps))).loss,
+    examine: (exam) => score(model, task, settingsIn(exam), drawnFor(exam)),
+    examplesOf: drawnFor,
+  }
+}
+
+/** Trains a new model on the default device, and examines it. One that diverges has no values. */
+export async function learn({ search: plan, test, exams, ...lesson }: Lesson, seed: number, watch: Watch): Promise<Outcome> {
+  const pupil = pupilOf(lesson, plan.limit, seed)
   try {
-    const { best: _, ...outcome } = await search(
-      plan,
-      (n) => trainer.step(sampler.batch(n - 1)),
-      () => examine(test),
-      watch,
-    )
+    const { best: _, ...outcome } = await search(plan, pupil.step, () => pupil.examine(test), watch)
     const values: number[] = []
-    for (const exam of exams) values.push(await examine(exam))
+    for (const exam of exams) values.push(await pupil.examine(exam))
     return { values, ...outcome }
+  } catch (error) {
+    if (!(error instanceof DivergenceError)) throw error
+    return { values: exams.map(() => Number.NaN), steps: error.step, end: 'diverged', curve: [] }
   } finally {
-    model.dispose()
+    pupil.model.dispose()
   }
 }

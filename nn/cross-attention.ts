@@ -10,7 +10,7 @@ import { checkFloat, match } from '../engine/ops/check.ts'
 import { affine, div, sigmoid } from '../engine/ops/elementwise.ts'
 import { type FastWeightState, type RuleOptions, tokenFlags } from '../engine/ops/fast-weights.ts'
 import { matmul } from '../engine/ops/matmul.ts'
-import { permute, reshape } from '../engine/ops/movement.ts'
+import { reshape } from '../engine/ops/movement.ts'
 import { sum } from '../engine/ops/reduce.ts'
 import type { Generator } from '../engine/random.ts'
 import { type RuleName, rules } from '../engine/rules/index.ts'
@@ -19,7 +19,7 @@ import { type Tensor, tensor, zeros } from '../engine/tensor.ts'
 import { type FastWeightsSettings, fastWeights, fastWeightsAttentionDefaults, layerRules } from './attention.ts'
 import { type FeatureConfig, Features, featureFields } from './features.ts'
 import { type AnyField, checkChoice, checkFields, checkKnown, defaultsOf, type Fields, namesOf } from './fields.ts'
-import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField } from './heads.ts'
+import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField, timeInside } from './heads.ts'
 import { Linear, RMSNorm } from './layers.ts'
 import type { LayerState } from './mixer.ts'
 import { Module } from './module.ts'
@@ -45,8 +45,6 @@ export interface Written {
   v: Tensor
   beta?: Tensor
 }
-
-const timeInside = (x: Tensor): Tensor => permute(x, [0, 2, 1, 3])
 
 /** The error of a rule that isn't one of `crossRules`. */
 export const cannotWrite = (rule: unknown): Error =>

@@ -1,6 +1,7 @@
 /** What fast-weight and softmax attention share: projections to heads, and what a call takes. */
 import { checkNumber } from '../engine/arguments.ts'
 import { checkFloat, match } from '../engine/ops/check.ts'
+import { permute } from '../engine/ops/movement.ts'
 import { type Generator, uniform } from '../engine/random.ts'
 import { parameter, type Tensor } from '../engine/tensor.ts'
 import type { Field } from './fields.ts'
@@ -55,3 +56,6 @@ export class HeadProjection extends Module {
     return this.conv ? packedConv(y, this.conv, state, packing) : { y }
   }
 }
+
+/** [B,T,H,K] <-> [B,H,T,K]. */
+export const timeInside = (x: Tensor): Tensor => permute(x, [0, 2, 1, 3])

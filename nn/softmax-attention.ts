@@ -1,11 +1,11 @@
 /** Softmax attention, the baseline: a memory of all keys and values, which grows with every token. */
 import { softmaxAttention } from '../engine/ops/attention.ts'
 import { affine } from '../engine/ops/elementwise.ts'
-import { concat, permute, reshape } from '../engine/ops/movement.ts'
+import { concat, reshape } from '../engine/ops/movement.ts'
 import type { Generator } from '../engine/random.ts'
 import { type Tensor, tensor } from '../engine/tensor.ts'
 import { checkFields, type Fields } from './fields.ts'
-import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField, rotaryField } from './heads.ts'
+import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField, rotaryField, timeInside } from './heads.ts'
 import { Linear } from './layers.ts'
 import type { Look, Mixer } from './mixer.ts'
 import { Module } from './module.ts'
@@ -36,9 +36,6 @@ function checkSoftmax(c: SoftmaxSettings & { dModel: number }): void {
   checkHeads(c.dModel, c.heads)
   checkFields(c, fields)
 }
-
-/** [B,T,H,K] <-> [B,H,T,K]. */
-const timeInside = (y: Tensor): Tensor => permute(y, [0, 2, 1, 3])
 
 /** Causal multi-head softmax attention (Vaswani 2017), the baseline: y = softmax(q k^T / sqrt(K)) v. */
 export class SoftmaxAttention extends Module {

@@ -6,11 +6,12 @@ import { told } from '../engine/arguments.ts'
 import type { Device } from '../engine/devices/device.ts'
 import { add, div, expand, mul, sqrt, square } from '../engine/ops/elementwise.ts'
 import { matmul } from '../engine/ops/matmul.ts'
-import { concat, permute, reshape, slice } from '../engine/ops/movement.ts'
+import { concat, reshape, slice } from '../engine/ops/movement.ts'
 import { mean, sum } from '../engine/ops/reduce.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { type Tensor, tensor, zeros } from '../engine/tensor.ts'
+import { timeInside } from './heads.ts'
 import type { LayerState, Look, SequenceLayer } from './mixer.ts'
 import { Module, walk } from './module.ts'
 import { isPart, type Part } from './parts.ts'
@@ -94,7 +95,7 @@ function watched(model: Module, run: () => unknown): [name: string, layer: Seque
       return Object.getPrototypeOf(layer).forward.call(layer, x, state, options)
     }
   try {
-    run()
+    if (run() instanceof Promise) throw new Error('trace: run must not be asynchronous')
     if (given.size === 0) throw new Error("trace: run hasn't come through any layer of the model")
     // Under the same memory, in the scope that is open here.
     const own = (layer: SequenceLayer): Tensor[] => (given.has(layer) ? [reshape(given.get(layer)!, given.get(layer)!.shape)] : [])
@@ -146,7 +147,7 @@ function statesOf(layer: SequenceLayer, x: Tensor): Record<string, Tensor> {
   return Object.fromEntries(parts.map(([name]) => [name, concat(after[name], 1)]))
 }
 
-/** x over its length along the last axis; a vector of zeros stays one. */
+/** x over its length along the last axis; a vector of zeros stays one. (`l2Norm` adds 1e-6, which would tell of small vectors.) */
 const unit = (x: Tensor): Tensor => div(x, add(sqrt(sum(square(x), { axis: -1, keepDim: true })), 1e-30))
 
 const normOf = (m: Tensor): Tensor => scope(() => sqrt(sum(square(m), { axis: [3, 4] })))
@@ -161,9 +162,6 @@ function rankOf(m: Tensor): Tensor {
     return reshape(div(square(second), add(sum(square(gram), { axis: [1, 2] }), 1e-30)), [B, T, H])
   })
 }
-
-/** [B,T,H,K] -> [B,H,T,K]. */
-const timeInside = (x: Tensor): Tensor => permute(x, [0, 2, 1, 3])
 
 const similarityOf = (k: Tensor): Tensor =>
   scope(() => {

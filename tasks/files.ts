@@ -12,7 +12,7 @@ import { namesOf } from '../nn/fields.ts'
 import { clip, printable } from '../nn/foreign.ts'
 import { ignoredTarget } from '../nn/model.ts'
 import { readSafetensors, type SafetensorsEntry, writeSafetensors } from '../nn/safetensors.ts'
-import { type AnyTask, type Example, exampleAt, type Split, settingsOf, splits, type Tables } from './task.ts'
+import { type AnyTask, type Example, exampleAt, longestOf, type Split, settingsOf, splits, type Tables } from './task.ts'
 
 /** Its message is one line. */
 export class TaskFileError extends Error {
@@ -207,7 +207,7 @@ export function writeTaskFile(
       tensors.push([prefix + tensor, { dtype: 'I32', shape, data }])
     }
     const N = examples.length
-    const width = Math.max(...examples.map(({ inputs }) => inputs.length))
+    const width = longestOf(examples)
     let shape = [N, width]
     let targets = new Int32Array(N * width).fill(ignoredInFiles)
     if (row.layout === 'pairs') {

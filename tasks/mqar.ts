@@ -74,13 +74,15 @@ const mqarOf = (randomFillers: boolean): Task<MqarSettings> =>
     wrong({ vocabulary: V, length, pairs: K, randomFillers }, { inputs, targets }) {
       if (inputs.length !== length) return `${inputs.length} places instead of ${length}`
       const memory = new Map<number, number>()
+      const written = new Set<number>()
       for (let i = 0; i < 2 * K; i += 2) {
         const [key, value] = [inputs[i], inputs[i + 1]]
         if (key < 1 || key >= V / 2) return `place ${i}: ${key} isn't a key`
         if (value < V / 2) return `place ${i + 1}: ${value} isn't a value`
         if (memory.has(key)) return `place ${i}: the key ${key} comes again`
-        if ([...memory.values()].includes(value)) return `place ${i + 1}: the value ${value} comes again`
+        if (written.has(value)) return `place ${i + 1}: the value ${value} comes again`
         memory.set(key, value)
+        written.add(value)
       }
       const left = new Set(memory.keys())
       for (let i = 0; i < length; i++) {

@@ -184,14 +184,19 @@ export const presets = {
 } satisfies Record<string, Recipe>
 export type PresetName = keyof typeof presets
 
-export function scheduleOf(training: TrainingConfig, dModel: number): Schedule {
-  const { schedule, lr, warmup, steps, lrFloor } = training
+export function scheduleOf(
+  { schedule, lr, warmup, steps, lrFloor }: Pick<TrainingConfig, 'schedule' | 'lr' | 'warmup' | 'steps' | 'lrFloor'>,
+  dModel: number,
+): Schedule {
   return { cosine: () => cosine(lr, warmup, steps, lr * lrFloor), noam: () => noam(dModel, warmup, lr), constant: () => constant(lr) }[
     schedule
   ]()
 }
 
-export function optimizerOf(model: Module, { optimizer, lr, matrixLr, beta2, weightDecay }: TrainingConfig): Optimizer {
+export function optimizerOf(
+  model: Module,
+  { optimizer, lr, matrixLr, beta2, weightDecay }: Pick<TrainingConfig, 'optimizer' | 'lr' | 'matrixLr' | 'beta2' | 'weightDecay'>,
+): Optimizer {
   const kinds = { adam: Adam, adamw: AdamW, muon: Muon }
   return new kinds[optimizer](model.namedParameters(), {
     lr,

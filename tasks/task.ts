@@ -104,9 +104,12 @@ export function exampleAt(inputs: ArrayLike<number>, asked: Iterable<readonly [p
   return { inputs: Int32Array.from(inputs), targets }
 }
 
+/** The length of the longest. */
+export const longestOf = (examples: readonly Example[]): number => examples.reduce((most, { inputs }) => Math.max(most, inputs.length), 0)
+
 /** Rows of a batch, each filled up to the longest. */
 export function batchOf(examples: readonly Example[], pad: number): Batch {
-  const T = Math.max(...examples.map(({ inputs }) => inputs.length))
+  const T = longestOf(examples)
   const B = examples.length
   const batch: Batch = { tokens: new Int32Array(B * T).fill(pad), targets: new Int32Array(B * T).fill(ignoredTarget), B, T, count: 0 }
   examples.forEach(({ inputs, targets }, row) => {

@@ -1,12 +1,12 @@
 /** `fastweights inspect`: what the memories of a trained model do with a prompt, as a page, JSON and pictures. Tests: test/cli/inspect.test.ts. */
-import { existsSync, mkdirSync, statSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { existsSync, statSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
 import { type RuleInput, rules, scope, type Tensor, tensor } from '../../engine/index.ts'
 import { disposeTrace, type LayerTrace, layerMixers, mixers, modelOf, stateSize, Transformer, trace } from '../../nn/index.ts'
 import { reason } from '../../tasks/download.ts'
 import { TextError } from '../../tasks/text.ts'
 import { UsageError } from '../arguments.ts'
-import { checkWritable, FileError, writeAtomic } from '../files.ts'
+import { checkWritable, createFolder, FileError, writeAtomic } from '../files.ts'
 import { latestRun, openRun } from '../runs.ts'
 import { bytes, counted } from '../terminal.ts'
 import { type Grid, type HostTrace, type Inspection, type Layer, layerData, opening } from './data.ts'
@@ -125,6 +125,11 @@ function checkFiles({ out, json, svg }: InspectOptions, run: string): { page?: s
     (file) => file !== undefined,
   )
   for (const file of single) checkWritable(file)
+  const twice = single.find((file, i) => single.some((other, j) => j > i && resolve(other) === resolve(file)))
+  if (twice !== undefined) throw new UsageError(`two outputs are one file, ${twice}`)
+  const inside =
+    svg !== undefined && !isFile(svg) ? single.find((file) => resolve(dirname(file)) === resolve(svg) && isFile(file)) : undefined
+  if (inside !== undefined) throw new UsageError(`${inside} is among the pictures of --svg ${svg}; give it another folder`)
   if (svg !== undefined && !isFile(svg)) {
     if (existsSync(svg) && !statSync(svg).isDirectory())
       throw new FileError(`can't write to the folder ${svg}: it is a file (a picture's name ends in .svg)`)
@@ -139,7 +144,7 @@ const isFile = (svg: string): boolean => /\.svg$/i.test(svg)
 function svgFiles(place: string, title: string, drawn: readonly Picture[]): { file: string; text: string }[] {
   if (isFile(place)) return [{ file: place, text: svgFile(title, drawn) }]
   try {
-    mkdirSync(place, { recursive: true })
+    createFolder(resolve(place))
   } catch (error) {
     throw new FileError(`can't write to the folder ${place}: ${reason(error)}`)
   }

@@ -1,8 +1,9 @@
 /** What runs in the page of `fastweights inspect`; bundle.mjs makes it one file, dist/browser/inspect.js. Tests: test/browser/inspect.test.ts. */
 import type { Inspection, Layer } from './data.ts'
+import { overwritings } from './data.ts'
 import { glyph, type Picture } from './draw.ts'
 import { unpack } from './pack.ts'
-import { context, overwritings, pairRows, type Scene, seen, story, told, views } from './views.ts'
+import { context, pairRows, type Scene, seen, story, told, views } from './views.ts'
 
 const element = <E extends Element = HTMLElement>(id: string): E => document.getElementById(id) as unknown as E
 const content = (id: string): string => element(id).textContent!

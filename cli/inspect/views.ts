@@ -1,5 +1,5 @@
 /** The pictures of an inspection, each a row: its heading, how to read it, and what it is for a layer, a head and a token. */
-import { type Grid, type Head, type Inspection, type Layer, overwritings } from './data.ts'
+import type { Grid, Head, Inspection, Layer } from './data.ts'
 import { bars, glyph, lines, map, number, type Picture } from './draw.ts'
 
 export interface Scene {
@@ -395,5 +395,3 @@ export function pairRows({ recall }: Head, t: number): PairRow[] {
     return row
   })
 }
-
-export { overwritings }

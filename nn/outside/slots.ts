@@ -15,6 +15,7 @@ import { sumRule } from '../../engine/rules/sum.ts'
 import { ones, type Tensor, zeros } from '../../engine/tensor.ts'
 import { type Core, deltaDelta, deltaMlp, netCore, type Tensors } from '../cores.ts'
 import { favor, featureMaps } from '../features.ts'
+import { timeInside } from '../heads.ts'
 import { LayerNorm } from '../layers.ts'
 import type { Module } from '../module.ts'
 import { OutsideModule, type StatePart, statePartsOf, unset } from './layer.ts'
@@ -89,7 +90,6 @@ export function linearCore(H: number, d: number, { rule, phi, K, normaliser }: L
 
 /** Causal softmax attention, q, k and v [B,T,H,d]; without a state. */
 export function attend(q: Tensor, k: Tensor, v: Tensor): Tensor {
-  const timeInside = (x: Tensor): Tensor => permute(x, [0, 2, 1, 3])
   return timeInside(softmaxAttention(affine(timeInside(q), 1 / Math.sqrt(q.shape.at(-1)!)), timeInside(k), timeInside(v)))
 }
 

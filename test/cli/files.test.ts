@@ -1,10 +1,21 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { appendMetrics, claimFolder, readMetrics, truncateMetrics, writeAtomic } from '../../cli/files.ts'
+import { appendMetrics, checkWritable, claimFolder, readMetrics, truncateMetrics, writeAtomic } from '../../cli/files.ts'
 
 const module = JSON.stringify(new URL('../../cli/files.js', import.meta.url).href)
 const isRoot = process.getuid?.() === 0
@@ -29,6 +40,18 @@ describe('files', () => {
       writeAtomic(path, 'text')
       assert.equal(readFileSync(path, 'utf8'), 'text')
       assert.deepEqual(readdirSync(folder), ['model.safetensors'])
+    })
+
+    it('writes to the file that a link leads to, and to no device or pipe', () => {
+      if (isWindows) return
+      const [path, link] = [join(folder, 'there'), join(folder, 'link')]
+      writeAtomic(path, 'old')
+      symlinkSync('there', link)
+      writeAtomic(link, 'new')
+      assert.equal(readFileSync(path, 'utf8'), 'new')
+      assert.ok(lstatSync(link).isSymbolicLink())
+      throwsFile(() => checkWritable('/dev/null'), "can't write /dev/null: it is no file, but a device or a pipe")
+      checkWritable(link)
     })
 
     it('says in one line why it cannot', () => {

@@ -30,12 +30,17 @@ describe('fastweights reproduce', () => {
     assert.match(first, /^1\/1 cells .* DPFP-1_S20_seed1 done$/m)
     assert.match(first, /^\| DPFP-1 \| 20 +\| 0\.000783 \| 0\.000\d+ /m)
     for (const file of ['table.md', 'table.csv', 'results.json', 'figure.svg']) assert.ok(existsSync(place.path(`here/${file}`)), file)
-    // The same, for itself, somewhere else: the same numbers.
-    await place.succeed(`${capacity} --cell softmax_S20_seed1 --out there`)
+    // By itself, somewhere else: the same numbers.
+    for (const cell of ['softmax_S20_seed1', 'DPFP-1_S20_seed1']) await place.succeed(`${capacity} --cell ${cell} --out there`)
+    const numbers = (folder: string): unknown => {
+      const { seconds: _, ...rest } = JSON.parse(place.read(`${folder}/cells/DPFP-1_S20_seed1.json`).toString())
+      return rest
+    }
+    assert.deepEqual(numbers('there'), numbers('here'))
     assert.match(await place.succeed(`${capacity} --cell softmax_S20_seed1 --out there`), /^softmax_S20_seed1 is done: /)
     cpSync(place.path('there/cells'), place.path('here/cells'), { recursive: true })
     const merged = await place.succeed(`${capacity} --report --out here`)
-    assert.match(merged, /^2 runs, /m)
+    assert.match(merged, /^2 runs in float32 with fused multiply-add, /m)
     assert.match(csv('here'), /^softmax,20,1,[\d.e-]+,0\.000634,\d+,solved,[\d.]+$/m)
     assert.match(csv('here'), /^DPFP-1,20,1,/m)
     const { results } = JSON.parse(place.read('here/results.json').toString())
@@ -54,25 +59,45 @@ describe('fastweights reproduce', () => {
   it('is stopped and goes on', async () => {
     const child = place.start(`${capacity} --only _S20_seed1 --jobs 1 --out stopped`)
     const end = ended(child)
-    await shown(child, 'elu')
+    await shown(child, 'softmax_S20_seed1 done')
     child.kill('SIGINT')
     const { code, stdout } = await end
     assert.equal(code, 130)
     assert.match(stdout, /^stopped; the same command goes on$/m)
-    assert.ok(readdirSync(place.path('stopped/cells')).every((file) => file.endsWith('.json')))
-    const done = readdirSync(place.path('stopped/cells')).length
-    assert.match(
-      await place.succeed(`${capacity} --only softmax_S20_seed1 --out stopped`),
-      new RegExp(`^1 cell, ${Math.min(done, 1)} of them done`, 'm'),
-    )
+    assert.deepEqual(readdirSync(place.path('stopped/cells')), ['softmax_S20_seed1.json'])
+    assert.match(await place.succeed(`${capacity} --only softmax_S20_seed1 --out stopped`), /^1 cell, 1 of them done/m)
+  })
+
+  it('stopped before anything is done, or with nothing to do, says so', async () => {
+    const child = place.start(`${capacity} --only FAVORplus-64_S40_seed1 --jobs 1 --out none`)
+    const end = ended(child)
+    await shown(child, '0/1 cells')
+    child.kill('SIGINT')
+    const { code, stdout } = await end
+    assert.equal(code, 130)
+    assert.match(stdout, /^stopped; the same command goes on$/m)
+    assert.match(await place.succeed(`${capacity} --only softmax_S20_ --seeds 1 --shard 2/8`), /^no cell falls to this part$/m)
+  })
+
+  it('names the cells that fail, and why', async () => {
+    const { code, stderr } = await place.run(`${capacity} --only softmax_S40_ --seeds 1 --out failed --jobs 1 --simd 128`, {
+      shell:
+        'mkdir -p failed/cells/.softmax_S40_seed1.json && ln -s .softmax_S40_seed1.json failed/cells/softmax_S40_seed1.json && exec "$0" "$@"',
+    })
+    assert.equal(code, 1)
+    assert.match(stderr, /softmax_S40_seed1/)
   })
 
   it('says what is wrong', async () => {
     const wrong: [words: string, message: RegExp][] = [
       ['reproduce figure-7', /there is no figure 'figure-7' \(retrieval-capacity, /],
-      ['reproduce retrieval-capacity parity-lengths', /one figure at a time: retrieval-capacity parity-lengths/],
+      ['reproduce retrieval-updat', /there is no figure 'retrieval-updat': did you mean retrieval-update\?/],
+      ['reproduce retrieval-capacity parity-lengths', /unexpected argument "parity-lengths"/],
+      ['reproduce --jobs 2', /--jobs: means nothing without a name/],
+      [`${capacity} --report --only DPFP`, /--only: means nothing with --report/],
+      [`${capacity} --list --out x`, /--out: means nothing with --list/],
       [`${capacity} --cell S20`, /--cell: there is no cell 'S20' \(--list names them\)/],
-      [`${capacity} --cell softmax_S20_seed1 --shard 1/2`, /--shard: means nothing beside --cell/],
+      [`${capacity} --cell softmax_S20_seed1 --shard 1/2`, /--shard: means nothing with --cell/],
       [`${capacity} --only nothing`, /--only: no cell's name has 'nothing' in it/],
       [`${capacity} --shard 3/2`, /--shard: 3\/2 is no part of a whole/],
       [`${capacity} --shard half`, /--shard: expected I\/N, got "half"/],

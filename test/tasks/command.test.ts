@@ -88,7 +88,7 @@ describe('the command task', function () {
       ['task copy --mixer kda --rule sum', 2, '--rule: --mixer names rules already'],
       ['task mqra --list', 2, 'unknown task mqra: did you mean mqar?'],
       ['task __proto__ --list', 2, /^unknown task __proto__ \(see fastweights task --list\)$/],
-      ['task mqar parity --list', 2, 'one task at a time, not mqar, parity'],
+      ['task mqar parity --list', 2, 'unexpected argument "parity"'],
       ['task mqar --list --check x', 2, '--list and --check exclude each other'],
       ['task mqar --check x --seed 2', 2, '--seed: means nothing with --check'],
       ['task mqar --list --pairs 2', 2, '--pairs: means nothing with --list'],
