@@ -133,7 +133,7 @@ export function svgChart({ title, unit, over = 'step', places: names, series }: 
   // Names that don't fit beside the title stand in lines of their own.
   const named = [...series.entries()].filter(([, { beside }]) => beside === undefined)
   const lengths = named.map(([, { name }]) => 52 + 7 * name.length)
-  const own = named.length > 2
+  const own = 24 + 10 * title.length + lengths.reduce((n, length) => n + length, 0) > width - 72
   const [left, right] = [56, width - 72]
   let [place, line] = [left + 30, 34]
   const places = lengths.map((length) => {
@@ -187,8 +187,7 @@ export function svgChart({ title, unit, over = 'step', places: names, series }: 
         else if (run.length === 1) circle('f', 2, run[0])
       }
     })
-    for (const { index, value, height: py } of lastValues(series, y))
-      if (series[index].beside === undefined) text(right + 10, py + 4, `value f${index}`, valueText(value))
+    for (const { index, value, height: py } of lastValues(series, y, bottom)) text(right + 10, py + 4, `value f${index}`, valueText(value))
   }
 
   const colors = (tone: 'light' | 'dark') =>
@@ -218,16 +217,25 @@ ${parts.join('\n')}
 }
 
 /** The last value of each series, and where its label stands: at the line's end, or as near as the labels above leave room. */
-function lastValues(series: readonly Series[], y: (value: number) => number): { index: number; value: number; height: number }[] {
+function lastValues(
+  series: readonly Series[],
+  y: (value: number) => number,
+  bottom: number,
+): { index: number; value: number; height: number }[] {
   const labels = series
-    .flatMap(({ points }, index) => {
+    .flatMap(({ points, beside }, index) => {
       const last = finiteRuns(points).at(-1)?.at(-1)
-      return last === undefined ? [] : [{ index, value: last[1], height: y(last[1]) }]
+      return last === undefined || beside !== undefined ? [] : [{ index, value: last[1], height: y(last[1]) }]
     })
     .sort((a, b) => a.height - b.height)
   labels.forEach((label, i) => {
     if (i > 0) label.height = Math.max(label.height, labels[i - 1].height + 15)
   })
+  // What would stand below the axis moves up, and what is there with it.
+  labels.reduceRight((most, label) => {
+    label.height = Math.min(label.height, most)
+    return label.height - 15
+  }, bottom)
   return labels
 }
 
