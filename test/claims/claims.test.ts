@@ -1,4 +1,4 @@
-/** Every claim, the same list that `fastweights verify` checks: thirty cases each, and one, a chosen one, where the CPU imitates a GPU. */
+/** Every claim, the same list that `fastweights verify` checks: fifty cases each, and one, a chosen one, where the CPU imitates a GPU. */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import temml from 'temml'
@@ -26,8 +26,8 @@ function mostWorth(claim: Claim, seed: number): string {
 /** What a device may be compared with: the reference not with itself, and builds and threads are wasm's. */
 const comparable: Record<Kind, readonly Other[]> = { reference: [], wasm: others, webgpu: ['reference'] }
 
-/** Of each claim; `fastweights verify` takes a hundred. */
-const runs = 30
+/** Of each claim; `fastweights verify` takes twice as many. */
+const runs = 50
 
 for (const kind of kinds) {
   describe(`claims, ${kind}`, () => {

@@ -241,22 +241,9 @@ const cutCase = casesFrom(2)
 const cutOf = ({ T }: Sizes, seed: number): number => 1 + (seed % (T - 1))
 
 /** rms(err) / (rms(ref) + 1e-8): in float32 errors of 2^-24 a step add up over tokens and widths, in float64 those of 2^-53. */
-const devices: readonly {
-  name: string
-  open: (test: Mocha.Context) => Promise<Device>
-  bound: number
-  share?: number
-  few?: true
-  finite?: true
-}[] = [
+const devices: readonly { name: string; open: (test: Mocha.Context) => Promise<Device>; bound: number; few?: true; finite?: true }[] = [
   { name: 'reference', open: async () => reference, bound: 1e-10 },
-  // The builds differ in the multiply-add only: of the one that few run, half as many cases.
-  ...builds.map(({ name, relaxed }) => ({
-    name: `wasm ${name}`,
-    open: () => wasm(1, relaxed),
-    bound: 1e-5,
-    share: relaxed || builds.length === 1 ? 1 : 0.5,
-  })),
+  ...builds.map(({ name, relaxed }) => ({ name: `wasm ${name}`, open: () => wasm(1, relaxed), bound: 1e-5 })),
   // A GPU computed by the CPU takes few runs. WGSL promises nothing of infinities and NaN.
   { name: 'webgpu', open: webgpu, bound: 1e-5, few: true, finite: true },
 ]
@@ -264,13 +251,13 @@ const devices: readonly {
 /** What the reference says of reflections, token by token: thousands of tokens, which all builds of wasm are compared with. */
 const reflected = new Map<string, Promise<Result>>()
 
-for (const { name, open, bound, share = 1, few, finite } of devices)
+for (const { name, open, bound, few, finite } of devices)
   describe(`fast weights, ${name}`, () => {
     let device: Device
     before(async function () {
       device = await open(this)
     })
-    const runs = (n: number): number => Math.ceil(few ? n / 12 : share * n)
+    const runs = (n: number): number => (few ? Math.ceil(n / 12) : n)
 
     for (const rule of rules) {
       const check = (

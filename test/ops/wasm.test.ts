@@ -73,7 +73,7 @@ let unshared: Promise<Device> | undefined
 for (const { name, relaxed } of builds)
   describe(`wasm, ${name} build`, () => {
     for (const c of cases) {
-      it(`${c.name}: like the reference`, async () => checkLikeReference(c, await wasm(1, relaxed), relaxed ? 30 : 15)) // which differ in the multiply-add only
+      it(`${c.name}: like the reference`, async () => checkLikeReference(c, await wasm(1, relaxed), 30))
 
       it(`${c.name}: the same bits with 1, 2 and 3 threads, with wide vectors, and without shared memory`, async () => {
         const alone = await wasm(1, relaxed)
