@@ -6,7 +6,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import os from 'node:os'
-import { join, resolve } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { setDevice, wasmDevice } from '../engine/index.ts'
 import type { Cell, Column, Figure, Outcome } from '../experiments/figure.ts'
@@ -72,7 +72,12 @@ export async function reproduce(options: ReproduceOptions, version: string): Pro
     for (const { name } of cells) say(name)
     return 0
   }
-  if (report) return writeReport(name, figure, folder)
+  if (report) {
+    const results = resultsIn(name, folder)
+    if (results.length === 0) throw new FileError(`${folder} has no results of ${name} yet`)
+    writeReport(name, figure, folder, results)
+    return 0
+  }
   makeFolder(join(folder, 'cells'))
   if (cell !== undefined) return runCell(name, cells[0], folder, options, version)
   return runAll(name, figure, cells, folder, options)
@@ -176,7 +181,8 @@ async function runAll(name: string, figure: Figure, cells: readonly Cell[], fold
   const failures = await runMissing(name, missing, done, folder, jobs, options, figure)
   if (failures === null) say('stopped; the same command goes on')
   for (const failure of failures ?? []) process.stderr.write(`fastweights: ${failure}\n`)
-  if (resultsIn(name, folder).length > 0) writeReport(name, figure, folder)
+  const results = resultsIn(name, folder)
+  if (results.length > 0) writeReport(name, figure, folder, results)
   return failures === null ? 130 : failures.length > 0 ? 1 : 0
 }
 
@@ -286,7 +292,7 @@ function resultOf(name: string, path: string): Result | string {
   const { figure, cell, row, columns, values, seed, steps, end, seconds, arithmetic } = result ?? {}
   const whole =
     figure === name &&
-    path.endsWith(`${cell}.json`) &&
+    basename(path) === `${cell}.json` &&
     [row, end, arithmetic].every((text) => typeof text === 'string') &&
     [seed, steps, seconds].every(Number.isFinite) &&
     Array.isArray(columns) &&
@@ -312,20 +318,18 @@ const median = (values: readonly number[]): number => {
   return sorted.length === 0 ? Number.NaN : (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2
 }
 
-function writeReport(name: string, figure: Figure, folder: string): number {
-  const results = resultsIn(name, folder)
-  if (results.length === 0) throw new FileError(`${folder} has no results of ${name} yet`)
+function writeReport(name: string, figure: Figure, folder: string, results: readonly Result[]): void {
   const places = placesOf(figure, results)
+  const table = markdown(name, figure, places)
   const files: [string, string][] = [
-    ['table.md', markdown(name, figure, places)],
+    ['table.md', table],
     ['table.csv', csv(results, figure)],
     ['results.json', `${JSON.stringify({ figure: name, ...about(figure), results }, null, 1)}\n`],
     ['figure.svg', picture(figure, places)],
   ]
   for (const [file, content] of files) writeAtomic(join(folder, file), content)
-  say(`\n${markdown(name, figure, places)}`)
+  say(`\n${table}`)
   for (const [file] of files) say(`wrote ${quoted(join(folder, file))}`)
-  return 0
 }
 
 const about = ({ title, source, measure, scaled }: Figure): object => ({ title, source, measure, scaled })

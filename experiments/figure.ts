@@ -65,7 +65,7 @@ export interface Search {
 /** Trains until a test is good enough, or none is better for long. `best` is NaN where no test gave a number. */
 export async function search(
   { limit, every, goal, higher = false, patience }: Search,
-  step: (n: number) => unknown,
+  step: () => unknown,
   test: () => Promise<number>,
   watch: Watch,
 ): Promise<Omit<Outcome, 'values'> & { best: number }> {
@@ -74,7 +74,7 @@ export async function search(
   let best = Number.NaN
   let since = 0
   for (let n = 1; n <= limit; n++) {
-    await step(n)
+    await step()
     if (n % every !== 0 && n !== limit) continue
     const value = await test()
     curve.push([n, value])

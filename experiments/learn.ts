@@ -15,8 +15,6 @@ export interface Lesson {
   readonly settings?: object
   readonly model: Omit<Partial<TransformerConfig>, 'symbols'>
   readonly training: Omit<TrainingConfig, 'seqLen' | 'steps' | 'sampling' | 'prompt'>
-  /** Examples to train on; without, each is new. */
-  readonly examples?: number
   readonly search: Search
   /** What is tested on the way, and decides when training ends. */
   readonly test: Exam
@@ -79,7 +77,7 @@ export interface Pupil {
 
 /** A new model on the default device, and how it learns; `steps`: those to come. */
 export function pupilOf(
-  { task, settings, model: config, training, examples }: Omit<Lesson, 'search' | 'test' | 'exams'>,
+  { task, settings, model: config, training }: Omit<Lesson, 'search' | 'test' | 'exams'>,
   steps: number,
   seed: number,
 ): Pupil {
@@ -88,7 +86,7 @@ export function pupilOf(
   const whole = { ...training, steps }
   const optimizer = optimizerOf(model, whole)
   const trainer = new Trainer(model, optimizer, { schedule: scheduleOf(whole, model.config.dModel), clipNorm: training.clip || Infinity })
-  const sampler = taskBatches(task, own, { B: training.batch, seed, ...(examples !== undefined && { examples }) })
+  const sampler = taskBatches(task, own, { B: training.batch, seed })
   const drawn = new Map<Exam, Example[]>()
   const settingsIn = (exam: Exam): object => settingsOf(task, { ...settings, ...exam.settings })
   const drawnFor = (exam: Exam): Example[] => {

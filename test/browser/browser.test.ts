@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Kind, Status } from 'fastweights/claims'
 import type { Browser, Page } from 'playwright-core'
-import { launch } from './launch.ts'
+import { browserFor } from './launch.ts'
 import * as program from './program.ts'
 
 const dist = fileURLToPath(new URL('../../', import.meta.url))
@@ -109,13 +109,7 @@ describe('in a browser', function () {
   const complaints: string[] = []
 
   before(async function () {
-    try {
-      browser = await launch()
-    } catch (error) {
-      if (process.env.REQUIRE_GPU === '1') throw error
-      console.warn(`  tests in a browser are skipped: ${(error as Error).message.split('\n')[0]}`)
-      this.skip()
-    }
+    browser = await browserFor(this)
     for (const name of ['plain', 'isolated'] as const) {
       const server = await serve(name === 'isolated')
       servers.push(server)

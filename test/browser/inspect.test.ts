@@ -11,7 +11,7 @@ import { setDevice } from '../../engine/index.ts'
 import { Transformer } from '../../nn/index.ts'
 import { charVocabulary } from '../../tasks/text.ts'
 import { reference, wasm } from '../helpers.ts'
-import { launch } from './launch.ts'
+import { browserFor } from './launch.ts'
 
 describe('the page of inspect, in a browser', function () {
   this.timeout(30_000)
@@ -22,13 +22,7 @@ describe('the page of inspect, in a browser', function () {
   const complaints: string[] = []
 
   before(async function () {
-    try {
-      browser = await launch()
-    } catch (error) {
-      if (process.env.REQUIRE_GPU === '1') throw error
-      console.warn(`  tests in a browser are skipped: ${(error as Error).message.split('\n')[0]}`)
-      this.skip()
-    }
+    browser = await browserFor(this)
     setDevice(await wasm())
     const vocabulary = charVocabulary(tokens.join(''))
     const model = new Transformer({ symbols: vocabulary.size, dModel: 16, heads: 2, layers: 2, dFf: 16, mixer: ['delta', 'lstm'] })

@@ -2,6 +2,17 @@
 import { tmpdir } from 'node:os'
 import { type Browser, chromium } from 'playwright-core'
 
+/** Where there is none, the tests are skipped and say why; with REQUIRE_GPU=1 they fail. */
+export async function browserFor(test: Mocha.Context): Promise<Browser> {
+  try {
+    return await launch()
+  } catch (error) {
+    if (process.env.REQUIRE_GPU === '1') throw error
+    console.warn(`  tests in a browser are skipped: ${(error as Error).message.split('\n')[0]}`)
+    return test.skip()
+  }
+}
+
 export async function launch(): Promise<Browser> {
   const { chromium: packaged } = await import(new URL('../../../test/unpack.mjs', import.meta.url).href)
   const found: { executable: string; libraries: string } | undefined = await packaged()
