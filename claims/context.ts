@@ -116,7 +116,7 @@ export class Draws {
       if (before) throw new Error(`'${name}' is drawn with two shapes, [${before.shape}] and [${shape}]`)
       // Where the device under test has float32, every device gets float32 numbers.
       const exact = drawValues(kind, this.c.look, stream(this.c.seed, name), shape)
-      const values = this.devices.device.double ? exact : Float64Array.from(exact, Math.fround)
+      const values = this.devices.device.double ? exact : exact.map(Math.fround)
       this.drawn.set(name, { shape: [...shape], values })
       return values
     }
@@ -178,7 +178,7 @@ const below = (n: number, next: () => number): number => Math.floor(n * next())
 function drawValues(kind: Values, look: Look, next: () => number, shape: Shape): Float64Array {
   const size = sizeOf(shape)
   const K = shape[shape.length - 1] ?? 1
-  const fill = (of: keyof typeof elements): Float64Array => Float64Array.from({ length: size }, () => elements[of][look](next))
+  const fill = (of: keyof typeof elements): Float64Array => new Float64Array(size).map(() => elements[of][look](next))
   if (kind === 'matrix') return matrices(fill('any'), K)
   if (kind === 'feature' && look === 'normal') return fill(kind).map((x) => x / Math.sqrt(K))
   if (kind !== 'key' && kind !== 'unit key') return fill(kind)

@@ -13,7 +13,7 @@ export interface Work {
   sample(): Promise<void>
 }
 
-/** Milliseconds a step, a character evaluated, a character sampled. */
+/** Of each: milliseconds a step, a character evaluated, a character sampled; or how many of them. */
 export type Pace = Readonly<Record<keyof Work, number>>
 
 /** What a run does beside its steps: characters that it evaluates for each step, and at the end; characters of the sample. */
@@ -33,27 +33,30 @@ const share = 0.025
 export const leastSteps = 10
 const mostSteps = 1e9
 
-/** `clock` gives milliseconds. Takes a tenth of the budget at most, unless single steps are longer: one of each is timed. */
-export async function measurePace(work: Work, budget: number, clock: () => number): Promise<Pace> {
+/**
+ * `clock` gives milliseconds. Takes a tenth of the budget at most, unless single steps are longer: one of each is timed. `most`: how many of each the
+ * run itself has; there's no need to time more.
+ */
+export async function measurePace(work: Work, budget: number, clock: () => number, most?: Pace): Promise<Pace> {
   /** Until the window is over; milliseconds for one of what `once` counts. */
-  const timed = async (window: number, once: () => Promise<number>): Promise<number> => {
+  const timed = async (window: number, once: () => Promise<number>, enough = Infinity): Promise<number> => {
     const limit = Math.min(window, share * budget)
     const began = clock()
     let count = 0
     do count += await once()
-    while (clock() - began < limit)
+    while (clock() - began < limit && count < enough)
     return (clock() - began) / count
   }
   const one = (body: () => Promise<void>) => async (): Promise<number> => {
     await body()
     return 1
   }
-  await timed(stepWindow, one(work.step))
-  const step = await timed(stepWindow, one(work.step))
+  await timed(stepWindow, one(work.step), most?.step)
+  const step = await timed(stepWindow, one(work.step), most?.step)
   await work.evaluate()
-  const evaluate = await timed(otherWindow, work.evaluate)
+  const evaluate = await timed(otherWindow, work.evaluate, most?.evaluate)
   await work.sample() // with the prompt
-  const sample = await timed(otherWindow, one(work.sample))
+  const sample = await timed(otherWindow, one(work.sample), most?.sample)
   return { step, evaluate, sample }
 }
 

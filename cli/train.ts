@@ -349,6 +349,10 @@ async function plan(run: Run, options: TrainOptions, device: Device, poll: () =>
   optimizer.dispose()
   model.dispose()
   const row = (name: string, text: string): void => say(`  ${name.padEnd(15)}${text}`)
+  /** Between the first step and the last. */
+  const every = (n: number): number => Math.max(0, Math.floor((steps - 1) / n) - Math.floor(first / n))
+  const saves = every(saveEvery) + 2
+  const evaluated = every(evalEvery) * onTheWay + saves * Math.min(whole, B * T) + atEnd
   await tryOut(run, options, device, pause, async (work, trial) => {
     /** The first are slower than the others. */
     const timed: number[] = []
@@ -362,12 +366,9 @@ async function plan(run: Run, options: TrainOptions, device: Device, poll: () =>
       },
       Infinity,
       () => performance.now(),
+      { step: steps - first, evaluate: evaluated, sample },
     )
     const { parameters, optimizer: moments, inUse, reserved } = trial.memory()
-    /** Between the first step and the last. */
-    const every = (n: number): number => Math.max(0, Math.floor((steps - 1) / n) - Math.floor(first / n))
-    const saves = every(saveEvery) + 2
-    const evaluated = every(evalEvery) * onTheWay + saves * Math.min(whole, B * T) + atEnd
     const total = millisecondsOf({ steps: steps - first, evaluated, sample }, pace, timed)
     const states = statesOf(trial.model).reduce((n, { size, growth }) => n + size + growth * T, 0)
     const width = device.double ? 8 : 4

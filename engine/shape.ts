@@ -3,11 +3,21 @@ import { checkList, checkNumber } from './arguments.ts'
 
 export type Shape = readonly number[]
 
-export const sizeOf = (shape: Shape): number => shape.reduce((n, d) => n * d, 1)
+// Loops: every op calls these, small ones often, and callbacks take longer than what they do here.
+
+export function sizeOf(shape: Shape): number {
+  let size = 1
+  for (let i = 0; i < shape.length; i++) size *= shape[i]
+  return size
+}
 
 export const show = (shape: Shape): string => `[${shape.join(',')}]`
 
-export const sameShape = (a: Shape, b: Shape): boolean => a.length === b.length && a.every((d, i) => d === b[i])
+export function sameShape(a: Shape, b: Shape): boolean {
+  if (a.length !== b.length) return false
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false
+  return true
+}
 
 export function stridesOf(shape: Shape): number[] {
   const strides = new Array<number>(shape.length)
@@ -29,13 +39,15 @@ export function checkShape(op: string, shape: Shape): void {
 /** NumPy's rule: sizes are matched from the right, 1 stretches. */
 export function broadcast(op: string, a: Shape, b: Shape): number[] {
   const rank = Math.max(a.length, b.length)
-  return Array.from({ length: rank }, (_, i) => {
-    const da = a[i - rank + a.length] ?? 1
-    const db = b[i - rank + b.length] ?? 1
+  const shape: number[] = []
+  for (let i = 0; i < rank; i++) {
+    const da = i < rank - a.length ? 1 : a[i - rank + a.length]
+    const db = i < rank - b.length ? 1 : b[i - rank + b.length]
     if (da !== db && da !== 1 && db !== 1)
       throw new Error(`${op}: shapes ${show(a)} and ${show(b)} don't broadcast (sizes ${da} and ${db} differ and neither is 1)`)
-    return da === 1 ? db : da
-  })
+    shape.push(da === 1 ? db : da)
+  }
+  return shape
 }
 
 /** Strides that read `from` as if it had the shape `to`: 0 along stretched axes. */

@@ -63,15 +63,15 @@ function product(
 ): void {
   const batch = sizeOf(p.batch)
   const { M, N, K } = p
-  const sizes = { batch, M, N, K, strideA: a.size === M * K ? 0 : M * K, strideB: b.size === K * N ? 0 : K * N }
-  if (batch > 0 && !tA && b.size === K * N && a.size === batch * M * K && batch > 1) {
-    // One matrix on the right for all: the batch is just more rows.
-    sizes.M = M * batch
-    sizes.batch = 1
-    sizes.strideA = sizes.strideB = 0
-  }
+  // One matrix on the right for all: the batch is just more rows.
+  const flat = batch > 1 && !tA && b.size === K * N && a.size === batch * M * K
   y.device.kernels.matmul(a.storage, b.storage, bias?.storage ?? null, y.storage, {
-    ...sizes,
+    batch: flat ? 1 : batch,
+    strideA: flat || a.size === M * K ? 0 : M * K,
+    strideB: b.size === K * N ? 0 : K * N,
+    M: flat ? M * batch : M,
+    N,
+    K,
     transposeA: tA,
     transposeB: tB,
     sparse: false,

@@ -46,6 +46,18 @@ describe('--minutes', () => {
       }
   })
 
+  it('times no more of each than a short run has, and one of each at least', async () => {
+    for (const most of [
+      { step: 4, evaluate: 250, sample: 3 },
+      { step: 0, evaluate: 0, sample: 0 },
+    ]) {
+      const { work, done, clock } = workOf(() => 10)
+      assert.deepEqual(await measurePace(work, Infinity, clock, most), { step: 10, evaluate: 0.5, sample: 7 })
+      const [step, evaluate, sample] = [most.step, Math.ceil(most.evaluate / 100), most.sample].map((n) => Math.max(1, n))
+      assert.deepEqual(done, { step: 2 * step, evaluate: 1 + evaluate, sample: 1 + sample })
+    }
+  })
+
   it('fits steps with all that belongs to them', () => {
     const pace: Pace = { step: 100, evaluate: 0.05, sample: 10 }
     assert.equal(stepsThatFit(60_000, pace, { perStep: 0, atEnd: 0, sample: 0 }), 600)

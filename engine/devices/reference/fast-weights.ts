@@ -155,7 +155,8 @@ interface Faded {
 /** Key j as the state holds it after token i, in row i >= j: D_ij * k_j. */
 function fadingKey({ K, W }: Tokens, j: number): Matrix {
   const kd = zeros(K.rows, K.cols)
-  for (let i = j; i < K.rows; i++) row(kd, i).set(i === j ? row(K, j) : times(row(kd, i - 1), row(W, i)))
+  row(kd, j).set(row(K, j))
+  for (let i = (j + 1) * K.cols; i < kd.data.length; i++) kd.data[i] = kd.data[i - K.cols] * W.data[i]
   return kd
 }
 
@@ -178,8 +179,8 @@ function fadedTokens(tokens: Tokens): Faded {
   for (let j = 0; j < n; j++) {
     const kd = fadingKey(tokens, j)
     for (let i = j; i < n; i++) {
-      row(P, i)[j] = dot(row(Q, i), row(kd, i))
-      if (A && i > j) row(M, i)[j] = dot(row(A, i), row(kd, i - 1))
+      P.data[i * n + j] = dotRows(Q, i, kd, i)
+      if (A && i > j) M.data[i * n + j] = dotRows(A, i, kd, i - 1)
     }
     row(Ks, j).set(row(kd, n - 1))
   }
@@ -209,7 +210,7 @@ function transposedReads(S: Matrix, tokens: Tokens, U: Matrix): Matrix {
   }
   for (let j = 0; j < K.rows; j++) {
     const kd = fadingKey(tokens, j)
-    for (let i = j; i < K.rows; i++) addTo(row(O, i), row(kd, i), dot(row(Q, i), row(U, j)))
+    for (let i = j; i < K.rows; i++) addRow(O, i, kd, i, dotRows(Q, i, U, j))
   }
   return O
 }
@@ -287,8 +288,8 @@ function chunkBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens: Tok
 }
 
 /**
- * From the cotangents of what `fadedTokens` gives to those of q, k, a and log w. Each product D_ij is taken apart at the decays it is made of: h is
- * the cotangent of key j as it stands after token i, gathered from the last token back.
+ * From the cotangents of what `fadedTokens` gives to those of q, k, a and log w. Each product D_ij is taken apart at the decays it is made of: row j of dK
+ * is the cotangent of key j as it stands after token i, gathered from the last token back.
  */
 function fadeBackward(tokens: Tokens, dP: Matrix, dM: Matrix, dQs: Matrix, dAs: Matrix, dKs: Matrix, dAll: Vector): Gradients {
   const { Q, K, W, A } = tokens
@@ -297,18 +298,20 @@ function fadeBackward(tokens: Tokens, dP: Matrix, dM: Matrix, dQs: Matrix, dAs: 
   const { dQ, dK, dW, dA } = gradients
   for (let j = 0; j < n; j++) {
     const kd = fadingKey(tokens, j)
-    let h: Vector = row(dKs, j).slice()
+    row(dK, j).set(row(dKs, j))
     for (let i = n - 1; i >= j; i--) {
-      addTo(h, row(Q, i), row(dP, i)[j])
-      addTo(row(dQ, i), row(kd, i), row(dP, i)[j])
+      addRow(dK, j, Q, i, dP.data[i * n + j])
+      addRow(dQ, i, kd, i, dP.data[i * n + j])
       if (i === j) break
-      addTo(row(dW, i), times(h, row(kd, i)))
-      h = times(h, row(W, i))
+      for (let l = 0; l < K.cols; l++) {
+        const [h, at] = [j * K.cols + l, i * K.cols + l]
+        dW.data[at] += dK.data[h] * kd.data[at]
+        dK.data[h] *= W.data[at]
+      }
       if (!A) continue
-      addTo(h, row(A, i), row(dM, i)[j])
-      addTo(row(dA, i), row(kd, i - 1), row(dM, i)[j])
+      addRow(dK, j, A, i, dM.data[i * n + j])
+      addRow(dA, i, kd, i - 1, dM.data[i * n + j])
     }
-    row(dK, j).set(h)
   }
   const gammas: Vector[] = [new Float64Array(K.cols).fill(1)]
   for (let i = 0; i < n; i++) gammas.push(times(gammas[i], row(W, i)))
@@ -487,7 +490,7 @@ function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V
     const decays = gate && gather(gate, rows, gateWidth)
     const W = build(rows.length, K, (t, i) => {
       const begins = bitsOf(tokens, rows[t], H) & tokenBits.begins
-      return decays && !begins ? Math.exp(row(decays, t)[gateWidth === 1 ? 0 : i]) : 1
+      return decays && !begins ? Math.exp(decays.data[gateWidth === 1 ? t : t * K + i]) : 1
     })
     const A = erase ? gather(erase, rows, K) : beta ? { ...keys, data: fade(W.data, keys.data) } : null
     const betas = beta ? gather(beta, rows, 1).data : new Float64Array(rows.length).fill(1)
@@ -498,13 +501,13 @@ function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V
 }
 
 function gather(x: RefStorage, rows: readonly number[], cols: number): Matrix {
-  const m = zeros(rows.length, cols)
-  for (const [t, at] of rows.entries()) row(m, t).set(x.data.subarray(at * cols, (at + 1) * cols))
-  return m
+  return build(rows.length, cols, (t, i) => x.data[rows[t] * cols + i])
 }
 
 function scatter(x: RefStorage, rows: readonly number[], m: Matrix): void {
-  for (const [t, at] of rows.entries()) x.data.set(row(m, t), at * m.cols)
+  for (const [t, at] of rows.entries()) {
+    for (let i = 0; i < m.cols; i++) x.data[at * m.cols + i] = m.data[t * m.cols + i]
+  }
 }
 
 const block = (x: RefStorage, index: number, rows: number, cols: number): Matrix => ({
@@ -519,6 +522,20 @@ const zeros = (rows: number, cols: number): Matrix => ({ rows, cols, data: new F
 const column = (data: Vector): Matrix => ({ rows: data.length, cols: 1, data })
 const clone = (a: Matrix): Matrix => ({ ...a, data: a.data.slice() })
 const row = (a: Matrix, i: number): Vector => a.data.subarray(i * a.cols, (i + 1) * a.cols)
+
+// Views cost more than what is done with short rows, so the innermost loops go without.
+
+/** dot(row(a, i), row(b, j)). */
+function dotRows(a: Matrix, i: number, b: Matrix, j: number): number {
+  let total = 0
+  for (let l = 0; l < a.cols; l++) total += a.data[i * a.cols + l] * b.data[j * b.cols + l]
+  return total
+}
+
+/** addTo(row(y, i), row(x, j), a). */
+function addRow(y: Matrix, i: number, x: Matrix, j: number, a: number): void {
+  for (let l = 0; l < y.cols; l++) y.data[i * y.cols + l] += a * x.data[j * x.cols + l]
+}
 
 function build(rows: number, cols: number, at: (i: number, j: number) => number): Matrix {
   const m = zeros(rows, cols)
@@ -541,7 +558,11 @@ function addTo(y: Vector, x: Vector, a = 1): void {
   for (let i = 0; i < y.length; i++) y[i] += a * x[i]
 }
 
-const times = (a: Vector, b: Vector): Vector => a.map((x, i) => x * b[i])
+function times(a: Vector, b: Vector): Vector {
+  const c = new Float64Array(a.length)
+  for (let i = 0; i < a.length; i++) c[i] = a[i] * b[i]
+  return c
+}
 
 /** w x, of which a decay of 0 leaves nothing, be x infinite. */
 const faded = (w: number, x: number): number => (w === 0 ? 0 : w * x)
@@ -549,9 +570,9 @@ const fade = (w: Vector, x: Vector): Vector => x.map((value, i) => faded(w[i], v
 
 /** S <- diag(w) S. */
 function scaleBy(S: Matrix, w: Vector): void {
-  S.data.forEach((x, i) => {
-    S.data[i] = faded(w[Math.floor(i / S.cols)], x)
-  })
+  for (let i = 0; i < S.rows; i++) {
+    for (let j = i * S.cols; j < (i + 1) * S.cols; j++) S.data[j] = faded(w[i], S.data[j])
+  }
 }
 
 function clearRows(S: Matrix, which: readonly boolean[]): void {
@@ -561,18 +582,27 @@ function clearRows(S: Matrix, which: readonly boolean[]): void {
 /** S^T q. */
 function read(S: Matrix, q: Vector): Vector {
   const y = new Float64Array(S.cols)
-  for (let i = 0; i < S.rows; i++) addTo(y, row(S, i), q[i])
+  for (let i = 0; i < S.rows; i++) {
+    for (let j = 0; j < S.cols; j++) y[j] += q[i] * S.data[i * S.cols + j]
+  }
   return y
 }
 
 /** S g. */
 function apply(S: Matrix, g: Vector): Vector {
-  return new Float64Array(S.rows).map((_, i) => dot(row(S, i), g))
+  const y = new Float64Array(S.rows)
+  for (let i = 0; i < S.rows; i++) {
+    for (let j = 0; j < S.cols; j++) y[i] += S.data[i * S.cols + j] * g[j]
+  }
+  return y
 }
 
 /** S += a k v^T. */
 function addOuter(S: Matrix, k: Vector, v: Vector, a: number): void {
-  for (let i = 0; i < S.rows; i++) addTo(row(S, i), v, a * k[i])
+  for (let i = 0; i < S.rows; i++) {
+    const x = a * k[i]
+    for (let j = 0; j < S.cols; j++) S.data[i * S.cols + j] += x * v[j]
+  }
 }
 
 const transpose = (a: Matrix): Matrix => build(a.cols, a.rows, (i, j) => a.data[j * a.cols + i])
@@ -586,7 +616,7 @@ const tril = (a: Matrix, diagonal: number): Matrix => build(a.rows, a.cols, (i, 
 function mul(a: Matrix, b: Matrix): Matrix {
   const c = zeros(a.rows, b.cols)
   for (let i = 0; i < a.rows; i++) {
-    for (let l = 0; l < a.cols; l++) addTo(row(c, i), row(b, l), a.data[i * a.cols + l])
+    for (let l = 0; l < a.cols; l++) addRow(c, i, b, l, a.data[i * a.cols + l])
   }
   return c
 }
@@ -595,7 +625,7 @@ function mul(a: Matrix, b: Matrix): Matrix {
 function mulLower(P: Matrix, U: Matrix): Matrix {
   const c = zeros(P.rows, U.cols)
   for (let i = 0; i < P.rows; i++) {
-    for (let l = 0; l <= i; l++) addTo(row(c, i), row(U, l), P.data[i * P.cols + l])
+    for (let l = 0; l <= i; l++) addRow(c, i, U, l, P.data[i * P.cols + l])
   }
   return c
 }
@@ -604,7 +634,7 @@ function mulLower(P: Matrix, U: Matrix): Matrix {
 function solveUnitLower(L: Matrix, R: Matrix): Matrix {
   const X = clone(R)
   for (let i = 0; i < X.rows; i++) {
-    for (let j = 0; j < i; j++) addTo(row(X, i), row(X, j), -L.data[i * L.cols + j])
+    for (let j = 0; j < i; j++) addRow(X, i, X, j, -L.data[i * L.cols + j])
   }
   return X
 }
@@ -613,7 +643,7 @@ function solveUnitLower(L: Matrix, R: Matrix): Matrix {
 function solveUnitLowerTransposed(L: Matrix, R: Matrix): Matrix {
   const X = clone(R)
   for (let j = X.rows - 1; j >= 0; j--) {
-    for (let i = j + 1; i < X.rows; i++) addTo(row(X, j), row(X, i), -L.data[i * L.cols + j])
+    for (let i = j + 1; i < X.rows; i++) addRow(X, j, X, i, -L.data[i * L.cols + j])
   }
   return X
 }
