@@ -322,55 +322,56 @@ function tile4Wide(a: usize, row1: usize, row2: usize, row3: usize, step: usize,
   return v128.and(b, f32x4.ne(x, f32x4.splat(0)))
 }
 
-/**
- * tile4 for a sparse A: a zero takes nothing from B, and four k at which all four rows have zeros are passed over. Where A is
- * packed, its strips have four rows.
- */
+/** tile4 for a sparse A beside a B that isn't finite: a zero takes nothing from it. */
 function tile4Sparse(a: usize, row1: usize, row2: usize, row3: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
   let c2l = f32x4.splat(0), c2h = f32x4.splat(0), c3l = f32x4.splat(0), c3h = f32x4.splat(0)
   let a0 = a, a1 = a + row1, a2 = a + row2, a3 = a + row3
   const end = b + (<usize>kc * (NR << 2))
-  const magnitude = i32x4.splat(0x7fffffff)
   while (b < end) {
-    const n = min(<i32>((end - b) / (NR << 2)), 4)
-    let any = true
-    if (n == 4) {
-      // Of four numbers each: four k of a row in place, or the four rows of a strip at one k.
-      const p = step == 4
-      const s0 = v128.load(a0), s1 = v128.load(p ? a1 : a0 + step), s2 = v128.load(p ? a2 : a0 + 2 * step), s3 = v128.load(p ? a3 : a0 + 3 * step)
-      any = v128.any_true(v128.and(v128.or(v128.or(s0, s1), v128.or(s2, s3)), magnitude))
-    }
-    if (any) {
-      let at: usize = 0, from = b
-      for (let k = 0; k < n; k++) {
-        const l = v128.load(from), h = v128.load(from, 16)
-        let x = v128.load32_splat(a0 + at)
-        c0l = madd(x, besideZero(x, l), c0l)
-        c0h = madd(x, besideZero(x, h), c0h)
-        x = v128.load32_splat(a1 + at)
-        c1l = madd(x, besideZero(x, l), c1l)
-        c1h = madd(x, besideZero(x, h), c1h)
-        x = v128.load32_splat(a2 + at)
-        c2l = madd(x, besideZero(x, l), c2l)
-        c2h = madd(x, besideZero(x, h), c2h)
-        x = v128.load32_splat(a3 + at)
-        c3l = madd(x, besideZero(x, l), c3l)
-        c3h = madd(x, besideZero(x, h), c3h)
-        at += step
-        from += NR << 2
-      }
-    }
-    a0 += 4 * step
-    a1 += 4 * step
-    a2 += 4 * step
-    a3 += 4 * step
-    b += NR << 4
+    const l = v128.load(b), h = v128.load(b, 16)
+    let x = v128.load32_splat(a0)
+    c0l = madd(x, besideZero(x, l), c0l)
+    c0h = madd(x, besideZero(x, h), c0h)
+    x = v128.load32_splat(a1)
+    c1l = madd(x, besideZero(x, l), c1l)
+    c1h = madd(x, besideZero(x, h), c1h)
+    x = v128.load32_splat(a2)
+    c2l = madd(x, besideZero(x, l), c2l)
+    c2h = madd(x, besideZero(x, h), c2h)
+    x = v128.load32_splat(a3)
+    c3l = madd(x, besideZero(x, l), c3l)
+    c3h = madd(x, besideZero(x, h), c3h)
+    a0 += step
+    a1 += step
+    a2 += step
+    a3 += step
+    b += NR << 2
   }
   put(c, c0l, c0h)
   put(c + ldc, c1l, c1h)
   put(c + 2 * ldc, c2l, c2h)
   put(c + 3 * ldc, c3l, c3h)
+}
+
+/** Whether a panel has neither infinities nor NaN: those times 0 are no number, all else is 0. */
+function isFinitePanel(panel: usize, kc: i32): boolean {
+  const end = panel + (<usize>kc * (NR << 2))
+  let sums = f32x4.splat(0)
+  while (panel < end) {
+    const b0 = v128.load(panel), b1 = v128.load(panel, 16), b2 = v128.load(panel, 32), b3 = v128.load(panel, 48)
+    // x - x is 0, or NaN.
+    sums = f32x4.add(sums, f32x4.add(f32x4.add(f32x4.sub(b0, b0), f32x4.sub(b1, b1)), f32x4.add(f32x4.sub(b2, b2), f32x4.sub(b3, b3))))
+    panel += NR << 2
+  }
+  return v128.all_true<i32>(f32x4.eq(sums, f32x4.splat(0)))
+}
+
+/** Whether rows of A have nothing but zeros at k .. k + 4; packed, they are those of a strip at k. */
+@inline function areZero(a: usize, rowStep: usize, row1: usize, row2: usize, row3: usize, rows: i32): boolean {
+  let some = v128.or(v128.or(v128.load(a), v128.load(a + row1)), v128.or(v128.load(a + row2), v128.load(a + row3)))
+  if (rows == 6) some = v128.or(some, v128.or(v128.load(a + 4 * rowStep), v128.load(a + 5 * rowStep)))
+  return !v128.any_true(v128.and(some, i32x4.splat(0x7fffffff)))
 }
 
 /** Packs all of B for `matmul`: [batch][blocks of KC][panels of 16][k][16]. Task: one panel of one batch. */
@@ -389,8 +390,8 @@ export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, stride
 }
 
 /** How many of the rows that are left the next tile takes: six, or four, and fewer at the end. Seven or eight are two fours. */
-@inline function rowsOfTile(left: i32, sparse: i32): i32 {
-  if (MR == 6 && !sparse && (left == 6 || left > 8)) return 6
+@inline function rowsOfTile(left: i32, fours: boolean): i32 {
+  if (MR == 6 && !fours && (left == 6 || left > 8)) return 6
   return min(left, 4)
 }
 
@@ -399,11 +400,29 @@ export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, stride
   return strip ? block + ((<usize>(r - r % strip) * kc + r % strip) << 2) : block + <usize>r * rowStep
 }
 
-/** c[rows][16] = rows r .. r + rows of a block of A times a panel, the right half of which counts only if there are that many columns. */
+/**
+ * c[rows][16] = rows r .. r + rows of a block of A times a panel, the right half of which counts only if there are that many columns. Of a sparse A
+ * the zeros that all rows begin and end with are passed over. `finite`: see `isFinitePanel`.
+ */
 function tile(
-  block: usize, rowStep: usize, strip: i32, r: i32, rows: i32, step: usize, panel: usize, columns: i32, kc: i32, sparse: i32, c: usize, ldc: usize,
+  block: usize, rowStep: usize, strip: i32, r: i32, rows: i32, step: usize, panel: usize, columns: i32, kc: i32, sparse: boolean, finite: boolean,
+  c: usize, ldc: usize,
 ): void {
-  const from = rowOf(block, rowStep, r, kc, strip)
+  let from = rowOf(block, rowStep, r, kc, strip)
+  const row1: usize = rows > 1 ? rowOf(block, rowStep, r + 1, kc, strip) - from : 0
+  const row2: usize = rows > 2 ? rowOf(block, rowStep, r + 2, kc, strip) - from : 0
+  const row3: usize = rows > 3 ? rowOf(block, rowStep, r + 3, kc, strip) - from : 0
+  if (sparse) {
+    // Numbers that are looked at together: four k of each row, or the four rows of a strip.
+    const four = strip ? 1 : 4
+    const second: usize = strip ? 0 : row1, third: usize = strip ? 0 : row2, fourth: usize = strip ? 0 : row3
+    while (kc >= four && areZero(from + <usize>(kc - four) * step, rowStep, second, third, fourth, rows)) kc -= four
+    while (kc >= four && areZero(from, rowStep, second, third, fourth, rows)) {
+      from += <usize>four * step
+      panel += <usize>four * (NR << 2)
+      kc -= four
+    }
+  }
   if (rows == 6) {
     if (wide) tile6Wide(from, rowStep, step, panel, kc, c, ldc)
     else {
@@ -412,15 +431,12 @@ function tile(
     }
     return
   }
-  const row1: usize = rows > 1 ? rowOf(block, rowStep, r + 1, kc, strip) - from : 0
-  const row2: usize = rows > 2 ? rowOf(block, rowStep, r + 2, kc, strip) - from : 0
-  const row3: usize = rows > 3 ? rowOf(block, rowStep, r + 3, kc, strip) - from : 0
-  if (wide && !sparse) {
+  if (wide && finite) {
     tile4Wide(from, row1, row2, row3, step, panel, kc, c, ldc)
     return
   }
   for (let half = 0; half < columns; half += HALF) {
-    if (sparse) tile4Sparse(from, row1, row2, row3, step, panel + (half << 2), kc, c + (half << 2), ldc)
+    if (!finite) tile4Sparse(from, row1, row2, row3, step, panel + (half << 2), kc, c + (half << 2), ldc)
     else tile4(from, row1, row2, row3, step, panel + (half << 2), kc, c + (half << 2), ldc)
   }
 }
@@ -472,14 +488,15 @@ export function matmul(
         const panel = blockB + (<usize>kc * (n - n0) << 2)
         const columns = min(NR, N - n)
         const biasN = last && bias ? bias + (<usize>n << 2) : 0
+        const finite = !sparse || isFinitePanel(panel, kc)
         let rows = 0
         for (let m = m0; m < m1; m += rows) {
-          rows = rowsOfTile(m1 - m, sparse)
+          rows = rowsOfTile(m1 - m, !finite || strip == 4)
           const at = matrixC + ((<usize>m * N + n) << 2)
           const direct = first && columns == NR && rows >= 4
           const to = direct ? at : edge
           const ldto = direct ? ldc : NR << 2
-          tile(blockA, rowStep, strip, m - m0, rows, step, panel, columns, kc, sparse, to, ldto)
+          tile(blockA, rowStep, strip, m - m0, rows, step, panel, columns, kc, <boolean>sparse, finite, to, ldto)
           if (!direct || biasN || activationN >= 0) finish(to, ldto, at, ldc, rows, columns, first, biasN, activationN)
         }
       }
