@@ -42,15 +42,15 @@ export const mutations = [
   {
     bug: 'the decay inside a chunk is off by one token',
     file: reference,
-    from: 'times(row(kd, i - 1), row(W, i)))',
-    to: 'times(row(kd, i - 1), row(W, i - 1)))',
+    from: 'kd.data[i] = kd.data[i - K.cols] * W.data[i]',
+    to: 'kd.data[i] = kd.data[i - K.cols] * W.data[i - K.cols]',
     claim: 'gla: chunk = step',
   },
   {
     bug: 'the mask comes before the diagonal: a token does not see itself',
     file: reference,
-    from: '      row(P, i)[j] = dot(row(Q, i), row(kd, i))',
-    to: '      if (i > j) row(P, i)[j] = dot(row(Q, i), row(kd, i))',
+    from: '      P.data[i * n + j] = dotRows(Q, i, kd, i)',
+    to: '      if (i > j) P.data[i * n + j] = dotRows(Q, i, kd, i)',
     claim: 'sum: parallel = step',
   },
   {
