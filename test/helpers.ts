@@ -29,7 +29,9 @@ export function random(seed: number): () => number {
 /** n float32 numbers in [low, high): the same on a float64 device. */
 export function uniforms(seed: number, n: number, low = -1, high = 1): Float32Array {
   const next = random(seed)
-  return Float32Array.from({ length: n }, () => low + (high - low) * next())
+  const values = new Float32Array(n)
+  for (let i = 0; i < n; i++) values[i] = low + (high - low) * next()
+  return values
 }
 
 const devices = new Map<string, Promise<Device>>()

@@ -7,19 +7,20 @@ export const matmulKernels: Pick<Kernels<RefStorage>, 'matmul'> = {
   matmul(a, b, bias, c, { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation }) {
     const [rowA, colA] = transposeA ? [1, M] : [K, 1]
     const [rowB, colB] = transposeB ? [1, K] : [N, 1]
-    if (!accumulate) c.data.fill(0, 0, batch * M * N)
+    const [A, B, C] = [a.data, b.data, c.data]
+    if (!accumulate) C.fill(0, 0, batch * M * N)
     for (let s = 0; s < batch; s++)
       for (let m = 0; m < M; m++) {
         const row = (s * M + m) * N
         for (let k = 0; k < K; k++) {
-          const value = a.data[s * strideA + m * rowA + k * colA]
+          const value = A[s * strideA + m * rowA + k * colA]
           if (sparse && value === 0) continue
           const from = s * strideB + k * rowB
-          for (let n = 0; n < N; n++) c.data[row + n] += value * b.data[from + n * colB]
+          for (let n = 0; n < N; n++) C[row + n] += value * B[from + n * colB]
         }
         for (let n = 0; n < N; n++) {
-          if (bias) c.data[row + n] += bias.data[n]
-          if (activation) c.data[row + n] = unaryTable[activation].f(c.data[row + n])
+          if (bias) C[row + n] += bias.data[n]
+          if (activation) C[row + n] = unaryTable[activation].f(C[row + n])
         }
       }
   },
