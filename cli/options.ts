@@ -320,7 +320,7 @@ export const trainCommand = {
     descriptions: Object.fromEntries(Object.entries(presets).map(([name, { description }]) => [name, description])),
   },
   examples: [
-    ['fastweights train', 'The default: 600 steps, 2 min 15 s on two cores of an AMD EPYC.'],
+    ['fastweights train', 'The default: 600 steps, 2 min 13 s on two cores of an AMD EPYC.'],
     ['fastweights train --minutes 3', 'As many steps as fit into three minutes.'],
     ['fastweights train --preset labml --dry-run', 'The memory and the time that it would take.'],
     ['fastweights train --text book.txt --preset labml --steps 500', "labml's model and optimiser on a text of your own."],

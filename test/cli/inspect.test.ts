@@ -54,8 +54,8 @@ describe('fastweights inspect', function () {
     assert.deepEqual(
       data.layers.map(({ number, name, mixer, heads }) => [number, name, mixer, heads.length]),
       [
-        [1, 'transformer.layers.0.attn', 'gated-delta', 2],
-        [2, 'transformer.layers.1.attn', 'gated-delta', 2],
+        [1, 'transformer.layers.0.attn', 'comba', 2],
+        [2, 'transformer.layers.1.attn', 'comba', 2],
       ],
     )
     for (const [i, { heads }] of data.layers.entries()) {
