@@ -39,7 +39,7 @@ const call = (o: Omit<Call, 'k' | 'v' | 'w'>, seed: number): Call => ({
   ...o,
   k: uniforms(seed, o.B * o.T * o.D, -3, 3),
   v: uniforms(seed + 1, o.B * o.T * o.D),
-  w: uniforms(seed + 2, o.kind === 'table' ? N * N : 2 * (o.causal ? o.window : 2 * o.window - 1), -2, 2),
+  w: uniforms(seed + 2, { none: 0, table: N * N, taps: 2 * (o.causal ? o.window : 2 * o.window - 1) }[o.kind], -2, 2),
 })
 
 const calls = fc

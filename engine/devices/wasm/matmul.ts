@@ -38,7 +38,8 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       const activation = sizes.activation === null ? -1 : unaryOps.indexOf(sizes.activation)
       const biasPointer = bias?.pointer ?? 0
 
-      if (!sparse && !transposeA && batch === 1 && M <= fewRows && pool.notes.stays(b)) {
+      const kept = !sparse && !transposeA && batch === 1 && M <= fewRows && pool.notes.stays(b)
+      if (kept && M < MR) {
         const panels = Math.ceil(N / panelColumns)
         const packed = pool.memory.allocate(4 * panels * panelColumns * K)
         pool.notes.noteFirst({
@@ -58,7 +59,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
         return
       }
 
-      if (!sparse && (M === 1 || (M <= 3 && !transposeA))) {
+      if (!kept && !sparse && (M === 1 || (M <= 3 && !transposeA))) {
         const blockN = Math.min(up(N, 16), transposeB ? 64 : 256)
         const tasks = batch * Math.ceil(N / blockN)
         pool.run(
@@ -86,10 +87,17 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       const grain = alone ? tasks : Math.ceil((worthSharing / operations) * tasks)
 
       let packed: Block | null = null
-      if (!whole && K > 0) {
+      if ((!whole || kept) && K > 0) {
         const panels = (strideB === 0 ? 1 : batch) * Math.ceil(N / NR)
         packed = pool.memory.allocate(4 * panels * NR * K)
-        pool.run('matmulPack', panels, alone ? panels : Math.ceil(1024 / K), [b.pointer, packed.pointer, strideB, N, K, +transposeB])
+        const pack = {
+          kernel: 'matmulPack',
+          n: panels,
+          grain: alone ? panels : Math.ceil(1024 / K),
+          args: [b.pointer, packed.pointer, strideB, N, K, +transposeB],
+        }
+        if (kept) pool.notes.noteFirst({ ...pack, scratchBytes: 0 })
+        else pool.run(pack.kernel, pack.n, pack.grain, pack.args)
       }
       const scratch = scratchFor(blockM, blockN, K, transposeA, !packed)
       pool.run(
@@ -117,7 +125,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
         ],
         scratch,
       )
-      if (packed) pool.memory.free(packed)
+      if (packed && !kept) pool.memory.free(packed)
     },
   }
 }
