@@ -157,21 +157,31 @@ fn inside(row: u32, rows: u32, i: u32, end: u32) -> u32 { return select(0u, end 
   let columns = min(4u, N - n);
   let whole = p.splits == 1u;
   var sums = array<vec4<f32>, 4>(s0, s1, s2, s3);
+  let first = ((batch * p.splits + split) * p.M + m) * p.N + n;
+  for (var i = 0u; i < select(0u, rows, whole); i++) {
+    for (var j = 0u; j < columns; j++) { sums[i][j] = finished(sums[i][j], c[first + i * p.N + j], n + j); }
+  }
+  for (var i = 0u; i < select(0u, rows, whole && p.activation != NONE); i++) {
+    for (var j = 0u; j < columns; j++) { sums[i][j] = applyUnary(p.activation, sums[i][j]); }
+  }
   for (var i = 0u; i < rows; i++) {
-    let at = ((batch * p.splits + split) * p.M + m + i) * p.N + n;
-    for (var j = 0u; j < columns; j++) {
-      if (whole) { c[at + j] = finished(sums[i][j], c[at + j], n + j); } else { c[at + j] = sums[i][j]; }
-    }
+    for (var j = 0u; j < columns; j++) { c[first + i * p.N + j] = sums[i][j]; }
   }
 }
 
-/// An element of C from its sum.
+/// An element of C from its sum, but for the activation. That comes in a loop of its own: a GPU that is computed on a CPU takes every branch, and
+/// would compute all activations of each element where there is none.
 fn finished(sum: f32, before: f32, n: u32) -> f32 {
   var value = sum;
   if (p.accumulate == 1u) { value += before; }
   if (p.biased == 1u) { value += bias[n]; }
-  if (p.activation != NONE) { value = applyUnary(p.activation, value); }
   return value;
+}
+
+/// The activation of the elements of a workgroup, which its threads have written.
+fn activate(g: Group, count: u32) {
+  let end = select(0u, elementsEnd(g, count), p.activation != NONE);
+  for (var i = firstElement(g); i < end; i += THREADS) { c[i] = applyUnary(p.activation, c[i]); }
 }
 
 // All of C; PER_GROUP elements a workgroup.
@@ -196,6 +206,7 @@ fn finished(sum: f32, before: f32, n: u32) -> f32 {
     }
     c[i] = finished(sum, c[i], n);
   }
+  activate(g, p.batch * size);
 }
 
 // C from the ranges of K; PER_GROUP elements a workgroup.
@@ -209,4 +220,5 @@ fn finished(sum: f32, before: f32, n: u32) -> f32 {
     for (var s = 0u; s < p.splits; s++) { total += partial[at + s * size]; }
     c[i] = finished(total, c[i], i % p.N);
   }
+  activate(g, p.batch * size);
 }

@@ -219,12 +219,14 @@ fn forward(i: Instruction, t: Token, thread: i32) {
       let width = up4(i.n);
       for (var j = thread; j < i.n; j += threads) {
         let u = work[t.r + i.b + j];
-        var at = i.to + j;
         for (var q = 0; q < i.c; q++) {
-          let m = l * work[t.before + at] + work[t.r + i.a + q] * u;
-          if (i.e < 0) { work[t.after + at] = m; } else { work[t.after + at] = applyUnary(u32(i.e), m); }
-          at += width;
+          let at = i.to + j + q * width;
+          work[t.after + at] = l * work[t.before + at] + work[t.r + i.a + q] * u;
         }
+      }
+      // Apart: a GPU that is computed on a CPU takes every branch, and would compute all activations of each element where there is none.
+      for (var j = thread; j < select(0, i.n, i.e >= 0); j += threads) {
+        for (var at = t.after + i.to + j; at < t.after + i.to + i.c * width; at += width) { work[at] = applyUnary(u32(i.e), work[at]); }
       }
     }
     case DOT: {
