@@ -4,6 +4,7 @@ import type { Figure } from './figure.ts'
 import { formalLanguages } from './formal-languages.ts'
 import { multiQuery } from './mqar.ts'
 import { retrieval } from './retrieval.ts'
+import { sequenceToSequence } from './sequence-to-sequence.ts'
 import { stateTracking } from './state-tracking.ts'
 
 export const figures: Readonly<Record<string, Figure>> = {
@@ -12,4 +13,5 @@ export const figures: Readonly<Record<string, Figure>> = {
   ...multiQuery,
   ...baRetrieval,
   ...formalLanguages,
+  ...sequenceToSequence,
 }

@@ -7,6 +7,7 @@ import { languageLesson } from '../../experiments/formal-languages.ts'
 import { figures } from '../../experiments/index.ts'
 import { type Course, cellsOf, type Exam, type Lesson, learn, pupilOf } from '../../experiments/learn.ts'
 import { mqarLesson } from '../../experiments/mqar.ts'
+import { translate } from '../../experiments/sequence-to-sequence.ts'
 import { arithmeticLesson } from '../../experiments/state-tracking.ts'
 import { tasks } from '../../tasks/index.ts'
 import { reference, wasm } from '../helpers.ts'
@@ -123,6 +124,12 @@ describe('experiments', () => {
     const small = { stages: [], settings, search, training, test: exam, exams: [exam] }
     const { values } = await learn({ ...lesson, ...small }, 1, quiet)
     assert.ok(values[0] > 0.6, `${values}`)
+  })
+
+  it('sequence to sequence: dates are about to be understood after some steps', async () => {
+    const { values, steps, end } = await translate('softmax', 1, 250, quiet)
+    assert.deepEqual([steps, end], [250, 'step limit'])
+    assert.ok(values[0] > 20, `BLEU ${values[0]}`)
   })
 
   it('a task is learnt: parity of short sequences', async () => {
