@@ -11,7 +11,8 @@ const widths = [16, 32, 64] as const
 
 const delta = { featureMap: 'silu', featureNorm: 'l2', conv: 4, headNorm: true } as const
 const memories: Readonly<Record<string, Partial<TransformerConfig>>> = {
-  softmax: { mixer: 'softmax', positions: 'rotary' },
+  // It has no short convolution: an RNN tells it which token came before.
+  'softmax behind an RNN': { mixer: ['rnn', 'softmax'] },
   'linear attention': { mixer: 'linear-attention', featureMap: 'elu1', featureNorm: 'none', conv: 4 },
   delta: { ...delta, mixer: 'delta' },
   'gated delta': { ...delta, mixer: 'gated-delta' },
@@ -45,7 +46,7 @@ export const multiQuery: Record<string, Figure> = {
     source: 'Arora 2023, figure 2, which is a picture without numbers',
     measure: 'share of right answers; higher is better',
     axes: ['memory', 'width'],
-    scaled: `a vocabulary of ${settings.vocabulary} (published: 8,192), ${settings.pairs} pairs in ${settings.length} tokens, widths from 16 (published: from 64); at most ${stepLimit.toLocaleString('en')} steps of 64 fresh sequences, fewer where 99 % of validation are right (published: 64 epochs of 100,000 sequences), at one learning rate (published: the best of four); 1,024 sequences are asked.`,
+    scaled: `a vocabulary of ${settings.vocabulary} (published: 8,192), ${settings.pairs} pairs in ${settings.length} tokens, widths from 16 (published: from 64); at most ${stepLimit.toLocaleString('en')} steps of 64 fresh sequences, fewer where 99 % of validation are right (published: 64 epochs of 100,000 sequences), at one learning rate (published: the best of four); softmax attention has an RNN before it instead of positions, linear attention and the delta rules convolutions of four taps; 1,024 sequences are asked.`,
     cells: (seeds) => cellsOf(courses, seeds, ({ columns }) => `_d${columns[0]}`),
     official: () => undefined,
   },
