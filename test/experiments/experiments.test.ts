@@ -126,10 +126,10 @@ describe('experiments', () => {
     assert.ok(values[0] > 0.6, `${values}`)
   })
 
-  it('sequence to sequence: dates are about to be understood after some steps', async () => {
-    const { values, steps, end } = await translate('softmax', 1, 250, quiet)
-    assert.deepEqual([steps, end], [250, 'step limit'])
-    assert.ok(values[0] > 20, `BLEU ${values[0]}`)
+  it('sequence to sequence: some of dates is understood after 100 steps', async () => {
+    const { values, steps, end } = await translate('softmax', 1, 100, quiet)
+    assert.deepEqual([steps, end], [100, 'step limit'])
+    assert.ok(values[0] > 15, `BLEU ${values[0]}`)
   })
 
   it('a task is learnt: parity of short sequences', async () => {
