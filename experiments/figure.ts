@@ -48,6 +48,9 @@ export interface Figure {
   official(row: string, column: Column): number | undefined
 }
 
+/** A place in the table, as a part of a file's name. */
+export const fileName = (place: Column): string => `${place}`.replaceAll('+', 'plus').replace(/[^\w-]+/g, '-')
+
 /** Steps of training that are tested now and then. */
 export interface Search {
   /** The most steps. */

@@ -1,6 +1,17 @@
 /** Every figure and table that is reproduced, by name. A new one is a file beside this one and a row here. */
+import { baRetrieval } from './ba-retrieval.ts'
 import type { Figure } from './figure.ts'
+import { formalLanguages } from './formal-languages.ts'
+import { multiQuery } from './mqar.ts'
 import { retrieval } from './retrieval.ts'
+import { sequenceToSequence } from './sequence-to-sequence.ts'
 import { stateTracking } from './state-tracking.ts'
 
-export const figures: Readonly<Record<string, Figure>> = { ...retrieval, ...stateTracking }
+export const figures: Readonly<Record<string, Figure>> = {
+  ...retrieval,
+  ...stateTracking,
+  ...multiQuery,
+  ...baRetrieval,
+  ...formalLanguages,
+  ...sequenceToSequence,
+}

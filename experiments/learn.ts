@@ -8,11 +8,14 @@ import { Transformer, type TransformerConfig } from '../nn/transformer.ts'
 import { metrics } from '../tasks/metrics.ts'
 import { optimizerOf, scheduleOf, type TrainingConfig } from '../tasks/presets.ts'
 import { type AnyTask, batchOf, type Example, examplesOf, longestOf, type Split, settingsOf, taskBatches } from '../tasks/task.ts'
-import { type Outcome, type Search, search, type Watch } from './figure.ts'
+import type { Sampler } from '../tasks/text.ts'
+import { type Cell, type Column, fileName, type Outcome, type Search, search, type Watch } from './figure.ts'
 
 export interface Lesson {
   readonly task: AnyTask
   readonly settings?: object
+  /** Easier settings of the first steps, in order: each until a step. */
+  readonly stages?: readonly Stage[]
   readonly model: Omit<Partial<TransformerConfig>, 'symbols'>
   readonly training: Omit<TrainingConfig, 'seqLen' | 'steps' | 'sampling' | 'prompt'>
   readonly search: Search
@@ -20,6 +23,12 @@ export interface Lesson {
   readonly test: Exam
   /** What stands in the table, by column. */
   readonly exams: readonly Exam[]
+}
+
+export interface Stage {
+  readonly until: number
+  /** Where they differ from those that follow. */
+  readonly settings: object
 }
 
 /** Examples to be asked. */
@@ -67,6 +76,8 @@ function largest(values: ArrayLike<number>, from: number, n: number): number {
 export interface Pupil {
   readonly model: Transformer
   readonly optimizer: Optimizer
+  /** What it learns from. */
+  readonly batches: Pick<Sampler, 'batch'>
   /** The next step's loss; throws a DivergenceError. */
   step(): Promise<number>
   /** The same examples each time. */
@@ -77,7 +88,7 @@ export interface Pupil {
 
 /** A new model on the default device, and how it learns; `steps`: those to come. */
 export function pupilOf(
-  { task, settings, model: config, training }: Omit<Lesson, 'search' | 'test' | 'exams'>,
+  { task, settings, stages = [], model: config, training }: Omit<Lesson, 'search' | 'test' | 'exams'>,
   steps: number,
   seed: number,
 ): Pupil {
@@ -86,7 +97,11 @@ export function pupilOf(
   const whole = { ...training, steps }
   const optimizer = optimizerOf(model, whole)
   const trainer = new Trainer(model, optimizer, { schedule: scheduleOf(whole, model.config.dModel), clipNorm: training.clip || Infinity })
-  const sampler = taskBatches(task, own, { B: training.batch, seed })
+  const samplers = [...stages, { until: Infinity, settings: {} }].map(({ until, settings: early }) => ({
+    until,
+    sampler: taskBatches(task, settingsOf(task, { ...settings, ...early }), { B: training.batch, seed }),
+  }))
+  const batches = { batch: (step: number) => samplers.find(({ until }) => step < until)!.sampler.batch(step) }
   const drawn = new Map<Exam, Example[]>()
   const settingsIn = (exam: Exam): object => settingsOf(task, { ...settings, ...exam.settings })
   const drawnFor = (exam: Exam): Example[] => {
@@ -96,7 +111,8 @@ export function pupilOf(
   return {
     model,
     optimizer,
-    step: async () => (await trainer.step(sampler.batch(optimizer.steps))).loss,
+    batches,
+    step: async () => (await trainer.step(batches.batch(optimizer.steps))).loss,
     examine: (exam) => score(model, task, settingsIn(exam), drawnFor(exam)),
     examplesOf: drawnFor,
   }
@@ -117,3 +133,29 @@ export async function learn({ search: plan, test, exams, ...lesson }: Lesson, se
     pupil.model.dispose()
   }
 }
+
+/** A lesson and its places in a table. */
+export interface Course {
+  readonly row: string
+  readonly columns: readonly Column[]
+  /** About how long it takes on one core. */
+  readonly seconds: number
+  readonly lesson: Lesson
+  /** What the table says instead of the task's metric. */
+  told?(value: number): number
+}
+
+/** The cells of courses, one for each seed. `place` is what tells a course from others of its row. */
+export const cellsOf = (courses: readonly Course[], seeds: readonly number[], place: (course: Course) => string = () => ''): Cell[] =>
+  courses.flatMap((course) =>
+    seeds.map((seed): Cell => {
+      const { row, columns, seconds, lesson, told = (value) => value } = course
+      return {
+        ...{ name: `${fileName(row)}${fileName(place(course))}_seed${seed}`, row, columns, seed, seconds },
+        async run(watch) {
+          const { values, ...outcome } = await learn(lesson, seed, watch)
+          return { values: values.map(told), ...outcome }
+        },
+      }
+    }),
+  )

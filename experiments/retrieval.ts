@@ -14,7 +14,7 @@ import { outside } from '../nn/outside/index.ts'
 import type { OutsideModule } from '../nn/outside/layer.ts'
 import type { RetrievalInput } from '../nn/outside/retrieval.ts'
 import { type Mersenne, mersenne } from '../tasks/mersenne.ts'
-import { type Cell, type Figure, type Outcome, search, type Watch } from './figure.ts'
+import { type Cell, type Figure, fileName, type Outcome, search, type Watch } from './figure.ts'
 
 /** d, the width of keys and queries. */
 const width = 64
@@ -187,8 +187,6 @@ async function run(memory: Memory, S: number, replace: boolean, seed: number, wa
 
 /** Nearly all of the official runs have their best value by then, or one near it. */
 const stepLimit = 3000
-
-const fileName = (row: string): string => row.replaceAll('+', 'plus').replace(/[^\w-]+/g, '-')
 
 function figure(memories: Record<string, Memory>, replace: boolean, about: Pick<Figure, 'title' | 'source' | 'scaled'>): Figure {
   return {

@@ -3,10 +3,9 @@
  * up to 2 it turns it round. Trained on up to 40 symbols, asked of up to 256. Tests: test/experiments.
  */
 import type { TransformerConfig } from '../nn/transformer.ts'
-import { parityFinal } from '../tasks/state-tracking.ts'
-import type { AnyTask } from '../tasks/task.ts'
-import type { Cell, Figure } from './figure.ts'
-import { type Exam, type Lesson, learn } from './learn.ts'
+import { modularArithmetic, parityFinal } from '../tasks/state-tracking.ts'
+import type { Figure } from './figure.ts'
+import { type Course, cellsOf, type Exam, type Lesson } from './learn.ts'
 
 const bins = { '3-40': [3, 40], '41-80': [41, 80], '81-160': [81, 160], '161-256': [161, 256] } as const
 const exams = Object.values(bins).map(([testMin, testMax]): Exam => ({ settings: { testMin, testMax }, split: 'test', examples: 256 }))
@@ -21,58 +20,92 @@ const training: Lesson['training'] = {
   ...{ weightDecay: 0, clip: 1 },
 }
 
-const stepLimit = 2000
-
 interface Row {
+  /** Where it differs from the figure's model. */
   readonly model: Partial<TransformerConfig>
   /** Shares of right answers of the official runs, from 0 for guessing to 1, by column. */
   readonly official?: readonly number[]
 }
 
-function figure(task: AnyTask, chance: number, rows: Record<string, Row>, about: Pick<Figure, 'title' | 'source' | 'scaled'>): Figure {
+interface Plan {
+  readonly rows: Readonly<Record<string, Row>>
+  /** The share of right answers of one who guesses. */
+  readonly chance: number
+  readonly seconds: number
+  readonly lesson: (row: string) => Lesson
+}
+
+function figure({ rows, chance, seconds, lesson }: Plan, about: Pick<Figure, 'title' | 'source' | 'scaled'>): Figure {
   const columns = Object.keys(bins)
+  const told = (share: number): number => (share - chance) / (1 - chance)
+  const courses = Object.keys(rows).map((row): Course => ({ row, columns, seconds, lesson: lesson(row), told }))
   return {
     ...about,
     measure: `share of right answers, from 0 for guessing (${chance}) to 1; higher is better`,
     axes: ['memory', 'length'],
-    cells: (seeds) =>
-      Object.entries(rows).flatMap(([row, { model: own }]) =>
-        seeds.map((seed): Cell => {
-          const lesson: Lesson = {
-            task,
-            model: { ...model, ...own },
-            training,
-            search: { limit: stepLimit, every: 100, goal: 1, higher: true, patience: Infinity },
-            test: { settings: { testMin: 81, testMax: 256 }, split: 'valid', examples: 128 },
-            exams,
-          }
-          return {
-            ...{ name: `${row.replaceAll(/[^\w-]+/g, '-')}_seed${seed}`, row, columns, seed, seconds: 90 },
-            async run(watch) {
-              const { values, ...outcome } = await learn(lesson, seed, watch)
-              return { values: values.map((value) => (value - chance) / (1 - chance)), ...outcome }
-            },
-          }
-        }),
-      ),
+    cells: (seeds) => cellsOf(courses, seeds),
     official: (row, column) => rows[row]?.official?.[columns.indexOf(`${column}`)],
   }
 }
+
+const parityRows: Readonly<Record<string, Row>> = {
+  'delta, strengths to 1': { model: {}, official: [0.993, 0.339, -0.01, 0.006] },
+  'delta, strengths to 2': { model: { betaRange: 2 }, official: [1, 1, 1, 1] },
+}
+const paritySteps = 2000
+const parityLesson = (row: string): Lesson => ({
+  task: parityFinal,
+  model: { ...model, ...parityRows[row].model },
+  training,
+  search: { limit: paritySteps, every: 100, goal: 1, higher: true, patience: Infinity },
+  test: { settings: { testMin: 81, testMax: 256 }, split: 'valid', examples: 128 },
+  exams,
+})
+
+const arithmeticRows: Readonly<Record<string, Row>> = {
+  'delta, strengths to 1': { model: {}, official: [0.998, 0.738, 0.046, -0.007] },
+  'delta, strengths to 2': { model: { betaRange: 2 }, official: [0.999, 0.974, 0.803, 0.295] },
+  // The rule has a gate; this one forgets nothing.
+  'DeltaProduct, 2 steps to 2': {
+    model: { betaRange: 2, rule: 'delta-product', stepsPerToken: 2, gate: 'logsigmoid', gateDivisor: 10_000 },
+  },
+}
+const arithmeticSteps = 2400
+/** What a memory of the table learns. */
+export const arithmeticLesson = (row: string): Lesson => ({
+  task: modularArithmetic,
+  // Long sequences teach nothing before short ones are understood.
+  stages: [
+    { until: 500, settings: { maxLength: 9 } },
+    { until: 800, settings: { maxLength: 14 } },
+    { until: 1100, settings: { maxLength: 20 } },
+    { until: 1500, settings: { maxLength: 28 } },
+  ],
+  // One layer learns the short ones in half the steps that two need.
+  model: { ...model, dModel: 64, heads: 2, layers: 1, dFf: 128, ...arithmeticRows[row].model },
+  training: { ...training, batch: 256 },
+  search: { limit: arithmeticSteps, every: 200, goal: 1, higher: true, patience: Infinity },
+  test: { settings: { testMin: 21, testMax: 80 }, split: 'valid', examples: 128 },
+  exams,
+})
 
 const source = 'Grazzi 2025, figure 4; the curves of automl/unlocking_state_tracking (df8f840), means over lengths of one model each'
 
 export const stateTracking: Record<string, Figure> = {
   'parity-lengths': figure(
-    parityFinal,
-    1 / 2,
-    {
-      'delta, strengths to 1': { model: {}, official: [0.993, 0.339, -0.01, 0.006] },
-      'delta, strengths to 2': { model: { betaRange: 2 }, official: [1, 1, 1, 1] },
-    },
+    { rows: parityRows, chance: 1 / 2, seconds: 90, lesson: parityLesson },
     {
       title: 'Parity of sequences longer than those of training',
       source,
-      scaled: `at most ${stepLimit.toLocaleString('en')} steps of 64 sequences with Muon (published: 20,000 of 256 with AdamW), fewer where 128 sequences of 81 to 256 symbols are all right; 256 sequences of each bin are asked (published: 8,192 in all).`,
+      scaled: `at most ${paritySteps.toLocaleString('en')} steps of 64 sequences with Muon (published: 20,000 of 256 with AdamW), fewer where 128 sequences of 81 to 256 symbols are all right; 256 sequences of each bin are asked (published: 8,192 in all).`,
+    },
+  ),
+  'modular-arithmetic-lengths': figure(
+    { rows: arithmeticRows, chance: 1 / 5, seconds: 150, lesson: arithmeticLesson },
+    {
+      title: 'Modular arithmetic of sequences longer than those of training',
+      source: `${source}; there is none of DeltaProduct (Siems 2025)`,
+      scaled: `one layer 64 wide with two heads (published: two layers 128 wide with four); ${arithmeticSteps.toLocaleString('en')} steps of 256 sequences with Muon, the first 1,500 of shorter ones, at first of at most 9 symbols (published: 100,000 steps of 256 with AdamW); 256 sequences of each bin are asked (published: 8,192 in all).`,
     },
   ),
 }

@@ -1,9 +1,14 @@
 /** Experiments: a cell of each figure as it is, or made small, and how training ends. */
 import assert from 'node:assert/strict'
 import { setDevice } from '../../engine/index.ts'
+import { baLesson } from '../../experiments/ba-retrieval.ts'
 import { type Cell, search } from '../../experiments/figure.ts'
+import { languageLesson } from '../../experiments/formal-languages.ts'
 import { figures } from '../../experiments/index.ts'
-import { learn } from '../../experiments/learn.ts'
+import { type Course, cellsOf, type Exam, type Lesson, learn, pupilOf } from '../../experiments/learn.ts'
+import { mqarLesson } from '../../experiments/mqar.ts'
+import { translate } from '../../experiments/sequence-to-sequence.ts'
+import { arithmeticLesson } from '../../experiments/state-tracking.ts'
 import { tasks } from '../../tasks/index.ts'
 import { reference, wasm } from '../helpers.ts'
 
@@ -12,6 +17,32 @@ const cellOf = (figure: string, name: string): Cell => {
   const cell = figures[figure].cells([1, 2]).find((cell) => cell.name === name)
   assert.ok(cell, name)
   return cell
+}
+
+const shortParity: Lesson = {
+  task: tasks['parity-final'],
+  settings: { minLength: 2, maxLength: 6 },
+  model: {
+    dModel: 32,
+    heads: 2,
+    layers: 1,
+    dFf: 32,
+    featureMap: 'silu',
+    featureNorm: 'l2',
+    betaRange: 2,
+    conv: 2,
+    attentionNorm: true,
+  },
+  training: {
+    ...{ batch: 32, optimizer: 'adamw', schedule: 'cosine', lr: 5e-3, matrixLr: 0, warmup: 10, lrFloor: 0, beta2: 0.99 },
+    ...{ weightDecay: 0, clip: 1 },
+  },
+  search: { limit: 400, every: 50, goal: 1, higher: true, patience: 10 },
+  test: { settings: { testMin: 2, testMax: 6 }, split: 'valid', examples: 64 },
+  exams: [
+    { settings: { testMin: 2, testMax: 6 }, split: 'test', examples: 64 },
+    { settings: { testMin: 9, testMax: 12 }, split: 'test', examples: 64 },
+  ],
 }
 
 describe('experiments', () => {
@@ -50,39 +81,86 @@ describe('experiments', () => {
     await assert.rejects(cellOf('retrieval-update', 'sum-DPFP-1_S20_seed1').run(stop), /^Error: enough$/)
   })
 
+  it('multi-query recall: a model 16 wide recalls 4 pairs with the delta rule, and not with the sum rule', async () => {
+    const recall = async (memory: string): Promise<number> => {
+      const lesson = mqarLesson(16, memory)
+      const small = { settings: { vocabulary: 32, length: 16, pairs: 4 }, search: { ...lesson.search, limit: 300 } }
+      return (await learn({ ...lesson, ...small }, 1, quiet)).values[0]
+    }
+    const [sum, delta] = [await recall('linear attention'), await recall('delta')]
+    assert.ok(delta > 0.98 && sum < 0.8, `delta ${delta}, sum ${sum}`)
+  })
+
+  // Of four pairs it learns nothing for a thousand steps of 128 sequences.
+  it('Ba 2016: fast weights and an LSTM keep the digit of one pair', async () => {
+    for (const net of ['ba', 'lstm'] as const) {
+      const lesson = baLesson(20, net)
+      const search = { ...lesson.search, limit: 300, every: 100 }
+      const { values, steps } = await learn({ ...lesson, settings: { pairs: 1 }, search }, 1, quiet)
+      assert.ok(values[0] > 0.95, `${net}: ${values[0]} after ${steps} steps`)
+    }
+  })
+
+  it('formal languages: a recurrent delta net follows the parity of longer strings, linear attention does not', async () => {
+    const short = { minLength: 2, maxLength: 8, testMin: 11, testMax: 16 }
+    const follow = async (memory: string): Promise<number> => {
+      const lesson = languageLesson(tasks.parity, memory)
+      const test: Exam = { settings: { minLength: 6, maxLength: 10 }, split: 'valid', examples: 50 }
+      const exams: Exam[] = [{ split: 'test', examples: 50 }]
+      return (await learn({ ...lesson, settings: short, test, exams, search: { ...lesson.search, limit: 400 } }, 1, quiet)).values[0]
+    }
+    const [recurrent, sum] = [await follow('recurrent delta'), await follow('linear attention')]
+    assert.ok(recurrent > 0.9 && sum < 0.5, `recurrent ${recurrent}, sum ${sum}`)
+  })
+
+  it('state tracking: DeltaProduct learns the value of up to three numbers', async () => {
+    const lesson = arithmeticLesson('DeltaProduct, 2 steps to 2')
+    const settings = { minLength: 3, maxLength: 7, testMin: 3, testMax: 7 }
+    const exam: Exam = { split: 'test', examples: 256 }
+    const [search, training] = [
+      { ...lesson.search, limit: 200 },
+      { ...lesson.training, batch: 64 },
+    ]
+    const small = { stages: [], settings, search, training, test: exam, exams: [exam] }
+    const { values } = await learn({ ...lesson, ...small }, 1, quiet)
+    assert.ok(values[0] > 0.6, `${values}`)
+  })
+
+  it('sequence to sequence: some of dates is understood after 100 steps', async () => {
+    const { values, steps, end } = await translate('softmax', 1, 100, quiet)
+    assert.deepEqual([steps, end], [100, 'step limit'])
+    assert.ok(values[0] > 15, `BLEU ${values[0]}`)
+  })
+
   it('a task is learnt: parity of short sequences', async () => {
-    const outcome = await learn(
-      {
-        task: tasks['parity-final'],
-        settings: { minLength: 2, maxLength: 6 },
-        model: {
-          dModel: 32,
-          heads: 2,
-          layers: 1,
-          dFf: 32,
-          featureMap: 'silu',
-          featureNorm: 'l2',
-          betaRange: 2,
-          conv: 2,
-          attentionNorm: true,
-        },
-        training: {
-          ...{ batch: 32, optimizer: 'adamw', schedule: 'cosine', lr: 5e-3, matrixLr: 0, warmup: 10, lrFloor: 0, beta2: 0.99 },
-          ...{ weightDecay: 0, clip: 1 },
-        },
-        search: { limit: 400, every: 50, goal: 1, higher: true, patience: 10 },
-        test: { settings: { testMin: 2, testMax: 6 }, split: 'valid', examples: 64 },
-        exams: [
-          { settings: { testMin: 2, testMax: 6 }, split: 'test', examples: 64 },
-          { settings: { testMin: 9, testMax: 12 }, split: 'test', examples: 64 },
-        ],
-      },
-      1,
-      quiet,
-    )
+    const outcome = await learn(shortParity, 1, quiet)
     assert.equal(outcome.values.length, 2)
     assert.ok(outcome.values[0] >= 0.9, `${outcome.values} after ${outcome.steps}`)
     assert.ok(outcome.curve.every(([, value]) => value >= 0 && value <= 1))
+  })
+
+  it('a cell says what its course says instead of the metric, in places of its own', async () => {
+    const lesson: Lesson = { ...shortParity, search: { ...shortParity.search, limit: 1 } }
+    const course: Course = { row: 'delta (2)', columns: ['short', 'long'], seconds: 1, lesson, told: (share) => 100 * (1 - share) }
+    const [cell, other] = cellsOf([course], [1, 2], ({ columns }) => `_${columns[0]}`)
+    assert.deepEqual(
+      [cell.name, other.name, cell.row, cell.columns],
+      ['delta-2-_short_seed1', 'delta-2-_short_seed2', course.row, course.columns],
+    )
+    const shares = (await learn(lesson, 1, quiet)).values
+    assert.deepEqual(
+      (await cell.run(quiet)).values,
+      shares.map((share) => 100 * (1 - share)),
+    )
+  })
+
+  it('the early steps of a lesson are of its stages', async () => {
+    const { model, batches } = pupilOf({ ...shortParity, stages: [{ until: 2, settings: { maxLength: 3 } }] }, 4, 1)
+    model.dispose()
+    assert.deepEqual(
+      [0, 1, 2, 3].map((step) => batches.batch(step).T > 2),
+      [false, false, true, true],
+    )
   })
 
   describe('search', () => {
