@@ -8,9 +8,8 @@ import { checkSpecialRows } from './special.ts'
 describe('webgpu', () => {
   for (const c of cases)
     it(`${c.name}: like the reference`, async function () {
-      // A product is one of two kernels', by its size; every program of a net has a shader of its own, which takes a CPU seconds to compile.
-      const runs = c.name.startsWith('matmul') ? 20 : c.name === 'runNet' ? 4 : 10
-      await checkLikeReference(c, await webgpu(this), runs)
+      // A product is one of two kernels', by its size.
+      await checkLikeReference(c, await webgpu(this), c.name.startsWith('matmul') ? 20 : 10)
     })
 
   // More than a tile each way, the inner size cut into ranges, and rows that can't be read four at a time.
