@@ -270,12 +270,6 @@ export const netOps = [
 ] as const
 export type NetOp = (typeof netOps)[number]
 
-/** What an instruction does, whatever the sizes: its op, and the function that it applies, an index of unaryOps, -1 where it applies none. */
-export interface NetStep {
-  readonly op: NetOp
-  readonly unary: number
-}
-
 /**
  * Words of an instruction: the index of its op, the register `to` that it sets, that one's width n, a to e, and the bits of the float32 x, z.
  * Registers count in floats, in a file where each begins at a multiple of 4.
@@ -298,11 +292,10 @@ export interface NetSizes {
   P: number
   /** Snapshots of the state are stored every C tokens. */
   C: number
-  /** In the program: parts of the state, of the slow parameters. */
+  /** In the program: parts of the state, of the slow parameters, instructions. */
   stateParts: number
   slowParts: number
-  /** The program's instructions, in their order. */
-  steps: readonly NetStep[]
+  instructions: number
   /** Floats of the registers, and of a state and the slow parameters as `partWords` says. */
   registers: number
   stateFloats: number

@@ -17,7 +17,6 @@
 import {
   type NetOp,
   type NetSizes,
-  type NetStep,
   type NormKind,
   netOps,
   netWords,
@@ -437,14 +436,11 @@ function encode(parts: readonly Part[], instructions: readonly Instruction[]): I
   return code
 }
 
-const stepsOf = ({ instructions }: Net): NetStep[] =>
-  instructions.map(({ op, b, e }) => ({ op, unary: op === 'unary' ? b : op === 'write' ? e : -1 }))
-
 /** What kernels have to know of a net beside its code. */
 export function netSizes(net: Net, call: { B: number; T: number; H: number; C: number }): NetSizes {
   const { I, O, S, P, registers, stateFloats, slowFloats } = net
   const [stateParts, slowParts] = [net.state, net.slow].map((parts) => Object.keys(parts).length)
-  return { ...call, I, O, S, P, stateParts, slowParts, steps: stepsOf(net), registers, stateFloats, slowFloats }
+  return { ...call, I, O, S, P, stateParts, slowParts, instructions: net.instructions.length, registers, stateFloats, slowFloats }
 }
 
 /** A net from the function that writes its program (see the head of this file). Errors name the net and the instruction. */

@@ -20,9 +20,8 @@ import {
   webgpuDevice,
   zeros,
 } from '../../engine/index.ts'
-import { elementwise } from '../../kernels-wgsl/generated/wgsl.ts'
+import * as shaders from '../../kernels-wgsl/generated/wgsl.ts'
 import { program, readAndFree, webgpu } from '../helpers.ts'
-import { shaders } from './shaders.ts'
 
 /** The device on which everything is checked and nothing computed: needs no driver. */
 async function withNull(body: (gpu: Gpu) => Promise<void>): Promise<void> {
@@ -35,7 +34,7 @@ async function withNull(body: (gpu: Gpu) => Promise<void>): Promise<void> {
 }
 
 describe('WGSL', () => {
-  for (const shader of shaders)
+  for (const shader of Object.values<Shader>(shaders))
     it(`${shader.name}.wgsl: every kernel compiles, with 8 storage buffers at most`, () =>
       withNull(async ({ device }) => {
         for (const entry of shader.entries) {
@@ -49,7 +48,7 @@ describe('WGSL', () => {
   const broken: Shader = {
     name: 'broken',
     files: [
-      ...elementwise.files.slice(0, 2),
+      ...shaders.elementwise.files.slice(0, 2),
       { name: 'broken', source: '// one line\n@compute @workgroup_size(1) fn half() {\n  let x: f32 = 1u;\n}\n' },
     ],
     entries: ['half'],
@@ -79,7 +78,7 @@ describe('WGSL', () => {
   it('a batch that is refused is an error of the read that submits it', () =>
     withNull(async (gpu) => {
       const [x, y] = [gpu.allocate(4), gpu.allocate(4000)]
-      gpu.run(elementwise, 'fill', { y }, { n: 1 }, 1)
+      gpu.run(shaders.elementwise, 'fill', { y }, { n: 1 }, 1)
       y.memory.buffer.destroy()
       await assert.rejects(gpu.read(x, 1), /^Error: webgpu: a batch was refused: .*destroyed/)
     }))

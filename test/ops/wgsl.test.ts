@@ -1,12 +1,11 @@
 /** What a GPU's driver may do to a NaN, the sources of its kernels must not leave to it: see kernels-wgsl/common.wgsl. */
 import assert from 'node:assert/strict'
 import { webgpuDevice } from '../../engine/index.ts'
-import { elementwise } from '../../kernels-wgsl/generated/wgsl.ts'
-import { shaders } from './shaders.ts'
+import * as kernels from '../../kernels-wgsl/generated/wgsl.ts'
 
-const [{ source: common }, { source: math }] = elementwise.files
+const [{ source: common }, { source: math }] = kernels.elementwise.files
 /** Each shader's own files, without those that come before every other. */
-const sources = shaders.map(({ name, files }) => ({
+const sources = Object.values(kernels).map(({ name, files }) => ({
   name,
   source: files
     .slice(2)

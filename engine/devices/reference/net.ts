@@ -273,7 +273,7 @@ interface Program {
   instructions: Instruction[]
 }
 
-function decode({ data }: RefStorage, { stateParts, slowParts, steps: { length } }: NetSizes): Program {
+function decode({ data }: RefStorage, { stateParts, slowParts, instructions }: NetSizes): Program {
   const code = Int32Array.from(data)
   const floats = new Float32Array(code.buffer)
   const rows = Array.from(
@@ -283,7 +283,7 @@ function decode({ data }: RefStorage, { stateParts, slowParts, steps: { length }
   return {
     state: rows.slice(0, stateParts),
     slow: rows.slice(stateParts),
-    instructions: Array.from({ length }, (_, i) => {
+    instructions: Array.from({ length: instructions }, (_, i) => {
       const word = rows.length * partWords + i * netWords
       const [op, to, n, a, b, c, d, e] = code.subarray(word, word + 8)
       return { op: netOps[op], to, n, a, b, c, d, e, x: floats[word + 8], z: floats[word + 9] }

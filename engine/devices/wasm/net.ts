@@ -11,7 +11,7 @@ const worthSharing = 1 << 18
 /** Between the blocks of scratch memory, in floats. */
 const gap = 16
 
-const sizesOf = ({ T, H, I, O, S, P, C, stateParts, slowParts, steps, registers, stateFloats, slowFloats }: NetSizes) => [
+const sizesOf = ({ T, H, I, O, S, P, C, stateParts, slowParts, instructions, registers, stateFloats, slowFloats }: NetSizes) => [
   T,
   H,
   I,
@@ -21,7 +21,7 @@ const sizesOf = ({ T, H, I, O, S, P, C, stateParts, slowParts, steps, registers,
   C,
   stateParts,
   slowParts,
-  steps.length,
+  instructions,
   registers,
   stateFloats,
   slowFloats,

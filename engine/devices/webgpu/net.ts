@@ -1,47 +1,13 @@
 /**
- * Recurrent nets by their programs: kernels-wgsl/net.wgsl, net-program.wgsl. A workgroup is one head of one sequence, with scratch memory of its own; as
- * many at a time as `scratchFloats` holds.
+ * Recurrent nets by their programs: kernels-wgsl/net.wgsl. A workgroup is one head of one sequence, with scratch memory of its own; as many at a
+ * time as `scratchFloats` holds.
  */
-import { netProgram, net as transfer } from '../../../kernels-wgsl/generated/wgsl.ts'
-import type { Kernels, NetInputs, NetSizes, NetStep } from '../kernels.ts'
+import { net as kernels } from '../../../kernels-wgsl/generated/wgsl.ts'
+import type { Kernels, NetInputs, NetSizes } from '../kernels.ts'
 import { type Block, show } from './memory.ts'
-import type { Gpu, Shader } from './runtime.ts'
+import type { Gpu } from './runtime.ts'
 
 const scratchFloats = 2 ** 26
-
-/** What net-program.wgsl lacks: the instructions of a program, one after the other, and in reverse. */
-export function sourceOfSteps(steps: readonly NetStep[]): string {
-  const calls = steps.map(({ op, unary }, index) => {
-    const [i, f] = [`instructionAt(${index})`, `${unary}u, instructionAt(${index})`]
-    if (op === 'input') return { step: `inputForward(${i}, t, thread);`, back: `inputBackward(${i}, d, row, thread);` }
-    if (op === 'output') return { output: `outputForward(${i}, t, row, thread);`, back: `outputBackward(${i}, d, row, thread);` }
-    if (op === 'unary') return { step: `unaryForward(${f}, t, thread);`, back: `unaryBackward(${f}, t, d, thread);` }
-    const [step, back] = [`${op}Forward(${i}, t, thread);`, `${op}Backward(${i}, t, d, thread);`]
-    // Of the fast matrices that are written, some by way of a function.
-    if (unary < 0) return { step, back }
-    return { step: `${step} activateForward(${f}, t, thread);`, back: `activateBackward(${f}, t, d, thread); ${back}` }
-  })
-  const body = (lines: readonly (string | undefined)[]): string => `{\n${lines.filter(Boolean).join('\n')}\n}`
-  return [
-    `fn forward(t: Token, thread: i32) ${body(calls.map(({ step }) => step))}`,
-    `fn outputs(t: Token, row: i32, thread: i32) ${body(calls.map(({ output }) => output))}`,
-    `fn backward(t: Token, d: Cotangents, row: i32, thread: i32) ${body(calls.map(({ back }) => back).reverse())}`,
-  ].join('\n')
-}
-
-type ProgramShader = Omit<typeof netProgram, 'name' | 'files'> & Shader
-/** One for each order of ops. */
-const shaders = new Map<string, ProgramShader>()
-
-function shaderOf(steps: readonly NetStep[]): ProgramShader {
-  const source = sourceOfSteps(steps)
-  const known = shaders.get(source)
-  if (known) return known
-  const name = `${netProgram.name}-${shaders.size + 1}`
-  const made = { ...netProgram, name, files: [...netProgram.files, { name, source }] }
-  shaders.set(source, made)
-  return made
-}
 
 /** Floats that a head has of each region of the work. */
 type Regions = Record<string, number>
@@ -72,7 +38,7 @@ export function netKernels(gpu: Gpu): Pick<Kernels<Block>, 'net' | 'netBackward'
     heads: number,
     work: Block,
   ) {
-    const { T, H, I, O, S, P, C, stateParts, slowParts, registers, stateFloats, slowFloats } = sizes
+    const { T, H, I, O, S, P, C, stateParts, slowParts, instructions, registers, stateFloats, slowFloats } = sizes
     const at: Regions = {}
     let end = 0
     for (const [name, floats] of Object.entries(regions)) {
@@ -89,6 +55,7 @@ export function netKernels(gpu: Gpu): Pick<Kernels<Block>, 'net' | 'netBackward'
       head,
       heads,
       parts: stateParts + slowParts,
+      instructions,
       registers,
       stateFloats,
       tokenised: Number(tokens !== null),
@@ -103,12 +70,12 @@ export function netKernels(gpu: Gpu): Pick<Kernels<Block>, 'net' | 'netBackward'
       load(region: string, packed: Block | null, repeated = false): void {
         const which = region.endsWith('slow') ? ofSlow : ofState
         const more = { ...which, region: at[region], present: Number(packed !== null), repeated: Number(repeated) }
-        gpu.run(transfer, 'load', { program, work, given: packed }, { ...params, ...more }, heads)
+        gpu.run(kernels, 'load', { program, work, given: packed }, { ...params, ...more }, heads)
       },
       store(region: string, packed: Block | null): void {
         if (!packed) return
         const which = region.endsWith('slow') ? ofSlow : ofState
-        gpu.run(transfer, 'store', { program, work, results: packed }, { ...params, ...which, region: at[region] }, heads)
+        gpu.run(kernels, 'store', { program, work, results: packed }, { ...params, ...which, region: at[region] }, heads)
       },
     }
   }
@@ -117,20 +84,18 @@ export function netKernels(gpu: Gpu): Pick<Kernels<Block>, 'net' | 'netBackward'
     net(inputs, { y, sT, states }, sizes) {
       const { program, x, parameters, fresh, s0, tokens } = inputs
       const { registers, stateFloats, slowFloats } = sizes
-      const shader = shaderOf(sizes.steps)
       const regions = { slow: slowFloats, start: stateFloats, state: stateFloats, r: registers }
       forEachPart(inputs, sizes, regions, ({ work, params, load, store }) => {
         load('slow', parameters, true)
         load('start', fresh, true)
         load('state', s0 ?? fresh, s0 === null)
-        gpu.run(shader, 'net', { program, work, tokens, x, y, states }, { ...params, snapshots: Number(states !== null) }, params.heads)
+        gpu.run(kernels, 'net', { program, work, tokens, x, y, states }, { ...params, snapshots: Number(states !== null) }, params.heads)
         store('state', sT)
       })
     },
     netBackward(inputs, saved, { dy, dsT }, { dx, dparameters, dfresh, ds0 }, sizes) {
       const { program, x, parameters, fresh, tokens } = inputs
       const { T, C, registers, stateFloats, slowFloats } = sizes
-      const shader = shaderOf(sizes.steps)
       const n = Math.min(C, T)
       const regions = {
         slow: slowFloats,
@@ -147,7 +112,7 @@ export function netKernels(gpu: Gpu): Pick<Kernels<Block>, 'net' | 'netBackward'
         load('start', fresh, true)
         load('dslow', null)
         load('dstate', dsT)
-        gpu.run(shader, 'netBackward', { program, work, tokens, x, dy, saved, dx }, params, params.heads)
+        gpu.run(kernels, 'netBackward', { program, work, tokens, x, dy, saved, dx }, params, params.heads)
         store('dslow', dparameters)
         store('dstart', dfresh)
         store('dstate', ds0)
