@@ -64,7 +64,7 @@ const courses = Object.keys(memories).flatMap((row) =>
 export const formalLanguages: Record<string, Figure> = {
   'formal-languages': {
     title: 'Formal languages with an answer at each place',
-    source: 'Irie 2023, section 4, with the data of Bhattamishra 2020; its tables are not at hand here',
+    source: 'Irie 2023, section 4, with the data of Bhattamishra 2020; without official values',
     measure: 'share of strings with all answers right; higher is better',
     axes: ['memory', 'language and lengths'],
     scaled: `models 32 wide with two layers, at most ${stepLimit.toLocaleString('en')} steps of 32 fresh strings (published: 300 epochs of 10,000 strings), fewer where 100 strings of 26 to 75 letters are all right; at most 200 strings are asked (published: 2,000).`,
