@@ -34,7 +34,7 @@ const training: Omit<Lesson['training'], 'batch' | 'clip'> = {
   ...{ optimizer: 'adamw', schedule: 'cosine', lr: 3e-3, matrixLr: 0, warmup: 100, lrFloor: 0.01, beta2: 0.98, weightDecay: 0 },
 }
 const batch = 64
-const stepLimit = 2000
+const stepLimit = 3000
 /** Pairs. */
 const asked = { train: 20_000, valid: 100, test: 400 }
 /** Characters of an answer with its end. */

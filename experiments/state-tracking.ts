@@ -65,7 +65,7 @@ const parityLesson = (row: string): Lesson => ({
 const arithmeticRows: Readonly<Record<string, Row>> = {
   'delta, strengths to 1': { model: {}, official: [0.998, 0.738, 0.046, -0.007] },
   'delta, strengths to 2': { model: { betaRange: 2 }, official: [0.999, 0.974, 0.803, 0.295] },
-  // The rule has a gate; this one forgets nothing.
+  // The rule has a gate; this one forgets next to nothing.
   'DeltaProduct, 2 steps to 2': {
     model: { betaRange: 2, rule: 'delta-product', stepsPerToken: 2, gate: 'logsigmoid', gateDivisor: 10_000 },
   },
