@@ -38,7 +38,7 @@ options
                        run lasts longer is sampled once, in rules and aft one of which it would last 10 times as long is left out
   --threads N          rules, scale, aft, nets: threads of the wasm device (default 1); torch: of it and of ours (default one a core)
   --device NAME        train, rules, scale, aft, nets: wasm, webgpu, auto (a GPU that works, else wasm), or reference, which is plain, slow and
-                       for small sizes only (default wasm)
+                       for small sizes only (default wasm); of nets webgpu is SwiftShader, as of the benchmark webgpu
   --batch B --heads H --key K --value V
                        rules: the other sizes (default 1, 8, 64, 64), scale: all but the batch (default 2, 64, 64); the batch is aft's and
                        nets', too, heads are nets' (default 2, 4)

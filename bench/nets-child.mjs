@@ -50,7 +50,7 @@ function contend(name, rule) {
 serve({
   async open({ device: choice, threads, ...rest }) {
     await enableSimd()
-    const device = await openDevice(choice, { wasm: { threads, relaxed: true }, webgpu: { software: true } })
+    const device = await openDevice(choice, { wasm: { threads, relaxed: true }, webgpu: { software: choice === 'webgpu' } })
     setDevice(device)
     sizes = rest
     return { description: device.description, names: Object.keys(nets) }

@@ -13,8 +13,10 @@ export interface Work {
   sample(): Promise<void>
 }
 
-/** Of each: milliseconds a step, a character evaluated, a character sampled; or how many of them. */
+/** Milliseconds a step, a character evaluated, a character sampled. */
 export type Pace = Readonly<Record<keyof Work, number>>
+/** How many of each. */
+export type Counts = Readonly<Record<keyof Work, number>>
 
 /** What a run does beside its steps: characters that it evaluates for each step, and at the end; characters of the sample. */
 export interface Beside {
@@ -34,10 +36,10 @@ export const leastSteps = 10
 const mostSteps = 1e9
 
 /**
- * `clock` gives milliseconds. Takes a tenth of the budget at most, unless single steps are longer: one of each is timed. `most`: how many of each the
- * run itself has; there's no need to time more.
+ * `clock` gives milliseconds. Takes a tenth of the budget at most, unless single steps are longer: one of each is timed. `most`: how many steps,
+ * and characters, the run itself has: no more are timed, nor taken before to warm up.
  */
-export async function measurePace(work: Work, budget: number, clock: () => number, most?: Pace): Promise<Pace> {
+export async function measurePace(work: Work, budget: number, clock: () => number, most?: Counts): Promise<Pace> {
   /** Until the window is over; milliseconds for one of what `once` counts. */
   const timed = async (window: number, once: () => Promise<number>, enough = Infinity): Promise<number> => {
     const limit = Math.min(window, share * budget)

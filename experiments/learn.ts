@@ -76,7 +76,7 @@ function largest(values: ArrayLike<number>, from: number, n: number): number {
 export interface Pupil {
   readonly model: Transformer
   readonly optimizer: Optimizer
-  /** What it learns from. */
+  /** What it learns from, by the step. */
   readonly batches: Pick<Sampler, 'batch'>
   /** The next step's loss; throws a DivergenceError. */
   step(): Promise<number>
@@ -101,6 +101,7 @@ export function pupilOf(
     until,
     sampler: taskBatches(task, settingsOf(task, { ...settings, ...early }), { B: training.batch, seed }),
   }))
+  if (stages.some(({ until }, i) => i > 0 && until <= stages[i - 1].until)) throw new Error('stages: each must end after the one before')
   const batches = { batch: (step: number) => samplers.find(({ until }) => step < until)!.sampler.batch(step) }
   const drawn = new Map<Exam, Example[]>()
   const settingsIn = (exam: Exam): object => settingsOf(task, { ...settings, ...exam.settings })

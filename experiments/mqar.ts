@@ -1,5 +1,5 @@
 /**
- * Multi-query associative recall (Arora 2023, "Zoology", figure 2): how wide a model has to be to recall several keys. Softmax attention recalls them at any width;
+ * Multi-query associative recall (Arora 2023, "Zoology", figure 2): how wide a model has to be to recall several keys. Softmax attention that is told which token came before recalls them at any width;
  * what has a memory of fixed size needs one that grows with the number of pairs. Tests: test/experiments.
  */
 import type { TransformerConfig } from '../nn/transformer.ts'

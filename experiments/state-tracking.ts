@@ -1,6 +1,6 @@
 /**
  * State tracking (Grazzi 2025): a memory whose write strengths end at 1 can only shrink what it holds, and finds no parity of long sequences; with strengths
- * up to 2 it turns it round. Trained on up to 40 symbols, asked of up to 256. Tests: test/experiments.
+ * up to 2 it turns it round; several steps a token do more (Siems 2025). Trained on up to 40 symbols, asked of up to 256. Tests: test/experiments.
  */
 import type { TransformerConfig } from '../nn/transformer.ts'
 import { modularArithmetic, parityFinal } from '../tasks/state-tracking.ts'
@@ -81,7 +81,6 @@ export const arithmeticLesson = (row: string): Lesson => ({
     { until: 1100, settings: { maxLength: 20 } },
     { until: 1500, settings: { maxLength: 28 } },
   ],
-  // One layer learns the short ones in half the steps that two need.
   model: { ...model, dModel: 64, heads: 2, layers: 1, dFf: 128, ...arithmeticRows[row].model },
   training: { ...training, batch: 256 },
   search: { limit: arithmeticSteps, every: 200, goal: 1, higher: true, patience: Infinity },
@@ -105,7 +104,7 @@ export const stateTracking: Record<string, Figure> = {
     {
       title: 'Modular arithmetic of sequences longer than those of training',
       source: `${source}; there is none of DeltaProduct (Siems 2025)`,
-      scaled: `one layer 64 wide with two heads (published: two layers 128 wide with four); ${arithmeticSteps.toLocaleString('en')} steps of 256 sequences with Muon, the first 1,500 of shorter ones, at first of at most 9 symbols (published: 100,000 steps of 256 with AdamW); 256 sequences of each bin are asked (published: 8,192 in all).`,
+      scaled: `one layer 64 wide with two heads (published: two layers 128 wide with four); at most ${arithmeticSteps.toLocaleString('en')} steps of 256 sequences with Muon, fewer where 128 sequences of 21 to 80 symbols are all right, the first 1,500 of shorter ones, at first of at most 9 symbols (published: 100,000 steps of 256 with AdamW); 256 sequences of each bin are asked (published: 8,192 in all).`,
     },
   ),
 }

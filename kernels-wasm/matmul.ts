@@ -2,8 +2,8 @@
  * Matrix products: C[M,N] = activation(A[M,K] B[K,N] [+ C] [+ bias]), batched, either side stored transposed.
  *
  * The sum over k is taken in blocks of KC: c = (block 0) + (block 1) + ..., each block summed in the order of k. That order is the same on
- * every path below and for every element: a row of C depends neither on the other rows nor on the number of threads nor on the width of
- * the processor's vectors (a token generated alone gets the same bits as within a sequence), and the rounding error grows with KC + K / KC
+ * every path below and for every element: a row of C depends neither on the other rows (but for the sign of a 0 that a sparse product comes to by
+ * underflow) nor on the number of threads nor on the width of the processor's vectors (a token generated alone gets the same bits as within a sequence), and the rounding error grows with KC + K / KC
  * rather than with K.
  *
  * B is packed as panels of [k][16], which stay in the first-level cache while the rows of A pass by. A is read in place, and packed as
@@ -73,7 +73,7 @@ function packB(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: 
   v128.store(to + 3 * stride, v128.shuffle<i64>(high01, high23, 1, 3))
 }
 
-/** A[m0 .. m0+rows, k0 .. k0+kc), stored transposed, -> strips of [kc][4 or 6 rows]; rows past the last are left as they are. */
+/** A[m0 .. m0+rows, k0 .. k0+kc), stored transposed, -> strips of [kc][4 or 6 rows]; rows past the last are 0. */
 function packA(a: usize, M: i32, k0: i32, kc: i32, m0: i32, rows: i32, strip: i32, packed: usize): void {
   const step = <usize>M << 2
   for (let r = 0; r < rows; r += strip) {
@@ -88,6 +88,7 @@ function packA(a: usize, M: i32, k0: i32, kc: i32, m0: i32, rows: i32, strip: i3
         to += strip << 2
       }
     } else {
+      memory.fill(to, 0, <usize>kc * strip << 2)
       for (let k = 0; k < kc; k++) {
         for (let q = 0; q < live; q++) store<f32>(to + (q << 2), load<f32>(from + (q << 2)))
         from += step
@@ -367,7 +368,7 @@ function isFinitePanel(panel: usize, kc: i32): boolean {
   return v128.all_true<i32>(f32x4.eq(sums, f32x4.splat(0)))
 }
 
-/** Whether rows of A have nothing but zeros at k .. k + 4; packed, they are those of a strip at k. */
+/** Whether there are only zeros: in place, in four k of each row; packed, in the four rows of a strip at one k. */
 @inline function areZero(a: usize, rowStep: usize, row1: usize, row2: usize, row3: usize, rows: i32): boolean {
   let some = v128.or(v128.or(v128.load(a), v128.load(a + row1)), v128.or(v128.load(a + row2), v128.load(a + row3)))
   if (rows == 6) some = v128.or(some, v128.or(v128.load(a + 4 * rowStep), v128.load(a + 5 * rowStep)))

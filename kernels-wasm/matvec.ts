@@ -1,5 +1,5 @@
 /**
- * Products of few rows with a matrix that stays the same, as when tokens are generated: C[M,N] = activation(A[M,K] B[K,N] [+ C] [+ bias]) with B
+ * Products of fewer than six rows with a matrix that stays the same, as when tokens are generated: C[M,N] = activation(A[M,K] B[K,N] [+ C] [+ bias]) with B
  * packed beforehand, once for all calls. Every element is the same sum in the same order as in matmul.ts, to the bit.
  *
  * With one row each number of B is used once, so what counts is how fast B comes in: it is read from end to end, into eight vectors of sums, as

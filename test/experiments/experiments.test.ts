@@ -126,7 +126,7 @@ describe('experiments', () => {
     assert.ok(values[0] > 0.6, `${values}`)
   })
 
-  it('sequence to sequence: some of dates is understood after 100 steps', async () => {
+  it('sequence to sequence: some dates are understood after 100 steps', async () => {
     const { values, steps, end } = await translate('softmax', 1, 100, quiet)
     assert.deepEqual([steps, end], [100, 'step limit'])
     assert.ok(values[0] > 15, `BLEU ${values[0]}`)

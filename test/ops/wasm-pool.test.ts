@@ -7,7 +7,7 @@ import { fastWeightKernels } from '../../engine/devices/wasm/fast-weights.ts'
 import { matmulKernels } from '../../engine/devices/wasm/matmul.ts'
 import { type Block, createMemory } from '../../engine/devices/wasm/memory.ts'
 import { createPool, type Pool, relaxedAvailable } from '../../engine/devices/wasm/pool.ts'
-import { program, uniforms, withoutSharedMemory } from '../helpers.ts'
+import { program, random, uniforms, withoutSharedMemory } from '../helpers.ts'
 
 describe('wasm memory', () => {
   it('hands out aligned blocks that never overlap, and counts what was asked for', () => {
@@ -112,8 +112,13 @@ describe('wasm memory', () => {
   })
 })
 
-/** A product of seeded numbers on the pool. */
-function product(pool: Pool, sizes: Partial<MatmulSizes> & Pick<MatmulSizes, 'M' | 'N' | 'K'>, withBias = false): Float32Array {
+/** A product of seeded numbers on the pool; `change` sees both sides before. */
+function product(
+  pool: Pool,
+  sizes: Partial<MatmulSizes> & Pick<MatmulSizes, 'M' | 'N' | 'K'>,
+  withBias = false,
+  change: (a: Float32Array, b: Float32Array) => void = () => {},
+): Float32Array {
   const { M, N, K, batch = 1 } = sizes
   const full: MatmulSizes = {
     ...{ batch, strideA: M * K, strideB: K * N, transposeA: false, transposeB: false, sparse: false, accumulate: false, activation: null },
@@ -127,6 +132,7 @@ function product(pool: Pool, sizes: Partial<MatmulSizes> & Pick<MatmulSizes, 'M'
   }
   const blocks = [fill(batch * M * K, 1), fill(batch * K * N, 2), fill(N, 3), fill(batch * M * N, 4)]
   const [a, b, bias, c] = blocks
+  change(memory.float32(a, batch * M * K), memory.float32(b, batch * K * N))
   matmulKernels(pool).matmul(a, b, withBias ? bias : null, c, full)
   const result = memory.float32(c, batch * M * N).slice()
   for (const block of blocks) memory.free(block)
@@ -173,6 +179,35 @@ for (const relaxed of relaxedAvailable() ? [false, true] : [false])
           for (let M = 1; M <= 30; M++) {
             const sizes = { M, N: 40, K, transposeA }
             assert.deepEqual(product(pools[0], { ...sizes, sparse: true }), product(pools[0], sizes), JSON.stringify(sizes))
+          }
+    })
+
+    it('zeros that rows begin and end with take nothing from what stands beside them, and change no bit of the rest', () => {
+      const N = 40
+      for (const K of [1, 7, 30, 600])
+        for (const transposeA of [false, true])
+          for (let M = 1; M <= 20; M++) {
+            const next = random(100 * M + K)
+            const bands = Array.from({ length: M }, () => [next(), next()].map((u) => Math.floor(u * (K + 1))).sort((x, y) => x - y))
+            const within = (m: number, k: number): boolean => bands[m][0] <= k && k < bands[m][1]
+            const k0 = Math.floor(next() * K)
+            const run = (sparse: boolean, beside: number): Float32Array =>
+              product(pools[0], { M, N, K, transposeA, sparse }, false, (a, b) => {
+                for (let m = 0; m < M; m++) for (let k = 0; k < K; k++) if (!within(m, k)) a[transposeA ? k * M + m : m * K + k] = 0
+                // Of the panels of 16 columns only the second.
+                b[k0 * N + 20] = beside
+              })
+            const what = JSON.stringify({ M, K, transposeA, k0, bands })
+            const dense = run(false, 0.5)
+            assert.deepEqual(run(true, 0.5), dense, what)
+            for (const beside of [Number.NaN, Number.POSITIVE_INFINITY]) {
+              const sparse = run(true, beside)
+              const none = run(false, 0)
+              for (const [at, x] of sparse.entries())
+                if (at % N !== 20) assert.equal(x, dense[at], what)
+                else if (within(Math.floor(at / N), k0)) assert.ok(!Number.isFinite(x), what)
+                else assert.equal(x, none[at], what)
+            }
           }
     })
 

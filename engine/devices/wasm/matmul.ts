@@ -38,6 +38,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       const activation = sizes.activation === null ? -1 : unaryOps.indexOf(sizes.activation)
       const biasPointer = bias?.pointer ?? 0
 
+      /** In a captured step, a B that stays: it is packed once, before the first step, and what it is packed into belongs to the capture. */
       const kept = !sparse && !transposeA && batch === 1 && M <= fewRows && pool.notes.stays(b)
       if (kept && M < MR) {
         const panels = Math.ceil(N / panelColumns)
@@ -59,7 +60,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
         return
       }
 
-      if (!kept && !sparse && (M === 1 || (M <= 3 && !transposeA))) {
+      if (!sparse && (M === 1 || (M <= 3 && !transposeA))) {
         const blockN = Math.min(up(N, 16), transposeB ? 64 : 256)
         const tasks = batch * Math.ceil(N / blockN)
         pool.run(
