@@ -1,6 +1,7 @@
 /** The process of all contenders at one length T of the benchmark of the attention free transformer. */
-import { add, aft, div, exp, matmul, mul, noGrad, ones, openDevice, scope, setDevice, tensor } from '../dist/engine/index.js'
+import { aft, div, exp, matmul, mul, noGrad, openDevice, scope, setDevice, tensor } from '../dist/engine/index.js'
 import { enableSimd, serve } from './child.mjs'
+import { numbers, repeatable } from './contending.mjs'
 import { calibrate, time } from './timing.mjs'
 import { watched } from './watched.mjs'
 
@@ -8,15 +9,6 @@ let device
 let memory
 let sizes
 const plans = new Map()
-
-const numbers = (shape, seed) => {
-  let x = seed
-  const values = Float32Array.from({ length: shape.reduce((n, d) => n * d, 1) }, () => {
-    x = (Math.imul(x, 1664525) + 1013904223) | 0
-    return x / 2 ** 31
-  })
-  return tensor(values, { shape, requiresGrad: true })
-}
 
 /** Biases for places up to the sequence's length, of which AFT-local looks at a band; beyond 2,048 of them the last row counts. */
 const side = (T) => Math.min(T, 2048)
@@ -53,23 +45,7 @@ function contend(name) {
   const { bias, run } = contenders[name]
   const { B, T, D } = sizes
   const leaves = [numbers([B, T, D], 1), numbers([B, T, D], 2), bias(sizes)].filter(Boolean)
-  const seed = ones([B, T, D])
   const forward = () => run(...leaves, ...(leaves.length < 3 ? [null] : []), sizes)
-  const forget = () => {
-    for (const x of leaves) {
-      x.grad?.dispose()
-      x.grad = null
-    }
-  }
-  const repeated = (work) => async (count) => {
-    for (let i = 0; i < count; i++) {
-      scope(work)
-      forget()
-    }
-    const y = scope(() => noGrad(() => add(seed, seed)))
-    await y.read()
-    y.dispose()
-  }
   return {
     y: async () => {
       const y = scope(() => noGrad(forward))
@@ -77,8 +53,7 @@ function contend(name) {
       y.dispose()
       return values
     },
-    forward: repeated(() => void noGrad(forward)),
-    both: repeated(() => forward().backward(seed)),
+    ...repeatable(forward, leaves, [B, T, D]),
     own: leaves.reduce((sum, x) => sum + (device.double ? 8 : 4) * x.size, 0),
   }
 }

@@ -1,50 +1,28 @@
 /** The process of all nets of the benchmark of recurrent nets. */
-import { add, deltaRule, nets, noGrad, ones, openDevice, runNet, scope, setDevice, tensor } from '../dist/engine/index.js'
+import { deltaRule, nets, openDevice, runNet, setDevice } from '../dist/engine/index.js'
 import { enableSimd, serve } from './child.mjs'
+import { numbers, repeatable } from './contending.mjs'
 import { calibrate, time } from './timing.mjs'
 
 let sizes
 const plans = new Map()
 
 /** So small that nothing saturates or grows. */
-const numbers = (shape, seed) => {
-  let x = seed
-  const values = Float32Array.from({ length: shape.reduce((n, d) => n * d, 1) }, () => {
-    x = (Math.imul(x, 1664525) + 1013904223) | 0
-    return x / 2 ** 33
-  })
-  return tensor(values, { shape, requiresGrad: true })
-}
+const limit = 1 / 4
 
 function contend(name, rule) {
   const { B, T, H, D } = sizes
-  let leaves
-  let forward
   if (rule) {
-    leaves = [D, D, D, 1].map((width, i) => numbers(i < 3 ? [B, T, H, width] : [B, T, H], i + 1))
+    const leaves = [D, D, D, 1].map((width, i) => numbers(i < 3 ? [B, T, H, width] : [B, T, H], i + 1, limit))
     const [q, k, v, beta] = leaves
-    forward = () => deltaRule(q, k, v, beta, undefined, { form: 'recurrent' }).y
-  } else {
-    const net = nets[name].build(D)
-    const x = numbers([B, T, H, net.I], 1)
-    const parameters = Object.fromEntries(Object.entries(net.parameters).map(([name, shape], i) => [name, numbers([H, ...shape], i + 2)]))
-    leaves = [x, ...Object.values(parameters)]
-    forward = () => runNet(net, x, { parameters }).y
+    return repeatable(() => deltaRule(q, k, v, beta, undefined, { form: 'recurrent' }).y, leaves, v.shape)
   }
-  const seed = ones(scope(() => noGrad(forward)).shape)
-  const repeated = (work) => async (count) => {
-    for (let i = 0; i < count; i++) {
-      scope(work)
-      for (const x of leaves) {
-        x.grad?.dispose()
-        x.grad = null
-      }
-    }
-    const y = scope(() => noGrad(() => add(seed, seed)))
-    await y.read()
-    y.dispose()
-  }
-  return { forward: repeated(() => void noGrad(forward)), both: repeated(() => forward().backward(seed)) }
+  const net = nets[name].build(D)
+  const x = numbers([B, T, H, net.I], 1, limit)
+  const parameters = Object.fromEntries(
+    Object.entries(net.parameters).map(([name, shape], i) => [name, numbers([H, ...shape], i + 2, limit)]),
+  )
+  return repeatable(() => runNet(net, x, { parameters }).y, [x, ...Object.values(parameters)], [B, T, H, net.O])
 }
 
 serve({

@@ -1,4 +1,5 @@
 /** Every recurrent net, its program run by one kernel, beside the delta rule token by token at the same sizes. */
+import { gpuEnvironment } from '../test/gpu-environment.mjs'
 import { start } from './child.mjs'
 import { digits, printTable, progress, UsageError } from './report.mjs'
 import { summary } from './timing.mjs'
@@ -18,7 +19,10 @@ export async function run({
   only = '',
 }) {
   if (more.length > 0) throw new UsageError(`--sizes: nets takes one length, not ${more.length + 1}`)
-  const child = start('./nets-child.mjs', { relaxed: device !== 'reference', env: await environment(device) })
+  const child = start('./nets-child.mjs', {
+    relaxed: device !== 'reference',
+    env: device === 'webgpu' ? await gpuEnvironment() : process.env,
+  })
   try {
     const { description, names } = await child.call('open', { device, threads, B, T, H, D })
     const chosen = names.filter((name) => name.includes(only))
@@ -39,7 +43,7 @@ export async function run({
         }
     progress('')
     const results = running.map(({ name, both, forward }) => ({ name, both: summary(both), forward: summary(forward) }))
-    console.log(`\n${description}; B ${B}, T ${T}, H ${H}, heads ${D} wide; medians of ${rounds} interleaved rounds\n`)
+    console.log(`\n${description}; B ${B}, T ${T}, H ${H}, heads ${D} wide; medians of up to ${rounds} interleaved rounds\n`)
     const token = ({ median }) => digits((1e6 * median) / (B * T))
     const ratio = (part, row) => digits(row[part].median / results[0][part].median)
     printTable(
@@ -50,11 +54,4 @@ export async function run({
   } finally {
     child.stop()
   }
-}
-
-/** On a software GPU, as `webgpu.mjs`. */
-async function environment(device) {
-  if (device !== 'webgpu') return process.env
-  const { gpuEnvironment } = await import('../test/gpu-environment.mjs')
-  return gpuEnvironment()
 }

@@ -97,9 +97,9 @@ function showAdapters(found: readonly AdapterReport[]): void {
   if (found.every(isSoftware)) row('driver for a GPU', driverHint())
 }
 
-/** Presets that are left out: made of the kernels that others are made of, and some of them loops over tokens, slow on a GPU. */
+/** Presets that are left out: made of the kernels that others are made of (`comba` is the default), and some of them loops over tokens, slow on a GPU. */
 export const composed: ReadonlySet<string> = new Set<PresetName>([
-  ...(['gdn2', 'precond-kda', 'gated-deltaproduct', 'momentum-delta', 'hgrn2', 'lightning', 'gsa'] as const),
+  ...(['comba', 'gdn2', 'precond-kda', 'gated-deltaproduct', 'momentum-delta', 'hgrn2', 'lightning', 'gsa'] as const),
   ...(['rwkv4', 'rwkv5', 'rwkv6', 'log-linear', 'titans'] as const),
   ...(['delta-lstm', 'delta-delta', 'recurrent-delta', 'smfwp', 'fwm', 'ba'] as const),
   ...(['programmer', 'recurrent-programmer', 'lstm', 'gru', 'rnn'] as const),
