@@ -2,6 +2,7 @@
 import { baRetrieval } from './ba-retrieval.ts'
 import type { Figure } from './figure.ts'
 import { formalLanguages } from './formal-languages.ts'
+import { listops } from './listops.ts'
 import { multiQuery } from './mqar.ts'
 import { retrieval } from './retrieval.ts'
 import { sequenceToSequence } from './sequence-to-sequence.ts'
@@ -13,5 +14,6 @@ export const figures: Readonly<Record<string, Figure>> = {
   ...multiQuery,
   ...baRetrieval,
   ...formalLanguages,
+  ...listops,
   ...sequenceToSequence,
 }

@@ -44,6 +44,7 @@ const initial = (net: NetName, d: number): Readonly<Record<string, Omit<Initial,
     ba: { W: { diagonal: 0.5 }, gain: { mean: 1 } },
     'recurrent-programmer': { W: bounded },
     rnn: { R: bounded },
+    irnn: { R: { diagonal: 1 } },
     lstm: { R: bounded },
     gru: { R: bounded },
   }

@@ -84,6 +84,12 @@ export const nets = {
     build: (D) => recurrentProgrammer({ X: D, D }),
   },
   rnn: { title: 'Vanilla RNN', source: 'Elman 1990', equation: 'h_t = \\tanh(x_t + h_{t-1} R)', build: (D) => vanillaRnn({ D }) },
+  irnn: {
+    title: 'IRNN',
+    source: 'Le 2015',
+    equation: 'h_t = \\mathrm{relu}(x_t + h_{t-1} R),\\quad R_0 = I',
+    build: (D) => vanillaRnn({ D, activation: 'relu' }),
+  },
   lstm: {
     title: 'LSTM',
     source: 'Hochreiter & Schmidhuber 1997; Gers 2000',

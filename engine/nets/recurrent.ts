@@ -2,18 +2,19 @@
  * Baselines without fast weights: their recurrent part, with slow weights of each head. x is what the input gives, biases included. Gates stand
  * in PyTorch's order. Rows of the table: index.ts.
  */
+import type { UnaryOp } from '../devices/kernels.ts'
 import { defineNet, type Net } from './program.ts'
 
 export interface RecurrentOptions {
   D: number
 }
 
-/** h_t = tanh(x_t + h_{t-1} R) (Elman 1990). */
-export function vanillaRnn({ D }: RecurrentOptions): Net {
-  return defineNet('RNN', (net) => {
+/** h_t = f(x_t + h_{t-1} R): with tanh (Elman 1990), or with relu the IRNN, whose R begins as the identity (Le 2015). */
+export function vanillaRnn({ D, activation = 'tanh' }: RecurrentOptions & { activation?: UnaryOp }): Net {
+  return defineNet(activation === 'relu' ? 'IRNN' : 'RNN', (net) => {
     const h0 = net.vector('h', D)
     const { x } = net.inputs({ x: D })
-    const h = net.tanh(net.add(x, net.read(net.slowMatrix('R', D, D), h0)))
+    const h = net.unary(activation, net.add(x, net.read(net.slowMatrix('R', D, D), h0)))
     net.next('h', h)
     net.output(h)
   })

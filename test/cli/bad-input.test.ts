@@ -44,7 +44,12 @@ describe('bad input', () => {
       const left = [...cases()]
       const snapshot = place.snapshot()
       const work = async (): Promise<void> => {
-        for (let next = left.pop(); next; next = left.pop()) assertRefused(await place.run(next[0]), code, next[1], next[0])
+        const { run, end } = place.server()
+        try {
+          for (let next = left.pop(); next; next = left.pop()) assertRefused(await run(next[0]), code, next[1], next[0])
+        } finally {
+          end()
+        }
       }
       await Promise.all([work(), work()])
       assert.deepEqual(place.snapshot(), snapshot)

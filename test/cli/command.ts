@@ -1,6 +1,6 @@
 /** Runs the real command in processes of their own, in a folder that holds a text and the settings of a tiny model. */
 import assert from 'node:assert/strict'
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, fork, spawn } from 'node:child_process'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -51,6 +51,11 @@ export function shown(child: ChildProcess, text: string): Promise<void> {
   })
 }
 
+const server = fileURLToPath(new URL('./server.js', import.meta.url))
+/** A command line whose arguments have no spaces, or a list. */
+const list = (words: string | readonly string[]): readonly string[] =>
+  typeof words === 'string' ? words.split(' ').filter(Boolean) : words
+
 export class Workplace {
   readonly folder = mkdtempSync(join(tmpdir(), 'fastweights-cli-'))
   readonly env = { ...process.env, FASTWEIGHTS_CACHE: join(this.folder, 'cache') }
@@ -70,17 +75,35 @@ export class Workplace {
   write = (name: string, content: string | Uint8Array): void => writeFileSync(this.path(name), content)
   remove = (): void => rmSync(this.folder, { recursive: true, force: true })
 
-  /** `words`: a command line whose arguments have no spaces, or a list. */
   start(words: string | readonly string[], options: { stdin?: 'ignore'; shell?: string } = {}): ChildProcess {
-    const list = typeof words === 'string' ? words.split(' ').filter(Boolean) : words
     const [command, parameters] =
-      options.shell === undefined ? [process.execPath, [main, ...list]] : ['sh', ['-c', options.shell, process.execPath, main, ...list]]
+      options.shell === undefined
+        ? [process.execPath, [main, ...list(words)]]
+        : ['sh', ['-c', options.shell, process.execPath, main, ...list(words)]]
     return spawn(command, parameters, { cwd: this.folder, env: this.env, stdio: ['ignore', 'pipe', 'pipe'] })
   }
 
   /** `shell`: a script for sh in which "$0" "$@" stands for the command. */
   run(words: string | readonly string[], options: { shell?: string } = {}): Promise<Result> {
     return ended(this.start(words, options))
+  }
+
+  /** A process that runs one command after the other: for many that end soon, since most of their time is a process's start. */
+  server(): { run(words: string | readonly string[]): Promise<Result>; end(): void } {
+    const child = fork(server, { cwd: this.folder, env: this.env })
+    return {
+      run: (words) =>
+        new Promise((resolve, reject) => {
+          const ended = (code: number | null): void => reject(new Error(`${words}: ended its process, with ${code}`))
+          child.once('exit', ended)
+          child.once('message', (result) => {
+            child.off('exit', ended)
+            resolve(result as Result)
+          })
+          child.send(list(words))
+        }),
+      end: () => child.disconnect(),
+    }
   }
 
   /** As `run`, but it must succeed. */
