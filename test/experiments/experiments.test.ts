@@ -6,6 +6,7 @@ import { type Cell, search } from '../../experiments/figure.ts'
 import { languageLesson } from '../../experiments/formal-languages.ts'
 import { figures } from '../../experiments/index.ts'
 import { type Course, cellsOf, type Exam, type Lesson, learn, pupilOf } from '../../experiments/learn.ts'
+import { listopsLesson } from '../../experiments/listops.ts'
 import { mqarLesson } from '../../experiments/mqar.ts'
 import { translate } from '../../experiments/sequence-to-sequence.ts'
 import { arithmeticLesson } from '../../experiments/state-tracking.ts'
@@ -92,8 +93,8 @@ describe('experiments', () => {
   })
 
   // Of four pairs it learns nothing for a thousand steps of 128 sequences.
-  it('Ba 2016: fast weights and an LSTM keep the digit of one pair', async () => {
-    for (const net of ['ba', 'lstm'] as const) {
+  it('Ba 2016: fast weights, an LSTM and an IRNN keep the digit of one pair', async () => {
+    for (const net of ['ba', 'lstm', 'irnn'] as const) {
       const lesson = baLesson(20, net)
       const search = { ...lesson.search, limit: 300, every: 100 }
       const { values, steps } = await learn({ ...lesson, settings: { pairs: 1 }, search }, 1, quiet)
@@ -124,6 +125,14 @@ describe('experiments', () => {
     const small = { stages: [], settings, search, training, test: exam, exams: [exam] }
     const { values } = await learn({ ...lesson, ...small }, 1, quiet)
     assert.ok(values[0] > 0.6, `${values}`)
+  })
+
+  it('ListOps: the delta rule learns expressions in expressions', async () => {
+    const lesson = listopsLesson('delta')
+    const exam: Exam = { split: 'test', examples: 256 }
+    const small = { stages: [], settings: { depth: 3 }, search: { ...lesson.search, limit: 150 }, test: exam, exams: [exam] }
+    const { values } = await learn({ ...lesson, ...small }, 1, quiet)
+    assert.ok(values[0] > 0.65, `${values}`)
   })
 
   it('sequence to sequence: some dates are understood after 100 steps', async () => {
