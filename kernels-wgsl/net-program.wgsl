@@ -57,22 +57,11 @@ fn squaresOf(a: i32, n: i32, mean: f32) -> f32 {
   return s;
 }
 
-/// The sum over c rows of a[q] M[q, j], M at column j, rows `width` apart: four at a time, and what is left.
+/// The sum over c rows of a[q] M[q, j], M at column j, rows `width` apart.
 fn column(a: i32, M: i32, c: i32, width: i32) -> f32 {
-  var s = vec4(0.0);
-  var q = 0;
-  var m = M;
-  for (; q + 4 <= c; q += 4) {
-    s += vec4(work[a + q], work[a + q + 1], work[a + q + 2], work[a + q + 3])
-      * vec4(work[m], work[m + width], work[m + 2 * width], work[m + 3 * width]);
-    m += 4 * width;
-  }
-  var total = (s.x + s.y) + (s.z + s.w);
-  for (; q < c; q++) {
-    total += work[a + q] * work[m];
-    m += width;
-  }
-  return total;
+  var s = 0.0;
+  for (var q = 0; q < c; q++) { s += work[a + q] * work[M + q * width]; }
+  return s;
 }
 
 /// The same along a row: M[q, j] u[j] over n columns.

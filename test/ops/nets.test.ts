@@ -25,6 +25,7 @@ import {
 } from '../../engine/index.ts'
 import { assertRms, assertSameBits, builds, uniforms as drawn, gpus, random, reference, sizeOf, wasm } from '../helpers.ts'
 import { randomNet, table } from './programs.ts'
+import { sourceOf } from './shaders.ts'
 
 type Floats = Float32Array<ArrayBuffer>
 const uniforms = (...args: Parameters<typeof drawn>): Floats => Float32Array.from(drawn(...args))
@@ -311,6 +312,15 @@ for (const { name: device, open, bound, which } of devices)
   })
 
 describe('programs', () => {
+  it('that differ by their sizes alone have one shader', () => {
+    for (const { name, build } of table) {
+      const sources = [3, 5, 32, 33, 64].map((D) => sourceOf(build(D)))
+      assert.equal(new Set(sources.slice(0, 3)).size, 1, name)
+      assert.equal(new Set(sources.slice(3)).size, 1, name)
+    }
+    assert.notEqual(sourceOf(nets.rnn.build(3)), sourceOf(nets.gru.build(3)))
+  })
+
   const fails = (write: Parameters<typeof defineNet>[1], message: RegExp): void => {
     assert.throws(() => defineNet('n', write), message)
   }

@@ -4,9 +4,9 @@
  * gradients equal to central differences.
  */
 import {
+  type NetInstruction as Instruction,
   type Kernels,
   type NetInputs,
-  type NetInstruction as Instruction,
   type NetOp,
   type NetSizes,
   normKinds,
@@ -260,7 +260,10 @@ interface Program {
 }
 
 function decode({ data }: RefStorage, { stateParts, slowParts, instructions }: NetSizes): Program {
-  const rows = Array.from({ length: stateParts + slowParts }, (_, i) => Array.from(data.subarray(i * partWords, (i + 1) * partWords)) as Row)
+  const rows = Array.from(
+    { length: stateParts + slowParts },
+    (_, i) => Array.from(data.subarray(i * partWords, (i + 1) * partWords)) as Row,
+  )
   return { state: rows.slice(0, stateParts), slow: rows.slice(stateParts), instructions }
 }
 

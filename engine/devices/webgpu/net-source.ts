@@ -65,7 +65,6 @@ export interface NetSource {
   cotangents: number
 }
 
-const threads = 64
 const fields = ['op', 'to', 'n', 'a', 'b', 'c', 'd', 'e', 'x', 'z'] as const
 const up4 = (n: number): number => Math.ceil(n / 4) * 4
 
@@ -80,8 +79,7 @@ fn unaryBackward${op}(x: f32, y: f32, dy: f32) -> f32 { return ${tableLine('appl
 
 /** `parts`: those in the program, before its instructions. */
 export function sourceOfNet(given: readonly NetInstruction[], parts: number): NetSource {
-  const word = (i: number, field: (typeof fields)[number]): string =>
-    `program[${parts * partWords + i * netWords + fields.indexOf(field)}]`
+  const word = (i: number, field: (typeof fields)[number]): string => `program[${parts * partWords + i * netWords + fields.indexOf(field)}]`
   const number = (i: number, field: 'x' | 'z'): string => `bitcast<f32>(${word(i, field)})`
   // What the next token and the output take goes last: until then the state is what the token before left.
   const isLast = ({ op }: NetInstruction): boolean => op === 'next' || op === 'output'
@@ -206,8 +204,8 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     },
     norm: (e) =>
       piece(forward, each(e), (w) => {
-        w.line(`let s${e.to} = ${normKinds[e.b]}Statistics(${w.all(e.a)}, ${nameOf(e.n)}, ${number(e.i, 'x')});`)
-        w.set(e.to, `(${w.own(e.a)} - s${e.to}.mean) * s${e.to}.scale`)
+        w.line(`let s${e.i} = ${normKinds[e.b]}Statistics(${w.all(e.a)}, ${nameOf(e.n)}, ${number(e.i, 'x')});`)
+        w.set(e.to, `(${w.own(e.a)} - s${e.i}.mean) * s${e.i}.scale`)
       }),
     concat: (e) =>
       piece(forward, each(e), (w) => {
@@ -226,7 +224,8 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
   }
 
   const stepBackward: Record<NetOp, (e: Entry) => void> = {
-    input: (e) => piece(backward, each(e), (w) => w.line(`dx[t.row * p.I + ${word(e.i, 'a')} + j] = ${asked.has(e.i) ? w.gradient(e.to) : '0.0'};`)),
+    input: (e) =>
+      piece(backward, each(e), (w) => w.line(`dx[t.row * p.I + ${word(e.i, 'a')} + j] = ${asked.has(e.i) ? w.gradient(e.to) : '0.0'};`)),
     state: (e) =>
       piece(backward, each(e), (w) => {
         w.touch('dstate', e.a, e.n, 'own', true)
@@ -244,9 +243,7 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
         const dM = `${e.d ? 'd.slow' : 'd.state'} + ${word(e.i, 'b')} + j`
         w.line(`addColumn(${dM}, ${w.all(e.a)}, ${w.gradient(e.to)}, ${nameOf(rows(e))}, ${step(e.n)});`)
       })
-      piece(backward, rows(e), (w) =>
-        w.add(e.a, `along(${matrixOf(e)} + j * ${step(e.n)}, ${w.gradientAll(e.to)}, ${nameOf(e.n)})`),
-      )
+      piece(backward, rows(e), (w) => w.add(e.a, `along(${matrixOf(e)} + j * ${step(e.n)}, ${w.gradientAll(e.to)}, ${nameOf(e.n)})`))
     },
     write(e) {
       const dM = `d.state + ${word(e.i, 'to')}`
@@ -306,8 +303,7 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
         w.add(e.a, `work[${w.gradientAll(e.to)}] * ${w.own(e.b)}`)
         w.add(e.b, `work[${w.gradientAll(e.to)}] * ${w.own(e.a)}`)
       }),
-    unary: (e) =>
-      piece(backward, each(e), (w) => w.add(e.a, `unaryBackward${e.b}(${w.own(e.a)}, ${w.own(e.to)}, ${w.gradient(e.to)})`)),
+    unary: (e) => piece(backward, each(e), (w) => w.add(e.a, `unaryBackward${e.b}(${w.own(e.a)}, ${w.own(e.to)}, ${w.gradient(e.to)})`)),
     softmax: (e) =>
       piece(backward, each(e), (w) => {
         const along = `dotOf(${w.gradientAll(e.to)}, ${w.all(e.to)}, ${nameOf(e.n)})`
@@ -316,10 +312,7 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     norm: (e) =>
       piece(backward, each(e), (w) => {
         const [a, h, g] = [w.all(e.a), w.all(e.to), w.gradientAll(e.to)]
-        w.add(
-          e.a,
-          `${normKinds[e.b]}Backward(${a}, ${h}, ${g}, ${nameOf(e.n)}, ${number(e.i, 'x')}, ${w.own(e.to)}, ${w.gradient(e.to)})`,
-        )
+        w.add(e.a, `${normKinds[e.b]}Backward(${a}, ${h}, ${g}, ${nameOf(e.n)}, ${number(e.i, 'x')}, ${w.own(e.to)}, ${w.gradient(e.to)})`)
       }),
     concat(e) {
       piece(backward, rows(e), (w) => w.add(e.a, `work[${w.gradientAll(e.to)} + j]`))
@@ -338,7 +331,8 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
   }
 
   for (const e of order) stepForward[e.op](e)
-  for (const e of [...order].reverse()) if (isLast(e) || e.op === 'write' || e.op === 'input' || asked.has(vectorOf(e.to).index)) stepBackward[e.op](e)
+  for (const e of [...order].reverse())
+    if (isLast(e) || e.op === 'write' || e.op === 'input' || asked.has(vectorOf(e.to).index)) stepBackward[e.op](e)
   // Of an input that others look at, and a cotangent that comes in parts.
   const before = (list: Piece[], pieces: () => void): void => {
     const rest = list.splice(0)
@@ -357,12 +351,18 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
   function write(): NetSource {
     stage(forward)
     stage(backward)
-    const [values, cotangents] = [slotsOf(forward, 'r', (i) => kept.has(i) && sources[i].op !== 'input'), slotsOf(backward, 'dr', (i) => cut.has(i))]
+    const [values, cotangents] = [
+      slotsOf(forward, 'r', (i) => kept.has(i) && sources[i].op !== 'input'),
+      slotsOf(backward, 'dr', (i) => cut.has(i)),
+    ]
     for (const i of copied) if (!values.has(i)) values.set(i, values.size)
+    const ranges = new Map<string, number>()
     const forwardText = textOf(forward)
     const backwardText = textOf(backward)
     const unaries = new Set(entries.flatMap(({ op, b, e }) => (op === 'unary' ? [b] : op === 'write' && e >= 0 ? [e] : [])))
     const names = [...lengths].map(([n, text]) => `let ${nameOf(n)} = ${text};`).join('\n')
+    // More would wait where nothing is longer.
+    const threads = Math.max(...lengths.keys()) > 32 ? 64 : 32
     const slot = up4(Math.max(1, ...[...values.keys(), ...cotangents.keys()].map((i) => sources[i].n)))
     const source = [
       `const threads = ${threads};`,
@@ -399,7 +399,9 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
       }
       const name = (letter: string, at: number): string => {
         const { begin, n } = vectorOf(at)
-        return `${letter}${begin}_${n}`
+        const range = `${begin} ${n}`
+        if (!ranges.has(range)) ranges.set(range, ranges.size)
+        return `${letter}${ranges.get(range)}`
       }
       const inX = (at: number): string | undefined => {
         const { index, shift } = vectorOf(at)
