@@ -65,6 +65,16 @@ export interface NetSource {
   cotangents: number
 }
 
+type Entry = NetInstruction & { i: number }
+
+/** How a register's numbers are found: in their place outside the registers, in another register, or where an instruction has put them. */
+interface Source {
+  from: 'input' | 'state' | 'parameter' | 'slice' | 'made'
+  to: number
+  n: number
+}
+const isFetched = (op: NetOp): op is Exclude<Source['from'], 'made'> => ['input', 'state', 'parameter', 'slice'].includes(op)
+
 const fields = ['op', 'to', 'n', 'a', 'b', 'c', 'd', 'e', 'x', 'z'] as const
 const up4 = (n: number): number => Math.ceil(n / 4) * 4
 
@@ -81,29 +91,33 @@ fn unaryBackward${op}(x: f32, y: f32, dy: f32) -> f32 { return ${tableLine('appl
 export function sourceOfNet(given: readonly NetInstruction[], parts: number): NetSource {
   const word = (i: number, field: (typeof fields)[number]): string => `program[${parts * partWords + i * netWords + fields.indexOf(field)}]`
   const number = (i: number, field: 'x' | 'z'): string => `bitcast<f32>(${word(i, field)})`
-  // What the next token and the output take goes last: until then the state is what the token before left.
-  const isLast = ({ op }: NetInstruction): boolean => op === 'next' || op === 'output'
-  const entries = given.map((instruction, i) => ({ ...instruction, i }))
-  const order = [...entries.filter((e) => !isLast(e)), ...entries.filter(isLast)]
+  const entries = given.map((instruction, i): Entry => ({ ...instruction, i }))
+  // What the next token takes comes last: until then the state is what the token before left.
+  const order = [...entries.filter(({ op }) => op !== 'next'), ...entries.filter(({ op }) => op === 'next')]
 
-  // ---- vectors, and numbers for a piece of its own -----------------------------------------------------------------------------------
-  const setBy = new Map<number, { i: number; n: number }>()
-  for (const { i, to, n, op } of entries) if (op !== 'write' && !isLast({ op } as NetInstruction)) setBy.set(to, { i, n })
-  let end = Math.max(0, ...[...setBy].map(([to, { n }]) => to + up4(n)))
-  const sources: (Pick<NetInstruction, 'op' | 'to' | 'n'> & { i: number })[] = [...entries]
+  // ---- vectors -----------------------------------------------------------------------------------------------------------------------
+  const sources: Source[] = entries.map(({ op, to, n }) => ({ from: isFetched(op) ? op : 'made', to, n }))
+  const setBy = new Map(entries.filter(({ op }) => !['write', 'next', 'output'].includes(op)).map(({ to, i }) => [to, i]))
+  let end = Math.max(...entries.map(({ to, n }) => to + up4(n)))
   /** A vector that no instruction names. */
   function temporary(n: number): number {
     const at = end
     end += up4(n)
-    setBy.set(at, { i: sources.length, n })
-    sources.push({ op: 'add', to: at, n, i: sources.length })
+    setBy.set(at, sources.length)
+    sources.push({ from: 'made', to: at, n })
     return at
   }
   function vectorOf(at: number): Vector {
-    const { i, n } = setBy.get(at)!
-    if (sources[i].op !== 'slice') return { index: i, begin: at, n, shift: '' }
-    const whole = vectorOf(entries[i].a)
-    return { ...whole, begin: whole.begin + entries[i].b, n, shift: `${whole.shift} + ${word(i, 'b')}` }
+    const index = setBy.get(at)!
+    const { from, n } = sources[index]
+    if (from !== 'slice') return { index, begin: at, n, shift: '' }
+    const whole = vectorOf(entries[index].a)
+    return { ...whole, begin: whole.begin + entries[index].b, n, shift: `${whole.shift} + ${word(index, 'b')}` }
+  }
+  // A state's vector that another one becomes has to be there when it itself has changed.
+  for (const { op, a } of entries) {
+    const { index } = op === 'next' ? vectorOf(a) : { index: -1 }
+    if (sources[index]?.from === 'state') sources[index].from = 'made'
   }
   /** Names of the lengths of loops: equal ones have one. */
   const lengths = new Map<number, string>()
@@ -124,13 +138,13 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     const value = (at: number, by: Touch['by'], writes = false): string => {
       const vector = vectorOf(at)
       const { index, begin, n } = vector
-      const { op } = sources[index]
-      if (op === 'input' && by === 'all') copied.add(index)
+      const { from } = sources[index]
+      if (from === 'input' && by === 'all') copied.add(index)
       if (to === backward) kept.add(index)
-      else if (op === 'state') {
-        const from = entries[index].a + begin - sources[index].to
-        touches.push({ space: 'state', begin: from, end: from + n, by, writes })
-      } else if (op !== 'parameter' && (op !== 'input' || by === 'all' || writes))
+      else if (from === 'state') {
+        const place = entries[index].a + begin - sources[index].to
+        touches.push({ space: 'state', begin: place, end: place + n, by, writes })
+      } else if (from !== 'parameter' && (from !== 'input' || by === 'all' || writes))
         touches.push({ space: 'r', begin, end: begin + n, by, writes, vector })
       return ''
     }
@@ -144,7 +158,7 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     }
     write({
       own: (at) => value(at, 'own'),
-      one: (at) => (sources[vectorOf(at).index].op === 'input' ? '' : value(at, 'all')),
+      one: (at) => (sources[vectorOf(at).index].from === 'input' ? '' : value(at, 'all')),
       all: (at) => value(at, 'all'),
       set: (at) => void value(at, 'own', true),
       gradient: (at) => gradient(at, 'own', false),
@@ -158,7 +172,6 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
   const forward: Piece[] = []
   const backward: Piece[] = []
 
-  type Entry = NetInstruction & { i: number }
   const matrixOf = ({ i, d, e }: Entry): string => `${d ? 't.slow' : e ? 't.after' : 't.before'} + ${word(i, 'b')}`
   const each = ({ i, n }: Entry): number => length(n, word(i, 'n'))
   const rows = ({ i, c }: Entry): number => length(c, word(i, 'c'))
@@ -170,7 +183,13 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
 
   const stepForward: Record<NetOp, (e: Entry) => void> = {
     input: () => {},
-    state: () => {},
+    state(e) {
+      if (sources[e.i].from === 'state') return
+      piece(forward, each(e), (w) => {
+        w.touch('state', e.a, e.n, 'own', false)
+        w.set(e.to, `work[t.before + ${word(e.i, 'a')} + j]`)
+      })
+    },
     parameter: () => {},
     slice: () => {},
     read: (e) =>
@@ -332,7 +351,7 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
 
   for (const e of order) stepForward[e.op](e)
   for (const e of [...order].reverse())
-    if (isLast(e) || e.op === 'write' || e.op === 'input' || asked.has(vectorOf(e.to).index)) stepBackward[e.op](e)
+    if (['next', 'output', 'write', 'input'].includes(e.op) || asked.has(vectorOf(e.to).index)) stepBackward[e.op](e)
   // Of an input that others look at, and a cotangent that comes in parts.
   const before = (list: Piece[], pieces: () => void): void => {
     const rest = list.splice(0)
@@ -352,7 +371,7 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     stage(forward)
     stage(backward)
     const [values, cotangents] = [
-      slotsOf(forward, 'r', (i) => kept.has(i) && sources[i].op !== 'input'),
+      slotsOf(forward, 'r', (i) => kept.has(i) && sources[i].from !== 'input'),
       slotsOf(backward, 'dr', (i) => cut.has(i)),
     ]
     for (const i of copied) if (!values.has(i)) values.set(i, values.size)
@@ -389,8 +408,8 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
       const changed = new Map<string, string>()
       const place = (at: number): string => {
         const { index, shift } = vectorOf(at)
-        const { op } = sources[index]
-        if (op === 'state' || op === 'parameter') return `${op === 'state' ? 't.before' : 't.slow'} + ${word(index, 'a')}${shift}`
+        const { from } = sources[index]
+        if (from === 'state' || from === 'parameter') return `${from === 'state' ? 't.before' : 't.slow'} + ${word(index, 'a')}${shift}`
         return `t.r + ${values.get(index)} * p.slot${shift}`
       }
       const dPlace = (at: number): string => {
@@ -405,7 +424,7 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
       }
       const inX = (at: number): string | undefined => {
         const { index, shift } = vectorOf(at)
-        return sources[index].op === 'input' ? `t.row * p.I + ${word(index, 'a')}${shift}` : undefined
+        return sources[index].from === 'input' ? `t.row * p.I + ${word(index, 'a')}${shift}` : undefined
       }
       const own = (at: number): string => {
         const v = name('v', at)
