@@ -14,11 +14,11 @@ import { type NetInstruction, type NetOp, netWords, normKinds, partWords } from 
 /** Values and their cotangents; the state and its; cotangents of slow parameters. What nothing changes isn't named. */
 type Space = 'r' | 'dr' | 'state' | 'dstate' | 'dslow'
 
+/** Numbers of a space that a piece looks at, or changes; by whom: each thread has its own, one of a vector, a column or a row; or all of them. */
 interface Touch {
   space: Space
   begin: number
   end: number
-  /** As whose: a thread's own number, column or row; or anybody's. */
   by: 'own' | 'column' | 'row' | 'all'
   writes: boolean
   vector?: Vector
@@ -30,6 +30,7 @@ interface Vector {
   index: number
   begin: number
   n: number
+  /** That, as text to add to where the register is. */
   shift: string
 }
 
@@ -50,6 +51,7 @@ interface Writer {
 
 type Write = (writer: Writer) => void
 
+/** A loop over n elements, j in its text. */
 interface Piece {
   n: number
   write: Write
@@ -87,7 +89,7 @@ const tableLine = (table: string, op: number): string => {
 const functions = (op: number): string => `fn unary${op}(x: f32) -> f32 { return ${tableLine('applyUnary', op)}; }
 fn unaryBackward${op}(x: f32, y: f32, dy: f32) -> f32 { return ${tableLine('applyUnaryBackward', op)}; }`
 
-/** `parts`: those in the program, before its instructions. */
+/** What net-program.wgsl lacks for a program. `parts`: those in the program, before its instructions. */
 export function sourceOfNet(given: readonly NetInstruction[], parts: number): NetSource {
   const word = (i: number, field: (typeof fields)[number]): string => `program[${parts * partWords + i * netWords + fields.indexOf(field)}]`
   const number = (i: number, field: 'x' | 'z'): string => `bitcast<f32>(${word(i, field)})`
@@ -128,6 +130,7 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
   const nameOf = (n: number): string => `n${[...lengths.keys()].indexOf(n)}`
 
   // ---- pieces ------------------------------------------------------------------------------------------------------------------------
+  // Of instructions, by index: inputs of which threads look at others' numbers, what backward looks at, what has a cotangent, one in parts.
   const copied = new Set<number>()
   const kept = new Set<number>()
   const asked = new Set<number>()
@@ -352,7 +355,7 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
   for (const e of order) stepForward[e.op](e)
   for (const e of [...order].reverse())
     if (['next', 'output', 'write', 'input'].includes(e.op) || asked.has(vectorOf(e.to).index)) stepBackward[e.op](e)
-  // Of an input that others look at, and a cotangent that comes in parts.
+  // First of all, inputs are copied, and cotangents that come in parts are 0.
   const before = (list: Piece[], pieces: () => void): void => {
     const rest = list.splice(0)
     pieces()
@@ -484,7 +487,7 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
   }
 }
 
-/** Each piece's stage: after what it meets there and isn't its own threads', with or after what is. */
+/** Each piece's stage, at the earliest: that of an earlier one which touches the same, where a thread has it from itself, and else the next. */
 function stage(pieces: readonly Piece[]): void {
   pieces.forEach((piece, k) => {
     for (const other of pieces.slice(0, k))

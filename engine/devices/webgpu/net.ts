@@ -1,6 +1,6 @@
 /**
- * Recurrent nets by their programs: kernels-wgsl/net.wgsl. A workgroup is one head of one sequence, with scratch memory of its own; as many at a
- * time as `scratchFloats` holds.
+ * Recurrent nets by their programs: kernels-wgsl/net.wgsl and net-program.wgsl, and a part for each program, net-source.ts. A workgroup is one head of one
+ * sequence, with scratch memory of its own; as many at a time as `scratchFloats` holds.
  */
 import { netProgram, net as transfer } from '../../../kernels-wgsl/generated/wgsl.ts'
 import type { Kernels, NetInputs, NetInstruction, NetSizes } from '../kernels.ts'
@@ -15,7 +15,7 @@ interface Compiled extends NetSource {
   shader: ProgramShader
 }
 
-/** What is known of programs. */
+/** By program. */
 const compiled = new WeakMap<readonly NetInstruction[], Compiled>()
 /** Shaders by their source; they are few but where somebody makes programs without end. */
 const shaders = new Map<string, ProgramShader>()
