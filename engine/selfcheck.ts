@@ -175,7 +175,7 @@ const fastWeightCases = (backward: boolean): Case[] =>
   (['recurrent', 'chunk'] as const).flatMap((form) => recurrences.map((rule) => fastWeightCase(form, rule, backward)))
 
 /** A program of every instruction: matrices of odd sizes, with a decay and an activation, read before and after they're written. */
-const everyInstruction = defineNet('every instruction', (net) => {
+export const everyInstruction = defineNet('every instruction', (net) => {
   const h = net.vector('h', 5)
   const M = net.matrix('M', 5, 7)
   const N = net.matrix('N', 6, 3)

@@ -270,6 +270,20 @@ export const netOps = [
 ] as const
 export type NetOp = (typeof netOps)[number]
 
+/** See `netOps`. */
+export interface NetInstruction {
+  readonly op: NetOp
+  readonly to: number
+  readonly n: number
+  readonly a: number
+  readonly b: number
+  readonly c: number
+  readonly d: number
+  readonly e: number
+  readonly x: number
+  readonly z: number
+}
+
 /**
  * Words of an instruction: the index of its op, the register `to` that it sets, that one's width n, a to e, and the bits of the float32 x, z.
  * Registers count in floats, in a file where each begins at a multiple of 4.
@@ -292,10 +306,11 @@ export interface NetSizes {
   P: number
   /** Snapshots of the state are stored every C tokens. */
   C: number
-  /** In the program: parts of the state, of the slow parameters, instructions. */
+  /** In the program: parts of the state, of the slow parameters. */
   stateParts: number
   slowParts: number
-  instructions: number
+  /** The program's, in their order. */
+  instructions: readonly NetInstruction[]
   /** Floats of the registers, and of a state and the slow parameters as `partWords` says. */
   registers: number
   stateFloats: number

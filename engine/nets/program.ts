@@ -15,6 +15,7 @@
  * the token. Matrices are [in, out]: reading is row times matrix, a M, and a write adds k u^T.
  */
 import {
+  type NetInstruction as Instruction,
   type NetOp,
   type NetSizes,
   type NormKind,
@@ -40,20 +41,6 @@ export interface Matrix {
   readonly columns: number
   readonly at: number
   readonly slow: boolean
-}
-
-/** See `netOps`. */
-export interface Instruction {
-  readonly op: NetOp
-  readonly to: number
-  readonly n: number
-  readonly a: number
-  readonly b: number
-  readonly c: number
-  readonly d: number
-  readonly e: number
-  readonly x: number
-  readonly z: number
 }
 
 /** A part of the state, or a parameter: its shape for each head, and where it begins in packed arrays and in a kernel's memory. */
@@ -440,7 +427,7 @@ function encode(parts: readonly Part[], instructions: readonly Instruction[]): I
 export function netSizes(net: Net, call: { B: number; T: number; H: number; C: number }): NetSizes {
   const { I, O, S, P, registers, stateFloats, slowFloats } = net
   const [stateParts, slowParts] = [net.state, net.slow].map((parts) => Object.keys(parts).length)
-  return { ...call, I, O, S, P, stateParts, slowParts, instructions: net.instructions.length, registers, stateFloats, slowFloats }
+  return { ...call, I, O, S, P, stateParts, slowParts, instructions: net.instructions, registers, stateFloats, slowFloats }
 }
 
 /** A net from the function that writes its program (see the head of this file). Errors name the net and the instruction. */

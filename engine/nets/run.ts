@@ -1,7 +1,7 @@
 /** Runs the program of a net: by the device's fused kernel, or token by token in composed ops. */
 import { checkNumber, checkOptions } from '../arguments.ts'
 import { recordMany, records } from '../autograd.ts'
-import { type NetInputs, type NetOp, normKinds, unaryOps } from '../devices/kernels.ts'
+import { type NetInputs, type NetInstruction, type NetOp, normKinds, unaryOps } from '../devices/kernels.ts'
 import { checkFloat, match, sameDevice } from '../ops/check.ts'
 import { add, affine, div, exp, expand, mul, sub, unary, where } from '../ops/elementwise.ts'
 import { tokenFlags, tokensOf } from '../ops/fast-weights.ts'
@@ -11,7 +11,7 @@ import { max, sum } from '../ops/reduce.ts'
 import { dot, outer, readOut, stretch, unpadded } from '../rules/rule.ts'
 import { sizeOf } from '../shape.ts'
 import { empty, full, like, Tensor, tensor, zeros } from '../tensor.ts'
-import { type Instruction, type Net, netSizes, type Part } from './program.ts'
+import { type Net, netSizes, type Part } from './program.ts'
 
 const netForms = ['fused', 'step'] as const
 
@@ -219,7 +219,7 @@ const norms = {
 }
 
 /** The register that an instruction sets, [B,H,n]; undefined where it sets something else. */
-const steps: Record<NetOp, (i: Instruction, token: Token) => Tensor | undefined> = {
+const steps: Record<NetOp, (i: NetInstruction, token: Token) => Tensor | undefined> = {
   input: ({ a, n }, { x }) => slice(x, -1, a, a + n),
   state: ({ a }, { before }) => before.get(a)!,
   parameter: ({ a }, { slow }) => slow.get(a)!,

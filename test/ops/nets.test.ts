@@ -25,6 +25,7 @@ import {
 } from '../../engine/index.ts'
 import { assertRms, assertSameBits, builds, uniforms as drawn, gpus, random, reference, sizeOf, wasm } from '../helpers.ts'
 import { randomNet, table } from './programs.ts'
+import { sourceOf } from './shaders.ts'
 
 type Floats = Float32Array<ArrayBuffer>
 const uniforms = (...args: Parameters<typeof drawn>): Floats => Float32Array.from(drawn(...args))
@@ -171,6 +172,22 @@ describe('recurrent nets, reference', () => {
       for (const device of await devices[1].open()) assertAlike(await evaluate(values, { device }), await evaluate(values), 1e-5)
     })
 
+  it('vectors of the state that become one another', async () => {
+    const net = defineNet('delays', (net) => {
+      const [a, b, c, d] = ['a', 'b', 'c', 'd'].map((name) => net.vector(name, 3))
+      const { x } = net.inputs({ x: 3 })
+      net.next('a', x)
+      net.next('b', a)
+      net.next('c', d)
+      net.next('d', net.slice(net.concat(c, b), 1, 3))
+      net.output(net.mul(b, net.softmax(c)))
+    })
+    const values = draw(net, [2, 7, 2], 19)
+    const expected = await evaluate(values, { form: 'step' })
+    for (const { open, bound } of devices)
+      for (const device of await open()) assertAlike(await evaluate(values, { device, chunk: 3 }), expected, bound)
+  })
+
   it('random programs: the kernel is the program', async () => {
     await fc.assert(
       fc.asyncProperty(fc.nat(), fc.integer({ min: 1, max: 9 }), fc.integer({ min: 1, max: 5 }), async (seed, T, chunk) => {
@@ -311,6 +328,15 @@ for (const { name: device, open, bound, which } of devices)
   })
 
 describe('programs', () => {
+  it('that differ by their sizes alone have one shader', () => {
+    for (const { name, build } of table) {
+      const sources = [3, 5, 33, 64].map((D) => sourceOf(build(D)))
+      assert.equal(new Set(sources.slice(0, 2)).size, 1, name)
+      assert.equal(new Set(sources.slice(2)).size, 1, name)
+    }
+    assert.notEqual(sourceOf(nets.rnn.build(3)), sourceOf(nets.gru.build(3)))
+  })
+
   const fails = (write: Parameters<typeof defineNet>[1], message: RegExp): void => {
     assert.throws(() => defineNet('n', write), message)
   }

@@ -20,8 +20,9 @@ import {
   webgpuDevice,
   zeros,
 } from '../../engine/index.ts'
-import * as shaders from '../../kernels-wgsl/generated/wgsl.ts'
+import { elementwise } from '../../kernels-wgsl/generated/wgsl.ts'
 import { program, readAndFree, webgpu } from '../helpers.ts'
+import { shaders } from './shaders.ts'
 
 /** The device on which everything is checked and nothing computed: needs no driver. */
 async function withNull(body: (gpu: Gpu) => Promise<void>): Promise<void> {
@@ -34,7 +35,7 @@ async function withNull(body: (gpu: Gpu) => Promise<void>): Promise<void> {
 }
 
 describe('WGSL', () => {
-  for (const shader of Object.values<Shader>(shaders))
+  for (const shader of shaders)
     it(`${shader.name}.wgsl: every kernel compiles, with 8 storage buffers at most`, () =>
       withNull(async ({ device }) => {
         for (const entry of shader.entries) {
@@ -48,7 +49,7 @@ describe('WGSL', () => {
   const broken: Shader = {
     name: 'broken',
     files: [
-      ...shaders.elementwise.files.slice(0, 2),
+      ...elementwise.files.slice(0, 2),
       { name: 'broken', source: '// one line\n@compute @workgroup_size(1) fn half() {\n  let x: f32 = 1u;\n}\n' },
     ],
     entries: ['half'],
@@ -68,6 +69,25 @@ describe('WGSL', () => {
       assert.throws(() => gpu.allocate(4), /^Error: webgpu: broken\.wgsl:3:7: /)
     }))
 
+  it('keeps so many pipelines, whatever the number of shaders', () =>
+    withNull(async (gpu) => {
+      let compiled = 0
+      const create = gpu.device.createComputePipeline.bind(gpu.device)
+      gpu.device.createComputePipeline = (descriptor) => {
+        compiled++
+        return create(descriptor)
+      }
+      const source = '@compute @workgroup_size(1) fn half() {}'
+      const run = (i: number): void =>
+        gpu.run({ ...broken, name: `${i}`, files: [{ name: `${i}`, source }], paramBytes: 16 }, 'half', {}, {}, 1)
+      for (let i = 0; i < 1024; i++) run(i)
+      run(0)
+      assert.equal(compiled, 1024)
+      run(1024)
+      run(0)
+      assert.equal(compiled, 1026)
+    }))
+
   it('a descriptor that the standard refuses at once leaves no error scope behind', () =>
     withNull(async (gpu) => {
       const wrong: Shader = { ...broken, bindings: { x: { binding: -1, write: false } } }
@@ -78,7 +98,7 @@ describe('WGSL', () => {
   it('a batch that is refused is an error of the read that submits it', () =>
     withNull(async (gpu) => {
       const [x, y] = [gpu.allocate(4), gpu.allocate(4000)]
-      gpu.run(shaders.elementwise, 'fill', { y }, { n: 1 }, 1)
+      gpu.run(elementwise, 'fill', { y }, { n: 1 }, 1)
       y.memory.buffer.destroy()
       await assert.rejects(gpu.read(x, 1), /^Error: webgpu: a batch was refused: .*destroyed/)
     }))

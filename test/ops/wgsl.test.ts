@@ -1,11 +1,12 @@
 /** What a GPU's driver may do to a NaN, the sources of its kernels must not leave to it: see kernels-wgsl/common.wgsl. */
 import assert from 'node:assert/strict'
 import { webgpuDevice } from '../../engine/index.ts'
-import * as kernels from '../../kernels-wgsl/generated/wgsl.ts'
+import { elementwise } from '../../kernels-wgsl/generated/wgsl.ts'
+import { shaders } from './shaders.ts'
 
-const [{ source: common }, { source: math }] = kernels.elementwise.files
+const [{ source: common }, { source: math }] = elementwise.files
 /** Each shader's own files, without those that come before every other. */
-const sources = Object.values(kernels).map(({ name, files }) => ({
+const sources = shaders.map(({ name, files }) => ({
   name,
   source: files
     .slice(2)

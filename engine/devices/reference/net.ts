@@ -4,12 +4,11 @@
  * gradients equal to central differences.
  */
 import {
+  type NetInstruction as Instruction,
   type Kernels,
   type NetInputs,
   type NetOp,
   type NetSizes,
-  netOps,
-  netWords,
   normKinds,
   partWords,
   tokenBits,
@@ -19,19 +18,6 @@ import { unaryTable } from './elementwise.ts'
 import type { RefStorage } from './storage.ts'
 
 type Floats = Float64Array
-
-interface Instruction {
-  op: NetOp
-  to: number
-  n: number
-  a: number
-  b: number
-  c: number
-  d: number
-  e: number
-  x: number
-  z: number
-}
 
 /** What a token is computed from and into. `after` may be `before`, where the state before isn't wanted any more. */
 interface Token {
@@ -270,25 +256,15 @@ type Row = [at: number, rows: number, columns: number, place: number]
 interface Program {
   state: Row[]
   slow: Row[]
-  instructions: Instruction[]
+  instructions: readonly Instruction[]
 }
 
 function decode({ data }: RefStorage, { stateParts, slowParts, instructions }: NetSizes): Program {
-  const code = Int32Array.from(data)
-  const floats = new Float32Array(code.buffer)
   const rows = Array.from(
     { length: stateParts + slowParts },
-    (_, i) => Array.from(code.subarray(i * partWords, (i + 1) * partWords)) as Row,
+    (_, i) => Array.from(data.subarray(i * partWords, (i + 1) * partWords)) as Row,
   )
-  return {
-    state: rows.slice(0, stateParts),
-    slow: rows.slice(stateParts),
-    instructions: Array.from({ length: instructions }, (_, i) => {
-      const word = rows.length * partWords + i * netWords
-      const [op, to, n, a, b, c, d, e] = code.subarray(word, word + 8)
-      return { op: netOps[op], to, n, a, b, c, d, e, x: floats[word + 8], z: floats[word + 9] }
-    }),
-  }
+  return { state: rows.slice(0, stateParts), slow: rows.slice(stateParts), instructions }
 }
 
 /** Row `index` of a packed array, as kernels hold it; zeros where there is no array. */

@@ -21,7 +21,7 @@ const sizesOf = ({ T, H, I, O, S, P, C, stateParts, slowParts, instructions, reg
   C,
   stateParts,
   slowParts,
-  instructions,
+  instructions.length,
   registers,
   stateFloats,
   slowFloats,

@@ -73,6 +73,8 @@ const computeStage = 4
 const batchLimit = 256
 const groupsLimit = 65535
 const bindGroupsLimit = 4096
+/** Several times those that there are, but where somebody makes programs of nets without end. */
+const pipelinesLimit = 1024
 /** A vec4 of WGSL. */
 const faultWords = 4
 /** Reads whose faults are kept until they are heard of: `Faults` of kernels-wgsl/common.wgsl has them and one. With more reads, several hear of the same. */
@@ -191,6 +193,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
 
   // ---- pipelines and bind groups -----------------------------------------------------------------------------------------------
   const pipelines = new Map<string, Pipeline>()
+  let pipelinesMade = 0
   const bindGroups = new Map<string, GPUBindGroup>()
 
   function pipelineOf(shader: Shader, entry: string, names: readonly string[]): Pipeline {
@@ -227,10 +230,14 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
           layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),
           compute: { module, entryPoint: entry },
         })
-        return { id: pipelines.size, pipeline, layout }
+        return { id: pipelinesMade++, pipeline, layout }
       },
       explain,
     )
+    if (pipelines.size >= pipelinesLimit) {
+      pipelines.clear()
+      bindGroups.clear()
+    }
     pipelines.set(key, made)
     return made
   }

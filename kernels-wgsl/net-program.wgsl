@@ -1,0 +1,210 @@
+// Recurrent nets by their programs, forward and backward: what goes through tokens and heads, and functions that instructions are made of. The host adds
+// `threads`, and `forward` and `backward`, which do to a token what the program says (engine/devices/webgpu/net-source.ts).
+//
+// A workgroup is one head of one sequence, from token to token. Its threads share the numbers of each vector and the columns, or rows, of each matrix.
+// Backward: from a snapshot on, `net` computes C tokens once more, each with registers and a state of its own, and `netBackward` walks them in reverse.
+//
+// Numerics: a sum's order depends on its length alone. What a token holds never enters the arithmetic of an earlier one.
+// Which tokens are walked depends only on Params and `tokens`, which nobody writes: so all threads meet at each barrier. (For the compiler to see it,
+// the entries take their builtins one by one: in a struct, one that differs from thread to thread makes all of them differ.)
+
+// tokenBits of engine/devices/kernels.ts.
+const TOKEN = 1;
+const BEGINS = 2;
+
+/// Where what a token is computed from lies: in work, but for its row of x and y.
+struct Token {
+  r: i32,
+  before: i32,
+  after: i32,
+  slow: i32,
+  row: i32,
+}
+
+/// Cotangents of these, in work.
+struct Cotangents {
+  r: i32,
+  state: i32,
+  slow: i32,
+}
+
+// Sums over a vector: each thread has them for itself, from first to last. That costs no more than reading a matrix, and no waiting.
+
+fn dotOf(a: i32, b: i32, n: i32) -> f32 {
+  var s = 0.0;
+  for (var j = 0; j < n; j++) { s += work[a + j] * work[b + j]; }
+  return s;
+}
+
+fn sumOf(a: i32, n: i32) -> f32 {
+  var s = 0.0;
+  for (var j = 0; j < n; j++) { s += work[a + j]; }
+  return s;
+}
+
+fn largestOf(a: i32, n: i32) -> f32 {
+  var s = -infinity();
+  for (var j = 0; j < n; j++) { s = maxOf(s, work[a + j]); }
+  return s;
+}
+
+fn squaresOf(a: i32, n: i32, mean: f32) -> f32 {
+  var s = 0.0;
+  for (var j = 0; j < n; j++) {
+    let x = work[a + j] - mean;
+    s += x * x;
+  }
+  return s;
+}
+
+/// The sum over c rows of a[q] M[q, j], M at column j, rows `width` apart.
+fn column(a: i32, M: i32, c: i32, width: i32) -> f32 {
+  var s = 0.0;
+  for (var q = 0; q < c; q++) { s += work[a + q] * work[M + q * width]; }
+  return s;
+}
+
+/// The same along a row: M[q, j] u[j] over n columns.
+fn along(M: i32, u: i32, n: i32) -> f32 { return column(u, M, n, 1); }
+
+/// M[q, j] += a[q] u over c rows.
+fn addColumn(M: i32, a: i32, u: f32, c: i32, width: i32) {
+  for (var q = 0; q < c; q++) { work[M + q * width] += work[a + q] * u; }
+}
+
+/// dM, of l M, becomes l dM; what that asks of l.
+fn decayColumn(dM: i32, M: i32, l: f32, c: i32, width: i32) -> f32 {
+  var s = 0.0;
+  for (var q = 0; q < c; q++) {
+    let g = work[dM + q * width];
+    s += g * work[M + q * width];
+    work[dM + q * width] = l * g;
+  }
+  return s;
+}
+
+// normKinds of engine/devices/kernels.ts: (a - mean) scale; and what that asks of a, where h is the result, g its cotangent, and hj, gj are those at j.
+
+struct Statistics {
+  mean: f32,
+  scale: f32,
+}
+
+fn layerStatistics(a: i32, n: i32, eps: f32) -> Statistics {
+  let mean = sumOf(a, n) / f32(n);
+  return Statistics(mean, 1.0 / sqrtOf(squaresOf(a, n, mean) / f32(n) + eps));
+}
+fn rmsStatistics(a: i32, n: i32, eps: f32) -> Statistics { return Statistics(0.0, 1.0 / sqrtOf(squaresOf(a, n, 0.0) / f32(n) + eps)); }
+fn l2Statistics(a: i32, n: i32, eps: f32) -> Statistics { return Statistics(0.0, 1.0 / sqrtOf(squaresOf(a, n, 0.0) + eps)); }
+fn sumStatistics(a: i32, n: i32, eps: f32) -> Statistics { return Statistics(0.0, 1.0 / (sumOf(a, n) + eps)); }
+
+fn layerBackward(a: i32, h: i32, g: i32, n: i32, eps: f32, hj: f32, gj: f32) -> f32 {
+  return layerStatistics(a, n, eps).scale * (gj - sumOf(g, n) / f32(n) - hj * (dotOf(g, h, n) / f32(n)));
+}
+fn rmsBackward(a: i32, h: i32, g: i32, n: i32, eps: f32, hj: f32, gj: f32) -> f32 {
+  return rmsStatistics(a, n, eps).scale * (gj - hj * (dotOf(g, h, n) / f32(n)));
+}
+fn l2Backward(a: i32, h: i32, g: i32, n: i32, eps: f32, hj: f32, gj: f32) -> f32 {
+  return l2Statistics(a, n, eps).scale * (gj - hj * dotOf(g, h, n));
+}
+fn sumBackward(a: i32, h: i32, g: i32, n: i32, eps: f32, hj: f32, gj: f32) -> f32 {
+  return sumStatistics(a, n, eps).scale * (gj - dotOf(g, h, n));
+}
+
+fn bitsOf(token: i32) -> i32 {
+  if (p.tokenised == 0) { return TOKEN; }
+  return tokens[token];
+}
+
+@compute @workgroup_size(threads) fn net(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let group = i32(id.x + id.y * count.x);
+  let thread = i32(lane);
+  if (group >= p.heads) { return; }
+  let head = headOf(group);
+  let base = head.base;
+  let snapshots = head.index * ((p.T - 1) / p.C + 1);
+  // Where the state is: in place, unless each token keeps its own, but at the beginning of a sequence.
+  var state = base + p.state;
+  if (p.kept != 0) {
+    let source = (snapshots + p.t0 / p.C) * p.stateFloats;
+    for (var j = thread; j < p.stateFloats; j += threads) { work[state + j] = states[source + j]; }
+  }
+  for (var t = p.t0; t < p.t1; t++) {
+    storageBarrier();
+    if (p.snapshots != 0 && t % p.C == 0) {
+      let to = (snapshots + t / p.C) * p.stateFloats;
+      for (var j = thread; j < p.stateFloats; j += threads) { states[to + j] = work[state + j]; }
+      storageBarrier();
+    }
+    let token = head.token + t;
+    let row = token * p.H + head.index % p.H;
+    let bits = bitsOf(token);
+    if ((bits & BEGINS) != 0) { state = base + p.start; }
+    if ((bits & TOKEN) == 0) {
+      for (var j = thread; j < select(p.O, 0, p.kept != 0); j += threads) { y[row * p.O + j] = 0.0; }
+      continue;
+    }
+    let slot = select(0, t - p.t0, p.kept != 0);
+    let after = base + p.state + select(0, (slot + 1) * p.stateFloats, p.kept != 0);
+    forward(Token(base + p.r + slot * p.registers, state, after, base + p.slow, row), thread);
+    state = after;
+  }
+  if (p.kept == 0 && state != base + p.state) {
+    for (var j = thread; j < p.stateFloats; j += threads) { work[base + p.state + j] = work[state + j]; }
+  }
+}
+
+/// A sequence begins: what its state asks for belongs to `fresh`.
+fn settle(base: i32, thread: i32) {
+  for (var j = thread; j < p.stateFloats; j += threads) {
+    work[base + p.dstart + j] += work[base + p.dstate + j];
+    work[base + p.dstate + j] = 0.0;
+  }
+}
+
+/// Where the state before token t of a chunk lies: after its last token, or at the beginning of a sequence.
+fn before(base: i32, token: i32, t: i32) -> i32 {
+  var slot = t;
+  loop {
+    if ((bitsOf(token + slot) & BEGINS) != 0) { return base + p.start; }
+    if (slot == 0) { break; }
+    slot--;
+    if ((bitsOf(token + slot) & TOKEN) != 0) { return base + p.state + (slot + 1) * p.stateFloats; }
+  }
+  return base + p.state;
+}
+
+/// Tokens [t0, t1), which `net` has kept.
+@compute @workgroup_size(threads) fn netBackward(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let group = i32(id.x + id.y * count.x);
+  let thread = i32(lane);
+  if (group >= p.heads) { return; }
+  let head = headOf(group);
+  let base = head.base;
+  let d = Cotangents(base + p.dr, base + p.dstate, base + p.dslow);
+  let first = head.token + p.t0;
+  for (var t = p.t1 - p.t0 - 1; t >= 0; t--) {
+    storageBarrier();
+    let bits = bitsOf(first + t);
+    let row = (first + t) * p.H + head.index % p.H;
+    if ((bits & TOKEN) == 0) {
+      for (var j = thread; j < p.I; j += threads) { dx[row * p.I + j] = 0.0; }
+    } else {
+      backward(Token(base + p.r + t * p.registers, before(base, first, t), base + p.state + (t + 1) * p.stateFloats, base + p.slow, row), d, thread);
+    }
+    if ((bits & BEGINS) != 0) {
+      storageBarrier();
+      settle(base, thread);
+    }
+  }
+  storageBarrier();
+  if (p.t0 == 0 && p.carried == 0) { settle(base, thread); }
+}
