@@ -12,6 +12,7 @@ import { learnTask } from './learn.ts'
 import {
   arithmeticOf,
   checkDeviceOptions,
+  compareCommand,
   doctorCommand,
   enableRelaxed,
   generateCommand,
@@ -96,6 +97,17 @@ const entries = [
   entry(reproduceCommand, async (v, given, operands) => {
     const { reproduce } = await import('./reproduce.ts')
     return reproduce({ ...v, operands, given }, version)
+  }),
+  entry(compareCommand, async (v, given, operands) => {
+    const { compare } = await import('./compare.ts')
+    try {
+      return await withDevice({ ...v, profile: undefined }, given, remark, 'fastweights compare', (device) =>
+        compare(operands, v.json, device),
+      )
+    } catch (error) {
+      // 1 says that something falls short.
+      throw new UsageError((error as Error).message)
+    }
   }),
   entry(taskCommand, (v, given, operands) => {
     const { 'eval-every': evalEvery, split: splits, ...rest } = v

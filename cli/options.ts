@@ -413,6 +413,23 @@ export const inspectCommand = {
   ],
 } as const satisfies Command
 
+export const compareCommand = {
+  name: 'compare',
+  summary: 'run an ONNX case on our kernels, and set what comes out beside what is expected',
+  operands: {
+    placeholder: 'CASE.onnx CASE.safetensors',
+    most: 2,
+    description:
+      "CASE.onnx has nodes LinearAttention and CausalConvWithState, of com.microsoft also LinearAttentionGate and GatedDeltaNet; CASE.safetensors has its inputs in.NAME and the outputs out.NAME that are expected. Exit status: 0 all hold, 1 one falls short, 2 it can't be run.",
+  },
+  options: [
+    { name: 'json', type: 'boolean', description: 'print one object of JSON, and nothing else, on standard output' },
+    { ...deviceOption, default: 'wasm' },
+    ...wasmOptions,
+  ],
+  examples: [['fastweights compare case.onnx case.safetensors --device webgpu', 'One case, on a GPU.']],
+} as const satisfies Command
+
 export const doctorCommand = {
   name: 'doctor',
   summary: 'say what this machine offers, and check the kernels against the reference',

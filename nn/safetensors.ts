@@ -373,7 +373,7 @@ class HeaderParser {
 
 // --- Data -----------------------------------------------------------------------------------------------------------------------------
 
-function decode(dtype: Dtype, bytes: Uint8Array): NumberArray {
+export function decode(dtype: Dtype, bytes: Uint8Array): NumberArray {
   if (dtype === 'F16') return widen(bytes, float16Bits)
   if (dtype === 'BF16') return widen(bytes, (half) => half << 16)
   const { bits, array } = dtypes[dtype]
