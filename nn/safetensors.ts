@@ -384,7 +384,7 @@ export function decode(dtype: Dtype, bytes: Uint8Array): NumberArray {
 }
 
 /** Checks that the values, or the bytes, are those of the dtype and fill the shape. */
-function encode(name: string, entry: SafetensorsEntry): Uint8Array {
+export function encode(name: string, entry: SafetensorsEntry): Uint8Array {
   const { dtype, shape } = entry
   const count = countOf(name, shape)
   if (entry instanceof PackedEntry) {
