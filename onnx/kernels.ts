@@ -41,6 +41,7 @@ const kernelNodes: Partial<Record<Call['name'], Row>> = {
     m.set(y, m.g.expand({ name: binaryNodes[op](m.g, x.name, z.name), dims }, shape))
   },
   copy(m, x: Blocks, y: Blocks, shape: Num[], stridesX: Num[], offsetX: Num, stridesY: Num[], offsetY: Num) {
+    if (shape.some((d) => is(d, 0))) return
     const value = m.stateOf(x, shape, stridesX, offsetX) ?? m.stretched(x, shape, stridesX, offsetX)
     m.write(y, value, stridesY, offsetY)
   },

@@ -24,10 +24,12 @@ export interface Known {
   parameters: ReadonlyMap<number, { name: string; dims: readonly number[] }>
   /** Rows by a token's place in its sequence, as a value [B,T,width]; undefined where these data aren't such. */
   table(block: Blocks, g: Graph): Value | undefined
-  /** What the host says of places of `aft`. */
-  places(block: Blocks): 'all' | 'older' | undefined
+  /** What places of `aft` are: those of all tokens, or of those that are put together. */
+  placed(block: Blocks): 'all' | 'older' | undefined
   /** Tokens of each row before these, int64 [B]. */
   position(): string
+  B: Num
+  T: Num
   domain: Domain
 }
 
@@ -54,6 +56,7 @@ export class Memory {
   private look(block: Blocks): Value | { fill: number } {
     const held = this.held.get(block.id)
     if (held !== undefined && !('parts' in held)) return held
+    if (is(block.size, 0)) return { fill: 0 }
     const made = held === undefined ? this.given(block) : this.assembled(block, held.parts)
     this.held.set(block.id, made)
     return made
@@ -189,8 +192,9 @@ export class Memory {
 
   /** Writes a value to part of a block, or to all of it. */
   write(block: Blocks, value: Value, strides: readonly Num[], offset: Num): void {
-    const whole = same(product(value.dims, offset), block.size)
-    if (whole) {
+    const written = product(value.dims, offset)
+    if (is(written, 0)) return
+    if (same(written, block.size)) {
       this.set(block, value)
       return
     }

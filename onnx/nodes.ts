@@ -1,7 +1,7 @@
 /** Graphs as they grow: nodes, what they have in common (constants, sizes), and how values are reshaped between them. */
 import { encode } from '../nn/safetensors.ts'
 import { attributeTypes, dataTypes, type ProtoInit } from './proto.ts'
-import { formula, is, isConstant, type Num, num, product, same, type Varying } from './trace.ts'
+import { formula, is, isConstant, type Num, same, type Varying } from './trace.ts'
 
 /** A value of a graph and its sizes. */
 export interface Value {
@@ -35,6 +35,7 @@ export interface Common {
   /** Parameters in float16, computed with in float32. */
   half: boolean
   initializers: ProtoInit<'TensorProto'>[]
+  arrays: { name: string; dims: readonly number[]; values: Float32Array }[]
   /** Names of constants by what they hold, and of sizes by their formulas. */
   known: Map<string, string>
   /** Where sizes are made: in the outermost graph, which every other one sees. */
@@ -90,7 +91,13 @@ export class Graph {
   /** A constant float32 array; equal ones are one. */
   array(dims: readonly number[], data: ArrayLike<number>): string {
     const values = Float32Array.from(data)
-    return this.constant(`array ${dims.join()} ${values.join()}`, () => floats(dims, values), 'array')
+    const { arrays, initializers } = this.common
+    const found = arrays.find((array) => array.dims.join() === dims.join() && array.values.every((x, i) => Object.is(x, values[i])))
+    if (found) return found.name
+    const name = this.fresh('array')
+    initializers.push({ ...floats(dims, values), name })
+    arrays.push({ name, dims, values })
+    return name
   }
 
   /** A constant vector of int64. */
@@ -263,6 +270,23 @@ const integerTensor = (dims: readonly number[], data: readonly number[]): ProtoI
   rawData: new Uint8Array(BigInt64Array.from(data.map(BigInt)).buffer),
 })
 
-/** How many elements. */
-export const count = (dims: readonly Num[], like: Num): Num => product(dims, like)
-export const constant = (x: number, like: Num): Num => num(x, like)
+/** What values a node reads: its own, and what graphs inside it take from outside. */
+const reads = ({ input = [], attribute = [] }: ProtoInit<'NodeProto'>): string[] => [
+  ...input,
+  ...attribute.flatMap(({ g }) => (g ? [...(g.node ?? []).flatMap(reads), ...(g.output ?? []).map(({ name }) => name!)] : [])),
+]
+
+/** The nodes and constants that these outputs need. */
+export function needed(
+  nodes: readonly ProtoInit<'NodeProto'>[],
+  initializers: readonly ProtoInit<'TensorProto'>[],
+  outputs: readonly string[],
+): { node: ProtoInit<'NodeProto'>[]; initializer: ProtoInit<'TensorProto'>[] } {
+  const wanted = new Set(outputs)
+  const kept = [...nodes].reverse().filter((node) => {
+    const used = node.output!.some((name) => wanted.has(name))
+    if (used) for (const name of reads(node)) wanted.add(name)
+    return used
+  })
+  return { node: kept.reverse(), initializer: initializers.filter(({ name }) => wanted.has(name!)) }
+}

@@ -1,9 +1,10 @@
 /** What no operator of ONNX is: recurrences said as a Scan over their step. */
-import { type AftSizes, netOps, netWords, normKinds, partWords, type UnaryOp, unaryOps } from '../engine/devices/kernels.ts'
+import { netOps, netWords, normKinds, partWords, unaryOps } from '../engine/devices/kernels.ts'
 import { lastSum, normNodes, unaryNodes } from './functions.ts'
 import type { Memory } from './memory.ts'
 import { type Graph, int, type Value } from './nodes.ts'
-import { type Blocks, type Num, num, times } from './trace.ts'
+import { OnnxError } from './proto.ts'
+import { type Blocks, minus, type Num, num, times } from './trace.ts'
 
 /** x with axes of size 1 put in at these places of the result. */
 const unsqueeze = (g: Graph, x: string, ...axes: number[]): string => g.op('Unsqueeze', [x, g.integers(axes)])
@@ -165,7 +166,10 @@ export function net(m: Memory, inputs: any, outputs: any, sizes: any): void {
 
 // ---- attention free transformers ------------------------------------------------------------------------------------------------------
 
-/** Weighted means over time, a query at a time: see `aft` in engine/devices/kernels.ts. */
+/**
+ * Means over time, a query at a time: see `aft` in engine/devices/kernels.ts. Places follow from the tokens before: rows of the state come first, of which
+ * those below 0 aren't there. Where older rows are put together there is one query, after them.
+ */
 export function aft(
   m: Memory,
   k: Blocks,
@@ -174,8 +178,54 @@ export function aft(
   places: Blocks,
   y: Blocks,
   lse: Blocks,
-  sizes: Record<keyof AftSizes, any>,
+  sizes: Record<'B' | 'n' | 'past' | 'D' | 'window' | 'N', Num> & { bias: 'none' | 'table' | 'taps' },
 ): void {
-  void [m, k, v, w, places, y, lse, sizes, times, {} as UnaryOp]
-  throw new Error('aft')
+  const { g, known } = m
+  const { B, n, past, D, window, N, bias } = sizes
+  const placed = known.placed(places)
+  if (placed === undefined) throw new OnnxError('padding')
+  const one = num(1, B)
+  const range = (size: Num): string => g.op('Range', [g.integer(0), g.sizeNumber(size), g.integer(1)])
+  const position = unsqueeze(g, known.position(), 1)
+  const rows = placed === 'all' ? n : minus(n, one)
+  const first = g.op('Sub', [position, g.sizeNumber(minus(rows, known.T))])
+  const counted = g.op('Add', [first, range(rows)])
+  const next = g.op('Add', [position, g.sizeNumber(known.T)])
+  // Older ones are those that the state doesn't keep as they are; the query comes after all.
+  const recent = minus(minus(rows, known.T), one)
+  const older = (): string =>
+    g.op('Concat', [g.op('Where', [g.op('Less', [counted, g.op('Sub', [next, g.sizeNumber(recent)])]), counted, g.integer(-1)]), next], {
+      axis: int(1),
+    })
+  const keyPlaces = placed === 'all' ? counted : older()
+  const [keys, values] = [m.as(k, [B, n, D]).name, m.as(v, [B, n, D]).name]
+  const queries = g.slice({ name: keyPlaces, dims: [B, n] }, [{ axis: 1, begin: past, count: minus(n, past) }])
+  const weights = bias === 'table' ? m.as(w!, [times(N, N)]).name : bias === 'taps' ? m.as(w!, [window, D]).name : ''
+  const { outputs } = g.scan([], [{ value: queries, type: 'I64' }], (g, _, [query]) => {
+    const at = unsqueeze(g, query.name, 1)
+    const there = g.op('And', [g.op('GreaterOrEqual', [keyPlaces, g.integer(0)]), g.op('LessOrEqual', [keyPlaces, at])])
+    const back = g.op('Sub', [at, keyPlaces])
+    const near = g.op('Less', [back, g.integer(window[0])])
+    const within = (x: string, below: number): string => g.op('Min', [g.op('Max', [x, g.integer(0)]), g.integer(below - 1)])
+    let scores = keys
+    if (bias === 'table') {
+      const row = g.op('Min', [at, g.integer(N[0] - 1)])
+      const index = g.op('Add', [g.op('Mul', [row, g.integer(N[0])]), within(g.op('Sub', [row, back]), N[0])])
+      const near0 = g.op('Where', [near, g.op('Gather', [weights, index]), g.scalar(0)])
+      scores = g.op('Add', [keys, unsqueeze(g, near0, 2)])
+    } else if (bias === 'taps') {
+      const found = g.op('Gather', [weights, within(back, window[0])])
+      scores = g.op('Add', [keys, g.op('Where', [unsqueeze(g, near, 2), found, g.scalar(0)])])
+    }
+    const seen = g.op('Where', [unsqueeze(g, there, 2), scores, g.scalar(Number.NEGATIVE_INFINITY)])
+    const over = (op: string, x: string): string => g.op(op, [x, g.integers([1])], { keepdims: int(0) })
+    const largest = over('ReduceMax', seen)
+    const e = g.op('Exp', [g.op('Sub', [seen, unsqueeze(g, largest, 1)])])
+    const total = over('ReduceSum', e)
+    const mean = g.op('Div', [over('ReduceSum', g.op('Mul', [e, values])), total])
+    const log = g.op('Add', [largest, g.op('Log', [total])])
+    return { states: [], outputs: [mean, log].map((name) => ({ name, dims: [B, D] })) }
+  })
+  m.set(y, outputs[0])
+  m.set(lse, outputs[1])
 }

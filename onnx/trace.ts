@@ -89,13 +89,18 @@ export function pointsOf(varying: Varying): Record<string, number>[] {
   return [...corners, Object.fromEntries(letters.map((letter) => [letter, varying[letter][2]]))]
 }
 
-const depends = 'what is computed depends on the number of tokens'
+/** Traces that differ in more than numbers. */
+export class DependsError extends OnnxError {
+  constructor() {
+    super('what is computed depends on the number of tokens')
+  }
+}
 
 /** Values that traces have at the same place, as one: numbers as a Num, blocks as Blocks. */
 export function merge(values: readonly unknown[]): unknown {
   const [first] = values
   const fail = (): never => {
-    throw new OnnxError(depends)
+    throw new DependsError()
   }
   if (typeof first === 'number') return values.every((x) => typeof x === 'number') ? values : fail()
   if (first instanceof Block) {
@@ -117,9 +122,9 @@ export function merge(values: readonly unknown[]): unknown {
 /** The calls of several traces, as one. */
 export function mergeCalls(traces: readonly (readonly Call[])[]): Call[] {
   const [first] = traces
-  if (traces.some((calls) => calls.length !== first.length)) throw new OnnxError(depends)
+  if (traces.some((calls) => calls.length !== first.length)) throw new DependsError()
   return first.map(({ name }, i) => {
-    if (traces.some((calls) => calls[i].name !== name)) throw new OnnxError(depends)
+    if (traces.some((calls) => calls[i].name !== name)) throw new DependsError()
     return { name, args: merge(traces.map((calls) => calls[i].args)) as unknown[] }
   })
 }
@@ -143,7 +148,7 @@ export function formula(n: Num, varying: Varying): Map<string, number> {
   const found = new Map(terms.flatMap(({ product, values: [value] }) => (value === 0 ? [] : [[product, value] as const])))
   let check = 0
   for (const [product, factor] of found) check += [...product].reduce((x, letter) => x * varying[letter][2], factor)
-  if (check !== n.at(-1) || [...found.values()].some((x) => !Number.isInteger(x))) throw new OnnxError(depends)
+  if (check !== n.at(-1) || [...found.values()].some((x) => !Number.isInteger(x))) throw new DependsError()
   return found
 }
 
