@@ -1,16 +1,17 @@
 /**
  * A trained model as an ONNX graph that decodes: tokens and states in, logits and states out, of any number of rows and tokens. The model's own
  * forward pass is run on a device that notes what it is asked for (trace.ts), and each kernel is said in nodes (kernels.ts): LinearAttention and
- * CausalConvWithState where a layer is that, Scan over a step where it isn't, the rest in standard nodes. A model whose forward pass is a loop of the
- * host over tokens is one Scan over its step of one token. Tests: test/onnx/export.test.ts, bench/test/export.test.mjs.
+ * CausalConvWithState where a layer is that, Scan over its step where it isn't, the rest in standard nodes. A mixer whose forward pass is a loop over
+ * tokens is a Scan over its pass of one token. Tests: test/onnx/export.test.ts, bench/test/onnx-export.test.mjs.
  */
 import { type Device, setDevice, type Tensor } from '../engine/index.ts'
 import { noGrad } from '../engine/recording.ts'
 import { empty, getDevice, tensor } from '../engine/tensor.ts'
 import { type Checkpoint, modelOf } from '../nn/checkpoint.ts'
-import { freshOf } from '../nn/parts.ts'
-import { initialState, mapState } from '../nn/state.ts'
-import type { Transformer, TransformerState } from '../nn/transformer.ts'
+import type { SequenceLayer } from '../nn/mixer.ts'
+import { freshOf, isPart, type Part, type Parts } from '../nn/parts.ts'
+import { mapState } from '../nn/state.ts'
+import { layerMixers, type Transformer, type TransformerState } from '../nn/transformer.ts'
 import { emit } from './kernels.ts'
 import { type Domain, type Known, Memory } from './memory.ts'
 import { type Common, declared, Graph, int, needed, type Value } from './nodes.ts'
@@ -50,44 +51,7 @@ const opsets: Record<Domain, { ir: bigint; imports: Record<string, number> }> = 
   'com.microsoft': { ir: 10n, imports: { '': 21, 'com.microsoft': 1 } },
 }
 
-interface Trace {
-  calls: Call[]
-  tokens: Block
-  logits: { block: Block; dims: number[] }
-  /** Parts of the state by path, before and after, without counts. */
-  before: Map<string, { block: Block; dims: number[] }>
-  after: Map<string, { block: Block; dims: number[] }>
-}
-
-const blockOf = (t: Tensor): Block => t.storage as Block
-
-/** The forward pass of B rows of T tokens, with P keys and values before them where these are kept. Row b has had b tokens, so that rows can be told apart. */
-function traced(model: Transformer, rec: Recorder, { B, T = 1, P = 0 }: Record<string, number>): Trace {
-  const before: Trace['before'] = new Map()
-  const after: Trace['after'] = new Map()
-  const parts = (state: unknown, into: Trace['after']): void =>
-    void mapState(state, (t, name) => into.set(name, { block: blockOf(t), dims: [...t.shape] }))
-  const { calls, result } = rec.record(() =>
-    noGrad(() => {
-      const tokens = tensor(new Int32Array(B * T), { shape: [B, T], device: rec.device })
-      const state = mapState(
-        initialState(model as never, B),
-        (t) => empty(t.shape.map((d) => (d === 0 ? P : d)), rec.device),
-        (held, name) => {
-          // What is visible of keys: all.
-          return name.endsWith('visible') ? new Int32Array(B * P).fill(1) : Int32Array.from(held, (_, b) => b)
-        },
-      ) as TransformerState
-      parts(state, before)
-      const { logits, state: next } = model.forward(tokens, state)
-      parts(next, after)
-      return { tokens: blockOf(tokens), logits: { block: blockOf(logits), dims: [...logits.shape] } }
-    }),
-  )
-  return { calls, ...result, before, after }
-}
-
-/** The bytes of an ONNX model. Throws an OnnxError that says what can't be said. */
+/** The bytes of an ONNX model. Throws an OnnxError that says what can't be said, and of which layer. */
 export function exportModel(checkpoint: Checkpoint, options: ExportOptions): Uint8Array {
   const rec = recorder()
   const device = getDevice()
@@ -102,108 +66,256 @@ export function exportModel(checkpoint: Checkpoint, options: ExportOptions): Uin
   }
 }
 
-/** Sizes of a state's parts and the like, in every trace. */
+// ---- passes ---------------------------------------------------------------------------------------------------------------------------
+
+/** Sizes of a trace: B rows of T tokens, with P keys and values before them where these are kept. Row b has had b tokens, so that rows can be told apart. */
+type Point = Readonly<Record<string, number>>
+type Place = { block: Block; dims: readonly number[] }
+interface Trace {
+  calls: Call[]
+  /** By name: `tokens`, or a mixer's `x`, and the parts of the state by their paths; `logits` or `y`, and the parts after. Without counts. */
+  inputs: Record<string, Place>
+  outputs: Record<string, Place>
+}
+type Pass = (point: Point) => Trace
+
+const placeOf = (t: Tensor): Place => ({ block: t.storage as Block, dims: [...t.shape] })
+
+/** A state of these parts whose tensors are inputs. */
+function stateAt(parts: Parts, { B, P = 0 }: Point, device: Device<Block>): Record<string, unknown> {
+  const entries = Object.entries(parts).map(([name, part]): [string, unknown] => {
+    if (!isPart(part)) return [name, part.map((inner) => stateAt(inner, { B, P }, device))]
+    const shape = part.shape.map((d) => (d < 0 ? P : d))
+    if (part.dtype === 'float32') return [name, empty(shape, device)]
+    // All keys are visible.
+    return [name, shape.length === 2 ? new Int32Array(B * P).fill(1) : Int32Array.from({ length: B }, (_, b) => b)]
+  })
+  return Object.fromEntries(entries)
+}
+
+function placesIn(state: unknown): Record<string, Place> {
+  const found: Record<string, Place> = {}
+  mapState(state, (t, name) => (found[name] = placeOf(t)))
+  return found
+}
+
+/** A mixer by itself. */
+const mixerPass =
+  (attn: SequenceLayer, D: number, rec: Recorder): Pass =>
+  (point) => {
+    const { B, T = 1 } = point
+    const { calls, result } = rec.record(() =>
+      noGrad(() => {
+        const x = empty([B, T, D], rec.device)
+        const state = stateAt(attn.stateParts(B), point, rec.device)
+        const inputs = { x: placeOf(x), ...placesIn(state) }
+        const { y, state: next } = attn.forward(x, state)
+        return { inputs, outputs: { y: placeOf(y), ...placesIn(next) } }
+      }),
+    )
+    return { calls, ...result }
+  }
+
+/** The whole model, in which the mixers of layers that are `stepwise` are one call each. */
+const modelPass =
+  (model: Transformer, stepwise: ReadonlySet<number>, rec: Recorder): Pass =>
+  (point) => {
+    const { B, T } = point
+    const layers = [...stepwise].map((i) => ({ i, attn: model.transformer.layers[i].attn as SequenceLayer }))
+    for (const { i, attn } of layers)
+      attn.forward = (x, state, options) => {
+        const y = empty(x.shape, rec.device)
+        const next = mapState(
+          state,
+          (t) => empty(t.shape, rec.device),
+          (counts) => counts.map((count) => count + T),
+        ) as object
+        const places = (of: unknown) => Object.fromEntries(Object.entries(placesIn(of)).map(([name, { block }]) => [name, block]))
+        rec.note('mixer', [i, x.storage, options?.accumulate?.storage ?? null, places(state), y.storage, places(next)])
+        return { y, state: next }
+      }
+    try {
+      const { calls, result } = rec.record(() =>
+        noGrad(() => {
+          const tokens = tensor(new Int32Array(B * T), { shape: [B, T], device: rec.device })
+          const state = stateAt(model.stateParts(B), point, rec.device)
+          const inputs = { tokens: placeOf(tokens), ...placesIn(state) }
+          const { logits, state: next } = model.forward(tokens, state as unknown as TransformerState)
+          return { inputs, outputs: { logits: placeOf(logits), ...placesIn(next) } }
+        }),
+      )
+      return { calls, ...result }
+    } finally {
+      for (const { attn } of layers) Reflect.deleteProperty(attn, 'forward')
+    }
+  }
+
+// ---- from traces to nodes ---------------------------------------------------------------------------------------------------------------
+
+/** What every graph of a model has in common for its passes. */
+interface World {
+  points: readonly Point[]
+  context: number
+  known: Pick<Known, 'domain' | 'parameters' | 'mixer'>
+}
+
 interface Found {
   block: Blocks
   dims: Num[]
 }
 
-const growing = (model: Transformer): boolean => /-\d/.test(JSON.stringify(model.stateParts(1)))
+const sizeAt = (points: readonly Point[], letter: string): Num => points.map((point) => point[letter] ?? 1)
 
-function graphOf(model: Transformer, rec: Recorder, options: ExportOptions): ProtoInit<'ModelProto'> {
-  const sizes: Varying = { B: [2, 3, 5], ...(growing(model) && { P: [7, 11, 17] as const }) }
-  try {
-    // Far from each other: loops that double are as different as others.
-    return built(model, rec, { ...sizes, T: [131, 137, 601] }, options)
-  } catch (error) {
-    if (!(error instanceof DependsError)) throw error
-    if (growing(model)) throw new OnnxError(`${error.message}, and a Scan over tokens can't carry the keys of softmax attention, which grow`)
-    return built(model, rec, sizes, options)
+/** A pass in a graph that has these values for its inputs; its outputs by name. `position`: tokens of each row before, int64 [B]. */
+function said(
+  pass: Pass,
+  { points, context, known: shared }: World,
+  g: Graph,
+  inputOf: (name: string, dims: readonly Num[]) => Value,
+  position: () => string,
+): Record<string, Value> {
+  const traces = points.map(pass)
+  const calls = mergeCalls(traces.map(({ calls }) => calls))
+  const places = (side: 'inputs' | 'outputs') => Object.entries(merge(traces.map((trace) => trace[side])) as Record<string, Found>)
+  const [B, T] = [sizeAt(points, 'B'), sizeAt(points, 'T')]
+  const known: Known = {
+    ...{ ...shared, B, T, position },
+    inputs: new Map(places('inputs').map(([name, { block, dims }]) => [block.id, inputOf(name, dims)])),
+    table: tables(pass, points[0], context),
+    placed: (block) => placed(block, B, T),
   }
+  const memory = new Memory(g, known)
+  emit(memory, calls)
+  return Object.fromEntries(places('outputs').map(([name, { block, dims }]) => [name, memory.as(block, dims)]))
 }
 
-/** A model from traces of these sizes; without T, a Scan over its step of one token. */
-function built(model: Transformer, rec: Recorder, varying: Varying, options: ExportOptions): ProtoInit<'ModelProto'> {
+/** A mixer as a Scan over its pass of one token. x: [B,T,D], state by parts, position: as in `said`. */
+function stepped(
+  pass: Pass,
+  world: World,
+  g: Graph,
+  x: Value,
+  state: Record<string, Value>,
+  position: Value | undefined,
+): Record<string, Value> {
+  const points = world.points.map((point) => ({ ...point, T: 1 }))
+  const names = Object.keys(state)
+  const states = [...names.map((name) => ({ value: state[name] })), ...(position ? [{ value: position, type: 'I64' as const }] : [])]
+  const [B, , D] = x.dims
+  const one = num(1, B)
+  const result = g.scan(states, [{ value: x }], (g, before, [token]) => {
+    const at = position && before.at(-1)!
+    const values: Record<string, Value> = { x: g.reshape(token, [B, one, D]) }
+    for (const [i, name] of names.entries()) values[name] = before[i]
+    const { y, ...after } = said(
+      pass,
+      { ...world, points },
+      g,
+      (name) => values[name],
+      () => at!.name,
+    )
+    const next = at ? [{ name: g.op('Add', [at.name, g.integer(1)]), dims: at.dims }] : []
+    return { states: [...names.map((name) => after[name]), ...next], outputs: [g.reshape(y, [B, D])] }
+  })
+  return { y: result.outputs[0], ...Object.fromEntries(names.map((name, i) => [name, result.states[i]])) }
+}
+
+const past = (name: string): string => `past.${name}`
+const present = (name: string): string => `present.${name}`
+
+function graphOf(model: Transformer, rec: Recorder, options: ExportOptions): ProtoInit<'ModelProto'> {
+  const parts = model.stateParts(1)
+  const layers = model.transformer.layers.map(({ attn }) => attn as SequenceLayer)
+  // The third size of each is far from the others: a loop that doubles shows, too.
+  const varying: Varying = { B: [2, 3, 5], T: [131, 137, 601], ...(/-\d/.test(JSON.stringify(parts)) && { P: [7, 11, 17] as const }) }
   const points = pointsOf(varying)
-  const traces = points.map((point) => traced(model, rec, point))
-  const calls = mergeCalls(traces.map(({ calls }) => calls))
-  const all = <X>(f: (trace: Trace) => unknown): X => merge(traces.map(f)) as X
-  const parts = (f: (trace: Trace) => Trace['before']): [string, Found][] =>
-    Object.entries(all<Record<string, Found>>((trace) => Object.fromEntries(f(trace))))
-  const [before, after] = [parts(({ before }) => before), parts(({ after }) => after)]
-  const logits = all<Found>(({ logits }) => logits)
-  const tokens = all<Blocks>(({ tokens }) => tokens)
-  const letter = (name: string): Num => points.map((point) => point[name] ?? 1)
-  const [B, T, P] = ['B', 'T', 'P'].map(letter)
-  const scanned = !('T' in varying)
+  const [B, T, P] = ['B', 'T', 'P'].map((letter) => sizeAt(points, letter))
+  const passes = layers.map((attn) => mixerPass(attn, model.config.dModel, rec))
+  const named = [...model.namedParameters()].map(
+    ([name, t]): [number, Known['parameters'] extends ReadonlyMap<number, infer V> ? V : never] => [
+      placeOf(t).block.id,
+      { name, dims: t.shape },
+    ],
+  )
 
-  const isPast = (n: Num): boolean => 'P' in varying && same(n, P)
-  const shapeOf = (name: string, axis: number) => (g: Graph) => g.op('Shape', [name], { start: int(axis), end: int(axis + 1) })
-  const grown = before.find(([, { dims }]) => dims.some(isPast))
-  const common: Common = {
-    ...{ varying, half: options.half, initializers: [], arrays: [], known: new Map(), count: 0, main: undefined as never },
-    sizes: {
-      ...{ B: shapeOf('tokens', 0), T: shapeOf('tokens', 1) },
-      ...(grown && { P: shapeOf(past(grown[0]), grown[1].dims.findIndex(isPast)) }),
-    },
+  /** A graph to fill, and what passes need to do so. */
+  const begin = () => {
+    const common = {
+      ...{ varying, half: options.half, initializers: [], arrays: [], known: new Map(), count: 0, sizes: {}, main: undefined as never },
+    } as Common
+    const main = new Graph(common)
+    common.main = main
+    const sizeOf = (name: string, axis: number): void => {
+      const letter = axis === 0 ? 'B' : name === 'tokens' ? 'T' : 'P'
+      common.sizes[letter] ??= () => main.op('Shape', [name], { start: int(axis), end: int(axis + 1) })
+    }
+    sizeOf('tokens', 0)
+    sizeOf('tokens', 1)
+    const inputs = new Map<string, readonly Num[]>()
+    const input = (name: string, dims: readonly Num[]): Value => {
+      const full = name === 'tokens' || name === 'x' ? name : past(name)
+      if (full !== name) inputs.set(name, dims)
+      const axis = 'P' in varying ? dims.findIndex((d) => same(d, P)) : -1
+      if (axis >= 0) sizeOf(full, axis)
+      return { name: full, dims }
+    }
+    const counted = { value: false }
+    const position = (): string => {
+      counted.value = true
+      return past('position')
+    }
+    const world: World = { points, context: options.context, known: { domain: options.domain, parameters: new Map(named), mixer } }
+    function mixer(m: Memory, layer: number, x: Blocks, before: Readonly<Record<string, Blocks>>): Record<string, Value> {
+      const state = Object.fromEntries(Object.entries(before).map(([name, block]) => [name, m.any(block)]))
+      const at = 'position' in layers[layer].stateParts(1) ? { name: position(), dims: [B] } : undefined
+      return stepped(passes[layer], world, m.g, m.as(x, [B, T, num(model.config.dModel, B)]), state, at)
+    }
+    return { common, main, inputs, input, position, counted, world }
   }
-  const main = new Graph(common)
-  common.main = main
-  const state = before.map(([name, { dims }]): Value => ({ name: past(name), dims }))
-  let counts = false
 
-  /** The pass in a graph that has these values: logits, the state after them, and where the rows go on. */
-  const pass = (g: Graph, ids: Value, held: readonly Value[], position: string): { logits: Value; state: Value[]; position: () => string } => {
-    const known: Known = {
-      ...{ domain: options.domain, B, T },
-      position() {
-        counts = true
-        return position
-      },
-      inputs: new Map([[tokens.id, ids], ...before.map(([, { block }], i) => [block.id, held[i]] as const)]),
-      parameters: new Map([...model.namedParameters()].map(([name, t]) => [blockOf(t).id, { name, dims: [...t.shape] }])),
-      table: (block, g) => table(block, g, known),
-      placed: (block) => placed(block, B, T),
+  const stepwise = new Set<number>()
+  const mixers = layerMixers(model.config)
+  for (const [i, pass] of passes.entries()) {
+    const { kind, settings } = mixers[i]
+    const { main, input, position, world } = begin()
+    const fail = (problem: string): never => {
+      throw new OnnxError(`layer ${i} (${settings.rule ?? settings.net ?? kind}) can't be said in ONNX: ${problem}`)
     }
-    const memory = new Memory(g, known)
-    emit(memory, calls)
-    return {
-      logits: memory.as(logits.block, logits.dims),
-      state: after.map(([, { block, dims }]) => memory.as(block, dims)),
-      position: () => g.op('Add', [position, g.size(T)]),
+    const own = Object.values(layers[i].stateParts(1)) as Part[]
+    if (own.some(({ below }) => below !== undefined))
+      fail('its tokens wait for their minibatch, which the host counts: train it with minibatch = 1')
+    try {
+      said(pass, world, main, input, position)
+    } catch (error) {
+      if (!(error instanceof OnnxError)) throw error
+      if (!(error instanceof DependsError)) fail(error.message)
+      stepwise.add(i)
+      try {
+        const one = { ...world, points: points.map((point) => ({ ...point, T: 1 })) }
+        said(pass, one, main, input, position)
+      } catch (error) {
+        throw error instanceof OnnxError ? fail(error.message) : error
+      }
     }
   }
-  const table = tables(model, rec, scanned ? { B: options.context, T: 1 } : { ...points[0], T: options.context }, options.context)
-  const ids: Value = { name: 'tokens', dims: [B, T] }
-  const outputs: [name: string, value: Value][] = []
-  const finish = (logits: Value, state: readonly Value[], position?: string): void => {
-    outputs.push(['logits', logits], ...after.map(([name], i): [string, Value] => [present(name), state[i]]))
-    if (position !== undefined) outputs.push([present('position'), { name: position, dims: [B] }])
-  }
-  if (!scanned) {
-    const made = pass(main, ids, state, past('position'))
-    finish(made.logits, made.state, counts ? made.position() : undefined)
-  } else {
-    const position = { value: { name: past('position'), dims: [B] }, type: 'I64' } as const
-    const made = main.scan([...state.map((value) => ({ value })), position], [{ value: ids, type: 'I64' }], (g, held, [token]) => {
-      const { logits, state, position } = pass(g, g.reshape(token, [B, T]), held.slice(0, -1), held.at(-1)!.name)
-      const next = { name: position(), dims: [B] }
-      return { states: [...state, next], outputs: [g.reshape(logits, [B, logits.dims[2]])] }
-    })
-    counts = true
-    finish(made.outputs[0], made.states.slice(0, -1), made.states.at(-1)!.name)
-  }
-  for (const [name, value] of outputs) main.nodes.push({ name: main.fresh('node'), opType: 'Identity', input: [value.name], output: [name] })
+
+  const { common, main, inputs, input, position, counted, world } = begin()
+  const { logits, ...state } = said(modelPass(model, stepwise, rec), world, main, input, position)
+  const outputs: [name: string, value: Value][] = [
+    ['logits', logits],
+    ...Object.entries(state).map(([name, value]): [string, Value] => [present(name), value]),
+    ...(counted.value ? [[present('position'), { name: main.op('Add', [position(), main.size(T)]), dims: [B] }] as [string, Value]] : []),
+  ]
+  for (const [name, value] of outputs)
+    main.nodes.push({ name: main.fresh('node'), opType: 'Identity', input: [value.name], output: [name] })
 
   const size = (n: Num): number | string => {
     if (isConstant(n)) return n[0]
-    return same(n, B) ? 'batch' : same(n, T) ? 'tokens' : isPast(n) ? 'past' : 'total'
+    return same(n, B) ? 'batch' : same(n, T) ? 'tokens' : same(n, P) ? 'past' : 'total'
   }
-  const stateInfo = (named: (name: string) => string, parts: readonly [string, Found][]) => [
-    ...parts.map(([name, { dims }]) => declared(named(name), 'F32', dims.map(size))),
-    ...(counts ? [declared(named('position'), 'I64', ['batch'])] : []),
-  ]
-  const fresh = before.flatMap(([name]) => (freshOf(name) === 0 ? [] : [[past(name), `${freshOf(name)}`]]))
+  const info = (name: string, dims: readonly Num[]) => declared(name, name.endsWith('.position') ? 'I64' : 'F32', dims.map(size))
+  const names = [...inputs.keys()]
+  const fresh = names.flatMap((name) => (freshOf(name) === 0 ? [] : [[past(name), `${freshOf(name)}`]]))
   const metadata = { ...options.metadata, ...(fresh.length > 0 && { fresh: JSON.stringify(Object.fromEntries(fresh)) }) }
   const { ir, imports } = opsets[options.domain]
   return {
@@ -218,20 +330,21 @@ function built(model: Transformer, rec: Recorder, varying: Varying, options: Exp
         common.initializers,
         outputs.map(([name]) => name),
       ),
-      input: [declared('tokens', 'I64', ['batch', 'tokens']), ...stateInfo(past, before)],
-      output: [declared('logits', 'F32', ['batch', 'tokens', model.config.symbols]), ...stateInfo(present, after)],
+      input: [
+        declared('tokens', 'I64', ['batch', 'tokens']),
+        ...names.map((name) => info(past(name), inputs.get(name)!)),
+        ...(counted.value ? [info(past('position'), [B])] : []),
+      ],
+      output: outputs.map(([name, { dims }]) => info(name, dims)),
     },
   }
 }
-
-const past = (name: string): string => `past.${name}`
-const present = (name: string): string => `present.${name}`
 
 /**
  * Tables of positions: numbers that the host computes for each token from its place alone. Their rows, for `context` places, come from a trace of so many
  * tokens, or of so many rows of one, in the precision of the host: angles in float32 would be off by 1e-4 at 1,000 tokens.
  */
-function tables(model: Transformer, rec: Recorder, long: Record<string, number>, context: number) {
+function tables(pass: Pass, point: Point, context: number): Known['table'] {
   let blocks: Map<number, Block> | undefined
   const found = (): Map<number, Block> => {
     const all = new Map<number, Block>()
@@ -240,10 +353,10 @@ function tables(model: Transformer, rec: Recorder, long: Record<string, number>,
       else if (Array.isArray(x)) x.forEach(visit)
       else if (typeof x === 'object' && x !== null) Object.values(x).forEach(visit)
     }
-    visit(traced(model, rec, long).calls.map(({ args }) => args))
+    visit(pass({ ...point, ...(point.T === 1 ? { B: context } : { T: context }) }).calls.map(({ args }) => args))
     return all
   }
-  return ({ id, size, data }: Blocks, g: Graph, { B, T, position }: Known): Value | undefined => {
+  return ({ id, size, data }, g, { B, T, position }) => {
     const width = size[0] / (B[0] * T[0])
     const rows: (readonly [trace: number, at: number])[] = []
     for (let i = 0; i < size.length; i++) {

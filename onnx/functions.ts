@@ -44,4 +44,3 @@ export function normNodes(g: Graph, kind: NormKind, x: string, n: number, eps: n
   const size = kind === 'l2' ? lastSum(g, squares) : over(squares)
   return g.op('Div', [centred, g.op('Sqrt', [g.op('Add', [size, g.scalar(eps)])])])
 }
-

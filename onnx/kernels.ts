@@ -52,7 +52,7 @@ const kernelNodes: Partial<Record<Call['name'], Row>> = {
     m.set(y, { name: g.op('Where', [chosen, m.strided(x, shape, stridesX, zero).name, m.as(y, shape).name]), dims: shape })
   },
   gather(m, table: Blocks, index: Blocks, y: Blocks, _R: Num, N: Num, D: Num) {
-    const rows = m.any(index)
+    const rows = m.index(index)
     m.set(y, { name: m.g.op('Gather', [m.as(table, [N, D]).name, rows.name]), dims: [...rows.dims, D] })
   },
   reduce(m, op: 'sum' | 'max', x: Blocks, y: Blocks, outer: Num, n: Num, inner: Num) {
@@ -127,11 +127,16 @@ const kernelNodes: Partial<Record<Call['name'], Row>> = {
   },
   fastWeights(m, _form: string, inputs: any, outputs: any, sizes: any) {
     if (inputs.tokens) throw new OnnxError('padding')
-    if (inputs.erase || sizes.transposed) return recurrence(m, inputs, outputs, sizes)
-    attention(m, inputs, outputs, sizes)
+    const said = inputs.erase || sizes.transposed ? recurrence : attention
+    said(m, inputs, outputs, sizes)
   },
-  net: (m, inputs, outputs, sizes) => net(m, inputs, outputs, sizes),
-  aft: (m, ...args) => (aft as (m: Memory, ...args: unknown[]) => void)(m, ...args),
+  net,
+  aft: aft as Row,
+  mixer(m, [layer]: Num, x: Blocks, accumulate: Blocks | null, before: Record<string, Blocks>, y: Blocks, after: Record<string, Blocks>) {
+    const { y: read, ...state } = m.known.mixer(m, layer, x, before)
+    m.set(y, accumulate ? { name: m.g.op('Add', [read.name, m.as(accumulate, read.dims).name]), dims: read.dims } : read)
+    for (const [name, value] of Object.entries(state)) m.set(after[name], value)
+  },
 }
 
 const domainOf = (m: Memory): string => (m.known.domain === 'ai.onnx' ? '' : m.known.domain)
@@ -152,7 +157,10 @@ function attention(m: Memory, inputs: any, outputs: any, sizes: any): void {
     )
   const [y, S] = run(packed(inputs.v, V), inputs.s0 ? m.as(inputs.s0, [B, H, K, V]).name : '', sizes.scale[0])
   m.set(outputs.sT, { name: S, dims: [B, H, K, V] })
-  if (!outputs.zT) return m.set(outputs.y, { name: y, dims: [B, T, times(H, V)] })
+  if (!outputs.zT) {
+    m.set(outputs.y, { name: y, dims: [B, T, times(H, V)] })
+    return
+  }
   const one = num(1, B)
   const z0 = inputs.z0 ? m.as(inputs.z0, [B, H, K, one]).name : ''
   const [total, z] = run(g.filled(1, [B, T, H]).name, z0, 1)

@@ -23,11 +23,13 @@ export interface Known {
   /** Parameters by block. */
   parameters: ReadonlyMap<number, { name: string; dims: readonly number[] }>
   /** Rows by a token's place in its sequence, as a value [B,T,width]; undefined where these data aren't such. */
-  table(block: Blocks, g: Graph): Value | undefined
+  table(block: Blocks, g: Graph, known: Known): Value | undefined
   /** What places of `aft` are: those of all tokens, or of those that are put together. */
   placed(block: Blocks): 'all' | 'older' | undefined
   /** Tokens of each row before these, int64 [B]. */
   position(): string
+  /** The mixer of a layer as a Scan: y and the parts of its state after, by name. */
+  mixer(m: Memory, layer: number, x: Blocks, before: Readonly<Record<string, Blocks>>): Record<string, Value>
   B: Num
   T: Num
   domain: Domain
@@ -79,7 +81,7 @@ export class Memory {
     if (all.every((d) => Array.from(d).every((x) => x === first[0]))) return { fill: first[0] }
     if (isConstant(size) && all.every((d) => Array.from(d).every((x, i) => x === first[i])))
       return { name: g.array([size[0]], first), dims: [size] }
-    const table = known.table(block, g)
+    const table = known.table(block, g, known)
     if (table === undefined) throw new OnnxError('numbers that the host computes for each token')
     return table
   }
@@ -117,6 +119,23 @@ export class Memory {
   any(block: Blocks): Value {
     const held = this.look(block)
     return 'fill' in held ? this.g.filled(held.fill, [block.size]) : held
+  }
+
+  /** Indices: an input's, constant ones, or numbers one after the other. */
+  index(block: Blocks): Value {
+    const { g, known } = this
+    const { id, size, data } = block
+    const input = known.inputs.get(id)
+    if (input) return input
+    const first = data[0]?.[0]
+    const all = data.map((d) => Array.from(d ?? []))
+    if (first !== undefined && all.every((d) => d.every((x, i) => x === first + i))) {
+      const end = g.sizeNumber(plus(size, num(first, size)))
+      return { name: g.op('Range', [g.integer(first), end, g.integer(1)]), dims: [size] }
+    }
+    if (all[0].length > 0 && isConstant(size) && all.every((d) => d.every((x, i) => x === all[0][i])))
+      return { name: g.integers(all[0]), dims: [size] }
+    throw new OnnxError('rows that the host chooses for each token')
   }
 
   /** The block as rows of n, with whatever sizes come before. */
@@ -203,4 +222,3 @@ export class Memory {
     else this.held.set(block.id, { parts: [{ value, strides, offset }] })
   }
 }
-

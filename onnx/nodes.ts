@@ -209,7 +209,14 @@ export class Graph {
     if (parts.length === 1) return parts[0]
     const total = parts.map(({ dims }) => dims[axis]).reduce((a, b) => a.map((x, i) => x + b[i]))
     const dims = parts[0].dims.map((d, i) => (i === axis ? total : d))
-    return { name: this.op('Concat', parts.map(({ name }) => name), { axis: int(axis) }), dims }
+    return {
+      name: this.op(
+        'Concat',
+        parts.map(({ name }) => name),
+        { axis: int(axis) },
+      ),
+      dims,
+    }
   }
 
   /** All of one value. */
@@ -219,7 +226,7 @@ export class Graph {
   }
 
   /**
-   * A Scan over axis 1 of `tokens`, [B,T,...]. `body` gets a token's values without that axis and the states before it, and gives the states after it
+   * A Scan over axis 1 of `tokens`, [B,T,...], which is axis 0 to the node, as some evaluators know no other. `body` gets a token's values without that axis and the states before it, and gives the states after it
    * and what goes out, without that axis. Returns the last states, and the outputs with the axis T.
    */
   scan(
@@ -244,16 +251,21 @@ export class Graph {
       input: [...typed(before, states), ...typed(token, tokens)],
       output: [...typed(after, states), ...typed(out, [])],
     }
-    const names = this.ops('Scan', [...states, ...tokens].map(({ value }) => value.name), after.length + out.length, {
-      body: graphAttribute(graph),
-      num_scan_inputs: int(tokens.length),
-      scan_input_axes: ints(tokens.map(() => 1)),
-      scan_output_axes: ints(out.map(() => 1)),
-    })
+    const swapped = (rank: number): number[] => Array.from({ length: rank }, (_, i) => (i < 2 ? 1 - i : i))
+    const given = [...states.map(({ value }) => value), ...tokens.map(({ value }) => this.transpose(value, swapped(value.dims.length)))]
+    const attributes = { body: graphAttribute(graph), num_scan_inputs: int(tokens.length) }
+    const names = this.ops(
+      'Scan',
+      given.map(({ name }) => name),
+      after.length + out.length,
+      attributes,
+    )
     const [, T] = tokens[0].value.dims
     return {
       states: after.map(({ dims }, i) => ({ name: names[i], dims })),
-      outputs: out.map(({ dims }, i) => ({ name: names[after.length + i], dims: [dims[0], T, ...dims.slice(1)] })),
+      outputs: out.map(({ dims: [B, ...rest] }, i) =>
+        this.transpose({ name: names[after.length + i], dims: [T, B, ...rest] }, swapped(rest.length + 2)),
+      ),
     }
   }
 }

@@ -80,8 +80,7 @@ const instructions: Record<(typeof netOps)[number], (i: Instruction, token: Toke
   input: ({ a, n }, { g, x }) => piece(g, x, a, n),
   state: ({ a }, { before }) => before.get(a),
   parameter: ({ a }, { slow }) => slow.get(a),
-  read: ({ a, b, d, e }, { g, registers, before, after, slow }) =>
-    readOut(g, (d ? slow : e ? after : before).get(b)!, registers.get(a)!),
+  read: ({ a, b, d, e }, { g, registers, before, after, slow }) => readOut(g, (d ? slow : e ? after : before).get(b)!, registers.get(a)!),
   write({ to, a, b, d, e, x }, { g, registers, before, after }) {
     const M = before.get(to)!
     const factor = d >= 0 ? unsqueeze(g, registers.get(d)!, 3) : g.scalar(x)
@@ -141,8 +140,7 @@ export function net(m: Memory, inputs: any, outputs: any, sizes: any): void {
   const one = num(1, B)
   const kept = slow.length > 0 ? m.as(inputs.parameters, [one, H, P]).name : ''
   const slowValues = new Map(slow.map((p) => [p.place, cut(g, kept, one, p)]))
-  const fresh = (): Value =>
-    inputs.fresh ? g.expand(m.as(inputs.fresh, [one, H, S]), [B, H, S]) : g.filled(0, [B, H, S])
+  const fresh = (): Value => (inputs.fresh ? g.expand(m.as(inputs.fresh, [one, H, S]), [B, H, S]) : g.filled(0, [B, H, S]))
   const s0 = inputs.s0 ? m.as(inputs.s0, [B, H, S]) : fresh()
   const result = g.scan([{ value: s0 }], [{ value: m.as(inputs.x, [B, T, H, I]) }], (g, [state], [x]) => {
     const before = new Map(parts.map((p) => [p.place, cut(g, state.name, B, p)]))

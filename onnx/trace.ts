@@ -3,7 +3,7 @@
  * tokens and past, laid one on the other, say how every number in them depends on these.
  */
 import type { Device } from '../engine/devices/device.ts'
-import type { Kernels } from '../engine/devices/kernels.ts'
+import type { KernelName, Kernels } from '../engine/devices/kernels.ts'
 import { OnnxError } from './proto.ts'
 
 /** A piece of memory: its number in order of allocation, and what was copied into it. */
@@ -17,8 +17,9 @@ export class Block {
   }
 }
 
+/** A kernel that is called, or all of a layer's mixer. */
 export interface Call {
-  name: keyof Kernels<Block>
+  name: KernelName | 'mixer'
   args: readonly unknown[]
 }
 
@@ -26,6 +27,7 @@ export interface Recorder {
   device: Device<Block>
   /** Runs `body`: the calls in it. Blocks are numbered as if it were the first since `settle`. */
   record<R>(body: () => R): { calls: Call[]; result: R }
+  note(name: Call['name'], args: readonly unknown[]): void
   /** What is allocated by now is there in every trace. */
   settle(): void
 }
@@ -33,11 +35,12 @@ export interface Recorder {
 export function recorder(): Recorder {
   let [next, first] = [0, 0]
   let calls: Call[] = []
+  const note: Recorder['note'] = (name, args) => void calls.push({ name, args })
   const kernels = new Proxy({} as Kernels<Block>, {
     get:
       (_, name) =>
       (...args: unknown[]) =>
-        void calls.push({ name: name as Call['name'], args }),
+        note(name as Call['name'], args),
   })
   const device: Device<Block> = {
     name: 'reference',
@@ -56,6 +59,7 @@ export function recorder(): Recorder {
   }
   return {
     device,
+    note,
     record(body) {
       next = first
       calls = []
