@@ -15,6 +15,7 @@ import {
   compareCommand,
   doctorCommand,
   enableRelaxed,
+  exportCommand,
   generateCommand,
   inOptions,
   inspectCommand,
@@ -97,6 +98,10 @@ const entries = [
   entry(reproduceCommand, async (v, given, operands) => {
     const { reproduce } = await import('./reproduce.ts')
     return reproduce({ ...v, operands, given }, version)
+  }),
+  entry(exportCommand, async (v, _, [run]) => {
+    const { exportRun } = await import('./export.ts')
+    return exportRun({ ...v, run }, version)
   }),
   entry(compareCommand, async (v, given, operands) => {
     const { compare } = await import('./compare.ts')

@@ -51,16 +51,24 @@ const opsets: Record<Domain, { ir: bigint; imports: Record<string, number> }> = 
   'com.microsoft': { ir: 10n, imports: { '': 21, 'com.microsoft': 1 } },
 }
 
-/** The bytes of an ONNX model. Throws an OnnxError that says what can't be said, and of which layer. */
-export function exportModel(checkpoint: Checkpoint, options: ExportOptions): Uint8Array {
+export interface Exported {
+  bytes: Uint8Array
+  /** How many nodes of the outermost graph are no elementary operators, by name: LinearAttention, CausalConvWithState, Scan. */
+  nodes: Record<string, number>
+}
+
+/** Throws an OnnxError that says what can't be said in ONNX, and of which layer. */
+export function exportModel(checkpoint: Checkpoint, options: ExportOptions): Exported {
   const rec = recorder()
   const device = getDevice()
   setDevice(rec.device as Device)
   try {
-    const model = modelOf(checkpoint)
-    model.train(false)
+    const trained = modelOf(checkpoint).train(false)
     rec.settle()
-    return writeModel(graphOf(model, rec, options))
+    const model = graphOf(trained, rec, options)
+    const count = (op: string): number => model.graph!.node!.filter(({ opType }) => opType === op).length
+    const named = ['LinearAttention', 'CausalConvWithState', 'Scan'].map((op) => [op, count(op)] as const)
+    return { bytes: writeModel(model), nodes: Object.fromEntries(named.filter(([, n]) => n > 0)) }
   } finally {
     setDevice(device)
   }

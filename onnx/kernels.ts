@@ -4,7 +4,7 @@ import { binaryNodes, normNodes, unaryNodes } from './functions.ts'
 import type { Memory } from './memory.ts'
 import { float, type Graph, int, text, type Value } from './nodes.ts'
 import { OnnxError } from './proto.ts'
-import { aft, net, recurrence } from './scans.ts'
+import { aft, net, recurrence, solve } from './scans.ts'
 import { type Blocks, type Call, is, minus, type Num, num, quotient, times } from './trace.ts'
 
 type Row = (m: Memory, ...args: any[]) => void
@@ -131,6 +131,7 @@ const kernelNodes: Partial<Record<Call['name'], Row>> = {
     said(m, inputs, outputs, sizes)
   },
   net,
+  solveSpd: solve,
   aft: aft as Row,
   mixer(m, [layer]: Num, x: Blocks, accumulate: Blocks | null, before: Record<string, Blocks>, y: Blocks, after: Record<string, Blocks>) {
     const { y: read, ...state } = m.known.mixer(m, layer, x, before)
@@ -171,14 +172,11 @@ function attention(m: Memory, inputs: any, outputs: any, sizes: any): void {
   m.set(outputs.y, { name: g.op('Div', [read.name, g.reshape(den, [B, T, H, one]).name]), dims: [B, T, H, V] })
 }
 
-/** What kernels do that aren't rows of the table. */
-const unsaid: Partial<Record<Call['name'], string>> = { solveSpd: 'a linear system is solved for each token' }
-
 /** The nodes of a model's calls. */
 export function emit(m: Memory, calls: readonly Call[]): void {
   for (const { name, args } of calls) {
     const row = kernelNodes[name]
-    if (row === undefined) throw new OnnxError(unsaid[name] ?? `the kernel ${name} has no nodes`)
+    if (row === undefined) throw new OnnxError(`its kernel ${name} has no nodes`)
     row(m, ...args)
   }
 }

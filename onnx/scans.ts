@@ -162,6 +162,35 @@ export function net(m: Memory, inputs: any, outputs: any, sizes: any): void {
   m.set(outputs.y, result.outputs[0])
 }
 
+// ---- linear systems -------------------------------------------------------------------------------------------------------------------
+
+/**
+ * x = A^-1 b, A [N,K,K] symmetric and positive definite, by Gauss-Jordan elimination, which needs no pivots there: a Scan over the rows e of the identity,
+ * each of which makes one column of A that of e.
+ */
+export function solve(m: Memory, a: Blocks, b: Blocks, x: Blocks, N: Num, K: Num): void {
+  const { g } = m
+  const one = num(1, K)
+  const size = K[0]
+  const identity = g.array(
+    [size, size],
+    Float32Array.from({ length: size * size }, (_, i) => Number(i % (size + 1) === 0)),
+  )
+  const begin = [m.as(a, [N, K, K]), m.as(b, [N, K, one])].map((value) => ({ value }))
+  const { states } = g.scan(begin, [{ value: { name: identity, dims: [K, K] } }], (g, [A, right], [e]) => {
+    const [row, column] = [unsqueeze(g, e.name, 0), unsqueeze(g, e.name, 1)]
+    const found = g.op('MatMul', [row, A.name])
+    const pivot = g.op('MatMul', [found, column])
+    const rest = g.op('Sub', [g.op('MatMul', [A.name, column]), column])
+    const less = (x: Value, of: string): Value => {
+      const taken = g.op('MatMul', [rest, g.op('Div', [of, pivot])])
+      return { name: g.op('Sub', [x.name, taken]), dims: x.dims }
+    }
+    return { states: [less(A, found), less(right, g.op('MatMul', [row, right.name]))], outputs: [] }
+  })
+  m.set(x, states[1])
+}
+
 // ---- attention free transformers ------------------------------------------------------------------------------------------------------
 
 /**

@@ -1,0 +1,204 @@
+/**
+ * Exported models in onnxruntime, which others wrote: logits beside ours, the prompt at once and token by token. In Node and in WebAssembly with the
+ * operators of com.microsoft; where Python has onnx and onnxruntime, also with those of the standard, in both and in onnx's reference evaluator.
+ */
+import assert from 'node:assert/strict'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import * as node from 'onnxruntime-node'
+import * as web from 'onnxruntime-web'
+import { noGrad, referenceDevice, setDevice, tensor } from '../../dist/engine/index.js'
+import { modelOf, readCheckpoint, Transformer, writeCheckpoint } from '../../dist/nn/index.js'
+import { exportModel } from '../../dist/onnx/export.js'
+import { presets } from '../../dist/tasks/presets.js'
+
+const symbols = 19
+const small = { dModel: 32, heads: 4, layers: 2, dFf: 48, dropout: 0 }
+const around = { ...presets.default.model, ...small, featureMap: 'silu', featureNorm: 'l2', conv: 4 }
+const withRule = (rule, more = {}) => ({ ...around, rule, ...more })
+const preset = (name, more = {}) => ({ ...presets[name].model, ...small, ...more })
+const aft = (kind, more) => ({ ...presets[kind].model, ...small, mixer: { kind, ...more } })
+
+/** `standard`: consists of LinearAttention, CausalConvWithState and elementary nodes. */
+const systems = {
+  'the sum rule': { config: withRule('sum', { positions: 'rotary' }), standard: true },
+  'linear attention': { config: preset('linear-transformer'), standard: true },
+  'the gated sum rule': { config: withRule('mamba2'), standard: true },
+  'gated linear attention': { config: withRule('gla'), standard: true },
+  'the delta rule': { config: withRule('delta'), standard: true },
+  'the gated delta rule': { config: withRule('gated-delta'), standard: true },
+  KDA: { config: withRule('kda'), standard: true },
+  "npm start's run": { config: presets.default.model },
+  'a hybrid': { config: { ...around, mixer: ['kda', 'kda', 'softmax'], layers: 3, positions: 'rotary' } },
+  'softmax attention': { config: preset('softmax') },
+  // Shorter than the sequence.
+  'AFT-full': { config: aft('aft-full', { tableLength: 9 }) },
+  'AFT-local': { config: aft('aft-local', { tableLength: 12, window: 5 }) },
+  'AFT-simple': { config: preset('aft-simple') },
+  'AFT-conv': { config: aft('aft-conv', { window: 4, heads: 4 }) },
+  'Delta RNN': { config: preset('delta-rnn') },
+  SRWM: { config: preset('srwm') },
+  LSTM: { config: { ...preset('lstm'), heads: 1 } },
+  'Delta MLP': { config: preset('delta-mlp') },
+  'RWKV-4': { config: preset('rwkv4') },
+  'RWKV-7': { config: withRule('rwkv7') },
+  Mesa: { config: withRule('mesa') },
+  'log-linear attention': { config: preset('log-linear') },
+  'a loop over tokens beside softmax attention': {
+    config: { ...around, mixer: ['delta-momentum', 'softmax'], positions: 'rotary', activation: 'gelu', norm: 'layer', tie: true },
+  },
+  'TTT, token by token': { config: withRule('ttt', { featureMap: 'identity', featureNorm: 'none', minibatch: 1 }) },
+}
+
+const [B, T] = [2, 27]
+const random = (seed) => () => {
+  seed = (Math.imul(seed, 1664525) + 1013904223) | 0
+  return (seed >>> 8) / 2 ** 24
+}
+
+/** A model with nothing left as it begins, its checkpoint and logits. */
+async function made(config) {
+  setDevice(referenceDevice())
+  const next = random(7)
+  const first = new Transformer({ ...config, symbols })
+  for (const p of first.namedParameters().values()) {
+    const values = await p.read()
+    if (values.every((x) => x === values[0])) p.write(Float32Array.from(values, (x) => x + 0.2 * (next() - 0.5)))
+  }
+  const checkpoint = readCheckpoint(await writeCheckpoint(first, null))
+  const model = modelOf(checkpoint).train(false)
+  const ids = Int32Array.from({ length: B * T }, () => Math.floor(next() * symbols))
+  const { logits } = noGrad(() => model.forward(tensor(ids, { shape: [B, T] })))
+  return { checkpoint, model, ids, expected: Array.from(await logits.read()) }
+}
+
+const exported = (checkpoint, domain, more = {}) => exportModel(checkpoint, { domain, half: false, context: 64, metadata: {}, ...more })
+
+/** A session that decodes: `step` takes the tokens [rows][T] that come next, and gives their logits, flat. */
+async function decoder(ort, bytes, rows) {
+  const session = await ort.InferenceSession.create(bytes)
+  const array = { float32: Float32Array, int64: BigInt64Array }
+  const sizes = { batch: rows, past: 0 }
+  let state = Object.fromEntries(
+    session.inputMetadata
+      .filter(({ name }) => name.startsWith('past.'))
+      .map(({ name, type, shape }) => {
+        const dims = shape.map((d) => sizes[d] ?? d)
+        const size = dims.reduce((n, d) => n * d, 1)
+        const values = new array[type](size)
+        return [name, new ort.Tensor(type, name.endsWith('.lse') ? values.fill(-Infinity) : values, dims)]
+      }),
+  )
+  return async (ids) => {
+    const length = ids.length / rows
+    const tokens = new ort.Tensor('int64', BigInt64Array.from(ids, BigInt), [rows, length])
+    const { logits, ...after } = await session.run({ tokens, ...state })
+    state = Object.fromEntries(Object.entries(after).map(([name, value]) => [name.replace('present.', 'past.'), value]))
+    return logits.data
+  }
+}
+
+const largest = (a, b) => {
+  assert.equal(a.length, b.length)
+  let error = 0
+  for (let i = 0; i < a.length; i++) error = Math.max(error, Number.isFinite(a[i]) ? Math.abs(a[i] - b[i]) : Infinity)
+  return error
+}
+
+async function errors(ort, bytes, { ids, expected }) {
+  const whole = await (await decoder(ort, bytes, B))(Array.from(ids))
+  const step = await decoder(ort, bytes, B)
+  let stepwise = 0
+  const at = (b, t) => (b * T + t) * symbols
+  // A piece of three, then single ones.
+  for (let t = 0; t < T; ) {
+    const n = t === 0 ? 3 : 1
+    const pieces = [0, 1].flatMap((b) => Array.from(ids.subarray(b * T + t, b * T + t + n)))
+    const logits = await step(pieces)
+    for (const b of [0, 1])
+      stepwise = Math.max(stepwise, largest(logits.slice(b * n * symbols, (b + 1) * n * symbols), expected.slice(at(b, t), at(b, t + n))))
+    t += n
+  }
+  return { whole: largest(whole, expected), stepwise }
+}
+
+const bound = 1e-4
+const python = ['python3', 'python'].find(
+  (name) =>
+    spawnSync(name, ['-c', "import onnx, onnxruntime; assert onnx.__version__ >= '1.23' and onnxruntime.__version__ >= '1.32'"]).status ===
+    0,
+)
+
+describe('exported models in onnxruntime', () => {
+  const seen = {}
+  after(() => {
+    const errors = Object.entries(seen).map(([name, error]) => `${name} ${error.toExponential(1)}`)
+    console.log(`      the largest errors of logits: ${errors.join(', ')}`)
+    if (python === undefined)
+      console.log("      not tried: the standard's operators, for which Python must have onnx 1.23 and onnxruntime 1.32")
+  })
+  const note = (where, { whole, stepwise }) => {
+    seen[where] = Math.max(seen[where] ?? 0, whole, stepwise)
+    assert.ok(whole <= bound && stepwise <= bound, `${where}: at once ${whole}, token by token ${stepwise}`)
+  }
+  let folder
+  before(() => {
+    folder = mkdtempSync(join(tmpdir(), 'onnx-export-'))
+  })
+  after(() => rmSync(folder, { recursive: true }))
+
+  for (const [name, { config, standard = false }] of Object.entries(systems))
+    it(name, async () => {
+      const model = await made(config)
+      const { bytes, nodes } = exported(model.checkpoint, 'com.microsoft')
+      if (standard)
+        assert.deepEqual([nodes.LinearAttention, nodes.Scan], [config.layers * (name === 'linear attention' ? 2 : 1), undefined])
+      note('node', await errors(node, bytes, model))
+      note('web', await errors(web, bytes, model))
+      if (python === undefined) return
+      const file = join(folder, 'model.onnx')
+      writeFileSync(file, exported(model.checkpoint, 'ai.onnx').bytes)
+      writeFileSync(join(folder, 'case.json'), JSON.stringify({ B, T, ids: Array.from(model.ids), expected: model.expected }))
+      const script = fileURLToPath(new URL('../onnx-export.py', import.meta.url))
+      const out = JSON.parse(
+        execFileSync(python, [script, file, join(folder, 'case.json')], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }),
+      )
+      for (const [where, error] of Object.entries(out)) note(`${where} of Python`, error)
+    })
+
+  it('200 characters chosen by ours: logits beside ours', async () => {
+    const { checkpoint, model } = await made(presets.default.model)
+    const step = await decoder(node, exported(checkpoint, 'com.microsoft').bytes, 1)
+    let state
+    let token = 3
+    let error = 0
+    let same = 0
+    for (let i = 0; i < 200; i++) {
+      const next = noGrad(() => model.forward(tensor(Int32Array.of(token), { shape: [1, 1] }), state))
+      state = next.state
+      const ours = Array.from(await next.logits.read())
+      const theirs = Array.from(await step([token]))
+      error = Math.max(error, largest(theirs, ours))
+      const [best, second] = [...ours].sort((a, b) => b - a)
+      token = ours.indexOf(best)
+      if (best - second > 1e-3) {
+        assert.equal(theirs.indexOf(Math.max(...theirs)), token, `character ${i}`)
+        same++
+      }
+    }
+    assert.ok(error <= bound, `${error}`)
+    assert.ok(same > 150, `${same} were clear choices`)
+  })
+
+  it('parameters in float16 make half the file, and logits near', async () => {
+    const model = await made(presets.default.model)
+    const [full, half] = [false, true].map((half) => exported(model.checkpoint, 'com.microsoft', { half }).bytes)
+    assert.ok(half.length < 0.6 * full.length, `${half.length} of ${full.length} bytes`)
+    const { whole, stepwise } = await errors(node, half, model)
+    const scale = Math.max(...model.expected.map(Math.abs))
+    assert.ok(whole > 0 && Math.max(whole, stepwise) < 1e-2 * scale, `${whole} and ${stepwise}, of ${scale}`)
+  })
+})
