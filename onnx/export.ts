@@ -14,7 +14,7 @@ import { mapState } from '../nn/state.ts'
 import { layerMixers, type Transformer, type TransformerState } from '../nn/transformer.ts'
 import { emit } from './kernels.ts'
 import { type Domain, type Known, Memory } from './memory.ts'
-import { type Common, declared, Graph, int, needed, type Value } from './nodes.ts'
+import { declared, Graph, int, needed, type Value } from './nodes.ts'
 import { OnnxError, type ProtoInit, writeModel } from './proto.ts'
 import {
   Block,
@@ -239,20 +239,14 @@ function graphOf(model: Transformer, rec: Recorder, options: ExportOptions): Pro
   const points = pointsOf(varying)
   const [B, T, P] = ['B', 'T', 'P'].map((letter) => sizeAt(points, letter))
   const passes = layers.map((attn) => mixerPass(attn, model.config.dModel, rec))
-  const named = [...model.namedParameters()].map(
-    ([name, t]): [number, Known['parameters'] extends ReadonlyMap<number, infer V> ? V : never] => [
-      placeOf(t).block.id,
-      { name, dims: t.shape },
-    ],
+  const parameters: Known['parameters'] = new Map(
+    [...model.namedParameters()].map(([name, t]) => [placeOf(t).block.id, { name, dims: t.shape }]),
   )
 
   /** A graph to fill, and what passes need to do so. */
   const begin = () => {
-    const common = {
-      ...{ varying, half: options.half, initializers: [], arrays: [], known: new Map(), count: 0, sizes: {}, main: undefined as never },
-    } as Common
-    const main = new Graph(common)
-    common.main = main
+    const main = new Graph(varying, options.half)
+    const { common } = main
     const sizeOf = (name: string, axis: number): void => {
       const letter = axis === 0 ? 'B' : name === 'tokens' ? 'T' : 'P'
       common.sizes[letter] ??= () => main.op('Shape', [name], { start: int(axis), end: int(axis + 1) })
@@ -272,7 +266,7 @@ function graphOf(model: Transformer, rec: Recorder, options: ExportOptions): Pro
       counted.value = true
       return past('position')
     }
-    const world: World = { points, context: options.context, known: { domain: options.domain, parameters: new Map(named), mixer } }
+    const world: World = { points, context: options.context, known: { domain: options.domain, parameters, mixer } }
     function mixer(m: Memory, layer: number, x: Blocks, before: Readonly<Record<string, Blocks>>): Record<string, Value> {
       const state = Object.fromEntries(Object.entries(before).map(([name, block]) => [name, m.any(block)]))
       const at = 'position' in layers[layer].stateParts(1) ? { name: position(), dims: [B] } : undefined
@@ -361,7 +355,9 @@ function tables(pass: Pass, point: Point, context: number): Known['table'] {
       else if (Array.isArray(x)) x.forEach(visit)
       else if (typeof x === 'object' && x !== null) Object.values(x).forEach(visit)
     }
-    visit(pass({ ...point, ...(point.T === 1 ? { B: context } : { T: context }) }).calls.map(({ args }) => args))
+    // No smaller than the others, or it might not be the same calls.
+    const longer: Point = point.T === 1 ? { B: Math.max(context, point.B) } : { T: Math.max(context, point.T) }
+    visit(pass({ ...point, ...longer }).calls.map(({ args }) => args))
     return all
   }
   return ({ id, size, data }, g, { B, T, position }) => {

@@ -41,7 +41,7 @@ export interface Common {
   /** Where sizes are made: in the outermost graph, which every other one sees. */
   main: Graph
   /** How a letter's size is found. */
-  sizes: Record<string, (main: Graph) => string>
+  sizes: Record<string, () => string>
   count: number
 }
 
@@ -49,8 +49,10 @@ export class Graph {
   readonly nodes: ProtoInit<'NodeProto'>[] = []
   readonly common: Common
 
-  constructor(common: Common) {
-    this.common = common
+  /** The outermost graph of a model; or, of what is common to all, one inside. */
+  constructor(varying: Varying, half: boolean, common?: Common) {
+    const own = { initializers: [], arrays: [], known: new Map(), main: this, sizes: {}, count: 0 }
+    this.common = common ?? { ...own, varying, half }
   }
 
   fresh(stem: string): string {
@@ -135,7 +137,7 @@ export class Graph {
     const key = `size ${terms.join(' ')}`
     if (!known.has(key)) {
       const letter = (x: string): string => {
-        if (!known.has(`letter ${x}`)) known.set(`letter ${x}`, sizes[x](main))
+        if (!known.has(`letter ${x}`)) known.set(`letter ${x}`, sizes[x]())
         return known.get(`letter ${x}`)!
       }
       const factors = terms.map(([product, factor]) => [
@@ -234,7 +236,7 @@ export class Graph {
     tokens: readonly { value: Value; type?: ElementType }[],
     body: (graph: Graph, states: Value[], token: Value[]) => { states: Value[]; outputs: Value[] },
   ): { states: Value[]; outputs: Value[] } {
-    const inner = new Graph(this.common)
+    const inner = new Graph(this.common.varying, this.common.half, this.common)
     const taken = (given: readonly { value: Value }[], stem: string, drop: boolean): Value[] =>
       given.map(({ value }) => ({ name: this.fresh(stem), dims: drop ? [value.dims[0], ...value.dims.slice(2)] : value.dims }))
     const [before, token] = [taken(states, 'before', false), taken(tokens, 'token', true)]
