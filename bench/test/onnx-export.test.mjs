@@ -14,6 +14,7 @@ import { noGrad, referenceDevice, setDevice, tensor } from '../../dist/engine/in
 import { modelOf, readCheckpoint, Transformer, writeCheckpoint } from '../../dist/nn/index.js'
 import { exportModel } from '../../dist/onnx/export.js'
 import { presets } from '../../dist/tasks/presets.js'
+import { decoder } from '../onnx-decoder.mjs'
 
 const symbols = 19
 const small = { dModel: 32, heads: 4, layers: 2, dFf: 48, dropout: 0 }
@@ -76,30 +77,6 @@ async function made(config) {
 }
 
 const exported = (checkpoint, domain, more = {}) => exportModel(checkpoint, { domain, half: false, context: 64, metadata: {}, ...more })
-
-/** A session that decodes: `step` takes the tokens [rows][T] that come next, and gives their logits, flat. */
-async function decoder(ort, bytes, rows) {
-  const session = await ort.InferenceSession.create(bytes)
-  const array = { float32: Float32Array, int64: BigInt64Array }
-  const sizes = { batch: rows, past: 0 }
-  let state = Object.fromEntries(
-    session.inputMetadata
-      .filter(({ name }) => name.startsWith('past.'))
-      .map(({ name, type, shape }) => {
-        const dims = shape.map((d) => sizes[d] ?? d)
-        const size = dims.reduce((n, d) => n * d, 1)
-        const values = new array[type](size)
-        return [name, new ort.Tensor(type, name.endsWith('.lse') ? values.fill(-Infinity) : values, dims)]
-      }),
-  )
-  return async (ids) => {
-    const length = ids.length / rows
-    const tokens = new ort.Tensor('int64', BigInt64Array.from(ids, BigInt), [rows, length])
-    const { logits, ...after } = await session.run({ tokens, ...state })
-    state = Object.fromEntries(Object.entries(after).map(([name, value]) => [name.replace('present.', 'past.'), value]))
-    return logits.data
-  }
-}
 
 const largest = (a, b) => {
   assert.equal(a.length, b.length)
