@@ -22,3 +22,24 @@ export async function decoder(ort, bytes, rows, options) {
     return logits.data
   }
 }
+
+/**
+ * Logits [B,T,N] of tokens [B,T], flat: of all tokens at once, and of a piece of three and single ones after it.
+ * @returns {Promise<{ whole: number[], pieces: number[] }>}
+ */
+export async function decoded(ort, bytes, ids, [B, T]) {
+  const whole = Array.from(await (await decoder(ort, bytes, B))(ids))
+  const step = await decoder(ort, bytes, B)
+  const N = whole.length / (B * T)
+  const pieces = new Array(whole.length)
+  for (let t = 0; t < T; ) {
+    const n = t === 0 ? 3 : 1
+    const rows = Array.from({ length: B }, (_, b) => b)
+    const logits = await step(rows.flatMap((b) => ids.slice(b * T + t, b * T + t + n)))
+    logits.forEach((x, i) => {
+      pieces[(Math.floor(i / (n * N)) * T + t) * N + (i % (n * N))] = x
+    })
+    t += n
+  }
+  return { whole, pieces }
+}

@@ -1,12 +1,14 @@
 /**
- * Exported models in onnxruntime, which others wrote: logits beside ours, the prompt at once and token by token. In Node and in WebAssembly with the
- * operators of com.microsoft; where Python has onnx and onnxruntime, also with those of the standard, in both and in onnx's reference evaluator.
+ * Exported models in onnxruntime, which others wrote: logits beside ours, the prompt at once and token by token. With the operators of com.microsoft in Node,
+ * in WebAssembly and in a page; where Python has onnx and onnxruntime, with those of the standard there, and in onnx's reference evaluator.
  */
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import * as node from 'onnxruntime-node'
 import * as web from 'onnxruntime-web'
@@ -14,7 +16,8 @@ import { noGrad, referenceDevice, setDevice, tensor } from '../../dist/engine/in
 import { modelOf, readCheckpoint, Transformer, writeCheckpoint } from '../../dist/nn/index.js'
 import { exportModel } from '../../dist/onnx/export.js'
 import { presets } from '../../dist/tasks/presets.js'
-import { decoder } from '../onnx-decoder.mjs'
+import { launch } from '../../dist/test/browser/launch.js'
+import { decoded, decoder } from '../onnx-decoder.mjs'
 
 const symbols = 19
 const small = { dModel: 32, heads: 4, layers: 2, dFf: 48, dropout: 0 }
@@ -85,21 +88,31 @@ const largest = (a, b) => {
   return error
 }
 
-async function errors(ort, bytes, { ids, expected }) {
-  const whole = await (await decoder(ort, bytes, B))(Array.from(ids))
-  const step = await decoder(ort, bytes, B)
-  let stepwise = 0
-  const at = (b, t) => (b * T + t) * symbols
-  // A piece of three, then single ones.
-  for (let t = 0; t < T; ) {
-    const n = t === 0 ? 3 : 1
-    const pieces = [0, 1].flatMap((b) => Array.from(ids.subarray(b * T + t, b * T + t + n)))
-    const logits = await step(pieces)
-    for (const b of [0, 1])
-      stepwise = Math.max(stepwise, largest(logits.slice(b * n * symbols, (b + 1) * n * symbols), expected.slice(at(b, t), at(b, t + n))))
-    t += n
-  }
-  return { whole: largest(whole, expected), stepwise }
+const errors = ({ whole, pieces }, expected) => ({ whole: largest(whole, expected), stepwise: largest(pieces, expected) })
+
+/** A server of what a page needs: onnxruntime-web as it is published, and the model at hand. */
+async function served(model) {
+  const ort = dirname(createRequire(import.meta.url).resolve('onnxruntime-web'))
+  const server = createServer(({ url = '/' }, response) => {
+    const send = (type, body) => response.setHeader('Content-Type', type).end(body)
+    const [, file] = /^\/ort\/([\w.-]+)$/.exec(url) ?? []
+    if (url === '/') send('text/html', '<!doctype html><link rel="icon" href="data:,"><title>onnx</title>')
+    else if (url === '/decoder.mjs') send('text/javascript', readFileSync(new URL('../onnx-decoder.mjs', import.meta.url)))
+    else if (url === '/model.onnx') send('application/octet-stream', Buffer.from(model.bytes))
+    else if (file) send(file.endsWith('.wasm') ? 'application/wasm' : 'text/javascript', readFileSync(join(ort, file)))
+    else response.writeHead(404).end()
+  })
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
+  return server
+}
+
+/** Runs in the page. */
+const inPage = async ({ ids, sizes }) => {
+  const ort = await import('/ort/ort.wasm.min.mjs')
+  ort.env.wasm.numThreads = 1
+  const { decoded } = await import('/decoder.mjs')
+  const bytes = new Uint8Array(await (await fetch('/model.onnx', { cache: 'no-store' })).arrayBuffer())
+  return decoded(ort, bytes, ids, sizes)
 }
 
 const bound = 1e-4
@@ -122,10 +135,26 @@ describe('exported models in onnxruntime', () => {
     assert.ok(whole <= bound && stepwise <= bound, `${where}: at once ${whole}, token by token ${stepwise}`)
   }
   let folder
-  before(() => {
+  /** What the page loads, and the page; none where there is no browser. */
+  const current = { bytes: new Uint8Array() }
+  let server, browser, page
+  before(async () => {
     folder = mkdtempSync(join(tmpdir(), 'onnx-export-'))
+    server = await served(current)
+    try {
+      browser = await launch()
+    } catch (error) {
+      if (process.env.REQUIRE_GPU === '1') throw error
+      return
+    }
+    page = await browser.newPage()
+    await page.goto(`http://127.0.0.1:${server.address().port}/`)
   })
-  after(() => rmSync(folder, { recursive: true }))
+  after(async () => {
+    await browser?.close()
+    server.close()
+    rmSync(folder, { recursive: true })
+  })
 
   for (const [name, { config, standard = false }] of Object.entries(systems))
     it(name, async () => {
@@ -133,8 +162,13 @@ describe('exported models in onnxruntime', () => {
       const { bytes, nodes } = exported(model.checkpoint, 'com.microsoft')
       if (standard)
         assert.deepEqual([nodes.LinearAttention, nodes.Scan], [config.layers * (name === 'linear attention' ? 2 : 1), undefined])
-      note('node', await errors(node, bytes, model))
-      note('web', await errors(web, bytes, model))
+      const ids = Array.from(model.ids)
+      note('node', errors(await decoded(node, bytes, ids, [B, T]), model.expected))
+      note('web', errors(await decoded(web, bytes, ids, [B, T]), model.expected))
+      if (page) {
+        current.bytes = bytes
+        note('a page', errors(await page.evaluate(inPage, { ids, sizes: [B, T] }), model.expected))
+      }
       if (python === undefined) return
       const file = join(folder, 'model.onnx')
       writeFileSync(file, exported(model.checkpoint, 'ai.onnx').bytes)
@@ -174,7 +208,7 @@ describe('exported models in onnxruntime', () => {
     const model = await made(presets.default.model)
     const [full, half] = [false, true].map((half) => exported(model.checkpoint, 'com.microsoft', { half }).bytes)
     assert.ok(half.length < 0.6 * full.length, `${half.length} of ${full.length} bytes`)
-    const { whole, stepwise } = await errors(node, half, model)
+    const { whole, stepwise } = errors(await decoded(node, half, Array.from(model.ids), [B, T]), model.expected)
     const scale = Math.max(...model.expected.map(Math.abs))
     assert.ok(whole > 0 && Math.max(whole, stepwise) < 1e-2 * scale, `${whole} and ${stepwise}, of ${scale}`)
   })
