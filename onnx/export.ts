@@ -235,7 +235,7 @@ function graphOf(model: Transformer, rec: Recorder, options: ExportOptions): Pro
   const parts = model.stateParts(1)
   const layers = model.transformer.layers.map(({ attn }) => attn as SequenceLayer)
   // The third size of each is far from the others: a loop that doubles shows, too.
-  const varying: Varying = { B: [2, 3, 5], T: [131, 137, 601], ...(/-\d/.test(JSON.stringify(parts)) && { P: [7, 11, 17] as const }) }
+  const varying: Varying = { B: [2, 3, 5], T: [67, 71, 131], ...(/-\d/.test(JSON.stringify(parts)) && { P: [7, 11, 17] as const }) }
   const points = pointsOf(varying)
   const [B, T, P] = ['B', 'T', 'P'].map((letter) => sizeAt(points, letter))
   const passes = layers.map((attn) => mixerPass(attn, model.config.dModel, rec))
@@ -244,7 +244,7 @@ function graphOf(model: Transformer, rec: Recorder, options: ExportOptions): Pro
   )
 
   /** A graph to fill, and what passes need to do so. */
-  const begin = () => {
+  const begin = (context: number) => {
     const main = new Graph(varying, options.half)
     const { common } = main
     const sizeOf = (name: string, axis: number): void => {
@@ -266,7 +266,7 @@ function graphOf(model: Transformer, rec: Recorder, options: ExportOptions): Pro
       counted.value = true
       return past('position')
     }
-    const world: World = { points, context: options.context, known: { domain: options.domain, parameters, mixer } }
+    const world: World = { points, context, known: { domain: options.domain, parameters, mixer } }
     function mixer(m: Memory, layer: number, x: Blocks, before: Readonly<Record<string, Blocks>>): Record<string, Value> {
       const state = Object.fromEntries(Object.entries(before).map(([name, block]) => [name, m.any(block)]))
       const at = 'position' in layers[layer].stateParts(1) ? { name: position(), dims: [B] } : undefined
@@ -279,7 +279,8 @@ function graphOf(model: Transformer, rec: Recorder, options: ExportOptions): Pro
   const mixers = layerMixers(model.config)
   for (const [i, pass] of passes.entries()) {
     const { kind, settings } = mixers[i]
-    const { main, input, position, world } = begin()
+    // Of tables only the first row: this graph is thrown away.
+    const { main, input, position, world } = begin(1)
     const fail = (problem: string): never => {
       throw new OnnxError(`layer ${i} (${settings.rule ?? settings.net ?? kind}) can't be said in ONNX: ${problem}`)
     }
@@ -301,7 +302,7 @@ function graphOf(model: Transformer, rec: Recorder, options: ExportOptions): Pro
     }
   }
 
-  const { common, main, inputs, input, position, counted, world } = begin()
+  const { common, main, inputs, input, position, counted, world } = begin(options.context)
   const { logits, ...state } = said(modelPass(model, stepwise, rec), world, main, input, position)
   const outputs: [name: string, value: Value][] = [
     ['logits', logits],
