@@ -26,7 +26,8 @@ export async function exportRun({ run: given, domain, precision, context, out }:
     const { bytes, nodes } = exportModel(checkpoint, { domain, half: precision === 'f16', context, metadata })
     writeAtomic(file, bytes)
     const parts = Object.entries(nodes).map(([op, n]) => `${n} ${op}`)
-    say(`${file}: ${(bytes.length / 1e6).toFixed(1)} MB, ${[...parts, 'the rest in elementary nodes'].join(', ')}`)
+    const size = bytes.length < 1e6 ? `${Math.round(bytes.length / 1e3)} kB` : `${(bytes.length / 1e6).toFixed(1)} MB`
+    say(`${file}: ${size}, ${[...parts, 'the rest in elementary nodes'].join(', ')}`)
   } catch (error) {
     throw error instanceof OnnxError ? new FileError(`${run}: ${error.message}`) : error
   }
