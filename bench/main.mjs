@@ -21,22 +21,23 @@ benchmarks (all of them when none is named)
   scale     the linear forms of the rules at one number of tokens a step, in sequences of 128 to 65,536: time and memory; a plot
   aft       the attention free transformer's forms over the length T, AFT-local beside AFT-full and its composition of matrix products
   nets      every recurrent net beside the delta rule token by token, at the same sizes
+  onnx      exported models in onnxruntime (node and web) beside ours: a prompt at once, and a token after it
   webgpu    the WGSL kernels beside plain WGSL that does the same, on SwiftShader (FASTWEIGHTS_GPU=system: on the machine's own GPU); and
             a roofline of every kernel and of a training step on named GPUs, on paper
 
 options
   --sizes 64,128,...   matmul: the sizes n (default 64,128,256,512,1024); rules, scale, aft: the lengths T (default 64,128,...,8192;
-                       128,256,...,65536; 256,512,...,16384); nets: one length T (default 128)
-  --rounds R           samples of each contender (default 15; train, torch, kernels, nets, webgpu: default 5; rules, aft: at most, default
+                       128,256,...,65536; 256,512,...,16384); nets: one length T (default 128); onnx: of the prompt (default 256)
+  --rounds R           samples of each contender (default 15; train, torch, kernels, nets, onnx, webgpu: default 5; rules, aft: at most, default
                        5; scale: at most, default 3)
-  --only TEXT          kernels, nets, webgpu: those whose name contains TEXT, without the roofline; train, torch: settings whose name does
+  --only TEXT          kernels, nets, onnx, webgpu: those whose name contains TEXT, without the roofline; train, torch: settings whose name does
                        (torch: default small)
   --python PATH        torch: the Python to run (default python3)
   --roofline           webgpu: the roofline alone
   --rules A,B          rules, scale: only these
   --seconds S          rules, scale, aft, nets: time for the samples of a rule in one form at one T (default 0.5; scale: 1); a cell of which one
                        run lasts longer is sampled once, in rules and aft one of which it would last 10 times as long is left out
-  --threads N          rules, scale, aft, nets: threads of the wasm device (default 1); torch: of it and of ours (default one a core)
+  --threads N          rules, scale, aft, nets, onnx: threads of the wasm device and its peers (default 1); torch: of it and of ours (default one a core)
   --device NAME        train, rules, scale, aft, nets: wasm, webgpu, auto (a GPU that works, else wasm), or reference, which is plain, slow and
                        for small sizes only (default wasm); of nets webgpu is SwiftShader, as of the benchmark webgpu
   --batch B --heads H --key K --value V
@@ -69,17 +70,20 @@ const positive = (text, option) => {
   return Number(text)
 }
 
-const benchmarkNames = ['matmul', 'train', 'torch', 'kernels', 'rules', 'scale', 'aft', 'nets', 'webgpu']
+const benchmarkNames = ['matmul', 'train', 'torch', 'kernels', 'rules', 'scale', 'aft', 'nets', 'onnx', 'webgpu']
 /** Each option: the benchmarks that take it, and what its text means. */
 const options = {
-  sizes: { of: ['matmul', 'rules', 'scale', 'aft', 'nets'], read: (text) => list(text).map((size) => whole(size, '--sizes', 1, 65536)) },
+  sizes: {
+    of: ['matmul', 'rules', 'scale', 'aft', 'nets', 'onnx'],
+    read: (text) => list(text).map((size) => whole(size, '--sizes', 1, 65536)),
+  },
   rounds: { of: benchmarkNames, read: (text) => whole(text, '--rounds', 1, 1000) },
-  only: { of: ['train', 'torch', 'kernels', 'nets', 'webgpu'], read: (text) => text },
+  only: { of: ['train', 'torch', 'kernels', 'nets', 'onnx', 'webgpu'], read: (text) => text },
   python: { of: ['torch'], read: (text) => text },
   roofline: { of: ['webgpu'], type: 'boolean', read: (given) => given },
   rules: { of: ['rules', 'scale'], read: list },
   seconds: { of: ['rules', 'scale', 'aft', 'nets'], read: (text) => positive(text, '--seconds') },
-  threads: { of: ['torch', 'rules', 'scale', 'aft', 'nets'], read: (text) => whole(text, '--threads', 1, 64) },
+  threads: { of: ['torch', 'rules', 'scale', 'aft', 'nets', 'onnx'], read: (text) => whole(text, '--threads', 1, 64) },
   device: {
     of: ['train', 'rules', 'scale', 'aft', 'nets'],
     read: (text) => oneOf(text, '--device', ['auto', 'wasm', 'webgpu', 'reference']),
@@ -91,7 +95,10 @@ const options = {
   tokens: { of: ['scale'], read: (text) => whole(text, '--tokens', 1, 2 ** 22) },
   quick: { of: ['scale'], type: 'boolean', read: (given) => given },
   instructions: { of: ['train', 'scale'], type: 'boolean', read: (given) => given },
-  simd: { of: ['train', 'torch', 'kernels', 'rules', 'scale', 'aft', 'nets'], read: (text) => oneOf(text, '--simd', ['auto', '128']) },
+  simd: {
+    of: ['train', 'torch', 'kernels', 'rules', 'scale', 'aft', 'nets', 'onnx'],
+    read: (text) => oneOf(text, '--simd', ['auto', '128']),
+  },
   json: { of: benchmarkNames, read: (text) => text },
   node: { of: benchmarkNames, read: (text) => text },
   width: { of: ['aft', 'nets'], read: (text) => whole(text, '--width', 1, 65536) },

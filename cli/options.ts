@@ -413,6 +413,71 @@ export const inspectCommand = {
   ],
 } as const satisfies Command
 
+export const exportCommand = {
+  name: 'export',
+  summary: 'write a trained model as an ONNX graph, for other programs to run',
+  operands: {
+    placeholder: 'RUN',
+    most: 1,
+    description:
+      'RUN is the folder of a run, or its checkpoint file; the latest run under runs/ if it is left out. Tokens and states go in, logits and states come out, of any number of rows and tokens.',
+  },
+  options: [
+    { name: 'format', type: 'string', choices: ['onnx'], default: 'onnx', description: 'of the file' },
+    {
+      name: 'domain',
+      type: 'string',
+      choices: ['ai.onnx', 'com.microsoft'],
+      default: 'com.microsoft',
+      description:
+        'whose LinearAttention and CausalConvWithState: com.microsoft runs in onnxruntime from 1.30 on; ai.onnx, the standard of opset 27, from 1.32 on',
+    },
+    {
+      name: 'precision',
+      type: 'string',
+      choices: ['f32', 'f16'],
+      default: 'f32',
+      description: 'of the parameters in the file; computed with in float32',
+    },
+    {
+      name: 'context',
+      type: 'integer',
+      min: 1,
+      max: 1_000_000,
+      default: 4096,
+      description: 'tokens that sinusoidal or rotary positions reach',
+    },
+    {
+      name: 'out',
+      type: 'string',
+      placeholder: 'FILE',
+      otherwise: "model.onnx in the run's folder",
+      description: 'where the model goes',
+    },
+  ],
+  examples: [
+    ['fastweights export runs/default-1', 'For onnxruntime in Node, in a page or in Python.'],
+    ['fastweights export runs/default-1 --domain ai.onnx --precision f16 --out small.onnx', "The standard's operators, half the size."],
+  ],
+} as const satisfies Command
+
+export const compareCommand = {
+  name: 'compare',
+  summary: 'run an ONNX case on our kernels, and set what comes out beside what is expected',
+  operands: {
+    placeholder: 'CASE.onnx CASE.safetensors',
+    most: 2,
+    description:
+      "CASE.onnx has nodes LinearAttention and CausalConvWithState, of com.microsoft also LinearAttentionGate and GatedDeltaNet; CASE.safetensors has its inputs in.NAME and the outputs out.NAME that are expected. Exit status: 0 all hold, 1 one falls short, 2 it can't be run.",
+  },
+  options: [
+    { name: 'json', type: 'boolean', description: 'print one object of JSON, and nothing else, on standard output' },
+    { ...deviceOption, default: 'wasm' },
+    ...wasmOptions,
+  ],
+  examples: [['fastweights compare case.onnx case.safetensors --device webgpu', 'One case, on a GPU.']],
+} as const satisfies Command
+
 export const doctorCommand = {
   name: 'doctor',
   summary: 'say what this machine offers, and check the kernels against the reference',

@@ -11,8 +11,10 @@ import { learnTask } from './learn.ts'
 import {
   arithmeticOf,
   checkDeviceOptions,
+  compareCommand,
   doctorCommand,
   enableRelaxed,
+  exportCommand,
   generateCommand,
   inOptions,
   inspectCommand,
@@ -94,6 +96,21 @@ const entries = [
   entry(reproduceCommand, async (v, given, operands) => {
     const { reproduce } = await import('./reproduce.ts')
     return reproduce({ ...v, operands, given }, version)
+  }),
+  entry(exportCommand, async (v, _, [run]) => {
+    const { exportRun } = await import('./export.ts')
+    return exportRun({ ...v, run }, version)
+  }),
+  entry(compareCommand, async (v, given, operands) => {
+    const { compare } = await import('./compare.ts')
+    try {
+      return await withDevice({ ...v, profile: undefined }, given, remark, 'fastweights compare', (device) =>
+        compare(operands, v.json, device),
+      )
+    } catch (error) {
+      // 1 says that something falls short.
+      throw new UsageError((error as Error).message)
+    }
   }),
   entry(taskCommand, (v, given, operands) => {
     const { 'eval-every': evalEvery, split: splits, ...rest } = v

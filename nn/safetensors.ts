@@ -373,7 +373,7 @@ class HeaderParser {
 
 // --- Data -----------------------------------------------------------------------------------------------------------------------------
 
-function decode(dtype: Dtype, bytes: Uint8Array): NumberArray {
+export function decode(dtype: Dtype, bytes: Uint8Array): NumberArray {
   if (dtype === 'F16') return widen(bytes, float16Bits)
   if (dtype === 'BF16') return widen(bytes, (half) => half << 16)
   const { bits, array } = dtypes[dtype]
@@ -384,7 +384,7 @@ function decode(dtype: Dtype, bytes: Uint8Array): NumberArray {
 }
 
 /** Checks that the values, or the bytes, are those of the dtype and fill the shape. */
-function encode(name: string, entry: SafetensorsEntry): Uint8Array {
+export function encode(name: string, entry: SafetensorsEntry): Uint8Array {
   const { dtype, shape } = entry
   const count = countOf(name, shape)
   if (entry instanceof PackedEntry) {

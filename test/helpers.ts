@@ -27,7 +27,7 @@ export function random(seed: number): () => number {
 }
 
 /** n float32 numbers in [low, high): the same on a float64 device. */
-export function uniforms(seed: number, n: number, low = -1, high = 1): Float32Array {
+export function uniforms(seed: number, n: number, low = -1, high = 1): Float32Array<ArrayBuffer> {
   const next = random(seed)
   const values = new Float32Array(n)
   for (let i = 0; i < n; i++) values[i] = low + (high - low) * next()

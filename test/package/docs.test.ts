@@ -109,7 +109,7 @@ describe('the documents', function () {
   })
 
   it('name options that there are', () => {
-    const help = ['train', 'generate', 'inspect', 'verify', 'reproduce', 'task', 'doctor']
+    const help = ['train', 'generate', 'inspect', 'verify', 'reproduce', 'task', 'export', 'compare', 'doctor']
       .map((command) => node(main, command, '--help'))
       .join()
     const options = new Set(help.replaceAll('--[no-]', '--').match(/--[a-z][a-z-]*/g))

@@ -90,7 +90,7 @@ describe('the package', () => {
       `      ${packed.filename}: ${Math.round(packed.size / 1000)} kB packed, ${Math.round(packed.unpackedSize / 1000)} kB in ${files.length} files`,
     )
     const wanted =
-      /^(package\.json|README\.md|LICENSE|docs\/[\w-]+\.(md|svg)|dist\/browser\/[\w-]+\.js|dist\/(engine|nn|tasks|claims|experiments|cli|kernels-wasm|kernels-wgsl)\/.*\.(js|d\.ts))$/
+      /^(package\.json|README\.md|LICENSE|docs\/[\w-]+\.(md|svg)|dist\/browser\/[\w-]+\.js|dist\/(engine|nn|tasks|claims|onnx|experiments|cli|kernels-wasm|kernels-wgsl)\/.*\.(js|d\.ts))$/
     const strangers = files.filter(({ path }) => !wanted.test(path) || /test/.test(path))
     assert.deepEqual(
       strangers.map(({ path }) => path),
@@ -100,17 +100,17 @@ describe('the package', () => {
       files.filter(({ size }) => size > 1_000_000),
       [],
     )
-    assert.ok(packed.size < 1_250_000)
+    assert.ok(packed.size < 1_350_000)
     const { dependencies, optionalDependencies, peerDependencies, peerDependenciesMeta } = JSON.parse(
       readFileSync(join(root, 'package.json'), 'utf8'),
     )
-    // Both are for claims alone: generated cases, and equations in their report.
-    assert.deepEqual(Object.keys({ ...dependencies, ...optionalDependencies }), ['fast-check', 'temml'])
+    // For ONNX files; and for claims: generated cases, and equations in their report.
+    assert.deepEqual(Object.keys({ ...dependencies, ...optionalDependencies }), ['@bufbuild/protobuf', 'fast-check', 'temml'])
     // Only who wants a GPU in Node installs what gives it one.
     assert.deepEqual([Object.keys(peerDependencies), peerDependenciesMeta], [['webgpu'], { webgpu: { optional: true } }])
     writeFileSync(join(folder, 'package.json'), '{ "private": true, "type": "module" }')
     // Without network the dependencies, and theirs, come packed from where they are installed.
-    const needed = ['fast-check', 'pure-rand', 'temml'].map((name) => `./node_modules/${name}`)
+    const needed = ['@bufbuild/protobuf', 'fast-check', 'pure-rand', 'temml'].map((name) => `./node_modules/${name}`)
     const others = JSON.parse(run('npm', ['pack', '--ignore-scripts', '--json', '--pack-destination', folder, ...needed], root))
     const tarballs = [packed, ...others].map(({ filename }: { filename: string }) => `./${filename.replace('@', '').replace('/', '-')}`)
     run('npm', ['install', '--offline', '--ignore-scripts', '--no-audit', '--no-fund', ...tarballs])
@@ -136,7 +136,7 @@ describe('the package', () => {
       assert.ok(Number(node('-e', `import('${name}').then((all) => console.log(Object.keys(all).length))`)) > 3, name)
   })
 
-  it('needs none of its dependencies but for claims', () => {
+  it('needs none of its dependencies but for claims and ONNX', () => {
     const bare = join(folder, 'bare')
     mkdirSync(join(bare, 'node_modules'), { recursive: true })
     run('tar', ['-xzf', `../../${tarball}`], join(bare, 'node_modules'))
