@@ -1,6 +1,7 @@
 /** Softmax attention, the baseline: a memory of all keys and values, which grows with every token. */
+import { checkNumber, checkOptions } from '../engine/arguments.ts'
 import { softmaxAttention } from '../engine/ops/attention.ts'
-import { affine } from '../engine/ops/elementwise.ts'
+import { affine, expand } from '../engine/ops/elementwise.ts'
 import { concat, reshape } from '../engine/ops/movement.ts'
 import type { Generator } from '../engine/random.ts'
 import { type Tensor, tensor } from '../engine/tensor.ts'
@@ -23,6 +24,21 @@ export interface KeyValueState {
   position?: Int32Array
 }
 
+/** What the layers of other packages have beside its settings (nn/pretrained). */
+export interface SoftmaxOptions {
+  /** G heads of keys and values, a divisor of `heads`: each serves H / G of queries. 0: as many. */
+  keyHeads?: number
+  /** K of a head; 0 for D / H. */
+  headWidth?: number
+  /** A query sees so many tokens, the present one included; 0: all. */
+  window?: number
+  /** Biases of queries, keys and values; of the output layer (there by default). */
+  bias?: boolean
+  outputBias?: boolean
+  /** Of rotary positions, 10000 by default. */
+  base?: number
+}
+
 /** Its settings. */
 export interface SoftmaxSettings {
   heads: number
@@ -37,6 +53,8 @@ function checkSoftmax(c: SoftmaxSettings & { dModel: number }): void {
   checkFields(c, fields)
 }
 
+const softmaxOptions: Required<SoftmaxOptions> = { keyHeads: 0, headWidth: 0, window: 0, bias: false, outputBias: true, base: 10000 }
+
 /** Causal multi-head softmax attention (Vaswani 2017), the baseline: y = softmax(q k^T / sqrt(K)) v. */
 export class SoftmaxAttention extends Module {
   query: HeadProjection
@@ -45,23 +63,31 @@ export class SoftmaxAttention extends Module {
   output: Linear
   heads: number
   positions: 'none' | 'rotary'
+  private options: Required<SoftmaxOptions>
 
-  constructor({ positions = 'none', ...config }: { dModel: number; heads: number; positions?: 'none' | 'rotary' }, g: Generator) {
+  constructor(
+    { dModel, heads, positions = 'none', ...more }: SoftmaxOptions & { dModel: number; heads: number; positions?: 'none' | 'rotary' },
+    g: Generator,
+  ) {
     super()
-    const { dModel } = config
-    checkSoftmax({ ...config, positions })
-    this.heads = config.heads
+    const o = { ...softmaxOptions, ...more }
+    checkOptions('SoftmaxAttention', more, Object.keys(softmaxOptions))
+    if (o.headWidth === 0) checkSoftmax({ dModel, heads, positions })
+    const [K, G] = [o.headWidth || dModel / heads, o.keyHeads || heads]
+    if (heads % G !== 0) throw new Error(`keyHeads must be 0 or a divisor of the ${heads} heads, not ${G}`)
+    checkNumber('window', o.window, 'an integer, 0 or more')
+    this.heads = heads
     this.positions = positions
-    this.query = new HeadProjection(dModel, dModel, 0, g)
-    this.key = new HeadProjection(dModel, dModel, 0, g)
-    this.value = new HeadProjection(dModel, dModel, 0, g)
-    this.output = new Linear(dModel, dModel, g)
+    this.options = o
+    this.query = new HeadProjection(dModel, heads * K, 0, g, o)
+    this.key = new HeadProjection(dModel, G * K, 0, g, o)
+    this.value = new HeadProjection(dModel, G * K, 0, g, o)
+    this.output = new Linear(heads * K, dModel, g, { bias: o.outputBias })
   }
 
   /** What x and `accumulate` hold at padding is never looked at, and y is 0 there. */
   forward(given: Tensor, state: Partial<KeyValueState> = {}, options: AttentionOptions = {}): { y: Tensor; state: KeyValueState } {
-    const { B, T, dModel: D } = checkInput(given, this.output.weight.shape[0])
-    const K = D / this.heads
+    const { B, T } = checkInput(given, this.output.weight.shape[0])
     const packing = checkPacking('attention', options, B, T, ['accumulate'])
     const x = atTokens(given, packing)
     const before = givenState('attention', state, this.stateParts(B), B) ? (state as KeyValueState) : undefined
@@ -71,34 +97,45 @@ export class SoftmaxAttention extends Module {
     const own = { keys: timeInside(inputs.k), values: timeInside(inputs.v) }
     const keys = before ? concat([before.keys, own.keys], 2) : own.keys
     const values = before ? concat([before.values, own.values], 2) : own.values
-    const { sees, visible } = sight(packing, B, T, before?.visible)
+    const { sees, visible } = sight(packing, B, T, this.options.window, before?.visible)
     const seen = sees && tensor(sees, { shape: [B, 1, T, sees.length / (B * T)], device: x.device })
-    const y = softmaxAttention(affine(q, 1 / Math.sqrt(K)), keys, values, seen)
+    const y = timeInside(softmaxAttention(affine(q, 1 / Math.sqrt(q.shape[3])), this.shared(keys), this.shared(values), seen))
     return {
-      y: atTokens(this.output.forward(reshape(timeInside(y), [B, T, D]), { accumulate: options.accumulate }), packing),
+      y: atTokens(this.output.forward(reshape(y, [B, T, this.heads * y.shape[3]]), { accumulate: options.accumulate }), packing),
       state: { keys, values, visible, ...(this.positions === 'rotary' && { position: next }) },
     }
   }
 
   /** [B,T,H,K]. */
   private inputs(x: Tensor, at: Int32Array): Record<'q' | 'k' | 'v', Tensor> {
-    const [B, T, D] = x.shape
-    const split = (y: Tensor): Tensor => reshape(y, [B, T, this.heads, D / this.heads])
-    const turned = (y: Tensor): Tensor => (this.positions === 'rotary' ? rotary(split(y), at) : split(y))
+    const [B, T] = x.shape
+    const K = this.query.linear.weight.shape[0] / this.heads
+    const { base } = this.options
+    const split = (y: Tensor): Tensor => reshape(y, [B, T, y.shape[2] / K, K])
+    const turned = (y: Tensor): Tensor => (this.positions === 'rotary' ? rotary(split(y), at, { base }) : split(y))
     return { q: turned(this.query.forward(x).y), k: turned(this.key.forward(x).y), v: split(this.value.forward(x).y) }
+  }
+
+  /** [B,G,t,K] -> [B,H,t,K]: what a head of keys or values serves stands together. */
+  private shared(x: Tensor): Tensor {
+    const [B, G, t, K] = x.shape
+    return G === this.heads ? x : reshape(expand(reshape(x, [B, G, 1, t, K]), [B, G, this.heads / G, t, K]), [B, this.heads, t, K])
   }
 
   /** See `Look`. */
   look(x: Tensor): Look {
-    const { B, T, dModel: D } = checkInput(x, this.output.weight.shape[0])
+    const { B, T } = checkInput(x, this.output.weight.shape[0])
     const inputs = this.inputs(x, places({}, B, T).at)
-    const [q, k] = [affine(timeInside(inputs.q), Math.sqrt(this.heads / D)), timeInside(inputs.k)]
-    return { inputs, read: (v) => timeInside(softmaxAttention(q, k, timeInside(v))) }
+    const [q, k] = [affine(timeInside(inputs.q), 1 / Math.sqrt(inputs.q.shape[3])), this.shared(timeInside(inputs.k))]
+    const { sees } = sight({}, B, T, this.options.window)
+    const seen = sees && tensor(sees, { shape: [B, 1, T, T], device: x.device })
+    return { inputs, read: (v) => timeInside(softmaxAttention(q, k, this.shared(timeInside(v)), seen)) }
   }
 
   /** See `Parts`. */
   stateParts(B: number): Parts {
-    const keys = { dtype: 'float32', shape: [B, this.heads, -1, this.query.linear.weight.shape[0] / this.heads] } as const
+    const K = this.query.linear.weight.shape[0] / this.heads
+    const keys = { dtype: 'float32', shape: [B, this.key.linear.weight.shape[0] / K, -1, K] } as const
     return {
       keys,
       values: keys,
@@ -108,17 +145,21 @@ export class SoftmaxAttention extends Module {
   }
 }
 
-/** Which of t earlier and T own keys each query sees, 1 in [B,T,t+T] (undefined: all up to itself; padding: none); and which ones stay visible. */
+/**
+ * Which of t earlier and T own keys each query sees, 1 in [B,T,t+T] (undefined: all up to itself; padding: none); and which ones stay visible. Of those that are
+ * visible a window leaves a query the last so many, its own included; 0: all.
+ */
 function sight(
   { mask, reset }: Packing,
   B: number,
   T: number,
+  window: number,
   before: Int32Array = new Int32Array(0),
 ): { sees: Int32Array | undefined; visible: Int32Array } {
   const t0 = before.length / B
   const n = t0 + T
   const visible = new Int32Array(B * n)
-  const packed = mask || reset || before.includes(0)
+  const packed = mask || reset || before.includes(0) || (window > 0 && n > window)
   const sees = packed ? new Int32Array(B * T * n) : undefined
   for (let b = 0; b < B; b++) {
     const row = visible.subarray(b * n, (b + 1) * n)
@@ -127,10 +168,17 @@ function sight(
       const i = b * T + t
       if (reset?.indices?.[i] === 1) row.fill(0)
       row[t0 + t] = mask ? mask.indices![i] : 1
-      if (row[t0 + t]) sees?.set(row, i * n)
+      if (row[t0 + t]) sees?.set(newest(row, window), i * n)
     }
   }
   return { sees, visible }
+}
+
+/** The flags with the last `window` of those that are set; all, where there is no window. */
+function newest(flags: Int32Array, window: number): Int32Array {
+  if (window === 0) return flags
+  let left = window
+  return flags.map((_, i, all) => (all[all.length - 1 - i] !== 0 && left-- > 0 ? 1 : 0)).reverse()
 }
 
 export const softmax: Mixer<SoftmaxSettings, SoftmaxAttention> = {

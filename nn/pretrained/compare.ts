@@ -1,0 +1,184 @@
+/**
+ * Whether a model from other files computes what its package computed: its logits, loss, gradients, states and caches beside a file of figures
+ * (`expected.safetensors`: input_ids, logits, loss, grad.NAME, state.N, conv.N, ...).
+ */
+
+import { noGrad } from '../../engine/recording.ts'
+import { keep, scope } from '../../engine/scope.ts'
+import { sameShape, show } from '../../engine/shape.ts'
+import type { Tensor } from '../../engine/tensor.ts'
+import { backward, tensor } from '../../engine/tensor.ts'
+import { ignoredTarget } from '../model.ts'
+import { isFloat } from '../module.ts'
+import { readSafetensors, type SafetensorsEntry } from '../safetensors.ts'
+import { PretrainedError, putTogether, type StateName } from './architecture.ts'
+import { type Pretrained, planOfSource } from './open.ts'
+
+export interface ComparedTensor {
+  name: string
+  shape: readonly number[]
+  /** Null where there is nothing that can be compared: `problem` says why. */
+  error: number | null
+  measure: 'absolute' | 'relative'
+  tolerance: number
+  ok: boolean
+  problem?: string
+}
+export interface Comparison {
+  model: string
+  package: string
+  device: string
+  ok: boolean
+  tensors: ComparedTensor[]
+  notCompared: { name: string; reason: string }[]
+}
+
+/** The largest difference, over the larger of `least` and the largest entry of what is expected where the measure is relative. */
+interface Bound {
+  measure: 'absolute' | 'relative'
+  tolerance: number
+  least: number
+}
+export const logitsTolerance = (device: string): number => (device === 'reference' ? 2e-5 : 1e-4)
+const bounds = {
+  loss: { measure: 'absolute', tolerance: 1e-5, least: 0 },
+  gradient: { measure: 'relative', tolerance: 1e-3, least: 0 },
+  state: { measure: 'relative', tolerance: 1e-4, least: 1 },
+} as const satisfies Record<string, Bound>
+
+/** Numbers in the file's shape. */
+interface Arranged {
+  shape: readonly number[]
+  data: ArrayLike<number>
+  /** The first of so many numbers is none of ours, each time. */
+  free?: number
+}
+interface Found extends Arranged {
+  bound: Bound
+}
+
+export async function comparePretrained({ model, source }: Pretrained, expected: Uint8Array): Promise<Comparison> {
+  const { tensors } = readSafetensors(expected)
+  const { row, reader, entries } = planOfSource(source)
+  const { device } = model.embedding.weight
+  const ids = tokensOf(tensors.get('input_ids'), model.config.symbols)
+  const [B, T] = ids.shape
+  const found = new Map<string, Found>()
+
+  const result = scope(() => {
+    const { logits, state } = noGrad(() => model.eval().forward(tensor(ids.data, { shape: [B, T], device })))
+    return { logits: keep(logits), parts: row.states(reader).flatMap((name) => statesOf(name, state.layers)) }
+  })
+  found.set('logits', {
+    shape: result.logits.shape,
+    data: await result.logits.read(),
+    bound: { measure: 'absolute', tolerance: logitsTolerance(device.name), least: 0 },
+  })
+  for (const { file, axes, part } of result.parts) {
+    found.set(file, { ...arranged(axes, part.shape, await part.read()), bound: bounds.state })
+    part.dispose()
+  }
+  result.logits.dispose()
+
+  const wantsLoss = [...tensors.keys()].some((name) => name === 'loss' || name.startsWith('grad.'))
+  if (wantsLoss && T > 1) {
+    const targets = Int32Array.from({ length: B * T }, (_, i) => (i % T === T - 1 ? ignoredTarget : ids.data[i + 1]))
+    const loss = scope(() => {
+      const loss = model.train().loss({ tokens: ids.data, targets, B, T })
+      backward(loss)
+      return keep(loss)
+    })
+    found.set('loss', { shape: [], data: await loss.read(), bound: bounds.loss })
+    loss.dispose()
+    const parameters = model.namedParameters()
+    for (const entry of entries) {
+      if (!tensors.has(`grad.${entry.file}`)) continue
+      const gradients = new Map<string, ArrayLike<number>>()
+      for (const name of entry.own) {
+        const parameter = parameters.get(name)!
+        gradients.set(name, (await parameter.grad?.read()) ?? new Float64Array(parameter.size))
+      }
+      found.set(`grad.${entry.file}`, {
+        shape: entry.shape,
+        data: putTogether(entry, (name) => gradients.get(name)!),
+        bound: bounds.gradient,
+      })
+    }
+    for (const parameter of model.parameters()) {
+      parameter.grad?.dispose()
+      parameter.grad = null
+    }
+    model.eval()
+  }
+
+  const notCompared = Object.entries(row.notCompared ?? {}).flatMap(([name, reason]) => (tensors.has(name) ? [{ name, reason }] : []))
+  const compared = [...tensors]
+    .filter(([name]) => name !== 'input_ids' && !notCompared.some((other) => other.name === name))
+    .map(([name, entry]) => compareOne(name, entry, found.get(name)))
+  return {
+    model: row.modelType,
+    package: row.package,
+    device: device.name,
+    ok: compared.length > 0 && compared.every(({ ok }) => ok),
+    tensors: compared,
+    notCompared,
+  }
+}
+
+function tokensOf(entry: SafetensorsEntry | undefined, symbols: number): { shape: readonly number[]; data: Int32Array } {
+  if (entry === undefined) throw new PretrainedError('the expected figures lack input_ids: there is nothing to run the model on')
+  const { shape } = entry
+  if (!(entry.dtype === 'I32' || entry.dtype === 'I64') || shape.length !== 2 || shape.includes(0))
+    throw new PretrainedError(`the expected figures' input_ids must be int32 or int64 [B,T], not ${entry.dtype} ${show(shape)}`)
+  const data = Int32Array.from(entry.data as ArrayLike<number>, Number)
+  const bad = data.find((token) => !(token >= 0 && token < symbols))
+  if (bad !== undefined) throw new PretrainedError(`the expected figures' input_ids hold ${bad}; the model has ${symbols} symbols`)
+  return { shape, data }
+}
+
+/** The part of every layer that has it, under its name in the file. */
+function statesOf({ file, part, name, axes }: StateName, layers: readonly { parts: readonly object[] }[]) {
+  return layers.flatMap(({ parts }, layer) => {
+    const found = (parts[part] as Record<string, Tensor> | undefined)?.[name]
+    return found ? [{ file: file.replace('#', `${layer}`), axes, part: keep(found) }] : []
+  })
+}
+
+/** Our axes as the file's; see `StateName`. */
+function arranged(axes: StateName['axes'], shape: readonly number[], data: ArrayLike<number>): Arranged {
+  if (axes === 'same') return { shape, data }
+  if (axes === 'last') return { shape: [shape[0], shape[2]], data }
+  if (axes === 'ones') return { shape: [shape[0], 1, ...shape.slice(1)], data }
+  // The last two axes change places.
+  const [m, n] = shape.slice(-2)
+  const swapped = Float64Array.from({ length: data.length }, (_, i) => {
+    const [matrix, place] = [Math.floor(i / (m * n)), i % (m * n)]
+    return data[matrix * m * n + (place % m) * n + Math.floor(place / m)]
+  })
+  if (axes === 'transposed') return { shape: [...shape.slice(0, -2), n, m], data: swapped }
+  // Before the newest W - 1 positions the file has one more, which is no part of a state.
+  const filled = Float64Array.from({ length: (data.length / m) * (m + 1) }, (_, i) => {
+    const [channel, place] = [Math.floor(i / (m + 1)), i % (m + 1)]
+    return place === 0 ? 0 : swapped[channel * m + place - 1]
+  })
+  return { shape: [shape[0], n, m + 1], data: filled, free: m + 1 }
+}
+
+function compareOne(name: string, entry: SafetensorsEntry, found: Found | undefined): ComparedTensor {
+  const { measure, tolerance, least } = found?.bound ?? bounds.state
+  const not = (problem: string): ComparedTensor => ({ name, shape: entry.shape, error: null, measure, tolerance, ok: false, problem })
+  if (!found) return not('the model has nothing of this name')
+  if (!sameShape(entry.shape, found.shape)) return not(`the model's has shape ${show(found.shape)}`)
+  if (!isFloat(entry)) return not(`it is ${entry.dtype}, not floating-point numbers`)
+  const expected = entry.data as ArrayLike<number>
+  let [largest, difference] = [least, 0]
+  for (let i = 0; i < expected.length; i++) {
+    if (found.free !== undefined && i % found.free === 0) continue
+    const [a, b] = [found.data[i], expected[i]]
+    largest = Math.max(largest, Math.abs(b))
+    // Two that are infinite, or none, alike; NaN on one side or on both is none that agrees.
+    difference = Math.max(difference, a === b ? 0 : Number.isFinite(a) && Number.isFinite(b) ? Math.abs(a - b) : Infinity)
+  }
+  const error = measure === 'absolute' || difference === 0 ? difference : difference / largest
+  return { name, shape: entry.shape, error: Number.isFinite(error) ? error : null, measure, tolerance, ok: error <= tolerance }
+}

@@ -1,0 +1,279 @@
+/**
+ * Models of other packages, from the files that those write: `fromPretrained`. Files come from strangers: everything is checked before a model is made, and
+ * nothing in them is carried out. Tests: test/nn/pretrained.test.ts.
+ */
+import { told } from '../../engine/arguments.ts'
+import { sameShape, show } from '../../engine/shape.ts'
+import { BlockModel, type BlockModelConfig } from '../block-model.ts'
+import { clip, fileKind, nearest, printable } from '../foreign.ts'
+import { type Dtype, readSafetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from '../safetensors.ts'
+import {
+  type Architecture,
+  ConfigReader,
+  checkKeys,
+  type Entry,
+  entriesFor,
+  type JsonObject,
+  type PackageName,
+  PretrainedError,
+  putTogether,
+  takeApart,
+} from './architecture.ts'
+import { flaRows } from './fla.ts'
+
+/** Every architecture. */
+export const architectures: readonly Architecture[] = [...flaRows]
+
+export const configName = 'config.json'
+export const indexName = 'model.safetensors.index.json'
+export const weightsName = 'model.safetensors'
+
+/** A model with what it takes to write its files again. */
+export interface Pretrained {
+  model: BlockModel
+  source: PretrainedSource
+  /** Worth a word, none of them an error. */
+  warnings: readonly string[]
+}
+
+/** What a run of an imported model keeps of where it is from. */
+export interface PretrainedSource {
+  package: PackageName
+  modelType: string
+  /** config.json, as it was. */
+  config: JsonObject
+  /** The dtype of most of its tensors, and of those that have another. */
+  dtype: FloatName
+  others: Readonly<Record<string, FloatName>>
+}
+const floats = ['F32', 'BF16', 'F16', 'F64'] as const
+export type FloatName = (typeof floats)[number]
+const isFloatName = (dtype: string): dtype is FloatName => (floats as readonly string[]).includes(dtype)
+
+/** What a file is called, and what it holds. */
+export type NamedFiles = ReadonlyMap<string, Uint8Array>
+
+export interface PretrainedOptions {
+  /** Whose model it is, where config.json leaves that open. */
+  package?: PackageName
+}
+
+const fail = (problem: string): never => {
+  throw new PretrainedError(problem)
+}
+const quote = (text: string): string => printable(JSON.stringify(clip(text)))
+
+/**
+ * The model in the files of a folder that another package wrote: config.json beside model.safetensors, or beside the files that
+ * model.safetensors.index.json names. It is made on the default device. Throws a PretrainedError, or a SafetensorsError, that names file and tensor.
+ */
+export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {}): Pretrained {
+  if (!(files instanceof Map)) fail(`fromPretrained: needs a Map from the files' names to their bytes, not ${told(files)}`)
+  const config = readConfig(files.get(configName))
+  const row = architectureOf(config, options.package)
+  const warnings = checkKeys(row, config)
+  const plan = planOf(row, config, Infinity)
+  const tensors = readTensors(files)
+  const { dict, dtypes } = matched(plan, tensors)
+  const model = new BlockModel(plan.config)
+  try {
+    const parameters = model.namedParameters()
+    const first = new Map([...parameters].filter(([name]) => dict.has(name)).map(([name, t]) => [t, name]))
+    model.loadStateDict(new Map([...parameters].map(([name, t]) => [name, dict.get(name) ?? dict.get(first.get(t)!)!])))
+  } catch (error) {
+    model.dispose()
+    throw error
+  }
+  return { model, source: { package: row.package, modelType: row.modelType, config, ...commonest(dtypes) }, warnings }
+}
+
+/** What a row makes of a config.json. */
+export interface Plan {
+  row: Architecture
+  reader: ConfigReader
+  config: BlockModelConfig
+  entries: readonly Entry[]
+}
+
+/** More layers than a file could have tensors for aren't listed. */
+const mostLayers = 10_000
+
+export function planOf(row: Architecture, given: JsonObject, tensors = Infinity): Plan {
+  const reader = new ConfigReader(given, row.keys)
+  const layers = reader.get('num_hidden_layers')
+  if (typeof layers === 'number' && layers > Math.min(tensors, mostLayers))
+    fail(`config.json: num_hidden_layers is ${layers}, more than can be read`)
+  const config = row.config(reader)
+  try {
+    return { row, reader, config, entries: entriesFor(row.names(reader), config) }
+  } catch (error) {
+    if (error instanceof PretrainedError) throw error
+    return fail(`config.json: no model can be made of it: ${printable((error as Error).message)}`)
+  }
+}
+
+/** The architecture of a source that `fromPretrained` returned. */
+export const planOfSource = (source: PretrainedSource): Plan =>
+  planOf(
+    architectures.find((row) => row.package === source.package && row.modelType === source.modelType) ??
+      fail(`there is no architecture ${source.modelType} of ${source.package} here`),
+    source.config,
+  )
+
+// --- config.json ----------------------------------------------------------------------------------------------------------------------
+
+export function readConfig(bytes: Uint8Array | undefined): JsonObject {
+  if (bytes === undefined) return fail(`there is no ${configName} beside the weights: it says what model they are of`)
+  const value = parseJson(configName, bytes)
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) fail(`${configName} isn't an object`)
+  return value as JsonObject
+}
+
+/** transformers before version 5 wrote a bare Infinity, which JSON hasn't. */
+function parseJson(name: string, bytes: Uint8Array): unknown {
+  const text = new TextDecoder().decode(bytes)
+  try {
+    return JSON.parse(text.replace(/([[:,]\s*)(-?Infinity)(?=\s*[,\]}])/g, '$1{"__float__": "$2"}'))
+  } catch (error) {
+    const kind = fileKind(bytes)
+    return fail(`${name} isn't JSON: ${printable((error as Error).message)}${kind ? ` (it is ${kind.what})` : ''}`)
+  }
+}
+
+/** Which row a config.json is for. */
+export function architectureOf(config: JsonObject, wanted?: PackageName): Architecture {
+  const type = config.model_type
+  const known = [...new Set(architectures.map(({ modelType }) => modelType))].sort()
+  if (typeof type !== 'string') return fail(`config.json: model_type must be one of ${known.join(', ')}, not ${told(type)}`)
+  const quantised = config.quantization_config as { quant_method?: string } | undefined
+  if (quantised != null)
+    fail(
+      `config.json: quantization_config: weights quantised by ${quote(String(quantised.quant_method ?? '?'))} aren't read; give those in 16 or 32 bits`,
+    )
+  const rows = architectures.filter(({ modelType }) => modelType === type)
+  if (rows.length === 0) {
+    const near = nearest(type, known)
+    fail(
+      `config.json: model_type ${quote(type)} isn't known here${near === undefined ? '' : `: did you mean ${near}?`} (${known.join(', ')})`,
+    )
+  }
+  const own = wanted === undefined ? rows : rows.filter((row) => row.package === wanted)
+  if (own.length === 0) fail(`config.json: ${type} is an architecture of ${rows.map((row) => row.package).join(', ')}, not of ${wanted}`)
+  if (own.length === 1) return own[0]
+  const says = own.filter((row) => row.marks?.some((key) => key in config))
+  return says.length === 1
+    ? says[0]
+    : fail(
+        `config.json: ${type} is an architecture of ${own.map((row) => row.package).join(' and ')}, and its keys don't say whose (${own.map((row) => `${row.package}: ${row.marks?.join(', ')}`).join('; ')}): name the package`,
+      )
+}
+
+// --- tensors --------------------------------------------------------------------------------------------------------------------------
+
+/** The file or files of weights that are needed, of those that there are; throws where an index names what is no file beside it. */
+export function weightFiles(names: readonly string[], index: Uint8Array | undefined): string[] {
+  if (index !== undefined) return [...new Set(Object.values(weightMap(index)))]
+  if (names.includes(weightsName)) return [weightsName]
+  const own = names.filter((name) => name.endsWith('.safetensors') && !/^expected/.test(name))
+  if (own.length === 1) return own
+  const torch = names.find((name) => /\.(bin|pt|pth|ckpt)$/.test(name))
+  return fail(
+    own.length > 1
+      ? `there are ${own.length} files of weights and no ${indexName} that says what is where`
+      : `there is no ${weightsName}${torch === undefined ? '' : `; ${quote(torch)} may hold its weights as a Python pickle, which isn't read: write safetensors with save_pretrained`}`,
+  )
+}
+
+function weightMap(bytes: Uint8Array): Record<string, string> {
+  const content = parseJson(indexName, bytes) as { weight_map?: unknown } | null
+  const map = content?.weight_map
+  if (typeof map !== 'object' || map === null || Array.isArray(map)) return fail(`${indexName} has no weight_map`)
+  for (const [tensor, file] of Object.entries(map))
+    if (typeof file !== 'string' || !/^[^/\\:]+$/.test(file) || /^\.+$/.test(file))
+      fail(`${indexName}: the file of ${quote(tensor)} is ${printable(told(file))}: it must be the name of a file in the same folder`)
+  return map as Record<string, string>
+}
+
+/** Of one file, or of those that an index names: each tensor once, where the index says. */
+function readTensors(files: NamedFiles): Map<string, SafetensorsEntry> {
+  const index = files.get(indexName)
+  const wanted = weightFiles([...files.keys()], index)
+  const map = index && weightMap(index)
+  const all = new Map<string, SafetensorsEntry>()
+  const where = new Map<string, string>()
+  for (const file of wanted) {
+    const bytes = files.get(file)
+    if (bytes === undefined) return fail(`${indexName} names ${quote(file)}, which isn't there`)
+    for (const [name, entry] of readFile(file, bytes)) {
+      if (where.has(name)) fail(`the tensor ${quote(name)} is in ${where.get(name)} and in ${file}`)
+      if (map && map[name] !== file)
+        fail(
+          `${file}: ${indexName} says of the tensor ${quote(name)} ${map[name] === undefined ? 'nothing' : `that it is in ${map[name]}`}`,
+        )
+      where.set(name, file)
+      all.set(name, entry)
+    }
+  }
+  for (const [name, file] of Object.entries(map ?? {}))
+    if (!all.has(name)) fail(`${file} lacks the tensor ${quote(name)}, which ${indexName} says is there`)
+  return all
+}
+
+function readFile(file: string, bytes: Uint8Array): Map<string, SafetensorsEntry> {
+  try {
+    return readSafetensors(bytes).tensors
+  } catch (error) {
+    throw error instanceof SafetensorsError ? new PretrainedError(`${printable(file)}: ${error.message}`) : error
+  }
+}
+
+/** The tensors of a file as a state dict: nothing missing, nothing left over. */
+function matched({ row, entries }: Plan, tensors: ReadonlyMap<string, SafetensorsEntry>) {
+  const left = new Set(tensors.keys())
+  const dict = new Map<string, { shape: readonly number[]; data: Float32Array | Float64Array }>()
+  const dtypes = new Map<string, FloatName>()
+  for (const entry of entries) {
+    const found = tensors.get(entry.file) ?? fail(`the weights lack the tensor ${entry.file} ${show(entry.shape)} of a ${row.modelType}`)
+    left.delete(entry.file)
+    if (!sameShape(found.shape, entry.shape))
+      fail(`the tensor ${entry.file} has shape ${show(found.shape)}, where config.json says ${show(entry.shape)}`)
+    if (!isFloatName(found.dtype))
+      fail(`the tensor ${entry.file} is ${found.dtype}: weights in ${floats.join(', ')} are read, quantised ones aren't`)
+    dtypes.set(entry.file, found.dtype as FloatName)
+    const parts = takeApart(entry, found.data as Float32Array)
+    entry.own.forEach((name, i) => dict.set(name, { shape: entry.ownShapes[i], data: parts.get(name)! }))
+  }
+  if (left.size > 0) {
+    const [first] = left
+    fail(
+      `the weights have a tensor ${quote(first)} that a ${row.modelType} of this config.json hasn't${left.size > 1 ? `, and ${left.size - 1} more` : ''}`,
+    )
+  }
+  return { dict, dtypes }
+}
+
+function commonest(dtypes: ReadonlyMap<string, FloatName>): Pick<PretrainedSource, 'dtype' | 'others'> {
+  const counts = floats.map((dtype) => [dtype, [...dtypes.values()].filter((own) => own === dtype).length] as const)
+  const [dtype] = counts.reduce((best, next) => (next[1] > best[1] ? next : best))
+  return { dtype, others: Object.fromEntries([...dtypes].filter(([, own]) => own !== dtype)) }
+}
+
+// --- back -----------------------------------------------------------------------------------------------------------------------------
+
+/** The files of a model as its package writes them: the same names, shapes and dtypes as those that it was made from, and config.json as it was. */
+export async function toPretrained(model: BlockModel, source: PretrainedSource): Promise<Map<string, Uint8Array>> {
+  const { entries } = planOfSource(source)
+  const dict = await model.stateDict()
+  const tensors = entries.map((entry) => {
+    const dtype = source.others[entry.file] ?? source.dtype
+    const data = putTogether(entry, (name) => dict.get(name)!.data)
+    return [entry.file, { dtype: dtype as Dtype, shape: [...entry.shape], data: dtype === 'F64' ? data : Float32Array.from(data) }] as [
+      string,
+      SafetensorsEntry,
+    ]
+  })
+  return new Map([
+    [configName, new TextEncoder().encode(`${JSON.stringify(source.config, null, 2)}\n`)],
+    [weightsName, writeSafetensors(tensors)],
+  ])
+}
