@@ -1,9 +1,10 @@
 #!/usr/bin/env node
 /** The `fastweights` command: chooses a command, and turns what goes wrong for known reasons into one line and an exit code. */
 import { readFileSync } from 'node:fs'
-import { SafetensorsError } from '../nn/index.ts'
+import { PretrainedError, SafetensorsError } from '../nn/index.ts'
 import { TextError } from '../tasks/text.ts'
 import { type Command, chooseCommand, commandHelp, parseArguments, UsageError, type Values } from './arguments.ts'
+import { compareFolder } from './compare-folder.ts'
 import { doctor } from './doctor.ts'
 import { FileError } from './files.ts'
 import { generateText } from './generate.ts'
@@ -12,9 +13,12 @@ import { learnTask } from './learn.ts'
 import {
   arithmeticOf,
   checkDeviceOptions,
+  compareCommand,
   doctorCommand,
   enableRelaxed,
+  exportCommand,
   generateCommand,
+  importCommand,
   inOptions,
   inspectCommand,
   learningNames,
@@ -27,7 +31,7 @@ import {
   verifyCommand,
   withDevice,
 } from './options.ts'
-
+import { exportModel, importModel } from './pretrained.ts'
 import { task } from './task.ts'
 import { oneLine, say, visible, watchOutput } from './terminal.ts'
 import { train } from './train.ts'
@@ -61,7 +65,8 @@ function entry<const C extends Command>(
   }
 }
 
-const isExpected = (error: unknown): boolean => [UsageError, FileError, TextError, SafetensorsError].some((kind) => error instanceof kind)
+const isExpected = (error: unknown): boolean =>
+  [UsageError, FileError, TextError, SafetensorsError, PretrainedError].some((kind) => error instanceof kind)
 
 const version = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version as string
 
@@ -81,6 +86,13 @@ const entries = [
   }),
   entry(generateCommand, (v, given) =>
     withDevice(v, given, remark, 'fastweights generate', () => generateText({ ...v, topK: v['top-k'] })),
+  ),
+  entry(importCommand, (v, _, operands) => importModel({ ...v, operands })),
+  entry(exportCommand, (v, _, operands) => exportModel({ ...v, operands })),
+  entry(compareCommand, (v, given, operands) =>
+    withDevice(v, given, remark, 'fastweights compare', () =>
+      compareFolder({ ...v, operands }, remark, (text) => void process.stdout.write(text)),
+    ),
   ),
   entry(inspectCommand, (v, given, [run]) =>
     withDevice(v, given, remark, 'fastweights inspect', () =>

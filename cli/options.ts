@@ -340,6 +340,12 @@ export const generateCommand = {
       description: 'folder of a run, or its checkpoint file',
     },
     { name: 'prompt', type: 'string', otherwise: "the run's own", description: 'text to continue' },
+    {
+      name: 'tokens',
+      type: 'list',
+      placeholder: '1,2,3',
+      description: 'numbers of tokens to continue, where a run has no characters of its own, as those of import',
+    },
     { name: 'prompts', type: 'string', placeholder: 'FILE', description: 'continue each line of a file; the texts come as lines of JSON' },
     {
       name: 'batch',
@@ -364,6 +370,61 @@ export const generateCommand = {
     ['fastweights generate --prompt "ROMEO:" --temperature 0.7', 'Continue from the latest run.'],
     ['fastweights generate --prompts lines.txt --batch 64 > texts.jsonl', 'Continue every line of a file, 64 at a time.'],
   ],
+} as const satisfies Command
+
+const packages = ['fla', 'transformers'] as const
+const packageOption = {
+  name: 'package',
+  type: 'string',
+  choices: packages,
+  otherwise: 'as config.json says',
+  description: 'whose model it is, where two packages have the same',
+} as const
+
+export const importCommand = {
+  name: 'import',
+  summary: "make a run of another package's model: fla's, transformers', RWKV's",
+  operands: {
+    placeholder: 'FOLDER|FILE',
+    most: 1,
+    description:
+      'FOLDER holds config.json and safetensors files, as save_pretrained writes them; FILE is one of weights, with config.json beside it.',
+  },
+  options: [
+    { name: 'out', type: 'string', placeholder: 'RUN', otherwise: 'runs/MODEL-N', description: 'folder of the run' },
+    packageOption,
+  ],
+  examples: [['fastweights import model/', 'Then continue tokens with it: fastweights generate --tokens 1,2,3.']],
+} as const satisfies Command
+
+export const exportCommand = {
+  name: 'export',
+  summary: 'write the model of an imported run as the files of its package',
+  operands: { placeholder: 'RUN', most: 1, description: 'RUN is the folder of a run; the latest one under runs/ if it is left out.' },
+  options: [
+    { name: 'format', type: 'string', choices: packages, default: 'fla', description: 'whose files' },
+    { name: 'out', type: 'string', placeholder: 'FOLDER', otherwise: 'RUN-FORMAT', description: 'where they go' },
+  ],
+  examples: [
+    ['fastweights export runs/gla-1 --format fla --out model', 'The same names, shapes and bits as those that it was imported from.'],
+  ],
+} as const satisfies Command
+
+export const compareCommand = {
+  name: 'compare',
+  summary: 'check that an imported model computes what its package computed',
+  operands: {
+    placeholder: 'FOLDER [EXPECTED]',
+    most: 2,
+    description:
+      "FOLDER is one that import reads; EXPECTED holds the package's input_ids, logits, loss, gradients and states, by default expected.safetensors in it. Exit status: 0 all hold, 1 one falls short, 2 something can't be used.",
+  },
+  options: [
+    packageOption,
+    { name: 'json', type: 'boolean', description: 'print one object of all figures, and nothing else' },
+    ...deviceOptions,
+  ],
+  examples: [['fastweights compare model/ figures.safetensors --device reference', 'In float64.']],
 } as const satisfies Command
 
 export const inspectCommand = {

@@ -60,7 +60,7 @@ export { OutsideModule, type OutsideResult } from './outside/layer.ts'
 export type { Packing } from './packing.ts'
 export type { Part, Parts } from './parts.ts'
 export * from './presets.ts'
-export { PretrainedError } from './pretrained/architecture.ts'
+export { type PackageName, PretrainedError } from './pretrained/architecture.ts'
 export { type ComparedTensor, type Comparison, comparePretrained } from './pretrained/compare.ts'
 export {
   architectures,

@@ -25,8 +25,11 @@ function shifted(x: Tensor, state: Tensor | undefined, packing: Packing): { y: T
   return packedConv(x, tensor(first, { shape: [D, 2], device: x.device }), state, packing)
 }
 
-/** x + (before - x) mix: a channel's mix is how much it takes from the token before. */
-const mixed = (x: Tensor, before: Tensor, mix: Tensor): Tensor => add(x, mul(sub(before, x), mix))
+/** a + (b - a) mix. */
+const mixed = (a: Tensor, b: Tensor, mix: Tensor): Tensor => add(a, mul(sub(b, a), mix))
+/** Of a token and the one before: a mix is how much of a channel comes from the latter, and before RWKV-7 how much from the former. */
+const shiftedMix = (version: RwkvSettings['version'], x: Tensor, before: Tensor, mix: Tensor): Tensor =>
+  version === 7 ? mixed(x, before, mix) : mixed(before, x, mix)
 
 /** A projection by way of few numbers, with an activation there. */
 class Lora extends Module {
@@ -163,7 +166,7 @@ export class RwkvTimeMix extends Module {
     const x = atTokens(given, packing)
     const begun = givenState('rwkv', state, this.stateParts(B), B)
     const before = shifted(x, state.shift, packing)
-    const of = (name: string): Tensor => mixed(x, before.y, this.mix[name])
+    const of = (name: string): Tensor => shiftedMix(this.config.version, x, before.y, this.mix[name])
     const { shift: _, ...rest } = state
     const memory = begun ? (rest as FastWeightState) : undefined
     const run = { 4: this.four, 5: this.five, 7: this.seven }[this.config.version]
@@ -260,9 +263,11 @@ export class RwkvChannelMix extends Module {
   key: Linear
   value: Linear
   receptance: Linear | null
+  private version: RwkvSettings['version']
 
   constructor({ dModel: D, inner, version }: { dModel: number; inner: number; version: RwkvSettings['version'] }, g: Generator) {
     super()
+    this.version = version
     const seven = version === 7
     this.mix = new Mixes(seven ? ['k'] : ['k', 'r'], D) as unknown as Record<string, Tensor>
     this.key = new Linear(D, inner, g, { bias: false })
@@ -277,10 +282,10 @@ export class RwkvChannelMix extends Module {
     const x = atTokens(given, packing)
     givenState('rwkv', state, this.stateParts(B), B)
     const before = shifted(x, state.shift, packing)
-    const inner = square(relu(this.key.forward(mixed(x, before.y, this.mix.k))))
+    const inner = square(relu(this.key.forward(shiftedMix(this.version, x, before.y, this.mix.k))))
     const { accumulate } = options
     if (!this.receptance) return { y: atTokens(this.value.forward(inner, { accumulate }), packing), state: { shift: before.state } }
-    const r = this.receptance.forward(mixed(x, before.y, this.mix.r), { activation: 'sigmoid' })
+    const r = this.receptance.forward(shiftedMix(this.version, x, before.y, this.mix.r), { activation: 'sigmoid' })
     const y = mul(r, this.value.forward(inner))
     return { y: atTokens(accumulate ? add(y, accumulate) : y, packing), state: { shift: before.state } }
   }

@@ -123,7 +123,7 @@ export function readSafetensors(bytes: Uint8Array): Safetensors {
     const part = bytes.subarray(dataStart + begin, dataStart + end)
     tensors.set(
       name,
-      isRead(dtype) ? ({ dtype, shape, data: decode(dtype, part) } as SafetensorsEntry) : new PackedEntry(name, dtype, shape, part),
+      isRead(dtype) ? ({ dtype, shape, data: decodeNumbers(dtype, part) } as SafetensorsEntry) : new PackedEntry(name, dtype, shape, part),
     )
   }
   return { metadata, tensors }
@@ -373,7 +373,8 @@ class HeaderParser {
 
 // --- Data -----------------------------------------------------------------------------------------------------------------------------
 
-function decode(dtype: Dtype, bytes: Uint8Array): NumberArray {
+/** The numbers of a file's bytes, which have been checked to be whole ones. */
+export function decodeNumbers(dtype: Dtype, bytes: Uint8Array): NumberArray {
   if (dtype === 'F16') return widen(bytes, float16Bits)
   if (dtype === 'BF16') return widen(bytes, (half) => half << 16)
   const { bits, array } = dtypes[dtype]

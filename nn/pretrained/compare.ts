@@ -10,7 +10,7 @@ import type { Tensor } from '../../engine/tensor.ts'
 import { backward, tensor } from '../../engine/tensor.ts'
 import { ignoredTarget } from '../model.ts'
 import { isFloat } from '../module.ts'
-import { readSafetensors, type SafetensorsEntry } from '../safetensors.ts'
+import { decodeNumbers, readSafetensors, type SafetensorsEntry } from '../safetensors.ts'
 import { PretrainedError, putTogether, type StateName } from './architecture.ts'
 import { type Pretrained, planOfSource } from './open.ts'
 
@@ -57,8 +57,12 @@ interface Found extends Arranged {
   bound: Bound
 }
 
+/**
+ * `expected`: a safetensors file; for RWKV's own files the logits after the text `"in`, as float32 numbers and nothing else. Throws a PretrainedError, or a
+ * SafetensorsError, where that can't be used.
+ */
 export async function comparePretrained({ model, source }: Pretrained, expected: Uint8Array): Promise<Comparison> {
-  const { tensors } = readSafetensors(expected)
+  const tensors = source.package === 'rwkv' ? rawLogits(expected, model.config.symbols) : readSafetensors(expected).tensors
   const { row, reader, entries } = planOfSource(source)
   const { device } = model.embedding.weight
   const ids = tokensOf(tensors.get('input_ids'), model.config.symbols)
@@ -69,9 +73,9 @@ export async function comparePretrained({ model, source }: Pretrained, expected:
     const { logits, state } = noGrad(() => model.eval().forward(tensor(ids.data, { shape: [B, T], device })))
     return { logits: keep(logits), parts: row.states(reader).flatMap((name) => statesOf(name, state.layers)) }
   })
+  const logits = await result.logits.read()
   found.set('logits', {
-    shape: result.logits.shape,
-    data: await result.logits.read(),
+    ...(source.package === 'rwkv' ? { shape: [logits.length / T], data: logits.slice(-logits.length / T) } : { shape: result.logits.shape, data: logits }),
     bound: { measure: 'absolute', tolerance: logitsTolerance(device.name), least: 0 },
   })
   for (const { file, axes, part } of result.parts) {
@@ -123,6 +127,18 @@ export async function comparePretrained({ model, source }: Pretrained, expected:
     tensors: compared,
     notCompared,
   }
+}
+
+/** The bytes of `"in`, which are tokens of their own. */
+const rwkvText = Int32Array.from('"in', (letter) => letter.charCodeAt(0))
+
+function rawLogits(bytes: Uint8Array, symbols: number): Map<string, SafetensorsEntry> {
+  if (bytes.length !== 4 * symbols)
+    throw new PretrainedError(`the expected logits have ${bytes.length} bytes, where ${symbols} float32 numbers have ${4 * symbols}`)
+  return new Map<string, SafetensorsEntry>([
+    ['input_ids', { dtype: 'I32', shape: [1, rwkvText.length], data: rwkvText }],
+    ['logits', { dtype: 'F32', shape: [symbols], data: decodeNumbers('F32', bytes.slice()) as Float32Array<ArrayBuffer> }],
+  ])
 }
 
 function tokensOf(entry: SafetensorsEntry | undefined, symbols: number): { shape: readonly number[]; data: Int32Array } {

@@ -20,9 +20,10 @@ import {
   takeApart,
 } from './architecture.ts'
 import { flaRows } from './fla.ts'
+import { isRwkvFile, readRwkvFile, rwkvRows } from './rwkv.ts'
 
 /** Every architecture. */
-export const architectures: readonly Architecture[] = [...flaRows]
+export const architectures: readonly Architecture[] = [...flaRows, ...rwkvRows]
 
 export const configName = 'config.json'
 export const indexName = 'model.safetensors.index.json'
@@ -40,7 +41,8 @@ export interface Pretrained {
 export interface PretrainedSource {
   package: PackageName
   modelType: string
-  /** config.json, as it was. */
+  /** config.json, as it was: the text, and what it says. */
+  text: string
   config: JsonObject
   /** The dtype of most of its tensors, and of those that have another. */
   dtype: FloatName
@@ -61,19 +63,22 @@ export interface PretrainedOptions {
 const fail = (problem: string): never => {
   throw new PretrainedError(problem)
 }
+const textOf = (bytes: Uint8Array | undefined): string => new TextDecoder().decode(bytes)
 const quote = (text: string): string => printable(JSON.stringify(clip(text)))
 
 /**
  * The model in the files of a folder that another package wrote: config.json beside model.safetensors, or beside the files that
- * model.safetensors.index.json names. It is made on the default device. Throws a PretrainedError, or a SafetensorsError, that names file and tensor.
+ * model.safetensors.index.json names; or RWKV's file alone. It is made on the default device. Throws a PretrainedError, or a SafetensorsError, that names file and tensor.
  */
 export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {}): Pretrained {
   if (!(files instanceof Map)) fail(`fromPretrained: needs a Map from the files' names to their bytes, not ${told(files)}`)
-  const config = readConfig(files.get(configName))
-  const row = architectureOf(config, options.package)
+  const rwkv = [...files].find(([, bytes]) => isRwkvFile(bytes))
+  const read = rwkv && readRwkvFile(...rwkv)
+  const config = read?.config ?? readConfig(files.get(configName))
+  const row = architectureOf(config, read ? 'rwkv' : options.package)
   const warnings = checkKeys(row, config)
-  const plan = planOf(row, config, Infinity)
-  const tensors = readTensors(files)
+  const plan = planOf(row, config)
+  const tensors = read?.tensors ?? readTensors(files)
   const { dict, dtypes } = matched(plan, tensors)
   const model = new BlockModel(plan.config)
   try {
@@ -84,7 +89,7 @@ export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {
     model.dispose()
     throw error
   }
-  return { model, source: { package: row.package, modelType: row.modelType, config, ...commonest(dtypes) }, warnings }
+  return { model, source: { package: row.package, modelType: row.modelType, text: textOf(files.get(configName)), config, ...commonest(dtypes) }, warnings }
 }
 
 /** What a row makes of a config.json. */
@@ -95,13 +100,13 @@ export interface Plan {
   entries: readonly Entry[]
 }
 
-/** More layers than a file could have tensors for aren't listed. */
+/** So many layers aren't listed to be compared with a file's tensors. */
 const mostLayers = 10_000
 
-export function planOf(row: Architecture, given: JsonObject, tensors = Infinity): Plan {
+export function planOf(row: Architecture, given: JsonObject): Plan {
   const reader = new ConfigReader(given, row.keys)
   const layers = reader.get('num_hidden_layers')
-  if (typeof layers === 'number' && layers > Math.min(tensors, mostLayers))
+  if (typeof layers === 'number' && layers > mostLayers)
     fail(`config.json: num_hidden_layers is ${layers}, more than can be read`)
   const config = row.config(reader)
   try {
@@ -241,7 +246,7 @@ function matched({ row, entries }: Plan, tensors: ReadonlyMap<string, Safetensor
       fail(`the tensor ${entry.file} is ${found.dtype}: weights in ${floats.join(', ')} are read, quantised ones aren't`)
     dtypes.set(entry.file, found.dtype as FloatName)
     const parts = takeApart(entry, found.data as Float32Array)
-    entry.own.forEach((name, i) => dict.set(name, { shape: entry.ownShapes[i], data: parts.get(name)! }))
+    for (const [i, name] of entry.own.entries()) dict.set(name, { shape: entry.ownShapes[i], data: parts.get(name)! })
   }
   if (left.size > 0) {
     const [first] = left
@@ -262,6 +267,7 @@ function commonest(dtypes: ReadonlyMap<string, FloatName>): Pick<PretrainedSourc
 
 /** The files of a model as its package writes them: the same names, shapes and dtypes as those that it was made from, and config.json as it was. */
 export async function toPretrained(model: BlockModel, source: PretrainedSource): Promise<Map<string, Uint8Array>> {
+  if (source.package === 'rwkv') fail("RWKV's own files aren't written: there is no such format")
   const { entries } = planOfSource(source)
   const dict = await model.stateDict()
   const tensors = entries.map((entry) => {
@@ -273,7 +279,7 @@ export async function toPretrained(model: BlockModel, source: PretrainedSource):
     ]
   })
   return new Map([
-    [configName, new TextEncoder().encode(`${JSON.stringify(source.config, null, 2)}\n`)],
+    [configName, new TextEncoder().encode(source.text)],
     [weightsName, writeSafetensors(tensors)],
   ])
 }
