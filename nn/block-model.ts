@@ -4,7 +4,7 @@
  */
 import { checkFlag, checkNumber, told } from '../engine/arguments.ts'
 import { checkInt32 } from '../engine/ops/check.ts'
-import { where } from '../engine/ops/elementwise.ts'
+import { add, affine, where } from '../engine/ops/elementwise.ts'
 import { detach } from '../engine/ops/movement.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { type Generator, generator, normal } from '../engine/random.ts'
@@ -12,9 +12,12 @@ import { recording } from '../engine/recording.ts'
 import { scope } from '../engine/scope.ts'
 import { parameter, type Tensor, tensor } from '../engine/tensor.ts'
 import { firstStream } from './blocks.ts'
+import { Experts, type ExpertsSettings } from './experts.ts'
 import { checkChoice, checkKnown } from './fields.ts'
 import type { AttentionOptions } from './heads.ts'
-import { Embedding, GatedFeedForward, type HeadNorm, LayerNorm, Linear, RMSNorm } from './layers.ts'
+import { LatentAttention, type LatentSettings } from './latent-attention.ts'
+import { Embedding, GatedFeedForward, LayerNorm, Linear, RMSNorm } from './layers.ts'
+import { MambaLayer, type MambaSettings } from './mamba.ts'
 import { Mamba2Layer, type Mamba2Settings } from './mamba2.ts'
 import { MemoryLayer, type MemorySettings, type SharedBounds } from './memory-layer.ts'
 import type { LayerState } from './mixer.ts'
@@ -28,11 +31,24 @@ import { SoftmaxAttention, type SoftmaxOptions, type SoftmaxSettings } from './s
 export interface NormChoice {
   kind: 'layer' | 'rms'
   eps: number
+  /** The eps when the model doesn't train, where that is another. */
+  evaluationEps?: number
   /** layer: a bias beside the gain. */
   bias?: boolean
+  /** rms: the gain is 1 + weight. */
+  centered?: boolean
 }
 
-type Of<Kind extends string, Settings> = { kind: Kind; norm: NormChoice } & Settings
+type Of<Kind extends string, Settings> = { kind: Kind } & Joint & Settings
+
+/** How a part joins what it's added to. */
+export interface Joint {
+  norm: NormChoice
+  /** `before`: x + part(norm(x)), where nothing is said; `after`: x + norm(part(x)); `instead`: of h = norm(x), alpha h + beta part(h). */
+  order?: 'before' | 'after' | 'instead'
+  alpha?: number
+  beta?: number
+}
 /** A part: its norm, its kind, and the settings of that. */
 export type PartChoice =
   | Of<'memory', Partial<MemorySettings> & { bounded?: boolean }>
@@ -40,6 +56,9 @@ export type PartChoice =
   | Of<'mamba2', Partial<Mamba2Settings>>
   | Of<'rwkv', Partial<RwkvSettings> & { version: RwkvSettings['version'] }>
   | Of<'rwkv-channels', { version: RwkvSettings['version']; inner: number }>
+  | Of<'latent', Partial<LatentSettings>>
+  | Of<'mamba', Partial<MambaSettings>>
+  | Of<'experts', Partial<ExpertsSettings>>
   | Of<'gated-feed-forward', { inner: number }>
 
 export interface BlockModelConfig {
@@ -79,13 +98,22 @@ const makers = {
   rwkv: (c: Partial<RwkvSettings> & { version: RwkvSettings['version'] }, m: Making) => new RwkvTimeMix({ ...c, dModel: m.dModel }, m.g, m),
   'rwkv-channels': (c: { version: RwkvSettings['version']; inner: number }, m: Making) =>
     new RwkvChannelMix({ ...c, dModel: m.dModel }, m.g),
+  latent: (c: Partial<LatentSettings>, m: Making) => new LatentAttention({ ...c, dModel: m.dModel }, m.g),
+  mamba: (c: Partial<MambaSettings>, m: Making) => new MambaLayer({ ...c, dModel: m.dModel }, m.g),
+  experts: (c: Partial<ExpertsSettings>, m: Making) => new Experts({ ...c, dModel: m.dModel }, m.g),
   'gated-feed-forward': ({ inner }: { inner: number }, m: Making) => new GatedFeedForward(m.dModel, inner, m.g),
 }
 
-function normOf({ kind, eps, bias = true }: NormChoice, width: number): LayerNorm | RMSNorm | HeadNorm {
-  checkChoice('norm', kind, { layer: 0, rms: 0 })
-  return kind === 'rms' ? new RMSNorm(width, eps) : new LayerNorm(width, eps, { bias })
+const norms = { layer: LayerNorm, rms: RMSNorm }
+
+/** A norm of a model's, with its eps in training and without. */
+function normOf({ kind, eps, bias = true, centered = false }: NormChoice, width: number): LayerNorm | RMSNorm {
+  checkChoice('norm', kind, norms)
+  return kind === 'rms' ? new RMSNorm(width, eps, { centered }) : new LayerNorm(width, eps, { bias })
 }
+
+const normed = (norm: LayerNorm | RMSNorm, choice: NormChoice, x: Tensor): Tensor =>
+  norm.forward(x, norm.training ? choice.eps : (choice.evaluationEps ?? choice.eps))
 
 /** What a part takes and gives: those that look back in time have a state. `first`: see `RwkvOptions`. */
 interface PartLayer extends Module {
@@ -98,23 +126,38 @@ interface PartResult {
   first?: Tensor
 }
 
-/** x + layer(norm(x)). */
+/** A layer with its norm: see `Joint`. */
 export class Part extends Module {
-  norm: LayerNorm | RMSNorm | HeadNorm
+  norm: LayerNorm | RMSNorm
   layer: ReturnType<(typeof makers)[keyof typeof makers]>
+  private joint: Joint
 
-  constructor({ kind, norm, ...settings }: PartChoice, m: Making) {
+  constructor({ kind, norm, order, alpha, beta, ...settings }: PartChoice, m: Making) {
     super()
     checkChoice('part', kind, makers)
+    checkChoice('order', order ?? 'before', { before: 0, after: 0, instead: 0 })
+    this.joint = { norm, order, alpha, beta }
     this.norm = normOf(norm, m.dModel)
     this.layer = makers[kind](settings as never, m)
   }
 
   forward(x: Tensor, state: LayerState | undefined, packing: Packing, first: Tensor | undefined): PartResult {
-    const input = this.norm.forward(x)
-    if (this.layer instanceof GatedFeedForward) return { y: this.layer.forward(input, { accumulate: x }) }
-    const options = { ...packing, accumulate: x, ...(this.layer instanceof RwkvTimeMix && first && { first }) }
-    return (this.layer as PartLayer).forward(input, state, options)
+    const { norm, order = 'before', alpha = 1, beta = 1 } = this.joint
+    if (order === 'after') {
+      const { y, ...rest } = this.run(x, state, packing, first)
+      return { y: add(x, normed(this.norm, norm, y)), ...rest }
+    }
+    const h = normed(this.norm, norm, x)
+    if (order === 'before') return this.run(h, state, packing, first, x)
+    const { y, ...rest } = this.run(h, state, packing, first)
+    return { y: add(affine(h, alpha), affine(y, beta)), ...rest }
+  }
+
+  private run(x: Tensor, state: LayerState | undefined, packing: Packing, first: Tensor | undefined, accumulate?: Tensor): PartResult {
+    const { layer } = this
+    if (layer instanceof GatedFeedForward || layer instanceof Experts) return { y: layer.forward(x, { accumulate }) }
+    const options = { ...packing, accumulate, ...(layer instanceof RwkvTimeMix && first && { first }) }
+    return (layer as PartLayer).forward(x, state, options)
   }
 
   /** Whether it looks back in time. */
@@ -139,9 +182,9 @@ class Block extends Module {
 /** Tokens to logits. */
 export class BlockModel extends Module {
   embedding: Embedding
-  embedding_norm: LayerNorm | RMSNorm | HeadNorm | null
+  embedding_norm: LayerNorm | RMSNorm | null
   layers: Block[]
-  norm: LayerNorm | RMSNorm | HeadNorm
+  norm: LayerNorm | RMSNorm
   head: Linear
   /** HGRN-2: see `SharedBounds`. */
   bounds: Tensor | null
@@ -198,7 +241,7 @@ export class BlockModel extends Module {
       }
       return { parts: states }
     })
-    return { logits: atTokens(this.head.forward(this.norm.forward(x)), packing), state: { layers } }
+    return { logits: atTokens(this.head.forward(normed(this.norm, this.config.norm, x)), packing), state: { layers } }
   }
 
   private embedded(tokens: Tensor): Tensor {

@@ -2,7 +2,7 @@
 import { checkDivisor, checkNumber, checkObject } from '../engine/arguments.ts'
 import type { UnaryOp } from '../engine/devices/kernels.ts'
 import { checkUnary } from '../engine/ops/check.ts'
-import { mul } from '../engine/ops/elementwise.ts'
+import { affine, mul } from '../engine/ops/elementwise.ts'
 import { matmul } from '../engine/ops/matmul.ts'
 import { gather, reshape } from '../engine/ops/movement.ts'
 import { layerNorm, rmsNorm } from '../engine/ops/norm.ts'
@@ -69,49 +69,63 @@ export class LayerNorm extends Module {
     this.eps = eps
   }
 
-  forward(x: Tensor): Tensor {
-    return layerNorm(x, this.weight, this.bias, this.eps)
+  forward(x: Tensor, eps = this.eps): Tensor {
+    return layerNorm(x, this.weight, this.bias, eps)
   }
 }
 
+/** `centered`: the gain is 1 + weight, and the weight 0 at first. */
 export class RMSNorm extends Module {
   weight: Tensor
   eps: number
+  private centered: boolean
 
-  constructor(width: number, eps = 1e-6) {
+  constructor(width: number, eps = 1e-6, options: { centered?: boolean } = {}) {
     super()
+    checkObject('RMSNorm', options, 'centered')
     checkNorm('RMSNorm', width, eps, 'a row of zeros')
-    this.weight = parameter(ones([width]))
+    this.centered = options.centered ?? false
+    this.weight = parameter(this.centered ? zeros([width]) : ones([width]))
     this.eps = eps
   }
 
-  forward(x: Tensor): Tensor {
-    return rmsNorm(x, this.weight, this.eps)
+  forward(x: Tensor, eps = this.eps): Tensor {
+    return rmsNorm(x, this.centered ? affine(this.weight, 1, 1) : this.weight, eps)
   }
 }
 
+export interface HeadNormOptions {
+  eps?: number
+  all?: boolean
+  gain?: boolean
+  centered?: boolean
+}
+
 /**
- * RMS norm of a layer's heads, x [...,H,V]: of each head alone with a gain [V], or of all channels at once with a gain [H,V] that stands as [H V]; `gain: false`
- * has none.
+ * RMS norm of a layer's heads, x [...,H,V]: of each head alone with a gain [V], or of `all` channels at once with one [H V]; `gain: false` has none, and with
+ * `centered` it is 1 + weight.
  */
 export class HeadNorm extends Module {
   weight: Tensor | null
   eps: number
   private all: boolean
+  private centered: boolean
 
-  constructor(heads: number, width: number, options: { eps?: number; all?: boolean; gain?: boolean } = {}) {
+  constructor(heads: number, width: number, options: HeadNormOptions = {}) {
     super()
     checkObject('HeadNorm', options, 'eps')
-    const { eps = 1e-6, all = false, gain = true } = options
+    const { eps = 1e-6, all = false, gain = true, centered = false } = options
     checkNorm('HeadNorm', width, eps, 'a row of zeros')
     this.all = all
+    this.centered = centered
     this.eps = eps
-    this.weight = gain ? parameter(ones([all ? heads * width : width])) : null
+    this.weight = gain ? parameter((centered ? zeros : ones)([all ? heads * width : width])) : null
   }
 
   forward(x: Tensor): Tensor {
     const rows = this.all ? reshape(x, [...x.shape.slice(0, -2), x.shape.at(-2)! * x.shape.at(-1)!]) : x
-    return reshape(rmsNorm(rows, this.weight, this.eps), x.shape)
+    const gain = this.weight && this.centered ? affine(this.weight, 1, 1) : this.weight
+    return reshape(rmsNorm(rows, gain, this.eps), x.shape)
   }
 }
 

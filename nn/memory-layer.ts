@@ -28,7 +28,7 @@ import { dpfp } from '../engine/ops/sequence.ts'
 import type { Generator } from '../engine/random.ts'
 import { rules } from '../engine/rules/index.ts'
 import { type Rule, spreadHeads } from '../engine/rules/rule.ts'
-import { full, ones, parameter, type Tensor } from '../engine/tensor.ts'
+import { full, ones, parameter, type Tensor, tensor } from '../engine/tensor.ts'
 import { checkFields, checkKnown, defaultsOf, type Fields, namesOf } from './fields.ts'
 import { type Gate, type GateSizes, gates, LowRank, retention } from './gates.ts'
 import { type AttentionOptions, checkInput, HeadProjection } from './heads.ts'
@@ -119,6 +119,8 @@ export interface MemorySettings {
   features: FeaturesName
   queryNorm: keyof typeof keyNorms
   keyNorm: keyof typeof keyNorms
+  /** retnet: 0 for its own decays; else those of lightning attention, exp(-slopes 2^(-8 (h + 1) / H)) of head h from 0. */
+  slopes: number
   /** Base of rotary positions of queries and keys; 0 for none. */
   rotary: number
   /** Multiply queries by 1 / sqrt(K'), K' the width of the features. */
@@ -132,7 +134,7 @@ export interface MemorySettings {
    * The rule retnet has fixed ones, and hgrn2 its own, from what stands for keys.
    */
   gate: 'none' | 'softplus' | 'bounded' | 'logsigmoid'
-  /** Where a gate has one value a channel: by way of so many numbers. */
+  /** Where a gate has one value a channel: by way of so many numbers; 0: directly from the input. */
   gateRank: number
   gateDivisor: number
   gateBound: number
@@ -149,6 +151,7 @@ export interface MemorySettings {
   /** What the normalised output is multiplied by: an activation of x W^T, or of a layer with `outputGateRank` numbers between and a bias. */
   outputGate: 'none' | 'silu' | 'sigmoid'
   outputGateRank: number
+  outputGateBias: boolean
 }
 export type MemoryLayerConfig = MemorySettings & { dModel: number }
 
@@ -174,13 +177,14 @@ const fields: Fields<MemorySettings> = {
   features: choice('feature map of queries and keys', 'identity', featuresNames),
   queryNorm: choice('normalisation of queries', 'none', namesOf(keyNorms)),
   keyNorm: choice('normalisation of keys', 'none', namesOf(keyNorms)),
+  slopes: { type: 'number', min: 0, default: 0, description: "what lightning attention's slopes are multiplied by; 0: RetNet's decays" },
   rotary: { type: 'number', min: 0, default: 0, description: 'base of rotary positions; 0 for none' },
   scale: flag('queries over the root of their width', true),
   strength: choice('where write strengths come from', 'sigmoid', ['sigmoid', 'one']),
   strengthBias: flag('a bias in theirs', false),
   betaRange: { type: 'integer', min: 1, max: 2, default: 1, description: 'write strengths end here' },
   gate: choice('where decays come from', 'none', ['none', 'softplus', 'bounded', 'logsigmoid']),
-  gateRank: count('numbers that gates of channels are made of', 16, 1),
+  gateRank: count('numbers that gates of channels are made of; 0: directly from the input', 16),
   gateDivisor: { type: 'number', min: 1, default: 16, description: 'what the gate logsigmoid is divided by' },
   gateBound: { type: 'number', max: 0, default: -5, description: 'of the gate bounded' },
   gateFloor: { type: 'number', max: 0, default: 0, description: 'gates are at least this; 0: no limit' },
@@ -191,6 +195,7 @@ const fields: Fields<MemorySettings> = {
   normEps: { type: 'number', min: 0, default: 1e-6, description: 'its eps' },
   outputGate: choice('activation of the output gate', 'none', ['none', 'silu', 'sigmoid']),
   outputGateRank: count('numbers that it is made of; 0: directly from the input', 0),
+  outputGateBias: flag('a bias in it, where it is made of few numbers', true),
 }
 export const memoryDefaults: MemorySettings = defaultsOf(fields)
 
@@ -303,7 +308,7 @@ export class MemoryLayer extends Module {
       c.outputGate === 'none'
         ? null
         : c.outputGateRank > 0
-          ? new LowRank(D, c.outputGateRank, H * V, g, { bias: true })
+          ? new LowRank(D, c.outputGateRank, H * V, g, { bias: c.outputGateBias })
           : new Linear(D, H * V, g, { bias: false })
     this.output = new Linear(H * V, D, g, { bias: false })
   }
@@ -383,7 +388,7 @@ export class MemoryLayer extends Module {
         return this.strength ? affine(sigmoid(reshape(this.strength.forward(x), shape)), c.betaRange) : one()
       },
       gate: () => (c.rule === 'hgrn2' ? spread(this.kept(key)) : spread(this.limited(this.gate!.forward(x)))),
-      decay: () => retention(H, x),
+      decay: () => (c.slopes > 0 ? lightning(H, c.slopes, x) : retention(H, x)),
       lambda: () => affine(softplus(this.ridge!), 1, c.ridgeFloor),
     }
     const names = Object.keys(inputsOf(c)).filter((name) => name !== 'gate' || c.rule === 'hgrn2' || this.gate !== null)
@@ -422,6 +427,13 @@ export class MemoryLayer extends Module {
   }
 }
 
+/** The logarithms of lightning attention's decays, [H] (Qin 2024, as MiniMax has them). */
+const lightning = (heads: number, factor: number, beside: Tensor): Tensor =>
+  tensor(
+    Array.from({ length: heads }, (_, h) => -factor * 2 ** ((-8 * (h + 1)) / heads)),
+    { device: beside.device },
+  )
+
 /** [H] beside [B,T,H,K]. */
 const column = (x: Tensor): Tensor => reshape(x, [...x.shape, 1])
 
@@ -435,6 +447,13 @@ function gateOf(c: MemoryLayerConfig, g: Generator): Gate | null {
   if (c.gate === 'none') return null
   const channels = inputsOf(c).gate.shape.length === 4
   const heads = c.gate === 'logsigmoid' && channels ? headsOf(c).k : c.heads
-  const sizes: GateSizes = { dModel: c.dModel, heads, width: channels ? c.keyWidth : null, rank: c.gateRank, divisor: c.gateDivisor }
+  const sizes: GateSizes = {
+    dModel: c.dModel,
+    heads,
+    width: channels ? c.keyWidth : null,
+    full: c.gateRank === 0,
+    rank: c.gateRank,
+    divisor: c.gateDivisor,
+  }
   return c.gate === 'bounded' ? new BoundedGate(sizes, c.gateBound, g) : new gates[c.gate](sizes, g)
 }

@@ -2,7 +2,7 @@
 import { checkNumber, checkOptions, told } from '../engine/arguments.ts'
 import { checkFloat, match } from '../engine/ops/check.ts'
 import { add, mul, sub } from '../engine/ops/elementwise.ts'
-import { concat, reshape, slice } from '../engine/ops/movement.ts'
+import { concat, permute, reshape, slice } from '../engine/ops/movement.ts'
 import type { Tensor } from '../engine/tensor.ts'
 import { positionTable } from './packing.ts'
 
@@ -11,6 +11,8 @@ export interface RotaryOptions {
   base?: number
   /** How many of a head's channels turn, the first ones; by default all. */
   width?: number
+  /** Channels 2 i and 2 i + 1 turn together, in place of i and i + floor(n/2). */
+  paired?: boolean
 }
 
 /**
@@ -19,9 +21,9 @@ export interface RotaryOptions {
  */
 export function rotary(x: Tensor, at: Int32Array | (() => Int32Array), options: RotaryOptions = {}): Tensor {
   checkFloat('rotary', x)
-  checkOptions('rotary', options, ['base', 'width'])
+  checkOptions('rotary', options, ['base', 'width', 'paired'])
   const { B, T, K } = match('rotary', { x: ['B', 'T', 'H', 'K'] }, { x: x.shape })
-  const { base = 10000, width = K } = options
+  const { base = 10000, width = K, paired = false } = options
   if (!(base > 0 && Number.isFinite(base))) throw new Error(`rotary: the base must be above 0, not ${base}`)
   checkNumber('rotary: the width', width, 'an integer, 0 or more')
   if (width > K) throw new Error(`rotary: ${width} channels can't turn in heads of width ${K}`)
@@ -38,7 +40,12 @@ export function rotary(x: Tensor, at: Int32Array | (() => Int32Array), options: 
     return reshape(t, [...t.shape.slice(0, -1), 1, half])
   }
   const [c, s] = [table(Math.cos), table(Math.sin)]
-  const [a, b] = [slice(x, 3, 0, half), slice(x, 3, half, 2 * half)]
   const rest = K > 2 * half ? [slice(x, 3, 2 * half, K)] : []
-  return concat([sub(mul(a, c), mul(b, s)), add(mul(a, s), mul(b, c)), ...rest], 3)
+  const [, , H] = x.shape
+  // Pairs that stand side by side are [half,2]; as [2,half] they are like the others.
+  const swap = (y: Tensor, from: number[]): Tensor => reshape(permute(reshape(y, [B, T, H, ...from]), [0, 1, 2, 4, 3]), [B, T, H, 2 * half])
+  const turning = paired ? swap(slice(x, 3, 0, 2 * half), [half, 2]) : x
+  const [a, b] = [slice(turning, 3, 0, half), slice(turning, 3, half, 2 * half)]
+  const turned = [sub(mul(a, c), mul(b, s)), add(mul(a, s), mul(b, c))]
+  return paired ? concat([swap(concat(turned, 3), [2, half]), ...rest], 3) : concat([...turned, ...rest], 3)
 }

@@ -1,13 +1,13 @@
 /** Softmax attention, the baseline: a memory of all keys and values, which grows with every token. */
 import { checkNumber, checkOptions } from '../engine/arguments.ts'
 import { softmaxAttention } from '../engine/ops/attention.ts'
-import { affine, expand } from '../engine/ops/elementwise.ts'
+import { affine, expand, mul } from '../engine/ops/elementwise.ts'
 import { concat, reshape } from '../engine/ops/movement.ts'
 import type { Generator } from '../engine/random.ts'
 import { type Tensor, tensor } from '../engine/tensor.ts'
 import { checkFields, type Fields } from './fields.ts'
 import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField, rotaryField, timeInside } from './heads.ts'
-import { Linear } from './layers.ts'
+import { HeadNorm, type HeadNormOptions, Linear } from './layers.ts'
 import type { Look, Mixer } from './mixer.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places } from './packing.ts'
@@ -35,8 +35,13 @@ export interface SoftmaxOptions {
   /** Biases of queries, keys and values; of the output layer (there by default). */
   bias?: boolean
   outputBias?: boolean
-  /** Of rotary positions, 10000 by default. */
+  /** Of rotary positions, 10000 by default; and how many channels of a head turn, 0 for all. */
   base?: number
+  rotaryWidth?: number
+  /** RMS norm of queries and keys, before positions; null for none. */
+  headNorm?: HeadNormOptions | null
+  /** Multiply what is read by sigmoid(x W^T). */
+  gate?: boolean
 }
 
 /** Its settings. */
@@ -53,13 +58,26 @@ function checkSoftmax(c: SoftmaxSettings & { dModel: number }): void {
   checkFields(c, fields)
 }
 
-const softmaxOptions: Required<SoftmaxOptions> = { keyHeads: 0, headWidth: 0, window: 0, bias: false, outputBias: true, base: 10000 }
+const softmaxOptions: Required<SoftmaxOptions> = {
+  keyHeads: 0,
+  headWidth: 0,
+  window: 0,
+  bias: false,
+  outputBias: true,
+  base: 10000,
+  rotaryWidth: 0,
+  headNorm: null,
+  gate: false,
+}
 
 /** Causal multi-head softmax attention (Vaswani 2017), the baseline: y = softmax(q k^T / sqrt(K)) v. */
 export class SoftmaxAttention extends Module {
   query: HeadProjection
   key: HeadProjection
   value: HeadProjection
+  query_norm: HeadNorm | null
+  key_norm: HeadNorm | null
+  gate: Linear | null
   output: Linear
   heads: number
   positions: 'none' | 'rotary'
@@ -82,6 +100,9 @@ export class SoftmaxAttention extends Module {
     this.query = new HeadProjection(dModel, heads * K, 0, g, o)
     this.key = new HeadProjection(dModel, G * K, 0, g, o)
     this.value = new HeadProjection(dModel, G * K, 0, g, o)
+    this.query_norm = o.headNorm ? new HeadNorm(heads, K, o.headNorm) : null
+    this.key_norm = o.headNorm ? new HeadNorm(G, K, o.headNorm) : null
+    this.gate = o.gate ? new Linear(dModel, heads * K, g, { bias: o.bias }) : null
     this.output = new Linear(heads * K, dModel, g, { bias: o.outputBias })
   }
 
@@ -92,17 +113,12 @@ export class SoftmaxAttention extends Module {
     const x = atTokens(given, packing)
     const before = givenState('attention', state, this.stateParts(B), B) ? (state as KeyValueState) : undefined
     const { at, next } = places(packing, B, T, before?.position)
-    const inputs = this.inputs(x, at)
-    const q = timeInside(inputs.q)
-    const own = { keys: timeInside(inputs.k), values: timeInside(inputs.v) }
-    const keys = before ? concat([before.keys, own.keys], 2) : own.keys
-    const values = before ? concat([before.values, own.values], 2) : own.values
-    const { sees, visible } = sight(packing, B, T, this.options.window, before?.visible)
-    const seen = sees && tensor(sees, { shape: [B, 1, T, sees.length / (B * T)], device: x.device })
-    const y = timeInside(softmaxAttention(affine(q, 1 / Math.sqrt(q.shape[3])), this.shared(keys), this.shared(values), seen))
+    const { y: read, state: after } = attend(this.inputs(x, at), before, packing, this.options.window)
+    const joined = reshape(read, [B, T, read.shape[2] * read.shape[3]])
+    const y = this.gate ? mul(joined, this.gate.forward(x, { activation: 'sigmoid' })) : joined
     return {
-      y: atTokens(this.output.forward(reshape(y, [B, T, this.heads * y.shape[3]]), { accumulate: options.accumulate }), packing),
-      state: { keys, values, visible, ...(this.positions === 'rotary' && { position: next }) },
+      y: atTokens(this.output.forward(y, { accumulate: options.accumulate }), packing),
+      state: { ...after, ...(this.positions === 'rotary' && { position: next }) },
     }
   }
 
@@ -110,39 +126,67 @@ export class SoftmaxAttention extends Module {
   private inputs(x: Tensor, at: Int32Array): Record<'q' | 'k' | 'v', Tensor> {
     const [B, T] = x.shape
     const K = this.query.linear.weight.shape[0] / this.heads
-    const { base } = this.options
+    const { base, rotaryWidth } = this.options
     const split = (y: Tensor): Tensor => reshape(y, [B, T, y.shape[2] / K, K])
-    const turned = (y: Tensor): Tensor => (this.positions === 'rotary' ? rotary(split(y), at, { base }) : split(y))
-    return { q: turned(this.query.forward(x).y), k: turned(this.key.forward(x).y), v: split(this.value.forward(x).y) }
-  }
-
-  /** [B,G,t,K] -> [B,H,t,K]: what a head of keys or values serves stands together. */
-  private shared(x: Tensor): Tensor {
-    const [B, G, t, K] = x.shape
-    return G === this.heads ? x : reshape(expand(reshape(x, [B, G, 1, t, K]), [B, G, this.heads / G, t, K]), [B, this.heads, t, K])
+    const turned = (y: Tensor): Tensor => (this.positions === 'rotary' ? rotary(y, at, { base, width: rotaryWidth || K }) : y)
+    const normed = (y: Tensor, norm: HeadNorm | null): Tensor => (norm ? norm.forward(y) : y)
+    return {
+      q: turned(normed(split(this.query.forward(x).y), this.query_norm)),
+      k: turned(normed(split(this.key.forward(x).y), this.key_norm)),
+      v: split(this.value.forward(x).y),
+    }
   }
 
   /** See `Look`. */
   look(x: Tensor): Look {
     const { B, T } = checkInput(x, this.output.weight.shape[0])
     const inputs = this.inputs(x, places({}, B, T).at)
-    const [q, k] = [affine(timeInside(inputs.q), 1 / Math.sqrt(inputs.q.shape[3])), this.shared(timeInside(inputs.k))]
-    const { sees } = sight({}, B, T, this.options.window)
-    const seen = sees && tensor(sees, { shape: [B, 1, T, T], device: x.device })
-    return { inputs, read: (v) => timeInside(softmaxAttention(q, k, this.shared(timeInside(v)), seen)) }
+    return { inputs, read: (v) => attend({ ...inputs, v }, undefined, {}, this.options.window).y }
   }
 
   /** See `Parts`. */
   stateParts(B: number): Parts {
     const K = this.query.linear.weight.shape[0] / this.heads
-    const keys = { dtype: 'float32', shape: [B, this.key.linear.weight.shape[0] / K, -1, K] } as const
+    const G = this.key.linear.weight.shape[0] / K
     return {
-      keys,
-      values: keys,
-      visible: { dtype: 'int32', shape: [B, -1] },
+      ...keyValueParts(B, G, K, K),
       ...(this.positions === 'rotary' && { position: { dtype: 'int32', shape: [B] } as const }),
     }
   }
+}
+
+/** The parts of a memory of keys and values, G of each a token. */
+export const keyValueParts = (B: number, G: number, K: number, V: number) =>
+  ({
+    keys: { dtype: 'float32', shape: [B, G, -1, K] },
+    values: { dtype: 'float32', shape: [B, G, -1, V] },
+    visible: { dtype: 'int32', shape: [B, -1] },
+  }) as const
+
+/**
+ * Softmax attention of a piece of sequences, after what came before: q [B,T,H,K], k [B,T,G,K], v [B,T,G,V], of which the scores are q . k / sqrt(K) and each of G
+ * serves H / G heads of queries that stand together -> y [B,T,H,V]. A query sees `window` tokens, itself included; 0: all.
+ */
+export function attend(
+  inputs: Record<'q' | 'k' | 'v', Tensor>,
+  before: Pick<KeyValueState, 'keys' | 'values' | 'visible'> | undefined,
+  packing: Packing,
+  window = 0,
+): { y: Tensor; state: Pick<KeyValueState, 'keys' | 'values' | 'visible'> } {
+  const [B, T, H, K] = inputs.q.shape
+  const own = { keys: timeInside(inputs.k), values: timeInside(inputs.v) }
+  const keys = before ? concat([before.keys, own.keys], 2) : own.keys
+  const values = before ? concat([before.values, own.values], 2) : own.values
+  const { sees, visible } = sight(packing, B, T, window, before?.visible)
+  const seen = sees && tensor(sees, { shape: [B, 1, T, sees.length / (B * T)], device: inputs.q.device })
+  const q = affine(timeInside(inputs.q), 1 / Math.sqrt(K))
+  return { y: timeInside(softmaxAttention(q, shared(keys, H), shared(values, H), seen)), state: { keys, values, visible } }
+}
+
+/** [B,G,t,K] -> [B,H,t,K]. */
+function shared(x: Tensor, H: number): Tensor {
+  const [B, G, t, K] = x.shape
+  return G === H ? x : reshape(expand(reshape(x, [B, G, 1, t, K]), [B, G, H / G, t, K]), [B, H, t, K])
 }
 
 /**

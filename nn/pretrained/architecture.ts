@@ -3,10 +3,11 @@
  * tensors of the file stand for which parameters. Nothing in a row computes: used forwards it reads a file, backwards it writes the same one.
  */
 import { told } from '../../engine/arguments.ts'
-import { type Shape, show, sizeOf } from '../../engine/shape.ts'
+import { type Shape, sizeOf } from '../../engine/shape.ts'
 import { BlockModel, type BlockModelConfig } from '../block-model.ts'
 import { clip, nearest, printable } from '../foreign.ts'
 import { outlineOf } from '../module.ts'
+import type { Arrangement } from './states.ts'
 
 /** Its message is one line for whoever gave the files. */
 export class PretrainedError extends Error {
@@ -26,20 +27,27 @@ export interface Form {
   shape(own: readonly Shape[]): Shape
   order?(own: readonly Shape[]): Int32Array
 }
-/** A name of the file, the parameter or parameters in it, and how they lie. `#` stands for a layer's number. */
-export type Name = readonly [file: string, own: string | readonly string[], form?: Form]
+/**
+ * A name of the file, the parameter or parameters in it, and how they lie. `#` stands for a layer's number, and `A|B` for A that other files call B. Several
+ * names of the file share what would lie there under one: cut along the first axis into as equal pieces as there may be, the last one the smallest.
+ */
+export type Name = readonly [file: string | readonly string[], own: string | readonly string[], form?: Form]
 
-/** A part of a state or a cache: its name in files of figures, where it is in the model's state, and how its axes lie. */
+/**
+ * A state or a cache in files of figures: its name there, the parts of a layer's state that it is made of (the number of the layer's part among those that have a
+ * state, and the name in that), and how they lie (states.ts).
+ */
 export interface StateName {
   file: string
-  /** Of a layer's state: the part's number, and the name in it. */
-  part: number
-  name: string
-  /**
-   * The order of our axes in the file. `taps`: ours [B,W-1,C] are the newest of the file's [B,C,W]. `last`: ours [B,1,D] is the file's [B,D]. `ones`: the file's
-   * shape has a further axis of size 1 behind the first.
-   */
-  axes: 'same' | 'transposed' | 'taps' | 'last' | 'ones'
+  from: readonly (readonly [part: number, name: string])[]
+  axes: Arrangement
+}
+
+/** A tensor that isn't learned, and follows from the configuration. */
+export interface Buffer {
+  file: string
+  shape: Shape
+  value(i: number): number
 }
 
 export interface Architecture {
@@ -56,6 +64,10 @@ export interface Architecture {
   config(c: ConfigReader): BlockModelConfig
   names(c: ConfigReader): readonly Name[]
   states(c: ConfigReader): readonly StateName[]
+  /** Tensors that files may have and that the model doesn't need. */
+  dropped?: RegExp
+  /** Constants that a file has beside the parameters: what they hold, to so much. */
+  buffers?(c: ConfigReader): readonly Buffer[]
   /** Names of files of figures that can't be compared, and why. */
   notCompared?: Readonly<Record<string, string>>
 }
@@ -173,13 +185,18 @@ export function checkKeys({ keys, still, modelType }: Architecture, given: JsonO
 
 // --- names ----------------------------------------------------------------------------------------------------------------------------
 
-/** A tensor of the file, and the parameters that it holds. */
+/** A tensor of the file, or several that are pieces of one, and the parameters that they hold. */
 export interface Entry {
-  file: string
-  shape: Shape
+  files: readonly EntryFile[]
   own: readonly string[]
   ownShapes: readonly Shape[]
   order?: Int32Array
+}
+export interface EntryFile {
+  name: string
+  /** What other files call it. */
+  also: readonly string[]
+  shape: Shape
 }
 
 const same: Form = { shape: ([own]) => own }
@@ -196,12 +213,39 @@ export const transposed: Form = {
 }
 /** Parameters of one shape, one after the other along a new first axis, in a shape of its own behind it. */
 export const stacked = (...shape: number[]): Form => ({ shape: (own) => [own.length, ...shape, ...own[0]] })
+const rowsOf = (own: readonly Shape[]): number => own.reduce((n, [rows]) => n + rows, 0)
 /** Parameters one after the other along their first axis. */
-export const joined: Form = { shape: (own) => [own.reduce((n, [rows]) => n + rows, 0), ...own[0].slice(1)] }
+export const joined: Form = { shape: (own) => [rowsOf(own), ...own[0].slice(1)] }
+/** [C,W] of several, one after the other, as [sum of C,1,W]. */
+export const joinedTaps: Form = { shape: (own) => [rowsOf(own), 1, own[0][1]] }
+/** Parameters each cut into so many groups of rows: first the first groups of all, then the second ones. */
+export const interleaved = (groups: number): Form => ({
+  ...joined,
+  order(own) {
+    const width = sizeOf(own[0].slice(1))
+    const sizes = own.map(([rows]) => (rows / groups) * width)
+    const starts = own.map((_, i) => rowsOf(own.slice(0, i)) * width)
+    const order = new Int32Array(rowsOf(own) * width)
+    let at = 0
+    for (let group = 0; group < groups; group++)
+      for (const [i, size] of sizes.entries()) for (let j = 0; j < size; j++) order[at++] = starts[i] + group * size + j
+    return order
+  },
+})
+/** A shape of its own, the numbers in their order. */
+export const shaped = (...shape: number[]): Form => ({ shape: () => shape })
 
 /** What stands before the names on both sides. */
-export const within = (file: string, own: string, names: readonly Name[]): Name[] =>
-  names.map(([theirs, ours, form]) => [file + theirs, typeof ours === 'string' ? own + ours : ours.map((name) => own + name), form])
+export function within(file: string, own: string, names: readonly Name[]): Name[] {
+  const before = (text: string, name: string | readonly string[]): string | string[] =>
+    typeof name === 'string'
+      ? name
+          .split('|')
+          .map((each) => text + each)
+          .join('|')
+      : name.map((each) => text + each)
+  return names.map(([theirs, ours, form]) => [before(file, theirs), before(own, ours), form])
+}
 
 /** Every tensor that a file of this model has. A name whose parameters the model lacks is left out; a parameter that no name stands for is an error of the row. */
 export function entriesFor(names: readonly Name[], config: BlockModelConfig): Entry[] {
@@ -209,20 +253,34 @@ export function entriesFor(names: readonly Name[], config: BlockModelConfig): En
   const entries: Entry[] = []
   const held = new Set<unknown>()
   const numbered = (text: string, layer: number): string => text.replace('#', `${layer}`)
-  for (const [file, own, form = same] of names)
-    for (let layer = 0; layer < (file.includes('#') ? config.layers.length : 1); layer++) {
+  for (const [file, own, form = same] of names) {
+    const pieces = typeof file === 'string' ? [file] : file
+    for (let layer = 0; layer < (pieces[0].includes('#') ? config.layers.length : 1); layer++) {
       const parts = (typeof own === 'string' ? [own] : own).map((name) => numbered(name, layer))
       const tensors = parts.map((name) => outline.get(name))
       if (tensors.some((t) => t === undefined)) continue
       const ownShapes = tensors.map((t) => t!.shape)
       for (const t of tensors) held.add(t)
-      entries.push({ file: numbered(file, layer), shape: form.shape(ownShapes), own: parts, ownShapes, order: form.order?.(ownShapes) })
+      const shapes = cut(form.shape(ownShapes), pieces.length)
+      const files = pieces.map((piece, i) => {
+        const [name, ...also] = piece.split('|').map((each) => numbered(each, layer))
+        return { name, also, shape: shapes[i] }
+      })
+      entries.push({ files, own: parts, ownShapes, order: form.order?.(ownShapes) })
     }
+  }
   for (const [name, t] of outline) if (!held.has(t)) throw new Error(`no name in the file stands for the parameter ${name}`)
   return entries
 }
 
-/** The numbers of a file's tensor as those of its parameters. */
+/** The shapes of n pieces along the first axis. */
+function cut([rows, ...rest]: Shape, n: number): Shape[] {
+  if (n === 1) return [[rows, ...rest].filter((d) => d !== undefined)]
+  const most = Math.ceil(rows / n)
+  return Array.from({ length: n }, (_, i) => [Math.min(most, rows - i * most), ...rest])
+}
+
+/** The numbers of the file as those of the parameters. */
 export function takeApart({ own, ownShapes, order }: Entry, data: ArrayLike<number>): Map<string, Float32Array | Float64Array> {
   const Class = data instanceof Float64Array ? Float64Array : Float32Array
   const all = order ? new Class(data.length) : Class.from(data as ArrayLike<number>)
@@ -231,16 +289,16 @@ export function takeApart({ own, ownShapes, order }: Entry, data: ArrayLike<numb
   return new Map(own.map((name, i) => [name, all.subarray(begin, (begin += sizeOf(ownShapes[i])))]))
 }
 
-/** The other way. */
-export function putTogether({ own, shape, order }: Entry, of: (name: string) => ArrayLike<number>): Float64Array {
-  const all = new Float64Array(sizeOf(shape))
+/** The other way, piece by piece. */
+export function putTogether({ files, own, ownShapes, order }: Entry, of: (name: string) => ArrayLike<number>): Float64Array[] {
+  const all = new Float64Array(ownShapes.reduce((n, shape) => n + sizeOf(shape), 0))
   let begin = 0
   for (const name of own) {
     const part = of(name)
     all.set(part, begin)
     begin += part.length
   }
-  return order ? Float64Array.from(order, (place) => all[place]) : all
+  const data = order ? Float64Array.from(order, (place) => all[place]) : all
+  begin = 0
+  return files.map(({ shape }) => data.subarray(begin, (begin += sizeOf(shape))))
 }
-
-export const shapeText = (shape: Shape): string => show(shape)

@@ -3,16 +3,19 @@
  * (`expected.safetensors`: input_ids, logits, loss, grad.NAME, state.N, conv.N, ...).
  */
 
+import { crossEntropy } from '../../engine/ops/norm.ts'
 import { noGrad } from '../../engine/recording.ts'
 import { keep, scope } from '../../engine/scope.ts'
 import { sameShape, show } from '../../engine/shape.ts'
 import type { Tensor } from '../../engine/tensor.ts'
 import { backward, tensor } from '../../engine/tensor.ts'
+import { generate } from '../generate.ts'
 import { ignoredTarget } from '../model.ts'
 import { isFloat } from '../module.ts'
 import { decodeNumbers, readSafetensors, type SafetensorsEntry } from '../safetensors.ts'
 import { PretrainedError, putTogether, type StateName } from './architecture.ts'
 import { type Pretrained, planOfSource } from './open.ts'
+import { type Arranged, arrangements } from './states.ts'
 
 export interface ComparedTensor {
   name: string
@@ -44,15 +47,9 @@ const bounds = {
   loss: { measure: 'absolute', tolerance: 1e-5, least: 0 },
   gradient: { measure: 'relative', tolerance: 1e-3, least: 0 },
   state: { measure: 'relative', tolerance: 1e-4, least: 1 },
+  tokens: { measure: 'absolute', tolerance: 0, least: 0 },
 } as const satisfies Record<string, Bound>
 
-/** Numbers in the file's shape. */
-interface Arranged {
-  shape: readonly number[]
-  data: ArrayLike<number>
-  /** The first of so many numbers is none of ours, each time. */
-  free?: number
-}
 interface Found extends Arranged {
   bound: Bound
 }
@@ -69,44 +66,52 @@ export async function comparePretrained({ model, source }: Pretrained, expected:
   const [B, T] = ids.shape
   const found = new Map<string, Found>()
 
-  const result = scope(() => {
-    const { logits, state } = noGrad(() => model.eval().forward(tensor(ids.data, { shape: [B, T], device })))
-    return { logits: keep(logits), parts: row.states(reader).flatMap((name) => statesOf(name, state.layers)) }
-  })
+  const targets = Int32Array.from({ length: B * T }, (_, i) => (i % T === T - 1 ? ignoredTarget : ids.data[i + 1]))
+  const result = scope(() =>
+    noGrad(() => {
+      const { logits, state } = model.eval().forward(tensor(ids.data, { shape: [B, T], device }))
+      const loss = T > 1 ? crossEntropy(logits, tensor(targets, { shape: [B, T], device }), { ignore: ignoredTarget }) : null
+      return { logits: keep(logits), loss: loss && keep(loss), parts: row.states(reader).flatMap((name) => statesOf(name, state.layers)) }
+    }),
+  )
   const logits = await result.logits.read()
   found.set('logits', {
-    ...(source.package === 'rwkv' ? { shape: [logits.length / T], data: logits.slice(-logits.length / T) } : { shape: result.logits.shape, data: logits }),
+    ...(source.package === 'rwkv'
+      ? { shape: [logits.length / T], data: logits.slice(-logits.length / T) }
+      : { shape: result.logits.shape, data: logits }),
     bound: { measure: 'absolute', tolerance: logitsTolerance(device.name), least: 0 },
   })
-  for (const { file, axes, part } of result.parts) {
-    found.set(file, { ...arranged(axes, part.shape, await part.read()), bound: bounds.state })
-    part.dispose()
+  for (const { file, axes, parts } of result.parts) {
+    const held = await Promise.all(parts.map(async (part) => ({ shape: part.shape, data: await part.read() })))
+    found.set(file, { ...arrangements[axes](held), bound: bounds.state })
+    for (const part of parts) part.dispose()
   }
   result.logits.dispose()
 
-  const wantsLoss = [...tensors.keys()].some((name) => name === 'loss' || name.startsWith('grad.'))
-  if (wantsLoss && T > 1) {
-    const targets = Int32Array.from({ length: B * T }, (_, i) => (i % T === T - 1 ? ignoredTarget : ids.data[i + 1]))
-    const loss = scope(() => {
-      const loss = model.train().loss({ tokens: ids.data, targets, B, T })
-      backward(loss)
-      return keep(loss)
-    })
-    found.set('loss', { shape: [], data: await loss.read(), bound: bounds.loss })
-    loss.dispose()
+  if (result.loss) {
+    found.set('loss', { shape: [], data: await result.loss.read(), bound: bounds.loss })
+    result.loss.dispose()
+  }
+  const continued = tensors.get('generated')?.shape[0]
+  if (continued !== undefined) {
+    const tokens: number[] = []
+    for await (const token of generate(model, ids.data.slice(0, T), { length: continued, temperature: 0 })) tokens.push(token)
+    found.set('generated', { shape: [continued], data: tokens, bound: bounds.tokens })
+  }
+
+  if (T > 1 && [...tensors.keys()].some((name) => name.startsWith('grad.'))) {
+    scope(() => backward(model.train().loss({ tokens: ids.data, targets, B, T })))
     const parameters = model.namedParameters()
     for (const entry of entries) {
-      if (!tensors.has(`grad.${entry.file}`)) continue
+      const wanted = entry.files.map(({ name }) => `grad.${source.renamed[name] ?? name}`)
+      if (!wanted.some((name) => tensors.has(name))) continue
       const gradients = new Map<string, ArrayLike<number>>()
       for (const name of entry.own) {
         const parameter = parameters.get(name)!
         gradients.set(name, (await parameter.grad?.read()) ?? new Float64Array(parameter.size))
       }
-      found.set(`grad.${entry.file}`, {
-        shape: entry.shape,
-        data: putTogether(entry, (name) => gradients.get(name)!),
-        bound: bounds.gradient,
-      })
+      const pieces = putTogether(entry, (name) => gradients.get(name)!)
+      for (const [i, { shape }] of entry.files.entries()) found.set(wanted[i], { shape, data: pieces[i], bound: bounds.gradient })
     }
     for (const parameter of model.parameters()) {
       parameter.grad?.dispose()
@@ -152,32 +157,12 @@ function tokensOf(entry: SafetensorsEntry | undefined, symbols: number): { shape
   return { shape, data }
 }
 
-/** The part of every layer that has it, under its name in the file. */
-function statesOf({ file, part, name, axes }: StateName, layers: readonly { parts: readonly object[] }[]) {
+/** The parts of every layer that has them, under their name in the file. */
+function statesOf({ file, from, axes }: StateName, layers: readonly { parts: readonly object[] }[]) {
   return layers.flatMap(({ parts }, layer) => {
-    const found = (parts[part] as Record<string, Tensor> | undefined)?.[name]
-    return found ? [{ file: file.replace('#', `${layer}`), axes, part: keep(found) }] : []
+    const found = from.map(([part, name]) => (parts[part] as Record<string, Tensor> | undefined)?.[name])
+    return found.every((part) => part !== undefined) ? [{ file: file.replace('#', `${layer}`), axes, parts: found.map(keep) }] : []
   })
-}
-
-/** Our axes as the file's; see `StateName`. */
-function arranged(axes: StateName['axes'], shape: readonly number[], data: ArrayLike<number>): Arranged {
-  if (axes === 'same') return { shape, data }
-  if (axes === 'last') return { shape: [shape[0], shape[2]], data }
-  if (axes === 'ones') return { shape: [shape[0], 1, ...shape.slice(1)], data }
-  // The last two axes change places.
-  const [m, n] = shape.slice(-2)
-  const swapped = Float64Array.from({ length: data.length }, (_, i) => {
-    const [matrix, place] = [Math.floor(i / (m * n)), i % (m * n)]
-    return data[matrix * m * n + (place % m) * n + Math.floor(place / m)]
-  })
-  if (axes === 'transposed') return { shape: [...shape.slice(0, -2), n, m], data: swapped }
-  // Before the newest W - 1 positions the file has one more, which is no part of a state.
-  const filled = Float64Array.from({ length: (data.length / m) * (m + 1) }, (_, i) => {
-    const [channel, place] = [Math.floor(i / (m + 1)), i % (m + 1)]
-    return place === 0 ? 0 : swapped[channel * m + place - 1]
-  })
-  return { shape: [shape[0], n, m + 1], data: filled, free: m + 1 }
 }
 
 function compareOne(name: string, entry: SafetensorsEntry, found: Found | undefined): ComparedTensor {
@@ -185,12 +170,12 @@ function compareOne(name: string, entry: SafetensorsEntry, found: Found | undefi
   const not = (problem: string): ComparedTensor => ({ name, shape: entry.shape, error: null, measure, tolerance, ok: false, problem })
   if (!found) return not('the model has nothing of this name')
   if (!sameShape(entry.shape, found.shape)) return not(`the model's has shape ${show(found.shape)}`)
-  if (!isFloat(entry)) return not(`it is ${entry.dtype}, not floating-point numbers`)
-  const expected = entry.data as ArrayLike<number>
+  if (!isFloat(entry) && entry.dtype !== 'I32' && entry.dtype !== 'I64') return not(`it is ${entry.dtype}, not numbers that are compared`)
+  const expected = found.expected?.(entry.data as ArrayLike<number>) ?? (entry.data as ArrayLike<number>)
   let [largest, difference] = [least, 0]
   for (let i = 0; i < expected.length; i++) {
     if (found.free !== undefined && i % found.free === 0) continue
-    const [a, b] = [found.data[i], expected[i]]
+    const [a, b] = [found.data[i], Number(expected[i])]
     largest = Math.max(largest, Math.abs(b))
     // Two that are infinite, or none, alike; NaN on one side or on both is none that agrees.
     difference = Math.max(difference, a === b ? 0 : Number.isFinite(a) && Number.isFinite(b) ? Math.abs(a - b) : Infinity)

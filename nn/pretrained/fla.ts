@@ -134,9 +134,9 @@ const named = (c: ConfigReader, own: readonly Name[]): Name[] => [
   ...headName(c),
 ]
 
-const state = (axes: 'same' | 'transposed', file = 'state.#', name = 'S'): StateName => ({ file, part: 0, name, axes })
+const state = (axes: 'same' | 'transposed', file = 'state.#', name = 'S'): StateName => ({ file, from: [[0, name]], axes })
 const caches = (...names: (readonly [file: string, own: string])[]): StateName[] =>
-  names.map(([file, name]) => ({ file: `conv.#.${file}`, part: 0, name, axes: 'taps' }))
+  names.map(([file, name]) => ({ file: `conv.#.${file}`, from: [[0, name]], axes: 'taps' }))
 const qkvCaches = caches(['q', 'query'], ['k', 'key'], ['v', 'value'])
 
 /** Widths of heads that a width of all heads together says: hidden_size times a factor. */
@@ -442,7 +442,7 @@ const linearAttention = row('linear_attn', 'LinearAttentionForCausalLM', {
     return named(c, [['norm.weight', 'norm.weight'], ...layers])
   },
   states: (c) =>
-    c.flag('norm_feature_map') ? [state('same', 'state.#.0'), { file: 'state.#.1', part: 0, name: 'z', axes: 'ones' }] : [state('same')],
+    c.flag('norm_feature_map') ? [state('same', 'state.#.0'), { file: 'state.#.1', from: [[0, 'z']], axes: 'ones' }] : [state('same')],
 })
 
 const gatedDeltaProduct = row('gated_deltaproduct', 'GatedDeltaProductForCausalLM', {
@@ -500,7 +500,7 @@ const hgrn2 = row('hgrn2', 'HGRN2ForCausalLM', {
       ['i_proj.weight', 'value.linear.weight'],
       ['i_conv1d.weight', 'value.conv', taps],
       ['g_norm.weight', 'norm.weight'],
-    ]).filter(([file]) => !/\.attn\.[kv]_/.test(file)),
+    ]).filter(([file]) => !/\.attn\.[kv]_/.test(file as string)),
     ['model.lower_bounds', 'bounds'],
   ],
   states: () => [state('transposed'), ...qkvCaches],
@@ -627,8 +627,8 @@ const rwkv7 = row('rwkv7', 'RWKV7ForCausalLM', {
   ],
   states: () => [
     state('same'),
-    { file: 'conv.#', part: 0, name: 'shift', axes: 'last' },
-    { file: 'ffn.#', part: 1, name: 'shift', axes: 'last' },
+    { file: 'conv.#', from: [[0, 'shift']], axes: 'last' },
+    { file: 'ffn.#', from: [[1, 'shift']], axes: 'last' },
   ],
 })
 

@@ -58,6 +58,6 @@ export const mambaNames = (c: ConfigReader): Name[] => [
 ]
 
 export const mambaStates: readonly StateName[] = [
-  { file: 'state.#', part: 0, name: 'S', axes: 'transposed' },
-  { file: 'conv.#', part: 0, name: 'taps', axes: 'taps' },
+  { file: 'state.#', from: [[0, 'S']], axes: 'transposed' },
+  { file: 'conv.#', from: [[0, 'taps']], axes: 'taps' },
 ]

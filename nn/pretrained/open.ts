@@ -3,7 +3,7 @@
  * nothing in them is carried out. Tests: test/nn/pretrained.test.ts.
  */
 import { told } from '../../engine/arguments.ts'
-import { sameShape, show } from '../../engine/shape.ts'
+import { type Shape, sameShape, show, sizeOf } from '../../engine/shape.ts'
 import { BlockModel, type BlockModelConfig } from '../block-model.ts'
 import { clip, fileKind, nearest, printable } from '../foreign.ts'
 import { type Dtype, readSafetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from '../safetensors.ts'
@@ -21,9 +21,10 @@ import {
 } from './architecture.ts'
 import { flaRows } from './fla.ts'
 import { isRwkvFile, readRwkvFile, rwkvRows } from './rwkv.ts'
+import { transformersRows } from './transformers.ts'
 
 /** Every architecture. */
-export const architectures: readonly Architecture[] = [...flaRows, ...rwkvRows]
+export const architectures: readonly Architecture[] = [...flaRows, ...transformersRows, ...rwkvRows]
 
 export const configName = 'config.json'
 export const indexName = 'model.safetensors.index.json'
@@ -47,6 +48,8 @@ export interface PretrainedSource {
   /** The dtype of most of its tensors, and of those that have another. */
   dtype: FloatName
   others: Readonly<Record<string, FloatName>>
+  /** Tensors that it called otherwise. */
+  renamed: Readonly<Record<string, string>>
 }
 const floats = ['F32', 'BF16', 'F16', 'F64'] as const
 export type FloatName = (typeof floats)[number]
@@ -79,7 +82,11 @@ export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {
   const warnings = checkKeys(row, config)
   const plan = planOf(row, config)
   const tensors = read?.tensors ?? readTensors(files)
-  const { dict, dtypes } = matched(plan, tensors)
+  const { dict, dtypes, renamed, dropped } = matched(plan, tensors)
+  if (dropped.length > 0)
+    warnings.push(
+      `${dropped.length} tensors aren't part of the model and are left out: ${quote(dropped[0])}${dropped.length > 1 ? ', ...' : ''}`,
+    )
   const model = new BlockModel(plan.config)
   try {
     const parameters = model.namedParameters()
@@ -89,7 +96,11 @@ export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {
     model.dispose()
     throw error
   }
-  return { model, source: { package: row.package, modelType: row.modelType, text: textOf(files.get(configName)), config, ...commonest(dtypes) }, warnings }
+  return {
+    model,
+    source: { package: row.package, modelType: row.modelType, text: textOf(files.get(configName)), config, ...commonest(dtypes), renamed },
+    warnings,
+  }
 }
 
 /** What a row makes of a config.json. */
@@ -106,8 +117,7 @@ const mostLayers = 10_000
 export function planOf(row: Architecture, given: JsonObject): Plan {
   const reader = new ConfigReader(given, row.keys)
   const layers = reader.get('num_hidden_layers')
-  if (typeof layers === 'number' && layers > mostLayers)
-    fail(`config.json: num_hidden_layers is ${layers}, more than can be read`)
+  if (typeof layers === 'number' && layers > mostLayers) fail(`config.json: num_hidden_layers is ${layers}, more than can be read`)
   const config = row.config(reader)
   try {
     return { row, reader, config, entries: entriesFor(row.names(reader), config) }
@@ -232,29 +242,50 @@ function readFile(file: string, bytes: Uint8Array): Map<string, SafetensorsEntry
   }
 }
 
+/** How near a file's constants must be to what they should be, relative to the largest. */
+const bufferTolerance = 1e-5
+
 /** The tensors of a file as a state dict: nothing missing, nothing left over. */
-function matched({ row, entries }: Plan, tensors: ReadonlyMap<string, SafetensorsEntry>) {
+function matched({ row, reader, entries }: Plan, tensors: ReadonlyMap<string, SafetensorsEntry>) {
   const left = new Set(tensors.keys())
   const dict = new Map<string, { shape: readonly number[]; data: Float32Array | Float64Array }>()
   const dtypes = new Map<string, FloatName>()
-  for (const entry of entries) {
-    const found = tensors.get(entry.file) ?? fail(`the weights lack the tensor ${entry.file} ${show(entry.shape)} of a ${row.modelType}`)
-    left.delete(entry.file)
-    if (!sameShape(found.shape, entry.shape))
-      fail(`the tensor ${entry.file} has shape ${show(found.shape)}, where config.json says ${show(entry.shape)}`)
+  const renamed: Record<string, string> = {}
+  const take = (name: string, also: readonly string[], shapes: readonly Shape[]): ArrayLike<number> => {
+    const actual =
+      [name, ...also].find((each) => tensors.has(each)) ??
+      fail(`the weights lack the tensor ${name} ${show(shapes[0])} of a ${row.modelType}`)
+    const found = tensors.get(actual)!
+    left.delete(actual)
+    if (actual !== name) renamed[name] = actual
+    if (!shapes.some((shape) => sameShape(found.shape, shape)))
+      fail(`the tensor ${actual} has shape ${show(found.shape)}, where config.json says ${show(shapes[0])}`)
     if (!isFloatName(found.dtype))
-      fail(`the tensor ${entry.file} is ${found.dtype}: weights in ${floats.join(', ')} are read, quantised ones aren't`)
-    dtypes.set(entry.file, found.dtype as FloatName)
-    const parts = takeApart(entry, found.data as Float32Array)
+      fail(`the tensor ${actual} is ${found.dtype}: weights in ${floats.join(', ')} are read, quantised ones aren't`)
+    dtypes.set(name, found.dtype as FloatName)
+    return found.data as Float32Array
+  }
+  for (const entry of entries) {
+    const pieces = entry.files.map(({ name, also, shape }) => take(name, also, [shape]))
+    const data = pieces.length === 1 ? pieces[0] : Float64Array.from(pieces.flatMap((piece) => Array.from(piece)))
+    const parts = takeApart(entry, data)
     for (const [i, name] of entry.own.entries()) dict.set(name, { shape: entry.ownShapes[i], data: parts.get(name)! })
   }
+  for (const { file, shape, value } of row.buffers?.(reader) ?? []) {
+    if (!tensors.has(file)) continue
+    const data = take(file, [], [shape])
+    const bad = Array.from(data).findIndex((x, i) => !(Math.abs(x - value(i)) <= bufferTolerance * Math.max(1, Math.abs(value(i)))))
+    if (bad >= 0) fail(`the constant ${file} holds ${data[bad]} at ${bad}, where config.json says ${value(bad)}`)
+  }
+  const dropped = [...left].filter((name) => row.dropped?.test(name))
+  for (const name of dropped) left.delete(name)
   if (left.size > 0) {
     const [first] = left
     fail(
       `the weights have a tensor ${quote(first)} that a ${row.modelType} of this config.json hasn't${left.size > 1 ? `, and ${left.size - 1} more` : ''}`,
     )
   }
-  return { dict, dtypes }
+  return { dict, dtypes, renamed, dropped }
 }
 
 function commonest(dtypes: ReadonlyMap<string, FloatName>): Pick<PretrainedSource, 'dtype' | 'others'> {
@@ -268,16 +299,26 @@ function commonest(dtypes: ReadonlyMap<string, FloatName>): Pick<PretrainedSourc
 /** The files of a model as its package writes them: the same names, shapes and dtypes as those that it was made from, and config.json as it was. */
 export async function toPretrained(model: BlockModel, source: PretrainedSource): Promise<Map<string, Uint8Array>> {
   if (source.package === 'rwkv') fail("RWKV's own files aren't written: there is no such format")
-  const { entries } = planOfSource(source)
+  const { row, reader, entries } = planOfSource(source)
   const dict = await model.stateDict()
-  const tensors = entries.map((entry) => {
-    const dtype = source.others[entry.file] ?? source.dtype
-    const data = putTogether(entry, (name) => dict.get(name)!.data)
-    return [entry.file, { dtype: dtype as Dtype, shape: [...entry.shape], data: dtype === 'F64' ? data : Float32Array.from(data) }] as [
-      string,
-      SafetensorsEntry,
-    ]
-  })
+  const tensors: [string, SafetensorsEntry][] = []
+  const write = (name: string, shape: Shape, data: Float64Array): void => {
+    const dtype = (source.others[name] ?? source.dtype) as Dtype
+    tensors.push([
+      source.renamed[name] ?? name,
+      { dtype, shape: [...shape], data: dtype === 'F64' ? data : Float32Array.from(data) } as SafetensorsEntry,
+    ])
+  }
+  for (const entry of entries) {
+    const pieces = putTogether(entry, (name) => dict.get(name)!.data)
+    for (const [i, { name, shape }] of entry.files.entries()) write(name, shape, pieces[i])
+  }
+  for (const { file, shape, value } of row.buffers?.(reader) ?? [])
+    write(
+      file,
+      shape,
+      Float64Array.from({ length: sizeOf(shape) }, (_, i) => value(i)),
+    )
   return new Map([
     [configName, new TextEncoder().encode(source.text)],
     [weightsName, writeSafetensors(tensors)],

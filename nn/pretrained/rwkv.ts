@@ -9,7 +9,16 @@ import { show, sizeOf } from '../../engine/shape.ts'
 import type { NormChoice, PartChoice } from '../block-model.ts'
 import { clip, printable } from '../foreign.ts'
 import { decodeNumbers, type SafetensorsEntry } from '../safetensors.ts'
-import { type Architecture, type ConfigReader, type JsonObject, leading, type Name, PretrainedError, stacked, within } from './architecture.ts'
+import {
+  type Architecture,
+  type ConfigReader,
+  type JsonObject,
+  leading,
+  type Name,
+  PretrainedError,
+  stacked,
+  within,
+} from './architecture.ts'
 
 const magic = 0x67676d66
 const fileVersions = [100, 101]
@@ -43,7 +52,9 @@ export function readRwkvFile(file: string, bytes: Uint8Array): RwkvFile {
     at += 4
     return view.getInt32(at - 4, true)
   }
-  const [, version, symbols, dModel, layers] = ['the header', 'the header', 'the header', 'the header', 'the header', 'the header'].map(integer)
+  const [, version, symbols, dModel, layers] = ['the header', 'the header', 'the header', 'the header', 'the header', 'the header'].map(
+    integer,
+  )
   if (!fileVersions.includes(version)) fail(`a file of version ${version}; ${fileVersions.join(' and ')} are read`)
   for (const [what, n] of Object.entries({ symbols, width: dModel, layers })) if (n < 1) fail(`its header says ${n} for the ${what}`)
   const tensors = new Map<string, SafetensorsEntry>()
@@ -73,7 +84,9 @@ function configOf(file: string, sizes: JsonObject, tensors: ReadonlyMap<string, 
   const rows = (name: string, axis = 0): number => {
     const shape = tensors.get(name)?.shape
     if (shape?.[axis] === undefined)
-      throw new PretrainedError(`${printable(file)}: it lacks the tensor ${clip(name)}, or that has too few axes${shape ? ` (${show(shape)})` : ''}`)
+      throw new PretrainedError(
+        `${printable(file)}: it lacks the tensor ${clip(name)}, or that has too few axes${shape ? ` (${show(shape)})` : ''}`,
+      )
     return shape[axis]
   }
   const inner = rows('blocks.0.ffn.key.weight')
@@ -92,7 +105,8 @@ function configOf(file: string, sizes: JsonObject, tensors: ReadonlyMap<string, 
   if (tensors.has(`${first}time_maa_x`)) throw new PretrainedError(`${printable(file)}: RWKV-6 isn't read; RWKV-4, -5 and -7 are`)
   if (tensors.has(`${first}time_faaaa`) && tensors.has(`${first}gate.weight`))
     return { model_type: 'rwkv-5', ...sizes, intermediate_size: inner, num_heads: rows(`${first}time_decay`) }
-  if (tensors.has(`${first}time_first`) && !tensors.has(`${first}ln_x.weight`)) return { model_type: 'rwkv-4', ...sizes, intermediate_size: inner }
+  if (tensors.has(`${first}time_first`) && !tensors.has(`${first}ln_x.weight`))
+    return { model_type: 'rwkv-4', ...sizes, intermediate_size: inner }
   throw new PretrainedError(`${printable(file)}: no version of RWKV that is read here (4, 5.2 and 7) has these tensors`)
 }
 
