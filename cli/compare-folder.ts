@@ -1,20 +1,11 @@
 /** `fastweights compare FOLDER`: whether an imported model computes what its package computed. Tests: test/cli/pretrained.test.ts. */
 import { readFileSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import {
-  type ComparedTensor,
-  type Comparison,
-  comparePretrained,
-  fromPretrained,
-  type PackageName,
-  PretrainedError,
-  SafetensorsError,
-} from '../nn/index.ts'
+import { type ComparedTensor, type Comparison, comparePretrained, fromPretrained, type PackageName } from '../nn/index.ts'
 import { reason } from '../tasks/download.ts'
 import { UsageError } from './arguments.ts'
 import { FileError } from './files.ts'
 import { readModelFiles } from './pretrained.ts'
-import { oneLine } from './terminal.ts'
 
 export interface CompareFolderOptions {
   package: PackageName | undefined
@@ -25,7 +16,7 @@ export interface CompareFolderOptions {
 /** What is beside a model where nothing else is named. */
 const expectedName = 'expected.safetensors'
 
-/** 0: everything holds; 1: something falls short; 2: what can't be used or read. `print` gets what belongs on standard output. */
+/** 0: everything holds; 1: something falls short. `print` gets what belongs on standard output. */
 export async function compareFolder(
   { package: wanted, json, operands }: CompareFolderOptions,
   remark: (text: string) => void,
@@ -34,18 +25,11 @@ export async function compareFolder(
   const [path, given] = operands
   if (path === undefined)
     throw new UsageError('compare: name the folder of a model, and, where it has no expected.safetensors, a file of figures')
-  let result: Comparison
-  try {
-    const files = readModelFiles(path)
-    const expected = readExpected(given ?? join(statSync(path).isDirectory() ? path : dirname(path), expectedName))
-    const pretrained = fromPretrained(files, { package: wanted })
-    for (const warning of pretrained.warnings) remark(warning)
-    result = await comparePretrained(pretrained, expected)
-  } catch (error) {
-    if (!(error instanceof PretrainedError || error instanceof SafetensorsError || error instanceof FileError)) throw error
-    remark(`fastweights: ${oneLine(error.message)}`)
-    return 2
-  }
+  const files = readModelFiles(path)
+  const expected = readExpected(given ?? join(statSync(path).isDirectory() ? path : dirname(path), expectedName))
+  const pretrained = fromPretrained(files, { package: wanted })
+  for (const warning of pretrained.warnings) remark(warning)
+  const result = await comparePretrained(pretrained, expected)
   if (json) print(`${JSON.stringify(result)}\n`)
   else print(table(result))
   return result.ok ? 0 : 1

@@ -87,12 +87,16 @@ const entries = [
   entry(generateCommand, (v, given) =>
     withDevice(v, given, remark, 'fastweights generate', () => generateText({ ...v, topK: v['top-k'] })),
   ),
-  entry(importCommand, (v, _, operands) => importModel({ ...v, operands })),
-  entry(exportCommand, (v, _, operands) => exportModel({ ...v, operands })),
+  entry(importCommand, (v, given, operands) => withDevice(v, given, remark, 'fastweights import', () => importModel({ ...v, operands }))),
+  entry(exportCommand, (v, given, operands) => withDevice(v, given, remark, 'fastweights export', () => exportModel({ ...v, operands }))),
   entry(compareCommand, (v, given, operands) =>
     withDevice(v, given, remark, 'fastweights compare', () =>
       compareFolder({ ...v, operands }, remark, (text) => void process.stdout.write(text)),
-    ),
+    ).catch((error: Error) => {
+      // Its 1 says that something falls short.
+      remark(`fastweights: ${oneLine(error.message)}`)
+      return 2
+    }),
   ),
   entry(inspectCommand, (v, given, [run]) =>
     withDevice(v, given, remark, 'fastweights inspect', () =>

@@ -393,6 +393,7 @@ export const importCommand = {
   options: [
     { name: 'out', type: 'string', placeholder: 'RUN', otherwise: 'runs/MODEL-N', description: 'folder of the run' },
     packageOption,
+    ...deviceOptions,
   ],
   examples: [['fastweights import model/', 'Then continue tokens with it: fastweights generate --tokens 1,2,3.']],
 } as const satisfies Command
@@ -402,8 +403,15 @@ export const exportCommand = {
   summary: 'write the model of an imported run as the files of its package',
   operands: { placeholder: 'RUN', most: 1, description: 'RUN is the folder of a run; the latest one under runs/ if it is left out.' },
   options: [
-    { name: 'format', type: 'string', choices: packages, default: 'fla', description: 'whose files' },
+    {
+      name: 'format',
+      type: 'string',
+      choices: packages,
+      otherwise: 'those of the package that the model is from',
+      description: 'whose files',
+    },
     { name: 'out', type: 'string', placeholder: 'FOLDER', otherwise: 'RUN-FORMAT', description: 'where they go' },
+    ...deviceOptions,
   ],
   examples: [
     ['fastweights export runs/gla-1 --format fla --out model', 'The same names, shapes and bits as those that it was imported from.'],

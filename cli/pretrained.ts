@@ -86,15 +86,16 @@ export async function importModel({ out, package: wanted, operands }: ImportOpti
 }
 
 export interface ExportOptions {
-  format: PackageName
+  format: PackageName | undefined
   out: string | undefined
   operands: readonly string[]
 }
 
 /** Writes the folder that a run's model was imported from. */
-export async function exportModel({ format, out, operands }: ExportOptions): Promise<number> {
+export async function exportModel({ format: wanted, out, operands }: ExportOptions): Promise<number> {
   const run = operands[0] ?? latestRun()
   const { checkpoint, source } = openImported(run)
+  const format = wanted ?? source.package
   if (source.package !== format)
     throw new FileError(
       `${run} holds a ${source.modelType} of ${source.package}, of which ${format} has no counterpart here: give --format ${source.package}`,

@@ -50,6 +50,8 @@ export interface PretrainedSource {
   others: Readonly<Record<string, FloatName>>
   /** Tensors that it called otherwise. */
   renamed: Readonly<Record<string, string>>
+  /** Whether it held constants beside the parameters. */
+  constants: boolean
 }
 const floats = ['F32', 'BF16', 'F16', 'F64'] as const
 export type FloatName = (typeof floats)[number]
@@ -80,9 +82,9 @@ export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {
   const config = read?.config ?? readConfig(files.get(configName))
   const row = architectureOf(config, read ? 'rwkv' : options.package)
   const warnings = checkKeys(row, config)
-  const plan = planOf(row, config)
   const tensors = read?.tensors ?? readTensors(files)
-  const { dict, dtypes, renamed, dropped } = matched(plan, tensors)
+  const plan = planOf(row, config, tensors.size)
+  const { dict, dtypes, renamed, constants, dropped } = matched(plan, tensors)
   if (dropped.length > 0)
     warnings.push(
       `${dropped.length} tensors aren't part of the model and are left out: ${quote(dropped[0])}${dropped.length > 1 ? ', ...' : ''}`,
@@ -98,7 +100,7 @@ export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {
   }
   return {
     model,
-    source: { package: row.package, modelType: row.modelType, text: textOf(files.get(configName)), config, ...commonest(dtypes), renamed },
+    source: { package: row.package, modelType: row.modelType, text: textOf(files.get(configName)), config, ...commonest(dtypes), renamed, constants },
     warnings,
   }
 }
@@ -111,13 +113,16 @@ export interface Plan {
   entries: readonly Entry[]
 }
 
-/** So many layers aren't listed to be compared with a file's tensors. */
-const mostLayers = 10_000
+/** Counts of what has tensors of its own: a file has at least one for each. */
+const counts = ['num_hidden_layers', 'num_experts', 'num_local_experts']
 
-export function planOf(row: Architecture, given: JsonObject): Plan {
+/** `tensors`: how many the file has. */
+export function planOf(row: Architecture, given: JsonObject, tensors: number): Plan {
   const reader = new ConfigReader(given, row.keys)
-  const layers = reader.get('num_hidden_layers')
-  if (typeof layers === 'number' && layers > mostLayers) fail(`config.json: num_hidden_layers is ${layers}, more than can be read`)
+  for (const key of counts) {
+    const count = Object.hasOwn(row.keys, key) ? reader.get(key) : null
+    if (typeof count === 'number' && count > tensors) fail(`config.json: ${key} is ${count}, where the weights have ${tensors} tensors`)
+  }
   const config = row.config(reader)
   try {
     return { row, reader, config, entries: entriesFor(row.names(reader), config) }
@@ -133,6 +138,7 @@ export const planOfSource = (source: PretrainedSource): Plan =>
     architectures.find((row) => row.package === source.package && row.modelType === source.modelType) ??
       fail(`there is no architecture ${source.modelType} of ${source.package} here`),
     source.config,
+    Infinity,
   )
 
 // --- config.json ----------------------------------------------------------------------------------------------------------------------
@@ -251,6 +257,7 @@ function matched({ row, reader, entries }: Plan, tensors: ReadonlyMap<string, Sa
   const dict = new Map<string, { shape: readonly number[]; data: Float32Array | Float64Array }>()
   const dtypes = new Map<string, FloatName>()
   const renamed: Record<string, string> = {}
+  let constants = false
   const take = (name: string, also: readonly string[], shapes: readonly Shape[]): ArrayLike<number> => {
     const actual =
       [name, ...also].find((each) => tensors.has(each)) ??
@@ -273,6 +280,7 @@ function matched({ row, reader, entries }: Plan, tensors: ReadonlyMap<string, Sa
   }
   for (const { file, shape, value } of row.buffers?.(reader) ?? []) {
     if (!tensors.has(file)) continue
+    constants = true
     const data = take(file, [], [shape])
     const bad = Array.from(data).findIndex((x, i) => !(Math.abs(x - value(i)) <= bufferTolerance * Math.max(1, Math.abs(value(i)))))
     if (bad >= 0) fail(`the constant ${file} holds ${data[bad]} at ${bad}, where config.json says ${value(bad)}`)
@@ -285,7 +293,7 @@ function matched({ row, reader, entries }: Plan, tensors: ReadonlyMap<string, Sa
       `the weights have a tensor ${quote(first)} that a ${row.modelType} of this config.json hasn't${left.size > 1 ? `, and ${left.size - 1} more` : ''}`,
     )
   }
-  return { dict, dtypes, renamed, dropped }
+  return { dict, dtypes, renamed, constants, dropped }
 }
 
 function commonest(dtypes: ReadonlyMap<string, FloatName>): Pick<PretrainedSource, 'dtype' | 'others'> {
@@ -313,7 +321,7 @@ export async function toPretrained(model: BlockModel, source: PretrainedSource):
     const pieces = putTogether(entry, (name) => dict.get(name)!.data)
     for (const [i, { name, shape }] of entry.files.entries()) write(name, shape, pieces[i])
   }
-  for (const { file, shape, value } of row.buffers?.(reader) ?? [])
+  for (const { file, shape, value } of (source.constants && row.buffers?.(reader)) || [])
     write(
       file,
       shape,

@@ -369,7 +369,7 @@ const latentKeys: JsonObject = {
   moe_renormalize: true,
   routed_scaling_factor: 1,
 }
-const latentStill = ['head_dim', 'qk_head_dim', 'num_key_value_heads']
+const latentStill = ['head_dim', 'qk_head_dim', 'num_key_value_heads', 'rope_theta', 'rope_scaling', 'rope_parameters']
 
 /** The two norms within have an eps of their own, whatever the configuration says. */
 const latent = (c: ConfigReader, base: number, gate: boolean): Omit<Extract<PartChoice, { kind: 'latent' }>, 'norm'> => ({
@@ -675,6 +675,13 @@ const minimaxTypes = (c: ConfigReader): LayerType[] => layerTypesOf(c, (i) => i 
 /** What lightning attention's slopes 2^(-8 (h + 1) / H) are multiplied by in layer i. */
 const slopeFactor = (c: ConfigReader, i: number): number => 1 - i / (c.integer('num_hidden_layers') - 1 + 1e-5) + 1e-5
 
+/** A constant of the file has as many rows and columns. */
+function blockOf(c: ConfigReader): number {
+  const block = c.integer('block_size')
+  if (block > 4096) throw new PretrainedError(`config.json: block_size is ${block}, more than the 4096 that are read`)
+  return block
+}
+
 const minimax = row('minimax', 'MiniMaxForCausalLM', {
   keys: {
     ...ropeKeys,
@@ -760,7 +767,7 @@ const minimax = row('minimax', 'MiniMaxForCausalLM', {
     ]
   },
   buffers(c) {
-    const [H, block] = [c.integer('num_attention_heads'), c.integer('block_size')]
+    const [H, block] = [c.integer('num_attention_heads'), blockOf(c)]
     return minimaxTypes(c).flatMap((type, i): Buffer[] => {
       if (type === 'full_attention') return []
       const slope = (h: number): number => 2 ** ((-8 * (h + 1)) / H) * slopeFactor(c, i)
