@@ -2,7 +2,7 @@ import { generate, generateBatch, modelOf } from '../nn/index.ts'
 import { readText } from '../tasks/download.ts'
 import { TextError, type Vocabulary } from '../tasks/text.ts'
 import { UsageError } from './arguments.ts'
-import { isImported, latestRun, openImported, openRun } from './runs.ts'
+import { isImported, latestRun, openImported, openRun, tokenNumbers } from './runs.ts'
 import { visible } from './terminal.ts'
 
 export interface GenerateCommandOptions {
@@ -80,11 +80,7 @@ async function generateTokens(
   options: { length: number; temperature: number; topK: number; seed: number },
 ): Promise<number> {
   const { checkpoint } = openImported(path)
-  const { symbols } = checkpoint.config
-  if (given.length === 0) throw new UsageError(`--tokens: ${path} has no tokenizer: give the numbers of its tokens, such as --tokens 1,2,3`)
-  const bad = given.find((token) => !(/^\d+$/.test(token) && Number(token) < symbols))
-  if (bad !== undefined) throw new UsageError(`--tokens: ${bad} is no token: they are 0 to ${symbols - 1}`)
-  const prompt = Int32Array.from(given, Number)
+  const prompt = tokenNumbers(path, given, checkpoint.config.symbols)
   const model = modelOf(checkpoint)
   const rows = Array.from({ length: batch ?? 1 }, (): number[] => [])
   for await (const next of generateBatch(

@@ -328,6 +328,8 @@ export const trainCommand = {
   ],
 } as const satisfies Command
 
+const tokensOption = { name: 'tokens', type: 'list', placeholder: '1,2,3' } as const
+
 export const generateCommand = {
   name: 'generate',
   summary: 'continue a prompt with a trained model',
@@ -340,12 +342,7 @@ export const generateCommand = {
       description: 'folder of a run, or its checkpoint file',
     },
     { name: 'prompt', type: 'string', otherwise: "the run's own", description: 'text to continue' },
-    {
-      name: 'tokens',
-      type: 'list',
-      placeholder: '1,2,3',
-      description: 'numbers of tokens to continue, where a run has no characters of its own, as those of import',
-    },
+    { ...tokensOption, description: 'tokens to continue, of runs without characters of their own, as those of import' },
     { name: 'prompts', type: 'string', placeholder: 'FILE', description: 'continue each line of a file; the texts come as lines of JSON' },
     {
       name: 'batch',
@@ -451,6 +448,7 @@ export const inspectCommand = {
       otherwise: "two speakers in turn, or the run's own where characters lack",
       description: 'text to go through, 512 characters at most',
     },
+    { ...tokensOption, description: 'tokens to go through, of runs without characters of their own, as those of import' },
     { name: 'layer', type: 'integer', min: 1, otherwise: 'all', description: 'only this layer' },
     { name: 'head', type: 'integer', min: 1, otherwise: 'all', description: 'only this head of each layer' },
     {

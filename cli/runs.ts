@@ -6,6 +6,7 @@ import { type Checkpoint, kindOfCheckpoint, type PretrainedSource, readCheckpoin
 import { cacheFolder, defaultText, defaultTexts, readText, reason } from '../tasks/download.ts'
 import type { TrainingConfig } from '../tasks/presets.ts'
 import { type Vocabulary, vocabularyOf } from '../tasks/text.ts'
+import { UsageError } from './arguments.ts'
 import { claimFolder, FileError, InUseError } from './files.ts'
 import { checkRecipe } from './options.ts'
 import { quoted, say } from './terminal.ts'
@@ -70,6 +71,14 @@ export function openImported(path: string): ImportedRun {
   } catch (error) {
     throw new FileError(`${file} can't be used: ${(error as Error).message}`)
   }
+}
+
+/** Tokens as --tokens has them. */
+export function tokenNumbers(run: string, given: readonly string[], symbols: number): Int32Array {
+  if (given.length === 0) throw new UsageError(`--tokens: ${run} has no tokenizer: give the numbers of its tokens, such as --tokens 1,2,3`)
+  const bad = given.find((token) => !(/^\d+$/.test(token) && Number(token) < symbols))
+  if (bad !== undefined) throw new UsageError(`--tokens: ${bad} is no token: they are 0 to ${symbols - 1}`)
+  return Int32Array.from(given, Number)
 }
 
 /** Reads the checkpoint of a run, by its folder or its file. */

@@ -365,7 +365,7 @@ export class MemoryLayer extends Module {
 
     const query = inHeads(maps[c.queryMap](projected.query.y), K)
     const key = inHeads(maps[c.keyMap](projected.key.y), K, N)
-    const q0 = c.rule === 'comba' ? sub(query, mul(column(this.correction!), this.read(key))) : query
+    const q0 = c.rule === 'comba' ? sub(query, mul(column(this.correction!), this.scaledKey(key))) : query
     let q = keyNorms[c.queryNorm](mapped(c.features, q0, this.query_features))
     let k = keyNorms[c.keyNorm](mapped(c.features, key, this.key_features))
     let position: Int32Array | undefined
@@ -381,7 +381,7 @@ export class MemoryLayer extends Module {
       q: () => spread(q),
       k: () => steps(spread(k)),
       v: () => v,
-      p: () => spread(keyNorms[c.keyNorm](this.read(key))),
+      p: () => spread(keyNorms[c.keyNorm](this.scaledKey(key))),
       beta: () => {
         const shape = c.rule === 'delta-product' ? [B, T, N, H] : [B, T, H]
         const one = () => full(shape, c.betaRange, x.device)
@@ -396,7 +396,7 @@ export class MemoryLayer extends Module {
   }
 
   /** Comba's p before its norm: the key, scaled. */
-  private read(key: Tensor): Tensor {
+  private scaledKey(key: Tensor): Tensor {
     return mul(column(sigmoid(this.reading!)), key)
   }
 

@@ -9,11 +9,13 @@ import { l2Norm, layerNorm } from '../engine/ops/norm.ts'
 import { sum } from '../engine/ops/reduce.ts'
 import type { Generator } from '../engine/random.ts'
 import { rwkv7Rule } from '../engine/rules/dplr.ts'
+import type { RuleResult } from '../engine/rules/rule.ts'
 import { rwkv4Rule, rwkv5Rule } from '../engine/rules/rwkv.ts'
 import { full, ones, parameter, type Tensor, tensor, zeros } from '../engine/tensor.ts'
 import { checkFields, checkKnown, defaultsOf, type Fields } from './fields.ts'
 import { type AttentionOptions, checkInput } from './heads.ts'
 import { Linear } from './layers.ts'
+import type { Look } from './mixer.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, packedConv } from './packing.ts'
 import { givenState, type Parts } from './parts.ts'
@@ -169,8 +171,9 @@ export class RwkvTimeMix extends Module {
     const of = (name: string): Tensor => shiftedMix(this.config.version, x, before.y, this.mix[name])
     const { shift: _, ...rest } = state
     const memory = begun ? (rest as FastWeightState) : undefined
-    const run = { 4: this.four, 5: this.five, 7: this.seven }[this.config.version]
-    const { y, state: next, first } = run.call(this, of, memory, packing, options.first)
+    const { inputs, gate, first } = this.inputs(of, options.first)
+    const { y: read, state: next } = this.rule(inputs, memory, packing)
+    const y = this.shown(read, inputs, gate)
     return {
       y: atTokens(this.output.forward(y, { accumulate: options.accumulate }), packing),
       state: { ...next, shift: before.state },
@@ -178,38 +181,52 @@ export class RwkvTimeMix extends Module {
     }
   }
 
-  private four(of: (name: string) => Tensor, memory: FastWeightState | undefined, packing: Packing): Mixed {
-    const r = this.receptance.forward(of('r'), { activation: 'sigmoid' })
-    const k = this.heads(this.key.forward(of('k')))
-    const v = this.heads(this.value.forward(of('v')))
-    const { y, state } = rwkv4Rule(k, v, this.logDecays(), this.channels(this.bonus!), memory, packing)
-    return { y: mul(r, reshape(y, r.shape)), state }
-  }
-
-  private five(of: (name: string) => Tensor, memory: FastWeightState | undefined, packing: Packing): Mixed {
-    const [r, k, v] = [this.receptance.forward(of('r')), this.key.forward(of('k')), this.value.forward(of('v'))].map((y) => this.heads(y))
-    const g = silu(this.gate!.forward(of('g')))
-    const { y, state } = rwkv5Rule(r, k, v, this.logDecays(), this.channels(this.bonus!), memory, packing)
-    return { y: mul(this.normed(y), g), state }
-  }
-
-  private seven(of: (name: string) => Tensor, memory: FastWeightState | undefined, packing: Packing, first?: Tensor): Mixed {
-    const { kappaEps } = this.config
-    const r = this.receptance.forward(of('r'))
+  /** What the rule takes, the gate of what is read, and the values that other layers mix in. */
+  private inputs(of: (name: string) => Tensor, first: Tensor | undefined): { inputs: RwkvInputs; gate: Tensor; first?: Tensor } {
+    const r = this.receptance.forward(of('r'), { activation: this.config.version === 4 ? 'sigmoid' : undefined })
     const raw = this.key.forward(of('k'))
     const values = this.value.forward(of('v'))
-    const gate = affine(sigmoid(this.decay_lora!.forward(of('w'))), -Math.exp(-0.5))
-    const rate = sigmoid(this.rate_lora!.forward(of('a')))
-    const g = this.gate_lora!.forward(of('g'))
+    const heads = (y: Tensor): Tensor => this.heads(y)
+    if (this.config.version === 4) return { inputs: { k: heads(raw), v: heads(values) }, gate: r }
+    if (this.config.version === 5)
+      return { inputs: { q: heads(r), k: heads(raw), v: heads(values) }, gate: silu(this.gate!.forward(of('g'))) }
     if (this.value_lora && !first)
       throw new Error("rwkv: a layer after a model's first one mixes that one's values into its own: give them as `first`")
     const v = this.value_lora ? mixed(values, first!, sigmoid(this.value_lora.forward(of('v')))) : values
-    const kappa = l2Norm(this.heads(mul(raw, this.kappa!)), kappaEps)
-    const k = mul(raw, affine(mul(affine(rate, 1, -1), this.rate!), 1, 1))
-    const [R, K, V] = [r, k, v].map((y) => this.heads(y))
-    const { y, state } = rwkv7Rule(R, K, V, kappa, this.heads(rate), this.heads(gate), memory, packing)
-    const present = mul(sum(mul(mul(R, K), this.own!), { axis: -1, keepDim: true }), V)
-    return { y: mul(add(this.normed(y), reshape(present, r.shape)), g), state, ...(!first && { first: values }) }
+    const rate = sigmoid(this.rate_lora!.forward(of('a')))
+    const inputs = {
+      q: heads(r),
+      k: heads(mul(raw, affine(mul(affine(rate, 1, -1), this.rate!), 1, 1))),
+      v: heads(v),
+      kappa: l2Norm(heads(mul(raw, this.kappa!)), this.config.kappaEps),
+      rate: heads(rate),
+      gate: heads(affine(sigmoid(this.decay_lora!.forward(of('w'))), -Math.exp(-0.5))),
+    }
+    return { inputs, gate: this.gate_lora!.forward(of('g')), ...(!first && { first: values }) }
+  }
+
+  private rule(inputs: RwkvInputs, memory: FastWeightState | undefined, packing: Packing): RuleResult {
+    const { q, k, v, kappa, rate, gate } = inputs
+    if (this.config.version === 7) return rwkv7Rule(q!, k, v, kappa!, rate!, gate!, memory, packing)
+    const [decay, bonus] = [this.logDecays(), this.channels(this.bonus!)]
+    return q ? rwkv5Rule(q, k, v, decay, bonus, memory, packing) : rwkv4Rule(k, v, decay, bonus, memory, packing)
+  }
+
+  /** What the output layer gets, [B,T,D]. */
+  private shown(read: Tensor, { q, k, v }: RwkvInputs, gate: Tensor): Tensor {
+    if (this.config.version === 4) return mul(reshape(read, gate.shape), gate)
+    const normed = this.normed(read)
+    if (this.config.version === 5) return mul(normed, gate)
+    const present = mul(sum(mul(mul(q!, k), this.own!), { axis: -1, keepDim: true }), v)
+    return mul(add(normed, reshape(present, normed.shape)), gate)
+  }
+
+  /** See `Look`. */
+  look(x: Tensor, first?: Tensor): Look {
+    checkInput(x, this.config.dModel, 'rwkv')
+    const before = shifted(x, undefined, {}).y
+    const { inputs } = this.inputs((name) => shiftedMix(this.config.version, x, before, this.mix[name]), first)
+    return { inputs: { ...inputs }, pairs: this.config.version !== 4, read: (v) => this.rule({ ...inputs, v }, undefined, {}).y }
   }
 
   private logDecays(): Tensor {
@@ -243,10 +260,14 @@ export class RwkvTimeMix extends Module {
   }
 }
 
-interface Mixed {
-  y: Tensor
-  state: FastWeightState
-  first?: Tensor
+/** What the version's rule takes, beside parameters; [B,T,H,N]. */
+interface RwkvInputs {
+  q?: Tensor
+  k: Tensor
+  v: Tensor
+  kappa?: Tensor
+  rate?: Tensor
+  gate?: Tensor
 }
 
 /** Parameters [D] by name. */

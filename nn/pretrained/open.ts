@@ -100,7 +100,15 @@ export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {
   }
   return {
     model,
-    source: { package: row.package, modelType: row.modelType, text: textOf(files.get(configName)), config, ...commonest(dtypes), renamed, constants },
+    source: {
+      package: row.package,
+      modelType: row.modelType,
+      text: textOf(files.get(configName)),
+      config,
+      ...commonest(dtypes),
+      renamed,
+      constants,
+    },
     warnings,
   }
 }
