@@ -4,6 +4,7 @@
  * (nn/pretrained/fla.ts), and none of theirs is needed to use it: `FastWeightsAttention` is the layer of our own models, with fewer settings.
  */
 import {
+  abs,
   add,
   affine,
   div,
@@ -94,7 +95,7 @@ const keyNorms = {
   /** x / (sum(x) + 1e-4). */
   sum: (x: Tensor) => sumNorm(x, 1e-4),
   /** x / max(sum(|x|), 1e-6). */
-  absolute: (x: Tensor) => div(x, maximum(sum(add(relu(x), relu(neg(x))), { axis: -1, keepDim: true }), 1e-6)),
+  absolute: (x: Tensor) => div(x, maximum(sum(abs(x), { axis: -1, keepDim: true }), 1e-6)),
 }
 
 export interface MemorySettings {

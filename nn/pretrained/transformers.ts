@@ -252,7 +252,7 @@ function qwenNames(c: ConfigReader, linear: readonly Name[], feed: readonly Name
 /** Experts with a shared one that has a gate of its own; plain layers have the same names without `experts`. */
 const qwenExperts = (c: ConfigReader): Name[] => [
   ['gate.weight', 'router.weight'],
-  ...experts(c.integer('num_experts')),
+  ...(c.get('num_experts') === 0 ? [] : experts(c.integer('num_experts'))),
   ...feedForward('shared_expert.', 'shared.'),
   ['shared_expert_gate.weight', 'shared_gate.weight'],
 ]
@@ -293,7 +293,7 @@ const qwen3Next = row('qwen3_next', 'Qwen3NextForCausalLM', {
   dropped: /^mtp\./,
   config: (c) =>
     qwen(c, (i, norm) => {
-      const dense = c.list('mlp_only_layers')?.includes(i) || (i + 1) % c.integer('decoder_sparse_step') !== 0
+      const dense = c.get('num_experts') === 0 || c.list('mlp_only_layers')?.includes(i) || (i + 1) % c.integer('decoder_sparse_step') !== 0
       return dense ? plain(c, norm) : qwenExpertsPart(c, norm, c.flag('norm_topk_prob'))
     }),
   names(c) {
