@@ -28,7 +28,10 @@ const cases = [
 let failing = 0
 for (const device of devices)
   for (const words of cases) {
-    const { status, stdout, stderr } = spawnSync(process.execPath, [main, 'compare', ...words, '--device', device], { env, encoding: 'utf8' })
+    const { status, stdout, stderr } = spawnSync(process.execPath, [main, 'compare', ...words, '--device', device], {
+      env,
+      encoding: 'utf8',
+    })
     if (status === 0) continue
     failing++
     console.log(`compare ${words.join(' ')} --device ${device}: ${status}\n${stdout}${stderr}`)
