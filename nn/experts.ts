@@ -48,6 +48,9 @@ export const expertsDefaults: ExpertsSettings = {
   scale: 1,
 }
 
+/** A configuration may come from a stranger's checkpoint: each expert is a module, before anything is compared with the file. */
+const mostExperts = 4096
+
 /**
  * y = sum over the chosen experts e of w_e expert_e(x), plus the shared one's. Every expert is computed for every token, and counts where it is chosen: right
  * for small models, and the price of experts that nobody waits for on the host.
@@ -67,6 +70,7 @@ export class Experts extends Module {
     const c = { ...expertsDefaults, ...given }
     checkKnown(c, Object.keys(expertsDefaults))
     for (const name of ['experts', 'chosen', 'inner', 'groups', 'chosenGroups'] as const) checkNumber(name, c[name], 'a positive integer')
+    if (c.experts > mostExperts) throw new Error(`experts must be at most ${mostExperts}, not ${c.experts}`)
     if (c.chosen > c.experts) throw new Error(`chosen must be at most the ${c.experts} experts, not ${c.chosen}`)
     if (c.experts % c.groups !== 0 || c.chosenGroups > c.groups)
       throw new Error(`${c.groups} groups, ${c.chosenGroups} of them chosen, don't go with ${c.experts} experts`)

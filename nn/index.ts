@@ -30,6 +30,7 @@ export {
   writeSource,
 } from './cross-attention.ts'
 export * from './encoder-decoder.ts'
+export { Experts, type ExpertsSettings, expertsDefaults } from './experts.ts'
 export {
   type FeatureConfig,
   type FeatureMap,
@@ -47,7 +48,9 @@ export type { AnyField, Field, Fields } from './fields.ts'
 export { type Gate, type GateName, gates, retention } from './gates.ts'
 export * from './generate.ts'
 export type { AttentionOptions } from './heads.ts'
+export { LatentAttention, type LatentSettings, latentDefaults } from './latent-attention.ts'
 export * from './layers.ts'
+export { MambaLayer, type MambaSettings, type MambaState, mambaDefaults } from './mamba.ts'
 export { Mamba2Layer, type Mamba2Settings, type Mamba2State, mamba2Defaults } from './mamba2.ts'
 export { MemoryLayer, type MemoryRule, type MemorySettings, type MemoryState, memoryDefaults, type SharedBounds } from './memory-layer.ts'
 export type { LayerState, Look, Mixer, SequenceLayer } from './mixer.ts'

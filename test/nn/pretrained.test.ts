@@ -5,11 +5,12 @@
 import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Device, noGrad, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import { type Device, generator, noGrad, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
 import {
   type BlockModel,
   type Comparison,
   comparePretrained,
+  Experts,
   fromPretrained,
   generate,
   initialState,
@@ -319,6 +320,7 @@ describe('files of strangers', () => {
     refuse(withConfig({ feature_map: 'cube' }), /feature_map must be one of relu/)
     refuse(withConfig({ hidden_act: 'powlu' }), /hidden_act must be one of swish, silu/)
     refuse(withConfig({ attnres_block_size: 4 }), /attnres_block_size/)
+    assert.throws(() => new Experts({ dModel: 2, experts: 1e9 }, generator(1)), /experts must be at most 4096, not 1000000000/)
     refuse(withConfig({ num_hidden_layers: 1e9 }), /num_hidden_layers is 1000000000, where the weights have \d+ tensors/)
     refuse(withConfig({ quantization_config: { quant_method: 'gptq' } }), /quantised by "gptq"/)
     refuse(withConfig({ attn: { layers: [0], num_heads: 2, rotation: true } }), /attn has a key rotation/)
