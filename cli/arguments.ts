@@ -6,7 +6,7 @@
  */
 
 import { readFileSync } from 'node:fs'
-import { printable } from '../nn/foreign.ts'
+import { nearest, printable } from '../nn/foreign.ts'
 import { decodeText, reason } from '../tasks/download.ts'
 import { TextError } from '../tasks/text.ts'
 
@@ -285,24 +285,10 @@ function plain(word: string): string {
 /** ': did you mean ...?' for the known word nearest to this one, if one is near. */
 export function suggestion(word: string, known: readonly string[], format: (name: string) => string): string | undefined {
   const plain = word.toLowerCase().replace(/^-+/, '').replaceAll('_', '-')
-  const ranked = known.map((name) => ({ name, distance: editDistance(plain, name) })).sort((a, b) => a.distance - b.distance)
   const extended = known.filter((name) => plain.length >= 3 && name.startsWith(plain))
-  const near = ranked.length > 0 && ranked[0].distance <= Math.max(1, Math.floor(plain.length / 3)) ? ranked[0].name : undefined
+  const near = nearest(plain, known)
   const meant = near ?? (extended.length === 1 ? extended[0] : undefined)
   return meant === undefined ? undefined : `: did you mean ${format(meant)}?`
-}
-
-/** The least number of characters to insert, remove, replace or swap with the next. */
-function editDistance(a: string, b: string): number {
-  const rows = Array.from({ length: a.length + 1 }, (_, i) => Array.from({ length: b.length + 1 }, (_, j) => i || j))
-  for (let i = 1; i <= a.length; i++) {
-    for (let j = 1; j <= b.length; j++) {
-      const replaced = rows[i - 1][j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1)
-      rows[i][j] = Math.min(rows[i - 1][j] + 1, rows[i][j - 1] + 1, replaced)
-      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) rows[i][j] = Math.min(rows[i][j], rows[i - 2][j - 2] + 1)
-    }
-  }
-  return rows[a.length][b.length]
 }
 
 // --- Help -----------------------------------------------------------------------------------------------------------------------------

@@ -1,22 +1,39 @@
-/** `fastweights export`: a run as a file that other programs compute with. Tests: test/onnx/export.test.ts. */
+/** `fastweights export`: a run as files that other programs compute with. Tests: test/onnx/export.test.ts, test/cli/pretrained.test.ts. */
 import { statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import type { PackageName } from '../nn/index.ts'
 import { type ExportOptions, exportModel } from '../onnx/export.ts'
 import { OnnxError } from '../onnx/proto.ts'
+import { UsageError } from './arguments.ts'
 import { checkWritable, FileError, writeAtomic } from './files.ts'
-import { latestRun, openRun } from './runs.ts'
+import { exportPretrained } from './pretrained.ts'
+import { isImported, latestRun, openRun } from './runs.ts'
 import { say } from './terminal.ts'
 
 export interface ExportCommandOptions {
   run: string | undefined
+  format: 'onnx' | PackageName | undefined
   domain: ExportOptions['domain']
   precision: 'f32' | 'f16'
   context: number
   out: string | undefined
+  given: ReadonlySet<string>
 }
 
-export async function exportRun({ run: given, domain, precision, context, out }: ExportCommandOptions, version: string): Promise<number> {
-  const run = given ?? latestRun()
+/** Options of ONNX alone. */
+const ofOnnx = ['domain', 'precision', 'context'] as const
+
+export async function exportRun(options: ExportCommandOptions, version: string): Promise<number> {
+  const { run: named, format: wanted, domain, precision, context, out, given } = options
+  const run = named ?? latestRun()
+  const imported = isImported(run)
+  if (imported ? wanted !== 'onnx' : wanted !== undefined && wanted !== 'onnx') {
+    const idle = ofOnnx.find((name) => given.has(name))
+    if (idle !== undefined) throw new UsageError(`--${idle}: means nothing but with --format onnx`)
+    return exportPretrained(run, wanted as PackageName | undefined, out)
+  }
+  if (imported)
+    throw new FileError(`${run} holds a model of another package, which isn't written as ONNX: leave --format out for its package's files`)
   const { checkpoint, vocabulary, preset, training } = openRun(run)
   const file = out ?? join(statSync(run).isDirectory() ? run : dirname(run), 'model.onnx')
   checkWritable(file)

@@ -2,12 +2,14 @@ import { generate, generateBatch, modelOf } from '../nn/index.ts'
 import { readText } from '../tasks/download.ts'
 import { TextError, type Vocabulary } from '../tasks/text.ts'
 import { UsageError } from './arguments.ts'
-import { latestRun, openRun } from './runs.ts'
+import { isImported, latestRun, openImported, openRun, tokenNumbers } from './runs.ts'
 import { visible } from './terminal.ts'
 
 export interface GenerateCommandOptions {
   run: string | undefined
   prompt: string | undefined
+  /** In place of a prompt, for runs without a vocabulary. */
+  tokens: readonly string[]
   prompts: string | undefined
   batch: number | undefined
   length: number
@@ -23,9 +25,18 @@ const usualBatch = 32
 const often = 20
 
 /** Writes the prompt and its continuation to standard output as they come; several of them as records, a line of JSON each. */
-export async function generateText({ run, prompt, prompts, batch, raw, ...options }: GenerateCommandOptions): Promise<number> {
+export async function generateText({ run, prompt, tokens, prompts, batch, raw, ...options }: GenerateCommandOptions): Promise<number> {
   if (prompt !== undefined && prompts !== undefined) throw new UsageError('--prompt and --prompts exclude each other: give one of them')
-  const { checkpoint, vocabulary, training } = openRun(run ?? latestRun())
+  const path = run ?? latestRun()
+  if (isImported(path)) {
+    if (prompt !== undefined || prompts !== undefined)
+      throw new UsageError(
+        `--${prompt === undefined ? 'prompts' : 'prompt'}: ${path} has no tokenizer: give --tokens, such as --tokens 1,2,3`,
+      )
+    return generateTokens(path, tokens, batch, options)
+  }
+  if (tokens.length > 0) throw new UsageError(`--tokens: ${path} has characters of its own: give a --prompt`)
+  const { checkpoint, vocabulary, training } = openRun(path)
   const write = (text: string): void => void process.stdout.write(raw ? text : visible(text))
   const start = prompt ?? training.prompt
   const starts = prompts === undefined ? new Array<string>(batch ?? 1).fill(start) : await readPrompts(prompts, vocabulary)
@@ -58,6 +69,31 @@ export async function generateText({ run, prompt, prompts, batch, raw, ...option
     }
     for (const [i, text] of texts.entries()) write(`${JSON.stringify({ prompt: starts[first + i], seed: seeds[i], text })}\n`)
   }
+  return 0
+}
+
+/** The tokens and their continuation, as numbers on a line; of several, as lines of JSON. */
+async function generateTokens(
+  path: string,
+  given: readonly string[],
+  batch: number | undefined,
+  options: { length: number; temperature: number; topK: number; seed: number },
+): Promise<number> {
+  const { checkpoint } = openImported(path)
+  const prompt = tokenNumbers(path, given, checkpoint.config.symbols)
+  const model = modelOf(checkpoint)
+  const rows = Array.from({ length: batch ?? 1 }, (): number[] => [])
+  for await (const next of generateBatch(
+    model,
+    rows.map(() => prompt),
+    options,
+  ))
+    for (const [i, token] of next.entries()) rows[i].push(token)
+  const lines =
+    batch === undefined
+      ? [[...prompt, ...rows[0]].join()]
+      : rows.map((tokens, i) => JSON.stringify({ prompt: [...prompt], seed: (options.seed + i) % 2 ** 32, tokens }))
+  for (const line of lines) process.stdout.write(`${line}\n`)
   return 0
 }
 

@@ -328,6 +328,8 @@ export const trainCommand = {
   ],
 } as const satisfies Command
 
+const tokensOption = { name: 'tokens', type: 'list', placeholder: '1,2,3' } as const
+
 export const generateCommand = {
   name: 'generate',
   summary: 'continue a prompt with a trained model',
@@ -340,6 +342,7 @@ export const generateCommand = {
       description: 'folder of a run, or its checkpoint file',
     },
     { name: 'prompt', type: 'string', otherwise: "the run's own", description: 'text to continue' },
+    { ...tokensOption, description: 'tokens to continue, of runs without characters of their own, as those of import' },
     { name: 'prompts', type: 'string', placeholder: 'FILE', description: 'continue each line of a file; the texts come as lines of JSON' },
     {
       name: 'batch',
@@ -366,6 +369,32 @@ export const generateCommand = {
   ],
 } as const satisfies Command
 
+const packages = ['fla', 'transformers'] as const
+const packageOption = {
+  name: 'package',
+  type: 'string',
+  choices: packages,
+  otherwise: 'as config.json says',
+  description: 'whose model it is, where two packages have the same',
+} as const
+
+export const importCommand = {
+  name: 'import',
+  summary: "make a run of another package's model: fla's, transformers', RWKV's",
+  operands: {
+    placeholder: 'FOLDER|FILE',
+    most: 1,
+    description:
+      'FOLDER holds config.json and safetensors files, as save_pretrained writes them; FILE is one of weights, with config.json beside it.',
+  },
+  options: [
+    { name: 'out', type: 'string', placeholder: 'RUN', otherwise: 'runs/MODEL-N', description: 'folder of the run' },
+    packageOption,
+    ...deviceOptions,
+  ],
+  examples: [['fastweights import model/', 'Then continue tokens with it: fastweights generate --tokens 1,2,3.']],
+} as const satisfies Command
+
 export const inspectCommand = {
   name: 'inspect',
   summary: 'show what the fast weights of a trained model do with a prompt, as a page',
@@ -382,6 +411,7 @@ export const inspectCommand = {
       otherwise: "two speakers in turn, or the run's own where characters lack",
       description: 'text to go through, 512 characters at most',
     },
+    { ...tokensOption, description: 'tokens to go through, of runs without characters of their own, as those of import' },
     { name: 'layer', type: 'integer', min: 1, otherwise: 'all', description: 'only this layer' },
     { name: 'head', type: 'integer', min: 1, otherwise: 'all', description: 'only this head of each layer' },
     {
@@ -415,15 +445,21 @@ export const inspectCommand = {
 
 export const exportCommand = {
   name: 'export',
-  summary: 'write a trained model as an ONNX graph, for other programs to run',
+  summary: 'write a trained model as an ONNX graph for other programs to run, or an imported one as the files of its package',
   operands: {
     placeholder: 'RUN',
     most: 1,
     description:
-      'RUN is the folder of a run, or its checkpoint file; the latest run under runs/ if it is left out. Tokens and states go in, logits and states come out, of any number of rows and tokens.',
+      'RUN is the folder of a run, or its checkpoint file; the latest run under runs/ if it is left out. Into a graph go tokens and states, out of it logits and states, of any number of rows and tokens.',
   },
   options: [
-    { name: 'format', type: 'string', choices: ['onnx'], default: 'onnx', description: 'of the file' },
+    {
+      name: 'format',
+      type: 'string',
+      choices: ['onnx', ...packages],
+      otherwise: 'onnx; of an imported model its package',
+      description: 'what is written',
+    },
     {
       name: 'domain',
       type: 'string',
@@ -450,12 +486,13 @@ export const exportCommand = {
     {
       name: 'out',
       type: 'string',
-      placeholder: 'FILE',
-      otherwise: "model.onnx in the run's folder",
-      description: 'where the model goes',
+      placeholder: 'FILE|FOLDER',
+      otherwise: "model.onnx in the run's folder; RUN-FORMAT for files of a package",
+      description: 'where it goes',
     },
   ],
   examples: [
+    ['fastweights export runs/gla-1 --out model', 'The same names, shapes and bits as those that it was imported from.'],
     ['fastweights export runs/default-1', 'For onnxruntime in Node, in a page or in Python.'],
     ['fastweights export runs/default-1 --domain ai.onnx --precision f16 --out small.onnx', "The standard's operators, half the size."],
   ],
@@ -463,19 +500,23 @@ export const exportCommand = {
 
 export const compareCommand = {
   name: 'compare',
-  summary: 'run an ONNX case on our kernels, and set what comes out beside what is expected',
+  summary: "check that another package's model, or an ONNX case, computes here what was computed there",
   operands: {
-    placeholder: 'CASE.onnx CASE.safetensors',
+    placeholder: 'FOLDER|FILE [EXPECTED]',
     most: 2,
     description:
-      "CASE.onnx has nodes LinearAttention and CausalConvWithState, of com.microsoft also LinearAttentionGate and GatedDeltaNet; CASE.safetensors has its inputs in.NAME and the outputs out.NAME that are expected. Exit status: 0 all hold, 1 one falls short, 2 it can't be run.",
+      "FOLDER, or a FILE of weights, is one that import reads; EXPECTED holds its package's input_ids, logits, loss, gradients and states, by default expected.safetensors beside it. Or FILE is CASE.onnx, with nodes LinearAttention and CausalConvWithState, of com.microsoft also LinearAttentionGate and GatedDeltaNet; then EXPECTED has its inputs in.NAME and outputs out.NAME. Exit status: 0 all hold, 1 one falls short, 2 something can't be used.",
   },
   options: [
+    packageOption,
     { name: 'json', type: 'boolean', description: 'print one object of JSON, and nothing else, on standard output' },
     { ...deviceOption, default: 'wasm' },
     ...wasmOptions,
   ],
-  examples: [['fastweights compare case.onnx case.safetensors --device webgpu', 'One case, on a GPU.']],
+  examples: [
+    ['fastweights compare model/ figures.safetensors --device reference', 'In float64.'],
+    ['fastweights compare case.onnx case.safetensors --device webgpu', 'One ONNX case, on a GPU.'],
+  ],
 } as const satisfies Command
 
 export const doctorCommand = {

@@ -1,6 +1,6 @@
 /** The commands by name: what each takes, and what runs it. */
 import { readFileSync } from 'node:fs'
-import { SafetensorsError } from '../nn/index.ts'
+import { PretrainedError, SafetensorsError } from '../nn/index.ts'
 import { TextError } from '../tasks/text.ts'
 import { type Command, chooseCommand, commandHelp, parseArguments, UsageError, type Values } from './arguments.ts'
 import { doctor } from './doctor.ts'
@@ -16,6 +16,7 @@ import {
   enableRelaxed,
   exportCommand,
   generateCommand,
+  importCommand,
   inOptions,
   inspectCommand,
   learningNames,
@@ -61,7 +62,8 @@ function entry<const C extends Command>(
   }
 }
 
-const isExpected = (error: unknown): boolean => [UsageError, FileError, TextError, SafetensorsError].some((kind) => error instanceof kind)
+const isExpected = (error: unknown): boolean =>
+  [UsageError, FileError, TextError, SafetensorsError, PretrainedError].some((kind) => error instanceof kind)
 
 const version = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')).version as string
 
@@ -82,6 +84,25 @@ const entries = [
   entry(generateCommand, (v, given) =>
     withDevice(v, given, remark, 'fastweights generate', () => generateText({ ...v, topK: v['top-k'] })),
   ),
+  entry(importCommand, async (v, given, operands) => {
+    const { importModel } = await import('./pretrained.ts')
+    return withDevice(v, given, remark, 'fastweights import', () => importModel({ ...v, operands }))
+  }),
+  entry(exportCommand, async (v, given, [run]) => {
+    const { exportRun } = await import('./export.ts')
+    return exportRun({ ...v, run, given }, version)
+  }),
+  entry(compareCommand, async (v, given, operands) => {
+    const { compare } = await import('./compare.ts')
+    try {
+      return await withDevice({ ...v, profile: undefined }, given, remark, 'fastweights compare', (device) =>
+        compare({ ...v, operands }, device, remark),
+      )
+    } catch (error) {
+      // 1 says that something falls short.
+      throw new UsageError((error as Error).message)
+    }
+  }),
   entry(inspectCommand, (v, given, [run]) =>
     withDevice(v, given, remark, 'fastweights inspect', () =>
       inspect({ ...v, run }, version, v.json === '-' ? remark : say, (text) => void process.stdout.write(text)),
@@ -96,21 +117,6 @@ const entries = [
   entry(reproduceCommand, async (v, given, operands) => {
     const { reproduce } = await import('./reproduce.ts')
     return reproduce({ ...v, operands, given }, version)
-  }),
-  entry(exportCommand, async (v, _, [run]) => {
-    const { exportRun } = await import('./export.ts')
-    return exportRun({ ...v, run }, version)
-  }),
-  entry(compareCommand, async (v, given, operands) => {
-    const { compare } = await import('./compare.ts')
-    try {
-      return await withDevice({ ...v, profile: undefined }, given, remark, 'fastweights compare', (device) =>
-        compare(operands, v.json, device),
-      )
-    } catch (error) {
-      // 1 says that something falls short.
-      throw new UsageError((error as Error).message)
-    }
   }),
   entry(taskCommand, (v, given, operands) => {
     const { 'eval-every': evalEvery, split: splits, ...rest } = v

@@ -2,10 +2,11 @@
 import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
-import { type Checkpoint, readCheckpoint } from '../nn/index.ts'
+import { type Checkpoint, kindOfCheckpoint, type PretrainedSource, readCheckpoint } from '../nn/index.ts'
 import { cacheFolder, defaultText, defaultTexts, readText, reason } from '../tasks/download.ts'
 import type { TrainingConfig } from '../tasks/presets.ts'
 import { type Vocabulary, vocabularyOf } from '../tasks/text.ts'
+import { UsageError } from './arguments.ts'
 import { claimFolder, FileError, InUseError } from './files.ts'
 import { checkRecipe } from './options.ts'
 import { quoted, say } from './terminal.ts'
@@ -28,16 +29,61 @@ export interface OpenedRun extends Omit<RunRecord, 'symbols'> {
   vocabulary: Vocabulary
 }
 
-/** Reads the checkpoint of a run, by its folder or its file. */
-export function openRun(path: string): OpenedRun {
+export const checkpointName = 'checkpoint.safetensors'
+
+/** The checkpoint of a run, by its folder or its file. */
+function readRun(path: string): { file: string; bytes: Uint8Array } {
   let file = path
-  let bytes: Uint8Array
   try {
-    if (statSync(path).isDirectory()) file = join(path, 'checkpoint.safetensors')
-    bytes = readFileSync(file)
+    if (statSync(path).isDirectory()) file = join(path, checkpointName)
+    return { file, bytes: readFileSync(file) }
   } catch (error) {
     throw new FileError(`can't read the checkpoint ${file}: ${reason(error)}`)
   }
+}
+
+/** A run of a model that another package wrote: no text, and no vocabulary. */
+export interface ImportedRun {
+  checkpoint: Checkpoint<'blocks'>
+  source: PretrainedSource
+}
+
+/** Of a checkpoint's metadata: where an imported model is from. */
+export const sourceKey = 'pretrained'
+
+/** Whether a run is one of an imported model; what can't be read isn't. */
+export function isImported(path: string): boolean {
+  try {
+    return kindOfCheckpoint(readRun(path).bytes) === 'blocks'
+  } catch {
+    return false
+  }
+}
+
+export function openImported(path: string): ImportedRun {
+  const { file, bytes } = readRun(path)
+  try {
+    const checkpoint = readCheckpoint(bytes, 'blocks')
+    const source = JSON.parse(checkpoint.extra[sourceKey] ?? 'null') as PretrainedSource | null
+    if (typeof source?.config !== 'object' || typeof source.others !== 'object')
+      throw new Error("its metadata doesn't say where it is from")
+    return { checkpoint, source }
+  } catch (error) {
+    throw new FileError(`${file} can't be used: ${(error as Error).message}`)
+  }
+}
+
+/** Tokens as --tokens has them. */
+export function tokenNumbers(run: string, given: readonly string[], symbols: number): Int32Array {
+  if (given.length === 0) throw new UsageError(`--tokens: ${run} has no tokenizer: give the numbers of its tokens, such as --tokens 1,2,3`)
+  const bad = given.find((token) => !(/^\d+$/.test(token) && Number(token) < symbols))
+  if (bad !== undefined) throw new UsageError(`--tokens: ${bad} is no token: they are 0 to ${symbols - 1}`)
+  return Int32Array.from(given, Number)
+}
+
+/** Reads the checkpoint of a run, by its folder or its file. */
+export function openRun(path: string): OpenedRun {
+  const { file, bytes } = readRun(path)
   try {
     const checkpoint = readCheckpoint(bytes)
     if (checkpoint.extra.task !== undefined) throw new Error('it is of a model that has learnt a task, not a text')

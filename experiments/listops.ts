@@ -55,7 +55,9 @@ export const listopsLesson = (memory: string): Lesson => ({
 })
 
 const columns = ['depth 4', 'depth 10'] as const
-const courses = Object.keys(memories).map((row): Course => ({ row, columns, seconds: 180, lesson: listopsLesson(row), told: (share) => 100 * share }))
+const courses = Object.keys(memories).map(
+  (row): Course => ({ row, columns, seconds: 180, lesson: listopsLesson(row), told: (share) => 100 * share }),
+)
 
 export const listops: Record<string, Figure> = {
   listops: {

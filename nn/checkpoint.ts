@@ -5,6 +5,7 @@
  */
 import { told } from '../engine/arguments.ts'
 import { type Shape, sameShape, show } from '../engine/shape.ts'
+import { BlockModel, type BlockModelConfig } from './block-model.ts'
 import { EncoderDecoder, type EncoderDecoderConfig, encoderDecoderDefaults } from './encoder-decoder.ts'
 import { checkChoice } from './fields.ts'
 import { printable } from './foreign.ts'
@@ -73,9 +74,17 @@ const encoderDecoder: Kind<EncoderDecoder, EncoderDecoderConfig> = {
     ...Object.fromEntries(choices.flatMap((name) => (config[name] === undefined ? [] : [[name, completeMixer(config[name])]]))),
   }),
 }
+const blocks: Kind<BlockModel, BlockModelConfig> = {
+  is: (model) => model instanceof BlockModel,
+  make: (config, seed) => new BlockModel(config, seed),
+  fields: { symbols: 1, dModel: 1, layers: [], norm: {}, tie: false },
+  optional: ['embeddingNorm', 'padding'],
+  layers: [],
+  stored: (config) => config,
+}
 /** By the word in a file's metadata; older files without one hold a Transformer. */
 const kindKey = 'fastweights.model'
-const kinds = { transformer, 'encoder-decoder': encoderDecoder }
+const kinds = { transformer, 'encoder-decoder': encoderDecoder, blocks }
 export type ModelKind = keyof typeof kinds
 type ModelOf<K extends ModelKind> = ReturnType<(typeof kinds)[K]['make']>
 type AnyKind = Kind<Model<never>, any>
@@ -112,6 +121,9 @@ export async function writeCheckpoint(
   const prefixed = [...moments].map(([name, entry]) => [optimizerPrefix + name, entry] as const)
   return writeSafetensors([...parameters, ...prefixed], { ...extra, ...metadata })
 }
+
+/** The kind of model that a checkpoint says it holds, as it stands there. */
+export const kindOfCheckpoint = (bytes: Uint8Array): string => readSafetensors(bytes).metadata[kindKey] ?? 'transformer'
 
 /**
  * Checks that the file is one of ours, of that kind of model, and that its tensors are those of its configuration, before anything is allocated on a

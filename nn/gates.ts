@@ -21,6 +21,8 @@ export interface GateSizes {
   full?: boolean
   /** `logsigmoid`: what it is divided by, 16 by default. */
   divisor?: number
+  /** `softplus`, one value a channel: by way of so many numbers, the heads' width by default. */
+  rank?: number
 }
 
 /** D -> rank -> outputs, nothing in between. */
@@ -118,7 +120,7 @@ class SoftplusGate extends Gate {
   dt_bias: Tensor
 
   constructor(sizes: GateSizes, g: Generator) {
-    super(sizes, sizes.dModel / sizes.heads, false, g)
+    super(sizes, sizes.rank ?? sizes.dModel / sizes.heads, false, g)
     const { heads, width } = sizes
     this.A_log = drawn(width === null ? [heads] : [heads, 1], g, (u) => logOf(16 * u))
     this.dt_bias = drawn(width === null ? [heads] : [heads, width], g, (u) => {

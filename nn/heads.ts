@@ -38,15 +38,15 @@ export function checkInput(x: Tensor, dModel: number, layer = 'attention'): { B:
   return { B, T, dModel }
 }
 
-/** Named as in labml: PrepareForMultiHeadAttention, without the bias, and with an optional short convolution after it. */
+/** Named as in labml: PrepareForMultiHeadAttention, by default without the bias, and with an optional short convolution after it. */
 export class HeadProjection extends Module {
   linear: Linear
   /** [D, W], U(-1/sqrt(W), 1/sqrt(W)) as in torch.nn.Conv1d with groups = D. */
   conv: Tensor | null
 
-  constructor(inputs: number, outputs: number, taps: number, g: Generator) {
+  constructor(inputs: number, outputs: number, taps: number, g: Generator, options: { bias?: boolean } = { bias: false }) {
     super()
-    this.linear = new Linear(inputs, outputs, g, { bias: false })
+    this.linear = new Linear(inputs, outputs, g, options)
     const bound = 1 / Math.sqrt(taps)
     this.conv = taps > 0 ? parameter(uniform(g, [outputs, taps], -bound, bound)) : null
   }

@@ -7,6 +7,14 @@ export {
   fastWeightsAttentionDefaults,
   layerRules,
 } from './attention.ts'
+export {
+  BlockModel,
+  type BlockModelConfig,
+  type BlockModelState,
+  type NormChoice,
+  Part as BlockPart,
+  type PartChoice,
+} from './block-model.ts'
 export * from './checkpoint.ts'
 export {
   CrossAttention,
@@ -22,6 +30,7 @@ export {
   writeSource,
 } from './cross-attention.ts'
 export * from './encoder-decoder.ts'
+export { Experts, type ExpertsSettings, expertsDefaults } from './experts.ts'
 export {
   type FeatureConfig,
   type FeatureMap,
@@ -39,7 +48,11 @@ export type { AnyField, Field, Fields } from './fields.ts'
 export { type Gate, type GateName, gates, retention } from './gates.ts'
 export * from './generate.ts'
 export type { AttentionOptions } from './heads.ts'
+export { LatentAttention, type LatentSettings, latentDefaults } from './latent-attention.ts'
 export * from './layers.ts'
+export { MambaLayer, type MambaSettings, type MambaState, mambaDefaults } from './mamba.ts'
+export { Mamba2Layer, type Mamba2Settings, type Mamba2State, mamba2Defaults } from './mamba2.ts'
+export { MemoryLayer, type MemoryRule, type MemorySettings, type MemoryState, memoryDefaults, type SharedBounds } from './memory-layer.ts'
 export type { LayerState, Look, Mixer, SequenceLayer } from './mixer.ts'
 export { type LayerMixer, type MixerChoice, type MixerConfig, type MixerLayer, type MixerName, mixers } from './mixers.ts'
 export * from './model.ts'
@@ -50,11 +63,23 @@ export { OutsideModule, type OutsideResult } from './outside/layer.ts'
 export type { Packing } from './packing.ts'
 export type { Part, Parts } from './parts.ts'
 export * from './presets.ts'
+export { type PackageName, PretrainedError } from './pretrained/architecture.ts'
+export { type ComparedTensor, type Comparison, comparePretrained } from './pretrained/compare.ts'
+export {
+  architectures,
+  fromPretrained,
+  type NamedFiles,
+  type Pretrained,
+  type PretrainedOptions,
+  type PretrainedSource,
+  toPretrained,
+} from './pretrained/open.ts'
 export { RecurrentNet, type RecurrentNetConfig, type RecurrentNetName, recurrentNetNames } from './recurrent-net.ts'
-export { rotary } from './rotary.ts'
+export { type RotaryOptions, rotary } from './rotary.ts'
+export { RwkvChannelMix, type RwkvOptions, type RwkvSettings, type RwkvState, RwkvTimeMix } from './rwkv.ts'
 export * from './safetensors.ts'
 export * from './search.ts'
-export { type KeyValueState, SoftmaxAttention, type SoftmaxSettings } from './softmax-attention.ts'
+export { type KeyValueState, SoftmaxAttention, type SoftmaxOptions, type SoftmaxSettings } from './softmax-attention.ts'
 export {
   detachState,
   disposeState,

@@ -2,8 +2,9 @@
 import { checkDivisor, checkNumber, checkObject } from '../engine/arguments.ts'
 import type { UnaryOp } from '../engine/devices/kernels.ts'
 import { checkUnary } from '../engine/ops/check.ts'
+import { affine, mul } from '../engine/ops/elementwise.ts'
 import { matmul } from '../engine/ops/matmul.ts'
-import { gather } from '../engine/ops/movement.ts'
+import { gather, reshape } from '../engine/ops/movement.ts'
 import { layerNorm, rmsNorm } from '../engine/ops/norm.ts'
 import { checkGenerator, dropout, type Generator, normal, uniform } from '../engine/random.ts'
 import { ones, parameter, type Tensor, zeros } from '../engine/tensor.ts'
@@ -56,35 +57,93 @@ function checkNorm(name: string, width: number, eps: number, vanishing: string):
 
 export class LayerNorm extends Module {
   weight: Tensor
-  bias: Tensor
+  bias: Tensor | null
   eps: number
 
-  constructor(width: number, eps = 1e-5) {
+  constructor(width: number, eps = 1e-5, options: { bias?: boolean } = {}) {
     super()
+    checkObject('LayerNorm', options, 'bias')
     checkNorm('LayerNorm', width, eps, 'a row of equal numbers')
     this.weight = parameter(ones([width]))
-    this.bias = parameter(zeros([width]))
+    this.bias = options.bias === false ? null : parameter(zeros([width]))
     this.eps = eps
   }
 
-  forward(x: Tensor): Tensor {
-    return layerNorm(x, this.weight, this.bias, this.eps)
+  forward(x: Tensor, eps = this.eps): Tensor {
+    return layerNorm(x, this.weight, this.bias, eps)
   }
 }
 
+/** `centered`: the gain is 1 + weight, and the weight 0 at first. */
 export class RMSNorm extends Module {
   weight: Tensor
   eps: number
+  private centered: boolean
 
-  constructor(width: number, eps = 1e-6) {
+  constructor(width: number, eps = 1e-6, options: { centered?: boolean } = {}) {
     super()
+    checkObject('RMSNorm', options, 'centered')
     checkNorm('RMSNorm', width, eps, 'a row of zeros')
-    this.weight = parameter(ones([width]))
+    this.centered = options.centered ?? false
+    this.weight = parameter(this.centered ? zeros([width]) : ones([width]))
     this.eps = eps
   }
 
+  forward(x: Tensor, eps = this.eps): Tensor {
+    return rmsNorm(x, this.centered ? affine(this.weight, 1, 1) : this.weight, eps)
+  }
+}
+
+export interface HeadNormOptions {
+  eps?: number
+  all?: boolean
+  gain?: boolean
+  centered?: boolean
+}
+
+/**
+ * RMS norm of a layer's heads, x [...,H,V]: of each head alone with a gain [V], or of `all` channels at once with one [H V]; `gain: false` has none, and with
+ * `centered` it is 1 + weight.
+ */
+export class HeadNorm extends Module {
+  weight: Tensor | null
+  eps: number
+  private all: boolean
+  private centered: boolean
+
+  constructor(heads: number, width: number, options: HeadNormOptions = {}) {
+    super()
+    checkObject('HeadNorm', options, 'eps')
+    const { eps = 1e-6, all = false, gain = true, centered = false } = options
+    checkNorm('HeadNorm', width, eps, 'a row of zeros')
+    this.all = all
+    this.centered = centered
+    this.eps = eps
+    this.weight = gain ? parameter((centered ? zeros : ones)([all ? heads * width : width])) : null
+  }
+
   forward(x: Tensor): Tensor {
-    return rmsNorm(x, this.weight, this.eps)
+    const rows = this.all ? reshape(x, [...x.shape.slice(0, -2), x.shape.at(-2)! * x.shape.at(-1)!]) : x
+    const gain = this.weight && this.centered ? affine(this.weight, 1, 1) : this.weight
+    return reshape(rmsNorm(rows, gain, this.eps), x.shape)
+  }
+}
+
+/** down(silu(gate(x)) * up(x)), without biases (Shazeer 2020, SwiGLU). */
+export class GatedFeedForward extends Module {
+  gate: Linear
+  up: Linear
+  down: Linear
+
+  constructor(width: number, inner: number, g: Generator) {
+    super()
+    this.gate = new Linear(width, inner, g, { bias: false })
+    this.up = new Linear(width, inner, g, { bias: false })
+    this.down = new Linear(inner, width, g, { bias: false })
+  }
+
+  forward(x: Tensor, options: { accumulate?: Tensor } = {}): Tensor {
+    return this.down.forward(mul(this.gate.forward(x, { activation: 'silu' }), this.up.forward(x)), options)
   }
 }
 

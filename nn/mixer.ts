@@ -30,8 +30,8 @@ export interface SequenceLayer extends Module {
   stateParts(B: number): Parts
   /** Called after each epoch of training, where something is drawn anew then. */
   endEpoch?(): void
-  /** x: [B,T,D]. For `trace`; nets whose memory isn't written with keys and values have none. */
-  look?(x: Tensor): Look
+  /** x: [B,T,D]. For `trace`; nets whose memory isn't written with keys and values have none. `first`: see `RwkvOptions`. */
+  look?(x: Tensor, first?: Tensor): Look
 }
 
 /** C: its settings, without the model's width. */

@@ -108,12 +108,15 @@ export abstract class Module {
 }
 
 /** Makes a module on a device that has no memory and computes nothing, for the names and shapes of its parameters. */
-export function shapesOf(make: () => Module): Map<string, Shape> {
+export const shapesOf = (make: () => Module): Map<string, Shape> => new Map([...outlineOf(make)].map(([name, { shape }]) => [name, shape]))
+
+/** The same, as tensors without values: one with two names is the same under both. */
+export function outlineOf(make: () => Module): Map<string, Tensor> {
   const before = getDevice()
   const kernels = new Proxy({} as Device['kernels'], { get: () => () => {} })
   setDevice({ ...before, kernels, allocate: () => null, free: () => {}, write: () => {} })
   try {
-    return new Map([...make().namedParameters()].map(([name, { shape }]) => [name, shape]))
+    return make().namedParameters()
   } finally {
     setDevice(before)
   }

@@ -373,6 +373,7 @@ class HeaderParser {
 
 // --- Data -----------------------------------------------------------------------------------------------------------------------------
 
+/** The numbers of a file's bytes, which have been checked to be whole ones. */
 export function decode(dtype: Dtype, bytes: Uint8Array): NumberArray {
   if (dtype === 'F16') return widen(bytes, float16Bits)
   if (dtype === 'BF16') return widen(bytes, (half) => half << 16)

@@ -15,6 +15,7 @@ import { timeInside } from './heads.ts'
 import type { LayerState, Look, SequenceLayer } from './mixer.ts'
 import { Module, walk } from './module.ts'
 import { isPart, type Part } from './parts.ts'
+import type { RwkvOptions } from './rwkv.ts'
 
 /** Of one layer; tensors are on the model's device and the caller's to free (`disposeTrace`). s counts writes, t <= T reads. */
 export interface LayerTrace {
@@ -63,7 +64,7 @@ export function trace(model: Module, run: () => unknown): LayerTrace[] {
   const wasTraining = model.training
   model.eval()
   try {
-    return scope(() => noGrad(() => watched(model, run).map(([name, layer, x]) => ofLayer(name, layer, x))))
+    return scope(() => noGrad(() => watched(model, run).map((seen) => ofLayer(seen))))
   } finally {
     model.train(wasTraining)
   }
@@ -79,37 +80,50 @@ export function disposeTrace(traces: readonly LayerTrace[]): void {
 const isSequenceLayer = (value: unknown): value is SequenceLayer =>
   value instanceof Module && 'forward' in value && 'stateParts' in value && !('loss' in value || 'read' in value)
 
-/** The layers that `run` comes through, in the model's order, each with what it was given. */
-function watched(model: Module, run: () => unknown): [name: string, layer: SequenceLayer, x: Tensor][] {
+/** A layer that a run has come through, with what it was given; `first`: see `RwkvOptions`. */
+interface Seen {
+  name: string
+  layer: SequenceLayer
+  x: Tensor
+  first?: Tensor
+}
+
+/** The layers that `run` comes through, in the model's order. */
+function watched(model: Module, run: () => unknown): Seen[] {
   const names = new Map<SequenceLayer, string>()
   walk(model, '', (path, value) => {
     if (isSequenceLayer(value) && !names.has(value)) names.set(value, path)
   })
-  const given = new Map<SequenceLayer, Tensor>()
+  const given = new Map<SequenceLayer, { x: Tensor; first?: Tensor }>()
+  const kept = (x: Tensor): Tensor => keep(add(x, 0)) // the model's own goes with the scope that it's in
   for (const layer of names.keys())
-    layer.forward = (x, state, options) => {
-      if (Object.keys(state ?? {}).length > 0 || options?.mask || options?.reset)
+    layer.forward = (x, state, options: RwkvOptions = {}) => {
+      const { mask, reset, first } = options
+      if (Object.keys(state ?? {}).length > 0 || mask || reset)
         throw new Error("trace: sequences must begin with the call, without a state, and aren't masked or packed")
       if (given.has(layer)) throw new Error('trace: the model must be run once')
-      given.set(layer, keep(add(x, 0))) // the model's own goes with the scope that it's in
+      given.set(layer, { x: kept(x), ...(first && { first: kept(first) }) })
       return Object.getPrototypeOf(layer).forward.call(layer, x, state, options)
     }
   try {
     if (run() instanceof Promise) throw new Error('trace: run must not be asynchronous')
     if (given.size === 0) throw new Error("trace: run hasn't come through any layer of the model")
     // Under the same memory, in the scope that is open here.
-    const own = (layer: SequenceLayer): Tensor[] => (given.has(layer) ? [reshape(given.get(layer)!, given.get(layer)!.shape)] : [])
-    return [...names].flatMap(([layer, name]) => own(layer).map((x): [string, SequenceLayer, Tensor] => [name, layer, x]))
+    const own = (x: Tensor): Tensor => reshape(x, x.shape)
+    return [...names].flatMap(([layer, name]): Seen[] => {
+      const found = given.get(layer)
+      return found ? [{ name, layer, x: own(found.x), ...(found.first && { first: own(found.first) }) }] : []
+    })
   } finally {
     for (const layer of names.keys()) delete (layer as Partial<SequenceLayer>).forward
-    for (const x of given.values()) x.dispose()
+    for (const tensors of given.values()) for (const t of Object.values<Tensor>(tensors)) t.dispose()
   }
 }
 
-function ofLayer(name: string, layer: SequenceLayer, x: Tensor): LayerTrace {
-  const states = statesOf(layer, x)
+function ofLayer({ name, layer, x, first }: Seen): LayerTrace {
+  const states = statesOf(layer, x, first)
   const matrices = Object.entries(states).filter(([, { shape }]) => shape.length === 5)
-  const { inputs, pairs, read }: Look = layer.look?.(x) ?? { inputs: {} }
+  const { inputs, pairs, read }: Look = layer.look?.(x, first) ?? { inputs: {} }
   const { k, v } = inputs
   const [hasKeys, perHead] = [k?.shape.length === 4, v?.shape.length === 4]
   const { S } = states
@@ -128,7 +142,7 @@ function ofLayer(name: string, layer: SequenceLayer, x: Tensor): LayerTrace {
 }
 
 /** The parts that keep their size, after each token. */
-function statesOf(layer: SequenceLayer, x: Tensor): Record<string, Tensor> {
+function statesOf(layer: SequenceLayer, x: Tensor, first: Tensor | undefined): Record<string, Tensor> {
   const [B, T] = x.shape
   const parts = Object.entries(layer.stateParts(B)).filter(
     (entry): entry is [string, Part] => isPart(entry[1]) && entry[1].dtype === 'float32' && entry[1].shape.every((d) => d >= 0),
@@ -137,7 +151,9 @@ function statesOf(layer: SequenceLayer, x: Tensor): Record<string, Tensor> {
   const after: Record<string, Tensor[]> = Object.fromEntries(parts.map(([name]) => [name, []]))
   let state: LayerState = {}
   for (let t = 0; t < T; t++) {
-    const next = scope(() => layer.forward(slice(x, 1, t, t + 1), state).state)
+    const at = (y: Tensor): Tensor => slice(y, 1, t, t + 1)
+    const options: RwkvOptions = first ? { first: at(first) } : {}
+    const next = scope(() => layer.forward(at(x), state, options).state)
     state = next
     for (const [name, held] of Object.entries(after)) {
       const part = (state as Record<string, Tensor>)[name]

@@ -66,8 +66,8 @@ export interface HostTrace {
   attention?: Grid
 }
 
-/** What short convolutions, aft and minibatches keep: inputs of the last tokens, which are no memory of pairs. */
-const caches = ['query', 'key', 'value', 'waiting']
+/** What short convolutions, token shifts, aft and minibatches keep: inputs of the last tokens, which are no memory of pairs. */
+const caches = ['query', 'key', 'value', 'taps', 'shift', 'waiting']
 
 /** `kinds`: what the inputs of the layer's rule are like; `grows`: its state keeps something of every token. */
 export function layerData(

@@ -2,12 +2,22 @@
 import { existsSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { type RuleInput, rules, scope, type Tensor, tensor } from '../../engine/index.ts'
-import { disposeTrace, type LayerTrace, layerMixers, mixers, modelOf, stateSize, Transformer, trace } from '../../nn/index.ts'
+import {
+  type BlockModel,
+  disposeTrace,
+  type LayerTrace,
+  layerMixers,
+  mixers,
+  modelOf,
+  stateSize,
+  Transformer,
+  trace,
+} from '../../nn/index.ts'
 import { reason } from '../../tasks/download.ts'
 import { TextError } from '../../tasks/text.ts'
 import { UsageError } from '../arguments.ts'
 import { checkWritable, createFolder, FileError, writeAtomic } from '../files.ts'
-import { latestRun, openRun } from '../runs.ts'
+import { isImported, latestRun, openImported, openRun, tokenNumbers } from '../runs.ts'
 import { bytes, counted } from '../terminal.ts'
 import { type Grid, type HostTrace, type Inspection, type Layer, layerData, opening } from './data.ts'
 import { type Picture, svgFile } from './draw.ts'
@@ -18,6 +28,8 @@ import { views } from './views.ts'
 export interface InspectOptions {
   run: string | undefined
   prompt: string | undefined
+  /** In place of a prompt, for runs without a vocabulary. */
+  tokens: readonly string[]
   layer: number | undefined
   head: number | undefined
   token: number | undefined
@@ -44,16 +56,11 @@ export async function inspect(
   print: (text: string) => void,
 ): Promise<number> {
   const folder = options.run ?? latestRun()
-  const { checkpoint, vocabulary, training, preset } = openRun(folder)
-  const prompt = options.prompt ?? ([...speakers].every((c) => vocabulary.symbols.includes(c)) ? speakers : training.prompt)
-  const tokens = vocabulary.encode(prompt)
+  const { model, tokens, shown, preset } = isImported(folder) ? importedSubject(folder, options) : ownSubject(folder, options)
   const T = tokens.length
   if (T > mostCharacters)
     throw new TextError(`the prompt has ${counted(T, 'character')}; ${mostCharacters} can be shown: give a shorter --prompt`)
-  const model = modelOf(checkpoint)
-  if (!(model instanceof Transformer))
-    throw new FileError(`${folder}: can't be inspected: it holds an encoder-decoder, not a language model`)
-  const count = model.config.layers
+  const count = model instanceof Transformer ? model.config.layers : model.layers.length
   if ((options.layer ?? 1) > count) throw new UsageError(`--layer ${options.layer}: the model has ${counted(count, 'layer')}`)
   if ((options.token ?? 1) > T) throw new UsageError(`--token ${options.token}: the prompt has ${counted(T, 'character')}`)
   const numbers = T * stateSize(model)
@@ -71,7 +78,7 @@ export async function inspect(
       layer.heads = own
     }
 
-  const data: Inspection = { version, run: folder, preset, tokens: [...prompt], layers, every: 1, left: '' }
+  const data: Inspection = { version, run: folder, preset, tokens: shown, layers, every: 1, left: '' }
   const open = opening(data)
   if (options.token !== undefined) open.token = options.token - 1
   // All of it is made before any of it is written.
@@ -98,16 +105,69 @@ export async function inspect(
   return 0
 }
 
-/** What the layers of a model do with a sequence; all of them, or one, counted from 1. */
-export async function layersOf(model: Transformer, tokens: Int32Array, only?: number): Promise<Layer[]> {
-  const kinds = layerMixers(model.config)
+/** A model and what it is to go through. */
+interface Subject {
+  model: Transformer | BlockModel
+  tokens: Int32Array
+  /** A text for each token. */
+  shown: string[]
+  preset: string
+}
+
+function ownSubject(folder: string, options: InspectOptions): Subject {
+  if (options.tokens.length > 0) throw new UsageError(`--tokens: ${folder} has characters of its own: give a --prompt`)
+  const { checkpoint, vocabulary, training, preset } = openRun(folder)
+  const prompt = options.prompt ?? ([...speakers].every((c) => vocabulary.symbols.includes(c)) ? speakers : training.prompt)
+  const model = modelOf(checkpoint)
+  if (!(model instanceof Transformer))
+    throw new FileError(`${folder}: can't be inspected: it holds an encoder-decoder, not a language model`)
+  return { model, tokens: vocabulary.encode(prompt), shown: [...prompt], preset }
+}
+
+function importedSubject(folder: string, { prompt, tokens }: InspectOptions): Subject {
+  if (prompt !== undefined) throw new UsageError(`--prompt: ${folder} has no tokenizer: give --tokens, such as --tokens 1,2,3`)
+  const { checkpoint, source } = openImported(folder)
+  const ids = tokenNumbers(folder, tokens, checkpoint.config.symbols)
+  return {
+    model: modelOf(checkpoint),
+    tokens: ids,
+    shown: Array.from(ids, (id) => `${id} `),
+    preset: `${source.modelType} of ${source.package}`,
+  }
+}
+
+/** What a layer does over time, and the rule that it has. */
+interface LayerKind {
+  name: string
+  rule?: keyof typeof rules
+}
+
+/** Of each layer of the trace. */
+function kindsOf(model: Transformer | BlockModel): Map<string, LayerKind> {
+  if (model instanceof Transformer)
+    return new Map(
+      layerMixers(model.config).map(({ kind, settings }, i) => [
+        `transformer.layers.${i}.attn`,
+        { name: settings.rule ?? settings.net ?? mixers[kind].title, rule: settings.rule },
+      ]),
+    )
+  return new Map(
+    model.config.layers.map(([first], i) => {
+      const rule = first.kind === 'memory' ? first.rule : first.kind === 'rwkv' ? (`rwkv${first.version}` as const) : undefined
+      return [`layers.${i}.parts.0.layer`, { name: rule ?? first.kind, rule }]
+    }),
+  )
+}
+
+/** What the layers of a model do with a sequence; all of them, or one, counted from 1. Of a block's parts it's the first. */
+export async function layersOf(model: Transformer | BlockModel, tokens: Int32Array, only?: number): Promise<Layer[]> {
+  const kinds = kindsOf(model)
   const traced = scope(() => trace(model, () => model.forward(tensor(tokens, { shape: [1, tokens.length] }))))
   const layers: Layer[] = []
-  for (const [i, layer] of traced.entries()) {
+  for (const [i, layer] of traced.filter(({ name }) => kinds.has(name)).entries()) {
     if (only !== undefined && only !== i + 1) continue
-    const { kind, settings } = kinds[i]
-    const name: string = settings.rule ?? settings.net ?? mixers[kind].title
-    const inputs: Readonly<Record<string, RuleInput>> = settings.rule === undefined ? {} : rules[settings.rule as keyof typeof rules].inputs
+    const { name, rule } = kinds.get(layer.name)!
+    const inputs: Readonly<Record<string, RuleInput>> = rule === undefined ? {} : rules[rule].inputs
     const grows = Object.values(layer.layer.stateParts(1)).some((part) => 'shape' in part && part.shape.includes(-1))
     layers.push(layerData(await onHost(layer), i + 1, name, inputs, grows))
   }

@@ -295,6 +295,6 @@ export const deltaRules = {
     state: { S },
     forms: all,
     step: deltaProductStep,
-    run: ({ q, k, v, beta, gate }, state, options) => deltaProductRule(q, k, v, beta, gate, state, options),
+    run: ({ q, k, v, beta, gate }, state, options) => deltaProductRule(q, k, v, beta, gate ?? null, state, options),
   },
 } as const satisfies Record<string, Rule>

@@ -190,7 +190,7 @@ export function deltaMlpSlot(H: number, d: number, depth: number): Slot {
   return {
     core: deltaMlp(H, d, depth),
     parts: { fast_net_layer_norms: norms },
-    take: () => Object.fromEntries(norms.flatMap(({ weight, bias }, i) => [[`gain_${i}`, weight] as const, [`bias_${i}`, bias] as const])),
+    take: () => Object.fromEntries(norms.flatMap(({ weight, bias }, i) => [[`gain_${i}`, weight] as const, [`bias_${i}`, bias!] as const])),
     projected: D + 20 * depth * D + 2 * depth * H,
     arrange(x) {
       const [q, kv, beta] = split(x, -1, [D, 20 * depth * D, 2 * depth * H])

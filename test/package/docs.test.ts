@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { claims } from '../../claims/index.ts'
 import { rules } from '../../engine/index.ts'
-import { attentionPresets, outside, recurrentNetNames, Transformer, writeSafetensors } from '../../nn/index.ts'
+import { architectures, attentionPresets, outside, recurrentNetNames, Transformer, writeSafetensors } from '../../nn/index.ts'
 import { tasks } from '../../tasks/index.ts'
 
 const root = fileURLToPath(new URL('../../../', import.meta.url))
@@ -102,6 +102,7 @@ describe('the documents', function () {
       ...Object.keys(rules).map((name) => ['docs/rules.md', `\`${name}\``]),
       ...recurrentNetNames.filter((name) => !/-v\d$/.test(name)).map((name) => ['docs/nets.md', `\`${name}\``]),
       ...Object.keys(outside).map((repository) => ['docs/outside.md', `${repository.split('/').at(-1)}`]),
+      ...architectures.filter((row) => row.package !== 'rwkv').map(({ modelType }) => ['docs/interop.md', `\`${modelType}\``]),
       ...Object.keys(tasks).map((name) => ['docs/tasks.md', `\`${name}\``]),
       ...Object.keys(attentionPresets).map((name) => ['docs/models.md', `\`${name}\``]),
     ])
@@ -109,7 +110,7 @@ describe('the documents', function () {
   })
 
   it('name options that there are', () => {
-    const help = ['train', 'generate', 'inspect', 'verify', 'reproduce', 'task', 'export', 'compare', 'doctor']
+    const help = ['train', 'generate', 'inspect', 'import', 'export', 'compare', 'verify', 'reproduce', 'task', 'doctor']
       .map((command) => node(main, command, '--help'))
       .join()
     const options = new Set(help.replaceAll('--[no-]', '--').match(/--[a-z][a-z-]*/g))

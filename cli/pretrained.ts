@@ -1,0 +1,115 @@
+/** Models of other packages: what `import` reads and `export` writes. Tests: test/cli/pretrained.test.ts. */
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, rmSync, statSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
+import { fromPretrained, modelOf, type PackageName, toPretrained, writeCheckpoint } from '../nn/index.ts'
+import { configName, indexName, weightFiles } from '../nn/pretrained/open.ts'
+import { isRwkvFile } from '../nn/pretrained/rwkv.ts'
+import { reason } from '../tasks/download.ts'
+import { UsageError } from './arguments.ts'
+import { claimFolder, FileError, writeAtomic } from './files.ts'
+import { checkpointName, checkVacant, claimFreeFolder, openImported, sourceKey } from './runs.ts'
+import { bytes, counted, say } from './terminal.ts'
+
+/** What WebAssembly's memory holds, and what it takes of a model: all numbers as float32, and what is computed with them. */
+const mostMemory = 4e9
+
+/** The files of a model: those of a folder that are needed for it, or a file of weights with the config.json beside it. */
+export function readModelFiles(path: string): Map<string, Uint8Array> {
+  const read = (name: string, folder: string): Uint8Array => {
+    const file = join(folder, name)
+    try {
+      return new Uint8Array(readFileSync(file))
+    } catch (error) {
+      throw new FileError(`can't read ${file}: ${reason(error)}`)
+    }
+  }
+  let [folder, names] = [path, [] as string[]]
+  try {
+    const whole = statSync(path).isDirectory()
+    folder = whole ? path : dirname(path)
+    if (!whole && isRwkvFile(readStart(path))) return new Map([[basename(path), read(basename(path), folder)]])
+    names = whole ? readdirSync(path) : [basename(path), ...readdirSync(folder).filter((name) => name === configName)]
+  } catch (error) {
+    throw new FileError(`can't read ${path}: ${reason(error)}`)
+  }
+  const index = names.includes(indexName) ? read(indexName, folder) : undefined
+  const weights = weightFiles(names, index)
+  const present = weights.filter((name) => existsSync(join(folder, name)))
+  const size = present.reduce((sum, name) => sum + statSync(join(folder, name)).size, 0)
+  if (size > mostMemory)
+    throw new FileError(`${path}: its weights take ${bytes(size)}, more than the ${bytes(mostMemory)} that a model may have here`)
+  return new Map([
+    ...(names.includes(configName) ? [[configName, read(configName, folder)] as const] : []),
+    ...(index ? [[indexName, index] as const] : []),
+    ...present.map((name) => [name, read(name, folder)] as const),
+  ])
+}
+
+/** Its first bytes. */
+function readStart(file: string): Uint8Array {
+  const start = new Uint8Array(64)
+  const handle = openSync(file, 'r')
+  try {
+    return start.subarray(0, readSync(handle, start))
+  } finally {
+    closeSync(handle)
+  }
+}
+
+export interface ImportOptions {
+  out: string | undefined
+  package: PackageName | undefined
+  operands: readonly string[]
+}
+
+/** Writes a run of a model that another package wrote. */
+export async function importModel({ out, package: wanted, operands }: ImportOptions): Promise<number> {
+  const [path] = operands
+  if (path === undefined) throw new UsageError('import: name the folder of a model, or its file of weights')
+  if (out !== undefined) checkVacant(out)
+  const { model, source, warnings } = fromPretrained(readModelFiles(path), { package: wanted })
+  for (const warning of warnings) say(warning)
+  const content = await writeCheckpoint(model, null, { [sourceKey]: JSON.stringify(source) })
+  const { folder, release } = out === undefined ? claimFreeFolder(source.modelType) : { folder: out, release: claimFolder(out) }
+  try {
+    checkVacant(folder)
+    writeAtomic(join(folder, checkpointName), content)
+  } finally {
+    release()
+  }
+  const size = counted(model.parameterCount(), 'parameter')
+  say(
+    `${source.modelType} of ${source.package}: ${counted(model.layers.length, 'layer')}, ${size}, ${counted(model.config.symbols, 'symbol')}`,
+  )
+  say(`wrote ${join(folder, checkpointName)}: continue tokens with fastweights generate --run ${folder} --tokens 1,2,3`)
+  return 0
+}
+
+/** Writes the folder that a run's model was imported from. */
+export async function exportPretrained(run: string, wanted: PackageName | undefined, out: string | undefined): Promise<number> {
+  const { checkpoint, source } = openImported(run)
+  const format = wanted ?? source.package
+  if (source.package !== format)
+    throw new FileError(
+      `${run} holds a ${source.modelType} of ${source.package}, of which ${format} has no counterpart here: give --format ${source.package}`,
+    )
+  const folder = out ?? `${run.replace(/[\\/]+$/, '')}-${format}`
+  const files = await toPretrained(modelOf(checkpoint), source)
+  const present = [...files.keys()].find((name) => existsSync(join(folder, name)))
+  if (present !== undefined) throw new FileError(`${folder} holds a file named ${present} already: name another --out`)
+  const release = claimFolder(folder)
+  const written: string[] = []
+  try {
+    for (const [name, content] of files) {
+      written.push(join(folder, name))
+      writeAtomic(join(folder, name), content)
+    }
+  } catch (error) {
+    for (const file of written) rmSync(file, { force: true })
+    throw error
+  } finally {
+    release()
+  }
+  for (const [name, content] of files) say(`wrote ${join(folder, name)} (${bytes(content.length)})`)
+  return 0
+}

@@ -1,0 +1,304 @@
+/**
+ * What an architecture of another package is: a row of a table (fla.ts, ...). It says how config.json becomes the configuration of a `BlockModel`, and which
+ * tensors of the file stand for which parameters. Nothing in a row computes: used forwards it reads a file, backwards it writes the same one.
+ */
+import { told } from '../../engine/arguments.ts'
+import { type Shape, sizeOf } from '../../engine/shape.ts'
+import { BlockModel, type BlockModelConfig } from '../block-model.ts'
+import { clip, nearest, printable } from '../foreign.ts'
+import { outlineOf } from '../module.ts'
+import type { Arrangement } from './states.ts'
+
+/** Its message is one line for whoever gave the files. */
+export class PretrainedError extends Error {
+  override name = 'PretrainedError'
+}
+
+export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json }
+export type JsonObject = { readonly [key: string]: Json }
+
+export type PackageName = 'fla' | 'transformers' | 'rwkv'
+
+/**
+ * How a tensor of the file lies beside the parameters that it holds: the file's shape, from theirs, and, where its numbers stand in another order than those of the
+ * parameters one after the other, for each place of the file the place there.
+ */
+export interface Form {
+  shape(own: readonly Shape[]): Shape
+  order?(own: readonly Shape[]): Int32Array
+}
+/**
+ * A name of the file, the parameter or parameters in it, and how they lie. `#` stands for a layer's number, and `A|B` for A that other files call B. Several
+ * names of the file share what would lie there under one: cut along the first axis into as equal pieces as there may be, the last one the smallest.
+ */
+export type Name = readonly [file: string | readonly string[], own: string | readonly string[], form?: Form]
+
+/**
+ * A state or a cache in files of figures: its name there, the parts of a layer's state that it is made of (the number of the layer's part among those that have a
+ * state, and the name in that), and how they lie (states.ts).
+ */
+export interface StateName {
+  file: string
+  from: readonly (readonly [part: number, name: string])[]
+  axes: Arrangement
+}
+
+/** A tensor that isn't learned, and follows from the configuration. */
+export interface Buffer {
+  file: string
+  shape: Shape
+  value(i: number): number
+}
+
+export interface Architecture {
+  package: PackageName
+  modelType: string
+  /** In config.json's `architectures`. */
+  className: string
+  /** Keys that change what the model computes, or the names of its tensors, with the package's defaults. */
+  keys: JsonObject
+  /** Keys that change neither. */
+  still: readonly string[]
+  /** Where two packages share a model_type: keys by which this one's is known. */
+  marks?: readonly string[]
+  config(c: ConfigReader): BlockModelConfig
+  names(c: ConfigReader): readonly Name[]
+  states(c: ConfigReader): readonly StateName[]
+  /** Tensors that files may have and that the model doesn't need. */
+  dropped?: RegExp
+  /** Constants that a file has beside the parameters: what they hold, to so much. */
+  buffers?(c: ConfigReader): readonly Buffer[]
+  /** Names of files of figures that can't be compared, and why. */
+  notCompared?: Readonly<Record<string, string>>
+}
+
+// --- config.json ----------------------------------------------------------------------------------------------------------------------
+
+/** Keys of every config.json, which say nothing of what is computed. */
+const everywhere = [
+  'architectures',
+  'model_type',
+  'auto_map',
+  'bos_token_id',
+  'eos_token_id',
+  'dtype',
+  'torch_dtype',
+  'transformers_version',
+  'initializer_range',
+  'use_cache',
+  'max_position_embeddings',
+  'output_attentions',
+  'output_hidden_states',
+  'return_dict',
+]
+
+/** Values of a config.json, checked; what it leaves out is the package's default. */
+export class ConfigReader {
+  readonly given: JsonObject
+  private readonly defaults: JsonObject
+
+  constructor(given: JsonObject, defaults: JsonObject) {
+    this.given = given
+    this.defaults = defaults
+  }
+
+  get(key: string): Json {
+    return this.given[key] ?? (Object.hasOwn(this.given, key) ? null : (this.defaults[key] ?? null))
+  }
+
+  private fail(key: string, expected: string): never {
+    throw new PretrainedError(`config.json: ${key} must be ${expected}, not ${tell(this.get(key))}`)
+  }
+
+  /** Positive. */
+  integer(key: string): number {
+    const value = this.get(key)
+    return typeof value === 'number' && Number.isSafeInteger(value) && value > 0 ? value : this.fail(key, 'a positive integer')
+  }
+
+  /** Null where it is null, or left out and so by default. */
+  maybeInteger(key: string): number | null {
+    return this.get(key) === null ? null : this.integer(key)
+  }
+
+  maybeToken(key: string): number | null {
+    const value = this.get(key)
+    if (value === null || (typeof value === 'number' && Number.isInteger(value))) return value
+    return this.fail(key, 'the number of a token, or null')
+  }
+
+  /** As JSON can't say it, transformers writes an infinite one as an object. */
+  number(key: string, value = this.get(key)): number {
+    const special = (value as { __float__?: string } | null)?.__float__
+    if (special === 'Infinity' || special === '-Infinity') return Number(special)
+    return typeof value === 'number' && Number.isFinite(value) ? value : this.fail(key, 'a number')
+  }
+
+  maybeNumber(key: string): number | null {
+    return this.get(key) === null ? null : this.number(key)
+  }
+
+  flag(key: string): boolean {
+    const value = this.get(key)
+    return typeof value === 'boolean' ? value : this.fail(key, 'true or false')
+  }
+
+  /** One of the words of a table: what stands for it there. */
+  choice<T>(key: string, choices: Readonly<Record<string, T>>): T {
+    const value = this.get(key)
+    return typeof value === 'string' && Object.hasOwn(choices, value)
+      ? choices[value]
+      : this.fail(key, `one of ${Object.keys(choices).join(', ')}`)
+  }
+
+  /** A product that has to be a whole number, such as hidden_size * expand_k over num_heads. */
+  whole(what: string, value: number): number {
+    if (Number.isSafeInteger(value) && value > 0) return value
+    throw new PretrainedError(`config.json: ${what} is ${value}, which is no positive integer`)
+  }
+
+  list(key: string): readonly Json[] | null {
+    const value = this.get(key)
+    return value === null || Array.isArray(value) ? value : this.fail(key, 'a list')
+  }
+}
+
+const tell = (value: Json): string =>
+  typeof value === 'object' && value !== null ? clip(printable(JSON.stringify(value)), 40) : printable(told(value))
+
+/** Of keys that no row knows: what may be in the way of the right numbers, and what is only worth a word. */
+export function checkKeys({ keys, still, modelType }: Architecture, given: JsonObject): string[] {
+  const known = new Set([...Object.keys(keys), ...still, ...everywhere])
+  const unknown = Object.entries(given).filter(([key]) => !known.has(key))
+  // What is off, or has no value, adds nothing to what is computed without it.
+  const speaks = unknown.find(([key, value]) => !(value === null || value === false || key.startsWith('_')))
+  if (speaks !== undefined) {
+    const [key, value] = speaks
+    const near = nearest(key, [...known])
+    const advice = near === undefined ? 'take it out if it changes nothing' : `did you mean ${near}?`
+    throw new PretrainedError(
+      `config.json: ${tell(key)} is ${tell(value)}: no key of ${modelType} that is known here, and it may change what the model computes; ${advice}`,
+    )
+  }
+  return unknown.map(([key]) => `config.json: ${tell(key)} isn't known here; it is off, and kept as it is`)
+}
+
+// --- names ----------------------------------------------------------------------------------------------------------------------------
+
+/** A tensor of the file, or several that are pieces of one, and the parameters that they hold. */
+export interface Entry {
+  files: readonly EntryFile[]
+  own: readonly string[]
+  ownShapes: readonly Shape[]
+  order?: Int32Array
+}
+export interface EntryFile {
+  name: string
+  /** What other files call it. */
+  also: readonly string[]
+  shape: Shape
+}
+
+const same: Form = { shape: ([own]) => own }
+/** [C,W] as [C,1,W], of a depthwise convolution. */
+export const taps: Form = { shape: ([[C, W]]) => [C, 1, W] }
+/** All numbers in one row. */
+export const flat: Form = { shape: ([own]) => [sizeOf(own)] }
+/** [D] as [1,1,D]. */
+export const leading: Form = { shape: ([[D]]) => [1, 1, D] }
+/** [m,n] as [n,m]. */
+export const transposed: Form = {
+  shape: ([[m, n]]) => [n, m],
+  order: ([[m, n]]) => Int32Array.from({ length: m * n }, (_, i) => (i % m) * n + Math.floor(i / m)),
+}
+/** Parameters of one shape, one after the other along a new first axis, in a shape of its own behind it. */
+export const stacked = (...shape: number[]): Form => ({ shape: (own) => [own.length, ...shape, ...own[0]] })
+const rowsOf = (own: readonly Shape[]): number => own.reduce((n, [rows]) => n + rows, 0)
+/** Parameters one after the other along their first axis. */
+export const joined: Form = { shape: (own) => [rowsOf(own), ...own[0].slice(1)] }
+/** [C,W] of several, one after the other, as [sum of C,1,W]. */
+export const joinedTaps: Form = { shape: (own) => [rowsOf(own), 1, own[0][1]] }
+/** Parameters each cut into so many groups of rows: first the first groups of all, then the second ones. */
+export const interleaved = (groups: number): Form => ({
+  ...joined,
+  order(own) {
+    const width = sizeOf(own[0].slice(1))
+    const sizes = own.map(([rows]) => (rows / groups) * width)
+    const starts = own.map((_, i) => rowsOf(own.slice(0, i)) * width)
+    const order = new Int32Array(rowsOf(own) * width)
+    let at = 0
+    for (let group = 0; group < groups; group++)
+      for (const [i, size] of sizes.entries()) for (let j = 0; j < size; j++) order[at++] = starts[i] + group * size + j
+    return order
+  },
+})
+/** A shape of its own, the numbers in their order. */
+export const shaped = (...shape: number[]): Form => ({ shape: () => shape })
+
+/** What stands before the names on both sides. */
+export function within(file: string, own: string, names: readonly Name[]): Name[] {
+  const before = (text: string, name: string | readonly string[]): string | string[] =>
+    typeof name === 'string'
+      ? name
+          .split('|')
+          .map((each) => text + each)
+          .join('|')
+      : name.map((each) => text + each)
+  return names.map(([theirs, ours, form]) => [before(file, theirs), before(own, ours), form])
+}
+
+/** Every tensor that a file of this model has. A name whose parameters the model lacks is left out; a parameter that no name stands for is an error of the row. */
+export function entriesFor(names: readonly Name[], config: BlockModelConfig): Entry[] {
+  const outline = outlineOf(() => new BlockModel(config))
+  const entries: Entry[] = []
+  const held = new Set<unknown>()
+  const numbered = (text: string, layer: number): string => text.replace('#', `${layer}`)
+  for (const [file, own, form = same] of names) {
+    const pieces = typeof file === 'string' ? [file] : file
+    for (let layer = 0; layer < (pieces[0].includes('#') ? config.layers.length : 1); layer++) {
+      const parts = (typeof own === 'string' ? [own] : own).map((name) => numbered(name, layer))
+      const tensors = parts.map((name) => outline.get(name))
+      if (tensors.some((t) => t === undefined)) continue
+      const ownShapes = tensors.map((t) => t!.shape)
+      for (const t of tensors) held.add(t)
+      const shapes = cut(form.shape(ownShapes), pieces.length)
+      const files = pieces.map((piece, i) => {
+        const [name, ...also] = piece.split('|').map((each) => numbered(each, layer))
+        return { name, also, shape: shapes[i] }
+      })
+      entries.push({ files, own: parts, ownShapes, order: form.order?.(ownShapes) })
+    }
+  }
+  for (const [name, t] of outline) if (!held.has(t)) throw new Error(`no name in the file stands for the parameter ${name}`)
+  return entries
+}
+
+/** The shapes of n pieces along the first axis. */
+function cut([rows, ...rest]: Shape, n: number): Shape[] {
+  if (n === 1) return [[rows, ...rest].filter((d) => d !== undefined)]
+  const most = Math.ceil(rows / n)
+  return Array.from({ length: n }, (_, i) => [Math.min(most, rows - i * most), ...rest])
+}
+
+/** The numbers of the file as those of the parameters. */
+export function takeApart({ own, ownShapes, order }: Entry, data: ArrayLike<number>): Map<string, Float32Array | Float64Array> {
+  const Class = data instanceof Float64Array ? Float64Array : Float32Array
+  const all = order ? new Class(data.length) : Class.from(data as ArrayLike<number>)
+  if (order) for (let i = 0; i < order.length; i++) all[order[i]] = data[i]
+  let begin = 0
+  return new Map(own.map((name, i) => [name, all.subarray(begin, (begin += sizeOf(ownShapes[i])))]))
+}
+
+/** The other way, piece by piece. */
+export function putTogether({ files, own, ownShapes, order }: Entry, of: (name: string) => ArrayLike<number>): Float64Array[] {
+  const all = new Float64Array(ownShapes.reduce((n, shape) => n + sizeOf(shape), 0))
+  let begin = 0
+  for (const name of own) {
+    const part = of(name)
+    all.set(part, begin)
+    begin += part.length
+  }
+  const data = order ? Float64Array.from(order, (place) => all[place]) : all
+  begin = 0
+  return files.map(({ shape }) => data.subarray(begin, (begin += sizeOf(shape))))
+}

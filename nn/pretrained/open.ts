@@ -1,0 +1,342 @@
+/**
+ * Models of other packages, from the files that those write: `fromPretrained`. Files come from strangers: everything is checked before a model is made, and
+ * nothing in them is carried out. Tests: test/nn/pretrained.test.ts.
+ */
+import { told } from '../../engine/arguments.ts'
+import { type Shape, sameShape, show, sizeOf } from '../../engine/shape.ts'
+import { BlockModel, type BlockModelConfig } from '../block-model.ts'
+import { clip, fileKind, nearest, printable } from '../foreign.ts'
+import { type Dtype, readSafetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from '../safetensors.ts'
+import {
+  type Architecture,
+  ConfigReader,
+  checkKeys,
+  type Entry,
+  entriesFor,
+  type JsonObject,
+  type PackageName,
+  PretrainedError,
+  putTogether,
+  takeApart,
+} from './architecture.ts'
+import { flaRows } from './fla.ts'
+import { isRwkvFile, readRwkvFile, rwkvRows } from './rwkv.ts'
+import { transformersRows } from './transformers.ts'
+
+/** Every architecture. */
+export const architectures: readonly Architecture[] = [...flaRows, ...transformersRows, ...rwkvRows]
+
+export const configName = 'config.json'
+export const indexName = 'model.safetensors.index.json'
+export const weightsName = 'model.safetensors'
+
+/** A model with what it takes to write its files again. */
+export interface Pretrained {
+  model: BlockModel
+  source: PretrainedSource
+  /** Worth a word, none of them an error. */
+  warnings: readonly string[]
+}
+
+/** What a run of an imported model keeps of where it is from. */
+export interface PretrainedSource {
+  package: PackageName
+  modelType: string
+  /** config.json, as it was: the text, and what it says. */
+  text: string
+  config: JsonObject
+  /** The dtype of most of its tensors, and of those that have another. */
+  dtype: FloatName
+  others: Readonly<Record<string, FloatName>>
+  /** Tensors that it called otherwise. */
+  renamed: Readonly<Record<string, string>>
+  /** Whether it held constants beside the parameters. */
+  constants: boolean
+}
+const floats = ['F32', 'BF16', 'F16', 'F64'] as const
+export type FloatName = (typeof floats)[number]
+const isFloatName = (dtype: string): dtype is FloatName => (floats as readonly string[]).includes(dtype)
+
+/** What a file is called, and what it holds. */
+export type NamedFiles = ReadonlyMap<string, Uint8Array>
+
+export interface PretrainedOptions {
+  /** Whose model it is, where config.json leaves that open. */
+  package?: PackageName
+}
+
+const fail = (problem: string): never => {
+  throw new PretrainedError(problem)
+}
+const textOf = (bytes: Uint8Array | undefined): string => new TextDecoder().decode(bytes)
+const quote = (text: string): string => printable(JSON.stringify(clip(text)))
+
+/**
+ * The model in the files of a folder that another package wrote: config.json beside model.safetensors, or beside the files that
+ * model.safetensors.index.json names; or RWKV's file alone. It is made on the default device. Throws a PretrainedError, or a SafetensorsError, that names file and tensor.
+ */
+export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {}): Pretrained {
+  if (!(files instanceof Map)) fail(`fromPretrained: needs a Map from the files' names to their bytes, not ${told(files)}`)
+  const rwkv = [...files].find(([, bytes]) => isRwkvFile(bytes))
+  const read = rwkv && readRwkvFile(...rwkv)
+  const config = read?.config ?? readConfig(files.get(configName))
+  const row = architectureOf(config, read ? 'rwkv' : options.package)
+  const warnings = checkKeys(row, config)
+  const tensors = read?.tensors ?? readTensors(files)
+  const plan = planOf(row, config, tensors.size)
+  const { dict, dtypes, renamed, constants, dropped } = matched(plan, tensors)
+  if (dropped.length > 0)
+    warnings.push(
+      `${dropped.length} tensors aren't part of the model and are left out: ${quote(dropped[0])}${dropped.length > 1 ? ', ...' : ''}`,
+    )
+  const model = new BlockModel(plan.config)
+  try {
+    const parameters = model.namedParameters()
+    const first = new Map([...parameters].filter(([name]) => dict.has(name)).map(([name, t]) => [t, name]))
+    model.loadStateDict(new Map([...parameters].map(([name, t]) => [name, dict.get(name) ?? dict.get(first.get(t)!)!])))
+  } catch (error) {
+    model.dispose()
+    throw error
+  }
+  return {
+    model,
+    source: {
+      package: row.package,
+      modelType: row.modelType,
+      text: textOf(files.get(configName)),
+      config,
+      ...commonest(dtypes),
+      renamed,
+      constants,
+    },
+    warnings,
+  }
+}
+
+/** What a row makes of a config.json. */
+export interface Plan {
+  row: Architecture
+  reader: ConfigReader
+  config: BlockModelConfig
+  entries: readonly Entry[]
+}
+
+/** Counts of what has tensors of its own: a file has at least one for each. */
+const counts = ['num_hidden_layers', 'num_experts', 'num_local_experts']
+
+/** `tensors`: how many the file has. */
+export function planOf(row: Architecture, given: JsonObject, tensors: number): Plan {
+  const reader = new ConfigReader(given, row.keys)
+  for (const key of counts) {
+    const count = Object.hasOwn(row.keys, key) ? reader.get(key) : null
+    if (typeof count === 'number' && count > tensors) fail(`config.json: ${key} is ${count}, where the weights have ${tensors} tensors`)
+  }
+  const config = row.config(reader)
+  try {
+    return { row, reader, config, entries: entriesFor(row.names(reader), config) }
+  } catch (error) {
+    if (error instanceof PretrainedError) throw error
+    return fail(`config.json: no model can be made of it: ${printable((error as Error).message)}`)
+  }
+}
+
+/** The architecture of a source that `fromPretrained` returned. */
+export const planOfSource = (source: PretrainedSource): Plan =>
+  planOf(
+    architectures.find((row) => row.package === source.package && row.modelType === source.modelType) ??
+      fail(`there is no architecture ${source.modelType} of ${source.package} here`),
+    source.config,
+    Infinity,
+  )
+
+// --- config.json ----------------------------------------------------------------------------------------------------------------------
+
+export function readConfig(bytes: Uint8Array | undefined): JsonObject {
+  if (bytes === undefined) return fail(`there is no ${configName} beside the weights: it says what model they are of`)
+  const value = parseJson(configName, bytes)
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) fail(`${configName} isn't an object`)
+  return value as JsonObject
+}
+
+/** transformers before version 5 wrote a bare Infinity, which JSON hasn't. */
+function parseJson(name: string, bytes: Uint8Array): unknown {
+  const text = new TextDecoder().decode(bytes)
+  try {
+    return JSON.parse(text.replace(/([[:,]\s*)(-?Infinity)(?=\s*[,\]}])/g, '$1{"__float__": "$2"}'))
+  } catch (error) {
+    const kind = fileKind(bytes)
+    return fail(`${name} isn't JSON: ${printable((error as Error).message)}${kind ? ` (it is ${kind.what})` : ''}`)
+  }
+}
+
+/** Which row a config.json is for. */
+export function architectureOf(config: JsonObject, wanted?: PackageName): Architecture {
+  const type = config.model_type
+  const known = [...new Set(architectures.map(({ modelType }) => modelType))].sort()
+  if (typeof type !== 'string') return fail(`config.json: model_type must be one of ${known.join(', ')}, not ${told(type)}`)
+  const quantised = config.quantization_config as { quant_method?: string } | undefined
+  if (quantised != null)
+    fail(
+      `config.json: quantization_config: weights quantised by ${quote(String(quantised.quant_method ?? '?'))} aren't read; give those in 16 or 32 bits`,
+    )
+  const rows = architectures.filter(({ modelType }) => modelType === type)
+  if (rows.length === 0) {
+    const near = nearest(type, known)
+    fail(
+      `config.json: model_type ${quote(type)} isn't known here${near === undefined ? '' : `: did you mean ${near}?`} (${known.join(', ')})`,
+    )
+  }
+  const own = wanted === undefined ? rows : rows.filter((row) => row.package === wanted)
+  if (own.length === 0) fail(`config.json: ${type} is an architecture of ${rows.map((row) => row.package).join(', ')}, not of ${wanted}`)
+  if (own.length === 1) return own[0]
+  const says = own.filter((row) => row.marks?.some((key) => key in config))
+  return says.length === 1
+    ? says[0]
+    : fail(
+        `config.json: ${type} is an architecture of ${own.map((row) => row.package).join(' and ')}, and its keys don't say whose (${own.map((row) => `${row.package}: ${row.marks?.join(', ')}`).join('; ')}): name the package`,
+      )
+}
+
+// --- tensors --------------------------------------------------------------------------------------------------------------------------
+
+/** The file or files of weights that are needed, of those that there are; throws where an index names what is no file beside it. */
+export function weightFiles(names: readonly string[], index: Uint8Array | undefined): string[] {
+  if (index !== undefined) return [...new Set(Object.values(weightMap(index)))]
+  if (names.includes(weightsName)) return [weightsName]
+  const own = names.filter((name) => name.endsWith('.safetensors') && !/^expected/.test(name))
+  if (own.length === 1) return own
+  const torch = names.find((name) => /\.(bin|pt|pth|ckpt)$/.test(name))
+  return fail(
+    own.length > 1
+      ? `there are ${own.length} files of weights and no ${indexName} that says what is where`
+      : `there is no ${weightsName}${torch === undefined ? '' : `; ${quote(torch)} may hold its weights as a Python pickle, which isn't read: write safetensors with save_pretrained`}`,
+  )
+}
+
+function weightMap(bytes: Uint8Array): Record<string, string> {
+  const content = parseJson(indexName, bytes) as { weight_map?: unknown } | null
+  const map = content?.weight_map
+  if (typeof map !== 'object' || map === null || Array.isArray(map)) return fail(`${indexName} has no weight_map`)
+  for (const [tensor, file] of Object.entries(map))
+    if (typeof file !== 'string' || !/^[^/\\:]+$/.test(file) || /^\.+$/.test(file))
+      fail(`${indexName}: the file of ${quote(tensor)} is ${printable(told(file))}: it must be the name of a file in the same folder`)
+  return map as Record<string, string>
+}
+
+/** Of one file, or of those that an index names: each tensor once, where the index says. */
+function readTensors(files: NamedFiles): Map<string, SafetensorsEntry> {
+  const index = files.get(indexName)
+  const wanted = weightFiles([...files.keys()], index)
+  const map = index && weightMap(index)
+  const all = new Map<string, SafetensorsEntry>()
+  const where = new Map<string, string>()
+  for (const file of wanted) {
+    const bytes = files.get(file)
+    if (bytes === undefined) return fail(`${indexName} names ${quote(file)}, which isn't there`)
+    for (const [name, entry] of readFile(file, bytes)) {
+      if (where.has(name)) fail(`the tensor ${quote(name)} is in ${where.get(name)} and in ${file}`)
+      if (map && map[name] !== file)
+        fail(
+          `${file}: ${indexName} says of the tensor ${quote(name)} ${map[name] === undefined ? 'nothing' : `that it is in ${map[name]}`}`,
+        )
+      where.set(name, file)
+      all.set(name, entry)
+    }
+  }
+  for (const [name, file] of Object.entries(map ?? {}))
+    if (!all.has(name)) fail(`${file} lacks the tensor ${quote(name)}, which ${indexName} says is there`)
+  return all
+}
+
+function readFile(file: string, bytes: Uint8Array): Map<string, SafetensorsEntry> {
+  try {
+    return readSafetensors(bytes).tensors
+  } catch (error) {
+    throw error instanceof SafetensorsError ? new PretrainedError(`${printable(file)}: ${error.message}`) : error
+  }
+}
+
+/** How near a file's constants must be to what they should be, relative to the largest. */
+const bufferTolerance = 1e-5
+
+/** The tensors of a file as a state dict: nothing missing, nothing left over. */
+function matched({ row, reader, entries }: Plan, tensors: ReadonlyMap<string, SafetensorsEntry>) {
+  const left = new Set(tensors.keys())
+  const dict = new Map<string, { shape: readonly number[]; data: Float32Array | Float64Array }>()
+  const dtypes = new Map<string, FloatName>()
+  const renamed: Record<string, string> = {}
+  let constants = false
+  const take = (name: string, also: readonly string[], shapes: readonly Shape[]): ArrayLike<number> => {
+    const actual =
+      [name, ...also].find((each) => tensors.has(each)) ??
+      fail(`the weights lack the tensor ${name} ${show(shapes[0])} of a ${row.modelType}`)
+    const found = tensors.get(actual)!
+    left.delete(actual)
+    if (actual !== name) renamed[name] = actual
+    if (!shapes.some((shape) => sameShape(found.shape, shape)))
+      fail(`the tensor ${actual} has shape ${show(found.shape)}, where config.json says ${show(shapes[0])}`)
+    if (!isFloatName(found.dtype))
+      fail(`the tensor ${actual} is ${found.dtype}: weights in ${floats.join(', ')} are read, quantised ones aren't`)
+    dtypes.set(name, found.dtype as FloatName)
+    return found.data as Float32Array
+  }
+  for (const entry of entries) {
+    const pieces = entry.files.map(({ name, also, shape }) => take(name, also, [shape]))
+    const data = pieces.length === 1 ? pieces[0] : Float64Array.from(pieces.flatMap((piece) => Array.from(piece)))
+    const parts = takeApart(entry, data)
+    for (const [i, name] of entry.own.entries()) dict.set(name, { shape: entry.ownShapes[i], data: parts.get(name)! })
+  }
+  for (const { file, shape, value } of row.buffers?.(reader) ?? []) {
+    if (!tensors.has(file)) continue
+    constants = true
+    const data = take(file, [], [shape])
+    const bad = Array.from(data).findIndex((x, i) => !(Math.abs(x - value(i)) <= bufferTolerance * Math.max(1, Math.abs(value(i)))))
+    if (bad >= 0) fail(`the constant ${file} holds ${data[bad]} at ${bad}, where config.json says ${value(bad)}`)
+  }
+  const dropped = [...left].filter((name) => row.dropped?.test(name))
+  for (const name of dropped) left.delete(name)
+  if (left.size > 0) {
+    const [first] = left
+    fail(
+      `the weights have a tensor ${quote(first)} that a ${row.modelType} of this config.json hasn't${left.size > 1 ? `, and ${left.size - 1} more` : ''}`,
+    )
+  }
+  return { dict, dtypes, renamed, constants, dropped }
+}
+
+function commonest(dtypes: ReadonlyMap<string, FloatName>): Pick<PretrainedSource, 'dtype' | 'others'> {
+  const counts = floats.map((dtype) => [dtype, [...dtypes.values()].filter((own) => own === dtype).length] as const)
+  const [dtype] = counts.reduce((best, next) => (next[1] > best[1] ? next : best))
+  return { dtype, others: Object.fromEntries([...dtypes].filter(([, own]) => own !== dtype)) }
+}
+
+// --- back -----------------------------------------------------------------------------------------------------------------------------
+
+/** The files of a model as its package writes them: the same names, shapes and dtypes as those that it was made from, and config.json as it was. */
+export async function toPretrained(model: BlockModel, source: PretrainedSource): Promise<Map<string, Uint8Array>> {
+  if (source.package === 'rwkv') fail("RWKV's own files aren't written: there is no such format")
+  const { row, reader, entries } = planOfSource(source)
+  const dict = await model.stateDict()
+  const tensors: [string, SafetensorsEntry][] = []
+  const write = (name: string, shape: Shape, data: Float64Array): void => {
+    const dtype = (source.others[name] ?? source.dtype) as Dtype
+    tensors.push([
+      source.renamed[name] ?? name,
+      { dtype, shape: [...shape], data: dtype === 'F64' ? data : Float32Array.from(data) } as SafetensorsEntry,
+    ])
+  }
+  for (const entry of entries) {
+    const pieces = putTogether(entry, (name) => dict.get(name)!.data)
+    for (const [i, { name, shape }] of entry.files.entries()) write(name, shape, pieces[i])
+  }
+  for (const { file, shape, value } of (source.constants && row.buffers?.(reader)) || [])
+    write(
+      file,
+      shape,
+      Float64Array.from({ length: sizeOf(shape) }, (_, i) => value(i)),
+    )
+  return new Map([
+    [configName, new TextEncoder().encode(source.text)],
+    [weightsName, writeSafetensors(tensors)],
+  ])
+}

@@ -1,0 +1,98 @@
+import assert from 'node:assert/strict'
+import { existsSync, mkdirSync, readdirSync } from 'node:fs'
+import { noGrad, setDevice, tensor } from '../../engine/index.ts'
+import { fromPretrained, type SafetensorsEntry, writeSafetensors } from '../../nn/index.ts'
+import { reference, uniforms } from '../helpers.ts'
+import { choices, made } from '../nn/pretrained.ts'
+import { Workplace } from './command.ts'
+
+describe("fastweights with other packages' models", () => {
+  const place = new Workplace()
+  after(place.remove)
+  const [, type, given] = choices.find(([, type]) => type === 'qwen3_next')!
+  const files = made(type, given)
+
+  const write = (folder: string, more: Iterable<readonly [string, Uint8Array]> = []): void => {
+    mkdirSync(place.path(folder), { recursive: true })
+    for (const [name, content] of [...files, ...more]) place.write(`${folder}/${name}`, content)
+  }
+  before(async () => {
+    setDevice(reference)
+    const { model } = fromPretrained(files)
+    const ids = Int32Array.from(uniforms(1, 14, 0, 11)) as Int32Array<ArrayBuffer>
+    const logits = noGrad(() => model.eval().forward(tensor(ids, { shape: [2, 7] })).logits)
+    const data = Float32Array.from(await logits.read())
+    const figures = (data: Float32Array<ArrayBuffer>): Uint8Array =>
+      writeSafetensors([
+        ['input_ids', { dtype: 'I32', shape: [2, 7], data: ids }],
+        ['logits', { dtype: 'F32', shape: [2, 7, 11], data }] as [string, SafetensorsEntry],
+      ])
+    write('model', [['expected.safetensors', figures(data)]])
+    place.write('moved.safetensors', figures(data.map((x, i) => x + (i === 9 ? 1e-3 : 0))))
+    write('broken', [['model.safetensors', files.get('model.safetensors')!.slice(0, 999)]])
+  })
+
+  it('imports, continues tokens, shows memories, and exports the same files', async () => {
+    assert.match(await place.succeed('import model --out run'), /qwen3_next of transformers: 2 layers/)
+    const text = await place.succeed('generate --run run --tokens 1,2,3 --length 4 --temperature 0')
+    assert.match(text, /^1,2,3(,\d+){4}\n$/)
+    const [records, { layers }] = await Promise.all([
+      place.succeed('generate --run run --tokens 1,2,3 --length 4 --temperature 0 --batch 2'),
+      place.succeed('inspect run --tokens 1,2,3 --json -').then((json) => JSON.parse(json)),
+      place.succeed('export run --out back'),
+    ])
+    for (const [i, line] of records.trim().split('\n').entries())
+      assert.deepEqual(JSON.parse(line), { prompt: [1, 2, 3], seed: i + 1, tokens: text.trim().split(',').slice(3).map(Number) })
+    assert.deepEqual(
+      layers.map(({ mixer }: { mixer: string }) => mixer),
+      ['gated-delta', 'softmax'],
+    )
+    for (const [name, content] of files) assert.deepEqual(new Uint8Array(place.read(`back/${name}`)), content)
+  })
+
+  it('compares: 0 where all hold, 1 where one falls short, 2 what cannot be used; --json is one object', async () => {
+    const [whole, moved, none, stray, alone] = await Promise.all(
+      ['model --json --device reference', 'model moved.safetensors --json', 'broken model/expected.safetensors --json', 'nowhere', ''].map(
+        (words) => place.run(`compare ${words}`),
+      ),
+    )
+    assert.deepEqual(
+      [whole, moved, none, stray, alone].map(({ code }) => code),
+      [0, 1, 2, 2, 2],
+    )
+    const result = JSON.parse(whole.stdout)
+    assert.deepEqual(
+      [result.model, result.package, result.device, result.ok, result.notCompared],
+      ['qwen3_next', 'transformers', 'reference', true, []],
+    )
+    const [logits] = result.tensors
+    assert.ok(logits.error < 1e-6)
+    assert.deepEqual(
+      { ...logits, error: 0 },
+      { name: 'logits', shape: [2, 7, 11], error: 0, measure: 'absolute', tolerance: 2e-5, ok: true },
+    )
+    const fallen = JSON.parse(moved.stdout)
+    assert.equal(fallen.ok, false)
+    assert.equal(fallen.tensors[0].name, 'logits')
+    for (const { stdout, stderr } of [none, stray, alone]) {
+      assert.equal(stdout, '')
+      assert.match(stderr, /^fastweights: .*\n$/)
+    }
+    assert.match(none.stderr, /model\.safetensors: .*truncated/)
+  })
+
+  it('leaves nothing of what it cannot read, and tells which options go with a run', async () => {
+    const before = place.snapshot()
+    const [broken, again, letters, far] = await Promise.all(
+      ['import broken --out none', 'import model --out run', 'generate --run run --prompt It', 'generate --run run --tokens 3,11'].map(
+        (words) => place.run(words),
+      ),
+    )
+    assert.match(broken.stderr, /truncated/)
+    assert.match(again.stderr, /holds a run already/)
+    assert.match(letters.stderr, /--prompt: run has no tokenizer: give --tokens/)
+    assert.match(far.stderr, /--tokens: 11 is no token: they are 0 to 10/)
+    assert.deepEqual(place.snapshot(), before)
+    assert.ok(!existsSync(place.path('none')) && readdirSync(place.folder).length > 0)
+  })
+})
