@@ -440,7 +440,7 @@ describe('onnx: the command', () => {
         /on reference: not all hold\n {2}out.output {2}\[1,1,2\] {2}1.6e-2 of the largest entry \(at most 2e-6\) {2}FALLS SHORT/,
       )
       for (const [words, message] of [
-        [[here], /lacks config.json|no config.json/],
+        [[here], /2 files of weights/],
         [[at('case.onnx')], /case.onnx needs a case, a safetensors file/],
         [[at('none.onnx'), at('right.safetensors')], /can't read .*none.onnx: no such file/],
         [[at('case.onnx'), at('case.onnx')], /case.onnx can't be used: safetensors: /],
