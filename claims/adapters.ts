@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { type Rule, rules as ruleTable } from '../engine/index.ts'
 import { readSafetensors, type SafetensorsEntry, writeSafetensors } from '../nn/safetensors.ts'
 import {
   type Adapter,
@@ -80,7 +81,9 @@ async function openProgram(command: string, options: ProgramOptions): Promise<Ad
         await program.ask([], { ask: 'offer' }, options.firstLimit)
       }
       const entries = entriesOf(inputs, adapter.dtype ?? 'float32')
-      const { tensors, metadata } = await program.ask(entries, { ask, rule, form, options: JSON.stringify(settings) }, options.limit)
+      const cotangents = ['y', ...Object.keys((ruleTable as Record<string, Rule>)[rule].state)].map((output) => `d${output}`).filter((name) => name in inputs)
+    const asked = { ask, rule, form, options: JSON.stringify(settings), ...(ask === 'backward' && { cotangents: JSON.stringify(cotangents) }) }
+    const { tensors, metadata } = await program.ask(entries, asked, options.limit)
       if (metadata['not offered'] !== undefined) throw new NotOffered(metadata['not offered'])
       if (metadata.error !== undefined) throw new Error(`${name} says: ${metadata.error}`)
       return Object.fromEntries([...tensors].map(([output, entry]) => [output, numbersOf(name, output, entry)]))
