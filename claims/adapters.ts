@@ -81,9 +81,17 @@ async function openProgram(command: string, options: ProgramOptions): Promise<Ad
         await program.ask([], { ask: 'offer' }, options.firstLimit)
       }
       const entries = entriesOf(inputs, adapter.dtype ?? 'float32')
-      const cotangents = ['y', ...Object.keys((ruleTable as Record<string, Rule>)[rule].state)].map((output) => `d${output}`).filter((name) => name in inputs)
-    const asked = { ask, rule, form, options: JSON.stringify(settings), ...(ask === 'backward' && { cotangents: JSON.stringify(cotangents) }) }
-    const { tensors, metadata } = await program.ask(entries, asked, options.limit)
+      const cotangents = ['y', ...Object.keys((ruleTable as Record<string, Rule>)[rule].state)]
+        .map((output) => `d${output}`)
+        .filter((name) => name in inputs)
+      const asked = {
+        ask,
+        rule,
+        form,
+        options: JSON.stringify(settings),
+        ...(ask === 'backward' && { cotangents: JSON.stringify(cotangents) }),
+      }
+      const { tensors, metadata } = await program.ask(entries, asked, options.limit)
       if (metadata['not offered'] !== undefined) throw new NotOffered(metadata['not offered'])
       if (metadata.error !== undefined) throw new Error(`${name} says: ${metadata.error}`)
       return Object.fromEntries([...tensors].map(([output, entry]) => [output, numbersOf(name, output, entry)]))

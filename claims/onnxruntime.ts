@@ -47,29 +47,8 @@ const attribute = (name: string, kind: number, value: number[]): number[] => byt
 /** A float32 input or output of any shape. */
 const value = (field: number, name: string): number[] => bytes(field, [...text(1, name), ...bytes(2, bytes(1, int(1, 1)))])
 
-function model(slots: readonly string[], attributes: readonly (readonly number[])[]): Uint8Array {
-  const outputs = ['y', 'S']
-  const node = [
-    ...slots.flatMap((slot) => text(1, slot)),
-    ...outputs.flatMap((output) => text(2, output)),
-    ...text(4, 'LinearAttention'),
-    ...attributes.flat(),
-    ...text(7, 'com.microsoft'),
-  ]
-  const graph = [
-    ...bytes(1, node),
-    ...text(2, 'graph'),
-    ...slots.filter((slot) => slot !== '').flatMap((slot) => value(11, slot)),
-    ...outputs.flatMap((output) => value(12, output)),
-  ]
-  const opset = (domain: string, version: number): number[] => bytes(8, [...text(1, domain), ...int(2, version)])
-  return Uint8Array.from([...int(1, 8), ...bytes(7, graph), ...opset('', 17), ...opset('com.microsoft', 1)])
-}
-
-// ---- the adapter
-
-/** The operator's rule. */
-const kinds: Readonly<Record<string, string>> = {
+/** The operator's rule, by the name of ours. */
+export const operatorRules: Readonly<Record<string, string>> = {
   sum: 'linear',
   mamba2: 'gated',
   gla: 'gated',
@@ -78,6 +57,40 @@ const kinds: Readonly<Record<string, string>> = {
   kda: 'gated_delta',
 }
 
+/**
+ * The bytes of a graph of one node, from inputs in the operator's order (queries, keys, values, state, decay, rate; '' where there is none) to y and S.
+ * The scale can't be 0, which would mean 1 / sqrt(K).
+ */
+export function linearAttentionModel(
+  rule: string,
+  slots: readonly string[],
+  { queryHeads, heads, scale }: { queryHeads: number; heads: number; scale: number },
+): Uint8Array {
+  if (scale === 0) throw new Error('LinearAttention: a scale of 0 would mean 1 / sqrt(K)')
+  const outputs = ['y', 'S']
+  const used = slots.slice(0, slots.findLastIndex((slot) => slot !== '') + 1)
+  const node = [
+    ...used.flatMap((slot) => text(1, slot)),
+    ...outputs.flatMap((output) => text(2, output)),
+    ...text(4, 'LinearAttention'),
+    ...attribute('q_num_heads', 2, int(3, queryHeads)),
+    ...attribute('kv_num_heads', 2, int(3, heads)),
+    ...attribute('update_rule', 3, text(4, operatorRules[rule])),
+    ...attribute('scale', 1, float(2, scale)),
+    ...text(7, 'com.microsoft'),
+  ]
+  const graph = [
+    ...bytes(1, node),
+    ...text(2, 'graph'),
+    ...used.filter((slot) => slot !== '').flatMap((slot) => value(11, slot)),
+    ...outputs.flatMap((output) => value(12, output)),
+  ]
+  const opset = (domain: string, version: number): number[] => bytes(8, [...text(1, domain), ...int(2, version)])
+  return Uint8Array.from([...int(1, 8), ...bytes(7, graph), ...opset('', 17), ...opset('com.microsoft', 1)])
+}
+
+// ---- the adapter
+
 export async function onnxruntime(): Promise<Adapter> {
   const { runtime, version } = await load()
   const sessions = new Map<string, Promise<Session>>()
@@ -85,24 +98,18 @@ export async function onnxruntime(): Promise<Adapter> {
     name: `${name} ${version}`,
     dtype: 'float32',
     // It has one form, which goes token by token, and no backward pass; 0 times a NaN that a gate should forget is NaN.
-    rules: Object.fromEntries(Object.keys(kinds).map((rule) => [rule, { options: ['initial', 'final', 'scale', 'heads'] as const }])),
+    rules: Object.fromEntries(
+      Object.keys(operatorRules).map((rule) => [rule, { options: ['initial', 'final', 'scale', 'heads'] as const }]),
+    ),
     async forward(rule, { q, k, v, S0, gate, beta }, { scale }) {
       const [B, T, H, V] = v.shape
       const given: Record<string, Numbers | undefined> = { q, k, v, S0, gate, beta }
       const slots = Object.keys(given).map((slot) => (given[slot] ? slot : ''))
-      const used = slots.slice(0, slots.findLastIndex((slot) => slot !== '') + 1)
-      const key = [rule, scale, q.shape[2], H, used].join()
+      const key = [rule, scale, q.shape[2], H, slots].join()
       if (!sessions.has(key)) {
-        // A scale of 0 would mean 1 / sqrt(K).
-        if (scale === 0) throw new Error('onnxruntime: a scale of 0 can not be said')
-        const attributes = [
-          attribute('q_num_heads', 2, int(3, q.shape[2])),
-          attribute('kv_num_heads', 2, int(3, H)),
-          attribute('update_rule', 3, text(4, kinds[rule])),
-          attribute('scale', 1, float(2, scale)),
-        ]
+        const model = linearAttentionModel(rule, slots, { queryHeads: q.shape[2], heads: H, scale })
         const options = { executionProviders: ['cpu'], intraOpNumThreads: 1, interOpNumThreads: 1, logSeverityLevel: 3 }
-        sessions.set(key, runtime.InferenceSession.create(model(used, attributes), options))
+        sessions.set(key, runtime.InferenceSession.create(model, options))
       }
       const feed = (slot: string, { shape, data }: Numbers) => {
         const [B, T, heads, width = 1] = shape
@@ -110,7 +117,7 @@ export async function onnxruntime(): Promise<Adapter> {
       }
       const session = await sessions.get(key)!
       const { y, S } = await session.run(
-        Object.fromEntries(used.filter((slot) => slot !== '').map((slot) => [slot, feed(slot, given[slot]!)])),
+        Object.fromEntries(slots.filter((slot) => slot !== '').map((slot) => [slot, feed(slot, given[slot]!)])),
       )
       return { y: { shape: [B, T, H, V], data: y.data }, S: { shape: [...S.dims], data: S.data } }
     },
