@@ -232,7 +232,8 @@ export class Implementation {
   checkRange(results: Iterable<ArrayLike<number>>): void {
     const { largest } = dtypes[this.dtype]
     for (const values of results)
-      if (Array.from(values).some((x) => Math.abs(x) > largest)) this.refuse(`numbers beyond ${largest.toExponential(0)}`)
+      if (Array.from(values).some((x) => Number.isFinite(x) && Math.abs(x) > largest))
+        this.refuse(`numbers beyond ${largest.toExponential(0)}`)
   }
 
   refuse(what: string): never {
@@ -268,7 +269,8 @@ export class Implementation {
     throw new Waiting(async () => {
       let answer: unknown
       try {
-        answer = await this.adapter[ask]!(rule, inputs, options)
+        // It may write into what it is given, and give the same memory again.
+        answer = structuredClone(await this.adapter[ask]!(rule, structuredClone(inputs), options))
       } catch (error) {
         if (error instanceof Error && error.name === 'NotOffered') this.refuse(error.message)
         throw error

@@ -92,6 +92,28 @@ describe('an implementation by others', () => {
     assert.deepEqual(Object.fromEntries(count), { holds: 42, 'not offered': 19 })
   })
 
+  it('may write into what it is given, and give the same memory again', async () => {
+    const good = gatedDelta()
+    const memory = new Map<string, Float64Array>()
+    const careless: Adapter = {
+      ...good,
+      async forward(...call) {
+        const answer = await good.forward(...call)
+        for (const { data } of Object.values(call[1])) (data as Float64Array).fill(NaN)
+        return Object.fromEntries(
+          Object.entries(answer).map(([name, { shape, data }]) => {
+            const kept = memory.get(`${name} ${data.length}`) ?? new Float64Array(data.length)
+            memory.set(`${name} ${data.length}`, kept)
+            kept.set(data)
+            return [name, { shape, data: kept }]
+          }),
+        )
+      },
+    }
+    for (const name of ['sequences of a batch are independent', 'state carried over a cut'])
+      assert.equal((await ask(careless, named(`gated-delta: ${name}`), 20)).status, 'holds')
+  })
+
   const faults: Fault[] = ['decay after the write', 'beta twice', 'state transposed', 'scale missing', 'last token lost', 'float16 inside']
   for (const fault of [undefined, ...faults])
     it(fault === undefined ? 'without a planted fault holds' : `with a fault is caught in at most 4 tokens: ${fault}`, async () => {
