@@ -8,11 +8,14 @@ import { everything, floorOf, runner } from './sides.ts'
 
 const longest = 160
 
+/** Gates forget at least a twentieth a token, so that gradients aren't differences of what all tokens add. */
+const fading = (c: Case): Case & any => ({ ...c, interior: true })
+
 const longBounds: Bounds = {
-  float32: 1e-4,
-  float64: 1e-9,
+  float32: 3e-4,
+  float64: 3e-9,
   reason:
-    'ten times the tokens, and so the roundings, of the cases of this package; the largest seen among 100 cases of each rule is 1.1e-5',
+    'a system of equations over as many tokens, as the parallel form of correcting rules solves it, loses digits; the largest seen among 40 cases of each rule is 5.5e-5',
 }
 
 export function conformanceClaims(implementation: Implementation): Claim[] {
@@ -34,8 +37,8 @@ export function conformanceClaims(implementation: Implementation): Claim[] {
       equation: rule.equation,
       bounds: longBounds,
       fields: { ...sizes(rule, { B: 1, T: longest, width: 8 }), ...fields },
-      left: (c: Case & any, x) => everything(rule, c, x, runner(rule, c.form, optionsOf(c))),
-      right: (c: Case & any, x) => x.on('reference', (x) => everything(rule, c, x, runner(rule, 'recurrent', optionsOf(c)))),
+      left: (c: Case & any, x) => everything(rule, fading(c), x, runner(rule, c.form, optionsOf(c))),
+      right: (c: Case & any, x) => x.on('reference', (x) => everything(rule, fading(c), x, runner(rule, 'recurrent', optionsOf(c)))),
     })
     const { q, k } = rule.inputs
     // What finds a stored value again may add to it: with an erase vector of its own the memory doubles with every token.
