@@ -28,7 +28,7 @@ def both(recurrent, chunk=None, divides=False):
             given["g"] = gate
         if form == "chunk":
             length = options.get("chunk", 64)
-            given["chunk_size"] = q.shape[1] if divides and q.shape[1] % length else length
+            given["chunk_size"] = max(n for n in range(1, length + 1) if q.shape[1] % n == 0) if divides else length
         y, S = (chunk if form == "chunk" else recurrent)(**given)
         return {"y": y, "S": S}
 
