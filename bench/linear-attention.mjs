@@ -1,18 +1,9 @@
-/**
- * onnxruntime's operator LinearAttention (domain com.microsoft), a native kernel of four rules: a graph of one node, for onnxruntime-node's CPU
- * provider. Heads are packed in the last axis, which is how [B,T,H,K] lies in memory; gates are logarithms, as ours.
- */
-import { model, node } from './onnx-model.mjs'
+/** Sessions of onnxruntime's operator LinearAttention (domain com.microsoft), a native kernel of some rules, on onnxruntime-node's CPU provider. */
+import { linearAttentionModel } from '../dist/claims/onnxruntime.js'
+import { rules } from '../dist/engine/index.js'
 
-/** By the names of our rules: the operator's rule, and our names of its inputs decay and beta. */
-export const peerRules = {
-  sum: { rule: 'linear' },
-  mamba2: { rule: 'gated', decay: 'gate' },
-  gla: { rule: 'gated', decay: 'gate' },
-  delta: { rule: 'delta', beta: 'beta' },
-  'gated-delta': { rule: 'gated_delta', decay: 'gate', beta: 'beta' },
-  kda: { rule: 'gated_delta', decay: 'gate', beta: 'beta' },
-}
+/** What the operator has, by the names of our rules. */
+export { operatorRules as peerRules } from '../dist/claims/onnxruntime.js'
 
 /**
  * Opens a session of one of these rules. Throws where onnxruntime-node has no binary for this machine.
@@ -23,25 +14,10 @@ export const peerRules = {
  */
 export async function linearAttention({ name, H, threads, state, scale = 1 }) {
   const { default: ort } = await import('onnxruntime-node')
-  const { rule, decay, beta } = peerRules[name]
-  const slots = ['q', 'k', 'v', state ? 'state' : '', decay ?? '', beta ?? '']
+  const slots = ['q', 'k', 'v', state ? 'state' : '', ...['gate', 'beta'].map((slot) => (slot in rules[name].inputs ? slot : ''))]
   const named = slots.filter((slot) => slot !== '')
-  const bytes = model({
-    nodes: [
-      node({
-        op: 'LinearAttention',
-        domain: 'com.microsoft',
-        inputs: slots.slice(0, slots.findLastIndex((slot) => slot !== '') + 1),
-        outputs: ['y', 'after'],
-        // A scale of 0 would mean 1 / sqrt(K).
-        attributes: { q_num_heads: ['int', H], kv_num_heads: ['int', H], update_rule: ['string', rule], scale: ['float', scale] },
-      }),
-    ],
-    inputs: Object.fromEntries(named.map((slot) => [slot, null])),
-    outputs: { y: null, after: null },
-    opsets: { 'com.microsoft': 1, '': 17 },
-  })
-  const session = await ort.InferenceSession.create(new Uint8Array(bytes), {
+  const bytes = linearAttentionModel(name, slots, { queryHeads: H, heads: H, scale })
+  const session = await ort.InferenceSession.create(bytes, {
     executionProviders: ['cpu'],
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
@@ -53,8 +29,8 @@ export async function linearAttention({ name, H, threads, state, scale = 1 }) {
     feeds: (given) =>
       Object.fromEntries(named.map((slot) => [slot, new ort.Tensor('float32', given[slot].values, packed(slot, given[slot].shape))])),
     async run(feeds) {
-      const { y, after } = await session.run(feeds)
-      return { y: y.data, state: after.data }
+      const { y, S } = await session.run(feeds)
+      return { y: y.data, state: S.data }
     },
     release: () => session.release(),
   }

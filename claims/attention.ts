@@ -203,6 +203,7 @@ export const attentionClaims: readonly Claim[] = [
     defineClaim({
       name: `attention: ${what}`,
       section,
+      rules: [rule],
       statement,
       equation,
       source,
@@ -230,6 +231,7 @@ export const attentionClaims: readonly Claim[] = [
   defineClaim({
     name: 'attention: fast weights of 1991 are linear attention',
     section,
+    rules: ['sum'],
     statement:
       "Schmidhuber's fast weight programmer, whose weights change by outer products and pass through an activation, is unnormalised linear attention when the activation is the identity.",
     equation:
@@ -248,6 +250,7 @@ export const attentionClaims: readonly Claim[] = [
   defineClaim({
     name: 'attention: fast weights of 2016 are decayed attention to oneself',
     section,
+    rules: ['retnet'],
     statement:
       'The fast weights of Ba and others, A = lambda A + eta h h^T, applied to h, are attention to earlier states of the network that fades with their age.',
     equation: 'A_t h_t = \\eta \\sum_{\\tau \\le t} \\lambda^{t-\\tau} h_\\tau\\, (h_\\tau^\\top h_t)',

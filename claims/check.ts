@@ -1,8 +1,10 @@
 /** Checks one claim on one device: generates cases, computes both sides, measures, and shrinks what contradicts. */
 import fc from 'fast-check'
-import { type Shape, scope, Tensor } from '../engine/index.ts'
-import { boundsOf, type Case, type Claim, ClaimError, checkClaim, type Relation, refutationRuns, type Side } from './claim.ts'
-import { type Devices, type Drawn, Draws, type Kind, looks, withDevice } from './context.ts'
+import { type Form, forms, type Shape, scope, Tensor } from '../engine/index.ts'
+import { boundsOf, type Case, type Claim, ClaimError, checkClaim, type Fields, type Relation, refutationRuns, type Side } from './claim.ts'
+import { type Devices, type Drawn, Draws, looks, type Subject, withDevice } from './context.ts'
+import { type Arrays, Broken, type Call, type Implementation, NotOffered } from './implementation.ts'
+import { adapterOf } from './own.ts'
 
 export interface CheckOptions {
   /** Cases to generate, at least 1: 100 by default. A false claim goes on beyond them until it is refuted, or to `refutationRuns`. */
@@ -20,9 +22,10 @@ export interface CheckOptions {
 /**
  * `holds`, and `refuted` for a claim that should be false, are as they should be. `fails`: there is a counterexample; `not refuted`: there
  * is none for a false claim (a NaN isn't one); `throws`: a side did, or what checks it; `unsteady`: the same case gave two results; `leaks`:
- * device memory grew from case to case; `stuck`: a case took longer than its limit; `skipped`: the claim needs a device that isn't there.
+ * device memory grew from case to case; `stuck`: a case took longer than its limit; `skipped`: the claim needs a device that isn't there;
+ * `not offered`: an implementation by others lacks what every case of the claim asks of it.
  */
-export type Status = 'holds' | 'refuted' | 'skipped' | 'fails' | 'not refuted' | 'throws' | 'unsteady' | 'leaks' | 'stuck'
+export type Status = 'holds' | 'refuted' | 'skipped' | 'not offered' | 'fails' | 'not refuted' | 'throws' | 'unsteady' | 'leaks' | 'stuck'
 
 export interface Counterexample {
   readonly case: Case
@@ -31,11 +34,24 @@ export interface Counterexample {
   readonly error: number | null
   /** What it is about, ready to print: the case, its tensors if they are small, both sides. */
   readonly lines: readonly string[]
+  /** Of an implementation by others. */
+  readonly evidence?: Evidence
+  /** Where the evidence has been written. */
+  readonly file?: string
+}
+
+/** A counterexample in numbers: what was drawn, what each side gave, and what the implementation was asked on the way. */
+export interface Evidence {
+  readonly drawn: Arrays
+  readonly left: Arrays
+  readonly right: Arrays
+  /** `expected`: our float64 reference's answers. */
+  readonly calls: readonly (Call & { readonly expected: Arrays })[]
 }
 
 export interface Verdict {
   readonly claim: string
-  readonly device: Kind
+  readonly device: Subject
   readonly status: Status
   readonly ok: boolean
   /** Cases that were run, those of the shrinking included. */
@@ -46,6 +62,8 @@ export interface Verdict {
   readonly error: number
   readonly bound: number
   readonly milliseconds: number
+  /** Of an implementation by others: what it would need for the cases, or the parts of them, that weren't asked. */
+  readonly lacks?: readonly string[]
   /** One line about what went wrong. */
   readonly message?: string
   readonly counterexample?: Counterexample
@@ -59,41 +77,56 @@ export class NoSuchCase extends Error {
 /** After so many cases without a smaller one, a counterexample is small enough. */
 const shrinkLimit = 300
 
+/** Where so many cases on end ask nothing that an implementation offers, the claim doesn't either. */
+const unasked = 50
+
 export async function check(claim: Claim, devices: Devices, options: CheckOptions = {}): Promise<Verdict> {
   const { runs = 100, seed = 1, path, explain = messageOf, onCase } = options
   if (!(Number.isInteger(runs) && runs >= 1)) throw new RangeError(`runs must be an integer from 1, not ${runs}: no case would be compared`)
   checkClaim(claim)
   const numRuns = claim.holds === false ? Math.max(runs, refutationRuns) : runs
-  const bounds = boundsOf(claim)
+  const { implementation } = devices
+  const bounds = implementation?.boundsOf(boundsOf(claim)) ?? boundsOf(claim)
   const bound = devices.device.double ? bounds.float64 : bounds.float32
   const began = performance.now()
   const counted = { runs: 0, largest: 0, sinceFailure: -1 }
   let bytes = -1
   /** Not a counterexample, and the end of the check all the same. */
   let broken: { status: Status; message: string } | undefined
+  /** The implementation can't be asked any more. */
+  let dead: Broken | undefined
+  let unaskedOnEnd = 0
 
   const verdict = (status: Status, rest: Partial<Verdict> = {}): Verdict => ({
     claim: claim.name,
     device: devices.kind,
     status,
-    ok: status === 'holds' || status === 'refuted' || status === 'skipped',
+    ok: ['holds', 'refuted', 'skipped', 'not offered'].includes(status),
     runs: counted.runs,
     error: counted.largest,
     bound,
     milliseconds: performance.now() - began,
+    ...(implementation && implementation.lacks.size > 0 && { lacks: [...implementation.lacks] }),
     ...rest,
   })
+  if (implementation) {
+    implementation.lacks.clear()
+    for (const rule of claim.rules ?? []) if (!implementation.offers.has(rule)) implementation.lacks.add(`the rule ${rule}`)
+  }
+  const notOffered = (): Verdict => verdict('not offered', { message: [...(implementation?.lacks ?? [])].join(', ') || 'any of its rules' })
   if (claim.needs?.some((other) => !devices.has(other))) return verdict('skipped')
+  if (implementation?.unasked(claim) !== undefined) return notOffered()
 
-  const property = fc.asyncProperty(caseOf(claim), async (c: Case) => {
-    if (broken || counted.sinceFailure > shrinkLimit) return
+  const property = fc.asyncProperty(caseOf(claim, implementation), async (c: Case) => {
+    if (broken || dead || counted.sinceFailure > shrinkLimit) return
     onCase?.(c, counted.runs)
     let measured: Measured
     try {
       measured = await measure(claim, c, devices)
+      unaskedOnEnd = 0
       // The first case once more: its bits tell whether a claim depends on anything but the case, the memory then what one case takes.
       if (counted.runs++ === 0) {
-        if (!sameSides(measured, await measure(claim, c, devices))) {
+        if (!implementation && !sameSides(measured, await measure(claim, c, devices))) {
           broken = { status: 'unsteady', message: unsteady }
           return
         }
@@ -102,6 +135,15 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
     } catch (error) {
       // `fc.pre` in a side: this case is none, and another one takes its place.
       if (fc.PreconditionFailure.isFailure(error)) throw error
+      if (error instanceof NotOffered) {
+        if (++unaskedOnEnd >= unasked && counted.runs === 0) broken = { status: 'not offered', message: '' }
+        fc.pre(broken !== undefined)
+        return
+      }
+      if (error instanceof Broken) {
+        dead = error
+        return
+      }
       const message = error instanceof ClaimError ? error.message : explain(error)
       if (claim.holds === false || error instanceof ClaimError) broken ??= { status: 'throws', message }
       else if (counted.sinceFailure >= 0) counted.sinceFailure++
@@ -128,6 +170,8 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
   })
   if (path !== undefined && details.numRuns + details.numSkips === 0) throw new NoSuchCase(`no such case: ${path}`)
 
+  if (dead) throw dead
+  if (broken?.status === 'not offered' || (path !== undefined && unaskedOnEnd > 0)) return notOffered()
   if (broken) return verdict(broken.status, { message: broken.message })
   const wanted = path === undefined ? numRuns : 1
   if (details.counterexample === null && details.numRuns < wanted) {
@@ -143,9 +187,12 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
       return verdict('throws', { message, counterexample: { ...where, error: null, lines: [caseLine(c)] } })
     }
     const { measured } = found
-    const counterexample = { ...where, error: measured.error, lines: [caseLine(c), ...describe(measured)] }
     const again = await measure(claim, c, devices).catch(() => undefined)
-    if (!again || !sameSides(measured, again)) return verdict('unsteady', { message: unsteady, counterexample })
+    const evidence = implementation && again && (await evidenceOf(again, implementation.calls, devices))
+    const counterexample = { ...where, error: measured.error, lines: [caseLine(c), ...describe(measured)], ...(evidence && { evidence }) }
+    // Implementations by others may add in any order.
+    const steady = again && (implementation ? !(again.error <= bound) : sameSides(measured, again))
+    if (!steady) return verdict('unsteady', { message: unsteady, counterexample })
     if (claim.holds === false) {
       const refutedBy = path === undefined ? Number.parseInt(where.path, 10) + 1 : undefined
       return verdict('refuted', { error: measured.error, counterexample, refutedBy })
@@ -168,10 +215,16 @@ const unsteady = 'non-deterministic: the same case gave two different results (r
 
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 
-/** The cases of a claim, in the order of `check` for the same seed. */
-export const caseOf = (claim: Claim): fc.Arbitrary<Case> =>
+/** The cases of a claim, in the order of `check` for the same seed; of those with forms the ones that an implementation has. */
+export function caseOf(claim: Claim, implementation?: Implementation): fc.Arbitrary<Case> {
+  const lacks = (value: unknown): boolean => forms.includes(value as Form) && !implementation!.hasForm(claim.rules ?? [], value as Form)
+  const fields = Object.entries(claim.fields as Fields).map(([name, field]) => [
+    name,
+    implementation ? field.filter((value) => !lacks(value)) : field,
+  ])
   // In the order in which they shrink: sizes first, then how the values look, then which they are.
-  fc.record({ ...claim.fields, look: fc.constantFrom(...looks), seed: fc.nat(0xffff) }) as fc.Arbitrary<Case>
+  return fc.record({ ...Object.fromEntries(fields), look: fc.constantFrom(...looks), seed: fc.nat(0xffff) }) as fc.Arbitrary<Case>
+}
 
 // --- Measuring ------------------------------------------------------------------------------------------------------------------------
 
@@ -192,6 +245,7 @@ interface Measured {
   element: number
   left: Results
   right: Results
+  shapes: Record<string, Shape>
   drawn: ReadonlyMap<string, Drawn>
 }
 
@@ -207,10 +261,13 @@ class Violation extends Error {
 const largestScale = 10
 
 async function measure(claim: Claim, c: Case, devices: Devices): Promise<Measured> {
-  const draws = new Draws(c, devices)
+  const { implementation } = devices
+  const draws = new Draws(c, devices, claim.rules)
+  implementation?.calls.splice(0)
   // Without a prototype, so that any name is a key of its own.
   const evaluate = async (which: 'left' | 'right'): Promise<{ results: Results; kept: Record<string, Kept> }> => {
-    const side = withDevice(devices.device, () => scope(() => claim[which](c, draws.context())))
+    const compute = (): Side => withDevice(devices.device, () => scope(() => claim[which](c, draws.context())))
+    const side = implementation ? await implementation.answered(compute) : compute()
     const [results, kept]: [Results, Record<string, Kept>] = [Object.create(null), Object.create(null)]
     const values = Object.entries(checkSide(side, which))
     for (const [name, value] of values) {
@@ -223,7 +280,11 @@ async function measure(claim: Claim, c: Case, devices: Devices): Promise<Measure
     return { results, kept }
   }
   const [{ results: left, kept: ofLeft }, { results: right, kept: ofRight }] = [await evaluate('left'), await evaluate('right')]
-  const worst: Measured = { error: -1, name: '', element: 0, left, right, drawn: draws.drawn }
+  // Whatever both sides say, nothing was asked of it.
+  if (implementation?.calls.length === 0) throw new NotOffered('')
+  implementation?.checkRange(Object.values(right))
+  const shapes = Object.fromEntries(Object.entries(ofLeft).map(([name, { shape }]) => [name, shape]))
+  const worst: Measured = { error: -1, name: '', element: 0, left, right, shapes, drawn: draws.drawn }
   const names = new Set([...Object.keys(left), ...Object.keys(right)])
   if (names.size === 0) throw new ClaimError('the sides have no results: return { name: tensor, ... }')
   const isGradient = (name: string): boolean => name.startsWith('d') && draws.drawn.has(name.slice(1))
@@ -238,8 +299,10 @@ async function measure(claim: Claim, c: Case, devices: Devices): Promise<Measure
     const difference = differ(left[name], ofLeft[name], right[name], ofRight[name])
     if (difference) throw new ClaimError(`the sides differ in what '${name}' is: ${difference}`)
     if (left[name].length === 0) throw new ClaimError(`'${name}' is empty on both sides: nothing is compared (case: ${caseLine(c)})`)
+    const relation = claim.relation ?? 'equal'
     const { error, element } = compare(
-      claim.relation ?? 'equal',
+      // Implementations by others may add in any order.
+      implementation && relation === 'same bits' ? 'equal' : relation,
       left[name],
       right[name],
       floors[isGradient(name) ? 'gradients' : 'outputs'],
@@ -340,11 +403,20 @@ function complaint({ relation = 'equal' }: Claim, measured: Measured, bound: num
   if (Number.isNaN(error)) return notANumber(measured)
   const [l, r] = [left[name][element], right[name][element]]
   const at = place(measured)
-  if (relation === 'same bits') return `${at} is ${l} on the left and ${r} on the right: not the same bits`
+  if (relation === 'same bits' && bound === 0) return `${at} is ${l} on the left and ${r} on the right: not the same bits`
   const size = `error ${error.toExponential(1)}, bound ${bound.toExponential(0)}`
-  return relation === 'equal'
+  return relation !== 'at most'
     ? `${name} differs (${size}), most at ${at}: ${number(l)} on the left, ${number(r)} on the right`
     : `${at} is ${number(l)}, more than ${number(r)} (${size})`
+}
+
+async function evidenceOf({ left, right, shapes, drawn }: Measured, calls: readonly Call[], devices: Devices): Promise<Evidence> {
+  const own = adapterOf(devices.get('reference'))
+  const answered = calls.map(async (call) => ({ ...call, expected: await own[call.ask]!(call.rule, call.inputs, call.options) }))
+  const shaped = (results: Results): Arrays =>
+    Object.fromEntries(Object.entries(results).map(([name, data]) => [name, { shape: shapes[name], data }]))
+  const inputs = Object.fromEntries([...drawn].map(([name, { shape, values }]) => [name, { shape, data: values }]))
+  return { drawn: inputs, left: shaped(left), right: shaped(right), calls: await Promise.all(answered) }
 }
 
 /** Longer tensors aren't printed. */

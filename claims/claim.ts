@@ -3,7 +3,7 @@
  * reduction of one rule to another, a bound: whatever a paper says about fast weights and a machine can check.
  */
 import type fc from 'fast-check'
-import type { Tensor } from '../engine/index.ts'
+import { rules, type Tensor } from '../engine/index.ts'
 import { type Context, type Look, type Other, others } from './context.ts'
 
 /** A claim, a rule or a file of them isn't as it should be; the message is one line. */
@@ -73,6 +73,8 @@ export interface Claim<F extends Fields = any> {
   readonly confidence?: string
   /** What else it compares with: it is skipped on devices that have no such other. */
   readonly needs?: readonly Other[]
+  /** The rules of this package that its sides run through `runner` or `call`, so that an implementation by others can stand in for them. */
+  readonly rules?: readonly string[]
 }
 
 /** For values that went through a chain of a few dozen roundings. */
@@ -119,7 +121,7 @@ export function checkClaim<C extends Claim>(claim: C, where = claimWhere(claim))
     throw new ClaimError(`${where}: ${what}`)
   }
   if (typeof claim !== 'object' || claim === null) fail(`expected an object, got ${claim === null ? 'null' : typeof claim}`)
-  const known = [...texts, 'fields', 'left', 'right', 'relation', 'bounds', 'floor', 'holds', 'confidence', 'needs']
+  const known = [...texts, 'fields', 'left', 'right', 'relation', 'bounds', 'floor', 'holds', 'confidence', 'needs', 'rules']
   for (const key of Object.keys(claim)) if (!known.includes(key)) fail(`unknown property '${key}' (a claim has ${known.join(', ')})`)
   for (const key of texts) if (typeof claim[key] !== 'string' || claim[key] === '') fail(`'${key}' must be a text`)
   if (/[\p{Cc}]/u.test(claim.name)) fail("'name' must be one line")
@@ -140,6 +142,8 @@ export function checkClaim<C extends Claim>(claim: C, where = claimWhere(claim))
   const { needs, holds, confidence } = claim
   if (needs !== undefined && !(Array.isArray(needs) && needs.every((other) => others.includes(other))))
     fail(`'needs' must be a list out of ${others.join(', ')}`)
+  if (claim.rules !== undefined && !(Array.isArray(claim.rules) && claim.rules.every((rule) => Object.hasOwn(rules, rule))))
+    fail(`'rules' must be a list out of ${Object.keys(rules).join(', ')}`)
   if (holds !== undefined && typeof holds !== 'boolean') fail("'holds' must be true or false")
   if (confidence !== undefined && (typeof confidence !== 'string' || confidence === '')) fail("'confidence' must be a text")
   return claim

@@ -12,10 +12,13 @@ import {
   webgpuDevice,
 } from '../engine/index.ts'
 import { sizeOf } from '../engine/shape.ts'
+import { type Ability, abilities, type Implementation } from './implementation.ts'
 
 /** The devices there are to check claims on, by the name of the option. */
 export const kinds = ['reference', 'wasm', 'webgpu'] as const
 export type Kind = (typeof kinds)[number]
+/** What a claim is checked on: one of our devices, or an implementation by others. */
+export type Subject = Kind | 'implementation'
 
 /** What a drawn tensor holds: see `ValueKind` of the rules; `matrix`: symmetric, positive definite [..., K, K]. */
 export const valueKinds = ['any', 'key', 'unit key', 'feature', 'rate', 'gate', 'positive', 'matrix'] as const
@@ -43,18 +46,31 @@ export interface Context {
   from(values: ArrayLike<number>, shape: Shape): Tensor
   /** Runs `body` with a context, and the default device, of another kind. */
   on<R>(other: Other, body: (context: Context) => R): R
+  /** Whether the rules of the claim, where an implementation by others stands in for them, have this; ours have everything. */
+  has(what: Ability): boolean
+  /** The same, but without it this case can't be asked. */
+  need(what: Ability): void
 }
 
 /** The device under test and, once opened, the others. */
 export class Devices {
-  readonly kind: Kind
+  readonly kind: Subject
   readonly device: Device
+  readonly implementation: Implementation | undefined
   private readonly opened = new Map<Other, Device>()
 
-  private constructor(kind: Kind, device: Device) {
+  private constructor(kind: Subject, device: Device, implementation?: Implementation) {
     this.kind = kind
     this.device = device
+    this.implementation = implementation
     this.opened.set('reference', kind === 'reference' ? device : referenceDevice())
+  }
+
+  /** A reference of ours on which an implementation stands in for the rules that it offers. */
+  static around(implementation: Implementation): Devices {
+    const devices = new Devices('implementation', referenceDevice(), implementation)
+    implementation.standOn(devices.device)
+    return devices
   }
 
   /**
@@ -103,20 +119,25 @@ export class Draws {
   readonly drawn = new Map<string, Drawn>()
   private readonly c: { readonly look: Look; readonly seed: number }
   private readonly devices: Devices
+  private readonly rules: readonly string[]
 
-  constructor(c: { readonly look: Look; readonly seed: number }, devices: Devices) {
+  /** `rules`: those that the claim runs. */
+  constructor(c: { readonly look: Look; readonly seed: number }, devices: Devices, rules: readonly string[] = []) {
     this.c = c
     this.devices = devices
+    this.rules = rules
   }
 
   context(device = this.devices.device): Context {
+    const { implementation, device: tested } = this.devices
+    const has = (what: Ability): boolean => implementation?.has(this.rules, what) ?? true
     const draw = (name: string, shape: Shape, kind: Values = 'any'): Float64Array => {
       const before = this.drawn.get(name)
       if (before?.shape.join() === shape.join()) return before.values
       if (before) throw new Error(`'${name}' is drawn with two shapes, [${before.shape}] and [${shape}]`)
       // Where the device under test has float32, every device gets float32 numbers.
       const exact = drawValues(kind, this.c.look, stream(this.c.seed, name), shape)
-      const values = this.devices.device.double ? exact : exact.map(Math.fround)
+      const values = implementation ? Float64Array.from(implementation.rounded(exact)) : tested.double ? exact : exact.map(Math.fround)
       this.drawn.set(name, { shape: [...shape], values })
       return values
     }
@@ -126,6 +147,8 @@ export class Draws {
       tensor: (name, shape, kind) => tensor(draw(name, shape, kind), { shape, device }),
       from: (values, shape) => tensor(values, { shape, device }),
       on: (other, body) => withDevice(this.devices.get(other), () => body(this.context(this.devices.get(other)))),
+      has,
+      need: (what) => void (has(what) || implementation!.refuse(abilities[what])),
     }
   }
 }

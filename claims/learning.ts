@@ -3,11 +3,8 @@ import {
   add,
   affine,
   concat,
-  deltaRule,
   layerNorm,
-  longhornRule,
   matmul,
-  mesaRule,
   mul,
   permute,
   readOut,
@@ -17,15 +14,13 @@ import {
   square,
   sub,
   sum,
-  sumRule,
   type Tensor,
-  tttRule,
   zeros,
 } from '../engine/index.ts'
 import { type Case, type Claim, defineClaim } from './claim.ts'
 import type { Context } from './context.ts'
 import { int } from './fields.ts'
-import { cut, drawInputs } from './sides.ts'
+import { call, cut, drawInputs } from './sides.ts'
 
 const section = 'Fast weights as learning'
 const fields = { B: int(1, 2), H: int(1, 2), K: int(1, 7), V: int(1, 7) }
@@ -56,7 +51,7 @@ const innerState = ({ B, H, V }: MinibatchSizes, x: Context) => ({ S: x.tensor('
 function minibatch(c: MinibatchSizes, x: Context, n: number) {
   const { w, b, ...tokens } = drawInputs(rules.ttt, c, x)
   const { q, k, v, eta } = cut(rules.ttt, tokens, 'T', 0, n)
-  return tttRule(q, k, v, eta, w, b, innerState(c, x), { minibatch: 8, eps: innerEps })
+  return call('ttt', { q, k, v, eta, w, b }, innerState(c, x), { minibatch: 8, eps: innerEps })
 }
 /** LN(z) w + b; z: [B,H,T,V], w, b: [H,V]. */
 const normed = (z: Tensor, w: Tensor, b: Tensor): Tensor => {
@@ -68,13 +63,14 @@ export const learningClaims: readonly Claim[] = [
   defineClaim({
     name: 'learning: delta is a gradient step',
     section,
+    rules: ['delta'],
     statement: 'The delta rule is one step of gradient descent at rate beta on how far the memory is from mapping the key to the value.',
     equation: 'S_t = S_{t-1} - \\beta_t \\nabla_S\\, \\tfrac12 \\|S^\\top k_t - v_t\\|^2 \\Big|_{S_{t-1}}',
     source: 'Schlag 2021, section 4.2; Widrow & Hoff 1960; Yang 2024 (gated DeltaNet), table 1',
     fields,
     left: (c, x) => {
       const { q, k, v, beta } = one(c, x, 'delta')
-      return { S: deltaRule(q, k, v, beta, { S: before(c, x) }).state.S }
+      return { S: call('delta', { q, k, v, beta }, { S: before(c, x) }).state.S }
     },
     right: (c, x) => {
       const { k, v, beta } = one(c, x, 'delta')
@@ -89,13 +85,14 @@ export const learningClaims: readonly Claim[] = [
   defineClaim({
     name: 'learning: the sum rule follows similarity',
     section,
+    rules: ['sum'],
     statement: 'The sum rule is one step up the gradient of the inner product of value and read-out: Hebbian, with no error in it.',
     equation: 'S_t = S_{t-1} + \\nabla_S\\, \\langle S^\\top k_t, v_t \\rangle',
     source: 'Yang 2024 (gated DeltaNet), table 1',
     fields,
     left: (c, x) => {
       const { q, k, v } = one(c, x, 'sum')
-      return { S: sumRule(q, k, v, { S: before(c, x) }).state.S }
+      return { S: call('sum', { q, k, v }, { S: before(c, x) }).state.S }
     },
     right: (c, x) => {
       const { k, v } = one(c, x, 'sum')
@@ -110,6 +107,7 @@ export const learningClaims: readonly Claim[] = [
   defineClaim({
     name: 'learning: Longhorn solves its step',
     section,
+    rules: ['longhorn'],
     statement:
       "Longhorn's new memory is where the distance to the old one and the misfit balance: the gradient of their sum is zero there.",
     equation: 'S_t = \\arg\\min_S\\, \\tfrac12 \\|S - S_{t-1}\\|_F^2 + \\tfrac{\\beta_t}{2} \\|S^\\top k_t - v_t\\|^2',
@@ -117,7 +115,7 @@ export const learningClaims: readonly Claim[] = [
     fields,
     left: (c, x) => {
       const { q, k, v, beta } = one(c, x, 'longhorn')
-      const S = longhornRule(q, k, v, beta, { S: before(c, x) }).state.S
+      const S = call('longhorn', { q, k, v, beta }, { S: before(c, x) }).state.S
       const distance = (at: Tensor): Tensor => affine(sum(square(sub(at, before(c, x)))), 0.5)
       return { gradient: gradient(S, (at) => add(distance(at), misfit(at, flat(k), flat(v), flat(beta)))) }
     },
@@ -127,6 +125,7 @@ export const learningClaims: readonly Claim[] = [
   defineClaim({
     name: 'learning: TTT descends from the start of its minibatch',
     section,
+    rules: ['ttt'],
     statement:
       "TTT-linear's memory takes one step of gradient descent for a minibatch: from its start, on the sum of the losses of all its tokens, at the last one's rate.",
     equation:
@@ -160,6 +159,7 @@ export const learningClaims: readonly Claim[] = [
   defineClaim({
     name: 'learning: TTT reads what the minibatch so far would leave',
     section,
+    rules: ['ttt'],
     statement: 'A token of a minibatch reads the memory that the minibatch would leave if it ended there.',
     equation: 'y_t = S_{(t)}^\\top q_t + c_{(t)},\\quad \\text{where } S_{(t)}, c_{(t)} \\text{ are left by the tokens up to } t',
     source: 'from the dual form; Sun 2024 (TTT); flash-linear-attention, ttt',
@@ -178,6 +178,7 @@ export const learningClaims: readonly Claim[] = [
   defineClaim({
     name: 'learning: Mesa is weighted ridge regression',
     section,
+    rules: ['mesa'],
     statement:
       'What Mesa reads comes from the memory that fits all pairs so far best: solved here by Gaussian elimination on the host, from sums over all tokens.',
     equation:
@@ -185,8 +186,8 @@ export const learningClaims: readonly Claim[] = [
     source: 'von Oswald 2023, 2025',
     fields: { T: int(1, 8), K: int(1, 5), V: int(1, 5) },
     left: (c, x) => {
-      const { q, k, v, beta, gate, lambda } = drawInputs(rules.mesa, { ...c, B: 1, H: 1 } as unknown as Case, x)
-      return { y: mesaRule(q, k, v, beta, gate, lambda).y }
+      const inputs = drawInputs(rules.mesa, { ...c, B: 1, H: 1 } as unknown as Case, x)
+      return { y: call('mesa', inputs).y }
     },
     right: (c, x) => ({ y: x.from(ridge(c, x), [1, c.T, 1, c.V]) }),
   }),

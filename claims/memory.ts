@@ -3,7 +3,6 @@ import {
   add,
   affine,
   concat,
-  deltaRule,
   div,
   exp,
   expand,
@@ -18,24 +17,27 @@ import {
   sub,
   sum,
   sumNorm,
-  sumRule,
   zeros,
 } from '../engine/index.ts'
 import { type Claim, defineClaim } from './claim.ts'
 import type { Context } from './context.ts'
 import { flag, int, oneOf } from './fields.ts'
 import { alone, column, filled, memoryOf, norms, optionsOf, orthonormal, runs, sequence, shrunk, token } from './parts.ts'
-import { drawInputs, drawState, outputs, runner } from './sides.ts'
+import { call, drawInputs, drawState, outputs, runner } from './sides.ts'
 
 const section = 'Memories: what a write changes'
 /** Keys K wide of which T are orthonormal. */
 const orthogonal = { K: int(1, 8), extra: int(0, 7), V: int(1, 8), ...runs }
+/** Rules that see queries and keys through their inner products alone; rules with a gate for each key channel. */
+const turning: RuleName[] = ['sum', 'delta', 'mamba2', 'gated-delta', 'longhorn', 'oja']
+const decaying: RuleName[] = ['gla', 'kda', 'dplr']
 const lengthOf = (c: { K: number; extra: number }): number => 1 + (c.extra % c.K)
 
 export const memoryClaims: readonly Claim[] = [
   defineClaim({
     name: 'memory: with orthonormal keys delta is sum',
     section,
+    rules: ['delta', 'sum'],
     statement:
       'From an empty memory, at full strength, and with orthonormal keys there is nothing to correct: the delta rule is the sum rule.',
     equation: 'k_i^\\top k_j = \\delta_{ij},\\; \\beta_t = 1,\\; S_0 = 0 \\;\\Rightarrow\\; \\text{delta} = \\text{sum}',
@@ -44,19 +46,20 @@ export const memoryClaims: readonly Claim[] = [
     left: (c, x) => {
       const T = lengthOf(c)
       const [q, k, v] = [x.tensor('q', [1, T, 1, c.K]), alone(orthonormal(x, 'k', c, T, c.K)), x.tensor('v', [1, T, 1, c.V])]
-      const { y, state } = deltaRule(q, k, v, filled(x, [1, T, 1], 1), undefined, optionsOf(c))
+      const { y, state } = call('delta', { q, k, v, beta: filled(x, [1, T, 1], 1) }, undefined, optionsOf(c))
       return { y, ...state }
     },
     right: (c, x) => {
       const T = lengthOf(c)
       const [q, k, v] = [x.tensor('q', [1, T, 1, c.K]), alone(orthonormal(x, 'k', c, T, c.K)), x.tensor('v', [1, T, 1, c.V])]
-      const { y, state } = sumRule(q, k, v, undefined, optionsOf(c))
+      const { y, state } = call('sum', { q, k, v }, undefined, optionsOf(c))
       return { y, ...state }
     },
   }),
   defineClaim({
     name: 'memory: the last write reads back',
     section,
+    rules: ['delta'],
     statement:
       'At full strength and with keys of length 1, reading with the key just written gives the value just written, whatever was there before.',
     equation: '\\|k_t\\| = 1,\\; \\beta_t = 1 \\;\\Rightarrow\\; S_t^\\top k_t = v_t',
@@ -65,13 +68,15 @@ export const memoryClaims: readonly Claim[] = [
     left: (c, x) => {
       const k = x.tensor('k', [c.B, c.T, c.H, c.K], 'unit key')
       const state = c.initial ? { S: x.tensor('S0', [c.B, c.H, c.K, c.V]) } : undefined
-      return { y: deltaRule(k, k, x.tensor('v', [c.B, c.T, c.H, c.V]), filled(x, [c.B, c.T, c.H], 1), state, optionsOf(c)).y }
+      const [v, beta] = [x.tensor('v', [c.B, c.T, c.H, c.V]), filled(x, [c.B, c.T, c.H], 1)]
+      return { y: call('delta', { q: k, k, v, beta }, state, optionsOf(c)).y }
     },
     right: (c, x) => ({ y: x.tensor('v', [c.B, c.T, c.H, c.V]) }),
   }),
   defineClaim({
     name: 'memory: delta changes only what its key addresses',
     section,
+    rules: ['delta'],
     statement:
       'Writing under a key leaves what the memory holds for orthogonal keys as it was, and blends the old value with the new one under its own.',
     equation:
@@ -81,9 +86,8 @@ export const memoryClaims: readonly Claim[] = [
     left: (c, x) => {
       const keys = orthonormal(x, 'k', c, c.K, c.K)
       const k = alone(slice(keys, 0, c.at % c.K, (c.at % c.K) + 1))
-      const { state } = deltaRule(k, k, x.tensor('v', [1, 1, 1, c.V]), x.tensor('beta', [1, 1, 1], 'rate'), {
-        S: x.tensor('S0', [1, 1, c.K, c.V]),
-      })
+      const [v, beta] = [x.tensor('v', [1, 1, 1, c.V]), x.tensor('beta', [1, 1, 1], 'rate')]
+      const { state } = call('delta', { q: k, k, v, beta }, { S: x.tensor('S0', [1, 1, c.K, c.V]) })
       return { held: matmul(keys, reshape(state.S, [c.K, c.V])) }
     },
     right: (c, x) => {
@@ -100,6 +104,7 @@ export const memoryClaims: readonly Claim[] = [
   defineClaim({
     name: 'memory: the same key overwrites',
     section,
+    rules: ['delta', 'sum'],
     statement:
       'At full strength a key of length 1 that is written again and again holds the last value under the delta rule, and the sum of all under the sum rule.',
     equation:
@@ -113,8 +118,8 @@ export const memoryClaims: readonly Claim[] = [
       )
       const v = x.tensor('v', [1, c.T, 1, c.V])
       return {
-        delta: deltaRule(k, k, v, filled(x, [1, c.T, 1], 1), undefined, optionsOf(c)).state.S,
-        sum: sumRule(k, k, v, undefined, optionsOf(c)).state.S,
+        delta: call('delta', { q: k, k, v, beta: filled(x, [1, c.T, 1], 1) }, undefined, optionsOf(c)).state.S,
+        sum: call('sum', { q: k, k, v }, undefined, optionsOf(c)).state.S,
       }
     },
     right: (c, x) => {
@@ -126,6 +131,7 @@ export const memoryClaims: readonly Claim[] = [
   defineClaim({
     name: 'memory: a zero key writes nothing',
     section,
+    rules: ['delta', 'linear-attention'],
     statement:
       'Features that are all zero, as ReLU and DPFP can give, stay zero when they are normalised, write nothing, and read nothing: no NaN.',
     equation: '\\varphi(k_t) = 0 \\;\\Rightarrow\\; \\frac{\\varphi(k_t)}{\\sum \\varphi(k_t) + \\varepsilon} = 0,\\; S_t = S_{t-1}',
@@ -135,8 +141,8 @@ export const memoryClaims: readonly Claim[] = [
       const k = sumNorm(zeros([c.B, c.T, c.H, c.K], x.device))
       const S = x.tensor('S0', [c.B, c.H, c.K, c.V])
       const v = x.tensor('v', [c.B, c.T, c.H, c.V])
-      const { y, state } = deltaRule(k, k, v, x.tensor('beta', [c.B, c.T, c.H], 'rate'), { S }, optionsOf(c))
-      return { k, y, S: state.S, normalised: sumRule(k, k, v, undefined, { ...optionsOf(c), normalise: true }).y }
+      const { y, state } = call('delta', { q: k, k, v, beta: x.tensor('beta', [c.B, c.T, c.H], 'rate') }, { S }, optionsOf(c))
+      return { k, y, S: state.S, normalised: call('linear-attention', { q: k, k, v }, undefined, optionsOf(c)).y }
     },
     right: (c, x) => ({
       k: zeros([c.B, c.T, c.H, c.K], x.device),
@@ -148,6 +154,7 @@ export const memoryClaims: readonly Claim[] = [
   defineClaim({
     name: 'memory: sums are blind to order',
     section,
+    rules: ['linear-attention'],
     statement:
       'What the sum rule has stored at the end, and what it gives then, is the same for the same tokens in any order: it needs positions.',
     equation: 'S_T = \\sum_t k_t v_t^\\top,\\; z_T = \\sum_t k_t \\text{ whatever the order}',
@@ -159,12 +166,13 @@ export const memoryClaims: readonly Claim[] = [
   defineClaim({
     name: 'memory: a turn of the axes changes nothing',
     section,
+    rules: turning,
     statement:
       'Queries, keys and memory may be turned together by any rotation: outputs and gradients of values stay the same (for rules without feature map and channel gates).',
     equation:
       'q_t \\mapsto R q_t,\\; k_t \\mapsto R k_t,\\; S_0 \\mapsto R S_0,\\; R^\\top R = I \\;\\Rightarrow\\; y_t \\mapsto y_t,\\; S_T \\mapsto R S_T',
     source: 'these rules see queries and keys only through their inner products',
-    fields: { ...sequence, ...runs, rule: oneOf<RuleName>('sum', 'delta', 'mamba2', 'gated-delta', 'longhorn', 'oja'), initial: flag },
+    fields: { ...sequence, ...runs, rule: oneOf(...turning), initial: flag },
     left: (c, x) => {
       const R = orthonormal(x, 'R', c, c.K, c.K)
       const inputs = drawInputs(rules[c.rule], c, x)
@@ -182,6 +190,7 @@ export const memoryClaims: readonly Claim[] = [
   defineClaim({
     name: 'memory: corrections contract',
     section,
+    rules: ['delta'],
     statement: 'With keys of length 1 and rates from 0 to 2, and nothing to write, no correction makes the memory larger.',
     equation: '\\|k_t\\| = 1,\\; 0 \\le \\beta_t \\le 2,\\; v_t = 0 \\;\\Rightarrow\\; \\|S_T\\|_F \\le \\|S_0\\|_F',
     source: 'the eigenvalue of I - beta k k^T along k is 1 - beta |k|^2',
@@ -210,6 +219,7 @@ export const memoryClaims: readonly Claim[] = [
   defineClaim({
     name: 'memory: normalised features contract',
     section,
+    rules: ['delta'],
     statement:
       'Non-negative features divided by their sum are no longer than 1, so that rates up to 1 are stable without another normalisation.',
     equation: '\\hat k = \\frac{\\varphi}{\\sum_i \\varphi_i},\\; \\varphi_i \\ge 0 \\;\\Rightarrow\\; \\|\\hat k\\| \\le 1',
@@ -226,10 +236,11 @@ export const memoryClaims: readonly Claim[] = [
   defineClaim({
     name: 'memory: decays multiply',
     section,
+    rules: decaying,
     statement: 'Tokens that write nothing let the memory decay by the product of their gates.',
     equation: 'k_t = 0 \\;\\Rightarrow\\; S_T = \\mathrm{diag}\\Bigl(\\exp \\sum_t \\log \\alpha_t\\Bigr) S_0',
     source: 'Yang 2023, eq. 3',
-    fields: { ...sequence, ...runs, rule: oneOf<RuleName>('gla', 'kda', 'dplr'), decay: oneOf(1, 0.02, 30) },
+    fields: { ...sequence, ...runs, rule: oneOf(...decaying), decay: oneOf(1, 0.02, 30) },
     left: (c, x) => {
       const inputs = drawInputs(rules[c.rule], c, x)
       const silent = { ...inputs, k: affine(inputs.k, 0), ...(inputs.b && { b: affine(inputs.b, 0) }) }
@@ -243,13 +254,14 @@ export const memoryClaims: readonly Claim[] = [
   defineClaim({
     name: 'memory: one token by hand',
     section,
+    rules: ['delta'],
     statement: 'A first token from an empty memory reads its own value, weighted by how well its query fits its key.',
     equation: 'S_0 = 0 \\;\\Rightarrow\\; y_1 = s\\,\\beta_1 (k_1^\\top q_1)\\, v_1',
     source: 'Schlag 2021, eqs. 24, 25, for one token',
     fields: { ...sequence, T: int(1, 1), ...runs, scale: oneOf(1, 0.5) },
     left: (c, x) => {
       const { q, k, v, beta } = drawInputs(rules.delta, c, x)
-      return { y: deltaRule(q, k, v, beta, undefined, { ...optionsOf(c), scale: c.scale }).y }
+      return { y: call('delta', { q, k, v, beta }, undefined, { ...optionsOf(c), scale: c.scale }).y }
     },
     right: (c, x) => {
       const { q, k, v, beta } = drawInputs(rules.delta, c, x)
@@ -260,6 +272,7 @@ export const memoryClaims: readonly Claim[] = [
     defineClaim({
       name: `memory: normalised attention stays within its values, ${which}`,
       section,
+      rules: ['linear-attention'],
       statement: `Linear attention with its normaliser averages the values so far: no output lies ${which} all of them (and 0, towards which eps pulls).`,
       equation: which === 'above' ? 'y_{t,i} \\le \\max(0, v_{1,i}, \\dots, v_{t,i})' : 'y_{t,i} \\ge \\min(0, v_{1,i}, \\dots, v_{t,i})',
       source: 'Katharopoulos 2020, eq. 18',
@@ -268,7 +281,7 @@ export const memoryClaims: readonly Claim[] = [
       fields: { ...sequence, ...runs },
       left: (c, x) => {
         const { q, k, v } = drawInputs(rules['linear-attention'], c, x)
-        return { y: affine(sumRule(q, k, v, undefined, { ...optionsOf(c), normalise: true }).y, which === 'above' ? 1 : -1) }
+        return { y: affine(call('linear-attention', { q, k, v }, undefined, optionsOf(c)).y, which === 'above' ? 1 : -1) }
       },
       right: (c, x) => ({ y: x.from(extremes(c, x, which === 'above' ? 1 : -1), [c.B, c.T, c.H, c.V]) }),
     }),
@@ -276,18 +289,20 @@ export const memoryClaims: readonly Claim[] = [
   defineClaim({
     name: 'memory: constant values come back',
     section,
+    rules: ['linear-attention', 'sum'],
     statement: 'Averages of equal values are that value, times z . q / (z . q + eps).',
     equation: 'v_t = v \\;\\Rightarrow\\; y_t = \\frac{z_t^\\top q_t}{z_t^\\top q_t + \\varepsilon}\\, v',
     source: 'Katharopoulos 2020, eq. 18',
     fields: { ...sequence, ...runs },
     left: (c, x) => {
       const { q, k } = drawInputs(rules['linear-attention'], c, x)
-      return { y: sumRule(q, k, filled(x, [c.B, c.T, c.H, c.V], 3), undefined, { ...optionsOf(c), normalise: true, eps: 0.5 }).y }
+      const v = filled(x, [c.B, c.T, c.H, c.V], 3)
+      return { y: call('linear-attention', { q, k, v }, undefined, { ...optionsOf(c), eps: 0.5 }).y }
     },
     right: (c, x) => {
       const { q, k } = drawInputs(rules['linear-attention'], c, x)
       const one = filled(x, [c.B, c.T, c.H, 1], 1)
-      const held = sumRule(q, k, one, undefined, optionsOf(c)).y
+      const held = call('sum', { q, k, v: one }, undefined, optionsOf(c)).y
       return { y: mul(div(held, add(held, 0.5)), filled(x, [c.B, c.T, c.H, c.V], 3)) }
     },
   }),
@@ -297,7 +312,7 @@ export const memoryClaims: readonly Claim[] = [
 function reflected(c: { T: number; K: number; V: number; C: number }, x: Context, form: 'chunk' | 'recurrent') {
   const k = expand(x.tensor('k', [1, 1, 1, c.K], 'unit key'), [1, c.T, 1, c.K])
   const [q, v] = [x.tensor('q', [1, c.T, 1, c.K]), x.tensor('v', [1, c.T, 1, c.V])]
-  return reshape(deltaRule(q, k, v, filled(x, [1, c.T, 1], 2), undefined, { form, chunk: c.C }).y, [1, 1, c.T, c.V])
+  return reshape(call('delta', { q, k, v, beta: filled(x, [1, c.T, 1], 2) }, undefined, { form, chunk: c.C }).y, [1, 1, c.T, c.V])
 }
 
 /** The largest (or, with sign -1, minus the smallest) value so far in each channel, and 0. */

@@ -1,9 +1,9 @@
 /** Pieces that several claims are made of. */
-import { affine, concat, deltaRule, type RuleName, reshape, rules, slice, sqrt, square, sum, type Tensor, zeros } from '../engine/index.ts'
+import { affine, concat, type RuleName, reshape, rules, slice, sqrt, square, sum, type Tensor, zeros } from '../engine/index.ts'
 import type { Case } from './claim.ts'
 import { type Context, gaussian, stream } from './context.ts'
 import { int, oneOf } from './fields.ts'
-import { drawInputs, runner } from './sides.ts'
+import { call, drawInputs, runner } from './sides.ts'
 
 export const widths = { H: int(1, 2), K: int(1, 8), V: int(1, 8) }
 export const sequence = { B: int(1, 2), T: int(1, 16), ...widths }
@@ -57,7 +57,7 @@ export function shrunk(
 ): Tensor {
   const beta = affine(x.tensor('beta', [c.B, c.T, c.H], 'rate'), top)
   const v = zeros([c.B, c.T, c.H, c.V], x.device)
-  return deltaRule(k, k, v, beta, { S: x.tensor('S0', [c.B, c.H, c.K, c.V]) }, optionsOf(c)).state.S
+  return call('delta', { q: k, k, v, beta }, { S: x.tensor('S0', [c.B, c.H, c.K, c.V]) }, optionsOf(c)).state.S
 }
 
 /** The last state and output of a rule, its tokens as they come or shuffled; the last query is the same. */

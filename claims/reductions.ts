@@ -10,7 +10,6 @@ import {
   equal,
   exp,
   expand,
-  type FastWeightState,
   full,
   log,
   logLinearAttention,
@@ -34,7 +33,7 @@ import {
 } from '../engine/index.ts'
 import { type Claim, defineClaim } from './claim.ts'
 import { flag, int, type Limits, oneOf, sizes } from './fields.ts'
-import { everything, floorOf, type Runner, runner, type Tensors } from './sides.ts'
+import { call, everything, floorOf, type Runner, runner, type Tensors } from './sides.ts'
 
 interface Reduction {
   what: string
@@ -47,14 +46,14 @@ interface Reduction {
   left: [RuleName, (inputs: Tensors) => Tensors] | ((options: RuleOptions) => Runner)
   right: [RuleName, (inputs: Tensors) => Tensors] | ((options: RuleOptions) => Runner)
   limits?: Limits
+  /** Which rules functions run. */
+  runs?: readonly RuleName[]
   /** From a state, too; by default yes. */
   initial?: false
 }
 
 const same = (inputs: Tensors): Tensors => inputs
 const column = (x: Tensor): Tensor => reshape(x, [...x.shape, 1])
-const run = (name: RuleName, inputs: Tensors, state: FastWeightState | undefined, options: RuleOptions) =>
-  (rules[name] as Rule).run(inputs, state, options)
 const noGate = ({ q }: Tensors): Tensor => zeros(q.shape.slice(0, 3), q.device)
 
 /** The sub-steps of DeltaProduct as tokens: [B,T,N,...] -> [B,TN,...]. */
@@ -140,6 +139,7 @@ const reductions: readonly Reduction[] = [
     statement: 'N steps a token are N tokens of the gated delta rule, of which the first decays and the last is read.',
     equation: '\\text{DeltaProduct}_N(x_{1..T})_t = \\text{gated delta}(\\hat x_{1..NT})_{Nt}',
     source: 'Siems 2025, section 3',
+    runs: ['gated-delta'],
     inputsOf: 'delta-product',
     left: ['delta-product', same],
     right:
@@ -147,7 +147,7 @@ const reductions: readonly Reduction[] = [
       ({ q, k, v, beta, gate }, state) => {
         const N = k.shape[2]
         const tokens = { q: atSubstep(q, N - 1, N), k: asTokens(k), v: asTokens(v), beta: asTokens(beta), gate: atSubstep(gate, 0, N) }
-        const { y, state: last } = run('gated-delta', tokens, state, options)
+        const { y, state: last } = call('gated-delta', tokens, state, options)
         const [B, , H, V] = y.shape
         return { y: reshape(slice(reshape(y, [B, q.shape[1], N, H, V]), 2, N - 1, N), [B, q.shape[1], H, V]), state: last }
       },
@@ -185,12 +185,17 @@ const reductions: readonly Reduction[] = [
     statement: 'With nothing in its second memory and c = log eps, the preconditioned rule scales no key: it is the gated delta rule.',
     equation: '\\beta^a_t = 0,\\; c = \\log \\varepsilon \\;\\Rightarrow\\; M_t = 1',
     source: 'from the recurrences; flash-linear-attention, precond_gated_delta_rule',
+    runs: ['precond-delta'],
     inputsOf: 'gated-delta',
     left: (options) => (i, before) => {
       const [B, , H, K] = i.k.shape
-      const [none, c] = [noGate(i), full([H], Math.log(1e-6), i.k.device)]
+      // A logarithm that 16 bits hold, too.
+      const [none, c] = [noGate(i), full([H], -14, i.k.device)]
       const a = zeros([B, H, K], i.k.device)
-      const { y, state } = run('precond-delta', { ...i, betaA: none, gateA: none, c }, before && { S: before.S, a }, options)
+      const { y, state } = call('precond-delta', { ...i, betaA: none, gateA: none, c }, before && { S: before.S, a }, {
+        ...options,
+        eps: Math.exp(-14),
+      })
       return { y, state: { S: state.S } }
     },
     right: ['gated-delta', same],
@@ -270,16 +275,17 @@ const reductions: readonly Reduction[] = [
     equation:
       '\\mu_t = 0,\\; p_t = \\alpha_t k_t \\;\\Rightarrow\\; S_t = \\alpha_t S_{t-1} + \\beta_t \\eta_t k_t (v_t - \\alpha_t S_{t-1}^\\top k_t)^\\top',
     source: 'from the recurrences; flash-linear-attention, momentum_delta_rule',
+    runs: ['delta-momentum', 'gated-delta'],
     inputsOf: 'gated-delta',
     left: () => (i, before) => {
       const none = full(i.beta.shape, Number.NEGATIVE_INFINITY, i.k.device)
       const eta = full(i.beta.shape, 0.5, i.k.device)
       const state = before && { S: before.S, M: before.S }
       const inputs = { ...i, p: mul(i.k, exp(column(i.gate))), eta, gateM: none }
-      const { y, state: last } = run('delta-momentum', inputs, state, {})
+      const { y, state: last } = call('delta-momentum', inputs, state, {})
       return { y, state: { S: last.S } }
     },
-    right: () => (i, state) => run('gated-delta', { ...i, beta: affine(i.beta, 0.5) }, state, {}),
+    right: () => (i, state) => call('gated-delta', { ...i, beta: affine(i.beta, 0.5) }, state, {}),
   },
   {
     what: 'TTT without a norm, token by token, is the delta rule',
@@ -287,6 +293,7 @@ const reductions: readonly Reduction[] = [
       'TTT-linear without its layer norm, at a minibatch of one token, is the delta rule on the keys (k, 1), the values v - k and the queries (q, 1).',
     equation: 'f(z) = z,\\; m = 1 \\;\\Rightarrow\\; \\text{TTT} = \\text{delta}\\bigl((q, 1), (k, 1), v - k, \\eta\\bigr)',
     source: 'from the recurrences; Sun 2024 (TTT)',
+    runs: ['delta'],
     inputsOf: 'ttt',
     left:
       (options) =>
@@ -298,7 +305,7 @@ const reductions: readonly Reduction[] = [
         const [B, T, H, V] = v.shape
         const [wide, one] = [(x: Tensor): Tensor => concat([x, one], 3), full([B, T, H, 1], 1, v.device)]
         const S0 = state && { S: concat([state.S, reshape(state.c!, [B, H, 1, V])], 2) }
-        const { y, state: last } = run('delta', { q: wide(q), k: wide(k), v: sub(v, k), beta: eta }, S0, {})
+        const { y, state: last } = call('delta', { q: wide(q), k: wide(k), v: sub(v, k), beta: eta }, S0, {})
         return { y, state: { S: slice(last.S, 2, 0, V), c: reshape(slice(last.S, 2, V, V + 1), [B, H, V]) } }
       },
     limits: { T: 10, width: 5 },
@@ -308,13 +315,14 @@ const reductions: readonly Reduction[] = [
     statement: 'The blocks that log-linear attention cuts the past into are all of it: with weights of 1 their sum is the gated sum.',
     equation: '\\lambda_t^{(\\ell)} = 1 \\;\\Rightarrow\\; \\sum_\\ell S_t^{(\\ell)} = S_t',
     source: 'Guo 2025 (log-linear attention)',
+    runs: ['mamba2'],
     inputsOf: 'mamba2',
     left:
       (options) =>
       ({ q, k, v, gate }) => ({ y: logLinearAttention(q, k, v, gate, full([...gate.shape, 6], 1, v.device), options), state: {} as never }),
     right:
       (options) =>
-      ({ q, k, v, gate }) => ({ y: run('mamba2', { q, k, v, gate }, undefined, options).y, state: {} as never }),
+      ({ q, k, v, gate }) => ({ y: call('mamba2', { q, k, v, gate }, undefined, options).y, state: {} as never }),
     limits: { T: 21, width: 4 },
     initial: false,
   },
@@ -323,24 +331,26 @@ const reductions: readonly Reduction[] = [
     statement: "The memory of Oja's rule is the transpose of the delta rule's when keys and values change places.",
     equation: 'S^{\\text{Oja}}(k, v) = S^{\\delta}(v, k)^\\top',
     source: 'from the recurrences; Irie 2022',
+    runs: ['oja', 'delta'],
     inputsOf: 'oja',
-    left: (options) => (inputs, state) => memoryAlone(run('oja', inputs, state, options).state.S),
+    left: (options) => (inputs, state) => memoryAlone(call('oja', inputs, state, options).state.S),
     right:
       (options) =>
       ({ k, v, beta }, state) =>
-        memoryAlone(transpose(run('delta', { q: v, k: v, v: k, beta }, state && { S: transpose(state.S) }, options).state.S)),
+        memoryAlone(transpose(call('delta', { q: v, k: v, v: k, beta }, state && { S: transpose(state.S) }, options).state.S)),
   },
   {
     what: 'gated Oja is KDA with keys and values exchanged',
     statement: "The memory of Oja's rule with a gate for each value channel is the transpose of Kimi delta attention's.",
     equation: 'S^{\\text{gated Oja}}(k, v, \\alpha) = S^{\\text{KDA}}(v, k, \\alpha)^\\top',
     source: 'from the recurrences; flash-linear-attention, gated_oja_rule',
+    runs: ['gated-oja', 'kda'],
     inputsOf: 'gated-oja',
-    left: (options) => (inputs, state) => memoryAlone(run('gated-oja', inputs, state, options).state.S),
+    left: (options) => (inputs, state) => memoryAlone(call('gated-oja', inputs, state, options).state.S),
     right:
       (options) =>
       ({ k, v, beta, gate }, state) =>
-        memoryAlone(transpose(run('kda', { q: v, k: v, v: k, beta, gate }, state && { S: transpose(state.S) }, options).state.S)),
+        memoryAlone(transpose(call('kda', { q: v, k: v, v: k, beta, gate }, state && { S: transpose(state.S) }, options).state.S)),
   },
   {
     what: 'Longhorn is delta at an adapted rate',
@@ -389,6 +399,7 @@ const reductions: readonly Reduction[] = [
       'The delta rule with attention normalisation is the plain one on the keys k / (c + eps) at the rates beta c, c_t = z_{t-1} . k_t (1 for a first token), its outputs divided by z_t . q_t + eps.',
     equation: "k_t' = k_t / (c_t + \\epsilon),\\; \\beta_t' = \\beta_t c_t,\\; c_t = z_{t-1}^\\top k_t",
     source: 'Schlag 2021, section 4.2, and its language model code',
+    runs: ['delta'],
     inputsOf: 'attention-delta',
     left: ['attention-delta', same],
     right:
@@ -401,7 +412,7 @@ const reductions: readonly Reduction[] = [
         const held = sum(mul(before, k), { axis: -1, keepDim: true })
         const c = add(held, equal(sum(before, { axis: -1, keepDim: true }), 0))
         const scaled = { q, k: div(k, affine(c, 1, eps)), v, beta: mul(beta, reshape(c, [B, T, H])) }
-        const { y, state: last } = run('delta', scaled, state && { S: state.S }, options)
+        const { y, state: last } = call('delta', scaled, state && { S: state.S }, options)
         const z = add(before, k)
         const seen = affine(sum(mul(z, q), { axis: -1, keepDim: true }), 1, eps)
         return { y: div(y, seen), state: { S: last.S, z: reshape(slice(z, 1, T - 1, T), [B, H, K]) } }
@@ -413,11 +424,12 @@ const reductions: readonly Reduction[] = [
     statement: 'With beta = 0 the memory stays as it is and is only read.',
     equation: '\\beta_t = 0 \\;\\Rightarrow\\; S_T = S_0,\\; y_t = S_0^\\top q_t',
     source: 'Schlag 2021, eq. 24',
+    runs: ['sum'],
     inputsOf: 'delta',
     left: ['delta', (i) => ({ ...i, beta: affine(i.beta, 0) })],
     right: (options) => (inputs, state) => {
       const nothing = { q: inputs.q, k: affine(inputs.k, 0), v: affine(inputs.v, 0) }
-      return run('sum', nothing, state, options)
+      return call('sum', nothing, state, options)
     },
   },
 ]
@@ -428,7 +440,7 @@ const transpose = (S: Tensor): Tensor => permute(S, [0, 1, 3, 2])
 const memoryAlone = (S: Tensor) => ({ y: affine(S, 1), state: { S } })
 
 export const reductionClaims: readonly Claim[] = reductions.map(
-  ({ what, statement, equation, source, inputsOf, left, right, limits, initial = true }) => {
+  ({ what, statement, equation, source, runs = [], inputsOf, left, right, limits, initial = true }) => {
     const table: Rule = rules[inputsOf]
     const side =
       (of: Reduction['left']) =>
@@ -443,6 +455,7 @@ export const reductionClaims: readonly Claim[] = reductions.map(
       statement,
       equation,
       source,
+      rules: [...new Set([left, right].flatMap((of) => (Array.isArray(of) ? [of[0]] : [])).concat(runs))],
       fields: {
         ...sizes(table, { T: 14, width: 6, ...limits }),
         initial: initial ? flag : fc.constant(false),

@@ -6,8 +6,10 @@ import {
   type Form,
   mul,
   type Rule,
+  type RuleName,
   type RuleOptions,
   type RuleResult,
+  rules,
   runSteps,
   slice,
   sum,
@@ -16,6 +18,7 @@ import {
 } from '../engine/index.ts'
 import type { Case, Side } from './claim.ts'
 import type { Context, Values } from './context.ts'
+import { standIn } from './implementation.ts'
 
 export type Tensors = Record<string, Tensor>
 /** What turns inputs and a state (undefined: zero) into outputs. */
@@ -87,30 +90,40 @@ export const floorOf = (rule: RuleTable): number =>
     ? 1
     : 0.1
 
+/** Sides run rules through here alone: another implementation may stand in for one. */
+const whole = (rule: Rule, inputs: Tensors, state: FastWeightState | undefined, options: RuleOptions): RuleResult =>
+  (standIn(rule, inputs) ?? rule.run)(inputs, state, options)
+
 /** The rule in one of its forms, or by its `step`. */
 export const runner =
   (rule: Rule, form: Form | 'step', options: RuleOptions = {}): Runner =>
   (inputs, state) =>
-    form === 'step' ? runSteps(rule, inputs, state, options) : rule.run(inputs, state, { ...options, form })
+    form === 'step' ? runSteps(rule, inputs, state, options) : whole(rule, inputs, state, { ...options, form })
+
+/** A rule of this package. */
+export const call = (
+  name: RuleName,
+  inputs: Tensors,
+  state?: FastWeightState,
+  options: RuleOptions & { eps?: number; minibatch?: number } = {},
+): RuleResult => whole(rules[name], inputs, state, options)
+
+const resultsOf = ({ y, state }: RuleResult, context: Context): Tensors => ({ y, ...(context.has('final') && state) })
 
 /** y and the last state. */
-export function outputs(rule: RuleTable, c: Case, context: Context, run: Runner): Side {
-  const { y, state } = run(drawInputs(rule, c, context), drawState(rule, c, context))
-  return { y, ...state }
-}
+export const outputs = (rule: RuleTable, c: Case, context: Context, run: Runner): Side =>
+  resultsOf(run(drawInputs(rule, c, context), drawState(rule, c, context)), context)
 
 /**
  * y and the last state, and the gradients of every input and of the initial state from drawn cotangents of them; of an output that isn't
- * there (a state that no input reaches) none.
+ * there (a state that no input reaches) none. Without gradients where what is checked has no backward pass.
  */
 export function everything(rule: RuleTable, c: Case, context: Context, run: Runner): Side {
+  if (!context.has('backward')) return outputs(rule, c, context, run)
   const state = drawState(rule, c, context)
   const initial = Object.fromEntries(Object.entries<Tensor>((state ?? {}) as never).map(([name, t]) => [`${name}0`, t]))
   const inputs = drawInputs(rule, c, context)
-  return withGradients({ ...inputs, ...initial }, context, () => {
-    const { y, state: last } = run(inputs, state)
-    return { y, ...last }
-  })
+  return withGradients({ ...inputs, ...initial }, context, () => resultsOf(run(inputs, state), context))
 }
 
 /** What `run` makes of the leaves, and their gradients from drawn cotangents of it. */
@@ -127,8 +140,10 @@ export function withGradients(leaves: Tensors, context: Context, run: (leaves: T
 }
 
 /** Of `everything` the gradients. */
-export const gradients = (rule: RuleTable, c: Case, context: Context, run: Runner): Side =>
-  Object.fromEntries(Object.entries(everything(rule, c, context, run)).filter(([name]) => name.startsWith('d')))
+export function gradients(rule: RuleTable, c: Case, context: Context, run: Runner): Side {
+  context.need('backward')
+  return Object.fromEntries(Object.entries(everything(rule, c, context, run)).filter(([name]) => name.startsWith('d')))
+}
 
 /** Elements [begin, end) along the axis of a letter, of the inputs that have it. */
 export const cut = (rule: RuleTable, inputs: Tensors, letter: 'B' | 'T' | 'H', begin: number, end: number): Tensors =>

@@ -581,6 +581,30 @@ export const verifyCommand = {
       group: 'Cases',
       description: 'seconds after which a case counts as one that never ends',
     },
+    {
+      name: 'implementation',
+      type: 'string',
+      placeholder: 'NAME|FILE.mjs|COMMAND',
+      group: 'Implementation',
+      description:
+        "check somebody else's implementation of rules in place of ours: onnxruntime, a module that exports an adapter, or a program that answers over its pipes (docs/conformance.md)",
+    },
+    {
+      name: 'tolerance',
+      type: 'number',
+      above: 0,
+      group: 'Implementation',
+      otherwise: "from the implementation's dtype",
+      description: 'the bound of every claim',
+    },
+    {
+      name: 'counterexamples',
+      type: 'string',
+      placeholder: 'FOLDER',
+      default: 'counterexamples',
+      group: 'Implementation',
+      description: 'where the tensors of a claim that fails go, a safetensors file each',
+    },
     { name: 'list', type: 'boolean', group: 'Results', description: 'name the claims, and check none' },
     {
       name: 'json',
@@ -595,6 +619,7 @@ export const verifyCommand = {
     ['fastweights verify --runs 1000 --report claims.html', 'Everything, thoroughly, with a page to read.'],
     ["fastweights verify gated-delta 'kda: *'", 'Some claims: a part of the names, or a glob.'],
     ['fastweights verify ./my-rule.mjs', 'A rule of your own.'],
+    ['fastweights verify delta --implementation "python3 adapter.py"', 'A program that has the delta rule.'],
   ],
 } as const satisfies Command
 

@@ -11,6 +11,16 @@ export const pulseFd = 4
 /** In the watched process: something begins. `runs`: how far it has come. */
 export const beat = (what: string, runs: number): void => void writeSync(pulseFd, `${JSON.stringify([what, runs])}\n`)
 
+/** Ends a process that leads a group, and whatever it has started. */
+export function endGroup(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL')
+  } catch {
+    // It leads none, or there are no groups here.
+    process.kill(pid, 'SIGKILL')
+  }
+}
+
 /** In the watcher. */
 export class Pulse {
   /** What has begun last, and the runs before it. */

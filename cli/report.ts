@@ -3,9 +3,9 @@ import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { Verdict } from '../claims/check.ts'
 import type { Bounds } from '../claims/claim.ts'
-import type { Kind } from '../claims/context.ts'
+import type { Subject } from '../claims/context.ts'
 import { counted, duration } from './terminal.ts'
-import type { ClaimText } from './verify-worker.ts'
+import type { ClaimText, Implemented } from './verify-worker.ts'
 
 /** Everything that a verification has found: what `--json` writes and the report shows. */
 export interface Verification {
@@ -13,7 +13,8 @@ export interface Verification {
   readonly machine: string
   readonly runs: number
   readonly seed: number
-  readonly devices: readonly Kind[]
+  readonly devices: readonly Subject[]
+  readonly implementation?: Implemented & { readonly unasked: readonly { readonly name: string; readonly why: string }[] }
   readonly milliseconds: number
   readonly problems: readonly string[]
   readonly claims: readonly (ClaimText & { readonly verdicts: readonly Verdict[] })[]
@@ -35,7 +36,7 @@ export async function page(verification: Verification): Promise<string> {
   }
   // Primes, which few fonts have in a size that serves as a superscript.
   const font = readFileSync(fileURLToPath(import.meta.resolve('temml/dist/Temml.woff2'))).toString('base64')
-  const { claims, devices, version, machine, runs, seed, milliseconds, problems } = verification
+  const { claims, devices, implementation, version, machine, runs, seed, milliseconds, problems } = verification
   const sections = [...new Set(claims.map(({ section }) => section))].map((title, i) => ({
     title,
     id: `section-${i + 1}`,
@@ -63,13 +64,13 @@ export async function page(verification: Verification): Promise<string> {
 <style>@font-face { font-family: Temml; src: url(data:font/woff2;base64,${font}) format('woff2'); }
 ${style}</style>
 <header>
-<p class="tool">fastweights ${html(version)} verify</p>
+<p class="tool">fastweights ${html(version)} verify${implementation ? `: ${html(implementation.name)}` : ''}</p>
 <h1>${headline || 'Every claim came out as stated'}</h1>
 <dl class="totals">
 ${total(holding, 'hold', 'good')}
 ${refuted.length > 0 ? total(refuted.length, 'false, and refuted', 'false') : ''}
 ${failed.length > 0 ? total(failed.length, 'failed', 'bad') : ''}
-${skipped.length > 0 ? total(skipped.length, 'skipped', 'mute') : ''}
+${skipped.length > 0 ? total(skipped.length, implementation ? 'not offered' : 'skipped', 'mute') : ''}
 ${worst.map(({ device, error }) => `<div><dt>largest error, ${html(device)}</dt><dd>${power(error)}</dd></div>`).join('\n')}
 </dl>
 <p class="facts">${counted(runs, 'case')} for each claim and device (of false ones as many as refute them), seed ${seed}, in ${duration(milliseconds)}. ${html(machine)}.</p>
@@ -123,7 +124,7 @@ function overviewRow({ title, id, claims }: { title: string; id: string; claims:
   const bad = claims.filter(isBad).length
   const isFalse = claims.every(({ holds }) => holds === false)
   const cells = devices.map((device) => {
-    const verdicts = claims.flatMap(({ verdicts }) => verdicts).filter((v) => v.device === device && v.status !== 'skipped')
+    const verdicts = claims.flatMap(({ verdicts }) => verdicts).filter((v) => v.device === device && !isSilent(v))
     if (isFalse) return `<td>${verdicts.filter(({ ok }) => ok).length} refuted</td>`
     return `<td>${bar(largest(claims, device), null, bad > 0)}</td>`
   })
@@ -134,8 +135,8 @@ function overviewRow({ title, id, claims }: { title: string; id: string; claims:
 function article(claim: Entry, equation: string, source: string, note: number): string {
   const { name, statement, holds, confidence, verdicts } = claim
   const kind = isBad(claim) ? 'bad' : isSkipped(claim) ? 'mute' : holds === false ? 'false' : 'good'
-  const word = { bad: verdicts.find(({ ok }) => !ok)?.status ?? '', mute: 'skipped', false: 'refuted', good: 'holds' }[kind]
-  const checked = verdicts.filter(({ status }) => status !== 'skipped')
+  const word = { bad: verdicts.find(({ ok }) => !ok)?.status ?? '', mute: verdicts[0].status, false: 'refuted', good: 'holds' }[kind]
+  const checked = verdicts.filter((verdict) => !isSilent(verdict))
   const shown = verdicts.filter(({ ok, counterexample }) => counterexample && (!ok || holds === false))
   // A false claim has one counterexample on all devices, as a rule.
   const examples = holds === false && !isBad(claim) ? shown.slice(0, 1) : shown
@@ -149,11 +150,15 @@ ${source}
 </div>
 <div class="measured">
 ${checked.map((verdict) => measured(verdict, claim)).join('\n')}
-<p class="runs">${checked.length === 0 ? 'needs a device that is not there' : `${casesOf(checked)}, ${seconds(verdicts)}`}${holds === false || checked.length === 0 ? '' : ` · <a href="#bound-${note}">bound ${note}</a>`}</p>
+<p class="runs">${checked.length === 0 ? silence(verdicts[0]) : `${casesOf(checked)}, ${seconds(verdicts)}${without(verdicts[0])}`}${holds === false || checked.length === 0 ? '' : ` · <a href="#bound-${note}">bound ${note}</a>`}</p>
 </div>
 ${examples.map((verdict) => counterexample(verdict, holds === false)).join('\n')}
 </article>`
 }
+
+const silence = ({ status, message }: Verdict): string =>
+  status === 'skipped' ? 'needs a device that is not there' : `it would take ${html(message!)}`
+const without = ({ lacks }: Verdict): string => (lacks ? `, without ${html(lacks.join(', '))}` : '')
 
 /** Of a refutation the cases up to the first counterexample. */
 function casesOf(checked: readonly Verdict[]): string {
@@ -166,7 +171,8 @@ function measured({ device, status, error, bound }: Verdict, { relation, holds }
   const name = `<span class="device">${html(device)}</span>`
   if (!['holds', 'refuted', 'fails'].includes(status)) return `<div class="row">${name}<span class="text">${html(status)}</span></div>`
   if (holds === false && status === 'refuted') return `<div class="row">${name}<span class="text">off by ${power(error)}</span></div>`
-  if (relation === 'same bits' && status === 'holds') return `<div class="row">${name}<span class="text">the same bits</span></div>`
+  if (relation === 'same bits' && status === 'holds' && bound === 0)
+    return `<div class="row">${name}<span class="text">the same bits</span></div>`
   const text = error === 0 ? 'exact' : power(error)
   return `<div class="row">${name}${bar(error, bound, status === 'fails')}<span class="number">${text}</span></div>`
 }
@@ -211,7 +217,8 @@ function pieces(tex: string): string[] {
 // --- Words ----------------------------------------------------------------------------------------------------------------------------
 
 const isBad = ({ verdicts }: Entry): boolean => verdicts.some(({ ok }) => !ok)
-const isSkipped = ({ verdicts }: Entry): boolean => verdicts.every(({ status }) => status === 'skipped')
+const isSilent = ({ status }: Verdict): boolean => status === 'skipped' || status === 'not offered'
+const isSkipped = ({ verdicts }: Entry): boolean => verdicts.every(isSilent)
 
 /** Of what is a number. */
 const largest = (claims: readonly Entry[], device: string): number =>

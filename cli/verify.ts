@@ -4,17 +4,19 @@ import { type ChildProcess, fork } from 'node:child_process'
 import os from 'node:os'
 import { resolve } from 'node:path'
 import type { Readable } from 'node:stream'
+import { isModule } from '../claims/adapters.ts'
 import type { Verdict } from '../claims/check.ts'
 import { refutationRuns } from '../claims/claim.ts'
-import type { Kind } from '../claims/context.ts'
+import type { Kind, Subject } from '../claims/context.ts'
 import { openDevice, webgpuAdapters } from '../engine/index.ts'
 import { suggestion, UsageError } from './arguments.ts'
+import { keepEvidence, openFolder } from './counterexample.ts'
 import { checkWritable, writeAtomic } from './files.ts'
 import { type DeviceValues, wasmSettings } from './options.ts'
-import { Pulse, pulseFd } from './pulse.ts'
+import { endGroup, Pulse, pulseFd } from './pulse.ts'
 import type { Verification } from './report.ts'
 import { counted, duration, oneLine, progress, quoted, visible } from './terminal.ts'
-import type { ClaimText, Job, Report, WorkerSettings } from './verify-worker.ts'
+import type { ClaimText, Job, Loaded, Report, WorkerSettings } from './verify-worker.ts'
 
 export interface VerifyOptions {
   /** Patterns and files. */
@@ -31,9 +33,16 @@ export interface VerifyOptions {
   report: string | undefined
   /** Seconds. */
   caseLimit: number
+  /** A name, a module or a command: see `openAdapter`. */
+  implementation: string | undefined
+  tolerance: number | undefined
+  counterexamples: string
   /** The names of the options that were given. */
   given: ReadonlySet<string>
 }
+
+/** What means something for our devices, and for nobody else's implementation. */
+const ofDevices = ['device', 'threads', 'relaxed', 'simd']
 
 const isFile = (word: string): boolean => /\.[cm]?js$/.test(word)
 
@@ -44,40 +53,57 @@ const loadLimit = 15_000
 const gpuCheckers = 2
 
 export async function verify(options: VerifyOptions, version: string): Promise<number> {
-  const { operands, device, seed, path, caseLimit, json, report } = options
+  const { operands, device, seed, path, caseLimit, json, report, implementation: what, tolerance, given } = options
   const runs = path === undefined ? options.runs : 1
   if (report === '-') throw new UsageError('--report: a page needs a file, and not -')
   if (json !== undefined && report !== undefined && resolve(json) === resolve(report))
     throw new UsageError(`--json and --report would write the same file: ${json}`)
+  for (const name of what === undefined ? ['tolerance', 'counterexamples'] : ofDevices)
+    if (given.has(name))
+      throw new UsageError(
+        `--${name}: means nothing ${what === undefined ? 'without --implementation' : 'for an implementation by others'}`,
+      )
   for (const file of [json === '-' ? undefined : json, report]) if (file !== undefined && !options.list) checkWritable(file)
   // Where the results go to standard output, the rest must not.
   const out = json === '-' ? process.stderr : process.stdout
   const say = (text: string): void => void out.write(`${visible(text)}\n`)
   const files = operands.filter(isFile)
+  if (what !== undefined && files.length > 0)
+    throw new UsageError(`--implementation: it has rules of this package, and ${files[0]} brings others: leave one of them out`)
+  if (given.has('counterexamples')) openFolder(options.counterexamples)
   const began = performance.now()
   endAllAtTheEnd()
 
   // Who asks for webgpu may have what there is; a GPU that the CPU imitates is for nobody else.
   const { threads, relaxed } = options
   // Decided once: a worker on a busy machine might find otherwise.
-  const onWasm = device !== 'reference' && device !== 'webgpu'
+  const onWasm = what === undefined && device !== 'reference' && device !== 'webgpu'
   const simd = onWasm ? ((await wasmSettings(options)).wide ? '256' : '128') : options.simd
-  const settings: WorkerSettings = { files, threads, relaxed, simd, software: device === 'webgpu' }
+  const by = what === undefined ? undefined : { what, tolerance, limit: caseLimit }
+  const settings: WorkerSettings = { files, threads, relaxed, simd, software: device === 'webgpu', implementation: by }
   const first = new Checker(settings, caseLimit)
-  const { claims: all, problems } = await first.loaded
+  const { claims: all, problems, implementation } = await first.loaded
   for (const problem of problems) process.stderr.write(`fastweights: ${oneLine(problem)}\n`)
   const patterns = operands.filter((word) => !isFile(word))
+  if (what !== undefined && !implementation) {
+    first.end()
+    return 1
+  }
   let claims: ClaimText[]
-  let devices: Kind[]
+  let unasked: ClaimText[]
+  let devices: Subject[]
   try {
-    claims = select(all, patterns, problems.length > 0)
+    const chosen = select(all, patterns, problems.length > 0)
+    claims = chosen.filter((claim) => claim.unasked === undefined)
+    unasked = chosen.filter((claim) => claim.unasked !== undefined)
     if (path !== undefined && claims.length !== 1)
       throw new UsageError(`--path is a place among the cases of one claim, and ${claims.length} claims are chosen: give its whole name`)
-    devices = options.list ? [] : await devicesOf(options, say)
+    devices = options.list ? [] : implementation ? ['implementation'] : await devicesOf(options, say)
   } catch (error) {
     first.end()
     throw error
   }
+  if (implementation) say(introduction(implementation, unasked))
   if (options.list) {
     first.end()
     list(claims, say)
@@ -89,8 +115,10 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
   const queue: Job[] = claims.flatMap(({ name }) => devices.map((kind) => ({ claim: name, device: kind, runs, seed, path })))
   const total = queue.length
   let done = 0
-  const finish = (verdict: Verdict): void => {
+  const finish = (found: Verdict): void => {
     done++
+    const again = { implementation: what!, seed: String(seed), again: command(found, options) }
+    const verdict = implementation ? keepEvidence(found, options.counterexamples, implementation, again) : found
     const verdicts = results.get(verdict.claim)!
     verdicts.push(verdict)
     if (verdicts.length < devices.length) return
@@ -149,6 +177,9 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
     runs,
     seed,
     devices,
+    ...(implementation && {
+      implementation: { ...implementation, unasked: unasked.map(({ name, unasked }) => ({ name, why: unasked! })) },
+    }),
     milliseconds: performance.now() - began,
     problems,
     claims: claims.map((claim) => ({ ...claim, verdicts: results.get(claim.name)! })),
@@ -167,6 +198,10 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
     process.stderr.write(
       `fastweights: nothing was compared: ${where} to compare with for what was chosen (--device all tries every device)\n`,
     )
+    return 1
+  }
+  if (implementation && verdicts.every(({ status }) => status === 'not offered')) {
+    process.stderr.write(`fastweights: nothing was compared: ${implementation.name} offers nothing of what was chosen\n`)
     return 1
   }
   return problems.length === 0 && verdicts.every(({ ok }) => ok) ? 0 : 1
@@ -221,7 +256,12 @@ function list(claims: readonly ClaimText[], say: (text: string) => void): void {
 // --- Processes ------------------------------------------------------------------------------------------------------------------------
 
 const living = new Set<ChildProcess>()
-const endAll = (): void => living.forEach((child) => void child.kill('SIGKILL'))
+/** Whether the process leads a group of its own. */
+const leads = ({ implementation }: WorkerSettings): boolean => implementation !== undefined && !isModule(implementation.what)
+const end = (child: ChildProcess): void => {
+  if (child.pid !== undefined && child.exitCode === null && child.signalCode === null) endGroup(child.pid)
+}
+const endAll = (): void => living.forEach(end)
 
 /** No process is left behind, however the command ends. */
 function endAllAtTheEnd(): void {
@@ -236,7 +276,7 @@ function endAllAtTheEnd(): void {
 
 /** A process that checks claims, replaced by a new one when a case takes too long or it dies. */
 class Checker {
-  loaded!: Promise<{ claims: readonly ClaimText[]; problems: readonly string[] }>
+  loaded!: Promise<Loaded>
   private child!: ChildProcess
   private pulse!: Pulse
   private readonly settings: WorkerSettings
@@ -250,11 +290,13 @@ class Checker {
   }
 
   runs = (): number => this.pulse.runs
-  end = (): void => void this.child.kill('SIGKILL')
+  end = (): void => end(this.child)
 
   private start(): void {
     const child = fork(new URL('./verify-worker.js', import.meta.url), [JSON.stringify(this.settings)], {
       serialization: 'advanced',
+      // A program that it starts, and what that starts, ends with it.
+      detached: leads(this.settings),
       // What a claim prints isn't a result.
       stdio: ['ignore', 2, 2, 'ipc', 'pipe'],
     })
@@ -337,33 +379,52 @@ class Checker {
 const short = (x: number): string => (x === 0 ? '0' : Number.isFinite(x) ? x.toExponential(1) : String(x))
 
 function claimLine({ name, holds }: ClaimText, verdicts: readonly Verdict[]): string {
+  const [first] = verdicts
+  if (first.status === 'not offered') return `not offered  ${name.padEnd(52)}  ${first.message}`
   const checked = verdicts.filter(({ status }) => status !== 'skipped')
   const bad = checked.find(({ ok }) => !ok)
   const word = bad ? bad.status.toUpperCase() : checked.length === 0 ? 'skipped' : holds === false ? 'refuted' : 'ok'
   const measured = checked
     .filter(({ status }) => ['holds', 'refuted', 'fails'].includes(status))
-    .map(({ device, error, bound }) => `${device} ${short(error)}${holds === false ? '' : ` / ${short(bound)}`}`)
+    .map(
+      ({ device, error, bound }) =>
+        `${device === 'implementation' ? 'error' : device} ${short(error)}${holds === false ? '' : ` / ${short(bound)}`}`,
+    )
   // Of a refutation the cases up to the first counterexample, without those that made it small.
   const by = checked.flatMap(({ refutedBy }) => refutedBy ?? [])
   const runs = Math.max(0, ...checked.map(({ runs }) => runs))
   const seconds = verdicts.reduce((total, { milliseconds }) => total + milliseconds, 0) / 1000
   return [
-    word.padEnd(8),
+    word.padEnd(first.device === 'implementation' ? 11 : 8),
     name.padEnd(52),
     (word === 'refuted' && by.length > 0 ? counted(Math.max(...by), 'case') : `${runs} runs`).padStart(9),
     ...measured.map((text) => text.padEnd(28)),
     `${seconds.toFixed(1)} s`,
+    ...(first.lacks ? [`without ${first.lacks.join(', ')}`] : []),
   ]
     .join('  ')
     .trimEnd()
 }
 
 /** What went wrong, the smallest case that shows it, and how to see it again. */
-function complaint(
-  { claim, device, message, counterexample }: Verdict,
-  { operands, seed, path: replayed, runs, threads, relaxed, simd, given }: VerifyOptions,
-  briefly: boolean,
-): string[] {
+function complaint(verdict: Verdict, options: VerifyOptions, briefly: boolean): string[] {
+  const { device, message, counterexample } = verdict
+  const what = `  ${device}: ${oneLine(message ?? '')}`
+  if (briefly) return [what]
+  const { lines = [], file } = counterexample ?? {}
+  return [
+    what,
+    ...lines.map((text) => `    ${text}`),
+    ...(file === undefined ? [] : [`  in numbers: ${file}`]),
+    `  again: ${command(verdict, options)}`,
+  ]
+}
+
+/** What shows a verdict again. */
+function command(
+  { claim, device, counterexample }: Verdict,
+  { operands, seed, path: replayed, runs, threads, relaxed, simd, implementation, tolerance, given }: VerifyOptions,
+): string {
   const words = [...operands.filter(isFile), claim].map(quoted)
   const path = counterexample?.path ?? replayed
   const place = ` --seed ${seed}${path === undefined ? ` --runs ${runs}` : ` --path ${path}`}`
@@ -371,19 +432,30 @@ function complaint(
   const settings = onWasm(
     `${given.has('threads') ? ` --threads ${threads}` : ''}${given.has('relaxed') && !relaxed ? ' --no-relaxed' : ''}${given.has('simd') ? ` --simd ${simd}` : ''}`,
   )
-  const command = `fastweights verify ${words.join(' ')} --device ${device}${settings}${place}`
-  const what = `  ${device}: ${oneLine(message ?? '')}`
-  if (briefly) return [what]
-  return [what, ...(counterexample?.lines ?? []).map((text) => `    ${text}`), `  again: ${command}`]
+  const on =
+    implementation === undefined
+      ? `--device ${device}${settings}`
+      : `--implementation ${quoted(implementation)}${tolerance === undefined ? '' : ` --tolerance ${tolerance}`}`
+  return `fastweights verify ${words.join(' ')} ${on}${place}`
+}
+
+/** What an implementation offers, and what isn't asked of it. */
+function introduction({ name, dtype, tolerance, rules }: NonNullable<Loaded['implementation']>, unasked: readonly ClaimText[]): string {
+  const why = [...new Set(unasked.map(({ unasked }) => unasked!))]
+  const left = why.map((reason) => `${unasked.filter((claim) => claim.unasked === reason).length} ${reason}`)
+  const rest = left.length === 0 ? '' : `\nnot asked: ${left.join('; ')}`
+  return `${name}: ${rules.join(', ')}; ${dtype}, bound ${short(tolerance)}${rest}\n`
 }
 
 function summary({ claims, devices, milliseconds, runs, problems }: Verification): string {
   const verdicts = claims.flatMap(({ verdicts }) => verdicts)
   const lacking = claims.filter((claim) => claim.verdicts.every(({ status }) => status === 'skipped')).length
+  const silent = claims.filter((claim) => claim.verdicts.every(({ status }) => status === 'not offered')).length
   const bad = claims.filter((claim) => claim.verdicts.some(({ ok }) => !ok)).length
   const refuted = claims.filter((claim) => claim.holds === false && claim.verdicts.every(({ ok }) => ok)).length
   const counts = [
-    `${claims.length - bad - refuted - lacking} hold`,
+    `${claims.length - bad - refuted - lacking - silent} hold`,
+    ...(silent > 0 ? [`${silent} not offered`] : []),
     ...(refuted > 0 ? [`${counted(refuted, 'false one')} refuted`] : []),
     ...(lacking > 0 ? [`${lacking} skipped (they compare with a device that isn't there)`] : []),
     ...(bad > 0 ? [`${bad} FAILED`] : []),
@@ -391,7 +463,7 @@ function summary({ claims, devices, milliseconds, runs, problems }: Verification
   ]
   const worst = devices.map((device) => {
     const errors = verdicts.filter((v) => v.device === device && v.status === 'holds').map(({ error }) => error)
-    return `${device} ${short(Math.max(0, ...errors))}`
+    return `${device === 'implementation' ? '' : `${device} `}${short(Math.max(0, ...errors))}`
   })
   const size = `${counted(claims.length, 'claim')}, ${counted(runs, 'case')}${claims.length === 1 ? '' : ' each'}`
   return `\n${size}: ${counts.join(', ')}; largest error ${worst.join(', ')}; ${duration(milliseconds)}`

@@ -405,6 +405,10 @@ export function encode(name: string, entry: SafetensorsEntry): Uint8Array {
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
 }
 
+/** The numbers as a tensor of this dtype keeps them. */
+export const rounded = (data: Float32Array<ArrayBuffer>, dtype: 'F16' | 'BF16'): Float32Array =>
+  decode(dtype, encode('', { dtype, shape: [data.length], data })) as Float32Array
+
 // 16-bit floats are converted bits to bits: as JavaScript numbers, NaNs would lose their payload.
 
 function widen(bytes: Uint8Array, bits: (half: number) => number): Float32Array {

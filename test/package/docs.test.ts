@@ -5,8 +5,9 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, 
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { abilities } from '../../claims/implementation.ts'
 import { claims } from '../../claims/index.ts'
-import { rules } from '../../engine/index.ts'
+import { type Rule, rules } from '../../engine/index.ts'
 import { architectures, attentionPresets, outside, recurrentNetNames, Transformer, writeSafetensors } from '../../nn/index.ts'
 import { tasks } from '../../tasks/index.ts'
 
@@ -107,6 +108,19 @@ describe('the documents', function () {
       ...Object.keys(attentionPresets).map((name) => ['docs/models.md', `\`${name}\``]),
     ])
       assert.ok(read(page).replace(/\s+/g, ' ').includes(words), `${page}: ${words}`)
+  })
+
+  it('the page on conformance has the inputs and the state of every rule, and every option of an adapter', () => {
+    const page = read('docs/conformance.md').replace(/ +\|/g, ' |')
+    const named = (of: Record<string, readonly string[]>): string =>
+      Object.entries(of)
+        .map(([name, axes]) => `\`${name}\` [${axes}]`)
+        .join(', ')
+    for (const [name, { inputs, state }] of Object.entries<Rule>(rules)) {
+      const shapes = Object.fromEntries(Object.entries(inputs).map(([input, { shape }]) => [input, shape]))
+      assert.ok(page.includes(`| \`${name}\` | ${named(shapes)} | ${named(state)} |`), name)
+    }
+    for (const option of Object.keys(abilities)) assert.ok(page.includes(`| \`${option}\` | `), option)
   })
 
   it('name options that there are', () => {
