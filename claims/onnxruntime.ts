@@ -5,6 +5,8 @@
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { declared, float, int, text } from '../onnx/nodes.ts'
+import { writeModel } from '../onnx/proto.ts'
 import type { Adapter, Numbers } from './implementation.ts'
 
 /** As much of the package as is used. */
@@ -34,19 +36,6 @@ async function load(): Promise<{ runtime: Runtime; version: string }> {
   throw new Error(`onnxruntime: the package ${name} isn't installed here: npm install ${name}`)
 }
 
-// ---- a model of one node, as onnx.proto says. Wire types: 0 varint, 2 bytes, 5 four bytes
-
-const varint = (n: number): number[] => (n < 128 ? [n] : [(n & 127) | 128, ...varint(n >>> 7)])
-const int = (field: number, n: number): number[] => [...varint(field * 8), ...varint(n)]
-const bytes = (field: number, data: readonly number[]): number[] => [...varint(field * 8 + 2), ...varint(data.length), ...data]
-const text = (field: number, s: string): number[] => bytes(field, [...new TextEncoder().encode(s)])
-const float = (field: number, x: number): number[] => [...varint(field * 8 + 5), ...new Uint8Array(Float32Array.of(x).buffer)]
-
-/** An attribute with the number of its kind. */
-const attribute = (name: string, kind: number, value: number[]): number[] => bytes(5, [...text(1, name), ...value, ...int(20, kind)])
-/** A float32 input or output of any shape. */
-const value = (field: number, name: string): number[] => bytes(field, [...text(1, name), ...bytes(2, bytes(1, int(1, 1)))])
-
 /** The operator's rule, by the name of ours. */
 export const operatorRules: Readonly<Record<string, string>> = {
   sum: 'linear',
@@ -69,24 +58,23 @@ export function linearAttentionModel(
   if (scale === 0) throw new Error('LinearAttention: a scale of 0 would mean 1 / sqrt(K)')
   const outputs = ['y', 'S']
   const used = slots.slice(0, slots.findLastIndex((slot) => slot !== '') + 1)
-  const node = [
-    ...used.flatMap((slot) => text(1, slot)),
-    ...outputs.flatMap((output) => text(2, output)),
-    ...text(4, 'LinearAttention'),
-    ...attribute('q_num_heads', 2, int(3, queryHeads)),
-    ...attribute('kv_num_heads', 2, int(3, heads)),
-    ...attribute('update_rule', 3, text(4, operatorRules[rule])),
-    ...attribute('scale', 1, float(2, scale)),
-    ...text(7, 'com.microsoft'),
-  ]
-  const graph = [
-    ...bytes(1, node),
-    ...text(2, 'graph'),
-    ...used.filter((slot) => slot !== '').flatMap((slot) => value(11, slot)),
-    ...outputs.flatMap((output) => value(12, output)),
-  ]
-  const opset = (domain: string, version: number): number[] => bytes(8, [...text(1, domain), ...int(2, version)])
-  return Uint8Array.from([...int(1, 8), ...bytes(7, graph), ...opset('', 17), ...opset('com.microsoft', 1)])
+  const attributes = {
+    ...{ q_num_heads: int(queryHeads), kv_num_heads: int(heads) },
+    ...{ update_rule: text(operatorRules[rule]), scale: float(scale) },
+  }
+  const node = {
+    ...{ opType: 'LinearAttention', domain: 'com.microsoft', input: used, output: outputs },
+    attribute: Object.entries(attributes).map(([name, value]) => ({ name, ...value })),
+  }
+  const values = (names: readonly string[]) => names.map((name) => declared(name, 'F32'))
+  return writeModel({
+    irVersion: 8n,
+    graph: { name: 'graph', node: [node], input: values(used.filter((slot) => slot !== '')), output: values(outputs) },
+    opsetImport: [
+      { domain: '', version: 17n },
+      { domain: 'com.microsoft', version: 1n },
+    ],
+  })
 }
 
 // ---- the adapter
