@@ -143,7 +143,9 @@ export async function capture(
     if (odd.counts.some((after, i) => after.some((x, j) => x - counts[i][j] !== growth[i][j])))
       throw new Error("capture: the state's counts don't grow by the same in each step")
     advance(-1)
-    const states = [begin, even.tensors]
+    // Without a state the second time is the first.
+    if (begin.length === 0) captures.pop()!.free()
+    const states = begin.length === 0 ? [begin] : [begin, even.tensors]
     let turn = 0
     return {
       outputs: even.outputs,
@@ -166,7 +168,7 @@ export async function capture(
           device.write(storage, numbers)
         }
         captures[turn].replay()
-        turn = 1 - turn
+        turn = (turn + 1) % states.length
         advance(1)
       },
       dispose() {

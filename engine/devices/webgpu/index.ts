@@ -90,6 +90,7 @@ export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuD
     write: gpu.write,
     read: gpu.read,
     timeDispatches: gpu.timeDispatches,
+    capture: gpu.capture,
     bytesInUse: gpu.bytesInUse,
     bytesReserved: gpu.bytesReserved,
     close: gpu.close,
