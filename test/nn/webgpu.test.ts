@@ -65,7 +65,8 @@ describe('training on webgpu', () => {
     const device = await webgpuDevice()
     setDevice(device)
     const { gpu } = device
-    const calls = { mapAsync: 0, onSubmittedWorkDone: 0, submit: 0, popErrorScope: 0 }
+    const none = { mapAsync: 0, onSubmittedWorkDone: 0, submit: 0, popErrorScope: 0, createBindGroup: 0, beginComputePass: 0 }
+    const calls = { ...none }
     const count = <O extends object>(object: O, name: keyof O & keyof typeof calls): void => {
       const original = (object[name] as (...rest: unknown[]) => unknown).bind(object)
       Object.defineProperty(object, name, {
@@ -76,6 +77,7 @@ describe('training on webgpu', () => {
       })
     }
     count(gpu, 'popErrorScope')
+    count(gpu, 'createBindGroup')
     count(gpu.queue, 'submit')
     count(gpu.queue, 'onSubmittedWorkDone')
     const createBuffer = gpu.createBuffer.bind(gpu)
@@ -84,8 +86,14 @@ describe('training on webgpu', () => {
       count(buffer, 'mapAsync')
       return buffer
     }
+    const createCommandEncoder = gpu.createCommandEncoder.bind(gpu)
+    gpu.createCommandEncoder = () => {
+      const encoder = createCommandEncoder()
+      count(encoder, 'beginComputePass')
+      return encoder
+    }
     const during = async (body: () => Promise<unknown>): Promise<typeof calls> => {
-      Object.assign(calls, { mapAsync: 0, onSubmittedWorkDone: 0, submit: 0, popErrorScope: 0 })
+      Object.assign(calls, none)
       await body()
       return { ...calls }
     }
@@ -98,11 +106,20 @@ describe('training on webgpu', () => {
     const ofStep = await during(step)
     assert.ok(ofStep.submit > 0)
     // An error scope a submission, none of them waited for by itself.
-    assert.deepEqual(ofStep, { mapAsync: 1, onSubmittedWorkDone: 0, submit: ofStep.submit, popErrorScope: ofStep.submit })
+    const { createBindGroup, beginComputePass } = ofStep
+    assert.deepEqual(ofStep, {
+      ...none,
+      mapAsync: 1,
+      submit: ofStep.submit,
+      popErrorScope: ofStep.submit,
+      createBindGroup,
+      beginComputePass,
+    })
     const tokens = generate(model, Int32Array.of(1, 2), { length: 6 })
     for (let i = 0; i < 5; i++) await tokens.next()
     const ofToken = await during(() => tokens.next())
-    assert.deepEqual(ofToken, { mapAsync: 1, onSubmittedWorkDone: 0, submit: ofToken.submit, popErrorScope: ofToken.submit })
+    // Captured: one submission of one pass, for which nothing is made.
+    assert.deepEqual(ofToken, { ...none, mapAsync: 1, submit: 1, popErrorScope: 1, beginComputePass: 1 })
     const { mapAsync, onSubmittedWorkDone } = await during(async () => {
       for (const [, p] of model.namedParameters()) p.grad = zeros(p.shape)
       optimizer.step({ clipNorm: 1 }).dispose()

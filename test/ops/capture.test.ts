@@ -8,7 +8,9 @@ import {
   concat,
   type Device,
   dropout,
+  empty,
   exp,
+  gatedDeltaRule,
   gather,
   generator,
   gradNorm,
@@ -31,9 +33,10 @@ import {
   tensor,
   uniform,
   varying,
+  webgpuDevice,
   where,
 } from '../../engine/index.ts'
-import { assertSameBits, gpus, reference, uniforms, wasm } from '../helpers.ts'
+import { assertSameBits, gpus, reference, uniforms, wasm, webgpu } from '../helpers.ts'
 
 const none = { tensors: [], counts: [] }
 const random = (seed: number, shape: number[]): Tensor =>
@@ -128,6 +131,8 @@ describe('a captured step', () => {
     it(
       `has the products of few rows with what stays, to the bit: ${M} x ${N} x ${K}`,
       onEach(async (device) => {
+        // Nothing is prepared on a GPU.
+        if (device.name === 'webgpu' && K > 200) return
         for (const transposeB of [false, true]) {
           const B = parameter(random(1, transposeB ? [N, K] : [K, N]))
           const [a, bias, c] = [random(2, [M, K]), random(3, [N]), random(4, [M, N])]
@@ -405,7 +410,6 @@ describe('a captured step', () => {
   it('fails like the step where a kernel refuses its input, and goes on', async () => {
     const device = await wasm()
     setDevice(device)
-    const { gatedDeltaRule } = await import('../../engine/index.ts')
     const [q, k, v, beta] = [random(1, [1, 1, 1, 4]), random(2, [1, 1, 1, 4]), random(3, [1, 1, 1, 4]), random(4, [1, 1, 1])]
     const gate = tensor([-1], { shape: [1, 1, 1] })
     const captured = await capture([gate], none, () => ({ outputs: [gatedDeltaRule(q, k, v, beta, gate).y], ...none }))
@@ -415,6 +419,56 @@ describe('a captured step', () => {
     captured.replay()
     captured.dispose()
     for (const t of [q, k, v, beta, gate]) t.dispose()
+  })
+
+  it('on a GPU fails like the step where a gate is bad, where memory runs out, and where the device is lost or closed', async function () {
+    await webgpu(this)
+    const device = await webgpuDevice()
+    setDevice(device)
+    const [q, k, v, beta] = [random(1, [1, 1, 1, 4]), random(2, [1, 1, 1, 4]), random(3, [1, 1, 1, 4]), random(4, [1, 1, 1])]
+    const gate = tensor([-1], { shape: [1, 1, 1] })
+    const captured = await capture([gate], none, () => ({ outputs: [gatedDeltaRule(q, k, v, beta, gate).y], ...none }))
+    const plain = scope(() => noGrad(() => gatedDeltaRule(q, k, v, beta, gate).y))
+    gate.write([1])
+    captured.replay()
+    await assert.rejects(captured.outputs[0].read(), /the gate holds 1; gates are logarithms/)
+    gate.write([-1])
+    captured.replay()
+    assertSameBits(await captured.outputs[0].read(), await plain.read())
+    const used = device.bytesInUse()
+    // More than there is, and not before anything runs.
+    const large = (): Promise<unknown> =>
+      capture([gate], none, () => ({ outputs: Array.from({ length: 4 }, () => empty([2 ** 40])), ...none }))
+    await assert.rejects(large(), /webgpu: out of memory: asked for/)
+    assert.equal(device.bytesInUse(), used)
+    // In the midst of what is recorded, more steps than a submission holds.
+    const x = tensor([1])
+    const count = await capture([], { tensors: [x], counts: [] }, ({ tensors: [x] }) => ({
+      outputs: [],
+      counts: [],
+      tensors: [affine(x, 1, 1)],
+    }))
+    for (let i = 0; i < 600; i++) count.replay()
+    assert.deepEqual(Array.from(await count.state().tensors[0].read()), [601])
+    count.replay()
+    count.dispose()
+    assert.deepEqual(Array.from(await plain.read()), Array.from(await captured.outputs[0].read()))
+    device.gpu.destroy()
+    await assert.rejects(captured.outputs[0].read(), /webgpu: the device was lost/)
+    assert.throws(() => captured.replay(), /^Error: webgpu: the device was lost \(destroyed: .*\); open another one/)
+    device.close()
+    assert.throws(() => captured.replay(), /webgpu: the device has been closed/)
+    captured.dispose()
+    assert.equal(device.bytesInUse(), 0)
+    const nowhere = await webgpuDevice({ backend: 'null', minimal: true })
+    // The null backend has 512 MB: what is refused is heard of before the step is there.
+    const y = tensor([1], { device: nowhere })
+    const outputs = (): Tensor[] => Array.from({ length: 7 }, () => empty([2e7], nowhere))
+    await assert.rejects(
+      capture([y], none, () => ({ outputs: outputs(), ...none })),
+      /^Error: webgpu: out of memory: asked for 80 MB/,
+    )
+    nowhere.close()
   })
 
   it('is for devices that have it', async () => {

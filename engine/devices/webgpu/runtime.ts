@@ -82,7 +82,9 @@ const sameLaunch = (first: Launch, second: Launch, instead: ReadonlyMap<Block, B
   first.pipeline === second.pipeline &&
   first.groups === second.groups &&
   first.params.every((word, i) => word === second.params[i]) &&
-  first.blocks.every((block, i) => second.blocks[i] === block || instead.get(block) === second.blocks[i] || instead.get(second.blocks[i]) === block)
+  first.blocks.every(
+    (block, i) => second.blocks[i] === block || instead.get(block) === second.blocks[i] || instead.get(second.blocks[i]) === block,
+  )
 
 /** The standard's numbers: the names are globals in browsers only. */
 const usage = { MAP_READ: 1, COPY_SRC: 4, COPY_DST: 8, UNIFORM: 64, STORAGE: 128 }
