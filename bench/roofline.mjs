@@ -185,7 +185,8 @@ function paper() {
   const gpu = {
     capabilities: { bindingBytes: 2 ** 30 },
     faults: block(64, true),
-    run({ name }, entry, bindings, params, groups) {
+    run({ name }, entry, bindings, given, groups) {
+      const params = typeof given === 'function' ? given() : given
       if (groups > 0) dispatches.push({ shader: name, entry, groups, ...costOf({ shader: name, entry, bindings, params }) })
     },
     scratch: (floats, body) => body(block(4 * floats)),

@@ -417,23 +417,23 @@ const cases: Record<KernelName, readonly Case[]> = {
   random: (['uniform', 'normal'] as const).map(
     (kind): Case =>
       (k, m) =>
-        k.random(kind, m.output(300), 300, 0x9e3779b9, 7, -1, 2),
+        k.random(kind, m.output(300), 300, 0x9e3779b9, () => 7, -1, 2),
   ),
-  dropout: [(k, m) => k.dropout(m.input(300), m.output(300), 300, 0.4, 0x9e3779b9, 7)],
+  dropout: [(k, m) => k.dropout(m.input(300), m.output(300), 300, 0.4, 0x9e3779b9, () => 7)],
 
   adam: [true, false].map(
     (decoupled): Case =>
       (k, m) => {
         const options = { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0.1, decoupled, correction1: 0.19, correction2: 0.02 }
         const slots = [300, 1].map((n) => ({ p: m.inout(n), g: m.input(n), m: m.inout(n), v: m.inout(n, 0.1, 1), n }))
-        k.adam(slots, decoupled ? m.from([0.5]) : null, options)
+        k.adam(slots, decoupled ? m.from([0.5]) : null, () => options)
       },
   ),
   muon: [true, false].map(
     (scaled): Case =>
       (k, m) => {
         const slots = [false, true].map((tall) => ({ p: m.inout(90), g: m.input(90), m: m.inout(90), tall }))
-        k.muon(slots, 5, 18, scaled ? m.from([0.5]) : null, { lr: 0.1, momentum: 0.9, weightDecay: scaled ? 0.1 : 0 })
+        k.muon(slots, 5, 18, scaled ? m.from([0.5]) : null, () => ({ lr: 0.1, momentum: 0.9, weightDecay: scaled ? 0.1 : 0 }))
       },
   ),
 

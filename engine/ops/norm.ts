@@ -3,9 +3,9 @@ import { checkNumber, checkOptions, told } from '../arguments.ts'
 import { record } from '../autograd.ts'
 import type { NormKind } from '../devices/kernels.ts'
 import { sameShape, show } from '../shape.ts'
-import { empty, like, type Tensor } from '../tensor.ts'
+import { empty, like, type Tensor, varying } from '../tensor.ts'
 import { checkFloat, checkIndices, checkInt32, sameDevice } from './check.ts'
-import { affine } from './elementwise.ts'
+import { affine, mul } from './elementwise.ts'
 import { sum } from './reduce.ts'
 
 /** [R, n] over the last axis. */
@@ -94,6 +94,24 @@ export interface CrossEntropyOptions {
   reduction?: 'mean' | 'sum' | 'none'
 }
 
+/** 1 / the number of targets that count; throws where none does. */
+export const meanFactor =
+  (op: string, targets: Tensor, ignore: number): (() => number) =>
+  () => {
+    const count = targets.now().reduce((n, target) => n + (target === ignore ? 0 : 1), 0)
+    if (count === 0) throw new Error(`${op}: every target is ignored, so there is no mean`)
+    return 1 / count
+  }
+
+/** x times a number that follows from the targets, which may be others each time. */
+export const scaled = (x: Tensor, targets: Tensor, factor: () => number): Tensor =>
+  targets.isInput
+    ? mul(
+        x,
+        varying(() => [factor()], { shape: x.shape.map(() => 1), device: x.device }),
+      )
+    : affine(x, factor())
+
 /** -log softmax(logits)[target], in nats. logits [..., N], targets int32 of the leading shape. */
 export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): Tensor {
   checkOptions('crossEntropy', options, ['ignore', 'reduction'])
@@ -107,8 +125,8 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
   if (!sameShape(targets.shape, logits.shape.slice(0, -1)))
     throw new Error(`crossEntropy: targets have shape ${show(targets.shape)}, logits ${show(logits.shape)}`)
   checkIndices('crossEntropy', targets, N, ignore)
-  const counted = targets.indices!.reduce((count, target) => count + (target === ignore ? 0 : 1), 0)
-  if (reduction === 'mean' && counted === 0) throw new Error('crossEntropy: every target is ignored, so there is no mean')
+  const factor = meanFactor('crossEntropy', targets, ignore)
+  if (reduction === 'mean') factor()
   const { kernels } = logits.device
   const losses = empty(targets.shape, logits.device)
   const lse = empty([R], logits.device)
@@ -123,7 +141,7 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
   const total = sum(losses)
   losses.dispose()
   if (reduction === 'sum') return total
-  const mean = affine(total, 1 / counted)
+  const mean = scaled(total, targets, factor)
   total.dispose()
   return mean
 }

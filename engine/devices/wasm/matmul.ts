@@ -42,7 +42,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       const kept = !sparse && !transposeA && batch === 1 && M <= fewRows && pool.notes.stays(b)
       if (kept && M < MR) {
         const panels = Math.ceil(N / panelColumns)
-        const packed = pool.memory.allocate(4 * panels * panelColumns * K)
+        const packed = pool.memory.allocate(4 * panels * panelColumns * K, true)
         pool.notes.noteFirst({
           kernel: 'matvecPack',
           n: panels,
@@ -90,7 +90,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       let packed: Block | null = null
       if ((!whole || kept) && K > 0) {
         const panels = (strideB === 0 ? 1 : batch) * Math.ceil(N / NR)
-        packed = pool.memory.allocate(4 * panels * NR * K)
+        packed = pool.memory.allocate(4 * panels * NR * K, kept)
         const pack = {
           kernel: 'matmulPack',
           n: panels,

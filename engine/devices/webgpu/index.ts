@@ -85,7 +85,7 @@ export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuD
     gpu: opened.device,
     double: false,
     kernels: webgpuKernels(gpu),
-    allocate: (dtype, size) => gpu.allocate(4 * size, dtype === 'int32'),
+    allocate: (dtype, size, lasting) => gpu.allocate(4 * size, dtype === 'int32', lasting),
     free: gpu.free,
     write: gpu.write,
     read: gpu.read,

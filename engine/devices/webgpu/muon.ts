@@ -12,7 +12,8 @@ export function muonKernels(gpu: Gpu): Pick<Kernels<Block>, 'muon'> {
   const { faults } = gpu
 
   return {
-    muon(slots, R, C, gradScale, { lr, momentum, weightDecay }) {
+    muon(slots, R, C, gradScale, options) {
+      const { momentum } = options()
       const count = slots.length
       const [size, square] = [R * C, R * R]
       const [all, squares] = [count * size, count * square]
@@ -45,8 +46,11 @@ export function muonKernels(gpu: Gpu): Pick<Kernels<Block>, 'muon'> {
                 affine(x, y, all, c, 0)
               }
               for (const [i, { p, tall }] of slots.entries()) {
-                const step = lr * (tall ? Math.sqrt(C / R) : 1)
-                const params = { n: size, R, C, tall: Number(tall), offset: i * size, step, kept: 1 - lr * weightDecay }
+                const params = () => {
+                  const { lr, weightDecay } = options()
+                  const step = lr * (tall ? Math.sqrt(C / R) : 1)
+                  return { n: size, R, C, tall: Number(tall), offset: i * size, step, kept: 1 - lr * weightDecay }
+                }
                 gpu.run(muon, 'muonUpdate', { parameter: p, direction: y, faults }, params, groups)
               }
             }),

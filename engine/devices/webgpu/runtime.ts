@@ -35,14 +35,22 @@ export const perGroup = 256
 type Values<S extends Shader> = { [K in keyof S['params']]?: number | readonly number[] }
 type Storages<S extends Shader> = { [K in keyof S['bindings']]?: Block | null }
 
-export interface Gpu extends Omit<Memory, 'release' | 'destroy'> {
+export interface Gpu extends Omit<Memory, 'allocate' | 'release' | 'destroy'> {
+  /** `lasting`: see `Device.allocate`. */
+  allocate(bytes: number, integer?: boolean, lasting?: boolean): Block
   readonly device: GPUDevice
   readonly capabilities: Opened['capabilities']
   /**
    * Runs an entry of a shader on `groups` workgroups (nothing if there are none). Bindings that the entry uses are named; null binds an
-   * empty buffer. Parameters that aren't named are 0.
+   * empty buffer. Parameters that aren't named are 0; a function gives those that may be others each time.
    */
-  run<S extends Shader>(shader: S, entry: S['entries'][number], bindings: Storages<S>, params: Values<S>, groups: number): void
+  run<S extends Shader>(
+    shader: S,
+    entry: S['entries'][number],
+    bindings: Storages<S>,
+    params: Values<S> | (() => Values<S>),
+    groups: number,
+  ): void
   /** Memory for the length of `body`. */
   scratch<R>(floats: number, body: (block: Block) => R): R
   /** Words that kernels set to report bad input: `error` of what the word holds is thrown by the next read. Gives the index of the word in `faults`. */
@@ -67,21 +75,24 @@ interface Pipeline {
   layout: GPUBindGroupLayout
 }
 
-/** A call of `run`: the parameters are packed as the shader has them. */
+/** A call of `run`: the parameters are packed as the shader has them, or to be packed anew each time. */
 interface Launch {
   shader: Shader
   pipeline: Pipeline
   names: readonly string[]
   blocks: readonly Block[]
-  params: Int32Array
+  params: Int32Array | (() => Int32Array)
   groups: number
 }
+
+const packed = ({ params }: Launch): Int32Array => (typeof params === 'function' ? params() : params)
 
 /** Whether two launches are the same but for blocks in the place of others. */
 const sameLaunch = (first: Launch, second: Launch, instead: ReadonlyMap<Block, Block>): boolean =>
   first.pipeline === second.pipeline &&
   first.groups === second.groups &&
-  first.params.every((word, i) => word === second.params[i]) &&
+  // What is asked for anew each time needn't be compared.
+  (typeof first.params === 'function' ? typeof second.params === 'function' : `${first.params}` === `${second.params}`) &&
   first.blocks.every(
     (block, i) => second.blocks[i] === block || instead.get(block) === second.blocks[i] || instead.get(second.blocks[i]) === block,
   )
@@ -325,7 +336,8 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     const names = Object.keys(bindings)
     const pipeline = pipelineOf(shader, entry, names)
     const blocks = names.map((name) => bindings[name] ?? emptyAt(shader.bindings[name].binding))
-    const launch = { shader, pipeline, names, blocks, params: pack(shader, params), groups }
+    const now = typeof params === 'function' ? () => pack(shader, params()) : pack(shader, params)
+    const launch = { shader, pipeline, names, blocks, params: now, groups }
     if (notes.on()) {
       notes.note(launch)
       return
@@ -333,7 +345,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     if (dispatches >= batchLimit || uniformEnd + room(shader) > uniformBytes) submit()
     const offset = uniformEnd
     uniformEnd += room(shader)
-    uniformData.set(launch.params, offset / 4)
+    uniformData.set(packed(launch), offset / 4)
     if (bindGroups.size >= bindGroupsLimit) bindGroups.clear()
     encode(launch, bind(bindGroups, uniforms, launch), offset)
     for (const { memory } of blocks) memory.submission = submission
@@ -370,13 +382,18 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     const groups = new Map<string, GPUBindGroup>()
     const data = new Int32Array(params.size / 4)
     let end = 0
-    const encoded = launches.map((launch) => {
-      const offset = end
+    const offsets = new Map<Launch, number>()
+    const placed = (launch: Launch): number => {
+      offsets.set(launch, end)
       end += room(launch.shader)
-      data.set(launch.params, offset / 4)
-      return { launch, group: bind(groups, params, launch), offset }
-    })
+      return offsets.get(launch)!
+    }
+    // Those that may be others each time come first, so that they are written at once.
+    const changing = launches.filter((launch) => typeof launch.params === 'function').map((launch) => ({ launch, at: placed(launch) / 4 }))
+    const changingEnd = end / 4
+    for (const launch of launches) if (typeof launch.params !== 'function') data.set(launch.params, placed(launch) / 4)
     queue.writeBuffer(params, 0, data)
+    const encoded = launches.map((launch) => ({ launch, group: bind(groups, params, launch), offset: offsets.get(launch)! }))
     const used = new Set(launches.flatMap((launch) => launch.blocks.map((block) => block.memory)))
     /** The last submission that has replayed it. */
     let last = 0
@@ -386,7 +403,9 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       tables,
       replay() {
         check()
-        if (dispatches >= batchLimit) submit()
+        if (dispatches >= batchLimit || (last === submission && changing.length > 0)) submit()
+        for (const { launch, at } of changing) data.set(packed(launch), at)
+        if (changing.length > 0) queue.writeBuffer(params, 0, data, 0, changingEnd)
         for (const { launch, group, offset } of encoded) {
           // Only so many dispatches of a submission can be timed.
           if (timing?.each && dispatches >= batchLimit) submit()
@@ -414,11 +433,11 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     return taken
   }
 
-  const allocate = (bytes: number, integer = false): Block =>
-    notes.on() ? notes.take(`${bytes} ${integer}`, () => memory.allocate(bytes, integer)) : memory.allocate(bytes, integer)
+  const allocate = (bytes: number, integer = false, lasting = false): Block =>
+    notes.on() ? notes.take(`${bytes} ${integer}`, lasting, () => memory.allocate(bytes, integer)) : memory.allocate(bytes, integer)
 
   function freed(block: Block): void {
-    if (!closed && !notes.owns(block)) memory.free(block)
+    if (notes.freed(block) && !closed) memory.free(block)
   }
 
   // ---- host and device -----------------------------------------------------------------------------------------------------
@@ -542,9 +561,9 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       if (faultErrors.length === faultWords) throw new Error('webgpu: more kinds of faults than there are words for them')
       return faultErrors.push(error) - 1
     },
-    allocate(bytes, integer) {
+    allocate(bytes, integer, lasting) {
       check()
-      return allocate(bytes, integer)
+      return allocate(bytes, integer, lasting)
     },
     free: freed,
     write(block, data) {
