@@ -31,6 +31,14 @@ interface Memory {
   readonly version: number
 }
 
+/** What a step counts, where it has begun, and by how much it moves that on. */
+interface Count {
+  readonly counter: Record<string, number>
+  readonly key: string
+  readonly begin: number
+  by: number
+}
+
 /** What one step leaves to the next: float32 tensors, and counts on the host that grow by the same numbers in each step, such as positions. */
 export interface CarriedState {
   tensors: readonly Tensor[]
@@ -55,8 +63,9 @@ export interface CapturedStep {
 /**
  * Captures `step`, a function of the inputs (tensors made before, of any shapes, which `write` fills anew before each replay), a state, and tensors
  * that stay, such as parameters, but for those that it `changes` in place. The tensors of the state belong to the captured step from now on. `step`
- * must not read values, or look at an input's on the host, and must do the same each time; it isn't run when it's replayed. Its outputs must be
- * tensors that it has made. Throws, with the reason, where it can't be captured; the state is freed then, too.
+ * must not read values, or look at an input's on the host, and must do the same each time; it isn't run when it's replayed. It isn't recorded, but
+ * for what it does in `withGrad`, such as a loss whose backward pass it takes. Its outputs must be tensors that it has made. Throws, with the reason,
+ * where it can't be captured; the state is freed then, too.
  */
 export async function capture(
   inputs: readonly Tensor[],
@@ -85,8 +94,7 @@ export async function capture(
   const writes = new Map<unknown, { t: Tensor; values: () => ArrayLike<number> }>()
   const mine = new Set(changes.map((t) => t.storage))
   const changing = new Set([...[...inputs, ...begin].map((t) => t.storage), ...mine])
-  /** What the step counts, and by how much. */
-  const moved: { counter: Record<string, number>; key: string; begin: number; by: number }[] = []
+  let moved: Count[] | undefined
   const captures: Capture[] = []
   const dispose = (): void => {
     for (const t of begin) t.dispose()
@@ -103,15 +111,16 @@ export async function capture(
     let result: CaptureResult | undefined
     const seen = new Set<Memory>()
     const overwritten = new Set<Memory>()
+    const counts: Count[] = []
     const onlooker = {
       uses: (block: Memory) => void seen.add(block),
       changes: (block: Memory) => void overwritten.add(block),
       varies: (t: Tensor, values: () => ArrayLike<number>) => void writes.set(t.storage, { t, values }),
       counts(counter: Record<string, number>, key: string, value: number): () => number {
-        let count = moved.find((one) => one.counter === counter && one.key === key)
-        if (!count) moved.push((count = { counter, key, begin: value, by: 0 }))
-        const by = value - count.begin
-        return () => counter[key] + by
+        let count = counts.find((one) => one.counter === counter && one.key === key)
+        if (!count) counts.push((count = { counter, key, begin: value, by: 0 }))
+        const since = value - count.begin
+        return () => counter[key] + since
       },
     }
     const body = (): void => watched(onlooker, () => scope(() => noGrad(() => void (result = settled(stepped(from), from)))))
@@ -121,13 +130,19 @@ export async function capture(
       noting = note.call(device, body, { changing, again: first && { first, instead } })
     } finally {
       // The counts go on when it's replayed.
-      for (const count of moved) {
+      for (const count of counts) {
         count.by = count.counter[count.key] - count.begin
         count.counter[count.key] = count.begin
       }
     }
     const taken = await noting
     captures.push(taken)
+    moved ??= counts
+    if (
+      moved.length !== counts.length ||
+      moved.some(({ counter, key, by }, i) => counter !== counts[i].counter || key !== counts[i].key || by !== counts[i].by)
+    )
+      throw new Error('capture: the step counts something else the second time, such as the streams of a generator that it has made itself')
     const own = new Set([...captures.flatMap(({ blocks }) => blocks), ...begin.map((t) => t.storage)])
     for (const block of overwritten)
       if (!own.has(block.storage) && !mine.has(block.storage)) throw new Error('capture: the step overwrites a tensor from outside of it')
@@ -194,7 +209,7 @@ export async function capture(
         }
         captures[turn].replay()
         for (const t of changes) t.changed()
-        for (const { counter, key, by } of moved) counter[key] += by
+        for (const { counter, key, by } of moved!) counter[key] += by
         turn = (turn + 1) % states.length
         advance(1)
       },

@@ -99,29 +99,29 @@ export abstract class Optimizer {
   /** Updates every parameter that has a gradient, and returns the norm of all gradients before clipping. Gradients stay: see zeroGrad. */
   step(options: StepOptions = {}): Tensor {
     checkOptions('step', options, ['lr', 'clipNorm'])
-    if (options.clipNorm !== undefined) checkNumber('step: clipNorm', options.clipNorm, 'positive')
-    return span('optimizer', () => this.update(options))
-  }
-
-  private update(options: StepOptions): Tensor {
-    const slots = [...this.slots.values()].filter((s) => s.p.grad)
-    const norm = gradNorm(slots.map((s) => s.p.grad as Tensor))
-    const { betas, eps } = this.config
-    const { decoupled = false, muon } = this.variant
-    const [beta1, beta2] = betas
     const lr = (): number => {
       const given = typeof options.lr === 'function' ? options.lr() : options.lr
       if (given !== undefined) checkHyper(this.constructor.name, { lr: given })
       return given ?? this.config.lr
     }
     lr()
+    if (options.clipNorm !== undefined) checkNumber('step: clipNorm', options.clipNorm, 'positive')
+    return span('optimizer', () => this.update(lr, options.clipNorm))
+  }
+
+  private update(lr: () => number, clipNorm: number | undefined): Tensor {
+    const slots = [...this.slots.values()].filter((s) => s.p.grad)
+    const norm = gradNorm(slots.map((s) => s.p.grad as Tensor))
+    const { betas, eps } = this.config
+    const { decoupled = false, muon } = this.variant
+    const [beta1, beta2] = betas
     const before = counted(this, 'steps')
     const corrections = () => {
       const step = before() + 1
       return { correction1: 1 - beta1 ** step, correction2: 1 - beta2 ** step }
     }
     scope(() => {
-      const scale = options.clipNorm === undefined ? undefined : clipScale(norm, options.clipNorm)
+      const scale = clipNorm === undefined ? undefined : clipScale(norm, clipNorm)
       for (const weightDecay of new Set(slots.map((s) => s.weightDecay))) {
         const alike = slots.filter((s) => s.weightDecay === weightDecay)
         const [adam, matrices]: [AdamTensors[], MuonTensors[]] = [[], []]

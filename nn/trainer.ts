@@ -107,7 +107,7 @@ export class Trainer<M extends Trainable<never> = Transformer> {
     return { step, lr, loss, gradNorm }
   }
 
-  /** Frees what a captured step holds. */
+  /** Frees what a captured step holds; the next is captured anew, as it has to be where a model does something else from now on. */
   dispose(): void {
     if (!this.captured) return
     this.optimizer.beside.delete(this.captured.step)

@@ -90,7 +90,7 @@ export function adamSteps(slots: readonly AdamTensors[], options: AdamOptions | 
 }
 
 /** `adamSteps` on a single parameter. */
-export function adamStep(p: Tensor, g: Tensor, m: Tensor, v: Tensor, options: AdamOptions, gradScale?: Tensor): void {
+export function adamStep(p: Tensor, g: Tensor, m: Tensor, v: Tensor, options: AdamOptions | Now<AdamOptions>, gradScale?: Tensor): void {
   adamSteps([{ p, g, m, v }], options, gradScale)
 }
 
@@ -129,6 +129,6 @@ export function muonSteps(slots: readonly MuonTensors[], options: MuonOptions | 
 }
 
 /** `muonSteps` on a single matrix. */
-export function muonStep(p: Tensor, g: Tensor, m: Tensor, options: MuonOptions, gradScale?: Tensor): void {
+export function muonStep(p: Tensor, g: Tensor, m: Tensor, options: MuonOptions | Now<MuonOptions>, gradScale?: Tensor): void {
   muonSteps([{ p, g, m }], options, gradScale)
 }
