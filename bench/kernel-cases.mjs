@@ -332,7 +332,7 @@ export const cases = {
   'sum of squares (clipping)': elementwise(1, (k, m, n) => {
     const x = m.float(n),
       y = m.empty(1)
-    return () => k.sumSquares(x, n, y, 0)
+    return () => k.sumSquares([{ x, n }], y)
   }),
   'layer norm': norm('layer', false),
   'layer norm backward': norm('layer', true),
