@@ -65,6 +65,10 @@ const whole = {
   },
   reduce: {
     reduceRows: { operations: ({ outer, n, op }) => outer * n * (op === 2 ? 2 : 1), part: { y: ({ outer, parts }) => outer * parts } },
+    partialSquares: {
+      operations: ({ sizes }) => 2 * sizes.reduce((sum, n) => sum + n, 0),
+      part: { y: ({ outer, parts }) => outer * parts },
+    },
     reduceColumns: { operations: ({ outer, n, inner }) => outer * n * inner },
     cumsumColumns: { operations: ({ outer, n, inner }) => 4 * outer * n * inner },
     cumsumRows: { operations: ({ outer, n }) => 7 * outer * n },

@@ -319,8 +319,8 @@ const cases: Record<KernelName, readonly Case[]> = {
   ),
   sumSquares: [
     (k, m) => {
-      const xs = [500, 1, 0].map((n) => ({ x: m.input(n), n }))
-      k.sumSquares(xs, m.output(3))
+      const xs = [500, 1, 0, 70, 9000, 2, 3, 4, 5].map((n) => ({ x: m.input(n), n }))
+      k.sumSquares(xs, m.output(xs.length))
     },
   ],
 

@@ -29,7 +29,7 @@ export function muonKernels(gpu: Gpu): Pick<Kernels<Block>, 'muon'> {
                 gpu.run(muon, 'muonMomentum', { gradient: g, m, y, gradScale, faults }, params, groups)
               }
               gpu.scratch(count, (norms) => {
-                reduceRows(gpu, 'squares', y, norms, count, size, 0)
+                reduceRows(gpu, 'squares', y, norms, count, size)
                 gpu.run(muon, 'muonNormalise', { y, norms }, { n: all, size, eps: quintic.eps }, Math.ceil(all / perGroup))
               })
               // c is taken out, so that the products do the sums.
