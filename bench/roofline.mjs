@@ -161,7 +161,14 @@ const inWork = {
     // Of each piece: the matrices, the values that they meet, the state before and after, gamma.
     const perPiece = terms * rows * K + (1 + p.reads + (p.adds ?? 0)) * rows * columns + 2 * K * columns + K
     return {
-      product: [2 * batches * p.M * p.N * p.inner, batches * (p.M * p.inner + p.inner * p.N + (p.accumulate ? 2 : 1) * p.M * p.N)],
+      // Sixteen words a product: N and the inner size first, whether it's added to C in bit 1 of the thirteenth.
+      product: Array.from({ length: p.count || 0 }, (_, i) => p.products.slice(16 * i, 16 * (i + 1))).reduce(
+        ([operations, words], [N, inner, ...rest]) => [
+          operations + 2 * batches * rows * N * inner,
+          words + batches * (rows * inner + inner * N + (rest[10] & 2 ? 2 : 1) * rows * N),
+        ],
+        [0, 0],
+      ),
       scan: [batches * (terms * 2 * rows * K * columns + 2 * K * columns), batches * perPiece],
     }
   },
