@@ -105,9 +105,13 @@ const whole = {
     dropout: { operations: ({ n }) => 122 * n },
   },
   muon: {
-    muonMomentum: { operations: ({ n }) => 4 * n, again: ['m'], part: { y: ({ n }) => n } },
+    muonMomentum: { operations: ({ size, count }) => 4 * size * count, again: ['m', 'm1'], part: { y: ({ size, count }) => size * count } },
     muonNormalise: { operations: ({ n }) => 2 * n, again: ['y'] },
-    muonUpdate: { operations: ({ n }) => 3 * n, again: ['parameter'], part: { direction: ({ n }) => n } },
+    muonUpdate: {
+      operations: ({ size, count }) => 3 * size * count,
+      again: ['parameter', 'parameter1', 'parameter2', 'parameter3', 'parameter4', 'parameter5'],
+      part: { direction: ({ size, count }) => size * count },
+    },
   },
   optimizer: { adam: { operations: ({ n }) => 18 * n, again: ['parameter', 'm', 'v'] } },
   linear: { solveSpd: { operations: ({ N, K }) => N * (K ** 3 / 3 + 2 * K * K), again: ['L', 'x'] } },

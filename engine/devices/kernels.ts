@@ -359,8 +359,8 @@ export interface Kernels<S> {
   sumSquares(xs: readonly { x: S; n: number }[], y: S): void
 
   // ---- matmul ------------------------------------------------------------------------------------------------------
-  /** bias: [N], added to each row. */
-  matmul(a: S, b: S, bias: S | null, c: S, sizes: MatmulSizes): void
+  /** bias: [N], added to each row. start, with `accumulate`: what the product is added to, like C, instead of what C holds. */
+  matmul(a: S, b: S, bias: S | null, c: S, sizes: MatmulSizes, start?: S): void
 
   // ---- normalisation and softmax ---------------------------------------------------------------------------------
   /** y = (x - mean) * scale [* gain] [+ bias] row by row over [R, n]; stats is [R, 2] = (mean, scale), kept for the backward. gain, bias: [n]. */
