@@ -69,6 +69,7 @@ const whole = {
       operations: ({ sizes }) => 2 * sizes.reduce((sum, n) => sum + n, 0),
       part: { y: ({ outer, parts }) => outer * parts },
     },
+    reduceColumnsAtOnce: { operations: ({ outer, n, inner }) => outer * n * inner },
     reduceColumns: { operations: ({ outer, n, inner }) => outer * n * inner },
     cumsumColumns: { operations: ({ outer, n, inner }) => 4 * outer * n * inner },
     cumsumRows: { operations: ({ outer, n }) => 7 * outer * n },

@@ -309,6 +309,8 @@ const cases: Record<KernelName, readonly Case[]> = {
   reduce: (['sum', 'max'] as const).flatMap((op): Case[] => [
     (k, m) => k.reduce(op, m.input(750), m.output(15), 3, 50, 5),
     (k, m) => k.reduce(op, m.input(600), m.output(2), 2, 300, 1),
+    (k, m) => k.reduce(op, m.input(6600), m.output(22), 2, 300, 11),
+    (k, m) => k.reduce(op, m.input(10000), m.output(2), 1, 5000, 2),
     (k, m) => k.reduce(op, withNan(m), m.output(3), 3, 70, 1),
     (k, m) => k.reduce(op, withNan(m), m.output(70), 1, 3, 70),
   ]),

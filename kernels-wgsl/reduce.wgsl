@@ -87,6 +87,31 @@ fn joined(at: u32, end: u32, step: u32) -> f32 {
   y[at] = joined((o * p.n + first) * p.inner + i, (o * p.n + end) * p.inner, p.inner);
 }
 
+const COLUMNS = 8u;
+const LANES = 32u;
+var<workgroup> columnValues: array<f32, 256>;
+
+// y[o, i] over x[o, .., i]: COLUMNS columns a workgroup, each of which LANES threads share.
+@compute @workgroup_size(256) fn reduceColumnsAtOnce(g: Group) {
+  let blocks = (p.inner + COLUMNS - 1u) / COLUMNS;
+  let o = groupOf(g) / blocks;
+  let i = groupOf(g) % blocks * COLUMNS + g.thread % COLUMNS;
+  let lane = g.thread / COLUMNS;
+  let inside = o < p.outer && i < p.inner;
+  var total = select(0.0, -infinity(), p.op == 1u);
+  if (inside) { total = joined((o * p.n + lane) * p.inner + i, (o + 1u) * p.n * p.inner, LANES * p.inner); }
+  columnValues[g.thread] = total;
+  for (var half = LANES / 2u; half > 0u; half >>= 1u) {
+    workgroupBarrier();
+    if (lane < half) {
+      let other = columnValues[g.thread + half * COLUMNS];
+      total = select(total + other, maxOf(total, other), p.op == 1u);
+      columnValues[g.thread] = total;
+    }
+  }
+  if (inside && lane == 0u) { y[o * p.inner + i] = total; }
+}
+
 // y[o, j, i] = sum of x[o, 0..=j, i] (of x[o, j..n, i] if `reverse`); a thread a column. What rounding took from the sum is kept and given back
 // (Kahan 1965), as far as the compiler leaves it alone.
 @compute @workgroup_size(THREADS) fn cumsumColumns(g: Group) {

@@ -15,6 +15,10 @@ const enough = 2 ** 15
 const squaresAtOnce = 7
 const squaresLength = 4096
 
+/** Columns of a workgroup whose threads share them (kernels-wgsl/reduce.wgsl), and up to which length that takes no longer than two dispatches. */
+const columnsAtOnce = 8
+const columnLength = 4096
+
 /** How an axis of n is cut where `columns` threads or rows go over it: parts of 64 elements at least. Depends on the sizes alone. */
 export function partsOf(n: number, columns: number): { parts: number; length: number } {
   const wanted = Math.min(Math.ceil(n / 64), Math.ceil(enough / Math.max(columns, 1)))
@@ -54,6 +58,10 @@ export function reduceColumns(gpu: Gpu, op: 'sum' | 'max', x: Block, y: Block, o
     )
   if (parts === 1) {
     pass(x, y, n, 1, length)
+    return
+  }
+  if (n <= columnLength) {
+    gpu.run(reduce, 'reduceColumnsAtOnce', { x, y }, { op: ops[op], outer, n, inner }, outer * Math.ceil(inner / columnsAtOnce))
     return
   }
   gpu.scratch(outer * parts * inner, (partial) => {
