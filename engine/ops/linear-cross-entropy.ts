@@ -9,8 +9,9 @@ import { checkFloat, checkIndices, match, sameDevice } from './check.ts'
 import { mul } from './elementwise.ts'
 import { matmul } from './matmul.ts'
 import { concat, reshape, slice } from './movement.ts'
-import { type CrossEntropyOptions, meanFactor, scaled } from './norm.ts'
+import type { CrossEntropyOptions } from './norm.ts'
 import { sum } from './reduce.ts'
+import { meanFactor, scaled } from './targets.ts'
 
 /** Logits of a block. */
 const blockLogits = 2 ** 22

@@ -3,10 +3,10 @@ import { checkNumber, checkOptions, told } from '../arguments.ts'
 import { record } from '../autograd.ts'
 import type { NormKind } from '../devices/kernels.ts'
 import { sameShape, show } from '../shape.ts'
-import { empty, like, type Tensor, varying } from '../tensor.ts'
+import { empty, like, type Tensor } from '../tensor.ts'
 import { checkFloat, checkIndices, checkInt32, sameDevice } from './check.ts'
-import { affine, mul } from './elementwise.ts'
 import { sum } from './reduce.ts'
+import { meanFactor, scaled } from './targets.ts'
 
 /** [R, n] over the last axis. */
 function rowsOf(op: string, x: Tensor): [R: number, n: number] {
@@ -93,24 +93,6 @@ export interface CrossEntropyOptions {
   /** `mean` over the targets that count (the default), their `sum`, or one loss for each target (`none`). */
   reduction?: 'mean' | 'sum' | 'none'
 }
-
-/** 1 / the number of targets that count; throws where none does. */
-export const meanFactor =
-  (op: string, targets: Tensor, ignore: number): (() => number) =>
-  () => {
-    const count = targets.now().reduce((n, target) => n + (target === ignore ? 0 : 1), 0)
-    if (count === 0) throw new Error(`${op}: every target is ignored, so there is no mean`)
-    return 1 / count
-  }
-
-/** x times a number that follows from the targets, which may be others each time. */
-export const scaled = (x: Tensor, targets: Tensor, factor: () => number): Tensor =>
-  targets.isInput
-    ? mul(
-        x,
-        varying(() => [factor()], { shape: x.shape.map(() => 1), device: x.device }),
-      )
-    : affine(x, factor())
 
 /** -log softmax(logits)[target], in nats. logits [..., N], targets int32 of the leading shape. */
 export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): Tensor {
