@@ -482,7 +482,7 @@ describe('training', () => {
         // A gate above 0 isn't what a layer makes: it stays an error of the op's.
         const { attn } = model.transformer.layers[0] as { attn: FastWeightsAttention }
         attn.gate!.forward = (x) => full([...x.shape.slice(0, 2), 2], 0.5)
-        for (const attempt of [trainer.step(randomBatch(2)), trainer.evaluate([randomBatch(2)])])
+        for (const attempt of [() => trainer.step(randomBatch(2)), () => trainer.evaluate([randomBatch(2)])])
           await assert.rejects(attempt, (error) => error instanceof GateError && /^fastWeights: the gate holds 0\.5; /.test(error.message))
         optimizer.dispose()
         model.dispose()
