@@ -268,11 +268,11 @@ export const cases = {
   dropout: elementwise(2, (k, m, n) => {
     const x = m.float(n),
       y = m.empty(n)
-    return () => k.dropout(x, y, n, 0.1, 1, 2)
+    return () => k.dropout(x, y, n, 0.1, 1, () => 2)
   }),
   'normal random': elementwise(1, (k, m, n) => {
     const y = m.empty(n)
-    return () => k.random('normal', y, n, 1, 2, 0, 1)
+    return () => k.random('normal', y, n, 1, () => 2, 0, 1)
   }),
   'permute [B,T,H,V] -> [B,H,T,V]': (k, m, { B, T, H, D, V }) => {
     const n = B * T * D
@@ -332,7 +332,7 @@ export const cases = {
   'sum of squares (clipping)': elementwise(1, (k, m, n) => {
     const x = m.float(n),
       y = m.empty(1)
-    return () => k.sumSquares(x, n, y, 0)
+    return () => k.sumSquares([{ x, n }], y)
   }),
   'layer norm': norm('layer', false),
   'layer norm backward': norm('layer', true),
@@ -381,7 +381,7 @@ export const cases = {
       correction1: 0.1,
       correction2: 0.001,
     }
-    return { shape: `[${n}]`, elements: n, floats: 7 * n, run: () => k.adam(p, g, first, second, n, scale, options) }
+    return { shape: `[${n}]`, elements: n, floats: 7 * n, run: () => k.adam([{ p, g, m: first, v: second, n }], scale, () => options) }
   },
   ...Object.fromEntries(
     Object.entries(recurrences).flatMap(([name, [programmed, width]]) =>

@@ -34,6 +34,7 @@ options
                        (torch: default small)
   --python PATH        torch: the Python to run (default python3)
   --roofline           webgpu: the roofline alone
+  --counts             webgpu: the dispatches of a training step alone, on paper
   --rules A,B          rules, scale: only these
   --seconds S          rules, scale, aft, nets: time for the samples of a rule in one form at one T (default 0.5; scale: 1); a cell of which one
                        run lasts longer is sampled once, in rules and aft one of which it would last 10 times as long is left out
@@ -81,6 +82,7 @@ const options = {
   only: { of: ['train', 'torch', 'kernels', 'nets', 'onnx', 'webgpu'], read: (text) => text },
   python: { of: ['torch'], read: (text) => text },
   roofline: { of: ['webgpu'], type: 'boolean', read: (given) => given },
+  counts: { of: ['webgpu'], type: 'boolean', read: (given) => given },
   rules: { of: ['rules', 'scale'], read: list },
   seconds: { of: ['rules', 'scale', 'aft', 'nets'], read: (text) => positive(text, '--seconds') },
   threads: { of: ['torch', 'rules', 'scale', 'aft', 'nets', 'onnx'], read: (text) => whole(text, '--threads', 1, 64) },

@@ -10,8 +10,9 @@
 
 import { binaryOps, unaryOps } from '../dist/engine/devices/kernels.js'
 import { webgpuKernels } from '../dist/engine/devices/webgpu/index.js'
-import { crossEntropy, getDevice, scope, setDevice, tensor } from '../dist/engine/index.js'
-import { Adam, Transformer } from '../dist/nn/index.js'
+import { getDevice, scope, setDevice } from '../dist/engine/index.js'
+import { Adam, Muon, Transformer } from '../dist/nn/index.js'
+import { presets } from '../dist/tasks/index.js'
 import { cases, sizesOf } from './kernel-cases.mjs'
 import { digits, printTable } from './report.mjs'
 
@@ -64,6 +65,11 @@ const whole = {
   },
   reduce: {
     reduceRows: { operations: ({ outer, n, op }) => outer * n * (op === 2 ? 2 : 1), part: { y: ({ outer, parts }) => outer * parts } },
+    partialSquares: {
+      operations: ({ sizes }) => 2 * sizes.reduce((sum, n) => sum + n, 0),
+      part: { y: ({ outer, parts }) => outer * parts },
+    },
+    reduceColumnsAtOnce: { operations: ({ outer, n, inner }) => outer * n * inner },
     reduceColumns: { operations: ({ outer, n, inner }) => outer * n * inner },
     cumsumColumns: { operations: ({ outer, n, inner }) => 4 * outer * n * inner },
     cumsumRows: { operations: ({ outer, n }) => 7 * outer * n },
@@ -73,6 +79,7 @@ const whole = {
       operations: (p) => products(p) + (p.splits === 1 ? epilogue(p) : 0),
       again: ({ accumulate, splits }) => (accumulate && splits === 1 ? ['c'] : []),
     },
+    matmulEach: { operations: (p) => products(p) + epilogue(p), again: ({ accumulate }) => (accumulate ? ['c'] : []) },
     matmulJoin: { operations: (p) => p.batch * p.M * p.N * p.splits + epilogue(p), again: ({ accumulate }) => (accumulate ? ['c'] : []) },
   },
   norm: {
@@ -97,6 +104,15 @@ const whole = {
     uniformNumbers: { operations: ({ n }) => 120 * n },
     normalNumbers: { operations: ({ n }) => (120 + 2 * transcendental) * n },
     dropout: { operations: ({ n }) => 122 * n },
+  },
+  muon: {
+    muonMomentum: { operations: ({ size, count }) => 4 * size * count, again: ['m', 'm1'], part: { y: ({ size, count }) => size * count } },
+    muonNormalise: { operations: ({ n }) => 2 * n, again: ['y'] },
+    muonUpdate: {
+      operations: ({ size, count }) => 3 * size * count,
+      again: ['parameter', 'parameter1', 'parameter2', 'parameter3', 'parameter4', 'parameter5'],
+      part: { direction: ({ size, count }) => size * count },
+    },
   },
   optimizer: { adam: { operations: ({ n }) => 18 * n, again: ['parameter', 'm', 'v'] } },
   linear: { solveSpd: { operations: ({ N, K }) => N * (K ** 3 / 3 + 2 * K * K), again: ['L', 'x'] } },
@@ -150,7 +166,14 @@ const inWork = {
     // Of each piece: the matrices, the values that they meet, the state before and after, gamma.
     const perPiece = terms * rows * K + (1 + p.reads + (p.adds ?? 0)) * rows * columns + 2 * K * columns + K
     return {
-      product: [2 * batches * p.M * p.N * p.inner, batches * (p.M * p.inner + p.inner * p.N + (p.accumulate ? 2 : 1) * p.M * p.N)],
+      // Sixteen words a product: N and the inner size first, whether it's added to C in bit 1 of the thirteenth.
+      product: Array.from({ length: p.count || 0 }, (_, i) => p.products.slice(16 * i, 16 * (i + 1))).reduce(
+        ([operations, words], [N, inner, ...rest]) => [
+          operations + 2 * batches * rows * N * inner,
+          words + batches * (rows * inner + inner * N + (rest[10] & 2 ? 2 : 1) * rows * N),
+        ],
+        [0, 0],
+      ),
       scan: [batches * (terms * 2 * rows * K * columns + 2 * K * columns), batches * perPiece],
     }
   },
@@ -158,8 +181,10 @@ const inWork = {
 
 function costOf({ shader, entry, bindings, params }) {
   const given = new Proxy(params, { get: (target, name) => target[name] ?? 0 })
-  if (inWork[shader]) {
-    const cost = inWork[shader](given)[entry]
+  // The kernels of a recurrence are in several files.
+  const family = shader.replace(/-(chunk-backward|chunk|recurrent)$/, '')
+  if (inWork[family]) {
+    const cost = inWork[family](given)[entry]
     if (!cost) throw new Error(`no count for ${shader}, ${entry}`)
     return { operations: cost[0], bytes: 4 * cost[1] }
   }
@@ -185,8 +210,10 @@ function paper() {
   const gpu = {
     capabilities: { bindingBytes: 2 ** 30 },
     faults: block(64, true),
-    run({ name }, entry, bindings, params, groups) {
-      if (groups > 0) dispatches.push({ shader: name, entry, groups, ...costOf({ shader: name, entry, bindings, params }) })
+    run({ name }, entry, bindings, given, groups) {
+      const params = typeof given === 'function' ? given() : given
+      const again = typeof given === 'function'
+      if (groups > 0) dispatches.push({ shader: name, entry, groups, again, ...costOf({ shader: name, entry, bindings, params }) })
     },
     scratch: (floats, body) => body(block(4 * floats)),
     fault: () => 0,
@@ -226,24 +253,33 @@ function ofCases() {
   return [...rows(names, labml), ...rows(recurrences, { ...labml, T: 2048 })]
 }
 
-/** One training step of labml's model: the dispatches of its forward, backward, clipping and Adam, as bench/train.mjs takes it. */
-function ofTraining() {
+/** The models of bench/train.mjs, and the default preset: 16 x 128 tokens. */
+const settings = [
+  { name: 'labml, Adam', model: { dModel: 512, heads: 8, layers: 6, dFf: 2048, nu: 1 }, Optimizer: Adam },
+  { name: 'small, Muon', model: { dModel: 128, heads: 4, layers: 4, dFf: 512, nu: 1 }, Optimizer: Muon },
+  { name: 'default preset, Muon', model: presets.default.model, Optimizer: Muon },
+]
+
+/** One training step: the dispatches of forward, backward, clipping and optimiser. */
+function ofTraining({ model: config, Optimizer }) {
   const { device, take } = paper()
   const before = getDevice()
   setDevice(device)
   try {
-    const { B, T, D, H, F, N } = labml
-    const model = new Transformer({ symbols: N, dModel: D, heads: H, layers: 6, dFf: F, nu: 1 })
-    const optimizer = new Adam(model.namedParameters(), { lr: 1e-4 })
-    const text = () => tensor(new Int32Array(B * T), { dtype: 'int32', shape: [B, T] })
-    const [tokens, targets] = [text(), text()]
+    const { B, T, N } = labml
+    const model = new Transformer({ ...config, symbols: N })
+    const optimizer = new Optimizer(model.namedParameters(), { lr: 1e-4 })
+    const [tokens, targets] = [1, 2].map(() => new Int32Array(B * T))
     take()
-    scope(() => {
-      crossEntropy(model.forward(tokens).logits, targets).backward()
+    return scope(() => {
+      const loss = model.loss({ tokens, targets, B, T })
+      const forward = take()
+      loss.backward()
+      const backward = take()
       optimizer.step({ clipNorm: 1 })
       optimizer.zeroGrad()
+      return { forward, backward, optimizer: take() }
     })
-    return take()
   } finally {
     setDevice(before)
   }
@@ -275,10 +311,32 @@ const cells = ({ dispatches, operations, bytes, times }, unit) => [
   ...times.map(({ seconds, limit }) => `${digits(seconds / unit)} ${limit}`),
 ]
 
+/** Bytes that parameters of a dispatch take among others, and those that a step is given: tokens, targets and how many of them count. */
+const parameterBytes = 256
+const givenBytes = 2 * 4 * 16 * 128 + 4
+
+/** Prints how many dispatches a training step takes, and what a replay of it writes; gives both. */
+export function counts() {
+  const steps = settings.map((setting) => ofTraining(setting))
+  const all = steps.map((step) => Object.values(step).flat())
+  const named = ({ shader, entry }) => `${shader}: ${entry}`
+  const names = [...new Set(all.flat().map(named))]
+  const rows = names.map((name) => [name, ...all.map((step) => step.filter((dispatch) => named(dispatch) === name).length)])
+  rows.sort((a, b) => b.slice(1).reduce((x, y) => x + y) - a.slice(1).reduce((x, y) => x + y))
+  const totals = Object.keys(steps[0]).map((part) => [part, ...steps.map((step) => step[part].length)])
+  const written = all.map((step) => step.filter(({ again }) => again).length * parameterBytes + givenBytes)
+  console.log('\nDispatches of a training step on webgpu, 16 x 128 tokens: forward, backward, clipping and optimiser\n')
+  printTable(
+    ['kernel', ...settings.map(({ name }) => name)],
+    [...rows, null, ...totals, ['the step', ...all.map((step) => step.length)], ['bytes written a replay', ...written]],
+  )
+  return { settings: settings.map(({ name }) => name), rows, totals, steps: all.map((step) => step.length), written }
+}
+
 /** Prints both tables and gives what is in them. */
 export function roofline() {
   const kernels = ofCases().map(({ dispatches, ...facts }) => ({ ...facts, ...count(dispatches) }))
-  const step = ofTraining()
+  const step = Object.values(ofTraining(settings[0])).flat()
   const byEntry = {}
   for (const dispatch of step) {
     const name = `${dispatch.shader}: ${dispatch.entry}`

@@ -2,11 +2,12 @@
 import { gpuEnvironment } from '../test/gpu-environment.mjs'
 import { start } from './child.mjs'
 import { digits, printTable, progress, UsageError } from './report.mjs'
-import { roofline } from './roofline.mjs'
+import { counts, roofline } from './roofline.mjs'
 import { summary } from './timing.mjs'
 import { webgpuCases } from './webgpu-cases.mjs'
 
-export async function run({ rounds = 5, only = '', roofline: onPaper = false }) {
+export async function run({ rounds = 5, only = '', roofline: onPaper = false, counts: counted = false }) {
+  if (counted) return { counts: counts() }
   if (onPaper) return { roofline: roofline() }
   const chosen = webgpuCases.map((row, index) => ({ ...row, index })).filter(({ name }) => name.includes(only))
   if (!chosen.length)

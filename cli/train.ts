@@ -14,6 +14,7 @@ import {
   modelOf,
   type Optimizer,
   restoreOptimizer,
+  type StepResult,
   Trainer,
   Transformer,
   type TransformerConfig,
@@ -174,6 +175,11 @@ async function trainUntil(
     }
   }
   const isDue = (step: number): boolean => step % evalEvery === 0 || step === steps
+  /** Where something is to be done with the model after a step, and nothing may have begun. */
+  const interrupts = (step: number): boolean => isDue(step) || step % saveEvery === 0 || step % sampler.stepsPerEpoch === 0
+  /** Where kernels run later than they are called, the next step is begun before the result of one is waited for: the GPU never idles. */
+  const overlaps = device.timeDispatches !== undefined
+  let ahead: Promise<StepResult> | null = null
   const validate = async (): Promise<number> => checked(await trainer.evaluate(watched(optimizer.steps === steps ? atEnd : onTheWay)))
   const probe = () => trainer.evaluate(evaluate(Math.min(whole, B * T)))
   /** A state that has just diverged must not replace a good one: its loss shows only in a step that is yet to come. */
@@ -212,11 +218,17 @@ async function trainUntil(
       appendMetrics(metricsPath, { ...last, validLoss })
     }
     started = performance.now()
-    while (optimizer.steps < steps) {
+    for (let step = first + 1; step <= steps; step++) {
       poll()
-      if (optimizer.steps > 0 && optimizer.steps % sampler.stepsPerEpoch === 0) model.endEpoch()
-      const result = await trainer.step(sampler.batch(optimizer.steps))
-      const { step } = result
+      if (step > 1 && (step - 1) % sampler.stepsPerEpoch === 0) model.endEpoch()
+      const taken = ahead ?? trainer.step(sampler.batch(step - 1))
+      ahead = null
+      if (overlaps && !initial && !interrupts(step)) {
+        ahead = trainer.step(sampler.batch(step))
+        // Where this step has failed, nobody asks for the next.
+        ahead.catch(() => {})
+      }
+      const result = await taken
       if (initial) writeAtomic(checkpointPath, initial)
       initial = null
       record = { ...result }
@@ -255,6 +267,11 @@ async function trainUntil(
   } catch (error) {
     line.end()
     if (!(error instanceof Interrupted) || optimizer.steps === 0) throw explained(error)
+    try {
+      if (ahead) record = { ...(await ahead) }
+    } catch (error) {
+      throw explained(error)
+    }
     writeRecord()
     const state = await checkpoint().catch((error) => {
       throw explained(error)

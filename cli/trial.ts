@@ -60,8 +60,8 @@ function watchMemory(device: Device): { most(): { inUse: number; reserved: numbe
     most.inUse = Math.max(most.inUse, device.bytesInUse())
     most.reserved = Math.max(most.reserved, device.bytesReserved())
   }
-  device.allocate = (dtype, size) => {
-    const storage = allocate(dtype, size)
+  device.allocate = (...given) => {
+    const storage = allocate(...given)
     look()
     return storage
   }

@@ -9,6 +9,10 @@
  *     captured.replay()                       // state and outputs are those after token 5
  *     await captured.outputs[0].read()
  *
+ * What else changes from step to step: tensors that the step overwrites in place, which have to be named (`changes`), as an optimiser's parameters
+ * and moments; what it counts (`counted`), such as the streams of its random numbers, which go on as if the step ran; what it gives as a function,
+ * such as a learning rate, or as the values of a tensor (`varying`).
+ *
  * The step is noted twice, the second time from the state that the first one leaves to the memory that it came from: two sets of tensors, which
  * take turns in holding the state, and nothing is copied. Where the second time isn't like the first, the step depends on something that isn't
  * in its inputs, and capture throws. Tests: test/ops/capture.test.ts.
@@ -25,6 +29,14 @@ interface Memory {
   readonly storage: unknown
   readonly owners: number
   readonly version: number
+}
+
+/** What a step counts, where it has begun, and by how much it moves that on. */
+interface Count {
+  readonly counter: Record<string, number>
+  readonly key: string
+  readonly begin: number
+  by: number
 }
 
 /** What one step leaves to the next: float32 tensors, and counts on the host that grow by the same numbers in each step, such as positions. */
@@ -50,19 +62,21 @@ export interface CapturedStep {
 
 /**
  * Captures `step`, a function of the inputs (tensors made before, of any shapes, which `write` fills anew before each replay), a state, and tensors
- * that stay, such as parameters. The tensors of the state belong to the captured step from now on. `step` must not draw random numbers, read
- * values, or look at an input's on the host, and must do the same each time; it isn't run when it's replayed. Its outputs must be tensors that it has made.
- * Throws, with the reason, where it can't be captured; the state is freed then, too.
+ * that stay, such as parameters, but for those that it `changes` in place. The tensors of the state belong to the captured step from now on. `step`
+ * must not read values, or look at an input's on the host, and must do the same each time; it isn't run when it's replayed. It isn't recorded, but
+ * for what it does in `withGrad`, such as a loss whose backward pass it takes. Its outputs must be tensors that it has made. Throws, with the reason,
+ * where it can't be captured; the state is freed then, too.
  */
 export async function capture(
   inputs: readonly Tensor[],
   state: CarriedState,
   step: (state: CarriedState) => CaptureResult,
+  changes: readonly Tensor[] = [],
 ): Promise<CapturedStep> {
   if (!Array.isArray(inputs)) throw new Error(`capture: the inputs must be an array of tensors, not ${told(inputs)}`)
-  const known = [...inputs, ...state.tensors]
+  const known = [...inputs, ...state.tensors, ...changes]
   for (const t of known) if (!(t instanceof Tensor)) throw new Error(`capture: needs tensors, not ${told(t)}`)
-  if (known.length === 0) throw new Error('capture: needs an input or a state')
+  if (known.length === 0) throw new Error('capture: needs an input, a state, or something that changes')
   const { device } = known[0]
   const other = known.find((t) => t.device !== device)
   if (other) throw new Error(`capture: tensors are on different devices (${device.description} and ${other.device.description})`)
@@ -78,7 +92,9 @@ export async function capture(
   /** Memory from outside that is read, and its version; where the host's numbers go. */
   const outside = new Map<Memory, number>()
   const writes = new Map<unknown, { t: Tensor; values: () => ArrayLike<number> }>()
-  const changing = new Set([...inputs, ...begin].map((t) => t.storage))
+  const mine = new Set(changes.map((t) => t.storage))
+  const changing = new Set([...[...inputs, ...begin].map((t) => t.storage), ...mine])
+  let moved: Count[] | undefined
   const captures: Capture[] = []
   const dispose = (): void => {
     for (const t of begin) t.dispose()
@@ -95,18 +111,41 @@ export async function capture(
     let result: CaptureResult | undefined
     const seen = new Set<Memory>()
     const overwritten = new Set<Memory>()
+    const counts: Count[] = []
     const onlooker = {
       uses: (block: Memory) => void seen.add(block),
       changes: (block: Memory) => void overwritten.add(block),
       varies: (t: Tensor, values: () => ArrayLike<number>) => void writes.set(t.storage, { t, values }),
+      counts(counter: Record<string, number>, key: string, value: number): () => number {
+        let count = counts.find((one) => one.counter === counter && one.key === key)
+        if (!count) counts.push((count = { counter, key, begin: value, by: 0 }))
+        const since = value - count.begin
+        return () => counter[key] + since
+      },
     }
     const body = (): void => watched(onlooker, () => scope(() => noGrad(() => void (result = settled(stepped(from), from)))))
     const [first] = captures
-    const taken = await note.call(device, body, { changing, again: first && { first, instead } })
+    let noting: Promise<Capture>
+    try {
+      noting = note.call(device, body, { changing, again: first && { first, instead } })
+    } finally {
+      // The counts go on when it's replayed.
+      for (const count of counts) {
+        count.by = count.counter[count.key] - count.begin
+        count.counter[count.key] = count.begin
+      }
+    }
+    const taken = await noting
     captures.push(taken)
+    moved ??= counts
+    if (
+      moved.length !== counts.length ||
+      moved.some(({ counter, key, by }, i) => counter !== counts[i].counter || key !== counts[i].key || by !== counts[i].by)
+    )
+      throw new Error('capture: the step counts something else the second time, such as the streams of a generator that it has made itself')
     const own = new Set([...captures.flatMap(({ blocks }) => blocks), ...begin.map((t) => t.storage)])
     for (const block of overwritten)
-      if (!own.has(block.storage)) throw new Error('capture: the step overwrites a tensor from outside of it')
+      if (!own.has(block.storage) && !mine.has(block.storage)) throw new Error('capture: the step overwrites a tensor from outside of it')
     for (const block of seen)
       if (!own.has(block.storage) && !changing.has(block.storage) && !outside.has(block)) outside.set(block, block.version)
     for (const t of [...result!.outputs, ...result!.tensors])
@@ -143,7 +182,9 @@ export async function capture(
     if (odd.counts.some((after, i) => after.some((x, j) => x - counts[i][j] !== growth[i][j])))
       throw new Error("capture: the state's counts don't grow by the same in each step")
     advance(-1)
-    const states = [begin, even.tensors]
+    // Without a state the second time is the first.
+    if (begin.length === 0) captures.pop()!.free()
+    const states = begin.length === 0 ? [begin] : [begin, even.tensors]
     let turn = 0
     return {
       outputs: even.outputs,
@@ -151,6 +192,7 @@ export async function capture(
       replay() {
         refuseCapture('replays another')
         for (const t of inputs) if (t.disposed) throw new Error(`replay: the input ${show(t.shape)} was freed`)
+        if (changes.some((t) => t.disposed)) throw new Error('replay: a tensor that the captured step overwrites was freed')
         if (captures.length === 0) throw new Error('replay: the captured step was disposed')
         let stale = false
         for (const [block, version] of outside) {
@@ -166,7 +208,9 @@ export async function capture(
           device.write(storage, numbers)
         }
         captures[turn].replay()
-        turn = 1 - turn
+        for (const t of changes) t.changed()
+        for (const { counter, key, by } of moved!) counter[key] += by
+        turn = (turn + 1) % states.length
         advance(1)
       },
       dispose() {

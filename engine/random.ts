@@ -9,7 +9,7 @@ import type { Device } from './devices/device.ts'
 import { randomKernels } from './devices/reference/random.ts'
 import { checkFloat } from './ops/check.ts'
 import { checkShape, type Shape } from './shape.ts'
-import { empty, getDevice, like, refuseCapture, type Tensor } from './tensor.ts'
+import { counted, empty, getDevice, like, type Tensor } from './tensor.ts'
 
 export interface Generator {
   seed: number
@@ -45,16 +45,15 @@ function draw(kind: 'uniform' | 'normal', g: Generator, shape: Shape, a: number,
   checkShape(kind, shape)
   checkNumber(`${kind}: ${kind === 'uniform' ? 'low' : 'the mean'}`, a, 'a finite number')
   checkNumber(`${kind}: ${kind === 'uniform' ? 'high' : 'the standard deviation'}`, b, 'a finite number')
-  refuseCapture('draws random numbers')
   const y = empty([...shape], device)
-  device.kernels.random(kind, y.storage, y.size, g.seed, g.stream++, a, b)
+  device.kernels.random(kind, y.storage, y.size, g.seed, counted(g, 'stream'), a, b)
   return y
 }
 
 /** The first n numbers of a stream on the host, in float64: uniform in [0, 1), or standard normal. */
 export function hostNumbers(kind: 'uniform' | 'normal', seed: number, stream: number, n: number): Float64Array<ArrayBuffer> {
   const data = new Float64Array(n)
-  randomKernels.random(kind, { data }, n, seed, stream, 0, 1)
+  randomKernels.random(kind, { data }, n, seed, () => stream, 0, 1)
   return data
 }
 
@@ -65,10 +64,9 @@ export function dropout(x: Tensor, p: number, g: Generator): Tensor {
   checkGenerator('dropout', g)
   if (p === 0) return record('dropout', [x], x.view(x.shape), (dy) => [dy])
   const { kernels } = x.device
-  refuseCapture('draws random numbers')
   const y = like(x)
   const { seed } = g
-  const stream = g.stream++
+  const stream = counted(g, 'stream')
   kernels.dropout(x.storage, y.storage, x.size, p, seed, stream)
   return record('dropout', [x], y, (dy) => {
     const dx = like(x)

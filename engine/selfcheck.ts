@@ -309,6 +309,8 @@ const cases: Record<KernelName, readonly Case[]> = {
   reduce: (['sum', 'max'] as const).flatMap((op): Case[] => [
     (k, m) => k.reduce(op, m.input(750), m.output(15), 3, 50, 5),
     (k, m) => k.reduce(op, m.input(600), m.output(2), 2, 300, 1),
+    (k, m) => k.reduce(op, m.input(6600), m.output(22), 2, 300, 11),
+    (k, m) => k.reduce(op, m.input(10000), m.output(2), 1, 5000, 2),
     (k, m) => k.reduce(op, withNan(m), m.output(3), 3, 70, 1),
     (k, m) => k.reduce(op, withNan(m), m.output(70), 1, 3, 70),
   ]),
@@ -319,8 +321,8 @@ const cases: Record<KernelName, readonly Case[]> = {
   ),
   sumSquares: [
     (k, m) => {
-      const xs = [500, 1, 0].map((n) => ({ x: m.input(n), n }))
-      k.sumSquares(xs, m.output(3))
+      const xs = [500, 1, 0, 70, 9000, 2, 3, 4, 5].map((n) => ({ x: m.input(n), n }))
+      k.sumSquares(xs, m.output(xs.length))
     },
   ],
 
@@ -417,23 +419,23 @@ const cases: Record<KernelName, readonly Case[]> = {
   random: (['uniform', 'normal'] as const).map(
     (kind): Case =>
       (k, m) =>
-        k.random(kind, m.output(300), 300, 0x9e3779b9, 7, -1, 2),
+        k.random(kind, m.output(300), 300, 0x9e3779b9, () => 7, -1, 2),
   ),
-  dropout: [(k, m) => k.dropout(m.input(300), m.output(300), 300, 0.4, 0x9e3779b9, 7)],
+  dropout: [(k, m) => k.dropout(m.input(300), m.output(300), 300, 0.4, 0x9e3779b9, () => 7)],
 
   adam: [true, false].map(
     (decoupled): Case =>
       (k, m) => {
         const options = { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0.1, decoupled, correction1: 0.19, correction2: 0.02 }
         const slots = [300, 1].map((n) => ({ p: m.inout(n), g: m.input(n), m: m.inout(n), v: m.inout(n, 0.1, 1), n }))
-        k.adam(slots, decoupled ? m.from([0.5]) : null, options)
+        k.adam(slots, decoupled ? m.from([0.5]) : null, () => options)
       },
   ),
   muon: [true, false].map(
     (scaled): Case =>
       (k, m) => {
         const slots = [false, true].map((tall) => ({ p: m.inout(90), g: m.input(90), m: m.inout(90), tall }))
-        k.muon(slots, 5, 18, scaled ? m.from([0.5]) : null, { lr: 0.1, momentum: 0.9, weightDecay: scaled ? 0.1 : 0 })
+        k.muon(slots, 5, 18, scaled ? m.from([0.5]) : null, () => ({ lr: 0.1, momentum: 0.9, weightDecay: scaled ? 0.1 : 0 }))
       },
   ),
 

@@ -35,8 +35,11 @@ interface Block {
 /** The numbers of an int32 tensor on the host. */
 interface Indices {
   values: Int32Array
-  /** Of an input of a captured step: its values change from one time to the next, so that none may be looked at; used as indices, they must be `below`. */
-  input: { below: number } | null
+  /**
+   * Of an input of a captured step: its values change from one time to the next, so that none may be looked at; used as indices, they must be `below`,
+   * or one of `others`.
+   */
+  input: { below: number; others: Set<number> } | null
 }
 
 /** What looks on while a step is captured: it is told of all memory that kernels are called on, and of tensors whose values change. */
@@ -44,6 +47,8 @@ export interface Onlooker {
   uses(block: Readonly<Block>): void
   changes(block: Readonly<Block>): void
   varies(t: Tensor, values: () => ArrayLike<number>): void
+  /** A count that the step moves on from `value`. Gives what it is in the step that is replayed. */
+  counts<K extends string>(counter: Record<K, number>, key: K, value: number): () => number
 }
 let onlooker: Onlooker | null = null
 
@@ -56,6 +61,15 @@ export function watched<R>(by: Onlooker, body: () => R): R {
   } finally {
     onlooker = before
   }
+}
+
+/**
+ * Moves a count of the host's on by 1, such as the streams that a generator has given or the steps of an optimiser. Gives what it was: in a step that is
+ * captured, which moves it on whenever it is replayed, what it was before that.
+ */
+export function counted<K extends string>(counter: Record<K, number>, key: K): () => number {
+  const value = counter[key]++
+  return onlooker?.counts(counter, key, value) ?? (() => value)
 }
 
 /** Throws where a step is being captured. */
@@ -133,14 +147,25 @@ export class Tensor implements Scoped {
 
   /** For an int32 tensor that is to be the input of a captured step: `write` may overwrite it from now on. @internal */
   becomeInput(): void {
-    if (this.host) this.host.input ??= { below: Number.POSITIVE_INFINITY }
+    if (this.host) this.host.input ??= { below: Number.POSITIVE_INFINITY, others: new Set() }
   }
 
-  /** Says that the values of such an input must be below a number, and gives those that it has; null for any other tensor. @internal */
-  limitInput(below: number): Int32Array | null {
+  /** Says that the values of such an input must be below a number, or this other one, and gives those that it has; null for any other tensor. @internal */
+  limitInput(below: number, other?: number): Int32Array | null {
     if (!onlooker || !this.host?.input) return null
     this.host.input.below = Math.min(this.host.input.below, below)
+    if (other !== undefined) this.host.input.others.add(other)
     return this.host.values
+  }
+
+  /** Whether this is an input of a step that is being captured. @internal */
+  get isInput(): boolean {
+    return onlooker !== null && this.host?.input != null
+  }
+
+  /** The values of an int32 tensor as they are whenever that is asked, for what is asked for anew when a captured step is replayed. @internal */
+  now(): Int32Array {
+    return this.host!.values
   }
 
   get disposed(): boolean {
@@ -200,11 +225,11 @@ export class Tensor implements Scoped {
 
   private overwriteIndices(values: ArrayLike<number>, { values: held, input }: Indices): void {
     if (!input) throw new Error('write: int32 tensors are made once; make a new one')
-    const { below } = input
+    const { below, others } = input
     for (let i = 0; i < values.length; i++) {
       const value = values[i]
       if ((value | 0) !== value) throw new Error(`write: value ${value} at ${i} isn't an int32`)
-      if (below < Number.POSITIVE_INFINITY && !(value >= 0 && value < below))
+      if (below < Number.POSITIVE_INFINITY && !(value >= 0 && value < below) && !others.has(value))
         throw new Error(`write: index ${value} at ${i} is outside 0..${below - 1}`)
     }
     held.set(values)
@@ -282,10 +307,16 @@ export function tensor(data: Nested | ArrayLike<number>, options: TensorOptions 
       if (indices[i] !== values[i]) throw new Error(`tensor: value ${values[i]} at ${i} isn't an int32`)
     if (options.requiresGrad) throw new Error('tensor: int32 tensors have no gradient')
   }
-  const t = new Tensor(shape, dtype, options.device ?? defaultDevice, null, indices && { values: indices, input: null })
+  const t = fromHost(shape, dtype, options.device ?? defaultDevice, indices)
   t.device.write(t.storage, values)
   t.requiresGrad = options.requiresGrad ?? false
   return t
+}
+
+/** A tensor that the host is going to write. */
+function fromHost(shape: Shape, dtype: DType, device: Device, indices: Int32Array | null): Tensor {
+  const block = { storage: device.allocate(dtype, sizeOf(shape), true), owners: 0, version: 0 }
+  return new Tensor(shape, dtype, device, block, indices && { values: indices, input: null })
 }
 
 /**
@@ -295,7 +326,7 @@ export function tensor(data: Nested | ArrayLike<number>, options: TensorOptions 
 export function varying(values: () => ArrayLike<number>, options: Omit<TensorOptions, 'requiresGrad'> & { shape: Shape }): Tensor {
   if (!onlooker) return tensor(values(), options)
   const { shape, dtype = 'float32', device = defaultDevice } = options
-  const t = new Tensor([...shape], dtype, device, null, dtype === 'int32' ? { values: Int32Array.from(values()), input: null } : null)
+  const t = fromHost([...shape], dtype, device, dtype === 'int32' ? Int32Array.from(values()) : null)
   t.becomeInput()
   onlooker.varies(t, values)
   return t

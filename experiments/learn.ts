@@ -131,6 +131,7 @@ export async function learn({ search: plan, test, exams, ...lesson }: Lesson, se
     if (!(error instanceof DivergenceError)) throw error
     return { values: exams.map(() => Number.NaN), steps: error.step, end: 'diverged', curve: [] }
   } finally {
+    pupil.optimizer.dispose()
     pupil.model.dispose()
   }
 }

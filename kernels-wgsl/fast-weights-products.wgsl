@@ -12,24 +12,8 @@ struct Params {
   pieces: u32,
   rows: u32,
   forgets: u32,   // whether a 0 of A, a weight, takes nothing of B, whatever that holds (see fast-weights.wgsl)
-  // product: C[i,j] (+)= alpha sum_l A[i,l] B[l,j] for each piece; element (i,l) of A lies at a + i aRow + l aColumn, and so on.
-  M: u32,
-  N: u32,
-  inner: u32,
-  a: u32,
-  aRow: u32,
-  aColumn: u32,
-  aPiece: u32,
-  b: u32,
-  bRow: u32,
-  bColumn: u32,
-  bPiece: u32,
-  bHead: u32,     // what a head's pieces take beyond bPiece each
-  c: u32,
-  alpha: f32,
-  accumulate: u32,
-  triangleA: u32, // A is 1: lower, 2: upper triangular: row i doesn't touch rows of B after, before i, so that nothing there reaches it
-  lowerC: u32,    // C is: 1: without, 2: with its diagonal; 0: it's full
+  count: u32,     // of products, four vectors each: see Product
+  products: array<vec4<u32>, 20>,
   // scan: where a piece ends (see fast-weights.wgsl), and offsets in work.
   T: u32,
   first: u32,
@@ -61,6 +45,35 @@ struct Operand {
   at: u32,
   row: u32,
   column: u32,
+}
+
+/// C[i,j] (+)= +-sum_l A[i,l] B[l,j] for each piece, C of `rows` rows; element (i,l) of A lies at a + i aRow + l aColumn, and so on.
+struct Product {
+  N: u32,
+  inner: u32,
+  a: Operand,
+  aPiece: u32,
+  b: Operand,
+  bPiece: u32,
+  bHead: u32,       // what a head's pieces take beyond bPiece each
+  c: u32,
+  negative: bool,
+  accumulate: bool,
+  follows: bool,    // the one before, to whose C this is added by the same threads
+  triangleA: u32,   // A is 1: lower, 2: upper triangular: row i doesn't touch rows of B after, before i, so that nothing there reaches it
+  lowerC: u32,      // C is: 1: without, 2: with its diagonal; 0: it's full
+  forgets: bool,
+}
+
+fn productAt(i: u32) -> Product {
+  let w = p.products[4u * i];
+  let x = p.products[4u * i + 1u];
+  let y = p.products[4u * i + 2u];
+  let bits = p.products[4u * i + 3u].x;
+  return Product(
+    w.x, w.y, Operand(w.z, w.w, x.x), x.y, Operand(x.z, x.w, y.x), y.y, y.z, y.w,
+    (bits & 1u) != 0u, (bits & 2u) != 0u, (bits & 4u) != 0u, (bits >> 3u) & 3u, (bits >> 5u) & 3u, (bits & 128u) != 0u,
+  );
 }
 
 // By inner index, then by group of 4 rows of A or columns of B.
@@ -139,7 +152,7 @@ fn multiplySpoilt(rows: u32, columns: u32, l0: u32, count: u32, triangle: u32) {
 }
 
 /// sums += A B for the tile's `height` rows of A and `width` columns of B. Neighbouring threads fetch neighbours in memory.
-fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner: u32, triangle: u32) {
+fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner: u32, triangle: u32, forgets: bool) {
   let rows = thread / 8u;
   let columns = thread % 8u;
   for (var l0 = 0u; l0 < inner; l0 += SIDE) {
@@ -156,42 +169,57 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
       if (lB < inner) { fromB = four(b.at + lB * b.row, b.column, slotB % 8u * 4u, width); }
       tileA[slotA] = fromA;
       tileB[slotB] = fromB;
-      if (p.forgets != 0u && !areFinite(fromB)) { atomicStore(&spoilt, tiles); }
+      if (forgets && !areFinite(fromB)) { atomicStore(&spoilt, tiles); }
     }
     workgroupBarrier();
     let count = min(SIDE, inner - l0);
-    if (p.forgets != 0u && atomicLoad(&spoilt) == tiles) { multiplySpoilt(rows, columns, l0, count, triangle); }
+    if (forgets && atomicLoad(&spoilt) == tiles) { multiplySpoilt(rows, columns, l0, count, triangle); }
     else { multiplyTiles(rows, columns, l0, count, triangle); }
   }
 }
 
-// Products of all pieces: at most SIDE rows, any number of columns, of which a workgroup takes SIDE.
+// Products of all pieces, several that don't need each other: at most SIDE rows, any number of columns, of which a workgroup takes SIDE.
 @compute @workgroup_size(THREADS) fn product(
   @builtin(workgroup_id) id: vec3<u32>,
   @builtin(num_workgroups) count: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let group = id.x + id.y * count.x;
-  let blocks = (p.N + SIDE - 1u) / SIDE;
+  // The products that come one after the other in C are one piece of work.
+  var group = id.x + id.y * count.x;
+  var which = 0u;
+  while (which < p.count) {
+    let groups = p.heads * p.pieces * ((productAt(which).N + SIDE - 1u) / SIDE);
+    if (!productAt(which).follows) {
+      if (group < groups) { break; }
+      group -= groups;
+    }
+    which++;
+  }
+  if (which >= p.count) { return; }
+  let blocks = (productAt(which).N + SIDE - 1u) / SIDE;
   let index = group / blocks;
-  if (index >= p.heads * p.pieces) { return; }
   let first = group % blocks * SIDE;
   if (thread == 0u) { atomicStore(&spoilt, 0u); }
-  let a = Operand(p.a + index * p.aPiece, p.aRow, p.aColumn);
-  let b = Operand(p.b + index * p.bPiece + index / p.pieces * p.bHead + first * p.bColumn, p.bRow, p.bColumn);
-  clear();
-  multiply(thread, a, p.M, b, min(SIDE, p.N - first), p.inner, p.triangleA);
-  let own = cornerOf(thread, p.M, p.N - first);
-  for (var r = 0u; r < own.height; r++) {
-    let i = own.row + r;
-    for (var s = 0u; s < own.width; s++) {
-      let j = first + own.column + s;
-      let at = p.c + (index * p.M + i) * p.N + j;
-      var x = p.alpha * sums[r][s];
-      if (p.accumulate != 0u) { x += work[at]; }
-      if (p.lowerC != 0u && j + 1u >= i + p.lowerC) { x = 0.0; }
-      work[at] = x;
+  loop {
+    let q = productAt(which);
+    let a = Operand(q.a.at + index * q.aPiece, q.a.row, q.a.column);
+    let b = Operand(q.b.at + index * q.bPiece + index / p.pieces * q.bHead + first * q.b.column, q.b.row, q.b.column);
+    clear();
+    multiply(thread, a, p.rows, b, min(SIDE, q.N - first), q.inner, q.triangleA, q.forgets);
+    let own = cornerOf(thread, p.rows, q.N - first);
+    for (var r = 0u; r < own.height; r++) {
+      let i = own.row + r;
+      for (var s = 0u; s < own.width; s++) {
+        let j = first + own.column + s;
+        let at = q.c + (index * p.rows + i) * q.N + j;
+        var x = select(sums[r][s], -sums[r][s], q.negative);
+        if (q.accumulate) { x += work[at]; }
+        if (q.lowerC != 0u && j + 1u >= i + q.lowerC) { x = 0.0; }
+        work[at] = x;
+      }
     }
+    which++;
+    if (which >= p.count || !productAt(which).follows) { break; }
   }
 }
 
@@ -233,7 +261,7 @@ fn tokensOf(piece: u32) -> u32 {
     let values = Operand(p.values + index * p.rows * p.columns + column, p.columns, 1u);
     if (p.reads != 0u) {
       clear();
-      multiply(thread, Operand(p.readsWith + keys, p.K, 1u), p.rows, Operand(before, p.columns, 1u), width, p.K, 0u);
+      multiply(thread, Operand(p.readsWith + keys, p.K, 1u), p.rows, Operand(before, p.columns, 1u), width, p.K, 0u, p.forgets != 0u);
       let own = cornerOf(thread, tokensOf(piece), width);
       for (var r = 0u; r < own.height; r++) {
         for (var s = 0u; s < own.width; s++) { work[values.at + (own.row + r) * p.columns + own.column + s] += p.readsTimes * sums[r][s]; }
@@ -245,12 +273,12 @@ fn tokensOf(piece: u32) -> u32 {
       let height = min(SIDE, p.K - first);
       clear();
       if (p.writes != 0u) {
-        multiply(thread, Operand(p.writesWith + keys + first, 1u, p.K), height, values, width, p.rows, 0u);
+        multiply(thread, Operand(p.writesWith + keys + first, 1u, p.K), height, values, width, p.rows, 0u, p.forgets != 0u);
         for (var r = 0u; r < 4u; r++) { sums[r] *= p.writesTimes; }
       }
       if (p.adds != 0u) {
         let added = Operand(p.addsValues + index * p.rows * p.columns + column, p.columns, 1u);
-        multiply(thread, Operand(p.addsWith + keys + first, 1u, p.K), height, added, width, p.rows, 0u);
+        multiply(thread, Operand(p.addsWith + keys + first, 1u, p.K), height, added, width, p.rows, 0u, p.forgets != 0u);
       }
       let own = cornerOf(thread, height, width);
       for (var r = 0u; r < own.height; r++) {

@@ -1,4 +1,4 @@
-// C = activation(A B [+ C] [+ bias]) over a batch. A is [M,K] or, transposed, stored [K,M]; B is [K,N] or stored [N,K]; C is [M,N].
+// C = activation(after (A B [+ before C, or before start]) [+ bias]) over a batch. A is [M,K] or, transposed, stored [K,M]; B is [K,N] or stored [N,K]; C is [M,N].
 //
 // A workgroup of 16 x 16 threads makes a TILE x TILE block of C, each thread 4 x 4 of it in registers, from slices of DEPTH of A and B in
 // workgroup memory (8 KiB), both laid out with the depth outermost: what lies along the depth in memory is turned on the way in. Where rows
@@ -21,7 +21,9 @@ struct Params {
   splits: u32,
   length: u32,     // of a range of K, a multiple of DEPTH
   sparse: u32,     // whether a zero of A takes nothing from B
-  accumulate: u32,
+  accumulate: u32, // 1: C is added to, 2: start
+  before: f32,
+  after: f32,
   biased: u32,
   activation: u32, // of `unaryOps`, or NONE
 }
@@ -34,6 +36,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read> bias: array<f32>;
 @group(0) @binding(6) var<storage, read_write> c: array<f32>;
 @group(0) @binding(7) var<storage, read> partial: array<f32>;
+@group(0) @binding(8) var<storage, read> start: array<f32>;
 
 const TILE = 64u;
 const DEPTH = 16u;
@@ -159,7 +162,7 @@ fn inside(row: u32, rows: u32, i: u32, end: u32) -> u32 { return select(0u, end 
   var sums = array<vec4<f32>, 4>(s0, s1, s2, s3);
   let first = ((batch * p.splits + split) * p.M + m) * p.N + n;
   for (var i = 0u; i < select(0u, rows, whole); i++) {
-    for (var j = 0u; j < columns; j++) { sums[i][j] = finished(sums[i][j], c[first + i * p.N + j], n + j); }
+    for (var j = 0u; j < columns; j++) { sums[i][j] = finished(sums[i][j], first + i * p.N + j, n + j); }
   }
   for (var i = 0u; i < select(0u, rows, whole && p.activation != NONE); i++) {
     for (var j = 0u; j < columns; j++) { sums[i][j] = applyUnary(p.activation, sums[i][j]); }
@@ -169,11 +172,13 @@ fn inside(row: u32, rows: u32, i: u32, end: u32) -> u32 { return select(0u, end 
   }
 }
 
-/// An element of C from its sum, but for the activation. That comes in a loop of its own: a GPU that is computed on a CPU takes every branch, and
+/// The element of C at `at`, in column n, from its sum, but for the activation. That comes in a loop of its own: a GPU that is computed on a CPU takes every branch, and
 /// would compute all activations of each element where there is none.
-fn finished(sum: f32, before: f32, n: u32) -> f32 {
+fn finished(sum: f32, at: u32, n: u32) -> f32 {
   var value = sum;
-  if (p.accumulate == 1u) { value += before; }
+  if (p.accumulate == 1u) { value += p.before * c[at]; }
+  if (p.accumulate == 2u) { value += p.before * start[at]; }
+  value *= p.after;
   if (p.biased == 1u) { value += bias[n]; }
   return value;
 }
@@ -204,7 +209,7 @@ fn activate(g: Group, count: u32) {
       atA += stepA;
       atB += stepB;
     }
-    c[i] = finished(sum, c[i], n);
+    c[i] = finished(sum, i, n);
   }
   activate(g, p.batch * size);
 }
@@ -218,7 +223,7 @@ fn activate(g: Group, count: u32) {
     let at = batch * p.splits * size + (i - batch * size);
     var total = 0.0;
     for (var s = 0u; s < p.splits; s++) { total += partial[at + s * size]; }
-    c[i] = finished(total, c[i], i % p.N);
+    c[i] = finished(total, i, i % p.N);
   }
   activate(g, p.batch * size);
 }

@@ -1,18 +1,20 @@
 // Muon (Jordan 2024): what a step does before and after the products of all its matrices, which are [R,C], R <= C, or stored transposed, where
-// `tall`; in y they stand one after the other, all [R,C]. PER_GROUP elements a workgroup. Pinned by test/ops/webgpu.test.ts.
+// `tall`; in y they stand one after the other, all [R,C]. PER_GROUP elements a workgroup. A dispatch has as many matrices as it may bind buffers of. Pinned by test/ops/webgpu.test.ts.
 
 struct Params {
   n: u32,
   R: u32,
   C: u32,
-  tall: u32,
-  offset: u32, // of the matrix in y
+  count: u32,    // of the matrices of a dispatch
+  tall: u32,     // a bit each
+  offset: u32,   // of the first of them in y
   scaled: u32,
   momentum: f32,
-  size: u32,   // elements of a matrix
+  size: u32,     // elements of a matrix
   eps: f32,
   kept: f32,
   step: f32,
+  stepTall: f32, // of those that are tall
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -24,22 +26,53 @@ struct Params {
 @group(0) @binding(6) var<storage, read> norms: array<f32>;
 @group(0) @binding(7) var<storage, read> gradScale: array<f32>;
 @group(0) @binding(8) var<storage, read> faults: Faults;
+@group(0) @binding(9) var<storage, read> gradient1: array<f32>;
+@group(0) @binding(10) var<storage, read_write> m1: array<f32>;
+@group(0) @binding(11) var<storage, read_write> parameter1: array<f32>;
+@group(0) @binding(12) var<storage, read_write> parameter2: array<f32>;
+@group(0) @binding(13) var<storage, read_write> parameter3: array<f32>;
+@group(0) @binding(14) var<storage, read_write> parameter4: array<f32>;
+@group(0) @binding(15) var<storage, read_write> parameter5: array<f32>;
 
-/// Where in y element i of the matrix stands.
-fn stacked(i: u32) -> u32 { return p.offset + select(i, i % p.R * p.C + i / p.R, p.tall == 1u); }
+/// Which matrix of the dispatch a workgroup is for, and of which elements of it.
+struct Share {
+  which: u32,
+  first: u32,
+  end: u32,
+}
+
+fn shareOf(g: Group) -> Share {
+  let groups = (p.size + PER_GROUP - 1u) / PER_GROUP;
+  let which = groupOf(g) / groups;
+  let first = groupOf(g) % groups * PER_GROUP;
+  return Share(which, first + g.thread, select(0u, min(first + PER_GROUP, p.size), which < p.count));
+}
+
+fn isTall(which: u32) -> bool { return ((p.tall >> which) & 1u) == 1u; }
+
+/// Where in y element i of a matrix stands.
+fn stacked(which: u32, i: u32) -> u32 { return p.offset + which * p.size + select(i, i % p.R * p.C + i / p.R, isTall(which)); }
 
 // g' = gradScale[0] g, m = momentum m + g', y = g' + momentum m. Nothing where a kernel has found bad input of which nobody has heard yet: neither
 // moments nor parameters must be spoilt by then.
 @compute @workgroup_size(THREADS) fn muonMomentum(g: Group) {
   if (anyFault(faults)) { return; }
-  let end = elementsEnd(g, p.n);
+  let own = shareOf(g);
   var scale = 1.0;
   if (p.scaled == 1u) { scale = gradScale[0]; }
-  for (var i = firstElement(g); i < end; i += THREADS) {
-    let grad = scale * gradient[i];
-    let mean = p.momentum * m[i] + grad;
-    m[i] = mean;
-    y[stacked(i)] = grad + p.momentum * mean;
+  for (var i = own.first; i < own.end; i += THREADS) {
+    var grad: f32;
+    var mean: f32;
+    if (own.which == 0u) {
+      grad = scale * gradient[i];
+      mean = p.momentum * m[i] + grad;
+      m[i] = mean;
+    } else {
+      grad = scale * gradient1[i];
+      mean = p.momentum * m1[i] + grad;
+      m1[i] = mean;
+    }
+    y[stacked(own.which, i)] = grad + p.momentum * mean;
   }
 }
 
@@ -52,6 +85,17 @@ fn stacked(i: u32) -> u32 { return p.offset + select(i, i % p.R * p.C + i / p.R,
 // parameter = kept parameter - step direction
 @compute @workgroup_size(THREADS) fn muonUpdate(g: Group) {
   if (anyFault(faults)) { return; }
-  let end = elementsEnd(g, p.n);
-  for (var i = firstElement(g); i < end; i += THREADS) { parameter[i] = p.kept * parameter[i] - p.step * direction[stacked(i)]; }
+  let own = shareOf(g);
+  let step = select(p.step, p.stepTall, isTall(own.which));
+  for (var i = own.first; i < own.end; i += THREADS) {
+    let moved = step * direction[stacked(own.which, i)];
+    switch (own.which) {
+      case 0u: { parameter[i] = p.kept * parameter[i] - moved; }
+      case 1u: { parameter1[i] = p.kept * parameter1[i] - moved; }
+      case 2u: { parameter2[i] = p.kept * parameter2[i] - moved; }
+      case 3u: { parameter3[i] = p.kept * parameter3[i] - moved; }
+      case 4u: { parameter4[i] = p.kept * parameter4[i] - moved; }
+      default: { parameter5[i] = p.kept * parameter5[i] - moved; }
+    }
+  }
 }

@@ -32,7 +32,7 @@ export interface GenerateOptions {
 /**
  * Continues a prompt, one token at a time. The prompt runs through the model at once (chunkwise); after that each token costs the
  * same time and the state keeps its size, however long the text (softmax attention apart, whose state grows). Where the model is `replayable` and
- * the device has captured steps (wasm, reference), the step of a token is captured once and replayed: the same tokens, sooner.
+ * the device has captured steps (all but one that is profiled), the step of a token is captured once and replayed: the same tokens, sooner.
  */
 export async function* generate(model: LanguageModel, prompt: Int32Array, options: GenerateOptions): AsyncGenerator<number> {
   checkModel(model)

@@ -26,6 +26,11 @@ export interface Trainable<B extends AnyBatch = TokenBatch> extends Module {
   loss(batch: B): Tensor
   /** Called after each epoch of training, where something is drawn anew then. */
   endEpoch?(): void
+  /**
+   * Whether `loss` is the same ops for all batches of one shape, whose numbers it takes by `varying`, so that a training step may be captured and
+   * replayed (`capture`). False if absent.
+   */
+  readonly capturable?: boolean
 }
 
 /** What a checkpoint holds, beside the parameters: a configuration that it can be made from, and where its random streams stand. */

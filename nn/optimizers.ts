@@ -3,7 +3,7 @@ import { checkDivisor, checkList, checkNumber, checkOptions, fits, type NumberRa
 import { type AdamTensors, adamSteps, clipScale, gradNorm, type MuonTensors, muonSteps } from '../engine/ops/optimizer.ts'
 import { span } from '../engine/profile.ts'
 import { keep, scope } from '../engine/scope.ts'
-import { type Tensor, zeros } from '../engine/tensor.ts'
+import { counted, type Tensor, zeros } from '../engine/tensor.ts'
 import { type StateDict, writeAll } from './module.ts'
 
 export interface AdamConfig {
@@ -17,8 +17,8 @@ export interface AdamConfig {
 }
 
 export interface StepOptions {
-  /** Instead of the configured learning rate. */
-  lr?: number
+  /** Instead of the configured learning rate; a function of it in a step that is captured, which asks whenever it is replayed. */
+  lr?: number | (() => number)
   /** Scale all gradients together so that their norm is at most this (torch's clip_grad_norm_). */
   clipNorm?: number
 }
@@ -68,6 +68,8 @@ interface Variant {
 export abstract class Optimizer {
   /** Steps taken. */
   steps = 0
+  /** What is freed with it. @internal */
+  readonly beside = new Set<{ dispose(): void }>()
   private slots = new Map<string, Slot>()
   private config: Required<Omit<AdamConfig, 'decays'>>
   private variant: Variant
@@ -97,22 +99,29 @@ export abstract class Optimizer {
   /** Updates every parameter that has a gradient, and returns the norm of all gradients before clipping. Gradients stay: see zeroGrad. */
   step(options: StepOptions = {}): Tensor {
     checkOptions('step', options, ['lr', 'clipNorm'])
-    if (options.lr !== undefined) checkHyper(this.constructor.name, { lr: options.lr })
+    const lr = (): number => {
+      const given = typeof options.lr === 'function' ? options.lr() : options.lr
+      if (given !== undefined) checkHyper(this.constructor.name, { lr: given })
+      return given ?? this.config.lr
+    }
+    lr()
     if (options.clipNorm !== undefined) checkNumber('step: clipNorm', options.clipNorm, 'positive')
-    return span('optimizer', () => this.update(options))
+    return span('optimizer', () => this.update(lr, options.clipNorm))
   }
 
-  private update(options: StepOptions): Tensor {
+  private update(lr: () => number, clipNorm: number | undefined): Tensor {
     const slots = [...this.slots.values()].filter((s) => s.p.grad)
     const norm = gradNorm(slots.map((s) => s.p.grad as Tensor))
     const { betas, eps } = this.config
     const { decoupled = false, muon } = this.variant
     const [beta1, beta2] = betas
-    const lr = options.lr ?? this.config.lr
-    this.steps++
-    const corrections = { correction1: 1 - beta1 ** this.steps, correction2: 1 - beta2 ** this.steps }
+    const before = counted(this, 'steps')
+    const corrections = () => {
+      const step = before() + 1
+      return { correction1: 1 - beta1 ** step, correction2: 1 - beta2 ** step }
+    }
     scope(() => {
-      const scale = options.clipNorm === undefined ? undefined : clipScale(norm, options.clipNorm)
+      const scale = clipNorm === undefined ? undefined : clipScale(norm, clipNorm)
       for (const weightDecay of new Set(slots.map((s) => s.weightDecay))) {
         const alike = slots.filter((s) => s.weightDecay === weightDecay)
         const [adam, matrices]: [AdamTensors[], MuonTensors[]] = [[], []]
@@ -121,8 +130,8 @@ export abstract class Optimizer {
           if (v) adam.push({ p, g, m, v })
           else matrices.push({ p, g, m })
         }
-        adamSteps(adam, { lr, beta1, beta2, eps, decoupled, weightDecay, ...corrections }, scale)
-        if (muon) muonSteps(matrices, { lr: lr * muon.lrRatio, momentum: muon.momentum, weightDecay }, scale)
+        adamSteps(adam, () => ({ lr: lr(), beta1, beta2, eps, decoupled, weightDecay, ...corrections() }), scale)
+        if (muon) muonSteps(matrices, () => ({ lr: lr() * muon.lrRatio, momentum: muon.momentum, weightDecay }), scale)
       }
     })
     return norm
@@ -133,6 +142,11 @@ export abstract class Optimizer {
       p.grad?.dispose()
       p.grad = null
     }
+  }
+
+  /** All that a step overwrites. */
+  changes(): Tensor[] {
+    return [...this.slots.values()].flatMap(({ p, m, v }) => (v ? [p, m, v] : [p, m]))
   }
 
   /** The moments, by parameter name: `m.NAME` and `v.NAME`. With `steps`, all that resuming needs. */
@@ -156,6 +170,8 @@ export abstract class Optimizer {
 
   dispose(): void {
     this.zeroGrad()
+    for (const one of this.beside) one.dispose()
+    this.beside.clear()
     for (const moment of this.moments().values()) moment.dispose()
   }
 }

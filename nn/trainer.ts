@@ -1,7 +1,9 @@
 import { checkNumber, told } from '../engine/arguments.ts'
+import { type CapturedStep, type CaptureResult, capture } from '../engine/capture.ts'
+import type { HostArray } from '../engine/devices/device.ts'
 import { concat, reshape } from '../engine/ops/movement.ts'
 import { span } from '../engine/profile.ts'
-import { noGrad } from '../engine/recording.ts'
+import { noGrad, withGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { Tensor } from '../engine/tensor.ts'
 import { type AnyBatch, ignoredTarget, type Trainable } from './model.ts'
@@ -13,6 +15,11 @@ export interface TrainerConfig {
   schedule: Schedule
   /** Bound on the norm of all gradients together; Infinity for none. */
   clipNorm: number
+  /**
+   * Whether the step of a model that is `capturable` is captured and replayed (`capture`) once two batches of a shape have come one after the other: the
+   * same numbers, sooner, in memory that stays until the optimiser or the trainer is disposed. By default on webgpu.
+   */
+  capture?: boolean
 }
 
 export interface StepResult {
@@ -40,14 +47,37 @@ export class DivergenceError extends Error {
   }
 }
 
+/** What decides which ops a step is, beside the model: lengths and numbers of the batch, and which parameters learn. */
+function shapeOf(batch: object, training: boolean, parameters: readonly Tensor[]): string {
+  const fields = Object.entries(batch).map(([name, value]) => `${name} ${ArrayBuffer.isView(value) ? (value as Int32Array).length : value}`)
+  return [...fields, training, ...parameters.map((p) => Number(p.requiresGrad))].join()
+}
+
 /** What a model learns from. */
 type BatchOf<M> = M extends { loss(batch: infer B extends AnyBatch): Tensor } ? B : never
 
-/** Forward, backward, clip, update: one optimiser step at a time. A step waits for the device once, to read the loss and the norm together. */
+/** A step that was captured, and what for. */
+interface Captured<B> {
+  shape: string
+  parameters: readonly Tensor[]
+  /** What the step takes its numbers from. */
+  batch: B
+  step: CapturedStep
+}
+
+/**
+ * Forward, backward, clip, update: one optimiser step at a time. A step waits for the device once, to read the loss and the norm together; the next
+ * may be taken before the result of the last is there.
+ */
 export class Trainer<M extends Trainable<never> = Transformer> {
   readonly model: M
   readonly optimizer: Optimizer
   private config: TrainerConfig
+  private captured: Captured<BatchOf<M>> | null = null
+  private capturing: Promise<void> | null = null
+  /** The shape of the batch before. */
+  private shape = ''
+  private lr = 0
 
   constructor(model: M, optimizer: Optimizer, config: TrainerConfig) {
     if (!(model instanceof Module && typeof model.loss === 'function')) throw new Error(`Trainer: needs a model, not ${told(model)}`)
@@ -61,30 +91,83 @@ export class Trainer<M extends Trainable<never> = Transformer> {
   }
 
   async step(batch: BatchOf<M>): Promise<StepResult> {
-    const { schedule, clipNorm } = this.config
+    // Several may be asked for at once.
+    while (this.capturing) await this.capturing
+    const { schedule } = this.config
     const updates = this.optimizer.steps
     const step = updates + 1
     const lr = schedule(step)
-    const run = (): Tensor => {
-      try {
-        const loss = span('forward', () => this.model.loss(batch as never))
-        if (!(loss instanceof Tensor && loss.size === 1))
-          throw new Error(`Trainer: the model's loss must be a tensor of one number, not ${told(loss)}`)
-        loss.backward(undefined, { release: true })
-        const norm = this.optimizer.step({ lr, clipNorm: Number.isFinite(clipNorm) ? clipNorm : undefined })
-        return keep(noGrad(() => concat([reshape(loss, [1]), reshape(norm, [1])], 0)))
-      } finally {
-        this.optimizer.zeroGrad() // of a step that failed, too: the next must not add to them
-      }
-    }
+    this.lr = lr
     const diverged = (what: string, value: number): never => {
       throw new DivergenceError(step, what, value, updates)
     }
-    const measured = scope(run)
-    const [loss, gradNorm] = await measured.read().finally(() => measured.dispose())
+    const [loss, gradNorm] = await (this.replayed(batch) ?? this.run(batch))
     if (!Number.isFinite(loss)) diverged('loss', loss)
     if (!Number.isFinite(gradNorm)) diverged("gradient's norm", gradNorm)
     return { step, lr, loss, gradNorm }
+  }
+
+  /** Frees what a captured step holds; the next is captured anew, as it has to be where a model does something else from now on. */
+  dispose(): void {
+    if (!this.captured) return
+    this.optimizer.beside.delete(this.captured.step)
+    this.captured.step.dispose()
+    this.captured = null
+  }
+
+  /** Forward, backward and update: the loss and the norm, [2]. */
+  private update(batch: BatchOf<M>): Tensor {
+    const { clipNorm } = this.config
+    try {
+      const loss = span('forward', () => this.model.loss(batch as never))
+      if (!(loss instanceof Tensor && loss.size === 1))
+        throw new Error(`Trainer: the model's loss must be a tensor of one number, not ${told(loss)}`)
+      loss.backward(undefined, { release: true })
+      const norm = this.optimizer.step({ lr: () => this.lr, clipNorm: Number.isFinite(clipNorm) ? clipNorm : undefined })
+      return keep(noGrad(() => concat([reshape(loss, [1]), reshape(norm, [1])], 0)))
+    } finally {
+      this.optimizer.zeroGrad() // of a step that failed, too: the next must not add to them
+    }
+  }
+
+  private run(batch: BatchOf<M>): Promise<HostArray> {
+    const measured = scope(() => this.update(batch))
+    return measured.read().finally(() => measured.dispose())
+  }
+
+  /** The step from what was captured; undefined where that can't be, or isn't worth it yet. */
+  private replayed(batch: BatchOf<M>): Promise<HostArray> | undefined {
+    const { model } = this
+    const parameters = model.parameters()
+    const { device } = parameters[0]
+    const { capture: wanted = device.name === 'webgpu' } = this.config
+    if (!wanted || !device.capture || !model.capturable || parameters.some((p) => p.grad)) return undefined
+    const shape = shapeOf(batch, model.training, parameters)
+    const before = this.shape
+    this.shape = shape
+    const known = this.captured
+    if (known && known.shape === shape && parameters.every((p, i) => p === known.parameters[i])) {
+      Object.assign(known.batch, batch)
+      known.step.replay()
+      return known.step.outputs[0].read()
+    }
+    if (shape !== before) return undefined
+    this.dispose()
+    const held = { ...batch }
+    const none = { tensors: [], counts: [] }
+    const body = (): CaptureResult => ({ outputs: [withGrad(() => this.update(held))], ...none })
+    const made = capture([], none, body, this.optimizer.changes()).then((step) => {
+      this.captured = { shape, parameters, batch: held, step }
+      this.optimizer.beside.add(step)
+    })
+    const done = (): void => {
+      this.capturing = null
+    }
+    this.capturing = made.then(done, done)
+    return made.then(() => {
+      this.captured!.step.replay()
+      return this.captured!.step.outputs[0].read()
+    })
   }
 
   /**

@@ -9,7 +9,7 @@ import { type Generator, generator } from '../engine/random.ts'
 import { recompute } from '../engine/recompute.ts'
 import { recording } from '../engine/recording.ts'
 import { scope } from '../engine/scope.ts'
-import { Tensor, tensor } from '../engine/tensor.ts'
+import { Tensor, varying } from '../engine/tensor.ts'
 import { FastWeightsAttention, type FastWeightsAttentionConfig, fastWeightsAttentionDefaults } from './attention.ts'
 import { embed, firstStream, norms, residual } from './blocks.ts'
 import { checkChoice, checkKnown } from './fields.ts'
@@ -263,10 +263,13 @@ export class Transformer extends Module {
   }
 
   /** See `Trainable`. Of a large vocabulary it never holds all logits. */
-  loss({ tokens, targets: ids, B, T }: TokenBatch): Tensor {
+  loss(batch: TokenBatch): Tensor {
     const { device } = this.src_embed.weight
-    const { x } = this.hidden(tensor(tokens, { shape: [B, T], device }))
-    const targets = tensor(ids, { shape: [B, T], device })
+    const { B, T } = batch
+    // Asked for anew when the step is replayed.
+    const given = (name: 'tokens' | 'targets'): Tensor => varying(() => batch[name], { shape: [B, T], dtype: 'int32', device })
+    const { x } = this.hidden(given('tokens'))
+    const targets = given('targets')
     const { weight, bias } = this.generator
     return manyLogits(B * T, this.config.symbols)
       ? linearCrossEntropy(x, weight, bias, targets, { ignore: ignoredTarget })
@@ -281,6 +284,11 @@ export class Transformer extends Module {
   /** See `LanguageModel`: not where a part of the state grows, or counts something that decides what is computed. */
   get replayable(): boolean {
     return keepsPace(this.stateParts(1))
+  }
+
+  /** See `Trainable`: not where random features are drawn on the host at each step. */
+  get capturable(): boolean {
+    return !this.transformer.layers.some(({ attn }) => attn instanceof FastWeightsAttention && attn.config.favorRedraw === 'step')
   }
 
   /** New random features in every layer whose map draws them: see `favorRedraw`. An error where all of them are fixed. */

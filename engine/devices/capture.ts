@@ -1,13 +1,14 @@
 /**
  * What devices have in common when a step is captured (engine/capture.ts): kernels that are called are noted instead of run, and the memory that is
- * taken meanwhile stays. It isn't used twice within the step, so that what the host writes there once is there whenever the step is replayed.
+ * taken meanwhile stays. What the step frees it may take again, but for memory that lasts: what the host writes there once is there whenever the
+ * step is replayed.
  */
 
 /** A step that was noted on a device. */
 export interface Capture<S = any> {
   /** Does all that was noted, in order, on the same memory. */
   replay(): void
-  /** The kernels that were noted, as the device notes them, and the blocks taken meanwhile, in order. */
+  /** The kernels that were noted, as the device notes them, and the blocks taken meanwhile, in order; one that was taken again is there again. */
   readonly launches: readonly unknown[]
   readonly blocks: readonly S[]
   /** What the host writes at once for a kernel, such as a table of addresses, with its contents as the arguments of a launch would be. */
@@ -38,12 +39,12 @@ export interface Notes<S, Launch> {
   stays(block: S): boolean
   /** What is prepared from blocks, for all replays. */
   noteFirst(launch: Launch): void
-  /** Memory for the step; `kind` says what for, the same each time. */
-  take(kind: string, make: () => S): S
+  /** Memory for the step: what it has freed of the same kind and size, `kind`, or else made; `lasting`: see `Device.allocate`. */
+  take(kind: string, lasting: boolean, make: () => S): S
   /** Memory for a table: another one the second time, when its addresses are others. */
   table(contents: Launch, make: () => S): S
-  /** Whether the block belongs to a capture, and stays when a tensor lets go of it. */
-  owns(block: S): boolean
+  /** To be called when a block is freed. Returns whether to free it: one that belongs to a capture stays. */
+  freed(block: S): boolean
   /** To be called when the host writes a block; `differs` tells whether it holds something else by now. Returns whether to write. */
   written(block: S, differs: () => boolean): boolean
   /** To be called when the host reads. */
@@ -64,11 +65,14 @@ export function createNotes<S extends object, Launch>(
   release: (block: S) => void,
 ): Notes<S, Launch> {
   const owned = new WeakSet<S>()
-  const kinds = new WeakMap<S, string>()
+  const kinds = new WeakMap<S, { kind: string; lasting: boolean }>()
   type Current = CaptureOptions<S> & {
     first: Launch[]
     launches: Launch[]
     blocks: S[]
+    taken: Set<S>
+    /** What the step has freed, by kind. */
+    waiting: Map<string, S[]>
     tables: { block: S; contents: Launch }[]
     wasRead: boolean
   }
@@ -76,21 +80,23 @@ export function createNotes<S extends object, Launch>(
   return {
     on: () => current !== null,
     note: (launch) => void current!.launches.push(launch),
-    stays: (block) => current !== null && !owned.has(block) && !current.blocks.includes(block) && !current.changing.has(block),
+    stays: (block) => current !== null && !owned.has(block) && !current.taken.has(block) && !current.changing.has(block),
     noteFirst: (launch) => void current!.first.push(launch),
-    take(kind, make) {
-      const { blocks, again } = current!
+    take(kind, lasting, make) {
+      const { blocks, taken, waiting, again } = current!
       let block: S
       if (again) {
         const before = again.first.blocks[blocks.length]
-        if (before === undefined || kinds.get(before) !== kind) throw new Error(unlike)
+        const known = before && kinds.get(before)
+        if (known?.kind !== kind || known.lasting !== lasting) throw new Error(unlike)
         block = again.instead.get(before) ?? before
       } else {
-        block = make()
+        block = (lasting ? undefined : waiting.get(kind)?.pop()) ?? make()
         owned.add(block)
-        kinds.set(block, kind)
+        kinds.set(block, { kind, lasting })
       }
       blocks.push(block)
+      taken.add(block)
       return block
     },
     table(contents, make) {
@@ -99,10 +105,21 @@ export function createNotes<S extends object, Launch>(
       current!.tables.push({ block, contents })
       return block
     },
-    owns: (block) => owned.has(block) || current?.blocks.includes(block) === true,
+    freed(block) {
+      if (!current?.taken.has(block)) return !owned.has(block)
+      const { waiting, again } = current
+      if (again) return false
+      const { kind, lasting } = kinds.get(block)!
+      const list = waiting.get(kind)
+      if (lasting) return false
+      if (list) list.push(block)
+      else waiting.set(kind, [block])
+      return false
+    },
     written(block, differs) {
       if (current === null) return true
-      if (!current.blocks.includes(block)) throw new Error('capture: the step writes a tensor from outside of it')
+      if (!current.taken.has(block)) throw new Error('capture: the step writes a tensor from outside of it')
+      if (kinds.get(block)?.lasting === false) throw new Error('capture: the step writes over what it has computed')
       if (!current.again) return true
       if (differs()) throw new Error(unlike)
       return false
@@ -114,10 +131,19 @@ export function createNotes<S extends object, Launch>(
     },
     capture(body, options) {
       if (current) throw new Error('capture: a step is being captured already')
-      const mine: Current = { ...options, first: [], launches: [], blocks: [], tables: [], wasRead: false }
+      const mine: Current = {
+        ...options,
+        first: [],
+        launches: [],
+        blocks: [],
+        taken: new Set(),
+        waiting: new Map(),
+        tables: [],
+        wasRead: false,
+      }
       const { again } = options
       const free = (): void => {
-        const blocks = again ? [] : mine.blocks.splice(0)
+        const blocks = again ? [] : new Set(mine.blocks.splice(0))
         for (const block of [...blocks, ...mine.tables.splice(0).map((table) => table.block)]) {
           owned.delete(block)
           release(block)

@@ -27,8 +27,11 @@ export interface Device<S = any> {
   /** Whether float32 tensors really hold float64 values (the oracle). */
   readonly double: boolean
   readonly kernels: Kernels<S>
-  /** `size` elements, 4 bytes each (8 on the reference device), contents undefined. Throws an Error that says how much is in use when there's no more. */
-  allocate(dtype: DType, size: number): S
+  /**
+   * `size` elements, 4 bytes each (8 on the reference device), contents undefined. Throws an Error that says how much is in use when there's no more.
+   * `lasting`: the host is going to write it once, so that a step that is captured may use it for nothing else.
+   */
+  allocate(dtype: DType, size: number, lasting?: boolean): S
   free(storage: S): void
   /** Copies `data` in, from element 0. */
   write(storage: S, data: ArrayLike<number>): void

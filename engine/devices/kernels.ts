@@ -57,6 +57,9 @@ export type ReduceOp = 'sum' | 'max'
 export const normKinds = ['layer', 'rms', 'l2', 'sum'] as const
 export type NormKind = (typeof normKinds)[number]
 
+/** Numbers that are asked for whenever a kernel runs: they may be others each time a captured step is replayed (engine/capture.ts). */
+export type Now<T> = () => T
+
 export interface MatmulSizes {
   /** Number of products; operand strides between them, in elements (0 repeats the same operand). */
   batch: number
@@ -371,8 +374,8 @@ export interface Kernels<S> {
   sumSquares(xs: readonly { x: S; n: number }[], y: S): void
 
   // ---- matmul ------------------------------------------------------------------------------------------------------
-  /** bias: [N], added to each row. */
-  matmul(a: S, b: S, bias: S | null, c: S, sizes: MatmulSizes): void
+  /** bias: [N], added to each row. start, with `accumulate`: what the product is added to, like C, instead of what C holds. */
+  matmul(a: S, b: S, bias: S | null, c: S, sizes: MatmulSizes, start?: S): void
 
   // ---- normalisation and softmax ---------------------------------------------------------------------------------
   /** y = (x - mean) * scale [* gain] [+ bias] row by row over [R, n]; stats is [R, 2] = (mean, scale), kept for the backward. gain, bias: [n]. */
@@ -410,19 +413,19 @@ export interface Kernels<S> {
    * Element i of the stream (key0, key1): (x0, x1) = threefry2x32-20(key, counter (i, 0)).
    * uniform: a + (b - a) u, u = (x0 >>> 8) 2^-24 (exact in float32). normal: a + b sqrt(-2 ln u1) cos(2 pi u2), u1 = ((x0 >>> 8) + 1) 2^-24, u2 = (x1 >>> 8) 2^-24.
    */
-  random(kind: 'uniform' | 'normal', y: S, n: number, key0: number, key1: number, a: number, b: number): void
+  random(kind: 'uniform' | 'normal', y: S, n: number, key0: number, key1: Now<number>, a: number, b: number): void
   /** y[i] = u_i < p ? 0 : x[i] / (1 - p), with u_i the uniform above. Its own backward, with dy for x. */
-  dropout(x: S, y: S, n: number, p: number, key0: number, key1: number): void
+  dropout(x: S, y: S, n: number, p: number, key0: number, key1: Now<number>): void
 
   // ---- optimiser ---------------------------------------------------------------------------------------------------
   /** One Adam or AdamW step of each slot, in place; gradients are multiplied by gradScale[0] where given (clipping without a read-back). */
-  adam(slots: readonly AdamSlot<S>[], gradScale: S | null, options: AdamOptions): void
+  adam(slots: readonly AdamSlot<S>[], gradScale: S | null, options: Now<AdamOptions>): void
   /**
    * One Muon step of each slot, in place (Jordan 2024), R <= C: with g' = gradScale[0] g, m = momentum m + g', X = g' + momentum m, then
    * Y = X / (|X| + eps), `iterations` times Y <- a Y + (b A + c A^2) Y with A = Y Y^T, the numbers of `quintic`, and
    * p = (1 - lr weightDecay) p - lr s Y; s is the root of C / R for a tall matrix, else 1. |X| is the Euclidean norm of all elements.
    */
-  muon(slots: readonly MuonSlot<S>[], R: number, C: number, gradScale: S | null, options: MuonOptions): void
+  muon(slots: readonly MuonSlot<S>[], R: number, C: number, gradScale: S | null, options: Now<MuonOptions>): void
 
   // ---- fast weights ------------------------------------------------------------------------------------------------
   /**

@@ -41,7 +41,7 @@ export function checkInt32(op: string, index: Tensor): void {
 /** Throws unless the values of `index` are below `below`, or `ignore` where that is given. */
 export function checkIndices(op: string, index: Tensor, below: number, ignore?: number): void {
   checkInt32(op, index)
-  const indices = (ignore === undefined && index.limitInput(below)) || index.indices!
+  const indices = index.limitInput(below, ignore) ?? index.indices!
   for (let i = 0; i < index.size; i++) {
     const value = indices[i]
     if ((value >= 0 && value < below) || value === ignore) continue

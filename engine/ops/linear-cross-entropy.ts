@@ -4,13 +4,14 @@ import { record, records } from '../autograd.ts'
 import { noGrad } from '../recording.ts'
 import { scope } from '../scope.ts'
 import { sameShape, show } from '../shape.ts'
-import { empty, full, like, type Tensor, tensor } from '../tensor.ts'
+import { empty, full, like, type Tensor, varying } from '../tensor.ts'
 import { checkFloat, checkIndices, match, sameDevice } from './check.ts'
-import { affine, mul } from './elementwise.ts'
+import { mul } from './elementwise.ts'
 import { matmul } from './matmul.ts'
 import { concat, reshape, slice } from './movement.ts'
 import type { CrossEntropyOptions } from './norm.ts'
 import { sum } from './reduce.ts'
+import { meanFactor, scaled } from './targets.ts'
 
 /** Logits of a block. */
 const blockLogits = 2 ** 22
@@ -53,10 +54,8 @@ export function linearCrossEntropy(
   checkIndices(op, targets, N, ignore)
   if (!sameShape(targets.shape, x.shape.slice(0, -1)))
     throw new Error(`${op}: targets have shape ${show(targets.shape)}, x ${show(x.shape)}`)
-  const { indices } = targets
-  const counted = indices!.reduce((count, target) => count + (target === ignore ? 0 : 1), 0)
-  if (counted === 0 && reduction === 'mean') throw new Error(`${op}: every target is ignored`)
-  const factor = reduction === 'mean' ? 1 / counted : 1
+  const factor = reduction === 'mean' ? meanFactor(op, targets, ignore) : () => 1
+  factor()
 
   const inputs = [x, weight, ...(bias ? [bias] : [])]
   const wanted = records(inputs)
@@ -69,13 +68,13 @@ export function linearCrossEntropy(
   const block = (flat: Tensor, begin: number, end: number): Tensor => {
     const n = end - begin
     const part = slice(flat, 0, begin, end)
-    const target = tensor(indices!.subarray(begin, end), { device })
+    const target = varying(() => targets.now().subarray(begin, end), { shape: [n], dtype: 'int32', device })
     const logits = matmul(part, weight, { transposeB: true, ...(bias && { bias }) })
     const [losses, lse] = [empty([n], device), empty([n], device)]
     kernels.crossEntropy(logits.storage, target.storage, losses.storage, lse.storage, n, N, ignore)
     if (!(dx || dweight || dbias)) return losses
     const dlogits = like(logits)
-    const dlosses = full([n], factor, device)
+    const dlosses = targets.isInput ? scaled(full([n], 1, device), targets, factor) : full([n], factor(), device)
     kernels.crossEntropyBackward(logits.storage, target.storage, lse.storage, dlosses.storage, dlogits.storage, n, N, ignore)
     logits.dispose()
     if (dx) {
@@ -109,11 +108,11 @@ export function linearCrossEntropy(
       const flat = reshape(x, [R, D])
       const losses: Tensor[] = []
       for (let begin = 0; begin < R; begin += rows) losses.push(scope(() => block(flat, begin, Math.min(R, begin + rows))))
-      return affine(sum(concat(losses, 0)), factor)
+      return scaled(sum(concat(losses, 0)), targets, factor)
     }),
   )
   return record(op, inputs, loss, (dloss) => {
-    const scaled = (d: Tensor | null): Tensor | null => d && mul(d, dloss)
-    return [scaled(dx), scaled(dweight), ...(bias ? [scaled(dbias)] : [])]
+    const times = (d: Tensor | null): Tensor | null => d && mul(d, dloss)
+    return [times(dx), times(dweight), ...(bias ? [times(dbias)] : [])]
   })
 }

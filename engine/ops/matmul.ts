@@ -1,7 +1,7 @@
 /** Matrix products: batched, either side transposed, with bias, activation and addition fused into the product. */
 import { checkObject } from '../arguments.ts'
 import { record } from '../autograd.ts'
-import type { UnaryOp } from '../devices/kernels.ts'
+import type { MatmulSizes, UnaryOp } from '../devices/kernels.ts'
 import { broadcast, type Shape, sameShape, show, sizeOf } from '../shape.ts'
 import { empty, like, type Tensor } from '../tensor.ts'
 import { sumTo } from './axes.ts'
@@ -57,15 +57,15 @@ function product(
   p: Plan,
   tA: boolean,
   tB: boolean,
-  bias: Tensor | null,
-  accumulate: boolean,
-  activation: UnaryOp | null,
+  bias: Tensor | undefined,
+  accumulate: Tensor | undefined,
+  activation: UnaryOp | undefined,
 ): void {
   const batch = sizeOf(p.batch)
   const { M, N, K } = p
   // One matrix on the right for all: the batch is just more rows.
   const flat = batch > 1 && !tA && b.size === K * N && a.size === batch * M * K
-  y.device.kernels.matmul(a.storage, b.storage, bias?.storage ?? null, y.storage, {
+  const sizes: MatmulSizes = {
     batch: flat ? 1 : batch,
     strideA: flat || a.size === M * K ? 0 : M * K,
     strideB: b.size === K * N ? 0 : K * N,
@@ -75,9 +75,10 @@ function product(
     transposeA: tA,
     transposeB: tB,
     sparse: false,
-    accumulate,
-    activation,
-  })
+    accumulate: accumulate !== undefined,
+    activation: activation ?? null,
+  }
+  y.device.kernels.matmul(a.storage, b.storage, bias?.storage ?? null, y.storage, sizes, accumulate?.storage)
 }
 
 /** Stretches a batch that's partly broadcast; none and full batches need no copy. */
@@ -106,8 +107,7 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   const A = withBatch(a, batch)
   const B = withBatch(b, batch)
   const y = empty(shape, a.device)
-  if (accumulate) y.device.kernels.affine(accumulate.storage, y.storage, y.size, 1, 0)
-  product(A, B, y, p, tA, tB, bias ?? null, accumulate !== undefined, activation ?? null)
+  product(A, B, y, p, tA, tB, bias, accumulate, activation)
 
   return record('matmul', inputs, y, (dy) => {
     let dz = dy

@@ -5,8 +5,8 @@ import type { NormKind } from '../devices/kernels.ts'
 import { sameShape, show } from '../shape.ts'
 import { empty, like, type Tensor } from '../tensor.ts'
 import { checkFloat, checkIndices, checkInt32, sameDevice } from './check.ts'
-import { affine } from './elementwise.ts'
 import { sum } from './reduce.ts'
+import { meanFactor, scaled } from './targets.ts'
 
 /** [R, n] over the last axis. */
 function rowsOf(op: string, x: Tensor): [R: number, n: number] {
@@ -107,8 +107,8 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
   if (!sameShape(targets.shape, logits.shape.slice(0, -1)))
     throw new Error(`crossEntropy: targets have shape ${show(targets.shape)}, logits ${show(logits.shape)}`)
   checkIndices('crossEntropy', targets, N, ignore)
-  const counted = targets.indices!.reduce((count, target) => count + (target === ignore ? 0 : 1), 0)
-  if (reduction === 'mean' && counted === 0) throw new Error('crossEntropy: every target is ignored, so there is no mean')
+  const factor = meanFactor('crossEntropy', targets, ignore)
+  if (reduction === 'mean') factor()
   const { kernels } = logits.device
   const losses = empty(targets.shape, logits.device)
   const lse = empty([R], logits.device)
@@ -123,7 +123,7 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
   const total = sum(losses)
   losses.dispose()
   if (reduction === 'sum') return total
-  const mean = affine(total, 1 / counted)
+  const mean = scaled(total, targets, factor)
   total.dispose()
   return mean
 }

@@ -1,6 +1,6 @@
 /** What optimisers do to parameters, in place: a kernel for all of them, or all of a shape, and no read-back. */
 import { checkNumber, told } from '../arguments.ts'
-import type { AdamOptions, MuonOptions, MuonSlot } from '../devices/kernels.ts'
+import type { AdamOptions, MuonOptions, MuonSlot, Now } from '../devices/kernels.ts'
 import { noGrad } from '../recording.ts'
 import { scope } from '../scope.ts'
 import { sameShape, show } from '../shape.ts'
@@ -63,42 +63,55 @@ function checkStep(op: string, slots: readonly { p: Tensor }[], gradScale?: Tens
   if (gradScale && gradScale.size !== 1) throw new Error(`${op}: the gradient's scale has shape ${show(gradScale.shape)}, not one element`)
 }
 
-/**
- * One Adam or AdamW step on each p with its moments m and v, in one kernel call; gradients are first multiplied by `gradScale` where given. With
- * eps = 0 an element that never had a gradient becomes 0 / 0 = NaN: the optimisers don't take that.
- */
-export function adamSteps(slots: readonly AdamTensors[], options: AdamOptions, gradScale?: Tensor): void {
-  checkStep('adamStep', slots, gradScale)
+function checkAdam(options: AdamOptions): AdamOptions {
   checkNumber('adamStep: lr', options.lr, 'a finite number')
   for (const name of ['beta1', 'beta2'] as const) checkNumber(`adamStep: ${name}`, options[name], 'in [0, 1)')
   for (const name of ['eps', 'weightDecay'] as const) checkNumber(`adamStep: ${name}`, options[name], '0 or more')
   for (const name of ['correction1', 'correction2'] as const) checkNumber(`adamStep: ${name}`, options[name], 'above 0')
+  return options
+}
+
+/**
+ * One Adam or AdamW step on each p with its moments m and v, in one kernel call; gradients are first multiplied by `gradScale` where given. With
+ * eps = 0 an element that never had a gradient becomes 0 / 0 = NaN: the optimisers don't take that. Options that a function gives are asked for
+ * anew whenever a captured step is replayed.
+ */
+export function adamSteps(slots: readonly AdamTensors[], options: AdamOptions | Now<AdamOptions>, gradScale?: Tensor): void {
+  checkStep('adamStep', slots, gradScale)
+  const now = (): AdamOptions => checkAdam(typeof options === 'function' ? options() : options)
+  now()
   if (slots.length === 0) return
   slots[0].p.device.kernels.adam(
     slots.map(({ p, g, m, v }) => ({ p: p.storage, g: g.storage, m: m.storage, v: v.storage, n: p.size })),
     gradScale?.storage ?? null,
-    options,
+    now,
   )
   for (const { p, m, v } of slots) for (const t of [p, m, v]) t.changed()
 }
 
 /** `adamSteps` on a single parameter. */
-export function adamStep(p: Tensor, g: Tensor, m: Tensor, v: Tensor, options: AdamOptions, gradScale?: Tensor): void {
+export function adamStep(p: Tensor, g: Tensor, m: Tensor, v: Tensor, options: AdamOptions | Now<AdamOptions>, gradScale?: Tensor): void {
   adamSteps([{ p, g, m, v }], options, gradScale)
 }
 
 /** Elements of the matrices that are orthogonalised together, unless one has more: it takes four times as many for what lies between. */
 const togetherElements = 2 ** 21
 
+function checkMuon(options: MuonOptions): MuonOptions {
+  checkNumber('muonStep: lr', options.lr, 'a finite number')
+  checkNumber('muonStep: momentum', options.momentum, 'in [0, 1)')
+  checkNumber('muonStep: weightDecay', options.weightDecay, '0 or more')
+  return options
+}
+
 /**
  * One Muon step on each matrix p with its momentum m (Jordan 2024): m = momentum m + g, and p moves along the orthogonalised Nesterov
  * gradient g + momentum m, times sqrt(max(1, rows / columns)). Matrices of one shape, or its transpose, share a kernel call.
  */
-export function muonSteps(slots: readonly MuonTensors[], options: MuonOptions, gradScale?: Tensor): void {
+export function muonSteps(slots: readonly MuonTensors[], options: MuonOptions | Now<MuonOptions>, gradScale?: Tensor): void {
   checkStep('muonStep', slots, gradScale)
-  checkNumber('muonStep: lr', options.lr, 'a finite number')
-  checkNumber('muonStep: momentum', options.momentum, 'in [0, 1)')
-  checkNumber('muonStep: weightDecay', options.weightDecay, '0 or more')
+  const now = (): MuonOptions => checkMuon(typeof options === 'function' ? options() : options)
+  now()
   const groups = new Map<string, { R: number; C: number; slots: MuonSlot<unknown>[] }>()
   for (const { p, g, m } of slots) {
     if (p.shape.length !== 2) throw new Error(`muonStep: the parameter has shape ${show(p.shape)}, not that of a matrix`)
@@ -110,12 +123,12 @@ export function muonSteps(slots: readonly MuonTensors[], options: MuonOptions, g
   for (const { R, C, slots: all } of groups.values()) {
     const count = Math.max(1, Math.floor(togetherElements / Math.max(1, R * C)))
     const { kernels } = slots[0].p.device
-    for (let i = 0; i < all.length; i += count) kernels.muon(all.slice(i, i + count), R, C, gradScale?.storage ?? null, options)
+    for (let i = 0; i < all.length; i += count) kernels.muon(all.slice(i, i + count), R, C, gradScale?.storage ?? null, now)
   }
   for (const { p, m } of slots) for (const t of [p, m]) t.changed()
 }
 
 /** `muonSteps` on a single matrix. */
-export function muonStep(p: Tensor, g: Tensor, m: Tensor, options: MuonOptions, gradScale?: Tensor): void {
+export function muonStep(p: Tensor, g: Tensor, m: Tensor, options: MuonOptions | Now<MuonOptions>, gradScale?: Tensor): void {
   muonSteps([{ p, g, m }], options, gradScale)
 }

@@ -100,11 +100,12 @@ describe('generation', () => {
     const prompts = [5, 1, 9, 2].map((length, i) => randomTokens(i, length))
     prompts.push(prompts[2])
     const captured: string[] = []
-    for (const device of [reference, await wasm(), await wasm(2), await wasm(1, true)]) {
+    for (const device of [reference, await wasm(), await wasm(2), await wasm(1, true), ...(await gpus())]) {
       // A profiled device captures nothing.
       const profiling = profile(device)
       for (const [name, config] of Object.entries(stateful)) {
-        const length = device.double ? 6 : 12
+        if (device.name === 'webgpu' && name !== 'kda') continue
+        const length = device.name === 'webgpu' ? 4 : device.double ? 6 : 12
         const models = [profiling.device, device].map((d) => {
           setDevice(d)
           return new Transformer(config)

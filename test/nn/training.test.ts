@@ -32,14 +32,19 @@ import {
   LayerNorm,
   Linear,
   Muon,
+  modelOf,
   noam,
   RMSNorm,
+  readCheckpoint,
+  restoreOptimizer,
   Trainer,
   Transformer,
+  type TransformerConfig,
+  writeCheckpoint,
 } from '../../nn/index.ts'
 import { evaluationBatches, presets } from '../../tasks/index.ts'
 import { assertClose, gpus, reference, uniforms, wasm } from '../helpers.ts'
-import { architectures, randomBatch, randomTokens } from './models.ts'
+import { architectures, randomBatch, randomTokens, stateful } from './models.ts'
 
 /** Adam with torch's clip_grad_norm_, straight from the papers. */
 function adamByHand(
@@ -258,6 +263,86 @@ describe('training', () => {
       }
     })
 
+  /** Seven steps with dropout, a schedule, another shape and an evaluation in between, the fifth from a checkpoint: all that comes of them. */
+  async function sevenSteps(device: Device, config: TransformerConfig, muon: boolean, capture: boolean): Promise<unknown> {
+    setDevice(device)
+    const make = (model: Transformer) => {
+      const optimizer = new (muon ? Muon : AdamW)(model.namedParameters(), { lr: 1e-3, weightDecay: 0.1 })
+      const trainer = new Trainer(model, optimizer, { schedule: (t) => 1e-2 / t, clipNorm: 0.5, capture })
+      return { model, optimizer, trainer }
+    }
+    let one = make(new Transformer({ ...config, dropout: 0.1, layers: Array.isArray(config.mixer) ? config.mixer.length : 1 }))
+    const results: unknown[] = []
+    for (let step = 1; step <= 7; step++) {
+      results.push(await one.trainer.step(randomBatch(step, 2, step === 4 ? 5 : 6)))
+      if (step === 3) results.push(await one.trainer.evaluate([randomBatch(9, 2, 6)]))
+      if (step !== 4) continue
+      const checkpoint = readCheckpoint(await writeCheckpoint(one.model, one.optimizer))
+      one.optimizer.dispose()
+      one.model.dispose()
+      one = make(modelOf(checkpoint) as Transformer)
+      restoreOptimizer(one.optimizer, checkpoint)
+    }
+    results.push(one.model.random.stream, one.optimizer.steps)
+    for (const p of one.model.parameters()) results.push(Array.from(await p.read()))
+    one.optimizer.dispose()
+    one.model.dispose()
+    return results
+  }
+
+  for (const [name, config] of Object.entries(stateful))
+    it(`is the same, bit for bit, from steps that are captured: ${name}`, async () => {
+      const others = name === 'default' ? [reference, await wasm(2), ...(await gpus())] : []
+      for (const device of [await wasm(), ...others])
+        for (const muon of device.name === 'reference' ? [false, true] : [device.name === 'webgpu']) {
+          const before = device.bytesInUse()
+          assert.deepEqual(await sevenSteps(device, config, muon, true), await sevenSteps(device, config, muon, false), device.description)
+          assert.equal(device.bytesInUse(), before)
+        }
+    })
+
+  it('captures a step once two batches of a shape have come, and anew where that changes or a parameter is frozen', async () => {
+    setDevice(reference)
+    const model = new Transformer({ ...architectures.default, layers: 1 })
+    const optimizer = new AdamW(model.namedParameters(), { lr: 1e-3 })
+    const trainer = new Trainer(model, optimizer, { schedule: constant(1e-3), clipNorm: 1, capture: true })
+    let runs = 0
+    const { loss } = model
+    model.loss = (batch) => {
+      runs++
+      return loss.call(model, batch)
+    }
+    const took = async (T: number, expected: number): Promise<void> => {
+      await trainer.step(randomBatch(runs, 2, T))
+      assert.equal(runs, expected)
+    }
+    await took(6, 1)
+    await took(6, 3)
+    await took(6, 3)
+    await took(5, 4)
+    await took(6, 4)
+    await took(5, 5)
+    await took(5, 7)
+    await took(5, 7)
+    model.generator.bias!.requiresGrad = false
+    await took(5, 8)
+    await took(5, 10)
+    // Several at once, one of which captures.
+    const steps = await Promise.all([6, 6, 6].map((T, i) => trainer.step(randomBatch(i, 2, T))))
+    assert.deepEqual(
+      steps.map(({ step }) => step),
+      [11, 12, 13],
+    )
+    assert.equal(runs, 13)
+    await assert.rejects(trainer.step({ ...randomBatch(1, 2, 6), tokens: new Int32Array(12).fill(99) }), /index 99 at 0 is outside 0\.\.12/)
+    await assert.rejects(trainer.step({ ...randomBatch(1, 2, 6), targets: new Int32Array(12).fill(-1) }), /every target is ignored/)
+    assert.equal(optimizer.steps, 13)
+    assert.equal((await trainer.step(randomBatch(1, 2, 6))).step, 14)
+    assert.equal(runs, 13)
+    optimizer.dispose()
+    model.dispose()
+  })
+
   it('steps are the same, bit for bit, wherever in the 4 GiB their tensors are', async () => {
     const runs: unknown[] = []
     for (const below of [0, 2 ** 31 - 2 ** 20, 2 ** 32 - 2 ** 26]) {
@@ -392,11 +477,12 @@ describe('training', () => {
           message: "generate: the model's output isn't finite",
         })
         model.loadStateDict(good)
+        trainer.dispose()
         assert.equal(device.bytesInUse(), bytes)
         // A gate above 0 isn't what a layer makes: it stays an error of the op's.
         const { attn } = model.transformer.layers[0] as { attn: FastWeightsAttention }
         attn.gate!.forward = (x) => full([...x.shape.slice(0, 2), 2], 0.5)
-        for (const attempt of [trainer.step(randomBatch(2)), trainer.evaluate([randomBatch(2)])])
+        for (const attempt of [() => trainer.step(randomBatch(2)), () => trainer.evaluate([randomBatch(2)])])
           await assert.rejects(attempt, (error) => error instanceof GateError && /^fastWeights: the gate holds 0\.5; /.test(error.message))
         optimizer.dispose()
         model.dispose()

@@ -6,15 +6,20 @@ import {
   affine,
   capture,
   concat,
+  crossEntropy,
   type Device,
   dropout,
+  empty,
   exp,
+  gatedDeltaRule,
   gather,
   generator,
   gradNorm,
   keep,
+  linearCrossEntropy,
   matmul,
   mul,
+  muonStep,
   noGrad,
   parameter,
   permute,
@@ -31,9 +36,11 @@ import {
   tensor,
   uniform,
   varying,
+  webgpuDevice,
   where,
+  withGrad,
 } from '../../engine/index.ts'
-import { assertSameBits, gpus, reference, uniforms, wasm } from '../helpers.ts'
+import { assertSameBits, gpus, reference, uniforms, wasm, webgpu } from '../helpers.ts'
 
 const none = { tensors: [], counts: [] }
 const random = (seed: number, shape: number[]): Tensor =>
@@ -48,7 +55,7 @@ const random = (seed: number, shape: number[]): Tensor =>
 describe('a captured step', () => {
   let devices: Device[]
   before(async () => {
-    devices = [reference, await wasm(), await wasm(2), await wasm(1, true)]
+    devices = [reference, await wasm(), await wasm(2), await wasm(1, true), ...(await gpus())]
   })
   afterEach(() => setDevice(reference))
   const onEach = (body: (device: Device) => Promise<void>) => async () => {
@@ -128,6 +135,8 @@ describe('a captured step', () => {
     it(
       `has the products of few rows with what stays, to the bit: ${M} x ${N} x ${K}`,
       onEach(async (device) => {
+        // Nothing is prepared on a GPU.
+        if (device.name === 'webgpu' && K > 200) return
         for (const transposeB of [false, true]) {
           const B = parameter(random(1, transposeB ? [N, K] : [K, N]))
           const [a, bias, c] = [random(2, [M, K]), random(3, [N]), random(4, [M, N])]
@@ -231,8 +240,12 @@ describe('a captured step', () => {
         return result(affine(S, 2), c)
       })
       await refused(/the body is asynchronous/, async (S, c) => result(affine(S, 2), c))
-      await refused(/draws random numbers/, (S, c) => result(add(S, uniform(generator(1), [2])), c))
-      await refused(/draws random numbers/, (S, c) => result(dropout(S, 0.5, generator(1)), c))
+      await refused(/counts something else the second time/, (S, c) => result(add(S, uniform(generator(1), [2])), c))
+      await refused(/writes over what it has computed/, (S, c) => {
+        const y = affine(S, 2)
+        y.write([1, 2])
+        return result(y, c)
+      })
       await refused(/looks at the values of the input \[2\]/, (S, c) => result(affine(S, index.indices![0]), c))
       await refused(/does something else the second time/, (S, c) => result(affine(S, 2 + calls++), c))
       await refused(/does something else the second time/, (S, c) => result(calls++ ? exp(S) : tanh(S), c))
@@ -270,7 +283,7 @@ describe('a captured step', () => {
       await inner
       await assert.rejects(
         capture([], none, () => none as never),
-        /capture: needs an input or a state/,
+        /capture: needs an input, a state, or something that changes/,
       )
       await assert.rejects(
         capture([[1]] as never, none, () => none as never),
@@ -378,6 +391,111 @@ describe('a captured step', () => {
   )
 
   it(
+    'goes on with random numbers, and overwrites what it may, by numbers that are asked for each time',
+    onEach(async (device) => {
+      const options = { beta1: 0.9, beta2: 0.99, eps: 1e-8, decoupled: true, weightDecay: 0.1 }
+      const run = async (captured: boolean): Promise<number[]> => {
+        const [p, m, v, matrix, momentum] = [[6], [6], [6], [4, 3], [4, 3]].map((shape, i) => parameter(random(i + 1, shape)))
+        const [x, g] = [random(9, [6]), generator(5)]
+        let t = 1
+        const step = (): { outputs: Tensor[]; tensors: []; counts: [] } => {
+          const noise = dropout(add(x, uniform(g, [6])), 0.3, g)
+          adamStep(p, noise, m, v, () => ({ ...options, lr: 0.1 / t, correction1: 1 - 0.9 ** t, correction2: 1 - 0.99 ** t }))
+          const gradient = reshape(concat([noise, p], 0), [4, 3])
+          muonStep(matrix, gradient, momentum, () => ({ lr: 0.1 * t, momentum: 0.9, weightDecay: 0.1 }))
+          return { outputs: [affine(p, 2)], tensors: [], counts: [] }
+        }
+        const taken = captured ? await capture([], none, step, [p, m, v, matrix, momentum]) : undefined
+        assert.equal(g.stream, 0)
+        const values: number[] = []
+        for (; t <= 4; t++) {
+          const before = p.version!
+          taken?.replay()
+          const [y] = taken?.outputs ?? scope(step).outputs
+          assert.ok(p.version! > before)
+          assert.equal(g.stream, 2 * t)
+          for (const one of [y, p, m, v, matrix, momentum]) values.push(...(await one.read()))
+          if (!taken) y.dispose()
+        }
+        taken?.dispose()
+        for (const one of [p, m, v, matrix, momentum, x]) one.dispose()
+        return values
+      }
+      assertSameBits(Float64Array.from(await run(true)), Float64Array.from(await run(false)), device.description)
+      // What is overwritten mustn't be gone.
+      const p = tensor([1])
+      const gone = await capture([], none, () => ({ ...none, outputs: [affine(p, 2)] }), [p])
+      p.dispose()
+      assert.throws(() => gone.replay(), /replay: a tensor that the captured step overwrites was freed/)
+      gone.dispose()
+    }),
+  )
+
+  it(
+    'takes again what it has freed, but not what the host writes',
+    onEach(async (device) => {
+      const x = tensor([1, 2, 3])
+      const before = device.bytesInUse()
+      const captured = await capture([x], none, () => {
+        let y = affine(x, 1)
+        for (let i = 0; i < 20; i++) {
+          const [factor, old] = [tensor([i, 1, 2]), y]
+          y = scope(() => tanh(add(mul(exp(affine(old, 0.1)), factor), old)))
+          for (const t of [factor, old]) t.dispose()
+        }
+        return { outputs: [y], ...none }
+      })
+      // Twenty times three numbers of the host's, and a few that take turns.
+      assert.ok(device.bytesInUse() - before < (device.double ? 2 : 1) * 28 * 12, `${device.bytesInUse() - before}`)
+      captured.replay()
+      const first = await captured.outputs[0].read()
+      captured.replay()
+      assertSameBits(await captured.outputs[0].read(), first)
+      captured.dispose()
+      x.dispose()
+    }),
+  )
+
+  it(
+    'has the loss and the gradients of targets that change, of which some are ignored',
+    onEach(async (device) => {
+      const [x, W] = [random(1, [5, 4]), parameter(random(2, [3, 4]))]
+      const targets = tensor(new Int32Array(5), { shape: [5] })
+      const step = (ids: Tensor): Tensor[] => {
+        const options = { ignore: -1 }
+        const losses = [
+          crossEntropy(matmul(x, W, { transposeB: true }), ids, options),
+          linearCrossEntropy(x, W, null, ids, { ...options, rows: 2 }),
+        ]
+        return losses.flatMap((loss) => {
+          loss.backward()
+          const gradient = W.grad!
+          W.grad = null
+          return [affine(loss, 1), gradient]
+        })
+      }
+      const captured = await capture([targets], none, () => ({ outputs: withGrad(() => step(targets)), ...none }))
+      for (const ids of [
+        [0, 2, 1, -1, 0],
+        [2, -1, -1, -1, -1],
+      ]) {
+        targets.write(ids)
+        captured.replay()
+        const expected = scope(() => step(tensor(Int32Array.from(ids))))
+        for (const [i, t] of expected.entries()) {
+          assertSameBits(await captured.outputs[i].read(), await t.read(), `${device.description}, ${ids}, ${i}`)
+          t.dispose()
+        }
+      }
+      assert.throws(() => targets.write([0, 1, 2, 3, 0]), /index 3 at 3 is outside 0\.\.2/)
+      targets.write(new Int32Array(5).fill(-1))
+      assert.throws(() => captured.replay(), /every target is ignored, so there is no mean/)
+      captured.dispose()
+      for (const t of [x, W, targets]) t.dispose()
+    }),
+  )
+
+  it(
     'refuses a step that overwrites what is not its own',
     onEach(async () => {
       const [x, p, m, v] = [tensor([1, 1], { shape: [1, 2] }), ...[1, 2, 3].map(() => tensor([1, 2, 3, 4], { shape: [2, 2] }))]
@@ -405,7 +523,6 @@ describe('a captured step', () => {
   it('fails like the step where a kernel refuses its input, and goes on', async () => {
     const device = await wasm()
     setDevice(device)
-    const { gatedDeltaRule } = await import('../../engine/index.ts')
     const [q, k, v, beta] = [random(1, [1, 1, 1, 4]), random(2, [1, 1, 1, 4]), random(3, [1, 1, 1, 4]), random(4, [1, 1, 1])]
     const gate = tensor([-1], { shape: [1, 1, 1] })
     const captured = await capture([gate], none, () => ({ outputs: [gatedDeltaRule(q, k, v, beta, gate).y], ...none }))
@@ -417,17 +534,65 @@ describe('a captured step', () => {
     for (const t of [q, k, v, beta, gate]) t.dispose()
   })
 
+  it('on a GPU fails like the step where a gate is bad, where memory runs out, and where the device is lost or closed', async function () {
+    await webgpu(this)
+    const device = await webgpuDevice()
+    setDevice(device)
+    const [q, k, v, beta] = [random(1, [1, 1, 1, 4]), random(2, [1, 1, 1, 4]), random(3, [1, 1, 1, 4]), random(4, [1, 1, 1])]
+    const gate = tensor([-1], { shape: [1, 1, 1] })
+    const captured = await capture([gate], none, () => ({ outputs: [gatedDeltaRule(q, k, v, beta, gate).y], ...none }))
+    const plain = scope(() => noGrad(() => gatedDeltaRule(q, k, v, beta, gate).y))
+    gate.write([1])
+    captured.replay()
+    await assert.rejects(captured.outputs[0].read(), /the gate holds 1; gates are logarithms/)
+    gate.write([-1])
+    captured.replay()
+    assertSameBits(await captured.outputs[0].read(), await plain.read())
+    const used = device.bytesInUse()
+    // More than there is, and not before anything runs.
+    const large = (): Promise<unknown> =>
+      capture([gate], none, () => ({ outputs: Array.from({ length: 4 }, () => empty([2 ** 40])), ...none }))
+    await assert.rejects(large(), /webgpu: out of memory: asked for/)
+    assert.equal(device.bytesInUse(), used)
+    // In the midst of what is recorded, more steps than a submission holds.
+    const x = tensor([1])
+    const count = await capture([], { tensors: [x], counts: [] }, ({ tensors: [x] }) => ({
+      outputs: [],
+      counts: [],
+      tensors: [affine(x, 1, 1)],
+    }))
+    for (let i = 0; i < 600; i++) count.replay()
+    assert.deepEqual(Array.from(await count.state().tensors[0].read()), [601])
+    count.replay()
+    count.dispose()
+    assert.deepEqual(Array.from(await plain.read()), Array.from(await captured.outputs[0].read()))
+    device.gpu.destroy()
+    await assert.rejects(captured.outputs[0].read(), /webgpu: the device was lost/)
+    assert.throws(() => captured.replay(), /^Error: webgpu: the device was lost \(destroyed: .*\); open another one/)
+    device.close()
+    assert.throws(() => captured.replay(), /webgpu: the device has been closed/)
+    captured.dispose()
+    assert.equal(device.bytesInUse(), 0)
+    const nowhere = await webgpuDevice({ backend: 'null', minimal: true })
+    // The null backend has 512 MB: what is refused is heard of before the step is there.
+    const y = tensor([1], { device: nowhere })
+    const outputs = (): Tensor[] => Array.from({ length: 7 }, () => empty([2e7], nowhere))
+    await assert.rejects(
+      capture([y], none, () => ({ outputs: outputs(), ...none })),
+      /^Error: webgpu: out of memory: asked for 80 MB/,
+    )
+    nowhere.close()
+  })
+
   it('is for devices that have it', async () => {
     const profiling = profile(await wasm())
     try {
-      for (const device of [profiling.device, ...(await gpus())]) {
-        const x = tensor([1], { device })
-        await assert.rejects(
-          capture([x], none, () => ({ outputs: [exp(x)], ...none })),
-          /capture: \w+ has no captured steps; run the step itself/,
-        )
-        x.dispose()
-      }
+      const x = tensor([1], { device: profiling.device })
+      await assert.rejects(
+        capture([x], none, () => ({ outputs: [exp(x)], ...none })),
+        /capture: \w+ has no captured steps; run the step itself/,
+      )
+      x.dispose()
     } finally {
       profiling.stop()
     }

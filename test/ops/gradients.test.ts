@@ -63,6 +63,7 @@ const notOps = [
   'wasmDevice',
   'webgpuAdapters',
   'webgpuDevice',
+  'withGrad',
   'zeros',
 ]
 

@@ -155,7 +155,7 @@ describe('linearCrossEntropy', () => {
     refused(() => linearCrossEntropy(w, w, b, targets), 'targets have shape [2], x [4,3]')
     const [four, none] = [tensor(Int32Array.of(0, 4), { device: reference }), tensor(Int32Array.of(-100, -100), { device: reference })]
     refused(() => linearCrossEntropy(x, w, b, four), "index 4 at 1 is outside 0..3 (if it marks what doesn't count, say { ignore: 4 })")
-    refused(() => linearCrossEntropy(x, w, b, none), 'every target is ignored')
+    refused(() => linearCrossEntropy(x, w, b, none), 'every target is ignored, so there is no mean')
     // Their sum is one of nothing, as that of crossEntropy.
     const nothing = linearCrossEntropy(x, w, b, none, { reduction: 'sum' })
     assert.equal(await nothing.item(), 0)

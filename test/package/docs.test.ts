@@ -129,7 +129,7 @@ describe('the documents', function () {
       .join()
     const options = new Set(help.replaceAll('--[no-]', '--').match(/--[a-z][a-z-]*/g))
     // Of npm run bench, and of sbatch.
-    const others = ['--only', '--roofline', '--rounds', '--sizes', '--array', '--cpus-per-task', '--wrap']
+    const others = ['--counts', '--only', '--roofline', '--rounds', '--sizes', '--array', '--cpus-per-task', '--wrap']
     for (const page of pages)
       for (const [name] of read(page).matchAll(/(?<![\w-])--[a-z][a-z-]*/g))
         assert.ok(options.has(name) || others.includes(name), `${page}: ${name}`)

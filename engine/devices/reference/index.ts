@@ -68,7 +68,7 @@ export function referenceDevice(): Device<RefStorage> {
       use()
       return kernels
     },
-    allocate(dtype, size) {
+    allocate(dtype, size, lasting = false) {
       use()
       const make = () => {
         const storage = { data: dtype === 'int32' ? new Int32Array(size) : new Float64Array(size) }
@@ -76,10 +76,10 @@ export function referenceDevice(): Device<RefStorage> {
         bytes += storage.data.byteLength
         return storage
       }
-      return notes.on() ? notes.take(`${dtype} ${size}`, make) : make()
+      return notes.on() ? notes.take(`${dtype} ${size}`, lasting, make) : make()
     },
     free(storage) {
-      if (open && !notes.owns(storage)) drop(storage)
+      if (notes.freed(storage) && open) drop(storage)
     },
     write(storage, data) {
       use()

@@ -4,11 +4,12 @@ import { unaryTable } from './elementwise.ts'
 import type { RefStorage } from './storage.ts'
 
 export const matmulKernels: Pick<Kernels<RefStorage>, 'matmul'> = {
-  matmul(a, b, bias, c, { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation }) {
+  matmul(a, b, bias, c, { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation }, start) {
     const [rowA, colA] = transposeA ? [1, M] : [K, 1]
     const [rowB, colB] = transposeB ? [1, K] : [N, 1]
     const [A, B, C] = [a.data, b.data, c.data]
     if (!accumulate) C.fill(0, 0, batch * M * N)
+    else if (start) C.set(start.data)
     for (let s = 0; s < batch; s++)
       for (let m = 0; m < M; m++) {
         const row = (s * M + m) * N

@@ -26,7 +26,8 @@ function orthogonalised(x: Float64Array, R: number, C: number): Float64Array {
 }
 
 export const optimizerKernels: Pick<Kernels<RefStorage>, 'adam' | 'muon'> = {
-  adam(slots, gradScale, { lr, beta1, beta2, eps, weightDecay, decoupled, correction1, correction2 }) {
+  adam(slots, gradScale, options) {
+    const { lr, beta1, beta2, eps, weightDecay, decoupled, correction1, correction2 } = options()
     const scale = gradScale ? gradScale.data[0] : 1
     for (const { p, g, m, v, n } of slots)
       for (let i = 0; i < n; i++) {
@@ -37,7 +38,8 @@ export const optimizerKernels: Pick<Kernels<RefStorage>, 'adam' | 'muon'> = {
         p.data[i] -= decay + (lr * (m.data[i] / correction1)) / (Math.sqrt(v.data[i] / correction2) + eps)
       }
   },
-  muon(slots, R, C, gradScale, { lr, momentum, weightDecay }) {
+  muon(slots, R, C, gradScale, options) {
+    const { lr, momentum, weightDecay } = options()
     const scale = gradScale ? gradScale.data[0] : 1
     for (const { p, g, m, tall } of slots) {
       const x = new Float64Array(R * C)

@@ -27,8 +27,9 @@ const fraction = (word: number): number => (word >>> 8) * 2 ** -24
 
 export const randomKernels: Pick<Kernels<RefStorage>, 'random' | 'dropout'> = {
   random(kind, y, n, key0, key1, a, b) {
+    const stream = key1()
     for (let i = 0; i < n; i++) {
-      const [x0, x1] = threefry(key0, key1, i, 0)
+      const [x0, x1] = threefry(key0, stream, i, 0)
       y.data[i] =
         kind === 'uniform'
           ? a + (b - a) * fraction(x0)
@@ -38,6 +39,7 @@ export const randomKernels: Pick<Kernels<RefStorage>, 'random' | 'dropout'> = {
   dropout(x, y, n, p, key0, key1) {
     // p is compared in float32, so that every device drops the same elements.
     const limit = Math.fround(p)
-    for (let i = 0; i < n; i++) y.data[i] = fraction(threefry(key0, key1, i, 0)[0]) < limit ? 0 : x.data[i] / (1 - p)
+    const stream = key1()
+    for (let i = 0; i < n; i++) y.data[i] = fraction(threefry(key0, stream, i, 0)[0]) < limit ? 0 : x.data[i] / (1 - p)
   },
 }

@@ -52,9 +52,9 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
     description: `wasm (${relaxed ? 'relaxed ' : ''}SIMD${wide ? ' of 256 bits' : ''}, ${threads} ${threads === 1 ? 'thread' : 'threads'}${alone ? `, because ${alone.replace('wasm: ', '')}` : ''})`,
     double: false,
     kernels,
-    allocate(dtype, size) {
+    allocate(dtype, size, lasting) {
       use()
-      const block = memory.allocate(4 * size)
+      const block = memory.allocate(4 * size, lasting)
       if (dtype === 'int32') integers.add(block)
       return block
     },

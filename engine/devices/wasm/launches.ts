@@ -10,7 +10,8 @@ export interface Launch {
   kernel: string
   n: number
   grain: number
-  args: readonly number[]
+  /** A function where they may be others each time. */
+  args: readonly number[] | (() => readonly number[])
   scratchBytes: number
 }
 
@@ -49,7 +50,7 @@ const section = (id: number, bytes: readonly number[]): number[] => [id, ...unsi
 
 /**
  * The launches in order, as one function. `kernels`: what the module of kernels exports. Those that are worth several threads, `shared`, go
- * through `share`, by their place among the launches.
+ * through `share`, by their place among the launches, and so do those whose arguments aren't always the same.
  */
 export async function compileLaunches(
   launches: readonly Launch[],
@@ -61,8 +62,8 @@ export async function compileLaunches(
   // The type of each import, after which come those of `share` and of the function itself.
   const parameters = [...imports.map((kernel) => signatures[kernel]), 'i', '']
   const body = launches.map((launch, place) => {
-    if (shared(launch)) return [...constant('i', place), call, ...unsigned(imports.length)]
     const { kernel, n, args } = launch
+    if (typeof args === 'function' || shared(launch)) return [...constant('i', place), call, ...unsigned(imports.length)]
     const given = [0, n, ...args].map((value, i) => constant(signatures[kernel][i], value))
     return [...given.flat(), call, ...unsigned(imports.indexOf(kernel))]
   })

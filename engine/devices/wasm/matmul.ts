@@ -2,6 +2,7 @@
  * Matrix products: how they are cut into tasks for kernels-wasm/matmul.ts. The cut never shows in the result.
  */
 import { type Kernels, unaryOps } from '../kernels.ts'
+import { elementwiseKernels } from './elementwise.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 
@@ -31,10 +32,12 @@ export const scratchFor = (rows: number, columns: number, K: number, packsA: boo
 const up = (x: number, multiple: number) => Math.ceil(x / multiple) * multiple
 
 export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
+  const { affine } = elementwiseKernels(pool)
   return {
-    matmul(a, b, bias, c, sizes) {
+    matmul(a, b, bias, c, sizes, start) {
       const { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate } = sizes
       if (batch * M * N === 0) return
+      if (accumulate && start) affine(start, c, batch * M * N, 1, 0)
       const activation = sizes.activation === null ? -1 : unaryOps.indexOf(sizes.activation)
       const biasPointer = bias?.pointer ?? 0
 
@@ -42,7 +45,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       const kept = !sparse && !transposeA && batch === 1 && M <= fewRows && pool.notes.stays(b)
       if (kept && M < MR) {
         const panels = Math.ceil(N / panelColumns)
-        const packed = pool.memory.allocate(4 * panels * panelColumns * K)
+        const packed = pool.memory.allocate(4 * panels * panelColumns * K, true)
         pool.notes.noteFirst({
           kernel: 'matvecPack',
           n: panels,
@@ -90,7 +93,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       let packed: Block | null = null
       if ((!whole || kept) && K > 0) {
         const panels = (strideB === 0 ? 1 : batch) * Math.ceil(N / NR)
-        packed = pool.memory.allocate(4 * panels * NR * K)
+        packed = pool.memory.allocate(4 * panels * NR * K, kept)
         const pack = {
           kernel: 'matmulPack',
           n: panels,

@@ -18,7 +18,8 @@ export interface Block {
 
 export interface Memory {
   readonly wasm: WebAssembly.Memory
-  allocate(bytes: number): Block
+  /** `lasting`: see `Device.allocate`. */
+  allocate(bytes: number, lasting?: boolean): Block
   free(block: Block): void
   bytesInUse(): number
   bytesReserved(): number

@@ -40,7 +40,8 @@ export function muonKernels(pool: Pool): Pick<Kernels<Block>, 'muon'> {
   }
 
   return {
-    muon(slots, R, C, gradScale, { lr, momentum, weightDecay }) {
+    muon(slots, R, C, gradScale, options) {
+      const { momentum } = options()
       const count = slots.length
       const [size, square] = [R * C, R * R]
       if (count * size === 0) return
@@ -67,8 +68,11 @@ export function muonKernels(pool: Pool): Pick<Kernels<Block>, 'muon'> {
             y = x
             x = old
           }
-          const steps = [1 - lr * weightDecay, -lr, -lr * Math.sqrt(C / R)]
-          pool.run('muonUpdate', count * Math.ceil(C / ROWS), Math.ceil(grain / (ROWS * R)), [table, y, R, C, ...steps], 4 * ROWS * R)
+          const update = (): number[] => {
+            const { lr, weightDecay } = options()
+            return [table, y, R, C, 1 - lr * weightDecay, -lr, -lr * Math.sqrt(C / R)]
+          }
+          pool.run('muonUpdate', count * Math.ceil(C / ROWS), Math.ceil(grain / (ROWS * R)), update, 4 * ROWS * R)
         })
       } finally {
         pool.memory.free(memory)

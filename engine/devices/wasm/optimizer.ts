@@ -9,25 +9,28 @@ const grain = 16384
 
 export function optimizerKernels(pool: Pool): Pick<Kernels<Block>, 'adam'> {
   return {
-    adam(slots, gradScale, { lr, beta1, beta2, eps, weightDecay, decoupled, correction1, correction2 }) {
+    adam(slots, gradScale, options) {
       const arrays = slots.map(({ p, g, m, v, n }) => ({ n, addresses: [p.pointer, g.pointer, m.pointer, v.pointer] }))
       const { words, tasks } = cut(arrays, piece)
       const elements = slots.reduce((sum, { n }) => sum + n, 0)
       withWords(pool, words, (table) =>
-        pool.run('adam', tasks, Math.ceil((grain * tasks) / elements), [
-          table,
-          gradScale?.pointer ?? 0,
-          // What is near 1 is subtracted here, in float64.
-          beta1,
-          1 - beta1,
-          beta2,
-          1 - beta2,
-          lr / correction1,
-          1 / Math.sqrt(correction2),
-          eps,
-          decoupled ? 0 : weightDecay,
-          decoupled ? lr * weightDecay : 0,
-        ]),
+        pool.run('adam', tasks, Math.ceil((grain * tasks) / elements), () => {
+          const { lr, beta1, beta2, eps, weightDecay, decoupled, correction1, correction2 } = options()
+          return [
+            table,
+            gradScale?.pointer ?? 0,
+            // What is near 1 is subtracted here, in float64.
+            beta1,
+            1 - beta1,
+            beta2,
+            1 - beta2,
+            lr / correction1,
+            1 / Math.sqrt(correction2),
+            eps,
+            decoupled ? 0 : weightDecay,
+            decoupled ? lr * weightDecay : 0,
+          ]
+        }),
       )
     },
   }

@@ -36,9 +36,9 @@ export interface Pool {
   readonly wide: boolean
   /**
    * Calls the kernel for all tasks [0, n), `grain` at a time, on all threads (on the calling one alone when n <= grain), and returns when
-   * all is done. scratchBytes: private memory a thread, at `scratch` of kernels-wasm/scratch.ts.
+   * all is done. args: see `Launch`. scratchBytes: private memory a thread, at `scratch` of kernels-wasm/scratch.ts.
    */
-  run(kernel: string, n: number, grain: number, args: readonly number[], scratchBytes?: number): void
+  run(kernel: string, n: number, grain: number, args: Launch['args'], scratchBytes?: number): void
   /** While a step is captured `run` only notes, and the memory gives what stays. */
   readonly notes: Notes<Block, Launch>
   /** A block that holds these int32 or addresses; `memory.free` gives it back, except to a step that is captured. */
@@ -141,12 +141,16 @@ function sameLaunch(first: Launch, second: Launch, instead: ReadonlyMap<Block, B
         [y, x],
       ].some(([p, q]) => a - p.pointer === b - q.pointer && within(a, p)),
     )
+  const alike = (a: readonly number[], b: readonly number[]): boolean =>
+    a.length === b.length && a.every((arg, i) => Object.is(arg, b[i]) || exchanged(arg, b[i]))
   return (
     first.kernel === second.kernel &&
     first.n === second.n &&
     first.grain === second.grain &&
-    first.args.length === second.args.length &&
-    first.args.every((arg, i) => Object.is(arg, second.args[i]) || exchanged(arg, second.args[i]))
+    // What is asked for anew each time needn't be compared.
+    (typeof first.args === 'function' || typeof second.args === 'function'
+      ? typeof first.args === typeof second.args
+      : alike(first.args, second.args))
   )
 }
 
@@ -373,9 +377,10 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
   const notes = createNotes<Block, Launch>(sameLaunch, blocks.free)
   const memory: Memory = {
     ...blocks,
-    allocate: (bytes) => (notes.on() ? notes.take(`${bytes}`, () => blocks.allocate(bytes)) : blocks.allocate(bytes)),
+    allocate: (bytes, lasting = false) =>
+      notes.on() ? notes.take(`${bytes}`, lasting, () => blocks.allocate(bytes)) : blocks.allocate(bytes),
     free(block) {
-      if (!notes.owns(block)) blocks.free(block)
+      if (notes.freed(block)) blocks.free(block)
     },
   }
   const { functions, names, kernels, setScratch } = instantiate({ module, memory: memory.wasm, wide })
@@ -418,15 +423,16 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
     }
   }
 
-  function run(kernel: string, n: number, grain: number, args: readonly number[], scratchBytes = 0): void {
+  function run(kernel: string, n: number, grain: number, given: Launch['args'], scratchBytes = 0): void {
     if (!open) throw new Error('wasm: the device has been closed')
     if (n <= 0) return
     const id = ids.get(kernel)
     if (id === undefined) throw new Error(`wasm: no kernel named ${kernel}`)
     if (notes.on()) {
-      notes.note({ kernel, n, grain, args, scratchBytes })
+      notes.note({ kernel, n, grain, args: given, scratchBytes })
       return
     }
+    const args = typeof given === 'function' ? given() : given
     if (scratchBytes > 0) reserveScratch(scratchBytes)
     if (threads === 1 || n <= grain) {
       try {

@@ -201,6 +201,22 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     piece: number
     head?: number
   }
+  interface ProductOptions {
+    /** C = -A B. */
+    negative?: boolean
+    /** To what C holds. */
+    add?: boolean
+    triangleA?: 0 | 1 | 2
+    lowerC?: 0 | 1 | 2
+    /** A's are weights, as fast-weights.wgsl calls them. */
+    weights?: boolean
+  }
+  interface Product {
+    c: string
+    N: number
+    /** As the kernel reads them. */
+    words(follows: boolean): number[]
+  }
   const turned = (x: Factor): Factor => ({ ...x, row: x.column, column: x.row })
 
   function matrices({ work, at, params, batches }: Part) {
@@ -216,42 +232,47 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
       piece: K * columns,
       head: K * columns,
     })
-    /** C = alpha A B, or added to what C holds. `weights`: A's are weights, as fast-weights.wgsl calls them. */
-    const multiply = (
-      c: string,
-      [a, b]: readonly [Factor, Factor],
-      N: number,
-      inner: number,
-      options: { alpha?: number; accumulate?: 0 | 1; triangleA?: 0 | 1 | 2; lowerC?: 0 | 1 | 2; weights?: boolean } = {},
-    ): void => {
-      const { weights = false, ...rest } = options
-      gpu.run(
-        products,
-        'product',
-        { work },
-        {
-          ...pick(params),
-          M: rows,
+    /** C = A B: what `multiply` takes. */
+    const product = (c: string, [a, b]: readonly [Factor, Factor], N: number, inner: number, options: ProductOptions = {}): Product => {
+      const { negative = false, add = false, triangleA = 0, lowerC = 0, weights = false } = options
+      const bits = (follows: boolean): number =>
+        Number(negative) +
+        2 * Number(add) +
+        4 * Number(follows) +
+        8 * triangleA +
+        32 * lowerC +
+        128 * Number(weights && params.forgets !== 0)
+      return {
+        c,
+        N,
+        words: (follows) => [
           N,
           inner,
-          a: a.at,
-          aRow: a.row,
-          aColumn: a.column,
-          aPiece: a.piece,
-          b: b.at,
-          bRow: b.row,
-          bColumn: b.column,
-          bPiece: b.piece,
-          bHead: b.head,
-          c: at[c],
-          alpha: 1,
-          ...rest,
-          forgets: weights ? params.forgets : 0,
-        },
-        batches * Math.ceil(N / side),
-      )
+          a.at,
+          a.row,
+          a.column,
+          a.piece,
+          b.at,
+          b.row,
+          b.column,
+          b.piece,
+          b.head ?? 0,
+          at[c],
+          bits(follows),
+          0,
+          0,
+          0,
+        ],
+      }
     }
-    return { keys: tokens(K), values: tokens(columns), pairs: tokens(rows), states, multiply }
+    /** Computes products that don't need each other, but for those that are added to the C of the one before. */
+    const multiply = (...list: readonly Product[]): void => {
+      const follows = (i: number): boolean => list[i].c === list[i - 1]?.c
+      const groups = list.reduce((sum, { N }, i) => sum + (follows(i) ? 0 : batches * Math.ceil(N / side)), 0)
+      const table = list.flatMap(({ words }, i) => words(follows(i)))
+      gpu.run(products, 'product', { work }, { ...pick(params), count: list.length, products: table }, groups)
+    }
+    return { keys: tokens(K), values: tokens(columns), pairs: tokens(rows), states, product, multiply }
   }
   const pick = ({ K, columns, heads, pieces, rows }: Part['params']) => ({ K, columns, heads, pieces, rows })
   const scanned = ({ T, first, span, perSpan, forgets }: Part['params']) => ({ T, first, span, perSpan, forgets })
@@ -261,21 +282,22 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   function prepare(part: Part, { forgets, extra, along }: Plan, { q, k, v, gate, tokens }: FastWeightInputs<Block>): void {
     const { work, batches } = part
     const { K, columns, rows, reads } = part.params
-    const { keys, values, pairs, multiply } = matrices(part)
+    const { keys, values, pairs, product, multiply } = matrices(part)
     /** What has to do with keys of one kind. */
     const prepareKeys = (k: Block, params: Part['params'], [Kt, P, M]: readonly [string, string, string]): void => {
       gpu.run(chunk, 'prepare', { work, q, k, v, extra, gate, tokens }, params, batches * (blocks(K) + blocks(columns)))
       if (forgets) gpu.run(chunk, 'pairs', { work, q, k, extra, tokens }, params, batches)
-      else {
-        multiply(P, [keys('Q'), turned(keys(Kt))], rows, K, { lowerC: 2 })
-        if (reads) multiply(M, [keys('A'), turned(keys(Kt))], rows, K, { lowerC: 1 })
-      }
+      else
+        multiply(
+          product(P, [keys('Q'), turned(keys(Kt))], rows, K, { lowerC: 2 }),
+          ...(reads ? [product(M, [keys('A'), turned(keys(Kt))], rows, K, { lowerC: 1 })] : []),
+        )
     }
     const { X, Kb, Pb, Mb } = part.params
     prepareKeys(k, along ? { ...part.params, U: X } : part.params, ['Kt', 'P', 'M'])
     if (along) {
       prepareKeys(along, { ...part.params, U: X, Kt: Kb, P: Pb, M: Mb }, ['Kb', 'Pb', 'Mb'])
-      multiply('U', [pairs('M'), values('X')], columns, rows, { alpha: -1, triangleA: 1, weights: true })
+      multiply(product('U', [pairs('M'), values('X')], columns, rows, { negative: true, triangleA: 1, weights: true }))
     }
     if (reads) gpu.run(chunk, 'solve', { work }, { ...part.params, ...(along && { M: Mb }) }, batches * blocks(K + columns))
   }
@@ -364,9 +386,12 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   function readStates(part: Part, { along }: Plan): void {
     const { K, columns, rows } = part.params
     const m = matrices(part)
-    m.multiply('O', [m.keys('Q'), m.states('S')], columns, K, { weights: true })
-    m.multiply('O', [m.pairs(along ? 'Pb' : 'P'), m.values('U')], columns, rows, { accumulate: 1, triangleA: 1, weights: true })
-    if (along) m.multiply('O', [m.pairs('P'), m.values('X')], columns, rows, { accumulate: 1, triangleA: 1, weights: true })
+    const added = { add: true, triangleA: 1, weights: true } as const
+    m.multiply(
+      m.product('O', [m.keys('Q'), m.states('S')], columns, K, { weights: true }),
+      m.product('O', [m.pairs(along ? 'Pb' : 'P'), m.values('U')], columns, rows, added),
+      ...(along ? [m.product('O', [m.pairs('P'), m.values('X')], columns, rows, added)] : []),
+    )
   }
 
   /** y = scale S_t q_t as the gradient of queries whose reads have the cotangents q; a token alone is read from the state after it. */
@@ -375,10 +400,11 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     const { K, columns, rows } = params
     const m = matrices(part)
     gpu.run(backward, 'cotangents', { work, dy: q, yIn: null, denIn: null, tokens }, params, rowGroups(part))
-    m.multiply('dQ', [m.values('G'), turned(m.states('S', Number(alone)))], K, columns)
-    if (!alone) {
-      m.multiply('dP', [m.values('G'), turned(m.values('U'))], rows, columns, { lowerC: 2 })
-      if (!forgets) m.multiply('dQ', [m.pairs('dP'), m.keys('Kt')], K, rows, { accumulate: 1, triangleA: 1 })
+    const fromStates = m.product('dQ', [m.values('G'), turned(m.states('S', Number(alone)))], K, columns)
+    if (alone) m.multiply(fromStates)
+    else {
+      m.multiply(fromStates, m.product('dP', [m.values('G'), turned(m.values('U'))], rows, columns, { lowerC: 2 }))
+      if (!forgets) m.multiply(m.product('dQ', [m.pairs('dP'), m.keys('Kt')], K, rows, { add: true, triangleA: 1 }))
       // Of what it gives only dQ counts, so that the rest may take the place of what has been used.
       else
         gpu.run(
@@ -515,38 +541,61 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
           gpu.run(chunk, 'outputs', { work, tokens, y: dq, den: null }, params, rowGroups(part))
         }
         gpu.run(backward, 'cotangents', { work, dy, yIn: y, denIn: den, tokens }, params, rowGroups(part))
-        m.multiply('dU', [turned(m.pairs(along ? 'Pb' : 'P')), m.values('G')], columns, rows, { triangleA: 2, weights: true })
+        m.multiply(m.product('dU', [turned(m.pairs(along ? 'Pb' : 'P')), m.values('G')], columns, rows, { triangleA: 2, weights: true }))
         move('load', part, part.ends ? [dsT, dzT] : [dS, dz], { S: params.dS, slot: params.pieces })
         scanBackward(part, plan)
         if (reads)
           gpu.run(chunk, 'solve', { work }, { ...params, ...(along && { M: params.Mb }), transposed: 1 }, batches * blocks(columns))
-        m.multiply('dQ', [m.values('G'), turned(m.states('S'))], K, columns)
-        if (reads) m.multiply('dA', [m.values('dU'), turned(m.states('S'))], K, columns, { alpha: -1 })
-        /** What goes back to keys of one kind, and from them to q and a; `more`: after another kind. */
-        const backToKeys = (k: Block, values: string, [Kt, dK, dP, dM]: readonly [string, string, string, string], more: boolean): void => {
-          m.multiply(dK, [m.values(values), turned(m.states('dS', 1))], K, columns)
-          m.multiply(dP, [m.values('G'), turned(m.values(values))], rows, columns, { lowerC: 2 })
-          if (reads) m.multiply(dM, [m.values('dU'), turned(m.values(values))], rows, columns, { alpha: -1, lowerC: 1 })
+        /** What goes back to keys of one kind, and from them to q and a, after what comes from the states, `first`, or from another kind. */
+        const backToKeys = (
+          k: Block,
+          values: string,
+          [Kt, dK, dP, dM]: readonly [string, string, string, string],
+          first: readonly Product[],
+        ): void => {
+          m.multiply(
+            ...first,
+            m.product(dK, [m.values(values), turned(m.states('dS', 1))], K, columns),
+            m.product(dP, [m.values('G'), turned(m.values(values))], rows, columns, { lowerC: 2 }),
+            ...(reads ? [m.product(dM, [m.values('dU'), turned(m.values(values))], rows, columns, { negative: true, lowerC: 1 })] : []),
+          )
           if (forgets) {
-            const regions = { dK: at[dK], dP: at[dP], dM: at[dM], more: Number(more) }
+            const regions = { dK: at[dK], dP: at[dP], dM: at[dM], more: Number(first.length === 0) }
             gpu.run(backward, 'fadeBackward', { work, q, k, extra, tokens }, { ...params, ...regions }, batches * blocks(K))
             return
           }
           // Without decays the pairs are plain products.
-          m.multiply('dQ', [m.pairs(dP), m.keys(Kt)], K, rows, { accumulate: 1, triangleA: 1 })
-          m.multiply(dK, [turned(m.pairs(dP)), m.keys('Q')], K, rows, { accumulate: 1, triangleA: 2 })
-          if (!reads) return
-          m.multiply(dK, [turned(m.pairs(dM)), m.keys('A')], K, rows, { accumulate: 1, triangleA: 2 })
-          m.multiply('dA', [m.pairs(dM), m.keys(Kt)], K, rows, { accumulate: 1, triangleA: 1 })
+          const [lower, upper] = [1, 2].map((triangleA) => ({ add: true, triangleA: triangleA as 1 | 2 }))
+          m.multiply(
+            m.product('dQ', [m.pairs(dP), m.keys(Kt)], K, rows, lower),
+            m.product(dK, [turned(m.pairs(dP)), m.keys('Q')], K, rows, upper),
+            ...(reads
+              ? [
+                  m.product(dK, [turned(m.pairs(dM)), m.keys('A')], K, rows, upper),
+                  m.product('dA', [m.pairs(dM), m.keys(Kt)], K, rows, lower),
+                ]
+              : []),
+          )
         }
+        const fromStates = [
+          m.product('dQ', [m.values('G'), turned(m.states('S'))], K, columns),
+          ...(reads ? [m.product('dA', [m.values('dU'), turned(m.states('S'))], K, columns, { negative: true })] : []),
+        ]
         if (along) {
-          m.multiply('dX', [turned(m.pairs('P')), m.values('G')], columns, rows, { triangleA: 2, weights: true })
-          m.multiply('dX', [m.keys('Kt'), m.states('dS', 1)], columns, K, { accumulate: 1, weights: true })
-          m.multiply('dX', [turned(m.pairs('M')), m.values('dU')], columns, rows, { alpha: -1, accumulate: 1, triangleA: 2, weights: true })
-          backToKeys(along, 'U', ['Kb', 'dKb', 'dPb', 'dMb'], false)
-          backToKeys(k, 'X', ['Kt', 'dK', 'dP', 'dM'], true)
+          m.multiply(
+            m.product('dX', [turned(m.pairs('P')), m.values('G')], columns, rows, { triangleA: 2, weights: true }),
+            m.product('dX', [m.keys('Kt'), m.states('dS', 1)], columns, K, { add: true, weights: true }),
+            m.product('dX', [turned(m.pairs('M')), m.values('dU')], columns, rows, {
+              negative: true,
+              add: true,
+              triangleA: 2,
+              weights: true,
+            }),
+          )
+          backToKeys(along, 'U', ['Kb', 'dKb', 'dPb', 'dMb'], fromStates)
+          backToKeys(k, 'X', ['Kt', 'dK', 'dP', 'dM'], [])
           gpu.run(chunk, 'keyOutputs', { work, tokens, y: dalong }, { ...params, dQ: at.dKb }, rowGroups(part))
-        } else backToKeys(k, 'U', ['Kt', 'dK', 'dP', 'dM'], false)
+        } else backToKeys(k, 'U', ['Kt', 'dK', 'dP', 'dM'], fromStates)
         gpu.run(
           backward,
           'gradients',

@@ -11,7 +11,7 @@
  *
  *     gpu.run(elementwise, 'affine', { x, y }, { n, scale, shift }, Math.ceil(n / perGroup))
  *
- * is checked by the compiler. The last argument counts workgroups, in one dimension, as many as needed: the runtime splits them over x and y, and
+ * is checked by the compiler. Parameters that may be others when a captured step is replayed are given by a function. The last argument counts workgroups, in one dimension, as many as needed: the runtime splits them over x and y, and
  * groupOf(g) undoes that; a kernel has to check that the group it gets is within the work. Sizes and choices are parameters, not constants, since
  * each combination of constants would be another pipeline to compile. (What a recurrent net's program does is generated: net-source.ts.)
  * Drivers lose NaN in max, min, clamp and comparisons: floats have maxOf and minOf, and isNan comes before a comparison
@@ -85,11 +85,12 @@ export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuD
     gpu: opened.device,
     double: false,
     kernels: webgpuKernels(gpu),
-    allocate: (dtype, size) => gpu.allocate(4 * size, dtype === 'int32'),
+    allocate: (dtype, size, lasting) => gpu.allocate(4 * size, dtype === 'int32', lasting),
     free: gpu.free,
     write: gpu.write,
     read: gpu.read,
     timeDispatches: gpu.timeDispatches,
+    capture: gpu.capture,
     bytesInUse: gpu.bytesInUse,
     bytesReserved: gpu.bytesReserved,
     close: gpu.close,

@@ -23,9 +23,15 @@ function splitsOf({ batch, M, N, K }: MatmulSizes): { tiles: number; splits: num
   return { tiles, splits: Math.max(1, Math.ceil(K / Math.max(length, 1))), length }
 }
 
-export function matmulKernels(gpu: Gpu): Pick<Kernels<Block>, 'matmul'> {
+/** Factors of what the product is added to, and of the sum. */
+interface Scales {
+  before: number
+  after: number
+}
+
+export function matmulKernels(gpu: Gpu) {
   return {
-    matmul(a, b, bias, c, sizes) {
+    matmul(a: Block, b: Block, bias: Block | null, c: Block, sizes: MatmulSizes, start?: Block, scales: Scales = { before: 1, after: 1 }) {
       const { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation } = sizes
       if (batch * M * N === 0) return
       const { tiles, splits, length } = splitsOf(sizes)
@@ -43,18 +49,20 @@ export function matmulKernels(gpu: Gpu): Pick<Kernels<Block>, 'matmul'> {
         splits,
         length,
         sparse: Number(sparse),
-        accumulate: Number(accumulate),
+        accumulate: accumulate ? (start ? 2 : 1) : 0,
+        ...scales,
         biased: Number(bias !== null),
         activation: activation === null ? none : unaryOps.indexOf(activation),
       }
-      const product = (c: Block): void => gpu.run(matmul, 'matmul', { a, a4: a, b, b4: b, bias, c }, params, tiles * splits)
-      if (M * N <= few && K <= shortLength) gpu.run(matmul, 'matmulEach', { a, b, bias, c }, params, Math.ceil((batch * M * N) / perGroup))
+      const product = (c: Block): void => gpu.run(matmul, 'matmul', { a, a4: a, b, b4: b, bias, start, c }, params, tiles * splits)
+      if (M * N <= few && K <= shortLength)
+        gpu.run(matmul, 'matmulEach', { a, b, bias, start, c }, params, Math.ceil((batch * M * N) / perGroup))
       else if (splits === 1) product(c)
       else
         gpu.scratch(splits * batch * M * N, (partial) => {
           product(partial)
-          gpu.run(matmul, 'matmulJoin', { partial, bias, c }, params, Math.ceil((batch * M * N) / perGroup))
+          gpu.run(matmul, 'matmulJoin', { partial, bias, start, c }, params, Math.ceil((batch * M * N) / perGroup))
         })
     },
-  }
+  } satisfies Pick<Kernels<Block>, 'matmul'>
 }

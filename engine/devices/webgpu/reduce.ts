@@ -11,6 +11,14 @@ export const lanesFor = (n: number): number => Math.min(threads, 2 ** Math.max(0
 /** Threads that keep a GPU busy; more than that and a long axis is cut no further. */
 const enough = 2 ** 15
 
+/** Arrays whose squares a dispatch adds up, of the 8 buffers that it may bind, and elements that a workgroup does. */
+const squaresAtOnce = 7
+const squaresLength = 4096
+
+/** Columns of a workgroup whose threads share them (kernels-wgsl/reduce.wgsl), and up to which length that takes no longer than two dispatches. */
+const columnsAtOnce = 8
+const columnLength = 4096
+
 /** How an axis of n is cut where `columns` threads or rows go over it: parts of 64 elements at least. Depends on the sizes alone. */
 export function partsOf(n: number, columns: number): { parts: number; length: number } {
   const wanted = Math.min(Math.ceil(n / 64), Math.ceil(enough / Math.max(columns, 1)))
@@ -18,27 +26,23 @@ export function partsOf(n: number, columns: number): { parts: number; length: nu
   return { parts: Math.max(1, Math.ceil(n / length)), length }
 }
 
-/** [outer, n, 1] -> y[offsetY + o]. */
-export function reduceRows(gpu: Gpu, op: keyof typeof ops, x: Block, y: Block, outer: number, n: number, offsetY: number): void {
+type RowOp = keyof typeof ops
+
+/** [outer, n, 1] -> [outer, parts], a part `length` elements; all in one dispatch. */
+function rowsAtOnce(gpu: Gpu, op: RowOp, x: Block, y: Block, outer: number, n: number, parts = 1, length = n): void {
+  const lanes = lanesFor(length)
+  gpu.run(reduce, 'reduceRows', { x, y }, { op: ops[op], outer, n, parts, length, lanes }, Math.ceil((outer * parts * lanes) / threads))
+}
+
+/** [outer, n, 1] -> [outer]. */
+export function reduceRows(gpu: Gpu, op: RowOp, x: Block, y: Block, outer: number, n: number): void {
   const { parts, length } = partsOf(n, outer * threads)
-  const pass = (op: keyof typeof ops, x: Block, y: Block, n: number, parts: number, length: number, offsetY: number): void => {
-    const lanes = lanesFor(length)
-    gpu.run(
-      reduce,
-      'reduceRows',
-      { x, y },
-      { op: ops[op], outer, n, parts, length, lanes, offsetY },
-      Math.ceil((outer * parts * lanes) / threads),
-    )
-  }
-  if (parts === 1) {
-    pass(op, x, y, n, 1, length, offsetY)
-    return
-  }
-  gpu.scratch(outer * parts, (partial) => {
-    pass(op, x, partial, n, parts, length, 0)
-    pass(op === 'max' ? 'max' : 'sum', partial, y, parts, 1, parts, offsetY)
-  })
+  if (parts === 1) rowsAtOnce(gpu, op, x, y, outer, n)
+  else
+    gpu.scratch(outer * parts, (partial) => {
+      rowsAtOnce(gpu, op, x, partial, outer, n, parts, length)
+      rowsAtOnce(gpu, op === 'max' ? 'max' : 'sum', partial, y, outer, parts)
+    })
 }
 
 /** [outer, n, inner] -> [outer, inner]. */
@@ -56,6 +60,10 @@ export function reduceColumns(gpu: Gpu, op: 'sum' | 'max', x: Block, y: Block, o
     pass(x, y, n, 1, length)
     return
   }
+  if (n <= columnLength) {
+    gpu.run(reduce, 'reduceColumnsAtOnce', { x, y }, { op: ops[op], outer, n, inner }, outer * Math.ceil(inner / columnsAtOnce))
+    return
+  }
   gpu.scratch(outer * parts * inner, (partial) => {
     pass(x, partial, n, parts, length)
     pass(partial, y, parts, 1, parts)
@@ -65,7 +73,7 @@ export function reduceColumns(gpu: Gpu, op: 'sum' | 'max', x: Block, y: Block, o
 export function reduceKernels(gpu: Gpu): Pick<Kernels<Block>, 'reduce' | 'cumsum' | 'sumSquares'> {
   return {
     reduce(op, x, y, outer, n, inner) {
-      if (inner === 1) reduceRows(gpu, op, x, y, outer, n, 0)
+      if (inner === 1) reduceRows(gpu, op, x, y, outer, n)
       else reduceColumns(gpu, op, x, y, outer, n, inner)
     },
     cumsum(x, y, outer, n, inner, reverse) {
@@ -74,7 +82,16 @@ export function reduceKernels(gpu: Gpu): Pick<Kernels<Block>, 'reduce' | 'cumsum
       else gpu.run(reduce, 'cumsumColumns', { x, y }, params, Math.ceil((outer * inner) / threads))
     },
     sumSquares(xs, y) {
-      for (const [slot, { x, n }] of xs.entries()) reduceRows(gpu, 'squares', x, y, 1, n, slot)
+      const parts = Math.max(1, ...xs.map(({ n }) => Math.ceil(n / squaresLength)))
+      gpu.scratch(xs.length * parts, (partial) => {
+        for (let i = 0; i < xs.length; i += squaresAtOnce) {
+          const some = xs.slice(i, i + squaresAtOnce)
+          const [x0, x1, x2, x3, x4, x5, x6] = Array.from({ length: squaresAtOnce }, (_, j) => some[j]?.x ?? null)
+          const params = { outer: some.length, parts, length: squaresLength, offsetY: i * parts, sizes: some.map(({ n }) => n) }
+          gpu.run(reduce, 'partialSquares', { x0, x1, x2, x3, x4, x5, x6, y: partial }, params, some.length * parts)
+        }
+        rowsAtOnce(gpu, 'sum', partial, y, xs.length, parts)
+      })
     },
   }
 }

@@ -10,9 +10,10 @@
  * step waits once, a generated token once, an update never (test/nn/webgpu.test.ts). Less can't be: a number has to come over. A browser that asks
  * after the GPU now and then, as Firefox does every 100 ms, makes ten steps or tokens a second at most; reads called together wait together.
  */
+import { type Capture, type CaptureOptions, createNotes } from '../capture.ts'
 import type { DispatchTiming, HostArray } from '../device.ts'
 import type { Opened } from './adapter.ts'
-import { type Block, createMemory, type Memory, type Pooled, show } from './memory.ts'
+import { type Block, createMemory, type Memory, show } from './memory.ts'
 import { patiently } from './patience.ts'
 import { createTiming, type Timing } from './timing.ts'
 
@@ -34,14 +35,22 @@ export const perGroup = 256
 type Values<S extends Shader> = { [K in keyof S['params']]?: number | readonly number[] }
 type Storages<S extends Shader> = { [K in keyof S['bindings']]?: Block | null }
 
-export interface Gpu extends Omit<Memory, 'release' | 'destroy'> {
+export interface Gpu extends Omit<Memory, 'allocate' | 'release' | 'destroy'> {
+  /** `lasting`: see `Device.allocate`. */
+  allocate(bytes: number, integer?: boolean, lasting?: boolean): Block
   readonly device: GPUDevice
   readonly capabilities: Opened['capabilities']
   /**
    * Runs an entry of a shader on `groups` workgroups (nothing if there are none). Bindings that the entry uses are named; null binds an
-   * empty buffer. Parameters that aren't named are 0.
+   * empty buffer. Parameters that aren't named are 0; a function gives those that may be others each time.
    */
-  run<S extends Shader>(shader: S, entry: S['entries'][number], bindings: Storages<S>, params: Values<S>, groups: number): void
+  run<S extends Shader>(
+    shader: S,
+    entry: S['entries'][number],
+    bindings: Storages<S>,
+    params: Values<S> | (() => Values<S>),
+    groups: number,
+  ): void
   /** Memory for the length of `body`. */
   scratch<R>(floats: number, body: (block: Block) => R): R
   /** Words that kernels set to report bad input: `error` of what the word holds is thrown by the next read. Gives the index of the word in `faults`. */
@@ -55,6 +64,8 @@ export interface Gpu extends Omit<Memory, 'release' | 'destroy'> {
   read(block: Block, size: number): Promise<HostArray>
   /** See Device. */
   timeDispatches<M>(mark: () => M | undefined, report: (milliseconds: number, mark: M | undefined) => void): DispatchTiming
+  /** See Device. A replay encodes what was noted into one pass; bind groups and parameters are made once, here. */
+  capture(body: () => void, options: CaptureOptions<Block>): Promise<Capture<Block>>
   close(): void
 }
 
@@ -63,6 +74,28 @@ interface Pipeline {
   pipeline: GPUComputePipeline
   layout: GPUBindGroupLayout
 }
+
+/** A call of `run`: the parameters are packed as the shader has them, or to be packed anew each time. */
+interface Launch {
+  shader: Shader
+  pipeline: Pipeline
+  names: readonly string[]
+  blocks: readonly Block[]
+  params: Int32Array | (() => Int32Array)
+  groups: number
+}
+
+const packed = ({ params }: Launch): Int32Array => (typeof params === 'function' ? params() : params)
+
+/** Whether two launches are the same but for blocks in the place of others. */
+const sameLaunch = (first: Launch, second: Launch, instead: ReadonlyMap<Block, Block>): boolean =>
+  first.pipeline === second.pipeline &&
+  first.groups === second.groups &&
+  // What is asked for anew each time needn't be compared.
+  (typeof first.params === 'function' ? typeof second.params === 'function' : `${first.params}` === `${second.params}`) &&
+  first.blocks.every(
+    (block, i) => second.blocks[i] === block || instead.get(block) === second.blocks[i] || instead.get(second.blocks[i]) === block,
+  )
 
 /** The standard's numbers: the names are globals in browsers only. */
 const usage = { MAP_READ: 1, COPY_SRC: 4, COPY_DST: 8, UNIFORM: 64, STORAGE: 128 }
@@ -164,8 +197,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
   let dispatches = 0
   const uniformBytes = batchLimit * Math.max(align, 512)
   const uniforms = device.createBuffer({ size: uniformBytes, usage: usage.UNIFORM | usage.COPY_DST })
-  const uniformData = new ArrayBuffer(uniformBytes)
-  const [uniformFloats, uniformIntegers] = [new Float32Array(uniformData), new Int32Array(uniformData)]
+  const uniformData = new Int32Array(uniformBytes / 4)
   let uniformEnd = 0
 
   function endPass(): GPUCommandEncoder {
@@ -179,7 +211,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     if (!encoder) return
     const recorded = endPass()
     timing?.finish(recorded)
-    if (uniformEnd > 0) queue.writeBuffer(uniforms, 0, uniformData, 0, uniformEnd)
+    if (uniformEnd > 0) queue.writeBuffer(uniforms, 0, uniformData, 0, uniformEnd / 4)
     guarded(
       ['validation'],
       () => queue.submit([recorded.finish()]),
@@ -253,39 +285,39 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     return empty
   }
 
-  function bind(shader: Shader, { id, layout }: Pipeline, names: readonly string[], buffers: readonly Pooled[]): GPUBindGroup {
-    const key = `${id} ${buffers.map((b) => b.id)}`
-    let group = bindGroups.get(key)
+  /** The bind group of a launch whose parameters are in `uniforms`: one of `groups`, or made and put there. */
+  function bind(groups: Map<string, GPUBindGroup>, uniforms: GPUBuffer, { shader, pipeline, names, blocks }: Launch): GPUBindGroup {
+    const key = `${pipeline.id} ${blocks.map(({ memory }) => memory.id)}`
+    let group = groups.get(key)
     if (!group) {
-      if (bindGroups.size >= bindGroupsLimit) bindGroups.clear()
       const entries = [
         { binding: 0, resource: { buffer: uniforms, size: shader.paramBytes } },
-        ...names.map((name, i) => ({ binding: shader.bindings[name].binding, resource: { buffer: buffers[i].buffer } })),
+        ...names.map((name, i) => ({ binding: shader.bindings[name].binding, resource: { buffer: blocks[i].memory.buffer } })),
       ]
       // In no error scope, of which each has to be answered: one that isn't valid is what the batch is refused for.
-      group = device.createBindGroup({ label: `${shader.name}.wgsl`, layout, entries })
-      bindGroups.set(key, group)
+      group = device.createBindGroup({ label: `${shader.name}.wgsl`, layout: pipeline.layout, entries })
+      groups.set(key, group)
     }
     return group
   }
 
-  /** Writes the parameters at the end of the batch's and gives their offset. */
-  function pack(shader: Shader, params: { readonly [name: string]: number | readonly number[] | undefined }): number {
-    const offset = uniformEnd
-    const first = offset / 4
-    uniformEnd += Math.ceil(shader.paramBytes / align) * align
-    uniformIntegers.fill(0, first, uniformEnd / 4)
+  /** What parameters take up among others. */
+  const room = (shader: Shader): number => Math.ceil(shader.paramBytes / align) * align
+
+  function pack(shader: Shader, params: { readonly [name: string]: number | readonly number[] | undefined }): Int32Array {
+    const integers = new Int32Array(shader.paramBytes / 4)
+    const floats = new Float32Array(integers.buffer)
     for (const name in params) {
       const value = params[name]
       if (value === undefined) continue
       const { offset, type, words } = shader.params[name]
-      const target = type === 'f32' ? uniformFloats : uniformIntegers
-      const at = first + offset / 4
+      const target = type === 'f32' ? floats : integers
+      const at = offset / 4
       if (typeof value === 'number') target[at] = value
       else if (value.length > words) throw new Error(`webgpu: ${shader.name}: ${value.length} values for ${name}, which holds ${words}`)
       else target.set(value, at)
     }
-    return offset
+    return integers
   }
 
   /** Memory that the device keeps for itself until it's closed doesn't count as in use. */
@@ -310,20 +342,109 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       throw new Error(`webgpu: ${shader.name}, ${entry}: ${groups} workgroups are more than a dispatch holds`)
     const names = Object.keys(bindings)
     const pipeline = pipelineOf(shader, entry, names)
-    const buffers = names.map((name) => (bindings[name] ?? emptyAt(shader.bindings[name].binding)).memory)
-    if (dispatches >= batchLimit || uniformEnd + shader.paramBytes + align > uniformBytes) submit()
-    const offset = pack(shader, params)
+    const blocks = names.map((name) => bindings[name] ?? emptyAt(shader.bindings[name].binding))
+    const now = typeof params === 'function' ? () => pack(shader, params()) : pack(shader, params)
+    const launch = { shader, pipeline, names, blocks, params: now, groups }
+    if (notes.on()) {
+      notes.note(launch)
+      return
+    }
+    if (dispatches >= batchLimit || uniformEnd + room(shader) > uniformBytes) submit()
+    const offset = uniformEnd
+    uniformEnd += room(shader)
+    uniformData.set(packed(launch), offset / 4)
+    if (bindGroups.size >= bindGroupsLimit) bindGroups.clear()
+    encode(launch, bind(bindGroups, uniforms, launch), offset)
+    for (const { memory } of blocks) memory.submission = submission
+  }
+
+  function encode({ pipeline, groups }: Launch, group: GPUBindGroup, offset: number): void {
     if (timing?.each) endPass()
     if (!pass) {
       encoder ??= device.createCommandEncoder()
       pass = encoder.beginComputePass(timing?.pass())
     }
     pass.setPipeline(pipeline.pipeline)
-    pass.setBindGroup(0, bind(shader, pipeline, names, buffers), [offset])
+    pass.setBindGroup(0, group, [offset])
     const y = Math.ceil(groups / groupsLimit)
     pass.dispatchWorkgroups(Math.ceil(groups / y), y)
-    for (const buffer of buffers) buffer.submission = submission
     dispatches++
+  }
+
+  // ---- captured steps ------------------------------------------------------------------------------------------------------
+  const notes = createNotes<Block, Launch>(sameLaunch, (block) => {
+    if (!closed) memory.free(block)
+  })
+  /** What the host has written while a step was captured. */
+  const held = new WeakMap<Block, Float32Array | Int32Array>()
+  /** Bytes of the parameters of all captured steps. */
+  let capturedBytes = 0
+
+  const capture: Gpu['capture'] = async (body, options) => {
+    check()
+    const { launches, free, blocks, tables } = notes.capture(body, options)
+    const bytes = launches.reduce((sum, { shader }) => sum + room(shader), 0)
+    const params = createBuffer(Math.max(bytes, align), usage.UNIFORM | usage.COPY_DST)
+    capturedBytes += params.size
+    const groups = new Map<string, GPUBindGroup>()
+    const data = new Int32Array(params.size / 4)
+    let end = 0
+    const offsets = new Map<Launch, number>()
+    const placed = (launch: Launch): number => {
+      offsets.set(launch, end)
+      end += room(launch.shader)
+      return offsets.get(launch)!
+    }
+    // Those that may be others each time come first, so that they are written at once.
+    const changing = launches.filter((launch) => typeof launch.params === 'function').map((launch) => ({ launch, at: placed(launch) / 4 }))
+    const changingEnd = end / 4
+    for (const launch of launches) if (typeof launch.params !== 'function') data.set(launch.params, placed(launch) / 4)
+    queue.writeBuffer(params, 0, data)
+    const encoded = launches.map((launch) => ({ launch, group: bind(groups, params, launch), offset: offsets.get(launch)! }))
+    const used = new Set(launches.flatMap((launch) => launch.blocks.map((block) => block.memory)))
+    /** The last submission that has replayed it. */
+    let last = 0
+    const taken: Capture<Block> = {
+      launches,
+      blocks,
+      tables,
+      replay() {
+        check()
+        if (dispatches >= batchLimit || (last === submission && changing.length > 0)) submit()
+        for (const { launch, at } of changing) data.set(packed(launch), at)
+        if (changing.length > 0) queue.writeBuffer(params, 0, data, 0, changingEnd)
+        for (const { launch, group, offset } of encoded) {
+          // Only so many dispatches of a submission can be timed.
+          if (timing?.each && dispatches >= batchLimit) submit()
+          encode(launch, group, offset)
+        }
+        last = submission
+        for (const memory of used) memory.submission = submission
+      },
+      prepare() {},
+      free() {
+        free()
+        if (last === submission) submit()
+        capturedBytes -= params.size
+        params.destroy()
+      },
+    }
+    // What the GPU refuses, memory or a shader, is heard of by now.
+    await Promise.all(open)
+    try {
+      check()
+    } catch (error) {
+      taken.free()
+      throw error
+    }
+    return taken
+  }
+
+  const allocate = (bytes: number, integer = false, lasting = false): Block =>
+    notes.on() ? notes.take(`${bytes} ${integer}`, lasting, () => memory.allocate(bytes, integer)) : memory.allocate(bytes, integer)
+
+  function freed(block: Block): void {
+    if (notes.freed(block) && !closed) memory.free(block)
   }
 
   // ---- host and device -----------------------------------------------------------------------------------------------------
@@ -350,6 +471,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
 
   async function read(block: Block, size: number): Promise<HostArray> {
     check()
+    notes.read()
     const words = new Int32Array(faultWords)
     const result = block.integer ? new Int32Array(size) : new Float32Array(size)
     // The words of the faults and the data, one after the other, cut into parts.
@@ -433,11 +555,11 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     faults,
     run,
     scratch(floats, body) {
-      const block = memory.allocate(4 * floats)
+      const block = allocate(4 * floats)
       try {
         return body(block)
       } finally {
-        memory.free(block)
+        freed(block)
       }
     },
     fault(error) {
@@ -446,21 +568,23 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       if (faultErrors.length === faultWords) throw new Error('webgpu: more kinds of faults than there are words for them')
       return faultErrors.push(error) - 1
     },
-    allocate(bytes, integer) {
+    allocate(bytes, integer, lasting) {
       check()
-      return memory.allocate(bytes, integer)
+      return allocate(bytes, integer, lasting)
     },
-    free(block) {
-      if (!closed) memory.free(block)
-    },
+    free: freed,
     write(block, data) {
       check()
       if (data.length === 0) return
-      if (block.memory.submission === submission) submit()
       const typed = block.integer ? Int32Array.from(data) : data instanceof Float32Array ? data : Float32Array.from(data)
+      const before = held.get(block)
+      if (!notes.written(block, () => before?.length !== typed.length || typed.some((x, i) => !Object.is(x, before[i])))) return
+      if (notes.on()) held.set(block, typed.slice())
+      if (block.memory.submission === submission) submit()
       queue.writeBuffer(block.memory.buffer, 0, typed as Float32Array<ArrayBuffer>)
     },
     read,
+    capture,
     timeDispatches(mark, report) {
       check()
       if (timing) throw new Error('webgpu: this device is being timed already')
@@ -483,7 +607,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       }
     },
     bytesInUse: () => (closed ? 0 : memory.bytesInUse() - ownBytes),
-    bytesReserved: () => (closed ? 0 : memory.bytesReserved() + stagingBytes),
+    bytesReserved: () => (closed ? 0 : memory.bytesReserved() + stagingBytes + capturedBytes),
     close() {
       if (closed) return
       closed = true
