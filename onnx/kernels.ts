@@ -64,7 +64,7 @@ const kernelNodes: Partial<Record<Call['name'], Row>> = {
     const { value, axis } = m.middle(x, outer, n, inner)
     m.set(y, { name: m.g.op('CumSum', [value.name, m.g.integer(axis)], { reverse: int(Number(reverse)) }), dims: value.dims })
   },
-  matmul(m, a: Blocks, b: Blocks, bias: Blocks | null, c: Blocks, s: any) {
+  matmul(m, a: Blocks, b: Blocks, bias: Blocks | null, c: Blocks, s: any, start?: Blocks) {
     const { g } = m
     const { batch, M, N, K, transposeA, transposeB, accumulate, activation } = s
     const matrix = (x: Blocks, stride: Num, rows: Num, columns: Num, turned: boolean): Value => {
@@ -78,7 +78,7 @@ const kernelNodes: Partial<Record<Call['name'], Row>> = {
     const right = matrix(b, s.strideB, K, N, transposeB)
     const dims = is(batch, 1) ? [...left.dims.slice(0, -1), N] : [batch, M, N]
     let name = g.op('MatMul', [left.name, right.name])
-    if (accumulate) name = g.op('Add', [name, m.as(c, dims).name])
+    if (accumulate) name = g.op('Add', [name, m.as(start ?? c, dims).name])
     if (bias) name = g.op('Add', [name, m.as(bias, [N]).name])
     m.set(c, { name: activation ? unaryNodes[activation as UnaryOp](g, name) : name, dims })
   },
