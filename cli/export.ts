@@ -7,7 +7,7 @@ import { OnnxError } from '../onnx/proto.ts'
 import { UsageError } from './arguments.ts'
 import { checkWritable, FileError, writeAtomic } from './files.ts'
 import { exportPretrained } from './pretrained.ts'
-import { isImported, latestRun, openRun } from './runs.ts'
+import { checkpointName, isImported, latestRun, openRun } from './runs.ts'
 import { say } from './terminal.ts'
 
 export interface ExportCommandOptions {
@@ -35,8 +35,9 @@ export async function exportRun(options: ExportCommandOptions, version: string):
   if (imported)
     throw new FileError(`${run} holds a model of another package, which isn't written as ONNX: leave --format out for its package's files`)
   const { checkpoint, vocabulary, preset, training } = openRun(run)
-  const file = out ?? join(statSync(run).isDirectory() ? run : dirname(run), 'model.onnx')
-  checkWritable(file)
+  const folder = statSync(run).isDirectory() ? run : dirname(run)
+  const file = out ?? join(folder, 'model.onnx')
+  checkWritable(file, folder === run ? join(run, checkpointName) : run)
   const { symbols } = vocabulary
   const metadata = { symbols: JSON.stringify(symbols), preset, prompt: training.prompt, fastweights: version }
   try {
@@ -44,7 +45,7 @@ export async function exportRun(options: ExportCommandOptions, version: string):
     writeAtomic(file, bytes)
     const parts = Object.entries(nodes).map(([op, n]) => `${n} ${op}`)
     const size = bytes.length < 1e6 ? `${Math.round(bytes.length / 1e3)} kB` : `${(bytes.length / 1e6).toFixed(1)} MB`
-    say(`${file}: ${size}, ${[...parts, 'the rest in elementary nodes'].join(', ')}`)
+    say(`${file}: ${size}, ${[...parts, parts.length > 0 ? 'the rest in elementary nodes' : 'in elementary nodes'].join(', ')}`)
   } catch (error) {
     throw error instanceof OnnxError ? new FileError(`${run}: ${error.message}`) : error
   }

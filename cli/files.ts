@@ -59,11 +59,14 @@ export function writeAtomic(given: string, content: Uint8Array | string): void {
 /** The file itself where the path is a link to one. */
 const targetOf = (path: string): string => (existsSync(path) && lstatSync(path).isSymbolicLink() ? realpathSync(path) : path)
 
-/** Throws where `writeAtomic` could write no file of this name, so that nobody waits for a result that can't be kept. */
-export function checkWritable(given: string): void {
+/**
+ * Throws where `writeAtomic` could write no file of this name, so that nobody waits for a result that can't be kept, or where it would write over `read`.
+ */
+export function checkWritable(given: string, read?: string): void {
   const path = targetOf(given)
   const probe = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`)
   try {
+    if (read !== undefined && existsSync(path) && realpathSync(path) === realpathSync(read)) throw new Error('it is the file that is read')
     if (existsSync(path) && !statSync(path).isFile())
       throw new Error(statSync(path).isDirectory() ? 'it is a folder' : 'it is no file, but a device or a pipe')
     writeFileSync(probe, '')

@@ -479,7 +479,7 @@ export const exportCommand = {
       name: 'context',
       type: 'integer',
       min: 1,
-      max: 1_000_000,
+      max: 65_536,
       default: 4096,
       description: 'tokens that sinusoidal or rotary positions reach',
     },

@@ -100,7 +100,7 @@ const entries = [
       )
     } catch (error) {
       // 1 says that something falls short.
-      throw new UsageError((error as Error).message)
+      throw new UsageError((error as Error).message, { cause: error })
     }
   }),
   entry(inspectCommand, (v, given, [run]) =>
@@ -162,7 +162,8 @@ export async function runCommand(words: readonly string[]): Promise<number> {
     const message = error instanceof Error ? error.message : String(error)
     // What isn't expected still gets one line; its place in the code only for those who ask.
     process.stderr.write(`fastweights: ${oneLine(message)}\n`)
-    if (!isExpected(error) && process.env.FASTWEIGHTS_DEBUG && error instanceof Error) process.stderr.write(`${error.stack}\n`)
+    const cause = (error instanceof Error && error.cause) || error
+    if (!isExpected(cause) && process.env.FASTWEIGHTS_DEBUG && cause instanceof Error) process.stderr.write(`${cause.stack}\n`)
     return error instanceof UsageError ? 2 : 1
   }
 }

@@ -190,6 +190,6 @@ export function latestRun(): string {
   const checkpoint = (folder: string): string => join(folder, 'checkpoint.safetensors')
   const saved = (folder: string): number => (existsSync(checkpoint(folder)) ? statSync(checkpoint(folder)).mtimeMs : 0)
   const [latest] = folders.filter((folder) => saved(folder) > 0).sort((a, b) => saved(b) - saved(a))
-  if (!latest) throw new FileError(`there is no run under ${runsFolder}/: train one with fastweights train, or name one with --run FOLDER`)
+  if (!latest) throw new FileError(`there is no run under ${runsFolder}/: train one with fastweights train, or name the folder of one`)
   return latest
 }

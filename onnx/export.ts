@@ -358,7 +358,10 @@ function tables(pass: Pass, point: Point, context: number): Known['table'] {
     }
     // No smaller than the others, or it might not be the same calls.
     const longer: Point = point.T === 1 ? { B: Math.max(context, point.B) } : { T: Math.max(context, point.T) }
-    visit(pass({ ...point, ...longer }).calls.map(({ args }) => args))
+    const { calls } = pass({ ...point, ...longer })
+    // Blocks are known by their numbers, which count for as long as it is the same calls.
+    mergeCalls([pass(point).calls, calls])
+    visit(calls.map(({ args }) => args))
     return all
   }
   return ({ id, size, data }, g, { B, T, position }) => {
@@ -373,7 +376,11 @@ function tables(pass: Pass, point: Point, context: number): Known['table'] {
       }
     }
     blocks ??= found()
-    const values = g.array([context, width], Array.from(blocks.get(id)!.data!).slice(0, context * width))
+    const table = blocks.get(id)!.data!
+    const values = g.array(
+      [context, width],
+      Float32Array.from({ length: context * width }, (_, i) => table[i]),
+    )
     const range = g.op('Range', [g.integer(0), g.sizeNumber(T), g.integer(1)])
     const at = g.op('Add', [g.op('Unsqueeze', [position(), g.integers([1])]), range])
     return { name: g.op('Gather', [values, at]), dims: [B, T, num(width, B)] }

@@ -42,11 +42,17 @@ export function runGraph(
   const maker = new Map(graph.node.flatMap((node, i) => node.output.map((name) => [name, i] as const)))
   if (graph.node.length === 0) throw new OnnxError('the graph has no node')
   if (graph.output.length === 0) throw new OnnxError('the graph has no output')
+  /** Each file once. */
+  const files = new Map<string, Uint8Array>()
+  const readOnce: ReadBeside = (location) => {
+    if (!files.has(location)) files.set(location, readBeside(location))
+    return files.get(location)!
+  }
   return scope(() =>
     noGrad(() => {
       const values = new Map<string, Value>()
       for (const init of graph.initializer)
-        within(`initialiser ${quoted(init.name)}`, () => void values.set(init.name, constant(init, readBeside)))
+        within(`initialiser ${quoted(init.name)}`, () => void values.set(init.name, constant(init, readOnce)))
       for (const input of graph.input)
         within(`input ${quoted(input.name)}`, () => {
           const value = inputs.get(input.name) ?? values.get(input.name)
@@ -73,11 +79,14 @@ export function runGraph(
           })
         })
       return new Map(
-        graph.output.map(({ name }) => {
-          const value = values.get(name)
-          if (value === undefined) throw new OnnxError(`output ${quoted(name)}: no node makes it`)
-          return [name, value]
-        }),
+        graph.output.map((output) =>
+          within(`output ${quoted(output.name)}`, () => {
+            const value = values.get(output.name)
+            if (value === undefined) throw new Error('no node makes it')
+            if (output.type !== undefined) checkDeclared(output, value)
+            return [output.name, value]
+          }),
+        ),
       )
     }),
   )
@@ -129,8 +138,10 @@ function attributeOf(name: string, row: Attribute, given: Proto<'AttributeProto'
   }
   const value = row.type === 'int' ? Number(given.i) : given.f
   if (row.only && value !== row.only[0]) throw new Error(`its attribute ${name} is ${value}: ${row.only[1]}`)
-  if (!Number.isFinite(value) || value < (row.min ?? -Infinity))
-    throw new Error(`its attribute ${name} is ${value}, expected ${row.min === undefined ? 'a number' : `${row.min} or more`}`)
+  if (!Number.isFinite(value) || value < (row.min ?? -Infinity) || value > (row.max ?? Infinity)) {
+    const range = row.max === undefined ? `${row.min} or more` : `${row.min} to ${row.max}`
+    throw new Error(`its attribute ${name} is ${value}, expected ${row.min === undefined ? 'a number' : range}`)
+  }
   return value
 }
 
@@ -142,7 +153,7 @@ function run({ operator, attributes }: Plan, given: readonly (Value | undefined)
     const value = given[i]
     if (value === undefined) return
     const letter = slot[0] as TypeLetter
-    const allowed: readonly DataType[] = letter === 'G' ? [types.T!, 'F32'] : types[letter] ? [types[letter]] : typeLetters[letter]
+    const allowed: readonly DataType[] = types[letter] ? [types[letter]] : letter === 'G' ? [types.T!, 'F32'] : typeLetters[letter]
     if (!allowed.includes(value.type)) throw new Error(`its input ${name} is ${value.type}, expected ${[...new Set(allowed)].join(' or ')}`)
     types[letter] = value.type
     inputs[name] = value.tensor

@@ -39,7 +39,7 @@ export class Memory {
   readonly g: Graph
   readonly known: Known
   private readonly held = new Map<number, Held>()
-  /** By the block that a convolution reads: how far it looks, and the state that its node gives, [B,W-1,D]. */
+  /** By the block that a convolution reads: the state that its node gives, [B,W-1,D]. */
   private readonly convolved = new Map<number, Value>()
 
   constructor(g: Graph, known: Known) {

@@ -1,6 +1,6 @@
 /** Graphs as they grow: nodes, what they have in common (constants, sizes), and how values are reshaped between them. */
 import { encode } from '../nn/safetensors.ts'
-import { attributeTypes, dataTypes, type ProtoInit } from './proto.ts'
+import { attributeTypes, dataTypes, OnnxError, type ProtoInit } from './proto.ts'
 import { formula, is, isConstant, type Num, same, type Varying } from './trace.ts'
 
 /** A value of a graph and its sizes. */
@@ -44,6 +44,9 @@ export interface Common {
   sizes: Record<string, () => string>
   count: number
 }
+
+/** Of float16. */
+const largestHalf = 65504
 
 export class Graph {
   readonly nodes: ProtoInit<'NodeProto'>[] = []
@@ -119,6 +122,8 @@ export class Graph {
     if (!known.has(key)) {
       const values = Float32Array.from(data)
       if (half) {
+        const beyond = values.find((x) => Math.abs(x) > largestHalf)
+        if (beyond !== undefined) throw new OnnxError(`${name} holds ${beyond}, and float16 ends at ${largestHalf}: write it in float32`)
         const bytes = encode(name, { dtype: 'F16', shape: [...dims], data: values })
         initializers.push({ name: `${name}.f16`, dims: dims.map(BigInt), dataType: dataTypes.F16, rawData: bytes })
         known.set(key, this.common.main.op('Cast', [`${name}.f16`], { to: int(dataTypes.F32) }))

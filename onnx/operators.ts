@@ -17,7 +17,7 @@ import { show, sizeOf } from '../engine/shape.ts'
 import { type Tensor, zeros } from '../engine/tensor.ts'
 import type { attributeTypes, DataType } from './proto.ts'
 
-/** Types of an input by its letter: T and S are each any float type, T the same in all inputs; G is T or float32. */
+/** Types of an input by its letter, each the same in all inputs that have it: T and S are any float type, G is T or float32. */
 export const typeLetters = {
   T: ['F32', 'F16', 'BF16'],
   S: ['F32', 'F16', 'BF16'],
@@ -35,6 +35,7 @@ export interface Attribute {
   /** The only value that is known here, and why. */
   only?: readonly [value: number, why: string]
   min?: number
+  max?: number
 }
 
 type Attributes = Record<string, any>
@@ -239,10 +240,10 @@ const gatedDeltaNet: Operator['run'] = (
   { update_rule: rule, gate_activation, beta_activation, qk_l2_norm, gate_lower_bound, scale },
 ) => {
   const op = 'GatedDeltaNet'
-  if (capture_count) throw new Error('capture_count goes with state_update_capacity, which only CUDA has')
+  if (capture_count) throw new Error('capture_count goes with state_update_capacity, which is not run here')
   if (!key !== !value) throw new Error('key and value are given together, or packed in query')
   if (S0 && S0.shape.length !== 4) throw new Error(`initial_state has shape ${show(S0.shape)}, expected [B,Hv,V,K]`)
-  const gates = gatesOf(rule, { decay, beta }, false)
+  const gates = gatesOf(rule, { decay, beta }, true)
   // Tokens in one row each, whichever way they are given: [N,...].
   const packed = !key
   const apart = query!.shape.length === (packed ? 3 : 4)
@@ -265,6 +266,7 @@ const gatedDeltaNet: Operator['run'] = (
   let rate = gates.beta && flat(gates.beta)
   if (g) match(op, { decay: g.shape.length === 2 ? [N, Hv] : [N, Hv, K] }, { decay: g.shape })
   if (rate) match(op, { beta: [N, Hv] }, { beta: rate.shape })
+  if (gate_activation === 'none' && (a_log || dt_bias)) throw new Error('a_log and dt_bias go with a gate_activation: leave them out')
   if (g && gate_activation !== 'none') {
     if (!a_log || !dt_bias) throw new Error(`gate_activation ${gate_activation} needs a_log and dt_bias`)
     match(op, { a_log: [Hv] }, { a_log: a_log.shape })
@@ -276,8 +278,9 @@ const gatedDeltaNet: Operator['run'] = (
     g = gateActivations[gate_activation](add(g, bias), reshape(a_log, heads), gate_lower_bound)
   }
   if (rate && beta_activation === 'sigmoid') rate = sigmoid(rate)
-  // No eps inside the root.
-  const unit = (x: Tensor): Tensor => (qk_l2_norm ? l2Norm(x, 0) : x)
+  // As onnxruntime has it, inside the root: KDA's gate goes with another one.
+  const eps = gateActivations[gate_activation] === gateActivations.sigmoid ? 1e-6 : 1e-12
+  const unit = (x: Tensor): Tensor => (qk_l2_norm ? l2Norm(x, eps) : x)
   const inputs = { q: unit(tokens.q), k: unit(tokens.k), v: tokens.v, ...(g && { decay: g }), ...(rate && { beta: rate }) }
 
   const run = (some: typeof inputs, state: Tensor | undefined, rows: number): { y: Tensor; state: Tensor } => {
@@ -353,7 +356,7 @@ export const operators: Readonly<Record<string, { since: number; table: Readonly
         attributes: {
           ...convolutionSlots.attributes,
           dilation: { type: 'int', default: 1, min: 1 },
-          channels_last: { type: 'int', default: 0, min: 0 },
+          channels_last: { type: 'int', default: 0, min: 0, max: 1 },
           ndim: fixed(1, 'more dimensions are not run here'),
           state_window: fixed(0, cudaOnly),
           state_update_capacity: fixed(0, cudaOnly),
@@ -379,11 +382,11 @@ export const operators: Readonly<Record<string, { since: number; table: Readonly
           update_rule: updateRule,
           gate_activation: choice(['none', ...Object.keys(gateActivations)]),
           beta_activation: choice(['none', 'sigmoid']),
-          qk_l2_norm: { type: 'int', default: 0, min: 0 },
+          qk_l2_norm: { type: 'int', default: 0, min: 0, max: 1 },
           gate_lower_bound: { type: 'float', default: -5 },
           scale: { type: 'float', default: 0 },
           chunk_size: { type: 'int', default: 64 },
-          state_update_capacity: fixed(0, cudaOnly),
+          state_update_capacity: fixed(0, 'updates of states are not run here'),
         },
         run: gatedDeltaNet,
       },

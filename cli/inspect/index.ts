@@ -17,7 +17,7 @@ import { reason } from '../../tasks/download.ts'
 import { TextError } from '../../tasks/text.ts'
 import { UsageError } from '../arguments.ts'
 import { checkWritable, createFolder, FileError, writeAtomic } from '../files.ts'
-import { isImported, latestRun, openImported, openRun, tokenNumbers } from '../runs.ts'
+import { checkpointName, isImported, latestRun, openImported, openRun, tokenNumbers } from '../runs.ts'
 import { bytes, counted } from '../terminal.ts'
 import { type Grid, type HostTrace, type Inspection, type Layer, layerData, opening } from './data.ts'
 import { type Picture, svgFile } from './draw.ts'
@@ -180,11 +180,12 @@ const heads = ({ layers }: Inspection): number => layers.reduce((n, layer) => n 
 /** Where things go, each a place that can be written: the page where nothing else is asked for, too. */
 function checkFiles({ out, json, svg }: InspectOptions, run: string): { page?: string; json?: string; svg?: string } {
   const folder = statSync(run).isDirectory() ? run : dirname(run)
+  const checkpoint = folder === run ? join(run, checkpointName) : run
   const page = out ?? (json === undefined && svg === undefined ? join(folder, 'inspect.html') : undefined)
   const single = [page, json === '-' ? undefined : json, svg !== undefined && isFile(svg) ? svg : undefined].filter(
     (file) => file !== undefined,
   )
-  for (const file of single) checkWritable(file)
+  for (const file of single) checkWritable(file, checkpoint)
   const twice = single.find((file, i) => single.some((other, j) => j > i && resolve(other) === resolve(file)))
   if (twice !== undefined) throw new UsageError(`two outputs are one file, ${twice}`)
   const inside =

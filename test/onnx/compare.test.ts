@@ -284,6 +284,60 @@ describe('onnx: graphs by hand', () => {
     assert.ok((await run(ignored)).tensors.length === 0)
   })
 
+  it('what the schema of GatedDeltaNet or of a convolution of com.microsoft forbids, too', async () => {
+    const inputs = { q: f32([4, 2, 4], 1), v: f32([4, 2, 3], 2), decay: f32([4, 2], 3, -1, 0), beta: f32([4, 2], 4, 0, 1), a: f32([2], 5) }
+    const S: Record<string, SafetensorsEntry> = { S: f32([1, 2, 3, 4], 6) }
+    const half = { ...f32([4, 2], 3, -1, 0), dtype: 'F16' } as SafetensorsEntry
+    const net = (more: Partial<ByHand>): ByHand => ({
+      ...{ op: 'GatedDeltaNet', domain: 'com.microsoft', inputs: { ...inputs, ...S }, outputs: ['output'] },
+      ...{ slots: ['q', 'q', 'v', '', 'decay', 'beta', 'S'], ...more },
+    })
+    const conv = { input: f32([1, 1, 2], 1), weight: f32([1, 1, 1], 2) }
+    for (const [given, message] of [
+      [net({ attributes: { update_rule: 'linear' } }), /update_rule linear takes no decay/],
+      [net({ slots: ['q', 'q', 'v', '', 'decay', 'beta', 'S', 'a', 'a'] }), /a_log and dt_bias go with a gate_activation/],
+      [net({ attributes: { qk_l2_norm: 2 } }), /qk_l2_norm is 2, expected 0 to 1/],
+      [net({ inputs: { ...inputs, ...S, beta: half } }), /beta is F16, expected F32/],
+      [
+        {
+          ...{ op: 'CausalConvWithState', domain: 'com.microsoft', attributes: { channels_last: 2 }, inputs: conv },
+          ...{ slots: ['input', 'weight'], outputs: ['output', 'present_state'] },
+        },
+        /channels_last is 2, expected 0 to 1/,
+      ],
+    ] as const)
+      await assert.rejects(run(given), message)
+  })
+
+  // onnxruntime 1.32: a key of length s is divided by sqrt(s^2 + 1e-6) beside the gate of KDA, and by sqrt(s^2 + 1e-12) else.
+  it('GatedDeltaNet divides short keys, and those that are 0, as onnxruntime does', async () => {
+    for (const [gate_activation, eps] of [
+      ['none', 1e-12],
+      ['sigmoid', 1e-6],
+    ] as const) {
+      const gated = gate_activation !== 'none'
+      const key = [0, 3e-4, 0, 4e-4]
+      const inputs = {
+        query: entryOf([1, 1, 4], Float32Array.of(1, 2, 3, 4)),
+        key: entryOf([1, 1, 4], Float32Array.from(key)),
+        value: entryOf([1, 1, 1], Float32Array.of(1)),
+        decay: entryOf([1, 1], Float32Array.of(0)),
+        beta: entryOf([1, 1], Float32Array.of(1)),
+        S: entryOf([1, 1, 1, 4], new Float32Array(4)),
+        a: entryOf([1], Float32Array.of(0)),
+      }
+      const slots = ['query', 'key', 'value', '', 'decay', 'beta', 'S', ...(gated ? ['a', 'a'] : [])]
+      const given = (used: typeof inputs): ByHand => ({
+        ...{ op: 'GatedDeltaNet', domain: 'com.microsoft', attributes: { qk_l2_norm: 1, scale: 1, gate_activation }, slots },
+        ...{ inputs: gated ? used : (({ a: _, ...rest }) => rest)(used), outputs: ['output', 'final_state'] },
+      })
+      const [, state] = await outputs(given(inputs))
+      for (const [i, x] of key.entries()) assert.ok(Math.abs(state[i] - x / Math.sqrt(25e-8 + eps)) < 1e-6, `${gate_activation}: ${state}`)
+      const [y, none] = await outputs(given({ ...inputs, key: entryOf([1, 1, 4], new Float32Array(4)) }))
+      assert.deepEqual([...y, ...none], [0, 0, 0, 0, 0])
+    }
+  })
+
   it('graphs with initialisers, nodes out of order, and data in other files', async () => {
     const { model, tensors } = twoNodes()
     assert.equal((await compared(writeModel(model), tensors)).tensors.length, 0)

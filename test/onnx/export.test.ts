@@ -155,6 +155,9 @@ describe('onnx: the command export', () => {
       ['export nothing', /can't read the checkpoint nothing: no such file or folder/],
       ['export run --out none/model.onnx', /can't write none\/model\.onnx/],
       ['export run --format pickle', /--format: expected one of onnx/],
+      ['export run --format fla', /run\/checkpoint.safetensors can't be used: /],
+      ['export run --out run/checkpoint.safetensors', /can't write run\/checkpoint.safetensors: it is the file that is read/],
+      ['inspect run --json run/checkpoint.safetensors', /can't write run\/checkpoint.safetensors: it is the file that is read/],
     ] as const) {
       const { code, stdout, stderr } = await place.run(words)
       assert.ok(code !== 0 && stdout === '', words)
