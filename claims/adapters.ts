@@ -20,7 +20,8 @@ import { onnxruntime } from './onnxruntime.ts'
 
 export const builtIn: Readonly<Record<string, () => Promise<Adapter>>> = { onnxruntime }
 
-export const isModule = (text: string): boolean => /^\S+\.[cm]?js$/.test(text)
+/** A command may end in such a name, too, after a space. */
+export const isModule = (text: string): boolean => /\.[cm]?js$/.test(text) && (!/\s/.test(text) || existsSync(text))
 
 export interface ProgramOptions {
   /** Seconds in which a program has to answer, and in which it has to begin to. */
@@ -41,6 +42,8 @@ export async function openAdapter(what: string, options: ProgramOptions): Promis
   } catch (error) {
     throw new Error(`${what}: can't be loaded: ${messageOf(error, [what])}`)
   }
+  if (!('default' in exported))
+    throw new Error(`${what}: it has no default export, which must be the adapter: export default { name, ... }`)
   return checked(exported.default as Adapter, `${what}: its default export`)
 }
 

@@ -77,10 +77,15 @@ export class NoSuchCase extends Error {
 /** After so many cases without a smaller one, a counterexample is small enough. */
 const shrinkLimit = 300
 
-/** Where so many cases on end ask nothing that an implementation offers, the claim doesn't either. */
-const unasked = 50
+/** Where none of so many cases could be asked of an implementation, the claim can't, as a rule: by what it offers, and where the adapter chooses sizes. */
+const unasked = { offer: 50, adapter: 1000 }
 
 export async function check(claim: Claim, devices: Devices, options: CheckOptions = {}): Promise<Verdict> {
+  const { implementation } = devices
+  return implementation ? implementation.alone(() => checkAlone(claim, devices, options)) : checkAlone(claim, devices, options)
+}
+
+async function checkAlone(claim: Claim, devices: Devices, options: CheckOptions): Promise<Verdict> {
   const { runs = 100, seed = 1, path, explain = messageOf, onCase } = options
   if (!(Number.isInteger(runs) && runs >= 1)) throw new RangeError(`runs must be an integer from 1, not ${runs}: no case would be compared`)
   checkClaim(claim)
@@ -95,7 +100,9 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
   let broken: { status: Status; message: string } | undefined
   /** The implementation can't be asked any more. */
   let dead: Broken | undefined
-  let unaskedOnEnd = 0
+  let refusals = 0
+  /** What the case would need that would need least. */
+  let least: readonly string[] | undefined
 
   const verdict = (status: Status, rest: Partial<Verdict> = {}): Verdict => ({
     claim: claim.name,
@@ -111,9 +118,11 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
   })
   if (implementation) {
     implementation.lacks.clear()
+    implementation.choosy = false
     for (const rule of claim.rules ?? []) if (!implementation.offers.has(rule)) implementation.lacks.add(`the rule ${rule}`)
   }
-  const notOffered = (): Verdict => verdict('not offered', { message: [...(implementation?.lacks ?? [])].join(', ') || 'any of its rules' })
+  const notOffered = (): Verdict =>
+    verdict('not offered', { message: [...(least ?? implementation?.lacks ?? [])].join(', ') || 'any of its rules' })
   if (claim.needs?.some((other) => !devices.has(other))) return verdict('skipped')
   if (implementation?.unasked(claim) !== undefined) return notOffered()
 
@@ -123,7 +132,6 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
     let measured: Measured
     try {
       measured = await measure(claim, c, devices)
-      unaskedOnEnd = 0
       // The first case once more: its bits tell whether a claim depends on anything but the case, the memory then what one case takes.
       if (counted.runs++ === 0) {
         if (!implementation && !sameSides(measured, await measure(claim, c, devices))) {
@@ -136,7 +144,9 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
       // `fc.pre` in a side: this case is none, and another one takes its place.
       if (fc.PreconditionFailure.isFailure(error)) throw error
       if (error instanceof NotOffered) {
-        if (++unaskedOnEnd >= unasked && counted.runs === 0) broken = { status: 'not offered', message: '' }
+        if (error.lacks.length > 0 && !(least && least.length <= error.lacks.length)) least = error.lacks
+        if (++refusals >= unasked[implementation!.choosy ? 'adapter' : 'offer'] && counted.runs === 0)
+          broken = { status: 'not offered', message: '' }
         fc.pre(broken !== undefined)
         return
       }
@@ -163,18 +173,22 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
     counted.sinceFailure = 0
     throw new Violation(measured)
   })
+  const maxSkipsPerRun = Math.max(100, Math.ceil(unasked.adapter / numRuns))
   // A path is one case, as it is: it isn't shrunk further.
   const replay = { numRuns: 1, seed, path, endOnFailure: true }
-  const details = await (async () => fc.check(property, path === undefined ? { numRuns, seed } : replay))().catch((error: unknown) => {
-    throw error instanceof Error && error.message.startsWith('Unable to replay') ? new NoSuchCase(`no such case: ${path}`) : error
-  })
+  const details = await (async () => fc.check(property, path === undefined ? { numRuns, seed, maxSkipsPerRun } : replay))().catch(
+    (error: unknown) => {
+      throw error instanceof Error && error.message.startsWith('Unable to replay') ? new NoSuchCase(`no such case: ${path}`) : error
+    },
+  )
   if (path !== undefined && details.numRuns + details.numSkips === 0) throw new NoSuchCase(`no such case: ${path}`)
 
   if (dead) throw dead
-  if (broken?.status === 'not offered' || (path !== undefined && unaskedOnEnd > 0)) return notOffered()
+  if (implementation && !details.failed && counted.runs === 0) return notOffered()
   if (broken) return verdict(broken.status, { message: broken.message })
   const wanted = path === undefined ? numRuns : 1
-  if (details.counterexample === null && details.numRuns < wanted) {
+  // Of an implementation as many as could be asked: the verdict says how many, and what it lacks for others.
+  if (!implementation && details.counterexample === null && details.numRuns < wanted) {
     const why = details.interrupted ? 'the run was interrupted' : `${details.numSkips} were skipped by a precondition`
     return verdict('throws', { message: `only ${details.numRuns} of ${wanted} cases were compared: ${why}` })
   }
@@ -189,7 +203,12 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
     const { measured } = found
     const again = await measure(claim, c, devices).catch(() => undefined)
     const evidence = implementation && again && (await evidenceOf(again, implementation.calls, devices))
-    const counterexample = { ...where, error: measured.error, lines: [caseLine(c), ...describe(measured)], ...(evidence && { evidence }) }
+    const counterexample = {
+      ...where,
+      error: measured.error,
+      lines: [caseLine(c), ...describe(measured, evidence?.calls)],
+      ...(evidence && { evidence }),
+    }
     // Implementations by others may add in any order.
     const steady = again && (implementation ? !(again.error <= bound) : sameSides(measured, again))
     if (!steady) return verdict('unsteady', { message: unsteady, counterexample })
@@ -281,7 +300,7 @@ async function measure(claim: Claim, c: Case, devices: Devices): Promise<Measure
   }
   const [{ results: left, kept: ofLeft }, { results: right, kept: ofRight }] = [await evaluate('left'), await evaluate('right')]
   // Whatever both sides say, nothing was asked of it.
-  if (implementation?.calls.length === 0) throw new NotOffered('')
+  if (implementation?.calls.length === 0) throw new NotOffered()
   implementation?.checkRange(Object.values(right))
   const shapes = Object.fromEntries(Object.entries(ofLeft).map(([name, { shape }]) => [name, shape]))
   const worst: Measured = { error: -1, name: '', element: 0, left, right, shapes, drawn: draws.drawn }
@@ -430,11 +449,18 @@ export const caseLine = (c: Case): string =>
     .map(([name, value]) => `${name} ${['string', 'number'].includes(typeof value) ? value : JSON.stringify(value, named)}`)
     .join(', ')
 
-function describe({ drawn, left, right, name, error }: Measured): string[] {
-  const show = (values: Float64Array): string =>
+/** `calls`: of an implementation by others, which may have been given something else than what was drawn. */
+function describe({ drawn, left, right, name, error }: Measured, calls?: readonly Call[]): string[] {
+  const show = (values: ArrayLike<number>): string =>
     values.length <= printable ? Array.from(values, number).join(' ') : `${values.length} values`
+  const line = (input: string, shape: readonly number[], values: ArrayLike<number>): string =>
+    `${input} [${shape.join(',')}] = ${show(values)}`
+  const given = calls?.flatMap(({ ask, rule, inputs }, i) => [
+    ...(calls.length > 1 ? [`call${i + 1}, ${ask} of ${rule}`] : []),
+    ...Object.entries(inputs).map(([input, { shape, data }]) => line(input, shape, data)),
+  ])
   return [
-    ...[...drawn].map(([input, { shape, values }]) => `${input} [${shape.join(',')}] = ${show(values)}`),
+    ...(given ?? [...drawn].map(([input, { shape, values }]) => line(input, shape, values))),
     `left ${name} = ${show(left[name])}`,
     `right ${name} = ${show(right[name])}`,
     `error ${error.toExponential(2)}`,

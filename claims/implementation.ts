@@ -82,6 +82,12 @@ export interface Call {
 /** The case asks for what the implementation doesn't offer; adapters may throw it, too. */
 export class NotOffered extends Error {
   override name = 'NotOffered'
+  /** All that this case would need. */
+  readonly lacks: readonly string[]
+  constructor(...lacks: string[]) {
+    super(lacks.join(', '))
+    this.lacks = lacks
+  }
 }
 
 /** What is wrong isn't this case's: the implementation has died, or its answers can't be read any more. */
@@ -111,6 +117,8 @@ interface Bounds {
   readonly reason: string
 }
 
+type Shapes = Readonly<Record<string, readonly number[]>>
+
 interface Offer {
   readonly forms: readonly Form[]
   readonly options: readonly Ability[]
@@ -130,7 +138,10 @@ export function checkAdapter(adapter: Adapter): Adapter {
   for (const [rule, offer] of Object.entries(offered)) {
     if (!Object.hasOwn(rules, rule)) fail(`'rules' names '${rule}'; the rules are ${Object.keys(rules).join(', ')}`)
     if (typeof offer !== 'object' || offer === null) fail(`'rules': '${rule}' must be { forms, options }, both lists that may be left out`)
-    for (const [key, known] of Object.entries({ forms, options: Object.keys(abilities) })) {
+    const lists = { forms, options: Object.keys(abilities) }
+    for (const key of Object.keys(offer))
+      if (!Object.hasOwn(lists, key)) fail(`'rules': '${rule}' has '${key}', which is neither 'forms' nor 'options'`)
+    for (const [key, known] of Object.entries(lists)) {
       const list: unknown = offer[key as 'forms']
       if (list !== undefined && !(Array.isArray(list) && list.every((one) => (known as readonly unknown[]).includes(one))))
         fail(`'rules': the ${key} of '${rule}' must be a list out of ${known.join(', ')}`)
@@ -165,8 +176,12 @@ export class Implementation {
   readonly tolerance: number
   /** What was asked for, which is the bound of every claim. */
   private readonly given: number | undefined
+  /** The check that has come last. */
+  private last: Promise<unknown> = Promise.resolve()
   /** What the claims that were asked since this was emptied would have needed beside. */
   readonly lacks = new Set<string>()
+  /** Whether the adapter itself has refused a case of these claims. */
+  choosy = false
   /** Since this was emptied. */
   readonly calls: Call[] = []
   private readonly adapter: Adapter
@@ -190,6 +205,13 @@ export class Implementation {
 
   /** From now on claims that are computed on this device, a reference of ours, use the implementation's rules. */
   standOn = (device: Device): void => void standIns.set(device, this)
+
+  /** Checks that share an implementation run one after the other, as what is noted here is one check's. */
+  alone<R>(body: () => Promise<R>): Promise<R> {
+    const turn = this.last.then(body)
+    this.last = turn.catch(() => {})
+    return turn
+  }
 
   /** Whether all of these rules that are offered at all have this; what is missing is noted. */
   has(names: readonly string[], what: Ability): boolean {
@@ -236,9 +258,9 @@ export class Implementation {
         this.refuse(`numbers beyond ${largest.toExponential(0)}`)
   }
 
-  refuse(what: string): never {
-    this.lacks.add(what)
-    throw new NotOffered(what)
+  refuse(...lacks: string[]): never {
+    for (const what of lacks) this.lacks.add(what)
+    throw new NotOffered(...lacks)
   }
 
   /** Numbers as the implementation's dtype holds them. */
@@ -264,18 +286,26 @@ export class Implementation {
     }
   }
 
-  private ask(ask: Call['ask'], rule: string, options: CallOptions, inputs: Arrays): Arrays {
+  /** `shapes`: of the arrays of the answer. */
+  private ask(ask: Call['ask'], rule: string, options: CallOptions, inputs: Arrays, shapes: Shapes): Arrays {
     if (this.asked < this.answers.length) return this.answers[this.asked++].answer
     throw new Waiting(async () => {
+      // It may write into what it is given.
+      const given = Object.entries(inputs).map(([name, { shape, data }]) => [
+        name,
+        { shape: [...shape], data: (data as Float64Array).slice() },
+      ])
       let answer: unknown
       try {
-        // It may write into what it is given, and give the same memory again.
-        answer = structuredClone(await this.adapter[ask]!(rule, structuredClone(inputs), options))
+        answer = await this.adapter[ask]!(rule, Object.fromEntries(given), options)
       } catch (error) {
-        if (error instanceof Error && error.name === 'NotOffered') this.refuse(error.message)
+        if (error instanceof Error && error.name === 'NotOffered') {
+          this.choosy = true
+          this.refuse(error.message)
+        }
         throw error
       }
-      return { ask, rule, options, inputs, answer: answer as Arrays }
+      return { ask, rule, options, inputs, answer: this.kept(answer, shapes) }
     })
   }
 
@@ -297,9 +327,13 @@ export class Implementation {
       reset,
       ...more
     } = settings as Partial<CallOptions & Record<'mask' | 'reset', Tensor>>
-    const need = (what: Ability, when: boolean): boolean => (when && !can.includes(what) ? this.refuse(abilities[what]) : when)
-    if (!forms.includes(form)) this.refuse(`the form ${form}`)
-    for (const [other, value] of Object.entries(more)) if (value !== undefined) this.refuse(`the option ${other}`)
+    const lacks: string[] = []
+    const need = (what: Ability, when: boolean): boolean => {
+      if (when && !can.includes(what)) lacks.push(abilities[what])
+      return when
+    }
+    if (!forms.includes(form)) lacks.push(`the form ${form}`)
+    for (const [other, value] of Object.entries(more)) if (value !== undefined) lacks.push(`the option ${other}`)
     const { device } = Object.values(given)[0]
     const sizes: Record<string, number> = {}
     const tensors: Record<string, Tensor> = {}
@@ -316,10 +350,12 @@ export class Implementation {
     need('scale', scale !== 1)
     need('eps', eps !== undefined && eps !== rule.eps)
     const parts = Object.keys(rule.state) as (keyof FastWeightState)[]
-    if (need('initial', state !== undefined)) for (const part of parts) tensors[`${part}0`] = state![part]!
+    need('initial', state !== undefined)
     const flags: Record<string, Numbers> = {}
     for (const [flag, t] of Object.entries({ mask, reset }))
       if (need(flag as Ability, t !== undefined)) flags[flag] = { shape: t!.shape, data: t!.indices! }
+    if (lacks.length > 0) this.refuse(...lacks)
+    for (const part of state ? parts : []) tensors[`${part}0`] = state![part]!
     const options: CallOptions = {
       form,
       scale,
@@ -329,12 +365,8 @@ export class Implementation {
     const inputs = { ...this.arrays(tensors), ...flags }
     const final = can.includes('final')
     const shapes = { y: ['B', 'T', 'H', 'V'], ...(final && (rule.state as Record<string, readonly string[]>)) }
-    const answer = this.ask('forward', name, options, inputs)
-    const outputs = this.tensors(
-      answer,
-      Object.fromEntries(Object.entries(shapes).map(([output, letters]) => [output, letters.map((letter) => sizes[letter])])),
-      device,
-    )
+    const expected = Object.entries(shapes).map(([output, letters]) => [output, letters.map((letter) => sizes[letter])])
+    const outputs = tensorsOf(this.ask('forward', name, options, inputs, Object.fromEntries(expected)), device)
 
     recordMany(name, Object.values(tensors), Object.values(outputs), (grads) => {
       if (!can.includes('backward')) this.refuse(abilities.backward)
@@ -344,7 +376,7 @@ export class Implementation {
       })
       const names = Object.keys(tensors)
       const wanted = Object.fromEntries(names.map((input) => [`d${input}`, tensors[input].shape]))
-      const found = this.tensors(this.ask('backward', name, options, { ...inputs, ...Object.fromEntries(cotangents) }), wanted, device)
+      const found = tensorsOf(this.ask('backward', name, options, { ...inputs, ...Object.fromEntries(cotangents) }, wanted), device)
       return names.map((input) => found[`d${input}`])
     })
 
@@ -359,12 +391,8 @@ export class Implementation {
   private arrays = (tensors: Readonly<Record<string, Tensor>>): Arrays =>
     Object.fromEntries(Object.entries(tensors).map(([name, x]) => [name, { shape: x.shape, data: this.rounded(numbersOf(x)) }]))
 
-  /** The arrays of an answer, which must have these names and shapes; undefined: any size. */
-  private tensors(
-    answer: unknown,
-    shapes: Readonly<Record<string, readonly (number | undefined)[]>>,
-    device: Device,
-  ): Record<string, Tensor> {
+  /** A copy of an answer, which must have these names and shapes: the next one may be given in the same memory. */
+  private kept(answer: unknown, shapes: Shapes): Arrays {
     const fail = (what: string): never => {
       throw new Error(`${this.name} ${what}`)
     }
@@ -375,16 +403,23 @@ export class Implementation {
     return Object.fromEntries(
       names.map((name) => {
         const { shape, data } = (answer as Partial<Arrays>)[name] ?? fail(`answers without ${name}`)
-        if (!Array.isArray(shape) || typeof data?.length !== 'number') fail(`answers ${name} that isn't { shape, data }`)
-        const wanted = shapes[name]
-        if (shape.length !== wanted.length || wanted.some((size, i) => size !== undefined && size !== shape[i]))
-          fail(`answers ${name} ${show(shape)}, expected ${show(wanted.map((size, i) => size ?? shape[i]))}`)
-        if (sizeOf(shape) !== data.length) fail(`answers ${name} ${show(shape)} with ${data.length} numbers`)
-        return [name, tensor(data, { shape: [...shape], dtype: 'float32', device })]
+        if (typeof shape?.length !== 'number' || typeof data?.length !== 'number') fail(`answers ${name} that isn't { shape, data }`)
+        const [found, wanted] = [Array.from(shape), shapes[name]]
+        if (found.join() !== wanted.join()) fail(`answers ${name} ${show(found)}, expected ${show(wanted)}`)
+        if (sizeOf(wanted) !== data.length) fail(`answers ${name} ${show(wanted)} with ${data.length} numbers`)
+        const numbers: readonly unknown[] = Array.from(data)
+        const other = numbers.findIndex((x) => typeof x !== 'number')
+        if (other >= 0) fail(`answers ${name} of ${typeof numbers[other]}s, not of numbers`)
+        return [name, { shape: wanted, data: Float64Array.from(data) }]
       }),
     )
   }
 }
+
+const tensorsOf = (arrays: Arrays, device: Device): Record<string, Tensor> =>
+  Object.fromEntries(
+    Object.entries(arrays).map(([name, { shape, data }]) => [name, tensor(data, { shape: [...shape], dtype: 'float32', device })]),
+  )
 
 /** The numbers of a tensor on a reference device. */
 const numbersOf = (x: Tensor): Float64Array => (x.storage as { data: Float64Array }).data.subarray(0, x.size)

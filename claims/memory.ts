@@ -203,6 +203,7 @@ export const memoryClaims: readonly Claim[] = [
   defineClaim({
     name: 'memory: reflections drift by a rounding a token',
     section,
+    rules: ['delta'],
     statement:
       'With one key of length 1 and rates of 2, each token reflects the memory, so that nothing in it fades, errors neither: chunks of any length and the recurrent form differ by no more than two roundings of the rate times the length of the key for each token.',
     equation:

@@ -4,14 +4,13 @@ import { type ChildProcess, fork } from 'node:child_process'
 import os from 'node:os'
 import { resolve } from 'node:path'
 import type { Readable } from 'node:stream'
-import { isModule } from '../claims/adapters.ts'
 import type { Verdict } from '../claims/check.ts'
 import { refutationRuns } from '../claims/claim.ts'
 import type { Kind, Subject } from '../claims/context.ts'
 import { openDevice, webgpuAdapters } from '../engine/index.ts'
 import { suggestion, UsageError } from './arguments.ts'
 import { keepEvidence, openFolder } from './counterexample.ts'
-import { checkWritable, writeAtomic } from './files.ts'
+import { checkWritable, FileError, writeAtomic } from './files.ts'
 import { type DeviceValues, wasmSettings } from './options.ts'
 import { endGroup, Pulse, pulseFd } from './pulse.ts'
 import type { Verification } from './report.ts'
@@ -46,11 +45,12 @@ const ofDevices = ['device', 'threads', 'relaxed', 'simd']
 
 const isFile = (word: string): boolean => /\.[cm]?js$/.test(word)
 
-/** Loading, and opening a device, has at least this long. */
+/** Loading, and opening a device, has at least this long; what others wrote may load much. */
 const loadLimit = 15_000
+const implementationLimit = 60_000
 
-/** So many processes at most share the GPU: one computes on the CPU while the other waits. */
-const gpuCheckers = 2
+/** So many processes at most share the GPU, where one computes on the CPU while the other waits, or run what others wrote. */
+const sharing = 2
 
 export async function verify(options: VerifyOptions, version: string): Promise<number> {
   const { operands, device, seed, path, caseLimit, json, report, implementation: what, tolerance, given } = options
@@ -115,10 +115,22 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
   const queue: Job[] = claims.flatMap(({ name }) => devices.map((kind) => ({ claim: name, device: kind, runs, seed, path })))
   const total = queue.length
   let done = 0
+  const kept = (found: Verdict): Verdict => {
+    const again = { implementation: what!, seed: String(seed), again: command(found, options) }
+    try {
+      return keepEvidence(found, options.counterexamples, implementation!, again)
+    } catch (error) {
+      if (!(error instanceof FileError)) throw error
+      // What was found is worth more than its file.
+      line.end()
+      process.stderr.write(`fastweights: ${oneLine(error.message)}\n`)
+      const { evidence, ...counterexample } = found.counterexample!
+      return { ...found, counterexample }
+    }
+  }
   const finish = (found: Verdict): void => {
     done++
-    const again = { implementation: what!, seed: String(seed), again: command(found, options) }
-    const verdict = implementation ? keepEvidence(found, options.counterexamples, implementation, again) : found
+    const verdict = implementation ? kept(found) : found
     const verdicts = results.get(verdict.claim)!
     verdicts.push(verdict)
     if (verdicts.length < devices.length) return
@@ -137,18 +149,23 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
         say(text)
   }
 
-  // As many claims at a time as the cores allow, each with its threads.
+  // As many claims at a time as the cores allow, each with its threads; what others wrote may have threads of its own.
   const onGpu = queue.filter((job) => job.device === 'webgpu').length
-  const useful = total - onGpu + Math.min(onGpu, gpuCheckers)
+  const useful = implementation ? Math.min(total, sharing) : total - onGpu + Math.min(onGpu, sharing)
   const count = Math.max(1, Math.min(useful, Math.floor(os.availableParallelism() / options.threads)))
   const crew = [first, ...Array.from({ length: count - 1 }, () => new Checker(settings, caseLimit))]
   const isFalse = new Set(claims.filter(({ holds }) => holds === false).map(({ name }) => name))
   const most = ({ claim }: Job): string =>
     path === undefined && isFalse.has(claim) ? `at most ${Math.max(runs, refutationRuns)}` : `${runs}`
   const work = async (checker: Checker, i: number): Promise<void> => {
-    await checker.loaded
+    const { claims, problems } = await checker.loaded
+    // The others do its part.
+    if (claims.length === 0) {
+      if (i > 0) process.stderr.write(`fastweights: process ${i + 1} isn't used: ${oneLine(problems.join('; '))}\n`)
+      return
+    }
     const next = (): Job | undefined => {
-      const at = queue.findIndex((job) => job.device !== 'webgpu' || i < gpuCheckers)
+      const at = queue.findIndex((job) => job.device !== 'webgpu' || i < sharing)
       return at < 0 ? undefined : queue.splice(at, 1)[0]
     }
     for (let job = next(); job; job = next()) {
@@ -257,7 +274,7 @@ function list(claims: readonly ClaimText[], say: (text: string) => void): void {
 
 const living = new Set<ChildProcess>()
 /** Whether the process leads a group of its own. */
-const leads = ({ implementation }: WorkerSettings): boolean => implementation !== undefined && !isModule(implementation.what)
+const leads = ({ implementation }: WorkerSettings): boolean => implementation !== undefined
 const end = (child: ChildProcess): void => {
   if (child.pid !== undefined && child.exitCode === null && child.signalCode === null) endGroup(child.pid)
 }
@@ -305,7 +322,8 @@ class Checker {
     child.on('exit', () => living.delete(child))
     child.on('error', () => {}) // Whoever waits for an answer hears of it.
     this.pulse = new Pulse(child.stdio[pulseFd] as Readable)
-    this.loaded = this.answer(Math.max(this.limit, loadLimit)).then((answer) => {
+    const least = this.settings.implementation ? implementationLimit : loadLimit
+    this.loaded = this.answer(Math.max(this.limit, least)).then((answer) => {
       if ('claims' in answer) return answer
       this.end()
       const file = this.pulse.what
@@ -317,11 +335,14 @@ class Checker {
     const began = performance.now()
     // What an earlier claim has left to run later may end the process.
     if (!this.child.connected) this.start()
-    await this.loaded
+    const { claims, problems } = await this.loaded
     this.pulse.what = ''
     this.pulse.runs = 0
-    this.child.send(job, () => {}) // Where it can't be sent, there is no answer.
-    const answer = await this.answer(this.limit)
+    let answer: Report
+    if (claims.some(({ name }) => name === job.claim)) {
+      this.child.send(job, () => {}) // Where it can't be sent, there is no answer.
+      answer = await this.answer(this.limit)
+    } else answer = { failure: problems.join('; ') } // It has loaded before.
     if ('verdict' in answer) return answer.verdict
     if ('noCase' in answer) throw new UsageError(`--path: ${answer.noCase}`)
     const { what, runs } = this.pulse

@@ -18,13 +18,13 @@ describe('claims of implementations by others', () => {
   it('onnxruntime: every claim for which it has the options holds', () => {
     const printed = verify('--implementation', 'onnxruntime', '--runs', '25')
     assert.match(printed, /^onnxruntime-node \S+: sum, mamba2, gla, delta, gated-delta, kda; float32, bound 1\.0e-5$/m)
-    assert.match(printed, /^154 claims, 25 cases each: 96 hold, 58 not offered; largest error \S+; /m)
+    assert.match(printed, /^155 claims, 25 cases each: 96 hold, 59 not offered; largest error \S+; /m)
     // It has no backward pass, one form, and no flags.
     for (const [, name, why] of printed.matchAll(/^not offered +(\S+: .*?) {2,}(.*)$/gm))
-      assert.match(why, /a backward pass|the form (parallel|chunk)|a chunk length/, name)
+      assert.match(why, /a backward pass|the form (parallel|chunk)|a chunk length|a mask|resets|gates of -Infinity/, name)
   })
 
-  const { status, stderr } = spawnSync(python, ['-c', 'import torch, fla.ops.delta_rule.naive'], { encoding: 'utf8' })
+  const { status } = spawnSync(python, ['-c', 'import torch, fla.ops.delta_rule.naive'], { encoding: 'utf8' })
   if (status === 0)
     it("fla's naive operators: every claim for which they have the options holds", () => {
       const program = `${python} ${path('examples/conformance/fla_naive.py')}`
@@ -33,8 +33,5 @@ describe('claims of implementations by others', () => {
       assert.match(printed, /^\d+ claims, 2 cases each: \d+ hold, \d+ not offered; largest error \S+; /m)
       assert.match(printed, /^ok +kda: gradients of chunk = autograd of step /m)
     })
-  else
-    it(`fla's naive operators: not compared, since ${python} has no torch and fla (${(stderr ?? 'it is not there').trim().split('\n').at(-1)})`, () => {
-      assert.notEqual(status, 0)
-    })
+  else after(() => console.log(`      not tried: fla's naive operators, for which ${python} must have torch and fla`))
 })

@@ -89,7 +89,7 @@ describe('an implementation by others', () => {
       if (/gradients of|gradient from|parallel|chunk|padding|packed|Infinity/.test(claim.name))
         assert.equal(status, 'not offered', claim.name)
     }
-    assert.deepEqual(Object.fromEntries(count), { holds: 42, 'not offered': 19 })
+    assert.deepEqual(Object.fromEntries(count), { holds: 42, 'not offered': 20 })
   })
 
   it('may write into what it is given, and give the same memory again', async () => {
@@ -112,6 +112,97 @@ describe('an implementation by others', () => {
     }
     for (const name of ['sequences of a batch are independent', 'state carried over a cut'])
       assert.equal((await ask(careless, named(`gated-delta: ${name}`), 20)).status, 'holds')
+  })
+
+  it('may answer in shared memory, large or small, and by instances of its own classes', async () => {
+    const good = gatedDelta()
+    class Own {
+      private readonly numbers: Numbers
+      constructor(numbers: Numbers) {
+        this.numbers = numbers
+      }
+      get shape(): readonly number[] {
+        return Int32Array.from(this.numbers.shape) as unknown as readonly number[]
+      }
+      get data(): ArrayLike<number> {
+        return this.numbers.data
+      }
+      read = (): void => {}
+    }
+    const memory = new Float64Array(new SharedArrayBuffer(2 ** 29), 0, 1000)
+    const shared: Adapter = {
+      ...good,
+      async forward(...call) {
+        let at = 0
+        const answer = Object.entries(await good.forward(...call)).map(([name, { shape, data }]) => {
+          memory.set(data, at)
+          at += data.length
+          return [name, new Own({ shape, data: memory.subarray(at - data.length, at) })]
+        })
+        return Object.fromEntries(answer)
+      },
+    }
+    for (const name of ['sequences of a batch are independent', 'state carried over a cut'])
+      assert.equal((await ask(shared, named(`gated-delta: ${name}`), 20)).status, 'holds')
+  })
+
+  it('is asked by one claim after the other', async () => {
+    const devices = Devices.around(new Implementation(gatedDelta()))
+    const chosen = ['recurrent = step', 'causal, to the bit', 'padding is skipped', 'state carried over a cut']
+    const found = await Promise.all(chosen.map((name) => check(named(`gated-delta: ${name}`), devices, { runs: 5 })))
+    assert.deepEqual(
+      found.map(({ status, message }) => [status, message]),
+      [
+        ['holds', undefined],
+        ['holds', undefined],
+        ['not offered', 'a mask'],
+        ['holds', undefined],
+      ],
+    )
+  })
+
+  it('may choose its sizes: as many cases are compared as there are', async () => {
+    const good = gatedDelta()
+    const choosing = (takes: (K: number, V: number) => boolean): Adapter => ({
+      ...good,
+      forward(rule, inputs, options) {
+        const [K, V] = [inputs.q.shape[3], inputs.v.shape[3]]
+        if (!takes(K, V)) throw Object.assign(new Error('other widths'), { name: 'NotOffered' })
+        return good.forward(rule, inputs, options)
+      },
+    })
+    const claim = named('gated-delta: recurrent = step')
+    // One case in 36 and fewer, of which 100 are skipped for each that is asked for.
+    const seeds = await Promise.all(
+      [1, 2, 3].map((seed) => check(claim, Devices.around(new Implementation(choosing((K, V) => K === 6 && V === 6))), { runs: 2, seed })),
+    )
+    for (const { status, runs, lacks } of seeds) assert.deepEqual([status, runs > 0, lacks], ['holds', true, ['other widths']])
+    const { status, message, runs } = await ask(
+      choosing((K) => K % 16 === 0),
+      claim,
+      2,
+    )
+    assert.deepEqual([status, message, runs], ['not offered', 'other widths', 0])
+    let calls = 0
+    const { status: rest, runs: some } = await ask(
+      choosing(() => calls++ < 3),
+      claim,
+      2,
+    )
+    assert.ok(rest === 'holds' && some >= 1, `${rest}, ${some}`)
+  })
+
+  it('is shown what it was given, where a claim changes what it draws', async () => {
+    const good = gatedDelta()
+    const clamping: Adapter = {
+      ...good,
+      rules: { 'gated-delta': { options: ['initial', 'final', 'scale', 'forget'] } },
+      forward: (rule, { gate, ...inputs }, options) =>
+        good.forward(rule, { ...inputs, gate: { ...gate, data: Float64Array.from(gate.data, (x) => Math.max(x, -2)) } }, options),
+    }
+    const { status, counterexample } = await ask(clamping, named('gated-delta: a gate of -Infinity is exact'))
+    assert.equal(status, 'fails')
+    assert.match(counterexample!.lines.join('\n'), /^gate \[[\d,]+\] = .*-Infinity/m)
   })
 
   const faults: Fault[] = ['decay after the write', 'beta twice', 'state transposed', 'scale missing', 'last token lost', 'float16 inside']
@@ -177,6 +268,8 @@ describe('an implementation by others', () => {
     // The second piece may be ours.
     await expect(['initial', 'scale'], 'state carried over a cut', 'holds', ['a scale', 'an initial state'])
     await expect(['final'], 'device = reference', 'holds', ['a last state'])
+    await expect(['final'], 'sequences of a batch are independent', 'holds', ['a last state'])
+    await expect(['final'], 'heads are independent', 'holds', ['a last state'])
     await expect(['final', 'initial'], 'state carried over a cut', 'not offered', ['a last state', 'an initial state'])
     await expect(['backward'], 'gradients of chunk = autograd of step', 'not offered', ['a backward pass'])
     await expect(['backward'], 'device = reference', 'holds', ['a backward pass'])
@@ -227,6 +320,7 @@ describe('an implementation by others', () => {
       /the forms of 'delta' must be a list out of recurrent, parallel, chunk/,
     )
     assert.throws(saying({ rules: { delta: { forms: [] } } }), /the forms of 'delta' are empty/)
+    assert.throws(saying({ rules: { delta: { option: ['final'] } } }), /'delta' has 'option', which is neither 'forms' nor 'options'/)
     assert.throws(saying({ rules: { delta: { options: ['backward'] } } }), /there is no function 'backward'/)
 
     const answering = async (change: (answer: Record<string, Numbers>) => unknown): Promise<string> => {
@@ -241,6 +335,8 @@ describe('an implementation by others', () => {
     assert.equal(await answering(({ S }) => ({ y: [1], S })), "planted answers y that isn't { shape, data }")
     assert.equal(await answering(({ y, S }) => ({ y: { ...y, shape: [1] }, S })), 'planted answers y [1], expected [1,1,1,1]')
     assert.equal(await answering(({ y, S }) => ({ y: { ...y, data: [1, 2] }, S })), 'planted answers y [1,1,1,1] with 2 numbers')
+    assert.equal(await answering(({ y, S }) => ({ y: { ...y, data: ['1'] }, S })), 'planted answers y of strings, not of numbers')
+    assert.equal(await answering(({ y, S }) => ({ y: { ...y, data: new Array(1) }, S })), 'planted answers y of undefineds, not of numbers')
   })
 
   it('is asked by the sides of a claim for no rules but those that the claim names', async () => {
@@ -252,6 +348,12 @@ describe('an implementation by others', () => {
       if (status === 'not offered') assert.match(message!, /minibatch/)
       else assert.equal(status, 'holds', `${claim.name}: ${message}`)
       for (const { rule } of implementation.calls) assert.ok(claim.rules!.includes(rule), `${claim.name}: ${rule}`)
+    }
+    // One that names none asks nothing.
+    const all = Object.keys(rules) as Claim['rules']
+    for (const claim of claims.filter(({ rules = [], holds, needs }) => rules.length === 0 && holds !== false && !needs)) {
+      const { status } = await check({ ...claim, rules: all }, devices, { path: '0' })
+      assert.equal(status, 'not offered', claim.name)
     }
   })
 })
@@ -361,6 +463,8 @@ describe('fastweights verify --implementation', () => {
       assert.match(result.stderr, message)
       assert.deepEqual([result.code, result.stderr.trimEnd().split('\n').length], [code, 1], result.stderr)
     }
+    place.write('none.mjs', 'export const adapter = 1')
+    place.write('a b.mjs', 'export default 1')
     place.write('text.mjs', 'export default { name: "x", forward() {}, rules: { dleta: {} } }')
     await Promise.all([
       refused(
@@ -369,6 +473,8 @@ describe('fastweights verify --implementation', () => {
       ),
       refused('absent.mjs', /^fastweights: absent\.mjs: no such file\n$/),
       refused('text.mjs', /^fastweights: text\.mjs: its default export: 'rules' names 'dleta'; the rules are /),
+      refused('none.mjs', /^fastweights: none\.mjs: it has no default export, which must be the adapter: /),
+      refused('a b.mjs', /^fastweights: a b\.mjs: its default export: 'name' must be a text of one line\n$/),
       refused('exit 7', /^fastweights: exit 7: ended \(exit code 7\)\n$/),
       refused('x.mjs', /^fastweights: --device: means nothing for an implementation by others\n$/, 2, ['--device', 'wasm']),
       refused('x.mjs', /^fastweights: --implementation: it has rules of this package, and \.\/mine\.mjs brings others/, 2, ['./mine.mjs']),
