@@ -102,7 +102,7 @@ export const composed: ReadonlySet<string> = new Set<PresetName>([
   ...(['comba', 'gdn2', 'precond-kda', 'gated-deltaproduct', 'momentum-delta', 'hgrn2', 'lightning', 'gsa'] as const),
   ...(['rwkv4', 'rwkv5', 'rwkv6', 'log-linear', 'titans'] as const),
   ...(['delta-lstm', 'delta-delta', 'recurrent-delta', 'smfwp', 'fwm', 'ba'] as const),
-  ...(['programmer', 'recurrent-programmer', 'lstm', 'gru', 'rnn', 'irnn'] as const),
+  ...(['programmer', 'recurrent-programmer', 'lstm', 'gru', 'rnn'] as const),
 ])
 
 /** Kernels, models and speed of a device; the number of checks that failed. */

@@ -178,7 +178,6 @@ export const presets = {
   lstm: withNet('lstm', 'LSTMs of one head', oneHead),
   gru: withNet('gru', 'GRUs of one head', oneHead),
   rnn: withNet('rnn', 'vanilla RNNs of one head', oneHead),
-  irnn: withNet('irnn', 'RNNs of rectified units that begin with the identity (Le 2015), one head', oneHead),
   ...ofPapers,
 } satisfies Record<string, Recipe>
 export type PresetName = keyof typeof presets

@@ -7,7 +7,7 @@ const small = { symbols: 13, dModel: 12, heads: 2, layers: 2, dFf: 20, chunk: 4,
 
 /** Presets that differ from others only within a layer, which its own tests look at (attention.test.ts). */
 const layersAlone = `comba gdn2 precond-kda gated-deltaproduct momentum-delta hgrn2 lightning gsa rwkv4 rwkv5 rwkv6 log-linear ttt-linear
-  titans delta-lstm delta-delta recurrent-delta smfwp fwm ba programmer recurrent-programmer gru rnn irnn`.split(/\s+/)
+  titans delta-lstm delta-delta recurrent-delta smfwp fwm ba programmer recurrent-programmer gru rnn`.split(/\s+/)
 const ofPreset = (name: keyof typeof presets): TransformerConfig => ({ ...presets[name].model, ...small })
 
 /** Every other preset's architecture, and what no preset has. */
