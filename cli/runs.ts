@@ -93,6 +93,8 @@ export function tokenNumbers(run: string, given: readonly string[], symbols: num
 export function openRun(path: string): OpenedRun {
   const { file, bytes } = readRun(path)
   try {
+    if (kindOfCheckpoint(bytes) === 'blocks')
+      throw new Error('it holds a model of another package, which is run here and not trained: generate, inspect and export take it')
     const checkpoint = readCheckpoint(bytes)
     if (checkpoint.extra.task !== undefined) throw new Error('it is of a model that has learnt a task, not a text')
     const { preset, training, symbols, text, arithmetic } = parseRecord(checkpoint.extra.run)
