@@ -1,6 +1,6 @@
 /** Models of other packages: what `import` reads and `export` writes. Tests: test/cli/pretrained.test.ts. */
-import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, rmSync, statSync } from 'node:fs'
-import { basename, dirname, join } from 'node:path'
+import { closeSync, existsSync, fstatSync, openSync, readdirSync, readSync, rmSync, statSync } from 'node:fs'
+import { basename, dirname, join, resolve } from 'node:path'
 import { fromPretrained, modelOf, type PackageName, toPretrained, writeCheckpoint } from '../nn/index.ts'
 import { configName, indexName, weightFiles } from '../nn/pretrained/open.ts'
 import { isRwkvFile } from '../nn/pretrained/rwkv.ts'
@@ -10,15 +10,17 @@ import { claimFolder, FileError, writeAtomic } from './files.ts'
 import { checkpointName, checkVacant, claimFreeFolder, openImported, sourceKey } from './runs.ts'
 import { bytes, counted, say } from './terminal.ts'
 
-/** What WebAssembly's memory holds, and what it takes of a model: all numbers as float32, and what is computed with them. */
+/** What WebAssembly's memory holds. A file of float32 numbers may have as much; of 16 bits, half of it is too much, but that shows once they are read. */
 const mostMemory = 4e9
+/** Bytes that are read at a time: no call takes 2 GiB. */
+const piece = 2 ** 30
 
 /** The files of a model: those of a folder that are needed for it, or a file of weights with the config.json beside it. */
 export function readModelFiles(path: string): Map<string, Uint8Array> {
   const read = (name: string, folder: string): Uint8Array => {
     const file = join(folder, name)
     try {
-      return new Uint8Array(readFileSync(file))
+      return readWhole(file)
     } catch (error) {
       throw new FileError(`can't read ${file}: ${reason(error)}`)
     }
@@ -32,6 +34,11 @@ export function readModelFiles(path: string): Map<string, Uint8Array> {
   } catch (error) {
     throw new FileError(`can't read ${path}: ${reason(error)}`)
   }
+  const own = names.find(
+    (name) => name.endsWith('.bin') && statSync(join(folder, name)).isFile() && isRwkvFile(readStart(join(folder, name))),
+  )
+  if (own !== undefined && !names.includes(configName))
+    throw new FileError(`${path} holds RWKV's own files: name one of them, such as ${join(folder, own)}`)
   const index = names.includes(indexName) ? read(indexName, folder) : undefined
   const weights = weightFiles(names, index)
   const present = weights.filter((name) => existsSync(join(folder, name)))
@@ -43,6 +50,21 @@ export function readModelFiles(path: string): Map<string, Uint8Array> {
     ...(index ? [[indexName, index] as const] : []),
     ...present.map((name) => [name, read(name, folder)] as const),
   ])
+}
+
+function readWhole(file: string): Uint8Array {
+  const handle = openSync(file, 'r')
+  try {
+    const content = new Uint8Array(fstatSync(handle).size)
+    for (let at = 0; at < content.length; ) {
+      const read = readSync(handle, content, at, Math.min(piece, content.length - at), at)
+      if (read === 0) throw new Error(`it ends after ${at} of ${content.length} bytes`)
+      at += read
+    }
+    return content
+  } finally {
+    closeSync(handle)
+  }
 }
 
 /** Its first bytes. */
@@ -93,7 +115,8 @@ export async function exportPretrained(run: string, wanted: PackageName | undefi
     throw new FileError(
       `${run} holds a ${source.modelType} of ${source.package}, of which ${format} has no counterpart here: give --format ${source.package}`,
     )
-  const folder = out ?? `${run.replace(/[\\/]+$/, '')}-${format}`
+  const whole = statSync(run).isDirectory() ? run : dirname(resolve(run))
+  const folder = out ?? `${whole.replace(/[\\/]+$/, '')}-${format}`
   const files = await toPretrained(modelOf(checkpoint), source)
   const present = [...files.keys()].find((name) => existsSync(join(folder, name)))
   if (present !== undefined) throw new FileError(`${folder} holds a file named ${present} already: name another --out`)

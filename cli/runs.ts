@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { type Checkpoint, kindOfCheckpoint, type PretrainedSource, readCheckpoint } from '../nn/index.ts'
+import { checkSource } from '../nn/pretrained/open.ts'
 import { cacheFolder, defaultText, defaultTexts, readText, reason } from '../tasks/download.ts'
 import type { TrainingConfig } from '../tasks/presets.ts'
 import { type Vocabulary, vocabularyOf } from '../tasks/text.ts'
@@ -64,12 +65,19 @@ export function openImported(path: string): ImportedRun {
   const { file, bytes } = readRun(path)
   try {
     const checkpoint = readCheckpoint(bytes, 'blocks')
-    const source = JSON.parse(checkpoint.extra[sourceKey] ?? 'null') as PretrainedSource | null
-    if (typeof source?.config !== 'object' || typeof source.others !== 'object')
-      throw new Error("its metadata doesn't say where it is from")
-    return { checkpoint, source }
+    const source = checkpoint.extra[sourceKey]
+    if (source === undefined) throw new Error("its metadata doesn't say where it is from")
+    return { checkpoint, source: checkSource(parsed(source)) }
   } catch (error) {
     throw new FileError(`${file} can't be used: ${(error as Error).message}`)
+  }
+}
+
+function parsed(json: string): unknown {
+  try {
+    return JSON.parse(json)
+  } catch {
+    throw new Error("what its metadata says about where it is from isn't JSON")
   }
 }
 
@@ -85,6 +93,8 @@ export function tokenNumbers(run: string, given: readonly string[], symbols: num
 export function openRun(path: string): OpenedRun {
   const { file, bytes } = readRun(path)
   try {
+    if (kindOfCheckpoint(bytes) === 'blocks')
+      throw new Error('it holds a model of another package, which is run here and not trained: generate, inspect and export take it')
     const checkpoint = readCheckpoint(bytes)
     if (checkpoint.extra.task !== undefined) throw new Error('it is of a model that has learnt a task, not a text')
     const { preset, training, symbols, text, arithmetic } = parseRecord(checkpoint.extra.run)

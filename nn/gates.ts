@@ -25,19 +25,27 @@ export interface GateSizes {
   rank?: number
 }
 
-/** D -> rank -> outputs, nothing in between. */
+/** D -> rank -> outputs, with an activation in between or nothing. */
 export class LowRank extends Module {
   down: Linear
   up: Linear
+  private activation: 'tanh' | 'sigmoid' | undefined
 
-  constructor(inputs: number, rank: number, outputs: number, g: Generator, options: { bias?: boolean } = {}) {
+  constructor(
+    inputs: number,
+    rank: number,
+    outputs: number,
+    g: Generator,
+    { bias = true, activation }: { bias?: boolean; activation?: 'tanh' | 'sigmoid' } = {},
+  ) {
     super()
     this.down = new Linear(inputs, rank, g, { bias: false })
-    this.up = new Linear(rank, outputs, g, options)
+    this.up = new Linear(rank, outputs, g, { bias })
+    this.activation = activation
   }
 
   forward(x: Tensor): Tensor {
-    return this.up.forward(this.down.forward(x))
+    return this.up.forward(this.down.forward(x, { activation: this.activation }))
   }
 }
 
@@ -61,6 +69,9 @@ export abstract class Gate extends Module {
   protected abstract gate(a: Tensor): Tensor
 }
 
+/** log sigmoid(x) / divisor. */
+export const logSigmoid = (x: Tensor, divisor = 1): Tensor => affine(softplus(neg(x)), -1 / divisor)
+
 /** log sigmoid(x W_1 W_2 + b) / 16, with a rank of 16 (GLA: Yang 2023, section 4.4); over 8 in GSA, over 1 in HGRN. */
 class LogSigmoidGate extends Gate {
   private divisor: number
@@ -71,7 +82,7 @@ class LogSigmoidGate extends Gate {
   }
 
   protected gate(a: Tensor): Tensor {
-    return affine(softplus(neg(a)), -1 / this.divisor)
+    return logSigmoid(a, this.divisor)
   }
 }
 

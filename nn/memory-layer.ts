@@ -13,7 +13,6 @@ import {
   log,
   maximum,
   mul,
-  neg,
   relu,
   sigmoid,
   silu,
@@ -31,7 +30,7 @@ import { rules } from '../engine/rules/index.ts'
 import { type Rule, spreadHeads } from '../engine/rules/rule.ts'
 import { full, ones, parameter, type Tensor, tensor } from '../engine/tensor.ts'
 import { checkFields, checkKnown, defaultsOf, type Fields, namesOf } from './fields.ts'
-import { type Gate, type GateSizes, gates, LowRank, retention } from './gates.ts'
+import { type Gate, type GateSizes, gates, LowRank, logSigmoid, retention } from './gates.ts'
 import { type AttentionOptions, checkInput, HeadProjection } from './heads.ts'
 import { HeadNorm, Linear } from './layers.ts'
 import type { Look } from './mixer.ts'
@@ -55,8 +54,6 @@ const memoryRules = [
   'mesa',
 ] as const
 export type MemoryRule = (typeof memoryRules)[number]
-
-const logSigmoid = (x: Tensor): Tensor => neg(softplus(neg(x)))
 
 /** Elementwise. */
 const maps = {

@@ -13,6 +13,7 @@ import type { RuleResult } from '../engine/rules/rule.ts'
 import { rwkv4Rule, rwkv5Rule } from '../engine/rules/rwkv.ts'
 import { full, ones, parameter, type Tensor, tensor, zeros } from '../engine/tensor.ts'
 import { checkFields, checkKnown, defaultsOf, type Fields } from './fields.ts'
+import { LowRank } from './gates.ts'
 import { type AttentionOptions, checkInput } from './heads.ts'
 import { Linear } from './layers.ts'
 import type { Look } from './mixer.ts'
@@ -32,24 +33,6 @@ const mixed = (a: Tensor, b: Tensor, mix: Tensor): Tensor => add(a, mul(sub(b, a
 /** Of a token and the one before: a mix is how much of a channel comes from the latter, and before RWKV-7 how much from the former. */
 const shiftedMix = (version: RwkvSettings['version'], x: Tensor, before: Tensor, mix: Tensor): Tensor =>
   version === 7 ? mixed(x, before, mix) : mixed(before, x, mix)
-
-/** A projection by way of few numbers, with an activation there. */
-class Lora extends Module {
-  down: Linear
-  up: Linear
-  private activation: 'tanh' | 'sigmoid' | undefined
-
-  constructor(D: number, rank: number, g: Generator, options: { activation?: 'tanh' | 'sigmoid'; bias?: boolean } = {}) {
-    super()
-    this.down = new Linear(D, rank, g, { bias: false })
-    this.up = new Linear(rank, D, g, { bias: options.bias ?? true })
-    this.activation = options.activation
-  }
-
-  forward(x: Tensor): Tensor {
-    return this.up.forward(this.down.forward(x, { activation: this.activation }))
-  }
-}
 
 export interface RwkvSettings {
   version: 4 | 5 | 7
@@ -113,11 +96,11 @@ export class RwkvTimeMix extends Module {
   decay: Tensor | null
   bonus: Tensor | null
   /** 7. */
-  decay_lora: Lora | null
-  rate_lora: Lora | null
-  gate_lora: Lora | null
+  decay_lora: LowRank | null
+  rate_lora: LowRank | null
+  gate_lora: LowRank | null
   /** Not of a model's first layer. */
-  value_lora: Lora | null
+  value_lora: LowRank | null
   kappa: Tensor | null
   rate: Tensor | null
   /** [H,N]. */
@@ -150,10 +133,10 @@ export class RwkvTimeMix extends Module {
     this.gate = c.version === 5 ? linear() : null
     this.decay = seven ? null : parameter(full([D], { exponent: -1, log: -0.4, factor: 0.7 }[c.decays]))
     this.bonus = seven ? null : parameter(full([D], 0.5))
-    this.decay_lora = seven ? new Lora(D, c.decayRank, g, { activation: 'tanh' }) : null
-    this.rate_lora = seven ? new Lora(D, c.rateRank, g) : null
-    this.gate_lora = seven ? new Lora(D, c.gateRank, g, { activation: 'sigmoid', bias: false }) : null
-    this.value_lora = seven && place.layer > 0 ? new Lora(D, c.valueRank, g) : null
+    this.decay_lora = seven ? new LowRank(D, c.decayRank, D, g, { activation: 'tanh' }) : null
+    this.rate_lora = seven ? new LowRank(D, c.rateRank, D, g) : null
+    this.gate_lora = seven ? new LowRank(D, c.gateRank, D, g, { activation: 'sigmoid', bias: false }) : null
+    this.value_lora = seven && place.layer > 0 ? new LowRank(D, c.valueRank, D, g) : null
     this.kappa = seven ? parameter(ones([D])) : null
     this.rate = seven ? parameter(ones([D])) : null
     this.own = seven ? parameter(zeros([c.heads, D / c.heads])) : null

@@ -58,11 +58,11 @@ export async function inspect(
   const folder = options.run ?? latestRun()
   const { model, tokens, shown, preset } = isImported(folder) ? importedSubject(folder, options) : ownSubject(folder, options)
   const T = tokens.length
-  if (T > mostCharacters)
-    throw new TextError(`the prompt has ${counted(T, 'character')}; ${mostCharacters} can be shown: give a shorter --prompt`)
+  const unit = isImported(folder) ? 'token' : 'character'
+  if (T > mostCharacters) throw new TextError(`the prompt has ${counted(T, unit)}; ${mostCharacters} can be shown: give a shorter --prompt`)
   const count = model instanceof Transformer ? model.config.layers : model.layers.length
   if ((options.layer ?? 1) > count) throw new UsageError(`--layer ${options.layer}: the model has ${counted(count, 'layer')}`)
-  if ((options.token ?? 1) > T) throw new UsageError(`--token ${options.token}: the prompt has ${counted(T, 'character')}`)
+  if ((options.token ?? 1) > T) throw new UsageError(`--token ${options.token}: the prompt has ${counted(T, unit)}`)
   const numbers = T * stateSize(model)
   if (numbers > mostNumbers)
     throw new TextError(
@@ -85,7 +85,7 @@ export async function inspect(
   const page = files.page === undefined ? undefined : inspectionPage(data, open)
   if (page === null)
     throw new TextError(
-      `a page of ${counted(T, 'character')}, ${counted(layers.length, 'layer')} and ${counted(heads(data), 'head')} would have more than ${bytes(pageLimit)}: ${
+      `a page of ${counted(T, unit)}, ${counted(layers.length, 'layer')} and ${counted(heads(data), 'head')} would have more than ${bytes(pageLimit)}: ${
         heads(data) > 1 ? 'choose one with --layer and --head, or ' : ''
       }give a shorter --prompt`,
     )
@@ -98,7 +98,7 @@ export async function inspect(
   const pages = files.svg === undefined ? [] : svgFiles(files.svg, title, drawn)
   for (const { file, text } of pages) writeAtomic(file, text)
 
-  remark(`${counted(layers.length, 'layer')}, ${counted(heads(data), 'head')}, ${counted(T, 'character')} of ${folder}`)
+  remark(`${counted(layers.length, 'layer')}, ${counted(heads(data), 'head')}, ${counted(T, unit)} of ${folder}`)
   if (page !== undefined) remark(`wrote ${files.page} (${bytes(Buffer.byteLength(page))}): open it in a browser`)
   if (json !== undefined && files.json !== '-') remark(`wrote ${files.json} (${bytes(Buffer.byteLength(json))})`)
   for (const { file } of pages) remark(`wrote ${file}`)

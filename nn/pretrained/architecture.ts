@@ -29,7 +29,8 @@ export interface Form {
 }
 /**
  * A name of the file, the parameter or parameters in it, and how they lie. `#` stands for a layer's number, and `A|B` for A that other files call B. Several
- * names of the file share what would lie there under one: cut along the first axis into as equal pieces as there may be, the last one the smallest.
+ * names of the file share what would lie there under one: cut along the first axis, where a file likes, and usually into as equal pieces as there may be, the last
+ * one the smallest.
  */
 export type Name = readonly [file: string | readonly string[], own: string | readonly string[], form?: Form]
 
@@ -53,14 +54,10 @@ export interface Buffer {
 export interface Architecture {
   package: PackageName
   modelType: string
-  /** In config.json's `architectures`. */
-  className: string
   /** Keys that change what the model computes, or the names of its tensors, with the package's defaults. */
   keys: JsonObject
   /** Keys that change neither. */
   still: readonly string[]
-  /** Where two packages share a model_type: keys by which this one's is known. */
-  marks?: readonly string[]
   config(c: ConfigReader): BlockModelConfig
   names(c: ConfigReader): readonly Name[]
   states(c: ConfigReader): readonly StateName[]
@@ -89,7 +86,59 @@ const everywhere = [
   'max_position_embeddings',
   'output_attentions',
   'output_hidden_states',
+  'output_scores',
   'return_dict',
+  'return_dict_in_generate',
+  'sep_token_id',
+  'decoder_start_token_id',
+  'tokenizer_class',
+  'prefix',
+  'name_or_path',
+  'use_bfloat16',
+  'torchscript',
+  'chunk_size_feed_forward',
+  'is_encoder_decoder',
+  'is_decoder',
+  'task_specific_params',
+  'problem_type',
+  'finetuning_task',
+  'id2label',
+  'label2id',
+  'num_labels',
+  // What only training draws.
+  'attention_dropout',
+  'attn_dropout',
+  'hidden_dropout',
+  'hidden_dropout_prob',
+  'attention_probs_dropout_prob',
+  'resid_dropout',
+  'embd_dropout',
+  'dropout',
+  // How tokens are chosen, once there are logits.
+  'do_sample',
+  'temperature',
+  'top_k',
+  'top_p',
+  'typical_p',
+  'min_length',
+  'max_length',
+  'max_new_tokens',
+  'num_beams',
+  'num_beam_groups',
+  'num_return_sequences',
+  'diversity_penalty',
+  'length_penalty',
+  'repetition_penalty',
+  'encoder_no_repeat_ngram_size',
+  'no_repeat_ngram_size',
+  'early_stopping',
+  'bad_words_ids',
+  'suppress_tokens',
+  'begin_suppress_tokens',
+  'exponential_decay_length_penalty',
+  'forced_bos_token_id',
+  'forced_eos_token_id',
+  'remove_invalid_values',
 ]
 
 /** Values of a config.json, checked; what it leaves out is the package's default. */
@@ -166,21 +215,26 @@ export class ConfigReader {
 const tell = (value: Json): string =>
   typeof value === 'object' && value !== null ? clip(printable(JSON.stringify(value)), 40) : printable(told(value))
 
+/** Whether a row reads this key, or knows that it changes nothing. */
+export const knows = ({ keys, still }: Architecture, key: string): boolean => Object.hasOwn(keys, key) || still.includes(key)
+
 /** Of keys that no row knows: what may be in the way of the right numbers, and what is only worth a word. */
 export function checkKeys({ keys, still, modelType }: Architecture, given: JsonObject): string[] {
   const known = new Set([...Object.keys(keys), ...still, ...everywhere])
   const unknown = Object.entries(given).filter(([key]) => !known.has(key))
-  // What is off, or has no value, adds nothing to what is computed without it.
-  const speaks = unknown.find(([key, value]) => !(value === null || value === false || key.startsWith('_')))
+  // What is off, or has no value, adds nothing to what is computed without it; nor does an empty list of heads that are cut out.
+  const silent = (key: string, value: Json): boolean =>
+    value === null || value === false || key.startsWith('_') || (key === 'pruned_heads' && ['{}', '[]'].includes(JSON.stringify(value)))
+  const speaks = unknown.find(([key, value]) => !silent(key, value))
   if (speaks !== undefined) {
     const [key, value] = speaks
     const near = nearest(key, [...known])
     const advice = near === undefined ? 'take it out if it changes nothing' : `did you mean ${near}?`
     throw new PretrainedError(
-      `config.json: ${tell(key)} is ${tell(value)}: no key of ${modelType} that is known here, and it may change what the model computes; ${advice}`,
+      `config.json: ${printable(clip(key))} is ${tell(value)}: no key of ${modelType} that is known here, and it may change what the model computes; ${advice}`,
     )
   }
-  return unknown.map(([key]) => `config.json: ${tell(key)} isn't known here; it is off, and kept as it is`)
+  return unknown.map(([key]) => `config.json: ${printable(clip(key))} isn't known here; it is off, and kept as it is`)
 }
 
 // --- names ----------------------------------------------------------------------------------------------------------------------------

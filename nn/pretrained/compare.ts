@@ -60,7 +60,7 @@ interface Found extends Arranged {
  */
 export async function comparePretrained({ model, source }: Pretrained, expected: Uint8Array): Promise<Comparison> {
   const tensors = source.package === 'rwkv' ? rawLogits(expected, model.config.symbols) : readSafetensors(expected).tensors
-  const { row, reader, entries } = planOfSource(source)
+  const { row, reader, entries } = planOfSource(model, source)
   const { device } = model.embedding.weight
   const ids = tokensOf(tensors.get('input_ids'), model.config.symbols)
   const [B, T] = ids.shape
@@ -151,10 +151,10 @@ function tokensOf(entry: SafetensorsEntry | undefined, symbols: number): { shape
   const { shape } = entry
   if (!(entry.dtype === 'I32' || entry.dtype === 'I64') || shape.length !== 2 || shape.includes(0))
     throw new PretrainedError(`the expected figures' input_ids must be int32 or int64 [B,T], not ${entry.dtype} ${show(shape)}`)
-  const data = Int32Array.from(entry.data as ArrayLike<number>, Number)
-  const bad = data.find((token) => !(token >= 0 && token < symbols))
+  const tokens = Array.from(entry.data as ArrayLike<number>, Number)
+  const bad = tokens.find((token) => !(token >= 0 && token < symbols))
   if (bad !== undefined) throw new PretrainedError(`the expected figures' input_ids hold ${bad}; the model has ${symbols} symbols`)
-  return { shape, data }
+  return { shape, data: Int32Array.from(tokens) }
 }
 
 /** The parts of every layer that has them, under their name in the file. */
@@ -170,6 +170,7 @@ function compareOne(name: string, entry: SafetensorsEntry, found: Found | undefi
   const not = (problem: string): ComparedTensor => ({ name, shape: entry.shape, error: null, measure, tolerance, ok: false, problem })
   if (!found) return not('the model has nothing of this name')
   if (!sameShape(entry.shape, found.shape)) return not(`the model's has shape ${show(found.shape)}`)
+  if (entry.shape.includes(0)) return not('it holds no numbers')
   if (!isFloat(entry) && entry.dtype !== 'I32' && entry.dtype !== 'I64') return not(`it is ${entry.dtype}, not numbers that are compared`)
   const expected = found.expected?.(entry.data as ArrayLike<number>) ?? (entry.data as ArrayLike<number>)
   let [largest, difference] = [least, 0]

@@ -61,17 +61,21 @@ function softmaxPart(c: ConfigReader, layer: number, norm: NormChoice): PartChoi
     if (!Array.isArray(own.get('layers'))) return fail('needs layers, a list of their numbers')
     if (!own.list('layers')!.includes(layer)) continue
     const heads = own.integer('num_heads')
+    const width = c.whole(`hidden_size over attn's num_heads`, c.integer('hidden_size') / heads)
+    if (width % 2 === 1) return fail(`has heads of ${width} channels, which rotary positions turn in pairs`)
+    const base = own.number('rope_theta')
+    if (base <= 0) return fail(`has a rope_theta of ${base}, which must be above 0`)
     return {
       kind: 'softmax',
       norm,
       heads,
       positions: 'rotary',
       keyHeads: own.maybeInteger('num_kv_heads') ?? heads,
-      headWidth: c.whole(`hidden_size over attn's num_heads`, c.integer('hidden_size') / heads),
+      headWidth: width,
       bias: own.flag('qkv_bias'),
       outputBias: false,
       window: own.maybeInteger('window_size') ?? 0,
-      base: own.number('rope_theta'),
+      base,
     }
   }
   return undefined
@@ -120,7 +124,8 @@ const delta: readonly Name[] = [
   ['o_norm.weight', 'norm.weight'],
 ]
 
-const named = (c: ConfigReader, own: readonly Name[]): Name[] => [
+/** All but the names of what a layer does over time. */
+const trunk = (c: ConfigReader): Name[] => [
   ['model.embeddings.weight', 'embedding.weight'],
   ...within('model.layers.#.', 'layers.#.parts.', [
     ['attn_norm.weight', '0.norm.weight'],
@@ -129,10 +134,10 @@ const named = (c: ConfigReader, own: readonly Name[]): Name[] => [
     ['mlp.up_proj.weight', '1.layer.up.weight'],
     ['mlp.down_proj.weight', '1.layer.down.weight'],
   ]),
-  ...attn([...projections, ...own]),
   ['model.norm.weight', 'norm.weight'],
   ...headName(c),
 ]
+const named = (c: ConfigReader, own: readonly Name[]): Name[] => [...trunk(c), ...attn([...projections, ...own])]
 
 const state = (axes: 'same' | 'transposed', file = 'state.#', name = 'S'): StateName => ({ file, from: [[0, name]], axes })
 const caches = (...names: (readonly [file: string, own: string])[]): StateName[] =>
@@ -202,12 +207,10 @@ const silu = (gated: boolean): Partial<MemorySettings> => ({ outputGate: gated ?
 
 const row = (
   modelType: string,
-  className: string,
-  own: Omit<Architecture, 'package' | 'modelType' | 'className' | 'still'> & { still?: readonly string[] },
+  own: Omit<Architecture, 'package' | 'modelType' | 'still'> & { still?: readonly string[] },
 ): Architecture => ({
   package: 'fla',
   modelType,
-  className,
   ...own,
   keys: { ...shared, ...own.keys },
   still: [...still, ...(own.still ?? [])],
@@ -215,7 +218,7 @@ const row = (
 
 // --- rows -----------------------------------------------------------------------------------------------------------------------------
 
-const deltaNet = row('delta_net', 'DeltaNetForCausalLM', {
+const deltaNet = row('delta_net', {
   keys: {
     num_heads: 16,
     expand_k: 1,
@@ -252,7 +255,7 @@ const deltaNet = row('delta_net', 'DeltaNetForCausalLM', {
   states: () => [state('same'), ...qkvCaches],
 })
 
-const gatedDeltaNet = row('gated_deltanet', 'GatedDeltaNetForCausalLM', {
+const gatedDeltaNet = row('gated_deltanet', {
   keys: {
     head_dim: 256,
     num_heads: 6,
@@ -280,7 +283,7 @@ const gatedDeltaNet = row('gated_deltanet', 'GatedDeltaNetForCausalLM', {
   states: () => [state('transposed'), ...qkvCaches],
 })
 
-const kda = row('kda', 'KDAForCausalLM', {
+const kda = row('kda', {
   keys: {
     head_dim: 128,
     num_heads: 16,
@@ -322,7 +325,7 @@ const kda = row('kda', 'KDAForCausalLM', {
   states: () => [state('transposed'), ...qkvCaches],
 })
 
-const gla = row('gla', 'GLAForCausalLM', {
+const gla = row('gla', {
   keys: {
     num_heads: 4,
     num_kv_heads: null,
@@ -366,7 +369,7 @@ const gla = row('gla', 'GLAForCausalLM', {
   states: () => [state('transposed'), ...qkvCaches],
 })
 
-const retNet = row('retnet', 'RetNetForCausalLM', {
+const retNet = row('retnet', {
   keys: {
     num_heads: 8,
     num_kv_heads: null,
@@ -401,7 +404,7 @@ const linearFeatures = {
   identity: 'identity',
 } as const
 
-const linearAttention = row('linear_attn', 'LinearAttentionForCausalLM', {
+const linearAttention = row('linear_attn', {
   keys: {
     num_heads: 4,
     num_kv_heads: null,
@@ -445,7 +448,7 @@ const linearAttention = row('linear_attn', 'LinearAttentionForCausalLM', {
     c.flag('norm_feature_map') ? [state('same', 'state.#.0'), { file: 'state.#.1', from: [[0, 'z']], axes: 'ones' }] : [state('same')],
 })
 
-const gatedDeltaProduct = row('gated_deltaproduct', 'GatedDeltaProductForCausalLM', {
+const gatedDeltaProduct = row('gated_deltaproduct', {
   keys: {
     head_dim: 256,
     num_heads: 6,
@@ -472,7 +475,18 @@ const gatedDeltaProduct = row('gated_deltaproduct', 'GatedDeltaProductForCausalL
   states: () => [state('same'), ...qkvCaches],
 })
 
-const hgrn2 = row('hgrn2', 'HGRN2ForCausalLM', {
+const hgrn2Names: readonly Name[] = [
+  ['q_proj.weight', 'query.linear.weight'],
+  ['q_conv1d.weight', 'query.conv', taps],
+  ['f_proj.weight', 'key.linear.weight'],
+  ['f_conv1d.weight', 'key.conv', taps],
+  ['i_proj.weight', 'value.linear.weight'],
+  ['i_conv1d.weight', 'value.conv', taps],
+  ['g_norm.weight', 'norm.weight'],
+  ['o_proj.weight', 'output.weight'],
+]
+
+const hgrn2 = row('hgrn2', {
   keys: { num_heads: null, expand_ratio: 128, use_short_conv: false, conv_size: 4, use_lower_bound: true, elementwise_affine: true },
   config: (c) => {
     const D = c.integer('hidden_size')
@@ -494,19 +508,17 @@ const hgrn2 = row('hgrn2', 'HGRN2ForCausalLM', {
     }))
   },
   names: (c) => [
-    ...named(c, [
-      ['f_proj.weight', 'key.linear.weight'],
-      ['f_conv1d.weight', 'key.conv', taps],
-      ['i_proj.weight', 'value.linear.weight'],
-      ['i_conv1d.weight', 'value.conv', taps],
-      ['g_norm.weight', 'norm.weight'],
-    ]).filter(([file]) => !/\.attn\.[kv]_/.test(file as string)),
+    ...trunk(c),
+    // A softmax layer calls keys and values by their names, another one otherwise.
+    ...Array.from({ length: c.integer('num_hidden_layers') }, (_, i) =>
+      within(`model.layers.${i}.attn.`, `layers.${i}.parts.0.layer.`, softmaxPart(c, i, rms(c)) ? projections : hgrn2Names),
+    ).flat(),
     ['model.lower_bounds', 'bounds'],
   ],
   states: () => [state('transposed'), ...qkvCaches],
 })
 
-const comba = row('comba', 'CombaForCausalLM', {
+const comba = row('comba', {
   keys: {
     head_dim: 256,
     num_heads: 6,
@@ -531,7 +543,7 @@ const comba = row('comba', 'CombaForCausalLM', {
   states: () => [state('same'), ...qkvCaches],
 })
 
-const mesaNet = row('mesa_net', 'MesaNetForCausalLM', {
+const mesaNet = row('mesa_net', {
   keys: { head_dim: 128, num_heads: 16, conv_size: 4, use_output_gate: false, lambda_lower_bound: 0.25 },
   still: ['use_short_conv', 'max_cg_step_training', 'max_cg_step_decoding'],
   config: (c) =>
@@ -554,7 +566,7 @@ const mesaNet = row('mesa_net', 'MesaNetForCausalLM', {
   states: () => [state('same', 'state.#.0', 'A'), state('same', 'state.#.1'), ...caches(['0', 'query'], ['1', 'key'])],
 })
 
-const rwkv7 = row('rwkv7', 'RWKV7ForCausalLM', {
+const rwkv7 = row('rwkv7', {
   keys: {
     norm_eps: 1e-5,
     hidden_act: 'sqrelu',
@@ -593,6 +605,10 @@ const rwkv7 = row('rwkv7', 'RWKV7ForCausalLM', {
       softmaxPart(c, layer, norm) ?? { kind: 'rwkv', version: 7, norm, heads, ...ranks, ...eps7 },
       { kind: 'rwkv-channels', version: 7, norm, inner },
     ])
+    if (layers[0][0].kind === 'softmax' && layers.some(([part]) => part.kind === 'rwkv'))
+      throw new PretrainedError(
+        "config.json: attn names layer 0, whose values the other layers of an RWKV-7 mix with their own: it can't be one of softmax",
+      )
     return { symbols: c.integer('vocab_size'), dModel: D, embeddingNorm: c.flag('norm_first') ? norm : null, layers, norm, ...ends(c) }
   },
   names: (c) => [
@@ -632,8 +648,7 @@ const rwkv7 = row('rwkv7', 'RWKV7ForCausalLM', {
   ],
 })
 
-const mamba2 = row('mamba2', 'Mamba2ForCausalLM', {
-  marks: ['norm_eps', 'dt_limit'],
+const mamba2 = row('mamba2', {
   keys: {
     norm_eps: 1e-5,
     hidden_act: 'silu',

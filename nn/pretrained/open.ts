@@ -12,8 +12,10 @@ import {
   ConfigReader,
   checkKeys,
   type Entry,
+  type EntryFile,
   entriesFor,
   type JsonObject,
+  knows,
   type PackageName,
   PretrainedError,
   putTogether,
@@ -44,12 +46,15 @@ export interface PretrainedSource {
   modelType: string
   /** config.json, as it was: the text, and what it says. */
   text: string
+  /** Of its text part, where that is one of several. */
   config: JsonObject
   /** The dtype of most of its tensors, and of those that have another. */
   dtype: FloatName
   others: Readonly<Record<string, FloatName>>
   /** Tensors that it called otherwise. */
   renamed: Readonly<Record<string, string>>
+  /** Rows of those that are pieces of one, where they aren't as equal as there may be. */
+  cuts: Readonly<Record<string, number>>
   /** Whether it held constants beside the parameters. */
   constants: boolean
 }
@@ -84,7 +89,8 @@ export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {
   const warnings = checkKeys(row, config)
   const tensors = read?.tensors ?? readTensors(files)
   const plan = planOf(row, config, tensors.size)
-  const { dict, dtypes, renamed, constants, dropped } = matched(plan, tensors)
+  const { dict, dtypes, renamed, cuts, constants, dropped, warnings: remarks } = matched(plan, tensors)
+  warnings.push(...remarks)
   if (dropped.length > 0)
     warnings.push(
       `${dropped.length} tensors aren't part of the model and are left out: ${quote(dropped[0])}${dropped.length > 1 ? ', ...' : ''}`,
@@ -107,6 +113,7 @@ export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {
       config,
       ...commonest(dtypes),
       renamed,
+      cuts,
       constants,
     },
     warnings,
@@ -121,17 +128,14 @@ export interface Plan {
   entries: readonly Entry[]
 }
 
-/** Counts of what has tensors of its own: a file has at least one for each. */
-const counts = ['num_hidden_layers', 'num_experts', 'num_local_experts']
-
-/** `tensors`: how many the file has. */
+/** `tensors`: how many the file has; each part of a layer, and each expert, has at least one. */
 export function planOf(row: Architecture, given: JsonObject, tensors: number): Plan {
   const reader = new ConfigReader(given, row.keys)
-  for (const key of counts) {
-    const count = Object.hasOwn(row.keys, key) ? reader.get(key) : null
-    if (typeof count === 'number' && count > tensors) fail(`config.json: ${key} is ${count}, where the weights have ${tensors} tensors`)
-  }
+  const layers = reader.integer('num_hidden_layers')
+  if (layers > tensors) fail(`config.json: num_hidden_layers is ${layers}, where the weights have ${tensors} tensors`)
   const config = row.config(reader)
+  const experts = config.layers.flat().reduce((n, part) => n + (part.kind === 'experts' ? (part.experts ?? 1) : 0), 0)
+  if (experts > tensors) fail(`config.json: its layers have ${experts} experts together, where the weights have ${tensors} tensors`)
   try {
     return { row, reader, config, entries: entriesFor(row.names(reader), config) }
   } catch (error) {
@@ -140,22 +144,70 @@ export function planOf(row: Architecture, given: JsonObject, tensors: number): P
   }
 }
 
-/** The architecture of a source that `fromPretrained` returned. */
-export const planOfSource = (source: PretrainedSource): Plan =>
-  planOf(
+/** The plan of a model and the source that `fromPretrained` returned with it: throws a PretrainedError where they don't belong together. */
+export function planOfSource(model: BlockModel, given: PretrainedSource): Plan {
+  const source = checkSource(given)
+  const row =
     architectures.find((row) => row.package === source.package && row.modelType === source.modelType) ??
-      fail(`there is no architecture ${source.modelType} of ${source.package} here`),
-    source.config,
-    Infinity,
-  )
+    fail(`there is no architecture ${quote(source.modelType)} of ${quote(source.package)} here`)
+  const parameters = model.namedParameters()
+  const plan = planOf(row, source.config, parameters.size)
+  const names = new Set(plan.entries.flatMap(({ own }) => own))
+  for (const { own, ownShapes } of plan.entries)
+    for (const [i, name] of own.entries()) {
+      const shape = parameters.get(name)?.shape
+      if (shape === undefined || !sameShape(shape, ownShapes[i]))
+        fail(
+          `the model's ${name} has shape ${shape ? show(shape) : 'none'}, where the config.json that it came with says ${show(ownShapes[i])}`,
+        )
+    }
+  const held = new Set([...names].map((name) => parameters.get(name)))
+  const stray = [...parameters].find(([, t]) => !held.has(t))
+  if (stray !== undefined) fail(`the model has a parameter ${stray[0]} that the config.json that it came with doesn't have`)
+  const entries = plan.entries.map((entry) => {
+    const files = entry.files.map((file) => ({ ...file, shape: [source.cuts[file.name] ?? file.shape[0], ...file.shape.slice(1)] }))
+    const rows = (of: readonly EntryFile[]): number => of.reduce((n, { shape }) => n + shape[0], 0)
+    if (files.length === 1) return entry
+    if (rows(files) !== rows(entry.files))
+      fail(`the pieces of ${files[0].name} have ${rows(files)} rows together, not ${rows(entry.files)}`)
+    return { ...entry, files }
+  })
+  return { ...plan, entries }
+}
+
+/** What a source must have: it may come from a checkpoint's metadata, and so from strangers. */
+export function checkSource(source: unknown): PretrainedSource {
+  const bad = (field: string, expected: string): never =>
+    fail(`what is kept of where the model is from is damaged: ${field} must be ${expected}`)
+  if (!isObject(source)) return bad('it', 'an object')
+  for (const field of ['package', 'modelType', 'text']) if (typeof source[field] !== 'string') bad(field, 'a text')
+  if (!isObject(source.config)) bad('config', 'an object')
+  if (!isFloatName(source.dtype as string)) bad('dtype', `one of ${floats.join(', ')}`)
+  if (typeof source.constants !== 'boolean') bad('constants', 'true or false')
+  const all = (field: string, expected: string, test: (value: unknown) => boolean): void => {
+    const value = source[field]
+    if (!isObject(value) || !Object.values(value).every(test)) bad(field, expected)
+  }
+  all('others', 'an object of dtypes', (value) => isFloatName(value as string))
+  all('renamed', 'an object of names', (value) => typeof value === 'string')
+  all('cuts', 'an object of numbers of rows', (value) => Number.isSafeInteger(value) && (value as number) >= 0)
+  return source as unknown as PretrainedSource
+}
 
 // --- config.json ----------------------------------------------------------------------------------------------------------------------
+
+const isObject = (value: unknown): value is JsonObject => typeof value === 'object' && value !== null && !Array.isArray(value)
+
+/** Models of texts and pictures, of which the part for texts has a config.json of its own inside. */
+const withPictures = ['qwen3_5', 'qwen3_5_moe']
 
 export function readConfig(bytes: Uint8Array | undefined): JsonObject {
   if (bytes === undefined) return fail(`there is no ${configName} beside the weights: it says what model they are of`)
   const value = parseJson(configName, bytes)
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) fail(`${configName} isn't an object`)
-  return value as JsonObject
+  if (!isObject(value)) return fail(`${configName} isn't an object`)
+  const { model_type: type, text_config: text, tie_word_embeddings: tie } = value
+  if (!(withPictures.includes(type as string) && isObject(text))) return value
+  return { ...(tie !== undefined && { tie_word_embeddings: tie }), ...text }
 }
 
 /** transformers before version 5 wrote a bare Infinity, which JSON hasn't. */
@@ -189,11 +241,13 @@ export function architectureOf(config: JsonObject, wanted?: PackageName): Archit
   const own = wanted === undefined ? rows : rows.filter((row) => row.package === wanted)
   if (own.length === 0) fail(`config.json: ${type} is an architecture of ${rows.map((row) => row.package).join(', ')}, not of ${wanted}`)
   if (own.length === 1) return own[0]
-  const says = own.filter((row) => row.marks?.some((key) => key in config))
+  const marksOf = (row: Architecture): string[] =>
+    [...Object.keys(row.keys), ...row.still].filter((key) => own.every((other) => other === row || !knows(other, key)))
+  const says = own.filter((row) => marksOf(row).some((key) => Object.hasOwn(config, key)))
   return says.length === 1
     ? says[0]
     : fail(
-        `config.json: ${type} is an architecture of ${own.map((row) => row.package).join(' and ')}, and its keys don't say whose (${own.map((row) => `${row.package}: ${row.marks?.join(', ')}`).join('; ')}): name the package`,
+        `config.json: ${type} is an architecture of ${own.map((row) => row.package).join(' and ')}, and its keys don't say whose (${own.map((row) => `${row.package}: ${marksOf(row).join(', ')}`).join('; ')}): name the package`,
       )
 }
 
@@ -256,32 +310,35 @@ function readFile(file: string, bytes: Uint8Array): Map<string, SafetensorsEntry
   }
 }
 
-/** How near a file's constants must be to what they should be, relative to the largest. */
-const bufferTolerance = 1e-5
+/** How near a file's constants must be to what they should be, relative to the larger of 1 and that: what rounding to the dtype adds to float32's own error. */
+const bufferTolerance: Readonly<Record<FloatName, number>> = { F64: 1e-5, F32: 1e-5, F16: 1e-5 + 2 ** -11, BF16: 1e-5 + 2 ** -8 }
 
 /** The tensors of a file as a state dict: nothing missing, nothing left over. */
-function matched({ row, reader, entries }: Plan, tensors: ReadonlyMap<string, SafetensorsEntry>) {
+function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<string, SafetensorsEntry>) {
   const left = new Set(tensors.keys())
   const dict = new Map<string, { shape: readonly number[]; data: Float32Array | Float64Array }>()
   const dtypes = new Map<string, FloatName>()
   const renamed: Record<string, string> = {}
+  const cuts: Record<string, number> = {}
+  const warnings: string[] = []
   let constants = false
-  const take = (name: string, also: readonly string[], shapes: readonly Shape[]): ArrayLike<number> => {
-    const actual =
-      [name, ...also].find((each) => tensors.has(each)) ??
-      fail(`the weights lack the tensor ${name} ${show(shapes[0])} of a ${row.modelType}`)
+  const present = (name: string, also: readonly string[]): string | undefined => [name, ...also].find((each) => tensors.has(each))
+  const take = ({ name, also, shape }: EntryFile): ArrayLike<number> => {
+    const actual = present(name, also) ?? fail(`the weights lack the tensor ${name} ${show(shape)} of a ${row.modelType}`)
     const found = tensors.get(actual)!
     left.delete(actual)
     if (actual !== name) renamed[name] = actual
-    if (!shapes.some((shape) => sameShape(found.shape, shape)))
-      fail(`the tensor ${actual} has shape ${show(found.shape)}, where config.json says ${show(shapes[0])}`)
+    if (!sameShape(found.shape, shape)) fail(`the tensor ${actual} has shape ${show(found.shape)}, where config.json says ${show(shape)}`)
     if (!isFloatName(found.dtype))
       fail(`the tensor ${actual} is ${found.dtype}: weights in ${floats.join(', ')} are read, quantised ones aren't`)
     dtypes.set(name, found.dtype as FloatName)
     return found.data as Float32Array
   }
   for (const entry of entries) {
-    const pieces = entry.files.map(({ name, also, shape }) => take(name, also, [shape]))
+    const rows = rowsIn(entry.files, ({ name, also }) => tensors.get(present(name, also) ?? '')?.shape)
+    const files = entry.files.map((file, i) => ({ ...file, shape: rows ? [rows[i], ...file.shape.slice(1)] : file.shape }))
+    for (const [i, { name, shape }] of files.entries()) if (shape[0] !== entry.files[i].shape[0]) cuts[name] = shape[0]
+    const pieces = files.map(take)
     const data = pieces.length === 1 ? pieces[0] : Float64Array.from(pieces.flatMap((piece) => Array.from(piece)))
     const parts = takeApart(entry, data)
     for (const [i, name] of entry.own.entries()) dict.set(name, { shape: entry.ownShapes[i], data: parts.get(name)! })
@@ -289,10 +346,20 @@ function matched({ row, reader, entries }: Plan, tensors: ReadonlyMap<string, Sa
   for (const { file, shape, value } of row.buffers?.(reader) ?? []) {
     if (!tensors.has(file)) continue
     constants = true
-    const data = take(file, [], [shape])
-    const bad = Array.from(data).findIndex((x, i) => !(Math.abs(x - value(i)) <= bufferTolerance * Math.max(1, Math.abs(value(i)))))
+    const data = take({ name: file, also: [], shape })
+    const tolerance = bufferTolerance[dtypes.get(file)!]
+    const bad = Array.from(data).findIndex((x, i) => !(Math.abs(x - value(i)) <= tolerance * Math.max(1, Math.abs(value(i)))))
     if (bad >= 0) fail(`the constant ${file} holds ${data[bad]} at ${bad}, where config.json says ${value(bad)}`)
   }
+  if (config.tie)
+    for (const name of [...left].filter((each) => headNames.includes(each))) {
+      const [entry] = entries.filter(({ own }) => own.includes('embedding.weight'))
+      const [{ name: first, also }] = entry.files
+      if (!sameTensor(tensors.get(name)!, tensors.get(present(first, also)!)!))
+        fail(`the tensor ${name} isn't the embedding's, where config.json says that they are one (tie_word_embeddings)`)
+      left.delete(name)
+      warnings.push(`the tensor ${name} is the embedding once more (tie_word_embeddings): it is left out`)
+    }
   const dropped = [...left].filter((name) => row.dropped?.test(name))
   for (const name of dropped) left.delete(name)
   if (left.size > 0) {
@@ -301,7 +368,23 @@ function matched({ row, reader, entries }: Plan, tensors: ReadonlyMap<string, Sa
       `the weights have a tensor ${quote(first)} that a ${row.modelType} of this config.json hasn't${left.size > 1 ? `, and ${left.size - 1} more` : ''}`,
     )
   }
-  return { dict, dtypes, renamed, constants, dropped }
+  return { dict, dtypes, renamed, cuts, constants, dropped, warnings }
+}
+
+/** Names of the matrix that gives the logits. A model of which it is the embedding has none, but files may. */
+const headNames = ['lm_head.weight', 'head.weight']
+
+const sameTensor = (a: SafetensorsEntry, b: SafetensorsEntry): boolean =>
+  sameShape(a.shape, b.shape) && (a.data as Float32Array).every((x, i) => Object.is(x, (b.data as Float32Array)[i]))
+
+/** The rows of tensors that are pieces of one, if a file has cut it where it likes; undefined where there is one tensor, or these aren't such pieces. */
+function rowsIn(files: readonly EntryFile[], shapeOf: (file: EntryFile) => readonly number[] | undefined): number[] | undefined {
+  const whole = files.reduce((n, { shape }) => n + (shape[0] ?? 0), 0)
+  const rows = files.map((file) => {
+    const given = shapeOf(file)
+    return given !== undefined && sameShape(given.slice(1), file.shape.slice(1)) ? (given[0] ?? 0) : Number.NaN
+  })
+  return files.length > 1 && rows.reduce((n, own) => n + own, 0) === whole ? rows : undefined
 }
 
 function commonest(dtypes: ReadonlyMap<string, FloatName>): Pick<PretrainedSource, 'dtype' | 'others'> {
@@ -312,10 +395,13 @@ function commonest(dtypes: ReadonlyMap<string, FloatName>): Pick<PretrainedSourc
 
 // --- back -----------------------------------------------------------------------------------------------------------------------------
 
+/** Numbers in a constant of a file: with 256 tokens a block MiniMax's have four million. */
+const mostConstant = 2 ** 26
+
 /** The files of a model as its package writes them: the same names, shapes and dtypes as those that it was made from, and config.json as it was. */
 export async function toPretrained(model: BlockModel, source: PretrainedSource): Promise<Map<string, Uint8Array>> {
-  if (source.package === 'rwkv') fail("RWKV's own files aren't written: there is no such format")
-  const { row, reader, entries } = planOfSource(source)
+  if (source.package === 'rwkv') fail("RWKV's own files are read and aren't written here: export has no format for this model")
+  const { row, reader, entries } = planOfSource(model, source)
   const dict = await model.stateDict()
   const tensors: [string, SafetensorsEntry][] = []
   const write = (name: string, shape: Shape, data: Float64Array): void => {
@@ -329,12 +415,14 @@ export async function toPretrained(model: BlockModel, source: PretrainedSource):
     const pieces = putTogether(entry, (name) => dict.get(name)!.data)
     for (const [i, { name, shape }] of entry.files.entries()) write(name, shape, pieces[i])
   }
-  for (const { file, shape, value } of (source.constants && row.buffers?.(reader)) || [])
+  for (const { file, shape, value } of (source.constants && row.buffers?.(reader)) || []) {
+    if (sizeOf(shape) > mostConstant) fail(`config.json: the constant ${file} ${show(shape)} is larger than those that are written here`)
     write(
       file,
       shape,
       Float64Array.from({ length: sizeOf(shape) }, (_, i) => value(i)),
     )
+  }
   return new Map([
     [configName, new TextEncoder().encode(source.text)],
     [weightsName, writeSafetensors(tensors)],

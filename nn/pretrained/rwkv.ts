@@ -124,7 +124,6 @@ const row = (
 ): Architecture => ({
   package: 'rwkv',
   modelType: `rwkv-${version}`,
-  className: `RWKV-${version}`,
   keys: Object.fromEntries(['vocab_size', 'hidden_size', 'num_hidden_layers', 'intermediate_size', ...keys].map((key) => [key, null])),
   still: [],
   config: (c) => ({

@@ -48,12 +48,10 @@ const still = [
 
 const row = (
   modelType: string,
-  className: string,
-  own: Omit<Architecture, 'package' | 'modelType' | 'className' | 'still'> & { still?: readonly string[] },
+  own: Omit<Architecture, 'package' | 'modelType' | 'still'> & { still?: readonly string[] },
 ): Architecture => ({
   package: 'transformers',
   modelType,
-  className,
   notCompared: { generated_cached: "the package's cached decoding gives other tokens than the whole sequence does: a fault of its own" },
   ...own,
   keys: { ...shared, ...own.keys },
@@ -99,7 +97,11 @@ function rope(c: ConfigReader, theta: number, partial = 1): { theta: number; par
     throw new PretrainedError(`config.json: rope_parameters are of the type ${JSON.stringify(type)}; only "default" is read here`)
   if (own.rope_theta === null) return null
   const value = (key: string, initial: number): number => c.number(key, own[key] ?? c.get(key) ?? initial)
-  return { theta: value('rope_theta', theta), partial: value('partial_rotary_factor', partial) }
+  const found = { theta: value('rope_theta', theta), partial: value('partial_rotary_factor', partial) }
+  if (found.theta <= 0) throw new PretrainedError(`config.json: rope_theta is ${found.theta}, which must be above 0`)
+  if (!(found.partial >= 0 && found.partial <= 1))
+    throw new PretrainedError(`config.json: partial_rotary_factor is ${found.partial}, which must be from 0 to 1`)
+  return found
 }
 const ropeKeys: JsonObject = { rope_parameters: null, rope_theta: null, rope_scaling: null, partial_rotary_factor: null }
 
@@ -107,15 +109,20 @@ const ropeKeys: JsonObject = { rope_parameters: null, rope_theta: null, rope_sca
 function attention(c: ConfigReader, rotation: { theta: number; partial: number } | null) {
   const heads = c.integer('num_attention_heads')
   const width = c.maybeInteger('head_dim') ?? c.whole('hidden_size over num_attention_heads', c.integer('hidden_size') / heads)
+  const turning = rotation === null ? 0 : Math.floor(width * rotation.partial)
+  if (turning % 2 === 1)
+    throw new PretrainedError(
+      `config.json: ${turning} of the ${width} channels of a head would have rotary positions: they turn in pairs (head_dim, partial_rotary_factor)`,
+    )
   return {
     kind: 'softmax',
     heads,
     keyHeads: c.maybeInteger('num_key_value_heads') ?? heads,
     headWidth: width,
     outputBias: false,
-    ...(rotation === null
+    ...(rotation === null || turning === 0
       ? { positions: 'none' as const }
-      : { positions: 'rotary' as const, base: rotation.theta, rotaryWidth: Math.floor(width * rotation.partial) }),
+      : { positions: 'rotary' as const, base: rotation.theta, rotaryWidth: turning }),
   } as const
 }
 
@@ -228,7 +235,13 @@ function qwen(c: ConfigReader, feed: (i: number, norm: NormChoice) => PartChoice
   }
 }
 
-function qwenNames(c: ConfigReader, linear: readonly Name[], feed: readonly Name[]): Name[] {
+/** Files of models that see pictures, too, have those of the text under another beginning. */
+const withinAnother = ([file, ...rest]: Name): Name => [
+  typeof file === 'string' && file.startsWith('model.') ? `${file}|${file.replace('model.', 'model.language_model.')}` : file,
+  ...rest,
+]
+
+function qwenNames(c: ConfigReader, linear: readonly Name[], feed: (i: number) => readonly Name[]): Name[] {
   const heads = c.integer('num_attention_heads')
   const gated = ['weight', 'bias'].map((what): Name => [`q_proj.${what}`, [`query.linear.${what}`, `gate.${what}`], interleaved(heads)])
   const layers = qwenTypes(c).flatMap((type, i): Name[] => [
@@ -244,15 +257,15 @@ function qwenNames(c: ConfigReader, linear: readonly Name[], feed: readonly Name
           ['norm.weight', 'norm.weight'],
           ['out_proj.weight', 'output.weight'],
         ])),
-    ...inLayer(i, 'mlp.', 1, feed),
+    ...inLayer(i, 'mlp.', 1, feed(i)),
   ])
-  return [...head(c), ...layers]
+  return [...head(c), ...layers].map(withinAnother)
 }
 
 /** Experts with a shared one that has a gate of its own; plain layers have the same names without `experts`. */
 const qwenExperts = (c: ConfigReader): Name[] => [
   ['gate.weight', 'router.weight'],
-  ...(c.get('num_experts') === 0 ? [] : experts(c.integer('num_experts'))),
+  ...experts(c.integer('num_experts')),
   ...feedForward('shared_expert.', 'shared.'),
   ['shared_expert_gate.weight', 'shared_gate.weight'],
 ]
@@ -279,7 +292,11 @@ const qwenMoeKeys: JsonObject = {
   shared_expert_intermediate_size: 512,
 }
 
-const qwen3Next = row('qwen3_next', 'Qwen3NextForCausalLM', {
+/** Whether a layer of Qwen3-Next has no experts. */
+const isPlain = (c: ConfigReader, i: number): boolean =>
+  c.get('num_experts') === 0 || c.list('mlp_only_layers')?.includes(i) === true || (i + 1) % c.integer('decoder_sparse_step') !== 0
+
+const qwen3Next = row('qwen3_next', {
   keys: {
     ...qwenKeys,
     ...qwenMoeKeys,
@@ -293,8 +310,7 @@ const qwen3Next = row('qwen3_next', 'Qwen3NextForCausalLM', {
   dropped: /^mtp\./,
   config: (c) =>
     qwen(c, (i, norm) => {
-      const dense = c.get('num_experts') === 0 || c.list('mlp_only_layers')?.includes(i) || (i + 1) % c.integer('decoder_sparse_step') !== 0
-      return dense ? plain(c, norm) : qwenExpertsPart(c, norm, c.flag('norm_topk_prob'))
+      return isPlain(c, i) ? plain(c, norm) : qwenExpertsPart(c, norm, c.flag('norm_topk_prob'))
     }),
   names(c) {
     const groups = c.integer('linear_num_key_heads')
@@ -306,7 +322,7 @@ const qwen3Next = row('qwen3_next', 'Qwen3NextForCausalLM', {
       ],
       ['in_proj_ba.weight', ['strength.weight', 'gate.projection.weight'], interleaved(groups)],
     ]
-    return qwenNames(c, linear, [...feedForward(''), ...qwenExperts(c)])
+    return qwenNames(c, linear, (i) => (isPlain(c, i) ? feedForward('') : qwenExperts(c)))
   },
   states: () => memoryStates,
 })
@@ -318,16 +334,16 @@ const qwen35Linear: readonly Name[] = [
   ['in_proj_a.weight', 'gate.projection.weight'],
 ]
 
-const qwen35 = row('qwen3_5_text', 'Qwen3_5ForCausalLM', {
+const qwen35 = row('qwen3_5_text', {
   keys: { ...qwenKeys, vocab_size: 248320, hidden_size: 4096, num_hidden_layers: 32, intermediate_size: 12288, num_key_value_heads: 4 },
   still: ['mtp_num_hidden_layers', 'mtp_use_dedicated_embeddings', 'attn_output_gate', 'mlp_only_layers', 'mamba_ssm_dtype'],
-  dropped: /^mtp\./,
+  dropped: /^(mtp|model\.visual)\./,
   config: (c) => qwen(c, (_, norm) => plain(c, norm)),
-  names: (c) => qwenNames(c, qwen35Linear, feedForward('')),
+  names: (c) => qwenNames(c, qwen35Linear, () => feedForward('')),
   states: () => memoryStates,
 })
 
-const qwen35Moe = row('qwen3_5_moe_text', 'Qwen3_5MoeForCausalLM', {
+const qwen35Moe = row('qwen3_5_moe_text', {
   keys: { ...qwenKeys, ...qwenMoeKeys, vocab_size: 248320, num_hidden_layers: 40, num_experts: 256, num_experts_per_tok: 8 },
   still: [
     'mtp_num_hidden_layers',
@@ -337,9 +353,9 @@ const qwen35Moe = row('qwen3_5_moe_text', 'Qwen3_5MoeForCausalLM', {
     'mamba_ssm_dtype',
     'intermediate_size',
   ],
-  dropped: /^mtp\./,
+  dropped: /^(mtp|model\.visual)\./,
   config: (c) => qwen(c, (_, norm) => qwenExpertsPart(c, norm, true)),
-  names: (c) => qwenNames(c, qwen35Linear, qwenExperts(c)),
+  names: (c) => qwenNames(c, qwen35Linear, () => qwenExperts(c)),
   states: () => memoryStates,
 })
 
@@ -468,7 +484,7 @@ function hybrid(
 const kimiTypes = (c: ConfigReader): LayerType[] => layerTypesOf(c, (i) => i > 0 && i % 4 === 0)
 const kimiFeeds = (c: ConfigReader) => feedTypes(c, (i) => i === 0)
 
-const kimiLinear = row('kimi_linear', 'KimiLinearForCausalLM', {
+const kimiLinear = row('kimi_linear', {
   keys: { ...latentKeys, vocab_size: 163840, hidden_size: 2304, num_hidden_layers: 27, routed_scaling_factor: 2.446 },
   still: latentStill,
   config: (c) =>
@@ -495,12 +511,13 @@ const kimiLinear = row('kimi_linear', 'KimiLinearForCausalLM', {
     ]
     const full: Name[] = [...queryNames(c), ['o_proj.weight', 'output.weight'], ['o_proj.bias', 'output.bias']]
     const dense = ['gate', 'up', 'down'].map((of): Name => [`block_sparse_moe.${of}_proj.weight|mlp.${of}_proj.weight`, `${of}.weight`])
-    const sparse = within('block_sparse_moe.', '', [
-      ['gate.weight', 'router.weight'],
-      ['gate.e_score_correction_bias', 'correction'],
-      ...experts(c.integer('num_experts'), ['w1', 'w3', 'w2']),
-      ...feedForward('shared_experts.', 'shared.'),
-    ])
+    const sparse = (): Name[] =>
+      within('block_sparse_moe.', '', [
+        ['gate.weight', 'router.weight'],
+        ['gate.e_score_correction_bias', 'correction'],
+        ...experts(c.integer('num_experts'), ['w1', 'w3', 'w2']),
+        ...feedForward('shared_experts.', 'shared.'),
+      ])
     const types = kimiTypes(c)
     const feeds = kimiFeeds(c)
     return [
@@ -510,7 +527,7 @@ const kimiLinear = row('kimi_linear', 'KimiLinearForCausalLM', {
         normOf(i, 'post_attention_layernorm', 1),
         ...inLayer(i, 'self_attn.', 0, type === 'full_attention' ? full : linear),
         ...dense.flatMap((name) => (feeds[i] === 'dense' ? inLayer(i, '', 1, [name]) : [])),
-        ...(feeds[i] === 'sparse' ? inLayer(i, '', 1, sparse) : []),
+        ...(feeds[i] === 'sparse' ? inLayer(i, '', 1, sparse()) : []),
       ]),
     ]
   },
@@ -520,7 +537,7 @@ const kimiLinear = row('kimi_linear', 'KimiLinearForCausalLM', {
 const lingTypes = (c: ConfigReader): LayerType[] => layerTypesOf(c, (i) => (i + 1) % c.integer('layer_group_size') === 0)
 const lingFeeds = (c: ConfigReader) => feedTypes(c, (i) => i < c.integer('first_k_dense_replace'))
 
-const bailingHybrid = row('bailing_hybrid', 'BailingHybridForCausalLM', {
+const bailingHybrid = row('bailing_hybrid', {
   keys: {
     ...latentKeys,
     ...ropeKeys,
@@ -560,7 +577,7 @@ const bailingHybrid = row('bailing_hybrid', 'BailingHybridForCausalLM', {
     ]
     const full: Name[] = [...queryNames(c), ...dense, ['g_proj.weight', 'gate.weight']]
     const feeds = lingFeeds(c)
-    const sparse: Name[] = [
+    const sparse = (): Name[] => [
       ['gate.weight', 'router.weight'],
       ['gate.expert_bias', 'correction'],
       ...experts(c.integer('num_experts')),
@@ -572,7 +589,7 @@ const bailingHybrid = row('bailing_hybrid', 'BailingHybridForCausalLM', {
         normOf(i, 'input_layernorm', 0),
         normOf(i, 'post_attention_layernorm', 1),
         ...inLayer(i, 'attention.', 0, type === 'full_attention' ? full : linear),
-        ...inLayer(i, 'mlp.', 1, feeds[i] === 'dense' ? feedForward('') : sparse),
+        ...inLayer(i, 'mlp.', 1, feeds[i] === 'dense' ? feedForward('') : sparse()),
       ]),
     ]
   },
@@ -583,7 +600,7 @@ const bailingHybrid = row('bailing_hybrid', 'BailingHybridForCausalLM', {
 
 const olmoTypes = (c: ConfigReader): LayerType[] => layerTypesOf(c, (i) => (i + 1) % 4 === 0)
 
-const olmoHybrid = row('olmo_hybrid', 'OlmoHybridForCausalLM', {
+const olmoHybrid = row('olmo_hybrid', {
   keys: {
     ...qwenKeys,
     vocab_size: 100352,
@@ -643,7 +660,7 @@ const olmoHybrid = row('olmo_hybrid', 'OlmoHybridForCausalLM', {
       ['a_proj.weight', 'gate.projection.weight'],
       ['b_proj.weight', 'strength.weight'],
       ['g_proj.weight', 'output_gate.weight'],
-      // The package writes the joint convolution in three equal pieces, whatever the widths of queries, keys and values.
+      // The package writes the joint convolution in three equal pieces, whatever the widths of queries, keys and values; others in pieces of these widths.
       [['q_conv1d.weight', 'k_conv1d.weight', 'v_conv1d.weight'], conv3, joinedTaps],
       ['A_log', 'gate.A_log', flat],
       ['dt_bias', 'gate.dt_bias', flat],
@@ -675,14 +692,7 @@ const minimaxTypes = (c: ConfigReader): LayerType[] => layerTypesOf(c, (i) => i 
 /** What lightning attention's slopes 2^(-8 (h + 1) / H) are multiplied by in layer i. */
 const slopeFactor = (c: ConfigReader, i: number): number => 1 - i / (c.integer('num_hidden_layers') - 1 + 1e-5) + 1e-5
 
-/** A constant of the file has as many rows and columns. */
-function blockOf(c: ConfigReader): number {
-  const block = c.integer('block_size')
-  if (block > 4096) throw new PretrainedError(`config.json: block_size is ${block}, more than the 4096 that are read`)
-  return block
-}
-
-const minimax = row('minimax', 'MiniMaxForCausalLM', {
+const minimax = row('minimax', {
   keys: {
     ...ropeKeys,
     hidden_size: 4096,
@@ -767,7 +777,7 @@ const minimax = row('minimax', 'MiniMaxForCausalLM', {
     ]
   },
   buffers(c) {
-    const [H, block] = [c.integer('num_attention_heads'), blockOf(c)]
+    const [H, block] = [c.integer('num_attention_heads'), c.integer('block_size')]
     return minimaxTypes(c).flatMap((type, i): Buffer[] => {
       if (type === 'full_attention') return []
       const slope = (h: number): number => 2 ** ((-8 * (h + 1)) / H) * slopeFactor(c, i)
@@ -792,7 +802,7 @@ const minimax = row('minimax', 'MiniMaxForCausalLM', {
 
 // --- RWKV-4 ---------------------------------------------------------------------------------------------------------------------------
 
-const rwkv = row('rwkv', 'RwkvForCausalLM', {
+const rwkv = row('rwkv', {
   keys: {
     vocab_size: 50277,
     hidden_size: 4096,
@@ -886,8 +896,7 @@ const mambaStill = [
   'use_mambapy',
 ]
 
-const mamba2 = row('mamba2', 'Mamba2ForCausalLM', {
-  marks: ['layer_norm_epsilon', 'time_step_limit'],
+const mamba2 = row('mamba2', {
   keys: {
     vocab_size: 32768,
     hidden_size: 4096,
@@ -917,7 +926,7 @@ const mamba2 = row('mamba2', 'Mamba2ForCausalLM', {
   states: () => mambaStates,
 })
 
-const mamba1 = row('mamba', 'MambaForCausalLM', {
+const mamba1 = row('mamba', {
   keys: {
     vocab_size: 50280,
     hidden_size: 768,

@@ -29,6 +29,9 @@ describe("fastweights with other packages' models", () => {
       ])
     write('model', [['expected.safetensors', figures(data)]])
     place.write('moved.safetensors', figures(data.map((x, i) => x + (i === 9 ? 1e-3 : 0))))
+    // RWKV's magic number, and no config.json beside it.
+    mkdirSync(place.path('rwkv'))
+    place.write('rwkv/a.bin', Uint8Array.from([0x66, 0x6d, 0x67, 0x67, 0, 0, 0, 0]))
     write('broken', [['model.safetensors', files.get('model.safetensors')!.slice(0, 999)]])
   })
 
@@ -48,6 +51,8 @@ describe("fastweights with other packages' models", () => {
       ['gated-delta', 'softmax'],
     )
     for (const [name, content] of files) assert.deepEqual(new Uint8Array(place.read(`back/${name}`)), content)
+    await place.succeed('export run/checkpoint.safetensors')
+    assert.ok(existsSync(place.path('run-transformers/config.json')))
   })
 
   it('compares: 0 where all hold, 1 where one falls short, 2 what cannot be used; --json is one object', async () => {
@@ -92,6 +97,9 @@ describe("fastweights with other packages' models", () => {
     assert.match(again.stderr, /holds a run already/)
     assert.match(letters.stderr, /--prompt: run has no tokenizer: give --tokens/)
     assert.match(far.stderr, /--tokens: 11 is no token: they are 0 to 10/)
+    const [several, resumed] = await Promise.all(['import rwkv --out none', 'train --resume run'].map((words) => place.run(words)))
+    assert.match(several.stderr, /RWKV's own files: name one of them, such as .*a\.bin/)
+    assert.match(resumed.stderr, /holds a model of another package, which is run here and not trained/)
     assert.deepEqual(place.snapshot(), before)
     assert.ok(!existsSync(place.path('none')) && readdirSync(place.folder).length > 0)
   })

@@ -19,12 +19,13 @@ import {
   readCheckpoint,
   readSafetensors,
   type SafetensorsEntry,
+  SoftmaxAttention,
   toPretrained,
   writeCheckpoint,
   writeSafetensors,
 } from '../../nn/index.ts'
 import { random, reference, uniforms, wasm, webgpu } from '../helpers.ts'
-import { choices, filesFrom, made } from './pretrained.ts'
+import { choices, filesFrom, made, written } from './pretrained.ts'
 
 const shared = join(import.meta.dirname, '../../../../shared')
 const figures = join(shared, 'golden/interop')
@@ -220,6 +221,15 @@ describe('models of other packages', () => {
     }
   })
 
+  it('have tensors of these names and shapes, by hand', () => {
+    for (const [what, modelType, shapes] of written) {
+      const [, , given] = choices.find(([name, type]) => name === what && type === modelType)!
+      const { tensors } = readSafetensors(made(modelType, given).get('model.safetensors')!)
+      const theirs = Object.fromEntries([...tensors].map(([name, { shape }]) => [name, shape]))
+      assert.deepEqual(theirs, shapes, `${modelType}, ${what}`)
+    }
+  })
+
   it('have gradients of all parameters that are finite, and continue tokens', async () => {
     setDevice(await wasm())
     for (const [what, modelType, given] of choices) {
@@ -229,7 +239,8 @@ describe('models of other packages', () => {
       scope(() => model.loss({ tokens, targets, B: 2, T: 6 }).backward())
       for (const [name, p] of model.namedParameters()) {
         if (!p.requiresGrad) continue
-        const values = Array.from((await p.grad?.read()) ?? [0])
+        assert.ok(p.grad, `${modelType}, ${what}: ${name} has no gradient`)
+        const values = Array.from(await p.grad.read())
         assert.ok(values.every(Number.isFinite), `${modelType}, ${what}: ${name}`)
       }
       const next: number[] = []
@@ -324,6 +335,27 @@ describe('files of strangers', () => {
     refuse(withConfig({ num_hidden_layers: 1e9 }), /num_hidden_layers is 1000000000, where the weights have \d+ tensors/)
     refuse(withConfig({ quantization_config: { quant_method: 'gptq' } }), /quantised by "gptq"/)
     refuse(withConfig({ attn: { layers: [0], num_heads: 2, rotation: true } }), /attn has a key rotation/)
+    refuse(withConfig({ attn: { layers: [0], num_heads: 2, rope_theta: -5 } }), /attn has a rope_theta of -5/)
+    refuse(withConfig({ 'odd\nkey': 5 }), /config\.json: odd\\nkey is 5/)
+    fromPretrained(
+      withConfig({ id2label: { 0: 'a' }, tokenizer_class: 'x', temperature: 0.7, attention_dropout: 0.1, pruned_heads: {} }),
+    ).model.dispose()
+    const of = (type: string, more: object): Map<string, Uint8Array> =>
+      filesFrom({ model_type: type, vocab_size: 11, hidden_size: 12, num_hidden_layers: 2, ...more }, tensors)
+    refuse(of('rwkv7', { head_dim: 6, attn: { layers: [0], num_heads: 2 } }), /attn names layer 0/)
+    const turning = (partial: number): Map<string, Uint8Array> =>
+      of('qwen3_next', { head_dim: 6, num_experts: 0, partial_rotary_factor: partial })
+    refuse(turning(0.5), /3 of the 6 channels of a head/)
+    refuse(turning(0.1), /lack the tensor model\.embed_tokens/)
+    const many = new Map(
+      Array.from(
+        { length: 2000 },
+        (_, i) => [`t${i}`, { dtype: 'F32', shape: [1], data: new Float32Array(1) }] as [string, SafetensorsEntry],
+      ),
+    )
+    const crowd = { num_hidden_layers: 2000, num_experts: 2000, hidden_size: 12, vocab_size: 11 }
+    for (const model_type of ['qwen3_5_moe_text', 'qwen3_next', 'kimi_linear'])
+      refuse(filesFrom({ model_type, ...crowd }, many), /layers have \d+ experts together, where the weights have 2000 tensors/)
     const { warnings, model } = fromPretrained(withConfig({ use_something: false, _note: 'x' }))
     model.dispose()
     assert.equal(warnings.length, 2)
@@ -383,11 +415,116 @@ describe('files of strangers', () => {
     const { model, source } = fromPretrained(files)
     assert.deepEqual((await toPretrained(model, source)).get('model.safetensors'), files.get('model.safetensors'))
     model.dispose()
+    const cut = choices.find(([, type]) => type === 'olmo_hybrid')![2]
+    const linear = (of: string): string => `model.layers.0.linear_attn.${of}_conv1d.weight`
+    const whole = readSafetensors(made('olmo_hybrid', cut).get('model.safetensors')!).tensors
+    const numbers = ['q', 'k', 'v'].flatMap((of) => Array.from((whole.get(linear(of)) as { data: Float32Array }).data))
+    // The same 28 rows, in the widths of queries, keys and values.
+    const widths = [
+      ['q', 0, 8],
+      ['k', 8, 16],
+      ['v', 16, 28],
+    ] as const
+    for (const [of, from, to] of widths)
+      whole.set(linear(of), { dtype: 'F32', shape: [to - from, 1, 4], data: Float32Array.from(numbers.slice(4 * from, 4 * to)) })
+    const inWidths = filesFrom(JSON.parse(new TextDecoder().decode(olmo.get('config.json'))), whole)
+    const [equal, own3] = [fromPretrained(olmo), fromPretrained(inWidths)]
+    for (const [name, { data }] of await equal.model.stateDict())
+      assert.deepEqual((await own3.model.stateDict()).get(name)!.data, data, name)
+    assert.deepEqual((await toPretrained(own3.model, own3.source)).get('model.safetensors'), inWidths.get('model.safetensors'))
+    for (const opened of [equal, own3]) opened.model.dispose()
+    whole.set(linear('v'), { dtype: 'F32', shape: [11, 1, 4], data: new Float32Array(44) })
+    refuse(filesFrom(JSON.parse(new TextDecoder().decode(olmo.get('config.json'))), whole), /q_conv1d\.weight has shape \[8,1,4\]/)
     const qwen = made('qwen3_next', choices.find(([, type]) => type === 'qwen3_next')![2])
     const mtp = [...readSafetensors(qwen.get('model.safetensors')!).tensors, ['mtp.fc.weight', tensors.get(norm)!] as const]
     const opened = fromPretrained(new Map([...qwen, ['model.safetensors', writeSafetensors(mtp)]]))
     assert.match(opened.warnings.join(), /"mtp\.fc\.weight"/)
     opened.model.dispose()
+  })
+
+  it('may be those of a MiniMax with constants in 16 bits', async () => {
+    const minimax = made('minimax', choices.find(([, type]) => type === 'minimax')![2])
+    const own = JSON.parse(new TextDecoder().decode(minimax.get('config.json')))
+    const [H, block] = [own.num_attention_heads, own.block_size]
+    // Layer 1 of 2.
+    const slope = (h: number): number => 2 ** ((-8 * (h + 1)) / H) * (1 - 1 / (1 + 1e-5) + 1e-5)
+    const decays = Float32Array.from({ length: H * block }, (_, n) => Math.exp(-slope(Math.floor(n / block)) * ((n % block) + 1)))
+    const name = 'model.layers.1.self_attn.query_decay'
+    const withDecays = (dtype: 'BF16' | 'F16', data: Float32Array<ArrayBuffer>): Map<string, Uint8Array> =>
+      filesFrom(own, [...readSafetensors(minimax.get('model.safetensors')!).tensors, [name, { dtype, shape: [H, block, 1], data }]])
+    for (const dtype of ['BF16', 'F16'] as const) {
+      fromPretrained(withDecays(dtype, decays)).model.dispose()
+      refuse(
+        withDecays(
+          dtype,
+          decays.map((x) => x - 0.02),
+        ),
+        /constant model\.layers\.1\.self_attn\.query_decay holds/,
+      )
+    }
+    own.block_size = 1e6
+    fromPretrained(filesFrom(own, readSafetensors(minimax.get('model.safetensors')!).tensors)).model.dispose()
+    refuse(withDecays('F16', decays), /where config\.json says \[2,1000000,1\]/)
+  })
+
+  it('may hold the matrix of a tied model twice, and the text part of a model that sees', () => {
+    const embedding = tensors.get('model.embeddings.weight')!
+    const tied = { ...config, tie_word_embeddings: true }
+    const { model, warnings } = fromPretrained(filesFrom(tied, new Map([...tensors, ['lm_head.weight', embedding]])))
+    model.dispose()
+    assert.match(warnings.join(), /lm_head\.weight is the embedding once more/)
+    refuse(filesFrom(tied, tensors), /lm_head\.weight isn't the embedding's/)
+    const qwen = made('qwen3_5_text', {
+      linear_num_key_heads: 1,
+      linear_num_value_heads: 2,
+      linear_key_head_dim: 4,
+      linear_value_head_dim: 3,
+      num_attention_heads: 2,
+      num_key_value_heads: 1,
+      head_dim: 8,
+      partial_rotary_factor: 0.1,
+      full_attention_interval: 2,
+      intermediate_size: 8,
+    })
+    const { tensors: text } = readSafetensors(qwen.get('model.safetensors')!)
+    const inside = JSON.parse(new TextDecoder().decode(qwen.get('config.json')))
+    const { model: seeing, warnings: said } = fromPretrained(
+      filesFrom({ model_type: 'qwen3_5', text_config: inside, vision_config: {}, image_token_id: 5 }, [
+        ...[...text].map(([name, entry]) => [name.replace(/^model\./, 'model.language_model.'), entry] as const),
+        ['model.visual.pos_embed.weight', tensors.get(norm)!],
+      ]),
+    )
+    const { model: alone } = fromPretrained(qwen)
+    assert.equal(seeing.parameterCount(), alone.parameterCount())
+    const [{ layer }] = alone.layers[1].parts
+    assert.ok(layer instanceof SoftmaxAttention && layer.positions === 'none') // a tenth of 8 channels is none of them
+    assert.match(said.join(), /model\.visual\.pos_embed/)
+    for (const opened of [seeing, alone]) opened.dispose()
+  })
+
+  it('are written only with what a model came with', async () => {
+    const { model, source } = fromPretrained(base)
+    const wrong: [object, RegExp][] = [
+      [{ config: null }, /config must be an object/],
+      [{ others: null }, /others must be an object of dtypes/],
+      [{ others: { a: 'I8' } }, /others must be an object of dtypes/],
+      [{ renamed: null }, /renamed must be/],
+      [{ text: 5 }, /text must be a text/],
+      [{ cuts: { a: -1 } }, /cuts must be/],
+      [{ dtype: 'I8' }, /dtype must be one of/],
+      [{ constants: 1 }, /constants must be true or false/],
+      [{ modelType: 'glaa' }, /no architecture "glaa"/],
+      [{ config: { ...config, hidden_size: 24 } }, /embedding\.weight has shape \[11,12\], where .* \[11,24\]/],
+      [{ config: { ...config, num_hidden_layers: 1 } }, /a parameter layers\.1\..* doesn't have/],
+      [{ config: { ...config, num_hidden_layers: 1e9 } }, /num_hidden_layers is 1000000000/],
+    ]
+    for (const [change, expected] of wrong)
+      await assert.rejects(toPretrained(model, { ...source, ...change } as never), (error: Error) => {
+        assert.ok(error instanceof PretrainedError, `${error.stack}`)
+        assert.match(error.message, expected)
+        return true
+      })
+    model.dispose()
   })
 
   it('whose bytes are changed are an equal model or a clear error', async () => {

@@ -75,6 +75,11 @@ export const choices: [name: string, modelType: string, given: Record<string, un
   ['t2r, shared keys', 'linear_attn', { num_heads: 2, num_kv_heads: 1, feature_map: 't2r', intermediate_size: 8 }],
   ['dpfp', 'linear_attn', { num_heads: 2, feature_map: 'dpfp', norm_feature_map: true, intermediate_size: 8 }],
   ['a forget gate', 'gated_deltaproduct', { ...heads, num_householder: 2, use_forget_gate: true, allow_neg_eigval: true }],
+  [
+    'a softmax layer',
+    'hgrn2',
+    { expand_ratio: 4, use_short_conv: true, attn: { layers: [0], num_heads: 2, num_kv_heads: 1, qkv_bias: true }, intermediate_size: 8 },
+  ],
   ['no bounds, convolutions', 'hgrn2', { expand_ratio: 4, use_lower_bound: false, use_short_conv: true, intermediate_size: 8 }],
   ['shared queries and keys', 'comba', { ...heads, num_v_heads: 4, use_output_gate: false }],
   ['an output gate', 'mesa_net', { ...heads, use_output_gate: true }],
@@ -222,4 +227,132 @@ export const choices: [name: string, modelType: string, given: Record<string, un
   ],
   ['halved in evaluation', 'rwkv', { num_hidden_layers: 3, rescale_every: 1, intermediate_size: 8 }],
   ['biases', 'mamba', { state_size: 3, use_bias: true, use_conv_bias: false }],
+]
+
+/** Names and shapes of the tensors of some of them, written down from the packages' documents: D 12, 11 symbols, plain feed-forward layers of 8. */
+type Shapes = Record<string, readonly number[]>
+const under = (before: string, shapes: Shapes): Shapes =>
+  Object.fromEntries(Object.entries(shapes).map(([name, shape]) => [before + name, shape]))
+const plainFeed: Shapes = { 'mlp.gate_proj.weight': [8, 12], 'mlp.up_proj.weight': [8, 12], 'mlp.down_proj.weight': [12, 8] }
+const ends: Shapes = { 'model.norm.weight': [12], 'lm_head.weight': [11, 12] }
+const flaNorms: Shapes = { 'attn_norm.weight': [12], 'mlp_norm.weight': [12] }
+export const written: readonly [name: string, modelType: string, shapes: Shapes][] = [
+  [
+    'a softmax layer',
+    'hgrn2',
+    {
+      'model.embeddings.weight': [11, 12],
+      'model.lower_bounds': [2, 12],
+      ...ends,
+      ...under('model.layers.1.', {
+        ...flaNorms,
+        ...plainFeed,
+        ...under('attn.', {
+          'q_proj.weight': [12, 12],
+          'f_proj.weight': [12, 12],
+          'i_proj.weight': [12, 12],
+          'o_proj.weight': [12, 12],
+          'q_conv1d.weight': [12, 1, 4],
+          'f_conv1d.weight': [12, 1, 4],
+          'i_conv1d.weight': [12, 1, 4],
+          'g_norm.weight': [12],
+        }),
+      }),
+      ...under('model.layers.0.', {
+        ...flaNorms,
+        ...plainFeed,
+        ...under('attn.', {
+          'q_proj.weight': [12, 12],
+          'k_proj.weight': [6, 12],
+          'v_proj.weight': [6, 12],
+          'o_proj.weight': [12, 12],
+          'q_proj.bias': [12],
+          'k_proj.bias': [6],
+          'v_proj.bias': [6],
+        }),
+      }),
+    },
+  ],
+  [
+    'shared queries and keys, a softmax layer with a window',
+    'gated_deltanet',
+    {
+      'model.embeddings.weight': [11, 12],
+      'model.norm.weight': [12],
+      ...under('model.layers.0.', {
+        ...flaNorms,
+        ...plainFeed,
+        ...under('attn.', {
+          'q_proj.weight': [8, 12],
+          'k_proj.weight': [8, 12],
+          'v_proj.weight': [32, 12],
+          'a_proj.weight': [4, 12],
+          'b_proj.weight': [4, 12],
+          'g_proj.weight': [32, 12],
+          'o_proj.weight': [12, 32],
+          'q_conv1d.weight': [8, 1, 4],
+          'k_conv1d.weight': [8, 1, 4],
+          'v_conv1d.weight': [32, 1, 4],
+          A_log: [4],
+          dt_bias: [4],
+          'o_norm.weight': [8],
+        }),
+      }),
+      ...under('model.layers.1.', {
+        ...flaNorms,
+        ...plainFeed,
+        ...under('attn.', {
+          'q_proj.weight': [12, 12],
+          'k_proj.weight': [4, 12],
+          'v_proj.weight': [4, 12],
+          'o_proj.weight': [12, 12],
+          'q_proj.bias': [12],
+          'k_proj.bias': [4],
+          'v_proj.bias': [4],
+        }),
+      }),
+    },
+  ],
+  [
+    'no rotation',
+    'olmo_hybrid',
+    {
+      'model.embed_tokens.weight': [11, 12],
+      ...ends,
+      ...under('model.layers.0.', {
+        'attention_layer_norm.weight': [12],
+        'feedforward_layer_norm.weight': [12],
+        ...plainFeed,
+        ...under('linear_attn.', {
+          'q_proj.weight': [8, 12],
+          'k_proj.weight': [8, 12],
+          'v_proj.weight': [12, 12],
+          'a_proj.weight': [2, 12],
+          'b_proj.weight': [2, 12],
+          'g_proj.weight': [12, 12],
+          'o_proj.weight': [12, 12],
+          // 28 rows in three pieces, as equal as there may be.
+          'q_conv1d.weight': [10, 1, 4],
+          'k_conv1d.weight': [10, 1, 4],
+          'v_conv1d.weight': [8, 1, 4],
+          A_log: [2],
+          dt_bias: [2],
+          'o_norm.weight': [6],
+        }),
+      }),
+      ...under('model.layers.1.', {
+        'feedforward_layer_norm.weight': [12],
+        'post_feedforward_layernorm.weight': [12],
+        ...plainFeed,
+        ...under('self_attn.', {
+          'q_proj.weight': [12, 12],
+          'k_proj.weight': [12, 12],
+          'v_proj.weight': [12, 12],
+          'o_proj.weight': [12, 12],
+          'q_norm.weight': [12],
+          'k_norm.weight': [12],
+        }),
+      }),
+    },
+  ],
 ]
