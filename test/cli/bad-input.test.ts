@@ -60,7 +60,10 @@ describe('bad input', () => {
 
   refuses('in a command line', 2, () => [
     ['trian', 'unknown command "trian": did you mean train?'],
-    ['--steps 5', 'the command must come before --steps: the commands are train, generate, import, export, compare, inspect, verify, reproduce, task, doctor'],
+    [
+      '--steps 5',
+      'the command must come before --steps: the commands are train, generate, import, export, compare, inspect, verify, reproduce, task, doctor',
+    ],
     [train('--lerning-rate 1'), /^unknown option --lerning-rate/],
     [train('-x'), 'unknown option -x'],
     [train('--preset labmi'), /^--preset: expected one of default, delta, labml, labml-small, softmax, .*, titans, got "labmi"$/],
