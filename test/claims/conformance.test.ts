@@ -351,7 +351,9 @@ describe('an implementation by others', () => {
     }
     // One that names none asks nothing.
     const all = Object.keys(rules) as Claim['rules']
-    for (const claim of claims.filter(({ rules = [], holds, needs }) => rules.length === 0 && holds !== false && !needs)) {
+    const silent = ({ name, rules = [], holds }: Claim): boolean =>
+      rules.length === 0 && holds !== false && /^(memory|reductions|learning|attention|features):/.test(name)
+    for (const claim of claims.filter(silent)) {
       const { status } = await check({ ...claim, rules: all }, devices, { path: '0' })
       assert.equal(status, 'not offered', claim.name)
     }
