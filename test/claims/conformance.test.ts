@@ -323,6 +323,9 @@ describe('an implementation by others', () => {
     assert.throws(saying({ rules: { delta: { option: ['final'] } } }), /'delta' has 'option', which is neither 'forms' nor 'options'/)
     assert.throws(saying({ rules: { delta: { options: ['backward'] } } }), /there is no function 'backward'/)
 
+    const wrong = await ask(good, { ...named('gated-delta: recurrent = step'), right: () => ({}) } as Claim)
+    assert.deepEqual([wrong.status, wrong.message?.slice(0, 16)], ['throws', 'the sides differ'])
+
     const answering = async (change: (answer: Record<string, Numbers>) => unknown): Promise<string> => {
       const forward: Adapter['forward'] = async (...call) => change({ ...(await good.forward(...call)) }) as Arrays
       const { status, message } = await ask({ ...good, forward }, named('gated-delta: recurrent = step'))
