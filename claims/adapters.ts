@@ -21,7 +21,7 @@ import { onnxruntime } from './onnxruntime.ts'
 export const builtIn: Readonly<Record<string, () => Promise<Adapter>>> = { onnxruntime }
 
 /** A command may end in such a name, too, after a space. */
-export const isModule = (text: string): boolean => /\.[cm]?js$/.test(text) && (!/\s/.test(text) || existsSync(text))
+const isModule = (text: string): boolean => /\.[cm]?js$/.test(text) && (!/\s/.test(text) || existsSync(text))
 
 export interface ProgramOptions {
   /** Seconds in which a program has to answer, and in which it has to begin to. */

@@ -184,8 +184,8 @@ async function checkAlone(claim: Claim, devices: Devices, options: CheckOptions)
   if (path !== undefined && details.numRuns + details.numSkips === 0) throw new NoSuchCase(`no such case: ${path}`)
 
   if (dead) throw dead
+  if (broken && broken.status !== 'not offered') return verdict(broken.status, { message: broken.message })
   if (implementation && !details.failed && counted.runs === 0) return notOffered()
-  if (broken) return verdict(broken.status, { message: broken.message })
   const wanted = path === undefined ? numRuns : 1
   // Of an implementation as many as could be asked: the verdict says how many, and what it lacks for others.
   if (!implementation && details.counterexample === null && details.numRuns < wanted) {

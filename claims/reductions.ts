@@ -298,6 +298,7 @@ const reductions: readonly Reduction[] = [
     left:
       (options) =>
       ({ q, k, v, eta }, state) =>
+        // Not by its row, which has a norm: an implementation by others has nothing for it.
         tttRule(q, k, v, eta, null, null, state, { ...options, chunk: undefined, scale: 1, minibatch: 1 }),
     right:
       () =>
