@@ -161,8 +161,8 @@ describe('training on webgpu', () => {
         }
         const device = await webgpuDevice()
         await run(device, { out: 'whole' })
-        // In step 6: the first two are no replays.
-        await run(await webgpuDevice(), { out: 'lost' }, 4).catch(({ message }) => console.log('failed: ' + message))
+        // In step 6: the first two are no replays, nor is the third, which is begun while the step is being captured.
+        await run(await webgpuDevice(), { out: 'lost' }, 3).catch(({ message }) => console.log('failed: ' + message))
         console.log(readCheckpoint(readFileSync('lost/checkpoint.safetensors')).steps + ' steps saved')
         await run(device, { resume: 'lost' })
         // The first step is so large that the second finds no finite number, by which time the third is under way.
