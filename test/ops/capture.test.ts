@@ -40,7 +40,7 @@ import {
   where,
   withGrad,
 } from '../../engine/index.ts'
-import { AdamW, Muon } from '../../nn/index.ts'
+import { AdamW } from '../../nn/index.ts'
 import { assertSameBits, gpus, reference, unheard, uniforms, wasm, webgpu } from '../helpers.ts'
 
 const none = { tensors: [], counts: [] }
@@ -416,27 +416,27 @@ describe('a captured step', () => {
   it(
     'asks for a learning rate once a step, whatever takes it',
     onEach(async () => {
-      const parameters = [16, 17].map((n, i) => parameter(random(i, [n, n])))
+      const parameters = [2, 3].map((n, i) => parameter(random(i, [n])))
+      // Two kernels: one of what decays, one of what doesn't.
       const named = new Map(parameters.map((p, i) => [`${i}`, p] as const))
-      const optimizer = new Muon(named, { lr: 0.1, weightDecay: 0.1, decays: (name) => name === '0' })
-      const adam = new AdamW(named, { lr: 0.1, weightDecay: 0.1, decays: (name) => name === '0' })
+      const optimizer = new AdamW(named, { lr: 0.1, decays: (name) => name === '0' })
       let asked = 0
       const step = () => {
         for (const p of parameters) sum(mul(p, p)).backward()
-        for (const one of [optimizer, adam]) one.step({ lr: () => 0.1 / ++asked }).dispose()
+        optimizer.step({ lr: () => 0.1 / ++asked }).dispose()
         optimizer.zeroGrad()
         return {}
       }
       scope(step)
-      assert.equal(asked, 2)
-      const captured = await capture([], none, () => withGrad(step), [...optimizer.changes(), ...adam.changes()])
+      assert.equal(asked, 1)
+      const captured = await capture([], none, () => withGrad(step), optimizer.changes())
       for (let i = 1; i <= 3; i++) {
         asked = 0
         captured.replay()
-        assert.equal(asked, 2)
+        assert.equal(asked, 1)
       }
       captured.dispose()
-      for (const one of [optimizer, adam, ...parameters]) one.dispose()
+      for (const one of [optimizer, ...parameters]) one.dispose()
     }),
   )
 
