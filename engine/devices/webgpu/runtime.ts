@@ -13,7 +13,7 @@
 import { type Capture, type CaptureOptions, createNotes } from '../capture.ts'
 import type { DispatchTiming, HostArray } from '../device.ts'
 import type { Opened } from './adapter.ts'
-import { type Block, classSize, createMemory, type Memory, show } from './memory.ts'
+import { type Block, createMemory, type Memory, show } from './memory.ts'
 import { patiently } from './patience.ts'
 import { createTiming, type Timing } from './timing.ts'
 
@@ -440,11 +440,8 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     return taken
   }
 
-  /** A step takes again what it has freed of the same class: buffers of one are alike. */
-  function allocate(bytes: number, integer = false, lasting = false): Block {
-    const make = (): Block => memory.allocate(bytes, integer)
-    return notes.on() ? notes.take(`${classSize(bytes, Infinity)} ${integer}`, lasting, make) : make()
-  }
+  const allocate = (bytes: number, integer = false, lasting = false): Block =>
+    notes.on() ? notes.take(`${bytes} ${integer}`, lasting, () => memory.allocate(bytes, integer)) : memory.allocate(bytes, integer)
 
   function freed(block: Block): void {
     if (notes.freed(block) && !closed) memory.free(block)
