@@ -191,8 +191,8 @@ export class Trainer<M extends Trainable<never> = Transformer> {
           else step.dispose()
         },
         (error) => {
-          // What was disposed meanwhile can't be captured, and needn't be.
-          if (this.capturing === noting) throw error
+          // What was disposed meanwhile, or put into another mode as by `generate`, can't be captured, and needn't be.
+          if (this.capturing === noting && shapeOf(batch, this.model).shape === shape) throw error
         },
       )
       .finally(() => {

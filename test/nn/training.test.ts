@@ -402,6 +402,12 @@ describe('training', () => {
       const [file, loss] = await Promise.all([writeCheckpoint(model, optimizer), trainer.evaluate([randomBatch(9, 2, 6)])])
       results.push(await second, readCheckpoint(file).steps, file, loss)
       results.push(await Promise.all([3, 4, 5].map(begin)))
+      // Put into another mode meanwhile.
+      trainer.dispose()
+      const third = begin(7)
+      model.eval()
+      results.push(await third)
+      model.train()
       // Dropped while it is under way, with all that it is made of.
       trainer.dispose()
       const last = begin(6)
