@@ -222,6 +222,7 @@ function paper() {
     name: 'webgpu',
     description: 'paper',
     double: false,
+    defers: true,
     kernels: webgpuKernels(gpu),
     allocate: (dtype, size) => block(4 * size, dtype === 'int32'),
     free() {},

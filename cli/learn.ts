@@ -70,7 +70,7 @@ export async function learnTask(name: string, row: AnyTask, options: LearnOption
     line.end()
     interrupt.stop()
     release()
-    model.dispose()
+    pupil.dispose()
   }
 }
 

@@ -87,7 +87,7 @@ export function onInterrupt(): { asked(): boolean; stop(): void } {
     if (now - first > sameWish) process.exit(130)
     if (now > first) return
     first = now
-    process.stderr.write('\nstopping after this step (once more to stop at once)\n')
+    process.stderr.write('\nstopping soon (once more to stop at once)\n')
   }
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, handler)
   return {

@@ -177,8 +177,6 @@ async function trainUntil(
   const isDue = (step: number): boolean => step % evalEvery === 0 || step === steps
   /** Where something is to be done with the model after a step, and nothing may have begun. */
   const interrupts = (step: number): boolean => isDue(step) || step % saveEvery === 0 || step % sampler.stepsPerEpoch === 0
-  /** Where kernels run later than they are called, the next step is begun before the result of one is waited for: the GPU never idles. */
-  const overlaps = device.timeDispatches !== undefined
   let ahead: Promise<StepResult> | null = null
   const validate = async (): Promise<number> => checked(await trainer.evaluate(watched(optimizer.steps === steps ? atEnd : onTheWay)))
   const probe = () => trainer.evaluate(evaluate(Math.min(whole, B * T)))
@@ -223,11 +221,7 @@ async function trainUntil(
       if (step > 1 && (step - 1) % sampler.stepsPerEpoch === 0) model.endEpoch()
       const taken = ahead ?? trainer.step(sampler.batch(step - 1))
       ahead = null
-      if (overlaps && !initial && !interrupts(step)) {
-        ahead = trainer.step(sampler.batch(step))
-        // Where this step has failed, nobody asks for the next.
-        ahead.catch(() => {})
-      }
+      if (device.defers && !initial && !interrupts(step)) ahead = trainer.step(sampler.batch(step))
       const result = await taken
       if (initial) writeAtomic(checkpointPath, initial)
       initial = null

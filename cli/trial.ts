@@ -45,6 +45,7 @@ export function openTrial(device: Device, config: TransformerConfig, training: T
     },
     memory: () => ({ parameters, optimizer: own, ...watch.most() }),
     close() {
+      trainer.dispose()
       optimizer.dispose()
       model.dispose()
       watch.stop()

@@ -64,17 +64,20 @@ export interface CapturedStep {
  * Captures `step`, a function of the inputs (tensors made before, of any shapes, which `write` fills anew before each replay), a state, and tensors
  * that stay, such as parameters, but for those that it `changes` in place. The tensors of the state belong to the captured step from now on. `step`
  * must not read values, or look at an input's on the host, and must do the same each time; it isn't run when it's replayed. It isn't recorded, but
- * for what it does in `withGrad`, such as a loss whose backward pass it takes. Its outputs must be tensors that it has made. Throws, with the reason,
- * where it can't be captured; the state is freed then, too.
+ * for what it does in `withGrad`, such as a loss whose backward pass it takes, and it must leave no gradient behind. Its outputs must be tensors that
+ * it has made. Tensors, counts and outputs that are left out are none. Throws, with the reason, where it can't be captured; the state is freed then, too.
  */
 export async function capture(
   inputs: readonly Tensor[],
-  state: CarriedState,
-  step: (state: CarriedState) => CaptureResult,
+  state: Partial<CarriedState>,
+  step: (state: CarriedState) => Partial<CaptureResult>,
   changes: readonly Tensor[] = [],
 ): Promise<CapturedStep> {
   if (!Array.isArray(inputs)) throw new Error(`capture: the inputs must be an array of tensors, not ${told(inputs)}`)
-  const known = [...inputs, ...state.tensors, ...changes]
+  const { tensors: given, counts: begun } = stateOf('state', state)
+  if (typeof step !== 'function') throw new Error(`capture: the step must be a function of the state, not ${told(step)}`)
+  if (!Array.isArray(changes)) throw new Error(`capture: what changes must be an array of tensors, not ${told(changes)}`)
+  const known = [...inputs, ...given, ...changes]
   for (const t of known) if (!(t instanceof Tensor)) throw new Error(`capture: needs tensors, not ${told(t)}`)
   if (known.length === 0) throw new Error('capture: needs an input, a state, or something that changes')
   const { device } = known[0]
@@ -84,14 +87,16 @@ export async function capture(
   const note = device.capture
 
   // Memory of their own, since it is overwritten.
-  const begin = scope(() => state.tensors.map((t, i) => keep(t.exclusive && state.tensors.indexOf(t) === i ? t : copied(t))))
-  for (const t of state.tensors) if (!begin.includes(t)) t.dispose()
-  const counts = state.counts.map((c) => Int32Array.from(c))
+  const begin = scope(() => given.map((t, i) => keep(t.exclusive && given.indexOf(t) === i ? t : copied(t))))
+  for (const t of given) if (!begin.includes(t)) t.dispose()
+  const counts = begun.map((c) => Int32Array.from(c))
   for (const t of inputs) t.becomeInput()
 
   /** Memory from outside that is read, and its version; where the host's numbers go. */
   const outside = new Map<Memory, number>()
   const writes = new Map<unknown, { t: Tensor; values: () => ArrayLike<number> }>()
+  /** Has what is asked once a step asked anew. */
+  const forget: (() => void)[] = []
   const mine = new Set(changes.map((t) => t.storage))
   const changing = new Set([...[...inputs, ...begin].map((t) => t.storage), ...mine])
   let moved: Count[] | undefined
@@ -104,7 +109,22 @@ export async function capture(
   const stepped = (tensors: readonly Tensor[]): CaptureResult => {
     const result = step({ tensors, counts })
     checkSynchronous('capture', result)
-    return result
+    const { outputs = [] } = { ...result }
+    if (!Array.isArray(outputs)) throw new Error(`capture: the outputs of the step must be an array of tensors, not ${told(outputs)}`)
+    const after = { outputs, ...stateOf("step's result", result) }
+    for (const t of [...outputs, ...after.tensors])
+      if (!(t instanceof Tensor)) throw new Error(`capture: the step must return tensors, not ${told(t)}`)
+    return after
+  }
+
+  /** Frees the gradients that a step has left behind, before their memory is the capture's to free; gives the tensors that they are of. */
+  const leftBehind = (before: ReadonlyMap<Tensor, Tensor | null>): Tensor[] => {
+    const left = [...before].flatMap(([x, grad]) => (x.grad && x.grad !== grad && !x.grad.disposed ? [x] : []))
+    for (const x of left) {
+      x.grad!.dispose()
+      x.grad = null
+    }
+    return left
   }
 
   const once = async (from: readonly Tensor[], instead: ReadonlyMap<unknown, unknown>): Promise<CaptureResult> => {
@@ -112,10 +132,18 @@ export async function capture(
     const seen = new Set<Memory>()
     const overwritten = new Set<Memory>()
     const counts: Count[] = []
+    /** What has got a gradient, with what it had before. */
+    const learnt = new Map<Tensor, Tensor | null>()
     const onlooker = {
       uses: (block: Memory) => void seen.add(block),
       changes: (block: Memory) => void overwritten.add(block),
       varies: (t: Tensor, values: () => ArrayLike<number>) => void writes.set(t.storage, { t, values }),
+      learns: (x: Tensor) => void (learnt.has(x) || learnt.set(x, x.grad)),
+      asks<R>(question: () => R): () => R {
+        let answer: { is: R } | null = null
+        forget.push(() => (answer = null))
+        return () => (answer ??= { is: question() }).is
+      },
       counts(counter: Record<string, number>, key: string, value: number): () => number {
         let count = counts.find((one) => one.counter === counter && one.key === key)
         if (!count) counts.push((count = { counter, key, begin: value, by: 0 }))
@@ -123,7 +151,18 @@ export async function capture(
         return () => counter[key] + since
       },
     }
-    const body = (): void => watched(onlooker, () => scope(() => noGrad(() => void (result = settled(stepped(from), from)))))
+    const body = (): void => {
+      let left: Tensor[] = []
+      try {
+        watched(onlooker, () => scope(() => noGrad(() => void (result = settled(stepped(from), from)))))
+      } finally {
+        left = leftBehind(learnt)
+      }
+      if (left.length > 0)
+        throw new Error(
+          `capture: the step leaves a gradient of ${left.map((x) => show(x.shape)).join(', ')} behind; have it clear that (zeroGrad of the optimiser)`,
+        )
+    }
     const [first] = captures
     let noting: Promise<Capture>
     try {
@@ -145,7 +184,8 @@ export async function capture(
       throw new Error('capture: the step counts something else the second time, such as the streams of a generator that it has made itself')
     const own = new Set([...captures.flatMap(({ blocks }) => blocks), ...begin.map((t) => t.storage)])
     for (const block of overwritten)
-      if (!own.has(block.storage) && !mine.has(block.storage)) throw new Error('capture: the step overwrites a tensor from outside of it')
+      if (!own.has(block.storage) && !mine.has(block.storage))
+        throw new Error('capture: the step overwrites a tensor from outside of it; name it in `changes`')
     for (const block of seen)
       if (!own.has(block.storage) && !changing.has(block.storage) && !outside.has(block)) outside.set(block, block.version)
     for (const t of [...result!.outputs, ...result!.tensors])
@@ -202,11 +242,14 @@ export async function capture(
           stale = true
         }
         if (stale) captures[0].prepare()
-        for (const [storage, { t, values }] of writes) {
+        for (const again of forget) again()
+        // Some follow from others; nothing is written unless all are right.
+        const fresh = [...writes].map(([storage, { t, values }]) => {
           const numbers = values()
-          t.accept(numbers)
-          device.write(storage, numbers)
-        }
+          t.accept(numbers, 'varying')
+          return { storage, numbers }
+        })
+        for (const { storage, numbers } of fresh) device.write(storage, numbers)
         captures[turn].replay()
         for (const t of changes) t.changed()
         for (const { counter, key, by } of moved!) counter[key] += by
@@ -222,6 +265,18 @@ export async function capture(
     dispose()
     throw error
   }
+}
+
+/** A state, of which nothing is left out. */
+function stateOf(what: string, state: unknown): CarriedState {
+  if (typeof state !== 'object' || state === null || Array.isArray(state))
+    throw new Error(`capture: the ${what} must be an object such as { tensors: [S], counts: [] }, not ${told(state)}`)
+  const { tensors = [], counts = [] } = state as Partial<CarriedState>
+  if (!Array.isArray(tensors)) throw new Error(`capture: the ${what}'s tensors must be an array of them, not ${told(tensors)}`)
+  if (!Array.isArray(counts)) throw new Error(`capture: the ${what}'s counts must be an array of Int32Arrays, not ${told(counts)}`)
+  for (const c of counts)
+    if (!(c instanceof Int32Array)) throw new Error(`capture: the ${what}'s counts must be Int32Arrays, not ${told(c)}`)
+  return { tensors, counts }
 }
 
 /** The same values in memory of their own. */

@@ -12,7 +12,8 @@ import { checkShape, type Shape } from './shape.ts'
 import { counted, empty, getDevice, like, type Tensor } from './tensor.ts'
 
 export interface Generator {
-  seed: number
+  /** Stays as it is: a step that was captured goes on with it. For another, make another generator. */
+  readonly seed: number
   /** How many streams were taken so far. */
   stream: number
 }

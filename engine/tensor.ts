@@ -36,10 +36,10 @@ interface Block {
 interface Indices {
   values: Int32Array
   /**
-   * Of an input of a captured step: its values change from one time to the next, so that none may be looked at; used as indices, they must be `below`,
-   * or one of `others`.
+   * Of an input of a captured step: its values change from one time to the next, so that none may be looked at. For each use of them as indices, what
+   * they must be below, and the other one that is allowed.
    */
-  input: { below: number; others: Set<number> } | null
+  input: { below: number; other: number | undefined }[] | null
 }
 
 /** What looks on while a step is captured: it is told of all memory that kernels are called on, and of tensors whose values change. */
@@ -47,6 +47,10 @@ export interface Onlooker {
   uses(block: Readonly<Block>): void
   changes(block: Readonly<Block>): void
   varies(t: Tensor, values: () => ArrayLike<number>): void
+  /** A leaf is about to get a gradient, or more of it. */
+  learns(x: Tensor): void
+  /** What is to be asked for once whenever the step is replayed. */
+  asks<R>(question: () => R): () => R
   /** A count that the step moves on from `value`. Gives what it is in the step that is replayed. */
   counts<K extends string>(counter: Record<K, number>, key: K, value: number): () => number
 }
@@ -70,6 +74,15 @@ export function watched<R>(by: Onlooker, body: () => R): R {
 export function counted<K extends string>(counter: Record<K, number>, key: K): () => number {
   const value = counter[key]++
   return onlooker?.counts(counter, key, value) ?? (() => value)
+}
+
+/**
+ * An answer that is the same during a step, such as a learning rate: asked for at once, and in a step that is captured once whenever it is replayed,
+ * however many kernels take it.
+ */
+export function askedOnce<R>(question: () => R): () => R {
+  const answer = question()
+  return onlooker?.asks(question) ?? (() => answer)
 }
 
 /** Throws where a step is being captured. */
@@ -147,15 +160,15 @@ export class Tensor implements Scoped {
 
   /** For an int32 tensor that is to be the input of a captured step: `write` may overwrite it from now on. @internal */
   becomeInput(): void {
-    if (this.host) this.host.input ??= { below: Number.POSITIVE_INFINITY, others: new Set() }
+    if (this.host) this.host.input ??= []
   }
 
   /** Says that the values of such an input must be below a number, or this other one, and gives those that it has; null for any other tensor. @internal */
   limitInput(below: number, other?: number): Int32Array | null {
     if (!onlooker || !this.host?.input) return null
-    this.host.input.below = Math.min(this.host.input.below, below)
-    if (other !== undefined) this.host.input.others.add(other)
-    return this.host.values
+    const { input, values } = this.host
+    if (!input.some((use) => use.below === below && use.other === other)) input.push({ below, other })
+    return values
   }
 
   /** Whether this is an input of a step that is being captured. @internal */
@@ -199,38 +212,39 @@ export class Tensor implements Scoped {
   }
 
   /** The values, once every op called before has run. */
-  async read(): Promise<HostArray> {
-    return this.device.read(this.live().storage, this.size)
+  read(): Promise<HostArray> {
+    return answered(async () => this.device.read(this.live().storage, this.size))
   }
 
   /** The single value of a tensor of size 1. */
-  async item(): Promise<number> {
-    if (this.size !== 1) throw new Error(`item: the tensor has shape ${show(this.shape)}, not one element`)
-    return (await this.read())[0]
+  item(): Promise<number> {
+    return answered(async () => {
+      if (this.size !== 1) throw new Error(`item: the tensor has shape ${show(this.shape)}, not one element`)
+      return (await this.read())[0]
+    })
   }
 
   /** Overwrites the values in place (parameters, optimiser state, inputs of a captured step). */
   write(values: ArrayLike<number>): void {
-    if (!ArrayBuffer.isView(values)) checkList('write: the values', values, '[0.5, 1]')
-    if (values.length !== this.size) throw new Error(`write: ${values.length} values for a tensor of shape ${show(this.shape)}`)
     this.accept(values)
     this.device.write(this.storage, values)
     this.changed()
   }
 
-  /** Checks what an int32 input of a captured step is to hold, and keeps it on the host. @internal */
-  accept(values: ArrayLike<number>): void {
-    if (this.host) this.overwriteIndices(values, this.host)
+  /** Checks what the tensor is to hold; an int32 input of a captured step keeps it on the host. `op`: who says so. @internal */
+  accept(values: ArrayLike<number>, op = 'write'): void {
+    if (!ArrayBuffer.isView(values)) checkList(`${op}: the values`, values, '[0.5, 1]')
+    if (values.length !== this.size) throw new Error(`${op}: ${values.length} values for a tensor of shape ${show(this.shape)}`)
+    if (this.host) this.overwriteIndices(op, values, this.host)
   }
 
-  private overwriteIndices(values: ArrayLike<number>, { values: held, input }: Indices): void {
-    if (!input) throw new Error('write: int32 tensors are made once; make a new one')
-    const { below, others } = input
+  private overwriteIndices(op: string, values: ArrayLike<number>, { values: held, input }: Indices): void {
+    if (!input) throw new Error(`${op}: int32 tensors are made once; make a new one`)
     for (let i = 0; i < values.length; i++) {
       const value = values[i]
-      if ((value | 0) !== value) throw new Error(`write: value ${value} at ${i} isn't an int32`)
-      if (below < Number.POSITIVE_INFINITY && !(value >= 0 && value < below) && !others.has(value))
-        throw new Error(`write: index ${value} at ${i} is outside 0..${below - 1}`)
+      if ((value | 0) !== value) throw new Error(`${op}: value ${value} at ${i} isn't an int32`)
+      for (const { below, other } of input)
+        if (!(value >= 0 && value < below) && value !== other) throw new Error(`${op}: index ${value} at ${i} is outside 0..${below - 1}`)
     }
     held.set(values)
   }
@@ -280,6 +294,13 @@ export class Tensor implements Scoped {
   }
 }
 
+/** What `read` asks. In a step that is being captured it fails, which `capture` says: nobody has to listen here. */
+function answered<R>(read: () => Promise<R>): Promise<R> {
+  const answer = read()
+  if (onlooker) answer.catch(() => {})
+  return answer
+}
+
 export type Nested = number | readonly Nested[]
 
 export interface TensorOptions {
@@ -326,8 +347,10 @@ function fromHost(shape: Shape, dtype: DType, device: Device, indices: Int32Arra
 export function varying(values: () => ArrayLike<number>, options: Omit<TensorOptions, 'requiresGrad'> & { shape: Shape }): Tensor {
   if (!onlooker) return tensor(values(), options)
   const { shape, dtype = 'float32', device = defaultDevice } = options
-  const t = fromHost([...shape], dtype, device, dtype === 'int32' ? Int32Array.from(values()) : null)
+  checkShape('varying', shape)
+  const t = fromHost([...shape], dtype, device, dtype === 'int32' ? new Int32Array(sizeOf(shape)) : null)
   t.becomeInput()
+  t.accept(values(), 'varying')
   onlooker.varies(t, values)
   return t
 }
@@ -436,6 +459,7 @@ export function walk(roots: () => readonly (readonly [x: Tensor, seed: Tensor])[
       if (!slots) waiting.set(x.node, (slots = new Array(x.node.outputs.length).fill(null)))
       slots[x.output] = sum(slots[x.output], gradient)
     } else {
+      onlooker?.learns(x)
       x.grad = sum(x.grad?.disposed ? null : x.grad, gradient)
       leaves.add(x)
     }

@@ -84,6 +84,8 @@ export interface Pupil {
   examine(exam: Exam): Promise<number>
   /** How many there are: fewer than an exam asks for where there are no more. */
   examplesOf(exam: Exam): readonly Example[]
+  /** Frees the model, its optimiser and what a captured step holds. */
+  dispose(): void
 }
 
 /** A new model on the default device, and how it learns; `steps`: those to come. */
@@ -116,6 +118,11 @@ export function pupilOf(
     step: async () => (await trainer.step(batches.batch(optimizer.steps))).loss,
     examine: (exam) => score(model, task, settingsIn(exam), drawnFor(exam)),
     examplesOf: drawnFor,
+    dispose() {
+      trainer.dispose()
+      optimizer.dispose()
+      model.dispose()
+    },
   }
 }
 
@@ -131,8 +138,7 @@ export async function learn({ search: plan, test, exams, ...lesson }: Lesson, se
     if (!(error instanceof DivergenceError)) throw error
     return { values: exams.map(() => Number.NaN), steps: error.step, end: 'diverged', curve: [] }
   } finally {
-    pupil.optimizer.dispose()
-    pupil.model.dispose()
+    pupil.dispose()
   }
 }
 

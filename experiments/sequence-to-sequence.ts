@@ -77,6 +77,7 @@ export async function translate(memory: string, seed: number, limit: number, wat
     if (!(error instanceof DivergenceError)) throw error
     return { values: [Number.NaN], steps: error.step, end: 'diverged', curve: [] }
   } finally {
+    trainer.dispose()
     optimizer.dispose()
     pupil.dispose()
   }

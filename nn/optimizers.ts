@@ -3,7 +3,7 @@ import { checkDivisor, checkList, checkNumber, checkOptions, fits, type NumberRa
 import { type AdamTensors, adamSteps, clipScale, gradNorm, type MuonTensors, muonSteps } from '../engine/ops/optimizer.ts'
 import { span } from '../engine/profile.ts'
 import { keep, scope } from '../engine/scope.ts'
-import { counted, type Tensor, zeros } from '../engine/tensor.ts'
+import { askedOnce, counted, type Tensor, zeros } from '../engine/tensor.ts'
 import { type StateDict, writeAll } from './module.ts'
 
 export interface AdamConfig {
@@ -17,7 +17,7 @@ export interface AdamConfig {
 }
 
 export interface StepOptions {
-  /** Instead of the configured learning rate; a function of it in a step that is captured, which asks whenever it is replayed. */
+  /** Instead of the configured learning rate; a function of it in a step that is captured, which asks once whenever it is replayed. */
   lr?: number | (() => number)
   /** Scale all gradients together so that their norm is at most this (torch's clip_grad_norm_). */
   clipNorm?: number
@@ -68,8 +68,6 @@ interface Variant {
 export abstract class Optimizer {
   /** Steps taken. */
   steps = 0
-  /** What is freed with it. @internal */
-  readonly beside = new Set<{ dispose(): void }>()
   private slots = new Map<string, Slot>()
   private config: Required<Omit<AdamConfig, 'decays'>>
   private variant: Variant
@@ -99,12 +97,11 @@ export abstract class Optimizer {
   /** Updates every parameter that has a gradient, and returns the norm of all gradients before clipping. Gradients stay: see zeroGrad. */
   step(options: StepOptions = {}): Tensor {
     checkOptions('step', options, ['lr', 'clipNorm'])
-    const lr = (): number => {
+    const lr = askedOnce(() => {
       const given = typeof options.lr === 'function' ? options.lr() : options.lr
       if (given !== undefined) checkHyper(this.constructor.name, { lr: given })
       return given ?? this.config.lr
-    }
-    lr()
+    })
     if (options.clipNorm !== undefined) checkNumber('step: clipNorm', options.clipNorm, 'positive')
     return span('optimizer', () => this.update(lr, options.clipNorm))
   }
@@ -170,8 +167,6 @@ export abstract class Optimizer {
 
   dispose(): void {
     this.zeroGrad()
-    for (const one of this.beside) one.dispose()
-    this.beside.clear()
     for (const moment of this.moments().values()) moment.dispose()
   }
 }

@@ -1,5 +1,5 @@
-import { checkNumber, told } from '../engine/arguments.ts'
-import { type CapturedStep, type CaptureResult, capture } from '../engine/capture.ts'
+import { checkFlag, checkNumber, told } from '../engine/arguments.ts'
+import { type CapturedStep, capture } from '../engine/capture.ts'
 import type { HostArray } from '../engine/devices/device.ts'
 import { concat, reshape } from '../engine/ops/movement.ts'
 import { span } from '../engine/profile.ts'
@@ -7,7 +7,7 @@ import { noGrad, withGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { Tensor } from '../engine/tensor.ts'
 import { type AnyBatch, ignoredTarget, type Trainable } from './model.ts'
-import { Module } from './module.ts'
+import { Module, walk } from './module.ts'
 import { Optimizer, type Schedule } from './optimizers.ts'
 import type { Transformer } from './transformer.ts'
 
@@ -17,7 +17,7 @@ export interface TrainerConfig {
   clipNorm: number
   /**
    * Whether the step of a model that is `capturable` is captured and replayed (`capture`) once two batches of a shape have come one after the other: the
-   * same numbers, sooner, in memory that stays until the optimiser or the trainer is disposed. By default on webgpu.
+   * same numbers, sooner, in memory that stays until the trainer is disposed. By default on webgpu. Not where a parameter that learns isn't the optimiser's.
    */
   capture?: boolean
 }
@@ -47,11 +47,24 @@ export class DivergenceError extends Error {
   }
 }
 
-/** What decides which ops a step is, beside the model: lengths and numbers of the batch, and which parameters learn. */
-function shapeOf(batch: object, training: boolean, parameters: readonly Tensor[]): string {
+/** What decides which ops a step is: lengths and numbers of the batch, which modules train, and which parameters learn. */
+function shapeOf(batch: object, model: Module): { shape: string; parameters: readonly Tensor[] } {
   const fields = Object.entries(batch).map(([name, value]) => `${name} ${ArrayBuffer.isView(value) ? (value as Int32Array).length : value}`)
-  return [...fields, training, ...parameters.map((p) => Number(p.requiresGrad))].join()
+  const flags: number[] = []
+  const parameters = new Set<Tensor>()
+  walk(model, '', (_, part) => {
+    if (part instanceof Module) flags.push(Number(part.training))
+    else if (part instanceof Tensor && part.isParameter) parameters.add(part)
+  })
+  for (const p of parameters) flags.push(Number(p.requiresGrad))
+  return { shape: [...fields, ...flags].join(), parameters: [...parameters] }
 }
+
+/** The batch with arrays of its own: the caller may fill those again. */
+const copied = <B extends object>(batch: B): B =>
+  Object.fromEntries(
+    Object.entries(batch).map(([name, value]) => [name, ArrayBuffer.isView(value) ? (value as Int32Array).slice() : value]),
+  ) as B
 
 /** What a model learns from. */
 type BatchOf<M> = M extends { loss(batch: infer B extends AnyBatch): Tensor } ? B : never
@@ -74,6 +87,7 @@ export class Trainer<M extends Trainable<never> = Transformer> {
   readonly optimizer: Optimizer
   private config: TrainerConfig
   private captured: Captured<BatchOf<M>> | null = null
+  /** What is being captured: nobody waits for it but the step that has begun it, and evaluations. */
   private capturing: Promise<void> | null = null
   /** The shape of the batch before. */
   private shape = ''
@@ -85,14 +99,21 @@ export class Trainer<M extends Trainable<never> = Transformer> {
     if (typeof config?.schedule !== 'function')
       throw new Error(`Trainer: the schedule must be a function of the step, such as constant(1e-3), not ${told(config?.schedule)}`)
     checkNumber('Trainer: clipNorm', config.clipNorm, 'positive')
+    if (config.capture !== undefined) checkFlag('Trainer: capture', config.capture)
     this.model = model
     this.optimizer = optimizer
     this.config = config
   }
 
-  async step(batch: BatchOf<M>): Promise<StepResult> {
-    // Several may be asked for at once.
-    while (this.capturing) await this.capturing
+  /** All of a step is asked of the device when this returns: its result may be awaited later, and the batch's arrays may be filled anew. */
+  step(batch: BatchOf<M>): Promise<StepResult> {
+    const result = this.take(batch)
+    // Where the step before fails, nobody may ask for this one.
+    result.catch(() => {})
+    return result
+  }
+
+  private async take(batch: BatchOf<M>): Promise<StepResult> {
     const { schedule } = this.config
     const updates = this.optimizer.steps
     const step = updates + 1
@@ -107,11 +128,13 @@ export class Trainer<M extends Trainable<never> = Transformer> {
     return { step, lr, loss, gradNorm }
   }
 
-  /** Frees what a captured step holds; the next is captured anew, as it has to be where a model does something else from now on. */
+  /**
+   * Frees what a captured step holds, or is going to; the next is captured anew, as it has to be where a model does something else from now on. The
+   * model and the optimiser stay.
+   */
   dispose(): void {
-    if (!this.captured) return
-    this.optimizer.beside.delete(this.captured.step)
-    this.captured.step.dispose()
+    this.capturing = null
+    this.captured?.step.dispose()
     this.captured = null
   }
 
@@ -138,11 +161,10 @@ export class Trainer<M extends Trainable<never> = Transformer> {
   /** The step from what was captured; undefined where that can't be, or isn't worth it yet. */
   private replayed(batch: BatchOf<M>): Promise<HostArray> | undefined {
     const { model } = this
-    const parameters = model.parameters()
-    const { device } = parameters[0]
-    const { capture: wanted = device.name === 'webgpu' } = this.config
-    if (!wanted || !device.capture || !model.capturable || parameters.some((p) => p.grad)) return undefined
-    const shape = shapeOf(batch, model.training, parameters)
+    const { shape, parameters } = shapeOf(batch, model)
+    const device = parameters[0]?.device
+    const { capture: wanted = device?.name === 'webgpu' } = this.config
+    if (!wanted || !device?.capture || !model.capturable || parameters.some((p) => p.grad)) return undefined
     const before = this.shape
     this.shape = shape
     const known = this.captured
@@ -151,23 +173,33 @@ export class Trainer<M extends Trainable<never> = Transformer> {
       known.step.replay()
       return known.step.outputs[0].read()
     }
-    if (shape !== before) return undefined
+    if (shape !== before || this.capturing) return undefined
+    const changes = new Set(this.optimizer.changes())
+    // The gradients of others would be left over from each step.
+    if (parameters.some((p) => p.requiresGrad && !changes.has(p))) return undefined
+    // The next are replayed. This one is run, so that its work isn't done after the call has returned.
+    const measured = this.run(batch)
+    return Promise.all([measured, this.note(shape, parameters, copied(batch), [...changes])]).then(([numbers]) => numbers)
+  }
+
+  private note(shape: string, parameters: readonly Tensor[], batch: BatchOf<M>, changes: readonly Tensor[]): Promise<void> {
     this.dispose()
-    const held = { ...batch }
-    const none = { tensors: [], counts: [] }
-    const body = (): CaptureResult => ({ outputs: [withGrad(() => this.update(held))], ...none })
-    const made = capture([], none, body, this.optimizer.changes()).then((step) => {
-      this.captured = { shape, parameters, batch: held, step }
-      this.optimizer.beside.add(step)
-    })
-    const done = (): void => {
-      this.capturing = null
-    }
-    this.capturing = made.then(done, done)
-    return made.then(() => {
-      this.captured!.step.replay()
-      return this.captured!.step.outputs[0].read()
-    })
+    const noting: Promise<void> = capture([], {}, () => ({ outputs: [withGrad(() => this.update(batch))] }), changes)
+      .then(
+        (step) => {
+          if (this.capturing === noting) this.captured = { shape, parameters, batch, step }
+          else step.dispose()
+        },
+        (error) => {
+          // What was disposed meanwhile, or put into another mode as by `generate`, can't be captured, and needn't be.
+          if (this.capturing === noting && shapeOf(batch, this.model).shape === shape) throw error
+        },
+      )
+      .finally(() => {
+        if (this.capturing === noting) this.capturing = null
+      })
+    this.capturing = noting
+    return noting
   }
 
   /**
@@ -177,6 +209,8 @@ export class Trainer<M extends Trainable<never> = Transformer> {
   async evaluate(batches: Iterable<BatchOf<M>> | AsyncIterable<BatchOf<M>>): Promise<number> {
     let total = 0
     let count = 0
+    // A step that is noted in the meantime would be one without dropout. What goes wrong with it is the step's to say.
+    await this.capturing?.catch(() => {})
     const wasTraining = this.model.training
     this.model.eval()
     try {

@@ -94,6 +94,20 @@ export const program = (source: string, options: readonly string[] = [], env: No
     { encoding: 'utf8', timeout: 100_000, stdio: ['ignore', 'pipe', 'pipe'], env },
   )
 
+/** The rejections to which nobody listens while `body` runs: they end a process, but not a test. */
+export async function unheard(body: () => Promise<void>): Promise<unknown[]> {
+  const found: unknown[] = []
+  const note = (reason: unknown): void => void found.push(reason)
+  process.on('unhandledRejection', note)
+  try {
+    await body()
+    await new Promise((resolve) => setImmediate(resolve))
+  } finally {
+    process.off('unhandledRejection', note)
+  }
+  return found
+}
+
 /** Which builds this Node can run. */
 export const builds: readonly { name: string; relaxed: boolean }[] = [
   { name: 'plain', relaxed: false },

@@ -26,6 +26,8 @@ export interface Device<S = any> {
   readonly description: string
   /** Whether float32 tensors really hold float64 values (the oracle). */
   readonly double: boolean
+  /** Whether kernels run later than they are called: a next step may be begun before the last is read, so that the device never idles. */
+  readonly defers: boolean
   readonly kernels: Kernels<S>
   /**
    * `size` elements, 4 bytes each (8 on the reference device), contents undefined. Throws an Error that says how much is in use when there's no more.

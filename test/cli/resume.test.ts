@@ -48,7 +48,7 @@ describe('fastweights train --resume', () => {
     child.kill('SIGINT')
     const { code, stdout, stderr } = await result
     assert.equal(code, 130)
-    assert.equal(stderr, '\nstopping after this step (once more to stop at once)\n')
+    assert.equal(stderr, '\nstopping soon (once more to stop at once)\n')
     const stopped = Number(stdout.match(/^stopped at step (\d+); go on with --resume interrupted$/m)?.[1])
     assert.equal(readCheckpoint(place.read('interrupted/checkpoint.safetensors')).steps, stopped)
     const steps = stopped + 7

@@ -27,9 +27,8 @@ describe('checkpoints', () => {
 
   const trainerOf = (model: Transformer): Trainer =>
     new Trainer(model, new AdamW(model.namedParameters(), { lr: 1e-3 }), { schedule: constant(1e-3), clipNorm: 1 })
-  const release = ({ model, optimizer }: Trainer): void => {
-    optimizer.dispose()
-    model.dispose()
+  const release = (trainer: Trainer): void => {
+    for (const one of [trainer, trainer.optimizer, trainer.model]) one.dispose()
   }
 
   for (const [name, config] of Object.entries(architectures))

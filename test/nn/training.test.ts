@@ -31,6 +31,7 @@ import {
   ignoredTarget,
   LayerNorm,
   Linear,
+  Module,
   Muon,
   modelOf,
   noam,
@@ -43,7 +44,7 @@ import {
   writeCheckpoint,
 } from '../../nn/index.ts'
 import { evaluationBatches, presets } from '../../tasks/index.ts'
-import { assertClose, gpus, reference, uniforms, wasm } from '../helpers.ts'
+import { assertClose, gpus, reference, unheard, uniforms, wasm } from '../helpers.ts'
 import { architectures, randomBatch, randomTokens, stateful } from './models.ts'
 
 /** Adam with torch's clip_grad_norm_, straight from the papers. */
@@ -203,6 +204,10 @@ describe('training', () => {
       () => new Trainer({} as Transformer, optimizer, { schedule: constant(1), clipNorm: 1 }),
       /^Trainer: needs a model, not an object$/,
     )
+    refused(
+      () => new Trainer(model, optimizer, { schedule: constant(1), clipNorm: 1, capture: 'no' as never }),
+      /^Trainer: capture must be true or false, not the text 'no'$/,
+    )
     refused(() => new Trainer(model, null as never, { schedule: constant(1), clipNorm: 1 }), /^Trainer: needs an optimiser, .* not null$/)
     model.dispose()
     for (const [make, message] of [
@@ -278,15 +283,13 @@ describe('training', () => {
       if (step === 3) results.push(await one.trainer.evaluate([randomBatch(9, 2, 6)]))
       if (step !== 4) continue
       const checkpoint = readCheckpoint(await writeCheckpoint(one.model, one.optimizer))
-      one.optimizer.dispose()
-      one.model.dispose()
+      for (const part of [one.trainer, one.optimizer, one.model]) part.dispose()
       one = make(modelOf(checkpoint) as Transformer)
       restoreOptimizer(one.optimizer, checkpoint)
     }
     results.push(one.model.random.stream, one.optimizer.steps)
     for (const p of one.model.parameters()) results.push(Array.from(await p.read()))
-    one.optimizer.dispose()
-    one.model.dispose()
+    for (const part of [one.trainer, one.optimizer, one.model]) part.dispose()
     return results
   }
 
@@ -317,30 +320,114 @@ describe('training', () => {
       assert.equal(runs, expected)
     }
     await took(6, 1)
-    await took(6, 3)
-    await took(6, 3)
-    await took(5, 4)
+    await took(6, 4)
     await took(6, 4)
     await took(5, 5)
-    await took(5, 7)
-    await took(5, 7)
+    await took(6, 5)
+    await took(5, 6)
+    await took(5, 9)
+    await took(5, 9)
     model.generator.bias!.requiresGrad = false
-    await took(5, 8)
     await took(5, 10)
+    await took(5, 13)
     // Several at once, one of which captures.
     const steps = await Promise.all([6, 6, 6].map((T, i) => trainer.step(randomBatch(i, 2, T))))
     assert.deepEqual(
       steps.map(({ step }) => step),
       [11, 12, 13],
     )
-    assert.equal(runs, 13)
+    // The third was run while the step was noted.
+    assert.equal(runs, 18)
     await assert.rejects(trainer.step({ ...randomBatch(1, 2, 6), tokens: new Int32Array(12).fill(99) }), /index 99 at 0 is outside 0\.\.12/)
     await assert.rejects(trainer.step({ ...randomBatch(1, 2, 6), targets: new Int32Array(12).fill(-1) }), /every target is ignored/)
     assert.equal(optimizer.steps, 13)
     assert.equal((await trainer.step(randomBatch(1, 2, 6))).step, 14)
-    assert.equal(runs, 13)
+    assert.equal(runs, 18)
+    // A part that no longer trains is another step.
+    model.transformer.layers[0].eval()
+    await took(6, 19)
+    await took(6, 22)
+    await took(6, 22)
+    trainer.dispose()
     optimizer.dispose()
     model.dispose()
+  })
+
+  it('captures no step that leaves gradients to the caller, and needs parameters', async () => {
+    setDevice(reference)
+    const before = reference.bytesInUse()
+    const model = new Transformer({ ...architectures.default, layers: 1 })
+    const some = [...model.namedParameters()].slice(2)
+    const optimizer = new AdamW(new Map(some), { lr: 1e-3 })
+    const trainer = new Trainer(model, optimizer, { schedule: constant(1e-3), clipNorm: 1, capture: true })
+    const used: number[] = []
+    for (let step = 1; step <= 4; step++) {
+      assert.equal((await trainer.step(randomBatch(step))).step, step)
+      for (const p of model.parameters()) {
+        assert.equal(p.grad !== null, !some.some(([, one]) => one === p))
+        p.grad?.dispose()
+        p.grad = null
+      }
+      used.push(reference.bytesInUse())
+    }
+    assert.deepEqual(used, used.slice(0, 1).concat(used.slice(0, 3)))
+    for (const part of [trainer, optimizer, model]) part.dispose()
+    assert.equal(reference.bytesInUse(), before)
+    class Bare extends Module {
+      loss = (): Tensor => tensor([0])
+    }
+    const nothing = new Trainer(new Bare(), new AdamW(new Map(), { lr: 1 }), { schedule: constant(1), clipNorm: 1, capture: true })
+    await assert.rejects(nothing.step({} as never), /^Error: backward: the tensor depends on no tensor with requiresGrad$/)
+  })
+
+  it('what is done while a step is being captured is as if nothing were', async () => {
+    const run = async (device: Device, capture: boolean): Promise<unknown> => {
+      setDevice(device)
+      const before = device.bytesInUse()
+      const model = new Transformer({ ...architectures.default, layers: 1, dropout: 0.1 })
+      const optimizer = new AdamW(model.namedParameters(), { lr: 1e-2 })
+      const trainer = new Trainer(model, optimizer, { schedule: constant(1e-2), clipNorm: 1, capture })
+      const batch = randomBatch(1, 2, 6)
+      /** Begins a step; the arrays are filled anew before its result is there. */
+      const begin = (seed: number) => {
+        const { tokens, targets } = randomBatch(seed, 2, 6)
+        batch.tokens.set(tokens)
+        batch.targets.set(targets)
+        const result = trainer.step(batch)
+        for (const values of [batch.tokens, batch.targets]) values.fill(0)
+        return result
+      }
+      const results: unknown[] = [await begin(1)]
+      const second = begin(2)
+      const [file, loss] = await Promise.all([writeCheckpoint(model, optimizer), trainer.evaluate([randomBatch(9, 2, 6)])])
+      results.push(await second, readCheckpoint(file).steps, file, loss)
+      results.push(await Promise.all([3, 4, 5].map(begin)))
+      // Put into another mode meanwhile.
+      trainer.dispose()
+      const third = begin(7)
+      model.eval()
+      results.push(await third)
+      model.train()
+      // Dropped while it is under way, with all that it is made of.
+      trainer.dispose()
+      const last = begin(6)
+      for (const part of [trainer, optimizer, model]) part.dispose()
+      results.push(await last)
+      assert.equal(device.bytesInUse(), before)
+      return results
+    }
+    for (const device of [reference, await wasm(), ...(await gpus())])
+      assert.deepEqual(await run(device, true), await run(device, false), device.description)
+  })
+
+  it('a step that fails while nobody waits for it ends nothing', async () => {
+    const model = new Transformer({ ...architectures.default, layers: 1 })
+    const optimizer = new AdamW(model.namedParameters(), { lr: 1e-3 })
+    const trainer = new Trainer(model, optimizer, { schedule: constant(1e-3), clipNorm: 1 })
+    const failed = { ...randomBatch(1, 2, 6), tokens: new Int32Array(12).fill(99) }
+    assert.deepEqual(await unheard(async () => void trainer.step(failed)), [])
+    assert.equal((await trainer.step(randomBatch(1, 2, 6))).step, 1)
+    for (const part of [trainer, optimizer, model]) part.dispose()
   })
 
   it('steps are the same, bit for bit, wherever in the 4 GiB their tensors are', async () => {
@@ -484,8 +571,7 @@ describe('training', () => {
         attn.gate!.forward = (x) => full([...x.shape.slice(0, 2), 2], 0.5)
         for (const attempt of [() => trainer.step(randomBatch(2)), () => trainer.evaluate([randomBatch(2)])])
           await assert.rejects(attempt, (error) => error instanceof GateError && /^fastWeights: the gate holds 0\.5; /.test(error.message))
-        optimizer.dispose()
-        model.dispose()
+        for (const part of [trainer, optimizer, model]) part.dispose()
       }
     })
 

@@ -19,6 +19,7 @@ async function train(device: Device, steps: number, after: (step: number) => voi
     results.push(await trainer.step(randomBatch(step % 5, 2, 6)))
     after(step)
   }
+  trainer.dispose()
   optimizer.dispose()
   model.dispose()
   return results
@@ -160,8 +161,8 @@ describe('training on webgpu', () => {
         }
         const device = await webgpuDevice()
         await run(device, { out: 'whole' })
-        // In step 6: the first is no replay.
-        await run(await webgpuDevice(), { out: 'lost' }, 5).catch(({ message }) => console.log('failed: ' + message))
+        // In step 6: the first two are no replays, nor is the third, which is begun while the step is being captured.
+        await run(await webgpuDevice(), { out: 'lost' }, 3).catch(({ message }) => console.log('failed: ' + message))
         console.log(readCheckpoint(readFileSync('lost/checkpoint.safetensors')).steps + ' steps saved')
         await run(device, { resume: 'lost' })
         // The first step is so large that the second finds no finite number, by which time the third is under way.

@@ -64,6 +64,7 @@ export function referenceDevice(): Device<RefStorage> {
     name: 'reference',
     description: 'reference (plain TypeScript, float64)',
     double: true,
+    defers: false,
     get kernels() {
       use()
       return kernels

@@ -51,6 +51,7 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
     name: 'wasm',
     description: `wasm (${relaxed ? 'relaxed ' : ''}SIMD${wide ? ' of 256 bits' : ''}, ${threads} ${threads === 1 ? 'thread' : 'threads'}${alone ? `, because ${alone.replace('wasm: ', '')}` : ''})`,
     double: false,
+    defers: false,
     kernels,
     allocate(dtype, size, lasting) {
       use()

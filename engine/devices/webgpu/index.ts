@@ -84,6 +84,7 @@ export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuD
     capabilities: opened.capabilities,
     gpu: opened.device,
     double: false,
+    defers: true,
     kernels: webgpuKernels(gpu),
     allocate: (dtype, size, lasting) => gpu.allocate(4 * size, dtype === 'int32', lasting),
     free: gpu.free,
