@@ -240,7 +240,7 @@ describe('bad input', () => {
     ['train --resume folder', "can't read the checkpoint folder/checkpoint.safetensors: no such file or folder"],
     ['train --resume damaged', "damaged/metrics.jsonl: line 2 isn't a JSON object"],
     ['generate --run none', "can't read the checkpoint none: no such file or folder"],
-    ['generate', 'there is no run under runs/: train one with fastweights train, or name one with --run FOLDER'],
+    ['generate', 'there is no run under runs/: train one with fastweights train, or name the folder of one'],
   ])
 
   const hostile: [name: string, change: (file: Safetensors) => void, message: RegExp][] = [

@@ -777,7 +777,7 @@ describe('an encoder-decoder in a checkpoint', () => {
       message: /^unknown kind of model 'lstm' \(transformer, encoder-decoder, blocks\)$/,
     })
     await assert.rejects(writeCheckpoint({} as never, null), {
-      message: /^writeCheckpoint: needs a model of transformer, encoder-decoder, not /,
+      message: /^writeCheckpoint: needs a model of transformer, encoder-decoder, blocks, not /,
     })
   })
 })
