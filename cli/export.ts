@@ -27,10 +27,14 @@ export async function exportRun(options: ExportCommandOptions, version: string):
   const { run: named, format: wanted, domain, precision, context, out, given } = options
   const run = named ?? latestRun()
   const imported = isImported(run)
-  if (imported ? wanted !== 'onnx' : wanted !== undefined && wanted !== 'onnx') {
+  if (!imported && wanted !== undefined && wanted !== 'onnx')
+    throw new FileError(
+      `${run} holds no model of ${wanted} that was imported: only those are written as its files; leave --format out for ONNX`,
+    )
+  if (imported && wanted !== 'onnx') {
     const idle = ofOnnx.find((name) => given.has(name))
     if (idle !== undefined) throw new UsageError(`--${idle}: means nothing but with --format onnx`)
-    return exportPretrained(run, wanted as PackageName | undefined, out)
+    return exportPretrained(run, wanted, out)
   }
   if (imported)
     throw new FileError(`${run} holds a model of another package, which isn't written as ONNX: leave --format out for its package's files`)
