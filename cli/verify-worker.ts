@@ -52,7 +52,8 @@ export type Report =
   | Loaded
   | { readonly verdict: Verdict }
   | { readonly noCase: string }
-  | { readonly failure: string; readonly tooLong?: true }
+  /** `at`: what had begun last, and the runs before it: the pulse itself may come after this. */
+  | { readonly failure: string; readonly tooLong?: true; readonly at?: readonly [what: string, runs: number] }
 
 const { files, threads, relaxed, simd, software, implementation: chosen } = JSON.parse(process.argv[2]) as WorkerSettings
 /** Whose lines errors name. */
@@ -64,7 +65,7 @@ let pulse: Parameters<typeof beat> = ['', 0]
 const beats = (...what: typeof pulse): void => beat(...(pulse = what))
 process.on('disconnect', end)
 process.on('SIGINT', () => {}) // Ctrl-C is for the command, which ends this process.
-process.on('uncaughtException', (error) => send({ failure: messageOf(error, sources) }, end))
+process.on('uncaughtException', (error) => send({ failure: messageOf(error, sources), at: pulse }, end))
 Error.stackTraceLimit = 50 // An error of the engine still shows the line of the file that called it.
 
 /** Seconds: a program may load much before its first answer. */
@@ -122,6 +123,7 @@ send({
 
 const opened = new Map<Subject, Devices>()
 process.on('message', async ({ claim: name, device: kind, ...options }: Job) => {
+  pulse = ['', 0]
   try {
     const open = async (): Promise<Devices> =>
       kind === 'implementation'
@@ -139,6 +141,6 @@ process.on('message', async ({ claim: name, device: kind, ...options }: Job) => 
     })
   } catch (error) {
     if (error instanceof NoSuchCase) send({ noCase: error.message })
-    else send({ failure: messageOf(error, sources), ...(error instanceof Broken && error.late && { tooLong: true }) })
+    else send({ failure: messageOf(error, sources), at: pulse, ...(error instanceof Broken && error.late && { tooLong: true }) })
   }
 })

@@ -345,7 +345,7 @@ class Checker {
     } else answer = { failure: problems.join('; ') } // It has loaded before.
     if ('verdict' in answer) return answer.verdict
     if ('noCase' in answer) throw new UsageError(`--path: ${answer.noCase}`)
-    const { what, runs } = this.pulse
+    const [what, runs] = ('at' in answer && answer.at) || [this.pulse.what, this.pulse.runs]
     const verdict: Verdict = {
       claim: job.claim,
       device: job.device,

@@ -431,12 +431,16 @@ describe('fastweights verify --implementation', () => {
       const [, after] = stdout.split(new RegExp(`^${status} +${name}: recurrent = step .*\n`, 'm'))
       assert.ok(after?.startsWith(`  implementation: ${message}`), `${name}: ${after}\n${stdout}`)
     }
-    said('THROWS', 'sum', 'node bad.mjs: ended (exit code 3); on standard error: out of luck')
+    said('THROWS', 'sum', 'node bad.mjs: ended (exit code 3); on standard error: out of luck (case: ')
     said('STUCK', 'mamba2', "node bad.mjs: didn't answer in 2 s (case: ")
     said('FAILS', 'gla', "y can't be compared: NaN on the left, ")
     said('THROWS', 'delta', 'bad answers y [')
     said('THROWS', 'retnet', 'node bad.mjs: ended (exit code 0), with 100 of ')
-    said('THROWS', 'peng', "node bad.mjs: answers what is no message: 'Hello, w' can't be its length (does it print to standard output?)")
+    said(
+      'THROWS',
+      'peng',
+      "node bad.mjs: answers what is no message: 'Hello, w' can't be its length (does it print to standard output?) (case: ",
+    )
     assert.match(stdout, /^ok +kda: recurrent = step +5 runs +error 0 \/ 1\.0e-10 +\S+ s$/m)
     assert.match(stdout, /^7 claims, 5 cases each: 1 hold, 6 FAILED; largest error 0; \d+ s$/m)
 
