@@ -98,7 +98,7 @@ const whole = (rule: Rule, inputs: Tensors, state: FastWeightState | undefined, 
 export const runner =
   (rule: Rule, form: Form | 'step', options: RuleOptions = {}): Runner =>
   (inputs, state) =>
-    form === 'step' ? runSteps(rule, inputs, state, options) : whole(rule, inputs, state, { ...options, form })
+    form === 'step' ? runSteps(rule, inputs, state, { ...options, chunk: undefined }) : whole(rule, inputs, state, { ...options, form })
 
 /** A rule of this package. */
 export const call = (

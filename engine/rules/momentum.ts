@@ -21,7 +21,7 @@ import { runSteps } from './steps.ts'
 /**
  * The delta rule with momentum: M_t = exp(gateM_t) M_{t-1} - eta_t k_t (v_t - S_{t-1}^T p_t)^T, S_t = exp(gate_t) S_{t-1} - beta_t M_t. p reads S before it
  * decays; flash-linear-attention's is p exp(gate), which reads it after. p: [B,T,H,K]; beta, eta, gate, gateM: [B,T,H]; state: { S, M }.
- * Recurrent only, in composed ops.
+ * Recurrent only, in composed ops; the backward pass computes each 16 tokens (`chunk`) once more.
  */
 export function momentumDeltaRule(
   q: Tensor,
@@ -37,7 +37,7 @@ export function momentumDeltaRule(
 ): RuleResult {
   const op = 'momentumDeltaRule'
   recurrentOnly(op, options)
-  return runSteps(momentumRules['delta-momentum'], { q, k, v, p, beta, eta, gate, gateM }, state, options, op)
+  return runSteps(momentumRules['delta-momentum'], { q, k, v, p, beta, eta, gate, gateM }, state, { chunk: 16, ...options }, op)
 }
 
 const momentumStep: Step = ({ S, M }, { q, k, v, p, beta, eta, gate, gateM }, { scale }) => {

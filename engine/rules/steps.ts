@@ -2,7 +2,7 @@
 import type { Device } from '../devices/device.ts'
 import { where } from '../ops/elementwise.ts'
 import { checkCall, checkState, type FastWeightState, type RuleOptions } from '../ops/fast-weights.ts'
-import { concat, reshape, slice } from '../ops/movement.ts'
+import { scan } from '../scan.ts'
 import type { Shape } from '../shape.ts'
 import { full, getDevice, type Tensor, tensor } from '../tensor.ts'
 import { type Letter, type Rule, type RuleResult, stretch, unpadded } from './rule.ts'
@@ -24,7 +24,8 @@ const emptyOf = ({ empty }: Pick<Rule, 'empty'>, part: string): number => empty?
 
 /**
  * A rule by its step alone: the loop over tokens, in composed ops on any device, with gradients through all of it. Slow, and the
- * specification of `run`. inputs by name, as rule.inputs says; options as for the fused forms (form and chunk mean nothing here).
+ * specification of `run`. inputs by name, as rule.inputs says; options as for the fused forms, but that form means nothing, and of what the steps
+ * make for the backward pass everything is kept, or with chunk C the state before each C tokens alone: see `scan`.
  */
 export function runSteps(
   rule: Pick<Rule, 'inputs' | 'state' | 'empty' | 'step' | 'eps' | 'normalise'>,
@@ -52,38 +53,37 @@ export function runSteps(
       mapValues(rule.state, (letters) => letters.map((letter) => sizes[letter])),
       beside,
     )
-  let current = state ?? initialState(rule, sizes, device)
   /** The flags of token t, [B]; undefined where all are `usual`. */
   const flagsAt = (flags: Tensor | undefined, t: number, usual: number): Tensor | undefined => {
     const values = flags && Int32Array.from({ length: B }, (_, b) => flags.indices![b * T + t])
     return values?.some((x) => x !== usual) ? tensor(values, { shape: [B], device }) : undefined
   }
-  const ys: Tensor[] = []
-  for (let t = 0; t < T; t++) {
-    const begins = flagsAt(reset, t, 0)
-    if (begins) current = mapState(current, (x, part) => where(stretch(begins, x.shape.length), emptyOf(rule, part), x))
-    // A step on padding is one on zeros, from a state of zeros.
-    const real = flagsAt(mask, t, 1)
-    const token = mapValues(inputs, (x, name) => {
-      const axis = rule.inputs[name].shape.indexOf('T')
-      if (axis < 0) return x
-      const shape = x.shape.filter((_, i) => i !== axis)
-      return unpadded(reshape(slice(x, axis, t, t + 1), shape), real)
-    })
-    const before = current
-    const next = rule.step(
-      mapState(before, (x) => unpadded(x, real)),
-      token,
-      { scale, eps, normalise: rule.normalise ?? false },
-    )
-    current = real ? mapState(next.state, (x, name) => where(stretch(real, x.shape.length), x, before[name]!)) : next.state
-    ys.push(reshape(unpadded(next.y, real), [B, 1, ...next.y.shape.slice(1)]))
-  }
-  return { y: concat(ys, 1), state: current }
+  const isShared = (name: string): boolean => !rule.inputs[name].shape.includes('T')
+  const shared = Object.fromEntries(Object.entries(inputs).filter(([name]) => isShared(name)))
+  const perToken = Object.fromEntries(Object.entries(inputs).filter(([name]) => !isShared(name)))
+  const begin = state ?? initialState(rule, sizes, device)
+  return scan(
+    (last: StateParts, token, t) => {
+      const begins = flagsAt(reset, t, 0)
+      const current = begins ? mapValues(last, (x, part) => where(stretch(begins, x.shape.length), emptyOf(rule, part), x)) : last
+      // A step on padding is one on zeros, from a state of zeros.
+      const real = flagsAt(mask, t, 1)
+      const seen = mapValues(token, (x, name) => (isShared(name) ? x : unpadded(x, real)))
+      const before = mapValues(current, (x) => unpadded(x, real)) as unknown as FastWeightState
+      const next = rule.step(before, seen, { scale, eps, normalise: rule.normalise ?? false })
+      const after = next.state as unknown as StateParts
+      return {
+        y: unpadded(next.y, real),
+        state: real ? mapValues(after, (x, name) => where(stretch(real, x.shape.length), x, current[name])) : after,
+      }
+    },
+    perToken,
+    begin as unknown as StateParts,
+    { chunk: options.chunk ?? T, shared },
+  ) as unknown as RuleResult
 }
+
+type StateParts = Record<string, Tensor>
 
 const mapValues = <X, Y>(record: Readonly<Record<string, X>>, f: (x: X, name: string) => Y): Record<string, Y> =>
   Object.fromEntries(Object.entries(record).map(([name, x]) => [name, f(x, name)]))
-
-const mapState = (state: FastWeightState, f: (x: Tensor, name: keyof FastWeightState) => Tensor): FastWeightState =>
-  mapValues(state as unknown as Record<string, Tensor>, (x, name) => f(x, name as keyof FastWeightState)) as unknown as FastWeightState
