@@ -96,14 +96,15 @@ export function rwkv4Rule(
   const { found, last } = runningLse(k, decay, state?.lse, options)
   const ahead = unpadded(sub(k, found), options.mask)
   const { gate, weight } = taking(sub(ahead, decay))
-  // Each channel is a head with one number; two steps a token: read; then fade and write.
-  const second = (x: Tensor): Tensor => substep(reshape(x, [B, T, H * V, 1]), 1, 2)
-  const first = substep(ones([B, T, H * V, 1], k.device), 0, 2)
-  const gates = { gate: substep(reshape(gate, [B, T, H * V]), 1, 2) }
-  const S0 = state && { S: reshape(state.S, [B, H * V, 1, 1]) }
-  const past = fastWeights(first, second(weight), second(v), gates, S0, { ...innerOptions(options, T, 2), scale: 1 }, op)
+  // The gated sum of keys with a single value, which asks for them; two steps a token: read; then fade and write.
+  const one = ones([B, T, H, 1], k.device)
+  const [first, second] = [(x: Tensor) => substep(x, 0, 2), (x: Tensor) => substep(x, 1, 2)]
+  const written = fade(weight, unpadded(v, options.mask))
+  const S0 = state && { S: reshape(state.S, [B, H, V, 1]) }
+  const inner = { ...innerOptions(options, T, 2), scale: 1, transposed: true }
+  const past = fastWeights(first(one), second(written), second(one), { gate: second(gate) }, S0, inner, op)
   const own = add(ahead, bonus)
-  const mean = reshape(substepOf(past.y, 0, 2), [B, T, H, V])
+  const mean = substepOf(past.y, 0, 2)
   const y = affine(add(mul(sigmoid(neg(own)), mean), mul(sigmoid(own), unpadded(v, options.mask))), options.scale ?? 1)
   return { y: unpadded(y, options.mask), state: { S: reshape(past.state.S, [B, H, V]), lse: last } }
 }

@@ -2,13 +2,12 @@
 import { customOp } from '../autograd.ts'
 import { add, affine, equal, exp, expand, log, maximum, mul, neg, sigmoid, softplus, sub, where } from '../ops/elementwise.ts'
 import { checkCall, checkState, type FastWeightState, fastWeights, type RuleOptions } from '../ops/fast-weights.ts'
-import { concat, reshape, slice } from '../ops/movement.ts'
+import { concat, permute, reshape, slice } from '../ops/movement.ts'
 import { softmax } from '../ops/norm.ts'
 import { full, type Tensor, tensor, zeros } from '../tensor.ts'
 import {
   all,
   axes,
-  byValueChannel,
   decayed,
   fade,
   input,
@@ -31,7 +30,7 @@ const slotState = { P: ['B', 'H', 'K', 'M'], S: ['B', 'H', 'M', 'V'] } as const
 /**
  * Gated slot attention (Zhang 2024): M slots remember keys and values, P_t = P_{t-1} diag(exp(gate_t)) + k_t write_t^T, S_t = diag(exp(gate_t)) S_{t-1} + write_t v_t^T,
  * and a query reads them by softmax: y_t = S_t^T softmax(scale P_t^T q_t). write, gate: [B,T,H,M]; state: { P [B,H,K,M], S [B,H,M,V] }.
- * Two gated sums one after the other; in the first each slot is a head to the kernels, and slow.
+ * Two gated sums one after the other.
  */
 export function gatedSlotRule(
   q: Tensor,
@@ -58,10 +57,12 @@ function slots(
   const inputs = { q: [q, axes.keys], k: [k, axes.keys], v: [v, axes.values], write: [write, slotAxes], gate: [gate, slotAxes] } as const
   const { B, H, K, V, M } = checkCall(op, inputs, options)
   if (state) checkState(op, state, { P: [B, H, K, M], S: [B, H, M, V] }, q)
-  const keys = byValueChannel(q, k, write, ({ value }) => ({ gate: value(gate) }), state && { S: state.P! }, options, op)
+  // P^T has a row a slot: there the slots are key channels, each with its gate, and what is read stands the other way.
+  const turned = (P: Tensor): Tensor => permute(P, [0, 1, 3, 2])
+  const keys = fastWeights(q, write, k, { gate }, state && { S: turned(state.P!) }, { ...options, transposed: true }, op)
   const read = softmax(unpadded(keys.y, options.mask))
   const values = fastWeights(read, write, v, { gate }, state && { S: state.S }, { ...options, scale: 1 }, op)
-  return { y: values.y, state: { P: keys.state.S, S: values.state.S } }
+  return { y: values.y, state: { P: turned(keys.state.S), S: values.state.S } }
 }
 
 const slotStep: Step = ({ P, S }, { q, k, v, write, gate }, { scale }) => {

@@ -16,7 +16,6 @@ import { getDevice, ones, type Tensor, tensor } from '../tensor.ts'
 import {
   all,
   axes,
-  byValueChannel,
   decayed,
   dot,
   fade,
@@ -125,10 +124,10 @@ export function hgrnRule(x: Tensor, gate: Tensor, state?: FastWeightState, optio
   const op = 'hgrnRule'
   const { B, T, H, V } = checkCall(op, { x: [x, axes.values], gate: [gate, axes.values] }, options)
   if (state) checkState(op, state, { S: [B, H, V] }, x)
-  // The gated sum with a single key.
+  // The gated sum of keys x with a single value, which asks for them.
   const one = ones([B, T, H, 1], x.device)
-  const S0 = state && { S: reshape(state.S, [B, H, 1, V]) }
-  const { y, state: last } = byValueChannel(one, one, x, ({ value }) => ({ gate: value(gate) }), S0, options, op)
+  const S0 = state && { S: reshape(state.S, [B, H, V, 1]) }
+  const { y, state: last } = fastWeights(one, x, one, { gate }, S0, { ...options, transposed: true }, op)
   return { y, state: { S: reshape(last.S, [B, H, V]) } }
 }
 
