@@ -4,14 +4,15 @@
  * figure.svg). So a run goes on where it was stopped, and folders of different machines are merged by copying files.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import os from 'node:os'
 import { basename, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { setDevice, wasmDevice } from '../engine/index.ts'
-import type { Cell, Column, Figure, Outcome } from '../experiments/figure.ts'
+import type { Cell, Column, Figure, Files, Outcome } from '../experiments/figure.ts'
 import { figures } from '../experiments/index.ts'
-import { reason } from '../tasks/download.ts'
+import { readText, reason } from '../tasks/download.ts'
 import { suggestion, UsageError } from './arguments.ts'
 import { svgChart } from './chart.ts'
 import { checkWritable, createFolder, FileError, writeAtomic } from './files.ts'
@@ -27,9 +28,14 @@ export interface ReproduceOptions extends Pick<DeviceValues, 'relaxed' | 'simd'>
   shard: string | undefined
   list: boolean
   report: boolean
+  train: string | undefined
+  valid: string | undefined
   jobs: number | undefined
   given: ReadonlySet<string>
 }
+
+/** The options that name files. */
+const fileOptions = ['train', 'valid'] as const
 
 /** What a cell's file holds. */
 interface Result extends Outcome {
@@ -42,6 +48,8 @@ interface Result extends Outcome {
   seconds: number
   arithmetic: string
   version: string
+  /** SHA-256 of the texts that it was given, by name, where it needs any. */
+  files?: Readonly<Record<string, string>>
 }
 
 export async function reproduce(options: ReproduceOptions, version: string): Promise<number> {
@@ -56,7 +64,7 @@ export async function reproduce(options: ReproduceOptions, version: string): Pro
         : report
           ? ['with --report', ['report', 'out']]
           : cell !== undefined
-            ? ['with --cell', ['cell', 'out', 'relaxed', 'simd']]
+            ? ['with --cell', ['cell', 'out', 'relaxed', 'simd', ...fileOptions]]
             : ['', [...given]]
   const idle = [...given].find((option) => !known.includes(option))
   if (idle !== undefined) throw new UsageError(`--${idle}: means nothing ${way}`)
@@ -78,9 +86,35 @@ export async function reproduce(options: ReproduceOptions, version: string): Pro
     writeReport(name, figure, folder, results)
     return 0
   }
+  const texts = await textsFor(name, figure, options)
   makeFolder(join(folder, 'cells'))
-  if (cell !== undefined) return runCell(name, cells[0], folder, options, version)
+  if (cell !== undefined) return runCell(name, cells[0], folder, texts, options, version)
+  checkTexts(resultsIn(name, folder), texts, folder)
   return runAll(name, figure, cells, folder, options)
+}
+
+/** The texts that a figure needs. */
+async function textsFor(name: string, { files = {} }: Figure, options: ReproduceOptions): Promise<Files> {
+  const idle = fileOptions.find((option) => options[option] !== undefined && !(option in files))
+  if (idle !== undefined) throw new UsageError(`--${idle}: ${name} needs no such file`)
+  const texts: Record<string, string> = {}
+  for (const [option, what] of Object.entries(files)) {
+    const path = options[option as (typeof fileOptions)[number]]
+    if (path === undefined) throw new UsageError(`${name} needs --${option} FILE: ${what}`)
+    texts[option] = await readText(path)
+  }
+  return texts
+}
+
+const hashes = (texts: Files): Record<string, string> =>
+  Object.fromEntries(Object.entries(texts).map(([name, text]) => [name, createHash('sha256').update(text).digest('hex')]))
+
+/** Results of other texts don't belong into the same table. */
+function checkTexts(results: readonly Result[], texts: Files, folder: string): void {
+  for (const [name, hash] of Object.entries(hashes(texts))) {
+    const other = results.find(({ files }) => files?.[name] !== hash)
+    if (other) throw new FileError(`${cellFile(folder, other.cell)} is of another --${name} file; give that, or another --out`)
+  }
 }
 
 function overview(seeds: number): number {
@@ -125,7 +159,14 @@ function makeFolder(path: string): void {
 
 // ---- one cell --------------------------------------------------------------------------------------------------------------------------
 
-async function runCell(name: string, cell: Cell, folder: string, options: ReproduceOptions, version: string): Promise<number> {
+async function runCell(
+  name: string,
+  cell: Cell,
+  folder: string,
+  texts: Files,
+  options: ReproduceOptions,
+  version: string,
+): Promise<number> {
   const path = cellFile(folder, cell.name)
   if (existsSync(path)) {
     say(`${cell.name} is done: ${path}`)
@@ -142,11 +183,12 @@ async function runCell(name: string, cell: Cell, folder: string, options: Reprod
       if (process.send) process.send(told)
       else line.show(told, false)
       await new Promise(setImmediate)
-    })
+    }, texts)
     const { row, columns, seed } = cell
     const seconds = (performance.now() - began) / 1000
     const arithmetic = arithmeticOf(device, options.relaxed)
-    const result: Result = { figure: name, cell: cell.name, row, columns, seed, ...outcome, seconds, arithmetic, version }
+    const files = Object.keys(texts).length > 0 ? { files: hashes(texts) } : {}
+    const result: Result = { figure: name, cell: cell.name, row, columns, seed, ...outcome, seconds, arithmetic, version, ...files }
     writeAtomic(path, `${JSON.stringify(result)}\n`)
     line.end()
     if (!process.send)
@@ -203,11 +245,13 @@ async function runMissing(
   before: readonly Result[],
   folder: string,
   jobs: number,
-  { relaxed, simd }: ReproduceOptions,
+  options: ReproduceOptions,
   figure: Figure,
 ): Promise<string[] | null> {
+  const { relaxed, simd } = options
   const main = fileURLToPath(new URL('./main.js', import.meta.url))
-  const flags = [...(relaxed ? [] : ['--no-relaxed']), '--simd', simd]
+  const named = fileOptions.flatMap((option) => (options[option] === undefined ? [] : [`--${option}`, options[option]]))
+  const flags = [...(relaxed ? [] : ['--no-relaxed']), '--simd', simd, ...named]
   const running = new Set<ChildProcess>()
   const failures: string[] = []
   const line = progress()

@@ -13,9 +13,12 @@ export interface Cell {
   readonly seed: number
   /** About how long it takes on one core, for the estimate of the whole. */
   readonly seconds: number
-  /** Trains on the default device. `watch` hears now and then how far it has come, and throws where it is to stop. */
-  run(watch: Watch): Promise<Outcome>
+  /** Trains on the default device. `watch` hears now and then how far it has come, and throws where it is to stop. `files`: what the figure asks for. */
+  run(watch: Watch, files: Files): Promise<Outcome>
 }
+
+/** Texts by name. */
+export type Files = Readonly<Record<string, string>>
 
 export type Watch = (step: number, steps: number, value: number) => Promise<void>
 
@@ -43,6 +46,8 @@ export interface Figure {
   readonly axes: readonly [row: string, column: string]
   /** What differs from the published runs, and by how much. */
   readonly scaled: string
+  /** Texts that cells need: what each is, by the name of the option that names its file. None if absent. */
+  readonly files?: Readonly<Record<string, string>>
   readonly cells: (seeds: readonly number[]) => Cell[]
   /** The published value of a place in the table, if there is one. */
   official(row: string, column: Column): number | undefined

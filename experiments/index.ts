@@ -7,6 +7,7 @@ import { multiQuery } from './mqar.ts'
 import { retrieval } from './retrieval.ts'
 import { sequenceToSequence } from './sequence-to-sequence.ts'
 import { stateTracking } from './state-tracking.ts'
+import { wikitext } from './wikitext.ts'
 
 export const figures: Readonly<Record<string, Figure>> = {
   ...retrieval,
@@ -16,4 +17,5 @@ export const figures: Readonly<Record<string, Figure>> = {
   ...formalLanguages,
   ...listops,
   ...sequenceToSequence,
+  ...wikitext,
 }

@@ -10,8 +10,9 @@ import { listopsLesson } from '../../experiments/listops.ts'
 import { mqarLesson } from '../../experiments/mqar.ts'
 import { translate } from '../../experiments/sequence-to-sequence.ts'
 import { arithmeticLesson } from '../../experiments/state-tracking.ts'
+import { readWords } from '../../experiments/wikitext.ts'
 import { tasks } from '../../tasks/index.ts'
-import { reference, wasm } from '../helpers.ts'
+import { reference, uniforms, wasm } from '../helpers.ts'
 
 const quiet = async (): Promise<void> => {}
 const cellOf = (figure: string, name: string): Cell => {
@@ -67,19 +68,19 @@ describe('experiments', () => {
   // The official runs: 0.00078 after 100 steps, 0.00063 after 200, 0.117 after 2,900.
   it('retrieval: DPFP-1 and softmax hold 20 associations', async () => {
     for (const row of ['DPFP-1', 'softmax']) {
-      const { values, steps, end } = await cellOf('retrieval-capacity', `${row}_S20_seed1`).run(quiet)
+      const { values, steps, end } = await cellOf('retrieval-capacity', `${row}_S20_seed1`).run(quiet, {})
       assert.ok(values[0] <= 1e-3 && steps <= 400 && end === 'solved', `${row}: ${values[0]} after ${steps} steps, ${end}`)
     }
   })
 
   it('retrieval: the same cell gives the same numbers, and can be stopped', async () => {
     const cell = cellOf('retrieval-capacity', 'DPFP-1_S20_seed2')
-    const [one, two] = [await cell.run(quiet), await cell.run(quiet)]
+    const [one, two] = [await cell.run(quiet, {}), await cell.run(quiet, {})]
     assert.deepEqual(one, two)
     const stop = async (): Promise<void> => {
       throw new Error('enough')
     }
-    await assert.rejects(cellOf('retrieval-update', 'sum-DPFP-1_S20_seed1').run(stop), /^Error: enough$/)
+    await assert.rejects(cellOf('retrieval-update', 'sum-DPFP-1_S20_seed1').run(stop, {}), /^Error: enough$/)
   })
 
   it('multi-query recall: a model 16 wide recalls 4 pairs with the delta rule, and not with the sum rule', async () => {
@@ -148,6 +149,27 @@ describe('experiments', () => {
     assert.ok(outcome.curve.every(([, value]) => value >= 0 && value <= 1))
   })
 
+  it('wikitext-2: a memory that is carried on knows at the start of a segment what was before it; where texts are cut nothing does', async () => {
+    // Blocks of 32 words: a b a b ..., or a c a c ...: segments of 4 say which from their third word on.
+    const text = (seed: number): string =>
+      Array.from(uniforms(seed, 64, 0, 1), (x) => `${x < 0.5 ? 'a b' : 'a c'} `.repeat(16).trim()).join(' ')
+    const files = { train: text(1), valid: text(2) }
+    const small = { vocabulary: 10, model: { dModel: 32, heads: 2, layers: 2, dFf: 32, embeddingStd: 0.3 }, B: 4, T: 4, steps: 250 }
+    const ends: Record<string, number> = {}
+    for (const [memory, column] of [
+      ['delta', 'carried on'],
+      ['delta', 'in segments'],
+      ['softmax', 'in segments'],
+    ]) {
+      const { values, steps, curve } = await readWords(memory, column, files, 1, quiet, small)
+      assert.deepEqual([steps, curve.length], [250, 8])
+      ends[`${memory} ${column}`] = values[0]
+    }
+    // Half the segments begin with one of two words that nothing tells: e^(ln 2 / 4) = 1.19.
+    for (const memory of ['delta', 'softmax']) assert.ok(Math.abs(ends[`${memory} in segments`] - 1.19) < 0.06, JSON.stringify(ends))
+    assert.ok(ends['delta carried on'] < 1.1, JSON.stringify(ends))
+  })
+
   it('a cell says what its course says instead of the metric, in places of its own', async () => {
     const lesson: Lesson = { ...shortParity, search: { ...shortParity.search, limit: 1 } }
     const course: Course = { row: 'delta (2)', columns: ['short', 'long'], seconds: 1, lesson, told: (share) => 100 * (1 - share) }
@@ -158,7 +180,7 @@ describe('experiments', () => {
     )
     const shares = (await learn(lesson, 1, quiet)).values
     assert.deepEqual(
-      (await cell.run(quiet)).values,
+      (await cell.run(quiet, {})).values,
       shares.map((share) => 100 * (1 - share)),
     )
   })
