@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { cpSync, existsSync, readdirSync, rmSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
 import { ended, shown, Workplace } from './command.ts'
 
 describe('fastweights reproduce', () => {
@@ -103,7 +103,16 @@ describe('fastweights reproduce', () => {
       [`${capacity} --shard half`, /--shard: expected I\/N, got "half"/],
       [`${capacity} --report --out empty`, /empty has no results of retrieval-capacity yet/],
       [`${capacity} --only softmax_S20 --out text.txt`, /can't write to the output folder text\.txt/],
+      [`${capacity} --train text.txt`, /--train: retrieval-capacity needs no such file/],
+      ['reproduce wikitext-2 --list --train text.txt', /--train: means nothing with --list/],
+      ['reproduce wikitext-2 --train text.txt', /wikitext-2 needs --valid FILE: text to be measured on/],
+      ['reproduce wikitext-2 --train text.txt --valid missing.txt', /missing\.txt/],
+      ['reproduce wikitext-2 --train text.txt --valid text.txt --out words', /softmax_in-segments_seed1\.json is of another --train file/],
     ]
+    const of = { figure: 'wikitext-2', cell: 'softmax_in-segments_seed1', row: 'softmax', columns: ['in segments'], values: [1] }
+    const told = { seed: 1, steps: 1, seconds: 1, end: 'step limit', arithmetic: 'wasm', files: { train: 'a', valid: 'b' } }
+    mkdirSync(place.path('words/cells'), { recursive: true })
+    place.write(`words/cells/${of.cell}.json`, JSON.stringify({ ...of, ...told }))
     for (const [words, message] of wrong) {
       const { code, stderr } = await place.run(words)
       assert.ok(code !== 0, words)
