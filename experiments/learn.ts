@@ -2,12 +2,23 @@
 import { noGrad } from '../engine/recording.ts'
 import { scope } from '../engine/scope.ts'
 import { tensor } from '../engine/tensor.ts'
+import { ignoredTarget } from '../nn/model.ts'
 import type { Optimizer } from '../nn/optimizers.ts'
 import { DivergenceError, Trainer } from '../nn/trainer.ts'
 import { Transformer, type TransformerConfig } from '../nn/transformer.ts'
 import { metrics } from '../tasks/metrics.ts'
 import { optimizerOf, scheduleOf, type TrainingConfig } from '../tasks/presets.ts'
-import { type AnyTask, batchOf, type Example, examplesOf, longestOf, type Split, settingsOf, taskBatches } from '../tasks/task.ts'
+import {
+  type AnyTask,
+  batchOf,
+  type Example,
+  examplesOf,
+  longestOf,
+  type MetricName,
+  type Split,
+  settingsOf,
+  taskBatches,
+} from '../tasks/task.ts'
 import type { Sampler } from '../tasks/text.ts'
 import { type Cell, type Column, fileName, type Outcome, type Search, search, type Watch } from './figure.ts'
 
@@ -37,14 +48,24 @@ export interface Exam {
   readonly settings?: object
   readonly split: Split
   readonly examples: number
+  /** Where it isn't the task's. */
+  readonly metric?: MetricName
+  /** A target that then doesn't count: what stands where nothing is asked. */
+  readonly blank?: number
 }
 
 /** At most so many tokens go through the model at a time. */
 const tokensAtOnce = 8192
 
-/** The task's metric of a model on examples. */
-export async function score(model: Transformer, task: AnyTask, settings: object, examples: readonly Example[]): Promise<number> {
-  const metric = metrics[task.metric]()
+/** The task's metric of a model on examples, or another. */
+export async function score(
+  model: Transformer,
+  task: AnyTask,
+  settings: object,
+  examples: readonly Example[],
+  { metric: name = task.metric, blank }: Pick<Exam, 'metric' | 'blank'> = {},
+): Promise<number> {
+  const metric = metrics[name]()
   const rows = Math.max(1, Math.floor(tokensAtOnce / longestOf(examples)))
   const wasTraining = model.training
   model.eval()
@@ -57,7 +78,7 @@ export async function score(model: Transformer, task: AnyTask, settings: object,
       const N = values.length / (B * T)
       metric.add(
         targets.map((target, place) => (target < 0 ? 0 : largest(values, place * N, N))),
-        targets,
+        blank === undefined ? targets : targets.map((target) => (target === blank ? ignoredTarget : target)),
         B,
       )
     }
@@ -116,7 +137,7 @@ export function pupilOf(
     optimizer,
     batches,
     step: async () => (await trainer.step(batches.batch(optimizer.steps))).loss,
-    examine: (exam) => score(model, task, settingsIn(exam), drawnFor(exam)),
+    examine: (exam) => score(model, task, settingsIn(exam), drawnFor(exam), exam),
     examplesOf: drawnFor,
     dispose() {
       trainer.dispose()

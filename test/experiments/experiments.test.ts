@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { setDevice } from '../../engine/index.ts'
 import { baLesson } from '../../experiments/ba-retrieval.ts'
+import { codeLesson } from '../../experiments/code-execution.ts'
 import { type Cell, search } from '../../experiments/figure.ts'
 import { languageLesson } from '../../experiments/formal-languages.ts'
 import { figures } from '../../experiments/index.ts'
@@ -147,6 +148,19 @@ describe('experiments', () => {
     assert.equal(outcome.values.length, 2)
     assert.ok(outcome.values[0] >= 0.9, `${outcome.values} after ${outcome.steps}`)
     assert.ok(outcome.curve.every(([, value]) => value >= 0 && value <= 1))
+  })
+
+  it('code execution: the value of the last assignment is printed; places where nothing is asked do not count', async () => {
+    const { model, search, exams, ...lesson } = codeLesson('LSTM')
+    const small: Lesson = {
+      ...{ ...lesson, settings: { statements: 2 }, stages: [], model: { ...model, dModel: 32, dFf: 32 } },
+      ...{ search: { ...search, limit: 200, every: 200 }, exams: [...exams, { split: 'test', examples: 1000 }] },
+    }
+    const [prints, programs, whole] = (await learn(small, 1, quiet)).values
+    // One print a program.
+    assert.ok(prints > 0.9 && programs === prints && whole <= programs, `${prints}, ${programs}, ${whole}`)
+    const untaught = (await learn({ ...small, search: { ...small.search, limit: 1 } }, 1, quiet)).values
+    assert.ok(untaught[0] < 0.3 && untaught[1] < 0.3, `${untaught}`)
   })
 
   it('wikitext-2: a memory that is carried on knows at the start of a segment what was before it; where texts are cut nothing does', async () => {
