@@ -41,15 +41,24 @@ describe('fastweights train', () => {
     assert.notDeepEqual(place.metrics('other'), place.metrics('one'))
   })
 
-  for (const preset of Object.keys(presets) as PresetName[])
-    it(`trains the preset ${preset}, which a flag and a config file change`, async () => {
-      await place.train(`--out preset-${preset} --preset ${preset} --steps 2`)
-      const { config, extra } = readCheckpoint(place.read(`preset-${preset}/checkpoint.safetensors`))
-      const { training } = JSON.parse(extra.run)
-      const { model, training: recipe } = presets[preset]
-      assert.deepEqual({ ...config, symbols: 0 }, { ...model, dModel: 16, heads: 2, layers: 1, dFf: 32, symbols: 0 })
-      assert.deepEqual(training, { ...recipe, seqLen: 16, batch: 2, steps: 2, schedule: 'constant', lr: 0.01 })
+  describe('presets', () => {
+    let server: ReturnType<Workplace['server']>
+    before(() => {
+      server = place.server()
     })
+    after(() => server.end())
+    for (const preset of Object.keys(presets) as PresetName[])
+      it(`trains the preset ${preset}, which a flag and a config file change`, async () => {
+        const words = `train --text text.txt --config tiny.json --out preset-${preset} --preset ${preset} --steps 2`
+        const { code, stderr } = await server.run(words)
+        assert.equal(code, 0, stderr)
+        const { config, extra } = readCheckpoint(place.read(`preset-${preset}/checkpoint.safetensors`))
+        const { training } = JSON.parse(extra.run)
+        const { model, training: recipe } = presets[preset]
+        assert.deepEqual({ ...config, symbols: 0 }, { ...model, dModel: 16, heads: 2, layers: 1, dFf: 32, symbols: 0 })
+        assert.deepEqual(training, { ...recipe, seqLen: 16, batch: 2, steps: 2, schedule: 'constant', lr: 0.01 })
+      })
+  })
 
   it('takes mixers and their settings from flags and config files, in place of those of a preset', async () => {
     place.write('mixer.json', JSON.stringify({ mixer: ['aft-local', 'softmax'], window: 3, layers: 2 }))
