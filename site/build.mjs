@@ -59,6 +59,7 @@ async function scripts() {
   await Promise.all([
     // One folder for all: the threads of wasm start from the worker.js beside whatever file the engine is in.
     build({ ...bundling, entryPoints: all, outdir, splitting: true, minify: true, chunkNames: 'chunk-[hash]' }),
+    build({ ...bundling, entryPoints: Object.assign({}, ...parts.map(({ whole }) => whole)), outdir, minify: true }),
     // Before the page is drawn, so not a module.
     build({ ...bundling, entryPoints: { theme: 'scripts/theme.ts' }, outdir, format: 'iife', minify: true }),
     build({

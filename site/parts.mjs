@@ -1,6 +1,6 @@
 /**
  * The parts of the site, in the order of its navigation. A part is a folder: its pages are the `*.11ty.mjs` files in it, `scripts` and `styles`
- * are what the build makes of its files, as assets/NAME.js and assets/NAME.css. `nav`: how the navigation calls it; a part without has no
+ * are what the build makes of its files, as assets/NAME.js and assets/NAME.css; `whole` are scripts that share nothing with others: one file each. `nav`: how the navigation calls it; a part without has no
  * entry. `first`: its first page, from the site's root.
  */
 export const parts = [
@@ -9,5 +9,12 @@ export const parts = [
     first: '',
     scripts: { 'playground-main': 'playground/main.ts', 'playground-worker': 'playground/worker.ts' },
     styles: { playground: 'playground/playground.css' },
+  },
+  {
+    nav: 'Claims',
+    first: 'claims/',
+    scripts: { 'claims-main': 'claims/main.ts', 'claims-own': 'claims/own.ts', 'claims-worker': 'claims/worker.ts' },
+    whole: { 'claims-sandbox': 'claims/sandbox.ts', 'claims-frame': 'claims/frame.ts' },
+    styles: { claims: 'claims/claims.css' },
   },
 ]
