@@ -59,7 +59,15 @@ async function scripts() {
   await Promise.all([
     // One folder for all: the threads of wasm start from the worker.js beside whatever file the engine is in.
     build({ ...bundling, entryPoints: all, outdir, splitting: true, minify: true, chunkNames: 'chunk-[hash]' }),
-    build({ ...bundling, entryPoints: Object.assign({}, ...parts.map(({ whole }) => whole)), outdir, minify: true }),
+    // What runs where there is no address: as classic scripts, since browsers start a worker from a text only as one.
+    build({
+      ...bundling,
+      define: { ...bundling.define, 'import.meta.url': '"about:blank"' },
+      entryPoints: Object.assign({}, ...parts.map(({ whole }) => whole)),
+      outdir,
+      format: 'iife',
+      minify: true,
+    }),
     // Before the page is drawn, so not a module.
     build({ ...bundling, entryPoints: { theme: 'scripts/theme.ts' }, outdir, format: 'iife', minify: true }),
     build({

@@ -17,4 +17,10 @@ export const parts = [
     whole: { 'claims-sandbox': 'claims/sandbox.ts', 'claims-frame': 'claims/frame.ts' },
     styles: { claims: 'claims/claims.css' },
   },
+  {
+    nav: 'Speed',
+    first: 'speed/',
+    scripts: { 'speed-main': 'speed/main.ts', 'speed-worker': 'speed/worker.ts' },
+    styles: { speed: 'speed/speed.css' },
+  },
 ]

@@ -1,6 +1,8 @@
 /** The list of claims: finds, checks one or all that are shown, on as many workers as the machine has cores to spare. */
+
+import { LinkError } from '../scripts/packed.ts'
 import { checked, type Place, Stopped } from './checker.ts'
-import { claimHash, claimIn, LinkError } from './link.ts'
+import { claimHash, claimIn } from './link.ts'
 import type { Message, Settings } from './protocol.ts'
 import { problem, put, taken } from './settings.ts'
 import { ClaimView } from './view.ts'

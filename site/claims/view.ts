@@ -168,14 +168,14 @@ export class ClaimView {
       refutedBy === undefined ? (status === 'skipped' ? '' : counted(runs, 'case')) : `by case ${refutedBy}`,
       size,
       ['refuted', 'fails'].includes(status) ? `off by ${power(error)}` : '',
-      status === 'skipped' ? '' : `${(milliseconds / 1000).toFixed(1)} s`,
+      status === 'skipped' ? '' : milliseconds < 100 ? `${milliseconds.toFixed(0)} ms` : `${(milliseconds / 1000).toFixed(1)} s`,
     ]
     const { device } = this.settings
     this.status.replaceChildren(
       element('b', { class: ok ? 'good' : 'bad' }, [words[status]]),
       ` on ${device}${['', ...facts.filter(Boolean)].join(', ')}`,
     )
-    if (status === 'skipped' || status === 'stuck' || status === 'throws') this.axis.svg.remove()
+    if (exact || status === 'skipped' || status === 'stuck' || status === 'throws') this.axis.svg.remove()
     else this.axis.show(error, !ok || status === 'refuted')
     if (message !== undefined) this.result.append(element('p', { class: ok ? 'soft' : 'bad' }, [message]))
     if (lines && lines.length > 0) this.result.append(counterexample(lines))
