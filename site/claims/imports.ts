@@ -9,10 +9,8 @@ export function cutImports(code: string): Pieces {
   javascriptLanguage.parser.parse(code).iterate({
     enter(node) {
       const { name, from, to } = node
-      const parent = node.node.parent?.name
-      const isSource = parent === 'ImportDeclaration' || parent === 'ExportDeclaration'
-      const isDynamic = parent === 'ArgList' && node.node.parent?.prevSibling?.name === 'DynamicImport'
-      if (name !== 'String' || !(isSource || isDynamic)) return
+      const place = node.node.parent?.name ?? ''
+      if (name !== 'String' || !['ImportDeclaration', 'ExportDeclaration', 'DynamicImport'].includes(place)) return
       const module = code.slice(from + 1, to - 1)
       const entry = entries.indexOf(module as Entry)
       if (entry < 0) {

@@ -35,6 +35,7 @@ results say is what that code says.</p></div>
 <div class="row tools">${controls}</div>
 <p class="soft small">Ctrl+Enter (⌘ Enter) runs; Escape, then Tab, leaves the editor.</p>
 <output id="summary" class="small" aria-live="polite"></output>
+<h2 class="visually-hidden">Results</h2>
 <div id="claims"></div>
 <div id="sandbox"></div>
 </section>`

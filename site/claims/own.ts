@@ -30,7 +30,7 @@ const editor = new EditorView({
     minimalSetup,
     javascript(),
     syntaxHighlighting(classHighlighter),
-    EditorView.contentAttributes.of({ 'aria-label': 'Code' }),
+    EditorView.contentAttributes.of({ 'aria-label': 'Code', tabindex: '0' }),
   ],
 })
 const code = (): string => editor.state.doc.toString()
