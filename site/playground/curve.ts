@@ -59,7 +59,7 @@ export function chart({ curves, width, height, below, beside, low, high, marks =
     `<text class="label middle" transform="translate(12 ${fixed((top + height - bottom) / 2)}) rotate(-90)">${escapeXml(beside)}</text>`,
     ...marks.map(
       ({ at, word }) =>
-        `<path class="cursor dashed" d="M${fixed(x(at))} ${top}V${height - bottom}"/>${label(x(at) + 5, top + 11, '', word)}`,
+        `<path class="cursor dashed" d="M${fixed(x(at))} ${top}V${height - bottom}"/>${label(x(at) + 5, height - bottom - 7, '', word)}`,
     ),
     ...names,
     ...lines,

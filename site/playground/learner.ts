@@ -123,9 +123,10 @@ function recipeOf(name: string): Omit<TransformerConfig, 'symbols'> {
   const all: Readonly<Record<string, { model: Omit<TransformerConfig, 'symbols'> }>> = presets
   const own = all[name] ?? Object.values(all).find(({ model }) => model.rule === name && !model.mixer && name !== 'delta')
   if (own) return own.model
-  return isRule(name)
-    ? { ...presets.delta.model, rule: name as never }
-    : { ...presets.softmax.model, attention: 'fast-weights', mixer: name as never }
+  if (!isRule(name)) return { ...presets.softmax.model, attention: 'fast-weights', mixer: name as never }
+  // What divides by z . q needs features that keep it above 0.
+  const positive = 'z' in rules[name].state ? ({ featureMap: 'elu1', featureNorm: 'none' } as const) : {}
+  return { ...presets.delta.model, ...positive, rule: name as never }
 }
 
 /** The model of a racer, and the settings that mean nothing to it. */
@@ -268,26 +269,33 @@ export interface Opened {
 
 /** A model that was trained here, or by the command. Its text isn't in the file: it goes on with the one that is open, if it has no other characters. */
 export function opened(bytes: Uint8Array, name: string, source: Source, settings: Settings): Opened {
+  try {
+    return open(bytes, name, source, settings)
+  } catch (error) {
+    throw new Error(`${name} can’t be used: ${(error as Error).message}`)
+  }
+}
+
+function open(bytes: Uint8Array, name: string, source: Source, settings: Settings): Opened {
   const kind = kindOfCheckpoint(bytes)
-  if (kind !== 'transformer')
-    throw new Error(`${name} holds a model of the kind ${kind}: the page opens what npm start and this page write`)
+  if (kind !== 'transformer') throw new Error(`it holds a model of the kind ${kind}: the page opens what npm start and this page write`)
   const checkpoint = readCheckpoint(bytes)
   const { run, task } = checkpoint.extra
   if (run === undefined && task === undefined)
-    throw new Error(`${name} doesn’t say what its model has learnt: the page opens what npm start and this page write`)
+    throw new Error(`it doesn’t say what its model has learnt: the page opens what npm start and this page write`)
   let lesson: Lesson
   let still: string | undefined
   if (task !== undefined) {
-    const at = parsed(name, task) as { name?: string }
+    const at = parsed(task) as { name?: string }
     const known = Object.keys(taskSettings).find((one) => taskSettings[one].name === at.name)
-    if (known === undefined) throw new Error(`${name} is of a model that has learnt ${String(at.name)}, which this page doesn’t have`)
+    if (known === undefined) throw new Error(`its model has learnt ${String(at.name)}, which this page doesn’t have`)
     lesson = taskLesson({ ...settings, task: known })
     if (lesson.symbols !== checkpoint.config.symbols)
-      throw new Error(`${name} has ${checkpoint.config.symbols} symbols, the page’s task ${known} has ${lesson.symbols}`)
+      throw new Error(`it has ${checkpoint.config.symbols} symbols, the page’s task ${known} has ${lesson.symbols}`)
   } else {
-    const { symbols } = parsed(name, run!) as { symbols?: unknown }
+    const { symbols } = parsed(run!) as { symbols?: unknown }
     if (!Array.isArray(symbols) || symbols.length !== checkpoint.config.symbols || !symbols.every((symbol) => typeof symbol === 'string'))
-      throw new Error(`${name}: what it says of its characters doesn’t fit its model`)
+      throw new Error('what it says of its characters doesn’t fit its model')
     const vocabulary = vocabularyOf(symbols)
     try {
       lesson = textLesson(source, { ...settings, task: 'text' }, vocabulary)
@@ -321,13 +329,13 @@ export function opened(bytes: Uint8Array, name: string, source: Source, settings
   return { learner, lesson, ...(still !== undefined && { still }) }
 }
 
-function parsed(name: string, json: string): object {
+function parsed(json: string): object {
   let value: unknown
   try {
     value = JSON.parse(json)
   } catch {
     // Told below.
   }
-  if (typeof value !== 'object' || value === null) throw new Error(`${name}: what its metadata says about its run isn’t JSON`)
+  if (typeof value !== 'object' || value === null) throw new Error('what its metadata says about its run isn’t JSON')
   return value
 }

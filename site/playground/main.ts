@@ -156,6 +156,8 @@ let courses: Course[] = []
 const shares: Course[] = []
 let step = 0
 let drawing = false
+/** Who wants no motion sees a sample when it is whole. */
+const calm = matchMedia('(prefers-reduced-motion: reduce)')
 
 /** Pictures follow the screen, a few times a second. */
 function draw(): void {
@@ -258,7 +260,7 @@ worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
     draw()
   } else if (data.kind === 'sample') {
     const place = element(`sample-${data.racer}`)
-    if (place) place.textContent = data.text
+    if (place && (data.done || !calm.matches)) place.textContent = data.text
   } else if (data.kind === 'exam') showExam(data)
   else if (data.kind === 'memory') memory.show(data.memory)
   else if (data.kind === 'capacity') capacity.show(data.capacity)

@@ -238,8 +238,8 @@ export class MemoryView {
     const { part, keys, values } = memory
     const { rows, columns, before, after, change } = writes(memory, t)
     const whole = element('matrices').clientWidth
-    const across = whole > 900 ? 3 : whole > 560 ? 2 : 1
-    const width = Math.min(440, Math.floor((whole - 24 * (across - 1)) / across))
+    const across = whole > 1240 ? 4 : whole > 900 ? 3 : whole > 560 ? 2 : 1
+    const width = Math.min(420, Math.floor((whole - 24 * (across - 1)) / across))
     const matrix = (name: string, title: string, from: Float64Array, words: string): Picture =>
       map({
         name,

@@ -50,7 +50,8 @@ export function decode(hash: string, choices: Choices, steps = migrations): { se
   if (version > current)
     return { settings, problems: [`The link is of version ${version} of this page, which knows ${current}: load the page anew.`] }
   const problems: string[] = []
-  let values: Values = {}
+  // Without a prototype, so that no name means anything else.
+  let values: Values = Object.create(null)
   for (const pair of pairs) {
     const at = pair.indexOf('=')
     let text: string | undefined

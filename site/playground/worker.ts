@@ -2,8 +2,9 @@
  * Everything that the playground computes. Requests wait in a line and are served between steps, one at a time, so that nothing happens to a model
  * while something else uses it.
  */
-import { type Device, openDevice, setDevice } from 'fastweights'
+import { type Device, openDevice, setDevice, webgpuDevice } from 'fastweights'
 import { generate } from 'fastweights/nn'
+import { working } from '../../dist/engine/devices/open.js'
 import { capacityOf } from './capacity.ts'
 import { examined, type Learner, type Lesson, learnersOf, lessonOf, moved, opened, revived, saved } from './learner.ts'
 import type { FromWorker, Source, ToWorker } from './messages.ts'
@@ -137,13 +138,14 @@ let gpu: Device | undefined
 /** When the model is tried on the GPU. */
 let trial: { at: number } | undefined
 
-/** A GPU whose kernels are right, if there is one: found while wasm trains. */
+/** A GPU whose kernels are right, if there is one: found while wasm trains. Without one, wasm is what `auto` means. */
 async function findGpu(): Promise<void> {
-  const adapter = await navigator.gpu?.requestAdapter().catch(() => null)
-  if (!adapter || gpu) return
-  const found = await openDevice('auto')
-  if (found.name === 'webgpu') gpu = found
-  else found.close()
+  if (gpu) return
+  try {
+    gpu = await working(await webgpuDevice({ software: false }))
+  } catch {
+    gpu = undefined
+  }
 }
 
 const trialSteps = 20
@@ -250,7 +252,7 @@ async function show(): Promise<void> {
 
 async function sample(racer: number, { model, optimizer }: Learner): Promise<void> {
   const vocabulary = lesson!.vocabulary!
-  const start = lesson!.text ? [...lesson!.text.slice(0, 20)].slice(0, 1).join('') : lesson!.prompt
+  const start = vocabulary.symbols.includes('\n') ? '\n' : vocabulary.symbols[0]
   let [text, shown] = ['', performance.now()]
   const options = { length: 140, temperature: 0.8, seed: 1 + (optimizer.steps % 1000) }
   for await (const token of generate(model, vocabulary.encode(start), options)) {

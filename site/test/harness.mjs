@@ -1,8 +1,9 @@
 /** What tests of the site share: the built site on a port, a browser, and scripts of the site in Node. */
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { build } from 'esbuild'
 import { launch } from '../../dist/test/browser/launch.js'
 import { bundling } from '../build.mjs'
@@ -53,8 +54,14 @@ export async function visit(from, url, options = {}) {
 
 /** A script of the site, bundled for Node: for tests of what it computes. */
 export async function load(file) {
-  const { outputFiles } = await build({ ...bundling, define: {}, platform: 'node', entryPoints: [join(folder, file)], write: false })
-  return import(`data:text/javascript;base64,${Buffer.from(outputFiles[0].contents).toString('base64')}`)
+  const outdir = mkdtempSync(join(tmpdir(), 'fastweights-site-'))
+  const outfile = join(outdir, 'script.mjs')
+  try {
+    await build({ ...bundling, define: {}, platform: 'node', entryPoints: [join(folder, file)], outfile })
+    return await import(pathToFileURL(outfile))
+  } finally {
+    rmSync(outdir, { recursive: true })
+  }
 }
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
