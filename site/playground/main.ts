@@ -78,11 +78,28 @@ function showAddress(): void {
   }, 250)
 }
 
+let id = 0
+/** What was asked for since, and what the model that is there has. */
+const asking = new Map<number, { settings: Settings; source: Source }>()
+let inForce: { settings: Settings; source: Source } | undefined
+
 function configure(next: Settings, given?: Source): void {
   settings = next
   showSettings()
   showAddress()
-  ask({ kind: 'configure', settings, ...(given && { source: given }) })
+  asking.set(++id, { settings, source })
+  ask({ kind: 'configure', id, settings, ...(given && { source: given }) })
+}
+
+/** A request was refused: the controls say again what the model has; where there is none yet, it gets what always works. */
+function giveBack(refused: number | undefined): void {
+  if (refused !== id) return
+  if (inForce) {
+    ;({ settings, source } = inForce)
+    showSettings()
+    showAddress()
+  } else if (settings.device !== 'auto') configure({ ...settings, device: 'auto' })
+  else configure({ ...defaults(choices), text: settings.text })
 }
 
 function change(some: Readonly<Record<string, string>>): void {
@@ -221,6 +238,8 @@ let first = true
 
 function configured(message: Extract<FromWorker, { kind: 'configured' }>): void {
   racers = message.racers
+  inForce = asking.get(message.id) ?? inForce
+  for (const old of asking.keys()) if (old < message.id) asking.delete(old)
   unit = message.unit
   courses = racers.map(() => new Course())
   step = 0
@@ -282,7 +301,8 @@ function firstStep(): void {
   capacity.begin()
 }
 
-function refused({ what, message }: Extract<FromWorker, { kind: 'refused' }>): void {
+function refused(data: Extract<FromWorker, { kind: 'refused' }>): void {
+  const { what, message } = data
   const text = `${message.charAt(0).toUpperCase()}${message.slice(1)}.`
   if (what === 'trace') tell('memory-problem', text)
   else if (what === 'load' || what === 'save') tell('file-problem', text)
@@ -290,10 +310,8 @@ function refused({ what, message }: Extract<FromWorker, { kind: 'refused' }>): v
     run(false)
     state(text)
   } else {
-    const goesOn = racers.length > 0 ? ' What was there goes on.' : ''
-    tell(source === pageText ? 'problems' : 'file-problem', text + goesOn)
-    // As a browser does without WebGPU: there is always wasm.
-    if (racers.length === 0 && settings.device !== 'auto') change({ device: 'auto' })
+    tell(source === pageText ? 'problems' : 'file-problem', `${text}${inForce ? ' What was there goes on.' : ''}`)
+    giveBack(data.id)
   }
 }
 

@@ -10,7 +10,7 @@ export interface Source {
 
 export type ToWorker =
   /** A new model, or several, of these settings. */
-  | { kind: 'configure'; settings: Settings; source?: Source }
+  | { kind: 'configure'; id: number; settings: Settings; source?: Source }
   | { kind: 'run'; running: boolean }
   | { kind: 'step' }
   /** Steps a second at most; 0 for as many as there can be. */
@@ -79,6 +79,8 @@ export interface Capacity extends CapacityRequest {
 export type FromWorker =
   | {
       kind: 'configured'
+      /** Of the request that it answers; the same again where a file was opened. */
+      id: number
       racers: readonly Racer[]
       source: string
       symbols: number
@@ -103,7 +105,7 @@ export type FromWorker =
   | { kind: 'capacity'; capacity: Capacity }
   | { kind: 'saved'; bytes: Uint8Array }
   /** What was asked for can't be done; what was there goes on. */
-  | { kind: 'refused'; what: ToWorker['kind'] | 'train'; message: string }
+  | { kind: 'refused'; what: ToWorker['kind'] | 'train'; message: string; id?: number }
 
 /** A place of an example: what stands there, what is asked for, and what the model says. */
 export interface Place {

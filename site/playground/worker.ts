@@ -49,6 +49,7 @@ const pause = (milliseconds?: number): Promise<void> =>
 // --- What there is --------------------------------------------------------------------------------------------------------------------
 
 let settings: Settings | undefined
+let id = 0
 let source: Source = { name: 'the page’s own text', own: null }
 let lesson: Lesson | undefined
 let learners: Learner[] = []
@@ -78,6 +79,7 @@ function begun(notes: readonly string[]): void {
   trial = settings?.device === 'auto' ? { at: steps() + 30 } : undefined
   say({
     kind: 'configured',
+    id,
     racers: learners.map(({ racer }) => racer),
     source: lesson!.name,
     symbols: lesson!.symbols,
@@ -89,7 +91,7 @@ function begun(notes: readonly string[]): void {
   })
 }
 
-async function configure(wanted: Settings, given: Source | undefined): Promise<void> {
+async function configure({ id: wantedId, settings: wanted, source: given }: Extract<ToWorker, { kind: 'configure' }>): Promise<void> {
   // All that can be wrong is found before what there is goes.
   const next = given ?? source
   const nextLesson = lessonOf(next, wanted)
@@ -104,7 +106,7 @@ async function configure(wanted: Settings, given: Source | undefined): Promise<v
     throw error
   }
   for (const learner of before) learner.dispose()
-  ;[learners, lesson, settings, source, still] = [made, nextLesson, wanted, next, false]
+  ;[learners, lesson, settings, source, still, id] = [made, nextLesson, wanted, next, false, wantedId]
   begun([])
 }
 
@@ -176,14 +178,14 @@ async function timed(count: number): Promise<number> {
   return (performance.now() - began) / count
 }
 
-/** What a GPU's models were some steps ago: a GPU may be lost. */
-let kept: { step: number; files: Uint8Array[] } | undefined
-const keepEvery = 25
+/** What a GPU's models were a while ago: a GPU may be lost. */
+let kept: { at: number; files: Uint8Array[] } | undefined
+const keepEvery = 2000
 
 async function keepModels(): Promise<void> {
-  if (device?.name !== 'webgpu' || (kept && steps() < kept.step + keepEvery)) return
+  if (device?.name !== 'webgpu' || (kept && performance.now() < kept.at + keepEvery)) return
   const files = await Promise.all(learners.map((learner) => snapshot(learner)))
-  kept = { step: steps(), files }
+  kept = { at: performance.now(), files }
 }
 const snapshot = (learner: Learner): Promise<Uint8Array> => saved(learner, lesson!)
 
@@ -271,7 +273,7 @@ async function sample(racer: number, { model, optimizer }: Learner): Promise<voi
 
 async function serve(request: ToWorker): Promise<void> {
   try {
-    if (request.kind === 'configure') await configure(request.settings, request.source)
+    if (request.kind === 'configure') await configure(request)
     else if (request.kind === 'run') running = request.running
     else if (request.kind === 'visible') visible = request.visible
     else if (request.kind === 'pace') pace = request.pace
@@ -296,7 +298,7 @@ async function serve(request: ToWorker): Promise<void> {
     }
   } catch (error) {
     if (device?.name === 'webgpu' && request.kind !== 'configure' && /lost/.test(message(error))) await recover(error)
-    say({ kind: 'refused', what: request.kind, message: message(error) })
+    say({ kind: 'refused', what: request.kind, message: message(error), ...('id' in request && { id: request.id }) })
   }
 }
 

@@ -34,8 +34,11 @@ export async function open(way = ways[0]) {
 /** The browser of the root's tests, with WebGPU on SwiftShader. */
 export const browser = launch
 
-/** A page with a window of its own storage, whose complaints are collected: errors, warnings, requests that fail or go elsewhere. */
-export async function visit(from, url, options = {}) {
+/**
+ * A page with a storage of its own, whose complaints are collected: errors, warnings, requests that fail or go elsewhere. `prepare` has the page
+ * before it is opened.
+ */
+export async function visit(from, url, { prepare, ...options } = {}) {
   const context = await from.newContext({ viewport: { width: 1440, height: 900 }, ...options })
   const page = await context.newPage()
   const complaints = []
@@ -48,6 +51,7 @@ export async function visit(from, url, options = {}) {
       new URL(request.url()).origin === new URL(url).origin || /^(data|blob):/.test(request.url()) || complaints.push(request.url()),
   )
   page.on('requestfailed', (request) => complaints.push(`${request.url()}: ${request.failure()?.errorText}`))
+  await prepare?.(page)
   await page.goto(url)
   return { page, complaints, close: () => context.close() }
 }
