@@ -1,7 +1,8 @@
 /**
  * The parts of the site, in the order of its navigation. A part is a folder: its pages are the `*.11ty.mjs` files in it, `scripts` and `styles`
- * are what the build makes of its files, as assets/NAME.js and assets/NAME.css; `whole` are scripts that share nothing with others: one file each. `nav`: how the navigation calls it; a part without has no
- * entry. `first`: its first page, from the site's root.
+ * are what the build makes of its files, as assets/NAME.js and assets/NAME.css; `whole` are scripts that share nothing with others: one file
+ * each. `nav`: how the navigation calls it; a part without has no entry. `first`: its first page, from the site's root; `about`: what the front page
+ * says of it.
  */
 export const parts = [
   {
@@ -13,6 +14,7 @@ export const parts = [
   {
     nav: 'Claims',
     first: 'claims/',
+    about: 'are what papers state, checked in this page',
     scripts: { 'claims-main': 'claims/main.ts', 'claims-own': 'claims/own.ts', 'claims-worker': 'claims/worker.ts' },
     whole: { 'claims-sandbox': 'claims/sandbox.ts', 'claims-frame': 'claims/frame.ts' },
     styles: { claims: 'claims/claims.css' },
@@ -20,6 +22,7 @@ export const parts = [
   {
     nav: 'Speed',
     first: 'speed/',
+    about: 'is what this machine makes of it',
     scripts: { 'speed-main': 'speed/main.ts', 'speed-worker': 'speed/worker.ts' },
     styles: { speed: 'speed/speed.css' },
   },
