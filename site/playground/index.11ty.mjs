@@ -84,8 +84,10 @@ ${settings.map(control).join('\n')}
 <label class="inline" for="head">Head</label><select id="head" autocomplete="off"></select>
 <span class="row" role="group" aria-label="Rule that writes these weights" id="readings"></span>
 </div>
+<div id="prompted">
 <label for="prompt">What it reads</label>
 <input type="text" id="prompt" autocomplete="off" spellcheck="false" maxlength="400">
+</div>
 <p id="memory-problem" class="bad" role="alert" hidden></p>
 <p id="tokens" class="tokens" aria-hidden="true"></p>
 <input type="range" id="token" min="1" max="1" value="1" step="1" aria-label="Character">

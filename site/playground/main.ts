@@ -170,7 +170,6 @@ document.addEventListener('visibilitychange', () => ask({ kind: 'visible', visib
 // --- What comes back ------------------------------------------------------------------------------------------------------------------
 
 let courses: Course[] = []
-const shares: Course[] = []
 let step = 0
 let drawing = false
 /** Who wants no motion sees a sample when it is whole. */
@@ -216,7 +215,7 @@ function showLanes(): void {
   )
 }
 
-function showExam({ racer, share, chance, places }: Extract<FromWorker, { kind: 'exam' }>): void {
+function showExam({ racer, share, chance, metric, places }: Extract<FromWorker, { kind: 'exam' }>): void {
   const place = element(`sample-${racer}`)
   if (!place) return
   const shown = places.flatMap(({ input, target, answer }) => {
@@ -226,10 +225,9 @@ function showExam({ racer, share, chance, places }: Extract<FromWorker, { kind: 
   })
   place.replaceChildren(
     make('strong', {}, `${Math.round(100 * share)} % right`),
-    ` of sequences it hasn’t seen (by chance ${Math.round(100 * chance)} %). `,
+    ` in sequences it hasn’t seen, counting ${metric}; by chance ${Math.round(100 * chance)} %. `,
     ...shown,
   )
-  ;(shares[racer] ??= new Course()).add(step, share)
 }
 
 const memory = new MemoryView((request) => ask({ kind: 'trace', request }))
@@ -305,8 +303,10 @@ function refused(data: Extract<FromWorker, { kind: 'refused' }>): void {
   const { what, message } = data
   const text = `${message.charAt(0).toUpperCase()}${message.slice(1)}.`
   if (what === 'trace') tell('memory-problem', text)
-  else if (what === 'load' || what === 'save') tell('file-problem', text)
-  else if (what === 'train') {
+  else if (what === 'load' || what === 'save') {
+    asked = 'download'
+    tell('file-problem', text)
+  } else if (what === 'train') {
     run(false)
     state(text)
   } else {

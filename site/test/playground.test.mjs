@@ -242,7 +242,11 @@ describe('the playground', function () {
     const { page, complaints, close } = await play('#1;task=copy;width=32')
     for (const task of ['copy', 'parity', 'retrieval']) {
       await page.locator('#set-task').selectOption(task)
-      await shows(page, 'sample-0', /^\d+ % right of sequences it hasn’t seen \(by chance \d+ %\)/)
+      await shows(
+        page,
+        'sample-0',
+        /^\d+ % right in sequences it hasn’t seen, counting (places|sequences|share of each sequence|classes); by chance \d+ %/,
+      )
     }
     assert.deepEqual(complaints, [])
     await close()
@@ -506,7 +510,7 @@ describe('the playground', function () {
         reducedMotion: 'reduce',
       })
       await page.locator('.memory').scrollIntoViewIfNeeded()
-      await page.locator('#picture-gates-beta').waitFor()
+      await page.locator('#picture-gates-0').waitFor()
       await page.getByRole('button', { name: 'Pause' }).click()
       assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width)
       assert.deepEqual(await violations(page), [])
