@@ -114,7 +114,7 @@ async function scripts() {
     }),
   ])
   cpSync(join(root, 'dist/browser/worker.js'), join(outdir, 'worker.js'))
-  cpSync(join(folder, 'style/icon.svg'), join(outdir, 'icon.svg'))
+  for (const file of ['icon.svg', 'share.png']) cpSync(join(folder, 'style', file), join(outdir, file))
 }
 
 /** How many folders a page is below the site's root, as what leads there. */

@@ -3,6 +3,7 @@ import { escaped } from '../layout/html.mjs'
 import { settings } from './choices.mjs'
 
 export const data = {
+  title: 'Watch a memory learn',
   description: 'Fast-weight sequence models that train in your browser: watch a memory being written, token by token. Nothing to install.',
   permalink: 'index.html',
   styles: ['playground'],
@@ -84,8 +85,10 @@ ${settings.map(control).join('\n')}
 <label class="inline" for="head">Head</label><select id="head" autocomplete="off"></select>
 <span class="row" role="group" aria-label="Rule that writes these weights" id="readings"></span>
 </div>
+<div id="prompted">
 <label for="prompt">What it reads</label>
 <input type="text" id="prompt" autocomplete="off" spellcheck="false" maxlength="400">
+</div>
 <p id="memory-problem" class="bad" role="alert" hidden></p>
 <p id="tokens" class="tokens" aria-hidden="true"></p>
 <input type="range" id="token" min="1" max="1" value="1" step="1" aria-label="Character">

@@ -18,6 +18,7 @@ import {
   charVocabulary,
   type Example,
   examplesOf,
+  metrics,
   optimizerOf,
   presets,
   randomBatches,
@@ -219,7 +220,7 @@ export function revived(bytes: Uint8Array, racer: Racer, lesson: Lesson): Learne
 
 // --- Examining ------------------------------------------------------------------------------------------------------------------------
 
-/** The share of right answers among those that are asked for, and the first example as people read it. */
+/** The task's metric on sequences that weren't learnt, and the first of them as people read it. */
 export async function examined({ model }: Learner, { task }: Lesson, device: Device): Promise<{ share: number; places: Place[] }> {
   const { row, settings, tests } = task!
   const { tokens, targets, B, T } = batchOf(tests, row.pad(settings))
@@ -234,17 +235,17 @@ export async function examined({ model }: Learner, { task }: Lesson, device: Dev
     for (let n = 1; n < N; n++) if (values[place * N + n] > values[place * N + best]) best = n
     return best
   }
-  let [right, asked] = [0, 0]
-  for (let place = 0; place < targets.length; place++)
-    if (targets[place] >= 0) {
-      asked++
-      if (answer(place) === targets[place]) right++
-    }
+  const metric = metrics[row.metric]()
+  metric.add(
+    targets.map((target, place) => (target < 0 ? 0 : answer(place))),
+    targets,
+    B,
+  )
   const places = Array.from(tests[0].inputs, (input, t) => ({
     input: `${input}`,
     ...(tests[0].targets[t] >= 0 && { target: `${tests[0].targets[t]}`, answer: `${answer(t)}` }),
   }))
-  return { share: right / asked, places }
+  return { share: metric.value(), places }
 }
 
 // --- Files ----------------------------------------------------------------------------------------------------------------------------

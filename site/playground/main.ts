@@ -170,7 +170,6 @@ document.addEventListener('visibilitychange', () => ask({ kind: 'visible', visib
 // --- What comes back ------------------------------------------------------------------------------------------------------------------
 
 let courses: Course[] = []
-const shares: Course[] = []
 let step = 0
 let drawing = false
 /** Who wants no motion sees a sample when it is whole. */
@@ -216,7 +215,7 @@ function showLanes(): void {
   )
 }
 
-function showExam({ racer, share, chance, places }: Extract<FromWorker, { kind: 'exam' }>): void {
+function showExam({ racer, share, chance, metric, places }: Extract<FromWorker, { kind: 'exam' }>): void {
   const place = element(`sample-${racer}`)
   if (!place) return
   const shown = places.flatMap(({ input, target, answer }) => {
@@ -226,10 +225,9 @@ function showExam({ racer, share, chance, places }: Extract<FromWorker, { kind: 
   })
   place.replaceChildren(
     make('strong', {}, `${Math.round(100 * share)} % right`),
-    ` of sequences it hasn’t seen (by chance ${Math.round(100 * chance)} %). `,
+    ` in sequences it hasn’t seen, counting ${metric}; by chance ${Math.round(100 * chance)} %. `,
     ...shown,
   )
-  ;(shares[racer] ??= new Course()).add(step, share)
 }
 
 const memory = new MemoryView((request) => ask({ kind: 'trace', request }))
@@ -305,8 +303,10 @@ function refused(data: Extract<FromWorker, { kind: 'refused' }>): void {
   const { what, message } = data
   const text = `${message.charAt(0).toUpperCase()}${message.slice(1)}.`
   if (what === 'trace') tell('memory-problem', text)
-  else if (what === 'load' || what === 'save') tell('file-problem', text)
-  else if (what === 'train') {
+  else if (what === 'load' || what === 'save') {
+    asked = 'download'
+    tell('file-problem', text)
+  } else if (what === 'train') {
     run(false)
     state(text)
   } else {
@@ -407,10 +407,11 @@ document.addEventListener('drop', (event) => {
 
 function begin(before: Carried | undefined): void {
   const { settings: wanted, problems } = decode(location.hash, choices)
-  if (wanted.text === 'own' && !before)
+  // A text of one's own that is open stays where a link says so.
+  source = before?.source ?? (wanted.text === 'own' ? source : pageText)
+  if (wanted.text === 'own' && source.own === null)
     problems.push('The link was made with a text of somebody’s own, which isn’t in it: paste it below. Until then it is the page’s own')
   tell('problems', problems.map((problem) => problem.replace(/\.?$/, '.')).join(' '))
-  source = before?.source ?? pageText
   configure({ ...wanted, text: source.own === null ? 'page' : 'own' }, source)
   if (document.hidden) ask({ kind: 'visible', visible: false })
   if (before) ask({ kind: 'load', name: 'the model', bytes: before.bytes })

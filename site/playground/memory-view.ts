@@ -1,10 +1,10 @@
 /** The memory of one head, character by character: what was there, what is written, what is there then, and what is read. */
 import type { Inspection, Layer } from '../../dist/cli/inspect/data.js'
-import { glyph, map, number, type Picture } from '../../dist/cli/inspect/draw.js'
+import { bars, glyph, map, number, type Picture } from '../../dist/cli/inspect/draw.js'
 import { type Scene, sources, story, told, views } from '../../dist/cli/inspect/views.js'
 import { element, fill, make, tell } from './dom.ts'
 import type { Memory, TraceRequest } from './messages.ts'
-import { Pictures } from './pictures.ts'
+import { type Entry, Pictures } from './pictures.ts'
 
 /** Of the command's pictures those that follow the matrices, in order. */
 const shown = ['recall', 'retrieval', 'attention', 'similarity', 'gates']
@@ -35,6 +35,24 @@ const retrieved = (S: Float64Array, key: ArrayLike<number>, columns: number): Fl
     for (let r = 0; r < key.length; r++) sum += S[r * columns + c] * key[r]
     return sum
   })
+
+/** How like the keys of earlier characters this one's is. */
+function alike({ data: { tokens }, head: { similarity }, token, width }: Scene): Picture {
+  const T = tokens.length
+  const values = Array.from({ length: T }, (_, s) => (s < token ? similarity!.values[token * T + s] : 0))
+  const nearest = values.indexOf(Math.max(...values.slice(0, token)))
+  return bars({
+    name: 'alike',
+    title: 'This key beside all earlier ones',
+    words:
+      token === 0 ? 'It is the first.' : `It is most like that of ${told(tokens, nearest)}: a cosine of ${values[nearest].toFixed(2)}.`,
+    width,
+    values,
+    columnNames: tokens,
+    below: 'key',
+    token,
+  })
+}
 
 export class MemoryView {
   private memory: Memory | undefined
@@ -84,7 +102,8 @@ export class MemoryView {
     Object.assign(this.request, { prompt: '', racer: Math.min(this.request.racer, names.length - 1), rule: 'own' })
     const field = element<HTMLInputElement>('prompt')
     field.value = prompt
-    field.disabled = prompt === ''
+    // A task has its own.
+    element('prompted').hidden = prompt === ''
     this.waiting = false
     tell('memory-problem', '')
     if (this.seen) this.look()
@@ -138,7 +157,8 @@ export class MemoryView {
       for (let i = 0; i < values.length; i++) change = Math.max(change, Math.abs(values[i] - (i < size ? 0 : values[i - size])))
       this.scales = { state: largest(values), change }
     }
-    this.go(Math.min(this.token, tokens.length - 1))
+    // In a turn of its own, so that none is long.
+    setTimeout(() => this.go(Math.min(this.token, tokens.length - 1)))
   }
 
   /** The rule that it has learnt with, and others that its weights can be read with. */
@@ -200,12 +220,12 @@ export class MemoryView {
       .map((name) => views.find((view) => view.name === name)!)
       .filter(({ needs }) => scene.layer.missing[needs] === undefined)
     this.others.show(
-      own.flatMap((view) =>
-        // One picture for each gate: how many there are is known before they are drawn.
-        view.name === 'gates'
-          ? Object.keys(scene.head.gates).map((_, i) => ({ name: view.draw(scene)[i].name, draw: () => view.draw(scene)[i] }))
-          : [{ name: view.name, draw: () => view.draw(scene)[0] }],
-      ),
+      own.flatMap((view): Entry[] => {
+        if (view.name === 'gates')
+          return Object.keys(scene.head.gates).map((_, i) => ({ name: `gates-${i}`, draw: () => view.draw(scene)[i] }))
+        const entry = { name: view.name, draw: () => view.draw(scene)[0] }
+        return view.name === 'similarity' ? [{ name: 'alike', draw: () => alike(scene) }, entry] : [entry]
+      }),
     )
   }
 
@@ -232,7 +252,7 @@ export class MemoryView {
     return { key, vector: retrieved(change, key, columns).map((x) => x / square) }
   }
 
-  private matrixPictures(tokens: readonly string[]): { name: string; draw: () => Picture }[] {
+  private matrixPictures(tokens: readonly string[]): Entry[] {
     const memory = this.memory!
     const t = this.token
     const { part, keys, values } = memory

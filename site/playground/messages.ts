@@ -100,7 +100,7 @@ export type FromWorker =
     }
   | { kind: 'device'; device: string; note: string }
   | { kind: 'sample'; racer: number; text: string; done: boolean }
-  | { kind: 'exam'; racer: number; share: number; chance: number; places: readonly Place[] }
+  | { kind: 'exam'; racer: number; share: number; chance: number; metric: string; places: readonly Place[] }
   | { kind: 'memory'; memory: Memory }
   | { kind: 'capacity'; capacity: Capacity }
   | { kind: 'saved'; bytes: Uint8Array }

@@ -10,33 +10,41 @@ interface Drawn {
   base: string
 }
 
+/** A picture and the name of its place. */
+export interface Entry {
+  name: string
+  draw: () => Picture
+}
+
 export class Pictures {
   private readonly drawn = new Map<string, Drawn>()
-  private line: (() => Picture)[] = []
+  private line: Entry[] = []
   private busy = false
 
   constructor(private readonly place: HTMLElement) {}
 
   /** These pictures, in this order, and no others; a newer call takes the place of one that isn't done. */
-  show(pictures: readonly { name: string; draw: () => Picture }[]): void {
+  show(pictures: readonly Entry[]): void {
     for (const [name, { figure }] of this.drawn)
       if (!pictures.some((picture) => picture.name === name)) {
         figure.remove()
         this.drawn.delete(name)
       }
-    this.line = pictures.map(({ draw }) => draw)
-    if (!this.busy) this.next()
-  }
-
-  private next(): void {
-    const draw = this.line.shift()
-    this.busy = draw !== undefined
-    if (!draw) return
-    this.put(draw())
+    this.line = [...pictures]
+    if (this.busy) return
+    this.busy = true
     setTimeout(() => this.next())
   }
 
-  private put({ name, title, words, width, height, base, now }: Picture): void {
+  private next(): void {
+    const entry = this.line.shift()
+    this.busy = entry !== undefined
+    if (!entry) return
+    this.put(entry.name, entry.draw())
+    setTimeout(() => this.next())
+  }
+
+  private put(name: string, { title, words, width, height, base, now }: Picture): void {
     let there = this.drawn.get(name)
     if (!there) {
       const svg = document.createElementNS(svgName, 'svg')
@@ -55,6 +63,8 @@ export class Pictures {
       this.place.append(figure)
     }
     const { figure, svg } = there
+    // Words below it are no wider than it is.
+    figure.style.width = `${width}px`
     svg.setAttribute('viewBox', `0 0 ${width} ${height}`)
     svg.setAttribute('width', `${width}`)
     svg.setAttribute('height', `${height}`)

@@ -73,6 +73,5 @@ export function ownText(): string {
   return text
 }
 
-/** What the memory is shown with: a thing is moved, and asked for. */
-export const ownPrompt =
-  'Mara keeps a lamp in the tower. Tom keeps a rope in the barn. Mara takes the lamp to the mill. Where is the lamp of Mara? It is in the '
+/** What the memory is shown with: two things are somewhere, and one of them is asked for. */
+export const ownPrompt = 'Mara keeps a lamp in the tower. Tom keeps a rope in the barn. Where is the lamp of Mara? It is in the '

@@ -57,7 +57,7 @@ export async function traced({ model }: Learner, lesson: Lesson, request: TraceR
   let left = ''
   if (task) {
     tokens = task.tests[0].inputs
-    shown = Array.from(tokens, (token) => `${token} `)
+    shown = Array.from(tokens, (token) => `${token},`)
   } else {
     const prompt = request.prompt === '' ? lesson.prompt : request.prompt
     tokens = vocabulary!.encode(prompt)

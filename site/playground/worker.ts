@@ -151,31 +151,46 @@ async function findGpu(): Promise<void> {
 }
 
 const trialSteps = 20
+const trialLimit = 2000
 
 /** The same model on the GPU for some steps; it stays where they are faster. */
 async function tryGpu(): Promise<void> {
   trial = undefined
-  if (!gpu || !device || device.name === 'webgpu') return
+  const candidate = gpu
+  if (!candidate || !device || device.name === 'webgpu') return
   const wasm = device
   const before = await timed(trialSteps)
-  await moveTo(gpu, false)
-  await timed(trialSteps) // shaders are compiled, the step is captured
-  const after = await timed(trialSteps)
-  const told = `${before.toFixed(1)} ms a step on wasm, ${after.toFixed(1)} ms on the GPU`
-  if (after < before) {
-    wasm.close()
+  await keepModels()
+  try {
+    await moveTo(candidate, false)
+    await timed(trialSteps) // shaders are compiled, the step is captured
+    const after = await timed(trialSteps)
+    const told = `${before.toFixed(1)} ms a step on wasm, ${after.toFixed(1)} ms on the GPU`
+    if (after < before) {
+      wasm.close()
+      gpu = undefined
+      say({ kind: 'device', device: candidate.description, note: `auto chose the GPU: ${told}` })
+    } else {
+      await moveTo(wasm, false)
+      say({ kind: 'device', device: wasm.description, note: `auto stays on wasm: ${told}` })
+    }
+  } catch (error) {
+    revive(wasm)
     gpu = undefined
-    say({ kind: 'device', device: device.description, note: `auto chose the GPU: ${told}` })
-  } else {
-    await moveTo(wasm, false)
-    say({ kind: 'device', device: wasm.description, note: `auto stays on wasm: ${told}` })
+    candidate.close()
+    say({ kind: 'device', device: wasm.description, note: `auto stays on wasm: ${message(error)}` })
   }
 }
 
+/** Milliseconds a step, of so many; of fewer where they take longer than a reader waits. */
 async function timed(count: number): Promise<number> {
   const began = performance.now()
-  for (let i = 0; i < count; i++) await step()
-  return (performance.now() - began) / count
+  let done = 0
+  while (done < count && performance.now() - began < trialLimit) {
+    await step()
+    done++
+  }
+  return (performance.now() - began) / done
 }
 
 /** What a GPU's models were a while ago: a GPU may be lost. */
@@ -183,28 +198,35 @@ let kept: { at: number; files: Uint8Array[] } | undefined
 const keepEvery = 2000
 
 async function keepModels(): Promise<void> {
-  if (device?.name !== 'webgpu' || (kept && performance.now() < kept.at + keepEvery)) return
-  const files = await Promise.all(learners.map((learner) => snapshot(learner)))
+  const files = await Promise.all(learners.map((learner) => saved(learner, lesson!)))
   kept = { at: performance.now(), files }
 }
-const snapshot = (learner: Learner): Promise<Uint8Array> => saved(learner, lesson!)
 
-/** Goes on with wasm from what was kept. */
-async function recover(error: unknown): Promise<void> {
-  const lost = device!
+/** On this device, what was kept; where nothing was yet, the models begin anew. */
+function revive(next: Device): void {
   const racers = learners.map(({ racer }) => racer)
-  const next = await openDevice('wasm')
   setDevice(next)
   dropLearners()
   device = next
-  if (gpu === lost) gpu = undefined
-  lost.close()
   const { files } = kept ?? { files: [] }
   learners = files.length > 0 ? files.map((bytes, i) => revived(bytes, racers[i], lesson!)) : learnersOf(settings!, lesson!)
   kept = undefined
-  trial = undefined
-  const note = `The GPU is lost (${message(error)}). Training goes on with wasm from step ${steps()}.`
-  say({ kind: 'device', device: device.description, note })
+}
+
+/** Goes on with wasm. */
+async function recover(error: unknown): Promise<void> {
+  const lost = device!
+  try {
+    revive(await openDevice('wasm'))
+    lost.close()
+    if (gpu === lost) gpu = undefined
+    trial = undefined
+    const note = `The GPU is lost (${message(error)}). Training goes on with wasm from step ${steps()}.`
+    say({ kind: 'device', device: device!.description, note })
+  } catch (second) {
+    running = false
+    say({ kind: 'refused', what: 'train', message: message(second) })
+  }
 }
 
 // --- Training -------------------------------------------------------------------------------------------------------------------------
@@ -245,7 +267,7 @@ async function show(): Promise<void> {
     if (lesson!.task) {
       const { share, places } = await examined(learner, lesson!, device!)
       const { row, settings: own } = lesson!.task
-      say({ kind: 'exam', racer, share, chance: row.chance(own), places })
+      say({ kind: 'exam', racer, share, chance: row.chance(own), metric: row.metric, places })
     } else await sample(racer, learner)
     if (line.length > 0) break
   }
@@ -306,7 +328,7 @@ async function train(): Promise<void> {
   try {
     await step()
     report()
-    await keepModels()
+    if (device?.name === 'webgpu' && !(kept && performance.now() < kept.at + keepEvery)) await keepModels()
     if (trial && gpu && steps() >= trial.at) await tryGpu()
     if (steps() === 3 || performance.now() - sampled > sampleEvery) await show()
   } catch (error) {

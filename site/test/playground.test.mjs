@@ -66,7 +66,7 @@ describe('settings and addresses', () => {
     assert.match(decode('#4', choices, steps).problems[0], /version 4 of this page, which knows 3/)
   })
 
-  it('make a model of every rule, which learns; and what means nothing to it is told', async () => {
+  it('make a model of every rule, which learns, and whose memory is shown; what means nothing to it is told', async () => {
     const { learn } = await load('test/every-rule.ts')
     const { defaults } = module
     const base = { ...defaults(choices), width: '16', heads: '2', layers: '1' }
@@ -242,7 +242,11 @@ describe('the playground', function () {
     const { page, complaints, close } = await play('#1;task=copy;width=32')
     for (const task of ['copy', 'parity', 'retrieval']) {
       await page.locator('#set-task').selectOption(task)
-      await shows(page, 'sample-0', /^\d+ % right of sequences it hasn’t seen \(by chance \d+ %\)/)
+      await shows(
+        page,
+        'sample-0',
+        /^\d+ % right in sequences it hasn’t seen, counting (places|sequences|share of each sequence|classes); by chance \d+ %/,
+      )
     }
     assert.deepEqual(complaints, [])
     await close()
@@ -263,7 +267,7 @@ describe('the playground', function () {
     await learn('<img src=x onerror="document.title=1"></script><script>document.title=2</script>\u202e\u0000\u0007 '.repeat(20))
     await shows(page, 'preview', '<img src=x onerror=')
     await until(page, 3)
-    assert.equal(await page.title(), 'fastweights')
+    assert.equal(await page.title(), 'Watch a memory learn · fastweights')
     assert.equal(await page.locator('#preview img, #tokens img, .sample img').count(), 0)
     // A file: five million bytes, with a mark of byte order and line ends of Windows.
     const large = `\ufeff${'All work and no play makes Jack a dull boy.\r\n'.repeat(110_000)}`
@@ -394,7 +398,7 @@ describe('the playground', function () {
     await page.getByRole('button', { name: 'sum rule, same weights' }).click()
     await page.locator('#readings [data-rule=sum][aria-pressed=true]').waitFor()
     assert.ok((await held()) < delta, 'the sum rule keeps the last pair no better')
-    for (const picture of ['recall', 'similarity', 'attention', 'retrieval', 'retrieved'])
+    for (const picture of ['recall', 'alike', 'similarity', 'attention', 'retrieval', 'retrieved'])
       await page.locator(`#picture-${picture}`).waitFor()
     await page.locator('#layer').selectOption('1')
     await page.locator('#head').selectOption({ value: '2' })
@@ -506,7 +510,7 @@ describe('the playground', function () {
         reducedMotion: 'reduce',
       })
       await page.locator('.memory').scrollIntoViewIfNeeded()
-      await page.locator('#picture-gates-beta').waitFor()
+      await page.locator('#picture-gates-0').waitFor()
       await page.getByRole('button', { name: 'Pause' }).click()
       assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width)
       assert.deepEqual(await violations(page), [])
