@@ -5,13 +5,12 @@ import { sep } from 'node:path'
 import { output } from '../build.mjs'
 import { browser, open, violations, visit } from './harness.mjs'
 
-/** By address. Of pages that are many of one kind (of a class of names, of a source file) one stands for all: they are one template. */
-const templates = [/^api\/[^/]+\/.*\/$/, /^source\//, /^study\/(rules|systems)\/[^/]+\/$/]
+/** By address. Of pages that are many of one template (a rule, a source file) one stands for all; with PAGES=all each is tried. */
+const templates = process.env.PAGES === 'all' ? [] : [/^source\//, /^study\/(rules|nets|layers)\/[^/]+\/$/]
 function addresses() {
   const all = readdirSync(output, { recursive: true })
     .map((path) => path.split(sep).join('/'))
-    // The sandbox's frame is nobody's to see.
-    .filter((path) => path.endsWith('.html') && path !== 'claims/frame.html')
+    .filter((path) => path.endsWith('.html'))
     .map((path) => path.replace(/(^|\/)index\.html$/, '$1'))
     .sort()
   const seen = new Set()
