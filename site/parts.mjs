@@ -10,4 +10,11 @@ export const parts = [
     scripts: { 'playground-main': 'playground/main.ts', 'playground-worker': 'playground/worker.ts' },
     styles: { playground: 'playground/playground.css' },
   },
+  {
+    nav: 'Study',
+    first: 'study/',
+    scripts: { study: 'study/page.ts', 'study-worker': 'study/worker.ts', search: 'study/search.ts' },
+    styles: { study: 'study/study.css' },
+  },
+  { nav: 'API', first: 'api/' },
 ]

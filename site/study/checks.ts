@@ -12,8 +12,8 @@ import {
   div,
   dpfp,
   exp,
-  gatedDeltaRule,
   type Generator,
+  gatedDeltaRule,
   generator,
   l2Norm,
   log,
@@ -239,7 +239,13 @@ export const checks = {
     sizes: 'x, dy [2,4]',
     sides: (n) => {
       const [x, dy] = [n.any(2, 4), n.any(2, 4)]
-      return { left: sum(gradient(x, (x) => sum(mul(softmax(x), dy))), { axis: 1, keepDim: true }), right: zeros([2, 1]) }
+      return {
+        left: sum(
+          gradient(x, (x) => sum(mul(softmax(x), dy))),
+          { axis: 1, keepDim: true },
+        ),
+        right: zeros([2, 1]),
+      }
     },
   },
   // The sum rule as attention
@@ -284,7 +290,11 @@ export const checks = {
     sizes: 'T = 4, K = 3, V = 2',
     sides: (n) => {
       const [k, v] = [n.keys(T, K), n.any(T, V)]
-      const turned = (x: Tensor): Tensor => concat([3, 1, 0, 2].map((t) => row(x, t)), 0)
+      const turned = (x: Tensor): Tensor =>
+        concat(
+          [3, 1, 0, 2].map((t) => row(x, t)),
+          0,
+        )
       return { left: added(k, k, v).S, right: added(turned(k), turned(k), turned(v)).S }
     },
   },
@@ -337,8 +347,7 @@ export const checks = {
     sides: (n) => {
       const [q, k, v, beta] = [n.any(T, K), n.keys(T, K), n.any(T, V), n.rates(T)]
       let S = zeros([K, V])
-      for (let t = 0; t < T; t++)
-        S = add(S, transposedTimes(row(k, t), mul(row(column(beta), t), sub(row(v, t), times(row(k, t), S)))))
+      for (let t = 0; t < T; t++) S = add(S, transposedTimes(row(k, t), mul(row(column(beta), t), sub(row(v, t), times(row(k, t), S)))))
       return { left: delta(q, k, v, beta).S, right: S }
     },
   },
@@ -346,7 +355,15 @@ export const checks = {
     sizes: 'T = 4, K = 3, V = 2, keys of length 1',
     sides: (n) => {
       const [k, v] = [n.keys(T, K), n.any(T, V)]
-      return { left: delta(k, k, v, table(T, 1, () => 1)).y, right: v }
+      return {
+        left: delta(
+          k,
+          k,
+          v,
+          table(T, 1, () => 1),
+        ).y,
+        right: v,
+      }
     },
   },
   'only what the key addresses': {
@@ -504,7 +521,10 @@ export const checks = {
     sizes: 'logits [3,4]',
     sides: (n) => {
       const logits = n.any(3, 4)
-      const picked = mul(log(softmax(logits)), table(3, 4, (i, j) => Number(j === i)))
+      const picked = mul(
+        log(softmax(logits)),
+        table(3, 4, (i, j) => Number(j === i)),
+      )
       return { left: crossEntropy(logits, tensor([0, 1, 2], { dtype: 'int32' })), right: affine(sum(picked), -1 / 3) }
     },
   },
@@ -512,7 +532,13 @@ export const checks = {
     sizes: 'logits [3,4]',
     sides: (n) => {
       const logits = n.any(3, 4)
-      const right = affine(sub(softmax(logits), table(3, 4, (i, j) => Number(j === i))), 1 / 3)
+      const right = affine(
+        sub(
+          softmax(logits),
+          table(3, 4, (i, j) => Number(j === i)),
+        ),
+        1 / 3,
+      )
       return { left: gradient(logits, (x) => crossEntropy(x, tensor([0, 1, 2], { dtype: 'int32' }))), right }
     },
   },
@@ -587,7 +613,13 @@ export const checks = {
       }
       // One layer, two heads of width 4. Delta: S [8,4] each, since DPFP doubles the width, and a position. Softmax: a position, and k and v [4] of each
       // head for every token.
-      return { left: tensor([sizes('delta'), sizes('softmax')]), right: tensor([[2 * 8 * 4 + 1, 0], [1, 2 * (4 + 4)]]) }
+      return {
+        left: tensor([sizes('delta'), sizes('softmax')]),
+        right: tensor([
+          [2 * 8 * 4 + 1, 0],
+          [1, 2 * (4 + 4)],
+        ]),
+      }
     },
   },
   temperature: {
@@ -628,6 +660,9 @@ const worstOf = (a: number, b: number): number => (Number.isNaN(a) || Number.isN
 export async function runCheck(name: CheckName, seed: number): Promise<Outcome> {
   const check: Check = checks[name]
   const { left, right } = await check.sides(new Numbers(seed))
-  const grid = async (x: Tensor): Promise<Grid> => ({ shape: x.shape.length > 1 ? asMatrix(x).shape : [1, x.size], values: Array.from(await x.read()) })
+  const grid = async (x: Tensor): Promise<Grid> => ({
+    shape: x.shape.length > 1 ? asMatrix(x).shape : [1, x.size],
+    values: Array.from(await x.read()),
+  })
   return compare(await grid(left), await grid(right), check.bound ?? 1e-12)
 }

@@ -6,7 +6,9 @@ import { escaped } from '../layout/html.mjs'
 export function math(tex, { display = false, marks = new Map() } = {}) {
   const html = temml.renderToString(tex, { displayMode: display, throwOnError: true, annotate: false })
   // A formula that is too wide is scrolled, in its own box.
-  return html.replace(/<mi>([^<]+)<\/mi>/g, (whole, symbol) => (marks.has(symbol) ? `<mi data-name="${marks.get(symbol)}">${symbol}</mi>` : whole))
+  return html.replace(/<mi>([^<]+)<\/mi>/g, (whole, symbol) =>
+    marks.has(symbol) ? `<mi data-name="${marks.get(symbol)}">${symbol}</mi>` : whole,
+  )
 }
 
 /**

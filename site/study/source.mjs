@@ -2,16 +2,16 @@
  * The repository's sources as pages show them: read when the site is built, found by a text that stands there exactly once, highlighted. What isn't
  * found, or not once, fails the build.
  */
-import { existsSync, readFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { createCssVariablesTheme, createHighlighter } from 'shiki'
 import { escaped } from '../layout/html.mjs'
 
-const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
-const languages = { ts: 'typescript', mjs: 'javascript', wgsl: 'wgsl', py: 'python', md: 'markdown', json: 'json' }
+export const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
+const languages = { ts: 'typescript', wgsl: 'wgsl', md: 'markdown' }
 const theme = createCssVariablesTheme({ variablePrefix: '--code-' })
-const highlighter = await createHighlighter({ themes: [theme], langs: ['typescript', 'javascript', 'wgsl'] })
+const highlighter = await createHighlighter({ themes: [theme], langs: ['typescript', 'wgsl', 'markdown'] })
 
 const texts = new Map()
 
@@ -62,14 +62,25 @@ function docOf(lines, first) {
 }
 
 /**
- * A part of a file: from the only line with the text `from` to the end of what begins there, or to the line with `to`; with the comment above it,
- * unless `doc` is false. Lines are counted from 1.
+ * A part of a file: from the only line with the text `from` to the end of what begins there, or `through` the end of what begins at another text, or `to` the
+ * line with a text; with the comment above it, unless `doc` is false. Lines are counted from 1.
  */
-export function excerpt({ file, from, to, doc = true }) {
+export function excerpt({ file, from, through = from, to, doc = true }) {
   const lines = linesOf(file)
   const anchor = lineOf(file, from)
-  const end = to === undefined ? endOf(lines, anchor - 1) + 1 : lineOf(file, to, anchor)
+  const end = to === undefined ? endOf(lines, lineOf(file, through, anchor) - 1) + 1 : lineOf(file, to, anchor)
   return { file, begin: doc ? docOf(lines, anchor - 1) + 1 : anchor, end }
+}
+
+/** The text of the comment above the only line of a file with a text; '' where there is none. */
+export function docText(file, text) {
+  const lines = linesOf(file)
+  const at = lineOf(file, text) - 1
+  return lines
+    .slice(docOf(lines, at), at)
+    .map((line) => line.replace(/^\s*(\/\*\*|\*\/|\*|\/\/+)?\s?/, '').replace(/\s*\*\/$/, ''))
+    .join('\n')
+    .trim()
 }
 
 /** Which of the theme's colours a token has, as a class; '' for the text's own. */
@@ -121,5 +132,38 @@ export function codeLines(file, begin, end, { href, names = new Map(), ids = fal
       const hang = Math.max(0, depth(text) - indent) + 2
       return `<span class="line"${ids ? ` id="L${number}"` : ''} style="--hang:${hang}ch"><a class="number" tabindex="-1" aria-hidden="true" href="${href(number)}">${number}</a>${html.join('') || ' '}</span>`
     })
+    .join('\n')
+}
+
+/** Which files have a page of their own on the site: sources of what is explained, and whatever else is linked to. */
+export const shown = [
+  ...['engine', 'nn', 'tasks', 'claims', 'kernels-wasm', 'kernels-wgsl'].flatMap((folder) =>
+    readdirSync(join(root, folder), { recursive: true })
+      .map((path) => `${folder}/${path.split(sep).join('/')}`)
+      .filter((path) => /\.(ts|wgsl)$/.test(path) && !path.includes('/generated/')),
+  ),
+  'docs/figures.md',
+  'docs/rules.md',
+].sort()
+
+/** A program as HTML; identifiers that `link(identifier)` gives an address for lead there. */
+export function snippet(text, link) {
+  const { tokens } = highlighter.codeToTokens(text, { lang: 'typescript', theme: 'css-variables' })
+  const html = (content) =>
+    content
+      .split(/([A-Za-z_$][\w$]*)/)
+      .map((part, i) => (i % 2 === 1 && link(part) ? `<a href="${link(part)}">${part}</a>` : escaped(part)))
+      .join('')
+  return tokens
+    .map((line) =>
+      line
+        .map(({ content, color }) => {
+          const kind = kindOf(color)
+          const inner = kind === 'comment' || kind === 'string-expression' ? escaped(content) : html(content)
+          return kind && content.trim() ? `<span class="${kind}">${inner}</span>` : inner
+        })
+        .join(''),
+    )
+    .map((line) => `<span class="line">${line || ' '}</span>`)
     .join('\n')
 }

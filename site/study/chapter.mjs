@@ -1,0 +1,116 @@
+/** A chapter of the path, from its data (chapters/) to HTML. Whatever it names, a line of code, a claim, a test or a check, has to exist. */
+import { escaped } from '../layout/html.mjs'
+import { chapters } from './chapters/index.mjs'
+import { checkNames } from './checked.mjs'
+import { claimOf, claimPath } from './claims.mjs'
+import { inline, math, prose } from './markup.mjs'
+import { codeLines, excerpt, lineOf } from './source.mjs'
+
+/** From symbols of formulas, and from identifiers of code, to names. */
+const marksOf = (names) => new Map(Object.entries(names).flatMap(([name, { math }]) => (math ? [[math, name]] : [])))
+const identifiersOf = (names) =>
+  new Map(Object.entries(names).flatMap(([name, { code = [] }]) => code.map((identifier) => [identifier, name])))
+
+/** Numbers of a chapter's equations, by id. */
+function numbersOf(chapter, place) {
+  const equations = chapter.sections.flatMap(({ equations = [] }) => equations)
+  const numbers = new Map(equations.map(({ id }, i) => [id, `${place}.${i + 1}`]))
+  if (numbers.size < equations.length) throw new Error(`site: two equations of '${chapter.title}' have the same id`)
+  return numbers
+}
+
+/** `to`, `source`: see build.mjs. */
+export function chapterPage(chapter, { to, source }) {
+  const place = chapters.indexOf(chapter) + 1
+  const numbers = numbersOf(chapter, place)
+  const marks = marksOf(chapter.names)
+  const identifiers = identifiersOf(chapter.names)
+
+  const link = (target) => {
+    if (target.startsWith('page:')) return to(target.slice('page:'.length))
+    const [, file, text] = target.match(/^source:([^#]+)#(.+)$/) ?? []
+    if (file) return source(file, lineOf(file, text))
+    throw new Error(`site: '${chapter.title}' has a link to '${target}', which is neither page: nor source:`)
+  }
+  const reference = (id) => {
+    if (!numbers.has(id)) throw new Error(`site: '${chapter.title}' refers to the equation '${id}', which it hasn't`)
+    return `<a class="ref" href="#eq-${id}">(${numbers.get(id)})</a>`
+  }
+  const context = { link, names: identifiers, marks, equation: reference }
+
+  const equation = ({ id, tex, claim, test, check }) => {
+    if (!claim === !test) throw new Error(`site: equation '${id}' of '${chapter.title}' must name a claim or a test`)
+    if (check !== undefined && !checkNames.has(check)) throw new Error(`site: there is no check '${check}'`)
+    const proof = claim
+      ? `Claim: <a href="${escaped(to(claimPath(claimOf(claim).name)))}">${escaped(claim)}</a>`
+      : `Test: <a href="${escaped(source(test[0], lineOf(test[0], test[1])))}">${escaped(test[1])}</a>, <span class="file">${escaped(test[0])}</span>`
+    const live =
+      check === undefined
+        ? ''
+        : `<button type="button" class="needs-scripts" data-check="${escaped(check)}">Check it on numbers</button><div class="outcome" aria-live="polite"></div>`
+    return `<div class="equation" id="eq-${id}">
+<div class="formula" role="group" tabindex="0" aria-label="Equation ${numbers.get(id)}">${math(tex ?? claimOf(claim).equation, { display: true, marks })}</div>
+<a class="number" href="#eq-${id}" aria-label="Link to equation ${numbers.get(id)}">(${numbers.get(id)})</a>
+<p class="proof">${proof}</p>
+${live}
+</div>`
+  }
+
+  const code = (begin, end, file) =>
+    `<pre class="code">${codeLines(file, begin, end, { href: (line) => source(file, line), names: identifiers })}</pre>`
+  const where = (file, begin, end) =>
+    `<p class="where"><a href="${source(file, begin)}">${escaped(file)}</a>, ${begin === end ? `line ${begin}` : `lines ${begin} to ${end}`}</p>`
+
+  /** Notes on the left, each beside the lines that it is about. */
+  const annotated = (block, before) => {
+    const { file, begin, end } = excerpt(block)
+    const notes = (block.notes ?? []).map(([text, note]) => ({ line: lineOf(file, text, begin, end), note }))
+    const sorted = [...notes].sort((a, b) => a.line - b.line)
+    if (notes.some((note, i) => note !== sorted[i]))
+      throw new Error(`site: the notes on ${file} in '${chapter.title}' aren't in the order of the lines`)
+    const first = notes[0]?.line ?? end + 1
+    const rows = [
+      `<div class="pair"><div class="notes">${before}</div><div class="lines">${where(file, begin, end)}${first > begin ? code(begin, first - 1, file) : ''}</div></div>`,
+      ...notes.map(({ line, note }, i) => {
+        const last = (notes[i + 1]?.line ?? end + 1) - 1
+        return `<div class="pair"><div class="notes"><p class="note"><a href="${source(file, line)}" aria-label="Line ${line}">${line}</a> ${inline(note, context)}</p></div><div class="lines">${code(line, last, file)}</div></div>`
+      }),
+    ]
+    return rows.join('\n')
+  }
+
+  const columns = (blocks) =>
+    `<div class="columns">${blocks
+      .map((block) => {
+        const { file, begin, end } = excerpt(block)
+        return `<div class="column"><h3>${escaped(block.title)}</h3>${where(file, begin, end)}${code(begin, end, file)}</div>`
+      })
+      .join('\n')}</div>`
+
+  const section = ({ title, text, equations = [], code, columns: blocks }) => {
+    const before = `${prose(text, context)}\n${equations.map(equation).join('\n')}`
+    const id = title.toLowerCase().replace(/\W+/g, '-').replace(/^-|-$/g, '')
+    const body = code ? annotated(code, before) : `<div class="text">${before}</div>\n${columns(blocks)}`
+    return `<section id="${id}"><h2>${escaped(title)}</h2>\n${body}</section>`
+  }
+
+  const legend = Object.entries(chapter.names)
+    .map(
+      ([name, { math: symbol, code = [], means }]) =>
+        `<li><button type="button" data-name="${name}" data-means="${escaped(means)}" aria-pressed="false">${symbol ? math(symbol) : `<code>${escaped(code[0])}</code>`}</button> ${escaped(means)}</li>`,
+    )
+    .join('\n')
+  const [before, after] = [chapters[place - 2], chapters[place]]
+  const step = (other, label, rel) =>
+    other ? `<a rel="${rel}" href="${to(`study/${other.slug}/`)}">${label}: ${escaped(other.title)}</a>` : ''
+  return `<p class="crumb"><a href="${to('study/')}">Study</a>, ${place} of ${chapters.length}</p>
+<h1>${escaped(chapter.title)}</h1>
+<div class="lead">${prose(chapter.lead, context)}</div>
+<div class="legend"><h2>Names</h2>
+<p class="soft small needs-scripts">A name lights up wherever it stands, in code and in formulas: point at it, press it here, or tap it.</p>
+<ul>${legend}</ul>
+<p class="needs-scripts"><button type="button" id="check-all">Check all equations of this page</button> <span id="checked" role="status"></span></p></div>
+${chapter.sections.map(section).join('\n')}
+<nav class="steps" aria-label="Chapters">${step(before, 'Before', 'prev')}${step(after, 'Next', 'next')}</nav>
+<p id="tip" role="status" hidden></p>`
+}
