@@ -1,5 +1,5 @@
 /** What study pages do: names light up together, equations are checked on numbers, examples run. All that computes is in a worker. */
-import { map, number } from '../../cli/inspect/draw.ts'
+import { map, number } from '../../dist/cli/inspect/draw.js'
 import type { Grid, Outcome } from './checks.ts'
 import type { Example } from './examples.ts'
 import type { Question } from './worker.ts'

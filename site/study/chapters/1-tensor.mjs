@@ -27,7 +27,7 @@ export default {
         to: 'output = 0',
         notes: [
           [
-            'requiresGrad = false',
+            '  requiresGrad = false',
             'Set by hand on what is to learn. The result of an op has it where one of its inputs has it, so it spreads along the tape by itself.',
           ],
           [
