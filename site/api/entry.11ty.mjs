@@ -14,6 +14,8 @@ export const data = {
   },
 }
 
-export default function ({ entry }) {
+export default function ({ entry, page }) {
+  // Eleventy gives a template the page of its first use alone.
+  this.page = page
   return apiPage(entry, { to: (path) => this.to(path), source: (file, line) => this.source(file, line) })
 }

@@ -13,6 +13,8 @@ const name = 'fastweights'
 
 export default function (data) {
   const { title, description, content, settings, page, styles = [], scripts = [], wide = false, offline = '', policy } = data
+  // Eleventy gives a template the page of its first use alone, and the frame is one template for all.
+  this.page = page
   const whole = title === undefined ? name : `${title} · ${name}`
   const shared = settings.site
     ? `<link rel="canonical" href="${escaped(settings.site + page.url.slice(1))}">

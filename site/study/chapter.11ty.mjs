@@ -15,6 +15,8 @@ export const data = {
   },
 }
 
-export default function ({ chapter }) {
+export default function ({ chapter, page }) {
+  // Eleventy gives a template the page of its first use alone.
+  this.page = page
   return chapterPage(chapter, { to: (path) => this.to(path), source: (file, line) => this.source(file, line) })
 }

@@ -16,4 +16,8 @@ export function claimOf(name) {
 export const claimsAbout = (rule) => claims.filter(({ name, rules = [] }) => name.startsWith(`${rule}: `) || rules.includes(rule))
 
 /** Where the claims page has it. */
-export const claimPath = (name) => `claims/#claim=${encodeURIComponent(name)}`
+export const claimPath = (name) =>
+  `claims/#${name
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, '-')
+    .replace(/^-|-$/g, '')}`

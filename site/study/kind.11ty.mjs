@@ -14,6 +14,8 @@ export const data = {
   },
 }
 
-export default function ({ kind }) {
+export default function ({ kind, page }) {
+  // Eleventy gives a template the page of its first use alone.
+  this.page = page
   return kind.content({ to: (path) => this.to(path), source: (file, line) => this.source(file, line) })
 }

@@ -17,7 +17,9 @@ export const data = {
   },
 }
 
-export default function ({ file }) {
+export default function ({ file, page }) {
+  // Eleventy gives a template the page of its first use alone.
+  this.page = page
   const count = linesOf(file).length
   return `<p class="crumb"><a href="${this.to('study/')}">Study</a>, sources</p>
 <h1 class="path">${escaped(file)}</h1>

@@ -142,8 +142,10 @@ export const shown = [
       .map((path) => `${folder}/${path.split(sep).join('/')}`)
       .filter((path) => /\.(ts|wgsl)$/.test(path) && !path.includes('/generated/')),
   ),
-  'docs/figures.md',
-  'docs/rules.md',
+  ...readdirSync(join(root, 'docs'))
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => `docs/${name}`),
+  'README.md',
 ].sort()
 
 /** A program as HTML; identifiers that `link(identifier)` gives an address for lead there. */
