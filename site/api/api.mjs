@@ -94,7 +94,7 @@ export function apiPage({ name: entry, words: about }, { to, source }) {
       signatures
         .map(
           (s) =>
-            `${signature(`${escaped(name)}${types.call(s)}`)}${words(s.comment)}${table(['parameter', 'by default', ''], parameterRows(s))}`,
+            `${signature(`${escaped(name)}${types.call(s)}`)}${words(s.comment)}${table(['parameter', 'by default', 'what it is'], parameterRows(s))}`,
         )
         .join('\n'),
     [Kind.Variable]: (declaration) => {
@@ -108,7 +108,7 @@ export function apiPage({ name: entry, words: about }, { to, source }) {
       const { name, type, comment } = declaration
       const members = type.type === 'reflection' && !type.declaration.signatures && type.declaration.children
       const written = members ? '{ ... }' : short(types.write(type), declaration)
-      return `${signature(`type ${escaped(name)}${types.generics(declaration)} = ${written}`)}${words(comment)}${members ? table(['field', 'type', ''], memberRows(members)) : ''}`
+      return `${signature(`type ${escaped(name)}${types.generics(declaration)} = ${written}`)}${words(comment)}${members ? table(['field', 'type', 'what it is'], memberRows(members)) : ''}`
     },
     [Kind.Interface]: (declaration) => {
       const { name, children = [], comment, extendedTypes, signatures, indexSignatures } = declaration
@@ -117,7 +117,7 @@ export function apiPage({ name: entry, words: about }, { to, source }) {
       const indexed = indexSignatures
         ? `<p><code>${indexSignatures.map((s) => `[${s.parameters.map(types.parameter).join(', ')}]: ${types.write(s.type)}`).join('<br>')}</code></p>`
         : ''
-      return `${signature(`interface ${escaped(name)}${types.generics(declaration)}${extended}`)}${words(comment)}${calls}${indexed}${table(['field', 'type', ''], memberRows(children))}`
+      return `${signature(`interface ${escaped(name)}${types.generics(declaration)}${extended}`)}${words(comment)}${calls}${indexed}${table(['field', 'type', 'what it is'], memberRows(children))}`
     },
     [Kind.Class]: (declaration) => {
       const { name, children = [], comment, extendedTypes } = declaration
@@ -129,7 +129,7 @@ export function apiPage({ name: entry, words: about }, { to, source }) {
         inherited.length > 0
           ? `<p class="soft small">And what it inherits: ${inherited.map((child) => `<code>${escaped(child.name)}</code>`).join(', ')}.</p>`
           : ''
-      return `${signature(`class ${escaped(name)}${types.generics(declaration)}${extended}${made.map((s) => `\nnew ${escaped(name)}(${(s.parameters ?? []).map(types.parameter).join(', ')})`).join('')}`)}${words(comment)}${made.map((s) => words(s.comment)).join('')}${table(['member', 'type', ''], memberRows(own.filter(({ kind }) => kind !== Kind.Constructor)))}${more}`
+      return `${signature(`class ${escaped(name)}${types.generics(declaration)}${extended}${made.map((s) => `\nnew ${escaped(name)}(${(s.parameters ?? []).map(types.parameter).join(', ')})`).join('')}`)}${words(comment)}${made.map((s) => words(s.comment)).join('')}${table(['member', 'type', 'what it is'], memberRows(own.filter(({ kind }) => kind !== Kind.Constructor)))}${more}`
     },
   }
 

@@ -3,8 +3,8 @@ import { escaped } from '../layout/html.mjs'
 import { chapters } from './chapters/index.mjs'
 import { checkNames } from './checked.mjs'
 import { claimOf, claimPath } from './claims.mjs'
-import { inline, math, prose } from './markup.mjs'
-import { codeLines, excerpt, lineOf } from './source.mjs'
+import { formula, inline, math, prose } from './markup.mjs'
+import { codeLines, excerpt, indentOf, lineOf } from './source.mjs'
 
 /** From symbols of formulas, and from identifiers of code, to names. */
 const marksOf = (names) => new Map(Object.entries(names).flatMap(([name, { math }]) => (math ? [[math, name]] : [])))
@@ -49,55 +49,57 @@ export function chapterPage(chapter, { to, source }) {
         ? ''
         : `<button type="button" class="needs-scripts" data-check="${escaped(check)}">Check it on numbers</button><div class="outcome" aria-live="polite"></div>`
     return `<div class="equation" id="eq-${id}">
-<div class="formula" role="group" tabindex="0" aria-label="Equation ${numbers.get(id)}">${math(tex ?? claimOf(claim).equation, { display: true, marks })}</div>
+${formula(tex ?? claimOf(claim).equation, `Equation ${numbers.get(id)}`, marks)}
 <a class="number" href="#eq-${id}" aria-label="Link to equation ${numbers.get(id)}">(${numbers.get(id)})</a>
 <p class="proof">${proof}</p>
 ${live}
 </div>`
   }
 
-  const code = (begin, end, file) =>
-    `<pre class="code">${codeLines(file, begin, end, { href: (line) => source(file, line), names: identifiers })}</pre>`
+  const code = ({ file, begin, end }, indent = indentOf(file, begin, end)) =>
+    `<pre class="code">${codeLines(file, begin, end, { href: (line) => source(file, line), names: identifiers, indent })}</pre>`
   const where = (file, begin, end) =>
     `<p class="where"><a href="${source(file, begin)}">${escaped(file)}</a>, ${begin === end ? `line ${begin}` : `lines ${begin} to ${end}`}</p>`
 
   /** Notes on the left, each beside the lines that it is about. */
-  const annotated = (block, before) => {
+  const annotated = (block) => {
     const { file, begin, end } = excerpt(block)
+    const indent = indentOf(file, begin, end)
     const notes = (block.notes ?? []).map(([text, note]) => ({ line: lineOf(file, text, begin, end), note }))
-    const sorted = [...notes].sort((a, b) => a.line - b.line)
-    if (notes.some((note, i) => note !== sorted[i]))
+    if (notes.some(({ line }, i) => i > 0 && line <= notes[i - 1].line))
       throw new Error(`site: the notes on ${file} in '${chapter.title}' aren't in the order of the lines`)
-    const first = notes[0]?.line ?? end + 1
-    const rows = [
-      `<div class="pair"><div class="notes">${before}</div><div class="lines">${where(file, begin, end)}${first > begin ? code(begin, first - 1, file) : ''}</div></div>`,
-      ...notes.map(({ line, note }, i) => {
-        const last = (notes[i + 1]?.line ?? end + 1) - 1
-        return `<div class="pair"><div class="notes"><p class="note"><a href="${source(file, line)}" aria-label="Line ${line}">${line}</a> ${inline(note, context)}</p></div><div class="lines">${code(line, last, file)}</div></div>`
-      }),
-    ]
-    return rows.join('\n')
+    const note = ({ line, note }) =>
+      `<p class="note"><a href="${source(file, line)}" aria-label="Line ${line}">${line}</a> ${inline(note, context)}</p>`
+    const rows = [{ line: begin, left: where(file, begin, end) }, ...notes.map((each) => ({ line: each.line, left: note(each) }))]
+    // A note on the first line stands below where the code is from.
+    if (notes[0]?.line === begin) rows.splice(0, 2, { line: begin, left: rows[0].left + rows[1].left })
+    return rows
+      .map(({ line, left }, i) => {
+        const last = (rows[i + 1]?.line ?? end + 1) - 1
+        return `<div class="pair"><div class="notes">${left}</div>${code({ file, begin: line, end: last }, indent)}</div>`
+      })
+      .join('\n')
   }
 
   const columns = (blocks) =>
     `<div class="columns">${blocks
       .map((block) => {
         const { file, begin, end } = excerpt(block)
-        return `<div class="column"><h3>${escaped(block.title)}</h3>${where(file, begin, end)}${code(begin, end, file)}</div>`
+        return `<div class="column"><h3>${escaped(block.title)}</h3>${where(file, begin, end)}${code({ file, begin, end })}</div>`
       })
       .join('\n')}</div>`
 
   const section = ({ title, text, equations = [], code, columns: blocks }) => {
-    const before = `${prose(text, context)}\n${equations.map(equation).join('\n')}`
+    const words = `<div class="text">${prose(text, context)}</div>`
+    const before = equations.length === 0 ? words : `<div class="pair">${words}<div>${equations.map(equation).join('\n')}</div></div>`
     const id = title.toLowerCase().replace(/\W+/g, '-').replace(/^-|-$/g, '')
-    const body = code ? annotated(code, before) : `<div class="text">${before}</div>\n${columns(blocks)}`
-    return `<section id="${id}"><h2>${escaped(title)}</h2>\n${body}</section>`
+    return `<section id="${id}"><h2>${escaped(title)}</h2>\n${before}\n${code ? annotated(code) : columns(blocks)}</section>`
   }
 
   const legend = Object.entries(chapter.names)
     .map(
       ([name, { math: symbol, code = [], means }]) =>
-        `<li><button type="button" data-name="${name}" data-means="${escaped(means)}" aria-pressed="false">${symbol ? math(symbol) : `<code>${escaped(code[0])}</code>`}</button> ${escaped(means)}</li>`,
+        `<li><button type="button" data-name="${name}" data-means="${escaped(means)}" aria-label="${escaped(`${name}: ${means}`)}" aria-pressed="false">${symbol ? math(symbol) : `<code>${escaped(code[0])}</code>`}</button><span>${escaped(means)}</span></li>`,
     )
     .join('\n')
   const [before, after] = [chapters[place - 2], chapters[place]]

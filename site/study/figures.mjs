@@ -1,4 +1,4 @@
-/** Rows of docs/figures.md about something: where its name stands in the first cell. */
+/** Rows of docs/figures.md about something: where its name stands in the first cell, as code. */
 import { linesOf } from './source.mjs'
 
 const cells = (line) =>
@@ -16,7 +16,7 @@ const tables = (() => {
     if (line.startsWith('## ')) heading = line.slice(3)
     if (!line.startsWith('|')) open = undefined
     else if (!open) found.push((open = { heading, line: i + 1, columns: cells(line), rows: [] }))
-    else if (!/^\|[ -|]*$/.test(line)) open.rows.push(cells(line))
+    else if (!/^[-| ]*$/.test(line)) open.rows.push(cells(line))
   })
   return found
 })()
@@ -24,5 +24,5 @@ const tables = (() => {
 /** Tables with only the rows whose first cell names one of these. */
 export const figuresOf = (...names) =>
   tables
-    .map((table) => ({ ...table, rows: table.rows.filter(([first]) => names.some((name) => first.split(/[`, ]+/).includes(name))) }))
+    .map((table) => ({ ...table, rows: table.rows.filter(([first]) => names.some((name) => first.includes(`\`${name}\``))) }))
     .filter(({ rows }) => rows.length > 0)

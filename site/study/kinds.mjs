@@ -6,7 +6,7 @@ import { presets } from '../../dist/tasks/index.js'
 import { escaped } from '../layout/html.mjs'
 import { claimOf, claimPath, claims, claimsAbout } from './claims.mjs'
 import { figuresOf } from './figures.mjs'
-import { inline, math } from './markup.mjs'
+import { formula, inline } from './markup.mjs'
 import { codeLines, docText, excerpt, linesOf, root } from './source.mjs'
 
 // ---- what all pages share ------------------------------------------------------------------------------------------------------------
@@ -30,17 +30,10 @@ function rowIn(folder, key) {
 const plain = { link: () => '', marks: new Map() }
 const doc = (text) => inline(text.replace(/\s+/g, ' '), plain)
 
-/** Equations that stand in one line of TeX, one below the other. */
-const formula = (tex) =>
-  `<div class="formula" role="group" tabindex="0" aria-label="The formula">${tex
-    .split(/,\s*\\quad\s*/)
-    .map((piece) => math(piece, { display: true }))
-    .join('\n')}</div>`
-
-function block({ source }, title, part) {
+/** A part of a file, with where it is from. */
+function block({ source }, part) {
   const { file, begin, end } = excerpt(part)
-  return `<h3>${title}</h3>
-<p class="where"><a href="${source(file, begin)}">${escaped(file)}</a>, ${begin === end ? `line ${begin}` : `lines ${begin} to ${end}`}</p>
+  return `<p class="where"><a href="${source(file, begin)}">${escaped(file)}</a>, ${begin === end ? `line ${begin}` : `lines ${begin} to ${end}`}</p>
 <pre class="code">${codeLines(file, begin, end, { href: (line) => source(file, line) })}</pre>`
 }
 
@@ -70,7 +63,7 @@ ${table(
 function claimList({ to }, found) {
   if (found.length === 0) return '<p>No claim is about it alone.</p>'
   const items = found.map((claim, i) => {
-    const shown = claim.equation === found[i - 1]?.equation ? '' : formula(claim.equation)
+    const shown = claim.equation === found[i - 1]?.equation ? '' : formula(claim.equation, 'What is claimed')
     return `<li><a href="${escaped(to(claimPath(claim.name)))}">${escaped(claim.name)}</a>${claim.holds === false ? ' <strong>(false, and refuted)</strong>' : ''}<br>${escaped(claim.statement)}${shown}</li>`
   })
   return `<p>${found.length === 1 ? 'One claim' : `${found.length} claims`}, each checked on generated cases, and on <a href="${to('claims/')}">the page of claims</a> on your device.</p><ol class="claims">${items.join('\n')}</ol>`
@@ -131,11 +124,11 @@ function rulePage(name, site) {
   const stepFile = fileWith('engine/rules', `const ${steps}: Step =`)
   const used = Object.values(rule.inputs).flatMap(({ shape }) => shape)
   return `${head(site, 'Rules', rule, name)}
-${formula(rule.equation)}
+${formula(rule.equation, 'The formula')}
 <p>${doc(docText(opFile, `export function ${op}(`))}</p>
 <p>In a program: <a href="${site.to(`api/fastweights/#${op}`)}">${code(op)}</a>; in a layer: <code>rule: '${name}'</code>.</p>
 ${section('Seen live', example(`rule ${name}`, 8, 'Eight tokens of drawn numbers, one head, keys and values 4 wide: what the state holds, and what is read.'))}
-${section('The step', `<p>One token in a few ops. This is the specification: every faster form is compared with it.</p>${block(site, 'step', { file: stepFile, from: `const ${steps}: Step =` })}`)}
+${section('The step', `<p>One token in a few ops. This is the specification: every faster form is compared with it.</p>${block(site, { file: stepFile, from: `const ${steps}: Step =` })}`)}
 ${section(
   'What goes in, and what is kept',
   `${table(
@@ -158,7 +151,7 @@ ${section(
     rule.forms.map((form) => [code(form), forms[form]]),
   ),
 )}
-${section('The row of the table', block(site, 'row', row))}
+${section('The row of the table', block(site, row))}
 ${section('Speed', speed(site, name, ...presetsOf(name)))}
 ${section('Claims', claimList(site, claimsAbout(name)))}`
 }
@@ -181,11 +174,11 @@ function netPage(name, site) {
   const sizes = (parts) => Object.entries(parts).map(([part, { shape: axes }]) => [code(part), shape(axes)])
   const found = [...claimsAbout(name), ...(alsoClaims[name] ?? []).map(claimOf)]
   return `${head(site, 'Recurrent nets', row, name)}
-${formula(row.equation)}
+${formula(row.equation, 'The formula')}
 <p>${doc(docText(part.file, part.from))}</p>
 <p>In a program: <code>runNet(nets['${name}'].build(D), x)</code>, with <a href="${site.to('api/fastweights/#runNet')}">${code('runNet')}</a>; in a layer: <code>mixer: '${name}'</code>, where it has one.</p>
 ${section('Seen live', example(`net ${name}`, 8, 'Eight tokens of drawn numbers, one head 4 wide: what the state holds, and what comes out.'))}
-${section('The program', `<p>A list of ${net.instructions.length} instructions, which one fused kernel runs, and which composed ops run as its specification.</p>${block(site, 'build', part)}`)}
+${section('The program', `<p>A list of ${net.instructions.length} instructions, which one fused kernel runs, and which composed ops run as its specification.</p>${block(site, part)}`)}
 ${section(
   'What goes in, and what is kept',
   `<p>For heads 4 wide:</p>${table(
@@ -260,7 +253,7 @@ ${section(
     Object.entries(mixer.fields).map(([field, spec]) => [code(field), escaped(spec.description), range(spec), code(String(spec.default))]),
   ),
 )}
-${section('The row of the table', block(site, 'row', { file, from: row }))}
+${section('The row of the table', block(site, { file, from: row }))}
 ${section('Speed', speed(site, name))}
 ${section('Claims', more[name] ?? claimList(site, found))}`
 }

@@ -11,6 +11,15 @@ export function math(tex, { display = false, marks = new Map() } = {}) {
   )
 }
 
+/** A formula for itself, in pieces that may stand below each other where there is little room: TeX is cut where it has a comma and wide space, or an arrow. */
+export const formula = (tex, label, marks) =>
+  `<div class="formula" role="group" tabindex="0" aria-label="${label}">${tex
+    .replace(/,\s*\\q?quad\s*/g, ',\n')
+    .replace(/\s*\\;\\Rightarrow\\;\s*/g, '\n\\Rightarrow\\;')
+    .split('\n')
+    .map((piece) => math(piece, { display: true, marks }))
+    .join('\n')}</div>`
+
 /**
  * Text with its marks. `link(target)`: the address of a link's target; `names`: a Map from identifiers to names; `marks`: see `math`;
  * `equation(id)`: how an equation is referred to with [@id].

@@ -135,7 +135,7 @@ const picture = (name: string, words: string, grid: Grid, scale: number, below: 
     name,
     title: name,
     words,
-    width: 62 + columns * 24,
+    width: Math.max(200, 62 + columns * 24),
     rows,
     columns,
     at: (i, j) => grid.values[i * columns + j],
@@ -145,7 +145,7 @@ const picture = (name: string, words: string, grid: Grid, scale: number, below: 
     below,
     beside,
   })
-  return `<svg class="picture" role="img" aria-label="${words.replaceAll('"', '&quot;')}" width="${drawn.width}" height="${drawn.height}" viewBox="0 0 ${drawn.width} ${drawn.height}">${drawn.base}${drawn.now}</svg>`
+  return `<figure><figcaption><code>${name}</code></figcaption><svg class="picture" role="img" aria-label="${words.replaceAll('"', '&quot;')}" width="${drawn.width}" height="${drawn.height}" viewBox="0 0 ${drawn.width} ${drawn.height}">${drawn.base}${drawn.now}</svg></figure>`
 }
 
 const largest = (grids: readonly Grid[]): number =>

@@ -110,13 +110,20 @@ function marked(text, names) {
     .join('')
 }
 
+/** What all lines of a part are indented by. */
+export const indentOf = (file, begin, end) =>
+  Math.min(
+    ...linesOf(file)
+      .slice(begin - 1, end)
+      .filter((line) => line.trim() !== '')
+      .map(depth),
+  )
+
 /**
  * The lines `begin` to `end` of a file as HTML, each with its number as a link. `href(line)`: where a line is shown; `names`: see `marked`; `ids`: whether
- * lines can be linked to. Lines are indented by less where all are.
+ * lines can be linked to; `indent`: what all lines are indented by less.
  */
-export function codeLines(file, begin, end, { href, names = new Map(), ids = false }) {
-  const part = linesOf(file).slice(begin - 1, end)
-  const indent = ids ? 0 : Math.min(...part.filter((line) => line.trim() !== '').map(depth))
+export function codeLines(file, begin, end, { href, names = new Map(), ids = false, indent = ids ? 0 : indentOf(file, begin, end) }) {
   return tokensOf(file)
     .slice(begin - 1, end)
     .map((tokens, i) => {
