@@ -8,10 +8,10 @@
  */
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { cpSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join, posix, relative, sep } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import Eleventy from '@11ty/eleventy'
 import { build } from 'esbuild'
 import { parts } from './parts.mjs'
@@ -53,12 +53,48 @@ const settings = {
   parts,
 }
 
+const kernels = join(root, 'dist/kernels-wasm/generated/bytes.js')
+const kernelNames = ['simd', 'relaxed']
+
+/** The kernels as files, of which a page fetches the one that its browser runs: as text within scripts both are three times as large. */
+const kernelFiles = {
+  name: 'kernels as files',
+  setup({ onLoad }) {
+    onLoad({ filter: /kernels-wasm[\\/]generated[\\/]bytes\.js$/ }, async () => {
+      const { signatures, ...builds } = await import(pathToFileURL(kernels))
+      const lines = kernelNames.map((name) => {
+        const [shared, own] = [true, false].map((shared) => builds[name](shared))
+        const flags = shared.findIndex((byte, i) => byte !== own[i])
+        return `export const ${name} = (shared) => load('${name}', ${flags}, shared)`
+      })
+      return {
+        contents: `async function load(name, flags, shared) {
+  const response = await fetch(new URL('./' + name + '.wasm', import.meta.url))
+  if (!response.ok) throw new Error(\`the kernels can't be fetched: \${response.status} \${response.url}\`)
+  const bytes = new Uint8Array(await response.arrayBuffer())
+  if (!shared) bytes[flags] = 1
+  return bytes
+}
+${lines.join('\n')}
+export const signatures = ${JSON.stringify(signatures)}`,
+      }
+    })
+  },
+}
+
+async function writeKernels(outdir) {
+  const builds = await import(pathToFileURL(kernels))
+  mkdirSync(outdir, { recursive: true })
+  for (const name of kernelNames) writeFileSync(join(outdir, `${name}.wasm`), builds[name](true))
+}
+
 async function scripts() {
   const all = Object.assign({ page: 'scripts/page.ts' }, ...parts.map(({ scripts }) => scripts))
   const outdir = join(output, 'assets')
   await Promise.all([
     // One folder for all: the threads of wasm start from the worker.js beside whatever file the engine is in.
-    build({ ...bundling, entryPoints: all, outdir, splitting: true, minify: true, chunkNames: 'chunk-[hash]' }),
+    build({ ...bundling, plugins: [kernelFiles], entryPoints: all, outdir, splitting: true, minify: true, chunkNames: 'chunk-[hash]' }),
+    writeKernels(outdir),
     // Before the page is drawn, so not a module.
     build({ ...bundling, entryPoints: { theme: 'scripts/theme.ts' }, outdir, format: 'iife', minify: true }),
     build({

@@ -6,12 +6,12 @@ import { escaped } from './html.mjs'
 
 const style = readFileSync(new URL('../style/base.css', import.meta.url), 'utf8')
 
-/** The folder nearest to the address that has the site's icon is its root. */
+/** The folder nearest to the address that has the site's smallest script is its root: the service worker has it offline, too. */
 const script = `
 for (const parts = location.pathname.split('/'); parts.length > 1; parts.pop()) {
   parts[parts.length - 1] = ''
   const home = parts.join('/')
-  const there = await fetch(home + 'assets/theme.js', { method: 'HEAD' }).catch(() => null)
+  const there = await fetch(home + 'assets/theme.js').catch(() => null)
   if (!there || !there.ok) continue
   for (const link of document.querySelectorAll('[data-to]')) link.href = home + link.dataset.to
   break

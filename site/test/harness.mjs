@@ -1,8 +1,9 @@
 /** What tests of the site share: the built site on a port, a browser, and scripts of the site in Node. */
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { build } from 'esbuild'
 import { launch } from '../../dist/test/browser/launch.js'
 import { bundling } from '../build.mjs'
@@ -33,8 +34,11 @@ export async function open(way = ways[0]) {
 /** The browser of the root's tests, with WebGPU on SwiftShader. */
 export const browser = launch
 
-/** A page with a window of its own storage, whose complaints are collected: errors, warnings, requests that fail or go elsewhere. */
-export async function visit(from, url, options = {}) {
+/**
+ * A page with a storage of its own, whose complaints are collected: errors, warnings, requests that fail or go elsewhere. `prepare` has the page
+ * before it is opened.
+ */
+export async function visit(from, url, { prepare, ...options } = {}) {
   const context = await from.newContext({ viewport: { width: 1440, height: 900 }, ...options })
   const page = await context.newPage()
   const complaints = []
@@ -47,14 +51,21 @@ export async function visit(from, url, options = {}) {
       new URL(request.url()).origin === new URL(url).origin || /^(data|blob):/.test(request.url()) || complaints.push(request.url()),
   )
   page.on('requestfailed', (request) => complaints.push(`${request.url()}: ${request.failure()?.errorText}`))
+  await prepare?.(page)
   await page.goto(url)
   return { page, complaints, close: () => context.close() }
 }
 
 /** A script of the site, bundled for Node: for tests of what it computes. */
 export async function load(file) {
-  const { outputFiles } = await build({ ...bundling, define: {}, platform: 'node', entryPoints: [join(folder, file)], write: false })
-  return import(`data:text/javascript;base64,${Buffer.from(outputFiles[0].contents).toString('base64')}`)
+  const outdir = mkdtempSync(join(tmpdir(), 'fastweights-site-'))
+  const outfile = join(outdir, 'script.mjs')
+  try {
+    await build({ ...bundling, define: {}, platform: 'node', entryPoints: [join(folder, file)], outfile })
+    return await import(pathToFileURL(outfile))
+  } finally {
+    rmSync(outdir, { recursive: true })
+  }
 }
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')

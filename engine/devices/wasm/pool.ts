@@ -323,7 +323,8 @@ const modules = new Map<string, Promise<WebAssembly.Module>>()
 function compiled(relaxed: boolean, shared: boolean, wide: boolean): Promise<WebAssembly.Module> {
   const key = `${relaxed} ${shared} ${wide}`
   const compile = async () => {
-    const bytes = (relaxed ? relaxedBytes : simdBytes)(shared)
+    // A page's bundler may have put a promise there, of a file of its own.
+    const bytes = await (relaxed ? relaxedBytes : simdBytes)(shared)
     return WebAssembly.compile(wide ? new Uint8Array([...bytes, ...mark]) : bytes)
   }
   const module =
