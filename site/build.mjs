@@ -95,6 +95,15 @@ async function scripts() {
     // One folder for all: the threads of wasm start from the worker.js beside whatever file the engine is in.
     build({ ...bundling, plugins: [kernelFiles], entryPoints: all, outdir, splitting: true, minify: true, chunkNames: 'chunk-[hash]' }),
     writeKernels(outdir),
+    // What runs where there is no address, and can fetch nothing: classic scripts, since browsers start a worker from a text only as one.
+    build({
+      ...bundling,
+      define: { ...bundling.define, 'import.meta.url': '"about:blank"' },
+      entryPoints: Object.assign({}, ...parts.map(({ whole }) => whole)),
+      outdir,
+      format: 'iife',
+      minify: true,
+    }),
     // Before the page is drawn, so not a module.
     build({ ...bundling, entryPoints: { theme: 'scripts/theme.ts' }, outdir, format: 'iife', minify: true }),
     build({

@@ -1,7 +1,8 @@
 /**
  * The parts of the site, in the order of its navigation. A part is a folder: its pages are the `*.11ty.mjs` files in it, `scripts` and `styles`
- * are what the build makes of its files, as assets/NAME.js and assets/NAME.css. `nav`: how the navigation calls it; a part without has no
- * entry. `first`: its first page, from the site's root.
+ * are what the build makes of its files, as assets/NAME.js and assets/NAME.css; `whole` are scripts that share nothing with others: one file
+ * each. `nav`: how the navigation calls it; a part without has no entry. `first`: its first page, from the site's root; `about`: what the front page
+ * says of it.
  */
 export const parts = [
   {
@@ -13,8 +14,24 @@ export const parts = [
   {
     nav: 'Study',
     first: 'study/',
+    about: 'is the code beside the equations, and every rule by itself',
     scripts: { study: 'study/page.ts', 'study-worker': 'study/worker.ts', search: 'study/search.ts' },
     styles: { study: 'study/study.css' },
   },
-  { nav: 'API', first: 'api/' },
+  {
+    nav: 'Claims',
+    first: 'claims/',
+    about: 'are what papers state, checked in this page',
+    scripts: { 'claims-main': 'claims/main.ts', 'claims-own': 'claims/own.ts', 'claims-worker': 'claims/worker.ts' },
+    whole: { 'claims-sandbox': 'claims/sandbox.ts', 'claims-frame': 'claims/frame.ts' },
+    styles: { claims: 'claims/claims.css' },
+  },
+  { nav: 'API', first: 'api/', about: 'has every name, with shapes, units and errors' },
+  {
+    nav: 'Speed',
+    first: 'speed/',
+    about: 'is what this machine makes of it',
+    scripts: { 'speed-main': 'speed/main.ts', 'speed-worker': 'speed/worker.ts' },
+    styles: { speed: 'speed/speed.css' },
+  },
 ]
