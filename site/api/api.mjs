@@ -170,7 +170,7 @@ ${groups
   .map(
     (
       declaration,
-    ) => `<article class="name" id="${declaration.name}"><h3><a href="#${declaration.name}">${escaped(declaration.name)}</a> <span class="kind">${kindName[declaration.kind]}</span></h3>
+    ) => `<article class="entry" id="${declaration.name}"><h3><a href="#${declaration.name}">${escaped(declaration.name)}</a> <span class="kind">${kindName[declaration.kind]}</span></h3>
 ${bodies[declaration.kind](declaration)}
 ${used(declaration.name)}<p class="small">${where(declaration)}</p></article>`,
   )

@@ -30,11 +30,11 @@ function rowIn(folder, key) {
 const plain = { link: () => '', marks: new Map() }
 const doc = (text) => inline(text.replace(/\s+/g, ' '), plain)
 
-/** A part of a file, with where it is from. */
-function block({ source }, part) {
+/** A part of a file, with where it is from; `names`: see `codeLines`. */
+function block({ source }, part, names) {
   const { file, begin, end } = excerpt(part)
   return `<p class="where"><a href="${source(file, begin)}">${escaped(file)}</a>, ${begin === end ? `line ${begin}` : `lines ${begin} to ${end}`}</p>
-<pre class="code">${codeLines(file, begin, end, { href: (line) => source(file, line) })}</pre>`
+<pre class="code">${codeLines(file, begin, end, { href: (line) => source(file, line), names })}</pre>`
 }
 
 const table = (head, rows) =>
@@ -109,40 +109,53 @@ const presetsOf = (rule) =>
 
 const shape = (axes) => code(`[${axes.join(',')}]`)
 
+/** Symbols of formulas, by the names of inputs and parts of states. */
+const symbols = { alpha: 'α', beta: 'β', decay: 'γ', eta: 'η', gate: 'α', kappa: 'κ', lambda: 'λ', theta: 'θ' }
+/** What identifiers of steps are beside them. */
+const also = { S: ['next'], z: ['total'] }
+
 function rulePage(name, site) {
   const rule = rules[name]
   const row = rowIn('engine/rules', name)
   const op = String(rule.run).match(/=>\s*\{?\s*(?:return )?(\w+)\(/)?.[1]
   const opFile = fileWith('engine/rules', `export function ${op}(`)
-  const steps =
-    rule.step.name === 'step'
-      ? linesOf(row.file)
-          .join('\n')
-          .slice(linesOf(row.file).join('\n').indexOf(row.from))
-          .match(/step: .*?(\w+Step)\(/)?.[1]
-      : rule.step.name
-  const stepFile = fileWith('engine/rules', `const ${steps}: Step =`)
+  // A step that is written in the row goes on to one that isn't.
+  const step = rule.step.name === 'step' ? String(rule.step).match(/(\w+Step)\(/)?.[1] : rule.step.name
+  const stepPart = { file: fileWith('engine/rules', `const ${step}: Step =`), from: `const ${step}: Step =` }
   const used = Object.values(rule.inputs).flatMap(({ shape }) => shape)
+  const named = [...Object.keys(rule.inputs), ...Object.keys(rule.state)]
+  const marks = new Map(named.map((part) => [symbols[part] ?? part, part]))
+  const identifiers = new Map(named.flatMap((part) => [part, ...(also[part] ?? [])].map((identifier) => [identifier, part])))
+  const button = (part, means) =>
+    `<button type="button" data-name="${part}" data-means="${escaped(means)}" aria-label="${escaped(`${part}: ${means}`)}" aria-pressed="false">${code(part)}</button>`
   return `${head(site, 'Rules', rule, name)}
-${formula(rule.equation, 'The formula')}
+${formula(rule.equation, 'The formula', marks)}
 <p>${doc(docText(opFile, `export function ${op}(`))}</p>
 <p>In a program: <a href="${site.to(`api/fastweights/#${op}`)}">${code(op)}</a>; in a layer: <code>rule: '${name}'</code>.</p>
 ${section('Seen live', example(`rule ${name}`, 8, 'Eight tokens of drawn numbers, one head, keys and values 4 wide: what the state holds, and what is read.'))}
-${section('The step', `<p>One token in a few ops. This is the specification: every faster form is compared with it.</p>${block(site, { file: stepFile, from: `const ${steps}: Step =` })}`)}
+${section('The step', `<p>One token in a few ops. This is the specification: every faster form is compared with it.</p>${block(site, stepPart, identifiers)}`)}
 ${section(
   'What goes in, and what is kept',
   `${table(
     ['input', 'shape', 'values'],
-    Object.entries(rule.inputs).map(([input, { shape: axes, values: kind }]) => [code(input), shape(axes), values[kind]]),
+    Object.entries(rule.inputs).map(([input, { shape: axes, values: kind }]) => [
+      button(input, `${values[kind]}, [${axes.join(',')}]`),
+      shape(axes),
+      values[kind],
+    ]),
   )}
 ${table(
   ['state', 'shape', 'before the first token'],
-  Object.entries(rule.state).map(([part, axes]) => [code(part), shape(axes), String(rule.empty?.[part] ?? 0).replace('-Infinity', '−∞')]),
+  Object.entries(rule.state).map(([part, axes]) => [
+    button(part, `a part of the state, [${axes.join(',')}]`),
+    shape(axes),
+    String(rule.empty?.[part] ?? 0).replace('-Infinity', '−∞'),
+  ]),
 )}
 <p class="soft small">${Object.entries(letters)
     .filter(([letter]) => used.includes(letter))
     .map(([letter, what]) => `${letter} ${what}`)
-    .join(', ')}. A step sees one token, without the axis T.</p>`,
+    .join(', ')}. A step sees one token, without the axis T. A name that is pressed lights up in the formula and the code.</p>`,
 )}
 ${section(
   'Forms',
@@ -151,9 +164,10 @@ ${section(
     rule.forms.map((form) => [code(form), forms[form]]),
   ),
 )}
-${section('The row of the table', block(site, row))}
+${section('The row of the table', block(site, row, identifiers))}
 ${section('Speed', speed(site, name, ...presetsOf(name)))}
-${section('Claims', claimList(site, claimsAbout(name)))}`
+${section('Claims', claimList(site, claimsAbout(name)))}
+<p id="tip" role="status" hidden></p>`
 }
 
 // ---- nets ----------------------------------------------------------------------------------------------------------------------------
@@ -206,13 +220,12 @@ const aft = (form) =>
     ({ name }) => name.startsWith('aft: ') && (!/\b(simple|local|conv|full)\b/.test(name) || new RegExp(`\\b${form}\\b`).test(name)),
   )
 
-/** Where a mixer's row and its forward pass stand, and what is claimed of it. */
+/** Where a mixer's row and its class stand, and what is claimed of it. */
 const places = {
   'fast-weights': {
     file: 'nn/attention.ts',
     row: 'export const fastWeights: Mixer<',
     made: 'export class FastWeightsAttention',
-    forward: 'private ruleOptions()',
     found: [],
   },
   softmax: {

@@ -1,22 +1,19 @@
 /** Notes as HTML: paragraphs with `code`, $formulas$, *stress* and [links](target); formulas as MathML with their names marked. */
 import temml from 'temml'
+import { pieces } from '../../dist/cli/report.js'
 import { escaped } from '../layout/html.mjs'
 
 /** TeX as MathML; `marks`: a Map from symbols (as they are in MathML) to names. */
 export function math(tex, { display = false, marks = new Map() } = {}) {
   const html = temml.renderToString(tex, { displayMode: display, throwOnError: true, annotate: false })
-  // A formula that is too wide is scrolled, in its own box.
   return html.replace(/<mi>([^<]+)<\/mi>/g, (whole, symbol) =>
     marks.has(symbol) ? `<mi data-name="${marks.get(symbol)}">${symbol}</mi>` : whole,
   )
 }
 
-/** A formula for itself, in pieces that may stand below each other where there is little room: TeX is cut where it has a comma and wide space, or an arrow. */
+/** A formula for itself, in pieces that may stand below each other where there is little room. */
 export const formula = (tex, label, marks) =>
-  `<div class="formula" role="group" tabindex="0" aria-label="${label}">${tex
-    .replace(/,\s*\\q?quad\s*/g, ',\n')
-    .replace(/\s*\\;\\Rightarrow\\;\s*/g, '\n\\Rightarrow\\;')
-    .split('\n')
+  `<div class="formula" role="group" tabindex="0" aria-label="${label}">${pieces(tex)
     .map((piece) => math(piece, { display: true, marks }))
     .join('\n')}</div>`
 

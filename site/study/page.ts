@@ -14,7 +14,7 @@ const tip = document.querySelector<HTMLElement>('#tip')
 /** What was pressed, until something else is. */
 let held: string | undefined
 
-const buttons = all<HTMLButtonElement>('.legend [data-name]')
+const buttons = all<HTMLButtonElement>('button[data-name]')
 
 function light(name: string | undefined): void {
   for (const lit of all('[data-name].lit')) lit.classList.remove('lit')

@@ -112,7 +112,7 @@ describe('the study', function () {
         const page = read(`api/${entry}/index.html`)
         const exported = Object.keys(await import(`../../dist/${folder}/index.js`))
         // One that an entry point hands on from another is explained there.
-        const missing = exported.filter((name) => !page.includes(`<article class="name" id="${name}">`))
+        const missing = exported.filter((name) => !page.includes(`<article class="entry" id="${name}">`))
         assert.deepEqual(missing, { tasks: ['ignoredTarget'] }[entry] ?? [])
       }
     })

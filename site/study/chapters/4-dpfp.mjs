@@ -98,7 +98,7 @@ export default {
       text: raw`A shift by $K$ pairs the positive part of an entry with the negative part of the same one: always zero. And a shift by $2K - i$ pairs the same entries as a
         shift by $i$, in the other order, so inner products of its features say the same once more, [@mirror]. Beyond $\nu = K - 1$ nothing is gained.
 
-        This isn’t in the paper. It was found while writing its claims, and it is one now.`,
+        The paper allows shifts up to $2K - 1$; that the later ones add nothing is a claim of this package.`,
       equations: [
         {
           id: 'mirror',

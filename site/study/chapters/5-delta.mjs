@@ -58,7 +58,7 @@ export default {
     {
       title: 'What a write changes',
       text: raw`At full strength, and with keys of length 1, the key that was just written gives its value back exactly, whatever was there before, [@readback]. At other
-        strengths the old value and the new one are blended, and what the memory holds for orthogonal keys stays as it was, to the last digit that rounding leaves, [@address].`,
+        strengths the old value and the new one are blended, and what the memory holds for orthogonal keys stays as it was, up to rounding, [@address].`,
       equations: [
         {
           id: 'readback',

@@ -7,8 +7,8 @@ export default {
   lead: raw`Token by token the delta rule is a chain of tiny updates, each waiting for the one before. Processors like large products of matrices. For the sum rule that was easy. Here every write
     depends on all earlier ones; nevertheless the tokens of a chunk can be had at once, exactly. This page derives how, after Yang and others (2024), and solves for the writes themselves.`,
   names: {
-    S: { math: 'S', code: ['S', 'dS'], means: 'the memory [K,V]; S_0 before the chunk' },
-    U: { math: 'U', code: ['U', 'us', 'u'], means: 'what is really written, a row u_t a token' },
+    S: { math: 'S', code: ['S', 'dS'], means: 'the memory [K,V]; with index 0 as it was before the chunk' },
+    U: { math: 'U', code: ['U', 'us', 'u'], means: 'what is really written, a row a token' },
     u: { math: 'u', code: ['U', 'us', 'u'], means: 'one row of U' },
     K: { math: 'K', code: ['K', 'Ks', 'ks', 'ksT', 'asT', 'As'], means: 'the keys, a row a token (with a gate: faded)' },
     k: { math: 'k', code: ['k', 'a'], means: 'one key' },
@@ -70,7 +70,7 @@ export default {
         file: 'engine/devices/reference/fast-weights.ts',
         from: 'function pseudoValues(S: Matrix',
         notes: [
-          ['sub(V, mul(As, S))', 'V - K S_0, all rows at once.'],
+          ['sub(V, mul(As, S))', '$V - K S_0$, all rows at once.'],
           ['const U = solveUnitLower', 'The recipe: forward substitution.'],
         ],
       },
@@ -126,7 +126,7 @@ export default {
       title: '5. Reading, and handing on',
       text: raw`With $U$ at hand the rest is the sum rule: what a query finds in the old memory, and what it finds in the chunk itself, [@reads]; the new memory is one product, [@after].
 
-        Five matrix products and one triangular solve for a chunk of C tokens, instead of C updates of the whole matrix. C is a matter of speed alone: any length gives the same
+        Six matrix products and one triangular solve for a chunk of C tokens, instead of C updates of the whole matrix. C is a matter of speed alone: any length gives the same
         result, and there is a claim that says so.`,
       equations: [
         {

@@ -44,8 +44,8 @@ export default {
     },
     {
       title: 'How large it is',
-      text: raw`The size of a state follows from the settings of the model. Fast weights have a number that doesn’t depend on the text; softmax attention has one that counts for each token,
-        [@size].`,
+      text: raw`The size of a state follows from the settings of the model, [@size] for one layer. Fast weights have a number that doesn’t depend on the text; softmax attention has one that counts for
+        each token.`,
       equations: [
         {
           id: 'size',
@@ -84,7 +84,7 @@ export default {
     },
     {
       title: 'Once noted, then replayed',
-      text: raw`Every token asks for the same kernels on the same memory. So the step is captured once: the list of calls is kept, the new state is written where the old one was, and from then on
+      text: raw`Every token asks for the same kernels on the same memory. So the step is captured once: the list of calls is kept, the state goes back and forth between two places, and from then on
         a token is one replay. Figures: [seven to twelve times as fast](source:docs/figures.md#A captured step is 7 to 12 times as fast), over 100,000 characters without a byte more.`,
       equations: [
         {

@@ -1,7 +1,8 @@
 /**
  * The path of an hour, in its order. A chapter: `slug`, `title`, `description`, `lead`; `names`, what lights up together, by a name each: `math` (the symbol
  * as MathML has it), `code` (identifiers), `means`; and `sections`: `title`, `text`, `equations` and either `code`, with `notes` of [a text of a line, the note],
- * or `columns`, parts of files side by side. See `excerpt` (source.mjs) for what names a part of a file, chapter.mjs for the rest.
+ * or `columns`, parts of files side by side. An equation: `id`, `tex` (the claim's, if left out), the name of its `claim` or its `test` (file and title), and its `check`
+ * (checks.ts). See `excerpt` (source.mjs) for what names a part of a file, chapter.mjs for the rest.
  */
 import tensor from './1-tensor.mjs'
 import op from './2-op.mjs'
