@@ -85,10 +85,11 @@ const element = (tag: string, text = '', style = ''): HTMLElement => {
 /** A matrix of numbers, as a table in brackets. */
 function matrix({ shape: [rows, columns], values }: Grid, label: string): HTMLElement {
   const table = element('table', '', 'matrix')
+  const digits = values.every(Number.isInteger) ? 0 : 3
   table.setAttribute('aria-label', label)
   for (let i = 0; i < rows; i++) {
     const row = element('tr')
-    for (let j = 0; j < columns; j++) row.append(element('td', values[i * columns + j].toFixed(3).replace('-', '−')))
+    for (let j = 0; j < columns; j++) row.append(element('td', values[i * columns + j].toFixed(digits).replace('-', '−')))
     table.append(row)
   }
   return table
