@@ -2,6 +2,7 @@
 import { escaped } from '../layout/html.mjs'
 import { inline } from '../study/markup.mjs'
 import { linesOf } from '../study/source.mjs'
+import { errorsOf } from './errors.mjs'
 import { examples } from './examples.mjs'
 import { Kind, names } from './reflection.mjs'
 import { typeWriter } from './types.mjs'
@@ -133,6 +134,14 @@ export function apiPage({ name: entry, words: about }, { to, source }) {
     },
   }
 
+  const errors = ({ kind, sources }) => {
+    const found = [Kind.Function, Kind.Class].includes(kind) ? errorsOf(sources[0]) : []
+    const list = found.map(({ kind, message }) => `<li>${kind === 'Error' ? '' : `<code>${kind}</code>: `}${escaped(message)}</li>`)
+    return list.length === 0
+      ? ''
+      : `<details class="errors"><summary>What is refused, and how it is said</summary><ul>${list.join('')}</ul></details>`
+  }
+
   const used = (name) => {
     const found = examples.filter(({ identifiers }) => identifiers.has(name)).slice(0, 4)
     return found.length === 0
@@ -172,6 +181,7 @@ ${groups
       declaration,
     ) => `<article class="entry" id="${declaration.name}"><h3><a href="#${declaration.name}">${escaped(declaration.name)}</a> <span class="kind">${kindName[declaration.kind]}</span></h3>
 ${bodies[declaration.kind](declaration)}
+${errors(declaration)}
 ${used(declaration.name)}<p class="small">${where(declaration)}</p></article>`,
   )
   .join('\n')}</section>`,

@@ -15,7 +15,7 @@ export default function () {
   const count = [...names.values()].reduce((n, { length }) => n + length, 0)
   return `<h1>API</h1>
 <p>All ${count} public names of the four entry points. Shapes stand in brackets, by letters: B batch, H heads, T time, D model width, K key width, V value width, C chunk, N classes, R rows.
-Whatever is given wrongly throws an <code>Error</code> whose message names the function, the shapes and what to do; where a class of its own is thrown, the entry says so.</p>
+Whatever is given wrongly throws an error whose message names the function, the shapes and what to do; an entry lists the messages of its own.</p>
 <form class="search needs-scripts" role="search"><label for="search">Search the study and the API</label> <input type="search" id="search" autocomplete="off"><ul id="found"></ul><p id="searched" role="status" class="soft small"></p></form>
 ${entries
   .map(

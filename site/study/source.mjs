@@ -61,6 +61,9 @@ function docOf(lines, first) {
   return i
 }
 
+/** What begins at a line of a file, to its end. */
+export const spanOf = (file, line) => ({ begin: line, end: endOf(linesOf(file), line - 1) + 1 })
+
 /**
  * A part of a file: from the only line with the text `from` to the end of what begins there, or `through` the end of what begins at another text, or `to` the
  * line with a text; with the comment above it, unless `doc` is false. Lines are counted from 1.

@@ -116,6 +116,12 @@ describe('the study', function () {
         assert.deepEqual(missing, { tasks: ['ignoredTarget'] }[entry] ?? [])
       }
     })
+
+    it('the API says what functions refuse, in the words of their errors', () => {
+      const page = plain(read('api/fastweights/index.html'))
+      assert.match(page, /dpfp: nu must be an integer from 1 to 2 D - 1 = \.\.\., not \.\.\./)
+      assert.match(page, /gradCheck: the tolerance must be 0 or more, not \.\.\./)
+    })
   })
 
   describe('what a reader does', () => {
