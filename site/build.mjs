@@ -121,7 +121,7 @@ async function scripts() {
     join(dirname(createRequire(import.meta.url).resolve('@fontsource/stix-two-math/package.json')), 'LICENSE'),
     join(outdir, 'stix-two-math.txt'),
   )
-  cpSync(join(folder, 'style/icon.svg'), join(outdir, 'icon.svg'))
+  for (const file of ['icon.svg', 'share.png']) cpSync(join(folder, 'style', file), join(outdir, file))
 }
 
 /** How many folders a page is below the site's root, as what leads there. */

@@ -3,6 +3,7 @@ import { escaped } from '../layout/html.mjs'
 import { settings } from './choices.mjs'
 
 export const data = {
+  title: 'Watch a memory learn',
   description: 'Fast-weight sequence models that train in your browser: watch a memory being written, token by token. Nothing to install.',
   permalink: 'index.html',
   styles: ['playground'],

@@ -407,10 +407,11 @@ document.addEventListener('drop', (event) => {
 
 function begin(before: Carried | undefined): void {
   const { settings: wanted, problems } = decode(location.hash, choices)
-  if (wanted.text === 'own' && !before)
+  // A text of one's own that is open stays where a link says so.
+  source = before?.source ?? (wanted.text === 'own' ? source : pageText)
+  if (wanted.text === 'own' && source.own === null)
     problems.push('The link was made with a text of somebody’s own, which isn’t in it: paste it below. Until then it is the page’s own')
   tell('problems', problems.map((problem) => problem.replace(/\.?$/, '.')).join(' '))
-  source = before?.source ?? pageText
   configure({ ...wanted, text: source.own === null ? 'page' : 'own' }, source)
   if (document.hidden) ask({ kind: 'visible', visible: false })
   if (before) ask({ kind: 'load', name: 'the model', bytes: before.bytes })

@@ -1,6 +1,6 @@
 /** The memory of one head, character by character: what was there, what is written, what is there then, and what is read. */
 import type { Inspection, Layer } from '../../dist/cli/inspect/data.js'
-import { glyph, map, number, type Picture } from '../../dist/cli/inspect/draw.js'
+import { bars, glyph, map, number, type Picture } from '../../dist/cli/inspect/draw.js'
 import { type Scene, sources, story, told, views } from '../../dist/cli/inspect/views.js'
 import { element, fill, make, tell } from './dom.ts'
 import type { Memory, TraceRequest } from './messages.ts'
@@ -35,6 +35,24 @@ const retrieved = (S: Float64Array, key: ArrayLike<number>, columns: number): Fl
     for (let r = 0; r < key.length; r++) sum += S[r * columns + c] * key[r]
     return sum
   })
+
+/** How like the keys of earlier characters this one's is. */
+function alike({ data: { tokens }, head: { similarity }, token, width }: Scene): Picture {
+  const T = tokens.length
+  const values = Array.from({ length: T }, (_, s) => (s < token ? similarity!.values[token * T + s] : 0))
+  const nearest = values.indexOf(Math.max(...values.slice(0, token)))
+  return bars({
+    name: 'alike',
+    title: 'This key beside all earlier ones',
+    words:
+      token === 0 ? 'It is the first.' : `It is most like that of ${told(tokens, nearest)}: a cosine of ${values[nearest].toFixed(2)}.`,
+    width,
+    values,
+    columnNames: tokens,
+    below: 'key',
+    token,
+  })
+}
 
 export class MemoryView {
   private memory: Memory | undefined
@@ -202,11 +220,12 @@ export class MemoryView {
       .map((name) => views.find((view) => view.name === name)!)
       .filter(({ needs }) => scene.layer.missing[needs] === undefined)
     this.others.show(
-      own.flatMap((view): Entry[] =>
-        view.name === 'gates'
-          ? Object.keys(scene.head.gates).map((_, i) => ({ name: `gates-${i}`, draw: () => view.draw(scene)[i] }))
-          : [{ name: view.name, draw: () => view.draw(scene)[0] }],
-      ),
+      own.flatMap((view): Entry[] => {
+        if (view.name === 'gates')
+          return Object.keys(scene.head.gates).map((_, i) => ({ name: `gates-${i}`, draw: () => view.draw(scene)[i] }))
+        const entry = { name: view.name, draw: () => view.draw(scene)[0] }
+        return view.name === 'similarity' ? [{ name: 'alike', draw: () => alike(scene) }, entry] : [entry]
+      }),
     )
   }
 

@@ -63,6 +63,8 @@ export class Pictures {
       this.place.append(figure)
     }
     const { figure, svg } = there
+    // Words below it are no wider than it is.
+    figure.style.width = `${width}px`
     svg.setAttribute('viewBox', `0 0 ${width} ${height}`)
     svg.setAttribute('width', `${width}`)
     svg.setAttribute('height', `${height}`)

@@ -2,7 +2,7 @@
  * Everything that the playground computes. Requests wait in a line and are served between steps, one at a time, so that nothing happens to a model
  * while something else uses it.
  */
-import { type Device, openDevice, setDevice, webgpuDevice } from 'fastweights'
+import { type Device, type DeviceChoice, openDevice, setDevice, webgpuDevice } from 'fastweights'
 import { generate } from 'fastweights/nn'
 import { working } from '../../dist/engine/devices/open.js'
 import { capacityOf } from './capacity.ts'
@@ -91,48 +91,53 @@ function begun(notes: readonly string[]): void {
   })
 }
 
+/** New models of these settings. All that can be wrong is found before what there is goes. */
 async function configure({ id: wantedId, settings: wanted, source: given }: Extract<ToWorker, { kind: 'configure' }>): Promise<void> {
-  // All that can be wrong is found before what there is goes.
   const next = given ?? source
   const nextLesson = lessonOf(next, wanted)
-  if (!device || wanted.device !== settings?.device) await changeDevice(wanted.device)
-  const before = learners
-  learners = []
+  const opening = await otherDevice(wanted.device)
   let made: Learner[]
   try {
+    if (opening) setDevice(opening)
     made = learnersOf(wanted, nextLesson)
   } catch (error) {
-    learners = before
+    if (opening && device) setDevice(device)
+    opening?.close()
     throw error
   }
-  for (const learner of before) learner.dispose()
+  dropLearners()
+  if (opening) replaceDevice(opening, wanted.device)
   ;[learners, lesson, settings, source, still, id] = [made, nextLesson, wanted, next, false, wantedId]
   begun([])
 }
 
 // --- Devices --------------------------------------------------------------------------------------------------------------------------
 
-/** `auto` begins at once, on wasm; a GPU that works may take over. */
-async function changeDevice(choice: string): Promise<void> {
-  const opening = await openDevice((choice === 'auto' ? 'wasm' : choice) as 'wasm')
-  await moveTo(opening)
+/** The device of a choice, where it isn't the one there is. `auto` begins at once, on wasm; a GPU may take over, from each model anew. */
+async function otherDevice(choice: string): Promise<Device | undefined> {
+  if (choice === settings?.device && !(choice === 'auto' && device?.name === 'webgpu')) return undefined
+  return openDevice((choice === 'auto' ? 'wasm' : choice) as DeviceChoice)
+}
+
+function replaceDevice(next: Device, choice: string): void {
+  if (choice === 'auto' && device?.name === 'webgpu' && settings?.device === 'auto') gpu = device
+  else device?.close()
+  device = next
   if (choice === 'auto') void findGpu()
 }
 
-/** Everything that is there moves, and the old device is closed. */
-async function moveTo(next: Device, close = true): Promise<void> {
-  const before = device
+/** All models move there; where that fails they stay where they are. */
+async function moveTo(next: Device): Promise<void> {
   setDevice(next)
-  const there = learners
+  let there: Learner[]
   try {
-    learners = await Promise.all(there.map((learner) => moved(learner, lesson!)))
+    there = await Promise.all(learners.map((learner) => moved(learner, lesson!)))
   } catch (error) {
-    if (before) setDevice(before)
-    if (close) next.close()
+    setDevice(device!)
     throw error
   }
-  for (const learner of there) learner.dispose()
-  if (close) before?.close()
+  dropLearners()
+  learners = there
   device = next
 }
 
@@ -162,7 +167,7 @@ async function tryGpu(): Promise<void> {
   const before = await timed(trialSteps)
   await keepModels()
   try {
-    await moveTo(candidate, false)
+    await moveTo(candidate)
     await timed(trialSteps) // shaders are compiled, the step is captured
     const after = await timed(trialSteps)
     const told = `${before.toFixed(1)} ms a step on wasm, ${after.toFixed(1)} ms on the GPU`
@@ -171,7 +176,7 @@ async function tryGpu(): Promise<void> {
       gpu = undefined
       say({ kind: 'device', device: candidate.description, note: `auto chose the GPU: ${told}` })
     } else {
-      await moveTo(wasm, false)
+      await moveTo(wasm)
       say({ kind: 'device', device: wasm.description, note: `auto stays on wasm: ${told}` })
     }
   } catch (error) {
@@ -221,6 +226,8 @@ async function recover(error: unknown): Promise<void> {
     lost.close()
     if (gpu === lost) gpu = undefined
     trial = undefined
+    // Who asks for WebGPU again gets a new one.
+    settings = { ...settings!, device: 'wasm' }
     const note = `The GPU is lost (${message(error)}). Training goes on with wasm from step ${steps()}.`
     say({ kind: 'device', device: device!.description, note })
   } catch (second) {

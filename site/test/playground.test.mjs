@@ -66,7 +66,7 @@ describe('settings and addresses', () => {
     assert.match(decode('#4', choices, steps).problems[0], /version 4 of this page, which knows 3/)
   })
 
-  it('make a model of every rule, which learns; and what means nothing to it is told', async () => {
+  it('make a model of every rule, which learns, and whose memory is shown; what means nothing to it is told', async () => {
     const { learn } = await load('test/every-rule.ts')
     const { defaults } = module
     const base = { ...defaults(choices), width: '16', heads: '2', layers: '1' }
@@ -267,7 +267,7 @@ describe('the playground', function () {
     await learn('<img src=x onerror="document.title=1"></script><script>document.title=2</script>\u202e\u0000\u0007 '.repeat(20))
     await shows(page, 'preview', '<img src=x onerror=')
     await until(page, 3)
-    assert.equal(await page.title(), 'fastweights')
+    assert.equal(await page.title(), 'Watch a memory learn · fastweights')
     assert.equal(await page.locator('#preview img, #tokens img, .sample img').count(), 0)
     // A file: five million bytes, with a mark of byte order and line ends of Windows.
     const large = `\ufeff${'All work and no play makes Jack a dull boy.\r\n'.repeat(110_000)}`
@@ -398,7 +398,7 @@ describe('the playground', function () {
     await page.getByRole('button', { name: 'sum rule, same weights' }).click()
     await page.locator('#readings [data-rule=sum][aria-pressed=true]').waitFor()
     assert.ok((await held()) < delta, 'the sum rule keeps the last pair no better')
-    for (const picture of ['recall', 'similarity', 'attention', 'retrieval', 'retrieved'])
+    for (const picture of ['recall', 'alike', 'similarity', 'attention', 'retrieval', 'retrieved'])
       await page.locator(`#picture-${picture}`).waitFor()
     await page.locator('#layer').selectOption('1')
     await page.locator('#head').selectOption({ value: '2' })
