@@ -91,6 +91,8 @@ async function check(queue: HTMLElement[], settings: Settings, path?: string): P
       try {
         const verdict = await checked(crew, { ...settings, claim: name!, path }, limit, mine.signal, (message) => view.hear(message))
         view.end(verdict)
+        // With the place of a counterexample, where there is one.
+        article.dataset.link = claimHash({ claim: name, ...settings, path: verdict.path })
         totals.done++
         if (verdict.ok) totals.ok++
         if (verdict.status === 'holds') totals.largest = Math.max(totals.largest, Number(verdict.error) || 0)
@@ -129,7 +131,7 @@ runButton.addEventListener('click', () => {
 })
 stopButton.addEventListener('click', () => controller?.abort())
 
-/** Of a link: the place of a counterexample among the cases, of that claim alone. */
+/** Of a link: the place of a counterexample among the cases of that claim, which the next check of it takes alone. */
 let linked: { name: string; path: string } | undefined
 
 document.querySelector('#claims')!.addEventListener('click', (event) => {
@@ -138,13 +140,15 @@ document.querySelector('#claims')!.addEventListener('click', (event) => {
   if ((event.target as Element).closest('button.run')) {
     const settings = taken()
     const { name } = article.dataset
-    if (settings) void check([article], settings, linked?.name === name ? linked?.path : undefined)
+    const path = linked?.name === name ? linked?.path : undefined
+    linked = undefined
+    if (settings) void check([article], settings, path)
   }
   if ((event.target as Element).closest('a.link')) {
     const settings = taken()
     if (!settings) return
     event.preventDefault()
-    history.replaceState(null, '', claimHash({ claim: article.dataset.name, ...settings }))
+    history.replaceState(null, '', article.dataset.link ?? claimHash({ claim: article.dataset.name, ...settings }))
     void navigator.clipboard?.writeText(location.href).catch(() => {})
     summary.textContent = 'The address of this page is now a link to that claim.'
   }

@@ -177,6 +177,27 @@ describe('the pages of claims', function () {
     await close()
   })
 
+  it('a counterexample has a link that leads to it alone', async () => {
+    const { page, complaints, close } = await visit(
+      chromium,
+      `${sites[1].url}claims/#claim=${encodeURIComponent('false: delta is sum for any keys')}`,
+    )
+    const target = page.locator('article.target')
+    const counterexample = async () => {
+      await target.getByRole('button').click()
+      await page.locator('article.target[data-status=refuted]').waitFor()
+      return target.locator('.counterexample').textContent()
+    }
+    const found = await counterexample()
+    await target.getByRole('link', { name: 'Link to' }).click()
+    assert.match(page.url(), /&path=\d+(%3A\d+)*$/)
+    await page.reload()
+    assert.equal(await counterexample(), found)
+    assert.match(await target.locator('.status').textContent(), /^refuted, as it should be on wasm, 1 case, off by /)
+    assert.deepEqual(complaints, [])
+    await close()
+  })
+
   it('threads are compared where there can be threads', async () => {
     const { page, close } = await visit(chromium, `${sites[0].url}claims/#v=1&claim=delta%3A+threads+change+nothing&runs=3`)
     await page.locator('article.target').getByRole('button').click()
@@ -249,7 +270,7 @@ describe('the pages of claims', function () {
     assert.match(await text(page, '#problem'), /^line 1 imports "lodash"; here there are fastweights, /)
     await run(page, 'export const claims = 5')
     assert.match(await text(page, '#problem'), /^your code: 'claims' must be an array or an object, not number$/)
-    await run(page, "for (;;) postMessage('x'.repeat(1000))")
+    await run(page, "for (let i = 0; i < 1000; i++) postMessage('x'.repeat(1000))\nfor (;;);")
     assert.match(await text(page, '#problem'), /^the code says more than it was asked, and was ended$/)
     await page.clock.install()
     await page.locator('.cm-content').fill('for (;;);')
