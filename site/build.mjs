@@ -109,11 +109,18 @@ async function scripts() {
     build({
       ...bundling,
       entryPoints: Object.assign({ base: 'style/base.css' }, ...parts.map(({ styles }) => styles)),
+      loader: { '.woff2': 'file' },
+      assetNames: '[name]',
       outdir,
       minify: true,
     }),
   ])
   cpSync(join(root, 'dist/browser/worker.js'), join(outdir, 'worker.js'))
+  // The licence of the font of formulas asks to be beside it.
+  cpSync(
+    join(dirname(createRequire(import.meta.url).resolve('@fontsource/stix-two-math/package.json')), 'LICENSE'),
+    join(outdir, 'stix-two-math.txt'),
+  )
   for (const file of ['icon.svg', 'share.png']) cpSync(join(folder, 'style', file), join(outdir, file))
 }
 

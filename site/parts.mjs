@@ -12,6 +12,13 @@ export const parts = [
     styles: { playground: 'playground/playground.css' },
   },
   {
+    nav: 'Study',
+    first: 'study/',
+    about: 'is the code beside the equations, and every rule by itself',
+    scripts: { study: 'study/page.ts', 'study-worker': 'study/worker.ts', search: 'study/search.ts' },
+    styles: { study: 'study/study.css' },
+  },
+  {
     nav: 'Claims',
     first: 'claims/',
     about: 'are what papers state, checked in this page',
@@ -19,6 +26,7 @@ export const parts = [
     whole: { 'claims-sandbox': 'claims/sandbox.ts', 'claims-frame': 'claims/frame.ts' },
     styles: { claims: 'claims/claims.css' },
   },
+  { nav: 'API', first: 'api/', about: 'has every name, with shapes, units and errors' },
   {
     nav: 'Speed',
     first: 'speed/',

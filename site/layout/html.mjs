@@ -11,6 +11,7 @@ const policies = {
   'worker-src': "'self'",
   'style-src': "'self' 'unsafe-inline'",
   'img-src': "'self' data: blob:",
+  'font-src': "'self'",
   'connect-src': "'self'",
   'frame-src': "'self'",
   'base-uri': "'none'",

@@ -6,7 +6,7 @@ import { output } from '../build.mjs'
 import { browser, open, violations, visit } from './harness.mjs'
 
 /** By address. Of pages that are many of one template (a rule, a source file) one stands for all; with PAGES=all each is tried. */
-const templates = process.env.PAGES === 'all' ? [] : [/^source\//, /^study\/(rules|nets|layers)\/[^/]+\/$/]
+const templates = process.env.PAGES === 'all' ? [] : [/^source\/./, /^study\/(rules|nets|layers)\/./]
 function addresses() {
   const all = readdirSync(output, { recursive: true })
     .map((path) => path.split(sep).join('/'))
