@@ -33,15 +33,15 @@ function words(comment) {
     .split(/\n\s*\n/)
     .map((paragraph) =>
       paragraph.split('\n').every((line) => /^ {4}/.test(line))
-        ? `<pre>${escaped(paragraph.replace(/^ {4}/gm, ''))}</pre>`
-        : `<p>${comment_(paragraph)}</p>`,
+        ? `<pre class="lines">${escaped(paragraph.replace(/^ {4}/gm, ''))}</pre>`
+        : `<p>${marks(paragraph)}</p>`,
     )
     .join('\n')
 }
 
 const plain = { link: () => '', marks: new Map() }
 /** Only `code` is a mark in comments: stars and dollars stand for themselves. */
-const comment_ = (text) =>
+const marks = (text) =>
   text
     .split(/(`[^`]+`)/)
     .map((part, i) => (i % 2 === 1 ? inline(part, plain) : escaped(part)))
