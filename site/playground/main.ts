@@ -93,6 +93,7 @@ function configure(next: Settings, given?: Source): void {
 
 /** A request was refused: the controls say again what the model has; where there is none yet, it gets what always works. */
 function giveBack(refused: number | undefined): void {
+  if (refused !== undefined) asking.delete(refused)
   if (refused !== id) return
   if (inForce) {
     ;({ settings, source } = inForce)
@@ -105,7 +106,7 @@ function giveBack(refused: number | undefined): void {
 function change(some: Readonly<Record<string, string>>): void {
   tell('problems', '')
   const rule = some.rule?.split(',')[0]
-  // A rule that was in the race trains in it no longer twice.
+  // A rule of the race that becomes the first is in it once.
   const list = rule === undefined ? undefined : [...new Set(some.rule.split(','))].join()
   configure({ ...settings, ...some, ...(list !== undefined && { rule: list }) })
 }

@@ -224,14 +224,21 @@ describe('the playground', function () {
     }
     const before = await bytes()
     await page.getByRole('button', { name: 'Go on' }).click()
-    for (let i = 0; i < 200; i++) {
-      await page.locator('#set-width').selectOption(i % 2 === 0 ? '32' : '16')
-      if (i % 20 === 0) await page.locator('#set-task').selectOption(['copy', 'text', 'parity', 'text', 'retrieval'][(i / 20) % 5])
-      // Some of them train.
-      await page.waitForTimeout(i % 10 === 0 ? 150 : 5)
-    }
-    await page.locator('#set-task').selectOption('text')
-    await page.locator('#set-width').selectOption('16')
+    await page.evaluate(async () => {
+      const choose = (name, value) => {
+        const select = document.querySelector(`#set-${name}`)
+        select.value = value
+        select.dispatchEvent(new Event('change'))
+      }
+      for (let i = 0; i < 200; i++) {
+        choose('width', i % 2 === 0 ? '32' : '16')
+        if (i % 20 === 0) choose('task', ['copy', 'text', 'parity', 'text', 'retrieval'][(i / 20) % 5])
+        // Some of them train.
+        await new Promise((done) => setTimeout(done, i % 10 === 0 ? 150 : 10))
+      }
+      choose('task', 'text')
+      choose('width', '16')
+    })
     await page.waitForTimeout(300)
     await until(page, 3)
     assert.equal(await bytes(), before)
