@@ -36,9 +36,9 @@ export const number = (x: number): string =>
 /** Characters beside an axis where each has this much room. */
 const roomy = 7
 
-/** Whether names have room in a cell: characters do, numbers of tokens don't. */
+/** Whether names have room in a cell: characters do, or none at all, numbers of tokens don't. */
 const haveRoom = (names: readonly string[] | undefined, cell: number): names is readonly string[] =>
-  names !== undefined && cell >= roomy && names.every((name) => [...name].length === 1)
+  names !== undefined && cell >= roomy && names.every((name) => [...name].length <= 1)
 
 /** Below cells of this width: their characters, or their numbers from 1 now and then. */
 function below(names: readonly string[] | undefined, count: number, cell: number, left: number, y: number, label: string): string {

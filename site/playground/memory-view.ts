@@ -346,6 +346,8 @@ export class MemoryView {
       scale,
       cell: 18,
       most: 300,
+      // Without numbers: the first places are the key's and the vector's.
+      ...(framed && { rowNames: Array(rows + edge).fill(''), columnNames: Array(columns + edge).fill('') }),
       below: 'channel of the value',
       beside: 'channel of the key',
       changing: true,
