@@ -77,10 +77,10 @@ function trainingOf(settings: Settings, more: Partial<TrainingConfig>): Training
 }
 
 /** A text as the command reads it; a text that was pasted may begin with a mark of byte order, too. */
-export const textOf = ({ own, name }: Source): string =>
+const textOf = ({ own, name }: Source): string =>
   own === null ? ownText() : typeof own === 'string' ? own.replace(/^\ufeff/, '') : decodeText(own, name)
 
-export function textLesson(source: Source, settings: Settings, vocabulary?: Vocabulary): Lesson {
+function textLesson(source: Source, settings: Settings, vocabulary?: Vocabulary): Lesson {
   const text = textOf(source)
   const own = vocabulary ?? charVocabulary(text)
   // Of a short text shorter sequences, as long as there is one to learn from.
@@ -131,7 +131,7 @@ function recipeOf(name: string): Omit<TransformerConfig, 'symbols'> {
 }
 
 /** The model of a racer, and the settings that mean nothing to it. */
-export function modelConfig(name: string, settings: Settings, symbols: number): { config: TransformerConfig; ignored: string[] } {
+function modelConfig(name: string, settings: Settings, symbols: number): { config: TransformerConfig; ignored: string[] } {
   const base = recipeOf(name)
   const [dModel, heads, layers] = ['width', 'heads', 'layers'].map((field) => Number(settings[field]))
   const inputs = isRule(name) ? rules[name].inputs : {}
@@ -210,8 +210,10 @@ export function learnersOf(settings: Settings, lesson: Lesson): Learner[] {
 
 /** The same learner on the default device: its weights, and what its optimiser knows. */
 export async function moved(learner: Learner, lesson: Lesson): Promise<Learner> {
-  return revived(await writeCheckpoint(learner.model, learner.optimizer), learner.racer, lesson)
+  return revived(await snapshot(learner), learner.racer, lesson)
 }
+
+export const snapshot = ({ model, optimizer }: Learner): Promise<Uint8Array> => writeCheckpoint(model, optimizer)
 
 export function revived(bytes: Uint8Array, racer: Racer, lesson: Lesson): Learner {
   const checkpoint = readCheckpoint(bytes)
@@ -255,10 +257,16 @@ export async function saved({ model, optimizer }: Learner, { vocabulary, text, t
   const whole = { ...training, steps: Math.max(1, optimizer.steps) }
   if (task)
     return writeCheckpoint(model, optimizer, { task: JSON.stringify({ name: task.name, settings: task.settings, training: whole }) })
-  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text)))
-  const hash = Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('')
+  const hash = await hashOf(text!)
   const run = { preset: 'playground', training: whole, symbols: vocabulary!.symbols, text: { name, hash }, arithmetic: 'float32' }
   return writeCheckpoint(model, optimizer, { run: JSON.stringify(run) })
+}
+
+/** SHA-256, as the command has it, by which it knows the text again. Only a secure page can make one. */
+async function hashOf(text: string): Promise<string> {
+  if (!crypto.subtle) return ''
+  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text)))
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('')
 }
 
 export interface Opened {
@@ -302,7 +310,7 @@ function open(bytes: Uint8Array, name: string, source: Source, settings: Setting
       lesson = textLesson(source, { ...settings, task: 'text' }, vocabulary)
     } catch (error) {
       still = `It can’t learn from the text that is open: ${(error as Error).message}. It reads and writes all the same.`
-      const prompt = symbols.includes(' ') ? vocabulary.decode(vocabulary.encode(' ')) : symbols[0]
+      const prompt = symbols.includes(' ') ? ' ' : symbols[0]
       const training = trainingOf(settings, { seqLen, batch, prompt })
       const none: Sampler = {
         stepsPerEpoch: 1,

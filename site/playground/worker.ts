@@ -3,10 +3,10 @@
  * while something else uses it.
  */
 import { type Device, type DeviceChoice, openDevice, setDevice, webgpuDevice } from 'fastweights'
-import { generate } from 'fastweights/nn'
+import { DivergenceError, generate } from 'fastweights/nn'
 import { working } from '../../dist/engine/devices/open.js'
 import { capacityOf } from './capacity.ts'
-import { examined, type Learner, type Lesson, learnersOf, lessonOf, moved, opened, revived, saved } from './learner.ts'
+import { examined, type Learner, type Lesson, learnersOf, lessonOf, moved, opened, revived, saved, snapshot } from './learner.ts'
 import type { FromWorker, Source, ToWorker } from './messages.ts'
 import type { Settings } from './settings.ts'
 import { traced } from './traced.ts'
@@ -203,7 +203,7 @@ let kept: { at: number; files: Uint8Array[] } | undefined
 const keepEvery = 2000
 
 async function keepModels(): Promise<void> {
-  const files = await Promise.all(learners.map((learner) => saved(learner, lesson!)))
+  const files = await Promise.all(learners.map(snapshot))
   kept = { at: performance.now(), files }
 }
 
@@ -339,7 +339,8 @@ async function train(): Promise<void> {
     if (trial && gpu && steps() >= trial.at) await tryGpu()
     if (steps() === 3 || performance.now() - sampled > sampleEvery) await show()
   } catch (error) {
-    if (device?.name === 'webgpu') return recover(error)
+    // A loss that isn't finite is no fault of the GPU.
+    if (device?.name === 'webgpu' && !(error instanceof DivergenceError)) return recover(error)
     running = false
     say({ kind: 'refused', what: 'train', message: message(error) })
   }
