@@ -1,6 +1,6 @@
 /**
  * The sandboxed frame's only script: starts the worker, and passes on what it says, as long as that is no flood. The frame's page is made by
- * frame.11ty.mjs; the one around it is the only one it listens to.
+ * frame.mjs; the one around it is the only one it listens to.
  */
 
 /** What is asked of the worker may have so many messages for an answer: a few to load, some for each case of a claim (a false one may have 1,000). */

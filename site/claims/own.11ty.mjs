@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { escaped } from '../layout/html.mjs'
 import { controls } from './controls.mjs'
+import { frame, policy } from './frame.mjs'
 
 export const data = {
   title: 'A claim of your own',
@@ -10,6 +11,7 @@ export const data = {
   permalink: 'claims/own/index.html',
   styles: ['claims'],
   scripts: ['claims-own'],
+  policy,
 }
 
 /** The example of docs/claims.md, which the tests run. */
@@ -37,6 +39,6 @@ results say is what that code says.</p></div>
 <output id="summary" class="small" aria-live="polite"></output>
 <h2 class="visually-hidden">Results</h2>
 <div id="claims"></div>
-<div id="sandbox"></div>
+<div id="sandbox" data-frame="${escaped(frame)}"></div>
 </section>`
 }

@@ -26,14 +26,14 @@ export class Sandbox implements Place {
     }
   }
 
-  /** `place`: where the frame goes in the page; nobody sees it. */
+  /** `place`: where the frame goes in the page, and where the text of its page is; nobody sees it. */
   static async open(place: HTMLElement): Promise<Sandbox> {
     const text = await libraryText()
     const frame = document.createElement('iframe')
     frame.setAttribute('sandbox', 'allow-scripts')
     frame.title = 'Sandbox'
     frame.hidden = true
-    frame.src = new URL('../claims/frame.html', import.meta.url).href
+    frame.srcdoc = place.dataset.frame!
     const loaded = new Promise((resolve) => frame.addEventListener('load', resolve, { once: true }))
     place.append(frame)
     await loaded

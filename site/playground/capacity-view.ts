@@ -10,8 +10,15 @@ export class CapacityView {
   private readonly kind = element<HTMLSelectElement>('key-kind')
   private last: Capacity | undefined
 
-  constructor(private readonly ask: (request: CapacityRequest) => void) {
-    for (const control of [this.pairs, this.width, this.map, this.kind]) control.addEventListener('input', () => this.begin())
+  constructor(
+    private readonly ask: (request: CapacityRequest) => void,
+    private readonly chosen: (request: CapacityRequest) => void,
+  ) {
+    for (const control of [this.pairs, this.width, this.map, this.kind])
+      control.addEventListener('input', () => {
+        this.begin()
+        this.chosen(this.request())
+      })
     new ResizeObserver(() => this.last && this.show(this.last)).observe(element('capacity'))
     this.say()
   }
@@ -21,14 +28,29 @@ export class CapacityView {
     element('key-width-out').textContent = this.width.value
   }
 
-  begin(): void {
+  choose({ width, map, keys, most }: CapacityRequest): void {
+    const before = JSON.stringify(this.request())
+    this.width.value = `${width}`
+    this.map.value = map
+    this.kind.value = keys
+    this.pairs.value = `${most}`
+    if (JSON.stringify(this.request()) === before) return
     this.say()
-    this.ask({
+    if (this.last) this.begin()
+  }
+
+  private request(): CapacityRequest {
+    return {
       width: Number(this.width.value),
       map: this.map.value,
       keys: this.kind.value as CapacityRequest['keys'],
       most: Number(this.pairs.value),
-    })
+    }
+  }
+
+  begin(): void {
+    this.say()
+    this.ask(this.request())
   }
 
   show(capacity: Capacity): void {

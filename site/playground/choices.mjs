@@ -28,6 +28,11 @@ const ruleGroups = [
 ]
 
 const plain = (values) => values.map((value) => ({ value: `${value}`, label: `${value}` }))
+/** The default, then all that a slider has. */
+const range = (first, low, high, by) => [
+  first,
+  ...Array.from({ length: (high - low) / by + 1 }, (_, i) => low + i * by).filter((n) => n !== first),
+]
 const asInPaper = { value: 'auto', label: 'as in its paper' }
 
 export const settings = [
@@ -97,6 +102,27 @@ export const settings = [
       { value: 'reference', label: 'reference', how: 'Plain TypeScript in float64, slow: the oracle of the tests.' },
     ],
   },
+  {
+    name: 'pace',
+    label: 'Speed',
+    how: '',
+    bar: true,
+    rows: [{ value: 'full', label: 'full' }, ...[10, 3, 1].map((n) => ({ value: `${n}`, label: n === 1 ? '1 step/s' : `${n} steps/s` }))],
+  },
+  // Of the memory that is shown, from 1.
+  { name: 'layer', label: 'Layer', how: '', hidden: true, rows: plain([1, 2, 3, 4, 5, 6]) },
+  { name: 'head', label: 'Head', how: '', hidden: true, rows: plain([1, 2, 3, 4, 5, 6, 7, 8]) },
+  // Of the experiment on capacity.
+  { name: 'pairs', label: 'Pairs', how: '', hidden: true, rows: plain(range(48, 2, 160, 1)) },
+  { name: 'keyWidth', label: 'Width of keys', how: '', hidden: true, rows: plain(range(16, 4, 64, 4)) },
+  {
+    name: 'keyMap',
+    label: 'Feature map of keys',
+    how: '',
+    hidden: true,
+    rows: plain(['identity', 'elu1', 'relu', 'dpfp-1', 'dpfp-2', 'dpfp-3']),
+  },
+  { name: 'keys', label: 'Keys', how: '', hidden: true, rows: plain(['orthogonal', 'random']) },
   {
     name: 'text',
     label: 'Text',

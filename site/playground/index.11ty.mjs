@@ -27,7 +27,7 @@ const control = (field) =>
 <p class="how" id="how-${field.name}" data-how="${escaped(field.how)}">${escaped(field.how)}</p>
 </div>`
 
-const maps = ['identity', 'elu1', 'relu', 'dpfp-1', 'dpfp-2', 'dpfp-3']
+const keyMaps = settings.find(({ name }) => name === 'keyMap')
 
 export default function ({ settings: site }) {
   const to = (path) => this.to(path)
@@ -46,8 +46,13 @@ export default function ({ settings: site }) {
 <button type="button" id="run" class="main" aria-pressed="true">Pause</button>
 <button type="button" id="step">Step</button>
 <button type="button" id="restart">Restart</button>
-<label class="inline" for="pace">Speed</label>
-<select id="pace" autocomplete="off"><option value="0">full</option><option value="10">10 steps/s</option><option value="3">3 steps/s</option><option value="1">1 step/s</option></select>
+${settings
+  .filter(({ bar }) => bar)
+  .map(
+    ({ name, label, ...field }) => `<label class="inline" for="set-${name}">${escaped(label)}</label>
+<select id="set-${name}" name="${name}" autocomplete="off">${options(field)}</select>`,
+  )
+  .join('')}
 </div>
 <p id="state" class="state" role="status">Loading.</p>
 <dl class="facts">
@@ -65,7 +70,10 @@ export default function ({ settings: site }) {
 <h2 id="settings-title">Settings</h2>
 <p class="how">A change begins a new model. The address holds all of them: copy it to share what you see.</p>
 <p id="problems" class="bad" role="alert" hidden></p>
-${settings.map(control).join('\n')}
+${settings
+  .filter(({ bar }) => !bar)
+  .map(control)
+  .join('\n')}
 <fieldset class="control race"><legend>Race against</legend>
 <p class="how">Other rules learn the same batches beside it, three at most.</p>
 <ul id="racers" class="racers"></ul>
@@ -103,7 +111,7 @@ ${settings.map(control).join('\n')}
 <div class="row bar">
 <label for="pairs">Pairs <output id="pairs-out" for="pairs"></output><input type="range" id="pairs" min="2" max="160" value="48" step="1"></label>
 <label for="key-width">Width of keys <output id="key-width-out" for="key-width"></output><input type="range" id="key-width" min="4" max="64" value="16" step="4"></label>
-<label for="key-map">Feature map <select id="key-map" autocomplete="off">${maps.map((map) => `<option>${map}</option>`).join('')}</select></label>
+<label for="key-map">Feature map <select id="key-map" autocomplete="off">${options(keyMaps)}</select></label>
 <label for="key-kind">Keys <select id="key-kind" autocomplete="off"><option value="orthogonal">orthogonal while there is room</option><option value="random">random</option></select></label>
 </div>
 <div id="capacity" class="pictures"></div>

@@ -5,13 +5,13 @@ import { type Carried, carried, carry } from './carry.ts'
 import { Course, chart } from './curve.ts'
 import { bytesText, element, make, tell } from './dom.ts'
 import { MemoryView } from './memory-view.ts'
-import type { FromWorker, Racer, Source, ToWorker } from './messages.ts'
+import type { CapacityRequest, FromWorker, Racer, Source, ToWorker } from './messages.ts'
 import { type Choices, decode, defaults, encode, mostRacers, racersOf, type Settings } from './settings.ts'
 
 const worker = new Worker(new URL('./playground-worker.js', import.meta.url), { type: 'module' })
 const ask = (message: ToWorker, transfer: Transferable[] = []): void => worker.postMessage(message, transfer)
 
-const selects = [...document.querySelectorAll<HTMLSelectElement>('.settings select[name]')]
+const selects = [...document.querySelectorAll<HTMLSelectElement>('.play select[name]')]
 const choices: Choices = Object.fromEntries(selects.map(({ name, options }) => [name, [...options].map(({ value }) => value)]))
 
 const pageText: Source = { name: 'the page’s own text', own: null }
@@ -19,6 +19,15 @@ const pageText: Source = { name: 'the page’s own text', own: null }
 const comfortable = 20_000
 /** Bytes of a text, and of a model's file, at most. */
 const [mostText, mostFile] = [20e6, 500e6]
+
+const memory = new MemoryView(
+  (request) => ask({ kind: 'trace', request }),
+  (layer, head) => adjust({ layer: `${layer + 1}`, head: `${head + 1}` }),
+)
+const capacity = new CapacityView(
+  (request) => ask({ kind: 'capacity', request }),
+  ({ width, map, keys, most }) => adjust({ keyWidth: `${width}`, keyMap: map, keys, pairs: `${most}` }),
+)
 
 // --- Settings -------------------------------------------------------------------------------------------------------------------------
 
@@ -34,7 +43,8 @@ function showSettings(): void {
     const value = select.name === 'rule' ? first : settings[select.name]
     select.value = value
     const chosen = select.selectedOptions[0]
-    element(`how-${select.name}`).textContent = chosen?.dataset.how ?? element(`how-${select.name}`).dataset.how!
+    const how = element(`how-${select.name}`)
+    if (how) how.textContent = chosen?.dataset.how ?? how.dataset.how!
   }
   const takes = element<HTMLSelectElement>('set-rule').selectedOptions[0]?.dataset.takes ?? ''
   for (const [name, what] of [
@@ -87,15 +97,37 @@ function configure(next: Settings, given?: Source): void {
   settings = next
   showSettings()
   showAddress()
+  pursue()
   asking.set(++id, { settings, source })
   ask({ kind: 'configure', id, settings, ...(given && { source: given }) })
 }
 
+/** Settings of how it is looked at: the model stays. */
+const looks = ['pace', 'layer', 'head', 'pairs', 'keyWidth', 'keyMap', 'keys']
+function adjust(some: Readonly<Record<string, string>>): void {
+  settings = { ...settings, ...some }
+  showSettings()
+  showAddress()
+  pursue()
+}
+
+let pace = 'full'
+function pursue(): void {
+  // Only then: requests of a slider that is dragged follow each other directly, so that the last one is enough.
+  if (settings.pace !== pace) ask({ kind: 'pace', pace: settings.pace === 'full' ? 0 : Number(settings.pace) })
+  pace = settings.pace
+  memory.choose(Number(settings.layer) - 1, Number(settings.head) - 1)
+  const { keyWidth, keyMap, keys, pairs } = settings
+  capacity.choose({ width: Number(keyWidth), map: keyMap, keys: keys as CapacityRequest['keys'], most: Number(pairs) })
+}
+
 /** A request was refused: the controls say again what the model has; where there is none yet, it gets what always works. */
 function giveBack(refused: number | undefined): void {
+  if (refused !== undefined) asking.delete(refused)
   if (refused !== id) return
   if (inForce) {
-    ;({ settings, source } = inForce)
+    source = inForce.source
+    settings = { ...inForce.settings, ...Object.fromEntries(looks.map((name) => [name, settings[name]])) }
     showSettings()
     showAddress()
   } else if (settings.device !== 'auto') configure({ ...settings, device: 'auto' })
@@ -105,15 +137,17 @@ function giveBack(refused: number | undefined): void {
 function change(some: Readonly<Record<string, string>>): void {
   tell('problems', '')
   const rule = some.rule?.split(',')[0]
-  // A rule that was in the race trains in it no longer twice.
+  // A rule of the race that becomes the first is in it once.
   const list = rule === undefined ? undefined : [...new Set(some.rule.split(','))].join()
   configure({ ...settings, ...some, ...(list !== undefined && { rule: list }) })
 }
 
 for (const select of selects)
-  select.addEventListener('change', () =>
-    change(select.name === 'rule' ? { rule: [select.value, ...racersOf(settings).slice(1)].join() } : { [select.name]: select.value }),
-  )
+  select.addEventListener('change', () => {
+    const { name, value } = select
+    if (looks.includes(name)) adjust({ [name]: value })
+    else change({ [name]: name === 'rule' ? [value, ...racersOf(settings).slice(1)].join() : value })
+  })
 element<HTMLSelectElement>('add').addEventListener('change', ({ currentTarget }) => {
   const select = currentTarget as HTMLSelectElement
   const { value } = select
@@ -162,9 +196,6 @@ element('restart').addEventListener('click', () => {
   configure(settings)
   if (!running) run(true)
 })
-element<HTMLSelectElement>('pace').addEventListener('change', ({ currentTarget }) =>
-  ask({ kind: 'pace', pace: Number((currentTarget as HTMLSelectElement).value) }),
-)
 document.addEventListener('visibilitychange', () => ask({ kind: 'visible', visible: !document.hidden }))
 
 // --- What comes back ------------------------------------------------------------------------------------------------------------------
@@ -230,8 +261,6 @@ function showExam({ racer, share, chance, metric, places }: Extract<FromWorker, 
   )
 }
 
-const memory = new MemoryView((request) => ask({ kind: 'trace', request }))
-const capacity = new CapacityView((request) => ask({ kind: 'capacity', request }))
 let first = true
 
 function configured(message: Extract<FromWorker, { kind: 'configured' }>): void {

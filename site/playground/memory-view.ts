@@ -69,10 +69,14 @@ export class MemoryView {
   /** The largest number of all matrices, and of all changes. */
   private scales = { state: 1, change: 1 }
 
-  constructor(private readonly send: (request: TraceRequest) => void) {
+  constructor(
+    private readonly send: (request: TraceRequest) => void,
+    private readonly chosen: (layer: number, head: number) => void,
+  ) {
     for (const name of ['racer', 'layer', 'head'] as const)
       element<HTMLSelectElement>(name).addEventListener('change', ({ currentTarget }) => {
         this.request[name] = Number((currentTarget as HTMLSelectElement).value)
+        this.chosen(this.request.layer, this.request.head)
         this.look()
       })
     element<HTMLInputElement>('prompt').addEventListener('input', ({ currentTarget }) => {
@@ -94,6 +98,11 @@ export class MemoryView {
       if (this.seen) this.look()
     }).observe(document.querySelector('.memory')!)
     new ResizeObserver(() => this.draw()).observe(element('matrices'))
+  }
+
+  /** Where to look, from 0. */
+  choose(layer: number, head: number): void {
+    Object.assign(this.request, { layer, head })
   }
 
   /** New models. */
@@ -346,6 +355,8 @@ export class MemoryView {
       scale,
       cell: 18,
       most: 300,
+      // Without numbers: the first places are the key's and the vector's.
+      ...(framed && { rowNames: Array(rows + edge).fill(''), columnNames: Array(columns + edge).fill('') }),
       below: 'channel of the value',
       beside: 'channel of the key',
       changing: true,

@@ -70,9 +70,9 @@ export async function load(file) {
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
 
-/** What axe-core finds wrong with a page, in words. */
-export async function violations(page) {
+/** What axe-core finds wrong with a page, in words; with all of its rules, or with some. */
+export async function violations(page, rules) {
   await page.evaluate(axe)
-  const { violations } = await page.evaluate(() => globalThis.axe.run())
+  const { violations } = await page.evaluate((runOnly) => globalThis.axe.run(runOnly ? { runOnly } : {}), rules)
   return violations.flatMap(({ id, help, nodes }) => nodes.map(({ target, any }) => `${id}: ${help}: ${target}: ${any[0]?.message ?? ''}`))
 }

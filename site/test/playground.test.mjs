@@ -170,7 +170,7 @@ describe('the playground', function () {
     assert.equal(await step(page), hidden)
     await hide(false)
     await until(page, hidden + 1)
-    await page.locator('#pace').selectOption('1')
+    await page.locator('#set-pace').selectOption({ value: '1' })
     await page.waitForTimeout(300)
     const slow = await step(page)
     await page.waitForTimeout(2500)
@@ -224,14 +224,21 @@ describe('the playground', function () {
     }
     const before = await bytes()
     await page.getByRole('button', { name: 'Go on' }).click()
-    for (let i = 0; i < 200; i++) {
-      await page.locator('#set-width').selectOption(i % 2 === 0 ? '32' : '16')
-      if (i % 20 === 0) await page.locator('#set-task').selectOption(['copy', 'text', 'parity', 'text', 'retrieval'][(i / 20) % 5])
-      // Some of them train.
-      await page.waitForTimeout(i % 10 === 0 ? 150 : 5)
-    }
-    await page.locator('#set-task').selectOption('text')
-    await page.locator('#set-width').selectOption('16')
+    await page.evaluate(async () => {
+      const choose = (name, value) => {
+        const select = document.querySelector(`#set-${name}`)
+        select.value = value
+        select.dispatchEvent(new Event('change'))
+      }
+      for (let i = 0; i < 200; i++) {
+        choose('width', i % 2 === 0 ? '32' : '16')
+        if (i % 20 === 0) choose('task', ['copy', 'text', 'parity', 'text', 'retrieval'][(i / 20) % 5])
+        // Some of them train.
+        await new Promise((done) => setTimeout(done, i % 10 === 0 ? 150 : 10))
+      }
+      choose('task', 'text')
+      choose('width', '16')
+    })
     await page.waitForTimeout(300)
     await until(page, 3)
     assert.equal(await bytes(), before)
@@ -404,8 +411,14 @@ describe('the playground', function () {
     await page.locator('#head').selectOption({ value: '2' })
     await page.waitForTimeout(300)
     assert.equal(await page.locator('#head').inputValue(), '2')
+    await page.waitForURL('**/#1;layer=2;head=3')
     await page.locator('#prompt').fill('Mara ¿')
     await shows(page, 'memory-problem', /character "¿"/i)
+    // Where it was looked at is in the address.
+    await page.reload()
+    await learning(page)
+    await page.locator('.memory').scrollIntoViewIfNeeded()
+    await page.waitForFunction(() => document.querySelector('#layer').value === '1' && document.querySelector('#head').value === '2')
     assert.deepEqual(complaints, [])
     await close()
   })
@@ -428,6 +441,10 @@ describe('the playground', function () {
     assert.match(await found(80, 16, 'identity'), /sum 0\.\d+, delta 0\.\d+; 16 features/)
     assert.match(await found(32, 32, 'identity'), /sum 1\.00, delta 1\.00; 32 features/)
     assert.match(await found(33, 32, 'dpfp-2'), /; 128 features/)
+    await page.waitForURL('**/#1;width=16;layers=1;pairs=33;keyWidth=32;keyMap=dpfp-2')
+    await page.reload()
+    await page.waitForFunction(() => document.querySelector('#capacity svg')?.getAttribute('aria-label').includes('after 33 pairs'))
+    assert.equal(await page.locator('#key-map').inputValue(), 'dpfp-2')
     await close()
   })
 
