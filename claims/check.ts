@@ -82,6 +82,7 @@ const shrinkLimit = 300
 /** Where none of so many cases could be asked of an implementation, the claim can't, as a rule: by what it offers, and where the adapter chooses sizes. */
 const unasked = { offer: 50, adapter: 1000 }
 
+/** Draws cases of a claim, computes both sides on the devices, and compares; a counterexample is made as small as it can be. */
 export async function check(claim: Claim, devices: Devices, options: CheckOptions = {}): Promise<Verdict> {
   const { implementation } = devices
   return implementation ? implementation.alone(() => checkAlone(claim, devices, options)) : checkAlone(claim, devices, options)

@@ -1,6 +1,5 @@
 /** The pages of the API, from what TypeDoc reads (reflection.mjs). */
 import { escaped } from '../layout/html.mjs'
-import { inline } from '../study/markup.mjs'
 import { linesOf } from '../study/source.mjs'
 import { errorsOf } from './errors.mjs'
 import { examples } from './examples.mjs'
@@ -39,13 +38,25 @@ function words(comment) {
     .join('\n')
 }
 
-const plain = { link: () => '', marks: new Map() }
 /** Only `code` is a mark in comments: stars and dollars stand for themselves. */
 const marks = (text) =>
   text
-    .split(/(`[^`]+`)/)
-    .map((part, i) => (i % 2 === 1 ? inline(part, plain) : escaped(part)))
+    .split(/`([^`]+)`/)
+    .map((part, i) => (i % 2 === 1 ? `<code>${escaped(part)}</code>` : escaped(part)))
     .join('')
+
+/** What the comment at the head of a file says all of it is about; '' where there is none, or it belongs to what comes next. */
+function headOf(file) {
+  const lines = linesOf(file)
+  const end = lines.findIndex((line) => line.includes('*/'))
+  if (!lines[0].startsWith('/**') || /^(export|const|function) /.test(lines[end + 1] ?? '')) return ''
+  const text = lines
+    .slice(0, end + 1)
+    .map((line) => line.replace(/^\/\*\*\s?|^ \*\/|^ \* ?/g, '').replace(/\s*\*\/$/, ''))
+    .join('\n')
+    .trim()
+  return words({ summary: [{ text }] })
+}
 
 /** The page of an entry point. */
 export function apiPage({ name: entry, words: about }, { to, source }) {
@@ -156,7 +167,6 @@ export function apiPage({ name: entry, words: about }, { to, source }) {
   }
   const files = [...groups.keys()].sort()
   const idOf = (file) => `file-${file.replace(/\W+/g, '-')}`
-  const headOf = (file) => (linesOf(file)[0].startsWith('/**') ? lineOfComment(file) : '')
   const contents = files
     .map(
       (file) =>
@@ -187,18 +197,4 @@ ${used(declaration.name)}<p class="small">${where(declaration)}</p></article>`,
   .join('\n')}</section>`,
   )
   .join('\n')}`
-
-  /** The comment at the head of a file says what all of it is about. */
-  function lineOfComment(file) {
-    const lines = linesOf(file)
-    const end = lines.findIndex((line) => line.includes('*/'))
-    // One that belongs to what comes next isn't the file's.
-    if (/^export |^const |^function /.test(lines[end + 1] ?? '')) return ''
-    const text = lines
-      .slice(0, end + 1)
-      .map((line) => line.replace(/^\/\*\*\s?|^ \*\/|^ \* ?/g, '').replace(/\s*\*\/$/, ''))
-      .join('\n')
-      .trim()
-    return words({ summary: [{ text }] })
-  }
 }

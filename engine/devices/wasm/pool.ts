@@ -299,6 +299,7 @@ const relaxedProbe = () => {
   return new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 5, 1, 0x60, 0, 1, 0x7b, 3, 2, 1, 0, 10, code.length, ...code])
 }
 
+/** Whether WebAssembly has fused multiply-add here. */
 export function relaxedAvailable(): boolean {
   return typeof WebAssembly === 'object' && WebAssembly.validate(relaxedProbe())
 }
