@@ -17,6 +17,8 @@ export interface CheckOptions {
   explain?(error: unknown): string
   /** Called as each case begins. */
   onCase?(c: Case, runs: number): void
+  /** Called as a case has been measured, one of the shrinking, too; `within`: its error is within the bound. Not of a case in which a side throws. */
+  onMeasured?(c: Case, error: number, within: boolean): void
 }
 
 /**
@@ -80,13 +82,14 @@ const shrinkLimit = 300
 /** Where none of so many cases could be asked of an implementation, the claim can't, as a rule: by what it offers, and where the adapter chooses sizes. */
 const unasked = { offer: 50, adapter: 1000 }
 
+/** Draws cases of a claim, computes both sides on the devices, and compares; a counterexample is made as small as it can be. */
 export async function check(claim: Claim, devices: Devices, options: CheckOptions = {}): Promise<Verdict> {
   const { implementation } = devices
   return implementation ? implementation.alone(() => checkAlone(claim, devices, options)) : checkAlone(claim, devices, options)
 }
 
 async function checkAlone(claim: Claim, devices: Devices, options: CheckOptions): Promise<Verdict> {
-  const { runs = 100, seed = 1, path, explain = messageOf, onCase } = options
+  const { runs = 100, seed = 1, path, explain = messageOf, onCase, onMeasured } = options
   if (!(Number.isInteger(runs) && runs >= 1)) throw new RangeError(`runs must be an integer from 1, not ${runs}: no case would be compared`)
   checkClaim(claim)
   const numRuns = claim.holds === false ? Math.max(runs, refutationRuns) : runs
@@ -161,6 +164,7 @@ async function checkAlone(claim: Claim, devices: Devices, options: CheckOptions)
       if (broken) return
       throw error
     }
+    onMeasured?.(c, measured.error, measured.error <= bound)
     if (measured.error <= bound) {
       counted.largest = Math.max(counted.largest, measured.error)
       if (counted.sinceFailure >= 0) counted.sinceFailure++

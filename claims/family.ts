@@ -40,6 +40,7 @@ import {
 type AnyForm = Form | 'step'
 type FamilyCase = Case & Record<string, any>
 
+/** What every rule must fulfil, for this one: forms, gradients, causality, states, padding. */
 export function familyClaims(rule: FamilyRule): Claim[] {
   const { name, forms } = rule
   const runs: readonly AnyForm[] = [...forms, 'step']

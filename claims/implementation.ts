@@ -168,6 +168,7 @@ export function standIn(rule: Rule, inputs: Readonly<Record<string, Tensor>>): R
 const nameOf = (rule: Rule & { readonly name?: string }): string | undefined =>
   rule.name ?? Object.entries<Rule>(rules).find(([, row]) => row === rule)?.[0]
 
+/** Rules as somebody else computes them, behind an adapter, in the place of ours. */
 export class Implementation {
   readonly name: string
   readonly dtype: FloatType

@@ -7,7 +7,8 @@
 
 import { readFileSync } from 'node:fs'
 import { nearest, printable } from '../nn/foreign.ts'
-import { decodeText, reason } from '../tasks/download.ts'
+import { decodeText } from '../tasks/decode.ts'
+import { reason } from '../tasks/download.ts'
 import { TextError } from '../tasks/text.ts'
 
 export class UsageError extends Error {

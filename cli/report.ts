@@ -199,7 +199,7 @@ function bar(error: number, bound: number | null, bad: boolean): string {
 }
 
 /** Cuts an equation where it has a comma or an arrow and wide space outside of braces. */
-function pieces(tex: string): string[] {
+export function pieces(tex: string): string[] {
   const found = ['']
   let depth = 0
   for (const part of tex.split(/(\\left|\\right|[{}]|,?\\q?quad|,\\;|\\;\\Rightarrow\\;)/)) {

@@ -18,6 +18,7 @@ export interface Generator {
   stream: number
 }
 
+/** A generator of the seed, an integer from 0 to 2^32 - 1: the same numbers on every device. */
 export function generator(seed: number): Generator {
   checkSeed('generator: the seed', seed)
   return { seed, stream: 0 }

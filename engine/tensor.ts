@@ -14,6 +14,7 @@ export const nextNode = (): number => nodes++
 
 /** The device on which tensors are made when none is named: the float64 reference, until `setDevice` says otherwise. */
 export const getDevice = (): Device => defaultDevice
+/** Tensors are made on this device from now on, where none is named. */
 export function setDevice(device: Device): void {
   checkDevice('setDevice', device)
   defaultDevice = device
@@ -365,6 +366,7 @@ export function empty(shape: Shape, device: Device = defaultDevice): Tensor {
 /** An `empty` one of the shape and on the device of x. */
 export const like = (x: Tensor): Tensor => empty(x.shape, x.device)
 
+/** A float32 tensor of one value. */
 export function full(shape: Shape, value: number, device: Device = defaultDevice): Tensor {
   checkShape('full', shape)
   checkNumber('full: the value', value, 'a number')
@@ -373,7 +375,9 @@ export function full(shape: Shape, value: number, device: Device = defaultDevice
   return y
 }
 
+/** A float32 tensor of zeros. */
 export const zeros = (shape: Shape, device?: Device): Tensor => filled('zeros', shape, 0, device)
+/** A float32 tensor of ones. */
 export const ones = (shape: Shape, device?: Device): Tensor => filled('ones', shape, 1, device)
 
 function filled(op: string, shape: Shape, value: number, device?: Device): Tensor {

@@ -103,6 +103,10 @@ export interface Checkpoint<K extends ModelKind = 'transformer'> {
   tensors: Safetensors['tensors']
 }
 
+/**
+ * A model, its configuration and random streams and, where it is given, an optimiser's steps and moments, as a safetensors file. `extra`: texts of your own
+ * beside them. Training may go on before it resolves.
+ */
 export async function writeCheckpoint(
   model: ModelOf<ModelKind>,
   optimizer: Optimizer | null,

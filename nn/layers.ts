@@ -147,6 +147,7 @@ export class GatedFeedForward extends Module {
   }
 }
 
+/** Throws unless p is a probability of dropout, in [0, 1). */
 export function checkProbability(p: number): void {
   checkNumber('Dropout: the probability', p, 'in [0, 1)')
 }

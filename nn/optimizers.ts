@@ -214,6 +214,7 @@ export class Muon extends Optimizer {
 /** Learning rate for step t, counted from 1. */
 export type Schedule = (t: number) => number
 
+/** The same rate at every step. */
 export function constant(lr: number): Schedule {
   checkNumber('constant: lr', lr, '0 or more')
   return () => lr

@@ -10,6 +10,7 @@
  */
 import { clip, fileKind, printable } from './foreign.ts'
 
+/** A file isn't a safetensors file, or not one of what it should be. */
 export class SafetensorsError extends Error {
   override name = 'SafetensorsError'
 

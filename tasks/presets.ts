@@ -182,6 +182,7 @@ export const presets = {
 } satisfies Record<string, Recipe>
 export type PresetName = keyof typeof presets
 
+/** The learning-rate schedule of a recipe. */
 export function scheduleOf(
   { schedule, lr, warmup, steps, lrFloor }: Pick<TrainingConfig, 'schedule' | 'lr' | 'warmup' | 'steps' | 'lrFloor'>,
   dModel: number,
@@ -191,6 +192,7 @@ export function scheduleOf(
   ]()
 }
 
+/** The optimiser of a recipe for a model; vectors don't decay. */
 export function optimizerOf(
   model: Module,
   { optimizer, lr, matrixLr, beta2, weightDecay }: Pick<TrainingConfig, 'optimizer' | 'lr' | 'matrixLr' | 'beta2' | 'weightDecay'>,

@@ -8,6 +8,7 @@
 import { printable } from '../nn/foreign.ts'
 import { ignoredTarget, type TokenBatch } from '../nn/model.ts'
 
+/** A text can't be learnt from, or has a character that the vocabulary lacks. */
 export class TextError extends Error {
   override name = 'TextError'
 }

@@ -23,9 +23,9 @@ const widest = 9.5
 const text = (x: number, y: number, style: string, content: string): string =>
   `<text x="${fixed(x)}" y="${fixed(y)}" class="${style}">${escapeXml(content)}</text>`
 
-/** A character as one that can be seen. */
+/** A character as one that can be seen. What stands for a token without a text, as '12 ' does, is seen already. */
 export const glyph = (character: string): string =>
-  character === ' ' ? '·' : character === '\n' ? '↵' : /[\p{Cc}\p{Bidi_C}\p{Zs}]/u.test(character) ? '�' : character
+  character === ' ' ? '·' : character === '\n' ? '↵' : /^[\p{Cc}\p{Bidi_C}\p{Zs}]$/u.test(character) ? '�' : character
 
 /** Numbers as people read them. */
 export const number = (x: number): string =>
@@ -36,11 +36,15 @@ export const number = (x: number): string =>
 /** Characters beside an axis where each has this much room. */
 const roomy = 7
 
+/** Whether names have room in a cell: characters do, or none at all, numbers of tokens don't. */
+const haveRoom = (names: readonly string[] | undefined, cell: number): names is readonly string[] =>
+  names !== undefined && cell >= roomy && names.every((name) => [...name].length <= 1)
+
 /** Below cells of this width: their characters, or their numbers from 1 now and then. */
 function below(names: readonly string[] | undefined, count: number, cell: number, left: number, y: number, label: string): string {
   const middle = left + (count * cell) / 2
   return [
-    names && cell >= roomy
+    haveRoom(names, cell)
       ? each(
           names,
           (i) => left + (i + 0.5) * cell,
@@ -54,7 +58,7 @@ function below(names: readonly string[] | undefined, count: number, cell: number
 }
 
 function beside(names: readonly string[] | undefined, count: number, cell: number, left: number, top: number): string {
-  if (names && cell >= roomy)
+  if (haveRoom(names, cell))
     return each(
       names,
       () => left - 9,

@@ -1,26 +1,16 @@
 /** `fastweights inspect`: what the memories of a trained model do with a prompt, as a page, JSON and pictures. Tests: test/cli/inspect.test.ts. */
 import { existsSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
-import { type RuleInput, rules, scope, type Tensor, tensor } from '../../engine/index.ts'
-import {
-  type BlockModel,
-  disposeTrace,
-  type LayerTrace,
-  layerMixers,
-  mixers,
-  modelOf,
-  stateSize,
-  Transformer,
-  trace,
-} from '../../nn/index.ts'
+import { type BlockModel, modelOf, stateSize, Transformer } from '../../nn/index.ts'
 import { reason } from '../../tasks/download.ts'
 import { TextError } from '../../tasks/text.ts'
 import { UsageError } from '../arguments.ts'
 import { checkWritable, createFolder, FileError, writeAtomic } from '../files.ts'
 import { checkpointName, isImported, latestRun, openImported, openRun, tokenNumbers } from '../runs.ts'
 import { bytes, counted } from '../terminal.ts'
-import { type Grid, type HostTrace, type Inspection, type Layer, layerData, opening } from './data.ts'
+import { type Grid, type Inspection, opening } from './data.ts'
 import { type Picture, svgFile } from './draw.ts'
+import { layersOf } from './layers.ts'
 import { digits, isGrid } from './pack.ts'
 import { inspectionPage, pageLimit } from './page.ts'
 import { views } from './views.ts'
@@ -136,45 +126,6 @@ function importedSubject(folder: string, { prompt, tokens }: InspectOptions): Su
   }
 }
 
-/** What a layer does over time, and the rule that it has. */
-interface LayerKind {
-  name: string
-  rule?: keyof typeof rules
-}
-
-/** Of each layer of the trace. */
-function kindsOf(model: Transformer | BlockModel): Map<string, LayerKind> {
-  if (model instanceof Transformer)
-    return new Map(
-      layerMixers(model.config).map(({ kind, settings }, i) => [
-        `transformer.layers.${i}.attn`,
-        { name: settings.rule ?? settings.net ?? mixers[kind].title, rule: settings.rule },
-      ]),
-    )
-  return new Map(
-    model.config.layers.map(([first], i) => {
-      const rule = first.kind === 'memory' ? first.rule : first.kind === 'rwkv' ? (`rwkv${first.version}` as const) : undefined
-      return [`layers.${i}.parts.0.layer`, { name: rule ?? first.kind, rule }]
-    }),
-  )
-}
-
-/** What the layers of a model do with a sequence; all of them, or one, counted from 1. Of a block's parts it's the first. */
-export async function layersOf(model: Transformer | BlockModel, tokens: Int32Array, only?: number): Promise<Layer[]> {
-  const kinds = kindsOf(model)
-  const traced = scope(() => trace(model, () => model.forward(tensor(tokens, { shape: [1, tokens.length] }))))
-  const layers: Layer[] = []
-  for (const [i, layer] of traced.filter(({ name }) => kinds.has(name)).entries()) {
-    if (only !== undefined && only !== i + 1) continue
-    const { name, rule } = kinds.get(layer.name)!
-    const inputs: Readonly<Record<string, RuleInput>> = rule === undefined ? {} : rules[rule].inputs
-    const grows = Object.values(layer.layer.stateParts(1)).some((part) => 'shape' in part && part.shape.includes(-1))
-    layers.push(layerData(await onHost(layer), i + 1, name, inputs, grows))
-  }
-  disposeTrace(traced)
-  return layers
-}
-
 const heads = ({ layers }: Inspection): number => layers.reduce((n, layer) => n + layer.heads.length, 0)
 
 /** Where things go, each a place that can be written: the page where nothing else is asked for, too. */
@@ -217,25 +168,6 @@ function pictures(data: Inspection, { layer, head, token }: { layer: number; hea
   const own = data.layers[layer]
   const scene = { data, layer: own, head: own.heads[head], token, width: 660 }
   return views.flatMap((view) => (own.missing[view.needs] === undefined ? view.draw(scene) : []))
-}
-
-async function onHost({ name, x, inputs, states, norms, ranks, similarity, recall, attention }: LayerTrace): Promise<HostTrace> {
-  const grid = async (t: Tensor): Promise<Grid> => ({ shape: t.shape, values: await t.read() })
-  const all = async (tensors: Readonly<Record<string, Tensor>>): Promise<Record<string, Grid>> =>
-    Object.fromEntries(await Promise.all(Object.entries(tensors).map(async ([part, t]) => [part, await grid(t)] as const)))
-  return {
-    name,
-    shape: x.shape,
-    inputs: await all(inputs),
-    states: await all(states),
-    norms: await all(norms),
-    ranks: await all(ranks),
-    ...(await all(
-      Object.fromEntries(
-        Object.entries({ similarity, recall, attention }).filter((entry): entry is [string, Tensor] => entry[1] !== undefined),
-      ),
-    )),
-  }
 }
 
 // --- JSON -----------------------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import { empty, full, like, type Tensor } from '../tensor.ts'
 import { sumTo } from './axes.ts'
 import { checkCondition, checkFloat, checkUnary, sameDevice } from './check.ts'
 
+/** A function of one number, element by element, by its name. */
 export function unary(op: UnaryOp, x: Tensor): Tensor {
   checkUnary('unary', op)
   checkFloat(op, x)
@@ -21,16 +22,27 @@ export function unary(op: UnaryOp, x: Tensor): Tensor {
   })
 }
 
+/** -x. */
 export const neg = (x: Tensor): Tensor => unary('neg', x)
+/** |x|; its gradient at 0 is 0. */
 export const abs = (x: Tensor): Tensor => unary('abs', x)
+/** e^x. */
 export const exp = (x: Tensor): Tensor => unary('exp', x)
+/** The natural logarithm. */
 export const log = (x: Tensor): Tensor => unary('log', x)
+/** The square root. */
 export const sqrt = (x: Tensor): Tensor => unary('sqrt', x)
+/** x x. */
 export const square = (x: Tensor): Tensor => unary('square', x)
+/** 1 / x. */
 export const reciprocal = (x: Tensor): Tensor => unary('reciprocal', x)
+/** Of radians. */
 export const sin = (x: Tensor): Tensor => unary('sin', x)
+/** Of radians. */
 export const cos = (x: Tensor): Tensor => unary('cos', x)
+/** 1 / (1 + e^-x). */
 export const sigmoid = (x: Tensor): Tensor => unary('sigmoid', x)
+/** The hyperbolic tangent. */
 export const tanh = (x: Tensor): Tensor => unary('tanh', x)
 /** max(x, 0); its gradient at 0 is 0, at NaN NaN. */
 export const relu = (x: Tensor): Tensor => unary('relu', x)
@@ -101,12 +113,17 @@ function binary(op: BinaryOp, a: Tensor, operand: Operand): Tensor {
   return y
 }
 
+/** a + b, element by element; axes of size 1 are stretched, as in all functions of two tensors. */
 export const add = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? affine(a, 1, b) : binary('add', a, b))
+/** a - b. */
 export const sub = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? affine(a, 1, -b) : binary('sub', a, b))
+/** a b, element by element. (`matmul` multiplies matrices.) */
 export const mul = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? affine(a, b) : binary('mul', a, b))
+/** a / b. */
 export const div = (a: Tensor, b: Operand): Tensor => binary('div', a, b)
 /** The larger of the two, element by element; a tie shares the gradient, and a NaN makes value and gradients NaN. (`max` reduces an axis.) */
 export const maximum = (a: Tensor, b: Operand): Tensor => binary('max', a, b)
+/** The smaller of the two, as `maximum`. */
 export const minimum = (a: Tensor, b: Operand): Tensor => binary('min', a, b)
 /** 1 where a = b, else 0. No gradient. */
 export const equal = (a: Tensor, b: Operand): Tensor => binary('equal', a, b)

@@ -63,6 +63,7 @@ export interface SoftmaxOptions {
   causal?: boolean
 }
 
+/** e^x / (sum of e^x) over the last axis. */
 export function softmax(x: Tensor, options: SoftmaxOptions = {}): Tensor {
   checkFloat('softmax', x)
   checkOptions('softmax', options, ['causal'])

@@ -24,6 +24,7 @@ function plan(op: string, x: Tensor, options: ReduceOptions): { axes: number[]; 
   return { axes, kept, shape: options.keepDim ? kept : x.shape.filter((_, i) => !axes.includes(i)) }
 }
 
+/** The sum over one axis, several, or all. */
 export function sum(x: Tensor, options: ReduceOptions = {}): Tensor {
   const { axes, kept, shape } = plan('sum', x, options)
   const total = reduceAxes('sum', x, axes)
@@ -32,6 +33,7 @@ export function sum(x: Tensor, options: ReduceOptions = {}): Tensor {
   return record('sum', [x], y, (dy) => [expand(dy.view(kept), x.shape)])
 }
 
+/** The mean over one axis, several, or all. */
 export function mean(x: Tensor, options: ReduceOptions = {}): Tensor {
   const total = sum(x, options)
   const y = affine(total, total.size / x.size)

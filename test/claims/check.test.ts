@@ -97,6 +97,18 @@ describe('check', () => {
     assert.equal(new Set(await cases(5)).size > 20, true)
   })
 
+  it('tells each error as it is measured, down to the smallest counterexample', async () => {
+    const seen: [number, number, boolean][] = []
+    const onMeasured = (c: object, error: number, within: boolean) => void seen.push([(c as { n: number }).n, error, within])
+    // Too large from 4 on: a counterexample shrinks to it.
+    const claim = { ...simple({ left: (c) => ({ x: c.n > 3 ? 2 * c.n : c.n }) }), bounds: { float32: 0.5, float64: 0.5, reason: 'none' } }
+    const { counterexample } = await check(claim, reference, { onMeasured })
+    const against = seen.filter(([, , within]) => !within)
+    assert.ok(against.length > 0 && against.every(([n, error]) => n > 3 && error > 0.5))
+    assert.deepEqual(against.at(-1)!.slice(0, 2), [4, counterexample!.error])
+    assert.ok(seen.every(([n, error, within]) => within === n <= 3 && (error === 0) === within))
+  })
+
   it('draws the same numbers for a name on every device, float32 where the device has float32', async () => {
     for (const devices of [reference, wasm]) {
       const numbers: Record<string, number[]> = {}

@@ -4,6 +4,7 @@ import { existsSync, readdirSync } from 'node:fs'
 import { inflateRawSync } from 'node:zlib'
 import type { Grid, Head, Inspection } from '../../cli/inspect/data.ts'
 import { overwritings } from '../../cli/inspect/data.ts'
+import { glyph, map } from '../../cli/inspect/draw.ts'
 import { unpack } from '../../cli/inspect/pack.ts'
 import { inspectionPage, pageLimit } from '../../cli/inspect/page.ts'
 import { views } from '../../cli/inspect/views.ts'
@@ -229,6 +230,13 @@ describe('fastweights inspect', function () {
         Math.abs(values[4096 * (shape[0] - 1) + i] - data.layers[0].heads[2].states.S.values[4096 * every * (shape[0] - 1) + i]) < 0.05,
       )
     assert.equal(inspectionPage(inspection(512, 10, {}), open), null)
+  })
+
+  it('shows tokens that are numbers as they are, and their places along an axis', () => {
+    assert.deepEqual(['12 ', '7 ', 'a', ' ', '\n', '\u202e'].map(glyph), ['12 ', '7 ', 'a', '·', '↵', '�'])
+    const cells = { name: 'x', title: '', words: '', width: 200, rows: 1, columns: 3, at: () => 1, scale: 1, below: '', beside: '' }
+    assert.match(map({ ...cells, columnNames: ['a', 'b', 'c'] }).base, /<text class="chars"[^>]*>abc</)
+    assert.doesNotMatch(map({ ...cells, columnNames: ['12 ', '7 ', '3 '] }).base, /chars/)
   })
 
   it('finds the pairs that are overwritten', () => {

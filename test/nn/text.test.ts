@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
-import { cacheFolder, decodeText, defaultText, invalidUtf8, readText, type TextSource, untar } from '../../tasks/download.ts'
+import { decodeText, invalidUtf8 } from '../../tasks/decode.ts'
+import { cacheFolder, defaultText, readText, type TextSource, untar } from '../../tasks/download.ts'
 import {
   type Batch,
   charVocabulary,

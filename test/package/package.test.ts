@@ -1,11 +1,19 @@
-/** The packed package, installed in an empty folder without network: it holds what it should, imports, trains, and types a program. */
+/**
+ * The packed package, installed in an empty folder without network: it holds what it should, imports, trains in Node, in a page with a bundler and
+ * without, and types a program.
+ */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
 import { createRequire } from 'node:module'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { build } from 'esbuild'
+import type { Browser } from 'playwright-core'
+import { browserFor } from '../browser/launch.ts'
 
 const root = fileURLToPath(new URL('../../../', import.meta.url))
 
@@ -70,6 +78,24 @@ export const rules = [defineRule({
 })]
 `
 
+/** A program for pages. */
+const page = `
+import { scope, setDevice, wasmDevice } from 'fastweights'
+import { AdamW, constant, Trainer, Transformer } from 'fastweights/nn'
+import { charVocabulary, randomBatches } from 'fastweights/tasks'
+import { claims } from 'fastweights/claims'
+const device = await wasmDevice({ threads: 2 })
+setDevice(device)
+const text = 'the way of a value. '.repeat(20)
+const vocabulary = charVocabulary(text)
+const model = new Transformer({ symbols: vocabulary.size, dModel: 16, heads: 2, layers: 1, dFf: 32 })
+const trainer = new Trainer(model, new AdamW(model.namedParameters(), { lr: 0.01 }), { schedule: constant(0.01), clipNorm: 1 })
+const batches = randomBatches(vocabulary.encode(text), { B: 2, T: 16 })
+const losses = []
+for (let step = 0; step < 30; step++) losses.push((await trainer.step(batches.batch(step))).loss)
+globalThis.result = { losses, description: device.description, claims: claims.length, scope: typeof scope }
+`
+
 describe('the package', () => {
   const folder = mkdtempSync(join(tmpdir(), 'fastweights-package-'))
   const installed = (name: string): string => readFileSync(join(folder, 'node_modules/fastweights', name), 'utf8')
@@ -90,7 +116,7 @@ describe('the package', () => {
       `      ${packed.filename}: ${Math.round(packed.size / 1000)} kB packed, ${Math.round(packed.unpackedSize / 1000)} kB in ${files.length} files`,
     )
     const wanted =
-      /^(package\.json|README\.md|LICENSE|docs\/[\w-]+\.(md|svg)|examples\/conformance\/\w+\.(mjs|py)|dist\/browser\/[\w-]+\.js|dist\/(engine|nn|tasks|claims|onnx|experiments|cli|kernels-wasm|kernels-wgsl)\/.*\.(js|d\.ts))$/
+      /^(package\.json|README\.md|CHANGELOG\.md|LICENSE|docs\/[\w-]+\.(md|svg)|examples\/conformance\/\w+\.(mjs|py)|dist\/browser\/[\w-]+\.js|dist\/(engine|nn|tasks|claims|onnx|experiments|cli|kernels-wasm|kernels-wgsl)\/.*\.(js|d\.ts))$/
     const strangers = files.filter(({ path }) => !wanted.test(path) || /test/.test(path))
     assert.deepEqual(
       strangers.map(({ path }) => path),
@@ -122,7 +148,7 @@ describe('the package', () => {
     const { exports, bin } = JSON.parse(installed('package.json'))
     const named = [
       ...Object.values<Record<'types' | 'browser' | 'default', string>>(exports).flatMap((entry) => Object.values(entry)),
-      ...Object.values<string>(bin),
+      ...Object.values<string>(bin).map((path) => `./${path}`),
     ]
     // What README.md links to, too; contributing takes a clone.
     for (const [, link] of installed('README.md').matchAll(/\]\((?!https:|CONTRIBUTING)([^)#]+)/g)) named.push(`./${link}`)
@@ -176,6 +202,73 @@ describe('the package', () => {
   it('asked for a GPU, says which package gives Node one', () => {
     const source = "import('fastweights').then(({ webgpuDevice }) => webgpuDevice()).catch((error) => console.log(error.message))"
     assert.match(node('-e', source), /^webgpu: the package `webgpu` is not installed; .*: npm install webgpu \(.*\)\n$/)
+  })
+
+  it('trains in a page, from a bundle and without one', async function () {
+    this.timeout(30_000)
+    const browser: Browser = await browserFor(this)
+    const names = ['index', 'nn', 'tasks', 'claims']
+    const shipped = 'node_modules/fastweights/dist/browser'
+    const addresses = names.map((name) => [name === 'index' ? 'fastweights' : `fastweights/${name}`, `/${shipped}/${name}.js`])
+    const map = JSON.stringify({ imports: Object.fromEntries(addresses) })
+    const icon = '<!doctype html><link rel="icon" href="data:,">'
+    mkdirSync(join(folder, 'bundled'))
+    writeFileSync(join(folder, 'page.js'), page)
+    writeFileSync(
+      join(folder, 'plain.html'),
+      `${icon}<script type="importmap">${map}</script><script type="module" src="page.js"></script>`,
+    )
+    writeFileSync(join(folder, 'bundled/index.html'), `${icon}<script type="module" src="page.js"></script>`)
+    // As docs/browser.md says: through the `browser` condition, with worker.js beside the bundle.
+    await build({ absWorkingDir: folder, entryPoints: ['page.js'], outdir: 'bundled', bundle: true, format: 'esm' })
+    copyFileSync(join(folder, shipped, 'worker.js'), join(folder, 'bundled/worker.js'))
+    const server = createServer(({ url = '/' }, response) => {
+      response.setHeader('Cross-Origin-Opener-Policy', 'same-origin')
+      response.setHeader('Cross-Origin-Embedder-Policy', 'require-corp')
+      response.setHeader('Content-Type', url.endsWith('.js') ? 'text/javascript' : 'text/html')
+      response.end(readFileSync(join(folder, url)))
+    })
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    try {
+      const results: { losses: number[]; description: string; claims: number }[] = []
+      for (const path of ['plain.html', 'bundled/index.html']) {
+        const tab = await browser.newPage()
+        const complaints: string[] = []
+        tab.on('pageerror', ({ message }) => complaints.push(message))
+        await tab.goto(`http://127.0.0.1:${(server.address() as AddressInfo).port}/${path}`)
+        const done = tab.waitForFunction(() => (globalThis as { result?: unknown }).result, null, { timeout: 15_000 })
+        const handle = await done.catch((error: Error) => {
+          throw new Error([error.message, ...complaints].join('; '))
+        })
+        results.push((await handle.jsonValue()) as (typeof results)[number])
+        await tab.close()
+      }
+      const [plain, bundled] = results
+      assert.match(plain.description, /^wasm \((relaxed )?SIMD, 2 threads\)$/)
+      assert.ok(plain.losses[29] < 0.8 * plain.losses[0], `losses ${plain.losses}`)
+      assert.ok(plain.claims > 800)
+      assert.deepEqual(bundled, plain)
+    } finally {
+      await browser.close()
+      server.close()
+    }
+  })
+
+  it('is published as it is: npm has nothing to correct', () => {
+    // `npm publish` corrects without asking, and what it can't read, such as a command's path, it drops.
+    const fixed = join(folder, 'fixed')
+    mkdirSync(fixed)
+    copyFileSync(join(root, 'package.json'), join(fixed, 'package.json'))
+    run('npm', ['pkg', 'fix'], fixed)
+    assert.deepEqual(
+      JSON.parse(readFileSync(join(fixed, 'package.json'), 'utf8')),
+      JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')),
+    )
+  })
+
+  it('has what changed in its version', () => {
+    const { version } = JSON.parse(installed('package.json'))
+    assert.match(installed('CHANGELOG.md'), new RegExp(`^## (Unreleased|${version.replaceAll('.', '\\.')}(, \\d{4}-\\d{2}-\\d{2})?)$`, 'm'))
   })
 
   it('has its command on the path', () => {

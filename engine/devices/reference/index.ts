@@ -31,6 +31,7 @@ const immediate: Kernels<RefStorage> = {
   ...linearKernels,
 }
 
+/** Plain TypeScript in float64: slow, and what every other device is held to. */
 export function referenceDevice(): Device<RefStorage> {
   const live = new Set<RefStorage>()
   let bytes = 0

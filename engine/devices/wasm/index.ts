@@ -24,6 +24,7 @@ export type { Block } from './memory.ts'
 export { type PoolOptions as WasmOptions, relaxedAvailable, threadsAvailable } from './pool.ts'
 export { enableWideSimd, type WideSimd } from './wide.ts'
 
+/** AssemblyScript with SIMD, in threads where there are some; throws where WebAssembly lacks what it needs. Close it to end its threads. */
 export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Block>> {
   const pool = await createPool(options)
   const { memory, threads, relaxed, wide, alone } = pool

@@ -299,6 +299,7 @@ const relaxedProbe = () => {
   return new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 5, 1, 0x60, 0, 1, 0x7b, 3, 2, 1, 0, 10, code.length, ...code])
 }
 
+/** Whether WebAssembly has fused multiply-add here. */
 export function relaxedAvailable(): boolean {
   return typeof WebAssembly === 'object' && WebAssembly.validate(relaxedProbe())
 }
@@ -323,7 +324,8 @@ const modules = new Map<string, Promise<WebAssembly.Module>>()
 function compiled(relaxed: boolean, shared: boolean, wide: boolean): Promise<WebAssembly.Module> {
   const key = `${relaxed} ${shared} ${wide}`
   const compile = async () => {
-    const bytes = (relaxed ? relaxedBytes : simdBytes)(shared)
+    // A page's bundler may have put a promise there, of a file of its own.
+    const bytes = await (relaxed ? relaxedBytes : simdBytes)(shared)
     return WebAssembly.compile(wide ? new Uint8Array([...bytes, ...mark]) : bytes)
   }
   const module =

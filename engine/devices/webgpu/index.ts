@@ -75,6 +75,7 @@ export const webgpuKernels = (gpu: Gpu): Kernels<Block> => ({
   ...fastWeightKernels(gpu),
 })
 
+/** WGSL on a GPU; throws where there is none that does, and says why. */
 export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuDevice> {
   const opened = await openAdapter(options)
   const gpu = createGpu(opened)

@@ -1,0 +1,78 @@
+/** What tests of the site share: the built site on a port, a browser, and scripts of the site in Node. */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { build } from 'esbuild'
+import { launch } from '../../dist/test/browser/launch.js'
+import { bundling } from '../build.mjs'
+import { serve } from '../serve.mjs'
+
+const folder = dirname(dirname(fileURLToPath(import.meta.url)))
+
+/** The ways in which a site may be served: at the root or below it, with the headers that threads need or without. */
+export const ways = [
+  { path: '/', isolated: true },
+  { path: '/a/b/', isolated: false },
+]
+
+/** The site on a port of its own. `bytes`: what was sent so far, file by file, as it was packed. */
+export async function open(way = ways[0]) {
+  const bytes = new Map()
+  const server = await serve({ ...way, served: (file, size) => bytes.set(file, (bytes.get(file) ?? 0) + size) })
+  return {
+    url: `http://localhost:${server.address().port}${way.path}`,
+    bytes,
+    close: () => {
+      server.closeAllConnections()
+      server.close()
+    },
+  }
+}
+
+/** The browser of the root's tests, with WebGPU on SwiftShader. */
+export const browser = launch
+
+/**
+ * A page with a storage of its own, whose complaints are collected: errors, warnings, requests that fail or go elsewhere. `prepare` has the page
+ * before it is opened.
+ */
+export async function visit(from, url, { prepare, ...options } = {}) {
+  const context = await from.newContext({ viewport: { width: 1440, height: 900 }, ...options })
+  const page = await context.newPage()
+  const complaints = []
+  page.on('pageerror', (error) => complaints.push(error.message))
+  page.on('crash', () => complaints.push('the page crashed'))
+  page.on('console', (message) => ['error', 'warning'].includes(message.type()) && complaints.push(message.text()))
+  page.on(
+    'request',
+    (request) =>
+      new URL(request.url()).origin === new URL(url).origin || /^(data|blob):/.test(request.url()) || complaints.push(request.url()),
+  )
+  page.on('requestfailed', (request) => complaints.push(`${request.url()}: ${request.failure()?.errorText}`))
+  await prepare?.(page)
+  await page.goto(url)
+  return { page, complaints, close: () => context.close() }
+}
+
+/** A script of the site, bundled for Node: for tests of what it computes. */
+export async function load(file) {
+  const outdir = mkdtempSync(join(tmpdir(), 'fastweights-site-'))
+  const outfile = join(outdir, 'script.mjs')
+  try {
+    await build({ ...bundling, define: {}, platform: 'node', entryPoints: [join(folder, file)], outfile })
+    return await import(pathToFileURL(outfile))
+  } finally {
+    rmSync(outdir, { recursive: true })
+  }
+}
+
+const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
+
+/** What axe-core finds wrong with a page, in words; with all of its rules, or with some. */
+export async function violations(page, rules) {
+  await page.evaluate(axe)
+  const { violations } = await page.evaluate((runOnly) => globalThis.axe.run(runOnly ? { runOnly } : {}), rules)
+  return violations.flatMap(({ id, help, nodes }) => nodes.map(({ target, any }) => `${id}: ${help}: ${target}: ${any[0]?.message ?? ''}`))
+}
