@@ -217,20 +217,20 @@ const SIGMOID = 9, TANH = 10
   return own ? applyUnary(f, a) : vunary(f, a)
 }
 
-@inline function writeActivatedWith(own: bool, f: i32, to: usize, from: usize, k: usize, u: usize, l: v128, c: i32, n: i32): void {
-  const row = <usize>up4(n) << 2
+@inline function writeActivatedWith(own: bool, f: i32, to: usize, from: usize, k: usize, u: usize, l: f32, c: i32, n: i32): void {
+  const row = <usize>up4(n) << 2, vl = splat(l)
   for (let i = 0; i < c; i++) {
     const ki = v128.load32_splat(at(k, i))
     let j = 0
     for (; j + 8 <= n; j += 8) {
       const t = at(to, j), m = at(from, j), uj = at(u, j)
-      const low = activate(own, f, madd(ki, v128.load(uj), f32x4.mul(l, v128.load(m))))
-      const high = activate(own, f, madd(ki, v128.load(uj, 16), f32x4.mul(l, v128.load(m, 16))))
+      const low = activate(own, f, madd(ki, v128.load(uj), f32x4.mul(vl, v128.load(m))))
+      const high = activate(own, f, madd(ki, v128.load(uj, 16), f32x4.mul(vl, v128.load(m, 16))))
       v128.store(t, low)
       v128.store(t, high, 16)
     }
     for (; j < n; j += 4) {
-      const a = madd(ki, v128.load(at(u, j)), f32x4.mul(l, v128.load(at(from, j))))
+      const a = madd(ki, v128.load(at(u, j)), f32x4.mul(vl, v128.load(at(from, j))))
       v128.store(at(to, j), firstLanes(activate(own, f, a), n - j, splat(0)))
     }
     to += row
@@ -239,16 +239,16 @@ const SIGMOID = 9, TANH = 10
   memory.fill(to, 0, <usize>(up4(c) - c) * row)
 }
 
-function writeSigmoid(to: usize, from: usize, k: usize, u: usize, l: v128, c: i32, n: i32): void {
+function writeSigmoid(to: usize, from: usize, k: usize, u: usize, l: f32, c: i32, n: i32): void {
   writeActivatedWith(true, SIGMOID, to, from, k, u, l, c, n)
 }
 
-function writeTanh(to: usize, from: usize, k: usize, u: usize, l: v128, c: i32, n: i32): void {
+function writeTanh(to: usize, from: usize, k: usize, u: usize, l: f32, c: i32, n: i32): void {
   writeActivatedWith(true, TANH, to, from, k, u, l, c, n)
 }
 
 /** The same, and then f, in one pass; of c rows of n floats, and 0 in the padding. */
-function writeActivated(f: i32, to: usize, from: usize, k: usize, u: usize, l: v128, c: i32, n: i32): void {
+function writeActivated(f: i32, to: usize, from: usize, k: usize, u: usize, l: f32, c: i32, n: i32): void {
   if (f == SIGMOID) writeSigmoid(to, from, k, u, l, c, n)
   else if (f == TANH) writeTanh(to, from, k, u, l, c, n)
   else writeActivatedWith(false, f, to, from, k, u, l, c, n)
@@ -350,7 +350,7 @@ function forward(i: usize): void {
       const l = d < 0 ? load<f32>(i, 32) : load<f32>(at(r, d))
       const next = at(after, index), last = at(before, index)
       if (e < 0) write(next, last, ra, rb, l, up4(c), up4(n))
-      else writeActivated(e, next, last, ra, rb, splat(l), c, n)
+      else writeActivated(e, next, last, ra, rb, l, c, n)
       return
     }
     case ADD: {
