@@ -231,7 +231,8 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
   const one = length(1, '1')
   /** Where the scale of a norm is, by instruction. */
   const statistics = new Map<number, number>()
-  const step = (n: number): string => `up4(${nameOf(n)})`
+  /** Between the rows of a matrix n wide. */
+  const step = (n: number): string => nameOf(n).replace('n', 'w')
   const sizeOf = ({ c, n }: Entry): number => c * up4(n)
   /** l M, where l isn't 1. */
   const decayed = ({ d, x }: Entry): boolean => d >= 0 || x !== 1
@@ -256,9 +257,9 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
           numbers: `${matrixSpace(e)} ${e.b}`,
           rows: rows(e),
           width: e.n,
-          head: [`let ${from} = ${matrixOf(e)} + j;`, `var ${sum} = 0.0;`],
+          head: [`let ${from} = ${matrixOf(e)} + j;`, `let k${e.i} = ${w.all(e.a)};`, `var ${sum} = 0.0;`],
           element: `work[${from} + at]`,
-          each: [`${sum} += work[${w.all(e.a)} + q] * m;`],
+          each: [`${sum} += work[k${e.i} + q] * m;`],
         })
         w.set(e.to, sum)
       }),
@@ -267,12 +268,12 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
         w.touch('state', e.to, sizeOf(e), 'column', true)
         const [u, place] = [w.own(e.b), `m${e.i}`]
         const [l, times] = decayed(e) ? [[`let l${e.i} = ${decay(e, w)};`], `l${e.i} * `] : [[], '']
-        const written = `${times}work[t.before + ${place} + at] + work[${w.all(e.a)} + q] * ${u}`
+        const written = `${times}work[t.before + ${place} + at] + work[k${e.i} + q] * ${u}`
         w.sweep({
           numbers: `t.after ${e.to}`,
           rows: rows(e),
           width: e.n,
-          head: [`let ${place} = ${word(e.i, 'to')} + j;`, ...l],
+          head: [`let ${place} = ${word(e.i, 'to')} + j;`, `let k${e.i} = ${w.all(e.a)};`, ...l],
           element: e.e < 0 ? written : `unary${e.e}(${written})`,
           each: [`work[t.after + ${place} + at] = m;`],
         })
@@ -341,9 +342,9 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
           numbers: `${space} ${e.b}`,
           rows: rows(e),
           width: e.n,
-          head: [`let ${place} = ${space} + ${word(e.i, 'b')} + j;`],
+          head: [`let ${place} = ${space} + ${word(e.i, 'b')} + j;`, `let k${e.i} = ${w.all(e.a)};`],
           element: `work[${place} + at]`,
-          each: [`m += work[${w.all(e.a)} + q] * ${g};`, `work[${place} + at] = m;`],
+          each: [`m += work[k${e.i} + q] * ${g};`, `work[${place} + at] = m;`],
         })
       })
       piece(backward, rows(e), (w) => w.add(e.a, `dotOf(${matrixOf(e)} + j * ${step(e.n)}, ${w.gradientAll(e.to)}, ${nameOf(e.n)})`))
@@ -368,9 +369,9 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
           numbers: `d.state ${e.to}`,
           rows: rows(e),
           width: e.n,
-          head: [`let ${from} = ${dM} + j;`, `var ${sum} = 0.0;`],
+          head: [`let ${from} = ${dM} + j;`, `let k${e.i} = ${w.all(e.a)};`, `var ${sum} = 0.0;`],
           element: `work[${from} + at]`,
-          each: [`${sum} += work[${w.all(e.a)} + q] * m;`],
+          each: [`${sum} += work[k${e.i} + q] * m;`],
         })
         w.add(e.b, sum)
       })
@@ -479,7 +480,7 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     const forwardText = textOf(forward)
     const backwardText = textOf(backward)
     const unaries = new Set(entries.flatMap(({ op, b, e }) => (op === 'unary' ? [b] : op === 'write' && e >= 0 ? [e] : [])))
-    const names = [...lengths].map(([n, text]) => `let ${nameOf(n)} = ${text};`).join('\n')
+    const names = [...lengths].map(([n, text]) => `let ${nameOf(n)} = ${text};\nlet ${step(n)} = up4(${nameOf(n)});`).join('\n')
     // What a thread does for all matrices, column by column and row by row: by twice as many threads, unless most of them would mostly wait.
     const turns = (threads: number): number =>
       entries
