@@ -110,6 +110,7 @@ export {
   type Nested,
   ones,
   parameter,
+  type Sofar,
   setDevice,
   Tensor,
   type TensorOptions,

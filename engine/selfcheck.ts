@@ -352,13 +352,15 @@ const cases: Record<KernelName, readonly Case[]> = {
     (k, m) => k.norm(kind, withNan(m), null, null, m.output(210), m.temporary(6), 3, 70, 0.1),
     (k, m) => k.norm(kind, m.input(140, 0.5e20, 2e20), null, null, m.output(140), m.temporary(4), 2, 70, 0.1),
   ]),
-  normBackward: normKinds.map(
-    (kind): Case =>
-      (k, m) => {
-        const [x, gain, stats] = [normInput(kind, m), m.input(70), m.temporary(10)]
-        k.norm(kind, x, gain, null, m.temporary(350), stats, 5, 70, 0.1)
-        k.normBackward(kind, x, gain, stats, m.input(350), m.output(350), 5, 70)
-      },
+  normBackward: normKinds.flatMap((kind) =>
+    [false, true].map(
+      (accumulate): Case =>
+        (k, m) => {
+          const [x, gain, stats] = [normInput(kind, m), m.input(70), m.temporary(10)]
+          k.norm(kind, x, gain, null, m.temporary(350), stats, 5, 70, 0.1)
+          k.normBackward(kind, x, gain, stats, m.input(350), accumulate ? m.inout(350) : m.output(350), 5, 70, accumulate)
+        },
+    ),
   ),
   normGainBackward: [
     (k, m) => {

@@ -14,6 +14,7 @@ struct Params {
   ignore: i32,
   parts: u32,
   length: u32,
+  accumulate: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -95,7 +96,7 @@ fn gained(at: u32, j: u32) -> f32 {
 }
 
 // With g = dy gain, h = (x - mean) scale: dx = scale (g - mean(g) - h mean(g h)) for layer; rms the same without mean(g); l2 with the sum instead
-// of the mean of g h; sum: dx = scale (g - sum(g h)).
+// of the mean of g h; sum: dx = scale (g - sum(g h)). With `accumulate` it's added to dx.
 @compute @workgroup_size(THREADS) fn normBackward(g: Group) {
   let r = rowOf(g);
   let at = r * p.n;
@@ -118,7 +119,8 @@ fn gained(at: u32, j: u32) -> f32 {
   let along = select(gh, gh / f32(p.n), p.kind == LAYER || p.kind == RMS);
   for (var j = laneOf(g); j < end; j += p.lanes) {
     let h = select((x[at + j] - mean) * scale * along, gh, p.kind == SUM);
-    dx[at + j] = scale * (gained(at, j) - gs - h);
+    let value = scale * (gained(at, j) - gs - h);
+    if (p.accumulate == 1u) { dx[at + j] += value; } else { dx[at + j] = value; }
   }
 }
 

@@ -19,12 +19,12 @@ export function normKernels(gpu: Gpu): Pick<Kernels<Block>, NormKernels> {
         groups(R, n),
       )
     },
-    normBackward(kind, x, gain, stats, dy, dx, R, n) {
+    normBackward(kind, x, gain, stats, dy, dx, R, n, accumulate) {
       gpu.run(
         norm,
         'normBackward',
         { x, gain, statsIn: stats, dy, dx },
-        { ...rows(R, n), kind: normKinds.indexOf(kind), gained: Number(gain !== null) },
+        { ...rows(R, n), kind: normKinds.indexOf(kind), gained: Number(gain !== null), accumulate: Number(accumulate) },
         groups(R, n),
       )
     },
