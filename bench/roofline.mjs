@@ -44,6 +44,9 @@ const products = ({ M, N, K, batch }) => 2 * batch * M * N * K
 const epilogue = ({ M, N, batch, accumulate, biased, activation }) =>
   batch * M * N * (accumulate + biased + (unaryOps[activation] ? unary(unaryOps[activation]) : 0))
 
+/** Of the parameters of a dispatch, four words each, the first of which counts. */
+const elementsOf = (parts) => parts.reduce((sum, n, i) => sum + (i % 4 === 0 ? n : 0), 0)
+
 /**
  * Of the entries whose bindings are arrays used whole: operations, from the parameters. `again`: bindings both read and written; `part`: the
  * words used of an array that isn't used whole.
@@ -114,7 +117,14 @@ const whole = {
       part: { direction: ({ size, count }) => size * count },
     },
   },
-  optimizer: { adam: { operations: ({ n }) => 18 * n, again: ['parameter', 'm', 'v'] } },
+  optimizer: {
+    adam: { operations: ({ n }) => 18 * n, again: ['parameter', 'm', 'v'] },
+    adamTogether: {
+      operations: ({ parts }) => 18 * elementsOf(parts),
+      again: ['parameter', 'm'],
+      part: { parameter: ({ parts }) => elementsOf(parts), m: ({ parts }) => 2 * elementsOf(parts) },
+    },
+  },
   linear: { solveSpd: { operations: ({ N, K }) => N * (K ** 3 / 3 + 2 * K * K), again: ['L', 'x'] } },
 }
 
@@ -206,7 +216,15 @@ function costOf({ shader, entry, bindings, params }) {
 
 function paper() {
   const dispatches = []
-  const block = (bytes, integer = false) => ({ bytes, integer, memory: {} })
+  let made = 0
+  const block = (bytes, integer = false, offset = 0, memory = { id: made++, shared: null }) => ({ bytes, integer, offset, memory })
+  /** As on the device, in one buffer whatever its size. */
+  const gather = (blocks) => {
+    const whole = block(blocks.reduce((sum, { bytes }) => sum + bytes, 0))
+    whole.memory.shared = { blocks: blocks.length, whole }
+    let end = 0
+    return blocks.map(({ bytes }) => block(bytes, false, (end += bytes) - bytes, whole.memory))
+  }
   const gpu = {
     capabilities: { bindingBytes: 2 ** 30 },
     faults: block(64, true),
@@ -226,6 +244,7 @@ function paper() {
     kernels: webgpuKernels(gpu),
     allocate: (dtype, size) => block(4 * size, dtype === 'int32'),
     free() {},
+    gather,
     write() {},
     read: async (block, size) => (block.integer ? new Int32Array(size) : new Float32Array(size)),
     bytesInUse: () => 0,

@@ -280,6 +280,14 @@ export class Tensor implements Scoped {
     this.evicted = true
   }
 
+  /** Has the values in other memory, which holds them already. @internal */
+  move(storage: unknown): void {
+    const block = this.live()
+    const before = block.storage
+    block.storage = storage
+    this.device.free(before)
+  }
+
   toString(): string {
     return `Tensor(${show(this.shape)} ${this.dtype} on ${this.device.name}${this.disposed ? ', disposed' : ''})`
   }
@@ -364,6 +372,21 @@ export function empty(shape: Shape, device: Device = defaultDevice): Tensor {
   checkShape('empty', shape)
   checkDevice('empty', device)
   return new Tensor(shape, 'float32', device, null)
+}
+
+/**
+ * Moves tensors side by side, where the device can then reach many of them in one kernel call. For what lives long and is used together, such as parameters
+ * and moments.
+ */
+export function gatherMemory(tensors: readonly Tensor[]): void {
+  if (tensors.length === 0) return
+  const { device } = tensors[0]
+  const places = device.gather?.(tensors.map((t) => t.storage))
+  for (const [i, to] of (places ?? []).entries()) {
+    const t = tensors[i]
+    device.kernels.copy(t.storage, to, [t.size], [1], 0, [1], 0)
+    t.move(to)
+  }
 }
 
 /** An `empty` one of the shape and on the device of x. */
