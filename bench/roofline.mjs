@@ -109,12 +109,16 @@ const whole = {
     dropout: { operations: ({ n }) => 122 * n },
   },
   muon: {
-    muonMomentum: { operations: ({ size, count }) => 4 * size * count, again: ['m', 'm1'], part: { y: ({ size, count }) => size * count } },
+    muonMomentum: {
+      operations: ({ size, count }) => 4 * size * count,
+      again: ['m'],
+      part: { m: ({ size, count }) => size * count, y: ({ size, count }) => size * count },
+    },
     muonNormalise: { operations: ({ n }) => 2 * n, again: ['y'] },
     muonUpdate: {
       operations: ({ size, count }) => 3 * size * count,
-      again: ['parameter', 'parameter1', 'parameter2', 'parameter3', 'parameter4', 'parameter5'],
-      part: { direction: ({ size, count }) => size * count },
+      again: ['parameter'],
+      part: { parameter: ({ size, count }) => size * count, direction: ({ size, count }) => size * count },
     },
   },
   optimizer: {

@@ -43,6 +43,8 @@ interface Memory {
   temporary(n: number): unknown
   /** What a kernel changes in place, compared afterwards. */
   inout(values: number | readonly number[], low?: number, high?: number): unknown
+  /** Those of `inout`, moved side by side where the device can reach them at once then. */
+  gathered(storages: readonly unknown[]): readonly unknown[]
 }
 
 type Case = (kernels: Kernels<unknown>, memory: Memory) => void
@@ -425,20 +427,31 @@ const cases: Record<KernelName, readonly Case[]> = {
   ),
   dropout: [(k, m) => k.dropout(m.input(300), m.output(300), 300, 0.4, 0x9e3779b9, () => 7)],
 
-  adam: [true, false].map(
-    (decoupled): Case =>
-      (k, m) => {
-        const options = { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0.1, decoupled, correction1: 0.19, correction2: 0.02 }
-        const slots = [300, 1].map((n) => ({ p: m.inout(n), g: m.input(n), m: m.inout(n), v: m.inout(n, 0.1, 1), n }))
-        k.adam(slots, decoupled ? m.from([0.5]) : null, () => options)
-      },
+  adam: [true, false].flatMap((decoupled) =>
+    [false, true].map(
+      (gathered): Case =>
+        (k, m) => {
+          const options = { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0.1, decoupled, correction1: 0.19, correction2: 0.02 }
+          const slots = [300, 1, 257, 5, 64, 9].map((n) => ({ p: m.inout(n), g: m.input(n), m: m.inout(n), v: m.inout(n, 0.1, 1), n }))
+          if (gathered) {
+            for (const [i, p] of m.gathered(slots.map(({ p }) => p)).entries()) slots[i].p = p
+            for (const [i, moment] of m.gathered(slots.flatMap(({ m, v }) => [m, v])).entries()) slots[i >> 1][i % 2 ? 'v' : 'm'] = moment
+          }
+          k.adam(slots, decoupled ? m.from([0.5]) : null, () => options)
+        },
+    ),
   ),
-  muon: [true, false].map(
-    (scaled): Case =>
-      (k, m) => {
-        const slots = [false, true].map((tall) => ({ p: m.inout(90), g: m.input(90), m: m.inout(90), tall }))
-        k.muon(slots, 5, 18, scaled ? m.from([0.5]) : null, () => ({ lr: 0.1, momentum: 0.9, weightDecay: scaled ? 0.1 : 0 }))
-      },
+  muon: [true, false].flatMap((scaled) =>
+    [false, true].map(
+      (gathered): Case =>
+        (k, m) => {
+          const slots = range(10).map((i) => ({ p: m.inout(90), g: m.input(90), m: m.inout(90), tall: i % 3 === 1 }))
+          if (gathered)
+            for (const name of ['p', 'm'] as const)
+              for (const [i, moved] of m.gathered(slots.map((slot) => slot[name])).entries()) slots[i][name] = moved
+          k.muon(slots, 5, 18, scaled ? m.from([0.5]) : null, () => ({ lr: 0.1, momentum: 0.9, weightDecay: scaled ? 0.1 : 0 }))
+        },
+    ),
   ),
 
   fastWeights: fastWeightCases(false),
@@ -492,6 +505,17 @@ async function results(device: Device, run: Case): Promise<HostArray[]> {
       output: (n) => compared(unwritten(n)),
       temporary: (n) => place(unwritten(n)),
       inout: (values, low = -1, high = 1) => compared(typeof values === 'number' ? drawn(values, low, high) : values),
+      gathered(storages) {
+        const places = device.gather?.(storages) ?? storages
+        for (const [i, to] of places.entries()) {
+          const output = outputs.find(([storage]) => storage === storages[i])!
+          if (to === output[0]) continue
+          device.kernels.copy(output[0], to, [output[1]], [1], 0, [1], 0)
+          device.free(output[0])
+          all[all.indexOf(output[0])] = output[0] = to
+        }
+        return places
+      },
     })
     const read: HostArray[] = []
     for (const [storage, size] of outputs) read.push(await device.read(storage, size))
