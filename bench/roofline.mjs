@@ -89,6 +89,7 @@ const whole = {
     norm: { operations: ({ R, n }) => 8 * R * n },
     normBackward: { operations: ({ R, n }) => 12 * R * n },
     normGainBackward: { operations: ({ R, n }) => 5 * R * n },
+    normGainBackwardAtOnce: { operations: ({ R, n }) => 5 * R * n },
     softmax: { operations: ({ R, n, causal }) => (causal ? n - (causal - 1) / 2 : n) * (2 * transcendental + 5) * R },
     softmaxBackward: { operations: ({ R, n }) => 4 * R * n },
     crossEntropy: { operations: ({ R, n }) => (transcendental + 3) * R * n },

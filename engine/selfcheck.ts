@@ -364,13 +364,19 @@ const cases: Record<KernelName, readonly Case[]> = {
         },
     ),
   ),
+  // A few rows, many, and very many: WebGPU has a way for each.
   normGainBackward: [
-    (k, m) => {
-      const [x, stats] = [m.input(350), m.temporary(10)]
-      k.norm('layer', x, null, null, m.temporary(350), stats, 5, 70, 0.1)
-      k.normGainBackward(x, stats, m.input(350), m.output(70), m.output(70), 5, 70)
-    },
-  ],
+    [5, 70],
+    [150, 11],
+    [4200, 2],
+  ].map(
+    ([R, n]): Case =>
+      (k, m) => {
+        const [x, stats] = [m.input(R * n), m.temporary(2 * R)]
+        k.norm('layer', x, null, null, m.temporary(R * n), stats, R, n, 0.1)
+        k.normGainBackward(x, stats, m.input(R * n), m.output(n), m.output(n), R, n)
+      },
+  ),
   softmax: [
     (k, m) => k.softmax(m.input(350, -4, 4), m.output(350), 5, 70, false, 0),
     (k, m) => k.softmax(m.input(350, -4, 4), m.output(350), 5, 70, true, 0),

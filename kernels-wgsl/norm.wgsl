@@ -142,6 +142,38 @@ fn gained(at: u32, j: u32) -> f32 {
   if (p.biased == 1u) { dbias[at] = sumBias; }
 }
 
+const COLUMNS = 8u;
+const LANES = 32u;
+var<workgroup> columnGains: array<f32, 256>;
+var<workgroup> columnBiases: array<f32, 256>;
+
+// The same over all rows: COLUMNS columns a workgroup, each of which LANES threads share.
+@compute @workgroup_size(256) fn normGainBackwardAtOnce(g: Group) {
+  let j = groupOf(g) * COLUMNS + g.thread % COLUMNS;
+  let lane = g.thread / COLUMNS;
+  let end = select(0u, p.R, j < p.n);
+  var sumGain = 0.0;
+  var sumBias = 0.0;
+  for (var r = lane; r < end; r += LANES) {
+    let value = dy[r * p.n + j];
+    sumBias += value;
+    if (p.gained == 1u) { sumGain += value * ((x[r * p.n + j] - statsIn[2u * r]) * statsIn[2u * r + 1u]); }
+  }
+  columnGains[g.thread] = sumGain;
+  columnBiases[g.thread] = sumBias;
+  for (var half = LANES / 2u; half > 0u; half >>= 1u) {
+    workgroupBarrier();
+    if (lane < half) {
+      columnGains[g.thread] += columnGains[g.thread + half * COLUMNS];
+      columnBiases[g.thread] += columnBiases[g.thread + half * COLUMNS];
+    }
+  }
+  if (j < p.n && lane == 0u) {
+    if (p.gained == 1u) { dgain[j] = columnGains[g.thread]; }
+    if (p.biased == 1u) { dbias[j] = columnBiases[g.thread]; }
+  }
+}
+
 /// x - top for the largest x of a row: NaN where the row's maximum is infinite and reached.
 fn below(value: f32, top: f32) -> f32 {
   if (isInfinite(top) && value == top) { return nan(); }
