@@ -213,25 +213,21 @@ function write(to: usize, from: usize, k: usize, u: usize, l: f32, rows: i32, wi
 /** unaryOps that limit fast weights as a rule: their loops are their own, without a choice or a branch inside. */
 const SIGMOID = 9, TANH = 10
 
-@inline function activate(own: bool, f: i32, a: v128): v128 {
-  return own ? applyUnary(f, a) : vunary(f, a)
-}
-
 @inline function writeActivatedWith(own: bool, f: i32, to: usize, from: usize, k: usize, u: usize, l: f32, c: i32, n: i32): void {
   const row = <usize>up4(n) << 2, vl = splat(l)
   for (let i = 0; i < c; i++) {
     const ki = v128.load32_splat(at(k, i))
     let j = 0
-    for (; j + 8 <= n; j += 8) {
+    if (own) for (; j + 8 <= n; j += 8) {
       const t = at(to, j), m = at(from, j), uj = at(u, j)
-      const low = activate(own, f, madd(ki, v128.load(uj), f32x4.mul(vl, v128.load(m))))
-      const high = activate(own, f, madd(ki, v128.load(uj, 16), f32x4.mul(vl, v128.load(m, 16))))
+      const low = applyUnary(f, madd(ki, v128.load(uj), f32x4.mul(vl, v128.load(m))))
+      const high = applyUnary(f, madd(ki, v128.load(uj, 16), f32x4.mul(vl, v128.load(m, 16))))
       v128.store(t, low)
       v128.store(t, high, 16)
     }
     for (; j < n; j += 4) {
       const a = madd(ki, v128.load(at(u, j)), f32x4.mul(vl, v128.load(at(from, j))))
-      v128.store(at(to, j), firstLanes(activate(own, f, a), n - j, splat(0)))
+      v128.store(at(to, j), firstLanes(vunary(f, a), n - j, splat(0)))
     }
     to += row
     from += row
@@ -254,37 +250,30 @@ function writeActivated(f: i32, to: usize, from: usize, k: usize, u: usize, l: f
   else writeActivatedWith(false, f, to, from, k, u, l, c, n)
 }
 
-/** g f', from what f has made: y (1 - y) of a sigmoid, (1 + y) (1 - y) of a tanh, which have lost what is smaller than a rounding of y. */
-@inline function slopeOf(f: i32, y: v128, g: v128): v128 {
-  const rest = f32x4.sub(splat(1), y)
-  return f32x4.mul(f32x4.mul(g, rest), f == SIGMOID ? y : f32x4.add(splat(1), y))
+@inline function slope(shift: v128, y: v128, g: v128): v128 {
+  return f32x4.mul(f32x4.mul(g, f32x4.sub(splat(1), y)), f32x4.add(shift, y))
 }
 
-/** g = g f' for `floats` numbers: the padding has f = 0, and g = 0. */
-@inline function slopes(f: i32, g: usize, y: usize, floats: i32): void {
+/**
+ * g = g (1 - y) (shift + y), from what was made: the slope of a sigmoid with 0, of a tanh with 1, without what is smaller than a rounding of y. All
+ * `floats` numbers: in the padding g is 0.
+ */
+function slopes(shift: f32, g: usize, y: usize, floats: i32): void {
+  const s = splat(shift)
   let j = 0
   for (; j + 8 <= floats; j += 8) {
     const gj = at(g, j), yj = at(y, j)
-    const low = slopeOf(f, v128.load(yj), v128.load(gj)), high = slopeOf(f, v128.load(yj, 16), v128.load(gj, 16))
+    const low = slope(s, v128.load(yj), v128.load(gj)), high = slope(s, v128.load(yj, 16), v128.load(gj, 16))
     v128.store(gj, low)
     v128.store(gj, high, 16)
   }
-  if (j < floats) v128.store(at(g, j), slopeOf(f, v128.load(at(y, j)), v128.load(at(g, j))))
-}
-
-function slopesSigmoid(g: usize, y: usize, floats: i32): void {
-  slopes(SIGMOID, g, y, floats)
-}
-
-function slopesTanh(g: usize, y: usize, floats: i32): void {
-  slopes(TANH, g, y, floats)
+  if (j < floats) v128.store(at(g, j), slope(s, v128.load(at(y, j)), v128.load(at(g, j))))
 }
 
 /** g = g f'(l from + k u^T), given what f made of it at `to`. */
 function activationBackward(f: i32, g: usize, to: usize, from: usize, k: usize, u: usize, l: v128, c: i32, n: i32): void {
   const width = up4(n)
-  if (f == SIGMOID) return slopesSigmoid(g, to, c * width)
-  if (f == TANH) return slopesTanh(g, to, c * width)
+  if (f == SIGMOID || f == TANH) return slopes(f == TANH ? 1 : 0, g, to, c * width)
   for (let i = 0; i < c; i++) {
     const ki = v128.load32_splat(at(k, i))
     for (let j = 0; j < n; j += 4) {
