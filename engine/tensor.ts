@@ -379,13 +379,13 @@ export function empty(shape: Shape, device: Device = defaultDevice): Tensor {
  * and moments.
  */
 export function gatherMemory(tensors: readonly Tensor[]): void {
-  if (tensors.length === 0) return
-  const { device } = tensors[0]
-  const places = device.gather?.(tensors.map((t) => t.storage))
-  for (const [i, to] of (places ?? []).entries()) {
-    const t = tensors[i]
-    device.kernels.copy(t.storage, to, [t.size], [1], 0, [1], 0)
-    t.move(to)
+  for (const device of new Set(tensors.map((t) => t.device))) {
+    const its = tensors.filter((t) => t.device === device)
+    const places = device.gather?.(its.map((t) => t.storage))
+    for (const [i, to] of (places ?? []).entries()) {
+      device.kernels.copy(its[i].storage, to, [its[i].size], [1], 0, [1], 0)
+      its[i].move(to)
+    }
   }
 }
 
