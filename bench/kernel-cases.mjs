@@ -70,7 +70,7 @@ const norm =
       elements: n,
       floats: (backward ? 3 : 2) * n,
       run: backward
-        ? () => k.normBackward(kind, x, affine ? gain : null, stats, dy, dx, R, D)
+        ? () => k.normBackward(kind, x, affine ? gain : null, stats, dy, dx, R, D, false)
         : () => k.norm(kind, x, affine ? gain : null, affine ? bias : null, y, stats, R, D, 1e-5),
       operands: { x, gain, bias, y, stats, dy, dx, R, n: D },
     }

@@ -44,6 +44,9 @@ const products = ({ M, N, K, batch }) => 2 * batch * M * N * K
 const epilogue = ({ M, N, batch, accumulate, biased, activation }) =>
   batch * M * N * (accumulate + biased + (unaryOps[activation] ? unary(unaryOps[activation]) : 0))
 
+/** Of the parameters of a dispatch, four words each, the first of which counts. */
+const elementsOf = (parts) => parts.reduce((sum, n, i) => sum + (i % 4 === 0 ? n : 0), 0)
+
 /**
  * Of the entries whose bindings are arrays used whole: operations, from the parameters. `again`: bindings both read and written; `part`: the
  * words used of an array that isn't used whole.
@@ -86,6 +89,7 @@ const whole = {
     norm: { operations: ({ R, n }) => 8 * R * n },
     normBackward: { operations: ({ R, n }) => 12 * R * n },
     normGainBackward: { operations: ({ R, n }) => 5 * R * n },
+    normGainBackwardAtOnce: { operations: ({ R, n }) => 5 * R * n },
     softmax: { operations: ({ R, n, causal }) => (causal ? n - (causal - 1) / 2 : n) * (2 * transcendental + 5) * R },
     softmaxBackward: { operations: ({ R, n }) => 4 * R * n },
     crossEntropy: { operations: ({ R, n }) => (transcendental + 3) * R * n },
@@ -106,15 +110,26 @@ const whole = {
     dropout: { operations: ({ n }) => 122 * n },
   },
   muon: {
-    muonMomentum: { operations: ({ size, count }) => 4 * size * count, again: ['m', 'm1'], part: { y: ({ size, count }) => size * count } },
+    muonMomentum: {
+      operations: ({ size, count }) => 4 * size * count,
+      again: ['m'],
+      part: { m: ({ size, count }) => size * count, y: ({ size, count }) => size * count },
+    },
     muonNormalise: { operations: ({ n }) => 2 * n, again: ['y'] },
     muonUpdate: {
       operations: ({ size, count }) => 3 * size * count,
-      again: ['parameter', 'parameter1', 'parameter2', 'parameter3', 'parameter4', 'parameter5'],
-      part: { direction: ({ size, count }) => size * count },
+      again: ['parameter'],
+      part: { parameter: ({ size, count }) => size * count, direction: ({ size, count }) => size * count },
     },
   },
-  optimizer: { adam: { operations: ({ n }) => 18 * n, again: ['parameter', 'm', 'v'] } },
+  optimizer: {
+    adam: { operations: ({ n }) => 18 * n, again: ['parameter', 'm', 'v'] },
+    adamTogether: {
+      operations: ({ parts }) => 18 * elementsOf(parts),
+      again: ['parameter', 'm'],
+      part: { parameter: ({ parts }) => elementsOf(parts), m: ({ parts }) => 2 * elementsOf(parts) },
+    },
+  },
   linear: { solveSpd: { operations: ({ N, K }) => N * (K ** 3 / 3 + 2 * K * K), again: ['L', 'x'] } },
 }
 
@@ -206,7 +221,15 @@ function costOf({ shader, entry, bindings, params }) {
 
 function paper() {
   const dispatches = []
-  const block = (bytes, integer = false) => ({ bytes, integer, memory: {} })
+  let made = 0
+  const block = (bytes, integer = false, offset = 0, memory = { id: made++, shared: null }) => ({ bytes, integer, offset, memory })
+  /** As on the device, in one buffer whatever its size. */
+  const gather = (blocks) => {
+    const whole = block(blocks.reduce((sum, { bytes }) => sum + bytes, 0))
+    whole.memory.shared = { blocks: blocks.length, whole }
+    let end = 0
+    return blocks.map(({ bytes }) => block(bytes, false, (end += bytes) - bytes, whole.memory))
+  }
   const gpu = {
     capabilities: { bindingBytes: 2 ** 30 },
     faults: block(64, true),
@@ -226,6 +249,7 @@ function paper() {
     kernels: webgpuKernels(gpu),
     allocate: (dtype, size) => block(4 * size, dtype === 'int32'),
     free() {},
+    gather,
     write() {},
     read: async (block, size) => (block.integer ? new Int32Array(size) : new Float32Array(size)),
     bytesInUse: () => 0,

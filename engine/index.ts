@@ -111,6 +111,7 @@ export {
   type Nested,
   ones,
   parameter,
+  type Sofar,
   setDevice,
   Tensor,
   type TensorOptions,

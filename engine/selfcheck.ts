@@ -43,6 +43,8 @@ interface Memory {
   temporary(n: number): unknown
   /** What a kernel changes in place, compared afterwards. */
   inout(values: number | readonly number[], low?: number, high?: number): unknown
+  /** Those of `inout`, moved side by side where the device can reach them at once then. */
+  gathered(storages: readonly unknown[]): readonly unknown[]
 }
 
 type Case = (kernels: Kernels<unknown>, memory: Memory) => void
@@ -352,21 +354,29 @@ const cases: Record<KernelName, readonly Case[]> = {
     (k, m) => k.norm(kind, withNan(m), null, null, m.output(210), m.temporary(6), 3, 70, 0.1),
     (k, m) => k.norm(kind, m.input(140, 0.5e20, 2e20), null, null, m.output(140), m.temporary(4), 2, 70, 0.1),
   ]),
-  normBackward: normKinds.map(
-    (kind): Case =>
+  normBackward: normKinds.flatMap((kind) =>
+    [false, true].map(
+      (accumulate): Case =>
+        (k, m) => {
+          const [x, gain, stats] = [normInput(kind, m), m.input(70), m.temporary(10)]
+          k.norm(kind, x, gain, null, m.temporary(350), stats, 5, 70, 0.1)
+          k.normBackward(kind, x, gain, stats, m.input(350), accumulate ? m.inout(350) : m.output(350), 5, 70, accumulate)
+        },
+    ),
+  ),
+  // A few rows, many, and very many: WebGPU has a way for each.
+  normGainBackward: [
+    [5, 70],
+    [150, 11],
+    [4200, 2],
+  ].map(
+    ([R, n]): Case =>
       (k, m) => {
-        const [x, gain, stats] = [normInput(kind, m), m.input(70), m.temporary(10)]
-        k.norm(kind, x, gain, null, m.temporary(350), stats, 5, 70, 0.1)
-        k.normBackward(kind, x, gain, stats, m.input(350), m.output(350), 5, 70)
+        const [x, stats] = [m.input(R * n), m.temporary(2 * R)]
+        k.norm('layer', x, null, null, m.temporary(R * n), stats, R, n, 0.1)
+        k.normGainBackward(x, stats, m.input(R * n), m.output(n), m.output(n), R, n)
       },
   ),
-  normGainBackward: [
-    (k, m) => {
-      const [x, stats] = [m.input(350), m.temporary(10)]
-      k.norm('layer', x, null, null, m.temporary(350), stats, 5, 70, 0.1)
-      k.normGainBackward(x, stats, m.input(350), m.output(70), m.output(70), 5, 70)
-    },
-  ],
   softmax: [
     (k, m) => k.softmax(m.input(350, -4, 4), m.output(350), 5, 70, false, 0),
     (k, m) => k.softmax(m.input(350, -4, 4), m.output(350), 5, 70, true, 0),
@@ -423,20 +433,31 @@ const cases: Record<KernelName, readonly Case[]> = {
   ),
   dropout: [(k, m) => k.dropout(m.input(300), m.output(300), 300, 0.4, 0x9e3779b9, () => 7)],
 
-  adam: [true, false].map(
-    (decoupled): Case =>
-      (k, m) => {
-        const options = { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0.1, decoupled, correction1: 0.19, correction2: 0.02 }
-        const slots = [300, 1].map((n) => ({ p: m.inout(n), g: m.input(n), m: m.inout(n), v: m.inout(n, 0.1, 1), n }))
-        k.adam(slots, decoupled ? m.from([0.5]) : null, () => options)
-      },
+  adam: [true, false].flatMap((decoupled) =>
+    [false, true].map(
+      (gathered): Case =>
+        (k, m) => {
+          const options = { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0.1, decoupled, correction1: 0.19, correction2: 0.02 }
+          const slots = [300, 1, 257, 5, 64, 9].map((n) => ({ p: m.inout(n), g: m.input(n), m: m.inout(n), v: m.inout(n, 0.1, 1), n }))
+          if (gathered) {
+            for (const [i, p] of m.gathered(slots.map(({ p }) => p)).entries()) slots[i].p = p
+            for (const [i, moment] of m.gathered(slots.flatMap(({ m, v }) => [m, v])).entries()) slots[i >> 1][i % 2 ? 'v' : 'm'] = moment
+          }
+          k.adam(slots, decoupled ? m.from([0.5]) : null, () => options)
+        },
+    ),
   ),
-  muon: [true, false].map(
-    (scaled): Case =>
-      (k, m) => {
-        const slots = [false, true].map((tall) => ({ p: m.inout(90), g: m.input(90), m: m.inout(90), tall }))
-        k.muon(slots, 5, 18, scaled ? m.from([0.5]) : null, () => ({ lr: 0.1, momentum: 0.9, weightDecay: scaled ? 0.1 : 0 }))
-      },
+  muon: [true, false].flatMap((scaled) =>
+    [false, true].map(
+      (gathered): Case =>
+        (k, m) => {
+          const slots = range(10).map((i) => ({ p: m.inout(90), g: m.input(90), m: m.inout(90), tall: i % 3 === 1 }))
+          if (gathered)
+            for (const name of ['p', 'm'] as const)
+              for (const [i, moved] of m.gathered(slots.map((slot) => slot[name])).entries()) slots[i][name] = moved
+          k.muon(slots, 5, 18, scaled ? m.from([0.5]) : null, () => ({ lr: 0.1, momentum: 0.9, weightDecay: scaled ? 0.1 : 0 }))
+        },
+    ),
   ),
 
   fastWeights: fastWeightCases(false),
@@ -490,6 +511,17 @@ async function results(device: Device, run: Case): Promise<HostArray[]> {
       output: (n) => compared(unwritten(n)),
       temporary: (n) => place(unwritten(n)),
       inout: (values, low = -1, high = 1) => compared(typeof values === 'number' ? drawn(values, low, high) : values),
+      gathered(storages) {
+        const places = device.gather?.(storages) ?? storages
+        for (const [i, to] of places.entries()) {
+          const output = outputs.find(([storage]) => storage === storages[i])!
+          if (to === output[0]) continue
+          device.kernels.copy(output[0], to, [output[1]], [1], 0, [1], 0)
+          device.free(output[0])
+          all[all.indexOf(output[0])] = output[0] = to
+        }
+        return places
+      },
     })
     const read: HostArray[] = []
     for (const [storage, size] of outputs) read.push(await device.read(storage, size))

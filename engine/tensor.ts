@@ -94,8 +94,12 @@ export function refuseCapture(what: string): void {
 /** What using a freed tensor throws; `backward` says more about it. */
 export class FreedError extends Error {}
 
-/** Given d(loss)/d(output) for each output (null where nothing depends on it), returns d(loss)/d(input) for each input (null: none). */
-export type Backward = (grads: readonly (Tensor | null)[]) => readonly (Tensor | null)[]
+/**
+ * Given d(loss)/d(output) for each output (null where nothing depends on it), returns d(loss)/d(input) for each input (null: none). Where input i has
+ * a gradient from elsewhere already, `sofar(i)` is that, in memory of its own: an op may add to it, and return it in place of a new one.
+ */
+export type Backward = (grads: readonly (Tensor | null)[], sofar: Sofar) => readonly (Tensor | null)[]
+export type Sofar = (input: number) => Tensor | null
 
 export interface Node {
   /** Grows with every node: a node's inputs were made before it. */
@@ -277,6 +281,14 @@ export class Tensor implements Scoped {
     this.evicted = true
   }
 
+  /** Has the values in other memory, which holds them already. @internal */
+  move(storage: unknown): void {
+    const block = this.live()
+    const before = block.storage
+    block.storage = storage
+    this.device.free(before)
+  }
+
   toString(): string {
     return `Tensor(${show(this.shape)} ${this.dtype} on ${this.device.name}${this.disposed ? ', disposed' : ''})`
   }
@@ -361,6 +373,21 @@ export function empty(shape: Shape, device: Device = defaultDevice): Tensor {
   checkShape('empty', shape)
   checkDevice('empty', device)
   return new Tensor(shape, 'float32', device, null)
+}
+
+/**
+ * Moves tensors side by side, where the device can then reach many of them in one kernel call. For what lives long and is used together, such as parameters
+ * and moments.
+ */
+export function gatherMemory(tensors: readonly Tensor[]): void {
+  for (const device of new Set(tensors.map((t) => t.device))) {
+    const its = tensors.filter((t) => t.device === device)
+    const places = device.gather?.(its.map((t) => t.storage))
+    for (const [i, to] of (places ?? []).entries()) {
+      device.kernels.copy(its[i].storage, to, [its[i].size], [1], 0, [1], 0)
+      its[i].move(to)
+    }
+  }
 }
 
 /** An `empty` one of the shape and on the device of x. */
@@ -468,6 +495,12 @@ export function walk(roots: () => readonly (readonly [x: Tensor, seed: Tensor])[
       leaves.add(x)
     }
   }
+  const sofar = (x: Tensor): Tensor | null => {
+    if (!x.node) return x.grad && !x.grad.disposed ? (x.grad = alone(x.grad)) : null
+    const slots = waiting.get(x.node)
+    const total = slots?.[x.output]
+    return total ? (slots[x.output] = alone(total)) : null
+  }
 
   noGrad(() => {
     try {
@@ -482,7 +515,7 @@ export function walk(roots: () => readonly (readonly [x: Tensor, seed: Tensor])[
         const grads = waiting.get(node)
         if (!grads) continue
         scope(() => {
-          const gradients = gradientsOf(node, grads)
+          const gradients = gradientsOf(node, grads, sofar)
           if (gradients.length !== node.inputs.length)
             throw new Error(
               `${node.op}: backward gave ${gradients.length} gradients for ${node.inputs.length} inputs (null where there is none)`,
@@ -508,7 +541,7 @@ export const releasable = (but: readonly unknown[] = []): Tensor[] =>
     .sort((a, b) => a.born - b.born)
 
 /** Calls the node's backward, which must find its tensors as the forward left them. */
-function gradientsOf(node: Node, grads: readonly (Tensor | null)[]): readonly (Tensor | null)[] {
+function gradientsOf(node: Node, grads: readonly (Tensor | null)[], sofar: (x: Tensor) => Tensor | null): readonly (Tensor | null)[] {
   const hint = 'a state carried over steps has to be cut off from them: detach(state)'
   for (const [i, x] of [...node.inputs, ...node.outputs].entries())
     if (!x.disposed && x.version !== node.versions[i]) {
@@ -516,7 +549,7 @@ function gradientsOf(node: Node, grads: readonly (Tensor | null)[]): readonly (T
       throw new Error(`${node.op}: ${what} ${show(x.shape)} was overwritten between forward and backward (${hint})`)
     }
   try {
-    return node.backward(grads)
+    return node.backward(grads, (i) => sofar(node.inputs[i]))
   } catch (error) {
     if (!(error instanceof FreedError)) throw error
     throw new Error(`${node.op}: backward needs what was freed: ${error.message} (${hint})`, { cause: error })
@@ -529,15 +562,21 @@ function settle(x: Tensor): void {
   enrollBeside(x.grad!, x)
 }
 
-/** total + gradient, as a kept tensor; in place where nobody else sees the memory. */
+/** total + gradient, as a kept tensor; in place where nobody else sees the memory. An op may have added to the total itself. */
 function sum(total: Tensor | null, gradient: Tensor): Tensor {
-  const result = !total ? gradient.view(gradient.shape) : total.exclusive ? total : own(total)
-  if (total) {
-    result.device.kernels.accumulate(gradient.storage, result.storage, result.size)
-    result.changed()
+  if (gradient === total) {
+    total.changed()
+    return total
   }
+  if (!total) return keep(gradient.view(gradient.shape))
+  const result = alone(total)
+  result.device.kernels.accumulate(gradient.storage, result.storage, result.size)
+  result.changed()
   return keep(result)
 }
+
+/** What nobody else sees the memory of: itself, or a copy in its place. */
+const alone = (x: Tensor): Tensor => (x.exclusive ? x : own(x))
 
 /** A copy in place of a view, kept. */
 function own(view: Tensor): Tensor {

@@ -12,7 +12,7 @@
  * Pinned by test/ops/nets.test.ts and cases.ts, against engine/devices/reference/net.ts.
  */
 import { firstLanes, maxLanes, sum4, sumLanes, vload } from './lanes'
-import { exp, madd, splat, vunary, vunaryBackward } from './math'
+import { applyUnary, exp, madd, splat, vunary, vunaryBackward } from './math'
 import { scratch } from './scratch'
 import { sum, sumSquaresAround } from './sums'
 
@@ -210,25 +210,75 @@ function write(to: usize, from: usize, k: usize, u: usize, l: f32, rows: i32, wi
   else writeWith(true, to, from, k, u, splat(l), rows, width)
 }
 
-/** The same, and then f, whose value for the padding must be set aside; of c rows of n floats. */
-function writeActivated(f: i32, to: usize, from: usize, k: usize, u: usize, l: f32, c: i32, n: i32): void {
-  const width = up4(n)
-  write(to, from, k, u, l, up4(c), width)
-  for (let i = 0; i < c; i++)
-    for (let j = 0; j < n; j += 4) {
-      const o = at(to, i * width + j)
-      v128.store(o, firstLanes(vunary(f, v128.load(o)), n - j, splat(0)))
+/** unaryOps that limit fast weights as a rule: their loops are their own, without a choice or a branch inside. */
+const SIGMOID = 9, TANH = 10
+
+@inline function writeActivatedWith(own: bool, f: i32, to: usize, from: usize, k: usize, u: usize, l: f32, c: i32, n: i32): void {
+  const row = <usize>up4(n) << 2, vl = splat(l)
+  for (let i = 0; i < c; i++) {
+    const ki = v128.load32_splat(at(k, i))
+    let j = 0
+    if (own) for (; j + 8 <= n; j += 8) {
+      const t = at(to, j), m = at(from, j), uj = at(u, j)
+      const low = applyUnary(f, madd(ki, v128.load(uj), f32x4.mul(vl, v128.load(m))))
+      const high = applyUnary(f, madd(ki, v128.load(uj, 16), f32x4.mul(vl, v128.load(m, 16))))
+      v128.store(t, low)
+      v128.store(t, high, 16)
     }
+    for (; j < n; j += 4) {
+      const a = madd(ki, v128.load(at(u, j)), f32x4.mul(vl, v128.load(at(from, j))))
+      v128.store(at(to, j), firstLanes(vunary(f, a), n - j, splat(0)))
+    }
+    to += row
+    from += row
+  }
+  memory.fill(to, 0, <usize>(up4(c) - c) * row)
+}
+
+function writeSigmoid(to: usize, from: usize, k: usize, u: usize, l: f32, c: i32, n: i32): void {
+  writeActivatedWith(true, SIGMOID, to, from, k, u, l, c, n)
+}
+
+function writeTanh(to: usize, from: usize, k: usize, u: usize, l: f32, c: i32, n: i32): void {
+  writeActivatedWith(true, TANH, to, from, k, u, l, c, n)
+}
+
+/** The same, and then f, in one pass; of c rows of n floats, and 0 in the padding. */
+function writeActivated(f: i32, to: usize, from: usize, k: usize, u: usize, l: f32, c: i32, n: i32): void {
+  if (f == SIGMOID) writeSigmoid(to, from, k, u, l, c, n)
+  else if (f == TANH) writeTanh(to, from, k, u, l, c, n)
+  else writeActivatedWith(false, f, to, from, k, u, l, c, n)
+}
+
+@inline function slope(shift: v128, y: v128, g: v128): v128 {
+  return f32x4.mul(f32x4.mul(g, f32x4.sub(splat(1), y)), f32x4.add(shift, y))
+}
+
+/**
+ * g = g (1 - y) (shift + y), from what was made: the slope of a sigmoid with 0, of a tanh with 1, without what is smaller than a rounding of y. All
+ * `floats` numbers: in the padding g is 0.
+ */
+function slopes(shift: f32, g: usize, y: usize, floats: i32): void {
+  const s = splat(shift)
+  let j = 0
+  for (; j + 8 <= floats; j += 8) {
+    const gj = at(g, j), yj = at(y, j)
+    const low = slope(s, v128.load(yj), v128.load(gj)), high = slope(s, v128.load(yj, 16), v128.load(gj, 16))
+    v128.store(gj, low)
+    v128.store(gj, high, 16)
+  }
+  if (j < floats) v128.store(at(g, j), slope(s, v128.load(at(y, j)), v128.load(at(g, j))))
 }
 
 /** g = g f'(l from + k u^T), given what f made of it at `to`. */
-function activationBackward(f: i32, g: usize, to: usize, from: usize, k: usize, u: usize, l: f32, c: i32, n: i32): void {
+function activationBackward(f: i32, g: usize, to: usize, from: usize, k: usize, u: usize, l: v128, c: i32, n: i32): void {
   const width = up4(n)
+  if (f == SIGMOID || f == TANH) return slopes(f == TANH ? 1 : 0, g, to, c * width)
   for (let i = 0; i < c; i++) {
-    const ki = v128.load32_splat(at(k, i)), vl = splat(l)
+    const ki = v128.load32_splat(at(k, i))
     for (let j = 0; j < n; j += 4) {
       const o = i * width + j
-      const a = madd(ki, v128.load(at(u, j)), f32x4.mul(vl, v128.load(at(from, o))))
+      const a = madd(ki, v128.load(at(u, j)), f32x4.mul(l, v128.load(at(from, o))))
       v128.store(at(g, o), firstLanes(vunaryBackward(f, a, v128.load(at(to, o)), v128.load(at(g, o))), n - j, splat(0)))
     }
   }
@@ -346,7 +396,7 @@ function backward(i: usize): void {
     case WRITE: {
       const l = d < 0 ? load<f32>(i, 32) : load<f32>(at(r, d))
       const dM = at(dstate, index), last = at(before, index), rows = up4(c), width = up4(n)
-      if (e >= 0) activationBackward(e, dM, at(after, index), last, ra, rb, l, c, n)
+      if (e >= 0) activationBackward(e, dM, at(after, index), last, ra, rb, splat(l), c, n)
       if (d >= 0) store<f32>(at(dr, d), load<f32>(at(dr, d)) + dot(dM, last, rows * width))
       return writeBackward(dM, ra, da, rb, db, l, rows, width)
     }

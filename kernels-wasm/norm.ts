@@ -102,20 +102,26 @@ function normFar(kind: i32, x: usize, gain: usize, bias: usize, y: usize, stats:
 /**
  * With g = dy gain, c = x - mean, s = scale: dx = s g - c1 c - c0.
  * layer: c1 = s^3 sum(g c) / n, c0 = s sum(g) / n. rms: c1 the same, c0 = 0. l2: c1 = s^3 sum(g c), c0 = 0. sum: c1 = 0, c0 = s^2 sum(g c).
+ * With `more` it is added to dx.
  */
-export function normBackward(begin: i32, end: i32, kind: i32, x: usize, gain: usize, stats: usize, dy: usize, dx: usize, n: i32): void {
+export function normBackward(
+  begin: i32, end: i32, kind: i32, x: usize, gain: usize, stats: usize, dy: usize, dx: usize, n: i32, more: i32,
+): void {
   for (let r = begin; r < end; r++) {
     const at = (<usize>r * <usize>n) << 2
     const mean = load<f32>(stats + (<usize>r << 3))
     const s = load<f32>(stats + (<usize>r << 3), 4)
-    if (!(abs(s) > 1 / LARGEST && abs(s) < 1 / SMALLEST)) normBackwardFar(kind, x + at, gain, mean, s, dy + at, dx + at, n)
-    else if (gain) normBackwardRow(kind, x + at, gain, mean, s, dy + at, dx + at, n)
-    else normBackwardRow(kind, x + at, 0, mean, s, dy + at, dx + at, n)
+    if (!(abs(s) > 1 / LARGEST && abs(s) < 1 / SMALLEST)) normBackwardFar(kind, x + at, gain, mean, s, dy + at, dx + at, n, more)
+    else if (gain) {
+      if (more) normBackwardRow(kind, x + at, gain, mean, s, dy + at, dx + at, n, true)
+      else normBackwardRow(kind, x + at, gain, mean, s, dy + at, dx + at, n, false)
+    } else if (more) normBackwardRow(kind, x + at, 0, mean, s, dy + at, dx + at, n, true)
+    else normBackwardRow(kind, x + at, 0, mean, s, dy + at, dx + at, n, false)
   }
 }
 
 /** A row of `normBackward` in float64, where s^3 leaves float32. */
-function normBackwardFar(kind: i32, x: usize, gain: usize, mean: f64, s: f64, dy: usize, dx: usize, n: i32): void {
+function normBackwardFar(kind: i32, x: usize, gain: usize, mean: f64, s: f64, dy: usize, dx: usize, n: i32, more: i32): void {
   let sumG: f64 = 0, sumGH: f64 = 0
   for (let j = 0; j < n; j++) {
     const g = at64(dy, j) * (gain ? at64(gain, j) : 1)
@@ -127,11 +133,14 @@ function normBackwardFar(kind: i32, x: usize, gain: usize, mean: f64, s: f64, dy
   const along = kind > L2 ? 0 : sumGH
   for (let j = 0; j < n; j++) {
     const g = at64(dy, j) * (gain ? at64(gain, j) : 1)
-    store<f32>(dx + (<usize>j << 2), <f32>(s * (g - c0 - (at64(x, j) - mean) * s * along)))
+    const value = <f32>(s * (g - c0 - (at64(x, j) - mean) * s * along)), to = dx + (<usize>j << 2)
+    store<f32>(to, more ? load<f32>(to) + value : value)
   }
 }
 
-@inline function normBackwardRow(kind: i32, x: usize, gain: usize, mean: f32, s: f32, dy: usize, dx: usize, n: i32): void {
+@inline function normBackwardRow(
+  kind: i32, x: usize, gain: usize, mean: f32, s: f32, dy: usize, dx: usize, n: i32, more: bool,
+): void {
   const bytes = <usize>n << 2
   const whole = <usize>(n & ~3) << 2
   const vmean = f32x4.splat(mean)
@@ -168,14 +177,19 @@ function normBackwardFar(kind: i32, x: usize, gain: usize, mean: f64, s: f64, dy
       b = f32x4.mul(b, v128.load(gain + at, 16))
     }
     const c = f32x4.sub(v128.load(x + at), vmean), d = f32x4.sub(v128.load(x + at, 16), vmean)
-    const low = madd(vs, a, madd(v1, c, v0)), high = madd(vs, b, madd(v1, d, v0))
+    let low = madd(vs, a, madd(v1, c, v0)), high = madd(vs, b, madd(v1, d, v0))
+    if (more) {
+      low = f32x4.add(v128.load(dx + at), low)
+      high = f32x4.add(v128.load(dx + at, 16), high)
+    }
     v128.store(dx + at, low)
     v128.store(dx + at, high, 16)
   }
   for (; at < bytes; at += 16) {
     const left = <i32>(bytes - at) >> 2
     const c = f32x4.sub(vload(x + at, left), vmean)
-    vstore(dx + at, madd(vs, scaled(dy, gain, at, left), madd(v1, c, v0)), left)
+    const value = madd(vs, scaled(dy, gain, at, left), madd(v1, c, v0))
+    vstore(dx + at, more ? f32x4.add(vload(dx + at, left), value) : value, left)
   }
 }
 

@@ -1,13 +1,12 @@
 // Muon (Jordan 2024): what a step does before and after the products of all its matrices, which are [R,C], R <= C, or stored transposed, where
-// `tall`; in y they stand one after the other, all [R,C]. PER_GROUP elements a workgroup. A dispatch has as many matrices as it may bind buffers of. Pinned by test/ops/webgpu.test.ts.
+// `tall`; in y they stand one after the other, all [R,C]. PER_GROUP elements a workgroup. A dispatch has several matrices, whose momenta, or which
+// themselves, lie in one buffer. Pinned by test/ops/webgpu.test.ts.
 
 struct Params {
   n: u32,
   R: u32,
   C: u32,
   count: u32,    // of the matrices of a dispatch
-  tall: u32,     // a bit each
-  offset: u32,   // of the first of them in y
   scaled: u32,
   momentum: f32,
   size: u32,     // elements of a matrix
@@ -15,6 +14,7 @@ struct Params {
   kept: f32,
   step: f32,
   stepTall: f32, // of those that are tall
+  parts: array<vec4<u32>, 8>, // of each: where it begins in its buffer, which one it is in y, and whether it's tall
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -27,12 +27,8 @@ struct Params {
 @group(0) @binding(7) var<storage, read> gradScale: array<f32>;
 @group(0) @binding(8) var<storage, read> faults: Faults;
 @group(0) @binding(9) var<storage, read> gradient1: array<f32>;
-@group(0) @binding(10) var<storage, read_write> m1: array<f32>;
-@group(0) @binding(11) var<storage, read_write> parameter1: array<f32>;
-@group(0) @binding(12) var<storage, read_write> parameter2: array<f32>;
-@group(0) @binding(13) var<storage, read_write> parameter3: array<f32>;
-@group(0) @binding(14) var<storage, read_write> parameter4: array<f32>;
-@group(0) @binding(15) var<storage, read_write> parameter5: array<f32>;
+@group(0) @binding(10) var<storage, read> gradient2: array<f32>;
+@group(0) @binding(11) var<storage, read> gradient3: array<f32>;
 
 /// Which matrix of the dispatch a workgroup is for, and of which elements of it.
 struct Share {
@@ -48,10 +44,19 @@ fn shareOf(g: Group) -> Share {
   return Share(which, first + g.thread, select(0u, min(first + PER_GROUP, p.size), which < p.count));
 }
 
-fn isTall(which: u32) -> bool { return ((p.tall >> which) & 1u) == 1u; }
+fn isTall(which: u32) -> bool { return p.parts[which].z == 1u; }
 
 /// Where in y element i of a matrix stands.
-fn stacked(which: u32, i: u32) -> u32 { return p.offset + which * p.size + select(i, i % p.R * p.C + i / p.R, isTall(which)); }
+fn stacked(which: u32, i: u32) -> u32 { return p.parts[which].y * p.size + select(i, i % p.R * p.C + i / p.R, isTall(which)); }
+
+fn gradientOf(which: u32, i: u32) -> f32 {
+  switch (which) {
+    case 0u: { return gradient[i]; }
+    case 1u: { return gradient1[i]; }
+    case 2u: { return gradient2[i]; }
+    default: { return gradient3[i]; }
+  }
+}
 
 // g' = gradScale[0] g, m = momentum m + g', y = g' + momentum m. Nothing where a kernel has found bad input of which nobody has heard yet: neither
 // moments nor parameters must be spoilt by then.
@@ -61,17 +66,10 @@ fn stacked(which: u32, i: u32) -> u32 { return p.offset + which * p.size + selec
   var scale = 1.0;
   if (p.scaled == 1u) { scale = gradScale[0]; }
   for (var i = own.first; i < own.end; i += THREADS) {
-    var grad: f32;
-    var mean: f32;
-    if (own.which == 0u) {
-      grad = scale * gradient[i];
-      mean = p.momentum * m[i] + grad;
-      m[i] = mean;
-    } else {
-      grad = scale * gradient1[i];
-      mean = p.momentum * m1[i] + grad;
-      m1[i] = mean;
-    }
+    let at = p.parts[own.which].x + i;
+    let grad = scale * gradientOf(own.which, i);
+    let mean = p.momentum * m[at] + grad;
+    m[at] = mean;
     y[stacked(own.which, i)] = grad + p.momentum * mean;
   }
 }
@@ -88,14 +86,7 @@ fn stacked(which: u32, i: u32) -> u32 { return p.offset + which * p.size + selec
   let own = shareOf(g);
   let step = select(p.step, p.stepTall, isTall(own.which));
   for (var i = own.first; i < own.end; i += THREADS) {
-    let moved = step * direction[stacked(own.which, i)];
-    switch (own.which) {
-      case 0u: { parameter[i] = p.kept * parameter[i] - moved; }
-      case 1u: { parameter1[i] = p.kept * parameter1[i] - moved; }
-      case 2u: { parameter2[i] = p.kept * parameter2[i] - moved; }
-      case 3u: { parameter3[i] = p.kept * parameter3[i] - moved; }
-      case 4u: { parameter4[i] = p.kept * parameter4[i] - moved; }
-      default: { parameter5[i] = p.kept * parameter5[i] - moved; }
-    }
+    let at = p.parts[own.which].x + i;
+    parameter[at] = p.kept * parameter[at] - step * direction[stacked(own.which, i)];
   }
 }

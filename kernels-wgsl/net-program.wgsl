@@ -28,7 +28,7 @@ struct Cotangents {
   slow: i32,
 }
 
-// Sums over a vector: each thread has them for itself, from first to last. That costs no more than reading a matrix, and no waiting.
+// Sums over a vector, or a row, from first to last, by one thread.
 
 fn dotOf(a: i32, b: i32, n: i32) -> f32 {
   var s = 0.0;
@@ -48,6 +48,13 @@ fn largestOf(a: i32, n: i32) -> f32 {
   return s;
 }
 
+/// The sum of e^(a - largest).
+fn powersOf(a: i32, n: i32, largest: f32) -> f32 {
+  var s = 0.0;
+  for (var j = 0; j < n; j++) { s += expOf(work[a + j] - largest); }
+  return s;
+}
+
 fn squaresOf(a: i32, n: i32, mean: f32) -> f32 {
   var s = 0.0;
   for (var j = 0; j < n; j++) {
@@ -55,21 +62,6 @@ fn squaresOf(a: i32, n: i32, mean: f32) -> f32 {
     s += x * x;
   }
   return s;
-}
-
-/// The sum over c rows of a[q] M[q, j], M at column j, rows `width` apart.
-fn column(a: i32, M: i32, c: i32, width: i32) -> f32 {
-  var s = 0.0;
-  for (var q = 0; q < c; q++) { s += work[a + q] * work[M + q * width]; }
-  return s;
-}
-
-/// The same along a row: M[q, j] u[j] over n columns.
-fn along(M: i32, u: i32, n: i32) -> f32 { return column(u, M, n, 1); }
-
-/// M[q, j] += a[q] u over c rows.
-fn addColumn(M: i32, a: i32, u: f32, c: i32, width: i32) {
-  for (var q = 0; q < c; q++) { work[M + q * width] += work[a + q] * u; }
 }
 
 /// dM, of l M, becomes l dM; what that asks of l.
@@ -81,34 +73,6 @@ fn decayColumn(dM: i32, M: i32, l: f32, c: i32, width: i32) -> f32 {
     work[dM + q * width] = l * g;
   }
   return s;
-}
-
-// normKinds of engine/devices/kernels.ts: (a - mean) scale; and what that asks of a, where h is the result, g its cotangent, and hj, gj are those at j.
-
-struct Statistics {
-  mean: f32,
-  scale: f32,
-}
-
-fn layerStatistics(a: i32, n: i32, eps: f32) -> Statistics {
-  let mean = sumOf(a, n) / f32(n);
-  return Statistics(mean, 1.0 / sqrtOf(squaresOf(a, n, mean) / f32(n) + eps));
-}
-fn rmsStatistics(a: i32, n: i32, eps: f32) -> Statistics { return Statistics(0.0, 1.0 / sqrtOf(squaresOf(a, n, 0.0) / f32(n) + eps)); }
-fn l2Statistics(a: i32, n: i32, eps: f32) -> Statistics { return Statistics(0.0, 1.0 / sqrtOf(squaresOf(a, n, 0.0) + eps)); }
-fn sumStatistics(a: i32, n: i32, eps: f32) -> Statistics { return Statistics(0.0, 1.0 / (sumOf(a, n) + eps)); }
-
-fn layerBackward(a: i32, h: i32, g: i32, n: i32, eps: f32, hj: f32, gj: f32) -> f32 {
-  return layerStatistics(a, n, eps).scale * (gj - sumOf(g, n) / f32(n) - hj * (dotOf(g, h, n) / f32(n)));
-}
-fn rmsBackward(a: i32, h: i32, g: i32, n: i32, eps: f32, hj: f32, gj: f32) -> f32 {
-  return rmsStatistics(a, n, eps).scale * (gj - hj * (dotOf(g, h, n) / f32(n)));
-}
-fn l2Backward(a: i32, h: i32, g: i32, n: i32, eps: f32, hj: f32, gj: f32) -> f32 {
-  return l2Statistics(a, n, eps).scale * (gj - hj * dotOf(g, h, n));
-}
-fn sumBackward(a: i32, h: i32, g: i32, n: i32, eps: f32, hj: f32, gj: f32) -> f32 {
-  return sumStatistics(a, n, eps).scale * (gj - dotOf(g, h, n));
 }
 
 fn bitsOf(token: i32) -> i32 {

@@ -14,6 +14,7 @@ struct Params {
   ignore: i32,
   parts: u32,
   length: u32,
+  accumulate: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -95,7 +96,7 @@ fn gained(at: u32, j: u32) -> f32 {
 }
 
 // With g = dy gain, h = (x - mean) scale: dx = scale (g - mean(g) - h mean(g h)) for layer; rms the same without mean(g); l2 with the sum instead
-// of the mean of g h; sum: dx = scale (g - sum(g h)).
+// of the mean of g h; sum: dx = scale (g - sum(g h)). With `accumulate` it's added to dx.
 @compute @workgroup_size(THREADS) fn normBackward(g: Group) {
   let r = rowOf(g);
   let at = r * p.n;
@@ -118,7 +119,8 @@ fn gained(at: u32, j: u32) -> f32 {
   let along = select(gh, gh / f32(p.n), p.kind == LAYER || p.kind == RMS);
   for (var j = laneOf(g); j < end; j += p.lanes) {
     let h = select((x[at + j] - mean) * scale * along, gh, p.kind == SUM);
-    dx[at + j] = scale * (gained(at, j) - gs - h);
+    let value = scale * (gained(at, j) - gs - h);
+    if (p.accumulate == 1u) { dx[at + j] += value; } else { dx[at + j] = value; }
   }
 }
 
@@ -138,6 +140,38 @@ fn gained(at: u32, j: u32) -> f32 {
   }
   if (p.gained == 1u) { dgain[at] = sumGain; }
   if (p.biased == 1u) { dbias[at] = sumBias; }
+}
+
+const COLUMNS = 8u;
+const LANES = 32u;
+var<workgroup> columnGains: array<f32, 256>;
+var<workgroup> columnBiases: array<f32, 256>;
+
+// The same over all rows: COLUMNS columns a workgroup, each of which LANES threads share.
+@compute @workgroup_size(256) fn normGainBackwardAtOnce(g: Group) {
+  let j = groupOf(g) * COLUMNS + g.thread % COLUMNS;
+  let lane = g.thread / COLUMNS;
+  let end = select(0u, p.R, j < p.n);
+  var sumGain = 0.0;
+  var sumBias = 0.0;
+  for (var r = lane; r < end; r += LANES) {
+    let value = dy[r * p.n + j];
+    sumBias += value;
+    if (p.gained == 1u) { sumGain += value * ((x[r * p.n + j] - statsIn[2u * r]) * statsIn[2u * r + 1u]); }
+  }
+  columnGains[g.thread] = sumGain;
+  columnBiases[g.thread] = sumBias;
+  for (var half = LANES / 2u; half > 0u; half >>= 1u) {
+    workgroupBarrier();
+    if (lane < half) {
+      columnGains[g.thread] += columnGains[g.thread + half * COLUMNS];
+      columnBiases[g.thread] += columnBiases[g.thread + half * COLUMNS];
+    }
+  }
+  if (j < p.n && lane == 0u) {
+    if (p.gained == 1u) { dgain[j] = columnGains[g.thread]; }
+    if (p.biased == 1u) { dbias[j] = columnBiases[g.thread]; }
+  }
 }
 
 /// x - top for the largest x of a row: NaN where the row's maximum is infinite and reached.

@@ -108,7 +108,8 @@ const gateOf = ({ c, K, g }: Making, channels: string | undefined): Gate => {
   return new gates[c.gate]({ dModel: c.dModel, heads: c.heads, width, full: c.gateRank === 'full', divisor: c.gateDivisor }, g)
 }
 
-const strength = ({ c, own, x }: Using): Tensor => affine(sigmoid(own.interpolation_weight[0].forward(x).y), c.betaRange)
+const inRange = (c: { betaRange: number }, x: Tensor): Tensor => (c.betaRange === 1 ? sigmoid(x) : affine(sigmoid(x), c.betaRange))
+const strength = ({ c, own, x }: Using): Tensor => inRange(c, own.interpolation_weight[0].forward(x).y)
 const strengthOf = ({ c, g }: Making): Record<string, Module[]> => ({
   interpolation_weight: [new HeadProjection(c.dModel, c.stepsPerToken * c.heads, 0, g)],
 })
@@ -147,7 +148,7 @@ const common: Record<string, Ingredient> = {
   /** One for each value channel. */
   betas: {
     make: (m) => ({ strength: perChannel(m, valueWidth(m)) }),
-    value: (u) => inHeads(u, affine(sigmoid(u.own.strength.forward(u.x)), u.c.betaRange)),
+    value: (u) => inHeads(u, inRange(u.c, u.own.strength.forward(u.x))),
   },
   gate: { make: (m) => ({ gate: gateOf(m, ruleOf(m.c).inputs.gate.shape[3]) }), value: ({ own, x }) => own.gate.forward(x) },
   /** Fixed, [H]. */

@@ -3,7 +3,7 @@ import { checkDivisor, checkList, checkNumber, checkOptions, fits, type NumberRa
 import { type AdamTensors, adamSteps, clipScale, gradNorm, type MuonTensors, muonSteps } from '../engine/ops/optimizer.ts'
 import { span } from '../engine/profile.ts'
 import { keep, scope } from '../engine/scope.ts'
-import { askedOnce, counted, type Tensor, zeros } from '../engine/tensor.ts'
+import { askedOnce, counted, gatherMemory, type Tensor, zeros } from '../engine/tensor.ts'
 import { type StateDict, writeAll } from './module.ts'
 
 export interface AdamConfig {
@@ -92,6 +92,9 @@ export abstract class Optimizer {
       const v = variant.muon?.takes(name, p) ? null : moment()
       this.slots.set(name, { p, m: moment(), v, weightDecay: decays(name, p) ? weightDecay : 0 })
     }
+    const slots = [...this.slots.values()]
+    gatherMemory(slots.map(({ p }) => p))
+    gatherMemory(slots.flatMap(({ m, v }) => (v ? [m, v] : [m])))
   }
 
   /** Updates every parameter that has a gradient, and returns the norm of all gradients before clipping. Gradients stay: see zeroGrad. */

@@ -35,6 +35,11 @@ export interface Device<S = any> {
    */
   allocate(dtype: DType, size: number, lasting?: boolean): S
   free(storage: S): void
+  /**
+   * Only where kernels reach many blocks at once if these lie side by side: new blocks that do, for the contents of float ones. Null where they have
+   * to stay where they are, because a captured step uses them.
+   */
+  gather?(storages: readonly S[]): readonly S[] | null
   /** Copies `data` in, from element 0. */
   write(storage: S, data: ArrayLike<number>): void
   /** Copies the first `size` elements out, after every kernel called before has run. */

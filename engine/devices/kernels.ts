@@ -380,8 +380,8 @@ export interface Kernels<S> {
   // ---- normalisation and softmax ---------------------------------------------------------------------------------
   /** y = (x - mean) * scale [* gain] [+ bias] row by row over [R, n]; stats is [R, 2] = (mean, scale), kept for the backward. gain, bias: [n]. */
   norm(kind: NormKind, x: S, gain: S | null, bias: S | null, y: S, stats: S, R: number, n: number, eps: number): void
-  /** dx for `norm`. */
-  normBackward(kind: NormKind, x: S, gain: S | null, stats: S, dy: S, dx: S, R: number, n: number): void
+  /** dx for `norm`, added to what dx holds with `accumulate`. */
+  normBackward(kind: NormKind, x: S, gain: S | null, stats: S, dy: S, dx: S, R: number, n: number, accumulate: boolean): void
   /** dgain[j] = sum_r dy[r,j] (x[r,j] - mean_r) scale_r; dbias[j] = sum_r dy[r,j], where asked for. */
   normGainBackward(x: S, stats: S, dy: S, dgain: S | null, dbias: S | null, R: number, n: number): void
   /**

@@ -49,7 +49,7 @@ function plan(a: Tensor, b: Tensor, tA: boolean, tB: boolean): Plan {
   return { batch: broadcast('matmul', a.shape.slice(0, -2), b.shape.slice(0, -2)), M, N, K }
 }
 
-/** One kernel call. Operands must have the full batch, or none. */
+/** One kernel call. Operands must have the full batch, or none. y may be what the product is added to. */
 function product(
   a: Tensor,
   b: Tensor,
@@ -78,7 +78,7 @@ function product(
     accumulate: accumulate !== undefined,
     activation: activation ?? null,
   }
-  y.device.kernels.matmul(a.storage, b.storage, bias?.storage ?? null, y.storage, sizes, accumulate?.storage)
+  y.device.kernels.matmul(a.storage, b.storage, bias?.storage ?? null, y.storage, sizes, accumulate === y ? undefined : accumulate?.storage)
 }
 
 /** Stretches a batch that's partly broadcast; none and full batches need no copy. */
@@ -109,7 +109,7 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   const y = empty(shape, a.device)
   product(A, B, y, p, tA, tB, bias, accumulate, activation)
 
-  return record('matmul', inputs, y, (dy) => {
+  return record('matmul', inputs, y, (dy, sofar) => {
     let dz = dy
     if (activation) {
       dz = like(y)
@@ -119,22 +119,35 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
     const da = !a.requiresGrad
       ? null
       : tA
-        ? gradient(b, dz, { transposeA: tB, transposeB: true }, a.shape)
-        : gradient(dz, b, { transposeB: !tB }, a.shape)
+        ? gradient(b, dz, { transposeA: tB, transposeB: true }, a.shape, sofar(0))
+        : gradient(dz, b, { transposeB: !tB }, a.shape, sofar(0))
     const db = !b.requiresGrad
       ? null
       : tB
-        ? gradient(dz, a, { transposeA: true, transposeB: tA }, b.shape)
-        : gradient(a, dz, { transposeA: !tA }, b.shape)
+        ? gradient(dz, a, { transposeA: true, transposeB: tA }, b.shape, sofar(1))
+        : gradient(a, dz, { transposeA: !tA }, b.shape, sofar(1))
     const dbias = bias?.requiresGrad ? sum(dz, { axis: shape.slice(0, -1).map((_, i) => i) }) : null
     return [da, db, ...(bias ? [dbias] : []), ...(accumulate ? [dz] : [])]
   })
 }
 
-/** A product whose batch is summed down to `shape`; where one matrix served the whole batch, by one tall product instead of many. */
-function gradient(a: Tensor, b: Tensor, options: MatmulOptions, shape: Shape): Tensor {
+/**
+ * A product whose batch is summed down to `shape`; where one matrix served the whole batch, by one tall product instead of many. It's added to
+ * what there is of the gradient, where it needs no sum.
+ */
+function gradient(
+  a: Tensor,
+  b: Tensor,
+  options: { transposeA?: boolean; transposeB?: boolean },
+  shape: Shape,
+  sofar: Tensor | null,
+): Tensor {
   const rows = (x: Tensor): Tensor => x.view([sizeOf(x.shape.slice(0, -1)), x.shape.at(-1)!])
   const summed = shape.length === 2 && a.shape.length > 2 && sameShape(a.shape.slice(0, -1), b.shape.slice(0, -1))
-  if (summed && options.transposeA && !options.transposeB) return matmul(rows(a), rows(b), options)
-  return sumTo(matmul(a, b, options), shape)
+  if (summed && options.transposeA && !options.transposeB) return gradient(rows(a), rows(b), options, shape, sofar)
+  const { transposeA: tA = false, transposeB: tB = false } = options
+  const p = plan(a, b, tA, tB)
+  if (!sofar || !sameShape([...p.batch, p.M, p.N], shape)) return sumTo(matmul(a, b, options), shape)
+  product(withBatch(a, p.batch), withBatch(b, p.batch), sofar, p, tA, tB, undefined, sofar, undefined)
+  return sofar
 }

@@ -146,7 +146,7 @@ async function run(rule: Rule, sizes: Sizes, d: Data, options: Options, device: 
     if (options.gradients === false) return { y, S, z }
     // The node's own backward, so that it gets the cotangents of the output and of the final state together.
     const cotangent = (name: Names): Tensor => tensor(d[name], { shape: shape[name], device })
-    const grads = y.node!.backward([cotangent('dy'), cotangent('dS'), ...(z ? [cotangent('dz')] : [])])
+    const grads = y.node!.backward([cotangent('dy'), cotangent('dS'), ...(z ? [cotangent('dz')] : [])], () => null)
     return { y, S, z, ...Object.fromEntries(inputs.map((name, i) => [gradName(name), grads[i]])) }
   })
   return readAll(tensors)

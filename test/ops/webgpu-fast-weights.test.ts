@@ -450,7 +450,7 @@ describe('forgetting on webgpu', () => {
       const flag = (x?: ArrayLike<number>) => x && tensor(Int32Array.from(x), { shape: [1, T], device })
       const options = { form, chunk: C, normalise, mask: flag(mask), reset: flag(reset) }
       const { y, state } = fastWeights(t.q, t.k, t.v, gates, { S: t.S, ...(normalise && { z: t.z }) }, options)
-      const grads = y.node!.backward([t.dy, t.dS, ...(normalise ? [t.dz] : [])])
+      const grads = y.node!.backward([t.dy, t.dS, ...(normalise ? [t.dz] : [])], () => null)
       const inputs = all.map(([name]) => name).filter((name) => !/^d[ySz]$/.test(name))
       return { y, ...state, ...Object.fromEntries(inputs.map((name, i) => [`d${name}0`, grads[i]!])) }
     })

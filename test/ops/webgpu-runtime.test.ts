@@ -1,11 +1,12 @@
 /** The runtime of the WebGPU device: shaders and their errors, buffers, limits, loss, the end of the process. */
 import assert from 'node:assert/strict'
 import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
-import { classSize, createMemory, type Pooled } from '../../engine/devices/webgpu/memory.ts'
+import { type Block, classSize, createMemory, type Pooled } from '../../engine/devices/webgpu/memory.ts'
 import { createGpu, type Gpu, type Shader, sourceOf } from '../../engine/devices/webgpu/runtime.ts'
 import {
   adamStep,
   add,
+  capture,
   crossEntropy,
   type Device,
   gather,
@@ -20,6 +21,7 @@ import {
   webgpuDevice,
   zeros,
 } from '../../engine/index.ts'
+import { gatherMemory } from '../../engine/tensor.ts'
 import { elementwise } from '../../kernels-wgsl/generated/wgsl.ts'
 import { program, readAndFree, webgpu } from '../helpers.ts'
 import { shaders } from './shaders.ts'
@@ -196,6 +198,46 @@ function training(device: Device): { step: () => Tensor; end: () => void } {
     },
   }
 }
+
+describe('blocks side by side', () => {
+  it('hold what they held, are written, read and freed one by one, and stay where a captured step uses them', async function () {
+    const device = await webgpu(this)
+    const before = device.bytesInUse()
+    const made = [[1, 2, 3], Array.from({ length: 100 }, (_, i) => i), [7]].map((values) => keep(tensor(values, { device })))
+    const views = made.map((t) => keep(t.view([t.size, 1])))
+    const inUse = device.bytesInUse()
+    gatherMemory(made)
+    const blocks = made.map((t) => t.storage as Block)
+    assert.equal(new Set(blocks.map(({ memory }) => memory)).size, 1)
+    assert.deepEqual(
+      blocks.map(({ offset }) => offset),
+      [0, 256, 768],
+    )
+    assert.equal(device.bytesInUse(), inUse)
+    made[1].write(new Float32Array(100).fill(5))
+    const sums = scope(() => made.map((t) => keep(add(t, t))))
+    assert.deepEqual(await Promise.all(sums.map(async (t) => [...(await t.read())])), [[2, 4, 6], new Array(100).fill(10), [14]])
+    // A view is of the same memory.
+    assert.deepEqual(
+      await Promise.all(views.map(async (t) => [...(await t.read())])),
+      await Promise.all(made.map(async (t) => [...(await t.read())])),
+    )
+    const captured = await capture([tensor([1], { device })], {}, () => ({ outputs: [scope(() => add(made[2], 1))] }))
+    gatherMemory(made)
+    assert.deepEqual(
+      made.map((t) => t.storage),
+      blocks,
+    )
+    captured.replay()
+    assert.deepEqual([...(await captured.outputs[0].read())], [8])
+    captured.dispose()
+    made[0].dispose()
+    views[0].dispose()
+    assert.deepEqual([...(await made[2].read())], [7])
+    for (const t of [...made, ...views, ...sums]) t.dispose()
+    assert.ok(device.bytesInUse() <= before + 4)
+  })
+})
 
 describe('webgpu runtime', () => {
   it('takes no more memory from step to step, and learns', async function () {

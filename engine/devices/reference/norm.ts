@@ -38,7 +38,7 @@ export const normKernels: Pick<Kernels<RefStorage>, Names> = {
       for (let j = 0; j < n; j++) y.data[row + j] = (x.data[row + j] - mean) * scale * (gain ? gain.data[j] : 1) + (bias ? bias.data[j] : 0)
     }
   },
-  normBackward(kind, x, gain, stats, dy, dx, R, n) {
+  normBackward(kind, x, gain, stats, dy, dx, R, n, accumulate) {
     for (let r = 0; r < R; r++) {
       const row = r * n
       const mean = stats.data[2 * r]
@@ -49,7 +49,10 @@ export const normKernels: Pick<Kernels<RefStorage>, Names> = {
       const gh = sumOf(n, (j) => g(j) * h(j))
       const gMean = kind === 'layer' ? sumOf(n, g) / n : 0
       const along = kind === 'layer' || kind === 'rms' ? gh / n : gh
-      for (let j = 0; j < n; j++) dx.data[row + j] = scale * (g(j) - gMean - (kind === 'sum' ? gh : h(j) * along))
+      for (let j = 0; j < n; j++) {
+        const value = scale * (g(j) - gMean - (kind === 'sum' ? gh : h(j) * along))
+        dx.data[row + j] = accumulate ? dx.data[row + j] + value : value
+      }
     }
   },
   normGainBackward(x, stats, dy, dgain, dbias, R, n) {

@@ -26,7 +26,7 @@ export function normKernels(pool: Pool): Pick<Kernels<Block>, NormKernels> {
         eps,
       ])
     },
-    normBackward(kind, x, gain, stats, dy, dx, R, n) {
+    normBackward(kind, x, gain, stats, dy, dx, R, n, accumulate) {
       pool.run('normBackward', R, Math.ceil(light / (n + 1)), [
         normKinds.indexOf(kind),
         x.pointer,
@@ -35,6 +35,7 @@ export function normKernels(pool: Pool): Pick<Kernels<Block>, NormKernels> {
         dy.pointer,
         dx.pointer,
         n,
+        Number(accumulate),
       ])
     },
     normGainBackward(x, stats, dy, dgain, dbias, R, n) {

@@ -89,6 +89,7 @@ export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuD
     kernels: webgpuKernels(gpu),
     allocate: (dtype, size, lasting) => gpu.allocate(4 * size, dtype === 'int32', lasting),
     free: gpu.free,
+    gather: gpu.gather,
     write: gpu.write,
     read: gpu.read,
     timeDispatches: gpu.timeDispatches,

@@ -1,7 +1,8 @@
 /**
  * GPU buffers, pooled: sizes are rounded up to classes, eight between a power of two and the next (waste at most 1/8), and a freed buffer waits
  * in the list of its class for the next block. Where one has to be created, waiting ones make room: beyond `leastKept` bytes, the pool never
- * takes more than was in use at some time, so that nothing is refused because of what waits.
+ * takes more than was in use at some time, so that nothing is refused because of what waits. A buffer may hold several blocks, side by side, and
+ * waits once all of them are free.
  */
 
 /** A buffer of the pool. `submission`: the number of the last submission that reads or writes it. */
@@ -10,17 +11,27 @@ export interface Pooled {
   readonly id: number
   readonly bytes: number
   submission: number
+  /** Captured steps that use it. */
+  captures: number
+  /** Where several blocks share it: how many there still are, and all of it as one. */
+  shared: { blocks: number; readonly whole: Block } | null
 }
 
-/** The device's storage: a whole buffer. `bytes` is what was asked for, 0 perhaps; the buffer is never empty, because no binding may be. */
+/**
+ * The device's storage: a whole buffer, or where it's shared a part of one, from byte `offset` on. `bytes` is what was asked for, 0 perhaps; the buffer
+ * is never empty, because no binding may be.
+ */
 export interface Block {
   readonly memory: Pooled
+  readonly offset: number
   readonly bytes: number
   readonly integer: boolean
 }
 
 export interface Memory {
   allocate(bytes: number, integer?: boolean): Block
+  /** Blocks side by side, in as few buffers as hold them. */
+  allocateTogether(bytes: readonly number[]): Block[]
   free(block: Block): void
   bytesInUse(): number
   bytesReserved(): number
@@ -39,6 +50,10 @@ export interface MemoryHooks {
 
 const leastKept = 2 ** 26
 const least = 256
+/** Where a block may begin: the largest alignment that WebGPU asks for. */
+const align = 256
+/** What a block takes up among others: no binding may be empty. */
+const taken = (bytes: number): number => Math.ceil(Math.max(bytes, 1) / align) * align
 
 export function classSize(bytes: number, limit: number): number {
   const step = Math.max(least, 2 ** (Math.floor(Math.log2(Math.max(bytes, 1))) - 3))
@@ -73,31 +88,53 @@ export function createMemory({ limit, create, beforeDestroy }: MemoryHooks): Mem
     }
   }
 
+  function allocate(bytes: number, integer = false): Block {
+    if (bytes > limit)
+      throw new Error(
+        `webgpu: out of memory: asked for ${show(bytes)} in one block, this adapter binds at most ${show(limit)} (use a smaller batch)`,
+      )
+    const size = classSize(bytes, limit)
+    let memory = waiting.get(size)?.pop()
+    if (memory) idle -= size
+    else {
+      const needed = reserved - idle + size
+      most = Math.max(most, needed)
+      trim(Math.max(leastKept, most) - needed)
+      memory = { buffer: create(size), id: ids++, bytes: size, submission: 0, captures: 0, shared: null }
+      reserved += size
+    }
+    const block = { memory, offset: 0, bytes, integer }
+    live.add(block)
+    inUse += bytes
+    return block
+  }
+
   return {
-    allocate(bytes, integer = false) {
-      if (bytes > limit)
-        throw new Error(
-          `webgpu: out of memory: asked for ${show(bytes)} in one block, this adapter binds at most ${show(limit)} (use a smaller batch)`,
-        )
-      const size = classSize(bytes, limit)
-      let memory = waiting.get(size)?.pop()
-      if (memory) idle -= size
-      else {
-        const needed = reserved - idle + size
-        most = Math.max(most, needed)
-        trim(Math.max(leastKept, most) - needed)
-        memory = { buffer: create(size), id: ids++, bytes: size, submission: 0 }
-        reserved += size
+    allocate,
+    allocateTogether(all) {
+      const blocks: Block[] = []
+      for (let first = 0; first < all.length; ) {
+        let [end, total] = [first, 0]
+        while (end < all.length && (end === first || total + taken(all[end]) <= limit)) total += taken(all[end++])
+        const whole = allocate(total)
+        live.delete(whole)
+        inUse -= total
+        whole.memory.shared = { blocks: end - first, whole }
+        for (let offset = 0; first < end; offset += taken(all[first++])) {
+          const block = { memory: whole.memory, offset, bytes: all[first], integer: false }
+          live.add(block)
+          inUse += block.bytes
+          blocks.push(block)
+        }
       }
-      const block = { memory, bytes, integer }
-      live.add(block)
-      inUse += bytes
-      return block
+      return blocks
     },
     free(block) {
       if (!live.delete(block)) throw new Error('webgpu: a block was freed twice, or is not of this device')
       inUse -= block.bytes
       const { memory } = block
+      if (memory.shared && --memory.shared.blocks > 0) return
+      memory.shared = null
       const list = waiting.get(memory.bytes) ?? []
       list.push(memory)
       waiting.delete(memory.bytes)
@@ -112,7 +149,7 @@ export function createMemory({ limit, create, beforeDestroy }: MemoryHooks): Mem
       return bytes
     },
     destroy() {
-      for (const { memory } of live) destroy(memory)
+      for (const memory of new Set([...live].map(({ memory }) => memory))) destroy(memory)
       live.clear()
       trim(0)
       inUse = 0

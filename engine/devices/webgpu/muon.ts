@@ -2,12 +2,12 @@ import { muon } from '../../../kernels-wgsl/generated/wgsl.ts'
 import { type Kernels, type MatmulSizes, quintic } from '../kernels.ts'
 import { matmulKernels } from './matmul.ts'
 import type { Block } from './memory.ts'
+import { gradientsAtOnce, together, whole, wordOf } from './optimizer.ts'
 import { reduceRows } from './reduce.ts'
 import { type Gpu, perGroup } from './runtime.ts'
 
-/** Matrices of a dispatch, of the 8 buffers that it may bind: a gradient and a momentum each beside three, a parameter each beside two. */
-const momentaAtOnce = 2
-const updatesAtOnce = 6
+/** Matrices of a dispatch: of the 8 buffers that it may bind their gradients take one each, and their places so many parameters. */
+const updatesAtOnce = 8
 
 export function muonKernels(gpu: Gpu): Pick<Kernels<Block>, 'muon'> {
   const { matmul } = matmulKernels(gpu)
@@ -22,33 +22,25 @@ export function muonKernels(gpu: Gpu): Pick<Kernels<Block>, 'muon'> {
       if (all === 0) return
       const plain = { batch: count, M: R, transposeA: false, transposeB: false, sparse: false, accumulate: true, activation: null }
       const groups = Math.ceil(size / perGroup)
-      /** Calls `run` with `most` slots at a time, and where they stand. */
-      const together = (
-        most: number,
-        run: (some: typeof slots, params: { R: number; C: number; size: number; count: number; tall: number; offset: number }) => void,
-      ): void => {
-        for (let i = 0; i < count; i += most) {
-          const some = slots.slice(i, i + most)
-          const tall = some.reduce((bits, slot, j) => bits + Number(slot.tall) * 2 ** j, 0)
-          run(some, { R, C, size, count: some.length, tall, offset: i * size })
-        }
-      }
+      const indexOf = new Map(slots.map((slot, i) => [slot, i]))
+      /** Of each matrix of a dispatch: where it begins in what `of` gives, which one it is in y, and whether it's tall. */
+      const partsOf = (some: typeof slots, of: (slot: (typeof slots)[number]) => Block) => ({
+        R,
+        C,
+        size,
+        count: some.length,
+        parts: some.flatMap((slot) => [wordOf(of(slot)), indexOf.get(slot)!, Number(slot.tall), 0]),
+      })
       gpu.scratch(all, (x) =>
         gpu.scratch(all, (y) =>
           gpu.scratch(squares, (gram) =>
             gpu.scratch(squares, (polynomial) => {
-              together(momentaAtOnce, ([first, second], params) => {
-                const bindings = {
-                  gradient: first.g,
-                  m: first.m,
-                  gradient1: second?.g ?? null,
-                  m1: second?.m ?? null,
-                  y,
-                  gradScale,
-                  faults,
-                }
-                gpu.run(muon, 'muonMomentum', bindings, { ...params, scaled: Number(gradScale !== null), momentum }, params.count * groups)
-              })
+              for (const some of together(slots, gradientsAtOnce, ({ m }) => [[m]])) {
+                const [gradient, gradient1, gradient2, gradient3] = Array.from({ length: gradientsAtOnce }, (_, i) => some[i]?.g ?? null)
+                const bindings = { gradient, gradient1, gradient2, gradient3, m: whole(some[0].m), y, gradScale, faults }
+                const params = { ...partsOf(some, ({ m }) => m), scaled: Number(gradScale !== null), momentum }
+                gpu.run(muon, 'muonMomentum', bindings, params, some.length * groups)
+              }
               gpu.scratch(count, (norms) => {
                 reduceRows(gpu, 'squares', y, norms, count, size)
                 gpu.run(muon, 'muonNormalise', { y, norms }, { n: all, size, eps: quintic.eps }, Math.ceil(all / perGroup))
@@ -65,18 +57,14 @@ export function muonKernels(gpu: Gpu): Pick<Kernels<Block>, 'muon'> {
                 matmul(polynomial, from, null, to, ofNext, from, { before: a / c, after: c })
                 ;[from, to] = [to, from]
               }
-              together(updatesAtOnce, (some, params) => {
+              for (const some of together(slots, updatesAtOnce, ({ p }) => [[p]])) {
+                const params = partsOf(some, ({ p }) => p)
                 const update = () => {
                   const { lr, weightDecay } = options()
                   return { ...params, step: lr, stepTall: lr * Math.sqrt(C / R), kept: 1 - lr * weightDecay }
                 }
-                const [parameter, parameter1, parameter2, parameter3, parameter4, parameter5] = Array.from(
-                  { length: updatesAtOnce },
-                  (_, i) => some[i]?.p ?? null,
-                )
-                const parameters = { parameter, parameter1, parameter2, parameter3, parameter4, parameter5 }
-                gpu.run(muon, 'muonUpdate', { ...parameters, direction: from, faults }, update, params.count * groups)
-              })
+                gpu.run(muon, 'muonUpdate', { parameter: whole(some[0].p), direction: from, faults }, update, some.length * groups)
+              }
             }),
           ),
         ),

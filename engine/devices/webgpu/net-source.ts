@@ -9,7 +9,7 @@
  * Sizes and places come from the program at run time, so nets that differ by them alone have one shader.
  */
 import { netProgram } from '../../../kernels-wgsl/generated/wgsl.ts'
-import { type NetInstruction, type NetOp, netWords, normKinds, partWords } from '../kernels.ts'
+import { type NetInstruction, type NetOp, type NormKind, netWords, normKinds, partWords } from '../kernels.ts'
 
 /** Values and their cotangents; the state and its; cotangents of slow parameters. What nothing changes isn't named. */
 type Space = 'r' | 'dr' | 'state' | 'dstate' | 'dslow'
@@ -43,10 +43,27 @@ interface Writer {
   set(at: number, value: string): void
   /** The cotangent of a value, in the same ways. */
   gradient(at: number): string
+  gradientOne(at: number): string
   gradientAll(at: number): string
   add(at: number, value: string): void
   touch(space: Space, begin: number, size: number, by: Touch['by'], writes: boolean): void
+  sweep(sweep: Sweep): void
   line(text: string): void
+}
+
+/**
+ * A loop over the rows of a matrix, whose element in this thread's column is m in `each`, `at` numbers from where the column begins. One behind the
+ * other on the same numbers share a loop, so that these are read once.
+ */
+interface Sweep {
+  numbers: string
+  rows: number
+  width: number
+  /** Lines before the loop. */
+  head: readonly string[]
+  /** What m is at first. */
+  element: string
+  each: readonly string[]
 }
 
 type Write = (writer: Writer) => void
@@ -88,6 +105,35 @@ const tableLine = (table: string, op: number): string => {
 }
 const functions = (op: number): string => `fn unary${op}(x: f32) -> f32 { return ${tableLine('applyUnary', op)}; }
 fn unaryBackward${op}(x: f32, y: f32, dy: f32) -> f32 { return ${tableLine('applyUnaryBackward', op)}; }`
+
+/** A norm (a - mean) scale, with h what it makes and g its cotangent: a's is scale (g - shift - h along). Without a mean it's 0, and so on. */
+interface Norm {
+  mean?: (a: string, n: string) => string
+  scale: (a: string, n: string, eps: string, mean: string) => string
+  shift?: (g: string, h: string, n: string) => string
+  along?: (g: string, h: string, n: string) => string
+}
+
+const norms: Record<NormKind, Norm> = {
+  layer: {
+    mean: (a, n) => `sumOf(${a}, ${n}) / f32(${n})`,
+    scale: (a, n, eps, mean) => `1.0 / sqrtOf(squaresOf(${a}, ${n}, ${mean}) / f32(${n}) + ${eps})`,
+    shift: (g, _, n) => `sumOf(${g}, ${n}) / f32(${n})`,
+    along: (g, h, n) => `dotOf(${g}, ${h}, ${n}) / f32(${n})`,
+  },
+  rms: {
+    scale: (a, n, eps) => `1.0 / sqrtOf(squaresOf(${a}, ${n}, 0.0) / f32(${n}) + ${eps})`,
+    along: (g, h, n) => `dotOf(${g}, ${h}, ${n}) / f32(${n})`,
+  },
+  l2: {
+    scale: (a, n, eps) => `1.0 / sqrtOf(squaresOf(${a}, ${n}, 0.0) + ${eps})`,
+    along: (g, h, n) => `dotOf(${g}, ${h}, ${n})`,
+  },
+  sum: {
+    scale: (a, n, eps) => `1.0 / (sumOf(${a}, ${n}) + ${eps})`,
+    shift: (g, h, n) => `dotOf(${g}, ${h}, ${n})`,
+  },
+}
 
 /** What net-program.wgsl lacks for a program. `parts`: those in the program, before its instructions. */
 export function sourceOfNet(given: readonly NetInstruction[], parts: number): NetSource {
@@ -165,9 +211,11 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
       all: (at) => value(at, 'all'),
       set: (at) => void value(at, 'own', true),
       gradient: (at) => gradient(at, 'own', false),
+      gradientOne: (at) => gradient(at, 'all', false),
       gradientAll: (at) => gradient(at, 'all', false),
       add: (at) => void gradient(at, 'own', true),
       touch: (space, begin, size, by, writes) => void touches.push({ space, begin, end: begin + size, by, writes }),
+      sweep: () => {},
       line: () => {},
     })
     to.push({ n, write, touches, stage: 0 })
@@ -175,10 +223,16 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
   const forward: Piece[] = []
   const backward: Piece[] = []
 
-  const matrixOf = ({ i, d, e }: Entry): string => `${d ? 't.slow' : e ? 't.after' : 't.before'} + ${word(i, 'b')}`
+  const matrixSpace = ({ d, e }: Entry): string => (d ? 't.slow' : e ? 't.after' : 't.before')
+  const matrixOf = (e: Entry): string => `${matrixSpace(e)} + ${word(e.i, 'b')}`
   const each = ({ i, n }: Entry): number => length(n, word(i, 'n'))
   const rows = ({ i, c }: Entry): number => length(c, word(i, 'c'))
-  const step = (n: number): string => `up4(${nameOf(n)})`
+  /** What a whole vector comes to, one thread finds. */
+  const one = length(1, '1')
+  /** Where the scale of a norm is, by instruction. */
+  const statistics = new Map<number, number>()
+  /** Between the rows of a matrix n wide. */
+  const step = (n: number): string => nameOf(n).replace('n', 'w')
   const sizeOf = ({ c, n }: Entry): number => c * up4(n)
   /** l M, where l isn't 1. */
   const decayed = ({ d, x }: Entry): boolean => d >= 0 || x !== 1
@@ -198,19 +252,31 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     read: (e) =>
       piece(forward, each(e), (w) => {
         if (!e.d) w.touch('state', e.b, sizeOf(e), 'column', false)
-        w.set(e.to, `column(${w.all(e.a)}, ${matrixOf(e)} + j, ${nameOf(rows(e))}, ${step(e.n)})`)
+        const [from, sum] = [`m${e.i}`, `s${e.i}`]
+        w.sweep({
+          numbers: `${matrixSpace(e)} ${e.b}`,
+          rows: rows(e),
+          width: e.n,
+          head: [`let ${from} = ${matrixOf(e)} + j;`, `let k${e.i} = ${w.all(e.a)};`, `var ${sum} = 0.0;`],
+          element: `work[${from} + at]`,
+          each: [`${sum} += work[k${e.i} + q] * m;`],
+        })
+        w.set(e.to, sum)
       }),
     write: (e) =>
       piece(forward, each(e), (w) => {
         w.touch('state', e.to, sizeOf(e), 'column', true)
-        w.line(`{ let u = ${w.own(e.b)};`)
-        w.line(`let k = ${w.all(e.a)};`)
-        if (decayed(e)) w.line(`let l = ${decay(e, w)};`)
-        w.line(`let m = ${word(e.i, 'to')} + j;`)
-        w.line(`for (var q = 0; q < ${nameOf(rows(e))}; q++) {`)
-        w.line(`let at = m + q * ${step(e.n)};`)
-        const written = `${decayed(e) ? 'l * ' : ''}work[t.before + at] + work[k + q] * u`
-        w.line(`work[t.after + at] = ${e.e < 0 ? written : `unary${e.e}(${written})`}; } }`)
+        const [u, place] = [w.own(e.b), `m${e.i}`]
+        const [l, times] = decayed(e) ? [[`let l${e.i} = ${decay(e, w)};`], `l${e.i} * `] : [[], '']
+        const written = `${times}work[t.before + ${place} + at] + work[k${e.i} + q] * ${u}`
+        w.sweep({
+          numbers: `t.after ${e.to}`,
+          rows: rows(e),
+          width: e.n,
+          head: [`let ${place} = ${word(e.i, 'to')} + j;`, `let k${e.i} = ${w.all(e.a)};`, ...l],
+          element: e.e < 0 ? written : `unary${e.e}(${written})`,
+          each: [`work[t.after + ${place} + at] = m;`],
+        })
       }),
     add: (e) => piece(forward, each(e), (w) => w.set(e.to, `${w.own(e.a)} + ${w.own(e.b)}`)),
     sub: (e) => piece(forward, each(e), (w) => w.set(e.to, `${w.own(e.a)} - ${w.own(e.b)}`)),
@@ -220,15 +286,24 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     dot: (e) => piece(forward, each(e), (w) => w.set(e.to, `dotOf(${w.all(e.a)}, ${w.all(e.b)}, ${nameOf(rows(e))})`)),
     unary: (e) => piece(forward, each(e), (w) => w.set(e.to, `unary${e.b}(${w.own(e.a)})`)),
     softmax(e) {
-      const powers = temporary(e.n)
-      piece(forward, each(e), (w) => w.set(powers, `expOf(${w.own(e.a)} - largestOf(${w.all(e.a)}, ${nameOf(e.n)}))`))
-      piece(forward, each(e), (w) => w.set(e.to, `${w.own(powers)} / (sumOf(${w.all(powers)}, ${nameOf(e.n)}) + ${number(e.i, 'x')})`))
+      const [largest, total] = [temporary(1), temporary(1)]
+      piece(forward, one, (w) => {
+        w.set(largest, `largestOf(${w.all(e.a)}, ${nameOf(e.n)})`)
+        w.set(total, `powersOf(${w.all(e.a)}, ${nameOf(e.n)}, ${w.own(largest)}) + ${number(e.i, 'x')}`)
+      })
+      piece(forward, each(e), (w) => w.set(e.to, `expOf(${w.own(e.a)} - ${w.one(largest)}) / ${w.one(total)}`))
     },
-    norm: (e) =>
-      piece(forward, each(e), (w) => {
-        w.line(`let s${e.i} = ${normKinds[e.b]}Statistics(${w.all(e.a)}, ${nameOf(e.n)}, ${number(e.i, 'x')});`)
-        w.set(e.to, `(${w.own(e.a)} - s${e.i}.mean) * s${e.i}.scale`)
-      }),
+    norm(e) {
+      const { mean, scale } = norms[normKinds[e.b]]
+      const at = { mean: mean ? temporary(1) : undefined, scale: temporary(1) }
+      statistics.set(e.i, at.scale)
+      const n = nameOf(each(e))
+      piece(forward, one, (w) => {
+        if (mean) w.set(at.mean!, mean(w.all(e.a), n))
+        w.set(at.scale, scale(w.all(e.a), n, number(e.i, 'x'), mean ? w.own(at.mean!) : '0.0'))
+      })
+      piece(forward, each(e), (w) => w.set(e.to, `(${w.own(e.a)}${mean ? ` - ${w.one(at.mean!)}` : ''}) * ${w.one(at.scale)}`))
+    },
     concat: (e) =>
       piece(forward, each(e), (w) => {
         const [a, b] = [w.all(e.a), w.all(e.b)]
@@ -262,10 +337,17 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     read(e) {
       piece(backward, each(e), (w) => {
         w.touch(e.d ? 'dslow' : 'dstate', e.b, sizeOf(e), 'column', true)
-        const dM = `${e.d ? 'd.slow' : 'd.state'} + ${word(e.i, 'b')} + j`
-        w.line(`addColumn(${dM}, ${w.all(e.a)}, ${w.gradient(e.to)}, ${nameOf(rows(e))}, ${step(e.n)});`)
+        const [space, place, g] = [e.d ? 'd.slow' : 'd.state', `m${e.i}`, w.gradient(e.to)]
+        w.sweep({
+          numbers: `${space} ${e.b}`,
+          rows: rows(e),
+          width: e.n,
+          head: [`let ${place} = ${space} + ${word(e.i, 'b')} + j;`, `let k${e.i} = ${w.all(e.a)};`],
+          element: `work[${place} + at]`,
+          each: [`m += work[k${e.i} + q] * ${g};`, `work[${place} + at] = m;`],
+        })
       })
-      piece(backward, rows(e), (w) => w.add(e.a, `along(${matrixOf(e)} + j * ${step(e.n)}, ${w.gradientAll(e.to)}, ${nameOf(e.n)})`))
+      piece(backward, rows(e), (w) => w.add(e.a, `dotOf(${matrixOf(e)} + j * ${step(e.n)}, ${w.gradientAll(e.to)}, ${nameOf(e.n)})`))
     },
     write(e) {
       const dM = `d.state + ${word(e.i, 'to')}`
@@ -282,11 +364,20 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
         })
       piece(backward, each(e), (w) => {
         w.touch('dstate', e.to, sizeOf(e), 'column', false)
-        w.add(e.b, `column(${w.all(e.a)}, ${dM} + j, ${nameOf(rows(e))}, ${step(e.n)})`)
+        const [from, sum] = [`m${e.i}`, `s${e.i}`]
+        w.sweep({
+          numbers: `d.state ${e.to}`,
+          rows: rows(e),
+          width: e.n,
+          head: [`let ${from} = ${dM} + j;`, `let k${e.i} = ${w.all(e.a)};`, `var ${sum} = 0.0;`],
+          element: `work[${from} + at]`,
+          each: [`${sum} += work[k${e.i} + q] * m;`],
+        })
+        w.add(e.b, sum)
       })
       piece(backward, rows(e), (w) => {
         w.touch('dstate', e.to, sizeOf(e), 'row', false)
-        w.add(e.a, `along(${dM} + j * ${step(e.n)}, ${w.all(e.b)}, ${nameOf(each(e))})`)
+        w.add(e.a, `dotOf(${dM} + j * ${step(e.n)}, ${w.all(e.b)}, ${nameOf(each(e))})`)
       })
       if (!decayed(e)) return
       const sums = e.d >= 0 ? temporary(e.n) : -1
@@ -297,7 +388,7 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
         if (e.d >= 0) w.add(sums, decayBackward)
         else w.line(`_ = ${decayBackward};`)
       })
-      if (e.d >= 0) piece(backward, length(1, '1'), (w) => w.add(e.d, `sumOf(${w.gradientAll(sums)}, ${nameOf(e.n)})`))
+      if (e.d >= 0) piece(backward, one, (w) => w.add(e.d, `sumOf(${w.gradientAll(sums)}, ${nameOf(e.n)})`))
     },
     add: (e) =>
       piece(backward, each(e), (w) => {
@@ -318,24 +409,31 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     times(e) {
       if (e.n === 1) return stepBackward.mul(e)
       piece(backward, each(e), (w) => w.add(e.a, `${w.one(e.b)} * ${w.gradient(e.to)}`))
-      piece(backward, length(1, '1'), (w) => w.add(e.b, `dotOf(${w.all(e.a)}, ${w.gradientAll(e.to)}, ${nameOf(e.n)})`))
+      piece(backward, one, (w) => w.add(e.b, `dotOf(${w.all(e.a)}, ${w.gradientAll(e.to)}, ${nameOf(e.n)})`))
     },
     dot: (e) =>
       piece(backward, rows(e), (w) => {
-        w.add(e.a, `work[${w.gradientAll(e.to)}] * ${w.own(e.b)}`)
-        w.add(e.b, `work[${w.gradientAll(e.to)}] * ${w.own(e.a)}`)
+        w.add(e.a, `${w.gradientOne(e.to)} * ${w.own(e.b)}`)
+        w.add(e.b, `${w.gradientOne(e.to)} * ${w.own(e.a)}`)
       }),
     unary: (e) => piece(backward, each(e), (w) => w.add(e.a, `unaryBackward${e.b}(${w.own(e.a)}, ${w.own(e.to)}, ${w.gradient(e.to)})`)),
-    softmax: (e) =>
+    softmax(e) {
+      const along = temporary(1)
+      piece(backward, one, (w) => w.add(along, `dotOf(${w.gradientAll(e.to)}, ${w.all(e.to)}, ${nameOf(e.n)})`))
+      piece(backward, each(e), (w) => w.add(e.a, `${w.own(e.to)} * (${w.gradient(e.to)} - ${w.gradientOne(along)})`))
+    },
+    norm(e) {
+      const { shift, along } = norms[normKinds[e.b]]
+      const at = { shift: shift && temporary(1), along: along && temporary(1) }
+      piece(backward, one, (w) => {
+        for (const [name, text] of Object.entries({ shift, along }))
+          if (text) w.add(at[name as 'shift' | 'along']!, text(w.gradientAll(e.to), w.all(e.to), nameOf(e.n)))
+      })
       piece(backward, each(e), (w) => {
-        const along = `dotOf(${w.gradientAll(e.to)}, ${w.all(e.to)}, ${nameOf(e.n)})`
-        w.add(e.a, `${w.own(e.to)} * (${w.gradient(e.to)} - ${along})`)
-      }),
-    norm: (e) =>
-      piece(backward, each(e), (w) => {
-        const [a, h, g] = [w.all(e.a), w.all(e.to), w.gradientAll(e.to)]
-        w.add(e.a, `${normKinds[e.b]}Backward(${a}, ${h}, ${g}, ${nameOf(e.n)}, ${number(e.i, 'x')}, ${w.own(e.to)}, ${w.gradient(e.to)})`)
-      }),
+        const terms = [at.shift && w.gradientOne(at.shift), at.along && `${w.own(e.to)} * ${w.gradientOne(at.along)}`]
+        w.add(e.a, `${w.one(statistics.get(e.i)!)} * (${[w.gradient(e.to), ...terms.filter(Boolean)].join(' - ')})`)
+      })
+    },
     concat(e) {
       piece(backward, rows(e), (w) => w.add(e.a, `work[${w.gradientAll(e.to)} + j]`))
       piece(backward, length(e.n - e.c, `${word(e.i, 'n')} - ${word(e.i, 'c')}`), (w) =>
@@ -382,9 +480,13 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     const forwardText = textOf(forward)
     const backwardText = textOf(backward)
     const unaries = new Set(entries.flatMap(({ op, b, e }) => (op === 'unary' ? [b] : op === 'write' && e >= 0 ? [e] : [])))
-    const names = [...lengths].map(([n, text]) => `let ${nameOf(n)} = ${text};`).join('\n')
-    // More would wait where nothing is longer.
-    const threads = Math.max(...lengths.keys()) > 32 ? 64 : 32
+    const names = [...lengths].map(([n, text]) => `let ${nameOf(n)} = ${text};\nlet ${step(n)} = up4(${nameOf(n)});`).join('\n')
+    // What a thread does for all matrices, column by column and row by row: by twice as many threads, unless most of them would mostly wait.
+    const turns = (threads: number): number =>
+      entries
+        .filter(({ op }) => op === 'read' || op === 'write')
+        .reduce((sum, { c, n }) => sum + c * Math.ceil(n / threads) + n * Math.ceil(c / threads), 0)
+    const threads = turns(64) < 0.8 * turns(32) ? 64 : 32
     const slot = up4(Math.max(1, ...[...values.keys(), ...cotangents.keys()].map((i) => sources[i].n)))
     const source = [
       `const threads = ${threads};`,
@@ -409,6 +511,8 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
       const lines = [`for (var j = thread; j < ${nameOf(loop[0].n)}; j += threads) {`]
       const known = new Set<string>()
       const changed = new Map<string, string>()
+      /** The sweep that was written last: where its loop begins, and where the next line was. */
+      let swept: { numbers: string; loop: number; end: number } | undefined
       const place = (at: number): string => {
         const { index, shift } = vectorOf(at)
         const { from } = sources[index]
@@ -457,12 +561,25 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
           if (values.has(index)) lines.push(`work[${place(at)} + j] = ${v};`)
         },
         gradient,
+        gradientOne: (at) => `work[${dPlace(at)}]`,
         gradientAll: dPlace,
         add(at, value) {
           lines.push(`${gradient(at)} += ${value};`)
           if (cotangents.has(vectorOf(at).index)) changed.set(gradient(at), dPlace(at))
         },
         touch: () => {},
+        sweep({ numbers, rows, width, head, element, each }) {
+          if (swept?.numbers === numbers && swept.end === lines.length) {
+            lines.splice(-1, 0, ...each)
+            lines.splice(swept.loop, 0, ...head)
+            swept.loop += head.length
+          } else {
+            lines.push(...head)
+            swept = { numbers, loop: lines.length, end: 0 }
+            lines.push(`for (var q = 0; q < ${nameOf(rows)}; q++) {`, `let at = q * ${step(width)};`, `var m = ${element};`, ...each, '}')
+          }
+          swept.end = lines.length
+        },
         line: (text) => void lines.push(text),
       }
       for (const { write } of loop) write(writer)

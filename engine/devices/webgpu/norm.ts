@@ -1,7 +1,7 @@
 import { norm } from '../../../kernels-wgsl/generated/wgsl.ts'
 import { type Kernels, normKinds } from '../kernels.ts'
 import type { Block } from './memory.ts'
-import { lanesFor, partsOf, reduceColumns } from './reduce.ts'
+import { columnLength, columnsAtOnce, lanesFor, partsOf, reduceColumns } from './reduce.ts'
 import { type Gpu, perGroup, threads } from './runtime.ts'
 
 type NormKernels = 'norm' | 'normBackward' | 'normGainBackward' | 'softmax' | 'softmaxBackward' | 'crossEntropy' | 'crossEntropyBackward'
@@ -19,12 +19,12 @@ export function normKernels(gpu: Gpu): Pick<Kernels<Block>, NormKernels> {
         groups(R, n),
       )
     },
-    normBackward(kind, x, gain, stats, dy, dx, R, n) {
+    normBackward(kind, x, gain, stats, dy, dx, R, n, accumulate) {
       gpu.run(
         norm,
         'normBackward',
         { x, gain, statsIn: stats, dy, dx },
-        { ...rows(R, n), kind: normKinds.indexOf(kind), gained: Number(gain !== null) },
+        { ...rows(R, n), kind: normKinds.indexOf(kind), gained: Number(gain !== null), accumulate: Number(accumulate) },
         groups(R, n),
       )
     },
@@ -34,6 +34,8 @@ export function normKernels(gpu: Gpu): Pick<Kernels<Block>, NormKernels> {
       const pass = (dgain: Block | null, dbias: Block | null): void =>
         gpu.run(norm, 'normGainBackward', { x, statsIn: stats, dy, dgain, dbias }, params, Math.ceil((parts * n) / threads))
       if (parts === 1) pass(dgain, dbias)
+      else if (R <= columnLength)
+        gpu.run(norm, 'normGainBackwardAtOnce', { x, statsIn: stats, dy, dgain, dbias }, params, Math.ceil(n / columnsAtOnce))
       else {
         const partial = (wanted: Block | null, body: (block: Block | null) => void): void =>
           wanted ? gpu.scratch(parts * n, body) : body(null)

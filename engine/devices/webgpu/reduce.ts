@@ -15,9 +15,9 @@ const enough = 2 ** 15
 const squaresAtOnce = 7
 const squaresLength = 4096
 
-/** Columns of a workgroup whose threads share them (kernels-wgsl/reduce.wgsl), and up to which length that takes no longer than two dispatches. */
-const columnsAtOnce = 8
-const columnLength = 4096
+/** Columns of a workgroup whose threads share them (kernels-wgsl/reduce.wgsl, norm.wgsl), and up to which length that takes no longer than two dispatches. */
+export const columnsAtOnce = 8
+export const columnLength = 4096
 
 /** How an axis of n is cut where `columns` threads or rows go over it: parts of 64 elements at least. Depends on the sizes alone. */
 export function partsOf(n: number, columns: number): { parts: number; length: number } {

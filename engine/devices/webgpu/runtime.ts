@@ -35,9 +35,11 @@ export const perGroup = 256
 type Values<S extends Shader> = { [K in keyof S['params']]?: number | readonly number[] }
 type Storages<S extends Shader> = { [K in keyof S['bindings']]?: Block | null }
 
-export interface Gpu extends Omit<Memory, 'allocate' | 'release' | 'destroy'> {
+export interface Gpu extends Omit<Memory, 'allocate' | 'allocateTogether' | 'release' | 'destroy'> {
   /** `lasting`: see `Device.allocate`. */
   allocate(bytes: number, integer?: boolean, lasting?: boolean): Block
+  /** See Device. */
+  gather(blocks: readonly Block[]): Block[] | null
   readonly device: GPUDevice
   readonly capabilities: Opened['capabilities']
   /**
@@ -96,6 +98,12 @@ const sameLaunch = (first: Launch, second: Launch, instead: ReadonlyMap<Block, B
   first.blocks.every(
     (block, i) => second.blocks[i] === block || instead.get(block) === second.blocks[i] || instead.get(second.blocks[i]) === block,
   )
+
+/** What of a buffer a binding is for: all of it, unless others share it. Sizes are multiples of 16, for arrays of vectors. */
+const bindingOf = ({ memory: { buffer, shared }, offset, bytes }: Block): GPUBufferBinding =>
+  shared ? { buffer, offset, size: Math.max(16, Math.ceil(bytes / 16) * 16) } : { buffer }
+
+const placeOf = ({ memory: { id, shared }, offset, bytes }: Block): string => (shared ? `${id}/${offset}/${bytes}` : `${id}`)
 
 /** The standard's numbers: the names are globals in browsers only. */
 const usage = { MAP_READ: 1, COPY_SRC: 4, COPY_DST: 8, UNIFORM: 64, STORAGE: 128 }
@@ -287,12 +295,12 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
 
   /** The bind group of a launch whose parameters are in `uniforms`: one of `groups`, or made and put there. */
   function bind(groups: Map<string, GPUBindGroup>, uniforms: GPUBuffer, { shader, pipeline, names, blocks }: Launch): GPUBindGroup {
-    const key = `${pipeline.id} ${blocks.map(({ memory }) => memory.id)}`
+    const key = `${pipeline.id} ${blocks.map(placeOf)}`
     let group = groups.get(key)
     if (!group) {
       const entries = [
         { binding: 0, resource: { buffer: uniforms, size: shader.paramBytes } },
-        ...names.map((name, i) => ({ binding: shader.bindings[name].binding, resource: { buffer: blocks[i].memory.buffer } })),
+        ...names.map((name, i) => ({ binding: shader.bindings[name].binding, resource: bindingOf(blocks[i]) })),
       ]
       // In no error scope, of which each has to be answered: one that isn't valid is what the batch is refused for.
       group = device.createBindGroup({ label: `${shader.name}.wgsl`, layout: pipeline.layout, entries })
@@ -402,6 +410,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     queue.writeBuffer(params, 0, data)
     const encoded = launches.map((launch) => ({ launch, group: bind(groups, params, launch), offset: offsets.get(launch)! }))
     const used = new Set(launches.flatMap((launch) => launch.blocks.map((block) => block.memory)))
+    for (const memory of used) memory.captures++
     /** The last submission that has replayed it. */
     let last = 0
     const taken: Capture<Block> = {
@@ -423,6 +432,8 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       },
       prepare() {},
       free() {
+        for (const memory of used) memory.captures--
+        used.clear()
         free()
         if (last === submission) submit()
         capturedBytes -= params.size
@@ -498,7 +509,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
         }
       }
       const data = to[to.length - 1].length
-      if (data > 0) encoder.copyBufferToBuffer(block.memory.buffer, from, staging, start === 0 ? head : 0, data)
+      if (data > 0) encoder.copyBufferToBuffer(block.memory.buffer, block.offset + from, staging, start === 0 ? head : 0, data)
       parts.push({ staging, to })
     }
     submit()
@@ -573,6 +584,11 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       return allocate(bytes, integer, lasting)
     },
     free: freed,
+    gather(blocks) {
+      check()
+      if (notes.on() || blocks.some(({ memory }) => memory.captures > 0)) return null
+      return memory.allocateTogether(blocks.map(({ bytes }) => bytes))
+    },
     write(block, data) {
       check()
       if (data.length === 0) return
@@ -581,7 +597,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       if (!notes.written(block, () => before?.length !== typed.length || typed.some((x, i) => !Object.is(x, before[i])))) return
       if (notes.on()) held.set(block, typed.slice())
       if (block.memory.submission === submission) submit()
-      queue.writeBuffer(block.memory.buffer, 0, typed as Float32Array<ArrayBuffer>)
+      queue.writeBuffer(block.memory.buffer, block.offset, typed as Float32Array<ArrayBuffer>)
     },
     read,
     capture,
