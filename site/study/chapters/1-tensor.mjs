@@ -93,7 +93,7 @@ export default {
           ],
           ['for (const node of newestFirst(begun)) {', 'Every op once, the newest first.'],
           [
-            'const gradients = gradientsOf(node, grads)',
+            'const gradients = gradientsOf(node, grads, sofar)',
             'The op’s own backward, on the sum of all that has arrived. It gives one gradient for each input, or null.',
           ],
           [
