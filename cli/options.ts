@@ -342,7 +342,7 @@ export const generateCommand = {
       description: 'folder of a run, or its checkpoint file',
     },
     { name: 'prompt', type: 'string', otherwise: "the run's own", description: 'text to continue' },
-    { ...tokensOption, description: 'tokens to continue, of runs without characters of their own, as those of import' },
+    { ...tokensOption, description: 'tokens to continue, in place of a prompt, with an imported model' },
     { name: 'prompts', type: 'string', placeholder: 'FILE', description: 'continue each line of a file; the texts come as lines of JSON' },
     {
       name: 'batch',
@@ -352,7 +352,13 @@ export const generateCommand = {
       otherwise: '32 with --prompts',
       description: 'texts to make side by side, with the seeds S, S + 1, ...: of --prompts so many at a time, else all of the one prompt',
     },
-    { name: 'length', type: 'integer', min: 0, default: 500, description: 'characters to add' },
+    {
+      name: 'length',
+      type: 'integer',
+      min: 0,
+      default: 500,
+      description: 'characters to add; tokens, with an imported model, of which the one that ends a text is the last',
+    },
     { name: 'temperature', type: 'number', min: 0, default: 0.8, description: '0 takes the likeliest character every time' },
     { name: 'top-k', type: 'integer', min: 0, default: 0, description: 'choose among the k likeliest; 0 for all' },
     { name: 'seed', type: 'integer', min: 0, max: 0xffffffff, default: 1, description: 'of the choices' },
@@ -411,7 +417,7 @@ export const inspectCommand = {
       otherwise: "two speakers in turn, or the run's own where characters lack",
       description: 'text to go through, 512 characters at most',
     },
-    { ...tokensOption, description: 'tokens to go through, of runs without characters of their own, as those of import' },
+    { ...tokensOption, description: 'tokens to go through, in place of a prompt, with an imported model' },
     { name: 'layer', type: 'integer', min: 1, otherwise: 'all', description: 'only this layer' },
     { name: 'head', type: 'integer', min: 1, otherwise: 'all', description: 'only this head of each layer' },
     {

@@ -2,12 +2,14 @@
 import { closeSync, existsSync, fstatSync, openSync, readdirSync, readSync, rmSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { fromPretrained, modelOf, type PackageName, toPretrained, writeCheckpoint } from '../nn/index.ts'
-import { configName, indexName, weightFiles } from '../nn/pretrained/open.ts'
+import { configName, generationName, indexName, weightFiles } from '../nn/pretrained/open.ts'
 import { isRwkvFile } from '../nn/pretrained/rwkv.ts'
 import { reason } from '../tasks/download.ts'
+import { TextError } from '../tasks/text.ts'
+import { openTokenizer, tokenizerName } from '../tasks/tokenizer.ts'
 import { UsageError } from './arguments.ts'
 import { claimFolder, FileError, writeAtomic } from './files.ts'
-import { checkpointName, checkVacant, claimFreeFolder, openImported, sourceKey } from './runs.ts'
+import { checkpointName, checkVacant, claimFreeFolder, folderOfRun, openImported, readTextFiles, sourceKey } from './runs.ts'
 import { bytes, counted, say } from './terminal.ts'
 
 /** What WebAssembly's memory holds. A file of float32 numbers may have as much; of 16 bits, half of it is too much, but that shows once they are read. */
@@ -30,7 +32,9 @@ export function readModelFiles(path: string): Map<string, Uint8Array> {
     const whole = statSync(path).isDirectory()
     folder = whole ? path : dirname(path)
     if (!whole && isRwkvFile(readStart(path))) return new Map([[basename(path), read(basename(path), folder)]])
-    names = whole ? readdirSync(path) : [basename(path), ...readdirSync(folder).filter((name) => name === configName)]
+    names = whole
+      ? readdirSync(path)
+      : [basename(path), ...readdirSync(folder).filter((name) => [configName, generationName].includes(name))]
   } catch (error) {
     throw new FileError(`can't read ${path}: ${reason(error)}`)
   }
@@ -46,7 +50,7 @@ export function readModelFiles(path: string): Map<string, Uint8Array> {
   if (size > mostMemory)
     throw new FileError(`${path}: its weights take ${bytes(size)}, more than the ${bytes(mostMemory)} that a model may have here`)
   return new Map([
-    ...(names.includes(configName) ? [[configName, read(configName, folder)] as const] : []),
+    ...[configName, generationName].flatMap((name) => (names.includes(name) ? [[name, read(name, folder)] as const] : [])),
     ...(index ? [[indexName, index] as const] : []),
     ...present.map((name) => [name, read(name, folder)] as const),
   ])
@@ -90,12 +94,14 @@ export async function importModel({ out, package: wanted, operands }: ImportOpti
   if (path === undefined) throw new UsageError('import: name the folder of a model, or its file of weights')
   if (out !== undefined) checkVacant(out)
   const { model, source, warnings } = fromPretrained(readModelFiles(path), { package: wanted })
-  for (const warning of warnings) say(warning)
+  const texts = source.package === 'rwkv' ? new Map<string, Uint8Array>() : readTextFiles(folderOfRun(path))
+  for (const warning of [...warnings, ...(await textRemarks(texts))]) say(warning)
   const content = await writeCheckpoint(model, null, { [sourceKey]: JSON.stringify(source) })
   const { folder, release } = out === undefined ? claimFreeFolder(source.modelType) : { folder: out, release: claimFolder(out) }
   try {
     checkVacant(folder)
-    writeAtomic(join(folder, checkpointName), content)
+    // The checkpoint comes last: it makes a run of the folder.
+    writeFiles(folder, [...texts, [checkpointName, content]])
   } finally {
     release()
   }
@@ -103,8 +109,45 @@ export async function importModel({ out, package: wanted, operands }: ImportOpti
   say(
     `${source.modelType} of ${source.package}: ${counted(model.layers.length, 'layer')}, ${size}, ${counted(model.config.symbols, 'symbol')}`,
   )
-  say(`wrote ${join(folder, checkpointName)}: continue tokens with fastweights generate --run ${folder} --tokens 1,2,3`)
+  const how = texts.has(tokenizerName) ? `--prompt '...'` : '--tokens 1,2,3'
+  say(
+    `wrote ${join(folder, checkpointName)}: continue ${texts.has(tokenizerName) ? 'texts' : 'tokens'} with fastweights generate --run ${folder} ${how}`,
+  )
   return 0
+}
+
+/** What is worth a word of a model's texts. */
+async function textRemarks(files: ReadonlyMap<string, Uint8Array>): Promise<string[]> {
+  if (!files.has(tokenizerName)) return []
+  const remarks: string[] = []
+  try {
+    await openTokenizer(files)
+  } catch (error) {
+    if (!(error instanceof TextError)) throw error
+    remarks.push(`${error.message}; it is kept, and generate takes --tokens`)
+  }
+  const chat = [...files].find(
+    ([name, bytes]) => name.startsWith('chat_template') || new TextDecoder().decode(bytes).includes('"chat_template"'),
+  )
+  if (chat !== undefined) remarks.push(`${chat[0]}: its chat template isn't carried out here: a prompt goes in as it is`)
+  return remarks
+}
+
+/** Writes all of them, or none; what is there already stays as it is. */
+function writeFiles(folder: string, files: Iterable<readonly [string, Uint8Array]>): void {
+  const all = [...files]
+  const present = all.find(([name]) => existsSync(join(folder, name)))
+  if (present !== undefined) throw new FileError(`${folder} holds a file named ${present[0]} already: name another --out`)
+  const written: string[] = []
+  try {
+    for (const [name, content] of all) {
+      written.push(join(folder, name))
+      writeAtomic(join(folder, name), content)
+    }
+  } catch (error) {
+    for (const file of written) rmSync(file, { force: true })
+    throw error
+  }
 }
 
 /** Writes the folder that a run's model was imported from. */
@@ -117,19 +160,10 @@ export async function exportPretrained(run: string, wanted: PackageName | undefi
     )
   const whole = statSync(run).isDirectory() ? run : dirname(resolve(run))
   const folder = out ?? `${whole.replace(/[\\/]+$/, '')}-${format}`
-  const files = await toPretrained(modelOf(checkpoint), source)
-  const present = [...files.keys()].find((name) => existsSync(join(folder, name)))
-  if (present !== undefined) throw new FileError(`${folder} holds a file named ${present} already: name another --out`)
+  const files = new Map([...(await toPretrained(modelOf(checkpoint), source)), ...readTextFiles(whole)])
   const release = claimFolder(folder)
-  const written: string[] = []
   try {
-    for (const [name, content] of files) {
-      written.push(join(folder, name))
-      writeAtomic(join(folder, name), content)
-    }
-  } catch (error) {
-    for (const file of written) rmSync(file, { force: true })
-    throw error
+    writeFiles(folder, files)
   } finally {
     release()
   }

@@ -6,7 +6,8 @@ import { type Checkpoint, kindOfCheckpoint, type PretrainedSource, readCheckpoin
 import { checkSource } from '../nn/pretrained/open.ts'
 import { cacheFolder, defaultText, defaultTexts, readText, reason } from '../tasks/download.ts'
 import type { TrainingConfig } from '../tasks/presets.ts'
-import { type Vocabulary, vocabularyOf } from '../tasks/text.ts'
+import { TextError, type Vocabulary, vocabularyOf } from '../tasks/text.ts'
+import { type Codec, openTokenizer, tokenizerName } from '../tasks/tokenizer.ts'
 import { UsageError } from './arguments.ts'
 import { claimFolder, FileError, InUseError } from './files.ts'
 import { checkRecipe } from './options.ts'
@@ -43,10 +44,55 @@ function readRun(path: string): { file: string; bytes: Uint8Array } {
   }
 }
 
-/** A run of a model that another package wrote: no text, and no vocabulary. */
+/** A run of a model that another package wrote: no text, and no vocabulary but that of a tokenizer's files beside it. */
 export interface ImportedRun {
   checkpoint: Checkpoint<'blocks'>
   source: PretrainedSource
+}
+
+/** Files of a model that say nothing of what it computes, and that go with it: how texts become tokens. */
+export const textFiles = [
+  tokenizerName,
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'vocab.json',
+  'merges.txt',
+  'vocab.txt',
+  'tokenizer.model',
+  'spiece.model',
+  'chat_template.jinja',
+  'chat_template.json',
+]
+
+/** Those of them that are in a folder. */
+export const readTextFiles = (folder: string): Map<string, Uint8Array> =>
+  new Map(textFiles.flatMap((name) => (existsSync(join(folder, name)) ? [[name, readFileIn(folder, name)] as const] : [])))
+
+function readFileIn(folder: string, name: string): Uint8Array {
+  try {
+    return readFileSync(join(folder, name))
+  } catch (error) {
+    throw new FileError(`can't read ${join(folder, name)}: ${reason(error)}`)
+  }
+}
+
+/** The folder of a run that is named by it or by its checkpoint file. */
+export const folderOfRun = (path: string): string => (statSync(path).isDirectory() ? path : dirname(path))
+
+/** The tokens of an imported model's texts; undefined where the run has no tokenizer. */
+export async function codecOf(path: string): Promise<Codec | undefined> {
+  const files = readTextFiles(folderOfRun(path))
+  return files.has(tokenizerName) ? openTokenizer(files) : undefined
+}
+
+/** A text as tokens that the model has. */
+export function tokensIn(codec: Codec, text: string, symbols: number): Int32Array {
+  const tokens = codec.encode(text)
+  if (tokens.length === 0) throw new TextError('the prompt is empty: its tokenizer makes no token of it')
+  const far = tokens.find((token) => token >= symbols)
+  if (far !== undefined) throw new TextError(`${tokenizerName}: it has a token ${far}, where the model has ${symbols} symbols`)
+  return tokens
 }
 
 /** Of a checkpoint's metadata: where an imported model is from. */
@@ -83,6 +129,8 @@ function parsed(json: string): unknown {
 
 /** Tokens as --tokens has them. */
 export function tokenNumbers(run: string, given: readonly string[], symbols: number): Int32Array {
+  if (given.length === 0 && existsSync(join(folderOfRun(run), tokenizerName)))
+    throw new UsageError(`--prompt: ${run} has no text of its own to go on with: give one, or --tokens`)
   if (given.length === 0) throw new UsageError(`--tokens: ${run} has no tokenizer: give the numbers of its tokens, such as --tokens 1,2,3`)
   const bad = given.find((token) => !(/^\d+$/.test(token) && Number(token) < symbols))
   if (bad !== undefined) throw new UsageError(`--tokens: ${bad} is no token: they are 0 to ${symbols - 1}`)

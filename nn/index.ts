@@ -68,6 +68,8 @@ export { type ComparedTensor, type Comparison, comparePretrained } from './pretr
 export {
   architectures,
   fromPretrained,
+  type Generation,
+  generationOf,
   type NamedFiles,
   type Pretrained,
   type PretrainedOptions,

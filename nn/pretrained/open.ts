@@ -31,6 +31,7 @@ export const architectures: readonly Architecture[] = [...flaRows, ...transforme
 export const configName = 'config.json'
 export const indexName = 'model.safetensors.index.json'
 export const weightsName = 'model.safetensors'
+export const generationName = 'generation_config.json'
 
 /** A model with what it takes to write its files again. */
 export interface Pretrained {
@@ -48,6 +49,8 @@ export interface PretrainedSource {
   text: string
   /** Of its text part, where that is one of several. */
   config: JsonObject
+  /** generation_config.json as it was, if there was one. */
+  generation?: string
   /** The dtype of most of its tensors, and of those that have another. */
   dtype: FloatName
   others: Readonly<Record<string, FloatName>>
@@ -87,6 +90,8 @@ export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {
   const config = read?.config ?? readConfig(files.get(configName))
   const row = architectureOf(config, read ? 'rwkv' : options.package)
   const warnings = checkKeys(row, config)
+  const generation = files.has(generationName) ? textOf(files.get(generationName)) : undefined
+  generationOf({ config, generation })
   const tensors = read?.tensors ?? readTensors(files)
   const plan = planOf(row, config, tensors.size)
   const { dict, dtypes, renamed, cuts, constants, dropped, warnings: remarks } = matched(plan, tensors)
@@ -111,6 +116,7 @@ export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {
       modelType: row.modelType,
       text: textOf(files.get(configName)),
       config,
+      ...(generation !== undefined && { generation }),
       ...commonest(dtypes),
       renamed,
       cuts,
@@ -182,6 +188,7 @@ export function checkSource(source: unknown): PretrainedSource {
   if (!isObject(source)) return bad('it', 'an object')
   for (const field of ['package', 'modelType', 'text']) if (typeof source[field] !== 'string') bad(field, 'a text')
   if (!isObject(source.config)) bad('config', 'an object')
+  if (source.generation !== undefined && typeof source.generation !== 'string') bad('generation', 'a text')
   if (!isFloatName(source.dtype as string)) bad('dtype', `one of ${floats.join(', ')}`)
   if (typeof source.constants !== 'boolean') bad('constants', 'true or false')
   const all = (field: string, expected: string, test: (value: unknown) => boolean): void => {
@@ -211,14 +218,50 @@ export function readConfig(bytes: Uint8Array | undefined): JsonObject {
 }
 
 /** transformers before version 5 wrote a bare Infinity, which JSON hasn't. */
-function parseJson(name: string, bytes: Uint8Array): unknown {
-  const text = new TextDecoder().decode(bytes)
+function parseJson(name: string, content: Uint8Array | string): unknown {
+  const bytes = typeof content === 'string' ? new TextEncoder().encode(content) : content
+  const text = textOf(bytes)
   try {
     return JSON.parse(text.replace(/([[:,]\s*)(-?Infinity)(?=\s*[,\]}])/g, '$1{"__float__": "$2"}'))
   } catch (error) {
     const kind = fileKind(bytes)
     return fail(`${name} isn't JSON: ${printable((error as Error).message)}${kind ? ` (it is ${kind.what})` : ''}`)
   }
+}
+
+/** What is said of how a model is to go on with a text. */
+export interface Generation {
+  /** Tokens after which there is no more of it. */
+  ends: number[]
+  /** As `generate` has them, where they are said. */
+  temperature?: number
+  topK?: number
+}
+
+/** generation_config.json speaks before config.json does. */
+export function generationOf({ config, generation }: Pick<PretrainedSource, 'config' | 'generation'>): Generation {
+  const given = generation === undefined ? {} : parseJson(generationName, generation)
+  if (!isObject(given)) return fail(`${generationName} isn't an object`)
+  const [where, end] = given.eos_token_id === undefined ? [configName, config.eos_token_id] : [generationName, given.eos_token_id]
+  const ends = [end ?? []].flat()
+  if (!ends.every(Number.isSafeInteger))
+    fail(`${where}: eos_token_id must be the number of a token, or a list of such, not ${quote(JSON.stringify(end))}`)
+  const number = (key: string, least: number, otherwise: number): number => {
+    const value = given[key] ?? otherwise
+    return typeof value === 'number' && value >= least
+      ? value
+      : fail(`${generationName}: ${key} must be a number from ${least} on, not ${quote(JSON.stringify(value))}`)
+  }
+  if (given.do_sample == null) return { ends: ends as number[] }
+  if (given.do_sample === false) return { ends: ends as number[], temperature: 0 }
+  return { ends: ends as number[], temperature: number('temperature', 0, 1), topK: Math.floor(number('top_k', 0, 0)) }
+}
+
+/** What becomes of it in an export: as it was, or the tokens that config.json names. */
+function generationFile({ config, generation }: PretrainedSource): string {
+  if (generation !== undefined) return generation
+  const named = ['bos_token_id', 'eos_token_id', 'pad_token_id'].flatMap((key) => (config[key] == null ? [] : [[key, config[key]]]))
+  return `${JSON.stringify({ _from_model_config: true, ...Object.fromEntries(named) }, null, 2)}\n`
 }
 
 /** Which row a config.json is for. */
@@ -398,7 +441,10 @@ function commonest(dtypes: ReadonlyMap<string, FloatName>): Pick<PretrainedSourc
 /** Numbers in a constant of a file: with 256 tokens a block MiniMax's have four million. */
 const mostConstant = 2 ** 26
 
-/** The files of a model as its package writes them: the same names, shapes and dtypes as those that it was made from, and config.json as it was. */
+/**
+ * The files of a model as its package writes them: the same names, shapes and dtypes as those that it was made from, and config.json and
+ * generation_config.json as they were.
+ */
 export async function toPretrained(model: BlockModel, source: PretrainedSource): Promise<Map<string, Uint8Array>> {
   if (source.package === 'rwkv') fail("RWKV's own files are read and aren't written here: export has no format for this model")
   const { row, reader, entries } = planOfSource(model, source)
@@ -425,6 +471,7 @@ export async function toPretrained(model: BlockModel, source: PretrainedSource):
   }
   return new Map([
     [configName, new TextEncoder().encode(source.text)],
+    [generationName, new TextEncoder().encode(generationFile(source))],
     [weightsName, writeSafetensors(tensors)],
   ])
 }
