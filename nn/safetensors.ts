@@ -8,6 +8,7 @@
  * before its size has been checked against the file. Typed arrays have the machine's byte order: little-endian wherever WebAssembly runs.
  * Tests: test/nn/safetensors.test.ts.
  */
+import { narrowed, widened } from '../engine/half.ts'
 import { clip, fileKind, printable } from './foreign.ts'
 
 export class SafetensorsError extends Error {
@@ -375,14 +376,19 @@ class HeaderParser {
 
 /** The numbers of a file's bytes, which have been checked to be whole ones. */
 export function decode(dtype: Dtype, bytes: Uint8Array): NumberArray {
-  if (dtype === 'F16') return widen(bytes, float16Bits)
-  if (dtype === 'BF16') return widen(bytes, (half) => half << 16)
+  if (dtype === 'F16' || dtype === 'BF16') return widened(viewed(bytes, Uint16Array, 2) as Uint16Array, halves[dtype])
   const { bits, array } = dtypes[dtype]
-  const width = bits / 8
-  // A view where the alignment allows one, else a copy.
-  const aligned = bytes.byteOffset % width === 0 ? bytes : new Uint8Array(bytes)
-  return new (array as ArrayClass)(aligned.buffer, aligned.byteOffset, aligned.length / width)
+  return viewed(bytes, array, bits / 8)
 }
+
+/** A view where the alignment allows one, else a copy. */
+function viewed(bytes: Uint8Array, array: ArrayClass, width: number): NumberArray {
+  const aligned = bytes.byteOffset % width === 0 ? bytes : new Uint8Array(bytes)
+  return new array(aligned.buffer, aligned.byteOffset, aligned.length / width)
+}
+
+/** The engine's names of 16-bit numbers. */
+export const halves = { F16: 'float16', BF16: 'bfloat16' } as const
 
 /** Checks that the values, or the bytes, are those of the dtype and fill the shape. */
 export function encode(name: string, entry: SafetensorsEntry): Uint8Array {
@@ -400,68 +406,13 @@ export function encode(name: string, entry: SafetensorsEntry): Uint8Array {
   if (count !== data.length) {
     throw new SafetensorsError(`${tensor(name)}: ${data.length} values don't fill the shape [${shape.join(', ')}]`)
   }
-  if (dtype === 'F16') return narrow(data as Float32Array, float16FromBits)
-  if (dtype === 'BF16') return narrow(data as Float32Array, bfloat16FromBits)
+  if (dtype === 'F16' || dtype === 'BF16') return new Uint8Array(narrowed(data as Float32Array, halves[dtype]).buffer)
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
 }
 
 /** The numbers as a tensor of this dtype keeps them. */
 export const rounded = (data: Float32Array<ArrayBuffer>, dtype: 'F16' | 'BF16'): Float32Array =>
   decode(dtype, encode('', { dtype, shape: [data.length], data })) as Float32Array
-
-// 16-bit floats are converted bits to bits: as JavaScript numbers, NaNs would lose their payload.
-
-function widen(bytes: Uint8Array, bits: (half: number) => number): Float32Array {
-  const result = new Uint32Array(bytes.length / 2)
-  for (let i = 0; i < result.length; i++) result[i] = bits(bytes[2 * i] | (bytes[2 * i + 1] << 8))
-  return new Float32Array(result.buffer)
-}
-
-function narrow(data: Float32Array, half: (bits: number) => number): Uint8Array {
-  const bits = new Uint32Array(data.buffer, data.byteOffset, data.length)
-  const result = new Uint8Array(2 * data.length)
-  for (let i = 0; i < bits.length; i++) {
-    const value = half(bits[i])
-    result[2 * i] = value
-    result[2 * i + 1] = value >>> 8
-  }
-  return result
-}
-
-/** Float16 (1 sign, 5 exponent, 10 fraction bits) as the bits of the float32 of the same value. */
-function float16Bits(half: number): number {
-  const sign = (half & 0x8000) << 16
-  const exponent = (half >>> 10) & 31
-  const fraction = half & 1023
-  if (exponent === 31) return sign | 0x7f800000 | (fraction << 13)
-  if (exponent > 0) return sign | ((exponent + 112) << 23) | (fraction << 13)
-  if (fraction === 0) return sign
-  const shift = Math.clz32(fraction) - 21 // brings a subnormal's first bit to where the hidden bit is
-  return sign | ((113 - shift) << 23) | (((fraction << shift) & 1023) << 13)
-}
-
-/** Float32 bits to float16, to nearest even; what is too large becomes infinity. */
-function float16FromBits(bits: number): number {
-  const sign = (bits >>> 16) & 0x8000
-  const magnitude = bits & 0x7fffffff
-  if (magnitude > 0x7f800000) return sign | 0x7c00 | ((magnitude >>> 13) & 1023 || 1)
-  if (magnitude >= 0x47800000) return sign | 0x7c00
-  if (magnitude >= 0x38800000) return sign | roundedShift(magnitude - 0x38000000, 13)
-  if (magnitude < 0x33000000) return sign
-  return sign | roundedShift((magnitude & 0x7fffff) | 0x800000, 126 - (magnitude >>> 23))
-}
-
-function bfloat16FromBits(bits: number): number {
-  const notANumber = (bits & 0x7fffffff) > 0x7f800000
-  return notANumber ? (bits >>> 16) | ((bits & 0x7f0000) === 0 ? 1 : 0) : roundedShift(bits, 16)
-}
-
-/** bits / 2^shift, to nearest even. */
-function roundedShift(bits: number, shift: number): number {
-  const half = 2 ** (shift - 1)
-  const odd = (bits >>> shift) & 1
-  return Math.floor(((bits >>> 0) + half - 1 + odd) / 2 ** shift)
-}
 
 // --- Words ----------------------------------------------------------------------------------------------------------------------------
 
