@@ -3,7 +3,7 @@ import { readText } from '../tasks/download.ts'
 import { TextError } from '../tasks/text.ts'
 import { type Codec, telling } from '../tasks/tokenizer.ts'
 import { UsageError } from './arguments.ts'
-import { codecOf, isImported, latestRun, openImported, openRun, tokenNumbers, tokensIn } from './runs.ts'
+import { codecOf, isImported, latestRun, openedModel, openImported, openRun, tokenNumbers, tokensIn } from './runs.ts'
 import { visible } from './terminal.ts'
 
 interface Choices {
@@ -51,16 +51,16 @@ export async function generateText({ run, prompt, tokens, prompts, batch, raw, g
     const speaker = { model: modelOf(checkpoint), codec: vocabulary, encode: vocabulary.encode, ends: new Set<number>(), choices: said }
     return speak(speaker, prompt ?? training.prompt, prompts, batch, raw)
   }
-  const { checkpoint, source } = openImported(path)
-  const { symbols } = checkpoint.config
-  const { ends, temperature, topK } = generationOf(source)
+  const imported = openImported(path)
+  const { symbols } = imported.checkpoint.config
+  const { ends, temperature, topK } = generationOf(imported.source)
   const choices = {
     ...said,
     ...(temperature !== undefined && !given.has('temperature') && { temperature }),
     ...(topK !== undefined && !given.has('top-k') && { topK }),
   }
   if (prompt === undefined && prompts === undefined)
-    return speakTokens(modelOf(checkpoint), tokenNumbers(path, tokens, symbols), batch, new Set(ends), choices)
+    return speakTokens(openedModel(path, imported), tokenNumbers(path, tokens, symbols), batch, new Set(ends), choices)
   const codec = await codecOf(path)
   if (codec === undefined)
     throw new UsageError(
@@ -68,7 +68,7 @@ export async function generateText({ run, prompt, tokens, prompts, batch, raw, g
     )
   if (tokens.length > 0) throw new UsageError('--tokens: a prompt is given already: give one of them')
   const encode = (text: string): Int32Array => tokensIn(codec, text, symbols)
-  return speak({ model: modelOf(checkpoint), codec, encode, ends: new Set(ends), choices }, prompt ?? '', prompts, batch, raw)
+  return speak({ model: openedModel(path, imported), codec, encode, ends: new Set(ends), choices }, prompt ?? '', prompts, batch, raw)
 }
 
 async function speak(

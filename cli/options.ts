@@ -451,7 +451,8 @@ export const inspectCommand = {
 
 export const exportCommand = {
   name: 'export',
-  summary: 'write a trained model as an ONNX graph for other programs to run, or an imported one as the files of its package',
+  summary:
+    'write a trained model as an ONNX graph for other programs to run, its parameters, or an imported one as the files of its package',
   operands: {
     placeholder: 'RUN',
     most: 1,
@@ -462,9 +463,9 @@ export const exportCommand = {
     {
       name: 'format',
       type: 'string',
-      choices: ['onnx', ...packages],
+      choices: ['onnx', 'safetensors', ...packages],
       otherwise: 'onnx; of an imported model its package',
-      description: 'what is written',
+      description: "what is written; safetensors: the parameters alone, under this package's names",
     },
     {
       name: 'domain',
@@ -493,7 +494,7 @@ export const exportCommand = {
       name: 'out',
       type: 'string',
       placeholder: 'FILE|FOLDER',
-      otherwise: "model.onnx in the run's folder; RUN-FORMAT for files of a package",
+      otherwise: "model.onnx or model.safetensors in the run's folder; RUN-FORMAT for files of a package",
       description: 'where it goes',
     },
   ],

@@ -2,16 +2,16 @@
 import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
-import { type Checkpoint, kindOfCheckpoint, type PretrainedSource, readCheckpoint } from '../nn/index.ts'
+import { type BlockModel, type Checkpoint, frozenModelOf, kindOfCheckpoint, type PretrainedSource, readCheckpoint } from '../nn/index.ts'
 import { checkSource } from '../nn/pretrained/open.ts'
 import { cacheFolder, defaultText, defaultTexts, readText, reason } from '../tasks/download.ts'
 import type { TrainingConfig } from '../tasks/presets.ts'
 import { TextError, type Vocabulary, vocabularyOf } from '../tasks/text.ts'
 import { type Codec, openTokenizer, tokenizerName } from '../tasks/tokenizer.ts'
 import { UsageError } from './arguments.ts'
-import { claimFolder, FileError, InUseError } from './files.ts'
+import { claimFolder, FileBytes, FileError, InUseError } from './files.ts'
 import { checkRecipe } from './options.ts'
-import { quoted, say } from './terminal.ts'
+import { bytes, counted, quoted, say } from './terminal.ts'
 
 export interface RunRecord {
   preset: string
@@ -34,13 +34,14 @@ export interface OpenedRun extends Omit<RunRecord, 'symbols'> {
 export const checkpointName = 'checkpoint.safetensors'
 
 /** The checkpoint of a run, by its folder or its file. */
-function readRun(path: string): { file: string; bytes: Uint8Array } {
+function readRun(path: string): { file: string; bytes: FileBytes } {
   let file = path
   try {
     if (statSync(path).isDirectory()) file = join(path, checkpointName)
-    return { file, bytes: readFileSync(file) }
+    if (!statSync(file).isFile()) throw new Error('it is no file')
+    return { file, bytes: new FileBytes(file) }
   } catch (error) {
-    throw new FileError(`can't read the checkpoint ${file}: ${reason(error)}`)
+    throw error instanceof FileError ? error : new FileError(`can't read the checkpoint ${file}: ${reason(error)}`)
   }
 }
 
@@ -76,6 +77,24 @@ function readFileIn(folder: string, name: string): Uint8Array {
     throw new FileError(`can't read ${join(folder, name)}: ${reason(error)}`)
   }
 }
+
+/** The model of one, of which nothing is trained: weights of 16 bits stay so in memory, which changes no result. */
+export function openedModel(path: string, { checkpoint }: ImportedRun): BlockModel {
+  return frozenModelOf(checkpoint, { before: checkMemory(path) })
+}
+
+/** What WebAssembly's memory holds. */
+const mostMemory = 4e9
+
+/** Throws where numbers would take more; called before any is read. */
+export const checkMemory =
+  (path: string) =>
+  (parameters: number, size: number): void => {
+    if (size > mostMemory)
+      throw new FileError(
+        `${path}: its ${counted(parameters, 'parameter')} take ${bytes(size)} of memory, more than the ${bytes(mostMemory)} that a model may have here`,
+      )
+  }
 
 /** The folder of a run that is named by it or by its checkpoint file. */
 export const folderOfRun = (path: string): string => (statSync(path).isDirectory() ? path : dirname(path))

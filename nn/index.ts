@@ -45,6 +45,7 @@ export {
   taylor2,
 } from './features.ts'
 export type { AnyField, Field, Fields } from './fields.ts'
+export { type FrozenEntry, type FrozenOptions, frozen } from './frozen.ts'
 export { type Gate, type GateName, gates, retention } from './gates.ts'
 export * from './generate.ts'
 export type { AttentionOptions } from './heads.ts'
@@ -71,7 +72,10 @@ export {
   type Generation,
   generationOf,
   type NamedFiles,
+  openPretrained,
   type Pretrained,
+  type PretrainedEntry,
+  type PretrainedFiles,
   type PretrainedOptions,
   type PretrainedSource,
   toPretrained,

@@ -17,7 +17,7 @@ import { reason } from '../../tasks/download.ts'
 import { TextError } from '../../tasks/text.ts'
 import { UsageError } from '../arguments.ts'
 import { checkWritable, createFolder, FileError, writeAtomic } from '../files.ts'
-import { checkpointName, codecOf, isImported, latestRun, openImported, openRun, tokenNumbers, tokensIn } from '../runs.ts'
+import { checkpointName, codecOf, isImported, latestRun, openedModel, openImported, openRun, tokenNumbers, tokensIn } from '../runs.ts'
 import { bytes, counted } from '../terminal.ts'
 import { type Grid, type HostTrace, type Inspection, type Layer, layerData, opening } from './data.ts'
 import { type Picture, svgFile } from './draw.ts'
@@ -125,15 +125,16 @@ function ownSubject(folder: string, options: InspectOptions): Subject {
 }
 
 async function importedSubject(folder: string, { prompt, tokens }: InspectOptions): Promise<Subject> {
-  const { checkpoint, source } = openImported(folder)
-  const { symbols } = checkpoint.config
+  const imported = openImported(folder)
+  const { symbols } = imported.checkpoint.config
   const codec = prompt === undefined ? undefined : await codecOf(folder)
   if (prompt !== undefined && codec === undefined)
     throw new UsageError(`--prompt: ${folder} has no tokenizer: give --tokens, such as --tokens 1,2,3`)
   if (codec !== undefined && tokens.length > 0) throw new UsageError('--tokens: a prompt is given already: give one of them')
   const ids = codec === undefined ? tokenNumbers(folder, tokens, symbols) : tokensIn(codec, prompt!, symbols)
+  const { source } = imported
   return {
-    model: modelOf(checkpoint),
+    model: openedModel(folder, imported),
     tokens: ids,
     // A special token has no text, and one of some bytes of a character none of its own.
     shown: Array.from(ids, (id) => (codec?.decode([id]) || `${id} `).replaceAll('\ufffd', '·')),
