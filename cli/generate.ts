@@ -48,7 +48,8 @@ export async function generateText({ run, prompt, tokens, prompts, batch, raw, g
   if (!isImported(path)) {
     if (tokens.length > 0) throw new UsageError(`--tokens: ${path} has characters of its own: give a --prompt`)
     const { checkpoint, vocabulary, training } = openRun(path)
-    const speaker = { model: modelOf(checkpoint), codec: vocabulary, encode: vocabulary.encode, ends: new Set<number>(), choices: said }
+    const model = modelOf<'transformer' | 'blocks'>(checkpoint)
+    const speaker = { model, codec: vocabulary, encode: vocabulary.encode, ends: new Set<number>(), choices: said }
     return speak(speaker, prompt ?? training.prompt, prompts, batch, raw)
   }
   const imported = openImported(path)

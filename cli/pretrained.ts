@@ -6,7 +6,7 @@ import { configName, generationName, indexName, weightFiles } from '../nn/pretra
 import { isRwkvFile } from '../nn/pretrained/rwkv.ts'
 import { reason } from '../tasks/download.ts'
 import { TextError } from '../tasks/text.ts'
-import { openTokenizer, tokenizerName } from '../tasks/tokenizer.ts'
+import { openTokenizer, tokenizerFiles, tokenizerName } from '../tasks/tokenizer.ts'
 import { UsageError } from './arguments.ts'
 import { claimFolder, FileBytes, FileError, writeAtomic } from './files.ts'
 import {
@@ -15,8 +15,10 @@ import {
   checkVacant,
   claimFreeFolder,
   folderOfRun,
+  isImported,
   openedModel,
   openImported,
+  openRun,
   readTextFiles,
   sourceKey,
 } from './runs.ts'
@@ -132,7 +134,7 @@ function writeFiles(folder: string, files: Iterable<readonly [string, Uint8Array
   }
 }
 
-/** Writes the folder that a run's model was imported from. */
+/** Writes the folder that a run's model was imported from, or that its package would have written. */
 export async function exportPretrained(run: string, wanted: PackageName | undefined, out: string | undefined): Promise<number> {
   const imported = openImported(run)
   const { source } = imported
@@ -143,7 +145,9 @@ export async function exportPretrained(run: string, wanted: PackageName | undefi
     )
   const whole = statSync(run).isDirectory() ? run : dirname(resolve(run))
   const folder = out ?? `${whole.replace(/[\\/]+$/, '')}-${format}`
-  const files = new Map([...(await toPretrained(openedModel(run, imported), source)), ...readTextFiles(whole)])
+  // What was trained here has characters, and what was imported what came with it.
+  const texts = isImported(run) ? readTextFiles(whole) : tokenizerFiles(openRun(run).vocabulary)
+  const files = new Map([...(await toPretrained(openedModel(run, imported), source)), ...texts])
   const release = claimFolder(folder)
   try {
     writeFiles(folder, files)

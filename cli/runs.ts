@@ -2,15 +2,23 @@
 import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
-import { type BlockModel, type Checkpoint, frozenModelOf, kindOfCheckpoint, type PretrainedSource, readCheckpoint } from '../nn/index.ts'
+import {
+  type BlockModel,
+  type Checkpoint,
+  frozenModelOf,
+  kindKey,
+  type PretrainedSource,
+  readCheckpoint,
+  readMetadata,
+} from '../nn/index.ts'
 import { checkSource } from '../nn/pretrained/open.ts'
 import { cacheFolder, defaultText, defaultTexts, readText, reason } from '../tasks/download.ts'
-import type { TrainingConfig } from '../tasks/presets.ts'
+import type { Recipe, TrainingConfig } from '../tasks/presets.ts'
 import { TextError, type Vocabulary, vocabularyOf } from '../tasks/text.ts'
 import { type Codec, openTokenizer, tokenizerName } from '../tasks/tokenizer.ts'
 import { UsageError } from './arguments.ts'
 import { claimFolder, FileBytes, FileError, InUseError } from './files.ts'
-import { checkRecipe } from './options.ts'
+import { checkRecipe, checkTraining } from './options.ts'
 import { bytes, counted, quoted, say } from './terminal.ts'
 
 export interface RunRecord {
@@ -26,8 +34,8 @@ export interface RunRecord {
 /** What a checkpoint keeps in its metadata beside the model. */
 export const runMetadata = (record: RunRecord): Record<string, string> => ({ run: JSON.stringify(record) })
 
-export interface OpenedRun extends Omit<RunRecord, 'symbols'> {
-  checkpoint: Checkpoint
+export interface OpenedRun<K extends 'transformer' | 'blocks' = 'transformer' | 'blocks'> extends Omit<RunRecord, 'symbols'> {
+  checkpoint: Checkpoint<K>
   vocabulary: Vocabulary
 }
 
@@ -117,10 +125,14 @@ export function tokensIn(codec: Codec, text: string, symbols: number): Int32Arra
 /** Of a checkpoint's metadata: where an imported model is from. */
 export const sourceKey = 'pretrained'
 
-/** Whether a run is one of an imported model; what can't be read isn't. */
-export function isImported(path: string): boolean {
+/** Whether a run is one of an imported model, which wasn't trained here; what can't be read isn't. */
+export const isImported = (path: string): boolean => isOfPackage(path, (metadata) => metadata.run === undefined)
+
+/** Whether it is of another package's architecture, wherever it was trained. */
+export function isOfPackage(path: string, also: (metadata: Readonly<Record<string, string>>) => boolean = () => true): boolean {
   try {
-    return kindOfCheckpoint(readRun(path).bytes) === 'blocks'
+    const metadata = readMetadata(readRun(path).bytes)
+    return metadata[kindKey] === 'blocks' && also(metadata)
   } catch {
     return false
   }
@@ -156,17 +168,19 @@ export function tokenNumbers(run: string, given: readonly string[], symbols: num
   return Int32Array.from(given, Number)
 }
 
-/** Reads the checkpoint of a run, by its folder or its file. */
+/** Reads the checkpoint of a run that was trained here, by its folder or its file. */
 export function openRun(path: string): OpenedRun {
   const { file, bytes } = readRun(path)
   try {
-    if (kindOfCheckpoint(bytes) === 'blocks')
+    const ofPackage = readMetadata(bytes)[kindKey] === 'blocks'
+    const checkpoint = ofPackage ? readCheckpoint(bytes, 'blocks') : readCheckpoint(bytes)
+    if (ofPackage && checkpoint.extra.run === undefined)
       throw new Error('it holds a model of another package, which is run here and not trained: generate, inspect and export take it')
-    const checkpoint = readCheckpoint(bytes)
     if (checkpoint.extra.task !== undefined) throw new Error('it is of a model that has learnt a task, not a text')
     const { preset, training, symbols, text, arithmetic } = parseRecord(checkpoint.extra.run)
     const { symbols: count, ...model } = checkpoint.config
-    checkRecipe({ model, training })
+    if (ofPackage) checkTraining(training)
+    else checkRecipe({ model: model as Recipe['model'], training })
     if (symbols.length !== count) throw new Error(`it has ${symbols.length} symbols, its model ${count}`)
     return { preset, training, text, arithmetic, checkpoint, vocabulary: vocabularyOf(symbols) }
   } catch (error) {

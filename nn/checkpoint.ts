@@ -17,7 +17,6 @@ import type { Optimizer } from './optimizers.ts'
 import {
   type Bytes,
   PackedEntry,
-  readMetadata,
   readSafetensors,
   type Safetensors,
   type SafetensorsEntry,
@@ -94,7 +93,7 @@ const blocks: Kind<BlockModel, BlockModelConfig> = {
   stored: (config) => config,
 }
 /** By the word in a file's metadata; older files without one hold a Transformer. */
-const kindKey = 'fastweights.model'
+export const kindKey = 'fastweights.model'
 const kinds = { transformer, 'encoder-decoder': encoderDecoder, blocks }
 export type ModelKind = keyof typeof kinds
 type ModelOf<K extends ModelKind> = ReturnType<(typeof kinds)[K]['make']>
@@ -148,9 +147,6 @@ export function checkpointPieces(
   const entries = [...model.namedParameters().keys()].map((name) => [name, entryOf(name)] as const)
   return safetensorsPieces(entries, metadataOf('blocks', model, 0, extra))
 }
-
-/** The kind of model that a checkpoint says it holds, as it stands there. */
-export const kindOfCheckpoint = (bytes: Bytes): string => readMetadata(bytes)[kindKey] ?? 'transformer'
 
 /**
  * Checks that the file is one of ours, of that kind of model, and that its tensors are those of its configuration, before anything is allocated on a

@@ -64,7 +64,7 @@ export { OutsideModule, type OutsideResult } from './outside/layer.ts'
 export type { Packing } from './packing.ts'
 export type { Part, Parts } from './parts.ts'
 export * from './presets.ts'
-export { type PackageName, PretrainedError } from './pretrained/architecture.ts'
+export { type JsonObject, type PackageName, PretrainedError } from './pretrained/architecture.ts'
 export { type ComparedTensor, type Comparison, comparePretrained } from './pretrained/compare.ts'
 export {
   architectures,
@@ -72,6 +72,7 @@ export {
   type Generation,
   generationOf,
   type NamedFiles,
+  newPretrained,
   openPretrained,
   type Pretrained,
   type PretrainedEntry,

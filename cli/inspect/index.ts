@@ -118,9 +118,7 @@ function ownSubject(folder: string, options: InspectOptions): Subject {
   if (options.tokens.length > 0) throw new UsageError(`--tokens: ${folder} has characters of its own: give a --prompt`)
   const { checkpoint, vocabulary, training, preset } = openRun(folder)
   const prompt = options.prompt ?? ([...speakers].every((c) => vocabulary.symbols.includes(c)) ? speakers : training.prompt)
-  const model = modelOf(checkpoint)
-  if (!(model instanceof Transformer))
-    throw new FileError(`${folder}: can't be inspected: it holds an encoder-decoder, not a language model`)
+  const model = modelOf<'transformer' | 'blocks'>(checkpoint)
   return { model, tokens: vocabulary.encode(prompt), shown: [...prompt], preset }
 }
 

@@ -162,6 +162,26 @@ export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {
   }
 }
 
+/** A new model of another package's architecture, to be trained here, and what its files will say. On the default device. */
+export function newPretrained(config: JsonObject, of: PackageName, seed?: number): Pretrained {
+  const row = architectureOf(config, of)
+  const warnings = checkKeys(row, config)
+  const plan = planOf(row, config, Number.POSITIVE_INFINITY)
+  const text = `${JSON.stringify(config, null, 2)}\n`
+  const source = {
+    package: of,
+    modelType: row.modelType,
+    text,
+    config,
+    dtype: 'F32',
+    others: {},
+    renamed: {},
+    cuts: {},
+    constants: false,
+  } as const
+  return { model: new BlockModel(plan.config, seed), source, warnings }
+}
+
 /** What a row makes of a config.json. */
 export interface Plan {
   row: Architecture
