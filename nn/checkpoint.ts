@@ -90,7 +90,8 @@ const blocks: Kind<BlockModel, BlockModelConfig> = {
   fields: { symbols: 1, dModel: 1, layers: [], norm: {}, tie: false },
   optional: ['embeddingNorm', 'padding'],
   layers: [],
-  stored: (config) => config,
+  // In one order, whoever has made it: a run that goes on leaves the bytes of one that didn't stop.
+  stored: ({ symbols, dModel, layers, norm, tie, ...more }) => ({ symbols, dModel, layers, norm, tie, ...more }),
 }
 /** By the word in a file's metadata; older files without one hold a Transformer. */
 export const kindKey = 'fastweights.model'

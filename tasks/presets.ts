@@ -283,6 +283,7 @@ export const packagePresets = {
     head_dim: 32,
     state_size: 32,
     n_groups: 1,
+    chunk_size: 32,
     layer_norm_epsilon: 1e-5,
   }),
   'transformers-rwkv': ofPackage('transformers', 'rwkv', 'RwkvForCausalLM', 'RWKV-4', {

@@ -27,7 +27,7 @@ function pair(seed: number, shape: [number, number], dtype: HalfType): [half: Te
 describe('numbers of 16 bits', () => {
   let devices: Device[]
   before(async () => {
-    devices = [reference, await wasm(), await wasm(2, true), await wasm(1, true, true).catch(() => wasm(2)), ...(await gpus())]
+    devices = [reference, await wasm(), await wasm(2, true), ...(await gpus())]
   })
   afterEach(() => setDevice(reference))
 
@@ -37,14 +37,11 @@ describe('numbers of 16 bits', () => {
       for (const dtype of halfTypes)
         for (const [M, N, K] of [
           [1, 37, 21],
-          [2, 64, 33],
           [3, 40, 520],
-          [4, 16, 8],
           [7, 50, 515],
-          [70, 35, 19],
           [200, 40, 24],
         ]) {
-          if (device === reference && M * N * K > 1e5) continue
+          if (device.name !== 'wasm' && M * N * K > 1e5) continue
           const [half, whole] = pair(M, [N, K], dtype)
           const x = tensor(uniforms(2, M * K), { shape: [M, K] })
           const bias = tensor(uniforms(3, N))
@@ -85,7 +82,7 @@ describe('numbers of 16 bits', () => {
     for (const device of devices.filter(({ capture }) => capture !== undefined)) {
       setDevice(device)
       for (const dtype of halfTypes)
-        for (const M of [1, 2, 5, 9]) {
+        for (const M of device.name === 'wasm' ? [1, 2, 5, 9] : [1]) {
           const [half, whole] = pair(7, [45, 530], dtype)
           const x = tensor(uniforms(8, M * 530), { shape: [M, 530] })
           const of = (w: Tensor) => capture([x], {}, () => ({ outputs: [silu(matmul(x, w, { transposeB: true }))] }))
