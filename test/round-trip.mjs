@@ -89,7 +89,7 @@ try {
     }
     const { status, stdout, stderr } = run(pythons[package_], [script, package_, text, ...folders])
     if (status !== 0) check(`${package_} opens what was exported`, false, stderr)
-    for (const line of stdout.split('\n').filter((each) => each.startsWith('{'))) {
+    for (const line of stdout.split('\n').filter((each) => each.startsWith('{"folder"'))) {
       const { folder, class: name, before, after } = JSON.parse(line)
       const preset = own[folders.indexOf(folder)]
       compared(folder, `${preset}: what ${name} computes`, bounds[package_])
