@@ -26,6 +26,10 @@ try:
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
     if package == 'fla':
+        import triton.runtime.autotuner
+
+        # Nothing is to be timed, and there is no driver that could.
+        triton.runtime.autotuner.Autotuner.do_bench = property(lambda self: lambda call, quantiles: [0.0, 0.0, 0.0])
         import fla  # noqa: F401
     else:
         import accelerate  # noqa: F401
@@ -65,8 +69,8 @@ def figures(model, tokenizer, folder):
 
 
 def more(model, tokenizer, folder):
-    """20 steps of the trainer; the loss of their text before and after."""
-    ids = tokenizer(text, return_tensors='pt').input_ids[0]
+    """20 steps of the trainer on a text that is new to the model, the same one backwards; its loss before and after."""
+    ids = tokenizer(text[::-1], return_tensors='pt').input_ids[0]
     length = 32
     rows = [ids[at : at + length] for at in range(0, min(len(ids) - length, 80 * length), length)]
     data = [{'input_ids': row, 'labels': row} for row in rows]
