@@ -15,6 +15,7 @@ import { reason } from '../tasks/download.ts'
 import { UsageError } from './arguments.ts'
 import { FileError } from './files.ts'
 import { readModelFiles } from './pretrained.ts'
+import { checkMemory } from './runs.ts'
 
 export interface CompareOptions {
   operands: readonly string[]
@@ -51,7 +52,7 @@ const kinds: readonly Kind[] = [
     async run(path, given, { package: wanted, remark }) {
       const files = readModelFiles(path)
       const expected = readBytes(given ?? join(isFolder(path) ? path : dirname(path), 'expected.safetensors'))
-      const pretrained = fromPretrained(files, { package: wanted })
+      const pretrained = fromPretrained(files, { package: wanted, frozen: !hasGradients(expected), before: checkMemory(path) })
       for (const warning of pretrained.warnings) remark(warning)
       return comparePretrained(pretrained, expected)
     },
@@ -70,6 +71,15 @@ export async function compare(
   const comparison = await kind.run(model, expected, { device, package: wanted, remark })
   process.stdout.write(json ? `${JSON.stringify(comparison)}\n` : told(comparison))
   return comparison.ok ? 0 : 1
+}
+
+/** Whether figures have gradients: without, nothing is trained. RWKV's are no safetensors file, and have none. */
+function hasGradients(expected: Uint8Array): boolean {
+  try {
+    return [...readSafetensors(expected).tensors.keys()].some((name) => name.startsWith('grad.'))
+  } catch {
+    return false // compare says what is wrong with it
+  }
 }
 
 function isFolder(path: string): boolean {

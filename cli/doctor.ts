@@ -180,7 +180,7 @@ async function trainingPlan(device: Device): Promise<string> {
   const { batch: B, seqLen: T } = training
   // Any text will do: time doesn't depend on it.
   const text = Int32Array.from({ length: 10_000 }, (_, i) => (i * i) % symbols)
-  const trial = openTrial(device, { ...model, symbols }, training, randomBatches(text, { B, T }))
+  const trial = openTrial(device, () => new Transformer({ ...model, symbols }), training, randomBatches(text, { B, T }))
   try {
     await trial.step() // compiles
     let best = Infinity

@@ -14,6 +14,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  readSync,
   realpathSync,
   renameSync,
   rmdirSync,
@@ -36,14 +37,14 @@ export class InUseError extends FileError {}
  * Replaces the file by `content`, or leaves it as it was: whatever stops the process or the machine, the path names the old file or the new
  * one. (A temporary file in the same folder, forced to the disk, renamed, and the folder forced to the disk.)
  */
-export function writeAtomic(given: string, content: Uint8Array | string): void {
+export function writeAtomic(given: string, content: Uint8Array | string | Iterable<Uint8Array>): void {
   const path = targetOf(given)
   // Processes of several machines may write to the same folder, and have the same number.
   const temporary = join(dirname(path), `.${basename(path)}.${Math.random().toString(36).slice(2)}.${process.pid}.tmp`)
   try {
     const file = openSync(temporary, 'w')
     try {
-      writeFileSync(file, content)
+      for (const piece of typeof content === 'string' || content instanceof Uint8Array ? [content] : content) writeFileSync(file, piece)
       fsyncSync(file)
     } finally {
       closeSync(file)
@@ -52,7 +53,40 @@ export function writeAtomic(given: string, content: Uint8Array | string): void {
     syncFolder(dirname(path))
   } catch (error) {
     rmSync(temporary, { force: true })
+    // What goes wrong with a piece is told by whoever makes it.
+    if (error instanceof Error && !('code' in error)) throw error
     throw new FileError(`can't write ${path}: ${reason(error)}`)
+  }
+}
+
+/** A file that is read as its bytes are asked for. */
+export class FileBytes {
+  readonly length: number
+  private readonly file: string
+
+  constructor(file: string) {
+    this.file = file
+    try {
+      this.length = statSync(file).size
+      this.subarray(0, 0)
+    } catch (error) {
+      throw new FileError(`can't read ${file}: ${reason(error)}`)
+    }
+  }
+
+  subarray(begin: number, end: number): Uint8Array {
+    const content = new Uint8Array(Math.max(0, Math.min(end, this.length) - begin))
+    const handle = openSync(this.file, 'r')
+    try {
+      for (let at = 0; at < content.length; ) {
+        const read = readSync(handle, content, at, Math.min(2 ** 30, content.length - at), begin + at)
+        if (read === 0) throw new FileError(`can't read ${this.file}: it ends after ${begin + at} of ${this.length} bytes`)
+        at += read
+      }
+      return content
+    } finally {
+      closeSync(handle)
+    }
   }
 }
 

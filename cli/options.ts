@@ -27,7 +27,15 @@ import {
   says,
   shared,
 } from '../nn/mixers.ts'
-import { type PresetName, presets, type Recipe } from '../tasks/presets.ts'
+import {
+  isPackagePreset,
+  type PackagePresetName,
+  type PresetName,
+  packagePresets,
+  presets,
+  type Recipe,
+  type TrainingConfig,
+} from '../tasks/presets.ts'
 import { tasks } from '../tasks/table.ts'
 import { type AnyTask, type Split, splits } from '../tasks/task.ts'
 import { type Command, checkValues, type Option, UsageError, type Value } from './arguments.ts'
@@ -237,6 +245,12 @@ const inGroup =
   (group: string) =>
   (option: Option): Option => ({ ...option, group })
 
+const ownPresets = {
+  option: 'preset',
+  values: Object.fromEntries(Object.entries(presets).map(([name, recipe]) => [name, flat(recipe)])),
+  descriptions: Object.fromEntries(Object.entries(presets).map(([name, { description }]) => [name, description])),
+}
+
 export const trainCommand = {
   name: 'train',
   summary: 'train a model on a text, character by character',
@@ -267,7 +281,7 @@ export const trainCommand = {
     {
       name: 'preset',
       type: 'string',
-      choices: Object.keys(presets) as PresetName[],
+      choices: [...Object.keys(presets), ...Object.keys(packagePresets)] as (PresetName | PackagePresetName)[],
       default: 'default',
       group: 'Model',
       description: 'model and training settings to start from',
@@ -316,8 +330,16 @@ export const trainCommand = {
   ],
   presets: {
     option: 'preset',
-    values: Object.fromEntries(Object.entries(presets).map(([name, recipe]) => [name, flat(recipe)])),
-    descriptions: Object.fromEntries(Object.entries(presets).map(([name, { description }]) => [name, description])),
+    values: {
+      ...ownPresets.values,
+      // The model is the package's; these are settings that none of it has.
+      ...Object.fromEntries(
+        Object.entries(packagePresets).map(([name, { training }]) => [name, flat({ model: presets.default.model, training })]),
+      ),
+    },
+    descriptions: Object.fromEntries(
+      Object.entries({ ...presets, ...packagePresets }).map(([name, { description }]) => [name, description]),
+    ),
   },
   examples: [
     ['fastweights train', 'The default: 600 steps, 2 min 13 s on two cores of an AMD EPYC.'],
@@ -342,7 +364,7 @@ export const generateCommand = {
       description: 'folder of a run, or its checkpoint file',
     },
     { name: 'prompt', type: 'string', otherwise: "the run's own", description: 'text to continue' },
-    { ...tokensOption, description: 'tokens to continue, of runs without characters of their own, as those of import' },
+    { ...tokensOption, description: 'tokens to continue, in place of a prompt, with an imported model' },
     { name: 'prompts', type: 'string', placeholder: 'FILE', description: 'continue each line of a file; the texts come as lines of JSON' },
     {
       name: 'batch',
@@ -352,7 +374,13 @@ export const generateCommand = {
       otherwise: '32 with --prompts',
       description: 'texts to make side by side, with the seeds S, S + 1, ...: of --prompts so many at a time, else all of the one prompt',
     },
-    { name: 'length', type: 'integer', min: 0, default: 500, description: 'characters to add' },
+    {
+      name: 'length',
+      type: 'integer',
+      min: 0,
+      default: 500,
+      description: 'characters to add; tokens, with an imported model, of which the one that ends a text is the last',
+    },
     { name: 'temperature', type: 'number', min: 0, default: 0.8, description: '0 takes the likeliest character every time' },
     { name: 'top-k', type: 'integer', min: 0, default: 0, description: 'choose among the k likeliest; 0 for all' },
     { name: 'seed', type: 'integer', min: 0, max: 0xffffffff, default: 1, description: 'of the choices' },
@@ -411,7 +439,7 @@ export const inspectCommand = {
       otherwise: "two speakers in turn, or the run's own where characters lack",
       description: 'text to go through, 512 characters at most',
     },
-    { ...tokensOption, description: 'tokens to go through, of runs without characters of their own, as those of import' },
+    { ...tokensOption, description: 'tokens to go through, in place of a prompt, with an imported model' },
     { name: 'layer', type: 'integer', min: 1, otherwise: 'all', description: 'only this layer' },
     { name: 'head', type: 'integer', min: 1, otherwise: 'all', description: 'only this head of each layer' },
     {
@@ -445,7 +473,8 @@ export const inspectCommand = {
 
 export const exportCommand = {
   name: 'export',
-  summary: 'write a trained model as an ONNX graph for other programs to run, or an imported one as the files of its package',
+  summary:
+    'write a trained model as an ONNX graph for other programs to run, its parameters, or an imported one as the files of its package',
   operands: {
     placeholder: 'RUN',
     most: 1,
@@ -456,9 +485,9 @@ export const exportCommand = {
     {
       name: 'format',
       type: 'string',
-      choices: ['onnx', ...packages],
+      choices: ['onnx', 'safetensors', ...packages],
       otherwise: 'onnx; of an imported model its package',
-      description: 'what is written',
+      description: "what is written; safetensors: the parameters alone, under this package's names",
     },
     {
       name: 'domain',
@@ -487,7 +516,7 @@ export const exportCommand = {
       name: 'out',
       type: 'string',
       placeholder: 'FILE|FOLDER',
-      otherwise: "model.onnx in the run's folder; RUN-FORMAT for files of a package",
+      otherwise: "model.onnx or model.safetensors in the run's folder; RUN-FORMAT for files of a package",
       description: 'where it goes',
     },
   ],
@@ -705,7 +734,9 @@ const taskOptions: readonly Option[] = [...taskSettings].map(([setting, users]) 
 
 /** What training on a task has of `train`. */
 const learningOptions = [
-  ...trainCommand.options.filter(({ name }) => name === 'preset' || name === 'eval-every'),
+  // Models of other packages learn texts alone.
+  ...trainCommand.options.filter(({ name }) => name === 'preset').map((option) => ({ ...option, choices: Object.keys(presets) })),
+  ...trainCommand.options.filter(({ name }) => name === 'eval-every'),
   ...modelOptions.map(inGroup('Model')),
   ...mixerOptions,
   ...trainingOptions.filter(({ name }) => !['seq-len', 'sampling', 'prompt'].includes(name)).map(inGroup('Training')),
@@ -768,7 +799,7 @@ export const taskCommand = {
     ...learningOptions,
     ...(taskOptions as readonly (Option & { name: `of a task: ${string}` })[]),
   ],
-  presets: trainCommand.presets,
+  presets: ownPresets,
   examples: [
     ['fastweights task --list', 'All tasks.'],
     [
@@ -785,6 +816,13 @@ export const taskSettingsOf = (values: Readonly<Record<string, unknown>>, given:
   Object.fromEntries([...taskSettings.keys()].flatMap((name) => (given.has(kebab(name)) ? [[name, values[kebab(name)]]] : [])))
 
 export const optionOfSetting = (setting: string): string => `--${kebab(setting)}`
+
+/** Refuses what a model of another package can't be told: its sizes are those of the preset. */
+export function checkPackagePreset(preset: string, given: ReadonlySet<string>): void {
+  const option = isPackagePreset(preset) && [...modelOptions, ...mixerOptions].find(({ name }) => given.has(name))
+  if (option)
+    throw new UsageError(`--${option.name}: the preset ${preset} has the sizes of its config.json; it takes options of training alone`)
+}
 
 /**
  * The part of the values that makes up a recipe. `given`: those that somebody has chosen. Where that is so of the mixer or the rule, settings that a preset
@@ -840,6 +878,17 @@ export function recipeOf(
     model: { ...model, ...common, ...(own.length > 0 ? { attention: 'fast-weights', mixer: mixed } : { attention }) } as Recipe['model'],
     training: pick(trainingOptions) as unknown as Recipe['training'],
   }
+}
+
+/** So must settings of training alone. */
+export function checkTraining(training: TrainingConfig): void {
+  const values = checkValues(
+    trainingOptions,
+    Object.fromEntries(Object.entries(training).map(([name, value]) => [kebab(name), value])),
+    'its settings',
+  )
+  const missing = trainingOptions.find(({ name }) => !values.has(name))
+  if (missing) throw new Error(`its settings lack ${missing.name}`)
 }
 
 /** A recipe that was read from a file must be one that the options could have made. */

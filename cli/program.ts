@@ -82,7 +82,7 @@ const entries = [
     })
   }),
   entry(generateCommand, (v, given) =>
-    withDevice(v, given, remark, 'fastweights generate', () => generateText({ ...v, topK: v['top-k'] })),
+    withDevice(v, given, remark, 'fastweights generate', () => generateText({ ...v, topK: v['top-k'], given })),
   ),
   entry(importCommand, async (v, given, operands) => {
     const { importModel } = await import('./pretrained.ts')

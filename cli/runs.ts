@@ -2,15 +2,24 @@
 import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
-import { type Checkpoint, kindOfCheckpoint, type PretrainedSource, readCheckpoint } from '../nn/index.ts'
+import {
+  type BlockModel,
+  type Checkpoint,
+  frozenModelOf,
+  kindKey,
+  type PretrainedSource,
+  readCheckpoint,
+  readMetadata,
+} from '../nn/index.ts'
 import { checkSource } from '../nn/pretrained/open.ts'
 import { cacheFolder, defaultText, defaultTexts, readText, reason } from '../tasks/download.ts'
-import type { TrainingConfig } from '../tasks/presets.ts'
-import { type Vocabulary, vocabularyOf } from '../tasks/text.ts'
+import type { Recipe, TrainingConfig } from '../tasks/presets.ts'
+import { TextError, type Vocabulary, vocabularyOf } from '../tasks/text.ts'
+import { type Codec, openTokenizer, tokenizerName } from '../tasks/tokenizer.ts'
 import { UsageError } from './arguments.ts'
-import { claimFolder, FileError, InUseError } from './files.ts'
-import { checkRecipe } from './options.ts'
-import { quoted, say } from './terminal.ts'
+import { claimFolder, FileBytes, FileError, InUseError } from './files.ts'
+import { checkRecipe, checkTraining } from './options.ts'
+import { bytes, counted, quoted, say } from './terminal.ts'
 
 export interface RunRecord {
   preset: string
@@ -25,37 +34,105 @@ export interface RunRecord {
 /** What a checkpoint keeps in its metadata beside the model. */
 export const runMetadata = (record: RunRecord): Record<string, string> => ({ run: JSON.stringify(record) })
 
-export interface OpenedRun extends Omit<RunRecord, 'symbols'> {
-  checkpoint: Checkpoint
+export interface OpenedRun<K extends 'transformer' | 'blocks' = 'transformer' | 'blocks'> extends Omit<RunRecord, 'symbols'> {
+  checkpoint: Checkpoint<K>
   vocabulary: Vocabulary
 }
 
 export const checkpointName = 'checkpoint.safetensors'
 
 /** The checkpoint of a run, by its folder or its file. */
-function readRun(path: string): { file: string; bytes: Uint8Array } {
+function readRun(path: string): { file: string; bytes: FileBytes } {
   let file = path
   try {
     if (statSync(path).isDirectory()) file = join(path, checkpointName)
-    return { file, bytes: readFileSync(file) }
+    if (!statSync(file).isFile()) throw new Error('it is no file')
+    return { file, bytes: new FileBytes(file) }
   } catch (error) {
-    throw new FileError(`can't read the checkpoint ${file}: ${reason(error)}`)
+    throw error instanceof FileError ? error : new FileError(`can't read the checkpoint ${file}: ${reason(error)}`)
   }
 }
 
-/** A run of a model that another package wrote: no text, and no vocabulary. */
+/** A run of a model that another package wrote: no text, and no vocabulary but that of a tokenizer's files beside it. */
 export interface ImportedRun {
   checkpoint: Checkpoint<'blocks'>
   source: PretrainedSource
 }
 
+/** Files of a model that say nothing of what it computes, and that go with it: how texts become tokens. */
+export const textFiles = [
+  tokenizerName,
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'vocab.json',
+  'merges.txt',
+  'vocab.txt',
+  'tokenizer.model',
+  'spiece.model',
+  'chat_template.jinja',
+  'chat_template.json',
+]
+
+/** Those of them that are in a folder. */
+export const readTextFiles = (folder: string): Map<string, Uint8Array> =>
+  new Map(textFiles.flatMap((name) => (existsSync(join(folder, name)) ? [[name, readFileIn(folder, name)] as const] : [])))
+
+function readFileIn(folder: string, name: string): Uint8Array {
+  try {
+    return readFileSync(join(folder, name))
+  } catch (error) {
+    throw new FileError(`can't read ${join(folder, name)}: ${reason(error)}`)
+  }
+}
+
+/** The model of one, of which nothing is trained: weights of 16 bits stay so in memory, which changes no result. */
+export function openedModel(path: string, { checkpoint }: ImportedRun): BlockModel {
+  return frozenModelOf(checkpoint, { before: checkMemory(path) })
+}
+
+/** What WebAssembly's memory holds. */
+const mostMemory = 4e9
+
+/** Throws where numbers would take more; called before any is read. */
+export const checkMemory =
+  (path: string) =>
+  (parameters: number, size: number): void => {
+    if (size > mostMemory)
+      throw new FileError(
+        `${path}: its ${counted(parameters, 'parameter')} take ${bytes(size)} of memory, more than the ${bytes(mostMemory)} that a model may have here`,
+      )
+  }
+
+/** The folder of a run that is named by it or by its checkpoint file. */
+export const folderOfRun = (path: string): string => (statSync(path).isDirectory() ? path : dirname(path))
+
+/** The tokens of an imported model's texts; undefined where the run has no tokenizer. */
+export async function codecOf(path: string): Promise<Codec | undefined> {
+  const files = readTextFiles(folderOfRun(path))
+  return files.has(tokenizerName) ? openTokenizer(files) : undefined
+}
+
+/** A text as tokens that the model has. */
+export function tokensIn(codec: Codec, text: string, symbols: number): Int32Array {
+  const tokens = codec.encode(text)
+  if (tokens.length === 0) throw new TextError('the prompt is empty: its tokenizer makes no token of it')
+  const far = tokens.find((token) => token >= symbols)
+  if (far !== undefined) throw new TextError(`${tokenizerName}: it has a token ${far}, where the model has ${symbols} symbols`)
+  return tokens
+}
+
 /** Of a checkpoint's metadata: where an imported model is from. */
 export const sourceKey = 'pretrained'
 
-/** Whether a run is one of an imported model; what can't be read isn't. */
-export function isImported(path: string): boolean {
+/** Whether a run is one of an imported model, which wasn't trained here; what can't be read isn't. */
+export const isImported = (path: string): boolean => isOfPackage(path, (metadata) => metadata.run === undefined)
+
+/** Whether it is of another package's architecture, wherever it was trained. */
+export function isOfPackage(path: string, also: (metadata: Readonly<Record<string, string>>) => boolean = () => true): boolean {
   try {
-    return kindOfCheckpoint(readRun(path).bytes) === 'blocks'
+    const metadata = readMetadata(readRun(path).bytes)
+    return metadata[kindKey] === 'blocks' && also(metadata)
   } catch {
     return false
   }
@@ -83,23 +160,27 @@ function parsed(json: string): unknown {
 
 /** Tokens as --tokens has them. */
 export function tokenNumbers(run: string, given: readonly string[], symbols: number): Int32Array {
+  if (given.length === 0 && existsSync(join(folderOfRun(run), tokenizerName)))
+    throw new UsageError(`--prompt: ${run} has no text of its own to go on with: give one, or --tokens`)
   if (given.length === 0) throw new UsageError(`--tokens: ${run} has no tokenizer: give the numbers of its tokens, such as --tokens 1,2,3`)
   const bad = given.find((token) => !(/^\d+$/.test(token) && Number(token) < symbols))
   if (bad !== undefined) throw new UsageError(`--tokens: ${bad} is no token: they are 0 to ${symbols - 1}`)
   return Int32Array.from(given, Number)
 }
 
-/** Reads the checkpoint of a run, by its folder or its file. */
+/** Reads the checkpoint of a run that was trained here, by its folder or its file. */
 export function openRun(path: string): OpenedRun {
   const { file, bytes } = readRun(path)
   try {
-    if (kindOfCheckpoint(bytes) === 'blocks')
+    const ofPackage = readMetadata(bytes)[kindKey] === 'blocks'
+    const checkpoint = ofPackage ? readCheckpoint(bytes, 'blocks') : readCheckpoint(bytes)
+    if (ofPackage && checkpoint.extra.run === undefined)
       throw new Error('it holds a model of another package, which is run here and not trained: generate, inspect and export take it')
-    const checkpoint = readCheckpoint(bytes)
     if (checkpoint.extra.task !== undefined) throw new Error('it is of a model that has learnt a task, not a text')
     const { preset, training, symbols, text, arithmetic } = parseRecord(checkpoint.extra.run)
     const { symbols: count, ...model } = checkpoint.config
-    checkRecipe({ model, training })
+    if (ofPackage) checkTraining(training)
+    else checkRecipe({ model: model as Recipe['model'], training })
     if (symbols.length !== count) throw new Error(`it has ${symbols.length} symbols, its model ${count}`)
     return { preset, training, text, arithmetic, checkpoint, vocabulary: vocabularyOf(symbols) }
   } catch (error) {

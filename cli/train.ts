@@ -12,7 +12,9 @@ import {
   generate,
   layerMixers,
   modelOf,
+  newPretrained,
   type Optimizer,
+  type PretrainedSource,
   restoreOptimizer,
   type StepResult,
   Trainer,
@@ -21,7 +23,15 @@ import {
   writeCheckpoint,
 } from '../nn/index.ts'
 import { blind } from '../nn/mixers.ts'
-import { optimizerOf, type Recipe, scheduleOf, type TrainingConfig } from '../tasks/presets.ts'
+import {
+  isPackagePreset,
+  optimizerOf,
+  type PackagePresetName,
+  packagePresets,
+  type Recipe,
+  scheduleOf,
+  type TrainingConfig,
+} from '../tasks/presets.ts'
 import {
   type Batch,
   charVocabulary,
@@ -35,10 +45,22 @@ import {
 import { UsageError } from './arguments.ts'
 import { type Chart, svgChart, terminalChart } from './chart.ts'
 import { appendMetrics, claimFolder, FileError, type Metrics, readMetrics, truncateMetrics, writeAtomic } from './files.ts'
+import { checkPackagePreset } from './options.ts'
 import { type Beside, chooseSteps, measurePace, millisecondsOf, stepsThatFit, type Work } from './pace.ts'
-import { checkVacant, claimFreeFolder, findText, loadText, openRun, type RunRecord, runMetadata, textPlaces } from './runs.ts'
+import {
+  checkVacant,
+  claimFreeFolder,
+  findText,
+  loadText,
+  openImported,
+  openRun,
+  type RunRecord,
+  runMetadata,
+  sourceKey,
+  textPlaces,
+} from './runs.ts'
 import { bytes, duration, onInterrupt, progress, quoted, say, visible } from './terminal.ts'
-import { openTrial, statesOf, type Trial } from './trial.ts'
+import { openTrial, statesOf, type TextModel, type Trial } from './trial.ts'
 
 export interface TrainOptions extends Omit<Recipe, 'description'> {
   preset: string
@@ -61,7 +83,11 @@ export interface TrainOptions extends Omit<Recipe, 'description'> {
 }
 
 interface Run extends Omit<RunRecord, 'symbols'> {
-  model: Transformer
+  model: TextModel
+  /** Of a model of another package: what its files say. */
+  source: PretrainedSource | null
+  /** One like it, from its first values. */
+  again(): TextModel
   optimizer: Optimizer
   vocabulary: Vocabulary
   /** Where its text is, null for a default one: not kept, since a checkpoint may go elsewhere. */
@@ -151,7 +177,7 @@ async function trainUntil(
   const { steps } = training
   say(`${device.description}; steps ${first} to ${count(steps)} of ${B} x ${T} characters; output in ${folder}`)
 
-  const trainer = new Trainer(model, optimizer, {
+  const trainer = new Trainer<TextModel>(model, optimizer, {
     schedule: scheduleOf(training, model.config.dModel),
     clipNorm: training.clip || Infinity,
   })
@@ -184,7 +210,8 @@ async function trainUntil(
   const checkpoint = async (): Promise<Uint8Array> => {
     checked(await probe())
     const { preset, vocabulary, text, arithmetic } = run
-    return writeCheckpoint(model, optimizer, runMetadata({ preset, training, symbols: vocabulary.symbols, text, arithmetic }))
+    const record = runMetadata({ preset, training, symbols: vocabulary.symbols, text, arithmetic })
+    return writeCheckpoint(model, optimizer, { ...record, ...(run.source && { [sourceKey]: JSON.stringify(run.source) }) })
   }
 
   // Written once a step has been taken: settings that can't even do that leave nothing behind.
@@ -218,7 +245,7 @@ async function trainUntil(
     started = performance.now()
     for (let step = first + 1; step <= steps; step++) {
       poll()
-      if (step > 1 && (step - 1) % sampler.stepsPerEpoch === 0) model.endEpoch()
+      if (step > 1 && (step - 1) % sampler.stepsPerEpoch === 0 && model instanceof Transformer) model.endEpoch()
       const taken = ahead ?? trainer.step(sampler.batch(step - 1))
       ahead = null
       if (device.defers && !initial && !interrupts(step)) ahead = trainer.step(sampler.batch(step))
@@ -299,7 +326,7 @@ async function introduce(run: Run, options: TrainOptions, device: Device, pause:
     `${count(model.parameterCount())} parameters; ${run.vocabulary.size} symbols; ${count(run.train.length)} characters to train on, ${count(run.valid.length)} to validate`,
   )
   say(stateLine(model))
-  if (run.optimizer.steps === 0 && model.config.positions === 'none' && blind(layerMixers(model.config)))
+  if (run.optimizer.steps === 0 && model instanceof Transformer && model.config.positions === 'none' && blind(layerMixers(model.config)))
     say('note: no layer knows the order of the characters before; --positions sinusoidal tells it')
   if (options.minutes === undefined) return
   if (options.resume !== undefined) say('note: --minutes changes nothing here: a resumed run keeps its number of steps')
@@ -309,16 +336,10 @@ async function introduce(run: Run, options: TrainOptions, device: Device, pause:
 const count = (n: number): string => n.toLocaleString('en')
 
 /** Runs `body` with the pieces of a run, done by a model of their own, which is then thrown away. */
-async function tryOut<R>(
-  run: Run,
-  options: TrainOptions,
-  device: Device,
-  pause: () => Promise<void>,
-  body: (work: Work, trial: Trial) => Promise<R>,
-): Promise<R> {
+async function tryOut<R>(run: Run, device: Device, pause: () => Promise<void>, body: (work: Work, trial: Trial) => Promise<R>): Promise<R> {
   const { training } = run
   const { seqLen: T, batch: B } = training
-  const trial = openTrial(device, run.model.config, training, samplerOf(run), options.seed)
+  const trial = openTrial(device, run.again, training, samplerOf(run))
   const tokens = generate(trial.model, run.vocabulary.encode(training.prompt), { length: Number.MAX_SAFE_INTEGER })
   const work: Work = {
     async step() {
@@ -364,7 +385,7 @@ async function plan(run: Run, options: TrainOptions, device: Device, poll: () =>
   const every = (n: number): number => Math.max(0, Math.floor((steps - 1) / n) - Math.floor(first / n))
   const saves = every(saveEvery) + 2
   const evaluated = every(evalEvery) * onTheWay + saves * Math.min(whole, B * T) + atEnd
-  await tryOut(run, options, device, pause, async (work, trial) => {
+  await tryOut(run, device, pause, async (work, trial) => {
     /** The first are slower than the others. */
     const timed: number[] = []
     const pace = await measurePace(
@@ -410,7 +431,7 @@ async function fittingSteps(run: Run, options: TrainOptions, device: Device, pau
   const minutes = options.minutes!
   const budget = minutes * 60_000
   const began = performance.now()
-  return tryOut(run, options, device, pause, async (work) => {
+  return tryOut(run, device, pause, async (work) => {
     const pace = await measurePace(work, budget, () => performance.now())
     const fit = stepsThatFit(budget - (performance.now() - began), pace, beside)
     const { steps, line } = chooseSteps(fit, options.given.has('steps') ? training.steps : Infinity, pace, minutes)
@@ -421,18 +442,17 @@ async function fittingSteps(run: Run, options: TrainOptions, device: Device, pau
 
 async function newRun(options: TrainOptions, device: Device): Promise<Run> {
   const { preset, seed, arithmetic } = options
+  checkPackagePreset(preset, options.given)
   const { content, path: textPath, ...text } = await loadText(options.text ?? null)
   const { train, valid } = splitText(content, 0.9, options.training.seqLen)
   const vocabulary = charVocabulary(content)
   const training = { ...options.training, prompt: promptFor(content, vocabulary, options) }
   if (options.out !== undefined) checkVacant(options.out)
-  const config = { ...options.model, symbols: vocabulary.size }
-  checkMemory(config, training, device)
-  const model = new Transformer(config, seed)
-  const optimizer = optimizerOf(model, training)
+  const made = isPackagePreset(preset) ? packageModel(preset, vocabulary, seed) : ownModel(options, vocabulary, training, device)
+  const optimizer = optimizerOf(made.model, training)
   return {
     preset,
-    model,
+    ...made,
     optimizer,
     training,
     vocabulary,
@@ -444,8 +464,26 @@ async function newRun(options: TrainOptions, device: Device): Promise<Run> {
   }
 }
 
+function ownModel(
+  { model, seed }: TrainOptions,
+  { size: symbols }: Vocabulary,
+  training: TrainingConfig,
+  device: Device,
+): Pick<Run, 'model' | 'source' | 'again'> {
+  const config = { ...model, symbols }
+  checkMemory(config, training, device)
+  const again = () => new Transformer(config, seed)
+  return { model: again(), source: null, again }
+}
+
+function packageModel(preset: PackagePresetName, { size }: Vocabulary, seed: number): Pick<Run, 'model' | 'source' | 'again'> {
+  const { package: of, config } = packagePresets[preset]
+  const make = () => newPretrained({ ...config, vocab_size: size }, of, seed)
+  return { ...make(), again: () => make().model }
+}
+
 /** How much the layers remember of a sequence. */
-function stateLine(model: Transformer): string {
+function stateLine(model: TextModel): string {
   const layers = statesOf(model)
   const alike = layers.every(({ size, growth }) => size === layers[0].size && growth === layers[0].growth)
   const total = (of: 'size' | 'growth'): string =>
@@ -498,13 +536,16 @@ async function resumeRun(folder: string, options: TrainOptions, device: Device):
     )
   if (training.schedule === 'cosine' && training.steps !== saved.steps)
     say(`note: the learning rate falls until step ${training.steps} from now on; so far it fell until step ${saved.steps}`)
-  checkMemory(checkpoint.config, training, device)
-  const model = modelOf(checkpoint)
+  if (checkpoint.kind === 'transformer') checkMemory(checkpoint.config as TransformerConfig, training, device)
+  const again = () => modelOf<'transformer' | 'blocks'>(checkpoint)
+  const model = again()
   const optimizer = optimizerOf(model, training)
   restoreOptimizer(optimizer, checkpoint)
   return {
     preset,
     model,
+    source: checkpoint.kind === 'blocks' ? openImported(folder).source : null,
+    again,
     optimizer,
     training,
     vocabulary,

@@ -3,7 +3,7 @@
  * how much memory. Tests: test/cli/dry-run.test.ts.
  */
 import type { Device } from '../engine/index.ts'
-import { stateGrowth, stateSize, Trainer, Transformer, type TransformerConfig } from '../nn/index.ts'
+import { type BlockModel, stateGrowth, stateSize, Trainer, Transformer } from '../nn/index.ts'
 import { optimizerOf, type TrainingConfig } from '../tasks/presets.ts'
 import type { Sampler } from '../tasks/text.ts'
 
@@ -17,9 +17,12 @@ export interface TrialMemory {
   reserved: number
 }
 
+/** What learns texts: the package's own model, or one of another package's architecture. */
+export type TextModel = Transformer | BlockModel
+
 export interface Trial {
-  readonly model: Transformer
-  readonly trainer: Trainer
+  readonly model: TextModel
+  readonly trainer: Trainer<TextModel>
   /** The next step of the run; milliseconds. At a rate of 0: what it would learn means nothing. */
   step(): Promise<number>
   /** Up to now. */
@@ -27,10 +30,10 @@ export interface Trial {
   close(): void
 }
 
-export function openTrial(device: Device, config: TransformerConfig, training: TrainingConfig, sampler: Sampler, seed?: number): Trial {
+export function openTrial(device: Device, make: () => TextModel, training: TrainingConfig, sampler: Sampler): Trial {
   const watch = watchMemory(device)
   const before = device.bytesInUse()
-  const model = new Transformer(config, seed)
+  const model = make()
   const parameters = device.bytesInUse() - before
   const optimizer = optimizerOf(model, training)
   const own = device.bytesInUse() - before - parameters
@@ -78,5 +81,8 @@ function watchMemory(device: Device): { most(): { inUse: number; reserved: numbe
 }
 
 /** Numbers that the layers remember of a sequence: `size` whatever its length, `growth` more for each token; those of each layer. */
-export const statesOf = ({ transformer }: Transformer): { size: number; growth: number }[] =>
-  transformer.layers.map(({ attn }) => ({ size: stateSize(attn), growth: stateGrowth(attn) }))
+export const statesOf = (model: TextModel): { size: number; growth: number }[] =>
+  (model instanceof Transformer ? model.transformer.layers.map(({ attn }) => attn) : model.layers).map((layer) => ({
+    size: stateSize(layer),
+    growth: stateGrowth(layer),
+  }))

@@ -23,6 +23,7 @@ export {
   webgpuDevice,
 } from './devices/webgpu/index.ts'
 export { type GradCheck, type GradCheckOptions, gradCheck } from './gradcheck.ts'
+export { type HalfType, halfTypes } from './half.ts'
 export {
   type DeltaLstmOptions,
   type DeltaRnnOptions,
@@ -107,6 +108,7 @@ export {
   empty,
   full,
   getDevice,
+  halfTensor,
   like,
   type Nested,
   ones,

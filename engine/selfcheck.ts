@@ -18,6 +18,7 @@ import {
 } from './devices/kernels.ts'
 import { referenceDevice } from './devices/reference/index.ts'
 import { threefry } from './devices/reference/random.ts'
+import { type HalfType, halfTypes, narrowed } from './half.ts'
 import { defineNet, netSizes } from './nets/program.ts'
 
 export interface KernelCheck {
@@ -82,6 +83,15 @@ const matmulCase =
     const c = accumulate ? m.inout(batch * M * N) : m.output(batch * M * N)
     k.matmul(a, b, biased ? m.input(N) : null, c, all)
   }
+
+/** n numbers of 16 bits, in pairs. */
+const halves = (m: Memory, n: number, type: HalfType): unknown =>
+  m.indices([...new Int32Array(narrowed(Float32Array.from(range(n + (n % 2)), Math.sin), type).buffer)])
+
+const halfCase =
+  (M: number, N: number, K: number, type: HalfType): Case =>
+  (k, m) =>
+    k.matmul(m.input(M * K), halves(m, N * K, type), m.input(N), m.output(M * N), { ...plain, M, N, K, transposeB: true, halfB: type })
 
 /** A rule of the recurrence: which inputs it has beside q, k, v, and values of the gate for each token and head (0: no gate). */
 interface Recurrence {
@@ -305,7 +315,14 @@ const cases: Record<KernelName, readonly Case[]> = {
     (k, m) => k.copyWhere(m.indices([0, 1, -1, 0, 7]), m.input(105), m.inout(105), [7, 3, 5], [0, 0, 1], [15, 5, 1]),
     (k, m) => k.copyWhere(m.indices([1, 0, 2, 0, 3, 0, 1, 1]), m.input(3), m.inout(48), [2, 4, 2, 3], [4, 1, 0, 0], [0, 0, 0, 1]),
   ],
-  gather: [(k, m) => k.gather(m.input(54), m.indices([8, 0, 3, 3, 0, 7]), m.output(36), 6, 9, 6)],
+  gather: [
+    (k, m) => k.gather(m.input(54), m.indices([8, 0, 3, 3, 0, 7]), m.output(36), 6, 9, 6),
+    ...halfTypes.map(
+      (type): Case =>
+        (k, m) =>
+          k.gather(halves(m, 63, type), m.indices([8, 0, 3]), m.output(21), 3, 9, 7, type),
+    ),
+  ],
   gatherBackward: [(k, m) => k.gatherBackward(m.input(66), m.indices([8, 0, 3, 3, 0, 7, 3, 1, 1, 8, 3]), m.output(54), 11, 9, 6)],
 
   reduce: (['sum', 'max'] as const).flatMap((op): Case[] => [
@@ -329,6 +346,7 @@ const cases: Record<KernelName, readonly Case[]> = {
   ],
 
   matmul: [
+    ...halfTypes.flatMap((type) => [halfCase(1, 37, 21, type), halfCase(9, 70, 530, type)]),
     matmulCase({ M: 70, N: 66, K: 37 }),
     matmulCase({ M: 33, N: 21, K: 40, transposeA: true }),
     matmulCase({ M: 20, N: 72, K: 18, transposeB: true, activation: 'gelu' }, true),

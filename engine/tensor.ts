@@ -1,6 +1,7 @@
 import { checkFlag, checkList, checkNumber, checkOptions, told } from './arguments.ts'
 import type { Device, DType, HostArray } from './devices/device.ts'
 import { referenceDevice } from './devices/reference/index.ts'
+import { type HalfType, halfTypes, widened } from './half.ts'
 import { span } from './profile.ts'
 import { noGrad } from './recording.ts'
 import { enroll, enrollBeside, innermost, keep, type Scoped, scope } from './scope.ts'
@@ -116,12 +117,12 @@ export interface Node {
 
 /**
  * A dense row-major array on a device. float32 (float64 on the reference device), or int32 for indices, which are only ever
- * made from host data: `indices` keeps that data, so that ops can check ranges without waiting for the device.
+ * made from host data: `indices` keeps that data, so that ops can check ranges without waiting for the device; or float16 or bfloat16: see `halfTensor`.
  */
 export class Tensor implements Scoped {
   readonly shape: Shape
   readonly size: number
-  readonly dtype: DType
+  readonly dtype: DType | HalfType
   readonly device: Device
   /** Set on parameters by hand, on results by the op that made them. */
   requiresGrad = false
@@ -139,13 +140,13 @@ export class Tensor implements Scoped {
   private evicted = false
   private readonly host: Indices | null
 
-  constructor(shape: Shape, dtype: DType, device: Device, block: Block | null, host: Indices | null = null) {
+  constructor(shape: Shape, dtype: DType | HalfType, device: Device, block: Block | null, host: Indices | null = null) {
     this.shape = shape
     this.size = sizeOf(shape)
     this.dtype = dtype
     this.device = device
     this.host = host
-    this.block = block ?? { storage: device.allocate(dtype, this.size), owners: 0, version: 0 }
+    this.block = block ?? { storage: device.allocate(dtype as DType, this.size), owners: 0, version: 0 }
     this.block.owners++
     enroll(this)
   }
@@ -216,9 +217,25 @@ export class Tensor implements Scoped {
     return new Tensor(shape, this.dtype, this.device, this.live(), this.host)
   }
 
-  /** The values, once every op called before has run. */
+  /** float16 or bfloat16, if it holds such numbers. */
+  get half(): HalfType | undefined {
+    return halfTypes.find((type) => type === this.dtype)
+  }
+
+  /** The values, once every op called before has run; those of 16 bits as float32. */
   read(): Promise<HostArray> {
+    const { half } = this
+    if (half !== undefined) return this.readHalves().then((halves) => widened(halves, half))
     return answered(async () => this.device.read(this.live().storage, this.size))
+  }
+
+  /** The bits of a tensor of 16-bit numbers. */
+  readHalves(): Promise<Uint16Array<ArrayBuffer>> {
+    return answered(async () => {
+      if (this.half === undefined) throw new Error(`readHalves: the tensor is ${this.dtype}, not ${halfTypes.join(' or ')}`)
+      const pairs = await this.device.read(this.live().storage, Math.ceil(this.size / 2))
+      return new Uint16Array(pairs.buffer, 0, this.size)
+    })
   }
 
   /** The single value of a tensor of size 1. */
@@ -231,6 +248,7 @@ export class Tensor implements Scoped {
 
   /** Overwrites the values in place (parameters, optimiser state, inputs of a captured step). */
   write(values: ArrayLike<number>): void {
+    if (this.half !== undefined) throw new Error(`write: ${this.dtype} tensors are made once; make a new one`)
     this.accept(values)
     this.device.write(this.storage, values)
     this.changed()
@@ -296,7 +314,7 @@ export class Tensor implements Scoped {
   private live(): Block {
     if (this.evicted) {
       this.evicted = false
-      this.block = { storage: this.device.allocate(this.dtype, this.size), owners: 1, version: 0 }
+      this.block = { storage: this.device.allocate(this.dtype as DType, this.size), owners: 1, version: 0 }
       this.node!.again!()
     }
     if (!this.block)
@@ -345,6 +363,27 @@ export function tensor(data: Nested | ArrayLike<number>, options: TensorOptions 
   t.device.write(t.storage, values)
   t.requiresGrad = options.requiresGrad ?? false
   return t
+}
+
+/**
+ * A tensor of numbers of 16 bits, from their bits: for weights that aren't trained. It is the right side of `matmul`, transposed, and the table of `gather`; they compute
+ * in float32 (float64 on the reference device), as if its numbers were such, to the bit. Nothing else takes it, and it has no gradient.
+ */
+export function halfTensor(bits: Uint16Array, options: { shape: Shape; dtype: HalfType; device?: Device }): Tensor {
+  checkOptions('halfTensor', options, ['shape', 'dtype', 'device'])
+  const { shape, dtype, device = defaultDevice } = options
+  if (!(bits instanceof Uint16Array)) throw new Error(`halfTensor: needs the bits as a Uint16Array, not ${told(bits)}`)
+  if (!halfTypes.includes(dtype)) throw new Error(`halfTensor: the dtype must be ${halfTypes.join(' or ')}, not ${told(dtype)}`)
+  checkDevice('halfTensor', device)
+  checkShape('halfTensor', shape)
+  if (bits.length !== sizeOf(shape)) throw new Error(`halfTensor: ${bits.length} values don't fill the shape ${show(shape)}`)
+  const even = bits.length % 2 === 0 && bits.byteOffset % 4 === 0
+  const pairs = even ? bits : new Uint16Array(2 * Math.ceil(bits.length / 2))
+  if (!even) pairs.set(bits)
+  const words = new Int32Array(pairs.buffer, pairs.byteOffset, pairs.length / 2)
+  const block = { storage: device.allocate('int32', words.length, true), owners: 0, version: 0 }
+  device.write(block.storage, words)
+  return new Tensor([...shape], dtype, device, block)
 }
 
 /** A tensor that the host is going to write. */

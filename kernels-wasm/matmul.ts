@@ -14,6 +14,7 @@
  * Pinned by test/ops/wasm.test.ts and test/ops/wasm-pool.test.ts.
  */
 import { finish } from './epilogue'
+import { BFLOAT16, bytesOf, FLOAT16, load1, load4 } from './halves'
 import { madd } from './math'
 import { scratch } from './scratch'
 import { wide } from './wide'
@@ -26,21 +27,21 @@ const HALF = 8
 const KC = 512
 
 /** B[k0 .. k0+kc, n0 .. n0+16) -> [kc][16], columns past N filled with zeros. */
-function packB(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
+function packB<T>(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
   const columns = min(NR, N - n0)
-  const stepK: usize = transposed ? 4 : <usize>N << 2
-  const stepN: usize = transposed ? <usize>K << 2 : 4
+  const stepK: usize = bytesOf<T>(transposed ? 1 : <usize>N)
+  const stepN: usize = bytesOf<T>(transposed ? <usize>K : 1)
   let from = b + <usize>k0 * stepK + <usize>n0 * stepN
   let k = 0
   if (columns == NR && transposed) {
     for (; k + 4 <= kc; k += 4) {
-      for (let n = 0; n < NR; n += 4) transpose4x4(from + <usize>n * stepN, stepN, to + (n << 2), NR << 2)
-      from += 16
+      for (let n = 0; n < NR; n += 4) transpose4x4<T>(from + <usize>n * stepN, stepN, to + (n << 2), NR << 2)
+      from += bytesOf<T>(4)
       to += NR << 4
     }
   } else if (columns == NR) {
     for (; k < kc; k++) {
-      const b0 = v128.load(from), b1 = v128.load(from, 16), b2 = v128.load(from, 32), b3 = v128.load(from, 48)
+      const b0 = load4<T>(from), b1 = load4<T>(from + bytesOf<T>(4)), b2 = load4<T>(from + bytesOf<T>(8)), b3 = load4<T>(from + bytesOf<T>(12))
       v128.store(to, b0)
       v128.store(to, b1, 16)
       v128.store(to, b2, 32)
@@ -51,18 +52,25 @@ function packB(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: 
   }
   if (columns < NR) memory.fill(to, 0, <usize>kc * (NR << 2))
   for (; k < kc; k++) {
-    for (let n = 0; n < columns; n++) store<f32>(to + (n << 2), load<f32>(from + <usize>n * stepN))
+    for (let n = 0; n < columns; n++) store<f32>(to + (n << 2), f32x4.extract_lane(load1<T>(from + <usize>n * stepN), 0))
     from += stepK
     to += NR << 2
   }
 }
 
+/** packB of a matrix of float32, float16 or bfloat16. */
+function packBOf(half: i32, b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
+  if (half == BFLOAT16) packB<u16>(b, transposed, N, K, k0, kc, n0, to)
+  else if (half == FLOAT16) packB<i16>(b, transposed, N, K, k0, kc, n0, to)
+  else packB<f32>(b, transposed, N, K, k0, kc, n0, to)
+}
+
 /** Four rows of four numbers, `step` bytes apart -> their transpose, rows `stride` bytes apart. */
-@inline function transpose4x4(from: usize, step: usize, to: usize, stride: usize): void {
-  const r0 = v128.load(from)
-  const r1 = v128.load(from + step)
-  const r2 = v128.load(from + 2 * step)
-  const r3 = v128.load(from + 3 * step)
+@inline function transpose4x4<T>(from: usize, step: usize, to: usize, stride: usize): void {
+  const r0 = load4<T>(from)
+  const r1 = load4<T>(from + step)
+  const r2 = load4<T>(from + 2 * step)
+  const r3 = load4<T>(from + 3 * step)
   const low01 = v128.shuffle<f32>(r0, r1, 0, 4, 1, 5)
   const high01 = v128.shuffle<f32>(r0, r1, 2, 6, 3, 7)
   const low23 = v128.shuffle<f32>(r2, r3, 0, 4, 1, 5)
@@ -375,17 +383,17 @@ function isFinitePanel(panel: usize, kc: i32): boolean {
   return !v128.any_true(v128.and(some, i32x4.splat(0x7fffffff)))
 }
 
-/** Packs all of B for `matmul`: [batch][blocks of KC][panels of 16][k][16]. Task: one panel of one batch. */
-export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, strideB: i32, N: i32, K: i32, transposeB: i32): void {
+/** Packs all of B for `matmul`: [batch][blocks of KC][panels of 16][k][16]. Task: one panel of one batch. `half`: see halves.ts. */
+export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, strideB: i32, N: i32, K: i32, transposeB: i32, half: i32): void {
   const panels = (N + NR - 1) / NR
   for (let task = begin; task < end; task++) {
     const batch = task / panels
     const panel = task % panels
-    const matrix = b + ((<usize>batch * strideB) << 2)
+    const matrix = b + ((<usize>batch * strideB) << (half ? 1 : 2))
     const to = packed + (<usize>batch * K * panels * (NR << 2))
     for (let k0 = 0; k0 < K; k0 += KC) {
       const kc = min(KC, K - k0)
-      packB(matrix, transposeB, N, K, k0, kc, panel * NR, to + (<usize>k0 * panels + <usize>kc * panel) * (NR << 2))
+      packBOf(half, matrix, transposeB, N, K, k0, kc, panel * NR, to + (<usize>k0 * panels + <usize>kc * panel) * (NR << 2))
     }
   }
 }
@@ -449,7 +457,7 @@ function tile(
  */
 export function matmul(
   begin: i32, end: i32, a: usize, b: usize, bias: usize, c: usize, packedB: usize, strideA: i32, strideB: i32, M: i32, N: i32, K: i32,
-  transposeA: i32, transposeB: i32, sparse: i32, accumulate: i32, activation: i32, blockM: i32, blockN: i32,
+  transposeA: i32, transposeB: i32, sparse: i32, accumulate: i32, activation: i32, blockM: i32, blockN: i32, half: i32,
 ): void {
   const blocksM = (M + blockM - 1) / blockM
   const blocksN = (N + blockN - 1) / blockN
@@ -468,7 +476,7 @@ export function matmul(
     const m1 = min(m0 + blockM, M)
     const n1 = min(n0 + blockN, N)
     const matrixA = a + ((<usize>batch * strideA) << 2)
-    const matrixB = b + ((<usize>batch * strideB) << 2)
+    const matrixB = b + ((<usize>batch * strideB) << (half ? 1 : 2))
     const matrixC = c + ((<usize>batch * M * N) << 2)
     let k0 = 0
     do {
@@ -480,7 +488,7 @@ export function matmul(
         const index = strideB ? batch : 0
         blockB = packedB + (<usize>(index * K + k0) * panels + <usize>kc * (n0 / NR)) * (NR << 2)
       } else {
-        for (let n = n0; n < n1; n += NR) packB(matrixB, transposeB, N, K, k0, kc, n, ownB + (<usize>kc * (n - n0) << 2))
+        for (let n = n0; n < n1; n += NR) packBOf(half, matrixB, transposeB, N, K, k0, kc, n, ownB + (<usize>kc * (n - n0) << 2))
       }
       const blockA = transposeA ? ownA : matrixA + ((<usize>m0 * K + k0) << 2)
       if (transposeA) packA(matrixA, M, k0, kc, m0, m1 - m0, strip, ownA)
@@ -507,11 +515,11 @@ export function matmul(
 }
 
 /** c + sum over four k of x[k] times four rows of B, stored transposed: lane j is row j, `step` bytes apart. */
-@inline function madd4x4(x0: v128, x1: v128, x2: v128, x3: v128, b: usize, step: usize, c: v128): v128 {
-  const r0 = v128.load(b)
-  const r1 = v128.load(b + step)
-  const r2 = v128.load(b + 2 * step)
-  const r3 = v128.load(b + 3 * step)
+@inline function madd4x4<T>(x0: v128, x1: v128, x2: v128, x3: v128, b: usize, step: usize, c: v128): v128 {
+  const r0 = load4<T>(b)
+  const r1 = load4<T>(b + step)
+  const r2 = load4<T>(b + 2 * step)
+  const r3 = load4<T>(b + 3 * step)
   const low01 = v128.shuffle<f32>(r0, r1, 0, 4, 1, 5)
   const high01 = v128.shuffle<f32>(r0, r1, 2, 6, 3, 7)
   const low23 = v128.shuffle<f32>(r2, r3, 0, 4, 1, 5)
@@ -524,31 +532,31 @@ export function matmul(
 }
 
 /** sums[16] = sum over kc of x[k] B[k, n .. n+16), B stored transposed, `step` bytes from one column to the next. */
-function row16(x: usize, b: usize, step: usize, kc: i32, sums: usize): void {
+function row16<T>(x: usize, b: usize, step: usize, kc: i32, sums: usize): void {
   let c0 = f32x4.splat(0), c1 = f32x4.splat(0), c2 = f32x4.splat(0), c3 = f32x4.splat(0)
   let k = 0
   for (; k + 4 <= kc; k += 4) {
     const x0 = v128.load32_splat(x), x1 = v128.load32_splat(x, 4), x2 = v128.load32_splat(x, 8), x3 = v128.load32_splat(x, 12)
-    c0 = madd4x4(x0, x1, x2, x3, b, step, c0)
-    c1 = madd4x4(x0, x1, x2, x3, b + 4 * step, step, c1)
-    c2 = madd4x4(x0, x1, x2, x3, b + 8 * step, step, c2)
-    c3 = madd4x4(x0, x1, x2, x3, b + 12 * step, step, c3)
+    c0 = madd4x4<T>(x0, x1, x2, x3, b, step, c0)
+    c1 = madd4x4<T>(x0, x1, x2, x3, b + 4 * step, step, c1)
+    c2 = madd4x4<T>(x0, x1, x2, x3, b + 8 * step, step, c2)
+    c3 = madd4x4<T>(x0, x1, x2, x3, b + 12 * step, step, c3)
     x += 16
-    b += 16
+    b += bytesOf<T>(4)
   }
   v128.store(sums, c0)
   v128.store(sums, c1, 16)
   v128.store(sums, c2, 32)
   v128.store(sums, c3, 48)
-  if (k < kc) rowRest(x, b, step, 4, kc - k, 16, sums)
+  if (k < kc) rowRest<T>(x, b, step, bytesOf<T>(1), kc - k, 16, sums)
 }
 
 /** sums[0 .. columns) += sum over kc of x[k] B[k, :], one by one. */
-function rowRest(x: usize, b: usize, stepN: usize, stepK: usize, kc: i32, columns: i32, sums: usize): void {
+function rowRest<T>(x: usize, b: usize, stepN: usize, stepK: usize, kc: i32, columns: i32, sums: usize): void {
   for (let n = 0; n < columns; n++) {
     let sum = v128.load32_splat(sums + (n << 2))
     const column = b + <usize>n * stepN
-    for (let k = 0; k < kc; k++) sum = madd(v128.load32_splat(x + (k << 2)), v128.load32_splat(column + <usize>k * stepK), sum)
+    for (let k = 0; k < kc; k++) sum = madd(v128.load32_splat(x + (k << 2)), load1<T>(column + <usize>k * stepK), sum)
     store<f32>(sums + (n << 2), f32x4.extract_lane(sum, 0))
   }
 }
@@ -564,44 +572,51 @@ function rowWide(x: usize, b: usize, stepK: usize, kc: i32, columns: i32, sums: 
       const b0 = v128.load(b + n), b1 = v128.load(b + n + stepK), b2 = v128.load(b + n + 2 * stepK), b3 = v128.load(b + n + 3 * stepK)
       v128.store(sums + n, madd4(x0, x1, x2, x3, b0, b1, b2, b3, v128.load(sums + n)))
     }
-    rowRest(x, b + (whole << 2), 4, stepK, 4, columns - whole, sums + (whole << 2))
+    rowRest<f32>(x, b + (whole << 2), 4, stepK, 4, columns - whole, sums + (whole << 2))
     x += 16
     b += 4 * stepK
   }
-  if (k < kc) rowRest(x, b, 4, stepK, kc - k, columns, sums)
+  if (k < kc) rowRest<f32>(x, b, 4, stepK, kc - k, columns, sums)
+}
+
+/** row16 of all columns, 16 at a time, and of those that are left. */
+function rowTransposed<T>(x: usize, b: usize, K: i32, kc: i32, columns: i32, sums: usize): void {
+  const stepN = bytesOf<T>(<usize>K)
+  const whole = columns & ~15
+  for (let n = 0; n < whole; n += 16) row16<T>(x, b + <usize>n * stepN, stepN, kc, sums + (n << 2))
+  memory.fill(sums + (whole << 2), 0, (columns - whole) << 2)
+  rowRest<T>(x, b + <usize>whole * stepN, stepN, bytesOf<T>(1), kc, columns - whole, sums + (whole << 2))
 }
 
 /**
  * The product for few rows of A, as in generation: B is read in place, and what counts is the speed of memory. Same sums as `matmul`.
- * Task: blockN columns (a multiple of 16) of one product. Scratch: blockN sums.
+ * `half`: see halves.ts; then B is stored transposed. Task: blockN columns (a multiple of 16) of one product. Scratch: blockN sums.
  */
 export function matmulRows(
   begin: i32, end: i32, a: usize, b: usize, bias: usize, c: usize, strideA: i32, strideB: i32, M: i32, N: i32, K: i32,
-  transposeB: i32, accumulate: i32, activation: i32, blockN: i32,
+  transposeB: i32, accumulate: i32, activation: i32, blockN: i32, half: i32,
 ): void {
   const blocksN = (N + blockN - 1) / blockN
-  const stepK: usize = transposeB ? 4 : <usize>N << 2
-  const stepN: usize = transposeB ? <usize>K << 2 : 4
+  const shift: usize = half ? 1 : 2
+  const stepK: usize = (transposeB ? 1 : <usize>N) << shift
+  const stepN: usize = (transposeB ? <usize>K : 1) << shift
   for (let task = begin; task < end; task++) {
     const n0 = task % blocksN * blockN
     const batch = task / blocksN
     const columns = min(blockN, N - n0)
-    const whole = columns & ~15
     let k0 = 0
     do {
       const kc = min(KC, K - k0)
       const last = k0 + kc == K
-      const block = b + ((<usize>batch * strideB) << 2) + <usize>n0 * stepN + <usize>k0 * stepK
+      const block = b + ((<usize>batch * strideB) << shift) + <usize>n0 * stepN + <usize>k0 * stepK
       for (let m = 0; m < M; m++) {
         const x = a + ((<usize>batch * strideA + <usize>m * K + k0) << 2)
         const to = c + (((<usize>batch * M + m) * N + n0) << 2)
-        if (transposeB) {
-          for (let n = 0; n < whole; n += 16) row16(x, block + <usize>n * stepN, stepN, kc, scratch + (n << 2))
-          memory.fill(scratch + (whole << 2), 0, (columns - whole) << 2)
-          rowRest(x, block + <usize>whole * stepN, stepN, stepK, kc, columns - whole, scratch + (whole << 2))
-        } else {
-          rowWide(x, block, stepK, kc, columns, scratch)
-        }
+        // Halves are only read transposed, as weights are stored.
+        if (half == BFLOAT16) rowTransposed<u16>(x, block, K, kc, columns, scratch)
+        else if (half == FLOAT16) rowTransposed<i16>(x, block, K, kc, columns, scratch)
+        else if (transposeB) rowTransposed<f32>(x, block, K, kc, columns, scratch)
+        else rowWide(x, block, stepK, kc, columns, scratch)
         finish(scratch, 0, to, 0, 1, columns, k0 == 0 && !accumulate, last && bias ? bias + (n0 << 2) : 0, last ? activation : -1)
       }
       k0 += kc

@@ -8,6 +8,7 @@
  * Pinned by test/ops/capture.test.ts.
  */
 import { finish } from './epilogue'
+import { BFLOAT16, lower, upper } from './halves'
 import { madd } from './math'
 import { scratch } from './scratch'
 
@@ -106,9 +107,89 @@ function twoRows(x: usize, y: usize, p: usize, kc: i32, sums: usize): void {
   putHalf(sums, d0, d1, d2, d3)
 }
 
-/** packed: as matvecPack left it. Task: a panel. Scratch: 32 sums. */
+/**
+ * B of halves (halves.ts), stored transposed -> panels [K][4][4 pairs]: a pair is a number and that of the fourth column from it, so that one operation makes
+ * four float32 of either. Task: a panel.
+ */
+export function matvecPackHalves(begin: i32, end: i32, b: usize, packed: usize, N: i32, K: i32): void {
+  for (let panel = begin; panel < end; panel++) {
+    const columns = min(NR, N - panel * NR)
+    const first = b + (<usize>(panel * NR) * K << 1)
+    const to = packed + <usize>panel * <usize>K * HALF_ROW
+    memory.fill(to, 0, <usize>K * HALF_ROW)
+    for (let n = 0; n < columns; n++) {
+      const from = first + (<usize>n * K << 1)
+      const at = to + <usize>((n >> 3 << 4) + ((n & 3) << 2) + (n >> 1 & 2))
+      for (let k: usize = 0; k < <usize>K; k++) store<u16>(at + k * HALF_ROW, load<u16>(from + (k << 1)))
+    }
+  }
+}
+
+/** oneRow with a panel of halves. */
+function oneRowHalves<T>(x: usize, p: usize, kc: i32, sums: usize): void {
+  let c0 = f32x4.splat(0), c1 = f32x4.splat(0), c2 = f32x4.splat(0), c3 = f32x4.splat(0)
+  let d0 = f32x4.splat(0), d1 = f32x4.splat(0), d2 = f32x4.splat(0), d3 = f32x4.splat(0)
+  const end = x + (<usize>kc << 2)
+  for (; x < end; x += 4) {
+    const a = v128.load32_splat(x)
+    const p0 = v128.load(p), p1 = v128.load(p, 16), p2 = v128.load(p, 32), p3 = v128.load(p, 48)
+    c0 = madd(a, lower<T>(p0), c0)
+    c1 = madd(a, upper<T>(p0), c1)
+    c2 = madd(a, lower<T>(p1), c2)
+    c3 = madd(a, upper<T>(p1), c3)
+    d0 = madd(a, lower<T>(p2), d0)
+    d1 = madd(a, upper<T>(p2), d1)
+    d2 = madd(a, lower<T>(p3), d2)
+    d3 = madd(a, upper<T>(p3), d3)
+    p += HALF_ROW
+  }
+  put(sums, c0, c1, c2, c3)
+  putHalf(sums, d0, d1, d2, d3)
+}
+
+/** twoRows with half a panel of halves. */
+function twoRowsHalves<T>(x: usize, y: usize, p: usize, kc: i32, sums: usize): void {
+  let c0 = f32x4.splat(0), c1 = f32x4.splat(0), c2 = f32x4.splat(0), c3 = f32x4.splat(0)
+  let d0 = f32x4.splat(0), d1 = f32x4.splat(0), d2 = f32x4.splat(0), d3 = f32x4.splat(0)
+  const end = x + (<usize>kc << 2)
+  while (x < end) {
+    const a = v128.load32_splat(x), b = v128.load32_splat(y)
+    const p0 = v128.load(p), p1 = v128.load(p, 16)
+    const b0 = lower<T>(p0), b1 = upper<T>(p0), b2 = lower<T>(p1), b3 = upper<T>(p1)
+    c0 = madd(a, b0, c0)
+    c1 = madd(a, b1, c1)
+    c2 = madd(a, b2, c2)
+    c3 = madd(a, b3, c3)
+    d0 = madd(b, b0, d0)
+    d1 = madd(b, b1, d1)
+    d2 = madd(b, b2, d2)
+    d3 = madd(b, b3, d3)
+    x += 4
+    y += 4
+    p += HALF_ROW
+  }
+  put(sums, c0, c1, c2, c3)
+  putHalf(sums, d0, d1, d2, d3)
+}
+
+/** One row of A, a panel of numbers or halves. */
+@inline function rowOf(half: i32, x: usize, panel: usize, kc: i32, sums: usize): void {
+  if (half == 0) oneRow(x, panel, kc, sums)
+  else if (half == BFLOAT16) oneRowHalves<u16>(x, panel, kc, sums)
+  else oneRowHalves<i16>(x, panel, kc, sums)
+}
+
+/** Two rows of A and half a panel from column n on. */
+@inline function rowsOf(half: i32, x: usize, y: usize, panel: usize, n: i32, kc: i32, sums: usize): void {
+  if (half == 0) twoRows(x, y, panel + (n << 2), kc, sums)
+  else if (half == BFLOAT16) twoRowsHalves<u16>(x, y, panel + (n << 1), kc, sums)
+  else twoRowsHalves<i16>(x, y, panel + (n << 1), kc, sums)
+}
+
+/** packed: as matvecPack left it, or matvecPackHalves (`half`: halves.ts). Task: a panel. Scratch: 32 sums. */
 export function matvec(
   begin: i32, end: i32, a: usize, packed: usize, bias: usize, c: usize, M: i32, N: i32, K: i32, accumulate: i32, activation: i32,
+  half: i32,
 ): void {
   const sums = scratch
   const rowA = <usize>K << 2
@@ -121,7 +202,7 @@ export function matvec(
       const kc = min(KC, K - k0)
       const first = k0 == 0 && !accumulate
       const last = k0 + kc == K
-      const panel = packed + (<usize>task * K + k0) * ROW
+      const panel = packed + (<usize>task * K + k0) * (half ? HALF_ROW : ROW)
       const x = a + (<usize>k0 << 2)
       const to = c + (<usize>n0 << 2)
       const b = last && bias ? bias + (<usize>n0 << 2) : 0
@@ -131,13 +212,13 @@ export function matvec(
         const at = <usize>n << 2
         const some = min(HALF, columns - n)
         for (let m: usize = 0; m < <usize>pairs; m += 2) {
-          twoRows(x + m * rowA, x + (m + 1) * rowA, panel + at, kc, sums)
+          rowsOf(half, x + m * rowA, x + (m + 1) * rowA, panel, n, kc, sums)
           finish(sums, 0, to + m * rowC + at, 0, 1, some, first, b ? b + at : 0, f)
           finish(sums + HALF_ROW, 0, to + (m + 1) * rowC + at, 0, 1, some, first, b ? b + at : 0, f)
         }
       }
       if (pairs < M) {
-        oneRow(x + <usize>pairs * rowA, panel, kc, sums)
+        rowOf(half, x + <usize>pairs * rowA, panel, kc, sums)
         finish(sums, 0, to + <usize>pairs * rowC, 0, 1, columns, first, b, f)
       }
       k0 += kc

@@ -18,6 +18,17 @@ fn isInfinite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) == 0x7f80
 fn isFinite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
 fn isZero(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) == 0u; }
 
+/// One of a pair of float16 (kind 1) or bfloat16 (2), the lower or the upper one, exactly; subnormal float16, too, which drivers may read as 0.
+fn halfOf(kind: u32, pair: u32, upper: u32) -> f32 {
+  let bits = (pair >> (16u * upper)) & 0xffffu;
+  if (kind == 2u) { return bitcast<f32>(bits << 16u); }
+  let sign = (bits & 0x8000u) << 16u;
+  let exponent = (bits >> 10u) & 31u;
+  let fraction = bits & 1023u;
+  if (exponent == 0u) { return select(1.0, -1.0, sign != 0u) * f32(fraction) * 5.9604644775390625e-8; }
+  return bitcast<f32>(sign | select((exponent + 112u) << 23u, 0x7f800000u, exponent == 31u) | (fraction << 13u));
+}
+
 /// What is multiplied with a weight: x, and 0 where the weight is 0, whatever x holds. A mask of bits: a choice between numbers, multiplied
 /// with the weight, may be folded into 0 x.
 fn taken(weight: f32, x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) & select(0xffffffffu, 0u, isZero(weight))); }

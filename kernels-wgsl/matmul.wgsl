@@ -26,6 +26,7 @@ struct Params {
   after: f32,
   biased: u32,
   activation: u32, // of `unaryOps`, or NONE
+  halfB: u32,      // B holds pairs of float16 (1) or bfloat16 (2), and is transposed
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -37,6 +38,7 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> c: array<f32>;
 @group(0) @binding(7) var<storage, read> partial: array<f32>;
 @group(0) @binding(8) var<storage, read> start: array<f32>;
+@group(0) @binding(9) var<storage, read> pairsB: array<u32>;
 
 const TILE = 64u;
 const DEPTH = 16u;
@@ -56,7 +58,15 @@ fn readA(at: u32, count: u32) -> vec4<f32> {
   return v;
 }
 
+/// Number `at` of pairs.
+fn halfOfB(at: u32) -> f32 { return halfOf(p.halfB, pairsB[at >> 1u], at & 1u); }
+
 fn readB(at: u32, count: u32) -> vec4<f32> {
+  if (p.halfB != 0u) {
+    var v = vec4<f32>();
+    for (var i = 0u; i < min(count, 4u); i++) { v[i] = halfOfB(at + i); }
+    return v;
+  }
   if (p.vectorsB == 1u && count >= 4u) { return b4[at >> 2u]; }
   var v = vec4<f32>();
   if (count > 0u) { v.x = b[at]; }
@@ -204,7 +214,8 @@ fn activate(g: Group, count: u32) {
     var sum = 0.0;
     for (var k = 0u; k < p.K; k++) {
       let weight = a[atA];
-      let x = b[atB];
+      var x = 0.0;
+      if (p.halfB != 0u) { x = halfOfB(atB); } else { x = b[atB]; }
       sum += weight * select(x, taken(weight, x), p.sparse == 1u);
       atA += stepA;
       atB += stepB;

@@ -10,6 +10,7 @@ struct Params {
   N: u32,
   D: u32,
   offsetC: i32,
+  half: u32, // of a table of pairs: see halfOf
   axes: array<vec4<i32>, 8>, // (size, stride of x, stride of y, -), outermost first; copyWhere: of the condition, and of x
 }
 
@@ -59,6 +60,16 @@ fn strided(i: u32) -> vec2<i32> {
   for (var i = firstElement(g); i < end; i += THREADS) {
     let r = i / p.D;
     y[i] = table[index[r] * p.D + (i - r * p.D)];
+  }
+}
+
+// The same of a table of pairs of 16-bit numbers.
+@compute @workgroup_size(THREADS) fn gatherHalf(g: Group) {
+  let end = elementsEnd(g, p.n);
+  for (var i = firstElement(g); i < end; i += THREADS) {
+    let r = i / p.D;
+    let at = index[r] * p.D + (i - r * p.D);
+    y[i] = bitcast<u32>(halfOf(p.half, table[at >> 1u], at & 1u));
   }
 }
 

@@ -9,11 +9,21 @@ import { BlockModel, type BlockModelConfig } from './block-model.ts'
 import { EncoderDecoder, type EncoderDecoderConfig, encoderDecoderDefaults } from './encoder-decoder.ts'
 import { checkChoice } from './fields.ts'
 import { printable } from './foreign.ts'
+import { type FrozenOptions, frozen, frozenEntry } from './frozen.ts'
 import { completeMixer, says, shared } from './mixers.ts'
 import type { Model } from './model.ts'
-import { entriesOf, isFloat, prefixOf, shapesOf } from './module.ts'
+import { entriesOf, isFloat, outline, prefixOf, shapesOf } from './module.ts'
 import type { Optimizer } from './optimizers.ts'
-import { PackedEntry, readSafetensors, type Safetensors, SafetensorsError, writeSafetensors } from './safetensors.ts'
+import {
+  type Bytes,
+  PackedEntry,
+  readSafetensors,
+  type Safetensors,
+  type SafetensorsEntry,
+  SafetensorsError,
+  safetensorsPieces,
+  writeSafetensors,
+} from './safetensors.ts'
 import { labml, layerMixers, Transformer, type TransformerConfig } from './transformer.ts'
 import { otherVersion, versionMetadata } from './version.ts'
 
@@ -80,10 +90,11 @@ const blocks: Kind<BlockModel, BlockModelConfig> = {
   fields: { symbols: 1, dModel: 1, layers: [], norm: {}, tie: false },
   optional: ['embeddingNorm', 'padding'],
   layers: [],
-  stored: (config) => config,
+  // In one order, whoever has made it: a run that goes on leaves the bytes of one that didn't stop.
+  stored: ({ symbols, dModel, layers, norm, tie, ...more }) => ({ symbols, dModel, layers, norm, tie, ...more }),
 }
 /** By the word in a file's metadata; older files without one hold a Transformer. */
-const kindKey = 'fastweights.model'
+export const kindKey = 'fastweights.model'
 const kinds = { transformer, 'encoder-decoder': encoderDecoder, blocks }
 export type ModelKind = keyof typeof kinds
 type ModelOf<K extends ModelKind> = ReturnType<(typeof kinds)[K]['make']>
@@ -114,26 +125,39 @@ export async function writeCheckpoint(
 ): Promise<Uint8Array> {
   const kind = (Object.keys(kinds) as ModelKind[]).find((name) => kinds[name].is(model))
   if (kind === undefined) throw new Error(`writeCheckpoint: needs a model of ${Object.keys(kinds).join(', ')}, not ${told(model)}`)
+  const metadata = metadataOf(kind, model, optimizer?.steps ?? 0, extra)
+  // A read takes the values of the moment it is called: all of them before the first wait, so that training may go on meanwhile.
+  const [parameters, moments] = await Promise.all([model.stateDict(), entriesOf(optimizer?.moments() ?? new Map())])
+  const prefixed = [...moments].map(([name, entry]) => [optimizerPrefix + name, entry] as const)
+  return writeSafetensors([...parameters, ...prefixed], metadata)
+}
+
+function metadataOf(kind: ModelKind, model: ModelOf<ModelKind>, steps: number, extra: Record<string, string>): Record<string, string> {
   const { seed, stream } = model.random
-  const counters = { seed: `${seed}`, stream: `${stream}`, steps: `${optimizer?.steps ?? 0}` }
+  const counters = { seed: `${seed}`, stream: `${stream}`, steps: `${steps}` }
   const config = JSON.stringify(kindOf(kind).stored(model.config))
   const metadata = { ...versionMetadata(version), [kindKey]: kind, config, ...counters }
   const taken = Object.keys(extra).find((name) => name in metadata)
   if (taken !== undefined) throw new Error(`writeCheckpoint: '${taken}' is a word of checkpoints themselves; store it under another name`)
-  // A read takes the values of the moment it is called: all of them before the first wait, so that training may go on meanwhile.
-  const [parameters, moments] = await Promise.all([model.stateDict(), entriesOf(optimizer?.moments() ?? new Map())])
-  const prefixed = [...moments].map(([name, entry]) => [optimizerPrefix + name, entry] as const)
-  return writeSafetensors([...parameters, ...prefixed], { ...extra, ...metadata })
+  return { ...extra, ...metadata }
 }
 
-/** The kind of model that a checkpoint says it holds, as it stands there. */
-export const kindOfCheckpoint = (bytes: Uint8Array): string => readSafetensors(bytes).metadata[kindKey] ?? 'transformer'
+/** A checkpoint of blocks whose parameters are elsewhere, such as in another package's files: piece by piece, no model being made. */
+export function checkpointPieces(
+  config: BlockModelConfig,
+  entryOf: (name: string) => SafetensorsEntry,
+  extra: Record<string, string> = {},
+): { size: number; pieces: Iterable<Uint8Array> } {
+  const model = outline(() => blocks.make(config))
+  const entries = [...model.namedParameters().keys()].map((name) => [name, entryOf(name)] as const)
+  return safetensorsPieces(entries, metadataOf('blocks', model, 0, extra))
+}
 
 /**
  * Checks that the file is one of ours, of that kind of model, and that its tensors are those of its configuration, before anything is allocated on a
  * device.
  */
-export function readCheckpoint<K extends ModelKind = 'transformer'>(bytes: Uint8Array, kind = 'transformer' as K): Checkpoint<K> {
+export function readCheckpoint<K extends ModelKind = 'transformer'>(bytes: Bytes, kind = 'transformer' as K): Checkpoint<K> {
   checkChoice('kind of model', kind, kinds)
   const { metadata, tensors } = readSafetensors(bytes)
   const fail = (problem: string): never => {
@@ -213,6 +237,17 @@ export function modelOf<K extends ModelKind = 'transformer'>(checkpoint: Checkpo
     throw error
   }
   model.random.stream = checkpoint.stream
+  return model
+}
+
+/** The same of blocks, of which nothing is to be trained: see `frozen`. */
+export function frozenModelOf({ config, seed, stream, tensors }: Checkpoint<'blocks'>, options: FrozenOptions = {}): BlockModel {
+  const model = frozen(
+    () => blocks.make(config, seed),
+    (name) => frozenEntry(tensors.get(name)!),
+    options,
+  )
+  model.random.stream = stream
   return model
 }
 

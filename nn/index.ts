@@ -45,6 +45,7 @@ export {
   taylor2,
 } from './features.ts'
 export type { AnyField, Field, Fields } from './fields.ts'
+export { type FrozenEntry, type FrozenOptions, frozen } from './frozen.ts'
 export { type Gate, type GateName, gates, retention } from './gates.ts'
 export * from './generate.ts'
 export type { AttentionOptions } from './heads.ts'
@@ -63,13 +64,19 @@ export { OutsideModule, type OutsideResult } from './outside/layer.ts'
 export type { Packing } from './packing.ts'
 export type { Part, Parts } from './parts.ts'
 export * from './presets.ts'
-export { type PackageName, PretrainedError } from './pretrained/architecture.ts'
+export { type JsonObject, type PackageName, PretrainedError } from './pretrained/architecture.ts'
 export { type ComparedTensor, type Comparison, comparePretrained } from './pretrained/compare.ts'
 export {
   architectures,
   fromPretrained,
+  type Generation,
+  generationOf,
   type NamedFiles,
+  newPretrained,
+  openPretrained,
   type Pretrained,
+  type PretrainedEntry,
+  type PretrainedFiles,
   type PretrainedOptions,
   type PretrainedSource,
   toPretrained,

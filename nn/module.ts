@@ -3,7 +3,7 @@ import type { Device } from '../engine/devices/device.ts'
 import { type Shape, sameShape, show } from '../engine/shape.ts'
 import { empty, getDevice, parameter, setDevice, Tensor } from '../engine/tensor.ts'
 import { clip, printable } from './foreign.ts'
-import type { SafetensorsEntry } from './safetensors.ts'
+import { entryOf, type SafetensorsEntry } from './safetensors.ts'
 
 /** What a state dict is loaded from: anything with a shape and numbers, such as readSafetensors(...).tensors. */
 export type StateDict = ReadonlyMap<string, StateDictEntry>
@@ -12,8 +12,8 @@ export interface StateDictEntry {
   readonly data: ArrayLike<number | bigint>
 }
 
-/** Values as they are on a device: float32, float64 on the reference. */
-export type FloatEntry = Extract<SafetensorsEntry, { dtype: 'F32' | 'F64' }>
+/** Values as they are on a device: float32, float64 on the reference; or of 16 bits. */
+export type FloatEntry = Extract<SafetensorsEntry, { dtype: 'F64' | 'F32' | 'F16' | 'BF16' }>
 
 /** Whether an entry's numbers are floating-point ones that can be read. */
 export const isFloat = ({ dtype }: SafetensorsEntry): boolean => ['F64', 'F32', 'F16', 'BF16'].includes(dtype)
@@ -111,12 +111,15 @@ export abstract class Module {
 export const shapesOf = (make: () => Module): Map<string, Shape> => new Map([...outlineOf(make)].map(([name, { shape }]) => [name, shape]))
 
 /** The same, as tensors without values: one with two names is the same under both. */
-export function outlineOf(make: () => Module): Map<string, Tensor> {
+export const outlineOf = (make: () => Module): Map<string, Tensor> => outline(make).namedParameters()
+
+/** The module itself. */
+export function outline<M extends Module>(make: () => M): M {
   const before = getDevice()
   const kernels = new Proxy({} as Device['kernels'], { get: () => () => {} })
   setDevice({ ...before, kernels, allocate: () => null, free: () => {}, write: () => {} })
   try {
-    return make().namedParameters()
+    return make()
   } finally {
     setDevice(before)
   }
@@ -154,8 +157,13 @@ function takeBuffers(module: Module, dict: Map<string, StateDictEntry>): void {
 
 /** Reads all tensors as they are now. */
 export async function entriesOf(tensors: ReadonlyMap<string, Tensor>): Promise<Map<string, FloatEntry>> {
-  const entries = [...tensors].map(async ([name, { shape }]): Promise<[string, FloatEntry]> => {
-    const data = await tensors.get(name)!.read()
+  const entries = [...tensors].map(async ([name, t]): Promise<[string, FloatEntry]> => {
+    const { shape, half } = t
+    if (half !== undefined) {
+      const bits = await t.readHalves()
+      return [name, entryOf(half === 'float16' ? 'F16' : 'BF16', [...shape], () => new Uint8Array(bits.buffer), false) as FloatEntry]
+    }
+    const data = await t.read()
     if (data instanceof Float64Array) return [name, { dtype: 'F64', shape: [...shape], data }]
     if (data instanceof Float32Array) return [name, { dtype: 'F32', shape: [...shape], data }]
     throw new Error(`${name} holds integers, not floating-point numbers`)

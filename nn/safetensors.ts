@@ -8,6 +8,7 @@
  * before its size has been checked against the file. Typed arrays have the machine's byte order: little-endian wherever WebAssembly runs.
  * Tests: test/nn/safetensors.test.ts.
  */
+import { narrowed, widened } from '../engine/half.ts'
 import { clip, fileKind, printable } from './foreign.ts'
 
 /** A file isn't a safetensors file, or not one of what it should be. */
@@ -92,10 +93,19 @@ export class PackedEntry {
   }
 }
 
-/** One dtype at a time, so that a test of `dtype` also tells the class of `data`. */
+/**
+ * One dtype at a time, so that a test of `dtype` also tells the class of `data`. `bits`: of a tensor of 16-bit numbers that was read, what stands in the
+ * file; what is written comes from `data`.
+ */
 export type SafetensorsEntry =
-  | { [D in Dtype]: { dtype: D; shape: number[]; data: InstanceType<(typeof dtypes)[D]['array']> } }[Dtype]
+  | { [D in Dtype]: { dtype: D; shape: number[]; data: InstanceType<(typeof dtypes)[D]['array']>; readonly bits?: Uint16Array } }[Dtype]
   | PackedEntry
+
+/** Bytes, or what gives some of them when they are asked for, such as a file: then an entry's `data` is read each time. */
+export interface Bytes {
+  readonly length: number
+  subarray(begin: number, end: number): Uint8Array
+}
 
 const isRead = (dtype: string): dtype is Dtype => Object.hasOwn(dtypes, dtype)
 const isPacked = (dtype: string): dtype is PackedDtype => Object.hasOwn(packedDtypes, dtype)
@@ -114,21 +124,44 @@ const headerCap = 100_000_000
  * The entries' data may share the memory of `bytes`. A tensor of a dtype that no array holds is there too, with its name, shape and bytes; an
  * error comes where its `data` is used.
  */
-export function readSafetensors(bytes: Uint8Array): Safetensors {
+export function readSafetensors(bytes: Bytes): Safetensors {
   const headerBytes = headerLength(bytes)
   const { metadata, layouts } = readHeader(decodeHeader(bytes.subarray(8, 8 + headerBytes)))
   const dataStart = 8 + headerBytes
   checkCoverage(layouts, bytes.length - dataStart)
   const tensors = new Map<string, SafetensorsEntry>()
   for (const [name, { dtype, shape, begin, end }] of layouts) {
-    const part = bytes.subarray(dataStart + begin, dataStart + end)
+    const part = (): Uint8Array => bytes.subarray(dataStart + begin, dataStart + end)
     tensors.set(
       name,
-      isRead(dtype) ? ({ dtype, shape, data: decode(dtype, part) } as SafetensorsEntry) : new PackedEntry(name, dtype, shape, part),
+      isRead(dtype) ? entryOf(dtype, shape, part, bytes instanceof Uint8Array) : new PackedEntry(name, dtype, shape, part()),
     )
   }
   return { metadata, tensors }
 }
+
+/** Of bytes that `part` gives. `held`: they are in memory, so that the numbers may be, too, once they have been asked for. */
+export function entryOf(dtype: Dtype, shape: number[], part: () => Uint8Array, held: boolean): SafetensorsEntry {
+  const isHalf = dtype === 'F16' || dtype === 'BF16'
+  if (held && !isHalf) return { dtype, shape, data: decode(dtype, part()) } as SafetensorsEntry
+  let known: NumberArray | undefined
+  const entry = {
+    dtype,
+    shape,
+    get data() {
+      return known ?? (held ? (known = decode(dtype, part())) : decode(dtype, part()))
+    },
+    set data(values) {
+      known = values
+    },
+  }
+  if (isHalf) Object.defineProperty(entry, 'bits', { get: () => viewed(part(), Uint16Array, 2) })
+  return entry as SafetensorsEntry
+}
+
+/** What a file's metadata says, its header alone being read. */
+export const readMetadata = (bytes: Bytes): Safetensors['metadata'] =>
+  readHeader(decodeHeader(bytes.subarray(8, 8 + headerLength(bytes)))).metadata
 
 /**
  * The same entries give the same bytes whatever their order: widest dtype first, so that each tensor is aligned, then by name.
@@ -138,37 +171,55 @@ export function writeSafetensors(
   tensors: Iterable<readonly [string, SafetensorsEntry]>,
   metadata: Record<string, string> = { format: 'pt' },
 ): Uint8Array {
+  const { size, pieces } = safetensorsPieces(tensors, metadata)
+  const bytes = new Uint8Array(size)
+  let position = 0
+  for (const piece of pieces) {
+    bytes.set(piece, position)
+    position += piece.length
+  }
+  return bytes
+}
+
+/** The same a piece at a time, for a file: the header, then the tensors, each encoded when its turn comes. Its `data` isn't looked at before. */
+export function safetensorsPieces(
+  tensors: Iterable<readonly [string, SafetensorsEntry]>,
+  metadata: Record<string, string> = { format: 'pt' },
+): { size: number; pieces: Iterable<Uint8Array> } {
   const entries = [...tensors].sort(([a, x], [b, y]) => bitsOf(y.dtype) - bitsOf(x.dtype) || (a < b ? -1 : 1))
   const members: string[] = []
   const keys = Object.keys(metadata).sort()
   if (keys.length > 0) members.push(`"${metadataKey}":{${keys.map((key) => metadataMember(key, metadata[key])).join()}}`)
   const seen = new Set<string>()
   let end = 0
-  const parts: Uint8Array[] = []
   for (const [name, entry] of entries) {
     const { dtype, shape } = entry
     if (name === metadataKey) throw new SafetensorsError(`${tensor(name)}: the name is taken by the format`)
     if (seen.has(name)) throw new SafetensorsError(`${tensor(name)}: given twice`)
     if (!isUnicode(name)) throw new SafetensorsError(`${tensor(name)}: the name isn't valid Unicode`)
     seen.add(name)
-    const part = encode(name, entry)
-    parts.push(part)
     const begin = end
-    end += part.length
+    end += sizeIn(name, entry)
     members.push(`${JSON.stringify(name)}:{"dtype":"${dtype}","shape":[${shape.join()}],"data_offsets":[${begin},${end}]}`)
   }
   const header = new TextEncoder().encode(`{${members.join()}}`)
   const headerBytes = Math.ceil(header.length / 8) * 8
   if (headerBytes > headerCap) throw new SafetensorsError(`a header of ${headerBytes} bytes is over the format's limit of ${headerCap}`)
-  const bytes = new Uint8Array(8 + headerBytes + end).fill(0x20, 8 + header.length, 8 + headerBytes)
-  new DataView(bytes.buffer).setBigUint64(0, BigInt(headerBytes), true)
-  bytes.set(header, 8)
-  let position = 8 + headerBytes
-  for (const part of parts) {
-    bytes.set(part, position)
-    position += part.length
+  const start = new Uint8Array(8 + headerBytes).fill(0x20, 8 + header.length)
+  new DataView(start.buffer).setBigUint64(0, BigInt(headerBytes), true)
+  start.set(header, 8)
+  function* pieces(): Generator<Uint8Array> {
+    yield start
+    for (const [name, entry] of entries) yield encode(name, entry)
   }
-  return bytes
+  return { size: start.length + end, pieces: pieces() }
+}
+
+/** Bytes of a tensor that can be written. */
+function sizeIn(name: string, { dtype, shape }: SafetensorsEntry): number {
+  if (!isRead(dtype) && !isPacked(dtype))
+    throw new SafetensorsError(`${tensor(name)}: a dtype ${quote(String(dtype))} can't be written from numbers`)
+  return (countOf(name, shape) * bitsOf(dtype)) / 8
 }
 
 // --- Header ---------------------------------------------------------------------------------------------------------------------------
@@ -180,16 +231,17 @@ interface Layout {
   end: number
 }
 
-function headerLength(bytes: Uint8Array): number {
+function headerLength(given: Bytes): number {
+  const bytes = given.subarray(0, Math.min(given.length, 65536))
   if (bytes.length < 8) {
     const empty = bytes.length === 0 ? ' (it is empty: a download that was broken off?)' : ''
     throw new SafetensorsError(`a file of ${bytes.length} bytes is too short: the header's length alone takes 8${empty}`)
   }
   const length = new DataView(bytes.buffer, bytes.byteOffset, 8).getBigUint64(0, true)
-  const begins = bytes.length === 8 || bytes[8] === 0x7b // {
+  const begins = given.length === 8 || bytes[8] === 0x7b // {
   const kind = length > headerCap || !begins ? fileKind(bytes) : undefined
   if (kind !== undefined) throw new SafetensorsError(`the file is ${kind.what}, not a safetensors file: ${kind.weights}`)
-  if (Number(length) <= Math.min(headerCap, bytes.length - 8)) return Number(length)
+  if (Number(length) <= Math.min(headerCap, given.length - 8)) return Number(length)
   // The size is worth telling only if it may be one.
   if (!begins) {
     const first = Array.from(bytes.subarray(0, 8), (byte) => byte.toString(16).padStart(2, '0')).join(' ')
@@ -198,7 +250,7 @@ function headerLength(bytes: Uint8Array): number {
   throw new SafetensorsError(
     length > headerCap
       ? `a header of ${length} bytes is over the format's limit of ${headerCap}`
-      : `a header of ${length} bytes doesn't fit in a file of ${bytes.length} bytes (truncated?)`,
+      : `a header of ${length} bytes doesn't fit in a file of ${given.length} bytes (truncated?)`,
   )
 }
 
@@ -376,14 +428,19 @@ class HeaderParser {
 
 /** The numbers of a file's bytes, which have been checked to be whole ones. */
 export function decode(dtype: Dtype, bytes: Uint8Array): NumberArray {
-  if (dtype === 'F16') return widen(bytes, float16Bits)
-  if (dtype === 'BF16') return widen(bytes, (half) => half << 16)
+  if (dtype === 'F16' || dtype === 'BF16') return widened(viewed(bytes, Uint16Array, 2) as Uint16Array, halves[dtype])
   const { bits, array } = dtypes[dtype]
-  const width = bits / 8
-  // A view where the alignment allows one, else a copy.
-  const aligned = bytes.byteOffset % width === 0 ? bytes : new Uint8Array(bytes)
-  return new (array as ArrayClass)(aligned.buffer, aligned.byteOffset, aligned.length / width)
+  return viewed(bytes, array, bits / 8)
 }
+
+/** A view where the alignment allows one, else a copy. */
+function viewed(bytes: Uint8Array, array: ArrayClass, width: number): NumberArray {
+  const aligned = bytes.byteOffset % width === 0 ? bytes : new Uint8Array(bytes)
+  return new array(aligned.buffer, aligned.byteOffset, aligned.length / width)
+}
+
+/** The engine's names of 16-bit numbers. */
+export const halves = { F16: 'float16', BF16: 'bfloat16' } as const
 
 /** Checks that the values, or the bytes, are those of the dtype and fill the shape. */
 export function encode(name: string, entry: SafetensorsEntry): Uint8Array {
@@ -401,68 +458,13 @@ export function encode(name: string, entry: SafetensorsEntry): Uint8Array {
   if (count !== data.length) {
     throw new SafetensorsError(`${tensor(name)}: ${data.length} values don't fill the shape [${shape.join(', ')}]`)
   }
-  if (dtype === 'F16') return narrow(data as Float32Array, float16FromBits)
-  if (dtype === 'BF16') return narrow(data as Float32Array, bfloat16FromBits)
+  if (dtype === 'F16' || dtype === 'BF16') return new Uint8Array(narrowed(data as Float32Array, halves[dtype]).buffer)
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
 }
 
 /** The numbers as a tensor of this dtype keeps them. */
 export const rounded = (data: Float32Array<ArrayBuffer>, dtype: 'F16' | 'BF16'): Float32Array =>
   decode(dtype, encode('', { dtype, shape: [data.length], data })) as Float32Array
-
-// 16-bit floats are converted bits to bits: as JavaScript numbers, NaNs would lose their payload.
-
-function widen(bytes: Uint8Array, bits: (half: number) => number): Float32Array {
-  const result = new Uint32Array(bytes.length / 2)
-  for (let i = 0; i < result.length; i++) result[i] = bits(bytes[2 * i] | (bytes[2 * i + 1] << 8))
-  return new Float32Array(result.buffer)
-}
-
-function narrow(data: Float32Array, half: (bits: number) => number): Uint8Array {
-  const bits = new Uint32Array(data.buffer, data.byteOffset, data.length)
-  const result = new Uint8Array(2 * data.length)
-  for (let i = 0; i < bits.length; i++) {
-    const value = half(bits[i])
-    result[2 * i] = value
-    result[2 * i + 1] = value >>> 8
-  }
-  return result
-}
-
-/** Float16 (1 sign, 5 exponent, 10 fraction bits) as the bits of the float32 of the same value. */
-function float16Bits(half: number): number {
-  const sign = (half & 0x8000) << 16
-  const exponent = (half >>> 10) & 31
-  const fraction = half & 1023
-  if (exponent === 31) return sign | 0x7f800000 | (fraction << 13)
-  if (exponent > 0) return sign | ((exponent + 112) << 23) | (fraction << 13)
-  if (fraction === 0) return sign
-  const shift = Math.clz32(fraction) - 21 // brings a subnormal's first bit to where the hidden bit is
-  return sign | ((113 - shift) << 23) | (((fraction << shift) & 1023) << 13)
-}
-
-/** Float32 bits to float16, to nearest even; what is too large becomes infinity. */
-function float16FromBits(bits: number): number {
-  const sign = (bits >>> 16) & 0x8000
-  const magnitude = bits & 0x7fffffff
-  if (magnitude > 0x7f800000) return sign | 0x7c00 | ((magnitude >>> 13) & 1023 || 1)
-  if (magnitude >= 0x47800000) return sign | 0x7c00
-  if (magnitude >= 0x38800000) return sign | roundedShift(magnitude - 0x38000000, 13)
-  if (magnitude < 0x33000000) return sign
-  return sign | roundedShift((magnitude & 0x7fffff) | 0x800000, 126 - (magnitude >>> 23))
-}
-
-function bfloat16FromBits(bits: number): number {
-  const notANumber = (bits & 0x7fffffff) > 0x7f800000
-  return notANumber ? (bits >>> 16) | ((bits & 0x7f0000) === 0 ? 1 : 0) : roundedShift(bits, 16)
-}
-
-/** bits / 2^shift, to nearest even. */
-function roundedShift(bits: number, shift: number): number {
-  const half = 2 ** (shift - 1)
-  const odd = (bits >>> shift) & 1
-  return Math.floor(((bits >>> 0) + half - 1 + odd) / 2 ** shift)
-}
 
 // --- Words ----------------------------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import { blind, completeMixer, type MixerName } from '../nn/mixers.ts'
 import type { Module } from '../nn/module.ts'
 import { Adam, AdamW, constant, cosine, Muon, noam, type Optimizer, type Schedule } from '../nn/optimizers.ts'
 import { type AttentionPreset, type AttentionPresetName, attentionPresets } from '../nn/presets.ts'
+import type { JsonObject, PackageName } from '../nn/pretrained/architecture.ts'
 import type { RecurrentNetConfig, RecurrentNetName } from '../nn/recurrent-net.ts'
 import { labml, layerMixers, softmaxBaseline, type TransformerConfig } from '../nn/transformer.ts'
 
@@ -181,6 +182,117 @@ export const presets = {
   ...ofPapers,
 } satisfies Record<string, Recipe>
 export type PresetName = keyof typeof presets
+
+/** A model of another package's architecture, small, to be trained here and exported as that package's files. */
+export interface PackageRecipe {
+  description: string
+  package: PackageName
+  /** Its config.json, but for the vocabulary. */
+  config: JsonObject
+  training: TrainingConfig
+}
+
+const packageTraining: TrainingConfig = { ...defaultTraining, optimizer: 'adamw', lr: 0.004, weightDecay: 0.1 }
+
+/** Sizes of the default; no token of a text of characters begins it, ends it or fills it up. */
+const ofPackage = (name: PackageName, modelType: string, className: string, source: string, own: JsonObject): PackageRecipe => ({
+  description: `${source}, as ${name} has it: export writes its files`,
+  package: name,
+  config: {
+    architectures: [className],
+    model_type: modelType,
+    dtype: 'float32',
+    hidden_size: 128,
+    num_hidden_layers: 4,
+    bos_token_id: null,
+    eos_token_id: null,
+    pad_token_id: null,
+    tie_word_embeddings: false,
+    ...own,
+  },
+  training: packageTraining,
+})
+const fourHeads = { num_heads: 4, intermediate_size: 384 }
+const hybridLayers = { layer_types: ['linear_attention', 'linear_attention', 'linear_attention', 'full_attention'], intermediate_size: 384 }
+const qwenLayers = {
+  ...hybridLayers,
+  linear_num_key_heads: 4,
+  linear_num_value_heads: 4,
+  linear_key_head_dim: 32,
+  linear_value_head_dim: 32,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  head_dim: 32,
+}
+const experts = { moe_intermediate_size: 128, num_experts: 4 }
+
+export const packagePresets = {
+  'fla-deltanet': ofPackage('fla', 'delta_net', 'DeltaNetForCausalLM', 'DeltaNet', fourHeads),
+  'fla-gated-deltanet': ofPackage('fla', 'gated_deltanet', 'GatedDeltaNetForCausalLM', 'Gated DeltaNet', {
+    ...fourHeads,
+    head_dim: 32,
+    expand_v: 1,
+  }),
+  'fla-kda': ofPackage('fla', 'kda', 'KDAForCausalLM', 'Kimi delta attention', { ...fourHeads, head_dim: 32 }),
+  'fla-gla': ofPackage('fla', 'gla', 'GLAForCausalLM', 'gated linear attention', fourHeads),
+  'fla-retnet': ofPackage('fla', 'retnet', 'RetNetForCausalLM', 'RetNet', fourHeads),
+  rwkv7: ofPackage('fla', 'rwkv7', 'RWKV7ForCausalLM', 'RWKV-7', {
+    head_dim: 32,
+    num_heads: 4,
+    value_dim: [128, 128, 128, 128],
+    intermediate_size: 512,
+    decay_low_rank_dim: 16,
+    a_low_rank_dim: 16,
+    v_low_rank_dim: 16,
+    gate_low_rank_dim: 32,
+  }),
+  'qwen3-next': ofPackage('transformers', 'qwen3_next', 'Qwen3NextForCausalLM', 'Qwen3-Next, four experts a layer', {
+    ...qwenLayers,
+    ...experts,
+    num_experts_per_tok: 2,
+    shared_expert_intermediate_size: 128,
+  }),
+  'qwen3.5': ofPackage('transformers', 'qwen3_5_text', 'Qwen3_5ForCausalLM', 'Qwen3.5', qwenLayers),
+  'olmo-hybrid': ofPackage('transformers', 'olmo_hybrid', 'OlmoHybridForCausalLM', 'OLMo Hybrid', {
+    ...hybridLayers,
+    num_attention_heads: 4,
+    num_key_value_heads: 4,
+    linear_num_key_heads: 4,
+    linear_num_value_heads: 4,
+    linear_key_head_dim: 24,
+    linear_value_head_dim: 48,
+  }),
+  'kimi-linear': ofPackage('transformers', 'kimi_linear', 'KimiLinearForCausalLM', 'Kimi Linear, four experts a layer', {
+    ...hybridLayers,
+    ...experts,
+    mlp_layer_types: ['dense', 'sparse', 'sparse', 'sparse'],
+    num_experts_per_token: 2,
+    linear_num_heads: 4,
+    linear_head_dim: 32,
+    num_attention_heads: 4,
+    num_key_value_heads: 4,
+    q_lora_rank: null,
+    kv_lora_rank: 32,
+    qk_nope_head_dim: 24,
+    qk_rope_head_dim: 8,
+    v_head_dim: 32,
+    head_dim: 8,
+  }),
+  mamba2: ofPackage('transformers', 'mamba2', 'Mamba2ForCausalLM', 'Mamba-2', {
+    num_heads: 8,
+    head_dim: 32,
+    state_size: 32,
+    n_groups: 1,
+    chunk_size: 32,
+    layer_norm_epsilon: 1e-5,
+  }),
+  'transformers-rwkv': ofPackage('transformers', 'rwkv', 'RwkvForCausalLM', 'RWKV-4', {
+    attention_hidden_size: 128,
+    intermediate_size: 512,
+  }),
+} satisfies Record<string, PackageRecipe>
+export type PackagePresetName = keyof typeof packagePresets
+export const isPackagePreset = (name: string): name is PackagePresetName => Object.hasOwn(packagePresets, name)
 
 /** The learning-rate schedule of a recipe. */
 export function scheduleOf(

@@ -6,7 +6,7 @@ import { reason } from '../../tasks/download.ts'
 import { TextError } from '../../tasks/text.ts'
 import { UsageError } from '../arguments.ts'
 import { checkWritable, createFolder, FileError, writeAtomic } from '../files.ts'
-import { checkpointName, isImported, latestRun, openImported, openRun, tokenNumbers } from '../runs.ts'
+import { checkpointName, codecOf, isImported, latestRun, openedModel, openImported, openRun, tokenNumbers, tokensIn } from '../runs.ts'
 import { bytes, counted } from '../terminal.ts'
 import { type Grid, type Inspection, opening } from './data.ts'
 import { type Picture, svgFile } from './draw.ts'
@@ -46,7 +46,7 @@ export async function inspect(
   print: (text: string) => void,
 ): Promise<number> {
   const folder = options.run ?? latestRun()
-  const { model, tokens, shown, preset } = isImported(folder) ? importedSubject(folder, options) : ownSubject(folder, options)
+  const { model, tokens, shown, preset } = isImported(folder) ? await importedSubject(folder, options) : ownSubject(folder, options)
   const T = tokens.length
   const unit = isImported(folder) ? 'token' : 'character'
   if (T > mostCharacters) throw new TextError(`the prompt has ${counted(T, unit)}; ${mostCharacters} can be shown: give a shorter --prompt`)
@@ -108,20 +108,24 @@ function ownSubject(folder: string, options: InspectOptions): Subject {
   if (options.tokens.length > 0) throw new UsageError(`--tokens: ${folder} has characters of its own: give a --prompt`)
   const { checkpoint, vocabulary, training, preset } = openRun(folder)
   const prompt = options.prompt ?? ([...speakers].every((c) => vocabulary.symbols.includes(c)) ? speakers : training.prompt)
-  const model = modelOf(checkpoint)
-  if (!(model instanceof Transformer))
-    throw new FileError(`${folder}: can't be inspected: it holds an encoder-decoder, not a language model`)
+  const model = modelOf<'transformer' | 'blocks'>(checkpoint)
   return { model, tokens: vocabulary.encode(prompt), shown: [...prompt], preset }
 }
 
-function importedSubject(folder: string, { prompt, tokens }: InspectOptions): Subject {
-  if (prompt !== undefined) throw new UsageError(`--prompt: ${folder} has no tokenizer: give --tokens, such as --tokens 1,2,3`)
-  const { checkpoint, source } = openImported(folder)
-  const ids = tokenNumbers(folder, tokens, checkpoint.config.symbols)
+async function importedSubject(folder: string, { prompt, tokens }: InspectOptions): Promise<Subject> {
+  const imported = openImported(folder)
+  const { symbols } = imported.checkpoint.config
+  const codec = prompt === undefined ? undefined : await codecOf(folder)
+  if (prompt !== undefined && codec === undefined)
+    throw new UsageError(`--prompt: ${folder} has no tokenizer: give --tokens, such as --tokens 1,2,3`)
+  if (codec !== undefined && tokens.length > 0) throw new UsageError('--tokens: a prompt is given already: give one of them')
+  const ids = codec === undefined ? tokenNumbers(folder, tokens, symbols) : tokensIn(codec, prompt!, symbols)
+  const { source } = imported
   return {
-    model: modelOf(checkpoint),
+    model: openedModel(folder, imported),
     tokens: ids,
-    shown: Array.from(ids, (id) => `${id} `),
+    // A special token has no text, and one of some bytes of a character none of its own.
+    shown: Array.from(ids, (id) => (codec?.decode([id]) || `${id} `).replaceAll('\ufffd', '·')),
     preset: `${source.modelType} of ${source.package}`,
   }
 }

@@ -8,6 +8,7 @@
  *
  * Letters: B batch, H heads, T time, D model width, K key width, V value width, C chunk, N classes, R rows.
  */
+import type { HalfType } from '../half.ts'
 
 /**
  * What is special, in every kernel and on every device:
@@ -78,6 +79,8 @@ export interface MatmulSizes {
   accumulate: boolean
   /** Applied last: C = activation(product [+ C] [+ bias]). */
   activation: UnaryOp | null
+  /** B holds numbers of 16 bits, two in each 4 bytes. Only one matrix (strideB 0), stored transposed, and not beside a sparse A. */
+  halfB?: HalfType
 }
 
 export interface AdamOptions {
@@ -360,8 +363,8 @@ export interface Kernels<S> {
   ): void
   /** y[i] = x[i] over `shape` (of any rank) where the int32 condition[i] isn't 0; elsewhere y keeps what it holds. y is dense, a stride of 0 broadcasts. */
   copyWhere(condition: S, x: S, y: S, shape: readonly number[], stridesC: readonly number[], stridesX: readonly number[]): void
-  /** y[r, :] = table[index[r], :] for r in [0, R); table is [N, D]. The engine has checked the indices. */
-  gather(table: S, index: S, y: S, R: number, N: number, D: number): void
+  /** y[r, :] = table[index[r], :] for r in [0, R); table is [N, D], of numbers of 16 bits where `half` says so. The engine has checked the indices. */
+  gather(table: S, index: S, y: S, R: number, N: number, D: number, half?: HalfType): void
   /** dtable[n, :] = sum of dy[r, :] over the rows with index[r] = n, added in the order of r (writes all of [N, D]). */
   gatherBackward(dy: S, index: S, dtable: S, R: number, N: number, D: number): void
 

@@ -27,6 +27,11 @@ export function checkFloat(op: string, ...tensors: (Tensor | null | undefined)[]
     if (!(t instanceof Tensor && t.dtype === 'float32')) throw new Error(`${op}: needs a float32 tensor, not ${kindOf(t)}`)
 }
 
+/** What may hold 16-bit numbers. */
+export function checkWeights(op: string, x: Tensor): void {
+  if (!(x instanceof Tensor && x.half !== undefined)) checkFloat(op, x)
+}
+
 /** An int32 tensor that means true where it isn't 0. */
 export function checkCondition(op: string, condition: Tensor): void {
   if (!(condition instanceof Tensor && condition.dtype === 'int32'))

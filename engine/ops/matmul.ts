@@ -5,7 +5,7 @@ import type { MatmulSizes, UnaryOp } from '../devices/kernels.ts'
 import { broadcast, type Shape, sameShape, show, sizeOf } from '../shape.ts'
 import { empty, like, type Tensor } from '../tensor.ts'
 import { sumTo } from './axes.ts'
-import { checkFloat, checkUnary, sameDevice } from './check.ts'
+import { checkFloat, checkUnary, checkWeights, sameDevice } from './check.ts'
 import { expand, unary } from './elementwise.ts'
 import { sum } from './reduce.ts'
 
@@ -33,8 +33,12 @@ const fromOutput = new Set<UnaryOp>(['relu', 'exp', 'sqrt', 'neg'])
 
 function plan(a: Tensor, b: Tensor, tA: boolean, tB: boolean): Plan {
   checkFloat('matmul', a)
-  checkFloat('matmul', b)
+  checkWeights('matmul', b)
   sameDevice('matmul', a, b)
+  if (b.half !== undefined && !(tB && !tA && sizeOf(b.shape.slice(0, -2)) === 1))
+    throw new Error(
+      `matmul: a ${b.dtype} matrix is read as one of rows: a times its transpose, without a transpose of a, and no gradient passes`,
+    )
   if (a.shape.length < 2 || b.shape.length < 2)
     throw new Error(`matmul: ${show(a.shape)} x ${show(b.shape)}: both sides need at least two axes`)
   const dims = (x: Tensor, t: boolean): number[] => (t ? [x.shape.at(-1)!, x.shape.at(-2)!] : [x.shape.at(-2)!, x.shape.at(-1)!])
@@ -77,6 +81,7 @@ function product(
     sparse: false,
     accumulate: accumulate !== undefined,
     activation: activation ?? null,
+    ...(b.half !== undefined && { halfB: b.half }),
   }
   y.device.kernels.matmul(a.storage, b.storage, bias?.storage ?? null, y.storage, sizes, accumulate === y ? undefined : accumulate?.storage)
 }
@@ -87,7 +92,7 @@ function withBatch(x: Tensor, batch: Shape): Tensor {
   return sizeOf(own) === 1 || sameShape(own, batch) ? x : expand(x, [...batch, ...x.shape.slice(-2)])
 }
 
-/** a [..., M, K] times b [..., K, N]; the leading axes broadcast. y = activation(accumulate + a b + bias). */
+/** a [..., M, K] times b [..., K, N]; the leading axes broadcast. y = activation(accumulate + a b + bias). b may be one of 16-bit numbers: see `halfTensor`. */
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
   checkObject('matmul', options, 'transposeA')
   const { transposeA: tA = false, transposeB: tB = false, bias, accumulate, activation } = options

@@ -3,7 +3,7 @@ import { checkList, told } from '../arguments.ts'
 import { record, recordMany } from '../autograd.ts'
 import { axisOf, checkShape, checkSizes, type Shape, show, sizeOf, stridesOf } from '../shape.ts'
 import { empty, like, type Tensor, zeros } from '../tensor.ts'
-import { checkFloat, checkIndices, checkInt32, checkTensor, sameDevice } from './check.ts'
+import { checkFloat, checkIndices, checkInt32, checkTensor, checkWeights, sameDevice } from './check.ts'
 
 /** The same memory under another shape; one size may be -1 and follows from the others. */
 export function reshape(x: Tensor, shape: Shape): Tensor {
@@ -124,9 +124,9 @@ export function detach(x: Tensor): Tensor {
   return x.view(x.shape)
 }
 
-/** Rows of a table [N, D] by int32 indices of any shape: the embedding. */
+/** Rows of a table [N, D], of 16-bit numbers perhaps, by int32 indices of any shape: the embedding. */
 export function gather(table: Tensor, index: Tensor): Tensor {
-  checkFloat('gather', table)
+  checkWeights('gather', table)
   checkInt32('gather', index)
   sameDevice('gather', table, index)
   if (table.shape.length !== 2) throw new Error(`gather: the table has shape ${show(table.shape)}, expected [N,D]`)
@@ -134,7 +134,7 @@ export function gather(table: Tensor, index: Tensor): Tensor {
   checkIndices('gather', index, N)
   const { kernels } = table.device
   const y = empty([...index.shape, D], table.device)
-  kernels.gather(table.storage, index.storage, y.storage, index.size, N, D)
+  kernels.gather(table.storage, index.storage, y.storage, index.size, N, D, table.half)
   return record('gather', [table], y, (dy) => {
     const dtable = like(table)
     kernels.gatherBackward(dy.storage, index.storage, dtable.storage, index.size, N, D)

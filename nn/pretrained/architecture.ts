@@ -334,13 +334,12 @@ function cut([rows, ...rest]: Shape, n: number): Shape[] {
   return Array.from({ length: n }, (_, i) => [Math.min(most, rows - i * most), ...rest])
 }
 
-/** The numbers of the file as those of the parameters. */
-export function takeApart({ own, ownShapes, order }: Entry, data: ArrayLike<number>): Map<string, Float32Array | Float64Array> {
-  const Class = data instanceof Float64Array ? Float64Array : Float32Array
-  const all = order ? new Class(data.length) : Class.from(data as ArrayLike<number>)
+/** The numbers of the file, or their bits, as those of the parameters. */
+export function takeApart<A extends Float32Array | Float64Array | Uint16Array>({ own, ownShapes, order }: Entry, data: A): Map<string, A> {
+  const all = order ? new (data.constructor as new (n: number) => A)(data.length) : data
   if (order) for (let i = 0; i < order.length; i++) all[order[i]] = data[i]
   let begin = 0
-  return new Map(own.map((name, i) => [name, all.subarray(begin, (begin += sizeOf(ownShapes[i])))]))
+  return new Map(own.map((name, i) => [name, all.subarray(begin, (begin += sizeOf(ownShapes[i]))) as A]))
 }
 
 /** The other way, piece by piece. */

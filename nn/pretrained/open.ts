@@ -6,7 +6,17 @@ import { told } from '../../engine/arguments.ts'
 import { type Shape, sameShape, show, sizeOf } from '../../engine/shape.ts'
 import { BlockModel, type BlockModelConfig } from '../block-model.ts'
 import { clip, fileKind, nearest, printable } from '../foreign.ts'
-import { type Dtype, readSafetensors, type SafetensorsEntry, SafetensorsError, writeSafetensors } from '../safetensors.ts'
+import { type FrozenEntry, type FrozenOptions, frozen } from '../frozen.ts'
+import { type FloatEntry, outlineOf } from '../module.ts'
+import {
+  type Bytes,
+  type Dtype,
+  halves,
+  readSafetensors,
+  type SafetensorsEntry,
+  SafetensorsError,
+  writeSafetensors,
+} from '../safetensors.ts'
 import {
   type Architecture,
   ConfigReader,
@@ -31,6 +41,7 @@ export const architectures: readonly Architecture[] = [...flaRows, ...transforme
 export const configName = 'config.json'
 export const indexName = 'model.safetensors.index.json'
 export const weightsName = 'model.safetensors'
+export const generationName = 'generation_config.json'
 
 /** A model with what it takes to write its files again. */
 export interface Pretrained {
@@ -48,6 +59,8 @@ export interface PretrainedSource {
   text: string
   /** Of its text part, where that is one of several. */
   config: JsonObject
+  /** generation_config.json as it was, if there was one. */
+  generation?: string
   /** The dtype of most of its tensors, and of those that have another. */
   dtype: FloatName
   others: Readonly<Record<string, FloatName>>
@@ -62,32 +75,49 @@ const floats = ['F32', 'BF16', 'F16', 'F64'] as const
 export type FloatName = (typeof floats)[number]
 const isFloatName = (dtype: string): dtype is FloatName => (floats as readonly string[]).includes(dtype)
 
-/** What a file is called, and what it holds. */
-export type NamedFiles = ReadonlyMap<string, Uint8Array>
+/** What a file is called, and what it holds, at once or when it is asked for. */
+export type NamedFiles = ReadonlyMap<string, Bytes>
 
-export interface PretrainedOptions {
+export interface PretrainedOptions extends FrozenOptions {
   /** Whose model it is, where config.json leaves that open. */
   package?: PackageName
+  /** Nothing of it is trained: weights of 16 bits stay so in memory. What is computed is the same, to the bit. */
+  frozen?: boolean
 }
 
 const fail = (problem: string): never => {
   throw new PretrainedError(problem)
 }
-const textOf = (bytes: Uint8Array | undefined): string => new TextDecoder().decode(bytes)
+const textOf = (bytes: Bytes | undefined): string => new TextDecoder().decode(bytes?.subarray(0, bytes.length))
 const quote = (text: string): string => printable(JSON.stringify(clip(text)))
 
+/** A model in another package's files, of which nothing but headers and config.json has been read. */
+export interface PretrainedFiles {
+  config: BlockModelConfig
+  /** How many numbers there are. */
+  parameters: number
+  /** What a parameter holds, by its name in the model: read when it is asked for. */
+  entryOf(name: string): PretrainedEntry
+  source: PretrainedSource
+  warnings: readonly string[]
+}
+export type PretrainedEntry = FrozenEntry & FloatEntry
+
 /**
- * The model in the files of a folder that another package wrote: config.json beside model.safetensors, or beside the files that
- * model.safetensors.index.json names; or RWKV's file alone. It is made on the default device. Throws a PretrainedError, or a SafetensorsError, that names file and tensor.
+ * What is in the files of a folder that another package wrote: config.json beside model.safetensors, or beside the files that
+ * model.safetensors.index.json names; or RWKV's file alone. Throws a PretrainedError, or a SafetensorsError, that names file and tensor.
  */
-export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {}): Pretrained {
+export function openPretrained(files: NamedFiles, options: Pick<PretrainedOptions, 'package'> = {}): PretrainedFiles {
   if (!(files instanceof Map)) fail(`fromPretrained: needs a Map from the files' names to their bytes, not ${told(files)}`)
   const rwkv = [...files].find(([, bytes]) => isRwkvFile(bytes))
   const read = rwkv && readRwkvFile(...rwkv)
   const config = read?.config ?? readConfig(files.get(configName))
   const row = architectureOf(config, read ? 'rwkv' : options.package)
   const warnings = checkKeys(row, config)
+  const generation = files.has(generationName) ? textOf(files.get(generationName)) : undefined
+  generationOf({ config, generation })
   const tensors = read?.tensors ?? readTensors(files)
+  refuseQuantised(tensors)
   const plan = planOf(row, config, tensors.size)
   const { dict, dtypes, renamed, cuts, constants, dropped, warnings: remarks } = matched(plan, tensors)
   warnings.push(...remarks)
@@ -95,22 +125,19 @@ export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {
     warnings.push(
       `${dropped.length} tensors aren't part of the model and are left out: ${quote(dropped[0])}${dropped.length > 1 ? ', ...' : ''}`,
     )
-  const model = new BlockModel(plan.config)
-  try {
-    const parameters = model.namedParameters()
-    const first = new Map([...parameters].filter(([name]) => dict.has(name)).map(([name, t]) => [t, name]))
-    model.loadStateDict(new Map([...parameters].map(([name, t]) => [name, dict.get(name) ?? dict.get(first.get(t)!)!])))
-  } catch (error) {
-    model.dispose()
-    throw error
-  }
+  const parameters = outlineOf(() => new BlockModel(plan.config))
+  // Of a parameter with two names, the file has one.
+  const first = new Map([...parameters].filter(([name]) => dict.has(name)).map(([name, t]) => [t, name]))
   return {
-    model,
+    config: plan.config,
+    parameters: [...new Set(parameters.values())].reduce((n, t) => n + t.size, 0),
+    entryOf: (name) => dict.get(name) ?? dict.get(first.get(parameters.get(name)!)!)!,
     source: {
       package: row.package,
       modelType: row.modelType,
       text: textOf(files.get(configName)),
       config,
+      ...(generation !== undefined && { generation }),
       ...commonest(dtypes),
       renamed,
       cuts,
@@ -118,6 +145,41 @@ export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {
     },
     warnings,
   }
+}
+
+/** The model that `openPretrained` finds, on the default device. */
+export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {}): Pretrained {
+  const { config, parameters, entryOf, source, warnings } = openPretrained(files, options)
+  if (options.frozen) return { model: frozen(() => new BlockModel(config), entryOf, options), source, warnings }
+  options.before?.(parameters, 4 * parameters)
+  const model = new BlockModel(config)
+  try {
+    model.loadStateDict(new Map([...model.namedParameters().keys()].map((name) => [name, entryOf(name)])))
+    return { model, source, warnings }
+  } catch (error) {
+    model.dispose()
+    throw error
+  }
+}
+
+/** A new model of another package's architecture, to be trained here, and what its files will say. On the default device. */
+export function newPretrained(config: JsonObject, of: PackageName, seed?: number): Pretrained {
+  const row = architectureOf(config, of)
+  const warnings = checkKeys(row, config)
+  const plan = planOf(row, config, Number.POSITIVE_INFINITY)
+  const text = `${JSON.stringify(config, null, 2)}\n`
+  const source = {
+    package: of,
+    modelType: row.modelType,
+    text,
+    config,
+    dtype: 'F32',
+    others: {},
+    renamed: {},
+    cuts: {},
+    constants: false,
+  } as const
+  return { model: new BlockModel(plan.config, seed), source, warnings }
 }
 
 /** What a row makes of a config.json. */
@@ -182,6 +244,7 @@ export function checkSource(source: unknown): PretrainedSource {
   if (!isObject(source)) return bad('it', 'an object')
   for (const field of ['package', 'modelType', 'text']) if (typeof source[field] !== 'string') bad(field, 'a text')
   if (!isObject(source.config)) bad('config', 'an object')
+  if (source.generation !== undefined && typeof source.generation !== 'string') bad('generation', 'a text')
   if (!isFloatName(source.dtype as string)) bad('dtype', `one of ${floats.join(', ')}`)
   if (typeof source.constants !== 'boolean') bad('constants', 'true or false')
   const all = (field: string, expected: string, test: (value: unknown) => boolean): void => {
@@ -201,7 +264,7 @@ const isObject = (value: unknown): value is JsonObject => typeof value === 'obje
 /** Models of texts and pictures, of which the part for texts has a config.json of its own inside. */
 const withPictures = ['qwen3_5', 'qwen3_5_moe']
 
-export function readConfig(bytes: Uint8Array | undefined): JsonObject {
+export function readConfig(bytes: Bytes | undefined): JsonObject {
   if (bytes === undefined) return fail(`there is no ${configName} beside the weights: it says what model they are of`)
   const value = parseJson(configName, bytes)
   if (!isObject(value)) return fail(`${configName} isn't an object`)
@@ -211,14 +274,50 @@ export function readConfig(bytes: Uint8Array | undefined): JsonObject {
 }
 
 /** transformers before version 5 wrote a bare Infinity, which JSON hasn't. */
-function parseJson(name: string, bytes: Uint8Array): unknown {
-  const text = new TextDecoder().decode(bytes)
+function parseJson(name: string, content: Bytes | string): unknown {
+  const bytes = typeof content === 'string' ? new TextEncoder().encode(content) : content.subarray(0, content.length)
+  const text = textOf(bytes)
   try {
     return JSON.parse(text.replace(/([[:,]\s*)(-?Infinity)(?=\s*[,\]}])/g, '$1{"__float__": "$2"}'))
   } catch (error) {
     const kind = fileKind(bytes)
     return fail(`${name} isn't JSON: ${printable((error as Error).message)}${kind ? ` (it is ${kind.what})` : ''}`)
   }
+}
+
+/** What is said of how a model is to go on with a text. */
+export interface Generation {
+  /** Tokens after which there is no more of it. */
+  ends: number[]
+  /** As `generate` has them, where they are said. */
+  temperature?: number
+  topK?: number
+}
+
+/** generation_config.json speaks before config.json does. */
+export function generationOf({ config, generation }: Pick<PretrainedSource, 'config' | 'generation'>): Generation {
+  const given = generation === undefined ? {} : parseJson(generationName, generation)
+  if (!isObject(given)) return fail(`${generationName} isn't an object`)
+  const [where, end] = given.eos_token_id === undefined ? [configName, config.eos_token_id] : [generationName, given.eos_token_id]
+  const ends = [end ?? []].flat()
+  if (!ends.every(Number.isSafeInteger))
+    fail(`${where}: eos_token_id must be the number of a token, or a list of such, not ${quote(JSON.stringify(end))}`)
+  const number = (key: string, least: number, otherwise: number): number => {
+    const value = given[key] ?? otherwise
+    return typeof value === 'number' && value >= least
+      ? value
+      : fail(`${generationName}: ${key} must be a number from ${least} on, not ${quote(JSON.stringify(value))}`)
+  }
+  if (given.do_sample == null) return { ends: ends as number[] }
+  if (given.do_sample === false) return { ends: ends as number[], temperature: 0 }
+  return { ends: ends as number[], temperature: number('temperature', 0, 1), topK: Math.floor(number('top_k', 0, 0)) }
+}
+
+/** What becomes of it in an export: as it was, or the tokens that config.json names. */
+function generationFile({ config, generation }: PretrainedSource): string {
+  if (generation !== undefined) return generation
+  const named = ['bos_token_id', 'eos_token_id', 'pad_token_id'].flatMap((key) => (config[key] == null ? [] : [[key, config[key]]]))
+  return `${JSON.stringify({ _from_model_config: true, ...Object.fromEntries(named) }, null, 2)}\n`
 }
 
 /** Which row a config.json is for. */
@@ -254,12 +353,17 @@ export function architectureOf(config: JsonObject, wanted?: PackageName): Archit
 // --- tensors --------------------------------------------------------------------------------------------------------------------------
 
 /** The file or files of weights that are needed, of those that there are; throws where an index names what is no file beside it. */
-export function weightFiles(names: readonly string[], index: Uint8Array | undefined): string[] {
+export function weightFiles(names: readonly string[], index: Bytes | undefined): string[] {
   if (index !== undefined) return [...new Set(Object.values(weightMap(index)))]
   if (names.includes(weightsName)) return [weightsName]
   const own = names.filter((name) => name.endsWith('.safetensors') && !/^expected/.test(name))
   if (own.length === 1) return own
   const torch = names.find((name) => /\.(bin|pt|pth|ckpt)$/.test(name))
+  const gguf = names.find((name) => /\.gguf$/i.test(name))
+  if (gguf !== undefined && own.length === 0)
+    fail(
+      `${quote(gguf)} is a GGUF file, of llama.cpp, whose weights are quantised: it isn't read; give the safetensors files from which it was made`,
+    )
   return fail(
     own.length > 1
       ? `there are ${own.length} files of weights and no ${indexName} that says what is where`
@@ -267,7 +371,7 @@ export function weightFiles(names: readonly string[], index: Uint8Array | undefi
   )
 }
 
-function weightMap(bytes: Uint8Array): Record<string, string> {
+function weightMap(bytes: Bytes): Record<string, string> {
   const content = parseJson(indexName, bytes) as { weight_map?: unknown } | null
   const map = content?.weight_map
   if (typeof map !== 'object' || map === null || Array.isArray(map)) return fail(`${indexName} has no weight_map`)
@@ -302,11 +406,26 @@ function readTensors(files: NamedFiles): Map<string, SafetensorsEntry> {
   return all
 }
 
-function readFile(file: string, bytes: Uint8Array): Map<string, SafetensorsEntry> {
+function readFile(file: string, bytes: Bytes): Map<string, SafetensorsEntry> {
   try {
     return readSafetensors(bytes).tensors
   } catch (error) {
     throw error instanceof SafetensorsError ? new PretrainedError(`${printable(file)}: ${error.message}`) : error
+  }
+}
+
+/** What tells of weights in fewer bits, where config.json doesn't. */
+const quantised: readonly (readonly [name: RegExp, how: string])[] = [
+  [/\.(qweight|qzeros)$/, 'GPTQ or AWQ'],
+  [/\.weight_scale(_inv)?$/, 'FP8'],
+  [/\.(absmax|quant_state\..*)$/, 'bitsandbytes'],
+]
+
+function refuseQuantised(tensors: ReadonlyMap<string, SafetensorsEntry>): void {
+  for (const [name, { dtype }] of tensors) {
+    const how = /^F[468]/.test(dtype) && !/^F64/.test(dtype) ? dtype.replace('F8', 'FP8') : quantised.find(([form]) => form.test(name))?.[1]
+    if (how !== undefined)
+      fail(`the tensor ${quote(name)} is of weights quantised as ${how}, which aren't read; give those in 16 or 32 bits`)
   }
 }
 
@@ -316,14 +435,14 @@ const bufferTolerance: Readonly<Record<FloatName, number>> = { F64: 1e-5, F32: 1
 /** The tensors of a file as a state dict: nothing missing, nothing left over. */
 function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<string, SafetensorsEntry>) {
   const left = new Set(tensors.keys())
-  const dict = new Map<string, { shape: readonly number[]; data: Float32Array | Float64Array }>()
+  const dict = new Map<string, PretrainedEntry>()
   const dtypes = new Map<string, FloatName>()
   const renamed: Record<string, string> = {}
   const cuts: Record<string, number> = {}
   const warnings: string[] = []
   let constants = false
   const present = (name: string, also: readonly string[]): string | undefined => [name, ...also].find((each) => tensors.has(each))
-  const take = ({ name, also, shape }: EntryFile): ArrayLike<number> => {
+  const take = ({ name, also, shape }: EntryFile): FloatEntry => {
     const actual = present(name, also) ?? fail(`the weights lack the tensor ${name} ${show(shape)} of a ${row.modelType}`)
     const found = tensors.get(actual)!
     left.delete(actual)
@@ -332,21 +451,41 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
     if (!isFloatName(found.dtype))
       fail(`the tensor ${actual} is ${found.dtype}: weights in ${floats.join(', ')} are read, quantised ones aren't`)
     dtypes.set(name, found.dtype as FloatName)
-    return found.data as Float32Array
+    return found as FloatEntry
   }
   for (const entry of entries) {
     const rows = rowsIn(entry.files, ({ name, also }) => tensors.get(present(name, also) ?? '')?.shape)
     const files = entry.files.map((file, i) => ({ ...file, shape: rows ? [rows[i], ...file.shape.slice(1)] : file.shape }))
     for (const [i, { name, shape }] of files.entries()) if (shape[0] !== entry.files[i].shape[0]) cuts[name] = shape[0]
     const pieces = files.map(take)
-    const data = pieces.length === 1 ? pieces[0] : Float64Array.from(pieces.flatMap((piece) => Array.from(piece)))
-    const parts = takeApart(entry, data)
-    for (const [i, name] of entry.own.entries()) dict.set(name, { shape: entry.ownShapes[i], data: parts.get(name)! })
+    const dtype = pieces.every((piece) => piece.dtype === pieces[0].dtype)
+      ? pieces[0].dtype
+      : pieces.some((piece) => piece.dtype === 'F64')
+        ? 'F64'
+        : 'F32'
+    const half = dtype === 'F16' || dtype === 'BF16' ? halves[dtype] : undefined
+    for (const [i, name] of entry.own.entries())
+      dict.set(name, {
+        dtype,
+        shape: [...entry.ownShapes[i]],
+        // When they are asked for: a file may be read piece by piece.
+        get data() {
+          return takeApart(entry, joined(pieces.map(({ data }) => data))).get(name)!
+        },
+        ...(half && {
+          half: {
+            dtype: half,
+            get bits() {
+              return takeApart(entry, joined(pieces.map(({ bits }) => bits!))).get(name)!
+            },
+          },
+        }),
+      } as PretrainedEntry)
   }
   for (const { file, shape, value } of row.buffers?.(reader) ?? []) {
     if (!tensors.has(file)) continue
     constants = true
-    const data = take({ name: file, also: [], shape })
+    const { data } = take({ name: file, also: [], shape })
     const tolerance = bufferTolerance[dtypes.get(file)!]
     const bad = Array.from(data).findIndex((x, i) => !(Math.abs(x - value(i)) <= tolerance * Math.max(1, Math.abs(value(i)))))
     if (bad >= 0) fail(`the constant ${file} holds ${data[bad]} at ${bad}, where config.json says ${value(bad)}`)
@@ -371,11 +510,29 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
   return { dict, dtypes, renamed, cuts, constants, dropped, warnings }
 }
 
+/** Numbers, or their bits, one piece after the other. */
+function joined<A extends Float32Array | Float64Array | Uint16Array>(pieces: readonly A[]): A {
+  const [first] = pieces
+  if (pieces.length === 1) return first
+  const size = pieces.reduce((n, { length }) => n + length, 0)
+  const all = pieces.every((piece) => piece.constructor === first.constructor)
+    ? new (first.constructor as new (n: number) => A)(size)
+    : (new Float64Array(size) as A)
+  let at = 0
+  for (const piece of pieces) {
+    all.set(piece, at)
+    at += piece.length
+  }
+  return all
+}
+
 /** Names of the matrix that gives the logits. A model of which it is the embedding has none, but files may. */
 const headNames = ['lm_head.weight', 'head.weight']
 
-const sameTensor = (a: SafetensorsEntry, b: SafetensorsEntry): boolean =>
-  sameShape(a.shape, b.shape) && (a.data as Float32Array).every((x, i) => Object.is(x, (b.data as Float32Array)[i]))
+function sameTensor(a: SafetensorsEntry, b: SafetensorsEntry): boolean {
+  const [x, y] = [a.data as Float32Array, b.data as Float32Array]
+  return sameShape(a.shape, b.shape) && x.every((value, i) => Object.is(value, y[i]))
+}
 
 /** The rows of tensors that are pieces of one, if a file has cut it where it likes; undefined where there is one tensor, or these aren't such pieces. */
 function rowsIn(files: readonly EntryFile[], shapeOf: (file: EntryFile) => readonly number[] | undefined): number[] | undefined {
@@ -398,33 +555,36 @@ function commonest(dtypes: ReadonlyMap<string, FloatName>): Pick<PretrainedSourc
 /** Numbers in a constant of a file: with 256 tokens a block MiniMax's have four million. */
 const mostConstant = 2 ** 26
 
-/** The files of a model as its package writes them: the same names, shapes and dtypes as those that it was made from, and config.json as it was. */
+/**
+ * The files of a model as its package writes them: the same names, shapes and dtypes as those that it was made from, and config.json and
+ * generation_config.json as they were.
+ */
 export async function toPretrained(model: BlockModel, source: PretrainedSource): Promise<Map<string, Uint8Array>> {
   if (source.package === 'rwkv') fail("RWKV's own files are read and aren't written here: export has no format for this model")
   const { row, reader, entries } = planOfSource(model, source)
   const dict = await model.stateDict()
   const tensors: [string, SafetensorsEntry][] = []
-  const write = (name: string, shape: Shape, data: Float64Array): void => {
+  /** `numbers` are asked for when they are written. */
+  const write = (name: string, shape: Shape, numbers: () => Float64Array): void => {
     const dtype = (source.others[name] ?? source.dtype) as Dtype
-    tensors.push([
-      source.renamed[name] ?? name,
-      { dtype, shape: [...shape], data: dtype === 'F64' ? data : Float32Array.from(data) } as SafetensorsEntry,
-    ])
+    const entry = {
+      dtype,
+      shape: [...shape],
+      get data() {
+        return dtype === 'F64' ? numbers() : Float32Array.from(numbers())
+      },
+    }
+    tensors.push([source.renamed[name] ?? name, entry as SafetensorsEntry])
   }
-  for (const entry of entries) {
-    const pieces = putTogether(entry, (name) => dict.get(name)!.data)
-    for (const [i, { name, shape }] of entry.files.entries()) write(name, shape, pieces[i])
-  }
+  for (const entry of entries)
+    for (const [i, { name, shape }] of entry.files.entries()) write(name, shape, () => putTogether(entry, (own) => dict.get(own)!.data)[i])
   for (const { file, shape, value } of (source.constants && row.buffers?.(reader)) || []) {
     if (sizeOf(shape) > mostConstant) fail(`config.json: the constant ${file} ${show(shape)} is larger than those that are written here`)
-    write(
-      file,
-      shape,
-      Float64Array.from({ length: sizeOf(shape) }, (_, i) => value(i)),
-    )
+    write(file, shape, () => Float64Array.from({ length: sizeOf(shape) }, (_, i) => value(i)))
   }
   return new Map([
     [configName, new TextEncoder().encode(source.text)],
+    [generationName, new TextEncoder().encode(generationFile(source))],
     [weightsName, writeSafetensors(tensors)],
   ])
 }

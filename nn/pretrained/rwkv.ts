@@ -8,7 +8,7 @@
 import { show, sizeOf } from '../../engine/shape.ts'
 import type { NormChoice, PartChoice } from '../block-model.ts'
 import { clip, printable } from '../foreign.ts'
-import { decode, type SafetensorsEntry } from '../safetensors.ts'
+import { type Bytes, entryOf, type SafetensorsEntry } from '../safetensors.ts'
 import {
   type Architecture,
   type ConfigReader,
@@ -23,8 +23,11 @@ import {
 const magic = 0x67676d66
 const fileVersions = [100, 101]
 
-export const isRwkvFile = (bytes: Uint8Array): boolean =>
-  bytes.length >= 4 && new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0, true) === magic
+export function isRwkvFile(bytes: Bytes): boolean {
+  if (bytes.length < 4) return false
+  const start = bytes.subarray(0, 4)
+  return new DataView(start.buffer, start.byteOffset, 4).getUint32(0, true) === magic
+}
 
 // --- the file -------------------------------------------------------------------------------------------------------------------------
 
@@ -38,7 +41,8 @@ export interface RwkvFile {
   tensors: Map<string, SafetensorsEntry>
 }
 
-export function readRwkvFile(file: string, bytes: Uint8Array): RwkvFile {
+export function readRwkvFile(file: string, given: Bytes): RwkvFile {
+  const bytes = given.subarray(0, given.length)
   const fail = (problem: string): never => {
     throw new PretrainedError(`${printable(file)}: ${problem}`)
   }
@@ -73,7 +77,11 @@ export function readRwkvFile(file: string, bytes: Uint8Array): RwkvFile {
     need(size, `the tensor ${name} ${show(shape)}`)
     if (tensors.has(name)) fail(`the tensor ${name} is there twice`)
     const dtype = dtypes[type]
-    tensors.set(name, { dtype, shape, data: decode(dtype, bytes.slice(at, at + size)) } as SafetensorsEntry)
+    const begin = at
+    tensors.set(
+      name,
+      entryOf(dtype, shape, () => bytes.subarray(begin, begin + size), true),
+    )
     at += size
   }
   return { config: configOf(file, { vocab_size: symbols, hidden_size: dModel, num_hidden_layers: layers }, tensors), tensors }

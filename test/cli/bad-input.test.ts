@@ -66,7 +66,10 @@ describe('bad input', () => {
     ],
     [train('--lerning-rate 1'), /^unknown option --lerning-rate/],
     [train('-x'), 'unknown option -x'],
-    [train('--preset labmi'), /^--preset: expected one of default, delta, labml, labml-small, softmax, .*, titans, got "labmi"$/],
+    [
+      train('--preset labmi'),
+      /^--preset: expected one of default, delta, labml, labml-small, softmax, .*, transformers-rwkv, got "labmi"$/,
+    ],
     [train('--rule hebb'), /^--rule: expected one of sum, linear-attention, .*, got "hebb"$/],
     [train('--preset __proto__'), /^--preset: expected one of/],
     [

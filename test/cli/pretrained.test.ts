@@ -4,6 +4,7 @@ import { noGrad, setDevice, tensor } from '../../engine/index.ts'
 import { fromPretrained, type SafetensorsEntry, writeSafetensors } from '../../nn/index.ts'
 import { reference, uniforms } from '../helpers.ts'
 import { choices, made } from '../nn/pretrained.ts'
+import { byteLevel } from '../tasks/byte-level.ts'
 import { Workplace } from './command.ts'
 
 describe("fastweights with other packages' models", () => {
@@ -53,6 +54,28 @@ describe("fastweights with other packages' models", () => {
     for (const [name, content] of files) assert.deepEqual(new Uint8Array(place.read(`back/${name}`)), content)
     await place.succeed('export run/checkpoint.safetensors')
     assert.ok(existsSync(place.path('run-transformers/config.json')))
+  })
+
+  it('takes texts with a tokenizer, ends them where the model says, and keeps the files of both', async () => {
+    const text = (value: unknown): Uint8Array => new TextEncoder().encode(JSON.stringify(value))
+    const more: [string, Uint8Array][] = [
+      ['tokenizer.json', text(byteLevel)],
+      ['tokenizer_config.json', text({ chat_template: '{{ messages }}' })],
+      ['generation_config.json', text({ do_sample: false, eos_token_id: [7] })],
+    ]
+    write('texts', more)
+    const said = await place.succeed('import texts --out said')
+    assert.match(said, /tokenizer_config\.json: its chat template isn't carried out here/)
+    assert.match(said, /generate --run said --prompt/)
+    // The likeliest tokens are 8, 8 and 7, and 7 is the end.
+    const [records, json] = await Promise.all([
+      place.succeed(['generate', '--run', 'said', '--prompt', 'ab ab', '--length', '6', '--batch', '2']),
+      place.succeed(['inspect', 'said', '--prompt', 'ab<end> ab', '--json', '-']),
+      place.succeed('export said --out kept'),
+    ])
+    for (const record of records.trim().split('\n')) assert.equal(JSON.parse(record).text, ' b b')
+    assert.deepEqual(JSON.parse(json).tokens, ['ab', '7 ', ' ab'])
+    for (const [name, content] of more) assert.deepEqual(new Uint8Array(place.read(`kept/${name}`)), content)
   })
 
   it('compares: 0 where all hold, 1 where one falls short, 2 what cannot be used; --json is one object', async () => {

@@ -15,6 +15,7 @@ import {
   generate,
   initialState,
   modelOf,
+  PackedEntry,
   PretrainedError,
   readCheckpoint,
   readSafetensors,
@@ -24,6 +25,9 @@ import {
   writeCheckpoint,
   writeSafetensors,
 } from '../../nn/index.ts'
+import { checkKeys } from '../../nn/pretrained/architecture.ts'
+import { architectureOf, planOf } from '../../nn/pretrained/open.ts'
+import { packagePresets } from '../../tasks/index.ts'
 import { random, reference, uniforms, wasm, webgpu } from '../helpers.ts'
 import { choices, filesFrom, made, written } from './pretrained.ts'
 
@@ -257,6 +261,79 @@ describe('models of other packages', () => {
   })
 })
 
+describe('models of which nothing is trained', () => {
+  afterEach(() => setDevice(reference))
+
+  /** In 16 bits, and read as a file would be. */
+  const halved = (files: Map<string, Uint8Array>, dtype: 'F16' | 'BF16') => {
+    const { tensors } = readSafetensors(files.get('model.safetensors')!)
+    const bytes = writeSafetensors([...tensors].map(([name, { shape, data }]) => [name, { dtype, shape, data } as SafetensorsEntry]))
+    return new Map([...files].map(([name, content]) => [name, name === 'config.json' ? content : bytes]))
+  }
+  const asFiles = (files: Map<string, Uint8Array>) =>
+    new Map([...files].map(([name, bytes]) => [name, { length: bytes.length, subarray: (a: number, b: number) => bytes.slice(a, b) }]))
+
+  it('keep weights of 16 bits, compute what their float32 gives, to the bit, and are written back', async () => {
+    const device = await wasm()
+    setDevice(device)
+    for (const [i, [what, modelType, given]] of choices.entries()) {
+      const files = halved(made(modelType, given), i % 2 ? 'F16' : 'BF16')
+      const tokens = Int32Array.from(uniforms(3, 9, 0, 11))
+      const held: number[] = []
+      const found: number[][] = []
+      for (const frozen of [true, false]) {
+        const before = device.bytesInUse()
+        const { model, source } = fromPretrained(frozen ? asFiles(files) : files, { frozen })
+        held.push(device.bytesInUse() - before)
+        model.eval()
+        const logits = await logitsOf(model, () => model.forward(tensor(tokens, { shape: [1, 9] })).logits)
+        const next: number[] = []
+        // By captured steps, whose matrices are packed.
+        if (i % 6 === 0) for await (const token of generate(model, tokens, { length: 3, temperature: 0 })) next.push(token)
+        found.push([...logits, ...next])
+        if (frozen) {
+          assert.ok(model.parameters().every((p) => !p.requiresGrad))
+          const back = await toPretrained(model, source)
+          assert.deepEqual(back.get('model.safetensors'), files.get('model.safetensors'), `${modelType}, ${what}`)
+        }
+        model.dispose()
+      }
+      assert.deepEqual(found[0], found[1], `${modelType}, ${what}`)
+      assert.ok(held[0] < 0.85 * held[1], `${modelType}, ${what}: ${held} bytes`)
+    }
+  })
+
+  it('tell their size before they are read, and how far they have come', async () => {
+    setDevice(await wasm())
+    const files = halved(made('gla', { num_heads: 2, intermediate_size: 8 }), 'BF16')
+    const told: number[][] = []
+    const { model } = fromPretrained(files, {
+      frozen: true,
+      before: (...numbers) => void told.push(numbers),
+      progress: (...numbers) => void told.push(numbers),
+    })
+    const count = model.parameterCount()
+    assert.equal(told[0][0], count)
+    assert.ok(told[0][1] > 2 * count && told[0][1] < 4 * count)
+    assert.deepEqual(told.at(-1), [count, count])
+    model.dispose()
+    const before = (): never => {
+      throw new Error('too large')
+    }
+    assert.throws(() => fromPretrained(files, { frozen: true, before }), /too large/)
+  })
+
+  it('may begin here: every preset of another package is a configuration that its row knows', () => {
+    for (const [name, { package: of, config }] of Object.entries(packagePresets)) {
+      const given = { ...config, vocab_size: 65 }
+      const row = architectureOf(given, of)
+      assert.deepEqual(checkKeys(row, given), [], name)
+      const { entries } = planOf(row, given, Number.POSITIVE_INFINITY)
+      assert.ok(entries.length > 20, name)
+    }
+  })
+})
+
 describe('files of strangers', () => {
   before(async () => setDevice(await wasm()))
   after(() => setDevice(reference))
@@ -334,6 +411,12 @@ describe('files of strangers', () => {
     assert.throws(() => new Experts({ dModel: 2, experts: 1e9 }, generator(1)), /experts must be at most 4096, not 1000000000/)
     refuse(withConfig({ num_hidden_layers: 1e9 }), /num_hidden_layers is 1000000000, where the weights have \d+ tensors/)
     refuse(withConfig({ quantization_config: { quant_method: 'gptq' } }), /quantised by "gptq"/)
+    const named = (name: string): Map<string, Uint8Array> => filesFrom(config, [...tensors, [name, tensors.get(norm)!]])
+    refuse(named('model.layers.0.attn.q_proj.qweight'), /of weights quantised as GPTQ or AWQ, which aren't read/)
+    refuse(named('model.layers.0.attn.q_proj.weight_scale_inv'), /of weights quantised as FP8/)
+    const packed = new PackedEntry('x', 'F8_E4M3', [12], new Uint8Array(12))
+    refuse(filesFrom(config, [...tensors, ['model.x', packed]]), /"model\.x" is of weights quantised as FP8_E4M3/)
+    refuse(new Map([base.entries().next().value!, ['model.gguf', new Uint8Array(9)]]), /"model\.gguf" is a GGUF file/)
     refuse(withConfig({ attn: { layers: [0], num_heads: 2, rotation: true } }), /attn has a key rotation/)
     refuse(withConfig({ attn: { layers: [0], num_heads: 2, rope_theta: -5 } }), /attn has a rope_theta of -5/)
     refuse(withConfig({ 'odd\nkey': 5 }), /config\.json: odd\\nkey is 5/)

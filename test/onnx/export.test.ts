@@ -155,7 +155,7 @@ describe('onnx: the command export', () => {
       ['export nothing', /can't read the checkpoint nothing: no such file or folder/],
       ['export run --out none/model.onnx', /can't write none\/model\.onnx/],
       ['export run --format pickle', /--format: expected one of onnx/],
-      ['export run --format fla', /run holds no model of fla that was imported: .*; leave --format out for ONNX/],
+      ['export run --format fla', /run holds no model of fla: .*; leave --format out for ONNX/],
       ['export run --out run/checkpoint.safetensors', /can't write run\/checkpoint.safetensors: it is the file that is read/],
       ['inspect run --json run/checkpoint.safetensors', /can't write run\/checkpoint.safetensors: it is the file that is read/],
     ] as const) {

@@ -128,8 +128,10 @@ describe('the documents', function () {
       .map((command) => node(main, command, '--help'))
       .join()
     const options = new Set(help.replaceAll('--[no-]', '--').match(/--[a-z][a-z-]*/g))
-    // Of npm run bench, and of sbatch.
-    const others = ['--counts', '--only', '--roofline', '--rounds', '--sizes', '--array', '--cpus-per-task', '--wrap']
+    // Of npm run bench, of sbatch, and of PyTorch's programs.
+    const bench = ['--counts', '--only', '--roofline', '--rounds', '--sizes']
+    const elsewhere = ['--array', '--cpus-per-task', '--wrap', '--nnodes', '--nproc-per-node', '--rdzv-endpoint', '--model', '--checkpoint']
+    const others = [...bench, ...elsewhere]
     for (const page of pages)
       for (const [name] of read(page).matchAll(/(?<![\w-])--[a-z][a-z-]*/g))
         assert.ok(options.has(name) || others.includes(name), `${page}: ${name}`)

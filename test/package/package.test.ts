@@ -130,13 +130,20 @@ describe('the package', () => {
     const { dependencies, optionalDependencies, peerDependencies, peerDependenciesMeta } = JSON.parse(
       readFileSync(join(root, 'package.json'), 'utf8'),
     )
-    // For ONNX files; and for claims: generated cases, and equations in their report.
-    assert.deepEqual(Object.keys({ ...dependencies, ...optionalDependencies }), ['@bufbuild/protobuf', 'fast-check', 'temml'])
+    // For ONNX files; for tokenizers of other packages; and for claims: generated cases, and equations in their report.
+    assert.deepEqual(Object.keys({ ...dependencies, ...optionalDependencies }), [
+      '@bufbuild/protobuf',
+      '@huggingface/tokenizers',
+      'fast-check',
+      'temml',
+    ])
     // Only who wants a GPU in Node installs what gives it one.
     assert.deepEqual([Object.keys(peerDependencies), peerDependenciesMeta], [['webgpu'], { webgpu: { optional: true } }])
     writeFileSync(join(folder, 'package.json'), '{ "private": true, "type": "module" }')
     // Without network the dependencies, and theirs, come packed from where they are installed.
-    const needed = ['@bufbuild/protobuf', 'fast-check', 'pure-rand', 'temml'].map((name) => `./node_modules/${name}`)
+    const needed = ['@bufbuild/protobuf', '@huggingface/tokenizers', 'fast-check', 'pure-rand', 'temml'].map(
+      (name) => `./node_modules/${name}`,
+    )
     const others = JSON.parse(run('npm', ['pack', '--ignore-scripts', '--json', '--pack-destination', folder, ...needed], root))
     const tarballs = [packed, ...others].map(({ filename }: { filename: string }) => `./${filename.replace('@', '').replace('/', '-')}`)
     run('npm', ['install', '--offline', '--ignore-scripts', '--no-audit', '--no-fund', ...tarballs])
@@ -162,7 +169,7 @@ describe('the package', () => {
       assert.ok(Number(node('-e', `import('${name}').then((all) => console.log(Object.keys(all).length))`)) > 3, name)
   })
 
-  it('needs none of its dependencies but for claims and ONNX', () => {
+  it('needs none of its dependencies but for claims, ONNX and tokenizers', () => {
     const bare = join(folder, 'bare')
     mkdirSync(join(bare, 'node_modules'), { recursive: true })
     run('tar', ['-xzf', `../../${tarball}`], join(bare, 'node_modules'))

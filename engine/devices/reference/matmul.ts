@@ -1,13 +1,13 @@
 /** C = activation([C +] A B [+ bias]) over a batch; a transpose is a pair of strides. Pinned by test/ops/values.test.ts and gradients.test.ts. */
 import type { Kernels } from '../kernels.ts'
 import { unaryTable } from './elementwise.ts'
-import type { RefStorage } from './storage.ts'
+import { numbersOf, type RefStorage } from './storage.ts'
 
 export const matmulKernels: Pick<Kernels<RefStorage>, 'matmul'> = {
-  matmul(a, b, bias, c, { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation }, start) {
+  matmul(a, b, bias, c, { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation, halfB }, start) {
     const [rowA, colA] = transposeA ? [1, M] : [K, 1]
     const [rowB, colB] = transposeB ? [1, K] : [N, 1]
-    const [A, B, C] = [a.data, b.data, c.data]
+    const [A, B, C] = [a.data, halfB ? numbersOf(b, halfB) : b.data, c.data]
     if (!accumulate) C.fill(0, 0, batch * M * N)
     else if (start) C.set(start.data)
     for (let s = 0; s < batch; s++)

@@ -1,6 +1,6 @@
 /** Copies between strided arrays, and rows of tables. Pinned by test/ops/values.test.ts and gradients.test.ts. */
 import type { Kernels } from '../kernels.ts'
-import type { RefStorage } from './storage.ts'
+import { numbersOf, type RefStorage } from './storage.ts'
 import { offsets } from './strides.ts'
 
 export const movementKernels: Pick<Kernels<RefStorage>, 'copy' | 'copyWhere' | 'gather' | 'gatherBackward'> = {
@@ -14,8 +14,9 @@ export const movementKernels: Pick<Kernels<RefStorage>, 'copy' | 'copyWhere' | '
     const ix = offsets(shape, stridesX)
     for (let i = 0; i < ix.length; i++) if (condition.data[ic[i]] !== 0) y.data[i] = x.data[ix[i]]
   },
-  gather(table, index, y, R, _N, D) {
-    for (let r = 0; r < R; r++) for (let d = 0; d < D; d++) y.data[r * D + d] = table.data[index.data[r] * D + d]
+  gather(table, index, y, R, _N, D, half) {
+    const rows = half ? numbersOf(table, half) : table.data
+    for (let r = 0; r < R; r++) for (let d = 0; d < D; d++) y.data[r * D + d] = rows[index.data[r] * D + d]
   },
   gatherBackward(dy, index, dtable, R, N, D) {
     dtable.data.fill(0, 0, N * D)

@@ -1,6 +1,7 @@
 /**
  * Matrix products: how they are cut into tasks for kernels-wasm/matmul.ts. The cut never shows in the result.
  */
+import { halfNumber } from '../../half.ts'
 import { type Kernels, unaryOps } from '../kernels.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import type { Block } from './memory.ts'
@@ -40,24 +41,28 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       if (accumulate && start) affine(start, c, batch * M * N, 1, 0)
       const activation = sizes.activation === null ? -1 : unaryOps.indexOf(sizes.activation)
       const biasPointer = bias?.pointer ?? 0
+      const half = halfNumber(sizes.halfB)
 
-      /** In a captured step, a B that stays: it is packed once, before the first step, and what it is packed into belongs to the capture. */
-      const kept = !sparse && !transposeA && batch === 1 && M <= fewRows && pool.notes.stays(b)
+      /**
+       * In a captured step, a B that stays: it is packed once, before the first step, and what it is packed into belongs to the capture. Halves
+       * aren't where they would become float32.
+       */
+      const kept = !sparse && !transposeA && batch === 1 && M <= fewRows && pool.notes.stays(b) && !(half && M >= MR)
       if (kept && M < MR) {
         const panels = Math.ceil(N / panelColumns)
-        const packed = pool.memory.allocate(4 * panels * panelColumns * K, true)
+        const packed = pool.memory.allocate((half ? 2 : 4) * panels * panelColumns * K, true)
         pool.notes.noteFirst({
-          kernel: 'matvecPack',
+          kernel: half ? 'matvecPackHalves' : 'matvecPack',
           n: panels,
           grain: Math.ceil(4096 / (K + 1)),
-          args: [b.pointer, packed.pointer, N, K, +transposeB],
+          args: [b.pointer, packed.pointer, N, K, ...(half ? [] : [+transposeB])],
           scratchBytes: 0,
         })
         pool.run(
           'matvec',
           panels,
           Math.ceil(Math.min(worthReading / (4 * panelColumns * (K + 1)), worthSharing / (2 * M * panelColumns * (K + 1)))),
-          [a.pointer, packed.pointer, biasPointer, c.pointer, M, N, K, +accumulate, activation],
+          [a.pointer, packed.pointer, biasPointer, c.pointer, M, N, K, +accumulate, activation, half],
           4 * panelColumns,
         )
         return
@@ -70,7 +75,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
           'matmulRows',
           tasks,
           Math.ceil(worthReading / (4 * blockN * (K + 1))),
-          [a.pointer, b.pointer, biasPointer, c.pointer, strideA, strideB, M, N, K, +transposeB, +accumulate, activation, blockN],
+          [a.pointer, b.pointer, biasPointer, c.pointer, strideA, strideB, M, N, K, +transposeB, +accumulate, activation, blockN, half],
           4 * blockN,
         )
         return
@@ -98,7 +103,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
           kernel: 'matmulPack',
           n: panels,
           grain: alone ? panels : Math.ceil(1024 / K),
-          args: [b.pointer, packed.pointer, strideB, N, K, +transposeB],
+          args: [b.pointer, packed.pointer, strideB, N, K, +transposeB, half],
         }
         if (kept) pool.notes.noteFirst({ ...pack, scratchBytes: 0 })
         else pool.run(pack.kernel, pack.n, pack.grain, pack.args)
@@ -126,6 +131,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
           activation,
           blockM,
           blockN,
+          half,
         ],
         scratch,
       )

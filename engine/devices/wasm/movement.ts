@@ -1,3 +1,4 @@
+import { halfNumber } from '../../half.ts'
 import { mergedAxes } from '../axes.ts'
 import type { Kernels } from '../kernels.ts'
 import { runPlanes, withTable } from './axes.ts'
@@ -52,8 +53,9 @@ export function movementKernels(pool: Pool): Pick<Kernels<Block>, 'copy' | 'copy
       const axes = mergedAxes(shape.map((size, i) => ({ size, strides: [stridesC[i], stridesX[i]] })))
       runPlanes(pool, 'copyWhere', grain, [condition.pointer, x.pointer, y.pointer], axes)
     },
-    gather(table, index, y, R, _N, D) {
-      if (D > 0) pool.run('gather', R, Math.ceil(grain / D), [table.pointer, index.pointer, y.pointer, D])
+    gather(table, index, y, R, _N, D, half) {
+      const args = [table.pointer, index.pointer, y.pointer, D]
+      if (D > 0) pool.run(half ? 'gatherHalf' : 'gather', R, Math.ceil(grain / D), half ? [...args, halfNumber(half)] : args)
     },
     gatherBackward(dy, index, dtable, R, N, D) {
       pool.run('gatherBackward', Math.ceil(D / columns), Math.ceil(grain / (columns * (R + N))), [

@@ -1,4 +1,5 @@
 import { matmul } from '../../../kernels-wgsl/generated/wgsl.ts'
+import { halfNumber } from '../../half.ts'
 import { type Kernels, type MatmulSizes, unaryOps } from '../kernels.ts'
 import type { Block } from './memory.ts'
 import { type Gpu, perGroup } from './runtime.ts'
@@ -32,7 +33,7 @@ interface Scales {
 export function matmulKernels(gpu: Gpu) {
   return {
     matmul(a: Block, b: Block, bias: Block | null, c: Block, sizes: MatmulSizes, start?: Block, scales: Scales = { before: 1, after: 1 }) {
-      const { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation } = sizes
+      const { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation, halfB } = sizes
       if (batch * M * N === 0) return
       const { tiles, splits, length } = splitsOf(sizes)
       const params = {
@@ -53,10 +54,12 @@ export function matmulKernels(gpu: Gpu) {
         ...scales,
         biased: Number(bias !== null),
         activation: activation === null ? none : unaryOps.indexOf(activation),
+        halfB: halfNumber(halfB),
       }
-      const product = (c: Block): void => gpu.run(matmul, 'matmul', { a, a4: a, b, b4: b, bias, start, c }, params, tiles * splits)
+      const product = (c: Block): void =>
+        gpu.run(matmul, 'matmul', { a, a4: a, b, b4: b, pairsB: b, bias, start, c }, params, tiles * splits)
       if (M * N <= few && K <= shortLength)
-        gpu.run(matmul, 'matmulEach', { a, b, bias, start, c }, params, Math.ceil((batch * M * N) / perGroup))
+        gpu.run(matmul, 'matmulEach', { a, b, pairsB: b, bias, start, c }, params, Math.ceil((batch * M * N) / perGroup))
       else if (splits === 1) product(c)
       else
         gpu.scratch(splits * batch * M * N, (partial) => {

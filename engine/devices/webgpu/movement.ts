@@ -1,4 +1,5 @@
 import { movement } from '../../../kernels-wgsl/generated/wgsl.ts'
+import { halfNumber } from '../../half.ts'
 import type { Kernels } from '../kernels.ts'
 import { forEachDispatch } from './axes.ts'
 import type { Block } from './memory.ts'
@@ -22,8 +23,9 @@ export function movementKernels(gpu: Gpu): Pick<Kernels<Block>, 'copy' | 'copyWh
           gpu.run(movement, 'copyWhere', { condition, x, y }, { n, rank, axes, offsetC, offsetX, offsetY }, Math.ceil(n / perGroup)),
       )
     },
-    gather(table, index, y, R, _N, D) {
-      gpu.run(movement, 'gather', { table, index, y }, { n: R * D, D }, Math.ceil((R * D) / perGroup))
+    gather(table, index, y, R, _N, D, half) {
+      const params = { n: R * D, D, half: halfNumber(half) }
+      gpu.run(movement, half ? 'gatherHalf' : 'gather', { table, index, y }, params, Math.ceil((R * D) / perGroup))
     },
     gatherBackward(dy, index, dtable, R, N, D) {
       gpu.run(movement, 'gatherBackward', { dy, index, dtable }, { R, N, D }, N * Math.ceil(D / perGroup))
