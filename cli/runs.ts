@@ -7,6 +7,7 @@ import {
   type Checkpoint,
   frozenModelOf,
   kindKey,
+  kindOfCheckpoint,
   type PretrainedSource,
   readCheckpoint,
   readMetadata,
@@ -172,7 +173,7 @@ export function tokenNumbers(run: string, given: readonly string[], symbols: num
 export function openRun(path: string): OpenedRun {
   const { file, bytes } = readRun(path)
   try {
-    const ofPackage = readMetadata(bytes)[kindKey] === 'blocks'
+    const ofPackage = kindOfCheckpoint(bytes) === 'blocks'
     const checkpoint = ofPackage ? readCheckpoint(bytes, 'blocks') : readCheckpoint(bytes)
     if (ofPackage && checkpoint.extra.run === undefined)
       throw new Error('it holds a model of another package, which is run here and not trained: generate, inspect and export take it')

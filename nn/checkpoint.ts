@@ -17,6 +17,7 @@ import type { Optimizer } from './optimizers.ts'
 import {
   type Bytes,
   PackedEntry,
+  readMetadata,
   readSafetensors,
   type Safetensors,
   type SafetensorsEntry,
@@ -152,6 +153,9 @@ export function checkpointPieces(
   const entries = [...model.namedParameters().keys()].map((name) => [name, entryOf(name)] as const)
   return safetensorsPieces(entries, metadataOf('blocks', model, 0, extra))
 }
+
+/** The kind of model that a checkpoint says it holds, as it stands there. */
+export const kindOfCheckpoint = (bytes: Bytes): string => readMetadata(bytes)[kindKey] ?? 'transformer'
 
 /**
  * Checks that the file is one of ours, of that kind of model, and that its tensors are those of its configuration, before anything is allocated on a
