@@ -1,6 +1,6 @@
 /**
  * Models of other packages there and back, by the command: trained here, exported, opened by their package, whose figures are compared here; with transformers
- * trained 20 steps more by the Hugging Face trainer, and compared here once more. node test/round-trip.mjs [PRESET ... | --all]: some are usual, and --all
+ * trained 20 steps more by the Hugging Face trainer, and compared here once more. node test/round-trip.mjs [PRESET ... | all]: some are usual, and all
  * takes minutes.
  *
  * PYTHON (python3) is asked for transformers and accelerate, and PYTHON_FLA (PYTHON) for fla; where they lack them, this says so. It prints as mocha counts:
@@ -20,10 +20,10 @@ const pythons = { transformers: python, fla: process.env.PYTHON_FLA ?? python }
 const usual = ['qwen3.5', 'mamba2', 'fla-gated-deltanet']
 const all = Object.keys(packagePresets)
 const given = process.argv.slice(2)
-const chosen = given.length === 0 ? usual : given.includes('--all') ? all : given
+const chosen = given.length === 0 ? usual : given.includes('all') ? all : given
 const unknown = chosen.find((preset) => !all.includes(preset))
 if (unknown !== undefined) {
-  console.error(`round-trip: ${unknown} is no preset of another package: they are ${all.join(', ')}; --all takes them all`)
+  console.error(`round-trip: ${unknown} is no preset of another package: they are ${all.join(', ')}; all takes them all`)
   process.exit(2)
 }
 
