@@ -67,7 +67,9 @@ export class FileBytes {
   constructor(file: string) {
     this.file = file
     try {
-      this.length = statSync(file).size
+      const found = statSync(file)
+      if (!found.isFile()) throw new Error(found.isDirectory() ? 'it is a folder' : 'it is no file, but a device or a pipe')
+      this.length = found.size
       this.subarray(0, 0)
     } catch (error) {
       throw new FileError(`can't read ${file}: ${reason(error)}`)

@@ -143,8 +143,8 @@ export async function exportPretrained(run: string, wanted: PackageName | undefi
     throw new FileError(
       `${run} holds a ${source.modelType} of ${source.package}, of which ${format} has no counterpart here: give --format ${source.package}`,
     )
-  const whole = statSync(run).isDirectory() ? run : dirname(resolve(run))
-  const folder = out ?? `${whole.replace(/[\\/]+$/, '')}-${format}`
+  const whole = folderOfRun(run)
+  const folder = out ?? join(whole, '..', `${basename(resolve(whole))}-${format}`)
   // What was trained here has characters, and what was imported what came with it.
   const texts = isImported(run) ? readTextFiles(whole) : tokenizerFiles(openRun(run).vocabulary)
   const files = new Map([...(await toPretrained(openedModel(run, imported), source)), ...texts])

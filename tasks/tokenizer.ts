@@ -32,6 +32,8 @@ export async function openTokenizer(files: ReadonlyMap<string, Uint8Array>): Pro
       const shown = printable(JSON.stringify(clip(text, 40)))
       const { ids }: { ids: number[] } = carry(`can't encode ${shown}`, () => tokenizer.encode(text))
       if (!ids.every(Number.isInteger)) throw new TextError(`${tokenizerName}: it has no token for a piece of ${shown}`)
+      const bad = ids.find((id) => id < 0 || id > 0x7fffffff)
+      if (bad !== undefined) throw new TextError(`${tokenizerName}: it has a token ${bad}, where tokens are 0 to 2147483647`)
       return Int32Array.from(ids)
     },
     /** Without special tokens. */

@@ -1,6 +1,7 @@
 /**
  * Models of other packages there and back, by the command: trained here, exported, opened by their package, whose figures are compared here; with transformers
- * trained 20 steps more by the Hugging Face trainer, and compared here once more. node test/round-trip.mjs [PRESET ...]
+ * trained 20 steps more by the Hugging Face trainer, and compared here once more. node test/round-trip.mjs [PRESET ... | all]: some are usual, and all
+ * takes minutes.
  *
  * PYTHON (python3) is asked for transformers and accelerate, and PYTHON_FLA (PYTHON) for fla; where they lack them, this says so. It prints as mocha counts:
  * N passing, N failing.
@@ -16,6 +17,16 @@ const main = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))
 const script = fileURLToPath(new URL('round-trip.py', import.meta.url))
 const python = process.env.PYTHON ?? 'python3'
 const pythons = { transformers: python, fla: process.env.PYTHON_FLA ?? python }
+const usual = ['qwen3.5', 'mamba2', 'fla-gated-deltanet']
+const all = Object.keys(packagePresets)
+const given = process.argv.slice(2)
+const chosen = given.length === 0 ? usual : given.includes('all') ? all : given
+const unknown = chosen.find((preset) => !all.includes(preset))
+if (unknown !== undefined) {
+  console.error(`round-trip: ${unknown} is no preset of another package: they are ${all.join(', ')}; all takes them all`)
+  process.exit(2)
+}
+
 const place = mkdtempSync(join(tmpdir(), 'fastweights-round-trip-'))
 const text = join(place, 'text.txt')
 const lines = [
@@ -28,12 +39,6 @@ writeFileSync(text, Array.from({ length: 300 }, (_, i) => lines[(i * i + (i >> 2
 
 /** Of logits: the package computes in float32, as wasm does. Kernels that Triton interprets sum otherwise. */
 const bounds = { transformers: 5e-5, fla: 2e-4 }
-/** Of Kimi Linear transformers' own code is much slower than the others'. */
-const usual = [
-  ...['qwen3-next', 'qwen3.5', 'olmo-hybrid', 'mamba2', 'transformers-rwkv'],
-  ...['fla-deltanet', 'fla-gated-deltanet', 'fla-kda', 'fla-gla', 'fla-retnet', 'rwkv7'],
-]
-const chosen = process.argv.length > 2 ? process.argv.slice(2) : usual
 
 let [passing, failing] = [0, 0]
 function check(what, ok, found) {
@@ -42,8 +47,8 @@ function check(what, ok, found) {
   console.log(`  ${ok ? 'ok' : 'FAILED'}  ${what}${found ? `: ${found}` : ''}`)
 }
 function run(command, words) {
-  const { status, stdout, stderr } = spawnSync(command, words, { encoding: 'utf8', env: process.env })
-  return { status, stdout, stderr: stderr?.slice(-2000) ?? '' }
+  const { status, stdout, stderr, error } = spawnSync(command, words, { encoding: 'utf8' })
+  return { status, stdout, stderr: stderr?.slice(-2000) ?? '', missing: error?.code === 'ENOENT' }
 }
 const fastweights = (...words) => run(process.execPath, [main, ...words])
 
@@ -71,14 +76,12 @@ try {
     const [a, b] = [whole, part].map((folder) => readFileSync(join(folder, 'checkpoint.safetensors')))
     check(`${preset}: 3 steps and 3 more are 6`, a.equals(b))
   }
-  for (const package_ of ['transformers', 'fla']) {
+  for (const package_ of Object.keys(pythons)) {
     const own = chosen.filter((preset) => packagePresets[preset].package === package_)
     if (own.length === 0) continue
     const probe = run(pythons[package_], [script, package_, text])
-    if (probe.status !== 0) {
-      console.log(
-        `round trips through ${package_} were not run: ${probe.status === 3 ? probe.stderr.trim() : `no ${pythons[package_]} here`}`,
-      )
+    if (probe.status === 3 || probe.missing) {
+      console.log(`round trips through ${package_} didn't run: ${probe.missing ? `no ${pythons[package_]} here` : probe.stderr.trim()}`)
       continue
     }
     const folders = own.map((preset) => join(place, `${preset}-files`))

@@ -16,7 +16,7 @@ package, text_file, *folders = sys.argv[1:]
 if package == 'fla':
     os.environ['TRITON_INTERPRET'] = '1'
 elif importlib.util.find_spec('fla') is not None:
-    print('not run: where fla is installed, transformers takes its kernels, which need a GPU', file=sys.stderr)
+    print('where fla is installed, transformers takes its kernels, which need a GPU', file=sys.stderr)
     sys.exit(3)
 os.environ['HF_HUB_OFFLINE'] = '1'
 try:
@@ -34,7 +34,7 @@ try:
     else:
         import accelerate  # noqa: F401
 except ImportError as error:
-    print(f'not run: {error}', file=sys.stderr)
+    print(error, file=sys.stderr)
     sys.exit(3)
 
 transformers.logging.set_verbosity_error()

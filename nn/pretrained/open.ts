@@ -301,12 +301,12 @@ export function generationOf({ config, generation }: Pick<PretrainedSource, 'con
   const [where, end] = given.eos_token_id === undefined ? [configName, config.eos_token_id] : [generationName, given.eos_token_id]
   const ends = [end ?? []].flat()
   if (!ends.every(Number.isSafeInteger))
-    fail(`${where}: eos_token_id must be the number of a token, or a list of such, not ${quote(JSON.stringify(end))}`)
+    fail(`${where}: eos_token_id must be the number of a token, or a list of such, not ${printable(clip(JSON.stringify(ends)))}`)
   const number = (key: string, least: number, otherwise: number): number => {
     const value = given[key] ?? otherwise
-    return typeof value === 'number' && value >= least
-      ? value
-      : fail(`${generationName}: ${key} must be a number from ${least} on, not ${quote(JSON.stringify(value))}`)
+    return Number.isFinite(value) && (value as number) >= least
+      ? (value as number)
+      : fail(`${generationName}: ${key} must be a finite number from ${least} on, not ${printable(told(value))}`)
   }
   if (given.do_sample == null) return { ends: ends as number[] }
   if (given.do_sample === false) return { ends: ends as number[], temperature: 0 }

@@ -15,7 +15,7 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { appendMetrics, checkWritable, claimFolder, readMetrics, truncateMetrics, writeAtomic } from '../../cli/files.ts'
+import { appendMetrics, checkWritable, claimFolder, FileBytes, readMetrics, truncateMetrics, writeAtomic } from '../../cli/files.ts'
 
 const module = JSON.stringify(new URL('../../cli/files.js', import.meta.url).href)
 const isRoot = process.getuid?.() === 0
@@ -52,6 +52,14 @@ describe('files', () => {
       assert.ok(lstatSync(link).isSymbolicLink())
       throwsFile(() => checkWritable('/dev/null'), "can't write /dev/null: it is no file, but a device or a pipe")
       checkWritable(link)
+    })
+
+    it('reads bytes of files alone, as they are asked for', () => {
+      const path = join(folder, 'bytes')
+      writeAtomic(path, Uint8Array.of(1, 2, 3))
+      assert.deepEqual(new FileBytes(path).subarray(1, 9), Uint8Array.of(2, 3))
+      throwsFile(() => new FileBytes(folder), `can't read ${folder}: it is a folder`)
+      throwsFile(() => new FileBytes(`${path}s`), `can't read ${path}s: no such file or folder`)
     })
 
     it('says in one line why it cannot', () => {

@@ -54,6 +54,7 @@ describe("fastweights with other packages' models", () => {
     for (const [name, content] of files) assert.deepEqual(new Uint8Array(place.read(`back/${name}`)), content)
     await place.succeed('export run/checkpoint.safetensors')
     assert.ok(existsSync(place.path('run-transformers/config.json')))
+    assert.match((await place.run('export ./run/../run/')).stderr, /^fastweights: run-transformers holds a file named config\.json already/)
   })
 
   it('takes texts with a tokenizer, ends them where the model says, and keeps the files of both', async () => {

@@ -420,6 +420,10 @@ describe('files of strangers', () => {
     refuse(withConfig({ attn: { layers: [0], num_heads: 2, rotation: true } }), /attn has a key rotation/)
     refuse(withConfig({ attn: { layers: [0], num_heads: 2, rope_theta: -5 } }), /attn has a rope_theta of -5/)
     refuse(withConfig({ 'odd\nkey': 5 }), /config\.json: odd\\nkey is 5/)
+    const going = (json: string) => new Map([...base, ['generation_config.json', new TextEncoder().encode(json)]])
+    refuse(going('{"do_sample": true, "temperature": 1e400}'), /temperature must be a finite number from 0 on, not Infinity/)
+    refuse(going('{"do_sample": true, "top_k": "many"}'), /top_k must be a finite number from 0 on, not the text 'many'/)
+    refuse(going('{"eos_token_id": "x"}'), /eos_token_id must be the number of a token, or a list of such, not \["x"\]/)
     fromPretrained(
       withConfig({ id2label: { 0: 'a' }, tokenizer_class: 'x', temperature: 0.7, attention_dropout: 0.1, pruned_heads: {} }),
     ).model.dispose()

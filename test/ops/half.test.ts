@@ -37,9 +37,9 @@ describe('numbers of 16 bits', () => {
       for (const dtype of halfTypes)
         for (const [M, N, K] of [
           [1, 37, 21],
-          [3, 40, 520],
-          [7, 50, 515],
-          [200, 40, 24],
+          [3, 36, 520],
+          [7, 20, 515],
+          [130, 36, 9],
         ]) {
           if (device.name !== 'wasm' && M * N * K > 1e5) continue
           const [half, whole] = pair(M, [N, K], dtype)
@@ -66,7 +66,7 @@ describe('numbers of 16 bits', () => {
           const [actual, wanted] = [values[(255 - (i >> 8)) * 256 + (i & 255)], expected[i]]
           // A GPU may read a denormal float32 as 0.
           const tiny = device.name === 'webgpu' && Math.abs(wanted) < 2 ** -126 && actual === 0
-          assert.ok(Object.is(actual, wanted) || tiny, `${device.name} ${dtype} ${i.toString(16)}: ${actual}, not ${wanted}`)
+          if (!(Object.is(actual, wanted) || tiny)) assert.fail(`${device.name} ${dtype} ${i.toString(16)}: ${actual}, not ${wanted}`)
         }
         assert.deepEqual(await table.readHalves(), bits)
         assert.deepEqual(Float32Array.from(await table.read()), expected)

@@ -33,6 +33,11 @@ describe('a tokenizer.json', () => {
         return expected.test(error.message)
       })
     await assert.rejects(openTokenizer(new Map([['tokenizer.json', new Uint8Array(3)]])), /isn't JSON/)
+    for (const far of [-1, 2 ** 32 + 3]) {
+      const model = { ...byteLevel.model, vocab: { ...byteLevel.model.vocab, d: far } }
+      const { encode } = await openTokenizer(new Map([['tokenizer.json', bytesOf({ ...byteLevel, model })]]))
+      assert.throws(() => encode('d'), { name: 'TextError', message: new RegExp(`it has a token ${far}, where`) })
+    }
   })
 
   it('has the tokens and the texts of our vocabularies', async () => {
