@@ -37,8 +37,7 @@ export interface Device<S = any> {
   free(storage: S): void
   /**
    * Only where kernels reach many blocks at once if these lie side by side: new blocks that do, of the sizes of these float ones. Null where those have
-   * to stay where they are, because a captured step uses them. No kernel may then be called that reads one of the new blocks and writes another: they are
-   * of one buffer, which a kernel reads or writes. (One that takes both for parts of the whole may: the optimisers' do.)
+   * to stay where they are, because a captured step uses them. They share a buffer, so no kernel may read one of them and write another.
    */
   gather?(storages: readonly S[]): readonly S[] | null
   /** Copies `data` in, from element 0. */
