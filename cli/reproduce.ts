@@ -88,8 +88,8 @@ export async function reproduce(options: ReproduceOptions, version: string): Pro
   }
   const texts = await textsFor(name, figure, options)
   makeFolder(join(folder, 'cells'))
-  if (cell !== undefined) return runCell(name, cells[0], folder, texts, options, version)
   checkTexts(resultsIn(name, folder), texts, folder)
+  if (cell !== undefined) return runCell(name, cells[0], folder, texts, options, version)
   return runAll(name, figure, cells, folder, options)
 }
 
@@ -363,6 +363,14 @@ const median = (values: readonly number[]): number => {
 }
 
 function writeReport(name: string, figure: Figure, folder: string, results: readonly Result[]): void {
+  for (const option of Object.keys(figure.files ?? {})) {
+    const [{ cell, files }] = results
+    const other = results.find((result) => result.files?.[option] !== files?.[option])
+    if (other)
+      throw new FileError(
+        `${cellFile(folder, cell)} and ${cellFile(folder, other.cell)} are of different --${option} files; take one of them out of the folder`,
+      )
+  }
   const places = placesOf(figure, results)
   const table = markdown(name, figure, places)
   const files: [string, string][] = [

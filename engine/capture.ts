@@ -20,7 +20,7 @@
 import { told } from './arguments.ts'
 import type { Capture } from './devices/capture.ts'
 import { noGrad } from './recording.ts'
-import { checkSynchronous, keep, scope } from './scope.ts'
+import { checkSynchronous, enrollBeside, keep, scope } from './scope.ts'
 import { sameShape, show } from './shape.ts'
 import { empty, refuseCapture, Tensor, watched } from './tensor.ts'
 
@@ -117,13 +117,19 @@ export async function capture(
     return after
   }
 
-  /** Frees the gradients that a step has left behind, before their memory is the capture's to free; gives the tensors that they are of. */
-  const leftBehind = (before: ReadonlyMap<Tensor, Tensor | null>): Tensor[] => {
+  /**
+   * Frees the gradients that a step has left behind, before their memory is the capture's to free; gives the tensors that they are of, which have
+   * again what others saw of their gradients before.
+   */
+  const leftBehind = (before: ReadonlyMap<Tensor, Tensor | null>, seen: Map<Tensor, Tensor>): Tensor[] => {
     const left = [...before].flatMap(([x, grad]) => (x.grad && x.grad !== grad && !x.grad.disposed ? [x] : []))
     for (const x of left) {
       x.grad!.dispose()
-      x.grad = null
+      x.grad = seen.get(x) ?? null
+      if (x.grad) enrollBeside(x.grad, x)
+      seen.delete(x)
     }
+    for (const view of seen.values()) view.dispose()
     return left
   }
 
@@ -134,11 +140,17 @@ export async function capture(
     const counts: Count[] = []
     /** What has got a gradient, with what it had before. */
     const learnt = new Map<Tensor, Tensor | null>()
+    /** Views of gradients that others see, too: what is added to is a copy, and the gradient itself is freed. */
+    const shared = new Map<Tensor, Tensor>()
     const onlooker = {
       uses: (block: Memory) => void seen.add(block),
       changes: (block: Memory) => void overwritten.add(block),
       varies: (t: Tensor, values: () => ArrayLike<number>) => void writes.set(t.storage, { t, values }),
-      learns: (x: Tensor) => void (learnt.has(x) || learnt.set(x, x.grad)),
+      learns(x: Tensor): void {
+        if (learnt.has(x)) return
+        learnt.set(x, x.grad)
+        if (x.grad && !x.grad.disposed && !x.grad.exclusive) shared.set(x, keep(x.grad.view(x.shape)))
+      },
       asks<R>(question: () => R): () => R {
         let answer: { is: R } | null = null
         forget.push(() => (answer = null))
@@ -156,7 +168,7 @@ export async function capture(
       try {
         watched(onlooker, () => scope(() => noGrad(() => void (result = settled(stepped(from), from)))))
       } finally {
-        left = leftBehind(learnt)
+        left = leftBehind(learnt, shared)
       }
       if (left.length > 0)
         throw new Error(

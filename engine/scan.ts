@@ -26,7 +26,7 @@ type Tensors = Readonly<Record<string, Tensor>>
 const known = ['chunk', 'shared', 'parameters', 'generator'] as const satisfies (keyof ScanOptions)[]
 
 /**
- * Runs `step` over tokens: inputs by name, [B,T,...]; a token has them as [B,...], and t is its place. `step` returns y [B,...] and the next state, of the same
+ * Runs `step` over tokens: float32 inputs by name, [B,T,...]; a token has them as [B,...], and t is its place. `step` returns y [B,...] and the next state, of the same
  * names and shapes. It may run twice on a token, and must do the same both times. Returns y [B,T,...] and the last state. Gradients go to the inputs, to what
  * is shared, to `state` and the parameters, from y and the last state.
  */
@@ -45,6 +45,9 @@ export function scan<State extends Tensors>(
     for (const [name, x] of Object.entries(of))
       if (!(x instanceof Tensor)) throw new Error(`scan: ${what}.${name} must be a tensor, not ${told(x)}`)
   }
+  for (const [name, { dtype }] of Object.entries(inputs))
+    if (dtype !== 'float32')
+      throw new Error(`scan: inputs.${name} must be float32, not ${dtype}; what the step looks up by t needn't be an input`)
   const names = Object.keys(inputs)
   const beside = Object.keys(shared)
   const parts = Object.keys(state)

@@ -420,13 +420,30 @@ export function empty(shape: Shape, device: Device = defaultDevice): Tensor {
  */
 export function gatherMemory(tensors: readonly Tensor[]): void {
   for (const device of new Set(tensors.map((t) => t.device))) {
-    const its = tensors.filter((t) => t.device === device)
+    // Once each block of memory: views of one move together.
+    const its = [...new Map(tensors.filter((t) => t.device === device && t.dtype === 'float32').map((t) => [t.storage, t])).values()]
     const places = device.gather?.(its.map((t) => t.storage))
     for (const [i, to] of (places ?? []).entries()) {
       device.kernels.copy(its[i].storage, to, [its[i].size], [1], 0, [1], 0)
       its[i].move(to)
     }
   }
+}
+
+/** Tensors of zeros, kept, of the shapes and on the devices of these float32 ones, side by side as `gatherMemory` has them. */
+export function zerosTogether(beside: readonly Tensor[]): Tensor[] {
+  const storages = new Map<number, unknown>()
+  for (const device of new Set(beside.map((t) => t.device))) {
+    const its = [...beside.keys()].filter((i) => beside[i].device === device && beside[i].dtype === 'float32')
+    const places = device.gather?.(its.map((i) => beside[i].storage))
+    for (const [j, storage] of (places ?? []).entries()) storages.set(its[j], storage)
+  }
+  return beside.map(({ shape, size, device }, i) => {
+    const block = storages.has(i) ? { storage: storages.get(i), owners: 0, version: 0 } : null
+    const t = keep(new Tensor(shape, 'float32', device, block))
+    device.kernels.fill(t.storage, size, 0)
+    return t
+  })
 }
 
 /** An `empty` one of the shape and on the device of x. */
@@ -535,7 +552,12 @@ export function walk(roots: () => readonly (readonly [x: Tensor, seed: Tensor])[
     }
   }
   const sofar = (x: Tensor): Tensor | null => {
-    if (!x.node) return x.grad && !x.grad.disposed ? (x.grad = alone(x.grad)) : null
+    if (!x.requiresGrad) return null
+    if (!x.node) {
+      if (!x.grad || x.grad.disposed) return null
+      onlooker?.learns(x)
+      return (x.grad = alone(x.grad))
+    }
     const slots = waiting.get(x.node)
     const total = slots?.[x.output]
     return total ? (slots[x.output] = alone(total)) : null

@@ -13,6 +13,7 @@ import { disposeState, mapState } from '../nn/state.ts'
 import { DivergenceError, Trainer } from '../nn/trainer.ts'
 import { Transformer, type TransformerConfig } from '../nn/transformer.ts'
 import { optimizerOf, scheduleOf } from '../tasks/presets.ts'
+import { TextError } from '../tasks/text.ts'
 import { perplexity, streamBatches, wordVocabulary } from '../tasks/words.ts'
 import { type Cell, type Figure, type Files, fileName, type Outcome, search, type Watch } from './figure.ts'
 import type { Lesson } from './learn.ts'
@@ -99,6 +100,7 @@ export async function readWords(
 ): Promise<Outcome> {
   const vocabulary = wordVocabulary(files.train, most)
   const [train, valid] = [files.train, files.valid].map((text) => vocabulary.encode(text))
+  if (valid.length < 2) throw new TextError(`the text to be measured on is too short: of its ${valid.length} tokens none follows another`)
   const reader = new Transformer({ ...model, ...memories[memory].model, symbols: vocabulary.size }, seed)
   const plan = { ...training, steps }
   const optimizer = optimizerOf(reader, plan)
@@ -121,7 +123,7 @@ export async function readWords(
   }
   const ask = async (tokens: Int32Array): Promise<number> => (await perplexity(reader, tokens, { T, B, carry })).perplexity
   try {
-    const part = valid.subarray(0, Math.ceil(valid.length / 8))
+    const part = valid.subarray(0, Math.max(2, Math.ceil(valid.length / 8)))
     const { best: _, ...outcome } = await search(
       { limit: steps, every: Math.ceil(steps / 8), goal: 0, patience: Infinity },
       step,

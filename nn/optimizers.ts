@@ -2,8 +2,8 @@
 import { checkDivisor, checkList, checkNumber, checkOptions, fits, type NumberRange } from '../engine/arguments.ts'
 import { type AdamTensors, adamSteps, clipScale, gradNorm, type MuonTensors, muonSteps } from '../engine/ops/optimizer.ts'
 import { span } from '../engine/profile.ts'
-import { keep, scope } from '../engine/scope.ts'
-import { askedOnce, counted, gatherMemory, type Tensor, zeros } from '../engine/tensor.ts'
+import { scope } from '../engine/scope.ts'
+import { askedOnce, counted, gatherMemory, type Tensor, zerosTogether } from '../engine/tensor.ts'
 import { type StateDict, writeAll } from './module.ts'
 
 export interface AdamConfig {
@@ -84,17 +84,19 @@ export abstract class Optimizer {
     checkDivisor(`${own}: eps`, eps, 'a parameter whose gradient is 0 would move by 0 / 0')
     this.config = { lr, betas, eps, weightDecay }
     this.variant = variant
-    const seen = new Set<Tensor>()
-    for (const [name, p] of parameters) {
-      if (seen.has(p)) continue // A parameter that two modules share has two names and takes one step.
-      seen.add(p)
-      const moment = (): Tensor => keep(zeros(p.shape, p.device))
-      const v = variant.muon?.takes(name, p) ? null : moment()
-      this.slots.set(name, { p, m: moment(), v, weightDecay: decays(name, p) ? weightDecay : 0 })
+    const names = new Map<Tensor, string>()
+    // A parameter that two modules share has two names and takes one step.
+    for (const [name, p] of parameters) if (!names.has(p)) names.set(p, name)
+    const taken = [...names].map(([p, name]) => ({
+      ...{ name, p, weightDecay: decays(name, p) ? weightDecay : 0 },
+      moments: variant.muon?.takes(name, p) ? 1 : 2,
+    }))
+    gatherMemory(taken.map(({ p }) => p))
+    const moments = zerosTogether(taken.flatMap(({ p, moments }) => new Array<Tensor>(moments).fill(p))).values()
+    for (const { name, p, weightDecay, moments: count } of taken) {
+      const m = moments.next().value!
+      this.slots.set(name, { p, m, v: count === 2 ? moments.next().value! : null, weightDecay })
     }
-    const slots = [...this.slots.values()]
-    gatherMemory(slots.map(({ p }) => p))
-    gatherMemory(slots.flatMap(({ m, v }) => (v ? [m, v] : [m])))
   }
 
   /** Updates every parameter that has a gradient, and returns the norm of all gradients before clipping. Gradients stay: see zeroGrad. */

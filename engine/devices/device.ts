@@ -36,8 +36,8 @@ export interface Device<S = any> {
   allocate(dtype: DType, size: number, lasting?: boolean): S
   free(storage: S): void
   /**
-   * Only where kernels reach many blocks at once if these lie side by side: new blocks that do, for the contents of float ones. Null where they have
-   * to stay where they are, because a captured step uses them.
+   * Only where kernels reach many blocks at once if these lie side by side: new blocks that do, of the sizes of these float ones. Null where those have
+   * to stay where they are, because a captured step uses them. They share a buffer, so no kernel may read one of them and write another.
    */
   gather?(storages: readonly S[]): readonly S[] | null
   /** Copies `data` in, from element 0. */
@@ -46,7 +46,7 @@ export interface Device<S = any> {
   read(storage: S, size: number): Promise<HostArray>
   /** Bytes of the blocks allocated and not yet freed, as requested; flat from step to step when nothing leaks. */
   bytesInUse(): number
-  /** Bytes taken from the system: never shrinks on wasm. */
+  /** Bytes taken from the system: never shrinks on wasm. Of blocks side by side (`gather`) those that are freed stay taken until all are. */
   bytesReserved(): number
   /**
    * Only where kernels run later than they are called: from now on `report` is told how long each dispatch has taken, with what `mark` gave

@@ -63,6 +63,18 @@ function checkStep(op: string, slots: readonly { p: Tensor }[], gradScale?: Tens
   if (gradScale && gradScale.size !== 1) throw new Error(`${op}: the gradient's scale has shape ${show(gradScale.shape)}, not one element`)
 }
 
+/** Slots in groups, of which none has a parameter's memory twice: a kernel takes the slots of a call at once, and parameters may be views of one another. */
+function apart<S extends { p: Tensor }>(slots: readonly S[]): S[][] {
+  const groups: S[][] = []
+  const times = new Map<unknown, number>()
+  for (const slot of slots) {
+    const before = times.get(slot.p.storage) ?? 0
+    times.set(slot.p.storage, before + 1)
+    ;(groups[before] ??= []).push(slot)
+  }
+  return groups
+}
+
 function checkAdam(options: AdamOptions): AdamOptions {
   checkNumber('adamStep: lr', options.lr, 'a finite number')
   for (const name of ['beta1', 'beta2'] as const) checkNumber(`adamStep: ${name}`, options[name], 'in [0, 1)')
@@ -81,11 +93,12 @@ export function adamSteps(slots: readonly AdamTensors[], options: AdamOptions | 
   const now = (): AdamOptions => checkAdam(typeof options === 'function' ? options() : options)
   now()
   if (slots.length === 0) return
-  slots[0].p.device.kernels.adam(
-    slots.map(({ p, g, m, v }) => ({ p: p.storage, g: g.storage, m: m.storage, v: v.storage, n: p.size })),
-    gradScale?.storage ?? null,
-    now,
-  )
+  for (const some of apart(slots))
+    slots[0].p.device.kernels.adam(
+      some.map(({ p, g, m, v }) => ({ p: p.storage, g: g.storage, m: m.storage, v: v.storage, n: p.size })),
+      gradScale?.storage ?? null,
+      now,
+    )
   for (const { p, m, v } of slots) for (const t of [p, m, v]) t.changed()
 }
 
@@ -112,14 +125,17 @@ export function muonSteps(slots: readonly MuonTensors[], options: MuonOptions | 
   checkStep('muonStep', slots, gradScale)
   const now = (): MuonOptions => checkMuon(typeof options === 'function' ? options() : options)
   now()
-  const groups = new Map<string, { R: number; C: number; slots: MuonSlot<unknown>[] }>()
-  for (const { p, g, m } of slots) {
+  for (const { p } of slots)
     if (p.shape.length !== 2) throw new Error(`muonStep: the parameter has shape ${show(p.shape)}, not that of a matrix`)
-    const [R, C] = [Math.min(...p.shape), Math.max(...p.shape)]
-    const group = groups.get(`${R} ${C}`) ?? { R, C, slots: [] }
-    groups.set(`${R} ${C}`, group)
-    group.slots.push({ p: p.storage, g: g.storage, m: m.storage, tall: p.shape[0] > p.shape[1] })
-  }
+  const groups = new Map<string, { R: number; C: number; slots: MuonSlot<unknown>[] }>()
+  for (const [turn, some] of apart(slots).entries())
+    for (const { p, g, m } of some) {
+      const [R, C] = [Math.min(...p.shape), Math.max(...p.shape)]
+      const key = `${turn} ${R} ${C}`
+      const group = groups.get(key) ?? { R, C, slots: [] }
+      groups.set(key, group)
+      group.slots.push({ p: p.storage, g: g.storage, m: m.storage, tall: p.shape[0] > p.shape[1] })
+    }
   for (const { R, C, slots: all } of groups.values()) {
     const count = Math.max(1, Math.floor(togetherElements / Math.max(1, R * C)))
     const { kernels } = slots[0].p.device

@@ -37,7 +37,13 @@ export function momentumDeltaRule(
 ): RuleResult {
   const op = 'momentumDeltaRule'
   recurrentOnly(op, options)
-  return runSteps(momentumRules['delta-momentum'], { q, k, v, p, beta, eta, gate, gateM }, state, { chunk: 16, ...options }, op)
+  return runSteps(
+    momentumRules['delta-momentum'],
+    { q, k, v, p, beta, eta, gate, gateM },
+    state,
+    { ...options, chunk: options.chunk ?? 16 },
+    op,
+  )
 }
 
 const momentumStep: Step = ({ S, M }, { q, k, v, p, beta, eta, gate, gateM }, { scale }) => {

@@ -61,7 +61,9 @@ export function runSteps(
   const isShared = (name: string): boolean => !rule.inputs[name].shape.includes('T')
   const shared = Object.fromEntries(Object.entries(inputs).filter(([name]) => isShared(name)))
   const perToken = Object.fromEntries(Object.entries(inputs).filter(([name]) => !isShared(name)))
-  const begin = state ?? initialState(rule, sizes, device)
+  const before = (state ?? initialState(rule, sizes, device)) as unknown as StateParts
+  // A part that is there but undefined is absent.
+  const begin = mapValues(rule.state, (_, part) => before[part])
   return scan(
     (last: StateParts, token, t) => {
       const begins = flagsAt(reset, t, 0)
@@ -78,7 +80,7 @@ export function runSteps(
       }
     },
     perToken,
-    begin as unknown as StateParts,
+    begin,
     { chunk: options.chunk ?? T, shared },
   ) as unknown as RuleResult
 }

@@ -108,11 +108,23 @@ describe('fastweights reproduce', () => {
       ['reproduce wikitext-2 --train text.txt', /wikitext-2 needs --valid FILE: text to be measured on/],
       ['reproduce wikitext-2 --train text.txt --valid missing.txt', /missing\.txt/],
       ['reproduce wikitext-2 --train text.txt --valid text.txt --out words', /softmax_in-segments_seed1\.json is of another --train file/],
+      [
+        'reproduce wikitext-2 --cell delta_in-segments_seed1 --train text.txt --valid text.txt --out words',
+        /softmax_in-segments_seed1\.json is of another --train file/,
+      ],
+      [
+        'reproduce wikitext-2 --report --out mixed',
+        /softmax_in-segments_seed1\.json and mixed.cells.softmax_in-segments_seed2\.json are of different --valid files; take one of them out/,
+      ],
     ]
     const of = { figure: 'wikitext-2', cell: 'softmax_in-segments_seed1', row: 'softmax', columns: ['in segments'], values: [1] }
     const told = { seed: 1, steps: 1, seconds: 1, end: 'step limit', arithmetic: 'wasm', files: { train: 'a', valid: 'b' } }
     mkdirSync(place.path('words/cells'), { recursive: true })
     place.write(`words/cells/${of.cell}.json`, JSON.stringify({ ...of, ...told }))
+    mkdirSync(place.path('mixed/cells'), { recursive: true })
+    place.write(`mixed/cells/${of.cell}.json`, JSON.stringify({ ...of, ...told }))
+    const other = { cell: 'softmax_in-segments_seed2', seed: 2, files: { train: 'a', valid: 'c' } }
+    place.write(`mixed/cells/${other.cell}.json`, JSON.stringify({ ...of, ...told, ...other }))
     for (const [words, message] of wrong) {
       const { code, stderr } = await place.run(words)
       assert.ok(code !== 0, words)

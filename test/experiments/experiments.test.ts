@@ -184,6 +184,20 @@ describe('experiments', () => {
     assert.ok(ends['delta carried on'] < 1.1, JSON.stringify(ends))
   })
 
+  it('wikitext-2: a text too short to be measured on is refused before training; one that barely is long enough is measured', async () => {
+    const small = { vocabulary: 10, model: { dModel: 8, heads: 1, layers: 1, dFf: 8 }, B: 2, T: 4, steps: 2 }
+    let told = 0
+    const watch = async (): Promise<void> => void told++
+    await assert.rejects(
+      readWords('delta', 'carried on', { train: 'a b a b', valid: '\n' }, 1, watch, small),
+      /the text to be measured on is too short: of its 1 tokens none follows another/,
+    )
+    assert.equal(told, 0)
+    const { values, steps } = await readWords('delta', 'carried on', { train: 'a b a b', valid: 'a' }, 1, watch, small)
+    assert.equal(steps, 2)
+    assert.ok(Number.isFinite(values[0]))
+  })
+
   it('a cell says what its course says instead of the metric, in places of its own', async () => {
     const lesson: Lesson = { ...shortParity, search: { ...shortParity.search, limit: 1 } }
     const course: Course = { row: 'delta (2)', columns: ['short', 'long'], seconds: 1, lesson, told: (share) => 100 * (1 - share) }

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import {
   type Device,
+  detach,
   full,
   GateError,
   generator,
@@ -129,6 +130,30 @@ describe('training', () => {
           for (const p of [...parameters, idle]) p.dispose()
         }
       })
+
+  for (const Optimizer of [AdamW, Muon])
+    it(`${Optimizer.name}: parameters over the same memory take their steps one after the other, on every device`, async () => {
+      const ends: number[][] = []
+      for (const device of [reference, await wasm(1), await wasm(2), ...(await gpus())]) {
+        setDevice(device)
+        const before = device.bytesInUse()
+        const of = (seed: number): Tensor => tensor(uniforms(seed, 400), { shape: [20, 20] })
+        const a = parameter(of(1))
+        const named = new Map(Object.entries({ a, b: parameter(detach(a)), c: parameter(of(2)), d: parameter(detach(a)) }))
+        const optimizer = new Optimizer(named, { lr: 0.1 })
+        for (let i = 0; i < 2; i++) {
+          for (const [j, p] of [...named.values()].entries()) scope(() => sum(mul(p, of(10 * i + j))).backward())
+          optimizer.step().dispose()
+          optimizer.zeroGrad()
+        }
+        const [first, ...others] = await Promise.all([...named.values()].map(async (p) => [...(await p.read())]))
+        assert.deepEqual([others[0], others[2]], [first, first])
+        ends.push([...first, ...others[1]])
+        for (const one of [optimizer, ...named.values()]) one.dispose()
+        assert.equal(device.bytesInUse(), before)
+      }
+      for (const end of ends.slice(1)) assertClose(end, ends[0], 1e-4)
+    })
 
   it('AdamW decays everything by 0.01 and Adam by nothing, unless told', async () => {
     const stepped = async (make: (p: Map<string, ReturnType<typeof parameter>>) => Adam): Promise<number[]> => {

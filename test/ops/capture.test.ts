@@ -409,7 +409,20 @@ describe('a captured step', () => {
       step().outputs[0].dispose()
       await assert.rejects(capture([x], none, step), /overwrites a tensor from outside of it/)
       assert.equal(W.grad!.disposed, false)
-      for (const t of [W.grad!, W, x]) t.dispose()
+      // Where the caller looks at it elsewhere, too, the step adds to a copy; W has the gradient itself afterwards.
+      W.grad!.write([1, 2, 3, 4, 5, 6])
+      const seen = keep(W.grad!.view([6]))
+      await assert.rejects(capture([x], none, step), /leaves a gradient of \[3,2\] behind/)
+      assert.equal(W.grad!.storage, seen.storage)
+      assert.deepEqual([...(await W.grad!.read())], [1, 2, 3, 4, 5, 6])
+      // matmul adds to the gradient itself; for this op the backward pass does.
+      const plain = () => {
+        scope(() => withGrad(() => sum(affine(W, 2)).backward()))
+        return { outputs: [affine(x, 2)] }
+      }
+      await assert.rejects(capture([x], none, plain), /leaves a gradient of \[3,2\] behind/)
+      assert.deepEqual([...(await W.grad!.read())], [1, 2, 3, 4, 5, 6])
+      for (const t of [seen, W.grad!, W, x]) t.dispose()
     }),
   )
 

@@ -571,6 +571,23 @@ for (const { name: deviceName, open, bound, runs } of devices)
       }
     })
 
+    it('Infinity that is written leaves the gradient of the state before as it is', async () => {
+      const sizes = { K: 1, V: 2 }
+      for (const [rule, input] of [
+        [table.hgrn, 'x'],
+        [table.rwkv4, 'v'],
+      ] as const)
+        for (const T of [1, 5]) {
+          const inputs = draw(rule, T, sizes, 1)
+          inputs[input][0] = Infinity
+          const dy = new Float32Array(T * 4).fill(1)
+          const call = { rule, device, sizes, T, inputs, state: drawState(rule, sizes, 2), dy, dState: drawState(rule, sizes, 3) }
+          const [expected, ...others] = await Promise.all([steps, ...forms].map((options) => run({ ...call, options })))
+          assert.ok(expected.dS0.every(Number.isFinite))
+          for (const { dS0 } of others) compare(false, dS0, expected.dS0, `${rule.title}, ${T} tokens: dS`)
+        }
+    })
+
     it('keeps what these three forget out of what follows', async () => {
       const ones = (shape: readonly number[]): Tensor => tensor(new Float32Array(sizeOf(shape)).fill(1), { shape, device })
       const flags = (...values: number[]): Tensor => tensor(Int32Array.from(values), { shape: [1, values.length], device })

@@ -5,6 +5,7 @@ import {
   add,
   type Device,
   type FastWeightState,
+  full,
   generator,
   gradCheck,
   initialState,
@@ -12,6 +13,7 @@ import {
   matmul,
   normal,
   type Rule,
+  type RuleOptions,
   rules,
   runSteps,
   scan,
@@ -139,6 +141,33 @@ describe('scan', () => {
         return device.bytesInUse() - before
       })
     assert.ok(held(8) < 0.5 * held(64), `${held(8)} and ${held(64)} bytes`)
+    // A chunk that is undefined is one that isn't given.
+    const rule = rules['delta-momentum']
+    const ofRule = (options: RuleOptions): number =>
+      scope(() => {
+        const before = device.bytesInUse()
+        const inputs = Object.fromEntries(
+          Object.entries(rule.inputs).map(([name, { shape }]) => {
+            const x = full(
+              shape.map((letter) => ({ B: 1, T: 64, H: 1 })[letter as 'B'] ?? 4),
+              -0.1,
+              device,
+            )
+            x.requiresGrad = true
+            return [name, x]
+          }),
+        )
+        rule.run(inputs as never, undefined, options)
+        return device.bytesInUse() - before
+      })
+    assert.equal(ofRule({ chunk: undefined }), ofRule({}))
+  })
+
+  it('a part of a state that is undefined is absent', () => {
+    const [q, k, v] = [1, 2, 3].map((seed) => normal(generator(seed), [1, 2, 1, 2]))
+    const state = { S: zeros([1, 1, 2, 2]), z: undefined }
+    const { state: after } = runSteps(rules.sum as Rule, { q, k, v }, state)
+    assert.deepEqual(Object.keys(after), ['S'])
   })
 
   it('says what is wrong with a call, and with what a step returns', () => {
@@ -149,6 +178,10 @@ describe('scan', () => {
     fails(() => scan(3 as never, { x }, { h }), /scan: needs a step, a function of \(state, token, t\), not 3/)
     fails(() => scan(step, {}, { h }), /needs an input/)
     fails(() => scan(step, { x, h }, { h }), /x is \[2,3,4\] and h \[2,4\]/)
+    fails(
+      () => scan(step, { x, n: tensor([0, 1, 2, 3, 4, 5], { shape: [2, 3], dtype: 'int32' }) }, { h }),
+      /inputs.n must be float32, not int32/,
+    )
     fails(() => scan(step, { x: 1 as never }, { h }), /inputs.x must be a tensor, not 1/)
     fails(() => scan(step, { x }, null as never), /state must be tensors by name, not null/)
     fails(() => scan(step, { x }, { h }, { chunk: 0 }), /chunk must be a positive integer/)

@@ -23,6 +23,7 @@ import {
 } from '../../engine/index.ts'
 import { gatherMemory } from '../../engine/tensor.ts'
 import { elementwise } from '../../kernels-wgsl/generated/wgsl.ts'
+import { AdamW } from '../../nn/index.ts'
 import { program, readAndFree, webgpu } from '../helpers.ts'
 import { shaders } from './shaders.ts'
 
@@ -153,6 +154,37 @@ describe('webgpu buffers', () => {
     assert.throws(() => memory.allocate(2 ** 31), /webgpu: out of memory: asked for 2 GB in one block, this adapter binds at most 1 GB/)
   })
 
+  it('side by side: one that would be alone needs no more than itself, and what fails takes nothing', () => {
+    const created: number[] = []
+    const memory = createMemory({
+      limit: 1000,
+      create(bytes) {
+        if (created.length === 2) throw new Error('full')
+        created.push(bytes)
+        return { destroy() {} } as unknown as GPUBuffer
+      },
+      beforeDestroy: (_: Pooled) => {},
+    })
+    const blocks = memory.allocateTogether([1000, 300, 100])
+    assert.deepEqual(created, [1000, 768])
+    assert.deepEqual(
+      blocks.map(({ offset, bytes, memory: { shared } }) => [offset, bytes, shared?.blocks]),
+      [
+        [0, 1000, undefined],
+        [0, 300, 2],
+        [512, 100, 2],
+      ],
+    )
+    memory.free(blocks[1])
+    // What is free in a buffer that another block lies in can't be had.
+    assert.deepEqual([memory.bytesInUse(), memory.bytesReserved()], [1100, 1768])
+    memory.free(blocks[0])
+    assert.throws(() => memory.allocateTogether([900, 300, 300]), /full/)
+    assert.equal(memory.bytesInUse(), 100)
+    memory.free(blocks[2])
+    assert.equal(memory.release(), memory.bytesReserved() + 1768)
+  })
+
   it('that the system refuses are an error of one line, then and later', async () => {
     // The null backend has 512 MB.
     const device = await webgpuDevice({ backend: 'null', minimal: true })
@@ -240,6 +272,20 @@ describe('blocks side by side', () => {
 })
 
 describe('webgpu runtime', () => {
+  it('reserves for an optimiser what was in use when it moved the parameters, and its moments once', async function () {
+    await webgpu(this)
+    const device = await webgpuDevice()
+    const bytes = 2 ** 22
+    const before = device.bytesReserved()
+    const [a, b] = [0, 1].map(() => parameter(zeros([bytes / 8], device)))
+    const optimizer = new AdamW(new Map(Object.entries({ a, b })), { lr: 0.1 })
+    assert.equal(device.bytesInUse(), 3 * bytes)
+    assert.ok(device.bytesReserved() - before <= 4 * bytes, `${device.bytesReserved() - before}`)
+    for (const one of [optimizer, a, b]) one.dispose()
+    assert.equal(device.bytesInUse(), 0)
+    device.close()
+  })
+
   it('takes no more memory from step to step, and learns', async function () {
     const device = await webgpu(this)
     const before = device.bytesInUse()

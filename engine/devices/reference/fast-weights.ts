@@ -272,7 +272,8 @@ function chunkBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens: Tok
   const dAll = all.map((x, i) => x * (dot(row(S, i), row(dS, i)) + z[i] * dz[i]))
   scaleBy(dS, all)
   addTo(dS.data, mul(transpose(Qs), G).data)
-  addTo(dS.data, mul(transpose(As), dR).data, -1)
+  // Zeros times Infinity are NaN.
+  if (A) addTo(dS.data, mul(transpose(As), dR).data, -1)
   dz.set(times(all, dz))
   for (let t = 0; t < G.rows; t++) addTo(dz, row(Qs, t), g[t])
   const gradients = fadeBackward(writing(tokens), dP, dM, dQs, dAs, dKs, dAll)

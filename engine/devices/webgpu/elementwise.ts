@@ -14,7 +14,7 @@ export function elementwiseKernels(gpu: Gpu): Pick<Kernels<Block>, ElementwiseKe
       gpu.run(elementwise, 'fill', { y }, { n, shift: value }, groups(n))
     },
     affine(x, y, n, scale, shift) {
-      if (x.memory === y.memory) gpu.run(elementwise, 'affineInPlace', { y, faults }, { n, scale, shift }, groups(n))
+      if (x === y) gpu.run(elementwise, 'affineInPlace', { y, faults }, { n, scale, shift }, groups(n))
       else gpu.run(elementwise, 'affine', { x, y }, { n, scale, shift }, groups(n))
     },
     accumulate(x, y, n) {

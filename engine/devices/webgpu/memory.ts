@@ -30,9 +30,10 @@ export interface Block {
 
 export interface Memory {
   allocate(bytes: number, integer?: boolean): Block
-  /** Blocks side by side, in as few buffers as hold them. */
+  /** Float blocks side by side, in as few buffers as hold them; one that would be alone has a buffer of its own. All of them, or it throws and takes nothing. */
   allocateTogether(bytes: readonly number[]): Block[]
   free(block: Block): void
+  /** Of the blocks that aren't freed: what is free in a buffer that others share is reserved and not in use. */
   bytesInUse(): number
   bytesReserved(): number
   /** Destroys all that waits, and says how many bytes that was. */
@@ -109,38 +110,50 @@ export function createMemory({ limit, create, beforeDestroy }: MemoryHooks): Mem
     return block
   }
 
+  function free(block: Block): void {
+    if (!live.delete(block)) throw new Error('webgpu: a block was freed twice, or is not of this device')
+    inUse -= block.bytes
+    const { memory } = block
+    if (memory.shared && --memory.shared.blocks > 0) return
+    memory.shared = null
+    const list = waiting.get(memory.bytes) ?? []
+    list.push(memory)
+    waiting.delete(memory.bytes)
+    waiting.set(memory.bytes, list)
+    idle += memory.bytes
+  }
+
   return {
     allocate,
     allocateTogether(all) {
       const blocks: Block[] = []
-      for (let first = 0; first < all.length; ) {
-        let [end, total] = [first, 0]
-        while (end < all.length && (end === first || total + taken(all[end]) <= limit)) total += taken(all[end++])
-        const whole = allocate(total)
-        live.delete(whole)
-        inUse -= total
-        whole.memory.shared = { blocks: end - first, whole }
-        for (let offset = 0; first < end; offset += taken(all[first++])) {
-          const block = { memory: whole.memory, offset, bytes: all[first], integer: false }
-          live.add(block)
-          inUse += block.bytes
-          blocks.push(block)
+      try {
+        for (let first = 0; first < all.length; ) {
+          let [end, total] = [first + 1, taken(all[first])]
+          while (end < all.length && total + taken(all[end]) <= limit) total += taken(all[end++])
+          if (end === first + 1) {
+            // Alone it may be as large as the limit, whatever the alignment.
+            blocks.push(allocate(all[first++]))
+            continue
+          }
+          const whole = allocate(total)
+          live.delete(whole)
+          inUse -= total
+          whole.memory.shared = { blocks: end - first, whole }
+          for (let offset = 0; first < end; offset += taken(all[first++])) {
+            const block = { memory: whole.memory, offset, bytes: all[first], integer: false }
+            live.add(block)
+            inUse += block.bytes
+            blocks.push(block)
+          }
         }
+      } catch (error) {
+        for (const block of blocks) free(block)
+        throw error
       }
       return blocks
     },
-    free(block) {
-      if (!live.delete(block)) throw new Error('webgpu: a block was freed twice, or is not of this device')
-      inUse -= block.bytes
-      const { memory } = block
-      if (memory.shared && --memory.shared.blocks > 0) return
-      memory.shared = null
-      const list = waiting.get(memory.bytes) ?? []
-      list.push(memory)
-      waiting.delete(memory.bytes)
-      waiting.set(memory.bytes, list)
-      idle += memory.bytes
-    },
+    free,
     bytesInUse: () => inUse,
     bytesReserved: () => reserved,
     release() {
