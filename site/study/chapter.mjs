@@ -12,7 +12,8 @@ function identifiersOf({ title, names }) {
   const found = new Map()
   for (const [name, { code = [] }] of Object.entries(names))
     for (const identifier of code) {
-      if (found.has(identifier)) throw new Error(`site: in '${title}' the identifier '${identifier}' has two names: ${found.get(identifier)}, ${name}`)
+      if (found.has(identifier))
+        throw new Error(`site: in '${title}' the identifier '${identifier}' has two names: ${found.get(identifier)}, ${name}`)
       found.set(identifier, name)
     }
   return found
