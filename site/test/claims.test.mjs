@@ -414,7 +414,7 @@ const tries = {
   import: () => import(there + 'module.js'),
   script: () => importScripts(there + 'script.js'),
   worker: () => opens(() => new Worker(there + 'worker.js')),
-  'a worker in it': () => opens(() => new Worker(URL.createObjectURL(new Blob(["fetch('" + there + "').then(() => postMessage(1))"])))),
+  'a worker in it': () => opens(() => new Worker(URL.createObjectURL(new Blob(["fetch('" + there + "').then(() => postMessage(1), () => {})"])))),
   page: () => opens(() => { const channel = new BroadcastChannel('here'); channel.postMessage('?'); return channel }),
   database: () => opens(() => indexedDB.open('x')),
   caches: () => caches.open('x'),
