@@ -18,7 +18,10 @@ const longBounds: Bounds = {
     'a system of equations over as many tokens, as the parallel form of correcting rules solves it, loses digits; the largest seen among 40 cases of each rule is 5.5e-5',
 }
 
-/** Claims about the rules that an implementation offers: sequences longer than the blocks that kernels work in. */
+/**
+ * Claims about the rules that an implementation offers: sequences longer than the blocks that kernels work in, of rules without an erase vector of their
+ * own; and values with more heads than queries and keys, where the option `heads` is offered.
+ */
 export function conformanceClaims(implementation: Implementation): Claim[] {
   return [...implementation.offers].flatMap(([name, { forms, options }]) => {
     const rule = builtIn.find((rule) => rule.name === name)!

@@ -113,7 +113,7 @@ function binary(op: BinaryOp, a: Tensor, operand: Operand): Tensor {
   return y
 }
 
-/** a + b, element by element; axes of size 1 are stretched, as in all functions of two tensors. */
+/** a + b, element by element; axes of size 1 are stretched, as in all element-wise functions. */
 export const add = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? affine(a, 1, b) : binary('add', a, b))
 /** a - b. */
 export const sub = (a: Tensor, b: Operand): Tensor => (typeof b === 'number' ? affine(a, 1, -b) : binary('sub', a, b))

@@ -53,6 +53,7 @@ export function checked(place: Place, job: Job, limit: number, signal: AbortSign
       else reject(new Error(message.message))
     }
     timer = setTimeout(late, limit)
+    if (signal.aborted) return stop()
     signal.addEventListener('abort', stop)
     place.send(job)
   })

@@ -11,6 +11,8 @@ export function cutImports(code: string): Pieces {
       const { name, from, to } = node
       const place = node.node.parent?.name ?? ''
       if (name !== 'String' || !['ImportDeclaration', 'ExportDeclaration', 'DynamicImport'].includes(place)) return
+      // A text may be what is exported.
+      if (place === 'ExportDeclaration' && node.node.prevSibling?.name !== 'from') return
       const module = code.slice(from + 1, to - 1)
       const entry = entries.indexOf(module as Entry)
       if (entry < 0) {

@@ -4,6 +4,7 @@ import { boundsOf } from '../../dist/claims/claim.js'
 import { claims } from '../../dist/claims/index.js'
 import { pieces } from '../../dist/cli/report.js'
 import { escaped } from '../layout/html.mjs'
+import { slug } from '../study/claims.mjs'
 import { controls } from './controls.mjs'
 
 export const data = {
@@ -19,12 +20,6 @@ const math = (tex) =>
     .map((piece) => temml.renderToString(piece, { displayMode: true, throwOnError: true }))
     .join(' ')
 
-const slug = (text) =>
-  text
-    .toLowerCase()
-    .replace(/[^a-z0-9]+/g, '-')
-    .replace(/^-|-$/g, '')
-
 /** Bounds in the order in which claims name them; a note each. */
 const notes = new Map()
 const noteOf = ({ float32, float64, reason }) => {
@@ -33,11 +28,12 @@ const noteOf = ({ float32, float64, reason }) => {
   return notes.get(key)
 }
 
-/** What stands directly above needn't be said again. */
+/** What stands directly above needn't be said again: it is there for the search, and for a claim that stands without the one above. */
 function article(claim, before) {
   const { name, statement, equation, source, relation, holds, confidence } = claim
   const bounds = boundsOf(claim)
   const sameBits = relation === 'same bits'
+  const again = (same) => (same ? ' again' : '')
   const note =
     holds === false
       ? 'must be refuted, by more than 1 %'
@@ -45,8 +41,8 @@ function article(claim, before) {
   return `<article class="claim" id="${slug(name)}" data-name="${escaped(name)}" data-bounds="${bounds.float32} ${bounds.float64}"${sameBits ? ' data-bits' : ''}${holds === false ? ' data-false' : ''}>
 <h3>${escaped(name)}</h3>
 <p>${escaped(statement)}</p>
-${equation === before?.equation ? '' : `<div class="equation scroll" tabindex="0" role="group" aria-label="Equation">${math(equation)}</div>`}
-<p class="soft small">${source === before?.source ? '' : `${escaped(source)}; `}${note}${confidence ? `; confidence: ${escaped(confidence)}` : ''}</p>
+<div class="equation scroll${again(equation === before?.equation)}" tabindex="0" role="group" aria-label="Equation">${math(equation)}</div>
+<p class="soft small"><span class="source${again(source === before?.source)}">${escaped(source)}; </span>${note}${confidence ? `; confidence: ${escaped(confidence)}` : ''}</p>
 <div class="row needs-scripts"><button type="button" class="run">Check<span class="visually-hidden"> ${escaped(name)}</span></button><a class="link small" href="#${slug(name)}">Link<span class="visually-hidden"> to ${escaped(name)}</span></a></div>
 <div class="result"></div>
 </article>`
@@ -69,7 +65,7 @@ A check draws cases, computes both sides on a device, and compares. A counterexa
 <div class="row tools">
 <label>Find <input type="search" id="filter" placeholder="delta, causal, …"></label>
 <label>Show <select id="which"><option value="">all</option><option value="true">that hold</option><option value="false">that are false</option><option value="bad">that failed here</option><option value="done">checked here</option></select></label>
-${controls}
+${controls(true)}
 </div>
 <div class="row tools">
 <button type="button" id="run" class="main">Check what is shown</button>

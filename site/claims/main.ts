@@ -59,7 +59,11 @@ class Crew implements Place {
 
   constructor() {
     this.worker.onmessage = ({ data }) => this.hear(data)
-    this.worker.onerror = ({ message }) => this.hear({ kind: 'failure', message: message || "the worker didn't start" })
+    this.worker.onerror = ({ message }) => {
+      // It isn't used again.
+      this.close()
+      this.hear({ kind: 'failure', message: message || "the worker didn't start" })
+    }
   }
   send = (job: object): void => this.worker.postMessage(job)
   close(): void {
@@ -148,7 +152,10 @@ document.querySelector('#claims')!.addEventListener('click', (event) => {
     const settings = taken()
     if (!settings) return
     event.preventDefault()
-    history.replaceState(null, '', article.dataset.link ?? claimHash({ claim: article.dataset.name, ...settings }))
+    const plain = claimHash({ claim: article.dataset.name, ...settings })
+    // The place of a counterexample is one among the cases of these settings alone.
+    const { link } = article.dataset
+    history.replaceState(null, '', link?.startsWith(`${plain}&`) ? link : plain)
     void navigator.clipboard?.writeText(location.href).catch(() => {})
     summary.textContent = 'The address of this page is now a link to that claim.'
   }
@@ -156,6 +163,8 @@ document.querySelector('#claims')!.addEventListener('click', (event) => {
 
 /** Shows what the address names. */
 function follow(): void {
+  problem()
+  for (const former of document.querySelectorAll('article.target')) former.classList.remove('target')
   try {
     const link = claimIn(location.hash)
     const id = location.hash.slice(1)
@@ -165,6 +174,10 @@ function follow(): void {
     if (link) put(link)
     linked = link?.claim !== undefined && link.path !== undefined ? { name: link.claim, path: link.path } : undefined
     if (!article) return
+    if (article.hidden) {
+      filter.value = which.value = ''
+      show()
+    }
     article.closest('details')!.open = true
     article.scrollIntoView()
     article.classList.add('target')

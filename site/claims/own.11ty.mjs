@@ -34,7 +34,7 @@ results say is what that code says.</p></div>
 <button type="button" id="reset">The example again</button>
 <button type="button" id="link">Make a link</button>
 </div>
-<div class="row tools">${controls}</div>
+<div class="row tools">${controls(false)}</div>
 <p class="soft small">Ctrl+Enter (⌘ Enter) runs; Escape, then Tab, leaves the editor.</p>
 <output id="summary" class="small" aria-live="polite"></output>
 <h2 class="visually-hidden">Results</h2>

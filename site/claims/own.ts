@@ -62,7 +62,8 @@ function articleOf({ name, statement, source, equation, holds, sameBits, float32
   void import('temml').then(({ default: temml }) => {
     try {
       const drawn = element('span')
-      temml.render(equation, drawn, { displayMode: true, throwOnError: true, trust: false })
+      // Whoever wrote it may have asked for any size.
+      temml.render(equation, drawn, { displayMode: true, throwOnError: true, trust: false, maxSize: [20, 20] })
       math.replaceChildren(drawn)
     } catch {
       math.classList.add('tex')
@@ -77,28 +78,39 @@ function articleOf({ name, statement, source, equation, holds, sameBits, float32
   ])
 }
 
+/** Ends the run, if there is one, and clears what it has shown. Nothing that it still says is shown. */
+function clear(): void {
+  controller?.abort()
+  controller = undefined
+  stopButton.disabled = true
+  list.replaceChildren()
+  summary.textContent = ''
+  problem()
+}
+
 async function run(): Promise<void> {
   const settings = taken()
   if (!settings) return
-  controller?.abort()
+  clear()
   const mine = (controller = new AbortController())
-  list.replaceChildren()
-  problem()
   stopButton.disabled = false
   summary.textContent = 'Loading the code into the sandbox…'
+  let [said, wrong] = ['', '']
   try {
-    await checkAll(settings, mine.signal)
+    said = await checkAll(settings, mine.signal)
   } catch (error) {
-    if (controller !== mine) return
-    problem((error as Error).message)
-    summary.textContent = ''
+    if (error instanceof Stopped) said = 'Stopped.'
+    else wrong = (error as Error).message
   }
   if (controller !== mine) return
+  summary.textContent = said
+  problem(wrong)
   controller = undefined
   stopButton.disabled = true
 }
 
-async function checkAll(settings: Settings, signal: AbortSignal): Promise<void> {
+/** Resolves to what there is to say of all. */
+async function checkAll(settings: Settings, signal: AbortSignal): Promise<string> {
   const pieces = cutImports(code())
   const open = async (): Promise<[Sandbox, readonly ClaimText[]]> => {
     const sandbox = await Sandbox.open(get('sandbox'))
@@ -130,7 +142,7 @@ async function checkAll(settings: Settings, signal: AbortSignal): Promise<void> 
     sandbox.close()
   }
   const bad = totals.done - totals.ok
-  summary.textContent = `${counted(totals.done, 'claim')} checked: ${totals.ok} as stated${bad > 0 ? `, ${bad} not` : ''}; largest error ${power(totals.largest)}${signal.aborted ? '; stopped' : ''}`
+  return `${counted(totals.done, 'claim')} checked: ${totals.ok} as stated${bad > 0 ? `, ${bad} not` : ''}; largest error ${power(totals.largest)}${signal.aborted ? '; stopped' : ''}`
 }
 
 // --- What is used ---------------------------------------------------------------------------------------------------------------------
@@ -160,11 +172,9 @@ async function follow(): Promise<void> {
   try {
     const link = await codeIn(location.hash)
     if (!link) return
-    controller?.abort()
-    list.replaceChildren()
-    summary.textContent = ''
-    problem()
-    put(link)
+    clear()
+    // As a link of the list may say; the sandbox has no WebGPU.
+    put({ ...link, device: link.device === 'webgpu' ? 'wasm' : link.device })
     setCode(link.code)
     stranger.hidden = false
   } catch (error) {

@@ -1,5 +1,5 @@
 /** The page's side of the sandbox: a frame of an origin of its own, without storage, network or the page around it, and a worker in it. */
-import type { Place } from './checker.ts'
+import { type Place, Stopped } from './checker.ts'
 import type { Pieces } from './entries.ts'
 import { type ClaimText, type Job, type Message, messageIn } from './protocol.ts'
 
@@ -43,7 +43,7 @@ export class Sandbox implements Place {
     return new Sandbox(frame, port1)
   }
 
-  /** The claims that the code exports; rejects where it can't be loaded, or takes longer than `limit` milliseconds. */
+  /** The claims that the code exports; rejects where it can't be loaded, takes longer than `limit` milliseconds, or, with Stopped, where `signal` says so. */
   load(pieces: Pieces, limit: number, signal: AbortSignal): Promise<readonly ClaimText[]> {
     return new Promise((resolve, reject) => {
       const end = (error: Error): void => {
@@ -52,7 +52,10 @@ export class Sandbox implements Place {
         reject(error)
       }
       const timer = setTimeout(() => end(new Error(`the code took longer than ${limit / 1000} s to load, and was ended`)), limit)
-      signal.addEventListener('abort', () => end(new Error('stopped')), { once: true })
+      // It may have said so while the frame was opened.
+      const stop = (): void => end(new Stopped('stopped'))
+      if (signal.aborted) return stop()
+      signal.addEventListener('abort', stop, { once: true })
       this.hear = (message) => {
         if (message.kind === 'failure') end(new Error(message.message))
         if (message.kind !== 'claims') return

@@ -6,8 +6,8 @@ const get = <E extends HTMLElement>(id: string): E => document.querySelector<E>(
 const controls = { device: get<HTMLSelectElement>('device'), runs: get<HTMLInputElement>('runs'), seed: get<HTMLInputElement>('seed') }
 
 // Whether there is a GPU shows when it is opened; without this there is none.
-if (!('gpu' in navigator)) {
-  const option = controls.device.querySelector<HTMLOptionElement>('option[value=webgpu]')!
+const option = controls.device.querySelector<HTMLOptionElement>('option[value=webgpu]')
+if (option && !('gpu' in navigator)) {
   option.disabled = true
   option.textContent = 'WebGPU: not in this browser'
 }

@@ -8,8 +8,16 @@ import { codeLines, excerpt, indentOf, lineOf } from './source.mjs'
 
 /** From symbols of formulas, and from identifiers of code, to names. */
 const marksOf = (names) => new Map(Object.entries(names).flatMap(([name, { math }]) => (math ? [[math, name]] : [])))
-const identifiersOf = (names) =>
-  new Map(Object.entries(names).flatMap(([name, { code = [] }]) => code.map((identifier) => [identifier, name])))
+function identifiersOf({ title, names }) {
+  const found = new Map()
+  for (const [name, { code = [] }] of Object.entries(names))
+    for (const identifier of code) {
+      if (found.has(identifier))
+        throw new Error(`site: in '${title}' the identifier '${identifier}' has two names: ${found.get(identifier)}, ${name}`)
+      found.set(identifier, name)
+    }
+  return found
+}
 
 /** Numbers of a chapter's equations, by id. */
 function numbersOf(chapter, place) {
@@ -24,7 +32,7 @@ export function chapterPage(chapter, { to, source }) {
   const place = chapters.indexOf(chapter) + 1
   const numbers = numbersOf(chapter, place)
   const marks = marksOf(chapter.names)
-  const identifiers = identifiersOf(chapter.names)
+  const identifiers = identifiersOf(chapter)
 
   const link = (target) => {
     if (target.startsWith('page:')) return to(target.slice('page:'.length))

@@ -455,19 +455,23 @@ export const checks = {
     },
   },
   'decays in a chunk': {
-    sizes: 'T = 4, K = 3, V = 2, from an empty memory',
+    sizes: 'T = 4, K = 3, V = 2, from a memory: y, and the memory after',
     sides: (n) => {
-      const { q, k, v, beta, rate } = chunkOf(n)
+      const { q, k, v, beta, S, rate } = chunkOf(n)
       const decay = n.rates(T)
       const gate = log(decay)
-      const { y } = gatedDeltaRule(asHead(q), asHead(k), asHead(v), reshape(beta, [1, T, 1]), reshape(gate, [1, T, 1]), undefined, {
+      const { y, state } = gatedDeltaRule(asHead(q), asHead(k), asHead(v), reshape(beta, [1, T, 1]), reshape(gate, [1, T, 1]), asState(S), {
         form: 'chunk',
       })
       // The running sum of the logarithms, masked before it is raised.
       const G = times(lower(T), column(gate))
       const D = mul(exp(mul(sub(G, reshape(G, [1, T])), lower(T))), lower(T))
-      const U = times(inverse(mul(mul(mul(withTransposed(k, k), D), rate), lower(T, true))), mul(rate, v))
-      return { left: asMatrix(y), right: times(mul(withTransposed(q, k), D), U) }
+      const Gamma = exp(G)
+      const L = mul(mul(mul(withTransposed(k, k), D), rate), lower(T, true))
+      const U = times(inverse(L), mul(rate, sub(v, mul(Gamma, times(k, S)))))
+      const Y = add(mul(Gamma, times(q, S)), times(mul(withTransposed(q, k), D), U))
+      const after = add(mul(row(Gamma, T - 1), S), transposedTimes(mul(reshape(row(D, T - 1), [T, 1]), k), U))
+      return { left: concat([asMatrix(y), asMatrix(state.S)], 0), right: concat([Y, after], 0) }
     },
   },
   'backward of a chunk': {

@@ -15,9 +15,12 @@ export function claimOf(name) {
 /** Claims about a rule: those made from its row, and others that run it. */
 export const claimsAbout = (rule) => claims.filter(({ name, rules = [] }) => name.startsWith(`${rule}: `) || rules.includes(rule))
 
-/** Where the claims page has it. */
-export const claimPath = (name) =>
-  `claims/#${name
+/** The id of a claim's article. */
+export const slug = (name) =>
+  name
     .toLowerCase()
     .replace(/[^a-z0-9]+/g, '-')
-    .replace(/^-|-$/g, '')}`
+    .replace(/^-|-$/g, '')
+
+/** Where the claims page has it. */
+export const claimPath = (name) => `claims/#${slug(name)}`

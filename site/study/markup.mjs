@@ -6,8 +6,8 @@ import { escaped } from '../layout/html.mjs'
 /** TeX as MathML; `marks`: a Map from symbols (as they are in MathML) to names. */
 export function math(tex, { display = false, marks = new Map() } = {}) {
   const html = temml.renderToString(tex, { displayMode: display, throwOnError: true, annotate: false })
-  return html.replace(/<mi>([^<]+)<\/mi>/g, (whole, symbol) =>
-    marks.has(symbol) ? `<mi data-name="${marks.get(symbol)}">${symbol}</mi>` : whole,
+  return html.replace(/<mi([^>]*)>([^<]+)<\/mi>/g, (whole, style, symbol) =>
+    marks.has(symbol) ? `<mi${style} data-name="${marks.get(symbol)}">${symbol}</mi>` : whole,
   )
 }
 

@@ -62,6 +62,9 @@ function ask<A>(question: { check: string; seed: number } | { example: string; s
       else reject(new Error(error))
     })
     worker.addEventListener('error', ({ message }) => {
+      // The next question starts another.
+      worker?.terminate()
+      worker = undefined
       for (const { reject } of waiting.values()) reject(new Error(message || 'the worker could not be loaded'))
       waiting.clear()
     })

@@ -1,6 +1,7 @@
 /** The claims' pages as a reader uses them; and what a stranger's code can't do. */
 import assert from 'node:assert/strict'
 import { createServer } from 'node:http'
+import { WebSocketServer } from 'ws'
 import { browser, load, open, violations, visit, ways } from './harness.mjs'
 
 describe('links of claims', () => {
@@ -90,6 +91,7 @@ describe('what comes from the sandbox', () => {
       "\"\nconst s = 'fastweights'",
     ])
     assert.deepEqual(cutImports("await import('fastweights/claims')"), ["await import('", 3, "')"])
+    assert.deepEqual(cutImports("export default 'lodash'"), ["export default 'lodash'"])
     for (const module of ['lodash', './other.js', 'https://example.org/x.js', 'node:fs'])
       assert.throws(() => cutImports(`\nimport '${module}'`), {
         message: `line 2 imports "${module}"; here there are fastweights, fastweights/nn, fastweights/tasks, fastweights/claims`,
@@ -129,6 +131,24 @@ describe('the pages of claims', function () {
       await page.getByLabel('Find').fill('gated-delta causal')
       assert.match(await text(page, '#summary'), /^\d+ claims? shown$/)
       assert.equal(await page.locator('article.claim:not([hidden])').first().getAttribute('data-name'), 'gated-delta: causal, to the bit')
+      // Those, too, whose source stands above them alone.
+      await page.getByLabel('Find').fill('schlag')
+      assert.match(await text(page, '#summary'), /^\d\d+ claims shown$/)
+      const found = page.locator('article.claim:not([hidden])')
+      const sources = await found.locator('.source').allTextContents()
+      assert.ok(sources.length >= 80 && (await found.locator('.source.again').count()) > 0)
+      // What is left out stands in the claim directly above, which is there.
+      const shown = await page.evaluate(() => {
+        const articles = [...document.querySelectorAll('article.claim:not([hidden])')]
+        const silent = articles.filter((article) => getComputedStyle(article.querySelector('.source')).display === 'none')
+        return {
+          silent: silent.length,
+          all: articles.length,
+          wrong: silent.filter(({ previousElementSibling: above }) => above?.hidden !== false).length,
+        }
+      })
+      assert.ok(shown.silent > 0 && shown.silent < shown.all)
+      assert.equal(shown.wrong, 0)
       await page.getByLabel('Find').fill('no such claim at all')
       assert.equal(await text(page, '#summary'), 'No claim has all of these words.')
       await page.getByLabel('Find').fill('delta is sum')
@@ -166,6 +186,11 @@ describe('the pages of claims', function () {
     await target.getByText(/^holds on webgpu, 3 cases, /).waitFor({ timeout: 40_000 })
     await target.getByRole('link', { name: 'Link to' }).click()
     assert.equal(new URL(page.url()).hash, '#v=1&claim=delta%3A+chunk+%3D+step&device=webgpu&runs=3&seed=2')
+    // Another link: its claim is shown, even where the search has hidden it, and is the only target.
+    await page.getByLabel('Find').fill('no such claim')
+    await page.goto(`${sites[0].url}claims/#claim=${encodeURIComponent('sum: chunk = step')}`)
+    await page.locator('article.target[data-name="sum: chunk = step"]').waitFor()
+    assert.equal(await target.count(), 1)
     for (const [hash, problem] of [
       ['#v=9&claim=x', /^This link is of version "9"/],
       ['#claim=nothing', /^There is no claim "nothing" on this page\.$/],
@@ -173,7 +198,28 @@ describe('the pages of claims', function () {
       await page.goto(`${sites[0].url}claims/${hash}`)
       await page.locator('#problem', { hasText: problem }).waitFor()
     }
+    await page.goto(`${sites[0].url}claims/#delta-chunk-step`)
+    await page.locator('#problem').waitFor({ state: 'hidden' })
     assert.deepEqual(complaints, [])
+    await close()
+  })
+
+  it('a worker that did not start is not asked again', async () => {
+    let refused = false
+    const { page, close } = await visit(chromium, `${sites[0].url}claims/#claim=${encodeURIComponent('delta: chunk = step')}`, {
+      serviceWorkers: 'block',
+      prepare: (page) =>
+        page.context().route('**/claims-worker.js', (route) => {
+          if (refused) return route.continue()
+          refused = true
+          return route.abort()
+        }),
+    })
+    const target = page.locator('article.target')
+    await target.getByRole('button').click()
+    await page.locator('#problem', { hasText: "wasm: the worker didn't start" }).waitFor()
+    await target.getByRole('button').click()
+    await target.getByText(/^holds on wasm, /).waitFor()
     await close()
   })
 
@@ -191,6 +237,12 @@ describe('the pages of claims', function () {
     const found = await counterexample()
     await target.getByRole('link', { name: 'Link to' }).click()
     assert.match(page.url(), /&path=\d+(%3A\d+)*$/)
+    const address = page.url()
+    // It is none of other settings.
+    await page.getByLabel('Seed').fill('77')
+    await target.getByRole('link', { name: 'Link to' }).click()
+    assert.match(page.url(), /&seed=77$/)
+    await page.goto(address)
     await page.reload()
     assert.equal(await counterexample(), found)
     assert.match(await target.locator('.status').textContent(), /^refuted, as it should be on wasm, 1 case, off by /)
@@ -222,6 +274,40 @@ describe('the pages of claims', function () {
       await close()
     })
 
+  it('Stop, Run and another link end what is still loading', async () => {
+    const { page, complaints, close } = await visit(chromium, `${sites[0].url}claims/own/`)
+    await page.locator('html[data-ready]').waitFor()
+    await page.locator('#runs').fill('3')
+    assert.deepEqual(await page.locator('#device option').evaluateAll((all) => all.map(({ value }) => value)), ['wasm', 'reference'])
+    const press = (...ids) =>
+      page.evaluate((ids) => {
+        for (const id of ids) document.querySelector(`#${id}`).click()
+      }, ids)
+    await press('run', 'stop')
+    await page.getByText('Stopped.', { exact: true }).waitFor()
+    assert.equal(await page.locator('article, iframe').count(), 0)
+    await press('run', 'run')
+    await ended(page)
+    assert.match(await text(page, '#summary'), /^9 claims checked: 9 as stated; /)
+    assert.equal(await page.locator('article').count(), 9)
+    assert.equal(await page.locator('iframe').count(), 0)
+    const { codeHash } = await load('claims/link.ts')
+    const hash = await codeHash({ code: '// another', device: 'webgpu', runs: 4, seed: 2 })
+    await page.evaluate((hash) => {
+      document.querySelector('#run').click()
+      location.hash = hash
+    }, hash)
+    await page.getByRole('note').waitFor()
+    await page.waitForFunction(() => document.querySelector('iframe') === null)
+    assert.equal(await text(page, '.cm-content'), '// another')
+    assert.equal(await page.locator('article').count(), 0)
+    assert.deepEqual([await text(page, '#summary'), await text(page, '#problem')], ['', ''])
+    assert.equal(await page.locator('#stop').isDisabled(), true)
+    assert.equal(await page.getByLabel('Device').inputValue(), 'wasm')
+    assert.deepEqual(complaints, [])
+    await close()
+  })
+
   it('the sandbox is there offline, and where the service worker isolates the page', async () => {
     const { page, complaints, close } = await visit(chromium, `${sites[1].url}claims/own/`)
     await page.evaluate(() => navigator.serviceWorker.ready)
@@ -237,7 +323,7 @@ describe('the pages of claims', function () {
 
   /** A claim with these sides. */
   const claim = (name, left, right = '() => ({ x: 1 })', more = '') => `defineClaim({
-    name: 'mine: ${name}', section: 'mine', statement: '${name}', equation: 'x', source: 'me', fields: { n: int(1, 9) }, left: ${left}, right: ${right}, ${more} })`
+    name: 'mine: ${name}', section: 'mine', statement: '${name}', equation: '\\\\rule{9999em}{9999em}', source: 'me', fields: { n: int(1, 9) }, left: ${left}, right: ${right}, ${more} })`
   const module = (...claims) => `import { defineClaim, int } from 'fastweights/claims'\nexport const claims = [${claims}]`
 
   it('a claim that fails shrinks to its counterexample; one that throws, says nothing or never ends is told', async () => {
@@ -269,6 +355,9 @@ describe('the pages of claims', function () {
     assert.ok((await wrong.locator('table.tensor').count()) >= 4)
     assert.match(await wrong.locator('.counterexample').textContent(), /^n 1, look /)
     await page.locator('article', { hasText: 'mine: throws' }).getByText('no <b>luck</b>').waitFor()
+    // An equation of any size is drawn in a smaller one.
+    await wrong.locator('math').waitFor()
+    assert.ok((await wrong.locator('math').boundingBox()).height < 1000)
     // Only the console says what a claim has thrown, if anything.
     assert.deepEqual(complaints, [])
     await close()
@@ -299,22 +388,23 @@ describe('the pages of claims', function () {
     await close()
   })
 
-  it('code of a link is shown, runs after a press alone, and reaches neither storage nor network nor the page', async () => {
+  it('code of a link is shown, runs after a press alone, and reaches neither storage nor network nor the page: all of which code elsewhere does', async () => {
     let asked = 0
-    const elsewhere = createServer((_, response) => {
+    const elsewhere = createServer((request, response) => {
       asked++
+      const events = request.headers.accept === 'text/event-stream'
       response.setHeader('Access-Control-Allow-Origin', '*')
       response.setHeader('Cross-Origin-Resource-Policy', 'cross-origin')
-      response.setHeader('Content-Type', 'text/javascript')
-      response.end('export {}')
+      response.setHeader('Content-Type', events ? 'text/event-stream' : 'text/javascript')
+      response.end(events ? 'data: 1\n\n' : 'postMessage(1)')
     })
-    elsewhere.on('upgrade', () => asked++)
+    new WebSocketServer({ server: elsewhere }).on('connection', () => asked++)
     await new Promise((resolve) => elsewhere.listen(0, '127.0.0.1', resolve))
     // However this ends, the run of the tests must.
     elsewhere.unref()
-    const address = `http://localhost:${elsewhere.address().port}/`
+    const there = `http://localhost:${elsewhere.address().port}/`
     const hostile = (site) => `
-const there = '${address}', here = '${site}from-the-sandbox'
+const there = '${there}', here = '${site}from-the-sandbox'
 const opens = (make) => new Promise((resolve, reject) => { const it = make(); it.onopen = it.onsuccess = it.onload = it.onmessage = resolve; it.onerror = reject; setTimeout(reject, 1500, new Error('silence')) })
 const tries = {
   fetch: () => fetch(there), 'fetch, without an answer': () => fetch(there, { mode: 'no-cors' }), 'fetch of the site': () => fetch(here),
@@ -324,24 +414,48 @@ const tries = {
   import: () => import(there + 'module.js'),
   script: () => importScripts(there + 'script.js'),
   worker: () => opens(() => new Worker(there + 'worker.js')),
+  'a worker in it': () => opens(() => new Worker(URL.createObjectURL(new Blob(["fetch('" + there + "').then(() => postMessage(1), () => {})"])))),
+  page: () => opens(() => { const channel = new BroadcastChannel('here'); channel.postMessage('?'); return channel }),
   database: () => opens(() => indexedDB.open('x')),
   caches: () => caches.open('x'),
   files: () => navigator.storage.getDirectory(),
-  storage: () => localStorage.length, cookies: () => document.cookie, page: () => parent.document,
 }
 const reached = []
 for (const [name, attempt] of Object.entries(tries)) try { await attempt(); reached.push(name) } catch {}
-throw new Error('reached ' + (reached.join(', ') || 'nothing') + ' from ' + origin + (crossOriginIsolated ? ', isolated' : ''))`
+throw new Error('reached ' + (reached.length === Object.keys(tries).length ? 'all' : reached.join(', ') || 'nothing') + ' from ' + origin + (crossOriginIsolated ? ', isolated' : ''))`
+    /** The page answers whoever speaks on its channel. */
+    const listen = (page) =>
+      page.evaluate(() => {
+        globalThis.channel = new BroadcastChannel('here')
+        globalThis.channel.onmessage = () => globalThis.channel.postMessage('!')
+      })
+    // Without the sandbox all of it succeeds.
+    const free = await visit(chromium, there)
+    await listen(free.page)
+    const said = await free.page.evaluate(
+      (code) =>
+        new Promise((resolve) => {
+          const address = (text) => URL.createObjectURL(new Blob([text], { type: 'text/javascript' }))
+          const worker = new Worker(address(`import('${address(code)}').catch(({ message }) => postMessage(message))`))
+          worker.onmessage = ({ data }) => typeof data === 'string' && resolve(data)
+        }),
+      hostile(there),
+    )
+    assert.equal(said, `reached all from ${there.slice(0, -1)}`)
+    assert.ok(asked >= 10)
+    await free.close()
+    asked = 0
     const { codeHash } = await load('claims/link.ts')
     for (const site of sites) {
       const hash = await codeHash({ code: hostile(site.url), device: 'wasm', runs: 5, seed: 1 })
       const { page, complaints, close } = await visit(chromium, `${site.url}claims/own/${hash}`)
       await page.getByRole('note').getByText('This code came with the link.').waitFor()
       assert.match(await text(page, '.cm-content'), /const there = /)
+      await listen(page)
       await page.waitForTimeout(300)
       assert.equal(await page.locator('iframe').count(), 0)
       await run(page)
-      assert.equal(await text(page, '#problem'), 'reached nothing from null (line 19)')
+      assert.equal(await text(page, '#problem'), 'reached nothing from null (line 20)')
       assert.equal(site.bytes.has('from-the-sandbox'), false)
       assert.equal(asked, 0)
       // What was refused is all that the browser complains about.

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { chapterPage } from '../study/chapter.mjs'
 import { chapters } from '../study/chapters/index.mjs'
 import { checkNames } from '../study/checked.mjs'
 import { claimOf } from '../study/claims.mjs'
@@ -69,6 +70,8 @@ describe('the study', function () {
       assert.throws(() => lineOf('engine/rules/delta.ts', 'export function'), /has 'export function' \d+ times/)
       assert.throws(() => linesOf('engine/rules/nothing.ts'), /there is no file/)
       assert.throws(() => claimOf('delta: nothing'), /there is no claim 'delta: nothing'/)
+      const twice = { ...chapters[0], names: { a: { code: ['x'], means: 'one' }, b: { code: ['x'], means: 'the other' } } }
+      assert.throws(() => chapterPage(twice, { to: String, source: String }), /the identifier 'x' has two names: a, b$/)
       assert.deepEqual(
         excerpt({ file: 'engine/rules/rule.ts', from: 'export const outer =', doc: false }).begin,
         lineOf('engine/rules/rule.ts', 'export const outer ='),
@@ -157,6 +160,26 @@ describe('the study', function () {
         assert.deepEqual(complaints, [])
         await close()
       })
+
+    it('starts another worker where one did not start', async () => {
+      const site = await served()
+      let refused = false
+      const { page, close } = await visit(chromium, `${site.url}study/chunks/`, {
+        serviceWorkers: 'block',
+        prepare: (page) =>
+          page.context().route('**/study-worker.js', (route) => {
+            if (refused) return route.continue()
+            refused = true
+            return route.abort()
+          }),
+      })
+      const all = page.getByRole('button', { name: 'Check all equations of this page' })
+      await all.click()
+      await page.locator('#checked', { hasText: /^(\d+) of \1 do not hold\.$/ }).waitFor()
+      await all.click()
+      await page.locator('#checked', { hasText: /^All \d+ hold\.$/ }).waitFor({ timeout: 30_000 })
+      await close()
+    })
 
     it('sees a name light up in code and formulas: by mouse, keyboard and touch', async () => {
       const site = await served()

@@ -39,7 +39,7 @@ export default {
         {
           id: 'softmax',
           tex: raw`y_j = \frac{e^{x_j}}{\sum_i e^{x_i}} = \frac{e^{x_j - m}}{\sum_i e^{x_i - m}},\quad m = \max_i x_i`,
-          test: ['test/ops/engine.test.ts', 'softmax attention: what a query does not see never reaches it, forward or backward'],
+          test: ['test/ops/values.test.ts', 'softmax without overflow'],
           check: 'softmax',
         },
       ],
@@ -83,7 +83,7 @@ export default {
           ['const total = sumOf', 'The one sum of the row.'],
           [
             'else dx.data[i] = y.data[i] === 0',
-            'The formula. Where y is exactly 0 nothing was seen, and nothing goes back, whatever `dy` holds.',
+            'The formula. Where y is exactly 0, since the entry wasn’t seen or its power of e is too small for a number, nothing goes back, whatever `dy` holds.',
           ],
         ],
       },

@@ -116,7 +116,7 @@ export default {
       equations: [
         {
           id: 'grown',
-          tex: raw`K_t = [K_{t-1}, k_t],\quad V_t = [V_{t-1}, v_t],\quad y_t = V_t\, \mathrm{softmax}(K_t^\top q_t)`,
+          tex: raw`K_t = \begin{bmatrix} K_{t-1} \\ k_t^\top \end{bmatrix},\quad V_t = \begin{bmatrix} V_{t-1} \\ v_t^\top \end{bmatrix},\quad y_t = V_t^\top\, \mathrm{softmax}(K_t q_t)`,
           claim: 'attention: softmax attention is a memory that grows',
           check: 'softmax attention',
         },

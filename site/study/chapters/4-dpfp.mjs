@@ -95,14 +95,14 @@ export default {
     },
     {
       title: 'How many shifts are of use',
-      text: raw`A shift by $K$ pairs the positive part of an entry with the negative part of the same one: always zero. And a shift by $2K - i$ pairs the same entries as a
-        shift by $i$, in the other order, so inner products of its features say the same once more, [@mirror]. Beyond $\nu = K - 1$ nothing is gained.
+      text: raw`A shift by $D$ pairs the positive part of an entry with the negative part of the same one: always zero. And a shift by $2D - i$ pairs the same entries as a
+        shift by $i$, in the other order, so inner products of its features say the same once more, [@mirror]. Beyond $\nu = D - 1$ nothing is gained.
 
-        The paper allows shifts up to $2K - 1$; that the later ones add nothing is a claim of this package.`,
+        The paper allows shifts up to $2D - 1$; that the later ones add nothing is a claim of this package, which calls the width of a key K.`,
       equations: [
         {
           id: 'mirror',
-          tex: raw`\varphi^{(i)}(x)^\top \varphi^{(i)}(y) = \varphi^{(2K-i)}(x)^\top \varphi^{(2K-i)}(y),\qquad \varphi^{(K)}(x) = 0`,
+          tex: raw`\varphi^{(i)}(x)^\top \varphi^{(i)}(y) = \varphi^{(2D-i)}(x)^\top \varphi^{(2D-i)}(y),\qquad \varphi^{(D)}(x) = 0`,
           claim: 'features: DPFP repeats itself beyond K - 1',
           check: 'dpfp repeats itself',
         },

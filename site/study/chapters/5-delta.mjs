@@ -6,7 +6,7 @@ export default {
   description: 'Look first, then write only what is missing: the rule that corrects a memory, and what follows from it.',
   lead: raw`The sum rule writes without looking. The delta rule reads what its key retrieves, and writes the difference. One line more, and the memory can replace what it holds.`,
   names: {
-    S: { math: 'S', code: ['S', 'next', 'held'], means: 'the fast weights, a matrix [K,V]' },
+    S: { math: 'S', code: ['S', 'next'], means: 'the fast weights, a matrix [K,V]' },
     k: { math: 'k', code: ['k', 'keys'], means: 'the key that is written at' },
     v: { math: 'v', code: ['v'], means: 'the value that it is to hold' },
     q: { math: 'q', code: ['q'], means: 'the query that reads' },

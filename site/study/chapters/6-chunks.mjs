@@ -8,8 +8,8 @@ export default {
     depends on all earlier ones; nevertheless the tokens of a chunk can be had at once, exactly. This page derives how, after Yang and others (2024), and solves for the writes themselves.`,
   names: {
     S: { math: 'S', code: ['S', 'dS'], means: 'the memory [K,V]; with index 0 as it was before the chunk' },
-    U: { math: 'U', code: ['U', 'us', 'u'], means: 'what is really written, a row a token' },
-    u: { math: 'u', code: ['U', 'us', 'u'], means: 'one row of U' },
+    U: { math: 'U', code: ['U', 'us'], means: 'what is really written, a row a token' },
+    u: { math: 'u', code: ['u'], means: 'one row of U' },
     K: { math: 'K', code: ['K', 'Ks', 'ks', 'ksT', 'asT', 'As'], means: 'the keys, a row a token (with a gate: faded)' },
     k: { math: 'k', code: ['k', 'a'], means: 'one key' },
     V: { math: 'V', code: ['V'], means: 'the values, a row a token' },
@@ -18,6 +18,7 @@ export default {
     beta: { math: 'β', code: ['beta', 'betas'], means: 'the write strengths' },
     P: { math: 'P', code: ['P', 'p', 'pT'], means: 'how queries meet keys: lower' },
     D: { math: 'D', code: ['kd', 'ds', 'fadingKey'], means: 'the decay between two tokens' },
+    Gamma: { math: 'Γ', code: ['gamma', 'all'], means: 'the decay since the chunk began' },
   },
   sections: [
     {
@@ -25,7 +26,7 @@ export default {
       text: raw`Give a name to what the rule writes at token $t$, the row $u_t$, [@write]. Then the delta rule is the sum rule on other values, and the memory after any token is the one
         before the chunk plus a sum of outer products, [@unrolled]. If we knew the rows $u$, all would be as in [the sum rule](page:study/sum/).
 
-        The reference is written so: \`step\` makes \`u\`, whatever the rule, and adds one outer product.`,
+        The reference is written so: \`step\` makes \`u\`, whatever the rule, and adds one outer product (two where a rule has a second kind of keys, \`along\`).`,
       equations: [
         {
           id: 'write',
@@ -119,7 +120,13 @@ export default {
         from: '//     Q~_i = Gamma_i q_i',
         to: '//     dQ~ = G S^T',
         doc: false,
-        notes: [['(I + M) [W U0] = [A~ V]', 'The WebGPU kernel solves for both at once. (Its M is our L, its A~ the keys.)']],
+        notes: [
+          [
+            '(I + M) [W U0] = [A~ V]',
+            raw`The WebGPU kernel solves for both at once. It has the strengths in the keys that are written, $k'_j = \beta_j k_j$: its M is $\mathrm{diag}(\beta)^{-1} L\, \mathrm{diag}(\beta)$,
+            its A~ the keys, and its W and U, times $\beta$, are ours.`,
+          ],
+        ],
       },
     },
     {
@@ -155,15 +162,16 @@ export default {
     {
       title: '6. With a gate',
       text: raw`If the memory fades by $\alpha_t$ at each token, what token $j$ wrote has faded by the product of all decays since, when token $i$ reads. So every inner product gets that
-        factor, [@decays], and nothing else changes.
+        factor, $D$. The memory before the chunk has faded, too, by $\Gamma_i = \alpha_1 \cdots \alpha_i$ when token $i$ meets it, and what is handed on by all decays that are left,
+        [@decays].
 
         How $D$ is computed matters. Quotients of running products overflow, and differences of logarithms lose digits. Here decays are only ever multiplied, numbers between 0 and 1. So a decay
         of exactly 0 is no special case either.`,
       equations: [
         {
           id: 'decays',
-          tex: raw`Y = (P \odot D)\, U,\quad L = \mathrm{tril}\bigl(\mathrm{diag}(\beta)\, K K^\top \odot D, -1\bigr),\quad D_{ij} = \alpha_{j+1} \cdots \alpha_i`,
-          claim: 'attention: the gated delta rule is attention to corrected values',
+          tex: raw`Y = \mathrm{diag}(\Gamma)\, Q S_0 + (P \odot D)\, U,\quad (I + L)\, U = \mathrm{diag}(\beta)\bigl(V - \mathrm{diag}(\Gamma)\, K S_0\bigr),\quad L = \mathrm{tril}\bigl(\mathrm{diag}(\beta)\, K K^\top \odot D, -1\bigr),\quad S_C = \Gamma_C S_0 + \sum_j D_{Cj}\, k_j u_j^\top,\quad D_{ij} = \alpha_{j+1} \cdots \alpha_i`,
+          claim: 'gated-delta: chunk = step',
           check: 'decays in a chunk',
         },
       ],

@@ -4,7 +4,8 @@ export default {
   slug: 'kernel',
   title: 'One kernel, three times',
   description: 'The fused delta rule in plain TypeScript, in AssemblyScript for WebAssembly, and in WGSL for a GPU, side by side.',
-  lead: raw`What the reference says in ten lines has to be fast on a processor and on a GPU. The three versions do the same work, by the same names. They stand side by side here; hover over a name, or
+  lead: raw`What the reference says in ten lines has to be fast on a processor and on a GPU. The three versions do the same work, by nearly the same names: WGSL has $\beta$ in its \`stagedK\`, so what it calls \`u\` is
+    the error. They stand side by side here; hover over a name, or
     press one below, and it lights up in all of them.`,
   names: {
     S: {
@@ -12,11 +13,11 @@ export default {
       code: ['S', 'from', 'to', 'work', 'next', 'source'],
       means: 'the memory: a matrix; a pointer to it; a place in a buffer',
     },
-    k: { math: 'k', code: ['k', 'kt', 'K', 'stagedK'], means: 'the key' },
+    k: { math: 'k', code: ['k', 'kt', 'K', 'stagedK'], means: 'the key (staged in WGSL: times the write strength)' },
     v: { math: 'v', code: ['v', 'V', 'value'], means: 'the value' },
     q: { math: 'q', code: ['q', 'qt', 'Q', 'stagedQ'], means: 'the query' },
-    e: { math: 'e', code: ['e', 'et', 'recall', 'read', 'seen'], means: 'the error: value minus what the key retrieves' },
-    u: { math: 'u', code: ['u', 'ut'], means: 'what is written' },
+    e: { math: 'e', code: ['e', 'et'], means: 'the error: value minus what the key retrieves' },
+    u: { math: 'u', code: ['u', 'ut'], means: 'what is written (in WGSL: the error)' },
     w: { math: 'w', code: ['w', 'wt', 'W', 'stagedW'], means: 'the decay' },
     beta: { math: 'β', code: ['beta'], means: 'the write strength' },
     o: { math: 'o', code: ['o', 'ot', 'O'], means: 'what is read' },
@@ -92,7 +93,9 @@ export default {
     {
       title: 'The backward pass',
       text: raw`Going back, the roles are exchanged. The gradient of a read is a read of the memory with the gradient, [@dq]. The gradient $\mathrm{d}S$ of the memory is itself a memory, which is written from the last token to the
-        first, [@dv]. One could undo each update to get the memories back; where a rule forgets, that would divide by almost nothing. So they are computed once more and kept for the length of a span.`,
+        first, [@dv]. One could undo each update to get the memories back; where a rule forgets, that would divide by almost nothing. So they are computed once more and kept for the length of a span.
+
+        WGSL goes back in chunks only. With $\beta$ in its keys its $X$ is $\mathrm{d}V$ itself, where [the chapter before](page:study/chunks/) has $\mathrm{diag}(\beta)\, X$.`,
       equations: [
         {
           id: 'dq',

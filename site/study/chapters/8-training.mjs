@@ -7,7 +7,7 @@ export default {
   lead: raw`A step of training is four lines: a loss, a backward pass, an update, and clearing up. This is what stands behind each.`,
   names: {
     p: { math: 'p', code: ['p'], means: 'a parameter' },
-    g: { math: 'g', code: ['g', 'grad', 'scale'], means: 'its gradient' },
+    g: { math: 'g', code: ['g', 'grad'], means: 'its gradient' },
     m: { math: 'm', code: ['m'], means: 'the running mean of gradients' },
     v: { math: 'v', code: ['v'], means: 'the running mean of their squares' },
     lr: { math: 'η', code: ['lr'], means: 'the learning rate' },

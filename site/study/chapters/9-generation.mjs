@@ -45,7 +45,9 @@ export default {
     {
       title: 'How large it is',
       text: raw`The size of a state follows from the settings of the model, [@size] for one layer. Fast weights have a number that doesn’t depend on the text; softmax attention has one that counts for
-        each token.`,
+        each token. $H$ heads have a matrix each, whose rows are $K'$ features of a key: as many as the feature map makes of its $K$ numbers. The 1 is the place in the text, which the model counts.
+
+        So it is where the memory is $S$ alone. A normaliser adds $H K'$ numbers, and a convolution the inputs that it looks back at.`,
       equations: [
         {
           id: 'size',
