@@ -131,7 +131,8 @@ function ofLayer({ name, layer, x, first }: Seen): LayerTrace {
     name,
     layer,
     x,
-    inputs,
+    // Under the same memory: some are the model's own parameters, which a caller who frees the trace must not free.
+    inputs: Object.fromEntries(Object.entries(inputs).map(([name, t]) => [name, reshape(t, t.shape)])),
     states,
     norms: Object.fromEntries(matrices.map(([part, m]) => [part, normOf(m)])),
     ranks: Object.fromEntries(matrices.map(([part, m]) => [part, rankOf(m)])),

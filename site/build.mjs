@@ -69,8 +69,12 @@ const kernelFiles = {
       })
       return {
         contents: `async function load(name, flags, shared) {
-  const response = await fetch(new URL('./' + name + '.wasm', import.meta.url))
-  if (!response.ok) throw new Error(\`the kernels can't be fetched: \${response.status} \${response.url}\`)
+  const { href } = new URL('./' + name + '.wasm', import.meta.url)
+  const fail = (why) => {
+    throw new Error(\`the kernels can't be fetched: \${why}, \${href}\`)
+  }
+  const response = await fetch(href).catch(({ message }) => fail(message))
+  if (!response.ok) fail(response.status)
   const bytes = new Uint8Array(await response.arrayBuffer())
   if (!shared) bytes[flags] = 1
   return bytes
@@ -158,7 +162,7 @@ const files = () =>
     .map((path) => path.split(sep).join(posix.sep))
     .sort()
 
-/** The service worker keeps every file but the API's many pages, which it keeps once they are read. */
+/** The service worker keeps every file but the many pages of the API and of the sources, which it keeps once they are read. */
 async function serviceWorker() {
   const all = files()
   const hash = createHash('sha256')

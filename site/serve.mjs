@@ -42,12 +42,12 @@ async function found(path) {
 export async function serve({ port = 0, path = '/', isolated = true, served = () => {} } = {}) {
   const server = createServer(async (request, response) => {
     if (isolated) for (const [name, value] of Object.entries(isolation)) response.setHeader(name, value)
-    const { pathname } = new URL(request.url, 'http://localhost')
-    let there = null
+    let [pathname, there] = [request.url, null]
     try {
+      ;({ pathname } = new URL(request.url, 'http://localhost'))
       there = pathname.startsWith(path) ? await found(decodeURIComponent(pathname.slice(path.length))) : null
     } catch {
-      // An address that can't be decoded is a wrong one.
+      // An address that can't be read or decoded is a wrong one.
     }
     if (there?.redirect) return response.writeHead(301, { Location: `${pathname}/` }).end()
     const file = there?.file ?? join(folder, '404.html')
@@ -73,7 +73,14 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     path: { type: 'string', default: '/' },
     plain: { type: 'boolean', default: false },
   }
-  const { port, path, plain } = parseArgs({ options }).values
-  await serve({ port: Number(port), path, isolated: !plain })
-  console.log(`http://localhost:${port}${path}`)
+  try {
+    const { port, path, plain } = parseArgs({ options }).values
+    if (!/^\d{1,5}$/.test(port) || Number(port) > 65_535) throw new Error(`--port must be a whole number from 0 to 65535, not ${port}`)
+    if (!/^\/(.*\/)?$/.test(path)) throw new Error(`--path must begin and end with a slash, as /a/b/ does, not ${path}`)
+    const server = await serve({ port: Number(port), path, isolated: !plain })
+    console.log(`http://localhost:${server.address().port}${path}`)
+  } catch (error) {
+    console.error(error.message)
+    process.exitCode = 1
+  }
 }

@@ -9,8 +9,8 @@ interface LayerKind {
   rule?: keyof typeof rules
 }
 
-/** Of each layer of the trace. */
-function kindsOf(model: Transformer | BlockModel): Map<string, LayerKind> {
+/** Of each layer of the trace, in order, by its name there. */
+export function kindsOf(model: Transformer | BlockModel): Map<string, LayerKind> {
   if (model instanceof Transformer)
     return new Map(
       layerMixers(model.config).map(({ kind, settings }, i) => [
@@ -36,17 +36,20 @@ export interface TracedLayer {
 export async function tracedLayers(model: Transformer | BlockModel, tokens: Int32Array, only?: number): Promise<TracedLayer[]> {
   const kinds = kindsOf(model)
   const all = scope(() => trace(model, () => model.forward(tensor(tokens, { shape: [1, tokens.length] }))))
-  const layers: TracedLayer[] = []
-  for (const [i, one] of all.filter(({ name }) => kinds.has(name)).entries()) {
-    if (only !== undefined && only !== i + 1) continue
-    const { name, rule } = kinds.get(one.name)!
-    const inputs: Readonly<Record<string, RuleInput>> = rule === undefined ? {} : rules[rule].inputs
-    const grows = Object.values(one.layer.stateParts(1)).some((part) => 'shape' in part && part.shape.includes(-1))
-    const traced = await onHost(one)
-    layers.push({ layer: layerData(traced, i + 1, name, inputs, grows), traced })
+  try {
+    const layers: TracedLayer[] = []
+    for (const [i, one] of all.filter(({ name }) => kinds.has(name)).entries()) {
+      if (only !== undefined && only !== i + 1) continue
+      const { name, rule } = kinds.get(one.name)!
+      const inputs: Readonly<Record<string, RuleInput>> = rule === undefined ? {} : rules[rule].inputs
+      const grows = Object.values(one.layer.stateParts(1)).some((part) => 'shape' in part && part.shape.includes(-1))
+      const traced = await onHost(one)
+      layers.push({ layer: layerData(traced, i + 1, name, inputs, grows), traced })
+    }
+    return layers
+  } finally {
+    disposeTrace(all)
   }
-  disposeTrace(all)
-  return layers
 }
 
 export const layersOf = async (model: Transformer | BlockModel, tokens: Int32Array, only?: number): Promise<Layer[]> =>

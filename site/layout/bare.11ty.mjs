@@ -14,6 +14,8 @@ for (const parts = location.pathname.split('/'); parts.length > 1; parts.pop()) 
   const there = await fetch(home + 'assets/theme.js').catch(() => null)
   if (!there || !there.ok) continue
   for (const link of document.querySelectorAll('[data-to]')) link.href = home + link.dataset.to
+  // The theme that the reader has chosen.
+  await import(home + 'assets/theme.js')
   break
 }
 `
@@ -25,7 +27,7 @@ export default ({ title, description, content }) => `<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="robots" content="noindex">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-${hash}'; connect-src 'self'; img-src data:">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'sha256-${hash}'; connect-src 'self'; img-src data:">
 <title>${escaped(title)} · fastweights</title>
 <meta name="description" content="${escaped(description)}">
 <link rel="icon" href="data:,">

@@ -3,6 +3,21 @@ import { chart } from './curve.ts'
 import { element, make } from './dom.ts'
 import type { Capacity, CapacityRequest } from './messages.ts'
 
+/** What is true of orthogonal keys as they are; undefined of others, which aren't orthogonal when they are written. */
+const roomOf = ({ map, keys, features, most }: Capacity): string | undefined => {
+  if (map !== 'identity' || keys !== 'orthogonal') return undefined
+  const room = `The keys are orthogonal, so there is room for ${features} pairs.`
+  return most > features
+    ? `${room} Later keys lie in the space of the first: with a write strength of 1 the delta rule overwrites what was there, and keeps less of it than the sum does.`
+    : room
+}
+
+/** Why values are lost before the features end. */
+const lostOf = ({ keys }: Capacity): string =>
+  keys === 'random'
+    ? 'Random keys aren’t orthogonal, so values may be lost before there are as many pairs.'
+    : 'The keys are orthogonal before the feature map and not after it, so values may be lost before there are as many pairs.'
+
 export class CapacityView {
   private readonly pairs = element<HTMLInputElement>('pairs')
   private readonly width = element<HTMLInputElement>('key-width')
@@ -61,6 +76,7 @@ export class CapacityView {
     if (whole === 0) return
     const width = whole > 760 ? Math.floor((whole - 32) / 2) : whole
     const rules = Object.keys(found)
+    const fits = roomOf(capacity)
     const picture = (title: string, values: Capacity['found'], beside: string): HTMLElement => {
       const told = rules.map((rule) => `${rule} ${values[rule].at(-1)!.toFixed(2)}`).join(', ')
       const figure = make('figure')
@@ -77,7 +93,7 @@ export class CapacityView {
         beside,
         low: 0,
         high: 1,
-        marks: features <= most ? [{ at: features, word: `d_dot = ${features}` }] : [],
+        marks: fits !== undefined && features <= most ? [{ at: features, word: `d_dot = ${features}` }] : [],
         words: `${title} after ${most} pairs: ${told}; ${features} features.`,
       })
       figure.append(make('figcaption', { class: 'how' }, `${title} after ${most} pairs: ${told}.`))
@@ -89,7 +105,7 @@ export class CapacityView {
       make(
         'p',
         { class: 'how', id: 'capacity-words' },
-        `${features} features, so room for ${features} pairs with orthogonal keys. ${pairs.length} memories of each rule, in ${Math.round(milliseconds)} ms.`,
+        `${features} features. ${fits ?? lostOf(capacity)} ${pairs.length} memories of each rule, in ${Math.round(milliseconds)} ms.`,
       ),
     )
   }

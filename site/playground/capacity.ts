@@ -1,6 +1,6 @@
 /**
  * How many pairs a memory holds: pairs of a key and a value are written one after the other, and then each key is put to the memory again. A matrix
- * with d_dot rows has room for d_dot pairs whose keys are orthogonal (Schlag 2021, section 4.1). Runs in the worker, on the default device.
+ * with d_dot rows has room for d_dot pairs whose keys are orthogonal (Schlag 2021, section 4.1); a feature map doesn't leave them so. Runs in the worker, on the default device.
  */
 import { deltaRule, generator, matmul, noGrad, normal, ones, reshape, scope, sumRule, type Tensor, tensor } from 'fastweights'
 import { type FeatureConfig, Features, featureDefaults, orthogonalRows } from 'fastweights/nn'
@@ -32,7 +32,7 @@ async function onHost(make: () => Tensor): Promise<Float32Array> {
 export async function capacityOf(request: CapacityRequest): Promise<Capacity> {
   const began = performance.now()
   const { width, map, most, keys: kind } = request
-  // As different as they can be, one orthogonal basis after the other; or random ones.
+  // Before the feature map: one orthogonal basis after the other, or random ones.
   const rows = kind === 'orthogonal' ? Float32Array.from(orthogonalRows(most, width, 7, 0)) : await drawn(most, width, 5)
   const values = await drawn(most, width, 11)
   const features = new Features(mapConfig(map), 1, width, generator(1))

@@ -5,17 +5,19 @@ export interface Carried {
   bytes: Uint8Array
   source: Source
   running: boolean
+  /** The file that the model came from; '' where it is one of the settings. */
+  file: string
 }
 
 const cacheName = 'fastweights carried'
 const place = (name: string): string => new URL(`carried-${name}`, location.href.replace(/[#?].*/, '')).href
 
-export async function carry({ bytes, source, running }: Carried): Promise<void> {
+export async function carry({ bytes, source, running, file }: Carried): Promise<void> {
   const cache = await caches.open(cacheName)
   await cache.put(place('model'), new Response(bytes as Uint8Array<ArrayBuffer>))
   await cache.put(place('text'), new Response((source.own ?? '') as BodyInit))
   const kind = source.own === null ? 'page' : typeof source.own === 'string' ? 'text' : 'bytes'
-  await cache.put(place('about'), new Response(JSON.stringify({ name: source.name, kind, running })))
+  await cache.put(place('about'), new Response(JSON.stringify({ name: source.name, kind, running, file })))
 }
 
 /** What was left to be taken along, once. */
@@ -26,9 +28,9 @@ export async function carried(): Promise<Carried | undefined> {
     const [model, text, about] = await Promise.all(['model', 'text', 'about'].map((name) => cache.match(place(name))))
     if (!model || !text || !about) return undefined
     await caches.delete(cacheName)
-    const { name, kind, running } = (await about.json()) as { name: string; kind: string; running: boolean }
+    const { name, kind, running, file } = (await about.json()) as { name: string; kind: string; running: boolean; file: string }
     const own = kind === 'page' ? null : kind === 'text' ? await text.text() : new Uint8Array(await text.arrayBuffer())
-    return { bytes: new Uint8Array(await model.arrayBuffer()), source: { name, own }, running }
+    return { bytes: new Uint8Array(await model.arrayBuffer()), source: { name, own }, running, file }
   } catch {
     return undefined
   }

@@ -22,9 +22,22 @@ export interface Chart {
   words: string
 }
 
-const [left, right, top, bottom] = [52, 12, 26, 38]
+const [left, right, bottom] = [52, 12, 38]
+/** Of a line of names. */
+const line = 16
 
 export function chart({ curves, width, height, below, beside, low, high, marks = [], words }: Chart): string {
+  const label = (px: number, py: number, style: string, text: string): string =>
+    `<text x="${fixed(px)}" y="${fixed(py)}" class="label ${style}">${escapeXml(text)}</text>`
+  let [place, base] = [left, 12]
+  const names = curves.map(({ name, colour, dashed }) => {
+    const long = 38 + 6.8 * name.length
+    if (place > left && place + long > width) [place, base] = [left, base + line]
+    const at = place
+    place += long
+    return `<path class="line s${colour}${dashed ? ' dashed' : ''}" d="M${fixed(at)} ${base}h18"/>${label(at + 23, base + 4, '', name)}`
+  })
+  const top = base + 14
   const points = curves.flatMap(({ points }) => points).filter(([, y]) => Number.isFinite(y))
   const over = (of: (point: readonly [x: number, y: number]) => number): [number, number] =>
     points.reduce<[number, number]>(([a, b], point) => [Math.min(a, of(point)), Math.max(b, of(point))], [Infinity, -Infinity])
@@ -34,14 +47,6 @@ export function chart({ curves, width, height, below, beside, low, high, marks =
   const up = axisOf(low ?? least, high ?? Math.max(most, least + 1e-3), 4, 0)
   const x = (value: number): number => left + position(across, value) * (width - left - right)
   const y = (value: number): number => height - bottom - position(up, Math.min(Math.max(value, up.low), up.high)) * (height - top - bottom)
-  const label = (px: number, py: number, style: string, text: string): string =>
-    `<text x="${fixed(px)}" y="${fixed(py)}" class="label ${style}">${escapeXml(text)}</text>`
-  let place = left
-  const names = curves.map(({ name, colour, dashed }) => {
-    const at = place
-    place += 38 + 6.8 * name.length
-    return `<path class="line s${colour}${dashed ? ' dashed' : ''}" d="M${fixed(at)} 12h18"/>${label(at + 23, 16, '', name)}`
-  })
   const lines = curves.flatMap(({ points, colour, dashed }) =>
     finiteRuns(points as [number, number][]).map((run) =>
       run.length === 1

@@ -43,14 +43,14 @@ export default function ({ settings: site }) {
 <section class="learning" aria-labelledby="learning-title">
 <h2 id="learning-title" class="visually-hidden">Training</h2>
 <div class="row bar">
-<button type="button" id="run" class="main" aria-pressed="true">Pause</button>
+<button type="button" id="run" class="main">Pause</button>
 <button type="button" id="step">Step</button>
 <button type="button" id="restart">Restart</button>
 ${settings
   .filter(({ bar }) => bar)
   .map(
-    ({ name, label, ...field }) => `<label class="inline" for="set-${name}">${escaped(label)}</label>
-<select id="set-${name}" name="${name}" autocomplete="off">${options(field)}</select>`,
+    ({ name, label, ...field }) => `<span class="row"><label class="inline" for="set-${name}">${escaped(label)}</label>
+<select id="set-${name}" name="${name}" autocomplete="off">${options(field)}</select></span>`,
   )
   .join('')}
 </div>
@@ -58,8 +58,8 @@ ${settings
 <dl class="facts">
 <div><dt>Step</dt><dd id="fact-step">0</dd></div>
 <div><dt>Loss</dt><dd id="fact-loss">–</dd></div>
-<div><dt>Speed</dt><dd id="fact-speed">–</dd></div>
-<div><dt>Memory in use</dt><dd id="fact-bytes">–</dd></div>
+<div class="two-wide"><dt>Speed</dt><dd id="fact-speed">–</dd></div>
+<div><dt>Bytes in use</dt><dd id="fact-bytes">–</dd></div>
 <div class="long"><dt>Device</dt><dd id="fact-device">–</dd></div>
 </dl>
 <button type="button" id="threads" hidden>Use more threads</button>
@@ -67,9 +67,11 @@ ${settings
 <div id="samples" class="samples"></div>
 </section>
 <form class="settings card" aria-labelledby="settings-title">
-<h2 id="settings-title">Settings</h2>
-<p class="how">A change begins a new model. The address holds all of them: copy it to share what you see.</p>
 <p id="problems" class="bad" role="alert" hidden></p>
+<p id="of-file" role="status" hidden></p>
+<details id="fold" open><summary><h2 id="settings-title">Settings</h2></summary>
+<div class="controls">
+<p class="how">A change begins a new model. The address holds all of them: copy it to share what you see.</p>
 ${settings
   .filter(({ bar }) => !bar)
   .map(control)
@@ -81,12 +83,14 @@ ${settings
 <select id="add" autocomplete="off"><option value="">add a rule …</option>${options(settings.find(({ name }) => name === 'rule'))}</select>
 </fieldset>
 <div class="row"><button type="button" id="defaults">Back to the defaults</button><button type="button" id="link">Copy the link</button></div>
+</div>
+</details>
 </form>
 </div>
 <div class="needs-scripts">
 <section class="memory" aria-labelledby="memory-title">
 <h2 id="memory-title">The memory</h2>
-<p class="how">Go over the text with a mouse, a finger or the arrow keys. At each character one pair of a key and a value is written. The text is shaded by where the character’s read-out comes from: blue what adds to it, orange what is taken away.</p>
+<p class="how">Go over the text with a mouse, a finger or the arrow keys. Each character is a token, and at each token one pair of a key and a value is written. The text is shaded by where the token’s read-out comes from: blue what adds to it, orange what is taken away.</p>
 <div class="row bar">
 <label class="inline" for="racer">Model</label><select id="racer" autocomplete="off"></select>
 <label class="inline" for="layer">Layer</label><select id="layer" autocomplete="off"></select>
@@ -99,7 +103,8 @@ ${settings
 </div>
 <p id="memory-problem" class="bad" role="alert" hidden></p>
 <p id="tokens" class="tokens" aria-hidden="true"></p>
-<input type="range" id="token" min="1" max="1" value="1" step="1" aria-label="Character">
+<input type="range" id="token" min="1" max="1" value="1" step="1" aria-label="Token">
+<p id="next"></p>
 <p id="story" class="story"></p>
 <div id="matrices" class="pictures"></div>
 <div id="views" class="pictures"></div>
@@ -107,12 +112,12 @@ ${settings
 </section>
 <section class="capacity" aria-labelledby="capacity-title">
 <h2 id="capacity-title">Capacity</h2>
-<p class="how">Pairs of random values are written into an empty memory, with every write strength at 1, and then each key is put to it again. The keys are as different as they can be; where the features end, they can’t be. Measured here, as you drag.</p>
+<p class="how">Pairs of random values are written into an empty memory, with every write strength at 1, and then each key is put to it again. The feature map is put on the keys before they are written. Measured here, as you drag.</p>
 <div class="row bar">
 <label for="pairs">Pairs <output id="pairs-out" for="pairs"></output><input type="range" id="pairs" min="2" max="160" value="48" step="1"></label>
 <label for="key-width">Width of keys <output id="key-width-out" for="key-width"></output><input type="range" id="key-width" min="4" max="64" value="16" step="4"></label>
 <label for="key-map">Feature map <select id="key-map" autocomplete="off">${options(keyMaps)}</select></label>
-<label for="key-kind">Keys <select id="key-kind" autocomplete="off"><option value="orthogonal">orthogonal while there is room</option><option value="random">random</option></select></label>
+<label for="key-kind">Keys <select id="key-kind" autocomplete="off"><option value="orthogonal">orthogonal before the map, while there is room</option><option value="random">random</option></select></label>
 </div>
 <div id="capacity" class="pictures"></div>
 </section>
@@ -130,7 +135,7 @@ ${settings
 <p id="preview-title">What is learnt</p>
 <pre id="preview" class="preview" tabindex="0" aria-labelledby="preview-title"></pre>
 <div class="row"><button type="button" id="save">Save the model</button></div>
-<p class="how">A safetensors file that <code>fastweights generate</code> and <code>fastweights inspect</code> read. A <code>checkpoint.safetensors</code> of <code>npm start</code> can be dropped here. The page’s text was written for it, and is MIT licensed like the library.</p>
+<p class="how">A safetensors file that <code>fastweights generate</code> and <code>fastweights inspect</code> read; it holds no text. A <code>checkpoint.safetensors</code> of <code>npm start</code> can be dropped here. The page’s text was written for it, and is MIT licensed like the library.</p>
 </div>
 </div>
 </section>

@@ -252,7 +252,7 @@ export async function examined({ model }: Learner, { task }: Lesson, device: Dev
 
 // --- Files ----------------------------------------------------------------------------------------------------------------------------
 
-/** As `train` and `task` of the command write it, so that `generate`, `inspect` and `train --resume` read it. */
+/** As `train` and `task` of the command write it, so that `generate` and `inspect` read it; `train --resume` asks for the text, too, which isn't in it. */
 export async function saved({ model, optimizer }: Learner, { vocabulary, text, training, task, name }: Lesson): Promise<Uint8Array> {
   const whole = { ...training, steps: Math.max(1, optimizer.steps) }
   if (task)

@@ -34,6 +34,8 @@ const capacity = new CapacityView(
 let settings: Settings = defaults(choices)
 let source = pageText
 let racers: readonly Racer[] = []
+/** The file that the model comes from; '' where it is one of the settings. */
+let file = ''
 let unit = ''
 
 /** The controls as the settings are, with a line about what is chosen. */
@@ -88,17 +90,20 @@ function showAddress(): void {
   }, 250)
 }
 
+/** Where it is said that a request was refused: near what it was made with. */
+type Place = 'problems' | 'file-problem'
+
 let id = 0
 /** What was asked for since, and what the model that is there has. */
-const asking = new Map<number, { settings: Settings; source: Source }>()
+const asking = new Map<number, { settings: Settings; source: Source; place: Place }>()
 let inForce: { settings: Settings; source: Source } | undefined
 
-function configure(next: Settings, given?: Source): void {
+function configure(next: Settings, given?: Source, place: Place = 'problems'): void {
   settings = next
   showSettings()
   showAddress()
   pursue()
-  asking.set(++id, { settings, source })
+  asking.set(++id, { settings, source, place })
   ask({ kind: 'configure', id, settings, ...(given && { source: given }) })
 }
 
@@ -122,7 +127,7 @@ function pursue(): void {
 }
 
 /** A request was refused: the controls say again what the model has; where there is none yet, it gets what always works. */
-function giveBack(refused: number | undefined): void {
+function giveBack(refused: number | undefined, why: string): void {
   if (refused !== undefined) asking.delete(refused)
   if (refused !== id) return
   if (inForce) {
@@ -130,8 +135,11 @@ function giveBack(refused: number | undefined): void {
     settings = { ...inForce.settings, ...Object.fromEntries(looks.map((name) => [name, settings[name]])) }
     showSettings()
     showAddress()
-  } else if (settings.device !== 'auto') configure({ ...settings, device: 'auto' })
-  else configure({ ...defaults(choices), text: settings.text })
+    return
+  }
+  const safe = { ...(settings.device === 'auto' ? defaults(choices) : settings), device: 'auto', text: settings.text }
+  if (encode(safe, choices) !== encode(settings, choices)) configure(safe)
+  else state(`There is no model: ${why} Load the page anew.`)
 }
 
 function change(some: Readonly<Record<string, string>>): void {
@@ -161,7 +169,7 @@ element('defaults').addEventListener('click', () => {
 })
 element('link').addEventListener('click', async () => {
   const link = new URL(encode(settings, choices), location.href).href
-  const own = settings.text === 'own' ? ' Your text isn’t in it.' : ''
+  const own = `${settings.text === 'own' ? ' Your text isn’t in it.' : ''}${file === '' ? '' : ` Nor is the model of ${file}: it has the settings.`}`
   try {
     await navigator.clipboard.writeText(link)
     state(`The link is copied.${own}`)
@@ -182,7 +190,6 @@ const state = (text: string): void => {
 function run(next: boolean): void {
   running = next
   element('run').textContent = running ? 'Pause' : 'Go on'
-  element('run').setAttribute('aria-pressed', `${running}`)
   state(running ? 'It trains.' : 'It waits.')
   ask({ kind: 'run', running })
 }
@@ -222,7 +229,8 @@ function drawCurve(): void {
   if (width === 0) return
   const curves = courses.map(({ points }, i) => ({ name: racers[i]?.name ?? '', points, colour: i }))
   const words = `Loss, ${unit}, over ${step} steps: ${courses.map((course, i) => `${racers[i]?.name} ${course.recent.toFixed(2)}`).join(', ')}.`
-  place.innerHTML = chart({ curves, width, height: 260, below: 'step', beside: unit, low: 0, words })
+  const height = Math.max(260, Math.floor(place.clientHeight))
+  place.innerHTML = chart({ curves, width, height, below: 'step', beside: unit, low: 0, words })
 }
 new ResizeObserver(draw).observe(element('curve'))
 
@@ -265,6 +273,8 @@ let first = true
 
 function configured(message: Extract<FromWorker, { kind: 'configured' }>): void {
   racers = message.racers
+  file = message.file
+  tell('of-file', file === '' ? '' : `The model comes from ${file}. These settings aren’t its own: they are those of the next one.`)
   inForce = asking.get(message.id) ?? inForce
   for (const old of asking.keys()) if (old < message.id) asking.delete(old)
   unit = message.unit
@@ -298,7 +308,7 @@ worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
     element('fact-loss').textContent = Number.isFinite(courses[0]?.recent) ? courses[0].recent.toFixed(3) : '–'
     element('fact-speed').textContent =
       data.stepsPerSecond > 0
-        ? `${data.stepsPerSecond.toFixed(1)} steps/s, ${Math.round(data.tokensPerSecond).toLocaleString('en')} symbols/s`
+        ? `${data.stepsPerSecond.toFixed(1)} steps/s, ${Math.round(data.tokensPerSecond).toLocaleString('en')} tokens/s`
         : '–'
     element('fact-bytes').textContent = bytesText(data.bytes)
     element('fact-bytes').dataset.bytes = `${data.bytes}`
@@ -339,8 +349,8 @@ function refused(data: Extract<FromWorker, { kind: 'refused' }>): void {
     run(false)
     state(text)
   } else {
-    tell(source === pageText ? 'problems' : 'file-problem', `${text}${inForce ? ' What was there goes on.' : ''}`)
-    giveBack(data.id)
+    tell(asking.get(data.id ?? 0)?.place ?? 'problems', `${text}${inForce ? ' What was there goes on.' : ''}`)
+    giveBack(data.id, text)
   }
 }
 
@@ -349,7 +359,8 @@ function refused(data: Extract<FromWorker, { kind: 'refused' }>): void {
 /** Where the service worker can add the headers that threads need, a page that is loaded again has them: the model comes along. */
 function offerThreads(device: string): void {
   const more = !crossOriginIsolated && navigator.hardwareConcurrency > 1 && navigator.serviceWorker?.controller === null
-  element('threads').hidden = !(more && device.startsWith('wasm'))
+  // One model comes along, so not in a race.
+  element('threads').hidden = !(more && device.startsWith('wasm') && racers.length === 1)
 }
 element('threads').addEventListener('click', async () => {
   if (!(await keepOffline())) return state('This browser keeps no service worker for the page, so there is one thread.')
@@ -365,8 +376,12 @@ let asked: 'download' | 'carry' = 'download'
 async function saved(bytes: Uint8Array): Promise<void> {
   if (asked === 'carry') {
     asked = 'download'
-    await carry({ bytes, source, running })
-    location.reload()
+    try {
+      await carry({ bytes, source, running, file })
+      location.reload()
+    } catch (error) {
+      state(`The model can’t be taken along: ${error instanceof Error ? error.message : error}. It goes on here.`)
+    }
     return
   }
   const url = URL.createObjectURL(new Blob([bytes as Uint8Array<ArrayBuffer>]))
@@ -387,7 +402,7 @@ function useText(given: Source): void {
 
 function learnText(given: Source): void {
   source = given
-  configure({ ...settings, task: 'text', text: given.own === null ? 'page' : 'own' }, given)
+  configure({ ...settings, task: 'text', text: given.own === null ? 'page' : 'own' }, given, 'file-problem')
 }
 
 const own = element<HTMLTextAreaElement>('own')
@@ -414,7 +429,7 @@ async function take(file: File): Promise<void> {
   } catch {
     return tell('file-problem', `${file.name} can’t be read: is it a folder?`)
   }
-  if (isModel) ask({ kind: 'load', name: file.name, bytes }, [bytes.buffer])
+  if (isModel) ask({ kind: 'load', name: file.name, bytes, described: false }, [bytes.buffer])
   else useText({ name: file.name, own: bytes })
 }
 element<HTMLInputElement>('file').addEventListener('change', ({ currentTarget }) => {
@@ -423,8 +438,14 @@ element<HTMLInputElement>('file').addEventListener('change', ({ currentTarget })
   input.value = ''
   if (file) void take(file)
 })
-document.addEventListener('dragover', (event) => event.preventDefault())
+/** A text that is dropped where one is typed stays there. */
+const typed = ({ target, dataTransfer }: DragEvent): boolean =>
+  target instanceof Element && target.matches('input[type=text], textarea') && !dataTransfer?.types.includes('Files')
+document.addEventListener('dragover', (event) => {
+  if (!typed(event)) event.preventDefault()
+})
 document.addEventListener('drop', (event) => {
+  if (typed(event)) return
   event.preventDefault()
   const [file] = event.dataTransfer?.files ?? []
   const text = event.dataTransfer?.getData('text/plain')
@@ -433,6 +454,9 @@ document.addEventListener('drop', (event) => {
 })
 
 // --- Beginning ------------------------------------------------------------------------------------------------------------------------
+
+// Where all is in one column, the settings would be between a model and its memory.
+element<HTMLDetailsElement>('fold').open = !matchMedia('(max-width: 60rem)').matches
 
 function begin(before: Carried | undefined): void {
   const { settings: wanted, problems } = decode(location.hash, choices)
@@ -443,7 +467,7 @@ function begin(before: Carried | undefined): void {
   tell('problems', problems.map((problem) => problem.replace(/\.?$/, '.')).join(' '))
   configure({ ...wanted, text: source.own === null ? 'page' : 'own' }, source)
   if (document.hidden) ask({ kind: 'visible', visible: false })
-  if (before) ask({ kind: 'load', name: 'the model', bytes: before.bytes })
+  if (before) ask({ kind: 'load', name: before.file || 'the model', bytes: before.bytes, described: before.file === '' })
   if (before && !before.running) run(false)
 }
 addEventListener('hashchange', () => begin(undefined))

@@ -1,4 +1,4 @@
-/** The memory of one head, character by character: what was there, what is written, what is there then, and what is read. */
+/** The memory of one head, token by token: what was there, what is written, what is there then, and what is read. */
 import type { Inspection, Layer } from '../../dist/cli/inspect/data.js'
 import { bars, glyph, map, number, type Picture } from '../../dist/cli/inspect/draw.js'
 import { type Scene, sources, story, told, views } from '../../dist/cli/inspect/views.js'
@@ -36,7 +36,7 @@ const retrieved = (S: Float64Array, key: ArrayLike<number>, columns: number): Fl
     return sum
   })
 
-/** How like the keys of earlier characters this one's is. */
+/** How like the keys of earlier tokens this one's is. */
 function alike({ data: { tokens }, head: { similarity }, token, width }: Scene): Picture {
   const T = tokens.length
   const values = Array.from({ length: T }, (_, s) => (s < token ? similarity!.values[token * T + s] : 0))
@@ -134,7 +134,7 @@ export class MemoryView {
     this.waiting = false
     this.memory = memory
     tell('memory-problem', '')
-    const { layers, tokens, rules, missing, left, seen, part } = memory
+    const { layers, heads, next, tokens, rules, missing, left, seen, part } = memory
     fill(
       element('racer'),
       this.names.map((name, i) => [`${i}`, name] as const),
@@ -142,15 +142,17 @@ export class MemoryView {
     )
     fill(
       element('layer'),
-      layers.map(({ name }, i) => [`${i}`, `${i + 1}: ${name}`] as const),
+      layers.map((name, i) => [`${i}`, `${i + 1}: ${name}`] as const),
       `${memory.layer}`,
     )
     fill(
       element('head'),
-      Array.from({ length: layers[memory.layer].heads }, (_, i) => [`${i}`, `${i + 1}`] as const),
+      Array.from({ length: heads }, (_, i) => [`${i}`, `${i + 1}`] as const),
       `${memory.head}`,
     )
     this.showReadings(rules)
+    const guesses = next.map(([symbol, probability]) => `“${symbol === ' ' ? ' ' : glyph(symbol)}” ${Math.round(100 * probability)} %`)
+    element('next').textContent = guesses.length > 0 ? `After it the model expects ${guesses.join(', ')}.` : ''
     if (before?.tokens.join() !== tokens.join()) {
       this.characters = tokens.map((character) => make('span', {}, character === ' ' ? ' ' : glyph(character)))
       element('tokens').replaceChildren(...this.characters)
@@ -197,7 +199,7 @@ export class MemoryView {
     const memory = this.memory!
     const { seen, layers, missing, tokens } = memory
     // The other heads of the layer aren't here: pictures show this one.
-    const layer: Layer = { number: memory.layer + 1, name: '', mixer: layers[memory.layer].name, missing: { ...missing }, heads: [seen] }
+    const layer: Layer = { number: memory.layer + 1, name: '', mixer: layers[memory.layer], missing: { ...missing }, heads: [seen] }
     const data: Inspection = { version: '', run: '', preset: '', tokens: [...tokens], layers: [layer], every: 1, left: '' }
     const whole = element('views').clientWidth
     const columns = Math.max(1, Math.min(3, Math.floor((whole + 24) / 404)))
@@ -313,7 +315,7 @@ export class MemoryView {
         map({
           name: 'retrieved',
           title: 'What the key retrieves',
-          words: 'v is the value of this character; b what its key retrieves before the write, a after it.',
+          words: 'v is the value of this token; b what its key retrieves before the write, a after it.',
           width,
           rows: 3,
           columns,

@@ -19,7 +19,8 @@ export type ToWorker =
   | { kind: 'visible'; visible: boolean }
   | { kind: 'trace'; request: TraceRequest }
   | { kind: 'save' }
-  | { kind: 'load'; name: string; bytes: Uint8Array }
+  /** `described`: the settings are those of its model. */
+  | { kind: 'load'; name: string; bytes: Uint8Array; described: boolean }
   | { kind: 'capacity'; request: CapacityRequest }
 
 export interface TraceRequest {
@@ -53,9 +54,14 @@ export interface Memory extends TraceRequest {
   tokens: readonly string[]
   /** What of the prompt was left out, and why; '' for nothing. */
   left: string
-  layers: readonly { name: string; heads: number }[]
+  /** What each layer does over time. */
+  layers: readonly string[]
+  /** Heads of this one. */
+  heads: number
+  /** What the model takes to come next, likeliest first, each with its probability; none of a task. */
+  next: readonly (readonly [symbol: string, probability: number])[]
   missing: Readonly<Record<string, string>>
-  /** Rules that the weights can be read with instead of their own, and why others can't. */
+  /** Rules that the weights can be read with instead of their own. */
   rules: readonly string[]
   /** As the command's inspect has it. */
   seen: Head
@@ -82,6 +88,8 @@ export type FromWorker =
       /** Of the request that it answers; the same again where a file was opened. */
       id: number
       racers: readonly Racer[]
+      /** The file that the model comes from; '' where it is one of the settings. */
+      file: string
       source: string
       symbols: number
       preview: string

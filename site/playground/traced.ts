@@ -1,14 +1,16 @@
 /** What the memory of one head does with a prompt, for the page. Runs in the worker. */
-import { rules } from 'fastweights'
+import { noGrad, rules, scope, tensor } from 'fastweights'
 import { Transformer } from 'fastweights/nn'
 import type { Grid, HostTrace } from '../../dist/cli/inspect/data.js'
-import { tracedLayers } from '../../dist/cli/inspect/layers.js'
+import { kindsOf, tracedLayers } from '../../dist/cli/inspect/layers.js'
 import type { Learner, Lesson } from './learner.ts'
 import type { Memory, TraceRequest } from './messages.ts'
 
 /** Tokens of a prompt at most, and numbers of all states of a head. */
 const mostTokens = 160
 const mostNumbers = 1_000_000
+/** Symbols that are likeliest to come next. */
+const mostNext = 4
 
 /** Rules that the weights of a delta rule can be read with. */
 const readings = ['sum', 'delta'] as const
@@ -48,6 +50,26 @@ function ofHead(grid: Grid | undefined, head: number): Grid | undefined {
   return { shape: [T, W], values }
 }
 
+/** What the model takes to come after these tokens, likeliest first, each with its probability. */
+async function likeliest(
+  model: Transformer,
+  tokens: Int32Array,
+  symbols: readonly string[],
+): Promise<[symbol: string, probability: number][]> {
+  const wasTraining = model.training
+  model.eval()
+  const logits = scope(() => noGrad(() => model.forward(tensor(tokens, { shape: [1, tokens.length] })).logits))
+  model.train(wasTraining)
+  const values = Array.from(await logits.read().finally(() => logits.dispose())).slice(-symbols.length)
+  const most = Math.max(...values)
+  const weights = values.map((value) => Math.exp(value - most))
+  const total = weights.reduce((a, b) => a + b)
+  return symbols
+    .map((symbol, i): [string, number] => [symbol, weights[i] / total])
+    .sort(([, a], [, b]) => b - a)
+    .slice(0, mostNext)
+}
+
 export async function traced({ model }: Learner, lesson: Lesson, request: TraceRequest): Promise<Memory> {
   const { vocabulary, task } = lesson
   const { dModel, heads, layers: count } = model.config
@@ -65,7 +87,7 @@ export async function traced({ model }: Learner, lesson: Lesson, request: TraceR
   }
   const most = Math.min(mostTokens, fits)
   if (tokens.length > most) {
-    left = `The first ${most} of ${tokens.length} characters are shown.`
+    left = `The first ${most} of ${tokens.length} tokens are shown.`
     tokens = tokens.slice(0, most)
     shown = shown.slice(0, most)
   }
@@ -73,8 +95,8 @@ export async function traced({ model }: Learner, lesson: Lesson, request: TraceR
   const names = await readable(model, model)
   const other = request.rule !== 'own' && names.includes(request.rule) ? await read(model, request.rule) : undefined
   try {
-    const all = await tracedLayers(other ?? model, tokens)
-    const { layer: own, traced } = all[layer]
+    const shows = other ?? model
+    const [{ layer: own, traced }] = await tracedLayers(shows, tokens, layer + 1)
     const head = Math.min(request.head, own.heads.length - 1)
     const seen = own.heads[head]
     const part = 'S' in seen.states ? 'S' : Object.keys(seen.states)[0]
@@ -86,7 +108,9 @@ export async function traced({ model }: Learner, lesson: Lesson, request: TraceR
       rule: other ? request.rule : 'own',
       tokens: shown,
       left,
-      layers: all.map(({ layer }) => ({ name: layer.mixer, heads: layer.heads.length })),
+      layers: [...kindsOf(shows).values()].map(({ name }) => name),
+      heads: own.heads.length,
+      next: vocabulary && !task ? await likeliest(shows, tokens, vocabulary.symbols) : [],
       missing: own.missing,
       rules: names,
       seen,

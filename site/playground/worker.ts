@@ -61,6 +61,10 @@ let losses: [step: number, loss: number][][] = []
 let [reported, sampled, due] = [0, 0, 0]
 /** Of the last while: steps and when it began. */
 let rate = { steps: 0, since: 0, perSecond: 0 }
+/** Of a while that begins now: what lay before was a pause. */
+const clock = (): void => {
+  rate = { ...rate, steps: 0, since: performance.now() }
+}
 
 const message = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 const steps = (): number => learners[0]?.optimizer.steps ?? 0
@@ -71,7 +75,7 @@ function dropLearners(): void {
 }
 
 /** What is new begins its curves and clocks anew. */
-function begun(notes: readonly string[]): void {
+function begun(notes: readonly string[], file: string): void {
   losses = learners.map(() => [])
   rate = { steps: 0, since: performance.now(), perSecond: 0 }
   sampled = performance.now()
@@ -81,6 +85,7 @@ function begun(notes: readonly string[]): void {
     kind: 'configured',
     id,
     racers: learners.map(({ racer }) => racer),
+    file,
     source: lesson!.name,
     symbols: lesson!.symbols,
     preview: (lesson!.text ?? '').slice(0, 1200),
@@ -108,7 +113,7 @@ async function configure({ id: wantedId, settings: wanted, source: given }: Extr
   dropLearners()
   if (opening) replaceDevice(opening, wanted.device)
   ;[learners, lesson, settings, source, still, id] = [made, nextLesson, wanted, next, false, wantedId]
-  begun([])
+  begun([], '')
 }
 
 // --- Devices --------------------------------------------------------------------------------------------------------------------------
@@ -145,14 +150,23 @@ let gpu: Device | undefined
 /** When the model is tried on the GPU. */
 let trial: { at: number } | undefined
 
-/** A GPU whose kernels are right, if there is one: found while wasm trains. Without one, wasm is what `auto` means. */
+let finding: Promise<void> | undefined
+
+/** A GPU whose kernels are right, if there is one: found while wasm trains, once at a time. Without one, wasm is what `auto` means. */
 async function findGpu(): Promise<void> {
   if (gpu) return
-  try {
-    gpu = await working(await webgpuDevice({ software: false }))
-  } catch {
-    gpu = undefined
-  }
+  finding ??= webgpuDevice({ software: false })
+    .then(working)
+    .then(
+      (found) => {
+        gpu = found
+      },
+      () => {},
+    )
+    .finally(() => {
+      finding = undefined
+    })
+  return finding
 }
 
 const trialSteps = 20
@@ -303,13 +317,18 @@ async function sample(racer: number, { model, optimizer }: Learner): Promise<voi
 async function serve(request: ToWorker): Promise<void> {
   try {
     if (request.kind === 'configure') await configure(request)
-    else if (request.kind === 'run') running = request.running
-    else if (request.kind === 'visible') visible = request.visible
-    else if (request.kind === 'pace') pace = request.pace
+    else if (request.kind === 'run') {
+      running = request.running
+      clock()
+    } else if (request.kind === 'visible') {
+      visible = request.visible
+      clock()
+    } else if (request.kind === 'pace') pace = request.pace
     else if (request.kind === 'capacity') say({ kind: 'capacity', capacity: await capacityOf(request.request) })
     else if (!lesson || learners.length === 0) throw new Error('there is no model yet')
     else if (request.kind === 'step') {
       if (still) throw new Error('the model can’t learn from the text that is open')
+      clock()
       await step()
       reported = 0
       report()
@@ -322,7 +341,7 @@ async function serve(request: ToWorker): Promise<void> {
       const { learner, lesson: own, still: why } = opened(request.bytes, request.name, source, settings!)
       dropLearners()
       ;[learners, lesson, still] = [[learner], own, why !== undefined]
-      begun(why === undefined ? [] : [why])
+      begun(why === undefined ? [] : [why], request.described ? '' : request.name)
       await show()
     }
   } catch (error) {

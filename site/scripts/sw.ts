@@ -1,6 +1,7 @@
 /**
  * The service worker. It keeps the files of one version of the site together, answers from them, and adds the headers that let a page share
- * memory between threads. A new version is kept beside the old one, and answers once no page of the old one is open.
+ * memory between threads. A new version is kept beside the old one, and answers once no page of the old one is open. Pages of api/ and source/
+ * come from the newest deployment until they have been read once.
  */
 declare const FILES: readonly string[]
 declare const VERSION: string
@@ -39,19 +40,26 @@ function isolated(response: Response): Response {
   return copy
 }
 
-async function answer(request: Request): Promise<Response> {
+async function answer(event: Fetch): Promise<Response> {
+  const { request } = event
   const cache = await caches.open(kept)
   const own = await cache.match(request, { ignoreSearch: true, ignoreVary: true })
   if (own) return isolated(own)
+  let response: Response
   try {
-    const response = await fetch(request)
-    if (response.ok && !response.redirected) await cache.put(request, response.clone())
-    return isolated(response)
+    response = await fetch(request)
   } catch (error) {
-    const page = request.mode === 'navigate' ? await cache.match(missing) : undefined
+    if (request.mode !== 'navigate') throw error
+    // Servers lead from a folder's name to its page; offline nobody else does.
+    const { origin, pathname } = new URL(request.url)
+    if (await cache.match(`${origin}${pathname}/`)) return Response.redirect(`${origin}${pathname}/`)
+    const page = await cache.match(missing)
     if (!page) throw error
     return isolated(new Response(page.body, { status: 404, headers: page.headers }))
   }
+  // A part of a file can't be kept. Nor can anything where there is no room left, and the answer is good all the same.
+  if (response.status === 200 && !response.redirected) event.waitUntil(cache.put(request, response.clone()).catch(() => {}))
+  return isolated(response)
 }
 
 async function install(): Promise<void> {
@@ -68,5 +76,5 @@ scope.addEventListener('install', (event) => event.waitUntil(install()))
 scope.addEventListener('activate', (event) => event.waitUntil(activate()))
 scope.addEventListener('fetch', (event) => {
   const { method, url } = event.request
-  if (method === 'GET' && url.startsWith(home)) event.respondWith(answer(event.request))
+  if (method === 'GET' && url.startsWith(home)) event.respondWith(answer(event))
 })

@@ -136,6 +136,7 @@ async function run(): Promise<void> {
   linkButton.disabled = true
   const rows = new Map<Subject, Row>()
   const failures: string[] = []
+  let end = 'Done.'
   const there: Record<Subject, boolean> = { wasm: true, 'wasm threads': crossOriginIsolated, webgpu: 'gpu' in navigator, reference: true }
   for (const subject of subjects.filter((subject) => there[subject])) {
     status.textContent = `${names[subject]}: opening…`
@@ -144,10 +145,13 @@ async function run(): Promise<void> {
       result = { machine: machineOf(), rows: [...rows.values()] }
       show(get('own'), result)
     })
-    if (why === 'stopped') break
+    if (why === 'stopped') {
+      end = 'Stopped.'
+      break
+    }
     if (why !== undefined) failures.push(`${names[subject]}: ${why}`)
   }
-  status.textContent = ['Done.', ...failures].join(' ')
+  status.textContent = [end, ...failures].join(' ')
   runButton.disabled = false
   stopButton.disabled = true
   linkButton.disabled = result === undefined
@@ -167,9 +171,10 @@ linkButton.addEventListener('click', async () => {
 })
 
 async function follow(): Promise<void> {
+  complain()
+  get('linked').hidden = true
   try {
     const found = await resultIn(location.hash)
-    get('linked').hidden = true
     if (found) show(get('linked'), found)
   } catch (error) {
     if (!(error instanceof LinkError)) throw error

@@ -128,16 +128,18 @@ describe('the playground', function () {
     const sent = [...site.bytes.values()].reduce((sum, size) => sum + size, 0)
     assert.ok(sent <= budget, `${sent} bytes before the first step`)
     assert.match(await text(page, 'fact-device'), /^wasm \(relaxed SIMD, \d+ threads?\)$/)
-    // What the document itself has loaded has no kernels: they are the worker's.
-    const scripts = await page.evaluate(() =>
-      Promise.all(
-        [...document.querySelectorAll('script[src], link[rel=modulepreload]')].map(({ src, href }) =>
-          fetch(src ?? href).then((r) => r.text()),
-        ),
-      ),
-    )
-    assert.ok(scripts.length >= 3)
-    for (const script of scripts) assert.doesNotMatch(script, /WebAssembly|requestAdapter/)
+    // The document's own scripts have no kernels, nor has what they import: they are the worker's.
+    const own = new Map()
+    const follow = async (address) => {
+      if (own.has(address)) return
+      own.set(address, '')
+      own.set(address, await (await fetch(address)).text())
+      for (const [, path] of own.get(address).matchAll(/(?:from|import)\s*"(\.\/[^"]+)"/g)) await follow(new URL(path, address).href)
+    }
+    const named = await page.locator('script[src]').evaluateAll((scripts) => scripts.map(({ src }) => src))
+    for (const address of named) await follow(address)
+    assert.ok(own.size > named.length, 'no import has been followed')
+    for (const [address, script] of own) assert.doesNotMatch(script, /WebAssembly|requestAdapter/, address)
     await until(page, 30)
     const early = Number(await text(page, 'fact-loss'))
     await page.locator('#sample-0').filter({ hasText: /\S{3}/ }).waitFor()
@@ -176,6 +178,43 @@ describe('the playground', function () {
     await page.waitForTimeout(2500)
     assert.ok((await step(page)) - slow <= 4, 'more than a step a second')
     assert.deepEqual(complaints, [])
+    await close()
+  })
+
+  it('keeps its model where a reader goes to the content, and a race, which can’t be taken along, isn’t offered threads', async () => {
+    const { page, complaints, close } = await play('#1;width=16;layers=1', {}, 1)
+    await page.getByRole('button', { name: 'Use more threads' }).waitFor()
+    await until(page, 5)
+    const at = await paused(page)
+    const address = page.url()
+    await page.locator('.skip').focus()
+    await page.keyboard.press('Enter')
+    assert.equal(await page.evaluate(() => document.activeElement.id), 'main')
+    await page.waitForTimeout(400)
+    assert.equal(await step(page), at)
+    assert.equal(page.url(), address)
+    assert.equal(await page.locator('#set-width').inputValue(), '16')
+    await page.locator('#add').selectOption('sum')
+    await page.locator('#samples .lane').nth(1).waitFor()
+    assert.equal(await page.locator('#threads').isVisible(), false)
+    assert.deepEqual(complaints, [])
+    await close()
+  })
+
+  it('leaves a text where it is dropped to be edited, and learns one that is dropped elsewhere', async () => {
+    const { page, close } = await play('#1;width=16;layers=1')
+    const dropped = (id) =>
+      page.evaluate((id) => {
+        const dataTransfer = new DataTransfer()
+        dataTransfer.setData('text/plain', 'A text from elsewhere. '.repeat(20))
+        const events = ['dragover', 'drop'].map((type) => new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }))
+        return events.map((event) => document.querySelector(`#${id}`).dispatchEvent(event))
+      }, id)
+    for (const id of ['own', 'prompt']) assert.deepEqual(await dropped(id), [true, true], id)
+    await page.waitForTimeout(300)
+    assert.match(await text(page, 'text-state'), /^It learns the page’s own text/)
+    assert.deepEqual(await dropped('samples'), [false, false])
+    await shows(page, 'text-state', 'It learns your text')
     await close()
   })
 
@@ -341,6 +380,9 @@ describe('the playground', function () {
     const drop = (name, buffer) => file.setInputFiles({ name, mimeType: 'application/octet-stream', buffer })
     await drop('run.safetensors', trained)
     await shows(page, 'samples', /comba of run\.safetensors/)
+    await shows(page, 'of-file', /^The model comes from run\.safetensors\./)
+    await page.getByRole('button', { name: 'Copy the link' }).click()
+    await shows(page, 'state', /Nor is the model of run\.safetensors/)
     // Its characters aren't those of the page's text: it reads and writes, and says why it doesn't learn.
     await shows(page, 'file-problem', /can’t learn from the text that is open/)
     await page.locator('.memory').scrollIntoViewIfNeeded()
@@ -350,6 +392,7 @@ describe('the playground', function () {
     await page.locator('#own').fill(readFileSync(join(folder, 'own.txt'), 'utf8'))
     await page.getByRole('button', { name: 'Learn this text' }).click()
     await shows(page, 'text-state', /It learns your text/)
+    assert.equal(await page.locator('#of-file').isVisible(), false)
     await drop('run.safetensors', trained)
     await shows(page, 'samples', /comba of run\.safetensors/)
     await until(page, 6)
@@ -375,7 +418,7 @@ describe('the playground', function () {
     await page.getByRole('button', { name: 'Pause' }).click()
     await page.locator('.memory').scrollIntoViewIfNeeded()
     await page.locator('#prompt').fill('Mara keeps a lamp. Tom keeps a rope.')
-    const slider = page.getByRole('slider', { name: 'Character' })
+    const slider = page.getByRole('slider', { name: 'Token' })
     await page.waitForFunction(() => document.querySelector('#token').max === '36')
     const words = async () => {
       await page.waitForTimeout(120)
@@ -405,6 +448,12 @@ describe('the playground', function () {
     await page.getByRole('button', { name: 'sum rule, same weights' }).click()
     await page.locator('#readings [data-rule=sum][aria-pressed=true]').waitFor()
     assert.ok((await held()) < delta, 'the sum rule keeps the last pair no better')
+    const expected = [...(await text(page, 'next')).matchAll(/“.” (\d+) %/g)].map(([, percent]) => Number(percent))
+    assert.equal(expected.length, 4)
+    assert.deepEqual(
+      expected,
+      expected.toSorted((a, b) => b - a),
+    )
     for (const picture of ['recall', 'alike', 'similarity', 'attention', 'retrieval', 'retrieved'])
       await page.locator(`#picture-${picture}`).waitFor()
     await page.locator('#layer').selectOption('1')
@@ -439,7 +488,13 @@ describe('the playground', function () {
     }
     assert.match(await found(16, 16, 'identity'), /sum 1\.00, delta 1\.00; 16 features/)
     assert.match(await found(80, 16, 'identity'), /sum 0\.\d+, delta 0\.\d+; 16 features/)
+    const crowded = /sum (0\.\d+), delta (0\.\d+);/.exec(await page.locator('#capacity svg').nth(1).getAttribute('aria-label'))
+    assert.ok(Number(crowded[1]) > Number(crowded[2]), 'delta, which overwrites, keeps less than sum')
+    await shows(page, 'capacity-words', /room for 16 pairs\. .*the delta rule overwrites/)
     assert.match(await found(32, 32, 'identity'), /sum 1\.00, delta 1\.00; 32 features/)
+    const lost = /delta (0\.\d+); 128 features/.exec(await found(100, 32, 'dpfp-2'))
+    assert.ok(Number(lost[1]) < 1)
+    assert.match(await text(page, 'capacity-words'), /^128 features\. The keys are orthogonal before the feature map and not after it/)
     assert.match(await found(33, 32, 'dpfp-2'), /; 128 features/)
     await page.waitForURL('**/#1;width=16;layers=1;pairs=33;keyWidth=32;keyMap=dpfp-2')
     await page.reload()
@@ -458,7 +513,7 @@ describe('the playground', function () {
     await page.waitForFunction(() => crossOriginIsolated)
     await shows(page, 'samples', 'delta of the model')
     await until(page, 51)
-    assert.match(await text(page, 'fact-device'), /[2-9]\d* threads\)$/)
+    assert.match(await text(page, 'fact-device'), /(?!1 )\d+ threads\)$/)
     assert.equal(await button.isVisible(), false)
     await page.context().setOffline(true)
     await page.reload()
@@ -466,6 +521,8 @@ describe('the playground', function () {
     await page.getByRole('link', { name: 'fastweights' }).click()
     await learning(page)
     assert.deepEqual(complaints, [])
+    await page.goto(`${sites[1].url}study`)
+    assert.equal(page.url(), `${sites[1].url}study/`)
     await page.goto(`${sites[1].url}no/such/page`)
     assert.match(await page.locator('h1').textContent(), /no page at this address/)
     await page.waitForFunction((url) => document.querySelector('[data-to]').href === url, sites[1].url)

@@ -54,6 +54,7 @@ describe('the speed page', function () {
       assert.match(await header.nth(1).textContent(), way.isolated ? /^wasm, all threadswasm \(.*, \d+ threads\)$/ : /^WebGPUwebgpu \(/)
       await page.getByRole('button', { name: 'Stop' }).click()
       await page.locator('#stop:disabled').waitFor()
+      assert.match(await page.locator('#status').textContent(), /^Stopped\./)
       const numbers = await page.locator('#own tbody td:nth-child(2)').allTextContents()
       assert.equal(numbers.length, measures.length)
       for (const text of numbers) assert.ok(Number(text.replaceAll(',', '')) > 0, text)
@@ -65,6 +66,10 @@ describe('the speed page', function () {
       await other.page.goto('about:blank')
       await other.page.goto(`${site.url}speed/#result=1.AAAA`)
       await other.page.locator('#problem', { hasText: /^This link is broken/ }).waitFor()
+      await other.page.evaluate(() => {
+        location.hash = ''
+      })
+      await other.page.locator('#problem').waitFor({ state: 'hidden' })
       assert.deepEqual([...complaints, ...other.complaints], [])
       await other.close()
       await close()

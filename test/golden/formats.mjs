@@ -2,7 +2,7 @@
  * Writes files of every format that this checkout writes, for the tests of later ones (test/nn/formats.test.ts), with what the models compute.
  * Older checkouts run it, too, as long as they have a Transformer and a Trainer. node test/golden/formats.mjs DIST FOLDER
  */
-import { writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 
@@ -10,6 +10,7 @@ const [dist, folder] = process.argv.slice(2).map((path) => resolve(path))
 const load = (name) => import(pathToFileURL(join(dist, name, 'index.js')).href)
 const [{ referenceDevice, setDevice, tensor }, nn] = [await load('engine'), await load('nn')]
 setDevice(referenceDevice())
+mkdirSync(folder, { recursive: true })
 
 const tokens = Int32Array.from({ length: 18 }, (_, i) => (i * i * 3 + i) % 11)
 const [prompt, source] = [tokens.slice(0, 9), tokens.slice(9)]

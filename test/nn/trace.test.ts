@@ -167,6 +167,18 @@ for (const device of devices)
       disposeTrace(layers)
       assert.equal(device.bytesInUse(), bytes)
     })
+
+    it('leaves the model what it had: parameters are among the inputs of some rules', async () => {
+      const m = model('precond-delta')
+      const read = async (): Promise<ArrayLike<number>> => {
+        const logits = scope(() => m.forward(tokensOn(device)).logits)
+        return logits.read().finally(() => logits.dispose())
+      }
+      const before = await read()
+      disposeTrace(traced(m, device))
+      assert.deepEqual(await read(), before)
+      m.dispose()
+    })
   })
 
 describe('trace', () => {

@@ -330,6 +330,14 @@ describe('wasm pool', () => {
     assert.match(output, /^wasm: the kernels don't compile: not now .*\nwasm\n$/)
   })
 
+  it('says why bytes of its kernels do not come, and nothing of SIMD', () => {
+    const output = program(`
+      import { wasmDevice } from 'ROOT/engine/index.js'
+      globalThis.atob = Buffer.from = () => { throw new Error('no bytes today') }
+      await wasmDevice({ threads: 1 }).catch(({ message }) => console.log(message))`)
+    assert.equal(output, 'no bytes today\n')
+  })
+
   it('does not keep the process alive', () => {
     const pool = new URL('../../engine/devices/wasm/pool.js', import.meta.url).href
     const script = `const { createPool } = await import(${JSON.stringify(pool)}); console.log((await createPool({ threads: 3 })).threads)`

@@ -326,13 +326,19 @@ function compiled(relaxed: boolean, shared: boolean, wide: boolean): Promise<Web
   const compile = async () => {
     // A page's bundler may have put a promise there, of a file of its own.
     const bytes = await (relaxed ? relaxedBytes : simdBytes)(shared)
-    return WebAssembly.compile(wide ? new Uint8Array([...bytes, ...mark]) : bytes)
+    try {
+      return await WebAssembly.compile(wide ? new Uint8Array([...bytes, ...mark]) : bytes)
+    } catch (error) {
+      throw new Error(
+        `wasm: the kernels don't compile: ${(error as Error).message} (they need WebAssembly SIMD: Chrome 91, Firefox 89, Safari 16.4)`,
+      )
+    }
   }
   const module =
     modules.get(key) ??
     compile().catch((error: Error) => {
       modules.delete(key)
-      throw new Error(`wasm: the kernels don't compile: ${error.message} (they need WebAssembly SIMD: Chrome 91, Firefox 89, Safari 16.4)`)
+      throw error
     })
   modules.set(key, module)
   return module
