@@ -7,9 +7,10 @@ import { cases, make, tiny } from './cases.ts'
 
 /** Exports that aren't ops: how tensors are made, recorded, freed and checked. engine.test.ts has them. */
 const notOps = [
-  // Composed of ops; its own tests check gradients.
+  // Composed of ops; their own tests check gradients.
   'linearCrossEntropy',
   'recompute',
+  'scan',
   'capture',
   'enableWideSimd',
   'varying',
@@ -29,6 +30,8 @@ const notOps = [
   'getDevice',
   'gradCheck',
   'gru',
+  'halfTensor',
+  'halfTypes',
   'initialState',
   'keep',
   'lightningDecays',
