@@ -94,8 +94,11 @@ function signaturesOf(binary) {
 
 const lines = [
   '// Written by kernels-wasm/build.mjs.',
+  // Two hexadecimal digits a byte: longer than base64, but bytes that are the same look the same, and so a quarter less once packed.
   `function decode(text: string, flags: number, shared: boolean): Uint8Array<ArrayBuffer> {
-  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0))
+  const bytes = new Uint8Array(text.length / 2)
+  const digit = (i: number): number => text.charCodeAt(i) - (text.charCodeAt(i) < 58 ? 48 : 87)
+  for (let i = 0; i < bytes.length; i++) bytes[i] = 16 * digit(2 * i) + digit(2 * i + 1)
   if (!shared) bytes[flags] = 1
   return bytes
 }`,
@@ -106,7 +109,7 @@ for (const target of Object.keys(JSON.parse(readFileSync(config, 'utf8')).target
   const binary = await compile(target)
   const flags = Buffer.from(binary).indexOf(memoryImport, 'latin1') + memoryImport.length
   if (binary[flags] !== 3) throw new Error(`kernels-wasm: target ${target} imports no shared memory`)
-  const text = Buffer.from(binary).toString('base64')
+  const text = Buffer.from(binary).toString('hex')
   lines.push(`export const ${target} = (shared: boolean): Uint8Array<ArrayBuffer> => decode('${text}', ${flags}, shared)`)
   signatures ??= JSON.stringify(signaturesOf(binary))
   if (JSON.stringify(signaturesOf(binary)) !== signatures) throw new Error(`kernels-wasm: target ${target} has other signatures`)
