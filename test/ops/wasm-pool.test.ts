@@ -333,8 +333,11 @@ describe('wasm pool', () => {
   it('says why bytes of its kernels do not come, and nothing of SIMD', () => {
     const output = program(`
       import { wasmDevice } from 'ROOT/engine/index.js'
-      globalThis.atob = Buffer.from = () => { throw new Error('no bytes today') }
-      await wasmDevice({ threads: 1 }).catch(({ message }) => console.log(message))`)
+      const { charCodeAt } = String.prototype // what digits become bytes by
+      String.prototype.charCodeAt = () => { throw new Error('no bytes today') }
+      const told = await wasmDevice({ threads: 1 }).catch(({ message }) => message)
+      String.prototype.charCodeAt = charCodeAt
+      console.log(told)`)
     assert.equal(output, 'no bytes today\n')
   })
 
