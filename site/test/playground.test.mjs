@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { settings as fields } from '../playground/choices.mjs'
-import { browser, load, open, violations, visit, ways } from './harness.mjs'
+import { eachWay, kept, load, open, threads, violations } from './harness.mjs'
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
 const choices = Object.fromEntries(fields.map(({ name, rows }) => [name, rows.map(({ value }) => value)]))
@@ -84,25 +84,14 @@ describe('settings and addresses', () => {
   }).timeout(60_000)
 })
 
-describe('the playground', function () {
-  this.timeout(60_000)
-  let chromium
+eachWay('the playground', (at) => {
   const folder = mkdtempSync(join(tmpdir(), 'fastweights-site-'))
-  const sites = []
-  before(async () => {
-    chromium = await browser()
-    for (const way of ways) sites.push(await open(way))
-  })
-  after(async () => {
-    await chromium?.close()
-    for (const site of sites) site.close()
-    rmSync(folder, { recursive: true, force: true })
-  })
+  after(() => rmSync(folder, { recursive: true, force: true }))
 
   const learning = (page) => page.waitForFunction(() => performance.getEntriesByName('first-step').length > 0)
-  /** A page on the first way, once it learns. */
-  async function play(hash = '', options = {}, way = 0) {
-    const visited = await visit(chromium, `${sites[way].url}${hash}`, options)
+  /** The page, once it learns. */
+  async function play(hash = '', options = {}) {
+    const visited = await at.visit(hash, options)
     await learning(visited.page)
     return visited
   }
@@ -111,6 +100,12 @@ describe('the playground', function () {
   const until = (page, n) =>
     page.waitForFunction((n) => Number(document.querySelector('#fact-step').textContent.replaceAll(',', '')) >= n, n)
   const shows = (page, id, words) => page.locator(`#${id}`).filter({ hasText: words }).waitFor()
+  /** Once the service worker answers, more threads are offered where the page hasn't got them yet. */
+  const offered = async (page) => {
+    await kept(page)
+    if (!at.isolated) await page.getByRole('button', { name: 'Use more threads' }).waitFor()
+    assert.equal(await page.locator('#threads').isVisible(), !at.isolated)
+  }
   const paused = async (page) => {
     await page.getByRole('button', { name: 'Pause' }).click()
     // What was on its way is through once the worker has answered.
@@ -122,12 +117,13 @@ describe('the playground', function () {
   }
 
   it('opens learning, with less than 350 kB and nothing computed on the page itself', async () => {
-    const site = await open(ways[0])
-    const { page, complaints, close } = await visit(chromium, site.url)
+    const site = await open(at)
+    const { page, complaints, close } = await at.visit(site.url)
     await learning(page)
     const sent = [...site.bytes.values()].reduce((sum, size) => sum + size, 0)
     assert.ok(sent <= budget, `${sent} bytes before the first step`)
-    assert.match(await text(page, 'fact-device'), /^wasm \(relaxed SIMD, \d+ threads?\)$/)
+    assert.match(await text(page, 'fact-device'), /^wasm \(relaxed SIMD, /)
+    assert.match(await text(page, 'fact-device'), threads(at))
     // The document's own scripts have no kernels, nor has what they import: they are the worker's.
     const own = new Map()
     const follow = async (address) => {
@@ -181,9 +177,9 @@ describe('the playground', function () {
     await close()
   })
 
-  it('keeps its model where a reader goes to the content, and a race, which can’t be taken along, isn’t offered threads', async () => {
-    const { page, complaints, close } = await play('#1;width=16;layers=1', {}, 1)
-    await page.getByRole('button', { name: 'Use more threads' }).waitFor()
+  it('keeps its model where a reader goes to the content, and offers threads where there can be more, but not to a race, which can’t be taken along', async () => {
+    const { page, complaints, close } = await play('#1;width=16;layers=1')
+    await offered(page)
     await until(page, 5)
     const at = await paused(page)
     const address = page.url()
@@ -247,7 +243,7 @@ describe('the playground', function () {
     await until(page, at + 3)
     // Nor does a link that asks for it leave a page without a model.
     await page.goto('about:blank')
-    await page.goto(`${sites[0].url}#1;rule=linear-attention;map=identity`)
+    await page.goto(`${at.url}#1;rule=linear-attention;map=identity`)
     await learning(page)
     assert.match(await text(page, 'problems'), /^The rule linear-attention divides by/)
     assert.equal(await page.locator('#set-rule').inputValue(), 'delta')
@@ -503,29 +499,30 @@ describe('the playground', function () {
     await close()
   })
 
-  it('has one thread where no headers come, keeps itself for offline, and takes its model along to more threads', async () => {
-    const { page, complaints, close } = await play('#1;width=32', {}, 1)
-    assert.match(await text(page, 'fact-device'), /1 thread\)$/)
-    const button = page.getByRole('button', { name: 'Use more threads' })
-    await button.waitFor()
-    await until(page, 50)
-    await button.click()
-    await page.waitForFunction(() => crossOriginIsolated)
-    await shows(page, 'samples', 'delta of the model')
-    await until(page, 51)
-    assert.match(await text(page, 'fact-device'), /(?!1 )\d+ threads\)$/)
-    assert.equal(await button.isVisible(), false)
+  it('has threads with the headers, and else takes its model along to them; and keeps itself for offline', async () => {
+    const { page, complaints, close } = await play('#1;width=32')
+    assert.match(await text(page, 'fact-device'), threads(at))
+    await offered(page)
+    if (!at.isolated) {
+      await until(page, 50)
+      await page.locator('#threads').click()
+      await page.waitForFunction(() => crossOriginIsolated)
+      await shows(page, 'samples', 'delta of the model')
+      await until(page, 51)
+      assert.match(await text(page, 'fact-device'), threads({ isolated: true }))
+      assert.equal(await page.locator('#threads').isVisible(), false)
+    }
     await page.context().setOffline(true)
     await page.reload()
     await learning(page)
     await page.getByRole('link', { name: 'fastweights' }).click()
     await learning(page)
     assert.deepEqual(complaints, [])
-    await page.goto(`${sites[1].url}study`)
-    assert.equal(page.url(), `${sites[1].url}study/`)
-    await page.goto(`${sites[1].url}no/such/page`)
+    await page.goto(`${at.url}study`)
+    assert.equal(page.url(), `${at.url}study/`)
+    await page.goto(`${at.url}no/such/page`)
     assert.match(await page.locator('h1').textContent(), /no page at this address/)
-    await page.waitForFunction((url) => document.querySelector('[data-to]').href === url, sites[1].url)
+    await page.waitForFunction((url) => document.querySelector('[data-to]').href === url, at.url)
     await close()
   })
 
