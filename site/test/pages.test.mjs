@@ -26,11 +26,11 @@ function addresses() {
   })
 }
 
-eachWay('every page', function (at) {
+eachWay('every page', function (site) {
   if (all) this.timeout(300_000)
   for (const address of addresses())
     it(`${address === '' ? 'the front page' : address} can be used by everybody, light and dark`, async () => {
-      const { page, close } = await at.visit(address, {
+      const { page, close } = await site.visit(address, {
         colorScheme: 'light',
         viewport: { width: 1440, height: 900 },
       })

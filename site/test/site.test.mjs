@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict'
 import { eachWay } from './harness.mjs'
 
-eachWay('the site', (at) => {
+eachWay('the site', (site) => {
   it('has a frame that keyboards can use, and themes that stay', async () => {
-    const { page, complaints, close } = await at.visit('')
+    const { page, complaints, close } = await site.visit('')
     await page.keyboard.press('Tab')
     await page.keyboard.press('Enter')
     assert.equal(await page.evaluate(() => document.activeElement.id), 'main')
@@ -21,13 +21,13 @@ eachWay('the site', (at) => {
   })
 
   it('has a page for wrong addresses, whose links work at any depth', async () => {
-    const { page, close } = await at.visit('no/such/page')
+    const { page, close } = await site.visit('no/such/page')
     const link = page.getByRole('link', { name: 'Playground' })
-    await page.waitForFunction((url) => document.querySelector('[data-to]').href === url, at.url)
+    await page.waitForFunction((url) => document.querySelector('[data-to]').href === url, site.url)
     await link.click()
-    assert.equal(page.url(), at.url)
+    assert.equal(page.url(), site.url)
     for (let click = 0; click < 2; click++) await page.getByRole('button', { name: /^Theme: / }).click()
-    await page.goto(`${at.url}no/such/page`)
+    await page.goto(`${site.url}no/such/page`)
     await page.waitForFunction(() => document.documentElement.dataset.theme === 'dark')
     await close()
   })

@@ -33,16 +33,16 @@ describe('links of the speed page', () => {
   })
 })
 
-eachWay('the speed page', (at) => {
+eachWay('the speed page', (site) => {
   it('measures a device after the other, can be stopped, and makes a link', async () => {
-    const { page, complaints, close } = await at.visit('speed/')
+    const { page, complaints, close } = await site.visit('speed/')
     await page.locator('html[data-ready]').waitFor()
     await page.getByRole('button', { name: 'Measure' }).click()
     // One device, whole; then the next has begun.
     const header = page.locator('#own thead th')
     await header.nth(1).waitFor({ timeout: 50_000 })
     assert.match(await header.first().textContent(), /^wasm, one threadwasm \((relaxed )?SIMD, 1 thread\)$/)
-    assert.match(await header.nth(1).textContent(), at.isolated ? /^wasm, all threadswasm \(.*, \d+ threads\)$/ : /^WebGPUwebgpu \(/)
+    assert.match(await header.nth(1).textContent(), site.isolated ? /^wasm, all threadswasm \(.*, \d+ threads\)$/ : /^WebGPUwebgpu \(/)
     await page.getByRole('button', { name: 'Stop' }).click()
     await page.locator('#stop:disabled').waitFor()
     assert.match(await page.locator('#status').textContent(), /^Stopped\./)
@@ -51,11 +51,11 @@ eachWay('the speed page', (at) => {
     for (const text of numbers) assert.ok(Number(text.replaceAll(',', '')) > 0, text)
     await page.getByRole('button', { name: 'Make a link' }).click()
     await page.waitForFunction(() => location.hash.startsWith('#result=1.'))
-    const other = await at.visit(page.url())
+    const other = await site.visit(page.url())
     await other.page.locator('#linked table').waitFor()
     assert.deepEqual(await other.page.locator('#linked tbody td:nth-child(2)').allTextContents(), numbers)
     await other.page.goto('about:blank')
-    await other.page.goto(`${at.url}speed/#result=1.AAAA`)
+    await other.page.goto(`${site.url}speed/#result=1.AAAA`)
     await other.page.locator('#problem', { hasText: /^This link is broken/ }).waitFor()
     await other.page.evaluate(() => {
       location.hash = ''

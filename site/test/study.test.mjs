@@ -123,9 +123,9 @@ describe('what the study says', function () {
   })
 })
 
-eachWay('what a reader of the study does', (at) => {
+eachWay('what a reader of the study does', (site) => {
   it('checks all equations of a page', async () => {
-    const { page, complaints, close } = await at.visit('study/chunks/')
+    const { page, complaints, close } = await site.visit('study/chunks/')
     await page.getByRole('button', { name: 'Check all equations of this page' }).click()
     await page.waitForFunction(() => document.querySelector('#checked').textContent !== '', null, { timeout: 30_000 })
     const { equations } = await page.evaluate(() => ({ equations: document.querySelectorAll('.equation').length }))
@@ -142,7 +142,7 @@ eachWay('what a reader of the study does', (at) => {
 
   it('starts another worker where one did not start', async () => {
     let refused = false
-    const { page, close } = await at.visit('study/chunks/', {
+    const { page, close } = await site.visit('study/chunks/', {
       serviceWorkers: 'block',
       prepare: (page) =>
         page.context().route('**/study-worker.js', (route) => {
@@ -171,7 +171,7 @@ eachWay('what a reader of the study does', (at) => {
       })
     const beta = { names: ['beta'], code: true, formula: true }
     const dark = { names: [], code: false, formula: false }
-    const { page, complaints, close } = await at.visit('study/delta/')
+    const { page, complaints, close } = await site.visit('study/delta/')
     await page.locator('pre [data-name="beta"]').first().hover()
     assert.deepEqual(await lit(page), beta)
     assert.match(await page.locator('#tip').textContent(), /the write strength/)
@@ -185,7 +185,7 @@ eachWay('what a reader of the study does', (at) => {
     assert.deepEqual(await lit(page), dark)
     assert.deepEqual(complaints, [])
     await close()
-    const phone = await at.visit('study/delta/', {
+    const phone = await site.visit('study/delta/', {
       viewport: { width: 360, height: 740 },
       hasTouch: true,
       isMobile: true,
@@ -198,7 +198,7 @@ eachWay('what a reader of the study does', (at) => {
   })
 
   it('moves through the tokens of an example by keyboard', async () => {
-    const { page, complaints, close } = await at.visit('study/rules/gated-delta/')
+    const { page, complaints, close } = await site.visit('study/rules/gated-delta/')
     await page.locator('.said', { hasText: 'chunk = step' }).waitFor()
     await page.getByRole('slider', { name: 'Token' }).focus()
     const label = () => page.locator('.example .picture').first().getAttribute('aria-label')
@@ -216,12 +216,12 @@ eachWay('what a reader of the study does', (at) => {
   })
 
   it('finds names, and what is said of them', async () => {
-    const { page, complaints, close } = await at.visit('api/')
+    const { page, complaints, close } = await site.visit('api/')
     await page.getByLabel('Search the study and the API').fill('deltaRul')
     await page.locator('#found a', { hasText: /^deltaRule$/ }).waitFor()
     await page.keyboard.press('Enter')
-    await page.waitForURL(`${at.url}api/fastweights/#deltaRule`)
-    await page.goto(`${at.url}study/`)
+    await page.waitForURL(`${site.url}api/fastweights/#deltaRule`)
+    await page.goto(`${site.url}study/`)
     await page.getByLabel('Search the study and the API').fill('xyzzyx')
     await page.locator('#searched', { hasText: 'Nothing is called' }).waitFor()
     assert.deepEqual(complaints, [])
@@ -229,7 +229,7 @@ eachWay('what a reader of the study does', (at) => {
   })
 
   it('reads without scripts', async () => {
-    const { page, close } = await at.visit('study/sum/', { javaScriptEnabled: false })
+    const { page, close } = await site.visit('study/sum/', { javaScriptEnabled: false })
     assert.equal(await page.locator('.equation math').first().isVisible(), true)
     assert.equal(await page.locator('[data-check]').first().isVisible(), false)
     await close()
