@@ -471,6 +471,102 @@ eachWay('the playground', (site) => {
     await close()
   })
 
+  it('can be used by keyboard alone: every control is reached, seen and left', async () => {
+    const { page, complaints, close } = await play('#1;width=16;layers=1')
+    await until(page, 5)
+    // The memory is there once it has been in view.
+    await page.locator('.memory').scrollIntoViewIfNeeded()
+    await page.locator('#picture-gates-0').waitFor()
+    await page.evaluate(() => scrollTo(0, 0))
+    const focused = () =>
+      page.evaluate(() => {
+        const { activeElement: e } = document
+        const { outlineStyle, outlineWidth } = getComputedStyle(e)
+        // Behind the last control is the browser's own.
+        return {
+          id: e.id || e.textContent.trim().slice(0, 40),
+          seen: e === document.body || (outlineStyle !== 'none' && outlineWidth !== '0px'),
+        }
+      })
+    /** Goes on by Tab to the control, past others, of which each shows that it has the focus. */
+    const reached = async (id) => {
+      for (let presses = 0; presses < 80; presses++) {
+        await page.keyboard.press('Tab')
+        const found = await focused()
+        assert.ok(found.seen, `${found.id} doesn't show that it has the focus`)
+        if (found.id === id) return
+      }
+      assert.fail(`${id} isn't reached`)
+    }
+    await reached('run')
+    await page.keyboard.press('Enter')
+    await page.getByRole('button', { name: 'Go on' }).waitFor()
+    await reached('set-width')
+    await page.keyboard.press('3')
+    await page.waitForURL('**/#1;width=32;layers=1')
+    await reached('token')
+    await page.keyboard.press('Home')
+    assert.match(await page.locator('#token').getAttribute('aria-valuetext'), /^1 of /)
+    await page.keyboard.press('ArrowRight')
+    assert.match(await page.locator('#token').getAttribute('aria-valuetext'), /^2 of /)
+    await reached('pairs')
+    const pairs = Number(await page.locator('#pairs').inputValue())
+    await page.keyboard.press('ArrowRight')
+    assert.equal(Number(await page.locator('#pairs').inputValue()), pairs + 1)
+    assert.deepEqual(complaints, [])
+    await close()
+  })
+
+  it('can be used by touch, on a phone', async () => {
+    const { page, complaints, close } = await play('#1;width=16;layers=1', {
+      viewport: { width: 360, height: 740 },
+      hasTouch: true,
+      isMobile: true,
+    })
+    await until(page, 5)
+    await page.getByRole('button', { name: 'Pause' }).tap()
+    await page.getByRole('button', { name: 'Go on' }).waitFor()
+    await page.locator('#fold > summary').tap()
+    await page.locator('#set-width').tap()
+    await page.locator('#set-width').selectOption('32')
+    await page.waitForURL('**/#1;width=32;layers=1')
+    await page.locator('.memory').scrollIntoViewIfNeeded()
+    await page.locator('#tokens > span').nth(4).tap()
+    assert.match(await page.locator('#token').getAttribute('aria-valuetext'), /^5 of /)
+    const toggle = page.getByRole('button', { name: 'sum rule, same weights' })
+    await toggle.tap()
+    await page.locator('#readings [data-rule=sum][aria-pressed=true]').waitFor()
+    // Fingers need room: no control is less than 24 pixels high.
+    const small = await page
+      .locator('button:visible, select:visible, input:visible:not([type=file])')
+      .evaluateAll((all) => all.filter((e) => e.getBoundingClientRect().height < 24).map((e) => e.id || e.textContent))
+    assert.deepEqual(small, [])
+    assert.deepEqual(complaints, [])
+    await close()
+  })
+
+  for (const reducedMotion of ['reduce', 'no-preference'])
+    it(`shows a sample ${reducedMotion === 'reduce' ? 'once it is whole to who wants no motion' : 'as it is written'}`, async () => {
+      const { page, close } = await play('#1;width=16;layers=1', { reducedMotion })
+      const texts = await page.evaluate(
+        () =>
+          new Promise((done) => {
+            const place = document.querySelector('#sample-0')
+            const texts = [place.textContent]
+            new MutationObserver(() => texts.push(place.textContent) > 5 && done(texts)).observe(place, {
+              childList: true,
+              characterData: true,
+              subtree: true,
+            })
+          }),
+      )
+      const grows = texts.some(
+        (text, i) => i > 0 && text.length > texts[i - 1].length && texts[i - 1] !== '' && text.startsWith(texts[i - 1]),
+      )
+      assert.equal(grows, reducedMotion !== 'reduce', texts.join('\n'))
+      await close()
+    })
+
   it('measures capacity as it is dragged: it breaks where the features end', async () => {
     const { page, close } = await play('#1;width=16;layers=1')
     await page.locator('.capacity').scrollIntoViewIfNeeded()

@@ -116,6 +116,19 @@ describe('what the study says', function () {
     }
   })
 
+  it('every public name is explained', () => {
+    for (const entry of ['fastweights', 'nn', 'tasks', 'claims']) {
+      const articles = read(`api/${entry}/index.html`).split('<article class="entry" id="').slice(1)
+      assert.ok(articles.length > 0)
+      // Behind its signature, or one of them, is what its comment says.
+      const silent = articles.filter((article) => !/<pre class="signature">.*?<\/pre><(p|pre class="lines")>\S/s.test(article))
+      assert.deepEqual(
+        silent.map((article) => article.slice(0, article.indexOf('"'))),
+        [],
+      )
+    }
+  })
+
   it('the API says what functions refuse, in the words of their errors', () => {
     const page = plain(read('api/fastweights/index.html'))
     assert.match(page, /dpfp: nu must be an integer from 1 to 2 D - 1 = \.\.\., not \.\.\./)
