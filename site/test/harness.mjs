@@ -99,6 +99,17 @@ export async function load(file) {
   }
 }
 
+/** Texts of pictures that are cut at the picture's edge. */
+export const cut = (page) =>
+  page.locator('svg text').evaluateAll((texts) =>
+    texts
+      .filter((text) => {
+        const [own, whole] = [text, text.ownerSVGElement].map((e) => e.getBoundingClientRect())
+        return own.width > 0 && (own.left < whole.left - 1 || own.right > whole.right + 1 || own.bottom > whole.bottom + 1)
+      })
+      .map((text) => text.textContent),
+  )
+
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
 
 /** What axe-core finds wrong with a page, in words; with all of its rules, or with some. */

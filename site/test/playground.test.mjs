@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { settings as fields } from '../playground/choices.mjs'
-import { eachWay, kept, load, open, threads, violations } from './harness.mjs'
+import { cut, eachWay, kept, load, open, threads, violations } from './harness.mjs'
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
 const choices = Object.fromEntries(fields.map(({ name, rows }) => [name, rows.map(({ value }) => value)]))
@@ -683,6 +683,7 @@ eachWay('the playground', (site) => {
       await page.locator('#picture-gates-0').waitFor()
       await page.getByRole('button', { name: 'Pause' }).click()
       assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width)
+      assert.deepEqual(await cut(page), [])
       assert.deepEqual(await violations(page), [])
       assert.deepEqual(complaints, [])
       await close()

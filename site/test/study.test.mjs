@@ -8,7 +8,7 @@ import { chapters } from '../study/chapters/index.mjs'
 import { checkNames } from '../study/checked.mjs'
 import { claimOf } from '../study/claims.mjs'
 import { excerpt, lineOf, linesOf } from '../study/source.mjs'
-import { eachWay, load, violations } from './harness.mjs'
+import { cut, eachWay, load, violations } from './harness.mjs'
 
 const dist = fileURLToPath(new URL('../dist/', import.meta.url))
 const pages = readdirSync(dist, { recursive: true }).filter((path) => /(^|\/)index\.html$/.test(path))
@@ -223,6 +223,7 @@ eachWay('what a reader of the study does', (site) => {
     await page.getByRole('button', { name: 'Other numbers' }).click()
     await page.waitForFunction(() => document.querySelector('[data-example]').dataset.done === '2')
     assert.notEqual(await label(), last)
+    assert.deepEqual(await cut(page), [])
     assert.deepEqual(await violations(page), [])
     assert.deepEqual(complaints, [])
     await close()
