@@ -6,6 +6,7 @@ import { type Devices, type Drawn, Draws, looks, type Subject, withDevice } from
 import { type Arrays, Broken, type Call, type Implementation, NotOffered } from './implementation.ts'
 import { adapterOf } from './own.ts'
 
+/** Options of `check`. */
 export interface CheckOptions {
   /** Cases to generate, at least 1: 100 by default. A false claim goes on beyond them until it is refuted, or to `refutationRuns`. */
   runs?: number
@@ -29,8 +30,10 @@ export interface CheckOptions {
  */
 export type Status = 'holds' | 'refuted' | 'skipped' | 'not offered' | 'fails' | 'not refuted' | 'throws' | 'unsteady' | 'leaks' | 'stuck'
 
+/** A case in which a claim doesn't hold. */
 export interface Counterexample {
   readonly case: Case
+  /** Where it lies among the cases of its seed: `CheckOptions.path` runs it alone. */
   readonly path: string
   /** The measured error; NaN where a value isn't a number, null where a side threw. */
   readonly error: number | null
@@ -51,10 +54,13 @@ export interface Evidence {
   readonly calls: readonly (Call & { readonly expected: Arrays })[]
 }
 
+/** What checking a claim has found. */
 export interface Verdict {
+  /** The claim's name. */
   readonly claim: string
   readonly device: Subject
   readonly status: Status
+  /** Whether the claim is as stated: it holds, or it is false and refuted, or can't be checked here. */
   readonly ok: boolean
   /** Cases that were run, those of the shrinking included. */
   readonly runs: number
@@ -62,12 +68,14 @@ export interface Verdict {
   readonly refutedBy?: number
   /** The largest error of the cases within the bound; of a failure or a refutation the counterexample's. */
   readonly error: number
+  /** What the error may be at most. */
   readonly bound: number
   readonly milliseconds: number
   /** Of an implementation by others: what it would need for the cases, or the parts of them, that weren't asked. */
   readonly lacks?: readonly string[]
   /** One line about what went wrong. */
   readonly message?: string
+  /** The smallest case found in which it doesn't hold. */
   readonly counterexample?: Counterexample
 }
 

@@ -31,8 +31,10 @@ export type Side = Readonly<Record<string, Tensor | number | ArrayLike<number>>>
  * either side violates all three, and refutes no false claim.
  */
 export const relations = ['equal', 'same bits', 'at most'] as const
+/** How the two sides of a claim are compared. */
 export type Relation = (typeof relations)[number]
 
+/** How far the two sides of a claim may be apart, and why. */
 export interface Bounds {
   /** On devices that compute in float32. */
   readonly float32: number
@@ -42,6 +44,7 @@ export interface Bounds {
   readonly reason: string
 }
 
+/** A statement about rules or devices: two sides, drawn cases, and what must hold between the two. `defineClaim` makes one. */
 export interface Claim<F extends Fields = any> {
   /** 'family: what', unique. */
   readonly name: string
@@ -53,8 +56,11 @@ export interface Claim<F extends Fields = any> {
   readonly equation: string
   /** The paper and the place in it, or why it must be so. */
   readonly source: string
+  /** What its cases consist of: sizes, options. */
   readonly fields: F
+  /** The one side, for a case. */
   left(c: Case<F>, context: Context): Side
+  /** The other side, for the same case. */
   right(c: Case<F>, context: Context): Side
   /** `equal` by default. */
   readonly relation?: Relation

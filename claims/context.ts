@@ -16,12 +16,14 @@ import { type Ability, abilities, type Implementation } from './implementation.t
 
 /** The devices there are to check claims on, by the name of the option. */
 export const kinds = ['reference', 'wasm', 'webgpu'] as const
+/** A device that claims are checked on. */
 export type Kind = (typeof kinds)[number]
 /** What a claim is checked on: one of our devices, or an implementation by others. */
 export type Subject = Kind | 'implementation'
 
 /** What a drawn tensor holds: see `ValueKind` of the rules; `matrix`: symmetric, positive definite [..., K, K]. */
 export const valueKinds = ['any', 'key', 'unit key', 'feature', 'rate', 'gate', 'positive', 'matrix'] as const
+/** What a drawn tensor holds: one of `valueKinds`. */
 export type Values = (typeof valueKinds)[number]
 
 /**
@@ -29,12 +31,15 @@ export type Values = (typeof valueKinds)[number]
  * round values; `normal`: what the claim is really about.
  */
 export const looks = ['ones', 'integers', 'normal'] as const
+/** How drawn tensors look: one of `looks`. */
 export type Look = (typeof looks)[number]
 
 /** Further devices that a claim can compare with: the reference; the device under test with more threads, or of one of two builds. */
 export const others = ['reference', 'threads', 'plain', 'relaxed'] as const
+/** A further device: one of `others`. */
 export type Other = (typeof others)[number]
 
+/** What a claim's sides draw their tensors from, for one case on one device. */
 export interface Context {
   /** Tensors are made here by default: the device under test, or the one named to `on`. */
   readonly device: Device
@@ -95,6 +100,7 @@ export class Devices {
     return devices
   }
 
+  /** The device of this name. Throws where it isn't there: see `has`. */
   get(other: Other): Device {
     const device = this.opened.get(other)
     if (!device) throw new Error(`${this.kind} has no device '${other}' to compare with`)
@@ -103,7 +109,9 @@ export class Devices {
 
   /** Whether there is such a device, and it isn't the one under test. */
   has = (other: Other): boolean => this.opened.has(other) && (other !== 'reference' || this.kind !== 'reference')
+  /** Bytes in use of all of its devices together. */
   bytesInUse = (): number => [...new Set([this.device, ...this.opened.values()])].reduce((n, device) => n + device.bytesInUse(), 0)
+  /** Closes all of its devices. */
   close(): void {
     for (const device of [this.device, ...this.opened.values()]) device.close()
   }

@@ -8,6 +8,7 @@ export const int = (min: number, max: number): fc.Arbitrary<number> => fc.intege
 /** One of a few values; it shrinks towards the first. */
 export const oneOf = <V>(...values: V[]): fc.Arbitrary<V> => fc.constantFrom(...values)
 
+/** A field that is true or false. */
 export const flag = fc.boolean()
 
 /** Largest sizes. */

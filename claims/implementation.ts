@@ -13,6 +13,7 @@ export interface Numbers {
   readonly shape: readonly number[]
   readonly data: ArrayLike<number>
 }
+/** Arrays by name, as they go to an implementation by others and come back. */
 export type Arrays = Readonly<Record<string, Numbers>>
 
 /**
@@ -26,6 +27,7 @@ const dtypes = {
   float16: { tolerance: 8 * 2 ** -11, largest: 3e4 },
   bfloat16: { tolerance: 8 * 2 ** -8, largest: 1e37 },
 } as const
+/** The types that an implementation by others may compute in. */
 export type FloatType = keyof typeof dtypes
 
 /** What an implementation may offer of a rule beside its outputs from an empty state, by the name in `options`; as a reader is told that it lacks. */
@@ -41,10 +43,12 @@ export const abilities = {
   reset: 'resets',
   forget: 'gates of -Infinity',
 } as const
+/** What an implementation may offer: a key of `abilities`. */
 export type Ability = keyof typeof abilities
 
 /** How a rule is called. */
 export interface CallOptions {
+  /** The form that is asked for. */
   readonly form: Form
   /** 1 unless `scale` is offered. */
   readonly scale: number
@@ -172,6 +176,7 @@ const nameOf = (rule: Rule & { readonly name?: string }): string | undefined =>
 export class Implementation {
   readonly name: string
   readonly dtype: FloatType
+  /** What it offers of each rule, by the rule's name. */
   readonly offers: ReadonlyMap<string, Offer>
   /** The bound of claims, if they don't have a wider one. */
   readonly tolerance: number
@@ -259,6 +264,7 @@ export class Implementation {
         this.refuse(`numbers beyond ${largest.toExponential(0)}`)
   }
 
+  /** Throws a NotOffered that names what it lacks. */
   refuse(...lacks: string[]): never {
     for (const what of lacks) this.lacks.add(what)
     throw new NotOffered(...lacks)

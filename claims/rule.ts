@@ -14,6 +14,7 @@ import { show } from '../engine/shape.ts'
 import { ClaimError } from './claim.ts'
 import { type Values, valueKinds } from './context.ts'
 
+/** A rule of one's own, as `defineRule` takes it: with it come the claims that all rules have. */
 export interface OwnRule extends Partial<Pick<Rule, 'title' | 'source' | 'equation' | 'forms' | 'run' | 'eps' | 'normalise'>> {
   /** Short, unique: 'my-rule'. */
   readonly name: string

@@ -42,13 +42,16 @@ interface Count {
 /** What one step leaves to the next: float32 tensors, and counts on the host that grow by the same numbers in each step, such as positions. */
 export interface CarriedState {
   tensors: readonly Tensor[]
+  /** Counts on the host, such as positions: each grows by the same number in every step. */
   counts: readonly Int32Array[]
 }
 
 export interface CaptureResult extends CarriedState {
+  /** What the step gives, beside the state. */
   outputs: readonly Tensor[]
 }
 
+/** A step that `capture` has noted, and that is replayed without running its function. */
 export interface CapturedStep {
   /** What the step has computed, the same tensors each time. */
   readonly outputs: readonly Tensor[]

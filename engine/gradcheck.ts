@@ -3,6 +3,7 @@ import { noGrad } from './recording.ts'
 import { scope } from './scope.ts'
 import { type Tensor, tensor } from './tensor.ts'
 
+/** Options of `gradCheck`. */
 export interface GradCheckOptions {
   /** Step of the central difference. 1e-6 leaves an error of about 1e-9 in float64. */
   step?: number
@@ -10,6 +11,7 @@ export interface GradCheckOptions {
   tolerance?: number
 }
 
+/** What `gradCheck` has found: the largest error of a gradient, and where it is. */
 export interface GradCheck {
   /**
    * max |analytic - numeric| / max |numeric| of an input, the largest over all inputs. Gradients so small that the tolerance lies below
@@ -18,6 +20,7 @@ export interface GradCheck {
   error: number
   /** Where it is: which input, and which of its elements. */
   input: number
+  /** Its place in that input, counted along the memory. */
   element: number
 }
 

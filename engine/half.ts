@@ -4,6 +4,7 @@
  */
 
 export const halfTypes = ['float16', 'bfloat16'] as const
+/** A float type of 16 bits: one of `halfTypes`. */
 export type HalfType = (typeof halfTypes)[number]
 /** What stands for a type in kernels: 0 for float32, else its place, from 1 (kernels-wasm/halves.ts, halfOf of kernels-wgsl/common.wgsl). */
 export const halfNumber = (type: HalfType | undefined): number => (type === undefined ? 0 : halfTypes.indexOf(type) + 1)

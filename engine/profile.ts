@@ -15,6 +15,7 @@
 import type { Device } from './devices/device.ts'
 import type { KernelName, Kernels, MatmulSizes } from './devices/kernels.ts'
 
+/** Time spent in one kernel, of one detail, within the same spans. */
 export interface ProfileEntry {
   /** The names given to `span` around the call, the outermost first. */
   readonly spans: readonly string[]
@@ -22,10 +23,13 @@ export interface ProfileEntry {
   readonly kernel: KernelName | 'submission'
   /** What the kernel was asked for: an op, a kind, a form, the sizes M×N×K of a product; empty where there is no choice. */
   readonly detail: string
+  /** How often it ran. */
   calls: number
+  /** Over all of these calls. */
   milliseconds: number
 }
 
+/** A device that measures its kernels, as `profile` makes it. */
 export interface Profile {
   /** Does what the device does, on the same memory, and measures. Closing it closes that, and stops. */
   readonly device: Device

@@ -11,6 +11,7 @@ import { checkFloat } from './ops/check.ts'
 import { checkShape, type Shape } from './shape.ts'
 import { counted, empty, getDevice, like, type Tensor } from './tensor.ts'
 
+/** Where random numbers come from: a seed, and how many streams of it are used up. Every draw takes a stream of its own. */
 export interface Generator {
   /** Stays as it is: a step that was captured goes on with it. For another, make another generator. */
   readonly seed: number

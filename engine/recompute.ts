@@ -6,6 +6,7 @@ import { noGrad, withGrad } from './recording.ts'
 import { innermost, reachable, scope } from './scope.ts'
 import { releasable, Tensor, walk } from './tensor.ts'
 
+/** Options of `recompute`. */
 export interface RecomputeOptions {
   /** What `body` reads beside the inputs and gives gradients to. */
   parameters?: Iterable<Tensor>

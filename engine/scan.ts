@@ -6,6 +6,7 @@ import { recompute } from './recompute.ts'
 import { show } from './shape.ts'
 import { Tensor } from './tensor.ts'
 
+/** Options of `scan`. */
 export interface ScanOptions {
   /**
    * C: for the backward pass only the state between pieces of C tokens is kept, and what a piece is made of is computed once more. So a graph holds

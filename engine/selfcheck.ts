@@ -21,12 +21,16 @@ import { threefry } from './devices/reference/random.ts'
 import { type HalfType, halfTypes, narrowed } from './half.ts'
 import { defineNet, netSizes } from './nets/program.ts'
 
+/** What a check of a device has found of one kernel. */
 export interface KernelCheck {
   kernel: KernelName
+  /** How many cases were compared with the reference. */
   cases: number
   /** Largest |result - reference| / (1 + max |reference|) of any output, over its finite numbers; what isn't finite has to be the same. */
   error: number
+  /** What the error may be at most. */
   bound: number
+  /** Whether the error is within the bound, and the device said nothing. */
   ok: boolean
   /** What the device said, where it gave no result. */
   message?: string

@@ -1,6 +1,7 @@
 /** Shapes, strides and broadcasting. Shapes are row-major; strides are counted in elements. */
 import { checkList, checkNumber } from './arguments.ts'
 
+/** The sizes of a tensor's axes, the outermost first; [] for a single number. */
 export type Shape = readonly number[]
 
 // Loops: every op calls these, small ones often, and callbacks take longer than what they do here.

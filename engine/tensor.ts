@@ -100,6 +100,7 @@ export class FreedError extends Error {}
  * a gradient from elsewhere already, `sofar(i)` is that, in memory of its own: an op may add to it, and return it in place of a new one.
  */
 export type Backward = (grads: readonly (Tensor | null)[], sofar: Sofar) => readonly (Tensor | null)[]
+/** The gradient that an input has from what came later, to be added to in place; null where there is none yet. */
 export type Sofar = (input: number) => Tensor | null
 
 export interface Node {
@@ -120,7 +121,9 @@ export interface Node {
  * made from host data: `indices` keeps that data, so that ops can check ranges without waiting for the device; or float16 or bfloat16: see `halfTensor`.
  */
 export class Tensor implements Scoped {
+  /** The sizes of its axes; [] for a single number. */
   readonly shape: Shape
+  /** How many numbers it holds. */
   readonly size: number
   readonly dtype: DType | HalfType
   readonly device: Device
@@ -132,7 +135,9 @@ export class Tensor implements Scoped {
   grad: Tensor | null = null
   /** The op that made this tensor, and which of its outputs this is. */
   node: Node | null = null
+  /** Which of its node's outputs it is, from 0. */
   output = 0
+  /** Whether it outlives the scope that it was made in; see `keep`. */
   kept = false
   /** The id of the node recorded next when this tensor was made: no node before it can know the tensor. */
   readonly born = nodes
@@ -187,6 +192,7 @@ export class Tensor implements Scoped {
     return this.host!.values
   }
 
+  /** Whether its memory was freed. */
   get disposed(): boolean {
     return this.block === null && !this.evicted
   }
@@ -332,13 +338,18 @@ function answered<R>(read: () => Promise<R>): Promise<R> {
   return answer
 }
 
+/** Numbers in arrays, and arrays of those; all of a level are of the same length. */
 export type Nested = number | readonly Nested[]
 
+/** Options of `tensor`. */
 export interface TensorOptions {
   /** Needed for flat data that isn't one-dimensional. */
   shape?: Shape
+  /** float32 if not given, and int32 for data in an Int32Array. */
   dtype?: DType
+  /** Where it is; the device of `setDevice` if not given. */
   device?: Device
+  /** Whether backward passes leave a gradient in `grad`; false if not given. */
   requiresGrad?: boolean
 }
 
@@ -500,6 +511,7 @@ function flatten(data: Nested | ArrayLike<number>): { values: ArrayLike<number>;
   return { values, shape }
 }
 
+/** Options of `backward`. */
 export interface BackwardOptions {
   /**
    * Frees the tensors of the innermost scope on the way, each as soon as no node is left that may need it, so that activations make room for

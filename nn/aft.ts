@@ -19,6 +19,7 @@ import { givenState, type Parts } from './parts.ts'
 /** What the forms know of places: a bias for every pair of tokens, for those near each other, none, or one for each distance. */
 export type AftForm = 'full' | 'local' | 'simple' | 'conv'
 
+/** Settings of an `Aft` layer. */
 export interface AftConfig {
   dModel: number
   form: AftForm

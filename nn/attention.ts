@@ -35,6 +35,7 @@ import { rotary } from './rotary.ts'
 
 export { layerRules }
 
+/** Settings of a `FastWeightsAttention` layer. `fastWeightsAttentionDefaults` has what is left out. */
 export interface FastWeightsAttentionConfig extends FeatureConfig, IngredientConfig {
   /** Heads of queries and keys, a divisor of `heads`: each serves so many heads of values. 0: as many. */
   keyHeads: number
@@ -125,6 +126,7 @@ const fields: Fields<FastWeightsSettings> = {
 }
 
 const { heads: _, ...withoutHeads } = defaultsOf(fields)
+/** The settings of a layer of which nothing is said but its width and heads. */
 export const fastWeightsAttentionDefaults: Omit<FastWeightsSettings, 'heads'> = withoutHeads
 
 /** Throws unless the settings make sense, so that a constructor allocates nothing that it can't finish. */
@@ -157,9 +159,13 @@ function checkAttention(c: FastWeightsAttentionConfig): void {
 
 /** The fast weights (the rule's own state), what each convolution last saw [B,W-1,...], and with rotary positions the next one of each row [B]. */
 export interface AttentionState extends Partial<FastWeightState>, Waiting {
+  /** What the convolution of queries last saw, [B,W-1,...]. */
   query?: Tensor
+  /** What that of keys last saw. */
   key?: Tensor
+  /** What that of values last saw. */
   value?: Tensor
+  /** The next position of each row, [B]. */
   position?: Int32Array
 }
 
@@ -181,15 +187,21 @@ export class FastWeightsAttention extends Module {
   value: HeadProjection
   /** beta = betaRange sigmoid(x W^T), one for each head (and step); absent for rules without. */
   interpolation_weight: HeadProjection[] = []
+  /** The feature map of queries and keys, with what it learns. */
   features: Features
   /** These, and what else a rule's ingredients have (nn/ingredients.ts), are properties of layers with such a rule. */
   gate: Gate | null = null
+  /** rwkv7: what a key is multiplied by before it is normalised, [H,K]. */
   kappa: Tensor | null = null
+  /** rwkv7: the rate of each channel of a key, from the input. */
   rate: LowRank | null = null
+  /** mesa: what the ridge is made of, [H,K]. */
   lambda: Tensor | null = null
   /** [H,V,V], of rules that learn by minibatches: the matrix that memories begin as. A state holds how far S has moved from it. */
   inner_start: Tensor | null = null
+  /** RMS norm of each head's output, where `headNorm` asks for it. */
   norm: RMSNorm | null
+  /** What the output is multiplied by, where `outputGate` asks for it. */
   output_gate: Linear | null
   output: Linear
   config: FastWeightsAttentionConfig

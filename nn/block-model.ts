@@ -28,8 +28,10 @@ import { keepsPace, type Parts } from './parts.ts'
 import { RwkvChannelMix, type RwkvSettings, RwkvTimeMix } from './rwkv.ts'
 import { SoftmaxAttention, type SoftmaxOptions, type SoftmaxSettings } from './softmax-attention.ts'
 
+/** The kind of a norm and its settings. */
 export interface NormChoice {
   kind: 'layer' | 'rms'
+  /** Added to the variance, or to the mean of squares. */
   eps: number
   /** The eps when the model doesn't train, where that is another. */
   evaluationEps?: number
@@ -61,6 +63,7 @@ export type PartChoice =
   | Of<'experts', Partial<ExpertsSettings>>
   | Of<'gated-feed-forward', { inner: number }>
 
+/** Settings of a `BlockModel`: a language model whose layers are made of parts. */
 export interface BlockModelConfig {
   /** Size of the vocabulary. */
   symbols: number
@@ -69,6 +72,7 @@ export interface BlockModelConfig {
   embeddingNorm?: NormChoice | null
   /** Each layer's parts. */
   layers: readonly (readonly PartChoice[])[]
+  /** The norm before the logits. */
   norm: NormChoice
   /** The matrix that gives the logits is the embedding: one parameter with two names. */
   tie: boolean
@@ -76,6 +80,7 @@ export interface BlockModelConfig {
   padding?: number | null
 }
 
+/** What a `BlockModel` carries from one token to the next. */
 export interface BlockModelState {
   /** Of each layer, of each part that looks back in time, in order. */
   layers: { parts: LayerState[] }[]
@@ -184,11 +189,14 @@ export class BlockModel extends Module {
   embedding: Embedding
   embedding_norm: LayerNorm | RMSNorm | null
   layers: Block[]
+  /** The norm before the logits. */
   norm: LayerNorm | RMSNorm
+  /** From the last layer to the logits; its weight may be the embedding's. */
   head: Linear
   /** HGRN-2: see `SharedBounds`. */
   bounds: Tensor | null
   config: BlockModelConfig
+  /** Where its random numbers come from; part of what a checkpoint saves. */
   random: Generator
 
   /** Parameters are made on the default device (setDevice). */

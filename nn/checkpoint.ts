@@ -97,14 +97,17 @@ const blocks: Kind<BlockModel, BlockModelConfig> = {
 /** By the word in a file's metadata; older files without one hold a Transformer. */
 export const kindKey = 'fastweights.model'
 const kinds = { transformer, 'encoder-decoder': encoderDecoder, blocks }
+/** The kinds of model that a checkpoint may hold. */
 export type ModelKind = keyof typeof kinds
 type ModelOf<K extends ModelKind> = ReturnType<(typeof kinds)[K]['make']>
 type AnyKind = Kind<Model<never>, any>
 const kindOf = (kind: ModelKind): AnyKind => kinds[kind] as unknown as AnyKind
 
+/** What a checkpoint holds: a model's kind, settings and parameters, and where its training stood. */
 export interface Checkpoint<K extends ModelKind = 'transformer'> {
   kind: K
   config: ModelOf<K>['config']
+  /** Of its random numbers. */
   seed: number
   /** How many random streams initialisation and dropout have used. */
   stream: number
@@ -112,6 +115,7 @@ export interface Checkpoint<K extends ModelKind = 'transformer'> {
   steps: number
   /** What the caller stored beside it. */
   extra: Record<string, string>
+  /** Parameters by name, and the optimiser's moments. */
   tensors: Safetensors['tensors']
 }
 

@@ -82,6 +82,7 @@ export function writeSource(
     .state
 }
 
+/** Options of `readSource`. */
 export interface ReadOptions {
   /** 1 by default. */
   scale?: number
@@ -123,14 +124,17 @@ export interface CrossLayer extends Module {
   forward(x: Tensor, source: Tensor, options?: { mask?: Tensor; accumulate?: Tensor }): Tensor
   /** The parts of its memory for B rows; before anything is written: zeros. */
   stateParts(B: number): Parts
+  /** Draws random features anew, where they are of an epoch. */
   endEpoch?(): void
 }
 
+/** Settings of a `CrossAttention` layer. */
 export interface CrossSettings
   extends FeatureConfig,
     Pick<FastWeightsSettings, 'heads' | 'rule' | 'normaliserEps' | 'betaRange' | 'scale'> {
   /** RMS-normalise what each head reads, with a gain for each channel of a head. */
   headNorm: boolean
+  /** C, the chunk length in which a source is written. */
   chunk: number
 }
 
@@ -278,6 +282,7 @@ export class CrossAttention extends Module implements CrossLayer {
 export interface SourceKeys {
   /** [B,H,Ts,K]. */
   keys: Tensor
+  /** [B,H,Ts,V]. */
   values: Tensor
   /** [B,Ts]: 0 where there is no token. */
   visible: Int32Array

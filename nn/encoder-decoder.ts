@@ -46,6 +46,7 @@ export interface EncoderDecoderConfig extends Omit<FastWeightsAttentionConfig, '
   sourceSymbols: number
   encoderLayers: number
   decoderLayers: number
+  /** Width within the feed-forward layers. */
   dFf: number
   /** What all layers attend with, where no more is said: `fast-weights`, `softmax`, a rule, or one of these with settings: { kind: 'softmax' }. */
   mixer: MixerChoice
@@ -56,6 +57,7 @@ export interface EncoderDecoderConfig extends Omit<FastWeightsAttentionConfig, '
   /** Instead of it in the decoder: any mixer, or a list, as a `Transformer` has. */
   decoder?: MixerChoice | readonly MixerChoice[]
   activation: UnaryOp
+  /** The probability that a number is dropped in training. */
   dropout: number
   norm: 'layer' | 'rms'
   /** Sinusoidal position encoding added to the embeddings of both. An encoder that only adds knows no order without. */
@@ -234,10 +236,15 @@ export interface EncoderDecoderState {
 
 /** Tokens int32 [B,Ts], [B,Tt]; what follows each target token, [B,Tt], is `ignoredTarget` (-1) where it doesn't count. Masks: 0 for padding. */
 export interface PairBatch {
+  /** Tokens of the source, int32 [B,Ts]. */
   source: Tensor
+  /** Tokens of the target, int32 [B,Tt], each row begun with the symbol for it. */
   target: Tensor
+  /** What follows each target token, int32 [B,Tt]; `ignoredTarget` where it doesn't count. */
   targets: Tensor
+  /** int32 [B,Ts]: 0 for padding. */
   sourceMask?: Tensor
+  /** int32 [B,Tt]: 0 for padding. */
   targetMask?: Tensor
 }
 
@@ -247,6 +254,7 @@ export class EncoderDecoder extends Module {
   tgt_embed: Embedding
   encoder: Stack<EncoderLayer>
   decoder: Stack<DecoderLayer>
+  /** From the decoder to the logits of the target's symbols. */
   generator: Linear
   config: EncoderDecoderConfig
   /** Counts the streams drawn for initial values and dropout. */

@@ -11,12 +11,15 @@ import { checkKnown } from './fields.ts'
 import { GatedFeedForward, Linear } from './layers.ts'
 import { Module } from './module.ts'
 
+/** Settings of an `Experts` layer. */
 export interface ExpertsSettings {
+  /** E, how many there are to choose from. */
   experts: number
   /** How many of them a token uses. */
   chosen: number
   /** Width within an expert; of an expert that all tokens use, beside them (0: none). */
   inner: number
+  /** Width within the expert that all tokens use; 0 for none. */
   sharedInner: number
   /** That one's part is scaled by sigmoid(x w^T). */
   sharedGate: boolean
@@ -26,13 +29,17 @@ export interface ExpertsSettings {
   correction: boolean
   /** Experts are chosen among those of the `chosenGroups` best of so many groups, a group's score being the sum of its two best. */
   groups: number
+  /** How many groups' experts may be chosen. */
   chosenGroups: number
   /** Divide the weights of the chosen ones by their sum plus sumEps, and then multiply them by `scale`. */
   normalise: boolean
+  /** Added to the sum that the weights are divided by. */
   sumEps: number
+  /** What the weights are multiplied by last. */
   scale: number
 }
 
+/** The settings of an `Experts` layer of which nothing is said. */
 export const expertsDefaults: ExpertsSettings = {
   experts: 8,
   chosen: 2,
@@ -56,9 +63,12 @@ const mostExperts = 4096
  * for small models, and the price of experts that nobody waits for on the host.
  */
 export class Experts extends Module {
+  /** From a token to a score for each expert. */
   router: Linear
   experts: GatedFeedForward[]
+  /** The expert that all tokens use. */
   shared: GatedFeedForward | null
+  /** From a token to what scales that expert's part. */
   shared_gate: Linear | null
   /** [E], frozen. */
   correction: Tensor | null

@@ -17,6 +17,7 @@ import { ones, type Tensor } from '../engine/tensor.ts'
 import { checkChoice, checkFields, checkMeanings, defaultsOf, type Fields, type Meaning, namesOf } from './fields.ts'
 import { hostParameter, Module } from './module.ts'
 
+/** Settings of a feature map phi, and of the norm behind it. */
 export interface FeatureConfig {
   featureMap: FeatureMap
   /** dpfp: the number of shifts, 1 to 2 K - 1; shifts beyond K - 1 repeat what the others say. */
@@ -45,6 +46,7 @@ interface Kind {
 
 const same = (K: number): number => K
 
+/** The feature maps by name: how wide their features are, whether these can be negative, and the map itself. */
 export const featureMaps = {
   identity: { width: same, sign: 'signed', map: (x) => x },
   silu: { width: same, sign: 'signed', map: (x) => silu(x) },
@@ -67,6 +69,7 @@ export const featureMaps = {
   /** See `taylor2`. */
   taylor2: { width: (K) => 1 + K + K * K, sign: 'positive', map: (x) => taylor2(x) },
 } as const satisfies Record<string, Kind>
+/** The name of a feature map: a key of `featureMaps`. */
 export type FeatureMap = keyof typeof featureMaps
 
 /** Maps whose features can all be 0, so that a norm of theirs needs an eps: elu1's are in float32 where all are below -17. */
@@ -94,6 +97,7 @@ export const featureNorms = {
   /** x / sqrt(sum(x^2) + eps). */
   l2: (x: Tensor, eps: number) => l2Norm(x, eps),
 } satisfies Record<string, (x: Tensor, eps: number) => Tensor>
+/** The name of a norm of features: a key of `featureNorms`. */
 export type FeatureNorm = keyof typeof featureNorms
 
 export const featureFields: Fields<FeatureConfig> = {
@@ -124,6 +128,7 @@ export const featureFields: Fields<FeatureConfig> = {
   },
   featureEps: { type: 'number', min: 0, default: 1e-6, description: 'eps of that normalisation' },
 }
+/** The feature map and norm where nothing is said: DPFP, as in Schlag 2021. */
 export const featureDefaults = defaultsOf(featureFields)
 
 /** Added to each exponential of FAVOR+, as in Performer's own code: features that underflow leave a key something to be divided by. */

@@ -32,6 +32,7 @@ export function frozenEntry(entry: SafetensorsEntry): FrozenEntry {
   }
 }
 
+/** Options of what reads parameters that aren't trained. */
 export interface FrozenOptions {
   /** Called before anything is allocated: with the number of parameters, and the bytes that they take on the device. */
   before?(parameters: number, bytes: number): void

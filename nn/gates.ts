@@ -61,6 +61,7 @@ export abstract class Gate extends Module {
     this.shape = width === null ? [heads] : [heads, width]
   }
 
+  /** The logarithms of decays for x [B,T,D], at most 0: [B,T,H], or [B,T,H,K] for one a channel. */
   forward(x: Tensor): Tensor {
     return this.gate(reshape(this.projection.forward(x), [...x.shape.slice(0, 2), ...this.shape]))
   }
@@ -145,6 +146,7 @@ class SoftplusGate extends Gate {
   }
 }
 
+/** The gates by name: how the logarithms of decays are made of a layer's input. */
 export const gates = { softplus: SoftplusGate, logsigmoid: LogSigmoidGate, exp: ExpGate } satisfies Record<
   string,
   new (
@@ -152,6 +154,7 @@ export const gates = { softplus: SoftplusGate, logsigmoid: LogSigmoidGate, exp: 
     g: Generator,
   ) => Gate
 >
+/** The name of a gate: a key of `gates`. */
 export type GateName = keyof typeof gates
 
 /** RetNet's decay of each head, the same for every token: log(1 - 2^(-5-h)), [H] (Sun 2023, eq. 8). */

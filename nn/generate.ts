@@ -19,6 +19,7 @@ const samplerStream = 0xffffffff
 
 const notFinite = "generate: the model's output isn't finite"
 
+/** Options of `generate`. */
 export interface GenerateOptions {
   /** Tokens to make. */
   length: number
@@ -26,6 +27,7 @@ export interface GenerateOptions {
   temperature?: number
   /** Only the k likeliest tokens are candidates; 0 (the default) means all. */
   topK?: number
+  /** Of what is drawn; 1 by default. Temperature 0 draws nothing. */
   seed?: number
 }
 

@@ -22,6 +22,7 @@ export const projectionBiasField: Field<boolean> = { type: 'boolean', default: t
 
 /** mask and reset as in `Packing`; `accumulate` is added to the result (the residual connection). */
 export interface AttentionOptions extends Packing {
+  /** [B,T,D], added to the result. */
   accumulate?: Tensor
 }
 

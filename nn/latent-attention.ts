@@ -16,14 +16,18 @@ import { givenState, type Parts } from './parts.ts'
 import { rotary } from './rotary.ts'
 import { attend, type KeyValueState, keyValueParts } from './softmax-attention.ts'
 
+/** Settings of a `LatentAttention` layer. */
 export interface LatentSettings {
   heads: number
   /** n and r: channels of a head's keys that are its own, and that all heads share. V of a head. */
   ownWidth: number
+  /** r, channels of a key that all heads share. */
   sharedWidth: number
+  /** V of a head. */
   valueWidth: number
   /** Numbers a token that keys and values are made of; queries, 0 for directly. */
   rank: number
+  /** Numbers a token that queries are made of; 0: directly from the input. */
   queryRank: number
   /** Base of rotary positions of the r channels, pairs side by side; 0 for none. */
   base: number
@@ -48,6 +52,7 @@ const fields: Fields<LatentSettings> = {
   bias: { type: 'boolean', default: false, description: 'biases' },
   gate: { type: 'boolean', default: false, description: 'a gate for each head' },
 }
+/** The settings of a `LatentAttention` layer of which nothing is said. */
 export const latentDefaults: LatentSettings = defaultsOf(fields)
 
 export class LatentAttention extends Module {

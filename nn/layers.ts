@@ -44,6 +44,7 @@ export class Embedding extends Module {
     this.weight = parameter(normal(g, [symbols, width], 0, std))
   }
 
+  /** Rows of the table: tokens int32 of any shape to [..., D]. */
   forward(tokens: Tensor): Tensor {
     return gather(this.weight, tokens)
   }
@@ -69,6 +70,7 @@ export class LayerNorm extends Module {
     this.eps = eps
   }
 
+  /** Normalises the last axis of x [..., D]. */
   forward(x: Tensor, eps = this.eps): Tensor {
     return layerNorm(x, this.weight, this.bias, eps)
   }
@@ -89,15 +91,21 @@ export class RMSNorm extends Module {
     this.eps = eps
   }
 
+  /** Normalises the last axis of x [..., D]. */
   forward(x: Tensor, eps = this.eps): Tensor {
     return rmsNorm(x, this.centered ? affine(this.weight, 1, 1) : this.weight, eps)
   }
 }
 
+/** Options of `HeadNorm`. */
 export interface HeadNormOptions {
+  /** Added to the mean of squares; 1e-6 by default. */
   eps?: number
+  /** Over all channels of a token at once, not head by head; off by default. */
   all?: boolean
+  /** Whether there is a learned gain: by default yes. */
   gain?: boolean
+  /** The gain is 1 + weight, and the weight 0 at first; off by default. */
   centered?: boolean
 }
 
@@ -122,6 +130,7 @@ export class HeadNorm extends Module {
     this.weight = gain ? parameter((centered ? zeros : ones)([all ? heads * width : width])) : null
   }
 
+  /** x [...,H,V] to the same shape. */
   forward(x: Tensor): Tensor {
     const rows = this.all ? reshape(x, [...x.shape.slice(0, -2), x.shape.at(-2)! * x.shape.at(-1)!]) : x
     const gain = this.weight && this.centered ? affine(this.weight, 1, 1) : this.weight
@@ -142,6 +151,7 @@ export class GatedFeedForward extends Module {
     this.down = new Linear(inner, width, g, { bias: false })
   }
 
+  /** x [..., D] to [..., D]; `accumulate`, of the result's shape, is added to it. */
   forward(x: Tensor, options: { accumulate?: Tensor } = {}): Tensor {
     return this.down.forward(mul(this.gate.forward(x, { activation: 'silu' }), this.up.forward(x)), options)
   }
@@ -154,6 +164,7 @@ export function checkProbability(p: number): void {
 
 /** Drops in training only. The generator is shared and counts: with the same seed and calls, the same masks. */
 export class Dropout extends Module {
+  /** The probability that a number is dropped. */
   p: number
   private g: Generator
 
@@ -165,6 +176,7 @@ export class Dropout extends Module {
     this.g = g
   }
 
+  /** x with numbers dropped and the others divided by 1 - p; in evaluation x itself. */
   forward(x: Tensor): Tensor {
     return this.training ? dropout(x, this.p, this.g) : x
   }
@@ -187,6 +199,7 @@ export class FeedForward extends Module {
     checkUnary('FeedForward', this.activation)
   }
 
+  /** x [..., D] to [..., D]; `accumulate`, of the result's shape, is added to it. */
   forward(x: Tensor, options: { accumulate?: Tensor } = {}): Tensor {
     return this.layer2.forward(this.drop.forward(this.layer1.forward(x, { activation: this.activation })), options)
   }

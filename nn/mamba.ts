@@ -14,13 +14,17 @@ import { hostParameter, Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, packedConv } from './packing.ts'
 import { givenState, type Parts } from './parts.ts'
 
+/** Settings of a `MambaLayer`. */
 export interface MambaSettings {
   /** I channels, each with N numbers. */
   inner: number
+  /** N, numbers of a channel's state. */
   stateWidth: number
   /** R, by way of which steps are made. */
   stepRank: number
+  /** W, taps of the convolution before the memory. */
   conv: number
+  /** A bias in that convolution. */
   convBias: boolean
   /** Biases of the first and the last projection. */
   bias: boolean
@@ -35,8 +39,10 @@ const fields: Fields<MambaSettings> = {
   convBias: { type: 'boolean', default: true, description: 'a bias in it' },
   bias: { type: 'boolean', default: false, description: 'biases in the projections' },
 }
+/** The settings of a `MambaLayer` of which nothing is said. */
 export const mambaDefaults: MambaSettings = defaultsOf(fields)
 
+/** What a `MambaLayer` carries: its memory S [B,I,N,1], and the last inputs of its convolution. */
 export interface MambaState extends Partial<FastWeightState> {
   /** [B,W-1,I]. */
   taps?: Tensor
@@ -49,6 +55,7 @@ export interface MambaState extends Partial<FastWeightState> {
 export class MambaLayer extends Module {
   /** To u before its convolution [I] and z [I]. */
   input: Linear
+  /** Taps of the convolution, [I,W]. */
   conv: Tensor
   conv_bias: Tensor | null
   /** To R numbers of steps, B and C. */

@@ -19,18 +19,24 @@ import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, packedConv } from './packing.ts'
 import { givenState, type Parts } from './parts.ts'
 
+/** Settings of a `Mamba2Layer`. */
 export interface Mamba2Settings {
   heads: number
   /** V of a head; N, the width of keys and queries; G, how many of those there are for the heads. */
   valueWidth: number
+  /** N, the width of keys and queries. */
   stateWidth: number
+  /** G, how many keys and queries the heads share. */
   groups: number
+  /** W, taps of the convolution before the memory. */
   conv: number
+  /** A bias in that convolution. */
   convBias: boolean
   /** Biases of both projections. */
   bias: boolean
   /** delta is at least and at most this; 0 for no upper limit. */
   stepMin: number
+  /** The most that delta may be; 0 for no limit. */
   stepMax: number
   /** What passes beside the memory is scaled for each head, or each channel. */
   skip: 'head' | 'channel'
@@ -55,8 +61,10 @@ const fields: Fields<Mamba2Settings> = {
   outputNorm: { type: 'string', choices: ['after', 'before', 'none'], default: 'after', description: 'where the norm stands to the gate' },
   normEps: { type: 'number', min: 0, default: 1e-5, description: 'its eps' },
 }
+/** The settings of a `Mamba2Layer` of which nothing is said. */
 export const mamba2Defaults: Mamba2Settings = defaultsOf(fields)
 
+/** What a `Mamba2Layer` carries: its memory, and the last inputs of its convolution. */
 export interface Mamba2State extends Partial<FastWeightState> {
   /** [B,W-1,C] over values, keys and queries. */
   taps?: Tensor

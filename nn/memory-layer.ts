@@ -53,6 +53,7 @@ const memoryRules = [
   'comba',
   'mesa',
 ] as const
+/** The rules that a `MemoryLayer` can feed. */
 export type MemoryRule = (typeof memoryRules)[number]
 
 /** Elementwise. */
@@ -95,27 +96,39 @@ const keyNorms = {
   absolute: (x: Tensor) => div(x, maximum(sum(abs(x), { axis: -1, keepDim: true }), 1e-6)),
 }
 
+/** Settings of a `MemoryLayer`. */
 export interface MemorySettings {
+  /** The rule by which the memory is written. */
   rule: MemoryRule
   /** H memories; queries, keys and values have a divisor of them each, and 0 stands for as many. */
   heads: number
+  /** Heads of queries; 0 for H. */
   queryHeads: number
+  /** Heads of keys; 0 for H. */
   keyHeads: number
+  /** Heads of values; 0 for H. */
   valueHeads: number
   /** K and V of a head. */
   keyWidth: number
+  /** V of a head. */
   valueWidth: number
   /** delta-product: writes a token. Projections have the step outermost, then the head. */
   steps: number
   /** Taps of the convolutions on queries, keys and, unless `valueConv` is off, values; 0 for none. Activations come after them. */
   conv: number
+  /** Whether values have a convolution, too. */
   valueConv: boolean
+  /** The activation of queries. */
   queryMap: MapName
+  /** The activation of keys. */
   keyMap: MapName
+  /** The activation of values. */
   valueMap: MapName
   /** Of a head of queries or keys, after the activations. */
   features: FeaturesName
+  /** The norm of each head's queries, after features. */
   queryNorm: keyof typeof keyNorms
+  /** The norm of each head's keys, after features. */
   keyNorm: keyof typeof keyNorms
   /** retnet: 0 for its own decays; else those of lightning attention, exp(-slopes 2^(-8 (h + 1) / H)) of head h from 0. */
   slopes: number
@@ -125,7 +138,9 @@ export interface MemorySettings {
   scale: boolean
   /** Write strengths: betaRange sigmoid(x W^T), or betaRange. */
   strength: 'sigmoid' | 'one'
+  /** A bias in the projection to write strengths. */
   strengthBias: boolean
+  /** What write strengths end at: 1 or 2. */
   betaRange: number
   /**
    * The logarithms of decays: `softplus`, -exp(A) softplus(x W^T + b); `bounded`, gateBound sigmoid(exp(A) (x W^T + b)); `logsigmoid`, log sigmoid(x W^T + b) / gateDivisor.
@@ -134,7 +149,9 @@ export interface MemorySettings {
   gate: 'none' | 'softplus' | 'bounded' | 'logsigmoid'
   /** Where a gate has one value a channel: by way of so many numbers; 0: directly from the input. */
   gateRank: number
+  /** What the gate `logsigmoid` is divided by. */
   gateDivisor: number
+  /** The least logarithm of a decay of the gate `bounded`. */
   gateBound: number
   /** Gates are at least this; 0 for no such limit. */
   gateFloor: number
@@ -148,7 +165,9 @@ export interface MemorySettings {
   normEps: number
   /** What the normalised output is multiplied by: an activation of x W^T, or of a layer with `outputGateRank` numbers between and a bias. */
   outputGate: 'none' | 'silu' | 'sigmoid'
+  /** Numbers that the output gate is made of; 0: directly from the input. */
   outputGateRank: number
+  /** A bias in it, where it is made of few numbers. */
   outputGateBias: boolean
 }
 export type MemoryLayerConfig = MemorySettings & { dModel: number }
@@ -195,6 +214,7 @@ const fields: Fields<MemorySettings> = {
   outputGateRank: count('numbers that it is made of; 0: directly from the input', 0),
   outputGateBias: flag('a bias in it, where it is made of few numbers', true),
 }
+/** The settings of a `MemoryLayer` of which nothing is said. */
 export const memoryDefaults: MemorySettings = defaultsOf(fields)
 
 const inputsOf = ({ rule }: { rule: MemoryRule }): Rule['inputs'] => (rules[rule] as Rule).inputs
@@ -246,15 +266,20 @@ class LearnedFeatures extends Module {
 
 /** The rule's own state, what each convolution last saw [B,W-1,...], and with rotary positions the next one of each row [B]. */
 export interface MemoryState extends Partial<FastWeightState> {
+  /** What the convolution of queries last saw, [B,W-1,...]. */
   query?: Tensor
+  /** What that of keys last saw. */
   key?: Tensor
+  /** What that of values last saw. */
   value?: Tensor
+  /** The next position of each row, [B]. */
   position?: Int32Array
 }
 
 /** Each layer's lower bound of what it keeps (HGRN-2): a parameter [layers,D] that all of them share, and which one this is. */
 export interface SharedBounds {
   bounds: Tensor
+  /** Which layer it is, from 0. */
   layer: number
 }
 

@@ -7,6 +7,7 @@ import type { Mixer } from './mixer.ts'
 import { type RecurrentNetName, recurrentNet, recurrentNetNames } from './recurrent-net.ts'
 import { softmax } from './softmax-attention.ts'
 
+/** The mixers of tokens by name: what a layer of a `Transformer` may have in the place of attention. */
 export const mixers = {
   'fast-weights': fastWeights,
   softmax,
@@ -16,6 +17,7 @@ export const mixers = {
   'aft-conv': aftConv,
   'recurrent-net': recurrentNet,
 }
+/** The name of a mixer: a key of `mixers`. */
 export type MixerName = keyof typeof mixers
 type SettingsOf<M> = M extends Mixer<infer C, infer _> ? C : never
 /** A layer that some mixer has made. */

@@ -9,7 +9,9 @@ export const ignoredTarget = -1
 
 /** B rows of T tokens, and the token that follows each (`ignoredTarget` where none counts): [B,T]. */
 export interface TokenBatch {
+  /** The tokens, row after row. */
   tokens: Int32Array
+  /** What follows each token, row after row; `ignoredTarget` where none counts. */
   targets: Int32Array
   B: number
   T: number
@@ -36,6 +38,7 @@ export interface Trainable<B extends AnyBatch = TokenBatch> extends Module {
 /** What a checkpoint holds, beside the parameters: a configuration that it can be made from, and where its random streams stand. */
 export interface Model<B extends AnyBatch = TokenBatch> extends Trainable<B> {
   config: object
+  /** Where its random numbers come from. */
   random: Generator
 }
 

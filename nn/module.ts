@@ -7,6 +7,7 @@ import { entryOf, type SafetensorsEntry } from './safetensors.ts'
 
 /** What a state dict is loaded from: anything with a shape and numbers, such as readSafetensors(...).tensors. */
 export type StateDict = ReadonlyMap<string, StateDictEntry>
+/** One array of a `StateDict`: its shape, and its numbers one after the other. */
 export interface StateDictEntry {
   readonly shape: readonly number[]
   readonly data: ArrayLike<number | bigint>
@@ -43,10 +44,12 @@ export abstract class Module {
     return [...new Set(this.namedParameters().values())]
   }
 
+  /** How many numbers all parameters have together. */
   parameterCount(): number {
     return this.parameters().reduce((n, p) => n + p.size, 0)
   }
 
+  /** Switches the module, and those within, to training (dropout drops) or, with false, to evaluation. */
   train(on = true): this {
     walk(this, '', (_, value) => {
       if (value instanceof Module) value.training = on
@@ -54,6 +57,7 @@ export abstract class Module {
     return this
   }
 
+  /** The same as train(false). */
   eval(): this {
     return this.train(false)
   }

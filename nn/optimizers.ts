@@ -6,9 +6,13 @@ import { scope } from '../engine/scope.ts'
 import { askedOnce, counted, gatherMemory, type Tensor, zerosTogether } from '../engine/tensor.ts'
 import { type StateDict, writeAll } from './module.ts'
 
+/** Settings of `Adam` and `AdamW`. */
 export interface AdamConfig {
+  /** Learning rate. */
   lr: number
+  /** Decays of the means of gradients and of their squares; [0.9, 0.999] by default. */
   betas?: readonly [number, number]
+  /** Added to the root of the latter; 1e-8 by default. */
   eps?: number
   /** Coupled (added to the gradient) in Adam, decoupled in AdamW. */
   weightDecay?: number
@@ -16,6 +20,7 @@ export interface AdamConfig {
   decays?: (name: string, p: Tensor) => boolean
 }
 
+/** Options of one step of an optimiser. */
 export interface StepOptions {
   /** Instead of the configured learning rate; a function of it in a step that is captured, which asks once whenever it is replayed. */
   lr?: number | (() => number)
@@ -139,6 +144,7 @@ export abstract class Optimizer {
     return norm
   }
 
+  /** Frees the gradients of all its parameters. */
   zeroGrad(): void {
     for (const { p } of this.slots.values()) {
       p.grad?.dispose()
@@ -170,6 +176,7 @@ export abstract class Optimizer {
     this.steps = steps
   }
 
+  /** Frees gradients and moments; parameters stay. */
   dispose(): void {
     this.zeroGrad()
     for (const moment of this.moments().values()) moment.dispose()
@@ -190,9 +197,11 @@ export class AdamW extends Optimizer {
   }
 }
 
+/** Settings of `Muon`: its own for matrices, Adam's for all else. */
 export interface MuonConfig extends AdamConfig {
   /** Learning rate of the matrices; `lr`, and a schedule, speak of the others, and the ratio of the two is kept. 0.02 by default. */
   matrixLr?: number
+  /** Decay of the matrices' momentum; 0.95 by default. */
   momentum?: number
   /** Which parameters are matrices to orthogonalise; by default those of the layers with two axes, both of at least 16. */
   matrices?: (name: string, p: Tensor) => boolean

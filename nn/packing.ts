@@ -11,6 +11,7 @@ import { sizeOf } from '../engine/shape.ts'
 import { type Tensor, tensor, varying, zeros } from '../engine/tensor.ts'
 import { checkKnown } from './fields.ts'
 
+/** What says which tokens of a batch are padding, and where sequences begin. */
 export interface Packing {
   /** int32 [B,T]: 0 marks padding, which leaves no trace: what follows is computed, and the state is, as if it weren't there. */
   mask?: Tensor

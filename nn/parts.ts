@@ -6,6 +6,7 @@ import { Tensor } from '../engine/tensor.ts'
 /** A part of a state; int32 ones are Int32Arrays on the host, the others tensors. The size -1 grows with the tokens, from 0; -2 with those of a source, which is written once. */
 export interface Part {
   dtype: DType
+  /** Its sizes for B rows. */
   shape: readonly number[]
   /** What the numbers of an int32 part stay below. */
   below?: number
@@ -23,6 +24,7 @@ export function outside(counts: Int32Array, { below = Infinity }: Part): string 
   return bad < 0 ? 'a number below 0' : `${bad}, which must be below ${below}`
 }
 
+/** The parts of a layer's state by name; a list where there are layers within. */
 export type Parts = { readonly [name: string]: Part | readonly Parts[] }
 
 export const isPart = (part: Part | readonly Parts[]): part is Part => !Array.isArray(part)

@@ -1,10 +1,13 @@
 /** Configurations of FastWeightsAttention, named after the papers they are from. */
 import type { FastWeightsAttentionConfig } from './attention.ts'
 
+/** A layer as a paper has it: its settings, and where these come from. */
 export interface AttentionPreset {
+  /** The paper, or the package. */
   source: string
   /** What is not as in the source; widths of heads are dModel / heads for keys and values alike in all of them. */
   deviates: string
+  /** What differs from the layer's defaults. */
   config: Partial<FastWeightsAttentionConfig>
 }
 
@@ -29,6 +32,7 @@ const tokenShift = 'convolutions of two taps behind the projections in place of 
 const alike = "decays and the present token's bonus begin alike in all layers"
 const drawnFrom0 = 'A of the gates from U(0, 16), not U(1, 16)'
 
+/** Layers of papers and packages by name, as settings of `FastWeightsAttention`. */
 export const attentionPresets = {
   'labml-fast-weights': {
     source: 'labml.ai, transformers/fast_weights',
@@ -217,4 +221,5 @@ export const attentionPresets = {
     config: { ...deltaNet, rule: 'titans', scale: 'none', outputGate: 'silu' },
   },
 } as const satisfies Record<string, AttentionPreset>
+/** The name of a layer of a paper: a key of `attentionPresets`. */
 export type AttentionPresetName = keyof typeof attentionPresets

@@ -18,6 +18,7 @@ import { givenState, type Parts } from './parts.ts'
 /** Those of the engine, and two that are delta nets one behind the other, with a chunk form. */
 export type RecurrentNetName = NetName | 'delta-mlp' | 'delta-delta'
 
+/** Settings of a `RecurrentNet` layer. */
 export interface RecurrentNetConfig {
   dModel: number
   heads: number
@@ -61,6 +62,7 @@ function coreOf({ dModel, heads, net, netDepth }: RecurrentNetConfig): Core {
 /** Nets that take x as it is: their own matrices are the projection. */
 const bare = new Set<RecurrentNetName>(['srwm', 'smfwp'])
 
+/** What a `RecurrentNet` layer can have for its heads: the engine's nets, and two that are made of several. */
 export const recurrentNetNames: readonly RecurrentNetName[] = [...namesOf(nets), 'delta-mlp', 'delta-delta']
 
 const fields: Fields<RecurrentNetSettings> = {
@@ -111,7 +113,9 @@ class Slow extends Module {
 
 /** y = W_o net(W x): [B,T,D] -> [B,T,D]. */
 export class RecurrentNet extends Module {
+  /** From the input to the inputs of the nets. */
   projection: Linear | null
+  /** The nets' own parameters. */
   slow: Slow
   output: Linear
   config: RecurrentNetConfig

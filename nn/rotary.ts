@@ -6,6 +6,7 @@ import { concat, permute, reshape, slice } from '../engine/ops/movement.ts'
 import type { Tensor } from '../engine/tensor.ts'
 import { positionTable } from './packing.ts'
 
+/** Options of `rotary`. */
 export interface RotaryOptions {
   /** Of the angles, 10000 by default. */
   base?: number

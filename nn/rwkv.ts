@@ -34,6 +34,7 @@ const mixed = (a: Tensor, b: Tensor, mix: Tensor): Tensor => add(a, mul(sub(b, a
 const shiftedMix = (version: RwkvSettings['version'], x: Tensor, before: Tensor, mix: Tensor): Tensor =>
   version === 7 ? mixed(x, before, mix) : mixed(before, x, mix)
 
+/** Settings of RWKV's time mixing. */
 export interface RwkvSettings {
   version: 4 | 5 | 7
   /** Heads; RWKV-4 has one channel for each. */
@@ -46,8 +47,11 @@ export interface RwkvSettings {
   kappaEps: number
   /** 7: numbers by way of which decays, rates, values' mixing and gates are made. */
   decayRank: number
+  /** Numbers that rates are made of. */
   rateRank: number
+  /** Numbers that the mixing of values is made of. */
   valueRank: number
+  /** Numbers that gates are made of. */
   gateRank: number
 }
 export type RwkvConfig = RwkvSettings & { dModel: number }
@@ -72,6 +76,7 @@ const fields: Fields<Omit<RwkvSettings, 'version'>> = {
 /** What each version's token shift feeds, in the order of its parameters. */
 const shifts = { 4: ['k', 'v', 'r'], 5: ['k', 'v', 'r', 'g'], 7: ['r', 'w', 'k', 'v', 'a', 'g'] } as const
 
+/** What RWKV's time mixing carries: its memory, and the last token that it saw. */
 export interface RwkvState extends Partial<FastWeightState> {
   /** The last token, [B,1,D]. */
   shift?: Tensor
@@ -79,6 +84,7 @@ export interface RwkvState extends Partial<FastWeightState> {
 
 /** With RWKV-7, `first`: the values of a model's first layer, [B,T,D], which the others mix into their own; the first one returns them. */
 export interface RwkvOptions extends AttentionOptions {
+  /** The values of the model's first layer, [B,T,D]. */
   first?: Tensor
 }
 
@@ -94,6 +100,7 @@ export class RwkvTimeMix extends Module {
   gate: Linear | null
   /** 4, 5: a channel's decay, as `decays` says, [D]; the bonus of the present token, [D]. */
   decay: Tensor | null
+  /** 4, 5: the bonus of the present token, [D]. */
   bonus: Tensor | null
   /** 7. */
   decay_lora: LowRank | null

@@ -69,12 +69,14 @@ const packedDtypes = {
 
 /** The dtypes that are read as numbers. */
 export type Dtype = keyof typeof dtypes
+/** The names of dtypes that aren't read as numbers, such as those of 8 bits. */
 export type PackedDtype = keyof typeof packedDtypes
 
 /** A tensor of a dtype that isn't read as numbers: its bytes as they are in the file. It can be written again. */
 export class PackedEntry {
   readonly dtype: PackedDtype
   shape: number[]
+  /** Its bytes in the file, or a copy of them. */
   readonly bytes: Uint8Array
   private readonly name: string
 
@@ -103,7 +105,9 @@ export type SafetensorsEntry =
 
 /** Bytes, or what gives some of them when they are asked for, such as a file: then an entry's `data` is read each time. */
 export interface Bytes {
+  /** How many there are. */
   readonly length: number
+  /** Those from `begin` up to `end`, which isn't among them. */
   subarray(begin: number, end: number): Uint8Array
 }
 
@@ -111,6 +115,7 @@ const isRead = (dtype: string): dtype is Dtype => Object.hasOwn(dtypes, dtype)
 const isPacked = (dtype: string): dtype is PackedDtype => Object.hasOwn(packedDtypes, dtype)
 const bitsOf = (dtype: Dtype | PackedDtype): number => (isRead(dtype) ? dtypes[dtype].bits : packedDtypes[dtype])
 
+/** What a safetensors file holds: arrays by name, and texts by name beside them. */
 export interface Safetensors {
   /** Has no prototype, so that a key such as `constructor` is only there if the file has it. */
   metadata: Record<string, string>

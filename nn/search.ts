@@ -10,9 +10,11 @@ import { type Tensor, tensor } from '../engine/tensor.ts'
 import { EncoderDecoder, type EncoderDecoderState } from './encoder-decoder.ts'
 import { disposeState, mapState, takeRows } from './state.ts'
 
+/** Options of a search for a target's symbols. */
 export interface SearchOptions {
   /** The symbol that every target begins with, and the one that ends it. */
   begin: number
+  /** The symbol that ends a target. */
   end: number
   /** The most symbols of a target, its end included. */
   length: number
@@ -20,6 +22,7 @@ export interface SearchOptions {
   sourceMask?: Tensor
 }
 
+/** Options of `beamSearch`. */
 export interface BeamOptions extends SearchOptions {
   /** How many beginnings go on at a time, for each source. */
   beams: number
@@ -27,6 +30,7 @@ export interface BeamOptions extends SearchOptions {
   alpha?: number
 }
 
+/** A target that a search has found. */
 export interface Hypothesis {
   /** Between begin and end. */
   tokens: number[]
@@ -36,6 +40,7 @@ export interface Hypothesis {
   ended: boolean
 }
 
+/** A target that `beamSearch` has found, with the score that it ranks by. */
 export interface ScoredHypothesis extends Hypothesis {
   /** logProbability / lengthPenalty(number of symbols, alpha), the end counted as one. */
   score: number

@@ -14,9 +14,11 @@ import { atTokens, checkPacking, type Packing, places } from './packing.ts'
 import { givenState, type Parts } from './parts.ts'
 import { rotary } from './rotary.ts'
 
+/** What softmax attention carries: keys and values of every token so far. */
 export interface KeyValueState {
   /** [B,H,t,K]: grows with every token, unlike fast weights. */
   keys: Tensor
+  /** [B,H,t,V]. */
   values: Tensor
   /** [B,t]: 0 where a key is padding, or of a sequence that has ended. */
   visible: Int32Array
@@ -34,9 +36,11 @@ export interface SoftmaxOptions {
   window?: number
   /** Biases of queries, keys and values; of the output layer (there by default). */
   bias?: boolean
+  /** A bias of the output layer; there by default. */
   outputBias?: boolean
   /** Of rotary positions, 10000 by default; and how many channels of a head turn, 0 for all. */
   base?: number
+  /** How many channels of a head turn; 0 for all. */
   rotaryWidth?: number
   /** RMS norm of queries and keys, before positions; null for none. */
   headNorm?: HeadNormOptions | null

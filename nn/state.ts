@@ -16,6 +16,7 @@ export type State = LayerState
 
 /** A layer or a model with a state of type S, whose parts it tells for B rows. */
 export interface Stateful<S extends State> extends Module {
+  /** The parts of its state for B rows. */
   stateParts(B: number): Parts
   forward(...given: never[]): { state: S }
 }

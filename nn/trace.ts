@@ -44,6 +44,7 @@ export interface LayerTrace {
   recall?: Tensor
   /** What key t retrieves before and after its own write, [B,T,H,V], where there is a `recall`. */
   before?: Tensor
+  /** The same after its write. */
   after?: Tensor
   /**
    * The weight of value s in what token t reads, [B,H,T,T] as [t,s] and 0 for s > t: of softmax attention its weights; of a linear memory q_t^T

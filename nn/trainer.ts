@@ -11,7 +11,9 @@ import { Module, walk } from './module.ts'
 import { Optimizer, type Schedule } from './optimizers.ts'
 import type { Transformer } from './transformer.ts'
 
+/** Settings of a `Trainer`. */
 export interface TrainerConfig {
+  /** The learning rate of each step, from 1. */
   schedule: Schedule
   /** Bound on the norm of all gradients together; Infinity for none. */
   clipNorm: number
@@ -22,18 +24,22 @@ export interface TrainerConfig {
   capture?: boolean
 }
 
+/** What a step of training tells. */
 export interface StepResult {
   /** The step just taken, from 1. */
   step: number
   /** Mean cross-entropy of the batch before the step, in nats a token. */
   loss: number
+  /** Norm of all gradients together, before it is bounded. */
   gradNorm: number
+  /** The learning rate of the step. */
   lr: number
 }
 
 /** A loss or a gradient norm that isn't finite. The parameters are spoilt by then: go back to a checkpoint. */
 export class DivergenceError extends Error {
   override name = 'DivergenceError'
+  /** The step that it happened in, from 1. */
   readonly step: number
   /** `updates`: how often the parameters had been updated when the value was computed. */
   constructor(step: number, what: string, value: number, updates = step) {

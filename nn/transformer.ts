@@ -29,6 +29,7 @@ export interface TransformerConfig extends Omit<FastWeightsAttentionConfig, 'pos
   /** Size of the vocabulary. */
   symbols: number
   layers: number
+  /** Width within the feed-forward layers. */
   dFf: number
   /** What all layers have where there is no `mixer`. */
   attention: 'fast-weights' | 'softmax'
@@ -38,7 +39,9 @@ export interface TransformerConfig extends Omit<FastWeightsAttentionConfig, 'pos
    */
   mixer?: MixerChoice | readonly MixerChoice[]
   activation: UnaryOp
+  /** The probability that a number is dropped in training. */
   dropout: number
+  /** Layer norms, or RMS norms. */
   norm: 'layer' | 'rms'
   /** Normalise what attention reads (pre-norm). labml constructs this norm and never uses it: false there. */
   attentionNorm: boolean
@@ -88,9 +91,11 @@ export const softmaxBaseline: Omit<TransformerConfig, 'symbols'> = {
   embeddingStd: 0.02,
 }
 
+/** What a `Transformer` carries from one token to the next. */
 export interface TransformerState {
   /** Tokens seen so far of each row's sequence, padding not counted, [B]. */
   position: Int32Array
+  /** The state of each layer's mixer. */
   layers: LayerState[]
 }
 
@@ -101,6 +106,7 @@ export class TransformerLayer extends Module {
   norm_self_attn: LayerNorm | RMSNorm
   norm_ff: LayerNorm | RMSNorm
   drop: Dropout
+  /** Whether there is a norm before the mixer. */
   attentionNorm: boolean
 
   constructor(config: TransformerConfig, { kind, settings }: LayerMixer, g: Generator, layer = 0) {

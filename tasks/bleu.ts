@@ -5,6 +5,7 @@
 import { checkFlag, checkNumber, checkOptions, told } from '../engine/arguments.ts'
 import { checkChoice } from '../nn/fields.ts'
 
+/** Options of `corpusBleu` and `sentenceBleu`. */
 export interface BleuOptions {
   /** 13a, that of WMT, by default. */
   tokenizer?: BleuTokenizer
@@ -18,16 +19,21 @@ export interface BleuOptions {
   effectiveOrder?: boolean
 }
 
+/** A BLEU score, and what it is made of. */
 export interface Bleu {
   /** 0 to 100. */
   score: number
   /** Of 1- to 4-grams: those that match, and all; and their ratio, smoothed, 0 to 100. */
   counts: number[]
+  /** All 1- to 4-grams of the answers. */
   totals: number[]
+  /** Their ratios, smoothed, 0 to 100. */
   precisions: number[]
+  /** What the mean of precisions is multiplied by where answers are shorter than their references; at most 1. */
   brevityPenalty: number
   /** In tokens: of the answers, and of the references closest to each. */
   length: number
+  /** Tokens of the references that are closest in length. */
   referenceLength: number
 }
 
@@ -67,6 +73,7 @@ const tokenizers = {
   char: (line: string) => [...line].join(' '),
 } satisfies Record<string, (line: string) => string>
 
+/** How a line is split into tokens before they are counted. */
 export type BleuTokenizer = keyof typeof tokenizers
 
 /** A line's tokens. */
@@ -85,6 +92,7 @@ const smoothings = {
   'add-k': () => 0,
 } satisfies Record<string, (total: number, before: number, value: number) => number>
 
+/** How an order of n-grams counts of which none matches. */
 export type BleuSmoothing = keyof typeof smoothings
 const smoothingValues: Partial<Record<BleuSmoothing, number>> = { floor: 0.1, 'add-k': 1 }
 

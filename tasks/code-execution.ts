@@ -6,8 +6,11 @@ import { type Mersenne, mersenne } from './mersenne.ts'
 import { wrongTargets } from './targets.ts'
 import { type Example, type Split, splits, type Task, task } from './task.ts'
 
+/** Settings of code execution. */
 export interface CodeExecutionSettings {
+  /** Variables that a program may assign, 1 to 5. */
   variables: number
+  /** Statements of a program, each with at most one condition. */
   statements: number
   semantics: 'published' | 'plain'
 }
@@ -175,6 +178,7 @@ const codeExecution: Task<CodeExecutionSettings> = task({
   chance: () => 0,
 })
 
+/** The task of this file by name. */
 export const codeExecutionTasks = { 'code-execution': codeExecution } satisfies Record<string, unknown>
 
 /**

@@ -6,7 +6,9 @@ import { ignoredTarget } from '../nn/model.ts'
 import { wrongTargets } from './targets.ts'
 import { type Example, type Task, task } from './task.ts'
 
+/** Settings of copying. */
 export interface CopySettings {
+  /** The most bits of a pattern. */
   length: number
 }
 
@@ -66,4 +68,5 @@ const copy: Task<CopySettings> = task({
   chance: ({ length }) => (1 - 2 ** -length) / length,
 })
 
+/** The task of this file by name. */
 export const copyTasks = { copy } satisfies Record<string, unknown>

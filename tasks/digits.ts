@@ -44,12 +44,15 @@ export function readIdx(bytes: Uint8Array, name: string, axes: number): Idx {
 
 const hex = (n: number): string => `0x${n.toString(16).padStart(8, '0')}`
 
+/** Images of handwritten digits, read pixel by pixel. */
 export interface Digits {
+  /** How many images there are. */
   readonly count: number
   /** Pixels of an image. */
   readonly T: number
   /** Grey levels, and classes. */
   readonly symbols: number
+  /** The class of image i. */
   label(i: number): number
   /** Pixels [T], the first row first; the label is asked for at the last. */
   example(i: number): Example

@@ -19,12 +19,15 @@ export class TaskFileError extends Error {
   override name = 'TaskFileError'
 }
 
+/** Examples of one split. */
 export interface TaskSet {
   split: Split
   examples: readonly Example[]
 }
 
+/** What a file of a task's examples holds. */
 export interface TaskFile {
+  /** The task's settings, as the file says them. */
   settings: object
   /** Each with its prefix in the file. */
   sets: readonly (TaskSet & { prefix: string })[]

@@ -10,12 +10,18 @@ import { lastTarget, wrongTargets } from './targets.ts'
 import { type Example, type Split, splits, type Task, task } from './task.ts'
 import { TextError } from './text.ts'
 
+/** Settings of the original's ListOps, expressions of any depth. */
 export interface NyuListopsSettings {
+  /** The most operands of an operator. */
   operands: number
+  /** The share of operands that are expressions themselves, 0 to 1. */
   branching: number
+  /** The level at which all operands are digits; the outermost operator is at level 1. */
   maxDepth: number
 }
+/** Settings of the fast-weight paper's ListOps, expressions of equal depth. */
 export interface ListopsSettings extends NyuListopsSettings {
+  /** The level of the deepest digit. */
   depth: number
 }
 
@@ -35,6 +41,7 @@ const median: Operator = [
 const sum: Operator = ['[SM', (x) => x.reduce((a, b) => a + b) % 10]
 
 const variants = { listops: [least, most, first], 'listops-nyu': [least, most, median, sum] } satisfies Record<string, readonly Operator[]>
+/** The two variants of ListOps. */
 export type ListopsName = keyof typeof variants
 
 /** The symbols: digits 0 to 9, the operators from 10 on, the closing bracket; padding is the next. */
@@ -227,6 +234,7 @@ const listopsNyu: Task<NyuListopsSettings> = task({
   chance: () => 0.11, // 0, of 100,000 expressions
 })
 
+/** The tasks of this file by name. */
 export const listopsTasks = { listops, 'listops-nyu': listopsNyu } satisfies Record<ListopsName, unknown>
 
 // --- Files ----------------------------------------------------------------------------------------------------------------------------

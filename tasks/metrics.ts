@@ -2,6 +2,7 @@
 import { ignoredTarget } from '../nn/model.ts'
 import type { MetricName } from './task.ts'
 
+/** Counts what is right, batch by batch. */
 export interface Metric {
   /** Predictions and targets of B rows [B,T]; places whose target is `ignoredTarget` don't count. */
   add(predictions: ArrayLike<number>, targets: ArrayLike<number>, B: number): void

@@ -11,6 +11,7 @@ import { type Mersenne, mersenne } from './mersenne.ts'
 import { type Split, splits } from './task.ts'
 import { charVocabulary, TextError, type Vocabulary } from './text.ts'
 
+/** A source and the target that it stands for, such as a date in two spellings. */
 export type Pair = readonly [source: string, target: string]
 
 /** The lines of a text, each a source, a tab, and a target. */
@@ -119,10 +120,13 @@ export function dateVocabularies(): PairVocabularies {
 export interface PairVocabularies {
   source: Vocabulary
   target: Vocabulary
+  /** The symbol that every target begins with. */
   begin: number
+  /** The symbol that ends a target. */
   end: number
   /** As `EncoderDecoder` takes them. */
   sourceSymbols: number
+  /** The size of the targets' vocabulary, those two included. */
   symbols: number
 }
 
@@ -142,9 +146,11 @@ export function pairVocabularies(pairs: readonly Pair[]): PairVocabularies {
   return vocabulariesOf(characters(0), characters(1))
 }
 
+/** Batches of pairs, by step. */
 export interface PairSampler {
   /** The batch of step 0, 1, ...: the same whenever it is asked for. Its tensors are the caller's, to be disposed of. */
   batch(step: number): PairBatch
+  /** How many batches hold every pair once. */
   readonly stepsPerEpoch: number
 }
 
@@ -167,6 +173,7 @@ export function pairBatches(
   }
 }
 
+/** Options of what a model answers to sources. */
 export interface AnswerOptions {
   /** The most characters of an answer, its end included. */
   length: number

@@ -8,10 +8,13 @@ import type { JsonObject, PackageName } from '../nn/pretrained/architecture.ts'
 import type { RecurrentNetConfig, RecurrentNetName } from '../nn/recurrent-net.ts'
 import { labml, layerMixers, softmaxBaseline, type TransformerConfig } from '../nn/transformer.ts'
 
+/** How a model is trained: batches, optimiser, schedule. */
 export interface TrainingConfig {
   /** T, characters in a sequence; B, sequences in a batch. */
   seqLen: number
+  /** B, sequences in a batch. */
   batch: number
+  /** Steps of training in all. */
   steps: number
   optimizer: 'adam' | 'adamw' | 'muon'
   schedule: 'cosine' | 'noam' | 'constant'
@@ -19,19 +22,24 @@ export interface TrainingConfig {
   lr: number
   /** Muon's rate for the matrices of the layers, at the peak. */
   matrixLr: number
+  /** Steps in which the rate rises. */
   warmup: number
   /** What the cosine falls to, as a part of the peak. */
   lrFloor: number
+  /** Adam's decay of the mean of squares. */
   beta2: number
   weightDecay: number
   /** Bound on the gradient's norm; 0 for none. */
   clip: number
   /** `random`: rows start anywhere; `epoch`: labml's, every piece of the text once an epoch. */
   sampling: 'random' | 'epoch'
+  /** What samples go on from. */
   prompt: string
 }
 
+/** A model and how to train it: what `--preset` names. */
 export interface Recipe {
+  /** One line. */
   description: string
   model: Omit<TransformerConfig, 'symbols'>
   training: TrainingConfig
@@ -122,6 +130,7 @@ const ofPapers = Object.fromEntries(
   Object.keys(attentionPresets).map((name) => [name, withAttention(name as AttentionPresetName)]),
 ) as Record<AttentionPresetName, Recipe>
 
+/** The recipes by name. */
 export const presets = {
   default: {
     ...ofPapers.comba,
@@ -181,10 +190,12 @@ export const presets = {
   rnn: withNet('rnn', 'vanilla RNNs of one head', oneHead),
   ...ofPapers,
 } satisfies Record<string, Recipe>
+/** The name of a recipe: a key of `presets`. */
 export type PresetName = keyof typeof presets
 
 /** A model of another package's architecture, small, to be trained here and exported as that package's files. */
 export interface PackageRecipe {
+  /** One line. */
   description: string
   package: PackageName
   /** Its config.json, but for the vocabulary. */
@@ -226,6 +237,7 @@ const qwenLayers = {
 }
 const experts = { moe_intermediate_size: 128, num_experts: 4 }
 
+/** Recipes of other packages' architectures by name. */
 export const packagePresets = {
   'fla-deltanet': ofPackage('fla', 'delta_net', 'DeltaNetForCausalLM', 'DeltaNet', fourHeads),
   'fla-gated-deltanet': ofPackage('fla', 'gated_deltanet', 'GatedDeltaNetForCausalLM', 'Gated DeltaNet', {
@@ -291,7 +303,9 @@ export const packagePresets = {
     intermediate_size: 512,
   }),
 } satisfies Record<string, PackageRecipe>
+/** The name of a recipe of another package's architecture: a key of `packagePresets`. */
 export type PackagePresetName = keyof typeof packagePresets
+/** Whether a recipe of this name is one of another package's architecture. */
 export const isPackagePreset = (name: string): name is PackagePresetName => Object.hasOwn(packagePresets, name)
 
 /** The learning-rate schedule of a recipe. */

@@ -10,6 +10,7 @@ import { retrieval1, retrieval2 } from './retrieval.ts'
 import { modularArithmetic, modularArithmeticBrackets, parityFinal } from './state-tracking.ts'
 import type { AnyTask } from './task.ts'
 
+/** The tasks by name. */
 export const tasks = {
   'retrieval-1': retrieval1,
   'retrieval-2': retrieval2,
@@ -39,4 +40,5 @@ export const tasks = {
   ...copyTasks,
 } satisfies Record<string, AnyTask>
 
+/** The name of a task: a key of `tasks`. */
 export type TaskName = keyof typeof tasks

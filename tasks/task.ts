@@ -15,16 +15,19 @@ export interface Example {
 
 /** Which of a task's examples: to train on, to choose by, to report. Some tasks draw them by different rules. */
 export type Split = 'train' | 'valid' | 'test'
+/** The three splits, in their order. */
 export const splits: readonly Split[] = ['train', 'valid', 'test']
 
 /** How answers are counted. */
 export type MetricName = 'places' | 'sequences' | 'classes' | 'share of each sequence'
 
+/** A synthetic task: its settings, what it draws, and how answers are counted. */
 export interface Task<S extends object = object> {
   /** One line. */
   readonly title: string
   /** The paper, and whose code runs it this way. */
   readonly source: string
+  /** What its settings may be, and are by default. */
   readonly fields: Fields<S>
   /** The names that the settings have in the files of the authors' generators, where they have one; a list of names for a list of values. */
   readonly options: Readonly<Record<string, (keyof S & string) | readonly (keyof S & string)[]>>
@@ -42,6 +45,7 @@ export interface Task<S extends object = object> {
   readonly fixed?: boolean
   /** 'pairs': in files inputs are keys and values apart, [N,2,L], and queries [N] and targets [N] stand by themselves. */
   readonly layout?: 'pairs'
+  /** A sequence, drawn from this stream. */
   draw(settings: S, split: Split, random: Mersenne): Example
   /** The first n of a split, where they don't come independently of each other; fewer if there are no more. */
   set?(settings: S, split: Split, random: Mersenne, n: number): Example[]
@@ -49,6 +53,7 @@ export interface Task<S extends object = object> {
   readonly tables?: Readonly<Record<string, (settings: S) => Int32Array>>
   /** What is wrong with a sequence or its targets, by the rule alone; undefined where nothing is. */
   wrong(settings: S, example: Example, split: Split, tables?: Tables): string | undefined
+  /** How its answers are counted. */
   readonly metric: MetricName
   /** The share that is right where nothing is learnt. */
   chance(settings: S): number

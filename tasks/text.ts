@@ -15,11 +15,15 @@ export class TextError extends Error {
 
 // --- Vocabulary -----------------------------------------------------------------------------------------------------------------------
 
+/** The symbols that a text is made of, and their numbers. */
 export interface Vocabulary {
+  /** The symbols by number. */
   readonly symbols: readonly string[]
   /** The number of symbols, N. */
   readonly size: number
+  /** The numbers of a text's symbols. Throws a TextError where the vocabulary lacks one. */
   encode(text: string): Int32Array
+  /** The text of these numbers. */
   decode(tokens: ArrayLike<number>): string
 }
 
@@ -121,6 +125,7 @@ export interface Batch extends TokenBatch {
   count: number
 }
 
+/** Batches of a text, by step. */
 export interface Sampler {
   /** The batch of step 0, 1, ...: the same whenever it is asked for. */
   batch(step: number): Batch
@@ -128,9 +133,13 @@ export interface Sampler {
   readonly stepsPerEpoch: number
 }
 
+/** Options of what samples batches from a text. */
 export interface SamplerOptions {
+  /** Rows of a batch. */
   B: number
+  /** Tokens of a row. */
   T: number
+  /** Of the order in which rows come; 0 by default. */
   seed?: number
 }
 

@@ -12,7 +12,9 @@ import type { LanguageModel } from '../nn/model.ts'
 import { disposeState, mapState } from '../nn/state.ts'
 import { type Batch, evaluationBatches, ignoredTarget, TextError, type Vocabulary } from './text.ts'
 
+/** Stands for a word that isn't in the vocabulary. */
 export const unknownWord = '<unk>'
+/** Stands for the end of a line. */
 export const endOfLine = '<eos>'
 
 /** The words of a text, `<eos>` after each line: after the last one, too, whether it ends there or not. */
@@ -85,6 +87,7 @@ export function* streamBatches(tokens: Int32Array, T: number, B: number): Genera
   }
 }
 
+/** Options of `perplexity`. */
 export interface PerplexityOptions {
   /** Tokens of a segment. */
   T: number

@@ -1,9 +1,11 @@
 import type { Capture, CaptureOptions } from './capture.ts'
 import type { Kernels } from './kernels.ts'
 
+/** The type of a tensor's numbers: floats, or the integers of tokens, targets and masks. The reference device keeps float32 in float64. */
 export type DType = 'float32' | 'int32'
 /** What a read gives: Float64Array on the reference device, Float32Array elsewhere, Int32Array for int32. */
 export type HostArray = Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> | Int32Array<ArrayBuffer>
+/** The devices: `reference`, float64 in plain JavaScript; `wasm`, WebAssembly SIMD on the CPU; `webgpu`, the GPU. */
 export type DeviceName = 'reference' | 'wasm' | 'webgpu'
 
 /** What times a device whose kernels run later than they are called. */
@@ -28,12 +30,14 @@ export interface Device<S = any> {
   readonly double: boolean
   /** Whether kernels run later than they are called: a next step may be begun before the last is read, so that the device never idles. */
   readonly defers: boolean
+  /** What the device computes with. */
   readonly kernels: Kernels<S>
   /**
    * `size` elements, 4 bytes each (8 on the reference device), contents undefined. Throws an Error that says how much is in use when there's no more.
    * `lasting`: the host is going to write it once, so that a step that is captured may use it for nothing else.
    */
   allocate(dtype: DType, size: number, lasting?: boolean): S
+  /** Gives a block back. It isn't used afterwards. */
   free(storage: S): void
   /**
    * Only where kernels reach many blocks at once if these lie side by side: new blocks that do, of the sizes of these float ones. Null where those have

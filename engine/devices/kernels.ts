@@ -44,6 +44,7 @@ export const unaryOps = [
 /** `elu` has alpha 1; `gelu` is the tanh approximation x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))); `softplus` has beta 1. */
 export type UnaryOp = (typeof unaryOps)[number]
 
+/** The elementwise ops of two arguments that a device has kernels for. */
 export const binaryOps = ['add', 'sub', 'mul', 'div', 'max', 'min', 'equal', 'greater'] as const
 /** `equal` and `greater` give 1 or 0; NaN is neither. */
 export type BinaryOp = (typeof binaryOps)[number]
@@ -83,10 +84,15 @@ export interface MatmulSizes {
   halfB?: HalfType
 }
 
+/** One step of Adam, as its kernel is asked for it. */
 export interface AdamOptions {
+  /** Learning rate. */
   lr: number
+  /** Decay of the mean of gradients. */
   beta1: number
+  /** Decay of the mean of their squares. */
   beta2: number
+  /** Added to the root of that mean. */
   eps: number
   weightDecay: number
   /** true: AdamW (p -= lr * weightDecay * p); false: weight decay is added to the gradient. */
@@ -105,8 +111,11 @@ export interface AdamSlot<S> {
   n: number
 }
 
+/** One step of Muon's momentum, decay and update, as its kernel is asked for it. */
 export interface MuonOptions {
+  /** Learning rate. */
   lr: number
+  /** Decay of the momentum, in [0, 1). */
   momentum: number
   /** Decoupled: p -= lr * weightDecay * p. */
   weightDecay: number
@@ -336,6 +345,10 @@ export interface NetInputs<S> {
   tokens: S | null
 }
 
+/**
+ * What a device computes: every kernel reads and writes memory of type S, which the device lends. Sizes come beside it; nothing is
+ * checked here.
+ */
 export interface Kernels<S> {
   // ---- elementwise -------------------------------------------------------------------------------------------------
   /** y[0..n) = value. */
@@ -344,6 +357,7 @@ export interface Kernels<S> {
   affine(x: S, y: S, n: number, scale: number, shift: number): void
   /** y += x. */
   accumulate(x: S, y: S, n: number): void
+  /** y = op(x), element by element. */
   unary(op: UnaryOp, x: S, y: S, n: number): void
   /** dx = dy * op'(x), where y = op(x). For neg, exp, sqrt and relu the caller may have y only, and give it for x too. */
   unaryBackward(op: UnaryOp, x: S, y: S, dy: S, dx: S, n: number): void
@@ -409,6 +423,7 @@ export interface Kernels<S> {
   convBackward(x: S, w: S, state: S | null, dy: S, dx: S, dw: S, dstate: S | null, B: number, T: number, D: number, W: number): void
   /** DPFP-nu without its normalisation: r = relu([x, -x]) (2D wide); y = concat_{i=1..nu} r * roll(r, i), roll(r, i)[j] = r[j - i]. x: [R,D]; y: [R, 2 D nu]. Schlag 2021, eq. 37. */
   dpfp(x: S, y: S, R: number, D: number, nu: number): void
+  /** dx from dy, x: [R,D], dy: [R, 2 D nu]; written, not accumulated. */
   dpfpBackward(x: S, dy: S, dx: S, R: number, D: number, nu: number): void
 
   // ---- random ------------------------------------------------------------------------------------------------------
@@ -511,4 +526,5 @@ export interface Kernels<S> {
   solveSpd(a: S, b: S, x: S, N: number, K: number): void
 }
 
+/** The name of a kernel: of every method that a device's `kernels` have. */
 export type KernelName = keyof Kernels<unknown>

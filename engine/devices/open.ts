@@ -5,11 +5,16 @@ import { referenceDevice } from './reference/index.ts'
 import { type WasmOptions, wasmDevice } from './wasm/index.ts'
 import { type WebgpuOptions, webgpuDevice } from './webgpu/index.ts'
 
+/** What `openDevice` opens: a device by name, or `auto`, which picks one. */
 export const deviceChoices = ['auto', 'wasm', 'webgpu', 'reference'] as const satisfies readonly (DeviceName | 'auto')[]
+/** One of `deviceChoices`. */
 export type DeviceChoice = (typeof deviceChoices)[number]
 
+/** Options of `openDevice`: those of the devices that it may open. */
 export interface OpenOptions {
+  /** For the wasm device, also where `auto` picks it. */
   wasm?: WasmOptions
+  /** For the webgpu device, also where `auto` picks it. */
   webgpu?: WebgpuOptions
   /** Is told, in a line, what `auto` has picked and why. */
   log?: (line: string) => void

@@ -14,8 +14,11 @@ const featuresOf = (net: NetBuilder, features: KeyFeatures, x: Vector): Vector =
 /** What a softmax over the last output adds to its sum. */
 const feedbackEps = 1e-6
 
+/** Options of `deltaRnn`. */
 export interface DeltaRnnOptions {
+  /** Width of keys and queries. */
   K: number
+  /** Width of values, and of what feeds back. */
   V: number
   /** 2, the paper's: h_t = z_t + softmax(h_{t-1}) R_t. 1: h_t = softmax(z_t + h_{t-1} R_t). */
   version?: 1 | 2
@@ -51,8 +54,11 @@ export function deltaRnn({ K, V, version = 2, features = version === 1 ? 'softma
   })
 }
 
+/** Options of `deltaLstm`. */
 export interface DeltaLstmOptions {
+  /** Width of keys and queries. */
   K: number
+  /** Width of values, and of the state h. */
   V: number
   /** 4 is the paper's best. 3: u = sigmoid(...), h = o c + z_u. 2: u = sigmoid(...), h = o c. 1: the same, h = softmax(o c), and h itself is fed back. */
   version?: 1 | 2 | 3 | 4
@@ -98,8 +104,11 @@ export function deltaLstm({ K, V, version = 4, features = 'elu' }: DeltaLstmOpti
   })
 }
 
+/** Options of `recurrentDeltaNet`. */
 export interface RecurrentDeltaOptions {
+  /** Width of keys and queries. */
   K: number
+  /** Width of values, and of what feeds back. */
   V: number
 }
 
@@ -125,8 +134,11 @@ export function recurrentDeltaNet({ K, V }: RecurrentDeltaOptions): Net {
   })
 }
 
+/** Options of `fastWeightMemory`. */
 export interface FastWeightMemoryOptions {
+  /** Width of keys and queries. */
   K: number
+  /** Width of values. */
   V: number
 }
 

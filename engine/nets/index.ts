@@ -5,8 +5,10 @@ import { ba2016, programmer, recurrentProgrammer } from './programmer.ts'
 import { gru, lstm, vanillaRnn } from './recurrent.ts'
 import { selfModifyingProgrammer, selfReferential } from './self-referential.ts'
 
+/** A row of the table of recurrent nets: what it is called, where it comes from, and how its program is made. */
 export interface NetRow {
   title: string
+  /** The paper, and the equations in it. */
   source: string
   /** TeX. */
   equation: string
@@ -103,4 +105,5 @@ export const nets = {
     build: (D) => gru({ D }),
   },
 } as const satisfies Record<string, NetRow>
+/** The name of a recurrent net: a key of `nets`. */
 export type NetName = keyof typeof nets

@@ -30,7 +30,9 @@ import { sizeOf } from '../shape.ts'
 
 /** A register of the program. */
 export interface Vector {
+  /** How many numbers it holds. */
   readonly width: number
+  /** Where it begins among the registers, in numbers. */
   readonly at: number
 }
 
@@ -40,6 +42,7 @@ export interface Matrix {
   readonly rows: number
   readonly columns: number
   readonly at: number
+  /** Whether it is a parameter, which a program reads and doesn't write. */
   readonly slow: boolean
 }
 
@@ -50,14 +53,21 @@ export interface Part {
   readonly place: number
 }
 
+/**
+ * A recurrent net, compiled: its inputs, state and slow weights, and the program that computes a token. `defineNet` makes it, `runNet`
+ * runs it.
+ */
 export interface Net {
   readonly name: string
   /** In their order in x [B,T,H,I]: widths by name. */
   readonly inputs: Readonly<Record<string, number>>
+  /** Width of the input x [B,T,H,I]: the sum of the widths of `inputs`. */
   readonly I: number
+  /** Width of the output y [B,T,H,O]. */
   readonly O: number
   /** Numbers of a state and of the slow parameters, for each head. */
   readonly S: number
+  /** The same of its slow parameters. */
   readonly P: number
   /** Parts of the state by name. */
   readonly state: Readonly<Record<string, Part>>
@@ -67,10 +77,13 @@ export interface Net {
   readonly slow: Readonly<Record<string, Part>>
   /** All parameters: shapes for each head. */
   readonly parameters: Readonly<Record<string, readonly number[]>>
+  /** The program, an instruction after the other. */
   readonly instructions: readonly Instruction[]
   /** Floats of the registers, of a state and of the slow parameters in a kernel's memory. */
   readonly registers: number
+  /** Floats of a state in a kernel's memory. */
   readonly stateFloats: number
+  /** Floats of the slow parameters there. */
   readonly slowFloats: number
   /** The program as the kernels take it. */
   readonly code: Int32Array
@@ -95,6 +108,7 @@ class Parts {
   }
 }
 
+/** How a part of a net's state begins. */
 export interface StateOptions {
   /**
    * A sequence begins with the parameter of this name, [H, ...], and not with zeros; the state that is handed on is the shift from it, so
@@ -196,8 +210,11 @@ export class NetBuilder {
 
   // ---- vectors -----------------------------------------------------------------------------------------------------------------------
 
+  /** a + b, element by element. */
   add = (a: Vector, b: Vector): Vector => this.pair('add', a, b)
+  /** a - b, element by element. */
   sub = (a: Vector, b: Vector): Vector => this.pair('sub', a, b)
+  /** a b, element by element. */
   mul = (a: Vector, b: Vector): Vector => this.pair('mul', a, b)
 
   /** scale a + shift, with constants. */
@@ -221,6 +238,7 @@ export class NetBuilder {
     return this.emit('dot', 1, { a: a.at, b: b.at, c: a.width })
   }
 
+  /** op(a), element by element. */
   unary(op: UnaryOp, a: Vector): Vector {
     this.check(op, a)
     const b = unaryOps.indexOf(op)
@@ -228,7 +246,9 @@ export class NetBuilder {
     return this.emit('unary', a.width, { a: a.at, b })
   }
 
+  /** 1 / (1 + e^-a), element by element. */
   sigmoid = (a: Vector): Vector => this.unary('sigmoid', a)
+  /** tanh(a), element by element. */
   tanh = (a: Vector): Vector => this.unary('tanh', a)
   /** elu(a) + 1, positive (Katharopoulos 2020). */
   elu1 = (a: Vector): Vector => this.affine(this.unary('elu', a), 1, 1)
@@ -271,6 +291,7 @@ export class NetBuilder {
     ) as Record<Name, Vector>
   }
 
+  /** The vectors one after the other. */
   concat(...vectors: readonly Vector[]): Vector {
     if (vectors.length === 0) this.fail('concat', 'needs at least one vector')
     this.check('concat', ...vectors)

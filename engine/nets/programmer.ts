@@ -2,8 +2,11 @@
 import type { UnaryOp } from '../devices/kernels.ts'
 import { defineNet, type Net, type Vector } from './program.ts'
 
+/** Options of `programmer`. */
 export interface ProgrammerOptions {
+  /** Width of x and a, the rows of W. */
   K: number
+  /** Width of b and y, the columns of W. */
   V: number
   /** sigma, on the fast weights: `sigmoid` by default, null for none (the sum rule of linear transformers). */
   activation?: UnaryOp | null
@@ -23,6 +26,7 @@ export function programmer({ K, V, activation = 'sigmoid' }: ProgrammerOptions):
   })
 }
 
+/** Options of `recurrentProgrammer`. */
 export interface RecurrentProgrammerOptions {
   /** Width of the input. */
   X: number
@@ -62,7 +66,9 @@ export function recurrentProgrammer({ X, D, rate = 1, activation = 'tanh' }: Rec
   })
 }
 
+/** Options of `ba2016`. */
 export interface BaOptions {
+  /** Width of the hidden state. */
   D: number
   /** S, steps of the inner loop; 1 by default. */
   steps?: number

@@ -5,7 +5,9 @@
 import type { UnaryOp } from '../devices/kernels.ts'
 import { defineNet, type Net } from './program.ts'
 
+/** Options of `vanillaRnn`, `lstm` and `gru`. */
 export interface RecurrentOptions {
+  /** Width of the state. */
   D: number
 }
 

@@ -18,6 +18,7 @@ const netForms = ['fused', 'step'] as const
 /** Parts by name: [B,H,n] or [B,H,rows,columns]. */
 export type NetState = Record<string, Tensor>
 
+/** Options of `runNet`. */
 export interface NetOptions {
   /** By name, [H,n] or [H,rows,columns]. */
   parameters?: Readonly<Record<string, Tensor>>

@@ -26,7 +26,9 @@ function programmers(net: NetBuilder, x: Vector): { change: (M: Matrix, rate: 'y
   }
 }
 
+/** Options of `selfReferential` and `selfModifyingProgrammer`. */
 export interface SelfReferentialOptions {
+  /** Width of inputs and outputs. */
   D: number
   /** The input passes a softmax first. */
   inputSoftmax?: boolean

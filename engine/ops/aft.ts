@@ -27,6 +27,7 @@ export interface AftState {
  */
 export type AftBias = { table: Tensor; extended?: boolean } | { taps: Tensor }
 
+/** Options of `aft`. */
 export interface AftOptions {
   /** s: biases count for keys less than s places from the query; by default all, and with taps as many as there are. */
   window?: number

@@ -17,7 +17,12 @@ import { type Shape, show } from '../shape.ts'
 import { empty, full, like, Tensor, tensor } from '../tensor.ts'
 import { checkFloat, match, sameDevice } from './check.ts'
 
+/**
+ * The forms in which a rule is computed: token by token, all tokens at once (quadratic in T), or chunk by chunk. All give the same
+ * numbers but for rounding.
+ */
 export const forms = ['recurrent', 'parallel', 'chunk'] as const
+/** One of `forms`. */
 export type Form = (typeof forms)[number]
 
 /** What a rule carries from one piece of a sequence to the next. */
@@ -42,6 +47,7 @@ export interface FastWeightState {
   held?: Tensor
 }
 
+/** Options of every rule. */
 export interface RuleOptions {
   /** By default `chunk`, and `recurrent` for a single token. */
   form?: Form
@@ -61,6 +67,7 @@ export interface RuleOptions {
   reset?: Tensor
 }
 
+/** Options of rules that can divide what is read by a normaliser z . q. */
 export interface NormaliserOptions {
   /** Divide by z_t . q_t + eps, z_t = diag(w_t) z_{t-1} + k_t (needs non-negative features); off by default. */
   normalise?: boolean
@@ -68,6 +75,7 @@ export interface NormaliserOptions {
   eps?: number
 }
 
+/** Options of rules whose memory can be read the other way round. */
 export interface ReadOptions {
   /** y_t = scale S_t q_t, q: [B,T,H,V], y: [B,T,H,K]: values ask for keys. Off by default; without the normaliser. */
   transposed?: boolean

@@ -21,6 +21,7 @@ const rowsOf = (R: number, N: number): number => Math.min(R, Math.max(16, Math.f
 /** Whether the logits of R rows and N classes are more than one block. */
 export const manyLogits = (R: number, N: number): boolean => rowsOf(R, N) < R
 
+/** Options of `linearCrossEntropy`. */
 export interface LinearCrossEntropyOptions extends CrossEntropyOptions {
   reduction?: 'mean' | 'sum'
   /** Rows of x that are done at a time; by default as many as have 2^22 logits, at least 16. */

@@ -9,9 +9,11 @@ import { checkFloat, checkUnary, checkWeights, sameDevice } from './check.ts'
 import { expand, unary } from './elementwise.ts'
 import { sum } from './reduce.ts'
 
+/** Options of `matmul`: what is done to the factors before, and to the product after it, in the same kernel. */
 export interface MatmulOptions {
   /** Use the transpose of the last two axes, at no cost. */
   transposeA?: boolean
+  /** The same of b. */
   transposeB?: boolean
   /** [N], added to every row. */
   bias?: Tensor

@@ -59,6 +59,7 @@ export const l2Norm = (x: Tensor, eps = 1e-6): Tensor => norm('l2', 'l2Norm', x,
 /** x / (sum(x) + eps): Schlag 2021, App. A.2; labml's eps. */
 export const sumNorm = (x: Tensor, eps = 1e-6): Tensor => norm('sum', 'sumNorm', x, null, null, eps)
 
+/** Options of `softmax`. */
 export interface SoftmaxOptions {
   /** x is [..., T, n]: query t sees only the first n - T + t + 1 entries, the others get exactly 0. */
   causal?: boolean
@@ -89,6 +90,7 @@ function softmaxOp(op: string, x: Tensor, log: boolean, causal: number): Tensor 
   })
 }
 
+/** Options of `crossEntropy`. */
 export interface CrossEntropyOptions {
   /** Targets with this value count for nothing. */
   ignore?: number

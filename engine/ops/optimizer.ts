@@ -39,13 +39,17 @@ export function clipScale(norm: Tensor, limit: number): Tensor {
 
 /** A matrix with its gradient and its momentum, all of one shape. */
 export interface MuonTensors {
+  /** The parameter; written. */
   p: Tensor
+  /** Its gradient; read. */
   g: Tensor
+  /** Its momentum, or first moment; written. */
   m: Tensor
 }
 
 /** A parameter with its gradient and its moments, all of one shape. */
 export interface AdamTensors extends MuonTensors {
+  /** Its second moment; written. */
   v: Tensor
 }
 

@@ -7,6 +7,7 @@ import { reduceAxes } from './axes.ts'
 import { checkFloat } from './check.ts'
 import { affine, div, equal, expand, mul } from './elementwise.ts'
 
+/** Options of `sum`, `mean` and `max`. */
 export interface ReduceOptions {
   /** One axis or several; all of them by default. Negative axes count from the end. */
   axis?: number | readonly number[]

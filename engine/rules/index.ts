@@ -26,4 +26,5 @@ export const rules = {
   ...innerRules,
   ...logLinearRules,
 } as const satisfies Record<string, Rule>
+/** The name of a rule: a key of `rules`. */
 export type RuleName = keyof typeof rules

@@ -18,9 +18,11 @@ import { sum } from '../ops/reduce.ts'
 import { broadcastStrides, show, stridesOf } from '../shape.ts'
 import { type Tensor, tensor, zeros } from '../tensor.ts'
 
+/** What a rule gives: its outputs, and the state after the last token. */
 export interface RuleResult {
   /** [B,T,H,V]. */
   y: Tensor
+  /** The state after the last token, for the next piece of the sequence. */
   state: FastWeightState
 }
 
@@ -31,32 +33,45 @@ export type Step = (
   options: { scale: number; eps: number; normalise: boolean },
 ) => RuleResult
 
+/**
+ * An axis of a rule's inputs and state: B batch, T time, H heads, K key width, V value width; N and M are small numbers of a rule's own.
+ */
 export type Letter = 'B' | 'T' | 'H' | 'K' | 'V' | 'N' | 'M'
 /**
  * What the values of an input are like, for whoever makes some: `any`; `key`, of a length about 1; `unit key`, of length 1; `feature`, not
  * negative; `rate`, in [0, 1]; `gate`, logarithms of decays, at most 0; `positive`.
  */
 export type ValueKind = 'any' | 'key' | 'unit key' | 'feature' | 'rate' | 'gate' | 'positive'
+/** An input of a rule: its axes, and what its values are like. */
 export interface RuleInput {
   /** With 'T' it is sliced for a step; without, every step gets all of it. */
   shape: readonly Letter[]
+  /** What its values are like. */
   values: ValueKind
 }
 
+/** A rule of fast weights, as the table `rules` describes it: names and sources, inputs and state, one step, and the op that runs it. */
 export interface Rule {
   title: string
+  /** The paper, and the equations in it. */
   source: string
   /** TeX. */
   equation: string
   /** In the order of the op's arguments; q, k, v first. */
   inputs: Readonly<Record<string, RuleInput>>
+  /** The parts of the state by name, and their axes. */
   state: Readonly<Partial<Record<keyof FastWeightState, readonly Letter[]>>>
   /** What parts of the state hold before the first token, where that isn't 0. */
   empty?: Readonly<Partial<Record<keyof FastWeightState, number>>>
+  /** The forms that it can be computed in. */
   forms: readonly Form[]
+  /** The eps that it takes where none is given, if it has one. */
   eps?: number
+  /** Whether it divides what is read by the normaliser z . q. */
   normalise?: boolean
+  /** One token: the rule's specification. */
   step: Step
+  /** The op over all tokens, in any of the forms. */
   run(inputs: Record<string, Tensor>, state: FastWeightState | undefined, options: RuleOptions): RuleResult
 }
 

@@ -25,6 +25,7 @@ export function statePartsOf(core: Core, names: (here: string) => string): Recor
   )
 }
 
+/** What a layer or model that runs elsewhere gives for a call. */
 export interface OutsideResult {
   y: Tensor
   /** By our names. */
@@ -38,6 +39,7 @@ export class OutsideModule<Input extends OutsideInput = Tensor> extends Module {
   constructor(
     parts: Readonly<Record<string, Tensor | Module | readonly Module[]>>,
     private readonly run: (input: Input, state: Tensors | undefined) => OutsideResult,
+    /** The parts of its state by name. */
     readonly states: Readonly<Record<string, StatePart>> = {},
     /** D, of modules that take x [B,T,D]. */
     private readonly inputs?: number,

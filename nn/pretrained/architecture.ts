@@ -15,8 +15,10 @@ export class PretrainedError extends Error {
 }
 
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json }
+/** A JSON object, such as a config.json is. */
 export type JsonObject = { readonly [key: string]: Json }
 
+/** The packages whose model files are read and written. */
 export type PackageName = 'fla' | 'transformers' | 'rwkv'
 
 /**

@@ -17,22 +17,29 @@ import { PretrainedError, putTogether, type StateName } from './architecture.ts'
 import { type Pretrained, planOfSource } from './open.ts'
 import { type Arranged, arrangements } from './states.ts'
 
+/** How one array of a run here compares with what the other package has recorded. */
 export interface ComparedTensor {
   name: string
   shape: readonly number[]
   /** Null where there is nothing that can be compared: `problem` says why. */
   error: number | null
+  /** Whether the error is the largest difference, or that relative to the largest entry of what is expected. */
   measure: 'absolute' | 'relative'
+  /** What the error may be at most. */
   tolerance: number
   ok: boolean
+  /** One line: why there is nothing to compare, or what else is wrong. */
   problem?: string
 }
+/** How a run of another package's model compares here with what that package has recorded. */
 export interface Comparison {
   model: string
   package: string
   device: string
+  /** Whether every array is as it should be. */
   ok: boolean
   tensors: ComparedTensor[]
+  /** Recorded arrays that have nothing here to be compared with, and why. */
   notCompared: { name: string; reason: string }[]
 }
 

@@ -54,6 +54,7 @@ export interface Pretrained {
 /** What a run of an imported model keeps of where it is from. */
 export interface PretrainedSource {
   package: PackageName
+  /** Its `model_type`, as config.json says it. */
   modelType: string
   /** config.json, as it was: the text, and what it says. */
   text: string
@@ -63,6 +64,7 @@ export interface PretrainedSource {
   generation?: string
   /** The dtype of most of its tensors, and of those that have another. */
   dtype: FloatName
+  /** The dtypes of those tensors that have another, by name. */
   others: Readonly<Record<string, FloatName>>
   /** Tensors that it called otherwise. */
   renamed: Readonly<Record<string, string>>
@@ -78,6 +80,7 @@ const isFloatName = (dtype: string): dtype is FloatName => (floats as readonly s
 /** What a file is called, and what it holds, at once or when it is asked for. */
 export type NamedFiles = ReadonlyMap<string, Bytes>
 
+/** Options of `fromPretrained`. */
 export interface PretrainedOptions extends FrozenOptions {
   /** Whose model it is, where config.json leaves that open. */
   package?: PackageName
@@ -99,8 +102,10 @@ export interface PretrainedFiles {
   /** What a parameter holds, by its name in the model: read when it is asked for. */
   entryOf(name: string): PretrainedEntry
   source: PretrainedSource
+  /** Remarks about the files, a line each. */
   warnings: readonly string[]
 }
+/** An array of a model's files: its numbers, of 16, 32 or 64 bits. */
 export type PretrainedEntry = FrozenEntry & FloatEntry
 
 /**
@@ -291,6 +296,7 @@ export interface Generation {
   ends: number[]
   /** As `generate` has them, where they are said. */
   temperature?: number
+  /** Only the k likeliest tokens are candidates; 0 means all. */
   topK?: number
 }
 

@@ -12,10 +12,15 @@ import { entries, type Pieces } from './entries.ts'
 import type { Job, Message } from './protocol.ts'
 import { messageOf, run, textOf } from './run.ts'
 
+// Some browsers isolate the frame as its page is, but there is no file here to start a thread from.
+Reflect.deleteProperty(globalThis, 'SharedArrayBuffer')
+
 const send = postMessage.bind(globalThis)
 const say = (message: Message): void => send(JSON.stringify(message))
 
 const name = 'your code'
+/** What stacks call its file: some browsers don't say the address of a module of no origin. */
+const file = 'your-code'
 let found: readonly claims.Claim[] = []
 
 const address = (code: string): string => URL.createObjectURL(new Blob([code], { type: 'text/javascript' }))
@@ -36,15 +41,15 @@ function shims(): string[] {
 
 async function load(pieces: Pieces): Promise<void> {
   const addresses = shims()
-  const own = address(pieces.map((piece) => (typeof piece === 'number' ? addresses[piece] : piece)).join(''))
+  const code = pieces.map((piece) => (typeof piece === 'number' ? addresses[piece] : piece)).join('')
   /** With the line of the code, where it is known. */
   const explain = (error: unknown): string => {
-    const line = error instanceof Error ? error.stack?.split(own)[1]?.match(/^:(\d+)/)?.[1] : undefined
+    const line = error instanceof Error ? error.stack?.match(`${file}:(\\d+)`)?.[1] : undefined
     const kind = error instanceof Error && error.name !== 'Error' && error.name !== 'ClaimError' ? `${error.name}: ` : ''
     return `${kind}${messageOf(error)}${line === undefined ? '' : ` (line ${line})`}`
   }
   try {
-    const exported = await import(own)
+    const exported = await import(address(`${code}\n//# sourceURL=${file}`))
     found = checkNames(await claimsOf(exported, name, explain))
     say({ kind: 'claims', claims: found.map(textOf) })
   } catch (error) {

@@ -139,7 +139,8 @@ const picture = (name: string, words: string, grid: Grid, scale: number, below: 
     name,
     title: name,
     words,
-    width: Math.max(200, 62 + columns * 24),
+    // The legend above is wider than a few columns.
+    width: Math.max(260, 62 + columns * 24),
     rows,
     columns,
     at: (i, j) => grid.values[i * columns + j],

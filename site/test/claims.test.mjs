@@ -1,8 +1,7 @@
 /** The claims' pages as a reader uses them; and what a stranger's code can't do. */
 import assert from 'node:assert/strict'
-import { createServer } from 'node:http'
-import { WebSocketServer } from 'ws'
-import { browser, load, open, violations, visit, ways } from './harness.mjs'
+import { eachWay, kept, load, violations } from './harness.mjs'
+import { elsewhere } from './hostile.mjs'
 
 describe('links of claims', () => {
   let link
@@ -99,19 +98,7 @@ describe('what comes from the sandbox', () => {
   })
 })
 
-describe('the pages of claims', function () {
-  this.timeout(60_000)
-  let chromium
-  const sites = []
-  before(async () => {
-    chromium = await browser()
-    for (const way of ways) sites.push(await open(way))
-  })
-  after(async () => {
-    await chromium?.close()
-    for (const site of sites) site.close()
-  })
-
+eachWay('the pages of claims', (site) => {
   /** Runs what is in the editor, to the end. */
   async function run(page, code, runs = 10) {
     await page.locator('html[data-ready]').waitFor()
@@ -123,59 +110,55 @@ describe('the pages of claims', function () {
   const ended = (page) => page.locator('#stop:disabled').waitFor()
   const text = (page, what) => page.locator(what).textContent()
 
-  for (const [i, way] of ways.entries())
-    it(`lists, finds and checks claims, by keyboard, at ${way.path}`, async () => {
-      const { page, complaints, close } = await visit(chromium, `${sites[i].url}claims/`, { viewport: { width: 360, height: 740 } })
-      const all = await page.locator('article.claim').count()
-      assert.ok(all > 800)
-      await page.getByLabel('Find').fill('gated-delta causal')
-      assert.match(await text(page, '#summary'), /^\d+ claims? shown$/)
-      assert.equal(await page.locator('article.claim:not([hidden])').first().getAttribute('data-name'), 'gated-delta: causal, to the bit')
-      // Those, too, whose source stands above them alone.
-      await page.getByLabel('Find').fill('schlag')
-      assert.match(await text(page, '#summary'), /^\d\d+ claims shown$/)
-      const found = page.locator('article.claim:not([hidden])')
-      const sources = await found.locator('.source').allTextContents()
-      assert.ok(sources.length >= 80 && (await found.locator('.source.again').count()) > 0)
-      // What is left out stands in the claim directly above, which is there.
-      const shown = await page.evaluate(() => {
-        const articles = [...document.querySelectorAll('article.claim:not([hidden])')]
-        const silent = articles.filter((article) => getComputedStyle(article.querySelector('.source')).display === 'none')
-        return {
-          silent: silent.length,
-          all: articles.length,
-          wrong: silent.filter(({ previousElementSibling: above }) => above?.hidden !== false).length,
-        }
-      })
-      assert.ok(shown.silent > 0 && shown.silent < shown.all)
-      assert.equal(shown.wrong, 0)
-      await page.getByLabel('Find').fill('no such claim at all')
-      assert.equal(await text(page, '#summary'), 'No claim has all of these words.')
-      await page.getByLabel('Find').fill('delta is sum')
-      await page.getByLabel('Cases').fill('0')
-      await page.getByRole('button', { name: 'Check what is shown' }).press('Enter')
-      assert.equal(await page.getByLabel('Cases').getAttribute('aria-invalid'), 'true')
-      await page.getByLabel('Cases').fill('5')
-      await page.getByRole('button', { name: 'Check what is shown' }).press('Enter')
-      const refuted = page.locator('article[data-status=refuted]').first()
-      await refuted.waitFor()
-      await ended(page)
-      assert.match(await text(page, '#summary'), /^(\d) of \1 claims?: \1 as stated; /)
-      // Shrunk, with its tensors.
-      assert.ok((await refuted.locator('table.tensor').count()) >= 3)
-      assert.ok((await refuted.locator('.steps li').count()) >= 1)
-      assert.match(await refuted.locator('.status').textContent(), /^refuted, as it should be on wasm, by case \d+, off by /)
-      // Nothing is wider than the window.
-      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360)
-      assert.deepEqual(complaints, [])
-      await close()
+  it('lists, finds and checks claims, by keyboard', async () => {
+    const { page, complaints, close } = await site.visit('claims/', { viewport: { width: 360, height: 740 } })
+    const all = await page.locator('article.claim').count()
+    assert.ok(all > 800)
+    await page.getByLabel('Find').fill('gated-delta causal')
+    assert.match(await text(page, '#summary'), /^\d+ claims? shown$/)
+    assert.equal(await page.locator('article.claim:not([hidden])').first().getAttribute('data-name'), 'gated-delta: causal, to the bit')
+    // Those, too, whose source stands above them alone.
+    await page.getByLabel('Find').fill('schlag')
+    assert.match(await text(page, '#summary'), /^\d\d+ claims shown$/)
+    const found = page.locator('article.claim:not([hidden])')
+    const sources = await found.locator('.source').allTextContents()
+    assert.ok(sources.length >= 80 && (await found.locator('.source.again').count()) > 0)
+    // What is left out stands in the claim directly above, which is there.
+    const shown = await page.evaluate(() => {
+      const articles = [...document.querySelectorAll('article.claim:not([hidden])')]
+      const silent = articles.filter((article) => getComputedStyle(article.querySelector('.source')).display === 'none')
+      return {
+        silent: silent.length,
+        all: articles.length,
+        wrong: silent.filter(({ previousElementSibling: above }) => above?.hidden !== false).length,
+      }
     })
+    assert.ok(shown.silent > 0 && shown.silent < shown.all)
+    assert.equal(shown.wrong, 0)
+    await page.getByLabel('Find').fill('no such claim at all')
+    assert.equal(await text(page, '#summary'), 'No claim has all of these words.')
+    await page.getByLabel('Find').fill('delta is sum')
+    await page.getByLabel('Cases').fill('0')
+    await page.getByRole('button', { name: 'Check what is shown' }).press('Enter')
+    assert.equal(await page.getByLabel('Cases').getAttribute('aria-invalid'), 'true')
+    await page.getByLabel('Cases').fill('5')
+    await page.getByRole('button', { name: 'Check what is shown' }).press('Enter')
+    const refuted = page.locator('article[data-status=refuted]').first()
+    await refuted.waitFor()
+    await ended(page)
+    assert.match(await text(page, '#summary'), /^(\d) of \1 claims?: \1 as stated; /)
+    // Shrunk, with its tensors.
+    assert.ok((await refuted.locator('table.tensor').count()) >= 3)
+    assert.ok((await refuted.locator('.steps li').count()) >= 1)
+    assert.match(await refuted.locator('.status').textContent(), /^refuted, as it should be on wasm, by case \d+, off by /)
+    // Nothing is wider than the window.
+    assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360)
+    assert.deepEqual(complaints, [])
+    await close()
+  })
 
   it('a link leads to a claim with its settings; each device checks it', async () => {
-    const { page, complaints, close } = await visit(
-      chromium,
-      `${sites[0].url}claims/#v=1&claim=delta%3A+chunk+%3D+step&device=reference&runs=3&seed=2`,
-    )
+    const { page, complaints, close } = await site.visit('claims/#v=1&claim=delta%3A+chunk+%3D+step&device=reference&runs=3&seed=2')
     const target = page.locator('article.target')
     assert.equal(await target.getAttribute('data-name'), 'delta: chunk = step')
     await target.getByRole('button').click()
@@ -188,17 +171,17 @@ describe('the pages of claims', function () {
     assert.equal(new URL(page.url()).hash, '#v=1&claim=delta%3A+chunk+%3D+step&device=webgpu&runs=3&seed=2')
     // Another link: its claim is shown, even where the search has hidden it, and is the only target.
     await page.getByLabel('Find').fill('no such claim')
-    await page.goto(`${sites[0].url}claims/#claim=${encodeURIComponent('sum: chunk = step')}`)
+    await page.goto(`${site.url}claims/#claim=${encodeURIComponent('sum: chunk = step')}`)
     await page.locator('article.target[data-name="sum: chunk = step"]').waitFor()
     assert.equal(await target.count(), 1)
     for (const [hash, problem] of [
       ['#v=9&claim=x', /^This link is of version "9"/],
       ['#claim=nothing', /^There is no claim "nothing" on this page\.$/],
     ]) {
-      await page.goto(`${sites[0].url}claims/${hash}`)
+      await page.goto(`${site.url}claims/${hash}`)
       await page.locator('#problem', { hasText: problem }).waitFor()
     }
-    await page.goto(`${sites[0].url}claims/#delta-chunk-step`)
+    await page.goto(`${site.url}claims/#delta-chunk-step`)
     await page.locator('#problem').waitFor({ state: 'hidden' })
     assert.deepEqual(complaints, [])
     await close()
@@ -206,7 +189,7 @@ describe('the pages of claims', function () {
 
   it('a worker that did not start is not asked again', async () => {
     let refused = false
-    const { page, close } = await visit(chromium, `${sites[0].url}claims/#claim=${encodeURIComponent('delta: chunk = step')}`, {
+    const { page, close } = await site.visit(`claims/#claim=${encodeURIComponent('delta: chunk = step')}`, {
       serviceWorkers: 'block',
       prepare: (page) =>
         page.context().route('**/claims-worker.js', (route) => {
@@ -224,10 +207,7 @@ describe('the pages of claims', function () {
   })
 
   it('a counterexample has a link that leads to it alone', async () => {
-    const { page, complaints, close } = await visit(
-      chromium,
-      `${sites[1].url}claims/#claim=${encodeURIComponent('false: delta is sum for any keys')}`,
-    )
+    const { page, complaints, close } = await site.visit(`claims/#claim=${encodeURIComponent('false: delta is sum for any keys')}`)
     const target = page.locator('article.target')
     const counterexample = async () => {
       await target.getByRole('button').click()
@@ -250,32 +230,36 @@ describe('the pages of claims', function () {
     await close()
   })
 
-  it('threads are compared where there can be threads', async () => {
-    const { page, close } = await visit(chromium, `${sites[0].url}claims/#v=1&claim=delta%3A+threads+change+nothing&runs=3`)
-    await page.locator('article.target').getByRole('button').click()
-    await page
-      .locator('article.target')
-      .getByText(/^holds on wasm, 3 cases, the same bits/)
-      .waitFor()
+  it('threads are compared where there can be threads: with the headers at once, without from the second page on', async () => {
+    const { page, close } = await site.visit('claims/#v=1&claim=delta%3A+threads+change+nothing&runs=3')
+    const target = page.locator('article.target')
+    const check = () => target.getByRole('button').click()
+    if (!site.isolated) {
+      await check()
+      await target.getByText('skipped: this device has nothing to compare with here').waitFor()
+      await kept(page)
+      await page.reload()
+    }
+    await check()
+    await target.getByText(/^holds on wasm, 3 cases, the same bits/).waitFor()
     await close()
   })
 
-  for (const [i, way] of ways.entries())
-    it(`the documents' example holds in the sandbox, at ${way.path}`, async () => {
-      const { page, complaints, close } = await visit(chromium, `${sites[i].url}claims/own/`)
-      await run(page)
-      assert.match(await text(page, '#summary'), /^9 claims checked: 9 as stated; largest error /)
-      // What draws equations comes after the first of them.
-      await page.locator('article math').nth(8).waitFor()
-      // Nothing stays.
-      assert.equal(await page.locator('iframe').count(), 0)
-      assert.deepEqual(complaints, [])
-      assert.deepEqual(await violations(page), [])
-      await close()
-    })
+  it("the documents' example holds in the sandbox", async () => {
+    const { page, complaints, close } = await site.visit('claims/own/')
+    await run(page)
+    assert.match(await text(page, '#summary'), /^9 claims checked: 9 as stated; largest error /)
+    // What draws equations comes after the first of them.
+    await page.locator('article math').nth(8).waitFor()
+    // Nothing stays.
+    assert.equal(await page.locator('iframe').count(), 0)
+    assert.deepEqual(complaints, [])
+    assert.deepEqual(await violations(page), [])
+    await close()
+  })
 
   it('Stop, Run and another link end what is still loading', async () => {
-    const { page, complaints, close } = await visit(chromium, `${sites[0].url}claims/own/`)
+    const { page, complaints, close } = await site.visit('claims/own/')
     await page.locator('html[data-ready]').waitFor()
     await page.locator('#runs').fill('3')
     assert.deepEqual(await page.locator('#device option').evaluateAll((all) => all.map(({ value }) => value)), ['wasm', 'reference'])
@@ -309,9 +293,8 @@ describe('the pages of claims', function () {
   })
 
   it('the sandbox is there offline, and where the service worker isolates the page', async () => {
-    const { page, complaints, close } = await visit(chromium, `${sites[1].url}claims/own/`)
-    await page.evaluate(() => navigator.serviceWorker.ready)
-    await page.waitForFunction(async () => (await navigator.serviceWorker.ready).active?.state === 'activated')
+    const { page, complaints, close } = await site.visit('claims/own/')
+    await kept(page)
     await page.context().setOffline(true)
     await page.reload()
     assert.equal(await page.evaluate(() => crossOriginIsolated), true)
@@ -327,7 +310,7 @@ describe('the pages of claims', function () {
   const module = (...claims) => `import { defineClaim, int } from 'fastweights/claims'\nexport const claims = [${claims}]`
 
   it('a claim that fails shrinks to its counterexample; one that throws, says nothing or never ends is told', async () => {
-    const { page, complaints, close } = await visit(chromium, `${sites[0].url}claims/own/`)
+    const { page, complaints, close } = await site.visit('claims/own/')
     await page.clock.install()
     await page.locator('html[data-ready]').waitFor()
     await page
@@ -364,7 +347,7 @@ describe('the pages of claims', function () {
   })
 
   it('code that can’t be loaded is told with its line, and code that never ends is ended', async () => {
-    const { page, close } = await visit(chromium, `${sites[1].url}claims/own/`)
+    const { page, close } = await site.visit('claims/own/')
     await run(page, 'export const claims = [')
     assert.match(await text(page, '#problem'), /^SyntaxError: /)
     await run(page, "const a = 1\nconst b = 2\nthrow new TypeError('oh')")
@@ -389,40 +372,7 @@ describe('the pages of claims', function () {
   })
 
   it('code of a link is shown, runs after a press alone, and reaches neither storage nor network nor the page: all of which code elsewhere does', async () => {
-    let asked = 0
-    const elsewhere = createServer((request, response) => {
-      asked++
-      const events = request.headers.accept === 'text/event-stream'
-      response.setHeader('Access-Control-Allow-Origin', '*')
-      response.setHeader('Cross-Origin-Resource-Policy', 'cross-origin')
-      response.setHeader('Content-Type', events ? 'text/event-stream' : 'text/javascript')
-      response.end(events ? 'data: 1\n\n' : 'postMessage(1)')
-    })
-    new WebSocketServer({ server: elsewhere }).on('connection', () => asked++)
-    await new Promise((resolve) => elsewhere.listen(0, '127.0.0.1', resolve))
-    // However this ends, the run of the tests must.
-    elsewhere.unref()
-    const there = `http://localhost:${elsewhere.address().port}/`
-    const hostile = (site) => `
-const there = '${there}', here = '${site}from-the-sandbox'
-const opens = (make) => new Promise((resolve, reject) => { const it = make(); it.onopen = it.onsuccess = it.onload = it.onmessage = resolve; it.onerror = reject; setTimeout(reject, 1500, new Error('silence')) })
-const tries = {
-  fetch: () => fetch(there), 'fetch, without an answer': () => fetch(there, { mode: 'no-cors' }), 'fetch of the site': () => fetch(here),
-  request: () => opens(() => { const r = new XMLHttpRequest(); r.open('GET', there); r.send(); return r }),
-  socket: () => opens(() => new WebSocket(there.replace('http', 'ws'))),
-  events: () => opens(() => new EventSource(there)),
-  import: () => import(there + 'module.js'),
-  script: () => importScripts(there + 'script.js'),
-  worker: () => opens(() => new Worker(there + 'worker.js')),
-  'a worker in it': () => opens(() => new Worker(URL.createObjectURL(new Blob(["fetch('" + there + "').then(() => postMessage(1), () => {})"])))),
-  page: () => opens(() => { const channel = new BroadcastChannel('here'); channel.postMessage('?'); return channel }),
-  database: () => opens(() => indexedDB.open('x')),
-  caches: () => caches.open('x'),
-  files: () => navigator.storage.getDirectory(),
-}
-const reached = []
-for (const [name, attempt] of Object.entries(tries)) try { await attempt(); reached.push(name) } catch {}
-throw new Error('reached ' + (reached.length === Object.keys(tries).length ? 'all' : reached.join(', ') || 'nothing') + ' from ' + origin + (crossOriginIsolated ? ', isolated' : ''))`
+    const there = await elsewhere()
     /** The page answers whoever speaks on its channel. */
     const listen = (page) =>
       page.evaluate(() => {
@@ -430,7 +380,7 @@ throw new Error('reached ' + (reached.length === Object.keys(tries).length ? 'al
         globalThis.channel.onmessage = () => globalThis.channel.postMessage('!')
       })
     // Without the sandbox all of it succeeds.
-    const free = await visit(chromium, there)
+    const free = await site.visit(there.url)
     await listen(free.page)
     const said = await free.page.evaluate(
       (code) =>
@@ -439,45 +389,43 @@ throw new Error('reached ' + (reached.length === Object.keys(tries).length ? 'al
           const worker = new Worker(address(`import('${address(code)}').catch(({ message }) => postMessage(message))`))
           worker.onmessage = ({ data }) => typeof data === 'string' && resolve(data)
         }),
-      hostile(there),
+      there.code(there.url),
     )
-    assert.equal(said, `reached all from ${there.slice(0, -1)}`)
-    assert.ok(asked >= 10)
+    assert.equal(said, `reached all from ${there.url.slice(0, -1)}`)
+    assert.ok(there.asked >= 10)
     await free.close()
-    asked = 0
+    there.asked = 0
     const { codeHash } = await load('claims/link.ts')
-    for (const site of sites) {
-      const hash = await codeHash({ code: hostile(site.url), device: 'wasm', runs: 5, seed: 1 })
-      const { page, complaints, close } = await visit(chromium, `${site.url}claims/own/${hash}`)
-      await page.getByRole('note').getByText('This code came with the link.').waitFor()
-      assert.match(await text(page, '.cm-content'), /const there = /)
-      await listen(page)
-      await page.waitForTimeout(300)
-      assert.equal(await page.locator('iframe').count(), 0)
-      await run(page)
-      assert.equal(await text(page, '#problem'), 'reached nothing from null (line 20)')
-      assert.equal(site.bytes.has('from-the-sandbox'), false)
-      assert.equal(asked, 0)
-      // What was refused is all that the browser complains about.
-      for (const complaint of complaints)
-        assert.match(complaint, /Content Security Policy|csp|ERR_BLOCKED_BY_CSP|localhost:\d+\/(worker|script|module)?(\.js)?/i)
-      await close()
-    }
+    const hash = await codeHash({ code: there.code(site.url), device: 'wasm', runs: 5, seed: 1 })
+    const { page, complaints, close } = await site.visit(`claims/own/${hash}`)
+    await page.getByRole('note').getByText('This code came with the link.').waitFor()
+    assert.match(await text(page, '.cm-content'), /const there = /)
+    await listen(page)
+    await page.waitForTimeout(300)
+    assert.equal(await page.locator('iframe').count(), 0)
+    await run(page)
+    assert.equal(await text(page, '#problem'), 'reached nothing from null (line 20)')
+    assert.equal(site.bytes.has('from-the-sandbox'), false)
+    assert.equal(there.asked, 0)
+    // What was refused is all that the browser complains about.
+    for (const complaint of complaints)
+      assert.match(complaint, /Content Security Policy|csp|ERR_BLOCKED_BY_CSP|localhost:\d+\/(worker|script|module)?(\.js)?/i)
+    await close()
   })
 
   it('a link made here opens as it was, and a broken one leaves the example', async () => {
-    const { page, close } = await visit(chromium, `${sites[1].url}claims/own/`)
+    const { page, close } = await site.visit('claims/own/')
     await page.locator('html[data-ready]').waitFor()
     await page.locator('.cm-content').fill('// mine')
     await page.getByLabel('Seed').fill('9')
     await page.getByRole('button', { name: 'Make a link' }).click()
     await page.waitForFunction(() => location.hash.startsWith('#code=1.'))
-    const other = await visit(chromium, page.url())
+    const other = await site.visit(page.url())
     await other.page.getByRole('note').waitFor()
     assert.equal(await text(other.page, '.cm-content'), '// mine')
     assert.equal(await other.page.getByLabel('Seed').inputValue(), '9')
     await other.page.goto('about:blank')
-    await other.page.goto(`${sites[1].url}claims/own/#code=1.AAAA`)
+    await other.page.goto(`${site.url}claims/own/#code=1.AAAA`)
     await other.page.locator('#problem', { hasText: /^This link is broken/ }).waitFor()
     assert.match(await text(other.page, '.cm-content'), /my-rule\.mjs/)
     assert.deepEqual(other.complaints, [])

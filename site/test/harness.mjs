@@ -18,7 +18,7 @@ export const ways = [
 ]
 
 /** The site on a port of its own. `bytes`: what was sent so far, file by file, as it was packed. */
-export async function open(way = ways[0]) {
+export async function open(way) {
   const bytes = new Map()
   const server = await serve({ ...way, served: (file, size) => bytes.set(file, (bytes.get(file) ?? 0) + size) })
   return {
@@ -31,14 +31,45 @@ export async function open(way = ways[0]) {
   }
 }
 
-/** The browser of the root's tests, with WebGPU on SwiftShader. */
-export const browser = launch
+/**
+ * Describes the tests of a part of the site once for each way of serving it. `tests` gets the way (`isolated`: whether the server sends the headers)
+ * and, from the first test on, its `url` and `visit`: a page there, or of any address, in the browser of the root's tests, with WebGPU on SwiftShader.
+ */
+export function eachWay(title, tests) {
+  for (const way of ways)
+    describe(`${title}, at ${way.path} with${way.isolated ? '' : 'out'} the headers`, function () {
+      this.timeout(60_000)
+      const at = { ...way }
+      let chromium
+      let site
+      before(async () => {
+        site = await open(way)
+        chromium = await launch()
+        Object.assign(at, {
+          url: site.url,
+          bytes: site.bytes,
+          visit: (path, options) => visit(chromium, new URL(path, site.url).href, options),
+        })
+      })
+      after(async () => {
+        await chromium?.close()
+        site?.close()
+      })
+      tests.call(this, at)
+    })
+}
+
+/** Waits until the service worker answers for pages to come. */
+export const kept = (page) => page.waitForFunction(async () => (await navigator.serviceWorker.ready).active?.state === 'activated')
+
+/** How the wasm device names its threads: on a first visit without the headers it has one. */
+export const threads = ({ isolated }) => (isolated ? /, (?!1 )\d+ threads\)$/ : /, 1 thread\)$/)
 
 /**
  * A page with a storage of its own, whose complaints are collected: errors, warnings, requests that fail or go elsewhere. `prepare` has the page
  * before it is opened.
  */
-export async function visit(from, url, { prepare, ...options } = {}) {
+async function visit(from, url, { prepare, ...options } = {}) {
   const context = await from.newContext({ viewport: { width: 1440, height: 900 }, ...options })
   const page = await context.newPage()
   const complaints = []
@@ -67,6 +98,17 @@ export async function load(file) {
     rmSync(outdir, { recursive: true })
   }
 }
+
+/** Texts of pictures that are cut at the picture's edge. */
+export const cut = (page) =>
+  page.locator('svg text').evaluateAll((texts) =>
+    texts
+      .filter((text) => {
+        const [own, whole] = [text, text.ownerSVGElement].map((e) => e.getBoundingClientRect())
+        return own.width > 0 && (own.left < whole.left - 1 || own.right > whole.right + 1 || own.bottom > whole.bottom + 1)
+      })
+      .map((text) => text.textContent),
+  )
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
 

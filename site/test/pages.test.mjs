@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { readdirSync } from 'node:fs'
 import { sep } from 'node:path'
 import { output } from '../build.mjs'
-import { browser, open, violations, visit } from './harness.mjs'
+import { eachWay, violations } from './harness.mjs'
 
 /** Whether all is tried that is on the site: without, of much of one kind some stands for all. */
 const all = process.env.PAGES === 'all'
@@ -26,22 +26,14 @@ function addresses() {
   })
 }
 
-describe('every page', function () {
-  this.timeout(all ? 300_000 : 60_000)
-  let chromium
-  let site
-  before(async () => {
-    site = await open()
-    chromium = await browser()
-  })
-  after(async () => {
-    await chromium?.close()
-    site?.close()
-  })
-
+eachWay('every page', function (site) {
+  if (all) this.timeout(300_000)
   for (const address of addresses())
     it(`${address === '' ? 'the front page' : address} can be used by everybody, light and dark`, async () => {
-      const { page, close } = await visit(chromium, site.url + address, { colorScheme: 'light', viewport: { width: 1440, height: 900 } })
+      const { page, close } = await site.visit(address, {
+        colorScheme: 'light',
+        viewport: { width: 1440, height: 900 },
+      })
       // All that is folded is there to be read, too.
       await page.evaluate(
         ([all, many]) => {

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { settings as fields } from '../playground/choices.mjs'
-import { browser, load, open, violations, visit, ways } from './harness.mjs'
+import { cut, eachWay, kept, load, open, threads, violations } from './harness.mjs'
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
 const choices = Object.fromEntries(fields.map(({ name, rows }) => [name, rows.map(({ value }) => value)]))
@@ -84,25 +84,14 @@ describe('settings and addresses', () => {
   }).timeout(60_000)
 })
 
-describe('the playground', function () {
-  this.timeout(60_000)
-  let chromium
+eachWay('the playground', (site) => {
   const folder = mkdtempSync(join(tmpdir(), 'fastweights-site-'))
-  const sites = []
-  before(async () => {
-    chromium = await browser()
-    for (const way of ways) sites.push(await open(way))
-  })
-  after(async () => {
-    await chromium?.close()
-    for (const site of sites) site.close()
-    rmSync(folder, { recursive: true, force: true })
-  })
+  after(() => rmSync(folder, { recursive: true, force: true }))
 
   const learning = (page) => page.waitForFunction(() => performance.getEntriesByName('first-step').length > 0)
-  /** A page on the first way, once it learns. */
-  async function play(hash = '', options = {}, way = 0) {
-    const visited = await visit(chromium, `${sites[way].url}${hash}`, options)
+  /** The page, once it learns. */
+  async function play(hash = '', options = {}) {
+    const visited = await site.visit(hash, options)
     await learning(visited.page)
     return visited
   }
@@ -111,6 +100,12 @@ describe('the playground', function () {
   const until = (page, n) =>
     page.waitForFunction((n) => Number(document.querySelector('#fact-step').textContent.replaceAll(',', '')) >= n, n)
   const shows = (page, id, words) => page.locator(`#${id}`).filter({ hasText: words }).waitFor()
+  /** Once the service worker answers, more threads are offered where the page hasn't got them yet. */
+  const offered = async (page) => {
+    await kept(page)
+    if (!site.isolated) await page.getByRole('button', { name: 'Use more threads' }).waitFor()
+    assert.equal(await page.locator('#threads').isVisible(), !site.isolated)
+  }
   const paused = async (page) => {
     await page.getByRole('button', { name: 'Pause' }).click()
     // What was on its way is through once the worker has answered.
@@ -122,12 +117,14 @@ describe('the playground', function () {
   }
 
   it('opens learning, with less than 350 kB and nothing computed on the page itself', async () => {
-    const site = await open(ways[0])
-    const { page, complaints, close } = await visit(chromium, site.url)
+    // Nothing has been sent of this one.
+    const fresh = await open(site)
+    const { page, complaints, close } = await site.visit(fresh.url)
     await learning(page)
-    const sent = [...site.bytes.values()].reduce((sum, size) => sum + size, 0)
+    const sent = [...fresh.bytes.values()].reduce((sum, size) => sum + size, 0)
     assert.ok(sent <= budget, `${sent} bytes before the first step`)
-    assert.match(await text(page, 'fact-device'), /^wasm \(relaxed SIMD, \d+ threads?\)$/)
+    assert.match(await text(page, 'fact-device'), /^wasm \(relaxed SIMD, /)
+    assert.match(await text(page, 'fact-device'), threads(site))
     // The document's own scripts have no kernels, nor has what they import: they are the worker's.
     const own = new Map()
     const follow = async (address) => {
@@ -148,17 +145,24 @@ describe('the playground', function () {
     assert.match(await page.locator('#curve svg').getAttribute('aria-label'), /^Loss, nats a character, over \d+ steps: delta \d\.\d+\.$/)
     assert.deepEqual(complaints, [])
     await close()
-    site.close()
+    fresh.close()
   })
 
   it('pauses, steps, begins anew, goes slowly, and stops while nobody sees it', async () => {
     const { page, complaints, close } = await play('#1;width=16;layers=1')
+    await until(page, 5)
     const at = await paused(page)
     await page.getByRole('button', { name: 'Step' }).click()
     await until(page, at + 1)
     assert.equal(await step(page), at + 1)
+    // Slowly, so that the first steps are there to be seen.
+    await page.locator('#set-pace').selectOption({ value: '1' })
     await page.getByRole('button', { name: 'Restart' }).click()
-    await page.waitForFunction((at) => Number(document.querySelector('#fact-step').textContent) < at, at)
+    await page.waitForFunction(() => Number(document.querySelector('#fact-step').textContent) <= 3)
+    const slow = await step(page)
+    await page.waitForTimeout(2500)
+    assert.ok((await step(page)) - slow <= 4, 'more than a step a second')
+    await page.locator('#set-pace').selectOption({ value: 'full' })
     const hide = (hidden) =>
       page.evaluate((hidden) => {
         Object.defineProperty(document, 'hidden', { value: hidden, configurable: true })
@@ -172,18 +176,13 @@ describe('the playground', function () {
     assert.equal(await step(page), hidden)
     await hide(false)
     await until(page, hidden + 1)
-    await page.locator('#set-pace').selectOption({ value: '1' })
-    await page.waitForTimeout(300)
-    const slow = await step(page)
-    await page.waitForTimeout(2500)
-    assert.ok((await step(page)) - slow <= 4, 'more than a step a second')
     assert.deepEqual(complaints, [])
     await close()
   })
 
-  it('keeps its model where a reader goes to the content, and a race, which can’t be taken along, isn’t offered threads', async () => {
-    const { page, complaints, close } = await play('#1;width=16;layers=1', {}, 1)
-    await page.getByRole('button', { name: 'Use more threads' }).waitFor()
+  it('keeps its model where a reader goes to the content, and offers threads where there can be more, but not to a race, which can’t be taken along', async () => {
+    const { page, complaints, close } = await play('#1;width=16;layers=1')
+    await offered(page)
     await until(page, 5)
     const at = await paused(page)
     const address = page.url()
@@ -247,7 +246,7 @@ describe('the playground', function () {
     await until(page, at + 3)
     // Nor does a link that asks for it leave a page without a model.
     await page.goto('about:blank')
-    await page.goto(`${sites[0].url}#1;rule=linear-attention;map=identity`)
+    await page.goto(`${site.url}#1;rule=linear-attention;map=identity`)
     await learning(page)
     assert.match(await text(page, 'problems'), /^The rule linear-attention divides by/)
     assert.equal(await page.locator('#set-rule').inputValue(), 'delta')
@@ -472,6 +471,102 @@ describe('the playground', function () {
     await close()
   })
 
+  it('can be used by keyboard alone: every control is reached, seen and left', async () => {
+    const { page, complaints, close } = await play('#1;width=16;layers=1')
+    await until(page, 5)
+    // The memory is there once it has been in view.
+    await page.locator('.memory').scrollIntoViewIfNeeded()
+    await page.locator('#picture-gates-0').waitFor()
+    await page.evaluate(() => scrollTo(0, 0))
+    const focused = () =>
+      page.evaluate(() => {
+        const { activeElement: e } = document
+        const { outlineStyle, outlineWidth } = getComputedStyle(e)
+        // Behind the last control is the browser's own.
+        return {
+          id: e.id || e.textContent.trim().slice(0, 40),
+          seen: e === document.body || (outlineStyle !== 'none' && outlineWidth !== '0px'),
+        }
+      })
+    /** Goes on by Tab to the control, past others, of which each shows that it has the focus. */
+    const reached = async (id) => {
+      for (let presses = 0; presses < 80; presses++) {
+        await page.keyboard.press('Tab')
+        const found = await focused()
+        assert.ok(found.seen, `${found.id} doesn't show that it has the focus`)
+        if (found.id === id) return
+      }
+      assert.fail(`${id} isn't reached`)
+    }
+    await reached('run')
+    await page.keyboard.press('Enter')
+    await page.getByRole('button', { name: 'Go on' }).waitFor()
+    await reached('set-width')
+    await page.keyboard.press('3')
+    await page.waitForURL('**/#1;width=32;layers=1')
+    await reached('token')
+    await page.keyboard.press('Home')
+    assert.match(await page.locator('#token').getAttribute('aria-valuetext'), /^1 of /)
+    await page.keyboard.press('ArrowRight')
+    assert.match(await page.locator('#token').getAttribute('aria-valuetext'), /^2 of /)
+    await reached('pairs')
+    const pairs = Number(await page.locator('#pairs').inputValue())
+    await page.keyboard.press('ArrowRight')
+    assert.equal(Number(await page.locator('#pairs').inputValue()), pairs + 1)
+    assert.deepEqual(complaints, [])
+    await close()
+  })
+
+  it('can be used by touch, on a phone', async () => {
+    const { page, complaints, close } = await play('#1;width=16;layers=1', {
+      viewport: { width: 360, height: 740 },
+      hasTouch: true,
+      isMobile: true,
+    })
+    await until(page, 5)
+    await page.getByRole('button', { name: 'Pause' }).tap()
+    await page.getByRole('button', { name: 'Go on' }).waitFor()
+    await page.locator('#fold > summary').tap()
+    await page.locator('#set-width').tap()
+    await page.locator('#set-width').selectOption('32')
+    await page.waitForURL('**/#1;width=32;layers=1')
+    await page.locator('.memory').scrollIntoViewIfNeeded()
+    await page.locator('#tokens > span').nth(4).tap()
+    assert.match(await page.locator('#token').getAttribute('aria-valuetext'), /^5 of /)
+    const toggle = page.getByRole('button', { name: 'sum rule, same weights' })
+    await toggle.tap()
+    await page.locator('#readings [data-rule=sum][aria-pressed=true]').waitFor()
+    // Fingers need room: no control is less than 24 pixels high.
+    const small = await page
+      .locator('button:visible, select:visible, input:visible:not([type=file])')
+      .evaluateAll((all) => all.filter((e) => e.getBoundingClientRect().height < 24).map((e) => e.id || e.textContent))
+    assert.deepEqual(small, [])
+    assert.deepEqual(complaints, [])
+    await close()
+  })
+
+  for (const reducedMotion of ['reduce', 'no-preference'])
+    it(`shows a sample ${reducedMotion === 'reduce' ? 'once it is whole to who wants no motion' : 'as it is written'}`, async () => {
+      const { page, close } = await play('#1;width=16;layers=1', { reducedMotion })
+      const texts = await page.evaluate(
+        () =>
+          new Promise((done) => {
+            const place = document.querySelector('#sample-0')
+            const texts = [place.textContent]
+            new MutationObserver(() => texts.push(place.textContent) > 5 && done(texts)).observe(place, {
+              childList: true,
+              characterData: true,
+              subtree: true,
+            })
+          }),
+      )
+      const grows = texts.some(
+        (text, i) => i > 0 && text.length > texts[i - 1].length && texts[i - 1] !== '' && text.startsWith(texts[i - 1]),
+      )
+      assert.equal(grows, reducedMotion !== 'reduce', texts.join('\n'))
+      await close()
+    })
+
   it('measures capacity as it is dragged: it breaks where the features end', async () => {
     const { page, close } = await play('#1;width=16;layers=1')
     await page.locator('.capacity').scrollIntoViewIfNeeded()
@@ -503,29 +598,30 @@ describe('the playground', function () {
     await close()
   })
 
-  it('has one thread where no headers come, keeps itself for offline, and takes its model along to more threads', async () => {
-    const { page, complaints, close } = await play('#1;width=32', {}, 1)
-    assert.match(await text(page, 'fact-device'), /1 thread\)$/)
-    const button = page.getByRole('button', { name: 'Use more threads' })
-    await button.waitFor()
-    await until(page, 50)
-    await button.click()
-    await page.waitForFunction(() => crossOriginIsolated)
-    await shows(page, 'samples', 'delta of the model')
-    await until(page, 51)
-    assert.match(await text(page, 'fact-device'), /(?!1 )\d+ threads\)$/)
-    assert.equal(await button.isVisible(), false)
+  it('has threads with the headers, and else takes its model along to them; and keeps itself for offline', async () => {
+    const { page, complaints, close } = await play('#1;width=32')
+    assert.match(await text(page, 'fact-device'), threads(site))
+    await offered(page)
+    if (!site.isolated) {
+      await until(page, 50)
+      await page.locator('#threads').click()
+      await page.waitForFunction(() => crossOriginIsolated)
+      await shows(page, 'samples', 'delta of the model')
+      await until(page, 51)
+      assert.match(await text(page, 'fact-device'), threads({ isolated: true }))
+      assert.equal(await page.locator('#threads').isVisible(), false)
+    }
     await page.context().setOffline(true)
     await page.reload()
     await learning(page)
     await page.getByRole('link', { name: 'fastweights' }).click()
     await learning(page)
     assert.deepEqual(complaints, [])
-    await page.goto(`${sites[1].url}study`)
-    assert.equal(page.url(), `${sites[1].url}study/`)
-    await page.goto(`${sites[1].url}no/such/page`)
+    await page.goto(`${site.url}study`)
+    assert.equal(page.url(), `${site.url}study/`)
+    await page.goto(`${site.url}no/such/page`)
     assert.match(await page.locator('h1').textContent(), /no page at this address/)
-    await page.waitForFunction((url) => document.querySelector('[data-to]').href === url, sites[1].url)
+    await page.waitForFunction((url) => document.querySelector('[data-to]').href === url, site.url)
     await close()
   })
 
@@ -587,6 +683,7 @@ describe('the playground', function () {
       await page.locator('#picture-gates-0').waitFor()
       await page.getByRole('button', { name: 'Pause' }).click()
       assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width)
+      assert.deepEqual(await cut(page), [])
       assert.deepEqual(await violations(page), [])
       assert.deepEqual(complaints, [])
       await close()

@@ -1,7 +1,7 @@
 /** The speed page: what it measures, and links with results. How fast anything is depends on the clock, and isn't asked. */
 import assert from 'node:assert/strict'
 import { measures } from '../speed/measures.mjs'
-import { browser, load, open, visit, ways } from './harness.mjs'
+import { eachWay, load } from './harness.mjs'
 
 describe('links of the speed page', () => {
   it('hold a result, and refuse what is none', async () => {
@@ -33,46 +33,36 @@ describe('links of the speed page', () => {
   })
 })
 
-describe('the speed page', function () {
-  this.timeout(60_000)
-  let chromium
-  before(async () => {
-    chromium = await browser()
-  })
-  after(() => chromium?.close())
-
-  for (const way of ways)
-    it(`measures a device after the other, can be stopped, and makes a link, at ${way.path}`, async () => {
-      const site = await open(way)
-      const { page, complaints, close } = await visit(chromium, `${site.url}speed/`)
-      await page.locator('html[data-ready]').waitFor()
-      await page.getByRole('button', { name: 'Measure' }).click()
-      // One device, whole; then the next has begun.
-      const header = page.locator('#own thead th')
-      await header.nth(1).waitFor({ timeout: 50_000 })
-      assert.match(await header.first().textContent(), /^wasm, one threadwasm \((relaxed )?SIMD, 1 thread\)$/)
-      assert.match(await header.nth(1).textContent(), way.isolated ? /^wasm, all threadswasm \(.*, \d+ threads\)$/ : /^WebGPUwebgpu \(/)
-      await page.getByRole('button', { name: 'Stop' }).click()
-      await page.locator('#stop:disabled').waitFor()
-      assert.match(await page.locator('#status').textContent(), /^Stopped\./)
-      const numbers = await page.locator('#own tbody td:nth-child(2)').allTextContents()
-      assert.equal(numbers.length, measures.length)
-      for (const text of numbers) assert.ok(Number(text.replaceAll(',', '')) > 0, text)
-      await page.getByRole('button', { name: 'Make a link' }).click()
-      await page.waitForFunction(() => location.hash.startsWith('#result=1.'))
-      const other = await visit(chromium, page.url())
-      await other.page.locator('#linked table').waitFor()
-      assert.deepEqual(await other.page.locator('#linked tbody td:nth-child(2)').allTextContents(), numbers)
-      await other.page.goto('about:blank')
-      await other.page.goto(`${site.url}speed/#result=1.AAAA`)
-      await other.page.locator('#problem', { hasText: /^This link is broken/ }).waitFor()
-      await other.page.evaluate(() => {
-        location.hash = ''
-      })
-      await other.page.locator('#problem').waitFor({ state: 'hidden' })
-      assert.deepEqual([...complaints, ...other.complaints], [])
-      await other.close()
-      await close()
-      site.close()
+eachWay('the speed page', (site) => {
+  it('measures a device after the other, can be stopped, and makes a link', async () => {
+    const { page, complaints, close } = await site.visit('speed/')
+    await page.locator('html[data-ready]').waitFor()
+    await page.getByRole('button', { name: 'Measure' }).click()
+    // One device, whole; then the next has begun.
+    const header = page.locator('#own thead th')
+    await header.nth(1).waitFor({ timeout: 50_000 })
+    assert.match(await header.first().textContent(), /^wasm, one threadwasm \((relaxed )?SIMD, 1 thread\)$/)
+    assert.match(await header.nth(1).textContent(), site.isolated ? /^wasm, all threadswasm \(.*, \d+ threads\)$/ : /^WebGPUwebgpu \(/)
+    await page.getByRole('button', { name: 'Stop' }).click()
+    await page.locator('#stop:disabled').waitFor()
+    assert.match(await page.locator('#status').textContent(), /^Stopped\./)
+    const numbers = await page.locator('#own tbody td:nth-child(2)').allTextContents()
+    assert.equal(numbers.length, measures.length)
+    for (const text of numbers) assert.ok(Number(text.replaceAll(',', '')) > 0, text)
+    await page.getByRole('button', { name: 'Make a link' }).click()
+    await page.waitForFunction(() => location.hash.startsWith('#result=1.'))
+    const other = await site.visit(page.url())
+    await other.page.locator('#linked table').waitFor()
+    assert.deepEqual(await other.page.locator('#linked tbody td:nth-child(2)').allTextContents(), numbers)
+    await other.page.goto('about:blank')
+    await other.page.goto(`${site.url}speed/#result=1.AAAA`)
+    await other.page.locator('#problem', { hasText: /^This link is broken/ }).waitFor()
+    await other.page.evaluate(() => {
+      location.hash = ''
     })
+    await other.page.locator('#problem').waitFor({ state: 'hidden' })
+    assert.deepEqual([...complaints, ...other.complaints], [])
+    await other.close()
+    await close()
+  })
 })

@@ -13,6 +13,7 @@ import { GateError } from '../kernels.ts'
 import { compileLaunches, type Launch } from './launches.ts'
 import { type Block, createMemory, type Memory } from './memory.ts'
 
+/** Options of `wasmDevice`. */
 export interface PoolOptions {
   /**
    * 1 to 64. If not given, as many as the machine has cores; 1 in a page that isn't cross-origin isolated, which can have no more, and, as

@@ -6,7 +6,9 @@ import { inNode } from '../../platform.ts'
 import { matmulKernels } from './matmul.ts'
 import { createPool, type Pool, setWide } from './pool.ts'
 
+/** Whether wasm devices opened from now on compute with vectors of 256 bits. */
 export interface WideSimd {
+  /** Whether they do. */
   wide: boolean
   /** Why, or why not, in a line. */
   why: string

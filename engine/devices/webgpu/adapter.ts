@@ -2,6 +2,7 @@
 
 import { inNode } from '../../platform.ts'
 
+/** Options of `webgpuDevice`. */
 export interface WebgpuOptions {
   /** Part of an adapter's name, as the system's driver spells it (in Node; a browser chooses for itself). */
   adapter?: string
@@ -22,6 +23,7 @@ export interface Capabilities {
   adapter: string
   /** Whether it computes on the CPU. */
   software: boolean
+  /** Whether it can time each dispatch. */
   timestamps: boolean
   /** Largest buffer that can be bound, in bytes: a multiple of 16. */
   bindingBytes: number
@@ -213,11 +215,14 @@ function capabilitiesOf(adapter: GPUAdapter, { features, limits }: GPUAdapter | 
   }
 }
 
+/** What an adapter is and can do, as `webgpuAdapters` tells it. */
 export interface AdapterReport {
   /** 'vulkan', 'metal', 'd3d12'; null in a browser, which doesn't say. */
   backend: string | null
   capabilities: Capabilities
+  /** The names of the optional WebGPU features that it has. */
   features: readonly string[]
+  /** Storage buffers of a shader; bytes and threads of a workgroup; workgroups of a dispatch along one axis. */
   limits: { storageBuffers: number; workgroupBytes: number; workgroupThreads: number; dispatchGroups: number }
 }
 
