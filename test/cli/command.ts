@@ -114,6 +114,16 @@ export class Workplace {
     }
   }
 
+  /** What `body` runs goes through one `server`. */
+  async together(body: (run: (words: string | readonly string[]) => Promise<Result>) => Promise<void>): Promise<void> {
+    const { run, end } = this.server()
+    try {
+      await body(run)
+    } finally {
+      end()
+    }
+  }
+
   /** As `run`, but it must succeed. */
   async succeed(words: string | readonly string[], options: { shell?: string } = {}): Promise<string> {
     const { code, stdout, stderr } = await this.run(words, options)
