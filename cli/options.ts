@@ -692,7 +692,7 @@ export const reproduceCommand = {
       type: 'string',
       placeholder: 'FILE',
       group: 'Files',
-      description: 'wikitext-2: text to learn from, words between blanks',
+      description: 'tiny-shakespeare, wikitext-2: text to learn from',
     },
     { name: 'valid', type: 'string', placeholder: 'FILE', group: 'Files', description: 'wikitext-2: text to be measured on' },
     { name: 'jobs', type: 'integer', min: 1, max: 256, otherwise: 'one a core', group: 'Device', description: 'cells at a time' },

@@ -53,6 +53,15 @@ const implementationLimit = 60_000
 const sharing = 2
 
 export async function verify(options: VerifyOptions, version: string): Promise<number> {
+  const done = endAllAtTheEnd()
+  try {
+    return await check(options, version)
+  } finally {
+    done()
+  }
+}
+
+async function check(options: VerifyOptions, version: string): Promise<number> {
   const { operands, device, seed, path, caseLimit, json, report, implementation: what, tolerance, given } = options
   const runs = path === undefined ? options.runs : 1
   if (report === '-') throw new UsageError('--report: a page needs a file, and not -')
@@ -72,7 +81,6 @@ export async function verify(options: VerifyOptions, version: string): Promise<n
     throw new UsageError(`--implementation: it has rules of this package, and ${files[0]} brings others: leave one of them out`)
   if (given.has('counterexamples')) openFolder(options.counterexamples)
   const began = performance.now()
-  endAllAtTheEnd()
 
   // Who asks for webgpu may have what there is; a GPU that the CPU imitates is for nobody else.
   const { threads, relaxed } = options
@@ -280,15 +288,18 @@ const end = (child: ChildProcess): void => {
 }
 const endAll = (): void => living.forEach(end)
 
-/** No process is left behind, however the command ends. */
-function endAllAtTheEnd(): void {
+/** No process is left behind, however the command ends; to be called when it has. */
+function endAllAtTheEnd(): () => void {
+  const exits = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const
+  const leave = (signal: NodeJS.Signals): void => process.exit(exits[signal as keyof typeof exits])
+  const signals = Object.keys(exits)
   process.on('exit', endAll)
-  for (const [signal, code] of [
-    ['SIGHUP', 129],
-    ['SIGINT', 130],
-    ['SIGTERM', 143],
-  ] as const)
-    process.on(signal, () => process.exit(code))
+  for (const signal of signals) process.on(signal, leave)
+  return () => {
+    process.off('exit', endAll)
+    for (const signal of signals) process.off(signal, leave)
+    endAll()
+  }
 }
 
 /** A process that checks claims, replaced by a new one when a case takes too long or it dies. */

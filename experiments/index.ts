@@ -1,5 +1,6 @@
 /** Every figure and table that is reproduced, by name. A new one is a file beside this one and a row here. */
 import { baRetrieval } from './ba-retrieval.ts'
+import { characters } from './characters.ts'
 import { codeExecution } from './code-execution.ts'
 import type { Figure } from './figure.ts'
 import { formalLanguages } from './formal-languages.ts'
@@ -19,5 +20,6 @@ export const figures: Readonly<Record<string, Figure>> = {
   ...listops,
   ...codeExecution,
   ...sequenceToSequence,
+  ...characters,
   ...wikitext,
 }

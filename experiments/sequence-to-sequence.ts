@@ -34,7 +34,7 @@ const training: Omit<Lesson['training'], 'batch' | 'clip'> = {
   ...{ optimizer: 'adamw', schedule: 'cosine', lr: 3e-3, matrixLr: 0, warmup: 100, lrFloor: 0.01, beta2: 0.98, weightDecay: 0 },
 }
 const batch = 64
-const stepLimit = 3000
+const stepLimit = 4000
 /** Pairs. */
 const asked = { train: 20_000, valid: 100, test: 400 }
 /** Characters of an answer with its end. */
@@ -94,7 +94,7 @@ export const sequenceToSequence: Record<string, Figure> = {
       Object.keys(memories).flatMap((row) =>
         seeds.map(
           (seed): Cell => ({
-            ...{ name: `${fileName(row)}_seed${seed}`, row, columns: ['dates'], seed, seconds: 90 },
+            ...{ name: `${fileName(row)}_seed${seed}`, row, columns: ['dates'], seed, seconds: 120 },
             run: (watch) => translate(row, seed, stepLimit, watch),
           }),
         ),

@@ -463,27 +463,29 @@ describe('fastweights verify --implementation', () => {
   })
 
   it('refuses what is no implementation, in one line', async () => {
-    const refused = async (what: string, message: RegExp, code = 1, more: readonly string[] = []): Promise<void> => {
-      const result = await place.run(['verify', 'delta', '--implementation', what, ...more])
-      assert.match(result.stderr, message)
-      assert.deepEqual([result.code, result.stderr.trimEnd().split('\n').length], [code, 1], result.stderr)
-    }
     place.write('none.mjs', 'export const adapter = 1')
     place.write('a b.mjs', 'export default 1')
     place.write('text.mjs', 'export default { name: "x", forward() {}, rules: { dleta: {} } }')
-    await Promise.all([
-      refused(
+    await place.together(async (run) => {
+      const refused = async (what: string, message: RegExp, code = 1, more: readonly string[] = []): Promise<void> => {
+        const result = await run(['verify', 'delta', '--implementation', what, ...more])
+        assert.match(result.stderr, message)
+        assert.deepEqual([result.code, result.stderr.trimEnd().split('\n').length], [code, 1], result.stderr)
+      }
+      await refused(
         'onnxruntime',
         /^fastweights: onnxruntime: the package onnxruntime-node isn't installed here: npm install onnxruntime-node\n$/,
-      ),
-      refused('absent.mjs', /^fastweights: absent\.mjs: no such file\n$/),
-      refused('text.mjs', /^fastweights: text\.mjs: its default export: 'rules' names 'dleta'; the rules are /),
-      refused('none.mjs', /^fastweights: none\.mjs: it has no default export, which must be the adapter: /),
-      refused('a b.mjs', /^fastweights: a b\.mjs: its default export: 'name' must be a text of one line\n$/),
-      refused('exit 7', /^fastweights: exit 7: ended \(exit code 7\)\n$/),
-      refused('x.mjs', /^fastweights: --device: means nothing for an implementation by others\n$/, 2, ['--device', 'wasm']),
-      refused('x.mjs', /^fastweights: --implementation: it has rules of this package, and \.\/mine\.mjs brings others/, 2, ['./mine.mjs']),
-      refused('x.mjs', /^fastweights: can't make the folder text\.txt\/x: /, 1, ['--counterexamples', 'text.txt/x']),
-    ])
+      )
+      await refused('absent.mjs', /^fastweights: absent\.mjs: no such file\n$/)
+      await refused('text.mjs', /^fastweights: text\.mjs: its default export: 'rules' names 'dleta'; the rules are /)
+      await refused('none.mjs', /^fastweights: none\.mjs: it has no default export, which must be the adapter: /)
+      await refused('a b.mjs', /^fastweights: a b\.mjs: its default export: 'name' must be a text of one line\n$/)
+      await refused('exit 7', /^fastweights: exit 7: ended \(exit code 7\)\n$/)
+      await refused('x.mjs', /^fastweights: --device: means nothing for an implementation by others\n$/, 2, ['--device', 'wasm'])
+      await refused('x.mjs', /^fastweights: --implementation: it has rules of this package, and \.\/mine\.mjs brings others/, 2, [
+        './mine.mjs',
+      ])
+      await refused('x.mjs', /^fastweights: can't make the folder text\.txt\/x: /, 1, ['--counterexamples', 'text.txt/x'])
+    })
   })
 })

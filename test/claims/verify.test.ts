@@ -241,9 +241,18 @@ export const claims = [
   })
 
   describe('bad input', () => {
+    let server: ReturnType<Workplace['server']>
+    /** It is given up after 15 s, which pass beside the other tests; it waits, so as not to take a core from them. */
+    let loading: Promise<Result>
+    before(() => {
+      server = place.server()
+      place.write('loop.mjs', 'Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)')
+      loading = place.run('verify loop.mjs --case-limit 0.5')
+    })
+    after(() => server.end())
     /** It fails with this code and one line to standard error. */
     const refused = async (words: string | string[], code: number, message: RegExp): Promise<void> => {
-      const result = await place.run(words)
+      const result = await server.run(words)
       assert.match(result.stderr, message)
       assert.equal(result.stderr.trimEnd().split('\n').length, 1, result.stderr)
       assert.equal(result.code, code)
@@ -252,13 +261,6 @@ export const claims = [
       place.write(name, content)
       await refused(`verify ./${name} --device reference`, 1, message)
     }
-
-    /** It is given up after 15 s, which pass beside the other tests; it waits, so as not to take a core from them. */
-    let loading: Promise<Result>
-    before(() => {
-      place.write('loop.mjs', 'Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)')
-      loading = place.run('verify loop.mjs --case-limit 0.5')
-    })
 
     it('a pattern that matches nothing', () =>
       refused('verify gated-dleta', 2, /^fastweights: no claim matches 'gated-dleta': did you mean 'gated-delta'\?\n$/))

@@ -43,14 +43,10 @@ describe('bad input', () => {
     it(what, async () => {
       const left = [...cases()]
       const snapshot = place.snapshot()
-      const work = async (): Promise<void> => {
-        const { run, end } = place.server()
-        try {
+      const work = (): Promise<void> =>
+        place.together(async (run) => {
           for (let next = left.pop(); next; next = left.pop()) assertRefused(await run(next[0]), code, next[1], next[0])
-        } finally {
-          end()
-        }
-      }
+        })
       await Promise.all([work(), work()])
       assert.deepEqual(place.snapshot(), snapshot)
     })

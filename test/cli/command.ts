@@ -90,7 +90,13 @@ export class Workplace {
 
   /** A process that runs one command after the other: for many that end soon, since most of their time is a process's start. */
   server(): { run(words: string | readonly string[]): Promise<Result>; end(): void } {
-    const child = fork(server, { cwd: this.folder, env: this.env })
+    const child = fork(server, { cwd: this.folder, env: this.env, silent: true })
+    /** What its own processes say, which may go on saying it when the command has ended: then it is the next one's. */
+    const said = { stdout: '', stderr: '' }
+    for (const name of ['stdout', 'stderr'] as const)
+      child[name]!.setEncoding('utf8').on('data', (piece: string) => {
+        said[name] += piece
+      })
     return {
       run: (words) =>
         new Promise((resolve, reject) => {
@@ -98,11 +104,23 @@ export class Workplace {
           child.once('exit', ended)
           child.once('message', (result) => {
             child.off('exit', ended)
-            resolve(result as Result)
+            const { code, stdout, stderr } = result as Result
+            resolve({ code, stdout: stdout + said.stdout, stderr: stderr + said.stderr })
+            said.stdout = said.stderr = ''
           })
           child.send(list(words))
         }),
       end: () => child.disconnect(),
+    }
+  }
+
+  /** What `body` runs goes through one `server`. */
+  async together(body: (run: (words: string | readonly string[]) => Promise<Result>) => Promise<void>): Promise<void> {
+    const { run, end } = this.server()
+    try {
+      await body(run)
+    } finally {
+      end()
     }
   }
 

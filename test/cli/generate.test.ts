@@ -99,20 +99,22 @@ describe('fastweights generate', () => {
     place.write('strange.txt', 'Why\nWhy §\n')
     place.write('gap.txt', 'Why\n\nso\n')
     place.write('nothing.txt', '')
-    for (const [words, message] of [
-      ['--prompts strange.txt', /^fastweights: strange\.txt: line 2: .*§/],
-      ['--prompts gap.txt', /^fastweights: gap\.txt: line 2 is empty: each line is a prompt\n$/],
-      ['--prompts nothing.txt', /^fastweights: nothing\.txt is empty\n$/],
-      ['--prompts none.txt', /^fastweights: can't read none\.txt: no such file or folder\n$/],
-      ['--prompts gap.txt --prompt Why', /^fastweights: --prompt and --prompts exclude each other: give one of them\n$/],
-      ['--batch 0', /^fastweights: .*--batch.*\n$/],
-    ] as const) {
-      const { code, stdout, stderr } = await place.run(`generate --run runs/float32 ${words}`)
-      assert.equal(stdout, '')
-      assert.notEqual(code, 0)
-      assert.match(stderr, message)
-      assert.equal(stderr.trimEnd().split('\n').length, 1)
-    }
+    await place.together(async (run) => {
+      for (const [words, message] of [
+        ['--prompts strange.txt', /^fastweights: strange\.txt: line 2: .*§/],
+        ['--prompts gap.txt', /^fastweights: gap\.txt: line 2 is empty: each line is a prompt\n$/],
+        ['--prompts nothing.txt', /^fastweights: nothing\.txt is empty\n$/],
+        ['--prompts none.txt', /^fastweights: can't read none\.txt: no such file or folder\n$/],
+        ['--prompts gap.txt --prompt Why', /^fastweights: --prompt and --prompts exclude each other: give one of them\n$/],
+        ['--batch 0', /^fastweights: .*--batch.*\n$/],
+      ] as const) {
+        const { code, stdout, stderr } = await run(`generate --run runs/float32 ${words}`)
+        assert.equal(stdout, '')
+        assert.notEqual(code, 0)
+        assert.match(stderr, message)
+        assert.equal(stderr.trimEnd().split('\n').length, 1)
+      }
+    })
   })
 
   it('ends when its reader leaves', async () => {

@@ -255,23 +255,25 @@ describe('fastweights inspect', function () {
   it('refuses in one line, and writes nothing', async () => {
     place.write('file', 'a file')
     const before = place.snapshot()
-    for (const [words, message] of [
-      [['none'], /^can't read the checkpoint none: no such file or folder$/],
-      [['runs/tiny', '--layer', '3'], /^--layer 3: the model has 2 layers$/],
-      [['runs/tiny', '--head', '3'], /^--head 3: layer 1 has 2 heads$/],
-      [['runs/tiny', '--token', '6'], /^--token 6: the prompt has 5 characters$/],
-      [['runs/tiny', '--prompt', 'Why §'], /^character "§" \(U\+00A7\) at 4 isn't in the vocabulary/],
-      [['runs/tiny', '--prompt', 'a'.repeat(513)], /^the prompt has 513 characters; 512 can be shown: give a shorter --prompt$/],
-      [['runs/tiny', '--out', 'none/page.html'], /^can't write none\/page\.html: no such file or folder$/],
-      [['runs/tiny', '--json', 'runs'], /^can't write runs: it is a folder$/],
-      [['runs/tiny', '--svg', 'file'], /^can't write to the folder file: it is a file/],
-      [['runs/tiny', 'more'], /^unexpected argument "more"$/],
-    ] as const) {
-      const { code, stdout, stderr } = await place.run(['inspect', ...words])
-      assert.match(stderr, /^fastweights: [^\n]+\n$/)
-      assert.match(stderr.slice('fastweights: '.length, -1), message)
-      assert.deepEqual([stdout, code !== 0], ['', true])
-    }
+    await place.together(async (run) => {
+      for (const [words, message] of [
+        [['none'], /^can't read the checkpoint none: no such file or folder$/],
+        [['runs/tiny', '--layer', '3'], /^--layer 3: the model has 2 layers$/],
+        [['runs/tiny', '--head', '3'], /^--head 3: layer 1 has 2 heads$/],
+        [['runs/tiny', '--token', '6'], /^--token 6: the prompt has 5 characters$/],
+        [['runs/tiny', '--prompt', 'Why §'], /^character "§" \(U\+00A7\) at 4 isn't in the vocabulary/],
+        [['runs/tiny', '--prompt', 'a'.repeat(513)], /^the prompt has 513 characters; 512 can be shown: give a shorter --prompt$/],
+        [['runs/tiny', '--out', 'none/page.html'], /^can't write none\/page\.html: no such file or folder$/],
+        [['runs/tiny', '--json', 'runs'], /^can't write runs: it is a folder$/],
+        [['runs/tiny', '--svg', 'file'], /^can't write to the folder file: it is a file/],
+        [['runs/tiny', 'more'], /^unexpected argument "more"$/],
+      ] as const) {
+        const { code, stdout, stderr } = await run(['inspect', ...words])
+        assert.match(stderr, /^fastweights: [^\n]+\n$/)
+        assert.match(stderr.slice('fastweights: '.length, -1), message)
+        assert.deepEqual([stdout, code !== 0], ['', true])
+      }
+    })
     assert.deepEqual(place.snapshot(), before)
   })
 })

@@ -125,12 +125,14 @@ describe('fastweights reproduce', () => {
     place.write(`mixed/cells/${of.cell}.json`, JSON.stringify({ ...of, ...told }))
     const other = { cell: 'softmax_in-segments_seed2', seed: 2, files: { train: 'a', valid: 'c' } }
     place.write(`mixed/cells/${other.cell}.json`, JSON.stringify({ ...of, ...told, ...other }))
-    for (const [words, message] of wrong) {
-      const { code, stderr } = await place.run(words)
-      assert.ok(code !== 0, words)
-      assert.match(stderr, message)
-      assert.equal(lines(stderr).length, 1, stderr)
-    }
+    await place.together(async (run) => {
+      for (const [words, message] of wrong) {
+        const { code, stderr } = await run(words)
+        assert.ok(code !== 0, words)
+        assert.match(stderr, message)
+        assert.equal(lines(stderr).length, 1, stderr)
+      }
+    })
     place.write('here/cells/other.json', '{"figure":"retrieval-capacity"}')
     assert.match(
       (await place.run(`${capacity} --report --out here`)).stderr,

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { setDevice } from '../../engine/index.ts'
 import { baLesson } from '../../experiments/ba-retrieval.ts'
+import { readCharacters, widthFor } from '../../experiments/characters.ts'
 import { codeLesson } from '../../experiments/code-execution.ts'
 import { type Cell, search } from '../../experiments/figure.ts'
 import { languageLesson } from '../../experiments/formal-languages.ts'
@@ -196,6 +197,29 @@ describe('experiments', () => {
     const { values, steps } = await readWords('delta', 'carried on', { train: 'a b a b', valid: 'a' }, 1, watch, small)
     assert.equal(steps, 2)
     assert.ok(Number.isFinite(values[0]))
+  })
+
+  it('tiny-shakespeare: a model as wide as wanted takes the steps that its time allows, and learns what follows what', async () => {
+    const text = Array.from(uniforms(3, 400, 0, 3), (x) => ['one', 'two', 'six'][Math.floor(x)]).join('')
+    const model = { dModel: 16, heads: 2, layers: 1 }
+    for (const memory of ['softmax', 'delta, DPFP']) {
+      const small = { parameters: 4000, seconds: 0.6, model, training: { seqLen: 12, batch: 8, warmup: 2 } }
+      const { values, steps, curve } = await readCharacters(memory, { train: text }, 1, quiet, small)
+      assert.ok(steps >= 4 && steps % 4 === 0 && curve.length === 4 && curve[3][0] === steps, `${steps}`)
+      assert.deepEqual(
+        values,
+        curve.map(([, nats]) => nats),
+      )
+      assert.ok(values[3] < values[0], `${memory}: ${values}`)
+    }
+    assert.equal(
+      widthFor(1010, (width) => 200 + 50 * width),
+      16,
+    )
+    assert.throws(
+      () => widthFor(200, (width) => 200 + 50 * width),
+      /no layer is narrow enough for 200 parameters: without any there are 200/,
+    )
   })
 
   it('a cell says what its course says instead of the metric, in places of its own', async () => {
