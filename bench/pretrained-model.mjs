@@ -54,7 +54,7 @@ for (let i = 0, at = 0; i < shards; i++) {
     const entry = tensors.get(names[at])
     own.push([names[at], entry])
     map[names[at]] = name
-    size += 2 * entry.bits.length
+    size += 2 * entry.data.length
   }
   files.set(name, writeSafetensors(own))
 }

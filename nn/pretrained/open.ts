@@ -9,6 +9,7 @@ import { clip, fileKind, nearest, printable } from '../foreign.ts'
 import { type FrozenEntry, type FrozenOptions, frozen } from '../frozen.ts'
 import { type FloatEntry, outlineOf } from '../module.ts'
 import {
+  type BitsOf,
   type Bytes,
   type Dtype,
   halves,
@@ -473,12 +474,7 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
           return takeApart(entry, joined(pieces.map(({ data }) => data))).get(name)!
         },
         ...(half && {
-          half: {
-            dtype: half,
-            get bits() {
-              return takeApart(entry, joined(pieces.map(({ bits }) => bits!))).get(name)!
-            },
-          },
+          half: { dtype: half, bits: bitsIn(entry, i, pieces) },
         }),
       } as PretrainedEntry)
   }
@@ -508,6 +504,22 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
     )
   }
   return { dict, dtypes, renamed, cuts, constants, dropped, warnings }
+}
+
+/** The bits of an entry's parameter i. Where it takes all pieces to have some, they are kept until the last have been asked for. */
+function bitsIn(entry: Entry, i: number, pieces: readonly FloatEntry[]): BitsOf {
+  const size = sizeOf(entry.ownShapes[i])
+  if (pieces.length === 1 && !entry.order) {
+    const before = entry.ownShapes.slice(0, i).reduce((n, shape) => n + sizeOf(shape), 0)
+    return (begin, end, into) => pieces[0].bits!(before + begin, before + end, into)
+  }
+  let all: Uint16Array | undefined
+  return (begin, end) => {
+    all ??= takeApart(entry, joined(pieces.map(({ bits, shape }) => bits!(0, sizeOf(shape))))).get(entry.own[i])!
+    const some = all.subarray(begin, end)
+    if (end === size) all = undefined
+    return some
+  }
 }
 
 /** Numbers, or their bits, one piece after the other. */
