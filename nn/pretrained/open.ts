@@ -465,6 +465,7 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
         ? 'F64'
         : 'F32'
     const half = dtype === 'F16' || dtype === 'BF16' ? halves[dtype] : undefined
+    const bits = half && bitsIn(entry, pieces)
     for (const [i, name] of entry.own.entries())
       dict.set(name, {
         dtype,
@@ -473,9 +474,7 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
         get data() {
           return takeApart(entry, joined(pieces.map(({ data }) => data))).get(name)!
         },
-        ...(half && {
-          half: { dtype: half, bits: bitsIn(entry, i, pieces) },
-        }),
+        ...(half && { half: { dtype: half, bits: bits![i] } }),
       } as PretrainedEntry)
   }
   for (const { file, shape, value } of row.buffers?.(reader) ?? []) {
@@ -506,20 +505,25 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
   return { dict, dtypes, renamed, cuts, constants, dropped, warnings }
 }
 
-/** The bits of an entry's parameter i. Where it takes all pieces to have some, they are kept until the last have been asked for. */
-function bitsIn(entry: Entry, i: number, pieces: readonly FloatEntry[]): BitsOf {
-  const size = sizeOf(entry.ownShapes[i])
+/**
+ * The bits of each of an entry's parameters. Where it takes all pieces to have some, they are kept until the last ones of each parameter have been asked for.
+ */
+function bitsIn(entry: Entry, pieces: readonly FloatEntry[]): BitsOf[] {
   if (pieces.length === 1 && !entry.order) {
-    const before = entry.ownShapes.slice(0, i).reduce((n, shape) => n + sizeOf(shape), 0)
-    return (begin, end, into) => pieces[0].bits!(before + begin, before + end, into)
+    const [piece] = pieces
+    return entry.ownShapes.map((_, i) => {
+      const before = entry.ownShapes.slice(0, i).reduce((n, shape) => n + sizeOf(shape), 0)
+      return (begin, end, into) => piece.bits!(before + begin, before + end, into)
+    })
   }
-  let all: Uint16Array | undefined
-  return (begin, end) => {
-    all ??= takeApart(entry, joined(pieces.map(({ bits, shape }) => bits!(0, sizeOf(shape))))).get(entry.own[i])!
-    const some = all.subarray(begin, end)
-    if (end === size) all = undefined
-    return some
-  }
+  const kept = new Map<string, Uint16Array>()
+  const read = (): Map<string, Uint16Array> => takeApart(entry, joined(pieces.map(({ bits, shape }) => bits!(0, sizeOf(shape)))))
+  return entry.own.map((name) => (begin, end) => {
+    if (!kept.has(name)) for (const [each, bits] of read()) kept.set(each, bits)
+    const bits = kept.get(name)!
+    if (end === bits.length) kept.delete(name)
+    return bits.subarray(begin, end)
+  })
 }
 
 /** Numbers, or their bits, one piece after the other. */
