@@ -61,5 +61,6 @@ for (let i = 0, at = 0; i < shards; i++) {
 files.set('model.safetensors.index.json', JSON.stringify({ metadata: { total_size: weights.length }, weight_map: map }))
 mkdirSync(folder, { recursive: true })
 for (const [name, content] of files) writeFileSync(join(folder, name), content)
-console.log(model.parameters().reduce((n, p) => n + p.size, 0))
+const parameters = model.parameters().reduce((n, p) => n + p.size, 0)
+console.log(JSON.stringify({ parameters, symbols: config.vocab_size }))
 process.exit(0)
