@@ -271,7 +271,15 @@ describe('models of which nothing is trained', () => {
     return new Map([...files].map(([name, content]) => [name, name === 'config.json' ? content : bytes]))
   }
   const asFiles = (files: Map<string, Uint8Array>) =>
-    new Map([...files].map(([name, bytes]) => [name, { length: bytes.length, subarray: (a: number, b: number) => bytes.slice(a, b) }]))
+    new Map(
+      [...files].map(([name, bytes]) => {
+        const subarray = (a: number, b: number, into = new Uint8Array(b - a)): Uint8Array => {
+          into.set(bytes.subarray(a, b))
+          return into.subarray(0, b - a)
+        }
+        return [name, { length: bytes.length, subarray }]
+      }),
+    )
 
   it('keep weights of 16 bits, compute what their float32 gives, to the bit, and are written back', async () => {
     const device = await wasm()
