@@ -13,14 +13,23 @@ export const HALF_ROW = 64
 export const FLOAT16 = 1
 export const BFLOAT16 = 2
 
+/** In memory, since V8 makes a constant of a vector anew at each use, from an ordinary register. */
+const constants = memory.data<u32>(
+  [
+    0x8fffe000, 0x8fffe000, 0x8fffe000, 0x8fffe000, 0x77800000, 0x77800000, 0x77800000, 0x77800000, 0x47800000, 0x47800000, 0x47800000,
+    0x47800000, 0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7f800000, 0x7f800000, 0x7f800000, 0x7f800000,
+  ],
+  16,
+)
+
 /**
  * Of float16's bits with the sign before three more of it, from bit 13 on. Its exponents begin 112 below those of float32; multiplied by 2^112, subnormal
  * numbers are right, too. The largest exponent means the same in both.
  */
 @inline function widenedFloat16(spread: v128): v128 {
-  const scaled = f32x4.mul(v128.and(spread, i32x4.splat(0x8fffe000)), i32x4.splat(0x77800000))
-  const special = f32x4.ge(f32x4.abs(scaled), f32x4.splat(65536))
-  return v128.or(scaled, v128.and(special, i32x4.splat(0x7f800000)))
+  const scaled = f32x4.mul(v128.and(spread, v128.load(constants)), v128.load(constants, 16))
+  const special = f32x4.ge(v128.and(scaled, v128.load(constants, 48)), v128.load(constants, 32))
+  return v128.or(scaled, v128.and(special, v128.load(constants, 64)))
 }
 
 /** Of pairs of halves, a pair a lane, the lower ones and the upper ones. */
