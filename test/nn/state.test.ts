@@ -355,7 +355,10 @@ describe('states', () => {
     const tokens = tensor([1, 2], { shape: [1, 2], dtype: 'int32' })
     const shorter = { ...initialState(model, 1), layers: [] }
     assert.throws(() => model.forward(tokens, shorter), /^Error: forward: the state has 0 layers, the model \d+$/)
-    assert.throws(() => model.forward(tokens, undefined, { masks: tokens } as never), /^Error: unknown option 'masks' \(mask, reset, last\)$/)
+    assert.throws(
+      () => model.forward(tokens, undefined, { masks: tokens } as never),
+      /^Error: unknown option 'masks' \(mask, reset, last\)$/,
+    )
   })
 
   it('have the sizes of the formulas', () => {
