@@ -15,6 +15,8 @@ benchmarks (all of them when none is named)
   matmul    n x n x n float32 products: fastweights, tfjs, jax-js, onnxruntime-web and the SIMD limit, in interleaved rounds
   train     one training step of the labml setting and of a small one: seconds, tokens/s, memory
   torch     that step beside PyTorch's, where python3 has it: a loop over tokens and a chunkwise form, eager and compiled
+  pretrained  a random Qwen3.5 of 160 million parameters in bfloat16: memory, a prompt and its continuation, beside transformers where python3
+            has it
   kernels   the hot kernels one by one on 1 and 2 threads, beside the plain reference
   rules     every rule in its forms (recurrent, chunk, parallel) and softmax attention: time and memory, forward and backward, over
             the length T; where chunks win; a plot
@@ -28,17 +30,17 @@ benchmarks (all of them when none is named)
 options
   --sizes 64,128,...   matmul: the sizes n (default 64,128,256,512,1024); rules, scale, aft: the lengths T (default 64,128,...,8192;
                        128,256,...,65536; 256,512,...,16384); nets: one length T (default 128); onnx: of the prompt (default 256)
-  --rounds R           samples of each contender (default 15; train, torch, kernels, nets, onnx, webgpu: default 5; rules, aft: at most, default
+  --rounds R           samples of each contender (default 15; pretrained: 3; train, torch, kernels, nets, onnx, webgpu: default 5; rules, aft: at most, default
                        5; scale: at most, default 3)
   --only TEXT          kernels, nets, onnx, webgpu: those whose name contains TEXT, without the roofline; train, torch: settings whose name does
                        (torch: default small)
-  --python PATH        torch: the Python to run (default python3)
+  --python PATH        torch, pretrained: the Python to run (default python3)
   --roofline           webgpu: the roofline alone
   --counts             webgpu: the dispatches of a training step alone, on paper
   --rules A,B          rules, scale: only these
   --seconds S          rules, scale, aft, nets: time for the samples of a rule in one form at one T (default 0.5; scale: 1); a cell of which one
                        run lasts longer is sampled once, in rules and aft one of which it would last 10 times as long is left out
-  --threads N          rules, scale, aft, nets, onnx: threads of the wasm device and its peers (default 1); torch: of it and of ours (default one a core)
+  --threads N          rules, scale, aft, nets, onnx: threads of the wasm device and its peers (default 1); torch, pretrained: of it and of ours (default one a core)
   --device NAME        train, rules, scale, aft, nets: wasm, webgpu, auto (a GPU that works, else wasm), or reference, which is plain, slow and
                        for small sizes only (default wasm); of nets webgpu is SwiftShader, as of the benchmark webgpu
   --batch B --heads H --key K --value V
@@ -71,7 +73,7 @@ const positive = (text, option) => {
   return Number(text)
 }
 
-const benchmarkNames = ['matmul', 'train', 'torch', 'kernels', 'rules', 'scale', 'aft', 'nets', 'onnx', 'webgpu']
+const benchmarkNames = ['matmul', 'train', 'torch', 'pretrained', 'kernels', 'rules', 'scale', 'aft', 'nets', 'onnx', 'webgpu']
 /** Each option: the benchmarks that take it, and what its text means. */
 const options = {
   sizes: {
@@ -80,12 +82,12 @@ const options = {
   },
   rounds: { of: benchmarkNames, read: (text) => whole(text, '--rounds', 1, 1000) },
   only: { of: ['train', 'torch', 'kernels', 'nets', 'onnx', 'webgpu'], read: (text) => text },
-  python: { of: ['torch'], read: (text) => text },
+  python: { of: ['torch', 'pretrained'], read: (text) => text },
   roofline: { of: ['webgpu'], type: 'boolean', read: (given) => given },
   counts: { of: ['webgpu'], type: 'boolean', read: (given) => given },
   rules: { of: ['rules', 'scale'], read: list },
   seconds: { of: ['rules', 'scale', 'aft', 'nets'], read: (text) => positive(text, '--seconds') },
-  threads: { of: ['torch', 'rules', 'scale', 'aft', 'nets', 'onnx'], read: (text) => whole(text, '--threads', 1, 64) },
+  threads: { of: ['torch', 'pretrained', 'rules', 'scale', 'aft', 'nets', 'onnx'], read: (text) => whole(text, '--threads', 1, 64) },
   device: {
     of: ['train', 'rules', 'scale', 'aft', 'nets'],
     read: (text) => oneOf(text, '--device', ['auto', 'wasm', 'webgpu', 'reference']),

@@ -22,9 +22,9 @@ const contenders = [
   { label: 'torch, loop, its step compiled', form: 'loop', compiled: true },
 ]
 
-/** The process of step.py, asked as ours are. */
-function startPython(python) {
-  const child = spawn(python, [fileURLToPath(new URL('./torch/step.py', import.meta.url))], { stdio: ['pipe', 'pipe', 'pipe'] })
+/** The process of a program in torch/, asked as ours are. */
+export function startPython(python, program) {
+  const child = spawn(python, [fileURLToPath(new URL(`./torch/${program}`, import.meta.url))], { stdio: ['pipe', 'pipe', 'pipe'] })
   let log = ''
   child.stderr.on('data', (text) => {
     log = (log + text).slice(-4000)
@@ -53,14 +53,14 @@ function startPython(python) {
   }
 }
 
-/** Why this Python has no PyTorch; undefined if it has. */
-function missing(python) {
-  const { status, error, stderr } = spawnSync(python, ['-c', 'import torch'], { encoding: 'utf8' })
+/** Why this Python lacks one of these packages; undefined if it has them. */
+export function missing(python, packages) {
+  const { status, error, stderr } = spawnSync(python, ['-c', `import ${packages}`], { encoding: 'utf8' })
   return status === 0 ? undefined : (error?.message ?? stderr.trim().split('\n').at(-1))
 }
 
 export async function run({ rounds = 5, only = 'small', threads = os.availableParallelism(), python }) {
-  const reason = missing(python ?? 'python3')
+  const reason = missing(python ?? 'python3', 'torch')
   if (reason !== undefined) {
     if (python !== undefined) throw new UsageError(`--python: ${python} has no PyTorch: ${reason}`)
     console.log(`\nPyTorch isn't here, and nothing is measured (${reason}); --python PATH names a Python that has it`)
@@ -76,7 +76,7 @@ export async function run({ rounds = 5, only = 'small', threads = os.availablePa
       for (const contender of contenders) {
         const label = `${setting.name}: ${contender.label}`
         progress(`${label}: warm-up`)
-        const child = contender.ours ? start('./train-child.mjs', { relaxed: true }) : startPython(python ?? 'python3')
+        const child = contender.ours ? start('./train-child.mjs', { relaxed: true }) : startPython(python ?? 'python3', 'step.py')
         const entry = { ...contender, child, seconds: [], losses: [] }
         running.push(entry)
         const step = async () => {

@@ -76,8 +76,9 @@ export class FileBytes {
     }
   }
 
-  subarray(begin: number, end: number): Uint8Array {
-    const content = new Uint8Array(Math.max(0, Math.min(end, this.length) - begin))
+  subarray(begin: number, end: number, into?: Uint8Array): Uint8Array {
+    const size = Math.max(0, Math.min(end, this.length) - begin)
+    const content = into?.subarray(0, size) ?? new Uint8Array(size)
     const handle = openSync(this.file, 'r')
     try {
       for (let at = 0; at < content.length; ) {

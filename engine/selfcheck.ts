@@ -3,6 +3,7 @@
  * browser. The tests of test/ops go further; this is for machines that nobody has tested. Tests: test/ops/selfcheck.test.ts.
  */
 import type { Device, HostArray } from './devices/device.ts'
+import { halfMatrices } from './devices/halves.ts'
 import {
   type AftSizes,
   binaryOps,
@@ -42,6 +43,8 @@ interface Memory {
   input(n: number, low?: number, high?: number): unknown
   from(values: readonly number[]): unknown
   indices(values: readonly number[]): unknown
+  /** A matrix of 16-bit numbers. */
+  halves(rows: number, columns: number, type: HalfType): unknown
   /** For n results that are compared. Until they are written they are NaN. */
   output(n: number): unknown
   /** For n results that only the case itself uses. */
@@ -88,14 +91,10 @@ const matmulCase =
     k.matmul(a, b, biased ? m.input(N) : null, c, all)
   }
 
-/** n numbers of 16 bits, in pairs. */
-const halves = (m: Memory, n: number, type: HalfType): unknown =>
-  m.indices([...new Int32Array(narrowed(Float32Array.from(range(n + (n % 2)), Math.sin), type).buffer)])
-
 const halfCase =
   (M: number, N: number, K: number, type: HalfType): Case =>
   (k, m) =>
-    k.matmul(m.input(M * K), halves(m, N * K, type), m.input(N), m.output(M * N), { ...plain, M, N, K, transposeB: true, halfB: type })
+    k.matmul(m.input(M * K), m.halves(N, K, type), m.input(N), m.output(M * N), { ...plain, M, N, K, transposeB: true, halfB: type })
 
 /** A rule of the recurrence: which inputs it has beside q, k, v, and values of the gate for each token and head (0: no gate). */
 interface Recurrence {
@@ -324,7 +323,7 @@ const cases: Record<KernelName, readonly Case[]> = {
     ...halfTypes.map(
       (type): Case =>
         (k, m) =>
-          k.gather(halves(m, 63, type), m.indices([8, 0, 3]), m.output(21), 3, 9, 7, type),
+          k.gather(m.halves(9, 7, type), m.indices([8, 0, 3]), m.output(21), 3, 9, 7, type),
     ),
   ],
   gatherBackward: [(k, m) => k.gatherBackward(m.input(66), m.indices([8, 0, 3, 3, 0, 7, 3, 1, 1, 8, 3]), m.output(54), 11, 9, 6)],
@@ -530,6 +529,13 @@ async function results(device: Device, run: Case): Promise<HostArray[]> {
       input: (n, low = -1, high = 1) => place(drawn(n, low, high)),
       from: (values) => place(values.map(Math.fround)),
       indices: (values) => place(values, 'int32'),
+      halves(rows, columns, type) {
+        const matrices = halfMatrices(device)
+        const storage = matrices.allocate(rows, columns)
+        all.push(storage)
+        matrices.write(storage, rows, columns, 0, narrowed(Float32Array.from(range(rows * columns), Math.sin), type))
+        return storage
+      },
       output: (n) => compared(unwritten(n)),
       temporary: (n) => place(unwritten(n)),
       inout: (values, low = -1, high = 1) => compared(typeof values === 'number' ? drawn(values, low, high) : values),

@@ -1,5 +1,6 @@
 import { checkFlag, checkList, checkNumber, checkOptions, told } from './arguments.ts'
 import type { Device, DType, HostArray } from './devices/device.ts'
+import { halfMatrices, rowsTogether } from './devices/halves.ts'
 import { referenceDevice } from './devices/reference/index.ts'
 import { type HalfType, halfTypes, widened } from './half.ts'
 import { span } from './profile.ts'
@@ -220,6 +221,8 @@ export class Tensor implements Scoped {
    */
   view(shape: Shape): Tensor {
     if (sizeOf(shape) !== this.size) throw new Error(`view: ${show(this.shape)} doesn't fit into ${show(shape)}`)
+    if (this.half !== undefined && shape.at(-1) !== this.shape.at(-1))
+      throw new Error(`view: the rows of a ${this.dtype} tensor ${show(this.shape)} stay as they are: ${show(shape)} has others`)
     return new Tensor(shape, this.dtype, this.device, this.live(), this.host)
   }
 
@@ -239,8 +242,7 @@ export class Tensor implements Scoped {
   readHalves(): Promise<Uint16Array<ArrayBuffer>> {
     return answered(async () => {
       if (this.half === undefined) throw new Error(`readHalves: the tensor is ${this.dtype}, not ${halfTypes.join(' or ')}`)
-      const pairs = await this.device.read(this.live().storage, Math.ceil(this.size / 2))
-      return new Uint16Array(pairs.buffer, 0, this.size)
+      return halfMatrices(this.device).read(this.live().storage, ...matrixOf(this.shape))
     })
   }
 
@@ -382,20 +384,46 @@ export function tensor(data: Nested | ArrayLike<number>, options: TensorOptions 
  */
 export function halfTensor(bits: Uint16Array, options: { shape: Shape; dtype: HalfType; device?: Device }): Tensor {
   checkOptions('halfTensor', options, ['shape', 'dtype', 'device'])
-  const { shape, dtype, device = defaultDevice } = options
   if (!(bits instanceof Uint16Array)) throw new Error(`halfTensor: needs the bits as a Uint16Array, not ${told(bits)}`)
+  checkShape('halfTensor', options.shape)
+  if (bits.length !== sizeOf(options.shape))
+    throw new Error(`halfTensor: ${bits.length} values don't fill the shape ${show(options.shape)}`)
+  return halfTensorFrom((begin, end) => bits.subarray(begin, end), options)
+}
+
+/** Numbers that are read at a time. */
+const pieceSize = 2 ** 17
+let piece = new Uint16Array(0)
+
+/**
+ * A `halfTensor` of bits that are asked for a piece at a time, those from `begin` to `end`, so that they needn't be in memory all at once; they may be left in the array
+ * `into`, which is overwritten the next time.
+ */
+export function halfTensorFrom(
+  bitsOf: (begin: number, end: number, into: Uint16Array) => Uint16Array,
+  { shape, dtype, device = defaultDevice }: { shape: Shape; dtype: HalfType; device?: Device },
+): Tensor {
   if (!halfTypes.includes(dtype)) throw new Error(`halfTensor: the dtype must be ${halfTypes.join(' or ')}, not ${told(dtype)}`)
   checkDevice('halfTensor', device)
-  checkShape('halfTensor', shape)
-  if (bits.length !== sizeOf(shape)) throw new Error(`halfTensor: ${bits.length} values don't fill the shape ${show(shape)}`)
-  const even = bits.length % 2 === 0 && bits.byteOffset % 4 === 0
-  const pairs = even ? bits : new Uint16Array(2 * Math.ceil(bits.length / 2))
-  if (!even) pairs.set(bits)
-  const words = new Int32Array(pairs.buffer, pairs.byteOffset, pairs.length / 2)
-  const block = { storage: device.allocate('int32', words.length, true), owners: 0, version: 0 }
-  device.write(block.storage, words)
-  return new Tensor([...shape], dtype, device, block)
+  const [rows, columns] = matrixOf(shape)
+  const matrices = halfMatrices(device)
+  const t = new Tensor([...shape], dtype, device, { storage: matrices.allocate(rows, columns), owners: 0, version: 0 })
+  try {
+    const some = rowsTogether * Math.max(1, Math.floor(pieceSize / (rowsTogether * columns)))
+    for (let first = 0; first < rows; first += some) {
+      const [begin, end] = [first * columns, Math.min(rows, first + some) * columns]
+      if (piece.length < end - begin) piece = new Uint16Array(end - begin)
+      matrices.write(t.storage, rows, columns, first, bitsOf(begin, end, piece.subarray(0, end - begin)))
+    }
+    return t
+  } catch (error) {
+    t.dispose()
+    throw error
+  }
 }
+
+/** Rows and columns of a tensor as one matrix. */
+const matrixOf = (shape: Shape): [rows: number, columns: number] => [sizeOf(shape.slice(0, -1)), shape.at(-1) ?? 1]
 
 /** A tensor that the host is going to write. */
 function fromHost(shape: Shape, dtype: DType, device: Device, indices: Int32Array | null): Tensor {

@@ -2,6 +2,7 @@
 export * from './aft'
 export * from './elementwise'
 export * from './fast-weights'
+export { gatherHalf, packHalves } from './halves'
 export * from './linear'
 export * from './matmul'
 export * from './matvec'

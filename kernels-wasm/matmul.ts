@@ -14,7 +14,7 @@
  * Pinned by test/ops/wasm.test.ts and test/ops/wasm-pool.test.ts.
  */
 import { finish } from './epilogue'
-import { BFLOAT16, bytesOf, FLOAT16, load1, load4 } from './halves'
+import { BFLOAT16, FLOAT16, lower, upper } from './halves'
 import { madd } from './math'
 import { scratch } from './scratch'
 import { wide } from './wide'
@@ -27,21 +27,21 @@ const HALF = 8
 const KC = 512
 
 /** B[k0 .. k0+kc, n0 .. n0+16) -> [kc][16], columns past N filled with zeros. */
-function packB<T>(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
+function packB(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
   const columns = min(NR, N - n0)
-  const stepK: usize = bytesOf<T>(transposed ? 1 : <usize>N)
-  const stepN: usize = bytesOf<T>(transposed ? <usize>K : 1)
+  const stepK: usize = (transposed ? 1 : <usize>N) << 2
+  const stepN: usize = (transposed ? <usize>K : 1) << 2
   let from = b + <usize>k0 * stepK + <usize>n0 * stepN
   let k = 0
   if (columns == NR && transposed) {
     for (; k + 4 <= kc; k += 4) {
-      for (let n = 0; n < NR; n += 4) transpose4x4<T>(from + <usize>n * stepN, stepN, to + (n << 2), NR << 2)
-      from += bytesOf<T>(4)
+      for (let n = 0; n < NR; n += 4) transpose4x4(from + <usize>n * stepN, stepN, to + (n << 2), NR << 2)
+      from += 16
       to += NR << 4
     }
   } else if (columns == NR) {
     for (; k < kc; k++) {
-      const b0 = load4<T>(from), b1 = load4<T>(from + bytesOf<T>(4)), b2 = load4<T>(from + bytesOf<T>(8)), b3 = load4<T>(from + bytesOf<T>(12))
+      const b0 = v128.load(from), b1 = v128.load(from, 16), b2 = v128.load(from, 32), b3 = v128.load(from, 48)
       v128.store(to, b0)
       v128.store(to, b1, 16)
       v128.store(to, b2, 32)
@@ -52,25 +52,39 @@ function packB<T>(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n
   }
   if (columns < NR) memory.fill(to, 0, <usize>kc * (NR << 2))
   for (; k < kc; k++) {
-    for (let n = 0; n < columns; n++) store<f32>(to + (n << 2), f32x4.extract_lane(load1<T>(from + <usize>n * stepN), 0))
+    for (let n = 0; n < columns; n++) store<f32>(to + (n << 2), load<f32>(from + <usize>n * stepN))
     from += stepK
     to += NR << 2
   }
 }
 
-/** packB of a matrix of float32, float16 or bfloat16. */
+/** packB of panels of halves (halves.ts): half of one, from the row k0 on. */
+function widenB<T>(b: usize, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
+  let from = b + (<usize>(n0 & ~31) * K << 1) + (<usize>k0 << 6) + <usize>(n0 & 16) * 2
+  const end = to + (<usize>kc * (NR << 2))
+  for (; to < end; to += NR << 2) {
+    const p0 = v128.load(from), p1 = v128.load(from, 16)
+    v128.store(to, lower<T>(p0))
+    v128.store(to, upper<T>(p0), 16)
+    v128.store(to, lower<T>(p1), 32)
+    v128.store(to, upper<T>(p1), 48)
+    from += 64
+  }
+}
+
+/** packB of a matrix of float32, or of panels of float16 or bfloat16. */
 function packBOf(half: i32, b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
-  if (half == BFLOAT16) packB<u16>(b, transposed, N, K, k0, kc, n0, to)
-  else if (half == FLOAT16) packB<i16>(b, transposed, N, K, k0, kc, n0, to)
-  else packB<f32>(b, transposed, N, K, k0, kc, n0, to)
+  if (half == BFLOAT16) widenB<u16>(b, K, k0, kc, n0, to)
+  else if (half == FLOAT16) widenB<i16>(b, K, k0, kc, n0, to)
+  else packB(b, transposed, N, K, k0, kc, n0, to)
 }
 
 /** Four rows of four numbers, `step` bytes apart -> their transpose, rows `stride` bytes apart. */
-@inline function transpose4x4<T>(from: usize, step: usize, to: usize, stride: usize): void {
-  const r0 = load4<T>(from)
-  const r1 = load4<T>(from + step)
-  const r2 = load4<T>(from + 2 * step)
-  const r3 = load4<T>(from + 3 * step)
+@inline function transpose4x4(from: usize, step: usize, to: usize, stride: usize): void {
+  const r0 = v128.load(from)
+  const r1 = v128.load(from + step)
+  const r2 = v128.load(from + 2 * step)
+  const r3 = v128.load(from + 3 * step)
   const low01 = v128.shuffle<f32>(r0, r1, 0, 4, 1, 5)
   const high01 = v128.shuffle<f32>(r0, r1, 2, 6, 3, 7)
   const low23 = v128.shuffle<f32>(r2, r3, 0, 4, 1, 5)
@@ -389,7 +403,7 @@ export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, stride
   for (let task = begin; task < end; task++) {
     const batch = task / panels
     const panel = task % panels
-    const matrix = b + ((<usize>batch * strideB) << (half ? 1 : 2))
+    const matrix = b + ((<usize>batch * strideB) << 2)
     const to = packed + (<usize>batch * K * panels * (NR << 2))
     for (let k0 = 0; k0 < K; k0 += KC) {
       const kc = min(KC, K - k0)
@@ -476,7 +490,7 @@ export function matmul(
     const m1 = min(m0 + blockM, M)
     const n1 = min(n0 + blockN, N)
     const matrixA = a + ((<usize>batch * strideA) << 2)
-    const matrixB = b + ((<usize>batch * strideB) << (half ? 1 : 2))
+    const matrixB = b + ((<usize>batch * strideB) << 2)
     const matrixC = c + ((<usize>batch * M * N) << 2)
     let k0 = 0
     do {
@@ -515,11 +529,11 @@ export function matmul(
 }
 
 /** c + sum over four k of x[k] times four rows of B, stored transposed: lane j is row j, `step` bytes apart. */
-@inline function madd4x4<T>(x0: v128, x1: v128, x2: v128, x3: v128, b: usize, step: usize, c: v128): v128 {
-  const r0 = load4<T>(b)
-  const r1 = load4<T>(b + step)
-  const r2 = load4<T>(b + 2 * step)
-  const r3 = load4<T>(b + 3 * step)
+@inline function madd4x4(x0: v128, x1: v128, x2: v128, x3: v128, b: usize, step: usize, c: v128): v128 {
+  const r0 = v128.load(b)
+  const r1 = v128.load(b + step)
+  const r2 = v128.load(b + 2 * step)
+  const r3 = v128.load(b + 3 * step)
   const low01 = v128.shuffle<f32>(r0, r1, 0, 4, 1, 5)
   const high01 = v128.shuffle<f32>(r0, r1, 2, 6, 3, 7)
   const low23 = v128.shuffle<f32>(r2, r3, 0, 4, 1, 5)
@@ -532,31 +546,31 @@ export function matmul(
 }
 
 /** sums[16] = sum over kc of x[k] B[k, n .. n+16), B stored transposed, `step` bytes from one column to the next. */
-function row16<T>(x: usize, b: usize, step: usize, kc: i32, sums: usize): void {
+function row16(x: usize, b: usize, step: usize, kc: i32, sums: usize): void {
   let c0 = f32x4.splat(0), c1 = f32x4.splat(0), c2 = f32x4.splat(0), c3 = f32x4.splat(0)
   let k = 0
   for (; k + 4 <= kc; k += 4) {
     const x0 = v128.load32_splat(x), x1 = v128.load32_splat(x, 4), x2 = v128.load32_splat(x, 8), x3 = v128.load32_splat(x, 12)
-    c0 = madd4x4<T>(x0, x1, x2, x3, b, step, c0)
-    c1 = madd4x4<T>(x0, x1, x2, x3, b + 4 * step, step, c1)
-    c2 = madd4x4<T>(x0, x1, x2, x3, b + 8 * step, step, c2)
-    c3 = madd4x4<T>(x0, x1, x2, x3, b + 12 * step, step, c3)
+    c0 = madd4x4(x0, x1, x2, x3, b, step, c0)
+    c1 = madd4x4(x0, x1, x2, x3, b + 4 * step, step, c1)
+    c2 = madd4x4(x0, x1, x2, x3, b + 8 * step, step, c2)
+    c3 = madd4x4(x0, x1, x2, x3, b + 12 * step, step, c3)
     x += 16
-    b += bytesOf<T>(4)
+    b += 16
   }
   v128.store(sums, c0)
   v128.store(sums, c1, 16)
   v128.store(sums, c2, 32)
   v128.store(sums, c3, 48)
-  if (k < kc) rowRest<T>(x, b, step, bytesOf<T>(1), kc - k, 16, sums)
+  if (k < kc) rowRest(x, b, step, 4, kc - k, 16, sums)
 }
 
 /** sums[0 .. columns) += sum over kc of x[k] B[k, :], one by one. */
-function rowRest<T>(x: usize, b: usize, stepN: usize, stepK: usize, kc: i32, columns: i32, sums: usize): void {
+function rowRest(x: usize, b: usize, stepN: usize, stepK: usize, kc: i32, columns: i32, sums: usize): void {
   for (let n = 0; n < columns; n++) {
     let sum = v128.load32_splat(sums + (n << 2))
     const column = b + <usize>n * stepN
-    for (let k = 0; k < kc; k++) sum = madd(v128.load32_splat(x + (k << 2)), load1<T>(column + <usize>k * stepK), sum)
+    for (let k = 0; k < kc; k++) sum = madd(v128.load32_splat(x + (k << 2)), v128.load32_splat(column + <usize>k * stepK), sum)
     store<f32>(sums + (n << 2), f32x4.extract_lane(sum, 0))
   }
 }
@@ -572,34 +586,33 @@ function rowWide(x: usize, b: usize, stepK: usize, kc: i32, columns: i32, sums: 
       const b0 = v128.load(b + n), b1 = v128.load(b + n + stepK), b2 = v128.load(b + n + 2 * stepK), b3 = v128.load(b + n + 3 * stepK)
       v128.store(sums + n, madd4(x0, x1, x2, x3, b0, b1, b2, b3, v128.load(sums + n)))
     }
-    rowRest<f32>(x, b + (whole << 2), 4, stepK, 4, columns - whole, sums + (whole << 2))
+    rowRest(x, b + (whole << 2), 4, stepK, 4, columns - whole, sums + (whole << 2))
     x += 16
     b += 4 * stepK
   }
-  if (k < kc) rowRest<f32>(x, b, 4, stepK, kc - k, columns, sums)
+  if (k < kc) rowRest(x, b, 4, stepK, kc - k, columns, sums)
 }
 
 /** row16 of all columns, 16 at a time, and of those that are left. */
-function rowTransposed<T>(x: usize, b: usize, K: i32, kc: i32, columns: i32, sums: usize): void {
-  const stepN = bytesOf<T>(<usize>K)
+function rowTransposed(x: usize, b: usize, K: i32, kc: i32, columns: i32, sums: usize): void {
+  const stepN = <usize>K << 2
   const whole = columns & ~15
-  for (let n = 0; n < whole; n += 16) row16<T>(x, b + <usize>n * stepN, stepN, kc, sums + (n << 2))
+  for (let n = 0; n < whole; n += 16) row16(x, b + <usize>n * stepN, stepN, kc, sums + (n << 2))
   memory.fill(sums + (whole << 2), 0, (columns - whole) << 2)
-  rowRest<T>(x, b + <usize>whole * stepN, stepN, bytesOf<T>(1), kc, columns - whole, sums + (whole << 2))
+  rowRest(x, b + <usize>whole * stepN, stepN, 4, kc, columns - whole, sums + (whole << 2))
 }
 
 /**
  * The product for few rows of A, as in generation: B is read in place, and what counts is the speed of memory. Same sums as `matmul`.
- * `half`: see halves.ts; then B is stored transposed. Task: blockN columns (a multiple of 16) of one product. Scratch: blockN sums.
+ * Task: blockN columns (a multiple of 16) of one product. Scratch: blockN sums.
  */
 export function matmulRows(
   begin: i32, end: i32, a: usize, b: usize, bias: usize, c: usize, strideA: i32, strideB: i32, M: i32, N: i32, K: i32,
-  transposeB: i32, accumulate: i32, activation: i32, blockN: i32, half: i32,
+  transposeB: i32, accumulate: i32, activation: i32, blockN: i32,
 ): void {
   const blocksN = (N + blockN - 1) / blockN
-  const shift: usize = half ? 1 : 2
-  const stepK: usize = (transposeB ? 1 : <usize>N) << shift
-  const stepN: usize = (transposeB ? <usize>K : 1) << shift
+  const stepK: usize = (transposeB ? 1 : <usize>N) << 2
+  const stepN: usize = (transposeB ? <usize>K : 1) << 2
   for (let task = begin; task < end; task++) {
     const n0 = task % blocksN * blockN
     const batch = task / blocksN
@@ -608,14 +621,11 @@ export function matmulRows(
     do {
       const kc = min(KC, K - k0)
       const last = k0 + kc == K
-      const block = b + ((<usize>batch * strideB) << shift) + <usize>n0 * stepN + <usize>k0 * stepK
+      const block = b + ((<usize>batch * strideB) << 2) + <usize>n0 * stepN + <usize>k0 * stepK
       for (let m = 0; m < M; m++) {
         const x = a + ((<usize>batch * strideA + <usize>m * K + k0) << 2)
         const to = c + (((<usize>batch * M + m) * N + n0) << 2)
-        // Halves are only read transposed, as weights are stored.
-        if (half == BFLOAT16) rowTransposed<u16>(x, block, K, kc, columns, scratch)
-        else if (half == FLOAT16) rowTransposed<i16>(x, block, K, kc, columns, scratch)
-        else if (transposeB) rowTransposed<f32>(x, block, K, kc, columns, scratch)
+        if (transposeB) rowTransposed(x, block, K, kc, columns, scratch)
         else rowWide(x, block, stepK, kc, columns, scratch)
         finish(scratch, 0, to, 0, 1, columns, k0 == 0 && !accumulate, last && bias ? bias + (n0 << 2) : 0, last ? activation : -1)
       }

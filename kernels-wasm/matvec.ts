@@ -8,7 +8,7 @@
  * Pinned by test/ops/capture.test.ts.
  */
 import { finish } from './epilogue'
-import { BFLOAT16, lower, upper } from './halves'
+import { BFLOAT16, HALF_ROW, lower, upper } from './halves'
 import { madd } from './math'
 import { scratch } from './scratch'
 
@@ -16,7 +16,6 @@ import { scratch } from './scratch'
 const NR = 32
 const ROW = 128
 const HALF = 16
-const HALF_ROW = 64
 /** Terms that are summed before they join the total, as in matmul.ts. */
 const KC = 512
 
@@ -107,24 +106,6 @@ function twoRows(x: usize, y: usize, p: usize, kc: i32, sums: usize): void {
   putHalf(sums, d0, d1, d2, d3)
 }
 
-/**
- * B of halves (halves.ts), stored transposed -> panels [K][4][4 pairs]: a pair is a number and that of the fourth column from it, so that one operation makes
- * four float32 of either. Task: a panel.
- */
-export function matvecPackHalves(begin: i32, end: i32, b: usize, packed: usize, N: i32, K: i32): void {
-  for (let panel = begin; panel < end; panel++) {
-    const columns = min(NR, N - panel * NR)
-    const first = b + (<usize>(panel * NR) * K << 1)
-    const to = packed + <usize>panel * <usize>K * HALF_ROW
-    memory.fill(to, 0, <usize>K * HALF_ROW)
-    for (let n = 0; n < columns; n++) {
-      const from = first + (<usize>n * K << 1)
-      const at = to + <usize>((n >> 3 << 4) + ((n & 3) << 2) + (n >> 1 & 2))
-      for (let k: usize = 0; k < <usize>K; k++) store<u16>(at + k * HALF_ROW, load<u16>(from + (k << 1)))
-    }
-  }
-}
-
 /** oneRow with a panel of halves. */
 function oneRowHalves<T>(x: usize, p: usize, kc: i32, sums: usize): void {
   let c0 = f32x4.splat(0), c1 = f32x4.splat(0), c2 = f32x4.splat(0), c3 = f32x4.splat(0)
@@ -186,7 +167,7 @@ function twoRowsHalves<T>(x: usize, y: usize, p: usize, kc: i32, sums: usize): v
   else twoRowsHalves<i16>(x, y, panel + (n << 1), kc, sums)
 }
 
-/** packed: as matvecPack left it, or matvecPackHalves (`half`: halves.ts). Task: a panel. Scratch: 32 sums. */
+/** packed: as matvecPack left it, or packHalves (`half`: halves.ts). Task: a panel. Scratch: 32 sums. */
 export function matvec(
   begin: i32, end: i32, a: usize, packed: usize, bias: usize, c: usize, M: i32, N: i32, K: i32, accumulate: i32, activation: i32,
   half: i32,

@@ -1,7 +1,6 @@
 /**
  * Kernels that move elements without looking at them (4 bytes each: float32 and int32 alike). Pinned by test/ops/wasm.test.ts.
  */
-import { BFLOAT16, load1, load4 } from './halves'
 import { planeOffset } from './planes'
 
 /**
@@ -147,22 +146,6 @@ function transposeCorner(x: usize, stepX: usize, y: usize, stepY: usize, P: i32,
 export function gather(begin: i32, end: i32, table: usize, index: usize, y: usize, D: i32): void {
   const bytes = <usize>D << 2
   for (let r = begin; r < end; r++) copyRun(D, table + <usize>load<i32>(index + (<usize>r << 2)) * bytes, 4, y + <usize>r * bytes, 4)
-}
-
-/** The same of a table of halves (halves.ts). */
-export function gatherHalf(begin: i32, end: i32, table: usize, index: usize, y: usize, D: i32, half: i32): void {
-  for (let r = begin; r < end; r++) {
-    const row = table + ((<usize>load<i32>(index + (<usize>r << 2)) * D) << 1)
-    const to = y + (<usize>r * D << 2)
-    if (half == BFLOAT16) widenRow<u16>(row, D, to)
-    else widenRow<i16>(row, D, to)
-  }
-}
-
-@inline function widenRow<T>(row: usize, D: i32, to: usize): void {
-  let d = 0
-  for (; d + 4 <= D; d += 4) v128.store(to + (d << 2), load4<T>(row + (d << 1)))
-  for (; d < D; d++) store<f32>(to + (d << 2), f32x4.extract_lane(load1<T>(row + (d << 1)), 0))
 }
 
 /** Columns in a task of gatherBackward. */

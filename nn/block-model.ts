@@ -21,9 +21,9 @@ import { MambaLayer, type MambaSettings } from './mamba.ts'
 import { Mamba2Layer, type Mamba2Settings } from './mamba2.ts'
 import { MemoryLayer, type MemorySettings, type SharedBounds } from './memory-layer.ts'
 import type { LayerState } from './mixer.ts'
-import { ignoredTarget, type TokenBatch } from './model.ts'
+import { ignoredTarget, type LogitsChoice, type TokenBatch } from './model.ts'
 import { Module } from './module.ts'
-import { atTokens, checkPacking, type Packing } from './packing.ts'
+import { asked, atTokens, checkPacking, type Packing } from './packing.ts'
 import { keepsPace, type Parts } from './parts.ts'
 import { RwkvChannelMix, type RwkvSettings, RwkvTimeMix } from './rwkv.ts'
 import { SoftmaxAttention, type SoftmaxOptions, type SoftmaxSettings } from './softmax-attention.ts'
@@ -225,15 +225,15 @@ export class BlockModel extends Module {
     }
   }
 
-  /** tokens int32 [B,T] -> logits [B,T,symbols]; `state`, mask and reset as those of `Transformer`. */
-  forward(tokens: Tensor, state?: BlockModelState, options: Packing = {}): { logits: Tensor; state: BlockModelState } {
+  /** tokens int32 [B,T] -> logits [B,T,symbols]; `state` and options as those of `Transformer`. */
+  forward(tokens: Tensor, state?: BlockModelState, options: Packing & LogitsChoice = {}): { logits: Tensor; state: BlockModelState } {
     checkInt32('forward', tokens)
     if (tokens.shape.length !== 2 || tokens.size === 0)
       throw new Error(`forward: tokens have shape [${tokens.shape.join(',')}], expected [B,T]`)
     const [B, T] = tokens.shape
     if (state != null && !(Array.isArray(state.layers) && state.layers.length === this.layers.length))
       throw new Error(`forward: the state must be what forward or initialState returned for a model of ${this.layers.length} layers`)
-    const packing = checkPacking('forward', options, B, T)
+    const packing = checkPacking('forward', options, B, T, ['last'])
     let x = this.embedded(tokens)
     let first: Tensor | undefined
     const layers = this.layers.map(({ parts }, i): { parts: LayerState[] } => {
@@ -249,7 +249,8 @@ export class BlockModel extends Module {
       }
       return { parts: states }
     })
-    return { logits: atTokens(this.head.forward(normed(this.norm, this.config.norm, x)), packing), state: { layers } }
+    const { x: ends, mask } = asked(x, packing, options.last)
+    return { logits: atTokens(this.head.forward(normed(this.norm, this.config.norm, ends)), { mask }), state: { layers } }
   }
 
   private embedded(tokens: Tensor): Tensor {

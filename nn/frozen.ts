@@ -4,14 +4,14 @@
  */
 import type { HalfType } from '../engine/half.ts'
 import { sameShape, show } from '../engine/shape.ts'
-import { halfTensor, parameter, Tensor, tensor } from '../engine/tensor.ts'
+import { halfTensorFrom, parameter, Tensor, tensor } from '../engine/tensor.ts'
 import { Embedding, Linear } from './layers.ts'
 import { Module, outline, type StateDictEntry, walk } from './module.ts'
-import { halves, type SafetensorsEntry } from './safetensors.ts'
+import { type BitsOf, halves, type SafetensorsEntry } from './safetensors.ts'
 
 /** `half`: of an entry of 16-bit numbers, their bits, in which case `data` is made from them. Both may be read from a file when they are asked for. */
 export interface FrozenEntry extends StateDictEntry {
-  readonly half?: { readonly dtype: HalfType; readonly bits: Uint16Array }
+  readonly half?: { readonly dtype: HalfType; readonly bits: BitsOf }
 }
 
 /** What readSafetensors gives. */
@@ -23,12 +23,7 @@ export function frozenEntry(entry: SafetensorsEntry): FrozenEntry {
     get data() {
       return entry.data
     },
-    half: {
-      dtype: halves[dtype],
-      get bits() {
-        return entry.bits!
-      },
-    },
+    half: { dtype: halves[dtype], bits: entry.bits! },
   }
 }
 
@@ -75,7 +70,7 @@ export function frozen<M extends Module>(
       const { shape } = like
       if (!sameShape(entry.shape, shape)) throw new Error(`frozen: ${place.path} has shape ${show(entry.shape)}, not ${show(shape)}`)
       const held = stays(place, entry)
-        ? halfTensor(entry.half!.bits, { shape, dtype: entry.half!.dtype })
+        ? halfTensorFrom(entry.half!.bits, { shape, dtype: entry.half!.dtype })
         : tensor(entry.data as ArrayLike<number>, { shape })
       parameter(held).requiresGrad = false
       made.set(like, held)

@@ -123,8 +123,9 @@ async function run(model: LanguageModel, tokens: Int32Array, before?: State): Pr
   const { device } = model.parameters()[0]
   const forward = () =>
     evaluated(model, () => {
-      const result = model.forward(tensor(tokens, { shape: [1, tokens.length], device }), before)
-      const logits = slice(result.logits, 1, tokens.length - 1, tokens.length)
+      const result = model.forward(tensor(tokens, { shape: [1, tokens.length], device }), before, { last: true })
+      const given = result.logits.shape[1]
+      const logits = slice(result.logits, 1, given - 1, given)
       mapState(result.state, keep)
       return { logits: keep(logits), state: result.state }
     })
@@ -219,16 +220,27 @@ export function sample(logits: ArrayLike<number>, temperature: number, topK: num
   checkNumber('sample: temperature', temperature, '0 or more')
   checkNumber('sample: topK', topK, 'an integer, 0 or more')
   checkNumber('sample: u', u, 'in [0, 1)')
+  if (temperature === 0) return likeliest(logits)
   // NaN is sorted to the end, the largest number to the last place before.
   const sorted = new Float64Array(logits).sort().reverse()
   const largest = sorted[0]
   if (!Number.isFinite(largest)) throw new Error(notFinite)
-  if (temperature === 0) return place(logits, sorted, 0)
   const candidates = topK > 0 ? sorted.subarray(0, topK) : sorted
   const weights = candidates.map((x) => Math.exp((x - largest) / temperature))
   let left = u * weights.reduce((a, b) => a + b, 0)
   for (let i = 0; i < weights.length; i++) if ((left -= weights[i]) < 0) return place(logits, sorted, i)
   return place(logits, sorted, 0)
+}
+
+/** Where the largest logit stands, the first one of equal ones. */
+function likeliest(logits: ArrayLike<number>): number {
+  let best = 0
+  for (let i = 0; i < logits.length; i++) {
+    if (Number.isNaN(logits[i])) throw new Error(notFinite)
+    if (logits[i] > logits[best]) best = i
+  }
+  if (!Number.isFinite(logits[best])) throw new Error(notFinite)
+  return best
 }
 
 /** Where the i-th largest logit stands; of equal ones the first comes first. */

@@ -42,10 +42,15 @@ export interface Model<B extends AnyBatch = TokenBatch> extends Trainable<B> {
   random: Generator
 }
 
+export interface LogitsChoice {
+  /** Only the logits after each row's last token are asked for, [B,1,symbols]; a model may give all. */
+  last?: boolean
+}
+
 /** What `generate` continues a text with. */
 export interface LanguageModel<S extends LayerState = LayerState> extends Module {
   /** tokens int32 [B,T] -> logits [B,T,symbols], and the state after them. */
-  forward(tokens: Tensor, state?: S): { logits: Tensor; state: S }
+  forward(tokens: Tensor, state?: S, options?: LogitsChoice): { logits: Tensor; state: S }
   /**
    * Whether a step of one token is the same ops each time, on a state that keeps its size, so that it may be captured and replayed (`capture`), and rows
    * of different lengths run side by side. False if absent.

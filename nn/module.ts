@@ -3,7 +3,7 @@ import type { Device } from '../engine/devices/device.ts'
 import { type Shape, sameShape, show } from '../engine/shape.ts'
 import { empty, getDevice, parameter, setDevice, Tensor } from '../engine/tensor.ts'
 import { clip, printable } from './foreign.ts'
-import { entryOf, type SafetensorsEntry } from './safetensors.ts'
+import { entryOf, partOf, type SafetensorsEntry } from './safetensors.ts'
 
 /** What a state dict is loaded from: anything with a shape and numbers, such as readSafetensors(...).tensors. */
 export type StateDict = ReadonlyMap<string, StateDictEntry>
@@ -164,8 +164,8 @@ export async function entriesOf(tensors: ReadonlyMap<string, Tensor>): Promise<M
   const entries = [...tensors].map(async ([name, t]): Promise<[string, FloatEntry]> => {
     const { shape, half } = t
     if (half !== undefined) {
-      const bits = await t.readHalves()
-      return [name, entryOf(half === 'float16' ? 'F16' : 'BF16', [...shape], () => new Uint8Array(bits.buffer), false) as FloatEntry]
+      const bytes = new Uint8Array((await t.readHalves()).buffer)
+      return [name, entryOf(half === 'float16' ? 'F16' : 'BF16', [...shape], partOf(bytes, 0, bytes.length), false) as FloatEntry]
     }
     const data = await t.read()
     if (data instanceof Float64Array) return [name, { dtype: 'F64', shape: [...shape], data }]

@@ -4,7 +4,7 @@
  */
 import { mul, where } from '../engine/ops/elementwise.ts'
 import { tokenFlags } from '../engine/ops/fast-weights.ts'
-import { concat, gather, permute, reshape } from '../engine/ops/movement.ts'
+import { concat, gather, permute, reshape, slice } from '../engine/ops/movement.ts'
 import { sum } from '../engine/ops/reduce.ts'
 import { causalConv } from '../engine/ops/sequence.ts'
 import { sizeOf } from '../engine/shape.ts'
@@ -35,6 +35,14 @@ export function checkPacking(op: string, options: Packing, B: number, T: number,
  */
 export function atTokens(x: Tensor, { mask }: Packing): Tensor {
   return mask ? where(reshape(mask, [...mask.shape, ...x.shape.slice(2).map(() => 1)]), x, 0) : x
+}
+
+/** What logits are made from, x [B,T,D], and its padding: where `last` says so, those of each row's last position alone. */
+export function asked(x: Tensor, { mask }: Packing, last: boolean | undefined): { x: Tensor; mask?: Tensor } {
+  if (!last) return { x, mask }
+  const [B, T] = x.shape
+  const ends = mask && Int32Array.from({ length: B }, (_, b) => mask.indices![b * T + T - 1])
+  return { x: slice(x, 1, T - 1, T), mask: ends && tensor(ends, { shape: [B, 1], device: x.device }) }
 }
 
 /** Each token's place in its sequence, from 0, padding not counted, [B,T]; and where each row goes on, [B], from `position` [B] (0). */

@@ -100,15 +100,18 @@ export class PackedEntry {
  * file; what is written comes from `data`.
  */
 export type SafetensorsEntry =
-  | { [D in Dtype]: { dtype: D; shape: number[]; data: InstanceType<(typeof dtypes)[D]['array']>; readonly bits?: Uint16Array } }[Dtype]
+  | { [D in Dtype]: { dtype: D; shape: number[]; data: InstanceType<(typeof dtypes)[D]['array']>; readonly bits?: BitsOf } }[Dtype]
   | PackedEntry
 
-/** Bytes, or what gives some of them when they are asked for, such as a file: then an entry's `data` is read each time. */
+/** The bits of the numbers from `begin` to `end`. They may be left in `into`, which has room for them, so that a large tensor can be read piece by piece. */
+export type BitsOf = (begin: number, end: number, into?: Uint16Array) => Uint16Array
+
+/** Bytes, or what gives some of them when they are asked for, such as a file: then an entry's `data` is read each time. `into`: see `BitsOf`. */
 export interface Bytes {
   /** How many there are. */
   readonly length: number
-  /** Those from `begin` up to `end`, which isn't among them. */
-  subarray(begin: number, end: number): Uint8Array
+  /** Those from `begin` up to `end`, which isn't among them; they may stand in `into`, if it is given and long enough. */
+  subarray(begin: number, end: number, into?: Uint8Array): Uint8Array
 }
 
 const isRead = (dtype: string): dtype is Dtype => Object.hasOwn(dtypes, dtype)
@@ -136,7 +139,7 @@ export function readSafetensors(bytes: Bytes): Safetensors {
   checkCoverage(layouts, bytes.length - dataStart)
   const tensors = new Map<string, SafetensorsEntry>()
   for (const [name, { dtype, shape, begin, end }] of layouts) {
-    const part = (): Uint8Array => bytes.subarray(dataStart + begin, dataStart + end)
+    const part = partOf(bytes, dataStart + begin, dataStart + end)
     tensors.set(
       name,
       isRead(dtype) ? entryOf(dtype, shape, part, bytes instanceof Uint8Array) : new PackedEntry(name, dtype, shape, part()),
@@ -145,8 +148,17 @@ export function readSafetensors(bytes: Bytes): Safetensors {
   return { metadata, tensors }
 }
 
+/** All bytes of a tensor, or those from one to another. */
+type Part = (from?: number, to?: number, into?: Uint8Array) => Uint8Array
+
+/** The tensor's that lie from `begin` to `end` in these. */
+export const partOf =
+  (bytes: Bytes, begin: number, end: number): Part =>
+  (from = 0, to = end - begin, into) =>
+    bytes.subarray(begin + from, begin + to, into)
+
 /** Of bytes that `part` gives. `held`: they are in memory, so that the numbers may be, too, once they have been asked for. */
-export function entryOf(dtype: Dtype, shape: number[], part: () => Uint8Array, held: boolean): SafetensorsEntry {
+export function entryOf(dtype: Dtype, shape: number[], part: Part, held: boolean): SafetensorsEntry {
   const isHalf = dtype === 'F16' || dtype === 'BF16'
   if (held && !isHalf) return { dtype, shape, data: decode(dtype, part()) } as SafetensorsEntry
   let known: NumberArray | undefined
@@ -160,7 +172,9 @@ export function entryOf(dtype: Dtype, shape: number[], part: () => Uint8Array, h
       known = values
     },
   }
-  if (isHalf) Object.defineProperty(entry, 'bits', { get: () => viewed(part(), Uint16Array, 2) })
+  const bits: BitsOf = (begin, end, into) =>
+    viewed(part(2 * begin, 2 * end, into && new Uint8Array(into.buffer, into.byteOffset, into.byteLength)), Uint16Array, 2) as Uint16Array
+  if (isHalf) Object.defineProperty(entry, 'bits', { value: bits })
   return entry as SafetensorsEntry
 }
 

@@ -16,9 +16,9 @@ import { checkChoice, checkKnown } from './fields.ts'
 import { checkProbability, Dropout, Embedding, FeedForward, type LayerNorm, Linear, type RMSNorm } from './layers.ts'
 import type { LayerState, SequenceLayer } from './mixer.ts'
 import { completeMixer, type LayerMixer, type MixerChoice, type MixerLayer, mixersOf, rowOf, shared } from './mixers.ts'
-import { ignoredTarget, type TokenBatch } from './model.ts'
+import { ignoredTarget, type LogitsChoice, type TokenBatch } from './model.ts'
 import { Module } from './module.ts'
-import { atTokens, checkPacking, type Packing, places } from './packing.ts'
+import { asked, atTokens, checkPacking, type Packing, places } from './packing.ts'
 import { keepsPace, type Parts } from './parts.ts'
 
 /**
@@ -212,11 +212,12 @@ export class Transformer extends Module {
   /**
    * tokens int32 [B,T] -> logits [B,T,symbols]. `state`: where an earlier call on the same sequences stopped. With `mask` (0: padding) and
    * `reset` (1: a new sequence begins), int32 [B,T], rows may hold sequences of different lengths, or several; at padding the logits are
-   * 0, and what their gradient holds there is never looked at.
+   * 0, and what their gradient holds there is never looked at. `last`: see `LogitsChoice`.
    */
-  forward(tokens: Tensor, state?: TransformerState, options: Packing = {}): { logits: Tensor; state: TransformerState } {
-    const { x, packing, ...rest } = this.hidden(tokens, state, options)
-    return { logits: atTokens(this.generator.forward(x), packing), ...rest }
+  forward(tokens: Tensor, state?: TransformerState, options: Packing & LogitsChoice = {}): { logits: Tensor; state: TransformerState } {
+    const { x: all, packing, ...rest } = this.hidden(tokens, state, options)
+    const { x, mask } = asked(all, packing, options.last)
+    return { logits: atTokens(this.generator.forward(x), { mask }), ...rest }
   }
 
   /** What the logits are made from, [B,T,D]. */
@@ -234,7 +235,7 @@ export class Transformer extends Module {
     if (state && state.position.length !== B) throw new Error(`forward: the state has ${state.position.length} rows, the tokens ${B}`)
     if (state && state.layers.length !== this.transformer.layers.length)
       throw new Error(`forward: the state has ${state.layers.length} layers, the model ${this.transformer.layers.length}`)
-    const packing = checkPacking('forward', options, B, T)
+    const packing = checkPacking('forward', options, B, T, ['last'])
     const placed = () => places(packing, B, T, state?.position)
     let x = embed(this.src_embed, tokens, () => placed().at, this.config)
     const layers: LayerState[] = []

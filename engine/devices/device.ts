@@ -1,4 +1,5 @@
 import type { Capture, CaptureOptions } from './capture.ts'
+import type { HalfMatrices } from './halves.ts'
 import type { Kernels } from './kernels.ts'
 
 /** The type of a tensor's numbers: floats, or the integers of tokens, targets and masks. The reference device keeps float32 in float64. */
@@ -44,10 +45,12 @@ export interface Device<S = any> {
    * to stay where they are, because a captured step uses them. They share a buffer, so no kernel may read one of them and write another.
    */
   gather?(storages: readonly S[]): readonly S[] | null
-  /** Copies `data` in, from element 0. */
-  write(storage: S, data: ArrayLike<number>): void
+  /** Copies `data` in, from the element `begin` on (0 if not given). */
+  write(storage: S, data: ArrayLike<number>, begin?: number): void
   /** Copies the first `size` elements out, after every kernel called before has run. */
   read(storage: S, size: number): Promise<HostArray>
+  /** Only where matrices of 16-bit numbers lie in an order of their own: see `halfMatrices`. */
+  readonly halves?: HalfMatrices<S>
   /** Bytes of the blocks allocated and not yet freed, as requested; flat from step to step when nothing leaks. */
   bytesInUse(): number
   /** Bytes taken from the system: never shrinks on wasm. Of blocks side by side (`gather`) those that are freed stay taken until all are. */

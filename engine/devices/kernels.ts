@@ -80,7 +80,7 @@ export interface MatmulSizes {
   accumulate: boolean
   /** Applied last: C = activation(product [+ C] [+ bias]). */
   activation: UnaryOp | null
-  /** B holds numbers of 16 bits, two in each 4 bytes. Only one matrix (strideB 0), stored transposed, and not beside a sparse A. */
+  /** B holds numbers of 16 bits, as `halfMatrices` wrote them. Only one matrix (strideB 0), stored transposed, and not beside a sparse A. */
   halfB?: HalfType
 }
 

@@ -21,13 +21,16 @@ export type JsonObject = { readonly [key: string]: Json }
 /** The packages whose model files are read and written. */
 export type PackageName = 'fla' | 'transformers' | 'rwkv'
 
+/** Where a number of the file, counted from its first, stands among those of the parameters. No table of them: it would take more memory than they do. */
+export type Order = (i: number) => number
+
 /**
  * How a tensor of the file lies beside the parameters that it holds: the file's shape, from theirs, and, where its numbers stand in another order than those of the
  * parameters one after the other, for each place of the file the place there.
  */
 export interface Form {
   shape(own: readonly Shape[]): Shape
-  order?(own: readonly Shape[]): Int32Array
+  order?(own: readonly Shape[]): Order
 }
 /**
  * A name of the file, the parameter or parameters in it, and how they lie. `#` stands for a layer's number, and `A|B` for A that other files call B. Several
@@ -246,7 +249,7 @@ export interface Entry {
   files: readonly EntryFile[]
   own: readonly string[]
   ownShapes: readonly Shape[]
-  order?: Int32Array
+  order?: Order
 }
 export interface EntryFile {
   name: string
@@ -265,7 +268,10 @@ export const leading: Form = { shape: ([[D]]) => [1, 1, D] }
 /** [m,n] as [n,m]. */
 export const transposed: Form = {
   shape: ([[m, n]]) => [n, m],
-  order: ([[m, n]]) => Int32Array.from({ length: m * n }, (_, i) => (i % m) * n + Math.floor(i / m)),
+  order:
+    ([[m, n]]) =>
+    (i) =>
+      (i % m) * n + Math.floor(i / m),
 }
 /** Parameters of one shape, one after the other along a new first axis, in a shape of its own behind it. */
 export const stacked = (...shape: number[]): Form => ({ shape: (own) => [own.length, ...shape, ...own[0]] })
@@ -281,11 +287,13 @@ export const interleaved = (groups: number): Form => ({
     const width = sizeOf(own[0].slice(1))
     const sizes = own.map(([rows]) => (rows / groups) * width)
     const starts = own.map((_, i) => rowsOf(own.slice(0, i)) * width)
-    const order = new Int32Array(rowsOf(own) * width)
-    let at = 0
-    for (let group = 0; group < groups; group++)
-      for (const [i, size] of sizes.entries()) for (let j = 0; j < size; j++) order[at++] = starts[i] + group * size + j
-    return order
+    const all = (rowsOf(own) * width) / groups
+    return (at) => {
+      const group = Math.floor(at / all)
+      let [i, j] = [0, at % all]
+      while (j >= sizes[i]) j -= sizes[i++]
+      return starts[i] + group * sizes[i] + j
+    }
   },
 })
 /** A shape of its own, the numbers in their order. */
@@ -339,7 +347,7 @@ function cut([rows, ...rest]: Shape, n: number): Shape[] {
 /** The numbers of the file, or their bits, as those of the parameters. */
 export function takeApart<A extends Float32Array | Float64Array | Uint16Array>({ own, ownShapes, order }: Entry, data: A): Map<string, A> {
   const all = order ? new (data.constructor as new (n: number) => A)(data.length) : data
-  if (order) for (let i = 0; i < order.length; i++) all[order[i]] = data[i]
+  if (order) for (let i = 0; i < data.length; i++) all[order(i)] = data[i]
   let begin = 0
   return new Map(own.map((name, i) => [name, all.subarray(begin, (begin += sizeOf(ownShapes[i]))) as A]))
 }
@@ -353,7 +361,7 @@ export function putTogether({ files, own, ownShapes, order }: Entry, of: (name: 
     all.set(part, begin)
     begin += part.length
   }
-  const data = order ? Float64Array.from(order, (place) => all[place]) : all
+  const data = order ? all.map((_, i) => all[order(i)]) : all
   begin = 0
   return files.map(({ shape }) => data.subarray(begin, (begin += sizeOf(shape))))
 }

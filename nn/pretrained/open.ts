@@ -9,6 +9,7 @@ import { clip, fileKind, nearest, printable } from '../foreign.ts'
 import { type FrozenEntry, type FrozenOptions, frozen } from '../frozen.ts'
 import { type FloatEntry, outlineOf } from '../module.ts'
 import {
+  type BitsOf,
   type Bytes,
   type Dtype,
   halves,
@@ -470,6 +471,7 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
         ? 'F64'
         : 'F32'
     const half = dtype === 'F16' || dtype === 'BF16' ? halves[dtype] : undefined
+    const bits = half && bitsIn(entry, pieces)
     for (const [i, name] of entry.own.entries())
       dict.set(name, {
         dtype,
@@ -478,14 +480,7 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
         get data() {
           return takeApart(entry, joined(pieces.map(({ data }) => data))).get(name)!
         },
-        ...(half && {
-          half: {
-            dtype: half,
-            get bits() {
-              return takeApart(entry, joined(pieces.map(({ bits }) => bits!))).get(name)!
-            },
-          },
-        }),
+        ...(half && { half: { dtype: half, bits: bits![i] } }),
       } as PretrainedEntry)
   }
   for (const { file, shape, value } of row.buffers?.(reader) ?? []) {
@@ -514,6 +509,27 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
     )
   }
   return { dict, dtypes, renamed, cuts, constants, dropped, warnings }
+}
+
+/**
+ * The bits of each of an entry's parameters. Where it takes all pieces to have some, they are kept until the last ones of each parameter have been asked for.
+ */
+function bitsIn(entry: Entry, pieces: readonly FloatEntry[]): BitsOf[] {
+  if (pieces.length === 1 && !entry.order) {
+    const [piece] = pieces
+    return entry.ownShapes.map((_, i) => {
+      const before = entry.ownShapes.slice(0, i).reduce((n, shape) => n + sizeOf(shape), 0)
+      return (begin, end, into) => piece.bits!(before + begin, before + end, into)
+    })
+  }
+  const kept = new Map<string, Uint16Array>()
+  const read = (): Map<string, Uint16Array> => takeApart(entry, joined(pieces.map(({ bits, shape }) => bits!(0, sizeOf(shape)))))
+  return entry.own.map((name) => (begin, end) => {
+    if (!kept.has(name)) for (const [each, bits] of read()) kept.set(each, bits)
+    const bits = kept.get(name)!
+    if (end === bits.length) kept.delete(name)
+    return bits.subarray(begin, end)
+  })
 }
 
 /** Numbers, or their bits, one piece after the other. */

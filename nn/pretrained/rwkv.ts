@@ -8,7 +8,7 @@
 import { show, sizeOf } from '../../engine/shape.ts'
 import type { NormChoice, PartChoice } from '../block-model.ts'
 import { clip, printable } from '../foreign.ts'
-import { type Bytes, entryOf, type SafetensorsEntry } from '../safetensors.ts'
+import { type Bytes, entryOf, partOf, type SafetensorsEntry } from '../safetensors.ts'
 import {
   type Architecture,
   type ConfigReader,
@@ -77,11 +77,7 @@ export function readRwkvFile(file: string, given: Bytes): RwkvFile {
     need(size, `the tensor ${name} ${show(shape)}`)
     if (tensors.has(name)) fail(`the tensor ${name} is there twice`)
     const dtype = dtypes[type]
-    const begin = at
-    tensors.set(
-      name,
-      entryOf(dtype, shape, () => bytes.subarray(begin, begin + size), true),
-    )
+    tensors.set(name, entryOf(dtype, shape, partOf(bytes, at, at + size), true))
     at += size
   }
   return { config: configOf(file, { vocab_size: symbols, hidden_size: dModel, num_hidden_layers: layers }, tensors), tensors }

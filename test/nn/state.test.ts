@@ -93,11 +93,24 @@ describe('states', () => {
         else assert.deepEqual(used, [used[0], used[0], used[0]])
 
         const tokens = rows.flatMap((row) => Array.from(row.subarray(0, pieces * T)))
-        const whole = scope(() => model.forward(tensor(tokens, { shape: [B, pieces * T], dtype: 'int32' })).logits)
+        const flags = (values: readonly number[]) => tensor(values, { shape: [B, pieces * T], dtype: 'int32' })
+        const whole = scope(() => model.forward(flags(tokens)).logits)
         const size = T * config.symbols
         const expected = Array.from(await whole.read())
         const joined = Array.from({ length: B }, (_, b) => logits.flatMap((values) => values.slice(b * size, (b + 1) * size))).flat()
         assertRms(joined, expected, bound)
+        // The last row alone, and where it is padding.
+        const mask = tokens.map((_, i) => Number(i !== pieces * T - 1))
+        const run = async (masked: boolean, last: boolean): Promise<number[]> => {
+          const forward = () => model.forward(flags(tokens), undefined, { last, ...(masked && { mask: flags(mask) }) }).logits
+          return Array.from(await readAndFree(scope(forward)))
+        }
+        const rowEnd = pieces * size
+        for (const masked of [false, true]) {
+          const all = await run(masked, false)
+          const ends = Array.from({ length: B }, (_, b) => all.slice((b + 1) * rowEnd - config.symbols, (b + 1) * rowEnd)).flat()
+          assertRms(await run(masked, true), ends, bound)
+        }
         whole.dispose()
         model.dispose()
         assert.equal(device.bytesInUse(), empty)
@@ -342,7 +355,10 @@ describe('states', () => {
     const tokens = tensor([1, 2], { shape: [1, 2], dtype: 'int32' })
     const shorter = { ...initialState(model, 1), layers: [] }
     assert.throws(() => model.forward(tokens, shorter), /^Error: forward: the state has 0 layers, the model \d+$/)
-    assert.throws(() => model.forward(tokens, undefined, { masks: tokens } as never), /^Error: unknown option 'masks' \(mask, reset\)$/)
+    assert.throws(
+      () => model.forward(tokens, undefined, { masks: tokens } as never),
+      /^Error: unknown option 'masks' \(mask, reset, last\)$/,
+    )
   })
 
   it('have the sizes of the formulas', () => {

@@ -10,6 +10,7 @@ import {
   halfTypes,
   matmul,
   noGrad,
+  reshape,
   scope,
   setDevice,
   silu,
@@ -73,7 +74,11 @@ describe('numbers of 16 bits', () => {
         const odd = halfTensor(bits.subarray(3, 8), { shape: [1, 5], dtype })
         assert.deepEqual(await odd.readHalves(), bits.slice(3, 8))
         assert.equal(device.bytesInUse() > 0, true)
-        for (const t of [table, rows, odd]) t.dispose()
+        // More than are written at a time, and an odd number of them.
+        const many = Uint16Array.from({ length: 4099 * 33 }, (_, i) => i * 40503)
+        const large = halfTensor(many, { shape: [4099, 33], dtype })
+        assert.deepEqual(await large.readHalves(), many)
+        for (const t of [table, rows, odd, large]) t.dispose()
       }
     }
   })
@@ -105,6 +110,7 @@ describe('numbers of 16 bits', () => {
       [() => matmul(x, half), /matmul: a float16 matrix is read as one of rows/],
       [() => matmul(half, half, { transposeB: true }), /matmul: needs a float32 tensor, not float16/],
       [() => silu(half), /silu: needs a float32 tensor, not float16|needs a float32 tensor, not float16/],
+      [() => reshape(half, [3, 2]), /the rows of a float16 tensor \[2,3\] stay as they are/],
       [() => half.write([1, 2, 3, 4, 5, 6]), /write: float16 tensors are made once/],
       [
         () => scope(() => matmul(tensor([[1, 2, 3]], { requiresGrad: true }), half, { transposeB: true }).backward(tensor([[1, 1]]))),

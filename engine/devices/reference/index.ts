@@ -83,10 +83,10 @@ export function referenceDevice(): Device<RefStorage> {
     free(storage) {
       if (notes.freed(storage) && open) drop(storage)
     },
-    write(storage, data) {
+    write(storage, data, begin = 0) {
       use()
       const held = storage.data
-      if (notes.written(storage, () => Array.from(data).some((x, i) => !Object.is(x, held[i])))) held.set(data)
+      if (notes.written(storage, () => Array.from(data).some((x, i) => !Object.is(x, held[begin + i])))) held.set(data, begin)
     },
     async read(storage, size) {
       use()

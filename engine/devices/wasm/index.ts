@@ -7,6 +7,7 @@ import type { Kernels } from '../kernels.ts'
 import { aftKernels } from './aft.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import { fastWeightKernels } from './fast-weights.ts'
+import { wasmHalves } from './halves.ts'
 import { linearKernels } from './linear.ts'
 import { matmulKernels } from './matmul.ts'
 import type { Block } from './memory.ts'
@@ -63,9 +64,11 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
     free(block) {
       if (open) memory.free(block)
     },
-    write(block, data) {
+    halves: wasmHalves(pool),
+    write(block, data, begin = 0) {
       use()
-      const view = integers.has(block) ? memory.int32(block, data.length) : memory.float32(block, data.length)
+      const end = begin + data.length
+      const view = (integers.has(block) ? memory.int32(block, end) : memory.float32(block, end)).subarray(begin)
       const differs = () => view.map((_, i) => data[i]).some((x, i) => !Object.is(x, view[i]))
       if (pool.notes.written(block, differs)) view.set(data)
     },

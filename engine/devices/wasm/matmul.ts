@@ -44,24 +44,24 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       const half = halfNumber(sizes.halfB)
 
       /**
-       * In a captured step, a B that stays: it is packed once, before the first step, and what it is packed into belongs to the capture. Halves
-       * aren't where they would become float32.
+       * In a captured step, a B that stays: it is packed once, before the first step, and what it is packed into belongs to the capture. Halves are packed already.
        */
-      const kept = !sparse && !transposeA && batch === 1 && M <= fewRows && pool.notes.stays(b) && !(half && M >= MR)
-      if (kept && M < MR) {
+      const kept = !half && !sparse && !transposeA && batch === 1 && M <= fewRows && pool.notes.stays(b)
+      if ((kept || half) && M < MR) {
         const panels = Math.ceil(N / panelColumns)
-        const packed = pool.memory.allocate((half ? 2 : 4) * panels * panelColumns * K, true)
-        pool.notes.noteFirst({
-          kernel: half ? 'matvecPackHalves' : 'matvecPack',
-          n: panels,
-          grain: Math.ceil(4096 / (K + 1)),
-          args: [b.pointer, packed.pointer, N, K, ...(half ? [] : [+transposeB])],
-          scratchBytes: 0,
-        })
+        const packed = half ? b : pool.memory.allocate(4 * panels * panelColumns * K, true)
+        if (!half)
+          pool.notes.noteFirst({
+            kernel: 'matvecPack',
+            n: panels,
+            grain: Math.ceil(4096 / (K + 1)),
+            args: [b.pointer, packed.pointer, N, K, +transposeB],
+            scratchBytes: 0,
+          })
         pool.run(
           'matvec',
           panels,
-          Math.ceil(Math.min(worthReading / (4 * panelColumns * (K + 1)), worthSharing / (2 * M * panelColumns * (K + 1)))),
+          Math.ceil(Math.min(worthReading / ((half ? 2 : 4) * panelColumns * (K + 1)), worthSharing / (2 * M * panelColumns * (K + 1)))),
           [a.pointer, packed.pointer, biasPointer, c.pointer, M, N, K, +accumulate, activation, half],
           4 * panelColumns,
         )
@@ -75,7 +75,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
           'matmulRows',
           tasks,
           Math.ceil(worthReading / (4 * blockN * (K + 1))),
-          [a.pointer, b.pointer, biasPointer, c.pointer, strideA, strideB, M, N, K, +transposeB, +accumulate, activation, blockN, half],
+          [a.pointer, b.pointer, biasPointer, c.pointer, strideA, strideB, M, N, K, +transposeB, +accumulate, activation, blockN],
           4 * blockN,
         )
         return

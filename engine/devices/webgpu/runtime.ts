@@ -62,7 +62,7 @@ export interface Gpu extends Omit<Memory, 'allocate' | 'allocateTogether' | 'rel
    * which nobody has heard yet.
    */
   readonly faults: Block
-  write(block: Block, data: ArrayLike<number>): void
+  write(block: Block, data: ArrayLike<number>, begin?: number): void
   read(block: Block, size: number): Promise<HostArray>
   /** See Device. */
   timeDispatches<M>(mark: () => M | undefined, report: (milliseconds: number, mark: M | undefined) => void): DispatchTiming
@@ -589,7 +589,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       if (notes.on() || blocks.some(({ memory }) => memory.captures > 0)) return null
       return memory.allocateTogether(blocks.map(({ bytes }) => bytes))
     },
-    write(block, data) {
+    write(block, data, begin = 0) {
       check()
       if (data.length === 0) return
       const typed = block.integer ? Int32Array.from(data) : data instanceof Float32Array ? data : Float32Array.from(data)
@@ -597,7 +597,7 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       if (!notes.written(block, () => before?.length !== typed.length || typed.some((x, i) => !Object.is(x, before[i])))) return
       if (notes.on()) held.set(block, typed.slice())
       if (block.memory.submission === submission) submit()
-      queue.writeBuffer(block.memory.buffer, block.offset, typed as Float32Array<ArrayBuffer>)
+      queue.writeBuffer(block.memory.buffer, block.offset + 4 * begin, typed as Float32Array<ArrayBuffer>)
     },
     read,
     capture,
