@@ -61,6 +61,9 @@ const momentumStep: Step = ({ S, M }, { q, k, v, p, beta, eta, gate, gateM }, { 
 }
 
 // ---- chunks
+const C0 = (x: string | undefined): RuleOptions => (x === 'r' ? { form: 'recurrent', chunk: 64 } : { form: 'chunk', chunk: 64 })
+const FORM = C0(process.env.F1)
+const FORM2 = C0(process.env.F2)
 
 /**
  * Of C tokens that write into a momentum M, M_t = decay M_{t-1} - k_t e_t^T, and by it into S, S_t = decay S_{t-1} + rate_t M_t: how much of each source is in S_t and
@@ -74,7 +77,7 @@ export function sharesOfSources(op: string, decayS: Gates, decayM: Gates, rate: 
   const one = ones([G, C, 1, 1], device)
   const unit = (at: number): FastWeightState => ({ S: expand(oneHot(1, n, at, 1, device), [G, 1, 1, n]) })
   const sum = (v: Tensor, gates: Gates, before: FastWeightState): Tensor =>
-    fastWeights(one, one, v, gates, before, { form: 'chunk', chunk: C }, op).y
+    fastWeights(one, one, v, gates, before, FORM2, op).y
   const ofM = sum(expand(reshape(oneHot(C, n, 2, -1, device), [C, 1, n]), [G, C, 1, n]), decayM, unit(1))
   const ofS = sum(mul(ofM, stretch(rate, 4)), decayS, unit(0))
   return { ofS: reshape(ofS, [G, C, n]), ofM: reshape(ofM, [G, C, n]) }
@@ -89,9 +92,9 @@ function oneHot(R: number, n: number, first: number, x: number, device: Tensor['
 }
 
 /**
- * Within a chunk S_t is a weighted sum of the sources (see `sharesOfSources`), and so a token reads S by reading those: of the matrix Z = [S; M; E]
- * [2K+C,V], in which the C rows E are what is written, with (a p_t, b p_t, c_j (p_t . k_j)), where a, b and c_j are the shares of S, M and write j in S_{t-1}. So Z goes by a
- * delta rule, e_t = eta_t v_t - Z^T erase_t in row t, without decays. What remains is a state for the next chunk.
+ * Within a chunk S_t is a weighted sum of the sources (see `sharesOfSources`), and so are the errors of its tokens, which correct one another:
+ * (I + L) E = eta (V - P S), with L_tj = eta_t (p_t . k_j) times the share of write j in S_{t-1}, strictly lower. With the inverse all chunks at once have
+ * E = U - W [S; M] and their products; from chunk to chunk goes the state alone.
  */
 function inChunks(
   { q, k, v, p, beta, eta, gate, gateM }: Record<string, Tensor>,
@@ -110,47 +113,50 @@ function inChunks(
     const y = cut(x.shape.length === 3 ? stretch(x, 4) : x)
     return reshape(permute(y, [0, 1, 3, 2, 4]), [G, C, y.shape[4]])
   }
-  const [qs, ks, vs, ps, betas, etas, gates, gateMs] = [q, k, v, p, beta, eta, gate, gateM].map(byChunk)
+  const [qs, ks, vs, ps, betas, etas, gates, gateMs] = [affine(q, options.scale ?? 1), k, v, p, beta, eta, gate, gateM].map(byChunk)
   const { ofS, ofM } = sharesOfSources(op, { gate: gates }, { gate: gateMs }, affine(betas, -1))
-  const before = concat([expand(oneHot(1, C + 2, 0, 1, device), [G, 1, C + 2]), slice(ofS, 1, 0, C - 1)], 1)
-  /** What reads S at each token when x does and `share` is in it: [G,C,2K+C]. */
-  const reader = (x: Tensor, share: Tensor): Tensor => {
-    const [ofS, ofM, writes] = split(share, 2, [1, 1, C])
-    return concat([mul(x, ofS), mul(x, ofM), mul(matmul(x, ks, { transposeB: true }), writes)], 2)
-  }
-  const last = (x: Tensor): Tensor[] => split(slice(x, 1, C - 1, C), 2, [2, C])
-  const [[keepS, writeS], [keepM, writeM]] = [ofS, ofM].map(last)
-  const keyed = permute(ks, [0, 2, 1])
+  const [kept, written] = split(ofS, 2, [2, C])
+  const unwritten = expand(oneHot(1, 2, 0, 1, device), [G, 1, 2])
+  /** The row before, the first one being that of the chunk's start. */
+  const before = (x: Tensor, first: Tensor): Tensor => concat([first, slice(x, 1, 0, C - 1)], 1)
+  /** Rows of x for S and M, times their shares: [G,C,2K]. */
+  const both = (x: Tensor, shares: Tensor): Tensor =>
+    reshape(mul(reshape(x, [G, C, 1, K]), reshape(shares, [G, C, 2, 1])), [G, C, 2 * K])
+  const byWrites = (x: Tensor, shares: Tensor): Tensor => mul(matmul(x, ks, { transposeB: true }), shares)
+  const reads = mul(ps, etas)
+  const inverse = inverseOf(byWrites(reads, before(written, zeros([G, 1, C], device))), op)
+  const last = concat([ofS, ofM].map((x) => slice(x, 1, C - 1, C)), 1)
+  const [keep, write] = split(last, 2, [2, C])
   const perChunk = {
-    read: reader(qs, ofS),
-    erase: mul(reader(ps, before), etas),
-    value: mul(vs, etas),
-    keep: concat([keepS, keepM], 1),
-    write: concat([mul(keyed, writeS), mul(keyed, writeM)], 1),
+    U: matmul(inverse, mul(vs, etas)),
+    W: matmul(inverse, both(reads, affine(before(kept, unwritten), -1))),
+    keep,
+    keys: both(ks, permute(write, [0, 2, 1])),
   }
-  const rows = oneHot(C, 2 * K + C, 2 * K, 1, device)
-  const keys = expand(reshape(rows, [C, 1, 2 * K + C]), [B * H, C, 1, 2 * K + C])
-  const nothing = zeros([B, H, C, V], device)
-  const initial = state ? concat([state.S, state.M!], 2) : zeros([B, H, 2 * K, V], device)
-  const { y, state: after } = scan(
-    ({ X }, { read, erase, value, keep, write }, n) => {
+  const { y: Z, state: after } = scan(
+    ({ X }, { U, W, keep, keys }, n) => {
       const { begins, holds } = flags(n)
       const from = begins ? where(stretch(begins, 4), 0, X) : X
-      const ofToken = (x: Tensor): Tensor => reshape(x, [B * H, C, 1, x.shape[3]])
-      const Z = { S: reshape(concat([from, nothing], 2), [B * H, 1, 2 * K + C, V]) }
-      const { scale } = options
-      const result = fastWeights(ofToken(read), keys, ofToken(value), { erase: ofToken(erase) }, Z, { form: 'chunk', chunk: C, scale }, op)
-      const E = reshape(slice(result.state.S, 2, 2 * K, 2 * K + C), [B, H, C, V])
-      const kept = reshape(matmul(keep, reshape(from, [B, H, 2, K * V])), [B, H, 2 * K, V])
-      const next = matmul(write, E, { accumulate: kept })
-      return { y: reshape(result.y, [B, H, C, V]), state: { X: holds ? where(stretch(holds, 4), next, from) : next } }
+      const E = matmul(W, from, { accumulate: U })
+      const old = reshape(matmul(keep, reshape(from, [B, H, 2, K * V])), [B, H, 2 * K, V])
+      const next = matmul(keys, E, { transposeA: true, accumulate: old })
+      return { y: concat([from, E], 2), state: { X: holds ? where(stretch(holds, 4), next, from) : next } }
     },
     Object.fromEntries(Object.entries(perChunk).map(([name, x]) => [name, reshape(x, [B, N, H, ...x.shape.slice(1)])])),
-    { X: initial },
+    { X: state ? concat([state.S, state.M!], 2) : zeros([B, H, 2 * K, V], device) },
     { chunk: N },
   )
+  const y = matmul(concat([both(qs, kept), byWrites(qs, written)], 2), reshape(Z, [G, 2 * K + C, V]))
   const [S, M] = split(after.X, 2, [K, K])
   return { y: join(permute(reshape(y, [B, N, H, C, V]), [0, 1, 3, 2, 4])), state: { S, M } }
+}
+
+/** (I + L)^-1 of strictly lower L [G,C,C], row by row: row t is e_t - sum_{j<t} L_tj row_j, which is a delta rule with keys e_t. */
+function inverseOf(L: Tensor, op: string): Tensor {
+  const [G, C] = L.shape
+  const unit = expand(reshape(oneHot(C, C, 0, 1, L.device), [C, 1, C]), [G, C, 1, C])
+  const { y } = fastWeights(unit, unit, unit, { erase: reshape(L, [G, C, 1, C]) }, undefined, FORM, op)
+  return reshape(y, [G, C, C])
 }
 
 interface Layout {
