@@ -1,12 +1,27 @@
 /** The delta rule with momentum. */
 import { customOp } from '../autograd.ts'
-import { add, affine, expand, mul, sub } from '../ops/elementwise.ts'
+import { add, affine, exp, expand, greater, mul, sub } from '../ops/elementwise.ts'
 import { checkCall, checkState, type FastWeightState, fastWeights, type RuleOptions } from '../ops/fast-weights.ts'
 import { matmul } from '../ops/matmul.ts'
 import { concat, reshape, slice, split } from '../ops/movement.ts'
 import { type Tensor, zeros } from '../tensor.ts'
 import { chunkByChunk, forBoth, layoutOf, oneHot, sharesOfSources, throughKeys } from './chunks.ts'
-import { all, axes, decayed, outer, perChannel, perHead, qkv, type Rule, type RuleResult, readOut, S, type Step, stretch } from './rule.ts'
+import {
+  all,
+  axes,
+  decayed,
+  fade,
+  outer,
+  perChannel,
+  perHead,
+  qkv,
+  type Rule,
+  type RuleResult,
+  readOut,
+  S,
+  type Step,
+  stretch,
+} from './rule.ts'
 import { runSteps } from './steps.ts'
 
 /**
@@ -75,7 +90,10 @@ function inChunks(
   const inputs = { U: matmul(inverse, mul(values, rates)), W: matmul(inverse, affine(forBoth(reads, ofX), -1)) }
   const errors = (X: Tensor, { U, W }: Record<string, Tensor>): Tensor => matmul(W, X, { accumulate: U })
   const none = (): Tensor => zeros([B, H, K, v.shape[3]], device)
-  return chunkByChunk(shares, queries, keys, inputs, errors, { S: state?.S ?? none(), M: state?.M ?? none() }, layout)
+  // Momentum that the first token forgets may be anything.
+  const decay = slice(slice(reshape(decayM, [B, layout.N, H, C]), 1, 0, 1), 3, 0, 1)
+  const M = state ? fade(greater(exp(reshape(decay, [B, H, 1, 1])), 0), state.M!) : none()
+  return chunkByChunk(shares, queries, keys, inputs, errors, { S: state?.S ?? none(), M }, layout)
 }
 
 /** (I + L)^-1 of strictly lower L [G,C,C]: row t is e_t - sum_{j<t} L_tj row_j, so the rows are written by a delta rule with keys e_t. */

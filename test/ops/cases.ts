@@ -554,7 +554,7 @@ const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) =>
   const rule: engine.Rule = engine.rules[name]
   // Loops of ops are slow, exact solves slower.
   const cap = name === 'mesa' ? 9 : 70
-  const longest = rule.forms.length === 1 ? 40 : 2000
+  const longest = rule.forms.length === 1 || name === 'delta-momentum' ? 40 : 2000
   // One key (T = 1, or K = 1) cancels from a normalised read-out but for eps: with a tiny one its gradients are nothing but rounding. Nor is there much else
   // in what a memory learns of an unstable rate, as it is through a layer norm of numbers that are nearly equal.
   const eps = rule.eps === undefined ? {} : { eps: 'w' in rule.inputs ? 16 : 0.5 }
