@@ -21,22 +21,28 @@ export interface Shares {
   ofM: Tensor
 }
 
-/**
- * They are two sums with forgetting, so nothing is divided, and what a decay of 0 drops is exactly 0. decayS, decayM: what makes these
- * forget, arrays [G,C,1,...]; rate: [G,C,1].
- */
+/** Two sums with forgetting. decayS, decayM: what makes these forget, arrays [G,C,1,...]; rate: [G,C,1]. */
 export function sharesOfSources(op: string, decayS: Gates, decayM: Gates, rate: Tensor): Shares {
-  const [G, C] = rate.shape
-  const { device } = rate
+  const [, C] = rate.shape
   const n = C + 2
+  const { device } = rate
+  const ofM = sums(op, oneHot(C, n, 2, -1, device), decayM, rate, oneHot(1, n, 1, 1, device))
+  return { ofS: sums(op, mul(ofM, rate), decayS, rate, oneHot(1, n, 0, 1, device)), ofM }
+}
+
+/** How much of each token is in a sum with forgetting at each later one, [G,C,C]. */
+export const sharesOfTokens = (op: string, gate: Tensor): Tensor => {
+  const C = gate.shape[1]
+  return sums(op, oneHot(C, C, 0, 1, gate.device), { gate }, gate)
+}
+
+/** s_t = decay s_{t-1} + x_t, x [C,n] or [G,C,n], [G,C,n]: products of decays, so nothing is divided, and what one of 0 drops is exactly 0. */
+function sums(op: string, x: Tensor, decay: Gates, { shape: [G, C], device }: Tensor, before?: Tensor): Tensor {
+  const n = x.shape.at(-1)!
   const one = ones([G, C, 1, 1], device)
-  const sum = (v: Tensor, gates: Gates, first: number): Tensor => {
-    const before = { S: expand(oneHot(1, n, first, 1, device), [G, 1, 1, n]) }
-    return fastWeights(one, one, v, gates, before, { form: 'recurrent', chunk: C }, op).y
-  }
-  const ofM = sum(expand(reshape(oneHot(C, n, 2, -1, device), [C, 1, n]), [G, C, 1, n]), decayM, 1)
-  const ofS = sum(mul(ofM, stretch(rate, 4)), decayS, 0)
-  return { ofS: reshape(ofS, [G, C, n]), ofM: reshape(ofM, [G, C, n]) }
+  const values = reshape(expand(x, [G, C, n]), [G, C, 1, n])
+  const state = before && { S: expand(reshape(before, [1, 1, 1, n]), [G, 1, 1, n]) }
+  return reshape(fastWeights(one, one, values, decay, state, { form: 'recurrent', chunk: C }, op).y, [G, C, n])
 }
 
 /** [R,n]: row r has x at column `first` + r, and zeros elsewhere. */

@@ -29,8 +29,8 @@ interface Sizes {
   K: number
   V: number
 }
-/** One sequence, two heads, two steps a token. */
-const axes = (T: number, { K, V }: Sizes): Record<string, number> => ({ B: 1, T, H: 2, N: 2, M: 3, K, V })
+/** One sequence, two heads, two steps a token; L: levels enough for 150 tokens. */
+const axes = (T: number, { K, V }: Sizes): Record<string, number> => ({ B: 1, T, H: 2, N: 2, M: 3, L: 9, K, V })
 const shapeOf = (letters: readonly string[], T: number, sizes: Sizes): number[] => letters.map((letter) => axes(T, sizes)[letter])
 
 type Values = Record<string, Float32Array>
@@ -564,6 +564,29 @@ for (const { name: deviceName, open, bound, runs } of devices)
         for (const all of others)
           for (const [result, x] of Object.entries(all)) assertSame(x, expected[result], `${JSON.stringify(options)}: ${result}`)
       }
+    })
+
+    it('log-linear: a decay of 0 forgets in whole sequences, near and far', async () => {
+      const sizes = { K: 3, V: 2 }
+      const [T, at] = [150, 70]
+      const rule = {
+        ...table['log-linear'],
+        inputs: { ...table['log-linear'].inputs, levels: { shape: ['B', 'T', 'H', 'L'], values: 'positive' } },
+      }
+      const inputs = draw(rule as unknown as Rule, T, sizes, 1)
+      inputs.gate.fill(-Infinity, 2 * at, 2 * (at + 1))
+      const dy = uniforms(3, T * 2 * sizes.V)
+      const early = (value: number): Values => ({
+        ...inputs,
+        ...Object.fromEntries(
+          ['q', 'k', 'v'].map((name) => [name, inputs[name].map((x, i) => (i < (at * inputs[name].length) / T ? value : x))]),
+        ),
+      })
+      const call = { rule: rule as unknown as Rule, device, sizes, T, dy, options: {} }
+      const [expected, ...others] = await Promise.all([1, NaN, Infinity].map((value) => run({ ...call, inputs: early(value) })))
+      const late = (x: HostArray): HostArray => x.slice((at * x.length) / T)
+      for (const all of others)
+        for (const result of ['y', 'dq', 'dk', 'dv', 'dgate', 'dlevels']) assertSame(late(all[result]), late(expected[result]), result)
     })
 
     it('peng: at a rate of 1 the gradient is still that of finite differences', async () => {
