@@ -633,6 +633,29 @@ const linearCases = [
     sequence: true,
   }),
   define({
+    name: 'titansRule in minibatches',
+    options: (sizes) =>
+      fc.record({
+        dims: letters(sizes, ['T', 'H', 'B', 'V'], { T: 40, H: 3, B: 3, V: 33 }),
+        minibatch: fc.constantFrom(2, 3, 8, 16),
+        state: fc.boolean(),
+      }),
+    inputs: ({ dims: { B, T, H, V }, state }): Input[] => {
+      const rule: engine.Rule = engine.rules.titans
+      const size = { B, T, H, V } as Record<engine.Letter, number>
+      const inputs = Object.values(rule.inputs).map(({ shape, values }) => ({
+        shape: shape.map((letter) => size[letter]),
+        values: ruleValues(values, V),
+      }))
+      return [...inputs, ...(state ? [{ shape: [B, H, V, V] }, { shape: [B, H, V, V] }] : [])]
+    },
+    run: ({ minibatch }, [q, k, v, theta, alpha, eta, w, b, S, M]) => {
+      const { y, state } = engine.titansRule(q, k, v, theta, alpha, eta, w, b, S && { S, M }, { minibatch, eps: 16 })
+      return [y, state.S, state.M!]
+    },
+    sequence: true,
+  }),
+  define({
     name: 'spreadHeads',
     options: (sizes) => fc.record({ shape: shapes(sizes, 4, 4), times: fc.constantFrom(1, 2, 3) }),
     inputs: ({ shape }) => [{ shape }],
