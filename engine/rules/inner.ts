@@ -123,7 +123,7 @@ const tttStep: Step = ({ S, c }, { q, k, v, eta, w, b }, { scale, eps }) => {
 /**
  * Titans' linear memory (Behrouz 2025) with the inner loss of TTT-linear: gradients G_j of the memory S at the start of the minibatch, as there but without c;
  * momentum and forgetting a token, M_t = eta_t M_{t-1} - 2 theta_t k_t G_t^T, S_t = (1 - alpha_t) S_{t-1} + M_t; y = scale S_t^T q_t, out_t = y + LN(y) w + b.
- * q, k, v: [B,T,H,V]; theta, alpha, eta: [B,T,H]; w, b: [H,V]; state: { S, M }, both [B,H,V,V]. Recurrent only, in composed ops.
+ * q, k, v: [B,T,H,V]; theta, alpha, eta: [B,T,H]; w, b: [H,V]; state: { S, M }, both [B,H,V,V]. Recurrent only, in composed ops; all tokens of a minibatch at once.
  */
 export function titansRule(
   q: Tensor,

@@ -15,7 +15,7 @@ import { runSteps } from './steps.ts'
  * Log-linear attention (Guo 2025) over a gated sum: the past of token t is cut into blocks as in a Fenwick tree, the nearest the smallest, and each is a memory
  * of its own with a weight: y_t = scale sum_l levels_t[l] S_t[l]^T q_t. Level 0 is token t alone; level l > 0, where bit l - 1 of t is set, the 2^(l-1) tokens
  * before t - (t mod 2^(l-1)), decayed since as in `gatedSumRule`. q, k: [B,T,H,K]; v: [B,T,H,V]; gate: [B,T,H]; levels: [B,T,H,M], M at least ceil(log2 T) + 1.
- * Of a whole sequence, in time O(T log T): it has no state to go on from, and takes neither mask nor reset.
+ * Of a whole sequence, in time O(T log T), blocks of up to 64 tokens by all their pairs: it has no state to go on from, and takes neither mask nor reset.
  */
 export function logLinearAttention(
   q: Tensor,
