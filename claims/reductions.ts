@@ -325,7 +325,7 @@ const reductions: readonly Reduction[] = [
       (options) =>
       ({ q, k, v, gate }) => ({ y: call('mamba2', { q, k, v, gate }, undefined, options).y, state: {} as never }),
     // Beyond 64 tokens there are blocks that are read level by level.
-    limits: { T: 140, width: 4 },
+    limits: { T: 100, width: 4 },
     initial: false,
   },
   {
