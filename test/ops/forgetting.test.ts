@@ -549,21 +549,18 @@ for (const { name: deviceName, open, bound, runs } of devices)
         }
     })
 
-    it('delta-momentum: momentum that the first token forgets, whatever it was', async () => {
+    it('delta-momentum: momentum that the first token forgets leaves no trace in chunks', async () => {
       const sizes = { K: 5, V: 3 }
       const rule = table['delta-momentum']
       const inputs = draw(rule, 9, sizes, 1)
       inputs.gateM.fill(-Infinity, 0, 2)
       const { S } = drawState(rule, sizes, 2)
       const dy = uniforms(3, 9 * 2 * sizes.V)
-      for (const options of [forms[0], forms[4], steps]) {
-        const call = { rule, device, sizes, T: 9, inputs, dy, options, dState: drawState(rule, sizes, 3) }
-        const [expected, ...others] = await Promise.all(
-          [1, NaN, Infinity].map((value) => run({ ...call, state: { S, M: S.map(() => value) } })),
-        )
-        for (const all of others)
-          for (const [result, x] of Object.entries(all)) assertSame(x, expected[result], `${JSON.stringify(options)}: ${result}`)
-      }
+      const call = { rule, device, sizes, T: 9, inputs, dy, options: forms[4], dState: drawState(rule, sizes, 3) }
+      const [expected, ...others] = await Promise.all(
+        [1, NaN, Infinity].map((value) => run({ ...call, state: { S, M: S.map(() => value) } })),
+      )
+      for (const all of others) for (const [result, x] of Object.entries(all)) assertSame(x, expected[result], result)
     })
 
     it('log-linear: a decay of 0 forgets in whole sequences, near and far', async () => {
