@@ -320,11 +320,12 @@ const reductions: readonly Reduction[] = [
     inputsOf: 'mamba2',
     left:
       (options) =>
-      ({ q, k, v, gate }) => ({ y: logLinearAttention(q, k, v, gate, full([...gate.shape, 6], 1, v.device), options), state: {} as never }),
+      ({ q, k, v, gate }) => ({ y: logLinearAttention(q, k, v, gate, full([...gate.shape, 9], 1, v.device), options), state: {} as never }),
     right:
       (options) =>
       ({ q, k, v, gate }) => ({ y: call('mamba2', { q, k, v, gate }, undefined, options).y, state: {} as never }),
-    limits: { T: 21, width: 4 },
+    // Beyond 64 tokens there are blocks that are read level by level.
+    limits: { T: 100, width: 4 },
     initial: false,
   },
   {

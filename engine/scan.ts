@@ -1,6 +1,6 @@
 /** A recurrence of one's own: a step in composed ops, run token by token. */
 import { checkNumber, checkOptions, told } from './arguments.ts'
-import { concat, reshape, slice } from './ops/movement.ts'
+import { concat, reshape, split } from './ops/movement.ts'
 import type { Generator } from './random.ts'
 import { recompute } from './recompute.ts'
 import { show } from './shape.ts'
@@ -73,10 +73,11 @@ export function scan<State extends Tensors>(
     const same = named(beside, tensors.slice(names.length))
     let current = named(parts, tensors.slice(names.length + beside.length)) as unknown as State
     const ys: Tensor[] = []
+    const tokens = seen.map((x) => cut(x, 1))
     for (let t = 0; t < seen[0].shape[1]; t++) {
       const token = named(
         names,
-        seen.map((x) => reshape(slice(x, 1, t, t + 1), [B, ...x.shape.slice(2)])),
+        tokens.map((x) => reshape(x[t], [B, ...x[t].shape.slice(2)])),
       )
       const next = step(current, { ...token, ...same }, begin + t)
       checkNext(next, current, B)
@@ -88,16 +89,23 @@ export function scan<State extends Tensors>(
 
   let current = state
   const ys: Tensor[] = []
-  for (let begin = 0; begin < T; begin += chunk) {
-    const end = Math.min(begin + chunk, T)
-    const seen = names.map((name) => (end - begin === T ? inputs[name] : slice(inputs[name], 1, begin, end)))
-    const tensors = [...seen, ...Object.values(shared), ...parts.map((name) => current[name])]
+  const pieces = names.map((name) => cut(inputs[name], chunk))
+  for (let i = 0; i * chunk < T; i++) {
+    const begin = i * chunk
+    const tensors = [...pieces.map((x) => x[i]), ...Object.values(shared), ...parts.map((name) => current[name])]
     const { y, state: next } =
       chunk >= T ? piece(begin, tensors) : recompute(tensors, (...given) => piece(begin, given), { parameters, generator })
     ys.push(y)
     current = next
   }
   return { y: ys.length === 1 ? ys[0] : concat(ys, 1), state: current }
+}
+
+/** x [B,T,...] in pieces of n tokens. */
+function cut(x: Tensor, n: number): Tensor[] {
+  const T = x.shape[1]
+  const sizes = Array.from({ length: Math.ceil(T / n) }, (_, i) => Math.min(n, T - i * n))
+  return sizes.length === 1 ? [x] : split(x, 1, sizes)
 }
 
 function checkNext(next: unknown, before: Tensors, B: number): void {

@@ -131,7 +131,7 @@ export const attentionPresets = {
     source: 'flash-linear-attention, momentum_delta_rule',
     deviates:
       "values as wide as keys, not twice; queries are corrected after their norm, by normalised keys, and not normalised again; the bias of momentum's decay is drawn apart from the gate's; p and that decay have no settings of their own",
-    config: { ...deltaNet, rule: 'delta-momentum', outputGate: 'silu' },
+    config: { ...deltaNet, rule: 'delta-momentum', outputGate: 'silu', chunk: 32 },
   },
   hgrn2: {
     source: 'Qin 2024 (HGRN2); flash-linear-attention, hgrn2',

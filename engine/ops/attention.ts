@@ -42,8 +42,8 @@ export function softmaxAttention(q: Tensor, k: Tensor, v: Tensor, visible?: Tens
   return y
 }
 
-/** a b, or a^T b, over all leading axes, where a zero of a takes nothing from b. */
-function weigh(a: Tensor, b: Tensor, transposeA = false): Tensor {
+/** a b, or a^T b, over all leading axes, where a zero of a takes nothing from b. No gradient. */
+export function weigh(a: Tensor, b: Tensor, transposeA = false): Tensor {
   const [rows, columns] = a.shape.slice(-2)
   const [M, K, N] = transposeA ? [columns, rows, b.shape.at(-1)!] : [rows, columns, b.shape.at(-1)!]
   const lead = a.shape.slice(0, -2)

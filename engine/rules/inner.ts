@@ -1,12 +1,13 @@
 /** Memories that learn by gradient descent on a loss of their own, a step for each minibatch of tokens. */
 import { checkNumber } from '../arguments.ts'
 import { add, affine, div, mul, sqrt, square, sub } from '../ops/elementwise.ts'
-import { checkCall, checkEps, checkState, type FastWeightState, type RuleOptions } from '../ops/fast-weights.ts'
+import { checkCall, checkEps, checkState, type FastWeightState, type Gates, type RuleOptions } from '../ops/fast-weights.ts'
 import { matmul } from '../ops/matmul.ts'
 import { concat, permute, reshape, slice } from '../ops/movement.ts'
 import { layerNorm } from '../ops/norm.ts'
 import { mean, sum } from '../ops/reduce.ts'
-import { type Tensor, tensor, zeros } from '../tensor.ts'
+import { ones, type Tensor, tensor, zeros } from '../tensor.ts'
+import { chunkByChunk, layoutOf, sharesOfSources } from './chunks.ts'
 import { axes, input, outer, perHead, perValue, type Rule, type RuleResult, readOut, recurrentOnly, type Step, stretch } from './rule.ts'
 import { runSteps } from './steps.ts'
 
@@ -122,7 +123,7 @@ const tttStep: Step = ({ S, c }, { q, k, v, eta, w, b }, { scale, eps }) => {
 /**
  * Titans' linear memory (Behrouz 2025) with the inner loss of TTT-linear: gradients G_j of the memory S at the start of the minibatch, as there but without c;
  * momentum and forgetting a token, M_t = eta_t M_{t-1} - 2 theta_t k_t G_t^T, S_t = (1 - alpha_t) S_{t-1} + M_t; y = scale S_t^T q_t, out_t = y + LN(y) w + b.
- * q, k, v: [B,T,H,V]; theta, alpha, eta: [B,T,H]; w, b: [H,V]; state: { S, M }, both [B,H,V,V]. Recurrent only, in composed ops.
+ * q, k, v: [B,T,H,V]; theta, alpha, eta: [B,T,H]; w, b: [H,V]; state: { S, M }, both [B,H,V,V]. Recurrent only, in composed ops; all tokens of a minibatch at once.
  */
 export function titansRule(
   q: Tensor,
@@ -150,24 +151,27 @@ export function titansRule(
   const { B, T, H, V } = sizes
   if (state) checkState(op, state, { S: [B, H, V, V], M: [B, H, V, V] }, q)
   if (minibatch === 1) return runSteps(innerRules.titans, { q, k, v, theta, alpha, eta, w, b }, state, { ...rest, eps }, op)
+  // In chunks (see chunks.ts), with e_t = 2 theta_t G_t. A decay may be any number here: it is what a sum along one key takes away of itself.
+  const layout = layoutOf(B, T, Math.min(minibatch, T), {}, q.device)
+  const cut = [
+    affine(q, options.scale ?? 1),
+    k,
+    sub(v, k),
+    mul(k, affine(stretch(theta, 4), 2)),
+    alpha,
+    affine(eta, -1, 1),
+    ones(eta.shape, q.device),
+  ].map(layout.cut)
+  const [queries, keys, targets, steps, forgotten, lost, taken] = cut
+  const less = (part: Tensor): Gates => ({ erase: stretch(part, 4), along: ones([...part.shape, 1], q.device) })
   const norm = normOf(shared(w), shared(b))
-  let S = state?.S ?? zeros([B, H, V, V], q.device)
-  let M = state?.M ?? zeros([B, H, V, V], q.device)
-  const [queries, keys, values, thetas, alphas, etas] = [affine(q, options.scale ?? 1), k, v, theta, alpha, eta].map(byHead)
-  const ys: Tensor[] = []
-  for (let start = 0; start < T; start += minibatch) {
-    const end = Math.min(start + minibatch, T)
-    const [k, v] = [keys, values].map((x) => slice(x, 2, start, end))
-    const G = innerGradient(matmul(k, S), sub(v, k), norm, eps)
-    for (let t = start; t < end; t++) {
-      const at = (x: Tensor): Tensor => slice(x, 2, t, t + 1)
-      const step = matmul(at(keys), slice(G, 2, t - start, t - start + 1), { transposeA: true })
-      M = sub(mul(at(etas), M), mul(affine(at(thetas), 2), step))
-      S = add(mul(affine(at(alphas), -1, 1), S), M)
-      ys.push(matmul(at(queries), S))
-    }
-  }
-  return { y: permute(readThrough(concat(ys, 2), norm, eps), [0, 2, 1, 3]), state: { S, M } }
+  const errors = (X: Tensor, { keys, targets }: Record<string, Tensor>): Tensor =>
+    innerGradient(matmul(keys, slice(X, 2, 0, V)), targets, norm, eps)
+  const none = (): Tensor => zeros([B, H, V, V], q.device)
+  const before = { S: state?.S ?? none(), M: state?.M ?? none() }
+  const shares = sharesOfSources(op, less(forgotten), less(lost), taken)
+  const { y, state: after } = chunkByChunk(shares, queries, steps, { keys, targets }, errors, before, layout)
+  return { y: readThrough(y, normOf(w, b), eps), state: after }
 }
 
 const titansStep: Step = ({ S, M }, { q, k, v, theta, alpha, eta, w, b }, { scale, eps }) => {

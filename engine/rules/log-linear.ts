@@ -1,18 +1,21 @@
 /** Attention over a number of memories that grows with the logarithm of the sequence. */
+import { customOp } from '../autograd.ts'
+import { weigh } from '../ops/attention.ts'
 import { add, affine, mul, sub } from '../ops/elementwise.ts'
 import { checkCall, checkState, type FastWeightState, fastWeights, type RuleOptions } from '../ops/fast-weights.ts'
 import { matmul } from '../ops/matmul.ts'
-import { concat, reshape, slice } from '../ops/movement.ts'
+import { concat, permute, reshape, slice } from '../ops/movement.ts'
 import { sum } from '../ops/reduce.ts'
 import { full, ones, type Tensor, tensor, zeros } from '../tensor.ts'
-import { axes, decayed, dot, input, outer, perHead, qkv, type Rule, type RuleResult, readOut, recurrentOnly, type Step } from './rule.ts'
+import { layoutOf, sharesOfTokens } from './chunks.ts'
+import { axes, decayed, input, outer, perHead, pick, qkv, type Rule, type RuleResult, readOut, recurrentOnly, type Step } from './rule.ts'
 import { runSteps } from './steps.ts'
 
 /**
  * Log-linear attention (Guo 2025) over a gated sum: the past of token t is cut into blocks as in a Fenwick tree, the nearest the smallest, and each is a memory
  * of its own with a weight: y_t = scale sum_l levels_t[l] S_t[l]^T q_t. Level 0 is token t alone; level l > 0, where bit l - 1 of t is set, the 2^(l-1) tokens
  * before t - (t mod 2^(l-1)), decayed since as in `gatedSumRule`. q, k: [B,T,H,K]; v: [B,T,H,V]; gate: [B,T,H]; levels: [B,T,H,M], M at least ceil(log2 T) + 1.
- * Of a whole sequence, in time O(T log T): it has no state to go on from, and takes neither mask nor reset.
+ * Of a whole sequence, in time O(T log T), blocks of up to 64 tokens by all their pairs: it has no state to go on from, and takes neither mask nor reset.
  */
 export function logLinearAttention(
   q: Tensor,
@@ -33,13 +36,51 @@ export function logLinearAttention(
   const { T, M } = checkCall(op, inputs, options)
   for (const name of ['mask', 'reset'] as const)
     if ((options as RuleOptions)[name]) throw new Error(`${op}: takes no ${name}; its blocks are counted from the first token`)
-  const needed = Math.ceil(Math.log2(T)) + 1
+  const needed = levelsOf(T)
   if (M < needed) throw new Error(`${op}: ${T} tokens have ${needed} levels, and there are weights for ${M}`)
-  const weighted = (y: Tensor, level: number): Tensor => mul(y, slice(levels, 3, level, level + 1))
-  let y = weighted(affine(mul(dot(q, k), v), options.scale ?? 1), 0)
-  // Level by level: blocks of n tokens are sequences, of which the second half reads what the first has written.
-  for (let level = 1; level < needed; level++) y = add(y, weighted(ofBlocks(op, q, k, v, gate, 2 ** level, options), level))
+  let y = withinBlocks(op, affine(q, options.scale ?? 1), k, v, gate, levels, Math.min(near, T))
+  // Further away level by level: blocks of n tokens are sequences, of which the second half reads what the first has written.
+  for (let level = levelsOf(near); level < needed; level++)
+    y = add(y, mul(ofBlocks(op, q, k, v, gate, 2 ** level, options), slice(levels, 3, level, level + 1)))
   return y
+}
+
+/** Blocks of so many tokens, a power of two, are read by all their pairs. */
+const near = 64
+
+const levelsOf = (T: number): number => Math.ceil(Math.log2(T)) + 1
+
+/** What tokens read of their own block of C, (D * L * (q k^T)) v, of each pair the decay and the weight of the level. */
+function withinBlocks(op: string, q: Tensor, k: Tensor, v: Tensor, gate: Tensor, levels: Tensor, C: number): Tensor {
+  const [B, T, H, V] = v.shape
+  const M = levelsOf(C)
+  const { N, cut, join } = layoutOf(B, T, C, {}, q.device)
+  const [queries, keys, values, gates, weights] = [q, k, v, gate, slice(levels, 3, 0, M)].map(cut)
+  const decays = sharesOfTokens(op, gates)
+  // The level of a pair is that of the highest bit in which its places differ.
+  const ofPair = Float32Array.from({ length: C * M * C }, (_, i) => {
+    const [t, level, j] = [Math.floor(i / (M * C)), Math.floor(i / C) % M, i % C]
+    return Number(j <= t && 32 - Math.clz32(t ^ j) === level)
+  })
+  const spread = matmul(permute(weights, [1, 0, 2]), tensor(ofPair, { shape: [C, M, C], device: q.device }))
+  const y = weighed(queries, keys, values, mul(decays, permute(spread, [1, 0, 2])), decays)
+  return join(reshape(y, [B, N, H, C, V]))
+}
+
+/** (w * (q k^T)) v, where what has decayed to 0 takes nothing along, forward and backward. `decays` says which that is, and gets no gradient. */
+function weighed(q: Tensor, k: Tensor, v: Tensor, w: Tensor, decays: Tensor): Tensor {
+  const scores = (): Tensor => matmul(q, k, { transposeB: true })
+  const pairs = (): Tensor => pick(decays, mul(w, scores()))
+  return customOp(
+    'weighed',
+    [q, k, v, w],
+    () => weigh(pairs(), v),
+    (dy) => {
+      const dpairs = pick(decays, matmul(dy, v, { transposeB: true }))
+      const dscores = mul(dpairs, w)
+      return [weigh(dscores, k), weigh(dscores, q, true), weigh(pairs(), dy, true), pick(decays, mul(dpairs, scores()))]
+    },
+  )
 }
 
 function ofBlocks(op: string, q: Tensor, k: Tensor, v: Tensor, gate: Tensor, n: number, options: RuleOptions): Tensor {

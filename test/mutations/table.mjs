@@ -4,6 +4,9 @@
  */
 const reference = 'engine/devices/reference/fast-weights.ts'
 const op = 'engine/ops/fast-weights.ts'
+const chunks = 'engine/rules/chunks.ts'
+const momentum = 'engine/rules/momentum.ts'
+const logLinear = 'engine/rules/log-linear.ts'
 const net = 'engine/devices/reference/net.ts'
 const wasmNet = 'kernels-wasm/net.ts'
 /** The kernel's parts in AssemblyScript. */
@@ -235,6 +238,56 @@ export const mutations = [
     from: 'affine(sum(square(x), { axis: -1, keepDim: true }), 0.5)',
     to: 'affine(sum(square(x), { axis: -1, keepDim: true }), 0)',
     claim: 'features: FAVOR+ is right on average',
+  },
+  // ---- chunks of rules with momentum, and blocks of log-linear attention ---------------------------------------------------------------
+  {
+    bug: 'momentum is added to the fast weights before it takes in the token',
+    file: chunks,
+    from: 'oneHot(C, n, 2, -1, device)',
+    to: 'oneHot(C, n, 3, -1, device)',
+    claim: 'delta-momentum: chunk = step',
+  },
+  {
+    bug: "a chunk's momentum isn't what its last token leaves",
+    file: chunks,
+    from: 'const ends = [ofS, ofM]',
+    to: 'const ends = [ofM, ofM]',
+    claim: 'delta-momentum: any chunk length',
+  },
+  {
+    bug: 'a chunk may hold the end of one sequence and the beginning of the next',
+    file: chunks,
+    from: 'if (begins(i)) made.push({ begins: true, tokens: [] })',
+    to: 'if (begins(i) && made.length === 0) made.push({ begins: true, tokens: [] })',
+    claim: 'delta-momentum: packed sequences stay apart',
+  },
+  {
+    bug: 'the errors of a chunk take what is in S after each token',
+    file: momentum,
+    from: 'split(concat([first, slice(shares.ofS, 1, 0, C - 1)], 1), 2, [2, C])',
+    to: 'split(concat([first, slice(shares.ofS, 1, 1, C)], 1), 2, [2, C])',
+    claim: 'delta-momentum: parallel = step',
+  },
+  {
+    bug: 'the gradient of an inverse is transposed once only',
+    file: momentum,
+    from: 'matmul(matmul(y, dy, { transposeA: true }), y, { transposeB: true })',
+    to: 'matmul(matmul(y, dy, { transposeA: true }), y)',
+    claim: 'delta-momentum: gradients of chunk = autograd of step',
+  },
+  {
+    bug: 'the level of a pair of tokens is that of their distance',
+    file: logLinear,
+    from: '32 - Math.clz32(t ^ j) === level',
+    to: '32 - Math.clz32(t - j) === level',
+    claim: 'log-linear: recurrent = step',
+  },
+  {
+    bug: 'the gradient of scores leaves out the weights of the levels',
+    file: logLinear,
+    from: 'const dscores = mul(dpairs, w)',
+    to: 'const dscores = mul(dpairs, decays)',
+    claim: 'log-linear: gradients of recurrent = autograd of step',
   },
   // ---- the kernels in AssemblyScript --------------------------------------------------------------------------------------------------
   {

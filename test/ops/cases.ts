@@ -554,7 +554,7 @@ const ruleCases = (Object.keys(engine.rules) as engine.RuleName[]).map((name) =>
   const rule: engine.Rule = engine.rules[name]
   // Loops of ops are slow, exact solves slower.
   const cap = name === 'mesa' ? 9 : 70
-  const longest = rule.forms.length === 1 ? 40 : 2000
+  const longest = rule.forms.length === 1 || name === 'delta-momentum' ? 40 : 2000
   // One key (T = 1, or K = 1) cancels from a normalised read-out but for eps: with a tiny one its gradients are nothing but rounding. Nor is there much else
   // in what a memory learns of an unstable rate, as it is through a layer norm of numbers that are nearly equal.
   const eps = rule.eps === undefined ? {} : { eps: 'w' in rule.inputs ? 16 : 0.5 }
@@ -630,6 +630,29 @@ const linearCases = [
       { shape: [B, T, H, Math.ceil(Math.log2(T)) + 1 + more] },
     ],
     run: ({ form }, [q, k, v, gate, levels]) => engine.logLinearAttention(q, k, v, gate, levels, { form }),
+    sequence: true,
+  }),
+  define({
+    name: 'titansRule in minibatches',
+    options: (sizes) =>
+      fc.record({
+        dims: letters(sizes, ['T', 'H', 'B', 'V'], { T: 40, H: 3, B: 3, V: 33 }),
+        minibatch: fc.constantFrom(2, 3, 8, 16),
+        state: fc.boolean(),
+      }),
+    inputs: ({ dims: { B, T, H, V }, state }): Input[] => {
+      const rule: engine.Rule = engine.rules.titans
+      const size = { B, T, H, V } as Record<engine.Letter, number>
+      const inputs = Object.values(rule.inputs).map(({ shape, values }) => ({
+        shape: shape.map((letter) => size[letter]),
+        values: ruleValues(values, V),
+      }))
+      return [...inputs, ...(state ? [{ shape: [B, H, V, V] }, { shape: [B, H, V, V] }] : [])]
+    },
+    run: ({ minibatch }, [q, k, v, theta, alpha, eta, w, b, S, M]) => {
+      const { y, state } = engine.titansRule(q, k, v, theta, alpha, eta, w, b, S && { S, M }, { minibatch, eps: 16 })
+      return [y, state.S, state.M!]
+    },
     sequence: true,
   }),
   define({

@@ -29,8 +29,8 @@ interface Sizes {
   K: number
   V: number
 }
-/** One sequence, two heads, two steps a token. */
-const axes = (T: number, { K, V }: Sizes): Record<string, number> => ({ B: 1, T, H: 2, N: 2, M: 3, K, V })
+/** One sequence, two heads, two steps a token; L: levels enough for 150 tokens. */
+const axes = (T: number, { K, V }: Sizes): Record<string, number> => ({ B: 1, T, H: 2, N: 2, M: 3, L: 9, K, V })
 const shapeOf = (letters: readonly string[], T: number, sizes: Sizes): number[] => letters.map((letter) => axes(T, sizes)[letter])
 
 type Values = Record<string, Float32Array>
@@ -547,6 +547,43 @@ for (const { name: deviceName, open, bound, runs } of devices)
           for (const result of ['y', 'dq']) assertSame(last(all[result]), last(expected[result]), `${JSON.stringify(options)}: ${result}`)
           assertSame(all.S, expected.S, `${JSON.stringify(options)}: S`)
         }
+    })
+
+    it('delta-momentum: momentum that the first token forgets leaves no trace in chunks', async () => {
+      const sizes = { K: 5, V: 3 }
+      const rule = table['delta-momentum']
+      const inputs = draw(rule, 9, sizes, 1)
+      inputs.gateM.fill(-Infinity, 0, 2)
+      const { S } = drawState(rule, sizes, 2)
+      const dy = uniforms(3, 9 * 2 * sizes.V)
+      const call = { rule, device, sizes, T: 9, inputs, dy, options: forms[4], dState: drawState(rule, sizes, 3) }
+      const [expected, ...others] = await Promise.all(
+        [1, NaN, Infinity].map((value) => run({ ...call, state: { S, M: S.map(() => value) } })),
+      )
+      for (const all of others) for (const [result, x] of Object.entries(all)) assertSame(x, expected[result], result)
+    })
+
+    it('log-linear: a decay of 0 forgets in whole sequences, near and far', async () => {
+      const sizes = { K: 3, V: 2 }
+      const [T, at] = [150, 70]
+      const rule = {
+        ...table['log-linear'],
+        inputs: { ...table['log-linear'].inputs, levels: { shape: ['B', 'T', 'H', 'L'], values: 'positive' } },
+      }
+      const inputs = draw(rule as unknown as Rule, T, sizes, 1)
+      inputs.gate.fill(-Infinity, 2 * at, 2 * (at + 1))
+      const dy = uniforms(3, T * 2 * sizes.V)
+      const early = (value: number): Values => ({
+        ...inputs,
+        ...Object.fromEntries(
+          ['q', 'k', 'v'].map((name) => [name, inputs[name].map((x, i) => (i < (at * inputs[name].length) / T ? value : x))]),
+        ),
+      })
+      const call = { rule: rule as unknown as Rule, device, sizes, T, dy, options: {} }
+      const [expected, ...others] = await Promise.all([1, NaN, Infinity].map((value) => run({ ...call, inputs: early(value) })))
+      const late = (x: HostArray): HostArray => x.slice((at * x.length) / T)
+      for (const all of others)
+        for (const result of ['y', 'dq', 'dk', 'dv', 'dgate', 'dlevels']) assertSame(late(all[result]), late(expected[result]), result)
     })
 
     it('peng: at a rate of 1 the gradient is still that of finite differences', async () => {

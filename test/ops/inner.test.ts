@@ -1,6 +1,19 @@
 /** Titans' memory beside that of TTT, whose gradients claims compare with automatic differentiation; and minibatches that aren't full. */
 import assert from 'node:assert/strict'
-import { affine, ones, setDevice, type Tensor, tensor, titansRule, tttRule, zeros } from '../../engine/index.ts'
+import {
+  affine,
+  concat,
+  type FastWeightState,
+  ones,
+  type RuleResult,
+  setDevice,
+  slice,
+  type Tensor,
+  tensor,
+  titansRule,
+  tttRule,
+  zeros,
+} from '../../engine/index.ts'
 import { assertClose, reference, sizeOf, uniforms } from '../helpers.ts'
 
 const [B, T, H, V] = [1, 3, 2, 4]
@@ -34,5 +47,21 @@ describe('memories that learn', () => {
       const [full, open] = [run(T), run(16)].map(({ y, state }) => ({ y, ...state }) as unknown as Record<string, Tensor>)
       for (const [name, t] of Object.entries(open)) assert.deepEqual(await t.read(), await full[name].read(), name)
     }
+  })
+
+  it('learn from a last minibatch as from one of its own', async () => {
+    const { q, k, v, S, theta, alpha, eta, w, b } = given()
+    const run = (from: number, to: number, before: FastWeightState): RuleResult => {
+      const [at, of] = [
+        [q, k, v],
+        [theta, alpha, eta],
+      ].map((xs) => xs.map((x) => slice(x, 1, from, to)))
+      return titansRule(at[0], at[1], at[2], of[0], of[1], of[2], w, b, before, { minibatch: 2 })
+    }
+    const before = { S, M: draw(10, [B, H, V, V]) }
+    const [all, first] = [run(0, T, before), run(0, 2, before)]
+    const last = run(2, T, first.state)
+    assertClose(await all.y.read(), Array.from(await concat([first.y, last.y], 1).read()), 1e-12)
+    for (const part of ['S', 'M'] as const) assertClose(await all.state[part]!.read(), Array.from(await last.state[part]!.read()), 1e-12)
   })
 })

@@ -157,7 +157,7 @@ describe('scan', () => {
             return [name, x]
           }),
         )
-        rule.run(inputs as never, undefined, options)
+        rule.run(inputs as never, undefined, { form: 'recurrent', ...options })
         return device.bytesInUse() - before
       })
     assert.equal(ofRule({ chunk: undefined }), ofRule({}))
