@@ -410,6 +410,9 @@ export interface Kernels<S> {
   /** DPFP-nu without its normalisation: r = relu([x, -x]) (2D wide); y = concat_{i=1..nu} r * roll(r, i), roll(r, i)[j] = r[j - i]. x: [R,D]; y: [R, 2 D nu]. Schlag 2021, eq. 37. */
   dpfp(x: S, y: S, R: number, D: number, nu: number): void
   dpfpBackward(x: S, dy: S, dx: S, R: number, D: number, nu: number): void
+  /** `dpfp`, and then `norm` of each row by its sum, which leaves stats [R, 2]. */
+  dpfpSum(x: S, y: S, stats: S, R: number, D: number, nu: number, eps: number): void
+  dpfpSumBackward(x: S, stats: S, dy: S, dx: S, R: number, D: number, nu: number): void
 
   // ---- random ------------------------------------------------------------------------------------------------------
   /**
