@@ -6,11 +6,12 @@
  * underflow) nor on the number of threads nor on the width of the processor's vectors (a token generated alone gets the same bits as within a sequence), and the rounding error grows with KC + K / KC
  * rather than with K.
  *
- * B is packed as panels of [k][16], which stay in the first-level cache while the rows of A pass by. A is read in place, and packed as
- * [k][rows of a tile] if it is stored transposed. How many sums a tile of C holds is measured: 6 x 8 fills V8's 15 registers with fused multiply-add,
+ * B is packed as panels of [k][16], which stay in the first-level cache while the rows of A pass by, some at a time, so that these and the panels of
+ * some columns stay in the second-level one. A is read in place, and packed as [k][rows of a tile] if it is stored transposed, once for all columns
+ * of a task. How many sums a tile of C holds is measured: 6 x 8 fills V8's 15 registers with fused multiply-add,
  * 4 x 8 without, where a product takes a register of its own. `wide` says that V8 merges neighbouring vectors into one of 256 bits
  * (wide.ts): then a tile takes 16 columns instead of 8. Branches after the loop of a tile make V8 keep fewer sums in
- * registers: adding to C, bias and edges are left to `finish`.
+ * registers: there is a tile that sets C and one that adds to it; bias and edges are left to `finish`.
  * Pinned by test/ops/wasm.test.ts and test/ops/wasm-pool.test.ts.
  */
 import { finish } from './epilogue'
@@ -84,43 +85,27 @@ function packBOf(half: i32, b: usize, transposed: i32, N: i32, K: i32, k0: i32, 
   v128.store(to + 3 * stride, v128.shuffle<i64>(high01, high23, 1, 3))
 }
 
-/** One k of a strip of A that is whole. */
-@inline function packStrip(from: usize, strip: i32, to: usize): void {
-  v128.store(to, v128.load(from))
-  if (strip == 6) store<i64>(to, load<i64>(from, 16), 16)
-}
-
-/**
- * A[m0 .. m0+rows, k0 .. k0+kc), stored transposed, -> strips of [kc][4 or 6 rows]; rows past the last are 0. Four strips at once, so that what
- * lies side by side is read together.
- */
+/** A[m0 .. m0+rows, k0 .. k0+kc), stored transposed, -> strips of [kc][4 or 6 rows]; rows past the last are 0. */
 function packA(a: usize, M: i32, k0: i32, kc: i32, m0: i32, rows: i32, strip: i32, packed: usize): void {
   const step = <usize>M << 2
-  const bytes = <usize>strip << 2
-  const whole = <usize>kc * bytes
-  let r = 0
-  for (; r + 4 * strip <= rows; r += 4 * strip) {
-    let from = a + <usize>k0 * step + (<usize>(m0 + r) << 2)
-    let to = packed + (<usize>r * kc << 2)
-    for (let k = 0; k < kc; k++) {
-      packStrip(from, strip, to)
-      packStrip(from + bytes, strip, to + whole)
-      packStrip(from + 2 * bytes, strip, to + 2 * whole)
-      packStrip(from + 3 * bytes, strip, to + 3 * whole)
-      from += step
-      to += bytes
-    }
-  }
-  for (; r < rows; r += strip) {
+  for (let r = 0; r < rows; r += strip) {
     const live = min(strip, rows - r)
     let from = a + <usize>k0 * step + (<usize>(m0 + r) << 2)
     let to = packed + (<usize>r * kc << 2)
-    if (live < strip) memory.fill(to, 0, whole)
-    for (let k = 0; k < kc; k++) {
-      if (live == strip) packStrip(from, strip, to)
-      else for (let q = 0; q < live; q++) store<f32>(to + (q << 2), load<f32>(from + (q << 2)))
-      from += step
-      to += bytes
+    if (live == strip) {
+      for (let k = 0; k < kc; k++) {
+        v128.store(to, v128.load(from))
+        if (strip == 6) store<i64>(to, load<i64>(from, 16), 16)
+        from += step
+        to += strip << 2
+      }
+    } else {
+      memory.fill(to, 0, <usize>kc * strip << 2)
+      for (let k = 0; k < kc; k++) {
+        for (let q = 0; q < live; q++) store<f32>(to + (q << 2), load<f32>(from + (q << 2)))
+        from += step
+        to += strip << 2
+      }
     }
   }
 }

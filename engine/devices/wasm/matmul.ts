@@ -88,6 +88,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       // Each thread gets as many blocks of rows as the others.
       const turns = Math.ceil(M / (blockRows * pool.threads))
       const blockM = whole ? M : up(Math.ceil(M / (turns * pool.threads)), MR)
+      // A transposed A is packed once for all columns of a task.
       let blockN = transposeA ? up(N, NR) : Math.min(up(N, NR), blockColumns)
       // Several for each thread, so that none waits long for another; but each packs a transposed A anew.
       const wanted = transposeA ? pool.threads : 4 * pool.threads
