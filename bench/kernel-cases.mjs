@@ -118,7 +118,7 @@ const crossEntropy =
     }
   }
 
-const dpfp =
+const dpfpSum =
   (backward) =>
   (k, m, { B, T, H, V }) => {
     const R = B * T * H,
@@ -126,12 +126,13 @@ const dpfp =
     const x = m.float(R * V),
       y = m.empty(R * K),
       dy = m.float(R * K),
-      dx = m.empty(R * V)
+      dx = m.empty(R * V),
+      stats = m.float(2 * R)
     return {
       shape: `[${R}, ${V}] -> ${K}`,
       elements: R * K,
       floats: R * (V + K) + (backward ? R * V : 0),
-      run: backward ? () => k.dpfpBackward(x, dy, dx, R, V, 1) : () => k.dpfp(x, y, R, V, 1),
+      run: backward ? () => k.dpfpSumBackward(x, stats, dy, dx, R, V, 1) : () => k.dpfpSum(x, y, stats, R, V, 1, 1e-6),
     }
   }
 
@@ -360,8 +361,8 @@ export const cases = {
   'softmax backward': softmax(true),
   'cross-entropy': crossEntropy(false),
   'cross-entropy backward': crossEntropy(true),
-  dpfp: dpfp(false),
-  'dpfp backward': dpfp(true),
+  dpfpSum: dpfpSum(false),
+  'dpfpSum backward': dpfpSum(true),
   conv: conv(false),
   'conv backward': conv(true),
   adam: (k, m, { B, D, F }) => {

@@ -50,6 +50,11 @@ serve({
     await step()
     return (performance.now() - start) / 1000
   },
+  /** Seconds of processor time since the process began, of all threads. */
+  processor() {
+    const { user, system } = process.cpuUsage()
+    return (user + system) / 1e6
+  },
   /** Of the last step, before its update. */
   loss: () => lastLoss,
   /** Writes the parameters for another program: names and shapes to FILE.json, their float32 values one after the other to FILE.bin. */

@@ -55,7 +55,9 @@ export async function run({ rounds = 5, only = '', device = 'wasm', instructions
         // The first step compiles, grows the memory and makes the optimiser's state; the second finds everything in place.
         for (let i = 0; i < 2; i++) await child.call('step')
         const seconds = []
+        const begin = await child.call('processor')
         for (let i = 0; i < rounds; i++) seconds.push(await child.call('step'))
+        const processor = ((await child.call('processor')) - begin) / rounds
         const tokens = setting.batch * setting.length
         const time = summary(seconds)
         const gflops = (6 * parameters * tokens) / time.median / 1e9
@@ -68,6 +70,7 @@ export async function run({ rounds = 5, only = '', device = 'wasm', instructions
           parameters,
           seconds: time,
           samples: seconds,
+          processor,
           gflops,
           limit: peak,
           memory: await child.call('memory'),
@@ -91,6 +94,7 @@ export async function run({ rounds = 5, only = '', device = 'wasm', instructions
       'setting',
       'parameters',
       'seconds',
+      'processor',
       'tokens/s',
       'GFLOP/s',
       'of limit',
@@ -103,6 +107,7 @@ export async function run({ rounds = 5, only = '', device = 'wasm', instructions
       r.label,
       `${(r.parameters / 1e6).toFixed(2)} M`,
       `${digits(r.seconds.median)} (${digits(r.seconds.min)}-${digits(r.seconds.max)})`,
+      digits(r.processor),
       digits((batch * length) / r.seconds.median),
       digits(r.gflops),
       r.limit === null ? '-' : `${((100 * r.gflops) / r.limit).toFixed(0)}%`,
@@ -113,7 +118,7 @@ export async function run({ rounds = 5, only = '', device = 'wasm', instructions
     ]),
   )
   console.log(
-    '\nin use: most bytes in tensors within a step; reserved: taken from the system by the device; process: largest resident size',
+    '\nprocessor: seconds of processor time a step, of all threads; in use: most bytes in tensors within a step; reserved: taken from the system by the device; process: largest resident size',
   )
   return { rounds, results }
 }

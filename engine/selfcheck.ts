@@ -446,6 +446,14 @@ const cases: Record<KernelName, readonly Case[]> = {
     (k, m) => k.dpfpBackward(m.input(35), m.input(210), m.output(35), 5, 7, 3),
     (k, m) => k.dpfpBackward(withNan(m), m.input(420), m.output(210), 3, 70, 1),
   ],
+  dpfpSum: [(k, m) => k.dpfpSum(m.input(35), m.output(210), m.output(10), 5, 7, 3, 1e-6)],
+  dpfpSumBackward: [
+    (k, m) => {
+      const [x, stats] = [m.input(35), m.output(10)]
+      k.dpfpSum(x, m.output(210), stats, 5, 7, 3, 1e-6)
+      k.dpfpSumBackward(x, stats, m.input(210), m.output(35), 5, 7, 3)
+    },
+  ],
 
   random: (['uniform', 'normal'] as const).map(
     (kind): Case =>

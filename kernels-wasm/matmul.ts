@@ -6,11 +6,12 @@
  * underflow) nor on the number of threads nor on the width of the processor's vectors (a token generated alone gets the same bits as within a sequence), and the rounding error grows with KC + K / KC
  * rather than with K.
  *
- * B is packed as panels of [k][16], which stay in the first-level cache while the rows of A pass by. A is read in place, and packed as
- * [k][rows of a tile] if it is stored transposed. How many sums a tile of C holds is measured: 6 x 8 fills V8's 15 registers with fused multiply-add,
+ * B is packed as panels of [k][16], which stay in the first-level cache while the rows of A pass by, some at a time, so that these and the panels of
+ * some columns stay in the second-level one. A is read in place, and packed as [k][rows of a tile] if it is stored transposed, once for all columns
+ * of a task. How many sums a tile of C holds is measured: 6 x 8 fills V8's 15 registers with fused multiply-add,
  * 4 x 8 without, where a product takes a register of its own. `wide` says that V8 merges neighbouring vectors into one of 256 bits
  * (wide.ts): then a tile takes 16 columns instead of 8. Branches after the loop of a tile make V8 keep fewer sums in
- * registers: adding to C, bias and edges are left to `finish`.
+ * registers: there is a tile that sets C and one that adds to it; bias and edges are left to `finish`.
  * Pinned by test/ops/wasm.test.ts and test/ops/wasm-pool.test.ts.
  */
 import { finish } from './epilogue'
@@ -25,6 +26,9 @@ const MR: i32 = ASC_FEATURE_RELAXED_SIMD ? 6 : 4
 const NR = 16
 const HALF = 8
 const KC = 512
+/** Rows of A, and columns of B, that pass by each other out of the second-level cache. */
+const ROWS = 72
+const COLUMNS = 256
 
 /** B[k0 .. k0+kc, n0 .. n0+16) -> [kc][16], columns past N filled with zeros. */
 function packB(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
@@ -125,13 +129,24 @@ function packA(a: usize, M: i32, k0: i32, kc: i32, m0: i32, rows: i32, strip: i3
   return madd(x3, b3, madd(x2, b2, madd(x1, b1, madd(x0, b0, c))))
 }
 
-@inline function put(c: usize, low: v128, high: v128): void {
+/** What a tile does with C: f32: it's set, i32: it's added to. */
+@inline function put<T>(c: usize, low: v128, high: v128): void {
+  if (isInteger<T>()) {
+    const l = v128.load(c), h = v128.load(c, 16)
+    low = f32x4.add(l, low)
+    high = f32x4.add(h, high)
+  }
   v128.store(c, low)
   v128.store(c, high, 16)
 }
 
 /** With offsets written out: V8 merges stores to one address only. */
-@inline function putRight(c: usize, low: v128, high: v128): void {
+@inline function putRight<T>(c: usize, low: v128, high: v128): void {
+  if (isInteger<T>()) {
+    const l = v128.load(c, 32), h = v128.load(c, 48)
+    low = f32x4.add(l, low)
+    high = f32x4.add(h, high)
+  }
   v128.store(c, low, 32)
   v128.store(c, high, 48)
 }
@@ -140,7 +155,7 @@ function packA(a: usize, M: i32, k0: i32, kc: i32, m0: i32, rows: i32, strip: i3
  * c[6][8] = sum over kc of a b: row r of A begins at a + r rowStep, its numbers lie `step` bytes apart; b is half a panel, or all of it
  * for a wide tile.
  */
-function tile6(a: usize, rowStep: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+function tile6<T>(a: usize, rowStep: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
   let c2l = f32x4.splat(0), c2h = f32x4.splat(0), c3l = f32x4.splat(0), c3h = f32x4.splat(0)
   let c4l = f32x4.splat(0), c4h = f32x4.splat(0), c5l = f32x4.splat(0), c5h = f32x4.splat(0)
@@ -174,21 +189,21 @@ function tile6(a: usize, rowStep: usize, step: usize, b: usize, kc: i32, c: usiz
     a5 += step
     b += NR << 2
   }
-  put(c, c0l, c0h)
+  put<T>(c, c0l, c0h)
   c += ldc
-  put(c, c1l, c1h)
+  put<T>(c, c1l, c1h)
   c += ldc
-  put(c, c2l, c2h)
+  put<T>(c, c2l, c2h)
   c += ldc
-  put(c, c3l, c3h)
+  put<T>(c, c3l, c3h)
   c += ldc
-  put(c, c4l, c4h)
+  put<T>(c, c4l, c4h)
   c += ldc
-  put(c, c5l, c5h)
+  put<T>(c, c5l, c5h)
 }
 
 /** c[6][16], likewise. */
-function tile6Wide(a: usize, rowStep: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+function tile6Wide<T>(a: usize, rowStep: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c00 = f32x4.splat(0), c01 = f32x4.splat(0), c02 = f32x4.splat(0), c03 = f32x4.splat(0)
   let c10 = f32x4.splat(0), c11 = f32x4.splat(0), c12 = f32x4.splat(0), c13 = f32x4.splat(0)
   let c20 = f32x4.splat(0), c21 = f32x4.splat(0), c22 = f32x4.splat(0), c23 = f32x4.splat(0)
@@ -237,27 +252,27 @@ function tile6Wide(a: usize, rowStep: usize, step: usize, b: usize, kc: i32, c: 
     a5 += step
     b += NR << 2
   }
-  put(c, c00, c01)
-  putRight(c, c02, c03)
+  put<T>(c, c00, c01)
+  putRight<T>(c, c02, c03)
   c += ldc
-  put(c, c10, c11)
-  putRight(c, c12, c13)
+  put<T>(c, c10, c11)
+  putRight<T>(c, c12, c13)
   c += ldc
-  put(c, c20, c21)
-  putRight(c, c22, c23)
+  put<T>(c, c20, c21)
+  putRight<T>(c, c22, c23)
   c += ldc
-  put(c, c30, c31)
-  putRight(c, c32, c33)
+  put<T>(c, c30, c31)
+  putRight<T>(c, c32, c33)
   c += ldc
-  put(c, c40, c41)
-  putRight(c, c42, c43)
+  put<T>(c, c40, c41)
+  putRight<T>(c, c42, c43)
   c += ldc
-  put(c, c50, c51)
-  putRight(c, c52, c53)
+  put<T>(c, c50, c51)
+  putRight<T>(c, c52, c53)
 }
 
 /** c[4][8], likewise; row1, row2, row3 lead to rows 1 to 3 (0: row 0 again). */
-function tile4(a: usize, row1: usize, row2: usize, row3: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+function tile4<T>(a: usize, row1: usize, row2: usize, row3: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
   let c2l = f32x4.splat(0), c2h = f32x4.splat(0), c3l = f32x4.splat(0), c3h = f32x4.splat(0)
   let a0 = a, a1 = a + row1, a2 = a + row2, a3 = a + row3
@@ -282,17 +297,17 @@ function tile4(a: usize, row1: usize, row2: usize, row3: usize, step: usize, b: 
     a3 += step
     b += NR << 2
   }
-  put(c, c0l, c0h)
+  put<T>(c, c0l, c0h)
   c += ldc
-  put(c, c1l, c1h)
+  put<T>(c, c1l, c1h)
   c += ldc
-  put(c, c2l, c2h)
+  put<T>(c, c2l, c2h)
   c += ldc
-  put(c, c3l, c3h)
+  put<T>(c, c3l, c3h)
 }
 
 /** c[4][16], likewise. */
-function tile4Wide(a: usize, row1: usize, row2: usize, row3: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+function tile4Wide<T>(a: usize, row1: usize, row2: usize, row3: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c00 = f32x4.splat(0), c01 = f32x4.splat(0), c02 = f32x4.splat(0), c03 = f32x4.splat(0)
   let c10 = f32x4.splat(0), c11 = f32x4.splat(0), c12 = f32x4.splat(0), c13 = f32x4.splat(0)
   let c20 = f32x4.splat(0), c21 = f32x4.splat(0), c22 = f32x4.splat(0), c23 = f32x4.splat(0)
@@ -327,17 +342,17 @@ function tile4Wide(a: usize, row1: usize, row2: usize, row3: usize, step: usize,
     a3 += step
     b += NR << 2
   }
-  put(c, c00, c01)
-  putRight(c, c02, c03)
+  put<T>(c, c00, c01)
+  putRight<T>(c, c02, c03)
   c += ldc
-  put(c, c10, c11)
-  putRight(c, c12, c13)
+  put<T>(c, c10, c11)
+  putRight<T>(c, c12, c13)
   c += ldc
-  put(c, c20, c21)
-  putRight(c, c22, c23)
+  put<T>(c, c20, c21)
+  putRight<T>(c, c22, c23)
   c += ldc
-  put(c, c30, c31)
-  putRight(c, c32, c33)
+  put<T>(c, c30, c31)
+  putRight<T>(c, c32, c33)
 }
 
 /** b where x isn't 0, and 0 where it is. */
@@ -346,7 +361,7 @@ function tile4Wide(a: usize, row1: usize, row2: usize, row3: usize, step: usize,
 }
 
 /** tile4 for a sparse A beside a B that isn't finite: a zero takes nothing from it. */
-function tile4Sparse(a: usize, row1: usize, row2: usize, row3: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+function tile4Sparse<T>(a: usize, row1: usize, row2: usize, row3: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
   let c2l = f32x4.splat(0), c2h = f32x4.splat(0), c3l = f32x4.splat(0), c3h = f32x4.splat(0)
   let a0 = a, a1 = a + row1, a2 = a + row2, a3 = a + row3
@@ -371,10 +386,10 @@ function tile4Sparse(a: usize, row1: usize, row2: usize, row3: usize, step: usiz
     a3 += step
     b += NR << 2
   }
-  put(c, c0l, c0h)
-  put(c + ldc, c1l, c1h)
-  put(c + 2 * ldc, c2l, c2h)
-  put(c + 3 * ldc, c3l, c3h)
+  put<T>(c, c0l, c0h)
+  put<T>(c + ldc, c1l, c1h)
+  put<T>(c + 2 * ldc, c2l, c2h)
+  put<T>(c + 3 * ldc, c3l, c3h)
 }
 
 /** Whether a panel has neither infinities nor NaN: those times 0 are no number, all else is 0. */
@@ -427,7 +442,7 @@ export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, stride
  * c[rows][16] = rows r .. r + rows of a block of A times a panel, the right half of which counts only if there are that many columns. Of a sparse A
  * the zeros that all rows begin and end with are passed over. `finite`: see `isFinitePanel`.
  */
-function tile(
+function tile<T>(
   block: usize, rowStep: usize, strip: i32, r: i32, rows: i32, step: usize, panel: usize, columns: i32, kc: i32, sparse: boolean, finite: boolean,
   c: usize, ldc: usize,
 ): void {
@@ -447,20 +462,20 @@ function tile(
     }
   }
   if (rows == 6) {
-    if (wide) tile6Wide(from, rowStep, step, panel, kc, c, ldc)
+    if (wide) tile6Wide<T>(from, rowStep, step, panel, kc, c, ldc)
     else {
-      tile6(from, rowStep, step, panel, kc, c, ldc)
-      if (columns > HALF) tile6(from, rowStep, step, panel + (HALF << 2), kc, c + (HALF << 2), ldc)
+      tile6<T>(from, rowStep, step, panel, kc, c, ldc)
+      if (columns > HALF) tile6<T>(from, rowStep, step, panel + (HALF << 2), kc, c + (HALF << 2), ldc)
     }
     return
   }
   if (wide && finite) {
-    tile4Wide(from, row1, row2, row3, step, panel, kc, c, ldc)
+    tile4Wide<T>(from, row1, row2, row3, step, panel, kc, c, ldc)
     return
   }
   for (let half = 0; half < columns; half += HALF) {
-    if (!finite) tile4Sparse(from, row1, row2, row3, step, panel + (half << 2), kc, c + (half << 2), ldc)
-    else tile4(from, row1, row2, row3, step, panel + (half << 2), kc, c + (half << 2), ldc)
+    if (!finite) tile4Sparse<T>(from, row1, row2, row3, step, panel + (half << 2), kc, c + (half << 2), ldc)
+    else tile4<T>(from, row1, row2, row3, step, panel + (half << 2), kc, c + (half << 2), ldc)
   }
 }
 
@@ -497,30 +512,39 @@ export function matmul(
       const kc = min(KC, K - k0)
       const first = k0 == 0 && !accumulate
       const last = k0 + kc == K
-      let blockB = ownB
-      if (packedB) {
-        const index = strideB ? batch : 0
-        blockB = packedB + (<usize>(index * K + k0) * panels + <usize>kc * (n0 / NR)) * (NR << 2)
-      } else {
-        for (let n = n0; n < n1; n += NR) packBOf(half, matrixB, transposeB, N, K, k0, kc, n, ownB + (<usize>kc * (n - n0) << 2))
-      }
-      const blockA = transposeA ? ownA : matrixA + ((<usize>m0 * K + k0) << 2)
       if (transposeA) packA(matrixA, M, k0, kc, m0, m1 - m0, strip, ownA)
       const activationN = last ? activation : -1
-      for (let n = n0; n < n1; n += NR) {
-        const panel = blockB + (<usize>kc * (n - n0) << 2)
-        const columns = min(NR, N - n)
-        const biasN = last && bias ? bias + (<usize>n << 2) : 0
-        const finite = !sparse || isFinitePanel(panel, kc)
-        let rows = 0
-        for (let m = m0; m < m1; m += rows) {
-          rows = rowsOfTile(m1 - m, !finite || strip == 4)
-          const at = matrixC + ((<usize>m * N + n) << 2)
-          const direct = first && columns == NR && rows >= 4
-          const to = direct ? at : edge
-          const ldto = direct ? ldc : NR << 2
-          tile(blockA, rowStep, strip, m - m0, rows, step, panel, columns, kc, <boolean>sparse, finite, to, ldto)
-          if (!direct || biasN || activationN >= 0) finish(to, ldto, at, ldc, rows, columns, first, biasN, activationN)
+      for (let n2 = n0; n2 < n1; n2 += COLUMNS) {
+        const n3 = min(n2 + COLUMNS, n1)
+        let blockB = ownB
+        if (packedB) {
+          const index = strideB ? batch : 0
+          blockB = packedB + (<usize>(index * K + k0) * panels + <usize>kc * (n2 / NR)) * (NR << 2)
+        } else {
+          for (let n = n2; n < n3; n += NR) packBOf(half, matrixB, transposeB, N, K, k0, kc, n, ownB + (<usize>kc * (n - n2) << 2))
+        }
+        for (let m2 = m0; m2 < m1; m2 += ROWS) {
+          const m3 = min(m2 + ROWS, m1)
+          const blockA = transposeA ? ownA + (<usize>(m2 - m0) * kc << 2) : matrixA + ((<usize>m2 * K + k0) << 2)
+          for (let n = n2; n < n3; n += NR) {
+            const panel = blockB + (<usize>kc * (n - n2) << 2)
+            const columns = min(NR, N - n)
+            const biasN = last && bias ? bias + (<usize>n << 2) : 0
+            const finite = !sparse || isFinitePanel(panel, kc)
+            let rows = 0
+            for (let m = m2; m < m3; m += rows) {
+              rows = rowsOfTile(m3 - m, !finite || strip == 4)
+              const at = matrixC + ((<usize>m * N + n) << 2)
+              if (columns == NR && rows >= 4) {
+                if (first) tile<f32>(blockA, rowStep, strip, m - m2, rows, step, panel, NR, kc, <boolean>sparse, finite, at, ldc)
+                else tile<i32>(blockA, rowStep, strip, m - m2, rows, step, panel, NR, kc, <boolean>sparse, finite, at, ldc)
+                if (biasN || activationN >= 0) finish(at, ldc, at, ldc, rows, NR, true, biasN, activationN)
+              } else {
+                tile<f32>(blockA, rowStep, strip, m - m2, rows, step, panel, columns, kc, <boolean>sparse, finite, edge, NR << 2)
+                finish(edge, NR << 2, at, ldc, rows, columns, first, biasN, activationN)
+              }
+            }
+          }
         }
       }
       k0 += kc

@@ -8,6 +8,7 @@ import { sum, sumSquaresAround } from './sums'
 
 /** `normKinds` of engine/devices/kernels.ts. */
 const LAYER = 0, RMS = 1, L2 = 2
+export const SUM = 3
 
 @inline function normStep(x: usize, gain: usize, bias: usize, y: usize, at: usize, mean: v128, scale: v128, left: i32): void {
   let v = f32x4.mul(f32x4.sub(vload(x + at, left), mean), scale)
@@ -41,32 +42,36 @@ const LAYER = 0, RMS = 1, L2 = 2
  */
 export function norm(begin: i32, end: i32, kind: i32, x: usize, gain: usize, bias: usize, y: usize, stats: usize, n: i32, eps: f32): void {
   const bytes = <usize>n << 2
-  const whole = <usize>(n & ~3) << 2
   for (let r = begin; r < end; r++) {
-    const row = x + <usize>r * bytes
-    const out = y + <usize>r * bytes
-    let mean: f32 = 0
-    let size: f32
-    if (kind <= L2) {
-      if (kind == LAYER) mean = sum(row, n) / <f32>n
-      const squares = sumSquaresAround(row, n, mean)
-      size = Mathf.sqrt((kind == L2 ? squares : squares / <f32>n) + eps)
-    } else size = sum(row, n) + eps
-    if (!(abs(size) > SMALLEST && abs(size) < Infinity)) {
-      normFar(kind, row, gain, bias, out, stats + (<usize>r << 3), n, eps)
-      continue
-    }
-    const scale: f32 = 1 / size
-    store<f32>(stats + (<usize>r << 3), mean)
-    store<f32>(stats + (<usize>r << 3), scale, 4)
-    const vmean = f32x4.splat(mean)
-    const vscale = f32x4.splat(scale)
-    if (gain && bias) normRow(row, gain, bias, out, whole, vmean, vscale)
-    else if (gain) normRow(row, gain, 0, out, whole, vmean, vscale)
-    else if (bias) normRow(row, 0, bias, out, whole, vmean, vscale)
-    else normRow(row, 0, 0, out, whole, vmean, vscale)
-    if (whole < bytes) normStep(row, gain, bias, out, whole, vmean, vscale, n & 3)
+    normOne(kind, x + <usize>r * bytes, gain, bias, y + <usize>r * bytes, stats + (<usize>r << 3), n, eps)
   }
+}
+
+/** One row of `norm`. `out` may be `row`. */
+export function normOne(kind: i32, row: usize, gain: usize, bias: usize, out: usize, stats: usize, n: i32, eps: f32): void {
+  const bytes = <usize>n << 2
+  const whole = <usize>(n & ~3) << 2
+  let mean: f32 = 0
+  let size: f32
+  if (kind <= L2) {
+    if (kind == LAYER) mean = sum(row, n) / <f32>n
+    const squares = sumSquaresAround(row, n, mean)
+    size = Mathf.sqrt((kind == L2 ? squares : squares / <f32>n) + eps)
+  } else size = sum(row, n) + eps
+  if (!(abs(size) > SMALLEST && abs(size) < Infinity)) {
+    normFar(kind, row, gain, bias, out, stats, n, eps)
+    return
+  }
+  const scale: f32 = 1 / size
+  store<f32>(stats, mean)
+  store<f32>(stats, scale, 4)
+  const vmean = f32x4.splat(mean)
+  const vscale = f32x4.splat(scale)
+  if (gain && bias) normRow(row, gain, bias, out, whole, vmean, vscale)
+  else if (gain) normRow(row, gain, 0, out, whole, vmean, vscale)
+  else if (bias) normRow(row, 0, bias, out, whole, vmean, vscale)
+  else normRow(row, 0, 0, out, whole, vmean, vscale)
+  if (whole < bytes) normStep(row, gain, bias, out, whole, vmean, vscale, n & 3)
 }
 
 /** Below it squares have lost digits; the backward pass takes its far side beyond the reciprocals of these. */
@@ -109,15 +114,20 @@ export function normBackward(
 ): void {
   for (let r = begin; r < end; r++) {
     const at = (<usize>r * <usize>n) << 2
-    const mean = load<f32>(stats + (<usize>r << 3))
-    const s = load<f32>(stats + (<usize>r << 3), 4)
-    if (!(abs(s) > 1 / LARGEST && abs(s) < 1 / SMALLEST)) normBackwardFar(kind, x + at, gain, mean, s, dy + at, dx + at, n, more)
-    else if (gain) {
-      if (more) normBackwardRow(kind, x + at, gain, mean, s, dy + at, dx + at, n, true)
-      else normBackwardRow(kind, x + at, gain, mean, s, dy + at, dx + at, n, false)
-    } else if (more) normBackwardRow(kind, x + at, 0, mean, s, dy + at, dx + at, n, true)
-    else normBackwardRow(kind, x + at, 0, mean, s, dy + at, dx + at, n, false)
+    normBackwardOne(kind, x + at, gain, stats + (<usize>r << 3), dy + at, dx + at, n, more)
   }
+}
+
+/** One row of `normBackward`. */
+export function normBackwardOne(kind: i32, x: usize, gain: usize, stats: usize, dy: usize, dx: usize, n: i32, more: i32): void {
+  const mean = load<f32>(stats)
+  const s = load<f32>(stats, 4)
+  if (!(abs(s) > 1 / LARGEST && abs(s) < 1 / SMALLEST)) normBackwardFar(kind, x, gain, mean, s, dy, dx, n, more)
+  else if (gain) {
+    if (more) normBackwardRow(kind, x, gain, mean, s, dy, dx, n, true)
+    else normBackwardRow(kind, x, gain, mean, s, dy, dx, n, false)
+  } else if (more) normBackwardRow(kind, x, 0, mean, s, dy, dx, n, true)
+  else normBackwardRow(kind, x, 0, mean, s, dy, dx, n, false)
 }
 
 /** A row of `normBackward` in float64, where s^3 leaves float32. */

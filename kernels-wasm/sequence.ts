@@ -3,6 +3,7 @@
  */
 import { vload, vstore } from './lanes'
 import { madd, nanOf } from './math'
+import { normBackwardOne, normOne, SUM } from './norm'
 import { scratch } from './scratch'
 
 // Both passes over a sequence are one correlation, y[t] = sum_{j<W} taps[j] * rows[u + j], over rows that go on as the state (or zeros)
@@ -267,18 +268,34 @@ function rectify(x: usize, r: usize, D: i32, nu: i32): void {
  * A task is a row. Scratch: 2 D + 2 nu + 8 floats.
  */
 export function dpfp(begin: i32, end: i32, x: usize, y: usize, D: i32, nu: i32): void {
+  const n = 2 * D * nu
+  for (let row = begin; row < end; row++) {
+    rectify(x + (<usize>(row * D) << 2), rectified(nu), D, nu)
+    features(y + (<usize>row * n << 2), D, nu)
+  }
+}
+
+/** The features of the row that is rectified. */
+function features(to: usize, D: i32, nu: i32): void {
   const L = <usize>D << 3
   const whole = L & ~15
   const r = rectified(nu)
+  for (let i = 1; i <= nu; i++) {
+    const rolled = r - (<usize>i << 2)
+    for (let j: usize = 0; j < whole; j += 16) v128.store(to + j, f32x4.mul(v128.load(r + j), v128.load(rolled + j)))
+    if (whole < L) vstore(to + whole, f32x4.mul(v128.load(r + whole), v128.load(rolled + whole)), <i32>(L - whole) >> 2)
+    to += L
+  }
+}
+
+/** dpfp, each row over (its sum + eps); stats [R, 2] as `norm` leaves them. A task is a row. Scratch: that of dpfp. */
+export function dpfpSum(begin: i32, end: i32, x: usize, y: usize, stats: usize, D: i32, nu: i32, eps: f32): void {
+  const n = 2 * D * nu
   for (let row = begin; row < end; row++) {
-    rectify(x + (<usize>(row * D) << 2), r, D, nu)
-    let to = y + <usize>row * <usize>nu * L
-    for (let i = 1; i <= nu; i++) {
-      const rolled = r - (<usize>i << 2)
-      for (let j: usize = 0; j < whole; j += 16) v128.store(to + j, f32x4.mul(v128.load(r + j), v128.load(rolled + j)))
-      if (whole < L) vstore(to + whole, f32x4.mul(v128.load(r + whole), v128.load(rolled + whole)), <i32>(L - whole) >> 2)
-      to += L
-    }
+    const to = y + (<usize>row * n << 2)
+    rectify(x + (<usize>(row * D) << 2), rectified(nu), D, nu)
+    features(to, D, nu)
+    normOne(SUM, to, 0, 0, to, stats + (<usize>row << 3), n, eps)
   }
 }
 
@@ -309,26 +326,45 @@ function cyclic(row: usize, at: usize, L: usize): v128 {
 
 /** dx = dr[0..D) where x > 0, -dr[D..2D) where x < 0, 0 at 0 and NaN at NaN. A task is a row. Scratch: 4 D + 2 nu + 12 floats. */
 export function dpfpBackward(begin: i32, end: i32, x: usize, dy: usize, dx: usize, D: i32, nu: i32): void {
+  const n = 2 * D * nu
+  for (let row = begin; row < end; row++) {
+    const at = <usize>(row * D) << 2
+    rectify(x + at, rectified(nu), D, nu)
+    featuresBackward(x + at, dy + (<usize>row * n << 2), dx + at, D, nu)
+  }
+}
+
+/** Of the row that is rectified. */
+function featuresBackward(x: usize, dy: usize, dx: usize, D: i32, nu: i32): void {
   const D4 = <usize>D << 2
   const L = D4 + D4
   const zero = f32x4.splat(0)
   const r = rectified(nu)
   const dr = r + L + (<usize>nu << 2) + 16
+  addRoll(true, dy, r, dr, 1, L)
+  for (let i = 2; i <= nu; i++) {
+    dy += L
+    addRoll(false, dy, r, dr, i, L)
+  }
+  for (let d: usize = 0; d < D4; d += 16) {
+    const left = <i32>(D4 - d) >> 2
+    const v = vload(x + d, left)
+    const positive = v128.andnot(v128.load(dr + d), f32x4.le(v, zero))
+    const negative = v128.andnot(v128.load(dr + D4 + d), f32x4.ge(v, zero))
+    vstore(dx + d, nanOf(v, f32x4.sub(positive, negative)), left)
+  }
+}
+
+/** Likewise of dpfpSum. Scratch: that of dpfpBackward, then the features of a row and their gradient, 4 D nu floats. */
+export function dpfpSumBackward(begin: i32, end: i32, x: usize, stats: usize, dy: usize, dx: usize, D: i32, nu: i32): void {
+  const n = 2 * D * nu
+  const own = scratch + (<usize>(4 * D + 2 * nu + 12) << 2)
+  const gradient = own + (<usize>n << 2)
   for (let row = begin; row < end; row++) {
-    const at = <usize>row * D4
-    rectify(x + at, r, D, nu)
-    let from = dy + <usize>row * <usize>nu * L
-    addRoll(true, from, r, dr, 1, L)
-    for (let i = 2; i <= nu; i++) {
-      from += L
-      addRoll(false, from, r, dr, i, L)
-    }
-    for (let d: usize = 0; d < D4; d += 16) {
-      const left = <i32>(D4 - d) >> 2
-      const v = vload(x + at + d, left)
-      const positive = v128.andnot(v128.load(dr + d), f32x4.le(v, zero))
-      const negative = v128.andnot(v128.load(dr + D4 + d), f32x4.ge(v, zero))
-      vstore(dx + at + d, nanOf(v, f32x4.sub(positive, negative)), left)
-    }
+    const at = <usize>(row * D) << 2
+    rectify(x + at, rectified(nu), D, nu)
+    features(own, D, nu)
+    normBackwardOne(SUM, own, 0, stats + (<usize>row << 3), dy + (<usize>row * n << 2), gradient, n, 0)
+    featuresBackward(x + at, gradient, dx + at, D, nu)
   }
 }

@@ -106,3 +106,11 @@ fn joinLanes(value: f32, thread: u32, lanes: u32, largest: bool) -> f32 {
 
 fn sumLanes(value: f32, thread: u32, lanes: u32) -> f32 { return joinLanes(value, thread, lanes, false); }
 fn maxLanes(value: f32, thread: u32, lanes: u32) -> f32 { return joinLanes(value, thread, lanes, true); }
+
+/// What a row is multiplied by, so that its sums, and its squares, fit in float32: a power of 2, 1 for all but the largest and the smallest. A small
+/// row is left alone where eps hides what its squares lose.
+fn unitOf(largest: f32, eps: f32) -> f32 {
+  if (isNan(largest) || isInfinite(largest)) { return 1.0; }
+  if (largest > 1.0995116e12) { return 8.271806e-25; } // 2^40, 2^-80
+  return select(1.0, 9.2233720e18, largest < 9.094947e-13 && eps < 8.271806e-25); // 2^63, 2^-40, 2^-80
+}

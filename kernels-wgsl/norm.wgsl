@@ -45,14 +45,6 @@ const SUM = 3u;
 fn rowOf(g: Group) -> u32 { return groupOf(g) * (THREADS / p.lanes) + g.thread / p.lanes; }
 fn laneOf(g: Group) -> u32 { return g.thread & (p.lanes - 1u); }
 
-/// What a row is multiplied by, so that its sums, and its squares, fit in float32: a power of 2, 1 for all but the largest and the smallest. A small
-/// row is left alone where eps hides what its squares lose.
-fn unitOf(largest: f32, eps: f32) -> f32 {
-  if (isNan(largest) || isInfinite(largest)) { return 1.0; }
-  if (largest > 1.0995116e12) { return 8.271806e-25; } // 2^40, 2^-80
-  return select(1.0, 9.2233720e18, largest < 9.094947e-13 && eps < 8.271806e-25); // 2^63, 2^-40, 2^-80
-}
-
 // y = (x - mean) scale [gain] [+ bias], stats[r] = (mean, scale). layer: scale = 1/sqrt(var + eps), the variance about the mean found first;
 // rms: 1/sqrt(mean(x^2) + eps), l2: 1/sqrt(sum(x^2) + eps), sum: 1/(sum(x) + eps), their mean being 0. All of it of x unit and sqrt(eps) unit.
 @compute @workgroup_size(THREADS) fn norm(g: Group) {

@@ -10,6 +10,9 @@ struct Params {
   stateful: u32,
   parts: u32,
   length: u32,
+  R: u32,
+  lanes: u32,
+  eps: f32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -20,6 +23,8 @@ struct Params {
 @group(0) @binding(5) var<storage, read> dy: array<f32>;
 @group(0) @binding(6) var<storage, read_write> dx: array<f32>;
 @group(0) @binding(7) var<storage, read_write> dw: array<f32>;
+@group(0) @binding(8) var<storage, read_write> stats: array<f32>;
+@group(0) @binding(9) var<storage, read> statsIn: array<f32>;
 
 /// x[b, t, d] for t >= 0, the state [B, W-1, D] before, or 0 without one.
 fn cell(b: u32, t: i32, d: u32) -> f32 {
@@ -127,5 +132,60 @@ fn rectified(r: u32, j: u32) -> f32 {
       total += dy[base + j] * rectified(r, (j + width - i) % width) + dy[base + next] * rectified(r, next);
     }
     dx[at] = select(select(0.0, -total, value < 0.0), total, value > 0.0);
+  }
+}
+
+/// Feature k of row r, of 2 D nu.
+fn featureOf(r: u32, k: u32) -> f32 {
+  let width = 2u * p.D;
+  let i = k / width + 1u;
+  let j = k % width;
+  return rectified(r, j) * rectified(r, (j + width - i) % width);
+}
+
+// y[r, :] = the features of row r over (their sum + eps), stats[r] = (0, what they're multiplied by); `lanes` threads a row.
+@compute @workgroup_size(THREADS) fn dpfpSum(g: Group) {
+  let r = groupOf(g) * (THREADS / p.lanes) + g.thread / p.lanes;
+  let lane = g.thread & (p.lanes - 1u);
+  let n = 2u * p.D * p.nu;
+  let end = select(0u, n, r < p.R);
+  var largest = 0.0;
+  for (var k = lane; k < end; k += p.lanes) { largest = maxOf(largest, featureOf(r, k)); }
+  let unit = unitOf(maxLanes(largest, g.thread, p.lanes), p.eps);
+  var total = 0.0;
+  for (var k = lane; k < end; k += p.lanes) { total += featureOf(r, k) * unit; }
+  let scale = 1.0 / (sumLanes(total, g.thread, p.lanes) + p.eps * unit);
+  if (r < p.R && lane == 0u) {
+    stats[2u * r] = 0.0;
+    stats[2u * r + 1u] = scale * unit;
+  }
+  for (var k = lane; k < end; k += p.lanes) { y[r * n + k] = featureOf(r, k) * unit * scale; }
+}
+
+// With f the features and s their factor: g = s (dy - sum(dy f s)), and of that what dpfpBackward makes of dy.
+@compute @workgroup_size(THREADS) fn dpfpSumBackward(g: Group) {
+  let r = groupOf(g) * (THREADS / p.lanes) + g.thread / p.lanes;
+  let lane = g.thread & (p.lanes - 1u);
+  let width = 2u * p.D;
+  let at = r * width * p.nu;
+  var scale = 0.0;
+  if (r < p.R) { scale = statsIn[2u * r + 1u]; }
+  var along = 0.0;
+  for (var k = lane; k < select(0u, width * p.nu, r < p.R); k += p.lanes) { along += dy[at + k] * (featureOf(r, k) * scale); }
+  along = sumLanes(along, g.thread, p.lanes);
+  for (var d = lane; d < select(0u, p.D, r < p.R); d += p.lanes) {
+    let value = x[r * p.D + d];
+    if (isNan(value)) {
+      dx[r * p.D + d] = value;
+      continue;
+    }
+    let j = d + select(0u, p.D, value < 0.0);
+    var total = 0.0;
+    for (var i = 1u; i <= p.nu; i++) {
+      let base = at + (i - 1u) * width;
+      let next = (j + i) % width;
+      total += scale * (dy[base + j] - along) * rectified(r, (j + width - i) % width) + scale * (dy[base + next] - along) * rectified(r, next);
+    }
+    dx[r * p.D + d] = select(select(0.0, -total, value < 0.0), total, value > 0.0);
   }
 }

@@ -1,4 +1,5 @@
 /** Causal depthwise convolution, and the DPFP feature map. */
+import { checkNumber } from '../arguments.ts'
 import { record, recordMany } from '../autograd.ts'
 import { show } from '../shape.ts'
 import { empty, like, type Tensor, zeros } from '../tensor.ts'
@@ -54,13 +55,8 @@ function convState(x: Tensor, W: number, state?: Tensor): Tensor {
  * [..., D] -> [..., 2 D nu], non-negative. Not normalised: see sumNorm. nu beyond D - 1 repeats inner products.
  */
 export function dpfp(x: Tensor, nu = 1): Tensor {
-  checkFloat('dpfp', x)
-  const D = x.shape.at(-1) ?? 0
-  if (!(Number.isInteger(nu) && nu >= 1 && nu < 2 * D))
-    throw new Error(`dpfp: nu must be an integer from 1 to 2 D - 1 = ${2 * D - 1}, not ${nu}`)
+  const { y, R, D } = featuresOf('dpfp', x, nu)
   const { kernels } = x.device
-  const R = x.size / D
-  const y = empty([...x.shape.slice(0, -1), 2 * D * nu], x.device)
   const run = (): void => kernels.dpfp(x.storage, y.storage, R, D, nu)
   run()
   const backward = (dy: Tensor): Tensor[] => {
@@ -69,4 +65,31 @@ export function dpfp(x: Tensor, nu = 1): Tensor {
     return [dx]
   }
   return record('dpfp', [x], y, backward, run)
+}
+
+/** sumNorm(dpfp(x, nu), eps), in one pass each way: features over (their sum + eps), as Schlag 2021 (App. A.2) and labml have them. */
+export function dpfpSum(x: Tensor, nu = 1, eps = 1e-6): Tensor {
+  const { y, R, D } = featuresOf('dpfpSum', x, nu)
+  checkNumber('dpfpSum: eps', eps, '0 or more')
+  const { kernels } = x.device
+  const stats = empty([R, 2], x.device)
+  const run = (): void => kernels.dpfpSum(x.storage, y.storage, stats.storage, R, D, nu, eps)
+  run()
+  const backward = (dy: Tensor): Tensor[] => {
+    const dx = like(x)
+    kernels.dpfpSumBackward(x.storage, stats.storage, dy.storage, dx.storage, R, D, nu)
+    return [dx]
+  }
+  record('dpfpSum', [x], y, backward, run)
+  if (!y.node) stats.dispose()
+  return y
+}
+
+/** Room for the features of x, R rows of D. */
+function featuresOf(op: string, x: Tensor, nu: number): { y: Tensor; R: number; D: number } {
+  checkFloat(op, x)
+  const D = x.shape.at(-1) ?? 0
+  if (!(Number.isInteger(nu) && nu >= 1 && nu < 2 * D))
+    throw new Error(`${op}: nu must be an integer from 1 to 2 D - 1 = ${2 * D - 1}, not ${nu}`)
+  return { y: empty([...x.shape.slice(0, -1), 2 * D * nu], x.device), R: x.size / D, D }
 }

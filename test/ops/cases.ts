@@ -796,6 +796,13 @@ const sequenceCases = [
     run: ({ shape, nu }, [x]) => engine.dpfp(x, 1 + (nu % Math.min(4, 2 * shape.at(-1)! - 1))),
     terms: () => 8,
   }),
+  define({
+    name: 'dpfpSum',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 4), nu: index }),
+    inputs: ({ shape }) => [{ shape, values: 'nonzero' }],
+    run: ({ shape, nu }, [x]) => engine.dpfpSum(x, 1 + (nu % Math.min(4, 2 * shape.at(-1)! - 1)), 0.1),
+    terms: ({ shape }) => 8 * shape.at(-1)!,
+  }),
 ]
 
 const randomCases = [

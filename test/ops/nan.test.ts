@@ -72,6 +72,7 @@ const cases: Record<string, [call: (x: Tensor, make: (data: engine.Nested) => Te
     ],
     // relu([x, -x]) = [1, NaN, 2, 0, NaN, 0], each times the one before.
     dpfp: [(x) => engine.dpfp(x), '.NN.NN......', 'NNN...'],
+    dpfpSum: [(x) => engine.dpfpSum(x), 'NNNNNN......', 'NNN...'],
     gather: [(x) => engine.gather(x, targets(x, [1, 0])), '....N.', '......'],
     permute: [(x) => engine.permute(x, [1, 0]), '..N...', '......'],
     solveSpd: [

@@ -180,6 +180,19 @@ const table: [title: string, call: () => Tensor, expected: number[]][] = [
   // r = relu([1, -2, -1, 2]) = [1, 0, 0, 2]; roll 1: [2, 1, 0, 0]; roll 2: [0, 2, 1, 0].
   ['dpfp', () => engine.dpfp(t([1, -2]), 2), [2, 0, 0, 0, 0, 0, 0, 0]],
   ['dpfp of one sign', () => engine.dpfp(t([3, 5]), 1), [0, 15, 0, 0]],
+  [
+    'dpfpSum',
+    () =>
+      engine.dpfpSum(
+        t([
+          [3, 1, 2],
+          [3, 1, 2],
+        ]),
+        1,
+        1,
+      ),
+    [0, 3 / 6, 2 / 6, 0, 0, 0, 0, 3 / 6, 2 / 6, 0, 0, 0],
+  ],
   ['gradNorm', () => engine.gradNorm([t([3]), t([0, 4])]), [5]],
   ['clipScale', () => engine.clipScale(t([4]), 1), [1 / (4 + 1e-6)]],
   ['clipScale leaves small ones', () => engine.clipScale(t([0.5]), 1), [1]],

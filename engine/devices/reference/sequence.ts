@@ -1,5 +1,6 @@
 /** Causal depthwise convolution and the DPFP feature map. Pinned by test/ops/values.test.ts and gradients.test.ts. */
 import type { Kernels } from '../kernels.ts'
+import { normKernels } from './norm.ts'
 import type { RefStorage } from './storage.ts'
 
 /** Where x[b, t, d] lies: in x for t >= 0, in the state [B, W-1, D] for t < 0, nowhere (zero) without one. */
@@ -17,7 +18,9 @@ function cell(
   return state && [state, (b * (W - 1) + W - 1 + t) * D + d]
 }
 
-export const sequenceKernels: Pick<Kernels<RefStorage>, 'conv' | 'convBackward' | 'dpfp' | 'dpfpBackward'> = {
+type SequenceKernels = 'conv' | 'convBackward' | 'dpfp' | 'dpfpBackward' | 'dpfpSum' | 'dpfpSumBackward'
+
+export const sequenceKernels: Pick<Kernels<RefStorage>, SequenceKernels> = {
   conv(x, w, state, y, B, T, D, W) {
     for (let b = 0; b < B; b++)
       for (let t = 0; t < T; t++)
@@ -69,6 +72,20 @@ export const sequenceKernels: Pick<Kernels<RefStorage>, 'conv' | 'convBackward' 
         dx.data[r * D + d] = value > 0 ? dp[d] : value < 0 ? -dp[D + d] : value
       }
     }
+  },
+  dpfpSum(x, y, stats, R, D, nu, eps) {
+    const n = 2 * D * nu
+    const features = { data: new Float64Array(R * n) }
+    sequenceKernels.dpfp(x, features, R, D, nu)
+    normKernels.norm('sum', features, null, null, y, stats, R, n, eps)
+  },
+  dpfpSumBackward(x, stats, dy, dx, R, D, nu) {
+    const n = 2 * D * nu
+    const features = { data: new Float64Array(R * n) }
+    const dfeatures = { data: new Float64Array(R * n) }
+    sequenceKernels.dpfp(x, features, R, D, nu)
+    normKernels.normBackward('sum', features, null, stats, dy, dfeatures, R, n, false)
+    sequenceKernels.dpfpBackward(x, dfeatures, dx, R, D, nu)
   },
 }
 

@@ -28,7 +28,7 @@ export const worthSharing = 2 ** 18,
 
 /** Bytes that a task of kernels-wasm/matmul.ts needs, for a block of rows and columns, of which it packs one or both sides. */
 export const scratchFor = (rows: number, columns: number, K: number, packsA: boolean, packsB: boolean): number =>
-  4 * (MR * NR + Math.min(K, KC) * ((packsA ? rows + MR : 0) + (packsB ? columns : 0)))
+  4 * (MR * NR + Math.min(K, KC) * ((packsA ? rows + MR : 0) + (packsB ? Math.min(columns, blockColumns) : 0)))
 
 const up = (x: number, multiple: number) => Math.ceil(x / multiple) * multiple
 
@@ -88,7 +88,8 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
       // Each thread gets as many blocks of rows as the others.
       const turns = Math.ceil(M / (blockRows * pool.threads))
       const blockM = whole ? M : up(Math.ceil(M / (turns * pool.threads)), MR)
-      let blockN = Math.min(up(N, NR), blockColumns)
+      // A transposed A is packed once for all columns of a task.
+      let blockN = transposeA ? up(N, NR) : Math.min(up(N, NR), blockColumns)
       // Several for each thread, so that none waits long for another; but each packs a transposed A anew.
       const wanted = transposeA ? pool.threads : 4 * pool.threads
       if (whole && !alone) while (blockN > 32 && batch * Math.ceil(N / blockN) < wanted) blockN = up(blockN / 2, NR)

@@ -9,7 +9,9 @@ const columns = 16
 
 const pointer = (block: Block | null): number => block?.pointer ?? 0
 
-export function sequenceKernels(pool: Pool): Pick<Kernels<Block>, 'conv' | 'convBackward' | 'dpfp' | 'dpfpBackward'> {
+type SequenceKernels = 'conv' | 'convBackward' | 'dpfp' | 'dpfpBackward' | 'dpfpSum' | 'dpfpSumBackward'
+
+export function sequenceKernels(pool: Pool): Pick<Kernels<Block>, SequenceKernels> {
   return {
     conv(x, w, state, y, B, T, D, W) {
       if (D > 0) pool.run('conv', B * T, Math.ceil(grain / D), [x.pointer, w.pointer, pointer(state), y.pointer, T, D, W], 8 * W * D)
@@ -38,6 +40,16 @@ export function sequenceKernels(pool: Pool): Pick<Kernels<Block>, 'conv' | 'conv
     dpfpBackward(x, dy, dx, R, D, nu) {
       if (D === 0) return
       pool.run('dpfpBackward', R, Math.ceil(grain / (2 * D * nu)), [x.pointer, dy.pointer, dx.pointer, D, nu], 4 * (4 * D + 2 * nu + 12))
+    },
+    dpfpSum(x, y, stats, R, D, nu, eps) {
+      if (D === 0) return
+      const args = [x.pointer, y.pointer, stats.pointer, D, nu, eps]
+      pool.run('dpfpSum', R, Math.ceil(grain / (2 * D * nu)), args, 4 * (2 * D + 2 * nu + 8))
+    },
+    dpfpSumBackward(x, stats, dy, dx, R, D, nu) {
+      if (D === 0) return
+      const args = [x.pointer, stats.pointer, dy.pointer, dx.pointer, D, nu]
+      pool.run('dpfpSumBackward', R, Math.ceil(grain / (2 * D * nu)), args, 4 * (4 * D + 2 * nu + 12 + 4 * D * nu))
     },
   }
 }

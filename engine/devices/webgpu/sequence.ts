@@ -1,10 +1,12 @@
 import { sequence } from '../../../kernels-wgsl/generated/wgsl.ts'
 import type { Kernels } from '../kernels.ts'
 import type { Block } from './memory.ts'
-import { partsOf, reduceColumns } from './reduce.ts'
+import { lanesFor, partsOf, reduceColumns } from './reduce.ts'
 import { type Gpu, perGroup, threads } from './runtime.ts'
 
-export function sequenceKernels(gpu: Gpu): Pick<Kernels<Block>, 'conv' | 'convBackward' | 'dpfp' | 'dpfpBackward'> {
+type SequenceKernels = 'conv' | 'convBackward' | 'dpfp' | 'dpfpBackward' | 'dpfpSum' | 'dpfpSumBackward'
+
+export function sequenceKernels(gpu: Gpu): Pick<Kernels<Block>, SequenceKernels> {
   const groups = (n: number): number => Math.ceil(n / perGroup)
   return {
     conv(x, w, state, y, B, T, D, W) {
@@ -35,6 +37,14 @@ export function sequenceKernels(gpu: Gpu): Pick<Kernels<Block>, 'conv' | 'convBa
     },
     dpfpBackward(x, dy, dx, R, D, nu) {
       gpu.run(sequence, 'dpfpBackward', { x, dy, dx }, { n: R * D, D, nu }, groups(R * D))
+    },
+    dpfpSum(x, y, stats, R, D, nu, eps) {
+      const lanes = lanesFor(2 * D * nu)
+      gpu.run(sequence, 'dpfpSum', { x, y, stats }, { R, D, nu, lanes, eps }, Math.ceil((R * lanes) / threads))
+    },
+    dpfpSumBackward(x, stats, dy, dx, R, D, nu) {
+      const lanes = lanesFor(2 * D * nu)
+      gpu.run(sequence, 'dpfpSumBackward', { x, statsIn: stats, dy, dx }, { R, D, nu, lanes }, Math.ceil((R * lanes) / threads))
     },
   }
 }
