@@ -31,8 +31,8 @@ import { chunk } from './fast-weights-chunk'
 import { chunkBackward, decayedChunkBackward } from './fast-weights-chunk-backward'
 import { recurrent, recurrentBackward } from './fast-weights-recurrent'
 import {
-  H, K, K8, V, W8, dalong, dbeta, den, derase, dgate, dk, dq, dv, enter, enterAll, erase, fresh, gate, gateWidth, loadState, rowOf,
-  setGradients, setInputs, setSizes, storeState, take, tokens, transposed, y,
+  H, K, K8, V, W8, dalong, dbeta, den, derase, dgate, dk, dq, dv, enter, enterAll, erase, fresh, gate, gateWidth, loadState, passBy, rowOf,
+  setGradients, setInputs, setSizes, storeState, take, tokens, top, touchRows, transposed, y,
 } from './fast-weights-rows'
 
 // ---- stretches of tokens -------------------------------------------------------------------------------------------------------------
@@ -103,6 +103,12 @@ function takeStretches(C: i32): void {
   kinds = take(C + 1)
 }
 
+/**
+ * Heads of a sequence that a thread brings forward together, span by span, since what they read of a token lies side by side in memory; and the bytes
+ * that their states may take, so that these stay in the cache. engine/devices/wasm/fast-weights.ts has the same numbers.
+ */
+const GROUP: i32 = 8, GROUP_BYTES: i32 = 1 << 19
+
 // ---- kernels: a task is a head, cut into spans of C tokens, and those into stretches ------------------------------------------------
 
 export function fastWeights(begin: i32, end: i32, chunked: i32, q: usize, k: usize, v: usize, beta: usize, gate: usize, erase: usize,
@@ -111,33 +117,45 @@ export function fastWeights(begin: i32, end: i32, chunked: i32, q: usize, k: usi
   setInputs(q, k, v, beta, gate, erase, along, tokens, y, den)
   setSizes(H, keyWidth, valueWidth, gateWidth, zT != 0, readScale, epsilon, transposed != 0)
   if (tokens) takeStretches(min(C, T))
-  const S = take(K8 * W8), bytes = <usize>(K8 * W8) << 2
+  const bytes = <usize>(K8 * W8) << 2, group = max(1, min(GROUP, GROUP_BYTES / <i32>bytes)), first = take(K8 * W8), step = top - first
+  for (let i = 1; i < min(group, end - begin); i++) take(K8 * W8)
   const spans = (T - 1) / C + 1
-  for (let head = begin; head < end; head++) {
-    loadState(S, rowOf(s0, head, K * V), rowOf(z0, head, K))
+  for (let head0 = begin, head1 = begin; head0 < end; head0 = head1) {
+    head1 = min(min(head0 + group, end), (head0 / H + 1) * H)
+    for (let head = head0, S = first; head < head1; head++, S += step) loadState(S, rowOf(s0, head, K * V), rowOf(z0, head, K))
     for (let c = 0; c < spans; c++) {
-      const t = c * C, n = min(C, T - t), row = (head / H * T + t) * H + head % H, span = head * spans + c
-      storeState(rowOf(states, span, K * V), rowOf(zs, span, K), S)
-      const count = tokens ? cut(row, n, false) : 0
-      if (!count) {
-        enterAll(row)
-        forward(chunked, S, n)
-      }
-      for (let i = 0; i < count; i++) {
-        const m = enterStretch(i)
-        if (fresh) memory.fill(S, 0, bytes)
-        forward(chunked, S, m)
+      const t = c * C, n = min(C, T - t), row0 = (head0 / H * T + t) * H + head0 % H
+      touchRows(row0, n, head1 - head0)
+      for (let head = head0, S = first; head < head1; head++, S += step) {
+        const row = row0 + head - head0, span = head * spans + c
+        storeState(rowOf(states, span, K * V), rowOf(zs, span, K), S)
+        const count = tokens ? cut(row, n, false) : 0
+        if (!count) {
+          enterAll(row)
+          forward(chunked, S, n)
+        }
+        for (let i = 0; i < count; i++) {
+          const m = enterStretch(i)
+          if (fresh) memory.fill(S, 0, bytes)
+          forward(chunked, S, m)
+        }
       }
     }
-    storeState(rowOf(sT, head, K * V), rowOf(zT, head, K), S)
+    for (let head = head0, S = first; head < head1; head++, S += step) storeState(rowOf(sT, head, K * V), rowOf(zT, head, K), S)
   }
 }
 
 /**
- * The recurrent form takes over at the first token of which a decay is 0. Not before: what comes must not count for a bit of what was.
+ * The n tokens of a stretch, `chunked` at a time (0: one by one). The recurrent form takes over at the first token of a chunk of which a decay is 0. Not
+ * before: what comes must not count for a bit of what was.
  */
 function forward(chunked: i32, S: usize, n: i32): void {
-  if (n) recurrent(S, chunked ? chunk(S, n) : 0, n)
+  if (!chunked) recurrent(S, 0, n)
+  for (; chunked && n > 0; n -= chunked) {
+    const m = min(chunked, n)
+    recurrent(S, chunk(S, m), m)
+    passBy(m)
+  }
 }
 
 export function fastWeightsBackward(begin: i32, end: i32, chunked: i32, q: usize, k: usize, v: usize, beta: usize, gate: usize,
