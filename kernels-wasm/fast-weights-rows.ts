@@ -41,6 +41,7 @@ export function setInputs(qs: usize, ks: usize, vs: usize, betas: usize, gates: 
   tokens = bits
   y = ys
   den = dens
+  dy = 0
   gated = gate != 0
   corrects = beta != 0 || erase != 0
 }
@@ -151,12 +152,20 @@ function touch(x: usize, row: i32, n: i32, heads: i32, width: i32): void {
  * sees what comes next and fetches it ahead.
  */
 export function touchRows(row: i32, n: i32, heads: i32): void {
-  touch(q, row, n, heads, transposed ? V : K)
+  if (heads == 1) return
+  // Backward, with a cotangent, a transposed read's q is as wide as keys.
+  touch(q, row, n, heads, transposed && !dy ? V : K)
   touch(k, row, n, heads, K)
   touch(v, row, n, heads, V)
   if (gateWidth == K) touch(gate, row, n, heads, K)
   touch(erase, row, n, heads, K)
   touch(along, row, n, heads, K)
+  touch(dy, row, n, heads, V)
+}
+
+/** The same for states that lie one after the other. */
+export function touchStates(x: usize, head: i32, heads: i32): void {
+  touch(x, head, 1, heads, K * V)
 }
 
 // ---- rows and states in and out: R = 1 for a token alone (a block of one row is a plain vector), n8 for a chunk --------------------

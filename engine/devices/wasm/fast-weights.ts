@@ -42,7 +42,7 @@ export function scratchBytes(
     : (gate ?? erase) !== null
       ? floats(16 + 4 * more, values + 3 * more, 7 + 4 * more, 2)
       : floats(7, values, 6, 2)
-  const states = backward ? 0 : (groupOf(K8 * W8) - 1) * K8 * W8
+  const states = (groupOf(K8 * W8) - 1) * K8 * W8
   const vectors = 7 * K8 + 5 * W8 + 21 * n
   return 4 * ((form === 'recurrent' ? recurrent : gate !== null ? Math.max(chunk, recurrent) : chunk) + states + vectors + 1024)
 }
@@ -62,7 +62,7 @@ export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights
     const chunked = form === 'recurrent' ? 0 : backward ? 1 : tokensAtOnce(C)
     const args = [chunked, ...blocks.map(pointer), T, H, K, V, gateWidth, C, scale, Number(transposed), ...eps]
     const scratch = scratchBytes(form, backward, inputs, sizes)
-    const together = backward ? 1 : Math.min(groupOf(up8(K) * up8(V + 1)), Math.floor((B * H) / pool.threads))
+    const together = Math.min(groupOf(up8(K) * up8(V + 1)), Math.floor((B * H) / pool.threads))
     const grain = Math.max(1, together, Math.floor(worthSharing / perHead))
     pool.run(kernel, B * H, grain, args, scratch)
   }
