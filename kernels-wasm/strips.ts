@@ -236,7 +236,10 @@ function tileWide(c: usize, mode: i32, a: usize, b: usize, n: i32): void {
   put(c + 224, mode, c70, c71)
 }
 
-/** c[0..4, 0..16] likewise, in two strips, `right` bytes from b's to the next and `rightC` from c's: where V8 merges vectors, 8 wide sums. */
+/**
+ * c[0..4, 0..16] likewise, in two strips, `right` bytes from b's to the next and `rightC` from c's: where V8 merges vectors, 8 wide sums for 6 loads a step,
+ * where those of 8 rows and 8 columns take 9. V8 doesn't merge it where the shape is only known at run time, hence three functions.
+ */
 @inline function tile16With(c: usize, rightC: usize, mode: i32, shape: i32, a: usize, b: usize, right: usize, n: i32): void {
   let c00 = splat(0), c01 = splat(0), c02 = splat(0), c03 = splat(0)
   let c10 = splat(0), c11 = splat(0), c12 = splat(0), c13 = splat(0)
@@ -445,7 +448,6 @@ function tile16Upper(c: usize, rightC: usize, mode: i32, a: usize, b: usize, rig
   tile16With(c, rightC, mode, UPPER, a, b, right, n)
 }
 
-/** Columns j .. j + 16 or j .. j + 8, what there is, of rows i .. i + 4; how many columns that were. */
 /** C [M, N] = | += | -= A B; aT is [n, M], b is [n, N]; Rc, Ra, Rb are the rows of the blocks they lie in. */
 export function product(c: usize, Rc: i32, mode: i32, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32): void {
   let j = 0
