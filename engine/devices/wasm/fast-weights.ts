@@ -62,8 +62,10 @@ export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights
     const chunked = form === 'recurrent' ? 0 : backward ? 1 : tokensAtOnce(C)
     const args = [chunked, ...blocks.map(pointer), T, H, K, V, gateWidth, C, scale, Number(transposed), ...eps]
     const scratch = scratchBytes(form, backward, inputs, sizes)
-    const together = Math.min(groupOf(up8(K) * up8(V + 1)), Math.floor((B * H) / pool.threads))
-    const grain = Math.max(1, together, Math.floor(worthSharing / perHead))
+    // As many heads at a time as a thread takes together, but the same for each thread.
+    const share = (B * H) / pool.threads
+    const together = Math.ceil(share / Math.ceil(share / groupOf(up8(K) * up8(V + 1))))
+    const grain = Math.max(together, Math.floor(worthSharing / perHead))
     pool.run(kernel, B * H, grain, args, scratch)
   }
   return {
