@@ -52,6 +52,7 @@ options
   --json FILE          all results as JSON in one file, too; - for standard output, and what else is printed goes to standard error
   --node PATH          run the benchmarks on this Node
   --simd 128           not matmul, which has both: vectors of 128 bits where there are 256
+  --clock processor    rules: processor time of each process, which other programs disturb less; with one thread
   --help               this text
 
 Results are also written as JSON, the plot as SVG, to bench/results/.`
@@ -103,6 +104,7 @@ const options = {
     of: ['train', 'torch', 'kernels', 'rules', 'scale', 'aft', 'nets', 'onnx'],
     read: (text) => oneOf(text, '--simd', ['auto', '128']),
   },
+  clock: { of: ['rules'], read: (text) => oneOf(text, '--clock', ['wall', 'processor']) },
   json: { of: benchmarkNames, read: (text) => text },
   node: { of: benchmarkNames, read: (text) => text },
   width: { of: ['aft', 'nets'], read: (text) => whole(text, '--width', 1, 65536) },
@@ -145,7 +147,7 @@ function runOn(node, argv) {
 async function main(argv) {
   const { help: wanted, benchmarks, options: chosen } = parse(argv)
   if (wanted) return console.log(help)
-  const { node, json, simd, ...rest } = chosen
+  const { node, json, simd, clock = 'wall', ...rest } = chosen
   if (node !== undefined) {
     // parse has seen it, as one word or as two.
     const at = argv.findIndex((word) => word === '--node' || word.startsWith('--node='))
@@ -154,7 +156,9 @@ async function main(argv) {
   }
   if (json === '-') console.log = console.error
   printMachine()
-  process.env.BENCH_SIMD = simd ?? 'auto' // children read it
+  process.env.BENCH_SIMD = simd ?? 'auto' // children read both
+  process.env.BENCH_CLOCK = clock
+  if (clock === 'processor') console.log('Times are of the processor.')
   const { wide, why } = await enableSimd()
   console.log(`vectors of ${wide ? 256 : 128} bits: ${why}`)
   if (rest.instructions) {

@@ -295,28 +295,42 @@ export function decayedPairsBackward(dp: usize, dm: usize, q: usize, a: usize, k
 export function decayRows(qTo: usize, aTo: usize, R: i32, gammas: usize, last: usize, q: usize, a: usize, w: usize, n8: i32,
   K8: i32): void {
   const end = <usize>n8 << 5
-  for (let c = 0; c < K8; c += 4) {
+  for (let c = 0; c < K8; c += 8) {
     const o = at(0, n8, 0, c), t = at(0, R, 0, c)
-    let g = splat(1)
+    let g0 = splat(1), g1 = splat(1)
     for (let i: usize = 0; i < end; i += 32) {
-      if (a) v128.store(aTo + t + i, f32x4.mul(g, v128.load(a + o + i)))
-      g = f32x4.mul(g, v128.load(w + o + i))
-      v128.store(qTo + t + i, f32x4.mul(g, v128.load(q + o + i)))
-      if (gammas) v128.store(gammas + o + i, g)
+      if (a) {
+        const x0 = f32x4.mul(g0, v128.load(a + o + i)), x1 = f32x4.mul(g1, v128.load(a + o + i, 16))
+        v128.store(aTo + t + i, x0)
+        v128.store(aTo + t + i, x1, 16)
+      }
+      g0 = f32x4.mul(g0, v128.load(w + o + i))
+      g1 = f32x4.mul(g1, v128.load(w + o + i, 16))
+      const x0 = f32x4.mul(g0, v128.load(q + o + i)), x1 = f32x4.mul(g1, v128.load(q + o + i, 16))
+      v128.store(qTo + t + i, x0)
+      v128.store(qTo + t + i, x1, 16)
+      if (gammas) {
+        v128.store(gammas + o + i, g0)
+        v128.store(gammas + o + i, g1, 16)
+      }
     }
-    v128.store(last + (<usize>c << 2), g)
+    v128.store(last + (<usize>c << 2), g0)
+    v128.store(last + (<usize>c << 2), g1, 16)
   }
 }
 
 /** kTo_j = D_nj k_j; kTo may be k. */
 export function decayKeys(kTo: usize, k: usize, w: usize, n8: i32, K8: i32): void {
   const end = <usize>n8 << 5
-  for (let c = 0; c < K8; c += 4) {
+  for (let c = 0; c < K8; c += 8) {
     const o = at(0, n8, 0, c)
-    let g = splat(1)
+    let g0 = splat(1), g1 = splat(1)
     for (let i = end - 32; i < end; i -= 32) {
-      v128.store(kTo + o + i, f32x4.mul(g, v128.load(k + o + i)))
-      g = f32x4.mul(g, v128.load(w + o + i))
+      const x0 = f32x4.mul(g0, v128.load(k + o + i)), x1 = f32x4.mul(g1, v128.load(k + o + i, 16))
+      v128.store(kTo + o + i, x0)
+      v128.store(kTo + o + i, x1, 16)
+      g0 = f32x4.mul(g0, v128.load(w + o + i))
+      g1 = f32x4.mul(g1, v128.load(w + o + i, 16))
     }
   }
 }
@@ -347,18 +361,51 @@ export function decayRowsBackward(dq: usize, da: usize, dw: usize, gammas: usize
 
 // ---- one decay for all channels: pairs are plain inner products, and D is a number ---------------------------------------------------
 
-/** P_ij = D_ij P_ij, M_ij = D_{i-1,j} M_ij (m = 0: none), and D [n8, n8] itself into d. w: the decays, 32 bytes apart. */
-export function decayPairs(p: usize, m: usize, d: usize, w: usize, n8: i32): void {
+/**
+ * P_ij = D_ij P_ij, M_ij = D_{i-1,j} M_ij, or `after` the decay of token i D_ij M_ij (m = 0: none), and D [n8, n8] itself into d. w: the decays, 32 bytes
+ * apart.
+ */
+export function decayPairs(p: usize, m: usize, after: bool, d: usize, w: usize, n8: i32): void {
   for (let i = 0; i < n8; i++) {
     const x = v128.load32_splat(w + (<usize>i << 5))
     for (let j = 0; j <= i; j += 4) {
       const o = at(0, n8, i, j)
       // Of token i - 1; where a vector of columns begins, nothing has decayed yet.
       const before = i == j ? splat(1) : v128.load(d + o - 32)
-      if (m) v128.store(m + o, f32x4.mul(before, v128.load(m + o)))
-      v128.store(d + o, f32x4.mul(x, before))
+      const here = f32x4.mul(x, before)
+      if (m) v128.store(m + o, f32x4.mul(after ? here : before, v128.load(m + o)))
+      v128.store(d + o, here)
       if (j + 4 > i) store<f32>(d + o + (<usize>(i - j) << 2), 1)
       v128.store(p + o, f32x4.mul(v128.load(d + o), v128.load(p + o)))
+    }
+  }
+}
+
+/**
+ * Columns: qT [K8, n8] times Gamma_i, aT [K8, n8] (0: none) times Gamma_i too, or Gamma_{i-1} if `before`; last [K8] = Gamma_n, in every channel. w: as above;
+ * gammas is 2 n8 floats.
+ */
+export function decayColumns(qT: usize, aT: usize, before: bool, last: usize, w: usize, gammas: usize, n8: i32, K8: i32): void {
+  const befores = gammas + (<usize>n8 << 2)
+  let g: f32 = 1
+  for (let i: usize = 0; i < <usize>n8 << 2; i += 4) {
+    store<f32>(befores + i, g)
+    g *= load<f32>(w + (i << 3))
+    store<f32>(gammas + i, g)
+  }
+  for (let c: usize = 0; c < <usize>K8 << 2; c += 16) v128.store(last + c, f32x4.splat(g))
+  scaleColumns(qT, gammas, n8, K8)
+  if (aT) scaleColumns(aT, before ? befores : gammas, n8, K8)
+}
+
+/** x [M, N] = x diag(f). */
+function scaleColumns(x: usize, f: usize, N: i32, M: i32): void {
+  for (let j = 0; j < N; j += 8, f += 32) {
+    const f0 = v128.load(f), f1 = v128.load(f, 16), end = at(x, M, 0, j) + (<usize>M << 5)
+    for (let s = at(x, M, 0, j); s < end; s += 32) {
+      const x0 = f32x4.mul(f0, v128.load(s)), x1 = f32x4.mul(f1, v128.load(s, 16))
+      v128.store(s, x0)
+      v128.store(s, x1, 16)
     }
   }
 }

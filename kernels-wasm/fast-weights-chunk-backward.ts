@@ -186,11 +186,11 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   if (erase) loadKeys(as, n8, erase, 0, n, n8)
   else if (beta) multiply(as, ws, ks, keys)
   if (corrects) transpose(asT, K8, as, n8, n8, K8)
-  inner(p, mGiven, decays, qsT, asT, ksT, ws, n8)
+  inner(p, mGiven, false, decays, qsT, asT, ksT, ws, n8)
   if (along) {
     loadKeys(bs, n8, along, 0, n, n8)
     transpose(bsT, K8, bs, n8, n8, K8)
-    inner(pb, mb, decays, qsT, asT, bsT, ws, n8)
+    inner(pb, mb, false, decays, qsT, asT, bsT, ws, n8)
   }
   if (corrects) {
     loadBetas(betas, n, n8)

@@ -2,7 +2,7 @@
  * Fast weights, chunk form: products of small blocks. Plural names are blocks of n8 tokens, *T are transposes.
  * What is computed: fast-weights.ts.
  */
-import { decayKeys, decayPairs, decayRows, decayedPairs, decayedReads } from './decays'
+import { decayColumns, decayKeys, decayPairs, decayRows, decayedPairs, decayedReads } from './decays'
 import {
   K, K8, W, W8, along, corrects, erase, gateWidth, gated, k, loadBetas, loadDecays, loadKeys, loadTransposedQueries, loadValues, multiply, q,
   release, storeReads, storeTransposedReads, take, top, transposed,
@@ -36,9 +36,10 @@ export function foundValues(es: usize, m: usize, vs: usize, n8: i32): void {
 
 /**
  * P = tril(Q K^T) and, for a rule that corrects, M = tril(A K^T, -1) (0: not wanted), with the decays in between in each product. Takes and
- * gives the transposes of Q, A and K, of which K's is used up when each channel has its decay. ds [n8, n8]: the decays when all have one.
+ * gives the transposes of Q, A and K, of which K's is used up when each channel has its decay. ds [n8, n8]: the decays when all have one; then
+ * `after` says that A is what reads the memory after its decay.
  */
-export function inner(p: usize, m: usize, ds: usize, qsT: usize, asT: usize, ksT: usize, ws: usize, n8: i32): void {
+export function inner(p: usize, m: usize, after: bool, ds: usize, qsT: usize, asT: usize, ksT: usize, ws: usize, n8: i32): void {
   if (gated && gateWidth == K) {
     const frame = top
     const wsT = take(n8 * K8)
@@ -49,7 +50,7 @@ export function inner(p: usize, m: usize, ds: usize, qsT: usize, asT: usize, ksT
   }
   lowerOf(p, qsT, K8, ksT, K8, n8, K)
   if (m) lowerOf(m, asT, K8, ksT, K8, n8, K)
-  if (gated) decayPairs(p, m, ds, ws, n8)
+  if (gated) decayPairs(p, m, after, ds, ws, n8)
 }
 
 /** What M lacks of tokens that reflect, 0 if none does. ks in a block with R rows; ws 0: no gate. */
@@ -123,7 +124,7 @@ export function scaleState(S: usize, f: usize): void {
  */
 export function chunk(S: usize, n: i32): i32 {
   const frame = top
-  const n8 = roundUp8(n), own = corrects && (gated || erase != 0)
+  const n8 = roundUp8(n), columns = gated && gateWidth != K && !transposed, own = corrects && (erase != 0 || (gated && !columns))
   const qs = take(n8 * K8), qsT = take(n8 * K8), ks = take(n8 * K8), ksT = take(n8 * K8), us = take(n8 * W8), os = take(n8 * W8)
   const decayedKs = gated && transposed ? take(n8 * K8) : ks
   const bs = along ? take(n8 * K8) : ks, bsT = along ? take(n8 * K8) : ksT, vs = along ? take(n8 * W8) : us
@@ -145,22 +146,25 @@ export function chunk(S: usize, n: i32): i32 {
   if (erase) loadKeys(as, n8, erase, 0, n, n8)
   else if (own) multiply(as, ws, ks, n8 * K8)
   if (own) transpose(asT, K8, as, n8, n8, K8)
-  inner(p, m, ds, qsT, asT, ksT, ws, n8)
+  inner(p, m, !own, ds, qsT, asT, ksT, ws, n8)
   if (along) {
     loadKeys(bs, n8, along, 0, n, n8)
     transpose(bsT, K8, bs, n8, n8, K8)
-    inner(pb, mb, ds, qsT, asT, bsT, ws, n8)
+    inner(pb, mb, !own, ds, qsT, asT, bsT, ws, n8)
   }
   if (corrects) {
     loadBetas(betas, n, n8)
     rest = remaindersOf(along ? mb : m, as, bs, n8, ws, betas, n, n8)
   }
-  if (gated) {
+  if (columns) decayColumns(qsT, corrects ? asT : 0, own, last, ws, take(2 * n8), n8, K8)
+  else if (gated) {
     decayRows(qs, as, n8, 0, last, qs, own ? as : 0, ws, n8, K8)
-    decayKeys(decayedKs, ks, ws, n8, K8)
-    if (along) decayKeys(bs, bs, ws, n8, K8)
     if (!transposed) transpose(qsT, K8, qs, n8, n8, K8)
     if (own) transpose(asT, K8, as, n8, n8, K8)
+  }
+  if (gated) {
+    decayKeys(decayedKs, ks, ws, n8, K8)
+    if (along) decayKeys(bs, bs, ws, n8, K8)
   }
   if (along) {
     loadValues(vs, n8, 0, n, n8)

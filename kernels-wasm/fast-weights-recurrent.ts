@@ -4,37 +4,41 @@
  */
 import {
   K, K8, V, W8, addProduct, along, beta, corrects, dalong, dbeta, derase, dk, dotRows, dq, dv, erase, gated, k, loadCotangents, loadDecays, loadKeys,
-  loadTransposedQueries, loadValues, multiply, q, release, scaleTo, storeGates, storeKeys, storeReads, storeRows, storeTransposedReads,
+  loadTransposedQueries, loadValues, multiply, normalised, q, release, scaleTo, storeGates, storeKeys, storeReads, storeRows, storeTransposedReads,
   take, tokenAt, top, transposed,
 } from './fast-weights-rows'
 import { sum4 } from './lanes'
 import { madd, splat } from './math'
 import { at } from './strips'
 
-/** e = v - S^T k. */
-function recall(S: usize, k: usize, v: usize, e: usize, K8: i32, W8: i32): void {
-  for (let j = 0; j < W8; j += 8) {
-    let s = at(S, K8, 0, j)
+/** e = v - S^T k, S [K,W] with rows `row` bytes apart and strips of eight columns `strip` bytes. */
+@inline function recallFrom(S: usize, row: usize, strip: usize, k: usize, v: usize, e: usize, K: i32, W: i32): void {
+  const end = k + (<usize>K << 2)
+  for (let o: usize = 0; o < <usize>W << 2; o += 32, S += strip) {
+    let s = S
     let r0 = splat(0), r1 = splat(0), r2 = splat(0), r3 = splat(0)
-    for (let i = 0; i < K8; i += 4, s += 128) {
-      const a = k + (<usize>i << 2)
+    for (let a = k; a < end; a += 16, s += 4 * row) {
       let x = v128.load32_splat(a)
       r0 = madd(x, v128.load(s), r0)
       r1 = madd(x, v128.load(s, 16), r1)
       x = v128.load32_splat(a, 4)
-      r2 = madd(x, v128.load(s, 32), r2)
-      r3 = madd(x, v128.load(s, 48), r3)
+      r2 = madd(x, v128.load(s + row), r2)
+      r3 = madd(x, v128.load(s + row, 16), r3)
       x = v128.load32_splat(a, 8)
-      r0 = madd(x, v128.load(s, 64), r0)
-      r1 = madd(x, v128.load(s, 80), r1)
+      r0 = madd(x, v128.load(s + 2 * row), r0)
+      r1 = madd(x, v128.load(s + 2 * row, 16), r1)
       x = v128.load32_splat(a, 12)
-      r2 = madd(x, v128.load(s, 96), r2)
-      r3 = madd(x, v128.load(s, 112), r3)
+      r2 = madd(x, v128.load(s + 3 * row), r2)
+      r3 = madd(x, v128.load(s + 3 * row, 16), r3)
     }
-    const o = <usize>j << 2
     v128.store(e + o, f32x4.sub(v128.load(v + o), f32x4.add(r0, r2)))
     v128.store(e + o, f32x4.sub(v128.load(v + o, 16), f32x4.add(r1, r3)), 16)
   }
+}
+
+/** e = v - S^T k. */
+function recall(S: usize, k: usize, v: usize, e: usize, K8: i32, W8: i32): void {
+  recallFrom(S, 32, <usize>K8 << 5, k, v, e, K8, W8)
 }
 
 /** Four floats of a row of a state: to = from + k u, which is also the result. */
@@ -52,43 +56,52 @@ function recall(S: usize, k: usize, v: usize, e: usize, K8: i32, W8: i32): void 
   return x
 }
 
-@inline function writeWith(decays: bool, from: usize, to: usize, w: usize, k: usize, u: usize, q: usize, o: usize, K8: i32,
-  W8: i32): void {
-  for (let j = 0; j < W8; j += 8) {
-    let s = at(from, K8, 0, j), t = at(to, K8, 0, j)
-    const u0 = v128.load(u + (<usize>j << 2)), u1 = v128.load(u + (<usize>j << 2), 16)
+/** S as of `recallFrom`. */
+@inline function writeWith(decays: bool, from: usize, to: usize, row: usize, strip: usize, w: usize, k: usize, u: usize, q: usize, o: usize, K: i32,
+  W: i32): void {
+  for (let j: usize = 0; j < <usize>W << 2; j += 32, from += strip, to += strip) {
+    let s = from, t = to
+    const u0 = v128.load(u + j), u1 = v128.load(u + j, 16)
     let r0 = splat(0), r1 = splat(0), r2 = splat(0), r3 = splat(0)
-    for (let i: usize = 0; i < <usize>(K8 << 2); i += 16, s += 128, t += 128) {
+    for (let i: usize = 0; i < <usize>K << 2; i += 16) {
       const f = w + i
       let x = v128.load32_splat(k + i), y = v128.load32_splat(q + i)
       r0 = madd(y, updateDecayed(decays, t, s, f, x, u0), r0)
       r1 = madd(y, updateDecayed(decays, t + 16, s + 16, f, x, u1), r1)
+      s += row
+      t += row
       x = v128.load32_splat(k + i, 4)
       y = v128.load32_splat(q + i, 4)
-      r2 = madd(y, updateDecayed(decays, t + 32, s + 32, f + 4, x, u0), r2)
-      r3 = madd(y, updateDecayed(decays, t + 48, s + 48, f + 4, x, u1), r3)
+      r2 = madd(y, updateDecayed(decays, t, s, f + 4, x, u0), r2)
+      r3 = madd(y, updateDecayed(decays, t + 16, s + 16, f + 4, x, u1), r3)
+      s += row
+      t += row
       x = v128.load32_splat(k + i, 8)
       y = v128.load32_splat(q + i, 8)
-      r0 = madd(y, updateDecayed(decays, t + 64, s + 64, f + 8, x, u0), r0)
-      r1 = madd(y, updateDecayed(decays, t + 80, s + 80, f + 8, x, u1), r1)
+      r0 = madd(y, updateDecayed(decays, t, s, f + 8, x, u0), r0)
+      r1 = madd(y, updateDecayed(decays, t + 16, s + 16, f + 8, x, u1), r1)
+      s += row
+      t += row
       x = v128.load32_splat(k + i, 12)
       y = v128.load32_splat(q + i, 12)
-      r2 = madd(y, updateDecayed(decays, t + 96, s + 96, f + 12, x, u0), r2)
-      r3 = madd(y, updateDecayed(decays, t + 112, s + 112, f + 12, x, u1), r3)
+      r2 = madd(y, updateDecayed(decays, t, s, f + 12, x, u0), r2)
+      r3 = madd(y, updateDecayed(decays, t + 16, s + 16, f + 12, x, u1), r3)
+      s += row
+      t += row
     }
-    v128.store(o + (<usize>j << 2), f32x4.add(r0, r2))
-    v128.store(o + (<usize>j << 2), f32x4.add(r1, r3), 16)
+    v128.store(o + j, f32x4.add(r0, r2))
+    v128.store(o + j, f32x4.add(r1, r3), 16)
   }
 }
 
 /** to = from + k u^T (may be the same state), o = to^T q. */
 function write(from: usize, to: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i32): void {
-  writeWith(false, from, to, k, k, u, q, o, K8, W8)
+  writeWith(false, from, to, 32, <usize>K8 << 5, k, k, u, q, o, K8, W8)
 }
 
 /** to = diag(w) from + k u^T (may be the same state), o = to^T q. */
 function writeDecayed(from: usize, to: usize, w: usize, k: usize, u: usize, q: usize, o: usize, K8: i32, W8: i32): void {
-  writeWith(true, from, to, w, k, u, q, o, K8, W8)
+  writeWith(true, from, to, 32, <usize>K8 << 5, w, k, u, q, o, K8, W8)
 }
 
 @inline function writeBackwardWith(decays: bool, from: usize, to: usize, w: usize, k: usize, u: usize, g: usize, d: usize, K8: i32,
@@ -248,6 +261,46 @@ function noValue(): usize {
   const x = take(W8)
   memory.fill(x, 0, <usize>W8 << 2)
   return x
+}
+
+function recallInPlace(S: usize, a: usize, v: usize, e: usize): void {
+  recallFrom(S, <usize>V << 2, 32, a, v, e, K, V)
+}
+
+function writeInPlace(from: usize, to: usize, k: usize, u: usize, q: usize, o: usize): void {
+  writeWith(false, from, to, <usize>V << 2, 32, k, k, u, q, o, K, V)
+}
+
+function writeDecayedInPlace(from: usize, to: usize, w: usize, k: usize, u: usize, q: usize, o: usize): void {
+  writeWith(true, from, to, <usize>V << 2, 32, w, k, u, q, o, K, V)
+}
+
+/**
+ * The first token of a stretch, from the state `from` [K,V] to `to` where they lie in memory, not in blocks: of a token alone, as texts are written, moving
+ * them takes longer than all else. The same bits as `recurrent`. False, and nothing done, where that has to do it: sizes that aren't multiples of 4 and 8,
+ * more in a state than S, and a decay of 0.
+ */
+export function tokenInPlace(from: usize, to: usize): bool {
+  if (!from || !to || K & 3 || V & 7 || normalised || transposed || along) return false
+  const frame = top
+  const qt = take(K8), kt = take(K8), ut = take(W8), ot = take(W8), wt = gated ? take(K8) : 0
+  const at = corrects && (gated || erase) ? take(K8) : kt
+  if (gated && loadDecays(wt, 0, 1, 1)) {
+    release(frame)
+    return false
+  }
+  loadKeys(qt, 1, q, 0, 1, 1)
+  loadKeys(kt, 1, k, 0, 1, 1)
+  loadValues(ut, 1, 0, 1, 1)
+  if (erase) loadKeys(at, 1, erase, 0, 1, 1)
+  else if (at != kt) multiply(at, wt, kt, K8)
+  if (corrects) recallInPlace(from, at, ut, ut)
+  if (beta) scaleTo(ut, ut, load<f32>(tokenAt(beta, 0, 1)), W8)
+  if (gated) writeDecayedInPlace(from, to, wt, kt, ut, qt, ot)
+  else writeInPlace(from, to, kt, ut, qt, ot)
+  storeReads(0, ot, 1, 1)
+  release(frame)
+  return true
 }
 
 /** The tokens [begin, n) of a stretch, one by one: S is brought forward, y and den written. */

@@ -41,6 +41,7 @@ export function setInputs(qs: usize, ks: usize, vs: usize, betas: usize, gates: 
   tokens = bits
   y = ys
   den = dens
+  dy = 0
   gated = gate != 0
   corrects = beta != 0 || erase != 0
 }
@@ -119,9 +120,52 @@ export function enter(rows: usize, n: i32, isFresh: bool, isUnseen: bool): void 
   unseen = isUnseen
 }
 
+/** Leaves out the next n tokens: what comes after them is the stretch at hand. */
+export function passBy(n: i32): void {
+  if (list) list += <usize>n << 2
+  else first += n * H
+  fresh = false
+  unseen = false
+}
+
 /** Where token t lies in an array of `width` floats a token and head. */
 @inline export function tokenAt(x: usize, t: i32, width: i32): usize {
   return rowOf(x, list ? load<i32>(list + (<usize>t << 2)) : first + t * H, width)
+}
+
+/** Where the last number goes that has only been touched: what isn't used wouldn't be loaded. */
+let touched: i32 = 0
+
+/** Reads one number of each cache line of n rows of x, `heads` of them side by side, from `row` on. */
+function touch(x: usize, row: i32, n: i32, heads: i32, width: i32): void {
+  if (!x) return
+  let some = 0
+  for (let r = 0; r < n; r++, row += H) {
+    const begin = rowOf(x, row, width), end = begin + (<usize>(heads * width) << 2)
+    for (let a = begin; a < end; a += 64) some |= load<i32>(a)
+  }
+  touched = some
+}
+
+/**
+ * Brings into the cache what n tokens have for some heads. One head's rows lie far apart, and the processor waits for each; along the heads it
+ * sees what comes next and fetches it ahead.
+ */
+export function touchRows(row: i32, n: i32, heads: i32): void {
+  if (heads == 1) return
+  // Backward, with a cotangent, a transposed read's q is as wide as keys.
+  touch(q, row, n, heads, transposed && !dy ? V : K)
+  touch(k, row, n, heads, K)
+  touch(v, row, n, heads, V)
+  if (gateWidth == K) touch(gate, row, n, heads, K)
+  touch(erase, row, n, heads, K)
+  touch(along, row, n, heads, K)
+  touch(dy, row, n, heads, V)
+}
+
+/** The same for states that lie one after the other. */
+export function touchStates(x: usize, head: i32, heads: i32): void {
+  touch(x, head, 1, heads, K * V)
 }
 
 // ---- rows and states in and out: R = 1 for a token alone (a block of one row is a plain vector), n8 for a chunk --------------------
@@ -191,12 +235,6 @@ export function loadBetas(x: usize, n: i32, n8: i32): void {
   for (let r = 0; r < n8; r++) store<f32>(x + (<usize>r << 2), r < n ? (beta ? load<f32>(tokenAt(beta, r, 1)) : 1) : 0)
 }
 
-/** e^x, for logarithms of decays. */
-@inline function decay(x: v128): v128 {
-  if (v128.any_true(f32x4.gt(x, splat(0)))) refuseGate(x)
-  return exp(x)
-}
-
 function refuseGate(x: v128): void {
   let g = f32x4.extract_lane(x, 0)
   if (!(g > 0)) g = f32x4.extract_lane(x, 1)
@@ -211,23 +249,38 @@ function refuseGate(x: v128): void {
  */
 export function loadDecays(w: usize, t: i32, n: i32, M: i32): bool {
   const skips = unseen && t == 0
-  let least = splat(1)
+  let least = splat(1), least1 = splat(1), most = splat(0), most1 = splat(0)
   if (gateWidth == K) {
     loadRows(w, M, gate, K, t, n, M, K8)
     if (skips) for (let c = 0; c < K8; c += 4) v128.store(at(w, M, 0, c), splat(0))
     const end = w + (<usize>(M * K8) << 2)
-    for (let a = w; a < end; a += 16) {
-      const x = decay(v128.load(a))
+    for (let a = w; a < end; a += 32) {
+      const g = v128.load(a), g1 = v128.load(a, 16), x = exp(g), x1 = exp(g1)
+      most = f32x4.pmax(most, g)
+      most1 = f32x4.pmax(most1, g1)
       least = f32x4.pmin(least, x)
+      least1 = f32x4.pmin(least1, x1)
       v128.store(a, x)
+      v128.store(a, x1, 16)
     }
   } else {
     for (let r = 0; r < M; r++) {
-      const x = r < n && !(skips && r == 0) ? decay(v128.load32_splat(tokenAt(gate, t + r, 1))) : splat(1)
-      least = f32x4.pmin(least, x)
-      for (let c = 0; c < K8; c += 4) v128.store(at(w, M, r, c), x)
+      let x = splat(1)
+      if (r < n && !(skips && r == 0)) {
+        const g = v128.load32_splat(tokenAt(gate, t + r, 1))
+        most = f32x4.pmax(most, g)
+        x = exp(g)
+        least = f32x4.pmin(least, x)
+      }
+      for (let c = 0; c < K8; c += 8) {
+        v128.store(at(w, M, r, c), x)
+        v128.store(at(w, M, r, c), x, 16)
+      }
     }
   }
+  most = f32x4.pmax(most, most1)
+  if (v128.any_true(f32x4.gt(most, splat(0)))) refuseGate(most)
+  least = f32x4.pmin(least, least1)
   return v128.any_true(f32x4.eq(least, splat(0)))
 }
 

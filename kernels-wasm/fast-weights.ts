@@ -29,10 +29,10 @@
  */
 import { chunk } from './fast-weights-chunk'
 import { chunkBackward, decayedChunkBackward } from './fast-weights-chunk-backward'
-import { recurrent, recurrentBackward } from './fast-weights-recurrent'
+import { recurrent, recurrentBackward, tokenInPlace } from './fast-weights-recurrent'
 import {
-  H, K, K8, V, W8, dalong, dbeta, den, derase, dgate, dk, dq, dv, enter, enterAll, erase, fresh, gate, gateWidth, loadState, rowOf,
-  setGradients, setInputs, setSizes, storeState, take, tokens, transposed, y,
+  H, K, K8, V, W8, dalong, dbeta, den, derase, dgate, dk, dq, dv, enter, enterAll, erase, fresh, gate, gateWidth, loadState, passBy, rowOf,
+  setGradients, setInputs, setSizes, storeState, take, tokens, top, touchRows, touchStates, transposed, y,
 } from './fast-weights-rows'
 
 // ---- stretches of tokens -------------------------------------------------------------------------------------------------------------
@@ -103,6 +103,27 @@ function takeStretches(C: i32): void {
   kinds = take(C + 1)
 }
 
+/**
+ * Heads of a sequence that a thread brings forward, or back, together, span by span, since what they read of a token lies side by side in memory; and the bytes
+ * that their states may take, so that these stay in the cache. engine/devices/wasm/fast-weights.ts has the same numbers.
+ */
+const GROUP: i32 = 8, GROUP_BYTES: i32 = 1 << 19
+
+@inline function stateBytes(): usize {
+  return <usize>(K8 * W8) << 2
+}
+
+function groupSize(): i32 {
+  return max(1, min(GROUP, GROUP_BYTES / <i32>stateBytes()))
+}
+
+/** The first of so many states, each as far from the next as `take` puts them. */
+function takeStates(count: i32): usize {
+  const first = top
+  for (let i = 0; i < count; i++) take(K8 * W8)
+  return first
+}
+
 // ---- kernels: a task is a head, cut into spans of C tokens, and those into stretches ------------------------------------------------
 
 export function fastWeights(begin: i32, end: i32, chunked: i32, q: usize, k: usize, v: usize, beta: usize, gate: usize, erase: usize,
@@ -111,33 +132,50 @@ export function fastWeights(begin: i32, end: i32, chunked: i32, q: usize, k: usi
   setInputs(q, k, v, beta, gate, erase, along, tokens, y, den)
   setSizes(H, keyWidth, valueWidth, gateWidth, zT != 0, readScale, epsilon, transposed != 0)
   if (tokens) takeStretches(min(C, T))
-  const S = take(K8 * W8), bytes = <usize>(K8 * W8) << 2
-  const spans = (T - 1) / C + 1
-  for (let head = begin; head < end; head++) {
-    loadState(S, rowOf(s0, head, K * V), rowOf(z0, head, K))
+  const group = groupSize(), first = takeStates(min(group, end - begin)), step = stateBytes() + 64
+  const spans = (T - 1) / C + 1, alone = T == 1 && !tokens && !states && !chunked
+  for (let head0 = begin, head1 = begin; head0 < end; head0 = head1) {
+    head1 = min(min(head0 + group, end), (head0 / H + 1) * H)
+    if (alone) {
+      touchStates(s0, head0, head1 - head0)
+      touchStates(sT, head0, head1 - head0)
+      enterAll(head0)
+      while (head0 < head1 && tokenInPlace(rowOf(s0, head0, K * V), rowOf(sT, head0, K * V))) enterAll(++head0)
+    }
+    for (let head = head0, S = first; head < head1; head++, S += step) loadState(S, rowOf(s0, head, K * V), rowOf(z0, head, K))
     for (let c = 0; c < spans; c++) {
-      const t = c * C, n = min(C, T - t), row = (head / H * T + t) * H + head % H, span = head * spans + c
-      storeState(rowOf(states, span, K * V), rowOf(zs, span, K), S)
-      const count = tokens ? cut(row, n, false) : 0
-      if (!count) {
-        enterAll(row)
-        forward(chunked, S, n)
-      }
-      for (let i = 0; i < count; i++) {
-        const m = enterStretch(i)
-        if (fresh) memory.fill(S, 0, bytes)
-        forward(chunked, S, m)
+      const t = c * C, n = min(C, T - t), row0 = (head0 / H * T + t) * H + head0 % H
+      touchRows(row0, n, head1 - head0)
+      for (let head = head0, S = first; head < head1; head++, S += step) {
+        const row = row0 + head - head0, span = head * spans + c
+        storeState(rowOf(states, span, K * V), rowOf(zs, span, K), S)
+        const count = tokens ? cut(row, n, false) : 0
+        if (!count) {
+          enterAll(row)
+          forward(chunked, S, n)
+        }
+        for (let i = 0; i < count; i++) {
+          const m = enterStretch(i)
+          if (fresh) memory.fill(S, 0, stateBytes())
+          forward(chunked, S, m)
+        }
       }
     }
-    storeState(rowOf(sT, head, K * V), rowOf(zT, head, K), S)
+    for (let head = head0, S = first; head < head1; head++, S += step) storeState(rowOf(sT, head, K * V), rowOf(zT, head, K), S)
   }
 }
 
 /**
- * The recurrent form takes over at the first token of which a decay is 0. Not before: what comes must not count for a bit of what was.
+ * The n tokens of a stretch, `chunked` at a time (0: one by one). The recurrent form takes over at the first token of a chunk of which a decay is 0. Not
+ * before: what comes must not count for a bit of what was.
  */
 function forward(chunked: i32, S: usize, n: i32): void {
-  if (n) recurrent(S, chunked ? chunk(S, n) : 0, n)
+  if (!chunked) recurrent(S, 0, n)
+  for (; chunked && n > 0; n -= chunked) {
+    const m = min(chunked, n)
+    recurrent(S, chunk(S, m), m)
+    passBy(m)
+  }
 }
 
 export function fastWeightsBackward(begin: i32, end: i32, chunked: i32, q: usize, k: usize, v: usize, beta: usize, gate: usize,
@@ -153,27 +191,32 @@ export function fastWeightsBackward(begin: i32, end: i32, chunked: i32, q: usize
   }
   setSizes(H, keyWidth, valueWidth, gateWidth, den != 0, readScale, 0, transposed != 0)
   if (tokens) takeStretches(min(C, T))
-  const dS = take(K8 * W8), S = take(K8 * W8), bytes = <usize>(K8 * W8) << 2
+  const S = take(K8 * W8), group = groupSize(), first = takeStates(min(group, end - begin)), step = stateBytes() + 64
   const spans = (T - 1) / C + 1
-  for (let head = begin; head < end; head++) {
-    loadState(dS, rowOf(dsT, head, K * V), rowOf(dzT, head, K))
+  for (let head0 = begin, head1 = begin; head0 < end; head0 = head1) {
+    head1 = min(min(head0 + group, end), (head0 / H + 1) * H)
+    for (let head = head0, dS = first; head < head1; head++, dS += step) loadState(dS, rowOf(dsT, head, K * V), rowOf(dzT, head, K))
     for (let c = spans - 1; c >= 0; c--) {
-      const t = c * C, n = min(C, T - t), row = (head / H * T + t) * H + head % H, span = head * spans + c
-      const s = rowOf(states, span, K * V), z = rowOf(zs, span, K)
-      const count = tokens ? cut(row, n, true) : 0
-      if (!count) {
-        enterAll(row)
-        loadState(S, s, z)
-        backward(chunked, S, dS, n)
-      }
-      for (let i = count - 1; i >= 0; i--) {
-        const m = enterStretch(i)
-        loadState(S, fresh ? 0 : s, fresh ? 0 : z)
-        backward(chunked, S, dS, m)
-        if (fresh) memory.fill(dS, 0, bytes)
+      const t = c * C, n = min(C, T - t), row0 = (head0 / H * T + t) * H + head0 % H
+      touchRows(row0, n, head1 - head0)
+      for (let head = head0, dS = first; head < head1; head++, dS += step) {
+        const row = row0 + head - head0, span = head * spans + c
+        const s = rowOf(states, span, K * V), z = rowOf(zs, span, K)
+        const count = tokens ? cut(row, n, true) : 0
+        if (!count) {
+          enterAll(row)
+          loadState(S, s, z)
+          backward(chunked, S, dS, n)
+        }
+        for (let i = count - 1; i >= 0; i--) {
+          const m = enterStretch(i)
+          loadState(S, fresh ? 0 : s, fresh ? 0 : z)
+          backward(chunked, S, dS, m)
+          if (fresh) memory.fill(dS, 0, stateBytes())
+        }
       }
     }
-    storeState(rowOf(ds0, head, K * V), rowOf(dz0, head, K), dS)
+    for (let head = head0, dS = first; head < head1; head++, dS += step) storeState(rowOf(ds0, head, K * V), rowOf(dz0, head, K), dS)
   }
 }
 

@@ -236,36 +236,258 @@ function tileWide(c: usize, mode: i32, a: usize, b: usize, n: i32): void {
   put(c + 224, mode, c70, c71)
 }
 
+/**
+ * c[0..4, 0..16] likewise, in two strips, `right` bytes from b's to the next and `rightC` from c's: where V8 merges vectors, 8 wide sums for 6 loads a step,
+ * where those of 8 rows and 8 columns take 9. V8 doesn't merge it where the shape is only known at run time, hence three functions.
+ */
+@inline function tile16With(c: usize, rightC: usize, mode: i32, shape: i32, a: usize, b: usize, right: usize, n: i32): void {
+  let c00 = splat(0), c01 = splat(0), c02 = splat(0), c03 = splat(0)
+  let c10 = splat(0), c11 = splat(0), c12 = splat(0), c13 = splat(0)
+  let c20 = splat(0), c21 = splat(0), c22 = splat(0), c23 = splat(0)
+  let c30 = splat(0), c31 = splat(0), c32 = splat(0), c33 = splat(0)
+  let x: v128, b0: v128, b1: v128, b2: v128, b3: v128
+  if (shape == UPPER) {
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    b2 = v128.load(b + right)
+    b3 = v128.load(b + right, 16)
+    x = v128.load32_splat(a)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    c02 = madd(x, b2, c02)
+    c03 = madd(x, b3, c03)
+    a += 32
+    b += 32
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    b2 = v128.load(b + right)
+    b3 = v128.load(b + right, 16)
+    x = v128.load32_splat(a)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    c02 = madd(x, b2, c02)
+    c03 = madd(x, b3, c03)
+    x = v128.load32_splat(a, 4)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    c12 = madd(x, b2, c12)
+    c13 = madd(x, b3, c13)
+    a += 32
+    b += 32
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    b2 = v128.load(b + right)
+    b3 = v128.load(b + right, 16)
+    x = v128.load32_splat(a)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    c02 = madd(x, b2, c02)
+    c03 = madd(x, b3, c03)
+    x = v128.load32_splat(a, 4)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    c12 = madd(x, b2, c12)
+    c13 = madd(x, b3, c13)
+    x = v128.load32_splat(a, 8)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    c22 = madd(x, b2, c22)
+    c23 = madd(x, b3, c23)
+    a += 32
+    b += 32
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    b2 = v128.load(b + right)
+    b3 = v128.load(b + right, 16)
+    x = v128.load32_splat(a)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    c02 = madd(x, b2, c02)
+    c03 = madd(x, b3, c03)
+    x = v128.load32_splat(a, 4)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    c12 = madd(x, b2, c12)
+    c13 = madd(x, b3, c13)
+    x = v128.load32_splat(a, 8)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    c22 = madd(x, b2, c22)
+    c23 = madd(x, b3, c23)
+    x = v128.load32_splat(a, 12)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    c32 = madd(x, b2, c32)
+    c33 = madd(x, b3, c33)
+    a += 32
+    b += 32
+  }
+  for (; n > 0; n--) {
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    b2 = v128.load(b + right)
+    b3 = v128.load(b + right, 16)
+    x = v128.load32_splat(a)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    c02 = madd(x, b2, c02)
+    c03 = madd(x, b3, c03)
+    x = v128.load32_splat(a, 4)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    c12 = madd(x, b2, c12)
+    c13 = madd(x, b3, c13)
+    x = v128.load32_splat(a, 8)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    c22 = madd(x, b2, c22)
+    c23 = madd(x, b3, c23)
+    x = v128.load32_splat(a, 12)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    c32 = madd(x, b2, c32)
+    c33 = madd(x, b3, c33)
+    a += 32
+    b += 32
+  }
+  if (shape == LOWER) {
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    b2 = v128.load(b + right)
+    b3 = v128.load(b + right, 16)
+    x = v128.load32_splat(a)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    c02 = madd(x, b2, c02)
+    c03 = madd(x, b3, c03)
+    x = v128.load32_splat(a, 4)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    c12 = madd(x, b2, c12)
+    c13 = madd(x, b3, c13)
+    x = v128.load32_splat(a, 8)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    c22 = madd(x, b2, c22)
+    c23 = madd(x, b3, c23)
+    x = v128.load32_splat(a, 12)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    c32 = madd(x, b2, c32)
+    c33 = madd(x, b3, c33)
+    a += 32
+    b += 32
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    b2 = v128.load(b + right)
+    b3 = v128.load(b + right, 16)
+    x = v128.load32_splat(a, 4)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    c12 = madd(x, b2, c12)
+    c13 = madd(x, b3, c13)
+    x = v128.load32_splat(a, 8)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    c22 = madd(x, b2, c22)
+    c23 = madd(x, b3, c23)
+    x = v128.load32_splat(a, 12)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    c32 = madd(x, b2, c32)
+    c33 = madd(x, b3, c33)
+    a += 32
+    b += 32
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    b2 = v128.load(b + right)
+    b3 = v128.load(b + right, 16)
+    x = v128.load32_splat(a, 8)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    c22 = madd(x, b2, c22)
+    c23 = madd(x, b3, c23)
+    x = v128.load32_splat(a, 12)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    c32 = madd(x, b2, c32)
+    c33 = madd(x, b3, c33)
+    a += 32
+    b += 32
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    b2 = v128.load(b + right)
+    b3 = v128.load(b + right, 16)
+    x = v128.load32_splat(a, 12)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    c32 = madd(x, b2, c32)
+    c33 = madd(x, b3, c33)
+    a += 32
+    b += 32
+  }
+  put(c, mode, c00, c01)
+  put(c + rightC, mode, c02, c03)
+  put(c + 32, mode, c10, c11)
+  put(c + rightC + 32, mode, c12, c13)
+  put(c + 64, mode, c20, c21)
+  put(c + rightC + 64, mode, c22, c23)
+  put(c + 96, mode, c30, c31)
+  put(c + rightC + 96, mode, c32, c33)
+}
+
+function tile16(c: usize, rightC: usize, mode: i32, a: usize, b: usize, right: usize, n: i32): void {
+  tile16With(c, rightC, mode, FULL, a, b, right, n)
+}
+
+function tile16Lower(c: usize, rightC: usize, mode: i32, a: usize, b: usize, right: usize, n: i32): void {
+  tile16With(c, rightC, mode, LOWER, a, b, right, n)
+}
+
+function tile16Upper(c: usize, rightC: usize, mode: i32, a: usize, b: usize, right: usize, n: i32): void {
+  tile16With(c, rightC, mode, UPPER, a, b, right, n)
+}
+
 /** C [M, N] = | += | -= A B; aT is [n, M], b is [n, N]; Rc, Ra, Rb are the rows of the blocks they lie in. */
 export function product(c: usize, Rc: i32, mode: i32, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32): void {
-  for (let j = 0; j < N; j += 8) {
-    const strip = at(b, Rb, 0, j)
-    if (wide) for (let i = 0; i < M; i += 8) tileWide(at(c, Rc, i, j), mode, at(aT, Ra, 0, i), strip, n)
-    else for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), mode, FULL, at(aT, Ra, 0, i), strip, n)
+  let j = 0
+  if (wide) {
+    for (; j + 16 <= N; j += 16)
+      for (let i = 0; i < M; i += 4) tile16(at(c, Rc, i, j), <usize>Rc << 5, mode, at(aT, Ra, 0, i), at(b, Rb, 0, j), <usize>Rb << 5, n)
+    if (j < N) for (let i = 0; i < M; i += 8) tileWide(at(c, Rc, i, j), mode, at(aT, Ra, 0, i), at(b, Rb, 0, j), n)
+    return
   }
+  for (; j < N; j += 8) for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), mode, FULL, at(aT, Ra, 0, i), at(b, Rb, 0, j), n)
 }
 
 /** C [M, N] = | += A B + tril(L) B', with [A L]^T stacked in aT [n + M, M] and [B; B'] in b [n + M, N]. */
 export function productLower(c: usize, Rc: i32, mode: i32, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32): void {
-  for (let j = 0; j < N; j += 8) {
-    for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), mode, LOWER, at(aT, Ra, 0, i), at(b, Rb, 0, j), n + i)
-  }
+  let j = 0
+  if (wide)
+    for (; j + 16 <= N; j += 16)
+      for (let i = 0; i < M; i += 4) tile16Lower(at(c, Rc, i, j), <usize>Rc << 5, mode, at(aT, Ra, 0, i), at(b, Rb, 0, j), <usize>Rb << 5, n + i)
+  for (; j < N; j += 8) for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), mode, LOWER, at(aT, Ra, 0, i), at(b, Rb, 0, j), n + i)
 }
 
 /** C [M, N] += tril(L)^T B, L [M, M]. */
 export function addLowerTransposed(c: usize, Rc: i32, l: usize, Rl: i32, b: usize, Rb: i32, M: i32, N: i32): void {
-  for (let j = 0; j < N; j += 8) {
-    for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), ADD, UPPER, at(l, Rl, i, i), at(b, Rb, i, j), M - i - 4)
-  }
+  let j = 0
+  if (wide)
+    for (; j + 16 <= N; j += 16)
+      for (let i = 0; i < M; i += 4) tile16Upper(at(c, Rc, i, j), <usize>Rc << 5, ADD, at(l, Rl, i, i), at(b, Rb, i, j), <usize>Rb << 5, M - i - 4)
+  for (; j < N; j += 8) for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), ADD, UPPER, at(l, Rl, i, i), at(b, Rb, i, j), M - i - 4)
 }
 
 /** The lower triangle of C [M, M] = A B, diagonal included; aT and b are [n, M]. What's above it is left undefined. */
 export function lowerOf(c: usize, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32): void {
-  for (let j = 0; j < M; j += 8) {
-    const strip = at(b, Rb, 0, j)
-    if (wide) for (let i = j; i < M; i += 8) tileWide(at(c, M, i, j), SET, at(aT, Ra, 0, i), strip, n)
-    else for (let i = j; i < M; i += 4) tile(at(c, M, i, j), SET, FULL, at(aT, Ra, 0, i), strip, n)
+  let j = 0
+  if (wide) {
+    for (; j + 16 <= M; j += 16)
+      for (let i = j; i < M; i += 4) tile16(at(c, M, i, j), <usize>M << 5, SET, at(aT, Ra, 0, i), at(b, Rb, 0, j), <usize>Rb << 5, n)
+    if (j < M) tileWide(at(c, M, j, j), SET, at(aT, Ra, 0, j), at(b, Rb, 0, j), n)
+    return
   }
+  for (; j < M; j += 8) for (let i = j; i < M; i += 4) tile(at(c, M, i, j), SET, FULL, at(aT, Ra, 0, i), at(b, Rb, 0, j), n)
 }
 
 /** dst [M, M] = L + L^T for the strictly lower part L of l. */
@@ -322,14 +544,148 @@ function addRestTransposed(x: usize, rest: usize, R: i32, y: usize, i: i32): voi
   v128.store(x, f32x4.add(v128.load(x, 16), r1), 16)
 }
 
+/** 16 columns of four rows of `solveLower`, in two strips, without what L lacks: x = x - sum_l a[l] y[l], solved for the 4 x 4 triangle `d`; n = i. */
+function solve16(x: usize, rightX: usize, y: usize, a: usize, b: usize, right: usize, d: usize, factor: usize, n: i32): void {
+  let c00 = splat(0), c01 = splat(0), c02 = splat(0), c03 = splat(0)
+  let c10 = splat(0), c11 = splat(0), c12 = splat(0), c13 = splat(0)
+  let c20 = splat(0), c21 = splat(0), c22 = splat(0), c23 = splat(0)
+  let c30 = splat(0), c31 = splat(0), c32 = splat(0), c33 = splat(0)
+  for (; n > 0; n--) {
+    const b0 = v128.load(b), b1 = v128.load(b, 16), b2 = v128.load(b + right), b3 = v128.load(b + right, 16)
+    let f = v128.load32_splat(a)
+    c00 = madd(f, b0, c00)
+    c01 = madd(f, b1, c01)
+    c02 = madd(f, b2, c02)
+    c03 = madd(f, b3, c03)
+    f = v128.load32_splat(a, 4)
+    c10 = madd(f, b0, c10)
+    c11 = madd(f, b1, c11)
+    c12 = madd(f, b2, c12)
+    c13 = madd(f, b3, c13)
+    f = v128.load32_splat(a, 8)
+    c20 = madd(f, b0, c20)
+    c21 = madd(f, b1, c21)
+    c22 = madd(f, b2, c22)
+    c23 = madd(f, b3, c23)
+    f = v128.load32_splat(a, 12)
+    c30 = madd(f, b0, c30)
+    c31 = madd(f, b1, c31)
+    c32 = madd(f, b2, c32)
+    c33 = madd(f, b3, c33)
+    a += 32
+    b += 32
+  }
+  c00 = f32x4.sub(v128.load(x), c00)
+  c01 = f32x4.sub(v128.load(x, 16), c01)
+  c02 = f32x4.sub(v128.load(x + rightX), c02)
+  c03 = f32x4.sub(v128.load(x + rightX, 16), c03)
+  c10 = f32x4.sub(v128.load(x, 32), c10)
+  c11 = f32x4.sub(v128.load(x, 48), c11)
+  c12 = f32x4.sub(v128.load(x + rightX, 32), c12)
+  c13 = f32x4.sub(v128.load(x + rightX, 48), c13)
+  c20 = f32x4.sub(v128.load(x, 64), c20)
+  c21 = f32x4.sub(v128.load(x, 80), c21)
+  c22 = f32x4.sub(v128.load(x + rightX, 64), c22)
+  c23 = f32x4.sub(v128.load(x + rightX, 80), c23)
+  c30 = f32x4.sub(v128.load(x, 96), c30)
+  c31 = f32x4.sub(v128.load(x, 112), c31)
+  c32 = f32x4.sub(v128.load(x + rightX, 96), c32)
+  c33 = f32x4.sub(v128.load(x + rightX, 112), c33)
+  let f: v128
+  f = v128.load32_splat(factor)
+  const y00 = f32x4.mul(f, c00)
+  const y01 = f32x4.mul(f, c01)
+  const y02 = f32x4.mul(f, c02)
+  const y03 = f32x4.mul(f, c03)
+  f = f32x4.neg(v128.load32_splat(d, 4))
+  c10 = madd(f, y00, c10)
+  c11 = madd(f, y01, c11)
+  c12 = madd(f, y02, c12)
+  c13 = madd(f, y03, c13)
+  f = f32x4.neg(v128.load32_splat(d, 8))
+  c20 = madd(f, y00, c20)
+  c21 = madd(f, y01, c21)
+  c22 = madd(f, y02, c22)
+  c23 = madd(f, y03, c23)
+  f = f32x4.neg(v128.load32_splat(d, 12))
+  c30 = madd(f, y00, c30)
+  c31 = madd(f, y01, c31)
+  c32 = madd(f, y02, c32)
+  c33 = madd(f, y03, c33)
+  f = v128.load32_splat(factor, 4)
+  const y10 = f32x4.mul(f, c10)
+  const y11 = f32x4.mul(f, c11)
+  const y12 = f32x4.mul(f, c12)
+  const y13 = f32x4.mul(f, c13)
+  f = f32x4.neg(v128.load32_splat(d, 40))
+  c20 = madd(f, y10, c20)
+  c21 = madd(f, y11, c21)
+  c22 = madd(f, y12, c22)
+  c23 = madd(f, y13, c23)
+  f = f32x4.neg(v128.load32_splat(d, 44))
+  c30 = madd(f, y10, c30)
+  c31 = madd(f, y11, c31)
+  c32 = madd(f, y12, c32)
+  c33 = madd(f, y13, c33)
+  f = v128.load32_splat(factor, 8)
+  const y20 = f32x4.mul(f, c20)
+  const y21 = f32x4.mul(f, c21)
+  const y22 = f32x4.mul(f, c22)
+  const y23 = f32x4.mul(f, c23)
+  f = f32x4.neg(v128.load32_splat(d, 76))
+  c30 = madd(f, y20, c30)
+  c31 = madd(f, y21, c31)
+  c32 = madd(f, y22, c32)
+  c33 = madd(f, y23, c33)
+  f = v128.load32_splat(factor, 12)
+  const y30 = f32x4.mul(f, c30)
+  const y31 = f32x4.mul(f, c31)
+  const y32 = f32x4.mul(f, c32)
+  const y33 = f32x4.mul(f, c33)
+  v128.store(x, c00)
+  v128.store(x, c01, 16)
+  v128.store(x + rightX, c02)
+  v128.store(x + rightX, c03, 16)
+  v128.store(x, c10, 32)
+  v128.store(x, c11, 48)
+  v128.store(x + rightX, c12, 32)
+  v128.store(x + rightX, c13, 48)
+  v128.store(x, c20, 64)
+  v128.store(x, c21, 80)
+  v128.store(x + rightX, c22, 64)
+  v128.store(x + rightX, c23, 80)
+  v128.store(x, c30, 96)
+  v128.store(x, c31, 112)
+  v128.store(x + rightX, c32, 96)
+  v128.store(x + rightX, c33, 112)
+  v128.store(y, y00)
+  v128.store(y, y01, 16)
+  v128.store(y + right, y02)
+  v128.store(y + right, y03, 16)
+  v128.store(y, y10, 32)
+  v128.store(y, y11, 48)
+  v128.store(y + right, y12, 32)
+  v128.store(y + right, y13, 48)
+  v128.store(y, y20, 64)
+  v128.store(y, y21, 80)
+  v128.store(y + right, y22, 64)
+  v128.store(y + right, y23, 80)
+  v128.store(y, y30, 96)
+  v128.store(y, y31, 112)
+  v128.store(y + right, y32, 96)
+  v128.store(y + right, y33, 112)
+}
+
 /**
  * Forward substitution: for i = 0, 1, ...: x_i -= sum_{j<i} L_ij y_j, then y_i = factor_i x_i. L [M, M] is given by its transpose and only
  * what is strictly below its diagonal counts; x, y are [M, N]; factor is [M]. rest: what L lacks (remainders.ts), 0: nothing.
  */
 export function solveLower(x: usize, y: usize, lT: usize, rest: usize, factor: usize, M: i32, N: i32): void {
   for (let i = 0; i < M; i += 4) {
-    const a = at(lT, M, i, i), f = factor + (i << 2)
-    for (let j = 0; j < N; j += 8) {
+    const a = at(lT, M, i, i), f = factor + (i << 2), strip = <usize>M << 5
+    let j = 0
+    if (wide && !rest) for (; j + 16 <= N; j += 16) solve16(at(x, M, i, j), strip, at(y, M, i, j), at(lT, M, 0, i), at(y, M, 0, j), strip, a, f, i)
+    for (; j < N; j += 8) {
       const xi = at(x, M, i, j), yi = at(y, M, i, j), y0 = at(y, M, 0, j)
       tile(xi, SUB, FULL, at(lT, M, 0, i), y0, i)
       if (rest) subtractRest(xi, rest, M, y0, i)

@@ -222,14 +222,17 @@ export function sample(logits: ArrayLike<number>, temperature: number, topK: num
   checkNumber('sample: u', u, 'in [0, 1)')
   if (temperature === 0) return likeliest(logits)
   // NaN is sorted to the end, the largest number to the last place before.
-  const sorted = new Float64Array(logits).sort().reverse()
-  const largest = sorted[0]
+  const sorted = new Float64Array(logits).sort()
+  const last = sorted.length - 1
+  const end = topK > 0 ? Math.max(sorted.length - topK, 0) : 0
+  const largest = sorted[last]
   if (!Number.isFinite(largest)) throw new Error(notFinite)
-  const candidates = topK > 0 ? sorted.subarray(0, topK) : sorted
-  const weights = candidates.map((x) => Math.exp((x - largest) / temperature))
-  let left = u * weights.reduce((a, b) => a + b, 0)
-  for (let i = 0; i < weights.length; i++) if ((left -= weights[i]) < 0) return place(logits, sorted, i)
-  return place(logits, sorted, 0)
+  const weights = new Float64Array(sorted.length)
+  let total = 0
+  for (let i = last; i >= end; i--) total += weights[i] = Math.exp((sorted[i] - largest) / temperature)
+  let left = u * total
+  for (let i = last; i >= end; i--) if ((left -= weights[i]) < 0) return place(logits, sorted, i)
+  return place(logits, sorted, last)
 }
 
 /** Where the largest logit stands, the first one of equal ones. */
@@ -243,9 +246,9 @@ function likeliest(logits: ArrayLike<number>): number {
   return best
 }
 
-/** Where the i-th largest logit stands; of equal ones the first comes first. */
+/** Where the logit stands that is sorted to place i; of equal ones the first comes first, from the end. */
 function place(logits: ArrayLike<number>, sorted: Float64Array, i: number): number {
   let equals = i
-  while (equals > 0 && sorted[equals - 1] === sorted[i]) equals--
-  for (let at = 0, left = i - equals; ; at++) if (logits[at] === sorted[i] && left-- === 0) return at
+  while (equals < sorted.length - 1 && sorted[equals + 1] === sorted[i]) equals++
+  for (let at = 0, left = equals - i; ; at++) if (logits[at] === sorted[i] && left-- === 0) return at
 }

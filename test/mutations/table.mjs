@@ -325,8 +325,8 @@ export const mutations = [
   {
     bug: 'wasm: the state decays over what a last chunk lacks',
     file: wasm('rows'),
-    from: 'tokenAt(gate, t + r, 1))) : splat(1)',
-    to: 'tokenAt(gate, t + r, 1))) : splat(0.5)',
+    from: '      let x = splat(1)\n      if (r < n',
+    to: '      let x = splat(0.5)\n      if (r < n',
     claim: 'gated-delta: any chunk length',
     device: 'wasm',
   },
@@ -341,8 +341,8 @@ export const mutations = [
   {
     bug: 'wasm: a head starts from the state of the one before',
     file: wasm(''),
-    from: '    loadState(S, rowOf(s0, head, K * V), rowOf(z0, head, K))\n    for (let c = 0; c < spans; c++) {',
-    to: '    if (s0 || head == begin) loadState(S, rowOf(s0, head, K * V), rowOf(z0, head, K))\n    for (let c = 0; c < spans; c++) {',
+    from: '      for (let head = head0, S = first; head < head1; head++, S += step) {',
+    to: '      for (let head = head0, S = first; head < head1; head++) {',
     claim: 'sum: heads are independent',
     device: 'wasm',
   },
@@ -365,8 +365,8 @@ export const mutations = [
   {
     bug: 'wasm: a new sequence starts from the state of the last',
     file: wasm(''),
-    from: 'if (fresh) memory.fill(S, 0, bytes)',
-    to: 'if (0) memory.fill(S, 0, bytes)',
+    from: 'if (fresh) memory.fill(S, 0, stateBytes())',
+    to: 'if (0) memory.fill(S, 0, stateBytes())',
     claim: 'delta: packed sequences stay apart',
     device: 'wasm',
   },

@@ -10,6 +10,15 @@ const pointer = (block: Block | null) => block?.pointer ?? 0
 const worthSharing = 1 << 18
 
 /**
+ * How many tokens the forward pass takes at once where states are kept every C tokens: half of the usual 32 is faster, by a tenth, and C itself counts
+ * where it's more, up to all tokens.
+ */
+const tokensAtOnce = (C: number): number => (C > 32 ? C : Math.min(C, 16))
+
+/** Heads that a thread brings forward together, by the size of a state: kernels-wasm/fast-weights.ts. */
+const groupOf = (state: number): number => Math.max(1, Math.min(8, Math.floor((1 << 19) / (4 * state))))
+
+/**
  * Bytes of scratch memory that kernels-wasm/fast-weights.ts takes for each thread; 1024 floats cover the gaps between its blocks.
  * With a gate the chunk form needs the recurrent one, too, where a decay is 0.
  */
@@ -33,8 +42,9 @@ export function scratchBytes(
     : (gate ?? erase) !== null
       ? floats(16 + 4 * more, values + 3 * more, 7 + 4 * more, 2)
       : floats(7, values, 6, 2)
+  const states = (groupOf(K8 * W8) - 1) * K8 * W8
   const vectors = 7 * K8 + 5 * W8 + 21 * n
-  return 4 * ((form === 'recurrent' ? recurrent : gate !== null ? Math.max(chunk, recurrent) : chunk) + vectors + 1024)
+  return 4 * ((form === 'recurrent' ? recurrent : gate !== null ? Math.max(chunk, recurrent) : chunk) + states + vectors + 1024)
 }
 
 export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights' | 'fastWeightsBackward'> {
@@ -49,9 +59,14 @@ export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights
     const { B, T, H, K, V, C, scale, gateWidth, transposed } = sizes
     const backward = kernel === 'fastWeightsBackward'
     const perHead = (backward ? 16 : 6) * T * K * V
-    const args = [Number(form === 'chunk'), ...blocks.map(pointer), T, H, K, V, gateWidth, C, scale, Number(transposed), ...eps]
+    const chunked = form === 'recurrent' ? 0 : backward ? 1 : tokensAtOnce(C)
+    const args = [chunked, ...blocks.map(pointer), T, H, K, V, gateWidth, C, scale, Number(transposed), ...eps]
     const scratch = scratchBytes(form, backward, inputs, sizes)
-    pool.run(kernel, B * H, Math.max(1, Math.floor(worthSharing / perHead)), args, scratch)
+    // As many heads at a time as a thread takes together, but the same for each thread.
+    const share = (B * H) / pool.threads
+    const together = Math.ceil(share / Math.ceil(share / groupOf(up8(K) * up8(V + 1))))
+    const grain = Math.max(together, Math.floor(worthSharing / perHead))
+    pool.run(kernel, B * H, grain, args, scratch)
   }
   return {
     fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes) {

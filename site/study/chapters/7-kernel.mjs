@@ -58,7 +58,7 @@ export default {
         other. WGSL has it inside its loop over channels: \`u -= a * held(...)\`.`,
       columns: [
         { title: 'Reference', file: 'engine/devices/reference/fast-weights.ts', from: 'function read(S: Matrix, q: Vector): Vector {' },
-        { title: 'wasm', file: 'kernels-wasm/fast-weights-recurrent.ts', from: 'function recall(' },
+        { title: 'wasm', file: 'kernels-wasm/fast-weights-recurrent.ts', from: '@inline function recallFrom(' },
         {
           title: 'WebGPU',
           file: 'kernels-wgsl/fast-weights-recurrent.wgsl',

@@ -80,7 +80,7 @@ export default {
         from: 'export function sample(',
         notes: [
           ['if (temperature === 0)', 'At 0 the likeliest token always.'],
-          ['let left = u * weights.reduce', 'A point on a line as long as all weights; where it falls is the token.'],
+          ['let left = u * total', 'A point on a line as long as all weights; where it falls is the token.'],
         ],
       },
     },
