@@ -21,6 +21,8 @@ export const ways = [
 export async function open(way) {
   const bytes = new Map()
   const server = await serve({ ...way, served: (file, size) => bytes.set(file, (bytes.get(file) ?? 0) + size) })
+  // However a test ends, the run of the tests must.
+  server.unref()
   return {
     url: `http://localhost:${server.address().port}${way.path}`,
     bytes,
