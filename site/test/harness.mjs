@@ -71,7 +71,7 @@ export const threads = ({ isolated }) => (isolated ? /, (?!1 )\d+ threads\)$/ : 
  * A page with a storage of its own, whose complaints are collected: errors, warnings, requests that fail or go elsewhere. `prepare` has the page
  * before it is opened.
  */
-async function visit(from, url, { prepare, ...options } = {}) {
+export async function visit(from, url, { prepare, ...options } = {}) {
   const context = await from.newContext({ viewport: { width: 1440, height: 900 }, ...options })
   const page = await context.newPage()
   const complaints = []
