@@ -11,7 +11,7 @@ import { falseNetClaims, netClaims } from './nets.ts'
 import { reductionClaims } from './reductions.ts'
 import { falseClaims } from './refuted.ts'
 
-/** The claims that come with the package: what `fastweights claims` checks. */
+/** The claims that come with the package: what `fastweights verify` checks. */
 export const claims: readonly Claim[] = checkNames([
   ...builtIn.flatMap(familyClaims),
   ...reductionClaims,

@@ -134,7 +134,7 @@ export class Tensor implements Scoped {
   isParameter = false
   /** d(loss)/d(this), for tensors made with requiresGrad; sums over backward passes until it's cleared. */
   grad: Tensor | null = null
-  /** The op that made this tensor, and which of its outputs this is. */
+  /** The op that made this tensor. */
   node: Node | null = null
   /** Which of its node's outputs it is, from 0. */
   output = 0

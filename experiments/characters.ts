@@ -93,7 +93,7 @@ export async function readCharacters(memory: string, files: Files, seed: number,
     const optimizer = optimizerOf(reader, plan)
     const trainer = new Trainer<Trainable>(reader, optimizer, {
       schedule: scheduleOf(plan, presets.default.model.dModel),
-      clipNorm: plan.clip,
+      clipNorm: plan.clip || Infinity,
     })
     const dispose = () => {
       for (const part of [trainer, optimizer, reader]) part.dispose()
@@ -141,7 +141,7 @@ export const characters: Record<string, Figure> = {
     source: 'none: no paper compares these at this size',
     measure: 'loss of the last tenth of the text, in nats a character; lower is better',
     axes: ['memory', 'seconds of one core'],
-    scaled: `about ${sizes.parameters.toLocaleString('en')} parameters, steps of 8 x 256 characters for ${sizes.seconds / 60} minutes of one core, as many as its own pace allows; tests are not counted.`,
+    scaled: `about ${sizes.parameters.toLocaleString('en')} parameters, steps of 8 x 256 characters for ${sizes.seconds / 60} minutes of one core, as many as its own pace allows; tests are not counted. Muon trains all but RWKV-7, which has AdamW.`,
     files: { train: 'text to learn from, whose last tenth is kept for the measure' },
     cells: (seeds) =>
       Object.keys(memories).flatMap((row) =>

@@ -17,9 +17,9 @@ export interface ExpertsSettings {
   experts: number
   /** How many of them a token uses. */
   chosen: number
-  /** Width within an expert; of an expert that all tokens use, beside them (0: none). */
+  /** Width within an expert. */
   inner: number
-  /** Width within the expert that all tokens use; 0 for none. */
+  /** Width within the expert that all tokens use beside them; 0 for none. */
   sharedInner: number
   /** That one's part is scaled by sigmoid(x w^T). */
   sharedGate: boolean

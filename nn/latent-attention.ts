@@ -19,13 +19,13 @@ import { attend, type KeyValueState, keyValueParts } from './softmax-attention.t
 /** Settings of a `LatentAttention` layer. */
 export interface LatentSettings {
   heads: number
-  /** n and r: channels of a head's keys that are its own, and that all heads share. V of a head. */
+  /** n, channels of a head's keys that are its own. */
   ownWidth: number
   /** r, channels of a key that all heads share. */
   sharedWidth: number
   /** V of a head. */
   valueWidth: number
-  /** Numbers a token that keys and values are made of; queries, 0 for directly. */
+  /** Numbers a token that keys and values are made of. */
   rank: number
   /** Numbers a token that queries are made of; 0: directly from the input. */
   queryRank: number

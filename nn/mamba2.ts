@@ -22,7 +22,7 @@ import { givenState, type Parts } from './parts.ts'
 /** Settings of a `Mamba2Layer`. */
 export interface Mamba2Settings {
   heads: number
-  /** V of a head; N, the width of keys and queries; G, how many of those there are for the heads. */
+  /** V of a head. */
   valueWidth: number
   /** N, the width of keys and queries. */
   stateWidth: number
@@ -34,7 +34,7 @@ export interface Mamba2Settings {
   convBias: boolean
   /** Biases of both projections. */
   bias: boolean
-  /** delta is at least and at most this; 0 for no upper limit. */
+  /** The least that delta may be. */
   stepMin: number
   /** The most that delta may be; 0 for no limit. */
   stepMax: number

@@ -108,7 +108,7 @@ export interface MemorySettings {
   keyHeads: number
   /** Heads of values; 0 for H. */
   valueHeads: number
-  /** K and V of a head. */
+  /** K of a head. */
   keyWidth: number
   /** V of a head. */
   valueWidth: number

@@ -45,13 +45,13 @@ export interface RwkvSettings {
   normEps: number
   /** 7: inside the root that kappa is divided by. */
   kappaEps: number
-  /** 7: numbers by way of which decays, rates, values' mixing and gates are made. */
+  /** 7: numbers that decays are made of. */
   decayRank: number
-  /** Numbers that rates are made of. */
+  /** 7: numbers that rates are made of. */
   rateRank: number
-  /** Numbers that the mixing of values is made of. */
+  /** 7: numbers that the mixing of values is made of. */
   valueRank: number
-  /** Numbers that gates are made of. */
+  /** 7: numbers that gates are made of. */
   gateRank: number
 }
 export type RwkvConfig = RwkvSettings & { dModel: number }
@@ -98,7 +98,7 @@ export class RwkvTimeMix extends Module {
   output: Linear
   /** 5. */
   gate: Linear | null
-  /** 4, 5: a channel's decay, as `decays` says, [D]; the bonus of the present token, [D]. */
+  /** 4, 5: a channel's decay, as `decays` says, [D]. */
   decay: Tensor | null
   /** 4, 5: the bonus of the present token, [D]. */
   bonus: Tensor | null

@@ -69,7 +69,7 @@ const packedDtypes = {
 
 /** The dtypes that are read as numbers. */
 export type Dtype = keyof typeof dtypes
-/** The names of dtypes that aren't read as numbers, such as those of 8 bits. */
+/** The names of dtypes that aren't read as numbers, such as floats of 8 bits. */
 export type PackedDtype = keyof typeof packedDtypes
 
 /** A tensor of a dtype that isn't read as numbers: its bytes as they are in the file. It can be written again. */

@@ -12,7 +12,7 @@ import { disposeState, mapState, takeRows } from './state.ts'
 
 /** Options of a search for a target's symbols. */
 export interface SearchOptions {
-  /** The symbol that every target begins with, and the one that ends it. */
+  /** The symbol that every target begins with. */
   begin: number
   /** The symbol that ends a target. */
   end: number

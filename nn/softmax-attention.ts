@@ -34,11 +34,11 @@ export interface SoftmaxOptions {
   headWidth?: number
   /** A query sees so many tokens, the present one included; 0: all. */
   window?: number
-  /** Biases of queries, keys and values; of the output layer (there by default). */
+  /** Biases of queries, keys and values. */
   bias?: boolean
   /** A bias of the output layer; there by default. */
   outputBias?: boolean
-  /** Of rotary positions, 10000 by default; and how many channels of a head turn, 0 for all. */
+  /** Of rotary positions, 10000 by default. */
   base?: number
   /** How many channels of a head turn; 0 for all. */
   rotaryWidth?: number

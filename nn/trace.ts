@@ -42,7 +42,7 @@ export interface LayerTrace {
    * For s > t the key's own write is yet to come. Of layers with fast weights S [K,V] that keys of width K write.
    */
   recall?: Tensor
-  /** What key t retrieves before and after its own write, [B,T,H,V], where there is a `recall`. */
+  /** What key t retrieves before its own write, [B,T,H,V], where there is a `recall`. */
   before?: Tensor
   /** The same after its write. */
   after?: Tensor

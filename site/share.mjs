@@ -1,9 +1,10 @@
 /** Takes the picture that stands beside shared links, style/share.png, of the built site: node share.mjs. The next build copies it. */
 import { fileURLToPath } from 'node:url'
-import { browser, open, visit } from './test/harness.mjs'
+import { launch } from '../dist/test/browser/launch.js'
+import { open, visit, ways } from './test/harness.mjs'
 
-const site = await open()
-const chromium = await browser()
+const site = await open(ways[0])
+const chromium = await launch()
 const { page } = await visit(chromium, site.url, { viewport: { width: 1200, height: 630 }, colorScheme: 'light' })
 await page.waitForFunction(() => Number(document.querySelector('#fact-step').textContent.replaceAll(',', '')) > 400, null, {
   timeout: 120_000,

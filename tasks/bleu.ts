@@ -23,15 +23,15 @@ export interface BleuOptions {
 export interface Bleu {
   /** 0 to 100. */
   score: number
-  /** Of 1- to 4-grams: those that match, and all; and their ratio, smoothed, 0 to 100. */
+  /** 1- to 4-grams of the answers that match. */
   counts: number[]
   /** All 1- to 4-grams of the answers. */
   totals: number[]
-  /** Their ratios, smoothed, 0 to 100. */
+  /** The ratios of the two, smoothed, 0 to 100. */
   precisions: number[]
   /** What the mean of precisions is multiplied by where answers are shorter than their references; at most 1. */
   brevityPenalty: number
-  /** In tokens: of the answers, and of the references closest to each. */
+  /** Tokens of the answers. */
   length: number
   /** Tokens of the references that are closest in length. */
   referenceLength: number

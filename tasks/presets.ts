@@ -10,7 +10,7 @@ import { labml, layerMixers, softmaxBaseline, type TransformerConfig } from '../
 
 /** How a model is trained: batches, optimiser, schedule. */
 export interface TrainingConfig {
-  /** T, characters in a sequence; B, sequences in a batch. */
+  /** T, characters in a sequence. */
   seqLen: number
   /** B, sequences in a batch. */
   batch: number

@@ -21,7 +21,7 @@ export interface Vocabulary {
   readonly symbols: readonly string[]
   /** The number of symbols, N. */
   readonly size: number
-  /** The numbers of a text's symbols. Throws a TextError where the vocabulary lacks one. */
+  /** The numbers of a text's symbols. One that the vocabulary lacks is a TextError, or, of words, `<unk>`. */
   encode(text: string): Int32Array
   /** The text of these numbers. */
   decode(tokens: ArrayLike<number>): string
@@ -139,7 +139,7 @@ export interface SamplerOptions {
   B: number
   /** Tokens of a row. */
   T: number
-  /** Of the order in which rows come; 0 by default. */
+  /** Of where rows start and the order in which they come; 0 by default. */
   seed?: number
 }
 

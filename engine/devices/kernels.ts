@@ -346,8 +346,8 @@ export interface NetInputs<S> {
 }
 
 /**
- * What a device computes: every kernel reads and writes memory of type S, which the device lends. Sizes come beside it; nothing is
- * checked here.
+ * What a device computes: every kernel reads and writes memory of type S, which the device lends. Sizes come beside it; that they fit
+ * isn't checked here.
  */
 export interface Kernels<S> {
   // ---- elementwise -------------------------------------------------------------------------------------------------

@@ -65,9 +65,9 @@ export interface Net {
   readonly I: number
   /** Width of the output y [B,T,H,O]. */
   readonly O: number
-  /** Numbers of a state and of the slow parameters, for each head. */
+  /** Numbers of a state, for each head. */
   readonly S: number
-  /** The same of its slow parameters. */
+  /** Numbers of the slow parameters, for each head. */
   readonly P: number
   /** Parts of the state by name. */
   readonly state: Readonly<Record<string, Part>>
@@ -79,7 +79,7 @@ export interface Net {
   readonly parameters: Readonly<Record<string, readonly number[]>>
   /** The program, an instruction after the other. */
   readonly instructions: readonly Instruction[]
-  /** Floats of the registers, of a state and of the slow parameters in a kernel's memory. */
+  /** Floats of the registers in a kernel's memory. */
   readonly registers: number
   /** Floats of a state in a kernel's memory. */
   readonly stateFloats: number

@@ -23,7 +23,7 @@ export interface ComparedTensor {
   shape: readonly number[]
   /** Null where there is nothing that can be compared: `problem` says why. */
   error: number | null
-  /** Whether the error is the largest difference, or that relative to the largest entry of what is expected. */
+  /** Whether the error is the largest difference, or that over the largest entry of what is expected; of a state over 1 at least. */
   measure: 'absolute' | 'relative'
   /** What the error may be at most. */
   tolerance: number

@@ -63,7 +63,7 @@ export interface PretrainedSource {
   config: JsonObject
   /** generation_config.json as it was, if there was one. */
   generation?: string
-  /** The dtype of most of its tensors, and of those that have another. */
+  /** The dtype of most of its tensors. */
   dtype: FloatName
   /** The dtypes of those tensors that have another, by name. */
   others: Readonly<Record<string, FloatName>>

@@ -21,6 +21,8 @@ export const ways = [
 export async function open(way) {
   const bytes = new Map()
   const server = await serve({ ...way, served: (file, size) => bytes.set(file, (bytes.get(file) ?? 0) + size) })
+  // However a test ends, the run of the tests must.
+  server.unref()
   return {
     url: `http://localhost:${server.address().port}${way.path}`,
     bytes,
@@ -69,7 +71,7 @@ export const threads = ({ isolated }) => (isolated ? /, (?!1 )\d+ threads\)$/ : 
  * A page with a storage of its own, whose complaints are collected: errors, warnings, requests that fail or go elsewhere. `prepare` has the page
  * before it is opened.
  */
-async function visit(from, url, { prepare, ...options } = {}) {
+export async function visit(from, url, { prepare, ...options } = {}) {
   const context = await from.newContext({ viewport: { width: 1440, height: 900 }, ...options })
   const page = await context.newPage()
   const complaints = []

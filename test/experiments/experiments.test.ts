@@ -202,15 +202,21 @@ describe('experiments', () => {
   it('tiny-shakespeare: a model as wide as wanted takes the steps that its time allows, and learns what follows what', async () => {
     const text = Array.from(uniforms(3, 400, 0, 3), (x) => ['one', 'two', 'six'][Math.floor(x)]).join('')
     const model = { dModel: 16, heads: 2, layers: 1 }
-    for (const memory of ['softmax', 'delta, DPFP']) {
-      const small = { parameters: 4000, seconds: 0.6, model, training: { seqLen: 12, batch: 8, warmup: 2 } }
+    // RWKV-7 is of another package's architecture, and has the sizes of its preset.
+    for (const [memory, parameters, seconds] of [
+      ['softmax', 4000, 0.6],
+      ['delta, DPFP', 4000, 0.6],
+      ['RWKV-7', 380_000, 0.1],
+    ] as const) {
+      const small = { parameters, seconds, model, training: { seqLen: 12, batch: 8, warmup: 2 } }
       const { values, steps, curve } = await readCharacters(memory, { train: text }, 1, quiet, small)
       assert.ok(steps >= 4 && steps % 4 === 0 && curve.length === 4 && curve[3][0] === steps, `${steps}`)
       assert.deepEqual(
         values,
         curve.map(([, nats]) => nats),
       )
-      assert.ok(values[3] < values[0], `${memory}: ${values}`)
+      // Better than knowing only that there are eight characters: no model is at first.
+      assert.ok(values[3] < Math.log(8), `${memory}: ${values}`)
     }
     assert.equal(
       widthFor(1010, (width) => 200 + 50 * width),
