@@ -9,6 +9,13 @@ import { build, transform } from 'esbuild'
 
 const root = dirname(fileURLToPath(import.meta.url))
 const folder = join(root, 'dist/browser')
+const kernels = join(root, 'dist/kernels-wasm/generated/bytes.js')
+/** The kernels are a file of their own, which Node takes from there, too: so the package has them once. */
+const besides = {
+  name: 'kernels',
+  setup: ({ onResolve }) =>
+    onResolve({ filter: /kernels-wasm\/generated\/bytes\.js$/ }, () => ({ path: './kernels.js', external: true, sideEffects: false })),
+}
 const options = {
   absWorkingDir: root,
   outdir: folder,
@@ -29,7 +36,8 @@ const entryPoints = {
   claims: 'dist/claims/index.js',
 }
 const bundles = [
-  await build({ ...options, entryPoints, splitting: true }),
+  await build({ ...options, entryPoints, splitting: true, plugins: [besides] }),
+  await build({ ...options, entryPoints: { kernels: 'dist/kernels-wasm/generated/bytes.js' } }),
   // What pool.js starts: it looks for it beside itself. By itself, so that it is one file to copy where a bundler leaves it behind.
   await build({ ...options, entryPoints: { worker: 'dist/engine/devices/wasm/worker.js' } }),
   // What `fastweights inspect` puts into its page.
@@ -55,3 +63,4 @@ for (const { path, text } of outputFiles) {
   }
   writeFileSync(path, licenses(basename(path)) + code)
 }
+writeFileSync(kernels, "export * from '../../browser/kernels.js'\n")

@@ -126,7 +126,7 @@ describe('the package', () => {
       files.filter(({ size }) => size > 1_000_000),
       [],
     )
-    assert.ok(packed.size < 1_450_000)
+    assert.ok(packed.size < 1_400_000)
     const { dependencies, optionalDependencies, peerDependencies, peerDependenciesMeta } = JSON.parse(
       readFileSync(join(root, 'package.json'), 'utf8'),
     )
