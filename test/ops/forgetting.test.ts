@@ -573,10 +573,13 @@ for (const { name: deviceName, open, bound, runs } of devices)
         const rule = table[name]
         const inputs = draw(rule, T, sizes, 1)
         const dy = uniforms(3, T * 2 * sizes.V)
-        const late = (value: number): Values => {
-          const bad = Object.entries(inputs).map(([input, x]) => [input, x.map((given, i) => (i < (at * x.length) / T ? given : value))])
-          return { ...inputs, ...Object.fromEntries(bad.filter(([input]) => timed(rule).includes(input as string))) }
-        }
+        const late = (value: number): Values =>
+          Object.fromEntries(
+            Object.entries(inputs).map(([input, x]) => {
+              const stays = rule.inputs[input].values === 'gate' || !timed(rule).includes(input)
+              return [input, x.map((given, i) => (stays || i < (at * x.length) / T ? given : value))]
+            }),
+          )
         const call = { rule, device, sizes, T, state: drawState(rule, sizes, 2), dy, options }
         const [expected, ...others] = await Promise.all([0.5, NaN, Infinity].map((value) => run({ ...call, inputs: late(value) })))
         const early = (x: HostArray): HostArray => x.slice(0, (at * x.length) / T)
