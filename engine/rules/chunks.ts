@@ -6,14 +6,16 @@
  * Within a chunk S_t is a weighted sum of its sources: S and M before the first token, and the writes k_j e_j^T. So it is read by reading those, all
  * tokens at once in products of matrices. G: chunks, of all sequences and heads.
  */
+import { customOp } from '../autograd.ts'
 import type { Device } from '../devices/device.ts'
-import { expand, mul, where } from '../ops/elementwise.ts'
+import { weigh } from '../ops/attention.ts'
+import { add, expand, mul, square, where } from '../ops/elementwise.ts'
 import { fastWeights, type Gates, type RuleOptions } from '../ops/fast-weights.ts'
 import { matmul } from '../ops/matmul.ts'
 import { concat, gather, permute, reshape, slice, split } from '../ops/movement.ts'
 import { scan } from '../scan.ts'
 import { ones, type Tensor, tensor, zeros } from '../tensor.ts'
-import { type RuleResult, stretch } from './rule.ts'
+import { finite, pick, type RuleResult, stretch } from './rule.ts'
 
 /** How much of each source is in S_t and in M_t, [G,C,C+2] both: of S and of M before the first token, and of the C writes. */
 export interface Shares {
@@ -58,8 +60,29 @@ export function forBoth(x: Tensor, shares: Tensor): Tensor {
   return reshape(mul(reshape(x, [G, C, 1, K]), reshape(shares, [G, C, 2, 1])), [G, C, 2 * K])
 }
 
-/** x_t . k_j, times the share of write j at token t: [G,C,C]. */
-export const throughKeys = (x: Tensor, keys: Tensor, shares: Tensor): Tensor => mul(matmul(x, keys, { transposeB: true }), shares)
+/** x_t . k_j, times the share of write j at token t: [G,C,C]. Where there is none, as of later writes, that is 0, be x or k infinite or NaN. */
+export function throughKeys(x: Tensor, keys: Tensor, shares: Tensor): Tensor {
+  const scores = (): Tensor => matmul(x, keys, { transposeB: true })
+  return customOp(
+    'throughKeys',
+    [x, keys, shares],
+    () => pick(shares, mul(scores(), shares)),
+    (dy) => {
+      const dscores = pick(shares, mul(dy, shares))
+      const dshares = mul(dy, scores())
+      return [weigh(dscores, keys), weigh(dscores, x, true), pick(add(square(shares), finite(dshares)), dshares)]
+    },
+  )
+}
+
+/** a b, of which a zero of a takes nothing, as of later tokens, be b infinite or NaN there. */
+export const taking = (a: Tensor, b: Tensor): Tensor =>
+  customOp(
+    'taking',
+    [a, b],
+    () => weigh(a, b),
+    (dy) => [matmul(dy, b, { transposeB: true }), weigh(a, dy, true)],
+  )
 
 /**
  * y and the state after all tokens. `errors` makes E [B,H,C,V], the e_t of a chunk, from X = [S; M] [B,H,2K,V] before it and from what this chunk has of `inputs`
@@ -94,7 +117,7 @@ export function chunkByChunk(
   )
   const [ofX, ofE] = split(ofS, 2, [2, C])
   const reads = concat([forBoth(q, ofX), throughKeys(q, keys, ofE)], 2)
-  const y = matmul(reads, reshape(sources, [G, 2 * K + C, V]))
+  const y = taking(reads, reshape(sources, [G, 2 * K + C, V]))
   const [S, M] = split(state.X, 2, [K, K])
   return { y: join(reshape(y, [B, N, H, C, V])), state: { S, M } }
 }

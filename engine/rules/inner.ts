@@ -3,7 +3,7 @@ import { checkNumber } from '../arguments.ts'
 import { add, affine, div, mul, sqrt, square, sub } from '../ops/elementwise.ts'
 import { checkCall, checkEps, checkState, type FastWeightState, type Gates, type RuleOptions } from '../ops/fast-weights.ts'
 import { matmul } from '../ops/matmul.ts'
-import { concat, permute, reshape, slice } from '../ops/movement.ts'
+import { concat, permute, reshape, slice, split } from '../ops/movement.ts'
 import { layerNorm } from '../ops/norm.ts'
 import { mean, sum } from '../ops/reduce.ts'
 import { ones, type Tensor, tensor, zeros } from '../tensor.ts'
@@ -151,6 +151,18 @@ export function titansRule(
   const { B, T, H, V } = sizes
   if (state) checkState(op, state, { S: [B, H, V, V], M: [B, H, V, V] }, q)
   if (minibatch === 1) return runSteps(innerRules.titans, { q, k, v, theta, alpha, eta, w, b }, state, { ...rest, eps }, op)
+  const whole = T - (T % minibatch)
+  if (whole > 0 && whole < T) {
+    // Filled up with zeros the last minibatch would divide 0 by 0 where eps is 0.
+    const parts = [q, k, v, theta, alpha, eta].map((x) => split(x, 1, [whole, T - whole]))
+    const run = (i: number, before?: FastWeightState): RuleResult => {
+      const [q, k, v, theta, alpha, eta] = parts.map((part) => part[i])
+      return titansRule(q, k, v, theta, alpha, eta, w, b, before, options)
+    }
+    const first = run(0, state)
+    const last = run(1, first.state)
+    return { y: concat([first.y, last.y], 1), state: last.state }
+  }
   // In chunks (see chunks.ts), with e_t = 2 theta_t G_t. A decay may be any number here: it is what a sum along one key takes away of itself.
   const layout = layoutOf(B, T, Math.min(minibatch, T), {}, q.device)
   const cut = [

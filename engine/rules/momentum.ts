@@ -5,7 +5,7 @@ import { checkCall, checkState, type FastWeightState, fastWeights, type RuleOpti
 import { matmul } from '../ops/matmul.ts'
 import { concat, reshape, slice, split } from '../ops/movement.ts'
 import { type Tensor, zeros } from '../tensor.ts'
-import { chunkByChunk, forBoth, layoutOf, oneHot, sharesOfSources, throughKeys } from './chunks.ts'
+import { chunkByChunk, forBoth, layoutOf, oneHot, sharesOfSources, taking, throughKeys } from './chunks.ts'
 import {
   all,
   axes,
@@ -87,7 +87,7 @@ function inChunks(
   const first = expand(oneHot(1, C + 2, 0, 1, device), [G, 1, C + 2])
   const [ofX, ofE] = split(concat([first, slice(shares.ofS, 1, 0, C - 1)], 1), 2, [2, C])
   const inverse = inverseOf(throughKeys(reads, keys, ofE), op)
-  const inputs = { U: matmul(inverse, mul(values, rates)), W: matmul(inverse, affine(forBoth(reads, ofX), -1)) }
+  const inputs = { U: taking(inverse, mul(values, rates)), W: taking(inverse, affine(forBoth(reads, ofX), -1)) }
   const errors = (X: Tensor, { U, W }: Record<string, Tensor>): Tensor => matmul(W, X, { accumulate: U })
   const none = (): Tensor => zeros([B, H, K, v.shape[3]], device)
   // Momentum that the first token forgets may be anything.

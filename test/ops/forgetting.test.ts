@@ -563,6 +563,29 @@ for (const { name: deviceName, open, bound, runs } of devices)
       for (const all of others) for (const [result, x] of Object.entries(all)) assertSame(x, expected[result], result)
     })
 
+    for (const [name, options] of [
+      ['delta-momentum', { form: 'chunk', chunk: 4 }],
+      ['titans', { minibatch: 4 }],
+    ] as const)
+      it(`${name}: NaN and Infinity stay out of what came before them in their chunk`, async () => {
+        const sizes = { K: 5, V: 3 }
+        const [T, at] = [7, 6]
+        const rule = table[name]
+        const inputs = draw(rule, T, sizes, 1)
+        const dy = uniforms(3, T * 2 * sizes.V)
+        const late = (value: number): Values =>
+          Object.fromEntries(
+            Object.entries(inputs).map(([input, x]) => {
+              const stays = rule.inputs[input].values === 'gate' || !timed(rule).includes(input)
+              return [input, x.map((given, i) => (stays || i < (at * x.length) / T ? given : value))]
+            }),
+          )
+        const call = { rule, device, sizes, T, state: drawState(rule, sizes, 2), dy, options }
+        const [expected, ...others] = await Promise.all([0.5, NaN, Infinity].map((value) => run({ ...call, inputs: late(value) })))
+        const early = (x: HostArray): HostArray => x.slice(0, (at * x.length) / T)
+        for (const all of others) for (const result of ['y', 'dq']) assertSame(early(all[result]), early(expected[result]), result)
+      })
+
     it('log-linear: a decay of 0 forgets in whole sequences, near and far', async () => {
       const sizes = { K: 3, V: 2 }
       const [T, at] = [150, 70]

@@ -56,7 +56,7 @@ describe('memories that learn', () => {
         [q, k, v],
         [theta, alpha, eta],
       ].map((xs) => xs.map((x) => slice(x, 1, from, to)))
-      return titansRule(at[0], at[1], at[2], of[0], of[1], of[2], w, b, before, { minibatch: 2 })
+      return titansRule(at[0], at[1], at[2], of[0], of[1], of[2], w, b, before, { minibatch: 2, eps: 0 })
     }
     const before = { S, M: draw(10, [B, H, V, V]) }
     const [all, first] = [run(0, T, before), run(0, 2, before)]
