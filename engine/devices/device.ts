@@ -1,5 +1,4 @@
 import type { Capture, CaptureOptions } from './capture.ts'
-import type { HalfMatrices } from './halves.ts'
 import type { Kernels } from './kernels.ts'
 
 /** The type of a tensor's numbers: floats, or the integers of tokens, targets and masks. The reference device keeps float32 in float64. */
@@ -17,6 +16,15 @@ export interface DispatchTiming {
   settled(): Promise<void>
   /** Nothing called from now on is timed. */
   stop(): void
+}
+
+/** Matrices of numbers of 16 bits in an order that is the device's own (`halfMatrices`). */
+export interface HalfMatrices<S = any> {
+  /** Contents undefined; it lasts (see `Device.allocate`). */
+  allocate(rows: number, columns: number): S
+  /** Writes whole rows from the row `first` on, a multiple of `rowsTogether` (halves.ts); as many as that, too, unless they are the last. */
+  write(storage: S, rows: number, columns: number, first: number, bits: Uint16Array): void
+  read(storage: S, rows: number, columns: number): Promise<Uint16Array<ArrayBuffer>>
 }
 
 /**

@@ -2,16 +2,9 @@
  * Matrices of numbers of 16 bits on a device. One of them may keep those in an order of its own, which its kernels know: then it has `Device.halves`. Elsewhere they lie as
  * they come, row by row, two in the place of an int32. Tests: test/ops/half.test.ts.
  */
-import type { Device } from './device.ts'
+import type { Device, HalfMatrices } from './device.ts'
 
-export interface HalfMatrices<S = any> {
-  /** Contents undefined; it lasts (see `Device.allocate`). */
-  allocate(rows: number, columns: number): S
-  /** Writes whole rows from the row `first` on, a multiple of `rowsTogether`; as many as that, too, unless they are the last. */
-  write(storage: S, rows: number, columns: number, first: number, bits: Uint16Array): void
-  read(storage: S, rows: number, columns: number): Promise<Uint16Array<ArrayBuffer>>
-}
-
+/** See `HalfMatrices.write`. */
 export const rowsTogether = 32
 
 export const halfMatrices = <S>(device: Device<S>): HalfMatrices<S> =>

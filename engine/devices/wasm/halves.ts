@@ -2,7 +2,8 @@
  * Matrices of 16-bit numbers, packed once, as they come: panels of kernels-wasm/halves.ts, which products of one row or of many and look-ups of rows read as they are.
  * So there is one copy of them.
  */
-import { type HalfMatrices, rowsTogether } from '../halves.ts'
+import type { HalfMatrices } from '../device.ts'
+import { rowsTogether } from '../halves.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 
