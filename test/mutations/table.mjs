@@ -123,7 +123,7 @@ export const mutations = [
     bug: 'DPFP is divided by its sum without the epsilon',
     file: 'engine/devices/reference/sequence.ts',
     from: "normKernels.norm('sum', features, null, null, y, stats, R, n, eps)",
-    to: "normKernels.norm('sum', features, null, null, y, stats, R, n, 0)",
+    to: "normKernels.norm('sum', features, null, null, y, stats, R, n, 0 * eps)",
     claim: 'features: DPFP grows with the square',
   },
   // ---- the op and the rules -----------------------------------------------------------------------------------------------------------
