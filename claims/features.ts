@@ -6,6 +6,7 @@ import {
   concat,
   div,
   dpfp,
+  dpfpSum,
   elu,
   exp,
   matmul,
@@ -91,8 +92,15 @@ export const featureClaims: readonly Claim[] = [
     equation: '\\varphi_\\nu(c x) = c^2 \\varphi_\\nu(x)',
     source: 'from Schlag 2021, eq. 37: each feature is a product of two entries',
     fields: { ...rows, K: int(2, 9), nu: int(1, 3), factor: int(1, 5) },
-    left: (c, x) => ({ features: dpfp(affine(draw(c, x), c.factor), Math.min(c.nu, c.K)) }),
-    right: (c, x) => ({ features: affine(dpfp(draw(c, x), Math.min(c.nu, c.K)), c.factor ** 2) }),
+    // All features may be 0: both denominators have an epsilon, which must grow with them.
+    left: (c, x) => ({
+      features: dpfp(affine(draw(c, x), c.factor), Math.min(c.nu, c.K)),
+      shares: dpfpSum(affine(draw(c, x), c.factor), Math.min(c.nu, c.K), c.factor ** 2 / 8),
+    }),
+    right: (c, x) => ({
+      features: affine(dpfp(draw(c, x), Math.min(c.nu, c.K)), c.factor ** 2),
+      shares: sumNorm(dpfp(draw(c, x), Math.min(c.nu, c.K)), 1 / 8),
+    }),
   }),
   defineClaim({
     name: 'features: DPFP by its formula',

@@ -482,7 +482,7 @@ function tile<T>(
 /**
  * Task: a block of blockM x blockN (a multiple of 16) of one product, block rows running fastest.
  * packedB: as matmulPack left it, or 0: the task packs what it needs itself. Scratch: a tile, then the strips of a transposed A
- * (blockM, rounded up to whole ones, x min(K, KC)), then min(K, KC) x blockN if B is to be packed.
+ * (blockM, rounded up to whole ones, x min(K, KC)), then min(K, KC) x min(blockN, COLUMNS) if B is to be packed.
  */
 export function matmul(
   begin: i32, end: i32, a: usize, b: usize, bias: usize, c: usize, packedB: usize, strideA: i32, strideB: i32, M: i32, N: i32, K: i32,

@@ -17,6 +17,23 @@ function causalMask(g: Graph, x: string, T: Num, n: Num): string {
   return g.op('Where', [seen, x, g.scalar(Number.NEGATIVE_INFINITY)])
 }
 
+/** The features of DPFP, [..., 2 D nu]. */
+function dpfpFeatures(m: Memory, x: Blocks, D: Num, nu: number): Value {
+  const { g } = m
+  const { name, dims } = m.rows(x, D)
+  const width = times(D, num(2, D))
+  const last = dims.length - 1
+  const both = g.op('Relu', [g.op('Concat', [name, g.op('Neg', [name])], { axis: int(-1) })])
+  const r: Value = { name: both, dims: [...dims.slice(0, -1), width] }
+  const parts = Array.from({ length: nu }, (_, i): Value => {
+    const shift = num(i + 1, D)
+    const back = g.slice(r, [{ axis: last, begin: minus(width, shift), count: shift }])
+    const front = g.slice(r, [{ axis: last, begin: num(0, D), count: minus(width, shift) }])
+    return { name: g.op('Mul', [both, g.concat([back, front], last).name]), dims: r.dims }
+  })
+  return g.concat(parts, last)
+}
+
 const kernelNodes: Partial<Record<Call['name'], Row>> = {
   fill: (m, y: Blocks, _n: Num, value: Num) => m.fill(y, value[0]),
   affine(m, x: Blocks, y: Blocks, _n: Num, [scale]: Num, [shift]: Num) {
@@ -111,19 +128,11 @@ const kernelNodes: Partial<Record<Call['name'], Row>> = {
     m.remember(x, g.transpose({ name: next, dims: [B, D, before] }, [0, 2, 1]))
   },
   dpfp(m, x: Blocks, y: Blocks, _R: Num, D: Num, [nu]: Num) {
-    const { g } = m
-    const { name, dims } = m.rows(x, D)
-    const width = times(D, num(2, D))
-    const last = dims.length - 1
-    const both = g.op('Relu', [g.op('Concat', [name, g.op('Neg', [name])], { axis: int(-1) })])
-    const r: Value = { name: both, dims: [...dims.slice(0, -1), width] }
-    const parts = Array.from({ length: nu }, (_, i): Value => {
-      const shift = num(i + 1, D)
-      const back = g.slice(r, [{ axis: last, begin: minus(width, shift), count: shift }])
-      const front = g.slice(r, [{ axis: last, begin: num(0, D), count: minus(width, shift) }])
-      return { name: g.op('Mul', [both, g.concat([back, front], last).name]), dims: r.dims }
-    })
-    m.set(y, g.concat(parts, last))
+    m.set(y, dpfpFeatures(m, x, D, nu))
+  },
+  dpfpSum(m, x: Blocks, y: Blocks, _stats: Blocks, _R: Num, D: Num, [nu]: Num, [eps]: Num) {
+    const { name, dims } = dpfpFeatures(m, x, D, nu)
+    m.set(y, { name: normNodes(m.g, 'sum', name, 2 * D[0] * nu, eps), dims })
   },
   fastWeights(m, _form: string, inputs: any, outputs: any, sizes: any) {
     if (inputs.tokens) throw new OnnxError('padding')

@@ -119,6 +119,13 @@ export const mutations = [
     to: 'j < D ? Math.max(0, x.data[r * D + j]) : -Math.max(0, x.data[r * D + j - D])',
     claim: 'features: DPFP is never negative',
   },
+  {
+    bug: 'DPFP is divided by its sum without the epsilon',
+    file: 'engine/devices/reference/sequence.ts',
+    from: "normKernels.norm('sum', features, null, null, y, stats, R, n, eps)",
+    to: "normKernels.norm('sum', features, null, null, y, stats, R, n, 0 * eps)",
+    claim: 'features: DPFP grows with the square',
+  },
   // ---- the op and the rules -----------------------------------------------------------------------------------------------------------
   {
     bug: 'the mask says nothing',
@@ -431,6 +438,15 @@ export const mutations = [
     from: 'e = v128.load(weightsAt() + (<usize>(p - r) << 4))',
     to: 'e = v128.load(weightsAt() + (<usize>max(p - r - 1, 0) << 4))',
     claim: 'aft: conv is full with a Toeplitz table',
+    device: 'wasm',
+  },
+
+  {
+    bug: "DPFP's features are divided by the sum of a half of them, and that half alone",
+    file: 'kernels-wasm/sequence.ts',
+    from: 'normOne(SUM, to, 0, 0, to, stats + (<usize>row << 3), n, eps)',
+    to: 'normOne(SUM, to, 0, 0, to, stats + (<usize>row << 3), n >> 1, eps)',
+    claim: 'features: DPFP grows with the square',
     device: 'wasm',
   },
 

@@ -33,6 +33,7 @@ const operatorsOf = ({ node }: Proto<'GraphProto'>): string[] =>
 const systems: Record<string, [config: Partial<TransformerConfig>, nodes: Record<string, number>]> = {
   sum: [{ rule: 'sum', ...unit, conv: 0 }, { LinearAttention: 2 }],
   'linear-attention': [{ rule: 'linear-attention', conv: 0, featureMap: 'elu1', featureNorm: 'none' }, { LinearAttention: 4 }],
+  'DPFP over its sum': [{ rule: 'sum', conv: 0, featureMap: 'dpfp', nu: 2, featureNorm: 'sum' }, { LinearAttention: 2 }],
   mamba2: [{ rule: 'mamba2', ...unit, conv: 0 }, { LinearAttention: 2 }],
   delta: [
     { rule: 'delta', ...unit, conv: 4 },

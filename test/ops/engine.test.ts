@@ -1543,12 +1543,14 @@ describe('a closed device', () => {
     it(`${name}: works no more, but lets go of its tensors`, async function () {
       const device = await open(this)
       const x = engine.ones([2], device)
+      const half = (): engine.Tensor => engine.halfTensor(Uint16Array.of(1, 2), { shape: [1, 2], dtype: 'float16', device })
+      const h = half()
       device.close()
       const message = `${name}: the device has been closed`
-      for (const call of [() => engine.ones([1], device), () => x.write([1, 2]), () => device.kernels.fill(x.storage, 2, 1)])
+      for (const call of [() => engine.ones([1], device), half, () => x.write([1, 2]), () => device.kernels.fill(x.storage, 2, 1)])
         assert.throws(call, { message })
-      await assert.rejects(() => x.read(), { message })
-      x.dispose()
+      for (const read of [() => x.read(), () => h.readHalves()]) await assert.rejects(read, { message })
+      for (const t of [x, h]) t.dispose()
       device.close()
     })
 })

@@ -99,6 +99,26 @@ describe('numbers of 16 bits', () => {
     }
   })
 
+  it('made in a captured step, more than are written at a time, are there when it is replayed; on wasm they are refused', async () => {
+    const bits = narrowed(uniforms(9, 4099 * 33), 'float16')
+    for (const device of devices.filter(({ capture }) => capture !== undefined)) {
+      setDevice(device)
+      const x = tensor(uniforms(10, 33), { shape: [1, 33] })
+      const step = (): { outputs: Tensor[] } => {
+        const made = halfTensor(bits, { shape: [4099, 33], dtype: 'float16' })
+        return { outputs: [matmul(x, made, { transposeB: true })] }
+      }
+      if (device.name === 'wasm') await assert.rejects(() => capture([x], {}, step), /makes a tensor of 16-bit numbers; make it before/)
+      else {
+        const [captured, once] = [await capture([x], {}, step), scope(() => step().outputs[0])]
+        captured.replay()
+        assertSameBits(await captured.outputs[0].read(), await once.read(), device.description)
+        for (const each of [captured, once]) each.dispose()
+      }
+      x.dispose()
+    }
+  })
+
   it('are refused where they mean nothing, in one line', () => {
     const bits = new Uint16Array(6)
     const half = halfTensor(bits, { shape: [2, 3], dtype: 'float16' })

@@ -9,10 +9,15 @@ import type { Pool } from './pool.ts'
 
 const panelsOf = (rows: number): number => Math.ceil(rows / rowsTogether)
 
-export function wasmHalves({ memory, run, notes }: Pool): HalfMatrices<Block> {
+/** `use` throws where the device has been closed. */
+export function wasmHalves({ memory, run, notes }: Pool, use: () => void): HalfMatrices<Block> {
   return {
-    allocate: (rows, columns) => memory.allocate(2 * rowsTogether * panelsOf(rows) * columns, true),
+    allocate(rows, columns) {
+      use()
+      return memory.allocate(2 * rowsTogether * panelsOf(rows) * columns, true)
+    },
     write(block, _rows, columns, first, bits) {
+      use()
       if (notes.on()) throw new Error('capture: the step makes a tensor of 16-bit numbers; make it before')
       if (bits.length === 0) return
       const given = memory.allocate(bits.byteLength)
@@ -22,6 +27,7 @@ export function wasmHalves({ memory, run, notes }: Pool): HalfMatrices<Block> {
       memory.free(given)
     },
     async read(block, rows, columns) {
+      use()
       notes.read()
       const halves = new Uint16Array(memory.wasm.buffer, block.pointer)
       const bits = new Uint16Array(rows * columns)

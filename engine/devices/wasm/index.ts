@@ -64,7 +64,7 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
     free(block) {
       if (open) memory.free(block)
     },
-    halves: wasmHalves(pool),
+    halves: wasmHalves(pool, use),
     write(block, data, begin = 0) {
       use()
       const end = begin + data.length

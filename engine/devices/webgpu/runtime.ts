@@ -383,8 +383,8 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
   const notes = createNotes<Block, Launch>(sameLaunch, (block) => {
     if (!closed) memory.free(block)
   })
-  /** What the host has written while a step was captured. */
-  const held = new WeakMap<Block, Float32Array | Int32Array>()
+  /** What the host has written while a step was captured, and from which element on. */
+  const held = new WeakMap<Block, Map<number, Float32Array | Int32Array>>()
   /** Bytes of the parameters of all captured steps. */
   let capturedBytes = 0
 
@@ -593,9 +593,9 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       check()
       if (data.length === 0) return
       const typed = block.integer ? Int32Array.from(data) : data instanceof Float32Array ? data : Float32Array.from(data)
-      const before = held.get(block)
+      const before = held.get(block)?.get(begin)
       if (!notes.written(block, () => before?.length !== typed.length || typed.some((x, i) => !Object.is(x, before[i])))) return
-      if (notes.on()) held.set(block, typed.slice())
+      if (notes.on()) held.set(block, (held.get(block) ?? new Map()).set(begin, typed.slice()))
       if (block.memory.submission === submission) submit()
       queue.writeBuffer(block.memory.buffer, block.offset + 4 * begin, typed as Float32Array<ArrayBuffer>)
     },
