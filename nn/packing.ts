@@ -2,6 +2,7 @@
  * Batches whose rows hold padding, or several sequences one after the other: what that means for everything in a layer that looks
  * back in time apart from the recurrence itself, which takes both as options. Tests: test/nn/attention.test.ts, test/nn/state.test.ts.
  */
+import { checkFlag } from '../engine/arguments.ts'
 import { mul, where } from '../engine/ops/elementwise.ts'
 import { tokenFlags } from '../engine/ops/fast-weights.ts'
 import { concat, gather, permute, reshape, slice } from '../engine/ops/movement.ts'
@@ -39,6 +40,7 @@ export function atTokens(x: Tensor, { mask }: Packing): Tensor {
 
 /** What logits are made from, x [B,T,D], and its padding: where `last` says so, those of each row's last position alone. */
 export function asked(x: Tensor, { mask }: Packing, last: boolean | undefined): { x: Tensor; mask?: Tensor } {
+  if (last !== undefined) checkFlag('last', last)
   if (!last) return { x, mask }
   const [B, T] = x.shape
   const ends = mask && Int32Array.from({ length: B }, (_, b) => mask.indices![b * T + T - 1])
