@@ -154,6 +154,8 @@ async function main(argv) {
     process.exitCode = runOn(node, argv.toSpliced(at, argv[at] === '--node' ? 2 : 1))
     return
   }
+  // Threads that wait for each other take processor time, too.
+  if (clock === 'processor' && rest.threads > 1) throw new UsageError(`--clock processor: with one thread, not ${rest.threads}`)
   if (json === '-') console.log = console.error
   printMachine()
   process.env.BENCH_SIMD = simd ?? 'auto' // children read both

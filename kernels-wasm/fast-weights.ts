@@ -103,18 +103,8 @@ function takeStretches(C: i32): void {
   kinds = take(C + 1)
 }
 
-/**
- * Heads of a sequence that a thread brings forward, or back, together, span by span, since what they read of a token lies side by side in memory; and the bytes
- * that their states may take, so that these stay in the cache. engine/devices/wasm/fast-weights.ts has the same numbers.
- */
-const GROUP: i32 = 8, GROUP_BYTES: i32 = 1 << 19
-
 @inline function stateBytes(): usize {
   return <usize>(K8 * W8) << 2
-}
-
-function groupSize(): i32 {
-  return max(1, min(GROUP, GROUP_BYTES / <i32>stateBytes()))
 }
 
 /** The first of so many states, each as far from the next as `take` puts them. */
@@ -124,15 +114,15 @@ function takeStates(count: i32): usize {
   return first
 }
 
-// ---- kernels: a task is a head, cut into spans of C tokens, and those into stretches ------------------------------------------------
+// ---- kernels: a task is a head, `group` of them are done together, cut into spans of C tokens, and those into stretches --------------
 
 export function fastWeights(begin: i32, end: i32, chunked: i32, q: usize, k: usize, v: usize, beta: usize, gate: usize, erase: usize,
   along: usize, tokens: usize, s0: usize, z0: usize, y: usize, sT: usize, zT: usize, den: usize, states: usize, zs: usize, T: i32, H: i32,
-  keyWidth: i32, valueWidth: i32, gateWidth: i32, C: i32, readScale: f32, transposed: i32, epsilon: f32): void {
+  keyWidth: i32, valueWidth: i32, gateWidth: i32, C: i32, readScale: f32, transposed: i32, group: i32, epsilon: f32): void {
   setInputs(q, k, v, beta, gate, erase, along, tokens, y, den)
   setSizes(H, keyWidth, valueWidth, gateWidth, zT != 0, readScale, epsilon, transposed != 0)
   if (tokens) takeStretches(min(C, T))
-  const group = groupSize(), first = takeStates(min(group, end - begin)), step = stateBytes() + 64
+  const first = takeStates(min(group, end - begin)), step = stateBytes() + 64
   const spans = (T - 1) / C + 1, alone = T == 1 && !tokens && !states && !chunked
   for (let head0 = begin, head1 = begin; head0 < end; head0 = head1) {
     head1 = min(min(head0 + group, end), (head0 / H + 1) * H)
@@ -181,7 +171,7 @@ function forward(chunked: i32, S: usize, n: i32): void {
 export function fastWeightsBackward(begin: i32, end: i32, chunked: i32, q: usize, k: usize, v: usize, beta: usize, gate: usize,
   erase: usize, along: usize, tokens: usize, y: usize, den: usize, states: usize, zs: usize, dy: usize, dsT: usize, dzT: usize, dq: usize,
   dk: usize, dv: usize, dbeta: usize, dgate: usize, derase: usize, dalong: usize, ds0: usize, dz0: usize, T: i32, H: i32, keyWidth: i32,
-  valueWidth: i32, gateWidth: i32, C: i32, readScale: f32, transposed: i32): void {
+  valueWidth: i32, gateWidth: i32, C: i32, readScale: f32, transposed: i32, group: i32): void {
   if (transposed) {
     setInputs(dy, k, v, beta, gate, erase, along, tokens, dq, 0)
     setGradients(q, 0, dk, dv, dbeta, dgate, derase, dalong)
@@ -191,7 +181,7 @@ export function fastWeightsBackward(begin: i32, end: i32, chunked: i32, q: usize
   }
   setSizes(H, keyWidth, valueWidth, gateWidth, den != 0, readScale, 0, transposed != 0)
   if (tokens) takeStretches(min(C, T))
-  const S = take(K8 * W8), group = groupSize(), first = takeStates(min(group, end - begin)), step = stateBytes() + 64
+  const S = take(K8 * W8), first = takeStates(min(group, end - begin)), step = stateBytes() + 64
   const spans = (T - 1) / C + 1
   for (let head0 = begin, head1 = begin; head0 < end; head0 = head1) {
     head1 = min(min(head0 + group, end), (head0 / H + 1) * H)

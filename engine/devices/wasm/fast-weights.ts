@@ -15,8 +15,11 @@ const worthSharing = 1 << 18
  */
 const tokensAtOnce = (C: number): number => (C > 32 ? C : Math.min(C, 16))
 
-/** Heads that a thread brings forward together, by the size of a state: kernels-wasm/fast-weights.ts. */
-const groupOf = (state: number): number => Math.max(1, Math.min(8, Math.floor((1 << 19) / (4 * state))))
+/**
+ * How many heads of a sequence a thread brings forward, or back, together, span by span, since what they read of a token lies side by side in memory: as many as
+ * have states that stay in the cache.
+ */
+const groupOf = (K: number, V: number): number => Math.max(1, Math.min(8, Math.floor((1 << 19) / (4 * up8(K) * up8(V)))))
 
 /**
  * Bytes of scratch memory that kernels-wasm/fast-weights.ts takes for each thread; 1024 floats cover the gaps between its blocks.
@@ -42,7 +45,7 @@ export function scratchBytes(
     : (gate ?? erase) !== null
       ? floats(16 + 4 * more, values + 3 * more, 7 + 4 * more, 2)
       : floats(7, values, 6, 2)
-  const states = (groupOf(K8 * W8) - 1) * K8 * W8
+  const states = (groupOf(K, V) - 1) * K8 * W8
   const vectors = 7 * K8 + 5 * W8 + 21 * n
   return 4 * ((form === 'recurrent' ? recurrent : gate !== null ? Math.max(chunk, recurrent) : chunk) + states + vectors + 1024)
 }
@@ -60,11 +63,12 @@ export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights
     const backward = kernel === 'fastWeightsBackward'
     const perHead = (backward ? 16 : 6) * T * K * V
     const chunked = form === 'recurrent' ? 0 : backward ? 1 : tokensAtOnce(C)
-    const args = [chunked, ...blocks.map(pointer), T, H, K, V, gateWidth, C, scale, Number(transposed), ...eps]
+    const group = groupOf(K, V)
+    const args = [chunked, ...blocks.map(pointer), T, H, K, V, gateWidth, C, scale, Number(transposed), group, ...eps]
     const scratch = scratchBytes(form, backward, inputs, sizes)
     // As many heads at a time as a thread takes together, but the same for each thread.
     const share = (B * H) / pool.threads
-    const together = Math.ceil(share / Math.ceil(share / groupOf(up8(K) * up8(V + 1))))
+    const together = Math.ceil(share / Math.ceil(share / group))
     const grain = Math.max(together, Math.floor(worthSharing / perHead))
     pool.run(kernel, B * H, grain, args, scratch)
   }
