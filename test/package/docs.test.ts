@@ -129,7 +129,7 @@ describe('the documents', function () {
       .join()
     const options = new Set(help.replaceAll('--[no-]', '--').match(/--[a-z][a-z-]*/g))
     // Of npm run bench, of sbatch, and of PyTorch's programs.
-    const bench = ['--clock', '--counts', '--node', '--only', '--rounds', '--roofline', '--seconds', '--sizes']
+    const bench = ['--clock', '--counts', '--node', '--only', '--python', '--rounds', '--roofline', '--seconds', '--sizes']
     const elsewhere = ['--array', '--cpus-per-task', '--wrap', '--nnodes', '--nproc-per-node', '--rdzv-endpoint', '--model', '--checkpoint']
     const others = [...bench, ...elsewhere]
     for (const page of pages)
