@@ -49,7 +49,7 @@ export { gru, lstm, type RecurrentOptions, vanillaRnn } from './nets/recurrent.t
 export { type NetOptions, type NetState, runNet } from './nets/run.ts'
 export { type SelfReferentialOptions, selfModifyingProgrammer, selfReferential } from './nets/self-referential.ts'
 export { type AftBias, type AftOptions, type AftState, aft } from './ops/aft.ts'
-export * from './ops/attention.ts'
+export { softmaxAttention } from './ops/attention.ts'
 export * from './ops/elementwise.ts'
 export {
   type FastWeightState,

@@ -359,7 +359,7 @@ describe('states', () => {
       () => model.forward(tokens, undefined, { masks: tokens } as never),
       /^Error: unknown option 'masks' \(mask, reset, last\)$/,
     )
-    assert.throws(() => model.forward(tokens, undefined, { last: 1 } as never), /^Error: last must be true or false, not the number 1$/)
+    assert.throws(() => model.forward(tokens, undefined, { last: 1 } as never), /^Error: last must be true or false, not 1$/)
   })
 
   it('have the sizes of the formulas', () => {
