@@ -42,6 +42,7 @@ export interface Model<B extends AnyBatch = TokenBatch> extends Trainable<B> {
   random: Generator
 }
 
+/** Which logits `forward` gives. */
 export interface LogitsChoice {
   /** Only the logits after each row's last token are asked for, [B,1,symbols]; a model may give all. */
   last?: boolean

@@ -55,7 +55,10 @@ function convState(x: Tensor, W: number, state?: Tensor): Tensor {
  * [..., D] -> [..., 2 D nu], non-negative. Not normalised: see sumNorm. nu beyond D - 1 repeats inner products.
  */
 export function dpfp(x: Tensor, nu = 1): Tensor {
-  const { y, R, D } = featuresOf('dpfp', x, nu)
+  checkFloat('dpfp', x)
+  const D = x.shape.at(-1) ?? 0
+  if (!isNu(nu, D)) throw new Error(`dpfp: nu must be an integer from 1 to 2 D - 1 = ${2 * D - 1}, not ${nu}`)
+  const [R, y] = [x.size / D, featuresOf(x, D, nu)]
   const { kernels } = x.device
   const run = (): void => kernels.dpfp(x.storage, y.storage, R, D, nu)
   run()
@@ -69,8 +72,11 @@ export function dpfp(x: Tensor, nu = 1): Tensor {
 
 /** sumNorm(dpfp(x, nu), eps), in one pass each way: features over (their sum + eps), as Schlag 2021 (App. A.2) and labml have them. */
 export function dpfpSum(x: Tensor, nu = 1, eps = 1e-6): Tensor {
-  const { y, R, D } = featuresOf('dpfpSum', x, nu)
+  checkFloat('dpfpSum', x)
+  const D = x.shape.at(-1) ?? 0
+  if (!isNu(nu, D)) throw new Error(`dpfpSum: nu must be an integer from 1 to 2 D - 1 = ${2 * D - 1}, not ${nu}`)
   checkNumber('dpfpSum: eps', eps, '0 or more')
+  const [R, y] = [x.size / D, featuresOf(x, D, nu)]
   const { kernels } = x.device
   const stats = empty([R, 2], x.device)
   const run = (): void => kernels.dpfpSum(x.storage, y.storage, stats.storage, R, D, nu, eps)
@@ -85,11 +91,6 @@ export function dpfpSum(x: Tensor, nu = 1, eps = 1e-6): Tensor {
   return y
 }
 
-/** Room for the features of x, R rows of D. */
-function featuresOf(op: string, x: Tensor, nu: number): { y: Tensor; R: number; D: number } {
-  checkFloat(op, x)
-  const D = x.shape.at(-1) ?? 0
-  if (!(Number.isInteger(nu) && nu >= 1 && nu < 2 * D))
-    throw new Error(`${op}: nu must be an integer from 1 to 2 D - 1 = ${2 * D - 1}, not ${nu}`)
-  return { y: empty([...x.shape.slice(0, -1), 2 * D * nu], x.device), R: x.size / D, D }
-}
+const isNu = (nu: number, D: number): boolean => Number.isInteger(nu) && nu >= 1 && nu < 2 * D
+/** Room for the features of x, rows of D. */
+const featuresOf = (x: Tensor, D: number, nu: number): Tensor => empty([...x.shape.slice(0, -1), 2 * D * nu], x.device)

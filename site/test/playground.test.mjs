@@ -547,7 +547,9 @@ eachWay('the playground', (site) => {
 
   for (const reducedMotion of ['reduce', 'no-preference'])
     it(`shows a sample ${reducedMotion === 'reduce' ? 'once it is whole to who wants no motion' : 'as it is written'}`, async () => {
-      const { page, close } = await play('#1;width=16;layers=1', { reducedMotion })
+      // For its worker, which shows what it has after 40 ms, each look at the clock takes that long.
+      const slow = 'const now = performance.now.bind(performance); let looks = 0; performance.now = () => now() + 40 * looks++;'
+      const { page, close } = await patched('#1;width=16;layers=1', slow, { reducedMotion })
       const texts = await page.evaluate(
         () =>
           new Promise((done) => {
@@ -626,13 +628,13 @@ eachWay('the playground', (site) => {
   })
 
   /** A page whose worker finds this before its own script. */
-  async function patched(hash, code) {
+  async function patched(hash, code, options = {}) {
     const prepare = (page) =>
       page.route('**/playground-worker.js', async (route) => {
         const response = await route.fetch()
         await route.fulfill({ response, body: code + (await response.text()) })
       })
-    return play(hash, { prepare })
+    return play(hash, { ...options, prepare })
   }
 
   it('trains without relaxed SIMD', async () => {
