@@ -117,7 +117,7 @@ ${settings
 <label for="pairs">Pairs <output id="pairs-out" for="pairs"></output><input type="range" id="pairs" min="2" max="160" value="48" step="1"></label>
 <label for="key-width">Width of keys <output id="key-width-out" for="key-width"></output><input type="range" id="key-width" min="4" max="64" value="16" step="4"></label>
 <label for="key-map">Feature map <select id="key-map" autocomplete="off">${options(keyMaps)}</select></label>
-<label for="key-kind">Keys <select id="key-kind" autocomplete="off"><option value="orthogonal">orthogonal before the map, while there is room</option><option value="random">random</option></select></label>
+<label for="key-kind">Keys <select id="key-kind" autocomplete="off"><option value="orthogonal">orthogonal, while there is room</option><option value="random">random</option></select></label>
 </div>
 <div id="capacity" class="pictures"></div>
 </section>

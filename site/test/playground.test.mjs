@@ -686,6 +686,12 @@ eachWay('the playground', (site) => {
       await page.getByRole('button', { name: 'Pause' }).click()
       assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width)
       assert.deepEqual(await cut(page), [])
+      // axe-core doesn't look at these: they have the colour of what it looks at.
+      const [hint, soft] = await page.evaluate(() => [
+        getComputedStyle(document.querySelector('textarea'), '::placeholder').color,
+        getComputedStyle(document.querySelector('footer.site')).color,
+      ])
+      assert.equal(hint, soft)
       assert.deepEqual(await violations(page), [])
       assert.deepEqual(complaints, [])
       await close()
