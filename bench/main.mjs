@@ -24,23 +24,24 @@ benchmarks (all of them when none is named)
   aft       the attention free transformer's forms over the length T, AFT-local beside AFT-full and its composition of matrix products
   nets      every recurrent net beside the delta rule token by token, at the same sizes
   onnx      exported models in onnxruntime (node and web) beside ours: a prompt at once, and a token after it
+  browser   products in headless Chromium beside jax-js, on one thread and on all, a training step, and generated text
   webgpu    the WGSL kernels beside plain WGSL that does the same, on SwiftShader (FASTWEIGHTS_GPU=system: on the machine's own GPU); and
             a roofline of every kernel and of a training step on named GPUs, on paper
 
 options
-  --sizes 64,128,...   matmul: the sizes n (default 64,128,256,512,1024); rules, scale, aft: the lengths T (default 64,128,...,8192;
+  --sizes 64,128,...   matmul, browser: the sizes n (default 64,128,256,512,1024); rules, scale, aft: the lengths T (default 64,128,...,8192;
                        128,256,...,65536; 256,512,...,16384); nets: one length T (default 128); onnx: of the prompt (default 256)
-  --rounds R           samples of each contender (default 15; pretrained: 3; train, torch, kernels, nets, onnx, webgpu: default 5; rules, aft: at most, default
+  --rounds R           samples of each contender (default 15; pretrained: 3; train, torch, kernels, nets, onnx, browser, webgpu: default 5; rules, aft: at most, default
                        5; scale: at most, default 3)
-  --only TEXT          kernels, nets, onnx, webgpu: those whose name contains TEXT, without the roofline; train, torch: settings whose name does
-                       (torch: default small)
+  --only TEXT          kernels, nets, onnx, webgpu: those whose name contains TEXT, without the roofline; train, torch, browser: settings whose name
+                       does (torch, browser: default small)
   --python PATH        torch, pretrained: the Python to run (default python3)
   --roofline           webgpu: the roofline alone
   --counts             webgpu: the dispatches of a training step alone, on paper
   --rules A,B          rules, scale: only these
   --seconds S          rules, scale, aft, nets: time for the samples of a rule in one form at one T (default 0.5; scale: 1); a cell of which one
                        run lasts longer is sampled once, in rules and aft one of which it would last 10 times as long is left out
-  --threads N          rules, scale, aft, nets, onnx: threads of the wasm device and its peers (default 1); torch, pretrained: of it and of ours (default one a core)
+  --threads N          rules, scale, aft, nets, onnx: threads of the wasm device and its peers (default 1); torch, pretrained, browser: of it and of ours (default one a core)
   --device NAME        train, rules, scale, aft, nets: wasm, webgpu, auto (a GPU that works, else wasm), or reference, which is plain, slow and
                        for small sizes only (default wasm); of nets webgpu is SwiftShader, as of the benchmark webgpu
   --batch B --heads H --key K --value V
@@ -74,21 +75,24 @@ const positive = (text, option) => {
   return Number(text)
 }
 
-const benchmarkNames = ['matmul', 'train', 'torch', 'pretrained', 'kernels', 'rules', 'scale', 'aft', 'nets', 'onnx', 'webgpu']
+const benchmarkNames = ['matmul', 'train', 'torch', 'pretrained', 'kernels', 'rules', 'scale', 'aft', 'nets', 'onnx', 'browser', 'webgpu']
 /** Each option: the benchmarks that take it, and what its text means. */
 const options = {
   sizes: {
-    of: ['matmul', 'rules', 'scale', 'aft', 'nets', 'onnx'],
+    of: ['matmul', 'rules', 'scale', 'aft', 'nets', 'onnx', 'browser'],
     read: (text) => list(text).map((size) => whole(size, '--sizes', 1, 65536)),
   },
   rounds: { of: benchmarkNames, read: (text) => whole(text, '--rounds', 1, 1000) },
-  only: { of: ['train', 'torch', 'kernels', 'nets', 'onnx', 'webgpu'], read: (text) => text },
+  only: { of: ['train', 'torch', 'kernels', 'nets', 'onnx', 'browser', 'webgpu'], read: (text) => text },
   python: { of: ['torch', 'pretrained'], read: (text) => text },
   roofline: { of: ['webgpu'], type: 'boolean', read: (given) => given },
   counts: { of: ['webgpu'], type: 'boolean', read: (given) => given },
   rules: { of: ['rules', 'scale'], read: list },
   seconds: { of: ['rules', 'scale', 'aft', 'nets'], read: (text) => positive(text, '--seconds') },
-  threads: { of: ['torch', 'pretrained', 'rules', 'scale', 'aft', 'nets', 'onnx'], read: (text) => whole(text, '--threads', 1, 64) },
+  threads: {
+    of: ['torch', 'pretrained', 'rules', 'scale', 'aft', 'nets', 'onnx', 'browser'],
+    read: (text) => whole(text, '--threads', 1, 64),
+  },
   device: {
     of: ['train', 'rules', 'scale', 'aft', 'nets'],
     read: (text) => oneOf(text, '--device', ['auto', 'wasm', 'webgpu', 'reference']),

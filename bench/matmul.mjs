@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { enableWideSimd } from '../dist/engine/devices/wasm/index.js'
 import { hasRelaxed, start } from './child.mjs'
-import { digits, printTable, progress } from './report.mjs'
+import { digits, printTable, progress, version } from './report.mjs'
 import { summary } from './timing.mjs'
 
 const ours = (threads, relaxed, wide = false) => ({
@@ -13,6 +13,8 @@ const ours = (threads, relaxed, wide = false) => ({
   relaxed,
   wide,
 })
+/** The packages of the peers. */
+export const packages = { tfjs: '@tensorflow/tfjs-backend-wasm', jax: '@jax-js/jax', onnx: 'onnxruntime-web' }
 const contenders = [
   ours(1, false),
   ours(1, true),
@@ -44,7 +46,8 @@ export async function run({ sizes = [64, 128, 256, 512, 1024], rounds = 15 }) {
       const entry = { ...contender, child, results: {} }
       entries.push(entry)
       try {
-        entry.version = (await child.call('open', { module, options: { threads, relaxed, wide } })).version
+        const opened = await child.call('open', { module, options: { threads, relaxed, wide } })
+        entry.version = module in packages ? version(packages[module]) : opened.version
       } catch (error) {
         throw new Error(`${label}: ${error.message}`)
       }

@@ -1,6 +1,7 @@
 /** Seconds, of the clock or, with `--clock processor`, of this process on the processor. */
 function now() {
-  if (process.env.BENCH_CLOCK !== 'processor') return performance.now() / 1000
+  // A page has no process.
+  if (globalThis.process?.env.BENCH_CLOCK !== 'processor') return performance.now() / 1000
   const { user, system } = process.cpuUsage()
   return (user + system) / 1e6
 }

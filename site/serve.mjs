@@ -9,12 +9,13 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { gzipSync } from 'node:zlib'
 
-const folder = join(dirname(fileURLToPath(import.meta.url)), 'dist')
+const site = join(dirname(fileURLToPath(import.meta.url)), 'dist')
 
 const types = {
   '.css': 'text/css',
   '.html': 'text/html; charset=utf-8',
   '.js': 'text/javascript',
+  '.mjs': 'text/javascript',
   '.json': 'application/json',
   '.png': 'image/png',
   '.svg': 'image/svg+xml',
@@ -30,22 +31,22 @@ const isolation = {
 }
 
 /** The file of an address; null where there is none, and the address with a slash where that is a folder's. */
-async function found(path) {
+async function found(folder, path) {
   const file = normalize(join(folder, path))
   if (file !== folder && !file.startsWith(folder + sep)) return null
   const what = await stat(file).catch(() => null)
-  if (what?.isDirectory()) return path.endsWith('/') || path === '' ? found(join(path, 'index.html')) : { redirect: true }
+  if (what?.isDirectory()) return path.endsWith('/') || path === '' ? found(folder, join(path, 'index.html')) : { redirect: true }
   return what ? { file } : null
 }
 
-/** Resolves to the server, once it listens; port 0 takes any that is free. `served` is told of each file with its bytes as they are sent. */
-export async function serve({ port = 0, path = '/', isolated = true, served = () => {} } = {}) {
+/** Resolves to the server of a folder, once it listens; port 0 takes any that is free. `served` is told of each file with its bytes as they are sent. */
+export async function serve({ folder = site, port = 0, path = '/', isolated = true, served = () => {} } = {}) {
   const server = createServer(async (request, response) => {
     if (isolated) for (const [name, value] of Object.entries(isolation)) response.setHeader(name, value)
     let [pathname, there] = [request.url, null]
     try {
       ;({ pathname } = new URL(request.url, 'http://localhost'))
-      there = pathname.startsWith(path) ? await found(decodeURIComponent(pathname.slice(path.length))) : null
+      there = pathname.startsWith(path) ? await found(folder, decodeURIComponent(pathname.slice(path.length))) : null
     } catch {
       // An address that can't be read or decoded is a wrong one.
     }

@@ -3,8 +3,6 @@
  * kernel anew). The inputs are realised before the clock starts; `blockUntilReady` makes it compute, and nothing is copied out. In a process
  * with relaxed SIMD its code generator emits relaxed_madd by itself. Its threads need a global `Worker`, which Node does not have.
  */
-import { version } from '../report.mjs'
-
 export async function open() {
   const jax = await import('@jax-js/jax')
   const { numpy: np } = jax
@@ -14,7 +12,6 @@ export async function open() {
   let held = []
   return {
     threads: 1,
-    version: version('@jax-js/jax'),
     async prepare(n, dataA, dataB) {
       for (const array of held) array.dispose()
       const a = np.array(dataA).reshape([n, n])

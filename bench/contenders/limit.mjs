@@ -50,7 +50,7 @@ function assemble(relaxed, chains) {
   body.push(0x0b)
   const code = [1, ...unsigned(1 + chains), v128, ...body]
   return new Uint8Array([
-    ...Buffer.from('\0asm\x01\0\0\0'),
+    ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0], // \0asm, version 1
     ...section(1, [1, 0x60, 2, i32, f32, 0]),
     ...section(3, [1, 0]),
     ...section(5, [1, 0, 1]),

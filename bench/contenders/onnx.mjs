@@ -7,7 +7,6 @@
 import { createRequire } from 'node:module'
 import { pathToFileURL } from 'node:url'
 import { constant, model, node } from '../onnx-model.mjs'
-import { version } from '../report.mjs'
 
 const chainOf = (n, dataB, products) =>
   model({
@@ -27,7 +26,6 @@ export async function open({ threads }) {
   let held
   return {
     threads,
-    version: version('onnxruntime-web'),
     async prepare(n, dataA, dataB) {
       await held?.release()
       const products = n <= 128 ? 16 : 4

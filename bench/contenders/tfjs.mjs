@@ -5,7 +5,6 @@
  */
 import { createRequire } from 'node:module'
 import { dirname } from 'node:path'
-import { version } from '../report.mjs'
 
 const require = createRequire(import.meta.url)
 
@@ -20,7 +19,6 @@ export async function open() {
   let held = []
   return {
     threads: wasm.getThreadsCount(),
-    version: version('@tensorflow/tfjs-backend-wasm'),
     prepare(n, dataA, dataB) {
       for (const tensor of held) tensor.dispose()
       const a = tf.tensor2d(dataA, [n, n])
