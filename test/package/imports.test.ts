@@ -7,7 +7,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 const root = fileURLToPath(new URL('../../../', import.meta.url))
 
 /** A folder imports from itself and from what stands in an earlier row. */
-const layers = [['kernels-wasm', 'kernels-wgsl'], ['engine'], ['nn'], ['onnx'], ['claims', 'tasks'], ['cli'], ['test'], ['bench', 'site']]
+const layers = [['kernels-wasm', 'kernels-wgsl'], ['engine'], ['nn'], ['onnx'], ['claims', 'tasks'], ['cli'], ['test'], ['site'], ['bench']]
 
 type Graph = ReadonlyMap<string, readonly string[]>
 
