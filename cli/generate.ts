@@ -42,8 +42,9 @@ interface Speaker {
 }
 
 /** Writes the prompt and its continuation to standard output as they come; several of them as records, a line of JSON each. */
-export async function generateText({ run, prompt, tokens, prompts, batch, raw, given, ...said }: GenerateCommandOptions): Promise<number> {
+export async function generateText({ run, prompt, tokens, prompts, batch, raw, given, ...more }: GenerateCommandOptions): Promise<number> {
   if (prompt !== undefined && prompts !== undefined) throw new UsageError('--prompt and --prompts exclude each other: give one of them')
+  const said: Choices = { length: more.length, temperature: more.temperature, topK: more.topK, seed: more.seed }
   const path = run ?? latestRun()
   if (!isImported(path)) {
     if (tokens.length > 0) throw new UsageError(`--tokens: ${path} has characters of its own: give a --prompt`)

@@ -355,14 +355,13 @@ const tokensOption = { name: 'tokens', type: 'list', placeholder: '1,2,3' } as c
 export const generateCommand = {
   name: 'generate',
   summary: 'continue a prompt with a trained model',
+  operands: {
+    placeholder: 'RUN',
+    most: 1,
+    description: 'RUN is the folder of a run, or its checkpoint file; the latest run under runs/ if it is left out.',
+  },
   options: [
-    {
-      name: 'run',
-      type: 'string',
-      placeholder: 'FOLDER',
-      otherwise: 'the latest run under runs/',
-      description: 'folder of a run, or its checkpoint file',
-    },
+    { name: 'run', type: 'string', placeholder: 'RUN', otherwise: 'the latest run under runs/', description: 'the same as RUN' },
     { name: 'prompt', type: 'string', otherwise: "the run's own", description: 'text to continue' },
     { ...tokensOption, description: 'tokens to continue, in place of a prompt, with an imported model' },
     { name: 'prompts', type: 'string', placeholder: 'FILE', description: 'continue each line of a file; the texts come as lines of JSON' },

@@ -22,7 +22,7 @@ import {
   readTextFiles,
   sourceKey,
 } from './runs.ts'
-import { bytes, counted, progress, say } from './terminal.ts'
+import { bytes, counted, progress, quoted, say } from './terminal.ts'
 
 /** The files of a model: those of a folder that are needed for it, or a file of weights with the config.json beside it. They are read as they are needed. */
 export function readModelFiles(path: string): Map<string, FileBytes> {
@@ -80,7 +80,7 @@ export async function importModel({ out, package: wanted, operands }: ImportOpti
     release()
   }
   const [what, how] = texts.has(tokenizerName) ? ['texts', `--prompt '...'`] : ['tokens', '--tokens 1,2,3']
-  say(`wrote ${join(folder, checkpointName)}: continue ${what} with fastweights generate --run ${folder} ${how}`)
+  say(`wrote ${join(folder, checkpointName)}: continue ${what} with fastweights generate ${quoted(folder)} ${how}`)
   return 0
 }
 

@@ -81,9 +81,10 @@ const entries = [
       return train({ ...recipeOf(v, given), ...every, preset, text, out, resume, seed, minutes, dryRun, arithmetic, given }, device)
     })
   }),
-  entry(generateCommand, (v, given) =>
-    withDevice(v, given, remark, 'fastweights generate', () => generateText({ ...v, topK: v['top-k'], given })),
-  ),
+  entry(generateCommand, (v, given, [run]) => {
+    if (run !== undefined && v.run !== undefined) throw new UsageError(`--run: a run is given already, ${run}: give one of them`)
+    return withDevice(v, given, remark, 'fastweights generate', () => generateText({ ...v, run: run ?? v.run, topK: v['top-k'], given }))
+  }),
   entry(importCommand, async (v, given, operands) => {
     const { importModel } = await import('./pretrained.ts')
     return withDevice(v, given, remark, 'fastweights import', () => importModel({ ...v, operands }))

@@ -2,6 +2,7 @@
  * How an op becomes differentiable: it computes its outputs and calls `record` with what its backward needs. `Tensor.backward` walks what
  * was recorded.
  */
+import { told } from './arguments.ts'
 import { noGrad, recording } from './recording.ts'
 import { type Backward, type Node, nextNode, type Sofar, Tensor } from './tensor.ts'
 
@@ -43,8 +44,12 @@ export function customOp(
   forward: () => Tensor,
   backward: (dy: Tensor, y: Tensor) => readonly (Tensor | null)[],
 ): Tensor {
+  if (!Array.isArray(inputs)) throw new Error(`${op}: the inputs must be an array of tensors, not ${told(inputs)}`)
+  for (const x of inputs) if (!(x instanceof Tensor)) throw new Error(`${op}: the inputs must be tensors, not ${told(x)}`)
   const y = noGrad(forward)
   if (!(y instanceof Tensor) || y.dtype !== 'float32' || y.node || y.requiresGrad || inputs.includes(y))
-    throw new Error(`${op}: forward must return a new float32 tensor, not ${inputs.includes(y) ? 'one of its inputs' : y}`)
+    throw new Error(
+      `${op}: forward must return a new float32 tensor, not ${inputs.includes(y) ? 'one of its inputs' : y instanceof Tensor ? y : told(y)}`,
+    )
   return record(op, inputs, y, (dy) => backward(dy, y))
 }

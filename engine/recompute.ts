@@ -1,5 +1,5 @@
 /** Activation checkpointing: time for memory (Chen 2016, "Training deep nets with sublinear memory cost"). */
-import { checkObject, told } from './arguments.ts'
+import { checkOptions, told } from './arguments.ts'
 import { recordMany, records } from './autograd.ts'
 import { checkGenerator, type Generator } from './random.ts'
 import { noGrad, withGrad } from './recording.ts'
@@ -22,7 +22,7 @@ export interface RecomputeOptions {
 export function recompute<R>(inputs: readonly Tensor[], body: (...inputs: Tensor[]) => R, options: RecomputeOptions = {}): R {
   if (!Array.isArray(inputs)) throw new Error(`recompute: the inputs must be an array of tensors, not ${told(inputs)}`)
   if (typeof body !== 'function') throw new Error(`recompute: needs a function of the inputs, not ${told(body)}`)
-  checkObject('recompute', options, 'parameters')
+  checkOptions('recompute', options, ['parameters', 'generator'])
   const { parameters = [], generator } = options
   const all = [...inputs, ...parameters]
   for (const x of all) if (!(x instanceof Tensor)) throw new Error(`recompute: needs tensors, not ${told(x)}`)

@@ -333,6 +333,13 @@ export class Tensor implements Scoped {
   }
 }
 
+// What console.log prints in Node, instead of all that the device is. Not in the class, whose type would have an index of symbols then.
+Object.defineProperty(Tensor.prototype, Symbol.for('nodejs.util.inspect.custom'), {
+  value(this: Tensor): string {
+    return this.toString()
+  },
+})
+
 /** What `read` asks. In a step that is being captured it fails, which `capture` says: nobody has to listen here. */
 function answered<R>(read: () => Promise<R>): Promise<R> {
   const answer = read()
@@ -577,6 +584,8 @@ export function walk(roots: () => readonly (readonly [x: Tensor, seed: Tensor])[
   const leaves = new Set<Tensor>()
   const put = (x: Tensor, gradient: Tensor, op: string): void => {
     if (!x.requiresGrad) return
+    if (!(gradient instanceof Tensor))
+      throw new Error(`${op}: backward gave ${told(gradient)} for a gradient, not a tensor (null where there is none)`)
     if (!sameShape(x.shape, gradient.shape))
       throw new Error(`${op}: backward gave a gradient of shape ${show(gradient.shape)} for an input of shape ${show(x.shape)}`)
     if (gradient.dtype !== 'float32' || gradient.device !== x.device)
@@ -621,7 +630,7 @@ export function walk(roots: () => readonly (readonly [x: Tensor, seed: Tensor])[
             throw new Error(
               `${node.op}: backward gave ${gradients.length} gradients for ${node.inputs.length} inputs (null where there is none)`,
             )
-          for (const [i, gradient] of gradients.entries()) if (gradient) put(node.inputs[i], gradient, node.op)
+          for (const [i, gradient] of gradients.entries()) if (gradient !== null) put(node.inputs[i], gradient, node.op)
         })
         waiting.delete(node)
         for (const g of grads) g?.dispose()

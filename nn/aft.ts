@@ -8,7 +8,7 @@ import { mul } from '../engine/ops/elementwise.ts'
 import type { Generator } from '../engine/random.ts'
 import { sameShape, show } from '../engine/shape.ts'
 import { parameter, type Tensor, zeros } from '../engine/tensor.ts'
-import { checkChoice, checkFields, checkKnown, defaultsOf, type Fields } from './fields.ts'
+import { checkChoice, checkFields, checkKnown, defaultsOf, type Fields, withDefaults } from './fields.ts'
 import { type AttentionOptions, checkHeads, checkInput, headsField, projectionBiasField } from './heads.ts'
 import { Linear } from './layers.ts'
 import type { Look, Mixer } from './mixer.ts'
@@ -82,7 +82,7 @@ export class Aft extends Module {
     super()
     const { dModel: D, form, causal = true } = config
     checkChoice('form', form, fields)
-    const given = { causal, ...defaultsOf<object>(fields[form] as never), ...config }
+    const given = withDefaults({ causal, ...defaultsOf<object>(fields[form] as never) }, config)
     checkAft(given)
     const c = { ...defaultsOf<object>(common as never), ...given } as AftConfig
     this.config = c

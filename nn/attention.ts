@@ -11,7 +11,17 @@ import { type RuleName, rules } from '../engine/rules/index.ts'
 import { type Rule, spreadHeads } from '../engine/rules/rule.ts'
 import type { Tensor } from '../engine/tensor.ts'
 import { checkFeatures, checkNormaliserEps, type FeatureConfig, Features, featureDefaults, featureFields, featureMaps } from './features.ts'
-import { checkChoice, checkFields, checkKnown, checkMeanings, defaultsOf, type Fields, type Meaning, namesOf } from './fields.ts'
+import {
+  checkChoice,
+  checkFields,
+  checkKnown,
+  checkMeanings,
+  defaultsOf,
+  type Fields,
+  type Meaning,
+  namesOf,
+  withDefaults,
+} from './fields.ts'
 import type { Gate, LowRank } from './gates.ts'
 import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField, rotaryField } from './heads.ts'
 import {
@@ -213,7 +223,7 @@ export class FastWeightsAttention extends Module {
     place: Place = { layer: 0, layers: 1 },
   ) {
     super()
-    const c = { ...fastWeightsAttentionDefaults, ...config }
+    const c = withDefaults(fastWeightsAttentionDefaults, config)
     checkAttention(c)
     this.config = c
     this.place = place

@@ -18,7 +18,7 @@ import type { Rule } from '../engine/rules/rule.ts'
 import { type Tensor, tensor, zeros } from '../engine/tensor.ts'
 import { type FastWeightsSettings, fastWeights, fastWeightsAttentionDefaults, layerRules } from './attention.ts'
 import { type FeatureConfig, Features, featureFields } from './features.ts'
-import { type AnyField, checkChoice, checkFields, checkKnown, defaultsOf, type Fields, namesOf } from './fields.ts'
+import { type AnyField, checkChoice, checkFields, checkKnown, defaultsOf, type Fields, namesOf, withDefaults } from './fields.ts'
 import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField, timeInside } from './heads.ts'
 import { Linear, RMSNorm } from './layers.ts'
 import type { LayerState } from './mixer.ts'
@@ -194,7 +194,7 @@ export class CrossAttention extends Module implements CrossLayer {
 
   constructor(config: Partial<CrossSettings> & { dModel: number; heads: number }, g: Generator) {
     super()
-    const c = { ...defaultsOf(fields), ...config }
+    const c = withDefaults(defaultsOf(fields), config)
     checkCross(c)
     this.config = c
     const { dModel: D, heads: H } = c

@@ -14,7 +14,7 @@ import { getDevice, type Tensor, tensor } from '../engine/tensor.ts'
 import { type FastWeightsAttentionConfig, fastWeightsAttentionDefaults, layerRules } from './attention.ts'
 import { embed, firstStream, norms, residual } from './blocks.ts'
 import { type CrossKind, type CrossLayer, cannotWrite, crossKinds, crossNames, crossRules } from './cross-attention.ts'
-import { checkChoice, checkKnown, defaultsOf } from './fields.ts'
+import { checkChoice, checkKnown, defaultsOf, withDefaults } from './fields.ts'
 import { checkProbability, Dropout, Embedding, FeedForward, type LayerNorm, Linear, type RMSNorm } from './layers.ts'
 import type { LayerState } from './mixer.ts'
 import {
@@ -164,7 +164,7 @@ class EncoderLayer extends Module {
   constructor(c: EncoderDecoderConfig, attention: Cross, g: Generator) {
     super()
     this.self_attn = crossOf(attention, c.dModel, g)
-    this.feed_forward = new FeedForward(c.dModel, c.dFf, g, c)
+    this.feed_forward = new FeedForward(c.dModel, c.dFf, g, { activation: c.activation, dropout: c.dropout })
     this.norm_self_attn = new norms[c.norm](c.dModel)
     this.norm_ff = new norms[c.norm](c.dModel)
     this.drop = new Dropout(c.dropout, g)
@@ -192,7 +192,7 @@ class DecoderLayer extends Module {
     super()
     this.self_attn = rowOf(kind).make({ ...settings, dModel: c.dModel }, g, { layer, layers: c.decoderLayers })
     this.src_attn = crossOf(cross, c.dModel, g)
-    this.feed_forward = new FeedForward(c.dModel, c.dFf, g, c)
+    this.feed_forward = new FeedForward(c.dModel, c.dFf, g, { activation: c.activation, dropout: c.dropout })
     this.norm_self_attn = new norms[c.norm](c.dModel)
     this.norm_src_attn = new norms[c.norm](c.dModel)
     this.norm_ff = new norms[c.norm](c.dModel)
@@ -264,7 +264,7 @@ export class EncoderDecoder extends Module {
   constructor(config: Partial<EncoderDecoderConfig> & { symbols: number }, seed = 1) {
     super()
     checkObject('EncoderDecoder', config, 'symbols')
-    const c: EncoderDecoderConfig = { ...encoderDecoderDefaults, sourceSymbols: config.symbols, ...config }
+    const c: EncoderDecoderConfig = withDefaults({ ...encoderDecoderDefaults, sourceSymbols: config.symbols }, config)
     const kinds = checkConfig(c)
     this.config = c
     this.random = { ...generator(seed), stream: firstStream }

@@ -7,7 +7,7 @@ import { sum } from '../engine/ops/reduce.ts'
 import type { Generator } from '../engine/random.ts'
 import { noGrad } from '../engine/recording.ts'
 import { parameter, type Tensor, tensor, zeros } from '../engine/tensor.ts'
-import { checkKnown } from './fields.ts'
+import { checkKnown, withDefaults } from './fields.ts'
 import { GatedFeedForward, Linear } from './layers.ts'
 import { Module } from './module.ts'
 
@@ -77,7 +77,7 @@ export class Experts extends Module {
   constructor(config: Partial<ExpertsSettings> & { dModel: number }, g: Generator) {
     super()
     const { dModel: D, ...given } = config
-    const c = { ...expertsDefaults, ...given }
+    const c = withDefaults(expertsDefaults, given)
     checkKnown(c, Object.keys(expertsDefaults))
     for (const name of ['experts', 'chosen', 'inner', 'groups', 'chosenGroups'] as const) checkNumber(name, c[name], 'a positive integer')
     if (c.experts > mostExperts) throw new Error(`experts must be at most ${mostExperts}, not ${c.experts}`)

@@ -45,6 +45,10 @@ export const namesOf = <Name extends string>(table: Record<Name, unknown>): Name
 export const defaultsOf = <C>(fields: Fields<C>): C =>
   Object.fromEntries(Object.entries<AnyField>(fields as never).map(([name, field]) => [name, field.default])) as C
 
+/** These settings, with the defaults of those that are left out, or undefined: `{ dropout: options.dropout }` says nothing where there is none. */
+export const withDefaults = <D extends object, C extends object>(defaults: D, given: C): D & C =>
+  ({ ...defaults, ...Object.fromEntries(Object.entries(given ?? {}).filter(([, value]) => value !== undefined)) }) as D & C
+
 /** Throws unless every setting is what its field says. */
 export function checkFields<C extends object>(c: C, fields: Partial<Fields<C>>): void {
   for (const [name, field] of Object.entries<AnyField>(fields as never)) checkField(name, (c as Record<string, unknown>)[name], field)

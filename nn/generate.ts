@@ -1,6 +1,6 @@
-import { checkNumber, checkObject, told } from '../engine/arguments.ts'
+import { checkNumber, checkOptions, told } from '../engine/arguments.ts'
 import { type CapturedStep, type CaptureResult, type CarriedState, capture } from '../engine/capture.ts'
-import type { HostArray } from '../engine/devices/device.ts'
+import type { Device, HostArray } from '../engine/devices/device.ts'
 // The sampler draws on the host, where the reference device has the numbers that all devices share.
 import { threefry } from '../engine/devices/reference/random.ts'
 import { slice } from '../engine/ops/movement.ts'
@@ -8,7 +8,7 @@ import { span } from '../engine/profile.ts'
 import { checkSeed } from '../engine/random.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
-import { type Tensor, tensor } from '../engine/tensor.ts'
+import { getDevice, Tensor, tensor } from '../engine/tensor.ts'
 import { EncoderDecoder } from './encoder-decoder.ts'
 import type { LanguageModel } from './model.ts'
 import { Module } from './module.ts'
@@ -70,14 +70,14 @@ function checkPrompt(what: string, prompt: Int32Array): void {
 }
 
 async function* continued(model: LanguageModel, prompts: readonly Int32Array[], options: GenerateOptions): AsyncGenerator<Int32Array> {
-  checkObject('generate', options, 'length')
+  checkOptions('generate', options, ['length', 'temperature', 'topK', 'seed'])
   const { length, temperature = 1, topK = 0, seed = 1 } = options
   checkNumber('generate: length', length, 'an integer, 0 or more')
   checkNumber('generate: temperature', temperature, '0 or more')
   checkNumber('generate: topK', topK, 'an integer, 0 or more')
   checkSeed('generate: the seed', seed)
   if (length === 0 || prompts.length === 0) return
-  const { device } = model.parameters()[0]
+  const device = deviceOf(model)
   const captures = length > 1 && model.replayable === true && device.capture !== undefined
   const B = prompts.length
   // A prompt that is there several times is read once, where the states of the sequences are to be one anyway.
@@ -112,6 +112,9 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
   }
 }
 
+/** Where a model's tokens belong. */
+const deviceOf = (model: Module): Device => model.parameters()[0]?.device ?? getDevice()
+
 /** What a sequence is at: the state, and the logits of its next token. */
 interface Row {
   logits: HostArray
@@ -120,10 +123,12 @@ interface Row {
 
 /** Tokens of one sequence through the model, as it is when it doesn't train. */
 async function run(model: LanguageModel, tokens: Int32Array, before?: State): Promise<Row> {
-  const { device } = model.parameters()[0]
+  const device = deviceOf(model)
   const forward = () =>
     evaluated(model, () => {
       const result = model.forward(tensor(tokens, { shape: [1, tokens.length], device }), before, { last: true })
+      if (!(result?.logits instanceof Tensor))
+        throw new Error(`generate: the model's forward must return { logits, state }, not ${told(result)}`)
       const given = result.logits.shape[1]
       const logits = slice(result.logits, 1, given - 1, given)
       mapState(result.state, keep)
@@ -158,7 +163,7 @@ interface Decoder {
 
 /** The step of a token, captured, of sequences that go on from these rows, b from `rows[places[b]]`. Takes the rows' states, and leaves none. */
 async function decoder(model: LanguageModel, rows: Row[], places: readonly number[]): Promise<Decoder> {
-  const { device } = model.parameters()[0]
+  const device = deviceOf(model)
   const B = places.length
   const states = rows.map((row) => row.state)
   const state = B === 1 ? states[0] : scope(() => mapState(takeRows(joinRows(states), places), keep) as State)

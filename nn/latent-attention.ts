@@ -6,7 +6,7 @@ import { expand, mul } from '../engine/ops/elementwise.ts'
 import { concat, reshape, split } from '../engine/ops/movement.ts'
 import type { Generator } from '../engine/random.ts'
 import type { Tensor } from '../engine/tensor.ts'
-import { checkFields, checkKnown, defaultsOf, type Fields } from './fields.ts'
+import { checkFields, checkKnown, defaultsOf, type Fields, withDefaults } from './fields.ts'
 import { type AttentionOptions, checkInput } from './heads.ts'
 import { Linear, RMSNorm } from './layers.ts'
 import type { Look } from './mixer.ts'
@@ -71,7 +71,7 @@ export class LatentAttention extends Module {
 
   constructor(config: Partial<LatentSettings> & { dModel: number }, g: Generator) {
     super()
-    const c = { ...latentDefaults, ...config }
+    const c = withDefaults(latentDefaults, config)
     checkKnown(c, ['dModel', ...Object.keys(fields)])
     checkFields(c, fields)
     this.config = c

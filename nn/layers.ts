@@ -1,5 +1,5 @@
 /** The layers that every model is made of. Initial values have PyTorch's bounds, drawn from the generator that is passed on. */
-import { checkDivisor, checkNumber, checkObject } from '../engine/arguments.ts'
+import { checkDivisor, checkNumber, checkOptions } from '../engine/arguments.ts'
 import type { UnaryOp } from '../engine/devices/kernels.ts'
 import { checkUnary } from '../engine/ops/check.ts'
 import { affine, mul } from '../engine/ops/elementwise.ts'
@@ -17,7 +17,7 @@ export class Linear extends Module {
 
   constructor(inputs: number, outputs: number, g: Generator, options: { bias?: boolean } = {}) {
     super()
-    checkObject('Linear', options, 'bias')
+    checkOptions('Linear', options, ['bias'])
     checkNumber('Linear: the number of inputs', inputs, 'a positive integer')
     checkNumber('Linear: the number of outputs', outputs, 'a positive integer')
     const bound = 1 / Math.sqrt(inputs)
@@ -27,7 +27,7 @@ export class Linear extends Module {
 
   /** `accumulate` is added to the result and `activation` applied last, both inside the product. */
   forward(x: Tensor, options: { activation?: UnaryOp; accumulate?: Tensor } = {}): Tensor {
-    checkObject('Linear', options, 'activation')
+    checkOptions('Linear', options, ['activation', 'accumulate'])
     return matmul(x, this.weight, { transposeB: true, bias: this.bias ?? undefined, ...options })
   }
 }
@@ -63,7 +63,7 @@ export class LayerNorm extends Module {
 
   constructor(width: number, eps = 1e-5, options: { bias?: boolean } = {}) {
     super()
-    checkObject('LayerNorm', options, 'bias')
+    checkOptions('LayerNorm', options, ['bias'])
     checkNorm('LayerNorm', width, eps, 'a row of equal numbers')
     this.weight = parameter(ones([width]))
     this.bias = options.bias === false ? null : parameter(zeros([width]))
@@ -84,7 +84,7 @@ export class RMSNorm extends Module {
 
   constructor(width: number, eps = 1e-6, options: { centered?: boolean } = {}) {
     super()
-    checkObject('RMSNorm', options, 'centered')
+    checkOptions('RMSNorm', options, ['centered'])
     checkNorm('RMSNorm', width, eps, 'a row of zeros')
     this.centered = options.centered ?? false
     this.weight = parameter(this.centered ? zeros([width]) : ones([width]))
@@ -121,7 +121,7 @@ export class HeadNorm extends Module {
 
   constructor(heads: number, width: number, options: HeadNormOptions = {}) {
     super()
-    checkObject('HeadNorm', options, 'eps')
+    checkOptions('HeadNorm', options, ['eps', 'all', 'gain', 'centered'])
     const { eps = 1e-6, all = false, gain = true, centered = false } = options
     checkNorm('HeadNorm', width, eps, 'a row of zeros')
     this.all = all
@@ -191,11 +191,12 @@ export class FeedForward extends Module {
 
   constructor(width: number, inner: number, g: Generator, options: { activation?: UnaryOp; dropout?: number; bias?: boolean } = {}) {
     super()
-    checkObject('FeedForward', options, 'activation')
-    this.layer1 = new Linear(width, inner, g, options)
-    this.layer2 = new Linear(inner, width, g, options)
-    this.drop = new Dropout(options.dropout ?? 0, g)
-    this.activation = options.activation ?? 'relu'
+    checkOptions('FeedForward', options, ['activation', 'dropout', 'bias'])
+    const { activation = 'relu', dropout = 0, ...bias } = options
+    this.layer1 = new Linear(width, inner, g, bias)
+    this.layer2 = new Linear(inner, width, g, bias)
+    this.drop = new Dropout(dropout, g)
+    this.activation = activation
     checkUnary('FeedForward', this.activation)
   }
 

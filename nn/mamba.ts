@@ -6,7 +6,7 @@ import type { Generator } from '../engine/random.ts'
 import { spreadHeads } from '../engine/rules/rule.ts'
 import { gatedSumRule } from '../engine/rules/sum.ts'
 import { ones, parameter, type Tensor, zeros } from '../engine/tensor.ts'
-import { checkFields, checkKnown, defaultsOf, type Fields } from './fields.ts'
+import { checkFields, checkKnown, defaultsOf, type Fields, withDefaults } from './fields.ts'
 import { type AttentionOptions, checkInput, HeadProjection } from './heads.ts'
 import { Linear } from './layers.ts'
 import type { Look } from './mixer.ts'
@@ -70,7 +70,7 @@ export class MambaLayer extends Module {
 
   constructor(config: Partial<MambaSettings> & { dModel: number }, g: Generator) {
     super()
-    const c = { ...mambaDefaults, ...config }
+    const c = withDefaults(mambaDefaults, config)
     checkKnown(c, ['dModel', ...Object.keys(fields)])
     checkFields(c, fields)
     this.config = c

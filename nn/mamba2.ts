@@ -10,7 +10,7 @@ import type { Generator } from '../engine/random.ts'
 import { spreadHeads } from '../engine/rules/rule.ts'
 import { gatedSumRule } from '../engine/rules/sum.ts'
 import { full, ones, parameter, type Tensor, zeros } from '../engine/tensor.ts'
-import { checkFields, checkKnown, defaultsOf, type Fields } from './fields.ts'
+import { checkFields, checkKnown, defaultsOf, type Fields, withDefaults } from './fields.ts'
 import { drawn, logOf } from './gates.ts'
 import { type AttentionOptions, checkInput, HeadProjection } from './heads.ts'
 import { Linear } from './layers.ts'
@@ -87,7 +87,7 @@ export class Mamba2Layer extends Module {
 
   constructor(config: Partial<Mamba2Settings> & { dModel: number }, g: Generator) {
     super()
-    const c = { ...mamba2Defaults, ...config }
+    const c = withDefaults(mamba2Defaults, config)
     checkKnown(c, ['dModel', ...Object.keys(fields)])
     checkFields(c, fields)
     if (c.heads % c.groups !== 0) throw new Error(`${c.groups} groups don't divide the ${c.heads} heads`)

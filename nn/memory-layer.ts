@@ -29,7 +29,7 @@ import type { Generator } from '../engine/random.ts'
 import { rules } from '../engine/rules/index.ts'
 import { type Rule, spreadHeads } from '../engine/rules/rule.ts'
 import { full, ones, parameter, type Tensor, tensor } from '../engine/tensor.ts'
-import { checkFields, checkKnown, defaultsOf, type Fields, namesOf } from './fields.ts'
+import { checkFields, checkKnown, defaultsOf, type Fields, namesOf, withDefaults } from './fields.ts'
 import { type Gate, type GateSizes, gates, LowRank, logSigmoid, retention } from './gates.ts'
 import { type AttentionOptions, checkInput, HeadProjection } from './heads.ts'
 import { HeadNorm, Linear } from './layers.ts'
@@ -307,7 +307,7 @@ export class MemoryLayer extends Module {
 
   constructor(config: Partial<MemorySettings> & { dModel: number }, g: Generator, shared?: SharedBounds) {
     super()
-    const c = { ...memoryDefaults, ...config }
+    const c = withDefaults(memoryDefaults, config)
     checkMemory(c)
     this.config = c
     const { dModel: D, heads: H, keyWidth: K, valueWidth: V, steps: N } = c

@@ -2,7 +2,7 @@
 import { told } from '../engine/arguments.ts'
 import { aftConv, aftFull, aftLocal, aftSimple } from './aft.ts'
 import { type FastWeightsSettings, fastWeights, layerRules } from './attention.ts'
-import { type AnyField, checkChoice, checkKnown, defaultsOf, meansNothing, namesOf } from './fields.ts'
+import { type AnyField, checkChoice, checkKnown, defaultsOf, meansNothing, namesOf, withDefaults } from './fields.ts'
 import type { Mixer } from './mixer.ts'
 import { type RecurrentNetName, recurrentNet, recurrentNetNames } from './recurrent-net.ts'
 import { softmax } from './softmax-attention.ts'
@@ -91,7 +91,7 @@ function completed(choice: MixerChoice): MixerConfig {
   }
   if (typeof choice !== 'object' || choice === null || Array.isArray(choice))
     throw new Error(`a mixer must be a name or an object such as { kind: 'softmax' }, not ${told(choice)}`)
-  const { kind, ...given } = choice
+  const { kind, ...given } = withDefaults({}, choice)
   checkChoice('mixer', kind, mixers)
   const { fields } = rowOf(kind)
   for (const [name, value] of Object.entries(given))

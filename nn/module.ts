@@ -24,7 +24,7 @@ export type BufferCheck = (entry: StateDictEntry) => string | undefined
 
 /**
  * A part of a model. Its parameters are what `parameter()` made among its properties and those of the modules (and arrays of
- * modules) it holds; a parameter's name is the path to it, as in PyTorch ('layers.0.attn.query.linear.weight').
+ * modules) it holds, not in Maps, plain objects or #private fields; a parameter's name is the path to it, as in PyTorch ('layers.0.attn.query.linear.weight').
  */
 export abstract class Module {
   /** Whether dropout drops; set by train() and eval() for the whole tree. */
@@ -247,6 +247,10 @@ export function writeAll(
   for (const [name, t] of tensors) {
     const { shape, data } = dict.get(name)!
     if (!sameShape(shape, t.shape)) throw new Error(`${where}: ${name} has shape ${show(shape)}, ${owner} expects ${show(t.shape)}`)
+    if (t.half !== undefined)
+      throw new Error(
+        `${where}: ${name} is a matrix of ${t.dtype}, which is made once; open the model without \`frozen\` to load others into it`,
+      )
     if (data.length !== t.size) throw new Error(`${where}: ${name} has ${data.length} values for shape ${show(shape)}`)
     if (ArrayBuffer.isView(data) && !(data instanceof Float32Array || data instanceof Float64Array))
       throw new Error(`${where}: ${name} is a ${data.constructor.name}, not floating-point numbers`)

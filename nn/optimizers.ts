@@ -193,7 +193,7 @@ export class Adam extends Optimizer {
 /** Adam with decoupled weight decay (Loshchilov & Hutter 2019): p -= lr * weightDecay * p, 0.01 by default as in torch. */
 export class AdamW extends Optimizer {
   constructor(parameters: ReadonlyMap<string, Tensor>, config: AdamConfig) {
-    super(parameters, { weightDecay: 0.01, ...config }, { decoupled: true })
+    super(parameters, { ...config, weightDecay: config?.weightDecay ?? 0.01 }, { decoupled: true })
   }
 }
 
@@ -221,7 +221,11 @@ export class Muon extends Optimizer {
     checkHyper('Muon', { lr: adam.lr, matrixLr, momentum })
     // The matrices' rate is a multiple of it.
     if (adam.lr === 0) throw new Error("Muon: lr can't be 0")
-    super(parameters, { weightDecay: 0.01, ...adam }, { decoupled: true, muon: { takes: matrices, lrRatio: matrixLr / adam.lr, momentum } })
+    super(
+      parameters,
+      { ...adam, weightDecay: adam.weightDecay ?? 0.01 },
+      { decoupled: true, muon: { takes: matrices, lrRatio: matrixLr / adam.lr, momentum } },
+    )
   }
 }
 

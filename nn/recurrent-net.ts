@@ -7,7 +7,7 @@ import { reshape } from '../engine/ops/movement.ts'
 import { type Generator, normal } from '../engine/random.ts'
 import { parameter, type Tensor } from '../engine/tensor.ts'
 import { type Core, deltaDelta, deltaMlp, type Initial, netCore, type Tensors } from './cores.ts'
-import { checkFields, checkKnown, checkMeanings, defaultsOf, type Fields, type Meaning, namesOf } from './fields.ts'
+import { checkFields, checkKnown, checkMeanings, defaultsOf, type Fields, type Meaning, namesOf, withDefaults } from './fields.ts'
 import { type AttentionOptions, checkHeads, checkInput, headsField, projectionBiasField } from './heads.ts'
 import { Linear } from './layers.ts'
 import type { Mixer } from './mixer.ts'
@@ -123,7 +123,7 @@ export class RecurrentNet extends Module {
 
   constructor(config: Partial<RecurrentNetConfig> & { dModel: number; heads: number }, g: Generator) {
     super()
-    const c = { ...defaults, ...config }
+    const c = withDefaults(defaults, config)
     checkRecurrentNet(c)
     this.config = c
     const core = coreOf(c)

@@ -12,7 +12,7 @@ import { rwkv7Rule } from '../engine/rules/dplr.ts'
 import type { RuleResult } from '../engine/rules/rule.ts'
 import { rwkv4Rule, rwkv5Rule } from '../engine/rules/rwkv.ts'
 import { full, ones, parameter, type Tensor, tensor, zeros } from '../engine/tensor.ts'
-import { checkFields, checkKnown, defaultsOf, type Fields } from './fields.ts'
+import { checkFields, checkKnown, defaultsOf, type Fields, withDefaults } from './fields.ts'
 import { LowRank } from './gates.ts'
 import { type AttentionOptions, checkInput } from './heads.ts'
 import { Linear } from './layers.ts'
@@ -123,7 +123,7 @@ export class RwkvTimeMix extends Module {
     place: { layer: number } = { layer: 0 },
   ) {
     super()
-    const c = { ...defaultsOf(fields), ...config }
+    const c = withDefaults(defaultsOf(fields), config)
     checkKnown(c, ['dModel', 'version', ...Object.keys(fields)])
     checkFields(c, fields)
     if (!(c.version in shifts)) throw new Error(`there is no RWKV of version ${c.version} here (${Object.keys(shifts).join(', ')})`)

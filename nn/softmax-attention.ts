@@ -5,7 +5,7 @@ import { affine, expand, mul } from '../engine/ops/elementwise.ts'
 import { concat, reshape } from '../engine/ops/movement.ts'
 import type { Generator } from '../engine/random.ts'
 import { type Tensor, tensor } from '../engine/tensor.ts'
-import { checkFields, type Fields } from './fields.ts'
+import { checkFields, type Fields, withDefaults } from './fields.ts'
 import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField, rotaryField, timeInside } from './heads.ts'
 import { HeadNorm, type HeadNormOptions, Linear } from './layers.ts'
 import type { Look, Mixer } from './mixer.ts'
@@ -92,7 +92,7 @@ export class SoftmaxAttention extends Module {
     g: Generator,
   ) {
     super()
-    const o = { ...softmaxOptions, ...more }
+    const o = withDefaults(softmaxOptions, more)
     checkOptions('SoftmaxAttention', more, Object.keys(softmaxOptions))
     if (o.headWidth === 0) checkSoftmax({ dModel, heads, positions })
     const [K, G] = [o.headWidth || dModel / heads, o.keyHeads || heads]
@@ -101,12 +101,13 @@ export class SoftmaxAttention extends Module {
     this.heads = heads
     this.positions = positions
     this.options = o
-    this.query = new HeadProjection(dModel, heads * K, 0, g, o)
-    this.key = new HeadProjection(dModel, G * K, 0, g, o)
-    this.value = new HeadProjection(dModel, G * K, 0, g, o)
+    const { bias } = o
+    this.query = new HeadProjection(dModel, heads * K, 0, g, { bias })
+    this.key = new HeadProjection(dModel, G * K, 0, g, { bias })
+    this.value = new HeadProjection(dModel, G * K, 0, g, { bias })
     this.query_norm = o.headNorm ? new HeadNorm(heads, K, o.headNorm) : null
     this.key_norm = o.headNorm ? new HeadNorm(G, K, o.headNorm) : null
-    this.gate = o.gate ? new Linear(dModel, heads * K, g, { bias: o.bias }) : null
+    this.gate = o.gate ? new Linear(dModel, heads * K, g, { bias }) : null
     this.output = new Linear(heads * K, dModel, g, { bias: o.outputBias })
   }
 

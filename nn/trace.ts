@@ -97,15 +97,19 @@ function watched(model: Module, run: () => unknown): Seen[] {
   })
   const given = new Map<SequenceLayer, { x: Tensor; first?: Tensor }>()
   const kept = (x: Tensor): Tensor => keep(add(x, 0)) // the model's own goes with the scope that it's in
-  for (const layer of names.keys())
+  /** What a layer has as a field of its own is put back. */
+  const fields = [...names.keys()].filter((layer) => Object.hasOwn(layer, 'forward')).map((layer) => [layer, layer.forward] as const)
+  for (const layer of names.keys()) {
+    const { forward } = layer
     layer.forward = (x, state, options: RwkvOptions = {}) => {
       const { mask, reset, first } = options
       if (Object.keys(state ?? {}).length > 0 || mask || reset)
         throw new Error("trace: sequences must begin with the call, without a state, and aren't masked or packed")
       if (given.has(layer)) throw new Error('trace: the model must be run once')
       given.set(layer, { x: kept(x), ...(first && { first: kept(first) }) })
-      return Object.getPrototypeOf(layer).forward.call(layer, x, state, options)
+      return forward.call(layer, x, state, options)
     }
+  }
   try {
     if (run() instanceof Promise) throw new Error('trace: run must not be asynchronous')
     if (given.size === 0) throw new Error("trace: run hasn't come through any layer of the model")
@@ -117,6 +121,7 @@ function watched(model: Module, run: () => unknown): Seen[] {
     })
   } finally {
     for (const layer of names.keys()) delete (layer as Partial<SequenceLayer>).forward
+    for (const [layer, forward] of fields) layer.forward = forward
     for (const tensors of given.values()) for (const t of Object.values<Tensor>(tensors)) t.dispose()
   }
 }

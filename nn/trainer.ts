@@ -1,4 +1,4 @@
-import { checkFlag, checkNumber, told } from '../engine/arguments.ts'
+import { checkFlag, checkNumber, checkOptions, told } from '../engine/arguments.ts'
 import { type CapturedStep, capture } from '../engine/capture.ts'
 import type { HostArray } from '../engine/devices/device.ts'
 import { concat, reshape } from '../engine/ops/movement.ts'
@@ -102,8 +102,9 @@ export class Trainer<M extends Trainable<never> = Transformer> {
   constructor(model: M, optimizer: Optimizer, config: TrainerConfig) {
     if (!(model instanceof Module && typeof model.loss === 'function')) throw new Error(`Trainer: needs a model, not ${told(model)}`)
     if (!(optimizer instanceof Optimizer)) throw new Error(`Trainer: needs an optimiser, such as an AdamW, not ${told(optimizer)}`)
-    if (typeof config?.schedule !== 'function')
-      throw new Error(`Trainer: the schedule must be a function of the step, such as constant(1e-3), not ${told(config?.schedule)}`)
+    checkOptions('Trainer', config, ['schedule', 'clipNorm', 'capture'])
+    if (typeof config.schedule !== 'function')
+      throw new Error(`Trainer: the schedule must be a function of the step, such as constant(1e-3), not ${told(config.schedule)}`)
     checkNumber('Trainer: clipNorm', config.clipNorm, 'positive')
     if (config.capture !== undefined) checkFlag('Trainer: capture', config.capture)
     this.model = model

@@ -12,7 +12,7 @@ import { scope } from '../engine/scope.ts'
 import { Tensor, varying } from '../engine/tensor.ts'
 import { FastWeightsAttention, type FastWeightsAttentionConfig, fastWeightsAttentionDefaults } from './attention.ts'
 import { embed, firstStream, norms, residual } from './blocks.ts'
-import { checkChoice, checkKnown } from './fields.ts'
+import { checkChoice, checkKnown, withDefaults } from './fields.ts'
 import { checkProbability, Dropout, Embedding, FeedForward, type LayerNorm, Linear, type RMSNorm } from './layers.ts'
 import type { LayerState, SequenceLayer } from './mixer.ts'
 import { completeMixer, type LayerMixer, type MixerChoice, type MixerLayer, mixersOf, rowOf, shared } from './mixers.ts'
@@ -112,7 +112,7 @@ export class TransformerLayer extends Module {
   constructor(config: TransformerConfig, { kind, settings }: LayerMixer, g: Generator, layer = 0) {
     super()
     this.attn = rowOf(kind).make({ ...settings, dModel: config.dModel }, g, { layer, layers: config.layers })
-    this.feed_forward = new FeedForward(config.dModel, config.dFf, g, config)
+    this.feed_forward = new FeedForward(config.dModel, config.dFf, g, { activation: config.activation, dropout: config.dropout })
     this.norm_self_attn = new norms[config.norm](config.dModel)
     this.norm_ff = new norms[config.norm](config.dModel)
     this.drop = new Dropout(config.dropout, g)
@@ -194,7 +194,7 @@ export class Transformer extends Module {
   /** Parameters are made on the default device (setDevice). Options left out are labml's. */
   constructor(config: Partial<TransformerConfig> & { symbols: number }, seed = 1) {
     super()
-    const { mixer, ...flat } = { ...labml, ...config }
+    const { mixer, ...flat } = withDefaults(labml, config)
     // Complete, so that a checkpoint doesn't depend on a default.
     const c = { ...flat, ...(mixer !== undefined && { mixer: completeMixer(mixer) }) }
     const own = checkConfig(c)

@@ -94,6 +94,7 @@ export function digitBatches(digits: Digits, { B, seed = 1 }: { B: number; seed?
 
 /** Each image once, in order, B at a time. */
 export function* digitEvaluation(digits: Digits, B: number): Generator<Batch> {
+  checkNumber('digitEvaluation: B', B, 'a positive integer')
   for (let first = 0; first < digits.count; first += B)
     yield batchOf(
       Array.from({ length: Math.min(B, digits.count - first) }, (_, i) => digits.example(first + i)),

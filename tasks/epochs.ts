@@ -1,5 +1,5 @@
-/** The order in which examples of a set are learnt from. Tests: test/tasks/pairs.test.ts. */
-import { checkNumber } from '../engine/arguments.ts'
+/** The order in which examples of a set are learnt from, and what sizes batches have. Tests: test/tasks/pairs.test.ts, test/nn/text.test.ts. */
+import { checkNumber, told } from '../engine/arguments.ts'
 import { mersenne } from './mersenne.ts'
 
 export interface Rows {
@@ -25,4 +25,11 @@ export function shuffledRows(n: number, { B, seed = 1 }: { B: number; seed?: num
       return order.slice(first, first + B)
     },
   }
+}
+
+/** Throws unless there can be batches of B rows of T tokens. */
+export function checkRows(op: string, tokens: Int32Array, T: number, B: number): void {
+  if (!(tokens instanceof Int32Array)) throw new Error(`${op}: the text must be an Int32Array of tokens, not ${told(tokens)}`)
+  checkNumber(`${op}: T`, T, 'a positive integer')
+  checkNumber(`${op}: B`, B, 'a positive integer')
 }

@@ -2,7 +2,8 @@
  * What a task is: a rule that draws sequences, and another that judges a sequence alone. The rows of the table are in the files beside this
  * one; `files.ts` reads and writes their examples. Tests: test/tasks/.
  */
-import { checkFields, checkKnown, defaultsOf, type Fields, namesOf } from '../nn/fields.ts'
+import { checkNumber, checkOptions } from '../engine/arguments.ts'
+import { checkFields, checkKnown, defaultsOf, type Fields, namesOf, withDefaults } from '../nn/fields.ts'
 import { ignoredTarget } from '../nn/model.ts'
 import { type Mersenne, mersenne } from './mersenne.ts'
 import type { Batch, Sampler } from './text.ts'
@@ -71,7 +72,7 @@ export const task = <S extends object>(row: Task<S>): Task<S> => row
 /** All settings of a task; throws where one is unknown or makes no sense. */
 export function settingsOf<S extends object>(row: Task<S>, given: Partial<S> = {}): S {
   checkKnown(given, namesOf(row.fields))
-  const settings = { ...defaultsOf(row.fields), ...given }
+  const settings = withDefaults(defaultsOf(row.fields), given)
   checkFields(settings, row.fields)
   row.check?.(settings)
   return settings
@@ -132,8 +133,13 @@ export function batchOf(examples: readonly Example[], pad: number): Batch {
 export function taskBatches<S extends object>(
   row: Task<S>,
   settings: S,
-  { B, seed = 1, split = 'train', examples = Infinity }: { B: number; seed?: number; split?: Split; examples?: number },
+  options: { B: number; seed?: number; split?: Split; examples?: number },
 ): Sampler {
+  checkOptions('taskBatches', options, ['B', 'seed', 'split', 'examples'])
+  const { B, seed = 1, split = 'train' } = options
+  let { examples = Infinity } = options
+  checkNumber('taskBatches: B', B, 'a positive integer')
+  checkNumber('taskBatches: examples', examples, 'positive')
   let set: readonly Example[] | undefined
   if (row.set !== undefined && Number.isFinite(examples)) {
     set = examplesOf(row, settings, split, seed, examples)

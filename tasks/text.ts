@@ -5,8 +5,10 @@
  * Samplers have no state: batch `step` is a function of the seed and the step, so that a training run resumes exactly from a step number.
  * Tests: test/nn/text.test.ts.
  */
+import { checkNumber, checkOptions } from '../engine/arguments.ts'
 import { printable } from '../nn/foreign.ts'
 import { ignoredTarget, type TokenBatch } from '../nn/model.ts'
+import { checkRows } from './epochs.ts'
 
 /** A text can't be learnt from, or has a character that the vocabulary lacks. */
 export class TextError extends Error {
@@ -144,8 +146,8 @@ export interface SamplerOptions {
 }
 
 /** Rows that start anywhere in the text, each drawn independently. */
-export function randomBatches(tokens: Int32Array, { B, T, seed = 0 }: SamplerOptions): Sampler {
-  checkLength(tokens, T)
+export function randomBatches(tokens: Int32Array, options: SamplerOptions): Sampler {
+  const { B, T, seed } = checkSampler('randomBatches', tokens, options)
   const starts = tokens.length - T
   return {
     stepsPerEpoch: Math.ceil((tokens.length - 1) / (B * T)),
@@ -162,8 +164,8 @@ export function randomBatches(tokens: Int32Array, { B, T, seed = 0 }: SamplerOpt
  * labml's `SequentialUnBatchedDataset` behind a shuffled loader: item i is the T characters from i T + o, with an offset o drawn anew from
  * 0 ... T - 1 (less, where the text would end); an epoch takes each item once, in a random order, and its last batch may have fewer rows.
  */
-export function sequentialBatches(tokens: Int32Array, { B, T, seed = 0 }: SamplerOptions): Sampler {
-  checkLength(tokens, T)
+export function sequentialBatches(tokens: Int32Array, options: SamplerOptions): Sampler {
+  const { B, T, seed } = checkSampler('sequentialBatches', tokens, options)
   const items = Math.floor((tokens.length - 1) / T)
   const stepsPerEpoch = Math.ceil(items / B)
   let order: Int32Array = new Int32Array(0)
@@ -189,6 +191,7 @@ export function sequentialBatches(tokens: Int32Array, { B, T, seed = 0 }: Sample
 
 /** The whole text once, in order: every character but the first is a target exactly once. The last row is padded with `ignoredTarget`. */
 export function* evaluationBatches(tokens: Int32Array, T: number, B: number): Generator<Batch> {
+  checkRows('evaluationBatches', tokens, T, B)
   const targets = tokens.length - 1
   const rows = Math.ceil(targets / T)
   for (let first = 0; first < rows; first += B) {
@@ -213,8 +216,13 @@ function rowsOf(tokens: Int32Array, starts: readonly number[], T: number): Batch
   return batch
 }
 
-function checkLength(tokens: Int32Array, T: number): void {
+function checkSampler(op: string, tokens: Int32Array, options: SamplerOptions): Required<SamplerOptions> {
+  checkOptions(op, options, ['B', 'T', 'seed'])
+  const { B, T, seed = 0 } = options
+  checkRows(op, tokens, T, B)
+  checkNumber(`${op}: seed`, seed, 'an integer')
   if (tokens.length <= T) throw new TextError(`the text is too short: sequences of ${T} need ${T + 1} characters, it has ${tokens.length}`)
+  return { B, T, seed }
 }
 
 // --- Randomness -----------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import { tensor } from '../engine/tensor.ts'
 import type { LayerState } from '../nn/mixer.ts'
 import type { LanguageModel } from '../nn/model.ts'
 import { disposeState, mapState } from '../nn/state.ts'
+import { checkRows } from './epochs.ts'
 import { type Batch, evaluationBatches, ignoredTarget, TextError, type Vocabulary } from './text.ts'
 
 /** Stands for a word that isn't in the vocabulary. */
@@ -70,6 +71,7 @@ export function wordVocabularyOf(symbols: readonly string[]): Vocabulary {
  * token but the first is a target exactly once; where a part is at its end, targets are `ignoredTarget`.
  */
 export function* streamBatches(tokens: Int32Array, T: number, B: number): Generator<Batch> {
+  checkRows('streamBatches', tokens, T, B)
   const targets = tokens.length - 1
   const part = Math.ceil(targets / B)
   for (let from = 0; from < part; from += T) {

@@ -1,4 +1,5 @@
 /** Devices by name, and the choice among them. */
+import { checkOptions } from '../arguments.ts'
 import { selfCheck } from '../selfcheck.ts'
 import type { Device, DeviceName } from './device.ts'
 import { referenceDevice } from './reference/index.ts'
@@ -25,6 +26,7 @@ export interface OpenOptions {
  * where wasm is faster. Throws an Error of one line where the device named isn't to be had.
  */
 export async function openDevice(choice: DeviceChoice, options: OpenOptions = {}): Promise<Device> {
+  checkOptions('openDevice', options, ['wasm', 'webgpu', 'log'])
   if (choice === 'reference') return referenceDevice()
   if (choice === 'wasm') return wasmDevice(options.wasm)
   if (choice === 'webgpu') return webgpuDevice(options.webgpu)

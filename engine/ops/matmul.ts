@@ -1,5 +1,5 @@
 /** Matrix products: batched, either side transposed, with bias, activation and addition fused into the product. */
-import { checkObject } from '../arguments.ts'
+import { checkOptions } from '../arguments.ts'
 import { record } from '../autograd.ts'
 import type { MatmulSizes, UnaryOp } from '../devices/kernels.ts'
 import { broadcast, type Shape, sameShape, show, sizeOf } from '../shape.ts'
@@ -96,7 +96,7 @@ function withBatch(x: Tensor, batch: Shape): Tensor {
 
 /** a [..., M, K] times b [..., K, N]; the leading axes broadcast. y = activation(accumulate + a b + bias). b may be one of 16-bit numbers: see `halfTensor`. */
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
-  checkObject('matmul', options, 'transposeA')
+  checkOptions('matmul', options, ['transposeA', 'transposeB', 'bias', 'accumulate', 'activation'])
   const { transposeA: tA = false, transposeB: tB = false, bias, accumulate, activation } = options
   if (activation) checkUnary('matmul', activation)
   const p = plan(a, b, tA, tB)

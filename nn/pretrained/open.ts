@@ -2,7 +2,7 @@
  * Models of other packages, from the files that those write: `fromPretrained`. Files come from strangers: everything is checked before a model is made, and
  * nothing in them is carried out. Tests: test/nn/pretrained.test.ts.
  */
-import { told } from '../../engine/arguments.ts'
+import { checkOptions, told } from '../../engine/arguments.ts'
 import { type Shape, sameShape, show, sizeOf } from '../../engine/shape.ts'
 import { BlockModel, type BlockModelConfig } from '../block-model.ts'
 import { clip, fileKind, nearest, printable } from '../foreign.ts'
@@ -155,6 +155,7 @@ export function openPretrained(files: NamedFiles, options: Pick<PretrainedOption
 
 /** The model that `openPretrained` finds, on the default device. */
 export function fromPretrained(files: NamedFiles, options: PretrainedOptions = {}): Pretrained {
+  checkOptions('fromPretrained', options, ['package', 'frozen', 'before', 'progress'])
   const { config, parameters, entryOf, source, warnings } = openPretrained(files, options)
   if (options.frozen) return { model: frozen(() => new BlockModel(config), entryOf, options), source, warnings }
   options.before?.(parameters, 4 * parameters)

@@ -78,7 +78,7 @@ describe('fastweights generate', () => {
       ],
     )
     const alone = found.map(({ prompt, seed }) =>
-      place.succeed(['generate', '--run', 'runs/float32', '--prompt', prompt, '--length', '30', '--seed', `${seed}`]),
+      place.succeed(['generate', 'runs/float32', '--prompt', prompt, '--length', '30', '--seed', `${seed}`]),
     )
     assert.deepEqual(
       found.map(({ prompt, text }) => `${prompt}${text}\n`),
@@ -105,6 +105,7 @@ describe('fastweights generate', () => {
         ['--prompts gap.txt', /^fastweights: gap\.txt: line 2 is empty: each line is a prompt\n$/],
         ['--prompts nothing.txt', /^fastweights: nothing\.txt is empty\n$/],
         ['--prompts none.txt', /^fastweights: can't read none\.txt: no such file or folder\n$/],
+        ['runs/float32', /^fastweights: --run: a run is given already, runs\/float32: give one of them\n$/],
         ['--prompts gap.txt --prompt Why', /^fastweights: --prompt and --prompts exclude each other: give one of them\n$/],
         ['--batch 0', /^fastweights: .*--batch.*\n$/],
       ] as const) {

@@ -65,14 +65,14 @@ describe("fastweights with other packages' models", () => {
       ['generation_config.json', text({ do_sample: false, eos_token_id: [7] })],
     ]
     write('texts', more)
-    const said = await place.succeed('import texts --out said')
+    const said = await place.succeed(['import', 'texts', '--out', 'what is said'])
     assert.match(said, /tokenizer_config\.json: its chat template isn't carried out here/)
-    assert.match(said, /generate --run said --prompt/)
+    assert.match(said, /generate 'what is said' --prompt/)
     // The likeliest tokens are 8, 8 and 7, and 7 is the end.
     const [records, json] = await Promise.all([
-      place.succeed(['generate', '--run', 'said', '--prompt', 'ab ab', '--length', '6', '--batch', '2']),
-      place.succeed(['inspect', 'said', '--prompt', 'ab<end> ab', '--json', '-']),
-      place.succeed('export said --out kept'),
+      place.succeed(['generate', 'what is said', '--prompt', 'ab ab', '--length', '6', '--batch', '2']),
+      place.succeed(['inspect', 'what is said', '--prompt', 'ab<end> ab', '--json', '-']),
+      place.succeed(['export', 'what is said', '--out', 'kept']),
     ])
     for (const record of records.trim().split('\n')) assert.equal(JSON.parse(record).text, ' b b')
     assert.deepEqual(JSON.parse(json).tokens, ['ab', '7 ', ' ab'])

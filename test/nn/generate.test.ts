@@ -1,8 +1,17 @@
 /** Token by token and all at once are the same function of the same weights. */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import { type Device, noGrad, profile, scope, setDevice, tensor, uniform } from '../../engine/index.ts'
-import { type GenerateOptions, generate, generateBatch, sample, stateGrowth, Transformer, type TransformerState } from '../../nn/index.ts'
+import { type Device, noGrad, ones, profile, scope, setDevice, type Tensor, tensor, uniform } from '../../engine/index.ts'
+import {
+  type GenerateOptions,
+  generate,
+  generateBatch,
+  Module,
+  sample,
+  stateGrowth,
+  Transformer,
+  type TransformerState,
+} from '../../nn/index.ts'
 import { assertRms, gpus, reference, runsOn, wasm } from '../helpers.ts'
 import { architectures, few, randomTokens, stateful } from './models.ts'
 
@@ -232,6 +241,7 @@ describe('generation', () => {
     for (const length of [-1, 1.5, NaN]) await refused([1], { length }, /length must be an integer/)
     for (const temperature of [-1, NaN, Infinity]) await refused([1], { length: 1, temperature }, /temperature must be/)
     for (const topK of [-1, 0.5]) await refused([1], { length: 1, topK }, /topK must be/)
+    await refused([1], { length: 1, top_k: 5 } as never, /^Error: generate: unknown option 'top_k' \(length, temperature, topK, seed\)$/)
     assert.deepEqual(await collect(model, Int32Array.of(1), { length: 0 }), [])
     const batch = (prompts: unknown) => generateBatch(model, prompts as Int32Array[], { length: 3 }).next()
     await assert.rejects(batch(Int32Array.of(1)), /the prompts must be an array of Int32Arrays, not/)
@@ -239,6 +249,19 @@ describe('generation', () => {
     await assert.rejects(batch([Int32Array.of(1), new Int32Array()]), /prompt 1 is empty/)
     await assert.rejects(batch([Int32Array.of(1), Int32Array.of(13)]), /index 13 at 0 is outside/)
     assert.deepEqual(await batch([]), { value: undefined, done: true })
+    class Own extends Module {
+      constructor(readonly forward: (tokens: Tensor) => never) {
+        super()
+      }
+    }
+    const own = (forward: (tokens: Tensor) => unknown) =>
+      generate(new Own(forward as never), Int32Array.of(1), { length: 1, temperature: 0 }).next()
+    await assert.rejects(
+      own((tokens) => ones([1, tokens.shape[1], 3])),
+      { message: "generate: the model's forward must return { logits, state }, not a Tensor" },
+    )
+    // A model without parameters is one, too.
+    assert.deepEqual(await own((tokens) => ({ logits: ones([1, tokens.shape[1], 3]), state: {} })), { value: 0, done: false })
     for await (const _ of generate(model, Int32Array.of(1), { length: 9 })) break
     model.generator.bias!.write(new Float32Array(13).fill(NaN))
     await refused([1], { length: 1 }, /the model's output isn't finite/)

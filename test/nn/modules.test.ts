@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import {
   crossEntropy,
   detach,
+  type Generator,
   generator,
   mul,
   noGrad,
@@ -17,19 +18,32 @@ import {
 import {
   Adam,
   AdamW,
+  Aft,
+  CrossAttention,
   constant,
   Dropout,
   Embedding,
-  type FastWeightsAttention,
+  EncoderDecoder,
+  Experts,
+  FastWeightsAttention,
   FeedForward,
   favor,
+  HeadNorm,
   hedgehog,
   initialState,
+  LatentAttention,
+  LayerNorm,
   Linear,
+  Mamba2Layer,
+  MambaLayer,
+  MemoryLayer,
   Module,
   modelOf,
   orthogonalRows,
   PackedEntry,
+  RecurrentNet,
+  RMSNorm,
+  RwkvTimeMix,
   readCheckpoint,
   readSafetensors,
   resetRows,
@@ -37,6 +51,7 @@ import {
   retention,
   rotary,
   type SafetensorsEntry,
+  SoftmaxAttention,
   sample,
   Trainer,
   Transformer,
@@ -477,6 +492,33 @@ describe('modules', () => {
     assert.equal(reference.bytesInUse(), before)
   })
 
+  it('take a setting that is undefined for one that is left out', () => {
+    const sizes = { dModel: 8, heads: 2 }
+    const { config } = new Transformer({ symbols: 3, layers: 1, dFf: 8, ...sizes, dropout: undefined, rule: undefined, mixer: undefined })
+    assert.deepEqual(config, new Transformer({ symbols: 3, layers: 1, dFf: 8, ...sizes }).config)
+    const mixed = new Transformer({ symbols: 3, layers: 1, dFf: 8, ...sizes, mixer: { kind: 'recurrent-net', net: undefined } })
+    assert.deepEqual(mixed.config.mixer, new Transformer({ symbols: 3, layers: 1, dFf: 8, ...sizes, mixer: 'recurrent-net' }).config.mixer)
+    const pairs = { symbols: 3, encoderLayers: 1, decoderLayers: 1, dFf: 8, ...sizes }
+    assert.deepEqual(new EncoderDecoder({ ...pairs, sourceSymbols: undefined }).config, new EncoderDecoder(pairs).config)
+    const layers: [make: new (config: never, g: Generator) => Module & { config?: object }, config: object, undefined: string][] = [
+      [FastWeightsAttention, sizes, 'featureMap'],
+      [Aft, { dModel: 8, form: 'simple' }, 'projectionBias'],
+      [RecurrentNet, sizes, 'net'],
+      [SoftmaxAttention, sizes, 'window'],
+      [CrossAttention, sizes, 'rule'],
+      [MemoryLayer, { dModel: 8, heads: 2, keyWidth: 4, valueWidth: 4 }, 'rule'],
+      [LatentAttention, { dModel: 8 }, 'rank'],
+      [MambaLayer, { dModel: 8 }, 'conv'],
+      [Mamba2Layer, { dModel: 8 }, 'groups'],
+      [RwkvTimeMix, { dModel: 64, version: 7 }, 'headWidth'],
+      [Experts, { dModel: 8 }, 'experts'],
+    ]
+    for (const [Layer, config, name] of layers) {
+      const [left, said] = [config, { ...config, [name]: undefined }].map((c) => new Layer(c as never, generator(1)))
+      assert.deepEqual(said.config, left.config, `${Layer.name}: ${name}`)
+    }
+  })
+
   it('refuse arguments of no use in one line', () => {
     const model = new Transformer({ ...labml, layers: 1 })
     const { attn } = model.transformer.layers[0]
@@ -496,6 +538,15 @@ describe('modules', () => {
       [(bad) => model.loadStateDict(bad), /^loadStateDict: needs a Map from names/],
       [(bad) => new Linear(1, 1, bad), /^uniform: needs a generator, such as generator\(1\), not /],
       [(bad) => new Linear(1, 1, generator(1), bad), /^Linear: the options must be an object/],
+      [(bad) => new Linear(1, 1, generator(1), { Bias: bad } as never), /^Linear: unknown option 'Bias' \(bias\)$/],
+      [(bad) => new RMSNorm(2, 1e-6, { bias: bad } as never), /^RMSNorm: unknown option 'bias' \(centered\)$/],
+      [(bad) => new LayerNorm(2, 1e-6, { centered: bad } as never), /^LayerNorm: unknown option 'centered' \(bias\)$/],
+      [(bad) => new HeadNorm(2, 2, { bias: bad } as never), /^HeadNorm: unknown option 'bias' \(eps, all, gain, centered\)$/],
+      [
+        (bad) => new FeedForward(1, 1, generator(1), { drop: bad } as never),
+        /^FeedForward: unknown option 'drop' \(activation, dropout, bias\)$/,
+      ],
+      [(bad) => model.generator.forward(x, { bias: bad } as never), /^Linear: unknown option 'bias' \(activation, accumulate\)$/],
       [(bad) => new Dropout(0.5, bad), /^Dropout: needs a generator/],
       [(bad) => new FeedForward(1, 1, generator(1), bad), /^FeedForward: the options must be an object/],
       [(bad) => rotary(bad, Int32Array.of(0, 1)), /^rotary: needs a float32 tensor, not /],

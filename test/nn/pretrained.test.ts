@@ -331,6 +331,13 @@ describe('models of which nothing is trained', () => {
     assert.equal(told[0][0], count)
     assert.ok(told[0][1] > 2 * count && told[0][1] < 4 * count)
     assert.deepEqual(told.at(-1), [count, count])
+    const norm = await model.norm.weight.read()
+    const others = new Map([...model.namedParameters()].map(([name, { shape, size }]) => [name, { shape, data: new Float32Array(size) }]))
+    assert.throws(
+      () => model.loadStateDict(others),
+      /^Error: loadStateDict: embedding\.weight is a matrix of bfloat16, which is made once; open /,
+    )
+    assert.deepEqual(await model.norm.weight.read(), norm)
     model.dispose()
     const before = (): never => {
       throw new Error('too large')

@@ -17,6 +17,7 @@ import {
   splitText,
   vocabularyOf,
 } from '../../tasks/text.ts'
+import { streamBatches } from '../../tasks/words.ts'
 
 const throwsText = (action: () => unknown, message: string) => assert.throws(action, { name: 'TextError', message })
 const rejectsText = (action: Promise<unknown>, message: string | RegExp) => assert.rejects(action, { name: 'TextError', message })
@@ -107,6 +108,26 @@ describe('text', () => {
         for (const step of [99, 3, 64, 0, 31, 32]) assert.deepEqual(late.batch(step), forward[step])
         assert.notDeepEqual(batches(tokens, { ...options, seed: 8 }).batch(0), forward[0])
         assert.notDeepEqual(forward[1], forward[0])
+      }
+    })
+
+    it('refuse sizes that are none, of which some would never end', () => {
+      const tokens = counting(20)
+      const refused = (call: () => unknown, message: string) => assert.throws(call, { message })
+      for (const batches of [randomBatches, sequentialBatches]) {
+        const { name } = batches
+        for (const size of [0, 1.5, undefined] as number[]) {
+          const not = size === undefined ? 'a number, not undefined' : `a positive integer, not ${size}`
+          refused(() => batches(tokens, { B: 2, T: size }), `${name}: T must be ${not}`)
+          refused(() => batches(tokens, { B: size, T: 2 }), `${name}: B must be ${not}`)
+        }
+        refused(() => batches(tokens, { B: 2, T: 2, seed: Number.NaN }), `${name}: seed must be an integer, not NaN`)
+        refused(() => batches(tokens, { B: 2, T: 2, Seed: 3 } as never), `${name}: unknown option 'Seed' (B, T, seed)`)
+        refused(() => batches([1, 2, 3] as never, { B: 2, T: 2 }), `${name}: the text must be an Int32Array of tokens, not an array of 3`)
+      }
+      for (const batches of [evaluationBatches, streamBatches]) {
+        refused(() => batches(tokens, 0, 2).next(), `${batches.name}: T must be a positive integer, not 0`)
+        refused(() => batches(tokens, 2, 0).next(), `${batches.name}: B must be a positive integer, not 0`)
       }
     })
 

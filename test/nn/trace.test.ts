@@ -1,7 +1,17 @@
 /** What `trace` says of a model's memories, against plain loops over what it was made from. */
 import assert from 'node:assert/strict'
-import { type Device, reshape, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
-import { disposeTrace, EncoderDecoder, FastWeightsAttention, type LayerTrace, Transformer, trace } from '../../nn/index.ts'
+import { type Device, generator, normal, reshape, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import {
+  type AttentionOptions,
+  type AttentionState,
+  disposeTrace,
+  EncoderDecoder,
+  FastWeightsAttention,
+  type LayerTrace,
+  Module,
+  Transformer,
+  trace,
+} from '../../nn/index.ts'
 import { assertClose, gpus, reference, wasm } from '../helpers.ts'
 
 const B = 2,
@@ -217,6 +227,27 @@ describe('trace', () => {
         ['decoder.layers.1.self_attn', '1,2,4,4'],
       ],
     )
+  })
+
+  it('leaves a layer as it was, also where its forward is a field of its own', () => {
+    setDevice(reference)
+    class Own extends Module {
+      inner = new FastWeightsAttention({ dModel: D, heads }, generator(1))
+      stateParts = (rows: number) => this.inner.stateParts(rows)
+      forward = (x: Tensor, ...more: [AttentionState?, AttentionOptions?]) => this.inner.forward(x, ...more)
+    }
+    const layer = new Own()
+    const { forward } = layer
+    const x = normal(generator(2), [B, T, D])
+    const traces = trace(layer, () => layer.forward(x))
+    assert.deepEqual(
+      traces.map(({ name }) => name),
+      ['', 'inner'],
+    )
+    assert.equal(layer.forward, forward)
+    assert.ok(!Object.hasOwn(layer.inner, 'forward'))
+    disposeTrace(traces)
+    for (const one of [layer, x]) one.dispose()
   })
 
   it('says what is wrong', () => {

@@ -168,6 +168,12 @@ describe('training', () => {
     }
     assert.deepEqual(await stepped((p) => new Adam(p, { lr: 0.1 })), [2, 2])
     assertClose(await stepped((p) => new AdamW(p, { lr: 0.1 })), [2 - 0.1 * 0.01 * 2, 2 - 0.1 * 0.01 * 2], 1e-14)
+    for (const Decoupled of [AdamW, Muon])
+      assertClose(
+        await stepped((p) => new Decoupled(p, { lr: 0.1, weightDecay: undefined })),
+        [2 - 0.1 * 0.01 * 2, 2 - 0.1 * 0.01 * 2],
+        1e-14,
+      )
     assertClose(
       await stepped((p) => new AdamW(p, { lr: 0.1, weightDecay: 0.5, decays: (name) => name === 'p1' })),
       [2, 2 - 0.1 * 0.5 * 2],
@@ -232,6 +238,10 @@ describe('training', () => {
     refused(
       () => new Trainer(model, optimizer, { schedule: constant(1), clipNorm: 1, capture: 'no' as never }),
       /^Trainer: capture must be true or false, not the text 'no'$/,
+    )
+    refused(
+      () => new Trainer(model, optimizer, { schedule: constant(1), clipNorm: 1, captured: true } as never),
+      /^Trainer: unknown option 'captured' \(schedule, clipNorm, capture\)$/,
     )
     refused(() => new Trainer(model, null as never, { schedule: constant(1), clipNorm: 1 }), /^Trainer: needs an optimiser, .* not null$/)
     model.dispose()

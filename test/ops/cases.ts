@@ -385,7 +385,7 @@ const matmulCases = [
     name: 'matmul',
     options: matmulOptions,
     inputs: matmulInputs,
-    run: (o, [a, b]) => engine.matmul(a, b, o),
+    run: ({ transposeA, transposeB }, [a, b]) => engine.matmul(a, b, { transposeA, transposeB }),
     terms: (o) => Math.max(...Object.values(matmulSizes(o)).flat()) * sizeOf(matmulSizes(o).batch),
   }),
   define({
@@ -409,10 +409,9 @@ const matmulCases = [
         ...(accumulate ? [{ shape: [...batch, M, N], values: kink ? ('grid' as const) : ('any' as const) }] : []),
       ]
     },
-    run: ({ product, bias, accumulate, activation }, [a, b, ...rest]) =>
+    run: ({ product: { transposeA, transposeB }, bias, accumulate, activation }, [a, b, ...rest]) =>
       engine.matmul(a, b, {
-        ...product,
-        activation,
+        ...{ transposeA, transposeB, activation },
         ...((bias || activation === 'relu') && { bias: rest[0] }),
         ...(accumulate && { accumulate: rest.at(-1) }),
       }),

@@ -1,5 +1,6 @@
 /** Autograd, scopes, tensors and the errors that ops give. */
 import assert from 'node:assert/strict'
+import { inspect } from 'node:util'
 import * as engine from '../../engine/index.ts'
 import { type Device, scope, type Tensor, tensor } from '../../engine/index.ts'
 import { assertClose, builds, readAndFree, reference, uniforms, wasm, webgpu } from '../helpers.ts'
@@ -578,6 +579,26 @@ for (const { name, open } of devices)
                 ),
               { message: `odd: forward must return a new float32 tensor, not ${wrong}` },
             )
+        })
+      })
+
+      it('refuses inputs that are no tensors, and what is no gradient', () => {
+        scope(() => {
+          const x = leaf([1, 2])
+          const odd = (inputs: unknown, gradient: unknown): Tensor =>
+            engine.customOp(
+              'odd',
+              inputs as Tensor[],
+              () => engine.exp(x),
+              () => [gradient] as Tensor[],
+            )
+          assert.throws(() => odd(x, null), { message: 'odd: the inputs must be an array of tensors, not a Tensor' })
+          for (const wrong of [2, null])
+            assert.throws(() => odd([x, wrong], null), { message: `odd: the inputs must be tensors, not ${wrong}` })
+          for (const wrong of [2, undefined])
+            assert.throws(() => engine.sum(odd([x], wrong)).backward(), {
+              message: `odd: backward gave ${wrong} for a gradient, not a tensor (null where there is none)`,
+            })
         })
       })
 
@@ -1406,6 +1427,14 @@ for (const { name, open } of devices)
           refused(() => engine.sum(t, 0 as never), 'sum: the options must be an object such as { axis: ... }, not 0')
           refused(() => engine.mean(t, { dim: 0 } as never), "sum: unknown option 'dim' (axis, keepDim)")
           refused(() => engine.max(t, [0] as never), 'max: the options must be an object such as { axis: ... }, not an array of 1')
+          refused(
+            () => engine.matmul(t, t, { transB: true } as never),
+            "matmul: unknown option 'transB' (transposeA, transposeB, bias, accumulate, activation)",
+          )
+          refused(
+            () => engine.recompute([t], engine.exp, { params: [] } as never),
+            "recompute: unknown option 'params' (parameters, generator)",
+          )
           refused(() => engine.softmax(t, 1 as never), 'softmax: the options must be an object such as { causal: ... }, not 1')
           refused(() => tensor([1], [1] as never), 'tensor: the options must be an object such as { shape: ... }, not an array of 1')
           refused(
@@ -1476,6 +1505,7 @@ for (const { name, open } of devices)
         await assert.rejects(() => x.read(), { message })
         assert.throws(() => x.write([1]), /write: 1 values for a tensor of shape \[2,3\]/)
         assert.equal(String(x), `Tensor([2,3] float32 on ${device.name}, disposed)`)
+        assert.equal(inspect({ x }), `{ x: ${x} }`)
       })
 
       it('item of more than one element', async () => {

@@ -1,7 +1,7 @@
 /** Devices by name: see test/cli/devices.test.ts for what the commands make of it. */
 import assert from 'node:assert/strict'
 import { working } from '../../engine/devices/open.ts'
-import { type Device, type DeviceChoice, deviceChoices, openDevice, webgpuDevice } from '../../engine/index.ts'
+import { type Device, type DeviceChoice, deviceChoices, openDevice, wasmDevice, webgpuDevice } from '../../engine/index.ts'
 import { kernelNames } from '../../engine/selfcheck.ts'
 import { gpuIsSoftware, reference, webgpu } from '../helpers.ts'
 
@@ -52,6 +52,15 @@ describe('openDevice', () => {
   })
 
   it('refuses what is no device', async () => {
+    await assert.rejects(openDevice('wasm', { threads: 1 } as never), {
+      message: "openDevice: unknown option 'threads' (wasm, webgpu, log)",
+    })
+    await assert.rejects(wasmDevice({ thread: 1 } as never), {
+      message: "wasm: unknown option 'thread' (threads, relaxed, wide, maximumPages, trial)",
+    })
+    await assert.rejects(webgpuDevice({ name: 'Voodoo 2' } as never), {
+      message: "webgpu: unknown option 'name' (adapter, software, minimal, backend)",
+    })
     await assert.rejects(
       openDevice('cuda' as DeviceChoice),
       new RegExp(`there is no device 'cuda' \\(there are ${deviceChoices.join(', ')}\\)`),

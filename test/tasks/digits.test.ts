@@ -44,6 +44,7 @@ describe('digits', () => {
       return Array.from({ length: B }, (_, b) => targets[(b + 1) * T - 1])
     })
     assert.deepEqual(lasts.sort(), [0, 1, 3, 3, 9])
+    assert.throws(() => digitEvaluation(digits, 0).next(), { message: 'digitEvaluation: B must be a positive integer, not 0' })
     const all = [...digitEvaluation(digits, 3)]
     assert.deepEqual(
       all.map(({ B }) => B),

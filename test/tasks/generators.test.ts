@@ -147,6 +147,13 @@ describe('generators', () => {
   it('batches: fresh ones without end, or a set again and again', () => {
     const row = rows['dyck-1']
     const settings = settingsOf(row, { maxLength: 4 })
+    assert.throws(() => taskBatches(row, settings, { B: 0 }), { message: 'taskBatches: B must be a positive integer, not 0' })
+    assert.throws(() => taskBatches(row, settings, { B: 3, examples: 0 }), { message: 'taskBatches: examples must be positive, not 0' })
+    assert.throws(
+      () => taskBatches(row, settings, { B: 3, size: 9 } as never),
+      /^Error: taskBatches: unknown option 'size' \(B, seed, split, examples\)$/,
+    )
+    assert.deepEqual(settingsOf(row, { maxLength: undefined }), settingsOf(row))
     const fresh = taskBatches(row, settings, { B: 3 })
     assert.equal(fresh.stepsPerEpoch, Infinity)
     assert.deepEqual(fresh.batch(7), fresh.batch(7))

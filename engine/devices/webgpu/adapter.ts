@@ -1,5 +1,6 @@
 /** Where a GPU comes from: the browser's `navigator.gpu`, or in Node the package `webgpu` (Dawn), and what the adapter found can do. */
 
+import { checkOptions } from '../../arguments.ts'
 import { inNode } from '../../platform.ts'
 
 /** Options of `webgpuDevice`. */
@@ -186,6 +187,7 @@ async function firstAdapter(gpu: GPU, options: WebgpuOptions): Promise<GPUAdapte
 }
 
 export async function openAdapter(options: WebgpuOptions): Promise<Opened> {
+  checkOptions('webgpu', options, ['adapter', 'software', 'minimal', 'backend'])
   const gpu = await entrance(options)
   const adapter = await firstAdapter(gpu, options)
   const name = nameOf(adapter.info)
