@@ -364,7 +364,8 @@ function maySleep(): boolean {
 
 /** trial: wide, whether that helps or not. */
 export async function createPool(options: PoolOptions & { trial?: boolean } = {}): Promise<Pool> {
-  checkOptions('wasm', options, ['threads', 'relaxed', 'wide', 'maximumPages', 'trial'])
+  const { trial: _, ...known } = options
+  checkOptions('wasm', known, ['threads', 'relaxed', 'wide', 'maximumPages'])
   const wanted = options.threads ?? (await defaultThreads())
   if (!Number.isInteger(wanted) || wanted < 1 || wanted > 64) {
     throw new Error(`wasm: threads must be an integer from 1 to 64, got ${wanted}`)
