@@ -31,7 +31,7 @@ const immediate: Kernels<RefStorage> = {
   ...linearKernels,
 }
 
-/** Bytes of freed memory that are kept. */
+/** Bytes of freed memory that are kept, at most. */
 const waitingLimit = 2 ** 24
 
 /** Plain TypeScript in float64: slow, and what every other device is held to. */
@@ -112,7 +112,7 @@ export function referenceDevice(): Device<RefStorage> {
       return storage.data.slice(0, size)
     },
     bytesInUse: () => bytes,
-    bytesReserved: () => bytes,
+    bytesReserved: () => bytes + waitingBytes,
     async capture(body, options) {
       use()
       const { launches, ...rest } = notes.capture(body, options)
