@@ -304,7 +304,7 @@ async function measure(claim: Claim, c: Case, devices: Devices): Promise<Measure
     for (const [name, value] of values) {
       kept[name] = keptOf(value)
       results[name] =
-        value instanceof Tensor ? Float64Array.from(await value.read()) : Float64Array.from(typeof value === 'number' ? [value] : value)
+        value instanceof Tensor ? new Float64Array(await value.read()) : Float64Array.from(typeof value === 'number' ? [value] : value)
     }
     // Two names may stand for one tensor.
     for (const value of new Set(values.map(([, value]) => value))) if (value instanceof Tensor) value.dispose()

@@ -11,8 +11,14 @@ const isWindows = process.platform === 'win32'
 
 describe('bad input', () => {
   const place = new Workplace()
-  after(place.remove)
+  /** As many as there are cores. */
+  let servers: ReturnType<Workplace['server']>[] = []
+  after(() => {
+    for (const server of servers) server.end()
+    place.remove()
+  })
   before(async () => {
+    servers = [place.server(), place.server()]
     place.write('empty.txt', '')
     place.write('short.txt', 'abc')
     place.write('latin1.txt', Buffer.from('caf\xe9 au lait', 'latin1'))
@@ -38,16 +44,15 @@ describe('bad input', () => {
     assert.equal(code, expected, `${words}: ${stderr}`)
   }
 
-  /** All at once, as many as there are cores; nothing that they do may be seen afterwards. */
+  /** Nothing that they do may be seen afterwards. */
   function refuses(what: string, code: number, cases: () => readonly Case[]): void {
     it(what, async () => {
       const left = [...cases()]
       const snapshot = place.snapshot()
-      const work = (): Promise<void> =>
-        place.together(async (run) => {
-          for (let next = left.pop(); next; next = left.pop()) assertRefused(await run(next[0]), code, next[1], next[0])
-        })
-      await Promise.all([work(), work()])
+      const work = async ({ run }: (typeof servers)[number]): Promise<void> => {
+        for (let next = left.pop(); next; next = left.pop()) assertRefused(await run(next[0]), code, next[1], next[0])
+      }
+      await Promise.all(servers.map(work))
       assert.deepEqual(place.snapshot(), snapshot)
     })
   }
@@ -394,7 +399,8 @@ describe('bad input', () => {
     it(`a run that diverges stops, says when, and keeps a state that generates: ${name}`, async () => {
       const out = `diverged-${step}-${settings.length}`
       const lr = settings.includes('--lr') ? '' : '--lr 1e30'
-      const result = await place.run(`${train('').replace('new', out)} --clip 0 ${lr} ${settings}`)
+      const [training, generating] = servers
+      const result = await training.run(`${train('').replace('new', out)} --clip 0 ${lr} ${settings}`)
       assertRefused(
         result,
         1,
@@ -403,7 +409,7 @@ describe('bad input', () => {
         ),
         out,
       )
-      assert.equal((await place.succeed(`generate --run ${out} --length 20`)).length, 'It is'.length + 21)
+      assert.equal((await generating.succeed(`generate --run ${out} --length 20`)).length, 'It is'.length + 21)
     })
 
   // With Adam at this rate the gate is NaN at the second step.
@@ -421,7 +427,7 @@ describe('bad input', () => {
   ])
     it(`a gated rule that diverges says so, too: ${name}`, async () => {
       const out = `gated-${name.replaceAll(' ', '-')}`
-      const result = await place.run(`${train('').replace('new', out)} --steps 60 ${settings}`)
+      const result = await servers[0].run(`${train('').replace('new', out)} --steps 60 ${settings}`)
       const message = `^training diverged at step [2-9]: the (gate of a layer|loss|validation loss|gradient's norm) is .* \\(try a lower learning rate\\); the last good state is in ${out}/checkpoint\\.safetensors$`
       assertRefused(result, 1, new RegExp(message), name)
     })
@@ -429,7 +435,7 @@ describe('bad input', () => {
   it('a model whose first loss is not finite is not said to have diverged, and leaves nothing', async () => {
     const snapshot = place.snapshot()
     for (const settings of ['--preset labml', '--preset mamba2-like', '--preset softmax --optimizer adam']) {
-      const result = await place.run(train(`${settings} --embedding-std 3e38`))
+      const result = await servers[0].run(train(`${settings} --embedding-std 3e38`))
       const message =
         /^the initial validation loss is NaN: nothing has been learnt yet, .* \(look at --embedding-std, the feature map, --feature-norm and --feature-eps\)$/
       assertRefused(result, 1, message, settings)

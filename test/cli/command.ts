@@ -56,6 +56,13 @@ const server = fileURLToPath(new URL('./server.js', import.meta.url))
 const list = (words: string | readonly string[]): readonly string[] =>
   typeof words === 'string' ? words.split(' ').filter(Boolean) : words
 
+function succeeded(words: string | readonly string[], { code, stdout, stderr }: Result): string {
+  assert.equal(code, 0, `${words}: ${stderr}`)
+  return stdout
+}
+
+const trainTiny = (words: string): string => `train --text text.txt --config tiny.json ${words}`
+
 export class Workplace {
   readonly folder = mkdtempSync(join(tmpdir(), 'fastweights-cli-'))
   readonly env = { ...process.env, FASTWEIGHTS_CACHE: join(this.folder, 'cache') }
@@ -88,8 +95,8 @@ export class Workplace {
     return ended(this.start(words, options))
   }
 
-  /** A process that runs one command after the other: for many that end soon, since most of their time is a process's start. */
-  server(): { run(words: string | readonly string[]): Promise<Result>; end(): void } {
+  /** A process that runs one command after the other, as they come: for many that end soon, since most of their time is a process's start. */
+  server(): Pick<Workplace, 'run' | 'succeed' | 'train'> & { end(): void } {
     const child = fork(server, { cwd: this.folder, env: this.env, silent: true })
     /** What its own processes say, which may go on saying it when the command has ended: then it is the next one's. */
     const said = { stdout: '', stderr: '' }
@@ -97,21 +104,26 @@ export class Workplace {
       child[name]!.setEncoding('utf8').on('data', (piece: string) => {
         said[name] += piece
       })
-    return {
-      run: (words) =>
-        new Promise((resolve, reject) => {
-          const ended = (code: number | null): void => reject(new Error(`${words}: ended its process, with ${code}`))
-          child.once('exit', ended)
-          child.once('message', (result) => {
-            child.off('exit', ended)
-            const { code, stdout, stderr } = result as Result
-            resolve({ code, stdout: stdout + said.stdout, stderr: stderr + said.stderr })
-            said.stdout = said.stderr = ''
-          })
-          child.send(list(words))
-        }),
-      end: () => child.disconnect(),
+    let last: Promise<unknown> = Promise.resolve()
+    const now = (words: string | readonly string[]): Promise<Result> =>
+      new Promise((resolve, reject) => {
+        const ended = (code: number | null): void => reject(new Error(`${words}: ended its process, with ${code}`))
+        child.once('exit', ended)
+        child.once('message', (result) => {
+          child.off('exit', ended)
+          const { code, stdout, stderr } = result as Result
+          resolve({ code, stdout: stdout + said.stdout, stderr: stderr + said.stderr })
+          said.stdout = said.stderr = ''
+        })
+        child.send(list(words))
+      })
+    const run = (words: string | readonly string[]): Promise<Result> => {
+      const result = last.then(() => now(words))
+      last = result.catch(() => {})
+      return result
     }
+    const succeed = (words: string | readonly string[]): Promise<string> => run(words).then((result) => succeeded(words, result))
+    return { run, succeed, train: (words) => succeed(trainTiny(words)), end: () => child.disconnect() }
   }
 
   /** What `body` runs goes through one `server`. */
@@ -126,12 +138,10 @@ export class Workplace {
 
   /** As `run`, but it must succeed. */
   async succeed(words: string | readonly string[], options: { shell?: string } = {}): Promise<string> {
-    const { code, stdout, stderr } = await this.run(words, options)
-    assert.equal(code, 0, `${words}: ${stderr}`)
-    return stdout
+    return succeeded(words, await this.run(words, options))
   }
 
-  train = (words: string): Promise<string> => this.succeed(`train --text text.txt --config tiny.json ${words}`)
+  train = (words: string): Promise<string> => this.succeed(trainTiny(words))
 
   /** Every file and its content, to see whether anything has changed. */
   snapshot(): Record<string, string> {

@@ -10,7 +10,15 @@ import { ended, shown, Workplace } from './command.ts'
 
 describe('fastweights train --resume', () => {
   const place = new Workplace()
-  after(place.remove)
+  /** Where one is resumed, nothing is left of the process that began it, nor of the one that did it in one go. */
+  let servers: ReturnType<Workplace['server']>[] = []
+  before(() => {
+    servers = [place.server(), place.server(), place.server()]
+  })
+  after(() => {
+    for (const server of servers) server.end()
+    place.remove()
+  })
 
   function assertSameRun(actual: string, expected: string): void {
     assert.deepEqual(place.metrics(actual), place.metrics(expected))
@@ -35,8 +43,9 @@ describe('fastweights train --resume', () => {
       const id = name.replace(/\W+/g, '-')
       const device = settings.match(/--(device \w+|no-relaxed)/)?.[0] ?? ''
       const common = `${settings} --dropout 0.2 --eval-every 3`
-      await Promise.all([place.train(`--out ${id}-whole --steps 6 ${common}`), place.train(`--out ${id} --steps 3 ${common}`)])
-      await place.succeed(`train --resume ${id} --steps 6 --eval-every 3 --sample-length 20 ${device}`.trim())
+      const [unbroken, begun, resumed] = servers
+      await Promise.all([unbroken.train(`--out ${id}-whole --steps 6 ${common}`), begun.train(`--out ${id} --steps 3 ${common}`)])
+      await resumed.succeed(`train --resume ${id} --steps 6 --eval-every 3 --sample-length 20 ${device}`.trim())
       assertSameRun(id, `${id}-whole`)
     })
 

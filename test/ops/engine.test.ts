@@ -1560,6 +1560,26 @@ describe('gradCheck', () => {
   })
 })
 
+it('reference: freed memory is used again as if it were new, up to 16 MB of it', () => {
+  const device = engine.referenceDevice()
+  const make = (size: number): { data: Float64Array } => device.allocate('float32', size) as { data: Float64Array }
+  const first = make(100)
+  first.data.fill(Number.NaN)
+  device.free(first)
+  assert.deepEqual([device.bytesInUse(), device.bytesReserved()], [0, 800])
+  const second = make(100)
+  assert.equal(second.data, first.data)
+  assert.ok(second.data.every((x) => x === 0))
+  assert.deepEqual([device.bytesInUse(), device.bytesReserved()], [800, 800])
+  assert.notEqual(make(100).data, second.data)
+  assert.throws(() => device.free(first), /a block was freed twice/)
+  const large = make(2 ** 21)
+  device.free(large)
+  device.free(second)
+  assert.equal(device.bytesReserved(), device.bytesInUse() + 8 * 2 ** 21)
+  device.close()
+})
+
 describe('a closed device', () => {
   const devices: Record<string, (test: Mocha.Context) => Promise<Device>> = {
     reference: async () => engine.referenceDevice(),

@@ -1,4 +1,5 @@
 /** Elementwise kernels. Pinned by test/ops/values.test.ts, range.test.ts and gradients.test.ts. */
+import { sizeOf } from '../../shape.ts'
 import type { BinaryOp, Kernels, UnaryOp } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 import { offsets } from './strides.ts'
@@ -73,8 +74,9 @@ export const elementwiseKernels: Pick<Kernels<RefStorage>, 'fill' | 'affine' | '
   },
   binary(op, a, b, y, shape, stridesA, stridesB) {
     const f = binaryTable[op]
-    const ia = offsets(shape, stridesA)
-    const ib = offsets(shape, stridesB)
-    for (let i = 0; i < ia.length; i++) y.data[i] = f(a.data[ia[i]], b.data[ib[i]])
+    const ia = offsets(0, shape, stridesA)
+    const ib = offsets(1, shape, stridesB)
+    const n = sizeOf(shape)
+    for (let i = 0; i < n; i++) y.data[i] = f(a.data[ia[i]], b.data[ib[i]])
   },
 }

@@ -67,16 +67,16 @@ const noGradients = ({ Q, K, V }: Tokens): Gradients => ({
 
 /** (S_t, z_t) from (S_{t-1}, z_{t-1}), in place: the whole rule. A channel whose decay is 0 is cleared, not multiplied. e is what the memory got wrong about v (with along: about 0), u what is written. */
 function step(S: Matrix, z: Vector, { K, V, beta, W, A, along }: Tokens, t: number): { e: Vector; u: Vector } {
-  const v = along ? new Float64Array(V.cols) : row(V, t)
-  clearRows(S, unread(row(W, t), A && row(A, t)))
-  const seen = A && read(S, row(A, t))
-  const e = seen ? v.map((x, j) => x - seen[j]) : v
-  const u = e.map((x) => beta[t] * x)
-  scaleBy(S, row(W, t))
-  z.set(fade(row(W, t), z))
-  addTo(z, row(K, t))
-  addOuter(S, row(along ?? K, t), u, 1)
-  if (along) addOuter(S, row(K, t), row(V, t), 1)
+  const [k, w, a] = [row(K, t), row(W, t), A && row(A, t)]
+  const e = along ? new Float64Array(V.cols) : V.data.slice(t * V.cols, (t + 1) * V.cols)
+  clearUnread(S, w, a)
+  if (a) addTo(e, read(S, a), -1)
+  const u = new Float64Array(e.length)
+  for (let j = 0; j < u.length; j++) u[j] = beta[t] * e[j]
+  scaleBy(S, w)
+  for (let i = 0; i < z.length; i++) z[i] = faded(w[i], z[i]) + k[i]
+  addOuter(S, along ? row(along, t) : k, u, 1)
+  if (along) addOuter(S, k, row(V, t), 1)
   return { e, u }
 }
 
@@ -86,8 +86,9 @@ function recurrent(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector
   const N = new Float64Array(V.rows)
   for (let t = 0; t < V.rows; t++) {
     step(S, z, tokens, t)
-    row(O, t).set(transposed ? apply(S, row(Q, t)) : read(S, row(Q, t)))
-    N[t] = dot(z, row(Q, t))
+    const q = row(Q, t)
+    O.data.set(transposed ? apply(S, q) : read(S, q), t * O.cols)
+    N[t] = dot(z, q)
   }
   return { O, N }
 }
@@ -107,30 +108,31 @@ function recurrentBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens:
   }
   for (let t = V.rows - 1; t >= 0; t--) {
     const w = row(W, t),
+      q = row(Q, t),
       { e, u } = written[t],
       last = before[t]
-    addOuter(dS, row(Q, t), row(G, t), 1)
-    addTo(dz, row(Q, t), g[t])
-    row(dK, t).set(apply(dS, along ? row(V, t) : u))
-    addTo(row(dK, t), dz)
+    addOuter(dS, q, row(G, t), 1)
+    addTo(dz, q, g[t])
+    const dk = apply(dS, along ? row(V, t) : u)
+    addTo(dk, dz)
+    dK.data.set(dk, t * K.cols)
     if (along) row(dAlong, t).set(apply(dS, u))
     const du = read(dS, row(along ?? K, t))
-    const de = du.map((x) => beta[t] * x)
+    const de = new Float64Array(du.length)
+    for (let j = 0; j < de.length; j++) de[j] = beta[t] * du[j]
     row(dV, t).set(along ? read(dS, row(K, t)) : de)
     dbeta[t] = dot(du, e)
-    for (let i = 0; i < w.length; i++) row(dW, t)[i] = faded(w[i], dot(row(dS, i), row(last.S, i)) + dz[i] * last.z[i])
+    for (let i = 0; i < w.length; i++) dW.data[t * w.length + i] = faded(w[i], dotRows(dS, i, last.S, i) + dz[i] * last.z[i])
     scaleBy(dS, w)
     dz.set(fade(w, dz))
     if (A === null) continue
+    const a = row(A, t)
     addTo(row(dA, t), apply(last.S, de), -1)
-    addOuter(dS, row(A, t), de, -1)
-    clearRows(dS, unread(w, row(A, t)))
+    addOuter(dS, a, de, -1)
+    clearUnread(dS, w, a)
   }
   return gradients
 }
-
-/** The channels that forget what they hold and aren't read before. */
-const unread = (w: Vector, a: Vector | null): boolean[] => Array.from(w, (x, i) => x === 0 && (a === null || a[i] === 0))
 
 // ---- chunk form: small matrix products ----------------------------------------------------------------------------------
 
@@ -172,9 +174,9 @@ function fadedTokens(tokens: Tokens): Faded {
     Ks = zeros(n, K.cols)
   let gamma: Vector = new Float64Array(K.cols).fill(1)
   for (let i = 0; i < n; i++) {
-    if (A) row(As, i).set(times(gamma, row(A, i)))
+    if (A) As.data.set(times(gamma, row(A, i)), i * K.cols)
     gamma = times(gamma, row(W, i))
-    row(Qs, i).set(times(gamma, row(Q, i)))
+    Qs.data.set(times(gamma, row(Q, i)), i * K.cols)
   }
   for (let j = 0; j < n; j++) {
     const kd = fadingKey(tokens, j)
@@ -345,7 +347,8 @@ const fastWeights: FastWeightKernels['fastWeights'] = (form, inputs, { y, sT, zT
     for (const span of head.spans) {
       states?.data.set(S.data, span.index * K * V)
       zs?.data.set(z, span.index * K)
-      for (const x of [y, den]) if (x) scatter(x, span.rows, zeros(span.rows.length, x !== y ? 1 : transposed ? K : V))
+      clear(y, span.rows, transposed ? K : V)
+      if (den) clear(den, span.rows, 1)
       for (const stretch of stretchesOf(inputs, span, sizes)) {
         if (stretch.fresh) for (const x of [S.data, z]) x.fill(0)
         const { O, N } = run(S, z, stretch.tokens)
@@ -401,7 +404,7 @@ const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inp
         [derase, K],
         [dalong, K],
       ] as const)
-        if (x) scatter(x, span.rows, zeros(span.rows.length, width))
+        if (x) clear(x, span.rows, width)
       for (const { rows, fresh, tokens } of stretchesOf(inputs, span, sizes).reverse()) {
         const S = fresh ? zeros(K, V) : block(saved.states, span.index, K, V)
         const z = fresh || !saved.zs ? new Float64Array(K) : block(saved.zs, span.index, 1, K).data
@@ -489,10 +492,11 @@ function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V
   return pieces.map(({ rows, fresh }) => {
     const keys = gather(k, rows, K)
     const decays = gate && gather(gate, rows, gateWidth)
-    const W = build(rows.length, K, (t, i) => {
-      const begins = bitsOf(tokens, rows[t], H) & tokenBits.begins
-      return decays && !begins ? Math.exp(decays.data[gateWidth === 1 ? t : t * K + i]) : 1
-    })
+    const W = { rows: rows.length, cols: K, data: new Float64Array(rows.length * K).fill(1) }
+    for (let t = 0; decays && t < rows.length; t++) {
+      if (bitsOf(tokens, rows[t], H) & tokenBits.begins) continue
+      for (let i = 0; i < K; i++) W.data[t * K + i] = Math.exp(decays.data[gateWidth === 1 ? t : t * K + i])
+    }
     const A = erase ? gather(erase, rows, K) : beta ? { ...keys, data: fade(W.data, keys.data) } : null
     const betas = beta ? gather(beta, rows, 1).data : new Float64Array(rows.length).fill(1)
     const Q = gather(q, rows, transposed ? V : K)
@@ -502,19 +506,27 @@ function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V
 }
 
 function gather(x: RefStorage, rows: readonly number[], cols: number): Matrix {
-  return build(rows.length, cols, (t, i) => x.data[rows[t] * cols + i])
+  const m = zeros(rows.length, cols)
+  for (let t = 0; t < rows.length; t++) {
+    for (let i = 0; i < cols; i++) m.data[t * cols + i] = x.data[rows[t] * cols + i]
+  }
+  return m
 }
 
-function scatter(x: RefStorage, rows: readonly number[], m: Matrix): void {
-  for (const [t, at] of rows.entries()) {
-    for (let i = 0; i < m.cols; i++) x.data[at * m.cols + i] = m.data[t * m.cols + i]
+function scatter(x: RefStorage, rows: readonly number[], { cols, data }: Matrix): void {
+  for (let t = 0; t < rows.length; t++) {
+    for (let i = 0; i < cols; i++) x.data[rows[t] * cols + i] = data[t * cols + i]
   }
+}
+
+function clear(x: RefStorage, rows: readonly number[], cols: number): void {
+  for (const at of rows) x.data.fill(0, at * cols, (at + 1) * cols)
 }
 
 const block = (x: RefStorage, index: number, rows: number, cols: number): Matrix => ({
   rows,
   cols,
-  data: Float64Array.from(x.data.subarray(index * rows * cols, (index + 1) * rows * cols)),
+  data: new Float64Array(x.data.subarray(index * rows * cols, (index + 1) * rows * cols)),
 })
 
 // ---- small row-major matrices -------------------------------------------------------------------------------------------
@@ -528,14 +540,22 @@ const row = (a: Matrix, i: number): Vector => a.data.subarray(i * a.cols, (i + 1
 
 /** dot(row(a, i), row(b, j)). */
 function dotRows(a: Matrix, i: number, b: Matrix, j: number): number {
+  const { cols, data: x } = a
+  const y = b.data
+  const ofX = i * cols
+  const ofY = j * b.cols
   let total = 0
-  for (let l = 0; l < a.cols; l++) total += a.data[i * a.cols + l] * b.data[j * b.cols + l]
+  for (let l = 0; l < cols; l++) total += x[ofX + l] * y[ofY + l]
   return total
 }
 
 /** addTo(row(y, i), row(x, j), a). */
 function addRow(y: Matrix, i: number, x: Matrix, j: number, a: number): void {
-  for (let l = 0; l < y.cols; l++) y.data[i * y.cols + l] += a * x.data[j * x.cols + l]
+  const { cols, data: to } = y
+  const from = x.data
+  const ofY = i * cols
+  const ofX = j * x.cols
+  for (let l = 0; l < cols; l++) to[ofY + l] += a * from[ofX + l]
 }
 
 function build(rows: number, cols: number, at: (i: number, j: number) => number): Matrix {
@@ -546,7 +566,11 @@ function build(rows: number, cols: number, at: (i: number, j: number) => number)
   return m
 }
 
-const sum = (a: Vector): number => a.reduce((total, x) => total + x, 0)
+function sum(a: Vector): number {
+  let total = 0
+  for (let i = 0; i < a.length; i++) total += a[i]
+  return total
+}
 
 function dot(a: Vector, b: Vector): number {
   let total = 0
@@ -567,49 +591,76 @@ function times(a: Vector, b: Vector): Vector {
 
 /** w x, of which a decay of 0 leaves nothing, be x infinite. */
 const faded = (w: number, x: number): number => (w === 0 ? 0 : w * x)
-const fade = (w: Vector, x: Vector): Vector => x.map((value, i) => faded(w[i], value))
+function fade(w: Vector, x: Vector): Vector {
+  const y = new Float64Array(x.length)
+  for (let i = 0; i < x.length; i++) y[i] = faded(w[i], x[i])
+  return y
+}
 
 /** S <- diag(w) S. */
-function scaleBy(S: Matrix, w: Vector): void {
-  for (let i = 0; i < S.rows; i++) {
-    for (let j = i * S.cols; j < (i + 1) * S.cols; j++) S.data[j] = faded(w[i], S.data[j])
+function scaleBy({ rows, cols, data }: Matrix, w: Vector): void {
+  for (let i = 0, at = 0; i < rows; i++) {
+    for (let j = 0; j < cols; j++, at++) data[at] = faded(w[i], data[at])
   }
 }
 
-function clearRows(S: Matrix, which: readonly boolean[]): void {
-  for (const [i, clear] of which.entries()) if (clear) row(S, i).fill(0)
+/** Clears the channels that forget what they hold and aren't read before. */
+function clearUnread({ rows, cols, data }: Matrix, w: Vector, a: Vector | null): void {
+  for (let i = 0; i < rows; i++) if (w[i] === 0 && (a === null || a[i] === 0)) data.fill(0, i * cols, (i + 1) * cols)
 }
 
 /** S^T q. */
-function read(S: Matrix, q: Vector): Vector {
-  const y = new Float64Array(S.cols)
-  for (let i = 0; i < S.rows; i++) {
-    for (let j = 0; j < S.cols; j++) y[j] += q[i] * S.data[i * S.cols + j]
+function read({ rows, cols, data }: Matrix, q: Vector): Vector {
+  const y = new Float64Array(cols)
+  for (let i = 0, at = 0; i < rows; i++) {
+    for (let j = 0; j < cols; j++, at++) y[j] += q[i] * data[at]
   }
   return y
 }
 
 /** S g. */
-function apply(S: Matrix, g: Vector): Vector {
-  const y = new Float64Array(S.rows)
-  for (let i = 0; i < S.rows; i++) {
-    for (let j = 0; j < S.cols; j++) y[i] += S.data[i * S.cols + j] * g[j]
+function apply({ rows, cols, data }: Matrix, g: Vector): Vector {
+  const y = new Float64Array(rows)
+  for (let i = 0, at = 0; i < rows; i++) {
+    let total = 0
+    for (let j = 0; j < cols; j++, at++) total += data[at] * g[j]
+    y[i] = total
   }
   return y
 }
 
 /** S += a k v^T. */
-function addOuter(S: Matrix, k: Vector, v: Vector, a: number): void {
-  for (let i = 0; i < S.rows; i++) {
+function addOuter({ rows, cols, data }: Matrix, k: Vector, v: Vector, a: number): void {
+  for (let i = 0, at = 0; i < rows; i++) {
     const x = a * k[i]
-    for (let j = 0; j < S.cols; j++) S.data[i * S.cols + j] += x * v[j]
+    for (let j = 0; j < cols; j++, at++) data[at] += x * v[j]
   }
 }
 
-const transpose = (a: Matrix): Matrix => build(a.cols, a.rows, (i, j) => a.data[j * a.cols + i])
-const add = (a: Matrix, b: Matrix): Matrix => ({ ...a, data: a.data.map((x, i) => x + b.data[i]) })
-const sub = (a: Matrix, b: Matrix): Matrix => ({ ...a, data: a.data.map((x, i) => x - b.data[i]) })
-const scaleRows = (d: Vector, a: Matrix): Matrix => build(a.rows, a.cols, (i, j) => d[i] * a.data[i * a.cols + j])
+function transpose({ rows, cols, data }: Matrix): Matrix {
+  const m = zeros(cols, rows)
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < cols; j++) m.data[j * rows + i] = data[i * cols + j]
+  }
+  return m
+}
+
+/** x + a y, of which a is 1 or -1. */
+function combined(x: Matrix, y: Matrix, a: number): Matrix {
+  const m = clone(x)
+  addTo(m.data, y.data, a)
+  return m
+}
+const add = (a: Matrix, b: Matrix): Matrix => combined(a, b, 1)
+const sub = (a: Matrix, b: Matrix): Matrix => combined(a, b, -1)
+
+function scaleRows(d: Vector, a: Matrix): Matrix {
+  const m = zeros(a.rows, a.cols)
+  for (let i = 0, at = 0; i < a.rows; i++) {
+    for (let j = 0; j < a.cols; j++, at++) m.data[at] = d[i] * a.data[at]
+  }
+  return m
+}
 const addColumn = (a: Matrix, g: Vector): Matrix => build(a.rows, a.cols, (i, j) => a.data[i * a.cols + j] + g[i])
 /** Keeps entries (i, j) with j <= i + diagonal. */
 const tril = (a: Matrix, diagonal: number): Matrix => build(a.rows, a.cols, (i, j) => (j <= i + diagonal ? a.data[i * a.cols + j] : 0))

@@ -31,14 +31,32 @@ const immediate: Kernels<RefStorage> = {
   ...linearKernels,
 }
 
+/** Bytes of freed memory that are kept, at most. */
+const waitingLimit = 2 ** 24
+
 /** Plain TypeScript in float64: slow, and what every other device is held to. */
 export function referenceDevice(): Device<RefStorage> {
   const live = new Set<RefStorage>()
   let bytes = 0
   let open = true
+  /** Freed memory by its size, for the next block: new memory takes longer than most kernels do, and collecting it longer still. */
+  const waiting = new Map<number, Float64Array[]>()
+  let waitingBytes = 0
+  const take = (size: number): Float64Array => {
+    const data = waiting.get(size)?.pop()
+    if (!data) return new Float64Array(size)
+    waitingBytes -= data.byteLength
+    return data.fill(0)
+  }
   const drop = (storage: RefStorage) => {
     if (!live.delete(storage)) throw new Error('reference: a block was freed twice')
-    bytes -= storage.data.byteLength
+    const { data } = storage
+    bytes -= data.byteLength
+    if (data instanceof Int32Array || waitingBytes + data.byteLength > waitingLimit) return
+    waitingBytes += data.byteLength
+    const list = waiting.get(data.length)
+    if (list) list.push(data)
+    else waiting.set(data.length, [data])
   }
   interface Launch {
     name: string
@@ -73,7 +91,7 @@ export function referenceDevice(): Device<RefStorage> {
     allocate(dtype, size, lasting = false) {
       use()
       const make = () => {
-        const storage = { data: dtype === 'int32' ? new Int32Array(size) : new Float64Array(size) }
+        const storage = { data: dtype === 'int32' ? new Int32Array(size) : take(size) }
         live.add(storage)
         bytes += storage.data.byteLength
         return storage
@@ -94,7 +112,7 @@ export function referenceDevice(): Device<RefStorage> {
       return storage.data.slice(0, size)
     },
     bytesInUse: () => bytes,
-    bytesReserved: () => bytes,
+    bytesReserved: () => bytes + waitingBytes,
     async capture(body, options) {
       use()
       const { launches, ...rest } = notes.capture(body, options)
@@ -107,7 +125,8 @@ export function referenceDevice(): Device<RefStorage> {
     close() {
       open = false
       live.clear()
-      bytes = 0
+      waiting.clear()
+      bytes = waitingBytes = 0
     },
   }
 }
