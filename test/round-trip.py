@@ -37,6 +37,8 @@ except ImportError as error:
     print(error, file=sys.stderr)
     sys.exit(3)
 
+# The models are small: more threads would mostly wait for each other.
+torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 text = open(text_file, encoding='utf-8').read()
