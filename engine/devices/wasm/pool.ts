@@ -76,6 +76,14 @@ export interface Pool {
   close(): void
 }
 
+declare global {
+  // For programs without the library `dom`, which has them.
+  namespace WebAssembly {
+    interface Memory {}
+    interface Module {}
+  }
+}
+
 /** What kernels refuse to work with, by that code: an error for the user as it stands. */
 const refusals: readonly ((value: number) => Error)[] = [(gate) => new GateError(gate)]
 

@@ -33,14 +33,6 @@ export const controlBytes = 4 * (NEXT + line * threadsLimit)
 export const closed = -1
 const awakeMilliseconds = 0.2
 
-declare global {
-  // For programs without the library `dom`, which has them.
-  namespace WebAssembly {
-    interface Memory {}
-    interface Module {}
-  }
-}
-
 export interface WorkerSetup {
   module: WebAssembly.Module
   memory: WebAssembly.Memory
