@@ -1,5 +1,5 @@
 /** The process of one row of the benchmark of pretrained models that is ours. */
-import { readModelFiles } from '../dist/cli/pretrained.js'
+import { readModelFiles } from '../dist/cli/model-files.js'
 import { setDevice, wasmDevice } from '../dist/engine/index.js'
 import { fromPretrained, generate } from '../dist/nn/index.js'
 import { enableSimd, serve } from './child.mjs'

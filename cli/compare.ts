@@ -14,7 +14,7 @@ import type { ReadBeside } from '../onnx/graph.ts'
 import { reason } from '../tasks/download.ts'
 import { UsageError } from './arguments.ts'
 import { FileError } from './files.ts'
-import { readModelFiles } from './pretrained.ts'
+import { readModelFiles } from './model-files.ts'
 import { checkMemory } from './runs.ts'
 
 export interface CompareOptions {

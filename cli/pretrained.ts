@@ -1,14 +1,12 @@
 /** Models of other packages: what `import` reads and `export` writes. Tests: test/cli/pretrained.test.ts. */
-import { existsSync, readdirSync, rmSync, statSync } from 'node:fs'
-import { basename, dirname, join, resolve } from 'node:path'
+import { existsSync, rmSync } from 'node:fs'
+import { basename, join, resolve } from 'node:path'
 import { checkpointPieces, openPretrained, type PackageName, toPretrained } from '../nn/index.ts'
-import { configName, generationName, indexName, weightFiles } from '../nn/pretrained/open.ts'
-import { isRwkvFile } from '../nn/pretrained/rwkv.ts'
-import { reason } from '../tasks/download.ts'
 import { TextError } from '../tasks/text.ts'
 import { openTokenizer, tokenizerFiles, tokenizerName } from '../tasks/tokenizer.ts'
 import { UsageError } from './arguments.ts'
-import { claimFolder, FileBytes, FileError, writeAtomic } from './files.ts'
+import { claimFolder, FileError, writeAtomic } from './files.ts'
+import { readModelFiles } from './model-files.ts'
 import {
   checkMemory,
   checkpointName,
@@ -23,29 +21,6 @@ import {
   sourceKey,
 } from './runs.ts'
 import { bytes, counted, progress, quoted, say } from './terminal.ts'
-
-/** The files of a model: those of a folder that are needed for it, or a file of weights with the config.json beside it. They are read as they are needed. */
-export function readModelFiles(path: string): Map<string, FileBytes> {
-  const beside = [configName, generationName]
-  let [folder, names] = [path, [] as string[]]
-  try {
-    const whole = statSync(path).isDirectory()
-    folder = whole ? path : dirname(path)
-    if (!whole && isRwkvFile(new FileBytes(path))) return new Map([[basename(path), new FileBytes(path)]])
-    names = whole ? readdirSync(path) : [basename(path), ...readdirSync(folder).filter((name) => beside.includes(name))]
-  } catch (error) {
-    throw error instanceof FileError ? error : new FileError(`can't read ${path}: ${reason(error)}`)
-  }
-  const open = (name: string): FileBytes => new FileBytes(join(folder, name))
-  const own = names.find((name) => name.endsWith('.bin') && statSync(join(folder, name)).isFile() && isRwkvFile(open(name)))
-  if (own !== undefined && !names.includes(configName))
-    throw new FileError(`${path} holds RWKV's own files: name one of them, such as ${join(folder, own)}`)
-  const index = names.includes(indexName) ? open(indexName) : undefined
-  const weights = weightFiles(names, index).filter((name) => existsSync(join(folder, name)))
-  return new Map(
-    [...beside.filter((name) => names.includes(name)), ...(index ? [indexName] : []), ...weights].map((name) => [name, open(name)]),
-  )
-}
 
 /** What takes longer says how far it has come. */
 const quietMilliseconds = 1000

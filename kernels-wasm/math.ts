@@ -331,7 +331,7 @@ function gateBackwardFar(z: v128, xSlope: v128, dy: v128): v128 {
   return hasFar(op) ? gateBackwardNear(op == 14 ? geluArgument(x) : x, op == 14 ? geluSlope(x) : x, dy) : applyUnaryBackward(op, x, y, dy)
 }
 
-/** `applyUnary` with an op known only at run time: the epilogue of the matrix product, programs of nets. */
+/** `applyUnary` with an op known only at run time, as in programs of nets, or where loops end. */
 export function vunary(op: i32, x: v128): v128 {
   return applyUnary(op, x)
 }

@@ -14,7 +14,7 @@
  * registers: there is a tile that sets C and one that adds to it; bias and edges are left to `finish`.
  * Pinned by test/ops/wasm.test.ts and test/ops/wasm-pool.test.ts.
  */
-import { finish } from './epilogue'
+import { activate, finish } from './epilogue'
 import { BFLOAT16, FLOAT16, lower, upper } from './halves'
 import { madd } from './math'
 import { scratch } from './scratch'
@@ -513,7 +513,6 @@ export function matmul(
       const first = k0 == 0 && !accumulate
       const last = k0 + kc == K
       if (transposeA) packA(matrixA, M, k0, kc, m0, m1 - m0, strip, ownA)
-      const activationN = last ? activation : -1
       for (let n2 = n0; n2 < n1; n2 += COLUMNS) {
         const n3 = min(n2 + COLUMNS, n1)
         let blockB = ownB
@@ -538,13 +537,14 @@ export function matmul(
               if (columns == NR && rows >= 4) {
                 if (first) tile<f32>(blockA, rowStep, strip, m - m2, rows, step, panel, NR, kc, <boolean>sparse, finite, at, ldc)
                 else tile<i32>(blockA, rowStep, strip, m - m2, rows, step, panel, NR, kc, <boolean>sparse, finite, at, ldc)
-                if (biasN || activationN >= 0) finish(at, ldc, at, ldc, rows, NR, true, biasN, activationN)
+                if (biasN) finish(at, ldc, at, ldc, rows, NR, true, biasN)
               } else {
                 tile<f32>(blockA, rowStep, strip, m - m2, rows, step, panel, columns, kc, <boolean>sparse, finite, edge, NR << 2)
-                finish(edge, NR << 2, at, ldc, rows, columns, first, biasN, activationN)
+                finish(edge, NR << 2, at, ldc, rows, columns, first, biasN)
               }
             }
           }
+          if (last) activate(activation, matrixC + ((<usize>m2 * N + n2) << 2), ldc, m3 - m2, n3 - n2)
         }
       }
       k0 += kc
@@ -651,7 +651,8 @@ export function matmulRows(
         const to = c + (((<usize>batch * M + m) * N + n0) << 2)
         if (transposeB) rowTransposed(x, block, K, kc, columns, scratch)
         else rowWide(x, block, stepK, kc, columns, scratch)
-        finish(scratch, 0, to, 0, 1, columns, k0 == 0 && !accumulate, last && bias ? bias + (n0 << 2) : 0, last ? activation : -1)
+        finish(scratch, 0, to, 0, 1, columns, k0 == 0 && !accumulate, last && bias ? bias + (n0 << 2) : 0)
+        if (last) activate(activation, to, 0, 1, columns)
       }
       k0 += kc
     } while (k0 < K)

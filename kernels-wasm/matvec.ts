@@ -7,7 +7,7 @@
  * share half a panel, which the first-level cache keeps for the others.
  * Pinned by test/ops/capture.test.ts.
  */
-import { finish } from './epilogue'
+import { activate, finish } from './epilogue'
 import { BFLOAT16, HALF_ROW, lower, upper } from './halves'
 import { madd } from './math'
 import { scratch } from './scratch'
@@ -187,21 +187,21 @@ export function matvec(
       const x = a + (<usize>k0 << 2)
       const to = c + (<usize>n0 << 2)
       const b = last && bias ? bias + (<usize>n0 << 2) : 0
-      const f = last ? activation : -1
       const pairs = M & ~1
       for (let n = 0; pairs > 0 && n < columns; n += HALF) {
         const at = <usize>n << 2
         const some = min(HALF, columns - n)
         for (let m: usize = 0; m < <usize>pairs; m += 2) {
           rowsOf(half, x + m * rowA, x + (m + 1) * rowA, panel, n, kc, sums)
-          finish(sums, 0, to + m * rowC + at, 0, 1, some, first, b ? b + at : 0, f)
-          finish(sums + HALF_ROW, 0, to + (m + 1) * rowC + at, 0, 1, some, first, b ? b + at : 0, f)
+          finish(sums, 0, to + m * rowC + at, 0, 1, some, first, b ? b + at : 0)
+          finish(sums + HALF_ROW, 0, to + (m + 1) * rowC + at, 0, 1, some, first, b ? b + at : 0)
         }
       }
       if (pairs < M) {
         rowOf(half, x + <usize>pairs * rowA, panel, kc, sums)
-        finish(sums, 0, to + <usize>pairs * rowC, 0, 1, columns, first, b, f)
+        finish(sums, 0, to + <usize>pairs * rowC, 0, 1, columns, first, b)
       }
+      if (last) activate(activation, to, rowC, M, columns)
       k0 += kc
     } while (k0 < K)
   }

@@ -9,9 +9,8 @@ import { detach } from '../engine/ops/movement.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { type Generator, generator, normal } from '../engine/random.ts'
 import { recording } from '../engine/recording.ts'
-import { scope } from '../engine/scope.ts'
 import { parameter, type Tensor, tensor } from '../engine/tensor.ts'
-import { firstStream } from './blocks.ts'
+import { firstStream, throughLayer } from './blocks.ts'
 import { Experts, type ExpertsSettings } from './experts.ts'
 import { checkChoice, checkKnown } from './fields.ts'
 import type { AttentionOptions } from './heads.ts'
@@ -241,8 +240,7 @@ export class BlockModel extends Module {
       for (const part of parts) {
         const before = part.remembers ? state?.layers[i].parts[states.length] : undefined
         const run = (): PartResult => part.forward(x, before, packing, first)
-        // Without a backward pass to come, nothing but its result is needed of a part.
-        const result = recording() ? run() : scope(run)
+        const result = throughLayer(x, run)
         x = result.y
         first ??= result.first
         if (result.state) states.push(result.state)

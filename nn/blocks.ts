@@ -1,5 +1,7 @@
-/** What the transformer and the encoder-decoder are both built of, beside their layers. */
+/** What models are built of, beside their layers. */
 import { add, affine } from '../engine/ops/elementwise.ts'
+import { recording } from '../engine/recording.ts'
+import { reachable, scope } from '../engine/scope.ts'
 import type { Tensor } from '../engine/tensor.ts'
 import { type Dropout, type Embedding, LayerNorm, RMSNorm } from './layers.ts'
 import { sinusoids } from './packing.ts'
@@ -24,4 +26,15 @@ export function embed(
   const [B, , D] = x.shape
   const scaled = embeddingScale === 'sqrt' ? affine(x, Math.sqrt(D)) : x
   return positions === 'sinusoidal' ? add(scaled, sinusoids(at, B, D, x)) : scaled
+}
+
+/**
+ * What a layer makes of x. Without a backward pass to come nothing is needed of it but its result, and x only if it is part of that: it's freed, so that a long prompt
+ * holds the x of one layer at a time.
+ */
+export function throughLayer<R>(x: Tensor, run: () => R): R {
+  if (recording()) return run()
+  const result = scope(run)
+  if (reachable(result, new Set([x])).size === 0) x.dispose()
+  return result
 }

@@ -58,5 +58,12 @@ export class HeadProjection extends Module {
   }
 }
 
+/** The convolution [channels, W] of a projection alone: a seed gives the numbers that it would give there. */
+export function convAlone(channels: number, taps: number, g: Generator): Tensor {
+  const { linear, conv } = new HeadProjection(1, channels, taps, g)
+  linear.dispose()
+  return conv!
+}
+
 /** [B,T,H,K] <-> [B,H,T,K]. */
 export const timeInside = (x: Tensor): Tensor => permute(x, [0, 2, 1, 3])

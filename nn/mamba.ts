@@ -7,7 +7,7 @@ import { spreadHeads } from '../engine/rules/rule.ts'
 import { gatedSumRule } from '../engine/rules/sum.ts'
 import { ones, parameter, type Tensor, zeros } from '../engine/tensor.ts'
 import { checkFields, checkKnown, defaultsOf, type Fields, withDefaults } from './fields.ts'
-import { type AttentionOptions, checkInput, HeadProjection } from './heads.ts'
+import { type AttentionOptions, checkInput, convAlone } from './heads.ts'
 import { Linear } from './layers.ts'
 import type { Look } from './mixer.ts'
 import { hostParameter, Module } from './module.ts'
@@ -76,7 +76,7 @@ export class MambaLayer extends Module {
     this.config = c
     const { dModel, inner: I, stateWidth: N, stepRank: R } = c
     this.input = new Linear(dModel, 2 * I, g, { bias: c.bias })
-    this.conv = new HeadProjection(1, I, c.conv, g).conv!
+    this.conv = convAlone(I, c.conv, g)
     this.conv_bias = c.convBias ? parameter(zeros([I])) : null
     this.select = new Linear(I, R + 2 * N, g, { bias: false })
     this.step = new Linear(R, I, g)

@@ -12,7 +12,7 @@ import { gatedSumRule } from '../engine/rules/sum.ts'
 import { full, ones, parameter, type Tensor, zeros } from '../engine/tensor.ts'
 import { checkFields, checkKnown, defaultsOf, type Fields, withDefaults } from './fields.ts'
 import { drawn, logOf } from './gates.ts'
-import { type AttentionOptions, checkInput, HeadProjection } from './heads.ts'
+import { type AttentionOptions, checkInput, convAlone } from './heads.ts'
 import { Linear } from './layers.ts'
 import type { Look } from './mixer.ts'
 import { Module } from './module.ts'
@@ -94,7 +94,7 @@ export class Mamba2Layer extends Module {
     this.config = c
     const { inner, channels } = sizes(c)
     this.input = new Linear(c.dModel, inner + channels + c.heads, g, { bias: c.bias })
-    this.conv = new HeadProjection(1, channels, c.conv, g).conv!
+    this.conv = convAlone(channels, c.conv, g)
     this.conv_bias = c.convBias ? parameter(zeros([channels])) : null
     this.dt_bias = parameter(full([c.heads], -4))
     this.A_log = drawn([c.heads], g, (u) => logOf(1 + 15 * u))

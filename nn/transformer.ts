@@ -7,11 +7,9 @@ import { linearCrossEntropy, manyLogits } from '../engine/ops/linear-cross-entro
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { type Generator, generator } from '../engine/random.ts'
 import { recompute } from '../engine/recompute.ts'
-import { recording } from '../engine/recording.ts'
-import { scope } from '../engine/scope.ts'
 import { Tensor, varying } from '../engine/tensor.ts'
 import { FastWeightsAttention, type FastWeightsAttentionConfig, fastWeightsAttentionDefaults } from './attention.ts'
-import { embed, firstStream, norms, residual } from './blocks.ts'
+import { embed, firstStream, norms, residual, throughLayer } from './blocks.ts'
 import { checkChoice, checkKnown, withDefaults } from './fields.ts'
 import { checkProbability, Dropout, Embedding, FeedForward, type LayerNorm, Linear, type RMSNorm } from './layers.ts'
 import type { LayerState, SequenceLayer } from './mixer.ts'
@@ -242,8 +240,7 @@ export class Transformer extends Module {
     this.transformer.layers.forEach((layer, i) => {
       const run = (): { y: Tensor; state: LayerState } =>
         this.recomputes(i) ? this.recomputed(layer, x, state?.layers[i], packing) : layer.forward(x, state?.layers[i], packing)
-      // Without a backward pass to come, nothing but its result is needed of a layer.
-      const result = recording() ? run() : scope(run)
+      const result = throughLayer(x, run)
       x = result.y
       layers.push(result.state)
     })

@@ -97,7 +97,7 @@ try {
       const preset = own[folders.indexOf(folder)]
       compared(folder, `${preset}: what ${name} computes`, bounds[package_])
       if (package_ !== 'transformers') continue
-      check(`${preset}: 20 steps of its trainer`, after < before, `loss ${before.toFixed(4)}, then ${after.toFixed(4)}`)
+      check(`${preset}: 20 steps of its trainer, on one batch`, after < before / 2, `loss ${before.toFixed(4)}, then ${after.toFixed(4)}`)
       compared(`${folder}-more`, `${preset}: the same again here`, bounds[package_])
     }
   }

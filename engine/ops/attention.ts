@@ -1,6 +1,7 @@
 /** Softmax attention as one op: what a query doesn't see never reaches it, not even as 0 times what may be NaN. */
 import { record } from '../autograd.ts'
 import { noGrad } from '../recording.ts'
+import { scope } from '../scope.ts'
 import { broadcast, sameShape, show, sizeOf } from '../shape.ts'
 import { empty, like, type Tensor } from '../tensor.ts'
 import { checkCondition, checkFloat, sameDevice } from './check.ts'
@@ -26,12 +27,14 @@ export function softmaxAttention(q: Tensor, k: Tensor, v: Tensor, visible?: Tens
     if (!sameShape(broadcast(op, visible.shape, scores), scores))
       throw new Error(`${op}: visible has shape ${show(visible.shape)}, which doesn't broadcast to ${show(scores)}`)
   }
-  const weights = noGrad(() => {
-    const scores = matmul(q, k, { transposeB: true })
-    if (!visible) return softmax(scores, { causal: true })
-    // Once more afterwards: where the scores are NaN, so are all weights.
-    return where(visible, softmax(where(visible, scores, Number.NEGATIVE_INFINITY)), 0)
-  })
+  const weights = noGrad(() =>
+    scope(() => {
+      const scores = matmul(q, k, { transposeB: true })
+      if (!visible) return softmax(scores, { causal: true })
+      // Once more afterwards: where the scores are NaN, so are all weights.
+      return where(visible, softmax(where(visible, scores, Number.NEGATIVE_INFINITY)), 0)
+    }),
+  )
   const y = record(op, [q, k, v], weigh(weights, v), (dy) => {
     const dweights = matmul(dy, v, { transposeB: true })
     const dscores = like(weights)

@@ -290,7 +290,8 @@ export const interleaved = (groups: number): Form => ({
     const all = (rowsOf(own) * width) / groups
     return (at) => {
       const group = Math.floor(at / all)
-      let [i, j] = [0, at % all]
+      let i = 0
+      let j = at % all
       while (j >= sizes[i]) j -= sizes[i++]
       return starts[i] + group * sizes[i] + j
     }
@@ -344,8 +345,8 @@ function cut([rows, ...rest]: Shape, n: number): Shape[] {
   return Array.from({ length: n }, (_, i) => [Math.min(most, rows - i * most), ...rest])
 }
 
-/** The numbers of the file, or their bits, as those of the parameters. */
-export function takeApart<A extends Float32Array | Float64Array | Uint16Array>({ own, ownShapes, order }: Entry, data: A): Map<string, A> {
+/** The numbers of the file as those of the parameters. */
+export function takeApart<A extends Float32Array | Float64Array>({ own, ownShapes, order }: Entry, data: A): Map<string, A> {
   const all = order ? new (data.constructor as new (n: number) => A)(data.length) : data
   if (order) for (let i = 0; i < data.length; i++) all[order(i)] = data[i]
   let begin = 0

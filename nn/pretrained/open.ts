@@ -448,6 +448,7 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
   const renamed: Record<string, string> = {}
   const cuts: Record<string, number> = {}
   const warnings: string[] = []
+  const spare: Uint16Array[] = []
   let constants = false
   const present = (name: string, also: readonly string[]): string | undefined => [name, ...also].find((each) => tensors.has(each))
   const take = ({ name, also, shape }: EntryFile): FloatEntry => {
@@ -472,7 +473,7 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
         ? 'F64'
         : 'F32'
     const half = dtype === 'F16' || dtype === 'BF16' ? halves[dtype] : undefined
-    const bits = half && bitsIn(entry, pieces)
+    const bits = half && bitsIn(entry, pieces, spare)
     for (const [i, name] of entry.own.entries())
       dict.set(name, {
         dtype,
@@ -512,29 +513,50 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
   return { dict, dtypes, renamed, cuts, constants, dropped, warnings }
 }
 
+/** Numbers that are read at a time where they stand in another order. */
+const readAtOnce = 2 ** 15
+
 /**
- * The bits of each of an entry's parameters. Where it takes all pieces to have some, they are kept until the last ones of each parameter have been asked for.
+ * The bits of each of an entry's parameters. Where it takes all pieces to have some, they are put in order once, and kept until the last ones of each parameter have
+ * been asked for; then their memory is for the next entry (`spare`), since what is left behind stays for long.
  */
-function bitsIn(entry: Entry, pieces: readonly FloatEntry[]): BitsOf[] {
-  if (pieces.length === 1 && !entry.order) {
-    const [piece] = pieces
-    return entry.ownShapes.map((_, i) => {
-      const before = entry.ownShapes.slice(0, i).reduce((n, shape) => n + sizeOf(shape), 0)
-      return (begin, end, into) => piece.bits!(before + begin, before + end, into)
-    })
+function bitsIn({ own, ownShapes, order }: Entry, pieces: readonly FloatEntry[], spare: Uint16Array[]): BitsOf[] {
+  const starts = own.map((_, i) => ownShapes.slice(0, i).reduce((n, shape) => n + sizeOf(shape), 0))
+  if (pieces.length === 1 && !order) return starts.map((start) => (begin, end, into) => pieces[0].bits!(start + begin, start + end, into))
+  const size = ownShapes.reduce((n, shape) => n + sizeOf(shape), 0)
+  const left = new Set<number>()
+  let all: Uint16Array | undefined
+  const inOrder = (): Uint16Array => {
+    const at = spare.findIndex((one) => one.length >= size)
+    const all = at < 0 ? new Uint16Array(size) : spare.splice(at, 1)[0]
+    const some = new Uint16Array(readAtOnce)
+    let place = 0
+    for (const { bits, shape } of pieces)
+      for (let begin = 0; begin < sizeOf(shape); begin += readAtOnce) {
+        const read = bits!(begin, Math.min(begin + readAtOnce, sizeOf(shape)), some)
+        if (order) for (let i = 0; i < read.length; i++) all[order(place + i)] = read[i]
+        else all.set(read, place)
+        place += read.length
+      }
+    return all
   }
-  const kept = new Map<string, Uint16Array>()
-  const read = (): Map<string, Uint16Array> => takeApart(entry, joined(pieces.map(({ bits, shape }) => bits!(0, sizeOf(shape)))))
-  return entry.own.map((name) => (begin, end) => {
-    if (!kept.has(name)) for (const [each, bits] of read()) kept.set(each, bits)
-    const bits = kept.get(name)!
-    if (end === bits.length) kept.delete(name)
-    return bits.subarray(begin, end)
+  return starts.map((start, i) => (begin, end, into) => {
+    if (left.size === 0) for (const each of own.keys()) left.add(each)
+    all ??= inOrder()
+    const found = all.subarray(start + begin, start + end)
+    const given = into?.subarray(0, found.length) ?? new Uint16Array(found.length)
+    given.set(found)
+    if (end === sizeOf(ownShapes[i])) left.delete(i)
+    if (left.size === 0) {
+      spare.push(all)
+      all = undefined
+    }
+    return given
   })
 }
 
-/** Numbers, or their bits, one piece after the other. */
-function joined<A extends Float32Array | Float64Array | Uint16Array>(pieces: readonly A[]): A {
+/** Numbers, one piece after the other. */
+function joined<A extends Float32Array | Float64Array>(pieces: readonly A[]): A {
   const [first] = pieces
   if (pieces.length === 1) return first
   const size = pieces.reduce((n, { length }) => n + length, 0)

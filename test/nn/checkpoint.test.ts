@@ -4,10 +4,12 @@ import fc from 'fast-check'
 import { setDevice } from '../../engine/index.ts'
 import {
   AdamW,
+  type BlockModel,
   constant,
   type DivergenceError,
   Muon,
   modelOf,
+  newPretrained,
   PackedEntry,
   readCheckpoint,
   readSafetensors,
@@ -19,6 +21,7 @@ import {
   writeCheckpoint,
   writeSafetensors,
 } from '../../nn/index.ts'
+import { optimizerOf, packagePresets, scheduleOf } from '../../tasks/index.ts'
 import { gpus, reference, wasm } from '../helpers.ts'
 import { architectures, few, randomBatch } from './models.ts'
 
@@ -51,6 +54,27 @@ describe('checkpoints', () => {
         release(resumed)
         assert.equal(device.bytesInUse(), before)
       }
+    })
+
+  for (const [name, { package: of, config, training }] of Object.entries(packagePresets))
+    it(`continue exactly, a preset of another package: ${name}`, async () => {
+      const device = await wasm()
+      setDevice(device)
+      const before = device.bytesInUse()
+      const started = (model: BlockModel): Trainer<BlockModel> =>
+        new Trainer(model, optimizerOf(model, training), { schedule: scheduleOf(training, model.config.dModel), clipNorm: training.clip })
+      const whole = started(newPretrained({ ...config, vocab_size: 13 }, of, 7).model)
+      const saved = await writeCheckpoint(whole.model, whole.optimizer)
+      for (let step = 0; step < 2; step++) await whole.step(randomBatch(step))
+      const bytes = await writeCheckpoint(whole.model, whole.optimizer)
+      assert.notDeepEqual(bytes, saved)
+      const checkpoint = readCheckpoint(bytes, 'blocks')
+      const resumed = started(modelOf(checkpoint))
+      restoreOptimizer(resumed.optimizer, checkpoint)
+      for (let step = 2; step < 4; step++) assert.deepEqual(await resumed.step(randomBatch(step)), await whole.step(randomBatch(step)))
+      assert.deepEqual(await writeCheckpoint(resumed.model, resumed.optimizer), await writeCheckpoint(whole.model, whole.optimizer))
+      for (const one of [whole, resumed]) for (const part of [one, one.optimizer, one.model]) part.dispose()
+      assert.equal(device.bytesInUse(), before)
     })
 
   it('hold one moment of a training that goes on while they are written', async () => {

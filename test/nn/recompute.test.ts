@@ -21,7 +21,7 @@ import {
   tanh,
   tensor,
 } from '../../engine/index.ts'
-import { Adam, constant, ignoredTarget, Trainer, Transformer, type TransformerConfig } from '../../nn/index.ts'
+import { Adam, BlockModel, constant, ignoredTarget, Trainer, Transformer, type TransformerConfig } from '../../nn/index.ts'
 import { assertClose, assertSameBits, gpus, reference, runsOn, uniforms, wasm } from '../helpers.ts'
 import { architectures, few, randomBatch } from './models.ts'
 
@@ -63,6 +63,37 @@ async function gradientsOf(config: TransformerConfig, options?: { release: boole
 
 describe('memory for activations', () => {
   afterEach(() => setDevice(reference))
+
+  const rms = { kind: 'rms', eps: 1e-6 } as const
+  const models: Record<string, (layers: number) => Transformer | BlockModel> = {
+    Transformer: (layers) => new Transformer({ ...architectures.default, layers }, 3),
+    BlockModel: (layers) =>
+      new BlockModel({
+        symbols: 13,
+        dModel: 12,
+        layers: Array.from({ length: layers }, () => [
+          { kind: 'memory', norm: rms, heads: 2, keyWidth: 6, valueWidth: 6 },
+          { kind: 'gated-feed-forward', norm: rms, inner: 20 },
+        ]),
+        norm: rms,
+        tie: false,
+      }),
+  }
+  for (const [name, make] of Object.entries(models))
+    it(`doesn't grow with the layers where no backward pass is to come: ${name}`, async () => {
+      setDevice(await wasm())
+      const T = 64
+      const peaks: number[] = []
+      for (const layers of [2, 6]) {
+        const model = make(layers)
+        const { device } = model.parameters()[0]
+        const tokens = tensor(randomBatch(1, 1, T).tokens, { shape: [1, T], device })
+        peaks.push((await peakOf(device, () => scope(() => noGrad(() => void model.forward(tokens))))).peak)
+        for (const one of [tokens, model]) one.dispose()
+      }
+      // Four layers' states are a third of what one layer reads.
+      assert.ok(peaks[1] - peaks[0] < 4 * T * 12, `${peaks}`)
+    })
 
   it('layers that are recomputed have the gradients of layers that are kept, to the bit', async function () {
     this.timeout(120_000)

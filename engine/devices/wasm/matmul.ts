@@ -83,8 +83,8 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul'> {
 
       const operations = 2 * batch * M * N * (K + 1)
       const alone = pool.threads === 1 || operations <= worthWaking
-      // With enough tasks that each cover all rows, each packs its own part of B; otherwise B is packed beforehand, by all threads.
-      const whole = M <= fewRows || (batch * Math.ceil(N / blockColumns) >= 4 * pool.threads && !(transposeA && M > manyRows))
+      // A thread alone, or each with enough tasks that cover all rows, packs its own part of B; otherwise B is packed beforehand, by all threads.
+      const whole = M <= fewRows || ((alone || batch * Math.ceil(N / blockColumns) >= 4 * pool.threads) && !(transposeA && M > manyRows))
       // Each thread gets as many blocks of rows as the others.
       const turns = Math.ceil(M / (blockRows * pool.threads))
       const blockM = whole ? M : up(Math.ceil(M / (turns * pool.threads)), MR)

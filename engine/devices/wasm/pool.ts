@@ -13,6 +13,32 @@ import { type Capture, type CaptureOptions, createNotes, type Notes } from '../c
 import { GateError } from '../kernels.ts'
 import { compileLaunches, type Launch } from './launches.ts'
 import { type Block, createMemory, type Memory } from './memory.ts'
+import {
+  ACTIVE,
+  ARITY,
+  argsLimit,
+  COUNT,
+  closed,
+  controlBytes,
+  controlViews,
+  EPOCH,
+  FAILED,
+  firstPiece,
+  GRAIN,
+  instantiate,
+  KERNEL,
+  line,
+  NEXT,
+  REFUSED,
+  Refusal,
+  SCRATCH,
+  SCRATCH_STRIDE,
+  SLEEPING,
+  TEXT,
+  THREADS,
+  type WorkerSetup,
+  work,
+} from './thread.ts'
 
 /** Options of `wasmDevice`. */
 export interface PoolOptions {
@@ -51,37 +77,6 @@ export interface Pool {
   close(): void
 }
 
-/** Words of the control block, those that threads contend for on cache lines of their own. */
-const EPOCH = 0,
-  ACTIVE = 32,
-  SLEEPING = 48,
-  FAILED = 49,
-  TEXT = 50
-const JOB = 64,
-  KERNEL = JOB,
-  COUNT = JOB + 1,
-  GRAIN = JOB + 2,
-  ARITY = JOB + 3,
-  SCRATCH = JOB + 4,
-  SCRATCH_STRIDE = JOB + 5,
-  THREADS = JOB + 6
-const ARGS = 80,
-  argsLimit = 40,
-  MESSAGE = ARGS + 2 * argsLimit,
-  messageBytes = 512,
-  // A thread's next piece, a cache line each.
-  NEXT = MESSAGE + messageBytes / 4,
-  line = 16,
-  threadsLimit = 64
-/** Values of FAILED. */
-const CRASHED = 1,
-  REFUSED = 2
-const controlBytes = 4 * (NEXT + line * threadsLimit)
-
-/** Epoch of a pool that has been closed: workers return. */
-const closed = -1
-const awakeMilliseconds = 0.2
-
 declare global {
   // For programs without the library `dom`, which has them.
   namespace WebAssembly {
@@ -89,34 +84,6 @@ declare global {
     interface Module {}
   }
 }
-
-export interface WorkerSetup {
-  module: WebAssembly.Module
-  memory: WebAssembly.Memory
-  control: SharedArrayBuffer
-  wide: boolean
-  /** 1, 2, ...: the caller is thread 0. */
-  thread: number
-}
-
-interface Control {
-  words: Int32Array
-  args: Float64Array
-  message: Uint8Array
-}
-
-type Kernel = (begin: number, end: number, ...args: number[]) => void
-
-function controlViews(buffer: ArrayBufferLike): Control {
-  return {
-    words: new Int32Array(buffer),
-    args: new Float64Array(buffer, 4 * ARGS, argsLimit),
-    message: new Uint8Array(buffer, 4 * MESSAGE, messageBytes),
-  }
-}
-
-/** What is wrong with the input of a kernel: the code that it gave to env.refuse and the value, as a text that goes from thread to thread. */
-class Refusal extends Error {}
 
 /** What kernels refuse to work with, by that code: an error for the user as it stands. */
 const refusals: readonly ((value: number) => Error)[] = [(gate) => new GateError(gate)]
@@ -154,97 +121,6 @@ function sameLaunch(first: Launch, second: Launch, instead: ReadonlyMap<Block, B
       ? typeof first.args === typeof second.args
       : alike(first.args, second.args))
   )
-}
-
-/** A thread's own instance of the module: its kernels, in the order in which the module exports them. */
-function instantiate({ module, memory, wide }: Pick<WorkerSetup, 'module' | 'memory' | 'wide'>) {
-  const { exports } = new WebAssembly.Instance(module, {
-    env: {
-      memory,
-      wide: +wide,
-      abort: () => {
-        throw new Error('abort')
-      },
-      // float32, printed as the shortest number that it could have come from.
-      refuse: (code: number, value: number) => {
-        throw new Refusal(`${code} ${Number(value.toPrecision(7))}`)
-      },
-    },
-  })
-  const names = WebAssembly.Module.exports(module)
-    .filter((entry) => entry.kind === 'function')
-    .map((entry) => entry.name)
-  return {
-    functions: exports,
-    names,
-    kernels: names.map((name) => exports[name] as Kernel),
-    setScratch: exports.setScratch as (pointer: number) => void,
-  }
-}
-
-/**
- * Takes pieces of the open job until none is left, those of its own share first: what a thread has computed lies in its cache, and the next
- * kernel's share is of the same place as a rule. Then it helps the others. A failure ends the job for all, its text kept for the caller.
- */
-function work({ words, args, message }: Control, kernels: readonly Kernel[], jobArgs: readonly number[] | null, thread: number): void {
-  const n = words[COUNT],
-    grain = words[GRAIN]
-  const kernel = kernels[words[KERNEL]]
-  const given = jobArgs ?? Array.from(args.subarray(0, words[ARITY]))
-  const threads = words[THREADS]
-  const pieces = Math.ceil(n / grain)
-  try {
-    for (let i = 0; i < threads; i++) {
-      const share = (thread + i) % threads
-      const end = firstPiece(share + 1, pieces, threads)
-      for (;;) {
-        const piece = Atomics.add(words, NEXT + line * share, 1)
-        if (piece >= end) break
-        kernel(piece * grain, Math.min((piece + 1) * grain, n), ...given)
-      }
-    }
-  } catch (error) {
-    for (let share = 0; share < threads; share++) Atomics.store(words, NEXT + line * share, pieces)
-    if (Atomics.compareExchange(words, FAILED, 0, error instanceof Refusal ? REFUSED : CRASHED) !== 0) return
-    const said = error instanceof Error ? error.message : error
-    const text = new TextEncoder().encode(error instanceof Refusal ? error.message : `${said} (thread ${thread})`).subarray(0, messageBytes)
-    message.set(text)
-    Atomics.store(words, TEXT, text.length)
-  }
-}
-
-/** Where a thread's share of the pieces of a job begins, and the share of the one before ends. */
-const firstPiece = (thread: number, pieces: number, threads: number): number => Math.floor((thread * pieces) / threads)
-
-/** A worker's life: watch, work, sleep, until the pool closes. `ready` is called once the kernels are there. */
-export function serve(setup: WorkerSetup, ready: () => void): void {
-  const control = controlViews(setup.control)
-  const { words } = control
-  const { kernels, setScratch } = instantiate(setup)
-  ready()
-  let done = 0
-  let idleSince = performance.now()
-  for (let spins = 0; ; spins++) {
-    const epoch = Atomics.load(words, EPOCH)
-    if (epoch === closed) return
-    if ((epoch & 1) === 1 && epoch !== done) {
-      Atomics.add(words, ACTIVE, 1)
-      // Entered; but the job may have been closed in between, and even the next one opened.
-      const current = Atomics.load(words, EPOCH)
-      if (current !== closed && (current & 1) === 1) {
-        setScratch(words[SCRATCH] + setup.thread * words[SCRATCH_STRIDE])
-        work(control, kernels, null, setup.thread)
-        done = current
-      }
-      if (Atomics.sub(words, ACTIVE, 1) === 1) Atomics.notify(words, ACTIVE)
-      idleSince = performance.now()
-    } else if ((spins & 63) === 0 && performance.now() - idleSince > awakeMilliseconds) {
-      Atomics.add(words, SLEEPING, 1)
-      Atomics.wait(words, EPOCH, epoch)
-      Atomics.sub(words, SLEEPING, 1)
-      idleSince = performance.now()
-    }
-  }
 }
 
 interface Thread {
@@ -321,6 +197,13 @@ export const setWide = (): void => {
 /** V8 keeps compiled code by a module's bytes. An empty section, named `wide`, makes them others: both widths live side by side. */
 const mark = [0, 5, 4, ...new TextEncoder().encode('wide')]
 
+function marked(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
+  const all = new Uint8Array(bytes.length + mark.length)
+  all.set(bytes)
+  all.set(mark, bytes.length)
+  return all
+}
+
 const modules = new Map<string, Promise<WebAssembly.Module>>()
 
 function compiled(relaxed: boolean, shared: boolean, wide: boolean): Promise<WebAssembly.Module> {
@@ -329,7 +212,7 @@ function compiled(relaxed: boolean, shared: boolean, wide: boolean): Promise<Web
     // A page's bundler may have put a promise there, of a file of its own.
     const bytes = await (relaxed ? relaxedBytes : simdBytes)(shared)
     try {
-      return await WebAssembly.compile(wide ? new Uint8Array([...bytes, ...mark]) : bytes)
+      return await WebAssembly.compile(wide ? marked(bytes) : bytes)
     } catch (error) {
       throw new Error(
         `wasm: the kernels don't compile: ${(error as Error).message} (they need WebAssembly SIMD: Chrome 91, Firefox 89, Safari 16.4)`,

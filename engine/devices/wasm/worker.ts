@@ -1,6 +1,6 @@
 /** The file a worker thread runs: it receives its setup, says that it is ready, and serves the pool. */
 import { inNode } from '../../platform.ts'
-import { serve, type WorkerSetup } from './pool.ts'
+import { serve, type WorkerSetup } from './thread.ts'
 
 if (inNode) {
   const { parentPort, workerData } = await import('node:worker_threads')
