@@ -6,6 +6,7 @@
  * Split: a task is one (b, h), done by one thread from the first token to the last; nothing is shared, so threads change nothing.
  * In memory: registers and vectors are padded to a multiple of 4 floats, matrices to a multiple of 4 rows of a multiple of 4 floats; the padding
  * is 0, in cotangents too, so that every loop takes whole vectors. What an instruction would make of it otherwise it sets to 0.
+ * A write, and a read of what it writes right behind it (where engine/nets/program.ts puts it), are one pass.
  * Backward: from the snapshot on, C tokens are computed once more, each with registers and a state of its own, then walked in reverse.
  * Numerics: what a row of a matrix gives is summed over its vectors, then over the lanes; what a column gives, in the order of the rows.
  * Causality is exact: what a token holds, NaN included, never enters the arithmetic of an earlier one.
