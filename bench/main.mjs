@@ -53,7 +53,7 @@ options
   --json FILE          all results as JSON in one file, too; - for standard output, and what else is printed goes to standard error
   --node PATH          run the benchmarks on this Node
   --simd 128           not matmul, which has both: vectors of 128 bits where there are 256
-  --clock processor    rules: processor time of each process, which other programs disturb less; with one thread
+  --clock processor    rules, nets: processor time of each process, which other programs disturb less; with one thread
   --help               this text
 
 Results are also written as JSON, the plot as SVG, to bench/results/.`
@@ -108,7 +108,7 @@ const options = {
     of: ['train', 'torch', 'kernels', 'rules', 'scale', 'aft', 'nets', 'onnx'],
     read: (text) => oneOf(text, '--simd', ['auto', '128']),
   },
-  clock: { of: ['rules'], read: (text) => oneOf(text, '--clock', ['wall', 'processor']) },
+  clock: { of: ['rules', 'nets'], read: (text) => oneOf(text, '--clock', ['wall', 'processor']) },
   json: { of: benchmarkNames, read: (text) => text },
   node: { of: benchmarkNames, read: (text) => text },
   width: { of: ['aft', 'nets'], read: (text) => whole(text, '--width', 1, 65536) },

@@ -42,9 +42,13 @@ const LOG2E = memory.data<f32>([1.44269504])
 const LN2_HIGH = memory.data<f32>([0.693359375])
 const MINUS_LN2_HIGH = memory.data<f32>([-0.693359375])
 const MINUS_LN2_LOW = memory.data<f32>([2.12194440e-4])
+const MINUS_2LOG2E = memory.data<f32>([-2.88539008])
+const HALF_LN2 = memory.data<f32>([0.34657359])
 const EXP_RANGE = memory.data<f32>([-87.4, 89])
 /** (e^r - 1 - r) / r^2 on |r| <= ln(2) / 2. */
 const EXP = memory.data<f32>([0.0013946554, 0.0083666444, 0.04166628, 0.16666542, 0.5])
+/** (1 - e^(-2 r) - 2 r) / r^2 by the same. */
+const TANH = memory.data<f32>([-0.0892579456, 0.267732621, -0.66666048, 1.33332336, -2])
 /** 2 (atanh(s) / s - 1) / s^2 as a polynomial in s^2, for s <= 0.172 and for s <= 1/3. */
 const ATANH = memory.data<f32>([0.29847831, 0.39978603, 0.66666764])
 const ATANH_WIDE = memory.data<f32>([0.24257466, 0.2144019, 0.28615612, 0.39998931, 0.66666675])
@@ -57,11 +61,18 @@ const COS = memory.data<f32>([2.4439121e-5, -0.0013887375, 0.041666646])
   return madd(x, constant(LOG2E), constant(ROUND))
 }
 
-/** e^r - 1 for r = x - n ln 2, |r| <= ln(2) / 2. */
+/** e^r - 1 for r = x - n ln 2, |r| <= ln(2) / 2. Pairs of terms, which don't wait for each other: what a loop of these waits for is its longest chain. */
 @inline function reducedExpm1(x: v128, rounded: v128): v128 {
   const n = f32x4.sub(rounded, constant(ROUND))
   const r = madd(n, constant(MINUS_LN2_LOW), madd(n, constant(MINUS_LN2_HIGH), x))
-  return madd(f32x4.mul(polynomial4(EXP, r), r), r, r)
+  const square = f32x4.mul(r, r)
+  const low = madd(r, constant(EXP + 12), constant(EXP + 16)), middle = madd(r, constant(EXP + 4), constant(EXP + 8))
+  return madd(madd(madd(constant(EXP), square, middle), square, low), square, r)
+}
+
+/** 2^n, for n from -126 to 128, of which the last is infinity. */
+@inline function powerOf2(rounded: v128): v128 {
+  return i32x4.add(i32x4.shl(rounded, 23), i32x4.splat(127 << 23))
 }
 
 /** e^x = 2 (2^(n-1) e^r): the factor 2 apart reaches n = 128 and so overflows to infinity where it should. Below 1.7e-38 it is 0. */
@@ -77,7 +88,7 @@ const COS = memory.data<f32>([2.4439121e-5, -0.0013887375, 0.041666646])
 @inline export function expm1Negative(x: v128): v128 {
   const t = f32x4.pmax(x, splat(-60))
   const rounded = roundedLog2(t)
-  const power = i32x4.add(i32x4.shl(rounded, 23), i32x4.splat(127 << 23))
+  const power = powerOf2(rounded)
   return madd(reducedExpm1(t, rounded), power, f32x4.sub(power, splat(1)))
 }
 
@@ -102,8 +113,11 @@ const COS = memory.data<f32>([2.4439121e-5, -0.0013887375, 0.041666646])
   return v128.bitselect(y, special, finite)
 }
 
+/** 1 / (1 + 2^n e^r). Below -88.4 it is 0. */
 @inline export function sigmoid(x: v128): v128 {
-  return f32x4.div(splat(1), f32x4.add(splat(1), exp(f32x4.neg(x))))
+  const t = f32x4.pmin(f32x4.pmax(f32x4.neg(x), constant(EXP_RANGE)), constant(EXP_RANGE + 4))
+  const rounded = roundedLog2(t)
+  return f32x4.div(splat(1), madd(f32x4.add(reducedExpm1(t, rounded), splat(1)), powerOf2(rounded), splat(1)))
 }
 
 /** Copies the sign of x to y >= 0. */
@@ -111,10 +125,21 @@ const COS = memory.data<f32>([2.4439121e-5, -0.0013887375, 0.041666646])
   return v128.or(y, v128.and(x, i32x4.splat(0x80000000)))
 }
 
-/** tanh |x| = -e / (e + 2), e = expm1(-2 |x|). */
+/**
+ * tanh |x| = d / (2 - d), d = 1 - e^(-2 |x|) = 2^n p + (1 - 2^n), e^(-2 |x|) = 2^n (1 - p), so that n = 0 near 0 and nothing is lost. p in r,
+ * |x| = r - n ln(2) / 2. From 10 on it is 1.
+ */
 @inline export function tanh(x: v128): v128 {
-  const e = expm1Negative(f32x4.mul(f32x4.abs(x), splat(-2)))
-  return withSign(f32x4.abs(f32x4.div(e, f32x4.add(e, splat(2)))), x)
+  const t = f32x4.pmin(f32x4.abs(x), splat(10))
+  const rounded = madd(t, constant(MINUS_2LOG2E), constant(ROUND))
+  // What a product lacks, as n is small and exact, changes e^(-2 |x|) by less than a rounding of 1 - e^(-2 |x|).
+  const r = madd(f32x4.sub(rounded, constant(ROUND)), constant(HALF_LN2), t)
+  const square = f32x4.mul(r, r)
+  const low = madd(r, constant(TANH + 12), constant(TANH + 16)), middle = madd(r, constant(TANH + 4), constant(TANH + 8))
+  const p = madd(madd(madd(constant(TANH), square, middle), square, low), square, f32x4.add(r, r))
+  const power = powerOf2(rounded)
+  const d = madd(p, power, f32x4.sub(splat(1), power))
+  return withSign(f32x4.div(d, f32x4.sub(splat(2), d)), x)
 }
 
 /** max(x, 0) + log(1 + u), u = e^-|x| in [0, 1]: log(1 + u) = 2 atanh(s), s = u / (2 + u) <= 1/3. */

@@ -6,6 +6,7 @@
  * Split: a task is one (b, h), done by one thread from the first token to the last; nothing is shared, so threads change nothing.
  * In memory: registers and vectors are padded to a multiple of 4 floats, matrices to a multiple of 4 rows of a multiple of 4 floats; the padding
  * is 0, in cotangents too, so that every loop takes whole vectors. What an instruction would make of it otherwise it sets to 0.
+ * A write, and a read of what it writes right behind it (where engine/nets/program.ts puts it), are one pass.
  * Backward: from the snapshot on, C tokens are computed once more, each with registers and a state of its own, then walked in reverse.
  * Numerics: what a row of a matrix gives is summed over its vectors, then over the lanes; what a column gives, in the order of the rows.
  * Causality is exact: what a token holds, NaN included, never enters the arithmetic of an earlier one.
@@ -72,6 +73,25 @@ function accumulateEach(to: usize, from: usize, n: i32): void {
   let s = splat(0)
   for (let j = 0; j < n; j += 4) s = madd(v128.load(at(a, j)), v128.load(at(b, j)), s)
   return sumLanes(s)
+}
+
+/** unaryOps of gates and of fast weights that are limited: their loops are their own, without a choice or a branch inside. */
+const SIGMOID = 9, TANH = 10
+
+@inline function unaryWith(own: bool, f: i32, to: usize, a: usize, n: i32): void {
+  let j = 0
+  if (own) for (; j + 8 <= n; j += 8) {
+    const low = applyUnary(f, v128.load(at(a, j))), high = applyUnary(f, v128.load(at(a, j), 16))
+    v128.store(at(to, j), low)
+    v128.store(at(to, j), high, 16)
+  }
+  for (; j < n; j += 4) v128.store(at(to, j), firstLanes(vunary(f, v128.load(at(a, j))), n - j, splat(0)))
+}
+
+function unary(f: i32, to: usize, a: usize, n: i32): void {
+  if (f == SIGMOID) unaryWith(true, SIGMOID, to, a, n)
+  else if (f == TANH) unaryWith(true, TANH, to, a, n)
+  else unaryWith(false, f, to, a, n)
 }
 
 function softmax(to: usize, a: usize, n: i32, eps: f32): void {
@@ -182,9 +202,13 @@ function readBackward(M: usize, dM: usize, a: usize, da: usize, g: usize, rows: 
   }
 }
 
+/** Four floats of l M + k u^T. */
+@inline function written(decays: bool, m: v128, l: v128, k: v128, u: v128): v128 {
+  return madd(k, u, decays ? f32x4.mul(l, m) : m)
+}
+
 @inline function writeVector(decays: bool, to: usize, from: usize, l: v128, k: v128, u: v128): void {
-  const m = v128.load(from)
-  v128.store(to, madd(k, u, decays ? f32x4.mul(l, m) : m))
+  v128.store(to, written(decays, v128.load(from), l, k, u))
 }
 
 @inline function writeWith(decays: bool, to: usize, from: usize, k: usize, u: usize, l: v128, rows: i32, width: i32): void {
@@ -210,8 +234,53 @@ function write(to: usize, from: usize, k: usize, u: usize, l: f32, rows: i32, wi
   else writeWith(true, to, from, k, u, splat(l), rows, width)
 }
 
-/** unaryOps that limit fast weights as a rule: their loops are their own, without a choice or a branch inside. */
-const SIGMOID = 9, TANH = 10
+@inline function writeReadWith(decays: bool, to: usize, from: usize, k: usize, u: usize, l: v128, q: usize, y: usize, rows: i32,
+  width: i32): void {
+  const row = <usize>width << 2
+  let j: usize = 0
+  for (; j + 32 <= row; j += 32) {
+    let t = to + j, f = from + j
+    const u0 = v128.load(u + j), u1 = v128.load(u + j, 16)
+    let r0 = splat(0), r1 = r0, r2 = r0, r3 = r0
+    for (let i = 0; i < rows; i += 2) {
+      let ki = v128.load32_splat(at(k, i)), qi = v128.load32_splat(at(q, i))
+      const x0 = written(decays, v128.load(f), l, ki, u0), x1 = written(decays, v128.load(f, 16), l, ki, u1)
+      v128.store(t, x0)
+      v128.store(t, x1, 16)
+      r0 = madd(qi, x0, r0)
+      r1 = madd(qi, x1, r1)
+      t += row
+      f += row
+      ki = v128.load32_splat(at(k, i), 4)
+      qi = v128.load32_splat(at(q, i), 4)
+      const x2 = written(decays, v128.load(f), l, ki, u0), x3 = written(decays, v128.load(f, 16), l, ki, u1)
+      v128.store(t, x2)
+      v128.store(t, x3, 16)
+      r2 = madd(qi, x2, r2)
+      r3 = madd(qi, x3, r3)
+      t += row
+      f += row
+    }
+    v128.store(y + j, f32x4.add(r0, r2))
+    v128.store(y + j, f32x4.add(r1, r3), 16)
+  }
+  if (j == row) return
+  const uj = v128.load(u + j)
+  let r = splat(0)
+  for (let i = 0; i < rows; i++) {
+    const o = <usize>i * row + j
+    const x = written(decays, v128.load(from + o), l, v128.load32_splat(at(k, i)), uj)
+    v128.store(to + o, x)
+    r = madd(v128.load32_splat(at(q, i)), x, r)
+  }
+  v128.store(y + j, r)
+}
+
+/** to = l from + k u^T, y = q to: what is written and then read is gone through once. */
+function writeRead(to: usize, from: usize, k: usize, u: usize, l: f32, q: usize, y: usize, rows: i32, width: i32): void {
+  if (l == 1) writeReadWith(false, to, from, k, u, splat(l), q, y, rows, width)
+  else writeReadWith(true, to, from, k, u, splat(l), q, y, rows, width)
+}
 
 @inline function writeActivatedWith(own: bool, f: i32, to: usize, from: usize, k: usize, u: usize, l: f32, c: i32, n: i32): void {
   const row = <usize>up4(n) << 2, vl = splat(l)
@@ -336,7 +405,7 @@ function forward(i: usize): void {
     case PARAMETER: return fetch(to, at(slow, a), up4(n))
     case READ: return read(to, ra, at(matrices(d, e), b), up4(c), up4(n))
     case WRITE: {
-      const l = d < 0 ? load<f32>(i, 32) : load<f32>(at(r, d))
+      const l = decayOf(i)
       const next = at(after, index), last = at(before, index)
       if (e < 0) write(next, last, ra, rb, l, up4(c), up4(n))
       else writeActivated(e, next, last, ra, rb, l, c, n)
@@ -365,10 +434,7 @@ function forward(i: usize): void {
       return
     }
     case DOT: return v128.store(to, f32x4.replace_lane(splat(0), 0, dot(ra, rb, c)))
-    case UNARY: {
-      for (let j = 0; j < n; j += 4) v128.store(at(to, j), firstLanes(vunary(b, v128.load(at(ra, j))), n - j, splat(0)))
-      return
-    }
+    case UNARY: return unary(b, to, ra, n)
     case SOFTMAX: return softmax(to, ra, n, load<f32>(i, 32))
     case NORM: return norm(b, to, ra, n, load<f32>(i, 32))
     case SLICE: return fetch(to, at(ra, b), n)
@@ -394,7 +460,7 @@ function backward(i: usize): void {
     case PARAMETER: return accumulate(at(dslow, a), g, n)
     case READ: return readBackward(at(matrices(d, e), b), at(d ? dslow : dstate, b), ra, da, g, up4(c), up4(n))
     case WRITE: {
-      const l = d < 0 ? load<f32>(i, 32) : load<f32>(at(r, d))
+      const l = decayOf(i)
       const dM = at(dstate, index), last = at(before, index), rows = up4(c), width = up4(n)
       if (e >= 0) activationBackward(e, dM, at(after, index), last, ra, rb, splat(l), c, n)
       if (d >= 0) store<f32>(at(dr, d), load<f32>(at(dr, d)) + dot(dM, last, rows * width))
@@ -452,6 +518,34 @@ function backward(i: usize): void {
       for (let j = 0; j < n; j += 4) v128.store(at(da, j), f32x4.add(v128.load(at(da, j)), vload(at(dy, index + j), n - j)))
       return
     }
+  }
+}
+
+/** Whether an instruction writes a matrix, as it is, and the one behind it reads that: these two are done together. */
+@inline function isWriteRead(i: usize, last: usize): bool {
+  const next = i + INSTRUCTION
+  if (next >= last || load<i32>(i) != WRITE || load<i32>(i, 28) >= 0) return false
+  return load<i32>(next) == READ && !load<i32>(next, 24) && load<i32>(next, 28) != 0 && load<i32>(next, 16) == load<i32>(i, 4)
+}
+
+@inline function decayOf(i: usize): f32 {
+  const d = load<i32>(i, 24)
+  return d < 0 ? load<f32>(i, 32) : load<f32>(at(r, d))
+}
+
+function forwardWriteRead(i: usize): void {
+  const next = i + INSTRUCTION, index = load<i32>(i, 4), k = load<i32>(i, 12), u = load<i32>(i, 16), q = load<i32>(next, 12)
+  const rows = up4(load<i32>(i, 20)), width = up4(load<i32>(i, 8)), y = at(r, load<i32>(next, 4))
+  writeRead(at(after, index), at(before, index), at(r, k), at(r, u), decayOf(i), at(r, q), y, rows, width)
+}
+
+/** All instructions of a token. */
+function forwardAll(first: usize, last: usize): void {
+  for (let i = first; i < last; i += INSTRUCTION) {
+    if (isWriteRead(i, last)) {
+      forwardWriteRead(i)
+      i += INSTRUCTION
+    } else forward(i)
   }
 }
 
@@ -525,7 +619,7 @@ export function net(begin: i32, end: i32, program: usize, xs: usize, parameters:
         continue
       }
       x = rowOf(xs, row, I)
-      for (let i = first; i < last; i += INSTRUCTION) forward(i)
+      forwardAll(first, last)
     }
     storeParts(rowOf(sT, head, S), state, program, parts)
   }
@@ -563,7 +657,7 @@ export function netBackward(begin: i32, end: i32, program: usize, xs: usize, par
         r = rowOf(all, t, registers)
         before = state
         after = rowOf(afters, t, stateFloats)
-        for (let i = first; i < last; i += INSTRUCTION) forward(i)
+        forwardAll(first, last)
         state = after
       }
       for (let t = m - 1; t >= 0; t--) {

@@ -28,53 +28,6 @@ struct Cotangents {
   slow: i32,
 }
 
-// Sums over a vector, or a row, from first to last, by one thread.
-
-fn dotOf(a: i32, b: i32, n: i32) -> f32 {
-  var s = 0.0;
-  for (var j = 0; j < n; j++) { s += work[a + j] * work[b + j]; }
-  return s;
-}
-
-fn sumOf(a: i32, n: i32) -> f32 {
-  var s = 0.0;
-  for (var j = 0; j < n; j++) { s += work[a + j]; }
-  return s;
-}
-
-fn largestOf(a: i32, n: i32) -> f32 {
-  var s = -infinity();
-  for (var j = 0; j < n; j++) { s = maxOf(s, work[a + j]); }
-  return s;
-}
-
-/// The sum of e^(a - largest).
-fn powersOf(a: i32, n: i32, largest: f32) -> f32 {
-  var s = 0.0;
-  for (var j = 0; j < n; j++) { s += expOf(work[a + j] - largest); }
-  return s;
-}
-
-fn squaresOf(a: i32, n: i32, mean: f32) -> f32 {
-  var s = 0.0;
-  for (var j = 0; j < n; j++) {
-    let x = work[a + j] - mean;
-    s += x * x;
-  }
-  return s;
-}
-
-/// dM, of l M, becomes l dM; what that asks of l.
-fn decayColumn(dM: i32, M: i32, l: f32, c: i32, width: i32) -> f32 {
-  var s = 0.0;
-  for (var q = 0; q < c; q++) {
-    let g = work[dM + q * width];
-    s += g * work[M + q * width];
-    work[dM + q * width] = l * g;
-  }
-  return s;
-}
-
 fn bitsOf(token: i32) -> i32 {
   if (p.tokenised == 0) { return TOKEN; }
   return tokens[token];

@@ -327,6 +327,7 @@ export class NetBuilder {
     for (const [name, { shape }] of parts)
       if (!this.settled.has(name))
         this.fail(shape.length === 1 ? 'next' : 'write', `'${name}' of the state never changes (a slow parameter doesn't)`)
+    const instructions = latestWrites(this.instructions)
     return {
       name: this.name,
       inputs: this.inputWidths,
@@ -338,11 +339,11 @@ export class NetBuilder {
       based: this.based,
       slow: this.slow.all,
       parameters: this.parameters,
-      instructions: this.instructions,
+      instructions,
       registers: this.registers,
       stateFloats: this.state.floats,
       slowFloats: this.slow.floats,
-      code: encode([...Object.values(this.state.all), ...Object.values(this.slow.all)], this.instructions),
+      code: encode([...Object.values(this.state.all), ...Object.values(this.slow.all)], instructions),
     }
   }
 
@@ -429,6 +430,19 @@ export class NetBuilder {
     this.push({ op, to: vector.at, n: width, ...rest })
     return vector
   }
+}
+
+/** Each matrix is written right before it is read again, where it is: kernels do both at once. */
+function latestWrites(instructions: readonly Instruction[]): readonly Instruction[] {
+  const writeOf = (read: Instruction, i: number): Instruction | undefined => {
+    const isFirst =
+      read.op === 'read' && read.e && !instructions.slice(0, i).some(({ op, b, e, d }) => op === 'read' && b === read.b && e && !d)
+    return isFirst ? instructions.find(({ op, to }) => op === 'write' && to === read.b) : undefined
+  }
+  const writes = instructions.map(writeOf)
+  return instructions.flatMap((instruction, i) =>
+    writes.includes(instruction) ? [] : writes[i] ? [writes[i], instruction] : [instruction],
+  )
 }
 
 function encode(parts: readonly Part[], instructions: readonly Instruction[]): Int32Array {

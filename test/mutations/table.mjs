@@ -488,6 +488,22 @@ export const mutations = [
     claim: 'ba: fused = step',
     device: 'wasm',
   },
+  {
+    bug: "a net's matrix that is written and then read isn't decayed",
+    file: wasmNet,
+    from: '  if (l == 1) writeReadWith(',
+    to: '  if (l == l) writeReadWith(',
+    claim: 'fwm: fused = step',
+    device: 'wasm',
+  },
+  {
+    bug: 'a net reads what it has just written with the wrong number of the vector',
+    file: wasmNet,
+    from: '      qi = v128.load32_splat(at(q, i), 4)',
+    to: '      qi = v128.load32_splat(at(q, i))',
+    claim: 'delta-rnn: fused = step',
+    device: 'wasm',
+  },
   // ---- cross attention ----------------------------------------------------------------------------------------------------------------
   {
     bug: 'a query from outside is divided by its own sum, and not by what the normaliser holds for it',

@@ -4,7 +4,8 @@
  * Each instruction is cut into pieces, loops over the numbers of a vector, or the columns or rows of a matrix, of which thread j has those at
  * j, j + threads, ... A piece says which memory it touches: as a thread's own, where nobody else looks, or anybody's. Pieces go into stages, each
  * as early as it can, so that barriers stand between stages only; those of one stage and length share a loop, in which what a thread makes for itself
- * goes from one piece to the next in a variable. What no other loop looks at is never in memory.
+ * goes from one piece to the next in a variable. What no other loop looks at is never in memory. Loops inside (sweeps), down a column or along a row
+ * or a vector, are shared by all pieces that don't wait for each other, such as those of equal gates, which then look up a number once for all.
  *
  * Sizes and places come from the program at run time, so nets that differ by them alone have one shader.
  */
@@ -21,6 +22,8 @@ interface Touch {
   end: number
   by: 'own' | 'column' | 'row' | 'all'
   writes: boolean
+  /** It's a sum that the piece adds to, in whichever order. */
+  adds?: boolean
   vector?: Vector
 }
 
@@ -47,23 +50,37 @@ interface Writer {
   gradientAll(at: number): string
   add(at: number, value: string): void
   touch(space: Space, begin: number, size: number, by: Touch['by'], writes: boolean): void
-  sweep(sweep: Sweep): void
   line(text: string): void
+  /** A name for what stays the same in the stage, such as a place in memory. */
+  named(text: string): string
+  /** One a piece. What is written after it comes after the loop. */
+  sweep(sweep: Sweep): void
+  /** The sum of a term, by a sweep. */
+  sum(turns: number, term: (turn: Turn) => string, column?: Column): string
 }
 
-/**
- * A loop over the rows of a matrix, whose element in this thread's column is m in `each`, `at` numbers from where the column begins. One behind the
- * other on the same numbers share a loop, so that these are read once.
- */
+/** A loop inside a piece's, whose counter is q. */
 interface Sweep {
-  numbers: string
-  rows: number
+  turns: number
+  column?: Column
+  each: (turn: Turn) => readonly string[]
+}
+
+/** A column of a matrix: sweeps down the same one, by its name, find its numbers once. */
+interface Column {
+  name: string
   width: number
-  /** Lines before the loop. */
-  head: readonly string[]
-  /** What m is at first. */
-  element: string
-  each: readonly string[]
+  place: string
+  /** What a number of it is at first: that in memory, if nothing is said. */
+  element?: (turn: Omit<Turn, 'm'>) => string
+}
+
+/** What a turn has: the column's number, and where it is; where the row begins; the number of a vector that is in memory. */
+interface Turn {
+  m: string
+  at: string
+  row: string
+  of(vector: string): string
 }
 
 type Write = (writer: Writer) => void
@@ -73,6 +90,7 @@ interface Piece {
   n: number
   write: Write
   touches: Touch[]
+  sweeps: boolean
   stage: number
 }
 
@@ -106,32 +124,40 @@ const tableLine = (table: string, op: number): string => {
 const functions = (op: number): string => `fn unary${op}(x: f32) -> f32 { return ${tableLine('applyUnary', op)}; }
 fn unaryBackward${op}(x: f32, y: f32, dy: f32) -> f32 { return ${tableLine('applyUnaryBackward', op)}; }`
 
-/** A norm (a - mean) scale, with h what it makes and g its cotangent: a's is scale (g - shift - h along). Without a mean it's 0, and so on. */
+/** A norm (a - mean) scale, with h what it makes and g its cotangent: a's is scale (g - shift - h along). What isn't there is 0. */
 interface Norm {
-  mean?: (a: string, n: string) => string
-  scale: (a: string, n: string, eps: string, mean: string) => string
-  shift?: (g: string, h: string, n: string) => string
-  along?: (g: string, h: string, n: string) => string
+  mean?: Statistic
+  scale: Statistic
+  shift?: Statistic
+  along?: Statistic
+}
+/** What follows from the sum of a term: of a number of a, and the mean; of numbers of g and h. */
+interface Statistic {
+  term: (a: string, b: string) => string
+  of: (sum: string, n: string, eps: string) => string
 }
 
+const product = (a: string, b: string): string => `${a} * ${b}`
+const mean = (sum: string, n: string): string => `${sum} / f32(${n})`
+const whole = (sum: string): string => sum
 const norms: Record<NormKind, Norm> = {
   layer: {
-    mean: (a, n) => `sumOf(${a}, ${n}) / f32(${n})`,
-    scale: (a, n, eps, mean) => `1.0 / sqrtOf(squaresOf(${a}, ${n}, ${mean}) / f32(${n}) + ${eps})`,
-    shift: (g, _, n) => `sumOf(${g}, ${n}) / f32(${n})`,
-    along: (g, h, n) => `dotOf(${g}, ${h}, ${n}) / f32(${n})`,
+    mean: { term: whole, of: mean },
+    scale: { term: (a, m) => `(${a} - ${m}) * (${a} - ${m})`, of: (sum, n, eps) => `1.0 / sqrtOf(${mean(sum, n)} + ${eps})` },
+    shift: { term: whole, of: mean },
+    along: { term: product, of: mean },
   },
   rms: {
-    scale: (a, n, eps) => `1.0 / sqrtOf(squaresOf(${a}, ${n}, 0.0) / f32(${n}) + ${eps})`,
-    along: (g, h, n) => `dotOf(${g}, ${h}, ${n}) / f32(${n})`,
+    scale: { term: (a) => product(a, a), of: (sum, n, eps) => `1.0 / sqrtOf(${mean(sum, n)} + ${eps})` },
+    along: { term: product, of: mean },
   },
   l2: {
-    scale: (a, n, eps) => `1.0 / sqrtOf(squaresOf(${a}, ${n}, 0.0) + ${eps})`,
-    along: (g, h, n) => `dotOf(${g}, ${h}, ${n})`,
+    scale: { term: (a) => product(a, a), of: (sum, _, eps) => `1.0 / sqrtOf(${sum} + ${eps})` },
+    along: { term: product, of: whole },
   },
   sum: {
-    scale: (a, n, eps) => `1.0 / (sumOf(${a}, ${n}) + ${eps})`,
-    shift: (g, h, n) => `dotOf(${g}, ${h}, ${n})`,
+    scale: { term: whole, of: (sum, _, eps) => `1.0 / (${sum} + ${eps})` },
+    shift: { term: product, of: whole },
   },
 }
 
@@ -184,6 +210,7 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
 
   function piece(to: Piece[], n: number, write: Write): void {
     const touches: Touch[] = []
+    let sweeps = false
     const value = (at: number, by: Touch['by'], writes = false): string => {
       const vector = vectorOf(at)
       const { index, begin, n } = vector
@@ -202,7 +229,7 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
       const { index, begin, n } = vector
       if (writes) asked.add(index)
       if (n !== sources[index].n) cut.add(index)
-      touches.push({ space: 'dr', begin, end: begin + n, by, writes, vector })
+      touches.push({ space: 'dr', begin, end: begin + n, by, writes, adds: writes, vector })
       return ''
     }
     write({
@@ -215,16 +242,22 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
       gradientAll: (at) => gradient(at, 'all', false),
       add: (at) => void gradient(at, 'own', true),
       touch: (space, begin, size, by, writes) => void touches.push({ space, begin, end: begin + size, by, writes }),
-      sweep: () => {},
       line: () => {},
+      named: () => '',
+      sweep() {
+        sweeps = true
+      },
+      sum() {
+        sweeps = true
+        return ''
+      },
     })
-    to.push({ n, write, touches, stage: 0 })
+    to.push({ n, write, touches, sweeps, stage: 0 })
   }
   const forward: Piece[] = []
   const backward: Piece[] = []
 
   const matrixSpace = ({ d, e }: Entry): string => (d ? 't.slow' : e ? 't.after' : 't.before')
-  const matrixOf = (e: Entry): string => `${matrixSpace(e)} + ${word(e.i, 'b')}`
   const each = ({ i, n }: Entry): number => length(n, word(i, 'n'))
   const rows = ({ i, c }: Entry): number => length(c, word(i, 'c'))
   /** What a whole vector comes to, one thread finds. */
@@ -233,10 +266,25 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
   const statistics = new Map<number, number>()
   /** Between the rows of a matrix n wide. */
   const step = (n: number): string => nameOf(n).replace('n', 'w')
+  /** This thread's column of an instruction's matrix, and where its row begins. */
+  const columnOf = (space: string, e: Entry, w: Writer): Column => {
+    const at = e.op === 'read' ? 'b' : 'to'
+    return { name: `${space} ${e[at]}`, width: e.n, place: w.named(`${space} + ${word(e.i, at)} + j`) }
+  }
+  const rowOf = (space: string, e: Entry, w: Writer): string =>
+    w.named(`${space} + ${word(e.i, e.op === 'read' ? 'b' : 'to')} + j * ${step(e.n)}`)
+  /** Of two vectors, or rows, in memory. */
+  const dotOf = (a: string, b: string, n: number, w: Writer): string => w.sum(n, ({ of }) => product(of(a), of(b)))
   const sizeOf = ({ c, n }: Entry): number => c * up4(n)
   /** l M, where l isn't 1. */
   const decayed = ({ d, x }: Entry): boolean => d >= 0 || x !== 1
-  const decay = ({ d, i }: Entry, w: Writer): string => (d >= 0 ? w.one(d) : number(i, 'x'))
+  const decay = ({ d, i }: Entry, w: Writer): string => w.named(d >= 0 ? w.one(d) : number(i, 'x'))
+  /** What is written, before the activation. */
+  function writtenOf(e: Entry, w: Writer): (turn: Omit<Turn, 'm'>) => string {
+    const [k, u, last] = [w.all(e.a), w.own(e.b), columnOf('t.before', e, w).place]
+    const l = decayed(e) ? `${decay(e, w)} * ` : ''
+    return ({ row, of }) => `${l}work[${last} + ${row}] + ${of(k)} * ${u}`
+  }
 
   const stepForward: Record<NetOp, (e: Entry) => void> = {
     input: () => {},
@@ -252,44 +300,37 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     read: (e) =>
       piece(forward, each(e), (w) => {
         if (!e.d) w.touch('state', e.b, sizeOf(e), 'column', false)
-        const [from, sum] = [`m${e.i}`, `s${e.i}`]
-        w.sweep({
-          numbers: `${matrixSpace(e)} ${e.b}`,
-          rows: rows(e),
-          width: e.n,
-          head: [`let ${from} = ${matrixOf(e)} + j;`, `let k${e.i} = ${w.all(e.a)};`, `var ${sum} = 0.0;`],
-          element: `work[${from} + at]`,
-          each: [`${sum} += work[k${e.i} + q] * m;`],
-        })
-        w.set(e.to, sum)
+        const k = w.all(e.a)
+        w.set(
+          e.to,
+          w.sum(rows(e), ({ m, of }) => product(of(k), m), columnOf(matrixSpace(e), e, w)),
+        )
       }),
     write: (e) =>
       piece(forward, each(e), (w) => {
         w.touch('state', e.to, sizeOf(e), 'column', true)
-        const [u, place] = [w.own(e.b), `m${e.i}`]
-        const [l, times] = decayed(e) ? [[`let l${e.i} = ${decay(e, w)};`], `l${e.i} * `] : [[], '']
-        const written = `${times}work[t.before + ${place} + at] + work[k${e.i} + q] * ${u}`
-        w.sweep({
-          numbers: `t.after ${e.to}`,
-          rows: rows(e),
-          width: e.n,
-          head: [`let ${place} = ${word(e.i, 'to')} + j;`, `let k${e.i} = ${w.all(e.a)};`, ...l],
-          element: e.e < 0 ? written : `unary${e.e}(${written})`,
-          each: [`work[t.after + ${place} + at] = m;`],
-        })
+        const written = writtenOf(e, w)
+        const element: Column['element'] = (turn) => (e.e < 0 ? written(turn) : `unary${e.e}(${written(turn)})`)
+        w.sweep({ turns: rows(e), column: { ...columnOf('t.after', e, w), element }, each: ({ m, at }) => [`work[${at}] = ${m};`] })
       }),
     add: (e) => piece(forward, each(e), (w) => w.set(e.to, `${w.own(e.a)} + ${w.own(e.b)}`)),
     sub: (e) => piece(forward, each(e), (w) => w.set(e.to, `${w.own(e.a)} - ${w.own(e.b)}`)),
     mul: (e) => piece(forward, each(e), (w) => w.set(e.to, `${w.own(e.a)} * ${w.own(e.b)}`)),
     affine: (e) => piece(forward, each(e), (w) => w.set(e.to, `${number(e.i, 'x')} * ${w.own(e.a)} + ${number(e.i, 'z')}`)),
     times: (e) => piece(forward, each(e), (w) => w.set(e.to, `${e.n === 1 ? w.own(e.b) : w.one(e.b)} * ${w.own(e.a)}`)),
-    dot: (e) => piece(forward, each(e), (w) => w.set(e.to, `dotOf(${w.all(e.a)}, ${w.all(e.b)}, ${nameOf(rows(e))})`)),
+    dot: (e) => piece(forward, each(e), (w) => w.set(e.to, dotOf(w.all(e.a), w.all(e.b), rows(e), w))),
     unary: (e) => piece(forward, each(e), (w) => w.set(e.to, `unary${e.b}(${w.own(e.a)})`)),
     softmax(e) {
       const [largest, total] = [temporary(1), temporary(1)]
       piece(forward, one, (w) => {
-        w.set(largest, `largestOf(${w.all(e.a)}, ${nameOf(e.n)})`)
-        w.set(total, `powersOf(${w.all(e.a)}, ${nameOf(e.n)}, ${w.own(largest)}) + ${number(e.i, 'x')}`)
+        const [a, most] = [w.all(e.a), `largest${e.i}`]
+        w.line(`var ${most} = -infinity();`)
+        w.sweep({ turns: each(e), each: ({ of }) => [`${most} = maxOf(${most}, ${of(a)});`] })
+        w.set(largest, most)
+      })
+      piece(forward, one, (w) => {
+        const [a, most] = [w.all(e.a), w.own(largest)]
+        w.set(total, `${w.sum(e.n, ({ of }) => `expOf(${of(a)} - ${most})`)} + ${number(e.i, 'x')}`)
       })
       piece(forward, each(e), (w) => w.set(e.to, `expOf(${w.own(e.a)} - ${w.one(largest)}) / ${w.one(total)}`))
     },
@@ -297,11 +338,16 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
       const { mean, scale } = norms[normKinds[e.b]]
       const at = { mean: mean ? temporary(1) : undefined, scale: temporary(1) }
       statistics.set(e.i, at.scale)
-      const n = nameOf(each(e))
-      piece(forward, one, (w) => {
-        if (mean) w.set(at.mean!, mean(w.all(e.a), n))
-        w.set(at.scale, scale(w.all(e.a), n, number(e.i, 'x'), mean ? w.own(at.mean!) : '0.0'))
-      })
+      for (const [to, statistic] of [
+        [at.mean, mean],
+        [at.scale, scale],
+      ] as const)
+        if (to !== undefined && statistic)
+          piece(forward, one, (w) => {
+            const [a, m] = [w.all(e.a), statistic === scale && mean ? w.own(at.mean!) : '']
+            const sum = w.sum(each(e), ({ of }) => statistic.term(of(a), m))
+            w.set(to, statistic.of(sum, nameOf(e.n), number(e.i, 'x')))
+          })
       piece(forward, each(e), (w) => w.set(e.to, `(${w.own(e.a)}${mean ? ` - ${w.one(at.mean!)}` : ''}) * ${w.one(at.scale)}`))
     },
     concat: (e) =>
@@ -337,58 +383,66 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     read(e) {
       piece(backward, each(e), (w) => {
         w.touch(e.d ? 'dslow' : 'dstate', e.b, sizeOf(e), 'column', true)
-        const [space, place, g] = [e.d ? 'd.slow' : 'd.state', `m${e.i}`, w.gradient(e.to)]
+        const [k, g] = [w.all(e.a), w.gradient(e.to)]
         w.sweep({
-          numbers: `${space} ${e.b}`,
-          rows: rows(e),
-          width: e.n,
-          head: [`let ${place} = ${space} + ${word(e.i, 'b')} + j;`, `let k${e.i} = ${w.all(e.a)};`],
-          element: `work[${place} + at]`,
-          each: [`m += work[k${e.i} + q] * ${g};`, `work[${place} + at] = m;`],
+          turns: rows(e),
+          column: columnOf(e.d ? 'd.slow' : 'd.state', e, w),
+          each: ({ m, at, of }) => [`${m} += ${of(k)} * ${g};`, `work[${at}] = ${m};`],
         })
       })
-      piece(backward, rows(e), (w) => w.add(e.a, `dotOf(${matrixOf(e)} + j * ${step(e.n)}, ${w.gradientAll(e.to)}, ${nameOf(e.n)})`))
+      piece(backward, rows(e), (w) => w.add(e.a, dotOf(rowOf(matrixSpace(e), e, w), w.gradientAll(e.to), e.n, w)))
     },
     write(e) {
-      const dM = `d.state + ${word(e.i, 'to')}`
       if (e.e >= 0)
         piece(backward, each(e), (w) => {
           w.touch('dstate', e.to, sizeOf(e), 'column', true)
-          w.line(`{ let u = ${w.own(e.b)};`)
-          w.line(`let k = ${w.all(e.a)};`)
-          if (decayed(e)) w.line(`let l = ${decay(e, w)};`)
-          w.line(`for (var q = 0; q < ${nameOf(rows(e))}; q++) {`)
-          w.line(`let at = ${word(e.i, 'to')} + j + q * ${step(e.n)};`)
-          w.line(`let m = ${decayed(e) ? 'l * ' : ''}work[t.before + at] + work[k + q] * u;`)
-          w.line(`work[d.state + at] = unaryBackward${e.e}(m, work[t.after + at], work[d.state + at]); } }`)
+          const [written, made] = [writtenOf(e, w), columnOf('t.after', e, w).place]
+          w.sweep({
+            turns: rows(e),
+            column: columnOf('d.state', e, w),
+            each: (turn) => {
+              const { m, at, row } = turn
+              return [`${m} = unaryBackward${e.e}(${written(turn)}, work[${made} + ${row}], ${m});`, `work[${at}] = ${m};`]
+            },
+          })
         })
       piece(backward, each(e), (w) => {
         w.touch('dstate', e.to, sizeOf(e), 'column', false)
-        const [from, sum] = [`m${e.i}`, `s${e.i}`]
-        w.sweep({
-          numbers: `d.state ${e.to}`,
-          rows: rows(e),
-          width: e.n,
-          head: [`let ${from} = ${dM} + j;`, `let k${e.i} = ${w.all(e.a)};`, `var ${sum} = 0.0;`],
-          element: `work[${from} + at]`,
-          each: [`${sum} += work[k${e.i} + q] * m;`],
-        })
-        w.add(e.b, sum)
+        const k = w.all(e.a)
+        w.add(
+          e.b,
+          w.sum(rows(e), ({ m, of }) => product(of(k), m), columnOf('d.state', e, w)),
+        )
       })
       piece(backward, rows(e), (w) => {
         w.touch('dstate', e.to, sizeOf(e), 'row', false)
-        w.add(e.a, `dotOf(${dM} + j * ${step(e.n)}, ${w.all(e.b)}, ${nameOf(each(e))})`)
+        w.add(e.a, dotOf(rowOf('d.state', e, w), w.all(e.b), each(e), w))
       })
       if (!decayed(e)) return
       const sums = e.d >= 0 ? temporary(e.n) : -1
       piece(backward, each(e), (w) => {
         w.touch('dstate', e.to, sizeOf(e), 'column', true)
-        const place = `${word(e.i, 'to')} + j`
-        const decayBackward = `decayColumn(d.state + ${place}, t.before + ${place}, ${decay(e, w)}, ${nameOf(rows(e))}, ${step(e.n)})`
-        if (e.d >= 0) w.add(sums, decayBackward)
-        else w.line(`_ = ${decayBackward};`)
+        const [l, last, s] = [decay(e, w), columnOf('t.before', e, w).place, `along${e.i}`]
+        if (e.d >= 0) w.line(`var ${s} = 0.0;`)
+        w.sweep({
+          turns: rows(e),
+          column: columnOf('d.state', e, w),
+          each: ({ m, at, row }) => [
+            ...(e.d >= 0 ? [`${s} += ${m} * work[${last} + ${row}];`] : []),
+            `${m} *= ${l};`,
+            `work[${at}] = ${m};`,
+          ],
+        })
+        if (e.d >= 0) w.add(sums, s)
       })
-      if (e.d >= 0) piece(backward, one, (w) => w.add(e.d, `sumOf(${w.gradientAll(sums)}, ${nameOf(e.n)})`))
+      if (e.d >= 0)
+        piece(backward, one, (w) => {
+          const g = w.gradientAll(sums)
+          w.add(
+            e.d,
+            w.sum(e.n, ({ of }) => of(g)),
+          )
+        })
     },
     add: (e) =>
       piece(backward, each(e), (w) => {
@@ -409,7 +463,7 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     times(e) {
       if (e.n === 1) return stepBackward.mul(e)
       piece(backward, each(e), (w) => w.add(e.a, `${w.one(e.b)} * ${w.gradient(e.to)}`))
-      piece(backward, one, (w) => w.add(e.b, `dotOf(${w.all(e.a)}, ${w.gradientAll(e.to)}, ${nameOf(e.n)})`))
+      piece(backward, one, (w) => w.add(e.b, dotOf(w.all(e.a), w.gradientAll(e.to), e.n, w)))
     },
     dot: (e) =>
       piece(backward, rows(e), (w) => {
@@ -419,16 +473,28 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     unary: (e) => piece(backward, each(e), (w) => w.add(e.a, `unaryBackward${e.b}(${w.own(e.a)}, ${w.own(e.to)}, ${w.gradient(e.to)})`)),
     softmax(e) {
       const along = temporary(1)
-      piece(backward, one, (w) => w.add(along, `dotOf(${w.gradientAll(e.to)}, ${w.all(e.to)}, ${nameOf(e.n)})`))
+      piece(backward, one, (w) => w.add(along, dotOf(w.gradientAll(e.to), w.all(e.to), e.n, w)))
       piece(backward, each(e), (w) => w.add(e.a, `${w.own(e.to)} * (${w.gradient(e.to)} - ${w.gradientOne(along)})`))
     },
     norm(e) {
       const { shift, along } = norms[normKinds[e.b]]
       const at = { shift: shift && temporary(1), along: along && temporary(1) }
-      piece(backward, one, (w) => {
-        for (const [name, text] of Object.entries({ shift, along }))
-          if (text) w.add(at[name as 'shift' | 'along']!, text(w.gradientAll(e.to), w.all(e.to), nameOf(e.n)))
-      })
+      for (const [to, statistic] of [
+        [at.shift, shift],
+        [at.along, along],
+      ] as const)
+        if (to !== undefined && statistic)
+          piece(backward, one, (w) => {
+            const [g, h] = [w.gradientAll(e.to), w.all(e.to)]
+            w.add(
+              to,
+              statistic.of(
+                w.sum(e.n, ({ of }) => statistic.term(of(g), of(h))),
+                nameOf(e.n),
+                '',
+              ),
+            )
+          })
       piece(backward, each(e), (w) => {
         const terms = [at.shift && w.gradientOne(at.shift), at.along && `${w.own(e.to)} * ${w.gradientOne(at.along)}`]
         w.add(e.a, `${w.one(statistics.get(e.i)!)} * (${[w.gradient(e.to), ...terms.filter(Boolean)].join(' - ')})`)
@@ -510,9 +576,14 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
     function textOfLoop(loop: readonly Piece[], first: Map<number, readonly Piece[]>): string[] {
       const lines = [`for (var j = thread; j < ${nameOf(loop[0].n)}; j += threads) {`]
       const known = new Set<string>()
+      const named = new Map<string, string>()
       const changed = new Map<string, string>()
-      /** The sweep that was written last: where its loop begins, and where the next line was. */
-      let swept: { numbers: string; loop: number; end: number } | undefined
+      /** Of the pieces that share loops: these, and what comes after. */
+      let sweeps: Sweep[] = []
+      let after: string[] = []
+      let sums = 0
+      /** Where a piece writes: before its sweep to `lines`, after it to `after`. What is looked up in memory is so before. */
+      let statements = lines
       const place = (at: number): string => {
         const { index, shift } = vectorOf(at)
         const { from } = sources[index]
@@ -552,40 +623,82 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
       const writer: Writer = {
         own,
         one: (at) => (inX(at) ? `x[${inX(at)}]` : `work[${place(at)}]`),
-        all: place,
+        all: (at) => writer.named(place(at)),
         set(at, value) {
           const v = name('v', at)
           const { index } = vectorOf(at)
-          if (!known.has(v)) lines.push(`let ${v} = ${value};`)
+          if (!known.has(v)) statements.push(`let ${v} = ${value};`)
           known.add(v)
-          if (values.has(index)) lines.push(`work[${place(at)} + j] = ${v};`)
+          if (values.has(index)) statements.push(`work[${place(at)} + j] = ${v};`)
         },
         gradient,
         gradientOne: (at) => `work[${dPlace(at)}]`,
-        gradientAll: dPlace,
+        gradientAll: (at) => writer.named(dPlace(at)),
         add(at, value) {
-          lines.push(`${gradient(at)} += ${value};`)
+          statements.push(`${gradient(at)} += ${value};`)
           if (cotangents.has(vectorOf(at).index)) changed.set(gradient(at), dPlace(at))
         },
         touch: () => {},
-        sweep({ numbers, rows, width, head, element, each }) {
-          if (swept?.numbers === numbers && swept.end === lines.length) {
-            lines.splice(-1, 0, ...each)
-            lines.splice(swept.loop, 0, ...head)
-            swept.loop += head.length
-          } else {
-            lines.push(...head)
-            swept = { numbers, loop: lines.length, end: 0 }
-            lines.push(`for (var q = 0; q < ${nameOf(rows)}; q++) {`, `let at = q * ${step(width)};`, `var m = ${element};`, ...each, '}')
+        line: (text) => void statements.push(text),
+        named(text) {
+          if (!named.has(text)) {
+            named.set(text, `c${named.size}`)
+            lines.push(`let ${named.get(text)} = ${text};`)
           }
-          swept.end = lines.length
+          return named.get(text)!
         },
-        line: (text) => void lines.push(text),
+        sweep(sweep) {
+          sweeps.push(sweep)
+          statements = after
+        },
+        sum(turns, term, column) {
+          const s = `s${sums++}`
+          statements.push(`var ${s} = 0.0;`)
+          writer.sweep({ turns, column, each: (turn) => [`${s} += ${term(turn)};`] })
+          return s
+        },
       }
-      for (const { write } of loop) write(writer)
+      for (const pieces of turnsOf(loop)) {
+        for (const { write } of pieces) {
+          statements = lines
+          write(writer)
+        }
+        lines.push(...textOfSweeps(sweeps), ...after)
+        sweeps = []
+        after = []
+      }
       for (const [g, at] of changed) lines.push(`work[${at} + j] = ${g};`)
       return [...lines, '}']
     }
+  }
+
+  function textOfSweeps(sweeps: readonly Sweep[]): string[] {
+    return [...new Set(sweeps.map(({ turns }) => turns))].flatMap((turns) => {
+      const lines: string[] = []
+      const numbers = new Map<string, string>()
+      const number = (name: string, letter: string, value: () => string, keyword = 'let'): string => {
+        if (!numbers.has(name)) {
+          const text = value()
+          numbers.set(name, `${letter}${numbers.size}`)
+          lines.push(`${keyword} ${numbers.get(name)} = ${text};`)
+        }
+        return numbers.get(name)!
+      }
+      const of = (vector: string): string => number(vector, 'a', () => `work[${vector} + q]`)
+      for (const { turns: own, column, each } of sweeps) {
+        if (own !== turns) continue
+        if (!column) {
+          lines.push(...each({ m: '', at: '', row: '', of }))
+          continue
+        }
+        const { name, width, place, element } = column
+        const row = number(step(width), 'row', () => `q * ${step(width)}`)
+        const at = `${place} + ${row}`
+        const m = number(name, 'm', () => element?.({ at, row, of }) ?? `work[${at}]`, 'var')
+        lines.push(...each({ m, at, row, of }))
+      }
+      return [`for (var q = 0; q < ${nameOf(turns)}; q++) {`, ...lines, '}']
+    })
   }
 
   /** Slots of those vectors that have to be in memory: others look at them, or another loop does. */
@@ -604,17 +717,48 @@ export function sourceOfNet(given: readonly NetInstruction[], parts: number): Ne
   }
 }
 
-/** Each piece's stage, at the earliest: that of an earlier one which touches the same, where a thread has it from itself, and else the next. */
+/** Whether it makes a difference which of two comes first. */
+const meet = (a: Touch, b: Touch): boolean => a.space === b.space && a.end > b.begin && b.end > a.begin && (a.writes || b.writes)
+/** Whether each thread has the same of both. */
+const isOwn = (a: Touch, b: Touch): boolean => a.by === b.by && a.by !== 'all' && a.begin === b.begin && a.end === b.end
+
+/**
+ * Each piece's stage, at the earliest: that of an earlier one which touches the same, where a thread has it from itself, and else the next. What goes
+ * down a column then waits for what looks at it, if only at the end: so that two reads of a matrix, or what they ask of it, can be one sweep.
+ */
 function stage(pieces: readonly Piece[]): void {
+  /** How many stages later than `a` b has to be; nothing where it doesn't matter. */
+  const distances = (a: Piece, b: Piece): number[] =>
+    a.touches.flatMap((x) => b.touches.filter((y) => meet(x, y)).map((y) => Number(!isOwn(x, y))))
   pieces.forEach((piece, k) => {
-    for (const other of pieces.slice(0, k))
-      for (const a of other.touches)
-        for (const b of piece.touches) {
-          if (a.space !== b.space || a.end <= b.begin || b.end <= a.begin || !(a.writes || b.writes)) continue
-          const own = a.by === b.by && a.by !== 'all' && a.begin === b.begin && a.end === b.end
-          piece.stage = Math.max(piece.stage, other.stage + Number(!own))
-        }
+    for (const other of pieces.slice(0, k)) for (const n of distances(other, piece)) piece.stage = Math.max(piece.stage, other.stage + n)
   })
+  const last = Math.max(0, ...pieces.map(({ stage }) => stage))
+  for (let k = pieces.length - 1; k >= 0; k--) {
+    const piece = pieces[k]
+    if (!piece.touches.some(({ by }) => by === 'column')) continue
+    const limits = pieces.slice(k + 1).flatMap((other) => distances(piece, other).map((n) => other.stage - n))
+    piece.stage = Math.min(last, ...limits)
+  }
+}
+
+/**
+ * The pieces of a loop, in an order: those whose sweeps are one loop together, and before these what has none. One that waits for another's sweep
+ * comes after it, unless both go down the same column, number by number.
+ */
+function turnsOf(loop: readonly Piece[]): Piece[][] {
+  const turns = new Map<Piece, number>()
+  loop.forEach((piece, k) => {
+    const waits = loop.slice(0, k).map((other) => {
+      const met = other.touches.flatMap((a) => piece.touches.filter((b) => meet(a, b) && !(a.adds && b.adds)).map((b) => [a, b]))
+      if (met.length === 0) return 0
+      const together = piece.sweeps && met.every(([a, b]) => a.by === 'column' && isOwn(a, b))
+      return turns.get(other)! + Number(other.sweeps && !together)
+    })
+    turns.set(piece, Math.max(0, ...waits))
+  })
+  const all = Array.from({ length: Math.max(...turns.values()) + 1 }, (_, turn) => loop.filter((piece) => turns.get(piece) === turn))
+  return all.map((pieces) => [...pieces.filter(({ sweeps }) => !sweeps), ...pieces.filter(({ sweeps }) => sweeps)])
 }
 
 /** The loops of each stage. */
