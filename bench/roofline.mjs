@@ -191,7 +191,12 @@ const inWork = {
         ],
         [0, 0],
       ),
-      scan: [batches * (terms * 2 * rows * K * columns + 2 * K * columns), batches * perPiece],
+      // States come from outside and go there, whole ones.
+      scan: [
+        batches * (terms * 2 * rows * K * columns + 2 * K * columns),
+        batches * perPiece +
+          K * columns * p.heads * ((p.begun ? 2 : 1) * p.segments + (p.ended ? 2 : 0) + (p.kept ? 2 * Math.ceil(p.pieces / p.perSpan) : 0)),
+      ],
     }
   },
 }

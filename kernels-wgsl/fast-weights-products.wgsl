@@ -35,10 +35,28 @@ struct Params {
   adds: u32,
   addsWith: u32,
   addsValues: u32,
+  // scan: states outside, [B,H,K,V] and [B,H,K], or several of a head, `outside` of them. Bit 1: S is there, 2: z.
+  V: u32,
+  head: u32,      // the first one's place there
+  begun: u32,     // what a segment begins with, else zeros
+  carried: u32,   // whether that is in the arrays that the last state is written to
+  firstOutside: u32, // of how many a head has, the first segment's; the next ones lie stride apart
+  fromOutside: u32,
+  ended: u32,     // the state after all is written
+  kept: u32,      // the states before spans are written
+  outside: u32,
+  begin: u32,
+  stride: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> work: array<f32>;
+@group(0) @binding(2) var<storage, read> stateIn: array<f32>;
+@group(0) @binding(3) var<storage, read> normaliserIn: array<f32>;
+@group(0) @binding(4) var<storage, read_write> state: array<f32>;
+@group(0) @binding(5) var<storage, read_write> normaliser: array<f32>;
+@group(0) @binding(6) var<storage, read_write> states: array<f32>;
+@group(0) @binding(7) var<storage, read_write> normalisers: array<f32>;
 
 /// A matrix in work.
 struct Operand {
@@ -229,12 +247,55 @@ fn tokensOf(piece: u32) -> u32 {
   return min(min(p.rows, p.span - before), p.T - (p.first + piece / p.perSpan * p.span + before));
 }
 
+struct Columns {
+  first: u32,
+  count: u32,
+}
+
+/// These columns of the state `place` outside, to work from `to` on.
+fn fetch(thread: u32, to: u32, place: u32, own: Columns) {
+  for (var e = thread; e < p.K * own.count; e += THREADS) {
+    let row = place * p.K + e / own.count;
+    let j = own.first + e % own.count;
+    var x = 0.0;
+    if (j < p.V && (p.begun & 1u) != 0u) {
+      if (p.carried != 0u) { x = state[row * p.V + j]; } else { x = stateIn[row * p.V + j]; }
+    }
+    if (j >= p.V && (p.begun & 2u) != 0u) {
+      if (p.carried != 0u) { x = normaliser[row]; } else { x = normaliserIn[row]; }
+    }
+    work[to + e / own.count * p.columns + e % own.count] = x;
+  }
+  storageBarrier();
+}
+
+fn putOut(thread: u32, at: u32, place: u32, own: Columns) {
+  for (var e = thread; e < p.K * own.count; e += THREADS) {
+    let row = place * p.K + e / own.count;
+    let j = own.first + e % own.count;
+    let x = work[at + e / own.count * p.columns + e % own.count];
+    if (j < p.V && (p.ended & 1u) != 0u) { state[row * p.V + j] = x; }
+    if (j >= p.V && (p.ended & 2u) != 0u) { normaliser[row] = x; }
+  }
+}
+
+fn keep(thread: u32, at: u32, place: u32, own: Columns) {
+  for (var e = thread; e < p.K * own.count; e += THREADS) {
+    let row = place * p.K + e / own.count;
+    let j = own.first + e % own.count;
+    let x = work[at + e / own.count * p.columns + e % own.count];
+    if (j < p.V && (p.kept & 1u) != 0u) { states[row * p.V + j] = x; }
+    if (j >= p.V && (p.kept & 2u) != 0u) { normalisers[row] = x; }
+  }
+}
+
 // From piece to piece of a segment, SIDE columns of a head's state a workgroup. Each piece, with s the state before it (in
 // reverse: its cotangent after):
 //
 //     values += readsTimes R s;  s <- gamma s + writesTimes W^T values + Q^T addsValues
 //
 // Forward, R = W, W = K~, values = U. Backward, in reverse, R = K~, W = W, values = dU, Q = Q~ and addsValues = G.
+// It fetches the state that it begins with, and writes out the one that it ends with and those to be kept: its columns of them are nobody else's.
 @compute @workgroup_size(THREADS) fn scan(
   @builtin(workgroup_id) id: vec3<u32>,
   @builtin(num_workgroups) count: vec3<u32>,
@@ -251,12 +312,16 @@ fn tokensOf(piece: u32) -> u32 {
   let size = p.K * p.columns;
   let start = segment * p.perSegment;
   let pieces = min(p.perSegment, p.pieces - start);
+  let own = Columns(column, width);
+  let first = p.states + (head * (p.pieces + 1u) + start) * size + column;
+  fetch(thread, first + select(0u, pieces * size, p.reverse != 0u), (p.head + head) * p.fromOutside + p.firstOutside + segment * p.stride, own);
   for (var step = 0u; step < pieces; step++) {
     let piece = start + select(step, pieces - 1u - step, p.reverse != 0u);
     let index = head * p.pieces + piece;
-    let states = p.states + (head * (p.pieces + 1u) + piece) * size + column;
-    let before = states + select(0u, size, p.reverse != 0u);
-    let after = states + select(size, 0u, p.reverse != 0u);
+    let there = first + (piece - start) * size;
+    let before = there + select(0u, size, p.reverse != 0u);
+    let after = there + select(size, 0u, p.reverse != 0u);
+    if (p.kept != 0u && piece % p.perSpan == 0u) { keep(thread, before, (p.head + head) * p.outside + p.begin + piece / p.perSpan * p.stride, own); }
     let keys = index * p.rows * p.K;
     let values = Operand(p.values + index * p.rows * p.columns + column, p.columns, 1u);
     if (p.reads != 0u) {
@@ -296,4 +361,5 @@ fn tokensOf(piece: u32) -> u32 {
     }
     storageBarrier();
   }
+  if (p.ended != 0u) { putOut(thread, first + select(pieces * size, 0u, p.reverse != 0u), p.head + head, own); }
 }

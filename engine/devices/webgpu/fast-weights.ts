@@ -165,11 +165,14 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     )
   }
 
-  /** States between arrays [B,H,outside,K,V] and [B,H,outside,K] and region S of the work: the names are those of Params. */
+  /** A state and its normaliser. */
+  type States = readonly [Block | null, Block | null]
+
+  /** For the recurrent form: states between arrays [B,H,outside,K,V] and [B,H,outside,K] and region S of the work: the names are those of Params. */
   function move(
     entry: 'load' | 'store',
     { work, params }: Pick<Part, 'work' | 'params'>,
-    [state, normaliser]: readonly [Block | null, Block | null],
+    [state, normaliser]: States,
     { S = params.S, slots = params.pieces + 1, slot = 0, segments = 1, outside = 1, begin = 0, stride = 1, step = 1 } = {},
   ): void {
     gpu.run(
@@ -325,18 +328,59 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
 
   const rowGroups = ({ batches, params }: Part): number => Math.ceil((batches * params.rows) / perGroupRows)
 
-  /** U and the states, from the one in the first slot of each segment on. */
-  function scanForward({ work, params, heads }: Part, { along }: Plan, segments: number, perSegment: number, keepLast: boolean): void {
+  /** What a scan begins with; where it's the first of a head's parts, or the one before left it in the arrays of the last state. */
+  interface Ends {
+    begun: States
+    carried?: boolean
+    /** The last state, and those before spans. */
+    ended?: States
+    kept?: States
+  }
+
+  /** The arrays of a scan's states, and which there are. `snapshots`: a segment begins with a snapshot. */
+  function ends(
+    { begun, carried = false, ended = [null, null], kept = [null, null] }: Ends,
+    { params, snapshots }: Part,
+    fromSnapshots = false,
+  ) {
+    const [stateIn, normaliserIn] = carried ? [null, null] : begun
+    const [state, normaliser] = ended
+    const [states, normalisers] = kept
+    const { outside, begin, stride } = snapshots
+    const present = ([S, z]: States): number => Number(S !== null) + 2 * Number(z !== null)
+    return {
+      bindings: { stateIn, normaliserIn, state, normaliser, states, normalisers },
+      params: {
+        V: params.V,
+        head: params.head,
+        begun: present(begun),
+        carried: Number(carried),
+        firstOutside: fromSnapshots ? begin : 0,
+        fromOutside: fromSnapshots ? outside : 1,
+        ended: present(ended),
+        kept: present(kept),
+        outside,
+        begin,
+        stride,
+      },
+    }
+  }
+
+  /** U and the states: of all pieces, or, backward, of spans that each begin with a snapshot. */
+  function scanForward(part: Part, { along }: Plan, segments: number, perSegment: number, backward: boolean, given: Ends): void {
+    const { work, params, heads } = part
+    const outside = ends(given, part, backward)
     gpu.run(
       products,
       'scan',
-      { work },
+      { work, ...outside.bindings },
       {
         ...pick(params),
         ...scanned(params),
+        ...outside.params,
         segments,
         perSegment,
-        keepLast: Number(keepLast),
+        keepLast: Number(!backward),
         states: params.S,
         values: params.U,
         gamma: params.gamma,
@@ -353,14 +397,17 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   }
 
   /** dU and the cotangents of the states, from that of the last one back. */
-  function scanBackward({ work, params, heads }: Part, { along }: Plan): void {
+  function scanBackward(part: Part, { along }: Plan, given: Ends): void {
+    const { work, params, heads } = part
+    const outside = ends(given, part)
     gpu.run(
       products,
       'scan',
-      { work },
+      { work, ...outside.bindings },
       {
         ...pick(params),
         ...scanned(params),
+        ...outside.params,
         reverse: 1,
         segments: 1,
         perSegment: params.pieces,
@@ -487,9 +534,8 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         // W takes the place of A~.
         part.at.A = part.params.A = part.at.W
         prepare(part, plan, { ...inputs, q })
-        begin(part)
-        scanForward(part, plan, 1, part.params.pieces, true)
-        keep(part)
+        const [begun, ended] = [part.begins ? ([s0, z0] as const) : ([sT, zT] as const), [sT, zT] as const]
+        scanForward(part, plan, 1, part.params.pieces, false, { begun, carried: !part.begins, ended, kept: [states, zs] })
         if (states) innerSnapshots(part, plan, inputs, states, zs)
         if (transposed) readTransposed(part, plan, inputs, y, false)
         else {
@@ -533,8 +579,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
       const partBackward = (part: Part, dS: Block | null, dz: Block | null): void => {
         const { work, at, params, batches } = part
         prepare(part, plan, inputs)
-        move('load', part, [states, zs], part.snapshots)
-        scanForward(part, plan, part.spans, perSpan, false)
+        scanForward(part, plan, part.spans, perSpan, true, { begun: [states, zs] })
         const m = matrices(part)
         if (transposed) {
           readStates(part, plan)
@@ -542,8 +587,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         }
         gpu.run(backward, 'cotangents', { work, dy, yIn: y, denIn: den, tokens }, params, rowGroups(part))
         m.multiply(m.product('dU', [turned(m.pairs(along ? 'Pb' : 'P')), m.values('G')], columns, rows, { triangleA: 2, weights: true }))
-        move('load', part, part.ends ? [dsT, dzT] : [dS, dz], { S: params.dS, slot: params.pieces })
-        scanBackward(part, plan)
+        scanBackward(part, plan, { begun: part.ends ? [dsT, dzT] : [dS, dz], carried: !part.ends, ended: [dS, dz] })
         if (reads)
           gpu.run(chunk, 'solve', { work }, { ...params, ...(along && { M: params.Mb }), transposed: 1 }, batches * blocks(columns))
         /** What goes back to keys of one kind, and from them to q and a, after what comes from the states, `first`, or from another kind. */
@@ -604,7 +648,6 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
           rowGroups(part),
         )
         if (gated) gpu.run(backward, 'gateGradient', { work, tokens, dgate }, params, rowGroups(part))
-        if (dS || dz) move('store', part, [dS, dz], { S: params.dS })
       }
       // Between parts of a head, too, there has to be memory for the cotangents of the state.
       const cut = partsOf(plan, layout).spans < plan.spans
