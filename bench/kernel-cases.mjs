@@ -330,10 +330,10 @@ export const cases = {
       operands: { x, y, R: B * T, n: F },
     }
   },
-  'sum of squares (clipping)': elementwise(1, (k, m, n) => {
+  'norm (clipping)': elementwise(1, (k, m, n) => {
     const x = m.float(n),
       y = m.empty(1)
-    return () => k.sumSquares([{ x, n }], y)
+    return () => k.gradNorm([{ x, n }], y)
   }),
   'layer norm': norm('layer', false),
   'layer norm backward': norm('layer', true),

@@ -3,7 +3,7 @@
  * was recorded.
  */
 import { noGrad, recording } from './recording.ts'
-import { type Backward, type Node, nextNode, type Sofar, Tensor } from './tensor.ts'
+import { type Backward, type Fresh, type Node, nextNode, type Sofar, Tensor } from './tensor.ts'
 
 /** Whether an op on these inputs is going to be recorded, and so has to keep what its backward needs. */
 export const records = (inputs: readonly Tensor[]): boolean => recording() && inputs.some((x) => x.requiresGrad)
@@ -25,10 +25,10 @@ export function record(
   op: string,
   inputs: readonly Tensor[],
   y: Tensor,
-  backward: (dy: Tensor, sofar: Sofar) => readonly (Tensor | null)[],
+  backward: (dy: Tensor, sofar: Sofar, fresh: Fresh) => readonly (Tensor | null)[],
   again?: () => void,
 ): Tensor {
-  recordMany(op, inputs, [y], ([dy], sofar) => backward(dy as Tensor, sofar))
+  recordMany(op, inputs, [y], ([dy], sofar, fresh) => backward(dy as Tensor, sofar, fresh))
   if (y.node) y.node.again = again
   return y
 }

@@ -21,9 +21,9 @@ export function causalConv(x: Tensor, w: Tensor, state?: Tensor): { y: Tensor; s
   const { kernels } = x.device
   const y = like(x)
   kernels.conv(x.storage, w.storage, state?.storage ?? null, y.storage, B, T, D, W)
-  recordMany('causalConv', state ? [x, w, state] : [x, w], [y], ([dy]) => {
+  recordMany('causalConv', state ? [x, w, state] : [x, w], [y], ([dy], _, fresh) => {
     const dx = like(x)
-    const dw = like(w)
+    const dw = fresh(1)
     const dstate = state ? like(state) : null
     kernels.convBackward(
       x.storage,
