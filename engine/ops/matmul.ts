@@ -196,7 +196,7 @@ export function linears(x: Tensor, maps: readonly LinearMap[]): Tensor[] {
   const ys = maps.map(({ weight, bias, activation }) => {
     if (activation) checkUnary('linears', activation)
     const { N, batch, M } = plan(x, weight, false, true)
-    checkFloat('linears', bias)
+    checkFloat('linears', x, bias)
     sameDevice('linears', x, bias)
     if (bias && !sameShape(bias.shape, [N])) throw new Error(`linears: the bias has shape ${show(bias.shape)}, expected [${N}]`)
     return empty([...batch, M, N], x.device)

@@ -272,15 +272,15 @@ describe('blocks side by side', () => {
 })
 
 describe('webgpu runtime', () => {
-  it('reserves for an optimiser what was in use when it moved the parameters, and its moments once', async function () {
+  it('reserves for an optimiser what was in use when it moved the parameters, and once what gradients and moments take', async function () {
     await webgpu(this)
     const device = await webgpuDevice()
     const bytes = 2 ** 22
     const before = device.bytesReserved()
     const [a, b] = [0, 1].map(() => parameter(zeros([bytes / 8], device)))
     const optimizer = new AdamW(new Map(Object.entries({ a, b })), { lr: 0.1 })
-    assert.equal(device.bytesInUse(), 3 * bytes)
-    assert.ok(device.bytesReserved() - before <= 4 * bytes, `${device.bytesReserved() - before}`)
+    assert.equal(device.bytesInUse(), 4 * bytes)
+    assert.ok(device.bytesReserved() - before <= 5 * bytes, `${device.bytesReserved() - before}`)
     for (const one of [optimizer, a, b]) one.dispose()
     assert.equal(device.bytesInUse(), 0)
     device.close()
