@@ -105,7 +105,8 @@ const whole = {
             sum + M * N * (2 * inner + (what ? 1 : 0) + (unaryOps[activation] ? unary(unaryOps[activation]) : 0)),
           0,
         ),
-      words: (p) => productsOf(p).reduce((sum, { M, N, inner, what }) => sum + M * N * (1 + (what & 1) + (what & 8 ? 1 : 0)) + (M + N) * inner, 0),
+      words: (p) =>
+        productsOf(p).reduce((sum, { M, N, inner, what }) => sum + M * N * (1 + (what & 1) + (what & 8 ? 1 : 0)) + (M + N) * inner, 0),
     },
   },
   norm: {
@@ -160,6 +161,16 @@ const whole = {
   linear: { solveSpd: { operations: ({ N, K }) => N * (K ** 3 / 3 + 2 * K * K), again: ['L', 'x'] } },
 }
 
+/** Of products of pieces, sixteen words each: N and the inner size first, whether it's added to C in bit 1 of the thirteenth. */
+const productCost = ({ heads, pieces, rows, count, products }) =>
+  Array.from({ length: count || 0 }, (_, i) => products.slice(16 * i, 16 * (i + 1))).reduce(
+    ([operations, words], [N, inner, ...rest]) => [
+      operations + 2 * heads * pieces * rows * N * inner,
+      words + heads * pieces * (rows * inner + inner * N + (rest[10] & 2 ? 2 : 1) * rows * N),
+    ],
+    [0, 0],
+  )
+
 /** Of the recurrences, which use parts of one work array: operations, and words read and written. */
 const inWork = {
   'fast-weights': (p) => {
@@ -173,7 +184,7 @@ const inWork = {
     const [read, gated] = [reads ? 1 : 0, gateWidth ? 1 : 0]
     // Levels of pairs of tokens: at each, every channel of every token is faded once.
     const levels = Math.ceil(Math.log2(rows))
-    return {
+    const of = {
       checkGate: [0, p.n],
       load: [0, 2 * moved],
       store: [0, 2 * moved],
@@ -188,7 +199,7 @@ const inWork = {
         tokens * (2 * K + V) + extra + gate + (2 + read) * keys + 2 * w + values + batches * K,
       ],
       pairs: [keys * (2 * (rows - 1) + 2 + 2 * levels), tokens * 2 * K + extra + w + (1 + read) * pairs],
-      solve: [batches * rows * (rows - 1) * ((p.transposed ? 0 : K) + columns), pairs + 2 * ((p.transposed ? 0 : keys) + values)],
+      solve: [batches * rows * (rows - 1) * ((p.turned ? 0 : K) + columns), pairs + 2 * ((p.turned ? 0 : keys) + values)],
       snapshots: [4 * keys * columns, states + tokens * K + extra + w + values + heads * p.outside * K * columns],
       outputs: [tokens * V * 2, values + tokens * columns],
       cotangents: [values * 3, values + tokens * V * (columns > V ? 2 : 1)],
@@ -200,22 +211,26 @@ const inWork = {
       gradients: [tokens * K * 4, (2 + read) * keys + tokens * K + extra + values + tokens * (2 * K + V) + extra],
       gateGradient: [gateWidth === 1 ? keys : 0, keys + gate],
     }
+    const product = productCost(p)
+    const add = (...costs) => costs.reduce(([x, y], [operations, words]) => [x + operations, y + words], [0, 0])
+    const solve = reads ? of.solve : [0, 0]
+    return {
+      ...of,
+      begin: add(of.prepare, product, solve),
+      beginFading: add(of.prepare, of.pairs, solve),
+      readOut: add(product, of.outputs),
+      cotangentsWith: add(of.cotangents, product),
+      finish: add(reads ? [batches * rows * (rows - 1) * columns, pairs + 2 * values] : [0, 0], product, of.gradients),
+    }
   },
   'fast-weights-products': (p) => {
     const { K, columns, rows } = p
     const batches = p.heads * p.pieces
-    const terms = p.reads + p.writes + (p.adds ?? 0)
+    const terms = p.readsTerm + p.writes + (p.adds ?? 0)
     // Of each piece: the matrices, the values that they meet, the state before and after, gamma.
-    const perPiece = terms * rows * K + (1 + p.reads + (p.adds ?? 0)) * rows * columns + 2 * K * columns + K
+    const perPiece = terms * rows * K + (1 + p.readsTerm + (p.adds ?? 0)) * rows * columns + 2 * K * columns + K
     return {
-      // Sixteen words a product: N and the inner size first, whether it's added to C in bit 1 of the thirteenth.
-      product: Array.from({ length: p.count || 0 }, (_, i) => p.products.slice(16 * i, 16 * (i + 1))).reduce(
-        ([operations, words], [N, inner, ...rest]) => [
-          operations + 2 * batches * rows * N * inner,
-          words + batches * (rows * inner + inner * N + (rest[10] & 2 ? 2 : 1) * rows * N),
-        ],
-        [0, 0],
-      ),
+      product: productCost(p),
       // States come from outside and go there, whole ones.
       scan: [
         batches * (terms * 2 * rows * K * columns + 2 * K * columns),
