@@ -3,7 +3,7 @@ import { checkDivisor, checkNumber, checkObject } from '../engine/arguments.ts'
 import type { UnaryOp } from '../engine/devices/kernels.ts'
 import { checkUnary } from '../engine/ops/check.ts'
 import { affine, mul } from '../engine/ops/elementwise.ts'
-import { linears, matmul } from '../engine/ops/matmul.ts'
+import { linears, matmul, twoLinears } from '../engine/ops/matmul.ts'
 import { gather, reshape } from '../engine/ops/movement.ts'
 import { layerNorm, rmsNorm } from '../engine/ops/norm.ts'
 import { checkGenerator, dropout, type Generator, normal, uniform } from '../engine/random.ts'
@@ -231,6 +231,10 @@ export class FeedForward extends Module {
 
   /** x [..., D] to [..., D]; `accumulate`, of the result's shape, is added to it. */
   forward(x: Tensor, options: { accumulate?: Tensor } = {}): Tensor {
-    return this.layer2.forward(this.drop.forward(this.layer1.forward(x, { activation: this.activation })), options)
+    const { layer1, layer2, drop, activation } = this
+    if (drop.training && drop.p > 0) return layer2.forward(drop.forward(layer1.forward(x, { activation })), options)
+    checkObject('FeedForward', options, 'accumulate')
+    const map = ({ weight, bias }: Linear) => ({ weight, bias: bias ?? undefined })
+    return twoLinears(x, { ...map(layer1), activation }, map(layer2), options.accumulate)
   }
 }

@@ -1,7 +1,8 @@
 /** Matrix products: batched, either side transposed, with bias, activation and addition fused into the product. */
 import { checkObject, told } from '../arguments.ts'
-import { record, recordMany } from '../autograd.ts'
+import { record, recordMany, records } from '../autograd.ts'
 import type { MatmulSizes, Product, UnaryOp } from '../devices/kernels.ts'
+import { noGrad } from '../recording.ts'
 import { broadcast, type Shape, sameShape, show, sizeOf } from '../shape.ts'
 import { empty, type Fresh, like, type Sofar, type Tensor } from '../tensor.ts'
 import { sumTo } from './axes.ts'
@@ -227,13 +228,14 @@ export function linears(x: Tensor, maps: readonly LinearMap[]): Tensor[] {
 
 /**
  * Of x, and of each weight and bias, in the order of `linears`, from the cotangents dz of x weight^T + bias: dx = sum of dz weight, dweight = dz^T x,
- * and dbias the sum of dz's rows.
+ * and dbias the sum of dz's rows. Where x is what `gate` gives, one of those that need no more for it, dx is of what that is of.
  */
 function linearGradients(
   x: Tensor,
   maps: readonly { weight: Tensor; bias?: Tensor; dz: Tensor | null }[],
   sofar: Sofar,
   fresh: Fresh,
+  gate: UnaryOp | null = null,
 ): (Tensor | null)[] {
   const K = x.shape.at(-1)!
   const rows = sizeOf(x.shape.slice(0, -1))
@@ -263,8 +265,41 @@ function linearGradients(
   if (x.requiresGrad && terms.length > 0) {
     const { to, accumulate } = target(0)
     dx = to
-    list.push({ c: to.storage, M: rows, N: K, terms, accumulate })
+    list.push({ c: to.storage, M: rows, N: K, terms, accumulate, gate: gate && { op: gate, y: x.storage } })
   }
   if (list.length > 0) x.device.kernels.products(list)
   return [dx, ...ofMaps]
+}
+
+/**
+ * Two linear maps, one after the other, as in feed-forward layers: activation(x weight^T + bias) and of that [+ accumulate] the second, which has no
+ * activation. The first one's activation goes back within the product that leads to it.
+ */
+export function twoLinears(x: Tensor, first: LinearMap, second: LinearMap, accumulate?: Tensor): Tensor {
+  const { activation } = first
+  const map = (x: Tensor, { weight, bias, activation }: LinearMap, more: MatmulOptions = {}): Tensor =>
+    matmul(x, weight, { transposeB: true, bias, activation, ...more })
+  const inputs = [
+    x,
+    ...[first, second].flatMap(({ weight, bias }) => (bias ? [weight, bias] : [weight])),
+    ...(accumulate ? [accumulate] : []),
+  ]
+  const plain = [first, second].every(({ weight }) => weight.half === undefined && weight.shape.length === 2)
+  if (!plain || !activation || !fromOutput.has(activation) || !records(inputs)) return map(map(x, first), second, { accumulate })
+  const [h, y] = noGrad(() => {
+    const h = map(x, first)
+    return [h, map(h, second, { accumulate })]
+  })
+  const ofSecond = first.bias ? 3 : 2
+  return record('twoLinears', inputs, y, (dy, sofar, fresh) => {
+    h.requiresGrad = true
+    const [dz, ...gradients] = linearGradients(
+      h,
+      [{ ...second, dz: dy }],
+      (i) => (i === 0 ? null : sofar(i - 1 + ofSecond)),
+      (i) => (i === 0 ? like(h) : fresh(i - 1 + ofSecond)),
+      activation,
+    )
+    return [...linearGradients(x, [{ ...first, dz }], sofar, fresh), ...gradients, ...(accumulate ? [dy] : [])]
+  })
 }

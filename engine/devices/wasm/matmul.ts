@@ -48,10 +48,19 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
     return packed
   }
 
-  /** `matmul`. `given`: B, packed already. */
-  function multiply(a: Block, b: Block, bias: Block | null, c: Block, sizes: MatmulSizes, start?: Block, given?: Block): void {
+  /** `matmul`. `given`: B, packed already; `gate`: see kernels-wasm/epilogue.ts. Returns whether that has been looked at. */
+  function multiply(
+    a: Block,
+    b: Block,
+    bias: Block | null,
+    c: Block,
+    sizes: MatmulSizes,
+    start?: Block,
+    given?: Block,
+    gate?: Block,
+  ): boolean {
     const { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate } = sizes
-    if (batch * M * N === 0) return
+    if (batch * M * N === 0) return false
     if (accumulate && start) affine(start, c, batch * M * N, 1, 0)
     const activation = sizes.activation === null ? -1 : unaryOps.indexOf(sizes.activation)
     const biasPointer = bias?.pointer ?? 0
@@ -79,7 +88,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
         [a.pointer, packed.pointer, biasPointer, c.pointer, M, N, K, +accumulate, activation, half],
         4 * panelColumns,
       )
-      return
+      return false
     }
 
     if (!sparse && (M === 1 || (M <= 3 && !transposeA))) {
@@ -92,7 +101,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
         [a.pointer, b.pointer, biasPointer, c.pointer, strideA, strideB, M, N, K, +transposeB, +accumulate, activation, blockN],
         4 * blockN,
       )
-      return
+      return false
     }
 
     const operations = 2 * batch * M * N * (K + 1)
@@ -135,10 +144,12 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
         blockM,
         blockN,
         half,
+        gate?.pointer ?? 0,
       ],
       scratch,
     )
     if (packed && !kept && !given) pool.memory.free(packed)
+    return true
   }
 
   const termSizes = ({ M, N, terms }: Product<Block>, i: number): MatmulSizes => ({
@@ -147,7 +158,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
   })
 
   return {
-    matmul: multiply,
+    matmul: (a, b, bias, c, sizes, start) => void multiply(a, b, bias, c, sizes, start),
     products(list) {
       const alike = (x: MatmulSizes, y: MatmulSizes): boolean => x.N === y.N && x.K === y.K && x.transposeB === y.transposeB
       const all = list.flatMap((product) => product.terms.map(({ b }, i) => ({ b, sizes: termSizes(product, i) })))
@@ -163,9 +174,11 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
             const last = i === terms.length - 1
             const sizes = { ...termSizes(product, i), accumulate: accumulate || i > 0, activation: last ? activation : null }
             const shared = packed.get(b)
-            multiply(a, b, last ? bias : null, c, sizes, undefined, shared && alike(shared.sizes, sizes) ? shared.block : undefined)
+            const given = shared && alike(shared.sizes, sizes) ? shared.block : undefined
+            const relu = last && gate?.op === 'relu' ? gate.y : undefined
+            const done = multiply(a, b, last ? bias : null, c, sizes, undefined, given, relu)
+            if (last && gate && !(relu && done)) unaryBackward(gate.op, gate.y, gate.y, c, c, M * N)
           }
-          if (gate) unaryBackward(gate.op, gate.y, gate.y, c, c, M * N)
           if (sums) reduce('sum', terms[0].a, sums, 1, terms[0].K, M)
         }
       } finally {

@@ -348,11 +348,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   }
 
   /** The arrays of a scan's states, and which there are. `snapshots`: a segment begins with a snapshot. */
-  function ends(
-    { begun, carried = false, ended = [null, null], kept = [null, null] }: Ends,
-    { snapshots }: Part,
-    fromSnapshots = false,
-  ) {
+  function ends({ begun, carried = false, ended = [null, null], kept = [null, null] }: Ends, { snapshots }: Part, fromSnapshots = false) {
     const [stateIn, normaliserIn] = carried ? [null, null] : begun
     const [state, normaliser] = ended
     const [states, normalisers] = kept
