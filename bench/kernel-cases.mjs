@@ -132,7 +132,7 @@ const dpfpSum =
       shape: `[${R}, ${V}] -> ${K}`,
       elements: R * K,
       floats: R * (V + K) + (backward ? R * V : 0),
-      run: backward ? () => k.dpfpSumBackward(x, stats, dy, dx, R, V, 1) : () => k.dpfpSum(x, y, stats, R, V, 1, 1e-6),
+      run: backward ? () => k.dpfpSumBackward([{ x, stats, dy, dx }], R, V, 1) : () => k.dpfpSum([{ x, y, stats }], R, V, 1, 1e-6),
     }
   }
 

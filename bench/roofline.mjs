@@ -126,8 +126,8 @@ const whole = {
     convBackwardTaps: { operations: ({ B, T, D, W }) => 2 * B * T * D * W },
     dpfp: { operations: ({ n }) => 3 * n },
     dpfpBackward: { operations: ({ n, nu }) => 6 * nu * n },
-    dpfpSum: { operations: ({ R, D, nu }) => 12 * R * 2 * D * nu },
-    dpfpSumBackward: { operations: ({ R, D, nu }) => 10 * R * 2 * D * nu },
+    dpfpSum: { operations: ({ R, D, nu, count }) => 12 * count * R * 2 * D * nu },
+    dpfpSumBackward: { operations: ({ R, D, nu, count }) => 10 * count * R * 2 * D * nu },
   },
   // Twenty rounds of an addition, a rotation (3) and an exclusive or.
   random: {

@@ -12,7 +12,8 @@ export const records = (inputs: readonly Tensor[]): boolean => recording() && in
 export function recordMany(op: string, inputs: readonly Tensor[], outputs: readonly Tensor[], backward: Backward): void {
   if (!records(inputs)) return
   const versions = [...inputs, ...outputs].map((x) => x.version)
-  const node: Node = { id: nextNode(), op, inputs, outputs, versions, backward }
+  // Copies: the arrays may be their callers'.
+  const node: Node = { id: nextNode(), op, inputs: [...inputs], outputs: [...outputs], versions, backward }
   outputs.forEach((y, i) => {
     y.requiresGrad = true
     y.node = node

@@ -118,7 +118,7 @@ export interface Node {
   /** The versions of the inputs, then of the outputs, when the op ran. */
   versions: readonly (number | null)[]
   backward: Backward
-  /** Writes the values of the output once more, where that takes hardly more than a pass over memory. */
+  /** Writes the values of the outputs once more, where that takes hardly more than a pass over memory. */
   again?: () => void
 }
 
@@ -349,8 +349,12 @@ export class Tensor implements Scoped {
 
   private live(): Block {
     if (this.evicted) {
-      this.evicted = false
-      this.block = { storage: this.device.allocate(this.dtype as DType, this.size), owners: 1, version: 0 }
+      // All of an op's results are written at once.
+      for (const y of this.node!.outputs)
+        if (y.evicted) {
+          y.evicted = false
+          y.block = { storage: y.device.allocate(y.dtype as DType, y.size), owners: 1, version: 0 }
+        }
       this.node!.again!()
     }
     if (!this.block)

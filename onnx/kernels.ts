@@ -139,9 +139,11 @@ const kernelNodes: Partial<Record<Call['name'], Row>> = {
   dpfp(m, x: Blocks, y: Blocks, _R: Num, D: Num, [nu]: Num) {
     m.set(y, dpfpFeatures(m, x, D, nu))
   },
-  dpfpSum(m, x: Blocks, y: Blocks, _stats: Blocks, _R: Num, D: Num, [nu]: Num, [eps]: Num) {
-    const { name, dims } = dpfpFeatures(m, x, D, nu)
-    m.set(y, { name: normNodes(m.g, 'sum', name, 2 * D[0] * nu, eps), dims })
+  dpfpSum(m, list: { x: Blocks; y: Blocks }[], _R: Num, D: Num, [nu]: Num, [eps]: Num) {
+    for (const { x, y } of list) {
+      const { name, dims } = dpfpFeatures(m, x, D, nu)
+      m.set(y, { name: normNodes(m.g, 'sum', name, 2 * D[0] * nu, eps), dims })
+    }
   },
   fastWeights(m, _form: string, inputs: any, outputs: any, sizes: any) {
     if (inputs.tokens) throw new OnnxError('padding')

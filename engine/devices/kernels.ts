@@ -452,9 +452,9 @@ export interface Kernels<S> {
   dpfp(x: S, y: S, R: number, D: number, nu: number): void
   /** dx from dy, x: [R,D], dy: [R, 2 D nu]; written, not accumulated. */
   dpfpBackward(x: S, dy: S, dx: S, R: number, D: number, nu: number): void
-  /** `dpfp`, and then `norm` of each row by its sum, which leaves stats [R, 2]. */
-  dpfpSum(x: S, y: S, stats: S, R: number, D: number, nu: number, eps: number): void
-  dpfpSumBackward(x: S, stats: S, dy: S, dx: S, R: number, D: number, nu: number): void
+  /** Of each: `dpfp`, and then `norm` of each row by its sum, which leaves stats [R, 2]. */
+  dpfpSum(list: readonly { x: S; y: S; stats: S }[], R: number, D: number, nu: number, eps: number): void
+  dpfpSumBackward(list: readonly { x: S; stats: S; dy: S; dx: S }[], R: number, D: number, nu: number): void
 
   // ---- random ------------------------------------------------------------------------------------------------------
   /**
