@@ -482,11 +482,11 @@ function tile<T>(
 /**
  * Task: a block of blockM x blockN (a multiple of 16) of one product, block rows running fastest.
  * packedB: as matmulPack left it, or 0: the task packs what it needs itself. Scratch: a tile, then the strips of a transposed A
- * (blockM, rounded up to whole ones, x min(K, KC)), then min(K, KC) x min(blockN, COLUMNS) if B is to be packed. gate: see `finish`; only of one product.
+ * (blockM, rounded up to whole ones, x min(K, KC)), then min(K, KC) x min(blockN, COLUMNS) if B is to be packed.
  */
 export function matmul(
   begin: i32, end: i32, a: usize, b: usize, bias: usize, c: usize, packedB: usize, strideA: i32, strideB: i32, M: i32, N: i32, K: i32,
-  transposeA: i32, transposeB: i32, sparse: i32, accumulate: i32, activation: i32, blockM: i32, blockN: i32, half: i32, gate: usize,
+  transposeA: i32, transposeB: i32, sparse: i32, accumulate: i32, activation: i32, blockM: i32, blockN: i32, half: i32,
 ): void {
   const blocksM = (M + blockM - 1) / blockM
   const blocksN = (N + blockN - 1) / blockN
@@ -534,15 +534,14 @@ export function matmul(
             let rows = 0
             for (let m = m2; m < m3; m += rows) {
               rows = rowsOfTile(m3 - m, !finite || strip == 4)
-              const offset = (<usize>m * N + n) << 2
-              const at = matrixC + offset, gateN = last && gate ? gate + offset : 0
+              const at = matrixC + ((<usize>m * N + n) << 2)
               if (columns == NR && rows >= 4) {
                 if (first) tile<f32>(blockA, rowStep, strip, m - m2, rows, step, panel, NR, kc, <boolean>sparse, finite, at, ldc)
                 else tile<i32>(blockA, rowStep, strip, m - m2, rows, step, panel, NR, kc, <boolean>sparse, finite, at, ldc)
-                if (biasN || activationN >= 0 || gateN) finish(at, ldc, at, ldc, rows, NR, true, biasN, activationN, gateN)
+                if (biasN || activationN >= 0) finish(at, ldc, at, ldc, rows, NR, true, biasN, activationN)
               } else {
                 tile<f32>(blockA, rowStep, strip, m - m2, rows, step, panel, columns, kc, <boolean>sparse, finite, edge, NR << 2)
-                finish(edge, NR << 2, at, ldc, rows, columns, first, biasN, activationN, gateN)
+                finish(edge, NR << 2, at, ldc, rows, columns, first, biasN, activationN)
               }
             }
           }

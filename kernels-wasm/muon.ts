@@ -103,7 +103,7 @@ export function muonProduct(
     const left = a + (row * K << 2), right = b + (<usize>(i * N) * K << 2)
     matmul(
       block, block + 1, left, right, 0, c + (row * N << 2), 0, 0, 0, rows, N, K,
-      0, transposeB, 0, start ? 1 : 0, -1, rows, blockN, 0, 0,
+      0, transposeB, 0, start ? 1 : 0, -1, rows, blockN, 0,
     )
     if (after != 1) scaleRows(c + corner, c + corner, rows, n1 - n0, N, after)
     if (symmetric) {

@@ -385,7 +385,7 @@ export interface Kernels<S> {
   accumulate(x: S, y: S, n: number): void
   /** y = op(x), element by element. */
   unary(op: UnaryOp, x: S, y: S, n: number): void
-  /** dx = dy * op'(x), where y = op(x). For neg, exp, sqrt and relu the caller may have y only, and give it for x too. */
+  /** dx = dy * op'(x), where y = op(x). For neg, exp, sqrt and relu the caller may have y only, and give it for x too. dx may be dy. */
   unaryBackward(op: UnaryOp, x: S, y: S, dy: S, dx: S, n: number): void
   /** y[i] = a[i] op b[i] over `shape` (of any rank); y is dense, a stride of 0 broadcasts. */
   binary(op: BinaryOp, a: S, b: S, y: S, shape: readonly number[], stridesA: readonly number[], stridesB: readonly number[]): void

@@ -862,6 +862,20 @@ const sequenceCases = [
     run: ({ shape, nu }, [x]) => engine.dpfpSum(x, 1 + (nu % Math.min(4, 2 * shape.at(-1)! - 1)), 0.1),
     terms: ({ shape }) => 8 * shape.at(-1)!,
   }),
+  define({
+    name: 'dpfpSums',
+    // Rows of eight, too, which wasm takes otherwise where nu is 1.
+    options: (sizes) =>
+      fc.record({
+        shape: shapes(sizes, 1, 3),
+        D: fc.constantFrom(3, 8, 24),
+        count: fc.constantFrom(1, 2, 3),
+        nu: fc.constantFrom(1, 1, 2),
+      }),
+    inputs: ({ shape, D, count }) => Array.from({ length: count }, () => ({ shape: [...shape.slice(1), D], values: 'nonzero' as const })),
+    run: ({ nu }, xs) => engine.dpfpSums(xs, nu, 0.1),
+    terms: ({ D }) => 8 * D,
+  }),
 ]
 
 const randomCases = [

@@ -16,6 +16,7 @@ import {
   normal,
   parameter,
   scope,
+  sum,
   type Tensor,
   tensor,
   webgpuDevice,
@@ -268,6 +269,70 @@ describe('blocks side by side', () => {
     assert.deepEqual([...(await made[2].read())], [7])
     for (const t of [...made, ...views, ...sums]) t.dispose()
     assert.ok(device.bytesInUse() <= before + 4)
+  })
+})
+
+describe('gradients side by side', () => {
+  it('lie in one buffer, where the last ones were, but for one that somebody holds; what an optimiser took is free again', async function () {
+    await webgpu(this)
+    const device = await webgpuDevice()
+    const [first, second] = [1, 2].map((scale) =>
+      parameter(
+        tensor(
+          [1, 2, 3, 4].map((x) => scale * x),
+          { shape: [2, 2], device },
+        ),
+      ),
+    )
+    const optimizer = new AdamW(
+      new Map([
+        ['first', first],
+        ['second', second],
+      ]),
+      { lr: 0.1 },
+    )
+    const backward = (): void =>
+      scope(() => {
+        const x = tensor([1, -1], { shape: [1, 2], device })
+        sum(matmul(matmul(x, first, { transposeB: true }), second, { transposeB: true })).backward()
+      })
+    const values = async (): Promise<number[][]> => Promise.all([first, second].map(async ({ grad }) => [...(await grad!.read())]))
+    const places = (): Block[] => [first, second].map(({ grad }) => grad!.storage as Block)
+    const expected = [
+      [8, -8, 12, -12],
+      [-1, -1, -1, -1],
+    ]
+    backward()
+    const before = places()
+    assert.equal(before[0].memory, before[1].memory)
+    assert.deepEqual(await values(), expected)
+    backward()
+    assert.deepEqual(places(), before)
+    assert.deepEqual(
+      await values(),
+      expected.map((row) => row.map((x) => 2 * x)),
+    )
+    const held = keep(first.grad!.view([4]))
+    optimizer.zeroGrad()
+    backward()
+    assert.notEqual(places()[0].memory, before[0].memory)
+    assert.equal(places()[1], before[1])
+    assert.deepEqual(await values(), expected)
+    assert.deepEqual(
+      [...(await held.read())],
+      expected[0].map((x) => 2 * x),
+    )
+    held.dispose()
+    optimizer.zeroGrad()
+    backward()
+    assert.deepEqual(places(), before)
+    // One that is left is freed with its last tensor.
+    const last = keep(second.grad!.view([4]))
+    for (const one of [optimizer, first, second]) one.dispose()
+    assert.equal(device.bytesInUse(), 16)
+    last.dispose()
+    assert.equal(device.bytesInUse(), 0)
+    device.close()
   })
 })
 

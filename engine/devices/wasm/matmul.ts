@@ -48,19 +48,13 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
     return packed
   }
 
-  /** `matmul`. `given`: B, packed already; `gate`: see kernels-wasm/epilogue.ts. Returns whether that has been looked at. */
-  function multiply(
-    a: Block,
-    b: Block,
-    bias: Block | null,
-    c: Block,
-    sizes: MatmulSizes,
-    start?: Block,
-    given?: Block,
-    gate?: Block,
-  ): boolean {
+  /** What is packed for several products that take place one after the other, by its B. */
+  type Packed = Map<Block, { sizes: MatmulSizes; block: Block }>
+  const alike = (x: MatmulSizes, y: MatmulSizes): boolean => x.N === y.N && x.K === y.K && x.transposeB === y.transposeB
+
+  function multiply(a: Block, b: Block, bias: Block | null, c: Block, sizes: MatmulSizes, start?: Block, shared?: Packed): void {
     const { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate } = sizes
-    if (batch * M * N === 0) return false
+    if (batch * M * N === 0) return
     if (accumulate && start) affine(start, c, batch * M * N, 1, 0)
     const activation = sizes.activation === null ? -1 : unaryOps.indexOf(sizes.activation)
     const biasPointer = bias?.pointer ?? 0
@@ -88,7 +82,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
         [a.pointer, packed.pointer, biasPointer, c.pointer, M, N, K, +accumulate, activation, half],
         4 * panelColumns,
       )
-      return false
+      return
     }
 
     if (!sparse && (M === 1 || (M <= 3 && !transposeA))) {
@@ -101,7 +95,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
         [a.pointer, b.pointer, biasPointer, c.pointer, strideA, strideB, M, N, K, +transposeB, +accumulate, activation, blockN],
         4 * blockN,
       )
-      return false
+      return
     }
 
     const operations = 2 * batch * M * N * (K + 1)
@@ -119,7 +113,10 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
     const tasks = batch * Math.ceil(M / blockM) * Math.ceil(N / blockN)
     const grain = alone ? tasks : Math.ceil((worthSharing / operations) * tasks)
 
-    const packed = given ?? ((!whole || kept) && K > 0 ? packedFrom(b, sizes, alone, kept) : null)
+    const known = shared?.get(b)
+    let packed: Block | null = null
+    if ((!whole || kept) && K > 0) packed = known && alike(known.sizes, sizes) ? known.block : packedFrom(b, sizes, alone, kept)
+    if (packed && !kept && !known) shared?.set(b, { sizes, block: packed })
     const scratch = scratchFor(blockM, blockN, K, transposeA, !packed)
     pool.run(
       'matmul',
@@ -144,12 +141,10 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
         blockM,
         blockN,
         half,
-        gate?.pointer ?? 0,
       ],
       scratch,
     )
-    if (packed && !kept && !given) pool.memory.free(packed)
-    return true
+    if (packed && !kept && shared?.get(b)?.block !== packed) pool.memory.free(packed)
   }
 
   const termSizes = ({ M, N, terms }: Product<Block>, i: number): MatmulSizes => ({
@@ -158,27 +153,18 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
   })
 
   return {
-    matmul: (a, b, bias, c, sizes, start) => void multiply(a, b, bias, c, sizes, start),
+    matmul: (a, b, bias, c, sizes, start) => multiply(a, b, bias, c, sizes, start),
     products(list) {
-      const alike = (x: MatmulSizes, y: MatmulSizes): boolean => x.N === y.N && x.K === y.K && x.transposeB === y.transposeB
-      const all = list.flatMap((product) => product.terms.map(({ b }, i) => ({ b, sizes: termSizes(product, i) })))
-      /** What several of them multiply with is packed once. */
-      const packed = new Map<Block, { sizes: MatmulSizes; block: Block }>()
-      for (const { b, sizes } of all)
-        if (!packed.has(b) && sizes.K > 0 && all.filter((other) => other.b === b && alike(other.sizes, sizes)).length > 1)
-          packed.set(b, { sizes, block: packedFrom(b, sizes, pool.threads === 1, false) })
+      const packed: Packed = new Map()
       try {
         for (const product of list) {
           const { c, M, N, terms, accumulate = false, bias = null, activation = null, sums, gate } = product
           for (const [i, { a, b }] of terms.entries()) {
             const last = i === terms.length - 1
             const sizes = { ...termSizes(product, i), accumulate: accumulate || i > 0, activation: last ? activation : null }
-            const shared = packed.get(b)
-            const given = shared && alike(shared.sizes, sizes) ? shared.block : undefined
-            const relu = last && gate?.op === 'relu' ? gate.y : undefined
-            const done = multiply(a, b, last ? bias : null, c, sizes, undefined, given, relu)
-            if (last && gate && !(relu && done)) unaryBackward(gate.op, gate.y, gate.y, c, c, M * N)
+            multiply(a, b, last ? bias : null, c, sizes, undefined, packed)
           }
+          if (gate) unaryBackward(gate.op, gate.y, gate.y, c, c, M * N)
           if (sums) reduce('sum', terms[0].a, sums, 1, terms[0].K, M)
         }
       } finally {
