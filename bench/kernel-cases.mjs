@@ -132,7 +132,7 @@ const dpfpSum =
       shape: `[${R}, ${V}] -> ${K}`,
       elements: R * K,
       floats: R * (V + K) + (backward ? R * V : 0),
-      run: backward ? () => k.dpfpSumBackward(x, stats, dy, dx, R, V, 1) : () => k.dpfpSum(x, y, stats, R, V, 1, 1e-6),
+      run: backward ? () => k.dpfpSumBackward([{ x, stats, dy, dx }], R, V, 1) : () => k.dpfpSum([{ x, y, stats }], R, V, 1, 1e-6),
     }
   }
 
@@ -330,10 +330,10 @@ export const cases = {
       operands: { x, y, R: B * T, n: F },
     }
   },
-  'sum of squares (clipping)': elementwise(1, (k, m, n) => {
+  'norm (clipping)': elementwise(1, (k, m, n) => {
     const x = m.float(n),
       y = m.empty(1)
-    return () => k.sumSquares([{ x, n }], y)
+    return () => k.gradNorm([{ x, n }], y)
   }),
   'layer norm': norm('layer', false),
   'layer norm backward': norm('layer', true),

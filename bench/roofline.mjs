@@ -44,12 +44,28 @@ const products = ({ M, N, K, batch }) => 2 * batch * M * N * K
 const epilogue = ({ M, N, batch, accumulate, biased, activation }) =>
   batch * M * N * (accumulate + biased + (unaryOps[activation] ? unary(unaryOps[activation]) : 0))
 
-/** Of the parameters of a dispatch, four words each, the first of which counts. */
-const elementsOf = (parts) => parts.reduce((sum, n, i) => sum + (i % 4 === 0 ? n : 0), 0)
+/** Of the parameters of a dispatch, eight words each, the first of which counts. */
+const elementsOf = (parts) => parts.reduce((sum, n, i) => sum + (i % 8 === 0 ? n : 0), 0)
+/** Of the gradients of a dispatch, in each of its buffers: which buffer is the second of such words, in Muon's tables, which have as many elements each, the fifth. */
+const gradientParts = (elements, which) =>
+  Object.fromEntries(
+    ['gradient', 'gradient1', 'gradient2', 'gradient3'].map((name, buffer) => [
+      name,
+      (params) => params.parts.reduce((sum, n, i) => sum + (i % 8 === which && n === buffer ? elements(params, i - which) : 0), 0),
+    ]),
+  )
+/** Of the products of a dispatch, sixteen words each, and eight a term: sizes, the inner axes of all terms, what there is besides (kernels-wgsl/products.wgsl). */
+const productsOf = ({ count, products, terms }) =>
+  Array.from({ length: count }, (_, i) => {
+    const [M, N, , , first, length, what, activation] = products.slice(16 * i)
+    const inner = Array.from({ length }, (_, term) => terms[8 * (first + term) + 4]).reduce((sum, K) => sum + K, 0)
+    return { M, N, inner, what, activation }
+  })
+const ofTable = gradientParts(({ parts }, at) => parts[at], 1)
 
 /**
  * Of the entries whose bindings are arrays used whole: operations, from the parameters. `again`: bindings both read and written; `part`: the
- * words used of an array that isn't used whole.
+ * words used of an array that isn't used whole; `words`: those of all arrays together.
  */
 const whole = {
   elementwise: {
@@ -68,10 +84,6 @@ const whole = {
   },
   reduce: {
     reduceRows: { operations: ({ outer, n, op }) => outer * n * (op === 2 ? 2 : 1), part: { y: ({ outer, parts }) => outer * parts } },
-    partialSquares: {
-      operations: ({ sizes }) => 2 * sizes.reduce((sum, n) => sum + n, 0),
-      part: { y: ({ outer, parts }) => outer * parts },
-    },
     reduceColumnsAtOnce: { operations: ({ outer, n, inner }) => outer * n * inner },
     reduceColumns: { operations: ({ outer, n, inner }) => outer * n * inner },
     cumsumColumns: { operations: ({ outer, n, inner }) => 4 * outer * n * inner },
@@ -84,6 +96,18 @@ const whole = {
     },
     matmulEach: { operations: (p) => products(p) + epilogue(p), again: ({ accumulate }) => (accumulate ? ['c'] : []) },
     matmulJoin: { operations: (p) => p.batch * p.M * p.N * p.splits + epilogue(p), again: ({ accumulate }) => (accumulate ? ['c'] : []) },
+  },
+  products: {
+    products: {
+      operations: (p) =>
+        productsOf(p).reduce(
+          (sum, { M, N, inner, what, activation }) =>
+            sum + M * N * (2 * inner + (what ? 1 : 0) + (unaryOps[activation] ? unary(unaryOps[activation]) : 0)),
+          0,
+        ),
+      words: (p) =>
+        productsOf(p).reduce((sum, { M, N, inner, what }) => sum + M * N * (1 + (what & 1) + (what & 8 ? 1 : 0)) + (M + N) * inner, 0),
+    },
   },
   norm: {
     norm: { operations: ({ R, n }) => 8 * R * n },
@@ -102,8 +126,8 @@ const whole = {
     convBackwardTaps: { operations: ({ B, T, D, W }) => 2 * B * T * D * W },
     dpfp: { operations: ({ n }) => 3 * n },
     dpfpBackward: { operations: ({ n, nu }) => 6 * nu * n },
-    dpfpSum: { operations: ({ R, D, nu }) => 12 * R * 2 * D * nu },
-    dpfpSumBackward: { operations: ({ R, D, nu }) => 10 * R * 2 * D * nu },
+    dpfpSum: { operations: ({ R, D, nu, count }) => 12 * count * R * 2 * D * nu },
+    dpfpSumBackward: { operations: ({ R, D, nu, count }) => 10 * count * R * 2 * D * nu },
   },
   // Twenty rounds of an addition, a rotation (3) and an exclusive or.
   random: {
@@ -115,7 +139,7 @@ const whole = {
     muonMomentum: {
       operations: ({ size, count }) => 4 * size * count,
       again: ['m'],
-      part: { m: ({ size, count }) => size * count, y: ({ size, count }) => size * count },
+      part: { m: ({ size, count }) => size * count, y: ({ size, count }) => size * count, ...gradientParts(({ size }) => size, 4) },
     },
     muonNormalise: { operations: ({ n }) => 2 * n, again: ['y'] },
     muonUpdate: {
@@ -129,11 +153,23 @@ const whole = {
     adamTogether: {
       operations: ({ parts }) => 18 * elementsOf(parts),
       again: ['parameter', 'm'],
-      part: { parameter: ({ parts }) => elementsOf(parts), m: ({ parts }) => 2 * elementsOf(parts) },
+      part: { parameter: ({ parts }) => elementsOf(parts), m: ({ parts }) => 2 * elementsOf(parts), ...ofTable },
     },
+    squares: { operations: ({ parts }) => 2 * elementsOf(parts), part: ofTable },
+    rootOfSums: { operations: ({ n }) => n },
   },
   linear: { solveSpd: { operations: ({ N, K }) => N * (K ** 3 / 3 + 2 * K * K), again: ['L', 'x'] } },
 }
+
+/** Of products of pieces, sixteen words each: N and the inner size first, whether it's added to C in bit 1 of the thirteenth. */
+const productCost = ({ heads, pieces, rows, count, products }) =>
+  Array.from({ length: count || 0 }, (_, i) => products.slice(16 * i, 16 * (i + 1))).reduce(
+    ([operations, words], [N, inner, ...rest]) => [
+      operations + 2 * heads * pieces * rows * N * inner,
+      words + heads * pieces * (rows * inner + inner * N + (rest[10] & 2 ? 2 : 1) * rows * N),
+    ],
+    [0, 0],
+  )
 
 /** Of the recurrences, which use parts of one work array: operations, and words read and written. */
 const inWork = {
@@ -148,7 +184,7 @@ const inWork = {
     const [read, gated] = [reads ? 1 : 0, gateWidth ? 1 : 0]
     // Levels of pairs of tokens: at each, every channel of every token is faded once.
     const levels = Math.ceil(Math.log2(rows))
-    return {
+    const of = {
       checkGate: [0, p.n],
       load: [0, 2 * moved],
       store: [0, 2 * moved],
@@ -163,7 +199,7 @@ const inWork = {
         tokens * (2 * K + V) + extra + gate + (2 + read) * keys + 2 * w + values + batches * K,
       ],
       pairs: [keys * (2 * (rows - 1) + 2 + 2 * levels), tokens * 2 * K + extra + w + (1 + read) * pairs],
-      solve: [batches * rows * (rows - 1) * ((p.transposed ? 0 : K) + columns), pairs + 2 * ((p.transposed ? 0 : keys) + values)],
+      solve: [batches * rows * (rows - 1) * ((p.turned ? 0 : K) + columns), pairs + 2 * ((p.turned ? 0 : keys) + values)],
       snapshots: [4 * keys * columns, states + tokens * K + extra + w + values + heads * p.outside * K * columns],
       outputs: [tokens * V * 2, values + tokens * columns],
       cotangents: [values * 3, values + tokens * V * (columns > V ? 2 : 1)],
@@ -175,23 +211,32 @@ const inWork = {
       gradients: [tokens * K * 4, (2 + read) * keys + tokens * K + extra + values + tokens * (2 * K + V) + extra],
       gateGradient: [gateWidth === 1 ? keys : 0, keys + gate],
     }
+    const product = productCost(p)
+    const add = (...costs) => costs.reduce(([x, y], [operations, words]) => [x + operations, y + words], [0, 0])
+    const solve = reads ? of.solve : [0, 0]
+    return {
+      ...of,
+      begin: add(of.prepare, product, solve),
+      beginFading: add(of.prepare, of.pairs, solve),
+      readOut: add(product, of.outputs),
+      cotangentsWith: add(of.cotangents, product),
+      finish: add(reads ? [batches * rows * (rows - 1) * columns, pairs + 2 * values] : [0, 0], product, of.gradients),
+    }
   },
   'fast-weights-products': (p) => {
     const { K, columns, rows } = p
     const batches = p.heads * p.pieces
-    const terms = p.reads + p.writes + (p.adds ?? 0)
+    const terms = p.readsTerm + p.writes + (p.adds ?? 0)
     // Of each piece: the matrices, the values that they meet, the state before and after, gamma.
-    const perPiece = terms * rows * K + (1 + p.reads + (p.adds ?? 0)) * rows * columns + 2 * K * columns + K
+    const perPiece = terms * rows * K + (1 + p.readsTerm + (p.adds ?? 0)) * rows * columns + 2 * K * columns + K
     return {
-      // Sixteen words a product: N and the inner size first, whether it's added to C in bit 1 of the thirteenth.
-      product: Array.from({ length: p.count || 0 }, (_, i) => p.products.slice(16 * i, 16 * (i + 1))).reduce(
-        ([operations, words], [N, inner, ...rest]) => [
-          operations + 2 * batches * rows * N * inner,
-          words + batches * (rows * inner + inner * N + (rest[10] & 2 ? 2 : 1) * rows * N),
-        ],
-        [0, 0],
-      ),
-      scan: [batches * (terms * 2 * rows * K * columns + 2 * K * columns), batches * perPiece],
+      product: productCost(p),
+      // States come from outside and go there, whole ones.
+      scan: [
+        batches * (terms * 2 * rows * K * columns + 2 * K * columns),
+        batches * perPiece +
+          K * columns * p.heads * ((p.begun ? 2 : 1) * p.segments + (p.ended ? 2 : 0) + (p.kept ? 2 * Math.ceil(p.pieces / p.perSpan) : 0)),
+      ],
     }
   },
 }
@@ -207,6 +252,7 @@ function costOf({ shader, entry, bindings, params }) {
   }
   const rule = whole[shader]?.[entry]
   if (!rule) throw new Error(`no count for ${shader}, ${entry}`)
+  if (rule.words) return { operations: rule.operations(given), bytes: 4 * rule.words(given) }
   const again = typeof rule.again === 'function' ? rule.again(given) : (rule.again ?? [])
   const seen = new Set()
   let bytes = 0
@@ -235,10 +281,17 @@ function paper() {
   const gpu = {
     capabilities: { bindingBytes: 2 ** 30 },
     faults: block(64, true),
-    run({ name }, entry, bindings, given, groups) {
+    run({ name, paramBytes }, entry, bindings, given, groups) {
       const params = typeof given === 'function' ? given() : given
       const again = typeof given === 'function'
-      if (groups > 0) dispatches.push({ shader: name, entry, groups, again, ...costOf({ shader: name, entry, bindings, params }) })
+      if (groups > 0)
+        dispatches.push({
+          shader: name,
+          entry,
+          groups,
+          again: again ? Math.ceil(paramBytes / parameterBytes) * parameterBytes : 0,
+          ...costOf({ shader: name, entry, bindings, params }),
+        })
     },
     scratch: (floats, body) => body(block(4 * floats)),
     fault: () => 0,
@@ -338,7 +391,7 @@ const cells = ({ dispatches, operations, bytes, times }, unit) => [
   ...times.map(({ seconds, limit }) => `${digits(seconds / unit)} ${limit}`),
 ]
 
-/** Bytes that parameters of a dispatch take among others, and those that a step is given: tokens, targets and how many of them count. */
+/** What bytes that parameters of a dispatch take among others are a multiple of, and those that a step is given: tokens, targets and how many of them count. */
 const parameterBytes = 256
 const givenBytes = 2 * 4 * 16 * 128 + 4
 
@@ -351,7 +404,7 @@ export function counts() {
   const rows = names.map((name) => [name, ...all.map((step) => step.filter((dispatch) => named(dispatch) === name).length)])
   rows.sort((a, b) => b.slice(1).reduce((x, y) => x + y) - a.slice(1).reduce((x, y) => x + y))
   const totals = Object.keys(steps[0]).map((part) => [part, ...steps.map((step) => step[part].length)])
-  const written = all.map((step) => step.filter(({ again }) => again).length * parameterBytes + givenBytes)
+  const written = all.map((step) => total(step, ({ again }) => again) + givenBytes)
   console.log('\nDispatches of a training step on webgpu, 16 x 128 tokens: forward, backward, clipping and optimiser\n')
   printTable(
     ['kernel', ...settings.map(({ name }) => name)],

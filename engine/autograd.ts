@@ -4,7 +4,7 @@
  */
 import { told } from './arguments.ts'
 import { noGrad, recording } from './recording.ts'
-import { type Backward, type Node, nextNode, type Sofar, Tensor } from './tensor.ts'
+import { type Backward, type Fresh, type Node, nextNode, type Sofar, Tensor } from './tensor.ts'
 
 /** Whether an op on these inputs is going to be recorded, and so has to keep what its backward needs. */
 export const records = (inputs: readonly Tensor[]): boolean => recording() && inputs.some((x) => x.requiresGrad)
@@ -13,7 +13,8 @@ export const records = (inputs: readonly Tensor[]): boolean => recording() && in
 export function recordMany(op: string, inputs: readonly Tensor[], outputs: readonly Tensor[], backward: Backward): void {
   if (!records(inputs)) return
   const versions = [...inputs, ...outputs].map((x) => x.version)
-  const node: Node = { id: nextNode(), op, inputs, outputs, versions, backward }
+  // Copies: the arrays may be their callers'.
+  const node: Node = { id: nextNode(), op, inputs: [...inputs], outputs: [...outputs], versions, backward }
   outputs.forEach((y, i) => {
     y.requiresGrad = true
     y.node = node
@@ -26,10 +27,10 @@ export function record(
   op: string,
   inputs: readonly Tensor[],
   y: Tensor,
-  backward: (dy: Tensor, sofar: Sofar) => readonly (Tensor | null)[],
+  backward: (dy: Tensor, sofar: Sofar, fresh: Fresh) => readonly (Tensor | null)[],
   again?: () => void,
 ): Tensor {
-  recordMany(op, inputs, [y], ([dy], sofar) => backward(dy as Tensor, sofar))
+  recordMany(op, inputs, [y], ([dy], sofar, fresh) => backward(dy as Tensor, sofar, fresh))
   if (y.node) y.node.again = again
   return y
 }

@@ -29,6 +29,7 @@ interface Memory {
   readonly storage: unknown
   readonly owners: number
   readonly version: number
+  readonly place?: boolean
 }
 
 /** What a step counts, where it has begun, and by how much it moves that on. */
@@ -199,10 +200,10 @@ export async function capture(
       throw new Error('capture: the step counts something else the second time, such as the streams of a generator that it has made itself')
     const own = new Set([...captures.flatMap(({ blocks }) => blocks), ...begin.map((t) => t.storage)])
     for (const block of overwritten)
-      if (!own.has(block.storage) && !mine.has(block.storage))
+      if (!own.has(block.storage) && !mine.has(block.storage) && !block.place)
         throw new Error('capture: the step overwrites a tensor from outside of it; name it in `changes`')
     for (const block of seen)
-      if (!own.has(block.storage) && !changing.has(block.storage) && !outside.has(block)) outside.set(block, block.version)
+      if (!own.has(block.storage) && !changing.has(block.storage) && !block.place && !outside.has(block)) outside.set(block, block.version)
     for (const t of [...result!.outputs, ...result!.tensors])
       if (!own.has(t.storage)) throw new Error(`capture: the step returns ${t}, which it hasn't made`)
     return result!

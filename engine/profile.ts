@@ -13,7 +13,7 @@
  * Tests: test/ops/profile.test.ts.
  */
 import type { Device } from './devices/device.ts'
-import type { KernelName, Kernels, MatmulSizes } from './devices/kernels.ts'
+import type { KernelName, Kernels, MatmulSizes, Product } from './devices/kernels.ts'
 
 /** Time spent in one kernel, of one detail, within the same spans. */
 export interface ProfileEntry {
@@ -59,6 +59,12 @@ export function span<R>(name: string, body: () => R): R {
 function detailOf(name: string, args: readonly unknown[]): string {
   if (typeof args[0] === 'string') return args[0]
   if (name === 'muon') return `${(args[0] as unknown[]).length} of ${args[1]}×${args[2]}`
+  if (name === 'products') {
+    const list = args[0] as readonly Product<unknown>[]
+    const sizes = list.map(({ M, N, terms }) => [M, N, terms.reduce((sum, { K }) => sum + K, 0)])
+    const [largest] = sizes.sort((x, y) => y[0] * y[1] * y[2] - x[0] * x[1] * x[2])
+    return `${list.length}, up to ${largest.join('×')}`
+  }
   if (name !== 'matmul') return ''
   const { batch, M, N, K } = args[4] as MatmulSizes
   return `${batch > 1 ? `${batch} of ` : ''}${M}×${N}×${K}`

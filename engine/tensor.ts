@@ -33,6 +33,8 @@ interface Block {
   owners: number
   /** Grows whenever the contents are overwritten, so that a backward can tell that what it needs is gone. */
   version: number
+  /** A place that is kept for one gradient after another, beside others (`gradientPlaces`): not freed with the last tensor. */
+  place?: boolean
 }
 
 /** The numbers of an int32 tensor on the host. */
@@ -98,11 +100,14 @@ export class FreedError extends Error {}
 
 /**
  * Given d(loss)/d(output) for each output (null where nothing depends on it), returns d(loss)/d(input) for each input (null: none). Where input i has
- * a gradient from elsewhere already, `sofar(i)` is that, in memory of its own: an op may add to it, and return it in place of a new one.
+ * a gradient from elsewhere already, `sofar(i)` is that, in memory of its own: an op may add to it, and return it in place of a new one. `fresh(i)` is a
+ * tensor like input i to write its gradient to, in the place that is kept for that, if there is one.
  */
-export type Backward = (grads: readonly (Tensor | null)[], sofar: Sofar) => readonly (Tensor | null)[]
+export type Backward = (grads: readonly (Tensor | null)[], sofar: Sofar, fresh: Fresh) => readonly (Tensor | null)[]
 /** The gradient that an input has from what came later, to be added to in place; null where there is none yet. */
 export type Sofar = (input: number) => Tensor | null
+/** A new tensor for the gradient of an input, with undefined contents. */
+export type Fresh = (input: number) => Tensor
 
 export interface Node {
   /** Grows with every node: a node's inputs were made before it. */
@@ -113,7 +118,7 @@ export interface Node {
   /** The versions of the inputs, then of the outputs, when the op ran. */
   versions: readonly (number | null)[]
   backward: Backward
-  /** Writes the values of the output once more, where that takes hardly more than a pass over memory. */
+  /** Writes the values of the outputs once more, where that takes hardly more than a pass over memory. */
   again?: () => void
 }
 
@@ -143,6 +148,8 @@ export class Tensor implements Scoped {
   /** The id of the node recorded next when this tensor was made: no node before it can know the tensor. */
   readonly born = nodes
   private block: Block | null
+  /** Where its gradients are written: see `gradientPlaces`. */
+  private place: Block | null = null
   private evicted = false
   private readonly host: Indices | null
 
@@ -293,7 +300,28 @@ export class Tensor implements Scoped {
     this.evicted = false
     const block = this.block
     this.block = null
-    if (block && --block.owners === 0) this.device.free(block.storage)
+    if (block && --block.owners === 0 && !block.place) this.device.free(block.storage)
+  }
+
+  /** Keeps a place for its gradients from now on, until `leavePlace`. False where it has one. @internal */
+  takePlace(storage: unknown): boolean {
+    if (this.place) return false
+    this.place = { storage, owners: 0, version: 0, place: true }
+    return true
+  }
+
+  /** The place is free again, once no gradient is there. @internal */
+  leavePlace(): void {
+    const { place } = this
+    this.place = null
+    if (place?.owners === 0) this.device.free(place.storage)
+    else if (place) place.place = false
+  }
+
+  /** A tensor for its next gradient, with undefined contents. @internal */
+  freshGradient(): Tensor {
+    const free = this.place?.owners === 0 ? this.place : null
+    return new Tensor(this.shape, 'float32', this.device, free)
   }
 
   /**
@@ -321,8 +349,12 @@ export class Tensor implements Scoped {
 
   private live(): Block {
     if (this.evicted) {
-      this.evicted = false
-      this.block = { storage: this.device.allocate(this.dtype as DType, this.size), owners: 1, version: 0 }
+      // All of an op's results are written at once.
+      for (const y of this.node!.outputs)
+        if (y.evicted) {
+          y.evicted = false
+          y.block = { storage: y.device.allocate(y.dtype as DType, y.size), owners: 1, version: 0 }
+        }
       this.node!.again!()
     }
     if (!this.block)
@@ -474,6 +506,23 @@ export function gatherMemory(tensors: readonly Tensor[]): void {
       its[i].move(to)
     }
   }
+}
+
+/**
+ * Places side by side for the gradients of these parameters, where the device can then reach many of them in one kernel call. Gives the parameters that
+ * have got one: `leavePlace` of each ends it.
+ */
+export function gradientPlaces(parameters: readonly Tensor[]): Tensor[] {
+  const placed: Tensor[] = []
+  for (const device of new Set(parameters.map((t) => t.device))) {
+    const its = parameters.filter((t) => t.device === device && t.dtype === 'float32')
+    const places = device.gather?.(its.map((t) => t.storage)) ?? []
+    for (const [i, storage] of places.entries()) {
+      if (its[i].takePlace(storage)) placed.push(its[i])
+      else device.free(storage)
+    }
+  }
+  return placed
 }
 
 /** Tensors of zeros, kept, of the shapes and on the devices of these float32 ones, side by side as `gatherMemory` has them. */
@@ -659,7 +708,11 @@ function gradientsOf(node: Node, grads: readonly (Tensor | null)[], sofar: (x: T
       throw new Error(`${node.op}: ${what} ${show(x.shape)} was overwritten between forward and backward (${hint})`)
     }
   try {
-    return node.backward(grads, (i) => sofar(node.inputs[i]))
+    return node.backward(
+      grads,
+      (i) => sofar(node.inputs[i]),
+      (i) => node.inputs[i].freshGradient(),
+    )
   } catch (error) {
     if (!(error instanceof FreedError)) throw error
     throw new Error(`${node.op}: backward needs what was freed: ${error.message} (${hint})`, { cause: error })

@@ -75,8 +75,8 @@ export function normOne(kind: i32, row: usize, gain: usize, bias: usize, out: us
 }
 
 /** Below it squares have lost digits; the backward pass takes its far side beyond the reciprocals of these. */
-const SMALLEST: f32 = 1e-12
-const LARGEST: f32 = 1e12
+export const SMALLEST: f32 = 1e-12
+export const LARGEST: f32 = 1e12
 
 @inline function at64(x: usize, j: i32): f64 {
   return <f64>load<f32>(x + (<usize>j << 2))

@@ -45,13 +45,10 @@ export function partialSums(begin: i32, end: i32, table: usize, squares: i32, pa
   }
 }
 
-/** y[i] = sum of the partial sums of array i, in float64. A task is an array. */
-export function addPartialSums(begin: i32, end: i32, table: usize, partial: usize, y: usize): void {
-  for (let i = begin; i < end; i++) {
-    const entry = table + <usize>i * ENTRY
-    const first = load<i32>(entry)
-    store<f32>(y + (<usize>i << 2), total(partial + (<usize>first << 2), load<i32>(entry + ENTRY) - first))
-  }
+/** y = the sum of n partial sums, in float64, or its root. The only task. */
+export function addPartialSums(begin: i32, end: i32, partial: usize, n: i32, root: i32, y: usize): void {
+  const sum = total(partial, n)
+  store<f32>(y, root ? Mathf.sqrt(sum) : sum)
 }
 
 /** Columns in a task of reduceColumns: 8 vectors of running sums are what the registers hold. */

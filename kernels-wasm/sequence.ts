@@ -1,10 +1,11 @@
 /**
  * Causal depthwise convolution and the DPFP feature map. Pinned by test/ops/wasm.test.ts.
  */
-import { vload, vstore } from './lanes'
+import { sumLanes, vload, vstore } from './lanes'
 import { madd, nanOf } from './math'
-import { normBackwardOne, normOne, SUM } from './norm'
+import { LARGEST, normBackwardOne, normOne, SMALLEST, SUM } from './norm'
 import { scratch } from './scratch'
+import { BLOCK } from './sums'
 
 // Both passes over a sequence are one correlation, y[t] = sum_{j<W} taps[j] * rows[u + j], over rows that go on as the state (or zeros)
 // before 0 and as zeros from T on: forward u = t - W + 1; backward u = t, the rows are dy and the taps are reversed.
@@ -288,14 +289,78 @@ function features(to: usize, D: i32, nu: i32): void {
   }
 }
 
+/** x, or -x, where it's above 0. A NaN stays. */
+@inline function above(x: v128, sign: v128): v128 {
+  return f32x4.pmax(v128.xor(x, sign), f32x4.splat(0))
+}
+
+/** One element back: the last of the vector before, and the first three. */
+@inline function behind(before: v128, x: v128): v128 {
+  return v128.shuffle<f32>(before, x, 3, 4, 5, 6)
+}
+
+/** One element ahead. */
+@inline function ahead(x: v128, next: v128): v128 {
+  return v128.shuffle<f32>(x, next, 1, 2, 3, 4)
+}
+
+/** Whether a row has one roll, and whole vectors, four at a time: then it stays in registers, in the order of sums of any other. */
+@inline function isShort(D: i32, nu: i32): bool {
+  return nu == 1 && (D & 7) == 0
+}
+
+/** The features of such a row, and their sum, as `sum` has it. */
+function featuresSummed(x: usize, to: usize, D: i32): f32 {
+  const D4 = <usize>D << 2
+  const minus = i32x4.splat(0x80000000)
+  let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0
+  let before = above(v128.load(x + D4 - 16), minus)
+  for (let half = 0; half < 2; half++) {
+    const sign = half ? minus : f32x4.splat(0)
+    for (let at: usize = 0; at < D4; at += 32) {
+      const a = above(v128.load(x + at), sign), b = above(v128.load(x + at, 16), sign)
+      const first = f32x4.mul(a, behind(before, a)), second = f32x4.mul(b, behind(a, b))
+      v128.store(to, first)
+      v128.store(to, second, 16)
+      if (((half ? D4 + at : at) & 32) == 0) {
+        s0 = f32x4.add(s0, first)
+        s1 = f32x4.add(s1, second)
+      } else {
+        s2 = f32x4.add(s2, first)
+        s3 = f32x4.add(s3, second)
+      }
+      before = b
+      to += 32
+    }
+  }
+  return sumLanes(f32x4.add(f32x4.add(s0, s1), f32x4.add(s2, s3)))
+}
+
 /** dpfp, each row over (its sum + eps); stats [R, 2] as `norm` leaves them. A task is a row. Scratch: that of dpfp. */
 export function dpfpSum(begin: i32, end: i32, x: usize, y: usize, stats: usize, D: i32, nu: i32, eps: f32): void {
   const n = 2 * D * nu
   for (let row = begin; row < end; row++) {
-    const to = y + (<usize>row * n << 2)
-    rectify(x + (<usize>(row * D) << 2), rectified(nu), D, nu)
-    features(to, D, nu)
-    normOne(SUM, to, 0, 0, to, stats + (<usize>row << 3), n, eps)
+    const from = x + (<usize>(row * D) << 2), to = y + (<usize>row * n << 2), its = stats + (<usize>row << 3)
+    if (isShort(D, nu) && n <= BLOCK) {
+      const size = featuresSummed(from, to, D) + eps
+      if (abs(size) > SMALLEST && abs(size) < Infinity) {
+        const scale: f32 = 1 / size
+        store<f32>(its, 0)
+        store<f32>(its, scale, 4)
+        const factor = f32x4.splat(scale)
+        const last = to + (<usize>n << 2)
+        for (let at = to; at < last; at += 32) {
+          const low = f32x4.mul(v128.load(at), factor), high = f32x4.mul(v128.load(at, 16), factor)
+          v128.store(at, low)
+          v128.store(at, high, 16)
+        }
+        continue
+      }
+    } else {
+      rectify(from, rectified(nu), D, nu)
+      features(to, D, nu)
+    }
+    normOne(SUM, to, 0, 0, to, its, n, eps)
   }
 }
 
@@ -355,6 +420,63 @@ function featuresBackward(x: usize, dy: usize, dx: usize, D: i32, nu: i32): void
   }
 }
 
+/** The sum of the features of a short row (`isShort`) times their cotangents, as normBackwardOne has it. */
+function featuresDot(x: usize, dy: usize, D: i32): f32 {
+  const D4 = <usize>D << 2
+  const minus = i32x4.splat(0x80000000)
+  let p0 = f32x4.splat(0), p1 = p0
+  let before = above(v128.load(x + D4 - 16), minus)
+  for (let half = 0; half < 2; half++) {
+    const sign = half ? minus : f32x4.splat(0)
+    for (let at: usize = 0; at < D4; at += 32) {
+      const a = above(v128.load(x + at), sign), b = above(v128.load(x + at, 16), sign)
+      p0 = madd(v128.load(dy), f32x4.mul(a, behind(before, a)), p0)
+      p1 = madd(v128.load(dy, 16), f32x4.mul(b, behind(a, b)), p1)
+      before = b
+      dy += 32
+    }
+  }
+  return sumLanes(f32x4.add(p0, p1))
+}
+
+/** dr[j] = df[j] r[j-1] + df[j+1] r[j+1], of a vector. */
+@inline function rolledBack(r0: v128, r1: v128, r2: v128, df: v128, dfNext: v128): v128 {
+  return madd(ahead(df, dfNext), ahead(r1, r2), f32x4.mul(df, behind(r0, r1)))
+}
+
+/** dx of a short row, from df = scale dy + shift. */
+function shortBackward(x: usize, dy: usize, dx: usize, D: i32, scale: v128, shift: v128): void {
+  const D4 = <usize>D << 2
+  const zero = f32x4.splat(0), minus = i32x4.splat(0x80000000)
+  const firstX = v128.load(x), lastX = v128.load(x + D4 - 16)
+  // Of both halves, r of x and of -x: the vector before, this one, and the next.
+  let p0 = above(lastX, minus), n0 = above(lastX, zero)
+  let v = firstX
+  let p1 = above(v, zero), n1 = above(v, minus)
+  const firstP = madd(scale, v128.load(dy), shift), firstN = madd(scale, v128.load(dy + D4), shift)
+  let dp = firstP, dn = firstN
+  for (let d: usize = 0; d < D4; d += 16) {
+    let next = firstX, p2 = above(firstX, minus), n2 = above(firstX, zero), dpNext = firstN, dnNext = firstP
+    if (d + 16 < D4) {
+      next = v128.load(x + d, 16)
+      p2 = above(next, zero)
+      n2 = above(next, minus)
+      dpNext = madd(scale, v128.load(dy + d, 16), shift)
+      dnNext = madd(scale, v128.load(dy + D4 + d, 16), shift)
+    }
+    const positive = v128.andnot(rolledBack(p0, p1, p2, dp, dpNext), f32x4.le(v, zero))
+    const negative = v128.andnot(rolledBack(n0, n1, n2, dn, dnNext), f32x4.ge(v, zero))
+    v128.store(dx + d, nanOf(v, f32x4.sub(positive, negative)))
+    v = next
+    p0 = p1
+    p1 = p2
+    n0 = n1
+    n1 = n2
+    dp = dpNext
+    dn = dnNext
+  }
+}
+
 /** Likewise of dpfpSum. Scratch: that of dpfpBackward, then the features of a row and their gradient, 4 D nu floats. */
 export function dpfpSumBackward(begin: i32, end: i32, x: usize, stats: usize, dy: usize, dx: usize, D: i32, nu: i32): void {
   const n = 2 * D * nu
@@ -362,6 +484,13 @@ export function dpfpSumBackward(begin: i32, end: i32, x: usize, stats: usize, dy
   const gradient = own + (<usize>n << 2)
   for (let row = begin; row < end; row++) {
     const at = <usize>(row * D) << 2
+    const s = load<f32>(stats + (<usize>row << 3), 4)
+    if (isShort(D, nu) && abs(s) > 1 / LARGEST && abs(s) < 1 / SMALLEST) {
+      const cotangents = dy + (<usize>row * n << 2)
+      const c0 = s * (s * featuresDot(x + at, cotangents, D))
+      shortBackward(x + at, cotangents, dx + at, D, f32x4.splat(s), f32x4.splat(-c0))
+      continue
+    }
     rectify(x + at, rectified(nu), D, nu)
     features(own, D, nu)
     normBackwardOne(SUM, own, 0, stats + (<usize>row << 3), dy + (<usize>row * n << 2), gradient, n, 0)

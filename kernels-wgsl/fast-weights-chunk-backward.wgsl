@@ -1,15 +1,30 @@
 // The backward of the chunk form; equations, letters and layout are those of fast-weights.wgsl.
 
 // G = scale dy / den, g = -(dy . y) / den: the second is what is forgotten most easily.
-@compute @workgroup_size(THREADS) fn cotangents(g: Group) {
-  let row = rowOf(g);
+@compute @workgroup_size(THREADS) fn cotangents(g: Group) { cotangentRow(rowOf(g), g.thread); }
+
+// The same, and then dU and what else there is of products, of a piece each.
+@compute @workgroup_size(THREADS) fn cotangentsWith(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let index = id.x + id.y * count.x;
+  if (index >= p.heads * p.pieces) { return; }
+  if (thread == 0u) { atomicStore(&spoilt, 0u); }
+  for (var row = 0u; row < p.rows; row += PER_GROUP_ROWS) { cotangentRow(rowIn(index, row + thread / LANES, thread), thread); }
+  storageBarrier();
+  multiplyAll(index, thread);
+}
+
+fn cotangentRow(row: Row, thread: u32) {
   let given = row.isToken && !row.padding;
   let G = p.G + row.index * p.columns;
   var factor = p.scale;
   if (p.columns > p.V) {
     var total = 0.0;
     for (var j = row.lane; j < p.V; j += LANES) { total -= dy[row.token * p.V + j] * yIn[row.token * p.V + j]; }
-    total = sumLanes(total, g.thread, LANES);
+    total = sumLanes(total, thread, LANES);
     factor /= denIn[row.token];
     if (row.exists && row.lane == 0u) { work[G + p.V] = select(0.0, total / denIn[row.token], given); }
   }
@@ -167,8 +182,25 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
 
 // The gradients, 0 of padding: of k through k' = beta k and, with beta, through a (which is left in dA as a cotangent of k). Of a transposed
 // read's q there's none here.
-@compute @workgroup_size(THREADS) fn gradients(g: Group) {
-  let row = rowOf(g);
+@compute @workgroup_size(THREADS) fn gradients(g: Group) { gradientRow(rowOf(g), g.thread); }
+
+// X, where something is read, the products that lead to dQ, dK, dA, and the gradients, of a piece each; without decays.
+@compute @workgroup_size(THREADS) fn finish(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let index = id.x + id.y * count.x;
+  if (index >= p.heads * p.pieces) { return; }
+  if (thread == 0u) { atomicStore(&spoilt, 0u); }
+  if (p.reads != 0u) { solveAll(index, thread); }
+  storageBarrier();
+  multiplyAll(index, thread);
+  storageBarrier();
+  for (var row = 0u; row < p.rows; row += PER_GROUP_ROWS) { gradientRow(rowIn(index, row + thread / LANES, thread), thread); }
+}
+
+fn gradientRow(row: Row, thread: u32) {
   let keys = row.index * p.K;
   let beta = rate(row.token);
   var dbeta = 0.0;
@@ -186,7 +218,7 @@ fn isIn(bits: u32, t: u32) -> bool { return ((bits >> t) & 1u) != 0u; }
     dv[row.token * p.V + j] = select(work[p.dU + row.index * p.columns + j], 0.0, row.padding);
   }
   if (p.reads == BETA) {
-    dbeta = sumLanes(dbeta, g.thread, LANES);
+    dbeta = sumLanes(dbeta, thread, LANES);
     if (row.isToken && row.lane == 0u) { dextra[row.token] = select(dbeta, 0.0, row.padding); }
   }
 }

@@ -6,17 +6,21 @@ fn faded(product: f32, x: f32) -> f32 {
   return joint(product, x);
 }
 
+fn preparedBlocks() -> u32 { return (p.K + THREADS - 1u) / THREADS + (p.columns + THREADS - 1u) / THREADS; }
+
 // w, Q~, K~, A~, Gamma, and V in the place of U. A workgroup a piece and THREADS channels or columns, a thread one of them.
 @compute @workgroup_size(THREADS) fn prepare(g: Group) {
-  let keyBlocks = (p.K + THREADS - 1u) / THREADS;
-  let blocks = keyBlocks + (p.columns + THREADS - 1u) / THREADS;
+  let blocks = preparedBlocks();
   let index = groupOf(g) / blocks;
-  let block = groupOf(g) % blocks;
-  if (index >= p.heads * p.pieces) { return; }
+  if (index < p.heads * p.pieces) { prepareBlock(index, groupOf(g) % blocks, g.thread); }
+}
+
+fn prepareBlock(index: u32, block: u32, thread: u32) {
+  let keyBlocks = (p.K + THREADS - 1u) / THREADS;
   let piece = pieceOf(index);
   let row = index * p.rows;
   if (block >= keyBlocks) {
-    let j = (block - keyBlocks) * THREADS + g.thread;
+    let j = (block - keyBlocks) * THREADS + thread;
     if (j >= p.columns) { return; }
     for (var t = 0u; t < p.rows; t++) {
       var x = 0.0;
@@ -26,7 +30,7 @@ fn faded(product: f32, x: f32) -> f32 {
     }
     return;
   }
-  let i = block * THREADS + g.thread;
+  let i = block * THREADS + thread;
   if (i >= p.K) { return; }
   var product = 1.0;
   for (var t = 0u; t < p.rows; t++) {
@@ -59,13 +63,11 @@ const TILE = 256u;
 /// [tokens, channels]: rows rounded up to a power of two, and as many channels as fit.
 var<workgroup> tileQ: array<f32, TILE>;
 var<workgroup> tileK: array<f32, TILE>;
-var<workgroup> tileA: array<f32, TILE>;
+var<workgroup> tileR: array<f32, TILE>;
 var<workgroup> tileW: array<f32, TILE>;
 /// At one level: q of tokens in the upper half of their block of 2 half, k' of those in the lower, each times its part of D; likewise a.
 var<workgroup> fadedQK: array<f32, TILE>;
 var<workgroup> fadedA: array<f32, TILE>;
-/// Whether not all of q, k', a of a tile is finite.
-var<workgroup> spoilt: atomic<u32>;
 
 // P and M where something may be forgotten. A workgroup a piece; a pair is one thread's, over all channels in turn, so that its sum doesn't
 // depend on `rows`.
@@ -75,7 +77,10 @@ var<workgroup> spoilt: atomic<u32>;
   @builtin(local_invocation_index) thread: u32,
 ) {
   let index = id.x + id.y * count.x;
-  if (index >= p.heads * p.pieces) { return; }
+  if (index < p.heads * p.pieces) { pairsOf(index, thread); }
+}
+
+fn pairsOf(index: u32, thread: u32) {
   let piece = pieceOf(index);
   var tokens = 1u;
   while (tokens < p.rows) { tokens *= 2u; }
@@ -93,15 +98,15 @@ var<workgroup> spoilt: atomic<u32>;
       let token = piece.first + e / channels * p.H;
       tileQ[e] = 0.0;
       tileK[e] = 0.0;
-      tileA[e] = 0.0;
+      tileR[e] = 0.0;
       tileW[e] = 1.0;
       if (e / channels < piece.n && i < p.K) {
         let flags = flagsOf(token);
         tileQ[e] = query(token, flags, i);
         tileK[e] = writtenKey(token, flags, i);
         tileW[e] = fading((index * p.rows + e / channels) * p.K + i);
-        tileA[e] = reader(token, flags, i, tileW[e]);
-        if (!(isFinite(tileQ[e]) && isFinite(tileK[e]) && isFinite(tileA[e]) && isFinite(tileW[e]))) { atomicStore(&spoilt, 1u); }
+        tileR[e] = reader(token, flags, i, tileW[e]);
+        if (!(isFinite(tileQ[e]) && isFinite(tileK[e]) && isFinite(tileR[e]) && isFinite(tileW[e]))) { atomicStore(&spoilt, 1u); }
       }
     }
     workgroupBarrier();
@@ -118,7 +123,7 @@ var<workgroup> spoilt: atomic<u32>;
         for (var s = 0u; s < half; s++) {
           if ((part & 1u) == 1u) {
             let e = (part * half + s) * channels + c;
-            fadedA[e] = joint(product, tileA[e]);
+            fadedA[e] = joint(product, tileR[e]);
             product = joint(product, tileW[e]);
             fadedQK[e] = weighted(product, tileQ[e]);
           } else {
@@ -165,43 +170,51 @@ var<workgroup> spoilt: atomic<u32>;
   }
 }
 
-var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
-
-// (I + M) [W U0] = [A~ V], from A and U into W and U; transposed: (I + M)^T X = dU, in place. A workgroup a piece and THREADS columns.
+// (I + M) [W U0] = [A~ V], from A and U into W and U; turned: (I + M)^T X = dU, in place. A workgroup a piece and THREADS columns.
 @compute @workgroup_size(THREADS) fn solve(
   @builtin(workgroup_id) id: vec3<u32>,
   @builtin(num_workgroups) count: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
   let group = id.x + id.y * count.x;
-  let transposed = p.transposed != 0u;
-  let keys = select(p.K, 0u, transposed);
-  let blocks = (keys + p.columns + THREADS - 1u) / THREADS;
+  let all = select(p.K, 0u, p.turned != 0u) + p.columns;
+  let blocks = (all + THREADS - 1u) / THREADS;
   let index = group / blocks;
   if (index >= p.heads * p.pieces) { return; }
-  for (var e = thread; e < p.rows * p.rows; e += THREADS) { pairsM[e] = work[p.M + index * p.rows * p.rows + e]; }
-  workgroupBarrier();
+  fetchPairs(index, thread);
   let column = group % blocks * THREADS + thread;
-  if (column >= keys + p.columns) { return; }
-  let width = select(p.columns, p.K, column < keys);
-  let source = select(select(p.U, p.dU, transposed) + column - keys, p.A + column, column < keys) + index * p.rows * width;
-  let next = select(source, p.W + index * p.rows * width + column, column < keys);
-  for (var r = 0u; r < p.rows; r++) {
-    let i = select(r, p.rows - 1u - r, transposed);
-    var x = work[source + i * width];
-    for (var s = 0u; s < r; s++) {
-      let j = select(s, p.rows - 1u - s, transposed);
-      var m = pairsM[select(i * p.rows + j, j * p.rows + i, transposed)];
-      var known = solved[j * THREADS + thread];
-      if (forgets()) {
-        known = taken(m, known);
-        if (column < keys) { m = taken(known, m); } // W, too, is a weight
-      }
-      x -= m * known;
-    }
-    solved[i * THREADS + thread] = x;
-    work[next + i * width] = x;
-  }
+  if (column < all) { solveColumn(index, column); }
+}
+
+// prepare, the products P and M, and solve, of a piece each: for all keys and columns.
+@compute @workgroup_size(THREADS) fn begin(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let index = id.x + id.y * count.x;
+  if (index >= p.heads * p.pieces) { return; }
+  if (thread == 0u) { atomicStore(&spoilt, 0u); }
+  for (var block = 0u; block < preparedBlocks(); block++) { prepareBlock(index, block, thread); }
+  storageBarrier();
+  multiplyAll(index, thread);
+  storageBarrier();
+  if (p.reads != 0u) { solveAll(index, thread); }
+}
+
+// The same where something may be forgotten: pairs instead of products.
+@compute @workgroup_size(THREADS) fn beginFading(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let index = id.x + id.y * count.x;
+  if (index >= p.heads * p.pieces) { return; }
+  for (var block = 0u; block < preparedBlocks(); block++) { prepareBlock(index, block, thread); }
+  storageBarrier();
+  pairsOf(index, thread);
+  storageBarrier();
+  if (p.reads != 0u) { solveAll(index, thread); }
 }
 
 // The states before the chunks of a piece but the first, where it holds several: token by token, now that u is known. A workgroup takes PER_GROUP
@@ -241,8 +254,9 @@ var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
 }
 
 // y = scale o / den, den = N + eps; both 0 of padding.
-@compute @workgroup_size(THREADS) fn outputs(g: Group) {
-  let row = rowOf(g);
+@compute @workgroup_size(THREADS) fn outputs(g: Group) { outputRow(rowOf(g)); }
+
+fn outputRow(row: Row) {
   if (!row.isToken) { return; }
   let O = p.O + row.index * p.columns;
   var d = 1.0;
@@ -251,4 +265,18 @@ var<workgroup> solved: array<f32, 2048>; // ROWS THREADS
     if (row.lane == 0u) { den[row.token] = select(d, 0.0, row.padding); }
   }
   for (var j = row.lane; j < p.V; j += LANES) { y[row.token * p.V + j] = select(p.scale * work[O + j] / d, 0.0, row.padding); }
+}
+
+// O, and from it y, of a piece each.
+@compute @workgroup_size(THREADS) fn readOut(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let index = id.x + id.y * count.x;
+  if (index >= p.heads * p.pieces) { return; }
+  if (thread == 0u) { atomicStore(&spoilt, 0u); }
+  multiplyAll(index, thread);
+  storageBarrier();
+  for (var row = thread / LANES; row < p.rows; row += PER_GROUP_ROWS) { outputRow(rowIn(index, row, thread)); }
 }

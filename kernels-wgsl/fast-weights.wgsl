@@ -98,6 +98,7 @@ struct Params {
   dW: u32,
   // For entries that have them.
   transposed: u32,
+  turned: u32,    // what is solved: (I + M)^T X = dU
   more: u32,      // fadeBackward: what comes of another kind of keys is added to dQ, dA and dW
   hasAlong: u32,  // snapshots
   inPlace: u32,   // recurrent: the state is kept in slot 0
@@ -111,6 +112,30 @@ struct Params {
   present: u32,   // load, store: 1 with S, 2 with z; zeros are loaded for what isn't there
   n: u32,         // checkGate: values
   fault: u32,
+  count: u32,     // of products, four vectors each: see Product
+  products: array<vec4<u32>, 40>,
+  // scan, over the values at U's or dU's and the states at S's or dS's place:
+  reverse: u32,
+  perSegment: u32,
+  keepLast: u32,  // whether the state after a segment's last piece is wanted
+  states: u32,
+  values: u32,
+  readsTerm: u32, // which of the three terms there are
+  readsWith: u32,
+  readsTimes: f32,
+  writes: u32,
+  writesWith: u32,
+  writesTimes: f32,
+  adds: u32,
+  addsWith: u32,
+  addsValues: u32,
+  // ... and states outside. Bit 1: S is there, 2: z.
+  begun: u32,     // what a segment begins with, else zeros
+  carried: u32,   // whether that is in the arrays that the last state is written to
+  firstOutside: u32, // of how many a head has, the first segment's; the next ones lie stride apart
+  fromOutside: u32,
+  ended: u32,     // the state after all is written
+  kept: u32,      // the states before spans are written
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -138,6 +163,8 @@ struct Params {
 @group(0) @binding(21) var<storage, read> normaliserIn: array<f32>;
 @group(0) @binding(22) var<storage, read> tokens: array<i32>;
 @group(0) @binding(23) var<storage, read> along: array<f32>;
+@group(0) @binding(24) var<storage, read_write> states: array<f32>;
+@group(0) @binding(25) var<storage, read_write> normalisers: array<f32>;
 
 // ---- pieces and what they read ----------------------------------------------------------------------------------------
 
@@ -275,16 +302,241 @@ struct Row {
   padding: bool,
 }
 
-fn rowOf(g: Group) -> Row {
-  let index = groupOf(g) * PER_GROUP_ROWS + g.thread / LANES;
-  let exists = index < p.heads * p.pieces * p.rows;
+fn rowOf(g: Group) -> Row { return rowAt(groupOf(g) * PER_GROUP_ROWS + g.thread / LANES, g.thread, p.heads * p.pieces * p.rows); }
+/// Row `row` of a piece.
+fn rowIn(piece: u32, row: u32, thread: u32) -> Row { return rowAt(piece * p.rows + row, thread, (piece + 1u) * p.rows); }
+
+fn rowAt(index: u32, thread: u32, end: u32) -> Row {
+  let exists = index < end;
   let piece = pieceOf(select(0u, index / p.rows, exists));
   let isToken = exists && index % p.rows < piece.n;
   let token = piece.first + select(0u, index % p.rows, isToken) * p.H;
-  return Row(index, token, g.thread % LANES, exists, isToken, isPadding(flagsOf(token)));
+  return Row(index, token, thread % LANES, exists, isToken, isPadding(flagsOf(token)));
+}
+
+// ---- products ---------------------------------------------------------------------------------------------------------
+//
+// A workgroup computes tiles of 32 x 32, a thread 4 x 4 of it in registers; 32 of the inner axis at a time are brought into workgroup memory.
+// Operands and results lie in `work`. Sums go along the inner axis from first to last.
+
+const SIDE = 32u;
+
+/// A matrix in work.
+struct Operand {
+  at: u32,
+  row: u32,
+  column: u32,
+}
+
+/// C[i,j] (+)= +-sum_l A[i,l] B[l,j] for each piece, C of `rows` rows; element (i,l) of A lies at a + i aRow + l aColumn, and so on.
+struct Product {
+  N: u32,
+  inner: u32,
+  a: Operand,
+  aPiece: u32,
+  b: Operand,
+  bPiece: u32,
+  bHead: u32,       // what a head's pieces take beyond bPiece each
+  c: u32,
+  negative: bool,
+  accumulate: bool,
+  follows: bool,    // the one before, to whose C this is added by the same threads
+  triangleA: u32,   // A is 1: lower, 2: upper triangular: row i doesn't touch rows of B after, before i, so that nothing there reaches it
+  lowerC: u32,      // C is: 1: without, 2: with its diagonal; 0: it's full
+  forgets: bool,
+  after: bool,      // those before it have to be done
+}
+
+fn productAt(i: u32) -> Product {
+  let w = p.products[4u * i];
+  let x = p.products[4u * i + 1u];
+  let y = p.products[4u * i + 2u];
+  let bits = p.products[4u * i + 3u].x;
+  return Product(
+    w.x, w.y, Operand(w.z, w.w, x.x), x.y, Operand(x.z, x.w, y.x), y.y, y.z, y.w,
+    (bits & 1u) != 0u, (bits & 2u) != 0u, (bits & 4u) != 0u, (bits >> 3u) & 3u, (bits >> 5u) & 3u, (bits & 128u) != 0u, (bits & 256u) != 0u,
+  );
+}
+
+// By inner index, then by group of 4 rows of A or columns of B.
+var<workgroup> tileA: array<vec4<f32>, 256>;
+var<workgroup> tileB: array<vec4<f32>, 256>;
+/// This thread's rows 4 (thread / 8) ... and columns 4 (thread % 8) ... of the tile.
+var<private> sums: array<vec4<f32>, 4>;
+
+/// A thread's part of a tile of `height` rows and `width` columns. Loops over it have bounds that aren't constants: unrolled, they take seconds to
+/// compile.
+struct Corner {
+  row: u32,
+  column: u32,
+  height: u32,
+  width: u32,
+}
+
+fn cornerOf(thread: u32, height: u32, width: u32) -> Corner {
+  let row = thread / 8u * 4u;
+  let column = thread % 8u * 4u;
+  return Corner(row, column, min(4u, max(height, row) - row), min(4u, max(width, column) - column));
+}
+
+fn clear() {
+  for (var r = 0u; r < 4u; r++) { sums[r] = vec4(0.0); }
+}
+
+/// Four elements along an axis of stride `stride`, zeros beyond `count`.
+fn four(at: u32, stride: u32, first: u32, count: u32) -> vec4<f32> {
+  var x = vec4(0.0);
+  if (first < count) { x.x = work[at + first * stride]; }
+  if (first + 1u < count) { x.y = work[at + (first + 1u) * stride]; }
+  if (first + 2u < count) { x.z = work[at + (first + 2u) * stride]; }
+  if (first + 3u < count) { x.w = work[at + (first + 3u) * stride]; }
+  return x;
+}
+
+/// Whether row i of a triangle (see Params) reaches l.
+fn within(triangle: u32, i: u32, l: u32) -> bool { return select(l >= i, l <= i, triangle == 1u); }
+
+fn areFinite(x: vec4<f32>) -> bool { return all((bitcast<vec4<u32>>(x) & vec4(0x7f800000u)) != vec4(0x7f800000u)); }
+
+/// How many tiles there have been, and the last of them of which not all of B is finite: only there it matters what a 0 takes.
+var<private> tiles: u32 = 0u;
+var<workgroup> spoilt: atomic<u32>;
+
+/// sums += the product of the tiles, `count` of the inner axis from l0 on.
+fn multiplyTiles(rows: u32, columns: u32, l0: u32, count: u32, triangle: u32) {
+  for (var l = 0u; l < count; l++) {
+    let x = tileA[l * 8u + rows];
+    let y = tileB[l * 8u + columns];
+    if (triangle != 0u) {
+      let row = rows * 4u;
+      if (within(triangle, row, l0 + l)) { sums[0] += x.x * y; }
+      if (within(triangle, row + 1u, l0 + l)) { sums[1] += x.y * y; }
+      if (within(triangle, row + 2u, l0 + l)) { sums[2] += x.z * y; }
+      if (within(triangle, row + 3u, l0 + l)) { sums[3] += x.w * y; }
+    } else {
+      sums[0] += x.x * y;
+      sums[1] += x.y * y;
+      sums[2] += x.z * y;
+      sums[3] += x.w * y;
+    }
+  }
+}
+
+/// The same where a 0 of A takes nothing.
+fn multiplySpoilt(rows: u32, columns: u32, l0: u32, count: u32, triangle: u32) {
+  for (var l = 0u; l < count; l++) {
+    let x = tileA[l * 8u + rows];
+    let y = tileB[l * 8u + columns];
+    for (var r = 0u; r < 4u; r++) {
+      if (triangle == 0u || within(triangle, rows * 4u + r, l0 + l)) { sums[r] += x[r] * takenFour(x[r], y); }
+    }
+  }
+}
+
+/// sums += A B for the tile's `height` rows of A and `width` columns of B. Neighbouring threads fetch neighbours in memory.
+fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner: u32, triangle: u32, forgets: bool) {
+  let rows = thread / 8u;
+  let columns = thread % 8u;
+  for (var l0 = 0u; l0 < inner; l0 += SIDE) {
+    tiles++;
+    workgroupBarrier();
+    for (var e = thread; e < 256u; e += THREADS) {
+      let slotA = select(e, e % SIDE * 8u + e / SIDE, a.column == 1u);
+      let slotB = select(e, e % SIDE * 8u + e / SIDE, b.row == 1u);
+      let lA = l0 + slotA / 8u;
+      let lB = l0 + slotB / 8u;
+      var fromA = vec4(0.0);
+      var fromB = vec4(0.0);
+      if (lA < inner) { fromA = four(a.at + lA * a.column, a.row, slotA % 8u * 4u, height); }
+      if (lB < inner) { fromB = four(b.at + lB * b.row, b.column, slotB % 8u * 4u, width); }
+      tileA[slotA] = fromA;
+      tileB[slotB] = fromB;
+      if (forgets && !areFinite(fromB)) { atomicStore(&spoilt, tiles); }
+    }
+    workgroupBarrier();
+    let count = min(SIDE, inner - l0);
+    if (forgets && atomicLoad(&spoilt) == tiles) { multiplySpoilt(rows, columns, l0, count, triangle); }
+    else { multiplyTiles(rows, columns, l0, count, triangle); }
+  }
+}
+
+/// Columns `first` ... of product `which` of a piece, and of those that follow it in the same C.
+fn multiplyChain(start: u32, index: u32, first: u32, thread: u32) {
+  var which = start;
+  loop {
+    let q = productAt(which);
+    let a = Operand(q.a.at + index * q.aPiece, q.a.row, q.a.column);
+    let b = Operand(q.b.at + index * q.bPiece + index / p.pieces * q.bHead + first * q.b.column, q.b.row, q.b.column);
+    clear();
+    multiply(thread, a, p.rows, b, min(SIDE, q.N - first), q.inner, q.triangleA, q.forgets);
+    let own = cornerOf(thread, p.rows, q.N - first);
+    for (var r = 0u; r < own.height; r++) {
+      let i = own.row + r;
+      for (var s = 0u; s < own.width; s++) {
+        let j = first + own.column + s;
+        let at = q.c + (index * p.rows + i) * q.N + j;
+        var x = select(sums[r][s], -sums[r][s], q.negative);
+        if (q.accumulate) { x += work[at]; }
+        if (q.lowerC != 0u && j + 1u >= i + q.lowerC) { x = 0.0; }
+        work[at] = x;
+      }
+    }
+    which++;
+    if (which >= p.count || !productAt(which).follows) { break; }
+  }
+}
+
+/// All products of a piece, one after the other, by a workgroup.
+fn multiplyAll(index: u32, thread: u32) {
+  for (var which = 0u; which < p.count; which++) {
+    let q = productAt(which);
+    if (q.after) { storageBarrier(); }
+    if (!q.follows) {
+      for (var first = 0u; first < q.N; first += SIDE) { multiplyChain(which, index, first, thread); }
+    }
+  }
 }
 
 // ---- pairs of tokens --------------------------------------------------------------------------------------------------
 
 var<workgroup> pairsP: array<f32, PAIRS>;
 var<workgroup> pairsM: array<f32, PAIRS>;
+
+/// (I + M)^-1 of column `column` of [A~ V], into W or U; turned: (I + M)^-T, of dU, in place. M is in pairsM.
+fn solveColumn(index: u32, column: u32) {
+  let turned = p.turned != 0u;
+  let keys = select(p.K, 0u, turned);
+  let width = select(p.columns, p.K, column < keys);
+  let source = select(select(p.U, p.dU, turned) + column - keys, p.A + column, column < keys) + index * p.rows * width;
+  let next = select(source, p.W + index * p.rows * width + column, column < keys);
+  var solved: array<f32, ROWS>;
+  for (var r = 0u; r < p.rows; r++) {
+    let i = select(r, p.rows - 1u - r, turned);
+    var x = work[source + i * width];
+    for (var s = 0u; s < r; s++) {
+      let j = select(s, p.rows - 1u - s, turned);
+      var m = pairsM[select(i * p.rows + j, j * p.rows + i, turned)];
+      var known = solved[j];
+      if (forgets()) {
+        known = taken(m, known);
+        if (column < keys) { m = taken(known, m); } // W, too, is a weight
+      }
+      x -= m * known;
+    }
+    solved[i] = x;
+    work[next + i * width] = x;
+  }
+}
+
+/// M of a piece into pairsM.
+fn fetchPairs(index: u32, thread: u32) {
+  for (var e = thread; e < p.rows * p.rows; e += THREADS) { pairsM[e] = work[p.M + index * p.rows * p.rows + e]; }
+  workgroupBarrier();
+}
+
+/// All columns, by a workgroup.
+fn solveAll(index: u32, thread: u32) {
+  fetchPairs(index, thread);
+  let count = select(p.K, 0u, p.turned != 0u) + p.columns;
+  for (var column = thread; column < count; column += THREADS) { solveColumn(index, column); }
+}

@@ -14,7 +14,7 @@ struct Params {
   kept: f32,
   step: f32,
   stepTall: f32, // of those that are tall
-  parts: array<vec4<u32>, 8>, // of each: where it begins in its buffer, which one it is in y, and whether it's tall
+  parts: array<vec4<u32>, 64>, // of each two: where it begins in its buffer, which one it is in y, and whether it's tall; where its gradient lies
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -44,13 +44,13 @@ fn shareOf(g: Group) -> Share {
   return Share(which, first + g.thread, select(0u, min(first + PER_GROUP, p.size), which < p.count));
 }
 
-fn isTall(which: u32) -> bool { return p.parts[which].z == 1u; }
+fn isTall(which: u32) -> bool { return p.parts[2u * which].z == 1u; }
 
 /// Where in y element i of a matrix stands.
-fn stacked(which: u32, i: u32) -> u32 { return p.parts[which].y * p.size + select(i, i % p.R * p.C + i / p.R, isTall(which)); }
+fn stacked(which: u32, i: u32) -> u32 { return p.parts[2u * which].y * p.size + select(i, i % p.R * p.C + i / p.R, isTall(which)); }
 
-fn gradientOf(which: u32, i: u32) -> f32 {
-  switch (which) {
+fn gradientOf(buffer: u32, i: u32) -> f32 {
+  switch (buffer) {
     case 0u: { return gradient[i]; }
     case 1u: { return gradient1[i]; }
     case 2u: { return gradient2[i]; }
@@ -65,9 +65,10 @@ fn gradientOf(which: u32, i: u32) -> f32 {
   let own = shareOf(g);
   var scale = 1.0;
   if (p.scaled == 1u) { scale = gradScale[0]; }
+  let its = p.parts[2u * own.which + 1u];
   for (var i = own.first; i < own.end; i += THREADS) {
-    let at = p.parts[own.which].x + i;
-    let grad = scale * gradientOf(own.which, i);
+    let at = p.parts[2u * own.which].x + i;
+    let grad = scale * gradientOf(its.x, its.y + i);
     let mean = p.momentum * m[at] + grad;
     m[at] = mean;
     y[stacked(own.which, i)] = grad + p.momentum * mean;
@@ -86,7 +87,7 @@ fn gradientOf(which: u32, i: u32) -> f32 {
   let own = shareOf(g);
   let step = select(p.step, p.stepTall, isTall(own.which));
   for (var i = own.first; i < own.end; i += THREADS) {
-    let at = p.parts[own.which].x + i;
+    let at = p.parts[2u * own.which].x + i;
     parameter[at] = p.kept * parameter[at] - step * direction[stacked(own.which, i)];
   }
 }

@@ -1,5 +1,5 @@
 // Adam (Kingma & Ba 2015) and AdamW (Loshchilov & Hutter 2019), one pass over p, g, m, v: of a parameter, or of several that lie in one buffer, whose
-// moments lie in another. PER_GROUP elements a workgroup.
+// moments lie in another, and whose gradients in up to four. PER_GROUP elements a workgroup. And the norm of gradients, in as many.
 // Pinned by test/ops/webgpu.test.ts.
 
 struct Params {
@@ -14,8 +14,9 @@ struct Params {
   eps: f32,
   l2: f32,
   decay: f32,
-  count: u32,                // of the parameters of a dispatch
-  parts: array<vec4<u32>, 4>, // of each: its elements, where it begins, and where its moments do
+  count: u32,                  // of the parameters of a dispatch
+  first: u32,                  // squares: where their sums go
+  parts: array<vec4<u32>, 192>, // of each two: its elements, which buffer its gradient lies in, where that begins; and where itself and its moments do
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -28,6 +29,9 @@ struct Params {
 @group(0) @binding(7) var<storage, read> gradient1: array<f32>;
 @group(0) @binding(8) var<storage, read> gradient2: array<f32>;
 @group(0) @binding(9) var<storage, read> gradient3: array<f32>;
+@group(0) @binding(10) var<storage, read_write> sums: array<f32>;
+@group(0) @binding(11) var<storage, read> sumsIn: array<f32>;
+@group(0) @binding(12) var<storage, read_write> norm: array<f32>;
 
 /// A parameter's element with its moments.
 struct Element {
@@ -59,8 +63,8 @@ fn moved(e: Element, gradient: f32) -> Element {
   }
 }
 
-fn gradientOf(which: u32, i: u32) -> f32 {
-  switch (which) {
+fn gradientOf(buffer: u32, i: u32) -> f32 {
+  switch (buffer) {
     case 0u: { return gradient[i]; }
     case 1u: { return gradient1[i]; }
     case 2u: { return gradient2[i]; }
@@ -68,23 +72,58 @@ fn gradientOf(which: u32, i: u32) -> f32 {
   }
 }
 
-// The same, of `count` parameters: m has the moments of all.
-@compute @workgroup_size(THREADS) fn adamTogether(g: Group) {
-  if (anyFault(faults)) { return; }
+/// Which of the parameters of a dispatch a workgroup is for, and of which elements of it.
+struct Share {
+  which: u32,
+  first: u32,
+  end: u32,
+}
+
+/// With workgroups of `length` elements. Beyond them there are none.
+fn shareOf(g: Group, length: u32) -> Share {
   var group = groupOf(g);
   for (var which = 0u; which < p.count; which++) {
-    let part = p.parts[which];
-    let groups = (part.x + PER_GROUP - 1u) / PER_GROUP;
-    if (group < groups) {
-      let end = min((group + 1u) * PER_GROUP, part.x);
-      for (var i = group * PER_GROUP + g.thread; i < end; i += THREADS) {
-        let e = moved(Element(parameter[part.y + i], m[part.z + i], m[part.w + i]), gradientOf(which, i));
-        m[part.z + i] = e.mean;
-        m[part.w + i] = e.square;
-        parameter[part.y + i] = e.value;
-      }
-      return;
-    }
+    let n = p.parts[2u * which].x;
+    let groups = (n + length - 1u) / length;
+    if (group < groups) { return Share(which, group * length + g.thread, min((group + 1u) * length, n)); }
     group -= groups;
   }
+  return Share(0u, 0u, 0u);
+}
+
+// The same as adam, of `count` parameters: m has the moments of all.
+@compute @workgroup_size(THREADS) fn adamTogether(g: Group) {
+  if (anyFault(faults)) { return; }
+  let own = shareOf(g, PER_GROUP);
+  let its = p.parts[2u * own.which];
+  let at = p.parts[2u * own.which + 1u];
+  for (var i = own.first; i < own.end; i += THREADS) {
+    let e = moved(Element(parameter[at.x + i], m[at.y + i], m[at.z + i]), gradientOf(its.y, its.z + i));
+    m[at.y + i] = e.mean;
+    m[at.z + i] = e.square;
+    parameter[at.x + i] = e.value;
+  }
+}
+
+const SQUARES = 4096u;
+
+// sums[first + group] = the sum of the squares of SQUARES elements of a gradient.
+@compute @workgroup_size(THREADS) fn squares(g: Group) {
+  let own = shareOf(g, SQUARES);
+  let its = p.parts[2u * own.which];
+  var total = 0.0;
+  for (var i = own.first; i < own.end; i += THREADS) {
+    let x = gradientOf(its.y, its.z + i);
+    total += x * x;
+  }
+  total = sumLanes(total, g.thread, THREADS);
+  if (g.thread == 0u && own.end > 0u) { sums[p.first + groupOf(g)] = total; }
+}
+
+// norm = the root of the sum of n sums; one workgroup.
+@compute @workgroup_size(THREADS) fn rootOfSums(g: Group) {
+  var total = 0.0;
+  for (var i = g.thread; i < p.n; i += THREADS) { total += sumsIn[i]; }
+  total = sumLanes(total, g.thread, THREADS);
+  if (g.thread == 0u && groupOf(g) == 0u) { norm[0] = sqrtOf(total); }
 }

@@ -10,22 +10,12 @@ struct Params {
   parts: u32,
   length: u32,
   lanes: u32,
-  offsetY: u32,
   reverse: u32,
-  sizes: array<vec4<u32>, 2>, // of the arrays of partialSquares
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
-
-@group(0) @binding(3) var<storage, read> x0: array<f32>;
-@group(0) @binding(4) var<storage, read> x1: array<f32>;
-@group(0) @binding(5) var<storage, read> x2: array<f32>;
-@group(0) @binding(6) var<storage, read> x3: array<f32>;
-@group(0) @binding(7) var<storage, read> x4: array<f32>;
-@group(0) @binding(8) var<storage, read> x5: array<f32>;
-@group(0) @binding(9) var<storage, read> x6: array<f32>;
 
 /// Of x[at], x[at + step], ... before `end`.
 fn joined(at: u32, end: u32, step: u32) -> f32 {
@@ -53,26 +43,6 @@ fn joined(at: u32, end: u32, step: u32) -> f32 {
   }
   if (p.op == 1u) { total = maxLanes(total, g.thread, p.lanes); } else { total = sumLanes(total, g.thread, p.lanes); }
   if (row < p.outer * p.parts && (g.thread & (p.lanes - 1u)) == 0u) { y[row] = total; }
-}
-
-// y[offsetY + array, part] = sum of the squares of part * length .. of each of seven arrays; a workgroup a part. What lies beyond an array is 0.
-@compute @workgroup_size(THREADS) fn partialSquares(g: Group) {
-  let which = groupOf(g) / p.parts;
-  let first = groupOf(g) % p.parts * p.length;
-  let size = select(0u, p.sizes[min(which / 4u, 1u)][which % 4u], which < 7u);
-  let end = min(first + p.length, size);
-  var total = 0.0;
-  switch (which) {
-    case 0u: { for (var i = first + g.thread; i < end; i += THREADS) { total += x0[i] * x0[i]; } }
-    case 1u: { for (var i = first + g.thread; i < end; i += THREADS) { total += x1[i] * x1[i]; } }
-    case 2u: { for (var i = first + g.thread; i < end; i += THREADS) { total += x2[i] * x2[i]; } }
-    case 3u: { for (var i = first + g.thread; i < end; i += THREADS) { total += x3[i] * x3[i]; } }
-    case 4u: { for (var i = first + g.thread; i < end; i += THREADS) { total += x4[i] * x4[i]; } }
-    case 5u: { for (var i = first + g.thread; i < end; i += THREADS) { total += x5[i] * x5[i]; } }
-    default: { for (var i = first + g.thread; i < end; i += THREADS) { total += x6[i] * x6[i]; } }
-  }
-  total = sumLanes(total, g.thread, THREADS);
-  if (which < p.outer && g.thread == 0u) { y[p.offsetY + groupOf(g)] = total; }
 }
 
 // y[o, part, i] over x[o, part * length .., i]; a thread a column.

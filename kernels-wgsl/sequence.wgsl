@@ -13,6 +13,8 @@ struct Params {
   R: u32,
   lanes: u32,
   eps: f32,
+  each: u32,  // dpfpSum: workgroups of each of the arrays of a dispatch
+  count: u32, // ... which are so many, one or two
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -25,6 +27,13 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> dw: array<f32>;
 @group(0) @binding(8) var<storage, read_write> stats: array<f32>;
 @group(0) @binding(9) var<storage, read> statsIn: array<f32>;
+// Of the second array of dpfpSum.
+@group(0) @binding(10) var<storage, read> x2: array<f32>;
+@group(0) @binding(11) var<storage, read_write> y2: array<f32>;
+@group(0) @binding(12) var<storage, read_write> stats2: array<f32>;
+@group(0) @binding(13) var<storage, read> statsIn2: array<f32>;
+@group(0) @binding(14) var<storage, read> dy2: array<f32>;
+@group(0) @binding(15) var<storage, read_write> dx2: array<f32>;
 
 /// x[b, t, d] for t >= 0, the state [B, W-1, D] before, or 0 without one.
 fn cell(b: u32, t: i32, d: u32) -> f32 {
@@ -136,56 +145,94 @@ fn rectified(r: u32, j: u32) -> f32 {
 }
 
 /// Feature k of row r, of 2 D nu.
-fn featureOf(r: u32, k: u32) -> f32 {
+/// A row of one of the arrays, and how many numbers there are for its threads: none beyond the last row.
+struct Own {
+  second: bool,
+  r: u32,
+  lane: u32,
+  exists: bool,
+}
+
+fn ownOf(g: Group) -> Own {
+  let which = groupOf(g) / p.each;
+  let r = groupOf(g) % p.each * (THREADS / p.lanes) + g.thread / p.lanes;
+  return Own(which == 1u, r, g.thread & (p.lanes - 1u), r < p.R && which < p.count);
+}
+
+fn numberOf(own: Own, d: u32) -> f32 {
+  if (own.second) { return x2[own.r * p.D + d]; }
+  return x[own.r * p.D + d];
+}
+
+fn rectifiedOf(own: Own, j: u32) -> f32 {
+  if (j < p.D) { return reluOf(numberOf(own, j)); }
+  return reluOf(-numberOf(own, j - p.D));
+}
+
+fn featureOf(own: Own, k: u32) -> f32 {
   let width = 2u * p.D;
   let i = k / width + 1u;
   let j = k % width;
-  return rectified(r, j) * rectified(r, (j + width - i) % width);
+  return rectifiedOf(own, j) * rectifiedOf(own, (j + width - i) % width);
 }
 
-// y[r, :] = the features of row r over (their sum + eps), stats[r] = (0, what they're multiplied by); `lanes` threads a row.
+fn cotangentOf(own: Own, k: u32) -> f32 {
+  if (own.second) { return dy2[k]; }
+  return dy[k];
+}
+
+// y[r, :] = the features of row r over (their sum + eps), stats[r] = (0, what they're multiplied by); `lanes` threads a row, one or two arrays.
 @compute @workgroup_size(THREADS) fn dpfpSum(g: Group) {
-  let r = groupOf(g) * (THREADS / p.lanes) + g.thread / p.lanes;
-  let lane = g.thread & (p.lanes - 1u);
+  let own = ownOf(g);
   let n = 2u * p.D * p.nu;
-  let end = select(0u, n, r < p.R);
+  let end = select(0u, n, own.exists);
   var largest = 0.0;
-  for (var k = lane; k < end; k += p.lanes) { largest = maxOf(largest, featureOf(r, k)); }
+  for (var k = own.lane; k < end; k += p.lanes) { largest = maxOf(largest, featureOf(own, k)); }
   let unit = unitOf(maxLanes(largest, g.thread, p.lanes), p.eps);
   var total = 0.0;
-  for (var k = lane; k < end; k += p.lanes) { total += featureOf(r, k) * unit; }
+  for (var k = own.lane; k < end; k += p.lanes) { total += featureOf(own, k) * unit; }
   let scale = 1.0 / (sumLanes(total, g.thread, p.lanes) + p.eps * unit);
-  if (r < p.R && lane == 0u) {
-    stats[2u * r] = 0.0;
-    stats[2u * r + 1u] = scale * unit;
+  if (own.exists && own.lane == 0u) {
+    if (own.second) {
+      stats2[2u * own.r] = 0.0;
+      stats2[2u * own.r + 1u] = scale * unit;
+    } else {
+      stats[2u * own.r] = 0.0;
+      stats[2u * own.r + 1u] = scale * unit;
+    }
   }
-  for (var k = lane; k < end; k += p.lanes) { y[r * n + k] = featureOf(r, k) * unit * scale; }
+  for (var k = own.lane; k < end; k += p.lanes) {
+    let value = featureOf(own, k) * unit * scale;
+    if (own.second) { y2[own.r * n + k] = value; } else { y[own.r * n + k] = value; }
+  }
 }
 
 // With f the features and s their factor: g = s (dy - sum(dy f s)), and of that what dpfpBackward makes of dy.
 @compute @workgroup_size(THREADS) fn dpfpSumBackward(g: Group) {
-  let r = groupOf(g) * (THREADS / p.lanes) + g.thread / p.lanes;
-  let lane = g.thread & (p.lanes - 1u);
+  let own = ownOf(g);
   let width = 2u * p.D;
-  let at = r * width * p.nu;
+  let at = own.r * width * p.nu;
   var scale = 0.0;
-  if (r < p.R) { scale = statsIn[2u * r + 1u]; }
+  if (own.exists) {
+    if (own.second) { scale = statsIn2[2u * own.r + 1u]; } else { scale = statsIn[2u * own.r + 1u]; }
+  }
   var along = 0.0;
-  for (var k = lane; k < select(0u, width * p.nu, r < p.R); k += p.lanes) { along += dy[at + k] * (featureOf(r, k) * scale); }
+  for (var k = own.lane; k < select(0u, width * p.nu, own.exists); k += p.lanes) { along += cotangentOf(own, at + k) * (featureOf(own, k) * scale); }
   along = sumLanes(along, g.thread, p.lanes);
-  for (var d = lane; d < select(0u, p.D, r < p.R); d += p.lanes) {
-    let value = x[r * p.D + d];
-    if (isNan(value)) {
-      dx[r * p.D + d] = value;
-      continue;
+  for (var d = own.lane; d < select(0u, p.D, own.exists); d += p.lanes) {
+    let value = numberOf(own, d);
+    var result = value;
+    if (!isNan(value)) {
+      let j = d + select(0u, p.D, value < 0.0);
+      var total = 0.0;
+      for (var i = 1u; i <= p.nu; i++) {
+        let base = at + (i - 1u) * width;
+        let next = (j + i) % width;
+        total += scale * (cotangentOf(own, base + j) - along) * rectifiedOf(own, (j + width - i) % width)
+          + scale * (cotangentOf(own, base + next) - along) * rectifiedOf(own, next);
+      }
+      result = select(select(0.0, -total, value < 0.0), total, value > 0.0);
     }
-    let j = d + select(0u, p.D, value < 0.0);
-    var total = 0.0;
-    for (var i = 1u; i <= p.nu; i++) {
-      let base = at + (i - 1u) * width;
-      let next = (j + i) % width;
-      total += scale * (dy[base + j] - along) * rectified(r, (j + width - i) % width) + scale * (dy[base + next] - along) * rectified(r, next);
-    }
-    dx[r * p.D + d] = select(select(0.0, -total, value < 0.0), total, value > 0.0);
+    if (own.second) { dx2[own.r * p.D + d] = result; } else { dx[own.r * p.D + d] = result; }
   }
 }

@@ -22,7 +22,7 @@ import {
   namesOf,
   withDefaults,
 } from './fields.ts'
-import type { Gate, LowRank } from './gates.ts'
+import { Gate, LowRank } from './gates.ts'
 import { type AttentionOptions, checkHeads, checkInput, HeadProjection, headsField, rotaryField } from './heads.ts'
 import {
   adopt,
@@ -35,7 +35,7 @@ import {
   makeIngredients,
   type Place,
 } from './ingredients.ts'
-import { Linear, RMSNorm } from './layers.ts'
+import { Linear, RMSNorm, together } from './layers.ts'
 import { byMinibatches, type Waiting, waitingParts } from './minibatches.ts'
 import type { Look, Mixer } from './mixer.ts'
 import { Module } from './module.ts'
@@ -90,6 +90,15 @@ export const fastWeightsMeanings: readonly Meaning<FastWeightsAttentionConfig>[]
 
 /** All settings but dModel. */
 export type FastWeightsSettings = Omit<FastWeightsAttentionConfig, 'dModel'>
+
+/** The linear layers of a part of a layer that read the layer's input. */
+const readersOf = (part: unknown): Linear[] => {
+  if (part instanceof Linear) return [part]
+  if (part instanceof HeadProjection) return [part.linear]
+  if (part instanceof LowRank) return [part.down]
+  if (part instanceof Gate) return readersOf(part.projection)
+  return Array.isArray(part) ? part.flatMap(readersOf) : []
+}
 
 const valueMaps = { identity: (x: Tensor) => x, silu: (x: Tensor) => silu(x) }
 const valueNorms = { none: (x: Tensor) => x, l2: (x: Tensor) => l2Norm(x) }
@@ -242,12 +251,27 @@ export class FastWeightsAttention extends Module {
 
   /** What x and `accumulate` hold at padding is never looked at, and y is 0 there. */
   forward(given: Tensor, state: AttentionState = {}, options: AttentionOptions = {}): { y: Tensor; state: AttentionState } {
-    const { heads: H, outputGate } = this.config
-    const rule = ruleOf(this.config)
-    const { B, T, dModel: D } = checkInput(given, this.config.dModel)
+    const { B, T } = checkInput(given, this.config.dModel)
     const packing = checkPacking('attention', options, B, T, ['accumulate'])
     const x = atTokens(given, packing)
     const begun = givenState('attention', state, this.stateParts(B), B)
+    return together(x, this.readers(), () => this.attended(x, state, begun, packing, options.accumulate))
+  }
+
+  /** The layers that read the input. */
+  private readers() {
+    const { output, output_gate, ...parts } = this as Record<string, unknown>
+    const { outputGate } = this.config
+    return [
+      ...Object.values(parts).flatMap(readersOf),
+      ...(outputGate === 'none' ? [] : [{ layer: this.output_gate!, activation: outputGate }]),
+    ]
+  }
+
+  private attended(x: Tensor, state: AttentionState, begun: boolean, packing: Packing, accumulate: Tensor | undefined) {
+    const { heads: H, outputGate } = this.config
+    const rule = ruleOf(this.config)
+    const [B, T, D] = x.shape
     const { projected, inputs, position } = this.inputs(x, state, packing)
     const own = Object.keys(rule.state).map((part) => [part, state[part as keyof FastWeightState]])
     const before = begun ? (Object.fromEntries(own) as FastWeightState) : undefined
@@ -262,7 +286,7 @@ export class FastWeightsAttention extends Module {
     if (this.output_gate && outputGate !== 'none') y = mul(y, this.output_gate.forward(x, { activation: outputGate }))
     const taps = Object.entries(projected).map(([name, of]) => [name, of?.state])
     return {
-      y: atTokens(this.output.forward(y, { accumulate: options.accumulate }), packing),
+      y: atTokens(this.output.forward(y, { accumulate }), packing),
       state: { ...result.state, ...Object.fromEntries(taps), ...(position && { position }) },
     }
   }

@@ -9,7 +9,7 @@ import { matmul } from '../engine/ops/matmul.ts'
 import { concat, permute, reshape } from '../engine/ops/movement.ts'
 import { l2Norm, softmax, sumNorm } from '../engine/ops/norm.ts'
 import { sum } from '../engine/ops/reduce.ts'
-import { dpfp, dpfpSum } from '../engine/ops/sequence.ts'
+import { dpfp, dpfpSums } from '../engine/ops/sequence.ts'
 import { checkSeed, type Generator, hostNumbers } from '../engine/random.ts'
 import { noGrad } from '../engine/recording.ts'
 import { sizeOf } from '../engine/shape.ts'
@@ -43,7 +43,7 @@ interface Kind {
   /** x: [B,T,H,K] -> [B,T,H,K']. `weight`: what the map learns or draws. */
   map: (x: Tensor, c: FeatureConfig, weight: Tensor | null) => Tensor
   /** The map and the feature norm `sum` in one, where there is such an op. */
-  summed?: (x: Tensor, c: FeatureConfig) => Tensor
+  summed?: (xs: readonly Tensor[], c: FeatureConfig) => Tensor[]
 }
 
 const same = (K: number): number => K
@@ -62,7 +62,7 @@ export const featureMaps = {
     width: (K, { nu }) => 2 * K * nu,
     sign: 'non-negative',
     map: (x, { nu }) => dpfp(x, nu),
-    summed: (x, { nu, featureEps }) => dpfpSum(x, nu, featureEps),
+    summed: (xs, { nu, featureEps }) => dpfpSums(xs, nu, featureEps),
   },
   /** See `favor`; of x / K^(1/4), so that phi(q) . phi(k) estimates softmax attention's exp(q . k / sqrt(K)). */
   favor: {
@@ -275,8 +275,8 @@ export class Features extends Module {
     if (this.training && favorRedraw === 'step') this.redraw()
     // A copy: a backward may still need these directions when the next ones are drawn.
     const weight = favorRedraw === 'never' ? this.weight : noGrad(() => affine(this.weight!, 1))
+    if (summed && featureNorm === 'sum') return summed(xs, this.config)
     return xs.map((x) => {
-      if (summed && featureNorm === 'sum') return summed(x, this.config)
       const mapped = map(x, this.config, weight)
       const y = featureNorms[featureNorm](mapped, featureEps)
       if (y !== mapped && mapped !== x) mapped.evict()

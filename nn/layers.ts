@@ -3,7 +3,7 @@ import { checkDivisor, checkNumber, checkOptions } from '../engine/arguments.ts'
 import type { UnaryOp } from '../engine/devices/kernels.ts'
 import { checkUnary } from '../engine/ops/check.ts'
 import { affine, mul } from '../engine/ops/elementwise.ts'
-import { matmul } from '../engine/ops/matmul.ts'
+import { linears, matmul, twoLinears } from '../engine/ops/matmul.ts'
 import { gather, reshape } from '../engine/ops/movement.ts'
 import { layerNorm, rmsNorm } from '../engine/ops/norm.ts'
 import { checkGenerator, dropout, type Generator, normal, uniform } from '../engine/random.ts'
@@ -14,6 +14,8 @@ import { Module } from './module.ts'
 export class Linear extends Module {
   weight: Tensor
   bias: Tensor | null
+  /** What `together` has computed, for the call that asks for it. */
+  private ahead: { x: Tensor; activation: UnaryOp | undefined; y: Tensor } | null = null
 
   constructor(inputs: number, outputs: number, g: Generator, options: { bias?: boolean } = {}) {
     super()
@@ -28,7 +30,34 @@ export class Linear extends Module {
   /** `accumulate` is added to the result and `activation` applied last, both inside the product. */
   forward(x: Tensor, options: { activation?: UnaryOp; accumulate?: Tensor } = {}): Tensor {
     checkOptions('Linear', options, ['activation', 'accumulate'])
+    const { ahead } = this
+    this.ahead = null
+    if (ahead && ahead.x === x && ahead.activation === options.activation && !options.accumulate) return ahead.y
     return matmul(x, this.weight, { transposeB: true, bias: this.bias ?? undefined, ...options })
+  }
+
+  /** For `together`: that y is what `forward(x, { activation })` is going to give. @internal */
+  foresee(x: Tensor, activation: UnaryOp | undefined, y: Tensor): void {
+    this.ahead = { x, activation, y }
+  }
+
+  /** @internal */
+  forget(): void {
+    this.ahead = null
+  }
+}
+
+/**
+ * Runs `body`, in which these layers read x, each once: all of them at once, before (`linears`). An activation is that with which it is called.
+ */
+export function together<R>(x: Tensor, layers: readonly (Linear | { layer: Linear; activation: UnaryOp })[], body: () => R): R {
+  const all = layers.map((given) => (given instanceof Linear ? { layer: given, activation: undefined } : given))
+  const maps = all.map(({ layer: { weight, bias }, activation }) => ({ weight, bias: bias ?? undefined, activation }))
+  for (const [i, y] of linears(x, maps).entries()) all[i].layer.foresee(x, all[i].activation, y)
+  try {
+    return body()
+  } finally {
+    for (const { layer } of all) layer.forget()
   }
 }
 
@@ -153,7 +182,8 @@ export class GatedFeedForward extends Module {
 
   /** x [..., D] to [..., D]; `accumulate`, of the result's shape, is added to it. */
   forward(x: Tensor, options: { accumulate?: Tensor } = {}): Tensor {
-    return this.down.forward(mul(this.gate.forward(x, { activation: 'silu' }), this.up.forward(x)), options)
+    const [gate, up] = linears(x, [{ weight: this.gate.weight, activation: 'silu' }, { weight: this.up.weight }])
+    return this.down.forward(mul(gate, up), options)
   }
 }
 
@@ -202,6 +232,10 @@ export class FeedForward extends Module {
 
   /** x [..., D] to [..., D]; `accumulate`, of the result's shape, is added to it. */
   forward(x: Tensor, options: { accumulate?: Tensor } = {}): Tensor {
-    return this.layer2.forward(this.drop.forward(this.layer1.forward(x, { activation: this.activation })), options)
+    checkOptions('FeedForward', options, ['accumulate'])
+    const { layer1, layer2, drop, activation } = this
+    if (drop.training && drop.p > 0) return layer2.forward(drop.forward(layer1.forward(x, { activation })), options)
+    const map = ({ weight, bias }: Linear) => ({ weight, bias: bias ?? undefined })
+    return twoLinears(x, { ...map(layer1), activation }, map(layer2), options.accumulate)
   }
 }

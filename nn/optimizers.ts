@@ -3,7 +3,7 @@ import { checkDivisor, checkList, checkNumber, checkOptions, fits, type NumberRa
 import { type AdamTensors, adamSteps, clipScale, gradNorm, type MuonTensors, muonSteps } from '../engine/ops/optimizer.ts'
 import { span } from '../engine/profile.ts'
 import { scope } from '../engine/scope.ts'
-import { askedOnce, counted, gatherMemory, type Tensor, zerosTogether } from '../engine/tensor.ts'
+import { askedOnce, counted, gatherMemory, gradientPlaces, type Tensor, zerosTogether } from '../engine/tensor.ts'
 import { type StateDict, writeAll } from './module.ts'
 
 /** Settings of `Adam` and `AdamW`. */
@@ -74,6 +74,8 @@ export abstract class Optimizer {
   /** Steps taken. */
   steps = 0
   private slots = new Map<string, Slot>()
+  /** Parameters whose gradients have places beside each other. */
+  private placed: Tensor[]
   private config: Required<Omit<AdamConfig, 'decays'>>
   private variant: Variant
 
@@ -97,6 +99,7 @@ export abstract class Optimizer {
       moments: variant.muon?.takes(name, p) ? 1 : 2,
     }))
     gatherMemory(taken.map(({ p }) => p))
+    this.placed = gradientPlaces(taken.map(({ p }) => p))
     const moments = zerosTogether(taken.flatMap(({ p, moments }) => new Array<Tensor>(moments).fill(p))).values()
     for (const { name, p, weightDecay, moments: count } of taken) {
       const m = moments.next().value!
@@ -179,6 +182,7 @@ export abstract class Optimizer {
   /** Frees gradients and moments; parameters stay. */
   dispose(): void {
     this.zeroGrad()
+    for (const p of this.placed.splice(0)) p.leavePlace()
     for (const moment of this.moments().values()) moment.dispose()
   }
 }

@@ -99,6 +99,15 @@ const kernelNodes: Partial<Record<Call['name'], Row>> = {
     if (bias) name = g.op('Add', [name, m.as(bias, [N]).name])
     m.set(c, { name: activation ? unaryNodes[activation as UnaryOp](g, name) : name, dims })
   },
+  products(m, list: any[]) {
+    // A forward pass has one term a product, in rows.
+    for (const { c, M, N, terms, bias, activation } of list) {
+      const [{ a, b, K, transposeA, transposeB }] = terms
+      const one = num(1, K)
+      const sizes = { batch: one, M, N, K, transposeA, transposeB, accumulate: false, activation: activation ?? null }
+      kernelNodes.matmul!(m, a, b, bias ?? null, c, sizes)
+    }
+  },
   norm(m, kind: NormKind, x: Blocks, gain: Blocks | null, bias: Blocks | null, y: Blocks, _stats: Blocks, _R: Num, n: Num, [eps]: Num) {
     const { name, dims } = m.rows(x, n)
     let normed = normNodes(m.g, kind, name, n[0], eps)
@@ -130,9 +139,11 @@ const kernelNodes: Partial<Record<Call['name'], Row>> = {
   dpfp(m, x: Blocks, y: Blocks, _R: Num, D: Num, [nu]: Num) {
     m.set(y, dpfpFeatures(m, x, D, nu))
   },
-  dpfpSum(m, x: Blocks, y: Blocks, _stats: Blocks, _R: Num, D: Num, [nu]: Num, [eps]: Num) {
-    const { name, dims } = dpfpFeatures(m, x, D, nu)
-    m.set(y, { name: normNodes(m.g, 'sum', name, 2 * D[0] * nu, eps), dims })
+  dpfpSum(m, list: { x: Blocks; y: Blocks }[], _R: Num, D: Num, [nu]: Num, [eps]: Num) {
+    for (const { x, y } of list) {
+      const { name, dims } = dpfpFeatures(m, x, D, nu)
+      m.set(y, { name: normNodes(m.g, 'sum', name, 2 * D[0] * nu, eps), dims })
+    }
   },
   fastWeights(m, _form: string, inputs: any, outputs: any, sizes: any) {
     if (inputs.tokens) throw new OnnxError('padding')

@@ -84,6 +84,32 @@ export interface MatmulSizes {
   halfB?: HalfType
 }
 
+/** A [M,K] B [K,N]; A is stored [K,M], B [N,K], where they are transposed. */
+export interface Term<S> {
+  a: S
+  b: S
+  K: number
+  transposeA: boolean
+  transposeB: boolean
+}
+
+/** C = activation(sum of the terms [+ C] [+ bias]), [M,N]; at least one term. */
+export interface Product<S> {
+  c: S
+  M: number
+  N: number
+  terms: readonly Term<S>[]
+  /** Add the terms to what C holds instead of overwriting it. */
+  accumulate?: boolean
+  /** [N], added to each row. */
+  bias?: S | null
+  activation?: UnaryOp | null
+  /** [M], written: the sum of each row of the first term's A, which is stored transposed. */
+  sums?: S | null
+  /** The sum goes on times op'(x), y = op(x) being a [M,N] of which only y is known: see `unaryBackward`. Never with a bias or an activation. */
+  gate?: { op: UnaryOp; y: S } | null
+}
+
 /** One step of Adam, as its kernel is asked for it. */
 export interface AdamOptions {
   /** Learning rate. */
@@ -359,7 +385,7 @@ export interface Kernels<S> {
   accumulate(x: S, y: S, n: number): void
   /** y = op(x), element by element. */
   unary(op: UnaryOp, x: S, y: S, n: number): void
-  /** dx = dy * op'(x), where y = op(x). For neg, exp, sqrt and relu the caller may have y only, and give it for x too. */
+  /** dx = dy * op'(x), where y = op(x). For neg, exp, sqrt and relu the caller may have y only, and give it for x too. dx may be dy. */
   unaryBackward(op: UnaryOp, x: S, y: S, dy: S, dx: S, n: number): void
   /** y[i] = a[i] op b[i] over `shape` (of any rank); y is dense, a stride of 0 broadcasts. */
   binary(op: BinaryOp, a: S, b: S, y: S, shape: readonly number[], stridesA: readonly number[], stridesB: readonly number[]): void
@@ -387,12 +413,13 @@ export interface Kernels<S> {
   reduce(op: ReduceOp, x: S, y: S, outer: number, n: number, inner: number): void
   /** Inclusive running sum along the middle axis of [outer, n, inner]; from the end if `reverse`. */
   cumsum(x: S, y: S, outer: number, n: number, inner: number, reverse: boolean): void
-  /** y[i] = sum of the squares of the n elements of xs[i]. */
-  sumSquares(xs: readonly { x: S; n: number }[], y: S): void
 
   // ---- matmul ------------------------------------------------------------------------------------------------------
   /** bias: [N], added to each row. start, with `accumulate`: what the product is added to, like C, instead of what C holds. */
   matmul(a: S, b: S, bias: S | null, c: S, sizes: MatmulSizes, start?: S): void
+
+  /** Products that don't need each other. No C, nor sums, is an operand of any. */
+  products(list: readonly Product<S>[]): void
 
   // ---- normalisation and softmax ---------------------------------------------------------------------------------
   /** y = (x - mean) * scale [* gain] [+ bias] row by row over [R, n]; stats is [R, 2] = (mean, scale), kept for the backward. gain, bias: [n]. */
@@ -425,9 +452,9 @@ export interface Kernels<S> {
   dpfp(x: S, y: S, R: number, D: number, nu: number): void
   /** dx from dy, x: [R,D], dy: [R, 2 D nu]; written, not accumulated. */
   dpfpBackward(x: S, dy: S, dx: S, R: number, D: number, nu: number): void
-  /** `dpfp`, and then `norm` of each row by its sum, which leaves stats [R, 2]. */
-  dpfpSum(x: S, y: S, stats: S, R: number, D: number, nu: number, eps: number): void
-  dpfpSumBackward(x: S, stats: S, dy: S, dx: S, R: number, D: number, nu: number): void
+  /** Of each: `dpfp`, and then `norm` of each row by its sum, which leaves stats [R, 2]. */
+  dpfpSum(list: readonly { x: S; y: S; stats: S }[], R: number, D: number, nu: number, eps: number): void
+  dpfpSumBackward(list: readonly { x: S; stats: S; dy: S; dx: S }[], R: number, D: number, nu: number): void
 
   // ---- random ------------------------------------------------------------------------------------------------------
   /**
@@ -439,6 +466,8 @@ export interface Kernels<S> {
   dropout(x: S, y: S, n: number, p: number, key0: number, key1: Now<number>): void
 
   // ---- optimiser ---------------------------------------------------------------------------------------------------
+  /** y[0] = the root of the sum of the squares of the n elements of each x. */
+  gradNorm(xs: readonly { x: S; n: number }[], y: S): void
   /** One Adam or AdamW step of each slot, in place; gradients are multiplied by gradScale[0] where given (clipping without a read-back). */
   adam(slots: readonly AdamSlot<S>[], gradScale: S | null, options: Now<AdamOptions>): void
   /**

@@ -135,8 +135,8 @@ export function gather(table: Tensor, index: Tensor): Tensor {
   const { kernels } = table.device
   const y = empty([...index.shape, D], table.device)
   kernels.gather(table.storage, index.storage, y.storage, index.size, N, D, table.half)
-  return record('gather', [table], y, (dy) => {
-    const dtable = like(table)
+  return record('gather', [table], y, (dy, _, fresh) => {
+    const dtable = fresh(0)
     kernels.gatherBackward(dy.storage, index.storage, dtable.storage, index.size, N, D)
     return [dtable]
   })

@@ -3,7 +3,7 @@ import { checkNumber, checkOptions, told } from '../arguments.ts'
 import { record } from '../autograd.ts'
 import type { NormKind } from '../devices/kernels.ts'
 import { sameShape, show } from '../shape.ts'
-import { empty, like, type Sofar, type Tensor } from '../tensor.ts'
+import { empty, type Fresh, like, type Sofar, type Tensor } from '../tensor.ts'
 import { checkFloat, checkIndices, checkInt32, sameDevice } from './check.ts'
 import { sum } from './reduce.ts'
 import { meanFactor, scaled } from './targets.ts'
@@ -32,11 +32,11 @@ function norm(kind: NormKind, op: string, x: Tensor, gain: Tensor | null, bias: 
   const run = (): void => kernels.norm(kind, x.storage, gain?.storage ?? null, bias?.storage ?? null, y.storage, stats.storage, R, n, eps)
   run()
   const inputs = [x, gain, bias].filter((t) => t !== null)
-  const backward = (dy: Tensor, sofar: Sofar): (Tensor | null)[] => {
+  const backward = (dy: Tensor, sofar: Sofar, fresh: Fresh): (Tensor | null)[] => {
     const before = x.requiresGrad ? sofar(0) : null
     const dx = before ?? (x.requiresGrad ? like(x) : null)
-    const dgain = gain && like(gain)
-    const dbias = bias && like(bias)
+    const dgain = gain && fresh(1)
+    const dbias = bias && fresh(gain ? 2 : 1)
     if (dx) kernels.normBackward(kind, x.storage, gain?.storage ?? null, stats.storage, dy.storage, dx.storage, R, n, before !== null)
     if (dgain || dbias) kernels.normGainBackward(x.storage, stats.storage, dy.storage, dgain?.storage ?? null, dbias?.storage ?? null, R, n)
     return [dx, ...(gain ? [dgain] : []), ...(bias ? [dbias] : [])]

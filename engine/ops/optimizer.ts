@@ -6,8 +6,7 @@ import { scope } from '../scope.ts'
 import { sameShape, show } from '../shape.ts'
 import { empty, type Tensor } from '../tensor.ts'
 import { checkFloat, sameDevice } from './check.ts'
-import { affine, minimum, reciprocal, sqrt } from './elementwise.ts'
-import { sum } from './reduce.ts'
+import { affine, minimum, reciprocal } from './elementwise.ts'
 
 export type { MuonOptions } from '../devices/kernels.ts'
 
@@ -17,17 +16,12 @@ export function gradNorm(grads: readonly Tensor[]): Tensor {
   if (grads.length === 0) throw new Error('gradNorm: there are no gradients (call backward first)')
   for (const g of grads) checkFloat('gradNorm', g)
   sameDevice('gradNorm', ...grads)
-  return noGrad(() =>
-    scope(() => {
-      const { device } = grads[0]
-      const squares = empty([grads.length], device)
-      device.kernels.sumSquares(
-        grads.map((g) => ({ x: g.storage, n: g.size })),
-        squares.storage,
-      )
-      return sqrt(sum(squares))
-    }),
+  const norm = empty([], grads[0].device)
+  norm.device.kernels.gradNorm(
+    grads.map((g) => ({ x: g.storage, n: g.size })),
+    norm.storage,
   )
+  return norm
 }
 
 /** min(1, limit / (norm + 1e-6)): the factor that clips gradients to a norm (torch's clip_grad_norm_). */

@@ -1,7 +1,7 @@
 /** Causal depthwise convolution, and the DPFP feature map. */
 import { checkNumber } from '../arguments.ts'
 import { record, recordMany } from '../autograd.ts'
-import { show } from '../shape.ts'
+import { sameShape, show } from '../shape.ts'
 import { empty, like, type Tensor, zeros } from '../tensor.ts'
 import { checkFloat, match, sameDevice } from './check.ts'
 import { concat, slice } from './movement.ts'
@@ -21,9 +21,9 @@ export function causalConv(x: Tensor, w: Tensor, state?: Tensor): { y: Tensor; s
   const { kernels } = x.device
   const y = like(x)
   kernels.conv(x.storage, w.storage, state?.storage ?? null, y.storage, B, T, D, W)
-  recordMany('causalConv', state ? [x, w, state] : [x, w], [y], ([dy]) => {
+  recordMany('causalConv', state ? [x, w, state] : [x, w], [y], ([dy], _, fresh) => {
     const dx = like(x)
-    const dw = like(w)
+    const dw = fresh(1)
     const dstate = state ? like(state) : null
     kernels.convBackward(
       x.storage,
@@ -71,24 +71,50 @@ export function dpfp(x: Tensor, nu = 1): Tensor {
 }
 
 /** sumNorm(dpfp(x, nu), eps), in one pass each way: features over (their sum + eps), as Schlag 2021 (App. A.2) and labml have them. */
-export function dpfpSum(x: Tensor, nu = 1, eps = 1e-6): Tensor {
-  checkFloat('dpfpSum', x)
-  const D = x.shape.at(-1) ?? 0
-  if (!isNu(nu, D)) throw new Error(`dpfpSum: nu must be an integer from 1 to 2 D - 1 = ${2 * D - 1}, not ${nu}`)
-  checkNumber('dpfpSum: eps', eps, '0 or more')
-  const [R, y] = [x.size / D, featuresOf(x, D, nu)]
-  const { kernels } = x.device
-  const stats = empty([R, 2], x.device)
-  const run = (): void => kernels.dpfpSum(x.storage, y.storage, stats.storage, R, D, nu, eps)
-  run()
-  const backward = (dy: Tensor): Tensor[] => {
-    const dx = like(x)
-    kernels.dpfpSumBackward(x.storage, stats.storage, dy.storage, dx.storage, R, D, nu)
-    return [dx]
+export const dpfpSum = (x: Tensor, nu = 1, eps = 1e-6): Tensor => dpfpSums([x], nu, eps)[0]
+
+/** `dpfpSum` of each, as queries and keys need it; those of one shape share a kernel call. */
+export function dpfpSums(xs: readonly Tensor[], nu = 1, eps = 1e-6): Tensor[] {
+  for (const x of xs) {
+    checkFloat('dpfpSum', x)
+    const D = x.shape.at(-1) ?? 0
+    if (!isNu(nu, D)) throw new Error(`dpfpSum: nu must be an integer from 1 to 2 D - 1 = ${2 * D - 1}, not ${nu}`)
   }
-  record('dpfpSum', [x], y, backward, run)
-  if (!y.node) stats.dispose()
-  return y
+  checkNumber('dpfpSum: eps', eps, '0 or more')
+  sameDevice('dpfpSum', ...xs)
+  if (xs.some((x) => !sameShape(x.shape, xs[0].shape))) return xs.map((x) => dpfpSum(x, nu, eps))
+  if (xs.length === 0) return []
+  const { kernels } = xs[0].device
+  const D = xs[0].shape.at(-1)!
+  const R = xs[0].size / D
+  const all = xs.map((x) => ({ x, y: featuresOf(x, D, nu), stats: empty([R, 2], x.device) }))
+  const run = (): void =>
+    kernels.dpfpSum(
+      all.map(({ x, y, stats }) => ({ x: x.storage, y: y.storage, stats: stats.storage })),
+      R,
+      D,
+      nu,
+      eps,
+    )
+  run()
+  const ys = all.map(({ y }) => y)
+  recordMany('dpfpSum', xs, ys, (dys) => {
+    const dxs = xs.map((x, i) => (dys[i] ? like(x) : null))
+    kernels.dpfpSumBackward(
+      all.flatMap(({ x, stats }, i) => {
+        const [dx, dy] = [dxs[i], dys[i]]
+        return dx && dy ? [{ x: x.storage, stats: stats.storage, dy: dy.storage, dx: dx.storage }] : []
+      }),
+      R,
+      D,
+      nu,
+    )
+    return dxs
+  })
+  const [{ node }] = ys
+  if (node) node.again = run
+  else for (const { stats } of all) stats.dispose()
+  return ys
 }
 
 const isNu = (nu: number, D: number): boolean => Number.isInteger(nu) && nu >= 1 && nu < 2 * D

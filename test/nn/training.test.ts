@@ -571,8 +571,8 @@ describe('training', () => {
     for (const layers of [1, 3]) {
       const called = [...seen].filter(([name]) => name.startsWith(`${layers} `))
       assert.ok(called.reduce((sum, [, calls]) => sum + calls, 0) <= 12, called.join())
-      const own = called.filter(([name]) => / (muon|adam|sumSquares)/.test(name)).sort()
-      const expected = ['adam', `muon ${2 * layers} of 128×512`, `muon ${5 * layers} of 128×128`, 'sumSquares']
+      const own = called.filter(([name]) => / (muon|adam|gradNorm)/.test(name)).sort()
+      const expected = ['adam', 'gradNorm', `muon ${2 * layers} of 128×512`, `muon ${5 * layers} of 128×128`]
       assert.deepEqual(own, expected.map((name) => [`${layers} ${name}`, 1] as [string, number]).sort())
     }
   })

@@ -389,6 +389,65 @@ const matmulCases = [
     terms: (o) => Math.max(...Object.values(matmulSizes(o)).flat()) * sizeOf(matmulSizes(o).batch),
   }),
   define({
+    name: 'linears',
+    options: (sizes) =>
+      fc.record({
+        x: shapes({ ...sizes, most: Math.ceil(sizes.most / 20), least: 1 }, 2, 3),
+        N: fc.array(fc.constantFrom(1, 3, 4, 12, 65), { minLength: 1, maxLength: 3 }),
+        bias: fc.boolean(),
+        activation: fc.option(fc.constantFrom(...activations), { nil: undefined }),
+      }),
+    inputs: ({ x, N, bias, activation }) => {
+      const K = x.at(-1)!
+      const [a, b] = activation === 'relu' ? (['grid', 'between'] as const) : [Math.sqrt(3 / Math.sqrt(K)), 'any' as const]
+      return [
+        { shape: x, values: a },
+        ...N.flatMap((n) => [{ shape: [n, K], values: a }, ...(bias || activation === 'relu' ? [{ shape: [n], values: b }] : [])]),
+      ]
+    },
+    run: ({ N, bias, activation }, [x, ...rest]) => {
+      const maps = N.map((_, i) => {
+        const weight = rest.shift()!
+        // Of several some have an activation.
+        return { weight, ...((bias || activation === 'relu') && { bias: rest.shift()! }), ...(i !== 1 && { activation }) }
+      })
+      return engine.linears(x, maps)
+    },
+    terms: ({ x, N }) => Math.max(...x, ...N) * sizeOf(x.slice(0, -1)),
+  }),
+  define({
+    name: 'twoLinears',
+    options: (sizes) =>
+      fc.record({
+        x: shapes({ ...sizes, most: Math.ceil(sizes.most / 20), least: 1 }, 2, 3),
+        inner: fc.constantFrom(1, 4, 7, 36),
+        N: fc.constantFrom(1, 4, 9, 64),
+        bias: fc.tuple(fc.boolean(), fc.boolean()),
+        accumulate: fc.boolean(),
+        activation: fc.constantFrom(...activations),
+      }),
+    inputs: ({ x, inner, N, bias, accumulate, activation }) => {
+      const K = x.at(-1)!
+      const kink = activation === 'relu'
+      const a = kink ? ('grid' as const) : Math.sqrt(3 / Math.sqrt(K))
+      return [
+        { shape: x, values: a },
+        { shape: [inner, K], values: a },
+        ...(bias[0] || kink ? [{ shape: [inner], values: kink ? ('between' as const) : ('any' as const) }] : []),
+        { shape: [N, inner] },
+        ...(bias[1] ? [{ shape: [N] }] : []),
+        ...(accumulate ? [{ shape: [...x.slice(0, -1), N] }] : []),
+      ]
+    },
+    run: ({ bias, accumulate, activation }, [x, ...rest]) => {
+      const map = (biased: boolean) => ({ weight: rest.shift()!, ...(biased && { bias: rest.shift()! }) })
+      const first = { ...map(bias[0] || activation === 'relu'), activation }
+      const second = map(bias[1])
+      return engine.twoLinears(x, first, second, accumulate ? rest[0] : undefined)
+    },
+    terms: ({ x, inner, N }) => Math.max(...x, inner, N) * inner * sizeOf(x.slice(0, -1)),
+  }),
+  define({
     name: 'matmul fused',
     options: (sizes) =>
       fc.record({
@@ -801,6 +860,20 @@ const sequenceCases = [
     inputs: ({ shape }) => [{ shape, values: 'nonzero' }],
     run: ({ shape, nu }, [x]) => engine.dpfpSum(x, 1 + (nu % Math.min(4, 2 * shape.at(-1)! - 1)), 0.1),
     terms: ({ shape }) => 8 * shape.at(-1)!,
+  }),
+  define({
+    name: 'dpfpSums',
+    // Rows of eight, too, which wasm takes otherwise where nu is 1.
+    options: (sizes) =>
+      fc.record({
+        shape: shapes(sizes, 1, 3),
+        D: fc.constantFrom(3, 8, 24),
+        count: fc.constantFrom(1, 2, 3),
+        nu: fc.constantFrom(1, 1, 2),
+      }),
+    inputs: ({ shape, D, count }) => Array.from({ length: count }, () => ({ shape: [...shape.slice(1), D], values: 'nonzero' as const })),
+    run: ({ nu }, xs) => engine.dpfpSums(xs, nu, 0.1),
+    terms: ({ D }) => 8 * D,
   }),
 ]
 

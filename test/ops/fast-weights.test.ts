@@ -8,6 +8,7 @@ import { fastWeightKernels } from '../../engine/devices/wasm/fast-weights.ts'
 import { createMemory } from '../../engine/devices/wasm/memory.ts'
 import type { Pool } from '../../engine/devices/wasm/pool.ts'
 import { type Device, fastWeights, type HostArray, noGrad, scope, type Tensor, tensor } from '../../engine/index.ts'
+import { like } from '../../engine/tensor.ts'
 import { simd } from '../../kernels-wasm/generated/bytes.ts'
 import { assertRms, assertSameBits, builds, reference, uniforms, wasm, webgpu } from '../helpers.ts'
 
@@ -150,7 +151,12 @@ async function run(rule: Rule, sizes: Sizes, d: Data, options: Options, device: 
     if (options.gradients === false) return { y, S, z }
     // The node's own backward, so that it gets the cotangents of the output and of the final state together.
     const cotangent = (name: Names): Tensor => tensor(d[name], { shape: shape[name], device })
-    const grads = y.node!.backward([cotangent('dy'), cotangent('dS'), ...(z ? [cotangent('dz')] : [])], () => null)
+    const { node } = y
+    const grads = node!.backward(
+      [cotangent('dy'), cotangent('dS'), ...(z ? [cotangent('dz')] : [])],
+      () => null,
+      (i) => like(node!.inputs[i]),
+    )
     return { y, S, z, ...Object.fromEntries(inputs.map((name, i) => [gradName(name), grads[i]])) }
   })
   return readAll(tensors)

@@ -20,6 +20,7 @@ import {
   type Tensor,
   tensor,
 } from '../../engine/index.ts'
+import { like } from '../../engine/tensor.ts'
 import { assertRms, assertSameBits, reference, uniforms, webgpu } from '../helpers.ts'
 
 const sizes: FastWeightSizes = { B: 3, T: 70, H: 3, K: 12, V: 9, C: 16, scale: 0.5, gateWidth: 12, eps: 0.1, transposed: false }
@@ -450,7 +451,12 @@ describe('forgetting on webgpu', () => {
       const flag = (x?: ArrayLike<number>) => x && tensor(Int32Array.from(x), { shape: [1, T], device })
       const options = { form, chunk: C, normalise, mask: flag(mask), reset: flag(reset) }
       const { y, state } = fastWeights(t.q, t.k, t.v, gates, { S: t.S, ...(normalise && { z: t.z }) }, options)
-      const grads = y.node!.backward([t.dy, t.dS, ...(normalise ? [t.dz] : [])], () => null)
+      const { node } = y
+      const grads = node!.backward(
+        [t.dy, t.dS, ...(normalise ? [t.dz] : [])],
+        () => null,
+        (i) => like(node!.inputs[i]),
+      )
       const inputs = all.map(([name]) => name).filter((name) => !/^d[ySz]$/.test(name))
       return { y, ...state, ...Object.fromEntries(inputs.map((name, i) => [`d${name}0`, grads[i]!])) }
     })

@@ -3,7 +3,7 @@ import type { Kernels } from '../kernels.ts'
 import { unaryTable } from './elementwise.ts'
 import { numbersOf, type RefStorage } from './storage.ts'
 
-export const matmulKernels: Pick<Kernels<RefStorage>, 'matmul'> = {
+export const matmulKernels: Pick<Kernels<RefStorage>, 'matmul' | 'products'> = {
   matmul(a, b, bias, c, { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation, halfB }, start) {
     const [rowA, colA] = transposeA ? [1, M] : [K, 1]
     const [rowB, colB] = transposeB ? [1, K] : [N, 1]
@@ -24,5 +24,25 @@ export const matmulKernels: Pick<Kernels<RefStorage>, 'matmul'> = {
           if (activation) C[row + n] = unaryTable[activation].f(C[row + n])
         }
       }
+  },
+  products(list) {
+    for (const { c, M, N, terms, accumulate, bias, activation, sums, gate } of list) {
+      const C = c.data
+      for (let m = 0; m < M; m++)
+        for (let n = 0; n < N; n++) {
+          let x = accumulate ? C[m * N + n] : 0
+          for (const { a, b, K, transposeA, transposeB } of terms)
+            for (let k = 0; k < K; k++) x += a.data[transposeA ? k * M + m : m * K + k] * b.data[transposeB ? n * K + k : k * N + n]
+          if (bias) x += bias.data[n]
+          if (gate) x *= unaryTable[gate.op].df(gate.y.data[m * N + n], gate.y.data[m * N + n])
+          C[m * N + n] = activation ? unaryTable[activation].f(x) : x
+        }
+      const [{ a, K }] = terms
+      for (let m = 0; sums && m < M; m++) {
+        let total = 0
+        for (let k = 0; k < K; k++) total += a.data[k * M + m]
+        sums.data[m] = total
+      }
+    }
   },
 }

@@ -25,7 +25,12 @@ function orthogonalised(x: Float64Array, R: number, C: number): Float64Array {
   return y
 }
 
-export const optimizerKernels: Pick<Kernels<RefStorage>, 'adam' | 'muon'> = {
+export const optimizerKernels: Pick<Kernels<RefStorage>, 'gradNorm' | 'adam' | 'muon'> = {
+  gradNorm(xs, y) {
+    let total = 0
+    for (const { x, n } of xs) for (let i = 0; i < n; i++) total += x.data[i] * x.data[i]
+    y.data[0] = Math.sqrt(total)
+  },
   adam(slots, gradScale, options) {
     const { lr, beta1, beta2, eps, weightDecay, decoupled, correction1, correction2 } = options()
     const scale = gradScale ? gradScale.data[0] : 1

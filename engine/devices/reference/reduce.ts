@@ -2,7 +2,7 @@
 import type { Kernels } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 
-export const reduceKernels: Pick<Kernels<RefStorage>, 'reduce' | 'cumsum' | 'sumSquares'> = {
+export const reduceKernels: Pick<Kernels<RefStorage>, 'reduce' | 'cumsum'> = {
   reduce(op, x, y, outer, n, inner) {
     for (let o = 0; o < outer; o++)
       for (let i = 0; i < inner; i++) {
@@ -24,12 +24,5 @@ export const reduceKernels: Pick<Kernels<RefStorage>, 'reduce' | 'cumsum' | 'sum
           y.data[at] = total
         }
       }
-  },
-  sumSquares(xs, y) {
-    for (const [slot, { x, n }] of xs.entries()) {
-      let total = 0
-      for (let i = 0; i < n; i++) total += x.data[i] * x.data[i]
-      y.data[slot] = total
-    }
   },
 }

@@ -73,19 +73,23 @@ export const sequenceKernels: Pick<Kernels<RefStorage>, SequenceKernels> = {
       }
     }
   },
-  dpfpSum(x, y, stats, R, D, nu, eps) {
+  dpfpSum(list, R, D, nu, eps) {
     const n = 2 * D * nu
     const features = { data: new Float64Array(R * n) }
-    sequenceKernels.dpfp(x, features, R, D, nu)
-    normKernels.norm('sum', features, null, null, y, stats, R, n, eps)
+    for (const { x, y, stats } of list) {
+      sequenceKernels.dpfp(x, features, R, D, nu)
+      normKernels.norm('sum', features, null, null, y, stats, R, n, eps)
+    }
   },
-  dpfpSumBackward(x, stats, dy, dx, R, D, nu) {
+  dpfpSumBackward(list, R, D, nu) {
     const n = 2 * D * nu
     const features = { data: new Float64Array(R * n) }
     const dfeatures = { data: new Float64Array(R * n) }
-    sequenceKernels.dpfp(x, features, R, D, nu)
-    normKernels.normBackward('sum', features, null, stats, dy, dfeatures, R, n, false)
-    sequenceKernels.dpfpBackward(x, dfeatures, dx, R, D, nu)
+    for (const { x, stats, dy, dx } of list) {
+      sequenceKernels.dpfp(x, features, R, D, nu)
+      normKernels.normBackward('sum', features, null, stats, dy, dfeatures, R, n, false)
+      sequenceKernels.dpfpBackward(x, dfeatures, dx, R, D, nu)
+    }
   },
 }
 

@@ -2,13 +2,17 @@ import type { Kernels } from '../kernels.ts'
 import { cut, withWords } from './axes.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
+import { total } from './reduce.ts'
 
 /** Elements of a task, as in kernels-wasm/optimizer.ts, and of what a thread takes at once. */
 const piece = 4096
 const grain = 16384
 
-export function optimizerKernels(pool: Pool): Pick<Kernels<Block>, 'adam'> {
+export function optimizerKernels(pool: Pool): Pick<Kernels<Block>, 'gradNorm' | 'adam'> {
   return {
+    gradNorm(xs, y) {
+      total(pool, xs, true, y)
+    },
     adam(slots, gradScale, options) {
       const arrays = slots.map(({ p, g, m, v, n }) => ({ n, addresses: [p.pointer, g.pointer, m.pointer, v.pointer] }))
       const { words, tasks } = cut(arrays, piece)

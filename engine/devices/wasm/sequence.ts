@@ -41,15 +41,19 @@ export function sequenceKernels(pool: Pool): Pick<Kernels<Block>, SequenceKernel
       if (D === 0) return
       pool.run('dpfpBackward', R, Math.ceil(grain / (2 * D * nu)), [x.pointer, dy.pointer, dx.pointer, D, nu], 4 * (4 * D + 2 * nu + 12))
     },
-    dpfpSum(x, y, stats, R, D, nu, eps) {
+    dpfpSum(list, R, D, nu, eps) {
       if (D === 0) return
-      const args = [x.pointer, y.pointer, stats.pointer, D, nu, eps]
-      pool.run('dpfpSum', R, Math.ceil(grain / (2 * D * nu)), args, 4 * (2 * D + 2 * nu + 8))
+      for (const { x, y, stats } of list) {
+        const args = [x.pointer, y.pointer, stats.pointer, D, nu, eps]
+        pool.run('dpfpSum', R, Math.ceil(grain / (2 * D * nu)), args, 4 * (2 * D + 2 * nu + 8))
+      }
     },
-    dpfpSumBackward(x, stats, dy, dx, R, D, nu) {
+    dpfpSumBackward(list, R, D, nu) {
       if (D === 0) return
-      const args = [x.pointer, stats.pointer, dy.pointer, dx.pointer, D, nu]
-      pool.run('dpfpSumBackward', R, Math.ceil(grain / (2 * D * nu)), args, 4 * (4 * D + 2 * nu + 12 + 4 * D * nu))
+      for (const { x, stats, dy, dx } of list) {
+        const args = [x.pointer, stats.pointer, dy.pointer, dx.pointer, D, nu]
+        pool.run('dpfpSumBackward', R, Math.ceil(grain / (2 * D * nu)), args, 4 * (4 * D + 2 * nu + 12 + 4 * D * nu))
+      }
     },
   }
 }

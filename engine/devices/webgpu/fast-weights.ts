@@ -165,11 +165,14 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     )
   }
 
-  /** States between arrays [B,H,outside,K,V] and [B,H,outside,K] and region S of the work: the names are those of Params. */
+  /** A state and its normaliser. */
+  type States = readonly [Block | null, Block | null]
+
+  /** For the recurrent form: states between arrays [B,H,outside,K,V] and [B,H,outside,K] and region S of the work: the names are those of Params. */
   function move(
     entry: 'load' | 'store',
     { work, params }: Pick<Part, 'work' | 'params'>,
-    [state, normaliser]: readonly [Block | null, Block | null],
+    [state, normaliser]: States,
     { S = params.S, slots = params.pieces + 1, slot = 0, segments = 1, outside = 1, begin = 0, stride = 1, step = 1 } = {},
   ): void {
     gpu.run(
@@ -210,6 +213,8 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     lowerC?: 0 | 1 | 2
     /** A's are weights, as fast-weights.wgsl calls them. */
     weights?: boolean
+    /** It needs those before it. */
+    after?: boolean
   }
   interface Product {
     c: string
@@ -234,14 +239,15 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     })
     /** C = A B: what `multiply` takes. */
     const product = (c: string, [a, b]: readonly [Factor, Factor], N: number, inner: number, options: ProductOptions = {}): Product => {
-      const { negative = false, add = false, triangleA = 0, lowerC = 0, weights = false } = options
+      const { negative = false, add = false, triangleA = 0, lowerC = 0, weights = false, after = false } = options
       const bits = (follows: boolean): number =>
         Number(negative) +
         2 * Number(add) +
         4 * Number(follows) +
         8 * triangleA +
         32 * lowerC +
-        128 * Number(weights && params.forgets !== 0)
+        128 * Number(weights && params.forgets !== 0) +
+        256 * Number(after)
       return {
         c,
         N,
@@ -265,41 +271,48 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         ],
       }
     }
+    const follows = (list: readonly Product[], i: number): boolean => list[i].c === list[i - 1]?.c
+    /** Products as the parameters of a kernel, with the others. */
+    const withProducts = (...list: readonly Product[]) => ({
+      ...params,
+      count: list.length,
+      products: list.flatMap(({ words }, i) => words(follows(list, i))),
+    })
     /** Computes products that don't need each other, but for those that are added to the C of the one before. */
     const multiply = (...list: readonly Product[]): void => {
-      const follows = (i: number): boolean => list[i].c === list[i - 1]?.c
-      const groups = list.reduce((sum, { N }, i) => sum + (follows(i) ? 0 : batches * Math.ceil(N / side)), 0)
-      const table = list.flatMap(({ words }, i) => words(follows(i)))
-      gpu.run(products, 'product', { work }, { ...pick(params), count: list.length, products: table }, groups)
+      const groups = list.reduce((sum, { N }, i) => sum + (follows(list, i) ? 0 : batches * Math.ceil(N / side)), 0)
+      gpu.run(products, 'product', { work }, withProducts(...list), groups)
     }
-    return { keys: tokens(K), values: tokens(columns), pairs: tokens(rows), states, product, multiply }
+    return { keys: tokens(K), values: tokens(columns), pairs: tokens(rows), states, product, multiply, withProducts }
   }
-  const pick = ({ K, columns, heads, pieces, rows }: Part['params']) => ({ K, columns, heads, pieces, rows })
-  const scanned = ({ T, first, span, perSpan, forgets }: Part['params']) => ({ T, first, span, perSpan, forgets })
 
   // ---- what forward and backward begin with: Q~ K~ A~ Gamma P M W U0 ---------------------------------------------------------------
 
   function prepare(part: Part, { forgets, extra, along }: Plan, { q, k, v, gate, tokens }: FastWeightInputs<Block>): void {
     const { work, batches } = part
     const { K, columns, rows, reads } = part.params
-    const { keys, values, pairs, product, multiply } = matrices(part)
+    const { keys, values, pairs, product, multiply, withProducts } = matrices(part)
+    const ofPairs = (Kt: string, P: string, M: string): Product[] => [
+      product(P, [keys('Q'), turned(keys(Kt))], rows, K, { lowerC: 2 }),
+      ...(reads ? [product(M, [keys('A'), turned(keys(Kt))], rows, K, { lowerC: 1 })] : []),
+    ]
+    if (!along) {
+      const bindings = { work, q, k, v, extra, gate, tokens }
+      if (forgets) gpu.run(chunk, 'beginFading', bindings, part.params, batches)
+      else gpu.run(chunk, 'begin', bindings, withProducts(...ofPairs('Kt', 'P', 'M')), batches)
+      return
+    }
     /** What has to do with keys of one kind. */
     const prepareKeys = (k: Block, params: Part['params'], [Kt, P, M]: readonly [string, string, string]): void => {
       gpu.run(chunk, 'prepare', { work, q, k, v, extra, gate, tokens }, params, batches * (blocks(K) + blocks(columns)))
       if (forgets) gpu.run(chunk, 'pairs', { work, q, k, extra, tokens }, params, batches)
-      else
-        multiply(
-          product(P, [keys('Q'), turned(keys(Kt))], rows, K, { lowerC: 2 }),
-          ...(reads ? [product(M, [keys('A'), turned(keys(Kt))], rows, K, { lowerC: 1 })] : []),
-        )
+      else multiply(...ofPairs(Kt, P, M))
     }
     const { X, Kb, Pb, Mb } = part.params
-    prepareKeys(k, along ? { ...part.params, U: X } : part.params, ['Kt', 'P', 'M'])
-    if (along) {
-      prepareKeys(along, { ...part.params, U: X, Kt: Kb, P: Pb, M: Mb }, ['Kb', 'Pb', 'Mb'])
-      multiply(product('U', [pairs('M'), values('X')], columns, rows, { negative: true, triangleA: 1, weights: true }))
-    }
-    if (reads) gpu.run(chunk, 'solve', { work }, { ...part.params, ...(along && { M: Mb }) }, batches * blocks(K + columns))
+    prepareKeys(k, { ...part.params, U: X }, ['Kt', 'P', 'M'])
+    prepareKeys(along, { ...part.params, U: X, Kt: Kb, P: Pb, M: Mb }, ['Kb', 'Pb', 'Mb'])
+    multiply(product('U', [pairs('M'), values('X')], columns, rows, { negative: true, triangleA: 1, weights: true }))
+    if (reads) gpu.run(chunk, 'solve', { work }, { ...part.params, M: Mb }, batches * blocks(K + columns))
   }
 
   /** Regions of what along has beside them. */
@@ -325,22 +338,56 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
 
   const rowGroups = ({ batches, params }: Part): number => Math.ceil((batches * params.rows) / perGroupRows)
 
-  /** U and the states, from the one in the first slot of each segment on. */
-  function scanForward({ work, params, heads }: Part, { along }: Plan, segments: number, perSegment: number, keepLast: boolean): void {
+  /** What a scan begins with; where it's the first of a head's parts, or the one before left it in the arrays of the last state. */
+  interface Ends {
+    begun: States
+    carried?: boolean
+    /** The last state, and those before spans. */
+    ended?: States
+    kept?: States
+  }
+
+  /** The arrays of a scan's states, and which there are. `snapshots`: a segment begins with a snapshot. */
+  function ends({ begun, carried = false, ended = [null, null], kept = [null, null] }: Ends, { snapshots }: Part, fromSnapshots = false) {
+    const [stateIn, normaliserIn] = carried ? [null, null] : begun
+    const [state, normaliser] = ended
+    const [states, normalisers] = kept
+    const { outside, begin, stride } = snapshots
+    const present = ([S, z]: States): number => Number(S !== null) + 2 * Number(z !== null)
+    return {
+      bindings: { stateIn, normaliserIn, state, normaliser, states, normalisers },
+      params: {
+        begun: present(begun),
+        carried: Number(carried),
+        firstOutside: fromSnapshots ? begin : 0,
+        fromOutside: fromSnapshots ? outside : 1,
+        ended: present(ended),
+        kept: present(kept),
+        outside,
+        begin,
+        stride,
+      },
+    }
+  }
+
+  /** U and the states: of all pieces, or, backward, of spans that each begin with a snapshot. */
+  function scanForward(part: Part, { along }: Plan, segments: number, perSegment: number, backward: boolean, given: Ends): void {
+    const { work, params, heads } = part
+    const outside = ends(given, part, backward)
     gpu.run(
       products,
       'scan',
-      { work },
+      { work, ...outside.bindings },
       {
-        ...pick(params),
-        ...scanned(params),
+        ...params,
+        ...outside.params,
         segments,
         perSegment,
-        keepLast: Number(keepLast),
+        keepLast: Number(!backward),
         states: params.S,
         values: params.U,
         gamma: params.gamma,
-        reads: Number(params.reads !== 0),
+        readsTerm: Number(params.reads !== 0),
         readsWith: params.W,
         readsTimes: -1,
         writes: 1,
@@ -353,14 +400,16 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   }
 
   /** dU and the cotangents of the states, from that of the last one back. */
-  function scanBackward({ work, params, heads }: Part, { along }: Plan): void {
+  function scanBackward(part: Part, { along }: Plan, given: Ends): void {
+    const { work, params, heads } = part
+    const outside = ends(given, part)
     gpu.run(
       products,
       'scan',
-      { work },
+      { work, ...outside.bindings },
       {
-        ...pick(params),
-        ...scanned(params),
+        ...params,
+        ...outside.params,
         reverse: 1,
         segments: 1,
         perSegment: params.pieces,
@@ -368,7 +417,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         states: params.dS,
         values: params.dU,
         gamma: params.gamma,
-        reads: 1,
+        readsTerm: 1,
         readsWith: along ? params.Kb : params.Kt,
         readsTimes: 1,
         writes: Number(params.reads !== 0),
@@ -382,16 +431,17 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
     )
   }
 
-  /** O = Q~ S + P U. */
-  function readStates(part: Part, { along }: Plan): void {
+  /** O = Q~ S + P U, and y of it. */
+  function readStates(part: Part, { along }: Plan, tokens: Block | null, y: Block, den: Block | null): void {
     const { K, columns, rows } = part.params
     const m = matrices(part)
     const added = { add: true, triangleA: 1, weights: true } as const
-    m.multiply(
+    const params = m.withProducts(
       m.product('O', [m.keys('Q'), m.states('S')], columns, K, { weights: true }),
       m.product('O', [m.pairs(along ? 'Pb' : 'P'), m.values('U')], columns, rows, added),
       ...(along ? [m.product('O', [m.pairs('P'), m.values('X')], columns, rows, added)] : []),
     )
+    gpu.run(chunk, 'readOut', { work: part.work, tokens, y, den }, params, part.batches)
   }
 
   /** y = scale S_t q_t as the gradient of queries whose reads have the cotangents q; a token alone is read from the state after it. */
@@ -487,15 +537,11 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         // W takes the place of A~.
         part.at.A = part.params.A = part.at.W
         prepare(part, plan, { ...inputs, q })
-        begin(part)
-        scanForward(part, plan, 1, part.params.pieces, true)
-        keep(part)
+        const [begun, ended] = [part.begins ? ([s0, z0] as const) : ([sT, zT] as const), [sT, zT] as const]
+        scanForward(part, plan, 1, part.params.pieces, false, { begun, carried: !part.begins, ended, kept: [states, zs] })
         if (states) innerSnapshots(part, plan, inputs, states, zs)
         if (transposed) readTransposed(part, plan, inputs, y, false)
-        else {
-          readStates(part, plan)
-          outputs(part)
-        }
+        else readStates(part, plan, tokens, y, den)
       })
     },
 
@@ -533,41 +579,30 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
       const partBackward = (part: Part, dS: Block | null, dz: Block | null): void => {
         const { work, at, params, batches } = part
         prepare(part, plan, inputs)
-        move('load', part, [states, zs], part.snapshots)
-        scanForward(part, plan, part.spans, perSpan, false)
+        scanForward(part, plan, part.spans, perSpan, true, { begun: [states, zs] })
         const m = matrices(part)
-        if (transposed) {
-          readStates(part, plan)
-          gpu.run(chunk, 'outputs', { work, tokens, y: dq, den: null }, params, rowGroups(part))
-        }
-        gpu.run(backward, 'cotangents', { work, dy, yIn: y, denIn: den, tokens }, params, rowGroups(part))
-        m.multiply(m.product('dU', [turned(m.pairs(along ? 'Pb' : 'P')), m.values('G')], columns, rows, { triangleA: 2, weights: true }))
-        move('load', part, part.ends ? [dsT, dzT] : [dS, dz], { S: params.dS, slot: params.pieces })
-        scanBackward(part, plan)
-        if (reads)
-          gpu.run(chunk, 'solve', { work }, { ...params, ...(along && { M: params.Mb }), transposed: 1 }, batches * blocks(columns))
-        /** What goes back to keys of one kind, and from them to q and a, after what comes from the states, `first`, or from another kind. */
-        const backToKeys = (
-          k: Block,
-          values: string,
-          [Kt, dK, dP, dM]: readonly [string, string, string, string],
-          first: readonly Product[],
-        ): void => {
-          m.multiply(
-            ...first,
-            m.product(dK, [m.values(values), turned(m.states('dS', 1))], K, columns),
-            m.product(dP, [m.values('G'), turned(m.values(values))], rows, columns, { lowerC: 2 }),
-            ...(reads ? [m.product(dM, [m.values('dU'), turned(m.values(values))], rows, columns, { negative: true, lowerC: 1 })] : []),
-          )
-          if (forgets) {
-            const regions = { dK: at[dK], dP: at[dP], dM: at[dM], more: Number(first.length === 0) }
-            gpu.run(backward, 'fadeBackward', { work, q, k, extra, tokens }, { ...params, ...regions }, batches * blocks(K))
-            return
-          }
-          // Without decays the pairs are plain products.
+        if (transposed) readStates(part, plan, tokens, dq, null)
+        const toValues = m.withProducts(
+          m.product('dU', [turned(m.pairs(along ? 'Pb' : 'P')), m.values('G')], columns, rows, { triangleA: 2, weights: true }),
+        )
+        gpu.run(backward, 'cotangentsWith', { work, dy, yIn: y, denIn: den, tokens }, toValues, batches)
+        scanBackward(part, plan, { begun: part.ends ? [dsT, dzT] : [dS, dz], carried: !part.ends, ended: [dS, dz] })
+        const finished = !forgets && !along
+        if (reads && !finished)
+          gpu.run(chunk, 'solve', { work }, { ...params, ...(along && { M: params.Mb }), turned: 1 }, batches * blocks(columns))
+        type Names = readonly [Kt: string, dK: string, dP: string, dM: string]
+        /** What goes back to keys of one kind, after what comes from the states, `first`, or from another kind. */
+        const toKeys = (values: string, [, dK, dP, dM]: Names, first: readonly Product[]): Product[] => [
+          ...first,
+          m.product(dK, [m.values(values), turned(m.states('dS', 1))], K, columns),
+          m.product(dP, [m.values('G'), turned(m.values(values))], rows, columns, { lowerC: 2 }),
+          ...(reads ? [m.product(dM, [m.values('dU'), turned(m.values(values))], rows, columns, { negative: true, lowerC: 1 })] : []),
+        ]
+        /** And from them to q and a. Without decays the pairs are plain products. */
+        const throughPairs = ([Kt, dK, dP, dM]: Names): Product[] => {
           const [lower, upper] = [1, 2].map((triangleA) => ({ add: true, triangleA: triangleA as 1 | 2 }))
-          m.multiply(
-            m.product('dQ', [m.pairs(dP), m.keys(Kt)], K, rows, lower),
+          return [
+            m.product('dQ', [m.pairs(dP), m.keys(Kt)], K, rows, { ...lower, after: true }),
             m.product(dK, [turned(m.pairs(dP)), m.keys('Q')], K, rows, upper),
             ...(reads
               ? [
@@ -575,8 +610,19 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
                   m.product('dA', [m.pairs(dM), m.keys(Kt)], K, rows, lower),
                 ]
               : []),
-          )
+          ]
         }
+        const backToKeys = (k: Block, values: string, names: Names, first: readonly Product[]): void => {
+          const [, dK, dP, dM] = names
+          m.multiply(...toKeys(values, names, first))
+          if (forgets) {
+            const regions = { dK: at[dK], dP: at[dP], dM: at[dM], more: Number(first.length === 0) }
+            gpu.run(backward, 'fadeBackward', { work, q, k, extra, tokens }, { ...params, ...regions }, batches * blocks(K))
+            return
+          }
+          m.multiply(...throughPairs(names))
+        }
+        const own = ['Kt', 'dK', 'dP', 'dM'] as const
         const fromStates = [
           m.product('dQ', [m.values('G'), turned(m.states('S'))], K, columns),
           ...(reads ? [m.product('dA', [m.values('dU'), turned(m.states('S'))], K, columns, { negative: true })] : []),
@@ -593,18 +639,16 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
             }),
           )
           backToKeys(along, 'U', ['Kb', 'dKb', 'dPb', 'dMb'], fromStates)
-          backToKeys(k, 'X', ['Kt', 'dK', 'dP', 'dM'], [])
+          backToKeys(k, 'X', own, [])
           gpu.run(chunk, 'keyOutputs', { work, tokens, y: dalong }, { ...params, dQ: at.dKb }, rowGroups(part))
-        } else backToKeys(k, 'U', ['Kt', 'dK', 'dP', 'dM'], fromStates)
-        gpu.run(
-          backward,
-          'gradients',
-          { work, k, extra, tokens, dq: transposed ? null : dq, dk, dv, dextra: dbeta ?? derase },
-          { ...params, transposed: Number(transposed), ...(along && { dU: at.dX }) },
-          rowGroups(part),
-        )
+        } else if (!finished) backToKeys(k, 'U', own, fromStates)
+        const bindings = { work, k, extra, tokens, dq: transposed ? null : dq, dk, dv, dextra: dbeta ?? derase }
+        const last = { transposed: Number(transposed), ...(along && { dU: at.dX }) }
+        if (finished) {
+          const all = m.withProducts(...toKeys('U', own, fromStates), ...throughPairs(own))
+          gpu.run(backward, 'finish', bindings, { ...all, ...last, turned: 1 }, batches)
+        } else gpu.run(backward, 'gradients', bindings, { ...params, ...last }, rowGroups(part))
         if (gated) gpu.run(backward, 'gateGradient', { work, tokens, dgate }, params, rowGroups(part))
-        if (dS || dz) move('store', part, [dS, dz], { S: params.dS })
       }
       // Between parts of a head, too, there has to be memory for the cotangents of the state.
       const cut = partsOf(plan, layout).spans < plan.spans

@@ -1,7 +1,10 @@
-import { matmul } from '../../../kernels-wgsl/generated/wgsl.ts'
+import { matmul, products } from '../../../kernels-wgsl/generated/wgsl.ts'
 import { halfNumber } from '../../half.ts'
-import { type Kernels, type MatmulSizes, unaryOps } from '../kernels.ts'
+import { type Kernels, type MatmulSizes, type Product, unaryOps } from '../kernels.ts'
+import { elementwiseKernels } from './elementwise.ts'
 import type { Block } from './memory.ts'
+import { whole, wordOf } from './optimizer.ts'
+import { reduceColumns } from './reduce.ts'
 import { type Gpu, perGroup } from './runtime.ts'
 
 /** Of kernels-wgsl/matmul.wgsl. */
@@ -30,8 +33,78 @@ interface Scales {
   after: number
 }
 
+/** Of kernels-wgsl/products.wgsl: buffers of a dispatch, of which the first few may be written; products, terms; and what a product may have. */
+const buffersAtOnce = 8
+const writtenAtOnce = 4
+const productsAtOnce = 16
+const termsAtOnce = 16
+const flags = { accumulate: 1, biased: 2, sums: 4, gated: 8 }
+
+type List = readonly Product<Block>[]
+
+/** The buffers of some products: those that they write, and those that they only read; null where they are too many, or too much, for a dispatch. */
+function buffersOf(list: List): { written: Block[]; read: Block[] } | null {
+  const distinct = (blocks: (Block | null | undefined)[], known: Block[] = []): Block[] => {
+    const found: Block[] = []
+    for (const block of blocks) if (block && ![...known, ...found].some(({ memory }) => memory === block.memory)) found.push(whole(block))
+    return found
+  }
+  const written = distinct(list.flatMap(({ c, sums }) => [c, sums]))
+  const read = distinct(
+    list.flatMap(({ bias, gate, terms }) => [bias, gate?.y, ...terms.flatMap(({ a, b }) => [a, b])]),
+    written,
+  )
+  const terms = list.reduce((sum, product) => sum + product.terms.length, 0)
+  const fits = written.length <= writtenAtOnce && written.length + read.length <= buffersAtOnce
+  return fits && list.length <= productsAtOnce && terms <= termsAtOnce ? { written, read } : null
+}
+
+/** Whether the kernel of several products takes one: it reads and writes four numbers at a time. */
+const inFours = ({ c, M, N, terms, bias, sums, gate }: Product<Block>): boolean =>
+  [M, N, ...terms.map(({ K }) => K)].every((n) => n > 0 && n % 4 === 0) &&
+  // What isn't in the buffer of C can't be written beside it.
+  (!sums || sums.memory === c.memory) &&
+  [c, bias, sums, gate?.y, ...terms.flatMap(({ a, b }) => [a, b])].every((block) => !block || block.offset % 16 === 0)
+
 export function matmulKernels(gpu: Gpu) {
-  return {
+  const elementwise = elementwiseKernels(gpu)
+
+  function together(list: List, { written, read }: { written: Block[]; read: Block[] }): void {
+    // Those that are only read come last, where they may be so many.
+    const free = writtenAtOnce - written.length
+    const fromFirst = Math.max(0, read.length - (buffersAtOnce - writtenAtOnce))
+    const places: (Block | null)[] = [
+      ...written,
+      ...read.slice(0, fromFirst),
+      ...new Array(free - fromFirst).fill(null),
+      ...read.slice(fromFirst),
+    ]
+    const bufferOf = (block: Block): number => places.findIndex((other) => other?.memory === block.memory)
+    const placeOf = (block?: Block | null): number[] => (block ? [bufferOf(block), wordOf(block)] : [0, 0])
+    const [s0, s1, s2, s3, s4, s5, s6, s7] = Array.from({ length: buffersAtOnce }, (_, i) => places[i] ?? null)
+    let first = 0
+    const rows = list.flatMap(({ c, M, N, terms, accumulate, bias, activation, sums, gate }) => {
+      const what = (accumulate ? flags.accumulate : 0) + (bias ? flags.biased : 0) + (sums ? flags.sums : 0) + (gate ? flags.gated : 0)
+      const row = [M, N, ...placeOf(c), first, terms.length, what, activation ? unaryOps.indexOf(activation) : none]
+      first += terms.length
+      const [gateBuffer, gatePlace] = placeOf(gate?.y)
+      return [...row, ...placeOf(bias), sums ? wordOf(sums) : 0, gateBuffer, gatePlace, gate ? unaryOps.indexOf(gate.op) : 0, 0, 0]
+    })
+    const terms = list.flatMap((product) =>
+      product.terms.flatMap(({ a, b, K, transposeA, transposeB }) => [
+        ...placeOf(a),
+        ...placeOf(b),
+        K,
+        Number(transposeA),
+        Number(transposeB),
+        0,
+      ]),
+    )
+    const groups = list.reduce((sum, { M, N }) => sum + Math.ceil(M / tile) * Math.ceil(N / tile), 0)
+    gpu.run(products, 'products', { s0, s1, s2, s3, s4, s5, s6, s7 }, { count: list.length, products: rows, terms }, groups)
+  }
+
+  const kernels = {
     matmul(a: Block, b: Block, bias: Block | null, c: Block, sizes: MatmulSizes, start?: Block, scales: Scales = { before: 1, after: 1 }) {
       const { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation, halfB } = sizes
       if (batch * M * N === 0) return
@@ -67,5 +140,36 @@ export function matmulKernels(gpu: Gpu) {
           gpu.run(matmul, 'matmulJoin', { partial, bias, start, c }, params, Math.ceil((batch * M * N) / perGroup))
         })
     },
-  } satisfies Pick<Kernels<Block>, 'matmul'>
+    products(list: List): void {
+      const alone = list.filter((product) => !inFours(product))
+      // Those with the longest sums begin first.
+      const longest = ({ terms }: Product<Block>): number => terms.reduce((sum, { K }) => sum + K, 0)
+      const rest = list.filter(inFours).sort((x, y) => longest(y) - longest(x))
+      while (rest.length > 0) {
+        let some: Product<Block>[] = []
+        for (const product of rest) if (buffersOf([...some, product])) some = [...some, product]
+        const buffers = buffersOf(some)
+        if (!buffers) {
+          alone.push(rest.shift()!)
+          continue
+        }
+        together(some, buffers)
+        for (const product of some) rest.splice(rest.indexOf(product), 1)
+      }
+      for (const { c, M, N, terms, accumulate = false, bias = null, activation = null, sums, gate } of alone) {
+        for (const [i, { a, b, K, transposeA, transposeB }] of terms.entries()) {
+          const last = i === terms.length - 1
+          const plain = { batch: 1, strideA: 0, strideB: 0, sparse: false, activation: last ? activation : null }
+          kernels.matmul(a, b, last ? bias : null, c, { ...plain, M, N, K, transposeA, transposeB, accumulate: accumulate || i > 0 })
+        }
+        if (gate)
+          gpu.scratch(M * N, (sum) => {
+            elementwise.unaryBackward(gate.op, gate.y, gate.y, c, sum, M * N)
+            elementwise.affine(sum, c, M * N, 1, 0)
+          })
+        if (sums) reduceColumns(gpu, 'sum', terms[0].a, sums, 1, terms[0].K, M)
+      }
+    },
+  } satisfies Pick<Kernels<Block>, 'matmul' | 'products'>
+  return kernels
 }

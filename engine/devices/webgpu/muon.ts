@@ -2,12 +2,12 @@ import { muon } from '../../../kernels-wgsl/generated/wgsl.ts'
 import { type Kernels, type MatmulSizes, quintic } from '../kernels.ts'
 import { matmulKernels } from './matmul.ts'
 import type { Block } from './memory.ts'
-import { gradientsAtOnce, together, whole, wordOf } from './optimizer.ts'
+import { bufferOf, gradientsOf, together, whole, wordOf } from './optimizer.ts'
 import { reduceRows } from './reduce.ts'
 import { type Gpu, perGroup } from './runtime.ts'
 
-/** Matrices of a dispatch: of the 8 buffers that it may bind their gradients take one each, and their places so many parameters. */
-const updatesAtOnce = 8
+/** Matrices of a dispatch: their places are parameters of it. */
+const matricesAtOnce = 32
 
 export function muonKernels(gpu: Gpu): Pick<Kernels<Block>, 'muon'> {
   const { matmul } = matmulKernels(gpu)
@@ -23,22 +23,29 @@ export function muonKernels(gpu: Gpu): Pick<Kernels<Block>, 'muon'> {
       const plain = { batch: count, M: R, transposeA: false, transposeB: false, sparse: false, accumulate: true, activation: null }
       const groups = Math.ceil(size / perGroup)
       const indexOf = new Map(slots.map((slot, i) => [slot, i]))
-      /** Of each matrix of a dispatch: where it begins in what `of` gives, which one it is in y, and whether it's tall. */
-      const partsOf = (some: typeof slots, of: (slot: (typeof slots)[number]) => Block) => ({
+      /** Of each matrix of a dispatch: where it begins in what `of` gives, which one it is in y, whether it's tall, and where its gradient lies. */
+      const partsOf = (some: typeof slots, of: (slot: (typeof slots)[number]) => Block, buffers: readonly Block[]) => ({
         R,
         C,
         size,
         count: some.length,
-        parts: some.flatMap((slot) => [wordOf(of(slot)), indexOf.get(slot)!, Number(slot.tall), 0]),
+        parts: some.flatMap((slot) => {
+          const gradient = [bufferOf(buffers, slot.g), wordOf(slot.g), 0, 0]
+          return [wordOf(of(slot)), indexOf.get(slot)!, Number(slot.tall), 0, ...gradient]
+        }),
       })
       gpu.scratch(all, (x) =>
         gpu.scratch(all, (y) =>
           gpu.scratch(squares, (gram) =>
             gpu.scratch(squares, (polynomial) => {
-              for (const some of together(slots, gradientsAtOnce, ({ m }) => [[m]])) {
-                const [gradient, gradient1, gradient2, gradient3] = Array.from({ length: gradientsAtOnce }, (_, i) => some[i]?.g ?? null)
-                const bindings = { gradient, gradient1, gradient2, gradient3, m: whole(some[0].m), y, gradScale, faults }
-                const params = { ...partsOf(some, ({ m }) => m), scaled: Number(gradScale !== null), momentum }
+              for (const { some, buffers } of together(
+                slots,
+                matricesAtOnce,
+                ({ m }) => [[m]],
+                ({ g }) => g,
+              )) {
+                const bindings = { ...gradientsOf(buffers), m: whole(some[0].m), y, gradScale, faults }
+                const params = { ...partsOf(some, ({ m }) => m, buffers), scaled: Number(gradScale !== null), momentum }
                 gpu.run(muon, 'muonMomentum', bindings, params, some.length * groups)
               }
               gpu.scratch(count, (norms) => {
@@ -57,8 +64,13 @@ export function muonKernels(gpu: Gpu): Pick<Kernels<Block>, 'muon'> {
                 matmul(polynomial, from, null, to, ofNext, from, { before: a / c, after: c })
                 ;[from, to] = [to, from]
               }
-              for (const some of together(slots, updatesAtOnce, ({ p }) => [[p]])) {
-                const params = partsOf(some, ({ p }) => p)
+              for (const { some } of together(
+                slots,
+                matricesAtOnce,
+                ({ p }) => [[p]],
+                () => null,
+              )) {
+                const params = partsOf(some, ({ p }) => p, [])
                 const update = () => {
                   const { lr, weightDecay } = options()
                   return { ...params, step: lr, stepTall: lr * Math.sqrt(C / R), kept: 1 - lr * weightDecay }

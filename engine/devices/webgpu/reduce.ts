@@ -11,10 +11,6 @@ export const lanesFor = (n: number): number => Math.min(threads, 2 ** Math.max(0
 /** Threads that keep a GPU busy; more than that and a long axis is cut no further. */
 const enough = 2 ** 15
 
-/** Arrays whose squares a dispatch adds up, of the 8 buffers that it may bind, and elements that a workgroup does. */
-const squaresAtOnce = 7
-const squaresLength = 4096
-
 /** Columns of a workgroup whose threads share them (kernels-wgsl/reduce.wgsl, norm.wgsl), and up to which length that takes no longer than two dispatches. */
 export const columnsAtOnce = 8
 export const columnLength = 4096
@@ -70,7 +66,7 @@ export function reduceColumns(gpu: Gpu, op: 'sum' | 'max', x: Block, y: Block, o
   })
 }
 
-export function reduceKernels(gpu: Gpu): Pick<Kernels<Block>, 'reduce' | 'cumsum' | 'sumSquares'> {
+export function reduceKernels(gpu: Gpu): Pick<Kernels<Block>, 'reduce' | 'cumsum'> {
   return {
     reduce(op, x, y, outer, n, inner) {
       if (inner === 1) reduceRows(gpu, op, x, y, outer, n)
@@ -80,18 +76,6 @@ export function reduceKernels(gpu: Gpu): Pick<Kernels<Block>, 'reduce' | 'cumsum
       const params = { outer, n, inner, reverse: Number(reverse) }
       if (inner === 1) gpu.run(reduce, 'cumsumRows', { x, y }, params, n === 0 ? 0 : outer)
       else gpu.run(reduce, 'cumsumColumns', { x, y }, params, Math.ceil((outer * inner) / threads))
-    },
-    sumSquares(xs, y) {
-      const parts = Math.max(1, ...xs.map(({ n }) => Math.ceil(n / squaresLength)))
-      gpu.scratch(xs.length * parts, (partial) => {
-        for (let i = 0; i < xs.length; i += squaresAtOnce) {
-          const some = xs.slice(i, i + squaresAtOnce)
-          const [x0, x1, x2, x3, x4, x5, x6] = Array.from({ length: squaresAtOnce }, (_, j) => some[j]?.x ?? null)
-          const params = { outer: some.length, parts, length: squaresLength, offsetY: i * parts, sizes: some.map(({ n }) => n) }
-          gpu.run(reduce, 'partialSquares', { x0, x1, x2, x3, x4, x5, x6, y: partial }, params, some.length * parts)
-        }
-        rowsAtOnce(gpu, 'sum', partial, y, xs.length, parts)
-      })
     },
   }
 }

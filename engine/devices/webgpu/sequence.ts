@@ -38,13 +38,30 @@ export function sequenceKernels(gpu: Gpu): Pick<Kernels<Block>, SequenceKernels>
     dpfpBackward(x, dy, dx, R, D, nu) {
       gpu.run(sequence, 'dpfpBackward', { x, dy, dx }, { n: R * D, D, nu }, groups(R * D))
     },
-    dpfpSum(x, y, stats, R, D, nu, eps) {
+    dpfpSum(list, R, D, nu, eps) {
       const lanes = lanesFor(2 * D * nu)
-      gpu.run(sequence, 'dpfpSum', { x, y, stats }, { R, D, nu, lanes, eps }, Math.ceil((R * lanes) / threads))
+      const groups = Math.ceil((R * lanes) / threads)
+      for (let i = 0; i < list.length; i += 2) {
+        const [{ x, y, stats }, second] = [list[i], list[i + 1]]
+        const bindings = { x, y, stats, x2: second?.x ?? null, y2: second?.y ?? null, stats2: second?.stats ?? null }
+        gpu.run(sequence, 'dpfpSum', bindings, { R, D, nu, lanes, eps, each: groups, count: second ? 2 : 1 }, second ? 2 * groups : groups)
+      }
     },
-    dpfpSumBackward(x, stats, dy, dx, R, D, nu) {
+    dpfpSumBackward(list, R, D, nu) {
       const lanes = lanesFor(2 * D * nu)
-      gpu.run(sequence, 'dpfpSumBackward', { x, statsIn: stats, dy, dx }, { R, D, nu, lanes }, Math.ceil((R * lanes) / threads))
+      const groups = Math.ceil((R * lanes) / threads)
+      for (let i = 0; i < list.length; i += 2) {
+        const [{ x, stats, dy, dx }, second] = [list[i], list[i + 1]]
+        const more = { x2: second?.x ?? null, statsIn2: second?.stats ?? null, dy2: second?.dy ?? null, dx2: second?.dx ?? null }
+        const bindings = { x, statsIn: stats, dy, dx, ...more }
+        gpu.run(
+          sequence,
+          'dpfpSumBackward',
+          bindings,
+          { R, D, nu, lanes, each: groups, count: second ? 2 : 1 },
+          second ? 2 * groups : groups,
+        )
+      }
     },
   }
 }
