@@ -9,12 +9,16 @@ import { build, transform } from 'esbuild'
 
 const root = dirname(fileURLToPath(import.meta.url))
 const folder = join(root, 'dist/browser')
-const kernels = join(root, 'dist/kernels-wasm/generated/bytes.js')
-/** The kernels are a file of their own, which Node takes from there, too: so the package has them once. */
+/** The kernels are files of their own, which Node takes from there, too: so the package has them once. */
+const kernels = { kernels: 'dist/kernels-wasm/generated/bytes.js', wgsl: 'dist/kernels-wgsl/generated/wgsl.js' }
 const besides = {
   name: 'kernels',
-  setup: ({ onResolve }) =>
-    onResolve({ filter: /kernels-wasm\/generated\/bytes\.js$/ }, () => ({ path: './kernels.js', external: true, sideEffects: false })),
+  setup: ({ onResolve }) => {
+    for (const [name, path] of Object.entries(kernels))
+      onResolve({ filter: new RegExp(`${path.slice('dist/'.length).replaceAll('.', '\\.')}$`) }, () => ({
+        ...{ path: `./${name}.js`, external: true, sideEffects: false },
+      }))
+  },
 }
 const options = {
   absWorkingDir: root,
@@ -37,7 +41,7 @@ const entryPoints = {
 }
 const bundles = [
   await build({ ...options, entryPoints, splitting: true, plugins: [besides] }),
-  await build({ ...options, entryPoints: { kernels: 'dist/kernels-wasm/generated/bytes.js' } }),
+  await build({ ...options, entryPoints: kernels }),
   // What pool.js starts: it looks for it beside itself. By itself, so that it is one file to copy where a bundler leaves it behind.
   await build({ ...options, entryPoints: { worker: 'dist/engine/devices/wasm/worker.js' } }),
   // What `fastweights inspect` puts into its page.
@@ -63,4 +67,4 @@ for (const { path, text } of outputFiles) {
   }
   writeFileSync(path, licenses(basename(path)) + code)
 }
-writeFileSync(kernels, "export * from '../../browser/kernels.js'\n")
+for (const [name, path] of Object.entries(kernels)) writeFileSync(join(root, path), `export * from '../../browser/${name}.js'\n`)
