@@ -599,6 +599,17 @@ for (const { name, open } of devices)
             assert.throws(() => engine.sum(odd([x], wrong)).backward(), {
               message: `odd: backward gave ${wrong} for a gradient, not a tensor (null where there is none)`,
             })
+          for (const wrong of [undefined, null]) {
+            const y = engine.customOp(
+              'odd',
+              [x],
+              () => engine.exp(x),
+              () => wrong as never,
+            )
+            assert.throws(() => engine.sum(y).backward(), {
+              message: `odd: backward must return an array with a gradient for each input, not ${wrong}`,
+            })
+          }
         })
       })
 
