@@ -15,8 +15,7 @@ import { chooseSettings } from './train.mjs'
 const characters = 500
 
 /** Opens pages by how many cores they are told of; jax-js takes as many threads. */
-async function pages() {
-  const browser = await launch()
+async function pages(browser) {
   const server = await serve({ folder: resolve(fileURLToPath(new URL('..', import.meta.url))) })
   const open = async (cores) => {
     const context = await browser.newContext()
@@ -38,24 +37,22 @@ async function pages() {
       close: () => context.close(),
     }
   }
-  const close = async () => {
-    await browser.close()
-    server.close()
-  }
-  return { open, close, version: `Chromium ${browser.version()}` }
+  return { open, close: () => server.close(), version: `Chromium ${browser.version()}` }
 }
 
 export async function run({ sizes = [64, 128, 256, 512, 1024], rounds = 5, only = 'small', threads = availableParallelism() }) {
   const settings = chooseSettings(only)
-  let browser
+  let launched
   try {
-    browser = await pages()
+    launched = await launch()
   } catch (error) {
     const [missing] = error.message.split('\n')
     console.log(`\nThere is no browser to measure in: ${missing}`)
     return { missing }
   }
+  let browser
   try {
+    browser = await pages(launched)
     console.log(`\n${browser.version}, headless, isolated pages; jax-js ${version(packages.jax)}`)
     const products = await multiply(browser, sizes, rounds, threads)
     const limit = Math.max(...sizes.map((n) => products.find(({ module, relaxed }) => module === 'limit' && relaxed).gflops[n].max))
@@ -81,7 +78,8 @@ export async function run({ sizes = [64, 128, 256, 512, 1024], rounds = 5, only 
     )
     return { browser: browser.version, rounds, products, work }
   } finally {
-    await browser.close()
+    await launched.close()
+    browser?.close()
   }
 }
 

@@ -675,6 +675,8 @@ export function walk(roots: () => readonly (readonly [x: Tensor, seed: Tensor])[
         if (!grads) continue
         scope(() => {
           const gradients = gradientsOf(node, grads, sofar)
+          if (!Array.isArray(gradients))
+            throw new Error(`${node.op}: backward must return an array with a gradient for each input, not ${told(gradients)}`)
           if (gradients.length !== node.inputs.length)
             throw new Error(
               `${node.op}: backward gave ${gradients.length} gradients for ${node.inputs.length} inputs (null where there is none)`,

@@ -8,6 +8,7 @@ import { span } from '../engine/profile.ts'
 import { checkSeed } from '../engine/random.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
+import { show } from '../engine/shape.ts'
 import { getDevice, Tensor, tensor } from '../engine/tensor.ts'
 import { EncoderDecoder } from './encoder-decoder.ts'
 import type { LanguageModel } from './model.ts'
@@ -127,12 +128,14 @@ async function run(model: LanguageModel, tokens: Int32Array, before?: State): Pr
   const forward = () =>
     evaluated(model, () => {
       const result = model.forward(tensor(tokens, { shape: [1, tokens.length], device }), before, { last: true })
-      if (!(result?.logits instanceof Tensor))
-        throw new Error(`generate: the model's forward must return { logits, state }, not ${told(result)}`)
-      const given = result.logits.shape[1]
-      const logits = slice(result.logits, 1, given - 1, given)
-      mapState(result.state, keep)
-      return { logits: keep(logits), state: result.state }
+      const { logits, state } = result ?? {}
+      const must = "generate: the model's forward must return { logits, state }"
+      if (!(logits instanceof Tensor)) throw new Error(`${must}, not ${told(logits ?? result)}`)
+      if (logits.shape.length !== 3) throw new Error(`${must}, logits [B,T,symbols], not ${show(logits.shape)}`)
+      if (typeof state !== 'object' || state === null) throw new Error(`${must}, a state that may be {}, not ${told(state)}`)
+      const given = logits.shape[1]
+      mapState(state, keep)
+      return { logits: keep(slice(logits, 1, given - 1, given)), state }
     })
   const { logits, state } = span(before ? 'decoding' : 'prompt', () => scope(forward))
   try {

@@ -4,6 +4,7 @@ import { type AdamTensors, adamSteps, clipScale, gradNorm, type MuonTensors, muo
 import { span } from '../engine/profile.ts'
 import { scope } from '../engine/scope.ts'
 import { askedOnce, counted, gatherMemory, gradientPlaces, type Tensor, zerosTogether } from '../engine/tensor.ts'
+import { withDefaults } from './fields.ts'
 import { type StateDict, writeAll } from './module.ts'
 
 /** Settings of `Adam` and `AdamW`. */
@@ -194,10 +195,13 @@ export class Adam extends Optimizer {
   }
 }
 
+/** Of AdamW and Muon, as in torch. */
+const decay = { weightDecay: 0.01 }
+
 /** Adam with decoupled weight decay (Loshchilov & Hutter 2019): p -= lr * weightDecay * p, 0.01 by default as in torch. */
 export class AdamW extends Optimizer {
   constructor(parameters: ReadonlyMap<string, Tensor>, config: AdamConfig) {
-    super(parameters, { ...config, weightDecay: config?.weightDecay ?? 0.01 }, { decoupled: true })
+    super(parameters, withDefaults(decay, config), { decoupled: true })
   }
 }
 
@@ -225,11 +229,8 @@ export class Muon extends Optimizer {
     checkHyper('Muon', { lr: adam.lr, matrixLr, momentum })
     // The matrices' rate is a multiple of it.
     if (adam.lr === 0) throw new Error("Muon: lr can't be 0")
-    super(
-      parameters,
-      { ...adam, weightDecay: adam.weightDecay ?? 0.01 },
-      { decoupled: true, muon: { takes: matrices, lrRatio: matrixLr / adam.lr, momentum } },
-    )
+    const muon = { takes: matrices, lrRatio: matrixLr / adam.lr, momentum }
+    super(parameters, withDefaults(decay, adam), { decoupled: true, muon })
   }
 }
 

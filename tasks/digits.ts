@@ -87,8 +87,9 @@ export function readDigits(images: Uint8Array, labels: Uint8Array, options: { le
 }
 
 /** Each image once an epoch, B at a time, in an order of the epoch's own. */
-export function digitBatches(digits: Digits, { B, seed = 1 }: { B: number; seed?: number }): Sampler {
-  const { stepsPerEpoch, rows } = shuffledRows(digits.count, { B, seed })
+export function digitBatches(digits: Digits, options: { B: number; seed?: number }): Sampler {
+  checkOptions('digitBatches', options, ['B', 'seed'])
+  const { stepsPerEpoch, rows } = shuffledRows(digits.count, options)
   return { stepsPerEpoch, batch: (step) => batchOf(rows(step).map(digits.example), 0) }
 }
 

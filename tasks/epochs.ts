@@ -1,5 +1,9 @@
-/** The order in which examples of a set are learnt from, and what sizes batches have. Tests: test/tasks/pairs.test.ts, test/nn/text.test.ts. */
+/**
+ * The order in which examples of a set are learnt from, what sizes batches have, and the numbers of the splits. Tests: test/tasks/pairs.test.ts,
+ * test/nn/text.test.ts.
+ */
 import { checkNumber, told } from '../engine/arguments.ts'
+import { checkChoice } from '../nn/fields.ts'
 import { mersenne } from './mersenne.ts'
 
 export interface Rows {
@@ -12,6 +16,7 @@ export interface Rows {
 export function shuffledRows(n: number, { B, seed = 1 }: { B: number; seed?: number }): Rows {
   checkNumber('examples', n, 'a positive integer')
   checkNumber('B', B, 'a positive integer')
+  checkNumber('seed', seed, 'an integer')
   const stepsPerEpoch = Math.ceil(n / B)
   let order: number[] = []
   let orderEpoch = -1
@@ -32,4 +37,12 @@ export function checkRows(op: string, tokens: Int32Array, T: number, B: number):
   if (!(tokens instanceof Int32Array)) throw new Error(`${op}: the text must be an Int32Array of tokens, not ${told(tokens)}`)
   checkNumber(`${op}: T`, T, 'a positive integer')
   checkNumber(`${op}: B`, B, 'a positive integer')
+}
+
+export const splitNumbers = { train: 0, valid: 1, test: 2 } as const
+
+/** The number of a split, which its random numbers begin with; throws where there is no such split. */
+export function splitNumber(split: keyof typeof splitNumbers): number {
+  checkChoice('split', split, splitNumbers)
+  return splitNumbers[split]
 }

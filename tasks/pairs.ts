@@ -2,13 +2,13 @@
  * Sequence to sequence, character by character: pairs of a source and a target from a file, or dates as people write them and in ISO 8601.
  * Tests: test/tasks/pairs.test.ts.
  */
-import { checkNumber } from '../engine/arguments.ts'
+import { checkNumber, checkOptions } from '../engine/arguments.ts'
 import type { Device } from '../engine/devices/device.ts'
 import { type EncoderDecoder, type PairBatch, pairBatch } from '../nn/encoder-decoder.ts'
 import { beamSearch, greedy } from '../nn/search.ts'
-import { shuffledRows } from './epochs.ts'
+import { shuffledRows, splitNumber } from './epochs.ts'
 import { type Mersenne, mersenne } from './mersenne.ts'
-import { type Split, splits } from './task.ts'
+import type { Split } from './task.ts'
 import { charVocabulary, TextError, type Vocabulary } from './text.ts'
 
 /** A source and the target that it stands for, such as a date in two spellings. */
@@ -97,16 +97,17 @@ export function dateForms(n: number): { sources: string[]; target: string } {
 
 /** A day, written in one of the ways. Of ten days in a row, one is for validation and one for tests: no split has a day of another. */
 export function drawDate(split: Split, random: Mersenne): Pair {
+  const number = splitNumber(split)
   let day: number
   do day = random.below(dateDays)
-  while (splits[day % 10 < 2 ? 1 + (day % 10) : 0] !== split)
+  while ((day % 10 < 2 ? 1 + (day % 10) : 0) !== number)
   const { sources, target } = dateForms(day)
   return [random.choice(sources), target]
 }
 
 /** The first n pairs of a split: each a function of the seed, the split and its number. */
 export const datePairs = (n: number, split: Split, seed = 1): Pair[] =>
-  Array.from({ length: n }, (_, i) => drawDate(split, mersenne([seed >>> 0, splits.indexOf(split), i])))
+  Array.from({ length: n }, (_, i) => drawDate(split, mersenne([seed >>> 0, splitNumber(split), i])))
 
 /** Of all characters that dates are written with. */
 export function dateVocabularies(): PairVocabularies {
@@ -158,17 +159,18 @@ export interface PairSampler {
 export function pairBatches(
   pairs: readonly Pair[],
   vocabularies: PairVocabularies,
-  { B, seed = 1, device }: { B: number; seed?: number; device?: Device },
+  options: { B: number; seed?: number; device?: Device },
 ): PairSampler {
+  checkOptions('pairBatches', options, ['B', 'seed', 'device'])
   const { source, target, begin, end } = vocabularies
   const encoded = pairs.map((pair) => [source.encode(pair[0]), target.encode(pair[1])] as const)
-  const { stepsPerEpoch, rows } = shuffledRows(pairs.length, { B, seed })
+  const { stepsPerEpoch, rows } = shuffledRows(pairs.length, options)
   return {
     stepsPerEpoch,
     batch: (step) =>
       pairBatch(
         rows(step).map((i) => encoded[i]),
-        { begin, end, device },
+        { begin, end, device: options.device },
       ),
   }
 }

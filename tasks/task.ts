@@ -5,6 +5,7 @@
 import { checkNumber, checkOptions } from '../engine/arguments.ts'
 import { checkFields, checkKnown, defaultsOf, type Fields, namesOf, withDefaults } from '../nn/fields.ts'
 import { ignoredTarget } from '../nn/model.ts'
+import { splitNumber, splitNumbers } from './epochs.ts'
 import { type Mersenne, mersenne } from './mersenne.ts'
 import type { Batch, Sampler } from './text.ts'
 
@@ -17,7 +18,7 @@ export interface Example {
 /** Which of a task's examples: to train on, to choose by, to report. Some tasks draw them by different rules. */
 export type Split = 'train' | 'valid' | 'test'
 /** The three splits, in their order. */
-export const splits: readonly Split[] = ['train', 'valid', 'test']
+export const splits: readonly Split[] = namesOf(splitNumbers)
 
 /** How answers are counted. */
 export type MetricName = 'places' | 'sequences' | 'classes' | 'share of each sequence'
@@ -80,12 +81,13 @@ export function settingsOf<S extends object>(row: Task<S>, given: Partial<S> = {
 
 /** Example i of a split: a function of the seed, the split and i alone, so that a run goes on exactly from any step. */
 export function exampleOf<S extends object>(row: Task<S>, settings: S, split: Split, seed: number, i: number): Example {
-  return row.draw(settings, split, mersenne([seed >>> 0, splits.indexOf(split), i >>> 0, Math.floor(i / 2 ** 32)]))
+  return row.draw(settings, split, mersenne([seed >>> 0, splitNumber(split), i >>> 0, Math.floor(i / 2 ** 32)]))
 }
 
 /** The first n examples of a split, fewer if there are no more: as they are published where they belong together, else one by one. */
 export function examplesOf<S extends object>(row: Task<S>, settings: S, split: Split, seed: number, n: number): Example[] {
-  if (row.set !== undefined) return row.set(settings, split, mersenne([seed >>> 0, splits.indexOf(split)]), n)
+  checkNumber('examplesOf: n', n, 'an integer, 0 or more')
+  if (row.set !== undefined) return row.set(settings, split, mersenne([seed >>> 0, splitNumber(split)]), n)
   return Array.from({ length: n }, (_, i) => exampleOf(row, settings, split, seed, i))
 }
 
@@ -139,7 +141,8 @@ export function taskBatches<S extends object>(
   const { B, seed = 1, split = 'train' } = options
   let { examples = Infinity } = options
   checkNumber('taskBatches: B', B, 'a positive integer')
-  checkNumber('taskBatches: examples', examples, 'positive')
+  checkNumber('taskBatches: seed', seed, 'an integer')
+  if (examples !== Infinity) checkNumber('taskBatches: examples', examples, 'a positive integer')
   let set: readonly Example[] | undefined
   if (row.set !== undefined && Number.isFinite(examples)) {
     set = examplesOf(row, settings, split, seed, examples)

@@ -61,7 +61,10 @@ export interface Device<S = any> {
   readonly halves?: HalfMatrices<S>
   /** Bytes of the blocks allocated and not yet freed, as requested; flat from step to step when nothing leaks. */
   bytesInUse(): number
-  /** Bytes taken from the system: never shrinks on wasm. Of blocks side by side (`gather`) those that are freed stay taken until all are. */
+  /**
+   * Bytes taken from the system: never shrinks on wasm; on the reference device what is in use. Of blocks side by side (`gather`) those that are freed
+   * stay taken until all are.
+   */
   bytesReserved(): number
   /**
    * Only where kernels run later than they are called: from now on `report` is told how long each dispatch has taken, with what `mark` gave

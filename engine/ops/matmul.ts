@@ -180,7 +180,7 @@ export interface LinearMap {
  */
 export function linears(x: Tensor, maps: readonly LinearMap[]): Tensor[] {
   if (!Array.isArray(maps)) throw new Error(`linears: needs an array of weights with their biases, not ${told(maps)}`)
-  const alone = (map: LinearMap): Tensor => matmul(x, map.weight, { ...map, weight: undefined, transposeB: true } as MatmulOptions)
+  const alone = ({ weight, ...more }: LinearMap): Tensor => matmul(x, weight, { ...more, transposeB: true })
   if (maps.length < 2 || maps.some(({ weight }) => weight.half !== undefined || weight.shape.length !== 2)) return maps.map(alone)
   const inputs = [x, ...maps.flatMap(({ weight, bias }) => (bias ? [weight, bias] : [weight]))]
   const recorded = inputs.some((t) => t.requiresGrad)

@@ -13,8 +13,8 @@ describe('bad input', () => {
   const place = new Workplace()
   /** As many as there are cores. */
   let servers: ReturnType<Workplace['server']>[] = []
-  after(() => {
-    for (const server of servers) server.end()
+  after(async () => {
+    await Promise.all(servers.map((server) => server.end()))
     place.remove()
   })
   before(async () => {

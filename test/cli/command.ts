@@ -1,6 +1,7 @@
 /** Runs the real command in processes of their own, in a folder that holds a text and the settings of a tiny model. */
 import assert from 'node:assert/strict'
 import { type ChildProcess, fork, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -96,7 +97,7 @@ export class Workplace {
   }
 
   /** A process that runs one command after the other, as they come: for many that end soon, since most of their time is a process's start. */
-  server(): Pick<Workplace, 'run' | 'succeed' | 'train'> & { end(): void } {
+  server(): Pick<Workplace, 'run' | 'succeed' | 'train'> & { end(): Promise<void> } {
     const child = fork(server, { cwd: this.folder, env: this.env, silent: true })
     /** What its own processes say, which may go on saying it when the command has ended: then it is the next one's. */
     const said = { stdout: '', stderr: '' }
@@ -123,7 +124,14 @@ export class Workplace {
       return result
     }
     const succeed = (words: string | readonly string[]): Promise<string> => run(words).then((result) => succeeded(words, result))
-    return { run, succeed, train: (words) => succeed(trainTiny(words)), end: () => child.disconnect() }
+    /** Its folder can be removed then. */
+    const end = async (): Promise<void> => {
+      if (!child.connected) return
+      const exited = once(child, 'exit')
+      child.disconnect()
+      await exited
+    }
+    return { run, succeed, train: (words) => succeed(trainTiny(words)), end }
   }
 
   /** What `body` runs goes through one `server`. */
@@ -132,7 +140,7 @@ export class Workplace {
     try {
       await body(run)
     } finally {
-      end()
+      await end()
     }
   }
 

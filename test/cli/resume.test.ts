@@ -15,8 +15,8 @@ describe('fastweights train --resume', () => {
   before(() => {
     servers = [place.server(), place.server(), place.server()]
   })
-  after(() => {
-    for (const server of servers) server.end()
+  after(async () => {
+    await Promise.all(servers.map((server) => server.end()))
     place.remove()
   })
 

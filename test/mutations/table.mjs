@@ -31,15 +31,15 @@ export const mutations = [
   {
     bug: 'beta is applied twice',
     file: reference,
-    from: 'const u = e.map((x) => beta[t] * x)',
-    to: 'const u = e.map((x) => beta[t] * beta[t] * x)',
+    from: 'u[j] = beta[t] * e[j]',
+    to: 'u[j] = beta[t] * beta[t] * e[j]',
     claim: 'delta: recurrent = step',
   },
   {
     bug: 'a token reads before it writes',
     file: reference,
-    from: '    step(S, z, tokens, t)\n    row(O, t).set(transposed ? apply(S, row(Q, t)) : read(S, row(Q, t)))',
-    to: '    row(O, t).set(transposed ? apply(S, row(Q, t)) : read(S, row(Q, t)))\n    step(S, z, tokens, t)',
+    from: '    step(S, z, tokens, t)\n    const q = row(Q, t)\n    O.data.set(transposed ? apply(S, q) : read(S, q), t * O.cols)',
+    to: '    const q = row(Q, t)\n    O.data.set(transposed ? apply(S, q) : read(S, q), t * O.cols)\n    step(S, z, tokens, t)',
     claim: 'sum: recurrent = step',
   },
   {
@@ -101,8 +101,8 @@ export const mutations = [
   {
     bug: "the gate's gradient is that of the decay, not of its logarithm",
     file: reference,
-    from: 'faded(w[i], dot(',
-    to: 'faded(1, dot(',
+    from: 'faded(w[i], dotRows(',
+    to: 'faded(1, dotRows(',
     claim: 'mamba2: gradients of recurrent = autograd of step',
   },
   {

@@ -260,6 +260,14 @@ describe('generation', () => {
       own((tokens) => ones([1, tokens.shape[1], 3])),
       { message: "generate: the model's forward must return { logits, state }, not a Tensor" },
     )
+    await assert.rejects(
+      own((tokens) => ({ logits: ones([tokens.shape[1], 3]), state: {} })),
+      { message: "generate: the model's forward must return { logits, state }, logits [B,T,symbols], not [1,3]" },
+    )
+    await assert.rejects(
+      own((tokens) => ({ logits: ones([1, tokens.shape[1], 3]) })),
+      { message: "generate: the model's forward must return { logits, state }, a state that may be {}, not undefined" },
+    )
     // A model without parameters is one, too.
     assert.deepEqual(await own((tokens) => ({ logits: ones([1, tokens.shape[1], 3]), state: {} })), { value: 0, done: false })
     for await (const _ of generate(model, Int32Array.of(1), { length: 9 })) break

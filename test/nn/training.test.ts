@@ -243,6 +243,11 @@ describe('training', () => {
       () => new Trainer(model, optimizer, { schedule: constant(1), clipNorm: 1, captured: true } as never),
       /^Trainer: unknown option 'captured' \(schedule, clipNorm, capture\)$/,
     )
+    for (const Decoupled of [AdamW, Muon])
+      refused(
+        () => new Decoupled(model.namedParameters(), { lr: 1, weightDecay: null as never }),
+        new RegExp(`^${Decoupled.name}: weightDecay must be a number, not null$`),
+      )
     refused(() => new Trainer(model, null as never, { schedule: constant(1), clipNorm: 1 }), /^Trainer: needs an optimiser, .* not null$/)
     model.dispose()
     for (const [make, message] of [

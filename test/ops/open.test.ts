@@ -56,7 +56,13 @@ describe('openDevice', () => {
       message: "openDevice: unknown option 'threads' (wasm, webgpu, log)",
     })
     await assert.rejects(wasmDevice({ thread: 1 } as never), {
-      message: "wasm: unknown option 'thread' (threads, relaxed, wide, maximumPages, trial)",
+      message: "wasm: unknown option 'thread' (threads, relaxed, wide, maximumPages)",
+    })
+    await assert.rejects(wasmDevice({ threads: 1, trial: true } as never), {
+      message: "wasm: unknown option 'trial' (threads, relaxed, wide, maximumPages)",
+    })
+    await assert.rejects(openDevice('wasm', { wasm: null as never }), {
+      message: 'wasm: the options must be an object such as { threads: ... }, not null',
     })
     await assert.rejects(webgpuDevice({ name: 'Voodoo 2' } as never), {
       message: "webgpu: unknown option 'name' (adapter, software, minimal, backend)",

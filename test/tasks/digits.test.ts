@@ -44,6 +44,8 @@ describe('digits', () => {
       return Array.from({ length: B }, (_, b) => targets[(b + 1) * T - 1])
     })
     assert.deepEqual(lasts.sort(), [0, 1, 3, 3, 9])
+    assert.throws(() => digitBatches(digits, { B: 2, sead: 3 } as never), { message: "digitBatches: unknown option 'sead' (B, seed)" })
+    assert.throws(() => digitBatches(digits, { B: 2, seed: Number.NaN }), { message: 'seed must be an integer, not NaN' })
     assert.throws(() => digitEvaluation(digits, 0).next(), { message: 'digitEvaluation: B must be a positive integer, not 0' })
     const all = [...digitEvaluation(digits, 3)]
     assert.deepEqual(

@@ -148,7 +148,19 @@ describe('generators', () => {
     const row = rows['dyck-1']
     const settings = settingsOf(row, { maxLength: 4 })
     assert.throws(() => taskBatches(row, settings, { B: 0 }), { message: 'taskBatches: B must be a positive integer, not 0' })
-    assert.throws(() => taskBatches(row, settings, { B: 3, examples: 0 }), { message: 'taskBatches: examples must be positive, not 0' })
+    for (const examples of [0, 2.5])
+      assert.throws(() => taskBatches(row, settings, { B: 3, examples }), {
+        message: `taskBatches: examples must be a positive integer, not ${examples}`,
+      })
+    assert.throws(() => taskBatches(row, settings, { B: 3, seed: Number.NaN }), {
+      message: 'taskBatches: seed must be an integer, not NaN',
+    })
+    assert.throws(() => examplesOf(row, settings, 'train', 1, Infinity), {
+      message: 'examplesOf: n must be an integer, 0 or more, not Infinity',
+    })
+    assert.throws(() => examplesOf(row, settings, 'validation' as never, 1, 3), {
+      message: "unknown split 'validation' (train, valid, test)",
+    })
     assert.throws(
       () => taskBatches(row, settings, { B: 3, size: 9 } as never),
       /^Error: taskBatches: unknown option 'size' \(B, seed, split, examples\)$/,

@@ -67,6 +67,9 @@ describe('pairs', () => {
     }
     assert.deepEqual(seen.sort(), ['abc\tx', 'b\tyx', 'ca\txyx'])
     assert.throws(() => pairBatches([['d', 'x']], vocabularies, { B: 1 }), /character "d"/)
+    assert.throws(() => pairBatches(pairs, vocabularies, { B: 1, sead: 3 } as never), {
+      message: "pairBatches: unknown option 'sead' (B, seed, device)",
+    })
     assert.throws(() => pairBatches([], vocabularies, { B: 1 }), /examples must be a positive integer, not 0/)
   })
 
@@ -137,7 +140,9 @@ describe('dates', () => {
       days.reduce((n, set) => n + set.size, 0),
       new Set(days.flatMap((set) => [...set])).size,
     )
+    assert.throws(() => datePairs(1, 'validation' as never), { message: "unknown split 'validation' (train, valid, test)" })
     const random = mersenne([1])
+    assert.throws(() => drawDate('validation' as never, random), { message: "unknown split 'validation' (train, valid, test)" })
     assert.ok(
       new Set(
         Array.from({ length: 300 }, () =>

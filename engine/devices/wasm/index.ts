@@ -2,6 +2,7 @@
  * The wasm device: SIMD kernels (kernels-wasm/) on threads over one shared memory. This folder holds, a file an op family, what turns a
  * call of the kernel table into a call of an AssemblyScript kernel: how the work is cut into tasks, and the scratch memory it takes.
  */
+import { checkOptions } from '../../arguments.ts'
 import type { Device } from '../device.ts'
 import type { Kernels } from '../kernels.ts'
 import { aftKernels } from './aft.ts'
@@ -27,6 +28,7 @@ export { enableWideSimd, type WideSimd } from './wide.ts'
 
 /** AssemblyScript with SIMD, in threads where there are some; throws where WebAssembly lacks what it needs. Close it to end its threads. */
 export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Block>> {
+  checkOptions('wasm', options, ['threads', 'relaxed', 'wide', 'maximumPages'])
   const pool = await createPool(options)
   const { memory, threads, relaxed, wide, alone } = pool
   const kernels: Kernels<Block> = {

@@ -7,7 +7,6 @@
  * that a series of kernels finds them awake, then sleep. Tested in test/ops/wasm-pool.test.ts.
  */
 import { relaxed as relaxedBytes, simd as simdBytes } from '../../../kernels-wasm/generated/bytes.ts'
-import { checkOptions } from '../../arguments.ts'
 import { inNode } from '../../platform.ts'
 import { type Capture, type CaptureOptions, createNotes, type Notes } from '../capture.ts'
 import { GateError } from '../kernels.ts'
@@ -247,8 +246,6 @@ function maySleep(): boolean {
 
 /** trial: wide, whether that helps or not. */
 export async function createPool(options: PoolOptions & { trial?: boolean } = {}): Promise<Pool> {
-  const { trial: _, ...known } = options
-  checkOptions('wasm', known, ['threads', 'relaxed', 'wide', 'maximumPages'])
   const wanted = options.threads ?? (await defaultThreads())
   if (!Number.isInteger(wanted) || wanted < 1 || wanted > 64) {
     throw new Error(`wasm: threads must be an integer from 1 to 64, got ${wanted}`)
