@@ -29,12 +29,12 @@ export function embed(
 }
 
 /**
- * What a layer makes of x. Without a backward pass to come nothing is needed of it but its result, and x only if it is part of that: it's freed, so that a long prompt
- * holds the x of one layer at a time.
+ * What a layer makes of x. Without a backward pass to come nothing is needed of it but its result, and x only if it is part of that, or kept: it's freed, so that a
+ * long prompt holds the x of one layer at a time.
  */
 export function throughLayer<R>(x: Tensor, run: () => R): R {
   if (recording()) return run()
   const result = scope(run)
-  if (reachable(result, new Set([x])).size === 0) x.dispose()
+  if (!x.kept && reachable(result, new Set([x])).size === 0) x.dispose()
   return result
 }

@@ -95,6 +95,22 @@ describe('memory for activations', () => {
       assert.ok(peaks[1] - peaks[0] < 4 * T * 12, `${peaks}`)
     })
 
+  it("a layer's input that somebody keeps stays, without a backward pass too", async () => {
+    setDevice(await wasm())
+    const model = models.Transformer(3)
+    const seen: Tensor[] = []
+    for (const layer of (model as Transformer).transformer.layers) {
+      const { forward } = layer
+      layer.forward = (x, ...rest) => {
+        seen.push(keep(x))
+        return forward.call(layer, x, ...rest)
+      }
+    }
+    scope(() => noGrad(() => void model.forward(tensor(randomBatch(1, 1, 5).tokens, { shape: [1, 5] }))))
+    for (const values of await valuesOf(seen)) assert.ok(values.every(Number.isFinite) && values.some((v) => v !== 0))
+    for (const one of [...seen, model]) one.dispose()
+  })
+
   it('layers that are recomputed have the gradients of layers that are kept, to the bit', async function () {
     this.timeout(120_000)
     for (const device of [await wasm(2), reference, ...(await gpus())]) {

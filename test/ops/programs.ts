@@ -1,13 +1,24 @@
 /** Programs that the tests of recurrent nets run: those of the table, and random ones. */
 import { defineNet, type Matrix, type Net, nets, unaryOps, type Vector } from '../../engine/index.ts'
+import { NetBuilder } from '../../engine/nets/program.ts'
 import { random } from '../helpers.ts'
 
-/** A program of random instructions on vectors of a few widths; every fast matrix is written, every vector of the state fed back. */
-export function randomNet(seed: number): Net {
+export const randomNet = (seed: number): Net => defineNet(`random ${seed}`, randomProgram(seed))
+
+/** The same, its instructions in the order in which they were written. */
+export function randomNetAsWritten(seed: number): Net {
+  const builder = new NetBuilder(`random ${seed}, as written`)
+  randomProgram(seed)(builder)
+  const { instructions } = builder as unknown as Pick<Net, 'instructions'>
+  return { ...builder.finish(), instructions }
+}
+
+/** Random instructions on vectors of a few widths; every fast matrix is written, every vector of the state fed back. */
+function randomProgram(seed: number): (net: NetBuilder) => void {
   const next = random(seed)
   const pick = <X>(from: readonly X[]): X => from[Math.floor(next() * from.length)]
   const widths = [1, 3, 4, 6]
-  return defineNet(`random ${seed}`, (net) => {
+  return (net) => {
     const pool: Vector[] = []
     const states = Array.from({ length: 1 + Math.floor(2 * next()) }, (_, i) => ({ name: `h${i}`, width: pick(widths) }))
     for (const { name, width } of states) pool.push(net.vector(name, width, { base: next() < 0.3 }))
@@ -66,7 +77,7 @@ export function randomNet(seed: number): Net {
     }
     for (const { name, width } of states) net.next(name, small(of(width)))
     net.output(net.concat(pick(pool), pick(pool)))
-  })
+  }
 }
 
 export const table = Object.entries(nets).map(([name, { build }]) => ({ name, build: build as (D: number) => Net }))
