@@ -314,8 +314,9 @@ export class Tensor implements Scoped {
   leavePlace(): void {
     const { place } = this
     this.place = null
-    if (place?.owners === 0) this.device.free(place.storage)
-    else if (place) place.place = false
+    if (!place) return
+    place.place = false
+    if (place.owners === 0) this.device.free(place.storage)
   }
 
   /** A tensor for its next gradient, with undefined contents. @internal */
