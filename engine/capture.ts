@@ -207,7 +207,8 @@ export async function capture(
       if (!own.has(block.storage) && !mine.has(block.storage) && !places.has(block))
         throw new Error('capture: the step overwrites a tensor from outside of it; name it in `changes`')
     for (const block of seen)
-      if (!own.has(block.storage) && !changing.has(block.storage) && !places.has(block) && !outside.has(block)) outside.set(block, block.version)
+      if (!own.has(block.storage) && !changing.has(block.storage) && !places.has(block) && !outside.has(block))
+        outside.set(block, block.version)
     for (const t of [...result!.outputs, ...result!.tensors])
       if (!own.has(t.storage)) throw new Error(`capture: the step returns ${t}, which it hasn't made`)
     return result!
@@ -257,7 +258,7 @@ export async function capture(
         for (const { place, owners } of places) {
           if (!place) throw new Error('replay: the optimiser beside whose parameters the captured step puts their gradients was disposed')
           if (owners > 0)
-            throw new Error('replay: a parameter has a gradient where the captured step puts its own; clear it (zeroGrad of the optimiser)')
+            throw new Error('replay: a gradient lies where the captured step puts its own; free it (zeroGrad of the optimiser)')
         }
         let stale = false
         for (const [block, version] of outside) {

@@ -516,7 +516,7 @@ export function gatherMemory(tensors: readonly Tensor[]): void {
 export function gradientPlaces(parameters: readonly Tensor[]): Tensor[] {
   const placed: Tensor[] = []
   for (const device of new Set(parameters.map((t) => t.device))) {
-    const its = parameters.filter((t) => t.device === device && t.dtype === 'float32')
+    const its = parameters.filter((t) => t.device === device && t.dtype === 'float32' && t.requiresGrad)
     const places = device.gather?.(its.map((t) => t.storage)) ?? []
     for (const [i, storage] of places.entries()) {
       if (its[i].takePlace(storage)) placed.push(its[i])
