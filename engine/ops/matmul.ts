@@ -122,7 +122,7 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
       dz = like(y)
       y.device.kernels.unaryBackward(activation, y.storage, y.storage, dy.storage, dz.storage, y.size)
     }
-    if (b.shape.length === 2 && tB && !tA) {
+    if (b.shape.length === 2 && b.half === undefined && tB && !tA) {
       const gradients = linearGradients(a, [{ weight: b, bias, dz }], sofar, fresh)
       return [...gradients, ...(accumulate ? [dz] : [])]
     }
