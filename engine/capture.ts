@@ -96,6 +96,8 @@ export async function capture(
   const counts = begun.map((c) => Int32Array.from(c))
   for (const t of inputs) t.becomeInput()
 
+  /** Places of gradients that come and go within the step (`gradientPlaces`). */
+  const places = new Set<Memory>()
   /** Memory from outside that is read, and its version; where the host's numbers go. */
   const outside = new Map<Memory, number>()
   const writes = new Map<unknown, { t: Tensor; values: () => ArrayLike<number> }>()
@@ -199,11 +201,14 @@ export async function capture(
     )
       throw new Error('capture: the step counts something else the second time, such as the streams of a generator that it has made itself')
     const own = new Set([...captures.flatMap(({ blocks }) => blocks), ...begin.map((t) => t.storage)])
+    // A gradient from outside would still be there.
+    for (const block of seen) if (block.place && block.owners === 0) places.add(block)
     for (const block of overwritten)
-      if (!own.has(block.storage) && !mine.has(block.storage) && !block.place)
+      if (!own.has(block.storage) && !mine.has(block.storage) && !places.has(block))
         throw new Error('capture: the step overwrites a tensor from outside of it; name it in `changes`')
     for (const block of seen)
-      if (!own.has(block.storage) && !changing.has(block.storage) && !block.place && !outside.has(block)) outside.set(block, block.version)
+      if (!own.has(block.storage) && !changing.has(block.storage) && !places.has(block) && !outside.has(block))
+        outside.set(block, block.version)
     for (const t of [...result!.outputs, ...result!.tensors])
       if (!own.has(t.storage)) throw new Error(`capture: the step returns ${t}, which it hasn't made`)
     return result!
@@ -250,6 +255,11 @@ export async function capture(
         for (const t of inputs) if (t.disposed) throw new Error(`replay: the input ${show(t.shape)} was freed`)
         if (changes.some((t) => t.disposed)) throw new Error('replay: a tensor that the captured step overwrites was freed')
         if (captures.length === 0) throw new Error('replay: the captured step was disposed')
+        for (const { place, owners } of places) {
+          if (!place) throw new Error('replay: the optimiser beside whose parameters the captured step puts their gradients was disposed')
+          if (owners > 0)
+            throw new Error('replay: a gradient lies where the captured step puts its own; free it (zeroGrad of the optimiser)')
+        }
         let stale = false
         for (const [block, version] of outside) {
           if (block.owners === 0) throw new Error('replay: a tensor that the captured step reads was freed')

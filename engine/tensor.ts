@@ -314,8 +314,9 @@ export class Tensor implements Scoped {
   leavePlace(): void {
     const { place } = this
     this.place = null
-    if (place?.owners === 0) this.device.free(place.storage)
-    else if (place) place.place = false
+    if (!place) return
+    place.place = false
+    if (place.owners === 0) this.device.free(place.storage)
   }
 
   /** A tensor for its next gradient, with undefined contents. @internal */
@@ -515,7 +516,7 @@ export function gatherMemory(tensors: readonly Tensor[]): void {
 export function gradientPlaces(parameters: readonly Tensor[]): Tensor[] {
   const placed: Tensor[] = []
   for (const device of new Set(parameters.map((t) => t.device))) {
-    const its = parameters.filter((t) => t.device === device && t.dtype === 'float32')
+    const its = parameters.filter((t) => t.device === device && t.dtype === 'float32' && t.requiresGrad)
     const places = device.gather?.(its.map((t) => t.storage)) ?? []
     for (const [i, storage] of places.entries()) {
       if (its[i].takePlace(storage)) placed.push(its[i])

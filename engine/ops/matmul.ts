@@ -122,7 +122,7 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
       dz = like(y)
       y.device.kernels.unaryBackward(activation, y.storage, y.storage, dy.storage, dz.storage, y.size)
     }
-    if (b.shape.length === 2 && tB && !tA) {
+    if (b.shape.length === 2 && b.half === undefined && tB && !tA) {
       const gradients = linearGradients(a, [{ weight: b, bias, dz }], sofar, fresh)
       return [...gradients, ...(accumulate ? [dz] : [])]
     }
@@ -174,14 +174,17 @@ export interface LinearMap {
   activation?: UnaryOp
 }
 
+const linear = (x: Tensor, { weight, bias, activation }: LinearMap, accumulate?: Tensor): Tensor =>
+  matmul(x, weight, { transposeB: true, bias, activation, accumulate })
+
 /**
  * Several linear maps of one x [..., K]: activation(x weight^T + bias), [..., N], of each, as `matmul` has it. They share a kernel call, and so do their
  * backward passes.
  */
 export function linears(x: Tensor, maps: readonly LinearMap[]): Tensor[] {
   if (!Array.isArray(maps)) throw new Error(`linears: needs an array of weights with their biases, not ${told(maps)}`)
-  const alone = ({ weight, ...more }: LinearMap): Tensor => matmul(x, weight, { ...more, transposeB: true })
-  if (maps.length < 2 || maps.some(({ weight }) => weight.half !== undefined || weight.shape.length !== 2)) return maps.map(alone)
+  if (maps.length < 2 || maps.some(({ weight }) => weight.half !== undefined || weight.shape.length !== 2))
+    return maps.map((map) => linear(x, map))
   const inputs = [x, ...maps.flatMap(({ weight, bias }) => (bias ? [weight, bias] : [weight]))]
   const recorded = inputs.some((t) => t.requiresGrad)
   /** Those whose gradient needs what the activation is of: it's an op of its own. */
@@ -242,7 +245,9 @@ function linearGradients(
   const list: Product<unknown>[] = []
   const target = (input: number): { to: Tensor; accumulate: boolean } => {
     const before = sofar(input)
-    return { to: before ?? fresh(input), accumulate: before !== null }
+    // One tensor may be several of the inputs: products of one kernel call don't add to the same memory.
+    const accumulate = before !== null && !list.some(({ c }) => c === before.storage)
+    return { to: accumulate ? before : fresh(input), accumulate }
   }
   let input = 1
   const ofMaps = maps.flatMap(({ weight, bias, dz }) => {
@@ -277,22 +282,20 @@ function linearGradients(
  */
 export function twoLinears(x: Tensor, first: LinearMap, second: LinearMap, accumulate?: Tensor): Tensor {
   const { activation } = first
-  const map = (x: Tensor, { weight, bias, activation }: LinearMap, more: MatmulOptions = {}): Tensor =>
-    matmul(x, weight, { transposeB: true, bias, activation, ...more })
   const inputs = [
     x,
     ...[first, second].flatMap(({ weight, bias }) => (bias ? [weight, bias] : [weight])),
     ...(accumulate ? [accumulate] : []),
   ]
   const plain = [first, second].every(({ weight }) => weight.half === undefined && weight.shape.length === 2)
-  if (!plain || !activation || !fromOutput.has(activation) || !records(inputs)) return map(map(x, first), second, { accumulate })
+  if (!plain || !activation || !fromOutput.has(activation) || !records(inputs)) return linear(linear(x, first), second, accumulate)
   const [h, y] = noGrad(() => {
-    const h = map(x, first)
-    return [h, map(h, second, { accumulate })]
+    const h = linear(x, first)
+    return [h, linear(h, second, accumulate)]
   })
   const ofSecond = first.bias ? 3 : 2
   return record('twoLinears', inputs, y, (dy, sofar, fresh) => {
-    h.requiresGrad = true
+    h.requiresGrad = [x, first.weight, first.bias].some((t) => t?.requiresGrad)
     const [dz, ...gradients] = linearGradients(
       h,
       [{ ...second, dz: dy }],

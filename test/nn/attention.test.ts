@@ -48,6 +48,7 @@ import {
   Transformer,
 } from '../../nn/index.ts'
 import { adopt } from '../../nn/ingredients.ts'
+import { Linear } from '../../nn/layers.ts'
 import { freshOf } from '../../nn/parts.ts'
 import { assertClose, assertRms, assertSameBits, gpus, readAndFree, reference, runsOn, uniforms, wasm } from '../helpers.ts'
 import { attentionByHand, dot, ingredientsByHand, linear, rotated, softplus } from './formulas.ts'
@@ -402,6 +403,32 @@ describe('fast-weight attention', () => {
       const expected = read.flatMap((row) => linear(row, parameters['output.weight'], parameters['output.bias']))
       assertClose(await run(layer, x, [1, T, D], 0, T).y.read(), expected, 1e-9)
     })
+
+  it('asks once for each of the products of its input that it has computed together', () => {
+    const { foresee, forward } = Linear.prototype
+    const [ahead, asked]: [Linear[], Linear[]] = [[], []]
+    Linear.prototype.foresee = function (...given) {
+      ahead.push(this)
+      foresee.apply(this, given)
+    }
+    Linear.prototype.forward = function (x, options) {
+      const { ahead: known } = this as unknown as { ahead: { y: Tensor } | null }
+      const y = forward.call(this, x, options)
+      if (known && known.y === y) asked.push(this)
+      return y
+    }
+    try {
+      for (const [name, config] of Object.entries(configs)) {
+        const layer = make(config, 8, 2, 1)
+        scope(() => layer.forward(tensor(uniforms(2, 24), { shape: [1, 3, 8] })))
+        assert.ok(ahead.length > 0, name)
+        assert.deepEqual(new Set(asked.splice(0)), new Set(ahead.splice(0)), name)
+        layer.dispose()
+      }
+    } finally {
+      Object.assign(Linear.prototype, { foresee, forward })
+    }
+  })
 
   it('has decays of lightning attention that grow longer towards the last layer', async () => {
     const model = new Transformer({ symbols: 5, dModel: 8, heads: 2, layers: 2, dFf: 8, rule: 'retnet', headDecay: 'lightning' })

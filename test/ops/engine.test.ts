@@ -33,6 +33,50 @@ for (const { name, open } of devices)
     }
 
     describe('autograd', () => {
+      it('adds to a gradient once in a kernel call, where a tensor is several of its operands', async () => {
+        const { products } = device.kernels
+        const written: unknown[][] = []
+        device.kernels.products = (list) => {
+          written.push(list.map(({ c }) => c))
+          products(list)
+        }
+        try {
+          // X X^T, and W of two maps: once, and once more added to that.
+          const grads = scope(() => {
+            const [X, W, seed, x] = [
+              leaf([
+                [1, 2],
+                [3, 4],
+              ]),
+              leaf([[1, 2]]),
+              tensor(
+                [
+                  [1, 2],
+                  [3, 4],
+                ],
+                { device },
+              ),
+              tensor([[5, 6]], { device }),
+            ]
+            for (let i = 0; i < 2; i++) {
+              engine.matmul(X, X, { transposeB: true }).backward(seed)
+              const [first, second] = engine.linears(x, [{ weight: W }, { weight: W }])
+              engine.add(first, engine.mul(second, 2)).backward(tensor([[1]], { device }))
+            }
+            return [X.grad!, W.grad!]
+          })
+          // (seed + seed^T) X, and 3 x; twice.
+          assert.deepEqual(await Promise.all(grads.map(readAndFree)), [
+            [34, 48, 58, 84],
+            [30, 36],
+          ])
+        } finally {
+          device.kernels.products = products
+        }
+        assert.ok(written.length >= 4)
+        for (const blocks of written) assert.equal(new Set(blocks).size, blocks.length)
+      })
+
       it('adds up what a tensor used many times receives', async () => {
         // x + x + x x + x (x + x): 2 + 2x + 4x
         const [dx] = await gradients([[1, -2, 3]], (x) =>

@@ -8,6 +8,7 @@ import {
   type HalfType,
   halfTensor,
   halfTypes,
+  linears,
   matmul,
   noGrad,
   reshape,
@@ -116,6 +117,32 @@ describe('numbers of 16 bits', () => {
         for (const each of [captured, once]) each.dispose()
       }
       x.dispose()
+    }
+  })
+
+  it('are linear maps beside others, and one alone is as a product', async () => {
+    for (const device of devices) {
+      setDevice(device)
+      for (const dtype of halfTypes) {
+        const x = tensor(uniforms(1, 5 * 21), { shape: [5, 21] })
+        const [[half, whole], [other, otherWhole]] = [pair(2, [37, 21], dtype), pair(3, [8, 21], dtype)]
+        const bias = tensor(uniforms(4, 8))
+        const activation = 'silu'
+        const given = [
+          ...linears(x, [
+            { weight: half, activation },
+            { weight: other, bias },
+          ]),
+          ...linears(x, [{ weight: half }]),
+        ]
+        const expected = [
+          matmul(x, whole, { transposeB: true, activation }),
+          matmul(x, otherWhole, { transposeB: true, bias }),
+          matmul(x, whole, { transposeB: true }),
+        ]
+        for (const [i, y] of given.entries())
+          assertSameBits(await y.read(), await expected[i].read(), `${device.description} ${dtype} ${i}`)
+      }
     }
   })
 

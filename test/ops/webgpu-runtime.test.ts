@@ -13,6 +13,7 @@ import {
   generator,
   keep,
   matmul,
+  mul,
   normal,
   parameter,
   scope,
@@ -20,6 +21,7 @@ import {
   type Tensor,
   tensor,
   webgpuDevice,
+  withGrad,
   zeros,
 } from '../../engine/index.ts'
 import { gatherMemory } from '../../engine/tensor.ts'
@@ -334,6 +336,45 @@ describe('gradients side by side', () => {
     assert.equal(device.bytesInUse(), 0)
     device.close()
   })
+
+  it('are those of a captured step only while nobody else has one there, and it sees gradients from outside as such', async function () {
+    const device = await webgpu(this)
+    const [p, b] = [[1, 2, 3, 4], [1]].map((values) => parameter(tensor([values], { device })))
+    const optimizer = new AdamW(new Map(Object.entries({ p, b })), { lr: 0.1 })
+    const x = keep(tensor([[1, 2, 3, 4]], { device }))
+    const backward = (scale: number): void => scope(() => sum(matmul(mul(x, scale), p, { transposeB: true })).backward())
+    backward(10)
+    const outside = p.grad!
+    assert.ok((outside.storage as Block).memory.shared)
+    const more = capture([x], {}, () => {
+      withGrad(() => backward(1))
+      return { outputs: [mul(x, 1)] }
+    })
+    await assert.rejects(more, /overwrites a tensor from outside/)
+    const read = await capture([x], {}, () => ({ outputs: [mul(outside, 1)] }))
+    optimizer.zeroGrad()
+    assert.throws(() => read.replay(), /a tensor that the captured step reads was freed/)
+
+    const gradient = await capture([x], {}, () =>
+      withGrad(() => {
+        backward(1)
+        const outputs = [mul(p.grad!, 1)]
+        optimizer.zeroGrad()
+        return { outputs }
+      }),
+    )
+    gradient.replay()
+    assert.deepEqual([...(await gradient.outputs[0].read())], [1, 2, 3, 4])
+    backward(10)
+    assert.throws(() => gradient.replay(), /a gradient lies where the captured step puts its own/)
+    assert.deepEqual([...(await p.grad!.read())], [10, 20, 30, 40])
+    optimizer.zeroGrad()
+    gradient.replay()
+    optimizer.dispose()
+    // Its place is others' memory now.
+    assert.throws(() => gradient.replay(), /the optimiser .* was disposed/)
+    for (const one of [read, gradient, x, p, b]) one.dispose()
+  })
 })
 
 describe('webgpu runtime', () => {
@@ -346,7 +387,12 @@ describe('webgpu runtime', () => {
     const optimizer = new AdamW(new Map(Object.entries({ a, b })), { lr: 0.1 })
     assert.equal(device.bytesInUse(), 4 * bytes)
     assert.ok(device.bytesReserved() - before <= 5 * bytes, `${device.bytesReserved() - before}`)
-    for (const one of [optimizer, a, b]) one.dispose()
+    optimizer.dispose()
+    // A frozen parameter gets no gradient.
+    b.requiresGrad = false
+    const other = new AdamW(new Map(Object.entries({ a, b })), { lr: 0.1 })
+    assert.equal(device.bytesInUse(), 3.5 * bytes)
+    for (const one of [other, a, b]) one.dispose()
     assert.equal(device.bytesInUse(), 0)
     device.close()
   })
