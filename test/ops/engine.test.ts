@@ -77,6 +77,21 @@ for (const { name, open } of devices)
         for (const blocks of written) assert.equal(new Set(blocks).size, blocks.length)
       })
 
+      it('has as many linear maps of one input as one likes', async () => {
+        // The gradient of x is a sum over more arrays than a kernel call of WebGPU reads.
+        const maps = 6
+        const [dx, ...dW] = await gradients([Array.from({ length: maps + 1 }, () => Array(16).fill(2))], (all) => {
+          const rows = Array.from({ length: maps + 1 }, (_, i) => engine.reshape(engine.slice(all, 0, i, i + 1), [4, 4]))
+          const ys = engine.linears(
+            rows[0],
+            rows.slice(1).map((weight) => ({ weight })),
+          )
+          return engine.sum(ys.reduce((sum, y) => engine.add(sum, y)))
+        }).then(([d]) => Array.from({ length: maps + 1 }, (_, i) => d!.slice(16 * i, 16 * (i + 1))))
+        assert.deepEqual(dx, Array(16).fill(maps * 4 * 2))
+        for (const d of dW) assert.deepEqual(d, Array(16).fill(4 * 2))
+      })
+
       it('adds up what a tensor used many times receives', async () => {
         // x + x + x x + x (x + x): 2 + 2x + 4x
         const [dx] = await gradients([[1, -2, 3]], (x) =>

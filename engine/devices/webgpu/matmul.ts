@@ -148,12 +148,12 @@ export function matmulKernels(gpu: Gpu) {
       while (rest.length > 0) {
         let some: Product<Block>[] = []
         for (const product of rest) if (buffersOf([...some, product])) some = [...some, product]
-        const buffers = buffersOf(some)
-        if (!buffers) {
-          alone.push(rest.shift()!)
-          continue
+        if (some.length === 0) {
+          // Not even one fits, for all that it reads.
+          alone.push(...rest)
+          break
         }
-        together(some, buffers)
+        together(some, buffersOf(some)!)
         for (const product of some) rest.splice(rest.indexOf(product), 1)
       }
       for (const { c, M, N, terms, accumulate = false, bias = null, activation = null, sums, gate } of alone) {
