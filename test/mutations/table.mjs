@@ -444,8 +444,8 @@ export const mutations = [
   {
     bug: "DPFP's features are divided by the sum of a half of them, and that half alone",
     file: 'kernels-wasm/sequence.ts',
-    from: 'normOne(SUM, to, 0, 0, to, stats + (<usize>row << 3), n, eps)',
-    to: 'normOne(SUM, to, 0, 0, to, stats + (<usize>row << 3), n >> 1, eps)',
+    from: 'normOne(SUM, to, 0, 0, to, its, n, eps)',
+    to: 'normOne(SUM, to, 0, 0, to, its, n >> 1, eps)',
     claim: 'features: DPFP grows with the square',
     device: 'wasm',
   },
