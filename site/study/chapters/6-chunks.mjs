@@ -46,11 +46,11 @@ export default {
         from: 'function step(S: Matrix, z: Vector',
         notes: [
           [
-            'const seen = A && read(S, row(A, t))',
-            'What the memory holds for this key (with a gate: for the faded one). The sum rule reads nothing.',
+            'if (a) addTo(e, read(S, a), -1)',
+            'The value, less what the memory holds for this key (with a gate: for the faded one). The sum rule reads nothing.',
           ],
-          ['const u = e.map', 'The error, times the write strength.'],
-          ['addOuter(S, row(along ?? K, t), u, 1)', 'The outer product.'],
+          ['u[j] = beta[t] * e[j]', 'The error, times the write strength.'],
+          ['addOuter(S, along ? row(along, t) : k, u, 1)', 'The outer product.'],
         ],
       },
     },

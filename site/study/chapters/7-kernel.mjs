@@ -57,7 +57,11 @@ export default {
       text: raw`The same line three times. The reference calls \`read\`, two loops. AssemblyScript has the loops unrolled by eight columns and four rows, with four sums that don't wait for each
         other. WGSL has it inside its loop over channels: \`u -= a * held(...)\`.`,
       columns: [
-        { title: 'Reference', file: 'engine/devices/reference/fast-weights.ts', from: 'function read(S: Matrix, q: Vector): Vector {' },
+        {
+          title: 'Reference',
+          file: 'engine/devices/reference/fast-weights.ts',
+          from: 'function read({ rows, cols, data }: Matrix, q: Vector): Vector {',
+        },
         { title: 'wasm', file: 'kernels-wasm/fast-weights-recurrent.ts', from: '@inline function recallFrom(' },
         {
           title: 'WebGPU',

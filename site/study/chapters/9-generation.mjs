@@ -38,7 +38,7 @@ export default {
         from: 'async function run(model: LanguageModel',
         notes: [
           ['const result = model.forward(', 'The whole prompt at once, or one token; it is the same call.'],
-          ['mapState(result.state, keep)', 'The state outlives the scope, and nothing else does but the last row of logits.'],
+          ['mapState(state, keep)', 'The state outlives the scope, and nothing else does but the last row of logits.'],
         ],
       },
     },
