@@ -146,14 +146,20 @@ export function matmulKernels(gpu: Gpu) {
       const longest = ({ terms }: Product<Block>): number => terms.reduce((sum, { K }) => sum + K, 0)
       const rest = list.filter(inFours).sort((x, y) => longest(y) - longest(x))
       while (rest.length > 0) {
-        let some: Product<Block>[] = []
-        for (const product of rest) if (buffersOf([...some, product])) some = [...some, product]
-        if (some.length === 0) {
+        const some: Product<Block>[] = []
+        let buffers: ReturnType<typeof buffersOf> = null
+        for (const product of rest) {
+          const more = buffersOf([...some, product])
+          if (!more) continue
+          some.push(product)
+          buffers = more
+        }
+        if (!buffers) {
           // Not even one fits, for all that it reads.
           alone.push(...rest)
           break
         }
-        together(some, buffersOf(some)!)
+        together(some, buffers)
         for (const product of some) rest.splice(rest.indexOf(product), 1)
       }
       for (const { c, M, N, terms, accumulate = false, bias = null, activation = null, sums, gate } of alone) {
