@@ -140,14 +140,15 @@ const short = (x: number): string => (x === 0 ? '0' : x.toExponential(0))
 
 /** Loss and gradients of a small model on the device and on the reference, from the same parameters. */
 async function compare(device: Device, preset: (typeof presets)[keyof typeof presets]['model']): Promise<{ loss: number; worst: number }> {
-  const config = { ...preset, symbols: 31, dModel: 48, heads: 3, layers: 2, dFf: 70, chunk: 8 }
-  const tokens = Int32Array.from({ length: 3 * 21 }, (_, i) => (i * i * 7 + i) % 31)
+  const config = { ...preset, symbols: 31, dModel: 24, heads: 3, layers: 2, dFf: 38, chunk: 8 }
+  const [B, T] = [2, 21]
+  const tokens = Int32Array.from({ length: B * T }, (_, i) => (i * i * 7 + i) % 31)
   const run = async (on: Device, from?: Transformer) => {
     setDevice(on)
     const model = new Transformer(config)
     if (from) model.loadStateDict(await from.stateDict())
     const loss = scope(() => {
-      const loss = crossEntropy(model.forward(tensor(tokens, { shape: [3, 21] })).logits, tensor(tokens.toReversed(), { shape: [3, 21] }))
+      const loss = crossEntropy(model.forward(tensor(tokens, { shape: [B, T] })).logits, tensor(tokens.toReversed(), { shape: [B, T] }))
       loss.backward()
       return loss
     })

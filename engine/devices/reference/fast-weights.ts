@@ -154,12 +154,10 @@ interface Faded {
   all: Vector
 }
 
-/** Key j as the state holds it after token i, in row i >= j: D_ij * k_j. */
-function fadingKey({ K, W }: Tokens, j: number): Matrix {
-  const kd = zeros(K.rows, K.cols)
+/** Key j as the state holds it after token i, in row i >= j of kd: D_ij * k_j. Earlier rows stay as they are. */
+function fadingKey({ K, W }: Tokens, j: number, kd: Matrix): void {
   row(kd, j).set(row(K, j))
   for (let i = (j + 1) * K.cols; i < kd.data.length; i++) kd.data[i] = kd.data[i - K.cols] * W.data[i]
-  return kd
 }
 
 function fadedTokens(tokens: Tokens): Faded {
@@ -178,8 +176,9 @@ function fadedTokens(tokens: Tokens): Faded {
     gamma = times(gamma, row(W, i))
     Qs.data.set(times(gamma, row(Q, i)), i * K.cols)
   }
+  const kd = zeros(n, K.cols)
   for (let j = 0; j < n; j++) {
-    const kd = fadingKey(tokens, j)
+    fadingKey(tokens, j, kd)
     for (let i = j; i < n; i++) {
       P.data[i * n + j] = dotRows(Q, i, kd, i)
       if (A && i > j) M.data[i * n + j] = dotRows(A, i, kd, i - 1)
@@ -210,8 +209,9 @@ function transposedReads(S: Matrix, tokens: Tokens, U: Matrix): Matrix {
     gamma = times(gamma, row(W, i))
     row(O, i).set(times(gamma, apply(S, row(Q, i))))
   }
+  const kd = zeros(K.rows, K.cols)
   for (let j = 0; j < K.rows; j++) {
-    const kd = fadingKey(tokens, j)
+    fadingKey(tokens, j, kd)
     for (let i = j; i < K.rows; i++) addRow(O, i, kd, i, dotRows(Q, i, U, j))
   }
   return O
@@ -299,8 +299,9 @@ function fadeBackward(tokens: Tokens, dP: Matrix, dM: Matrix, dQs: Matrix, dAs: 
   const n = K.rows
   const gradients = noGradients(tokens)
   const { dQ, dK, dW, dA } = gradients
+  const kd = zeros(n, K.cols)
   for (let j = 0; j < n; j++) {
-    const kd = fadingKey(tokens, j)
+    fadingKey(tokens, j, kd)
     row(dK, j).set(row(dKs, j))
     for (let i = n - 1; i >= j; i--) {
       addRow(dK, j, Q, i, dP.data[i * n + j])
