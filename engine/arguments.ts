@@ -60,3 +60,9 @@ export function checkOptions(op: string, options: unknown, known: readonly strin
   const unknown = Object.keys(options).find((name) => !known.includes(name))
   if (unknown !== undefined) throw new Error(`${op}: unknown option '${unknown}' (${known.join(', ')})`)
 }
+
+/** Throws unless it is a device that can be used now: what opens one gives a promise. */
+export function checkDevice(op: string, device: unknown): void {
+  if (typeof (device as { allocate?: unknown } | null | undefined)?.allocate !== 'function')
+    throw new Error(`${op}: the device must be one that openDevice gave (await it), not ${told(device)}`)
+}

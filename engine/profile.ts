@@ -12,6 +12,7 @@
  * device is another object, on which no step can be captured: `generate` runs each. (A submission holds what was called on either.)
  * Tests: test/ops/profile.test.ts.
  */
+import { checkDevice } from './arguments.ts'
 import type { Device } from './devices/device.ts'
 import type { KernelName, Kernels, MatmulSizes, Product } from './devices/kernels.ts'
 
@@ -72,6 +73,7 @@ function detailOf(name: string, args: readonly unknown[]): string {
 
 /** Begins to measure. Throws where the device is being profiled already. */
 export function profile(device: Device): Profile {
+  checkDevice('profile', device)
   if (profiled.has(device.kernels)) throw new Error(`profile: ${device.description} is being profiled already: stop() that first`)
   const found = new Map<string, ProfileEntry>()
   const entryOf = (spans: readonly string[], kernel: ProfileEntry['kernel'], detail: string): ProfileEntry => {

@@ -2,6 +2,7 @@
  * Every kernel of the table in small fixed cases, against the reference: what `fastweights doctor` runs, and what a page can run in a
  * browser. The tests of test/ops go further; this is for machines that nobody has tested. Tests: test/ops/selfcheck.test.ts.
  */
+import { checkDevice } from './arguments.ts'
 import type { Device, HostArray } from './devices/device.ts'
 import { halfMatrices } from './devices/halves.ts'
 import {
@@ -627,6 +628,7 @@ function errorOf(actual: HostArray, expected: HostArray): number {
 
 /** Checks the kernels named, all if none are, one after the other. */
 export async function* selfCheck(device: Device, kernels: readonly KernelName[] = kernelNames): AsyncGenerator<KernelCheck> {
+  checkDevice('selfCheck', device)
   const reference = referenceDevice()
   try {
     for (const kernel of kernels) {

@@ -1,4 +1,4 @@
-import { checkFlag, checkList, checkNumber, checkOptions, told } from './arguments.ts'
+import { checkDevice, checkFlag, checkList, checkNumber, checkOptions, told } from './arguments.ts'
 import type { Device, DType, HostArray } from './devices/device.ts'
 import { halfMatrices, rowsTogether } from './devices/halves.ts'
 import { referenceDevice } from './devices/reference/index.ts'
@@ -20,11 +20,6 @@ export const getDevice = (): Device => defaultDevice
 export function setDevice(device: Device): void {
   checkDevice('setDevice', device)
   defaultDevice = device
-}
-
-function checkDevice(op: string, device: unknown): void {
-  if (typeof (device as Device | undefined)?.allocate !== 'function')
-    throw new Error(`${op}: the device must be one that openDevice gave (await it), not ${told(device)}`)
 }
 
 /** A piece of device memory, shared by the views of one tensor and freed with the last of them. */

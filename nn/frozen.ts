@@ -2,6 +2,7 @@
  * Modules of which nothing is trained, from what a state dict holds: parameters are made once, with these values, and matrices of 16-bit numbers stay so in memory.
  * Tests: test/nn/pretrained.test.ts.
  */
+import { told } from '../engine/arguments.ts'
 import type { HalfType } from '../engine/half.ts'
 import { sameShape, show } from '../engine/shape.ts'
 import { halfTensorFrom, parameter, Tensor, tensor } from '../engine/tensor.ts'
@@ -52,6 +53,11 @@ export function frozen<M extends Module>(
   entryOf: (name: string) => FrozenEntry,
   { before, progress }: FrozenOptions = {},
 ): M {
+  for (const [what, given] of [
+    ['a function that makes the model, such as () => new Transformer(config)', make],
+    ['a function from the name of a parameter to its values', entryOf],
+  ] as const)
+    if (typeof given !== 'function') throw new Error(`frozen: needs ${what}, not ${told(given)}`)
   const module = outline(make)
   const places = placesOf(module)
   const stays = (place: Place, entry: FrozenEntry): boolean => entry.half !== undefined && isMatrix(place)

@@ -121,6 +121,8 @@ export class Trainer<M extends Trainable<never> = Transformer> {
   }
 
   private async take(batch: BatchOf<M>): Promise<StepResult> {
+    if (typeof batch !== 'object' || batch === null)
+      throw new Error(`Trainer: a step needs a batch of the model's data, not ${told(batch)}`)
     const { schedule } = this.config
     const updates = this.optimizer.steps
     const step = updates + 1

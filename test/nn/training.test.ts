@@ -28,6 +28,7 @@ import {
   Embedding,
   type FastWeightsAttention,
   FeedForward,
+  frozen,
   generate,
   ignoredTarget,
   LayerNorm,
@@ -184,7 +185,7 @@ describe('training', () => {
     assert.throws(() => new Adam(new Map(), { lr: 1, betas: [0.9, 1] }), /^Error: Adam: beta2 can't be 1$/)
   })
 
-  it('refuses numbers that are none, and options that nobody reads', () => {
+  it('refuses numbers that are none, and options that nobody reads', async () => {
     const p = new Map<string, Tensor>()
     const refused = (call: () => unknown, message: RegExp) => assert.throws(call, { message })
     for (const [name, make] of [
@@ -249,6 +250,19 @@ describe('training', () => {
         new RegExp(`^${Decoupled.name}: weightDecay must be a number, not null$`),
       )
     refused(() => new Trainer(model, null as never, { schedule: constant(1), clipNorm: 1 }), /^Trainer: needs an optimiser, .* not null$/)
+    const trainer = new Trainer(model, new Adam(model.namedParameters(), { lr: 1 }), { schedule: constant(1), clipNorm: 1 })
+    for (const none of [undefined, null, 3])
+      await assert.rejects(trainer.step(none as never), { message: `Trainer: a step needs a batch of the model's data, not ${none}` })
+    refused(
+      () => frozen(model as never, () => null as never),
+      /^frozen: needs a function that makes the model, such as .*, not a Transformer$/,
+    )
+    refused(
+      () => frozen(() => model, new Map() as never),
+      /^frozen: needs a function from the name of a parameter to its values, not a Map$/,
+    )
+    trainer.dispose()
+    trainer.optimizer.dispose()
     model.dispose()
     for (const [make, message] of [
       [() => new LayerNorm(4, 0), /^LayerNorm: eps must be above 0: a row of equal numbers would be 0 \/ 0$/],

@@ -77,6 +77,10 @@ describe('profile', () => {
 
       for (const profiled of [device, measured, { ...device }])
         assert.throws(() => profile(profiled), /^Error: profile: .+ is being profiled already: stop\(\) that first$/)
+      assert.throws(
+        () => profile(Promise.resolve(device) as never),
+        /^Error: profile: the device must be one that openDevice gave \(await it\), not a Promise$/,
+      )
       stop()
       stop()
       assertSameBits(Float64Array.from(y), Float64Array.from((await program(measured)).y))

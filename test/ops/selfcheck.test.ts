@@ -33,6 +33,12 @@ describe('self-check', () => {
     for (const { kernel, error } of await checks(reference)) assert.equal(error, 0, kernel)
   })
 
+  it('says what is no device', async () => {
+    await assert.rejects(checks(Promise.resolve(reference) as never), {
+      message: 'selfCheck: the device must be one that openDevice gave (await it), not a Promise',
+    })
+  })
+
   const withKernel = (name: KernelName, kernel: (...args: never[]) => void): Device => ({
     ...reference,
     kernels: { ...reference.kernels, [name]: kernel },
