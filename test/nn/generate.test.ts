@@ -12,6 +12,7 @@ import {
   Transformer,
   type TransformerState,
 } from '../../nn/index.ts'
+import { roomFor } from '../../nn/room.ts'
 import { assertRms, gpus, reference, runsOn, wasm } from '../helpers.ts'
 import { architectures, few, randomTokens, stateful } from './models.ts'
 
@@ -89,7 +90,7 @@ describe('generation', () => {
     const grows = stateGrowth(new Transformer(config)) > 0
     // More than any table is long; every token is looked at.
     const steps = grows ? 200 : 700
-    it(`${grows ? 'grows only by its keys and values' : 'keeps its memory'} over ${steps} tokens: ${name}`, async () => {
+    it(`${grows ? 'grows only for its keys and values, and seldom' : 'keeps its memory'} over ${steps} tokens: ${name}`, async () => {
       const [, [device]] = devices
       setDevice(device)
       const model = new Transformer(config)
@@ -97,7 +98,13 @@ describe('generation', () => {
       const used: number[] = []
       for await (const _ of generate(model, randomTokens(1, 5), { length: steps })) used.push(device.bytesInUse() - before)
       const perToken = 4 * stateGrowth(model)
-      for (const [i, bytes] of used.entries()) assert.equal(bytes, used[0] + i * perToken, `after token ${i + 1}`)
+      const room = (i: number): number => (grows ? roomFor(5 + Math.max(i, 1)) : 0)
+      for (const [i, bytes] of used.entries()) {
+        // What the captured step needs for each key beside it is less than that.
+        const [more, asked] = [bytes - used[0], perToken * (room(i) - room(0))]
+        assert.ok(more >= asked && more <= 2 * asked, `after token ${i + 1}: ${more} bytes more, for keys and values ${asked}`)
+        if (i > 0 && room(i) === room(i - 1)) assert.equal(bytes, used[i - 1], `after token ${i + 1}`)
+      }
       assert.ok(used[0] > 0)
       assert.equal(device.bytesInUse(), before)
       assert.equal(model.training, true)
@@ -136,7 +143,7 @@ describe('generation', () => {
       profiling.stop()
     }
     const others = Object.keys(stateful).filter((name) => !captured.includes(name))
-    assert.deepEqual(others.sort(), ['hybrid', 'softmax', 'softmax, rotary', 'ttt-linear'])
+    assert.deepEqual(others, ['ttt-linear'])
   })
 
   it('sees weights that change, and fails where they go', async () => {
