@@ -4,6 +4,7 @@
  */
 import { told } from '../../engine/arguments.ts'
 import { type Shape, sizeOf } from '../../engine/shape.ts'
+import type { Tensor } from '../../engine/tensor.ts'
 import { BlockModel, type BlockModelConfig } from '../block-model.ts'
 import { clip, nearest, printable } from '../foreign.ts'
 import { outlineOf } from '../module.ts'
@@ -305,8 +306,8 @@ export function within(file: string, own: string, names: readonly Name[]): Name[
   return names.map(([theirs, ours, form]) => [before(file, theirs), before(own, ours), form])
 }
 
-/** Every tensor that a file of this model has. A name whose parameters the model lacks is left out; a parameter that no name stands for is an error of the row. */
-export function entriesFor(names: readonly Name[], config: BlockModelConfig): Entry[] {
+/** Every tensor that a file of this model has, and the model's parameters, without values. A name whose parameters it lacks is left out; a parameter that no name stands for is an error of the row. */
+export function entriesFor(names: readonly Name[], config: BlockModelConfig): { entries: Entry[]; outline: ReadonlyMap<string, Tensor> } {
   const outline = outlineOf(() => new BlockModel(config))
   const entries: Entry[] = []
   const held = new Set<unknown>()
@@ -328,7 +329,7 @@ export function entriesFor(names: readonly Name[], config: BlockModelConfig): En
     }
   }
   for (const [name, t] of outline) if (!held.has(t)) throw new Error(`no name in the file stands for the parameter ${name}`)
-  return entries
+  return { entries, outline }
 }
 
 /** The shapes of n pieces along the first axis. */

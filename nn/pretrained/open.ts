@@ -3,11 +3,13 @@
  * nothing in them is carried out. Tests: test/nn/pretrained.test.ts.
  */
 import { checkOptions, told } from '../../engine/arguments.ts'
+import { widened } from '../../engine/half.ts'
 import { type Shape, sameShape, show, sizeOf } from '../../engine/shape.ts'
+import type { Tensor } from '../../engine/tensor.ts'
 import { BlockModel, type BlockModelConfig } from '../block-model.ts'
 import { clip, fileKind, nearest, printable } from '../foreign.ts'
 import { type FrozenEntry, type FrozenOptions, frozen } from '../frozen.ts'
-import { type FloatEntry, outlineOf } from '../module.ts'
+import type { FloatEntry } from '../module.ts'
 import {
   type BitsOf,
   type Bytes,
@@ -131,7 +133,7 @@ export function openPretrained(files: NamedFiles, options: Pick<PretrainedOption
     warnings.push(
       `${dropped.length} tensors aren't part of the model and are left out: ${quote(dropped[0])}${dropped.length > 1 ? ', ...' : ''}`,
     )
-  const parameters = outlineOf(() => new BlockModel(plan.config))
+  const parameters = plan.outline
   // Of a parameter with two names, the file has one.
   const first = new Map([...parameters].filter(([name]) => dict.has(name)).map(([name, t]) => [t, name]))
   return {
@@ -195,6 +197,8 @@ export interface Plan {
   reader: ConfigReader
   config: BlockModelConfig
   entries: readonly Entry[]
+  /** The model's parameters by name, without values. */
+  outline: ReadonlyMap<string, Tensor>
 }
 
 /** `tensors`: how many the file has; each part of a layer, and each expert, has at least one. */
@@ -206,7 +210,7 @@ export function planOf(row: Architecture, given: JsonObject, tensors: number): P
   const experts = config.layers.flat().reduce((n, part) => n + (part.kind === 'experts' ? (part.experts ?? 1) : 0), 0)
   if (experts > tensors) fail(`config.json: its layers have ${experts} experts together, where the weights have ${tensors} tensors`)
   try {
-    return { row, reader, config, entries: entriesFor(row.names(reader), config) }
+    return { row, reader, config, ...entriesFor(row.names(reader), config) }
   } catch (error) {
     if (error instanceof PretrainedError) throw error
     return fail(`config.json: no model can be made of it: ${printable((error as Error).message)}`)
@@ -479,6 +483,7 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
         shape: [...entry.ownShapes[i]],
         // When they are asked for: a file may be read piece by piece.
         get data() {
+          if (half) return widened(bits![i](0, sizeOf(entry.ownShapes[i])), half)
           return takeApart(entry, joined(pieces.map(({ data }) => data))).get(name)!
         },
         ...(half && { half: { dtype: half, bits: bits![i] } }),
