@@ -13,9 +13,9 @@ import type { Look } from './mixer.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, places } from './packing.ts'
 import { givenState, type Parts } from './parts.ts'
-import { partsWithRoom } from './room.ts'
+import { type KeyValueState, partsWithRoom } from './room.ts'
 import { rotary } from './rotary.ts'
-import { attend, type KeyValueState, keyValueParts } from './softmax-attention.ts'
+import { attend, keyValueParts } from './softmax-attention.ts'
 
 /** Settings of a `LatentAttention` layer. */
 export interface LatentSettings {

@@ -11,8 +11,21 @@ import { keep, scope } from '../engine/scope.ts'
 import { Tensor, varying, zeros } from '../engine/tensor.ts'
 import type { Packing } from './packing.ts'
 import type { Parts } from './parts.ts'
-import type { KeyValueState } from './softmax-attention.ts'
 import { mapState, type State } from './state.ts'
+
+/** What softmax attention carries: keys and values of every token so far. */
+export interface KeyValueState {
+  /** [B,H,t,K]: grows with every token, unlike fast weights. */
+  keys: Tensor
+  /** [B,H,t,V]. */
+  values: Tensor
+  /** [B,t]: 0 where a key is padding, or of a sequence that has ended. */
+  visible: Int32Array
+  /** With rotary positions, the next one of each row, [B]. */
+  position?: Int32Array
+  /** [B], where keys and values have room for more tokens than they hold: how many they hold. `generate` makes such states. */
+  used?: Int32Array
+}
 
 type Memory = Pick<KeyValueState, 'keys' | 'values' | 'visible' | 'used'>
 

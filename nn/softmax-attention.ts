@@ -12,22 +12,8 @@ import type { Look, Mixer } from './mixer.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places } from './packing.ts'
 import { givenState, type Parts } from './parts.ts'
-import { attendInRoom, partsWithRoom } from './room.ts'
+import { attendInRoom, type KeyValueState, partsWithRoom } from './room.ts'
 import { rotary } from './rotary.ts'
-
-/** What softmax attention carries: keys and values of every token so far. */
-export interface KeyValueState {
-  /** [B,H,t,K]: grows with every token, unlike fast weights. */
-  keys: Tensor
-  /** [B,H,t,V]. */
-  values: Tensor
-  /** [B,t]: 0 where a key is padding, or of a sequence that has ended. */
-  visible: Int32Array
-  /** With rotary positions, the next one of each row, [B]. */
-  position?: Int32Array
-  /** [B], where keys and values have room for more tokens than they hold: how many they hold. `generate` makes such states (nn/room.ts). */
-  used?: Int32Array
-}
 
 /** What the layers of other packages have beside its settings (nn/pretrained). */
 export interface SoftmaxOptions {
