@@ -29,9 +29,9 @@ export interface KeyValueState {
 
 type Memory = Pick<KeyValueState, 'keys' | 'values' | 'visible' | 'used'>
 
-const smallest = 64
+const smallest = 256
 
-/** For how many tokens there is room where there are so many: 64, 96, 128, 192, ..., so that less than a third stays empty for long, and a step is seldom captured anew. */
+/** For how many tokens there is room where there are so many: 256, 384, 512, 768, ..., so that less than a third stays empty for long, and a step is seldom captured anew. */
 export function roomFor(tokens: number): number {
   let room = smallest
   while (room < tokens) room = room % 3 === 0 ? (4 * room) / 3 : (3 * room) / 2

@@ -6,7 +6,8 @@ import { apartFrom, roomFor, roomIn, tokensIn, withRoom, writtenInPlace } from '
 import { mapState } from '../../nn/state.ts'
 import { assertRms, assertSameBits, gpus, reference, uniforms, wasm } from '../helpers.ts'
 
-const [B, D] = [2, 24]
+/** T: so many tokens come before, that there is room for 4 more. */
+const [B, T, D] = [2, 252, 24]
 const layers: Record<string, () => SoftmaxAttention | LatentAttention> = {
   softmax: () => new SoftmaxAttention({ dModel: D, heads: 3 }, generator(1)),
   'shared keys, a window, positions': () =>
@@ -32,8 +33,8 @@ describe('keys and values with room', () => {
   afterEach(() => setDevice(reference))
 
   it('is for a token more, at most half as much again as there are, and never the same again when it is full', () => {
-    assert.deepEqual([1, 64, 65, 96, 97, 129, 193, 1000].map(roomFor), [64, 64, 96, 96, 128, 192, 256, 1024])
-    for (let n = 64; n < 5000; n++) assert.ok(roomFor(n) >= n && roomFor(n) <= 1.5 * n)
+    assert.deepEqual([1, 256, 257, 384, 385, 513, 769, 4000].map(roomFor), [256, 256, 384, 384, 512, 768, 1024, 4096])
+    for (let n = 256; n < 5000; n++) assert.ok(roomFor(n) >= n && roomFor(n) <= 1.5 * n)
   })
 
   for (const [name, make] of Object.entries(layers))
@@ -43,11 +44,11 @@ describe('keys and values with room', () => {
         const layer = make()
         const before = device.bytesInUse()
         // The second row begins with padding, which no token sees.
-        const mask = Int32Array.from({ length: B * 60 }, (_, i) => Number(i < 60 || i > 64))
+        const mask = Int32Array.from({ length: B * T }, (_, i) => Number(i < T || i > T + 4))
         const begin = (): KeyValueState =>
           scope(() =>
             noGrad(() => {
-              const { state } = layer.forward(randomInput(1, 60), {}, { mask: tensor(mask, { shape: [B, 60] }) })
+              const { state } = layer.forward(randomInput(1, T), {}, { mask: tensor(mask, { shape: [B, T] }) })
               return mapState(state, keep) as KeyValueState
             }),
           )
@@ -97,7 +98,7 @@ describe('keys and values with room', () => {
             held = noGrad(() => scope(() => apartFrom(replayed.now(), writtenInPlace(replayed.now()))))
             replayed.captured.dispose()
             replayed = await captureFrom(held)
-            assert.equal(replayed.room, 32)
+            assert.equal(replayed.room, 128)
           }
           const used = device.bytesInUse()
           replayed.captured.replay()
@@ -106,7 +107,7 @@ describe('keys and values with room', () => {
           assertRms(await some.y.read(), await long.y.read(), bound, what)
           assertSameBits(await numbers(replayed.captured.outputs[0]), await numbers(some.y), what)
           for (const { y } of [long, some]) y.dispose()
-          assert.deepEqual([tokensIn(growing), tokensIn(inPlace), tokensIn(replayed.now())], [61 + i, 61 + i, 61 + i])
+          assert.deepEqual([tokensIn(growing), tokensIn(inPlace), tokensIn(replayed.now())], [T + 1 + i, T + 1 + i, T + 1 + i])
         }
         const { keys, values } = replayed.now()
         replayed.captured.dispose()
@@ -119,7 +120,7 @@ describe('keys and values with room', () => {
 
   it('refuses what it has no place for', () => {
     const layer = new SoftmaxAttention({ dModel: D, heads: 3 }, generator(1))
-    const { state } = scope(() => noGrad(() => layer.forward(randomInput(1, 60))))
+    const { state } = scope(() => noGrad(() => layer.forward(randomInput(1, T))))
     const roomy = noGrad(() => withRoom(state))
     assert.equal(withRoom(roomy), roomy)
     const only = /attention: keys and values with room take one token of each row at a time, without mask, reset and gradients/
@@ -127,8 +128,8 @@ describe('keys and values with room', () => {
     assert.throws(() => layer.forward(randomInput(1, 1), roomy), only)
     const mask = tensor([1, 0], { dtype: 'int32', shape: [B, 1] })
     assert.throws(() => noGrad(() => layer.forward(randomInput(1, 1), roomy, { mask })), only)
-    const full = { ...roomy, used: new Int32Array(B).fill(64) }
-    assert.throws(() => noGrad(() => layer.forward(randomInput(1, 1), full)), /attention: there is no room after 64 keys and values/)
+    const full = { ...roomy, used: new Int32Array(B).fill(256) }
+    assert.throws(() => noGrad(() => layer.forward(randomInput(1, 1), full)), /attention: there is no room after 256 keys and values/)
     const less = { ...roomy, used: new Int32Array(B - 1) }
     assert.throws(() => noGrad(() => layer.forward(ones([B, 1, D]), less)), /attention: the state has 1 rows of used, the input has 2/)
   })
