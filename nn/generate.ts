@@ -89,24 +89,14 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
   const order = new Map([...distinct.keys()].map((name, i) => [name, i]))
   const places = names.map((name) => order.get(name)!)
   const rows: Row[] = []
-  /** Rows that run side by side, and whose they are. */
-  const groups: { members: readonly number[]; decoder: Decoder }[] = []
+  let captured: Decoder | undefined
   try {
     for (const prompt of distinct.values()) rows.push(await run(model, prompt))
     const logits = places.map((place) => rows[place].logits)
-    if (captures)
-      for (const members of alike(places.map((place) => rows[place].state))) {
-        const own = [...new Set(members.map((b) => places[b]))]
-        const states = own.map((place) => rows[place].state)
-        for (const place of own) rows[place] = { ...rows[place], state: {} }
-        const of = members.map((b) => own.indexOf(places[b]))
-        groups.push({ members, decoder: await decoder(model, states, of) })
-      }
+    if (captures) captured = await decoder(model, rows, places)
     const tokens = new Int32Array(B)
     for (let i = 0; i < length; i++) {
-      if (i > 0 && captures)
-        for (const { members, decoder } of groups)
-          for (const [j, next] of (await decoder.next(Int32Array.from(members, (b) => tokens[b]))).entries()) logits[members[j]] = next
+      if (i > 0 && captured) logits.splice(0, B, ...(await captured.next(tokens)))
       else if (i > 0)
         for (const [b, row] of rows.entries()) {
           if (model.replayable) row.state = noGrad(() => withRoom(row.state))
@@ -121,7 +111,7 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
       yield tokens.slice()
     }
   } finally {
-    for (const { decoder } of groups) decoder.dispose()
+    captured?.dispose()
     for (const { state } of rows) disposeState(state)
   }
 }
@@ -177,22 +167,13 @@ interface Decoder {
   dispose(): void
 }
 
-/** Which of these states, by their places, go on side by side: those whose keys and values are of as many tokens. */
-function alike(states: readonly State[]): number[][] {
-  const groups = new Map<number, number[]>()
-  for (const [b, state] of states.entries()) {
-    const tokens = tokensIn(state)
-    const group = groups.get(tokens)
-    if (group) group.push(b)
-    else groups.set(tokens, [b])
-  }
-  return [...groups.values()]
-}
-
-/** The step of a token, captured, of sequences that go on from these states, b from `states[places[b]]`. Takes the states. */
-async function decoder(model: LanguageModel, states: readonly State[], places: readonly number[]): Promise<Decoder> {
+/** The step of a token, captured, of sequences that go on from these rows, b from `rows[places[b]]`. Takes the rows' states, and leaves none. */
+async function decoder(model: LanguageModel, rows: Row[], places: readonly number[]): Promise<Decoder> {
   const device = deviceOf(model)
   const B = places.length
+  const tokens = Math.max(...rows.map((row) => tokensIn(row.state)))
+  const states = rows.map((row) => noGrad(() => withRoom(row.state, tokens)))
+  rows.length = 0
   let state = B === 1 ? states[0] : scope(() => mapState(takeRows(joinRows(states), places), keep) as State)
   if (B > 1) for (const each of states) disposeState(each)
   const token = tensor(new Int32Array(B), { shape: [B, 1], device })

@@ -23,7 +23,10 @@ export interface KeyValueState {
   visible: Int32Array
   /** With rotary positions, the next one of each row, [B]. */
   position?: Int32Array
-  /** [B], where keys and values have room for more tokens than they hold: how many they hold. `generate` makes such states. */
+  /**
+   * [B], where keys and values have room for more tokens than they hold: how many they hold. `generate` makes such states. The next token is written in
+   * place, so that a state goes on once, by one token a row, and can't be saved.
+   */
   used?: Int32Array
 }
 
@@ -53,10 +56,10 @@ function mapMemories(value: unknown, f: (memory: Memory) => Memory): unknown {
   return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, mapMemories(inner, f)]))
 }
 
-/** How many tokens a memory holds; all rows hold as many. */
-const tokensOf = ({ keys, used }: Memory): number => used?.[0] ?? keys.shape[2]
+/** How many tokens the longest row of a memory holds. */
+const tokensOf = ({ keys, used }: Memory): number => (used ? Math.max(...used) : keys.shape[2])
 
-/** How many tokens the state's keys and values are of; 0 where it has none. */
+/** How many tokens the state's keys and values are of, in its longest row; 0 where it has none. */
 export function tokensIn(state: State): number {
   let tokens = 0
   mapMemories(state, (memory) => {
@@ -76,23 +79,26 @@ export function roomIn(state: State): number {
   return room
 }
 
-/** The state, with room for a token more: where it lacks that its keys and values are copied to memory that has it, kept, and freed. */
-export function withRoom<S extends State>(state: S): S {
+/**
+ * The state, with room for tokens to come: where it lacks that its keys and values are copied to memory that has it, kept, and freed. States for which `tokens`,
+ * the most that one of them holds, is the same have as much room, so that they can be joined. Two tokens fit at least, since `capture` notes two steps.
+ */
+export function withRoom<S extends State>(state: S, tokens = tokensIn(state)): S {
   if (roomIn(state) > 0) return state
-  return mapMemories(state, (memory) => {
-    const { keys, values, visible } = memory
+  const room = roomFor(tokens + 2)
+  return mapMemories(state, ({ keys, values, visible, used, ...rest }) => {
     const [B, , t] = keys.shape
-    const n = tokensOf(memory)
-    const room = roomFor(n + 1)
     const roomy = (x: Tensor): Tensor => {
       const [, G, , width] = x.shape
       const copy = scope(() => keep(concat([x, zeros([B, G, room - t, width], x.device)], 2)))
       x.dispose()
       return copy
     }
+    const held = used?.slice() ?? new Int32Array(B).fill(t)
     const flags = new Int32Array(B * room).fill(1)
-    for (let b = 0; b < B; b++) flags.set(visible.subarray(b * t, b * t + n), b * room)
-    return { ...memory, keys: roomy(keys), values: roomy(values), visible: flags, used: new Int32Array(B).fill(n) }
+    for (const [b, n] of held.entries()) flags.set(visible.subarray(b * t, b * t + n), b * room)
+    // In the order of what a layer gives: captured counts are told apart by it.
+    return { keys: roomy(keys), values: roomy(values), visible: flags, used: held, ...rest }
   }) as S
 }
 
