@@ -99,7 +99,7 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
       if (i > 0 && captured) logits.splice(0, B, ...(await captured.next(tokens)))
       else if (i > 0)
         for (const [b, row] of rows.entries()) {
-          if (model.replayable) row.state = noGrad(() => withRoom(row.state))
+          if (model.replayable === true) row.state = noGrad(() => withRoom(row.state))
           rows[b] = await run(model, tokens.subarray(b, b + 1), row.state)
           disposeState(row.state)
           logits[b] = rows[b].logits

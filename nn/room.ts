@@ -5,7 +5,8 @@
  */
 import { softmaxAttention } from '../engine/ops/attention.ts'
 import { affine } from '../engine/ops/elementwise.ts'
-import { concat, overwrite, reshape, slice } from '../engine/ops/movement.ts'
+import { concat, reshape, slice } from '../engine/ops/movement.ts'
+import { overwrite } from '../engine/ops/overwrite.ts'
 import { recording } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { Tensor, varying, zeros } from '../engine/tensor.ts'
@@ -42,8 +43,8 @@ export function roomFor(tokens: number): number {
 }
 
 /** The parts of a state that may have room: with it, what says how much of it is taken. */
-export const partsWithRoom = (state: object, parts: Parts, B: number): Parts =>
-  'used' in state ? { ...parts, used: { dtype: 'int32', shape: [B] } } : parts
+export const partsWithRoom = (state: { used?: unknown }, parts: Parts, B: number): Parts =>
+  state.used !== undefined ? { ...parts, used: { dtype: 'int32', shape: [B] } } : parts
 
 const isMemory = (value: object): value is Memory =>
   'keys' in value && value.keys instanceof Tensor && 'visible' in value && value.visible instanceof Int32Array

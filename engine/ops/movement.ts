@@ -1,9 +1,9 @@
 /** Shapes changed and elements moved, without arithmetic. All but reshape copy: tensors are dense. */
 import { checkList, told } from '../arguments.ts'
 import { record, recordMany } from '../autograd.ts'
-import { axisOf, broadcast, broadcastStrides, checkShape, checkSizes, type Shape, sameShape, show, sizeOf, stridesOf } from '../shape.ts'
+import { axisOf, checkShape, checkSizes, type Shape, show, sizeOf, stridesOf } from '../shape.ts'
 import { empty, like, type Tensor, zeros } from '../tensor.ts'
-import { checkCondition, checkFloat, checkIndices, checkInt32, checkTensor, checkWeights, sameDevice } from './check.ts'
+import { checkFloat, checkIndices, checkInt32, checkTensor, checkWeights, sameDevice } from './check.ts'
 
 /** The same memory under another shape; one size may be -1 and follows from the others. */
 export function reshape(x: Tensor, shape: Shape): Tensor {
@@ -100,20 +100,6 @@ export function concat(parts: readonly Tensor[], axis: number): Tensor {
     begin += p.shape[a]
   }
   return record('concat', parts, y, (dy) => parts.map((p, i) => (p.requiresGrad ? slice(dy, a, begins[i], begins[i] + p.shape[a]) : null)))
-}
-
-/** Overwrites y in place where the condition, int32, isn't 0, with x; both broadcast to the shape of y. No gradient passes. */
-export function overwrite(y: Tensor, x: Tensor, condition: Tensor): void {
-  checkFloat('overwrite', y, x)
-  checkCondition('overwrite', condition)
-  sameDevice('overwrite', y, x, condition)
-  const strides = [condition, x].map((t) => {
-    if (!sameShape(broadcast('overwrite', t.shape, y.shape), y.shape))
-      throw new Error(`overwrite: ${show(t.shape)} can't be stretched to ${show(y.shape)}`)
-    return broadcastStrides(t.shape, y.shape)
-  })
-  y.device.kernels.copyWhere(condition.storage, x.storage, y.storage, y.shape, strides[0], strides[1])
-  y.changed()
 }
 
 /** Cyclic shift: y[j] = x[j - shift] along the axis (torch.roll). */

@@ -1,6 +1,7 @@
 /** Keys and values with room: a step in place, captured or not, is the step that makes them longer. */
 import assert from 'node:assert/strict'
 import { capture, type Device, generator, keep, noGrad, ones, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import { overwrite } from '../../engine/ops/overwrite.ts'
 import { type KeyValueState, LatentAttention, SoftmaxAttention } from '../../nn/index.ts'
 import { apartFrom, roomFor, roomIn, tokensIn, withRoom, writtenInPlace } from '../../nn/room.ts'
 import { mapState } from '../../nn/state.ts'
@@ -123,6 +124,10 @@ describe('keys and values with room', () => {
     const { state } = scope(() => noGrad(() => layer.forward(randomInput(1, T))))
     const roomy = noGrad(() => withRoom(state))
     assert.equal(withRoom(roomy), roomy)
+    assert.throws(
+      () => overwrite(ones([2, 3]), ones([4, 2, 3]), tensor([1], { dtype: 'int32' })),
+      /overwrite: \[4,2,3\] can't be stretched to \[2,3\]/,
+    )
     const only = /attention: keys and values with room take one token of each row at a time, without mask, reset and gradients/
     assert.throws(() => noGrad(() => layer.forward(randomInput(1, 2), roomy)), only)
     assert.throws(() => layer.forward(randomInput(1, 1), roomy), only)
@@ -130,6 +135,11 @@ describe('keys and values with room', () => {
     assert.throws(() => noGrad(() => layer.forward(randomInput(1, 1), roomy, { mask })), only)
     const full = { ...roomy, used: new Int32Array(B).fill(256) }
     assert.throws(() => noGrad(() => layer.forward(randomInput(1, 1), full)), /attention: there is no room after 256 keys and values/)
+    const wider = new SoftmaxAttention({ dModel: D, heads: 3, headWidth: 5 }, generator(1))
+    assert.throws(
+      () => noGrad(() => wider.forward(ones([B, 1, D]), roomy)),
+      /overwrite: shapes \[2,3,1,5\] and \[2,3,256,8\] don't broadcast/,
+    )
     const less = { ...roomy, used: new Int32Array(B - 1) }
     assert.throws(() => noGrad(() => layer.forward(ones([B, 1, D]), less)), /attention: the state has 1 rows of used, the input has 2/)
   })
