@@ -26,7 +26,7 @@ export interface KeyValueState {
   position?: Int32Array
   /**
    * [B], where keys and values have room for more tokens than they hold: how many they hold. `generate` makes such states. The next token is written in
-   * place, so that a state goes on once, by one token a row, and can't be saved.
+   * place, so that a state goes on once, by one token a row; `loadState` takes none of them.
    */
   used?: Int32Array
 }
