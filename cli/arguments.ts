@@ -8,7 +8,7 @@
 import { readFileSync } from 'node:fs'
 import { nearest, printable } from '../nn/foreign.ts'
 import { decodeText } from '../tasks/decode.ts'
-import { reason } from '../tasks/download.ts'
+import { reason } from '../tasks/reason.ts'
 import { TextError } from '../tasks/text.ts'
 
 export class UsageError extends Error {

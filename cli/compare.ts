@@ -11,7 +11,7 @@ import { type Comparison, comparePretrained, fromPretrained, type PackageName } 
 import { readSafetensors } from '../nn/safetensors.ts'
 import { compareGraph } from '../onnx/compare.ts'
 import type { ReadBeside } from '../onnx/graph.ts'
-import { reason } from '../tasks/download.ts'
+import { reason } from '../tasks/reason.ts'
 import { UsageError } from './arguments.ts'
 import { FileError } from './files.ts'
 import { readModelFiles } from './model-files.ts'

@@ -5,7 +5,7 @@ import { entriesOf } from '../claims/adapters.ts'
 import type { Counterexample, Verdict } from '../claims/check.ts'
 import type { Arrays } from '../claims/implementation.ts'
 import { type SafetensorsEntry, writeSafetensors } from '../nn/safetensors.ts'
-import { reason } from '../tasks/download.ts'
+import { reason } from '../tasks/reason.ts'
 import { checkWritable, FileError, writeAtomic } from './files.ts'
 import type { Implemented } from './verify-worker.ts'
 

@@ -23,7 +23,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
-import { reason } from '../tasks/download.ts'
+import { reason } from '../tasks/reason.ts'
 
 /** Its message is one line for the user. */
 export class FileError extends Error {

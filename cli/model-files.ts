@@ -3,7 +3,7 @@ import { existsSync, readdirSync, statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { configName, generationName, indexName, weightFiles } from '../nn/pretrained/open.ts'
 import { isRwkvFile } from '../nn/pretrained/rwkv.ts'
-import { reason } from '../tasks/download.ts'
+import { reason } from '../tasks/reason.ts'
 import { FileBytes, FileError } from './files.ts'
 
 /** The files of a model: those of a folder that are needed for it, or a file of weights with the config.json beside it. They are read as they are needed. */

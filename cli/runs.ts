@@ -13,8 +13,9 @@ import {
   readMetadata,
 } from '../nn/index.ts'
 import { checkSource } from '../nn/pretrained/open.ts'
-import { cacheFolder, defaultText, defaultTexts, readText, reason } from '../tasks/download.ts'
+import { cacheFolder, defaultText, defaultTexts, readText } from '../tasks/download.ts'
 import type { Recipe, TrainingConfig } from '../tasks/presets.ts'
+import { reason } from '../tasks/reason.ts'
 import { TextError, type Vocabulary, vocabularyOf } from '../tasks/text.ts'
 import { type Codec, openTokenizer, tokenizerName } from '../tasks/tokenizer.ts'
 import { UsageError } from './arguments.ts'

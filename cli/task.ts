@@ -3,7 +3,6 @@ import { readFileSync } from 'node:fs'
 import { gunzipSync, gzipSync } from 'node:zlib'
 import { type Fields, namesOf } from '../nn/fields.ts'
 import { SafetensorsError } from '../nn/index.ts'
-import { reason } from '../tasks/download.ts'
 import {
   type AnyTask,
   examplesOf,
@@ -16,6 +15,7 @@ import {
   tasks,
   writeTaskFile,
 } from '../tasks/index.ts'
+import { reason } from '../tasks/reason.ts'
 import { suggestion, UsageError } from './arguments.ts'
 import { checkWritable, FileError, writeAtomic } from './files.ts'
 import { counted, oneLine, say } from './terminal.ts'

@@ -1,6 +1,6 @@
 /** What the commands show while they run. */
 import { printable } from '../nn/foreign.ts'
-import { reason } from '../tasks/download.ts'
+import { reason } from '../tasks/reason.ts'
 
 /** 1.2 GB, 340 MB, 12 kB. */
 export function bytes(n: number): string {

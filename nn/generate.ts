@@ -13,6 +13,7 @@ import { getDevice, Tensor, tensor } from '../engine/tensor.ts'
 import { EncoderDecoder } from './encoder-decoder.ts'
 import type { LanguageModel } from './model.ts'
 import { Module } from './module.ts'
+import { apartFrom, roomIn, tokensIn, withRoom, writtenInPlace } from './room.ts'
 import { disposeState, joinRows, mapState, type State, takeRows } from './state.ts'
 
 /** The last of a seed's streams: generators count up from 0, so that no tensor holds the sampler's numbers. */
@@ -35,7 +36,8 @@ export interface GenerateOptions {
 /**
  * Continues a prompt, one token at a time. The prompt runs through the model at once (chunkwise); after that each token costs the
  * same time and the state keeps its size, however long the text (softmax attention apart, whose state grows). Where the model is `replayable` and
- * the device has captured steps (all but one that is profiled), the step of a token is captured once and replayed: the same tokens, sooner.
+ * the device has captured steps (all but one that is profiled), the step of a token is captured once and replayed: the same tokens, sooner. Keys and values of softmax attention
+ * have room for tokens to come then, and are copied to more room, and the step captured anew, when it's full.
  */
 export async function* generate(model: LanguageModel, prompt: Int32Array, options: GenerateOptions): AsyncGenerator<number> {
   checkModel(model)
@@ -97,6 +99,7 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
       if (i > 0 && captured) logits.splice(0, B, ...(await captured.next(tokens)))
       else if (i > 0)
         for (const [b, row] of rows.entries()) {
+          if (model.replayable === true) row.state = noGrad(() => withRoom(row.state))
           rows[b] = await run(model, tokens.subarray(b, b + 1), row.state)
           disposeState(row.state)
           logits[b] = rows[b].logits
@@ -168,25 +171,46 @@ interface Decoder {
 async function decoder(model: LanguageModel, rows: Row[], places: readonly number[]): Promise<Decoder> {
   const device = deviceOf(model)
   const B = places.length
-  const states = rows.map((row) => row.state)
-  const state = B === 1 ? states[0] : scope(() => mapState(takeRows(joinRows(states), places), keep) as State)
+  const tokens = Math.max(...rows.map((row) => tokensIn(row.state)))
+  const states = rows.map((row) => noGrad(() => withRoom(row.state, tokens)))
   rows.length = 0
+  let state = B === 1 ? states[0] : scope(() => mapState(takeRows(joinRows(states), places), keep) as State)
   if (B > 1) for (const each of states) disposeState(each)
   const token = tensor(new Int32Array(B), { shape: [B, 1], device })
+  let written = new Map<string, Tensor>()
   const step = (carried: CarriedState): CaptureResult =>
     evaluated(model, () => {
-      const result = model.forward(token, filled(state, carried))
-      return { outputs: [result.logits], ...flat(result.state) }
+      const result = model.forward(token, filled(state, carried, written))
+      return { outputs: [result.logits], ...flat(result.state, written) }
     })
-  let captured: CapturedStep
-  try {
-    captured = await capture([token], flat(state), step)
-  } catch (error) {
-    token.dispose()
-    throw error
+  let captured!: CapturedStep
+  let room = 0
+  const dispose = (): void => {
+    captured?.dispose()
+    for (const t of [...written.values(), token]) t.dispose()
   }
+  /** Captures the step from this state on, which it takes. */
+  const begin = async (from: State): Promise<void> => {
+    state = noGrad(() => withRoom(from))
+    written = writtenInPlace(state)
+    room = roomIn(state)
+    try {
+      captured = await capture([token], flat(state, written), step, [...written.values()])
+    } catch (error) {
+      dispose()
+      throw error
+    }
+  }
+  await begin(state)
   return {
     async next(tokens) {
+      if (room === 0) {
+        const now = noGrad(() => scope(() => apartFrom(filled(state, captured.state(), written), written)))
+        // Its memory goes before more is taken.
+        captured.dispose()
+        await begin(now)
+      }
+      room--
       token.write(tokens)
       captured.replay()
       const logits = await captured.outputs[0].read()
@@ -194,31 +218,28 @@ async function decoder(model: LanguageModel, rows: Row[], places: readonly numbe
         ? [logits]
         : Array.from(tokens, (_, b) => logits.subarray((b * logits.length) / B, ((b + 1) * logits.length) / B))
     },
-    dispose() {
-      captured.dispose()
-      token.dispose()
-    },
+    dispose,
   }
 }
 
-/** The tensors and the counts of a state, in order. */
-function flat(state: State): CarriedState {
+/** The tensors and the counts of a state, in order, but for those of these names. */
+function flat(state: State, but: ReadonlyMap<string, Tensor>): CarriedState {
   const tensors: Tensor[] = []
   const counts: Int32Array[] = []
   mapState(
     state,
-    (t) => void tensors.push(t),
+    (t, name) => void (but.has(name) || tensors.push(t)),
     (c) => void counts.push(c),
   )
   return { tensors, counts }
 }
 
-/** A state like this one, of these tensors and counts. */
-function filled(like: State, { tensors, counts }: CarriedState): State {
+/** A state like this one, of these tensors and counts, and of those by their names. */
+function filled(like: State, { tensors, counts }: CarriedState, named: ReadonlyMap<string, Tensor>): State {
   let [t, c] = [0, 0]
   return mapState(
     like,
-    () => tensors[t++],
+    (_, name) => named.get(name) ?? tensors[t++],
     () => counts[c++],
   ) as State
 }

@@ -82,11 +82,12 @@ export {
   toPretrained,
 } from './pretrained/open.ts'
 export { RecurrentNet, type RecurrentNetConfig, type RecurrentNetName, recurrentNetNames } from './recurrent-net.ts'
+export type { KeyValueState } from './room.ts'
 export { type RotaryOptions, rotary } from './rotary.ts'
 export { RwkvChannelMix, type RwkvOptions, type RwkvSettings, type RwkvState, RwkvTimeMix } from './rwkv.ts'
 export * from './safetensors.ts'
 export * from './search.ts'
-export { type KeyValueState, SoftmaxAttention, type SoftmaxOptions, type SoftmaxSettings } from './softmax-attention.ts'
+export { SoftmaxAttention, type SoftmaxOptions, type SoftmaxSettings } from './softmax-attention.ts'
 export {
   detachState,
   disposeState,

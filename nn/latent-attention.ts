@@ -13,8 +13,9 @@ import type { Look } from './mixer.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, places } from './packing.ts'
 import { givenState, type Parts } from './parts.ts'
+import { type KeyValueState, partsWithRoom } from './room.ts'
 import { rotary } from './rotary.ts'
-import { attend, type KeyValueState, keyValueParts } from './softmax-attention.ts'
+import { attend, keyValueParts } from './softmax-attention.ts'
 
 /** Settings of a `LatentAttention` layer. */
 export interface LatentSettings {
@@ -93,17 +94,21 @@ export class LatentAttention extends Module {
     const { B, T } = checkInput(given, dModel)
     const packing = checkPacking('attention', options, B, T, ['accumulate'])
     const x = atTokens(given, packing)
-    const before = givenState('attention', state, this.stateParts(B), B) ? (state as KeyValueState) : undefined
-    const { at, next } = places(packing, B, T, before?.position)
-    const { y: read, state: after } = attend(this.inputs(x, at), before, packing)
+    const before = givenState('attention', state, partsWithRoom(state, this.stateParts(B), B), B) ? (state as KeyValueState) : undefined
+    const placed = () => places(packing, B, T, before?.position)
+    const { y: read, state: after } = attend(
+      this.inputs(x, () => placed().at),
+      before,
+      packing,
+    )
     const y = this.gate ? mul(read, reshape(this.gate.forward(x, { activation: 'sigmoid' }), [B, T, H, 1])) : read
     return {
       y: atTokens(this.output.forward(reshape(y, [B, T, H * V]), { accumulate: options.accumulate }), packing),
-      state: { ...after, ...(base > 0 && { position: next }) },
+      state: { ...after, ...(base > 0 && { position: placed().next }) },
     }
   }
 
-  private inputs(x: Tensor, at: Int32Array): Record<'q' | 'k' | 'v', Tensor> {
+  private inputs(x: Tensor, at: () => Int32Array): Record<'q' | 'k' | 'v', Tensor> {
     const { heads: H, ownWidth: n, sharedWidth: r, valueWidth: V, rank, base } = this.config
     const [B, T] = x.shape
     const low = this.query.forward(x)
@@ -119,7 +124,7 @@ export class LatentAttention extends Module {
   /** See `Look`. */
   look(x: Tensor): Look {
     const { B, T } = checkInput(x, this.config.dModel)
-    const inputs = this.inputs(x, places({}, B, T).at)
+    const inputs = this.inputs(x, () => places({}, B, T).at)
     return { inputs, read: (v) => attend({ ...inputs, v }, undefined, {}).y }
   }
 

@@ -53,8 +53,8 @@ export interface LanguageModel<S extends LayerState = LayerState> extends Module
   /** tokens int32 [B,T] -> logits [B,T,symbols], and the state after them. */
   forward(tokens: Tensor, state?: S, options?: LogitsChoice): { logits: Tensor; state: S }
   /**
-   * Whether a step of one token is the same ops each time, on a state that keeps its size, so that it may be captured and replayed (`capture`), and rows
-   * of different lengths run side by side. False if absent.
+   * Whether a step of one token is the same ops each time, on a state that keeps its size, or has room (`KeyValueState`), so that it may be captured and
+   * replayed (`capture`), and rows of different lengths run side by side. False if absent.
    */
   readonly replayable?: boolean
 }

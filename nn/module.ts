@@ -141,8 +141,11 @@ export function walk(value: unknown, path: string, visit: (path: string, value: 
   if (holders.includes(value)) return
   visit(path, value)
   if (!(value instanceof Module) && !Array.isArray(value)) return
-  for (const [name, inner] of Object.entries(value))
-    if (typeof inner === 'object' && inner !== null) walk(inner, path ? `${path}.${name}` : name, visit, [...holders, value])
+  const within = [...holders, value]
+  for (const name of Object.keys(value)) {
+    const inner = (value as unknown as Record<string, unknown>)[name]
+    if (typeof inner === 'object' && inner !== null) walk(inner, path ? `${path}.${name}` : name, visit, within)
+  }
 }
 
 /** Checks the buffers of a module and its parts in a state dict, and takes them out of it. */

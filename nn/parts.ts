@@ -29,12 +29,15 @@ export type Parts = { readonly [name: string]: Part | readonly Parts[] }
 
 export const isPart = (part: Part | readonly Parts[]): part is Part => !Array.isArray(part)
 
-/** Whether a state of these parts has the same size after every token, and no count in it but positions, of which only tables are made. */
+/** Keys and values, which may have room for tokens to come (nn/room.ts). */
+const mayHaveRoom = (parts: Parts): boolean => ['keys', 'values', 'visible'].every((name) => name in parts)
+
+/** Whether a state of these parts has the same size after every token, or room for some, and no count in it but positions, of which only tables are made. */
 export const keepsPace = (parts: Parts): boolean =>
   Object.values(parts).every((part) => {
     if (Array.isArray(part)) return part.every(keepsPace)
     const { shape, below } = part as Part
-    return below === undefined && shape.every((d) => d >= 0)
+    return below === undefined && (mayHaveRoom(parts) || shape.every((d) => d >= 0))
   })
 
 /** Whether a layer is given a state for B rows; throws unless it has exactly the parts that it should, with as many rows. Their other sizes are what each op checks. */

@@ -12,19 +12,8 @@ import type { Look, Mixer } from './mixer.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places } from './packing.ts'
 import { givenState, type Parts } from './parts.ts'
+import { attendInRoom, type KeyValueState, partsWithRoom } from './room.ts'
 import { rotary } from './rotary.ts'
-
-/** What softmax attention carries: keys and values of every token so far. */
-export interface KeyValueState {
-  /** [B,H,t,K]: grows with every token, unlike fast weights. */
-  keys: Tensor
-  /** [B,H,t,V]. */
-  values: Tensor
-  /** [B,t]: 0 where a key is padding, or of a sequence that has ended. */
-  visible: Int32Array
-  /** With rotary positions, the next one of each row, [B]. */
-  position?: Int32Array
-}
 
 /** What the layers of other packages have beside its settings (nn/pretrained). */
 export interface SoftmaxOptions {
@@ -116,19 +105,24 @@ export class SoftmaxAttention extends Module {
     const { B, T } = checkInput(given, this.output.weight.shape[0])
     const packing = checkPacking('attention', options, B, T, ['accumulate'])
     const x = atTokens(given, packing)
-    const before = givenState('attention', state, this.stateParts(B), B) ? (state as KeyValueState) : undefined
-    const { at, next } = places(packing, B, T, before?.position)
-    const { y: read, state: after } = attend(this.inputs(x, at), before, packing, this.options.window)
+    const before = givenState('attention', state, partsWithRoom(state, this.stateParts(B), B), B) ? (state as KeyValueState) : undefined
+    const placed = () => places(packing, B, T, before?.position)
+    const { y: read, state: after } = attend(
+      this.inputs(x, () => placed().at),
+      before,
+      packing,
+      this.options.window,
+    )
     const joined = reshape(read, [B, T, read.shape[2] * read.shape[3]])
     const y = this.gate ? mul(joined, this.gate.forward(x, { activation: 'sigmoid' })) : joined
     return {
       y: atTokens(this.output.forward(y, { accumulate: options.accumulate }), packing),
-      state: { ...after, ...(this.positions === 'rotary' && { position: next }) },
+      state: { ...after, ...(this.positions === 'rotary' && { position: placed().next }) },
     }
   }
 
   /** [B,T,H,K]. */
-  private inputs(x: Tensor, at: Int32Array): Record<'q' | 'k' | 'v', Tensor> {
+  private inputs(x: Tensor, at: () => Int32Array): Record<'q' | 'k' | 'v', Tensor> {
     const [B, T] = x.shape
     const K = this.query.linear.weight.shape[0] / this.heads
     const { base, rotaryWidth } = this.options
@@ -145,7 +139,7 @@ export class SoftmaxAttention extends Module {
   /** See `Look`. */
   look(x: Tensor): Look {
     const { B, T } = checkInput(x, this.output.weight.shape[0])
-    const inputs = this.inputs(x, places({}, B, T).at)
+    const inputs = this.inputs(x, () => places({}, B, T).at)
     return { inputs, read: (v) => attend({ ...inputs, v }, undefined, {}, this.options.window).y }
   }
 
@@ -174,10 +168,11 @@ export const keyValueParts = (B: number, G: number, K: number, V: number) =>
  */
 export function attend(
   inputs: Record<'q' | 'k' | 'v', Tensor>,
-  before: Pick<KeyValueState, 'keys' | 'values' | 'visible'> | undefined,
+  before: Pick<KeyValueState, 'keys' | 'values' | 'visible' | 'used'> | undefined,
   packing: Packing,
   window = 0,
-): { y: Tensor; state: Pick<KeyValueState, 'keys' | 'values' | 'visible'> } {
+): { y: Tensor; state: Pick<KeyValueState, 'keys' | 'values' | 'visible' | 'used'> } {
+  if (before?.used) return attendInRoom(inputs, before, packing, window)
   const [B, T, H, K] = inputs.q.shape
   const own = { keys: timeInside(inputs.k), values: timeInside(inputs.v) }
   const keys = before ? concat([before.keys, own.keys], 2) : own.keys

@@ -285,7 +285,7 @@ export class Transformer extends Module {
     return { position: { dtype: 'int32', shape: [B] }, layers: this.transformer.layers.map(({ attn }) => attn.stateParts(B)) }
   }
 
-  /** See `LanguageModel`: not where a part of the state grows, or counts something that decides what is computed. */
+  /** See `LanguageModel`: not where a part of the state counts something that decides what is computed. */
   get replayable(): boolean {
     return keepsPace(this.stateParts(1))
   }

@@ -12,6 +12,7 @@ import { homedir, tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import { decodeText } from './decode.ts'
+import { reason } from './reason.ts'
 import { TextError } from './text.ts'
 
 export interface LoadedText {
@@ -214,26 +215,4 @@ async function store(cache: string, file: string, bytes: Uint8Array, log: (line:
 
 function sha256(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex')
-}
-
-const reasons: Record<string, string> = {
-  ENOENT: 'no such file or folder',
-  EISDIR: 'it is a folder',
-  ENOTDIR: 'a part of the path is a file, not a folder',
-  EACCES: 'permission denied',
-  EPERM: 'permission denied',
-  ENOSPC: 'no space left on the device',
-  EDQUOT: 'the disk quota is used up',
-  EFBIG: 'the file is larger than the system allows',
-  EROFS: 'the file system is read-only',
-  ERR_FS_FILE_TOO_LARGE: 'the file is too large (over 2 GiB)',
-}
-
-/** What went wrong, in a few words; a failed `fetch` hides it in its cause. */
-export function reason(error: unknown): string {
-  if (!(error instanceof Error)) return String(error)
-  if (error.cause instanceof Error) return reason(error.cause)
-  const { code, message } = error as NodeJS.ErrnoException
-  const words = /^[A-Z\d_]+: ([^,\n]+), /.exec(message)?.[1] // of Node's 'CODE: words, call path'
-  return (code !== undefined && reasons[code]) || words || (message || String(code)).split('\n')[0]
 }

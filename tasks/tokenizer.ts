@@ -3,7 +3,7 @@
  * one, so that their loaders read what is exported here. Tests: test/tasks/tokenizer.test.ts.
  */
 import { clip, printable } from '../nn/foreign.ts'
-import { reason } from './download.ts'
+import { reason } from './reason.ts'
 import { TextError, type Vocabulary } from './text.ts'
 import { endOfLine, unknownWord } from './words.ts'
 

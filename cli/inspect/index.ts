@@ -2,7 +2,7 @@
 import { existsSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { type BlockModel, modelOf, stateSize, Transformer } from '../../nn/index.ts'
-import { reason } from '../../tasks/download.ts'
+import { reason } from '../../tasks/reason.ts'
 import { TextError } from '../../tasks/text.ts'
 import { UsageError } from '../arguments.ts'
 import { checkWritable, createFolder, FileError, writeAtomic } from '../files.ts'

@@ -4,6 +4,7 @@
  */
 import { told } from '../../engine/arguments.ts'
 import { type Shape, sizeOf } from '../../engine/shape.ts'
+import type { Tensor } from '../../engine/tensor.ts'
 import { BlockModel, type BlockModelConfig } from '../block-model.ts'
 import { clip, nearest, printable } from '../foreign.ts'
 import { outlineOf } from '../module.ts'
@@ -21,16 +22,16 @@ export type JsonObject = { readonly [key: string]: Json }
 /** The packages whose model files are read and written. */
 export type PackageName = 'fla' | 'transformers' | 'rwkv'
 
-/** Where a number of the file, counted from its first, stands among those of the parameters. No table of them: it would take more memory than they do. */
-export type Order = (i: number) => number
+/** Where a row of the parameters, counted from the first one's first, stands among those of the file; a row is all that lies behind the first axis. */
+export type Rows = (row: number) => number
 
 /**
- * How a tensor of the file lies beside the parameters that it holds: the file's shape, from theirs, and, where its numbers stand in another order than those of the
- * parameters one after the other, for each place of the file the place there.
+ * How a tensor of the file lies beside the parameters that it holds: the file's shape, from theirs, and, where its rows stand in another order than those of the
+ * parameters one after the other, where each of these is.
  */
 export interface Form {
   shape(own: readonly Shape[]): Shape
-  order?(own: readonly Shape[]): Order
+  rows?(own: readonly Shape[]): Rows
 }
 /**
  * A name of the file, the parameter or parameters in it, and how they lie. `#` stands for a layer's number, and `A|B` for A that other files call B. Several
@@ -249,7 +250,7 @@ export interface Entry {
   files: readonly EntryFile[]
   own: readonly string[]
   ownShapes: readonly Shape[]
-  order?: Order
+  rows?: Rows
 }
 export interface EntryFile {
   name: string
@@ -265,14 +266,6 @@ export const taps: Form = { shape: ([[C, W]]) => [C, 1, W] }
 export const flat: Form = { shape: ([own]) => [sizeOf(own)] }
 /** [D] as [1,1,D]. */
 export const leading: Form = { shape: ([[D]]) => [1, 1, D] }
-/** [m,n] as [n,m]. */
-export const transposed: Form = {
-  shape: ([[m, n]]) => [n, m],
-  order:
-    ([[m, n]]) =>
-    (i) =>
-      (i % m) * n + Math.floor(i / m),
-}
 /** Parameters of one shape, one after the other along a new first axis, in a shape of its own behind it. */
 export const stacked = (...shape: number[]): Form => ({ shape: (own) => [own.length, ...shape, ...own[0]] })
 const rowsOf = (own: readonly Shape[]): number => own.reduce((n, [rows]) => n + rows, 0)
@@ -283,17 +276,18 @@ export const joinedTaps: Form = { shape: (own) => [rowsOf(own), 1, own[0][1]] }
 /** Parameters each cut into so many groups of rows: first the first groups of all, then the second ones. */
 export const interleaved = (groups: number): Form => ({
   ...joined,
-  order(own) {
-    const width = sizeOf(own[0].slice(1))
-    const sizes = own.map(([rows]) => (rows / groups) * width)
-    const starts = own.map((_, i) => rowsOf(own.slice(0, i)) * width)
-    const all = (rowsOf(own) * width) / groups
-    return (at) => {
-      const group = Math.floor(at / all)
+  rows(own) {
+    const all = rowsOf(own) / groups
+    return (row) => {
       let i = 0
-      let j = at % all
-      while (j >= sizes[i]) j -= sizes[i++]
-      return starts[i] + group * sizes[i] + j
+      let before = 0
+      let at = row
+      for (; at >= own[i][0]; i++) {
+        at -= own[i][0]
+        before += own[i][0] / groups
+      }
+      const size = own[i][0] / groups
+      return Math.floor(at / size) * all + before + (at % size)
     }
   },
 })
@@ -312,8 +306,8 @@ export function within(file: string, own: string, names: readonly Name[]): Name[
   return names.map(([theirs, ours, form]) => [before(file, theirs), before(own, ours), form])
 }
 
-/** Every tensor that a file of this model has. A name whose parameters the model lacks is left out; a parameter that no name stands for is an error of the row. */
-export function entriesFor(names: readonly Name[], config: BlockModelConfig): Entry[] {
+/** Every tensor that a file of this model has, and the model's parameters, without values. A name whose parameters it lacks is left out; a parameter that no name stands for is an error of the row. */
+export function entriesFor(names: readonly Name[], config: BlockModelConfig): { entries: Entry[]; outline: ReadonlyMap<string, Tensor> } {
   const outline = outlineOf(() => new BlockModel(config))
   const entries: Entry[] = []
   const held = new Set<unknown>()
@@ -331,11 +325,11 @@ export function entriesFor(names: readonly Name[], config: BlockModelConfig): En
         const [name, ...also] = piece.split('|').map((each) => numbered(each, layer))
         return { name, also, shape: shapes[i] }
       })
-      entries.push({ files, own: parts, ownShapes, order: form.order?.(ownShapes) })
+      entries.push({ files, own: parts, ownShapes, rows: form.rows?.(ownShapes) })
     }
   }
   for (const [name, t] of outline) if (!held.has(t)) throw new Error(`no name in the file stands for the parameter ${name}`)
-  return entries
+  return { entries, outline }
 }
 
 /** The shapes of n pieces along the first axis. */
@@ -345,16 +339,22 @@ function cut([rows, ...rest]: Shape, n: number): Shape[] {
   return Array.from({ length: n }, (_, i) => [Math.min(most, rows - i * most), ...rest])
 }
 
+/** Where each row begins among the numbers of the parameters, and where it begins and ends among those of the file. */
+function eachRow(own: readonly Shape[], rows: Rows, f: (at: number, place: number, end: number) => void): void {
+  const width = sizeOf(own[0].slice(1))
+  for (let row = 0; row < rowsOf(own); row++) f(row * width, rows(row) * width, (rows(row) + 1) * width)
+}
+
 /** The numbers of the file as those of the parameters. */
-export function takeApart<A extends Float32Array | Float64Array>({ own, ownShapes, order }: Entry, data: A): Map<string, A> {
-  const all = order ? new (data.constructor as new (n: number) => A)(data.length) : data
-  if (order) for (let i = 0; i < data.length; i++) all[order(i)] = data[i]
+export function takeApart<A extends Float32Array | Float64Array>({ own, ownShapes, rows }: Entry, data: A): Map<string, A> {
+  const all = rows ? new (data.constructor as new (n: number) => A)(data.length) : data
+  if (rows) eachRow(ownShapes, rows, (at, place, end) => all.set(data.subarray(place, end), at))
   let begin = 0
   return new Map(own.map((name, i) => [name, all.subarray(begin, (begin += sizeOf(ownShapes[i]))) as A]))
 }
 
 /** The other way, piece by piece. */
-export function putTogether({ files, own, ownShapes, order }: Entry, of: (name: string) => ArrayLike<number>): Float64Array[] {
+export function putTogether({ files, own, ownShapes, rows }: Entry, of: (name: string) => ArrayLike<number>): Float64Array[] {
   const all = new Float64Array(ownShapes.reduce((n, shape) => n + sizeOf(shape), 0))
   let begin = 0
   for (const name of own) {
@@ -362,7 +362,8 @@ export function putTogether({ files, own, ownShapes, order }: Entry, of: (name: 
     all.set(part, begin)
     begin += part.length
   }
-  const data = order ? all.map((_, i) => all[order(i)]) : all
+  const data = rows ? new Float64Array(all.length) : all
+  if (rows) eachRow(ownShapes, rows, (at, place, end) => data.set(all.subarray(at, at + end - place), place))
   begin = 0
   return files.map(({ shape }) => data.subarray(begin, (begin += sizeOf(shape))))
 }

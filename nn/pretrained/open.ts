@@ -3,11 +3,13 @@
  * nothing in them is carried out. Tests: test/nn/pretrained.test.ts.
  */
 import { checkOptions, told } from '../../engine/arguments.ts'
+import { widened } from '../../engine/half.ts'
 import { type Shape, sameShape, show, sizeOf } from '../../engine/shape.ts'
+import type { Tensor } from '../../engine/tensor.ts'
 import { BlockModel, type BlockModelConfig } from '../block-model.ts'
 import { clip, fileKind, nearest, printable } from '../foreign.ts'
 import { type FrozenEntry, type FrozenOptions, frozen } from '../frozen.ts'
-import { type FloatEntry, outlineOf } from '../module.ts'
+import type { FloatEntry } from '../module.ts'
 import {
   type BitsOf,
   type Bytes,
@@ -131,7 +133,7 @@ export function openPretrained(files: NamedFiles, options: Pick<PretrainedOption
     warnings.push(
       `${dropped.length} tensors aren't part of the model and are left out: ${quote(dropped[0])}${dropped.length > 1 ? ', ...' : ''}`,
     )
-  const parameters = outlineOf(() => new BlockModel(plan.config))
+  const parameters = plan.outline
   // Of a parameter with two names, the file has one.
   const first = new Map([...parameters].filter(([name]) => dict.has(name)).map(([name, t]) => [t, name]))
   return {
@@ -195,6 +197,8 @@ export interface Plan {
   reader: ConfigReader
   config: BlockModelConfig
   entries: readonly Entry[]
+  /** The model's parameters by name, without values. */
+  outline: ReadonlyMap<string, Tensor>
 }
 
 /** `tensors`: how many the file has; each part of a layer, and each expert, has at least one. */
@@ -206,7 +210,7 @@ export function planOf(row: Architecture, given: JsonObject, tensors: number): P
   const experts = config.layers.flat().reduce((n, part) => n + (part.kind === 'experts' ? (part.experts ?? 1) : 0), 0)
   if (experts > tensors) fail(`config.json: its layers have ${experts} experts together, where the weights have ${tensors} tensors`)
   try {
-    return { row, reader, config, entries: entriesFor(row.names(reader), config) }
+    return { row, reader, config, ...entriesFor(row.names(reader), config) }
   } catch (error) {
     if (error instanceof PretrainedError) throw error
     return fail(`config.json: no model can be made of it: ${printable((error as Error).message)}`)
@@ -448,7 +452,6 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
   const renamed: Record<string, string> = {}
   const cuts: Record<string, number> = {}
   const warnings: string[] = []
-  const spare: Uint16Array[] = []
   let constants = false
   const present = (name: string, also: readonly string[]): string | undefined => [name, ...also].find((each) => tensors.has(each))
   const take = ({ name, also, shape }: EntryFile): FloatEntry => {
@@ -473,13 +476,14 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
         ? 'F64'
         : 'F32'
     const half = dtype === 'F16' || dtype === 'BF16' ? halves[dtype] : undefined
-    const bits = half && bitsIn(entry, pieces, spare)
+    const bits = half && bitsIn(entry, pieces)
     for (const [i, name] of entry.own.entries())
       dict.set(name, {
         dtype,
         shape: [...entry.ownShapes[i]],
         // When they are asked for: a file may be read piece by piece.
         get data() {
+          if (half) return widened(bits![i](0, sizeOf(entry.ownShapes[i])), half)
           return takeApart(entry, joined(pieces.map(({ data }) => data))).get(name)!
         },
         ...(half && { half: { dtype: half, bits: bits![i] } }),
@@ -513,45 +517,35 @@ function matched({ row, reader, config, entries }: Plan, tensors: ReadonlyMap<st
   return { dict, dtypes, renamed, cuts, constants, dropped, warnings }
 }
 
-/** Numbers that are read at a time where they stand in another order. */
-const readAtOnce = 2 ** 15
-
-/**
- * The bits of each of an entry's parameters. Where it takes all pieces to have some, they are put in order once, and kept until the last ones of each parameter have
- * been asked for; then their memory is for the next entry (`spare`), since what is left behind stays for long.
- */
-function bitsIn({ own, ownShapes, order }: Entry, pieces: readonly FloatEntry[], spare: Uint16Array[]): BitsOf[] {
-  const starts = own.map((_, i) => ownShapes.slice(0, i).reduce((n, shape) => n + sizeOf(shape), 0))
-  if (pieces.length === 1 && !order) return starts.map((start) => (begin, end, into) => pieces[0].bits!(start + begin, start + end, into))
-  const size = ownShapes.reduce((n, shape) => n + sizeOf(shape), 0)
-  const left = new Set<number>()
-  let all: Uint16Array | undefined
-  const inOrder = (): Uint16Array => {
-    const at = spare.findIndex((one) => one.length >= size)
-    const all = at < 0 ? new Uint16Array(size) : spare.splice(at, 1)[0]
-    const some = new Uint16Array(readAtOnce)
-    let place = 0
-    for (const { bits, shape } of pieces)
-      for (let begin = 0; begin < sizeOf(shape); begin += readAtOnce) {
-        const read = bits!(begin, Math.min(begin + readAtOnce, sizeOf(shape)), some)
-        if (order) for (let i = 0; i < read.length; i++) all[order(place + i)] = read[i]
-        else all.set(read, place)
-        place += read.length
+/** The bits of each of an entry's parameters, read from where they stand in the file, or in several: rows that lie together at a time, and no more than are asked for. */
+function bitsIn({ ownShapes, rows }: Entry, pieces: readonly FloatEntry[]): BitsOf[] {
+  const sizes = ownShapes.map(sizeOf)
+  const starts = sizes.map((_, i) => sizes.slice(0, i).reduce((n, size) => n + size, 0))
+  if (pieces.length === 1 && !rows) return starts.map((start) => (begin, end, into) => pieces[0].bits!(start + begin, start + end, into))
+  const read = (begin: number, into: Uint16Array): void => {
+    let first = 0
+    for (const { bits, shape } of pieces) {
+      const [from, to] = [Math.max(begin, first), Math.min(begin + into.length, first + sizeOf(shape))]
+      if (from < to) {
+        const place = into.subarray(from - begin, to - begin)
+        const found = bits!(from - first, to - first, place)
+        if (found.buffer !== place.buffer) place.set(found)
       }
-    return all
-  }
-  return starts.map((start, i) => (begin, end, into) => {
-    if (left.size === 0) for (const each of own.keys()) left.add(each)
-    all ??= inOrder()
-    const found = all.subarray(start + begin, start + end)
-    const given = into?.subarray(0, found.length) ?? new Uint16Array(found.length)
-    given.set(found)
-    if (end === sizeOf(ownShapes[i])) left.delete(i)
-    if (left.size === 0) {
-      spare.push(all)
-      all = undefined
+      first += sizeOf(shape)
     }
-    return given
+  }
+  const width = rows ? sizeOf(ownShapes[0].slice(1)) : starts.at(-1)! + sizes.at(-1)!
+  const rowAt = rows ?? ((row) => row)
+  return starts.map((start) => (begin, end, into = new Uint16Array(end - begin)) => {
+    for (let at = start + begin; at < start + end; ) {
+      const row = Math.floor(at / width)
+      let next = row + 1
+      while (next * width < start + end && rowAt(next) === rowAt(next - 1) + 1) next++
+      const stop = Math.min(next * width, start + end)
+      read((rowAt(row) - row) * width + at, into.subarray(at - start - begin, stop - start - begin))
+      at = stop
+    }
+    return into.subarray(0, end - begin)
   })
 }
 

@@ -1,0 +1,146 @@
+/** Keys and values with room: a step in place, captured or not, is the step that makes them longer. */
+import assert from 'node:assert/strict'
+import { capture, type Device, generator, keep, noGrad, ones, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import { overwrite } from '../../engine/ops/overwrite.ts'
+import { type KeyValueState, LatentAttention, SoftmaxAttention } from '../../nn/index.ts'
+import { apartFrom, roomFor, roomIn, tokensIn, withRoom, writtenInPlace } from '../../nn/room.ts'
+import { mapState } from '../../nn/state.ts'
+import { assertRms, assertSameBits, gpus, reference, uniforms, wasm } from '../helpers.ts'
+
+/** T: so many tokens come before, that there is room for 4 more. */
+const [B, T, D] = [2, 252, 24]
+const layers: Record<string, () => SoftmaxAttention | LatentAttention> = {
+  softmax: () => new SoftmaxAttention({ dModel: D, heads: 3 }, generator(1)),
+  'shared keys, a window, positions': () =>
+    new SoftmaxAttention({ dModel: D, heads: 6, keyHeads: 2, headWidth: 5, window: 7, positions: 'rotary', gate: true }, generator(2)),
+  'keys from a few numbers': () =>
+    new LatentAttention({ dModel: D, heads: 2, ownWidth: 4, sharedWidth: 6, valueWidth: 7, rank: 8, base: 100 }, generator(3)),
+}
+
+const randomInput = (seed: number, T: number): Tensor => tensor(uniforms(seed, B * T * D), { shape: [B, T, D] })
+const numbers = async (t: Tensor): Promise<Float64Array<ArrayBuffer>> => Float64Array.from(await t.read())
+
+describe('keys and values with room', () => {
+  let devices: [Device, number][]
+  before(async () => {
+    devices = [
+      [reference, 1e-10],
+      [await wasm(), 1e-5],
+      [await wasm(2), 1e-5],
+      [await wasm(1, true), 1e-5],
+      ...(await gpus()).map((device): [Device, number] => [device, 1e-5]),
+    ]
+  })
+  afterEach(() => setDevice(reference))
+
+  it('is for a token more, at most half as much again as there are, and never the same again when it is full', () => {
+    assert.deepEqual([1, 256, 257, 384, 385, 513, 769, 4000].map(roomFor), [256, 256, 384, 384, 512, 768, 1024, 4096])
+    for (let n = 256; n < 5000; n++) assert.ok(roomFor(n) >= n && roomFor(n) <= 1.5 * n)
+  })
+
+  for (const [name, make] of Object.entries(layers))
+    it(`gives what a state that grows gives, captured to the bit what it gives itself, and goes on when it is full: ${name}`, async () => {
+      for (const [device, bound] of devices) {
+        setDevice(device)
+        const layer = make()
+        const before = device.bytesInUse()
+        // The second row begins with padding, which no token sees.
+        const mask = Int32Array.from({ length: B * T }, (_, i) => Number(i < T || i > T + 4))
+        const begin = (): KeyValueState =>
+          scope(() =>
+            noGrad(() => {
+              const { state } = layer.forward(randomInput(1, T), {}, { mask: tensor(mask, { shape: [B, T] }) })
+              return mapState(state, keep) as KeyValueState
+            }),
+          )
+        const x = randomInput(2, 1)
+        let [growing, inPlace, held] = [begin(), begin(), begin()]
+        const steps = Array.from({ length: 9 }, (_, i) => uniforms(3 + i, B * D))
+        const forward = (state: KeyValueState) => {
+          const { y, state: next } = scope(() => noGrad(() => layer.forward(x, state)))
+          mapState(next, keep)
+          mapState(state, (t) => t.dispose())
+          return { y, next }
+        }
+        const captureFrom = async (from: KeyValueState) => {
+          const state = noGrad(() => withRoom(from))
+          const written = writtenInPlace(state)
+          const { keys, values, visible } = state
+          assert.deepEqual(
+            [...written],
+            [
+              ['keys', keys],
+              ['values', values],
+            ],
+          )
+          const counts = [visible, state.used!, ...(state.position ? [state.position] : [])]
+          const step = ({ counts: [visible, used, position] }: { counts: readonly Int32Array[] }) => {
+            const now = { keys, values, visible, used, ...(position && { position }) }
+            const { y, state: after } = layer.forward(x, now)
+            return { outputs: [y], counts: [after.visible, after.used!, ...(position ? [after.position!] : [])] }
+          }
+          const captured = await capture([x], { counts }, step, [keys, values])
+          const now = (): KeyValueState => {
+            const [visible, used, position] = captured.state().counts
+            return { keys, values, visible, used, ...(position && { position }) }
+          }
+          return { captured, now, room: roomIn(state) }
+        }
+        let replayed = await captureFrom(held)
+        assert.equal(replayed.room, 4)
+        for (const [i, values] of steps.entries()) {
+          x.write(values)
+          const what = `${device.description}, step ${i}`
+          const long = forward(growing)
+          growing = long.next
+          const some = forward(noGrad(() => withRoom(inPlace)))
+          inPlace = some.next
+          if (replayed.room === 0) {
+            held = noGrad(() => scope(() => apartFrom(replayed.now(), writtenInPlace(replayed.now()))))
+            replayed.captured.dispose()
+            replayed = await captureFrom(held)
+            assert.equal(replayed.room, 128)
+          }
+          const used = device.bytesInUse()
+          replayed.captured.replay()
+          replayed.room--
+          assert.equal(device.bytesInUse(), used)
+          assertRms(await some.y.read(), await long.y.read(), bound, what)
+          assertSameBits(await numbers(replayed.captured.outputs[0]), await numbers(some.y), what)
+          for (const { y } of [long, some]) y.dispose()
+          assert.deepEqual([tokensIn(growing), tokensIn(inPlace), tokensIn(replayed.now())], [T + 1 + i, T + 1 + i, T + 1 + i])
+        }
+        const { keys, values } = replayed.now()
+        replayed.captured.dispose()
+        for (const t of [keys, values, x]) t.dispose()
+        for (const state of [growing, inPlace]) mapState(state, (t) => t.dispose())
+        assert.equal(device.bytesInUse(), before)
+        layer.dispose()
+      }
+    })
+
+  it('refuses what it has no place for', () => {
+    const layer = new SoftmaxAttention({ dModel: D, heads: 3 }, generator(1))
+    const { state } = scope(() => noGrad(() => layer.forward(randomInput(1, T))))
+    const roomy = noGrad(() => withRoom(state))
+    assert.equal(withRoom(roomy), roomy)
+    assert.throws(
+      () => overwrite(ones([2, 3]), ones([4, 2, 3]), tensor([1], { dtype: 'int32' })),
+      /overwrite: \[4,2,3\] can't be stretched to \[2,3\]/,
+    )
+    const only = /attention: keys and values with room take one token of each row at a time, without mask, reset and gradients/
+    assert.throws(() => noGrad(() => layer.forward(randomInput(1, 2), roomy)), only)
+    assert.throws(() => layer.forward(randomInput(1, 1), roomy), only)
+    const mask = tensor([1, 0], { dtype: 'int32', shape: [B, 1] })
+    assert.throws(() => noGrad(() => layer.forward(randomInput(1, 1), roomy, { mask })), only)
+    const full = { ...roomy, used: new Int32Array(B).fill(256) }
+    assert.throws(() => noGrad(() => layer.forward(randomInput(1, 1), full)), /attention: there is no room after 256 keys and values/)
+    const wider = new SoftmaxAttention({ dModel: D, heads: 3, headWidth: 5 }, generator(1))
+    assert.throws(
+      () => noGrad(() => wider.forward(ones([B, 1, D]), roomy)),
+      /overwrite: shapes \[2,3,1,5\] and \[2,3,256,8\] don't broadcast/,
+    )
+    const less = { ...roomy, used: new Int32Array(B - 1) }
+    assert.throws(() => noGrad(() => layer.forward(ones([B, 1, D]), less)), /attention: the state has 1 rows of used, the input has 2/)
+  })
+})
