@@ -106,6 +106,8 @@ interface Recurrence {
   packed?: boolean
   transposed?: boolean
   along?: boolean
+  /** Strengths are given as numbers whose sigmoids they are. */
+  logits?: boolean
 }
 
 const recurrences: readonly Recurrence[] = [
@@ -114,6 +116,7 @@ const recurrences: readonly Recurrence[] = [
   { beta: true },
   { beta: true, gateWidth: 1 },
   { beta: true, gateWidth: 'K' },
+  { beta: true, logits: true, packed: true },
   { erase: true, gateWidth: 'K' },
   { normalised: true, gateWidth: 1, packed: true },
   { beta: true, packed: true },
@@ -128,13 +131,13 @@ const recurrences: readonly Recurrence[] = [
 const fastWeightCase =
   (
     form: 'recurrent' | 'chunk',
-    { beta, erase, gateWidth = 0, normalised, packed, transposed = false, along }: Recurrence,
+    { beta, erase, gateWidth = 0, normalised, packed, transposed = false, along, logits = false }: Recurrence,
     backward: boolean,
   ): Case =>
   (k, m) => {
     const [B, T, H, K, V, C] = [2, 21, 2, 10, 6, 8]
     const width = gateWidth === 'K' ? K : gateWidth
-    const sizes = { B, T, H, K, V, C, scale: 0.5, gateWidth: Math.max(width, 1), eps: 0.5, transposed }
+    const sizes = { B, T, H, K, V, C, scale: 0.5, gateWidth: Math.max(width, 1), eps: 0.5, transposed, logits }
     const [queryWidth, readWidth] = transposed ? [V, K] : [K, V]
     const tokens = B * T * H
     const chunks = Math.ceil(T / C)
@@ -144,7 +147,7 @@ const fastWeightCase =
       q: normalised ? m.input(tokens * K, 0.1, 1) : m.input(tokens * queryWidth),
       k: normalised ? m.input(tokens * K, 0.1, 1) : m.input(tokens * K, -key, key),
       v: m.input(tokens * V),
-      beta: beta ? m.input(tokens, 0, 1) : null,
+      beta: beta ? m.input(tokens, logits ? -2 : 0, 1) : null,
       gate: width ? m.input(tokens * width, -2, 0) : null,
       erase: erase ? m.input(tokens * K, -key, key) : null,
       along: along ? m.input(tokens * K, -key, key) : null,
@@ -271,6 +274,9 @@ const aftCases = (backward: boolean): Case[] =>
         },
     ),
   )
+
+/** With a state and without, and what may follow. */
+const convolutions = [true, false].flatMap((carried) => [true, false].flatMap((silu) => [0, 3].map((width) => ({ carried, silu, width }))))
 
 /** A kernel without a case doesn't compile. */
 const cases: Record<KernelName, readonly Case[]> = {
@@ -400,29 +406,35 @@ const cases: Record<KernelName, readonly Case[]> = {
     (k, m) => k.norm(kind, withNan(m), null, null, m.output(210), m.temporary(6), 3, 70, 0.1),
     (k, m) => k.norm(kind, m.input(140, 0.5e20, 2e20), null, null, m.output(140), m.temporary(4), 2, 70, 0.1),
   ]),
-  normBackward: normKinds.flatMap((kind) =>
-    [false, true].map(
-      (accumulate): Case =>
-        (k, m) => {
-          const [x, gain, stats] = [normInput(kind, m), m.input(70), m.temporary(10)]
-          k.norm(kind, x, gain, null, m.temporary(350), stats, 5, 70, 0.1)
-          k.normBackward(kind, x, gain, stats, m.input(350), accumulate ? m.inout(350) : m.output(350), 5, 70, accumulate)
-        },
+  normBackward: [
+    ...normKinds.flatMap((kind) =>
+      [false, true].map(
+        (accumulate): Case =>
+          (k, m) => {
+            const [x, gain, stats] = [normInput(kind, m), m.input(70), m.temporary(10)]
+            k.norm(kind, x, gain, null, m.temporary(350), stats, 5, 70, 0.1)
+            const dx = accumulate ? m.inout(350) : m.output(350)
+            k.normBackward(kind, x, gain, stats, m.input(350), { dx, dgain: accumulate ? m.output(70) : null }, 5, 70, accumulate)
+          },
+      ),
     ),
-  ),
-  // A few rows, many, and very many: WebGPU has a way for each.
-  normGainBackward: [
-    [5, 70],
-    [150, 11],
-    [4200, 2],
-  ].map(
-    ([R, n]): Case =>
-      (k, m) => {
-        const [x, stats] = [m.input(R * n), m.temporary(2 * R)]
-        k.norm('layer', x, null, null, m.temporary(R * n), stats, R, n, 0.1)
-        k.normGainBackward(x, stats, m.input(R * n), m.output(n), m.output(n), R, n)
-      },
-  ),
+    // A few rows, many, and very many: WebGPU has a way for each.
+    ...[
+      [5, 70],
+      [150, 11],
+      [4200, 2],
+    ].flatMap(([R, n]) =>
+      [false, true].map(
+        (whole): Case =>
+          (k, m) => {
+            const [x, stats] = [m.input(R * n), m.temporary(2 * R)]
+            k.norm('layer', x, null, null, m.temporary(R * n), stats, R, n, 0.1)
+            const gradients = { dx: whole ? m.output(R * n) : null, dgain: m.output(n), dbias: m.output(n) }
+            k.normBackward('layer', x, null, stats, m.input(R * n), gradients, R, n, false)
+          },
+      ),
+    ),
+  ],
   softmax: [
     (k, m) => k.softmax(m.input(350, -4, 4), m.output(350), 5, 70, false, 0),
     (k, m) => k.softmax(m.input(350, -4, 4), m.output(350), 5, 70, true, 0),
@@ -453,17 +465,22 @@ const cases: Record<KernelName, readonly Case[]> = {
   aft: aftCases(false),
   aftBackward: aftCases(true),
 
-  conv: [true, false].map(
-    (carried): Case =>
+  conv: convolutions.map(
+    ({ carried, silu, width }): Case =>
       (k, m) => {
-        k.conv(m.input(180), m.input(36), carried ? m.input(54) : null, m.output(180), 2, 10, 9, 4)
+        const stats = width ? m.output(360 / width) : null
+        const sizes = { B: 2, T: 10, D: 9, W: 4, silu, width, eps: 0.1 }
+        k.conv(m.input(180), m.input(36), carried ? m.input(54) : null, m.output(180), stats, m.output(54), sizes)
       },
   ),
-  convBackward: [true, false].map(
-    (carried): Case =>
+  convBackward: convolutions.map(
+    ({ carried, silu, width }): Case =>
       (k, m) => {
         const [x, w, state, dy] = [m.input(180), m.input(36), carried ? m.input(54) : null, m.input(180)]
-        k.convBackward(x, w, state, dy, m.output(180), m.output(36), carried ? m.output(54) : null, 2, 10, 9, 4)
+        const stats = width ? m.temporary(360 / width) : null
+        const sizes = { B: 2, T: 10, D: 9, W: 4, silu, width, eps: 0.1 }
+        if (width) k.conv(x, w, state, m.temporary(180), stats, null, sizes)
+        k.convBackward(x, w, state, stats, dy, m.output(180), m.output(36), carried ? m.output(54) : null, sizes)
       },
   ),
   dpfp: [(k, m) => k.dpfp(m.input(35), m.output(210), 5, 7, 3), (k, m) => k.dpfp(withNan(m), m.output(420), 3, 70, 1)],

@@ -336,6 +336,11 @@ export class Tensor implements Scoped {
     this.evicted = true
   }
 
+  /** What it is `op` of, where it's the result of that and its values aren't there (see `evict`); null: no such one. @internal */
+  unmade(op: string): Tensor | null {
+    return this.evicted && this.node?.op === op ? this.node.inputs[0] : null
+  }
+
   /** Has the values in other memory, which holds them already. @internal */
   move(storage: unknown): void {
     const block = this.live()

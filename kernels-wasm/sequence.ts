@@ -1,9 +1,10 @@
 /**
  * Causal depthwise convolution and the DPFP feature map. Pinned by test/ops/wasm.test.ts.
  */
+import { unaryBackward_silu, unary_silu } from './elementwise'
 import { sumLanes, vload, vstore } from './lanes'
 import { madd, nanOf } from './math'
-import { LARGEST, normBackwardOne, normOne, SMALLEST, SUM } from './norm'
+import { L2, LARGEST, normBackwardOne, normOne, SMALLEST, SUM } from './norm'
 import { scratch } from './scratch'
 import { BLOCK } from './sums'
 
@@ -128,12 +129,39 @@ function correlate(t0: i32, t1: i32, offset: i32, rows: usize, state: usize, y: 
   }
 }
 
+/** Rows that are convolved, activated and normalised one after the other while they are in the cache. */
+@inline function rowsTogether(D: i32): i32 {
+  return max(4, (2048 / D) & ~3)
+}
+
 /**
- * y[b,t,d] = sum_{j<W} w[d,j] x[b, t-W+1+j, d]; x, y: [B,T,D], w: [D,W], state: [B,W-1,D] or 0. A task is (b, t).
- * Scratch: 2 W D floats.
+ * y[b,t,d] = sum_{j<W} w[d,j] x[b, t-W+1+j, d]; x, y: [B,T,D], w: [D,W], state: [B,W-1,D] or 0. Of that silu, where `activated`, and then, with a
+ * width, so many at a time as `norm` l2 has them, stats: [B T D / width, 2]. A task is (b, t). Scratch: 2 W D floats.
  */
-export function conv(begin: i32, end: i32, x: usize, w: usize, state: usize, y: usize, T: i32, D: i32, W: i32): void {
+export function conv(
+  begin: i32, end: i32, x: usize, w: usize, state: usize, y: usize, stats: usize, T: i32, D: i32, W: i32, activated: i32, width: i32, eps: f32,
+): void {
   transposeTaps(w, D, W, false)
+  const bytes = <usize>D << 2
+  for (let task = begin; task < end;) {
+    const next = min(end, task + rowsTogether(D))
+    convRows(task, next, x, state, y, T, D, W)
+    const rows = y + <usize>task * bytes
+    const n = (next - task) * D
+    if (activated) unary_silu(0, n, rows, rows)
+    if (width) {
+      const heads = D / width
+      for (let r = 0; r < (next - task) * heads; r++) {
+        const row = rows + (<usize>(r * width) << 2)
+        normOne(L2, row, 0, 0, row, stats + (<usize>(task * heads + r) << 3), width, eps)
+      }
+    }
+    task = next
+  }
+}
+
+/** The sums of rows of all sequences; the taps are in scratch. y: of row 0. */
+function convRows(begin: i32, end: i32, x: usize, state: usize, y: usize, T: i32, D: i32, W: i32): void {
   const sequence = <usize>T * <usize>D << 2
   const past = <usize>(W - 1) * <usize>D << 2
   for (let task = begin; task < end;) {
@@ -142,6 +170,49 @@ export function conv(begin: i32, end: i32, x: usize, w: usize, state: usize, y: 
     const t1 = min(T, t0 + end - task)
     correlate(t0, t1, 1 - W, x + <usize>b * sequence, state ? state + <usize>b * past : 0, y + <usize>b * sequence, T, D, W)
     task += t1 - t0
+  }
+}
+
+/**
+ * dz, of the sums of `conv`, from dy. A task is (b, t). Scratch: that of conv, then the sums of some rows and what silu makes of them.
+ */
+export function convBackwardSums(
+  begin: i32, end: i32, x: usize, w: usize, state: usize, stats: usize, dy: usize, dz: usize, T: i32, D: i32, W: i32, activated: i32, width: i32,
+): void {
+  transposeTaps(w, D, W, false)
+  const bytes = <usize>D << 2
+  const sums = scratch + 2 * <usize>W * bytes
+  const values = activated ? sums + <usize>rowsTogether(D) * bytes : sums
+  for (let task = begin; task < end;) {
+    const next = min(end, task + rowsTogether(D))
+    const at = <usize>task * bytes
+    const n = (next - task) * D
+    convRows(task, next, x, state, sums - at, T, D, W)
+    let from = dy + at
+    if (width) {
+      if (activated) unary_silu(0, n, sums, values)
+      const heads = D / width
+      for (let r = 0; r < (next - task) * heads; r++) {
+        const row = <usize>(r * width) << 2
+        normBackwardOne(L2, values + row, 0, stats + (<usize>(task * heads + r) << 3), from + row, dz + at + row, width, 0)
+      }
+      from = dz + at
+    }
+    if (activated) unaryBackward_silu(0, n, sums, values, from, dz + at)
+    task = next
+  }
+}
+
+/** next[b,i,d]: the last W-1 rows of [state; x], 0 for those that are not there. A task is (b, i). */
+export function convNext(begin: i32, end: i32, x: usize, state: usize, next: usize, T: i32, D: i32, W: i32): void {
+  const bytes = <usize>D << 2
+  for (let task = begin; task < end; task++) {
+    const b = task / (W - 1)
+    const t = task - b * (W - 1) + T - W + 1
+    const to = next + <usize>task * bytes
+    if (t >= 0) memory.copy(to, x + <usize>(b * T + t) * bytes, bytes)
+    else if (state) memory.copy(to, state + <usize>(b * (W - 1) + W - 1 + t) * bytes, bytes)
+    else memory.fill(to, 0, bytes)
   }
 }
 

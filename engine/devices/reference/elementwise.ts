@@ -4,7 +4,8 @@ import type { BinaryOp, Kernels, UnaryOp } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 import { offsets } from './strides.ts'
 
-const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x))
+/** 1 / (1 + e^-x). */
+export const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x))
 /** log(1 + e^x) without overflow. */
 const softplus = (x: number): number => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)))
 /** (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3), without the cancellation where tanh is near -1. */
