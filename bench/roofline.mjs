@@ -126,6 +126,10 @@ const whole = {
     dpfpSum: { operations: ({ R, D, nu, count }) => 12 * count * R * 2 * D * nu },
     dpfpSumBackward: { operations: ({ R, D, nu, count }) => 10 * count * R * 2 * D * nu },
   },
+  decay: {
+    decay: { operations: ({ R, n }) => R * n * (unary('softplus') + 2) },
+    decayBackward: { operations: ({ R, n }) => R * n * (3 * unary('softplus') + 8) },
+  },
   // Twenty rounds of an addition, a rotation (3) and an exclusive or.
   random: {
     uniformNumbers: { operations: ({ n }) => 120 * n },

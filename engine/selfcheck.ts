@@ -465,6 +465,23 @@ const cases: Record<KernelName, readonly Case[]> = {
   aft: aftCases(false),
   aftBackward: aftCases(true),
 
+  decay: [1, 3].map(
+    (width): Case =>
+      (k, m) =>
+        k.decay(m.input(105, -4, 4), m.input(15 / width), m.input(15), m.output(105), 7, 15, width),
+  ),
+  // Some rows, and very many: WebGPU has a way for each.
+  decayBackward: [
+    [7, 15, 3],
+    [4200, 2, 1],
+  ].map(
+    ([R, n, width]): Case =>
+      (k, m) => {
+        const gradients = { da: m.output(R * n), drate: m.output(n), dshift: m.output(n) }
+        k.decayBackward(m.input(R * n, -4, 4), m.input(n / width), m.input(n), m.input(R * n), gradients, R, n, width)
+      },
+  ),
+
   conv: convolutions.map(
     ({ carried, silu, width }): Case =>
       (k, m) => {

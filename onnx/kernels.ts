@@ -140,6 +140,15 @@ const kernelNodes: Partial<Record<Call['name'], Row>> = {
     const heads = g.reshape(value, [B, T, quotient(D, width), width])
     m.set(y, { ...heads, name: normNodes(g, 'l2', heads.name, width[0], eps[0]) })
   },
+  decay(m, a: Blocks, rate: Blocks, shift: Blocks, y: Blocks, _R: Num, n: Num, width: Num) {
+    const { g } = m
+    const { name, dims } = m.rows(a, n)
+    const H = quotient(n, width)
+    const one = num(1, n)
+    const heads = g.reshape({ name: g.op('Add', [name, m.as(shift, [n]).name]), dims }, [...dims.slice(0, -1), H, width])
+    const factor = g.op('Neg', [g.op('Exp', [m.as(rate, [H, one]).name])])
+    m.set(y, { ...heads, name: g.op('Mul', [unaryNodes.softplus(g, heads.name), factor]) })
+  },
   dpfp(m, x: Blocks, y: Blocks, _R: Num, D: Num, [nu]: Num) {
     m.set(y, dpfpFeatures(m, x, D, nu))
   },

@@ -486,6 +486,21 @@ export interface Kernels<S> {
   dpfpSum(list: readonly { x: S; y: S; stats: S }[], R: number, D: number, nu: number, eps: number): void
   dpfpSumBackward(list: readonly { x: S; stats: S; dy: S; dx: S }[], R: number, D: number, nu: number): void
 
+  // ---- decays ------------------------------------------------------------------------------------------------------
+  /** y[r,j] = -e^rate[j / width] softplus(a[r,j] + shift[j]); a, y: [R,n]; rate: [n / width]; shift: [n]. */
+  decay(a: S, rate: S, shift: S, y: S, R: number, n: number, width: number): void
+  /** drate, of each channel, and dshift: [n]; the sums over the rows of dy y and of da. */
+  decayBackward(
+    a: S,
+    rate: S,
+    shift: S,
+    dy: S,
+    gradients: { da: S; drate: S; dshift: S },
+    R: number,
+    n: number,
+    width: number,
+  ): void
+
   // ---- random ------------------------------------------------------------------------------------------------------
   /**
    * Element i of the stream (key0, key1): (x0, x1) = threefry2x32-20(key, counter (i, 0)).

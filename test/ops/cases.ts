@@ -870,6 +870,16 @@ const sequenceCases = [
     terms: ({ dims: { B, T }, W }) => Math.max(B * T, W),
   }),
   define({
+    name: 'softplusDecay',
+    options: (sizes) => fc.record({ dims: letters(sizes, ['T', 'B', 'W', 'H'], { W: 40, H: 9 }), channels: fc.boolean() }),
+    inputs: ({ dims: { B, T, H, W }, channels }) => {
+      const own = channels ? [H, W] : [H]
+      return [{ shape: [B, T, ...own] }, { shape: channels ? [H, 1] : [H] }, { shape: own }]
+    },
+    run: (_, [a, rate, shift]) => engine.softplusDecay(a, rate, shift),
+    terms: ({ dims: { B, T, W } }) => B * T * W,
+  }),
+  define({
     name: 'causalConv with silu and l2Norm',
     options: (sizes) =>
       fc.record({
