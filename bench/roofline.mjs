@@ -75,6 +75,7 @@ const whole = {
     accumulate: { operations: ({ n }) => n, again: ['y'] },
     unary: { operations: ({ n, op }) => n * unary(unaryOps[op]) },
     unaryBackward: { operations: ({ n, op }) => n * (unary(unaryOps[op]) + 1) },
+    scaleBackward: { operations: ({ R, columns, wanted }) => R * columns * ((wanted & 1) + (wanted & 2)) },
     binary: { operations: ({ n, op }) => n * (binaryOps[op] ? 1 : 0), part: { a: ({ n }) => n, b: ({ n }) => n, y: ({ n }) => n } },
   },
   movement: {

@@ -314,6 +314,17 @@ const cases: Record<KernelName, readonly Case[]> = {
       k.binary(op, m.from(values), m.from(values), m.output(16), [4, 4], [0, 1], [1, 0])
     },
   ]),
+  scaleBackward: [
+    [15, 15, 7, 3],
+    [15, 5, 7, 3],
+    [4200, 2, 70, 3],
+    [15, 3, 70, 2],
+    [15, 15, 70, 1],
+  ].map(
+    ([R, P, n, wanted]): Case =>
+      (k, m) =>
+        k.scaleBackward(m.input(R * n), m.input(P), m.input(R * n), wanted & 1 ? m.output(R * n) : null, wanted & 2 ? m.output(P) : null, R, P, n),
+  ),
 
   copy: [
     (k, m) => k.copy(m.input(105), m.output(105), [7, 3, 5], [1, 7, 21], 0, [15, 5, 1], 0),

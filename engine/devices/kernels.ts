@@ -406,6 +406,12 @@ export interface Kernels<S> {
   /** y[i] = a[i] op b[i] over `shape` (of any rank); y is dense, a stride of 0 broadcasts. */
   binary(op: BinaryOp, a: S, b: S, y: S, shape: readonly number[], stridesA: readonly number[], stridesB: readonly number[]): void
 
+  /**
+   * Of y[r,:] = s[r mod P] x[r,:], rows of [R,n], P a divisor of R: dx[r,:] = s[r mod P] dy[r,:] and ds[p], the sum of dy x over the rows r with
+   * r mod P = p, each where asked for.
+   */
+  scaleBackward(x: S, s: S, dy: S, dx: S | null, ds: S | null, R: number, P: number, n: number): void
+
   // ---- movement ----------------------------------------------------------------------------------------------------
   /** y[offsetY + i . stridesY] = x[offsetX + i . stridesX] over `shape` (of any rank): permute, slice, concat, roll, expand. Strides may be negative or, on x, 0. */
   copy(

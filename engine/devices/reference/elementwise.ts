@@ -55,7 +55,17 @@ const binaryTable: Record<BinaryOp, (a: number, b: number) => number> = {
   greater: (a, b) => (a > b ? 1 : 0),
 }
 
-export const elementwiseKernels: Pick<Kernels<RefStorage>, 'fill' | 'affine' | 'accumulate' | 'unary' | 'unaryBackward' | 'binary'> = {
+type ElementwiseKernels = 'fill' | 'affine' | 'accumulate' | 'unary' | 'unaryBackward' | 'binary' | 'scaleBackward'
+
+export const elementwiseKernels: Pick<Kernels<RefStorage>, ElementwiseKernels> = {
+  scaleBackward(x, s, dy, dx, ds, R, P, n) {
+    ds?.data.fill(0, 0, P)
+    for (let i = 0; i < R * n; i++) {
+      const p = Math.floor(i / n) % P
+      if (dx) dx.data[i] = s.data[p] * dy.data[i]
+      if (ds) ds.data[p] += dy.data[i] * x.data[i]
+    }
+  },
   fill(y, n, value) {
     y.data.fill(value, 0, n)
   },
