@@ -323,7 +323,16 @@ const cases: Record<KernelName, readonly Case[]> = {
   ].map(
     ([R, P, n, wanted]): Case =>
       (k, m) =>
-        k.scaleBackward(m.input(R * n), m.input(P), m.input(R * n), wanted & 1 ? m.output(R * n) : null, wanted & 2 ? m.output(P) : null, R, P, n),
+        k.scaleBackward(
+          m.input(R * n),
+          m.input(P),
+          m.input(R * n),
+          wanted & 1 ? m.output(R * n) : null,
+          wanted & 2 ? m.output(P) : null,
+          R,
+          P,
+          n,
+        ),
   ),
 
   copy: [

@@ -4,7 +4,7 @@
  */
 import type { Graph, Value } from './nodes.ts'
 import { OnnxError } from './proto.ts'
-import { type Blocks, is, isConstant, minus, type Num, num, plus, product, quotient, remainder, same, times } from './trace.ts'
+import { type Blocks, is, isConstant, type Num, num, plus, product, quotient, remainder, same, times } from './trace.ts'
 
 export type Domain = 'ai.onnx' | 'com.microsoft'
 

@@ -496,16 +496,7 @@ export interface Kernels<S> {
   /** y[r,j] = -e^rate[j / width] softplus(a[r,j] + shift[j]); a, y: [R,n]; rate: [n / width]; shift: [n]. */
   decay(a: S, rate: S, shift: S, y: S, R: number, n: number, width: number): void
   /** drate, of each channel, and dshift: [n]; the sums over the rows of dy y and of da. */
-  decayBackward(
-    a: S,
-    rate: S,
-    shift: S,
-    dy: S,
-    gradients: { da: S; drate: S; dshift: S },
-    R: number,
-    n: number,
-    width: number,
-  ): void
+  decayBackward(a: S, rate: S, shift: S, dy: S, gradients: { da: S; drate: S; dshift: S }, R: number, n: number, width: number): void
 
   // ---- random ------------------------------------------------------------------------------------------------------
   /**

@@ -14,7 +14,12 @@ export function softplusDecay(a: Tensor, rate: Tensor, shift: Tensor): Tensor {
   sameDevice('softplusDecay', a, rate, shift)
   const [H, W] = shift.shape
   const own: Shape = W === undefined ? [H] : [H, 1]
-  if (shift.shape.length < 1 || shift.shape.length > 2 || !sameShape(rate.shape, own) || !sameShape(a.shape.slice(-shift.shape.length), shift.shape))
+  if (
+    shift.shape.length < 1 ||
+    shift.shape.length > 2 ||
+    !sameShape(rate.shape, own) ||
+    !sameShape(a.shape.slice(-shift.shape.length), shift.shape)
+  )
     throw new Error(
       `softplusDecay: a ${show(a.shape)}, rate ${show(rate.shape)} and shift ${show(shift.shape)} must be [...,H], [H], [H] or [...,H,W], [H,1], [H,W]`,
     )

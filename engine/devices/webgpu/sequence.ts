@@ -15,15 +15,15 @@ export function sequenceKernels(gpu: Gpu): Pick<Kernels<Block>, SequenceKernels>
   const rowsOf = ({ B, T, D, width: given }: ConvSizes) => {
     const width = given || D
     const [R, lanes] = [D > 0 ? (B * T * D) / width : 0, lanesFor(width)]
-    return { width, R, lanes, groups: Math.ceil((R * lanes) / threads) }
+    return { width, R, lanes, rowGroups: Math.ceil((R * lanes) / threads) }
   }
   return {
     conv(x, w, state, y, stats, next, sizes) {
       const { B, W, D, eps } = sizes
-      const rows = rowsOf(sizes)
+      const { rowGroups, ...rows } = rowsOf(sizes)
       const n = next ? B * (W - 1) * D : 0
-      const params = { ...paramsOf(sizes, state), ...rows, eps, n, rowGroups: rows.groups }
-      gpu.run(sequence, 'conv', { x, w, state, y, stats, next }, params, rows.groups + groups(n))
+      const params = { ...paramsOf(sizes, state), ...rows, eps, n, rowGroups }
+      gpu.run(sequence, 'conv', { x, w, state, y, stats, next }, params, rowGroups + groups(n))
     },
     convBackward(x, w, state, stats, dy, dx, dw, dstate, sizes) {
       const { B, T, D, W, silu, width } = sizes
@@ -51,8 +51,8 @@ export function sequenceKernels(gpu: Gpu): Pick<Kernels<Block>, SequenceKernels>
       if (!silu && width === 0) all(dy)
       else
         gpu.scratch(inputs, (dz) => {
-          const rows = rowsOf(sizes)
-          gpu.run(sequence, 'convBackwardSums', { x, w, state, statsIn: stats, dy, dx: dz }, { ...params, ...rows }, rows.groups)
+          const { rowGroups, ...rows } = rowsOf(sizes)
+          gpu.run(sequence, 'convBackwardSums', { x, w, state, statsIn: stats, dy, dx: dz }, { ...params, ...rows }, rowGroups)
           all(dz)
         })
     },
