@@ -147,11 +147,14 @@ const conv =
       dx = m.empty(n),
       dw = m.empty(D * W)
     const sizes = { B, T, D, W, silu: false, width: 0, eps: 0 }
+    const none = { sums: null, stats: null }
     return {
       shape: `[${B}, ${T}, ${D}], width ${W}`,
       elements: n,
       floats: (backward ? 3 : 2) * n,
-      run: backward ? () => k.convBackward(x, w, null, null, dy, dx, dw, null, sizes) : () => k.conv(x, w, null, y, null, null, sizes),
+      run: backward
+        ? () => k.convBackward(x, w, null, { y, ...none }, dy, { dx, dw, dstate: null }, sizes)
+        : () => k.conv(x, w, null, { y, next: null, ...none }, sizes),
     }
   }
 

@@ -120,7 +120,7 @@ const whole = {
   },
   sequence: {
     conv: { operations: ({ R, width, W, silu, normed }) => R * width * (2 * W + silu * unary('silu') + normed * 8) },
-    convBackwardSums: { operations: ({ R, width, W, silu, normed }) => R * width * (2 * W + silu * 2 * unary('silu') + normed * 12) },
+    convBackwardSums: { operations: ({ R, width, silu, normed }) => R * width * (silu * (unary('silu') + 1) + normed * 5) },
     convBackward: { operations: ({ B, T, D, W }) => 4 * B * T * D * W },
     dpfp: { operations: ({ n }) => 3 * n },
     dpfpBackward: { operations: ({ n, nu }) => 6 * nu * n },

@@ -505,19 +505,19 @@ const cases: Record<KernelName, readonly Case[]> = {
   conv: convolutions.map(
     ({ carried, silu, width }): Case =>
       (k, m) => {
-        const stats = width ? m.output(360 / width) : null
-        const sizes = { B: 2, T: 10, D: 9, W: 4, silu, width, eps: 0.1 }
-        k.conv(m.input(180), m.input(36), carried ? m.input(54) : null, m.output(180), stats, m.output(54), sizes)
+        const kept = { sums: silu ? m.output(180) : null, stats: width ? m.output(360 / width) : null }
+        const outputs = { y: m.output(180), next: m.output(54), ...kept }
+        k.conv(m.input(180), m.input(36), carried ? m.input(54) : null, outputs, { B: 2, T: 10, D: 9, W: 4, silu, width, eps: 0.1 })
       },
   ),
   convBackward: convolutions.map(
     ({ carried, silu, width }): Case =>
       (k, m) => {
         const [x, w, state, dy] = [m.input(180), m.input(36), carried ? m.input(54) : null, m.input(180)]
-        const stats = width ? m.temporary(360 / width) : null
+        const saved = { y: m.temporary(180), sums: silu ? m.temporary(180) : null, stats: width ? m.temporary(360 / width) : null }
         const sizes = { B: 2, T: 10, D: 9, W: 4, silu, width, eps: 0.1 }
-        if (width) k.conv(x, w, state, m.temporary(180), stats, null, sizes)
-        k.convBackward(x, w, state, stats, dy, m.output(180), m.output(36), carried ? m.output(54) : null, sizes)
+        k.conv(x, w, state, { ...saved, next: null }, sizes)
+        k.convBackward(x, w, state, saved, dy, { dx: m.output(180), dw: m.output(36), dstate: carried ? m.output(54) : null }, sizes)
       },
   ),
   dpfp: [(k, m) => k.dpfp(m.input(35), m.output(210), 5, 7, 3), (k, m) => k.dpfp(withNan(m), m.output(420), 3, 70, 1)],

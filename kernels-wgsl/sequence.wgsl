@@ -15,7 +15,8 @@ struct Params {
   width: u32,       // conv: of a row of y, in channels; whether it's normalised, and silu taken before
   normed: u32,
   silu: u32,
-  rowGroups: u32,   // ... workgroups that have such rows
+  kept: u32,        // ... whether the sums are kept; workgroups that have such rows
+  rowGroups: u32,
   inputGroups: u32, // convBackward: workgroups that have inputs
   each: u32,  // dpfpSum: workgroups of each of the arrays of a dispatch
   count: u32, // ... which are so many, one or two
@@ -41,6 +42,9 @@ struct Params {
 // Of conv.
 @group(0) @binding(16) var<storage, read_write> next: array<f32>;
 @group(0) @binding(17) var<storage, read_write> dstate: array<f32>;
+@group(0) @binding(18) var<storage, read_write> sums: array<f32>;
+@group(0) @binding(19) var<storage, read> sumsIn: array<f32>;
+@group(0) @binding(20) var<storage, read> yIn: array<f32>;
 
 /// x[b, t, d] for t >= 0, the state [B, W-1, D] before, or 0 without one.
 fn cell(b: u32, t: i32, d: u32) -> f32 {
@@ -90,7 +94,9 @@ const SILU = 13u; // of `unaryOps`
   let end = select(0u, p.width, r < p.R);
   var largest = 0.0;
   for (var k = lane; k < end; k += p.lanes) {
-    let value = activatedOf(sumOf(at + k));
+    let sum = sumOf(at + k);
+    let value = activatedOf(sum);
+    if (p.kept == 1u) { sums[at + k] = sum; }
     y[at + k] = value;
     largest = maxOf(largest, abs(value));
   }
@@ -109,7 +115,7 @@ const SILU = 13u; // of `unaryOps`
   }
 }
 
-// dz, of the sums, into dx.
+// dz, of the sums, into dx. Of a row that is normalised, y = scale s: ds = scale (dy - y sum(dy y)).
 @compute @workgroup_size(THREADS) fn convBackwardSums(g: Group) {
   let r = groupOf(g) * (THREADS / p.lanes) + g.thread / p.lanes;
   let lane = g.thread & (p.lanes - 1u);
@@ -119,15 +125,13 @@ const SILU = 13u; // of `unaryOps`
   var along = 0.0;
   if (p.normed == 1u) {
     if (r < p.R) { scale = statsIn[2u * r + 1u]; }
-    for (var k = lane; k < end; k += p.lanes) { along += dy[at + k] * (activatedOf(sumOf(at + k)) * scale); }
+    for (var k = lane; k < end; k += p.lanes) { along += dy[at + k] * yIn[at + k]; }
     along = sumLanes(along, g.thread, p.lanes);
   }
   for (var k = lane; k < end; k += p.lanes) {
-    let sum = sumOf(at + k);
-    let value = activatedOf(sum);
     var gradient = dy[at + k];
-    if (p.normed == 1u) { gradient = scale * (gradient - value * scale * along); }
-    if (p.silu == 1u) { gradient = applyUnaryBackward(SILU, sum, value, gradient); }
+    if (p.normed == 1u) { gradient = scale * (gradient - yIn[at + k] * along); }
+    if (p.silu == 1u) { gradient = applyUnaryBackward(SILU, sumsIn[at + k], yIn[at + k], gradient); }
     dx[at + k] = gradient;
   }
 }

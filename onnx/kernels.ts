@@ -125,9 +125,9 @@ const kernelNodes: Partial<Record<Call['name'], Row>> = {
     const { name, dims } = m.as(x, [quotient(R, causal), causal, n])
     m.set(y, { name: g.op(op, [causalMask(g, name, causal, n)], { axis: int(-1) }), dims })
   },
-  conv(m, x: Blocks, w: Blocks, state: Blocks | null, y: Blocks, _stats: Blocks | null, next: Blocks, sizes: any) {
+  conv(m, x: Blocks, w: Blocks, state: Blocks | null, { y, next }: Record<string, Blocks>, { silu, ...sizes }: any) {
     const { g } = m
-    const { B, T, D, W, silu, width, eps } = sizes
+    const { B, T, D, W, width, eps } = sizes as Record<string, Num>
     const one = num(1, W)
     const before = minus(W, one)
     const turned = (block: Blocks, rows: Num): Value => g.transpose(m.as(block, [B, rows, D]), [0, 2, 1])

@@ -479,11 +479,20 @@ export interface Kernels<S> {
   // ---- sequence ----------------------------------------------------------------------------------------------------
   /**
    * Causal depthwise convolution: sum_{j<W} w[d,j] x[b, t-W+1+j, d], and what `sizes` says of it; what lies before t = 0 is state [B,W-1,D], or 0 if null.
-   * x, y: [B,T,D]; w: [D,W]; stats: [B T D / width, 2] as `norm` leaves them, null without a width; next: [B,W-1,D], the last inputs, where asked for.
+   * x, y: [B,T,D]; w: [D,W]; next: [B,W-1,D], the last inputs, where asked for. Kept for the backward (null: inference), sums [B,T,D] where there is silu;
+   * stats: [B T D / width, 2] as `norm` leaves them, null without a width.
    */
-  conv(x: S, w: S, state: S | null, y: S, stats: S | null, next: S | null, sizes: ConvSizes): void
-  /** dx, dw (written, not accumulated) and, if state was given, dstate. */
-  convBackward(x: S, w: S, state: S | null, stats: S | null, dy: S, dx: S, dw: S, dstate: S | null, sizes: ConvSizes): void
+  conv(x: S, w: S, state: S | null, outputs: { y: S; next: S | null; sums: S | null; stats: S | null }, sizes: ConvSizes): void
+  /** dx, dw (written, not accumulated) and, if state was given, dstate. saved: y and stats where there is a width, sums where there is silu. */
+  convBackward(
+    x: S,
+    w: S,
+    state: S | null,
+    saved: { y: S; sums: S | null; stats: S | null },
+    dy: S,
+    gradients: { dx: S; dw: S; dstate: S | null },
+    sizes: ConvSizes,
+  ): void
   /** DPFP-nu without its normalisation: r = relu([x, -x]) (2D wide); y = concat_{i=1..nu} r * roll(r, i), roll(r, i)[j] = r[j - i]. x: [R,D]; y: [R, 2 D nu]. Schlag 2021, eq. 37. */
   dpfp(x: S, y: S, R: number, D: number, nu: number): void
   /** dx from dy, x: [R,D], dy: [R, 2 D nu]; written, not accumulated. */

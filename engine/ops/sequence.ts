@@ -1,6 +1,6 @@
 /** Causal depthwise convolution, and the DPFP feature map. */
 import { checkFlag, checkNumber, checkOptions, told } from '../arguments.ts'
-import { record, recordMany } from '../autograd.ts'
+import { record, recordMany, records } from '../autograd.ts'
 import type { ConvSizes } from '../devices/kernels.ts'
 import { sameShape, show } from '../shape.ts'
 import { empty, like, type Tensor, zeros } from '../tensor.ts'
@@ -40,15 +40,19 @@ export function causalConv(x: Tensor, w: Tensor, state?: Tensor, options: ConvOp
   const { kernels } = device
   const y = like(x)
   const next = empty([B, W - 1, D], device)
+  const inputs = state ? [x, w, state] : [x, w]
   const stats = width > 0 ? empty([(B * T * D) / width, 2], device) : null
+  const sums = silu && records(inputs) ? like(x) : null
   const at = (t: Tensor | null | undefined): unknown => t?.storage ?? null
-  kernels.conv(x.storage, w.storage, at(state), y.storage, at(stats), next.storage, sizes)
-  recordMany('causalConv', state ? [x, w, state] : [x, w], [y, next], ([dy, dnext], _, fresh) => {
+  kernels.conv(x.storage, w.storage, at(state), { y: y.storage, next: next.storage, sums: at(sums), stats: at(stats) }, sizes)
+  recordMany('causalConv', inputs, [y, next], ([dy, dnext], _, fresh) => {
     const dx = like(x)
     const dw = fresh(1)
     const dstate = state ? like(state) : null
     const cotangent = dy ?? zeros(y.shape, device)
-    kernels.convBackward(x.storage, w.storage, at(state), at(stats), cotangent.storage, dx.storage, dw.storage, at(dstate), sizes)
+    const saved = { y: y.storage, sums: at(sums), stats: at(stats) }
+    const gradients = { dx: dx.storage, dw: dw.storage, dstate: at(dstate) }
+    kernels.convBackward(x.storage, w.storage, at(state), saved, cotangent.storage, gradients, sizes)
     if (dnext) addLast(dnext, dx, dstate)
     return state ? [dx, dw, dstate] : [dx, dw]
   })

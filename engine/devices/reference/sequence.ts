@@ -1,5 +1,5 @@
 /** Causal depthwise convolution and the DPFP feature map. Pinned by test/ops/values.test.ts and gradients.test.ts. */
-import type { ConvSizes, Kernels } from '../kernels.ts'
+import type { Kernels } from '../kernels.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import { normKernels } from './norm.ts'
 import type { RefStorage } from './storage.ts'
@@ -19,28 +19,24 @@ function cell(
   return state && [state, (b * (W - 1) + W - 1 + t) * D + d]
 }
 
-/** The sums of `conv` alone. */
-function convolve(x: RefStorage, w: RefStorage, state: RefStorage | null, y: RefStorage, { B, T, D, W }: ConvSizes): void {
-  for (let b = 0; b < B; b++)
-    for (let t = 0; t < T; t++)
-      for (let d = 0; d < D; d++) {
-        let total = 0
-        for (let j = 0; j < W; j++) {
-          const from = cell(x, state, b, t - W + 1 + j, d, T, D, W)
-          if (from) total += w.data[d * W + j] * from[0].data[from[1]]
-        }
-        y.data[(b * T + t) * D + d] = total
-      }
-}
-
 type SequenceKernels = 'conv' | 'convBackward' | 'dpfp' | 'dpfpBackward' | 'dpfpSum' | 'dpfpSumBackward'
 
 export const sequenceKernels: Pick<Kernels<RefStorage>, SequenceKernels> = {
-  conv(x, w, state, y, stats, next, sizes) {
-    const { B, T, D, W, silu, width, eps } = sizes
-    convolve(x, w, state, y, sizes)
-    if (silu) elementwiseKernels.unary('silu', y, y, B * T * D)
-    if (width > 0) normKernels.norm('l2', y, null, null, y, stats!, (B * T * D) / width, width, eps)
+  conv(x, w, state, { y, next, sums, stats }, { B, T, D, W, silu, width, eps }) {
+    const n = B * T * D
+    for (let b = 0; b < B; b++)
+      for (let t = 0; t < T; t++)
+        for (let d = 0; d < D; d++) {
+          let total = 0
+          for (let j = 0; j < W; j++) {
+            const from = cell(x, state, b, t - W + 1 + j, d, T, D, W)
+            if (from) total += w.data[d * W + j] * from[0].data[from[1]]
+          }
+          y.data[(b * T + t) * D + d] = total
+        }
+    sums?.data.set(y.data.subarray(0, n))
+    if (silu) elementwiseKernels.unary('silu', y, y, n)
+    if (width > 0) normKernels.norm('l2', y, null, null, y, stats!, n / width, width, eps)
     for (let b = 0; next && b < B; b++)
       for (let i = 0; i < W - 1; i++)
         for (let d = 0; d < D; d++) {
@@ -48,15 +44,16 @@ export const sequenceKernels: Pick<Kernels<RefStorage>, SequenceKernels> = {
           next.data[(b * (W - 1) + i) * D + d] = from ? from[0].data[from[1]] : 0
         }
   },
-  convBackward(x, w, state, stats, dy, dx, dw, dstate, sizes) {
-    const { B, T, D, W, silu, width } = sizes
+  convBackward(x, w, state, { y, sums, stats }, dy, { dx, dw, dstate }, { B, T, D, W, silu, width }) {
     const n = B * T * D
-    const [sums, activated, dz] = [0, 0, 0].map(() => ({ data: new Float64Array(n) }))
-    convolve(x, w, state, sums, sizes)
-    if (silu) elementwiseKernels.unary('silu', sums, activated, n)
-    dz.data.set(dy.data.subarray(0, n))
-    if (width > 0) normKernels.normBackward('l2', silu ? activated : sums, null, stats!, dy, { dx: dz }, n / width, width, false)
-    if (silu) elementwiseKernels.unaryBackward('silu', sums, activated, dz, dz, n)
+    const dz = { data: Float64Array.from(dy.data.subarray(0, n)) }
+    // y = s scale, and the scale depends on all of s.
+    for (let r = 0; width > 0 && r < n / width; r++) {
+      let along = 0
+      for (let i = r * width; i < (r + 1) * width; i++) along += dy.data[i] * y.data[i]
+      for (let i = r * width; i < (r + 1) * width; i++) dz.data[i] = stats!.data[2 * r + 1] * (dy.data[i] - y.data[i] * along)
+    }
+    if (silu) elementwiseKernels.unaryBackward('silu', sums!, y, dz, dz, n)
     dx.data.fill(0, 0, n)
     dw.data.fill(0, 0, D * W)
     dstate?.data.fill(0, 0, B * (W - 1) * D)

@@ -1,4 +1,5 @@
 import type { Kernels } from '../kernels.ts'
+import { elementwiseKernels } from './elementwise.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 
@@ -8,23 +9,22 @@ const heavy = 8192
 /** Columns in a task of convBackwardTaps, as in kernels-wasm/sequence.ts. */
 const columns = 16
 
-/** Of kernels-wasm/sequence.ts. */
-const rowsTogether = (D: number): number => Math.max(4, Math.floor(2048 / D) & ~3)
-
 const pointer = (block: Block | null): number => block?.pointer ?? 0
 
 type SequenceKernels = 'conv' | 'convBackward' | 'dpfp' | 'dpfpBackward' | 'dpfpSum' | 'dpfpSumBackward'
 
 export function sequenceKernels(pool: Pool): Pick<Kernels<Block>, SequenceKernels> {
+  const { unaryBackward } = elementwiseKernels(pool)
   return {
-    conv(x, w, state, y, stats, next, { B, T, D, W, silu, width, eps }) {
+    conv(x, w, state, { y, next, sums, stats }, { B, T, D, W, silu, width, eps }) {
       if (D === 0) return
-      const args = [x.pointer, w.pointer, pointer(state), y.pointer, pointer(stats), T, D, W, Number(silu), width, eps]
+      const args = [x.pointer, w.pointer, pointer(state), y.pointer, pointer(sums), pointer(stats), T, D, W, Number(silu), width, eps]
       pool.run('conv', B * T, Math.ceil((silu ? heavy : grain) / D), args, 8 * W * D)
       if (next) pool.run('convNext', B * (W - 1), Math.ceil(grain / D), [x.pointer, pointer(state), next.pointer, T, D, W])
     },
-    convBackward(x, w, state, stats, dy, dx, dw, dstate, { B, T, D, W, silu, width }) {
+    convBackward(x, w, state, { y, sums, stats }, dy, { dx, dw, dstate }, { B, T, D, W, silu, width }) {
       if (D === 0) return
+      const n = B * T * D
       const back = (dz: Block): void => {
         pool.run(
           'convBackwardInput',
@@ -45,10 +45,13 @@ export function sequenceKernels(pool: Pool): Pick<Kernels<Block>, SequenceKernel
         back(dy)
         return
       }
-      const dz = pool.memory.allocate(4 * B * T * D)
+      const dz = pool.memory.allocate(4 * n)
       try {
-        const args = [x.pointer, w.pointer, pointer(state), pointer(stats), dy.pointer, dz.pointer, T, D, W, Number(silu), width]
-        pool.run('convBackwardSums', B * T, Math.ceil(heavy / D), args, 8 * D * (W + rowsTogether(D)))
+        if (width === 0) unaryBackward('silu', sums!, y, dy, dz, n)
+        else {
+          const args = [y.pointer, pointer(silu ? sums : null), pointer(stats), dy.pointer, dz.pointer, width]
+          pool.run('convBackwardSums', n / width, Math.ceil(heavy / width), args)
+        }
         back(dz)
       } finally {
         pool.memory.free(dz)

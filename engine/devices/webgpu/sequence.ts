@@ -18,14 +18,14 @@ export function sequenceKernels(gpu: Gpu): Pick<Kernels<Block>, SequenceKernels>
     return { width, R, lanes, rowGroups: Math.ceil((R * lanes) / threads) }
   }
   return {
-    conv(x, w, state, y, stats, next, sizes) {
+    conv(x, w, state, { y, next, sums, stats }, sizes) {
       const { B, W, D, eps } = sizes
       const { rowGroups, ...rows } = rowsOf(sizes)
       const n = next ? B * (W - 1) * D : 0
-      const params = { ...paramsOf(sizes, state), ...rows, eps, n, rowGroups }
-      gpu.run(sequence, 'conv', { x, w, state, y, stats, next }, params, rowGroups + groups(n))
+      const params = { ...paramsOf(sizes, state), ...rows, eps, n, rowGroups, kept: Number(sums !== null) }
+      gpu.run(sequence, 'conv', { x, w, state, y, stats, next, sums }, params, rowGroups + groups(n))
     },
-    convBackward(x, w, state, stats, dy, dx, dw, dstate, sizes) {
+    convBackward(x, w, state, { y, sums, stats }, dy, { dx, dw, dstate }, sizes) {
       const { B, T, D, W, silu, width } = sizes
       const params = paramsOf(sizes, state)
       const inputs = B * T * D
@@ -52,7 +52,7 @@ export function sequenceKernels(gpu: Gpu): Pick<Kernels<Block>, SequenceKernels>
       else
         gpu.scratch(inputs, (dz) => {
           const { rowGroups, ...rows } = rowsOf(sizes)
-          gpu.run(sequence, 'convBackwardSums', { x, w, state, statsIn: stats, dy, dx: dz }, { ...params, ...rows }, rowGroups)
+          gpu.run(sequence, 'convBackwardSums', { sumsIn: sums, yIn: y, statsIn: stats, dy, dx: dz }, { ...params, ...rows }, rowGroups)
           all(dz)
         })
     },
