@@ -4,7 +4,8 @@ struct Params {
   R: u32,
   n: u32,
   width: u32,
-  inputGroups: u32, // decayBackward: workgroups that have elements; rows of a part
+  inputGroups: u32, // decayBackward: workgroups that have elements; parts, and rows of a part
+  parts: u32,
   length: u32,
 }
 
@@ -52,6 +53,7 @@ var<workgroup> columnShifts: array<f32, 256>;
   }
   let groups = (p.n + COLUMNS - 1u) / COLUMNS;
   let part = (group - p.inputGroups) / groups;
+  if (part >= p.parts) { return; }
   let j = (group - p.inputGroups) % groups * COLUMNS + thread % COLUMNS;
   let lane = thread / COLUMNS;
   let end = select(0u, min((part + 1u) * p.length, p.R), j < p.n);

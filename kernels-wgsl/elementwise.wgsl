@@ -10,11 +10,12 @@ struct Params {
   offsetA: i32,
   offsetB: i32,
   offsetY: u32,
-  R: u32,           // scaleBackward: rows of `columns`, which share P factors; threads of a row; workgroups that have rows; elements of a part
+  R: u32,           // scaleBackward: rows of `columns`, which share P factors; threads of a row; workgroups that have rows; parts, and elements of one
   P: u32,
   columns: u32,
   lanes: u32,
   rowGroups: u32,
+  parts: u32,
   length: u32,
   wanted: u32,      // 1 with dx, 2 with ds
   axes: array<vec4<i32>, 8>, // (size, stride of a, stride of b, -), outermost first
@@ -131,6 +132,7 @@ var<workgroup> partSums: array<f32, 256>;
   }
   let own = (group - p.rowGroups) % p.P;
   let part = (group - p.rowGroups) / p.P;
+  if (part >= p.parts) { return; }
   let elements = p.R / p.P * p.columns;
   let end = min((part + 1u) * p.length, elements);
   var total = 0.0;

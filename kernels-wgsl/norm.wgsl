@@ -13,7 +13,8 @@ struct Params {
   causal: u32,
   ignore: i32,
   accumulate: u32,
-  rowGroups: u32, // normBackward: workgroups that have rows; rows of a part; whether dgain, dbias is asked for
+  rowGroups: u32, // normBackward: workgroups that have rows; parts and rows of a part; whether dgain, dbias is asked for
+  parts: u32,
   length: u32,
   ofGain: u32,
   ofBias: u32,
@@ -139,6 +140,7 @@ fn rowsBackward(r: u32, thread: u32) {
 fn columnsBackward(group: u32, thread: u32) {
   let groups = (p.n + COLUMNS - 1u) / COLUMNS;
   let part = group / groups;
+  if (part >= p.parts) { return; }
   let j = group % groups * COLUMNS + thread % COLUMNS;
   let lane = thread / COLUMNS;
   let end = select(0u, min((part + 1u) * p.length, p.R), j < p.n);

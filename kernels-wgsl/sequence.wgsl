@@ -8,6 +8,7 @@ struct Params {
   W: u32,
   nu: u32,
   stateful: u32,
+  parts: u32,
   length: u32,
   R: u32,
   lanes: u32,
@@ -175,6 +176,7 @@ var<workgroup> columnSums: array<f32, 256>;
   let taps = p.D * p.W;
   let groups = (taps + COLUMNS - 1u) / COLUMNS;
   let part = (group - p.inputGroups) / groups;
+  if (part >= p.parts) { return; }
   // Channels side by side.
   let column = (group - p.inputGroups) % groups * COLUMNS + thread % COLUMNS;
   let j = column / p.D;

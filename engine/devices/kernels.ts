@@ -194,7 +194,7 @@ export interface FastWeightSizes {
   eps: number
   /** The read is the state's transpose's, y_t = scale * S_t q_t: q and dq are [B,T,H,V], y and dy [B,T,H,K]. Never with a normaliser. */
   transposed: boolean
-  /** What is given as beta are numbers whose sigmoids it is, and dbeta is theirs; at padding, too, they have to be numbers. */
+  /** What is given as beta are numbers whose sigmoids it is, and dbeta is theirs. */
   logits?: boolean
 }
 

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { inspect } from 'node:util'
 import * as engine from '../../engine/index.ts'
 import { type Device, scope, type Tensor, tensor } from '../../engine/index.ts'
+import { sigmoidLater } from '../../engine/ops/later.ts'
 import { assertClose, builds, readAndFree, reference, uniforms, wasm, webgpu } from '../helpers.ts'
 
 const devices: readonly { name: string; open: (test: Mocha.Context) => Promise<Device> }[] = [
@@ -699,6 +700,17 @@ for (const { name, open } of devices)
     })
 
     describe('scope', () => {
+      it('has the values of what leaves it that would have been computed later', async () => {
+        const x = leaf([0, 0, 0])
+        const left = scope(() => sigmoidLater(engine.affine(x, 2)))
+        let kept: Tensor
+        scope(() => {
+          kept = engine.keep(sigmoidLater(engine.affine(x, 2)))
+        })
+        for (const y of [left, kept!]) assert.deepEqual(await readAndFree(y), [0.5, 0.5, 0.5])
+        x.dispose()
+      })
+
       it('frees all but what is returned, through arrays, maps and objects', async () => {
         const before = device.bytesInUse()
         const result = scope(() => {

@@ -52,7 +52,7 @@ export function scratchBytes(
 }
 
 export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights' | 'fastWeightsBackward'> {
-  const { unary, unaryBackward } = elementwiseKernels(pool)
+  const { unary } = elementwiseKernels(pool)
   function run(
     kernel: 'fastWeights' | 'fastWeightsBackward',
     form: KernelForm,
@@ -106,7 +106,9 @@ export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights
         const { q, k, v, beta, gate, erase, along, tokens } = inputs
         const read = [q, k, v, beta, gate, erase, along, tokens, y, den, states, zs, dy, dsT, dzT]
         run('fastWeightsBackward', form, sizes, inputs, [...read, dq, dk, dv, dbeta, dgate, derase, dalong, ds0, dz0], [])
-        if (beta !== given.beta) unaryBackward('sigmoid', given.beta!, beta!, dbeta!, dbeta!, sizes.B * sizes.T * sizes.H)
+        const { B, T, H, logits } = sizes
+        if (logits && dbeta)
+          pool.run('strengthsBackward', B * T, Math.ceil(8192 / H), [given.beta!.pointer, tokens?.pointer ?? 0, dbeta.pointer, H])
       })
     },
   }

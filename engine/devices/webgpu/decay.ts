@@ -17,7 +17,7 @@ export function decayKernels(gpu: Gpu): Pick<Kernels<Block>, 'decay' | 'decayBac
           decay,
           'decayBackward',
           { a, rate, shift, dy, da, drate, dshift },
-          { R, n, width, inputGroups, length: columnLength },
+          { R, n, width, inputGroups, parts, length: columnLength },
           inputGroups + parts * Math.ceil(n / columnsAtOnce),
         )
       if (parts === 1) pass(drate, dshift)

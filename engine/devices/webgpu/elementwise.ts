@@ -21,7 +21,7 @@ export function elementwiseKernels(gpu: Gpu): Pick<Kernels<Block>, ElementwiseKe
       const parts = summed ? Math.max(1, Math.ceil(((R / P) * n) / partLength)) : 0
       const wanted = Number(dx !== null) + 2 * Number(ds !== null)
       const pass = (ds: Block | null): void => {
-        const params = { R, P, columns: n, lanes, rowGroups, length: partLength, wanted }
+        const params = { R, P, columns: n, lanes, rowGroups, parts, length: partLength, wanted }
         gpu.run(elementwise, 'scaleBackward', { x, s, dy, y: dx, ds }, params, rowGroups + parts * P)
       }
       if (parts <= 1) pass(ds)

@@ -35,6 +35,7 @@ export function normKernels(gpu: Gpu): Pick<Kernels<Block>, NormKernels> {
             gained: Number(gain !== null),
             accumulate: Number(accumulate),
             rowGroups,
+            parts,
             length: columnLength,
             ofGain: Number(dgain !== null),
             ofBias: Number(dbias !== null),

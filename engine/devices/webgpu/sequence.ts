@@ -37,7 +37,7 @@ export function sequenceKernels(gpu: Gpu): Pick<Kernels<Block>, SequenceKernels>
           sequence,
           'convBackward',
           { x, w, state, dy: dz, dx, dstate, dw },
-          { ...params, n, inputGroups, length: columnLength },
+          { ...params, n, inputGroups, parts, length: columnLength },
           inputGroups + parts * Math.ceil((D * W) / columnsAtOnce),
         )
       const all = (dz: Block): void => {
