@@ -775,6 +775,8 @@ const linearCases = [
         dims: letters(sizes, ['T', 'H', 'B', 'K', 'V'], { H: 9, B: 9, K: 70, V: 70 }),
         form: fc.constantFrom<Form>('recurrent', 'chunk'),
         gated: fc.boolean(),
+        // Whether others read the strengths, too.
+        read: fc.boolean(),
       }),
     inputs: ({ dims: { B, T, H, K, V }, gated }) => [
       { shape: [B, T, H, K] },
@@ -783,9 +785,10 @@ const linearCases = [
       { shape: [B, T, H] },
       ...(gated ? [{ shape: [B, T, H], values: 'gate' } as const] : []),
     ],
-    run: ({ form }, [q, k, v, logits, gate]) => {
-      const { y, state } = engine.fastWeights(q, k, v, { beta: sigmoidLater(logits), ...(gate && { gate }) }, undefined, { form })
-      return [y, state.S]
+    run: ({ dims: { B, T, H }, form, read }, [q, k, v, logits, gate]) => {
+      const beta = sigmoidLater(logits)
+      const { y, state } = engine.fastWeights(q, k, v, { beta, ...(gate && { gate }) }, undefined, { form })
+      return [read ? engine.mul(y, engine.reshape(beta, [B, T, H, 1])) : y, state.S]
     },
     sequence: true,
   }),
