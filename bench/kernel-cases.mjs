@@ -70,7 +70,7 @@ const norm =
       elements: n,
       floats: (backward ? 3 : 2) * n,
       run: backward
-        ? () => k.normBackward(kind, x, affine ? gain : null, stats, dy, dx, R, D, false)
+        ? () => k.normBackward(kind, x, affine ? gain : null, stats, dy, { dx }, R, D, false)
         : () => k.norm(kind, x, affine ? gain : null, affine ? bias : null, y, stats, R, D, 1e-5),
       operands: { x, gain, bias, y, stats, dy, dx, R, n: D },
     }
@@ -146,11 +146,15 @@ const conv =
       dy = m.float(n),
       dx = m.empty(n),
       dw = m.empty(D * W)
+    const sizes = { B, T, D, W, silu: false, width: 0, eps: 0 }
+    const none = { sums: null, stats: null }
     return {
       shape: `[${B}, ${T}, ${D}], width ${W}`,
       elements: n,
       floats: (backward ? 3 : 2) * n,
-      run: backward ? () => k.convBackward(x, w, null, dy, dx, dw, null, B, T, D, W) : () => k.conv(x, w, null, y, B, T, D, W),
+      run: backward
+        ? () => k.convBackward(x, w, null, { y, ...none }, dy, { dx, dw, dstate: null }, sizes)
+        : () => k.conv(x, w, null, { y, next: null, ...none }, sizes),
     }
   }
 
@@ -349,7 +353,7 @@ export const cases = {
       shape: `[${R}, ${D}]`,
       elements: n,
       floats: 2 * n,
-      run: () => k.normGainBackward(x, stats, dy, dgain, dbias, R, D),
+      run: () => k.normBackward('layer', x, null, stats, dy, { dx: null, dgain, dbias }, R, D, false),
       operands: { x, stats, dy, dgain, dbias, R, n: D },
     }
   },

@@ -75,6 +75,7 @@ const whole = {
     accumulate: { operations: ({ n }) => n, again: ['y'] },
     unary: { operations: ({ n, op }) => n * unary(unaryOps[op]) },
     unaryBackward: { operations: ({ n, op }) => n * (unary(unaryOps[op]) + 1) },
+    scaleBackward: { operations: ({ R, columns, wanted }) => R * columns * ((wanted & 1) + (wanted & 2)) },
     binary: { operations: ({ n, op }) => n * (binaryOps[op] ? 1 : 0), part: { a: ({ n }) => n, b: ({ n }) => n, y: ({ n }) => n } },
   },
   movement: {
@@ -111,23 +112,24 @@ const whole = {
   },
   norm: {
     norm: { operations: ({ R, n }) => 8 * R * n },
-    normBackward: { operations: ({ R, n }) => 12 * R * n },
-    normGainBackward: { operations: ({ R, n }) => 5 * R * n },
-    normGainBackwardAtOnce: { operations: ({ R, n }) => 5 * R * n },
+    normBackward: { operations: ({ R, n, rowGroups, ofGain, ofBias }) => ((rowGroups && 12) + (ofGain || ofBias ? 5 : 0)) * R * n },
     softmax: { operations: ({ R, n, causal }) => (causal ? n - (causal - 1) / 2 : n) * (2 * transcendental + 5) * R },
     softmaxBackward: { operations: ({ R, n }) => 4 * R * n },
     crossEntropy: { operations: ({ R, n }) => (transcendental + 3) * R * n },
     crossEntropyBackward: { operations: ({ R, n }) => (transcendental + 3) * R * n },
   },
   sequence: {
-    conv: { operations: ({ n, W }) => 2 * n * W },
-    convBackwardInput: { operations: ({ n, W }) => 2 * n * W },
-    convBackwardState: { operations: ({ n, W }) => 2 * n * W },
-    convBackwardTaps: { operations: ({ B, T, D, W }) => 2 * B * T * D * W },
+    conv: { operations: ({ R, width, W, silu, normed }) => R * width * (2 * W + silu * unary('silu') + normed * 8) },
+    convBackwardSums: { operations: ({ R, width, silu, normed }) => R * width * (silu * (unary('silu') + 1) + normed * 5) },
+    convBackward: { operations: ({ B, T, D, W }) => 4 * B * T * D * W },
     dpfp: { operations: ({ n }) => 3 * n },
     dpfpBackward: { operations: ({ n, nu }) => 6 * nu * n },
     dpfpSum: { operations: ({ R, D, nu, count }) => 12 * count * R * 2 * D * nu },
     dpfpSumBackward: { operations: ({ R, D, nu, count }) => 10 * count * R * 2 * D * nu },
+  },
+  decay: {
+    decay: { operations: ({ R, n }) => R * n * (unary('softplus') + 2) },
+    decayBackward: { operations: ({ R, n }) => R * n * (3 * unary('softplus') + 8) },
   },
   // Twenty rounds of an addition, a rotation (3) and an exclusive or.
   random: {

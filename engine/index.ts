@@ -50,6 +50,7 @@ export { type NetOptions, type NetState, runNet } from './nets/run.ts'
 export { type SelfReferentialOptions, selfModifyingProgrammer, selfReferential } from './nets/self-referential.ts'
 export { type AftBias, type AftOptions, type AftState, aft } from './ops/aft.ts'
 export { softmaxAttention } from './ops/attention.ts'
+export { softplusDecay } from './ops/decay.ts'
 export * from './ops/elementwise.ts'
 export {
   type FastWeightState,

@@ -7,6 +7,8 @@
 export interface Scoped {
   kept: boolean
   dispose(): void
+  /** Called before it outlives what it may have been going to be computed from. */
+  settle?(): void
 }
 
 const scopes: Set<Scoped>[] = []
@@ -29,6 +31,7 @@ export function enrollBeside(object: Scoped, other: Scoped): void {
 /** Exempts a tensor from every scope: from now on only `dispose()` frees it. */
 export function keep<T extends Scoped>(object: T): T {
   object.kept = true
+  object.settle?.()
   return object
 }
 
@@ -40,15 +43,17 @@ export function keep<T extends Scoped>(object: T): T {
 export function scope<R>(body: () => R): R {
   const own = new Set<Scoped>()
   scopes.push(own)
-  let result: R | undefined
+  let left = new Set<Scoped>()
   try {
-    result = body()
+    const result = body()
     checkSynchronous('scope', result)
+    left = reachable(result, own)
+    for (const object of left) object.settle?.()
     return result
   } finally {
     scopes.pop()
     const outer = scopes.at(-1)
-    for (const object of reachable(result, own)) {
+    for (const object of left) {
       own.delete(object)
       outer?.add(object)
     }

@@ -107,6 +107,8 @@ interface Recurrence {
   packed?: boolean
   transposed?: boolean
   along?: boolean
+  /** Strengths are given as numbers whose sigmoids they are. */
+  logits?: boolean
 }
 
 const recurrences: readonly Recurrence[] = [
@@ -115,6 +117,7 @@ const recurrences: readonly Recurrence[] = [
   { beta: true },
   { beta: true, gateWidth: 1 },
   { beta: true, gateWidth: 'K' },
+  { beta: true, logits: true, packed: true },
   { erase: true, gateWidth: 'K' },
   { normalised: true, gateWidth: 1, packed: true },
   { beta: true, packed: true },
@@ -129,13 +132,13 @@ const recurrences: readonly Recurrence[] = [
 const fastWeightCase =
   (
     form: 'recurrent' | 'chunk',
-    { beta, erase, gateWidth = 0, normalised, packed, transposed = false, along }: Recurrence,
+    { beta, erase, gateWidth = 0, normalised, packed, transposed = false, along, logits = false }: Recurrence,
     backward: boolean,
   ): Case =>
   (k, m) => {
     const [B, T, H, K, V, C] = [2, 21, 2, 10, 6, 8]
     const width = gateWidth === 'K' ? K : gateWidth
-    const sizes = { B, T, H, K, V, C, scale: 0.5, gateWidth: Math.max(width, 1), eps: 0.5, transposed }
+    const sizes = { B, T, H, K, V, C, scale: 0.5, gateWidth: Math.max(width, 1), eps: 0.5, transposed, logits }
     const [queryWidth, readWidth] = transposed ? [V, K] : [K, V]
     const tokens = B * T * H
     const chunks = Math.ceil(T / C)
@@ -145,7 +148,7 @@ const fastWeightCase =
       q: normalised ? m.input(tokens * K, 0.1, 1) : m.input(tokens * queryWidth),
       k: normalised ? m.input(tokens * K, 0.1, 1) : m.input(tokens * K, -key, key),
       v: m.input(tokens * V),
-      beta: beta ? m.input(tokens, 0, 1) : null,
+      beta: beta ? m.input(tokens, logits ? -2 : 0, 1) : null,
       gate: width ? m.input(tokens * width, -2, 0) : null,
       erase: erase ? m.input(tokens * K, -key, key) : null,
       along: along ? m.input(tokens * K, -key, key) : null,
@@ -273,6 +276,9 @@ const aftCases = (backward: boolean): Case[] =>
     ),
   )
 
+/** With a state and without, and what may follow. */
+const convolutions = [true, false].flatMap((carried) => [true, false].flatMap((silu) => [0, 3].map((width) => ({ carried, silu, width }))))
+
 /** A kernel without a case doesn't compile. */
 const cases: Record<KernelName, readonly Case[]> = {
   fill: [(k, m) => k.fill(m.output(300), 300, 0.75)],
@@ -309,6 +315,26 @@ const cases: Record<KernelName, readonly Case[]> = {
       k.binary(op, m.from(values), m.from(values), m.output(16), [4, 4], [0, 1], [1, 0])
     },
   ]),
+  scaleBackward: [
+    [15, 15, 7, 3],
+    [15, 5, 7, 3],
+    [4200, 2, 70, 3],
+    [15, 3, 70, 2],
+    [15, 15, 70, 1],
+  ].map(
+    ([R, P, n, wanted]): Case =>
+      (k, m) =>
+        k.scaleBackward(
+          m.input(R * n),
+          m.input(P),
+          m.input(R * n),
+          wanted & 1 ? m.output(R * n) : null,
+          wanted & 2 ? m.output(P) : null,
+          R,
+          P,
+          n,
+        ),
+  ),
 
   copy: [
     (k, m) => k.copy(m.input(105), m.output(105), [7, 3, 5], [1, 7, 21], 0, [15, 5, 1], 0),
@@ -401,29 +427,35 @@ const cases: Record<KernelName, readonly Case[]> = {
     (k, m) => k.norm(kind, withNan(m), null, null, m.output(210), m.temporary(6), 3, 70, 0.1),
     (k, m) => k.norm(kind, m.input(140, 0.5e20, 2e20), null, null, m.output(140), m.temporary(4), 2, 70, 0.1),
   ]),
-  normBackward: normKinds.flatMap((kind) =>
-    [false, true].map(
-      (accumulate): Case =>
-        (k, m) => {
-          const [x, gain, stats] = [normInput(kind, m), m.input(70), m.temporary(10)]
-          k.norm(kind, x, gain, null, m.temporary(350), stats, 5, 70, 0.1)
-          k.normBackward(kind, x, gain, stats, m.input(350), accumulate ? m.inout(350) : m.output(350), 5, 70, accumulate)
-        },
+  normBackward: [
+    ...normKinds.flatMap((kind) =>
+      [false, true].map(
+        (accumulate): Case =>
+          (k, m) => {
+            const [x, gain, stats] = [normInput(kind, m), m.input(70), m.temporary(10)]
+            k.norm(kind, x, gain, null, m.temporary(350), stats, 5, 70, 0.1)
+            const dx = accumulate ? m.inout(350) : m.output(350)
+            k.normBackward(kind, x, gain, stats, m.input(350), { dx, dgain: accumulate ? m.output(70) : null }, 5, 70, accumulate)
+          },
+      ),
     ),
-  ),
-  // A few rows, many, and very many: WebGPU has a way for each.
-  normGainBackward: [
-    [5, 70],
-    [150, 11],
-    [4200, 2],
-  ].map(
-    ([R, n]): Case =>
-      (k, m) => {
-        const [x, stats] = [m.input(R * n), m.temporary(2 * R)]
-        k.norm('layer', x, null, null, m.temporary(R * n), stats, R, n, 0.1)
-        k.normGainBackward(x, stats, m.input(R * n), m.output(n), m.output(n), R, n)
-      },
-  ),
+    // A few rows, many, and very many: WebGPU has a way for each.
+    ...[
+      [5, 70],
+      [150, 11],
+      [4200, 2],
+    ].flatMap(([R, n]) =>
+      [false, true].map(
+        (whole): Case =>
+          (k, m) => {
+            const [x, stats] = [m.input(R * n), m.temporary(2 * R)]
+            k.norm('layer', x, null, null, m.temporary(R * n), stats, R, n, 0.1)
+            const gradients = { dx: whole ? m.output(R * n) : null, dgain: m.output(n), dbias: m.output(n) }
+            k.normBackward('layer', x, null, stats, m.input(R * n), gradients, R, n, false)
+          },
+      ),
+    ),
+  ],
   softmax: [
     (k, m) => k.softmax(m.input(350, -4, 4), m.output(350), 5, 70, false, 0),
     (k, m) => k.softmax(m.input(350, -4, 4), m.output(350), 5, 70, true, 0),
@@ -454,17 +486,39 @@ const cases: Record<KernelName, readonly Case[]> = {
   aft: aftCases(false),
   aftBackward: aftCases(true),
 
-  conv: [true, false].map(
-    (carried): Case =>
+  decay: [1, 3].map(
+    (width): Case =>
+      (k, m) =>
+        k.decay(m.input(105, -4, 4), m.input(15 / width), m.input(15), m.output(105), 7, 15, width),
+  ),
+  // Some rows, and very many: WebGPU has a way for each.
+  decayBackward: [
+    [7, 15, 3],
+    [4200, 2, 1],
+  ].map(
+    ([R, n, width]): Case =>
       (k, m) => {
-        k.conv(m.input(180), m.input(36), carried ? m.input(54) : null, m.output(180), 2, 10, 9, 4)
+        const gradients = { da: m.output(R * n), drate: m.output(n), dshift: m.output(n) }
+        k.decayBackward(m.input(R * n, -4, 4), m.input(n / width), m.input(n), m.input(R * n), gradients, R, n, width)
       },
   ),
-  convBackward: [true, false].map(
-    (carried): Case =>
+
+  conv: convolutions.map(
+    ({ carried, silu, width }): Case =>
+      (k, m) => {
+        const kept = { sums: silu ? m.output(180) : null, stats: width ? m.output(360 / width) : null }
+        const outputs = { y: m.output(180), next: m.output(54), ...kept }
+        k.conv(m.input(180), m.input(36), carried ? m.input(54) : null, outputs, { B: 2, T: 10, D: 9, W: 4, silu, width, eps: 0.1 })
+      },
+  ),
+  convBackward: convolutions.map(
+    ({ carried, silu, width }): Case =>
       (k, m) => {
         const [x, w, state, dy] = [m.input(180), m.input(36), carried ? m.input(54) : null, m.input(180)]
-        k.convBackward(x, w, state, dy, m.output(180), m.output(36), carried ? m.output(54) : null, 2, 10, 9, 4)
+        const saved = { y: m.temporary(180), sums: silu ? m.temporary(180) : null, stats: width ? m.temporary(360 / width) : null }
+        const sizes = { B: 2, T: 10, D: 9, W: 4, silu, width, eps: 0.1 }
+        k.conv(x, w, state, { ...saved, next: null }, sizes)
+        k.convBackward(x, w, state, saved, dy, { dx: m.output(180), dw: m.output(36), dstate: carried ? m.output(54) : null }, sizes)
       },
   ),
   dpfp: [(k, m) => k.dpfp(m.input(35), m.output(210), 5, 7, 3), (k, m) => k.dpfp(withNan(m), m.output(420), 3, 70, 1)],

@@ -322,13 +322,23 @@ export class Tensor implements Scoped {
 
   /**
    * Frees the memory until the values are needed, by a backward pass or whoever: they are computed once more then, from the op's inputs. Only for
-   * recorded results that cost little, of norms and of dpfp, and that no view shares; others stay as they are. For what a layer makes and hands to nobody.
+   * recorded results that cost little, of norms, of dpfp and `sigmoidLater`, and that no view shares; others stay as they are. For what a layer makes and hands to nobody.
    * @internal
    */
   evict(): void {
     if (!this.node?.again || !this.block || this.block.owners > 1 || this.block.version > 0) return
     this.dispose()
     this.evicted = true
+  }
+
+  /** See `Scoped`. @internal */
+  settle(): void {
+    if (this.evicted) this.live()
+  }
+
+  /** What it is `op` of, where it's the result of that and its values aren't there (see `evict`); null: no such one. @internal */
+  unmade(op: string): Tensor | null {
+    return this.evicted && this.node?.op === op ? this.node.inputs[0] : null
   }
 
   /** Has the values in other memory, which holds them already. @internal */

@@ -3,7 +3,7 @@
  * read all that they need before they write, so that V8 can merge them (wide.ts).
  * Pinned by test/ops/wasm.test.ts.
  */
-import { vload, vstore } from './lanes'
+import { sumLanes, vload, vstore } from './lanes'
 import { farFrom, hasFar, madd, nearUnary, nearUnaryBackward, vunary, vunaryBackward } from './math'
 import { planeOffset } from './planes'
 
@@ -302,5 +302,37 @@ export function binary(
       atB += rowB
     }
     k = 0
+  }
+}
+
+/**
+ * dx[r,:] = s[r mod P] dy[r,:], and dots[r] = dy[r,:] . x[r,:]; rows of n. dx or dots may be 0. A task is a row.
+ */
+export function scaleBackward(begin: i32, end: i32, x: usize, s: usize, dy: usize, dx: usize, dots: usize, P: i32, n: i32): void {
+  const bytes = <usize>n << 2
+  const whole = <usize>(n & ~7) << 2
+  for (let r = begin; r < end; r++) {
+    const row = <usize>r * bytes
+    const factor = v128.load32_splat(s + (<usize>(r % P) << 2))
+    let s0 = f32x4.splat(0), s1 = s0
+    let at = row
+    for (; at < row + whole; at += 32) {
+      const low = v128.load(dy + at), high = v128.load(dy + at, 16)
+      if (dots) {
+        s0 = madd(low, v128.load(x + at), s0)
+        s1 = madd(high, v128.load(x + at, 16), s1)
+      }
+      if (dx) {
+        v128.store(dx + at, f32x4.mul(low, factor))
+        v128.store(dx + at, f32x4.mul(high, factor), 16)
+      }
+    }
+    for (; at < row + bytes; at += 16) {
+      const left = <i32>(row + bytes - at) >> 2
+      const v = vload(dy + at, left)
+      if (dots) s0 = madd(v, vload(x + at, left), s0)
+      if (dx) vstore(dx + at, f32x4.mul(v, factor), left)
+    }
+    if (dots) store<f32>(dots + (<usize>r << 2), sumLanes(f32x4.add(s0, s1)))
   }
 }

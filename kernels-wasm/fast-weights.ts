@@ -27,6 +27,7 @@
  * Causality is exact: what a token holds, NaN included, never enters the arithmetic of an earlier one. A gate above 0 is refused.
  * Pinned by test/ops/fast-weights.test.ts, against engine/devices/reference/fast-weights.ts: RMS ratio 1e-5.
  */
+import { unaryBackward_sigmoid } from './elementwise'
 import { chunk } from './fast-weights-chunk'
 import { chunkBackward, decayedChunkBackward } from './fast-weights-chunk-backward'
 import { recurrent, recurrentBackward, tokenInPlace } from './fast-weights-recurrent'
@@ -214,4 +215,17 @@ function backward(chunked: i32, S: usize, dS: usize, n: i32): void {
   if (!n) return
   if (chunked && !gate && !erase) chunkBackward(S, dS, n)
   else if (!(chunked && decayedChunkBackward(S, dS, n))) recurrentBackward(S, dS, n)
+}
+
+/**
+ * dbeta [B,T,H] of strengths that are sigmoids of logits becomes that of the logits; a task is a token. Padding's stays 0, whatever its logits hold:
+ * no slope of a sigmoid is multiplied with it.
+ */
+export function strengthsBackward(begin: i32, end: i32, logits: usize, tokens: usize, dbeta: usize, H: i32): void {
+  for (let token = begin; token < end;) {
+    let next = token
+    while (next < end && (!tokens || get(tokens, next) & TOKEN)) next++
+    unaryBackward_sigmoid(token * H, next * H, logits, 0, dbeta, dbeta)
+    token = next + 1
+  }
 }

@@ -1,5 +1,6 @@
 /** The module: every kernel of every family. */
 export * from './aft'
+export * from './decay'
 export * from './elementwise'
 export * from './fast-weights'
 export { gatherHalf, packHalves } from './halves'

@@ -7,8 +7,8 @@ import { exp, log, madd } from './math'
 import { sum, sumSquaresAround } from './sums'
 
 /** `normKinds` of engine/devices/kernels.ts. */
-const LAYER = 0, RMS = 1, L2 = 2
-export const SUM = 3
+const LAYER = 0, RMS = 1
+export const L2 = 2, SUM = 3
 
 @inline function normStep(x: usize, gain: usize, bias: usize, y: usize, at: usize, mean: v128, scale: v128, left: i32): void {
   let v = f32x4.mul(f32x4.sub(vload(x + at, left), mean), scale)

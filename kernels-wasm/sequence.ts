@@ -1,9 +1,10 @@
 /**
  * Causal depthwise convolution and the DPFP feature map. Pinned by test/ops/wasm.test.ts.
  */
+import { unaryBackward_silu, unary_silu } from './elementwise'
 import { sumLanes, vload, vstore } from './lanes'
 import { madd, nanOf } from './math'
-import { LARGEST, normBackwardOne, normOne, SMALLEST, SUM } from './norm'
+import { L2, LARGEST, normBackwardOne, normOne, SMALLEST, SUM } from './norm'
 import { scratch } from './scratch'
 import { BLOCK } from './sums'
 
@@ -128,12 +129,41 @@ function correlate(t0: i32, t1: i32, offset: i32, rows: usize, state: usize, y: 
   }
 }
 
+/** Numbers that are convolved, activated and normalised one after the other while they are in the cache: whole rows of D, or of a width. */
+@inline function rowsTogether(D: i32): i32 {
+  return max(4, (2048 / D) & ~3)
+}
+
 /**
- * y[b,t,d] = sum_{j<W} w[d,j] x[b, t-W+1+j, d]; x, y: [B,T,D], w: [D,W], state: [B,W-1,D] or 0. A task is (b, t).
+ * y[b,t,d] = sum_{j<W} w[d,j] x[b, t-W+1+j, d]; x, y: [B,T,D], w: [D,W], state: [B,W-1,D] or 0. Of that silu, where `activated`, and then, with a
+ * width, so many at a time as `norm` l2 has them, stats: [B T D / width, 2]. sums: [B,T,D], those before silu, or 0. A task is (b, t).
  * Scratch: 2 W D floats.
  */
-export function conv(begin: i32, end: i32, x: usize, w: usize, state: usize, y: usize, T: i32, D: i32, W: i32): void {
+export function conv(
+  begin: i32, end: i32, x: usize, w: usize, state: usize, y: usize, sums: usize, stats: usize,
+  T: i32, D: i32, W: i32, activated: i32, width: i32, eps: f32,
+): void {
   transposeTaps(w, D, W, false)
+  const bytes = <usize>D << 2
+  for (let task = begin; task < end;) {
+    const next = min(end, task + rowsTogether(D))
+    convRows(task, next, x, state, sums ? sums : y, T, D, W)
+    const at = <usize>task * bytes
+    const rows = y + at
+    if (activated) unary_silu(0, (next - task) * D, sums ? sums + at : rows, rows)
+    if (width) {
+      const heads = D / width
+      for (let r = 0; r < (next - task) * heads; r++) {
+        const row = rows + (<usize>(r * width) << 2)
+        normOne(L2, row, 0, 0, row, stats + (<usize>(task * heads + r) << 3), width, eps)
+      }
+    }
+    task = next
+  }
+}
+
+/** The sums of rows of all sequences; the taps are in scratch. y: of row 0. */
+function convRows(begin: i32, end: i32, x: usize, state: usize, y: usize, T: i32, D: i32, W: i32): void {
   const sequence = <usize>T * <usize>D << 2
   const past = <usize>(W - 1) * <usize>D << 2
   for (let task = begin; task < end;) {
@@ -142,6 +172,57 @@ export function conv(begin: i32, end: i32, x: usize, w: usize, state: usize, y: 
     const t1 = min(T, t0 + end - task)
     correlate(t0, t1, 1 - W, x + <usize>b * sequence, state ? state + <usize>b * past : 0, y + <usize>b * sequence, T, D, W)
     task += t1 - t0
+  }
+}
+
+/** ds = scale (dy - y (dy . y)), of a row of n numbers s, y = scale s. */
+function l2Row(y: usize, scale: f32, dy: usize, ds: usize, n: i32): void {
+  const bytes = <usize>n << 2
+  const whole = <usize>(n & ~7) << 2
+  let s0 = f32x4.splat(0), s1 = s0
+  let at: usize = 0
+  for (; at < whole; at += 32) {
+    s0 = madd(v128.load(dy + at), v128.load(y + at), s0)
+    s1 = madd(v128.load(dy + at, 16), v128.load(y + at, 16), s1)
+  }
+  for (; at < bytes; at += 16) s0 = madd(vload(dy + at, <i32>(bytes - at) >> 2), vload(y + at, <i32>(bytes - at) >> 2), s0)
+  const along = f32x4.splat(-sumLanes(f32x4.add(s0, s1))), factor = f32x4.splat(scale)
+  for (at = 0; at < whole; at += 32) {
+    const low = f32x4.mul(factor, madd(along, v128.load(y + at), v128.load(dy + at)))
+    const high = f32x4.mul(factor, madd(along, v128.load(y + at, 16), v128.load(dy + at, 16)))
+    v128.store(ds + at, low)
+    v128.store(ds + at, high, 16)
+  }
+  for (; at < bytes; at += 16) {
+    const left = <i32>(bytes - at) >> 2
+    vstore(ds + at, f32x4.mul(factor, madd(along, vload(y + at, left), vload(dy + at, left))), left)
+  }
+}
+
+/** dz, of the sums of `conv` with a width; sums: 0 without silu. A task is a row of that width. */
+export function convBackwardSums(begin: i32, end: i32, y: usize, sums: usize, stats: usize, dy: usize, dz: usize, width: i32): void {
+  const bytes = <usize>width << 2
+  for (let r = begin; r < end;) {
+    const next = min(end, r + rowsTogether(width))
+    const first = <usize>r * bytes
+    for (let at = first; r < next; r++) {
+      l2Row(y + at, load<f32>(stats + (<usize>r << 3), 4), dy + at, dz + at, width)
+      at += bytes
+    }
+    if (sums) unaryBackward_silu(0, <i32>((<usize>next * bytes - first) >> 2), sums + first, y + first, dz + first, dz + first)
+  }
+}
+
+/** next[b,i,d]: the last W-1 rows of [state; x], 0 for those that are not there. A task is (b, i). */
+export function convNext(begin: i32, end: i32, x: usize, state: usize, next: usize, T: i32, D: i32, W: i32): void {
+  const bytes = <usize>D << 2
+  for (let task = begin; task < end; task++) {
+    const b = task / (W - 1)
+    const t = task - b * (W - 1) + T - W + 1
+    const to = next + <usize>task * bytes
+    if (t >= 0) memory.copy(to, x + <usize>(b * T + t) * bytes, bytes)
+    else if (state) memory.copy(to, state + <usize>(b * (W - 1) + W - 1 + t) * bytes, bytes)
+    else memory.fill(to, 0, bytes)
   }
 }
 

@@ -74,10 +74,10 @@ fn maxOf(a: f32, b: f32) -> f32 {
 
 fn minOf(a: f32, b: f32) -> f32 { return -maxOf(-a, -b); }
 
-// Rows: `lanes` (a power of two, at most THREADS) neighbouring threads share a row, THREADS / lanes rows share a workgroup. Two barriers a
+// Rows: `lanes` (a power of two, at most THREADS) neighbouring threads share a row, several rows a workgroup of 256 threads at most. Two barriers a
 // row: a thread adds up 8 lanes at once, and each thread what those have found.
-var<workgroup> laneValues: array<f32, THREADS>;
-var<workgroup> laneTotals: array<f32, THREADS>;
+var<workgroup> laneValues: array<f32, 256>;
+var<workgroup> laneTotals: array<f32, 256>;
 
 /// The sum, or the largest, of `value` over the lanes of a row, in a fixed order, for each of them. All threads of the workgroup must call it.
 fn joinLanes(value: f32, thread: u32, lanes: u32, largest: bool) -> f32 {

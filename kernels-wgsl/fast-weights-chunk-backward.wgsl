@@ -219,6 +219,7 @@ fn gradientRow(row: Row, thread: u32) {
   }
   if (p.reads == BETA) {
     dbeta = sumLanes(dbeta, thread, LANES);
+    if (p.logits == 1u) { dbeta = sigmoidBackward(extra[row.token], dbeta); }
     if (row.isToken && row.lane == 0u) { dextra[row.token] = select(dbeta, 0.0, row.padding); }
   }
 }

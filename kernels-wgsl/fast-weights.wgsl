@@ -98,6 +98,7 @@ struct Params {
   dW: u32,
   // For entries that have them.
   transposed: u32,
+  logits: u32,    // whether BETA's are numbers whose sigmoids the strengths are
   turned: u32,    // what is solved: (I + M)^T X = dU
   more: u32,      // fadeBackward: what comes of another kind of keys is added to dQ, dA and dW
   hasAlong: u32,  // snapshots
@@ -210,8 +211,9 @@ fn decay(token: u32, flags: u32, i: u32) -> f32 {
 }
 
 fn rate(token: u32) -> f32 {
-  if (p.reads == BETA) { return extra[token]; }
-  return 1.0;
+  if (p.reads != BETA) { return 1.0; }
+  if (p.logits == 1u) { return sigmoidOf(extra[token]); }
+  return extra[token];
 }
 
 fn query(token: u32, flags: u32, i: u32) -> f32 {

@@ -12,9 +12,12 @@ struct Params {
   log: u32,
   causal: u32,
   ignore: i32,
+  accumulate: u32,
+  rowGroups: u32, // normBackward: workgroups that have rows; parts and rows of a part; whether dgain, dbias is asked for
   parts: u32,
   length: u32,
-  accumulate: u32,
+  ofGain: u32,
+  ofBias: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -87,10 +90,26 @@ fn gained(at: u32, j: u32) -> f32 {
   return dy[at + j];
 }
 
+const COLUMNS = 8u;
+const LANES = 32u;
+var<workgroup> columnGains: array<f32, 256>;
+var<workgroup> columnBiases: array<f32, 256>;
+
+// What is asked for of dx, dgain and dbias: rowGroups workgroups have rows, 256 / lanes each, those after them columns.
+@compute @workgroup_size(256) fn normBackward(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let group = id.x + id.y * count.x;
+  if (group < p.rowGroups) { rowsBackward(group * (256u / p.lanes) + thread / p.lanes, thread); }
+  else { columnsBackward(group - p.rowGroups, thread); }
+}
+
 // With g = dy gain, h = (x - mean) scale: dx = scale (g - mean(g) - h mean(g h)) for layer; rms the same without mean(g); l2 with the sum instead
 // of the mean of g h; sum: dx = scale (g - sum(g h)). With `accumulate` it's added to dx.
-@compute @workgroup_size(THREADS) fn normBackward(g: Group) {
-  let r = rowOf(g);
+fn rowsBackward(r: u32, thread: u32) {
+  let lane = thread & (p.lanes - 1u);
   let at = r * p.n;
   let end = select(0u, p.n, r < p.R);
   var mean = 0.0;
@@ -101,68 +120,49 @@ fn gained(at: u32, j: u32) -> f32 {
   }
   var gh = 0.0;
   var gs = 0.0;
-  for (var j = laneOf(g); j < end; j += p.lanes) {
+  for (var j = lane; j < end; j += p.lanes) {
     let value = gained(at, j);
     gh += value * ((x[at + j] - mean) * scale);
     gs += value;
   }
-  gh = sumLanes(gh, g.thread, p.lanes);
-  if (p.kind == LAYER) { gs = sumLanes(gs, g.thread, p.lanes) / f32(p.n); } else { gs = 0.0; }
+  gh = sumLanes(gh, thread, p.lanes);
+  if (p.kind == LAYER) { gs = sumLanes(gs, thread, p.lanes) / f32(p.n); } else { gs = 0.0; }
   let along = select(gh, gh / f32(p.n), p.kind == LAYER || p.kind == RMS);
-  for (var j = laneOf(g); j < end; j += p.lanes) {
+  for (var j = lane; j < end; j += p.lanes) {
     let h = select((x[at + j] - mean) * scale * along, gh, p.kind == SUM);
     let value = scale * (gained(at, j) - gs - h);
     if (p.accumulate == 1u) { dx[at + j] += value; } else { dx[at + j] = value; }
   }
 }
 
-// dgain[part, j] = sum of dy[r, j] (x[r, j] - mean_r) scale_r, dbias[part, j] = sum of dy[r, j], over the rows part * length ..; a thread a column.
-@compute @workgroup_size(THREADS) fn normGainBackward(g: Group) {
-  let at = groupOf(g) * THREADS + g.thread;
-  if (at >= p.parts * p.n) { return; }
-  let part = at / p.n;
-  let j = at - part * p.n;
-  let end = min((part + 1u) * p.length, p.R);
+// dgain[part, j] = sum of dy[r, j] (x[r, j] - mean_r) scale_r, dbias[part, j] = sum of dy[r, j], over the rows part * length ..: COLUMNS columns of a
+// part a workgroup, each of which LANES threads share.
+fn columnsBackward(group: u32, thread: u32) {
+  let groups = (p.n + COLUMNS - 1u) / COLUMNS;
+  let part = group / groups;
+  if (part >= p.parts) { return; }
+  let j = group % groups * COLUMNS + thread % COLUMNS;
+  let lane = thread / COLUMNS;
+  let end = select(0u, min((part + 1u) * p.length, p.R), j < p.n);
   var sumGain = 0.0;
   var sumBias = 0.0;
-  for (var r = part * p.length; r < end; r++) {
+  for (var r = part * p.length + lane; r < end; r += LANES) {
     let value = dy[r * p.n + j];
     sumBias += value;
-    if (p.gained == 1u) { sumGain += value * ((x[r * p.n + j] - statsIn[2u * r]) * statsIn[2u * r + 1u]); }
+    if (p.ofGain == 1u) { sumGain += value * ((x[r * p.n + j] - statsIn[2u * r]) * statsIn[2u * r + 1u]); }
   }
-  if (p.gained == 1u) { dgain[at] = sumGain; }
-  if (p.biased == 1u) { dbias[at] = sumBias; }
-}
-
-const COLUMNS = 8u;
-const LANES = 32u;
-var<workgroup> columnGains: array<f32, 256>;
-var<workgroup> columnBiases: array<f32, 256>;
-
-// The same over all rows: COLUMNS columns a workgroup, each of which LANES threads share.
-@compute @workgroup_size(256) fn normGainBackwardAtOnce(g: Group) {
-  let j = groupOf(g) * COLUMNS + g.thread % COLUMNS;
-  let lane = g.thread / COLUMNS;
-  let end = select(0u, p.R, j < p.n);
-  var sumGain = 0.0;
-  var sumBias = 0.0;
-  for (var r = lane; r < end; r += LANES) {
-    let value = dy[r * p.n + j];
-    sumBias += value;
-    if (p.gained == 1u) { sumGain += value * ((x[r * p.n + j] - statsIn[2u * r]) * statsIn[2u * r + 1u]); }
-  }
-  columnGains[g.thread] = sumGain;
-  columnBiases[g.thread] = sumBias;
+  columnGains[thread] = sumGain;
+  columnBiases[thread] = sumBias;
   for (var half = LANES / 2u; half > 0u; half >>= 1u) {
     workgroupBarrier();
     if (lane < half) {
-      columnGains[g.thread] += columnGains[g.thread + half * COLUMNS];
-      columnBiases[g.thread] += columnBiases[g.thread + half * COLUMNS];
+      columnGains[thread] += columnGains[thread + half * COLUMNS];
+      columnBiases[thread] += columnBiases[thread + half * COLUMNS];
     }
   }
   if (j < p.n && lane == 0u) {
-    if (p.gained == 1u) { dgain[j] = columnGains[g.thread]; }
-    if (p.biased == 1u) { dbias[j] = columnBiases[g.thread]; }
+    if (p.ofGain == 1u) { dgain[part * p.n + j] = columnGains[thread]; }
+    if (p.ofBias == 1u) { dbias[part * p.n + j] = columnBiases[thread]; }
   }
 }
 

@@ -13,6 +13,12 @@ struct Params {
   R: u32,
   lanes: u32,
   eps: f32,
+  width: u32,       // conv: of a row of y, in channels; whether it's normalised, and silu taken before
+  normed: u32,
+  silu: u32,
+  kept: u32,        // ... whether the sums are kept; workgroups that have such rows
+  rowGroups: u32,
+  inputGroups: u32, // convBackward: workgroups that have inputs
   each: u32,  // dpfpSum: workgroups of each of the arrays of a dispatch
   count: u32, // ... which are so many, one or two
 }
@@ -34,6 +40,12 @@ struct Params {
 @group(0) @binding(13) var<storage, read> statsIn2: array<f32>;
 @group(0) @binding(14) var<storage, read> dy2: array<f32>;
 @group(0) @binding(15) var<storage, read_write> dx2: array<f32>;
+// Of conv.
+@group(0) @binding(16) var<storage, read_write> next: array<f32>;
+@group(0) @binding(17) var<storage, read_write> dstate: array<f32>;
+@group(0) @binding(18) var<storage, read_write> sums: array<f32>;
+@group(0) @binding(19) var<storage, read> sumsIn: array<f32>;
+@group(0) @binding(20) var<storage, read> yIn: array<f32>;
 
 /// x[b, t, d] for t >= 0, the state [B, W-1, D] before, or 0 without one.
 fn cell(b: u32, t: i32, d: u32) -> f32 {
@@ -42,17 +54,86 @@ fn cell(b: u32, t: i32, d: u32) -> f32 {
   return 0.0;
 }
 
-// y[b,t,d] = sum_{j<W} w[d,j] x[b, t-W+1+j, d]; n = B T D
-@compute @workgroup_size(THREADS) fn conv(g: Group) {
-  let end = elementsEnd(g, p.n);
-  for (var i = firstElement(g); i < end; i += THREADS) {
-    let row = i / p.D;
-    let d = i - row * p.D;
-    let b = row / p.T;
-    let first = i32(row - b * p.T) - i32(p.W) + 1;
-    var total = 0.0;
-    for (var j = 0u; j < p.W; j++) { total += w[d * p.W + j] * cell(b, first + i32(j), d); }
-    y[i] = total;
+/// A sum of taps, of element i of [B,T,D].
+fn sumOf(i: u32) -> f32 {
+  let row = i / p.D;
+  let d = i - row * p.D;
+  let b = row / p.T;
+  let first = i32(row - b * p.T) - i32(p.W) + 1;
+  var total = 0.0;
+  for (var j = 0u; j < p.W; j++) { total += w[d * p.W + j] * cell(b, first + i32(j), d); }
+  return total;
+}
+
+fn activatedOf(sum: f32) -> f32 {
+  if (p.silu == 1u) { return applyUnary(SILU, sum); }
+  return sum;
+}
+
+const SILU = 13u; // of `unaryOps`
+
+// y[b,t,d] = f(sum_{j<W} w[d,j] x[b, t-W+1+j, d]), f silu or nothing, and where `normed` `width` of those at a time as norm.wgsl has them for l2, by
+// `lanes` threads: rowGroups workgroups have R such rows. Those after them: next[b,i,d], the last W - 1 rows of the state and x.
+@compute @workgroup_size(THREADS) fn conv(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let group = id.x + id.y * count.x;
+  if (group >= p.rowGroups) {
+    let end = min((group - p.rowGroups + 1u) * PER_GROUP, p.n);
+    for (var i = (group - p.rowGroups) * PER_GROUP + thread; i < end; i += THREADS) {
+      let row = i / p.D;
+      let b = row / (p.W - 1u);
+      next[i] = cell(b, i32(p.T) - i32(p.W) + 1 + i32(row - b * (p.W - 1u)), i - row * p.D);
+    }
+    return;
+  }
+  let r = group * (THREADS / p.lanes) + thread / p.lanes;
+  let lane = thread & (p.lanes - 1u);
+  let at = r * p.width;
+  let end = select(0u, p.width, r < p.R);
+  var largest = 0.0;
+  for (var k = lane; k < end; k += p.lanes) {
+    let sum = sumOf(at + k);
+    let value = activatedOf(sum);
+    if (p.kept == 1u) { sums[at + k] = sum; }
+    y[at + k] = value;
+    largest = maxOf(largest, abs(value));
+  }
+  if (p.normed == 0u) { return; }
+  let unit = unitOf(maxLanes(largest, thread, p.lanes), p.eps);
+  var squares = 0.0;
+  for (var k = lane; k < end; k += p.lanes) {
+    let value = y[at + k] * unit;
+    squares += value * value;
+  }
+  let scale = 1.0 / sqrtOf(sumLanes(squares, thread, p.lanes) + p.eps * unit * unit);
+  for (var k = lane; k < end; k += p.lanes) { y[at + k] = y[at + k] * unit * scale; }
+  if (r < p.R && lane == 0u) {
+    stats[2u * r] = 0.0;
+    stats[2u * r + 1u] = scale * unit;
+  }
+}
+
+// dz, of the sums, into dx. Of a row that is normalised, y = scale s: ds = scale (dy - y sum(dy y)).
+@compute @workgroup_size(THREADS) fn convBackwardSums(g: Group) {
+  let r = groupOf(g) * (THREADS / p.lanes) + g.thread / p.lanes;
+  let lane = g.thread & (p.lanes - 1u);
+  let at = r * p.width;
+  let end = select(0u, p.width, r < p.R);
+  var scale = 1.0;
+  var along = 0.0;
+  if (p.normed == 1u) {
+    if (r < p.R) { scale = statsIn[2u * r + 1u]; }
+    for (var k = lane; k < end; k += p.lanes) { along += dy[at + k] * yIn[at + k]; }
+    along = sumLanes(along, g.thread, p.lanes);
+  }
+  for (var k = lane; k < end; k += p.lanes) {
+    var gradient = dy[at + k];
+    if (p.normed == 1u) { gradient = scale * (gradient - yIn[at + k] * along); }
+    if (p.silu == 1u) { gradient = applyUnaryBackward(SILU, sumsIn[at + k], yIn[at + k], gradient); }
+    dx[at + k] = gradient;
   }
 }
 
@@ -66,41 +147,53 @@ fn inputGradient(b: u32, t: i32, d: u32) -> f32 {
   return total;
 }
 
-// dx[b,t,d]; n = B T D
-@compute @workgroup_size(THREADS) fn convBackwardInput(g: Group) {
-  let end = elementsEnd(g, p.n);
-  for (var i = firstElement(g); i < end; i += THREADS) {
-    let row = i / p.D;
-    let b = row / p.T;
-    dx[i] = inputGradient(b, i32(row - b * p.T), i - row * p.D);
-  }
-}
+const COLUMNS = 8u;
+const LANES = 32u;
+var<workgroup> columnSums: array<f32, 256>;
 
-// dstate[b,s,d], into dx; n = B (W-1) D
-@compute @workgroup_size(THREADS) fn convBackwardState(g: Group) {
-  let end = elementsEnd(g, p.n);
-  for (var i = firstElement(g); i < end; i += THREADS) {
-    let row = i / p.D;
-    let b = row / (p.W - 1u);
-    dx[i] = inputGradient(b, i32(row - b * (p.W - 1u)) - i32(p.W) + 1, i - row * p.D);
+// From dz, which is dy here: inputGroups workgroups have dx[b,t,d] and then dstate[b,s,d], the others COLUMNS taps of a part of the rows (b, t) each,
+// dw[part, d, j] = sum of dy[b,t,d] x[b, t-W+1+j, d], which LANES threads share.
+@compute @workgroup_size(256) fn convBackward(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let group = id.x + id.y * count.x;
+  if (group < p.inputGroups) {
+    let i = group * 256u + thread;
+    let inputs = p.B * p.T * p.D;
+    if (i < inputs) {
+      let row = i / p.D;
+      let b = row / p.T;
+      dx[i] = inputGradient(b, i32(row - b * p.T), i - row * p.D);
+    } else if (i - inputs < p.n) {
+      let row = (i - inputs) / p.D;
+      let b = row / (p.W - 1u);
+      dstate[i - inputs] = inputGradient(b, i32(row - b * (p.W - 1u)) - i32(p.W) + 1, i - inputs - row * p.D);
+    }
+    return;
   }
-}
-
-// dw[part, d, j] = sum of dy[b,t,d] x[b, t-W+1+j, d] over the rows (b, t) in part * length ..; a thread a tap, channels side by side.
-@compute @workgroup_size(THREADS) fn convBackwardTaps(g: Group) {
-  let at = groupOf(g) * THREADS + g.thread;
   let taps = p.D * p.W;
-  if (at >= p.parts * taps) { return; }
-  let part = at / taps;
-  let j = (at - part * taps) / p.D;
-  let d = at - part * taps - j * p.D;
-  let end = min((part + 1u) * p.length, p.B * p.T);
+  let groups = (taps + COLUMNS - 1u) / COLUMNS;
+  let part = (group - p.inputGroups) / groups;
+  if (part >= p.parts) { return; }
+  // Channels side by side.
+  let column = (group - p.inputGroups) % groups * COLUMNS + thread % COLUMNS;
+  let j = column / p.D;
+  let d = column - j * p.D;
+  let lane = thread / COLUMNS;
+  let end = select(0u, min((part + 1u) * p.length, p.B * p.T), column < taps);
   var total = 0.0;
-  for (var row = part * p.length; row < end; row++) {
+  for (var row = part * p.length + lane; row < end; row += LANES) {
     let b = row / p.T;
     total += dy[row * p.D + d] * cell(b, i32(row - b * p.T) - i32(p.W) + 1 + i32(j), d);
   }
-  dw[part * taps + d * p.W + j] = total;
+  columnSums[thread] = total;
+  for (var half = LANES / 2u; half > 0u; half >>= 1u) {
+    workgroupBarrier();
+    if (lane < half) { columnSums[thread] += columnSums[thread + half * COLUMNS]; }
+  }
+  if (column < taps && lane == 0u) { dw[part * taps + d * p.W + j] = columnSums[thread]; }
 }
 
 /// relu([x, -x])[j] of row r.

@@ -6,6 +6,7 @@ import { mul, silu } from '../engine/ops/elementwise.ts'
 import type { FastWeightState } from '../engine/ops/fast-weights.ts'
 import { reshape } from '../engine/ops/movement.ts'
 import { l2Norm } from '../engine/ops/norm.ts'
+import type { ConvOptions } from '../engine/ops/sequence.ts'
 import type { Generator } from '../engine/random.ts'
 import { type RuleName, rules } from '../engine/rules/index.ts'
 import { type Rule, spreadHeads } from '../engine/rules/rule.ts'
@@ -320,12 +321,25 @@ export class FastWeightsAttention extends Module {
     if (this.config.favorRedraw === 'epoch') this.features.redraw()
   }
 
+  /** What the convolutions of queries and keys, and of values, go on with, where that is all that their maps and norms do; null: it isn't. */
+  private afterConvolutions(): { ofKeys: ConvOptions | null; ofValues: ConvOptions | null } {
+    const { dModel, heads, conv, featureMap, featureNorm, featureEps, valueMap, valueNorm } = this.config
+    const width = dModel / heads
+    const keys = conv > 0 && featureMap === 'silu' && featureNorm !== 'sum' && mapsKeys(this.config)
+    const values = conv > 0 && valueMap === 'silu'
+    return {
+      ofKeys: keys ? { silu: true, ...(featureNorm === 'l2' && { l2Width: width, eps: featureEps }) } : null,
+      ofValues: values ? { silu: true, ...(valueNorm === 'l2' && { l2Width: width }) } : null,
+    }
+  }
+
   /** What the rule takes, by name. The steps of delta-product are as many tokens to the feature map. */
   private inputs(x: Tensor, state: AttentionState, packing: Packing) {
+    const { ofKeys, ofValues } = this.afterConvolutions()
     const projected = {
-      query: this.query?.forward(x, state.query, packing),
-      key: this.key?.forward(x, state.key, packing),
-      value: this.value.forward(x, state.value, packing),
+      query: this.query?.forward(x, state.query, packing, ofKeys ?? {}),
+      key: this.key?.forward(x, state.key, packing, ofKeys ?? {}),
+      value: this.value.forward(x, state.value, packing, ofValues ?? {}),
     }
     const [query, key, value] = [projected.query?.y, projected.key?.y, projected.value.y]
     const { heads: H, stepsPerToken: N, positions, valueMap, valueNorm } = this.config
@@ -335,7 +349,8 @@ export class FastWeightsAttention extends Module {
       ruleOf(this.config).inputs.v?.shape.includes('N') ? reshape(y, [B, T, N, ...y.shape.slice(2)]) : y
     const rawKeys = key && split(key, N)
     const raw = [query && split(query, 1), mapsKeys(this.config) ? rawKeys : undefined]
-    const mapped = this.features.forward(...raw.filter((y) => y !== undefined))
+    const unmapped = raw.filter((y) => y !== undefined)
+    const mapped = ofKeys ? unmapped : this.features.forward(...unmapped)
     let [q, k] = raw.map((y) => y && mapped.shift())
     let position: Int32Array | undefined
     if (positions === 'rotary' && q && k) {
@@ -349,7 +364,7 @@ export class FastWeightsAttention extends Module {
     }
     const spread = (y: Tensor | undefined): Tensor | undefined => y && spreadHeads(y, H)
     const steps = (y: Tensor | undefined): Tensor | undefined => y && perStep(y)
-    const v = perStep(valueNorms[valueNorm](split(valueMaps[valueMap](value), N)))
+    const v = perStep(ofValues ? split(value, N) : valueNorms[valueNorm](split(valueMaps[valueMap](value), N)))
     const given = { q: spread(q), k: steps(spread(k)), rawKeys: steps(spread(rawKeys)), v }
     return { projected, inputs: ingredientsOf({ c: this.config, own: this, place: this.place, x, ...given } as never), position }
   }

@@ -4,7 +4,8 @@
  */
 import { checkNumber } from '../engine/arguments.ts'
 import { checkTensor } from '../engine/ops/check.ts'
-import { add, affine, exp, minimum, mul, neg, softplus } from '../engine/ops/elementwise.ts'
+import { softplusDecay } from '../engine/ops/decay.ts'
+import { add, affine, exp, minimum, neg, softplus } from '../engine/ops/elementwise.ts'
 import { reshape } from '../engine/ops/movement.ts'
 import { type Generator, hostNumbers } from '../engine/random.ts'
 import { sizeOf } from '../engine/shape.ts'
@@ -142,7 +143,7 @@ class SoftplusGate extends Gate {
   }
 
   protected gate(a: Tensor): Tensor {
-    return mul(softplus(add(a, this.dt_bias)), neg(exp(this.A_log)))
+    return softplusDecay(a, this.A_log, this.dt_bias)
   }
 }
 

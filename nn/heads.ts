@@ -2,6 +2,7 @@
 import { checkNumber } from '../engine/arguments.ts'
 import { checkFloat, match } from '../engine/ops/check.ts'
 import { permute } from '../engine/ops/movement.ts'
+import type { ConvOptions } from '../engine/ops/sequence.ts'
 import { type Generator, uniform } from '../engine/random.ts'
 import { parameter, type Tensor } from '../engine/tensor.ts'
 import type { Field } from './fields.ts'
@@ -52,9 +53,10 @@ export class HeadProjection extends Module {
     this.conv = taps > 0 ? parameter(uniform(g, [outputs, taps], -bound, bound)) : null
   }
 
-  forward(x: Tensor, state?: Tensor, packing: Packing = {}): { y: Tensor; state?: Tensor } {
+  /** `after`: what a convolution goes on with; nothing without one. */
+  forward(x: Tensor, state?: Tensor, packing: Packing = {}, after: ConvOptions = {}): { y: Tensor; state?: Tensor } {
     const y = this.linear.forward(x)
-    return this.conv ? packedConv(y, this.conv, state, packing) : { y }
+    return this.conv ? packedConv(y, this.conv, state, packing, after) : { y }
   }
 }
 

@@ -6,6 +6,7 @@
  * Tests: test/nn/attention.test.ts.
  */
 import { add, affine, div, exp, log, maximum, minimum, mul, neg, sigmoid, softplus, square, sub, tanh } from '../engine/ops/elementwise.ts'
+import { sigmoidLater } from '../engine/ops/later.ts'
 import { reshape } from '../engine/ops/movement.ts'
 import { l2Norm } from '../engine/ops/norm.ts'
 import { type Generator, normal } from '../engine/random.ts'
@@ -108,7 +109,8 @@ const gateOf = ({ c, K, g }: Making, channels: string | undefined): Gate => {
   return new gates[c.gate]({ dModel: c.dModel, heads: c.heads, width, full: c.gateRank === 'full', divisor: c.gateDivisor }, g)
 }
 
-const inRange = (c: { betaRange: number }, x: Tensor): Tensor => (c.betaRange === 1 ? sigmoid(x) : affine(sigmoid(x), c.betaRange))
+/** A rule whose strengths these are computes them itself. */
+const inRange = (c: { betaRange: number }, x: Tensor): Tensor => (c.betaRange === 1 ? sigmoidLater(x) : affine(sigmoid(x), c.betaRange))
 const strength = ({ c, own, x }: Using): Tensor => inRange(c, own.interpolation_weight[0].forward(x).y)
 const strengthOf = ({ c, g }: Making): Record<string, Module[]> => ({
   interpolation_weight: [new HeadProjection(c.dModel, c.stepsPerToken * c.heads, 0, g)],

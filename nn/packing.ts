@@ -3,11 +3,12 @@
  * back in time apart from the recurrence itself, which takes both as options. Tests: test/nn/attention.test.ts, test/nn/state.test.ts.
  */
 import { checkFlag } from '../engine/arguments.ts'
-import { mul, where } from '../engine/ops/elementwise.ts'
+import { mul, silu, where } from '../engine/ops/elementwise.ts'
 import { tokenFlags } from '../engine/ops/fast-weights.ts'
 import { concat, gather, permute, reshape, slice } from '../engine/ops/movement.ts'
+import { l2Norm } from '../engine/ops/norm.ts'
 import { sum } from '../engine/ops/reduce.ts'
-import { causalConv } from '../engine/ops/sequence.ts'
+import { type ConvOptions, causalConv } from '../engine/ops/sequence.ts'
 import { sizeOf } from '../engine/shape.ts'
 import { type Tensor, tensor, varying, zeros } from '../engine/tensor.ts'
 import { checkKnown } from './fields.ts'
@@ -87,9 +88,18 @@ export function positionTable(
   )
 }
 
-/** The causal depthwise convolution of the engine, whose taps skip padding and see nothing before a reset. x: [B,T,D]; w: [D,W]; state: [B,W-1,D]. */
-export function packedConv(x: Tensor, w: Tensor, state: Tensor | undefined, packing: Packing): { y: Tensor; state: Tensor } {
-  if (!packing.mask && !packing.reset) return causalConv(x, w, state)
+/**
+ * The causal depthwise convolution of the engine, whose taps skip padding and see nothing before a reset. x: [B,T,D]; w: [D,W]; state: [B,W-1,D];
+ * `after`: see `ConvOptions`.
+ */
+export function packedConv(
+  x: Tensor,
+  w: Tensor,
+  state: Tensor | undefined,
+  packing: Packing,
+  after: ConvOptions = {},
+): { y: Tensor; state: Tensor } {
+  if (!packing.mask && !packing.reset) return causalConv(x, w, state, after)
   const [B, T, D] = x.shape
   const W = w.shape[1]
   const { seen, last } = taps(B, T, W, state !== undefined, packing)
@@ -97,7 +107,14 @@ export function packedConv(x: Tensor, w: Tensor, state: Tensor | undefined, pack
   const table = concat(rows, 0)
   const pick = (index: Int32Array, shape: number[]): Tensor => gather(table, tensor(index, { shape, device: x.device }))
   const y = sum(mul(pick(seen, [B, T, W]), permute(w, [1, 0])), { axis: 2 })
-  return { y: atTokens(y, packing), state: pick(last, [B, W - 1]) }
+  return { y: continued(atTokens(y, packing), after), state: pick(last, [B, W - 1]) }
+}
+
+/** What `causalConv` goes on with, of what it has summed. */
+function continued(sums: Tensor, { silu: activated = false, l2Width, eps }: ConvOptions): Tensor {
+  const y = activated ? silu(sums) : sums
+  if (l2Width === undefined) return y
+  return reshape(l2Norm(reshape(y, [...y.shape.slice(0, 2), y.shape[2] / l2Width, l2Width]), eps), y.shape)
 }
 
 /** Which rows of [zero; state; x] each tap sees, [B,T,W], and which ones the next piece will, [B,W-1]. Taps of a padding token see the zero. */

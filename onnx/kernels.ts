@@ -59,8 +59,7 @@ const kernelNodes: Partial<Record<Call['name'], Row>> = {
   },
   copy(m, x: Blocks, y: Blocks, shape: Num[], stridesX: Num[], offsetX: Num, stridesY: Num[], offsetY: Num) {
     if (shape.some((d) => is(d, 0))) return
-    const value = m.stateOf(x, shape, stridesX, offsetX) ?? m.stretched(x, shape, stridesX, offsetX)
-    m.write(y, value, stridesY, offsetY)
+    m.write(y, m.stretched(x, shape, stridesX, offsetX), stridesY, offsetY)
   },
   copyWhere(m, condition: Blocks, x: Blocks, y: Blocks, shape: Num[], stridesC: Num[], stridesX: Num[]) {
     const { g } = m
@@ -126,15 +125,29 @@ const kernelNodes: Partial<Record<Call['name'], Row>> = {
     const { name, dims } = m.as(x, [quotient(R, causal), causal, n])
     m.set(y, { name: g.op(op, [causalMask(g, name, causal, n)], { axis: int(-1) }), dims })
   },
-  conv(m, x: Blocks, w: Blocks, state: Blocks | null, y: Blocks, B: Num, T: Num, D: Num, W: Num) {
+  conv(m, x: Blocks, w: Blocks, state: Blocks | null, { y, next }: Record<string, Blocks>, { silu, ...sizes }: any) {
     const { g } = m
+    const { B, T, D, W, width, eps } = sizes as Record<string, Num>
     const one = num(1, W)
     const before = minus(W, one)
     const turned = (block: Blocks, rows: Num): Value => g.transpose(m.as(block, [B, rows, D]), [0, 2, 1])
     const inputs = [turned(x, T).name, m.as(w, [D, one, W]).name, '', state ? turned(state, before).name : '']
-    const [out, next] = g.ops('CausalConvWithState', inputs, 2, {}, domainOf(m))
-    m.set(y, g.transpose({ name: out, dims: [B, D, T] }, [0, 2, 1]))
-    m.remember(x, g.transpose({ name: next, dims: [B, D, before] }, [0, 2, 1]))
+    const [out, last] = g.ops('CausalConvWithState', inputs, 2, {}, domainOf(m))
+    m.set(next, g.transpose({ name: last, dims: [B, D, before] }, [0, 2, 1]))
+    const sums = g.transpose({ name: out, dims: [B, D, T] }, [0, 2, 1])
+    const value = silu ? { ...sums, name: unaryNodes.silu(g, sums.name) } : sums
+    if (is(width, 0)) return m.set(y, value)
+    const heads = g.reshape(value, [B, T, quotient(D, width), width])
+    m.set(y, { ...heads, name: normNodes(g, 'l2', heads.name, width[0], eps[0]) })
+  },
+  decay(m, a: Blocks, rate: Blocks, shift: Blocks, y: Blocks, _R: Num, n: Num, width: Num) {
+    const { g } = m
+    const { name, dims } = m.rows(a, n)
+    const H = quotient(n, width)
+    const one = num(1, n)
+    const heads = g.reshape({ name: g.op('Add', [name, m.as(shift, [n]).name]), dims }, [...dims.slice(0, -1), H, width])
+    const factor = g.op('Neg', [g.op('Exp', [m.as(rate, [H, one]).name])])
+    m.set(y, { ...heads, name: g.op('Mul', [unaryNodes.softplus(g, heads.name), factor]) })
   },
   dpfp(m, x: Blocks, y: Blocks, _R: Num, D: Num, [nu]: Num) {
     m.set(y, dpfpFeatures(m, x, D, nu))

@@ -4,7 +4,7 @@
  */
 import type { Graph, Value } from './nodes.ts'
 import { OnnxError } from './proto.ts'
-import { type Blocks, is, isConstant, minus, type Num, num, plus, product, quotient, remainder, same, times } from './trace.ts'
+import { type Blocks, is, isConstant, type Num, num, plus, product, quotient, remainder, same, times } from './trace.ts'
 
 export type Domain = 'ai.onnx' | 'com.microsoft'
 
@@ -39,8 +39,6 @@ export class Memory {
   readonly g: Graph
   readonly known: Known
   private readonly held = new Map<number, Held>()
-  /** By the block that a convolution reads: the state that its node gives, [B,W-1,D]. */
-  private readonly convolved = new Map<number, Value>()
 
   constructor(g: Graph, known: Known) {
     this.g = g
@@ -191,22 +189,6 @@ export class Memory {
     const value = this.strided(block, shape, strides, offset)
     if (this.filling(block) !== undefined) return g.filled(this.filling(block)!, shape)
     return g.expand(value, shape)
-  }
-
-  // ---- convolutions
-
-  remember(x: Blocks, state: Value): void {
-    this.convolved.set(x.id, state)
-  }
-
-  /** Where what is copied is the state that a convolution's node gives: the last rows of what it reads. */
-  stateOf(x: Blocks, shape: readonly Num[], strides: readonly Num[], offset: Num): Value | undefined {
-    const state = this.convolved.get(x.id)
-    if (!state || shape.length !== 3 || !shape.every((d, i) => same(d, state.dims[i]))) return undefined
-    const [B, rows, D] = shape
-    const T = quotient(quotient(x.size, B), D)
-    const last = same(offset, times(minus(T, rows), D)) && same(strides[0], times(T, D)) && same(strides[1], D) && is(strides[2], 1)
-    return last ? state : undefined
   }
 
   /** Writes a value to part of a block, or to all of it. */

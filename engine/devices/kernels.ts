@@ -110,6 +110,20 @@ export interface Product<S> {
   gate?: { op: UnaryOp; y: S } | null
 }
 
+/** Of a causal convolution, and what the same kernel makes of it. */
+export interface ConvSizes {
+  B: number
+  T: number
+  D: number
+  /** Taps. */
+  W: number
+  /** Whether silu comes next. */
+  silu: boolean
+  /** So many neighbours of a row together, a divisor of D, are then divided by the root of the sum of their squares + eps, as `norm` l2 does; 0: they aren't. */
+  width: number
+  eps: number
+}
+
 /** One step of Adam, as its kernel is asked for it. */
 export interface AdamOptions {
   /** Learning rate. */
@@ -180,6 +194,8 @@ export interface FastWeightSizes {
   eps: number
   /** The read is the state's transpose's, y_t = scale * S_t q_t: q and dq are [B,T,H,V], y and dy [B,T,H,K]. Never with a normaliser. */
   transposed: boolean
+  /** What is given as beta are numbers whose sigmoids it is, and dbeta is theirs. */
+  logits?: boolean
 }
 
 /**
@@ -390,6 +406,12 @@ export interface Kernels<S> {
   /** y[i] = a[i] op b[i] over `shape` (of any rank); y is dense, a stride of 0 broadcasts. */
   binary(op: BinaryOp, a: S, b: S, y: S, shape: readonly number[], stridesA: readonly number[], stridesB: readonly number[]): void
 
+  /**
+   * Of y[r,:] = s[r mod P] x[r,:], rows of [R,n], P a divisor of R: dx[r,:] = s[r mod P] dy[r,:] and ds[p], the sum of dy x over the rows r with
+   * r mod P = p, each where asked for.
+   */
+  scaleBackward(x: S, s: S, dy: S, dx: S | null, ds: S | null, R: number, P: number, n: number): void
+
   // ---- movement ----------------------------------------------------------------------------------------------------
   /** y[offsetY + i . stridesY] = x[offsetX + i . stridesX] over `shape` (of any rank): permute, slice, concat, roll, expand. Strides may be negative or, on x, 0. */
   copy(
@@ -424,10 +446,21 @@ export interface Kernels<S> {
   // ---- normalisation and softmax ---------------------------------------------------------------------------------
   /** y = (x - mean) * scale [* gain] [+ bias] row by row over [R, n]; stats is [R, 2] = (mean, scale), kept for the backward. gain, bias: [n]. */
   norm(kind: NormKind, x: S, gain: S | null, bias: S | null, y: S, stats: S, R: number, n: number, eps: number): void
-  /** dx for `norm`, added to what dx holds with `accumulate`. */
-  normBackward(kind: NormKind, x: S, gain: S | null, stats: S, dy: S, dx: S, R: number, n: number, accumulate: boolean): void
-  /** dgain[j] = sum_r dy[r,j] (x[r,j] - mean_r) scale_r; dbias[j] = sum_r dy[r,j], where asked for. */
-  normGainBackward(x: S, stats: S, dy: S, dgain: S | null, dbias: S | null, R: number, n: number): void
+  /**
+   * Of `norm`, what is asked for: dx, added to what it holds with `accumulate`; dgain[j] = sum_r dy[r,j] (x[r,j] - mean_r) scale_r;
+   * dbias[j] = sum_r dy[r,j].
+   */
+  normBackward(
+    kind: NormKind,
+    x: S,
+    gain: S | null,
+    stats: S,
+    dy: S,
+    gradients: { dx: S | null; dgain?: S | null; dbias?: S | null },
+    R: number,
+    n: number,
+    accumulate: boolean,
+  ): void
   /**
    * Row softmax (or its logarithm, `log`) over [R, n]. causal = T > 0: row r is query r mod T of T and sees only the first
    * n - T + (r mod T) + 1 entries; the others get exactly 0 (not allowed with `log`). causal = 0: no mask.
@@ -444,10 +477,22 @@ export interface Kernels<S> {
   crossEntropyBackward(logits: S, target: S, lse: S, dloss: S, dlogits: S, R: number, N: number, ignore: number): void
 
   // ---- sequence ----------------------------------------------------------------------------------------------------
-  /** Causal depthwise convolution: y[b,t,d] = sum_{j<W} w[d,j] x[b, t-W+1+j, d]; what lies before t = 0 is state [B, W-1, D], or 0 if null. x, y: [B,T,D]; w: [D,W]. */
-  conv(x: S, w: S, state: S | null, y: S, B: number, T: number, D: number, W: number): void
-  /** dx, dw (written, not accumulated) and, if state was given, dstate. */
-  convBackward(x: S, w: S, state: S | null, dy: S, dx: S, dw: S, dstate: S | null, B: number, T: number, D: number, W: number): void
+  /**
+   * Causal depthwise convolution: sum_{j<W} w[d,j] x[b, t-W+1+j, d], and what `sizes` says of it; what lies before t = 0 is state [B,W-1,D], or 0 if null.
+   * x, y: [B,T,D]; w: [D,W]; next: [B,W-1,D], the last inputs, where asked for. Kept for the backward (null: inference), sums [B,T,D] where there is silu;
+   * stats: [B T D / width, 2] as `norm` leaves them, null without a width.
+   */
+  conv(x: S, w: S, state: S | null, outputs: { y: S; next: S | null; sums: S | null; stats: S | null }, sizes: ConvSizes): void
+  /** dx, dw (written, not accumulated) and, if state was given, dstate. saved: y and stats where there is a width, sums where there is silu. */
+  convBackward(
+    x: S,
+    w: S,
+    state: S | null,
+    saved: { y: S; sums: S | null; stats: S | null },
+    dy: S,
+    gradients: { dx: S; dw: S; dstate: S | null },
+    sizes: ConvSizes,
+  ): void
   /** DPFP-nu without its normalisation: r = relu([x, -x]) (2D wide); y = concat_{i=1..nu} r * roll(r, i), roll(r, i)[j] = r[j - i]. x: [R,D]; y: [R, 2 D nu]. Schlag 2021, eq. 37. */
   dpfp(x: S, y: S, R: number, D: number, nu: number): void
   /** dx from dy, x: [R,D], dy: [R, 2 D nu]; written, not accumulated. */
@@ -455,6 +500,12 @@ export interface Kernels<S> {
   /** Of each: `dpfp`, and then `norm` of each row by its sum, which leaves stats [R, 2]. */
   dpfpSum(list: readonly { x: S; y: S; stats: S }[], R: number, D: number, nu: number, eps: number): void
   dpfpSumBackward(list: readonly { x: S; stats: S; dy: S; dx: S }[], R: number, D: number, nu: number): void
+
+  // ---- decays ------------------------------------------------------------------------------------------------------
+  /** y[r,j] = -e^rate[j / width] softplus(a[r,j] + shift[j]); a, y: [R,n]; rate: [n / width]; shift: [n]. */
+  decay(a: S, rate: S, shift: S, y: S, R: number, n: number, width: number): void
+  /** drate, of each channel, and dshift: [n]; the sums over the rows of dy y and of da. */
+  decayBackward(a: S, rate: S, shift: S, dy: S, gradients: { da: S; drate: S; dshift: S }, R: number, n: number, width: number): void
 
   // ---- random ------------------------------------------------------------------------------------------------------
   /**

@@ -99,12 +99,31 @@ const partials: Record<BinaryOp, Partials | null> = {
   greater: null,
 }
 
+/** x [R,n] and a number s for each of its rows, or for each of the last few axes before n; null where that's not what they are. */
+function rowFactors(x: Tensor, s: Tensor): { x: Tensor; s: Tensor } | null {
+  const lead = x.shape.slice(0, -1)
+  const own = s.shape.slice(0, -1)
+  const first = own.findIndex((d) => d !== 1)
+  const kept = first < 0 ? [] : own.slice(first)
+  const fits = s.shape.at(-1) === 1 && own.length <= lead.length && sameShape(lead.slice(lead.length - kept.length), kept)
+  return fits && x.size > 0 && x.shape.at(-1)! > 1 ? { x, s } : null
+}
+
 function binary(op: BinaryOp, a: Tensor, operand: Operand): Tensor {
   checkFloat(op, a)
   const b = typeof operand === 'number' ? full([], operand, a.device) : operand
   const y = apply(op, a, b)
   const partial = partials[op]
-  if (partial)
+  const rows = op === 'mul' ? (rowFactors(a, b) ?? rowFactors(b, a)) : null
+  if (rows) {
+    const { x, s } = rows
+    const [P, n] = [s.size, x.shape.at(-1)!]
+    record(op, [a, b], y, (dy) => {
+      const [dx, ds] = [x, s].map((t) => (t.requiresGrad ? like(t) : null))
+      x.device.kernels.scaleBackward(x.storage, s.storage, dy.storage, dx?.storage ?? null, ds?.storage ?? null, x.size / n, P, n)
+      return x === a ? [dx, ds] : [ds, dx]
+    })
+  } else if (partial)
     record(op, [a, b], y, (dy) => {
       const [da, db] = partial(dy, a, b, y)
       return [a.requiresGrad ? sumTo(da(), a.shape) : null, b.requiresGrad ? sumTo(db(), b.shape) : null]

@@ -238,10 +238,15 @@ export function fastWeights(
   if (state) checkState(op, state, { S: [B, H, K, V], ...(normalise && { z: [B, H, K] }) }, q)
   const { beta, gate, erase, along, nearby } = gates
   const { form, C } = planForm(op, T, options, gate !== undefined || erase !== undefined)
-  const sizes: FastWeightSizes = { B, T, H, K, V, C, scale, gateWidth: gate?.shape.length === 4 ? K : 1, eps, transposed }
+  // A strength that is a sigmoid of which nobody has the values: the kernels take what it's of, and give the gradient of that.
+  const logits = beta?.unmade('sigmoid')
+  const sizes: FastWeightSizes = {
+    ...{ B, T, H, K, V, C, scale, gateWidth: gate?.shape.length === 4 ? K : 1, eps, transposed },
+    logits: logits != null,
+  }
   const { device } = q
 
-  const given = { q, k, v, beta, gate, erase, along, s0: state?.S, z0: state?.z }
+  const given = { q, k, v, beta: logits ?? beta, gate, erase, along, s0: state?.S, z0: state?.z }
   const inputs = Object.values({ ...given, nearby }).filter((t) => t !== undefined)
   const at = (t: Tensor | null | undefined): unknown => t?.storage ?? null
   const tokens = tokensOf(op, options, B, T, device)

@@ -37,8 +37,8 @@ function norm(kind: NormKind, op: string, x: Tensor, gain: Tensor | null, bias: 
     const dx = before ?? (x.requiresGrad ? like(x) : null)
     const dgain = gain && fresh(1)
     const dbias = bias && fresh(gain ? 2 : 1)
-    if (dx) kernels.normBackward(kind, x.storage, gain?.storage ?? null, stats.storage, dy.storage, dx.storage, R, n, before !== null)
-    if (dgain || dbias) kernels.normGainBackward(x.storage, stats.storage, dy.storage, dgain?.storage ?? null, dbias?.storage ?? null, R, n)
+    const gradients = { dx: dx?.storage ?? null, dgain: dgain?.storage, dbias: dbias?.storage }
+    kernels.normBackward(kind, x.storage, gain?.storage ?? null, stats.storage, dy.storage, gradients, R, n, before !== null)
     return [dx, ...(gain ? [dgain] : []), ...(bias ? [dbias] : [])]
   }
   record(op, inputs, y, backward, run)

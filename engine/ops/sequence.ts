@@ -1,53 +1,73 @@
 /** Causal depthwise convolution, and the DPFP feature map. */
-import { checkNumber } from '../arguments.ts'
-import { record, recordMany } from '../autograd.ts'
+import { checkFlag, checkNumber, checkOptions, told } from '../arguments.ts'
+import { record, recordMany, records } from '../autograd.ts'
+import type { ConvSizes } from '../devices/kernels.ts'
 import { sameShape, show } from '../shape.ts'
 import { empty, like, type Tensor, zeros } from '../tensor.ts'
 import { checkFloat, match, sameDevice } from './check.ts'
 import { concat, slice } from './movement.ts'
 
+/** What `causalConv` goes on with, in the same kernel. */
+export interface ConvOptions {
+  /** Whether silu of the sums is taken. */
+  silu?: boolean
+  /** Then so many neighbouring channels together, a divisor of D such as a head's width, are divided by the root of the sum of their squares + eps, as in `l2Norm`. */
+  l2Width?: number
+  /** Added to that sum of squares; 1e-6 if not given. */
+  eps?: number
+}
+
 /**
  * y[b,t,d] = sum_j w[d,j] x[b, t-W+1+j, d]: each channel has W taps, the last one on the present (torch's Conv1d with groups = D,
- * padded on the left). x: [B,T,D], w: [D,W]. `state` [B,W-1,D] is what came before (zero if absent); the state returned is what
- * a next call needs to go on.
+ * padded on the left); and what the options say of that. x: [B,T,D], w: [D,W]. `state` [B,W-1,D] is what came before (zero if absent); the state
+ * returned is what a next call needs to go on.
  */
-export function causalConv(x: Tensor, w: Tensor, state?: Tensor): { y: Tensor; state: Tensor } {
+export function causalConv(x: Tensor, w: Tensor, state?: Tensor, options: ConvOptions = {}): { y: Tensor; state: Tensor } {
   checkFloat('causalConv', x)
   checkFloat('causalConv', w, state)
   sameDevice('causalConv', x, w, state)
+  checkOptions('causalConv', options, ['silu', 'l2Width', 'eps'])
   const { B, T, D, W } = match('causalConv', { x: ['B', 'T', 'D'], w: ['D', 'W'] }, { x: x.shape, w: w.shape })
   if (W < 1) throw new Error(`causalConv: w has shape ${show(w.shape)}, expected at least one tap`)
   if (state) match('causalConv', { state: [B, W - 1, D] }, { state: state.shape })
-  const { kernels } = x.device
+  const { silu = false, l2Width: width = 0, eps = 1e-6 } = options
+  checkFlag('causalConv: silu', silu)
+  checkNumber('causalConv: eps', eps, '0 or more')
+  if (options.l2Width !== undefined && !(Number.isInteger(width) && width >= 1 && D % width === 0))
+    throw new Error(`causalConv: l2Width must be a divisor of D = ${D}, not ${told(width)}`)
+  const sizes: ConvSizes = { B, T, D, W, silu, width, eps }
+  const { device } = x
+  const { kernels } = device
   const y = like(x)
-  kernels.conv(x.storage, w.storage, state?.storage ?? null, y.storage, B, T, D, W)
-  recordMany('causalConv', state ? [x, w, state] : [x, w], [y], ([dy], _, fresh) => {
+  const next = empty([B, W - 1, D], device)
+  const inputs = state ? [x, w, state] : [x, w]
+  const stats = width > 0 ? empty([(B * T * D) / width, 2], device) : null
+  const sums = silu && records(inputs) ? like(x) : null
+  const at = (t: Tensor | null | undefined): unknown => t?.storage ?? null
+  kernels.conv(x.storage, w.storage, at(state), { y: y.storage, next: next.storage, sums: at(sums), stats: at(stats) }, sizes)
+  recordMany('causalConv', inputs, [y, next], ([dy, dnext], _, fresh) => {
     const dx = like(x)
     const dw = fresh(1)
     const dstate = state ? like(state) : null
-    kernels.convBackward(
-      x.storage,
-      w.storage,
-      state?.storage ?? null,
-      dy!.storage,
-      dx.storage,
-      dw.storage,
-      dstate?.storage ?? null,
-      B,
-      T,
-      D,
-      W,
-    )
+    const cotangent = dy ?? zeros(y.shape, device)
+    const saved = { y: y.storage, sums: at(sums), stats: at(stats) }
+    const gradients = { dx: dx.storage, dw: dw.storage, dstate: at(dstate) }
+    kernels.convBackward(x.storage, w.storage, at(state), saved, cotangent.storage, gradients, sizes)
+    if (dnext) addLast(dnext, dx, dstate)
     return state ? [dx, dw, dstate] : [dx, dw]
   })
-  return { y, state: convState(x, W, state) }
+  if (!y.node) stats?.dispose()
+  return { y, state: next }
 }
 
-/** The last W-1 inputs. */
-function convState(x: Tensor, W: number, state?: Tensor): Tensor {
-  const [B, T, D] = x.shape
-  if (T >= W - 1) return slice(x, 1, T - W + 1, T)
-  return slice(concat([state ?? zeros([B, W - 1, D], x.device), x], 1), 1, T, T + W - 1)
+/** Adds what comes back to the last W-1 of the rows of a state and x, dnext [B,W-1,D], to the gradients of these. */
+function addLast(dnext: Tensor, dx: Tensor, dstate: Tensor | null): void {
+  const [B, T, D] = dx.shape
+  const before = dnext.shape[1]
+  const all = concat([zeros([B, T, D], dx.device), dnext], 1)
+  const { kernels } = dx.device
+  kernels.accumulate(slice(all, 1, before, before + T).storage, dx.storage, dx.size)
+  if (dstate) kernels.accumulate(slice(all, 1, 0, before).storage, dstate.storage, dstate.size)
 }
 
 /**

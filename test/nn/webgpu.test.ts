@@ -3,8 +3,10 @@ import assert from 'node:assert/strict'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { type Device, setDevice, webgpuDevice, zeros } from '../../engine/index.ts'
-import { AdamW, constant, generate, readCheckpoint, type StepResult, Trainer, Transformer } from '../../nn/index.ts'
+import { webgpuKernels } from '../../engine/devices/webgpu/index.ts'
+import { type Device, scope, setDevice, webgpuDevice, zeros } from '../../engine/index.ts'
+import { Adam, AdamW, constant, generate, Muon, readCheckpoint, type StepResult, Trainer, Transformer } from '../../nn/index.ts'
+import { presets } from '../../tasks/index.ts'
 import { program, reference, wasm, webgpu } from '../helpers.ts'
 import { architectures, randomBatch } from './models.ts'
 
@@ -25,11 +27,51 @@ async function train(device: Device, steps: number, after: (step: number) => voi
   return results
 }
 
+/** The dispatches of a training step of 16 x 128 tokens, on a runtime that only counts them: bench/README.md says of which kernels. */
+function dispatchesOf(preset: 'labml' | 'default'): number {
+  let [made, count] = [0, 0]
+  const block = (bytes: number, offset = 0, memory: object = { id: made++, shared: null }) => ({ bytes, offset, memory, integer: false })
+  const gpu = {
+    capabilities: { bindingBytes: 2 ** 30 },
+    faults: block(64),
+    fault: () => 0,
+    scratch: (floats: number, body: (of: unknown) => unknown) => body(block(4 * floats)),
+    run: (_shader: unknown, _entry: string, _bindings: unknown, _params: unknown, groups: number) => void (count += Number(groups > 0)),
+  }
+  /** As on the device, in one buffer. */
+  const gather = (blocks: ReturnType<typeof block>[]) => {
+    const whole = block(blocks.reduce((sum, { bytes }) => sum + bytes, 0))
+    Object.assign(whole.memory, { shared: { blocks: blocks.length, whole } })
+    let end = 0
+    return blocks.map(({ bytes }) => block(bytes, (end += bytes) - bytes, whole.memory))
+  }
+  const kernels = webgpuKernels(gpu as never)
+  const allocate = (_dtype: string, size: number) => block(4 * size)
+  const device = { ...reference, name: 'webgpu', defers: true, kernels, allocate, gather, free() {}, write() {} } as unknown as Device
+  setDevice(device)
+  const { model: config, training } = presets[preset]
+  const model = new Transformer({ ...config, symbols: 65 })
+  const optimizer = new (training.optimizer === 'muon' ? Muon : Adam)(model.namedParameters(), { lr: 1e-3 })
+  const [B, T] = [16, 128]
+  const tokens = new Int32Array(B * T)
+  count = 0
+  scope(() => {
+    model.loss({ tokens, targets: tokens, B, T }).backward()
+    optimizer.step({ clipNorm: 1 })
+    optimizer.zeroGrad()
+  })
+  return count
+}
+
 /** 1,000 take a minute or two. */
 const steps = Number(process.env.STEPS ?? 100)
 
 describe('training on webgpu', () => {
   afterEach(() => setDevice(reference))
+
+  it('takes no more dispatches a step than it did', () => {
+    assert.deepEqual([dispatchesOf('labml'), dispatchesOf('default')], [158, 342])
+  })
 
   it('has the losses of wasm for 100 steps, and takes no more memory', async function () {
     this.timeout(1200 * steps)

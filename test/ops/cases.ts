@@ -6,6 +6,7 @@
 import fc from 'fast-check'
 import * as engine from '../../engine/index.ts'
 import { type Device, type Form, type HostArray, scope, type Tensor, type UnaryOp, unaryOps } from '../../engine/index.ts'
+import { sigmoidLater } from '../../engine/ops/later.ts'
 import { random, sizeOf, uniforms } from '../helpers.ts'
 import { randomNet, table } from './programs.ts'
 
@@ -768,6 +769,30 @@ const linearCases = [
     sequence: true,
   }),
   define({
+    name: 'fastWeights with strengths that are sigmoids',
+    options: (sizes) =>
+      fc.record({
+        dims: letters(sizes, ['T', 'H', 'B', 'K', 'V'], { H: 9, B: 9, K: 70, V: 70 }),
+        form: fc.constantFrom<Form>('recurrent', 'chunk'),
+        gated: fc.boolean(),
+        // Whether others read the strengths, too.
+        read: fc.boolean(),
+      }),
+    inputs: ({ dims: { B, T, H, K, V }, gated }) => [
+      { shape: [B, T, H, K] },
+      { shape: [B, T, H, K], values: 1 / Math.sqrt(K) },
+      { shape: [B, T, H, V] },
+      { shape: [B, T, H] },
+      ...(gated ? [{ shape: [B, T, H], values: 'gate' } as const] : []),
+    ],
+    run: ({ dims: { B, T, H }, form, read }, [q, k, v, logits, gate]) => {
+      const beta = sigmoidLater(logits)
+      const { y, state } = engine.fastWeights(q, k, v, { beta, ...(gate && { gate }) }, undefined, { form })
+      return [read ? engine.mul(y, engine.reshape(beta, [B, T, H, 1])) : y, state.S]
+    },
+    sequence: true,
+  }),
+  define({
     name: 'runNet',
     options: (sizes) =>
       fc.record({
@@ -846,6 +871,37 @@ const sequenceCases = [
       return [y, state]
     },
     terms: ({ dims: { B, T }, W }) => Math.max(B * T, W),
+  }),
+  define({
+    name: 'softplusDecay',
+    options: (sizes) => fc.record({ dims: letters(sizes, ['T', 'B', 'W', 'H'], { W: 40, H: 9 }), channels: fc.boolean() }),
+    inputs: ({ dims: { B, T, H, W }, channels }) => {
+      const own = channels ? [H, W] : [H]
+      return [{ shape: [B, T, ...own] }, { shape: channels ? [H, 1] : [H] }, { shape: own }]
+    },
+    run: (_, [a, rate, shift]) => engine.softplusDecay(a, rate, shift),
+    terms: ({ dims: { B, T, W } }) => B * T * W,
+  }),
+  define({
+    name: 'causalConv with silu and l2Norm',
+    options: (sizes) =>
+      fc.record({
+        dims: letters(sizes, ['T', 'B', 'K', 'H'], { B: 9, H: 5, K: 40 }),
+        W: fc.integer({ min: 1, max: 5 }),
+        state: fc.boolean(),
+        silu: fc.boolean(),
+        norm: fc.boolean(),
+      }),
+    inputs: ({ dims: { B, T, H, K }, W, state }) => [
+      { shape: [B, T, H * K] },
+      { shape: [H * K, W] },
+      ...(state ? [{ shape: [B, W - 1, H * K] }] : []),
+    ],
+    run: ({ dims: { K }, silu, norm }, [x, w, before]) => {
+      const { y, state } = engine.causalConv(x, w, before, { silu, ...(norm && { l2Width: K, eps: 0.1 }) })
+      return [y, state]
+    },
+    terms: ({ dims: { B, T, K }, W }) => Math.max(B * T, W) + K,
   }),
   define({
     name: 'dpfp',

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { inspect } from 'node:util'
 import * as engine from '../../engine/index.ts'
 import { type Device, scope, type Tensor, tensor } from '../../engine/index.ts'
+import { sigmoidLater } from '../../engine/ops/later.ts'
 import { assertClose, builds, readAndFree, reference, uniforms, wasm, webgpu } from '../helpers.ts'
 
 const devices: readonly { name: string; open: (test: Mocha.Context) => Promise<Device> }[] = [
@@ -699,6 +700,17 @@ for (const { name, open } of devices)
     })
 
     describe('scope', () => {
+      it('has the values of what leaves it that would have been computed later', async () => {
+        const x = leaf([0, 0, 0])
+        const left = scope(() => sigmoidLater(engine.affine(x, 2)))
+        let kept: Tensor
+        scope(() => {
+          kept = engine.keep(sigmoidLater(engine.affine(x, 2)))
+        })
+        for (const y of [left, kept!]) assert.deepEqual(await readAndFree(y), [0.5, 0.5, 0.5])
+        x.dispose()
+      })
+
       it('frees all but what is returned, through arrays, maps and objects', async () => {
         const before = device.bytesInUse()
         const result = scope(() => {
@@ -1120,6 +1132,16 @@ for (const { name, open } of devices)
         ],
 
         ['taps for another width', (f) => engine.causalConv(f([1, 4, 3]), f([2, 4])), 'causalConv: w has shape [2,4], expected [D=3,W]'],
+        [
+          'a width that divides no channels',
+          (f) => engine.causalConv(f([1, 4, 3]), f([3, 2]), undefined, { l2Width: 2 }),
+          'causalConv: l2Width must be a divisor of D = 3, not 2',
+        ],
+        [
+          'rates for another number of heads',
+          (f) => engine.softplusDecay(f([1, 4, 3]), f([2]), f([3])),
+          'softplusDecay: a [1,4,3], rate [2] and shift [3] must be [...,H], [H], [H] or [...,H,W], [H,1], [H,W]',
+        ],
         ['a nu too large', (f) => engine.dpfp(f([1, 2]), 4), 'dpfp: nu must be an integer from 1 to 2 D - 1 = 3, not 4'],
         ['a probability of 1', (f) => engine.dropout(f([1]), 1, engine.generator(0)), 'dropout: the probability must be in [0, 1), not 1'],
         ['a seed that is no uint32', () => engine.generator(-1), 'generator: the seed must be an integer from 0 to 4294967295, not -1'],

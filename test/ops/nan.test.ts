@@ -2,13 +2,27 @@
 import assert from 'node:assert/strict'
 import * as engine from '../../engine/index.ts'
 import { type Device, scope, type Tensor, tensor, type UnaryOp, unaryOps } from '../../engine/index.ts'
-import { builds, gpus, random, readAndFree, reference, wasm } from '../helpers.ts'
+import { sigmoidLater } from '../../engine/ops/later.ts'
+import { builds, gpus, random, readAndFree, reference, uniforms, wasm } from '../helpers.ts'
 
 const devices = async (): Promise<Device[]> => [
   reference,
   ...(await Promise.all(builds.map(({ relaxed }) => wasm(1, relaxed)))),
   ...(await gpus()),
 ]
+
+/** x as two tokens of three channels. */
+const convolved = (x: Tensor, make: (data: engine.Nested) => Tensor, options: engine.ConvOptions = {}): Tensor =>
+  engine.causalConv(
+    engine.reshape(x, [1, 2, 3]),
+    make([
+      [1, 2],
+      [3, 4],
+      [5, 6],
+    ]),
+    undefined,
+    options,
+  ).y
 
 /** x = [[1, NaN, 2], [3, 4, 5]]; where the value and the gradient of x are NaN, in row-major order: N, and . for a number. */
 const cases: Record<string, [call: (x: Tensor, make: (data: engine.Nested) => Tensor) => Tensor, value: string, gradient: string | null]> =
@@ -57,19 +71,11 @@ const cases: Record<string, [call: (x: Tensor, make: (data: engine.Nested) => Te
         ] as const,
       ]),
     ),
-    causalConv: [
-      (x, make) =>
-        engine.causalConv(
-          engine.reshape(x, [1, 2, 3]),
-          make([
-            [1, 2],
-            [3, 4],
-            [5, 6],
-          ]),
-        ).y,
-      '.N..N.',
-      '......',
-    ],
+    causalConv: [(x, make) => convolved(x, make), '.N..N.', '......'],
+    'causalConv and silu': [(x, make) => convolved(x, make, { silu: true }), '.N..N.', '.N..N.'],
+    'causalConv, silu and the L2 norm': [(x, make) => convolved(x, make, { silu: true, l2Width: 3 }), 'NNNNNN', 'NNNNNN'],
+    softplusDecay: [(x, make) => engine.softplusDecay(x, make([0, 1, 2]), make([1, 2, 3])), '.N....', '.N....'],
+    'mul by a number a row': [(x, make) => engine.mul(x, make([[2], [3]])), '.N....', '......'],
     // relu([x, -x]) = [1, NaN, 2, 0, NaN, 0], each times the one before.
     dpfp: [(x) => engine.dpfp(x), '.NN.NN......', 'NNN...'],
     dpfpSum: [(x) => engine.dpfpSum(x), 'NNNNNN......', 'NNN...'],
@@ -139,6 +145,25 @@ describe('NaN', () => {
         const y = await readAndFree(scope(() => op(tensor(data, { shape: [R, n], device }))))
         const width = y.length / R
         assert.equal(pattern(y), 'N'.repeat((R - 1) * width) + '.'.repeat(width), `${device.name}, ${name}`)
+      }
+  })
+
+  it('at padding, in what write strengths are sigmoids of, stays out of their gradient', async () => {
+    const [T, H, K] = [6, 2, 5]
+    const mask = [1, 0, 1, 1, 0, 1]
+    for (const device of await devices())
+      for (const form of engine.forms) {
+        const dx = scope(() => {
+          const [q, k, v] = [1, 2, 3].map((seed) => tensor(uniforms(seed, T * H * K), { shape: [1, T, H, K], device }))
+          const logits = uniforms(4, T * H).map((x, i) => (mask[Math.floor(i / H)] ? x : i % 2 ? Number.NaN : Number.POSITIVE_INFINITY))
+          const x = tensor(logits, { shape: [1, T, H], device, requiresGrad: true })
+          const packing = { mask: tensor(Int32Array.from(mask), { shape: [1, T], device }) }
+          const { y } = engine.deltaRule(q, k, v, sigmoidLater(x), undefined, { form, ...packing })
+          engine.sum(engine.square(y)).backward()
+          return x.grad!
+        })
+        const found = [...(await readAndFree(dx))].map((g) => (Number.isNaN(g) ? 'N' : g === 0 ? '0' : '.'))
+        assert.equal(found.join(''), '..00....00..', `${device.name}, ${form}`)
       }
   })
 

@@ -2,7 +2,11 @@
 import assert from 'node:assert/strict'
 import type { Kernels } from '../../engine/devices/kernels.ts'
 import type { RefStorage } from '../../engine/devices/reference/storage.ts'
-import { type Device, type KernelCheck, type KernelName, selfCheck } from '../../engine/index.ts'
+import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
+import { webgpuKernels } from '../../engine/devices/webgpu/index.ts'
+import type { Block } from '../../engine/devices/webgpu/memory.ts'
+import { createGpu, type Gpu } from '../../engine/devices/webgpu/runtime.ts'
+import { type Device, type HostArray, type KernelCheck, type KernelName, selfCheck } from '../../engine/index.ts'
 import { builds, reference, wasm, webgpu } from '../helpers.ts'
 
 async function checks(device: Device, names?: readonly KernelName[]): Promise<KernelCheck[]> {
@@ -28,6 +32,34 @@ describe('self-check', () => {
   for (const { name, relaxed } of builds) it(`passes on wasm, ${name} build`, async () => passes(await wasm(2, relaxed)))
   it('passes on webgpu', async function () {
     await passes(await webgpu(this))
+  })
+  // With more workgroups than an axis of a dispatch holds, the last ones are beyond those that were asked for.
+  it('passes on webgpu with workgroups that nobody asked for, which write nothing beyond the arrays either', async function () {
+    const device = await webgpu(this)
+    const gpu = createGpu(await openAdapter({}))
+    const [beyond, mark] = [64, 7]
+    const run: Gpu['run'] = (shader, entry, bindings, params, groups) => gpu.run(shader, entry, bindings, params, groups && groups + 3)
+    const allocate = (dtype: string, size: number) => {
+      const block = gpu.allocate(4 * (size + beyond), dtype === 'int32')
+      gpu.write(block, new Array(size + beyond).fill(mark))
+      return block
+    }
+    const read = async (block: Block, size: number): Promise<HostArray> => {
+      const values = await gpu.read(block, size + beyond)
+      for (const x of values.subarray(size)) if (x !== mark) throw new Error('written beyond its end')
+      return values.subarray(0, size)
+    }
+    try {
+      const { free, write } = gpu
+      const kernels = webgpuKernels({ ...gpu, run })
+      const all = await checks({ ...device, kernels, allocate, free, write, read, gather: undefined } as unknown as Device)
+      assert.deepEqual(
+        all.filter(({ ok }) => !ok),
+        [],
+      )
+    } finally {
+      gpu.close()
+    }
   })
   it('finds no error in the reference', async () => {
     for (const { kernel, error } of await checks(reference)) assert.equal(error, 0, kernel)

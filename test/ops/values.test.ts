@@ -177,6 +177,50 @@ const table: [title: string, call: () => Tensor, expected: number[]][] = [
   ['causalConv: the last tap is the present', () => engine.causalConv(t([[[1], [2], [3]]]), t([[10, 1]])).y, [1, 12, 23]],
   ['causalConv goes on from its state', () => engine.causalConv(t([[[1], [2]]]), t([[100, 10, 1]]), t([[[7], [8]]])).y, [781, 812]],
   ['causalConv: the state is the last W - 1 inputs', () => engine.causalConv(t([[[1]]]), t([[100, 10, 1]]), t([[[7], [8]]])).state, [8, 1]],
+  // The sums are [1, 3], [12, 34]; silu(x) = x / (1 + e^-x); two channels over their length.
+  [
+    'causalConv goes on with silu',
+    () =>
+      engine.causalConv(
+        t([
+          [
+            [1, 3],
+            [2, 4],
+          ],
+        ]),
+        t([
+          [10, 1],
+          [10, 1],
+        ]),
+        undefined,
+        { silu: true },
+      ).y,
+    [1, 3, 12, 34].map((x) => x / (1 + Math.exp(-x))),
+  ],
+  [
+    'causalConv goes on with the L2 norm of neighbours',
+    () =>
+      engine.causalConv(
+        t([
+          [
+            [3, 4],
+            [5, 12],
+          ],
+        ]),
+        t([
+          [0, 1],
+          [0, 1],
+        ]),
+        undefined,
+        { l2Width: 2, eps: 0 },
+      ).y,
+    [3 / 5, 4 / 5, 5 / 13, 12 / 13],
+  ],
+  [
+    'softplusDecay',
+    () => engine.softplusDecay(t([[[1], [-1]]]), t([[Math.log(2)], [0]]), t([[1], [2]])),
+    [-2 * Math.log1p(Math.exp(2)), -Math.log1p(Math.exp(1))],
+  ],
   // r = relu([1, -2, -1, 2]) = [1, 0, 0, 2]; roll 1: [2, 1, 0, 0]; roll 2: [0, 2, 1, 0].
   ['dpfp', () => engine.dpfp(t([1, -2]), 2), [2, 0, 0, 0, 0, 0, 0, 0]],
   ['dpfp of one sign', () => engine.dpfp(t([3, 5]), 1), [0, 15, 0, 0]],

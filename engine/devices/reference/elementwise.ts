@@ -4,7 +4,8 @@ import type { BinaryOp, Kernels, UnaryOp } from '../kernels.ts'
 import type { RefStorage } from './storage.ts'
 import { offsets } from './strides.ts'
 
-const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x))
+/** 1 / (1 + e^-x). */
+export const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x))
 /** log(1 + e^x) without overflow. */
 const softplus = (x: number): number => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)))
 /** (1 + tanh u) / 2, u = sqrt(2/pi) (x + 0.044715 x^3), without the cancellation where tanh is near -1. */
@@ -54,7 +55,17 @@ const binaryTable: Record<BinaryOp, (a: number, b: number) => number> = {
   greater: (a, b) => (a > b ? 1 : 0),
 }
 
-export const elementwiseKernels: Pick<Kernels<RefStorage>, 'fill' | 'affine' | 'accumulate' | 'unary' | 'unaryBackward' | 'binary'> = {
+type ElementwiseKernels = 'fill' | 'affine' | 'accumulate' | 'unary' | 'unaryBackward' | 'binary' | 'scaleBackward'
+
+export const elementwiseKernels: Pick<Kernels<RefStorage>, ElementwiseKernels> = {
+  scaleBackward(x, s, dy, dx, ds, R, P, n) {
+    ds?.data.fill(0, 0, P)
+    for (let i = 0; i < R * n; i++) {
+      const p = Math.floor(i / n) % P
+      if (dx) dx.data[i] = s.data[p] * dy.data[i]
+      if (ds) ds.data[p] += dy.data[i] * x.data[i]
+    }
+  },
   fill(y, n, value) {
     y.data.fill(value, 0, n)
   },

@@ -16,6 +16,7 @@
  * Shapes: kernels.ts. Pinned by test/ops/fast-weights.test.ts: the two forms agree to 1e-10, gradients agree with central differences.
  */
 import { type FastWeightInputs, type FastWeightSizes, GateError, type Kernels, tokenBits } from '../kernels.ts'
+import { sigmoid } from './elementwise.ts'
 import type { RefStorage } from './storage.ts'
 
 type Vector = Float64Array
@@ -428,7 +429,8 @@ const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inp
             dW.data,
             dA.data.map((x, i) => (tokens.W.data[i] === 0 ? 0 : tokens.A!.data[i] * x)),
           )
-          scatter(dbeta!, rows, column(db))
+          const slopes = sizes.logits && gather(inputs.beta, rows, 1).data.map((x) => sigmoid(x) * sigmoid(-x))
+          scatter(dbeta!, rows, column(slopes ? times(db, slopes) : db))
         }
         if (fresh) for (const x of [dS.data, dz, row(dW, 0)]) x.fill(0)
         scatter(dq, rows, dQ)
@@ -482,7 +484,8 @@ interface Stretch {
 }
 
 /** A span cut where sequences begin; the last stretch may have no rows. */
-function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V, gateWidth, transposed }: FastWeightSizes): Stretch[] {
+function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, sizes: FastWeightSizes): Stretch[] {
+  const { H, K, V, gateWidth, transposed, logits } = sizes
   const { q, k, v, beta, gate, erase, along, tokens } = inputs
   const pieces: Pick<Stretch, 'rows' | 'fresh'>[] = [{ rows: [], fresh: false }]
   for (const at of span.rows) {
@@ -499,7 +502,8 @@ function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, { H, K, V
       for (let i = 0; i < K; i++) W.data[t * K + i] = Math.exp(decays.data[gateWidth === 1 ? t : t * K + i])
     }
     const A = erase ? gather(erase, rows, K) : beta ? { ...keys, data: fade(W.data, keys.data) } : null
-    const betas = beta ? gather(beta, rows, 1).data : new Float64Array(rows.length).fill(1)
+    const given = beta ? gather(beta, rows, 1).data : new Float64Array(rows.length).fill(1)
+    const betas = beta && logits ? given.map(sigmoid) : given
     const Q = gather(q, rows, transposed ? V : K)
     const vectors = { Q, K: keys, V: gather(v, rows, V), W, A, along: along && gather(along, rows, K) }
     return { rows, fresh, tokens: { ...vectors, beta: betas, transposed } }

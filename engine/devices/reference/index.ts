@@ -3,6 +3,7 @@ import { createNotes } from '../capture.ts'
 import type { Device } from '../device.ts'
 import type { Kernels } from '../kernels.ts'
 import { aftKernels } from './aft.ts'
+import { decayKernels } from './decay.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import { fastWeightKernels } from './fast-weights.ts'
 import { linearKernels } from './linear.ts'
@@ -23,6 +24,7 @@ const immediate: Kernels<RefStorage> = {
   ...matmulKernels,
   ...normKernels,
   ...sequenceKernels,
+  ...decayKernels,
   ...randomKernels,
   ...optimizerKernels,
   ...fastWeightKernels,

@@ -19,7 +19,7 @@ const sumOf = (n: number, term: (j: number) => number): number => {
 /** How many entries of row r are seen: all, or as many as its place in time allows. */
 const seen = (r: number, n: number, causal: number): number => (causal > 0 ? n - causal + (r % causal) + 1 : n)
 
-type Names = 'norm' | 'normBackward' | 'normGainBackward' | 'softmax' | 'softmaxBackward' | 'crossEntropy' | 'crossEntropyBackward'
+type Names = 'norm' | 'normBackward' | 'softmax' | 'softmaxBackward' | 'crossEntropy' | 'crossEntropyBackward'
 
 export const normKernels: Pick<Kernels<RefStorage>, Names> = {
   norm(kind, x, gain, bias, y, stats, R, n, eps) {
@@ -38,8 +38,8 @@ export const normKernels: Pick<Kernels<RefStorage>, Names> = {
       for (let j = 0; j < n; j++) y.data[row + j] = (x.data[row + j] - mean) * scale * (gain ? gain.data[j] : 1) + (bias ? bias.data[j] : 0)
     }
   },
-  normBackward(kind, x, gain, stats, dy, dx, R, n, accumulate) {
-    for (let r = 0; r < R; r++) {
+  normBackward(kind, x, gain, stats, dy, { dx, dgain, dbias }, R, n, accumulate) {
+    for (let r = 0; dx && r < R; r++) {
       const row = r * n
       const mean = stats.data[2 * r]
       const scale = stats.data[2 * r + 1]
@@ -54,8 +54,6 @@ export const normKernels: Pick<Kernels<RefStorage>, Names> = {
         dx.data[row + j] = accumulate ? dx.data[row + j] + value : value
       }
     }
-  },
-  normGainBackward(x, stats, dy, dgain, dbias, R, n) {
     for (let j = 0; j < n; j++) {
       if (dgain) dgain.data[j] = sumOf(R, (r) => dy.data[r * n + j] * (x.data[r * n + j] - stats.data[2 * r]) * stats.data[2 * r + 1])
       if (dbias) dbias.data[j] = sumOf(R, (r) => dy.data[r * n + j])

@@ -1,5 +1,6 @@
 /** Causal depthwise convolution and the DPFP feature map. Pinned by test/ops/values.test.ts and gradients.test.ts. */
 import type { Kernels } from '../kernels.ts'
+import { elementwiseKernels } from './elementwise.ts'
 import { normKernels } from './norm.ts'
 import type { RefStorage } from './storage.ts'
 
@@ -21,7 +22,8 @@ function cell(
 type SequenceKernels = 'conv' | 'convBackward' | 'dpfp' | 'dpfpBackward' | 'dpfpSum' | 'dpfpSumBackward'
 
 export const sequenceKernels: Pick<Kernels<RefStorage>, SequenceKernels> = {
-  conv(x, w, state, y, B, T, D, W) {
+  conv(x, w, state, { y, next, sums, stats }, { B, T, D, W, silu, width, eps }) {
+    const n = B * T * D
     for (let b = 0; b < B; b++)
       for (let t = 0; t < T; t++)
         for (let d = 0; d < D; d++) {
@@ -32,16 +34,34 @@ export const sequenceKernels: Pick<Kernels<RefStorage>, SequenceKernels> = {
           }
           y.data[(b * T + t) * D + d] = total
         }
+    sums?.data.set(y.data.subarray(0, n))
+    if (silu) elementwiseKernels.unary('silu', y, y, n)
+    if (width > 0) normKernels.norm('l2', y, null, null, y, stats!, n / width, width, eps)
+    for (let b = 0; next && b < B; b++)
+      for (let i = 0; i < W - 1; i++)
+        for (let d = 0; d < D; d++) {
+          const from = cell(x, state, b, T - W + 1 + i, d, T, D, W)
+          next.data[(b * (W - 1) + i) * D + d] = from ? from[0].data[from[1]] : 0
+        }
   },
-  convBackward(x, w, state, dy, dx, dw, dstate, B, T, D, W) {
-    dx.data.fill(0, 0, B * T * D)
+  convBackward(x, w, state, { y, sums, stats }, dy, { dx, dw, dstate }, { B, T, D, W, silu, width }) {
+    const n = B * T * D
+    const dz = { data: Float64Array.from(dy.data.subarray(0, n)) }
+    // y = s scale, and the scale depends on all of s.
+    for (let r = 0; width > 0 && r < n / width; r++) {
+      let along = 0
+      for (let i = r * width; i < (r + 1) * width; i++) along += dy.data[i] * y.data[i]
+      for (let i = r * width; i < (r + 1) * width; i++) dz.data[i] = stats!.data[2 * r + 1] * (dy.data[i] - y.data[i] * along)
+    }
+    if (silu) elementwiseKernels.unaryBackward('silu', sums!, y, dz, dz, n)
+    dx.data.fill(0, 0, n)
     dw.data.fill(0, 0, D * W)
     dstate?.data.fill(0, 0, B * (W - 1) * D)
     for (let b = 0; b < B; b++)
       for (let t = 0; t < T; t++)
         for (let d = 0; d < D; d++)
           for (let j = 0; j < W; j++) {
-            const g = dy.data[(b * T + t) * D + d]
+            const g = dz.data[(b * T + t) * D + d]
             const from = cell(x, state, b, t - W + 1 + j, d, T, D, W)
             const to = cell(dx, dstate, b, t - W + 1 + j, d, T, D, W)
             if (from) dw.data[d * W + j] += g * from[0].data[from[1]]
@@ -87,7 +107,7 @@ export const sequenceKernels: Pick<Kernels<RefStorage>, SequenceKernels> = {
     const dfeatures = { data: new Float64Array(R * n) }
     for (const { x, stats, dy, dx } of list) {
       sequenceKernels.dpfp(x, features, R, D, nu)
-      normKernels.normBackward('sum', features, null, stats, dy, dfeatures, R, n, false)
+      normKernels.normBackward('sum', features, null, stats, dy, { dx: dfeatures }, R, n, false)
       sequenceKernels.dpfpBackward(x, dfeatures, dx, R, D, nu)
     }
   },

@@ -1,5 +1,6 @@
 /** The fast-weight recurrence: a task of kernels-wasm/fast-weights.ts is one head of one sequence, so B H tasks. */
 import type { FastWeightInputs, FastWeightSizes, KernelForm, Kernels } from '../kernels.ts'
+import { elementwiseKernels } from './elementwise.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 
@@ -51,6 +52,7 @@ export function scratchBytes(
 }
 
 export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights' | 'fastWeightsBackward'> {
+  const { unary } = elementwiseKernels(pool)
   function run(
     kernel: 'fastWeights' | 'fastWeightsBackward',
     form: KernelForm,
@@ -72,18 +74,42 @@ export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights
     const grain = Math.max(together, Math.floor(worthSharing / perHead))
     pool.run(kernel, B * H, grain, args, scratch)
   }
+  /** Has the strengths made of the numbers whose sigmoids they are, where these are given. */
+  function withStrengths(
+    inputs: FastWeightInputs<Block>,
+    { B, T, H, logits }: FastWeightSizes,
+    body: (inputs: FastWeightInputs<Block>) => void,
+  ) {
+    if (!logits || !inputs.beta) {
+      body(inputs)
+      return
+    }
+    const beta = pool.memory.allocate(4 * B * T * H)
+    try {
+      unary('sigmoid', inputs.beta, beta, B * T * H)
+      body({ ...inputs, beta })
+    } finally {
+      pool.memory.free(beta)
+    }
+  }
   return {
-    fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes) {
-      const { q, k, v, beta, gate, erase, along, tokens, s0, z0 } = inputs
-      const blocks = [q, k, v, beta, gate, erase, along, tokens, s0, z0, y, sT, zT, den, states, zs]
-      run('fastWeights', form, sizes, inputs, blocks, [sizes.eps])
+    fastWeights(form, given, { y, sT, zT, den, states, zs }, sizes) {
+      withStrengths(given, sizes, (inputs) => {
+        const { q, k, v, beta, gate, erase, along, tokens, s0, z0 } = inputs
+        const blocks = [q, k, v, beta, gate, erase, along, tokens, s0, z0, y, sT, zT, den, states, zs]
+        run('fastWeights', form, sizes, inputs, blocks, [sizes.eps])
+      })
     },
-    fastWeightsBackward(form, inputs, { y, den, states, zs }, { dy, dsT, dzT }, gradients, sizes) {
-      const { q, k, v, beta, gate, erase, along, tokens } = inputs
+    fastWeightsBackward(form, given, { y, den, states, zs }, { dy, dsT, dzT }, gradients, sizes) {
       const { dq, dk, dv, dbeta, dgate, derase, dalong, ds0, dz0 } = gradients
-      const given = [q, k, v, beta, gate, erase, along, tokens, y, den, states, zs, dy, dsT, dzT]
-      const blocks = [...given, dq, dk, dv, dbeta, dgate, derase, dalong, ds0, dz0]
-      run('fastWeightsBackward', form, sizes, inputs, blocks, [])
+      withStrengths(given, sizes, (inputs) => {
+        const { q, k, v, beta, gate, erase, along, tokens } = inputs
+        const read = [q, k, v, beta, gate, erase, along, tokens, y, den, states, zs, dy, dsT, dzT]
+        run('fastWeightsBackward', form, sizes, inputs, [...read, dq, dk, dv, dbeta, dgate, derase, dalong, ds0, dz0], [])
+        const { B, T, H, logits } = sizes
+        if (logits && dbeta)
+          pool.run('strengthsBackward', B * T, Math.ceil(8192 / H), [given.beta!.pointer, tokens?.pointer ?? 0, dbeta.pointer, H])
+      })
     },
   }
 }

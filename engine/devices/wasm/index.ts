@@ -6,6 +6,7 @@ import { checkOptions } from '../../arguments.ts'
 import type { Device } from '../device.ts'
 import type { Kernels } from '../kernels.ts'
 import { aftKernels } from './aft.ts'
+import { decayKernels } from './decay.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import { fastWeightKernels } from './fast-weights.ts'
 import { wasmHalves } from './halves.ts'
@@ -38,6 +39,7 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
     ...matmulKernels(pool),
     ...normKernels(pool),
     ...sequenceKernels(pool),
+    ...decayKernels(pool),
     ...randomKernels(pool),
     ...optimizerKernels(pool),
     ...muonKernels(pool),

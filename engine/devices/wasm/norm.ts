@@ -10,7 +10,7 @@ const columns = 16
 
 const pointer = (block: Block | null): number => block?.pointer ?? 0
 
-type NormKernels = 'norm' | 'normBackward' | 'normGainBackward' | 'softmax' | 'softmaxBackward' | 'crossEntropy' | 'crossEntropyBackward'
+type NormKernels = 'norm' | 'normBackward' | 'softmax' | 'softmaxBackward' | 'crossEntropy' | 'crossEntropyBackward'
 
 export function normKernels(pool: Pool): Pick<Kernels<Block>, NormKernels> {
   return {
@@ -26,27 +26,27 @@ export function normKernels(pool: Pool): Pick<Kernels<Block>, NormKernels> {
         eps,
       ])
     },
-    normBackward(kind, x, gain, stats, dy, dx, R, n, accumulate) {
-      pool.run('normBackward', R, Math.ceil(light / (n + 1)), [
-        normKinds.indexOf(kind),
-        x.pointer,
-        pointer(gain),
-        stats.pointer,
-        dy.pointer,
-        dx.pointer,
-        n,
-        Number(accumulate),
-      ])
-    },
-    normGainBackward(x, stats, dy, dgain, dbias, R, n) {
+    normBackward(kind, x, gain, stats, dy, { dx, dgain, dbias }, R, n, accumulate) {
+      if (dx)
+        pool.run('normBackward', R, Math.ceil(light / (n + 1)), [
+          normKinds.indexOf(kind),
+          x.pointer,
+          pointer(gain),
+          stats.pointer,
+          dy.pointer,
+          dx.pointer,
+          n,
+          Number(accumulate),
+        ])
+      if (!dgain && !dbias) return
       // Neighbouring columns are on one page of memory: pieces as wide as the threads allow.
       const tasks = Math.ceil(n / columns)
       pool.run('normGainBackward', tasks, Math.max(Math.ceil(tasks / (2 * pool.threads)), Math.ceil(light / (columns * (R + 1)))), [
         x.pointer,
         stats.pointer,
         dy.pointer,
-        pointer(dgain),
-        pointer(dbias),
+        pointer(dgain ?? null),
+        pointer(dbias ?? null),
         R,
         n,
       ])

@@ -1,9 +1,11 @@
 import type { Kernels } from '../kernels.ts'
+import { elementwiseKernels } from './elementwise.ts'
 import type { Block } from './memory.ts'
 import type { Pool } from './pool.ts'
 
-/** Elements a piece. */
+/** Elements a piece, and of those that take an exponential each. */
 const grain = 16384
+const heavy = 8192
 /** Columns in a task of convBackwardTaps, as in kernels-wasm/sequence.ts. */
 const columns = 16
 
@@ -12,26 +14,48 @@ const pointer = (block: Block | null): number => block?.pointer ?? 0
 type SequenceKernels = 'conv' | 'convBackward' | 'dpfp' | 'dpfpBackward' | 'dpfpSum' | 'dpfpSumBackward'
 
 export function sequenceKernels(pool: Pool): Pick<Kernels<Block>, SequenceKernels> {
+  const { unaryBackward } = elementwiseKernels(pool)
   return {
-    conv(x, w, state, y, B, T, D, W) {
-      if (D > 0) pool.run('conv', B * T, Math.ceil(grain / D), [x.pointer, w.pointer, pointer(state), y.pointer, T, D, W], 8 * W * D)
-    },
-    convBackward(x, w, state, dy, dx, dw, dstate, B, T, D, W) {
+    conv(x, w, state, { y, next, sums, stats }, { B, T, D, W, silu, width, eps }) {
       if (D === 0) return
-      pool.run(
-        'convBackwardInput',
-        B * (T + W - 1),
-        Math.ceil(grain / D),
-        [w.pointer, dy.pointer, dx.pointer, pointer(dstate), T, D, W],
-        8 * W * D,
-      )
-      pool.run(
-        'convBackwardTaps',
-        Math.ceil(D / columns),
-        Math.ceil(grain / (columns * (B * T + 1))),
-        [x.pointer, pointer(state), dy.pointer, dw.pointer, B, T, D, W],
-        4 * W * columns,
-      )
+      const args = [x.pointer, w.pointer, pointer(state), y.pointer, pointer(sums), pointer(stats), T, D, W, Number(silu), width, eps]
+      pool.run('conv', B * T, Math.ceil((silu ? heavy : grain) / D), args, 8 * W * D)
+      if (next) pool.run('convNext', B * (W - 1), Math.ceil(grain / D), [x.pointer, pointer(state), next.pointer, T, D, W])
+    },
+    convBackward(x, w, state, { y, sums, stats }, dy, { dx, dw, dstate }, { B, T, D, W, silu, width }) {
+      if (D === 0) return
+      const n = B * T * D
+      const back = (dz: Block): void => {
+        pool.run(
+          'convBackwardInput',
+          B * (T + W - 1),
+          Math.ceil(grain / D),
+          [w.pointer, dz.pointer, dx.pointer, pointer(dstate), T, D, W],
+          8 * W * D,
+        )
+        pool.run(
+          'convBackwardTaps',
+          Math.ceil(D / columns),
+          Math.ceil(grain / (columns * (B * T + 1))),
+          [x.pointer, pointer(state), dz.pointer, dw.pointer, B, T, D, W],
+          4 * W * columns,
+        )
+      }
+      if (!silu && width === 0) {
+        back(dy)
+        return
+      }
+      const dz = pool.memory.allocate(4 * n)
+      try {
+        if (width === 0) unaryBackward('silu', sums!, y, dy, dz, n)
+        else {
+          const args = [y.pointer, pointer(silu ? sums : null), pointer(stats), dy.pointer, dz.pointer, width]
+          pool.run('convBackwardSums', n / width, Math.ceil(heavy / width), args)
+        }
+        back(dz)
+      } finally {
+        pool.memory.free(dz)
+      }
     },
     dpfp(x, y, R, D, nu) {
       if (D === 0) return

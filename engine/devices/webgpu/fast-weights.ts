@@ -40,7 +40,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
   /** What a call's dispatches have in common. limit: the most tokens of a piece. */
   function planOf(sizes: FastWeightSizes, inputs: FastWeightInputs<Block>, normalised: boolean, chunksOfSpan: number, limit = rowsLimit) {
     const { beta, gate, erase, along, tokens } = inputs
-    const { B, T, H, K, V, C, gateWidth, scale, eps } = sizes
+    const { B, T, H, K, V, C, gateWidth, scale, eps, logits = false } = sizes
     const span = C * chunksOfSpan
     const spans = Math.ceil(T / span)
     const rows = Math.min(span, T, limit)
@@ -62,6 +62,7 @@ export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' 
         gateWidth: gate ? gateWidth : 0,
         flagged: Number(tokens !== null),
         forgets: Number(forgets),
+        logits: Number(logits),
       },
       rowsOfInputs: B * T * H,
       /** Floats of what a head has, for a number of pieces. */

@@ -25,6 +25,7 @@ import type { Device } from '../device.ts'
 import type { Kernels } from '../kernels.ts'
 import { type Capabilities, openAdapter, type WebgpuOptions } from './adapter.ts'
 import { aftKernels } from './aft.ts'
+import { decayKernels } from './decay.ts'
 import { elementwiseKernels } from './elementwise.ts'
 import { fastWeightKernels } from './fast-weights.ts'
 import { linearKernels } from './linear.ts'
@@ -66,6 +67,7 @@ export const webgpuKernels = (gpu: Gpu): Kernels<Block> => ({
   ...matmulKernels(gpu),
   ...normKernels(gpu),
   ...sequenceKernels(gpu),
+  ...decayKernels(gpu),
   ...randomKernels(gpu),
   ...optimizerKernels(gpu),
   ...muonKernels(gpu),

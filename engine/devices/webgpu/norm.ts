@@ -1,10 +1,10 @@
 import { norm } from '../../../kernels-wgsl/generated/wgsl.ts'
 import { type Kernels, normKinds } from '../kernels.ts'
 import type { Block } from './memory.ts'
-import { columnLength, columnsAtOnce, lanesFor, partsOf, reduceColumns } from './reduce.ts'
+import { columnLength, columnsAtOnce, columnThreads, lanesFor, reduceColumns } from './reduce.ts'
 import { type Gpu, perGroup, threads } from './runtime.ts'
 
-type NormKernels = 'norm' | 'normBackward' | 'normGainBackward' | 'softmax' | 'softmaxBackward' | 'crossEntropy' | 'crossEntropyBackward'
+type NormKernels = 'norm' | 'normBackward' | 'softmax' | 'softmaxBackward' | 'crossEntropy' | 'crossEntropyBackward'
 
 export function normKernels(gpu: Gpu): Pick<Kernels<Block>, NormKernels> {
   const rows = (R: number, n: number) => ({ R, n, lanes: lanesFor(n) })
@@ -19,34 +19,38 @@ export function normKernels(gpu: Gpu): Pick<Kernels<Block>, NormKernels> {
         groups(R, n),
       )
     },
-    normBackward(kind, x, gain, stats, dy, dx, R, n, accumulate) {
-      gpu.run(
-        norm,
-        'normBackward',
-        { x, gain, statsIn: stats, dy, dx },
-        { ...rows(R, n), kind: normKinds.indexOf(kind), gained: Number(gain !== null), accumulate: Number(accumulate) },
-        groups(R, n),
-      )
-    },
-    normGainBackward(x, stats, dy, dgain, dbias, R, n) {
-      const { parts, length } = partsOf(R, n)
-      const params = { R, n, parts, length, gained: Number(dgain !== null), biased: Number(dbias !== null) }
+    normBackward(kind, x, gain, stats, dy, { dx, dgain = null, dbias = null }, R, n, accumulate) {
+      // Rows and columns don't need each other: the first workgroups go along, the others down.
+      const lanes = lanesFor(n)
+      const rowGroups = dx ? Math.ceil((R * lanes) / columnThreads) : 0
+      const parts = dgain || dbias ? Math.max(1, Math.ceil(R / columnLength)) : 0
       const pass = (dgain: Block | null, dbias: Block | null): void =>
-        gpu.run(norm, 'normGainBackward', { x, statsIn: stats, dy, dgain, dbias }, params, Math.ceil((parts * n) / threads))
-      if (parts === 1) pass(dgain, dbias)
-      else if (R <= columnLength)
-        gpu.run(norm, 'normGainBackwardAtOnce', { x, statsIn: stats, dy, dgain, dbias }, params, Math.ceil(n / columnsAtOnce))
-      else {
-        const partial = (wanted: Block | null, body: (block: Block | null) => void): void =>
-          wanted ? gpu.scratch(parts * n, body) : body(null)
-        partial(dgain, (gains) =>
-          partial(dbias, (biases) => {
-            pass(gains, biases)
-            if (dgain && gains) reduceColumns(gpu, 'sum', gains, dgain, 1, parts, n)
-            if (dbias && biases) reduceColumns(gpu, 'sum', biases, dbias, 1, parts, n)
-          }),
+        gpu.run(
+          norm,
+          'normBackward',
+          { x, gain, statsIn: stats, dy, dx, dgain, dbias },
+          {
+            ...rows(R, n),
+            kind: normKinds.indexOf(kind),
+            gained: Number(gain !== null),
+            accumulate: Number(accumulate),
+            rowGroups,
+            parts,
+            length: columnLength,
+            ofGain: Number(dgain !== null),
+            ofBias: Number(dbias !== null),
+          },
+          rowGroups + parts * Math.ceil(n / columnsAtOnce),
         )
-      }
+      const partial = (wanted: Block | null, body: (block: Block | null) => void): void =>
+        wanted && parts > 1 ? gpu.scratch(parts * n, body) : body(wanted)
+      partial(dgain, (gains) =>
+        partial(dbias, (biases) => {
+          pass(gains, biases)
+          if (dgain && gains !== dgain) reduceColumns(gpu, 'sum', gains!, dgain, 1, parts, n)
+          if (dbias && biases !== dbias) reduceColumns(gpu, 'sum', biases!, dbias, 1, parts, n)
+        }),
+      )
     },
     softmax(x, y, R, n, log, causal) {
       gpu.run(norm, 'softmax', { x, y }, { ...rows(R, n), log: Number(log), causal }, groups(R, n))

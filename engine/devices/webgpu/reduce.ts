@@ -14,6 +14,8 @@ const enough = 2 ** 15
 /** Columns of a workgroup whose threads share them (kernels-wgsl/reduce.wgsl, norm.wgsl), and up to which length that takes no longer than two dispatches. */
 export const columnsAtOnce = 8
 export const columnLength = 4096
+/** Threads of such a workgroup. */
+export const columnThreads = 256
 
 /** How an axis of n is cut where `columns` threads or rows go over it: parts of 64 elements at least. Depends on the sizes alone. */
 export function partsOf(n: number, columns: number): { parts: number; length: number } {
