@@ -99,9 +99,7 @@ function packBOf(half: i32, b: usize, transposed: i32, N: i32, K: i32, k0: i32, 
   v128.store(to + 3 * stride, v128.shuffle<i64>(high01, high23, 1, 3))
 }
 
-/**
- * A[m0 .. m0+rows, k0 .. k0+kc), stored transposed, -> its rows, `step` bytes apart. Sixteen rows at a time, as many as a line of the cache has a number of.
- */
+/** A[m0 .. m0+rows, k0 .. k0+kc), stored transposed, -> its rows, `step` bytes apart. Sixteen rows at a time: a line of the cache holds so many numbers. */
 function packA(a: usize, M: i32, k0: i32, kc: i32, m0: i32, rows: i32, packed: usize, step: usize): void {
   const stepK = <usize>M << 2
   const wholeK = kc & ~3, whole = rows & ~3
@@ -157,9 +155,7 @@ function copyA(from: usize, stepK: usize, r: i32, end: i32, k: i32, kc: i32, pac
   v128.store(c, high, 48)
 }
 
-/**
- * c[6][8] = sum over kc of a b: row r of A begins at a + r rowStep; b is half a panel, or all of it for a wide tile.
- */
+/** c[6][8] = sum over kc of a b: row r of A begins at a + r rowStep; b is half a panel, or all of it for a wide tile. */
 function tile6<T>(a: usize, rowStep: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
   let c2l = f32x4.splat(0), c2h = f32x4.splat(0), c3l = f32x4.splat(0), c3h = f32x4.splat(0)
