@@ -123,9 +123,9 @@ function copyA(from: usize, stepK: usize, r: i32, end: i32, k: i32, kc: i32, pac
   }
 }
 
-/** Bytes from one row of a copy of A to the next: whole vectors and one line of the cache, so that rows don't meet in its sets. */
+/** Bytes from one row of a copy of A to the next: an odd number of lines of the cache, so that rows don't meet in its sets. */
 @inline function packedRow(kc: i32): usize {
-  return (<usize>(kc + 3) & ~3) + 16 << 2
+  return <usize>((kc + 15) >> 4 | 1) << 6
 }
 
 /** c + x0 b0 + x1 b1 + x2 b2 + x3 b3, in this order. */

@@ -31,7 +31,10 @@ const up = (x: number, multiple: number) => Math.ceil(x / multiple) * multiple
 
 /** Bytes that a task of kernels-wasm/matmul.ts needs, for a block of rows and columns, of which it packs one or both sides. */
 export const scratchFor = (rows: number, columns: number, K: number, packsA: boolean, packsB: boolean): number =>
-  4 * (MR * NR + (packsA ? rows * (up(Math.min(K, KC), 4) + 16) : 0) + (packsB ? Math.min(K, KC) * Math.min(columns, blockColumns) : 0))
+  4 *
+  (MR * NR +
+    (packsA ? rows * 16 * (Math.ceil(Math.min(K, KC) / 16) | 1) : 0) +
+    (packsB ? Math.min(K, KC) * Math.min(columns, blockColumns) : 0))
 
 export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'products'> {
   const { affine, unaryBackward } = elementwiseKernels(pool)
