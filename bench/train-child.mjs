@@ -13,11 +13,11 @@ let lastLoss
 
 serve({
   async open({ setting, device: kind, threads, relaxed }) {
-    await enableSimd()
+    const { wide } = await enableSimd()
     device = await openDevice(kind, { wasm: { threads, relaxed } })
     memory = watched(device)
     ;({ model, step } = training(setting, device))
-    return { parameters: model.parameterCount(), description: device.description }
+    return { parameters: model.parameterCount(), description: device.description, wide: kind === 'wasm' && wide }
   },
   /** Seconds, the read-back of the loss included. */
   async step() {

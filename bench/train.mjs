@@ -18,11 +18,11 @@ const wasmBuilds = [1, 2].flatMap((threads) =>
   })),
 )
 
-/** The measured 128-bit limit of one core, GFLOP/s: the fastest of a few samples, since a limit is what nothing exceeds. */
-async function limit(relaxed) {
-  const child = start('./contender.mjs', { relaxed })
+/** The measured limit of one core at the width of vectors in use, GFLOP/s: the fastest of a few samples, since a limit is what nothing exceeds. */
+async function limit(relaxed, wide) {
+  const child = start('./contender.mjs', { relaxed, wide })
   try {
-    await child.call('open', { module: 'limit', options: { relaxed } })
+    await child.call('open', { module: 'limit', options: { relaxed, wide } })
     await child.call('prepare', 0)
     const samples = []
     for (let i = 0; i < 9; i++) samples.push(await child.call('sample'))
@@ -47,11 +47,11 @@ export async function run({ rounds = 5, only = '', device = 'wasm', instructions
     for (const { threads, relaxed, label: build } of builds) {
       const label = `${setting.name}, ${build}`
       progress(label)
-      // Of a core: it says nothing about a GPU.
-      const peak = device === 'wasm' ? threads * (await limit(relaxed)) : null
       const child = start('./train-child.mjs', { relaxed })
       try {
-        const { parameters, description } = await child.call('open', { setting, device, threads, relaxed })
+        const { parameters, description, wide } = await child.call('open', { setting, device, threads, relaxed })
+        // Of a core: it says nothing about a GPU.
+        const peak = device === 'wasm' ? threads * (await limit(relaxed, wide)) : null
         // The first step compiles, grows the memory and makes the optimiser's state; the second finds everything in place.
         for (let i = 0; i < 2; i++) await child.call('step')
         const seconds = []
@@ -67,6 +67,7 @@ export async function run({ rounds = 5, only = '', device = 'wasm', instructions
           setting,
           threads,
           relaxed,
+          wide,
           parameters,
           seconds: time,
           samples: seconds,
@@ -97,7 +98,7 @@ export async function run({ rounds = 5, only = '', device = 'wasm', instructions
       'processor',
       'tokens/s',
       'GFLOP/s',
-      'of limit',
+      'of limit (bits)',
       'in use',
       'reserved',
       'process',
@@ -110,7 +111,7 @@ export async function run({ rounds = 5, only = '', device = 'wasm', instructions
       digits(r.processor),
       digits((batch * length) / r.seconds.median),
       digits(r.gflops),
-      r.limit === null ? '-' : `${((100 * r.gflops) / r.limit).toFixed(0)}%`,
+      r.limit === null ? '-' : `${((100 * r.gflops) / r.limit).toFixed(0)}% (${r.wide ? 256 : 128})`,
       mb(r.memory.inUse),
       mb(r.memory.reserved),
       mb(r.memory.process),
@@ -118,7 +119,7 @@ export async function run({ rounds = 5, only = '', device = 'wasm', instructions
     ]),
   )
   console.log(
-    '\nprocessor: seconds of processor time a step, of all threads; in use: most bytes in tensors within a step; reserved: taken from the system by the device; process: largest resident size',
+    '\nof limit: of what that many cores do in multiply-adds on registers, with vectors of the width in use\nprocessor: seconds of processor time a step, of all threads; in use: most bytes in tensors within a step; reserved: taken from the system by the device; process: largest resident size',
   )
   return { rounds, results }
 }

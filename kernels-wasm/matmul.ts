@@ -7,7 +7,7 @@
  * rather than with K.
  *
  * B is packed as panels of [k][16], which stay in the first-level cache while the rows of A pass by, some at a time, so that these and the panels of
- * some columns stay in the second-level one. A is read in place, and packed as [k][rows of a tile] if it is stored transposed, once for all columns
+ * some columns stay in the second-level one. A is read in place, or from a copy of its rows if it is stored transposed, made once for all columns
  * of a task. How many sums a tile of C holds is measured: 6 x 8 fills V8's 15 registers with fused multiply-add,
  * 4 x 8 without, where a product takes a register of its own. `wide` says that V8 merges neighbouring vectors into one of 256 bits
  * (wide.ts): then a tile takes 16 columns instead of 8. Branches after the loop of a tile make V8 keep fewer sums in
@@ -20,7 +20,7 @@ import { madd } from './math'
 import { scratch } from './scratch'
 import { wide } from './wide'
 
-/** Rows of the main tile, and of a packed strip of A. */
+/** Rows of the main tile. */
 const MR: i32 = ASC_FEATURE_RELAXED_SIMD ? 6 : 4
 /** Columns of a panel of B, and of a tile that isn't wide. */
 const NR = 16
@@ -99,29 +99,33 @@ function packBOf(half: i32, b: usize, transposed: i32, N: i32, K: i32, k0: i32, 
   v128.store(to + 3 * stride, v128.shuffle<i64>(high01, high23, 1, 3))
 }
 
-/** A[m0 .. m0+rows, k0 .. k0+kc), stored transposed, -> strips of [kc][4 or 6 rows]; rows past the last are 0. */
-function packA(a: usize, M: i32, k0: i32, kc: i32, m0: i32, rows: i32, strip: i32, packed: usize): void {
-  const step = <usize>M << 2
-  for (let r = 0; r < rows; r += strip) {
-    const live = min(strip, rows - r)
-    let from = a + <usize>k0 * step + (<usize>(m0 + r) << 2)
-    let to = packed + (<usize>r * kc << 2)
-    if (live == strip) {
-      for (let k = 0; k < kc; k++) {
-        v128.store(to, v128.load(from))
-        if (strip == 6) store<i64>(to, load<i64>(from, 16), 16)
-        from += step
-        to += strip << 2
-      }
-    } else {
-      memory.fill(to, 0, <usize>kc * strip << 2)
-      for (let k = 0; k < kc; k++) {
-        for (let q = 0; q < live; q++) store<f32>(to + (q << 2), load<f32>(from + (q << 2)))
-        from += step
-        to += strip << 2
-      }
+/** A[m0 .. m0+rows, k0 .. k0+kc), stored transposed, -> its rows, `step` bytes apart. Sixteen rows at a time: a line of the cache holds so many numbers. */
+function packA(a: usize, M: i32, k0: i32, kc: i32, m0: i32, rows: i32, packed: usize, step: usize): void {
+  const stepK = <usize>M << 2
+  const wholeK = kc & ~3, whole = rows & ~3
+  for (let r = 0; r < rows; r += 16) {
+    const end = min(r + 16, whole)
+    let from = a + <usize>k0 * stepK + (<usize>m0 << 2)
+    for (let k = 0; k < wholeK; k += 4) {
+      for (let q = r; q < end; q += 4) transpose4x4(from + (<usize>q << 2), stepK, packed + <usize>q * step + (<usize>k << 2), step)
+      from += 4 * stepK
     }
+    copyA(from, stepK, r, end, wholeK, kc, packed, step)
+    if (end < min(r + 16, rows)) copyA(from - <usize>wholeK * stepK, stepK, end, rows, 0, kc, packed, step)
   }
+}
+
+/** Those of rows [r, end) at k of [k, kc), one by one; `from` is where this k begins. */
+function copyA(from: usize, stepK: usize, r: i32, end: i32, k: i32, kc: i32, packed: usize, step: usize): void {
+  for (; k < kc; k++) {
+    for (let q = r; q < end; q++) store<f32>(packed + <usize>q * step + (<usize>k << 2), load<f32>(from + (<usize>q << 2)))
+    from += stepK
+  }
+}
+
+/** Bytes from one row of a copy of A to the next: an odd number of lines of the cache, so that rows don't meet in its sets. */
+@inline function packedRow(kc: i32): usize {
+  return <usize>((kc + 15) >> 4 | 1) << 6
 }
 
 /** c + x0 b0 + x1 b1 + x2 b2 + x3 b3, in this order. */
@@ -151,11 +155,8 @@ function packA(a: usize, M: i32, k0: i32, kc: i32, m0: i32, rows: i32, strip: i3
   v128.store(c, high, 48)
 }
 
-/**
- * c[6][8] = sum over kc of a b: row r of A begins at a + r rowStep, its numbers lie `step` bytes apart; b is half a panel, or all of it
- * for a wide tile.
- */
-function tile6<T>(a: usize, rowStep: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+/** c[6][8] = sum over kc of a b: row r of A begins at a + r rowStep; b is half a panel, or all of it for a wide tile. */
+function tile6<T>(a: usize, rowStep: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
   let c2l = f32x4.splat(0), c2h = f32x4.splat(0), c3l = f32x4.splat(0), c3h = f32x4.splat(0)
   let c4l = f32x4.splat(0), c4h = f32x4.splat(0), c5l = f32x4.splat(0), c5h = f32x4.splat(0)
@@ -181,12 +182,12 @@ function tile6<T>(a: usize, rowStep: usize, step: usize, b: usize, kc: i32, c: u
     x = v128.load32_splat(a5)
     c5l = madd(x, l, c5l)
     c5h = madd(x, h, c5h)
-    a0 += step
-    a1 += step
-    a2 += step
-    a3 += step
-    a4 += step
-    a5 += step
+    a0 += 4
+    a1 += 4
+    a2 += 4
+    a3 += 4
+    a4 += 4
+    a5 += 4
     b += NR << 2
   }
   put<T>(c, c0l, c0h)
@@ -202,8 +203,11 @@ function tile6<T>(a: usize, rowStep: usize, step: usize, b: usize, kc: i32, c: u
   put<T>(c, c5l, c5h)
 }
 
-/** c[6][16], likewise. */
-function tile6Wide<T>(a: usize, rowStep: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+/**
+ * c[6][16], likewise. Two steps a turn, since what moves pointers takes units of some processors from multiply-adds; that the loop may be left between them
+ * keeps the compiler from taking both steps of one sum together, for which there are too few registers.
+ */
+function tile6Wide<T>(a: usize, rowStep: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c00 = f32x4.splat(0), c01 = f32x4.splat(0), c02 = f32x4.splat(0), c03 = f32x4.splat(0)
   let c10 = f32x4.splat(0), c11 = f32x4.splat(0), c12 = f32x4.splat(0), c13 = f32x4.splat(0)
   let c20 = f32x4.splat(0), c21 = f32x4.splat(0), c22 = f32x4.splat(0), c23 = f32x4.splat(0)
@@ -211,10 +215,16 @@ function tile6Wide<T>(a: usize, rowStep: usize, step: usize, b: usize, kc: i32, 
   let c40 = f32x4.splat(0), c41 = f32x4.splat(0), c42 = f32x4.splat(0), c43 = f32x4.splat(0)
   let c50 = f32x4.splat(0), c51 = f32x4.splat(0), c52 = f32x4.splat(0), c53 = f32x4.splat(0)
   let a0 = a, a1 = a0 + rowStep, a2 = a1 + rowStep, a3 = a2 + rowStep, a4 = a3 + rowStep, a5 = a4 + rowStep
+  let x: v128, b0: v128, b1: v128, b2: v128, b3: v128
   const end = b + (<usize>kc * (NR << 2))
+  // Where the last turn begins if it has one step; 0, where nothing lies, if there is none such.
+  const half: usize = kc & 1 ? end - (NR << 2) : 0
   while (b < end) {
-    const b0 = v128.load(b), b1 = v128.load(b, 16), b2 = v128.load(b, 32), b3 = v128.load(b, 48)
-    let x = v128.load32_splat(a0)
+    b0 = v128.load(b)
+    b1 = v128.load(b, 16)
+    b2 = v128.load(b, 32)
+    b3 = v128.load(b, 48)
+    x = v128.load32_splat(a0)
     c00 = madd(x, b0, c00)
     c01 = madd(x, b1, c01)
     c02 = madd(x, b2, c02)
@@ -244,13 +254,48 @@ function tile6Wide<T>(a: usize, rowStep: usize, step: usize, b: usize, kc: i32, 
     c51 = madd(x, b1, c51)
     c52 = madd(x, b2, c52)
     c53 = madd(x, b3, c53)
-    a0 += step
-    a1 += step
-    a2 += step
-    a3 += step
-    a4 += step
-    a5 += step
-    b += NR << 2
+    if (b == half) break
+    b0 = v128.load(b, 64)
+    b1 = v128.load(b, 80)
+    b2 = v128.load(b, 96)
+    b3 = v128.load(b, 112)
+    x = v128.load32_splat(a0, 4)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    c02 = madd(x, b2, c02)
+    c03 = madd(x, b3, c03)
+    x = v128.load32_splat(a1, 4)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    c12 = madd(x, b2, c12)
+    c13 = madd(x, b3, c13)
+    x = v128.load32_splat(a2, 4)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    c22 = madd(x, b2, c22)
+    c23 = madd(x, b3, c23)
+    x = v128.load32_splat(a3, 4)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    c32 = madd(x, b2, c32)
+    c33 = madd(x, b3, c33)
+    x = v128.load32_splat(a4, 4)
+    c40 = madd(x, b0, c40)
+    c41 = madd(x, b1, c41)
+    c42 = madd(x, b2, c42)
+    c43 = madd(x, b3, c43)
+    x = v128.load32_splat(a5, 4)
+    c50 = madd(x, b0, c50)
+    c51 = madd(x, b1, c51)
+    c52 = madd(x, b2, c52)
+    c53 = madd(x, b3, c53)
+    a0 += 8
+    a1 += 8
+    a2 += 8
+    a3 += 8
+    a4 += 8
+    a5 += 8
+    b += NR << 3
   }
   put<T>(c, c00, c01)
   putRight<T>(c, c02, c03)
@@ -272,7 +317,7 @@ function tile6Wide<T>(a: usize, rowStep: usize, step: usize, b: usize, kc: i32, 
 }
 
 /** c[4][8], likewise; row1, row2, row3 lead to rows 1 to 3 (0: row 0 again). */
-function tile4<T>(a: usize, row1: usize, row2: usize, row3: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+function tile4<T>(a: usize, row1: usize, row2: usize, row3: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
   let c2l = f32x4.splat(0), c2h = f32x4.splat(0), c3l = f32x4.splat(0), c3h = f32x4.splat(0)
   let a0 = a, a1 = a + row1, a2 = a + row2, a3 = a + row3
@@ -291,10 +336,10 @@ function tile4<T>(a: usize, row1: usize, row2: usize, row3: usize, step: usize, 
     x = v128.load32_splat(a3)
     c3l = madd(x, l, c3l)
     c3h = madd(x, h, c3h)
-    a0 += step
-    a1 += step
-    a2 += step
-    a3 += step
+    a0 += 4
+    a1 += 4
+    a2 += 4
+    a3 += 4
     b += NR << 2
   }
   put<T>(c, c0l, c0h)
@@ -307,7 +352,7 @@ function tile4<T>(a: usize, row1: usize, row2: usize, row3: usize, step: usize, 
 }
 
 /** c[4][16], likewise. */
-function tile4Wide<T>(a: usize, row1: usize, row2: usize, row3: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+function tile4Wide<T>(a: usize, row1: usize, row2: usize, row3: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c00 = f32x4.splat(0), c01 = f32x4.splat(0), c02 = f32x4.splat(0), c03 = f32x4.splat(0)
   let c10 = f32x4.splat(0), c11 = f32x4.splat(0), c12 = f32x4.splat(0), c13 = f32x4.splat(0)
   let c20 = f32x4.splat(0), c21 = f32x4.splat(0), c22 = f32x4.splat(0), c23 = f32x4.splat(0)
@@ -336,10 +381,10 @@ function tile4Wide<T>(a: usize, row1: usize, row2: usize, row3: usize, step: usi
     c31 = madd(x, b1, c31)
     c32 = madd(x, b2, c32)
     c33 = madd(x, b3, c33)
-    a0 += step
-    a1 += step
-    a2 += step
-    a3 += step
+    a0 += 4
+    a1 += 4
+    a2 += 4
+    a3 += 4
     b += NR << 2
   }
   put<T>(c, c00, c01)
@@ -361,7 +406,7 @@ function tile4Wide<T>(a: usize, row1: usize, row2: usize, row3: usize, step: usi
 }
 
 /** tile4 for a sparse A beside a B that isn't finite: a zero takes nothing from it. */
-function tile4Sparse<T>(a: usize, row1: usize, row2: usize, row3: usize, step: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
+function tile4Sparse<T>(a: usize, row1: usize, row2: usize, row3: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
   let c2l = f32x4.splat(0), c2h = f32x4.splat(0), c3l = f32x4.splat(0), c3h = f32x4.splat(0)
   let a0 = a, a1 = a + row1, a2 = a + row2, a3 = a + row3
@@ -380,10 +425,10 @@ function tile4Sparse<T>(a: usize, row1: usize, row2: usize, row3: usize, step: u
     x = v128.load32_splat(a3)
     c3l = madd(x, besideZero(x, l), c3l)
     c3h = madd(x, besideZero(x, h), c3h)
-    a0 += step
-    a1 += step
-    a2 += step
-    a3 += step
+    a0 += 4
+    a1 += 4
+    a2 += 4
+    a3 += 4
     b += NR << 2
   }
   put<T>(c, c0l, c0h)
@@ -405,7 +450,7 @@ function isFinitePanel(panel: usize, kc: i32): boolean {
   return v128.all_true<i32>(f32x4.eq(sums, f32x4.splat(0)))
 }
 
-/** Whether there are only zeros: in place, in four k of each row; packed, in the four rows of a strip at one k. */
+/** Whether there are only zeros in four k of each row. */
 @inline function areZero(a: usize, rowStep: usize, row1: usize, row2: usize, row3: usize, rows: i32): boolean {
   let some = v128.or(v128.or(v128.load(a), v128.load(a + row1)), v128.or(v128.load(a + row2), v128.load(a + row3)))
   if (rows == 6) some = v128.or(some, v128.or(v128.load(a + 4 * rowStep), v128.load(a + 5 * rowStep)))
@@ -433,56 +478,46 @@ export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, stride
   return min(left, 4)
 }
 
-/** Where row r of a block of A begins: in a strip of so many rows, or in place (0). */
-@inline function rowOf(block: usize, rowStep: usize, r: i32, kc: i32, strip: i32): usize {
-  return strip ? block + ((<usize>(r - r % strip) * kc + r % strip) << 2) : block + <usize>r * rowStep
-}
-
 /**
- * c[rows][16] = rows r .. r + rows of a block of A times a panel, the right half of which counts only if there are that many columns. Of a sparse A
+ * c[rows][16] = rows of A, from `from` on, times a panel, the right half of which counts only if there are that many columns. Of a sparse A
  * the zeros that all rows begin and end with are passed over. `finite`: see `isFinitePanel`.
  */
 function tile<T>(
-  block: usize, rowStep: usize, strip: i32, r: i32, rows: i32, step: usize, panel: usize, columns: i32, kc: i32, sparse: boolean, finite: boolean,
-  c: usize, ldc: usize,
+  from: usize, rowStep: usize, rows: i32, panel: usize, columns: i32, kc: i32, sparse: boolean, finite: boolean, c: usize, ldc: usize,
 ): void {
-  let from = rowOf(block, rowStep, r, kc, strip)
-  const row1: usize = rows > 1 ? rowOf(block, rowStep, r + 1, kc, strip) - from : 0
-  const row2: usize = rows > 2 ? rowOf(block, rowStep, r + 2, kc, strip) - from : 0
-  const row3: usize = rows > 3 ? rowOf(block, rowStep, r + 3, kc, strip) - from : 0
+  const row1: usize = rows > 1 ? rowStep : 0
+  const row2: usize = rows > 2 ? 2 * rowStep : 0
+  const row3: usize = rows > 3 ? 3 * rowStep : 0
   if (sparse) {
-    // Numbers that are looked at together: four k of each row, or the four rows of a strip.
-    const four = strip ? 1 : 4
-    const second: usize = strip ? 0 : row1, third: usize = strip ? 0 : row2, fourth: usize = strip ? 0 : row3
-    while (kc >= four && areZero(from + <usize>(kc - four) * step, rowStep, second, third, fourth, rows)) kc -= four
-    while (kc >= four && areZero(from, rowStep, second, third, fourth, rows)) {
-      from += <usize>four * step
-      panel += <usize>four * (NR << 2)
-      kc -= four
+    while (kc >= 4 && areZero(from + (<usize>(kc - 4) << 2), rowStep, row1, row2, row3, rows)) kc -= 4
+    while (kc >= 4 && areZero(from, rowStep, row1, row2, row3, rows)) {
+      from += 16
+      panel += NR << 4
+      kc -= 4
     }
   }
   if (rows == 6) {
-    if (wide) tile6Wide<T>(from, rowStep, step, panel, kc, c, ldc)
+    if (wide) tile6Wide<T>(from, rowStep, panel, kc, c, ldc)
     else {
-      tile6<T>(from, rowStep, step, panel, kc, c, ldc)
-      if (columns > HALF) tile6<T>(from, rowStep, step, panel + (HALF << 2), kc, c + (HALF << 2), ldc)
+      tile6<T>(from, rowStep, panel, kc, c, ldc)
+      if (columns > HALF) tile6<T>(from, rowStep, panel + (HALF << 2), kc, c + (HALF << 2), ldc)
     }
     return
   }
   if (wide && finite) {
-    tile4Wide<T>(from, row1, row2, row3, step, panel, kc, c, ldc)
+    tile4Wide<T>(from, row1, row2, row3, panel, kc, c, ldc)
     return
   }
   for (let half = 0; half < columns; half += HALF) {
-    if (!finite) tile4Sparse<T>(from, row1, row2, row3, step, panel + (half << 2), kc, c + (half << 2), ldc)
-    else tile4<T>(from, row1, row2, row3, step, panel + (half << 2), kc, c + (half << 2), ldc)
+    if (!finite) tile4Sparse<T>(from, row1, row2, row3, panel + (half << 2), kc, c + (half << 2), ldc)
+    else tile4<T>(from, row1, row2, row3, panel + (half << 2), kc, c + (half << 2), ldc)
   }
 }
 
 /**
  * Task: a block of blockM x blockN (a multiple of 16) of one product, block rows running fastest.
- * packedB: as matmulPack left it, or 0: the task packs what it needs itself. Scratch: a tile, then the strips of a transposed A
- * (blockM, rounded up to whole ones, x min(K, KC)), then min(K, KC) x min(blockN, COLUMNS) if B is to be packed.
+ * packedB: as matmulPack left it, or 0: the task packs what it needs itself. Scratch: a tile, then the rows of a transposed A
+ * (blockM, `packedRow` bytes each), then min(K, KC) x min(blockN, COLUMNS) if B is to be packed.
  */
 export function matmul(
   begin: i32, end: i32, a: usize, b: usize, bias: usize, c: usize, packedB: usize, strideA: i32, strideB: i32, M: i32, N: i32, K: i32,
@@ -494,10 +529,8 @@ export function matmul(
   const ldc = <usize>N << 2
   const edge = scratch
   const ownA = edge + ((MR * NR) << 2)
-  const strip = transposeA ? (sparse ? 4 : MR) : 0
-  const ownB = ownA + (transposeA ? <usize>((blockM + strip - 1) / strip * strip) * (min(K, KC) << 2) : 0)
-  const rowStep: usize = transposeA ? 4 : <usize>K << 2
-  const step: usize = transposeA ? <usize>strip << 2 : 4
+  const rowStep: usize = transposeA ? packedRow(min(K, KC)) : <usize>K << 2
+  const ownB = ownA + (transposeA ? <usize>blockM * rowStep : 0)
   for (let task = begin; task < end; task++) {
     const m0 = task % blocksM * blockM
     const n0 = task / blocksM % blocksN * blockN
@@ -512,7 +545,7 @@ export function matmul(
       const kc = min(KC, K - k0)
       const first = k0 == 0 && !accumulate
       const last = k0 + kc == K
-      if (transposeA) packA(matrixA, M, k0, kc, m0, m1 - m0, strip, ownA)
+      if (transposeA) packA(matrixA, M, k0, kc, m0, m1 - m0, ownA, rowStep)
       for (let n2 = n0; n2 < n1; n2 += COLUMNS) {
         const n3 = min(n2 + COLUMNS, n1)
         let blockB = ownB
@@ -524,7 +557,7 @@ export function matmul(
         }
         for (let m2 = m0; m2 < m1; m2 += ROWS) {
           const m3 = min(m2 + ROWS, m1)
-          const blockA = transposeA ? ownA + (<usize>(m2 - m0) * kc << 2) : matrixA + ((<usize>m2 * K + k0) << 2)
+          const blockA = transposeA ? ownA + <usize>(m2 - m0) * rowStep : matrixA + ((<usize>m2 * K + k0) << 2)
           for (let n = n2; n < n3; n += NR) {
             const panel = blockB + (<usize>kc * (n - n2) << 2)
             const columns = min(NR, N - n)
@@ -532,14 +565,15 @@ export function matmul(
             const finite = !sparse || isFinitePanel(panel, kc)
             let rows = 0
             for (let m = m2; m < m3; m += rows) {
-              rows = rowsOfTile(m3 - m, !finite || strip == 4)
+              rows = rowsOfTile(m3 - m, !finite)
+              const from = blockA + <usize>(m - m2) * rowStep
               const at = matrixC + ((<usize>m * N + n) << 2)
               if (columns == NR && rows >= 4) {
-                if (first) tile<f32>(blockA, rowStep, strip, m - m2, rows, step, panel, NR, kc, <boolean>sparse, finite, at, ldc)
-                else tile<i32>(blockA, rowStep, strip, m - m2, rows, step, panel, NR, kc, <boolean>sparse, finite, at, ldc)
+                if (first) tile<f32>(from, rowStep, rows, panel, NR, kc, <boolean>sparse, finite, at, ldc)
+                else tile<i32>(from, rowStep, rows, panel, NR, kc, <boolean>sparse, finite, at, ldc)
                 if (biasN) finish(at, ldc, at, ldc, rows, NR, true, biasN)
               } else {
-                tile<f32>(blockA, rowStep, strip, m - m2, rows, step, panel, columns, kc, <boolean>sparse, finite, edge, NR << 2)
+                tile<f32>(from, rowStep, rows, panel, columns, kc, <boolean>sparse, finite, edge, NR << 2)
                 finish(edge, NR << 2, at, ldc, rows, columns, first, biasN)
               }
             }

@@ -211,6 +211,37 @@ for (const relaxed of relaxedAvailable() ? [false, true] : [false])
           }
     })
 
+    it('a transposed A gives the bits of one in place, and no product writes past the scratch that it asks for', async () => {
+      const pool = await createPool({ threads: 1, relaxed })
+      const place = pool.memory.allocate(2 ** 20)
+      const scratch = pool.memory.float32(place, 2 ** 18)
+      pool.memory.free(place)
+      // The pool's scratch takes the place that is free, and is never less from then on.
+      pool.run('matmulPack', 1, 1, [0, 0, 0, 16, 0, 0, 0], 2 ** 20)
+      let fullest = 0
+      const watched: Pool = {
+        ...pool,
+        run(kernel, n, grain, args, asked = 0) {
+          // What is copied lies between -1 and 1, and sums of products of such numbers hardly come to 7.
+          scratch.fill(7)
+          pool.run(kernel, n, grain, args, asked)
+          const used = 4 * (1 + scratch.findLastIndex((x) => x !== 7))
+          assert.ok(used <= asked, `${kernel} ${args}: ${used} bytes of scratch, asked for ${asked}`)
+          fullest = Math.max(fullest, used / asked)
+        },
+      }
+      for (const M of [6, 17, 79])
+        for (const N of [16, 40, 300])
+          for (const K of [1, 3, 16, 63, 240, 496, 511, 512, 603]) {
+            const sizes = { M, N, K }
+            const turned = product(watched, { ...sizes, transposeA: true })
+            const inPlace = product(watched, sizes, false, (a) => a.set(a.map((_, i) => a[(i % K) * M + Math.floor(i / K)])))
+            assert.deepEqual(turned, inPlace, JSON.stringify(sizes))
+          }
+      assert.ok(fullest > 0.99, `the scratch was looked at: ${fullest}`)
+      pool.close()
+    })
+
     it('a failing kernel throws in the caller, and the pool works on', () => {
       const expected = product(pools[0], { M: 100, N: 100, K: 100 })
       for (const pool of pools) {

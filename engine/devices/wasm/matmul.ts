@@ -27,11 +27,14 @@ const worthWaking = 2 ** 20
 export const worthSharing = 2 ** 18,
   worthReading = 2 ** 17
 
+const up = (x: number, multiple: number) => Math.ceil(x / multiple) * multiple
+
 /** Bytes that a task of kernels-wasm/matmul.ts needs, for a block of rows and columns, of which it packs one or both sides. */
 export const scratchFor = (rows: number, columns: number, K: number, packsA: boolean, packsB: boolean): number =>
-  4 * (MR * NR + Math.min(K, KC) * ((packsA ? rows + MR : 0) + (packsB ? Math.min(columns, blockColumns) : 0)))
-
-const up = (x: number, multiple: number) => Math.ceil(x / multiple) * multiple
+  4 *
+  (MR * NR +
+    (packsA ? rows * 16 * (Math.ceil(Math.min(K, KC) / 16) | 1) : 0) +
+    (packsB ? Math.min(K, KC) * Math.min(columns, blockColumns) : 0))
 
 export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'products'> {
   const { affine, unaryBackward } = elementwiseKernels(pool)
