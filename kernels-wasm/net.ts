@@ -12,8 +12,8 @@
  * Causality is exact: what a token holds, NaN included, never enters the arithmetic of an earlier one.
  * Pinned by test/ops/nets.test.ts and cases.ts, against engine/devices/reference/net.ts.
  */
-import { firstLanes, maxLanes, sum4, sumLanes, vload } from './lanes'
-import { applyUnary, exp, madd, splat, vunary, vunaryBackward } from './math'
+import { firstLanes, maxLanes, sum4, sumLanes, vload, vstore } from './lanes'
+import { applyUnary, applyUnaryBackward, exp, madd, splat, vunary, vunaryBackward } from './math'
 import { scratch } from './scratch'
 import { sum, sumSquaresAround } from './sums'
 
@@ -51,7 +51,16 @@ let dr: usize = 0, dstate: usize = 0, dslow: usize = 0, dx: usize = 0, dy: usize
 
 /** A register of n floats from anywhere. */
 @inline function fetch(to: usize, from: usize, n: i32): void {
-  for (let j = 0; j < n; j += 4) v128.store(at(to, j), vload(at(from, j), n - j))
+  let j = 0
+  for (; j + 4 <= n; j += 4) v128.store(at(to, j), v128.load(at(from, j)))
+  if (j < n) v128.store(at(to, j), vload(at(from, j), n - j))
+}
+
+/** n floats of a register, to anywhere. */
+@inline function put(to: usize, from: usize, n: i32): void {
+  let j = 0
+  for (; j + 4 <= n; j += 4) v128.store(at(to, j), v128.load(at(from, j)))
+  if (j < n) vstore(at(to, j), v128.load(at(from, j)), n - j)
 }
 
 /** to += from; both padded. */
@@ -66,7 +75,14 @@ let dr: usize = 0, dstate: usize = 0, dslow: usize = 0, dx: usize = 0, dy: usize
 
 /** to += from, of n floats, neither padded. */
 function accumulateEach(to: usize, from: usize, n: i32): void {
-  for (let j = 0; j < n; j++) store<f32>(at(to, j), load<f32>(at(to, j)) + load<f32>(at(from, j)))
+  let j = 0
+  for (; j + 4 <= n; j += 4) v128.store(at(to, j), f32x4.add(v128.load(at(to, j)), v128.load(at(from, j))))
+  for (; j < n; j++) store<f32>(at(to, j), load<f32>(at(to, j)) + load<f32>(at(from, j)))
+}
+
+/** What is behind the n floats of a register is 0 again. */
+@inline function clearPadding(to: usize, n: i32): void {
+  if (n & 3) v128.store(at(to, n & ~3), firstLanes(v128.load(at(to, n & ~3)), n & 3, splat(0)))
 }
 
 @inline function dot(a: usize, b: usize, n: i32): f32 {
@@ -76,7 +92,7 @@ function accumulateEach(to: usize, from: usize, n: i32): void {
 }
 
 /** unaryOps of gates and of fast weights that are limited: their loops are their own, without a choice or a branch inside. */
-const SIGMOID = 9, TANH = 10
+const SIGMOID = 9, TANH = 10, ELU = 12
 
 @inline function unaryWith(own: bool, f: i32, to: usize, a: usize, n: i32): void {
   let j = 0
@@ -91,20 +107,54 @@ const SIGMOID = 9, TANH = 10
 function unary(f: i32, to: usize, a: usize, n: i32): void {
   if (f == SIGMOID) unaryWith(true, SIGMOID, to, a, n)
   else if (f == TANH) unaryWith(true, TANH, to, a, n)
+  else if (f == ELU) unaryWith(true, ELU, to, a, n)
   else unaryWith(false, f, to, a, n)
 }
 
+@inline function unaryBackwardWith(own: bool, f: i32, a: usize, y: usize, g: usize, da: usize, n: i32): void {
+  let j = 0
+  if (own) for (; j + 8 <= n; j += 8) {
+    const aj = at(a, j), yj = at(y, j), gj = at(g, j), dj = at(da, j)
+    const low = applyUnaryBackward(f, v128.load(aj), v128.load(yj), v128.load(gj))
+    const high = applyUnaryBackward(f, v128.load(aj, 16), v128.load(yj, 16), v128.load(gj, 16))
+    const d0 = v128.load(dj), d1 = v128.load(dj, 16)
+    v128.store(dj, f32x4.add(d0, low))
+    v128.store(dj, f32x4.add(d1, high), 16)
+  }
+  for (; j < n; j += 4) {
+    const d = vunaryBackward(f, v128.load(at(a, j)), v128.load(at(y, j)), v128.load(at(g, j)))
+    v128.store(at(da, j), f32x4.add(v128.load(at(da, j)), firstLanes(d, n - j, splat(0))))
+  }
+}
+
+/** da += g f'(a), given y = f(a). */
+function unaryBackward(f: i32, a: usize, y: usize, g: usize, da: usize, n: i32): void {
+  if (f == SIGMOID) unaryBackwardWith(true, SIGMOID, a, y, g, da, n)
+  else if (f == TANH) unaryBackwardWith(true, TANH, a, y, g, da, n)
+  else if (f == ELU) unaryBackwardWith(true, ELU, a, y, g, da, n)
+  else unaryBackwardWith(false, f, a, y, g, da, n)
+}
+
 function softmax(to: usize, a: usize, n: i32, eps: f32): void {
-  let m = splat(-Infinity)
-  for (let j = 0; j < n; j += 4) m = f32x4.max(m, firstLanes(v128.load(at(a, j)), n - j, splat(-Infinity)))
+  const whole = n & ~3
+  let m = firstLanes(v128.load(at(a, n - 1 & ~3)), (n - 1 & 3) + 1, splat(-Infinity))
+  for (let j = 0; j < whole; j += 4) m = f32x4.pmax(v128.load(at(a, j)), m)
   const largest = splat(maxLanes(m))
-  let s = splat(0)
-  for (let j = 0; j < n; j += 4) {
+  let s = splat(0), s1 = s, j = 0
+  for (; j + 8 <= n; j += 8) {
+    const aj = at(a, j), tj = at(to, j)
+    const low = exp(f32x4.sub(v128.load(aj), largest)), high = exp(f32x4.sub(v128.load(aj, 16), largest))
+    v128.store(tj, low)
+    v128.store(tj, high, 16)
+    s = f32x4.add(s, low)
+    s1 = f32x4.add(s1, high)
+  }
+  for (; j < n; j += 4) {
     const e = firstLanes(exp(f32x4.sub(v128.load(at(a, j)), largest)), n - j, splat(0))
     s = f32x4.add(s, e)
     v128.store(at(to, j), e)
   }
-  const total = splat(sumLanes(s) + eps)
+  const total = splat(sumLanes(f32x4.add(s, s1)) + eps)
   for (let j = 0; j < n; j += 4) v128.store(at(to, j), f32x4.div(v128.load(at(to, j)), total))
 }
 
@@ -120,8 +170,8 @@ function normScale(kind: i32, a: usize, n: i32, mean: f32, eps: f32): f32 {
 
 function norm(kind: i32, to: usize, a: usize, n: i32, eps: f32): void {
   const mean = normMean(kind, a, n), scale = splat(normScale(kind, a, n, mean, eps)), vmean = splat(mean)
-  for (let j = 0; j < n; j += 4)
-    v128.store(at(to, j), firstLanes(f32x4.mul(f32x4.sub(v128.load(at(a, j)), vmean), scale), n - j, splat(0)))
+  for (let j = 0; j < n; j += 4) v128.store(at(to, j), f32x4.mul(f32x4.sub(v128.load(at(a, j)), vmean), scale))
+  clearPadding(to, n)
 }
 
 /** da += scale (g - mean(g) - h along), h = the result at `to`: see the reference. */
@@ -176,6 +226,47 @@ function read(to: usize, a: usize, M: usize, rows: i32, width: i32): void {
     }
     v128.store(at(to, j), f32x4.add(r0, r1))
   }
+}
+
+/** to[0] and to[1] += the sums over the lanes of a and of b. */
+@inline function addSums(to: usize, a: v128, b: v128): void {
+  const half = f32x4.add(i32x4.shuffle(a, b, 0, 4, 1, 5), i32x4.shuffle(a, b, 2, 6, 3, 7))
+  const both = f32x4.add(half, i64x2.shuffle(half, half, 1, 0))
+  v128.store_lane<f64>(to, f32x4.add(v128.load64_zero(to), both), 0)
+}
+
+/** da += M g. */
+function readAlong(M: usize, da: usize, g: usize, rows: i32, width: i32): void {
+  const row = <usize>width << 2
+  for (let i = 0; i < rows; i += 4, M += 4 * row) {
+    let r0 = splat(0), r1 = r0, r2 = r0, r3 = r0, s0 = r0, s1 = r0, s2 = r0, s3 = r0
+    let j: usize = 0
+    for (; j + 32 <= row; j += 32) {
+      const g0 = v128.load(g + j), g1 = v128.load(g + j, 16), m0 = M + j, m1 = m0 + row, m2 = m1 + row, m3 = m2 + row
+      r0 = madd(v128.load(m0), g0, r0)
+      s0 = madd(v128.load(m0, 16), g1, s0)
+      r1 = madd(v128.load(m1), g0, r1)
+      s1 = madd(v128.load(m1, 16), g1, s1)
+      r2 = madd(v128.load(m2), g0, r2)
+      s2 = madd(v128.load(m2, 16), g1, s2)
+      r3 = madd(v128.load(m3), g0, r3)
+      s3 = madd(v128.load(m3, 16), g1, s3)
+    }
+    if (j < row) {
+      const gj = v128.load(g + j), m = M + j
+      r0 = madd(v128.load(m), gj, r0)
+      r1 = madd(v128.load(m + row), gj, r1)
+      r2 = madd(v128.load(m + 2 * row), gj, r2)
+      r3 = madd(v128.load(m + 3 * row), gj, r3)
+    }
+    const sums = sum4(f32x4.add(r0, s0), f32x4.add(r1, s1), f32x4.add(r2, s2), f32x4.add(r3, s3))
+    v128.store(at(da, i), f32x4.add(v128.load(at(da, i)), sums))
+  }
+}
+
+/** dM += a g^T. */
+function addOuter(dM: usize, a: usize, g: usize, rows: i32, width: i32): void {
+  for (let i = 0; i < rows; i++, dM = at(dM, width)) accumulateTimes(dM, g, v128.load32_splat(at(a, i)), width)
 }
 
 /** da += M g, dM += a g^T. */
@@ -319,6 +410,11 @@ function writeActivated(f: i32, to: usize, from: usize, k: usize, u: usize, l: f
   else writeActivatedWith(false, f, to, from, k, u, l, c, n)
 }
 
+/** In the slope (1 - y) (shift + y). */
+@inline function shiftOf(f: i32): f32 {
+  return f == TANH ? 1 : 0
+}
+
 @inline function slope(shift: v128, y: v128, g: v128): v128 {
   return f32x4.mul(f32x4.mul(g, f32x4.sub(splat(1), y)), f32x4.add(shift, y))
 }
@@ -342,7 +438,7 @@ function slopes(shift: f32, g: usize, y: usize, floats: i32): void {
 /** g = g f'(l from + k u^T), given what f made of it at `to`. */
 function activationBackward(f: i32, g: usize, to: usize, from: usize, k: usize, u: usize, l: v128, c: i32, n: i32): void {
   const width = up4(n)
-  if (f == SIGMOID || f == TANH) return slopes(f == TANH ? 1 : 0, g, to, c * width)
+  if (f == SIGMOID || f == TANH) return slopes(shiftOf(f), g, to, c * width)
   for (let i = 0; i < c; i++) {
     const ki = v128.load32_splat(at(k, i))
     for (let j = 0; j < n; j += 4) {
@@ -388,6 +484,136 @@ function writeBackward(dM: usize, k: usize, dk: usize, u: usize, du: usize, l: f
   else writeBackwardWith(true, dM, k, dk, u, du, splat(l), rows, width)
 }
 
+// ---- reads that wait ---------------------------------------------------------------------------------------------------------------------
+// What a read adds to dM, a g^T, waits for the write of that matrix, whose pass through dM adds it, in this token or in the one before. A plan is
+// what an instruction has for that: a read of a fast matrix where the write's is, the write how many wait, and a and g of each, the oldest first.
+// They lie among the registers, whose cotangents two tokens in a row have in different places.
+
+/** Bytes of a plan, and how many reads can wait. */
+const PLAN: usize = 32, MOST = 3
+
+/** Of all instructions; nothing waits. */
+function makePlans(plans: usize, first: usize, last: usize): void {
+  for (let i = first, plan = plans; i < last; i += INSTRUCTION, plan += PLAN) {
+    store<i32>(plan, 0)
+    if (load<i32>(i) != READ || load<i32>(i, 24)) continue
+    for (let w = first, other = plans; w < last; w += INSTRUCTION, other += PLAN)
+      if (load<i32>(w) == WRITE && load<i32>(w, 4) == load<i32>(i, 16)) store<usize>(plan, other)
+  }
+}
+
+/** A read of dM waits, for which there may have to be room. */
+function wait(plan: usize, dM: usize, a: usize, g: usize, rows: i32, width: i32): void {
+  if (load<i32>(plan) == MOST) addWaiting(plan, dM, rows, width)
+  const waiting = load<i32>(plan), entry = plan + (<usize>waiting << 3)
+  store<usize>(entry, a, 4)
+  store<usize>(entry, g, 8)
+  store<i32>(plan, waiting + 1)
+}
+
+/** Adds what waits. */
+function addWaiting(plan: usize, dM: usize, rows: i32, width: i32): void {
+  const end = plan + (<usize>load<i32>(plan) << 3)
+  for (let entry = plan; entry < end; entry += 8) addOuter(dM, load<usize>(entry, 4), load<usize>(entry, 8), rows, width)
+  store<i32>(plan, 0)
+}
+
+/** To all matrices. */
+function addAllWaiting(plans: usize, first: usize, last: usize): void {
+  for (let i = first, plan = plans; i < last; i += INSTRUCTION, plan += PLAN)
+    if (load<i32>(i) == WRITE) addWaiting(plan, at(dstate, load<i32>(i, 4)), up4(load<i32>(i, 20)), up4(load<i32>(i, 8)))
+}
+
+@inline function plus(adds: bool, a: v128, g: v128, d: v128): v128 {
+  return adds ? madd(a, g, d) : d
+}
+
+/** That times the slope of what was made, at an address, where there is one. */
+@inline function sloped(slopes: bool, shift: v128, made: usize, d: v128): v128 {
+  return slopes ? slope(shift, v128.load(made), d) : d
+}
+
+/**
+ * dM += what waits, of which there are `reads`, times the slopes of the activation that made M, if `slopes`; dk += dM u, du += k dM. Two rows, and two
+ * vectors of them, at a time.
+ */
+@inline function writeBackwardOf(reads: i32, slopes: bool, shift: v128, M: usize, plan: usize, dM: usize, k: usize, dk: usize, u: usize,
+  du: usize, rows: i32, width: i32): void {
+  const row = <usize>width << 2, second = reads > 1, third = reads > 2
+  const a = load<usize>(plan, 4), g = load<usize>(plan, 8), b = second ? load<usize>(plan, 12) : a, h = second ? load<usize>(plan, 16) : g
+  const c = third ? load<usize>(plan, 20) : a, l = third ? load<usize>(plan, 24) : g
+  for (let i = 0; i < rows; i += 2) {
+    const a0 = v128.load32_splat(at(a, i)), a1 = v128.load32_splat(at(a, i), 4)
+    const b0 = v128.load32_splat(at(b, i)), b1 = v128.load32_splat(at(b, i), 4)
+    const c0 = v128.load32_splat(at(c, i)), c1 = v128.load32_splat(at(c, i), 4)
+    const k0 = v128.load32_splat(at(k, i)), k1 = v128.load32_splat(at(k, i), 4)
+    let r0 = splat(0), r1 = r0, s0 = r0, s1 = r0
+    let j: usize = 0
+    for (; j + 32 <= row; j += 32) {
+      const d = dM + j, e = d + row, m = M + j
+      const gl = v128.load(g + j), gh = v128.load(g + j, 16)
+      const hl = second ? v128.load(h + j) : gl, hh = second ? v128.load(h + j, 16) : gh
+      const ll = third ? v128.load(l + j) : gl, lh = third ? v128.load(l + j, 16) : gh
+      const x0 = sloped(slopes, shift, m, plus(third, c0, ll, plus(second, b0, hl, madd(a0, gl, v128.load(d)))))
+      const y0 = sloped(slopes, shift, m + 16, plus(third, c0, lh, plus(second, b0, hh, madd(a0, gh, v128.load(d, 16)))))
+      const x1 = sloped(slopes, shift, m + row, plus(third, c1, ll, plus(second, b1, hl, madd(a1, gl, v128.load(e)))))
+      const y1 = sloped(slopes, shift, m + row + 16, plus(third, c1, lh, plus(second, b1, hh, madd(a1, gh, v128.load(e, 16)))))
+      const ul = v128.load(u + j), uh = v128.load(u + j, 16)
+      const dl = madd(k1, x1, madd(k0, x0, v128.load(du + j))), dh = madd(k1, y1, madd(k0, y0, v128.load(du + j, 16)))
+      v128.store(d, x0)
+      v128.store(d, y0, 16)
+      v128.store(e, x1)
+      v128.store(e, y1, 16)
+      v128.store(du + j, dl)
+      v128.store(du + j, dh, 16)
+      r0 = madd(x0, ul, r0)
+      s0 = madd(y0, uh, s0)
+      r1 = madd(x1, ul, r1)
+      s1 = madd(y1, uh, s1)
+    }
+    if (j < row) {
+      const d = dM + j, e = d + row, m = M + j
+      const gj = v128.load(g + j), hj = second ? v128.load(h + j) : gj, lj = third ? v128.load(l + j) : gj, uj = v128.load(u + j)
+      const x0 = sloped(slopes, shift, m, plus(third, c0, lj, plus(second, b0, hj, madd(a0, gj, v128.load(d)))))
+      const x1 = sloped(slopes, shift, m + row, plus(third, c1, lj, plus(second, b1, hj, madd(a1, gj, v128.load(e)))))
+      v128.store(d, x0)
+      v128.store(e, x1)
+      v128.store(du + j, madd(k1, x1, madd(k0, x0, v128.load(du + j))))
+      r0 = madd(x0, uj, r0)
+      r1 = madd(x1, uj, r1)
+    }
+    addSums(at(dk, i), f32x4.add(r0, s0), f32x4.add(r1, s1))
+    dM += 2 * row
+    M += 2 * row
+  }
+}
+
+function writeBackward1(plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): void {
+  writeBackwardOf(1, false, splat(0), 0, plan, dM, k, dk, u, du, rows, width)
+}
+
+function writeBackward2(plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): void {
+  writeBackwardOf(2, false, splat(0), 0, plan, dM, k, dk, u, du, rows, width)
+}
+
+function writeBackward3(plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): void {
+  writeBackwardOf(3, false, splat(0), 0, plan, dM, k, dk, u, du, rows, width)
+}
+
+function writeSlopedBackward(shift: f32, M: usize, plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): void {
+  writeBackwardOf(1, true, splat(shift), M, plan, dM, k, dk, u, du, rows, width)
+}
+
+/** What waits is added; dk += dM u, du += k dM. */
+function writeBackwardWaiting(plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): void {
+  const reads = load<i32>(plan)
+  if (reads == 1) writeBackward1(plan, dM, k, dk, u, du, rows, width)
+  else if (reads == 2) writeBackward2(plan, dM, k, dk, u, du, rows, width)
+  else if (reads == 3) writeBackward3(plan, dM, k, dk, u, du, rows, width)
+  else writeBackward(dM, k, dk, u, du, 1, rows, width)
+  store<i32>(plan, 0)
+}
+
 // ---- instructions -------------------------------------------------------------------------------------------------------------------
 
 @inline function matrices(d: i32, e: i32): usize {
@@ -400,7 +626,6 @@ function forward(i: usize): void {
   const d = load<i32>(i, 24), e = load<i32>(i, 28), index = load<i32>(i, 4)
   const to = at(r, index), ra = at(r, a), rb = at(r, b)
   switch (op) {
-    case INPUT: return fetch(to, at(x, a), n)
     case STATE: return fetch(to, at(before, a), up4(n))
     case PARAMETER: return fetch(to, at(slow, a), up4(n))
     case READ: return read(to, ra, at(matrices(d, e), b), up4(c), up4(n))
@@ -425,13 +650,13 @@ function forward(i: usize): void {
     }
     case AFFINE: {
       const scale = v128.load32_splat(i, 32), shift = v128.load32_splat(i, 36)
-      for (let j = 0; j < n; j += 4) v128.store(at(to, j), firstLanes(madd(scale, v128.load(at(ra, j)), shift), n - j, splat(0)))
-      return
+      for (let j = 0; j < n; j += 4) v128.store(at(to, j), madd(scale, v128.load(at(ra, j)), shift))
+      return clearPadding(to, n)
     }
     case TIMES: {
       const f = v128.load32_splat(rb)
-      for (let j = 0; j < n; j += 4) v128.store(at(to, j), firstLanes(f32x4.mul(f, v128.load(at(ra, j))), n - j, splat(0)))
-      return
+      for (let j = 0; j < n; j += 4) v128.store(at(to, j), f32x4.mul(f, v128.load(at(ra, j))))
+      return clearPadding(to, n)
     }
     case DOT: return v128.store(to, f32x4.replace_lane(splat(0), 0, dot(ra, rb, c)))
     case UNARY: return unary(b, to, ra, n)
@@ -440,28 +665,40 @@ function forward(i: usize): void {
     case SLICE: return fetch(to, at(ra, b), n)
     case CONCAT: {
       v128.store(at(to, up4(n) - 4), splat(0))
-      memory.copy(to, ra, <usize>c << 2)
-      memory.copy(at(to, c), rb, <usize>(n - c) << 2)
+      put(to, ra, c)
+      put(at(to, c), rb, n - c)
       return
     }
     case NEXT: return fetch(at(after, index), ra, up4(n))
-    case OUTPUT: return memory.copy(at(y, index), ra, <usize>n << 2)
+    case OUTPUT: return put(at(y, index), ra, n)
   }
 }
 
 /** Its cotangents. */
-function backward(i: usize): void {
+function backward(i: usize, plan: usize): void {
   const op = load<i32>(i), n = load<i32>(i, 8), a = load<i32>(i, 12), b = load<i32>(i, 16), c = load<i32>(i, 20)
   const d = load<i32>(i, 24), e = load<i32>(i, 28), index = load<i32>(i, 4)
   const to = at(r, index), ra = at(r, a), rb = at(r, b), g = at(dr, index), da = at(dr, a), db = at(dr, b)
   switch (op) {
-    case INPUT: return memory.copy(at(dx, a), g, <usize>n << 2)
     case STATE: return accumulate(at(dstate, a), g, n)
     case PARAMETER: return accumulate(at(dslow, a), g, n)
-    case READ: return readBackward(at(matrices(d, e), b), at(d ? dslow : dstate, b), ra, da, g, up4(c), up4(n))
+    case READ: {
+      const M = at(matrices(d, e), b), rows = up4(c), width = up4(n)
+      if (d) return readBackward(M, at(dslow, b), ra, da, g, rows, width)
+      readAlong(M, da, g, rows, width)
+      return wait(load<usize>(plan), at(dstate, b), ra, g, rows, width)
+    }
     case WRITE: {
       const l = decayOf(i)
       const dM = at(dstate, index), last = at(before, index), rows = up4(c), width = up4(n)
+      if (l == 1 && d < 0) {
+        if (e < 0) return writeBackwardWaiting(plan, dM, ra, da, rb, db, rows, width)
+        if ((e == SIGMOID || e == TANH) && load<i32>(plan) == 1) {
+          writeSlopedBackward(shiftOf(e), at(after, index), plan, dM, ra, da, rb, db, rows, width)
+          return store<i32>(plan, 0)
+        }
+      }
+      addWaiting(plan, dM, rows, width)
       if (e >= 0) activationBackward(e, dM, at(after, index), last, ra, rb, splat(l), c, n)
       if (d >= 0) store<f32>(at(dr, d), load<f32>(at(dr, d)) + dot(dM, last, rows * width))
       return writeBackward(dM, ra, da, rb, db, l, rows, width)
@@ -491,13 +728,7 @@ function backward(i: usize): void {
       accumulateTimes(da, rb, v128.load32_splat(g), c)
       return accumulateTimes(db, ra, v128.load32_splat(g), c)
     }
-    case UNARY: {
-      for (let j = 0; j < n; j += 4) {
-        const dj = vunaryBackward(b, v128.load(at(ra, j)), v128.load(at(to, j)), v128.load(at(g, j)))
-        v128.store(at(da, j), f32x4.add(v128.load(at(da, j)), firstLanes(dj, n - j, splat(0))))
-      }
-      return
-    }
+    case UNARY: return unaryBackward(b, ra, to, g, da, n)
     case SOFTMAX: {
       const along = splat(dot(g, to, n))
       for (let j = 0; j < n; j += 4)
@@ -511,8 +742,12 @@ function backward(i: usize): void {
       return accumulateEach(db, at(g, c), n - c)
     }
     case NEXT: {
-      accumulate(da, at(dstate, index), n)
-      return memory.fill(at(dstate, index), 0, <usize>up4(n) << 2)
+      for (let j = 0; j < n; j += 4) {
+        const next = at(dstate, index + j)
+        v128.store(at(da, j), f32x4.add(v128.load(at(da, j)), v128.load(next)))
+        v128.store(next, splat(0))
+      }
+      return
     }
     case OUTPUT: {
       for (let j = 0; j < n; j += 4) v128.store(at(da, j), f32x4.add(v128.load(at(da, j)), vload(at(dy, index + j), n - j)))
@@ -539,14 +774,23 @@ function forwardWriteRead(i: usize): void {
   writeRead(at(after, index), at(before, index), at(r, k), at(r, u), decayOf(i), at(r, q), y, rows, width)
 }
 
-/** All instructions of a token. */
+/** All instructions of a token, of which inputs come first (engine/nets/program.ts). */
 function forwardAll(first: usize, last: usize): void {
-  for (let i = first; i < last; i += INSTRUCTION) {
+  let i = first
+  for (; load<i32>(i) == INPUT; i += INSTRUCTION) fetch(at(r, load<i32>(i, 4)), at(x, load<i32>(i, 12)), load<i32>(i, 8))
+  for (; i < last; i += INSTRUCTION) {
     if (isWriteRead(i, last)) {
       forwardWriteRead(i)
       i += INSTRUCTION
     } else forward(i)
   }
+}
+
+/** Cotangents of a token, in the reverse order. */
+function backwardAll(first: usize, last: usize, plans: usize): void {
+  let i = last - INSTRUCTION, plan = plans + (i - first) / INSTRUCTION * PLAN
+  for (; load<i32>(i) != INPUT; i -= INSTRUCTION, plan -= PLAN) backward(i, plan)
+  for (; i >= first; i -= INSTRUCTION) put(at(dx, load<i32>(i, 12)), at(dr, load<i32>(i, 4)), load<i32>(i, 8))
 }
 
 // ---- parts: between packed arrays and memory ------------------------------------------------------------------------------------------
@@ -631,13 +875,14 @@ export function netBackward(begin: i32, end: i32, program: usize, xs: usize, par
   top = scratch
   slow = take(slowFloats)
   dslow = take(slowFloats)
-  dr = take(registers)
+  let drs = take(registers), others = take(registers)
   dstate = take(stateFloats)
   y = take(O)
   const start = take(stateFloats), dstart = take(stateFloats)
-  const n = min(C, T), all = take(n * registers), afters = take(n * stateFloats), befores = take(n)
+  const n = min(C, T), all = take(n * registers), afters = take(n * stateFloats), befores = take(n), plans = take(instructions * (<i32>PLAN >> 2))
   const parts = program + <usize>stateParts * PART, first = parts + <usize>slowParts * PART, last = first + <usize>instructions * INSTRUCTION
   const spans = (T - 1) / C + 1
+  makePlans(plans, first, last)
   for (let head = begin; head < end; head++) {
     loadParts(slow, slowFloats, rowOf(parameters, head % H, P), parts, first)
     loadParts(start, stateFloats, rowOf(fresh, head % H, S), program, parts)
@@ -668,11 +913,18 @@ export function netBackward(begin: i32, end: i32, program: usize, xs: usize, par
           r = rowOf(all, t, registers)
           before = load<usize>(at(befores, t))
           after = rowOf(afters, t, stateFloats)
+          dr = drs
+          drs = others
+          others = dr
           memory.fill(dr, 0, <usize>registers << 2)
-          for (let i = last - INSTRUCTION; i >= first; i -= INSTRUCTION) backward(i)
+          backwardAll(first, last, plans)
         } else memory.fill(dx, 0, <usize>I << 2)
-        if (bits & BEGINS) settle(dstart, stateFloats)
+        if (bits & BEGINS) {
+          addAllWaiting(plans, first, last)
+          settle(dstart, stateFloats)
+        }
       }
+      addAllWaiting(plans, first, last)
     }
     if (!s0) settle(dstart, stateFloats)
     storeParts(rowOf(dparameters, head, P), dslow, parts, first)

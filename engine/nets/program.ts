@@ -327,7 +327,7 @@ export class NetBuilder {
     for (const [name, { shape }] of parts)
       if (!this.settled.has(name))
         this.fail(shape.length === 1 ? 'next' : 'write', `'${name}' of the state never changes (a slow parameter doesn't)`)
-    const instructions = latestWrites(this.instructions)
+    const instructions = latestWrites(inputsFirst(this.instructions))
     return {
       name: this.name,
       inputs: this.inputWidths,
@@ -430,6 +430,12 @@ export class NetBuilder {
     this.push({ op, to: vector.at, n: width, ...rest })
     return vector
   }
+}
+
+/** What a token is given comes first: kernels of the CPU take it in a loop of its own. A net has at least one input. */
+function inputsFirst(instructions: readonly Instruction[]): readonly Instruction[] {
+  const isInput = ({ op }: Instruction): boolean => op === 'input'
+  return [...instructions.filter(isInput), ...instructions.filter((instruction) => !isInput(instruction))]
 }
 
 /** Each matrix is written right before it is read again, where it is: kernels do both at once. */
