@@ -329,42 +329,40 @@ function write(to: usize, from: usize, k: usize, u: usize, l: f32, rows: i32, wi
   width: i32): void {
   const row = <usize>width << 2
   let j: usize = 0
-  for (; j + 32 <= row; j += 32) {
+  for (; j + 64 <= row; j += 64) {
     let t = to + j, f = from + j
-    const u0 = v128.load(u + j), u1 = v128.load(u + j, 16)
+    const u0 = v128.load(u + j), u1 = v128.load(u + j, 16), u2 = v128.load(u + j, 32), u3 = v128.load(u + j, 48)
     let r0 = splat(0), r1 = r0, r2 = r0, r3 = r0
-    for (let i = 0; i < rows; i += 2) {
-      let ki = v128.load32_splat(at(k, i)), qi = v128.load32_splat(at(q, i))
+    for (let i = 0; i < rows; i++, t += row, f += row) {
+      const ki = v128.load32_splat(at(k, i)), qi = v128.load32_splat(at(q, i))
       const x0 = written(decays, v128.load(f), l, ki, u0), x1 = written(decays, v128.load(f, 16), l, ki, u1)
+      const x2 = written(decays, v128.load(f, 32), l, ki, u2), x3 = written(decays, v128.load(f, 48), l, ki, u3)
       v128.store(t, x0)
       v128.store(t, x1, 16)
+      v128.store(t, x2, 32)
+      v128.store(t, x3, 48)
       r0 = madd(qi, x0, r0)
       r1 = madd(qi, x1, r1)
-      t += row
-      f += row
-      ki = v128.load32_splat(at(k, i), 4)
-      qi = v128.load32_splat(at(q, i), 4)
-      const x2 = written(decays, v128.load(f), l, ki, u0), x3 = written(decays, v128.load(f, 16), l, ki, u1)
-      v128.store(t, x2)
-      v128.store(t, x3, 16)
       r2 = madd(qi, x2, r2)
       r3 = madd(qi, x3, r3)
-      t += row
-      f += row
     }
-    v128.store(y + j, f32x4.add(r0, r2))
-    v128.store(y + j, f32x4.add(r1, r3), 16)
+    const o = y + j
+    v128.store(o, r0)
+    v128.store(o, r1, 16)
+    v128.store(o, r2, 32)
+    v128.store(o, r3, 48)
   }
-  if (j == row) return
-  const uj = v128.load(u + j)
-  let r = splat(0)
-  for (let i = 0; i < rows; i++) {
-    const o = <usize>i * row + j
-    const x = written(decays, v128.load(from + o), l, v128.load32_splat(at(k, i)), uj)
-    v128.store(to + o, x)
-    r = madd(v128.load32_splat(at(q, i)), x, r)
+  for (; j < row; j += 16) {
+    const uj = v128.load(u + j)
+    let r = splat(0)
+    for (let i = 0; i < rows; i++) {
+      const o = <usize>i * row + j
+      const x = written(decays, v128.load(from + o), l, v128.load32_splat(at(k, i)), uj)
+      v128.store(to + o, x)
+      r = madd(v128.load32_splat(at(q, i)), x, r)
+    }
+    v128.store(y + j, r)
   }
-  v128.store(y + j, r)
 }
 
 /** to = l from + k u^T, y = q to: what is written and then read is gone through once. */

@@ -499,8 +499,8 @@ export const mutations = [
   {
     bug: 'a net reads what it has just written with the wrong number of the vector',
     file: wasmNet,
-    from: '      qi = v128.load32_splat(at(q, i), 4)',
-    to: '      qi = v128.load32_splat(at(q, i))',
+    from: 'qi = v128.load32_splat(at(q, i))\n',
+    to: 'qi = v128.load32_splat(at(q, i ^ 1))\n',
     claim: 'delta-rnn: fused = step',
     device: 'wasm',
   },
