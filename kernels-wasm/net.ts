@@ -65,12 +65,36 @@ let dr: usize = 0, dstate: usize = 0, dslow: usize = 0, dx: usize = 0, dy: usize
 
 /** to += from; both padded. */
 @inline function accumulate(to: usize, from: usize, n: i32): void {
-  for (let j = 0; j < n; j += 4) v128.store(at(to, j), f32x4.add(v128.load(at(to, j)), v128.load(at(from, j))))
+  combine(ADD, to, to, from, n)
+}
+
+@inline function combined(op: i32, a: v128, b: v128): v128 {
+  if (op == ADD) return f32x4.add(a, b)
+  return op == SUB ? f32x4.sub(a, b) : f32x4.mul(a, b)
+}
+
+/** to = a + b, a - b or a b; all padded. */
+@inline function combine(op: i32, to: usize, a: usize, b: usize, n: i32): void {
+  let j = 0
+  for (; j + 4 < n; j += 8) {
+    const tj = at(to, j), aj = at(a, j), bj = at(b, j)
+    const low = combined(op, v128.load(aj), v128.load(bj)), high = combined(op, v128.load(aj, 16), v128.load(bj, 16))
+    v128.store(tj, low)
+    v128.store(tj, high, 16)
+  }
+  if (j < n) v128.store(at(to, j), combined(op, v128.load(at(a, j)), v128.load(at(b, j))))
 }
 
 /** to += f from; both padded. */
 @inline function accumulateTimes(to: usize, from: usize, f: v128, n: i32): void {
-  for (let j = 0; j < n; j += 4) v128.store(at(to, j), madd(f, v128.load(at(from, j)), v128.load(at(to, j))))
+  let j = 0
+  for (; j + 4 < n; j += 8) {
+    const tj = at(to, j), fj = at(from, j)
+    const low = madd(f, v128.load(fj), v128.load(tj)), high = madd(f, v128.load(fj, 16), v128.load(tj, 16))
+    v128.store(tj, low)
+    v128.store(tj, high, 16)
+  }
+  if (j < n) v128.store(at(to, j), madd(f, v128.load(at(from, j)), v128.load(at(to, j))))
 }
 
 /** to += from, of n floats, neither padded. */
@@ -302,20 +326,37 @@ function readBackward(M: usize, dM: usize, a: usize, da: usize, g: usize, rows: 
   v128.store(to, written(decays, v128.load(from), l, k, u))
 }
 
+/** 32 columns at a time, then 4. */
 @inline function writeWith(decays: bool, to: usize, from: usize, k: usize, u: usize, l: v128, rows: i32, width: i32): void {
   const row = <usize>width << 2
-  for (let i = 0; i < rows; i += 4) {
-    const k0 = v128.load32_splat(at(k, i)), k1 = v128.load32_splat(at(k, i), 4)
-    const k2 = v128.load32_splat(at(k, i), 8), k3 = v128.load32_splat(at(k, i), 12)
-    for (let j: usize = 0; j < row; j += 16) {
-      const uj = v128.load(u + j), t = to + j, f = from + j
-      writeVector(decays, t, f, l, k0, uj)
-      writeVector(decays, t + row, f + row, l, k1, uj)
-      writeVector(decays, t + 2 * row, f + 2 * row, l, k2, uj)
-      writeVector(decays, t + 3 * row, f + 3 * row, l, k3, uj)
+  let j: usize = 0
+  for (; j + 128 <= row; j += 128) {
+    let t = to + j, f = from + j
+    const v = u + j
+    const u0 = v128.load(v), u1 = v128.load(v, 16), u2 = v128.load(v, 32), u3 = v128.load(v, 48)
+    const u4 = v128.load(v, 64), u5 = v128.load(v, 80), u6 = v128.load(v, 96), u7 = v128.load(v, 112)
+    for (let i = 0; i < rows; i++, t += row, f += row) {
+      const ki = v128.load32_splat(at(k, i))
+      const x0 = written(decays, v128.load(f), l, ki, u0), x1 = written(decays, v128.load(f, 16), l, ki, u1)
+      const x2 = written(decays, v128.load(f, 32), l, ki, u2), x3 = written(decays, v128.load(f, 48), l, ki, u3)
+      v128.store(t, x0)
+      v128.store(t, x1, 16)
+      v128.store(t, x2, 32)
+      v128.store(t, x3, 48)
+      const x4 = written(decays, v128.load(f, 64), l, ki, u4), x5 = written(decays, v128.load(f, 80), l, ki, u5)
+      const x6 = written(decays, v128.load(f, 96), l, ki, u6), x7 = written(decays, v128.load(f, 112), l, ki, u7)
+      v128.store(t, x4, 64)
+      v128.store(t, x5, 80)
+      v128.store(t, x6, 96)
+      v128.store(t, x7, 112)
     }
-    to += 4 * row
-    from += 4 * row
+  }
+  for (; j < row; j += 16) {
+    const uj = v128.load(u + j)
+    for (let i = 0; i < rows; i++) {
+      const o = <usize>i * row + j
+      writeVector(decays, to + o, from + o, l, v128.load32_splat(at(k, i)), uj)
+    }
   }
 }
 
@@ -634,26 +675,29 @@ function forward(i: usize): void {
       else writeActivated(e, next, last, ra, rb, l, c, n)
       return
     }
-    case ADD: {
-      for (let j = 0; j < n; j += 4) v128.store(at(to, j), f32x4.add(v128.load(at(ra, j)), v128.load(at(rb, j))))
-      return
-    }
-    case SUB: {
-      for (let j = 0; j < n; j += 4) v128.store(at(to, j), f32x4.sub(v128.load(at(ra, j)), v128.load(at(rb, j))))
-      return
-    }
-    case MUL: {
-      for (let j = 0; j < n; j += 4) v128.store(at(to, j), f32x4.mul(v128.load(at(ra, j)), v128.load(at(rb, j))))
-      return
-    }
+    case ADD: return combine(ADD, to, ra, rb, n)
+    case SUB: return combine(SUB, to, ra, rb, n)
+    case MUL: return combine(MUL, to, ra, rb, n)
     case AFFINE: {
       const scale = v128.load32_splat(i, 32), shift = v128.load32_splat(i, 36)
-      for (let j = 0; j < n; j += 4) v128.store(at(to, j), madd(scale, v128.load(at(ra, j)), shift))
+      let j = 0
+      for (; j + 4 < n; j += 8) {
+        const low = madd(scale, v128.load(at(ra, j)), shift), high = madd(scale, v128.load(at(ra, j), 16), shift)
+        v128.store(at(to, j), low)
+        v128.store(at(to, j), high, 16)
+      }
+      if (j < n) v128.store(at(to, j), madd(scale, v128.load(at(ra, j)), shift))
       return clearPadding(to, n)
     }
     case TIMES: {
       const f = v128.load32_splat(rb)
-      for (let j = 0; j < n; j += 4) v128.store(at(to, j), f32x4.mul(f, v128.load(at(ra, j))))
+      let j = 0
+      for (; j + 4 < n; j += 8) {
+        const low = f32x4.mul(f, v128.load(at(ra, j))), high = f32x4.mul(f, v128.load(at(ra, j), 16))
+        v128.store(at(to, j), low)
+        v128.store(at(to, j), high, 16)
+      }
+      if (j < n) v128.store(at(to, j), f32x4.mul(f, v128.load(at(ra, j))))
       return clearPadding(to, n)
     }
     case DOT: return v128.store(to, f32x4.replace_lane(splat(0), 0, dot(ra, rb, c)))
