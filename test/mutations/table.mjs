@@ -504,6 +504,38 @@ export const mutations = [
     claim: 'delta-rnn: fused = step',
     device: 'wasm',
   },
+  {
+    bug: "what a net's read adds to a gradient is forgotten while it waits for the write",
+    file: wasmNet,
+    from: 'store<i32>(plan, waiting + 1)',
+    to: 'store<i32>(plan, waiting)',
+    claim: 'delta-rnn: fused = step',
+    device: 'wasm',
+  },
+  {
+    bug: 'the second of two reads of a net that wait counts the wrong number of the vector',
+    file: wasmNet,
+    from: 'b1 = v128.load32_splat(at(b, i), 4)',
+    to: 'b1 = v128.load32_splat(at(b, i))',
+    claim: 'srwm: fused = step',
+    device: 'wasm',
+  },
+  {
+    bug: "what waits for a net's write is left out where the matrix decays",
+    file: wasmNet,
+    from: '  for (let entry = plan; entry < end; entry += 8) addOuter(',
+    to: '  for (let entry = end; entry < end; entry += 8) addOuter(',
+    claim: 'ba: fused = step',
+    device: 'wasm',
+  },
+  {
+    bug: 'the slope of a sigmoid in a net is that of tanh',
+    file: wasmNet,
+    from: 'return f == TANH ? 1 : 0',
+    to: 'return f == TANH ? 1 : 1',
+    claim: 'programmer: fused = step',
+    device: 'wasm',
+  },
   // ---- cross attention ----------------------------------------------------------------------------------------------------------------
   {
     bug: 'a query from outside is divided by its own sum, and not by what the normaliser holds for it',
