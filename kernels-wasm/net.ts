@@ -524,12 +524,19 @@ function writeBackward(dM: usize, k: usize, dk: usize, u: usize, du: usize, l: f
 }
 
 // ---- reads that wait ---------------------------------------------------------------------------------------------------------------------
-// What a read adds to dM, a g^T, waits for the write of that matrix, whose pass through dM adds it, in this token or in the one before. A plan is
-// what an instruction has for that: a read of a fast matrix where the write's is, the write how many wait, and a and g of each, the oldest first.
-// They lie among the registers, whose cotangents two tokens in a row have in different places.
+// What a read adds to dM, a g^T, waits for the write of that matrix, whose pass through dM adds it, in this token or in the one before; for a write
+// without a decay, whose pass can. A plan is what an instruction has for that: a read that waits where the write's is, the write how many wait, and a
+// and g of each, the oldest first. They lie among the registers, whose cotangents two tokens in a row have in different places.
 
 /** Bytes of a plan, and how many reads can wait. */
 const PLAN: usize = 32, MOST = 3
+
+/** Whether the instruction at i is a write of the matrix at `place` for which reads wait. */
+@inline function takesWaiting(i: usize, place: i32): bool {
+  if (load<i32>(i) != WRITE || load<i32>(i, 4) != place || load<i32>(i, 24) >= 0 || load<f32>(i, 32) != 1) return false
+  const f = load<i32>(i, 28)
+  return f < 0 || f == SIGMOID || f == TANH
+}
 
 /** Of all instructions; nothing waits. */
 function makePlans(plans: usize, first: usize, last: usize): void {
@@ -537,7 +544,7 @@ function makePlans(plans: usize, first: usize, last: usize): void {
     store<i32>(plan, 0)
     if (load<i32>(i) != READ || load<i32>(i, 24)) continue
     for (let w = first, other = plans; w < last; w += INSTRUCTION, other += PLAN)
-      if (load<i32>(w) == WRITE && load<i32>(w, 4) == load<i32>(i, 16)) store<usize>(plan, other)
+      if (takesWaiting(w, load<i32>(i, 16))) store<usize>(plan, other)
   }
 }
 
@@ -639,17 +646,16 @@ function writeBackward3(plan: usize, dM: usize, k: usize, dk: usize, u: usize, d
   writeBackwardOf(3, false, splat(0), 0, plan, dM, k, dk, u, du, rows, width)
 }
 
-function writeSlopedBackward(shift: f32, M: usize, plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): void {
+function writeBackwardSloped(shift: f32, M: usize, plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): void {
   writeBackwardOf(1, true, splat(shift), M, plan, dM, k, dk, u, du, rows, width)
+  store<i32>(plan, 0)
 }
 
-/** What waits is added; dk += dM u, du += k dM. */
-function writeBackwardWaiting(plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): void {
-  const reads = load<i32>(plan)
+/** dM += what waits, of which there are `reads`; dk += dM u, du += k dM. */
+function writeBackwardWaiting(reads: i32, plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): void {
   if (reads == 1) writeBackward1(plan, dM, k, dk, u, du, rows, width)
   else if (reads == 2) writeBackward2(plan, dM, k, dk, u, du, rows, width)
-  else if (reads == 3) writeBackward3(plan, dM, k, dk, u, du, rows, width)
-  else writeBackward(dM, k, dk, u, du, 1, rows, width)
+  else writeBackward3(plan, dM, k, dk, u, du, rows, width)
   store<i32>(plan, 0)
 }
 
@@ -726,20 +732,17 @@ function backward(i: usize, plan: usize): void {
     case PARAMETER: return accumulate(at(dslow, a), g, n)
     case READ: {
       const M = at(matrices(d, e), b), rows = up4(c), width = up4(n)
-      if (d) return readBackward(M, at(dslow, b), ra, da, g, rows, width)
+      const write = load<usize>(plan)
+      if (!write) return readBackward(M, at(d ? dslow : dstate, b), ra, da, g, rows, width)
       readAlong(M, da, g, rows, width)
-      return wait(load<usize>(plan), at(dstate, b), ra, g, rows, width)
+      return wait(write, at(dstate, b), ra, g, rows, width)
     }
     case WRITE: {
       const l = decayOf(i)
       const dM = at(dstate, index), last = at(before, index), rows = up4(c), width = up4(n)
-      if (l == 1 && d < 0) {
-        if (e < 0) return writeBackwardWaiting(plan, dM, ra, da, rb, db, rows, width)
-        if ((e == SIGMOID || e == TANH) && load<i32>(plan) == 1) {
-          writeSlopedBackward(shiftOf(e), at(after, index), plan, dM, ra, da, rb, db, rows, width)
-          return store<i32>(plan, 0)
-        }
-      }
+      const waiting = load<i32>(plan)
+      if (waiting && e < 0) return writeBackwardWaiting(waiting, plan, dM, ra, da, rb, db, rows, width)
+      if (waiting == 1) return writeBackwardSloped(shiftOf(e), at(after, index), plan, dM, ra, da, rb, db, rows, width)
       addWaiting(plan, dM, rows, width)
       if (e >= 0) activationBackward(e, dM, at(after, index), last, ra, rb, splat(l), c, n)
       if (d >= 0) store<f32>(at(dr, d), load<f32>(at(dr, d)) + dot(dM, last, rows * width))

@@ -521,11 +521,11 @@ export const mutations = [
     device: 'wasm',
   },
   {
-    bug: "what waits for a net's write is left out where the matrix decays",
+    bug: "what still waits for a net's write at the beginning of a sequence is left out",
     file: wasmNet,
     from: '  for (let entry = plan; entry < end; entry += 8) addOuter(',
     to: '  for (let entry = end; entry < end; entry += 8) addOuter(',
-    claim: 'ba: fused = step',
+    claim: 'srwm: fused = step',
     device: 'wasm',
   },
   {
