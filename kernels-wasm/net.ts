@@ -592,39 +592,64 @@ function addAllWaiting(plans: usize, first: usize, last: usize): void {
     const a0 = v128.load32_splat(at(a, i)), a1 = v128.load32_splat(at(a, i), 4)
     const b0 = v128.load32_splat(at(b, i)), b1 = v128.load32_splat(at(b, i), 4)
     const c0 = v128.load32_splat(at(c, i)), c1 = v128.load32_splat(at(c, i), 4)
-    const k0 = v128.load32_splat(at(k, i)), k1 = v128.load32_splat(at(k, i), 4)
     let r0 = splat(0), r1 = r0, s0 = r0, s1 = r0
     let j: usize = 0
+    // What is needed later is loaded later: there are few registers.
     for (; j + 32 <= row; j += 32) {
-      const d = dM + j, e = d + row, m = M + j
-      const gl = v128.load(g + j), gh = v128.load(g + j, 16)
-      const hl = second ? v128.load(h + j) : gl, hh = second ? v128.load(h + j, 16) : gh
-      const ll = third ? v128.load(l + j) : gl, lh = third ? v128.load(l + j, 16) : gh
-      const x0 = sloped(slopes, shift, m, plus(third, c0, ll, plus(second, b0, hl, madd(a0, gl, v128.load(d)))))
-      const y0 = sloped(slopes, shift, m + 16, plus(third, c0, lh, plus(second, b0, hh, madd(a0, gh, v128.load(d, 16)))))
-      const x1 = sloped(slopes, shift, m + row, plus(third, c1, ll, plus(second, b1, hl, madd(a1, gl, v128.load(e)))))
-      const y1 = sloped(slopes, shift, m + row + 16, plus(third, c1, lh, plus(second, b1, hh, madd(a1, gh, v128.load(e, 16)))))
-      const ul = v128.load(u + j), uh = v128.load(u + j, 16)
-      const dl = madd(k1, x1, madd(k0, x0, v128.load(du + j))), dh = madd(k1, y1, madd(k0, y0, v128.load(du + j, 16)))
+      const d = dM + j, e = d + row
+      let x0 = v128.load(d), y0 = v128.load(d, 16), x1 = v128.load(e), y1 = v128.load(e, 16)
+      let low = v128.load(g + j), high = v128.load(g + j, 16)
+      x0 = madd(a0, low, x0)
+      y0 = madd(a0, high, y0)
+      x1 = madd(a1, low, x1)
+      y1 = madd(a1, high, y1)
+      if (second) {
+        low = v128.load(h + j)
+        high = v128.load(h + j, 16)
+        x0 = madd(b0, low, x0)
+        y0 = madd(b0, high, y0)
+        x1 = madd(b1, low, x1)
+        y1 = madd(b1, high, y1)
+      }
+      if (third) {
+        low = v128.load(l + j)
+        high = v128.load(l + j, 16)
+        x0 = madd(c0, low, x0)
+        y0 = madd(c0, high, y0)
+        x1 = madd(c1, low, x1)
+        y1 = madd(c1, high, y1)
+      }
+      if (slopes) {
+        const m = M + j
+        x0 = slope(shift, v128.load(m), x0)
+        y0 = slope(shift, v128.load(m, 16), y0)
+        x1 = slope(shift, v128.load(m + row), x1)
+        y1 = slope(shift, v128.load(m + row, 16), y1)
+      }
+      low = v128.load(u + j)
+      high = v128.load(u + j, 16)
+      r0 = madd(x0, low, r0)
+      s0 = madd(y0, high, s0)
+      r1 = madd(x1, low, r1)
+      s1 = madd(y1, high, s1)
+      const k0 = v128.load32_splat(at(k, i)), k1 = v128.load32_splat(at(k, i), 4)
+      low = madd(k1, x1, madd(k0, x0, v128.load(du + j)))
+      high = madd(k1, y1, madd(k0, y0, v128.load(du + j, 16)))
       v128.store(d, x0)
       v128.store(d, y0, 16)
       v128.store(e, x1)
       v128.store(e, y1, 16)
-      v128.store(du + j, dl)
-      v128.store(du + j, dh, 16)
-      r0 = madd(x0, ul, r0)
-      s0 = madd(y0, uh, s0)
-      r1 = madd(x1, ul, r1)
-      s1 = madd(y1, uh, s1)
+      v128.store(du + j, low)
+      v128.store(du + j, high, 16)
     }
     if (j < row) {
       const d = dM + j, e = d + row, m = M + j
-      const gj = v128.load(g + j), hj = second ? v128.load(h + j) : gj, lj = third ? v128.load(l + j) : gj, uj = v128.load(u + j)
+      const gj = v128.load(g + j), hj = v128.load(h + j), lj = v128.load(l + j), uj = v128.load(u + j)
       const x0 = sloped(slopes, shift, m, plus(third, c0, lj, plus(second, b0, hj, madd(a0, gj, v128.load(d)))))
       const x1 = sloped(slopes, shift, m + row, plus(third, c1, lj, plus(second, b1, hj, madd(a1, gj, v128.load(e)))))
       v128.store(d, x0)
       v128.store(e, x1)
-      v128.store(du + j, madd(k1, x1, madd(k0, x0, v128.load(du + j))))
+      v128.store(du + j, madd(v128.load32_splat(at(k, i), 4), x1, madd(v128.load32_splat(at(k, i)), x0, v128.load(du + j))))
       r0 = madd(x0, uj, r0)
       r1 = madd(x1, uj, r1)
     }
