@@ -499,8 +499,8 @@ export const mutations = [
   {
     bug: 'a net reads what it has just written with the wrong number of the vector',
     file: wasmNet,
-    from: 'qi = v128.load32_splat(at(q, i))\n',
-    to: 'qi = v128.load32_splat(at(q, i ^ 1))\n',
+    from: 'r = madd(v128.load32_splat(at(q, i)), x, r)',
+    to: 'r = madd(v128.load32_splat(at(q, i ^ 1)), x, r)',
     claim: 'delta-rnn: fused = step',
     device: 'wasm',
   },

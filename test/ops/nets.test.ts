@@ -172,6 +172,14 @@ describe('recurrent nets, reference', () => {
       for (const device of await devices[1].open()) assertAlike(await evaluate(values, { device }), await evaluate(values), 1e-5)
     })
 
+  it('heads so wide that loops take whole blocks of a row, and what is left of it', async () => {
+    for (const { name, build } of table) {
+      const values = draw(build(44), [1, 5, 1], 23)
+      const whole = await evaluate(values)
+      for (const device of await devices[1].open()) assertAlike(await evaluate(values, { device, chunk: 2 }), whole, 1e-5, name)
+    }
+  })
+
   it('vectors of the state that become one another', async () => {
     const net = defineNet('delays', (net) => {
       const [a, b, c, d] = ['a', 'b', 'c', 'd'].map((name) => net.vector(name, 3))
