@@ -8,6 +8,7 @@
  * is 0, in cotangents too, so that every loop takes whole vectors. What an instruction would make of it otherwise it sets to 0.
  * A write, and a read of what it writes right behind it (where engine/nets/program.ts puts it), are one pass.
  * Backward: from the snapshot on, C tokens are computed once more, each with registers and a state of its own, then walked in reverse.
+ * The pass of a write goes through the cotangent of its matrix, and adds what reads have left to it.
  * Numerics: what a row of a matrix gives is summed over its vectors, then over the lanes; what a column gives, in the order of the rows.
  * Causality is exact: what a token holds, NaN included, never enters the arithmetic of an earlier one.
  * Pinned by test/ops/nets.test.ts and cases.ts, against engine/devices/reference/net.ts.
