@@ -180,6 +180,39 @@ describe('recurrent nets, reference', () => {
     }
   })
 
+  // The wasm kernel lets three reads wait for a write, one where the matrix has an activation, and looks at 4 to 32 columns at a time.
+  it('a matrix that is read many times before and after its write', async () => {
+    for (const [K, V] of [
+      [3, 44],
+      [33, 1],
+      [44, 33],
+    ])
+      for (const activation of [undefined, 'sigmoid', 'tanh'] as const)
+        for (const [before, after] of [
+          [0, 1],
+          [1, 0],
+          [1, 1],
+          [2, 1],
+          [5, 4],
+        ]) {
+          const net = defineNet('many reads', (net) => {
+            const M = net.matrix('M', K, V)
+            const { k, v } = net.inputs({ k: K, v: V })
+            const key = net.softmax(k)
+            const reads = (n: number, from: number): Vector[] =>
+              Array.from({ length: n }, (_, i) => net.read(M, net.affine(key, 0.3 + 0.2 * i + from, 0.1 * i)))
+            const all = [net.tanh(v), ...reads(before, 0)]
+            net.write(M, key, net.affine(all.reduce(net.add), 0.4), { activation })
+            net.output([...all, ...reads(after, 0.1)].reduce(net.add))
+          })
+          const values = draw(net, [1, 5, 2], 29)
+          const call = { chunk: 3, reset: Int32Array.of(0, 0, 0, 0, 1) }
+          const expected = await evaluate(values, call)
+          for (const device of await devices[1].open())
+            assertAlike(await evaluate(values, { ...call, device }), expected, 1e-5, `${[K, V, activation, before, after]}`)
+        }
+  })
+
   it('vectors of the state that become one another', async () => {
     const net = defineNet('delays', (net) => {
       const [a, b, c, d] = ['a', 'b', 'c', 'd'].map((name) => net.vector(name, 3))
