@@ -7,7 +7,8 @@
  * In memory: registers and vectors are padded to a multiple of 4 floats, matrices to a multiple of 4 rows of a multiple of 4 floats; the padding
  * is 0, in cotangents too, so that every loop takes whole vectors. What an instruction would make of it otherwise it sets to 0.
  * A write, and a read of what it writes right behind it (where engine/nets/program.ts puts it), are one pass.
- * Backward: from the snapshot on, C tokens are computed once more, each with registers and a state of its own, then walked in reverse.
+ * Backward: from the snapshot on, C tokens are computed once more, each with registers and a state of its own, then walked in reverse. Where C is 1
+ * what an activation made is taken from the next snapshot.
  * The pass of a write goes through the cotangent of its matrix, and adds what reads have left to it.
  * Numerics: what a row of a matrix gives is summed over its vectors, then over the lanes; what a column gives, in the order of the rows.
  * Causality is exact: what a token holds, NaN included, never enters the arithmetic of an earlier one.
@@ -47,6 +48,8 @@ const TOKEN = 1, BEGINS = 2
 /** Registers; the state before and after; slow parameters; its rows of x and y. `d`: cotangents of these, of the state that after the token. */
 let r: usize = 0, before: usize = 0, after: usize = 0, slow: usize = 0, x: usize = 0, y: usize = 0
 let dr: usize = 0, dstate: usize = 0, dslow: usize = 0, dx: usize = 0, dy: usize = 0
+/** Whether `after` is a snapshot, which has what activations made. */
+let kept = false
 
 // ---- vectors ------------------------------------------------------------------------------------------------------------------------
 
@@ -704,7 +707,7 @@ function forward(i: usize): void {
       const l = decayOf(i)
       const next = at(after, index), last = at(before, index)
       if (e < 0) write(next, last, ra, rb, l, up4(c), up4(n))
-      else writeActivated(e, next, last, ra, rb, l, c, n)
+      else if (!kept) writeActivated(e, next, last, ra, rb, l, c, n)
       return
     }
     case ADD: return combine(ADD, to, ra, rb, n)
@@ -916,6 +919,7 @@ export function net(begin: i32, end: i32, program: usize, xs: usize, parameters:
   const state = take(stateFloats), start = take(stateFloats), bytes = <usize>stateFloats << 2
   before = state
   after = state
+  kept = false
   const parts = program + <usize>stateParts * PART, first = parts + <usize>slowParts * PART, last = first + <usize>instructions * INSTRUCTION
   const spans = (T - 1) / C + 1
   for (let head = begin; head < end; head++) {
@@ -964,6 +968,8 @@ export function netBackward(begin: i32, end: i32, program: usize, xs: usize, par
       const t0 = span * C, m = min(C, T - t0)
       const token = head / H * T + t0
       let state = rowOf(states, head * spans + span, stateFloats)
+      kept = C == 1 && span < spans - 1
+      const made = kept ? rowOf(state, 1, stateFloats) : afters
       for (let t = 0; t < m; t++) {
         const bits = bitsOf(tokens, token + t)
         if (bits & BEGINS) state = start
@@ -972,7 +978,7 @@ export function netBackward(begin: i32, end: i32, program: usize, xs: usize, par
         x = rowOf(xs, (token + t) * H + head % H, I)
         r = rowOf(all, t, registers)
         before = state
-        after = rowOf(afters, t, stateFloats)
+        after = rowOf(made, t, stateFloats)
         forwardAll(first, last)
         state = after
       }
@@ -983,7 +989,7 @@ export function netBackward(begin: i32, end: i32, program: usize, xs: usize, par
           dy = rowOf(dys, row, O)
           r = rowOf(all, t, registers)
           before = load<usize>(at(befores, t))
-          after = rowOf(afters, t, stateFloats)
+          after = rowOf(made, t, stateFloats)
           dr = drs
           drs = others
           others = dr

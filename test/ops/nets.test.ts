@@ -205,11 +205,17 @@ describe('recurrent nets, reference', () => {
             net.write(M, key, net.affine(all.reduce(net.add), 0.4), { activation })
             net.output([...all, ...reads(after, 0.1)].reduce(net.add))
           })
-          const values = draw(net, [1, 5, 2], 29)
-          const call = { chunk: 3, reset: Int32Array.of(0, 0, 0, 0, 1) }
-          const expected = await evaluate(values, call)
+          const values = draw(net, [1, 7, 2], 29)
+          const flags = { mask: Int32Array.of(1, 1, 1, 0, 1, 1, 1), reset: Int32Array.of(0, 0, 0, 0, 0, 1, 0) }
+          const expected = await evaluate(values, flags)
           for (const device of await devices[1].open())
-            assertAlike(await evaluate(values, { ...call, device }), expected, 1e-5, `${[K, V, activation, before, after]}`)
+            for (const chunk of [1, 3])
+              assertAlike(
+                await evaluate(values, { ...flags, chunk, device }),
+                expected,
+                1e-5,
+                `${[K, V, activation, before, after, chunk]}`,
+              )
         }
   })
 
