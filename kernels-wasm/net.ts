@@ -10,7 +10,8 @@
  * Backward: from the snapshot on, C tokens are computed once more, each with registers and a state of its own, then walked in reverse. Where C is 1
  * what an activation made is taken from the next snapshot.
  * The pass of a write goes through the cotangent of its matrix, and adds what reads have left to it.
- * Numerics: what a row of a matrix gives is summed over its vectors, then over the lanes; what a column gives, in the order of the rows.
+ * Numerics: what a row of a matrix gives is summed over its vectors, or every other one, then over the lanes; what a column gives, in the order of the
+ * rows, or of every other one, or four at a time.
  * Causality is exact: what a token holds, NaN included, never enters the arithmetic of an earlier one.
  * Pinned by test/ops/nets.test.ts and cases.ts, against engine/devices/reference/net.ts.
  */

@@ -449,7 +449,7 @@ function equalTogether(instructions: readonly Instruction[]): readonly Instructi
   const turns = instructions.map((instruction) => {
     const { op, to, b, d, e } = instruction
     const isFast = op === 'read' && !d
-    const after = [...taken(instruction).map((register) => set.get(register)!)]
+    const after = taken(instruction).map((register) => set.get(register)!)
     if (op === 'write') after.push(read.get(to) ?? -1)
     if (isFast && e) after.push(written.get(b)!)
     const turn = 1 + Math.max(-1, ...after)
