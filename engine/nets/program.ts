@@ -327,7 +327,7 @@ export class NetBuilder {
     for (const [name, { shape }] of parts)
       if (!this.settled.has(name))
         this.fail(shape.length === 1 ? 'next' : 'write', `'${name}' of the state never changes (a slow parameter doesn't)`)
-    const instructions = latestWrites(this.instructions)
+    const instructions = latestWrites(equalTogether(this.instructions))
     return {
       name: this.name,
       inputs: this.inputWidths,
@@ -430,6 +430,38 @@ export class NetBuilder {
     this.push({ op, to: vector.at, n: width, ...rest })
     return vector
   }
+}
+
+/** The registers that an instruction takes. */
+function taken({ op, a, b, d }: Instruction): readonly number[] {
+  if (op === 'input' || op === 'state' || op === 'parameter') return []
+  if (op === 'write') return d >= 0 ? [a, b, d] : [a, b]
+  return ['add', 'sub', 'mul', 'times', 'dot', 'concat'].includes(op) ? [a, b] : [a]
+}
+
+/**
+ * Each instruction as early as it can be, and equal ones one after the other: a processor guesses better what comes next. What is read or taken of the
+ * state comes before what changes it; inputs come first.
+ */
+function equalTogether(instructions: readonly Instruction[]): readonly Instruction[] {
+  // When each register is set, each matrix was last read as it is at the beginning, and is written.
+  const [set, read, written] = [new Map<number, number>(), new Map<number, number>(), new Map<number, number>()]
+  const turns = instructions.map((instruction) => {
+    const { op, to, b, d, e } = instruction
+    const isFast = op === 'read' && !d
+    const after = taken(instruction).map((register) => set.get(register)!)
+    if (op === 'write') after.push(read.get(to) ?? -1)
+    if (isFast && e) after.push(written.get(b)!)
+    const turn = 1 + Math.max(-1, ...after)
+    if (op === 'write') written.set(to, turn)
+    else if (op !== 'next' && op !== 'output') set.set(to, turn)
+    if (isFast && !e) read.set(b, Math.max(turn, read.get(b) ?? -1))
+    return turn
+  })
+  const kind = ({ op, b }: Instruction): number => netOps.indexOf(op) * unaryOps.length + (op === 'unary' ? b : 0)
+  const order = instructions.map((instruction, i) => ({ instruction, turn: turns[i] }))
+  order.sort((i, j) => i.turn - j.turn || kind(i.instruction) - kind(j.instruction))
+  return order.map(({ instruction }) => instruction)
 }
 
 /** Each matrix is written right before it is read again, where it is: kernels do both at once. */

@@ -172,6 +172,53 @@ describe('recurrent nets, reference', () => {
       for (const device of await devices[1].open()) assertAlike(await evaluate(values, { device }), await evaluate(values), 1e-5)
     })
 
+  it('heads so wide that loops take whole blocks of a row, and what is left of it', async () => {
+    for (const { name, build } of table) {
+      const values = draw(build(44), [1, 5, 1], 23)
+      const whole = await evaluate(values)
+      for (const device of await devices[1].open()) assertAlike(await evaluate(values, { device, chunk: 2 }), whole, 1e-5, name)
+    }
+  })
+
+  // The wasm kernel lets three reads wait for a write, one where the matrix has an activation, and looks at 4 to 32 columns at a time.
+  it('a matrix that is read many times before and after its write', async () => {
+    for (const [K, V] of [
+      [3, 44],
+      [33, 1],
+      [44, 33],
+    ])
+      for (const activation of [undefined, 'sigmoid', 'tanh'] as const)
+        for (const [before, after] of [
+          [0, 1],
+          [1, 0],
+          [1, 1],
+          [2, 1],
+          [5, 4],
+        ]) {
+          const net = defineNet('many reads', (net) => {
+            const M = net.matrix('M', K, V)
+            const { k, v } = net.inputs({ k: K, v: V })
+            const key = net.softmax(k)
+            const reads = (n: number, from: number): Vector[] =>
+              Array.from({ length: n }, (_, i) => net.read(M, net.affine(key, 0.3 + 0.2 * i + from, 0.1 * i)))
+            const all = [net.tanh(v), ...reads(before, 0)]
+            net.write(M, key, net.affine(all.reduce(net.add), 0.4), { activation })
+            net.output([...all, ...reads(after, 0.1)].reduce(net.add))
+          })
+          const values = draw(net, [1, 7, 2], 29)
+          const flags = { mask: Int32Array.of(1, 1, 1, 0, 1, 1, 1), reset: Int32Array.of(0, 0, 0, 0, 0, 1, 0) }
+          const expected = await evaluate(values, flags)
+          for (const device of await devices[1].open())
+            for (const chunk of [1, 3])
+              assertAlike(
+                await evaluate(values, { ...flags, chunk, device }),
+                expected,
+                1e-5,
+                `${[K, V, activation, before, after, chunk]}`,
+              )
+        }
+  })
+
   it('vectors of the state that become one another', async () => {
     const net = defineNet('delays', (net) => {
       const [a, b, c, d] = ['a', 'b', 'c', 'd'].map((name) => net.vector(name, 3))

@@ -8,6 +8,9 @@ const pointer = (block: Block | null) => block?.pointer ?? 0
 /** Multiplications and additions that are worth a hand-over to another thread. */
 const worthSharing = 1 << 18
 
+/** Floats of what the backward pass keeps of an instruction. */
+const plan = 8
+
 /** Between the blocks of scratch memory, in floats. */
 const gap = 16
 
@@ -40,11 +43,11 @@ export function netKernels(pool: Pool): Pick<Kernels<Block>, 'net' | 'netBackwar
       run('net', blocks, sizes, 3, slowFloats + registers + 2 * stateFloats + 4 * gap)
     },
     netBackward({ program, x, parameters, fresh, s0, tokens }, states, { dy, dsT }, { dx, dparameters, dfresh, ds0 }, sizes) {
-      const { T, O, C, registers, stateFloats, slowFloats } = sizes
+      const { T, O, C, instructions, registers, stateFloats, slowFloats } = sizes
       const n = Math.min(C, T)
       const blocks = [program, x, parameters, fresh, s0, tokens, states, dy, dsT, dx, dparameters, dfresh, ds0]
-      const floats = 2 * slowFloats + (n + 1) * registers + (n + 3) * stateFloats + O + n
-      run('netBackward', blocks, sizes, 9, floats + 10 * gap)
+      const floats = 2 * slowFloats + (n + 2) * registers + (n + 3) * stateFloats + O + n + plan * instructions.length
+      run('netBackward', blocks, sizes, 9, floats + 12 * gap)
     },
   }
 }
