@@ -190,17 +190,34 @@ function tile6<T>(a: usize, rowStep: usize, b: usize, kc: i32, c: usize, ldc: us
     a5 += 4
     b += NR << 2
   }
-  put<T>(c, c0l, c0h)
-  c += ldc
-  put<T>(c, c1l, c1h)
-  c += ldc
-  put<T>(c, c2l, c2h)
-  c += ldc
-  put<T>(c, c3l, c3h)
-  c += ldc
-  put<T>(c, c4l, c4h)
-  c += ldc
-  put<T>(c, c5l, c5h)
+  // Sums are put in the order for which V8 11 (Node 20) keeps them in registers within the loop: from the last row where they are added, from the first where
+  // they aren't. In the other it reads all of A ahead, and a product takes 1.6 times as long.
+  if (isInteger<T>()) {
+    c += 5 * ldc
+    put<T>(c, c5l, c5h)
+    c -= ldc
+    put<T>(c, c4l, c4h)
+    c -= ldc
+    put<T>(c, c3l, c3h)
+    c -= ldc
+    put<T>(c, c2l, c2h)
+    c -= ldc
+    put<T>(c, c1l, c1h)
+    c -= ldc
+    put<T>(c, c0l, c0h)
+  } else {
+    put<T>(c, c0l, c0h)
+    c += ldc
+    put<T>(c, c1l, c1h)
+    c += ldc
+    put<T>(c, c2l, c2h)
+    c += ldc
+    put<T>(c, c3l, c3h)
+    c += ldc
+    put<T>(c, c4l, c4h)
+    c += ldc
+    put<T>(c, c5l, c5h)
+  }
 }
 
 /**
