@@ -22,23 +22,26 @@ const memories: Readonly<Record<string, Memory>> = {
   IRNN: { net: 'irnn', official: [62.11, 60.23, 0.34] },
 }
 
-const stepLimit = 6000
+/** Width of the embedding, whatever R is; as in jxwufan/AssociativeRetrieval. */
+const embedding = 100
+
+const stepLimit = 20_000
 
 /** What a net of R units learns. */
 export const baLesson = (R: number, net: RecurrentNetName): Lesson => ({
   task: ba,
-  model: { dModel: R, heads: 1, layers: 1, dFf: 100, mixer: net },
+  model: { dModel: embedding, heads: 1, layers: 1, dFf: 100, mixer: { kind: 'recurrent-net', net, netWidth: R } },
   training: {
-    ...{ batch: 128, optimizer: 'adamw', schedule: 'cosine', lr: 3e-3, matrixLr: 0, warmup: 50, lrFloor: 0.01, beta2: 0.99 },
+    ...{ batch: 128, optimizer: 'adamw', schedule: 'cosine', lr: 3e-3, matrixLr: 0, warmup: 50, lrFloor: 0.1, beta2: 0.99 },
     ...{ weightDecay: 0, clip: 5 },
   },
-  search: { limit: stepLimit, every: 250, goal: 1, higher: true, patience: Infinity },
+  search: { limit: stepLimit, every: 500, goal: 1, higher: true, patience: Infinity },
   test: { split: 'valid', examples: 1024 },
   exams: [{ split: 'test', examples: 4096 }],
 })
 
 const courses = Object.entries(memories).flatMap(([row, { net }]) =>
-  widths.map((R): Course => ({ row, columns: [R], seconds: R, lesson: baLesson(R, net), told: (share) => 100 * (1 - share) })),
+  widths.map((R): Course => ({ row, columns: [R], seconds: 2 * (R + 50), lesson: baLesson(R, net), told: (share) => 100 * (1 - share) })),
 )
 
 export const baRetrieval: Record<string, Figure> = {

@@ -26,6 +26,8 @@ export interface RecurrentNetConfig {
   net: RecurrentNetName
   /** delta-mlp: the number of blocks, each of two delta nets. */
   netDepth: number
+  /** Width of each head's net; 0: D / H. */
+  netWidth: number
   /** Biases in the slow projection. */
   projectionBias: boolean
 }
@@ -52,8 +54,8 @@ const initial = (net: NetName, d: number): Readonly<Record<string, Omit<Initial,
   return rows[net] ?? {}
 }
 
-function coreOf({ dModel, heads, net, netDepth }: RecurrentNetConfig): Core {
-  const d = dModel / heads
+function coreOf({ dModel, heads, net, netDepth, netWidth }: RecurrentNetConfig): Core {
+  const d = netWidth || dModel / heads
   if (net === 'delta-mlp') return deltaMlp(heads, d, netDepth)
   if (net === 'delta-delta') return deltaDelta(heads, d)
   return netCore(nets[net].build(d), heads, initial(net, d))
@@ -74,12 +76,14 @@ const fields: Fields<RecurrentNetSettings> = {
     description: 'what a head computes over time',
   },
   netDepth: { type: 'integer', min: 1, sensible: 16, default: 1, description: 'blocks of the net delta-mlp' },
+  netWidth: { type: 'integer', min: 0, sensible: 4096, default: 0, description: 'width of the net in each head; 0: D / H' },
   projectionBias: projectionBiasField,
 }
 const { heads: _, ...defaults } = defaultsOf(fields)
 
 const meanings: readonly Meaning<RecurrentNetConfig>[] = [
   ['netDepth', 'the net delta-mlp', (c) => c.net === 'delta-mlp'],
+  ['netWidth', 'nets with a projection: all but srwm and smfwp', (c) => !bare.has(c.net)],
   ['projectionBias', 'nets with a projection: all but srwm and smfwp', (c) => !bare.has(c.net)],
 ]
 

@@ -43,6 +43,9 @@ const cases: readonly Case[] = [
   ...recurrentNetNames.map(
     (net): Case => ({ name: net, kind: 'recurrent-net', settings: { net, ...(net === 'delta-mlp' && { netDepth: 2 }) } }),
   ),
+  ...(['lstm', 'delta-rnn', 'delta-mlp'] as const).map(
+    (net): Case => ({ name: `${net} of a width of its own`, kind: 'recurrent-net', settings: { net, netWidth: 5 } }),
+  ),
 ]
 
 function make({ kind, settings: own }: Case, D: number, heads: number, seed = 1): SequenceLayer {
@@ -332,6 +335,11 @@ describe('the mixers of a model', () => {
       { mixer: { kind: 'recurrent-net', net: 'lstm', netDepth: 2 } },
       'netDepth = 2 means nothing here: it belongs to the net delta-mlp',
     )
+    refused(
+      { mixer: { kind: 'recurrent-net', net: 'srwm', netWidth: 8 } },
+      'netWidth = 8 means nothing here: it belongs to nets with a projection: all but srwm and smfwp',
+    )
+    refused({ mixer: { kind: 'recurrent-net', net: 'lstm', netWidth: -1 } }, 'netWidth must be an integer, 0 or more, not -1')
     refused({ mixer: { kind: 'recurrent-net', net: 'elman' } }, /^unknown net 'elman' \(delta-rnn, /)
     refused({ embeddingScale: 2 }, "unknown embeddingScale '2' (none, sqrt)")
     assert.equal(reference.bytesInUse(), before)
