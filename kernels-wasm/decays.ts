@@ -23,88 +23,105 @@ import { at } from './strips'
 
 // ---- a decay for each channel ---------------------------------------------------------------------------------------------------
 
-@inline function pairs(corrects: bool, p: usize, m: usize, kT: usize, qT: usize, aT: usize, wT: usize, K: i32, K8: i32, n8: i32): void {
-  const end = <usize>K << 5
+/** Eight zeros and eight ones: from the (8 - d)th on, the least that a decay of token j + d may be for the keys j, ..., j + 7, of which those from j + d on don't decay yet. */
+const LEAST = memory.data<f32>([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1])
+
+/** Four rows at a time: enough sums to hide the time that an addition takes. */
+@inline function pairs(corrects: bool, p: usize, m: usize, kT: usize, q: usize, Rq: i32, a: usize, Ra: i32, w: usize, n8: i32, K8: i32): void {
+  const skipQ = <usize>(Rq - 1) << 5, skipA = <usize>(Ra - 1) << 5, skipW = <usize>(n8 - 1) << 5
   for (let j = 0; j < n8; j += 8) {
-    const k = at(kT, K8, 0, j)
-    for (let i = j; i < j + 8; i++) {
-      const q = at(qT, K8, 0, i), a = at(aT, K8, 0, i), w = at(wT, K8, 0, i)
-      const decays0 = earlier(j, i), decays1 = earlier(j + 4, i)
-      let p0 = splat(0), p1 = splat(0), m0 = splat(0), m1 = splat(0)
-      for (let c: usize = 0; c < end; c += 32) {
-        let k0 = v128.load(k + c), k1 = v128.load(k + c, 16)
-        if (corrects) {
-          const x = v128.load32_splat(a + c)
-          m0 = madd(x, k0, m0)
-          m1 = madd(x, k1, m1)
+    for (let i = j; i < n8; i += 4) {
+      const least0 = LEAST + (<usize>(8 - min(i - j, 8)) << 2), least1 = LEAST + (<usize>(8 - min(i + 1 - j, 8)) << 2)
+      const least2 = LEAST + (<usize>(8 - min(i + 2 - j, 8)) << 2), least3 = LEAST + (<usize>(8 - min(i + 3 - j, 8)) << 2)
+      const e00 = v128.load(least0), e01 = v128.load(least0, 16)
+      const e10 = v128.load(least1), e11 = v128.load(least1, 16)
+      const e20 = v128.load(least2), e21 = v128.load(least2, 16)
+      const e30 = v128.load(least3), e31 = v128.load(least3, 16)
+      let p00 = splat(0), p01 = splat(0), p10 = splat(0), p11 = splat(0), p20 = splat(0), p21 = splat(0), p30 = splat(0), p31 = splat(0)
+      let m00 = splat(0), m01 = splat(0), m10 = splat(0), m11 = splat(0), m20 = splat(0), m21 = splat(0), m30 = splat(0), m31 = splat(0)
+      let k = at(kT, K8, 0, j), qi = at(q, Rq, i, 0), ai = at(a, Ra, i, 0), wi = at(w, n8, i, 0)
+      for (let c = 0; c < K8; c += 8, qi += skipQ, ai += skipA, wi += skipW) {
+        for (let s = 0; s < 8; s++) {
+          let k0 = v128.load(k), k1 = v128.load(k, 16), x: v128
+          if (corrects) {
+            x = v128.load32_splat(ai)
+            m00 = madd(x, k0, m00)
+            m01 = madd(x, k1, m01)
+          }
+          x = v128.load32_splat(wi)
+          k0 = f32x4.mul(f32x4.pmax(x, e00), k0)
+          k1 = f32x4.mul(f32x4.pmax(x, e01), k1)
+          x = v128.load32_splat(qi)
+          p00 = madd(x, k0, p00)
+          p01 = madd(x, k1, p01)
+          if (corrects) {
+            x = v128.load32_splat(ai, 32)
+            m10 = madd(x, k0, m10)
+            m11 = madd(x, k1, m11)
+          }
+          x = v128.load32_splat(wi, 32)
+          k0 = f32x4.mul(f32x4.pmax(x, e10), k0)
+          k1 = f32x4.mul(f32x4.pmax(x, e11), k1)
+          x = v128.load32_splat(qi, 32)
+          p10 = madd(x, k0, p10)
+          p11 = madd(x, k1, p11)
+          if (corrects) {
+            x = v128.load32_splat(ai, 64)
+            m20 = madd(x, k0, m20)
+            m21 = madd(x, k1, m21)
+          }
+          x = v128.load32_splat(wi, 64)
+          k0 = f32x4.mul(f32x4.pmax(x, e20), k0)
+          k1 = f32x4.mul(f32x4.pmax(x, e21), k1)
+          x = v128.load32_splat(qi, 64)
+          p20 = madd(x, k0, p20)
+          p21 = madd(x, k1, p21)
+          if (corrects) {
+            x = v128.load32_splat(ai, 96)
+            m30 = madd(x, k0, m30)
+            m31 = madd(x, k1, m31)
+          }
+          x = v128.load32_splat(wi, 96)
+          k0 = f32x4.mul(f32x4.pmax(x, e30), k0)
+          k1 = f32x4.mul(f32x4.pmax(x, e31), k1)
+          x = v128.load32_splat(qi, 96)
+          p30 = madd(x, k0, p30)
+          p31 = madd(x, k1, p31)
+          v128.store(k, k0)
+          v128.store(k, k1, 16)
+          k += 32
+          qi += 4
+          ai += 4
+          wi += 4
         }
-        let x = v128.load32_splat(w + c)
-        k0 = v128.bitselect(f32x4.mul(x, k0), k0, decays0)
-        k1 = v128.bitselect(f32x4.mul(x, k1), k1, decays1)
-        v128.store(k + c, k0)
-        v128.store(k + c, k1, 16)
-        x = v128.load32_splat(q + c)
-        p0 = madd(x, k0, p0)
-        p1 = madd(x, k1, p1)
       }
       const o = at(0, n8, i, j)
-      v128.store(p + o, p0)
-      v128.store(p + o, p1, 16)
+      v128.store(p + o, p00)
+      v128.store(p + o, p01, 16)
+      v128.store(p + o, p10, 32)
+      v128.store(p + o, p11, 48)
+      v128.store(p + o, p20, 64)
+      v128.store(p + o, p21, 80)
+      v128.store(p + o, p30, 96)
+      v128.store(p + o, p31, 112)
       if (corrects) {
-        v128.store(m + o, m0)
-        v128.store(m + o, m1, 16)
-      }
-    }
-    for (let i = j + 8; i < n8; i += 2) {
-      const q = at(qT, K8, 0, i), a = at(aT, K8, 0, i), w = at(wT, K8, 0, i)
-      let p0 = splat(0), p1 = splat(0), p2 = splat(0), p3 = splat(0)
-      let m0 = splat(0), m1 = splat(0), m2 = splat(0), m3 = splat(0)
-      for (let c: usize = 0; c < end; c += 32) {
-        let k0 = v128.load(k + c), k1 = v128.load(k + c, 16)
-        if (corrects) {
-          const x = v128.load32_splat(a + c)
-          m0 = madd(x, k0, m0)
-          m1 = madd(x, k1, m1)
-        }
-        let x = v128.load32_splat(w + c)
-        k0 = f32x4.mul(x, k0)
-        k1 = f32x4.mul(x, k1)
-        x = v128.load32_splat(q + c)
-        p0 = madd(x, k0, p0)
-        p1 = madd(x, k1, p1)
-        if (corrects) {
-          x = v128.load32_splat(a + c, 4)
-          m2 = madd(x, k0, m2)
-          m3 = madd(x, k1, m3)
-        }
-        x = v128.load32_splat(w + c, 4)
-        k0 = f32x4.mul(x, k0)
-        k1 = f32x4.mul(x, k1)
-        v128.store(k + c, k0)
-        v128.store(k + c, k1, 16)
-        x = v128.load32_splat(q + c, 4)
-        p2 = madd(x, k0, p2)
-        p3 = madd(x, k1, p3)
-      }
-      const o = at(0, n8, i, j)
-      v128.store(p + o, p0)
-      v128.store(p + o, p1, 16)
-      v128.store(p + o, p2, 32)
-      v128.store(p + o, p3, 48)
-      if (corrects) {
-        v128.store(m + o, m0)
-        v128.store(m + o, m1, 16)
-        v128.store(m + o, m2, 32)
-        v128.store(m + o, m3, 48)
+        v128.store(m + o, m00)
+        v128.store(m + o, m01, 16)
+        v128.store(m + o, m10, 32)
+        v128.store(m + o, m11, 48)
+        v128.store(m + o, m20, 64)
+        v128.store(m + o, m21, 80)
+        v128.store(m + o, m30, 96)
+        v128.store(m + o, m31, 112)
       }
     }
   }
 }
 
-/** P and, if m isn't 0, M, from the transposes [K8, n8]; kT is used up. */
-export function decayedPairs(p: usize, m: usize, kT: usize, qT: usize, aT: usize, wT: usize, K: i32, K8: i32, n8: i32): void {
-  if (m) pairs(true, p, m, kT, qT, aT, wT, K, K8, n8)
-  else pairs(false, p, m, kT, qT, qT, wT, K, K8, n8)
+/** P and, if m isn't 0, M; q and a in blocks with Rq and Ra rows, w [n8, K8]; kT [K8, n8] is used up. */
+export function decayedPairs(p: usize, m: usize, kT: usize, q: usize, Rq: i32, a: usize, Ra: i32, w: usize, n8: i32, K8: i32): void {
+  if (m) pairs(true, p, m, kT, q, Rq, a, Ra, w, n8, K8)
+  else pairs(false, p, m, kT, q, Rq, q, Rq, w, n8, K8)
 }
 
 /**
@@ -381,11 +398,8 @@ export function decayPairs(p: usize, m: usize, after: bool, d: usize, w: usize, 
   }
 }
 
-/**
- * Columns: qT [K8, n8] times Gamma_i, aT [K8, n8] (0: none) times Gamma_i too, or Gamma_{i-1} if `before`; last [K8] = Gamma_n, in every channel. w: as above;
- * gammas is 2 n8 floats.
- */
-export function decayColumns(qT: usize, aT: usize, before: bool, last: usize, w: usize, gammas: usize, n8: i32, K8: i32): void {
+/** gammas [2, n8] = Gamma_i, Gamma_{i-1}; last [K8] = Gamma_n, in every channel. w: as above. */
+export function decayNumbers(gammas: usize, last: usize, w: usize, n8: i32, K8: i32): void {
   const befores = gammas + (<usize>n8 << 2)
   let g: f32 = 1
   for (let i: usize = 0; i < <usize>n8 << 2; i += 4) {
@@ -394,20 +408,6 @@ export function decayColumns(qT: usize, aT: usize, before: bool, last: usize, w:
     store<f32>(gammas + i, g)
   }
   for (let c: usize = 0; c < <usize>K8 << 2; c += 16) v128.store(last + c, f32x4.splat(g))
-  scaleColumns(qT, gammas, n8, K8)
-  if (aT) scaleColumns(aT, before ? befores : gammas, n8, K8)
-}
-
-/** x [M, N] = x diag(f). */
-function scaleColumns(x: usize, f: usize, N: i32, M: i32): void {
-  for (let j = 0; j < N; j += 8, f += 32) {
-    const f0 = v128.load(f), f1 = v128.load(f, 16), end = at(x, M, 0, j) + (<usize>M << 5)
-    for (let s = at(x, M, 0, j); s < end; s += 32) {
-      const x0 = f32x4.mul(f0, v128.load(s)), x1 = f32x4.mul(f1, v128.load(s, 16))
-      v128.store(s, x0)
-      v128.store(s, x1, 16)
-    }
-  }
 }
 
 /**

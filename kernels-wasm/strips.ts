@@ -61,433 +61,655 @@ export function transpose(dst: usize, Rd: i32, src: usize, Rs: i32, M: i32, N: i
   v128.store(c, y, 16)
 }
 
-/** What part of A a tile sees: all n steps; n steps and then the 4 x 4 triangle l <= r; the triangle l >= r and then n steps. */
-const FULL: i32 = 0
-const LOWER: i32 = 1
-const UPPER: i32 = 2
-
-/** c[0..4, 0..8] = | += | -= sum_l a[l, 0..4]^T b[l, 0..8]. */
-function tile(c: usize, mode: i32, shape: i32, a: usize, b: usize, n: i32): void {
-  let c00 = splat(0), c01 = splat(0), c10 = splat(0), c11 = splat(0)
-  let c20 = splat(0), c21 = splat(0), c30 = splat(0), c31 = splat(0)
-  let x: v128, b0: v128, b1: v128
-  if (shape == UPPER) {
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    a += 32
-    b += 32
-  }
-  for (; n > 0; n--) {
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    a += 32
-    b += 32
-  }
-  if (shape == LOWER) {
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    a += 32
-    b += 32
-  }
-  put(c, mode, c00, c01)
-  put(c + 32, mode, c10, c11)
-  put(c + 64, mode, c20, c21)
-  put(c + 96, mode, c30, c31)
+/** c = f c + x, f of the row. */
+@inline function putScaled(c: usize, f: usize, x: v128, y: v128): void {
+  const factor = v128.load32_splat(f)
+  x = madd(factor, v128.load(c), x)
+  y = madd(factor, v128.load(c, 16), y)
+  v128.store(c, x)
+  v128.store(c, y, 16)
 }
 
-/** c[0..8, 0..8] likewise, for all n steps: where V8 merges vectors, 8 wide sums hide the time that an addition takes. */
-function tileWide(c: usize, mode: i32, a: usize, b: usize, n: i32): void {
-  let c00 = splat(0), c01 = splat(0), c10 = splat(0), c11 = splat(0)
-  let c20 = splat(0), c21 = splat(0), c30 = splat(0), c31 = splat(0)
-  let c40 = splat(0), c41 = splat(0), c50 = splat(0), c51 = splat(0)
-  let c60 = splat(0), c61 = splat(0), c70 = splat(0), c71 = splat(0)
-  for (; n > 0; n--) {
-    const b0 = v128.load(b), b1 = v128.load(b, 16)
-    let x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    x = v128.load32_splat(a, 16)
-    c40 = madd(x, b0, c40)
-    c41 = madd(x, b1, c41)
-    x = v128.load32_splat(a, 20)
-    c50 = madd(x, b0, c50)
-    c51 = madd(x, b1, c51)
-    x = v128.load32_splat(a, 24)
-    c60 = madd(x, b0, c60)
-    c61 = madd(x, b1, c61)
-    x = v128.load32_splat(a, 28)
-    c70 = madd(x, b0, c70)
-    c71 = madd(x, b1, c71)
-    a += 32
-    b += 32
-  }
-  put(c, mode, c00, c01)
-  put(c + 32, mode, c10, c11)
-  put(c + 64, mode, c20, c21)
-  put(c + 96, mode, c30, c31)
-  put(c + 128, mode, c40, c41)
-  put(c + 160, mode, c50, c51)
-  put(c + 192, mode, c60, c61)
-  put(c + 224, mode, c70, c71)
-}
+// ---- tiles: 4 rows and 8 columns, or 16 (`two`) in strips `right` bytes apart. Where V8 merges vectors, 16 columns are 8 wide sums, which hide the time that an
+// addition takes, for 6 loads a step. What is only known at run time about a tile's shape would keep V8 from merging it, hence the many functions.
 
-/**
- * c[0..4, 0..16] likewise, in two strips, `right` bytes from b's to the next and `rightC` from c's: where V8 merges vectors, 8 wide sums for 6 loads a step,
- * where those of 8 rows and 8 columns take 9. V8 doesn't merge it where the shape is only known at run time, hence three functions.
- */
-@inline function tile16With(c: usize, rightC: usize, mode: i32, shape: i32, a: usize, b: usize, right: usize, n: i32): void {
+/** c[0..4] = | += | -= a^T b over n steps, a and b rows of theirs; `scaled`: c = diag(f) c + a^T b; `upper`: before them the 4 x 4 triangle l >= r. */
+@inline function tileTransposed(two: bool, upper: bool, scaled: bool, c: usize, rightC: usize, mode: i32,
+  f: usize, p: usize, q: usize, right: usize, n: i32): void {
   let c00 = splat(0), c01 = splat(0), c02 = splat(0), c03 = splat(0)
   let c10 = splat(0), c11 = splat(0), c12 = splat(0), c13 = splat(0)
   let c20 = splat(0), c21 = splat(0), c22 = splat(0), c23 = splat(0)
   let c30 = splat(0), c31 = splat(0), c32 = splat(0), c33 = splat(0)
-  let x: v128, b0: v128, b1: v128, b2: v128, b3: v128
-  if (shape == UPPER) {
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a)
+  let x: v128, b0: v128, b1: v128, b2 = splat(0), b3 = splat(0)
+  if (upper) {
+    b0 = v128.load(q)
+    b1 = v128.load(q, 16)
+    if (two) {
+      b2 = v128.load(q + right)
+      b3 = v128.load(q + right, 16)
+    }
+    x = v128.load32_splat(p)
     c00 = madd(x, b0, c00)
     c01 = madd(x, b1, c01)
-    c02 = madd(x, b2, c02)
-    c03 = madd(x, b3, c03)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a)
+    if (two) {
+      c02 = madd(x, b2, c02)
+      c03 = madd(x, b3, c03)
+    }
+    p += 32
+    q += 32
+    b0 = v128.load(q)
+    b1 = v128.load(q, 16)
+    if (two) {
+      b2 = v128.load(q + right)
+      b3 = v128.load(q + right, 16)
+    }
+    x = v128.load32_splat(p)
     c00 = madd(x, b0, c00)
     c01 = madd(x, b1, c01)
-    c02 = madd(x, b2, c02)
-    c03 = madd(x, b3, c03)
-    x = v128.load32_splat(a, 4)
+    if (two) {
+      c02 = madd(x, b2, c02)
+      c03 = madd(x, b3, c03)
+    }
+    x = v128.load32_splat(p, 4)
     c10 = madd(x, b0, c10)
     c11 = madd(x, b1, c11)
-    c12 = madd(x, b2, c12)
-    c13 = madd(x, b3, c13)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a)
+    if (two) {
+      c12 = madd(x, b2, c12)
+      c13 = madd(x, b3, c13)
+    }
+    p += 32
+    q += 32
+    b0 = v128.load(q)
+    b1 = v128.load(q, 16)
+    if (two) {
+      b2 = v128.load(q + right)
+      b3 = v128.load(q + right, 16)
+    }
+    x = v128.load32_splat(p)
     c00 = madd(x, b0, c00)
     c01 = madd(x, b1, c01)
-    c02 = madd(x, b2, c02)
-    c03 = madd(x, b3, c03)
-    x = v128.load32_splat(a, 4)
+    if (two) {
+      c02 = madd(x, b2, c02)
+      c03 = madd(x, b3, c03)
+    }
+    x = v128.load32_splat(p, 4)
     c10 = madd(x, b0, c10)
     c11 = madd(x, b1, c11)
-    c12 = madd(x, b2, c12)
-    c13 = madd(x, b3, c13)
-    x = v128.load32_splat(a, 8)
+    if (two) {
+      c12 = madd(x, b2, c12)
+      c13 = madd(x, b3, c13)
+    }
+    x = v128.load32_splat(p, 8)
     c20 = madd(x, b0, c20)
     c21 = madd(x, b1, c21)
-    c22 = madd(x, b2, c22)
-    c23 = madd(x, b3, c23)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a)
+    if (two) {
+      c22 = madd(x, b2, c22)
+      c23 = madd(x, b3, c23)
+    }
+    p += 32
+    q += 32
+    b0 = v128.load(q)
+    b1 = v128.load(q, 16)
+    if (two) {
+      b2 = v128.load(q + right)
+      b3 = v128.load(q + right, 16)
+    }
+    x = v128.load32_splat(p)
     c00 = madd(x, b0, c00)
     c01 = madd(x, b1, c01)
-    c02 = madd(x, b2, c02)
-    c03 = madd(x, b3, c03)
-    x = v128.load32_splat(a, 4)
+    if (two) {
+      c02 = madd(x, b2, c02)
+      c03 = madd(x, b3, c03)
+    }
+    x = v128.load32_splat(p, 4)
     c10 = madd(x, b0, c10)
     c11 = madd(x, b1, c11)
-    c12 = madd(x, b2, c12)
-    c13 = madd(x, b3, c13)
-    x = v128.load32_splat(a, 8)
+    if (two) {
+      c12 = madd(x, b2, c12)
+      c13 = madd(x, b3, c13)
+    }
+    x = v128.load32_splat(p, 8)
     c20 = madd(x, b0, c20)
     c21 = madd(x, b1, c21)
-    c22 = madd(x, b2, c22)
-    c23 = madd(x, b3, c23)
-    x = v128.load32_splat(a, 12)
+    if (two) {
+      c22 = madd(x, b2, c22)
+      c23 = madd(x, b3, c23)
+    }
+    x = v128.load32_splat(p, 12)
     c30 = madd(x, b0, c30)
     c31 = madd(x, b1, c31)
-    c32 = madd(x, b2, c32)
-    c33 = madd(x, b3, c33)
-    a += 32
-    b += 32
+    if (two) {
+      c32 = madd(x, b2, c32)
+      c33 = madd(x, b3, c33)
+    }
+    p += 32
+    q += 32
   }
   for (; n > 0; n--) {
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a)
+    b0 = v128.load(q)
+    b1 = v128.load(q, 16)
+    if (two) {
+      b2 = v128.load(q + right)
+      b3 = v128.load(q + right, 16)
+    }
+    x = v128.load32_splat(p)
     c00 = madd(x, b0, c00)
     c01 = madd(x, b1, c01)
-    c02 = madd(x, b2, c02)
-    c03 = madd(x, b3, c03)
-    x = v128.load32_splat(a, 4)
+    if (two) {
+      c02 = madd(x, b2, c02)
+      c03 = madd(x, b3, c03)
+    }
+    x = v128.load32_splat(p, 4)
     c10 = madd(x, b0, c10)
     c11 = madd(x, b1, c11)
-    c12 = madd(x, b2, c12)
-    c13 = madd(x, b3, c13)
-    x = v128.load32_splat(a, 8)
+    if (two) {
+      c12 = madd(x, b2, c12)
+      c13 = madd(x, b3, c13)
+    }
+    x = v128.load32_splat(p, 8)
     c20 = madd(x, b0, c20)
     c21 = madd(x, b1, c21)
-    c22 = madd(x, b2, c22)
-    c23 = madd(x, b3, c23)
-    x = v128.load32_splat(a, 12)
+    if (two) {
+      c22 = madd(x, b2, c22)
+      c23 = madd(x, b3, c23)
+    }
+    x = v128.load32_splat(p, 12)
     c30 = madd(x, b0, c30)
     c31 = madd(x, b1, c31)
-    c32 = madd(x, b2, c32)
-    c33 = madd(x, b3, c33)
-    a += 32
-    b += 32
+    if (two) {
+      c32 = madd(x, b2, c32)
+      c33 = madd(x, b3, c33)
+    }
+    p += 32
+    q += 32
   }
-  if (shape == LOWER) {
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    c02 = madd(x, b2, c02)
-    c03 = madd(x, b3, c03)
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    c12 = madd(x, b2, c12)
-    c13 = madd(x, b3, c13)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    c22 = madd(x, b2, c22)
-    c23 = madd(x, b3, c23)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    c32 = madd(x, b2, c32)
-    c33 = madd(x, b3, c33)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    c12 = madd(x, b2, c12)
-    c13 = madd(x, b3, c13)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    c22 = madd(x, b2, c22)
-    c23 = madd(x, b3, c23)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    c32 = madd(x, b2, c32)
-    c33 = madd(x, b3, c33)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    c22 = madd(x, b2, c22)
-    c23 = madd(x, b3, c23)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    c32 = madd(x, b2, c32)
-    c33 = madd(x, b3, c33)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    c32 = madd(x, b2, c32)
-    c33 = madd(x, b3, c33)
-    a += 32
-    b += 32
-  }
-  put(c, mode, c00, c01)
-  put(c + rightC, mode, c02, c03)
-  put(c + 32, mode, c10, c11)
-  put(c + rightC + 32, mode, c12, c13)
-  put(c + 64, mode, c20, c21)
-  put(c + rightC + 64, mode, c22, c23)
-  put(c + 96, mode, c30, c31)
-  put(c + rightC + 96, mode, c32, c33)
-}
-
-function tile16(c: usize, rightC: usize, mode: i32, a: usize, b: usize, right: usize, n: i32): void {
-  tile16With(c, rightC, mode, FULL, a, b, right, n)
-}
-
-function tile16Lower(c: usize, rightC: usize, mode: i32, a: usize, b: usize, right: usize, n: i32): void {
-  tile16With(c, rightC, mode, LOWER, a, b, right, n)
-}
-
-function tile16Upper(c: usize, rightC: usize, mode: i32, a: usize, b: usize, right: usize, n: i32): void {
-  tile16With(c, rightC, mode, UPPER, a, b, right, n)
-}
-
-/** C [M, N] = | += | -= A B; aT is [n, M], b is [n, N]; Rc, Ra, Rb are the rows of the blocks they lie in. */
-export function product(c: usize, Rc: i32, mode: i32, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32): void {
-  let j = 0
-  if (wide) {
-    for (; j + 16 <= N; j += 16)
-      for (let i = 0; i < M; i += 4) tile16(at(c, Rc, i, j), <usize>Rc << 5, mode, at(aT, Ra, 0, i), at(b, Rb, 0, j), <usize>Rb << 5, n)
-    if (j < N) for (let i = 0; i < M; i += 8) tileWide(at(c, Rc, i, j), mode, at(aT, Ra, 0, i), at(b, Rb, 0, j), n)
+  if (scaled) {
+    putScaled(c, f, c00, c01)
+    putScaled(c + 32, f + 4, c10, c11)
+    putScaled(c + 64, f + 8, c20, c21)
+    putScaled(c + 96, f + 12, c30, c31)
+    if (two) {
+      putScaled(c + rightC, f, c02, c03)
+      putScaled(c + rightC + 32, f + 4, c12, c13)
+      putScaled(c + rightC + 64, f + 8, c22, c23)
+      putScaled(c + rightC + 96, f + 12, c32, c33)
+    }
     return
   }
-  for (; j < N; j += 8) for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), mode, FULL, at(aT, Ra, 0, i), at(b, Rb, 0, j), n)
+  put(c, mode, c00, c01)
+  put(c + 32, mode, c10, c11)
+  put(c + 64, mode, c20, c21)
+  put(c + 96, mode, c30, c31)
+  if (two) {
+    put(c + rightC, mode, c02, c03)
+    put(c + rightC + 32, mode, c12, c13)
+    put(c + rightC + 64, mode, c22, c23)
+    put(c + rightC + 96, mode, c32, c33)
+  }
 }
 
-/** C [M, N] = | += A B + tril(L) B', with [A L]^T stacked in aT [n + M, M] and [B; B'] in b [n + M, N]. */
-export function productLower(c: usize, Rc: i32, mode: i32, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32): void {
+const FULL: i32 = 0
+const LOWER: i32 = 1
+const SOLVE: i32 = 2
+
+/**
+ * X = diag(f) A B + L Y (f 0: not scaled) for 4 rows of A and of L, n and m steps; skips: bytes from the end of a strip's row to the next's. FULL: c = | += | -= X. LOWER: so, with
+ * the 4 x 4 triangle of L that comes after m, l <= r, in X. SOLVE: c -= X, solved for that triangle, l < r, and the next four rows of Y = diag(factor) c.
+ */
+@inline function tileRows(two: bool, shape: i32, c: usize, rightC: usize, mode: i32, f: usize, p: usize, skip: usize, q: usize, right: usize, n: i32, l: usize,
+  skipL: usize, y: usize, rightY: usize, m: i32, factor: usize): void {
+  let c00 = splat(0), c01 = splat(0), c02 = splat(0), c03 = splat(0)
+  let c10 = splat(0), c11 = splat(0), c12 = splat(0), c13 = splat(0)
+  let c20 = splat(0), c21 = splat(0), c22 = splat(0), c23 = splat(0)
+  let c30 = splat(0), c31 = splat(0), c32 = splat(0), c33 = splat(0)
+  let x: v128, b0: v128, b1: v128, b2 = splat(0), b3 = splat(0)
+  const d = l + <usize>(m >> 3) * (skipL + 32) + <usize>((m & 7) << 2)
+  for (let part = 0; ; part++) {
+    for (; n > 0; n -= 8, p += skip) {
+      for (let s = min(n, 8); s > 0; s--) {
+        b0 = v128.load(q)
+        b1 = v128.load(q, 16)
+        if (two) {
+          b2 = v128.load(q + right)
+          b3 = v128.load(q + right, 16)
+        }
+        x = v128.load32_splat(p)
+        c00 = madd(x, b0, c00)
+        c01 = madd(x, b1, c01)
+        if (two) {
+          c02 = madd(x, b2, c02)
+          c03 = madd(x, b3, c03)
+        }
+        x = v128.load32_splat(p, 32)
+        c10 = madd(x, b0, c10)
+        c11 = madd(x, b1, c11)
+        if (two) {
+          c12 = madd(x, b2, c12)
+          c13 = madd(x, b3, c13)
+        }
+        x = v128.load32_splat(p, 64)
+        c20 = madd(x, b0, c20)
+        c21 = madd(x, b1, c21)
+        if (two) {
+          c22 = madd(x, b2, c22)
+          c23 = madd(x, b3, c23)
+        }
+        x = v128.load32_splat(p, 96)
+        c30 = madd(x, b0, c30)
+        c31 = madd(x, b1, c31)
+        if (two) {
+          c32 = madd(x, b2, c32)
+          c33 = madd(x, b3, c33)
+        }
+        p += 4
+        q += 32
+      }
+    }
+    if (part) break
+    if (f) {
+      x = v128.load32_splat(f)
+      c00 = f32x4.mul(x, c00)
+      c01 = f32x4.mul(x, c01)
+      if (two) {
+        c02 = f32x4.mul(x, c02)
+        c03 = f32x4.mul(x, c03)
+      }
+      x = v128.load32_splat(f, 4)
+      c10 = f32x4.mul(x, c10)
+      c11 = f32x4.mul(x, c11)
+      if (two) {
+        c12 = f32x4.mul(x, c12)
+        c13 = f32x4.mul(x, c13)
+      }
+      x = v128.load32_splat(f, 8)
+      c20 = f32x4.mul(x, c20)
+      c21 = f32x4.mul(x, c21)
+      if (two) {
+        c22 = f32x4.mul(x, c22)
+        c23 = f32x4.mul(x, c23)
+      }
+      x = v128.load32_splat(f, 12)
+      c30 = f32x4.mul(x, c30)
+      c31 = f32x4.mul(x, c31)
+      if (two) {
+        c32 = f32x4.mul(x, c32)
+        c33 = f32x4.mul(x, c33)
+      }
+    }
+    p = l
+    skip = skipL
+    q = y
+    right = rightY
+    n = m
+  }
+  if (shape == LOWER) {
+    b0 = v128.load(q)
+    b1 = v128.load(q, 16)
+    if (two) {
+      b2 = v128.load(q + right)
+      b3 = v128.load(q + right, 16)
+    }
+    x = v128.load32_splat(d)
+    c00 = madd(x, b0, c00)
+    c01 = madd(x, b1, c01)
+    if (two) {
+      c02 = madd(x, b2, c02)
+      c03 = madd(x, b3, c03)
+    }
+    x = v128.load32_splat(d, 32)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    if (two) {
+      c12 = madd(x, b2, c12)
+      c13 = madd(x, b3, c13)
+    }
+    x = v128.load32_splat(d, 64)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    if (two) {
+      c22 = madd(x, b2, c22)
+      c23 = madd(x, b3, c23)
+    }
+    x = v128.load32_splat(d, 96)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    if (two) {
+      c32 = madd(x, b2, c32)
+      c33 = madd(x, b3, c33)
+    }
+    b0 = v128.load(q, 32)
+    b1 = v128.load(q, 48)
+    if (two) {
+      b2 = v128.load(q + right, 32)
+      b3 = v128.load(q + right, 48)
+    }
+    x = v128.load32_splat(d, 36)
+    c10 = madd(x, b0, c10)
+    c11 = madd(x, b1, c11)
+    if (two) {
+      c12 = madd(x, b2, c12)
+      c13 = madd(x, b3, c13)
+    }
+    x = v128.load32_splat(d, 68)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    if (two) {
+      c22 = madd(x, b2, c22)
+      c23 = madd(x, b3, c23)
+    }
+    x = v128.load32_splat(d, 100)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    if (two) {
+      c32 = madd(x, b2, c32)
+      c33 = madd(x, b3, c33)
+    }
+    b0 = v128.load(q, 64)
+    b1 = v128.load(q, 80)
+    if (two) {
+      b2 = v128.load(q + right, 64)
+      b3 = v128.load(q + right, 80)
+    }
+    x = v128.load32_splat(d, 72)
+    c20 = madd(x, b0, c20)
+    c21 = madd(x, b1, c21)
+    if (two) {
+      c22 = madd(x, b2, c22)
+      c23 = madd(x, b3, c23)
+    }
+    x = v128.load32_splat(d, 104)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    if (two) {
+      c32 = madd(x, b2, c32)
+      c33 = madd(x, b3, c33)
+    }
+    b0 = v128.load(q, 96)
+    b1 = v128.load(q, 112)
+    if (two) {
+      b2 = v128.load(q + right, 96)
+      b3 = v128.load(q + right, 112)
+    }
+    x = v128.load32_splat(d, 108)
+    c30 = madd(x, b0, c30)
+    c31 = madd(x, b1, c31)
+    if (two) {
+      c32 = madd(x, b2, c32)
+      c33 = madd(x, b3, c33)
+    }
+  }
+  if (shape != SOLVE) {
+    put(c, mode, c00, c01)
+    put(c + 32, mode, c10, c11)
+    put(c + 64, mode, c20, c21)
+    put(c + 96, mode, c30, c31)
+    if (two) {
+      put(c + rightC, mode, c02, c03)
+      put(c + rightC + 32, mode, c12, c13)
+      put(c + rightC + 64, mode, c22, c23)
+      put(c + rightC + 96, mode, c32, c33)
+    }
+    return
+  }
+  c00 = f32x4.sub(v128.load(c), c00)
+  c01 = f32x4.sub(v128.load(c, 16), c01)
+  c10 = f32x4.sub(v128.load(c, 32), c10)
+  c11 = f32x4.sub(v128.load(c, 48), c11)
+  c20 = f32x4.sub(v128.load(c, 64), c20)
+  c21 = f32x4.sub(v128.load(c, 80), c21)
+  c30 = f32x4.sub(v128.load(c, 96), c30)
+  c31 = f32x4.sub(v128.load(c, 112), c31)
+  if (two) {
+    c02 = f32x4.sub(v128.load(c + rightC), c02)
+    c03 = f32x4.sub(v128.load(c + rightC, 16), c03)
+    c12 = f32x4.sub(v128.load(c + rightC, 32), c12)
+    c13 = f32x4.sub(v128.load(c + rightC, 48), c13)
+    c22 = f32x4.sub(v128.load(c + rightC, 64), c22)
+    c23 = f32x4.sub(v128.load(c + rightC, 80), c23)
+    c32 = f32x4.sub(v128.load(c + rightC, 96), c32)
+    c33 = f32x4.sub(v128.load(c + rightC, 112), c33)
+  }
+  x = v128.load32_splat(factor)
+  const y00 = f32x4.mul(x, c00), y01 = f32x4.mul(x, c01), y02 = f32x4.mul(x, c02), y03 = f32x4.mul(x, c03)
+  x = f32x4.neg(v128.load32_splat(d, 32))
+  c10 = madd(x, y00, c10)
+  c11 = madd(x, y01, c11)
+  if (two) {
+    c12 = madd(x, y02, c12)
+    c13 = madd(x, y03, c13)
+  }
+  x = f32x4.neg(v128.load32_splat(d, 64))
+  c20 = madd(x, y00, c20)
+  c21 = madd(x, y01, c21)
+  if (two) {
+    c22 = madd(x, y02, c22)
+    c23 = madd(x, y03, c23)
+  }
+  x = f32x4.neg(v128.load32_splat(d, 96))
+  c30 = madd(x, y00, c30)
+  c31 = madd(x, y01, c31)
+  if (two) {
+    c32 = madd(x, y02, c32)
+    c33 = madd(x, y03, c33)
+  }
+  x = v128.load32_splat(factor, 4)
+  const y10 = f32x4.mul(x, c10), y11 = f32x4.mul(x, c11), y12 = f32x4.mul(x, c12), y13 = f32x4.mul(x, c13)
+  x = f32x4.neg(v128.load32_splat(d, 68))
+  c20 = madd(x, y10, c20)
+  c21 = madd(x, y11, c21)
+  if (two) {
+    c22 = madd(x, y12, c22)
+    c23 = madd(x, y13, c23)
+  }
+  x = f32x4.neg(v128.load32_splat(d, 100))
+  c30 = madd(x, y10, c30)
+  c31 = madd(x, y11, c31)
+  if (two) {
+    c32 = madd(x, y12, c32)
+    c33 = madd(x, y13, c33)
+  }
+  x = v128.load32_splat(factor, 8)
+  const y20 = f32x4.mul(x, c20), y21 = f32x4.mul(x, c21), y22 = f32x4.mul(x, c22), y23 = f32x4.mul(x, c23)
+  x = f32x4.neg(v128.load32_splat(d, 104))
+  c30 = madd(x, y20, c30)
+  c31 = madd(x, y21, c31)
+  if (two) {
+    c32 = madd(x, y22, c32)
+    c33 = madd(x, y23, c33)
+  }
+  x = v128.load32_splat(factor, 12)
+  const y30 = f32x4.mul(x, c30), y31 = f32x4.mul(x, c31), y32 = f32x4.mul(x, c32), y33 = f32x4.mul(x, c33)
+  v128.store(c, c00)
+  v128.store(c, c01, 16)
+  v128.store(c, c10, 32)
+  v128.store(c, c11, 48)
+  v128.store(c, c20, 64)
+  v128.store(c, c21, 80)
+  v128.store(c, c30, 96)
+  v128.store(c, c31, 112)
+  v128.store(q, y00)
+  v128.store(q, y01, 16)
+  v128.store(q, y10, 32)
+  v128.store(q, y11, 48)
+  v128.store(q, y20, 64)
+  v128.store(q, y21, 80)
+  v128.store(q, y30, 96)
+  v128.store(q, y31, 112)
+  if (two) {
+    v128.store(c + rightC, c02)
+    v128.store(c + rightC, c03, 16)
+    v128.store(c + rightC, c12, 32)
+    v128.store(c + rightC, c13, 48)
+    v128.store(c + rightC, c22, 64)
+    v128.store(c + rightC, c23, 80)
+    v128.store(c + rightC, c32, 96)
+    v128.store(c + rightC, c33, 112)
+    v128.store(q + rightY, y02)
+    v128.store(q + rightY, y03, 16)
+    v128.store(q + rightY, y12, 32)
+    v128.store(q + rightY, y13, 48)
+    v128.store(q + rightY, y22, 64)
+    v128.store(q + rightY, y23, 80)
+    v128.store(q + rightY, y32, 96)
+    v128.store(q + rightY, y33, 112)
+  }
+}
+
+/** c[0..8, 0..8] = a b over n steps. */
+function tileSquare(c: usize, p: usize, skip: usize, q: usize, n: i32): void {
+  let c00 = splat(0), c01 = splat(0), c10 = splat(0), c11 = splat(0)
+  let c20 = splat(0), c21 = splat(0), c30 = splat(0), c31 = splat(0)
+  let c40 = splat(0), c41 = splat(0), c50 = splat(0), c51 = splat(0)
+  let c60 = splat(0), c61 = splat(0), c70 = splat(0), c71 = splat(0)
+  for (; n > 0; n -= 8, p += skip) {
+    for (let s = min(n, 8); s > 0; s--) {
+      const b0 = v128.load(q), b1 = v128.load(q, 16)
+      let x = v128.load32_splat(p)
+      c00 = madd(x, b0, c00)
+      c01 = madd(x, b1, c01)
+      x = v128.load32_splat(p, 32)
+      c10 = madd(x, b0, c10)
+      c11 = madd(x, b1, c11)
+      x = v128.load32_splat(p, 64)
+      c20 = madd(x, b0, c20)
+      c21 = madd(x, b1, c21)
+      x = v128.load32_splat(p, 96)
+      c30 = madd(x, b0, c30)
+      c31 = madd(x, b1, c31)
+      x = v128.load32_splat(p, 128)
+      c40 = madd(x, b0, c40)
+      c41 = madd(x, b1, c41)
+      x = v128.load32_splat(p, 160)
+      c50 = madd(x, b0, c50)
+      c51 = madd(x, b1, c51)
+      x = v128.load32_splat(p, 192)
+      c60 = madd(x, b0, c60)
+      c61 = madd(x, b1, c61)
+      x = v128.load32_splat(p, 224)
+      c70 = madd(x, b0, c70)
+      c71 = madd(x, b1, c71)
+      p += 4
+      q += 32
+    }
+  }
+  put(c, SET, c00, c01)
+  put(c + 32, SET, c10, c11)
+  put(c + 64, SET, c20, c21)
+  put(c + 96, SET, c30, c31)
+  put(c + 128, SET, c40, c41)
+  put(c + 160, SET, c50, c51)
+  put(c + 192, SET, c60, c61)
+  put(c + 224, SET, c70, c71)
+}
+
+// ---- products: a strip, or two, of all tiles from row i on ------------------------------------------------------------------------------
+
+@inline function stripsOf(shape: i32, i: i32, j: i32, c: usize, Rc: i32, mode: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize,
+  Rl: i32, y: usize, Ry: i32, M: i32, factor: usize): void {
+  for (; i < M; i += 4)
+    tileRows(true, shape, at(c, Rc, i, j), <usize>Rc << 5, mode, f ? f + (i << 2) : 0, rowsFrom(a, i), <usize>(Ra - 1) << 5, at(b, Rb, 0, j), <usize>Rb << 5, n,
+      rowsFrom(l, i), <usize>(Rl - 1) << 5, at(y, Ry, 0, j), <usize>Ry << 5, shape == FULL ? 0 : i, factor + (i << 2))
+}
+
+/** A tile of 8 columns. */
+function tile(shape: i32, c: usize, mode: i32, f: usize, a: usize, Ra: i32, b: usize, n: i32, l: usize, Rl: i32, y: usize, m: i32, factor: usize): void {
+  tileRows(false, shape, c, 0, mode, f, a, <usize>(Ra - 1) << 5, b, 0, n, l, <usize>(Rl - 1) << 5, y, 0, m, factor)
+}
+
+function strip(shape: i32, i: i32, j: i32, c: usize, Rc: i32, mode: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize, Ry: i32,
+  M: i32, factor: usize): void {
+  for (; i < M; i += 4)
+    tile(shape, at(c, Rc, i, j), mode, f ? f + (i << 2) : 0, rowsFrom(a, i), Ra, at(b, Rb, 0, j), n, rowsFrom(l, i), Rl, at(y, Ry, 0, j), shape == FULL ? 0 : i, factor + (i << 2))
+}
+
+function stripsFull(i: i32, j: i32, c: usize, Rc: i32, mode: i32, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, M: i32): void {
+  stripsOf(FULL, i, j, c, Rc, mode, 0, a, Ra, b, Rb, n, 0, 1, 0, 0, M, 0)
+}
+
+function stripsLower(j: i32, c: usize, Rc: i32, mode: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32): void {
+  stripsOf(LOWER, 0, j, c, Rc, mode, f, a, Ra, b, Rb, n, l, Rl, y, Ry, M, 0)
+}
+
+function stripsSolve(j: i32, c: usize, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, y: usize, M: i32, factor: usize): void {
+  stripsOf(SOLVE, 0, j, c, M, SUB, f, a, Ra, b, Rb, n, l, M, y, M, M, factor)
+}
+
+/** C [M, N] = | += | -= A B, A [M, n], B [n, N]; Rc, Ra, Rb are the rows of the blocks they lie in. */
+export function product(c: usize, Rc: i32, mode: i32, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32): void {
+  let j = 0
+  if (wide) for (; j + 16 <= N; j += 16) stripsFull(0, j, c, Rc, mode, a, Ra, b, Rb, n, M)
+  for (; j < N; j += 8) strip(FULL, 0, j, c, Rc, mode, 0, a, Ra, b, Rb, n, 0, 1, 0, 0, M, 0)
+}
+
+/** C [M, N] = | += | -= diag(f) A B + tril(L) Y, f [M] (0: none), A [M, n], L [M, M]. */
+export function productLower(c: usize, Rc: i32, mode: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32,
+  N: i32): void {
+  let j = 0
+  if (wide) for (; j + 16 <= N; j += 16) stripsLower(j, c, Rc, mode, f, a, Ra, b, Rb, n, l, Rl, y, Ry, M)
+  for (; j < N; j += 8) strip(LOWER, 0, j, c, Rc, mode, f, a, Ra, b, Rb, n, l, Rl, y, Ry, M, 0)
+}
+
+/** C [M, N] = | += | -= tril(L) Y. */
+export function lowerProduct(c: usize, Rc: i32, mode: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32, N: i32): void {
+  productLower(c, Rc, mode, 0, 0, 1, 0, 0, 0, l, Rl, y, Ry, M, N)
+}
+
+/** The lower triangle of C [M, M] = A B, diagonal included; A [M, n], B [n, M]. What's above it is left undefined. */
+export function lowerOf(c: usize, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32): void {
+  let j = 0
+  if (wide) {
+    for (; j < M; j += 16) {
+      tileSquare(at(c, M, j, j), rowsFrom(a, j), <usize>(Ra - 1) << 5, at(b, Rb, 0, j), n)
+      if (j + 16 <= M) stripsFull(j + 8, j, c, M, SET, a, Ra, b, Rb, n, M)
+    }
+    return
+  }
+  for (; j < M; j += 8) strip(FULL, j, j, c, M, SET, 0, a, Ra, b, Rb, n, 0, 1, 0, 0, M, 0)
+}
+
+/** A tile of 8 columns. */
+function transposedTile(upper: bool, c: usize, f: usize, a: usize, b: usize, n: i32): void {
+  tileTransposed(false, upper, f != 0, c, 0, ADD, f, a, b, 0, n)
+}
+
+function transposedStrips(j: i32, c: usize, Rc: i32, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32): void {
+  for (let i = 0; i < M; i += 4)
+    tileTransposed(true, false, false, at(c, Rc, i, j), <usize>Rc << 5, ADD, 0, at(a, Ra, 0, i), at(b, Rb, 0, j), <usize>Rb << 5, n)
+}
+
+function transposedStripsScaled(j: i32, c: usize, Rc: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32): void {
+  for (let i = 0; i < M; i += 4)
+    tileTransposed(true, false, true, at(c, Rc, i, j), <usize>Rc << 5, ADD, f + (i << 2), at(a, Ra, 0, i), at(b, Rb, 0, j), <usize>Rb << 5, n)
+}
+
+function transposedStripsUpper(j: i32, c: usize, Rc: i32, l: usize, Rl: i32, b: usize, Rb: i32, M: i32): void {
+  for (let i = 0; i < M; i += 4)
+    tileTransposed(true, true, false, at(c, Rc, i, j), <usize>Rc << 5, ADD, 0, at(l, Rl, i, i), at(b, Rb, i, j), <usize>Rb << 5, M - i - 4)
+}
+
+/** C [M, N] += A^T B or, unless f [M] is 0, = diag(f) C + A^T B; A [n, M], B [n, N]. */
+export function addTransposed(c: usize, Rc: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32): void {
   let j = 0
   if (wide)
-    for (; j + 16 <= N; j += 16)
-      for (let i = 0; i < M; i += 4) tile16Lower(at(c, Rc, i, j), <usize>Rc << 5, mode, at(aT, Ra, 0, i), at(b, Rb, 0, j), <usize>Rb << 5, n + i)
-  for (; j < N; j += 8) for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), mode, LOWER, at(aT, Ra, 0, i), at(b, Rb, 0, j), n + i)
+    for (; j + 16 <= N; j += 16) {
+      if (f) transposedStripsScaled(j, c, Rc, f, a, Ra, b, Rb, M, n)
+      else transposedStrips(j, c, Rc, a, Ra, b, Rb, M, n)
+    }
+  for (; j < N; j += 8)
+    for (let i = 0; i < M; i += 4) transposedTile(false, at(c, Rc, i, j), f ? f + (i << 2) : 0, at(a, Ra, 0, i), at(b, Rb, 0, j), n)
 }
 
 /** C [M, N] += tril(L)^T B, L [M, M]. */
 export function addLowerTransposed(c: usize, Rc: i32, l: usize, Rl: i32, b: usize, Rb: i32, M: i32, N: i32): void {
   let j = 0
-  if (wide)
-    for (; j + 16 <= N; j += 16)
-      for (let i = 0; i < M; i += 4) tile16Upper(at(c, Rc, i, j), <usize>Rc << 5, ADD, at(l, Rl, i, i), at(b, Rb, i, j), <usize>Rb << 5, M - i - 4)
-  for (; j < N; j += 8) for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), ADD, UPPER, at(l, Rl, i, i), at(b, Rb, i, j), M - i - 4)
+  if (wide) for (; j + 16 <= N; j += 16) transposedStripsUpper(j, c, Rc, l, Rl, b, Rb, M)
+  for (; j < N; j += 8)
+    for (let i = 0; i < M; i += 4) transposedTile(true, at(c, Rc, i, j), 0, at(l, Rl, i, i), at(b, Rb, i, j), M - i - 4)
 }
 
-/** The lower triangle of C [M, M] = A B, diagonal included; aT and b are [n, M]. What's above it is left undefined. */
-export function lowerOf(c: usize, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32): void {
-  let j = 0
-  if (wide) {
-    for (; j + 16 <= M; j += 16)
-      for (let i = j; i < M; i += 4) tile16(at(c, M, i, j), <usize>M << 5, SET, at(aT, Ra, 0, i), at(b, Rb, 0, j), <usize>Rb << 5, n)
-    if (j < M) tileWide(at(c, M, j, j), SET, at(aT, Ra, 0, j), at(b, Rb, 0, j), n)
-    return
-  }
-  for (; j < M; j += 8) for (let i = j; i < M; i += 4) tile(at(c, M, i, j), SET, FULL, at(aT, Ra, 0, i), at(b, Rb, 0, j), n)
+/** dst [M, N] = src; Rd and Rs are the rows of the blocks they lie in. */
+export function copyBlock(dst: usize, Rd: i32, src: usize, Rs: i32, M: i32, N: i32): void {
+  for (let j = 0; j < N; j += 8) memory.copy(at(dst, Rd, 0, j), at(src, Rs, 0, j), <usize>M << 5)
 }
 
 /** dst [M, M] = L + L^T for the strictly lower part L of l. */
@@ -510,9 +732,9 @@ export function symmetric(dst: usize, Rd: i32, l: usize, M: i32): void {
   v128.store(to, high, 16)
 }
 
-/** x[r] += sign a[l, r] y[l]. */
+/** x[r] += sign y[l] times the entry of the 4 x 4 triangle a that is of l and r. */
 @inline function addRow(x: usize, sign: f32, a: usize, y: usize, l: i32, r: i32): void {
-  const f = f32x4.splat(sign * load<f32>(a + (l << 5) + (r << 2)))
+  const f = f32x4.splat(sign * load<f32>(a + (max(l, r) << 5) + (min(l, r) << 2)))
   const from = y + (l << 5), to = x + (r << 5)
   const low = madd(f, v128.load(from), v128.load(to)), high = madd(f, v128.load(from, 16), v128.load(to, 16))
   v128.store(to, low)
@@ -544,166 +766,36 @@ function addRestTransposed(x: usize, rest: usize, R: i32, y: usize, i: i32): voi
   v128.store(x, f32x4.add(v128.load(x, 16), r1), 16)
 }
 
-/** 16 columns of four rows of `solveLower`, in two strips, without what L lacks: x = x - sum_l a[l] y[l], solved for the 4 x 4 triangle `d`; n = i. */
-function solve16(x: usize, rightX: usize, y: usize, a: usize, b: usize, right: usize, d: usize, factor: usize, n: i32): void {
-  let c00 = splat(0), c01 = splat(0), c02 = splat(0), c03 = splat(0)
-  let c10 = splat(0), c11 = splat(0), c12 = splat(0), c13 = splat(0)
-  let c20 = splat(0), c21 = splat(0), c22 = splat(0), c23 = splat(0)
-  let c30 = splat(0), c31 = splat(0), c32 = splat(0), c33 = splat(0)
-  for (; n > 0; n--) {
-    const b0 = v128.load(b), b1 = v128.load(b, 16), b2 = v128.load(b + right), b3 = v128.load(b + right, 16)
-    let f = v128.load32_splat(a)
-    c00 = madd(f, b0, c00)
-    c01 = madd(f, b1, c01)
-    c02 = madd(f, b2, c02)
-    c03 = madd(f, b3, c03)
-    f = v128.load32_splat(a, 4)
-    c10 = madd(f, b0, c10)
-    c11 = madd(f, b1, c11)
-    c12 = madd(f, b2, c12)
-    c13 = madd(f, b3, c13)
-    f = v128.load32_splat(a, 8)
-    c20 = madd(f, b0, c20)
-    c21 = madd(f, b1, c21)
-    c22 = madd(f, b2, c22)
-    c23 = madd(f, b3, c23)
-    f = v128.load32_splat(a, 12)
-    c30 = madd(f, b0, c30)
-    c31 = madd(f, b1, c31)
-    c32 = madd(f, b2, c32)
-    c33 = madd(f, b3, c33)
-    a += 32
-    b += 32
-  }
-  c00 = f32x4.sub(v128.load(x), c00)
-  c01 = f32x4.sub(v128.load(x, 16), c01)
-  c02 = f32x4.sub(v128.load(x + rightX), c02)
-  c03 = f32x4.sub(v128.load(x + rightX, 16), c03)
-  c10 = f32x4.sub(v128.load(x, 32), c10)
-  c11 = f32x4.sub(v128.load(x, 48), c11)
-  c12 = f32x4.sub(v128.load(x + rightX, 32), c12)
-  c13 = f32x4.sub(v128.load(x + rightX, 48), c13)
-  c20 = f32x4.sub(v128.load(x, 64), c20)
-  c21 = f32x4.sub(v128.load(x, 80), c21)
-  c22 = f32x4.sub(v128.load(x + rightX, 64), c22)
-  c23 = f32x4.sub(v128.load(x + rightX, 80), c23)
-  c30 = f32x4.sub(v128.load(x, 96), c30)
-  c31 = f32x4.sub(v128.load(x, 112), c31)
-  c32 = f32x4.sub(v128.load(x + rightX, 96), c32)
-  c33 = f32x4.sub(v128.load(x + rightX, 112), c33)
-  let f: v128
-  f = v128.load32_splat(factor)
-  const y00 = f32x4.mul(f, c00)
-  const y01 = f32x4.mul(f, c01)
-  const y02 = f32x4.mul(f, c02)
-  const y03 = f32x4.mul(f, c03)
-  f = f32x4.neg(v128.load32_splat(d, 4))
-  c10 = madd(f, y00, c10)
-  c11 = madd(f, y01, c11)
-  c12 = madd(f, y02, c12)
-  c13 = madd(f, y03, c13)
-  f = f32x4.neg(v128.load32_splat(d, 8))
-  c20 = madd(f, y00, c20)
-  c21 = madd(f, y01, c21)
-  c22 = madd(f, y02, c22)
-  c23 = madd(f, y03, c23)
-  f = f32x4.neg(v128.load32_splat(d, 12))
-  c30 = madd(f, y00, c30)
-  c31 = madd(f, y01, c31)
-  c32 = madd(f, y02, c32)
-  c33 = madd(f, y03, c33)
-  f = v128.load32_splat(factor, 4)
-  const y10 = f32x4.mul(f, c10)
-  const y11 = f32x4.mul(f, c11)
-  const y12 = f32x4.mul(f, c12)
-  const y13 = f32x4.mul(f, c13)
-  f = f32x4.neg(v128.load32_splat(d, 40))
-  c20 = madd(f, y10, c20)
-  c21 = madd(f, y11, c21)
-  c22 = madd(f, y12, c22)
-  c23 = madd(f, y13, c23)
-  f = f32x4.neg(v128.load32_splat(d, 44))
-  c30 = madd(f, y10, c30)
-  c31 = madd(f, y11, c31)
-  c32 = madd(f, y12, c32)
-  c33 = madd(f, y13, c33)
-  f = v128.load32_splat(factor, 8)
-  const y20 = f32x4.mul(f, c20)
-  const y21 = f32x4.mul(f, c21)
-  const y22 = f32x4.mul(f, c22)
-  const y23 = f32x4.mul(f, c23)
-  f = f32x4.neg(v128.load32_splat(d, 76))
-  c30 = madd(f, y20, c30)
-  c31 = madd(f, y21, c31)
-  c32 = madd(f, y22, c32)
-  c33 = madd(f, y23, c33)
-  f = v128.load32_splat(factor, 12)
-  const y30 = f32x4.mul(f, c30)
-  const y31 = f32x4.mul(f, c31)
-  const y32 = f32x4.mul(f, c32)
-  const y33 = f32x4.mul(f, c33)
-  v128.store(x, c00)
-  v128.store(x, c01, 16)
-  v128.store(x + rightX, c02)
-  v128.store(x + rightX, c03, 16)
-  v128.store(x, c10, 32)
-  v128.store(x, c11, 48)
-  v128.store(x + rightX, c12, 32)
-  v128.store(x + rightX, c13, 48)
-  v128.store(x, c20, 64)
-  v128.store(x, c21, 80)
-  v128.store(x + rightX, c22, 64)
-  v128.store(x + rightX, c23, 80)
-  v128.store(x, c30, 96)
-  v128.store(x, c31, 112)
-  v128.store(x + rightX, c32, 96)
-  v128.store(x + rightX, c33, 112)
-  v128.store(y, y00)
-  v128.store(y, y01, 16)
-  v128.store(y + right, y02)
-  v128.store(y + right, y03, 16)
-  v128.store(y, y10, 32)
-  v128.store(y, y11, 48)
-  v128.store(y + right, y12, 32)
-  v128.store(y + right, y13, 48)
-  v128.store(y, y20, 64)
-  v128.store(y, y21, 80)
-  v128.store(y + right, y22, 64)
-  v128.store(y + right, y23, 80)
-  v128.store(y, y30, 96)
-  v128.store(y, y31, 112)
-  v128.store(y + right, y32, 96)
-  v128.store(y + right, y33, 112)
-}
-
 /**
- * Forward substitution: for i = 0, 1, ...: x_i -= sum_{j<i} L_ij y_j, then y_i = factor_i x_i. L [M, M] is given by its transpose and only
- * what is strictly below its diagonal counts; x, y are [M, N]; factor is [M]. rest: what L lacks (remainders.ts), 0: nothing.
+ * X [M, N] -= diag(f) A B (f [M], 0: none; A [M, n]), then forward substitution: for i = 0, 1, ...: x_i -= sum_{j<i} L_ij y_j, then y_i = factor_i x_i. Of L [M, M] only what is
+ * strictly below its diagonal counts; factor is [M]. rest: what L lacks (remainders.ts), 0: nothing.
  */
-export function solveLower(x: usize, y: usize, lT: usize, rest: usize, factor: usize, M: i32, N: i32): void {
-  for (let i = 0; i < M; i += 4) {
-    const a = at(lT, M, i, i), f = factor + (i << 2), strip = <usize>M << 5
-    let j = 0
-    if (wide && !rest) for (; j + 16 <= N; j += 16) solve16(at(x, M, i, j), strip, at(y, M, i, j), at(lT, M, 0, i), at(y, M, 0, j), strip, a, f, i)
-    for (; j < N; j += 8) {
-      const xi = at(x, M, i, j), yi = at(y, M, i, j), y0 = at(y, M, 0, j)
-      tile(xi, SUB, FULL, at(lT, M, 0, i), y0, i)
-      if (rest) subtractRest(xi, rest, M, y0, i)
-      finishRow(yi, xi, f, 0)
-      addRow(xi, -1, a, yi, 0, 1)
-      addRow(xi, -1, a, yi, 0, 2)
-      addRow(xi, -1, a, yi, 0, 3)
-      if (rest) subtractRest(xi + 32, rest, M, y0, i + 1)
-      finishRow(yi, xi, f, 1)
-      addRow(xi, -1, a, yi, 1, 2)
-      addRow(xi, -1, a, yi, 1, 3)
-      if (rest) subtractRest(xi + 64, rest, M, y0, i + 2)
-      finishRow(yi, xi, f, 2)
-      addRow(xi, -1, a, yi, 2, 3)
-      if (rest) subtractRest(xi + 96, rest, M, y0, i + 3)
-      finishRow(yi, xi, f, 3)
-    }
+export function solveLower(x: usize, y: usize, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, rest: usize, factor: usize, M: i32, N: i32): void {
+  let j = 0
+  if (wide && !rest) for (; j + 16 <= N; j += 16) stripsSolve(j, x, f, a, Ra, b, Rb, n, l, y, M, factor)
+  if (!rest) {
+    for (; j < N; j += 8) strip(SOLVE, 0, j, x, M, SUB, f, a, Ra, b, Rb, n, l, M, y, M, M, factor)
+    return
   }
+  for (; j < N; j += 8)
+    for (let i = 0; i < M; i += 4) {
+      const xi = at(x, M, i, j), yi = at(y, M, i, j), y0 = at(y, M, 0, j), d = at(l, M, i, i), fi = factor + (i << 2)
+      tile(FULL, xi, SUB, f ? f + (i << 2) : 0, rowsFrom(a, i), Ra, at(b, Rb, 0, j), n, rowsFrom(l, i), M, y0, i, 0)
+      subtractRest(xi, rest, M, y0, i)
+      finishRow(yi, xi, fi, 0)
+      addRow(xi, -1, d, yi, 0, 1)
+      addRow(xi, -1, d, yi, 0, 2)
+      addRow(xi, -1, d, yi, 0, 3)
+      subtractRest(xi + 32, rest, M, y0, i + 1)
+      finishRow(yi, xi, fi, 1)
+      addRow(xi, -1, d, yi, 1, 2)
+      addRow(xi, -1, d, yi, 1, 3)
+      subtractRest(xi + 64, rest, M, y0, i + 2)
+      finishRow(yi, xi, fi, 2)
+      addRow(xi, -1, d, yi, 2, 3)
+      subtractRest(xi + 96, rest, M, y0, i + 3)
+      finishRow(yi, xi, fi, 3)
+    }
 }
 
 /** Back substitution: for i = M - 1, M - 2, ...: x_i += sum_{j>i} L_ji y_j, then y_i = factor_i x_i. y lies in a block with Ry rows. */
@@ -712,7 +804,7 @@ export function solveLowerTransposed(x: usize, y: usize, Ry: i32, l: usize, rest
     const a = at(l, M, i, i), f = factor + (i << 2)
     for (let j = 0; j < N; j += 8) {
       const xi = at(x, M, i, j), yi = at(y, Ry, i, j), y0 = at(y, Ry, 0, j)
-      tile(xi, ADD, FULL, at(l, M, i + 4, i), at(y, Ry, i + 4, j), M - i - 4)
+      transposedTile(false, xi, 0, at(l, M, i + 4, i), at(y, Ry, i + 4, j), M - i - 4)
       if (rest) addRestTransposed(xi + 96, rest, M, y0, i + 3)
       finishRow(yi, xi, f, 3)
       addRow(xi, 1, a, yi, 3, 0)
