@@ -5,10 +5,10 @@
 import { decayKeys, decayNumbers, decayPairs, decayRows, decayedPairs, decayedReads } from './decays'
 import {
   K, K8, W, W8, along, corrects, erase, gateWidth, gated, k, loadBetas, loadDecays, loadKeys, loadTransposedQueries, loadValues, multiply, q,
-  release, storeReads, storeTransposedReads, take, top, transposed,
+  release, scaleTo, storeReads, storeTransposedReads, take, top, transposed,
 } from './fast-weights-rows'
 import { remainders } from './remainders'
-import { ADD, SET, SUB, addTransposed, at, lowerOf, lowerProduct, product, productLower, roundUp8, solveLower, transpose } from './strips'
+import { ADD, SET, addTransposed, at, lowerOf, lowerProduct, product, productLower, roundUp8, solveLower, transpose } from './strips'
 
 /**
  * The values written by a rule that corrects, (I + diag(beta) M) U = diag(beta) (V - diag(f) A S), M strictly lower, by forward substitution on
@@ -21,8 +21,8 @@ export function pseudoValues(S: usize, f: usize, as: usize, R: i32, betas: usize
 /** E = -tril(M, -1) V: what is found of the values that a rule with along has written along keys. M's diagonal becomes 0. */
 export function foundValues(es: usize, m: usize, vs: usize, n8: i32): void {
   for (let r = 0; r < n8; r++) store<f32>(at(m, n8, r, r), 0)
-  memory.fill(es, 0, <usize>(n8 * W8) << 2)
-  lowerProduct(es, n8, SUB, m, n8, vs, n8, n8, W8)
+  lowerProduct(es, n8, SET, m, n8, vs, n8, n8, W8)
+  scaleTo(es, es, -1, n8 * W8)
 }
 
 /**

@@ -16,7 +16,6 @@ import { wide } from './wide'
 /** What a product does to its target. */
 export const SET: i32 = 0
 export const ADD: i32 = 1
-export const SUB: i32 = 2
 
 export function roundUp8(n: i32): i32 {
   return (n + 7) & ~7
@@ -48,34 +47,13 @@ export function transpose(dst: usize, Rd: i32, src: usize, Rs: i32, M: i32, N: i
   }
 }
 
-/** Eight floats; both halves are read before one is written, or V8 wouldn't merge them. */
-@inline function put(c: usize, mode: i32, x: v128, y: v128): void {
-  if (mode == ADD) {
-    x = f32x4.add(v128.load(c), x)
-    y = f32x4.add(v128.load(c, 16), y)
-  } else if (mode == SUB) {
-    x = f32x4.sub(v128.load(c), x)
-    y = f32x4.sub(v128.load(c, 16), y)
-  }
-  v128.store(c, x)
-  v128.store(c, y, 16)
-}
-
-/** c = f c + x, f of the row. */
-@inline function putScaled(c: usize, f: usize, x: v128, y: v128): void {
-  const factor = v128.load32_splat(f)
-  x = madd(factor, v128.load(c), x)
-  y = madd(factor, v128.load(c, 16), y)
-  v128.store(c, x)
-  v128.store(c, y, 16)
-}
-
 // ---- tiles: 4 rows and 8 columns, or 16 (`two`) in strips `right` bytes apart. Where V8 merges vectors, 16 columns are 8 wide sums, which hide the time that an
 // addition takes, for 6 loads a step. What is only known at run time about a tile's shape would keep V8 from merging it, hence the many functions.
 
-/** c[0..4] = | += | -= a^T b over n steps, a and b rows of theirs; `scaled`: c = diag(f) c + a^T b; `upper`: before them the 4 x 4 triangle l >= r. */
-@inline function tileTransposed(two: bool, upper: bool, scaled: bool, c: usize, rightC: usize, mode: i32,
-  f: usize, p: usize, q: usize, right: usize, n: i32): void {
+/** c[0..4] += a^T b over n steps; `scaled`: c = diag(f) c + a^T b; `upper`: before them the 4 x 4 triangle l >= r. */
+@inline function tileTransposed(two: bool, upper: bool, scaled: bool, c: usize, rightC: usize, f: usize,
+  p: usize, q: usize, right: usize, n: i32): void {
+  const cR = c + rightC
   let c00 = splat(0), c01 = splat(0), c02 = splat(0), c03 = splat(0)
   let c10 = splat(0), c11 = splat(0), c12 = splat(0), c13 = splat(0)
   let c20 = splat(0), c21 = splat(0), c22 = splat(0), c23 = splat(0)
@@ -224,27 +202,71 @@ export function transpose(dst: usize, Rd: i32, src: usize, Rs: i32, M: i32, N: i
     q += 32
   }
   if (scaled) {
-    putScaled(c, f, c00, c01)
-    putScaled(c + 32, f + 4, c10, c11)
-    putScaled(c + 64, f + 8, c20, c21)
-    putScaled(c + 96, f + 12, c30, c31)
+    x = v128.load32_splat(f)
+    c00 = madd(x, v128.load(c), c00)
+    c01 = madd(x, v128.load(c, 16), c01)
     if (two) {
-      putScaled(c + rightC, f, c02, c03)
-      putScaled(c + rightC + 32, f + 4, c12, c13)
-      putScaled(c + rightC + 64, f + 8, c22, c23)
-      putScaled(c + rightC + 96, f + 12, c32, c33)
+      c02 = madd(x, v128.load(cR), c02)
+      c03 = madd(x, v128.load(cR, 16), c03)
     }
-    return
+    x = v128.load32_splat(f, 4)
+    c10 = madd(x, v128.load(c, 32), c10)
+    c11 = madd(x, v128.load(c, 48), c11)
+    if (two) {
+      c12 = madd(x, v128.load(cR, 32), c12)
+      c13 = madd(x, v128.load(cR, 48), c13)
+    }
+    x = v128.load32_splat(f, 8)
+    c20 = madd(x, v128.load(c, 64), c20)
+    c21 = madd(x, v128.load(c, 80), c21)
+    if (two) {
+      c22 = madd(x, v128.load(cR, 64), c22)
+      c23 = madd(x, v128.load(cR, 80), c23)
+    }
+    x = v128.load32_splat(f, 12)
+    c30 = madd(x, v128.load(c, 96), c30)
+    c31 = madd(x, v128.load(c, 112), c31)
+    if (two) {
+      c32 = madd(x, v128.load(cR, 96), c32)
+      c33 = madd(x, v128.load(cR, 112), c33)
+    }
+  } else {
+    c00 = f32x4.add(v128.load(c), c00)
+    c01 = f32x4.add(v128.load(c, 16), c01)
+    c10 = f32x4.add(v128.load(c, 32), c10)
+    c11 = f32x4.add(v128.load(c, 48), c11)
+    c20 = f32x4.add(v128.load(c, 64), c20)
+    c21 = f32x4.add(v128.load(c, 80), c21)
+    c30 = f32x4.add(v128.load(c, 96), c30)
+    c31 = f32x4.add(v128.load(c, 112), c31)
+    if (two) {
+      c02 = f32x4.add(v128.load(cR), c02)
+      c03 = f32x4.add(v128.load(cR, 16), c03)
+      c12 = f32x4.add(v128.load(cR, 32), c12)
+      c13 = f32x4.add(v128.load(cR, 48), c13)
+      c22 = f32x4.add(v128.load(cR, 64), c22)
+      c23 = f32x4.add(v128.load(cR, 80), c23)
+      c32 = f32x4.add(v128.load(cR, 96), c32)
+      c33 = f32x4.add(v128.load(cR, 112), c33)
+    }
   }
-  put(c, mode, c00, c01)
-  put(c + 32, mode, c10, c11)
-  put(c + 64, mode, c20, c21)
-  put(c + 96, mode, c30, c31)
+  v128.store(c, c00)
+  v128.store(c, c01, 16)
+  v128.store(c, c10, 32)
+  v128.store(c, c11, 48)
+  v128.store(c, c20, 64)
+  v128.store(c, c21, 80)
+  v128.store(c, c30, 96)
+  v128.store(c, c31, 112)
   if (two) {
-    put(c + rightC, mode, c02, c03)
-    put(c + rightC + 32, mode, c12, c13)
-    put(c + rightC + 64, mode, c22, c23)
-    put(c + rightC + 96, mode, c32, c33)
+    v128.store(cR, c02)
+    v128.store(cR, c03, 16)
+    v128.store(cR, c12, 32)
+    v128.store(cR, c13, 48)
+    v128.store(cR, c22, 64)
+    v128.store(cR, c23, 80)
+    v128.store(cR, c32, 96)
+    v128.store(cR, c33, 112)
   }
 }
 
@@ -253,11 +275,12 @@ const LOWER: i32 = 1
 const SOLVE: i32 = 2
 
 /**
- * X = diag(f) A B + L Y (f 0: not scaled) for 4 rows of A and of L, n and m steps; skips: bytes from the end of a strip's row to the next's. FULL: c = | += | -= X. LOWER: so, with
+ * X = diag(f) A B + L Y (f 0: not scaled) for 4 rows of A and of L, n and m steps; skips: bytes from the end of a strip's row to the next's. FULL: c = X or, to `add`, c += X. LOWER: so, with
  * the 4 x 4 triangle of L that comes after m, l <= r, in X. SOLVE: c -= X, solved for that triangle, l < r, and the next four rows of Y = diag(factor) c.
  */
-@inline function tileRows(two: bool, shape: i32, c: usize, rightC: usize, mode: i32, f: usize, p: usize, skip: usize, q: usize, right: usize, n: i32, l: usize,
+@inline function tileRows(two: bool, shape: i32, c: usize, rightC: usize, add: i32, f: usize, p: usize, skip: usize, q: usize, right: usize, n: i32, l: usize,
   skipL: usize, y: usize, rightY: usize, m: i32, factor: usize): void {
+  const cR = c + rightC
   let c00 = splat(0), c01 = splat(0), c02 = splat(0), c03 = splat(0)
   let c10 = splat(0), c11 = splat(0), c12 = splat(0), c13 = splat(0)
   let c20 = splat(0), c21 = splat(0), c22 = splat(0), c23 = splat(0)
@@ -439,15 +462,43 @@ const SOLVE: i32 = 2
     }
   }
   if (shape != SOLVE) {
-    put(c, mode, c00, c01)
-    put(c + 32, mode, c10, c11)
-    put(c + 64, mode, c20, c21)
-    put(c + 96, mode, c30, c31)
+    if (add) {
+      c00 = f32x4.add(v128.load(c), c00)
+      c01 = f32x4.add(v128.load(c, 16), c01)
+      c10 = f32x4.add(v128.load(c, 32), c10)
+      c11 = f32x4.add(v128.load(c, 48), c11)
+      c20 = f32x4.add(v128.load(c, 64), c20)
+      c21 = f32x4.add(v128.load(c, 80), c21)
+      c30 = f32x4.add(v128.load(c, 96), c30)
+      c31 = f32x4.add(v128.load(c, 112), c31)
+      if (two) {
+        c02 = f32x4.add(v128.load(cR), c02)
+        c03 = f32x4.add(v128.load(cR, 16), c03)
+        c12 = f32x4.add(v128.load(cR, 32), c12)
+        c13 = f32x4.add(v128.load(cR, 48), c13)
+        c22 = f32x4.add(v128.load(cR, 64), c22)
+        c23 = f32x4.add(v128.load(cR, 80), c23)
+        c32 = f32x4.add(v128.load(cR, 96), c32)
+        c33 = f32x4.add(v128.load(cR, 112), c33)
+      }
+    }
+    v128.store(c, c00)
+    v128.store(c, c01, 16)
+    v128.store(c, c10, 32)
+    v128.store(c, c11, 48)
+    v128.store(c, c20, 64)
+    v128.store(c, c21, 80)
+    v128.store(c, c30, 96)
+    v128.store(c, c31, 112)
     if (two) {
-      put(c + rightC, mode, c02, c03)
-      put(c + rightC + 32, mode, c12, c13)
-      put(c + rightC + 64, mode, c22, c23)
-      put(c + rightC + 96, mode, c32, c33)
+      v128.store(cR, c02)
+      v128.store(cR, c03, 16)
+      v128.store(cR, c12, 32)
+      v128.store(cR, c13, 48)
+      v128.store(cR, c22, 64)
+      v128.store(cR, c23, 80)
+      v128.store(cR, c32, 96)
+      v128.store(cR, c33, 112)
     }
     return
   }
@@ -460,14 +511,14 @@ const SOLVE: i32 = 2
   c30 = f32x4.sub(v128.load(c, 96), c30)
   c31 = f32x4.sub(v128.load(c, 112), c31)
   if (two) {
-    c02 = f32x4.sub(v128.load(c + rightC), c02)
-    c03 = f32x4.sub(v128.load(c + rightC, 16), c03)
-    c12 = f32x4.sub(v128.load(c + rightC, 32), c12)
-    c13 = f32x4.sub(v128.load(c + rightC, 48), c13)
-    c22 = f32x4.sub(v128.load(c + rightC, 64), c22)
-    c23 = f32x4.sub(v128.load(c + rightC, 80), c23)
-    c32 = f32x4.sub(v128.load(c + rightC, 96), c32)
-    c33 = f32x4.sub(v128.load(c + rightC, 112), c33)
+    c02 = f32x4.sub(v128.load(cR), c02)
+    c03 = f32x4.sub(v128.load(cR, 16), c03)
+    c12 = f32x4.sub(v128.load(cR, 32), c12)
+    c13 = f32x4.sub(v128.load(cR, 48), c13)
+    c22 = f32x4.sub(v128.load(cR, 64), c22)
+    c23 = f32x4.sub(v128.load(cR, 80), c23)
+    c32 = f32x4.sub(v128.load(cR, 96), c32)
+    c33 = f32x4.sub(v128.load(cR, 112), c33)
   }
   x = v128.load32_splat(factor)
   const y00 = f32x4.mul(x, c00), y01 = f32x4.mul(x, c01), y02 = f32x4.mul(x, c02), y03 = f32x4.mul(x, c03)
@@ -536,14 +587,14 @@ const SOLVE: i32 = 2
   v128.store(q, y30, 96)
   v128.store(q, y31, 112)
   if (two) {
-    v128.store(c + rightC, c02)
-    v128.store(c + rightC, c03, 16)
-    v128.store(c + rightC, c12, 32)
-    v128.store(c + rightC, c13, 48)
-    v128.store(c + rightC, c22, 64)
-    v128.store(c + rightC, c23, 80)
-    v128.store(c + rightC, c32, 96)
-    v128.store(c + rightC, c33, 112)
+    v128.store(cR, c02)
+    v128.store(cR, c03, 16)
+    v128.store(cR, c12, 32)
+    v128.store(cR, c13, 48)
+    v128.store(cR, c22, 64)
+    v128.store(cR, c23, 80)
+    v128.store(cR, c32, 96)
+    v128.store(cR, c33, 112)
     v128.store(q + rightY, y02)
     v128.store(q + rightY, y03, 16)
     v128.store(q + rightY, y12, 32)
@@ -592,66 +643,74 @@ function tileSquare(c: usize, p: usize, skip: usize, q: usize, n: i32): void {
       q += 32
     }
   }
-  put(c, SET, c00, c01)
-  put(c + 32, SET, c10, c11)
-  put(c + 64, SET, c20, c21)
-  put(c + 96, SET, c30, c31)
-  put(c + 128, SET, c40, c41)
-  put(c + 160, SET, c50, c51)
-  put(c + 192, SET, c60, c61)
-  put(c + 224, SET, c70, c71)
+  v128.store(c, c00)
+  v128.store(c, c01, 16)
+  v128.store(c, c10, 32)
+  v128.store(c, c11, 48)
+  v128.store(c, c20, 64)
+  v128.store(c, c21, 80)
+  v128.store(c, c30, 96)
+  v128.store(c, c31, 112)
+  v128.store(c, c40, 128)
+  v128.store(c, c41, 144)
+  v128.store(c, c50, 160)
+  v128.store(c, c51, 176)
+  v128.store(c, c60, 192)
+  v128.store(c, c61, 208)
+  v128.store(c, c70, 224)
+  v128.store(c, c71, 240)
 }
 
 // ---- products: a strip, or two, of all tiles from row i on ------------------------------------------------------------------------------
 
-@inline function stripsOf(shape: i32, i: i32, j: i32, c: usize, Rc: i32, mode: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize,
+@inline function stripsOf(shape: i32, i: i32, j: i32, c: usize, Rc: i32, add: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize,
   Rl: i32, y: usize, Ry: i32, M: i32, factor: usize): void {
   for (; i < M; i += 4)
-    tileRows(true, shape, at(c, Rc, i, j), <usize>Rc << 5, mode, f ? f + (i << 2) : 0, rowsFrom(a, i), <usize>(Ra - 1) << 5, at(b, Rb, 0, j), <usize>Rb << 5, n,
+    tileRows(true, shape, at(c, Rc, i, j), <usize>Rc << 5, add, f ? f + (i << 2) : 0, rowsFrom(a, i), <usize>(Ra - 1) << 5, at(b, Rb, 0, j), <usize>Rb << 5, n,
       rowsFrom(l, i), <usize>(Rl - 1) << 5, at(y, Ry, 0, j), <usize>Ry << 5, shape == FULL ? 0 : i, factor + (i << 2))
 }
 
 /** A tile of 8 columns. */
-function tile(shape: i32, c: usize, mode: i32, f: usize, a: usize, Ra: i32, b: usize, n: i32, l: usize, Rl: i32, y: usize, m: i32, factor: usize): void {
-  tileRows(false, shape, c, 0, mode, f, a, <usize>(Ra - 1) << 5, b, 0, n, l, <usize>(Rl - 1) << 5, y, 0, m, factor)
+function tile(shape: i32, c: usize, add: i32, f: usize, a: usize, Ra: i32, b: usize, n: i32, l: usize, Rl: i32, y: usize, m: i32, factor: usize): void {
+  tileRows(false, shape, c, 0, add, f, a, <usize>(Ra - 1) << 5, b, 0, n, l, <usize>(Rl - 1) << 5, y, 0, m, factor)
 }
 
-function strip(shape: i32, i: i32, j: i32, c: usize, Rc: i32, mode: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize, Ry: i32,
+function strip(shape: i32, i: i32, j: i32, c: usize, Rc: i32, add: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize, Ry: i32,
   M: i32, factor: usize): void {
   for (; i < M; i += 4)
-    tile(shape, at(c, Rc, i, j), mode, f ? f + (i << 2) : 0, rowsFrom(a, i), Ra, at(b, Rb, 0, j), n, rowsFrom(l, i), Rl, at(y, Ry, 0, j), shape == FULL ? 0 : i, factor + (i << 2))
+    tile(shape, at(c, Rc, i, j), add, f ? f + (i << 2) : 0, rowsFrom(a, i), Ra, at(b, Rb, 0, j), n, rowsFrom(l, i), Rl, at(y, Ry, 0, j), shape == FULL ? 0 : i, factor + (i << 2))
 }
 
-function stripsFull(i: i32, j: i32, c: usize, Rc: i32, mode: i32, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, M: i32): void {
-  stripsOf(FULL, i, j, c, Rc, mode, 0, a, Ra, b, Rb, n, 0, 1, 0, 0, M, 0)
+function stripsFull(i: i32, j: i32, c: usize, Rc: i32, add: i32, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, M: i32): void {
+  stripsOf(FULL, i, j, c, Rc, add, 0, a, Ra, b, Rb, n, 0, 1, 0, 0, M, 0)
 }
 
-function stripsLower(j: i32, c: usize, Rc: i32, mode: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32): void {
-  stripsOf(LOWER, 0, j, c, Rc, mode, f, a, Ra, b, Rb, n, l, Rl, y, Ry, M, 0)
+function stripsLower(j: i32, c: usize, Rc: i32, add: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32): void {
+  stripsOf(LOWER, 0, j, c, Rc, add, f, a, Ra, b, Rb, n, l, Rl, y, Ry, M, 0)
 }
 
 function stripsSolve(j: i32, c: usize, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, y: usize, M: i32, factor: usize): void {
-  stripsOf(SOLVE, 0, j, c, M, SUB, f, a, Ra, b, Rb, n, l, M, y, M, M, factor)
+  stripsOf(SOLVE, 0, j, c, M, SET, f, a, Ra, b, Rb, n, l, M, y, M, M, factor)
 }
 
-/** C [M, N] = | += | -= A B, A [M, n], B [n, N]; Rc, Ra, Rb are the rows of the blocks they lie in. */
-export function product(c: usize, Rc: i32, mode: i32, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32): void {
+/** C [M, N] = | += A B, A [M, n], B [n, N]; Rc, Ra, Rb are the rows of the blocks they lie in. */
+export function product(c: usize, Rc: i32, add: i32, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32): void {
   let j = 0
-  if (wide) for (; j + 16 <= N; j += 16) stripsFull(0, j, c, Rc, mode, a, Ra, b, Rb, n, M)
-  for (; j < N; j += 8) strip(FULL, 0, j, c, Rc, mode, 0, a, Ra, b, Rb, n, 0, 1, 0, 0, M, 0)
+  if (wide) for (; j + 16 <= N; j += 16) stripsFull(0, j, c, Rc, add, a, Ra, b, Rb, n, M)
+  for (; j < N; j += 8) strip(FULL, 0, j, c, Rc, add, 0, a, Ra, b, Rb, n, 0, 1, 0, 0, M, 0)
 }
 
-/** C [M, N] = | += | -= diag(f) A B + tril(L) Y, f [M] (0: none), A [M, n], L [M, M]. */
-export function productLower(c: usize, Rc: i32, mode: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32,
+/** C [M, N] = | += diag(f) A B + tril(L) Y, f [M] (0: none), A [M, n], L [M, M]. */
+export function productLower(c: usize, Rc: i32, add: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32,
   N: i32): void {
   let j = 0
-  if (wide) for (; j + 16 <= N; j += 16) stripsLower(j, c, Rc, mode, f, a, Ra, b, Rb, n, l, Rl, y, Ry, M)
-  for (; j < N; j += 8) strip(LOWER, 0, j, c, Rc, mode, f, a, Ra, b, Rb, n, l, Rl, y, Ry, M, 0)
+  if (wide) for (; j + 16 <= N; j += 16) stripsLower(j, c, Rc, add, f, a, Ra, b, Rb, n, l, Rl, y, Ry, M)
+  for (; j < N; j += 8) strip(LOWER, 0, j, c, Rc, add, f, a, Ra, b, Rb, n, l, Rl, y, Ry, M, 0)
 }
 
-/** C [M, N] = | += | -= tril(L) Y. */
-export function lowerProduct(c: usize, Rc: i32, mode: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32, N: i32): void {
-  productLower(c, Rc, mode, 0, 0, 1, 0, 0, 0, l, Rl, y, Ry, M, N)
+/** C [M, N] = | += tril(L) Y. */
+export function lowerProduct(c: usize, Rc: i32, add: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32, N: i32): void {
+  productLower(c, Rc, add, 0, 0, 1, 0, 0, 0, l, Rl, y, Ry, M, N)
 }
 
 /** The lower triangle of C [M, M] = A B, diagonal included; A [M, n], B [n, M]. What's above it is left undefined. */
@@ -669,22 +728,22 @@ export function lowerOf(c: usize, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, 
 
 /** A tile of 8 columns. */
 function transposedTile(upper: bool, c: usize, f: usize, a: usize, b: usize, n: i32): void {
-  tileTransposed(false, upper, f != 0, c, 0, ADD, f, a, b, 0, n)
+  tileTransposed(false, upper, f != 0, c, 0, f, a, b, 0, n)
 }
 
 function transposedStrips(j: i32, c: usize, Rc: i32, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32): void {
   for (let i = 0; i < M; i += 4)
-    tileTransposed(true, false, false, at(c, Rc, i, j), <usize>Rc << 5, ADD, 0, at(a, Ra, 0, i), at(b, Rb, 0, j), <usize>Rb << 5, n)
+    tileTransposed(true, false, false, at(c, Rc, i, j), <usize>Rc << 5, 0, at(a, Ra, 0, i), at(b, Rb, 0, j), <usize>Rb << 5, n)
 }
 
 function transposedStripsScaled(j: i32, c: usize, Rc: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32): void {
   for (let i = 0; i < M; i += 4)
-    tileTransposed(true, false, true, at(c, Rc, i, j), <usize>Rc << 5, ADD, f + (i << 2), at(a, Ra, 0, i), at(b, Rb, 0, j), <usize>Rb << 5, n)
+    tileTransposed(true, false, true, at(c, Rc, i, j), <usize>Rc << 5, f + (i << 2), at(a, Ra, 0, i), at(b, Rb, 0, j), <usize>Rb << 5, n)
 }
 
 function transposedStripsUpper(j: i32, c: usize, Rc: i32, l: usize, Rl: i32, b: usize, Rb: i32, M: i32): void {
   for (let i = 0; i < M; i += 4)
-    tileTransposed(true, true, false, at(c, Rc, i, j), <usize>Rc << 5, ADD, 0, at(l, Rl, i, i), at(b, Rb, i, j), <usize>Rb << 5, M - i - 4)
+    tileTransposed(true, true, false, at(c, Rc, i, j), <usize>Rc << 5, 0, at(l, Rl, i, i), at(b, Rb, i, j), <usize>Rb << 5, M - i - 4)
 }
 
 /** C [M, N] += A^T B or, unless f [M] is 0, = diag(f) C + A^T B; A [n, M], B [n, N]. */
@@ -774,13 +833,14 @@ export function solveLower(x: usize, y: usize, f: usize, a: usize, Ra: i32, b: u
   let j = 0
   if (wide && !rest) for (; j + 16 <= N; j += 16) stripsSolve(j, x, f, a, Ra, b, Rb, n, l, y, M, factor)
   if (!rest) {
-    for (; j < N; j += 8) strip(SOLVE, 0, j, x, M, SUB, f, a, Ra, b, Rb, n, l, M, y, M, M, factor)
+    for (; j < N; j += 8) strip(SOLVE, 0, j, x, M, SET, f, a, Ra, b, Rb, n, l, M, y, M, M, factor)
     return
   }
   for (; j < N; j += 8)
     for (let i = 0; i < M; i += 4) {
       const xi = at(x, M, i, j), yi = at(y, M, i, j), y0 = at(y, M, 0, j), d = at(l, M, i, i), fi = factor + (i << 2)
-      tile(FULL, xi, SUB, f ? f + (i << 2) : 0, rowsFrom(a, i), Ra, at(b, Rb, 0, j), n, rowsFrom(l, i), M, y0, i, 0)
+      tile(FULL, yi, SET, f ? f + (i << 2) : 0, rowsFrom(a, i), Ra, at(b, Rb, 0, j), n, rowsFrom(l, i), M, y0, i, 0)
+      for (let r: usize = 0; r < 128; r += 16) v128.store(xi + r, f32x4.sub(v128.load(xi + r), v128.load(yi + r)))
       subtractRest(xi, rest, M, y0, i)
       finishRow(yi, xi, fi, 0)
       addRow(xi, -1, d, yi, 0, 1)
