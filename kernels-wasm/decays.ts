@@ -27,8 +27,8 @@ import { at } from './strips'
 const LEAST = memory.data<f32>([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1])
 
 /** Four rows at a time: enough sums to hide the time that an addition takes. */
-@inline function pairs(corrects: bool, p: usize, m: usize, kT: usize, q: usize, Rq: i32, a: usize, Ra: i32, w: usize, n8: i32, K8: i32): void {
-  const skipQ = <usize>(Rq - 1) << 5, skipA = <usize>(Ra - 1) << 5, skipW = <usize>(n8 - 1) << 5
+@inline function pairs(corrects: bool, p: usize, m: usize, kT: usize, q: usize, a: usize, w: usize, n8: i32, K8: i32): void {
+  const skip = <usize>(n8 - 1) << 5
   for (let j = 0; j < n8; j += 8) {
     for (let i = j; i < n8; i += 4) {
       const least0 = LEAST + (<usize>(8 - min(i - j, 8)) << 2), least1 = LEAST + (<usize>(8 - min(i + 1 - j, 8)) << 2)
@@ -39,8 +39,8 @@ const LEAST = memory.data<f32>([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1])
       const e30 = v128.load(least3), e31 = v128.load(least3, 16)
       let p00 = splat(0), p01 = splat(0), p10 = splat(0), p11 = splat(0), p20 = splat(0), p21 = splat(0), p30 = splat(0), p31 = splat(0)
       let m00 = splat(0), m01 = splat(0), m10 = splat(0), m11 = splat(0), m20 = splat(0), m21 = splat(0), m30 = splat(0), m31 = splat(0)
-      let k = at(kT, K8, 0, j), qi = at(q, Rq, i, 0), ai = at(a, Ra, i, 0), wi = at(w, n8, i, 0)
-      for (let c = 0; c < K8; c += 8, qi += skipQ, ai += skipA, wi += skipW) {
+      let k = at(kT, K8, 0, j), qi = at(q, n8, i, 0), ai = at(a, n8, i, 0), wi = at(w, n8, i, 0)
+      for (let c = 0; c < K8; c += 8, qi += skip, ai += skip, wi += skip) {
         for (let s = 0; s < 8; s++) {
           let k0 = v128.load(k), k1 = v128.load(k, 16), x: v128
           if (corrects) {
@@ -118,10 +118,10 @@ const LEAST = memory.data<f32>([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1])
   }
 }
 
-/** P and, if m isn't 0, M; q and a in blocks with Rq and Ra rows, w [n8, K8]; kT [K8, n8] is used up. */
-export function decayedPairs(p: usize, m: usize, kT: usize, q: usize, Rq: i32, a: usize, Ra: i32, w: usize, n8: i32, K8: i32): void {
-  if (m) pairs(true, p, m, kT, q, Rq, a, Ra, w, n8, K8)
-  else pairs(false, p, m, kT, q, Rq, q, Rq, w, n8, K8)
+/** P and, if m isn't 0, M; q, a and w are [n8, K8]; kT [K8, n8] is used up. */
+export function decayedPairs(p: usize, m: usize, kT: usize, q: usize, a: usize, w: usize, n8: i32, K8: i32): void {
+  if (m) pairs(true, p, m, kT, q, a, w, n8, K8)
+  else pairs(false, p, m, kT, q, q, w, n8, K8)
 }
 
 /**

@@ -10,7 +10,7 @@ import { sum4 } from './lanes'
 import { madd, splat } from './math'
 import { restore } from './remainders'
 import {
-  ADD, SET, addLowerTransposed, addTransposed, at, copyBlock, lowerOf, lowerProduct, product, productLower, roundUp8, rowsFrom, solveLowerTransposed, symmetric,
+  ADD, SET, addLowerTransposed, at, lowerOf, lowerProduct, product, productLower, roundUp8, rowsFrom, solveLowerTransposed, symmetric,
   transpose,
 } from './strips'
 
@@ -26,57 +26,61 @@ import {
  */
 export function chunkBackward(S: usize, dS: usize, n: i32): void {
   const frame = top
-  const n8 = roundUp8(n), pairs = 2 * n8, udm = 2 * W8 + n8
-  const ksT = take(n8 * K8), dqs = take(n8 * K8), dks = take(n8 * K8)
-  const qk = take(pairs * K8), gd = take(pairs * W8), es = take(n8 * W8), dus = take(n8 * W8), usT = take(n8 * W8)
+  const n8 = roundUp8(n), pairs = 2 * n8, gdP = W8 + n8, udm = 2 * W8 + n8
+  const qsT = take(n8 * K8), ksT = take(n8 * K8), dqs = take(n8 * K8), dks = take(n8 * K8)
+  const qk = take(pairs * K8), gd = take(pairs * W8), us = take(n8 * W8), es = take(n8 * W8), dus = take(n8 * W8)
   const p = take(n8 * n8), m = take(n8 * n8), betas = take(n8)
-  const left = take(udm * n8), right = take(udm * K8)
+  const left = take(udm * n8), leftQ = take(gdP * n8), right = take(udm * K8)
   let rest: usize = 0
-  const qs = qk, ks = rowsFrom(qk, n8), gs = gd, us = left, ds = at(left, n8, 0, W8), rightQ = rowsFrom(right, W8), rightK = rowsFrom(right, 2 * W8)
+  const qs = qk, ks = rowsFrom(qk, n8), gs = gd, ds = rowsFrom(gd, n8)
+  const usT = left, dsT = rowsFrom(left, W8), gsT = leftQ, rightQ = rowsFrom(right, W8), rightK = rowsFrom(right, 2 * W8)
 
   loadKeys(qs, pairs, q, 0, n, n8)
+  transpose(qsT, K8, qs, pairs, n8, K8)
   loadKeys(ks, pairs, k, 0, n, n8)
   transpose(ksT, K8, ks, pairs, n8, K8)
   loadKeys(rightK, udm, k, 0, n, n8)
   loadCotangents(gs, pairs, dus, 0, n, n8)
+  transpose(gsT, gdP, gs, pairs, n8, W8)
   if (beta) {
     loadBetas(betas, n, n8)
     loadValues(es, n8, 0, n, n8)
-    lowerOf(m, ks, pairs, ksT, K8, n8, K)
+    lowerOf(m, ksT, K8, ksT, K8, n8, K)
     rest = remaindersOf(m, ks, ks, pairs, 0, betas, n, n8)
-    pseudoValues(S, 0, ks, pairs, betas, es, us, m, rest, n8)
+    pseudoValues(S, 0, ksT, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
-  transpose(usT, W8, us, n8, n8, W8)
+  transpose(usT, udm, us, n8, n8, W8)
   transpose(right, udm, dS, K8, K8, W8)
   transpose(rightQ, udm, S, K8, K8, W8)
 
-  product(dus, n8, SET, ks, pairs, dS, K8, n8, W8, K)
-  lowerOf(p, qs, pairs, ksT, K8, n8, K)
-  if (transposed) storeReadsOf(qs, pairs, S, p, us, n, n8)
+  product(dus, n8, SET, ksT, K8, dS, K8, n8, W8, K)
+  lowerOf(p, qsT, K8, ksT, K8, n8, K)
+  if (transposed) storeReadsOf(qsT, S, p, us, n, n8)
   addLowerTransposed(dus, n8, p, n8, gs, pairs, n8, W8)
   if (beta) {
-    backSubstitute(dus, ds, n8, m, rest, betas, es, n, n8)
-    copyBlock(rowsFrom(gd, n8), pairs, ds, n8, n8, W8)
-    lowerOf(p, ds, n8, usT, W8, n8, W)
-    symmetric(at(left, n8, 0, 2 * W8), n8, p, n8)
+    backSubstitute(dus, ds, pairs, m, rest, betas, es, n, n8)
+    transpose(dsT, udm, ds, pairs, n8, W8)
+    lowerOf(p, dsT, udm, usT, udm, n8, W)
+    symmetric(rowsFrom(left, 2 * W8), udm, p, n8)
   }
-  lowerOf(p, gs, pairs, usT, W8, n8, W)
-  if (dq) productLower(dqs, n8, SET, 0, gs, pairs, rightQ, udm, W, p, n8, rightK, udm, n8, K8)
-  product(dks, n8, SET, left, n8, right, udm, n8, K8, beta ? udm : W)
+  lowerOf(p, gsT, gdP, usT, udm, n8, W)
+  transpose(rowsFrom(leftQ, W8), gdP, p, n8, n8, n8)
+  if (dq) productLower(dqs, n8, SET, 0, leftQ, gdP, rightQ, udm, W, rowsFrom(leftQ, W8), gdP, rightK, udm, n8, K8)
+  product(dks, n8, SET, left, udm, right, udm, n8, K8, beta ? udm : W8)
   addLowerTransposed(dks, n8, p, n8, qs, pairs, n8, K8)
-  addTransposed(dS, K8, 0, qk, pairs, gd, pairs, K8, W8, beta ? pairs : n)
+  product(dS, K8, ADD, qk, pairs, gd, pairs, K8, W8, beta ? pairs : n)
 
   if (dq) storeKeys(dq, 0, dqs, n8, n)
   storeKeys(dk, 0, dks, n8, n)
-  storeValues(dus, ds, n8, n, n8)
+  storeValues(dus, ds, pairs, n, n8)
   release(frame)
 }
 
-/** The gradient of a transposed read's queries: Q S + P U, Q in a block with R rows. */
-function storeReadsOf(qs: usize, R: i32, S: usize, p: usize, us: usize, n: i32, n8: i32): void {
+/** The gradient of a transposed read's queries: Q S + P U, Q by its transpose. */
+function storeReadsOf(qsT: usize, S: usize, p: usize, us: usize, n: i32, n8: i32): void {
   const frame = top
   const os = take(n8 * W8)
-  reads(os, 0, qs, R, S, p, us, n8)
+  reads(os, 0, qsT, S, p, us, n8)
   storeReads(0, os, n8, n)
   release(frame)
 }
@@ -126,11 +130,13 @@ function keysBackward(dp: usize, dm: usize, p: usize, m: usize, decays: usize, q
     decayKeysBackward(dks, dws, ks, ws, n, n8, K8)
     decayPairsBackward(dp, dm, p, m, decays, dws, sums, n, n8)
   }
-  lowerProduct(dqs, n8, ADD, dp, n8, ks, n8, n8, K8)
+  transpose(p, n8, dp, n8, n8, n8)
+  lowerProduct(dqs, n8, ADD, p, n8, ks, n8, n8, K8)
   addLowerTransposed(dks, n8, dp, n8, qs, n8, n8, K8)
   if (!dm) return
   for (let r = 0; r < n8; r++) store<f32>(at(dm, n8, r, r), 0)
-  lowerProduct(das, n8, ADD, dm, n8, ks, n8, n8, K8)
+  transpose(m, n8, dm, n8, n8, n8)
+  lowerProduct(das, n8, ADD, m, n8, ks, n8, n8, K8)
   addLowerTransposed(dks, n8, dm, n8, as, n8, n8, K8)
 }
 
@@ -152,9 +158,9 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   const frame = top
   const n8 = roundUp8(n), pairs = 2 * n8
   const keys = n8 * K8, values = n8 * W8, square = n8 * n8
-  const qs = take(keys), ks = take(keys), as = take(keys), ws = take(keys), ksT = take(keys)
+  const qs = take(keys), ks = take(keys), as = take(keys), ws = take(keys), qsT = take(keys), ksT = take(keys), asT = take(keys)
   const dqs = take(keys), dks = take(keys), das = take(keys), dws = take(keys), gammas = take(keys), decayedKs = gated ? take(keys) : ks
-  const us = take(values), es = take(values), dus = take(values), usT = take(values)
+  const us = take(values), es = take(values), dus = take(values), gsT = take(values), usT = take(values), dsT = take(values)
   const p = take(square), m = take(square), dp = take(square), dm = take(square), decays = take(square)
   const qa = take(pairs * K8), gd = take(pairs * W8), before = take(K8 * W8), after = take(K8 * W8)
   const betas = take(n8), last = take(K8), dlast = take(K8), sums = take(16 * n8)
@@ -173,15 +179,17 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
     return false
   }
   loadKeys(qs, n8, q, 0, n, n8)
+  transpose(qsT, K8, qs, n8, n8, K8)
   loadKeys(ks, n8, k, 0, n, n8)
   transpose(ksT, K8, ks, n8, n8, K8)
   if (erase) loadKeys(as, n8, erase, 0, n, n8)
   else if (beta) multiply(as, ws, ks, keys)
-  inner(p, mGiven, false, decays, qs, n8, as, n8, ksT, ws, n8)
+  if (corrects) transpose(asT, K8, as, n8, n8, K8)
+  inner(p, mGiven, false, decays, qs, qsT, as, asT, ksT, ws, n8)
   if (along) {
     loadKeys(bs, n8, along, 0, n, n8)
     transpose(bsT, K8, bs, n8, n8, K8)
-    inner(pb, mb, false, decays, qs, n8, as, n8, bsT, ws, n8)
+    inner(pb, mb, false, decays, qs, qsT, as, asT, bsT, ws, n8)
   }
   if (corrects) {
     loadBetas(betas, n, n8)
@@ -190,48 +198,56 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   if (gated) {
     decayRows(qa, decayedAs, pairs, gammas, last, qs, asGiven, ws, n8, K8)
     decayKeys(decayedKs, ks, ws, n8, K8)
-    if (along) decayKeys(decayedBs, bs, ws, n8, K8)
+    transpose(ksT, K8, decayedKs, n8, n8, K8)
+    if (along) {
+      decayKeys(decayedBs, bs, ws, n8, K8)
+      transpose(bsT, K8, decayedBs, n8, n8, K8)
+    }
+    if (corrects) transpose(asT, K8, decayedAs, pairs, n8, K8)
   } else {
     loadKeys(qa, pairs, q, 0, n, n8)
     loadKeys(decayedAs, pairs, erase, 0, n, n8)
   }
   loadCotangents(gs, pairs, dus, 0, n, n8)
+  transpose(gsT, W8, gs, pairs, n8, W8)
   if (along) {
     loadValues(vs, n8, 0, n, n8)
     transpose(vsT, W8, vs, n8, n8, W8)
     foundValues(es, m, vs, n8)
-    pseudoValues(S, 0, decayedAs, pairs, betas, es, us, mb, rest, n8)
+    pseudoValues(S, 0, asT, betas, es, us, mb, rest, n8)
   } else if (corrects) {
     loadValues(es, n8, 0, n, n8)
-    pseudoValues(S, 0, decayedAs, pairs, betas, es, us, m, rest, n8)
+    pseudoValues(S, 0, asT, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
   if (transposed) {
-    storeReadsOf(qa, pairs, S, p, us, n, n8)
+    transpose(qsT, K8, qa, pairs, n8, K8)
+    storeReadsOf(qsT, S, p, us, n, n8)
   }
   transpose(usT, W8, us, n8, n8, W8)
   transpose(before, W8, S, K8, K8, W8)
   transpose(after, W8, dS, K8, K8, W8)
 
-  product(dus, n8, SET, along ? decayedBs : decayedKs, n8, dS, K8, n8, W8, K)
+  product(dus, n8, SET, bsT, K8, dS, K8, n8, W8, K)
   addLowerTransposed(dus, n8, pb, n8, gs, pairs, n8, W8)
   if (corrects) {
     backSubstitute(dus, ds, pairs, mb, rest, betas, es, n, n8)
-    lowerOf(dmb, ds, pairs, usT, W8, n8, W)
-    product(das, n8, SET, ds, pairs, before, W8, n8, K8, W)
+    transpose(dsT, W8, ds, pairs, n8, W8)
+    lowerOf(dmb, dsT, W8, usT, W8, n8, W)
+    product(das, n8, SET, dsT, W8, before, W8, n8, K8, W)
   }
   if (along) {
-    product(dvs, n8, SET, decayedKs, n8, dS, K8, n8, W8, K)
+    product(dvs, n8, SET, ksT, K8, dS, K8, n8, W8, K)
     addLowerTransposed(dvs, n8, p, n8, gs, pairs, n8, W8)
     addLowerTransposed(dvs, n8, m, n8, ds, pairs, n8, W8)
-    lowerOf(dpb, gs, pairs, usT, W8, n8, W)
-    lowerOf(dm, ds, pairs, vsT, W8, n8, W)
-    product(dbs, n8, SET, us, n8, after, W8, n8, K8, W)
+    lowerOf(dpb, gsT, W8, usT, W8, n8, W)
+    lowerOf(dm, dsT, W8, vsT, W8, n8, W)
+    product(dbs, n8, SET, usT, W8, after, W8, n8, K8, W)
   }
-  lowerOf(dp, gs, pairs, vsT, W8, n8, W)
-  product(dqs, n8, SET, gs, pairs, before, W8, n8, K8, W)
-  product(dks, n8, SET, vs, n8, after, W8, n8, K8, W)
+  lowerOf(dp, gsT, W8, vsT, W8, n8, W)
+  product(dqs, n8, SET, gsT, W8, before, W8, n8, K8, W)
+  product(dks, n8, SET, vsT, W8, after, W8, n8, K8, W)
   if (gated) lastBackward(S, dS, last, dlast)
-  addTransposed(dS, K8, gated ? last : 0, qa, pairs, gd, pairs, K8, W8, corrects ? pairs : n)
+  product(dS, K8, ADD, qa, pairs, gd, pairs, K8, W8, corrects ? pairs : n, gated ? last : 0)
 
   if (gated) decayRowsBackward(dqs, das, dws, gammas, dlast, qs, asGiven, n, n8, K8)
   keysBackward(dp, dmGiven, p, m, decays, qs, as, ks, ws, dqs, das, dks, dws, sums, n, n8)

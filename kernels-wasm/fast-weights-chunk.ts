@@ -8,35 +8,43 @@ import {
   release, scaleTo, storeReads, storeTransposedReads, take, top, transposed,
 } from './fast-weights-rows'
 import { remainders } from './remainders'
-import { ADD, SET, addTransposed, at, lowerOf, lowerProduct, product, productLower, roundUp8, solveLower, transpose } from './strips'
+import { ADD, SET, at, lowerOf, lowerProduct, product, productLower, roundUp8, solveLower, transpose } from './strips'
 
 /**
  * The values written by a rule that corrects, (I + diag(beta) M) U = diag(beta) (V - diag(f) A S), M strictly lower, by forward substitution on
- * the errors E: e_i = v_i - f_i S^T a_i - sum_{j<i} M_ij u_j, u_i = beta_i e_i. es holds V on entry; A in a block with R rows; f 0: 1. S as of the chunk's first token.
+ * the errors E: e_i = v_i - f_i S^T a_i - sum_{j<i} M_ij u_j, u_i = beta_i e_i. es holds V on entry; f 0: 1. A and S as of the chunk's first token.
  */
-export function pseudoValues(S: usize, f: usize, as: usize, R: i32, betas: usize, es: usize, us: usize, m: usize, rest: usize, n8: i32): void {
-  solveLower(es, us, f, as, R, S, K8, K, m, rest, betas, n8, W8)
+export function pseudoValues(S: usize, f: usize, asT: usize, betas: usize, es: usize, us: usize, m: usize, rest: usize, n8: i32): void {
+  const frame = top
+  const mT = take(n8 * n8)
+  transpose(mT, n8, m, n8, n8, n8)
+  solveLower(es, us, f, asT, K8, S, K8, K, mT, rest, betas, n8, W8)
+  release(frame)
 }
 
 /** E = -tril(M, -1) V: what is found of the values that a rule with along has written along keys. M's diagonal becomes 0. */
 export function foundValues(es: usize, m: usize, vs: usize, n8: i32): void {
+  const frame = top
+  const mT = take(n8 * n8)
   for (let r = 0; r < n8; r++) store<f32>(at(m, n8, r, r), 0)
-  lowerProduct(es, n8, SET, m, n8, vs, n8, n8, W8)
+  transpose(mT, n8, m, n8, n8, n8)
+  lowerProduct(es, n8, SET, mT, n8, vs, n8, n8, W8)
   scaleTo(es, es, -1, n8 * W8)
+  release(frame)
 }
 
 /**
- * P = tril(Q K^T) and, for a rule that corrects, M = tril(A K^T, -1) (0: not wanted), with the decays in between in each product. Q and A lie in blocks
- * with Rq and Ra rows; K is given transposed, and used up when each channel has its decay. ds [n8, n8]: the decays when all have one; then `after` says that A is what
+ * P = tril(Q K^T) and, for a rule that corrects, M = tril(A K^T, -1) (0: not wanted), with the decays in between in each product. K is given transposed, and used up
+ * when each channel has its decay; Q and A are given by rows then, else transposed. ds [n8, n8]: the decays when all have one; then `after` says that A is what
  * reads the memory after its decay.
  */
-export function inner(p: usize, m: usize, after: bool, ds: usize, qs: usize, Rq: i32, as: usize, Ra: i32, ksT: usize, ws: usize, n8: i32): void {
+export function inner(p: usize, m: usize, after: bool, ds: usize, qs: usize, qsT: usize, as: usize, asT: usize, ksT: usize, ws: usize, n8: i32): void {
   if (gated && gateWidth == K) {
-    decayedPairs(p, m, ksT, qs, Rq, as, Ra, ws, n8, K8)
+    decayedPairs(p, m, ksT, qs, as, ws, n8, K8)
     return
   }
-  lowerOf(p, qs, Rq, ksT, K8, n8, K)
-  if (m) lowerOf(m, as, Ra, ksT, K8, n8, K)
+  lowerOf(p, qsT, K8, ksT, K8, n8, K)
+  if (m) lowerOf(m, asT, K8, ksT, K8, n8, K)
   if (gated) decayPairs(p, m, after, ds, ws, n8)
 }
 
@@ -48,9 +56,22 @@ export function remaindersOf(m: usize, as: usize, ks: usize, R: i32, ws: usize, 
     : remainders(rest, m, ks, R, true, ks, R, ws, betas, wide, n, n8, K8)
 }
 
-/** O = diag(f) Q S + P U, Q in a block with R rows; f 0: 1. */
-export function reads(os: usize, f: usize, qs: usize, R: i32, S: usize, p: usize, us: usize, n8: i32): void {
-  productLower(os, n8, SET, f, qs, R, S, K8, K, p, n8, us, n8, n8, W8)
+/** O = diag(f) Q S + P U, Q by its transpose; f 0: 1. */
+export function reads(os: usize, f: usize, qsT: usize, S: usize, p: usize, us: usize, n8: i32): void {
+  const frame = top
+  const pT = take(n8 * n8)
+  transpose(pT, n8, p, n8, n8, n8)
+  productLower(os, n8, SET, f, qsT, K8, S, K8, K, pT, n8, us, n8, n8, W8)
+  release(frame)
+}
+
+/** O += P U. */
+function addReads(os: usize, p: usize, us: usize, n8: i32): void {
+  const frame = top
+  const pT = take(n8 * n8)
+  transpose(pT, n8, p, n8, n8, n8)
+  lowerProduct(os, n8, ADD, pT, n8, us, n8, n8, W8)
+  release(frame)
 }
 
 /**
@@ -59,17 +80,20 @@ export function reads(os: usize, f: usize, qs: usize, R: i32, S: usize, p: usize
  */
 function transposedReads(os: usize, S: usize, us: usize, ks: usize, gammas: usize, ws: usize, ds: usize, n: i32, n8: i32): void {
   const frame = top
-  const qs = take(n8 * W8), usT = take(n8 * W8), sT = take(K8 * W8), p = take(n8 * n8)
+  const qs = take(n8 * W8), qsT = take(n8 * W8), usT = take(n8 * W8), sT = take(K8 * W8), p = take(n8 * n8)
   loadTransposedQueries(qs, n8, 0, n, n8)
+  transpose(qsT, W8, qs, n8, n8, W8)
   transpose(usT, W8, us, n8, n8, W8)
   transpose(sT, W8, S, K8, K8, W8)
-  lowerOf(p, qs, n8, usT, W8, n8, W)
-  product(os, n8, SET, qs, n8, sT, W8, n8, K8, W)
+  lowerOf(p, qsT, W8, usT, W8, n8, W)
+  product(os, n8, SET, qsT, W8, sT, W8, n8, K8, W)
   if (gated) multiply(os, gammas, os, n8 * K8)
   if (gated && gateWidth == K) decayedReads(os, p, ks, ws, n, n8, K8)
   else {
+    const pT = take(n8 * n8)
     if (gated) multiply(p, ds, p, n8 * n8)
-    lowerProduct(os, n8, ADD, p, n8, ks, n8, n8, K8)
+    transpose(pT, n8, p, n8, n8, n8)
+    lowerProduct(os, n8, ADD, pT, n8, ks, n8, n8, K8)
   }
   release(frame)
 }
@@ -85,14 +109,15 @@ function fillOnes(x: usize, n: i32): void {
  */
 export function chunk(S: usize, n: i32): i32 {
   const frame = top
-  const n8 = roundUp8(n), columns = gated && gateWidth != K && !transposed, own = corrects && (erase != 0 || (gated && !columns))
-  const qs = take(n8 * K8), ks = take(n8 * K8), ksT = take(n8 * K8), us = take(n8 * W8), os = take(n8 * max(K8, W8))
+  const n8 = roundUp8(n), byChannel = gated && gateWidth == K, columns = gated && !byChannel && !transposed, own = corrects && (erase != 0 || (gated && !columns))
+  const qs = take(n8 * K8), qsT = take(n8 * K8), ks = take(n8 * K8), ksT = take(n8 * K8), us = take(n8 * W8), os = take(n8 * W8)
   const decayedKs = gated && transposed ? take(n8 * K8) : ks
   const bs = along ? take(n8 * K8) : ks, bsT = along ? take(n8 * K8) : ksT, vs = along ? take(n8 * W8) : us
   const pb = along ? take(n8 * n8) : 0, mb = along ? take(n8 * n8) : 0
   const p = take(n8 * n8), ds = take(n8 * n8), m = corrects ? take(n8 * n8) : 0, betas = take(n8)
-  const as = own ? take(n8 * K8) : ks, ws = gated ? take(n8 * K8) : 0, last = gated ? take(K8) : 0
-  const gammas = columns ? take(2 * n8) : 0, found = own && columns ? gammas + (<usize>n8 << 2) : gammas
+  const as = own ? take(n8 * K8) : ks, asT = own ? take(n8 * K8) : ksT, ws = gated ? take(n8 * K8) : 0, last = gated ? take(K8) : 0
+  // Gamma_i, and what A's tokens have decayed by when they read.
+  const gammas = columns ? take(2 * n8) : 0, found = columns && own ? gammas + (<usize>n8 << 2) : gammas
   let rest: usize = 0
   if (gated && loadDecays(ws, 0, n, n8)) {
     release(frame)
@@ -103,40 +128,51 @@ export function chunk(S: usize, n: i32): i32 {
   if (transposed) fillOnes(qs, n8 * K8)
   else loadKeys(qs, n8, q, 0, n, n8)
   loadKeys(ks, n8, k, 0, n, n8)
-  transpose(ksT, K8, ks, n8, n8, K8)
   if (erase) loadKeys(as, n8, erase, 0, n, n8)
   else if (own) multiply(as, ws, ks, n8 * K8)
-  inner(p, m, !own, ds, qs, n8, as, n8, ksT, ws, n8)
+  transpose(ksT, K8, ks, n8, n8, K8)
+  if (!byChannel) {
+    transpose(qsT, K8, qs, n8, n8, K8)
+    if (own) transpose(asT, K8, as, n8, n8, K8)
+  }
+  inner(p, m, !own, ds, qs, qsT, as, asT, ksT, ws, n8)
   if (along) {
     loadKeys(bs, n8, along, 0, n, n8)
     transpose(bsT, K8, bs, n8, n8, K8)
-    inner(pb, mb, !own, ds, qs, n8, as, n8, bsT, ws, n8)
+    inner(pb, mb, !own, ds, qs, qsT, as, asT, bsT, ws, n8)
   }
   if (corrects) {
     loadBetas(betas, n, n8)
     rest = remaindersOf(along ? mb : m, as, bs, n8, ws, betas, n, n8)
-    if (along) {
-      loadValues(vs, n8, 0, n, n8)
-      foundValues(os, m, vs, n8)
-    } else loadValues(os, n8, 0, n, n8)
-  } else loadValues(us, n8, 0, n, n8)
+  }
   if (columns) decayNumbers(gammas, last, ws, n8, K8)
-  else if (gated) decayRows(qs, as, n8, 0, last, qs, own ? as : 0, ws, n8, K8)
-  if (corrects) pseudoValues(S, found, as, n8, betas, os, us, along ? mb : m, rest, n8)
+  else if (gated) {
+    decayRows(qs, as, n8, 0, last, qs, own ? as : 0, ws, n8, K8)
+    if (!transposed) transpose(qsT, K8, qs, n8, n8, K8)
+    if (own) transpose(asT, K8, as, n8, n8, K8)
+  }
   if (gated) {
     decayKeys(decayedKs, ks, ws, n8, K8)
     if (along) decayKeys(bs, bs, ws, n8, K8)
   }
+  if (along) {
+    loadValues(vs, n8, 0, n, n8)
+    foundValues(os, m, vs, n8)
+    pseudoValues(S, found, asT, betas, os, us, mb, rest, n8)
+  } else if (corrects) {
+    loadValues(os, n8, 0, n, n8)
+    pseudoValues(S, found, asT, betas, os, us, m, rest, n8)
+  } else loadValues(us, n8, 0, n, n8)
   if (transposed) {
-    transposedReads(os, S, us, ks, qs, ws, ds, n, n8)
-    storeTransposedReads(0, os, n8, n)
+    transposedReads(qsT, S, us, ks, qs, ws, ds, n, n8)
+    storeTransposedReads(0, qsT, n8, n)
   } else {
-    reads(os, gammas, qs, n8, S, along ? pb : p, us, n8)
-    if (along) lowerProduct(os, n8, ADD, p, n8, vs, n8, n8, W8)
+    reads(os, gammas, qsT, S, along ? pb : p, us, n8)
+    if (along) addReads(os, p, vs, n8)
     storeReads(0, os, n8, n)
   }
-  addTransposed(S, K8, last, along ? bs : decayedKs, n8, us, n8, K8, W8, n)
-  if (along) addTransposed(S, K8, 0, ks, n8, vs, n8, K8, W8, n)
+  product(S, K8, ADD, along ? bs : decayedKs, n8, us, n8, K8, W8, n, last)
+  if (along) product(S, K8, ADD, ks, n8, vs, n8, K8, W8, n)
   release(frame)
   return n
 }
