@@ -336,18 +336,18 @@ export function decayRows(qTo: usize, aTo: usize, R: i32, gammas: usize, last: u
   }
 }
 
-/** kTo_j = D_nj k_j; kTo may be k. */
-export function decayKeys(kTo: usize, k: usize, w: usize, n8: i32, K8: i32): void {
+/** kTo_j = D_nj k_j; kTo may be k. w in a block with Rw rows; 0: 8 columns stand for all. */
+export function decayKeys(kTo: usize, k: usize, w: usize, Rw: i32, n8: i32, K8: i32): void {
   const end = <usize>n8 << 5
   for (let c = 0; c < K8; c += 8) {
-    const o = at(0, n8, 0, c)
+    const o = at(0, n8, 0, c), ow = at(w, Rw, 0, c)
     let g0 = splat(1), g1 = splat(1)
     for (let i = end - 32; i < end; i -= 32) {
       const x0 = f32x4.mul(g0, v128.load(k + o + i)), x1 = f32x4.mul(g1, v128.load(k + o + i, 16))
       v128.store(kTo + o + i, x0)
       v128.store(kTo + o + i, x1, 16)
-      g0 = f32x4.mul(g0, v128.load(w + o + i))
-      g1 = f32x4.mul(g1, v128.load(w + o + i, 16))
+      g0 = f32x4.mul(g0, v128.load(ow + i))
+      g1 = f32x4.mul(g1, v128.load(ow + i, 16))
     }
   }
 }
@@ -379,7 +379,7 @@ export function decayRowsBackward(dq: usize, da: usize, dw: usize, gammas: usize
 // ---- one decay for all channels: pairs are plain inner products, and D is a number ---------------------------------------------------
 
 /**
- * P_ij = D_ij P_ij, M_ij = D_{i-1,j} M_ij, or `after` the decay of token i D_ij M_ij (m = 0: none), and D [n8, n8] itself into d. w: the decays, 32 bytes
+ * P_ij = D_ij P_ij, M_ij = D_{i-1,j} M_ij (but M_ii stays as it is), or `after` the decay of token i D_ij M_ij (m = 0: none), and D [n8, n8] itself into d. w: the decays, 32 bytes
  * apart.
  */
 export function decayPairs(p: usize, m: usize, after: bool, d: usize, w: usize, n8: i32): void {
@@ -389,11 +389,10 @@ export function decayPairs(p: usize, m: usize, after: bool, d: usize, w: usize, 
       const o = at(0, n8, i, j)
       // Of token i - 1; where a vector of columns begins, nothing has decayed yet.
       const before = i == j ? splat(1) : v128.load(d + o - 32)
-      const here = f32x4.mul(x, before)
+      const here = v128.bitselect(f32x4.mul(x, before), splat(1), earlier(j, i))
       if (m) v128.store(m + o, f32x4.mul(after ? here : before, v128.load(m + o)))
       v128.store(d + o, here)
-      if (j + 4 > i) store<f32>(d + o + (<usize>(i - j) << 2), 1)
-      v128.store(p + o, f32x4.mul(v128.load(d + o), v128.load(p + o)))
+      v128.store(p + o, f32x4.mul(here, v128.load(p + o)))
     }
   }
 }

@@ -46,7 +46,7 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
     loadBetas(betas, n, n8)
     loadValues(es, n8, 0, n, n8)
     lowerOf(m, ksT, K8, ksT, K8, n8, K)
-    rest = remaindersOf(m, ks, ks, pairs, 0, betas, n, n8)
+    rest = remaindersOf(m, true, ks, ks, pairs, 0, 0, betas, n, n8)
     pseudoValues(S, 0, ksT, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
   transpose(usT, udm, us, n8, n8, W8)
@@ -174,7 +174,7 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   // 0 where there is no such thing.
   const asGiven = corrects ? as : 0, mGiven = corrects ? m : 0, dmGiven = corrects ? dm : 0
 
-  if (gated && loadDecays(ws, 0, n, n8)) {
+  if (gated && loadDecays(ws, 0, n, n8, K8)) {
     release(frame)
     return false
   }
@@ -193,14 +193,14 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   }
   if (corrects) {
     loadBetas(betas, n, n8)
-    rest = remaindersOf(mb, as, bs, n8, gated ? ws : 0, betas, n, n8)
+    rest = remaindersOf(mb, !gated, as, bs, n8, gated ? ws : 0, n8, betas, n, n8)
   }
   if (gated) {
     decayRows(qa, decayedAs, pairs, gammas, last, qs, asGiven, ws, n8, K8)
-    decayKeys(decayedKs, ks, ws, n8, K8)
+    decayKeys(decayedKs, ks, ws, n8, n8, K8)
     transpose(ksT, K8, decayedKs, n8, n8, K8)
     if (along) {
-      decayKeys(decayedBs, bs, ws, n8, K8)
+      decayKeys(decayedBs, bs, ws, n8, n8, K8)
       transpose(bsT, K8, decayedBs, n8, n8, K8)
     }
     if (corrects) transpose(asT, K8, decayedAs, pairs, n8, K8)

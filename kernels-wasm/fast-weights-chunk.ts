@@ -48,12 +48,12 @@ export function inner(p: usize, m: usize, after: bool, ds: usize, qs: usize, qsT
   if (gated) decayPairs(p, m, after, ds, ws, n8)
 }
 
-/** What M lacks of tokens that reflect, 0 if none does. ks in a block with R rows; ws 0: no gate. */
-export function remaindersOf(m: usize, as: usize, ks: usize, R: i32, ws: usize, betas: usize, n: i32, n8: i32): usize {
+/** What M lacks of tokens that reflect, 0 if none does; plain: its diagonal is k . k without erase. ks in a block with R rows, ws in one with Rw (0: as of decayKeys); ws 0: no gate. */
+export function remaindersOf(m: usize, plain: bool, as: usize, ks: usize, R: i32, ws: usize, Rw: i32, betas: usize, n: i32, n8: i32): usize {
   const rest = take(n8 * n8), wide = take(2 * K8)
   return erase
-    ? remainders(rest, m, as, n8, false, ks, R, ws, betas, wide, n, n8, K8)
-    : remainders(rest, m, ks, R, true, ks, R, ws, betas, wide, n, n8, K8)
+    ? remainders(rest, m, true, as, n8, false, ks, R, ws, Rw, betas, wide, n, n8, K8)
+    : remainders(rest, m, plain, ks, R, true, ks, R, ws, Rw, betas, wide, n, n8, K8)
 }
 
 /** O = diag(f) Q S + P U, Q by its transpose; f 0: 1. */
@@ -110,16 +110,18 @@ function fillOnes(x: usize, n: i32): void {
 export function chunk(S: usize, n: i32): i32 {
   const frame = top
   const n8 = roundUp8(n), byChannel = gated && gateWidth == K, columns = gated && !byChannel && !transposed, own = corrects && (erase != 0 || (gated && !columns))
+  // Where a single decay is only ever a number, eight channels hold it.
+  const widthOfDecays = columns ? 8 : K8, Rw = columns ? 0 : n8
   const qs = take(n8 * K8), qsT = take(n8 * K8), ks = take(n8 * K8), ksT = take(n8 * K8), us = take(n8 * W8), os = take(n8 * W8)
   const decayedKs = gated && transposed ? take(n8 * K8) : ks
   const bs = along ? take(n8 * K8) : ks, bsT = along ? take(n8 * K8) : ksT, vs = along ? take(n8 * W8) : us
   const pb = along ? take(n8 * n8) : 0, mb = along ? take(n8 * n8) : 0
   const p = take(n8 * n8), ds = take(n8 * n8), m = corrects ? take(n8 * n8) : 0, betas = take(n8)
-  const as = own ? take(n8 * K8) : ks, asT = own ? take(n8 * K8) : ksT, ws = gated ? take(n8 * K8) : 0, last = gated ? take(K8) : 0
+  const as = own ? take(n8 * K8) : ks, asT = own ? take(n8 * K8) : ksT, ws = gated ? take(n8 * widthOfDecays) : 0, last = gated ? take(K8) : 0
   // Gamma_i, and what A's tokens have decayed by when they read.
   const gammas = columns ? take(2 * n8) : 0, found = columns && own ? gammas + (<usize>n8 << 2) : gammas
   let rest: usize = 0
-  if (gated && loadDecays(ws, 0, n, n8)) {
+  if (gated && loadDecays(ws, 0, n, n8, widthOfDecays)) {
     release(frame)
     const kept = tokensBeforeForgetting(n)
     return kept ? chunk(S, kept) : 0
@@ -143,7 +145,7 @@ export function chunk(S: usize, n: i32): i32 {
   }
   if (corrects) {
     loadBetas(betas, n, n8)
-    rest = remaindersOf(along ? mb : m, as, bs, n8, ws, betas, n, n8)
+    rest = remaindersOf(along ? mb : m, !own, as, bs, n8, ws, Rw, betas, n, n8)
   }
   if (columns) decayNumbers(gammas, last, ws, n8, K8)
   else if (gated) {
@@ -152,8 +154,8 @@ export function chunk(S: usize, n: i32): i32 {
     if (own) transpose(asT, K8, as, n8, n8, K8)
   }
   if (gated) {
-    decayKeys(decayedKs, ks, ws, n8, K8)
-    if (along) decayKeys(bs, bs, ws, n8, K8)
+    decayKeys(decayedKs, ks, ws, Rw, n8, K8)
+    if (along) decayKeys(bs, bs, ws, Rw, n8, K8)
   }
   if (along) {
     loadValues(vs, n8, 0, n, n8)
@@ -182,7 +184,7 @@ function tokensBeforeForgetting(n: i32): i32 {
   const frame = top
   const wt = take(K8)
   let t = 0
-  while (t < n && !loadDecays(wt, t, 1, 1)) t++
+  while (t < n && !loadDecays(wt, t, 1, 1, K8)) t++
   release(frame)
   return t
 }

@@ -30,19 +30,27 @@ export function roundUp8(n: i32): i32 {
   return x + (<usize>r << 5)
 }
 
-/** dst [N, M] = src^T, src [M, N]; Rd and Rs are the rows of the blocks they lie in. */
+/** d [4, 4] = s^T. */
+@inline function transposeTile(d: usize, s: usize): void {
+  const x0 = v128.load(s), x1 = v128.load(s, 32), x2 = v128.load(s, 64), x3 = v128.load(s, 96)
+  const t0 = i32x4.shuffle(x0, x1, 0, 4, 1, 5), t1 = i32x4.shuffle(x2, x3, 0, 4, 1, 5)
+  const t2 = i32x4.shuffle(x0, x1, 2, 6, 3, 7), t3 = i32x4.shuffle(x2, x3, 2, 6, 3, 7)
+  v128.store(d, i64x2.shuffle(t0, t1, 0, 2))
+  v128.store(d, i64x2.shuffle(t0, t1, 1, 3), 32)
+  v128.store(d, i64x2.shuffle(t2, t3, 0, 2), 64)
+  v128.store(d, i64x2.shuffle(t2, t3, 1, 3), 96)
+}
+
+/** dst [N, M] = src^T, src [M, N], multiples of 8; Rd and Rs are the rows of the blocks they lie in. */
 export function transpose(dst: usize, Rd: i32, src: usize, Rs: i32, M: i32, N: i32): void {
-  for (let r = 0; r < M; r += 4) {
-    for (let j = 0; j < N; j += 4) {
-      const s = at(src, Rs, r, j)
-      const x0 = v128.load(s), x1 = v128.load(s, 32), x2 = v128.load(s, 64), x3 = v128.load(s, 96)
-      const t0 = i32x4.shuffle(x0, x1, 0, 4, 1, 5), t1 = i32x4.shuffle(x2, x3, 0, 4, 1, 5)
-      const t2 = i32x4.shuffle(x0, x1, 2, 6, 3, 7), t3 = i32x4.shuffle(x2, x3, 2, 6, 3, 7)
-      const d = at(dst, Rd, j, r)
-      v128.store(d, i64x2.shuffle(t0, t1, 0, 2))
-      v128.store(d, i64x2.shuffle(t0, t1, 1, 3), 32)
-      v128.store(d, i64x2.shuffle(t2, t3, 0, 2), 64)
-      v128.store(d, i64x2.shuffle(t2, t3, 1, 3), 96)
+  const step = <usize>Rd << 5
+  for (let j = 0; j < N; j += 8) {
+    let s = at(src, Rs, 0, j), d = rowsFrom(dst, j)
+    for (let r = 0; r < M; r += 8, s += 256, d += step) {
+      transposeTile(d, s)
+      transposeTile(d + 128, s + 16)
+      transposeTile(d + 16, s + 128)
+      transposeTile(d + 144, s + 144)
     }
   }
 }
@@ -895,23 +903,24 @@ export function loadBlock(x: usize, R: i32, src: usize, stride: usize, n: i32, c
   }
 }
 
-/** The other way. */
-export function storeBlock(dst: usize, stride: usize, x: usize, R: i32, n: i32, cols: i32): void {
-  const step = <usize>R << 5, whole = cols >> 3, left = cols & 7
+/** The other way, times a factor. */
+export function storeBlock(dst: usize, stride: usize, x: usize, R: i32, n: i32, cols: i32, factor: f32 = 1): void {
+  const step = <usize>R << 5, whole = cols >> 3, left = cols & 7, f = splat(factor)
   for (let r = 0; r < n; r++, dst += stride) {
     let d = dst, s = x + (<usize>r << 5), j = 0
     for (; j + 2 <= whole; j += 2, d += 64, s += 2 * step) {
-      const x0 = v128.load(s), x1 = v128.load(s, 16), x2 = v128.load(s + step), x3 = v128.load(s + step, 16)
+      const x0 = f32x4.mul(f, v128.load(s)), x1 = f32x4.mul(f, v128.load(s, 16))
+      const x2 = f32x4.mul(f, v128.load(s + step)), x3 = f32x4.mul(f, v128.load(s + step, 16))
       v128.store(d, x0)
       v128.store(d, x1, 16)
       v128.store(d, x2, 32)
       v128.store(d, x3, 48)
     }
     for (; j < whole; j++, d += 32, s += step) {
-      const low = v128.load(s), high = v128.load(s, 16)
+      const low = f32x4.mul(f, v128.load(s)), high = f32x4.mul(f, v128.load(s, 16))
       v128.store(d, low)
       v128.store(d, high, 16)
     }
-    for (let i: usize = 0; i < <usize>left; i++) store<f32>(d + (i << 2), load<f32>(s + (i << 2)))
+    for (let i: usize = 0; i < <usize>left; i++) store<f32>(d + (i << 2), factor * load<f32>(s + (i << 2)))
   }
 }
