@@ -23,16 +23,19 @@ import { at } from './strips'
 
 // ---- a decay for each channel ---------------------------------------------------------------------------------------------------
 
-/** Eight zeros and eight ones: from the (8 - d)th on, the least that a decay of token j + d may be for the keys j, ..., j + 7, of which those from j + d on don't decay yet. */
 const LEAST = memory.data<f32>([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1])
+
+/** Where it says, for the eight keys that begin d tokens before this one, how little they may decay by here: 0, or 1 of those that have yet to begin. */
+@inline function leastDecay(d: i32): usize {
+  return LEAST + (<usize>(8 - min(d, 8)) << 2)
+}
 
 /** Four rows at a time: enough sums to hide the time that an addition takes. */
 @inline function pairs(corrects: bool, p: usize, m: usize, kT: usize, q: usize, a: usize, w: usize, n8: i32, K8: i32): void {
   const skip = <usize>(n8 - 1) << 5
   for (let j = 0; j < n8; j += 8) {
     for (let i = j; i < n8; i += 4) {
-      const least0 = LEAST + (<usize>(8 - min(i - j, 8)) << 2), least1 = LEAST + (<usize>(8 - min(i + 1 - j, 8)) << 2)
-      const least2 = LEAST + (<usize>(8 - min(i + 2 - j, 8)) << 2), least3 = LEAST + (<usize>(8 - min(i + 3 - j, 8)) << 2)
+      const least0 = leastDecay(i - j), least1 = leastDecay(i - j + 1), least2 = leastDecay(i - j + 2), least3 = leastDecay(i - j + 3)
       const e00 = v128.load(least0), e01 = v128.load(least0, 16)
       const e10 = v128.load(least1), e11 = v128.load(least1, 16)
       const e20 = v128.load(least2), e21 = v128.load(least2, 16)

@@ -58,14 +58,16 @@ export function transpose(dst: usize, Rd: i32, src: usize, Rs: i32, M: i32, N: i
 // ---- tiles: 4 rows and 8 columns, or 16 (`two`) in strips `right` bytes apart. Where V8 merges vectors, 16 columns are 8 wide sums, which hide the time that an
 // addition takes, for 6 loads a step. It doesn't merge what it would have to store in several branches, nor a shape that is only known at run time.
 
-/** C = X or, to `add`, C += X, for X = A B; C = diag(f) C + X; C += X, with the triangle l >= r of 4 steps before the n in X. */
+/** C = X or, to `add`, C += X, or else, unless f is 0, C = diag(f) C + X; X = A B. */
 const FULL: i32 = 0
-const SCALED: i32 = 1
-const UPPER: i32 = 2
+/** C += A B, with the triangle l >= r of 4 steps before the n. */
+const UPPER: i32 = 1
 /** C = X or, to `add`, C += X, for X = diag(f) A B + L Y (f 0: not scaled), with the triangle l <= r after the m steps of L Y. */
-const LOWER: i32 = 3
+const LOWER: i32 = 2
 /** C -= diag(f) A B + L Y, solved for the triangle l < r after these m steps; the next rows of Y = diag(factor) C. */
-const SOLVE: i32 = 4
+const SOLVE: i32 = 3
+/** C = diag(f) A B + L Y. */
+const BOTH: i32 = 4
 
 @inline function tileOf(two: bool, shape: i32, c: usize, rightC: usize, add: i32, f: usize, a: usize, b: usize, right: usize, n: i32, l: usize, y: usize, rightY: usize,
   m: i32, factor: usize): void {
@@ -179,43 +181,7 @@ const SOLVE: i32 = 4
     a += 32
     b += 32
   }
-  for (; n > 1; n -= 2) {
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    if (two) {
-      b2 = v128.load(b + right)
-      b3 = v128.load(b + right, 16)
-    }
-    x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    if (two) {
-      c02 = madd(x, b2, c02)
-      c03 = madd(x, b3, c03)
-    }
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    if (two) {
-      c12 = madd(x, b2, c12)
-      c13 = madd(x, b3, c13)
-    }
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    if (two) {
-      c22 = madd(x, b2, c22)
-      c23 = madd(x, b3, c23)
-    }
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    if (two) {
-      c32 = madd(x, b2, c32)
-      c33 = madd(x, b3, c33)
-    }
-    a += 32
-    b += 32
+  for (; n > 0; n--) {
     b0 = v128.load(b)
     b1 = v128.load(b, 16)
     if (two) {
@@ -253,43 +219,7 @@ const SOLVE: i32 = 4
     a += 32
     b += 32
   }
-  if (n > 0) {
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    if (two) {
-      b2 = v128.load(b + right)
-      b3 = v128.load(b + right, 16)
-    }
-    x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    if (two) {
-      c02 = madd(x, b2, c02)
-      c03 = madd(x, b3, c03)
-    }
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    if (two) {
-      c12 = madd(x, b2, c12)
-      c13 = madd(x, b3, c13)
-    }
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    if (two) {
-      c22 = madd(x, b2, c22)
-      c23 = madd(x, b3, c23)
-    }
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    if (two) {
-      c32 = madd(x, b2, c32)
-      c33 = madd(x, b3, c33)
-    }
-  }
-  if (shape == LOWER || shape == SOLVE) {
+  if (shape >= LOWER) {
     if (f) {
       x = v128.load32_splat(f)
       c00 = f32x4.mul(x, c00)
@@ -543,7 +473,7 @@ const SOLVE: i32 = 4
       v128.store(yR, y32, 96)
       v128.store(yR, y33, 112)
     }
-  } else if (shape == SCALED) {
+  } else if (shape == FULL && f) {
     x = v128.load32_splat(f)
     c00 = madd(x, v128.load(c), c00)
     c01 = madd(x, v128.load(c, 16), c01)
@@ -683,12 +613,8 @@ function tile(shape: i32, c: usize, add: i32, f: usize, a: usize, b: usize, n: i
   }
 }
 
-function stripsFull(i: i32, j: i32, c: usize, Rc: i32, add: i32, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32): void {
-  strip(true, FULL, i, j, c, Rc, add, 0, a, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
-}
-
-function stripsScaled(j: i32, c: usize, Rc: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32): void {
-  strip(true, SCALED, 0, j, c, Rc, ADD, f, a, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
+function stripsFull(i: i32, j: i32, c: usize, Rc: i32, add: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32): void {
+  strip(true, FULL, i, j, c, Rc, add, f, a, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
 }
 
 function stripsLower(j: i32, c: usize, Rc: i32, add: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32): void {
@@ -704,12 +630,8 @@ function stripsSolve(j: i32, c: usize, f: usize, a: usize, Ra: i32, b: usize, Rb
  */
 export function product(c: usize, Rc: i32, add: i32, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32, f: usize = 0): void {
   let j = 0
-  if (wide)
-    for (; j + 16 <= N; j += 16) {
-      if (f) stripsScaled(j, c, Rc, f, aT, Ra, b, Rb, M, n)
-      else stripsFull(0, j, c, Rc, add, aT, Ra, b, Rb, M, n)
-    }
-  for (; j < N; j += 8) strip(false, f ? SCALED : FULL, 0, j, c, Rc, add, f, aT, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
+  if (wide) for (; j + 16 <= N; j += 16) stripsFull(0, j, c, Rc, add, f, aT, Ra, b, Rb, M, n)
+  for (; j < N; j += 8) strip(false, FULL, 0, j, c, Rc, add, f, aT, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
 }
 
 /** C [M, N] = | += diag(f) A B + tril(L) Y, f [M] (0: not scaled); aT is [n, M], lT [M, M]. */
@@ -743,7 +665,7 @@ export function lowerOf(c: usize, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32,
   for (let j = 0; j < M; j += wide ? 16 : 8) {
     if (wide) {
       tileSquare(at(c, M, j, j), at(aT, Ra, 0, j), at(b, Rb, 0, j), n)
-      if (j + 16 <= M) stripsFull(j + 8, j, c, M, SET, aT, Ra, b, Rb, M, n)
+      if (j + 16 <= M) stripsFull(j + 8, j, c, M, SET, 0, aT, Ra, b, Rb, M, n)
     } else strip(false, FULL, j, j, c, M, SET, 0, aT, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
   }
 }
@@ -775,14 +697,6 @@ export function symmetric(dst: usize, Rd: i32, l: usize, M: i32): void {
   const low = madd(f, v128.load(from), v128.load(to)), high = madd(f, v128.load(from, 16), v128.load(to, 16))
   v128.store(to, low)
   v128.store(to, high, 16)
-}
-
-/** x -= factor y, eight floats. */
-function subtractRow(x: usize, factor: f32, y: usize): void {
-  const f = f32x4.splat(-factor)
-  const low = madd(f, v128.load(y), v128.load(x)), high = madd(f, v128.load(y, 16), v128.load(x, 16))
-  v128.store(x, low)
-  v128.store(x, high, 16)
 }
 
 /** Eight floats of row i of x -= sum_{l<i} rest_il y_l, rest [R, R] as of remainders.ts; y: those of row 0. */
@@ -824,10 +738,9 @@ export function solveLower(x: usize, y: usize, f: usize, aT: usize, Ra: i32, b: 
   for (; j < N; j += 8)
     for (let i = 0; i < M; i += 4) {
       const xi = at(x, M, i, j), yi = at(y, M, i, j), y0 = at(y, M, 0, j), d = at(lT, M, i, i), fi = factor + (i << 2)
-      tile(FULL, yi, SET, 0, at(aT, Ra, 0, i), at(b, Rb, 0, j), n, 0, 0, 0, 0)
-      for (let r: usize = 0; r < 4; r++) subtractRow(xi + (r << 5), f ? load<f32>(f + (<usize>i + r << 2)) : 1, yi + (r << 5))
-      tile(FULL, yi, SET, 0, at(lT, M, 0, i), y0, i, 0, 0, 0, 0)
-      for (let r: usize = 0; r < 4; r++) subtractRow(xi + (r << 5), 1, yi + (r << 5))
+      // To the bit what SOLVE computes, or earlier tokens would know of a later one that reflects.
+      tile(BOTH, yi, SET, f ? f + (i << 2) : 0, at(aT, Ra, 0, i), at(b, Rb, 0, j), n, at(lT, M, 0, i), y0, i, 0)
+      for (let r: usize = 0; r < 128; r += 16) v128.store(xi + r, f32x4.sub(v128.load(xi + r), v128.load(yi + r)))
       subtractRest(xi, rest, M, y0, i)
       finishRow(yi, xi, fi, 0)
       addRow(xi, -1, d, yi, 0, 1)
