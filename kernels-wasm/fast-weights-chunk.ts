@@ -48,7 +48,10 @@ export function inner(p: usize, m: usize, after: bool, ds: usize, qs: usize, qsT
   if (gated) decayPairs(p, m, after, ds, ws, n8)
 }
 
-/** What M lacks of tokens that reflect, 0 if none does; plain: its diagonal is k . k without erase. ks in a block with R rows, ws in one with Rw (0: as of decayKeys); ws 0: no gate. */
+/**
+ * What M lacks of tokens that reflect, 0 if none does; plain: without erase M's diagonal is k . k. ks in a block with R rows, ws in one with Rw (0: as of
+ * decayKeys); ws 0: no gate.
+ */
 export function remaindersOf(m: usize, plain: bool, as: usize, ks: usize, R: i32, ws: usize, Rw: i32, betas: usize, n: i32, n8: i32): usize {
   const rest = take(n8 * n8), wide = take(2 * K8)
   return erase
@@ -104,8 +107,9 @@ function fillOnes(x: usize, n: i32): void {
 }
 
 /**
- * O = Q S + P U;  S = diag(Gamma_n) S + K^T U. With along, P, M and K are those of these keys, B, and O += P' V, S += K'^T V. With a gate Q stands for the rows Gamma_i q_i, A for Gamma_{i-1} a_i and K for D_nj k_j. Returns
- * how many of the n tokens it has done: those before the first of which a decay is 0, since what is forgotten would be multiplied with it.
+ * O = Q S + P U;  S = diag(Gamma_n) S + K^T U. With along, P, M and K are those of these keys, B, and O += P' V, S += K'^T V. With a gate Q stands for the rows
+ * Gamma_i q_i, A for Gamma_{i-1} a_i and K for D_nj k_j; a decay that all channels share is left out of Q and A, and comes into their products with S.
+ * Returns how many of the n tokens it has done: those before the first of which a decay is 0, since what is forgotten would be multiplied with it.
  */
 export function chunk(S: usize, n: i32): i32 {
   const frame = top

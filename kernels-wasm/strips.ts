@@ -69,8 +69,8 @@ const SOLVE: i32 = 3
 /** C = diag(f) A B + L Y. */
 const BOTH: i32 = 4
 
-@inline function tileOf(two: bool, shape: i32, c: usize, rightC: usize, add: i32, f: usize, a: usize, b: usize, right: usize, n: i32, l: usize, y: usize, rightY: usize,
-  m: i32, factor: usize): void {
+@inline function tileOf(two: bool, shape: i32, c: usize, rightC: usize, add: i32, f: usize, a: usize, b: usize, right: usize, n: i32, l: usize, y: usize,
+  rightY: usize, m: i32, factor: usize): void {
   const cR = c + rightC
   let c00 = splat(0), c01 = splat(0), c02 = splat(0), c03 = splat(0)
   let c10 = splat(0), c11 = splat(0), c12 = splat(0), c13 = splat(0)
@@ -725,8 +725,8 @@ function addRestTransposed(x: usize, rest: usize, R: i32, y: usize, i: i32): voi
 }
 
 /**
- * X [M, N] -= diag(f) A B, f [M] (0: not scaled), then forward substitution: for i = 0, 1, ...: x_i -= sum_{j<i} L_ij y_j, then y_i = factor_i x_i; aT is [n, M]. L [M, M] is given by
- * its transpose and only what is strictly below its diagonal counts; factor is [M]. rest: what L lacks (remainders.ts), 0: nothing.
+ * X [M, N] -= diag(f) A B, f [M] (0: not scaled), then forward substitution: for i = 0, 1, ...: x_i -= sum_{j<i} L_ij y_j, then y_i = factor_i x_i; aT is
+ * [n, M]. L [M, M] is given by its transpose and only what is strictly below its diagonal counts; factor is [M]. rest: what L lacks (remainders.ts), 0: nothing.
  */
 export function solveLower(x: usize, y: usize, f: usize, aT: usize, Ra: i32, b: usize, Rb: i32, n: i32, lT: usize, rest: usize, factor: usize, M: i32, N: i32): void {
   let j = 0
