@@ -603,7 +603,7 @@ function tile(shape: i32, c: usize, add: i32, f: usize, a: usize, b: usize, n: i
 // ---- products ---------------------------------------------------------------------------------------------------------------------------
 
 /** All tiles of strip j, and of the one after it where there are `two`, from row i on. */
-@inline function strip(two: bool, shape: i32, i: i32, j: i32, c: usize, Rc: i32, add: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32,
+@inline function stripOf(two: bool, shape: i32, i: i32, j: i32, c: usize, Rc: i32, add: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32,
   y: usize, Ry: i32, M: i32, factor: usize): void {
   const rightC = <usize>Rc << 5, right = <usize>Rb << 5, rightY = <usize>Ry << 5, bj = at(b, Rb, 0, j), yj = at(y, Ry, 0, j)
   for (; i < M; i += 4) {
@@ -613,16 +613,22 @@ function tile(shape: i32, c: usize, add: i32, f: usize, a: usize, b: usize, n: i
   }
 }
 
+/** A strip of 8 columns. */
+function strip(shape: i32, i: i32, j: i32, c: usize, Rc: i32, add: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize,
+  Ry: i32, M: i32, factor: usize): void {
+  stripOf(false, shape, i, j, c, Rc, add, f, a, Ra, b, Rb, n, l, Rl, y, Ry, M, factor)
+}
+
 function stripsFull(i: i32, j: i32, c: usize, Rc: i32, add: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32): void {
-  strip(true, FULL, i, j, c, Rc, add, f, a, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
+  stripOf(true, FULL, i, j, c, Rc, add, f, a, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
 }
 
 function stripsLower(j: i32, c: usize, Rc: i32, add: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32): void {
-  strip(true, LOWER, 0, j, c, Rc, add, f, a, Ra, b, Rb, n, l, Rl, y, Ry, M, 0)
+  stripOf(true, LOWER, 0, j, c, Rc, add, f, a, Ra, b, Rb, n, l, Rl, y, Ry, M, 0)
 }
 
 function stripsSolve(j: i32, c: usize, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, y: usize, M: i32, factor: usize): void {
-  strip(true, SOLVE, 0, j, c, M, SET, f, a, Ra, b, Rb, n, l, M, y, M, M, factor)
+  stripOf(true, SOLVE, 0, j, c, M, SET, f, a, Ra, b, Rb, n, l, M, y, M, M, factor)
 }
 
 /**
@@ -631,7 +637,7 @@ function stripsSolve(j: i32, c: usize, f: usize, a: usize, Ra: i32, b: usize, Rb
 export function product(c: usize, Rc: i32, add: i32, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32, f: usize = 0): void {
   let j = 0
   if (wide) for (; j + 16 <= N; j += 16) stripsFull(0, j, c, Rc, add, f, aT, Ra, b, Rb, M, n)
-  for (; j < N; j += 8) strip(false, FULL, 0, j, c, Rc, add, f, aT, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
+  for (; j < N; j += 8) strip(FULL, 0, j, c, Rc, add, f, aT, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
 }
 
 /** C [M, N] = | += diag(f) A B + tril(L) Y, f [M] (0: not scaled); aT is [n, M], lT [M, M]. */
@@ -639,7 +645,7 @@ export function productLower(c: usize, Rc: i32, add: i32, f: usize, aT: usize, R
   N: i32): void {
   let j = 0
   if (wide) for (; j + 16 <= N; j += 16) stripsLower(j, c, Rc, add, f, aT, Ra, b, Rb, n, lT, Rl, y, Ry, M)
-  for (; j < N; j += 8) strip(false, LOWER, 0, j, c, Rc, add, f, aT, Ra, b, Rb, n, lT, Rl, y, Ry, M, 0)
+  for (; j < N; j += 8) strip(LOWER, 0, j, c, Rc, add, f, aT, Ra, b, Rb, n, lT, Rl, y, Ry, M, 0)
 }
 
 /** C [M, N] = | += tril(L) Y, lT [M, M]. */
@@ -666,7 +672,7 @@ export function lowerOf(c: usize, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32,
     if (wide) {
       tileSquare(at(c, M, j, j), at(aT, Ra, 0, j), at(b, Rb, 0, j), n)
       if (j + 16 <= M) stripsFull(j + 8, j, c, M, SET, 0, aT, Ra, b, Rb, M, n)
-    } else strip(false, FULL, j, j, c, M, SET, 0, aT, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
+    } else strip(FULL, j, j, c, M, SET, 0, aT, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
   }
 }
 
@@ -732,7 +738,7 @@ export function solveLower(x: usize, y: usize, f: usize, aT: usize, Ra: i32, b: 
   let j = 0
   if (!rest) {
     if (wide) for (; j + 16 <= N; j += 16) stripsSolve(j, x, f, aT, Ra, b, Rb, n, lT, y, M, factor)
-    for (; j < N; j += 8) strip(false, SOLVE, 0, j, x, M, SET, f, aT, Ra, b, Rb, n, lT, M, y, M, M, factor)
+    for (; j < N; j += 8) strip(SOLVE, 0, j, x, M, SET, f, aT, Ra, b, Rb, n, lT, M, y, M, M, factor)
     return
   }
   for (; j < N; j += 8)
@@ -741,20 +747,11 @@ export function solveLower(x: usize, y: usize, f: usize, aT: usize, Ra: i32, b: 
       // To the bit what SOLVE computes, or earlier tokens would know of a later one that reflects.
       tile(BOTH, yi, SET, f ? f + (i << 2) : 0, at(aT, Ra, 0, i), at(b, Rb, 0, j), n, at(lT, M, 0, i), y0, i, 0)
       for (let r: usize = 0; r < 128; r += 16) v128.store(xi + r, f32x4.sub(v128.load(xi + r), v128.load(yi + r)))
-      subtractRest(xi, rest, M, y0, i)
-      finishRow(yi, xi, fi, 0)
-      addRow(xi, -1, d, yi, 0, 1)
-      addRow(xi, -1, d, yi, 0, 2)
-      addRow(xi, -1, d, yi, 0, 3)
-      subtractRest(xi + 32, rest, M, y0, i + 1)
-      finishRow(yi, xi, fi, 1)
-      addRow(xi, -1, d, yi, 1, 2)
-      addRow(xi, -1, d, yi, 1, 3)
-      subtractRest(xi + 64, rest, M, y0, i + 2)
-      finishRow(yi, xi, fi, 2)
-      addRow(xi, -1, d, yi, 2, 3)
-      subtractRest(xi + 96, rest, M, y0, i + 3)
-      finishRow(yi, xi, fi, 3)
+      for (let l = 0; l < 4; l++) {
+        subtractRest(xi + (<usize>l << 5), rest, M, y0, i + l)
+        finishRow(yi, xi, fi, l)
+        for (let r = l + 1; r < 4; r++) addRow(xi, -1, d, yi, l, r)
+      }
     }
 }
 
