@@ -400,8 +400,11 @@ export function decayPairs(p: usize, m: usize, after: bool, d: usize, w: usize, 
   }
 }
 
-/** gammas [2, n8] = Gamma_i, Gamma_{i-1}; last [K8] = Gamma_n, in every channel. w: as above. */
-export function decayNumbers(gammas: usize, last: usize, w: usize, n8: i32, K8: i32): void {
+/**
+ * Columns: qT [K8, n8] times Gamma_i, aT [K8, n8] (0: none) times Gamma_i too, or Gamma_{i-1} if `before`; last [K8] = Gamma_n, in every channel. w: as above;
+ * gammas is 2 n8 floats.
+ */
+export function decayColumns(qT: usize, aT: usize, before: bool, last: usize, w: usize, gammas: usize, n8: i32, K8: i32): void {
   const befores = gammas + (<usize>n8 << 2)
   let g: f32 = 1
   for (let i: usize = 0; i < <usize>n8 << 2; i += 4) {
@@ -410,6 +413,20 @@ export function decayNumbers(gammas: usize, last: usize, w: usize, n8: i32, K8: 
     store<f32>(gammas + i, g)
   }
   for (let c: usize = 0; c < <usize>K8 << 2; c += 16) v128.store(last + c, f32x4.splat(g))
+  scaleColumns(qT, gammas, n8, K8)
+  if (aT) scaleColumns(aT, before ? befores : gammas, n8, K8)
+}
+
+/** x [M, N] = x diag(f). */
+function scaleColumns(x: usize, f: usize, N: i32, M: i32): void {
+  for (let j = 0; j < N; j += 8, f += 32) {
+    const f0 = v128.load(f), f1 = v128.load(f, 16), end = at(x, M, 0, j) + (<usize>M << 5)
+    for (let s = at(x, M, 0, j); s < end; s += 32) {
+      const x0 = f32x4.mul(f0, v128.load(s)), x1 = f32x4.mul(f1, v128.load(s, 16))
+      v128.store(s, x0)
+      v128.store(s, x1, 16)
+    }
+  }
 }
 
 /**

@@ -47,7 +47,7 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
     loadValues(es, n8, 0, n, n8)
     lowerOf(m, ksT, K8, ksT, K8, n8, K)
     rest = remaindersOf(m, true, ks, ks, pairs, 0, 0, betas, n, n8)
-    pseudoValues(S, 0, ksT, betas, es, us, m, rest, n8)
+    pseudoValues(S, ksT, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
   transpose(usT, udm, us, n8, n8, W8)
   transpose(right, udm, dS, K8, K8, W8)
@@ -65,7 +65,7 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
   }
   lowerOf(p, gsT, gdP, usT, udm, n8, W)
   transpose(rowsFrom(leftQ, W8), gdP, p, n8, n8, n8)
-  if (dq) productLower(dqs, n8, SET, 0, leftQ, gdP, rightQ, udm, W, rowsFrom(leftQ, W8), gdP, rightK, udm, n8, K8)
+  if (dq) productLower(dqs, n8, SET, leftQ, gdP, rightQ, udm, W, rowsFrom(leftQ, W8), gdP, rightK, udm, n8, K8)
   product(dks, n8, SET, left, udm, right, udm, n8, K8, beta ? udm : W8)
   addLowerTransposed(dks, n8, p, n8, qs, pairs, n8, K8)
   product(dS, K8, ADD, qk, pairs, gd, pairs, K8, W8, beta ? pairs : n)
@@ -80,7 +80,7 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
 function storeReadsOf(qsT: usize, S: usize, p: usize, us: usize, n: i32, n8: i32): void {
   const frame = top
   const os = take(n8 * W8)
-  reads(os, 0, qsT, S, p, us, n8)
+  reads(os, qsT, S, p, us, n8)
   storeReads(0, os, n8, n)
   release(frame)
 }
@@ -214,10 +214,10 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
     loadValues(vs, n8, 0, n, n8)
     transpose(vsT, W8, vs, n8, n8, W8)
     foundValues(es, m, vs, n8)
-    pseudoValues(S, 0, asT, betas, es, us, mb, rest, n8)
+    pseudoValues(S, asT, betas, es, us, mb, rest, n8)
   } else if (corrects) {
     loadValues(es, n8, 0, n, n8)
-    pseudoValues(S, 0, asT, betas, es, us, m, rest, n8)
+    pseudoValues(S, asT, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
   if (transposed) {
     transpose(qsT, K8, qa, pairs, n8, K8)

@@ -2,7 +2,7 @@
  * Fast weights, chunk form: products of small blocks. Plural names are blocks of n8 tokens, *T are transposes.
  * What is computed: fast-weights.ts.
  */
-import { decayKeys, decayNumbers, decayPairs, decayRows, decayedPairs, decayedReads } from './decays'
+import { decayColumns, decayKeys, decayPairs, decayRows, decayedPairs, decayedReads } from './decays'
 import {
   K, K8, W, W8, along, corrects, erase, gateWidth, gated, k, loadBetas, loadDecays, loadKeys, loadTransposedQueries, loadValues, multiply, q,
   release, scaleTo, storeReads, storeTransposedReads, take, top, transposed,
@@ -11,14 +11,14 @@ import { remainders } from './remainders'
 import { ADD, SET, at, lowerOf, lowerProduct, product, productLower, roundUp8, solveLower, transpose } from './strips'
 
 /**
- * The values written by a rule that corrects, (I + diag(beta) M) U = diag(beta) (V - diag(f) A S), M strictly lower, by forward substitution on
- * the errors E: e_i = v_i - f_i S^T a_i - sum_{j<i} M_ij u_j, u_i = beta_i e_i. es holds V on entry; f 0: 1. A and S as of the chunk's first token.
+ * The values written by a rule that corrects, (I + diag(beta) M) U = diag(beta) (V - A S), M strictly lower, by forward substitution on
+ * the errors E: e_i = v_i - S^T a_i - sum_{j<i} M_ij u_j, u_i = beta_i e_i. es holds V on entry. A and S as of the chunk's first token.
  */
-export function pseudoValues(S: usize, f: usize, asT: usize, betas: usize, es: usize, us: usize, m: usize, rest: usize, n8: i32): void {
+export function pseudoValues(S: usize, asT: usize, betas: usize, es: usize, us: usize, m: usize, rest: usize, n8: i32): void {
   const frame = top
   const mT = take(n8 * n8)
   transpose(mT, n8, m, n8, n8, n8)
-  solveLower(es, us, f, asT, K8, S, K8, K, mT, rest, betas, n8, W8)
+  solveLower(es, us, asT, K8, S, K8, K, mT, rest, betas, n8, W8)
   release(frame)
 }
 
@@ -59,12 +59,12 @@ export function remaindersOf(m: usize, plain: bool, as: usize, ks: usize, R: i32
     : remainders(rest, m, plain, ks, R, true, ks, R, ws, Rw, betas, wide, n, n8, K8)
 }
 
-/** O = diag(f) Q S + P U, Q by its transpose; f 0: 1. */
-export function reads(os: usize, f: usize, qsT: usize, S: usize, p: usize, us: usize, n8: i32): void {
+/** O = Q S + P U, Q by its transpose. */
+export function reads(os: usize, qsT: usize, S: usize, p: usize, us: usize, n8: i32): void {
   const frame = top
   const pT = take(n8 * n8)
   transpose(pT, n8, p, n8, n8, n8)
-  productLower(os, n8, SET, f, qsT, K8, S, K8, K, pT, n8, us, n8, n8, W8)
+  productLower(os, n8, SET, qsT, K8, S, K8, K, pT, n8, us, n8, n8, W8)
   release(frame)
 }
 
@@ -108,8 +108,7 @@ function fillOnes(x: usize, n: i32): void {
 
 /**
  * O = Q S + P U;  S = diag(Gamma_n) S + K^T U. With along, P, M and K are those of these keys, B, and O += P' V, S += K'^T V. With a gate Q stands for the rows
- * Gamma_i q_i, A for Gamma_{i-1} a_i and K for D_nj k_j; a decay that all channels share is left out of Q and A, and comes into their products with S.
- * Returns how many of the n tokens it has done: those before the first of which a decay is 0, since what is forgotten would be multiplied with it.
+ * Gamma_i q_i, A for Gamma_{i-1} a_i and K for D_nj k_j: decayed before they meet S, since Q S itself may be beyond float32. Returns how many of the n tokens it has done: those before the first of which a decay is 0, since what is forgotten would be multiplied with it.
  */
 export function chunk(S: usize, n: i32): i32 {
   const frame = top
@@ -122,8 +121,6 @@ export function chunk(S: usize, n: i32): i32 {
   const pb = along ? take(n8 * n8) : 0, mb = along ? take(n8 * n8) : 0
   const p = take(n8 * n8), ds = take(n8 * n8), m = corrects ? take(n8 * n8) : 0, betas = take(n8)
   const as = own ? take(n8 * K8) : ks, asT = own ? take(n8 * K8) : ksT, ws = gated ? take(n8 * widthOfDecays) : 0, last = gated ? take(K8) : 0
-  // Gamma_i, and what A's tokens have decayed by when they read.
-  const gammas = columns ? take(2 * n8) : 0, found = columns && own ? gammas + (<usize>n8 << 2) : gammas
   let rest: usize = 0
   if (gated && loadDecays(ws, 0, n, n8, widthOfDecays)) {
     release(frame)
@@ -151,7 +148,7 @@ export function chunk(S: usize, n: i32): i32 {
     loadBetas(betas, n, n8)
     rest = remaindersOf(along ? mb : m, !own, as, bs, n8, ws, Rw, betas, n, n8)
   }
-  if (columns) decayNumbers(gammas, last, ws, n8, K8)
+  if (columns) decayColumns(qsT, corrects ? asT : 0, own, last, ws, take(2 * n8), n8, K8)
   else if (gated) {
     decayRows(qs, as, n8, 0, last, qs, own ? as : 0, ws, n8, K8)
     if (!transposed) transpose(qsT, K8, qs, n8, n8, K8)
@@ -164,16 +161,16 @@ export function chunk(S: usize, n: i32): i32 {
   if (along) {
     loadValues(vs, n8, 0, n, n8)
     foundValues(os, m, vs, n8)
-    pseudoValues(S, found, asT, betas, os, us, mb, rest, n8)
+    pseudoValues(S, asT, betas, os, us, mb, rest, n8)
   } else if (corrects) {
     loadValues(os, n8, 0, n, n8)
-    pseudoValues(S, found, asT, betas, os, us, m, rest, n8)
+    pseudoValues(S, asT, betas, os, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
   if (transposed) {
     transposedReads(qsT, S, us, ks, qs, ws, ds, n, n8)
     storeTransposedReads(0, qsT, n8, n)
   } else {
-    reads(os, gammas, qsT, S, along ? pb : p, us, n8)
+    reads(os, qsT, S, along ? pb : p, us, n8)
     if (along) addReads(os, p, vs, n8)
     storeReads(0, os, n8, n)
   }

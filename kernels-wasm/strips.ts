@@ -62,11 +62,11 @@ export function transpose(dst: usize, Rd: i32, src: usize, Rs: i32, M: i32, N: i
 const FULL: i32 = 0
 /** C += A B, with the triangle l >= r of 4 steps before the n. */
 const UPPER: i32 = 1
-/** C = X or, to `add`, C += X, for X = diag(f) A B + L Y (f 0: not scaled), with the triangle l <= r after the m steps of L Y. */
+/** C = X or, to `add`, C += X, for X = A B + L Y, with the triangle l <= r after the m steps of L Y. */
 const LOWER: i32 = 2
-/** C -= diag(f) A B + L Y, solved for the triangle l < r after these m steps; the next rows of Y = diag(factor) C. */
+/** C -= A B + L Y, solved for the triangle l < r after these m steps; the next rows of Y = diag(factor) C. */
 const SOLVE: i32 = 3
-/** C = diag(f) A B + L Y. */
+/** C = A B + L Y. */
 const BOTH: i32 = 4
 
 @inline function tileOf(two: bool, shape: i32, c: usize, rightC: usize, add: i32, f: usize, a: usize, b: usize, right: usize, n: i32, l: usize, y: usize,
@@ -220,36 +220,6 @@ const BOTH: i32 = 4
     b += 32
   }
   if (shape >= LOWER) {
-    if (f) {
-      x = v128.load32_splat(f)
-      c00 = f32x4.mul(x, c00)
-      c01 = f32x4.mul(x, c01)
-      if (two) {
-        c02 = f32x4.mul(x, c02)
-        c03 = f32x4.mul(x, c03)
-      }
-      x = v128.load32_splat(f, 4)
-      c10 = f32x4.mul(x, c10)
-      c11 = f32x4.mul(x, c11)
-      if (two) {
-        c12 = f32x4.mul(x, c12)
-        c13 = f32x4.mul(x, c13)
-      }
-      x = v128.load32_splat(f, 8)
-      c20 = f32x4.mul(x, c20)
-      c21 = f32x4.mul(x, c21)
-      if (two) {
-        c22 = f32x4.mul(x, c22)
-        c23 = f32x4.mul(x, c23)
-      }
-      x = v128.load32_splat(f, 12)
-      c30 = f32x4.mul(x, c30)
-      c31 = f32x4.mul(x, c31)
-      if (two) {
-        c32 = f32x4.mul(x, c32)
-        c33 = f32x4.mul(x, c33)
-      }
-    }
     for (; m > 0; m--) {
       b0 = v128.load(y)
       b1 = v128.load(y, 16)
@@ -623,12 +593,12 @@ function stripsFull(i: i32, j: i32, c: usize, Rc: i32, add: i32, f: usize, a: us
   stripOf(true, FULL, i, j, c, Rc, add, f, a, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
 }
 
-function stripsLower(j: i32, c: usize, Rc: i32, add: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32): void {
-  stripOf(true, LOWER, 0, j, c, Rc, add, f, a, Ra, b, Rb, n, l, Rl, y, Ry, M, 0)
+function stripsLower(j: i32, c: usize, Rc: i32, add: i32, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32): void {
+  stripOf(true, LOWER, 0, j, c, Rc, add, 0, a, Ra, b, Rb, n, l, Rl, y, Ry, M, 0)
 }
 
-function stripsSolve(j: i32, c: usize, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, y: usize, M: i32, factor: usize): void {
-  stripOf(true, SOLVE, 0, j, c, M, SET, f, a, Ra, b, Rb, n, l, M, y, M, M, factor)
+function stripsSolve(j: i32, c: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, y: usize, M: i32, factor: usize): void {
+  stripOf(true, SOLVE, 0, j, c, M, SET, 0, a, Ra, b, Rb, n, l, M, y, M, M, factor)
 }
 
 /**
@@ -640,17 +610,17 @@ export function product(c: usize, Rc: i32, add: i32, aT: usize, Ra: i32, b: usiz
   for (; j < N; j += 8) strip(FULL, 0, j, c, Rc, add, f, aT, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
 }
 
-/** C [M, N] = | += diag(f) A B + tril(L) Y, f [M] (0: not scaled); aT is [n, M], lT [M, M]. */
-export function productLower(c: usize, Rc: i32, add: i32, f: usize, aT: usize, Ra: i32, b: usize, Rb: i32, n: i32, lT: usize, Rl: i32, y: usize, Ry: i32, M: i32,
+/** C [M, N] = | += A B + tril(L) Y; aT is [n, M], lT [M, M]. */
+export function productLower(c: usize, Rc: i32, add: i32, aT: usize, Ra: i32, b: usize, Rb: i32, n: i32, lT: usize, Rl: i32, y: usize, Ry: i32, M: i32,
   N: i32): void {
   let j = 0
-  if (wide) for (; j + 16 <= N; j += 16) stripsLower(j, c, Rc, add, f, aT, Ra, b, Rb, n, lT, Rl, y, Ry, M)
-  for (; j < N; j += 8) strip(LOWER, 0, j, c, Rc, add, f, aT, Ra, b, Rb, n, lT, Rl, y, Ry, M, 0)
+  if (wide) for (; j + 16 <= N; j += 16) stripsLower(j, c, Rc, add, aT, Ra, b, Rb, n, lT, Rl, y, Ry, M)
+  for (; j < N; j += 8) strip(LOWER, 0, j, c, Rc, add, 0, aT, Ra, b, Rb, n, lT, Rl, y, Ry, M, 0)
 }
 
 /** C [M, N] = | += tril(L) Y, lT [M, M]. */
 export function lowerProduct(c: usize, Rc: i32, add: i32, lT: usize, Rl: i32, y: usize, Ry: i32, M: i32, N: i32): void {
-  productLower(c, Rc, add, 0, 0, 0, 0, 0, 0, lT, Rl, y, Ry, M, N)
+  productLower(c, Rc, add, 0, 0, 0, 0, 0, lT, Rl, y, Ry, M, N)
 }
 
 /** C [M, N] += tril(L)^T B, L [M, M]. */
@@ -731,21 +701,21 @@ function addRestTransposed(x: usize, rest: usize, R: i32, y: usize, i: i32): voi
 }
 
 /**
- * X [M, N] -= diag(f) A B, f [M] (0: not scaled), then forward substitution: for i = 0, 1, ...: x_i -= sum_{j<i} L_ij y_j, then y_i = factor_i x_i; aT is
+ * X [M, N] -= A B, then forward substitution: for i = 0, 1, ...: x_i -= sum_{j<i} L_ij y_j, then y_i = factor_i x_i; aT is
  * [n, M]. L [M, M] is given by its transpose and only what is strictly below its diagonal counts; factor is [M]. rest: what L lacks (remainders.ts), 0: nothing.
  */
-export function solveLower(x: usize, y: usize, f: usize, aT: usize, Ra: i32, b: usize, Rb: i32, n: i32, lT: usize, rest: usize, factor: usize, M: i32, N: i32): void {
+export function solveLower(x: usize, y: usize, aT: usize, Ra: i32, b: usize, Rb: i32, n: i32, lT: usize, rest: usize, factor: usize, M: i32, N: i32): void {
   let j = 0
   if (!rest) {
-    if (wide) for (; j + 16 <= N; j += 16) stripsSolve(j, x, f, aT, Ra, b, Rb, n, lT, y, M, factor)
-    for (; j < N; j += 8) strip(SOLVE, 0, j, x, M, SET, f, aT, Ra, b, Rb, n, lT, M, y, M, M, factor)
+    if (wide) for (; j + 16 <= N; j += 16) stripsSolve(j, x, aT, Ra, b, Rb, n, lT, y, M, factor)
+    for (; j < N; j += 8) strip(SOLVE, 0, j, x, M, SET, 0, aT, Ra, b, Rb, n, lT, M, y, M, M, factor)
     return
   }
   for (; j < N; j += 8)
     for (let i = 0; i < M; i += 4) {
       const xi = at(x, M, i, j), yi = at(y, M, i, j), y0 = at(y, M, 0, j), d = at(lT, M, i, i), fi = factor + (i << 2)
       // To the bit what SOLVE computes, or earlier tokens would know of a later one that reflects.
-      tile(BOTH, yi, SET, f ? f + (i << 2) : 0, at(aT, Ra, 0, i), at(b, Rb, 0, j), n, at(lT, M, 0, i), y0, i, 0)
+      tile(BOTH, yi, SET, 0, at(aT, Ra, 0, i), at(b, Rb, 0, j), n, at(lT, M, 0, i), y0, i, 0)
       for (let r: usize = 0; r < 128; r += 16) v128.store(xi + r, f32x4.sub(v128.load(xi + r), v128.load(yi + r)))
       for (let l = 0; l < 4; l++) {
         subtractRest(xi + (<usize>l << 5), rest, M, y0, i + l)

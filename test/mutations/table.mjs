@@ -340,7 +340,7 @@ export const mutations = [
   {
     bug: 'wasm: no mask, tokens see the rest of their chunk',
     file: wasm('chunk'),
-    from: 'productLower(os, n8, SET, f, qsT, K8, S, K8, K, pT, n8, us, n8, n8, W8)',
+    from: 'productLower(os, n8, SET, qsT, K8, S, K8, K, pT, n8, us, n8, n8, W8)',
     to: 'product(os, n8, SET, qsT, K8, S, K8, n8, W8, K)\n  product(os, n8, ADD, pT, n8, us, n8, n8, W8, n8)',
     claim: 'delta: causal, to the bit',
     device: 'wasm',
