@@ -23,88 +23,108 @@ import { at } from './strips'
 
 // ---- a decay for each channel ---------------------------------------------------------------------------------------------------
 
-@inline function pairs(corrects: bool, p: usize, m: usize, kT: usize, qT: usize, aT: usize, wT: usize, K: i32, K8: i32, n8: i32): void {
-  const end = <usize>K << 5
+const LEAST = memory.data<f32>([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1])
+
+/** Where it says, for the eight keys that begin d tokens before this one, how little they may decay by here: 0, or 1 of those that have yet to begin. */
+@inline function leastDecay(d: i32): usize {
+  return LEAST + (<usize>(8 - min(d, 8)) << 2)
+}
+
+/** Four rows at a time: enough sums to hide the time that an addition takes. */
+@inline function pairs(corrects: bool, p: usize, m: usize, kT: usize, q: usize, a: usize, w: usize, n8: i32, K8: i32): void {
+  const skip = <usize>(n8 - 1) << 5
   for (let j = 0; j < n8; j += 8) {
-    const k = at(kT, K8, 0, j)
-    for (let i = j; i < j + 8; i++) {
-      const q = at(qT, K8, 0, i), a = at(aT, K8, 0, i), w = at(wT, K8, 0, i)
-      const decays0 = earlier(j, i), decays1 = earlier(j + 4, i)
-      let p0 = splat(0), p1 = splat(0), m0 = splat(0), m1 = splat(0)
-      for (let c: usize = 0; c < end; c += 32) {
-        let k0 = v128.load(k + c), k1 = v128.load(k + c, 16)
-        if (corrects) {
-          const x = v128.load32_splat(a + c)
-          m0 = madd(x, k0, m0)
-          m1 = madd(x, k1, m1)
+    for (let i = j; i < n8; i += 4) {
+      const least0 = leastDecay(i - j), least1 = leastDecay(i - j + 1), least2 = leastDecay(i - j + 2), least3 = leastDecay(i - j + 3)
+      const e00 = v128.load(least0), e01 = v128.load(least0, 16)
+      const e10 = v128.load(least1), e11 = v128.load(least1, 16)
+      const e20 = v128.load(least2), e21 = v128.load(least2, 16)
+      const e30 = v128.load(least3), e31 = v128.load(least3, 16)
+      let p00 = splat(0), p01 = splat(0), p10 = splat(0), p11 = splat(0), p20 = splat(0), p21 = splat(0), p30 = splat(0), p31 = splat(0)
+      let m00 = splat(0), m01 = splat(0), m10 = splat(0), m11 = splat(0), m20 = splat(0), m21 = splat(0), m30 = splat(0), m31 = splat(0)
+      let k = at(kT, K8, 0, j), qi = at(q, n8, i, 0), ai = at(a, n8, i, 0), wi = at(w, n8, i, 0)
+      for (let c = 0; c < K8; c += 8, qi += skip, ai += skip, wi += skip) {
+        for (let s = 0; s < 8; s++) {
+          let k0 = v128.load(k), k1 = v128.load(k, 16), x: v128
+          if (corrects) {
+            x = v128.load32_splat(ai)
+            m00 = madd(x, k0, m00)
+            m01 = madd(x, k1, m01)
+          }
+          x = v128.load32_splat(wi)
+          k0 = f32x4.mul(f32x4.pmax(x, e00), k0)
+          k1 = f32x4.mul(f32x4.pmax(x, e01), k1)
+          x = v128.load32_splat(qi)
+          p00 = madd(x, k0, p00)
+          p01 = madd(x, k1, p01)
+          if (corrects) {
+            x = v128.load32_splat(ai, 32)
+            m10 = madd(x, k0, m10)
+            m11 = madd(x, k1, m11)
+          }
+          x = v128.load32_splat(wi, 32)
+          k0 = f32x4.mul(f32x4.pmax(x, e10), k0)
+          k1 = f32x4.mul(f32x4.pmax(x, e11), k1)
+          x = v128.load32_splat(qi, 32)
+          p10 = madd(x, k0, p10)
+          p11 = madd(x, k1, p11)
+          if (corrects) {
+            x = v128.load32_splat(ai, 64)
+            m20 = madd(x, k0, m20)
+            m21 = madd(x, k1, m21)
+          }
+          x = v128.load32_splat(wi, 64)
+          k0 = f32x4.mul(f32x4.pmax(x, e20), k0)
+          k1 = f32x4.mul(f32x4.pmax(x, e21), k1)
+          x = v128.load32_splat(qi, 64)
+          p20 = madd(x, k0, p20)
+          p21 = madd(x, k1, p21)
+          if (corrects) {
+            x = v128.load32_splat(ai, 96)
+            m30 = madd(x, k0, m30)
+            m31 = madd(x, k1, m31)
+          }
+          x = v128.load32_splat(wi, 96)
+          k0 = f32x4.mul(f32x4.pmax(x, e30), k0)
+          k1 = f32x4.mul(f32x4.pmax(x, e31), k1)
+          x = v128.load32_splat(qi, 96)
+          p30 = madd(x, k0, p30)
+          p31 = madd(x, k1, p31)
+          v128.store(k, k0)
+          v128.store(k, k1, 16)
+          k += 32
+          qi += 4
+          ai += 4
+          wi += 4
         }
-        let x = v128.load32_splat(w + c)
-        k0 = v128.bitselect(f32x4.mul(x, k0), k0, decays0)
-        k1 = v128.bitselect(f32x4.mul(x, k1), k1, decays1)
-        v128.store(k + c, k0)
-        v128.store(k + c, k1, 16)
-        x = v128.load32_splat(q + c)
-        p0 = madd(x, k0, p0)
-        p1 = madd(x, k1, p1)
       }
       const o = at(0, n8, i, j)
-      v128.store(p + o, p0)
-      v128.store(p + o, p1, 16)
+      v128.store(p + o, p00)
+      v128.store(p + o, p01, 16)
+      v128.store(p + o, p10, 32)
+      v128.store(p + o, p11, 48)
+      v128.store(p + o, p20, 64)
+      v128.store(p + o, p21, 80)
+      v128.store(p + o, p30, 96)
+      v128.store(p + o, p31, 112)
       if (corrects) {
-        v128.store(m + o, m0)
-        v128.store(m + o, m1, 16)
-      }
-    }
-    for (let i = j + 8; i < n8; i += 2) {
-      const q = at(qT, K8, 0, i), a = at(aT, K8, 0, i), w = at(wT, K8, 0, i)
-      let p0 = splat(0), p1 = splat(0), p2 = splat(0), p3 = splat(0)
-      let m0 = splat(0), m1 = splat(0), m2 = splat(0), m3 = splat(0)
-      for (let c: usize = 0; c < end; c += 32) {
-        let k0 = v128.load(k + c), k1 = v128.load(k + c, 16)
-        if (corrects) {
-          const x = v128.load32_splat(a + c)
-          m0 = madd(x, k0, m0)
-          m1 = madd(x, k1, m1)
-        }
-        let x = v128.load32_splat(w + c)
-        k0 = f32x4.mul(x, k0)
-        k1 = f32x4.mul(x, k1)
-        x = v128.load32_splat(q + c)
-        p0 = madd(x, k0, p0)
-        p1 = madd(x, k1, p1)
-        if (corrects) {
-          x = v128.load32_splat(a + c, 4)
-          m2 = madd(x, k0, m2)
-          m3 = madd(x, k1, m3)
-        }
-        x = v128.load32_splat(w + c, 4)
-        k0 = f32x4.mul(x, k0)
-        k1 = f32x4.mul(x, k1)
-        v128.store(k + c, k0)
-        v128.store(k + c, k1, 16)
-        x = v128.load32_splat(q + c, 4)
-        p2 = madd(x, k0, p2)
-        p3 = madd(x, k1, p3)
-      }
-      const o = at(0, n8, i, j)
-      v128.store(p + o, p0)
-      v128.store(p + o, p1, 16)
-      v128.store(p + o, p2, 32)
-      v128.store(p + o, p3, 48)
-      if (corrects) {
-        v128.store(m + o, m0)
-        v128.store(m + o, m1, 16)
-        v128.store(m + o, m2, 32)
-        v128.store(m + o, m3, 48)
+        v128.store(m + o, m00)
+        v128.store(m + o, m01, 16)
+        v128.store(m + o, m10, 32)
+        v128.store(m + o, m11, 48)
+        v128.store(m + o, m20, 64)
+        v128.store(m + o, m21, 80)
+        v128.store(m + o, m30, 96)
+        v128.store(m + o, m31, 112)
       }
     }
   }
 }
 
-/** P and, if m isn't 0, M, from the transposes [K8, n8]; kT is used up. */
-export function decayedPairs(p: usize, m: usize, kT: usize, qT: usize, aT: usize, wT: usize, K: i32, K8: i32, n8: i32): void {
-  if (m) pairs(true, p, m, kT, qT, aT, wT, K, K8, n8)
-  else pairs(false, p, m, kT, qT, qT, wT, K, K8, n8)
+/** P and, if m isn't 0, M; q, a and w are [n8, K8]; kT [K8, n8] is used up. */
+export function decayedPairs(p: usize, m: usize, kT: usize, q: usize, a: usize, w: usize, n8: i32, K8: i32): void {
+  if (m) pairs(true, p, m, kT, q, a, w, n8, K8)
+  else pairs(false, p, m, kT, q, q, w, n8, K8)
 }
 
 /**
@@ -319,18 +339,18 @@ export function decayRows(qTo: usize, aTo: usize, R: i32, gammas: usize, last: u
   }
 }
 
-/** kTo_j = D_nj k_j; kTo may be k. */
-export function decayKeys(kTo: usize, k: usize, w: usize, n8: i32, K8: i32): void {
+/** kTo_j = D_nj k_j; kTo may be k. w in a block with Rw rows; 0: 8 columns stand for all. */
+export function decayKeys(kTo: usize, k: usize, w: usize, Rw: i32, n8: i32, K8: i32): void {
   const end = <usize>n8 << 5
   for (let c = 0; c < K8; c += 8) {
-    const o = at(0, n8, 0, c)
+    const o = at(0, n8, 0, c), ow = at(w, Rw, 0, c)
     let g0 = splat(1), g1 = splat(1)
     for (let i = end - 32; i < end; i -= 32) {
       const x0 = f32x4.mul(g0, v128.load(k + o + i)), x1 = f32x4.mul(g1, v128.load(k + o + i, 16))
       v128.store(kTo + o + i, x0)
       v128.store(kTo + o + i, x1, 16)
-      g0 = f32x4.mul(g0, v128.load(w + o + i))
-      g1 = f32x4.mul(g1, v128.load(w + o + i, 16))
+      g0 = f32x4.mul(g0, v128.load(ow + i))
+      g1 = f32x4.mul(g1, v128.load(ow + i, 16))
     }
   }
 }
@@ -362,7 +382,7 @@ export function decayRowsBackward(dq: usize, da: usize, dw: usize, gammas: usize
 // ---- one decay for all channels: pairs are plain inner products, and D is a number ---------------------------------------------------
 
 /**
- * P_ij = D_ij P_ij, M_ij = D_{i-1,j} M_ij, or `after` the decay of token i D_ij M_ij (m = 0: none), and D [n8, n8] itself into d. w: the decays, 32 bytes
+ * P_ij = D_ij P_ij, M_ij = D_{i-1,j} M_ij (but M_ii stays as it is), or `after` the decay of token i D_ij M_ij (m = 0: none), and D [n8, n8] itself into d. w: the decays, 32 bytes
  * apart.
  */
 export function decayPairs(p: usize, m: usize, after: bool, d: usize, w: usize, n8: i32): void {
@@ -372,11 +392,10 @@ export function decayPairs(p: usize, m: usize, after: bool, d: usize, w: usize, 
       const o = at(0, n8, i, j)
       // Of token i - 1; where a vector of columns begins, nothing has decayed yet.
       const before = i == j ? splat(1) : v128.load(d + o - 32)
-      const here = f32x4.mul(x, before)
+      const here = v128.bitselect(f32x4.mul(x, before), splat(1), earlier(j, i))
       if (m) v128.store(m + o, f32x4.mul(after ? here : before, v128.load(m + o)))
       v128.store(d + o, here)
-      if (j + 4 > i) store<f32>(d + o + (<usize>(i - j) << 2), 1)
-      v128.store(p + o, f32x4.mul(v128.load(d + o), v128.load(p + o)))
+      v128.store(p + o, f32x4.mul(here, v128.load(p + o)))
     }
   }
 }

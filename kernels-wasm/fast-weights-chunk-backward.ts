@@ -1,6 +1,6 @@
 /** Fast weights, chunk form, backward. Names as in fast-weights-chunk.ts. */
 import { decayKeys, decayKeysBackward, decayPairsBackward, decayRows, decayRowsBackward, decayedPairsBackward } from './decays'
-import { foundValues, inner, pseudoValues, reads, remaindersOf, scaleState } from './fast-weights-chunk'
+import { foundValues, inner, pseudoValues, reads, remaindersOf } from './fast-weights-chunk'
 import {
   K, K8, V, W, W8, addProduct, along, beta, corrects, dalong, dbeta, derase, dk, dotRows, dq, dv, erase, gateWidth, gated, k, loadBetas, loadCotangents,
   loadDecays, loadKeys, loadValues, multiply, q, release, scaleRow, scaleTo, storeGates, storeKeys, storeReads, storeRows, take, tokenAt,
@@ -10,7 +10,7 @@ import { sum4 } from './lanes'
 import { madd, splat } from './math'
 import { restore } from './remainders'
 import {
-  ADD, SET, addLowerTransposed, at, lowerOf, product, productLower, roundUp8, rowsFrom, solveLowerTransposed, symmetric,
+  ADD, SET, addLowerTransposed, at, lowerOf, lowerProduct, product, productLower, roundUp8, rowsFrom, solveLowerTransposed, symmetric,
   transpose,
 } from './strips'
 
@@ -33,20 +33,20 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
   const left = take(udm * n8), leftQ = take(gdP * n8), right = take(udm * K8)
   let rest: usize = 0
   const qs = qk, ks = rowsFrom(qk, n8), gs = gd, ds = rowsFrom(gd, n8)
-  const usT = left, dsT = rowsFrom(left, W8), gsT = leftQ, rightQ = rowsFrom(right, W8)
+  const usT = left, dsT = rowsFrom(left, W8), gsT = leftQ, rightQ = rowsFrom(right, W8), rightK = rowsFrom(right, 2 * W8)
 
   loadKeys(qs, pairs, q, 0, n, n8)
   transpose(qsT, K8, qs, pairs, n8, K8)
   loadKeys(ks, pairs, k, 0, n, n8)
   transpose(ksT, K8, ks, pairs, n8, K8)
-  loadKeys(rowsFrom(right, 2 * W8), udm, k, 0, n, n8)
+  loadKeys(rightK, udm, k, 0, n, n8)
   loadCotangents(gs, pairs, dus, 0, n, n8)
   transpose(gsT, gdP, gs, pairs, n8, W8)
   if (beta) {
     loadBetas(betas, n, n8)
     loadValues(es, n8, 0, n, n8)
     lowerOf(m, ksT, K8, ksT, K8, n8, K)
-    rest = remaindersOf(m, ks, ks, pairs, 0, betas, n, n8)
+    rest = remaindersOf(m, true, ks, ks, pairs, 0, 0, betas, n, n8)
     pseudoValues(S, ksT, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
   transpose(usT, udm, us, n8, n8, W8)
@@ -65,7 +65,7 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
   }
   lowerOf(p, gsT, gdP, usT, udm, n8, W)
   transpose(rowsFrom(leftQ, W8), gdP, p, n8, n8, n8)
-  if (dq) productLower(dqs, n8, SET, leftQ, gdP, rightQ, udm, n8, K8, W8)
+  if (dq) productLower(dqs, n8, SET, leftQ, gdP, rightQ, udm, W, rowsFrom(leftQ, W8), gdP, rightK, udm, n8, K8)
   product(dks, n8, SET, left, udm, right, udm, n8, K8, beta ? udm : W8)
   addLowerTransposed(dks, n8, p, n8, qs, pairs, n8, K8)
   product(dS, K8, ADD, qk, pairs, gd, pairs, K8, W8, beta ? pairs : n)
@@ -100,7 +100,7 @@ function storeValues(dus: usize, ds: usize, R: i32, n: i32, n8: i32): void {
   storeRows(dv, V, 0, corrects ? ds : dus, corrects ? R : n8, n)
 }
 
-/** dlast = Gamma_n rowsum(dS * S), the cotangent of log Gamma_n; dS = diag(Gamma_n) dS. */
+/** dlast = Gamma_n rowsum(dS * S), the cotangent of log Gamma_n. */
 function lastBackward(S: usize, dS: usize, last: usize, dlast: usize): void {
   for (let i = 0; i < K8; i += 4) {
     let r0 = splat(0), r1 = splat(0), r2 = splat(0), r3 = splat(0)
@@ -114,7 +114,6 @@ function lastBackward(S: usize, dS: usize, last: usize, dlast: usize): void {
     const o = <usize>i << 2
     v128.store(dlast + o, f32x4.mul(v128.load(last + o), sum4(r0, r1, r2, r3)))
   }
-  scaleState(dS, last)
 }
 
 /**
@@ -132,12 +131,12 @@ function keysBackward(dp: usize, dm: usize, p: usize, m: usize, decays: usize, q
     decayPairsBackward(dp, dm, p, m, decays, dws, sums, n, n8)
   }
   transpose(p, n8, dp, n8, n8, n8)
-  productLower(dqs, n8, ADD, p, n8, ks, n8, n8, K8, 0)
+  lowerProduct(dqs, n8, ADD, p, n8, ks, n8, n8, K8)
   addLowerTransposed(dks, n8, dp, n8, qs, n8, n8, K8)
   if (!dm) return
   for (let r = 0; r < n8; r++) store<f32>(at(dm, n8, r, r), 0)
   transpose(m, n8, dm, n8, n8, n8)
-  productLower(das, n8, ADD, m, n8, ks, n8, n8, K8, 0)
+  lowerProduct(das, n8, ADD, m, n8, ks, n8, n8, K8)
   addLowerTransposed(dks, n8, dm, n8, as, n8, n8, K8)
 }
 
@@ -175,7 +174,7 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   // 0 where there is no such thing.
   const asGiven = corrects ? as : 0, mGiven = corrects ? m : 0, dmGiven = corrects ? dm : 0
 
-  if (gated && loadDecays(ws, 0, n, n8)) {
+  if (gated && loadDecays(ws, 0, n, n8, K8)) {
     release(frame)
     return false
   }
@@ -186,22 +185,22 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   if (erase) loadKeys(as, n8, erase, 0, n, n8)
   else if (beta) multiply(as, ws, ks, keys)
   if (corrects) transpose(asT, K8, as, n8, n8, K8)
-  inner(p, mGiven, false, decays, qsT, asT, ksT, ws, n8)
+  inner(p, mGiven, false, decays, qs, qsT, as, asT, ksT, ws, n8)
   if (along) {
     loadKeys(bs, n8, along, 0, n, n8)
     transpose(bsT, K8, bs, n8, n8, K8)
-    inner(pb, mb, false, decays, qsT, asT, bsT, ws, n8)
+    inner(pb, mb, false, decays, qs, qsT, as, asT, bsT, ws, n8)
   }
   if (corrects) {
     loadBetas(betas, n, n8)
-    rest = remaindersOf(mb, as, bs, n8, gated ? ws : 0, betas, n, n8)
+    rest = remaindersOf(mb, !gated, as, bs, n8, gated ? ws : 0, n8, betas, n, n8)
   }
   if (gated) {
     decayRows(qa, decayedAs, pairs, gammas, last, qs, asGiven, ws, n8, K8)
-    decayKeys(decayedKs, ks, ws, n8, K8)
+    decayKeys(decayedKs, ks, ws, n8, n8, K8)
     transpose(ksT, K8, decayedKs, n8, n8, K8)
     if (along) {
-      decayKeys(decayedBs, bs, ws, n8, K8)
+      decayKeys(decayedBs, bs, ws, n8, n8, K8)
       transpose(bsT, K8, decayedBs, n8, n8, K8)
     }
     if (corrects) transpose(asT, K8, decayedAs, pairs, n8, K8)
@@ -248,7 +247,7 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   product(dqs, n8, SET, gsT, W8, before, W8, n8, K8, W)
   product(dks, n8, SET, vsT, W8, after, W8, n8, K8, W)
   if (gated) lastBackward(S, dS, last, dlast)
-  product(dS, K8, ADD, qa, pairs, gd, pairs, K8, W8, corrects ? pairs : n)
+  product(dS, K8, ADD, qa, pairs, gd, pairs, K8, W8, corrects ? pairs : n, gated ? last : 0)
 
   if (gated) decayRowsBackward(dqs, das, dws, gammas, dlast, qs, asGiven, n, n8, K8)
   keysBackward(dp, dmGiven, p, m, decays, qs, as, ks, ws, dqs, das, dks, dws, sums, n, n8)

@@ -5,10 +5,10 @@
 import { decayColumns, decayKeys, decayPairs, decayRows, decayedPairs, decayedReads } from './decays'
 import {
   K, K8, W, W8, along, corrects, erase, gateWidth, gated, k, loadBetas, loadDecays, loadKeys, loadTransposedQueries, loadValues, multiply, q,
-  release, storeReads, storeTransposedReads, take, top, transposed,
+  release, scaleTo, storeReads, storeTransposedReads, take, top, transposed,
 } from './fast-weights-rows'
 import { remainders } from './remainders'
-import { ADD, SET, SUB, at, lowerOf, product, productLower, roundUp8, solveLower, transpose } from './strips'
+import { ADD, SET, at, lowerOf, lowerProduct, product, productLower, roundUp8, solveLower, transpose } from './strips'
 
 /**
  * The values written by a rule that corrects, (I + diag(beta) M) U = diag(beta) (V - A S), M strictly lower, by forward substitution on
@@ -18,8 +18,7 @@ export function pseudoValues(S: usize, asT: usize, betas: usize, es: usize, us: 
   const frame = top
   const mT = take(n8 * n8)
   transpose(mT, n8, m, n8, n8, n8)
-  product(es, n8, SUB, asT, K8, S, K8, n8, W8, K)
-  solveLower(es, us, mT, rest, betas, n8, W8)
+  solveLower(es, us, asT, K8, S, K8, K, mT, rest, betas, n8, W8)
   release(frame)
 }
 
@@ -29,23 +28,19 @@ export function foundValues(es: usize, m: usize, vs: usize, n8: i32): void {
   const mT = take(n8 * n8)
   for (let r = 0; r < n8; r++) store<f32>(at(m, n8, r, r), 0)
   transpose(mT, n8, m, n8, n8, n8)
-  memory.fill(es, 0, <usize>(n8 * W8) << 2)
-  productLower(es, n8, SUB, mT, n8, vs, n8, n8, W8, 0)
+  lowerProduct(es, n8, SET, mT, n8, vs, n8, n8, W8)
+  scaleTo(es, es, -1, n8 * W8)
   release(frame)
 }
 
 /**
- * P = tril(Q K^T) and, for a rule that corrects, M = tril(A K^T, -1) (0: not wanted), with the decays in between in each product. Takes and
- * gives the transposes of Q, A and K, of which K's is used up when each channel has its decay. ds [n8, n8]: the decays when all have one; then
- * `after` says that A is what reads the memory after its decay.
+ * P = tril(Q K^T) and, for a rule that corrects, M = tril(A K^T, -1) (0: not wanted), with the decays in between in each product. K is given transposed, and used up
+ * when each channel has its decay; Q and A are given by rows then, else transposed. ds [n8, n8]: the decays when all have one; then `after` says that A is what
+ * reads the memory after its decay.
  */
-export function inner(p: usize, m: usize, after: bool, ds: usize, qsT: usize, asT: usize, ksT: usize, ws: usize, n8: i32): void {
+export function inner(p: usize, m: usize, after: bool, ds: usize, qs: usize, qsT: usize, as: usize, asT: usize, ksT: usize, ws: usize, n8: i32): void {
   if (gated && gateWidth == K) {
-    const frame = top
-    const wsT = take(n8 * K8)
-    transpose(wsT, K8, ws, n8, n8, K8)
-    decayedPairs(p, m, ksT, qsT, asT, wsT, K, K8, n8)
-    release(frame)
+    decayedPairs(p, m, ksT, qs, as, ws, n8, K8)
     return
   }
   lowerOf(p, qsT, K8, ksT, K8, n8, K)
@@ -53,18 +48,24 @@ export function inner(p: usize, m: usize, after: bool, ds: usize, qsT: usize, as
   if (gated) decayPairs(p, m, after, ds, ws, n8)
 }
 
-/** What M lacks of tokens that reflect, 0 if none does. ks in a block with R rows; ws 0: no gate. */
-export function remaindersOf(m: usize, as: usize, ks: usize, R: i32, ws: usize, betas: usize, n: i32, n8: i32): usize {
+/**
+ * What M lacks of tokens that reflect, 0 if none does; plain: without erase M's diagonal is k . k. ks in a block with R rows, ws in one with Rw (0: as of
+ * decayKeys); ws 0: no gate.
+ */
+export function remaindersOf(m: usize, plain: bool, as: usize, ks: usize, R: i32, ws: usize, Rw: i32, betas: usize, n: i32, n8: i32): usize {
   const rest = take(n8 * n8), wide = take(2 * K8)
   return erase
-    ? remainders(rest, m, as, n8, false, ks, R, ws, betas, wide, n, n8, K8)
-    : remainders(rest, m, ks, R, true, ks, R, ws, betas, wide, n, n8, K8)
+    ? remainders(rest, m, true, as, n8, false, ks, R, ws, Rw, betas, wide, n, n8, K8)
+    : remainders(rest, m, plain, ks, R, true, ks, R, ws, Rw, betas, wide, n, n8, K8)
 }
 
 /** O = Q S + P U, Q by its transpose. */
 export function reads(os: usize, qsT: usize, S: usize, p: usize, us: usize, n8: i32): void {
-  product(os, n8, SET, qsT, K8, S, K8, n8, W8, K)
-  addReads(os, p, us, n8)
+  const frame = top
+  const pT = take(n8 * n8)
+  transpose(pT, n8, p, n8, n8, n8)
+  productLower(os, n8, SET, qsT, K8, S, K8, K, pT, n8, us, n8, n8, W8)
+  release(frame)
 }
 
 /** O += P U. */
@@ -72,7 +73,7 @@ function addReads(os: usize, p: usize, us: usize, n8: i32): void {
   const frame = top
   const pT = take(n8 * n8)
   transpose(pT, n8, p, n8, n8, n8)
-  productLower(os, n8, ADD, pT, n8, us, n8, n8, W8, 0)
+  lowerProduct(os, n8, ADD, pT, n8, us, n8, n8, W8)
   release(frame)
 }
 
@@ -95,7 +96,7 @@ function transposedReads(os: usize, S: usize, us: usize, ks: usize, gammas: usiz
     const pT = take(n8 * n8)
     if (gated) multiply(p, ds, p, n8 * n8)
     transpose(pT, n8, p, n8, n8, n8)
-    productLower(os, n8, ADD, pT, n8, ks, n8, n8, K8, 0)
+    lowerProduct(os, n8, ADD, pT, n8, ks, n8, n8, K8)
   }
   release(frame)
 }
@@ -105,34 +106,23 @@ function fillOnes(x: usize, n: i32): void {
   for (let i: usize = 0; i < <usize>n << 2; i += 16) v128.store(x + i, f32x4.splat(1))
 }
 
-/** S = diag(f) S. */
-export function scaleState(S: usize, f: usize): void {
-  for (let j = 0; j < W8; j += 8) {
-    let s = at(S, K8, 0, j)
-    for (let i: usize = 0; i < <usize>(K8 << 2); i += 4, s += 32) {
-      const x = v128.load32_splat(f + i)
-      const low = f32x4.mul(x, v128.load(s)), high = f32x4.mul(x, v128.load(s, 16))
-      v128.store(s, low)
-      v128.store(s, high, 16)
-    }
-  }
-}
-
 /**
- * O = Q S + P U;  S = diag(Gamma_n) S + K^T U. With along, P, M and K are those of these keys, B, and O += P' V, S += K'^T V. With a gate Q stands for the rows Gamma_i q_i, A for Gamma_{i-1} a_i and K for D_nj k_j. Returns
- * how many of the n tokens it has done: those before the first of which a decay is 0, since what is forgotten would be multiplied with it.
+ * O = Q S + P U;  S = diag(Gamma_n) S + K^T U. With along, P, M and K are those of these keys, B, and O += P' V, S += K'^T V. With a gate Q stands for the rows
+ * Gamma_i q_i, A for Gamma_{i-1} a_i and K for D_nj k_j: decayed before they meet S, since Q S itself may be beyond float32. Returns how many of the n tokens it has done: those before the first of which a decay is 0, since what is forgotten would be multiplied with it.
  */
 export function chunk(S: usize, n: i32): i32 {
   const frame = top
-  const n8 = roundUp8(n), columns = gated && gateWidth != K && !transposed, own = corrects && (erase != 0 || (gated && !columns))
+  const n8 = roundUp8(n), byChannel = gated && gateWidth == K, columns = gated && !byChannel && !transposed, own = corrects && (erase != 0 || (gated && !columns))
+  // Where a single decay is only ever a number, eight channels hold it.
+  const widthOfDecays = columns ? 8 : K8, Rw = columns ? 0 : n8
   const qs = take(n8 * K8), qsT = take(n8 * K8), ks = take(n8 * K8), ksT = take(n8 * K8), us = take(n8 * W8), os = take(n8 * W8)
   const decayedKs = gated && transposed ? take(n8 * K8) : ks
   const bs = along ? take(n8 * K8) : ks, bsT = along ? take(n8 * K8) : ksT, vs = along ? take(n8 * W8) : us
   const pb = along ? take(n8 * n8) : 0, mb = along ? take(n8 * n8) : 0
   const p = take(n8 * n8), ds = take(n8 * n8), m = corrects ? take(n8 * n8) : 0, betas = take(n8)
-  const as = own ? take(n8 * K8) : ks, asT = own ? take(n8 * K8) : ksT, ws = gated ? take(n8 * K8) : 0, last = gated ? take(K8) : 0
+  const as = own ? take(n8 * K8) : ks, asT = own ? take(n8 * K8) : ksT, ws = gated ? take(n8 * widthOfDecays) : 0, last = gated ? take(K8) : 0
   let rest: usize = 0
-  if (gated && loadDecays(ws, 0, n, n8)) {
+  if (gated && loadDecays(ws, 0, n, n8, widthOfDecays)) {
     release(frame)
     const kept = tokensBeforeForgetting(n)
     return kept ? chunk(S, kept) : 0
@@ -140,21 +130,23 @@ export function chunk(S: usize, n: i32): i32 {
   // A transposed read has no queries of the width of keys; Gamma_i takes the place of Gamma_i q_i.
   if (transposed) fillOnes(qs, n8 * K8)
   else loadKeys(qs, n8, q, 0, n, n8)
-  transpose(qsT, K8, qs, n8, n8, K8)
   loadKeys(ks, n8, k, 0, n, n8)
-  transpose(ksT, K8, ks, n8, n8, K8)
   if (erase) loadKeys(as, n8, erase, 0, n, n8)
   else if (own) multiply(as, ws, ks, n8 * K8)
-  if (own) transpose(asT, K8, as, n8, n8, K8)
-  inner(p, m, !own, ds, qsT, asT, ksT, ws, n8)
+  transpose(ksT, K8, ks, n8, n8, K8)
+  if (!byChannel) {
+    transpose(qsT, K8, qs, n8, n8, K8)
+    if (own) transpose(asT, K8, as, n8, n8, K8)
+  }
+  inner(p, m, !own, ds, qs, qsT, as, asT, ksT, ws, n8)
   if (along) {
     loadKeys(bs, n8, along, 0, n, n8)
     transpose(bsT, K8, bs, n8, n8, K8)
-    inner(pb, mb, !own, ds, qsT, asT, bsT, ws, n8)
+    inner(pb, mb, !own, ds, qs, qsT, as, asT, bsT, ws, n8)
   }
   if (corrects) {
     loadBetas(betas, n, n8)
-    rest = remaindersOf(along ? mb : m, as, bs, n8, ws, betas, n, n8)
+    rest = remaindersOf(along ? mb : m, !own, as, bs, n8, ws, Rw, betas, n, n8)
   }
   if (columns) decayColumns(qsT, corrects ? asT : 0, own, last, ws, take(2 * n8), n8, K8)
   else if (gated) {
@@ -163,8 +155,8 @@ export function chunk(S: usize, n: i32): i32 {
     if (own) transpose(asT, K8, as, n8, n8, K8)
   }
   if (gated) {
-    decayKeys(decayedKs, ks, ws, n8, K8)
-    if (along) decayKeys(bs, bs, ws, n8, K8)
+    decayKeys(decayedKs, ks, ws, Rw, n8, K8)
+    if (along) decayKeys(bs, bs, ws, Rw, n8, K8)
   }
   if (along) {
     loadValues(vs, n8, 0, n, n8)
@@ -182,9 +174,8 @@ export function chunk(S: usize, n: i32): i32 {
     if (along) addReads(os, p, vs, n8)
     storeReads(0, os, n8, n)
   }
-  if (gated) scaleState(S, last)
-  if (along) product(S, K8, ADD, bs, n8, us, n8, K8, W8, n)
-  product(S, K8, ADD, decayedKs, n8, vs, n8, K8, W8, n)
+  product(S, K8, ADD, along ? bs : decayedKs, n8, us, n8, K8, W8, n, last)
+  if (along) product(S, K8, ADD, ks, n8, vs, n8, K8, W8, n)
   release(frame)
   return n
 }
@@ -194,7 +185,7 @@ function tokensBeforeForgetting(n: i32): i32 {
   const frame = top
   const wt = take(K8)
   let t = 0
-  while (t < n && !loadDecays(wt, t, 1, 1)) t++
+  while (t < n && !loadDecays(wt, t, 1, 1, K8)) t++
   release(frame)
   return t
 }

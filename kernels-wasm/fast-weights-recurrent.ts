@@ -285,7 +285,7 @@ export function tokenInPlace(from: usize, to: usize): bool {
   const frame = top
   const qt = take(K8), kt = take(K8), ut = take(W8), ot = take(W8), wt = gated ? take(K8) : 0
   const at = corrects && (gated || erase) ? take(K8) : kt
-  if (gated && loadDecays(wt, 0, 1, 1)) {
+  if (gated && loadDecays(wt, 0, 1, 1, K8)) {
     release(frame)
     return false
   }
@@ -314,7 +314,7 @@ export function recurrent(S: usize, begin: i32, n: i32): void {
     else loadKeys(qt, 1, q, t, 1, 1)
     loadKeys(kt, 1, k, t, 1, 1)
     loadValues(ut, 1, t, 1, 1)
-    const forgets = gated && loadDecays(wt, t, 1, 1)
+    const forgets = gated && loadDecays(wt, t, 1, 1, K8)
     if (erase) loadKeys(at, 1, erase, t, 1, 1)
     else if (at != kt) multiply(at, wt, kt, K8)
     if (forgets) {
@@ -374,7 +374,7 @@ export function recurrentBackward(S: usize, dS: usize, n: i32): void {
     loadKeys(kt, 1, k, t, 1, 1)
     loadValues(ut, 1, t, 1, 1)
     loadCotangents(gt, 1, d, t, 1, 1)
-    const forgets = gated && loadDecays(wt, t, 1, 1)
+    const forgets = gated && loadDecays(wt, t, 1, 1, K8)
     if (erase) loadKeys(at, 1, erase, t, 1, 1)
     else if (own) multiply(at, wt, kt, K8)
     if (forgets) {

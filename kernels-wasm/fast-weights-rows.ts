@@ -194,13 +194,13 @@ function loadRows(to: usize, R: i32, x: usize, width: i32, t: i32, n: i32, M: i3
   loadBlock(rowsFrom(to, n), R, 0, 0, 0, 0, M - n, N)
 }
 
-/** The other way. */
-export function storeRows(x: usize, width: i32, t: i32, from: usize, R: i32, n: i32): void {
+/** The other way, times a factor. */
+export function storeRows(x: usize, width: i32, t: i32, from: usize, R: i32, n: i32, factor: f32 = 1): void {
   if (!list) {
-    storeBlock(tokenAt(x, t, width), <usize>(H * width) << 2, from, R, n, width)
+    storeBlock(tokenAt(x, t, width), <usize>(H * width) << 2, from, R, n, width, factor)
     return
   }
-  for (let r = 0; r < n; r++) storeBlock(tokenAt(x, t + r, width), 0, rowsFrom(from, r), R, 1, width)
+  for (let r = 0; r < n; r++) storeBlock(tokenAt(x, t + r, width), 0, rowsFrom(from, r), R, 1, width, factor)
 }
 
 /** Of q, k, erase or along. */
@@ -219,8 +219,7 @@ export function storeRows(x: usize, width: i32, t: i32, from: usize, R: i32, n: 
 
 /** y = scale o of a transposed read, o [M, K8] in a block with M rows; of n tokens from token t on. */
 export function storeTransposedReads(t: i32, o: usize, M: i32, n: i32): void {
-  scaleTo(o, o, scale, M * K8)
-  storeKeys(y, t, o, M, n)
+  storeRows(y, K, t, o, M, n, scale)
 }
 
 /** v of n tokens from token t on into [M, W8] of a block with R rows. */
@@ -244,10 +243,10 @@ function refuseGate(x: v128): void {
 }
 
 /**
- * w of n tokens from token t on into [M, K8] of a block with M rows, a single decay once for each channel; 1 beyond. True if one of them is 0:
- * something is forgotten.
+ * w of n tokens from token t on into [M, N] of a block with M rows, N = K8 or, of a single decay for all channels, any multiple of 8; 1 beyond. True if one of
+ * them is 0: something is forgotten.
  */
-export function loadDecays(w: usize, t: i32, n: i32, M: i32): bool {
+export function loadDecays(w: usize, t: i32, n: i32, M: i32, N: i32): bool {
   const skips = unseen && t == 0
   let least = splat(1), least1 = splat(1), most = splat(0), most1 = splat(0)
   if (gateWidth == K) {
@@ -272,7 +271,7 @@ export function loadDecays(w: usize, t: i32, n: i32, M: i32): bool {
         x = exp(g)
         least = f32x4.pmin(least, x)
       }
-      for (let c = 0; c < K8; c += 8) {
+      for (let c = 0; c < N; c += 8) {
         v128.store(at(w, M, r, c), x)
         v128.store(at(w, M, r, c), x, 16)
       }
@@ -311,16 +310,12 @@ export function scaleRow(x: usize, R: i32, r: i32, factor: f32): void {
 
 /** y = scale o / den, den = o's normaliser column + eps, kept if asked for; of n tokens from token t on. */
 export function storeReads(t: i32, o: usize, R: i32, n: i32): void {
-  for (let r = 0; r < n; r++) {
-    let factor = scale
-    if (normalised) {
-      const d = load<f32>(at(o, R, r, V)) + eps
-      if (den) store<f32>(tokenAt(den, t + r, 1), d)
-      factor /= d
-    }
-    scaleRow(o, R, r, factor)
+  for (let r = 0; normalised && r < n; r++) {
+    const d = load<f32>(at(o, R, r, V)) + eps
+    if (den) store<f32>(tokenAt(den, t + r, 1), d)
+    scaleRow(o, R, r, scale / d)
   }
-  storeRows(y, V, t, o, R, n)
+  storeRows(y, V, t, o, R, n, normalised ? 1 : scale)
 }
 
 /**

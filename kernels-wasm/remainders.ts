@@ -79,23 +79,24 @@ function dotWide(x: usize, y: usize, R: i32, K8: i32): f64 {
 /**
  * Row i of m [n8, n8] is cut short and of rest [n8, n8] what it lacks then, with 1 on the diagonal, where token i all but reflects; else rest is 0.
  * Returns rest, or 0 where no token does. a [n8, K8]: what the memory is read with, after its decay by w_i (`after`) or before; w: the
- * decays, 0 for none; wide: 2 K8 floats.
+ * decays, 0 for none, as of decayKeys; plain: m's diagonal is a . k; wide: 2 K8 floats.
  */
-export function remainders(rest: usize, m: usize, a: usize, Ra: i32, after: bool, k: usize, Rk: i32, w: usize, betas: usize, wide: usize,
+export function remainders(rest: usize, m: usize, plain: bool, a: usize, Ra: i32, after: bool, k: usize, Rk: i32, w: usize, Rw: i32, betas: usize, wide: usize,
   n: i32, n8: i32, K8: i32): usize {
   let found: usize = 0
   for (let i = 0; i < n; i++) {
     const row = <usize>i << 5
-    if (!(load<f32>(betas + (<usize>i << 2)) * dot(a + row, Ra, k + row, Rk, K8) >= reflecting)) continue
+    const along = plain ? load<f32>(at(m, n8, i, i)) : dot(a + row, Ra, k + row, Rk, K8)
+    if (!(load<f32>(betas + (<usize>i << 2)) * along >= reflecting)) continue
     if (!found) memory.fill(rest, 0, <usize>(n8 * n8) << 2)
     found = rest
     widen(wide, a + row, Ra, K8)
-    if (w && after) decayAll(wide, w + row, n8, K8)
+    if (w && after) decayAll(wide, w + row, Rw, K8)
     for (let j = i - 1; j >= 0; j--) {
       const other = <usize>j << 5, exact = dotWide(wide, k + other, Rk, K8), short = shortened(<f32>exact)
       store<f32>(at(m, n8, i, j), short)
       store<f32>(at(rest, n8, i, j), <f32>(exact - <f64>short))
-      if (w) decayAll(wide, w + other, n8, K8)
+      if (w) decayAll(wide, w + other, Rw, K8)
     }
     store<f32>(at(rest, n8, i, i), 1)
   }

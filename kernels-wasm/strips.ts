@@ -16,7 +16,6 @@ import { wide } from './wide'
 /** What a product does to its target. */
 export const SET: i32 = 0
 export const ADD: i32 = 1
-export const SUB: i32 = 2
 
 export function roundUp8(n: i32): i32 {
   return (n + 7) & ~7
@@ -31,168 +30,490 @@ export function roundUp8(n: i32): i32 {
   return x + (<usize>r << 5)
 }
 
-/** dst [N, M] = src^T, src [M, N]; Rd and Rs are the rows of the blocks they lie in. */
+/** d [4, 4] = s^T. */
+@inline function transposeTile(d: usize, s: usize): void {
+  const x0 = v128.load(s), x1 = v128.load(s, 32), x2 = v128.load(s, 64), x3 = v128.load(s, 96)
+  const t0 = i32x4.shuffle(x0, x1, 0, 4, 1, 5), t1 = i32x4.shuffle(x2, x3, 0, 4, 1, 5)
+  const t2 = i32x4.shuffle(x0, x1, 2, 6, 3, 7), t3 = i32x4.shuffle(x2, x3, 2, 6, 3, 7)
+  v128.store(d, i64x2.shuffle(t0, t1, 0, 2))
+  v128.store(d, i64x2.shuffle(t0, t1, 1, 3), 32)
+  v128.store(d, i64x2.shuffle(t2, t3, 0, 2), 64)
+  v128.store(d, i64x2.shuffle(t2, t3, 1, 3), 96)
+}
+
+/** dst [N, M] = src^T, src [M, N], multiples of 8; Rd and Rs are the rows of the blocks they lie in. */
 export function transpose(dst: usize, Rd: i32, src: usize, Rs: i32, M: i32, N: i32): void {
-  for (let r = 0; r < M; r += 4) {
-    for (let j = 0; j < N; j += 4) {
-      const s = at(src, Rs, r, j)
-      const x0 = v128.load(s), x1 = v128.load(s, 32), x2 = v128.load(s, 64), x3 = v128.load(s, 96)
-      const t0 = i32x4.shuffle(x0, x1, 0, 4, 1, 5), t1 = i32x4.shuffle(x2, x3, 0, 4, 1, 5)
-      const t2 = i32x4.shuffle(x0, x1, 2, 6, 3, 7), t3 = i32x4.shuffle(x2, x3, 2, 6, 3, 7)
-      const d = at(dst, Rd, j, r)
-      v128.store(d, i64x2.shuffle(t0, t1, 0, 2))
-      v128.store(d, i64x2.shuffle(t0, t1, 1, 3), 32)
-      v128.store(d, i64x2.shuffle(t2, t3, 0, 2), 64)
-      v128.store(d, i64x2.shuffle(t2, t3, 1, 3), 96)
+  const step = <usize>Rd << 5
+  for (let j = 0; j < N; j += 8) {
+    let s = at(src, Rs, 0, j), d = rowsFrom(dst, j)
+    for (let r = 0; r < M; r += 8, s += 256, d += step) {
+      transposeTile(d, s)
+      transposeTile(d + 128, s + 16)
+      transposeTile(d + 16, s + 128)
+      transposeTile(d + 144, s + 144)
     }
   }
 }
 
-/** Eight floats; both halves are read before one is written, or V8 wouldn't merge them. */
-@inline function put(c: usize, mode: i32, x: v128, y: v128): void {
-  if (mode == ADD) {
-    x = f32x4.add(v128.load(c), x)
-    y = f32x4.add(v128.load(c, 16), y)
-  } else if (mode == SUB) {
-    x = f32x4.sub(v128.load(c), x)
-    y = f32x4.sub(v128.load(c, 16), y)
-  }
-  v128.store(c, x)
-  v128.store(c, y, 16)
-}
+// ---- tiles: 4 rows and 8 columns, or 16 (`two`) in strips `right` bytes apart. Where V8 merges vectors, 16 columns are 8 wide sums, which hide the time that an
+// addition takes, for 6 loads a step. It doesn't merge what it would have to store in several branches, nor a shape that is only known at run time.
 
-/** What part of A a tile sees: all n steps; n steps and then the 4 x 4 triangle l <= r; the triangle l >= r and then n steps. */
+/** C = X or, to `add`, C += X, or else, unless f is 0, C = diag(f) C + X; X = A B. */
 const FULL: i32 = 0
-const LOWER: i32 = 1
-const UPPER: i32 = 2
+/** C += A B, with the triangle l >= r of 4 steps before the n. */
+const UPPER: i32 = 1
+/** C = X or, to `add`, C += X, for X = A B + L Y, with the triangle l <= r after the m steps of L Y. */
+const LOWER: i32 = 2
+/** C -= A B + L Y, solved for the triangle l < r after these m steps; the next rows of Y = diag(factor) C. */
+const SOLVE: i32 = 3
+/** C = A B + L Y. */
+const BOTH: i32 = 4
 
-/** c[0..4, 0..8] = | += | -= sum_l a[l, 0..4]^T b[l, 0..8]. */
-function tile(c: usize, mode: i32, shape: i32, a: usize, b: usize, n: i32): void {
-  let c00 = splat(0), c01 = splat(0), c10 = splat(0), c11 = splat(0)
-  let c20 = splat(0), c21 = splat(0), c30 = splat(0), c31 = splat(0)
-  let x: v128, b0: v128, b1: v128
+@inline function tileOf(two: bool, shape: i32, c: usize, rightC: usize, add: i32, f: usize, a: usize, b: usize, right: usize, n: i32, l: usize, y: usize,
+  rightY: usize, m: i32, factor: usize): void {
+  const cR = c + rightC
+  let c00 = splat(0), c01 = splat(0), c02 = splat(0), c03 = splat(0)
+  let c10 = splat(0), c11 = splat(0), c12 = splat(0), c13 = splat(0)
+  let c20 = splat(0), c21 = splat(0), c22 = splat(0), c23 = splat(0)
+  let c30 = splat(0), c31 = splat(0), c32 = splat(0), c33 = splat(0)
+  let x: v128, b0: v128, b1: v128, b2 = splat(0), b3 = splat(0)
   if (shape == UPPER) {
     b0 = v128.load(b)
     b1 = v128.load(b, 16)
+    if (two) {
+      b2 = v128.load(b + right)
+      b3 = v128.load(b + right, 16)
+    }
     x = v128.load32_splat(a)
     c00 = madd(x, b0, c00)
     c01 = madd(x, b1, c01)
+    if (two) {
+      c02 = madd(x, b2, c02)
+      c03 = madd(x, b3, c03)
+    }
     a += 32
     b += 32
     b0 = v128.load(b)
     b1 = v128.load(b, 16)
+    if (two) {
+      b2 = v128.load(b + right)
+      b3 = v128.load(b + right, 16)
+    }
     x = v128.load32_splat(a)
     c00 = madd(x, b0, c00)
     c01 = madd(x, b1, c01)
+    if (two) {
+      c02 = madd(x, b2, c02)
+      c03 = madd(x, b3, c03)
+    }
     x = v128.load32_splat(a, 4)
     c10 = madd(x, b0, c10)
     c11 = madd(x, b1, c11)
+    if (two) {
+      c12 = madd(x, b2, c12)
+      c13 = madd(x, b3, c13)
+    }
     a += 32
     b += 32
     b0 = v128.load(b)
     b1 = v128.load(b, 16)
+    if (two) {
+      b2 = v128.load(b + right)
+      b3 = v128.load(b + right, 16)
+    }
     x = v128.load32_splat(a)
     c00 = madd(x, b0, c00)
     c01 = madd(x, b1, c01)
+    if (two) {
+      c02 = madd(x, b2, c02)
+      c03 = madd(x, b3, c03)
+    }
     x = v128.load32_splat(a, 4)
     c10 = madd(x, b0, c10)
     c11 = madd(x, b1, c11)
+    if (two) {
+      c12 = madd(x, b2, c12)
+      c13 = madd(x, b3, c13)
+    }
     x = v128.load32_splat(a, 8)
     c20 = madd(x, b0, c20)
     c21 = madd(x, b1, c21)
+    if (two) {
+      c22 = madd(x, b2, c22)
+      c23 = madd(x, b3, c23)
+    }
     a += 32
     b += 32
     b0 = v128.load(b)
     b1 = v128.load(b, 16)
+    if (two) {
+      b2 = v128.load(b + right)
+      b3 = v128.load(b + right, 16)
+    }
     x = v128.load32_splat(a)
     c00 = madd(x, b0, c00)
     c01 = madd(x, b1, c01)
+    if (two) {
+      c02 = madd(x, b2, c02)
+      c03 = madd(x, b3, c03)
+    }
     x = v128.load32_splat(a, 4)
     c10 = madd(x, b0, c10)
     c11 = madd(x, b1, c11)
+    if (two) {
+      c12 = madd(x, b2, c12)
+      c13 = madd(x, b3, c13)
+    }
     x = v128.load32_splat(a, 8)
     c20 = madd(x, b0, c20)
     c21 = madd(x, b1, c21)
+    if (two) {
+      c22 = madd(x, b2, c22)
+      c23 = madd(x, b3, c23)
+    }
     x = v128.load32_splat(a, 12)
     c30 = madd(x, b0, c30)
     c31 = madd(x, b1, c31)
+    if (two) {
+      c32 = madd(x, b2, c32)
+      c33 = madd(x, b3, c33)
+    }
     a += 32
     b += 32
   }
   for (; n > 0; n--) {
     b0 = v128.load(b)
     b1 = v128.load(b, 16)
+    if (two) {
+      b2 = v128.load(b + right)
+      b3 = v128.load(b + right, 16)
+    }
     x = v128.load32_splat(a)
     c00 = madd(x, b0, c00)
     c01 = madd(x, b1, c01)
+    if (two) {
+      c02 = madd(x, b2, c02)
+      c03 = madd(x, b3, c03)
+    }
     x = v128.load32_splat(a, 4)
     c10 = madd(x, b0, c10)
     c11 = madd(x, b1, c11)
+    if (two) {
+      c12 = madd(x, b2, c12)
+      c13 = madd(x, b3, c13)
+    }
     x = v128.load32_splat(a, 8)
     c20 = madd(x, b0, c20)
     c21 = madd(x, b1, c21)
+    if (two) {
+      c22 = madd(x, b2, c22)
+      c23 = madd(x, b3, c23)
+    }
     x = v128.load32_splat(a, 12)
     c30 = madd(x, b0, c30)
     c31 = madd(x, b1, c31)
+    if (two) {
+      c32 = madd(x, b2, c32)
+      c33 = madd(x, b3, c33)
+    }
     a += 32
     b += 32
+  }
+  if (shape >= LOWER) {
+    for (; m > 0; m--) {
+      b0 = v128.load(y)
+      b1 = v128.load(y, 16)
+      if (two) {
+        b2 = v128.load(y + rightY)
+        b3 = v128.load(y + rightY, 16)
+      }
+      x = v128.load32_splat(l)
+      c00 = madd(x, b0, c00)
+      c01 = madd(x, b1, c01)
+      if (two) {
+        c02 = madd(x, b2, c02)
+        c03 = madd(x, b3, c03)
+      }
+      x = v128.load32_splat(l, 4)
+      c10 = madd(x, b0, c10)
+      c11 = madd(x, b1, c11)
+      if (two) {
+        c12 = madd(x, b2, c12)
+        c13 = madd(x, b3, c13)
+      }
+      x = v128.load32_splat(l, 8)
+      c20 = madd(x, b0, c20)
+      c21 = madd(x, b1, c21)
+      if (two) {
+        c22 = madd(x, b2, c22)
+        c23 = madd(x, b3, c23)
+      }
+      x = v128.load32_splat(l, 12)
+      c30 = madd(x, b0, c30)
+      c31 = madd(x, b1, c31)
+      if (two) {
+        c32 = madd(x, b2, c32)
+        c33 = madd(x, b3, c33)
+      }
+      l += 32
+      y += 32
+    }
   }
   if (shape == LOWER) {
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    x = v128.load32_splat(a)
+    b0 = v128.load(y)
+    b1 = v128.load(y, 16)
+    if (two) {
+      b2 = v128.load(y + rightY)
+      b3 = v128.load(y + rightY, 16)
+    }
+    x = v128.load32_splat(l)
     c00 = madd(x, b0, c00)
     c01 = madd(x, b1, c01)
-    x = v128.load32_splat(a, 4)
+    if (two) {
+      c02 = madd(x, b2, c02)
+      c03 = madd(x, b3, c03)
+    }
+    x = v128.load32_splat(l, 4)
     c10 = madd(x, b0, c10)
     c11 = madd(x, b1, c11)
-    x = v128.load32_splat(a, 8)
+    if (two) {
+      c12 = madd(x, b2, c12)
+      c13 = madd(x, b3, c13)
+    }
+    x = v128.load32_splat(l, 8)
     c20 = madd(x, b0, c20)
     c21 = madd(x, b1, c21)
-    x = v128.load32_splat(a, 12)
+    if (two) {
+      c22 = madd(x, b2, c22)
+      c23 = madd(x, b3, c23)
+    }
+    x = v128.load32_splat(l, 12)
     c30 = madd(x, b0, c30)
     c31 = madd(x, b1, c31)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    x = v128.load32_splat(a, 4)
+    if (two) {
+      c32 = madd(x, b2, c32)
+      c33 = madd(x, b3, c33)
+    }
+    b0 = v128.load(y, 32)
+    b1 = v128.load(y, 48)
+    if (two) {
+      b2 = v128.load(y + rightY, 32)
+      b3 = v128.load(y + rightY, 48)
+    }
+    x = v128.load32_splat(l, 36)
     c10 = madd(x, b0, c10)
     c11 = madd(x, b1, c11)
-    x = v128.load32_splat(a, 8)
+    if (two) {
+      c12 = madd(x, b2, c12)
+      c13 = madd(x, b3, c13)
+    }
+    x = v128.load32_splat(l, 40)
     c20 = madd(x, b0, c20)
     c21 = madd(x, b1, c21)
-    x = v128.load32_splat(a, 12)
+    if (two) {
+      c22 = madd(x, b2, c22)
+      c23 = madd(x, b3, c23)
+    }
+    x = v128.load32_splat(l, 44)
     c30 = madd(x, b0, c30)
     c31 = madd(x, b1, c31)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    x = v128.load32_splat(a, 8)
+    if (two) {
+      c32 = madd(x, b2, c32)
+      c33 = madd(x, b3, c33)
+    }
+    b0 = v128.load(y, 64)
+    b1 = v128.load(y, 80)
+    if (two) {
+      b2 = v128.load(y + rightY, 64)
+      b3 = v128.load(y + rightY, 80)
+    }
+    x = v128.load32_splat(l, 72)
     c20 = madd(x, b0, c20)
     c21 = madd(x, b1, c21)
-    x = v128.load32_splat(a, 12)
+    if (two) {
+      c22 = madd(x, b2, c22)
+      c23 = madd(x, b3, c23)
+    }
+    x = v128.load32_splat(l, 76)
     c30 = madd(x, b0, c30)
     c31 = madd(x, b1, c31)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    x = v128.load32_splat(a, 12)
+    if (two) {
+      c32 = madd(x, b2, c32)
+      c33 = madd(x, b3, c33)
+    }
+    b0 = v128.load(y, 96)
+    b1 = v128.load(y, 112)
+    if (two) {
+      b2 = v128.load(y + rightY, 96)
+      b3 = v128.load(y + rightY, 112)
+    }
+    x = v128.load32_splat(l, 108)
     c30 = madd(x, b0, c30)
     c31 = madd(x, b1, c31)
-    a += 32
-    b += 32
+    if (two) {
+      c32 = madd(x, b2, c32)
+      c33 = madd(x, b3, c33)
+    }
   }
-  put(c, mode, c00, c01)
-  put(c + 32, mode, c10, c11)
-  put(c + 64, mode, c20, c21)
-  put(c + 96, mode, c30, c31)
+  if (shape == SOLVE) {
+    c00 = f32x4.sub(v128.load(c), c00)
+    c01 = f32x4.sub(v128.load(c, 16), c01)
+    c10 = f32x4.sub(v128.load(c, 32), c10)
+    c11 = f32x4.sub(v128.load(c, 48), c11)
+    c20 = f32x4.sub(v128.load(c, 64), c20)
+    c21 = f32x4.sub(v128.load(c, 80), c21)
+    c30 = f32x4.sub(v128.load(c, 96), c30)
+    c31 = f32x4.sub(v128.load(c, 112), c31)
+    if (two) {
+      c02 = f32x4.sub(v128.load(cR), c02)
+      c03 = f32x4.sub(v128.load(cR, 16), c03)
+      c12 = f32x4.sub(v128.load(cR, 32), c12)
+      c13 = f32x4.sub(v128.load(cR, 48), c13)
+      c22 = f32x4.sub(v128.load(cR, 64), c22)
+      c23 = f32x4.sub(v128.load(cR, 80), c23)
+      c32 = f32x4.sub(v128.load(cR, 96), c32)
+      c33 = f32x4.sub(v128.load(cR, 112), c33)
+    }
+    x = v128.load32_splat(factor)
+    const y00 = f32x4.mul(x, c00), y01 = f32x4.mul(x, c01), y02 = f32x4.mul(x, c02), y03 = f32x4.mul(x, c03)
+    x = f32x4.neg(v128.load32_splat(l, 4))
+    c10 = madd(x, y00, c10)
+    c11 = madd(x, y01, c11)
+    if (two) {
+      c12 = madd(x, y02, c12)
+      c13 = madd(x, y03, c13)
+    }
+    x = f32x4.neg(v128.load32_splat(l, 8))
+    c20 = madd(x, y00, c20)
+    c21 = madd(x, y01, c21)
+    if (two) {
+      c22 = madd(x, y02, c22)
+      c23 = madd(x, y03, c23)
+    }
+    x = f32x4.neg(v128.load32_splat(l, 12))
+    c30 = madd(x, y00, c30)
+    c31 = madd(x, y01, c31)
+    if (two) {
+      c32 = madd(x, y02, c32)
+      c33 = madd(x, y03, c33)
+    }
+    x = v128.load32_splat(factor, 4)
+    const y10 = f32x4.mul(x, c10), y11 = f32x4.mul(x, c11), y12 = f32x4.mul(x, c12), y13 = f32x4.mul(x, c13)
+    x = f32x4.neg(v128.load32_splat(l, 40))
+    c20 = madd(x, y10, c20)
+    c21 = madd(x, y11, c21)
+    if (two) {
+      c22 = madd(x, y12, c22)
+      c23 = madd(x, y13, c23)
+    }
+    x = f32x4.neg(v128.load32_splat(l, 44))
+    c30 = madd(x, y10, c30)
+    c31 = madd(x, y11, c31)
+    if (two) {
+      c32 = madd(x, y12, c32)
+      c33 = madd(x, y13, c33)
+    }
+    x = v128.load32_splat(factor, 8)
+    const y20 = f32x4.mul(x, c20), y21 = f32x4.mul(x, c21), y22 = f32x4.mul(x, c22), y23 = f32x4.mul(x, c23)
+    x = f32x4.neg(v128.load32_splat(l, 76))
+    c30 = madd(x, y20, c30)
+    c31 = madd(x, y21, c31)
+    if (two) {
+      c32 = madd(x, y22, c32)
+      c33 = madd(x, y23, c33)
+    }
+    x = v128.load32_splat(factor, 12)
+    const y30 = f32x4.mul(x, c30), y31 = f32x4.mul(x, c31), y32 = f32x4.mul(x, c32), y33 = f32x4.mul(x, c33)
+    const yR = y + rightY
+    v128.store(y, y00)
+    v128.store(y, y01, 16)
+    v128.store(y, y10, 32)
+    v128.store(y, y11, 48)
+    v128.store(y, y20, 64)
+    v128.store(y, y21, 80)
+    v128.store(y, y30, 96)
+    v128.store(y, y31, 112)
+    if (two) {
+      v128.store(yR, y02)
+      v128.store(yR, y03, 16)
+      v128.store(yR, y12, 32)
+      v128.store(yR, y13, 48)
+      v128.store(yR, y22, 64)
+      v128.store(yR, y23, 80)
+      v128.store(yR, y32, 96)
+      v128.store(yR, y33, 112)
+    }
+  } else if (shape == FULL && f) {
+    x = v128.load32_splat(f)
+    c00 = madd(x, v128.load(c), c00)
+    c01 = madd(x, v128.load(c, 16), c01)
+    if (two) {
+      c02 = madd(x, v128.load(cR), c02)
+      c03 = madd(x, v128.load(cR, 16), c03)
+    }
+    x = v128.load32_splat(f, 4)
+    c10 = madd(x, v128.load(c, 32), c10)
+    c11 = madd(x, v128.load(c, 48), c11)
+    if (two) {
+      c12 = madd(x, v128.load(cR, 32), c12)
+      c13 = madd(x, v128.load(cR, 48), c13)
+    }
+    x = v128.load32_splat(f, 8)
+    c20 = madd(x, v128.load(c, 64), c20)
+    c21 = madd(x, v128.load(c, 80), c21)
+    if (two) {
+      c22 = madd(x, v128.load(cR, 64), c22)
+      c23 = madd(x, v128.load(cR, 80), c23)
+    }
+    x = v128.load32_splat(f, 12)
+    c30 = madd(x, v128.load(c, 96), c30)
+    c31 = madd(x, v128.load(c, 112), c31)
+    if (two) {
+      c32 = madd(x, v128.load(cR, 96), c32)
+      c33 = madd(x, v128.load(cR, 112), c33)
+    }
+  } else if (add) {
+    c00 = f32x4.add(v128.load(c), c00)
+    c01 = f32x4.add(v128.load(c, 16), c01)
+    c10 = f32x4.add(v128.load(c, 32), c10)
+    c11 = f32x4.add(v128.load(c, 48), c11)
+    c20 = f32x4.add(v128.load(c, 64), c20)
+    c21 = f32x4.add(v128.load(c, 80), c21)
+    c30 = f32x4.add(v128.load(c, 96), c30)
+    c31 = f32x4.add(v128.load(c, 112), c31)
+    if (two) {
+      c02 = f32x4.add(v128.load(cR), c02)
+      c03 = f32x4.add(v128.load(cR, 16), c03)
+      c12 = f32x4.add(v128.load(cR, 32), c12)
+      c13 = f32x4.add(v128.load(cR, 48), c13)
+      c22 = f32x4.add(v128.load(cR, 64), c22)
+      c23 = f32x4.add(v128.load(cR, 80), c23)
+      c32 = f32x4.add(v128.load(cR, 96), c32)
+      c33 = f32x4.add(v128.load(cR, 112), c33)
+    }
+  }
+  v128.store(c, c00)
+  v128.store(c, c01, 16)
+  v128.store(c, c10, 32)
+  v128.store(c, c11, 48)
+  v128.store(c, c20, 64)
+  v128.store(c, c21, 80)
+  v128.store(c, c30, 96)
+  v128.store(c, c31, 112)
+  if (two) {
+    v128.store(cR, c02)
+    v128.store(cR, c03, 16)
+    v128.store(cR, c12, 32)
+    v128.store(cR, c13, 48)
+    v128.store(cR, c22, 64)
+    v128.store(cR, c23, 80)
+    v128.store(cR, c32, 96)
+    v128.store(cR, c33, 112)
+  }
 }
 
-/** c[0..8, 0..8] likewise, for all n steps: where V8 merges vectors, 8 wide sums hide the time that an addition takes. */
-function tileWide(c: usize, mode: i32, a: usize, b: usize, n: i32): void {
+/** c[0..8, 0..8] = a b over n steps. */
+function tileSquare(c: usize, a: usize, b: usize, n: i32): void {
   let c00 = splat(0), c01 = splat(0), c10 = splat(0), c11 = splat(0)
   let c20 = splat(0), c21 = splat(0), c30 = splat(0), c31 = splat(0)
   let c40 = splat(0), c41 = splat(0), c50 = splat(0), c51 = splat(0)
@@ -226,268 +547,103 @@ function tileWide(c: usize, mode: i32, a: usize, b: usize, n: i32): void {
     a += 32
     b += 32
   }
-  put(c, mode, c00, c01)
-  put(c + 32, mode, c10, c11)
-  put(c + 64, mode, c20, c21)
-  put(c + 96, mode, c30, c31)
-  put(c + 128, mode, c40, c41)
-  put(c + 160, mode, c50, c51)
-  put(c + 192, mode, c60, c61)
-  put(c + 224, mode, c70, c71)
+  v128.store(c, c00)
+  v128.store(c, c01, 16)
+  v128.store(c, c10, 32)
+  v128.store(c, c11, 48)
+  v128.store(c, c20, 64)
+  v128.store(c, c21, 80)
+  v128.store(c, c30, 96)
+  v128.store(c, c31, 112)
+  v128.store(c, c40, 128)
+  v128.store(c, c41, 144)
+  v128.store(c, c50, 160)
+  v128.store(c, c51, 176)
+  v128.store(c, c60, 192)
+  v128.store(c, c61, 208)
+  v128.store(c, c70, 224)
+  v128.store(c, c71, 240)
+}
+
+/** A tile of 8 columns. */
+function tile(shape: i32, c: usize, add: i32, f: usize, a: usize, b: usize, n: i32, l: usize, y: usize, m: i32, factor: usize): void {
+  tileOf(false, shape, c, 0, add, f, a, b, 0, n, l, y, 0, m, factor)
+}
+
+// ---- products ---------------------------------------------------------------------------------------------------------------------------
+
+/** All tiles of strip j, and of the one after it where there are `two`, from row i on. */
+@inline function stripOf(two: bool, shape: i32, i: i32, j: i32, c: usize, Rc: i32, add: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32,
+  y: usize, Ry: i32, M: i32, factor: usize): void {
+  const rightC = <usize>Rc << 5, right = <usize>Rb << 5, rightY = <usize>Ry << 5, bj = at(b, Rb, 0, j), yj = at(y, Ry, 0, j)
+  for (; i < M; i += 4) {
+    const ci = at(c, Rc, i, j), fi = f ? f + (i << 2) : 0, ai = at(a, Ra, 0, i), li = at(l, Rl, 0, i), factorI = factor + (i << 2)
+    if (two) tileOf(true, shape, ci, rightC, add, fi, ai, bj, right, n, li, yj, rightY, i, factorI)
+    else tile(shape, ci, add, fi, ai, bj, n, li, yj, i, factorI)
+  }
+}
+
+/** A strip of 8 columns. */
+function strip(shape: i32, i: i32, j: i32, c: usize, Rc: i32, add: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize,
+  Ry: i32, M: i32, factor: usize): void {
+  stripOf(false, shape, i, j, c, Rc, add, f, a, Ra, b, Rb, n, l, Rl, y, Ry, M, factor)
+}
+
+function stripsFull(i: i32, j: i32, c: usize, Rc: i32, add: i32, f: usize, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32): void {
+  stripOf(true, FULL, i, j, c, Rc, add, f, a, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
+}
+
+function stripsLower(j: i32, c: usize, Rc: i32, add: i32, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32): void {
+  stripOf(true, LOWER, 0, j, c, Rc, add, 0, a, Ra, b, Rb, n, l, Rl, y, Ry, M, 0)
+}
+
+function stripsSolve(j: i32, c: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, y: usize, M: i32, factor: usize): void {
+  stripOf(true, SOLVE, 0, j, c, M, SET, 0, a, Ra, b, Rb, n, l, M, y, M, M, factor)
 }
 
 /**
- * c[0..4, 0..16] likewise, in two strips, `right` bytes from b's to the next and `rightC` from c's: where V8 merges vectors, 8 wide sums for 6 loads a step,
- * where those of 8 rows and 8 columns take 9. V8 doesn't merge it where the shape is only known at run time, hence three functions.
+ * C [M, N] = | += A B or, unless f [M] is 0, = diag(f) C + A B; aT is [n, M], b is [n, N]; Rc, Ra, Rb are the rows of the blocks they lie in.
  */
-@inline function tile16With(c: usize, rightC: usize, mode: i32, shape: i32, a: usize, b: usize, right: usize, n: i32): void {
-  let c00 = splat(0), c01 = splat(0), c02 = splat(0), c03 = splat(0)
-  let c10 = splat(0), c11 = splat(0), c12 = splat(0), c13 = splat(0)
-  let c20 = splat(0), c21 = splat(0), c22 = splat(0), c23 = splat(0)
-  let c30 = splat(0), c31 = splat(0), c32 = splat(0), c33 = splat(0)
-  let x: v128, b0: v128, b1: v128, b2: v128, b3: v128
-  if (shape == UPPER) {
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    c02 = madd(x, b2, c02)
-    c03 = madd(x, b3, c03)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    c02 = madd(x, b2, c02)
-    c03 = madd(x, b3, c03)
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    c12 = madd(x, b2, c12)
-    c13 = madd(x, b3, c13)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    c02 = madd(x, b2, c02)
-    c03 = madd(x, b3, c03)
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    c12 = madd(x, b2, c12)
-    c13 = madd(x, b3, c13)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    c22 = madd(x, b2, c22)
-    c23 = madd(x, b3, c23)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    c02 = madd(x, b2, c02)
-    c03 = madd(x, b3, c03)
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    c12 = madd(x, b2, c12)
-    c13 = madd(x, b3, c13)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    c22 = madd(x, b2, c22)
-    c23 = madd(x, b3, c23)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    c32 = madd(x, b2, c32)
-    c33 = madd(x, b3, c33)
-    a += 32
-    b += 32
-  }
-  for (; n > 0; n--) {
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    c02 = madd(x, b2, c02)
-    c03 = madd(x, b3, c03)
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    c12 = madd(x, b2, c12)
-    c13 = madd(x, b3, c13)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    c22 = madd(x, b2, c22)
-    c23 = madd(x, b3, c23)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    c32 = madd(x, b2, c32)
-    c33 = madd(x, b3, c33)
-    a += 32
-    b += 32
-  }
-  if (shape == LOWER) {
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a)
-    c00 = madd(x, b0, c00)
-    c01 = madd(x, b1, c01)
-    c02 = madd(x, b2, c02)
-    c03 = madd(x, b3, c03)
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    c12 = madd(x, b2, c12)
-    c13 = madd(x, b3, c13)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    c22 = madd(x, b2, c22)
-    c23 = madd(x, b3, c23)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    c32 = madd(x, b2, c32)
-    c33 = madd(x, b3, c33)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a, 4)
-    c10 = madd(x, b0, c10)
-    c11 = madd(x, b1, c11)
-    c12 = madd(x, b2, c12)
-    c13 = madd(x, b3, c13)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    c22 = madd(x, b2, c22)
-    c23 = madd(x, b3, c23)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    c32 = madd(x, b2, c32)
-    c33 = madd(x, b3, c33)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a, 8)
-    c20 = madd(x, b0, c20)
-    c21 = madd(x, b1, c21)
-    c22 = madd(x, b2, c22)
-    c23 = madd(x, b3, c23)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    c32 = madd(x, b2, c32)
-    c33 = madd(x, b3, c33)
-    a += 32
-    b += 32
-    b0 = v128.load(b)
-    b1 = v128.load(b, 16)
-    b2 = v128.load(b + right)
-    b3 = v128.load(b + right, 16)
-    x = v128.load32_splat(a, 12)
-    c30 = madd(x, b0, c30)
-    c31 = madd(x, b1, c31)
-    c32 = madd(x, b2, c32)
-    c33 = madd(x, b3, c33)
-    a += 32
-    b += 32
-  }
-  put(c, mode, c00, c01)
-  put(c + rightC, mode, c02, c03)
-  put(c + 32, mode, c10, c11)
-  put(c + rightC + 32, mode, c12, c13)
-  put(c + 64, mode, c20, c21)
-  put(c + rightC + 64, mode, c22, c23)
-  put(c + 96, mode, c30, c31)
-  put(c + rightC + 96, mode, c32, c33)
-}
-
-function tile16(c: usize, rightC: usize, mode: i32, a: usize, b: usize, right: usize, n: i32): void {
-  tile16With(c, rightC, mode, FULL, a, b, right, n)
-}
-
-function tile16Lower(c: usize, rightC: usize, mode: i32, a: usize, b: usize, right: usize, n: i32): void {
-  tile16With(c, rightC, mode, LOWER, a, b, right, n)
-}
-
-function tile16Upper(c: usize, rightC: usize, mode: i32, a: usize, b: usize, right: usize, n: i32): void {
-  tile16With(c, rightC, mode, UPPER, a, b, right, n)
-}
-
-/** C [M, N] = | += | -= A B; aT is [n, M], b is [n, N]; Rc, Ra, Rb are the rows of the blocks they lie in. */
-export function product(c: usize, Rc: i32, mode: i32, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32): void {
+export function product(c: usize, Rc: i32, add: i32, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32, f: usize = 0): void {
   let j = 0
-  if (wide) {
-    for (; j + 16 <= N; j += 16)
-      for (let i = 0; i < M; i += 4) tile16(at(c, Rc, i, j), <usize>Rc << 5, mode, at(aT, Ra, 0, i), at(b, Rb, 0, j), <usize>Rb << 5, n)
-    if (j < N) for (let i = 0; i < M; i += 8) tileWide(at(c, Rc, i, j), mode, at(aT, Ra, 0, i), at(b, Rb, 0, j), n)
-    return
-  }
-  for (; j < N; j += 8) for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), mode, FULL, at(aT, Ra, 0, i), at(b, Rb, 0, j), n)
+  if (wide) for (; j + 16 <= N; j += 16) stripsFull(0, j, c, Rc, add, f, aT, Ra, b, Rb, M, n)
+  for (; j < N; j += 8) strip(FULL, 0, j, c, Rc, add, f, aT, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
 }
 
-/** C [M, N] = | += A B + tril(L) B', with [A L]^T stacked in aT [n + M, M] and [B; B'] in b [n + M, N]. */
-export function productLower(c: usize, Rc: i32, mode: i32, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32): void {
+/** C [M, N] = | += A B + tril(L) Y; aT is [n, M], lT [M, M]. */
+export function productLower(c: usize, Rc: i32, add: i32, aT: usize, Ra: i32, b: usize, Rb: i32, n: i32, lT: usize, Rl: i32, y: usize, Ry: i32, M: i32,
+  N: i32): void {
   let j = 0
-  if (wide)
-    for (; j + 16 <= N; j += 16)
-      for (let i = 0; i < M; i += 4) tile16Lower(at(c, Rc, i, j), <usize>Rc << 5, mode, at(aT, Ra, 0, i), at(b, Rb, 0, j), <usize>Rb << 5, n + i)
-  for (; j < N; j += 8) for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), mode, LOWER, at(aT, Ra, 0, i), at(b, Rb, 0, j), n + i)
+  if (wide) for (; j + 16 <= N; j += 16) stripsLower(j, c, Rc, add, aT, Ra, b, Rb, n, lT, Rl, y, Ry, M)
+  for (; j < N; j += 8) strip(LOWER, 0, j, c, Rc, add, 0, aT, Ra, b, Rb, n, lT, Rl, y, Ry, M, 0)
+}
+
+/** C [M, N] = | += tril(L) Y, lT [M, M]. */
+export function lowerProduct(c: usize, Rc: i32, add: i32, lT: usize, Rl: i32, y: usize, Ry: i32, M: i32, N: i32): void {
+  productLower(c, Rc, add, 0, 0, 0, 0, 0, lT, Rl, y, Ry, M, N)
 }
 
 /** C [M, N] += tril(L)^T B, L [M, M]. */
 export function addLowerTransposed(c: usize, Rc: i32, l: usize, Rl: i32, b: usize, Rb: i32, M: i32, N: i32): void {
   let j = 0
-  if (wide)
-    for (; j + 16 <= N; j += 16)
-      for (let i = 0; i < M; i += 4) tile16Upper(at(c, Rc, i, j), <usize>Rc << 5, ADD, at(l, Rl, i, i), at(b, Rb, i, j), <usize>Rb << 5, M - i - 4)
-  for (; j < N; j += 8) for (let i = 0; i < M; i += 4) tile(at(c, Rc, i, j), ADD, UPPER, at(l, Rl, i, i), at(b, Rb, i, j), M - i - 4)
+  if (wide) for (; j + 16 <= N; j += 16) stripsUpper(j, c, Rc, l, Rl, b, Rb, M)
+  for (; j < N; j += 8)
+    for (let i = 0; i < M; i += 4) tile(UPPER, at(c, Rc, i, j), ADD, 0, at(l, Rl, i, i), at(b, Rb, i, j), M - i - 4, 0, 0, 0, 0)
+}
+
+function stripsUpper(j: i32, c: usize, Rc: i32, l: usize, Rl: i32, b: usize, Rb: i32, M: i32): void {
+  for (let i = 0; i < M; i += 4)
+    tileOf(true, UPPER, at(c, Rc, i, j), <usize>Rc << 5, ADD, 0, at(l, Rl, i, i), at(b, Rb, i, j), <usize>Rb << 5, M - i - 4, 0, 0, 0, 0, 0)
 }
 
 /** The lower triangle of C [M, M] = A B, diagonal included; aT and b are [n, M]. What's above it is left undefined. */
 export function lowerOf(c: usize, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32): void {
-  let j = 0
-  if (wide) {
-    for (; j + 16 <= M; j += 16)
-      for (let i = j; i < M; i += 4) tile16(at(c, M, i, j), <usize>M << 5, SET, at(aT, Ra, 0, i), at(b, Rb, 0, j), <usize>Rb << 5, n)
-    if (j < M) tileWide(at(c, M, j, j), SET, at(aT, Ra, 0, j), at(b, Rb, 0, j), n)
-    return
+  for (let j = 0; j < M; j += wide ? 16 : 8) {
+    if (wide) {
+      tileSquare(at(c, M, j, j), at(aT, Ra, 0, j), at(b, Rb, 0, j), n)
+      if (j + 16 <= M) stripsFull(j + 8, j, c, M, SET, 0, aT, Ra, b, Rb, M, n)
+    } else strip(FULL, j, j, c, M, SET, 0, aT, Ra, b, Rb, n, 0, 0, 0, 0, M, 0)
   }
-  for (; j < M; j += 8) for (let i = j; i < M; i += 4) tile(at(c, M, i, j), SET, FULL, at(aT, Ra, 0, i), at(b, Rb, 0, j), n)
 }
 
 /** dst [M, M] = L + L^T for the strictly lower part L of l. */
@@ -544,166 +700,29 @@ function addRestTransposed(x: usize, rest: usize, R: i32, y: usize, i: i32): voi
   v128.store(x, f32x4.add(v128.load(x, 16), r1), 16)
 }
 
-/** 16 columns of four rows of `solveLower`, in two strips, without what L lacks: x = x - sum_l a[l] y[l], solved for the 4 x 4 triangle `d`; n = i. */
-function solve16(x: usize, rightX: usize, y: usize, a: usize, b: usize, right: usize, d: usize, factor: usize, n: i32): void {
-  let c00 = splat(0), c01 = splat(0), c02 = splat(0), c03 = splat(0)
-  let c10 = splat(0), c11 = splat(0), c12 = splat(0), c13 = splat(0)
-  let c20 = splat(0), c21 = splat(0), c22 = splat(0), c23 = splat(0)
-  let c30 = splat(0), c31 = splat(0), c32 = splat(0), c33 = splat(0)
-  for (; n > 0; n--) {
-    const b0 = v128.load(b), b1 = v128.load(b, 16), b2 = v128.load(b + right), b3 = v128.load(b + right, 16)
-    let f = v128.load32_splat(a)
-    c00 = madd(f, b0, c00)
-    c01 = madd(f, b1, c01)
-    c02 = madd(f, b2, c02)
-    c03 = madd(f, b3, c03)
-    f = v128.load32_splat(a, 4)
-    c10 = madd(f, b0, c10)
-    c11 = madd(f, b1, c11)
-    c12 = madd(f, b2, c12)
-    c13 = madd(f, b3, c13)
-    f = v128.load32_splat(a, 8)
-    c20 = madd(f, b0, c20)
-    c21 = madd(f, b1, c21)
-    c22 = madd(f, b2, c22)
-    c23 = madd(f, b3, c23)
-    f = v128.load32_splat(a, 12)
-    c30 = madd(f, b0, c30)
-    c31 = madd(f, b1, c31)
-    c32 = madd(f, b2, c32)
-    c33 = madd(f, b3, c33)
-    a += 32
-    b += 32
-  }
-  c00 = f32x4.sub(v128.load(x), c00)
-  c01 = f32x4.sub(v128.load(x, 16), c01)
-  c02 = f32x4.sub(v128.load(x + rightX), c02)
-  c03 = f32x4.sub(v128.load(x + rightX, 16), c03)
-  c10 = f32x4.sub(v128.load(x, 32), c10)
-  c11 = f32x4.sub(v128.load(x, 48), c11)
-  c12 = f32x4.sub(v128.load(x + rightX, 32), c12)
-  c13 = f32x4.sub(v128.load(x + rightX, 48), c13)
-  c20 = f32x4.sub(v128.load(x, 64), c20)
-  c21 = f32x4.sub(v128.load(x, 80), c21)
-  c22 = f32x4.sub(v128.load(x + rightX, 64), c22)
-  c23 = f32x4.sub(v128.load(x + rightX, 80), c23)
-  c30 = f32x4.sub(v128.load(x, 96), c30)
-  c31 = f32x4.sub(v128.load(x, 112), c31)
-  c32 = f32x4.sub(v128.load(x + rightX, 96), c32)
-  c33 = f32x4.sub(v128.load(x + rightX, 112), c33)
-  let f: v128
-  f = v128.load32_splat(factor)
-  const y00 = f32x4.mul(f, c00)
-  const y01 = f32x4.mul(f, c01)
-  const y02 = f32x4.mul(f, c02)
-  const y03 = f32x4.mul(f, c03)
-  f = f32x4.neg(v128.load32_splat(d, 4))
-  c10 = madd(f, y00, c10)
-  c11 = madd(f, y01, c11)
-  c12 = madd(f, y02, c12)
-  c13 = madd(f, y03, c13)
-  f = f32x4.neg(v128.load32_splat(d, 8))
-  c20 = madd(f, y00, c20)
-  c21 = madd(f, y01, c21)
-  c22 = madd(f, y02, c22)
-  c23 = madd(f, y03, c23)
-  f = f32x4.neg(v128.load32_splat(d, 12))
-  c30 = madd(f, y00, c30)
-  c31 = madd(f, y01, c31)
-  c32 = madd(f, y02, c32)
-  c33 = madd(f, y03, c33)
-  f = v128.load32_splat(factor, 4)
-  const y10 = f32x4.mul(f, c10)
-  const y11 = f32x4.mul(f, c11)
-  const y12 = f32x4.mul(f, c12)
-  const y13 = f32x4.mul(f, c13)
-  f = f32x4.neg(v128.load32_splat(d, 40))
-  c20 = madd(f, y10, c20)
-  c21 = madd(f, y11, c21)
-  c22 = madd(f, y12, c22)
-  c23 = madd(f, y13, c23)
-  f = f32x4.neg(v128.load32_splat(d, 44))
-  c30 = madd(f, y10, c30)
-  c31 = madd(f, y11, c31)
-  c32 = madd(f, y12, c32)
-  c33 = madd(f, y13, c33)
-  f = v128.load32_splat(factor, 8)
-  const y20 = f32x4.mul(f, c20)
-  const y21 = f32x4.mul(f, c21)
-  const y22 = f32x4.mul(f, c22)
-  const y23 = f32x4.mul(f, c23)
-  f = f32x4.neg(v128.load32_splat(d, 76))
-  c30 = madd(f, y20, c30)
-  c31 = madd(f, y21, c31)
-  c32 = madd(f, y22, c32)
-  c33 = madd(f, y23, c33)
-  f = v128.load32_splat(factor, 12)
-  const y30 = f32x4.mul(f, c30)
-  const y31 = f32x4.mul(f, c31)
-  const y32 = f32x4.mul(f, c32)
-  const y33 = f32x4.mul(f, c33)
-  v128.store(x, c00)
-  v128.store(x, c01, 16)
-  v128.store(x + rightX, c02)
-  v128.store(x + rightX, c03, 16)
-  v128.store(x, c10, 32)
-  v128.store(x, c11, 48)
-  v128.store(x + rightX, c12, 32)
-  v128.store(x + rightX, c13, 48)
-  v128.store(x, c20, 64)
-  v128.store(x, c21, 80)
-  v128.store(x + rightX, c22, 64)
-  v128.store(x + rightX, c23, 80)
-  v128.store(x, c30, 96)
-  v128.store(x, c31, 112)
-  v128.store(x + rightX, c32, 96)
-  v128.store(x + rightX, c33, 112)
-  v128.store(y, y00)
-  v128.store(y, y01, 16)
-  v128.store(y + right, y02)
-  v128.store(y + right, y03, 16)
-  v128.store(y, y10, 32)
-  v128.store(y, y11, 48)
-  v128.store(y + right, y12, 32)
-  v128.store(y + right, y13, 48)
-  v128.store(y, y20, 64)
-  v128.store(y, y21, 80)
-  v128.store(y + right, y22, 64)
-  v128.store(y + right, y23, 80)
-  v128.store(y, y30, 96)
-  v128.store(y, y31, 112)
-  v128.store(y + right, y32, 96)
-  v128.store(y + right, y33, 112)
-}
-
 /**
- * Forward substitution: for i = 0, 1, ...: x_i -= sum_{j<i} L_ij y_j, then y_i = factor_i x_i. L [M, M] is given by its transpose and only
- * what is strictly below its diagonal counts; x, y are [M, N]; factor is [M]. rest: what L lacks (remainders.ts), 0: nothing.
+ * X [M, N] -= A B, then forward substitution: for i = 0, 1, ...: x_i -= sum_{j<i} L_ij y_j, then y_i = factor_i x_i; aT is
+ * [n, M]. L [M, M] is given by its transpose and only what is strictly below its diagonal counts; factor is [M]. rest: what L lacks (remainders.ts), 0: nothing.
  */
-export function solveLower(x: usize, y: usize, lT: usize, rest: usize, factor: usize, M: i32, N: i32): void {
-  for (let i = 0; i < M; i += 4) {
-    const a = at(lT, M, i, i), f = factor + (i << 2), strip = <usize>M << 5
-    let j = 0
-    if (wide && !rest) for (; j + 16 <= N; j += 16) solve16(at(x, M, i, j), strip, at(y, M, i, j), at(lT, M, 0, i), at(y, M, 0, j), strip, a, f, i)
-    for (; j < N; j += 8) {
-      const xi = at(x, M, i, j), yi = at(y, M, i, j), y0 = at(y, M, 0, j)
-      tile(xi, SUB, FULL, at(lT, M, 0, i), y0, i)
-      if (rest) subtractRest(xi, rest, M, y0, i)
-      finishRow(yi, xi, f, 0)
-      addRow(xi, -1, a, yi, 0, 1)
-      addRow(xi, -1, a, yi, 0, 2)
-      addRow(xi, -1, a, yi, 0, 3)
-      if (rest) subtractRest(xi + 32, rest, M, y0, i + 1)
-      finishRow(yi, xi, f, 1)
-      addRow(xi, -1, a, yi, 1, 2)
-      addRow(xi, -1, a, yi, 1, 3)
-      if (rest) subtractRest(xi + 64, rest, M, y0, i + 2)
-      finishRow(yi, xi, f, 2)
-      addRow(xi, -1, a, yi, 2, 3)
-      if (rest) subtractRest(xi + 96, rest, M, y0, i + 3)
-      finishRow(yi, xi, f, 3)
-    }
+export function solveLower(x: usize, y: usize, aT: usize, Ra: i32, b: usize, Rb: i32, n: i32, lT: usize, rest: usize, factor: usize, M: i32, N: i32): void {
+  let j = 0
+  if (!rest) {
+    if (wide) for (; j + 16 <= N; j += 16) stripsSolve(j, x, aT, Ra, b, Rb, n, lT, y, M, factor)
+    for (; j < N; j += 8) strip(SOLVE, 0, j, x, M, SET, 0, aT, Ra, b, Rb, n, lT, M, y, M, M, factor)
+    return
   }
+  for (; j < N; j += 8)
+    for (let i = 0; i < M; i += 4) {
+      const xi = at(x, M, i, j), yi = at(y, M, i, j), y0 = at(y, M, 0, j), d = at(lT, M, i, i), fi = factor + (i << 2)
+      // To the bit what SOLVE computes, or earlier tokens would know of a later one that reflects.
+      tile(BOTH, yi, SET, 0, at(aT, Ra, 0, i), at(b, Rb, 0, j), n, at(lT, M, 0, i), y0, i, 0)
+      for (let r: usize = 0; r < 128; r += 16) v128.store(xi + r, f32x4.sub(v128.load(xi + r), v128.load(yi + r)))
+      for (let l = 0; l < 4; l++) {
+        subtractRest(xi + (<usize>l << 5), rest, M, y0, i + l)
+        finishRow(yi, xi, fi, l)
+        for (let r = l + 1; r < 4; r++) addRow(xi, -1, d, yi, l, r)
+      }
+    }
 }
 
 /** Back substitution: for i = M - 1, M - 2, ...: x_i += sum_{j>i} L_ji y_j, then y_i = factor_i x_i. y lies in a block with Ry rows. */
@@ -712,7 +731,7 @@ export function solveLowerTransposed(x: usize, y: usize, Ry: i32, l: usize, rest
     const a = at(l, M, i, i), f = factor + (i << 2)
     for (let j = 0; j < N; j += 8) {
       const xi = at(x, M, i, j), yi = at(y, Ry, i, j), y0 = at(y, Ry, 0, j)
-      tile(xi, ADD, FULL, at(l, M, i + 4, i), at(y, Ry, i + 4, j), M - i - 4)
+      tile(FULL, xi, ADD, 0, at(l, M, i + 4, i), at(y, Ry, i + 4, j), M - i - 4, 0, 0, 0, 0)
       if (rest) addRestTransposed(xi + 96, rest, M, y0, i + 3)
       finishRow(yi, xi, f, 3)
       addRow(xi, 1, a, yi, 3, 0)
@@ -764,23 +783,24 @@ export function loadBlock(x: usize, R: i32, src: usize, stride: usize, n: i32, c
   }
 }
 
-/** The other way. */
-export function storeBlock(dst: usize, stride: usize, x: usize, R: i32, n: i32, cols: i32): void {
-  const step = <usize>R << 5, whole = cols >> 3, left = cols & 7
+/** The other way, times a factor. */
+export function storeBlock(dst: usize, stride: usize, x: usize, R: i32, n: i32, cols: i32, factor: f32 = 1): void {
+  const step = <usize>R << 5, whole = cols >> 3, left = cols & 7, f = splat(factor)
   for (let r = 0; r < n; r++, dst += stride) {
     let d = dst, s = x + (<usize>r << 5), j = 0
     for (; j + 2 <= whole; j += 2, d += 64, s += 2 * step) {
-      const x0 = v128.load(s), x1 = v128.load(s, 16), x2 = v128.load(s + step), x3 = v128.load(s + step, 16)
+      const x0 = f32x4.mul(f, v128.load(s)), x1 = f32x4.mul(f, v128.load(s, 16))
+      const x2 = f32x4.mul(f, v128.load(s + step)), x3 = f32x4.mul(f, v128.load(s + step, 16))
       v128.store(d, x0)
       v128.store(d, x1, 16)
       v128.store(d, x2, 32)
       v128.store(d, x3, 48)
     }
     for (; j < whole; j++, d += 32, s += step) {
-      const low = v128.load(s), high = v128.load(s, 16)
+      const low = f32x4.mul(f, v128.load(s)), high = f32x4.mul(f, v128.load(s, 16))
       v128.store(d, low)
       v128.store(d, high, 16)
     }
-    for (let i: usize = 0; i < <usize>left; i++) store<f32>(d + (i << 2), load<f32>(s + (i << 2)))
+    for (let i: usize = 0; i < <usize>left; i++) store<f32>(d + (i << 2), factor * load<f32>(s + (i << 2)))
   }
 }

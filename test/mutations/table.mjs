@@ -308,8 +308,8 @@ export const mutations = [
   {
     bug: 'wasm: the state does not decay over a chunk',
     file: wasm('chunk'),
-    from: '  if (gated) scaleState(S, last)\n  if (along)',
-    to: '  if (along)',
+    from: 'us, n8, K8, W8, n, last)',
+    to: 'us, n8, K8, W8, n)',
     claim: 'mamba2: chunk = step',
     device: 'wasm',
   },
@@ -324,8 +324,8 @@ export const mutations = [
   {
     bug: 'wasm: the general rule does not find what its chunk has written along keys',
     file: wasm('chunk'),
-    from: '  productLower(es, n8, SUB, mT, n8, vs, n8, n8, W8, 0)\n',
-    to: '',
+    from: '  lowerProduct(es, n8, SET, mT, n8, vs, n8, n8, W8)\n',
+    to: '  memory.fill(es, 0, <usize>(n8 * W8) << 2)\n',
     claim: 'dplr: chunk = step',
     device: 'wasm',
   },
@@ -340,8 +340,8 @@ export const mutations = [
   {
     bug: 'wasm: no mask, tokens see the rest of their chunk',
     file: wasm('chunk'),
-    from: 'productLower(os, n8, ADD, pT, n8, us, n8, n8, W8, 0)',
-    to: 'product(os, n8, ADD, pT, n8, us, n8, n8, W8, n8)',
+    from: 'productLower(os, n8, SET, qsT, K8, S, K8, K, pT, n8, us, n8, n8, W8)',
+    to: 'product(os, n8, SET, qsT, K8, S, K8, n8, W8, K)\n  product(os, n8, ADD, pT, n8, us, n8, n8, W8, n8)',
     claim: 'delta: causal, to the bit',
     device: 'wasm',
   },
@@ -364,8 +364,8 @@ export const mutations = [
   {
     bug: 'wasm: a key decays at its own token',
     file: 'kernels-wasm/decays.ts',
-    from: 'i32x4.lt_s(i32x4.add(i32x4.splat(j), i32x4(0, 1, 2, 3)), i32x4.splat(i))',
-    to: 'i32x4.le_s(i32x4.add(i32x4.splat(j), i32x4(0, 1, 2, 3)), i32x4.splat(i))',
+    from: 'leastDecay(i - j)',
+    to: 'leastDecay(i + 1 - j)',
     claim: 'kda: chunk = step',
     device: 'wasm',
   },
