@@ -3,7 +3,7 @@
  * Pinned by test/ops/wasm.test.ts.
  */
 import { firstLanes, maxLanes, sumLanes, vload, vstore } from './lanes'
-import { exp, log, madd } from './math'
+import { exp, log, madd, sqrtOf } from './math'
 import { sum, sumSquaresAround } from './sums'
 
 /** `normKinds` of engine/devices/kernels.ts. */
@@ -56,7 +56,7 @@ export function normOne(kind: i32, row: usize, gain: usize, bias: usize, out: us
   if (kind <= L2) {
     if (kind == LAYER) mean = sum(row, n) / <f32>n
     const squares = sumSquaresAround(row, n, mean)
-    size = Mathf.sqrt((kind == L2 ? squares : squares / <f32>n) + eps)
+    size = sqrtOf((kind == L2 ? squares : squares / <f32>n) + eps)
   } else size = sum(row, n) + eps
   if (!(abs(size) > SMALLEST && abs(size) < Infinity)) {
     normFar(kind, row, gain, bias, out, stats, n, eps)
@@ -88,7 +88,9 @@ function normFar(kind: i32, x: usize, gain: usize, bias: usize, y: usize, stats:
   for (let j = 0; j < n; j++) total += at64(x, j)
   const mean = kind == LAYER ? total / <f64>n : 0
   for (let j = 0; j < n; j++) squares += (at64(x, j) - mean) * (at64(x, j) - mean)
-  const scale = kind > L2 ? 1 / (total + eps) : 1 / Math.sqrt((kind == L2 ? squares : squares / <f64>n) + eps)
+  // As `sqrtOf` has it.
+  const root = f64x2.extract_lane(f64x2.sqrt(f64x2.splat((kind == L2 ? squares : squares / <f64>n) + eps)), 0)
+  const scale = 1 / (kind > L2 ? total + eps : root)
   store<f32>(stats, <f32>mean)
   store<f32>(stats, <f32>scale, 4)
   for (let j = 0; j < n; j++) {
