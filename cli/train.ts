@@ -180,6 +180,7 @@ async function trainUntil(
   const trainer = new Trainer<TextModel>(model, optimizer, {
     schedule: scheduleOf(training, model.config.dModel),
     clipNorm: training.clip || Infinity,
+    capture: true,
   })
   /** Of the first `targets` characters after the first. */
   const evaluate = (targets: number) => evaluationBatches(run.valid.subarray(0, targets + 1), T, B)

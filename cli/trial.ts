@@ -37,7 +37,7 @@ export function openTrial(device: Device, make: () => TextModel, training: Train
   const parameters = device.bytesInUse() - before
   const optimizer = optimizerOf(model, training)
   const own = device.bytesInUse() - before - parameters
-  const trainer = new Trainer(model, optimizer, { schedule: () => 0, clipNorm: training.clip || Infinity })
+  const trainer = new Trainer(model, optimizer, { schedule: () => 0, clipNorm: training.clip || Infinity, capture: true })
   return {
     model,
     trainer,
