@@ -20,8 +20,8 @@
 }
 
 /**
- * The square root of one number, by the instruction for four: V8's for one is of SSE, and a processor whose wide registers are in use (wide.ts) takes
- * hundreds of cycles to change over to that and back.
+ * The square root of one float32, by the instruction for four: V8's for one is of SSE, alone among all of these kernels, and a processor whose wide
+ * registers are in use (wide.ts) takes hundreds of cycles to change over to that and back.
  */
 @inline export function sqrtOf(x: f32): f32 {
   return f32x4.extract_lane(f32x4.sqrt(f32x4.splat(x)), 0)

@@ -88,9 +88,7 @@ function normFar(kind: i32, x: usize, gain: usize, bias: usize, y: usize, stats:
   for (let j = 0; j < n; j++) total += at64(x, j)
   const mean = kind == LAYER ? total / <f64>n : 0
   for (let j = 0; j < n; j++) squares += (at64(x, j) - mean) * (at64(x, j) - mean)
-  // As `sqrtOf` has it.
-  const root = f64x2.extract_lane(f64x2.sqrt(f64x2.splat((kind == L2 ? squares : squares / <f64>n) + eps)), 0)
-  const scale = 1 / (kind > L2 ? total + eps : root)
+  const scale = kind > L2 ? 1 / (total + eps) : 1 / Math.sqrt((kind == L2 ? squares : squares / <f64>n) + eps)
   store<f32>(stats, <f32>mean)
   store<f32>(stats, <f32>scale, 4)
   for (let j = 0; j < n; j++) {
