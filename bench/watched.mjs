@@ -2,8 +2,8 @@
 export function watched(device) {
   const allocate = device.allocate
   let most = 0
-  device.allocate = (dtype, size) => {
-    const storage = allocate(dtype, size)
+  device.allocate = (...given) => {
+    const storage = allocate(...given)
     most = Math.max(most, device.bytesInUse())
     return storage
   }

@@ -60,7 +60,7 @@ import {
   textPlaces,
 } from './runs.ts'
 import { bytes, duration, onInterrupt, progress, quoted, say, visible } from './terminal.ts'
-import { openTrial, statesOf, type TextModel, type Trial } from './trial.ts'
+import { evaluateAlone, openTrial, statesOf, type TextModel, type Trial } from './trial.ts'
 
 export interface TrainOptions extends Omit<Recipe, 'description'> {
   preset: string
@@ -180,6 +180,7 @@ async function trainUntil(
   const trainer = new Trainer<TextModel>(model, optimizer, {
     schedule: scheduleOf(training, model.config.dModel),
     clipNorm: training.clip || Infinity,
+    capture: true,
   })
   /** Of the first `targets` characters after the first. */
   const evaluate = (targets: number) => evaluationBatches(run.valid.subarray(0, targets + 1), T, B)
@@ -204,8 +205,9 @@ async function trainUntil(
   /** Where something is to be done with the model after a step, and nothing may have begun. */
   const interrupts = (step: number): boolean => isDue(step) || step % saveEvery === 0 || step % sampler.stepsPerEpoch === 0
   let ahead: Promise<StepResult> | null = null
-  const validate = async (): Promise<number> => checked(await trainer.evaluate(watched(optimizer.steps === steps ? atEnd : onTheWay)))
-  const probe = () => trainer.evaluate(evaluate(Math.min(whole, B * T)))
+  const validate = async (): Promise<number> =>
+    checked(await evaluateAlone(device, trainer, watched(optimizer.steps === steps ? atEnd : onTheWay)))
+  const probe = () => evaluateAlone(device, trainer, evaluate(Math.min(whole, B * T)))
   /** A state that has just diverged must not replace a good one: its loss shows only in a step that is yet to come. */
   const checkpoint = async (): Promise<Uint8Array> => {
     checked(await probe())
@@ -339,7 +341,7 @@ const count = (n: number): string => n.toLocaleString('en')
 async function tryOut<R>(run: Run, device: Device, pause: () => Promise<void>, body: (work: Work, trial: Trial) => Promise<R>): Promise<R> {
   const { training } = run
   const { seqLen: T, batch: B } = training
-  const trial = openTrial(device, run.again, training, samplerOf(run))
+  const trial = openTrial(device, run.again, training, samplerOf(run), training.steps - run.optimizer.steps)
   const tokens = generate(trial.model, run.vocabulary.encode(training.prompt), { length: Number.MAX_SAFE_INTEGER })
   const work: Work = {
     async step() {
@@ -349,7 +351,7 @@ async function tryOut<R>(run: Run, device: Device, pause: () => Promise<void>, b
     async evaluate() {
       await pause()
       const [batch] = evaluationBatches(run.valid, T, B)
-      await trial.trainer.evaluate([batch])
+      await evaluateAlone(device, trial.trainer, [batch])
       return batch.count
     },
     async sample() {

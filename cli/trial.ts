@@ -5,7 +5,7 @@
 import type { Device } from '../engine/index.ts'
 import { type BlockModel, stateGrowth, stateSize, Trainer, Transformer } from '../nn/index.ts'
 import { optimizerOf, type TrainingConfig } from '../tasks/presets.ts'
-import type { Sampler } from '../tasks/text.ts'
+import type { Batch, Sampler } from '../tasks/text.ts'
 
 /** Bytes on the device. Gradients take as much as parameters. */
 export interface TrialMemory {
@@ -30,14 +30,22 @@ export interface Trial {
   close(): void
 }
 
-export function openTrial(device: Device, make: () => TextModel, training: TrainingConfig, sampler: Sampler): Trial {
+/** `steps`: how many the run takes. */
+export function openTrial(
+  device: Device,
+  make: () => TextModel,
+  training: TrainingConfig,
+  sampler: Sampler,
+  steps = training.steps,
+): Trial {
   const watch = watchMemory(device)
   const before = device.bytesInUse()
   const model = make()
   const parameters = device.bytesInUse() - before
   const optimizer = optimizerOf(model, training)
   const own = device.bytesInUse() - before - parameters
-  const trainer = new Trainer(model, optimizer, { schedule: () => 0, clipNorm: training.clip || Infinity })
+  // The only step of a run isn't captured, and a trial takes more.
+  const trainer = new Trainer(model, optimizer, { schedule: () => 0, clipNorm: training.clip || Infinity, capture: steps > 1 })
   return {
     model,
     trainer,
@@ -54,6 +62,19 @@ export function openTrial(device: Device, make: () => TextModel, training: Train
       watch.stop()
     },
   }
+}
+
+/**
+ * `trainer.evaluate` where the captured step was, which the next step captures anew: the memory of both at once is more than an evaluation saves by
+ * keeping it. A GPU keeps it, since capturing takes longer there.
+ */
+export function evaluateAlone(
+  device: Device,
+  trainer: Trainer<TextModel>,
+  batches: Iterable<Batch> | AsyncIterable<Batch>,
+): Promise<number> {
+  if (!device.defers) trainer.dispose()
+  return trainer.evaluate(batches)
 }
 
 /** The most that a device has in use, and has taken from the system, from now until `stop`. */

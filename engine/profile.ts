@@ -9,7 +9,7 @@
  *
  * Where kernels run when they are called (wasm, reference), a clock around the call measures them. A GPU measures each dispatch itself, by
  * timestamp queries; where it has none, only whole submissions can be timed, and are. What isn't profiled pays nothing: the measuring
- * device is another object, on which no step can be captured: `generate` runs each. (A submission holds what was called on either.)
+ * device is another object, on which no step can be captured: `generate` and `Trainer` run each. (A submission holds what was called on either.)
  * Tests: test/ops/profile.test.ts.
  */
 import { checkDevice } from './arguments.ts'

@@ -7,7 +7,7 @@
  * Pinned by test/ops/wasm.test.ts.
  */
 import { sumLanes } from './lanes'
-import { madd, splat } from './math'
+import { madd, splat, sqrtOf } from './math'
 import { scratch } from './scratch'
 
 /** y += a x over floats [from, to), both multiples of 4. */
@@ -31,7 +31,7 @@ export function solveSpd(begin: i32, end: i32, a: usize, b: usize, x: usize, K: 
     for (let j = 0; j < K; j++) {
       const row = u + <usize>j * rowBytes, d = <usize>j << 2
       const pivot = load<f32>(row + d)
-      const inverse: f32 = pivot > 0 ? <f32>1 / sqrt(pivot) : <f32>NaN
+      const inverse: f32 = pivot > 0 ? <f32>1 / sqrtOf(pivot) : <f32>NaN
       // U_jj itself is needed no more: its reciprocal takes its place.
       const f = splat(inverse)
       for (let o: usize = d & ~15; o < rowBytes; o += 16) v128.store(row + o, f32x4.mul(f, v128.load(row + o)))

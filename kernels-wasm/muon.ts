@@ -5,7 +5,7 @@
  * Pinned by test/ops/wasm.test.ts.
  */
 import { vload, vstore } from './lanes'
-import { splat } from './math'
+import { splat, sqrtOf } from './math'
 import { matmul } from './matmul'
 import { copyTransposed } from './movement'
 import { scratch } from './scratch'
@@ -63,7 +63,7 @@ export function muonNormalise(
       copyTransposed(0, 1, x + matrix + (<usize>r0 << 2), to, min(ROWS, R - r0), C, R, C, 0, 0)
       from = to
     }
-    const norm = splat(sqrt<f32>(total(partial + (<usize>(i * blocks) << 2), blocks)) + eps)
+    const norm = splat(sqrtOf(total(partial + (<usize>(i * blocks) << 2), blocks)) + eps)
     const n = min(ROWS, R - r0) * C
     for (let k = 0; k < n; k += 4) vstore(to + (<usize>k << 2), f32x4.div(vload(from + (<usize>k << 2), n - k), norm), n - k)
   }

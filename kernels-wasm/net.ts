@@ -16,7 +16,7 @@
  * Pinned by test/ops/nets.test.ts and cases.ts, against engine/devices/reference/net.ts.
  */
 import { firstLanes, maxLanes, sum4, sumLanes, vload, vstore } from './lanes'
-import { applyUnary, applyUnaryBackward, exp, madd, splat, vunary, vunaryBackward } from './math'
+import { applyUnary, applyUnaryBackward, exp, madd, splat, sqrtOf, vunary, vunaryBackward } from './math'
 import { scratch } from './scratch'
 import { sum, sumSquaresAround } from './sums'
 
@@ -194,7 +194,7 @@ function normMean(kind: i32, a: usize, n: i32): f32 {
 function normScale(kind: i32, a: usize, n: i32, mean: f32, eps: f32): f32 {
   if (kind > L2) return 1 / (sum(a, n) + eps)
   const squares = sumSquaresAround(a, n, mean)
-  return 1 / Mathf.sqrt((kind == L2 ? squares : squares / <f32>n) + eps)
+  return 1 / sqrtOf((kind == L2 ? squares : squares / <f32>n) + eps)
 }
 
 function norm(kind: i32, to: usize, a: usize, n: i32, eps: f32): void {

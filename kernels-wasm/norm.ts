@@ -3,7 +3,7 @@
  * Pinned by test/ops/wasm.test.ts.
  */
 import { firstLanes, maxLanes, sumLanes, vload, vstore } from './lanes'
-import { exp, log, madd } from './math'
+import { exp, log, madd, sqrtOf } from './math'
 import { sum, sumSquaresAround } from './sums'
 
 /** `normKinds` of engine/devices/kernels.ts. */
@@ -56,7 +56,7 @@ export function normOne(kind: i32, row: usize, gain: usize, bias: usize, out: us
   if (kind <= L2) {
     if (kind == LAYER) mean = sum(row, n) / <f32>n
     const squares = sumSquaresAround(row, n, mean)
-    size = Mathf.sqrt((kind == L2 ? squares : squares / <f32>n) + eps)
+    size = sqrtOf((kind == L2 ? squares : squares / <f32>n) + eps)
   } else size = sum(row, n) + eps
   if (!(abs(size) > SMALLEST && abs(size) < Infinity)) {
     normFar(kind, row, gain, bias, out, stats, n, eps)

@@ -4,6 +4,7 @@
  */
 import { addressOf, entryOf, firstOf, sizeOf } from './cuts'
 import { maxLanes, vload, vstore } from './lanes'
+import { sqrtOf } from './math'
 import { scratch } from './scratch'
 import { BLOCK, sum, sumBlock, sumSquaresBlock, total } from './sums'
 
@@ -48,7 +49,7 @@ export function partialSums(begin: i32, end: i32, table: usize, squares: i32, pa
 /** y = the sum of n partial sums, in float64, or its root. The only task. */
 export function addPartialSums(begin: i32, end: i32, partial: usize, n: i32, root: i32, y: usize): void {
   const sum = total(partial, n)
-  store<f32>(y, root ? Mathf.sqrt(sum) : sum)
+  store<f32>(y, root ? sqrtOf(sum) : sum)
 }
 
 /** Columns in a task of reduceColumns: 8 vectors of running sums are what the registers hold. */

@@ -116,6 +116,7 @@ export function tokensOf(
   T: number,
   device: Device,
 ): Tensor | null {
+  if (!mask && !reset) return null
   const real = mask && tokenFlags(op, 'mask', mask, B, T)
   const begins = reset && tokenFlags(op, 'reset', reset, B, T)
   const { token, begins: beginning } = tokenBits

@@ -20,6 +20,7 @@ describe('fastweights train --dry-run', () => {
     ['wasm', '--d-model 96 --heads 4 --layers 3 --d-ff 200 --seq-len 96 --batch 8 --steps 6'],
     ['wasm', '--preset softmax --seq-len 300 --batch 6 --steps 3 --optimizer adamw --threads 1'],
     ['wasm', '--minutes 0.001 --d-model 64 --mixer aft-conv,fast-weights --layers 2 --batch 7 --seq-len 50'],
+    ['wasm', '--d-model 128 --heads 4 --layers 4 --d-ff 512 --seq-len 96 --batch 6 --steps 1'],
     ['reference', '--steps 2'],
   ])
     it(`foretells the memory of a run to 10 %, and writes nothing: ${device}, ${options}`, async () => {
