@@ -9,6 +9,7 @@ import { checkSeed } from '../engine/random.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { show } from '../engine/shape.ts'
+import { type Stoppable, stopper } from '../engine/signal.ts'
 import { getDevice, Tensor, tensor } from '../engine/tensor.ts'
 import { EncoderDecoder } from './encoder-decoder.ts'
 import type { LanguageModel } from './model.ts'
@@ -22,7 +23,7 @@ const samplerStream = 0xffffffff
 const notFinite = "generate: the model's output isn't finite"
 
 /** Options of `generate`. */
-export interface GenerateOptions {
+export interface GenerateOptions extends Stoppable {
   /** Tokens to make. */
   length: number
   /** 0 always takes the likeliest token; below 1 sharpens, above 1 flattens. 1 by default. */
@@ -73,7 +74,8 @@ function checkPrompt(what: string, prompt: Int32Array): void {
 }
 
 async function* continued(model: LanguageModel, prompts: readonly Int32Array[], options: GenerateOptions): AsyncGenerator<Int32Array> {
-  checkOptions('generate', options, ['length', 'temperature', 'topK', 'seed'])
+  checkOptions('generate', options, ['length', 'temperature', 'topK', 'seed', 'signal'])
+  const mayGoOn = stopper('generate', options)
   const { length, temperature = 1, topK = 0, seed = 1 } = options
   checkNumber('generate: length', length, 'an integer, 0 or more')
   checkNumber('generate: temperature', temperature, '0 or more')
@@ -91,11 +93,15 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
   const rows: Row[] = []
   let captured: Decoder | undefined
   try {
-    for (const prompt of distinct.values()) rows.push(await run(model, prompt))
+    for (const prompt of distinct.values()) {
+      await mayGoOn()
+      rows.push(await run(model, prompt))
+    }
     const logits = places.map((place) => rows[place].logits)
-    if (captures) captured = await decoder(model, rows, places)
     const tokens = new Int32Array(B)
     for (let i = 0; i < length; i++) {
+      await mayGoOn()
+      if (i === 1 && captures) captured = await decoder(model, rows, places)
       if (i > 0 && captured) logits.splice(0, B, ...(await captured.next(tokens)))
       else if (i > 0)
         for (const [b, row] of rows.entries()) {

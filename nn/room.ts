@@ -11,7 +11,7 @@ import { recording } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { Tensor, varying, zeros } from '../engine/tensor.ts'
 import type { Packing } from './packing.ts'
-import type { Parts } from './parts.ts'
+import { givenState, type Parts } from './parts.ts'
 import { mapState, type State } from './state.ts'
 
 /** What softmax attention carries: keys and values of every token so far. */
@@ -42,9 +42,11 @@ export function roomFor(tokens: number): number {
   return room
 }
 
-/** The parts of a state that may have room: with it, what says how much of it is taken. */
-export const partsWithRoom = (state: { used?: unknown }, parts: Parts, B: number): Parts =>
-  state.used !== undefined ? { ...parts, used: { dtype: 'int32', shape: [B] } } : parts
+/** The state of these parts that a layer is given for B rows, with room or without; undefined where it is given none. */
+export function givenMemory(state: Partial<KeyValueState>, parts: Parts, B: number): KeyValueState | undefined {
+  const all: Parts = state?.used === undefined ? parts : { ...parts, used: { dtype: 'int32', shape: [B] } }
+  return givenState('attention', state, all, B) ? (state as KeyValueState) : undefined
+}
 
 const isMemory = (value: object): value is Memory =>
   'keys' in value && value.keys instanceof Tensor && 'visible' in value && value.visible instanceof Int32Array
