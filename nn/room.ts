@@ -9,6 +9,7 @@ import { concat, reshape, slice } from '../engine/ops/movement.ts'
 import { overwrite } from '../engine/ops/overwrite.ts'
 import { recording } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
+import { sizeOf } from '../engine/shape.ts'
 import { Tensor, varying, zeros } from '../engine/tensor.ts'
 import type { Packing } from './packing.ts'
 import { givenState, type Parts } from './parts.ts'
@@ -145,24 +146,19 @@ export function attendInRoom(
   if (T !== 1 || mask || reset || recording())
     throw new Error('attention: keys and values with room take one token of each row at a time, without mask, reset and gradients')
   if (used.some((n) => n >= room)) throw new Error(`attention: there is no room after ${room} keys and values`)
-  const flags = (shape: number[], of: (b: number, row: Int32Array) => void): Tensor =>
-    varying(
-      () => {
-        const all = new Int32Array(B * room)
-        for (let b = 0; b < B; b++) of(b, all.subarray(b * room, (b + 1) * room))
-        return all
-      },
-      { shape, dtype: 'int32', device: q.device },
-    )
-  const here = flags([B, 1, room, 1], (b, row) => void (row[used[b]] = 1))
-  overwrite(keys, reshape(k, [B, G, 1, K]), here)
-  overwrite(values, reshape(v, [B, G, 1, V]), here)
-  const sees = flags([B, 1, 1, room], (b, row) => {
-    for (let i = used[b], left = window || Infinity; i >= 0 && left > 0; i--)
-      if (visible[b * room + i] !== 0) {
-        row[i] = 1
-        left--
-      }
+  const counted = (shape: number[], values: (all: Int32Array) => Int32Array): Tensor =>
+    varying(() => values(new Int32Array(sizeOf(shape))), { shape, dtype: 'int32', device: q.device })
+  const here = counted([B, G], (all) => all.map((_, i) => i * room + used[Math.floor(i / G)]))
+  overwrite(keys, k, here)
+  overwrite(values, v, here)
+  const sees = counted([B, 1, 1, room], (all) => {
+    for (let b = 0; b < B; b++)
+      for (let i = used[b], left = window || Infinity; i >= 0 && left > 0; i--)
+        if (visible[b * room + i] !== 0) {
+          all[b * room + i] = 1
+          left--
+        }
+    return all
   })
   const y = softmaxAttention(affine(reshape(q, [B, G, H / G, K]), 1 / Math.sqrt(K)), keys, values, sees)
   return {

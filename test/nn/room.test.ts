@@ -124,10 +124,9 @@ describe('keys and values with room', () => {
     const { state } = scope(() => noGrad(() => layer.forward(randomInput(1, T))))
     const roomy = noGrad(() => withRoom(state))
     assert.equal(withRoom(roomy), roomy)
-    assert.throws(
-      () => overwrite(ones([2, 3]), ones([4, 2, 3]), tensor([1], { dtype: 'int32' })),
-      /overwrite: \[4,2,3\] can't be stretched to \[2,3\]/,
-    )
+    const rows = (...at: number[]) => tensor(at, { dtype: 'int32' })
+    assert.throws(() => overwrite(ones([2, 3]), ones([4, 2, 3]), rows(1)), /overwrite: rows \[4,2,3\] for 1 indices don't fit into \[2,3\]/)
+    assert.throws(() => overwrite(ones([2, 3]), ones([1, 3]), rows(2)), /overwrite: index 2 at 0 is outside 0\.\.1/)
     const only = /attention: keys and values with room take one token of each row at a time, without mask, reset and gradients/
     assert.throws(() => noGrad(() => layer.forward(randomInput(1, 2), roomy)), only)
     assert.throws(() => layer.forward(randomInput(1, 1), roomy), only)
@@ -138,7 +137,7 @@ describe('keys and values with room', () => {
     const wider = new SoftmaxAttention({ dModel: D, heads: 3, headWidth: 5 }, generator(1))
     assert.throws(
       () => noGrad(() => wider.forward(ones([B, 1, D]), roomy)),
-      /overwrite: shapes \[2,3,1,5\] and \[2,3,256,8\] don't broadcast/,
+      /overwrite: rows \[2,1,3,5\] for 6 indices don't fit into \[2,3,256,8\]/,
     )
     const less = { ...roomy, used: new Int32Array(B - 1) }
     assert.throws(() => noGrad(() => layer.forward(ones([B, 1, D]), less)), /attention: the state has 1 rows of used, the input has 2/)

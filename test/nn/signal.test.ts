@@ -1,7 +1,7 @@
 /** What takes long stops where its signal says so: with the signal's reason, at once or on the way, and without a trace. */
 import assert from 'node:assert/strict'
 import { check, claims, Devices } from '../../claims/index.ts'
-import { type Device, setDevice, type Stoppable, tensor } from '../../engine/index.ts'
+import { type Device, type Stoppable, setDevice, tensor } from '../../engine/index.ts'
 import { stopper } from '../../engine/signal.ts'
 import { AdamW, constant, EncoderDecoder, generate, generateBatch, greedy, Trainer, Transformer } from '../../nn/index.ts'
 import { answers, perplexity } from '../../tasks/index.ts'
