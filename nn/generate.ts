@@ -14,7 +14,7 @@ import { getDevice, Tensor, tensor } from '../engine/tensor.ts'
 import { EncoderDecoder } from './encoder-decoder.ts'
 import type { LanguageModel } from './model.ts'
 import { Module } from './module.ts'
-import { apartFrom, roomIn, tokensIn, withRoom, writtenInPlace } from './room.ts'
+import { apartFrom, leastRoom, roomFor, roomIn, sizeOfToken, tokensIn, withRoom, writtenInPlace } from './room.ts'
 import { disposeState, joinRows, mapState, type State, takeRows } from './state.ts'
 
 /** The last of a seed's streams: generators count up from 0, so that no tensor holds the sampler's numbers. */
@@ -101,7 +101,7 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
     const tokens = new Int32Array(B)
     for (let i = 0; i < length; i++) {
       await mayGoOn()
-      if (i === 1 && captures) captured = await decoder(model, rows, places)
+      if (i === 1 && captures) captured = await decoders(model, rows, places)
       if (i > 0 && captured) logits.splice(0, B, ...(await captured.next(tokens)))
       else if (i > 0)
         for (const [b, row] of rows.entries()) {
@@ -173,13 +173,66 @@ interface Decoder {
   dispose(): void
 }
 
+/**
+ * Which sequences share a step: all, but where the shorter ones would have, beside the longer ones, more room to read past than there are weights, which a step
+ * of their own reads once more (and on wasm may copy).
+ */
+function groupsOf(model: LanguageModel, rows: readonly Row[], places: readonly number[]): number[][] {
+  const weights = model.parameters().reduce((bytes, p) => bytes + (p.half ? 2 : 4) * p.size, 0)
+  const held = rows.map(({ state }) => tokensIn(state))
+  const roomOf = (b: number): number => roomFor(held[places[b]] + leastRoom)
+  const bytes = 4 * sizeOfToken(rows[0].state)
+  const groups: number[][] = []
+  for (const b of [...places.keys()].sort((a, b) => held[places[a]] - held[places[b]])) {
+    const last = groups.at(-1)
+    if (last && last.length * (roomOf(b) - roomOf(last.at(-1)!)) * bytes <= weights) last.push(b)
+    else groups.push([b])
+  }
+  return groups
+}
+
+/** The step of a token, captured once for each group of sequences that go on from these rows, as `decoder` has it. */
+async function decoders(model: LanguageModel, rows: readonly Row[], places: readonly number[]): Promise<Decoder> {
+  const groups = groupsOf(model, rows, places)
+  const all: Decoder[] = []
+  const dispose = (): void => {
+    for (const each of all) each.dispose()
+  }
+  try {
+    for (const group of groups) {
+      const its = group.map((b) => rows[places[b]])
+      const own = [...new Set(its)]
+      const step = await decoder(
+        model,
+        own,
+        its.map((row) => own.indexOf(row)),
+      )
+      all.push(step)
+    }
+  } catch (error) {
+    dispose()
+    throw error
+  }
+  return {
+    async next(tokens) {
+      const logits: HostArray[] = []
+      for (const [i, group] of groups.entries()) {
+        const its = await all[i].next(Int32Array.from(group, (b) => tokens[b]))
+        for (const [j, b] of group.entries()) logits[b] = its[j]
+      }
+      return logits
+    },
+    dispose,
+  }
+}
+
 /** The step of a token, captured, of sequences that go on from these rows, b from `rows[places[b]]`. Takes the rows' states, and leaves none. */
-async function decoder(model: LanguageModel, rows: Row[], places: readonly number[]): Promise<Decoder> {
+async function decoder(model: LanguageModel, rows: readonly Row[], places: readonly number[]): Promise<Decoder> {
   const device = deviceOf(model)
   const B = places.length
   const tokens = Math.max(...rows.map((row) => tokensIn(row.state)))
   const states = rows.map((row) => noGrad(() => withRoom(row.state, tokens)))
-  rows.length = 0
+  for (const row of rows) row.state = {}
   let state = B === 1 ? states[0] : scope(() => mapState(takeRows(joinRows(states), places), keep) as State)
   if (B > 1) for (const each of states) disposeState(each)
   const token = tensor(new Int32Array(B), { shape: [B, 1], device })

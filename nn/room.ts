@@ -35,6 +35,8 @@ export interface KeyValueState {
 type Memory = Pick<KeyValueState, 'keys' | 'values' | 'visible' | 'used'>
 
 const smallest = 256
+/** Of tokens to come, at least, since `capture` notes two steps. */
+export const leastRoom = 2
 
 /** For how many tokens there is room where there are so many: 256, 384, 512, 768, ..., so that less than a third stays empty for long, and a step is seldom captured anew. */
 export function roomFor(tokens: number): number {
@@ -73,6 +75,16 @@ export function tokensIn(state: State): number {
   return tokens
 }
 
+/** How many numbers the state's keys and values have of a token. */
+export function sizeOfToken(state: State): number {
+  let size = 0
+  mapMemories(state, (memory) => {
+    for (const { shape } of [memory.keys, memory.values]) size += shape[1] * shape[3]
+    return memory
+  })
+  return size
+}
+
 /** How many tokens more there is room for; Infinity where the state doesn't grow. */
 export function roomIn(state: State): number {
   let room = Infinity
@@ -85,11 +97,11 @@ export function roomIn(state: State): number {
 
 /**
  * The state, with room for tokens to come: where it lacks that its keys and values are copied to memory that has it, kept, and freed. States for which `tokens`,
- * the most that one of them holds, is the same have as much room, so that they can be joined. Two tokens fit at least, since `capture` notes two steps.
+ * the most that one of them holds, is the same have as much room, so that they can be joined.
  */
 export function withRoom<S extends State>(state: S, tokens = tokensIn(state)): S {
   if (roomIn(state) > 0) return state
-  const room = roomFor(tokens + 2)
+  const room = roomFor(tokens + leastRoom)
   return mapMemories(state, ({ keys, values, visible, used, ...rest }) => {
     const [B, , t] = keys.shape
     const roomy = (x: Tensor): Tensor => {

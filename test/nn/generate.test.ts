@@ -190,6 +190,31 @@ describe('generation', () => {
     model.dispose()
   })
 
+  it('gives short prompts beside a long one room of their own where that is more than the weights', async () => {
+    const device = await wasm()
+    setDevice(device)
+    const model = new Transformer(architectures['softmax, rotary'])
+    const [long, ...short] = [700, 9, 4, 9, 6].map((length, i) => randomTokens(i, length))
+    const bytesFor = async (model: Transformer, prompts: readonly Int32Array[]) => {
+      const before = device.bytesInUse()
+      const rows: number[][] = prompts.map(() => [])
+      let bytes = 0
+      for await (const tokens of generateBatch(model, prompts, { length: 5, seed: 3 })) {
+        for (const [i, token] of tokens.entries()) rows[i].push(token)
+        bytes = device.bytesInUse() - before
+      }
+      assert.equal(device.bytesInUse(), before)
+      assert.deepEqual(rows, await Promise.all(prompts.map((prompt, i) => collect(model, prompt, { length: 5, seed: 3 + i }))))
+      return bytes
+    }
+    const apart = (await bytesFor(model, [long])) + (await bytesFor(model, short))
+    assert.equal(await bytesFor(model, [short[0], long, ...short.slice(1)]), apart)
+    // With far more weights, one step does for all.
+    const wide = new Transformer({ ...architectures['softmax, rotary'], dFf: 20_000 })
+    assert.equal(await bytesFor(wide, [short[0], long]), await bytesFor(wide, [long.subarray(1), long]))
+    for (const m of [model, wide]) m.dispose()
+  })
+
   it('has the same tokens after a prompt with padding, where positions are less than the keys that there are', async () => {
     class Padded extends Transformer {
       override forward(...[tokens, state, options]: Parameters<Transformer['forward']>): ReturnType<Transformer['forward']> {
@@ -309,7 +334,11 @@ describe('generation', () => {
     for (const length of [-1, 1.5, NaN]) await refused([1], { length }, /length must be an integer/)
     for (const temperature of [-1, NaN, Infinity]) await refused([1], { length: 1, temperature }, /temperature must be/)
     for (const topK of [-1, 0.5]) await refused([1], { length: 1, topK }, /topK must be/)
-    await refused([1], { length: 1, top_k: 5 } as never, /^Error: generate: unknown option 'top_k' \(length, temperature, topK, seed, signal\)$/)
+    await refused(
+      [1],
+      { length: 1, top_k: 5 } as never,
+      /^Error: generate: unknown option 'top_k' \(length, temperature, topK, seed, signal\)$/,
+    )
     assert.deepEqual(await collect(model, Int32Array.of(1), { length: 0 }), [])
     const batch = (prompts: unknown) => generateBatch(model, prompts as Int32Array[], { length: 3 }).next()
     await assert.rejects(batch(Int32Array.of(1)), /the prompts must be an array of Int32Arrays, not/)
