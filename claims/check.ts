@@ -113,7 +113,6 @@ async function checkAlone(claim: Claim, devices: Devices, options: CheckOptions)
   let broken: { status: Status; message: string } | undefined
   /** The implementation can't be asked any more. */
   let dead: Broken | undefined
-  let stopped = false
   let refusals = 0
   /** What the case would need that would need least. */
   let least: readonly string[] | undefined
@@ -141,12 +140,9 @@ async function checkAlone(claim: Claim, devices: Devices, options: CheckOptions)
   if (implementation?.unasked(claim) !== undefined) return notOffered()
 
   const property = fc.asyncProperty(caseOf(claim, implementation), async (c: Case) => {
-    if (broken || dead || stopped || counted.sinceFailure > shrinkLimit) return
-    stopped = await mayGoOn().then(
-      () => false,
-      () => true,
-    )
-    if (stopped) return
+    if (broken || dead || counted.sinceFailure > shrinkLimit) return
+    // A case that throws is the last one, but for the few that it shrinks to, which throw as well.
+    await mayGoOn()
     onCase?.(c, counted.runs)
     let measured: Measured
     try {
@@ -203,7 +199,7 @@ async function checkAlone(claim: Claim, devices: Devices, options: CheckOptions)
   )
   if (path !== undefined && details.numRuns + details.numSkips === 0) throw new NoSuchCase(`no such case: ${path}`)
 
-  if (stopped) options.signal!.throwIfAborted()
+  options.signal?.throwIfAborted()
   if (dead) throw dead
   if (broken && broken.status !== 'not offered') return verdict(broken.status, { message: broken.message })
   if (implementation && !details.failed && counted.runs === 0) return notOffered()

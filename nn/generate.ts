@@ -87,28 +87,28 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
   const B = prompts.length
   // A prompt that is there several times is read once, where the states of the sequences are to be one anyway.
   const names = prompts.map((prompt, b) => (captures ? prompt.join() : `${b}`))
-  const distinct = new Map(names.map((name, b) => [name, prompts[b]]))
-  const order = new Map([...distinct.keys()].map((name, i) => [name, i]))
-  const places = names.map((name) => order.get(name)!)
-  const rows: Row[] = []
+  const rows = new Map<string, Row>()
   let captured: Decoder | undefined
   try {
-    for (const prompt of distinct.values()) {
+    for (const [b, name] of names.entries()) {
+      if (rows.has(name)) continue
       await mayGoOn()
-      rows.push(await run(model, prompt))
+      rows.set(name, await run(model, prompts[b]))
     }
-    const logits = places.map((place) => rows[place].logits)
+    const sequences = names.map((name) => rows.get(name)!)
+    const logits = sequences.map((row) => row.logits)
     const tokens = new Int32Array(B)
     for (let i = 0; i < length; i++) {
       await mayGoOn()
-      if (i === 1 && captures) captured = await decoders(model, rows, places)
+      if (i === 1 && captures) captured = await decoders(model, sequences)
       if (i > 0 && captured) logits.splice(0, B, ...(await captured.next(tokens)))
       else if (i > 0)
-        for (const [b, row] of rows.entries()) {
+        for (const [b, row] of sequences.entries()) {
           if (model.replayable === true) row.state = noGrad(() => withRoom(row.state))
-          rows[b] = await run(model, tokens.subarray(b, b + 1), row.state)
-          disposeState(row.state)
-          logits[b] = rows[b].logits
+          const { state } = row
+          Object.assign(row, await run(model, tokens.subarray(b, b + 1), state))
+          disposeState(state)
+          logits[b] = row.logits
         }
       for (let b = 0; b < B; b++) {
         const u = threefry((seed + b) % 2 ** 32, samplerStream, i, 0)[0] / 2 ** 32
@@ -118,7 +118,7 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
     }
   } finally {
     captured?.dispose()
-    for (const { state } of rows) disposeState(state)
+    for (const { state } of rows.values()) disposeState(state)
   }
 }
 
@@ -177,37 +177,31 @@ interface Decoder {
  * Which sequences share a step: all, but where the shorter ones would have, beside the longer ones, more room to read past than there are weights, which a step
  * of their own reads once more (and on wasm may copy).
  */
-function groupsOf(model: LanguageModel, rows: readonly Row[], places: readonly number[]): number[][] {
+function groupsOf(model: LanguageModel, rows: readonly Row[]): number[][] {
   const weights = model.parameters().reduce((bytes, p) => bytes + (p.half ? 2 : 4) * p.size, 0)
   const held = rows.map(({ state }) => tokensIn(state))
-  const roomOf = (b: number): number => roomFor(held[places[b]] + leastRoom)
+  const roomOf = (b: number): number => roomFor(held[b] + leastRoom)
   const bytes = 4 * sizeOfToken(rows[0].state)
   const groups: number[][] = []
-  for (const b of [...places.keys()].sort((a, b) => held[places[a]] - held[places[b]])) {
+  for (const b of [...rows.keys()].sort((a, b) => held[a] - held[b])) {
     const last = groups.at(-1)
-    if (last && last.length * (roomOf(b) - roomOf(last.at(-1)!)) * bytes <= weights) last.push(b)
+    if (last && last.reduce((tokens, a) => tokens + roomOf(b) - roomOf(a), 0) * bytes <= weights) last.push(b)
     else groups.push([b])
   }
   return groups
 }
 
-/** The step of a token, captured once for each group of sequences that go on from these rows, as `decoder` has it. */
-async function decoders(model: LanguageModel, rows: readonly Row[], places: readonly number[]): Promise<Decoder> {
-  const groups = groupsOf(model, rows, places)
+/** The step of a token, captured once for each group of sequences, as `decoder` has it. */
+async function decoders(model: LanguageModel, rows: readonly Row[]): Promise<Decoder> {
+  const groups = groupsOf(model, rows)
   const all: Decoder[] = []
   const dispose = (): void => {
     for (const each of all) each.dispose()
   }
   try {
     for (const group of groups) {
-      const its = group.map((b) => rows[places[b]])
-      const own = [...new Set(its)]
-      const step = await decoder(
-        model,
-        own,
-        its.map((row) => own.indexOf(row)),
-      )
-      all.push(step)
+      const its = group.map((b) => rows[b])
+      all.push(await decoder(model, its))
     }
   } catch (error) {
     dispose()
@@ -226,10 +220,12 @@ async function decoders(model: LanguageModel, rows: readonly Row[], places: read
   }
 }
 
-/** The step of a token, captured, of sequences that go on from these rows, b from `rows[places[b]]`. Takes the rows' states, and leaves none. */
-async function decoder(model: LanguageModel, rows: readonly Row[], places: readonly number[]): Promise<Decoder> {
+/** The step of a token, captured, of sequences that go on from these rows, some of which may be the same. Takes the rows' states, and leaves none. */
+async function decoder(model: LanguageModel, sequences: readonly Row[]): Promise<Decoder> {
   const device = deviceOf(model)
-  const B = places.length
+  const B = sequences.length
+  const rows = [...new Set(sequences)]
+  const places = sequences.map((row) => rows.indexOf(row))
   const tokens = Math.max(...rows.map((row) => tokensIn(row.state)))
   const states = rows.map((row) => noGrad(() => withRoom(row.state, tokens)))
   for (const row of rows) row.state = {}

@@ -152,11 +152,12 @@ async function search(
   op: string,
   model: EncoderDecoder,
   source: Tensor,
-  { begin: first, length, sourceMask, ...more }: SearchOptions,
+  { begin: first, length, sourceMask, signal }: SearchOptions,
   begin: (B: number) => void,
   advance: (logProbabilities: Float64Array[], n: number) => Next,
 ): Promise<void> {
-  const mayGoOn = stopper(op, more)
+  const mayGoOn = stopper(op, { signal })
+  await mayGoOn()
   const { device } = model.generator.weight
   const wasTraining = model.training
   const run = <R>(body: () => R): R => {

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { check, claims, Devices } from '../../claims/index.ts'
 import { type Device, type Stoppable, setDevice, tensor } from '../../engine/index.ts'
 import { stopper } from '../../engine/signal.ts'
-import { AdamW, constant, EncoderDecoder, generate, generateBatch, greedy, Trainer, Transformer } from '../../nn/index.ts'
+import { AdamW, beamSearch, constant, EncoderDecoder, generate, generateBatch, greedy, Trainer, Transformer } from '../../nn/index.ts'
 import { answers, perplexity } from '../../tasks/index.ts'
 import { reference, wasm } from '../helpers.ts'
 import { architectures, randomBatch, randomTokens } from './models.ts'
@@ -113,8 +113,20 @@ describe('a signal', () => {
     const onCase = () => {
       if (++cases === 3) controller.abort(reason)
     }
-    await assert.rejects(check(claims[0], devices, { onCase, signal: controller.signal }), (error) => error === reason)
+    // To make so many cases alone, and compare none, would take minutes.
+    await assert.rejects(check(claims[0], devices, { runs: 1e8, onCase, signal: controller.signal }), (error) => error === reason)
     assert.equal(cases, 3)
+  })
+
+  it('has no source encoded where it is aborted before', async () => {
+    const model = new EncoderDecoder({ symbols, dModel: 8, heads: 2, encoderLayers: 1, decoderLayers: 1, dFf: 8 })
+    model.encode = () => assert.fail('it was')
+    const source = tensor([1, 2], { shape: [1, 2], dtype: 'int32' })
+    const options = { begin: 0, end: 1, length: 3, signal: AbortSignal.abort(reason) }
+    await assert.rejects(greedy(model, source, options), (error) => error === reason)
+    await assert.rejects(beamSearch(model, source, { ...options, beams: 2 }), (error) => error === reason)
+    source.dispose()
+    model.dispose()
   })
 
   it('lets those tokens through that are there, and none after it', async () => {
