@@ -88,7 +88,8 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
   // A prompt that is there several times is read once, where the states of the sequences are to be one anyway.
   const names = prompts.map((prompt, b) => (captures ? prompt.join() : `${b}`))
   const rows = new Map<string, Row>()
-  let captured: Decoder | undefined
+  /** The captured step of each group of sequences. */
+  const steps = new Map<number[], Decoder>()
   try {
     for (const [b, name] of names.entries()) {
       if (rows.has(name)) continue
@@ -100,9 +101,16 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
     const tokens = new Int32Array(B)
     for (let i = 0; i < length; i++) {
       await mayGoOn()
-      if (i === 1 && captures) captured = await decoders(model, sequences)
-      if (i > 0 && captured) logits.splice(0, B, ...(await captured.next(tokens)))
-      else if (i > 0)
+      if (i === 1 && captures)
+        for (const group of groupsOf(model, sequences)) {
+          const its = group.map((b) => sequences[b])
+          steps.set(group, await decoder(model, its))
+        }
+      for (const [group, step] of steps) {
+        const its = await step.next(Int32Array.from(group, (b) => tokens[b]))
+        for (const [j, b] of group.entries()) logits[b] = its[j]
+      }
+      if (i > 0 && !captures)
         for (const [b, row] of sequences.entries()) {
           if (model.replayable === true) row.state = noGrad(() => withRoom(row.state))
           const { state } = row
@@ -117,7 +125,7 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
       yield tokens.slice()
     }
   } finally {
-    captured?.dispose()
+    for (const step of steps.values()) step.dispose()
     for (const { state } of rows.values()) disposeState(state)
   }
 }
@@ -189,35 +197,6 @@ function groupsOf(model: LanguageModel, rows: readonly Row[]): number[][] {
     else groups.push([b])
   }
   return groups
-}
-
-/** The step of a token, captured once for each group of sequences, as `decoder` has it. */
-async function decoders(model: LanguageModel, rows: readonly Row[]): Promise<Decoder> {
-  const groups = groupsOf(model, rows)
-  const all: Decoder[] = []
-  const dispose = (): void => {
-    for (const each of all) each.dispose()
-  }
-  try {
-    for (const group of groups) {
-      const its = group.map((b) => rows[b])
-      all.push(await decoder(model, its))
-    }
-  } catch (error) {
-    dispose()
-    throw error
-  }
-  return {
-    async next(tokens) {
-      const logits: HostArray[] = []
-      for (const [i, group] of groups.entries()) {
-        const its = await all[i].next(Int32Array.from(group, (b) => tokens[b]))
-        for (const [j, b] of group.entries()) logits[b] = its[j]
-      }
-      return logits
-    },
-    dispose,
-  }
 }
 
 /** The step of a token, captured, of sequences that go on from these rows, some of which may be the same. Takes the rows' states, and leaves none. */
