@@ -48,7 +48,7 @@ export async function* generate(model: LanguageModel, prompt: Int32Array, option
 
 /**
  * Continues several prompts side by side, of any lengths: yields their next tokens, [B], `length` times. Sequence i is what `generate` makes of its prompt
- * with the seed `seed` + i (modulo 2^32), token for token. Sequences have one step together, or, where lengths of prompts differ much, some. Models that aren't `replayable` run one sequence after the other.
+ * with the seed `seed` + i (modulo 2^32), token for token. All have one step together or, where lengths of prompts differ much, several. Models that aren't `replayable` run one sequence after the other.
  */
 export async function* generateBatch(
   model: LanguageModel,
