@@ -1,13 +1,14 @@
 /** Checks one claim on one device: generates cases, computes both sides, measures, and shrinks what contradicts. */
 import fc from 'fast-check'
 import { type Form, forms, type Shape, scope, Tensor } from '../engine/index.ts'
+import { type Stoppable, stopper } from '../engine/signal.ts'
 import { boundsOf, type Case, type Claim, ClaimError, checkClaim, type Fields, type Relation, refutationRuns, type Side } from './claim.ts'
 import { type Devices, type Drawn, Draws, looks, type Subject, withDevice } from './context.ts'
 import { type Arrays, Broken, type Call, type Implementation, NotOffered } from './implementation.ts'
 import { adapterOf } from './own.ts'
 
 /** Options of `check`. */
-export interface CheckOptions {
+export interface CheckOptions extends Stoppable {
   /** Cases to generate, at least 1: 100 by default. A false claim goes on beyond them until it is refuted, or to `refutationRuns`. */
   runs?: number
   /** 1 by default. The same seed gives the same cases, on every device. */
@@ -98,6 +99,7 @@ export async function check(claim: Claim, devices: Devices, options: CheckOption
 
 async function checkAlone(claim: Claim, devices: Devices, options: CheckOptions): Promise<Verdict> {
   const { runs = 100, seed = 1, path, explain = messageOf, onCase, onMeasured } = options
+  const mayGoOn = stopper('check', options)
   if (!(Number.isInteger(runs) && runs >= 1)) throw new RangeError(`runs must be an integer from 1, not ${runs}: no case would be compared`)
   checkClaim(claim)
   const numRuns = claim.holds === false ? Math.max(runs, refutationRuns) : runs
@@ -139,6 +141,8 @@ async function checkAlone(claim: Claim, devices: Devices, options: CheckOptions)
 
   const property = fc.asyncProperty(caseOf(claim, implementation), async (c: Case) => {
     if (broken || dead || counted.sinceFailure > shrinkLimit) return
+    // A case that throws is the last one, but for the few that it shrinks to, which throw as well.
+    await mayGoOn()
     onCase?.(c, counted.runs)
     let measured: Measured
     try {
@@ -195,6 +199,7 @@ async function checkAlone(claim: Claim, devices: Devices, options: CheckOptions)
   )
   if (path !== undefined && details.numRuns + details.numSkips === 0) throw new NoSuchCase(`no such case: ${path}`)
 
+  options.signal?.throwIfAborted()
   if (dead) throw dead
   if (broken && broken.status !== 'not offered') return verdict(broken.status, { message: broken.message })
   if (implementation && !details.failed && counted.runs === 0) return notOffered()

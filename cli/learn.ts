@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Device } from '../engine/index.ts'
-import { pupilOf } from '../experiments/learn.ts'
+import { type Exam, pupilOf } from '../experiments/learn.ts'
 import { writeCheckpoint } from '../nn/index.ts'
 import { type AnyTask, exampleOf, settingsOf } from '../tasks/index.ts'
 import type { Recipe } from '../tasks/presets.ts'
@@ -35,7 +35,17 @@ export async function learnTask(name: string, row: AnyTask, options: LearnOption
   const valid = { split: 'valid', examples } as const
   const test = { split: 'test', examples } as const
   const release = out === undefined ? (): void => {} : claimFolder(out)
-  const interrupt = onInterrupt()
+  const { signal, stop } = onInterrupt()
+  /** Undefined where it has been stopped. */
+  const examined = async (exam: Exam): Promise<string | undefined> => {
+    try {
+      signal.throwIfAborted()
+      return shown(await pupil.examine(exam, { signal }))
+    } catch (error) {
+      if (error !== signal.reason) throw error
+      return undefined
+    }
+  }
   const line = progress()
   try {
     const chance = shown(row.chance(settings))
@@ -45,30 +55,29 @@ export async function learnTask(name: string, row: AnyTask, options: LearnOption
     )
     const began = performance.now()
     let reached = ''
-    while (optimizer.steps < training.steps && !interrupt.asked()) {
+    while (optimizer.steps < training.steps && !signal.aborted) {
       const loss = await pupil.step()
       const { steps } = optimizer
       const due = steps % evalEvery === 0 || steps === training.steps
-      if (due) reached = `  valid ${shown(await pupil.examine(valid))}`
+      if (due) reached = `  valid ${(await examined(valid)) ?? 'stopped'}`
       const eta = duration(((training.steps - steps) * (performance.now() - began)) / steps)
       line.show(`step ${steps}/${training.steps}  loss ${loss.toFixed(4)}${reached}  ETA ${eta}`, due)
       await new Promise(setImmediate)
     }
     line.end()
-    const result = await pupil.examine(test)
-    const asked = pupil.examplesOf(test).length
-    say(
-      `${counted(optimizer.steps, 'step')} in ${duration(performance.now() - began)}; test ${shown(result)} (${counted(asked, 'sequence')}; chance ${chance})`,
-    )
+    const result = await examined(test)
+    const tested = (): string => `test ${result} (${counted(pupil.examplesOf(test).length, 'sequence')}; chance ${chance})`
+    const steps = `${counted(optimizer.steps, 'step')} in ${duration(performance.now() - began)}`
+    say(`${steps}; ${result === undefined ? 'stopped before it was tested' : tested()}`)
     if (out !== undefined) {
       const path = join(out, checkpointName)
       writeAtomic(path, await writeCheckpoint(model, optimizer, { task: JSON.stringify({ name, settings, training }) }))
       say(`wrote ${path}`)
     }
-    return interrupt.asked() ? 130 : 0
+    return signal.aborted ? 130 : 0
   } finally {
     line.end()
-    interrupt.stop()
+    stop()
     release()
     pupil.dispose()
   }

@@ -58,7 +58,8 @@ export function progress(
 }
 
 let outputLost = false
-let mustFinish = false
+/** Of a command that has something to save. */
+let saving: AbortController | undefined
 
 /**
  * Ends the program when its output can't be written, quietly if the reader (head, less) has left. A command that called `onInterrupt`
@@ -71,27 +72,30 @@ export function watchOutput(): void {
     outputLost = true
     const left = error.code === 'EPIPE'
     if (!left) process.stderr.write(`fastweights: can't write to standard output: ${reason(error)}\n`)
-    if (!mustFinish) process.exit(left ? 0 : 1)
+    if (saving) saving.abort()
+    else process.exit(left ? 0 : 1)
   })
 }
 
 /** npm hands on the Ctrl-C that the terminal has sent to everybody: signals this close together, in milliseconds, are one wish. */
 const sameWish = 300
 
-/** The first Ctrl-C (or termination, or loss of the output) asks to stop after the step under way; a second Ctrl-C stops at once. */
-export function onInterrupt(): { asked(): boolean; stop(): void } {
+/** The first Ctrl-C (or termination, or loss of the output) aborts the signal, to stop after the step under way; a second Ctrl-C stops at once. */
+export function onInterrupt(): { signal: AbortSignal; stop(): void } {
   let first = Number.POSITIVE_INFINITY
-  mustFinish = true
+  const controller = new AbortController()
+  saving = controller
   const handler = (): void => {
     const now = performance.now()
     if (now - first > sameWish) process.exit(130)
     if (now > first) return
     first = now
     process.stderr.write('\nstopping soon (once more to stop at once)\n')
+    controller.abort()
   }
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, handler)
   return {
-    asked: () => outputLost || first < Number.POSITIVE_INFINITY,
+    signal: controller.signal,
     stop() {
       for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, handler)
     },

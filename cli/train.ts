@@ -138,7 +138,7 @@ async function interruptible(body: (line: ReturnType<typeof progress>, poll: () 
   const line = progress()
   try {
     return await body(line, () => {
-      if (interrupt.asked()) throw new Interrupted()
+      if (interrupt.signal.aborted) throw new Interrupted()
     })
   } catch (error) {
     if (!(error instanceof Interrupted)) throw error

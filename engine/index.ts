@@ -102,6 +102,7 @@ export { type ScanOptions, scan } from './scan.ts'
 export { keep, scope } from './scope.ts'
 export { type KernelCheck, selfCheck } from './selfcheck.ts'
 export type { Shape } from './shape.ts'
+export type { Stoppable } from './signal.ts'
 export {
   type Backward,
   type BackwardOptions,

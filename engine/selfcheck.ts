@@ -63,7 +63,7 @@ type Case = (kernels: Kernels<unknown>, memory: Memory) => void
  * only moves numbers is exact.
  */
 const float32Bound = 5e-6
-const exact: readonly KernelName[] = ['fill', 'copy', 'copyWhere', 'gather']
+const exact: readonly KernelName[] = ['fill', 'copy', 'copyWhere', 'gather', 'scatter']
 
 const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i)
 
@@ -352,6 +352,10 @@ const cases: Record<KernelName, readonly Case[]> = {
         (k, m) =>
           k.gather(m.halves(9, 7, type), m.indices([8, 0, 3]), m.output(21), 3, 9, 7, type),
     ),
+  ],
+  scatter: [
+    (k, m) => k.scatter(m.input(36), m.indices([8, 0, 3, 2, 1, 7]), m.inout(54), 6, 6),
+    (k, m) => k.scatter(m.input(14), m.indices([4, 1]), m.inout(35), 2, 7),
   ],
   gatherBackward: [(k, m) => k.gatherBackward(m.input(66), m.indices([8, 0, 3, 3, 0, 7, 3, 1, 1, 8, 3]), m.output(54), 11, 9, 6)],
 

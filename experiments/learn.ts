@@ -1,6 +1,7 @@
 /** A transformer that learns one of the tasks, as cells do. Tests: test/experiments. */
 import { noGrad } from '../engine/recording.ts'
 import { scope } from '../engine/scope.ts'
+import { type Stoppable, stopper } from '../engine/signal.ts'
 import { tensor } from '../engine/tensor.ts'
 import { ignoredTarget } from '../nn/model.ts'
 import type { Optimizer } from '../nn/optimizers.ts'
@@ -64,13 +65,16 @@ export async function score(
   settings: object,
   examples: readonly Example[],
   { metric: name = task.metric, blank }: Pick<Exam, 'metric' | 'blank'> = {},
+  stoppable: Stoppable = {},
 ): Promise<number> {
+  const mayGoOn = stopper('score', stoppable)
   const metric = metrics[name]()
   const rows = Math.max(1, Math.floor(tokensAtOnce / longestOf(examples)))
   const wasTraining = model.training
   model.eval()
   try {
     for (let i = 0; i < examples.length; i += rows) {
+      await mayGoOn()
       const { tokens, targets, B, T } = batchOf(examples.slice(i, i + rows), task.pad(settings))
       const { device } = model.src_embed.weight
       const logits = scope(() => noGrad(() => model.forward(tensor(tokens, { shape: [B, T], device })).logits))
@@ -102,7 +106,7 @@ export interface Pupil {
   /** The next step's loss; throws a DivergenceError. */
   step(): Promise<number>
   /** The same examples each time. */
-  examine(exam: Exam): Promise<number>
+  examine(exam: Exam, stoppable?: Stoppable): Promise<number>
   /** How many there are: fewer than an exam asks for where there are no more. */
   examplesOf(exam: Exam): readonly Example[]
   /** Frees the model, its optimiser and what a captured step holds. */
@@ -137,7 +141,7 @@ export function pupilOf(
     optimizer,
     batches,
     step: async () => (await trainer.step(batches.batch(optimizer.steps))).loss,
-    examine: (exam) => score(model, task, settingsIn(exam), drawnFor(exam), exam),
+    examine: (exam, stoppable) => score(model, task, settingsIn(exam), drawnFor(exam), exam, stoppable),
     examplesOf: drawnFor,
     dispose() {
       trainer.dispose()

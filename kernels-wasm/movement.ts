@@ -148,6 +148,12 @@ export function gather(begin: i32, end: i32, table: usize, index: usize, y: usiz
   for (let r = begin; r < end; r++) copyRun(D, table + <usize>load<i32>(index + (<usize>r << 2)) * bytes, 4, y + <usize>r * bytes, 4)
 }
 
+/** y[index[r], :] = x[r, :], rows of D. A task is a row of x. */
+export function scatter(begin: i32, end: i32, x: usize, index: usize, y: usize, D: i32): void {
+  const bytes = <usize>D << 2
+  for (let r = begin; r < end; r++) copyRun(D, x + <usize>r * bytes, 4, y + <usize>load<i32>(index + (<usize>r << 2)) * bytes, 4)
+}
+
 /** Columns in a task of gatherBackward. */
 const COLUMNS = 32
 

@@ -73,6 +73,15 @@ fn strided(i: u32) -> vec2<i32> {
   }
 }
 
+// y[index[r], :] = x[r, :]; n = R D
+@compute @workgroup_size(THREADS) fn scatter(g: Group) {
+  let end = elementsEnd(g, p.n);
+  for (var i = firstElement(g); i < end; i += THREADS) {
+    let r = i / p.D;
+    y[index[r] * p.D + (i - r * p.D)] = x[i];
+  }
+}
+
 var<workgroup> indices: array<u32, THREADS>;
 var<workgroup> found: atomic<u32>;
 

@@ -9,11 +9,12 @@ import { checkSeed } from '../engine/random.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
 import { show } from '../engine/shape.ts'
+import { type Stoppable, stopper } from '../engine/signal.ts'
 import { getDevice, Tensor, tensor } from '../engine/tensor.ts'
 import { EncoderDecoder } from './encoder-decoder.ts'
 import type { LanguageModel } from './model.ts'
 import { Module } from './module.ts'
-import { apartFrom, roomIn, tokensIn, withRoom, writtenInPlace } from './room.ts'
+import { apartFrom, leastRoom, roomFor, roomIn, sizeOfToken, tokensIn, withRoom, writtenInPlace } from './room.ts'
 import { disposeState, joinRows, mapState, type State, takeRows } from './state.ts'
 
 /** The last of a seed's streams: generators count up from 0, so that no tensor holds the sampler's numbers. */
@@ -22,7 +23,7 @@ const samplerStream = 0xffffffff
 const notFinite = "generate: the model's output isn't finite"
 
 /** Options of `generate`. */
-export interface GenerateOptions {
+export interface GenerateOptions extends Stoppable {
   /** Tokens to make. */
   length: number
   /** 0 always takes the likeliest token; below 1 sharpens, above 1 flattens. 1 by default. */
@@ -47,7 +48,7 @@ export async function* generate(model: LanguageModel, prompt: Int32Array, option
 
 /**
  * Continues several prompts side by side, of any lengths: yields their next tokens, [B], `length` times. Sequence i is what `generate` makes of its prompt
- * with the seed `seed` + i (modulo 2^32), token for token. Models that aren't `replayable` run one sequence after the other.
+ * with the seed `seed` + i (modulo 2^32), token for token. All have one step together or, where lengths of prompts differ much, several. Models that aren't `replayable` run one sequence after the other.
  */
 export async function* generateBatch(
   model: LanguageModel,
@@ -73,7 +74,8 @@ function checkPrompt(what: string, prompt: Int32Array): void {
 }
 
 async function* continued(model: LanguageModel, prompts: readonly Int32Array[], options: GenerateOptions): AsyncGenerator<Int32Array> {
-  checkOptions('generate', options, ['length', 'temperature', 'topK', 'seed'])
+  checkOptions('generate', options, ['length', 'temperature', 'topK', 'seed', 'signal'])
+  const mayGoOn = stopper('generate', options)
   const { length, temperature = 1, topK = 0, seed = 1 } = options
   checkNumber('generate: length', length, 'an integer, 0 or more')
   checkNumber('generate: temperature', temperature, '0 or more')
@@ -85,24 +87,36 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
   const B = prompts.length
   // A prompt that is there several times is read once, where the states of the sequences are to be one anyway.
   const names = prompts.map((prompt, b) => (captures ? prompt.join() : `${b}`))
-  const distinct = new Map(names.map((name, b) => [name, prompts[b]]))
-  const order = new Map([...distinct.keys()].map((name, i) => [name, i]))
-  const places = names.map((name) => order.get(name)!)
-  const rows: Row[] = []
-  let captured: Decoder | undefined
+  const rows = new Map<string, Row>()
+  /** The captured step of each group of sequences. */
+  const steps = new Map<number[], Decoder>()
   try {
-    for (const prompt of distinct.values()) rows.push(await run(model, prompt))
-    const logits = places.map((place) => rows[place].logits)
-    if (captures) captured = await decoder(model, rows, places)
+    for (const [b, name] of names.entries()) {
+      if (rows.has(name)) continue
+      await mayGoOn()
+      rows.set(name, await run(model, prompts[b]))
+    }
+    const sequences = names.map((name) => rows.get(name)!)
+    const logits = sequences.map((row) => row.logits)
     const tokens = new Int32Array(B)
     for (let i = 0; i < length; i++) {
-      if (i > 0 && captured) logits.splice(0, B, ...(await captured.next(tokens)))
-      else if (i > 0)
-        for (const [b, row] of rows.entries()) {
+      await mayGoOn()
+      if (i === 1 && captures)
+        for (const group of groupsOf(model, sequences)) {
+          const its = group.map((b) => sequences[b])
+          steps.set(group, await decoder(model, its))
+        }
+      for (const [group, step] of steps) {
+        const its = await step.next(Int32Array.from(group, (b) => tokens[b]))
+        for (const [j, b] of group.entries()) logits[b] = its[j]
+      }
+      if (i > 0 && !captures)
+        for (const [b, row] of sequences.entries()) {
           if (model.replayable === true) row.state = noGrad(() => withRoom(row.state))
-          rows[b] = await run(model, tokens.subarray(b, b + 1), row.state)
-          disposeState(row.state)
-          logits[b] = rows[b].logits
+          const { state } = row
+          Object.assign(row, await run(model, tokens.subarray(b, b + 1), state))
+          disposeState(state)
+          logits[b] = row.logits
         }
       for (let b = 0; b < B; b++) {
         const u = threefry((seed + b) % 2 ** 32, samplerStream, i, 0)[0] / 2 ** 32
@@ -111,8 +125,8 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
       yield tokens.slice()
     }
   } finally {
-    captured?.dispose()
-    for (const { state } of rows) disposeState(state)
+    for (const step of steps.values()) step.dispose()
+    for (const { state } of rows.values()) disposeState(state)
   }
 }
 
@@ -167,13 +181,33 @@ interface Decoder {
   dispose(): void
 }
 
-/** The step of a token, captured, of sequences that go on from these rows, b from `rows[places[b]]`. Takes the rows' states, and leaves none. */
-async function decoder(model: LanguageModel, rows: Row[], places: readonly number[]): Promise<Decoder> {
+/**
+ * Which sequences share a step: all, but where the shorter ones would have, beside the longer ones, more room to read past than there are weights, which a step
+ * of their own reads once more (and on wasm may copy).
+ */
+function groupsOf(model: LanguageModel, rows: readonly Row[]): number[][] {
+  const weights = model.parameters().reduce((bytes, p) => bytes + (p.half ? 2 : 4) * p.size, 0)
+  const held = rows.map(({ state }) => tokensIn(state))
+  const roomOf = (b: number): number => roomFor(held[b] + leastRoom)
+  const bytes = 4 * sizeOfToken(rows[0].state)
+  const groups: number[][] = []
+  for (const b of [...rows.keys()].sort((a, b) => held[a] - held[b])) {
+    const last = groups.at(-1)
+    if (last && last.reduce((tokens, a) => tokens + roomOf(b) - roomOf(a), 0) * bytes <= weights) last.push(b)
+    else groups.push([b])
+  }
+  return groups
+}
+
+/** The step of a token, captured, of sequences that go on from these rows, some of which may be the same. Takes the rows' states, and leaves none. */
+async function decoder(model: LanguageModel, sequences: readonly Row[]): Promise<Decoder> {
   const device = deviceOf(model)
-  const B = places.length
+  const B = sequences.length
+  const rows = [...new Set(sequences)]
+  const places = sequences.map((row) => rows.indexOf(row))
   const tokens = Math.max(...rows.map((row) => tokensIn(row.state)))
   const states = rows.map((row) => noGrad(() => withRoom(row.state, tokens)))
-  rows.length = 0
+  for (const row of rows) row.state = {}
   let state = B === 1 ? states[0] : scope(() => mapState(takeRows(joinRows(states), places), keep) as State)
   if (B > 1) for (const each of states) disposeState(each)
   const token = tensor(new Int32Array(B), { shape: [B, 1], device })

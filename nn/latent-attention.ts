@@ -12,8 +12,8 @@ import { Linear, RMSNorm } from './layers.ts'
 import type { Look } from './mixer.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, places } from './packing.ts'
-import { givenState, type Parts } from './parts.ts'
-import { type KeyValueState, partsWithRoom } from './room.ts'
+import type { Parts } from './parts.ts'
+import { givenMemory, type KeyValueState } from './room.ts'
 import { rotary } from './rotary.ts'
 import { attend, keyValueParts } from './softmax-attention.ts'
 
@@ -94,7 +94,7 @@ export class LatentAttention extends Module {
     const { B, T } = checkInput(given, dModel)
     const packing = checkPacking('attention', options, B, T, ['accumulate'])
     const x = atTokens(given, packing)
-    const before = givenState('attention', state, partsWithRoom(state, this.stateParts(B), B), B) ? (state as KeyValueState) : undefined
+    const before = givenMemory(state, this.stateParts(B), B)
     const placed = () => places(packing, B, T, before?.position)
     const { y: read, state: after } = attend(
       this.inputs(x, () => placed().at),

@@ -9,9 +9,10 @@ import { concat, reshape, slice } from '../engine/ops/movement.ts'
 import { overwrite } from '../engine/ops/overwrite.ts'
 import { recording } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
+import { sizeOf } from '../engine/shape.ts'
 import { Tensor, varying, zeros } from '../engine/tensor.ts'
 import type { Packing } from './packing.ts'
-import type { Parts } from './parts.ts'
+import { givenState, type Parts } from './parts.ts'
 import { mapState, type State } from './state.ts'
 
 /** What softmax attention carries: keys and values of every token so far. */
@@ -34,6 +35,8 @@ export interface KeyValueState {
 type Memory = Pick<KeyValueState, 'keys' | 'values' | 'visible' | 'used'>
 
 const smallest = 256
+/** Of tokens to come, at least, since `capture` notes two steps. */
+export const leastRoom = 2
 
 /** For how many tokens there is room where there are so many: 256, 384, 512, 768, ..., so that less than a third stays empty for long, and a step is seldom captured anew. */
 export function roomFor(tokens: number): number {
@@ -42,9 +45,11 @@ export function roomFor(tokens: number): number {
   return room
 }
 
-/** The parts of a state that may have room: with it, what says how much of it is taken. */
-export const partsWithRoom = (state: { used?: unknown }, parts: Parts, B: number): Parts =>
-  state.used !== undefined ? { ...parts, used: { dtype: 'int32', shape: [B] } } : parts
+/** The state of these parts that a layer is given for B rows, with room or without; undefined where it is given none. */
+export function givenMemory(state: Partial<KeyValueState>, parts: Parts, B: number): KeyValueState | undefined {
+  const all: Parts = state?.used === undefined ? parts : { ...parts, used: { dtype: 'int32', shape: [B] } }
+  return givenState('attention', state, all, B) ? (state as KeyValueState) : undefined
+}
 
 const isMemory = (value: object): value is Memory =>
   'keys' in value && value.keys instanceof Tensor && 'visible' in value && value.visible instanceof Int32Array
@@ -70,6 +75,16 @@ export function tokensIn(state: State): number {
   return tokens
 }
 
+/** How many numbers the state's keys and values have of a token. */
+export function sizeOfToken(state: State): number {
+  let size = 0
+  mapMemories(state, (memory) => {
+    for (const { shape } of [memory.keys, memory.values]) size += shape[1] * shape[3]
+    return memory
+  })
+  return size
+}
+
 /** How many tokens more there is room for; Infinity where the state doesn't grow. */
 export function roomIn(state: State): number {
   let room = Infinity
@@ -82,11 +97,11 @@ export function roomIn(state: State): number {
 
 /**
  * The state, with room for tokens to come: where it lacks that its keys and values are copied to memory that has it, kept, and freed. States for which `tokens`,
- * the most that one of them holds, is the same have as much room, so that they can be joined. Two tokens fit at least, since `capture` notes two steps.
+ * the most that one of them holds, is the same have as much room, so that they can be joined.
  */
 export function withRoom<S extends State>(state: S, tokens = tokensIn(state)): S {
   if (roomIn(state) > 0) return state
-  const room = roomFor(tokens + 2)
+  const room = roomFor(tokens + leastRoom)
   return mapMemories(state, ({ keys, values, visible, used, ...rest }) => {
     const [B, , t] = keys.shape
     const roomy = (x: Tensor): Tensor => {
@@ -143,24 +158,19 @@ export function attendInRoom(
   if (T !== 1 || mask || reset || recording())
     throw new Error('attention: keys and values with room take one token of each row at a time, without mask, reset and gradients')
   if (used.some((n) => n >= room)) throw new Error(`attention: there is no room after ${room} keys and values`)
-  const flags = (shape: number[], of: (b: number, row: Int32Array) => void): Tensor =>
-    varying(
-      () => {
-        const all = new Int32Array(B * room)
-        for (let b = 0; b < B; b++) of(b, all.subarray(b * room, (b + 1) * room))
-        return all
-      },
-      { shape, dtype: 'int32', device: q.device },
-    )
-  const here = flags([B, 1, room, 1], (b, row) => void (row[used[b]] = 1))
-  overwrite(keys, reshape(k, [B, G, 1, K]), here)
-  overwrite(values, reshape(v, [B, G, 1, V]), here)
-  const sees = flags([B, 1, 1, room], (b, row) => {
-    for (let i = used[b], left = window || Infinity; i >= 0 && left > 0; i--)
-      if (visible[b * room + i] !== 0) {
-        row[i] = 1
-        left--
-      }
+  const counted = (shape: number[], values: (all: Int32Array) => Int32Array): Tensor =>
+    varying(() => values(new Int32Array(sizeOf(shape))), { shape, dtype: 'int32', device: q.device })
+  const here = counted([B, G], (all) => all.map((_, i) => i * room + used[Math.floor(i / G)]))
+  overwrite(keys, k, here)
+  overwrite(values, v, here)
+  const sees = counted([B, 1, 1, room], (all) => {
+    for (let b = 0; b < B; b++)
+      for (let i = used[b], left = window || Infinity; i >= 0 && left > 0; i--)
+        if (visible[b * room + i] !== 0) {
+          all[b * room + i] = 1
+          left--
+        }
+    return all
   })
   const y = softmaxAttention(affine(reshape(q, [B, G, H / G, K]), 1 / Math.sqrt(K)), keys, values, sees)
   return {

@@ -6,12 +6,13 @@ import { checkNumber, checkOptions, told } from '../engine/arguments.ts'
 import { reshape } from '../engine/ops/movement.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
+import { type Stoppable, stopper } from '../engine/signal.ts'
 import { type Tensor, tensor } from '../engine/tensor.ts'
 import { EncoderDecoder, type EncoderDecoderState } from './encoder-decoder.ts'
 import { disposeState, mapState, takeRows } from './state.ts'
 
 /** Options of a search for a target's symbols. */
-export interface SearchOptions {
+export interface SearchOptions extends Stoppable {
   /** The symbol that every target begins with. */
   begin: number
   /** The symbol that ends a target. */
@@ -137,7 +138,7 @@ export async function beamSearch(model: EncoderDecoder, source: Tensor, options:
 
 function checkSearch(op: string, model: EncoderDecoder, options: SearchOptions, more: readonly string[]): void {
   if (!(model instanceof EncoderDecoder)) throw new Error(`${op}: needs an EncoderDecoder, not ${told(model)}`)
-  checkOptions(op, options, ['begin', 'end', 'length', 'sourceMask', ...more])
+  checkOptions(op, options, ['begin', 'end', 'length', 'sourceMask', 'signal', ...more])
   checkNumber(`${op}: length`, options.length, 'a positive integer')
   const { symbols } = model.config
   for (const name of ['begin', 'end'] as const) {
@@ -151,10 +152,12 @@ async function search(
   op: string,
   model: EncoderDecoder,
   source: Tensor,
-  { begin: first, length, sourceMask }: SearchOptions,
+  { begin: first, length, sourceMask, signal }: SearchOptions,
   begin: (B: number) => void,
   advance: (logProbabilities: Float64Array[], n: number) => Next,
 ): Promise<void> {
+  const mayGoOn = stopper(op, { signal })
+  await mayGoOn()
   const { device } = model.generator.weight
   const wasTraining = model.training
   const run = <R>(body: () => R): R => {
@@ -173,6 +176,7 @@ async function search(
     let owners = Array.from({ length: B }, (_, b) => b)
     let next: Next = { rows: owners, symbols: new Array<number>(B).fill(first) }
     for (let n = 1; n <= length && next.rows.length > 0; n++) {
+      await mayGoOn()
       const { rows, symbols } = next
       const before = state
       const from = rows.map((row) => owners[row])

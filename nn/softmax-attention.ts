@@ -11,8 +11,8 @@ import { HeadNorm, type HeadNormOptions, Linear } from './layers.ts'
 import type { Look, Mixer } from './mixer.ts'
 import { Module } from './module.ts'
 import { atTokens, checkPacking, type Packing, places } from './packing.ts'
-import { givenState, type Parts } from './parts.ts'
-import { attendInRoom, type KeyValueState, partsWithRoom } from './room.ts'
+import type { Parts } from './parts.ts'
+import { attendInRoom, givenMemory, type KeyValueState } from './room.ts'
 import { rotary } from './rotary.ts'
 
 /** What the layers of other packages have beside its settings (nn/pretrained). */
@@ -105,7 +105,7 @@ export class SoftmaxAttention extends Module {
     const { B, T } = checkInput(given, this.output.weight.shape[0])
     const packing = checkPacking('attention', options, B, T, ['accumulate'])
     const x = atTokens(given, packing)
-    const before = givenState('attention', state, partsWithRoom(state, this.stateParts(B), B), B) ? (state as KeyValueState) : undefined
+    const before = givenMemory(state, this.stateParts(B), B)
     const placed = () => places(packing, B, T, before?.position)
     const { y: read, state: after } = attend(
       this.inputs(x, () => placed().at),

@@ -5,6 +5,7 @@ import { concat, reshape } from '../engine/ops/movement.ts'
 import { span } from '../engine/profile.ts'
 import { noGrad, withGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
+import { type Stoppable, stopper } from '../engine/signal.ts'
 import { Tensor } from '../engine/tensor.ts'
 import { type AnyBatch, ignoredTarget, type Trainable } from './model.ts'
 import { Module, walk } from './module.ts'
@@ -215,7 +216,9 @@ export class Trainer<M extends Trainable<never> = Transformer> {
    * Mean cross-entropy over all targets of the batches that count, in nats a token, without dropout; NaN where the model gives none. The
    * batches may come one by one, with something done between them.
    */
-  async evaluate(batches: Iterable<BatchOf<M>> | AsyncIterable<BatchOf<M>>): Promise<number> {
+  async evaluate(batches: Iterable<BatchOf<M>> | AsyncIterable<BatchOf<M>>, options: Stoppable = {}): Promise<number> {
+    checkOptions('evaluate', options, ['signal'])
+    const mayGoOn = stopper('evaluate', options)
     let total = 0
     let count = 0
     // A step that is noted in the meantime would be one without dropout. What goes wrong with it is the step's to say.
@@ -224,6 +227,7 @@ export class Trainer<M extends Trainable<never> = Transformer> {
     this.model.eval()
     try {
       for await (const batch of batches) {
+        await mayGoOn()
         const { targets } = batch
         const ids = targets instanceof Tensor ? targets.indices : targets
         if (!(ids instanceof Int32Array))

@@ -4,6 +4,7 @@
  */
 import { checkNumber, checkOptions } from '../engine/arguments.ts'
 import type { Device } from '../engine/devices/device.ts'
+import type { Stoppable } from '../engine/signal.ts'
 import { type EncoderDecoder, type PairBatch, pairBatch } from '../nn/encoder-decoder.ts'
 import { beamSearch, greedy } from '../nn/search.ts'
 import { shuffledRows, splitNumber } from './epochs.ts'
@@ -176,7 +177,7 @@ export function pairBatches(
 }
 
 /** Options of what a model answers to sources. */
-export interface AnswerOptions {
+export interface AnswerOptions extends Stoppable {
   /** The most characters of an answer, its end included. */
   length: number
   /** Sources at a time; 32 by default. */
@@ -190,7 +191,7 @@ export async function answers(
   model: EncoderDecoder,
   sources: readonly string[],
   { source, target, begin, end }: PairVocabularies,
-  { length, B = 32, beams = 1 }: AnswerOptions,
+  { length, B = 32, beams = 1, signal }: AnswerOptions,
 ): Promise<string[]> {
   checkNumber('answers: B', B, 'a positive integer')
   const { device } = model.parameters()[0]
@@ -198,7 +199,7 @@ export async function answers(
   for (let first = 0; first < sources.length; first += B) {
     const rows = sources.slice(first, first + B).map((text) => [source.encode(text), []] as const)
     const batch = pairBatch(rows, { begin, end, device })
-    const options = { begin, end, length, sourceMask: batch.sourceMask }
+    const options = { begin, end, length, sourceMask: batch.sourceMask, signal }
     try {
       const best =
         beams === 1

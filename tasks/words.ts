@@ -6,6 +6,7 @@ import { checkNumber, checkOptions } from '../engine/arguments.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
+import { type Stoppable, stopper } from '../engine/signal.ts'
 import { tensor } from '../engine/tensor.ts'
 import type { LayerState } from '../nn/mixer.ts'
 import type { LanguageModel } from '../nn/model.ts'
@@ -90,7 +91,7 @@ export function* streamBatches(tokens: Int32Array, T: number, B: number): Genera
 }
 
 /** Options of `perplexity`. */
-export interface PerplexityOptions {
+export interface PerplexityOptions extends Stoppable {
   /** Tokens of a segment. */
   T: number
   /** Rows at a time: with `carry`, parts of the text, each of which begins without context. 1 by default. */
@@ -105,7 +106,8 @@ export async function perplexity<S extends LayerState>(
   tokens: Int32Array,
   options: PerplexityOptions,
 ): Promise<{ nats: number; perplexity: number; count: number }> {
-  checkOptions('perplexity', options, ['T', 'B', 'carry'])
+  checkOptions('perplexity', options, ['T', 'B', 'carry', 'signal'])
+  const mayGoOn = stopper('perplexity', options)
   const { T, B = 1, carry = false } = options
   checkNumber('perplexity: T', T, 'a positive integer')
   checkNumber('perplexity: B', B, 'a positive integer')
@@ -118,6 +120,7 @@ export async function perplexity<S extends LayerState>(
   model.eval()
   try {
     for (const batch of carry ? streamBatches(tokens, T, B) : evaluationBatches(tokens, T, B)) {
+      await mayGoOn()
       const before = state
       const shape = [batch.B, batch.T]
       const loss = noGrad(() =>

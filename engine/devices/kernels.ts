@@ -427,6 +427,8 @@ export interface Kernels<S> {
   copyWhere(condition: S, x: S, y: S, shape: readonly number[], stridesC: readonly number[], stridesX: readonly number[]): void
   /** y[r, :] = table[index[r], :] for r in [0, R); table is [N, D], of numbers of 16 bits where `half` says so. The engine has checked the indices. */
   gather(table: S, index: S, y: S, R: number, N: number, D: number, half?: HalfType): void
+  /** y[index[r], :] = x[r, :] for r in [0, R), rows of D; other rows of y keep what they hold. The engine has checked the indices, but that no two are alike, which is the caller's to see to. */
+  scatter(x: S, index: S, y: S, R: number, D: number): void
   /** dtable[n, :] = sum of dy[r, :] over the rows with index[r] = n, added in the order of r (writes all of [N, D]). */
   gatherBackward(dy: S, index: S, dtable: S, R: number, N: number, D: number): void
 

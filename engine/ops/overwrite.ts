@@ -1,18 +1,16 @@
 /** Memory written in place, for states that have room (nn/room.ts); no op of the engine's users, since whoever else holds the tensor sees it change. */
-import { broadcast, broadcastStrides, sameShape, show } from '../shape.ts'
+import { show, sizeOf } from '../shape.ts'
 import type { Tensor } from '../tensor.ts'
-import { checkCondition, checkFloat, sameDevice } from './check.ts'
+import { checkFloat, checkIndices, sameDevice } from './check.ts'
 
-/** Overwrites y in place where the condition, int32, isn't 0, with x; both broadcast to the shape of y. No gradient passes. */
-export function overwrite(y: Tensor, x: Tensor, condition: Tensor): void {
+/** Overwrites rows of y [...,D] in place: row index[r], counted over all axes before the last, with row r of x [...,D]. No two indices may be alike, which isn't checked; no gradient passes. */
+export function overwrite(y: Tensor, x: Tensor, index: Tensor): void {
   checkFloat('overwrite', y, x)
-  checkCondition('overwrite', condition)
-  sameDevice('overwrite', y, x, condition)
-  const strides = [condition, x].map((t) => {
-    if (!sameShape(broadcast('overwrite', t.shape, y.shape), y.shape))
-      throw new Error(`overwrite: ${show(t.shape)} can't be stretched to ${show(y.shape)}`)
-    return broadcastStrides(t.shape, y.shape)
-  })
-  y.device.kernels.copyWhere(condition.storage, x.storage, y.storage, y.shape, strides[0], strides[1])
+  const D = y.shape.at(-1)
+  if (D === undefined || x.shape.at(-1) !== D || x.size !== index.size * D)
+    throw new Error(`overwrite: rows ${show(x.shape)} for ${index.size} indices don't fit into ${show(y.shape)}`)
+  checkIndices('overwrite', index, sizeOf(y.shape.slice(0, -1)))
+  sameDevice('overwrite', y, x, index)
+  y.device.kernels.scatter(x.storage, index.storage, y.storage, index.size, D)
   y.changed()
 }

@@ -1,6 +1,19 @@
 /** Keys and values with room: a step in place, captured or not, is the step that makes them longer. */
 import assert from 'node:assert/strict'
-import { capture, type Device, generator, keep, noGrad, ones, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import {
+  capture,
+  type Device,
+  generator,
+  keep,
+  noGrad,
+  ones,
+  scope,
+  setDevice,
+  type Tensor,
+  tensor,
+  varying,
+  zeros,
+} from '../../engine/index.ts'
 import { overwrite } from '../../engine/ops/overwrite.ts'
 import { type KeyValueState, LatentAttention, SoftmaxAttention } from '../../nn/index.ts'
 import { apartFrom, roomFor, roomIn, tokensIn, withRoom, writtenInPlace } from '../../nn/room.ts'
@@ -119,15 +132,49 @@ describe('keys and values with room', () => {
       }
     })
 
+  it('overwrites rows, or none, and none outside of its memory, in a replay neither', async () => {
+    for (const [device] of devices) {
+      setDevice(device)
+      const before = device.bytesInUse()
+      const rows = (...at: number[]) => tensor(at, { dtype: 'int32' })
+      const [y, x] = [zeros([2, 2, 5]), tensor(uniforms(1, 5), { shape: [1, 5] })]
+      const [empty, none] = [ones([2, 0]), ones([0, 5])]
+      scope(() => {
+        overwrite(y, none, rows())
+        overwrite(empty, ones([1, 0]), rows(1))
+        for (const at of [-1, 2])
+          assert.throws(() => overwrite(empty, ones([1, 0]), rows(at)), /overwrite: index -?\d at 0 is outside 0\.\.1/)
+        for (const at of [-1, 4]) assert.throws(() => overwrite(y, x, rows(at)), /overwrite: index -?\d at 0 is outside 0\.\.3/)
+      })
+      let at = 2
+      const step = () => {
+        overwrite(
+          y,
+          x,
+          varying(() => [at], { shape: [1], dtype: 'int32' }),
+        )
+        return {}
+      }
+      const captured = await capture([x], {}, step, [y])
+      captured.replay()
+      const expected = [...new Float32Array(10), ...uniforms(1, 5), ...new Float32Array(5)]
+      assert.deepEqual([...(await y.read())], expected)
+      for (at of [4, -1, 2 ** 30]) assert.throws(() => captured.replay(), /index -?\d+ at 0 is outside 0\.\.3/)
+      assert.deepEqual([...(await y.read())], expected)
+      captured.dispose()
+      for (const t of [y, x, empty, none]) t.dispose()
+      assert.equal(device.bytesInUse(), before)
+    }
+  })
+
   it('refuses what it has no place for', () => {
     const layer = new SoftmaxAttention({ dModel: D, heads: 3 }, generator(1))
     const { state } = scope(() => noGrad(() => layer.forward(randomInput(1, T))))
     const roomy = noGrad(() => withRoom(state))
     assert.equal(withRoom(roomy), roomy)
-    assert.throws(
-      () => overwrite(ones([2, 3]), ones([4, 2, 3]), tensor([1], { dtype: 'int32' })),
-      /overwrite: \[4,2,3\] can't be stretched to \[2,3\]/,
-    )
+    const rows = (...at: number[]) => tensor(at, { dtype: 'int32' })
+    assert.throws(() => overwrite(ones([2, 3]), ones([4, 2, 3]), rows(1)), /overwrite: rows \[4,2,3\] for 1 indices don't fit into \[2,3\]/)
+    assert.throws(() => overwrite(ones([2, 3]), ones([1, 3]), rows(2)), /overwrite: index 2 at 0 is outside 0\.\.1/)
     const only = /attention: keys and values with room take one token of each row at a time, without mask, reset and gradients/
     assert.throws(() => noGrad(() => layer.forward(randomInput(1, 2), roomy)), only)
     assert.throws(() => layer.forward(randomInput(1, 1), roomy), only)
@@ -138,7 +185,7 @@ describe('keys and values with room', () => {
     const wider = new SoftmaxAttention({ dModel: D, heads: 3, headWidth: 5 }, generator(1))
     assert.throws(
       () => noGrad(() => wider.forward(ones([B, 1, D]), roomy)),
-      /overwrite: shapes \[2,3,1,5\] and \[2,3,256,8\] don't broadcast/,
+      /overwrite: rows \[2,1,3,5\] for 6 indices don't fit into \[2,3,256,8\]/,
     )
     const less = { ...roomy, used: new Int32Array(B - 1) }
     assert.throws(() => noGrad(() => layer.forward(ones([B, 1, D]), less)), /attention: the state has 1 rows of used, the input has 2/)

@@ -7,6 +7,7 @@ import fc from 'fast-check'
 import * as engine from '../../engine/index.ts'
 import { type Device, type Form, type HostArray, scope, type Tensor, type UnaryOp, unaryOps } from '../../engine/index.ts'
 import { sigmoidLater } from '../../engine/ops/later.ts'
+import { overwrite } from '../../engine/ops/overwrite.ts'
 import { random, sizeOf, uniforms } from '../helpers.ts'
 import { randomNet, table } from './programs.ts'
 
@@ -320,7 +321,23 @@ const movementCases = [
     run: (_, [table, rows]) => engine.gather(table, rows),
     terms: ({ rows }) => sizeOf(rows),
   }),
+  define({
+    name: 'overwrite',
+    options: (sizes) => fc.record({ shape: shapes(sizes, 1, 3), shift: index }),
+    inputs: ({ shape }) => [shape, [halfOf(shape), shape.at(-1)!]].map((shape) => ({ shape, grad: false })),
+    run({ shape, shift }, [y, x], device) {
+      const rows = sizeOf(shape.slice(0, -1))
+      const places = Int32Array.from({ length: halfOf(shape) }, (_, r) => (r + shift) % rows)
+      // What is overwritten is the op's own.
+      const own = engine.affine(y, -1, 0)
+      overwrite(own, x, engine.tensor(places, { device }))
+      return own
+    },
+  }),
 ]
+
+/** Half of a shape's rows. */
+const halfOf = (shape: readonly number[]): number => Math.ceil(sizeOf(shape.slice(0, -1)) / 2)
 
 interface MatmulCase {
   sizes: number[]

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { gunzipSync, gzipSync } from 'node:zlib'
 import { readCheckpoint, readSafetensors, writeSafetensors } from '../../nn/index.ts'
 import { type AnyTask, readTaskFile, tasks } from '../../tasks/index.ts'
-import { Workplace } from '../cli/command.ts'
+import { ended, shown, Workplace } from '../cli/command.ts'
 
 describe('the command task', function () {
   this.timeout(60_000)
@@ -73,6 +73,21 @@ describe('the command task', function () {
     const diverging = await place.run(`${words} --steps 50 --optimizer adam --schedule constant --lr 1e30 --warmup 0`)
     assert.match(diverging.stderr, /^fastweights: training diverged at step \d+: /)
     assert.equal(diverging.code, 1)
+  })
+
+  it('keeps what a model has learnt where it is stopped, without an exam', async () => {
+    const words = 'task mad-memorization --vocabulary 16 --length 16 --d-model 32 --layers 1 --d-ff 32 --batch 32 --examples 100000'
+    for (const every of [1, 1000]) {
+      const out = `stopped-${every}`
+      const child = place.start(`${words} --steps 2 --eval-every ${every} --out ${out}`)
+      const result = ended(child)
+      await shown(child, 'sequences\n')
+      child.kill('SIGTERM')
+      const { code, stdout, stderr } = await result
+      assert.equal(code, 130, stderr)
+      assert.match(stdout, /^\d steps? in .*; stopped before it was tested$/m)
+      assert.ok(readCheckpoint(place.read(`${out}/checkpoint.safetensors`)).steps <= 2)
+    }
   })
 
   it('refuses what makes no sense, in one line, and writes nothing then', async () => {

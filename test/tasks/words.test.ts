@@ -139,7 +139,7 @@ describe('perplexity', () => {
       assert.rejects(perplexity(model, tokens, options as never), { message })
     await bad(tokens, { T: 0 }, 'perplexity: T must be a positive integer, not 0')
     await bad(tokens, { T: 4, B: 1.5 }, 'perplexity: B must be a positive integer, not 1.5')
-    await bad(tokens, { T: 4, context: 2 }, "perplexity: unknown option 'context' (T, B, carry)")
+    await bad(tokens, { T: 4, context: 2 }, "perplexity: unknown option 'context' (T, B, carry, signal)")
     await bad(tokens.subarray(0, 1), { T: 4 }, 'the text is too short: of its 1 tokens none follows another')
   })
 })

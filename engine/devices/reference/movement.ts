@@ -4,7 +4,7 @@ import type { Kernels } from '../kernels.ts'
 import { numbersOf, type RefStorage } from './storage.ts'
 import { offsets } from './strides.ts'
 
-export const movementKernels: Pick<Kernels<RefStorage>, 'copy' | 'copyWhere' | 'gather' | 'gatherBackward'> = {
+export const movementKernels: Pick<Kernels<RefStorage>, 'copy' | 'copyWhere' | 'gather' | 'scatter' | 'gatherBackward'> = {
   copy(x, y, shape, stridesX, offsetX, stridesY, offsetY) {
     const ix = offsets(0, shape, stridesX, offsetX)
     const iy = offsets(1, shape, stridesY, offsetY)
@@ -20,6 +20,9 @@ export const movementKernels: Pick<Kernels<RefStorage>, 'copy' | 'copyWhere' | '
   gather(table, index, y, R, _N, D, half) {
     const rows = half ? numbersOf(table, half) : table.data
     for (let r = 0; r < R; r++) for (let d = 0; d < D; d++) y.data[r * D + d] = rows[index.data[r] * D + d]
+  },
+  scatter(x, index, y, R, D) {
+    for (let r = 0; r < R; r++) for (let d = 0; d < D; d++) y.data[index.data[r] * D + d] = x.data[r * D + d]
   },
   gatherBackward(dy, index, dtable, R, N, D) {
     dtable.data.fill(0, 0, N * D)

@@ -11,7 +11,7 @@ const grain = 32768
 const tile = 16
 const columns = 32
 
-export function movementKernels(pool: Pool): Pick<Kernels<Block>, 'copy' | 'copyWhere' | 'gather' | 'gatherBackward'> {
+export function movementKernels(pool: Pool): Pick<Kernels<Block>, 'copy' | 'copyWhere' | 'gather' | 'scatter' | 'gatherBackward'> {
   return {
     copy(x, y, shape, stridesX, offsetX, stridesY, offsetY) {
       const from = x.pointer + 4 * offsetX
@@ -56,6 +56,9 @@ export function movementKernels(pool: Pool): Pick<Kernels<Block>, 'copy' | 'copy
     gather(table, index, y, R, _N, D, half) {
       const args = [table.pointer, index.pointer, y.pointer, D]
       if (D > 0) pool.run(half ? 'gatherHalf' : 'gather', R, Math.ceil(grain / D), half ? [...args, halfNumber(half)] : args)
+    },
+    scatter(x, index, y, R, D) {
+      if (D > 0) pool.run('scatter', R, Math.ceil(grain / D), [x.pointer, index.pointer, y.pointer, D])
     },
     gatherBackward(dy, index, dtable, R, N, D) {
       pool.run('gatherBackward', Math.ceil(D / columns), Math.ceil(grain / (columns * (R + N))), [

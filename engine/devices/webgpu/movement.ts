@@ -5,7 +5,7 @@ import { forEachDispatch } from './axes.ts'
 import type { Block } from './memory.ts'
 import { type Gpu, perGroup } from './runtime.ts'
 
-export function movementKernels(gpu: Gpu): Pick<Kernels<Block>, 'copy' | 'copyWhere' | 'gather' | 'gatherBackward'> {
+export function movementKernels(gpu: Gpu): Pick<Kernels<Block>, 'copy' | 'copyWhere' | 'gather' | 'scatter' | 'gatherBackward'> {
   return {
     copy(x, y, shape, stridesX, offsetX, stridesY, offsetY) {
       // The order of the axes is free: y is best written in the order of its memory.
@@ -26,6 +26,9 @@ export function movementKernels(gpu: Gpu): Pick<Kernels<Block>, 'copy' | 'copyWh
     gather(table, index, y, R, _N, D, half) {
       const params = { n: R * D, D, half: halfNumber(half) }
       gpu.run(movement, half ? 'gatherHalf' : 'gather', { table, index, y }, params, Math.ceil((R * D) / perGroup))
+    },
+    scatter(x, index, y, R, D) {
+      gpu.run(movement, 'scatter', { x, index, y }, { n: R * D, D }, Math.ceil((R * D) / perGroup))
     },
     gatherBackward(dy, index, dtable, R, N, D) {
       gpu.run(movement, 'gatherBackward', { dy, index, dtable }, { R, N, D }, N * Math.ceil(D / perGroup))
