@@ -16,6 +16,8 @@ fn nan() -> f32 { return bitcast<f32>(nanBits); }
 fn isNan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
 fn isInfinite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) == 0x7f800000u; }
 fn isFinite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
+/// Above 0, and no NaN.
+fn isPositive(x: f32) -> bool { return bitcast<u32>(x) - 1u < 0x7f800000u; }
 fn isZero(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) == 0u; }
 
 /// One of a pair of float16 (kind 1) or bfloat16 (2), the lower or the upper one, exactly; subnormal float16, too, which drivers may read as 0.

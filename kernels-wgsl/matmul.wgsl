@@ -1,11 +1,12 @@
 // C = activation(after (A B [+ before C, or before start]) [+ bias]) over a batch. A is [M,K] or, transposed, stored [K,M]; B is [K,N] or stored [N,K]; C is [M,N].
 //
 // A workgroup of 16 x 16 threads makes a TILE x TILE block of C, each thread 4 x 4 of it in registers, from slices of DEPTH of A and B in
-// workgroup memory (8 KiB), both laid out with the depth outermost: what lies along the depth in memory is turned on the way in. Where rows
+// workgroup memory (8 KiB, half as much where Half is f16), both laid out with the depth outermost: what lies along the depth in memory is turned on the way in. Where rows
 // have a multiple of 4 elements they're read as vec4, else one by one; what lies outside is 0. A product with few tiles and a long K
 // is cut into `splits` ranges of `length`, each written on its own and added up by matmulJoin in their order: the cut depends on the sizes
 // alone, and so does the result. Of a product of few elements most of a tile would lie outside: there a thread makes an element, without
-// workgroup memory (matmulEach), and adds in the same order. Pinned by test/ops/webgpu.test.ts.
+// workgroup memory (matmulEach), and adds in the same order. Operands are rounded to Half as they are read, sums are f32.
+// Pinned by test/ops/webgpu.test.ts, precision.test.ts.
 
 struct Params {
   M: u32,
@@ -44,8 +45,8 @@ const TILE = 64u;
 const DEPTH = 16u;
 const NONE = 99u;
 
-var<workgroup> tileA: array<vec4<f32>, 256>; // [DEPTH][TILE / 4]
-var<workgroup> tileB: array<vec4<f32>, 256>;
+var<workgroup> tileA: array<vec4<Half>, 256>; // [DEPTH][TILE / 4]
+var<workgroup> tileB: array<vec4<Half>, 256>;
 
 /// Four neighbours in memory, of which `count` (or more) are inside.
 fn readA(at: u32, count: u32) -> vec4<f32> {
@@ -112,11 +113,11 @@ fn inside(row: u32, rows: u32, i: u32, end: u32) -> u32 { return select(0u, end 
     if (p.transposeA == 1u) {
       let k = k0 + across.y;
       let m = m0 + across.x;
-      tileA[g.thread] = readA(baseA + k * p.M + m, inside(k, kEnd, m, M));
+      tileA[g.thread] = vec4<Half>(readA(baseA + k * p.M + m, inside(k, kEnd, m, M)));
     } else {
       let m = m0 + along.x;
       let k = k0 + along.y;
-      let v = readA(baseA + m * p.K + k, inside(m, M, k, kEnd));
+      let v = vec4<Half>(readA(baseA + m * p.K + k, inside(m, M, k, kEnd)));
       let at = along.y * 16u + (along.x >> 2u);
       let part = along.x & 3u;
       tileA[at][part] = v.x;
@@ -127,7 +128,7 @@ fn inside(row: u32, rows: u32, i: u32, end: u32) -> u32 { return select(0u, end 
     if (p.transposeB == 1u) {
       let n = n0 + along.x;
       let k = k0 + along.y;
-      let v = readB(baseB + n * p.K + k, inside(n, N, k, kEnd));
+      let v = vec4<Half>(readB(baseB + n * p.K + k, inside(n, N, k, kEnd)));
       let at = along.y * 16u + (along.x >> 2u);
       let part = along.x & 3u;
       tileB[at][part] = v.x;
@@ -137,13 +138,13 @@ fn inside(row: u32, rows: u32, i: u32, end: u32) -> u32 { return select(0u, end 
     } else {
       let k = k0 + across.y;
       let n = n0 + across.x;
-      tileB[g.thread] = readB(baseB + k * p.N + n, inside(k, kEnd, n, N));
+      tileB[g.thread] = vec4<Half>(readB(baseB + k * p.N + n, inside(k, kEnd, n, N)));
     }
     workgroupBarrier();
     if (p.sparse == 1u) {
       for (var k = 0u; k < DEPTH; k++) {
-        let va = tileA[k * 16u + ty];
-        let vb = tileB[k * 16u + tx];
+        let va = vec4<f32>(tileA[k * 16u + ty]);
+        let vb = vec4<f32>(tileB[k * 16u + tx]);
         s0 += va.x * takenFour(va.x, vb);
         s1 += va.y * takenFour(va.y, vb);
         s2 += va.z * takenFour(va.z, vb);
@@ -151,8 +152,8 @@ fn inside(row: u32, rows: u32, i: u32, end: u32) -> u32 { return select(0u, end 
       }
     } else {
       for (var k = 0u; k < DEPTH; k++) {
-        let va = tileA[k * 16u + ty];
-        let vb = tileB[k * 16u + tx];
+        let va = vec4<f32>(tileA[k * 16u + ty]);
+        let vb = vec4<f32>(tileB[k * 16u + tx]);
         s0 += va.x * vb;
         s1 += va.y * vb;
         s2 += va.z * vb;
@@ -213,9 +214,10 @@ fn activate(g: Group, count: u32) {
     var atB = batch * p.strideB + n * select(1u, p.K, p.transposeB == 1u);
     var sum = 0.0;
     for (var k = 0u; k < p.K; k++) {
-      let weight = a[atA];
+      let weight = f32(Half(a[atA]));
       var x = 0.0;
       if (p.halfB != 0u) { x = halfOfB(atB); } else { x = b[atB]; }
+      x = f32(Half(x));
       sum += weight * select(x, taken(weight, x), p.sparse == 1u);
       atA += stepA;
       atB += stepB;

@@ -1,10 +1,14 @@
 /** Adam, AdamW and Muon, and the learning-rate schedules. */
 import { checkDivisor, checkList, checkNumber, checkOptions, fits, type NumberRange } from '../engine/arguments.ts'
+import { mul } from '../engine/ops/elementwise.ts'
+import { reshape } from '../engine/ops/movement.ts'
 import { type AdamTensors, adamSteps, clipScale, gradNorm, type MuonTensors, muonSteps } from '../engine/ops/optimizer.ts'
 import { span } from '../engine/profile.ts'
-import { scope } from '../engine/scope.ts'
+import { noGrad } from '../engine/recording.ts'
+import { keep, scope } from '../engine/scope.ts'
 import { askedOnce, counted, gatherMemory, gradientPlaces, type Tensor, zerosTogether } from '../engine/tensor.ts'
 import { withDefaults } from './fields.ts'
+import { LossScale } from './loss-scale.ts'
 import { type StateDict, writeAll } from './module.ts'
 
 /** Settings of `Adam` and `AdamW`. */
@@ -52,6 +56,9 @@ function checkHyper(optimizer: string, values: { [name in keyof typeof hyper]?: 
 /** Of all of them: settings for one may be given to another. */
 const known = ['lr', 'betas', 'eps', 'weightDecay', 'decays', 'matrixLr', 'momentum', 'matrices']
 
+/** Clips nothing but a norm that isn't finite. */
+const largest = 3e38
+
 interface Slot {
   p: Tensor
   m: Tensor
@@ -74,6 +81,10 @@ interface Variant {
 export abstract class Optimizer {
   /** Steps taken. */
   steps = 0
+  /** Where operands of products are rounded to float16; else null. */
+  readonly lossScale: LossScale | null = null
+  /** Whether gradients began with `seed`. */
+  private scaling = false
   private slots = new Map<string, Slot>()
   /** Parameters whose gradients have places beside each other. */
   private placed: Tensor[]
@@ -106,6 +117,17 @@ export abstract class Optimizer {
       const m = moments.next().value!
       this.slots.set(name, { p, m, v: count === 2 ? moments.next().value! : null, weightDecay })
     }
+    if (taken[0]?.p.device.precision === 'f16') this.lossScale = new LossScale(taken[0].p.device)
+  }
+
+  /**
+   * What to pass to `backward` of a loss of one number: on a device of precision f16 a power of two, which gradients need there and `step` takes out again
+   * (where one isn't finite it leaves parameters and moments as they are, and the power is halved); elsewhere undefined, which is 1.
+   */
+  seed(loss: Tensor): Tensor | undefined {
+    if (!this.lossScale) return undefined
+    this.scaling = true
+    return reshape(this.lossScale.scale(), loss.shape)
   }
 
   /** Updates every parameter that has a gradient, and returns the norm of all gradients before clipping. Gradients stay: see zeroGrad. */
@@ -122,7 +144,9 @@ export abstract class Optimizer {
 
   private update(lr: () => number, clipNorm: number | undefined): Tensor {
     const slots = [...this.slots.values()].filter((s) => s.p.grad)
-    const norm = gradNorm(slots.map((s) => s.p.grad as Tensor))
+    const measured = gradNorm(slots.map((s) => s.p.grad as Tensor))
+    const scaling = this.scaling ? this.lossScale : null
+    const norm = scaling ? noGrad(() => scope(() => keep(mul(measured, scaling.inverse())))) : measured
     const { betas, eps } = this.config
     const { decoupled = false, muon } = this.variant
     const [beta1, beta2] = betas
@@ -132,7 +156,9 @@ export abstract class Optimizer {
       return { correction1: 1 - beta1 ** step, correction2: 1 - beta2 ** step }
     }
     scope(() => {
-      const scale = clipNorm === undefined ? undefined : clipScale(norm, clipNorm)
+      const clip = clipNorm === undefined && !scaling ? undefined : clipScale(norm, clipNorm ?? largest)
+      const scale = scaling && clip ? noGrad(() => mul(clip, scaling.inverse())) : clip
+      const guarded = scaling !== null
       for (const weightDecay of new Set(slots.map((s) => s.weightDecay))) {
         const alike = slots.filter((s) => s.weightDecay === weightDecay)
         const [adam, matrices]: [AdamTensors[], MuonTensors[]] = [[], []]
@@ -141,15 +167,18 @@ export abstract class Optimizer {
           if (v) adam.push({ p, g, m, v })
           else matrices.push({ p, g, m })
         }
-        adamSteps(adam, () => ({ lr: lr(), beta1, beta2, eps, decoupled, weightDecay, ...corrections() }), scale)
-        if (muon) muonSteps(matrices, () => ({ lr: lr() * muon.lrRatio, momentum: muon.momentum, weightDecay }), scale)
+        adamSteps(adam, () => ({ lr: lr(), beta1, beta2, eps, decoupled, weightDecay, guarded, ...corrections() }), scale)
+        if (muon) muonSteps(matrices, () => ({ lr: lr() * muon.lrRatio, momentum: muon.momentum, weightDecay, guarded }), scale)
       }
+      scaling?.update(measured)
     })
+    if (norm !== measured) measured.dispose()
     return norm
   }
 
   /** Frees the gradients of all its parameters. */
   zeroGrad(): void {
+    this.scaling = false
     for (const { p } of this.slots.values()) {
       p.grad?.dispose()
       p.grad = null
@@ -158,7 +187,8 @@ export abstract class Optimizer {
 
   /** All that a step overwrites. */
   changes(): Tensor[] {
-    return [...this.slots.values()].flatMap(({ p, m, v }) => (v ? [p, m, v] : [p, m]))
+    const changed = [...this.slots.values()].flatMap(({ p, m, v }) => (v ? [p, m, v] : [p, m]))
+    return this.lossScale ? [...changed, this.lossScale.state] : changed
   }
 
   /** The moments, by parameter name: `m.NAME` and `v.NAME`. With `steps`, all that resuming needs. */
@@ -185,6 +215,7 @@ export abstract class Optimizer {
     this.zeroGrad()
     for (const p of this.placed.splice(0)) p.leavePlace()
     for (const moment of this.moments().values()) moment.dispose()
+    this.lossScale?.dispose()
   }
 }
 

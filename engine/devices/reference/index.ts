@@ -1,6 +1,7 @@
 /** The oracle: every kernel in plain TypeScript and float64. Small and readable; speed is the other devices' business. */
+import { checkOptions } from '../../arguments.ts'
 import { createNotes } from '../capture.ts'
-import type { Device } from '../device.ts'
+import { type Device, type Precision, precisionOf } from '../device.ts'
 import type { Kernels } from '../kernels.ts'
 import { aftKernels } from './aft.ts'
 import { decayKernels } from './decay.ts'
@@ -17,27 +18,35 @@ import { reduceKernels } from './reduce.ts'
 import { sequenceKernels } from './sequence.ts'
 import type { RefStorage } from './storage.ts'
 
-const immediate: Kernels<RefStorage> = {
+const kernelsOf = (half: boolean): Kernels<RefStorage> => ({
   ...elementwiseKernels,
   ...movementKernels,
   ...reduceKernels,
-  ...matmulKernels,
+  ...matmulKernels(half),
   ...normKernels,
   ...sequenceKernels,
   ...decayKernels,
   ...randomKernels,
   ...optimizerKernels,
-  ...fastWeightKernels,
+  ...fastWeightKernels(half),
   ...aftKernels,
   ...netKernels,
   ...linearKernels,
-}
+})
 
 /** Bytes of freed memory that are kept, at most. */
 const waitingLimit = 2 ** 24
 
+/** Options of `referenceDevice`. */
+export interface ReferenceOptions {
+  /** `f32`, by default, rounds nothing; `f16` rounds the operands of products, and is what a device with float16 is held to. */
+  precision?: Precision
+}
+
 /** Plain TypeScript in float64: slow, and what every other device is held to. */
-export function referenceDevice(): Device<RefStorage> {
+export function referenceDevice(options: ReferenceOptions = {}): Device<RefStorage> {
+  checkOptions('reference', options, ['precision'])
+  const precision = precisionOf('reference', options.precision)
   const live = new Set<RefStorage>()
   let bytes = 0
   let open = true
@@ -71,7 +80,7 @@ export function referenceDevice(): Device<RefStorage> {
     (storage) => open && drop(storage),
   )
   type Kernel = (...args: unknown[]) => void
-  const table = immediate as unknown as Record<string, Kernel>
+  const table = kernelsOf(precision === 'f16') as unknown as Record<string, Kernel>
   const kernels = Object.fromEntries(
     Object.entries(table).map(([name, kernel]): [string, Kernel] => [
       name,
@@ -83,8 +92,9 @@ export function referenceDevice(): Device<RefStorage> {
   }
   return {
     name: 'reference',
-    description: 'reference (plain TypeScript, float64)',
+    description: `reference (plain TypeScript, float64${precision === 'f16' ? ', operands of products in float16' : ''})`,
     double: true,
+    precision,
     defers: false,
     get kernels() {
       use()

@@ -1,13 +1,18 @@
 /** C = activation([C +] A B [+ bias]) over a batch; a transpose is a pair of strides. Pinned by test/ops/values.test.ts and gradients.test.ts. */
+import { toFloat16 } from '../../half.ts'
 import type { Kernels } from '../kernels.ts'
 import { unaryTable } from './elementwise.ts'
 import { numbersOf, type RefStorage } from './storage.ts'
 
-export const matmulKernels: Pick<Kernels<RefStorage>, 'matmul' | 'products'> = {
+const operand = (x: Float32Array | RefStorage['data'], half: boolean): ArrayLike<number> => (half ? x.map(toFloat16) : x)
+
+/** `half`: operands are rounded to float16. */
+export const matmulKernels = (half: boolean): Pick<Kernels<RefStorage>, 'matmul' | 'products'> => ({
   matmul(a, b, bias, c, { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation, halfB }, start) {
     const [rowA, colA] = transposeA ? [1, M] : [K, 1]
     const [rowB, colB] = transposeB ? [1, K] : [N, 1]
-    const [A, B, C] = [a.data, halfB ? numbersOf(b, halfB) : b.data, c.data]
+    const [A, B] = [a.data, halfB ? numbersOf(b, halfB) : b.data].map((x) => operand(x, half))
+    const C = c.data
     if (!accumulate) C.fill(0, 0, batch * M * N)
     else if (start) C.set(start.data)
     for (let s = 0; s < batch; s++)
@@ -28,11 +33,12 @@ export const matmulKernels: Pick<Kernels<RefStorage>, 'matmul' | 'products'> = {
   products(list) {
     for (const { c, M, N, terms, accumulate, bias, activation, sums, gate } of list) {
       const C = c.data
+      const operands = terms.map(({ a, b, ...term }) => ({ ...term, A: operand(a.data, half), B: operand(b.data, half) }))
       for (let m = 0; m < M; m++)
         for (let n = 0; n < N; n++) {
           let x = accumulate ? C[m * N + n] : 0
-          for (const { a, b, K, transposeA, transposeB } of terms)
-            for (let k = 0; k < K; k++) x += a.data[transposeA ? k * M + m : m * K + k] * b.data[transposeB ? n * K + k : k * N + n]
+          for (const { A, B, K, transposeA, transposeB } of operands)
+            for (let k = 0; k < K; k++) x += A[transposeA ? k * M + m : m * K + k] * B[transposeB ? n * K + k : k * N + n]
           if (bias) x += bias.data[n]
           if (gate) x *= unaryTable[gate.op].df(gate.y.data[m * N + n], gate.y.data[m * N + n])
           C[m * N + n] = activation ? unaryTable[activation].f(x) : x
@@ -45,4 +51,4 @@ export const matmulKernels: Pick<Kernels<RefStorage>, 'matmul' | 'products'> = {
       }
     }
   },
-}
+})

@@ -2,6 +2,7 @@
 
 import { checkOptions } from '../../arguments.ts'
 import { inNode } from '../../platform.ts'
+import { type Precision, precisionOf } from '../device.ts'
 
 /** Options of `webgpuDevice`. */
 export interface WebgpuOptions {
@@ -13,10 +14,12 @@ export interface WebgpuOptions {
   minimal?: boolean
   /** Dawn's backend: `null` checks shaders and computes nothing. */
   backend?: 'null' | 'vulkan' | 'metal' | 'd3d12'
+  /** What operands of products are rounded to, `f32` by default; `f16` where the adapter has the feature shader-f16. */
+  precision?: Precision
 }
 
 /**
- * What there is beyond the guaranteed: the runtime asks here, and does without where it's missing. Subgroups and f16 aren't used: what they would
+ * What there is beyond the guaranteed: the runtime asks here, and does without where it's missing. Subgroups aren't used: what they would
  * gain no GPU has measured yet.
  */
 export interface Capabilities {
@@ -26,6 +29,8 @@ export interface Capabilities {
   software: boolean
   /** Whether it can time each dispatch. */
   timestamps: boolean
+  /** Whether it has float16, and so precision f16. */
+  f16: boolean
   /** Largest buffer that can be bound, in bytes: a multiple of 16. */
   bindingBytes: number
 }
@@ -33,6 +38,7 @@ export interface Capabilities {
 export interface Opened {
   device: GPUDevice
   capabilities: Capabilities
+  precision: Precision
 }
 
 interface Dawn {
@@ -59,7 +65,8 @@ async function entrance({ adapter, backend }: WebgpuOptions): Promise<GPU> {
   }
   return create([
     // Every kernel writes its workgroup memory before it reads it; clearing it first costs SwiftShader seconds in compiling.
-    'enable-dawn-features=disable_workgroup_init',
+    // On NVIDIA Dawn has float16 only where it's told to.
+    'enable-dawn-features=disable_workgroup_init,vulkan_enable_f16_on_nvidia',
     // Else timestamps come in steps of 0.1 ms.
     'disable-dawn-features=timestamp_quantization',
     ...(adapter ? [`adapter=${adapter}`] : []),
@@ -187,24 +194,28 @@ async function firstAdapter(gpu: GPU, options: WebgpuOptions): Promise<GPUAdapte
 }
 
 export async function openAdapter(options: WebgpuOptions): Promise<Opened> {
-  checkOptions('webgpu', options, ['adapter', 'software', 'minimal', 'backend'])
+  checkOptions('webgpu', options, ['adapter', 'software', 'minimal', 'backend', 'precision'])
+  const precision = precisionOf('webgpu', options.precision)
   const gpu = await entrance(options)
   const adapter = await firstAdapter(gpu, options)
   const name = nameOf(adapter.info)
   if (isSoftware(adapter) && options.software === false)
     throw new Error(`webgpu: the only adapter computes on the CPU (${name}); the wasm device is faster there`)
   const { maxStorageBufferBindingSize, maxBufferSize } = adapter.limits
+  const half = precision === 'f16'
+  if (half && !adapter.features.has('shader-f16'))
+    throw new Error(`webgpu: ${name} lacks shader-f16, which precision f16 needs; leave that out, or choose another adapter`)
   const timed = !options.minimal && adapter.features.has('timestamp-query')
   const device = await adapter
     .requestDevice({
-      requiredFeatures: timed ? ['timestamp-query'] : [],
+      requiredFeatures: [...(timed ? (['timestamp-query'] as const) : []), ...(half ? (['shader-f16'] as const) : [])],
       requiredLimits: options.minimal ? {} : { maxStorageBufferBindingSize, maxBufferSize },
     })
     .catch((error: unknown) => {
       throw new Error(`webgpu: ${name} can't be opened: ${firstLine(error)}`)
     })
   owners.register(device, gpu)
-  return { device, capabilities: capabilitiesOf(adapter, device) }
+  return { device, capabilities: capabilitiesOf(adapter, device), precision }
 }
 
 /** Of an adapter, or of what a device was granted of it. */
@@ -213,6 +224,7 @@ function capabilitiesOf(adapter: GPUAdapter, { features, limits }: GPUAdapter | 
     adapter: nameOf(adapter.info),
     software: isSoftware(adapter),
     timestamps: features.has('timestamp-query'),
+    f16: adapter.features.has('shader-f16'),
     bindingBytes: Math.floor(Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize) / 16) * 16,
   }
 }

@@ -11,7 +11,7 @@
  * after the GPU now and then, as Firefox does every 100 ms, makes ten steps or tokens a second at most; reads called together wait together.
  */
 import { type Capture, type CaptureOptions, createNotes } from '../capture.ts'
-import type { DispatchTiming, HostArray } from '../device.ts'
+import type { DispatchTiming, HostArray, Precision } from '../device.ts'
 import type { Opened } from './adapter.ts'
 import { type Block, createMemory, type Memory, show } from './memory.ts'
 import { patiently } from './patience.ts'
@@ -42,6 +42,8 @@ export interface Gpu extends Omit<Memory, 'allocate' | 'allocateTogether' | 'rel
   gather(blocks: readonly Block[]): Block[] | null
   readonly device: GPUDevice
   readonly capabilities: Opened['capabilities']
+  /** Where Half is f16: the same with f32. */
+  readonly exact?: Gpu
   /**
    * Runs an entry of a shader on `groups` workgroups (nothing if there are none). Bindings that the entry uses are named; null binds an
    * empty buffer. Parameters that aren't named are 0; a function gives those that may be others each time.
@@ -124,7 +126,7 @@ const faultReads = 3
 const stagingLimit = 2 ** 26
 const stagingKept = 2 ** 20
 
-export function createGpu({ device, capabilities }: Opened): Gpu {
+export function createGpu({ device, capabilities, precision }: Opened): Gpu {
   const { queue } = device
   const align = device.limits.minUniformBufferOffsetAlignment
   let failure: Error | null = null
@@ -236,19 +238,19 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
   let pipelinesMade = 0
   const bindGroups = new Map<string, GPUBindGroup>()
 
-  function pipelineOf(shader: Shader, entry: string, names: readonly string[]): Pipeline {
-    const key = `${shader.name} ${entry} ${names}`
+  function pipelineOf(shader: Shader, entry: string, names: readonly string[], precision: Precision): Pipeline {
+    const key = `${shader.name} ${precision} ${entry} ${names}`
     const known = pipelines.get(key)
     if (known) return known
     const explain = (message: string): string => {
       const [, line, column, text] = message.match(/:(\d+):(\d+) (?:error: )?(.*)/) ?? []
       if (!line) return `${shader.name}.wgsl, ${entry}: ${oneLine(message)}`
-      return `${place(Number(line), shader)}:${column}: ${text}`
+      return `${place(Number(line), shader, precision)}:${column}: ${text}`
     }
     const made = guarded(
       ['validation'],
       () => {
-        const module = device.createShaderModule({ label: shader.name, code: sourceOf(shader) })
+        const module = device.createShaderModule({ label: shader.name, code: sourceOf(shader, precision) })
         const layout = device.createBindGroupLayout({
           entries: [
             {
@@ -343,28 +345,30 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
   /** What reads have found and none has thrown yet. */
   const faultsFound = new Int32Array(faultWords)
 
-  const run: Gpu['run'] = (shader, entry, bindings, params, groups) => {
-    check()
-    if (groups <= 0) return
-    if (groups > groupsLimit * groupsLimit)
-      throw new Error(`webgpu: ${shader.name}, ${entry}: ${groups} workgroups are more than a dispatch holds`)
-    const names = Object.keys(bindings)
-    const pipeline = pipelineOf(shader, entry, names)
-    const blocks = names.map((name) => bindings[name] ?? emptyAt(shader.bindings[name].binding))
-    const now = typeof params === 'function' ? () => pack(shader, params()) : pack(shader, params)
-    const launch = { shader, pipeline, names, blocks, params: now, groups }
-    if (notes.on()) {
-      notes.note(launch)
-      return
+  const runIn =
+    (precision: Precision): Gpu['run'] =>
+    (shader, entry, bindings, params, groups) => {
+      check()
+      if (groups <= 0) return
+      if (groups > groupsLimit * groupsLimit)
+        throw new Error(`webgpu: ${shader.name}, ${entry}: ${groups} workgroups are more than a dispatch holds`)
+      const names = Object.keys(bindings)
+      const pipeline = pipelineOf(shader, entry, names, precision)
+      const blocks = names.map((name) => bindings[name] ?? emptyAt(shader.bindings[name].binding))
+      const now = typeof params === 'function' ? () => pack(shader, params()) : pack(shader, params)
+      const launch = { shader, pipeline, names, blocks, params: now, groups }
+      if (notes.on()) {
+        notes.note(launch)
+        return
+      }
+      if (dispatches >= batchLimit || uniformEnd + room(shader) > uniformBytes) submit()
+      const offset = uniformEnd
+      uniformEnd += room(shader)
+      uniformData.set(packed(launch), offset / 4)
+      if (bindGroups.size >= bindGroupsLimit) bindGroups.clear()
+      encode(launch, bind(bindGroups, uniforms, launch), offset)
+      for (const { memory } of blocks) memory.submission = submission
     }
-    if (dispatches >= batchLimit || uniformEnd + room(shader) > uniformBytes) submit()
-    const offset = uniformEnd
-    uniformEnd += room(shader)
-    uniformData.set(packed(launch), offset / 4)
-    if (bindGroups.size >= bindGroupsLimit) bindGroups.clear()
-    encode(launch, bind(bindGroups, uniforms, launch), offset)
-    for (const { memory } of blocks) memory.submission = submission
-  }
 
   function encode({ pipeline, groups }: Launch, group: GPUBindGroup, offset: number): void {
     if (timing?.each) endPass()
@@ -560,11 +564,11 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     return result
   }
 
-  return {
+  const gpu: Gpu = {
     device,
     capabilities,
     faults,
-    run,
+    run: runIn(precision),
     scratch(floats, body) {
       const block = allocate(4 * floats)
       try {
@@ -637,17 +641,28 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       device.destroy()
     },
   }
+  return precision === 'f32' ? gpu : { ...gpu, exact: { ...gpu, run: runIn('f32') } }
 }
 
-export const sourceOf = ({ files }: Shader): string => files.map(({ source }) => source).join('\n')
+/** What comes before every shader. */
+const preludes: Record<Precision, { name: string; source: string }> = {
+  f32: { name: 'precision f32', source: 'alias Half = f32;\nconst HALF = false;' },
+  f16: { name: 'precision f16', source: 'enable f16;\nalias Half = f16;\nconst HALF = true;' },
+}
+const filesOf = ({ files }: Shader, precision: Precision) => [preludes[precision], ...files]
+
+export const sourceOf = (shader: Shader, precision: Precision = 'f32'): string =>
+  filesOf(shader, precision)
+    .map(({ source }) => source)
+    .join('\n')
 
 /** Which file a line of the whole source is in, and its number there. */
-function place(line: number, { name, files }: Shader): string {
+function place(line: number, shader: Shader, precision: Precision): string {
   let rest = line
-  for (const { name, source } of files) {
+  for (const { name, source } of filesOf(shader, precision)) {
     const lines = source.split('\n').length
     if (rest <= lines) return `${name}.wgsl:${rest}`
     rest -= lines
   }
-  return `${name}.wgsl:${line}`
+  return `${shader.name}.wgsl:${line}`
 }
