@@ -1,7 +1,18 @@
 /** Checks one claim on one device: generates cases, computes both sides, measures, and shrinks what contradicts. */
 import fc from 'fast-check'
 import { type Form, forms, type Shape, scope, Tensor } from '../engine/index.ts'
-import { boundsOf, type Case, type Claim, ClaimError, checkClaim, type Fields, type Relation, refutationRuns, type Side } from './claim.ts'
+import {
+  boundOn,
+  boundsOf,
+  type Case,
+  type Claim,
+  ClaimError,
+  checkClaim,
+  type Fields,
+  type Relation,
+  refutationRuns,
+  type Side,
+} from './claim.ts'
 import { type Devices, type Drawn, Draws, looks, type Subject, withDevice } from './context.ts'
 import { type Arrays, Broken, type Call, type Implementation, NotOffered } from './implementation.ts'
 import { adapterOf } from './own.ts'
@@ -103,7 +114,7 @@ async function checkAlone(claim: Claim, devices: Devices, options: CheckOptions)
   const numRuns = claim.holds === false ? Math.max(runs, refutationRuns) : runs
   const { implementation } = devices
   const bounds = implementation?.boundsOf(boundsOf(claim)) ?? boundsOf(claim)
-  const bound = devices.device.double ? bounds.float64 : bounds.float32
+  const bound = boundOn(devices.device, bounds)
   const began = performance.now()
   const counted = { runs: 0, largest: 0, sinceFailure: -1 }
   let bytes = -1
