@@ -214,10 +214,10 @@ fn activate(g: Group, count: u32) {
     var atB = batch * p.strideB + n * select(1u, p.K, p.transposeB == 1u);
     var sum = 0.0;
     for (var k = 0u; k < p.K; k++) {
-      let weight = f32(Half(a[atA]));
+      let weight = roundedToHalf(a[atA]);
       var x = 0.0;
       if (p.halfB != 0u) { x = halfOfB(atB); } else { x = b[atB]; }
-      x = f32(Half(x));
+      x = roundedToHalf(x);
       sum += weight * select(x, taken(weight, x), p.sparse == 1u);
       atA += stepA;
       atB += stepB;

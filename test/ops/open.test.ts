@@ -53,7 +53,7 @@ describe('openDevice', () => {
 
   it('refuses what is no device', async () => {
     await assert.rejects(openDevice('wasm', { threads: 1 } as never), {
-      message: "openDevice: unknown option 'threads' (wasm, webgpu, log)",
+      message: "openDevice: unknown option 'threads' (wasm, webgpu, precision, log)",
     })
     await assert.rejects(wasmDevice({ thread: 1 } as never), {
       message: "wasm: unknown option 'thread' (threads, relaxed, wide, maximumPages)",
@@ -65,12 +65,29 @@ describe('openDevice', () => {
       message: 'wasm: the options must be an object such as { threads: ... }, not null',
     })
     await assert.rejects(webgpuDevice({ name: 'Voodoo 2' } as never), {
-      message: "webgpu: unknown option 'name' (adapter, software, minimal, backend)",
+      message: "webgpu: unknown option 'name' (adapter, software, minimal, backend, precision)",
     })
     await assert.rejects(
       openDevice('cuda' as DeviceChoice),
       new RegExp(`there is no device 'cuda' \\(there are ${deviceChoices.join(', ')}\\)`),
     )
     await assert.rejects(openDevice('webgpu', { webgpu: { adapter: 'Voodoo 2' } }), /^Error: webgpu: [^\n]+$/)
+  })
+
+  it('has precision f16 on the reference, and says where there is none', async () => {
+    const device = await openDevice('reference', { precision: 'f16' })
+    assert.deepEqual(
+      [device.precision, device.description],
+      ['f16', 'reference (plain TypeScript, float64, operands of products in float16)'],
+    )
+    assert.equal(reference.precision, 'f32')
+    await assert.rejects(openDevice('wasm', { precision: 'f16' }), {
+      message: 'wasm: has no precision f16 (webgpu has, where the adapter does, and the reference); leave it out',
+    })
+    if (gpuIsSoftware)
+      await assert.rejects(openDevice('auto', { precision: 'f16' }), /^Error: auto: nothing here has precision f16: webgpu: [^\n]+$/)
+    await assert.rejects(openDevice('reference', { precision: 'f64' as never }), {
+      message: "openDevice: precision must be f32 or f16, not the text 'f64'",
+    })
   })
 })
