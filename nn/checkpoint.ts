@@ -228,7 +228,7 @@ export function readCheckpoint<K extends ModelKind = 'transformer'>(bytes: Bytes
     seed: count('seed', seed),
     stream: count('stream', stream),
     steps: count('steps', steps),
-    lossScale,
+    ...(lossScale !== undefined && { lossScale }),
     extra,
     tensors,
   }
