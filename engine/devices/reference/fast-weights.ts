@@ -221,17 +221,17 @@ function pseudoValues(S: Matrix, tokens: Tokens, { M, As }: Faded): { E: Matrix;
 /** O_i = Gamma_i * (S q_i) + sum_{j<=i} (q_i . u_j) D_ij * k_j. */
 function transposedReads(S: Matrix, tokens: Tokens, U: Matrix): Matrix {
   const { K, W, round } = tokens
-  const Q = round(tokens.Q)
+  const [Q, before, written] = [tokens.Q, S, U].map(round)
   const O = zeros(K.rows, K.cols)
   let gamma: Vector = new Float64Array(K.cols).fill(1)
   for (let i = 0; i < K.rows; i++) {
     gamma = times(gamma, row(W, i))
-    row(O, i).set(times(gamma, apply(round(S), row(Q, i))))
+    row(O, i).set(times(gamma, apply(before, row(Q, i))))
   }
   const kd = zeros(K.rows, K.cols)
   for (let j = 0; j < K.rows; j++) {
     fadingKey(tokens, j, kd)
-    for (let i = j; i < K.rows; i++) addRow(O, i, kd, i, dotRows(Q, i, round(U), j))
+    for (let i = j; i < K.rows; i++) addRow(O, i, kd, i, dotRows(Q, i, written, j))
   }
   return O
 }

@@ -649,9 +649,9 @@ const preludes: Record<Precision, { name: string; source: string }> = {
   f32: { name: 'precision f32', source: 'alias Half = f32;\nconst HALF = false;' },
   f16: { name: 'precision f16', source: 'enable f16;\nalias Half = f16;\nconst HALF = true;' },
 }
-const filesOf = ({ files }: Shader, precision: Precision) => [preludes[precision], ...files]
+const filesOf = ({ files }: Pick<Shader, 'files'>, precision: Precision) => [preludes[precision], ...files]
 
-export const sourceOf = (shader: Shader, precision: Precision = 'f32'): string =>
+export const sourceOf = (shader: Pick<Shader, 'files'>, precision: Precision = 'f32'): string =>
   filesOf(shader, precision)
     .map(({ source }) => source)
     .join('\n')
