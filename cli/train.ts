@@ -507,6 +507,7 @@ const resumable = new Set([
   'minutes',
   'dry-run',
   'device',
+  'precision',
   'threads',
   'relaxed',
   'simd',

@@ -459,8 +459,8 @@ describe('webgpu runtime', () => {
     await webgpu(this)
     const device = await webgpuDevice({ minimal: true })
     assert.deepEqual(
-      { ...device.capabilities, adapter: '', software: true },
-      { adapter: '', software: true, timestamps: false, bindingBytes: 2 ** 27 },
+      { ...device.capabilities, adapter: '', software: true, f16: false },
+      { adapter: '', software: true, timestamps: false, f16: false, bindingBytes: 2 ** 27 },
     )
     const { step, end } = training(device)
     const loss = step()
