@@ -1,14 +1,15 @@
 /** Adam, AdamW and Muon, and the learning-rate schedules. */
 import { checkDivisor, checkList, checkNumber, checkOptions, fits, type NumberRange } from '../engine/arguments.ts'
-import { mul } from '../engine/ops/elementwise.ts'
-import { reshape } from '../engine/ops/movement.ts'
+import type { Device } from '../engine/devices/device.ts'
+import { affine, equal, greater, mul, sub } from '../engine/ops/elementwise.ts'
+import { concat, reshape, slice } from '../engine/ops/movement.ts'
 import { type AdamTensors, adamSteps, clipScale, gradNorm, type MuonTensors, muonSteps } from '../engine/ops/optimizer.ts'
+import { overwrite } from '../engine/ops/overwrite.ts'
 import { span } from '../engine/profile.ts'
 import { noGrad } from '../engine/recording.ts'
 import { keep, scope } from '../engine/scope.ts'
-import { askedOnce, counted, gatherMemory, gradientPlaces, type Tensor, zerosTogether } from '../engine/tensor.ts'
+import { askedOnce, counted, gatherMemory, gradientPlaces, type Tensor, tensor, zerosTogether } from '../engine/tensor.ts'
 import { withDefaults } from './fields.ts'
-import { LossScale } from './loss-scale.ts'
 import { type StateDict, writeAll } from './module.ts'
 
 /** Settings of `Adam` and `AdamW`. */
@@ -55,6 +56,69 @@ function checkHyper(optimizer: string, values: { [name in keyof typeof hyper]?: 
 
 /** Of all of them: settings for one may be given to another. */
 const known = ['lr', 'betas', 'eps', 'weightDecay', 'decays', 'matrixLr', 'momentum', 'matrices']
+
+/** As in torch.amp.GradScaler. */
+const firstScale = 2 ** 16
+const growAfter = 2000
+
+/**
+ * Loss scaling (Micikevicius et al. 2018, section 3.2): float16 loses gradients below 6e-8. So a power of two multiplies the loss, and its inverse the
+ * gradients. Where one isn't finite, the step is left out and the scale halved; after `growAfter` good steps on end it's doubled. All on the device: a step
+ * neither waits for the one before nor is captured differently. Tests: test/nn/precision.test.ts.
+ */
+class LossScale {
+  /** The scale, its inverse, and good steps since it has changed: [3]. */
+  readonly state: Tensor
+  private readonly everywhere: Tensor
+
+  constructor(device: Device) {
+    this.state = tensor([firstScale, 1 / firstScale, 0], { device })
+    this.everywhere = tensor([1], { dtype: 'int32', device })
+  }
+
+  private part = (i: number): Tensor => slice(this.state, 0, i, i + 1)
+  /** [1]; and its inverse. */
+  scale = (): Tensor => this.part(0)
+  inverse = (): Tensor => this.part(1)
+
+  /** After a step whose gradients, still scaled, have this norm. */
+  update(norm: Tensor): void {
+    noGrad(() =>
+      scope(() => {
+        // NaN for NaN and infinities, which equals nothing.
+        const difference = reshape(sub(norm, norm), [1])
+        const good = equal(difference, difference)
+        const steps = mul(affine(this.part(2), 1, 1), good)
+        const grows = greater(steps, growAfter - 0.5)
+        const factor = mul(affine(good, 0.5, 0.5), affine(grows, 1, 1))
+        const inverse = mul(affine(good, -1, 2), affine(grows, -0.5, 1))
+        const next = [mul(this.scale(), factor), mul(this.inverse(), inverse), mul(steps, affine(grows, -1, 1))]
+        overwrite(this.state, concat(next, 0), this.everywhere)
+      }),
+    )
+  }
+
+  /** As a text, exactly; of the moment of the call. */
+  async saved(): Promise<string> {
+    const [scale, , steps] = await this.state.read()
+    return `${scale} ${steps}`
+  }
+
+  /** Takes up what `saved` gave. */
+  restore(text: string): void {
+    const [scale, steps] = text.split(' ').map(Number)
+    if (!(/^\S+ \d+$/.test(text) && scale > 0 && Number.isInteger(Math.log2(scale)) && steps < growAfter))
+      throw new Error(
+        `a loss scale must be a power of two and a number of steps below ${growAfter}, not ${JSON.stringify(text.slice(0, 80))}`,
+      )
+    this.state.write([scale, 1 / scale, steps])
+  }
+
+  dispose(): void {
+    this.state.dispose()
+    this.everywhere.dispose()
+  }
+}
 
 /** Clips nothing but a norm that isn't finite. */
 const largest = 3e38
@@ -146,7 +210,7 @@ export abstract class Optimizer {
     const slots = [...this.slots.values()].filter((s) => s.p.grad)
     const measured = gradNorm(slots.map((s) => s.p.grad as Tensor))
     const scaling = this.scaling ? this.lossScale : null
-    const norm = scaling ? noGrad(() => scope(() => keep(mul(measured, scaling.inverse())))) : measured
+    const norm = scaling ? noGrad(() => scope(() => keep(reshape(mul(measured, scaling.inverse()), [])))) : measured
     const { betas, eps } = this.config
     const { decoupled = false, muon } = this.variant
     const [beta1, beta2] = betas

@@ -9,11 +9,11 @@ export type HostArray = Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> | 
 /** The devices: `reference`, float64 in plain JavaScript; `wasm`, WebAssembly SIMD on the CPU; `webgpu`, the GPU. */
 export type DeviceName = 'reference' | 'wasm' | 'webgpu'
 
-/** What a device can round the operands of products to. */
+/** What a device can round the operands of products of matrices to: see `Precision`. */
 export const precisions = ['f32', 'f16'] as const
 /**
- * What the operands of products (`matmul`, `products`, those of the chunk form of `fastWeights`) are rounded to as they are read: `f16`, to float16, or
- * `f32`, to nothing beyond the device's own numbers. Sums, and all that is kept, are in these whatever it is.
+ * `f16`: operands of products (`matmul`, those of the chunk form of `fastWeights`) are rounded to float16 as they are read; `f32`: they aren't. Sums, and all
+ * that is kept, are in the device's own numbers.
  */
 export type Precision = (typeof precisions)[number]
 
@@ -52,7 +52,7 @@ export interface Device<S = any> {
   readonly description: string
   /** Whether float32 tensors really hold float64 values (the oracle). */
   readonly double: boolean
-  /** What operands of products are rounded to. */
+  /** See `Precision`. */
   readonly precision: Precision
   /** Whether kernels run later than they are called: a next step may be begun before the last is read, so that the device never idles. */
   readonly defers: boolean

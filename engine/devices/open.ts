@@ -17,7 +17,7 @@ export interface OpenOptions {
   wasm?: WasmOptions
   /** For the webgpu device, also where `auto` picks it. */
   webgpu?: WebgpuOptions
-  /** What operands of products are rounded to, `f32` by default; `f16` on webgpu, where the adapter has it, and on the reference. */
+  /** `f32` by default; `f16` on webgpu, where the adapter has that, and on the reference. */
   precision?: Precision
   /** Is told, in a line, what `auto` has picked and why. */
   log?: (line: string) => void

@@ -39,7 +39,7 @@ const waitingLimit = 2 ** 24
 
 /** Options of `referenceDevice`. */
 export interface ReferenceOptions {
-  /** `f32`, by default, rounds nothing; `f16` rounds the operands of products, and is what a device with float16 is held to. */
+  /** `f32` by default; `f16` is what a device of that precision is held to. */
   precision?: Precision
 }
 

@@ -14,7 +14,7 @@ export interface WebgpuOptions {
   minimal?: boolean
   /** Dawn's backend: `null` checks shaders and computes nothing. */
   backend?: 'null' | 'vulkan' | 'metal' | 'd3d12'
-  /** What operands of products are rounded to, `f32` by default; `f16` where the adapter has the feature shader-f16. */
+  /** `f32` by default; `f16` where the adapter has the feature shader-f16. */
   precision?: Precision
 }
 
