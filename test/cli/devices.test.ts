@@ -76,10 +76,7 @@ describe('--device', () => {
       assert.match(note, /^note: the run was trained in .*float16.* and goes on in float64, so it won't repeat an unbroken run exactly$/m)
       await place.succeed(`train --resume ${device}-cut --steps 6 --sample-length 20 ${how}`)
       assert.deepEqual(place.metrics(`${device}-cut`).map(withoutTime), place.metrics(`${device}-16`).map(withoutTime))
-      assert.match(
-        await place.succeed(`verify oja:*chunk?=* --runs 3 ${how}`),
-        new RegExp(`^ok .*${device} [\\d.e-]+ / 7\\.8e-3 `, 'm'),
-      )
+      assert.match(await place.succeed(`verify oja:*chunk?=* --runs 3 ${how}`), new RegExp(`^ok .*${device} [\\d.e-]+ / 7\\.8e-3 `, 'm'))
     }
     for (const [words, code, message] of [
       [
@@ -101,7 +98,8 @@ describe('--device', () => {
       if (words.endsWith('auto') && !gpuIsSoftware) continue
       const result = await place.run(words)
       assert.deepEqual([result.code, result.stdout], [code, ''])
-      assert.match(result.stderr, new RegExp(`^fastweights: ${message}\n`))
+      // Dawn may have warned of something before.
+      assert.match(result.stderr, new RegExp(`^fastweights: ${message}$`, 'm'))
     }
   })
 
