@@ -133,7 +133,7 @@ async function examine(device: Device): Promise<number> {
     if (!ok) failures++
     row(
       `  ${name}`,
-      `${ok ? 'ok' : 'FAILED'}: loss ${loss.toFixed(6)}, largest relative error of a gradient ${worst.toExponential(1)} (bound ${short(bound)})`,
+      `${ok ? 'ok' : 'FAILED'}: loss ${loss.toFixed(6)}, ${device.precision === 'f16' ? 'relative error of the gradients' : 'largest relative error of a gradient'} ${worst.toExponential(1)} (bound ${short(bound)})`,
     )
   }
   row('  not checked', `${composed.size} others, made of the same kernels`)
@@ -174,12 +174,22 @@ async function compare(device: Device, preset: (typeof presets)[keyof typeof pre
   let worst = Math.abs(ours.loss - oracle.loss)
   const largestOf = (values: ArrayLike<number>): number => Array.from(values).reduce((most, x) => Math.max(most, Math.abs(x)), 0)
   // One that is 0 but for rounding (of the bias of AFT's keys, to which a softmax is blind) is measured by the others.
-  // In float16 all small ones are: sums of large terms, each rounded.
-  const floor = (device.precision === 'f16' ? 0.1 : 1e-3) * Math.max(...[...oracle.gradients.values()].map(largestOf))
+  const floor = 1e-3 * Math.max(...[...oracle.gradients.values()].map(largestOf))
   for (const [name, expected] of oracle.gradients) {
     const actual = ours.gradients.get(name) as ArrayLike<number>
     const error = largestOf(Array.from(expected, (x, i) => actual[i] - x))
     worst = Number.isNaN(error) ? Infinity : Math.max(worst, error / Math.max(largestOf(expected), floor))
+  }
+  if (device.precision === 'f16') {
+    // A relu that rounding moves past 0 gives one row of a gradient another term: all of them together say more.
+    const sums = [0, 0]
+    for (const [name, expected] of oracle.gradients)
+      for (let i = 0; i < expected.length; i++) {
+        sums[0] += (ours.gradients.get(name)![i] - expected[i]) ** 2
+        sums[1] += expected[i] ** 2
+      }
+    const error = Math.sqrt(sums[0] / sums[1])
+    worst = Number.isNaN(error) ? Infinity : Math.max(error, Math.abs(ours.loss - oracle.loss))
   }
   ours.model.dispose()
   setDevice(device)
