@@ -20,7 +20,7 @@ export {
   unaryOps,
 } from './devices/kernels.ts'
 export { type DeviceChoice, deviceChoices, type OpenOptions, openDevice } from './devices/open.ts'
-export { type ReferenceOptions, referenceDevice } from './devices/reference/index.ts'
+export { type ReferenceDevice, type ReferenceOptions, referenceDevice } from './devices/reference/index.ts'
 export { enableWideSimd, relaxedAvailable, threadsAvailable, type WasmOptions, type WideSimd, wasmDevice } from './devices/wasm/index.ts'
 export {
   type AdapterReport,

@@ -13,7 +13,7 @@ import { type FrozenOptions, frozen, frozenEntry } from './frozen.ts'
 import { completeMixer, says, shared } from './mixers.ts'
 import type { Model } from './model.ts'
 import { entriesOf, isFloat, outline, prefixOf, shapesOf } from './module.ts'
-import type { Optimizer } from './optimizers.ts'
+import { checkLossScale, type Optimizer } from './optimizers.ts'
 import {
   type Bytes,
   PackedEntry,
@@ -191,6 +191,7 @@ export function readCheckpoint<K extends ModelKind = 'transformer'>(bytes: Bytes
     [lossScaleKey]: lossScale,
     ...extra
   } = metadata
+  if (lossScale !== undefined) checkLossScale(lossScale, fail)
   if (found !== kind)
     fail(
       `the file holds a model of the kind ${quote(found)}, not "${kind}"${Object.hasOwn(kinds, found) ? `: readCheckpoint(bytes, '${found}')` : ''}`,

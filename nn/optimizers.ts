@@ -1,7 +1,7 @@
 /** Adam, AdamW and Muon, and the learning-rate schedules. */
 import { checkDivisor, checkList, checkNumber, checkOptions, fits, type NumberRange } from '../engine/arguments.ts'
 import type { Device } from '../engine/devices/device.ts'
-import { affine, equal, greater, mul, sub } from '../engine/ops/elementwise.ts'
+import { affine, equal, greater, maximum, minimum, mul, sub } from '../engine/ops/elementwise.ts'
 import { concat, reshape, slice } from '../engine/ops/movement.ts'
 import { type AdamTensors, adamSteps, clipScale, gradNorm, type MuonTensors, muonSteps } from '../engine/ops/optimizer.ts'
 import { overwrite } from '../engine/ops/overwrite.ts'
@@ -60,10 +60,12 @@ const known = ['lr', 'betas', 'eps', 'weightDecay', 'decays', 'matrixLr', 'momen
 /** As in torch.amp.GradScaler. */
 const firstScale = 2 ** 16
 const growAfter = 2000
+/** With one below 1 it isn't the scale that overflows; and the inverse of this is the smallest float32 that no device takes for 0. */
+const [leastScale, mostScale] = [1, 2 ** 126]
 
 /**
  * Loss scaling (Micikevicius et al. 2018, section 3.2): float16 loses gradients below 6e-8. So a power of two multiplies the loss, and its inverse the
- * gradients. Where one isn't finite, the step is left out and the scale halved; after `growAfter` good steps on end it's doubled. All on the device: a step
+ * gradients. Where one isn't finite, the step is left out and the scale halved, down to 1; after `growAfter` good steps on end it's doubled. All on the device: a step
  * neither waits for the one before nor is captured differently. Tests: test/nn/precision.test.ts.
  */
 class LossScale {
@@ -92,7 +94,12 @@ class LossScale {
         const grows = greater(steps, growAfter - 0.5)
         const factor = mul(affine(good, 0.5, 0.5), affine(grows, 1, 1))
         const inverse = mul(affine(good, -1, 2), affine(grows, -0.5, 1))
-        const next = [mul(this.scale(), factor), mul(this.inverse(), inverse), mul(steps, affine(grows, -1, 1))]
+        const within = (x: Tensor, least: number, most: number): Tensor => maximum(minimum(x, most), least)
+        const next = [
+          within(mul(this.scale(), factor), leastScale, mostScale),
+          within(mul(this.inverse(), inverse), 1 / mostScale, 1 / leastScale),
+          mul(steps, affine(grows, -1, 1)),
+        ]
         overwrite(this.state, concat(next, 0), this.everywhere)
       }),
     )
@@ -106,11 +113,10 @@ class LossScale {
 
   /** Takes up what `saved` gave. */
   restore(text: string): void {
+    checkLossScale(text, (problem) => {
+      throw new Error(problem)
+    })
     const [scale, steps] = text.split(' ').map(Number)
-    if (!(/^\S+ \d+$/.test(text) && scale > 0 && Number.isInteger(Math.log2(scale)) && steps < growAfter))
-      throw new Error(
-        `a loss scale must be a power of two and a number of steps below ${growAfter}, not ${JSON.stringify(text.slice(0, 80))}`,
-      )
     this.state.write([scale, 1 / scale, steps])
   }
 
@@ -118,6 +124,16 @@ class LossScale {
     this.state.dispose()
     this.everywhere.dispose()
   }
+}
+
+/** Of what `LossScale.saved` gives. */
+export function checkLossScale(text: string, fail: (problem: string) => never): void {
+  const [scale, steps] = text.split(' ').map(Number)
+  const ok = scale >= leastScale && scale <= mostScale && Number.isInteger(Math.log2(scale)) && steps < growAfter
+  if (!(ok && /^\S+ \d+$/.test(text)))
+    fail(
+      `the loss scale must be a power of two from 1 to 2^126 and a number of steps below ${growAfter}, not ${JSON.stringify(text.slice(0, 80))}`,
+    )
 }
 
 /** Clips nothing but a norm that isn't finite. */
@@ -186,7 +202,7 @@ export abstract class Optimizer {
 
   /**
    * What to pass to `backward` of a loss of one number: on a device of precision f16 a power of two, which gradients need there and `step` takes out again
-   * (where one isn't finite it leaves parameters and moments as they are, and the power is halved); elsewhere undefined, which is 1.
+   * (where one isn't finite it leaves parameters and moments as they are, and the power is halved, down to 1); elsewhere undefined, which is 1.
    */
   seed(loss: Tensor): Tensor | undefined {
     if (!this.lossScale) return undefined

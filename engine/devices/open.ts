@@ -17,7 +17,7 @@ export interface OpenOptions {
   wasm?: WasmOptions
   /** For the webgpu device, also where `auto` picks it. */
   webgpu?: WebgpuOptions
-  /** `f32` by default; `f16` on webgpu, where the adapter has that, and on the reference. */
+  /** `webgpu.precision` by default, where that is taken, else `f32`; `f16` on webgpu, where the adapter has that, and on the reference. */
   precision?: Precision
   /** Is told, in a line, what `auto` has picked and why. */
   log?: (line: string) => void
@@ -29,9 +29,10 @@ export interface OpenOptions {
  */
 export async function openDevice(choice: DeviceChoice, options: OpenOptions = {}): Promise<Device> {
   checkOptions('openDevice', options, ['wasm', 'webgpu', 'precision', 'log'])
-  const precision = precisionOf('openDevice', options.precision)
+  const picked = choice === 'webgpu' || choice === 'auto' ? options.webgpu?.precision : undefined
+  const precision = precisionOf('openDevice', options.precision ?? picked)
   const half = precision === 'f16'
-  const webgpu = { ...options.webgpu, precision }
+  const webgpu = half ? { ...options.webgpu, precision } : options.webgpu
   if (choice === 'reference') return referenceDevice({ precision })
   if (choice === 'wasm' && half)
     throw new Error('wasm: has no precision f16 (webgpu has, where the adapter does, and the reference); leave it out')

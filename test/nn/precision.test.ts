@@ -2,8 +2,10 @@
 import assert from 'node:assert/strict'
 import {
   adamSteps,
+  add,
   type Device,
   type HostArray,
+  keep,
   mul,
   muonSteps,
   parameter,
@@ -23,11 +25,13 @@ import {
   Muon,
   modelOf,
   readCheckpoint,
+  readSafetensors,
   restoreOptimizer,
   type StepResult,
   Trainer,
   Transformer,
   writeCheckpoint,
+  writeSafetensors,
 } from '../../nn/index.ts'
 import { assertSameBits, builds, gpus, halfGpus, halfReference, reference, uniforms, wasm } from '../helpers.ts'
 import { architectures, randomBatch } from './models.ts'
@@ -159,6 +163,69 @@ describe('training in precision f16', () => {
     }
   })
 
+  it('the scale stays between 1 and 2^126, so that it never becomes 0 or infinite', async function () {
+    for (const device of [halfReference, ...(await halfGpus(this))]) {
+      const { weight } = new Slope(device)
+      const optimizer = new Adam(new Map([['weight', weight]]), { lr: 0.1 })
+      for (const [before, gradient, after] of [
+        ['1 3', Number.NaN, [1, 1, 0]],
+        [`${2 ** 126} 1999`, 0, [2 ** 126, 2 ** -126, 0]],
+        [`${2 ** 126} 5`, 0, [2 ** 126, 2 ** -126, 6]],
+      ] as const) {
+        optimizer.lossScale!.restore(before)
+        scope(() => {
+          const loss = sum(square(weight))
+          loss.backward(optimizer.seed(loss))
+          weight.grad!.write(new Float32Array(weight.size).fill(gradient))
+          optimizer.step()
+        })
+        optimizer.zeroGrad()
+        assert.deepEqual(Array.from(await optimizer.lossScale!.state.read()), after, `${device.name}, ${before}`)
+      }
+      optimizer.dispose()
+      weight.dispose()
+    }
+  })
+
+  it('where no product is rounded, steps have the bits of f32: micro-batches, groups, bounded norms, gradients of 0', async function () {
+    const plain = [reference, ...(await gpus())]
+    const half = [halfReference, ...(await halfGpus(this))]
+    const run = async (device: Device, Kind: typeof AdamW | typeof Muon): Promise<HostArray[]> => {
+      const weights = ['first', 'second'].map((name, i): [string, Tensor] => [
+        name,
+        parameter(tensor(uniforms(i, 12 * 8), { shape: [12, 8], device })),
+      ])
+      const optimizer = new Kind(new Map(weights), { lr: 0.1, weightDecay: 0.1, decays: (name) => name === 'first' })
+      const norms: Tensor[] = []
+      for (const [factor, clipNorm] of [
+        [1, 0.5],
+        [3, undefined],
+        [0, 0.5],
+        [1, 100],
+      ]) {
+        scope(() => {
+          // Of two, gradients add up.
+          for (const part of [factor, 2 * factor!]) {
+            const loss = weights.map(([, w]) => sum(square(mul(w, part!)))).reduce((a, b) => add(a, b))
+            loss.backward(optimizer.seed(loss))
+          }
+          norms.push(keep(optimizer.step({ clipNorm })))
+        })
+        optimizer.zeroGrad()
+      }
+      const all = [...weights.map(([, w]) => w), ...optimizer.moments().values(), ...norms]
+      return valuesOf(all).finally(() => {
+        optimizer.dispose()
+        for (const t of [...weights.map(([, w]) => w), ...norms]) t.dispose()
+      })
+    }
+    for (const [i, device] of half.entries())
+      for (const Kind of [AdamW, Muon]) {
+        const expected = await run(plain[i], Kind)
+        for (const [j, x] of (await run(device, Kind)).entries()) assertSameBits(x, expected[j], `${device.name}, ${Kind.name}: ${j}`)
+      }
+  })
+
   it('a run resumes from its checkpoint to the bit, the scale and its count included', async function () {
     for (const device of [halfReference, ...(await halfGpus(this))]) {
       const whole = learner(device)
@@ -237,18 +304,21 @@ describe('training in precision f16', () => {
     // A run in f16 goes on in f32, and the other way round.
     const half = learner(halfReference)
     await steps(half, 1, 1)
-    const saved = readCheckpoint(await writeCheckpoint(half.model, half.optimizer))
+    const bytesOfHalf = await writeCheckpoint(half.model, half.optimizer)
+    const { tensors, metadata } = readSafetensors(bytesOfHalf)
+    const saved = readCheckpoint(bytesOfHalf)
     setDevice(reference)
     const model = modelOf(saved)
     const optimizer = new Muon(model.namedParameters(), { lr: 1e-3 })
     restoreOptimizer(optimizer, saved)
     restoreOptimizer(half.optimizer, checkpoint)
     assert.match(await half.optimizer.lossScale!.saved(), /^(65536 1|32768 0)$/)
-    for (const text of ['3 0', '65536', '65536 2000', 'x 1', '-2 0', '0 0'])
-      assert.throws(
-        () => half.optimizer.lossScale!.restore(text),
-        /^Error: a loss scale must be a power of two and a number of steps below 2000/,
-      )
+    for (const text of ['3 0', '65536', '65536 2000', 'x 1', '-2 0', '0 0', '0.5 0', 'Infinity 0']) {
+      const problem = /the loss scale must be a power of two from 1 to 2\^126 and a number of steps below 2000, not "/
+      assert.throws(() => half.optimizer.lossScale!.restore(text), problem)
+      const wrong = writeSafetensors(tensors, { ...metadata, lossScale: text })
+      assert.throws(() => readCheckpoint(wrong), problem)
+    }
     const bytes = halfReference.bytesInUse()
     const adam = new Adam(half.model.namedParameters(), { lr: 1 })
     adam.dispose()

@@ -9,6 +9,7 @@ import {
   halfTensor,
   linears,
   matmul,
+  referenceDevice,
   scope,
   selfCheck,
   setDevice,
@@ -95,6 +96,15 @@ describe('precision f16', () => {
     assert.ok(Number.isNaN(toFloat16(Number.NaN)))
     // Float64 isn't rounded twice.
     assert.equal(toFloat16(1 + 2 ** -11 + 2 ** -40), 1 + 2 ** -10)
+  })
+
+  it('the reference counts what was too large for float16, of its own operands alone', async () => {
+    const [one, other, exact] = [referenceDevice({ precision: 'f16' }), referenceDevice({ precision: 'f16' }), referenceDevice()]
+    for (const device of [one, other, exact])
+      scope(() => matmul(tensor([65519, Infinity, Number.NaN], { shape: [1, 3], device }), tensor([1, 1, 1], { shape: [3, 1], device })))
+    for (const device of [one, exact])
+      scope(() => matmul(tensor([65520], { shape: [1, 1], device }), tensor([-1e5], { shape: [1, 1], device })))
+    assert.deepEqual([one.overflows(), other.overflows(), exact.overflows()], [2, 0, 0])
   })
 
   it('a product on the reference is that of rounded operands, and so are its gradients', () =>

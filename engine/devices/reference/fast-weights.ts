@@ -15,7 +15,6 @@
  *
  * Shapes: kernels.ts. Pinned by test/ops/fast-weights.test.ts: the two forms agree to 1e-10, gradients agree with central differences.
  */
-import { toFloat16 } from '../../half.ts'
 import { type FastWeightInputs, type FastWeightSizes, GateError, type Kernels, tokenBits } from '../kernels.ts'
 import { sigmoid } from './elementwise.ts'
 import type { RefStorage } from './storage.ts'
@@ -46,7 +45,6 @@ interface Tokens {
 }
 type Rounding = (m: Matrix) => Matrix
 const exactly: Rounding = (m) => m
-const toHalves: Rounding = (m) => ({ ...m, data: m.data.map(toFloat16) })
 
 interface Cotangents {
   G: Matrix
@@ -364,7 +362,7 @@ function fadeBackward(given: Tokens, ofP: Matrix, ofM: Matrix, dQs: Matrix, dAs:
 type FastWeightKernels = Pick<Kernels<RefStorage>, 'fastWeights' | 'fastWeightsBackward'>
 
 const forward =
-  (half: boolean): FastWeightKernels['fastWeights'] =>
+  (round: Rounding): FastWeightKernels['fastWeights'] =>
   (form, inputs, { y, sT, zT, den, states, zs }, sizes) => {
     const { K, V, scale, eps, transposed } = sizes
     checkGate(inputs, sizes)
@@ -377,7 +375,7 @@ const forward =
         zs?.data.set(z, span.index * K)
         clear(y, span.rows, transposed ? K : V)
         if (den) clear(den, span.rows, 1)
-        for (const stretch of stretchesOf(inputs, span, sizes, half)) {
+        for (const stretch of stretchesOf(inputs, span, sizes, round)) {
           if (stretch.fresh) for (const x of [S.data, z]) x.fill(0)
           const { O, N } = run(S, z, stretch.tokens)
           const d = N.map((x) => (zT ? x + eps : 1))
@@ -416,7 +414,7 @@ function rowsOf(tokens: Tokens, from: number, to: number): Tokens {
 
 /** With a normaliser y = scale O / den, so G = scale dy / den and g = -(dy . y) / den: dropping g is the classic mistake. */
 const backward =
-  (half: boolean): FastWeightKernels['fastWeightsBackward'] =>
+  (round: Rounding): FastWeightKernels['fastWeightsBackward'] =>
   (form, inputs, saved, { dy, dsT, dzT }, gradients, sizes) => {
     const { K, V, scale, gateWidth, transposed } = sizes
     const { dq, dk, dv, dbeta, dgate, derase, dalong } = gradients
@@ -435,7 +433,7 @@ const backward =
           [dalong, K],
         ] as const)
           if (x) clear(x, span.rows, width)
-        for (const { rows, fresh, tokens } of stretchesOf(inputs, span, sizes, half).reverse()) {
+        for (const { rows, fresh, tokens } of stretchesOf(inputs, span, sizes, round).reverse()) {
           const S = fresh ? zeros(K, V) : block(saved.states, span.index, K, V)
           const z = fresh || !saved.zs ? new Float64Array(K) : block(saved.zs, span.index, 1, K).data
           const dY = gather(dy, rows, transposed ? K : V)
@@ -474,8 +472,13 @@ const backward =
     }
   }
 
-/** `half`: operands of the products of the chunk form are rounded to float16; the recurrent form, systems of equations and states aren't. */
-export const fastWeightKernels = (half: boolean): FastWeightKernels => ({ fastWeights: forward(half), fastWeightsBackward: backward(half) })
+/**
+ * `round`: what operands of the products of the chunk form are rounded by, if by anything; the recurrent form, systems of equations and states aren't.
+ */
+export function fastWeightKernels(round?: (x: number) => number): FastWeightKernels {
+  const rounding: Rounding = round ? (m) => ({ ...m, data: m.data.map((x) => round(x)) }) : exactly
+  return { fastWeights: forward(rounding), fastWeightsBackward: backward(rounding) }
+}
 
 function checkGate({ gate, tokens }: FastWeightInputs<RefStorage>, { B, T, H, gateWidth }: FastWeightSizes): void {
   for (let i = 0; gate && i < B * T * H * gateWidth; i++)
@@ -513,7 +516,7 @@ interface Stretch {
 }
 
 /** A span cut where sequences begin; the last stretch may have no rows. */
-function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, sizes: FastWeightSizes, half: boolean): Stretch[] {
+function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, sizes: FastWeightSizes, round: Rounding): Stretch[] {
   const { H, K, V, gateWidth, transposed, logits } = sizes
   const { q, k, v, beta, gate, erase, along, tokens } = inputs
   const pieces: Pick<Stretch, 'rows' | 'fresh'>[] = [{ rows: [], fresh: false }]
@@ -535,7 +538,6 @@ function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, sizes: Fa
     const betas = beta && logits ? given.map(sigmoid) : given
     const Q = gather(q, rows, transposed ? V : K)
     const vectors = { Q, K: keys, V: gather(v, rows, V), W, A, along: along && gather(along, rows, K) }
-    const round = half ? toHalves : exactly
     return { rows, fresh, tokens: { ...vectors, beta: betas, transposed, round, roundPairs: gate || tokens ? exactly : round } }
   })
 }

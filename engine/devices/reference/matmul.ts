@@ -1,17 +1,17 @@
 /** C = activation([C +] A B [+ bias]) over a batch; a transpose is a pair of strides. Pinned by test/ops/values.test.ts and gradients.test.ts. */
-import { toFloat16 } from '../../half.ts'
 import type { Kernels } from '../kernels.ts'
 import { unaryTable } from './elementwise.ts'
 import { numbersOf, type RefStorage } from './storage.ts'
 
-const operand = (x: Float32Array | RefStorage['data'], half: boolean): ArrayLike<number> => (half ? x.map(toFloat16) : x)
+type Round = ((x: number) => number) | undefined
+const operand = (x: Float32Array | RefStorage['data'], round: Round): ArrayLike<number> => (round ? x.map((value) => round(value)) : x)
 
-/** `half`: operands are rounded to float16. */
-export const matmulKernels = (half: boolean): Pick<Kernels<RefStorage>, 'matmul' | 'products'> => ({
+/** `round`: what operands are rounded by, if by anything. */
+export const matmulKernels = (round: Round): Pick<Kernels<RefStorage>, 'matmul' | 'products'> => ({
   matmul(a, b, bias, c, { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation, halfB }, start) {
     const [rowA, colA] = transposeA ? [1, M] : [K, 1]
     const [rowB, colB] = transposeB ? [1, K] : [N, 1]
-    const [A, B] = [a.data, halfB ? numbersOf(b, halfB) : b.data].map((x) => operand(x, half))
+    const [A, B] = [a.data, halfB ? numbersOf(b, halfB) : b.data].map((x) => operand(x, round))
     const C = c.data
     if (!accumulate) C.fill(0, 0, batch * M * N)
     else if (start) C.set(start.data)
@@ -33,7 +33,7 @@ export const matmulKernels = (half: boolean): Pick<Kernels<RefStorage>, 'matmul'
   products(list) {
     for (const { c, M, N, terms, accumulate, bias, activation, sums, gate } of list) {
       const C = c.data
-      const operands = terms.map(({ a, b, ...term }) => ({ ...term, A: operand(a.data, half), B: operand(b.data, half) }))
+      const operands = terms.map(({ a, b, ...term }) => ({ ...term, A: operand(a.data, round), B: operand(b.data, round) }))
       for (let m = 0; m < M; m++)
         for (let n = 0; n < N; n++) {
           let x = accumulate ? C[m * N + n] : 0
