@@ -203,6 +203,7 @@ export abstract class Optimizer {
   /**
    * What to pass to `backward` of a loss of one number: on a device of precision f16 a power of two, which gradients need there and `step` takes out again
    * (where one isn't finite it leaves parameters and moments as they are, and the power is halved, down to 1); elsewhere undefined, which is 1.
+   * For a loss that one optimiser learns from: another would take its gradients with the power still in them.
    */
   seed(loss: Tensor): Tensor | undefined {
     if (!this.lossScale) return undefined

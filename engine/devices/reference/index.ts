@@ -44,6 +44,7 @@ export interface ReferenceOptions {
   precision?: Precision
 }
 
+/** What `referenceDevice` opens. */
 export interface ReferenceDevice extends Device<RefStorage> {
   /** How many operands were too large for float16 so far, from 65520 on; in f32 none. */
   overflows(): number
