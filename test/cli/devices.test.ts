@@ -53,7 +53,10 @@ describe('--device', () => {
     for (const { code, stdout, stderr } of results) {
       assert.equal(code, 0)
       // Dawn may warn of something before.
-      assert.match(stderr.replaceAll(/^Warning: .*\n/gm, ''), /^auto: (wasm \(.*\), because of webgpu: .*|webgpu \(.*\), a GPU that works)\n$/)
+      assert.match(
+        stderr.replaceAll(/^Warning: .*\n/gm, ''),
+        /^auto: (wasm \(.*\), because of webgpu: .*|webgpu \(.*\), a GPU that works)\n$/,
+      )
       if (gpuIsSoftware) assert.match(stderr, /^auto: wasm /m)
       if (/^auto: wasm/m.test(stderr)) assert.equal(stdout, expected)
     }
