@@ -68,6 +68,9 @@ export async function doctor(
       continue
     }
     row('description', device.description)
+    const noUnits = (device as Partial<WebgpuDevice>).capabilities?.noMatrixUnits
+    if (noUnits !== undefined)
+      row('matrix units', noUnits === null ? 'used: products of integers came out exactly' : `not used: ${noUnits}`)
     try {
       failures += await examine(device)
     } catch (error) {

@@ -19,8 +19,8 @@ export interface WebgpuOptions {
 }
 
 /**
- * What there is beyond the guaranteed: the runtime asks here, and does without where it's missing. Subgroups aren't used: what they would
- * gain no GPU has measured yet.
+ * What there is beyond the guaranteed: the runtime asks here, and does without where it's missing. Subgroups are used for matrix units alone: what they
+ * would gain elsewhere no GPU has measured yet.
  */
 export interface Capabilities {
   /** The adapter's name. */
@@ -31,6 +31,8 @@ export interface Capabilities {
   timestamps: boolean
   /** Whether it has float16, and so precision f16. */
   f16: boolean
+  /** Of a device in precision f16: why large products don't run on matrix units; null where they do. */
+  noMatrixUnits?: string | null
   /** Largest buffer that can be bound, in bytes: a multiple of 16. */
   bindingBytes: number
 }
@@ -51,7 +53,7 @@ interface Dawn {
  */
 const owners = new FinalizationRegistry<GPU>(() => {})
 
-async function entrance({ adapter, backend }: WebgpuOptions): Promise<GPU> {
+async function entrance({ adapter, backend, precision }: WebgpuOptions): Promise<GPU> {
   if (!inNode) {
     if (typeof navigator === 'undefined' || !navigator.gpu)
       throw new Error('webgpu: this browser has no WebGPU here (it needs a secure page, https or localhost, and perhaps a newer version)')
@@ -65,8 +67,8 @@ async function entrance({ adapter, backend }: WebgpuOptions): Promise<GPU> {
   }
   return create([
     // Every kernel writes its workgroup memory before it reads it; clearing it first costs SwiftShader seconds in compiling.
-    // On NVIDIA Dawn has float16 only where it's told to.
-    'enable-dawn-features=disable_workgroup_init,vulkan_enable_f16_on_nvidia',
+    // On NVIDIA Dawn has float16 only where it's told to; matrix units are an experiment of Dawn's.
+    `enable-dawn-features=disable_workgroup_init,vulkan_enable_f16_on_nvidia${precision === 'f16' ? ',allow_unsafe_apis' : ''}`,
     // Else timestamps come in steps of 0.1 ms.
     'disable-dawn-features=timestamp_quantization',
     ...(adapter ? [`adapter=${adapter}`] : []),
@@ -193,7 +195,28 @@ async function firstAdapter(gpu: GPU, options: WebgpuOptions): Promise<GPUAdapte
   return adapter
 }
 
-export async function openAdapter(options: WebgpuOptions): Promise<Opened> {
+const unitFeatures = ['subgroups', 'chromium-experimental-subgroup-matrix']
+
+/** Dawn's, which the types of WebGPU don't know. */
+interface MatrixInfo extends GPUAdapterInfo {
+  subgroupMatrixConfigs?: readonly { componentType: string; resultComponentType: string; M: number; N: number; K: number }[]
+}
+
+/** Why an adapter lacks what kernels-wgsl/matmul-units.wgsl needs; null where it has it. */
+function lacksUnits({ features, info }: GPUAdapter): string | null {
+  const lacking = unitFeatures.find((name) => !features.has(name))
+  if (lacking) return `the adapter lacks ${lacking}`
+  const { subgroupMinSize, subgroupMaxSize, subgroupMatrixConfigs = [] } = info as MatrixInfo
+  if (subgroupMinSize !== 32 || subgroupMaxSize !== 32) return `subgroups have ${subgroupMinSize} to ${subgroupMaxSize} threads, not 32`
+  const fits = subgroupMatrixConfigs.some(
+    ({ componentType, resultComponentType, M, N, K }) =>
+      componentType === 'f16' && resultComponentType === 'f32' && M === 16 && N === 16 && K === 16,
+  )
+  return fits ? null : "the adapter's matrices aren't 16 x 16 x 16 of f16 with sums in f32"
+}
+
+/** `withoutUnits`: why matrix units aren't to be used, whatever the adapter has. */
+export async function openAdapter(options: WebgpuOptions, withoutUnits?: string): Promise<Opened> {
   checkOptions('webgpu', options, ['adapter', 'software', 'minimal', 'backend', 'precision'])
   const precision = precisionOf('webgpu', options.precision)
   const gpu = await entrance(options)
@@ -205,17 +228,22 @@ export async function openAdapter(options: WebgpuOptions): Promise<Opened> {
   const half = precision === 'f16'
   if (half && !adapter.features.has('shader-f16'))
     throw new Error(`webgpu: ${name} lacks shader-f16, which precision f16 needs; leave that out, or choose another adapter`)
+  const noMatrixUnits = withoutUnits ?? (options.minimal ? 'no feature was asked for' : lacksUnits(adapter))
   const timed = !options.minimal && adapter.features.has('timestamp-query')
   const device = await adapter
     .requestDevice({
-      requiredFeatures: [...(timed ? (['timestamp-query'] as const) : []), ...(half ? (['shader-f16'] as const) : [])],
+      requiredFeatures: [
+        ...(timed ? ['timestamp-query'] : []),
+        ...(half ? ['shader-f16'] : []),
+        ...(half && noMatrixUnits === null ? unitFeatures : []),
+      ] as GPUFeatureName[],
       requiredLimits: options.minimal ? {} : { maxStorageBufferBindingSize, maxBufferSize },
     })
     .catch((error: unknown) => {
       throw new Error(`webgpu: ${name} can't be opened: ${firstLine(error)}`)
     })
   owners.register(device, gpu)
-  return { device, capabilities: capabilitiesOf(adapter, device), precision }
+  return { device, capabilities: { ...capabilitiesOf(adapter, device), ...(half && { noMatrixUnits }) }, precision }
 }
 
 /** Of an adapter, or of what a device was granted of it. */

@@ -1,4 +1,4 @@
-import { matmul, products } from '../../../kernels-wgsl/generated/wgsl.ts'
+import { matmul, matmulUnits, products } from '../../../kernels-wgsl/generated/wgsl.ts'
 import { halfNumber } from '../../half.ts'
 import { type Kernels, type MatmulSizes, type Product, unaryOps } from '../kernels.ts'
 import { elementwiseKernels } from './elementwise.ts'
@@ -66,6 +66,12 @@ const inFours = ({ c, M, N, terms, bias, sums, gate }: Product<Block>): boolean 
   (!sums || sums.memory === c.memory) &&
   [c, bias, sums, gate?.y, ...terms.flatMap(({ a, b }) => [a, b])].every((block) => !block || block.offset % 16 === 0)
 
+/**
+ * Whether matrix units are worth dispatches of its own, with which products aren't taken together: 2^28 multiplications took an H100 40 us and more without
+ * them, a dispatch 8.
+ */
+const isLarge = ({ M, N, terms }: Product<Block>): boolean => terms.reduce((sum, { K }) => sum + M * N * K, 0) >= 2 ** 28
+
 export function matmulKernels(gpu: Gpu) {
   const elementwise = elementwiseKernels(gpu)
 
@@ -129,8 +135,11 @@ export function matmulKernels(gpu: Gpu) {
         activation: activation === null ? none : unaryOps.indexOf(activation),
         halfB: halfNumber(halfB),
       }
-      const product = (c: Block): void =>
-        gpu.run(matmul, 'matmul', { a, a4: a, b, b4: b, pairsB: b, bias, start, c }, params, tiles * splits)
+      const product = (c: Block): void => {
+        const bindings = { a, a4: a, b, b4: b, pairsB: b, bias, start, c }
+        if (gpu.units && !sparse) gpu.units.run(matmulUnits, 'matmulUnits', bindings, params, tiles * splits)
+        else gpu.run(matmul, 'matmul', bindings, params, tiles * splits)
+      }
       if (M * N <= few && K <= shortLength)
         gpu.run(matmul, 'matmulEach', { a, b, pairsB: b, bias, start, c }, params, Math.ceil((batch * M * N) / perGroup))
       else if (splits === 1) product(c)
@@ -141,10 +150,11 @@ export function matmulKernels(gpu: Gpu) {
         })
     },
     products(list: List): void {
-      const alone = list.filter((product) => !inFours(product))
+      const apart = (product: Product<Block>): boolean => !inFours(product) || (gpu.units !== undefined && isLarge(product))
+      const alone = list.filter(apart)
       // Those with the longest sums begin first.
       const longest = ({ terms }: Product<Block>): number => terms.reduce((sum, { K }) => sum + K, 0)
-      const rest = list.filter(inFours).sort((x, y) => longest(y) - longest(x))
+      const rest = list.filter((product) => !apart(product)).sort((x, y) => longest(y) - longest(x))
       while (rest.length > 0) {
         const some: Product<Block>[] = []
         let buffers: ReturnType<typeof buffersOf> = null
@@ -178,4 +188,35 @@ export function matmulKernels(gpu: Gpu) {
     },
   } satisfies Pick<Kernels<Block>, 'matmul' | 'products'>
   return kernels
+}
+
+/** What is wrong with products on matrix units; null if integers, whose sums are exact, come out right: whole tiles and ragged ones, K in ranges. */
+export async function wrongUnits(gpu: Gpu): Promise<string | null> {
+  const { matmul } = matmulKernels(gpu)
+  const plain = { batch: 1, strideA: 0, strideB: 0, sparse: false, accumulate: false, activation: null }
+  const integers = (n: number, step: number): Float32Array => Float32Array.from({ length: n }, (_, i) => ((i * step) % 17) - 8)
+  try {
+    for (const [M, N, K, transposeA, transposeB] of [
+      [128, 64, 32, false, false],
+      [70, 67, 45, true, true],
+      [65, 130, 1030, false, true],
+    ] as const) {
+      const [x, y] = [integers(M * K, 5), integers(K * N, 7)]
+      const [a, b, c] = [M * K, K * N, M * N].map((n) => gpu.allocate(4 * n))
+      gpu.write(a, x)
+      gpu.write(b, y)
+      matmul(a, b, null, c, { ...plain, M, N, K, transposeA, transposeB })
+      const sums = await gpu.read(c, M * N)
+      for (const block of [a, b, c]) gpu.free(block)
+      for (let i = 0; i < M * N; i++) {
+        const [m, n] = [Math.floor(i / N), i % N]
+        let sum = 0
+        for (let k = 0; k < K; k++) sum += x[transposeA ? k * M + m : m * K + k] * y[transposeB ? n * K + k : k * N + n]
+        if (sums[i] !== sum) return `a product [${M},${K}] x [${K},${N}] of integers has ${sums[i]} in the place of ${sum}`
+      }
+    }
+    return null
+  } catch (error) {
+    return (error as Error).message
+  }
 }

@@ -44,6 +44,8 @@ export interface Gpu extends Omit<Memory, 'allocate' | 'allocateTogether' | 'rel
   readonly capabilities: Opened['capabilities']
   /** Where Half is f16: the same with f32. */
   readonly exact?: Gpu
+  /** The same for shaders that use matrix units, where the device was opened with those. */
+  readonly units?: Gpu
   /**
    * Runs an entry of a shader on `groups` workgroups (nothing if there are none). Bindings that the entry uses are named; null binds an
    * empty buffer. Parameters that aren't named are 0; a function gives those that may be others each time.
@@ -238,7 +240,7 @@ export function createGpu({ device, capabilities, precision }: Opened): Gpu {
   let pipelinesMade = 0
   const bindGroups = new Map<string, GPUBindGroup>()
 
-  function pipelineOf(shader: Shader, entry: string, names: readonly string[], precision: Precision): Pipeline {
+  function pipelineOf(shader: Shader, entry: string, names: readonly string[], precision: Arithmetic): Pipeline {
     const key = `${shader.name} ${precision} ${entry} ${names}`
     const known = pipelines.get(key)
     if (known) return known
@@ -346,7 +348,7 @@ export function createGpu({ device, capabilities, precision }: Opened): Gpu {
   const faultsFound = new Int32Array(faultWords)
 
   const runIn =
-    (precision: Precision): Gpu['run'] =>
+    (precision: Arithmetic): Gpu['run'] =>
     (shader, entry, bindings, params, groups) => {
       check()
       if (groups <= 0) return
@@ -641,23 +643,33 @@ export function createGpu({ device, capabilities, precision }: Opened): Gpu {
       device.destroy()
     },
   }
-  return precision === 'f32' ? gpu : { ...gpu, exact: { ...gpu, run: runIn('f32') } }
+  if (precision === 'f32') return gpu
+  return {
+    ...gpu,
+    exact: { ...gpu, run: runIn('f32') },
+    ...(capabilities.noMatrixUnits === null && { units: { ...gpu, run: runIn('units') } }),
+  }
 }
 
+/** What a shader is compiled for: a precision, or f16 on matrix units. */
+export type Arithmetic = Precision | 'units'
+
+const f16 = 'enable f16;\nalias Half = f16;\nconst HALF = true;'
 /** What comes before every shader. */
-const preludes: Record<Precision, { name: string; source: string }> = {
+const preludes: Record<Arithmetic, { name: string; source: string }> = {
   f32: { name: 'precision f32', source: 'alias Half = f32;\nconst HALF = false;' },
-  f16: { name: 'precision f16', source: 'enable f16;\nalias Half = f16;\nconst HALF = true;' },
+  f16: { name: 'precision f16', source: f16 },
+  units: { name: 'matrix units', source: `enable subgroups;\nenable chromium_experimental_subgroup_matrix;\n${f16}` },
 }
-const filesOf = ({ files }: Pick<Shader, 'files'>, precision: Precision) => [preludes[precision], ...files]
+const filesOf = ({ files }: Pick<Shader, 'files'>, precision: Arithmetic) => [preludes[precision], ...files]
 
-export const sourceOf = (shader: Pick<Shader, 'files'>, precision: Precision = 'f32'): string =>
+export const sourceOf = (shader: Pick<Shader, 'files'>, precision: Arithmetic = 'f32'): string =>
   filesOf(shader, precision)
     .map(({ source }) => source)
     .join('\n')
 
 /** Which file a line of the whole source is in, and its number there. */
-function place(line: number, shader: Shader, precision: Precision): string {
+function place(line: number, shader: Shader, precision: Arithmetic): string {
   let rest = line
   for (const { name, source } of filesOf(shader, precision)) {
     const lines = source.split('\n').length
