@@ -1,14 +1,11 @@
-// The entry matmul of matmul.wgsl on a GPU's matrix units: slices of f16, products of 16 x 16 matrices, each held by a subgroup, sums in f32. It takes
-// no zeros of A apart (p.sparse). A workgroup is 8 subgroups of 32 threads, whichever threads those are: each makes 16 rows and 32 columns of the block.
-//
-// No GPU has run this yet. It's checked by Dawn's compiler, and in test/ops/matrix-units.test.ts by WGSL that stands in for the units; a device
-// is opened with it only after products of integers have come out exactly (engine/devices/webgpu/matmul.ts).
+// The entry matmul of matmul.wgsl on a GPU's matrix units, but for sparse: 8 subgroups of 32 threads, each with 16 rows and 32 columns of the block.
+// No GPU has run this yet: test/ops/matrix-units.test.ts.
 
 alias Left = subgroup_matrix_left<f16, 16, 16>;
 alias Right = subgroup_matrix_right<f16, 16, 16>;
 alias Sums = subgroup_matrix_result<f32, 16, 16>;
 
-var<workgroup> sums: array<vec4<f32>, 512>; // of a 16 x 16 matrix a subgroup: 8 KiB, so that with both slices a workgroup has what every adapter has
+var<workgroup> sums: array<vec4<f32>, 512>; // [8][16][16 / 4]: half a block, since not every adapter has memory for all of it
 
 /// 4 x 4 of what the subgroups have stored.
 fn stored(first: u32) -> array<vec4<f32>, 4> {
@@ -33,7 +30,7 @@ fn stored(first: u32) -> array<vec4<f32>, 4> {
     s1 = subgroupMatrixMultiplyAccumulate(left, subgroupMatrixLoad<Right, row_major>(&tileB, column + 4u, 16u), s1);
     workgroupBarrier();
   }
-  // Each thread gets what it has in matmul by now, out of one of its subgroup's two matrices.
+  // What this thread has in matmul by now lies in one of two matrices.
   let ty = g.thread >> 4u;
   let tx = g.thread & 15u;
   let first = ((ty >> 2u) * 2u + (tx >> 3u)) * 64u + (ty & 3u) * 16u + (tx & 3u);

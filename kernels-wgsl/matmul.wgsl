@@ -81,7 +81,7 @@ fn readB(at: u32, count: u32) -> vec4<f32> {
 /// end - i, or 0 beyond it; 0 where the row isn't inside.
 fn inside(row: u32, rows: u32, i: u32, end: u32) -> u32 { return select(0u, end - i, row < rows && i < end); }
 
-/// A workgroup's block of C: its first row and column, its matrix and range of K. Beyond the batch there is nothing inside: M and N are 0.
+/// A workgroup's block of C. Beyond the batch there is nothing inside: M and N are 0.
 struct Tile {
   m0: u32,
   n0: u32,
@@ -101,7 +101,7 @@ fn tileOf(g: Group) -> Tile {
   return Tile(group / tilesN % tilesM * TILE, group % tilesN * TILE, batch, rest % p.splits, sizes.x, sizes.y);
 }
 
-/// The slices of A and B from `offset` of the range of K on, into workgroup memory.
+/// The slices of A and B, `offset` into the range of K.
 fn fill(t: Tile, thread: u32, offset: u32) {
   // Where this thread reads: a row of 4 along the depth, or of 4 across it.
   let along = vec2(thread >> 2u, (thread & 3u) * 4u);

@@ -32,10 +32,8 @@ const spoilt = (shader: Shader, what: string, by: string): Shader => ({
   }),
 })
 const places = [
-  ['row, 16u', 'column, 16u'],
   ['column + 4u, 16u', 'column, 16u'],
   ['(subgroup & 1u)', '(subgroup & 3u)'],
-  ['(tx >> 3u)', '(tx >> 2u)'],
   ['(tx & 4u) != 0u', '(tx & 4u) == 0u'],
 ] as const
 
@@ -145,7 +143,7 @@ describe('matrix units', () => {
     for (const [what, by] of places)
       assert.match(
         String(await wrongUnits(emulating(gpu, spoilt(emulatedUnits, what, by)))),
-        /^a product \[128,32\] x \[32,64\] of integers has /,
+        /^a product of integers has -?\d+ in the place of -?\d+$/,
         by,
       )
   })
@@ -154,7 +152,7 @@ describe('matrix units', () => {
     const { precision } = gpus[gpus.length - 1]
     const closed: Gpu[] = []
     for (const [what, by, why] of [
-      [...places[1], /^a product \[128,32\]/],
+      [...places[0], /^a product of integers has /],
       ['Sums()', 'Sum()', /^webgpu: matmul-units\.wgsl:\d+:\d+: unresolved call target 'Sum'/],
     ] as const) {
       const reasons: (string | undefined)[] = []

@@ -23,43 +23,45 @@ export const sourceOf = (net: Net): string =>
 
 const { netProgram, matmulUnits, ...others } = kernels
 
-/** What stands in for matrix units: each thread holds the whole of a matrix, row after row, and the first of a subgroup stores it. */
+/**
+ * What stands in for matrix units: each thread holds the whole of an operand, row after row, four numbers together; of sums the two fours that are the
+ * thread's in its subgroup.
+ */
 const units = `
-struct Matrix { at: array<f32, 256> }
+struct Matrix { at: array<vec4<f32>, 64> }
 
-fn loadRows(source: ptr<workgroup, array<vec4<Half>, 256>>, offset: u32, stride: u32) -> Matrix {
+fn loadRows(slice: ptr<workgroup, array<vec4<Half>, 256>>, offset: u32, stride: u32) -> Matrix {
   var m = Matrix();
-  for (var i = 0u; i < 256u; i++) { m.at[i] = f32((*source)[offset + i / 16u * stride + i % 16u / 4u][i % 4u]); }
+  for (var i = 0u; i < 64u; i++) { m.at[i] = vec4<f32>((*slice)[offset + i / 4u * stride + i % 4u]); }
   return m;
 }
 
-fn loadColumns(source: ptr<workgroup, array<vec4<Half>, 256>>, offset: u32, stride: u32) -> Matrix {
+fn loadColumns(slice: ptr<workgroup, array<vec4<Half>, 256>>, offset: u32, stride: u32) -> Matrix {
   var m = Matrix();
-  for (var i = 0u; i < 256u; i++) { m.at[i % 16u * 16u + i / 16u] = f32((*source)[offset + i / 16u * stride + i % 16u / 4u][i % 4u]); }
+  for (var i = 0u; i < 256u; i++) { m.at[i / 4u][i % 4u] = f32((*slice)[offset + i % 16u * stride + i / 64u][i / 16u % 4u]); }
   return m;
 }
 
-fn accumulated(left: Matrix, right: Matrix, sums: Matrix) -> Matrix {
+fn accumulated(left: Matrix, right: Matrix, sums: Matrix, thread: u32) -> Matrix {
   var a = left;
   var b = right;
   var c = sums;
-  for (var i = 0u; i < 256u; i++) {
-    for (var k = 0u; k < 16u; k++) { c.at[i] += a.at[i / 16u * 16u + k] * b.at[k * 16u + i % 16u]; }
+  for (var i = thread % 32u; i < 64u; i += 32u) {
+    for (var k = 0u; k < 16u; k++) { c.at[i] += a.at[i / 4u * 4u + k / 4u][k % 4u] * b.at[k * 4u + i % 4u]; }
   }
   return c;
 }
 
 fn storeRows(to: ptr<workgroup, array<vec4<f32>, 512>>, offset: u32, m: Matrix, stride: u32, thread: u32) {
-  var own = m;
-  if (thread % 32u != 0u) { return; }
-  for (var i = 0u; i < 256u; i++) { (*to)[offset + i / 16u * stride + i % 16u / 4u][i % 4u] = own.at[i]; }
+  var c = m;
+  for (var i = thread % 32u; i < 64u; i += 32u) { (*to)[offset + i / 4u * stride + i % 4u] = c.at[i]; }
 }
 `
 const standIns: readonly [what: RegExp, by: string, times: number][] = [
   [/subgroup_matrix_(left|right|result)<f(16|32), 16, 16>/g, 'Matrix', 3],
   [/subgroupMatrixLoad<Left, col_major>/g, 'loadColumns', 1],
   [/subgroupMatrixLoad<Right, row_major>/g, 'loadRows', 2],
-  [/subgroupMatrixMultiplyAccumulate/g, 'accumulated', 2],
+  [/subgroupMatrixMultiplyAccumulate\((.*)\);/g, 'accumulated($1, g.thread);', 2],
   [/subgroupMatrixStore<row_major>\((.*)\);/g, 'storeRows($1, g.thread);', 2],
   [/, @builtin\(subgroup_id\) subgroup: u32\) \{/g, ') {\nlet subgroup = g.thread / 32u;', 1],
 ]

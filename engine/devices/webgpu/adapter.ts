@@ -202,17 +202,14 @@ interface MatrixInfo extends GPUAdapterInfo {
   subgroupMatrixConfigs?: readonly { componentType: string; resultComponentType: string; M: number; N: number; K: number }[]
 }
 
-/** Why an adapter lacks what kernels-wgsl/matmul-units.wgsl needs; null where it has it. */
+/** Why an adapter hasn't what kernels-wgsl/matmul-units.wgsl needs; null where it has. */
 function lacksUnits({ features, info }: GPUAdapter): string | null {
+  const { subgroupMinSize: least, subgroupMaxSize: most, subgroupMatrixConfigs = [] } = info as MatrixInfo
   const lacking = unitFeatures.find((name) => !features.has(name))
   if (lacking) return `the adapter lacks ${lacking}`
-  const { subgroupMinSize, subgroupMaxSize, subgroupMatrixConfigs = [] } = info as MatrixInfo
-  if (subgroupMinSize !== 32 || subgroupMaxSize !== 32) return `subgroups have ${subgroupMinSize} to ${subgroupMaxSize} threads, not 32`
-  const fits = subgroupMatrixConfigs.some(
-    ({ componentType, resultComponentType, M, N, K }) =>
-      componentType === 'f16' && resultComponentType === 'f32' && M === 16 && N === 16 && K === 16,
-  )
-  return fits ? null : "the adapter's matrices aren't 16 x 16 x 16 of f16 with sums in f32"
+  if (least !== 32 || most !== 32) return `subgroups have ${least} to ${most} threads, not 32`
+  const has = subgroupMatrixConfigs.map((c) => `${c.componentType} ${c.resultComponentType} ${c.M} ${c.N} ${c.K}`)
+  return has.includes('f16 f32 16 16 16') ? null : 'no matrices of 16 x 16 x 16 float16 with sums in float32'
 }
 
 /** `withoutUnits`: why matrix units aren't to be used, whatever the adapter has. */
@@ -228,7 +225,7 @@ export async function openAdapter(options: WebgpuOptions, withoutUnits?: string)
   const half = precision === 'f16'
   if (half && !adapter.features.has('shader-f16'))
     throw new Error(`webgpu: ${name} lacks shader-f16, which precision f16 needs; leave that out, or choose another adapter`)
-  const noMatrixUnits = withoutUnits ?? (options.minimal ? 'no feature was asked for' : lacksUnits(adapter))
+  const noMatrixUnits = withoutUnits ?? (options.minimal ? 'not asked for' : lacksUnits(adapter))
   const timed = !options.minimal && adapter.features.has('timestamp-query')
   const device = await adapter
     .requestDevice({

@@ -14,7 +14,7 @@
  * is checked by the compiler. Parameters that may be others when a captured step is replayed are given by a function. The last argument counts workgroups, in one dimension, as many as needed: the runtime splits them over x and y, and
  * groupOf(g) undoes that; a kernel has to check that the group it gets is within the work. Sizes and choices are parameters, not constants, since
  * each combination of constants would be another pipeline to compile. (What a recurrent net's program does is generated: net-source.ts.) Half is what
- * operands of products are rounded to: f16 in that precision, where gpu.exact has f32, and gpu.units, where there are such, what matrix units take.
+ * operands of products are rounded to: f16 in that precision, where gpu.exact has f32 and gpu.units takes shaders of matrix units.
  * Drivers lose NaN in max, min, clamp and comparisons: floats have maxOf and minOf, and isNan comes before a comparison
  * (test/ops/wgsl.test.ts). In Node workgroup memory isn't cleared: write it before reading it. Temporaries come from gpu.scratch; bad values are
  * reported with gpu.fault and gpu.faults, and while there are any (anyFault), a kernel that changes memory in place leaves it as it is. Nothing may

@@ -44,7 +44,7 @@ export interface Gpu extends Omit<Memory, 'allocate' | 'allocateTogether' | 'rel
   readonly capabilities: Opened['capabilities']
   /** Where Half is f16: the same with f32. */
   readonly exact?: Gpu
-  /** The same for shaders that use matrix units, where the device was opened with those. */
+  /** The same for shaders of matrix units, where there are such. */
   readonly units?: Gpu
   /**
    * Runs an entry of a shader on `groups` workgroups (nothing if there are none). Bindings that the entry uses are named; null binds an
