@@ -3,7 +3,7 @@
  * reduction of one rule to another, a bound: whatever a paper says about fast weights and a machine can check.
  */
 import type fc from 'fast-check'
-import { rules, type Tensor } from '../engine/index.ts'
+import { type Device, rules, type Tensor } from '../engine/index.ts'
 import { type Context, type Look, type Other, others } from './context.ts'
 
 /** A claim, a rule or a file of them isn't as it should be; the message is one line. */
@@ -102,6 +102,18 @@ export const refutation: Bounds = { float32: 1e-2, float64: 1e-2, reason: 'a cou
  * miss once in 23,000 times.
  */
 export const refutationRuns = 1000
+
+/**
+ * Where operands of products are rounded to float16: by 2^-11 at most, two of each product, and a result comes of eight products one after the other
+ * at most (of a chunk and its gradients: pairs, what they solve, the state, what is read, and back). A bound of 0 stays, since nothing is rounded there.
+ */
+const float16Bound = 8 * 2 * 2 ** -11
+
+/** Which bound there is on a device. */
+export function boundOn({ double, precision }: Device, { float32, float64 }: Bounds): number {
+  if (precision === 'f16' && float32 > 0) return Math.max(float32, float16Bound)
+  return double ? float64 : float32
+}
 
 export const boundsOf = ({ bounds, relation, holds }: Claim): Bounds =>
   bounds ?? (holds === false ? refutation : relation === 'same bits' ? nothing : forward)

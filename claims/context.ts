@@ -2,6 +2,7 @@
 import {
   type Device,
   getDevice,
+  type Precision,
   referenceDevice,
   type Shape,
   setDevice,
@@ -68,7 +69,7 @@ export class Devices {
     this.kind = kind
     this.device = device
     this.implementation = implementation
-    this.opened.set('reference', kind === 'reference' ? device : referenceDevice())
+    this.opened.set('reference', kind === 'reference' && device.precision === 'f32' ? device : referenceDevice())
   }
 
   /** A reference of ours on which an implementation stands in for the rules that it offers. */
@@ -80,7 +81,7 @@ export class Devices {
 
   /**
    * `threads`, `relaxed` and `wide` are wasm's; `relaxed` also says whether the relaxed build can be opened at all. `software`: whether an adapter
-   * that computes on the CPU will do for webgpu.
+   * that computes on the CPU will do for webgpu. `precision`: of the device under test; the reference beside it rounds nothing.
    */
   static async open(
     kind: Kind,
@@ -89,10 +90,11 @@ export class Devices {
       relaxed = false,
       wide,
       software = true,
-    }: { threads?: number; relaxed?: boolean; wide?: boolean; software?: boolean } = {},
+      precision = 'f32',
+    }: { threads?: number; relaxed?: boolean; wide?: boolean; software?: boolean; precision?: Precision } = {},
   ): Promise<Devices> {
-    if (kind === 'reference') return new Devices(kind, referenceDevice())
-    if (kind === 'webgpu') return new Devices(kind, await webgpuDevice({ software }))
+    if (kind === 'reference') return new Devices(kind, referenceDevice({ precision }))
+    if (kind === 'webgpu') return new Devices(kind, await webgpuDevice({ software, precision }))
     const devices = new Devices(kind, await wasmDevice({ threads, relaxed, wide }))
     if (threadsAvailable()) devices.opened.set('threads', await wasmDevice({ threads: threads === 1 ? 3 : 1, relaxed, wide }))
     devices.opened.set('plain', relaxed ? await wasmDevice({ threads: 1, relaxed: false, wide }) : devices.device)
@@ -108,7 +110,7 @@ export class Devices {
   }
 
   /** Whether there is such a device, and it isn't the one under test. */
-  has = (other: Other): boolean => this.opened.has(other) && (other !== 'reference' || this.kind !== 'reference')
+  has = (other: Other): boolean => this.opened.has(other) && (other !== 'reference' || this.get(other) !== this.device)
   /** Bytes in use of all of its devices together. */
   bytesInUse = (): number => [...new Set([this.device, ...this.opened.values()])].reduce((n, device) => n + device.bytesInUse(), 0)
   /** Closes all of its devices. */

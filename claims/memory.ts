@@ -209,13 +209,15 @@ export const memoryClaims: readonly Claim[] = [
     equation:
       'k_t = k,\\; \\beta_t \\|k\\|^2 = 2 \\;\\Rightarrow\\; \\|y^{\\mathrm{chunk}} - y^{\\mathrm{recurrent}}\\| \\le 2\\,T\\,\\beta\\,2^{-24}\\, \\|y^{\\mathrm{recurrent}}\\|',
     source:
-      'eigenvalues of I - beta k k^T down to -1: Grazzi 2024 (arXiv 2411.12537); chunks: Yang 2024 (arXiv 2406.06484). An error of k . k, twice 2^-24 for a sum over few channels, changes the eigenvalue by beta times as much, and T of them multiply',
+      'eigenvalues of I - beta k k^T down to -1: Grazzi 2024 (arXiv 2411.12537); chunks: Yang 2024 (arXiv 2406.06484). An error of k . k, twice 2^-24 for a sum over few channels, changes the eigenvalue by beta times as much, and T of them multiply; where operands of products are float16, 2^-11 takes the place of 2^-24',
     relation: 'at most',
     floor: 0,
     bounds: { float32: 1e-5, float64: 1e-12, reason: 'the right side is the bound' },
     fields: { T: oneOf(64, 256, 1024), K: int(1, 8), V: int(1, 4), C: int(1, 64) },
     left: (c, x) => ({ error: norms(sub(reflected(c, x, 'chunk'), reflected(c, x, 'recurrent'))) }),
-    right: (c, x) => ({ error: affine(norms(reflected(c, x, 'recurrent')), 2 * c.T * 2 * 2 ** -24) }),
+    right: (c, x) => ({
+      error: affine(norms(reflected(c, x, 'recurrent')), 2 * c.T * 2 * (x.device.precision === 'f16' ? 2 ** -11 : 2 ** -24)),
+    }),
   }),
   defineClaim({
     name: 'memory: normalised features contract',

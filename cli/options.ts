@@ -6,6 +6,8 @@ import {
   deviceChoices,
   enableWideSimd,
   openDevice,
+  type Precision,
+  precisions,
   relaxedAvailable,
   setDevice,
   unaryOps,
@@ -77,6 +79,16 @@ const wasmOptions = [
   },
 ] as const satisfies Option[]
 
+const precisionOption = {
+  name: 'precision',
+  type: 'string',
+  choices: precisions,
+  default: 'f32',
+  group: 'Device',
+  description:
+    'what operands of products are rounded to: f16, float16, on webgpu where the adapter has that, and on reference; sums stay float32',
+} as const satisfies Option
+
 const profileOption = {
   name: 'profile',
   type: 'string',
@@ -88,17 +100,18 @@ const profileOption = {
 } as const satisfies Option
 
 /** wasm unless a device is asked for: the same results on every machine. */
-const deviceOptions = [{ ...deviceOption, default: 'wasm' }, ...wasmOptions, profileOption] as const
+const deviceOptions = [{ ...deviceOption, default: 'wasm' }, precisionOption, ...wasmOptions, profileOption] as const
 
 export interface DeviceValues {
   device: DeviceChoice
+  precision: Precision
   threads: number | undefined
   relaxed: boolean
   simd: 'auto' | '128' | '256'
 }
 
 /** What the wasm device is opened with. */
-export async function wasmSettings({ threads, relaxed, simd }: Omit<DeviceValues, 'device'>): Promise<WasmOptions> {
+export async function wasmSettings({ threads, relaxed, simd }: Omit<DeviceValues, 'device' | 'precision'>): Promise<WasmOptions> {
   const settings = { threads, relaxed: enableRelaxed(relaxed) }
   if (simd === '128') return { ...settings, wide: false }
   const { wide, why } = await enableWideSimd({ insist: simd === '256' })
@@ -111,16 +124,16 @@ export async function wasmSettings({ threads, relaxed, simd }: Omit<DeviceValues
  * told what `auto` picks, and the profile.
  */
 export async function withDevice<R>(
-  { device: choice, profile, ...wasm }: DeviceValues & { profile: string | undefined },
+  { device: choice, precision, profile, ...wasm }: DeviceValues & { profile: string | undefined },
   given: ReadonlySet<string>,
   log: (text: string) => void,
   title: string,
   body: (device: Device) => Promise<R>,
 ): Promise<R> {
-  checkDeviceOptions(choice, given)
+  checkDeviceOptions(choice, given, precision)
   if (profile !== undefined) checkWritable(profile)
   const onWasm = choice === 'wasm' || choice === 'auto'
-  const opened = await openDevice(choice, { wasm: onWasm ? await wasmSettings(wasm) : undefined, log })
+  const opened = await openDevice(choice, { wasm: onWasm ? await wasmSettings(wasm) : undefined, precision, log })
   try {
     return await profiled(opened, profile, title, log, (device) => {
       setDevice(device)
@@ -131,7 +144,11 @@ export async function withDevice<R>(
   }
 }
 
-export function checkDeviceOptions(choice: DeviceChoice | 'all', given: ReadonlySet<string>): void {
+export function checkDeviceOptions(choice: DeviceChoice | 'all', given: ReadonlySet<string>, precision: Precision): void {
+  if (choice === 'wasm' && precision === 'f16')
+    throw new UsageError(
+      '--precision f16: the wasm device has no float16; --device webgpu has, where the adapter does, and --device reference',
+    )
   if (choice !== 'webgpu' && choice !== 'reference') return
   for (const { name } of wasmOptions)
     if (given.has(name)) throw new UsageError(`--${name}: means nothing on the ${choice} device; it belongs to wasm`)
@@ -146,6 +163,7 @@ export function enableRelaxed(wanted: boolean): boolean {
 /** How the device rounds: what two runs must share to be equal bit for bit. */
 export function arithmeticOf(device: Device, relaxed: boolean): string {
   if (device.name === 'webgpu') return `float32 on ${device.description}`
+  if (device.precision === 'f16') return 'float64, products of float16'
   return device.double ? 'float64' : relaxed && relaxedAvailable() ? 'float32 with fused multiply-add' : 'float32'
 }
 
@@ -539,6 +557,7 @@ export const compareCommand = {
     packageOption,
     { name: 'json', type: 'boolean', description: 'print one object of JSON, and nothing else, on standard output' },
     { ...deviceOption, default: 'wasm' },
+    precisionOption,
     ...wasmOptions,
   ],
   examples: [
@@ -550,7 +569,7 @@ export const compareCommand = {
 export const doctorCommand = {
   name: 'doctor',
   summary: 'say what this machine offers, and check the kernels against the reference',
-  options: [{ ...deviceOption, otherwise: 'wasm, and webgpu on a GPU', description: 'what to check' }, ...wasmOptions],
+  options: [{ ...deviceOption, otherwise: 'wasm, and webgpu on a GPU', description: 'what to check' }, precisionOption, ...wasmOptions],
 } as const satisfies Command
 
 const [, relaxedOption, simdOption] = wasmOptions
@@ -570,8 +589,9 @@ export const verifyCommand = {
       choices: ['all', ...deviceChoices],
       default: 'all',
       group: 'Device',
-      description: 'where the claims are checked; all: reference, wasm and, on a GPU, webgpu',
+      description: 'where the claims are checked; all: reference, wasm (but with --precision f16) and, on a GPU, webgpu',
     },
+    precisionOption,
     {
       name: 'threads',
       type: 'integer',

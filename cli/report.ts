@@ -14,6 +14,8 @@ export interface Verification {
   readonly runs: number
   readonly seed: number
   readonly devices: readonly Subject[]
+  /** Of the devices, where operands of products are rounded. */
+  readonly precision?: 'f16'
   readonly implementation?: Implemented & { readonly unasked: readonly { readonly name: string; readonly why: string }[] }
   readonly milliseconds: number
   readonly problems: readonly string[]

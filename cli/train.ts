@@ -265,6 +265,7 @@ async function trainUntil(
         `${count(Math.round(((step - first) * B * T * 1000) / elapsed()))} characters/s`,
         `ETA ${duration(((steps - step) * elapsed()) / (step - first))}`,
         `memory ${bytes(device.bytesReserved())}`,
+        scaleOf(result),
       ]
       line.show(fields.filter(Boolean).join('  '), isDue(step))
       await new Promise(setImmediate)
@@ -336,6 +337,10 @@ async function introduce(run: Run, options: TrainOptions, device: Device, pause:
 }
 
 const count = (n: number): string => n.toLocaleString('en')
+
+/** What the loss of a step was multiplied by, where that is so. */
+const scaleOf = ({ lossScale, gradNorm }: StepResult): string =>
+  lossScale === undefined ? '' : `loss scale ${count(lossScale)}${Number.isFinite(gradNorm) ? '' : ', left out: a gradient overflowed'}`
 
 /** Runs `body` with the pieces of a run, done by a model of their own, which is then thrown away. */
 async function tryOut<R>(run: Run, device: Device, pause: () => Promise<void>, body: (work: Work, trial: Trial) => Promise<R>): Promise<R> {
@@ -504,6 +509,7 @@ const resumable = new Set([
   'minutes',
   'dry-run',
   'device',
+  'precision',
   'threads',
   'relaxed',
   'simd',

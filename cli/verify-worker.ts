@@ -20,6 +20,7 @@ export interface WorkerSettings {
   readonly threads: number
   readonly relaxed: boolean
   readonly simd: DeviceValues['simd']
+  readonly precision: DeviceValues['precision']
   /** Whether an adapter that computes on the CPU will do for webgpu. */
   readonly software: boolean
   /** What stands in for our rules; `limit`: seconds in which a program has to answer. */
@@ -55,7 +56,7 @@ export type Report =
   /** `at`: what had begun last, and the runs before it: the pulse itself may come after this. */
   | { readonly failure: string; readonly tooLong?: true; readonly at?: readonly [what: string, runs: number] }
 
-const { files, threads, relaxed, simd, software, implementation: chosen } = JSON.parse(process.argv[2]) as WorkerSettings
+const { files, threads, relaxed, simd, precision, software, implementation: chosen } = JSON.parse(process.argv[2]) as WorkerSettings
 /** Whose lines errors name. */
 const sources = chosen ? [chosen.what] : files
 const send = (report: Report, then = () => {}): void => void process.send!(report, then)
@@ -128,7 +129,7 @@ process.on('message', async ({ claim: name, device: kind, ...options }: Job) => 
     const open = async (): Promise<Devices> =>
       kind === 'implementation'
         ? Devices.around(implementation!)
-        : Devices.open(kind, { ...(await wasmSettings({ threads, relaxed, simd })), software })
+        : Devices.open(kind, { ...(await wasmSettings({ threads, relaxed, simd })), software, precision })
     const devices = opened.get(kind) ?? (await open())
     opened.set(kind, devices)
     const claim = claims.find((claim) => claim.name === name)!

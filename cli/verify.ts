@@ -7,7 +7,7 @@ import type { Readable } from 'node:stream'
 import type { Verdict } from '../claims/check.ts'
 import { refutationRuns } from '../claims/claim.ts'
 import type { Kind, Subject } from '../claims/context.ts'
-import { openDevice, webgpuAdapters } from '../engine/index.ts'
+import { openDevice, type Precision, webgpuAdapters } from '../engine/index.ts'
 import { suggestion, UsageError } from './arguments.ts'
 import { keepEvidence, openFolder } from './counterexample.ts'
 import { checkWritable, FileError, writeAtomic } from './files.ts'
@@ -24,6 +24,7 @@ export interface VerifyOptions {
   threads: number
   relaxed: boolean
   simd: DeviceValues['simd']
+  precision: Precision
   runs: number
   seed: number
   path: string | undefined
@@ -41,7 +42,7 @@ export interface VerifyOptions {
 }
 
 /** What means something for our devices, and for nobody else's implementation. */
-const ofDevices = ['device', 'threads', 'relaxed', 'simd']
+const ofDevices = ['device', 'precision', 'threads', 'relaxed', 'simd']
 
 const isFile = (word: string): boolean => /\.[cm]?js$/.test(word)
 
@@ -83,12 +84,12 @@ async function check(options: VerifyOptions, version: string): Promise<number> {
   const began = performance.now()
 
   // Who asks for webgpu may have what there is; a GPU that the CPU imitates is for nobody else.
-  const { threads, relaxed } = options
+  const { threads, relaxed, precision } = options
   // Decided once: a worker on a busy machine might find otherwise.
   const onWasm = what === undefined && device !== 'reference' && device !== 'webgpu'
   const simd = onWasm ? ((await wasmSettings(options)).wide ? '256' : '128') : options.simd
   const by = what === undefined ? undefined : { what, tolerance, limit: caseLimit }
-  const settings: WorkerSettings = { files, threads, relaxed, simd, software: device === 'webgpu', implementation: by }
+  const settings: WorkerSettings = { files, threads, relaxed, simd, precision, software: device === 'webgpu', implementation: by }
   const first = new Checker(settings, caseLimit)
   const { claims: all, problems, implementation } = await first.loaded
   for (const problem of problems) process.stderr.write(`fastweights: ${oneLine(problem)}\n`)
@@ -202,6 +203,7 @@ async function check(options: VerifyOptions, version: string): Promise<number> {
     runs,
     seed,
     devices,
+    ...(precision === 'f16' && { precision }),
     ...(implementation && {
       implementation: { ...implementation, unasked: unasked.map(({ name, unasked }) => ({ name, why: unasked! })) },
     }),
@@ -233,13 +235,18 @@ async function check(options: VerifyOptions, version: string): Promise<number> {
 }
 
 /** Throws where the device that is asked for can't be opened. With `all`, a GPU that can't is a failure of each claim. */
-async function devicesOf({ device: choice, threads, relaxed, simd }: VerifyOptions, say: (text: string) => void): Promise<Kind[]> {
+async function devicesOf(
+  { device: choice, precision, threads, relaxed, simd }: VerifyOptions,
+  say: (text: string) => void,
+): Promise<Kind[]> {
   const wasm = choice === 'reference' || choice === 'webgpu' ? undefined : await wasmSettings({ threads, relaxed, simd })
   if (choice === 'all') {
     const [first] = await webgpuAdapters().catch(() => [])
-    return ['reference', 'wasm', ...(first && !first.capabilities.software ? (['webgpu'] as const) : [])]
+    const half = precision === 'f16'
+    const gpu = first && !first.capabilities.software && (!half || first.capabilities.f16)
+    return ['reference', ...(half ? [] : (['wasm'] as const)), ...(gpu ? (['webgpu'] as const) : [])]
   }
-  const device = await openDevice(choice, { wasm, log: say })
+  const device = await openDevice(choice, { wasm, precision, log: say })
   device.close()
   return [device.name]
 }
@@ -455,7 +462,7 @@ function complaint(verdict: Verdict, options: VerifyOptions, briefly: boolean): 
 /** What shows a verdict again. */
 function command(
   { claim, device, counterexample }: Verdict,
-  { operands, seed, path: replayed, runs, threads, relaxed, simd, implementation, tolerance, given }: VerifyOptions,
+  { operands, seed, path: replayed, runs, threads, relaxed, simd, precision, implementation, tolerance, given }: VerifyOptions,
 ): string {
   const words = [...operands.filter(isFile), claim].map(quoted)
   const path = counterexample?.path ?? replayed
@@ -466,7 +473,7 @@ function command(
   )
   const on =
     implementation === undefined
-      ? `--device ${device}${settings}`
+      ? `--device ${device}${precision === 'f16' ? ' --precision f16' : ''}${settings}`
       : `--implementation ${quoted(implementation)}${tolerance === undefined ? '' : ` --tolerance ${tolerance}`}`
   return `fastweights verify ${words.join(' ')} ${on}${place}`
 }

@@ -48,6 +48,15 @@ function roundedShift(bits: number, shift: number): number {
   return Math.floor(((bits >>> 0) + half - 1 + odd) / 2 ** shift)
 }
 
+/** The float16 nearest to a number, of two the even one; from 65520 on infinity. */
+export function toFloat16(x: number): number {
+  const size = Math.abs(x)
+  if (!(size < 65520)) return x * Infinity
+  // Float64 keeps of this sum what float16 keeps of x: 10 bits below the first one, and none below 2^-24.
+  const large = 1.5 * 2 ** (42 + Math.max(Math.floor(Math.log2(size)), -14))
+  return x + large - large
+}
+
 /** As float32 numbers. */
 export function widened(halves: Uint16Array, type: HalfType): Float32Array<ArrayBuffer> {
   const widen = widenBits[type]

@@ -1,6 +1,14 @@
 export { customOp, record, recordMany } from './autograd.ts'
 export { type CapturedStep, type CaptureResult, type CarriedState, capture } from './capture.ts'
-export type { Device, DeviceName, DispatchTiming, DType, HostArray } from './devices/device.ts'
+export {
+  type Device,
+  type DeviceName,
+  type DispatchTiming,
+  type DType,
+  type HostArray,
+  type Precision,
+  precisions,
+} from './devices/device.ts'
 export {
   type AdamOptions,
   type BinaryOp,
@@ -12,7 +20,7 @@ export {
   unaryOps,
 } from './devices/kernels.ts'
 export { type DeviceChoice, deviceChoices, type OpenOptions, openDevice } from './devices/open.ts'
-export { referenceDevice } from './devices/reference/index.ts'
+export { type ReferenceDevice, type ReferenceOptions, referenceDevice } from './devices/reference/index.ts'
 export { enableWideSimd, relaxedAvailable, threadsAvailable, type WasmOptions, type WideSimd, wasmDevice } from './devices/wasm/index.ts'
 export {
   type AdapterReport,

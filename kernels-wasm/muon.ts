@@ -21,10 +21,12 @@ const AT_M: usize = 12
 
 /**
  * g' = gradScale[0] g, m = momentum m + g', x = g' + momentum m, and partial[task] = sum of x^2. A task is BLOCK elements of a matrix, of `size`.
+ * `guarded`, here and in the update: nothing, unless gradScale[0] is above 0.
  */
 export function muonMomentum(
-  begin: i32, end: i32, slots: usize, x: usize, gradScale: usize, momentum: f32, partial: usize, size: i32,
+  begin: i32, end: i32, slots: usize, x: usize, gradScale: usize, momentum: f32, partial: usize, size: i32, guarded: i32,
 ): void {
+  if (guarded && !(load<f32>(gradScale) > 0)) return
   const scale = splat(gradScale ? load<f32>(gradScale) : 1)
   const blocks = (size + BLOCK - 1) / BLOCK
   for (let task = begin; task < end; task++) {
@@ -116,8 +118,9 @@ export function muonProduct(
 
 /** p = kept p + step y, y turned where p is tall, by stepTall there. A task is ROWS rows of p, of C at most. Scratch: ROWS x R. */
 export function muonUpdate(
-  begin: i32, end: i32, slots: usize, y: usize, R: i32, C: i32, kept: f32, step: f32, stepTall: f32,
+  begin: i32, end: i32, slots: usize, y: usize, R: i32, C: i32, kept: f32, step: f32, stepTall: f32, gradScale: usize, guarded: i32,
 ): void {
+  if (guarded && !(load<f32>(gradScale) > 0)) return
   const tiles = (C + ROWS - 1) / ROWS
   for (let task = begin; task < end; task++) {
     const i = task / tiles

@@ -7,13 +7,14 @@ const PIECE = 4096
 
 /**
  * g' = gradScale[0] g + l2 p, m = beta1 m + rest1 g', v = beta2 v + rest2 g'^2, p -= decay p + step m / (sqrt(v) root + eps), with
- * rest = 1 - beta, step = lr / correction1, root = 1 / sqrt(correction2), and weight decay in one of l2, decay. A task is PIECE
- * elements of a parameter; the table (cuts.ts) has the addresses of p, g, m, v.
+ * rest = 1 - beta, step = lr / correction1, root = 1 / sqrt(correction2), and weight decay in one of l2, decay. `guarded`: nothing, unless gradScale[0]
+ * is above 0. A task is PIECE elements of a parameter; the table (cuts.ts) has the addresses of p, g, m, v.
  */
 export function adam(
   begin: i32, end: i32, table: usize, gradScale: usize,
-  beta1: f32, rest1: f32, beta2: f32, rest2: f32, step: f32, root: f32, eps: f32, l2: f32, decay: f32,
+  beta1: f32, rest1: f32, beta2: f32, rest2: f32, step: f32, root: f32, eps: f32, l2: f32, decay: f32, guarded: i32,
 ): void {
+  if (guarded && !(load<f32>(gradScale) > 0)) return
   const scale = splat(gradScale ? load<f32>(gradScale) : 1)
   let entry = table
   for (let task = begin; task < end; task++) {

@@ -16,6 +16,8 @@ fn nan() -> f32 { return bitcast<f32>(nanBits); }
 fn isNan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
 fn isInfinite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) == 0x7f800000u; }
 fn isFinite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
+/// Above 0, and no NaN.
+fn isPositive(x: f32) -> bool { return bitcast<u32>(x) - 1u < 0x7f800000u; }
 fn isZero(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) == 0u; }
 
 /// One of a pair of float16 (kind 1) or bfloat16 (2), the lower or the upper one, exactly; subnormal float16, too, which drivers may read as 0.
@@ -27,6 +29,18 @@ fn halfOf(kind: u32, pair: u32, upper: u32) -> f32 {
   let fraction = bits & 1023u;
   if (exponent == 0u) { return select(1.0, -1.0, sign != 0u) * f32(fraction) * 5.9604644775390625e-8; }
   return bitcast<f32>(sign | select((exponent + 112u) << 23u, 0x7f800000u, exponent == 31u) | (fraction << 13u));
+}
+
+/// x rounded to Half, to nearest, of two to the even one. By bits: f32(Half(x)) is what a driver may take for x, where no memory lies between.
+fn roundedToHalf(x: f32) -> f32 {
+  if (!HALF || isNan(x)) { return x; }
+  let bits = bitcast<u32>(x);
+  let sign = bits & 0x80000000u;
+  let size = bits & 0x7fffffffu;
+  if (size >= 0x477ff000u) { return bitcast<f32>(sign | 0x7f800000u); } // from 65520 on
+  // Below 2^-14 there are multiples of 2^-24.
+  if (size < 0x38800000u) { return round(x * 16777216.0) * 5.9604644775390625e-8; }
+  return bitcast<f32>(sign | ((size + 0xfffu + ((size >> 13u) & 1u)) & 0xffffe000u));
 }
 
 /// What is multiplied with a weight: x, and 0 where the weight is 0, whatever x holds. A mask of bits: a choice between numbers, multiplied

@@ -360,9 +360,9 @@ fn productAt(i: u32) -> Product {
   );
 }
 
-// By inner index, then by group of 4 rows of A or columns of B.
-var<workgroup> tileA: array<vec4<f32>, 256>;
-var<workgroup> tileB: array<vec4<f32>, 256>;
+// By inner index, then by group of 4 rows of A or columns of B. Operands are rounded to Half as they are read, sums are f32.
+var<workgroup> tileA: array<vec4<Half>, 256>;
+var<workgroup> tileB: array<vec4<Half>, 256>;
 /// This thread's rows 4 (thread / 8) ... and columns 4 (thread % 8) ... of the tile.
 var<private> sums: array<vec4<f32>, 4>;
 
@@ -407,8 +407,8 @@ var<workgroup> spoilt: atomic<u32>;
 /// sums += the product of the tiles, `count` of the inner axis from l0 on.
 fn multiplyTiles(rows: u32, columns: u32, l0: u32, count: u32, triangle: u32) {
   for (var l = 0u; l < count; l++) {
-    let x = tileA[l * 8u + rows];
-    let y = tileB[l * 8u + columns];
+    let x = vec4<f32>(tileA[l * 8u + rows]);
+    let y = vec4<f32>(tileB[l * 8u + columns]);
     if (triangle != 0u) {
       let row = rows * 4u;
       if (within(triangle, row, l0 + l)) { sums[0] += x.x * y; }
@@ -427,8 +427,8 @@ fn multiplyTiles(rows: u32, columns: u32, l0: u32, count: u32, triangle: u32) {
 /// The same where a 0 of A takes nothing.
 fn multiplySpoilt(rows: u32, columns: u32, l0: u32, count: u32, triangle: u32) {
   for (var l = 0u; l < count; l++) {
-    let x = tileA[l * 8u + rows];
-    let y = tileB[l * 8u + columns];
+    let x = vec4<f32>(tileA[l * 8u + rows]);
+    let y = vec4<f32>(tileB[l * 8u + columns]);
     for (var r = 0u; r < 4u; r++) {
       if (triangle == 0u || within(triangle, rows * 4u + r, l0 + l)) { sums[r] += x[r] * takenFour(x[r], y); }
     }
@@ -451,9 +451,10 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
       var fromB = vec4(0.0);
       if (lA < inner) { fromA = four(a.at + lA * a.column, a.row, slotA % 8u * 4u, height); }
       if (lB < inner) { fromB = four(b.at + lB * b.row, b.column, slotB % 8u * 4u, width); }
-      tileA[slotA] = fromA;
-      tileB[slotB] = fromB;
-      if (forgets && !areFinite(fromB)) { atomicStore(&spoilt, tiles); }
+      let read = vec4<Half>(fromB);
+      tileA[slotA] = vec4<Half>(fromA);
+      tileB[slotB] = read;
+      if (forgets && !areFinite(vec4<f32>(read))) { atomicStore(&spoilt, tiles); }
     }
     workgroupBarrier();
     let count = min(SIDE, inner - l0);

@@ -7,7 +7,7 @@ struct Params {
   R: u32,
   C: u32,
   count: u32,    // of the matrices of a dispatch
-  scaled: u32,
+  scaled: u32,   // 2: guarded, nothing is done unless gradScale[0] is above 0
   momentum: f32,
   size: u32,     // elements of a matrix
   eps: f32,
@@ -58,13 +58,16 @@ fn gradientOf(buffer: u32, i: u32) -> f32 {
   }
 }
 
-// g' = gradScale[0] g, m = momentum m + g', y = g' + momentum m. Nothing where a kernel has found bad input of which nobody has heard yet: neither
-// moments nor parameters must be spoilt by then.
+/// Whether the step is left out: by its guard, or where a kernel has found bad input of which nobody has heard yet: neither moments nor parameters must be
+/// spoilt by then.
+fn leftOut() -> bool { return anyFault(faults) || (p.scaled == 2u && !isPositive(gradScale[0])); }
+
+// g' = gradScale[0] g, m = momentum m + g', y = g' + momentum m.
 @compute @workgroup_size(THREADS) fn muonMomentum(g: Group) {
-  if (anyFault(faults)) { return; }
+  if (leftOut()) { return; }
   let own = shareOf(g);
   var scale = 1.0;
-  if (p.scaled == 1u) { scale = gradScale[0]; }
+  if (p.scaled != 0u) { scale = gradScale[0]; }
   let its = p.parts[2u * own.which + 1u];
   for (var i = own.first; i < own.end; i += THREADS) {
     let at = p.parts[2u * own.which].x + i;
@@ -83,7 +86,7 @@ fn gradientOf(buffer: u32, i: u32) -> f32 {
 
 // parameter = kept parameter - step direction
 @compute @workgroup_size(THREADS) fn muonUpdate(g: Group) {
-  if (anyFault(faults)) { return; }
+  if (leftOut()) { return; }
   let own = shareOf(g);
   let step = select(p.step, p.stepTall, isTall(own.which));
   for (var i = own.first; i < own.end; i += THREADS) {

@@ -4,7 +4,7 @@
 
 struct Params {
   n: u32,
-  scaled: u32,
+  scaled: u32,  // 2: guarded, nothing is done unless gradScale[0] is above 0
   beta1: f32,
   rest1: f32,
   beta2: f32,
@@ -44,16 +44,18 @@ struct Element {
 /// rest = 1 - beta, step = lr / correction1, root = 1 / sqrt(correction2), and weight decay in one of l2, decay.
 fn moved(e: Element, gradient: f32) -> Element {
   var scale = 1.0;
-  if (p.scaled == 1u) { scale = gradScale[0]; }
+  if (p.scaled != 0u) { scale = gradScale[0]; }
   let grad = p.l2 * e.value + scale * gradient;
   let mean = p.beta1 * e.mean + p.rest1 * grad;
   let square = p.beta2 * e.square + p.rest2 * (grad * grad);
   return Element(e.value - (p.decay * e.value + (p.step * mean) / (p.root * sqrtOf(square) + p.eps)), mean, square);
 }
 
-// Nothing where a kernel has found bad input of which nobody has heard yet: the parameters must not be spoilt by then.
+/// Whether the step is left out: by its guard, or where a kernel has found bad input of which nobody has heard yet: the parameters must not be spoilt by then.
+fn leftOut() -> bool { return anyFault(faults) || (p.scaled == 2u && !isPositive(gradScale[0])); }
+
 @compute @workgroup_size(THREADS) fn adam(g: Group) {
-  if (anyFault(faults)) { return; }
+  if (leftOut()) { return; }
   let end = elementsEnd(g, p.n);
   for (var i = firstElement(g); i < end; i += THREADS) {
     let e = moved(Element(parameter[i], m[i], v[i]), gradient[i]);
@@ -93,7 +95,7 @@ fn shareOf(g: Group, length: u32) -> Share {
 
 // The same as adam, of `count` parameters: m has the moments of all.
 @compute @workgroup_size(THREADS) fn adamTogether(g: Group) {
-  if (anyFault(faults)) { return; }
+  if (leftOut()) { return; }
   let own = shareOf(g, PER_GROUP);
   let its = p.parts[2u * own.which];
   let at = p.parts[2u * own.which + 1u];

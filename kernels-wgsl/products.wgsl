@@ -32,8 +32,8 @@ const BIASED = 2u;
 const SUMS = 4u;
 const GATED = 8u;
 
-var<workgroup> tileA: array<vec4<f32>, 256>; // [DEPTH][TILE / 4]
-var<workgroup> tileB: array<vec4<f32>, 256>;
+var<workgroup> tileA: array<vec4<Half>, 256>; // [DEPTH][TILE / 4]
+var<workgroup> tileB: array<vec4<Half>, 256>;
 
 fn fetch(buffer: u32, at: u32) -> vec4<f32> {
   let i = at >> 2u;
@@ -102,9 +102,9 @@ fn four(buffer: u32, begin: u32, row: u32, rows: u32, column: u32, columns: u32)
     let form = p.terms[2u * term + 1u];
     let K = form.x;
     for (var k0 = 0u; k0 < K; k0 += DEPTH) {
-      if (form.y == 1u) { tileA[thread] = four(operands.x, operands.y, k0 + across.y, K, m0 + across.x, M); }
+      if (form.y == 1u) { tileA[thread] = vec4<Half>(four(operands.x, operands.y, k0 + across.y, K, m0 + across.x, M)); }
       else {
-        let v = four(operands.x, operands.y, m0 + along.x, M, k0 + along.y, K);
+        let v = vec4<Half>(four(operands.x, operands.y, m0 + along.x, M, k0 + along.y, K));
         let at = along.y * 16u + (along.x >> 2u);
         let part = along.x & 3u;
         tileA[at][part] = v.x;
@@ -113,25 +113,29 @@ fn four(buffer: u32, begin: u32, row: u32, rows: u32, column: u32, columns: u32)
         tileA[at + 48u][part] = v.w;
       }
       if (form.z == 1u) {
-        let v = four(operands.z, operands.w, n0 + along.x, N, k0 + along.y, K);
+        let v = vec4<Half>(four(operands.z, operands.w, n0 + along.x, N, k0 + along.y, K));
         let at = along.y * 16u + (along.x >> 2u);
         let part = along.x & 3u;
         tileB[at][part] = v.x;
         tileB[at + 16u][part] = v.y;
         tileB[at + 32u][part] = v.z;
         tileB[at + 48u][part] = v.w;
-      } else { tileB[thread] = four(operands.z, operands.w, k0 + across.y, K, n0 + across.x, N); }
+      } else { tileB[thread] = vec4<Half>(four(operands.z, operands.w, k0 + across.y, K, n0 + across.x, N)); }
       workgroupBarrier();
       for (var k = 0u; k < DEPTH; k++) {
-        let va = tileA[k * 16u + ty];
-        let vb = tileB[k * 16u + tx];
+        let va = vec4<f32>(tileA[k * 16u + ty]);
+        let vb = vec4<f32>(tileB[k * 16u + tx]);
         sums[0] += va.x * vb;
         sums[1] += va.y * vb;
         sums[2] += va.z * vb;
         sums[3] += va.w * vb;
       }
       if (summing && tx == 0u) {
-        for (var k = 0u; k < DEPTH; k++) { total += tileA[k * 16u + ty]; }
+        // Where tiles are rounded, what is only added up is read again.
+        for (var k = 0u; k < DEPTH; k++) {
+          if (HALF) { total += four(operands.x, operands.y, k0 + k, K, m0 + 4u * ty, M); }
+          else { total += vec4<f32>(tileA[k * 16u + ty]); }
+        }
       }
       workgroupBarrier();
     }

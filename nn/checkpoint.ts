@@ -13,7 +13,7 @@ import { type FrozenOptions, frozen, frozenEntry } from './frozen.ts'
 import { completeMixer, says, shared } from './mixers.ts'
 import type { Model } from './model.ts'
 import { entriesOf, isFloat, outline, prefixOf, shapesOf } from './module.ts'
-import type { Optimizer } from './optimizers.ts'
+import { checkLossScale, type Optimizer } from './optimizers.ts'
 import {
   type Bytes,
   PackedEntry,
@@ -30,6 +30,7 @@ import { otherVersion, versionMetadata } from './version.ts'
 
 const version = { fastweights: 'checkpoint 3', before: 'fastweights-2' }
 const optimizerPrefix = 'optimizer.'
+const lossScaleKey = 'lossScale'
 const momentPrefix = /^optimizer\.[mv]\./
 
 /** A kind of model that checkpoints hold. */
@@ -113,6 +114,8 @@ export interface Checkpoint<K extends ModelKind = 'transformer'> {
   stream: number
   /** Optimiser steps taken. */
   steps: number
+  /** Of an optimiser on a device of precision f16: its scale of the loss, and steps since that has changed. */
+  lossScale?: string
   /** What the caller stored beside it. */
   extra: Record<string, string>
   /** Parameters by name, and the optimiser's moments. */
@@ -132,7 +135,9 @@ export async function writeCheckpoint(
   if (kind === undefined) throw new Error(`writeCheckpoint: needs a model of ${Object.keys(kinds).join(', ')}, not ${told(model)}`)
   const metadata = metadataOf(kind, model, optimizer?.steps ?? 0, extra)
   // A read takes the values of the moment it is called: all of them before the first wait, so that training may go on meanwhile.
+  const saved = optimizer?.lossScale?.saved()
   const [parameters, moments] = await Promise.all([model.stateDict(), entriesOf(optimizer?.moments() ?? new Map())])
+  if (saved) metadata[lossScaleKey] = await saved
   const prefixed = [...moments].map(([name, entry]) => [optimizerPrefix + name, entry] as const)
   return writeSafetensors([...parameters, ...prefixed], metadata)
 }
@@ -142,7 +147,7 @@ function metadataOf(kind: ModelKind, model: ModelOf<ModelKind>, steps: number, e
   const counters = { seed: `${seed}`, stream: `${stream}`, steps: `${steps}` }
   const config = JSON.stringify(kindOf(kind).stored(model.config))
   const metadata = { ...versionMetadata(version), [kindKey]: kind, config, ...counters }
-  const taken = Object.keys(extra).find((name) => name in metadata)
+  const taken = Object.keys(extra).find((name) => name in metadata || name === lossScaleKey)
   if (taken !== undefined) throw new Error(`writeCheckpoint: '${taken}' is a word of checkpoints themselves; store it under another name`)
   return { ...extra, ...metadata }
 }
@@ -175,7 +180,18 @@ export function readCheckpoint<K extends ModelKind = 'transformer'>(bytes: Bytes
   const says = otherVersion(metadata, version)
   if (says !== undefined)
     fail(`the file isn't a checkpoint of this version of fastweights (its metadata says ${says}, not "${version.fastweights}")`)
-  const { format, fastweights, [kindKey]: found = 'transformer', config: configText = '', seed, stream, steps, ...extra } = metadata
+  const {
+    format,
+    fastweights,
+    [kindKey]: found = 'transformer',
+    config: configText = '',
+    seed,
+    stream,
+    steps,
+    [lossScaleKey]: lossScale,
+    ...extra
+  } = metadata
+  if (lossScale !== undefined) checkLossScale(lossScale, fail)
   if (found !== kind)
     fail(
       `the file holds a model of the kind ${quote(found)}, not "${kind}"${Object.hasOwn(kinds, found) ? `: readCheckpoint(bytes, '${found}')` : ''}`,
@@ -207,7 +223,16 @@ export function readCheckpoint<K extends ModelKind = 'transformer'>(bytes: Bytes
     if (shape) check(name, shape)
     else fail(`${quote(name)} is no part of its model`)
   }
-  return { kind, config, seed: count('seed', seed), stream: count('stream', stream), steps: count('steps', steps), extra, tensors }
+  return {
+    kind,
+    config,
+    seed: count('seed', seed),
+    stream: count('stream', stream),
+    steps: count('steps', steps),
+    ...(lossScale !== undefined && { lossScale }),
+    extra,
+    tensors,
+  }
 }
 
 /** Beside a mixer, without the shared settings that say nothing of it. */
@@ -264,4 +289,5 @@ export function restoreOptimizer(optimizer: Optimizer, checkpoint: Checkpoint<Mo
   const moments = [...checkpoint.tensors].filter(([name]) => name.startsWith(optimizerPrefix))
   if (moments.length === 0) throw new SafetensorsError("checkpoint: it holds no optimiser's state, so training can't go on from it")
   optimizer.loadMoments(new Map(moments.map(([name, entry]) => [name.slice(optimizerPrefix.length), entry])), checkpoint.steps)
+  if (checkpoint.lossScale !== undefined) optimizer.lossScale?.restore(checkpoint.lossScale)
 }

@@ -1,9 +1,14 @@
 /** Adam, AdamW and Muon, and the learning-rate schedules. */
 import { checkDivisor, checkList, checkNumber, checkOptions, fits, type NumberRange } from '../engine/arguments.ts'
+import type { Device } from '../engine/devices/device.ts'
+import { affine, equal, greater, maximum, minimum, mul, sub } from '../engine/ops/elementwise.ts'
+import { concat, reshape, slice } from '../engine/ops/movement.ts'
 import { type AdamTensors, adamSteps, clipScale, gradNorm, type MuonTensors, muonSteps } from '../engine/ops/optimizer.ts'
+import { overwrite } from '../engine/ops/overwrite.ts'
 import { span } from '../engine/profile.ts'
-import { scope } from '../engine/scope.ts'
-import { askedOnce, counted, gatherMemory, gradientPlaces, type Tensor, zerosTogether } from '../engine/tensor.ts'
+import { noGrad } from '../engine/recording.ts'
+import { keep, scope } from '../engine/scope.ts'
+import { askedOnce, counted, gatherMemory, gradientPlaces, type Tensor, tensor, zerosTogether } from '../engine/tensor.ts'
 import { withDefaults } from './fields.ts'
 import { type StateDict, writeAll } from './module.ts'
 
@@ -52,6 +57,88 @@ function checkHyper(optimizer: string, values: { [name in keyof typeof hyper]?: 
 /** Of all of them: settings for one may be given to another. */
 const known = ['lr', 'betas', 'eps', 'weightDecay', 'decays', 'matrixLr', 'momentum', 'matrices']
 
+/** As in torch.amp.GradScaler. */
+const firstScale = 2 ** 16
+const growAfter = 2000
+/** With one below 1 it isn't the scale that overflows; and the inverse of this is the smallest float32 that no device takes for 0. */
+const [leastScale, mostScale] = [1, 2 ** 126]
+
+/**
+ * Loss scaling (Micikevicius et al. 2018, section 3.2): float16 loses gradients below 6e-8. So a power of two multiplies the loss, and its inverse the
+ * gradients. Where one isn't finite, the step is left out and the scale halved, down to 1; after `growAfter` good steps on end it's doubled. All on the device: a step
+ * neither waits for the one before nor is captured differently. Tests: test/nn/precision.test.ts.
+ */
+class LossScale {
+  /** The scale, its inverse, and good steps since it has changed: [3]. */
+  readonly state: Tensor
+  private readonly everywhere: Tensor
+
+  constructor(device: Device) {
+    this.state = tensor([firstScale, 1 / firstScale, 0], { device })
+    this.everywhere = tensor([1], { dtype: 'int32', device })
+  }
+
+  private part = (i: number): Tensor => slice(this.state, 0, i, i + 1)
+  /** [1]; and its inverse. */
+  scale = (): Tensor => this.part(0)
+  inverse = (): Tensor => this.part(1)
+
+  /** After a step whose gradients, still scaled, have this norm. */
+  update(norm: Tensor): void {
+    noGrad(() =>
+      scope(() => {
+        // NaN for NaN and infinities, which equals nothing.
+        const difference = reshape(sub(norm, norm), [1])
+        const good = equal(difference, difference)
+        const steps = mul(affine(this.part(2), 1, 1), good)
+        const grows = greater(steps, growAfter - 0.5)
+        const factor = mul(affine(good, 0.5, 0.5), affine(grows, 1, 1))
+        const inverse = mul(affine(good, -1, 2), affine(grows, -0.5, 1))
+        const within = (x: Tensor, least: number, most: number): Tensor => maximum(minimum(x, most), least)
+        const next = [
+          within(mul(this.scale(), factor), leastScale, mostScale),
+          within(mul(this.inverse(), inverse), 1 / mostScale, 1 / leastScale),
+          mul(steps, affine(grows, -1, 1)),
+        ]
+        overwrite(this.state, concat(next, 0), this.everywhere)
+      }),
+    )
+  }
+
+  /** As a text, exactly; of the moment of the call. */
+  async saved(): Promise<string> {
+    const [scale, , steps] = await this.state.read()
+    return `${scale} ${steps}`
+  }
+
+  /** Takes up what `saved` gave. */
+  restore(text: string): void {
+    checkLossScale(text, (problem) => {
+      throw new Error(problem)
+    })
+    const [scale, steps] = text.split(' ').map(Number)
+    this.state.write([scale, 1 / scale, steps])
+  }
+
+  dispose(): void {
+    this.state.dispose()
+    this.everywhere.dispose()
+  }
+}
+
+/** Of what `LossScale.saved` gives. */
+export function checkLossScale(text: string, fail: (problem: string) => never): void {
+  const [scale, steps] = text.split(' ').map(Number)
+  const ok = scale >= leastScale && scale <= mostScale && Number.isInteger(Math.log2(scale)) && steps < growAfter
+  if (!(ok && /^\S+ \d+$/.test(text)))
+    fail(
+      `the loss scale must be a power of two from 1 to 2^126 and a number of steps below ${growAfter}, not ${JSON.stringify(text.slice(0, 80))}`,
+    )
+}
+
+/** Clips nothing but a norm that isn't finite. */
+const largest = 3e38
+
 interface Slot {
   p: Tensor
   m: Tensor
@@ -74,6 +161,10 @@ interface Variant {
 export abstract class Optimizer {
   /** Steps taken. */
   steps = 0
+  /** Where operands of products are rounded to float16; else null. */
+  readonly lossScale: LossScale | null = null
+  /** Whether gradients began with `seed`. */
+  private scaling = false
   private slots = new Map<string, Slot>()
   /** Parameters whose gradients have places beside each other. */
   private placed: Tensor[]
@@ -106,6 +197,18 @@ export abstract class Optimizer {
       const m = moments.next().value!
       this.slots.set(name, { p, m, v: count === 2 ? moments.next().value! : null, weightDecay })
     }
+    if (taken[0]?.p.device.precision === 'f16') this.lossScale = new LossScale(taken[0].p.device)
+  }
+
+  /**
+   * What to pass to `backward` of a loss of one number: on a device of precision f16 a power of two, which gradients need there and `step` takes out again
+   * (where one isn't finite it leaves parameters and moments as they are, and the power is halved, down to 1); elsewhere undefined, which is 1.
+   * For a loss that one optimiser learns from: another would take its gradients with the power still in them.
+   */
+  seed(loss: Tensor): Tensor | undefined {
+    if (!this.lossScale) return undefined
+    this.scaling = true
+    return reshape(this.lossScale.scale(), loss.shape)
   }
 
   /** Updates every parameter that has a gradient, and returns the norm of all gradients before clipping. Gradients stay: see zeroGrad. */
@@ -122,7 +225,9 @@ export abstract class Optimizer {
 
   private update(lr: () => number, clipNorm: number | undefined): Tensor {
     const slots = [...this.slots.values()].filter((s) => s.p.grad)
-    const norm = gradNorm(slots.map((s) => s.p.grad as Tensor))
+    const measured = gradNorm(slots.map((s) => s.p.grad as Tensor))
+    const scaling = this.scaling ? this.lossScale : null
+    const norm = scaling ? noGrad(() => scope(() => keep(reshape(mul(measured, scaling.inverse()), [])))) : measured
     const { betas, eps } = this.config
     const { decoupled = false, muon } = this.variant
     const [beta1, beta2] = betas
@@ -132,7 +237,9 @@ export abstract class Optimizer {
       return { correction1: 1 - beta1 ** step, correction2: 1 - beta2 ** step }
     }
     scope(() => {
-      const scale = clipNorm === undefined ? undefined : clipScale(norm, clipNorm)
+      const clip = clipNorm === undefined && !scaling ? undefined : clipScale(norm, clipNorm ?? largest)
+      const scale = scaling && clip ? noGrad(() => mul(clip, scaling.inverse())) : clip
+      const guarded = scaling !== null
       for (const weightDecay of new Set(slots.map((s) => s.weightDecay))) {
         const alike = slots.filter((s) => s.weightDecay === weightDecay)
         const [adam, matrices]: [AdamTensors[], MuonTensors[]] = [[], []]
@@ -141,15 +248,18 @@ export abstract class Optimizer {
           if (v) adam.push({ p, g, m, v })
           else matrices.push({ p, g, m })
         }
-        adamSteps(adam, () => ({ lr: lr(), beta1, beta2, eps, decoupled, weightDecay, ...corrections() }), scale)
-        if (muon) muonSteps(matrices, () => ({ lr: lr() * muon.lrRatio, momentum: muon.momentum, weightDecay }), scale)
+        adamSteps(adam, () => ({ lr: lr(), beta1, beta2, eps, decoupled, weightDecay, guarded, ...corrections() }), scale)
+        if (muon) muonSteps(matrices, () => ({ lr: lr() * muon.lrRatio, momentum: muon.momentum, weightDecay, guarded }), scale)
       }
+      scaling?.update(measured)
     })
+    if (norm !== measured) measured.dispose()
     return norm
   }
 
   /** Frees the gradients of all its parameters. */
   zeroGrad(): void {
+    this.scaling = false
     for (const { p } of this.slots.values()) {
       p.grad?.dispose()
       p.grad = null
@@ -158,7 +268,8 @@ export abstract class Optimizer {
 
   /** All that a step overwrites. */
   changes(): Tensor[] {
-    return [...this.slots.values()].flatMap(({ p, m, v }) => (v ? [p, m, v] : [p, m]))
+    const changed = [...this.slots.values()].flatMap(({ p, m, v }) => (v ? [p, m, v] : [p, m]))
+    return this.lossScale ? [...changed, this.lossScale.state] : changed
   }
 
   /** The moments, by parameter name: `m.NAME` and `v.NAME`. With `steps`, all that resuming needs. */
@@ -185,6 +296,7 @@ export abstract class Optimizer {
     this.zeroGrad()
     for (const p of this.placed.splice(0)) p.leavePlace()
     for (const moment of this.moments().values()) moment.dispose()
+    this.lossScale?.dispose()
   }
 }
 

@@ -33,6 +33,8 @@ export interface StepResult {
   loss: number
   /** Norm of all gradients together, before it is bounded. */
   gradNorm: number
+  /** On a device of precision f16: what the loss was multiplied by. Where gradNorm isn't finite, the step was left out, and the next scale is half of it. */
+  lossScale?: number
   /** The learning rate of the step. */
   lr: number
 }
@@ -132,10 +134,11 @@ export class Trainer<M extends Trainable<never> = Transformer> {
     const diverged = (what: string, value: number): never => {
       throw new DivergenceError(step, what, value, updates)
     }
-    const [loss, gradNorm] = await (this.replayed(batch) ?? this.run(batch))
+    const [loss, gradNorm, lossScale] = await (this.replayed(batch) ?? this.run(batch))
     if (!Number.isFinite(loss)) diverged('loss', loss)
-    if (!Number.isFinite(gradNorm)) diverged("gradient's norm", gradNorm)
-    return { step, lr, loss, gradNorm }
+    // With a scale above 1 that may be what overflows.
+    if (!Number.isFinite(gradNorm) && !(lossScale > 1)) diverged("gradient's norm", gradNorm)
+    return { step, lr, loss, gradNorm, ...(lossScale !== undefined && { lossScale }) }
   }
 
   /**
@@ -148,16 +151,25 @@ export class Trainer<M extends Trainable<never> = Transformer> {
     this.captured = null
   }
 
-  /** Forward, backward and update: the loss and the norm, [2]. */
+  /** Forward, backward and update: the loss and the norm, [2], and on a device of precision f16 the loss's scale, [3]. */
   private update(batch: BatchOf<M>): Tensor {
     const { clipNorm } = this.config
     try {
       const loss = span('forward', () => this.model.loss(batch as never))
       if (!(loss instanceof Tensor && loss.size === 1))
         throw new Error(`Trainer: the model's loss must be a tensor of one number, not ${told(loss)}`)
-      loss.backward(undefined, { release: true })
+      const seed = this.optimizer.seed(loss)
+      loss.backward(seed, { release: true })
       const norm = this.optimizer.step({ lr: () => this.lr, clipNorm: Number.isFinite(clipNorm) ? clipNorm : undefined })
-      return keep(noGrad(() => concat([reshape(loss, [1]), reshape(norm, [1])], 0)))
+      const measured = seed ? [loss, norm, seed] : [loss, norm]
+      return keep(
+        noGrad(() =>
+          concat(
+            measured.map((x) => reshape(x, [1])),
+            0,
+          ),
+        ),
+      )
     } finally {
       this.optimizer.zeroGrad() // of a step that failed, too: the next must not add to them
     }

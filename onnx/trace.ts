@@ -46,6 +46,7 @@ export function recorder(): Recorder {
     name: 'reference',
     description: 'a recorder of kernels',
     double: true,
+    precision: 'f32',
     defers: false,
     kernels,
     allocate: (_, size) => new Block(next++, size),

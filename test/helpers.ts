@@ -83,6 +83,18 @@ export async function gpus(): Promise<WebgpuDevice[]> {
   )
 }
 
+let half: Promise<WebgpuDevice> | undefined
+
+/** The WebGPU device in precision f16, shared by all tests; where the adapter has no float16, none, once it has been seen that opening one says so. */
+export async function halfGpus(test: Mocha.Context): Promise<WebgpuDevice[]> {
+  const { capabilities } = await webgpu(test)
+  if (capabilities.f16) return [await (half ??= webgpuDevice({ precision: 'f16' }))]
+  await assert.rejects(webgpuDevice({ precision: 'f16' }), {
+    message: `webgpu: ${capabilities.adapter} lacks shader-f16, which precision f16 needs; leave that out, or choose another adapter`,
+  })
+  return []
+}
+
 /** How many cases of n a device takes: a GPU computed by the CPU is slow, and most of what a case shows no device changes. */
 export const runsOn = ({ name }: Device, n: number): number => (name === 'webgpu' ? Math.ceil(n / 12) : n)
 
@@ -115,6 +127,8 @@ export const builds: readonly { name: string; relaxed: boolean }[] = [
 ]
 
 export const reference = referenceDevice()
+/** The oracle of precision f16. */
+export const halfReference = referenceDevice({ precision: 'f16' })
 
 export const sizeOf = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1)
 

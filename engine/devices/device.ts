@@ -1,3 +1,4 @@
+import { told } from '../arguments.ts'
 import type { Capture, CaptureOptions } from './capture.ts'
 import type { Kernels } from './kernels.ts'
 
@@ -7,6 +8,20 @@ export type DType = 'float32' | 'int32'
 export type HostArray = Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> | Int32Array<ArrayBuffer>
 /** The devices: `reference`, float64 in plain JavaScript; `wasm`, WebAssembly SIMD on the CPU; `webgpu`, the GPU. */
 export type DeviceName = 'reference' | 'wasm' | 'webgpu'
+
+/** What a device can round the operands of products of matrices to: see `Precision`. */
+export const precisions = ['f32', 'f16'] as const
+/**
+ * `f16`: operands of products (`matmul`, those of the chunk form of `fastWeights`) are rounded to float16 as they are read; `f32`: they aren't. Sums, and all
+ * that is kept, are in the device's own numbers.
+ */
+export type Precision = (typeof precisions)[number]
+
+/** What is given, `f32` if nothing is. */
+export function precisionOf(device: string, given: Precision = 'f32'): Precision {
+  if (!precisions.includes(given)) throw new Error(`${device}: precision must be ${precisions.join(' or ')}, not ${told(given)}`)
+  return given
+}
 
 /** What times a device whose kernels run later than they are called. */
 export interface DispatchTiming {
@@ -37,6 +52,8 @@ export interface Device<S = any> {
   readonly description: string
   /** Whether float32 tensors really hold float64 values (the oracle). */
   readonly double: boolean
+  /** See `Precision`. */
+  readonly precision: Precision
   /** Whether kernels run later than they are called: a next step may be begun before the last is read, so that the device never idles. */
   readonly defers: boolean
   /** What the device computes with. */

@@ -137,6 +137,8 @@ export interface AdamOptions {
   weightDecay: number
   /** true: AdamW (p -= lr * weightDecay * p); false: weight decay is added to the gradient. */
   decoupled: boolean
+  /** Nothing changes where gradScale[0] isn't above 0, as where it is NaN: the step is left out. Only beside a gradScale. */
+  guarded?: boolean
   /** 1 - beta1^t and 1 - beta2^t for the step t being taken, from 1. */
   correction1: number
   correction2: number
@@ -159,6 +161,8 @@ export interface MuonOptions {
   momentum: number
   /** Decoupled: p -= lr * weightDecay * p. */
   weightDecay: number
+  /** As in AdamOptions. */
+  guarded?: boolean
 }
 
 /** A matrix with its gradient and momentum: [R,C], or stored transposed, [C,R], where `tall`. */

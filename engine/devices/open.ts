@@ -1,7 +1,7 @@
 /** Devices by name, and the choice among them. */
 import { checkOptions } from '../arguments.ts'
 import { selfCheck } from '../selfcheck.ts'
-import type { Device, DeviceName } from './device.ts'
+import { type Device, type DeviceName, type Precision, precisionOf } from './device.ts'
 import { referenceDevice } from './reference/index.ts'
 import { type WasmOptions, wasmDevice } from './wasm/index.ts'
 import { type WebgpuOptions, webgpuDevice } from './webgpu/index.ts'
@@ -17,6 +17,8 @@ export interface OpenOptions {
   wasm?: WasmOptions
   /** For the webgpu device, also where `auto` picks it. */
   webgpu?: WebgpuOptions
+  /** `webgpu.precision` by default, where that is taken, else `f32`; `f16` on webgpu, where the adapter has that, and on the reference. */
+  precision?: Precision
   /** Is told, in a line, what `auto` has picked and why. */
   log?: (line: string) => void
 }
@@ -26,16 +28,23 @@ export interface OpenOptions {
  * where wasm is faster. Throws an Error of one line where the device named isn't to be had.
  */
 export async function openDevice(choice: DeviceChoice, options: OpenOptions = {}): Promise<Device> {
-  checkOptions('openDevice', options, ['wasm', 'webgpu', 'log'])
-  if (choice === 'reference') return referenceDevice()
+  checkOptions('openDevice', options, ['wasm', 'webgpu', 'precision', 'log'])
+  const picked = choice === 'webgpu' || choice === 'auto' ? options.webgpu?.precision : undefined
+  const precision = precisionOf('openDevice', options.precision ?? picked)
+  const half = precision === 'f16'
+  const webgpu = half ? { ...options.webgpu, precision } : options.webgpu
+  if (choice === 'reference') return referenceDevice({ precision })
+  if (choice === 'wasm' && half)
+    throw new Error('wasm: has no precision f16 (webgpu has, where the adapter does, and the reference); leave it out')
   if (choice === 'wasm') return wasmDevice(options.wasm)
-  if (choice === 'webgpu') return webgpuDevice(options.webgpu)
+  if (choice === 'webgpu') return webgpuDevice(webgpu)
   if (choice !== 'auto') throw new Error(`openDevice: there is no device '${choice}' (there are ${deviceChoices.join(', ')})`)
   try {
-    const device = await gpuThatWorks(options.webgpu)
+    const device = await gpuThatWorks(webgpu)
     options.log?.(`auto: ${device.description}, a GPU that works`)
     return device
   } catch (error) {
+    if (half) throw new Error(`auto: nothing here has precision f16: ${(error as Error).message}`)
     const device = await wasmDevice(options.wasm)
     options.log?.(`auto: ${device.description}, because of ${(error as Error).message}`)
     return device

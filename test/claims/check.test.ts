@@ -16,7 +16,20 @@ import {
 } from '../../claims/index.ts'
 import { checkRule, type FamilyRule } from '../../claims/rule.ts'
 import { stateNumbers } from '../../claims/sides.ts'
-import { add, affine, deltaRule, gatedDeltaRule, mul, readOut, reshape, sum, sumRule, type Tensor, tensor } from '../../engine/index.ts'
+import {
+  add,
+  affine,
+  deltaRule,
+  gatedDeltaRule,
+  matmul,
+  mul,
+  readOut,
+  reshape,
+  sum,
+  sumRule,
+  type Tensor,
+  tensor,
+} from '../../engine/index.ts'
 
 const text = { section: 'tests', statement: 'a statement', equation: 'x', source: 'this test' }
 
@@ -28,6 +41,28 @@ describe('check', () => {
     wasm = await Devices.open('wasm')
   })
   after(() => wasm.close())
+
+  it('in precision f16 has a bound for operands of float16, and leaves out what that does not hold', async () => {
+    const half = await Devices.open('reference', { precision: 'f16' })
+    const product = (scale: number, name: string, factor = 1): Claim =>
+      defineClaim({
+        ...text,
+        name: `test: ${name}`,
+        fields: { T: int(1, 9) },
+        left: (c, x) => {
+          const a = affine(x.tensor('a', [c.T, 4]), scale)
+          return { y: matmul(a, x.tensor('b', [4, 3])) }
+        },
+        right: (c, x) => x.on('reference', (x) => ({ y: matmul(affine(x.tensor('a', [c.T, 4]), scale * factor), x.tensor('b', [4, 3])) })),
+      })
+    const { status, bound, error } = await check(product(1, 'rounded'), half, { runs: 20 })
+    assert.deepEqual([status, bound], ['holds', 8 * 2 * 2 ** -11])
+    assert.ok(error > 1e-5, `${error}`)
+    // Many of these overflow, and the others hold; none of them excuses what is wrong.
+    assert.equal((await check(product(30_000, 'large'), half, { runs: 20 })).status, 'holds')
+    assert.equal((await check(product(30_000, 'wrong', 1.05), half, { runs: 20 })).status, 'fails')
+    half.close()
+  })
 
   /** The sum rule for the delta rule at full strength: wrong as soon as a key comes twice. */
   const wrong = defineClaim({

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { mkdirSync } from 'node:fs'
-import { composed } from '../../cli/doctor.ts'
+import { composed, roundedError } from '../../cli/doctor.ts'
 import { presets } from '../../tasks/index.ts'
-import { reference, webgpu } from '../helpers.ts'
+import { gpuIsSoftware, halfGpus, reference, webgpu } from '../helpers.ts'
 import { Workplace, withoutDriver, withoutPackage } from './command.ts'
 
 describe('fastweights doctor', () => {
@@ -33,6 +33,42 @@ describe('fastweights doctor', () => {
     assert.match(stdout, /^ {2}adapter +\S/m)
     assert.match(stdout, /^ {4}limits +\d.* in a buffer; \d+ buffers, \d+ threads, \d+ kB a workgroup; 65535 workgroups a dimension$/m)
     assert.match(stdout, /^ {4}features +\S+, /m)
+  })
+
+  it('in precision f16 finds every kernel and these presets right where a GPU has that', async function () {
+    if ((await halfGpus(this)).length > 0) allWell(await place.succeed('doctor --device webgpu --precision f16'))
+    else
+      assert.match(
+        (await place.run('doctor --device webgpu --precision f16')).stdout,
+        /^ {4}float16 +no: [\s\S]*^ {2}FAILED +webgpu: .* lacks shader-f16/m,
+      )
+  })
+
+  it('in precision f16 is not well where nothing could be checked', async function () {
+    await webgpu(this)
+    if (!gpuIsSoftware) return assert.match(await place.succeed('doctor --precision f16'), /^all well$/m)
+    const { code, stdout } = await place.run('doctor --precision f16')
+    assert.equal(code, 1)
+    assert.match(stdout, /^ {2}FAILED +webgpu: the only adapter computes on the CPU .*$/m)
+    assert.match(stdout, /^the device webgpu can't be used here$/m)
+    assert.doesNotMatch(stdout, /all well/)
+  })
+
+  it('in precision f16 forgives a row of a gradient, and no gradient that is left out, turned round or not a number', () => {
+    const bound = 2 ** -5
+    const expected = new Map([
+      ['large', Array.from({ length: 1000 }, (_, i) => Math.sin(i))],
+      ['small', [1e-4, -2e-4]],
+    ])
+    const error = (name: string, change: (x: number, i: number) => number): number =>
+      roundedError(new Map([...expected].map(([key, values]) => [key, key === name ? values.map(change) : values])), expected)
+    assert.equal(
+      error('', (x) => x),
+      0,
+    )
+    assert.ok(error('large', (x, i) => (i < 2 ? x + 0.3 : x)) < bound)
+    for (const change of [() => 0, (x: number) => -x, (x: number, i: number) => (i === 0 ? Number.NaN : x)])
+      for (const name of expected.keys()) assert.ok(error(name, change) > bound, `${name}, ${change}`)
   })
 
   it('says what is missing for a GPU and how to get it; that is a failure only where a GPU is asked for', async function () {

@@ -59,15 +59,15 @@ export const mutations = [
   {
     bug: 'a chunk writes values instead of pseudo-values (U for U - W S)',
     file: reference,
-    from: '  addTo(S.data, mul(transpose(Ks), U).data)\n',
-    to: '  addTo(S.data, mul(transpose(Ks), tokens.V).data)\n',
+    from: '  addTo(S.data, mul(transpose(Ks), U, round).data)\n',
+    to: '  addTo(S.data, mul(transpose(Ks), tokens.V, round).data)\n',
     claim: 'delta: chunk = step',
   },
   {
     bug: 'the incoming state is not corrected for (W S is left out)',
     file: reference,
-    from: ' : sub(V, mul(As, S))',
-    to: ' : sub(V, mul(As, zeros(S.rows, S.cols)))',
+    from: ' : sub(V, read)',
+    to: ' : sub(V, scaleRows(new Float64Array(V.rows), read))',
     claim: 'delta: any chunk length',
   },
   {
@@ -179,15 +179,15 @@ export const mutations = [
   {
     bug: 'a transposed read finds what the state held before it decayed',
     file: reference,
-    from: 'row(O, i).set(times(gamma, apply(S, row(Q, i))))',
-    to: 'row(O, i).set(apply(S, row(Q, i)))',
+    from: 'row(O, i).set(times(gamma, apply(before, row(Q, i))))',
+    to: 'row(O, i).set(apply(before, row(Q, i)))',
     claim: 'gated-oja: chunk = step',
   },
   {
     bug: 'the general rule does not find what its chunk has written along keys',
     file: reference,
-    from: 'add(mul(As, S), mulLower(fadedTokens(tokens).M, V))',
-    to: 'mul(As, S)',
+    from: 'add(read, mulLower(fadedTokens(tokens).M, V, round))',
+    to: 'read',
     claim: 'dplr: chunk = step',
   },
   {

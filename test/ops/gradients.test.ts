@@ -24,6 +24,7 @@ const notOps = [
   'forms',
   'full',
   'deviceChoices',
+  'precisions',
   'fastWeightMemory',
   'GateError',
   'generator',

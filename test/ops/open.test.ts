@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { working } from '../../engine/devices/open.ts'
 import { type Device, type DeviceChoice, deviceChoices, openDevice, wasmDevice, webgpuDevice } from '../../engine/index.ts'
 import { kernelNames } from '../../engine/selfcheck.ts'
-import { gpuIsSoftware, reference, webgpu } from '../helpers.ts'
+import { gpuIsSoftware, halfGpus, reference, webgpu } from '../helpers.ts'
 
 describe('openDevice', () => {
   for (const choice of ['reference', 'wasm', 'webgpu'] as const)
@@ -53,7 +53,7 @@ describe('openDevice', () => {
 
   it('refuses what is no device', async () => {
     await assert.rejects(openDevice('wasm', { threads: 1 } as never), {
-      message: "openDevice: unknown option 'threads' (wasm, webgpu, log)",
+      message: "openDevice: unknown option 'threads' (wasm, webgpu, precision, log)",
     })
     await assert.rejects(wasmDevice({ thread: 1 } as never), {
       message: "wasm: unknown option 'thread' (threads, relaxed, wide, maximumPages)",
@@ -65,12 +65,39 @@ describe('openDevice', () => {
       message: 'wasm: the options must be an object such as { threads: ... }, not null',
     })
     await assert.rejects(webgpuDevice({ name: 'Voodoo 2' } as never), {
-      message: "webgpu: unknown option 'name' (adapter, software, minimal, backend)",
+      message: "webgpu: unknown option 'name' (adapter, software, minimal, backend, precision)",
     })
     await assert.rejects(
       openDevice('cuda' as DeviceChoice),
       new RegExp(`there is no device 'cuda' \\(there are ${deviceChoices.join(', ')}\\)`),
     )
     await assert.rejects(openDevice('webgpu', { webgpu: { adapter: 'Voodoo 2' } }), /^Error: webgpu: [^\n]+$/)
+  })
+
+  it('has precision f16 on the reference, and says where there is none', async function () {
+    const device = await openDevice('reference', { precision: 'f16' })
+    assert.deepEqual(
+      [device.precision, device.description],
+      ['f16', 'reference (plain TypeScript, float64, operands of products in float16)'],
+    )
+    assert.equal(reference.precision, 'f32')
+    // Among what is for webgpu alone, too.
+    assert.equal((await openDevice('reference', { webgpu: { precision: 'f16' } })).precision, 'f32')
+    const gpu = openDevice('webgpu', { webgpu: { precision: 'f16' } })
+    if ((await halfGpus(this)).length === 0) await assert.rejects(gpu, /^Error: webgpu: .* lacks shader-f16, [^\n]+$/)
+    else {
+      assert.equal((await gpu).precision, 'f16')
+      ;(await gpu).close()
+    }
+    if (gpuIsSoftware)
+      await assert.rejects(openDevice('auto', { webgpu: { precision: 'f16' } }), /^Error: auto: nothing here has precision f16: /)
+    await assert.rejects(openDevice('wasm', { precision: 'f16' }), {
+      message: 'wasm: has no precision f16 (webgpu has, where the adapter does, and the reference); leave it out',
+    })
+    if (gpuIsSoftware)
+      await assert.rejects(openDevice('auto', { precision: 'f16' }), /^Error: auto: nothing here has precision f16: webgpu: [^\n]+$/)
+    await assert.rejects(openDevice('reference', { precision: 'f64' as never }), {
+      message: "openDevice: precision must be f32 or f16, not the text 'f64'",
+    })
   })
 })

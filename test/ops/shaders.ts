@@ -1,4 +1,5 @@
 /** Every shader as it is compiled. That of nets lacks a program: it gets one with every instruction, and one with every function. */
+import assert from 'node:assert/strict'
 import { sourceOfNet } from '../../engine/devices/webgpu/net-source.ts'
 import type { Shader } from '../../engine/devices/webgpu/runtime.ts'
 import { defineNet, type Net, unaryOps, type Vector } from '../../engine/index.ts'
@@ -20,10 +21,69 @@ const everyFunction = defineNet('every function', (net) => {
 export const sourceOf = (net: Net): string =>
   sourceOfNet(net.instructions, Object.keys(net.state).length + Object.keys(net.slow).length).source
 
-const { netProgram, ...others } = kernels
+const { netProgram, matmulUnits, ...others } = kernels
+
+/**
+ * What stands in for matrix units: each thread holds the whole of an operand, row after row, four numbers together; of sums the two fours that are the
+ * thread's in its subgroup.
+ */
+const units = `
+struct Matrix { at: array<vec4<f32>, 64> }
+
+fn loadRows(slice: ptr<workgroup, array<vec4<Half>, 256>>, offset: u32, stride: u32) -> Matrix {
+  var m = Matrix();
+  for (var i = 0u; i < 64u; i++) { m.at[i] = vec4<f32>((*slice)[offset + i / 4u * stride + i % 4u]); }
+  return m;
+}
+
+fn loadColumns(slice: ptr<workgroup, array<vec4<Half>, 256>>, offset: u32, stride: u32) -> Matrix {
+  var m = Matrix();
+  for (var i = 0u; i < 256u; i++) { m.at[i / 4u][i % 4u] = f32((*slice)[offset + i % 16u * stride + i / 64u][i / 16u % 4u]); }
+  return m;
+}
+
+fn accumulated(left: Matrix, right: Matrix, sums: Matrix, thread: u32) -> Matrix {
+  var a = left;
+  var b = right;
+  var c = sums;
+  for (var i = thread % 32u; i < 64u; i += 32u) {
+    for (var k = 0u; k < 16u; k++) { c.at[i] += a.at[i / 4u * 4u + k / 4u][k % 4u] * b.at[k * 4u + i % 4u]; }
+  }
+  return c;
+}
+
+fn storeRows(to: ptr<workgroup, array<vec4<f32>, 512>>, offset: u32, m: Matrix, stride: u32, thread: u32) {
+  var c = m;
+  for (var i = thread % 32u; i < 64u; i += 32u) { (*to)[offset + i / 4u * stride + i % 4u] = c.at[i]; }
+}
+`
+const standIns: readonly [what: RegExp, by: string, times: number][] = [
+  [/subgroup_matrix_(left|right|result)<f(16|32), 16, 16>/g, 'Matrix', 3],
+  [/subgroupMatrixLoad<Left, col_major>/g, 'loadColumns', 1],
+  [/subgroupMatrixLoad<Right, row_major>/g, 'loadRows', 2],
+  [/subgroupMatrixMultiplyAccumulate\((.*)\);/g, 'accumulated($1, g.thread);', 2],
+  [/subgroupMatrixStore<row_major>\((.*)\);/g, 'storeRows($1, g.thread);', 2],
+  [/, @builtin\(subgroup_id\) subgroup: u32\) \{/g, ') {\nlet subgroup = g.thread / 32u;', 1],
+]
+/** kernels-wgsl/matmul-units.wgsl with WGSL in the place of matrix units, which no adapter of the tests has: all but these is what a GPU gets. */
+export const emulatedUnits = {
+  ...matmulUnits,
+  name: 'matmul-units, emulated',
+  files: matmulUnits.files.map(({ name, source }) => ({
+    name,
+    source:
+      name !== matmulUnits.name
+        ? source
+        : standIns.reduce((text, [what, by, times]) => {
+            assert.equal(text.match(what)?.length, times, `${what}`)
+            return text.replace(what, by)
+          }, source) + units,
+  })),
+}
 
 export const shaders: readonly Shader[] = [
   ...Object.values(others),
+  emulatedUnits,
   ...[everyInstruction, everyFunction].map((net) => ({
     ...netProgram,
     name: `${netProgram.name}, ${net.name}`,

@@ -15,7 +15,9 @@ import {
   matmul,
   mul,
   normal,
+  type Precision,
   parameter,
+  precisions,
   scope,
   sum,
   type Tensor,
@@ -31,8 +33,8 @@ import { program, readAndFree, webgpu } from '../helpers.ts'
 import { shaders } from './shaders.ts'
 
 /** The device on which everything is checked and nothing computed: needs no driver. */
-async function withNull(body: (gpu: Gpu) => Promise<void>): Promise<void> {
-  const gpu = createGpu(await openAdapter({ backend: 'null', minimal: true }))
+async function withNull(body: (gpu: Gpu) => Promise<void>, precision: Precision = 'f32'): Promise<void> {
+  const gpu = createGpu(await openAdapter({ backend: 'null', minimal: true, precision }))
   try {
     await body(gpu)
   } finally {
@@ -42,15 +44,15 @@ async function withNull(body: (gpu: Gpu) => Promise<void>): Promise<void> {
 
 describe('WGSL', () => {
   for (const shader of shaders)
-    it(`${shader.name}.wgsl: every kernel compiles, with 8 storage buffers at most`, () =>
+    it(`${shader.name}.wgsl: every kernel compiles, with 8 storage buffers at most, in either precision`, () =>
       withNull(async ({ device }) => {
-        for (const entry of shader.entries) {
+        for (const [precision, entry] of precisions.flatMap((precision) => shader.entries.map((entry) => [precision, entry] as const))) {
           device.pushErrorScope('validation')
-          const module = device.createShaderModule({ code: sourceOf(shader) })
+          const module = device.createShaderModule({ code: sourceOf(shader, precision) })
           device.createComputePipeline({ layout: 'auto', compute: { module, entryPoint: entry } })
-          assert.equal((await device.popErrorScope())?.message ?? '', '', entry)
+          assert.equal((await device.popErrorScope())?.message ?? '', '', `${entry}, ${precision}`)
         }
-      }))
+      }, 'f16'))
 
   const broken: Shader = {
     name: 'broken',
@@ -457,8 +459,8 @@ describe('webgpu runtime', () => {
     await webgpu(this)
     const device = await webgpuDevice({ minimal: true })
     assert.deepEqual(
-      { ...device.capabilities, adapter: '', software: true },
-      { adapter: '', software: true, timestamps: false, bindingBytes: 2 ** 27 },
+      { ...device.capabilities, adapter: '', software: true, f16: false },
+      { adapter: '', software: true, timestamps: false, f16: false, bindingBytes: 2 ** 27 },
     )
     const { step, end } = training(device)
     const loss = step()

@@ -1,5 +1,6 @@
 /** What a GPU's driver may do to a NaN, the sources of its kernels must not leave to it: see kernels-wgsl/common.wgsl. */
 import assert from 'node:assert/strict'
+import { sourceOf } from '../../engine/devices/webgpu/runtime.ts'
 import { webgpuDevice } from '../../engine/index.ts'
 import { elementwise } from '../../kernels-wgsl/generated/wgsl.ts'
 import { shaders } from './shaders.ts'
@@ -28,7 +29,8 @@ describe('NaN in WGSL', () => {
     const device = await webgpuDevice({ backend: 'null', minimal: true })
     const all: string[] = []
     for (const { name, source } of names) {
-      const code = `${common}\n${math}\n${source}\n${hidden}`
+      const files = [common, math, source, hidden].map((source) => ({ name, source }))
+      const code = sourceOf({ files })
       device.gpu.pushErrorScope('validation')
       const { messages } = await device.gpu.createShaderModule({ code }).getCompilationInfo()
       await device.gpu.popErrorScope()

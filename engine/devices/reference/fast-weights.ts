@@ -38,7 +38,14 @@ interface Tokens {
   along: Matrix | null
   /** Reads are S q: rows of Q are as wide as V, those of O as K. */
   transposed: boolean
+  /** What the operands of products of the chunk form are rounded to: float16, or nothing. */
+  round: Rounding
+  /** The same of what pairs of tokens are multiplied by: it isn't rounded where a decay may lie between them. */
+  roundPairs: Rounding
 }
+type Rounding = (m: Matrix) => Matrix
+const exactly: Rounding = (m) => m
+
 interface Cotangents {
   G: Matrix
   g: Vector
@@ -161,7 +168,14 @@ function fadingKey({ K, W }: Tokens, j: number, kd: Matrix): void {
   for (let i = (j + 1) * K.cols; i < kd.data.length; i++) kd.data[i] = kd.data[i - K.cols] * W.data[i]
 }
 
-function fadedTokens(tokens: Tokens): Faded {
+/** The same with queries and keys as pairs of them are multiplied: all else that is made of them is an operand, too. */
+const withPairs = (tokens: Tokens): Tokens => {
+  const { Q, K, A, roundPairs } = tokens
+  return { ...tokens, Q: roundPairs(Q), K: roundPairs(K), A: A && roundPairs(A) }
+}
+
+function fadedTokens(given: Tokens): Faded {
+  const tokens = withPairs(given)
   const { K, W, A } = tokens
   const n = K.rows
   // A transposed read meets no key.
@@ -195,25 +209,27 @@ function fadedTokens(tokens: Tokens): Faded {
  * written along keys is read with theirs: -M^k V takes the place of V.
  */
 function pseudoValues(S: Matrix, tokens: Tokens, { M, As }: Faded): { E: Matrix; U: Matrix } {
-  const { V, beta, along } = tokens
-  const R = along ? sub(zeros(V.rows, V.cols), add(mul(As, S), mulLower(fadedTokens(tokens).M, V))) : sub(V, mul(As, S))
+  const { V, beta, along, round } = tokens
+  const read = mul(As, S, round)
+  const R = along ? sub(zeros(V.rows, V.cols), add(read, mulLower(fadedTokens(tokens).M, V, round))) : sub(V, read)
   const U = solveUnitLower(scaleRows(beta, M), scaleRows(beta, R))
-  return { E: sub(R, mulLower(M, U)), U }
+  return { E: sub(R, mulLower(M, U, exactly)), U }
 }
 
 /** O_i = Gamma_i * (S q_i) + sum_{j<=i} (q_i . u_j) D_ij * k_j. */
 function transposedReads(S: Matrix, tokens: Tokens, U: Matrix): Matrix {
-  const { Q, K, W } = tokens
+  const { K, W, round } = tokens
+  const [Q, before, written] = [tokens.Q, S, U].map(round)
   const O = zeros(K.rows, K.cols)
   let gamma: Vector = new Float64Array(K.cols).fill(1)
   for (let i = 0; i < K.rows; i++) {
     gamma = times(gamma, row(W, i))
-    row(O, i).set(times(gamma, apply(S, row(Q, i))))
+    row(O, i).set(times(gamma, apply(before, row(Q, i))))
   }
   const kd = zeros(K.rows, K.cols)
   for (let j = 0; j < K.rows; j++) {
     fadingKey(tokens, j, kd)
-    for (let i = j; i < K.rows; i++) addRow(O, i, kd, i, dotRows(Q, i, U, j))
+    for (let i = j; i < K.rows; i++) addRow(O, i, kd, i, dotRows(Q, i, written, j))
   }
   return O
 }
@@ -228,15 +244,16 @@ const writing = (tokens: Tokens): Tokens => ({ ...tokens, K: tokens.along ?? tok
 function chunk(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector } {
   const faded = fadedTokens(writing(tokens))
   const { P, Qs, Ks, all } = faded
+  const { round } = tokens
   const U = tokens.A ? pseudoValues(S, tokens, faded).U : tokens.V
-  const O = tokens.transposed ? transposedReads(S, tokens, U) : add(mul(Qs, S), mulLower(P, U))
+  const O = tokens.transposed ? transposedReads(S, tokens, U) : add(mul(Qs, S, round), mulLower(P, U, round))
   const N = apply(Qs, z).map((x, i) => x + sum(row(P, i)))
   scaleBy(S, all)
-  addTo(S.data, mul(transpose(Ks), U).data)
+  addTo(S.data, mul(transpose(Ks), U, round).data)
   if (tokens.along) {
     const keys = fadedTokens(tokens)
-    addTo(O.data, mulLower(keys.P, tokens.V).data)
-    addTo(S.data, mul(transpose(keys.Ks), tokens.V).data)
+    addTo(O.data, mulLower(keys.P, tokens.V, round).data)
+    addTo(S.data, mul(transpose(keys.Ks), tokens.V, round).data)
   }
   z.set(times(all, z))
   for (let t = 0; t < Ks.rows; t++) addTo(z, row(Ks, t))
@@ -250,33 +267,36 @@ function chunk(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector } {
  * is what the errors get, and dV = P^kT G + K~^k dS - M^kT diag(beta) X;  dP^k = tril(G V^T);  dM^k = -tril(diag(beta) X V^T, -1);  dK~^k = V dS^T.
  */
 function chunkBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens: Tokens, { G, g }: Cotangents): Gradients {
-  const { beta, A, along, V } = tokens
+  const { beta, A, along, V, round } = tokens
   const faded = fadedTokens(writing(tokens))
   const { P, M, Qs, As, Ks, all } = faded
   const { E, U } = A ? pseudoValues(S, tokens, faded) : { E: tokens.V, U: tokens.V }
-  const dU = add(mul(transpose(P), G), mul(Ks, dS))
+  const dU = add(mul(transpose(P), G, round), mul(Ks, dS, round))
   const X = A ? solveUnitLowerTransposed(scaleRows(beta, M), dU) : dU
   const dR = A ? scaleRows(beta, X) : dU
-  const dQs = mul(G, transpose(S))
-  const dKs = mul(U, transpose(dS))
+  const dQs = mul(G, transpose(S), round)
+  const dKs = mul(U, transpose(dS), round)
   for (let t = 0; t < G.rows; t++) {
     addTo(row(dQs, t), z, g[t])
     addTo(row(dKs, t), dz)
   }
-  const dAs = scaleRows(new Float64Array(G.rows).fill(-1), mul(dR, transpose(S)))
+  const dAs = scaleRows(new Float64Array(G.rows).fill(-1), mul(dR, transpose(S), round))
   const dPairs = (values: Matrix): { dP: Matrix; dM: Matrix } => {
-    const dP = tril(addColumn(mul(G, transpose(values)), g), 0)
-    return { dP, dM: { ...dP, data: A ? tril(mul(dR, transpose(values)), -1).data.map((x) => -x) : new Float64Array(dP.data.length) } }
+    const dP = tril(addColumn(mul(G, transpose(values), round), g), 0)
+    return {
+      dP,
+      dM: { ...dP, data: A ? tril(mul(dR, transpose(values), round), -1).data.map((x) => -x) : new Float64Array(dP.data.length) },
+    }
   }
   const { dP, dM } = dPairs(U)
   const keys = along && fadedTokens(tokens)
-  const dV = keys ? sub(add(mul(transpose(keys.P), G), mul(keys.Ks, dS)), mul(transpose(keys.M), dR)) : dR
-  const dKsOfV = mul(V, transpose(dS))
+  const dV = keys ? sub(add(mul(transpose(keys.P), G, round), mul(keys.Ks, dS, round)), mul(transpose(keys.M), dR, round)) : dR
+  const dKsOfV = mul(V, transpose(dS), round)
   const dAll = all.map((x, i) => x * (dot(row(S, i), row(dS, i)) + z[i] * dz[i]))
   scaleBy(dS, all)
-  addTo(dS.data, mul(transpose(Qs), G).data)
+  addTo(dS.data, mul(transpose(Qs), G, round).data)
   // Zeros times Infinity are NaN.
-  if (A) addTo(dS.data, mul(transpose(As), dR).data, -1)
+  if (A) addTo(dS.data, mul(transpose(As), dR, round).data, -1)
   dz.set(times(all, dz))
   for (let t = 0; t < G.rows; t++) addTo(dz, row(Qs, t), g[t])
   const gradients = fadeBackward(writing(tokens), dP, dM, dQs, dAs, dKs, dAll)
@@ -295,8 +315,10 @@ function chunkBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens: Tok
  * From the cotangents of what `fadedTokens` gives to those of q, k, a and log w. Each product D_ij is taken apart at the decays it is made of: row j of dK
  * is the cotangent of key j as it stands after token i, gathered from the last token back.
  */
-function fadeBackward(tokens: Tokens, dP: Matrix, dM: Matrix, dQs: Matrix, dAs: Matrix, dKs: Matrix, dAll: Vector): Gradients {
+function fadeBackward(given: Tokens, ofP: Matrix, ofM: Matrix, dQs: Matrix, dAs: Matrix, dKs: Matrix, dAll: Vector): Gradients {
+  const tokens = withPairs(given)
   const { Q, K, W, A } = tokens
+  const [dP, dM] = [ofP, ofM].map(given.roundPairs)
   const n = K.rows
   const gradients = noGradients(tokens)
   const { dQ, dK, dW, dA } = gradients
@@ -339,31 +361,33 @@ function fadeBackward(tokens: Tokens, dP: Matrix, dM: Matrix, dQs: Matrix, dAs: 
 
 type FastWeightKernels = Pick<Kernels<RefStorage>, 'fastWeights' | 'fastWeightsBackward'>
 
-const fastWeights: FastWeightKernels['fastWeights'] = (form, inputs, { y, sT, zT, den, states, zs }, sizes) => {
-  const { K, V, scale, eps, transposed } = sizes
-  checkGate(inputs, sizes)
-  const run = form === 'chunk' ? chunked : recurrent
-  for (const head of heads(sizes)) {
-    const S = inputs.s0 ? block(inputs.s0, head.index, K, V) : zeros(K, V)
-    const z = inputs.z0 ? block(inputs.z0, head.index, 1, K).data : new Float64Array(K)
-    for (const span of head.spans) {
-      states?.data.set(S.data, span.index * K * V)
-      zs?.data.set(z, span.index * K)
-      clear(y, span.rows, transposed ? K : V)
-      if (den) clear(den, span.rows, 1)
-      for (const stretch of stretchesOf(inputs, span, sizes)) {
-        if (stretch.fresh) for (const x of [S.data, z]) x.fill(0)
-        const { O, N } = run(S, z, stretch.tokens)
-        const d = N.map((x) => (zT ? x + eps : 1))
-        const factor = d.map((x) => scale / x)
-        scatter(y, stretch.rows, scaleRows(factor, O))
-        if (den) scatter(den, stretch.rows, column(d))
+const forward =
+  (round: Rounding): FastWeightKernels['fastWeights'] =>
+  (form, inputs, { y, sT, zT, den, states, zs }, sizes) => {
+    const { K, V, scale, eps, transposed } = sizes
+    checkGate(inputs, sizes)
+    const run = form === 'chunk' ? chunked : recurrent
+    for (const head of heads(sizes)) {
+      const S = inputs.s0 ? block(inputs.s0, head.index, K, V) : zeros(K, V)
+      const z = inputs.z0 ? block(inputs.z0, head.index, 1, K).data : new Float64Array(K)
+      for (const span of head.spans) {
+        states?.data.set(S.data, span.index * K * V)
+        zs?.data.set(z, span.index * K)
+        clear(y, span.rows, transposed ? K : V)
+        if (den) clear(den, span.rows, 1)
+        for (const stretch of stretchesOf(inputs, span, sizes, round)) {
+          if (stretch.fresh) for (const x of [S.data, z]) x.fill(0)
+          const { O, N } = run(S, z, stretch.tokens)
+          const d = N.map((x) => (zT ? x + eps : 1))
+          const factor = d.map((x) => scale / x)
+          scatter(y, stretch.rows, scaleRows(factor, O))
+          if (den) scatter(den, stretch.rows, column(d))
+        }
       }
+      sT.data.set(S.data, head.index * K * V)
+      zT?.data.set(z, head.index * K)
     }
-    sT.data.set(S.data, head.index * K * V)
-    zT?.data.set(z, head.index * K)
   }
-}
 
 const forgets = ({ W }: Tokens): boolean => W.data.includes(0)
 
@@ -389,64 +413,72 @@ function rowsOf(tokens: Tokens, from: number, to: number): Tokens {
 }
 
 /** With a normaliser y = scale O / den, so G = scale dy / den and g = -(dy . y) / den: dropping g is the classic mistake. */
-const fastWeightsBackward: FastWeightKernels['fastWeightsBackward'] = (form, inputs, saved, { dy, dsT, dzT }, gradients, sizes) => {
-  const { K, V, scale, gateWidth, transposed } = sizes
-  const { dq, dk, dv, dbeta, dgate, derase, dalong } = gradients
-  const run = form === 'chunk' ? chunkBackward : recurrentBackward
-  for (const head of heads(sizes)) {
-    const dS = dsT ? block(dsT, head.index, K, V) : zeros(K, V)
-    const dz = dzT ? block(dzT, head.index, 1, K).data : new Float64Array(K)
-    for (const span of head.spans.reverse()) {
-      for (const [x, width] of [
-        [dq, transposed ? V : K],
-        [dk, K],
-        [dv, V],
-        [dbeta, 1],
-        [dgate, gateWidth],
-        [derase, K],
-        [dalong, K],
-      ] as const)
-        if (x) clear(x, span.rows, width)
-      for (const { rows, fresh, tokens } of stretchesOf(inputs, span, sizes).reverse()) {
-        const S = fresh ? zeros(K, V) : block(saved.states, span.index, K, V)
-        const z = fresh || !saved.zs ? new Float64Array(K) : block(saved.zs, span.index, 1, K).data
-        const dY = gather(dy, rows, transposed ? K : V)
-        const Y = saved.y && gather(saved.y, rows, V)
-        const d = saved.den ? gather(saved.den, rows, 1).data : new Float64Array(rows.length).fill(1)
-        const factor = d.map((x) => scale / x)
-        const g = d.map((x, t) => (Y ? -dot(row(dY, t), row(Y, t)) / x : 0))
-        const back = forgets(tokens) ? recurrentBackward : run
-        const cotangents = { G: scaleRows(factor, dY), g }
-        // sum_t G_t . S_t q_t is sum_t q_t . S_t^T G_t: the cotangents of a transposed read are queries of a plain one, and the queries its cotangents.
-        const plain = transposed ? { ...tokens, Q: cotangents.G, transposed: false } : tokens
-        const dQs = transposed ? (form === 'chunk' ? chunked : recurrent)(clone(S), z.slice(), plain).O : null
-        const gradientsOf = back(S, z, dS, dz, plain, transposed ? { G: tokens.Q, g } : cotangents)
-        const { dQ, dK, dV, dbeta: db, dW, dA, dAlong } = { ...gradientsOf, ...(dQs && { dQ: dQs }) }
-        if (inputs.beta) {
-          // a = diag(w) k
-          addTo(dK.data, fade(tokens.W.data, dA.data))
-          addTo(
-            dW.data,
-            dA.data.map((x, i) => (tokens.W.data[i] === 0 ? 0 : tokens.A!.data[i] * x)),
-          )
-          const slopes = sizes.logits && gather(inputs.beta, rows, 1).data.map((x) => sigmoid(x) * sigmoid(-x))
-          scatter(dbeta!, rows, column(slopes ? times(db, slopes) : db))
+const backward =
+  (round: Rounding): FastWeightKernels['fastWeightsBackward'] =>
+  (form, inputs, saved, { dy, dsT, dzT }, gradients, sizes) => {
+    const { K, V, scale, gateWidth, transposed } = sizes
+    const { dq, dk, dv, dbeta, dgate, derase, dalong } = gradients
+    const run = form === 'chunk' ? chunkBackward : recurrentBackward
+    for (const head of heads(sizes)) {
+      const dS = dsT ? block(dsT, head.index, K, V) : zeros(K, V)
+      const dz = dzT ? block(dzT, head.index, 1, K).data : new Float64Array(K)
+      for (const span of head.spans.reverse()) {
+        for (const [x, width] of [
+          [dq, transposed ? V : K],
+          [dk, K],
+          [dv, V],
+          [dbeta, 1],
+          [dgate, gateWidth],
+          [derase, K],
+          [dalong, K],
+        ] as const)
+          if (x) clear(x, span.rows, width)
+        for (const { rows, fresh, tokens } of stretchesOf(inputs, span, sizes, round).reverse()) {
+          const S = fresh ? zeros(K, V) : block(saved.states, span.index, K, V)
+          const z = fresh || !saved.zs ? new Float64Array(K) : block(saved.zs, span.index, 1, K).data
+          const dY = gather(dy, rows, transposed ? K : V)
+          const Y = saved.y && gather(saved.y, rows, V)
+          const d = saved.den ? gather(saved.den, rows, 1).data : new Float64Array(rows.length).fill(1)
+          const factor = d.map((x) => scale / x)
+          const g = d.map((x, t) => (Y ? -dot(row(dY, t), row(Y, t)) / x : 0))
+          const back = forgets(tokens) ? recurrentBackward : run
+          const cotangents = { G: scaleRows(factor, dY), g }
+          // sum_t G_t . S_t q_t is sum_t q_t . S_t^T G_t: the cotangents of a transposed read are queries of a plain one, and the queries its cotangents.
+          const plain = transposed ? { ...tokens, Q: cotangents.G, transposed: false } : tokens
+          const dQs = transposed ? (form === 'chunk' ? chunked : recurrent)(clone(S), z.slice(), plain).O : null
+          const gradientsOf = back(S, z, dS, dz, plain, transposed ? { G: tokens.Q, g } : cotangents)
+          const { dQ, dK, dV, dbeta: db, dW, dA, dAlong } = { ...gradientsOf, ...(dQs && { dQ: dQs }) }
+          if (inputs.beta) {
+            // a = diag(w) k
+            addTo(dK.data, fade(tokens.W.data, dA.data))
+            addTo(
+              dW.data,
+              dA.data.map((x, i) => (tokens.W.data[i] === 0 ? 0 : tokens.A!.data[i] * x)),
+            )
+            const slopes = sizes.logits && gather(inputs.beta, rows, 1).data.map((x) => sigmoid(x) * sigmoid(-x))
+            scatter(dbeta!, rows, column(slopes ? times(db, slopes) : db))
+          }
+          if (fresh) for (const x of [dS.data, dz, row(dW, 0)]) x.fill(0)
+          scatter(dq, rows, dQ)
+          scatter(dk, rows, dK)
+          scatter(dv, rows, dV)
+          if (derase) scatter(derase, rows, dA)
+          if (dalong) scatter(dalong, rows, dAlong)
+          if (dgate) scatter(dgate, rows, gateWidth === K ? dW : column(db.map((_, t) => sum(row(dW, t)))))
         }
-        if (fresh) for (const x of [dS.data, dz, row(dW, 0)]) x.fill(0)
-        scatter(dq, rows, dQ)
-        scatter(dk, rows, dK)
-        scatter(dv, rows, dV)
-        if (derase) scatter(derase, rows, dA)
-        if (dalong) scatter(dalong, rows, dAlong)
-        if (dgate) scatter(dgate, rows, gateWidth === K ? dW : column(db.map((_, t) => sum(row(dW, t)))))
       }
+      gradients.ds0?.data.set(dS.data, head.index * K * V)
+      gradients.dz0?.data.set(dz, head.index * K)
     }
-    gradients.ds0?.data.set(dS.data, head.index * K * V)
-    gradients.dz0?.data.set(dz, head.index * K)
   }
-}
 
-export const fastWeightKernels: FastWeightKernels = { fastWeights, fastWeightsBackward }
+/**
+ * `round`: what operands of the products of the chunk form are rounded by, if by anything; the recurrent form, systems of equations and states aren't.
+ */
+export function fastWeightKernels(round?: (x: number) => number): FastWeightKernels {
+  const rounding: Rounding = round ? (m) => ({ ...m, data: m.data.map((x) => round(x)) }) : exactly
+  return { fastWeights: forward(rounding), fastWeightsBackward: backward(rounding) }
+}
 
 function checkGate({ gate, tokens }: FastWeightInputs<RefStorage>, { B, T, H, gateWidth }: FastWeightSizes): void {
   for (let i = 0; gate && i < B * T * H * gateWidth; i++)
@@ -484,7 +516,7 @@ interface Stretch {
 }
 
 /** A span cut where sequences begin; the last stretch may have no rows. */
-function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, sizes: FastWeightSizes): Stretch[] {
+function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, sizes: FastWeightSizes, round: Rounding): Stretch[] {
   const { H, K, V, gateWidth, transposed, logits } = sizes
   const { q, k, v, beta, gate, erase, along, tokens } = inputs
   const pieces: Pick<Stretch, 'rows' | 'fresh'>[] = [{ rows: [], fresh: false }]
@@ -506,7 +538,7 @@ function stretchesOf(inputs: FastWeightInputs<RefStorage>, span: Span, sizes: Fa
     const betas = beta && logits ? given.map(sigmoid) : given
     const Q = gather(q, rows, transposed ? V : K)
     const vectors = { Q, K: keys, V: gather(v, rows, V), W, A, along: along && gather(along, rows, K) }
-    return { rows, fresh, tokens: { ...vectors, beta: betas, transposed } }
+    return { rows, fresh, tokens: { ...vectors, beta: betas, transposed, round, roundPairs: gate || tokens ? exactly : round } }
   })
 }
 
@@ -670,7 +702,9 @@ const addColumn = (a: Matrix, g: Vector): Matrix => build(a.rows, a.cols, (i, j)
 /** Keeps entries (i, j) with j <= i + diagonal. */
 const tril = (a: Matrix, diagonal: number): Matrix => build(a.rows, a.cols, (i, j) => (j <= i + diagonal ? a.data[i * a.cols + j] : 0))
 
-function mul(a: Matrix, b: Matrix): Matrix {
+/** A B of operands rounded so. */
+function mul(left: Matrix, right: Matrix, round: Rounding): Matrix {
+  const [a, b] = [round(left), round(right)]
   const c = zeros(a.rows, b.cols)
   for (let i = 0; i < a.rows; i++) {
     for (let l = 0; l < a.cols; l++) addRow(c, i, b, l, a.data[i * a.cols + l])
@@ -679,7 +713,8 @@ function mul(a: Matrix, b: Matrix): Matrix {
 }
 
 /** P U for a lower triangular P: token i never touches the rows after it, so that not even a NaN there reaches it. */
-function mulLower(P: Matrix, U: Matrix): Matrix {
+function mulLower(lower: Matrix, right: Matrix, round: Rounding): Matrix {
+  const [P, U] = [round(lower), round(right)]
   const c = zeros(P.rows, U.cols)
   for (let i = 0; i < P.rows; i++) {
     for (let l = 0; l <= i; l++) addRow(c, i, U, l, P.data[i * P.cols + l])

@@ -1,6 +1,8 @@
 /** The oracle: every kernel in plain TypeScript and float64. Small and readable; speed is the other devices' business. */
+import { checkOptions } from '../../arguments.ts'
+import { toFloat16 } from '../../half.ts'
 import { createNotes } from '../capture.ts'
-import type { Device } from '../device.ts'
+import { type Device, type Precision, precisionOf } from '../device.ts'
 import type { Kernels } from '../kernels.ts'
 import { aftKernels } from './aft.ts'
 import { decayKernels } from './decay.ts'
@@ -17,27 +19,47 @@ import { reduceKernels } from './reduce.ts'
 import { sequenceKernels } from './sequence.ts'
 import type { RefStorage } from './storage.ts'
 
-const immediate: Kernels<RefStorage> = {
+const kernelsOf = (round?: (x: number) => number): Kernels<RefStorage> => ({
   ...elementwiseKernels,
   ...movementKernels,
   ...reduceKernels,
-  ...matmulKernels,
+  ...matmulKernels(round),
   ...normKernels,
   ...sequenceKernels,
   ...decayKernels,
   ...randomKernels,
   ...optimizerKernels,
-  ...fastWeightKernels,
+  ...fastWeightKernels(round),
   ...aftKernels,
   ...netKernels,
   ...linearKernels,
-}
+})
 
 /** Bytes of freed memory that are kept, at most. */
 const waitingLimit = 2 ** 24
 
+/** Options of `referenceDevice`. */
+export interface ReferenceOptions {
+  /** `f32` by default; `f16` is what a device of that precision is held to. */
+  precision?: Precision
+}
+
+/** What `referenceDevice` opens. */
+export interface ReferenceDevice extends Device<RefStorage> {
+  /** How many operands were too large for float16 so far, from 65520 on; in f32 none. */
+  overflows(): number
+}
+
 /** Plain TypeScript in float64: slow, and what every other device is held to. */
-export function referenceDevice(): Device<RefStorage> {
+export function referenceDevice(options: ReferenceOptions = {}): ReferenceDevice {
+  checkOptions('reference', options, ['precision'])
+  const precision = precisionOf('reference', options.precision)
+  let overflows = 0
+  const round = (x: number): number => {
+    const rounded = toFloat16(x)
+    if (Number.isFinite(x) && !Number.isFinite(rounded)) overflows++
+    return rounded
+  }
   const live = new Set<RefStorage>()
   let bytes = 0
   let open = true
@@ -71,7 +93,7 @@ export function referenceDevice(): Device<RefStorage> {
     (storage) => open && drop(storage),
   )
   type Kernel = (...args: unknown[]) => void
-  const table = immediate as unknown as Record<string, Kernel>
+  const table = kernelsOf(precision === 'f16' ? round : undefined) as unknown as Record<string, Kernel>
   const kernels = Object.fromEntries(
     Object.entries(table).map(([name, kernel]): [string, Kernel] => [
       name,
@@ -83,8 +105,10 @@ export function referenceDevice(): Device<RefStorage> {
   }
   return {
     name: 'reference',
-    description: 'reference (plain TypeScript, float64)',
+    description: `reference (plain TypeScript, float64${precision === 'f16' ? ', operands of products in float16' : ''})`,
     double: true,
+    precision,
+    overflows: () => overflows,
     defers: false,
     get kernels() {
       use()

@@ -3,11 +3,16 @@ import type { Kernels } from '../kernels.ts'
 import { unaryTable } from './elementwise.ts'
 import { numbersOf, type RefStorage } from './storage.ts'
 
-export const matmulKernels: Pick<Kernels<RefStorage>, 'matmul' | 'products'> = {
+type Round = ((x: number) => number) | undefined
+const operand = (x: Float32Array | RefStorage['data'], round: Round): ArrayLike<number> => (round ? x.map((value) => round(value)) : x)
+
+/** `round`: what operands are rounded by, if by anything. */
+export const matmulKernels = (round: Round): Pick<Kernels<RefStorage>, 'matmul' | 'products'> => ({
   matmul(a, b, bias, c, { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation, halfB }, start) {
     const [rowA, colA] = transposeA ? [1, M] : [K, 1]
     const [rowB, colB] = transposeB ? [1, K] : [N, 1]
-    const [A, B, C] = [a.data, halfB ? numbersOf(b, halfB) : b.data, c.data]
+    const [A, B] = [a.data, halfB ? numbersOf(b, halfB) : b.data].map((x) => operand(x, round))
+    const C = c.data
     if (!accumulate) C.fill(0, 0, batch * M * N)
     else if (start) C.set(start.data)
     for (let s = 0; s < batch; s++)
@@ -28,11 +33,12 @@ export const matmulKernels: Pick<Kernels<RefStorage>, 'matmul' | 'products'> = {
   products(list) {
     for (const { c, M, N, terms, accumulate, bias, activation, sums, gate } of list) {
       const C = c.data
+      const operands = terms.map(({ a, b, ...term }) => ({ ...term, A: operand(a.data, round), B: operand(b.data, round) }))
       for (let m = 0; m < M; m++)
         for (let n = 0; n < N; n++) {
           let x = accumulate ? C[m * N + n] : 0
-          for (const { a, b, K, transposeA, transposeB } of terms)
-            for (let k = 0; k < K; k++) x += a.data[transposeA ? k * M + m : m * K + k] * b.data[transposeB ? n * K + k : k * N + n]
+          for (const { A, B, K, transposeA, transposeB } of operands)
+            for (let k = 0; k < K; k++) x += A[transposeA ? k * M + m : m * K + k] * B[transposeB ? n * K + k : k * N + n]
           if (bias) x += bias.data[n]
           if (gate) x *= unaryTable[gate.op].df(gate.y.data[m * N + n], gate.y.data[m * N + n])
           C[m * N + n] = activation ? unaryTable[activation].f(x) : x
@@ -45,4 +51,4 @@ export const matmulKernels: Pick<Kernels<RefStorage>, 'matmul' | 'products'> = {
       }
     }
   },
-}
+})

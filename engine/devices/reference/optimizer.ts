@@ -32,8 +32,9 @@ export const optimizerKernels: Pick<Kernels<RefStorage>, 'gradNorm' | 'adam' | '
     y.data[0] = Math.sqrt(total)
   },
   adam(slots, gradScale, options) {
-    const { lr, beta1, beta2, eps, weightDecay, decoupled, correction1, correction2 } = options()
+    const { lr, beta1, beta2, eps, weightDecay, decoupled, correction1, correction2, guarded } = options()
     const scale = gradScale ? gradScale.data[0] : 1
+    if (guarded && !(scale > 0)) return
     for (const { p, g, m, v, n } of slots)
       for (let i = 0; i < n; i++) {
         const grad = g.data[i] * scale + (decoupled ? 0 : weightDecay * p.data[i])
@@ -44,8 +45,9 @@ export const optimizerKernels: Pick<Kernels<RefStorage>, 'gradNorm' | 'adam' | '
       }
   },
   muon(slots, R, C, gradScale, options) {
-    const { lr, momentum, weightDecay } = options()
+    const { lr, momentum, weightDecay, guarded } = options()
     const scale = gradScale ? gradScale.data[0] : 1
+    if (guarded && !(scale > 0)) return
     for (const { p, g, m, tall } of slots) {
       const x = new Float64Array(R * C)
       /** Of row r and column c of X, in what may be stored transposed. */

@@ -57,6 +57,7 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
     name: 'wasm',
     description: `wasm (${relaxed ? 'relaxed ' : ''}SIMD${wide ? ' of 256 bits' : ''}, ${threads} ${threads === 1 ? 'thread' : 'threads'}${alone ? `, because ${alone.replace('wasm: ', '')}` : ''})`,
     double: false,
+    precision: 'f32',
     defers: false,
     kernels,
     allocate(dtype, size, lasting) {

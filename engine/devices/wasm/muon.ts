@@ -41,7 +41,7 @@ export function muonKernels(pool: Pool): Pick<Kernels<Block>, 'muon'> {
 
   return {
     muon(slots, R, C, gradScale, options) {
-      const { momentum } = options()
+      const { momentum, guarded = false } = options()
       const count = slots.length
       const [size, square] = [R * C, R * R]
       if (count * size === 0) return
@@ -54,7 +54,7 @@ export function muonKernels(pool: Pool): Pick<Kernels<Block>, 'muon'> {
       const words = slots.flatMap(({ p, tall, g, m }) => [p.pointer, Number(tall), g.pointer, m.pointer])
       try {
         withWords(pool, words, (table) => {
-          const momenta = [table, x, gradScale?.pointer ?? 0, momentum, partial, size]
+          const momenta = [table, x, gradScale?.pointer ?? 0, momentum, partial, size, Number(guarded)]
           pool.run('muonMomentum', count * blocks, Math.ceil(grain / Math.min(size, block)), momenta)
           const normalised = [table, x, y, partial, blocks, quintic.eps, R, C]
           pool.run('muonNormalise', count * Math.ceil(R / ROWS), Math.ceil(grain / (ROWS * C)), normalised)
@@ -70,7 +70,8 @@ export function muonKernels(pool: Pool): Pick<Kernels<Block>, 'muon'> {
           }
           const update = (): number[] => {
             const { lr, weightDecay } = options()
-            return [table, y, R, C, 1 - lr * weightDecay, -lr, -lr * Math.sqrt(C / R)]
+            const guard = [gradScale?.pointer ?? 0, Number(guarded)]
+            return [table, y, R, C, 1 - lr * weightDecay, -lr, -lr * Math.sqrt(C / R), ...guard]
           }
           pool.run('muonUpdate', count * Math.ceil(C / ROWS), Math.ceil(grain / (ROWS * R)), update, 4 * ROWS * R)
         })

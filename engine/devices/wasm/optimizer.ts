@@ -19,7 +19,7 @@ export function optimizerKernels(pool: Pool): Pick<Kernels<Block>, 'gradNorm' | 
       const elements = slots.reduce((sum, { n }) => sum + n, 0)
       withWords(pool, words, (table) =>
         pool.run('adam', tasks, Math.ceil((grain * tasks) / elements), () => {
-          const { lr, beta1, beta2, eps, weightDecay, decoupled, correction1, correction2 } = options()
+          const { lr, beta1, beta2, eps, weightDecay, decoupled, correction1, correction2, guarded } = options()
           return [
             table,
             gradScale?.pointer ?? 0,
@@ -33,6 +33,7 @@ export function optimizerKernels(pool: Pool): Pick<Kernels<Block>, 'gradNorm' | 
             eps,
             decoupled ? 0 : weightDecay,
             decoupled ? lr * weightDecay : 0,
+            Number(guarded ?? false),
           ]
         }),
       )

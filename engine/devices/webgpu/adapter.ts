@@ -2,6 +2,7 @@
 
 import { checkOptions } from '../../arguments.ts'
 import { inNode } from '../../platform.ts'
+import { type Precision, precisionOf } from '../device.ts'
 
 /** Options of `webgpuDevice`. */
 export interface WebgpuOptions {
@@ -13,11 +14,13 @@ export interface WebgpuOptions {
   minimal?: boolean
   /** Dawn's backend: `null` checks shaders and computes nothing. */
   backend?: 'null' | 'vulkan' | 'metal' | 'd3d12'
+  /** `f32` by default; `f16` where the adapter has the feature shader-f16. */
+  precision?: Precision
 }
 
 /**
- * What there is beyond the guaranteed: the runtime asks here, and does without where it's missing. Subgroups and f16 aren't used: what they would
- * gain no GPU has measured yet.
+ * What there is beyond the guaranteed: the runtime asks here, and does without where it's missing. Subgroups are used for matrix units alone: what they
+ * would gain elsewhere no GPU has measured yet.
  */
 export interface Capabilities {
   /** The adapter's name. */
@@ -26,6 +29,10 @@ export interface Capabilities {
   software: boolean
   /** Whether it can time each dispatch. */
   timestamps: boolean
+  /** Whether it has float16, and so precision f16. */
+  f16: boolean
+  /** Of a device in precision f16: why large products don't run on matrix units; null where they do. */
+  noMatrixUnits?: string | null
   /** Largest buffer that can be bound, in bytes: a multiple of 16. */
   bindingBytes: number
 }
@@ -33,6 +40,7 @@ export interface Capabilities {
 export interface Opened {
   device: GPUDevice
   capabilities: Capabilities
+  precision: Precision
 }
 
 interface Dawn {
@@ -45,7 +53,7 @@ interface Dawn {
  */
 const owners = new FinalizationRegistry<GPU>(() => {})
 
-async function entrance({ adapter, backend }: WebgpuOptions): Promise<GPU> {
+async function entrance({ adapter, backend, precision }: WebgpuOptions): Promise<GPU> {
   if (!inNode) {
     if (typeof navigator === 'undefined' || !navigator.gpu)
       throw new Error('webgpu: this browser has no WebGPU here (it needs a secure page, https or localhost, and perhaps a newer version)')
@@ -59,7 +67,8 @@ async function entrance({ adapter, backend }: WebgpuOptions): Promise<GPU> {
   }
   return create([
     // Every kernel writes its workgroup memory before it reads it; clearing it first costs SwiftShader seconds in compiling.
-    'enable-dawn-features=disable_workgroup_init',
+    // On NVIDIA Dawn has float16 only where it's told to; matrix units are an experiment of Dawn's.
+    `enable-dawn-features=disable_workgroup_init,vulkan_enable_f16_on_nvidia${precision === 'f16' ? ',allow_unsafe_apis' : ''}`,
     // Else timestamps come in steps of 0.1 ms.
     'disable-dawn-features=timestamp_quantization',
     ...(adapter ? [`adapter=${adapter}`] : []),
@@ -186,25 +195,52 @@ async function firstAdapter(gpu: GPU, options: WebgpuOptions): Promise<GPUAdapte
   return adapter
 }
 
-export async function openAdapter(options: WebgpuOptions): Promise<Opened> {
-  checkOptions('webgpu', options, ['adapter', 'software', 'minimal', 'backend'])
+const unitFeatures = ['subgroups', 'chromium-experimental-subgroup-matrix']
+
+/** Dawn's, which the types of WebGPU don't know. */
+interface MatrixInfo extends GPUAdapterInfo {
+  subgroupMatrixConfigs?: readonly { componentType: string; resultComponentType: string; M: number; N: number; K: number }[]
+}
+
+/** Why an adapter hasn't what kernels-wgsl/matmul-units.wgsl needs; null where it has. */
+function lacksUnits({ features, info }: GPUAdapter): string | null {
+  const { subgroupMinSize: least, subgroupMaxSize: most, subgroupMatrixConfigs = [] } = info as MatrixInfo
+  const lacking = unitFeatures.find((name) => !features.has(name))
+  if (lacking) return `the adapter lacks ${lacking}`
+  if (least !== 32 || most !== 32) return `subgroups have ${least} to ${most} threads, not 32`
+  const has = subgroupMatrixConfigs.map((c) => `${c.componentType} ${c.resultComponentType} ${c.M} ${c.N} ${c.K}`)
+  return has.includes('f16 f32 16 16 16') ? null : 'no matrices of 16 x 16 x 16 float16 with sums in float32'
+}
+
+/** `withoutUnits`: why matrix units aren't to be used, whatever the adapter has. */
+export async function openAdapter(options: WebgpuOptions, withoutUnits?: string): Promise<Opened> {
+  checkOptions('webgpu', options, ['adapter', 'software', 'minimal', 'backend', 'precision'])
+  const precision = precisionOf('webgpu', options.precision)
   const gpu = await entrance(options)
   const adapter = await firstAdapter(gpu, options)
   const name = nameOf(adapter.info)
   if (isSoftware(adapter) && options.software === false)
     throw new Error(`webgpu: the only adapter computes on the CPU (${name}); the wasm device is faster there`)
   const { maxStorageBufferBindingSize, maxBufferSize } = adapter.limits
+  const half = precision === 'f16'
+  if (half && !adapter.features.has('shader-f16'))
+    throw new Error(`webgpu: ${name} lacks shader-f16, which precision f16 needs; leave that out, or choose another adapter`)
+  const noMatrixUnits = withoutUnits ?? (options.minimal ? 'not asked for' : lacksUnits(adapter))
   const timed = !options.minimal && adapter.features.has('timestamp-query')
   const device = await adapter
     .requestDevice({
-      requiredFeatures: timed ? ['timestamp-query'] : [],
+      requiredFeatures: [
+        ...(timed ? ['timestamp-query'] : []),
+        ...(half ? ['shader-f16'] : []),
+        ...(half && noMatrixUnits === null ? unitFeatures : []),
+      ] as GPUFeatureName[],
       requiredLimits: options.minimal ? {} : { maxStorageBufferBindingSize, maxBufferSize },
     })
     .catch((error: unknown) => {
       throw new Error(`webgpu: ${name} can't be opened: ${firstLine(error)}`)
     })
   owners.register(device, gpu)
-  return { device, capabilities: capabilitiesOf(adapter, device) }
+  return { device, capabilities: { ...capabilitiesOf(adapter, device), ...(half && { noMatrixUnits }) }, precision }
 }
 
 /** Of an adapter, or of what a device was granted of it. */
@@ -213,6 +249,7 @@ function capabilitiesOf(adapter: GPUAdapter, { features, limits }: GPUAdapter | 
     adapter: nameOf(adapter.info),
     software: isSoftware(adapter),
     timestamps: features.has('timestamp-query'),
+    f16: adapter.features.has('shader-f16'),
     bindingBytes: Math.floor(Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize) / 16) * 16,
   }
 }

@@ -34,7 +34,19 @@ type Regions = Record<string, number>
 
 const gateFault = (bits: number): Error => new GateError(new Float32Array(Int32Array.of(bits).buffer)[0])
 
-export function fastWeightKernels(gpu: Gpu): Pick<Kernels<Block>, 'fastWeights' | 'fastWeightsBackward'> {
+type FastWeightKernels = Pick<Kernels<Block>, 'fastWeights' | 'fastWeightsBackward'>
+
+/** Only products of the chunk form are rounded. */
+export function fastWeightKernels(gpu: Gpu): FastWeightKernels {
+  const chunk = kernelsOn(gpu)
+  const forms = { chunk, recurrent: gpu.exact ? kernelsOn(gpu.exact) : chunk }
+  return {
+    fastWeights: (form, ...given) => forms[form].fastWeights(form, ...given),
+    fastWeightsBackward: (form, ...given) => forms[form].fastWeightsBackward(form, ...given),
+  }
+}
+
+function kernelsOn(gpu: Gpu): FastWeightKernels {
   const blocks = (n: number): number => Math.ceil(n / threads)
 
   /** What a call's dispatches have in common. limit: the most tokens of a piece. */

@@ -1,4 +1,4 @@
-import { matmul, products } from '../../../kernels-wgsl/generated/wgsl.ts'
+import { matmul, matmulUnits, products } from '../../../kernels-wgsl/generated/wgsl.ts'
 import { halfNumber } from '../../half.ts'
 import { type Kernels, type MatmulSizes, type Product, unaryOps } from '../kernels.ts'
 import { elementwiseKernels } from './elementwise.ts'
@@ -26,6 +26,8 @@ function splitsOf({ batch, M, N, K }: MatmulSizes): { tiles: number; splits: num
   const length = Math.ceil(K / wanted / depth) * depth
   return { tiles, splits: Math.max(1, Math.ceil(K / Math.max(length, 1))), length }
 }
+
+const one = { batch: 1, strideA: 0, strideB: 0, sparse: false }
 
 /** Factors of what the product is added to, and of the sum. */
 interface Scales {
@@ -65,6 +67,9 @@ const inFours = ({ c, M, N, terms, bias, sums, gate }: Product<Block>): boolean 
   // What isn't in the buffer of C can't be written beside it.
   (!sums || sums.memory === c.memory) &&
   [c, bias, sums, gate?.y, ...terms.flatMap(({ a, b }) => [a, b])].every((block) => !block || block.offset % 16 === 0)
+
+/** Multiplications from which on matrix units are worth dispatches of a product's own: an H100 took 40 us for as many without them, 8 for a dispatch. */
+const large = 2 ** 28
 
 export function matmulKernels(gpu: Gpu) {
   const elementwise = elementwiseKernels(gpu)
@@ -129,8 +134,11 @@ export function matmulKernels(gpu: Gpu) {
         activation: activation === null ? none : unaryOps.indexOf(activation),
         halfB: halfNumber(halfB),
       }
-      const product = (c: Block): void =>
-        gpu.run(matmul, 'matmul', { a, a4: a, b, b4: b, pairsB: b, bias, start, c }, params, tiles * splits)
+      const product = (c: Block): void => {
+        const bindings = { a, a4: a, b, b4: b, pairsB: b, bias, start, c }
+        if (gpu.units && !sparse) gpu.units.run(matmulUnits, 'matmulUnits', bindings, params, tiles * splits)
+        else gpu.run(matmul, 'matmul', bindings, params, tiles * splits)
+      }
       if (M * N <= few && K <= shortLength)
         gpu.run(matmul, 'matmulEach', { a, b, pairsB: b, bias, start, c }, params, Math.ceil((batch * M * N) / perGroup))
       else if (splits === 1) product(c)
@@ -141,10 +149,12 @@ export function matmulKernels(gpu: Gpu) {
         })
     },
     products(list: List): void {
-      const alone = list.filter((product) => !inFours(product))
+      const depthOf = ({ terms }: Product<Block>): number => terms.reduce((sum, { K }) => sum + K, 0)
+      const taken = (product: Product<Block>): boolean =>
+        inFours(product) && !(gpu.units && product.M * product.N * depthOf(product) >= large)
+      const alone = list.filter((product) => !taken(product))
       // Those with the longest sums begin first.
-      const longest = ({ terms }: Product<Block>): number => terms.reduce((sum, { K }) => sum + K, 0)
-      const rest = list.filter(inFours).sort((x, y) => longest(y) - longest(x))
+      const rest = list.filter(taken).sort((x, y) => depthOf(y) - depthOf(x))
       while (rest.length > 0) {
         const some: Product<Block>[] = []
         let buffers: ReturnType<typeof buffersOf> = null
@@ -165,8 +175,8 @@ export function matmulKernels(gpu: Gpu) {
       for (const { c, M, N, terms, accumulate = false, bias = null, activation = null, sums, gate } of alone) {
         for (const [i, { a, b, K, transposeA, transposeB }] of terms.entries()) {
           const last = i === terms.length - 1
-          const plain = { batch: 1, strideA: 0, strideB: 0, sparse: false, activation: last ? activation : null }
-          kernels.matmul(a, b, last ? bias : null, c, { ...plain, M, N, K, transposeA, transposeB, accumulate: accumulate || i > 0 })
+          const own = { M, N, K, transposeA, transposeB, accumulate: accumulate || i > 0, activation: last ? activation : null }
+          kernels.matmul(a, b, last ? bias : null, c, { ...one, ...own })
         }
         if (gate)
           gpu.scratch(M * N, (sum) => {
@@ -178,4 +188,33 @@ export function matmulKernels(gpu: Gpu) {
     },
   } satisfies Pick<Kernels<Block>, 'matmul' | 'products'>
   return kernels
+}
+
+/** What is wrong with products on matrix units; null if integers, ragged and in ranges of K, come out exactly. */
+export async function wrongUnits(gpu: Gpu): Promise<string | null> {
+  const given = (n: number, step: number): Float32Array => Float32Array.from({ length: n }, (_, i) => ((i * step) % 17) - 8)
+  try {
+    for (const [M, N, K, transposed] of [
+      [70, 67, 45, true],
+      [65, 130, 1030, false],
+    ] as const) {
+      const [x, y] = [given(M * K, 5), given(K * N, 7)]
+      const [a, b, c] = [M * K, K * N, M * N].map((n) => gpu.allocate(4 * n))
+      gpu.write(a, x)
+      gpu.write(b, y)
+      const sizes = { M, N, K, transposeA: transposed, transposeB: transposed, accumulate: false, activation: null }
+      matmulKernels(gpu).matmul(a, b, null, c, { ...one, ...sizes })
+      const sums = await gpu.read(c, M * N)
+      for (const block of [a, b, c]) gpu.free(block)
+      for (let i = 0; i < M * N; i++) {
+        const [m, n] = [Math.floor(i / N), i % N]
+        let sum = 0
+        for (let k = 0; k < K; k++) sum += transposed ? x[k * M + m] * y[n * K + k] : x[m * K + k] * y[k * N + n]
+        if (sums[i] !== sum) return `a product of integers has ${sums[i]} in the place of ${sum}`
+      }
+    }
+    return null
+  } catch (error) {
+    return (error as Error).message
+  }
 }

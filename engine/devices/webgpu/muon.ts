@@ -10,12 +10,14 @@ import { type Gpu, perGroup } from './runtime.ts'
 const matricesAtOnce = 32
 
 export function muonKernels(gpu: Gpu): Pick<Kernels<Block>, 'muon'> {
-  const { matmul } = matmulKernels(gpu)
+  // An optimiser's products aren't rounded.
+  const { matmul } = matmulKernels(gpu.exact ?? gpu)
   const { faults } = gpu
 
   return {
     muon(slots, R, C, gradScale, options) {
-      const { momentum } = options()
+      const { momentum, guarded } = options()
+      const scaled = gradScale === null ? 0 : guarded ? 2 : 1
       const count = slots.length
       const [size, square] = [R * C, R * R]
       const [all, squares] = [count * size, count * square]
@@ -45,7 +47,7 @@ export function muonKernels(gpu: Gpu): Pick<Kernels<Block>, 'muon'> {
                 ({ g }) => g,
               )) {
                 const bindings = { ...gradientsOf(buffers), m: whole(some[0].m), y, gradScale, faults }
-                const params = { ...partsOf(some, ({ m }) => m, buffers), scaled: Number(gradScale !== null), momentum }
+                const params = { ...partsOf(some, ({ m }) => m, buffers), scaled, momentum }
                 gpu.run(muon, 'muonMomentum', bindings, params, some.length * groups)
               }
               gpu.scratch(count, (norms) => {
@@ -73,9 +75,15 @@ export function muonKernels(gpu: Gpu): Pick<Kernels<Block>, 'muon'> {
                 const params = partsOf(some, ({ p }) => p, [])
                 const update = () => {
                   const { lr, weightDecay } = options()
-                  return { ...params, step: lr, stepTall: lr * Math.sqrt(C / R), kept: 1 - lr * weightDecay }
+                  return { ...params, scaled, step: lr, stepTall: lr * Math.sqrt(C / R), kept: 1 - lr * weightDecay }
                 }
-                gpu.run(muon, 'muonUpdate', { parameter: whole(some[0].p), direction: from, faults }, update, some.length * groups)
+                gpu.run(
+                  muon,
+                  'muonUpdate',
+                  { parameter: whole(some[0].p), direction: from, gradScale, faults },
+                  update,
+                  some.length * groups,
+                )
               }
             }),
           ),

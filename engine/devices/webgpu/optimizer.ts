@@ -83,9 +83,9 @@ export function optimizerKernels(gpu: Gpu): Pick<Kernels<Block>, 'gradNorm' | 'a
     },
     adam(slots, gradScale, options) {
       const common = () => {
-        const { lr, beta1, beta2, eps, weightDecay, decoupled, correction1, correction2 } = options()
+        const { lr, beta1, beta2, eps, weightDecay, decoupled, correction1, correction2, guarded } = options()
         return {
-          scaled: Number(gradScale !== null),
+          scaled: gradScale === null ? 0 : guarded ? 2 : 1,
           // What is near 1 is subtracted here, in float64.
           beta1,
           rest1: 1 - beta1,

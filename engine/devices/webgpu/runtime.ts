@@ -11,7 +11,7 @@
  * after the GPU now and then, as Firefox does every 100 ms, makes ten steps or tokens a second at most; reads called together wait together.
  */
 import { type Capture, type CaptureOptions, createNotes } from '../capture.ts'
-import type { DispatchTiming, HostArray } from '../device.ts'
+import type { DispatchTiming, HostArray, Precision } from '../device.ts'
 import type { Opened } from './adapter.ts'
 import { type Block, createMemory, type Memory, show } from './memory.ts'
 import { patiently } from './patience.ts'
@@ -42,6 +42,10 @@ export interface Gpu extends Omit<Memory, 'allocate' | 'allocateTogether' | 'rel
   gather(blocks: readonly Block[]): Block[] | null
   readonly device: GPUDevice
   readonly capabilities: Opened['capabilities']
+  /** Where Half is f16: the same with f32. */
+  readonly exact?: Gpu
+  /** The same for shaders of matrix units, where there are such. */
+  readonly units?: Gpu
   /**
    * Runs an entry of a shader on `groups` workgroups (nothing if there are none). Bindings that the entry uses are named; null binds an
    * empty buffer. Parameters that aren't named are 0; a function gives those that may be others each time.
@@ -124,7 +128,7 @@ const faultReads = 3
 const stagingLimit = 2 ** 26
 const stagingKept = 2 ** 20
 
-export function createGpu({ device, capabilities }: Opened): Gpu {
+export function createGpu({ device, capabilities, precision }: Opened): Gpu {
   const { queue } = device
   const align = device.limits.minUniformBufferOffsetAlignment
   let failure: Error | null = null
@@ -236,19 +240,19 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
   let pipelinesMade = 0
   const bindGroups = new Map<string, GPUBindGroup>()
 
-  function pipelineOf(shader: Shader, entry: string, names: readonly string[]): Pipeline {
-    const key = `${shader.name} ${entry} ${names}`
+  function pipelineOf(shader: Shader, entry: string, names: readonly string[], precision: Arithmetic): Pipeline {
+    const key = `${shader.name} ${precision} ${entry} ${names}`
     const known = pipelines.get(key)
     if (known) return known
     const explain = (message: string): string => {
       const [, line, column, text] = message.match(/:(\d+):(\d+) (?:error: )?(.*)/) ?? []
       if (!line) return `${shader.name}.wgsl, ${entry}: ${oneLine(message)}`
-      return `${place(Number(line), shader)}:${column}: ${text}`
+      return `${place(Number(line), shader, precision)}:${column}: ${text}`
     }
     const made = guarded(
       ['validation'],
       () => {
-        const module = device.createShaderModule({ label: shader.name, code: sourceOf(shader) })
+        const module = device.createShaderModule({ label: shader.name, code: sourceOf(shader, precision) })
         const layout = device.createBindGroupLayout({
           entries: [
             {
@@ -343,28 +347,30 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
   /** What reads have found and none has thrown yet. */
   const faultsFound = new Int32Array(faultWords)
 
-  const run: Gpu['run'] = (shader, entry, bindings, params, groups) => {
-    check()
-    if (groups <= 0) return
-    if (groups > groupsLimit * groupsLimit)
-      throw new Error(`webgpu: ${shader.name}, ${entry}: ${groups} workgroups are more than a dispatch holds`)
-    const names = Object.keys(bindings)
-    const pipeline = pipelineOf(shader, entry, names)
-    const blocks = names.map((name) => bindings[name] ?? emptyAt(shader.bindings[name].binding))
-    const now = typeof params === 'function' ? () => pack(shader, params()) : pack(shader, params)
-    const launch = { shader, pipeline, names, blocks, params: now, groups }
-    if (notes.on()) {
-      notes.note(launch)
-      return
+  const runIn =
+    (precision: Arithmetic): Gpu['run'] =>
+    (shader, entry, bindings, params, groups) => {
+      check()
+      if (groups <= 0) return
+      if (groups > groupsLimit * groupsLimit)
+        throw new Error(`webgpu: ${shader.name}, ${entry}: ${groups} workgroups are more than a dispatch holds`)
+      const names = Object.keys(bindings)
+      const pipeline = pipelineOf(shader, entry, names, precision)
+      const blocks = names.map((name) => bindings[name] ?? emptyAt(shader.bindings[name].binding))
+      const now = typeof params === 'function' ? () => pack(shader, params()) : pack(shader, params)
+      const launch = { shader, pipeline, names, blocks, params: now, groups }
+      if (notes.on()) {
+        notes.note(launch)
+        return
+      }
+      if (dispatches >= batchLimit || uniformEnd + room(shader) > uniformBytes) submit()
+      const offset = uniformEnd
+      uniformEnd += room(shader)
+      uniformData.set(packed(launch), offset / 4)
+      if (bindGroups.size >= bindGroupsLimit) bindGroups.clear()
+      encode(launch, bind(bindGroups, uniforms, launch), offset)
+      for (const { memory } of blocks) memory.submission = submission
     }
-    if (dispatches >= batchLimit || uniformEnd + room(shader) > uniformBytes) submit()
-    const offset = uniformEnd
-    uniformEnd += room(shader)
-    uniformData.set(packed(launch), offset / 4)
-    if (bindGroups.size >= bindGroupsLimit) bindGroups.clear()
-    encode(launch, bind(bindGroups, uniforms, launch), offset)
-    for (const { memory } of blocks) memory.submission = submission
-  }
 
   function encode({ pipeline, groups }: Launch, group: GPUBindGroup, offset: number): void {
     if (timing?.each) endPass()
@@ -560,11 +566,11 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
     return result
   }
 
-  return {
+  const gpu: Gpu = {
     device,
     capabilities,
     faults,
-    run,
+    run: runIn(precision),
     scratch(floats, body) {
       const block = allocate(4 * floats)
       try {
@@ -637,17 +643,38 @@ export function createGpu({ device, capabilities }: Opened): Gpu {
       device.destroy()
     },
   }
+  if (precision === 'f32') return gpu
+  return {
+    ...gpu,
+    exact: { ...gpu, run: runIn('f32') },
+    ...(capabilities.noMatrixUnits === null && { units: { ...gpu, run: runIn('units') } }),
+  }
 }
 
-export const sourceOf = ({ files }: Shader): string => files.map(({ source }) => source).join('\n')
+/** What a shader is compiled for: a precision, or f16 on matrix units. */
+export type Arithmetic = Precision | 'units'
+
+const f16 = 'enable f16;\nalias Half = f16;\nconst HALF = true;'
+/** What comes before every shader. */
+const preludes: Record<Arithmetic, { name: string; source: string }> = {
+  f32: { name: 'precision f32', source: 'alias Half = f32;\nconst HALF = false;' },
+  f16: { name: 'precision f16', source: f16 },
+  units: { name: 'matrix units', source: `enable subgroups;\nenable chromium_experimental_subgroup_matrix;\n${f16}` },
+}
+const filesOf = ({ files }: Pick<Shader, 'files'>, precision: Arithmetic) => [preludes[precision], ...files]
+
+export const sourceOf = (shader: Pick<Shader, 'files'>, precision: Arithmetic = 'f32'): string =>
+  filesOf(shader, precision)
+    .map(({ source }) => source)
+    .join('\n')
 
 /** Which file a line of the whole source is in, and its number there. */
-function place(line: number, { name, files }: Shader): string {
+function place(line: number, shader: Shader, precision: Arithmetic): string {
   let rest = line
-  for (const { name, source } of files) {
+  for (const { name, source } of filesOf(shader, precision)) {
     const lines = source.split('\n').length
     if (rest <= lines) return `${name}.wgsl:${rest}`
     rest -= lines
   }
-  return `${name}.wgsl:${line}`
+  return `${shader.name}.wgsl:${line}`
 }

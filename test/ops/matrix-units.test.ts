@@ -1,0 +1,230 @@
+/**
+ * Products on matrix units, which no adapter of the tests has: the kernel as Dawn's compiler takes it, its places by WGSL that stands in for the units
+ * (shaders.ts), when it is used, and that a device on which it goes wrong is opened without.
+ */
+import assert from 'node:assert/strict'
+import fc from 'fast-check'
+import { create } from 'webgpu'
+import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
+import { deviceOn, webgpuKernels, withRightUnits } from '../../engine/devices/webgpu/index.ts'
+import { wrongUnits } from '../../engine/devices/webgpu/matmul.ts'
+import { createGpu, type Gpu, type Shader, sourceOf } from '../../engine/devices/webgpu/runtime.ts'
+import { matmul, type Precision, precisions, scope, selfCheck, setDevice, tensor, type WebgpuDevice } from '../../engine/index.ts'
+import { matmulUnits } from '../../kernels-wgsl/generated/wgsl.ts'
+import { assertClose, assertSameBits, halfGpus, halfReference, reference, runsOn, uniforms, webgpu } from '../helpers.ts'
+import { epsilon } from './compare.ts'
+import { emulatedUnits } from './shaders.ts'
+
+/** That compiles `shader` where the kernel for matrix units is asked for. */
+function emulating(gpu: Gpu, shader: Shader = emulatedUnits): Gpu {
+  const run: Gpu['run'] = (_, entry, ...rest) => gpu.run(shader, entry, ...rest)
+  return { ...gpu, units: { ...gpu, run } }
+}
+
+/** The shader with something in its own file that isn't so. */
+const spoilt = (shader: Shader, what: string, by: string): Shader => ({
+  ...shader,
+  name: `${shader.name}, ${by}`,
+  files: shader.files.map(({ name, source }) => {
+    if (name !== matmulUnits.name) return { name, source }
+    assert.ok(source.includes(what), what)
+    return { name, source: source.replace(what, by) }
+  }),
+})
+const places = [
+  ['column + 4u, 16u', 'column, 16u'],
+  ['(subgroup & 1u)', '(subgroup & 3u)'],
+  ['(tx & 4u) != 0u', '(tx & 4u) == 0u'],
+] as const
+
+/** In either precision that there is: what stands in for the units has numbers of both. */
+async function opened(test: Mocha.Context): Promise<{ gpu: Gpu; precision: Precision }[]> {
+  await webgpu(test)
+  const have = (await halfGpus(test)).length > 0 ? precisions : (['f32'] as const)
+  return Promise.all(have.map(async (precision) => ({ gpu: createGpu(await openAdapter({ precision })), precision })))
+}
+
+describe('matrix units', () => {
+  let gpus: { gpu: Gpu; precision: Precision }[] = []
+  let devices: WebgpuDevice[] = []
+  before(async function () {
+    gpus = await opened(this)
+    devices = gpus.map(({ gpu, precision }) => deviceOn(emulating(gpu), precision))
+  })
+  after(() => {
+    setDevice(reference)
+    for (const { gpu } of gpus) gpu.close()
+  })
+
+  it("the kernel is what Dawn's compiler takes, and refuses where its matrices don't fit", async () => {
+    const adapter = await create(['backend=null', 'enable-dawn-features=allow_unsafe_apis']).requestAdapter()
+    const requiredFeatures = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix'] as GPUFeatureName[]
+    const device = await adapter!.requestDevice({ requiredFeatures })
+    const refused = async (shader: Shader): Promise<string> => {
+      device.pushErrorScope('validation')
+      const module = device.createShaderModule({ code: sourceOf(shader, 'units') })
+      const { messages } = await module.getCompilationInfo()
+      device.createComputePipeline({ layout: 'auto', compute: { module, entryPoint: 'matmulUnits' } })
+      return [(await device.popErrorScope())?.message, ...messages.map(({ message }) => message)].filter(Boolean).join('\n')
+    }
+    assert.equal(await refused(matmulUnits), '')
+    for (const [what, by, why] of [
+      ['Load<Right', 'Load<Left', /no matching call to 'subgroupMatrixMultiplyAccumulate\(subgroup_matrix_left/],
+      ['result<f32, 16, 16>', 'result<f32, 16, 8>', /no matching call to 'subgroupMatrixMultiplyAccumulate/],
+      ['col_major', 'no_major', /no_major/],
+      ['= (subgroup >> 1u) * 4u', '= g.thread', /to be uniform/],
+      ['array<vec4<f32>, 512>', 'array<vec4<f32>, 1024>', /workgroup storage/],
+    ] as const)
+      assert.match(await refused(spoilt(matmulUnits, what, by)), why, by)
+    device.destroy()
+  })
+
+  const shapes = fc.record({
+    batch: fc.constantFrom(1, 1, 3),
+    M: fc.integer({ min: 1, max: 140 }),
+    N: fc.integer({ min: 1, max: 140 }),
+    K: fc.integer({ min: 1, max: 70 }),
+    transposeA: fc.boolean(),
+    transposeB: fc.boolean(),
+    oneB: fc.boolean(),
+    bias: fc.boolean(),
+    accumulate: fc.boolean(),
+    activation: fc.constantFrom(undefined, 'gelu' as const, 'relu' as const),
+    seed: fc.nat(1e6),
+  })
+  const product = (on: WebgpuDevice | typeof reference, o: typeof shapes extends fc.Arbitrary<infer T> ? T : never) => {
+    const { batch, M, N, K, transposeA, transposeB, activation } = o
+    const made = (i: number, shape: number[]) =>
+      tensor(
+        uniforms(
+          o.seed + i,
+          shape.reduce((n, d) => n * d, 1),
+        ),
+        { shape, device: on },
+      )
+    const y = scope(() =>
+      matmul(
+        made(0, [batch, ...(transposeA ? [K, M] : [M, K])]),
+        made(1, [...(o.oneB ? [] : [batch]), ...(transposeB ? [N, K] : [K, N])]),
+        {
+          transposeA,
+          transposeB,
+          bias: o.bias ? made(2, [N]) : undefined,
+          accumulate: o.accumulate ? made(3, [batch, M, N]) : undefined,
+          activation,
+        },
+      ),
+    )
+    return y.read().finally(() => y.dispose())
+  }
+
+  it('make of every shape what the reference makes, and to the bit what the kernel without them makes, where those are emulated', async function () {
+    this.timeout(120_000)
+    for (const [i, device] of devices.entries()) {
+      const plain = deviceOn(gpus[i].gpu, device.precision)
+      const oracle = device.precision === 'f16' ? halfReference : reference
+      await fc.assert(
+        fc.asyncProperty(shapes, async (o) => {
+          const [actual, expected] = [await product(device, o), await product(oracle, o)]
+          assertClose(actual, expected, (8 + 4 * Math.sqrt(o.K)) * epsilon, 1, device.precision)
+          assertSameBits(actual, await product(plain, o), device.precision)
+        }),
+        { numRuns: runsOn(device, 200) },
+      )
+      for await (const { kernel, ok, message, error, bound } of selfCheck(device, ['matmul', 'products']))
+        assert.ok(ok, message ?? `${kernel}: ${error} of ${bound}`)
+    }
+  })
+
+  it('multiply integers exactly, and a wrong place anywhere, or a kernel that does not compile, is found', async function () {
+    this.timeout(120_000)
+    const { gpu } = gpus[0]
+    assert.equal(await wrongUnits(emulating(gpu)), null)
+    for (const [what, by] of places)
+      assert.match(
+        String(await wrongUnits(emulating(gpu, spoilt(emulatedUnits, what, by)))),
+        /^a product of integers has -?\d+ in the place of -?\d+$/,
+        by,
+      )
+  })
+
+  it('where they go wrong, a device is opened without, and says why', async () => {
+    const { precision } = gpus[gpus.length - 1]
+    const closed: Gpu[] = []
+    for (const [what, by, why] of [
+      [...places[0], /^a product of integers has /],
+      ['Sums()', 'Sum()', /^webgpu: matmul-units\.wgsl:\d+:\d+: unresolved call target 'Sum'/],
+    ] as const) {
+      const reasons: (string | undefined)[] = []
+      const gpu = await withRightUnits(async (without) => {
+        reasons.push(without)
+        const made = createGpu(await openAdapter({ precision }, without))
+        if (without !== undefined) return made
+        closed.push(made)
+        return { ...emulating(made, spoilt(emulatedUnits, what, by)) }
+      })
+      assert.equal(reasons.length, 2)
+      assert.match(String(reasons[1]), why)
+      assert.equal(gpu.units, undefined)
+      if (precision === 'f16') assert.equal(gpu.capabilities.noMatrixUnits, reasons[1])
+      assert.throws(() => closed.at(-1)!.allocate(4), /the device has been closed/)
+      gpu.close()
+    }
+  })
+})
+
+describe('the choice of matrix units', () => {
+  const plain = {
+    batch: 1,
+    strideA: 0,
+    strideB: 0,
+    transposeA: false,
+    transposeB: false,
+    sparse: false,
+    accumulate: false,
+    activation: null,
+  }
+
+  it('is theirs for tiles without zeros that count, and large products of several; a device says why it has none', async () => {
+    const gpu = createGpu(await openAdapter({ backend: 'null', precision: 'f16' }))
+    assert.match(
+      gpu.capabilities.noMatrixUnits!,
+      /^(the adapter lacks (subgroups|chromium-\S+)|subgroups have \d+ to \d+ threads, not 32)$/,
+    )
+    assert.equal(gpu.units, undefined)
+    let ran: string[] = []
+    const noting =
+      (kind: string): Gpu['run'] =>
+      (_, entry) =>
+        void ran.push(`${kind} ${entry}`)
+    const kernels = webgpuKernels({ ...gpu, run: noting('plain'), units: { ...gpu, run: noting('units') } })
+    const x = gpu.allocate(4 * 2048 * 512)
+    const took = (body: () => void): string[] => {
+      ran = []
+      body()
+      return ran
+    }
+    assert.deepEqual(
+      took(() => kernels.matmul(x, x, null, x, { ...plain, M: 64, N: 64, K: 64 })),
+      ['units matmulUnits'],
+    )
+    assert.deepEqual(
+      took(() => kernels.matmul(x, x, null, x, { ...plain, M: 64, N: 64, K: 2048 })),
+      ['units matmulUnits', 'plain matmulJoin'],
+    )
+    assert.deepEqual(
+      took(() => kernels.matmul(x, x, null, x, { ...plain, M: 64, N: 64, K: 64, sparse: true })),
+      ['plain matmul'],
+    )
+    assert.deepEqual(
+      took(() => kernels.matmul(x, x, null, x, { ...plain, M: 8, N: 8, K: 64 })),
+      ['plain matmulEach'],
+    )
+    const of = (M: number, K: number) => ({ c: x, M, N: 512, terms: [{ a: x, b: x, K, transposeA: false, transposeB: false }] })
+    assert.deepEqual(
+      took(() => kernels.products([of(2048, 512), of(64, 64), of(128, 64)])),
+      ['plain products', 'units matmulUnits'],
+    )
+    gpu.close()
+  })
+})

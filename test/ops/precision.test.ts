@@ -1,0 +1,247 @@
+/** Precision f16: operands of products are rounded to float16 as they are read, and nothing else is, on the reference and on a GPU. */
+import assert from 'node:assert/strict'
+import fc from 'fast-check'
+import { narrowBits, narrowed, toFloat16, widened } from '../../engine/half.ts'
+import {
+  type Device,
+  fastWeights,
+  type HostArray,
+  halfTensor,
+  linears,
+  matmul,
+  referenceDevice,
+  scope,
+  selfCheck,
+  setDevice,
+  softmax,
+  sum,
+  type Tensor,
+  tensor,
+} from '../../engine/index.ts'
+import {
+  assertClose,
+  assertRms,
+  assertSameBits,
+  halfGpus,
+  halfReference,
+  readAndFree,
+  reference,
+  runsOn,
+  uniforms,
+  webgpu,
+} from '../helpers.ts'
+import { cases } from './cases.ts'
+import { checkLikeReference, epsilon } from './compare.ts'
+
+const bits = new Uint32Array(1)
+const float = new Float32Array(bits.buffer)
+/** By bits, as files are written. */
+function byBits(x: number): number {
+  float[0] = x
+  return widened(Uint16Array.of(narrowBits.float16(bits[0])), 'float16')[0]
+}
+
+/** Every float16, what lies between two, just below and just above that, and beyond the largest; both signs. */
+const halves = widened(
+  Uint16Array.from({ length: 0x7c00 }, (_, i) => i),
+  'float16',
+)
+const edges = [...halves].flatMap((x, i) => {
+  const middle = (x + (halves[i + 1] ?? 65536)) / 2
+  return [x, middle, middle * (1 - 2 ** -22), middle * (1 + 2 ** -22)]
+})
+const beyond = [65520, 1e5, 3e38, Infinity, 2 ** -26, 1e-30]
+const all = Float32Array.from([...edges, ...beyond].flatMap((x) => [x, -x]))
+
+const rounded = (x: Float32Array): Float32Array<ArrayBuffer> => Float32Array.from(x, toFloat16)
+
+interface Product {
+  M: number
+  N: number
+  K: number
+  transposeA: boolean
+  transposeB: boolean
+}
+const products = fc.record({
+  M: fc.integer({ min: 1, max: 70 }),
+  N: fc.integer({ min: 1, max: 70 }),
+  K: fc.integer({ min: 1, max: 90 }),
+  transposeA: fc.boolean(),
+  transposeB: fc.boolean(),
+})
+
+/** A product and its gradients, of operands and a cotangent that are given as they are or rounded before. */
+function multiplied(
+  device: Device,
+  { M, N, K, transposeA, transposeB }: Product,
+  seed: number,
+  before = (x: Float32Array) => x,
+): Promise<HostArray[]> {
+  const made = (i: number, shape: number[], requiresGrad = true): Tensor =>
+    tensor(before(uniforms(seed + i, shape[0] * shape[1])), { shape, device, requiresGrad })
+  const results = scope(() => {
+    const [a, b] = [made(0, transposeA ? [K, M] : [M, K]), made(1, transposeB ? [N, K] : [K, N])]
+    const y = matmul(a, b, { transposeA, transposeB })
+    y.backward(made(2, [M, N], false))
+    return [y, a.grad!, b.grad!]
+  })
+  return Promise.all(results.map((t) => t.read().finally(() => t.dispose())))
+}
+
+describe('precision f16', () => {
+  afterEach(() => setDevice(reference))
+
+  it('rounds as files of float16 are written: to nearest, of two to the even one', () => {
+    for (const x of all) assert.ok(Object.is(toFloat16(x) + 0, byBits(x) + 0), `${x}: ${toFloat16(x)}, not ${byBits(x)}`)
+    assert.ok(Number.isNaN(toFloat16(Number.NaN)))
+    // Float64 isn't rounded twice.
+    assert.equal(toFloat16(1 + 2 ** -11 + 2 ** -40), 1 + 2 ** -10)
+  })
+
+  it('the reference counts what was too large for float16, of its own operands alone', async () => {
+    const [one, other, exact] = [referenceDevice({ precision: 'f16' }), referenceDevice({ precision: 'f16' }), referenceDevice()]
+    for (const device of [one, other, exact])
+      scope(() => matmul(tensor([65519, Infinity, Number.NaN], { shape: [1, 3], device }), tensor([1, 1, 1], { shape: [3, 1], device })))
+    for (const device of [one, exact])
+      scope(() => matmul(tensor([65520], { shape: [1, 1], device }), tensor([-1e5], { shape: [1, 1], device })))
+    assert.deepEqual([one.overflows(), other.overflows(), exact.overflows()], [2, 0, 0])
+  })
+
+  it('a product on the reference is that of rounded operands, and so are its gradients', () =>
+    fc.assert(
+      fc.asyncProperty(products, fc.nat(1e6), async (o, seed) => {
+        const [actual, expected] = [await multiplied(halfReference, o, seed), await multiplied(reference, o, seed, rounded)]
+        for (const [i, e] of expected.entries()) assertSameBits(actual[i], e, `result ${i}`)
+      }),
+      { numRuns: 30 },
+    ))
+
+  it('a GPU rounds every number as the reference does, whatever kernel multiplies it', async function () {
+    const product = (on: Device, some: Float32Array, columns: number, transposeA: boolean): Promise<number[]> =>
+      readAndFree(
+        scope(() => {
+          const a = tensor(some, { shape: transposeA ? [1, some.length] : [some.length, 1], device: on })
+          return matmul(a, tensor(new Array(columns).fill(1), { shape: [1, columns], device: on }), { transposeA })
+        }),
+      )
+    for (const device of await halfGpus(this)) {
+      const compare = async (...how: [some: Float32Array, columns: number, transposeA: boolean]): Promise<void> => {
+        const [actual, expected] = [await product(device, ...how), await product(halfReference, ...how)]
+        const wrong = expected.findIndex((x, i) => x !== actual[i])
+        assert.equal(wrong, -1, `${how[0][Math.floor(wrong / how[1])]} became ${actual[wrong]}, not ${expected[wrong]}`)
+      }
+      // By tiles, of rows and of columns; and of 256 elements at most, a thirtieth of all, each by a thread.
+      await compare(all, 1, false)
+      await compare(all, 4, true)
+      for (let first = 0; first < all.length; first += 30 * 256) await compare(all.subarray(first, first + 256), 1, false)
+    }
+  })
+
+  it('a product on a GPU, with its gradients, is the reference of that precision up to sums in float32', async function () {
+    for (const device of await halfGpus(this))
+      await fc.assert(
+        fc.asyncProperty(products, fc.nat(1e6), async (o, seed) => {
+          const [actual, expected] = [await multiplied(device, o, seed), await multiplied(halfReference, o, seed)]
+          const exact = await multiplied(reference, o, seed)
+          const terms = [o.K, o.N, o.M]
+          for (const [i, e] of expected.entries()) {
+            assertClose(actual[i], e, (8 + 4 * Math.sqrt(terms[i])) * epsilon, 1, `result ${i}`)
+            // Operands below 1, each off by 2^-12 at most.
+            assertClose(e, exact[i], terms[i] * 2 ** -11, 1, `result ${i} beside the exact one`)
+          }
+        }),
+        { numRuns: runsOn(device, 200) },
+      )
+  })
+
+  it('weights of 16 bits are rounded, too: bfloat16 holds more than float16', async function () {
+    for (const device of [halfReference, ...(await halfGpus(this))]) {
+      setDevice(device)
+      const numbers = Float32Array.of(1e-7, 1.0078125, 70000, -3e-6, 0.5, 0)
+      const weights = halfTensor(narrowed(numbers, 'bfloat16'), { shape: [6, 1], dtype: 'bfloat16' })
+      const y = scope(() => matmul(tensor([1], { shape: [1, 1] }), weights, { transposeB: true }))
+      assert.deepEqual(Array.from(await y.read(), Number), [...rounded(widened(narrowed(numbers, 'bfloat16'), 'bfloat16'))])
+      for (const t of [weights, y]) t.dispose()
+    }
+  })
+
+  it('rounds neither what is only added up, nor norms, softmax and the recurrent form', async function () {
+    const [B, T, H, K, V] = [1, 9, 2, 5, 6]
+    const run = async (device: Device): Promise<HostArray[]> => {
+      setDevice(device)
+      const results = scope(() => {
+        const x = tensor(uniforms(1, 8 * 12), { shape: [8, 12] })
+        const weight = tensor(uniforms(2, 4 * 12), { shape: [4, 12], requiresGrad: true })
+        const bias = tensor(uniforms(3, 4), { requiresGrad: true })
+        // Two maps, so that they are computed together.
+        const [y, z] = linears(x, [{ weight, bias }, { weight }])
+        sum(y).backward(tensor([1 + 2 ** -15], { shape: [] }))
+        z.dispose()
+        const [q, k] = [4, 5].map((seed) => tensor(uniforms(seed, B * T * H * K), { shape: [B, T, H, K] }))
+        const v = tensor(uniforms(6, B * T * H * V), { shape: [B, T, H, V] })
+        const beta = tensor(uniforms(7, B * T * H, 0, 1), { shape: [B, T, H] })
+        const { y: read, state } = fastWeights(q, k, v, { beta }, undefined, { form: 'recurrent' })
+        return [bias.grad!, softmax(x), read, state.S]
+      })
+      return Promise.all(results.map((t) => t.read().finally(() => t.dispose())))
+    }
+    const exact = await run(reference)
+    for (const [i, values] of (await run(halfReference)).entries()) assertSameBits(values, exact[i], `${i} on the reference`)
+    for (const device of await halfGpus(this)) {
+      const plain = await run(await webgpu(this))
+      for (const [i, values] of (await run(device)).entries()) assertSameBits(values, plain[i], `${i} on webgpu`)
+    }
+  })
+
+  it('the chunk form differs from the exact one by roundings of its operands, on the reference and on a GPU', async function () {
+    const [B, T, H, K, V] = [1, 45, 2, 9, 7]
+    const run = async (device: Device, beta: boolean, gate: boolean, C: number): Promise<HostArray[]> => {
+      setDevice(device)
+      const results = scope(() => {
+        const made = (seed: number, width: number, low = -1, high = 1): Tensor =>
+          tensor(uniforms(seed, B * T * H * width, low, high), { shape: [B, T, H, width], requiresGrad: true })
+        const [q, k, v] = [made(1, K), made(2, K, -0.5, 0.5), made(3, V)]
+        const rate = tensor(uniforms(4, B * T * H, 0, 1), { shape: [B, T, H], requiresGrad: true })
+        const decays = made(5, K, -0.5, 0)
+        const { y } = fastWeights(q, k, v, { ...(beta && { beta: rate }), ...(gate && { gate: decays }) }, undefined, {
+          form: 'chunk',
+          chunk: C,
+        })
+        y.backward(tensor(uniforms(6, B * T * H * V), { shape: [B, T, H, V] }))
+        return [y, q.grad!, k.grad!, v.grad!, ...(beta ? [rate.grad!] : []), ...(gate ? [decays.grad!] : [])]
+      })
+      return Promise.all(results.map((t) => t.read().finally(() => t.dispose())))
+    }
+    for (const device of [halfReference, ...(await halfGpus(this))])
+      for (const beta of [false, true])
+        for (const gate of [false, true])
+          for (const C of [8, 32]) {
+            const [actual, exact] = [await run(device, beta, gate, C), await run(reference, beta, gate, C)]
+            for (const [i, e] of exact.entries()) {
+              const what = `${device.name}, ${beta} ${gate} ${C}: result ${i}`
+              // Of two operands 2^-11 each at most, through eight products one after the other at most.
+              assertRms(actual[i], e, 16 * 2 ** -11, what)
+              // And more than rounding in float32.
+              assert.throws(() => assertRms(actual[i], e, 1e-5), /rms ratio/, what)
+            }
+          }
+  })
+
+  for (const c of cases.filter(({ name }) => /^(matmul|linears|twoLinears|softmaxAttention|linearCrossEntropy|fastWeights)/.test(name)))
+    it(`${c.name} on a GPU is like the reference`, async function () {
+      for (const device of await halfGpus(this)) await checkLikeReference(c, device, 8)
+    })
+
+  it('the self-check holds a GPU to the reference of its precision', async function () {
+    for (const device of await halfGpus(this))
+      for await (const { kernel, ok, error, bound, message } of selfCheck(device, [
+        'matmul',
+        'products',
+        'muon',
+        'fastWeights',
+        'fastWeightsBackward',
+      ]))
+        assert.ok(ok && bound === (kernel === 'muon' ? 5e-6 : 2 ** -8), message ?? `${kernel}: ${error} of ${bound}`)
+    for await (const { error } of selfCheck(halfReference, ['matmul', 'fastWeights'])) assert.equal(error, 0)
+  })
+})
