@@ -36,8 +36,11 @@ describe('fastweights doctor', () => {
   })
 
   it('in precision f16 finds every kernel and these presets right where a GPU has that', async function () {
-    if ((await halfGpus(this)).length > 0) allWell(await place.succeed('doctor --device webgpu --precision f16'))
-    else
+    if ((await halfGpus(this)).length > 0) {
+      const stdout = await place.succeed('doctor --device webgpu --precision f16')
+      allWell(stdout)
+      assert.match(stdout, /^ {2}matrix units +(used: products of integers came out exactly|not used: \S.*)$/m)
+    } else
       assert.match(
         (await place.run('doctor --device webgpu --precision f16')).stdout,
         /^ {4}float16 +no: [\s\S]*^ {2}FAILED +webgpu: .* lacks shader-f16/m,
