@@ -68,7 +68,10 @@ const inFours = ({ c, M, N, terms, bias, sums, gate }: Product<Block>): boolean 
   (!sums || sums.memory === c.memory) &&
   [c, bias, sums, gate?.y, ...terms.flatMap(({ a, b }) => [a, b])].every((block) => !block || block.offset % 16 === 0)
 
-/** Multiplications from which on matrix units are worth dispatches of a product's own: an H100 took 40 us for as many without them, 8 for a dispatch. */
+/**
+ * Multiplications from which on matrix units are worth dispatches of a product's own: without them an H100, at the 17 TFLOP/s measured there, takes 30 us, and a
+ * dispatch 8. An estimate: no unit has been measured.
+ */
 const large = 2 ** 28
 
 export function matmulKernels(gpu: Gpu) {
