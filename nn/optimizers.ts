@@ -71,11 +71,12 @@ const [leastScale, mostScale] = [1, 2 ** 126]
 class LossScale {
   /** The scale, its inverse, and good steps since it has changed: [3]. */
   readonly state: Tensor
-  private readonly everywhere: Tensor
+  /** Its only row. */
+  private readonly row: Tensor
 
   constructor(device: Device) {
     this.state = tensor([firstScale, 1 / firstScale, 0], { device })
-    this.everywhere = tensor([1], { dtype: 'int32', device })
+    this.row = tensor([0], { dtype: 'int32', device })
   }
 
   private part = (i: number): Tensor => slice(this.state, 0, i, i + 1)
@@ -100,7 +101,7 @@ class LossScale {
           within(mul(this.inverse(), inverse), 1 / mostScale, 1 / leastScale),
           mul(steps, affine(grows, -1, 1)),
         ]
-        overwrite(this.state, concat(next, 0), this.everywhere)
+        overwrite(this.state, concat(next, 0), this.row)
       }),
     )
   }
@@ -122,7 +123,7 @@ class LossScale {
 
   dispose(): void {
     this.state.dispose()
-    this.everywhere.dispose()
+    this.row.dispose()
   }
 }
 
