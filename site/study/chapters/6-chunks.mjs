@@ -71,7 +71,7 @@ export default {
         file: 'engine/devices/reference/fast-weights.ts',
         from: 'function pseudoValues(S: Matrix',
         notes: [
-          ['sub(V, mul(As, S))', '$V - K S_0$, all rows at once.'],
+          ['sub(V, read)', '$V - K S_0$, all rows at once.'],
           ['const U = solveUnitLower', 'The recipe: forward substitution.'],
         ],
       },
@@ -155,7 +155,7 @@ export default {
         notes: [
           ['const U = tokens.A', 'A rule that reads nothing writes its values as they are.'],
           ['const O = tokens.transposed', 'Both parts of the read.'],
-          ['addTo(S.data, mul(transpose(Ks), U).data)', 'The memory after the chunk.'],
+          ['addTo(S.data, mul(transpose(Ks), U, round).data)', 'The memory after the chunk.'],
         ],
       },
     },
@@ -196,7 +196,7 @@ export default {
       code: {
         file: 'engine/devices/reference/fast-weights.ts',
         from: 'function chunkBackward(S: Matrix',
-        to: 'const dKs = mul(U, transpose(dS))',
+        to: 'const dKs = mul(U, transpose(dS), round)',
         notes: [
           ['const { E, U } = A ?', 'Computed once more from the memory before the chunk: cheaper than keeping them.'],
           ['const X = A ? solveUnitLowerTransposed', 'The transposed system.'],

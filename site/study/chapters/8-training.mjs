@@ -85,7 +85,7 @@ export default {
         file: 'nn/optimizers.ts',
         from: 'private update(lr: () => number, clipNorm: number | undefined): Tensor {',
         notes: [
-          ['const norm = gradNorm(', 'Of all gradients together.'],
+          ['const measured = gradNorm(', 'Of all gradients together.'],
           ['const corrections = () => {', 'A function, since a step that was captured is replayed with other numbers.'],
           ['adamSteps(adam', 'All parameters in one call of a kernel.'],
         ],
@@ -103,7 +103,7 @@ export default {
         through: 'private run(batch: BatchOf<M>): Promise<HostArray> {',
         notes: [
           ["const loss = span('forward'", 'Forward: the tape is written.'],
-          ['loss.backward(undefined, { release: true })', 'Backward: gradients arrive, activations go.'],
+          ['loss.backward(seed, { release: true })', 'Backward: gradients arrive, activations go.'],
           ['const norm = this.optimizer.step(', 'The update.'],
           ['this.optimizer.zeroGrad()', 'Cleared even if something failed, so that the next step doesn’t add to it.'],
           ['const measured = scope(() => this.update(batch))', 'Everything else is freed here.'],
