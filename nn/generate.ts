@@ -81,6 +81,7 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
   checkNumber('generate: temperature', temperature, '0 or more')
   checkNumber('generate: topK', topK, 'an integer, 0 or more')
   checkSeed('generate: the seed', seed)
+  await mayGoOn()
   if (length === 0 || prompts.length === 0) return
   const device = deviceOf(model)
   const captures = length > 1 && model.replayable === true && device.capture !== undefined

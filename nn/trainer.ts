@@ -233,6 +233,7 @@ export class Trainer<M extends Trainable<never> = Transformer> {
     const mayGoOn = stopper('evaluate', options)
     let total = 0
     let count = 0
+    await mayGoOn()
     // A step that is noted in the meantime would be one without dropout. What goes wrong with it is the step's to say.
     await this.capturing?.catch(() => {})
     const wasTraining = this.model.training

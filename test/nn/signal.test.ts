@@ -129,6 +129,23 @@ describe('a signal', () => {
     model.dispose()
   })
 
+  it('comes before a generation of no tokens, and before an evaluation asks for a batch', async () => {
+    const model = new Transformer(architectures.default)
+    const signal = AbortSignal.abort(reason)
+    const none = generate(model, randomTokens(1, 5), { length: 0, signal })
+    await assert.rejects(none.next(), (error) => error === reason)
+    const optimizer = new AdamW(model.namedParameters(), { lr: 1e-3 })
+    const trainer = new Trainer(model, optimizer, { schedule: constant(1e-3), clipNorm: 1 })
+    const batches = {
+      *[Symbol.iterator]() {
+        yield assert.fail('it was asked')
+      },
+    }
+    await assert.rejects(trainer.evaluate(batches, { signal }), (error) => error === reason)
+    optimizer.dispose()
+    model.dispose()
+  })
+
   it('lets those tokens through that are there, and none after it', async () => {
     const model = new Transformer(architectures.default)
     const controller = new AbortController()
