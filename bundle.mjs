@@ -2,7 +2,7 @@
  * Bundles dist/ for pages, as dist/browser/NAME.js, an entry point each and what they share in chunks, so that there is one engine whoever
  * imports it. fast-check comes with the claims. node bundle.mjs, after tsc
  */
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build, transform } from 'esbuild'
@@ -68,3 +68,9 @@ for (const { path, text } of outputFiles) {
   writeFileSync(path, licenses(basename(path)) + code)
 }
 for (const [name, path] of Object.entries(kernels)) writeFileSync(join(root, path), `export * from '../../browser/${name}.js'\n`)
+// Nobody reads what isn't exported here: its comments stay with the sources. (Those of engine and nn come along.)
+for (const part of ['claims', 'cli', 'experiments', 'onnx', 'tasks'])
+  for (const name of readdirSync(join(root, 'dist', part), { recursive: true })) {
+    const file = join(root, 'dist', part, name)
+    if (name.endsWith('.js')) writeFileSync(file, (await transform(readFileSync(file, 'utf8'), { format: 'esm', target: 'es2022' })).code)
+  }
