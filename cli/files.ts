@@ -33,30 +33,64 @@ export class FileError extends Error {
 /** Another process writes to the folder. */
 export class InUseError extends FileError {}
 
-/**
- * Replaces the file by `content`, or leaves it as it was: whatever stops the process or the machine, the path names the old file or the new
- * one. (A temporary file in the same folder, forced to the disk, renamed, and the folder forced to the disk.)
- */
-export function writeAtomic(given: string, content: Uint8Array | string | Iterable<Uint8Array>): void {
+/** A file that is written beside the one it is to replace. */
+export interface Replacement {
+  write(piece: Uint8Array | string): void
+  /** Whatever stops the process or the machine, the path names the old file or this one, whole. */
+  replace(): void
+  /** Leaves the old file as it was. */
+  discard(): void
+}
+
+/** A temporary file in the same folder, which is forced to the disk and renamed in the end, and the folder forced to the disk. */
+export function replacement(given: string): Replacement {
   const path = targetOf(given)
   // Processes of several machines may write to the same folder, and have the same number.
   const temporary = join(dirname(path), `.${basename(path)}.${Math.random().toString(36).slice(2)}.${process.pid}.tmp`)
-  try {
-    const file = openSync(temporary, 'w')
-    try {
-      for (const piece of typeof content === 'string' || content instanceof Uint8Array ? [content] : content) writeFileSync(file, piece)
-      fsyncSync(file)
-    } finally {
-      closeSync(file)
-    }
-    renameSync(temporary, path)
-    syncFolder(dirname(path))
-  } catch (error) {
-    rmSync(temporary, { force: true })
-    // What goes wrong with a piece is told by whoever makes it.
-    if (error instanceof Error && !('code' in error)) throw error
-    throw new FileError(`can't write ${path}: ${reason(error)}`)
+  let file: number | undefined
+  const close = (): void => {
+    if (file !== undefined) closeSync(file)
+    file = undefined
   }
+  const discard = (): void => {
+    close()
+    rmSync(temporary, { force: true })
+  }
+  const tried = (action: () => void): void => {
+    try {
+      action()
+    } catch (error) {
+      discard()
+      throw new FileError(`can't write ${path}: ${reason(error)}`)
+    }
+  }
+  tried(() => {
+    file = openSync(temporary, 'w')
+  })
+  return {
+    write: (piece) => tried(() => writeFileSync(file!, piece)),
+    replace: () =>
+      tried(() => {
+        fsyncSync(file!)
+        close()
+        renameSync(temporary, path)
+        syncFolder(dirname(path))
+      }),
+    discard,
+  }
+}
+
+/** Replaces the file by `content`, or leaves it as it was. */
+export function writeAtomic(path: string, content: Uint8Array | string | Iterable<Uint8Array>): void {
+  const file = replacement(path)
+  try {
+    for (const piece of typeof content === 'string' || content instanceof Uint8Array ? [content] : content) file.write(piece)
+  } catch (error) {
+    // What goes wrong with a piece is told by whoever makes it.
+    file.discard()
+    throw error
+  }
+  file.replace()
 }
 
 /** A file that is read as its bytes are asked for. */

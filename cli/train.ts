@@ -8,6 +8,7 @@ import { join, resolve } from 'node:path'
 import type { Device } from '../engine/index.ts'
 import { printable } from '../nn/foreign.ts'
 import {
+  checkpointParts,
   DivergenceError,
   generate,
   layerMixers,
@@ -20,7 +21,6 @@ import {
   Trainer,
   Transformer,
   type TransformerConfig,
-  writeCheckpoint,
 } from '../nn/index.ts'
 import { blind } from '../nn/mixers.ts'
 import {
@@ -44,7 +44,17 @@ import {
 } from '../tasks/text.ts'
 import { UsageError } from './arguments.ts'
 import { type Chart, svgChart, terminalChart } from './chart.ts'
-import { appendMetrics, claimFolder, FileError, type Metrics, readMetrics, truncateMetrics, writeAtomic } from './files.ts'
+import {
+  appendMetrics,
+  claimFolder,
+  FileError,
+  type Metrics,
+  type Replacement,
+  readMetrics,
+  replacement,
+  truncateMetrics,
+  writeAtomic,
+} from './files.ts'
 import { checkPackagePreset } from './options.ts'
 import { type Beside, chooseSteps, measurePace, millisecondsOf, stepsThatFit, type Work } from './pace.ts'
 import {
@@ -209,15 +219,23 @@ async function trainUntil(
     checked(await evaluateAlone(device, trainer, watched(optimizer.steps === steps ? atEnd : onTheWay)))
   const probe = () => evaluateAlone(device, trainer, evaluate(Math.min(whole, B * T)))
   /** A state that has just diverged must not replace a good one: its loss shows only in a step that is yet to come. */
-  const checkpoint = async (): Promise<Uint8Array> => {
+  const checkpoint = async (): Promise<Replacement> => {
     checked(await probe())
     const { preset, vocabulary, text, arithmetic } = run
     const record = runMetadata({ preset, training, symbols: vocabulary.symbols, text, arithmetic })
-    return writeCheckpoint(model, optimizer, { ...record, ...(run.source && { [sourceKey]: JSON.stringify(run.source) }) })
+    const texts = { ...record, ...(run.source && { [sourceKey]: JSON.stringify(run.source) }) }
+    const file = replacement(checkpointPath)
+    try {
+      for await (const part of checkpointParts(model, optimizer, texts)) file.write(part)
+    } catch (error) {
+      file.discard()
+      throw error
+    }
+    return file
   }
 
-  // Written once a step has been taken: settings that can't even do that leave nothing behind.
-  let initial: Uint8Array | null = null
+  // In its place once a step has been taken: settings that can't even do that leave nothing behind.
+  let initial: Replacement | null = null
   let validLoss = Number.NaN
   let started = performance.now()
   const elapsed = (): number => performance.now() - started
@@ -252,12 +270,12 @@ async function trainUntil(
       ahead = null
       if (device.defers && !initial && !interrupts(step)) ahead = trainer.step(sampler.batch(step))
       const result = await taken
-      if (initial) writeAtomic(checkpointPath, initial)
+      initial?.replace()
       initial = null
       record = { ...result }
       if (isDue(step)) record.validLoss = validLoss = await validate()
       writeRecord()
-      if (step % saveEvery === 0 || step === steps) writeAtomic(checkpointPath, await checkpoint())
+      if (step % saveEvery === 0 || step === steps) (await checkpoint()).replace()
       const fields = [
         `step ${step}/${steps}`,
         `loss ${result.loss.toFixed(3)}`,
@@ -290,7 +308,9 @@ async function trainUntil(
     return 0
   } catch (error) {
     line.end()
-    if (!(error instanceof Interrupted) || optimizer.steps === 0) throw explained(error)
+    const told = explained(error)
+    initial?.discard()
+    if (!(error instanceof Interrupted) || optimizer.steps === 0) throw told
     try {
       if (ahead) record = { ...(await ahead) }
     } catch (error) {
@@ -300,7 +320,7 @@ async function trainUntil(
     const state = await checkpoint().catch((error) => {
       throw explained(error)
     })
-    writeAtomic(checkpointPath, state)
+    state.replace()
     const { text, textPath } = run
     const found = textPath === null || textPlaces(folder, text.name).includes(resolve(textPath))
     say(`stopped at step ${optimizer.steps}; go on with --resume ${quoted(folder)}${found ? '' : ` --text ${quoted(textPath)}`}`)

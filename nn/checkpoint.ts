@@ -5,6 +5,7 @@
  */
 import { told } from '../engine/arguments.ts'
 import { type Shape, sameShape, show } from '../engine/shape.ts'
+import type { Tensor } from '../engine/tensor.ts'
 import { BlockModel, type BlockModelConfig } from './block-model.ts'
 import { EncoderDecoder, type EncoderDecoderConfig, encoderDecoderDefaults } from './encoder-decoder.ts'
 import { checkChoice } from './fields.ts'
@@ -12,10 +13,11 @@ import { printable } from './foreign.ts'
 import { type FrozenOptions, frozen, frozenEntry } from './frozen.ts'
 import { completeMixer, says, shared } from './mixers.ts'
 import type { Model } from './model.ts'
-import { entriesOf, isFloat, outline, prefixOf, shapesOf } from './module.ts'
+import { entriesOf, isFloat, outline, prefixOf, readEntry, shapesOf } from './module.ts'
 import { checkLossScale, type Optimizer } from './optimizers.ts'
 import {
   type Bytes,
+  encode,
   PackedEntry,
   readMetadata,
   readSafetensors,
@@ -131,15 +133,42 @@ export async function writeCheckpoint(
   optimizer: Optimizer | null,
   extra: Record<string, string> = {},
 ): Promise<Uint8Array> {
+  const { tensors, metadata } = contentOf(model, optimizer, extra)
+  // A read takes the values of the moment it is called: all of them before the first wait, so that training may go on meanwhile.
+  const [entries, texts] = await Promise.all([entriesOf(tensors), metadata])
+  return writeSafetensors(entries, texts)
+}
+
+/** The same in pieces, for a file: a tensor at a time is read when its turn comes, and no more is in memory. Training waits until all are there. */
+export async function* checkpointParts(
+  model: ModelOf<ModelKind>,
+  optimizer: Optimizer | null,
+  extra: Record<string, string> = {},
+): AsyncGenerator<Uint8Array> {
+  const { tensors, metadata } = contentOf(model, optimizer, extra)
+  // Whether numbers have 32 or 64 bits shows when some are read: the fewest that there are.
+  const [least] = [...tensors].filter(([, t]) => t.half === undefined).sort(([, a], [, b]) => a.size - b.size)
+  const whole = least && (await readEntry(...least)).dtype
+  const dtypeOf = ({ half }: Tensor) => (half === undefined ? whole : half === 'float16' ? 'F16' : 'BF16')
+  const unread = [...tensors].map(([name, t]) => [name, { dtype: dtypeOf(t), shape: [...t.shape] } as SafetensorsEntry] as const)
+  const { header, names } = safetensorsPieces(unread, await metadata)
+  yield header
+  for (const name of names) yield encode(name, await readEntry(name, tensors.get(name)!))
+}
+
+/** What a checkpoint holds: tensors, and texts, which wait for the device. */
+function contentOf(
+  model: ModelOf<ModelKind>,
+  optimizer: Optimizer | null,
+  extra: Record<string, string>,
+): { tensors: Map<string, Tensor>; metadata: Promise<Record<string, string>> } {
   const kind = (Object.keys(kinds) as ModelKind[]).find((name) => kinds[name].is(model))
   if (kind === undefined) throw new Error(`writeCheckpoint: needs a model of ${Object.keys(kinds).join(', ')}, not ${told(model)}`)
-  const metadata = metadataOf(kind, model, optimizer?.steps ?? 0, extra)
-  // A read takes the values of the moment it is called: all of them before the first wait, so that training may go on meanwhile.
-  const saved = optimizer?.lossScale?.saved()
-  const [parameters, moments] = await Promise.all([model.stateDict(), entriesOf(optimizer?.moments() ?? new Map())])
-  if (saved) metadata[lossScaleKey] = await saved
-  const prefixed = [...moments].map(([name, entry]) => [optimizerPrefix + name, entry] as const)
-  return writeSafetensors([...parameters, ...prefixed], metadata)
+  const texts = metadataOf(kind, model, optimizer?.steps ?? 0, extra)
+  const scale = optimizer?.lossScale?.saved()
+  const moments = [...(optimizer?.moments() ?? [])].map(([name, t]) => [optimizerPrefix + name, t] as const)
+  const metadata = (async () => (scale ? { ...texts, [lossScaleKey]: await scale } : texts))()
+  return { tensors: new Map([...model.namedParameters(), ...moments]), metadata }
 }
 
 function metadataOf(kind: ModelKind, model: ModelOf<ModelKind>, steps: number, extra: Record<string, string>): Record<string, string> {

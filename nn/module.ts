@@ -164,18 +164,20 @@ function takeBuffers(module: Module, dict: Map<string, StateDictEntry>): void {
 
 /** Reads all tensors as they are now. */
 export async function entriesOf(tensors: ReadonlyMap<string, Tensor>): Promise<Map<string, FloatEntry>> {
-  const entries = [...tensors].map(async ([name, t]): Promise<[string, FloatEntry]> => {
-    const { shape, half } = t
-    if (half !== undefined) {
-      const bytes = new Uint8Array((await t.readHalves()).buffer)
-      return [name, entryOf(half === 'float16' ? 'F16' : 'BF16', [...shape], partOf(bytes, 0, bytes.length), false) as FloatEntry]
-    }
-    const data = await t.read()
-    if (data instanceof Float64Array) return [name, { dtype: 'F64', shape: [...shape], data }]
-    if (data instanceof Float32Array) return [name, { dtype: 'F32', shape: [...shape], data }]
-    throw new Error(`${name} holds integers, not floating-point numbers`)
-  })
-  return new Map(await Promise.all(entries))
+  return new Map(await Promise.all([...tensors].map(async ([name, t]) => [name, await readEntry(name, t)] as const)))
+}
+
+/** Reads a tensor as it is now. */
+export async function readEntry(name: string, t: Tensor): Promise<FloatEntry> {
+  const shape = [...t.shape]
+  if (t.half !== undefined) {
+    const bytes = new Uint8Array((await t.readHalves()).buffer)
+    return entryOf(t.half === 'float16' ? 'F16' : 'BF16', shape, partOf(bytes, 0, bytes.length), false) as FloatEntry
+  }
+  const data = await t.read()
+  if (data instanceof Float64Array) return { dtype: 'F64', shape, data }
+  if (data instanceof Float32Array) return { dtype: 'F32', shape, data }
+  throw new Error(`${name} holds integers, not floating-point numbers`)
 }
 
 const few = (names: readonly string[]): string => {

@@ -200,11 +200,14 @@ export function writeSafetensors(
   return bytes
 }
 
-/** The same a piece at a time, for a file: the header, then the tensors, each encoded when its turn comes. Its `data` isn't looked at before. */
+/**
+ * The same a piece at a time, for a file: the header, then the tensors in the order of `names`, each encoded when its turn comes. Its `data` isn't looked at
+ * before.
+ */
 export function safetensorsPieces(
   tensors: Iterable<readonly [string, SafetensorsEntry]>,
   metadata: Record<string, string> = { format: 'pt' },
-): { size: number; pieces: Iterable<Uint8Array> } {
+): { size: number; header: Uint8Array; names: string[]; pieces: Iterable<Uint8Array> } {
   const entries = [...tensors].sort(([a, x], [b, y]) => bitsOf(y.dtype) - bitsOf(x.dtype) || (a < b ? -1 : 1))
   const members: string[] = []
   const keys = Object.keys(metadata).sort()
@@ -231,7 +234,7 @@ export function safetensorsPieces(
     yield start
     for (const [name, entry] of entries) yield encode(name, entry)
   }
-  return { size: start.length + end, pieces: pieces() }
+  return { size: start.length + end, header: start, names: entries.map(([name]) => name), pieces: pieces() }
 }
 
 /** Bytes of a tensor that can be written. */

@@ -15,7 +15,16 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { appendMetrics, checkWritable, claimFolder, FileBytes, readMetrics, truncateMetrics, writeAtomic } from '../../cli/files.ts'
+import {
+  appendMetrics,
+  checkWritable,
+  claimFolder,
+  FileBytes,
+  readMetrics,
+  replacement,
+  truncateMetrics,
+  writeAtomic,
+} from '../../cli/files.ts'
 
 const module = JSON.stringify(new URL('../../cli/files.js', import.meta.url).href)
 const isRoot = process.getuid?.() === 0
@@ -40,6 +49,19 @@ describe('files', () => {
       writeAtomic(path, 'text')
       assert.equal(readFileSync(path, 'utf8'), 'text')
       assert.deepEqual(readdirSync(folder), ['model.safetensors'])
+    })
+
+    it('keeps what is written in parts beside the old file until it is to take its place, or is given up', () => {
+      const path = join(folder, 'model.safetensors')
+      writeAtomic(path, 'old')
+      const [kept, given] = [replacement(path), replacement(path)]
+      for (const file of [kept, given]) for (const part of ['n', 'ew']) file.write(part)
+      assert.equal(readFileSync(path, 'utf8'), 'old')
+      given.discard()
+      kept.replace()
+      assert.equal(readFileSync(path, 'utf8'), 'new')
+      assert.deepEqual(readdirSync(folder), ['model.safetensors'])
+      throwsFile(() => replacement(join(folder, 'none', 'file')), /^can't write .*none.file: /)
     })
 
     it('writes to the file that a link leads to, and to no device or pipe', () => {

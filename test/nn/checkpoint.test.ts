@@ -5,6 +5,7 @@ import { setDevice } from '../../engine/index.ts'
 import {
   AdamW,
   type BlockModel,
+  checkpointParts,
   constant,
   type DivergenceError,
   Muon,
@@ -34,6 +35,12 @@ describe('checkpoints', () => {
     for (const one of [trainer, trainer.optimizer, trainer.model]) one.dispose()
   }
 
+  const inParts = async (...about: Parameters<typeof checkpointParts>): Promise<Uint8Array> => {
+    const parts: Uint8Array[] = []
+    for await (const part of checkpointParts(...about)) parts.push(part.slice())
+    return new Uint8Array(Buffer.concat(parts))
+  }
+
   for (const [name, config] of Object.entries(architectures))
     it(`continue exactly, with dropout: ${name}`, async () => {
       for (const device of [reference, await wasm(), await wasm(2), ...(few.has(name) ? await gpus() : [])]) {
@@ -42,6 +49,7 @@ describe('checkpoints', () => {
         const whole = trainerOf(new Transformer({ ...config, dropout: 0.3 }, 7))
         for (let step = 0; step < 3; step++) await whole.step(randomBatch(step))
         const bytes = await writeCheckpoint(whole.model, whole.optimizer, { note: 'é\n"' })
+        assert.deepEqual(await inParts(whole.model, whole.optimizer, { note: 'é\n"' }), bytes)
         const checkpoint = readCheckpoint(bytes)
         assert.deepEqual([checkpoint.steps, checkpoint.seed, checkpoint.extra.note], [3, 7, 'é\n"'])
         const model = modelOf(checkpoint)
@@ -68,6 +76,7 @@ describe('checkpoints', () => {
       for (let step = 0; step < 2; step++) await whole.step(randomBatch(step))
       const bytes = await writeCheckpoint(whole.model, whole.optimizer)
       assert.notDeepEqual(bytes, saved)
+      assert.deepEqual(await inParts(whole.model, whole.optimizer), bytes)
       const checkpoint = readCheckpoint(bytes, 'blocks')
       const resumed = started(modelOf(checkpoint))
       restoreOptimizer(resumed.optimizer, checkpoint)
