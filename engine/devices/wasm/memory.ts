@@ -36,7 +36,7 @@ export interface Memory {
 const pageBytes = 65536
 export const pageLimit = 65536
 const align = 64
-/** The memory grows by at least this much, or by an eighth of its size. */
+/** The memory grows by at least this much, or by 1/32 of its size: all of it is used before what is free is merged, so what is too much stays resident. */
 const growPages = 256
 
 const roundUp = (bytes: number, step: number): number => Math.max(1, Math.ceil(bytes / step)) * step
@@ -103,7 +103,7 @@ export function createMemory(maximumPages: number = pageLimit, shared = true): M
     const room = last && last[1] === end ? last[1] - last[0] : 0
     const pages = end / pageBytes
     const needed = Math.ceil((bytes - room) / pageBytes)
-    const wanted = Math.min(Math.max(needed, growPages, pages >> 3), maximumPages - pages)
+    const wanted = Math.min(Math.max(needed, growPages, pages >> 5), maximumPages - pages)
     for (const step of [wanted, needed]) {
       if (step < needed) continue
       try {
