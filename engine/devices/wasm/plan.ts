@@ -61,17 +61,20 @@ export function plan(
     const life = freed.has(block) ? { from: Infinity, to: 0 } : { from: 0, to: Infinity }
     stays.set(i, { block, size: block.extent, at: 0, end: 0, ...life })
   }
+  // A kernel gets a table by its first address, and what stands in it with that.
   const written = new Map(tables.map(({ block, contents }) => [block.pointer, contents.args as readonly number[]]))
-  const touched = (address: number, launch: number): void => {
-    for (const word of written.get(address) ?? []) touched(word, launch)
-    const stay = stays.get(placeOf(address))
-    if (!stay) return
-    stay.from = Math.min(stay.from, launch)
-    stay.to = Math.max(stay.to, launch + 1)
+  const touched = (addresses: readonly number[], launch: number): void => {
+    for (const address of addresses) {
+      const stay = stays.get(placeOf(address))
+      if (!stay) continue
+      stay.from = Math.min(stay.from, launch)
+      stay.to = Math.max(stay.to, launch + 1)
+    }
   }
   const given = ({ args }: Launch): readonly number[] => (typeof args === 'function' ? args() : args)
   for (const [i, launch] of noted.entries())
-    for (const [j, arg] of given(launch).entries()) if (signatures[launch.kernel][j + 2] === 'i') touched(arg, i)
+    for (const [j, arg] of given(launch).entries())
+      if (signatures[launch.kernel][j + 2] === 'i') touched([arg, ...(written.get(arg) ?? [])], i)
 
   // One that no kernel touches needs no place.
   const mine = [...stays.values()].filter(({ from, to }) => from < to)
