@@ -115,6 +115,8 @@ export interface Node {
   backward: Backward
   /** Writes the values of the outputs once more, where that takes hardly more than a pass over memory. */
   again?: () => void
+  /** Those of the outputs that its backward doesn't read. */
+  unread?: readonly Tensor[]
 }
 
 /**
@@ -676,7 +678,9 @@ export function walk(roots: () => readonly (readonly [x: Tensor, seed: Tensor])[
           begun.push(x)
         }
       })
-      for (const node of newestFirst(begun)) {
+      const nodes = newestFirst(begun)
+      freeUnread(nodes, held)
+      for (const node of nodes) {
         const grads = waiting.get(node)
         if (!grads) continue
         scope(() => {
@@ -698,6 +702,13 @@ export function walk(roots: () => readonly (readonly [x: Tensor, seed: Tensor])[
       for (const x of leaves) settle(x)
     }
   })
+}
+
+/** Frees those of `held` that no backward of these nodes reads, such as a last state that nobody takes up. */
+function freeUnread(nodes: readonly Node[], held: readonly Tensor[]): void {
+  if (held.length === 0) return
+  const [mine, read] = [new Set(held), new Set(nodes.flatMap(({ inputs }) => inputs))]
+  for (const { unread = [] } of nodes) for (const y of unread) if (mine.has(y) && !read.has(y)) y.dispose()
 }
 
 /** What the innermost scope holds, without these, what is kept, and leaves that get a gradient: those last that were made last. */

@@ -39,8 +39,10 @@ export interface Notes<S, Launch> {
   stays(block: S): boolean
   /** What is prepared from blocks, for all replays. */
   noteFirst(launch: Launch): void
-  /** Memory for the step: what it has freed of the same kind and size, `kind`, or else made; `lasting`: see `Device.allocate`. */
-  take(kind: string, lasting: boolean, make: () => S): S
+  /**
+   * Memory for the step: what it has freed of the same kind and size, `kind`, or else made, after so many others; `lasting`: see `Device.allocate`.
+   */
+  take(kind: string, lasting: boolean, make: (place: number) => S): S
   /** Memory for a table: another one the second time, when its addresses are others. */
   table(contents: Launch, make: () => S): S
   /** To be called when a block is freed. Returns whether to free it: one that belongs to a capture stays. */
@@ -52,17 +54,29 @@ export interface Notes<S, Launch> {
   capture(
     body: () => void,
     options: CaptureOptions<S>,
-  ): { first: readonly Launch[]; launches: readonly Launch[]; free(): void } & Pick<Capture<S>, 'blocks' | 'tables'>
+  ): {
+    first: readonly Launch[]
+    launches: readonly Launch[]
+    blocks: readonly S[]
+    /** Those of them that the step has freed for good. */
+    freed: ReadonlySet<S>
+    tables: { block: S; contents: Launch }[]
+    free(): void
+  }
 }
 
 const unlike =
   "capture: the step does something else the second time, so it can't be replayed: it depends on numbers of the host, such as a count of tokens"
 const reads = 'capture: the step reads values, which are computed only when it is replayed; return the tensors and read them then'
 
-/** `same`: whether two launches differ in nothing but blocks that take the place of others. */
+/**
+ * `same`: whether two launches differ in nothing but blocks that take the place of others. `reuses`: whether what a step frees is taken again, as it is; false
+ * where the device finds places for all blocks of a step itself.
+ */
 export function createNotes<S extends object, Launch>(
   same: (first: Launch, second: Launch, instead: ReadonlyMap<S, S>) => boolean,
   release: (block: S) => void,
+  reuses = true,
 ): Notes<S, Launch> {
   const owned = new WeakSet<S>()
   const kinds = new WeakMap<S, { kind: string; lasting: boolean }>()
@@ -73,6 +87,7 @@ export function createNotes<S extends object, Launch>(
     taken: Set<S>
     /** What the step has freed, by kind. */
     waiting: Map<string, S[]>
+    freed: Set<S>
     tables: { block: S; contents: Launch }[]
     wasRead: boolean
   }
@@ -91,7 +106,7 @@ export function createNotes<S extends object, Launch>(
         if (known?.kind !== kind || known.lasting !== lasting) throw new Error(unlike)
         block = again.instead.get(before) ?? before
       } else {
-        block = (lasting ? undefined : waiting.get(kind)?.pop()) ?? make()
+        block = (lasting ? undefined : waiting.get(kind)?.pop()) ?? make(blocks.length)
         owned.add(block)
         kinds.set(block, { kind, lasting })
       }
@@ -107,12 +122,13 @@ export function createNotes<S extends object, Launch>(
     },
     freed(block) {
       if (!current?.taken.has(block)) return !owned.has(block)
-      const { waiting, again } = current
+      const { waiting, freed, again } = current
       if (again) return false
       const { kind, lasting } = kinds.get(block)!
       const list = waiting.get(kind)
       if (lasting) return false
-      if (list) list.push(block)
+      if (!reuses) freed.add(block)
+      else if (list) list.push(block)
       else waiting.set(kind, [block])
       return false
     },
@@ -138,6 +154,7 @@ export function createNotes<S extends object, Launch>(
         blocks: [],
         taken: new Set(),
         waiting: new Map(),
+        freed: new Set(),
         tables: [],
         wasRead: false,
       }
@@ -169,7 +186,8 @@ export function createNotes<S extends object, Launch>(
       } finally {
         current = null
       }
-      return { first: mine.first, launches: mine.launches, blocks: mine.blocks, tables: mine.tables, free }
+      const { first, launches, blocks, freed, tables } = mine
+      return { first, launches, blocks, freed, tables, free }
     },
   }
 }

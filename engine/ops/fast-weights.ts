@@ -276,6 +276,7 @@ export function fastWeights(
     const grads = Object.values(backward(gate)).flatMap((t) => t ?? [])
     return nearby ? [...grads, backward(nearby).gate!] : grads
   })
-  if (!y.node) for (const t of [den, tokens]) t?.dispose()
+  if (y.node) y.node.unread = z ? [S, z] : [S]
+  else for (const t of [den, tokens]) t?.dispose()
   return { y, state: z ? { S, z } : { S } }
 }

@@ -4,6 +4,7 @@ import {
   add,
   crossEntropy,
   type Device,
+  deltaRule,
   dropout,
   generator,
   keep,
@@ -142,6 +143,39 @@ describe('memory for activations', () => {
     ] as const)
       peaks.push((await gradientsOf({ ...config, recompute }, { release })).peak)
     for (const [i, peak] of peaks.slice(1).entries()) assert.ok(peak < 0.7 * peaks[i], peaks.join(' '))
+  })
+
+  it('frees the last state before the backward pass, and one that a next piece has read only after', async () => {
+    for (const device of [reference, await wasm(), ...(await gpus())]) {
+      setDevice(device)
+      const inUse = device.bytesInUse()
+      const x = parameter(tensor(uniforms(1, 24), { shape: [1, 3, 2, 4] }))
+      const beta = tensor(uniforms(2, 6, 0, 1), { shape: [1, 3, 2] })
+      const { allocate } = device
+      const freed: boolean[][] = []
+      const loss = scope(() => {
+        const { y, state } = deltaRule(x, x, x, beta)
+        const next = deltaRule(x, x, x, beta, state)
+        const loss = sum(add(y, next.y))
+        device.allocate = (...given) => {
+          freed.push([state.S.disposed, next.state.S.disposed])
+          return allocate(...given)
+        }
+        try {
+          loss.backward(undefined, { release: true })
+        } finally {
+          device.allocate = allocate
+        }
+        return loss
+      })
+      // Once the seed is made.
+      assert.deepEqual(freed.slice(0, 2), [
+        [false, false],
+        [false, true],
+      ])
+      for (const t of [loss, x.grad!, x, beta]) t.dispose()
+      assert.equal(device.bytesInUse(), inUse)
+    }
   })
 
   it('without gradients holds one layer at a time', async () => {

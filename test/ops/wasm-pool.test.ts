@@ -6,6 +6,7 @@ import type { MatmulSizes } from '../../engine/devices/kernels.ts'
 import { fastWeightKernels } from '../../engine/devices/wasm/fast-weights.ts'
 import { matmulKernels } from '../../engine/devices/wasm/matmul.ts'
 import { type Block, createMemory } from '../../engine/devices/wasm/memory.ts'
+import { place } from '../../engine/devices/wasm/plan.ts'
 import { createPool, type Pool, relaxedAvailable } from '../../engine/devices/wasm/pool.ts'
 import { program, random, uniforms, withoutSharedMemory } from '../helpers.ts'
 
@@ -99,6 +100,40 @@ describe('wasm memory', () => {
     memory.allocate(100)
     assert.throws(() => memory.free(other), /not of this device/)
     assert.throws(() => createMemory(0), /maximumPages/)
+  })
+
+  it('places what is needed at different times over each other, in what is free, and nothing else', () => {
+    const times = fc.tuple(fc.nat({ max: 20 }), fc.nat({ max: 12 }), fc.integer({ min: 1, max: 5000 }))
+    fc.assert(
+      fc.property(fc.array(times, { minLength: 1, maxLength: 40 }), fc.array(fc.nat({ max: 60 }), { maxLength: 6 }), (lives, others) => {
+        const memory = createMemory(256)
+        const kept = others.map((n) => [memory.allocate(64 * n), memory.allocate(5000 * n)])
+        for (const [, gap] of kept) memory.free(gap)
+        const stays = lives.map(([from, length, n]) => ({ from, to: from + length + 1, size: 64 * n, at: 0, end: 0 }))
+        place(
+          stays,
+          memory.taken().map(([at, end]) => ({ at, end, from: 0, to: Infinity })),
+        )
+        const held = memory.claim(stays.map(({ at, end }) => [at, end]))
+        const blocks = [...kept.map(([block]) => block), ...held]
+        for (const [i, a] of stays.entries()) {
+          assert.ok(a.at >= 65536 && a.at % 64 === 0 && a.end === a.at + a.size && a.end <= memory.bytesReserved())
+          assert.ok(held.some(({ pointer, bytes }) => pointer <= a.at && a.end <= pointer + bytes))
+          for (const b of stays.slice(i + 1)) assert.ok(a.to <= b.from || b.to <= a.from || a.end <= b.at || b.end <= a.at)
+          for (const [{ pointer, extent }] of kept) assert.ok(a.end <= pointer || pointer + extent <= a.at)
+        }
+        // What is still free is handed out, and no byte of it twice.
+        assert.throws(() => {
+          for (;;) blocks.push(memory.allocate(4096))
+        }, /out of memory/)
+        blocks.sort((a, b) => a.pointer - b.pointer)
+        for (const [i, { pointer, extent }] of blocks.entries())
+          assert.ok(pointer + extent <= (blocks[i + 1]?.pointer ?? memory.bytesReserved()))
+        for (const block of blocks) memory.free(block)
+        assert.equal(memory.bytesInUse(), 0)
+        memory.free(memory.allocate(12 * 2 ** 20))
+      }),
+    )
   })
 
   it('keeps views and contents through growth', () => {

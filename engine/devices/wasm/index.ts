@@ -73,9 +73,13 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
     write(block, data, begin = 0) {
       use()
       const end = begin + data.length
-      const view = (integers.has(block) ? memory.int32(block, end) : memory.float32(block, end)).subarray(begin)
-      const differs = () => view.map((_, i) => data[i]).some((x, i) => !Object.is(x, view[i]))
-      if (pool.notes.written(block, differs)) view.set(data)
+      // Before a captured step is placed, what it makes has no memory to look at.
+      const view = () => (integers.has(block) ? memory.int32(block, end) : memory.float32(block, end)).subarray(begin)
+      const differs = () => {
+        const held = view()
+        return held.map((_, i) => data[i]).some((x, i) => !Object.is(x, held[i]))
+      }
+      if (pool.notes.written(block, differs)) view().set(data)
     },
     async read(block, size) {
       use()

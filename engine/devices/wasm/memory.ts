@@ -10,7 +10,8 @@
 
 /** A piece of the memory: the device's storage. `bytes` is what was asked for. */
 export interface Block {
-  readonly pointer: number
+  /** Set once more for a block of a captured step (plan.ts). */
+  pointer: number
   readonly bytes: number
   /** What it takes up, `bytes` rounded up. */
   readonly extent: number
@@ -21,6 +22,10 @@ export interface Memory {
   /** `lasting`: see `Device.allocate`. */
   allocate(bytes: number, lasting?: boolean): Block
   free(block: Block): void
+  /** Memory that isn't free, [from, to), ascending; what lies behind the last is free, or may be had. */
+  taken(): [from: number, to: number][]
+  /** Takes what these cover, all of it free, and gives it as blocks. */
+  claim(ranges: readonly (readonly [from: number, to: number])[]): Block[]
   bytesInUse(): number
   bytesReserved(): number
   /** Views of the memory as it is now: take them anew after an allocation, which may grow it. */
@@ -31,7 +36,7 @@ export interface Memory {
 const pageBytes = 65536
 export const pageLimit = 65536
 const align = 64
-/** The memory grows by at least this much, or by an eighth of its size. */
+/** The memory grows by at least this much, or by 1/32 of its size: all of it is used before what is free is merged, so what is too much stays resident. */
 const growPages = 256
 
 const roundUp = (bytes: number, step: number): number => Math.max(1, Math.ceil(bytes / step)) * step
@@ -41,6 +46,8 @@ function classSize(bytes: number): number {
   const step = Math.min(Math.max(align, 2 ** (Math.floor(Math.log2(Math.max(bytes, 1))) - 3)), 2 ** 20)
   return roundUp(bytes, step)
 }
+
+export const extentOf = (bytes: number): number => roundUp(bytes, align)
 
 function size(bytes: number): string {
   if (bytes >= 2 ** 30) return `${Number((bytes / 2 ** 30).toFixed(1))} GB`
@@ -62,6 +69,17 @@ export function createMemory(maximumPages: number = pageLimit, shared = true): M
   let freeBytes = 0
   let inUse = 0
 
+  /** [from, to) of `ranges`, ascending, as they cover the memory. */
+  function union(ranges: [number, number][]): [number, number][] {
+    const joined: [number, number][] = []
+    for (const [from, to] of ranges.sort((x, y) => x[0] - y[0])) {
+      const last = joined.at(-1)
+      if (last && last[1] >= from) last[1] = Math.max(last[1], to)
+      else joined.push([from, to])
+    }
+    return joined
+  }
+
   function cut(bytes: number): number | undefined {
     const span = spans.find(([from, to]) => to - from >= bytes)
     if (!span) return undefined
@@ -76,14 +94,7 @@ export function createMemory(maximumPages: number = pageLimit, shared = true): M
     for (const [bytes, pointers] of freeLists) for (const pointer of pointers) spans.push([pointer, pointer + bytes])
     freeLists.clear()
     freeBytes = 0
-    spans.sort((x, y) => x[0] - y[0])
-    const merged: [number, number][] = []
-    for (const span of spans) {
-      const last = merged.at(-1)
-      if (last && last[1] === span[0]) last[1] = span[1]
-      else merged.push(span)
-    }
-    spans = merged
+    spans = union(spans)
   }
 
   /** Grows until the last span has room for `bytes`; false when the limit or the system forbids it. */
@@ -92,7 +103,7 @@ export function createMemory(maximumPages: number = pageLimit, shared = true): M
     const room = last && last[1] === end ? last[1] - last[0] : 0
     const pages = end / pageBytes
     const needed = Math.ceil((bytes - room) / pageBytes)
-    const wanted = Math.min(Math.max(needed, growPages, pages >> 3), maximumPages - pages)
+    const wanted = Math.min(Math.max(needed, growPages, pages >> 5), maximumPages - pages)
     for (const step of [wanted, needed]) {
       if (step < needed) continue
       try {
@@ -144,29 +155,65 @@ export function createMemory(maximumPages: number = pageLimit, shared = true): M
     return `${used}; ${size(free)} are free, but the largest free piece has ${size(largest)}: blocks in use lie between the free pieces, which is fragmentation (make what is large before what stays, ${advice})`
   }
 
+  function made(pointer: number, bytes: number, extent: number): Block {
+    const block = { pointer, bytes, extent }
+    live.add(block)
+    inUse += bytes
+    return block
+  }
+
+  function free(block: Block): void {
+    if (!live.delete(block)) throw new Error(`wasm: block at ${block.pointer} freed twice, or not of this device`)
+    inUse -= block.bytes
+    const { extent } = block
+    const list = freeLists.get(extent)
+    if (list) list.push(block.pointer)
+    else freeLists.set(extent, [block.pointer])
+    freeBytes += extent
+  }
+
   return {
     wasm,
     allocate(bytes) {
       let extent = classSize(bytes)
       let pointer = take(extent)
       if (pointer === undefined) {
-        extent = roundUp(bytes, align)
+        extent = extentOf(bytes)
         pointer = take(extent)
       }
       if (pointer === undefined) throw new Error(`wasm: out of memory: ${shortage(bytes)}`)
-      const block = { pointer, bytes, extent }
-      live.add(block)
-      inUse += bytes
-      return block
+      return made(pointer, bytes, extent)
     },
-    free(block) {
-      if (!live.delete(block)) throw new Error(`wasm: block at ${block.pointer} freed twice, or not of this device`)
-      inUse -= block.bytes
-      const { extent } = block
-      const list = freeLists.get(extent)
-      if (list) list.push(block.pointer)
-      else freeLists.set(extent, [block.pointer])
-      freeBytes += extent
+    free,
+    taken() {
+      merge()
+      const taken: [number, number][] = []
+      let from = 0
+      for (const [begin, to] of spans) {
+        taken.push([from, begin])
+        from = to
+      }
+      return from === end ? taken : [...taken, [from, end]]
+    },
+    claim(ranges) {
+      const blocks: Block[] = []
+      for (const [from, to] of union(ranges.map(([from, to]) => [from, to]))) {
+        const tail = spans.at(-1)
+        const last = tail && tail[1] === end ? tail[0] : end
+        if (to > end && !grow(to - last)) {
+          blocks.forEach(free)
+          throw new Error(`wasm: out of memory: ${shortage(to - from)}`)
+        }
+        const i = spans.findIndex((span) => span[1] >= to)
+        const [begin, until] = spans[i]
+        const rest: [number, number][] = [
+          [begin, from],
+          [to, until],
+        ]
+        spans.splice(i, 1, ...rest.filter(([x, y]) => x < y))
+        blocks.push(made(from, to - from, to - from))
+      }
+      return blocks
     },
     bytesInUse: () => inUse,
     bytesReserved: () => wasm.buffer.byteLength,

@@ -12,6 +12,7 @@ import { type Capture, type CaptureOptions, createNotes, type Notes } from '../c
 import { GateError } from '../kernels.ts'
 import { compileLaunches, type Launch } from './launches.ts'
 import { type Block, createMemory, type Memory } from './memory.ts'
+import { plan, unplaced } from './plan.ts'
 import {
   ACTIVE,
   ARITY,
@@ -266,11 +267,26 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
   }
   const module = await compiled(relaxed, shared, wide)
   const blocks = createMemory(options.maximumPages, shared)
-  const notes = createNotes<Block, Launch>(sameLaunch, blocks.free)
+  /** Blocks of captured steps, which lie in what those hold. */
+  const parts = new WeakSet<Block>()
+  const part = (bytes: number, place: number): Block => {
+    const block = unplaced(bytes, place)
+    parts.add(block)
+    return block
+  }
+  const notes = createNotes<Block, Launch>(
+    sameLaunch,
+    (block) => {
+      if (!parts.has(block)) blocks.free(block)
+    },
+    false,
+  )
   const memory: Memory = {
     ...blocks,
     allocate: (bytes, lasting = false) =>
-      notes.on() ? notes.take(`${bytes}`, lasting, () => blocks.allocate(bytes)) : blocks.allocate(bytes),
+      notes.on()
+        ? notes.take(`${bytes}`, lasting, (place) => (lasting ? blocks.allocate(bytes) : part(bytes, place)))
+        : blocks.allocate(bytes),
     free(block) {
       if (notes.freed(block)) blocks.free(block)
     },
@@ -374,7 +390,21 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
       return block
     },
     async capture(body, options) {
-      const { first, launches, ...rest } = notes.capture(body, options)
+      const { first, launches: noted, freed, free: release, ...rest } = notes.capture(body, options)
+      let held: readonly Block[] = []
+      const free = (): void => {
+        release()
+        for (const block of held) blocks.free(block)
+        held = []
+      }
+      let launches: readonly Launch[] = noted
+      if (!options.again)
+        try {
+          ;({ launches, held } = plan(rest.blocks, freed, noted, rest.tables, blocks))
+        } catch (error) {
+          free()
+          throw error
+        }
       const scratchBytes = launches.reduce((most, launch) => Math.max(most, launch.scratchBytes), 0)
       const compiling = compileLaunches(
         launches,
@@ -386,7 +416,7 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
         },
       )
       const all = await compiling.catch((error) => {
-        rest.free()
+        free()
         throw failure(error, 'the compilation of a captured step')
       })
       const replay = (): void => {
@@ -402,7 +432,7 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
         for (const { kernel, n, grain, args } of first) run(kernel, n, grain, args)
       }
       if (!options.again) prepare()
-      return { ...rest, launches, replay, prepare }
+      return { ...rest, launches, replay, prepare, free }
     },
     scratchBytes: () => scratch?.bytes ?? 0,
     close() {

@@ -1,0 +1,100 @@
+/**
+ * Where the blocks of a captured step lie. Nothing is computed while it is noted, so until then they have addresses that no memory has; then it is known
+ * which kernel touches each first and which last. They are placed one after the other, the largest first, each at the lowest address where none lies
+ * that is needed at the same time (greedy by size: Pisarchyk & Lee 2020, https://arxiv.org/abs/2001.03288), in what is free, piece by piece: so the
+ * step takes hardly more than it needs at once. Tests: test/ops/capture.test.ts, test/ops/wasm-pool.test.ts.
+ */
+import { signatures } from '../../../kernels-wasm/generated/bytes.ts'
+import type { Launch } from './launches.ts'
+import { type Block, extentOf, type Memory } from './memory.ts'
+
+/** What lies at [at, end) and is needed by launches [from, to). */
+export interface Stay {
+  at: number
+  end: number
+  from: number
+  to: number
+}
+
+/** Addresses of 32 bits for each block. */
+const room = 2 ** 32
+
+/** The block that was taken as number `place` of a step. */
+export const unplaced = (bytes: number, place: number): Block => ({ pointer: (place + 1) * room, bytes, extent: extentOf(bytes) })
+
+const placeOf = (address: number): number => Math.floor(address / room) - 1
+
+/** Sets `at` and `end` of all `stays`, which have sizes; none over `taken`, which is sorted by address. */
+export function place(stays: readonly (Stay & { size: number })[], taken: readonly Stay[]): void {
+  const there = [...taken]
+  for (const stay of [...stays].sort((a, b) => b.size - a.size)) {
+    let at = 0
+    let next = 0
+    for (; next < there.length; next++) {
+      const other = there[next]
+      if (other.to <= stay.from || stay.to <= other.from) continue
+      if (other.at - at >= stay.size) break
+      if (other.end > at) at = other.end
+    }
+    stay.at = at
+    stay.end = at + stay.size
+    // By address; what is between may lie above, at other times.
+    while (next > 0 && there[next - 1].at > at) next--
+    there.splice(next, 0, stay)
+  }
+}
+
+/**
+ * Gives the blocks of a step their places, and launches and tables the addresses. `freed`: those that the step has freed, which hold nothing from one
+ * replay to the next. Returns the launches, and the memory that is now taken.
+ */
+export function plan(
+  blocks: readonly Block[],
+  freed: ReadonlySet<Block>,
+  noted: readonly Launch[],
+  tables: readonly { block: Block; contents: Launch }[],
+  memory: Memory,
+): { launches: Launch[]; held: Block[] } {
+  const stays = new Map<number, Stay & { size: number; block: Block }>()
+  for (const [i, block] of blocks.entries()) {
+    if (block.pointer < room) continue
+    const life = freed.has(block) ? { from: Infinity, to: 0 } : { from: 0, to: Infinity }
+    stays.set(i, { block, size: block.extent, at: 0, end: 0, ...life })
+  }
+  // A kernel gets a table by its first address, and what stands in it with that.
+  const written = new Map(tables.map(({ block, contents }) => [block.pointer, contents.args as readonly number[]]))
+  const touched = (addresses: readonly number[], launch: number): void => {
+    for (const address of addresses) {
+      const stay = stays.get(placeOf(address))
+      if (!stay) continue
+      stay.from = Math.min(stay.from, launch)
+      stay.to = Math.max(stay.to, launch + 1)
+    }
+  }
+  const given = ({ args }: Launch): readonly number[] => (typeof args === 'function' ? args() : args)
+  for (const [i, launch] of noted.entries())
+    for (const [j, arg] of given(launch).entries())
+      if (signatures[launch.kernel][j + 2] === 'i') touched([arg, ...(written.get(arg) ?? [])], i)
+
+  // One that no kernel touches needs no place.
+  const mine = [...stays.values()].filter(({ from, to }) => from < to)
+  place(
+    mine,
+    memory.taken().map(([at, end]) => ({ at, end, from: 0, to: Infinity })),
+  )
+  const held = memory.claim(mine.map(({ at, end }) => [at, end]))
+  for (const { block, at } of mine) block.pointer = at
+
+  const moved = (kernel: string, args: readonly number[]): number[] =>
+    args.map((arg, i) => (arg >= room && signatures[kernel]?.[i + 2] !== 'f' ? blocks[placeOf(arg)].pointer + (arg % room) : arg))
+  const launches = noted.map(({ args, ...launch }) => ({
+    ...launch,
+    args: typeof args === 'function' ? () => moved(launch.kernel, args()) : moved(launch.kernel, args),
+  }))
+  for (const table of tables) {
+    const words = moved('', table.contents.args as readonly number[])
+    table.contents = { ...table.contents, args: words }
+    memory.int32(table.block, words.length).set(words)
+  }
+  return { launches, held }
+}
