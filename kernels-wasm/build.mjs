@@ -111,7 +111,7 @@ for (const target of Object.keys(JSON.parse(readFileSync(config, 'utf8')).target
   const flags = Buffer.from(binary).indexOf(memoryImport, 'latin1') + memoryImport.length
   if (binary[flags] !== 3) throw new Error(`kernels-wasm: target ${target} imports no shared memory`)
   // Two hexadecimal digits a byte: longer than base64, but bytes that are the same look the same, and so a quarter less once packed.
-  files.push([target, [written, `export const text = '${Buffer.from(binary).toString('hex')}'`]])
+  files.push([target, [written, `export const text: string = '${Buffer.from(binary).toString('hex')}'`]])
   lines.push(
     `export const ${target} = async (shared: boolean): Promise<Uint8Array<ArrayBuffer>> => decode((await import("./${target}.ts")).text, ${flags}, shared)`,
   )
