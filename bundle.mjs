@@ -10,7 +10,12 @@ import { build, transform } from 'esbuild'
 const root = dirname(fileURLToPath(import.meta.url))
 const folder = join(root, 'dist/browser')
 /** The kernels are files of their own, which Node takes from there, too: so the package has them once. */
-const kernels = { kernels: 'dist/kernels-wasm/generated/bytes.js', wgsl: 'dist/kernels-wgsl/generated/wgsl.js' }
+const kernels = {
+  kernels: 'dist/kernels-wasm/generated/bytes.js',
+  simd: 'dist/kernels-wasm/generated/simd.js',
+  relaxed: 'dist/kernels-wasm/generated/relaxed.js',
+  wgsl: 'dist/kernels-wgsl/generated/wgsl.js',
+}
 const besides = {
   name: 'kernels',
   setup: ({ onResolve }) => {
@@ -41,7 +46,7 @@ const entryPoints = {
 }
 const bundles = [
   await build({ ...options, entryPoints, splitting: true, plugins: [besides] }),
-  await build({ ...options, entryPoints: kernels }),
+  await build({ ...options, entryPoints: kernels, splitting: true }),
   // What pool.js starts: it looks for it beside itself. By itself, so that it is one file to copy where a bundler leaves it behind.
   await build({ ...options, entryPoints: { worker: 'dist/engine/devices/wasm/worker.js' } }),
   // What `fastweights inspect` puts into its page.
@@ -56,6 +61,8 @@ function licenses(file) {
   return [...new Set(packages)].map((path) => `/*! ${basename(path)}\n${readFileSync(join(root, path, 'LICENSE'), 'utf8')}*/\n`).join('')
 }
 
+// Node reads the package.json above a module for each one that it loads: this one is short.
+writeFileSync(join(root, 'dist/package.json'), `${JSON.stringify({ type: 'module', sideEffects: false })}\n`)
 rmSync(folder, { recursive: true, force: true })
 mkdirSync(folder)
 for (const { path, text } of outputFiles) {

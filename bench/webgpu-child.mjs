@@ -1,6 +1,6 @@
 /** The process of the WebGPU benchmark: one adapter, our kernels and the plain ones of baselines.wgsl, side by side. */
 import { readFileSync } from 'node:fs'
-import { webgpuDevice } from '../dist/engine/devices/webgpu/index.js'
+import { webgpuDevice } from '../dist/engine/index.js'
 import { serve } from './child.mjs'
 import { casesMemory } from './memory.mjs'
 import { time } from './timing.mjs'

@@ -19,17 +19,11 @@ export {
   type UnaryOp,
   unaryOps,
 } from './devices/kernels.ts'
-export { type DeviceChoice, deviceChoices, type OpenOptions, openDevice } from './devices/open.ts'
+export { type DeviceChoice, deviceChoices, type OpenOptions, openDevice, webgpuDevice } from './devices/open.ts'
 export { type ReferenceDevice, type ReferenceOptions, referenceDevice } from './devices/reference/index.ts'
 export { enableWideSimd, relaxedAvailable, threadsAvailable, type WasmOptions, type WideSimd, wasmDevice } from './devices/wasm/index.ts'
-export {
-  type AdapterReport,
-  type Capabilities,
-  type WebgpuDevice,
-  type WebgpuOptions,
-  webgpuAdapters,
-  webgpuDevice,
-} from './devices/webgpu/index.ts'
+export { type AdapterReport, type Capabilities, type WebgpuOptions, webgpuAdapters } from './devices/webgpu/adapter.ts'
+export type { WebgpuDevice } from './devices/webgpu/index.ts'
 export { type GradCheck, type GradCheckOptions, gradCheck } from './gradcheck.ts'
 export { type HalfType, halfTypes } from './half.ts'
 export {

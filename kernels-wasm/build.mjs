@@ -1,6 +1,6 @@
 /**
- * Compiles kernels-wasm/ with AssemblyScript, once a target of asconfig.json (`simd`, `relaxed`), and embeds the binaries in
- * kernels-wasm/generated/bytes.ts, so that Node, bundlers and pages all load them the same way, with shared memory or without.
+ * Compiles kernels-wasm/ with AssemblyScript, once a target of asconfig.json (`simd`, `relaxed`), and embeds each binary in
+ * kernels-wasm/generated/TARGET.ts, which bytes.ts loads when it is asked for, so that Node, bundlers and pages all load them the same way, with shared memory or without.
  * Does nothing when bytes.ts is newer than every source. From anywhere: node kernels-wasm/build.mjs
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
@@ -92,9 +92,10 @@ function signaturesOf(binary) {
   }
 }
 
+const written = '// Written by kernels-wasm/build.mjs.'
+const files = []
 const lines = [
-  '// Written by kernels-wasm/build.mjs.',
-  // Two hexadecimal digits a byte: longer than base64, but bytes that are the same look the same, and so a quarter less once packed.
+  written,
   `function decode(text: string, flags: number, shared: boolean): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(text.length / 2)
   const digit = (i: number): number => text.charCodeAt(i) - (text.charCodeAt(i) < 58 ? 48 : 87)
@@ -109,8 +110,11 @@ for (const target of Object.keys(JSON.parse(readFileSync(config, 'utf8')).target
   const binary = await compile(target)
   const flags = Buffer.from(binary).indexOf(memoryImport, 'latin1') + memoryImport.length
   if (binary[flags] !== 3) throw new Error(`kernels-wasm: target ${target} imports no shared memory`)
-  const text = Buffer.from(binary).toString('hex')
-  lines.push(`export const ${target} = (shared: boolean): Uint8Array<ArrayBuffer> => decode('${text}', ${flags}, shared)`)
+  // Two hexadecimal digits a byte: longer than base64, but bytes that are the same look the same, and so a quarter less once packed.
+  files.push([target, [written, `export const text: string = '${Buffer.from(binary).toString('hex')}'`]])
+  lines.push(
+    `export const ${target} = async (shared: boolean): Promise<Uint8Array<ArrayBuffer>> => decode((await import("./${target}.ts")).text, ${flags}, shared)`,
+  )
   signatures ??= JSON.stringify(signaturesOf(binary))
   if (JSON.stringify(signaturesOf(binary)) !== signatures) throw new Error(`kernels-wasm: target ${target} has other signatures`)
   sizes.push(`${target} ${(binary.length / 1024).toFixed(1)} kB`)
@@ -119,9 +123,13 @@ lines.push(
   '/** The parameters of each kernel: i for i32, f for f32. */',
   `export const signatures: Readonly<Record<string, string>> = ${signatures}`,
 )
+files.push(['bytes', lines]) // last, as its time counts
 mkdirSync(dirname(output), { recursive: true })
-// Written whole or not at all, even when two builds run at once.
-const temporary = `${output}.${process.pid}`
-writeFileSync(temporary, `${lines.join('\n')}\n`)
-renameSync(temporary, output)
+for (const [name, lines] of files) {
+  const file = join(dirname(output), `${name}.ts`)
+  // Written whole or not at all, even when two builds run at once.
+  const temporary = `${file}.${process.pid}`
+  writeFileSync(temporary, `${lines.join('\n')}\n`)
+  renameSync(temporary, file)
+}
 console.log(`kernels-wasm: ${sizes.join(', ')}`)

@@ -279,24 +279,59 @@ function filled(like: State, { tensors, counts }: CarriedState, named: ReadonlyM
   ) as State
 }
 
-/** Draws an index in proportion to softmax(logits / temperature) among the topK largest; u in [0, 1) decides. */
+/** Logits are sorted as far as by how far they are below the largest: so many buckets a temperature, and the last one for all that is less likely than e^-32 of it. */
+const perTemperature = 8,
+  buckets = 256
+/** Of each bucket, how many logits it has and the sum of their weights, and of each logit its bucket: made once, since `sample` is called for each token. */
+const counts = new Int32Array(buckets)
+const weights = new Float64Array(buckets)
+let places = new Uint8Array(0)
+
+/**
+ * Draws an index in proportion to softmax(logits / temperature) among the topK largest; u in [0, 1) decides: from the likeliest down, of equal ones the first first, it is
+ * where the sum of probabilities passes u. Only the bucket where it does is sorted, since all of a large vocabulary would take longer than many a model's step.
+ */
 export function sample(logits: ArrayLike<number>, temperature: number, topK: number, u: number): number {
   checkNumber('sample: temperature', temperature, '0 or more')
   checkNumber('sample: topK', topK, 'an integer, 0 or more')
   checkNumber('sample: u', u, 'in [0, 1)')
-  if (temperature === 0) return likeliest(logits)
-  // NaN is sorted to the end, the largest number to the last place before.
-  const sorted = new Float64Array(logits).sort()
-  const last = sorted.length - 1
-  const end = topK > 0 ? Math.max(sorted.length - topK, 0) : 0
-  const largest = sorted[last]
-  if (!Number.isFinite(largest)) throw new Error(notFinite)
-  const weights = new Float64Array(sorted.length)
+  const best = likeliest(logits)
+  if (temperature === 0) return best
+  const largest = logits[best]
+  const n = logits.length
+  if (places.length < n) places = new Uint8Array(n)
+  counts.fill(0)
+  weights.fill(0)
+  for (let i = 0; i < n; i++) {
+    const x = (logits[i] - largest) / temperature
+    const b = Math.min(-perTemperature * x, buckets - 1) | 0
+    places[i] = b
+    counts[b]++
+    weights[b] += Math.exp(x)
+  }
+  const weight = (i: number): number => Math.exp((logits[i] - largest) / temperature)
+  const sorted = (b: number): number[] => {
+    const members: number[] = []
+    for (let i = 0; i < n; i++) if (places[i] === b) members.push(i)
+    return members.sort((i, j) => (logits[i] === logits[j] ? 0 : logits[j] - logits[i]))
+  }
+  /** Candidates of the last bucket that has any; undefined where it's all of them. */
+  let some: number[] | undefined
+  let end = 0
   let total = 0
-  for (let i = last; i >= end; i--) total += weights[i] = Math.exp((sorted[i] - largest) / temperature)
+  for (let rest = topK || n; end < buckets && rest > 0; rest -= counts[end++]) {
+    if (rest < counts[end]) {
+      some = sorted(end).slice(0, rest)
+      weights[end] = some.reduce((sum, i) => sum + weight(i), 0)
+    }
+    total += weights[end]
+  }
   let left = u * total
-  for (let i = last; i >= end; i--) if ((left -= weights[i]) < 0) return place(logits, sorted, i)
-  return place(logits, sorted, last)
+  for (let b = 0; b < end; b++) {
+    if (left >= weights[b]) left -= weights[b]
+    else for (const i of (b === end - 1 && some) || sorted(b)) if ((left -= weight(i)) < 0) return i
+  }
+  return best
 }
 
 /** Where the largest logit stands, the first one of equal ones. */
@@ -308,11 +343,4 @@ function likeliest(logits: ArrayLike<number>): number {
   }
   if (!Number.isFinite(logits[best])) throw new Error(notFinite)
   return best
-}
-
-/** Where the logit stands that is sorted to place i; of equal ones the first comes first, from the end. */
-function place(logits: ArrayLike<number>, sorted: Float64Array, i: number): number {
-  let equals = i
-  while (equals < sorted.length - 1 && sorted[equals + 1] === sorted[i]) equals++
-  for (let at = 0, left = equals - i; ; at++) if (logits[at] === sorted[i] && left-- === 0) return at
 }

@@ -62,11 +62,12 @@ const kernelFiles = {
   setup({ onLoad }) {
     onLoad({ filter: /kernels-wasm[\\/]generated[\\/]bytes\.js$/ }, async () => {
       const { signatures, ...builds } = await import(pathToFileURL(kernels))
-      const lines = kernelNames.map((name) => {
-        const [shared, own] = [true, false].map((shared) => builds[name](shared))
+      const line = async (name) => {
+        const [shared, own] = await Promise.all([true, false].map((shared) => builds[name](shared)))
         const flags = shared.findIndex((byte, i) => byte !== own[i])
         return `export const ${name} = (shared) => load('${name}', ${flags}, shared)`
-      })
+      }
+      const lines = await Promise.all(kernelNames.map(line))
       return {
         contents: `async function load(name, flags, shared) {
   const { href } = new URL('./' + name + '.wasm', import.meta.url)
@@ -89,7 +90,7 @@ export const signatures = ${JSON.stringify(signatures)}`,
 async function writeKernels(outdir) {
   const builds = await import(pathToFileURL(kernels))
   mkdirSync(outdir, { recursive: true })
-  for (const name of kernelNames) writeFileSync(join(outdir, `${name}.wasm`), builds[name](true))
+  for (const name of kernelNames) writeFileSync(join(outdir, `${name}.wasm`), await builds[name](true))
 }
 
 async function scripts() {

@@ -4,7 +4,13 @@ import { selfCheck } from '../selfcheck.ts'
 import { type Device, type DeviceName, type Precision, precisionOf } from './device.ts'
 import { referenceDevice } from './reference/index.ts'
 import { type WasmOptions, wasmDevice } from './wasm/index.ts'
-import { type WebgpuOptions, webgpuDevice } from './webgpu/index.ts'
+import type { WebgpuDevice, WebgpuOptions } from './webgpu/index.ts'
+
+/** WGSL on a GPU; throws where there is none that does, and says why. Its kernels are loaded now, so that what opens none doesn't hold them. */
+export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuDevice> {
+  const { openWebgpu } = await import('./webgpu/index.ts')
+  return openWebgpu(options)
+}
 
 /** What `openDevice` opens: a device by name, or `auto`, which picks one. */
 export const deviceChoices = ['auto', 'wasm', 'webgpu', 'reference'] as const satisfies readonly (DeviceName | 'auto')[]

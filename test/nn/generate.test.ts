@@ -325,6 +325,36 @@ describe('generation', () => {
     assert.throws(() => sample([-Infinity, -Infinity], 1, 0, 0.5), /isn't finite/)
   })
 
+  it('draws where the sum of sorted probabilities passes u, of few and of many logits', () => {
+    const plain = (logits: readonly number[], temperature: number, topK: number, u: number): number => {
+      const order = [...logits.keys()]
+        .sort((i, j) => (logits[i] === logits[j] ? i - j : logits[j] - logits[i]))
+        .slice(0, topK || logits.length)
+      const weights = order.map((i) => Math.exp((logits[i] - logits[order[0]]) / temperature))
+      let left = u * weights.reduce((a, b) => a + b)
+      return order[weights.findIndex((weight) => (left -= weight) < 0)] ?? order[0]
+    }
+    const noise = Float64Array.from({ length: 4096 }, (_, i) => Math.sin(i * i))
+    // Fewer after more; equal ones; ones that can't be; a temperature at which most are as good as impossible.
+    for (const [size, scale, step] of [
+      [4096, 9, 0],
+      [300, 3, 0.5],
+      [7, 2, 0],
+      [300, 200, 0],
+    ])
+      for (const temperature of [0.05, 1, 3])
+        for (const topK of [0, 1, 20, 299, 5000]) {
+          const logits = Array.from(noise.subarray(0, size), (x) => (step ? Math.round((scale * x) / step) * step : scale * x))
+          logits[3] = Number.NEGATIVE_INFINITY
+          for (const u of [0, 0.1234, 0.5003, 0.9871, 1 - 2 ** -32])
+            assert.equal(
+              sample(logits, temperature, topK, u),
+              plain(logits, temperature, topK, u),
+              `${size}, ${temperature}, ${topK}, ${u}`,
+            )
+        }
+  })
+
   it('refuses what makes no sense, and frees its memory when it is abandoned', async () => {
     const device = await wasm()
     setDevice(device)

@@ -42,7 +42,7 @@ import { reduceKernels } from './reduce.ts'
 import { createGpu, type Gpu } from './runtime.ts'
 import { sequenceKernels } from './sequence.ts'
 
-export { type AdapterReport, type Capabilities, type WebgpuOptions, webgpuAdapters } from './adapter.ts'
+export type { AdapterReport, Capabilities, WebgpuOptions } from './adapter.ts'
 
 declare global {
   // With those of the library where it has them: that of TypeScript 5 has no WebGPU, and what uses this package has to compile there.
@@ -87,8 +87,8 @@ export async function withRightUnits(open: (withoutUnits?: string) => Promise<Gp
   return open(wrong)
 }
 
-/** WGSL on a GPU; throws where there is none that does, and says why. */
-export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuDevice> {
+/** See `webgpuDevice`. */
+export async function openWebgpu(options: WebgpuOptions): Promise<WebgpuDevice> {
   return deviceOn(await withRightUnits(async (withoutUnits) => createGpu(await openAdapter(options, withoutUnits))), options.precision)
 }
 
