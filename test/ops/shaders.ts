@@ -52,38 +52,64 @@ fn accumulated(left: Matrix, right: Matrix, sums: Matrix, thread: u32) -> Matrix
   return c;
 }
 
-fn storeRows(to: ptr<workgroup, array<vec4<f32>, 512>>, offset: u32, m: Matrix, stride: u32, thread: u32) {
+`
+/** Into an array of vectors, or of numbers. */
+const storeRows = (type: string, store: string): string => `
+fn storeRows(to: ptr<workgroup, array<${type}>>, offset: u32, m: Matrix, stride: u32, thread: u32) {
   var c = m;
-  for (var i = thread % 32u; i < 64u; i += 32u) { (*to)[offset + i / 4u * stride + i % 4u] = c.at[i]; }
+  for (var i = thread % 32u; i < 64u; i += 32u) { ${store} }
 }
 `
-const standIns: readonly [what: RegExp, by: string, times: number][] = [
+type StandIn = readonly [what: RegExp, by: string, times: number]
+const standIns = (thread: string): readonly StandIn[] => [
   [/subgroup_matrix_(left|right|result)<f(16|32), 16, 16>/g, 'Matrix', 3],
   [/subgroupMatrixLoad<Left, col_major>/g, 'loadColumns', 1],
   [/subgroupMatrixLoad<Right, row_major>/g, 'loadRows', 2],
-  [/subgroupMatrixMultiplyAccumulate\((.*)\);/g, 'accumulated($1, g.thread);', 2],
-  [/subgroupMatrixStore<row_major>\((.*)\);/g, 'storeRows($1, g.thread);', 2],
-  [/, @builtin\(subgroup_id\) subgroup: u32\) \{/g, ') {\nlet subgroup = g.thread / 32u;', 1],
+  [/subgroupMatrixMultiplyAccumulate\((.*)\);/g, `accumulated($1, ${thread});`, 2],
+  [/subgroupMatrixStore<row_major>\((.*)\);/g, `storeRows($1, ${thread});`, 2],
 ]
-/** kernels-wgsl/matmul-units.wgsl with WGSL in the place of matrix units, which no adapter of the tests has: all but these is what a GPU gets. */
-export const emulatedUnits = {
-  ...matmulUnits,
-  name: 'matmul-units, emulated',
-  files: matmulUnits.files.map(({ name, source }) => ({
-    name,
-    source:
-      name !== matmulUnits.name
-        ? source
-        : standIns.reduce((text, [what, by, times]) => {
-            assert.equal(text.match(what)?.length, times, `${what}`)
-            return text.replace(what, by)
-          }, source) + units,
-  })),
+/** What there is in a file for matrix units, after what stores its sums. */
+const inFile: Record<string, readonly [stores: string, ...standIns: StandIn[]]> = {
+  'matmul-units': [
+    storeRows('vec4<f32>, 512', '(*to)[offset + i / 4u * stride + i % 4u] = c.at[i];'),
+    ...standIns('g.thread'),
+    [/, @builtin\(subgroup_id\) subgroup: u32\) \{/g, ') {\nlet subgroup = g.thread / 32u;', 1],
+  ],
+  'fast-weights-units': [
+    storeRows(
+      'f32, PAIRS',
+      'for (var j = 0u; j < 4u; j++) { (*to)[offset + i / 4u * stride + i % 4u * 4u + j] = c.at[i][j]; }',
+    ),
+    ...standIns('thread'),
+    [/@diagnostic\(off, chromium\.subgroup_matrix_uniformity\)/g, '', 1],
+    [/subgroupBroadcastFirst\(thread\)/g, 'thread', 1],
+  ],
 }
+/** A shader for matrix units with WGSL in the place of these, which no adapter of the tests has: all but that is what a GPU gets. */
+export const emulated = (shader: Shader): Shader => ({
+  ...shader,
+  name: `${shader.name}, emulated`,
+  files: (shader.unitFiles ?? shader.files).map(({ name, source }) => {
+    if (!inFile[name]) return { name, source }
+    const [stores, ...all] = inFile[name]
+    const replaced = all.reduce((text, [what, by, times]) => {
+      assert.equal(text.match(what)?.length, times, `${what}`)
+      return text.replace(what, by)
+    }, source)
+    return { name, source: replaced + units + stores }
+  }),
+  unitFiles: undefined,
+})
+/** Those that multiply on matrix units. */
+export const multiplying: readonly Shader[] = [
+  kernels.fastWeightsProducts,
+  kernels.fastWeightsChunk,
+  kernels.fastWeightsChunkBackward,
+]
 
 export const shaders: readonly Shader[] = [
   ...Object.values(others),
-  emulatedUnits,
+  ...[matmulUnits, ...multiplying].map(emulated),
   ...[everyInstruction, everyFunction].map((net) => ({
     ...netProgram,
     name: `${netProgram.name}, ${net.name}`,

@@ -1,5 +1,6 @@
 /**
- * The fast-weight recurrences: kernels-wgsl/fast-weights.wgsl, which has the equations, and the files of each form beside it.
+ * The fast-weight recurrences: kernels-wgsl/fast-weights.wgsl, which has the equations, and the files of each form beside it. What multiplies two tiles is in a
+ * file of its own, another one on matrix units, which no GPU has run yet.
  *
  * In chunks, all pieces of all heads are prepared at once, then one dispatch carries the states from piece to piece, then all outputs are
  * computed at once; likewise backward. The recurrent form is one dispatch over the tokens, for decoding (with along, chunks of one token); its backward is the chunk form's, since it
@@ -17,6 +18,7 @@ import {
   fastWeights as shared,
 } from '../../../kernels-wgsl/generated/wgsl.ts'
 import { type FastWeightInputs, type FastWeightSizes, GateError, type Kernels } from '../kernels.ts'
+import { fastWeightKernels as specification } from '../reference/fast-weights.ts'
 import { type Block, show } from './memory.ts'
 import { type Gpu, perGroup, threads } from './runtime.ts'
 
@@ -36,14 +38,50 @@ const gateFault = (bits: number): Error => new GateError(new Float32Array(Int32A
 
 type FastWeightKernels = Pick<Kernels<Block>, 'fastWeights' | 'fastWeightsBackward'>
 
-/** Only products of the chunk form are rounded. */
+/** Only products of the chunk form are rounded, and on matrix units. */
 export function fastWeightKernels(gpu: Gpu): FastWeightKernels {
-  const chunk = kernelsOn(gpu)
+  const chunk = kernelsOn(gpu.units ?? gpu)
   const forms = { chunk, recurrent: gpu.exact ? kernelsOn(gpu.exact) : chunk }
   return {
     fastWeights: (form, ...given) => forms[form].fastWeights(form, ...given),
     fastWeightsBackward: (form, ...given) => forms[form].fastWeightsBackward(form, ...given),
   }
+}
+
+/** What is wrong with the chunk form on matrix units; null if of integers, ragged and in several pieces, all comes out as specified, with flags and without. */
+export async function wrongChunks(gpu: Gpu): Promise<string | null> {
+  const [T, K, V, C] = [70, 37, 21, 48]
+  const sizes = { B: 1, T, H: 1, K, V, C, scale: 1, gateWidth: 1, eps: 0, transposed: false }
+  const given = { q: T * K, k: T * K, v: T * V, s0: K * V, dy: T * V, dsT: K * V }
+  const made = { y: T * V, sT: K * V, dq: T * K, dk: T * K, dv: T * V, ds0: K * V }
+  type Name = keyof (typeof given & typeof made) | 'tokens' | 'states'
+  const run = <S>(kernels: Pick<Kernels<S>, keyof FastWeightKernels>, at: Record<Name, S>, flagged: boolean): void => {
+    const { states } = at
+    const inputs = { ...at, beta: null, gate: null, erase: null, along: null, tokens: flagged ? at.tokens : null, z0: null }
+    kernels.fastWeights('chunk', inputs, { ...at, zT: null, den: null, zs: null }, sizes)
+    const gradients = { ...at, dbeta: null, dgate: null, derase: null, dalong: null, dz0: null }
+    kernels.fastWeightsBackward('chunk', inputs, { y: null, den: null, states, zs: null }, { ...at, dzT: null }, gradients, sizes)
+  }
+  const lengths = Object.entries({ ...given, ...made, tokens: T, states: 2 * K * V })
+  // From -2 to 2, and sums of those that are operands again are exact in float16; flags of tokens but of padding and a beginning.
+  const number = (name: string, i: number): number =>
+    name === 'tokens' ? [1, 1, 1, 0, 1, 3][i % 13] ?? 1 : name in given ? ((i * i + name.length * i) % 11 % 5) - 2 : 0
+  const data = lengths.map(([name, n]) => Array.from({ length: n }, (_, i) => number(name, i)))
+  const named = <S>(values: S[]) => Object.fromEntries(lengths.map(([name], i) => [name, values[i]])) as Record<Name, S>
+  for (const flagged of [false, true]) {
+    const expected = named(data.map((x, i) => ({ data: (lengths[i][0] === 'tokens' ? Int32Array : Float64Array).from(x) })))
+    run(specification(), expected, flagged)
+    const blocks = data.map((x, i) => gpu.allocate(4 * x.length, lengths[i][0] === 'tokens'))
+    for (const [i, x] of data.entries()) gpu.write(blocks[i], x)
+    run(fastWeightKernels(gpu), named(blocks), flagged)
+    for (const name of Object.keys(made) as Name[]) {
+      const [x, e] = [await gpu.read(named(blocks)[name], expected[name].data.length), expected[name].data]
+      const i = e.findIndex((e, i) => x[i] !== e)
+      if (i >= 0) return `of integers the chunk form has ${x[i]} in the place of ${e[i]} (${name})`
+    }
+    for (const block of blocks) gpu.free(block)
+  }
+  return null
 }
 
 function kernelsOn(gpu: Gpu): FastWeightKernels {
