@@ -63,7 +63,9 @@ function describe(name) {
   const entries = [...sources[name].matchAll(/@compute @workgroup_size\([^)]*\)\s*fn (\w+)/g)].map(([, entry]) => entry)
   const description = { name, entries, params: members, paramBytes: bytes, bindings }
   const files = (kind) =>
-    [...shared, ...declared.flatMap((name) => [name, ...(kinds[name]?.slice(kind, kind + 1) ?? [])])].map((name) => `files[${JSON.stringify(name)}]`)
+    [...shared, ...declared.flatMap((name) => [name, ...(kinds[name]?.slice(kind, kind + 1) ?? [])])].map(
+      (name) => `files[${JSON.stringify(name)}]`,
+    )
   const onUnits = declared.some((name) => kinds[name]) ? ` unitFiles: [${files(1)}],` : ''
   return `{ files: [${files(0)}],${onUnits} ${JSON.stringify(description).slice(1)} as const`
 }

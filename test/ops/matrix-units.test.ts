@@ -6,13 +6,24 @@ import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { create } from 'webgpu'
 import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
-import { deviceOn, webgpuKernels, withRightUnits } from '../../engine/devices/webgpu/index.ts'
 import { wrongChunks } from '../../engine/devices/webgpu/fast-weights.ts'
+import { deviceOn, webgpuKernels, withRightUnits } from '../../engine/devices/webgpu/index.ts'
 import { wrongUnits } from '../../engine/devices/webgpu/matmul.ts'
 import { createGpu, type Gpu, type Shader, sourceOf } from '../../engine/devices/webgpu/runtime.ts'
-import { matmul, type Precision, precisions, scope, selfCheck, setDevice, tensor, type WebgpuDevice } from '../../engine/index.ts'
+import {
+  type HostArray,
+  matmul,
+  type Precision,
+  precisions,
+  scope,
+  selfCheck,
+  setDevice,
+  sumRule,
+  tensor,
+  type WebgpuDevice,
+} from '../../engine/index.ts'
 import { matmulUnits } from '../../kernels-wgsl/generated/wgsl.ts'
-import { assertClose, assertRms, assertSameBits, halfGpus, halfReference, reference, runsOn, uniforms, webgpu } from '../helpers.ts'
+import { assertClose, assertSameBits, halfGpus, halfReference, reference, runsOn, uniforms, webgpu } from '../helpers.ts'
 import { cases } from './cases.ts'
 import { checkLikeReference, epsilon } from './compare.ts'
 import { emulated, multiplying } from './shaders.ts'
@@ -185,8 +196,49 @@ describe('matrix units', () => {
     }
   })
 
+  it('make of the chunk form of every rule what the reference makes, forward and backward, where they are emulated', async function () {
+    this.timeout(300_000)
+    for (const device of devices) {
+      for (const c of cases.filter(({ name }) => name.startsWith('fastWeights'))) await checkLikeReference(c, device, 8)
+      for await (const { kernel, ok, message, error, bound } of selfCheck(device, ['fastWeights', 'fastWeightsBackward']))
+        assert.ok(ok, message ?? `${kernel}: ${error} of ${bound}`)
+    }
+  })
+
+  for (const [what, where] of [
+    ['beyond a triangle', undefined],
+    ['from one sequence to the next', 20],
+  ] as const)
+    it(`make of a NaN in the chunk form, which reaches nothing ${what}, and of numbers to the bit what kernels without them make`, async function () {
+      this.timeout(120_000)
+      const [T, K, V] = [31, 40, 20]
+      const run = async (device: WebgpuDevice): Promise<HostArray[]> => {
+        const results = scope(() => {
+          const made = (seed: number, width: number) =>
+            tensor(uniforms(seed, T * width), { shape: [1, T, 1, width], device, requiresGrad: seed < 4 })
+          const [q, k] = [made(1, K), made(2, K)]
+          const values = uniforms(3, T * V)
+          values[17 * V + 3] = Number.NaN
+          const v = tensor(values, { shape: [1, T, 1, V], device, requiresGrad: true })
+          const begins = Array.from({ length: T }, (_, t) => Number(t === where))
+          const reset = where === undefined ? undefined : tensor(begins, { shape: [1, T], dtype: 'int32', device })
+          const { y } = sumRule(q, k, v, undefined, { form: 'chunk', chunk: 32, reset })
+          y.backward(made(4, V))
+          return [y, q.grad!, k.grad!, v.grad!]
+        })
+        return Promise.all(results.map((x) => x.read().finally(() => x.dispose())))
+      }
+      for (const [i, device] of devices.entries()) {
+        const [actual, expected] = [await run(device), await run(deviceOn(gpus[i].gpu, device.precision))]
+        for (const [j, e] of expected.entries()) assertSameBits(actual[j], e, `result ${j}`)
+        const reached = expected.map((e) => e.filter((x) => Number.isNaN(x)).length)
+        assert.deepEqual(reached.slice(0, 1), [(where ?? T) - 17], 'y')
+        assert.equal(reached[3], 0)
+      }
+    })
+
   it('multiply integers exactly, and a wrong place anywhere is found', async function () {
-    this.timeout(120_000)
+    this.timeout(300_000)
     const { gpu } = gpus[0]
     assert.equal(await wrongUnits(emulating(gpu)), null)
     for (const fault of places.products)
@@ -200,7 +252,8 @@ describe('matrix units', () => {
       )
   })
 
-  it('where they go wrong, a device is opened without, and says why', async () => {
+  it('where they go wrong, a device is opened without, and says why', async function () {
+    this.timeout(300_000)
     const { precision } = gpus[gpus.length - 1]
     const closed: Gpu[] = []
     for (const [fault, why] of [
@@ -208,10 +261,7 @@ describe('matrix units', () => {
       [places.chunks[0], /^of integers the chunk form has /],
       ...['matmul-units', 'fast-weights-units'].map(
         (file) =>
-          [
-            { file, what: 'Sums()', by: 'Sum()' },
-            new RegExp(`^webgpu: ${file}\\.wgsl:\\d+:\\d+: unresolved call target 'Sum'`),
-          ] as const,
+          [{ file, what: 'Sums()', by: 'Sum()' }, new RegExp(`^webgpu: ${file}\\.wgsl:\\d+:\\d+: unresolved call target 'Sum'`)] as const,
       ),
     ] as const) {
       const reasons: (string | undefined)[] = []

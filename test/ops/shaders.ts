@@ -76,10 +76,7 @@ const inFile: Record<string, readonly [stores: string, ...standIns: StandIn[]]> 
     [/, @builtin\(subgroup_id\) subgroup: u32\) \{/g, ') {\nlet subgroup = g.thread / 32u;', 1],
   ],
   'fast-weights-units': [
-    storeRows(
-      'f32, PAIRS',
-      'for (var j = 0u; j < 4u; j++) { (*to)[offset + i / 4u * stride + i % 4u * 4u + j] = c.at[i][j]; }',
-    ),
+    storeRows('f32, PAIRS', 'for (var j = 0u; j < 4u; j++) { (*to)[offset + i / 4u * stride + i % 4u * 4u + j] = c.at[i][j]; }'),
     ...standIns('thread'),
     [/@diagnostic\(off, chromium\.subgroup_matrix_uniformity\)/g, '', 1],
     [/subgroupBroadcastFirst\(thread\)/g, 'thread', 1],
@@ -101,11 +98,7 @@ export const emulated = (shader: Shader): Shader => ({
   unitFiles: undefined,
 })
 /** Those that multiply on matrix units. */
-export const multiplying: readonly Shader[] = [
-  kernels.fastWeightsProducts,
-  kernels.fastWeightsChunk,
-  kernels.fastWeightsChunkBackward,
-]
+export const multiplying: readonly Shader[] = [kernels.fastWeightsProducts, kernels.fastWeightsChunk, kernels.fastWeightsChunkBackward]
 
 export const shaders: readonly Shader[] = [
   ...Object.values(others),

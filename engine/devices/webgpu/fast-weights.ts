@@ -19,6 +19,7 @@ import {
 } from '../../../kernels-wgsl/generated/wgsl.ts'
 import { type FastWeightInputs, type FastWeightSizes, GateError, type Kernels } from '../kernels.ts'
 import { fastWeightKernels as specification } from '../reference/fast-weights.ts'
+import type { RefStorage } from '../reference/storage.ts'
 import { type Block, show } from './memory.ts'
 import { type Gpu, perGroup, threads } from './runtime.ts'
 
@@ -52,34 +53,47 @@ export function fastWeightKernels(gpu: Gpu): FastWeightKernels {
 export async function wrongChunks(gpu: Gpu): Promise<string | null> {
   const [T, K, V, C] = [70, 37, 21, 48]
   const sizes = { B: 1, T, H: 1, K, V, C, scale: 1, gateWidth: 1, eps: 0, transposed: false }
-  const given = { q: T * K, k: T * K, v: T * V, s0: K * V, dy: T * V, dsT: K * V }
-  const made = { y: T * V, sT: K * V, dq: T * K, dk: T * K, dv: T * V, ds0: K * V }
-  type Name = keyof (typeof given & typeof made) | 'tokens' | 'states'
-  const run = <S>(kernels: Pick<Kernels<S>, keyof FastWeightKernels>, at: Record<Name, S>, flagged: boolean): void => {
-    const { states } = at
-    const inputs = { ...at, beta: null, gate: null, erase: null, along: null, tokens: flagged ? at.tokens : null, z0: null }
-    kernels.fastWeights('chunk', inputs, { ...at, zT: null, den: null, zs: null }, sizes)
+  const given = { q: T * K, k: T * K, v: T * V, s0: K * V, dy: T * V, dsT: K * V, tokens: T }
+  const lengths = { ...given, states: 2 * K * V, y: T * V, sT: K * V, dq: T * K, dk: T * K, dv: T * V, ds0: K * V }
+  type Name = keyof typeof lengths
+  type Of<S> = Pick<Kernels<S>, keyof FastWeightKernels>
+  const inputsOf = <S>(at: Record<Name, S>, flagged: boolean) => ({
+    ...at,
+    ...{ beta: null, gate: null, erase: null, along: null, tokens: flagged ? at.tokens : null, z0: null },
+  })
+  const forward = <S>(kernels: Of<S>, at: Record<Name, S>, flagged: boolean): void =>
+    kernels.fastWeights('chunk', inputsOf(at, flagged), { ...at, zT: null, den: null, zs: null }, sizes)
+  const backward = <S>(kernels: Of<S>, at: Record<Name, S>, flagged: boolean): void => {
     const gradients = { ...at, dbeta: null, dgate: null, derase: null, dalong: null, dz0: null }
-    kernels.fastWeightsBackward('chunk', inputs, { y: null, den: null, states, zs: null }, { ...at, dzT: null }, gradients, sizes)
+    const saved = { y: null, den: null, states: at.states, zs: null }
+    kernels.fastWeightsBackward('chunk', inputsOf(at, flagged), saved, { ...at, dzT: null }, gradients, sizes)
   }
-  const lengths = Object.entries({ ...given, ...made, tokens: T, states: 2 * K * V })
-  // From -2 to 2, and sums of those that are operands again are exact in float16; flags of tokens but of padding and a beginning.
-  const number = (name: string, i: number): number =>
-    name === 'tokens' ? [1, 1, 1, 0, 1, 3][i % 13] ?? 1 : name in given ? ((i * i + name.length * i) % 11 % 5) - 2 : 0
-  const data = lengths.map(([name, n]) => Array.from({ length: n }, (_, i) => number(name, i)))
-  const named = <S>(values: S[]) => Object.fromEntries(lengths.map(([name], i) => [name, values[i]])) as Record<Name, S>
   for (const flagged of [false, true]) {
-    const expected = named(data.map((x, i) => ({ data: (lengths[i][0] === 'tokens' ? Int32Array : Float64Array).from(x) })))
-    run(specification(), expected, flagged)
-    const blocks = data.map((x, i) => gpu.allocate(4 * x.length, lengths[i][0] === 'tokens'))
-    for (const [i, x] of data.entries()) gpu.write(blocks[i], x)
-    run(fastWeightKernels(gpu), named(blocks), flagged)
-    for (const name of Object.keys(made) as Name[]) {
-      const [x, e] = [await gpu.read(named(blocks)[name], expected[name].data.length), expected[name].data]
-      const i = e.findIndex((e, i) => x[i] !== e)
-      if (i >= 0) return `of integers the chunk form has ${x[i]} in the place of ${e[i]} (${name})`
+    const blocks = {} as Record<Name, Block>
+    const expected = {} as Record<Name, RefStorage>
+    for (const [name, n] of Object.entries(lengths) as [Name, number][]) {
+      const tokens = name === 'tokens'
+      // Flags of tokens but of padding and a beginning; and from -2 to 2: what is an operand again is exact in float16.
+      const data = Float64Array.from({ length: n }, (_, i) =>
+        tokens ? ([1, 1, 1, 0, 1, 3][i % 13] ?? 1) : (((i * i + name.length * i) % 11) % 5) - 2,
+      )
+      expected[name] = { data: tokens ? Int32Array.from(data) : data }
+      blocks[name] = gpu.allocate(4 * n, tokens)
+      gpu.write(blocks[name], data)
     }
-    for (const block of blocks) gpu.free(block)
+    for (const [run, results] of [
+      [forward, ['y', 'sT']],
+      [backward, ['dq', 'dk', 'dv', 'ds0']],
+    ] as const) {
+      run(specification(), expected, flagged)
+      run(fastWeightKernels(gpu), blocks, flagged)
+      for (const name of results) {
+        const [found, { data }] = [await gpu.read(blocks[name], lengths[name]), expected[name]]
+        const i = data.findIndex((x, i) => x !== found[i])
+        if (i >= 0) return `of integers the chunk form has ${found[i]} in the place of ${data[i]} (${name})`
+      }
+    }
+    for (const block of Object.values(blocks)) gpu.free(block)
   }
   return null
 }

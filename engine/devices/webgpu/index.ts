@@ -96,7 +96,8 @@ export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuD
 
 /** The device that has its memory and dispatches from this. */
 export function deviceOn(gpu: Gpu, precision: Precision = 'f32'): WebgpuDevice {
-  const half = precision === 'f16' ? `; operands of products in float16${gpu.units ? ', large ones and those of chunks on matrix units' : ''}` : ''
+  const half =
+    precision === 'f16' ? `; operands of products in float16${gpu.units ? ', large ones and those of chunks on matrix units' : ''}` : ''
   return {
     name: 'webgpu',
     description: `webgpu (${gpu.capabilities.adapter}${half})`,
