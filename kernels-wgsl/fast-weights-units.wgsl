@@ -19,10 +19,11 @@ fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner:
   var s1 = Sums();
   for (var l0 = 0u; l0 < inner; l0 += SIDE) {
     fillTiles(thread, a, height, b, width, inner, l0, watched);
-    workgroupBarrier();
     let count = min(SIDE, inner - l0);
     var plain = false;
+    // Which waits for the tiles, too.
     if (watched) { plain = workgroupUniformLoad(&spoilt) != 0u; }
+    else { workgroupBarrier(); }
     if (plain) {
       if (thread == 0u) { atomicStore(&spoilt, 0u); }
       if (forgets) { multiplySpoilt(rows, columns, l0, count, triangle); }
