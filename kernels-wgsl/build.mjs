@@ -3,7 +3,7 @@
  * host needs to know of each file: its entry points, the members of `struct Params`, and its bindings. From anywhere: node kernels-wgsl/build.mjs
  *
  * common.wgsl and math.wgsl are put before every other file, and NAME.wgsl before NAME-PART.wgsl where that has no `struct Params` of its own: it
- * goes on with what NAME declares. Nothing is replaced, and nothing left out but comments, a quarter of all: each line stays
+ * goes on with what NAME declares. Some files come in two kinds: `kinds`. Nothing is replaced, and nothing left out but comments, a quarter of all: each line stays
  * where it was, for messages of compilers.
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
@@ -13,6 +13,8 @@ import { fileURLToPath } from 'node:url'
 const folder = dirname(fileURLToPath(import.meta.url))
 const output = join(folder, 'generated', 'wgsl.ts')
 const shared = ['common', 'math']
+/** What comes after a file wherever that does: the second in the place of the first on matrix units. */
+const kinds = { 'fast-weights': ['fast-weights-tiles', 'fast-weights-units'] }
 
 const names = readdirSync(folder)
   .filter((name) => name.endsWith('.wgsl'))
@@ -60,8 +62,12 @@ function describe(name) {
     bindings[variable] = { binding: Number(binding), write: access === 'read_write' }
   const entries = [...sources[name].matchAll(/@compute @workgroup_size\([^)]*\)\s*fn (\w+)/g)].map(([, entry]) => entry)
   const description = { name, entries, params: members, paramBytes: bytes, bindings }
-  const files = [...shared, ...declared].map((name) => `files[${JSON.stringify(name)}]`)
-  return `{ files: [${files}], ${JSON.stringify(description).slice(1)} as const`
+  const files = (kind) =>
+    [...shared, ...declared.flatMap((name) => [name, ...(kinds[name]?.slice(kind, kind + 1) ?? [])])].map(
+      (name) => `files[${JSON.stringify(name)}]`,
+    )
+  const onUnits = declared.some((name) => kinds[name]) ? ` unitFiles: [${files(1)}],` : ''
+  return `{ files: [${files(0)}],${onUnits} ${JSON.stringify(description).slice(1)} as const`
 }
 
 const lines = [
@@ -70,7 +76,8 @@ const lines = [
   ...names.map((name) => `  ${JSON.stringify(name)}: ${JSON.stringify({ name, source: sources[name].replace(/ *\/\/.*/g, '') })},`),
   '}',
 ]
-for (const name of names.filter((name) => !shared.includes(name))) {
+const parts = [...shared, ...Object.values(kinds).flat()]
+for (const name of names.filter((name) => !parts.includes(name))) {
   const constant = name.replace(/-(\w)/g, (_, letter) => letter.toUpperCase())
   lines.push(`export const ${constant} = ${describe(name)}`)
 }

@@ -1,5 +1,6 @@
 // The fast-weight recurrences of engine/devices/kernels.ts: the equations, and what their files share. By form: fast-weights-recurrent.wgsl,
-// fast-weights-chunk.wgsl and fast-weights-chunk-backward.wgsl, which begin with this file; fast-weights-products.wgsl has the matrix products.
+// fast-weights-chunk.wgsl and fast-weights-chunk-backward.wgsl, which begin with this file; fast-weights-products.wgsl has the matrix products, and
+// fast-weights-tiles.wgsl, or on matrix units fast-weights-units.wgsl, what multiplies two tiles for all of them.
 //
 //     S_t = diag(w_t) S_{t-1} + k'_t u_t^T,  u_t = v_t - S_{t-1}^T a_t,  o_t = S_t^T q_t,  w_t = exp(gate_t)
 //
@@ -435,31 +436,24 @@ fn multiplySpoilt(rows: u32, columns: u32, l0: u32, count: u32, triangle: u32) {
   }
 }
 
-/// sums += A B for the tile's `height` rows of A and `width` columns of B. Neighbouring threads fetch neighbours in memory.
-fn multiply(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner: u32, triangle: u32, forgets: bool) {
-  let rows = thread / 8u;
-  let columns = thread % 8u;
-  for (var l0 = 0u; l0 < inner; l0 += SIDE) {
-    tiles++;
-    workgroupBarrier();
-    for (var e = thread; e < 256u; e += THREADS) {
-      let slotA = select(e, e % SIDE * 8u + e / SIDE, a.column == 1u);
-      let slotB = select(e, e % SIDE * 8u + e / SIDE, b.row == 1u);
-      let lA = l0 + slotA / 8u;
-      let lB = l0 + slotB / 8u;
-      var fromA = vec4(0.0);
-      var fromB = vec4(0.0);
-      if (lA < inner) { fromA = four(a.at + lA * a.column, a.row, slotA % 8u * 4u, height); }
-      if (lB < inner) { fromB = four(b.at + lB * b.row, b.column, slotB % 8u * 4u, width); }
-      let read = vec4<Half>(fromB);
-      tileA[slotA] = vec4<Half>(fromA);
-      tileB[slotB] = read;
-      if (forgets && !areFinite(vec4<f32>(read))) { atomicStore(&spoilt, tiles); }
-    }
-    workgroupBarrier();
-    let count = min(SIDE, inner - l0);
-    if (forgets && atomicLoad(&spoilt) == tiles) { multiplySpoilt(rows, columns, l0, count, triangle); }
-    else { multiplyTiles(rows, columns, l0, count, triangle); }
+/// The tiles of `height` rows of A and `width` columns of B, from l0 on. Neighbouring threads fetch neighbours in memory. If `watched`, a B of which not all
+/// is finite is noted.
+fn fillTiles(thread: u32, a: Operand, height: u32, b: Operand, width: u32, inner: u32, l0: u32, watched: bool) {
+  tiles++;
+  workgroupBarrier();
+  for (var e = thread; e < 256u; e += THREADS) {
+    let slotA = select(e, e % SIDE * 8u + e / SIDE, a.column == 1u);
+    let slotB = select(e, e % SIDE * 8u + e / SIDE, b.row == 1u);
+    let lA = l0 + slotA / 8u;
+    let lB = l0 + slotB / 8u;
+    var fromA = vec4(0.0);
+    var fromB = vec4(0.0);
+    if (lA < inner) { fromA = four(a.at + lA * a.column, a.row, slotA % 8u * 4u, height); }
+    if (lB < inner) { fromB = four(b.at + lB * b.row, b.column, slotB % 8u * 4u, width); }
+    let read = vec4<Half>(fromB);
+    tileA[slotA] = vec4<Half>(fromA);
+    tileB[slotB] = read;
+    if (watched && !areFinite(vec4<f32>(read))) { atomicStore(&spoilt, tiles); }
   }
 }
 

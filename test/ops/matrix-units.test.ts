@@ -6,36 +6,76 @@ import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { create } from 'webgpu'
 import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
+import { wrongChunks } from '../../engine/devices/webgpu/fast-weights.ts'
 import { deviceOn, webgpuKernels, withRightUnits } from '../../engine/devices/webgpu/index.ts'
 import { wrongUnits } from '../../engine/devices/webgpu/matmul.ts'
 import { createGpu, type Gpu, type Shader, sourceOf } from '../../engine/devices/webgpu/runtime.ts'
-import { matmul, type Precision, precisions, scope, selfCheck, setDevice, tensor, type WebgpuDevice } from '../../engine/index.ts'
+import {
+  type HostArray,
+  matmul,
+  type Precision,
+  precisions,
+  scope,
+  selfCheck,
+  setDevice,
+  sumRule,
+  tensor,
+  type WebgpuDevice,
+} from '../../engine/index.ts'
 import { matmulUnits } from '../../kernels-wgsl/generated/wgsl.ts'
 import { assertClose, assertSameBits, halfGpus, halfReference, reference, runsOn, uniforms, webgpu } from '../helpers.ts'
-import { epsilon } from './compare.ts'
-import { emulatedUnits } from './shaders.ts'
+import { cases } from './cases.ts'
+import { checkLikeReference, epsilon } from './compare.ts'
+import { emulated, multiplying } from './shaders.ts'
 
-/** That compiles `shader` where the kernel for matrix units is asked for. */
-function emulating(gpu: Gpu, shader: Shader = emulatedUnits): Gpu {
-  const run: Gpu['run'] = (_, entry, ...rest) => gpu.run(shader, entry, ...rest)
-  return { ...gpu, units: { ...gpu, run } }
+/** Something in the file of either kind of product that isn't so. */
+interface Fault {
+  file: string
+  what: string
+  by: string
 }
-
-/** The shader with something in its own file that isn't so. */
-const spoilt = (shader: Shader, what: string, by: string): Shader => ({
+const spoilt = (shader: Shader, { file, what, by }: Fault): Shader => ({
   ...shader,
-  name: `${shader.name}, ${by}`,
-  files: shader.files.map(({ name, source }) => {
-    if (name !== matmulUnits.name) return { name, source }
+  name: `${shader.name}, ${what} ${by}`,
+  files: (shader.unitFiles ?? shader.files).map(({ name, source }) => {
+    if (name !== file) return { name, source }
     assert.ok(source.includes(what), what)
     return { name, source: source.replace(what, by) }
   }),
+  unitFiles: undefined,
 })
-const places = [
-  ['column + 4u, 16u', 'column, 16u'],
-  ['(subgroup & 1u)', '(subgroup & 3u)'],
-  ['(tx & 4u) != 0u', '(tx & 4u) == 0u'],
-] as const
+
+/** That compiles what stands in for matrix units where these are asked for. */
+function emulating(gpu: Gpu, fault?: Fault): Gpu {
+  const made = new Map<Shader, Shader>()
+  const madeOf = (shader: Shader): Shader => {
+    if (!made.has(shader)) made.set(shader, fault ? spoilt(emulated(shader), fault) : emulated(shader))
+    return made.get(shader)!
+  }
+  return { ...gpu, units: { ...gpu, run: (shader, ...rest) => gpu.run(madeOf(shader), ...rest) } }
+}
+
+const faultsOf =
+  (file: string) =>
+  ([what, by]: readonly [string, string]): Fault => ({ file, what, by })
+const places = {
+  products: (
+    [
+      ['column + 4u, 16u', 'column, 16u'],
+      ['(subgroup & 1u)', '(subgroup & 3u)'],
+      ['(tx & 4u) != 0u', '(tx & 4u) == 0u'],
+    ] as const
+  ).map(faultsOf('matmul-units')),
+  chunks: (
+    [
+      ['l * 8u + half * 4u', 'l * 8u'],
+      ['l * 8u + 4u', 'l * 8u'],
+      ['half * 512u + 16u', 'half * 512u'],
+      ['l += 16u', 'l += 32u'],
+      ['pairsM[at + 3u]', 'pairsM[at + 2u]'],
+    ] as const
+  ).map(faultsOf('fast-weights-units')),
+}
 
 /** In either precision that there is: what stands in for the units has numbers of both. */
 async function opened(test: Mocha.Context): Promise<{ gpu: Gpu; precision: Precision }[]> {
@@ -60,14 +100,18 @@ describe('matrix units', () => {
     const adapter = await create(['backend=null', 'enable-dawn-features=allow_unsafe_apis']).requestAdapter()
     const requiredFeatures = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix'] as GPUFeatureName[]
     const device = await adapter!.requestDevice({ requiredFeatures })
-    const refused = async (shader: Shader): Promise<string> => {
+    const refused = async (shader: Shader, entry: string = 'matmulUnits'): Promise<string> => {
       device.pushErrorScope('validation')
-      const module = device.createShaderModule({ code: sourceOf(shader, 'units') })
+      // The subgroups of this adapter may have 128 threads, and a workgroup takes a multiple of that.
+      const code = sourceOf(shader, 'units').replace('const THREADS = 64u', 'const THREADS = 128u')
+      const module = device.createShaderModule({ code })
       const { messages } = await module.getCompilationInfo()
-      device.createComputePipeline({ layout: 'auto', compute: { module, entryPoint: 'matmulUnits' } })
+      device.createComputePipeline({ layout: 'auto', compute: { module, entryPoint: entry } })
       return [(await device.popErrorScope())?.message, ...messages.map(({ message }) => message)].filter(Boolean).join('\n')
     }
     assert.equal(await refused(matmulUnits), '')
+    const withFault = (shader: Shader, file: string, ...faults: (readonly [what: string, by: string])[]): Shader =>
+      faults.map(faultsOf(file)).reduce(spoilt, shader)
     for (const [what, by, why] of [
       ['Load<Right', 'Load<Left', /no matching call to 'subgroupMatrixMultiplyAccumulate\(subgroup_matrix_left/],
       ['result<f32, 16, 16>', 'result<f32, 16, 8>', /no matching call to 'subgroupMatrixMultiplyAccumulate/],
@@ -75,7 +119,23 @@ describe('matrix units', () => {
       ['= (subgroup >> 1u) * 4u', '= g.thread', /to be uniform/],
       ['array<vec4<f32>, 512>', 'array<vec4<f32>, 1024>', /workgroup storage/],
     ] as const)
-      assert.match(await refused(spoilt(matmulUnits, what, by)), why, by)
+      assert.match(await refused(withFault(matmulUnits, 'matmul-units', [what, by])), why, by)
+    // All but the place of a subgroup is found to be the same for its threads.
+    const file = 'fast-weights-units'
+    const analysed = [
+      ['@diagnostic(off, chromium.subgroup_matrix_uniformity)', ''],
+      ['subgroupBroadcastFirst(thread) / 32u', '0u'],
+    ] as const
+    for (const shader of multiplying)
+      for (const entry of shader.entries) {
+        assert.equal(await refused(shader, entry), '', entry)
+        assert.equal(await refused(withFault(shader, file, ...analysed), entry), '', entry)
+      }
+    for (const [what, by, why] of [
+      ['Load<Right', 'Load<Left', /no matching call to 'subgroupMatrixMultiplyAccumulate\(subgroup_matrix_left/],
+      ['workgroupUniformLoad', 'atomicLoad', /must only be called from subgroup uniform control flow/],
+    ] as const)
+      assert.match(await refused(withFault(multiplying[0], file, ...analysed, [what, by]), 'scan'), why, by)
     device.destroy()
   })
 
@@ -136,24 +196,73 @@ describe('matrix units', () => {
     }
   })
 
-  it('multiply integers exactly, and a wrong place anywhere, or a kernel that does not compile, is found', async function () {
-    this.timeout(120_000)
+  it('make of the chunk form of every rule what the reference makes, forward and backward, where they are emulated', async function () {
+    this.timeout(300_000)
+    for (const device of devices) {
+      for (const c of cases.filter(({ name }) => name.startsWith('fastWeights'))) await checkLikeReference(c, device, 8)
+      for await (const { kernel, ok, message, error, bound } of selfCheck(device, ['fastWeights', 'fastWeightsBackward']))
+        assert.ok(ok, message ?? `${kernel}: ${error} of ${bound}`)
+    }
+  })
+
+  for (const [what, where] of [
+    ['beyond a triangle', undefined],
+    ['from one sequence to the next', 20],
+  ] as const)
+    it(`make of a NaN in the chunk form, which reaches nothing ${what}, and of numbers to the bit what kernels without them make`, async function () {
+      this.timeout(120_000)
+      const [T, K, V] = [31, 40, 20]
+      const run = async (device: WebgpuDevice): Promise<HostArray[]> => {
+        const results = scope(() => {
+          const made = (seed: number, width: number) =>
+            tensor(uniforms(seed, T * width), { shape: [1, T, 1, width], device, requiresGrad: seed < 4 })
+          const [q, k] = [made(1, K), made(2, K)]
+          const values = uniforms(3, T * V)
+          values[17 * V + 3] = Number.NaN
+          const v = tensor(values, { shape: [1, T, 1, V], device, requiresGrad: true })
+          const begins = Array.from({ length: T }, (_, t) => Number(t === where))
+          const reset = where === undefined ? undefined : tensor(begins, { shape: [1, T], dtype: 'int32', device })
+          const { y } = sumRule(q, k, v, undefined, { form: 'chunk', chunk: 32, reset })
+          y.backward(made(4, V))
+          return [y, q.grad!, k.grad!, v.grad!]
+        })
+        return Promise.all(results.map((x) => x.read().finally(() => x.dispose())))
+      }
+      for (const [i, device] of devices.entries()) {
+        const [actual, expected] = [await run(device), await run(deviceOn(gpus[i].gpu, device.precision))]
+        for (const [j, e] of expected.entries()) assertSameBits(actual[j], e, `result ${j}`)
+        const reached = expected.map((e) => e.filter((x) => Number.isNaN(x)).length)
+        assert.deepEqual(reached.slice(0, 1), [(where ?? T) - 17], 'y')
+        assert.equal(reached[3], 0)
+      }
+    })
+
+  it('multiply integers exactly, and a wrong place anywhere is found', async function () {
+    this.timeout(300_000)
     const { gpu } = gpus[0]
     assert.equal(await wrongUnits(emulating(gpu)), null)
-    for (const [what, by] of places)
+    for (const fault of places.products)
+      assert.match(String(await wrongUnits(emulating(gpu, fault))), /^a product of integers has -?\d+ in the place of -?\d+$/, fault.by)
+    for (const { gpu } of gpus) assert.equal(await wrongChunks(emulating(gpu)), null)
+    for (const fault of places.chunks)
       assert.match(
-        String(await wrongUnits(emulating(gpu, spoilt(emulatedUnits, what, by)))),
-        /^a product of integers has -?\d+ in the place of -?\d+$/,
-        by,
+        String(await wrongChunks(emulating(gpu, fault))),
+        /^of integers the chunk form has -?\d+ in the place of -?\d+ \(\w+\)$/,
+        fault.by,
       )
   })
 
-  it('where they go wrong, a device is opened without, and says why', async () => {
+  it('where they go wrong, a device is opened without, and says why', async function () {
+    this.timeout(300_000)
     const { precision } = gpus[gpus.length - 1]
     const closed: Gpu[] = []
-    for (const [what, by, why] of [
-      [...places[0], /^a product of integers has /],
-      ['Sums()', 'Sum()', /^webgpu: matmul-units\.wgsl:\d+:\d+: unresolved call target 'Sum'/],
+    for (const [fault, why] of [
+      [places.products[0], /^a product of integers has /],
+      [places.chunks[0], /^of integers the chunk form has /],
+      ...['matmul-units', 'fast-weights-units'].map(
+        (file) =>
+          [{ file, what: 'Sums()', by: 'Sum()' }, new RegExp(`^webgpu: ${file}\\.wgsl:\\d+:\\d+: unresolved call target 'Sum'`)] as const,
+      ),
     ] as const) {
       const reasons: (string | undefined)[] = []
       const gpu = await withRightUnits(async (without) => {
@@ -161,7 +270,7 @@ describe('matrix units', () => {
         const made = createGpu(await openAdapter({ precision }, without))
         if (without !== undefined) return made
         closed.push(made)
-        return { ...emulating(made, spoilt(emulatedUnits, what, by)) }
+        return emulating(made, fault)
       })
       assert.equal(reasons.length, 2)
       assert.match(String(reasons[1]), why)

@@ -24,66 +24,78 @@ export const sourceOf = (net: Net): string =>
 const { netProgram, matmulUnits, ...others } = kernels
 
 /**
- * What stands in for matrix units: each thread holds the whole of an operand, row after row, four numbers together; of sums the two fours that are the
- * thread's in its subgroup.
+ * What stands in for matrix units: an operand is where it lies in its tile, which stays as it is until it has been multiplied; of sums a thread has the two fours
+ * that are its own in its subgroup. (Whole operands in each thread, and loops whose bounds are
+ * constants, take a driver on a CPU a minute to compile.)
  */
-const units = `
-struct Matrix { at: array<vec4<f32>, 64> }
+const units = (type: string, store: string, positive: string): string => `
+struct Place { offset: u32, stride: u32 }
+struct Held { at: array<vec4<f32>, 2> }
 
-fn loadRows(slice: ptr<workgroup, array<vec4<Half>, 256>>, offset: u32, stride: u32) -> Matrix {
-  var m = Matrix();
-  for (var i = 0u; i < 64u; i++) { m.at[i] = vec4<f32>((*slice)[offset + i / 4u * stride + i % 4u]); }
-  return m;
-}
-
-fn loadColumns(slice: ptr<workgroup, array<vec4<Half>, 256>>, offset: u32, stride: u32) -> Matrix {
-  var m = Matrix();
-  for (var i = 0u; i < 256u; i++) { m.at[i / 4u][i % 4u] = f32((*slice)[offset + i % 16u * stride + i / 64u][i / 16u % 4u]); }
-  return m;
-}
-
-fn accumulated(left: Matrix, right: Matrix, sums: Matrix, thread: u32) -> Matrix {
-  var a = left;
-  var b = right;
+fn accumulated(left: Place, right: Place, sums: Held, thread: u32) -> Held {
   var c = sums;
-  for (var i = thread % 32u; i < 64u; i += 32u) {
-    for (var k = 0u; k < 16u; k++) { c.at[i] += a.at[i / 4u * 4u + k / 4u][k % 4u] * b.at[k * 4u + i % 4u]; }
+  for (var h = 0u; h < min(2u, 2u * p.${positive}); h++) {
+    let i = thread % 32u + 32u * h;
+    for (var k = 0u; k < min(16u, 16u * p.${positive}); k++) {
+      let x = f32(tileA[left.offset + k * left.stride + i / 16u][i / 4u % 4u]);
+      c.at[h] += x * vec4<f32>(tileB[right.offset + k * right.stride + i % 4u]);
+    }
   }
   return c;
 }
 
-fn storeRows(to: ptr<workgroup, array<vec4<f32>, 512>>, offset: u32, m: Matrix, stride: u32, thread: u32) {
-  var c = m;
-  for (var i = thread % 32u; i < 64u; i += 32u) { (*to)[offset + i / 4u * stride + i % 4u] = c.at[i]; }
+fn storeRows(to: ptr<workgroup, array<${type}>>, offset: u32, sums: Held, stride: u32, thread: u32) {
+  var c = sums;
+  for (var h = 0u; h < min(2u, 2u * p.${positive}); h++) {
+    let i = thread % 32u + 32u * h;
+    ${store}
+  }
 }
 `
-const standIns: readonly [what: RegExp, by: string, times: number][] = [
-  [/subgroup_matrix_(left|right|result)<f(16|32), 16, 16>/g, 'Matrix', 3],
-  [/subgroupMatrixLoad<Left, col_major>/g, 'loadColumns', 1],
-  [/subgroupMatrixLoad<Right, row_major>/g, 'loadRows', 2],
-  [/subgroupMatrixMultiplyAccumulate\((.*)\);/g, 'accumulated($1, g.thread);', 2],
-  [/subgroupMatrixStore<row_major>\((.*)\);/g, 'storeRows($1, g.thread);', 2],
-  [/, @builtin\(subgroup_id\) subgroup: u32\) \{/g, ') {\nlet subgroup = g.thread / 32u;', 1],
+type StandIn = readonly [what: RegExp, by: string, times: number]
+const standIns = (thread: string): readonly StandIn[] => [
+  [/subgroup_matrix_(left|right)<f16, 16, 16>/g, 'Place', 2],
+  [/subgroup_matrix_result<f32, 16, 16>/g, 'Held', 1],
+  [/subgroupMatrixLoad<Left, col_major>\(&tileA, /g, 'Place(', 1],
+  [/subgroupMatrixLoad<Right, row_major>\(&tileB, /g, 'Place(', 2],
+  [/subgroupMatrixMultiplyAccumulate\((.*)\);/g, `accumulated($1, ${thread});`, 2],
+  [/subgroupMatrixStore<row_major>\((.*)\);/g, `storeRows($1, ${thread});`, 2],
 ]
-/** kernels-wgsl/matmul-units.wgsl with WGSL in the place of matrix units, which no adapter of the tests has: all but these is what a GPU gets. */
-export const emulatedUnits = {
-  ...matmulUnits,
-  name: 'matmul-units, emulated',
-  files: matmulUnits.files.map(({ name, source }) => ({
-    name,
-    source:
-      name !== matmulUnits.name
-        ? source
-        : standIns.reduce((text, [what, by, times]) => {
-            assert.equal(text.match(what)?.length, times, `${what}`)
-            return text.replace(what, by)
-          }, source) + units,
-  })),
+/** What there is in a file for matrix units, after what it calls instead. */
+const inFile: Record<string, readonly [called: string, ...standIns: StandIn[]]> = {
+  'matmul-units': [
+    units('vec4<f32>, 512', '(*to)[offset + i / 4u * stride + i % 4u] = c.at[h];', 'M'),
+    ...standIns('g.thread'),
+    [/, @builtin\(subgroup_id\) subgroup: u32\) \{/g, ') {\nlet subgroup = g.thread / 32u;', 1],
+  ],
+  'fast-weights-units': [
+    units('f32, PAIRS', 'for (var j = 0u; j < 4u; j++) { (*to)[offset + i / 4u * stride + i % 4u * 4u + j] = c.at[h][j]; }', 'rows'),
+    ...standIns('thread'),
+    [/@diagnostic\(off, chromium\.subgroup_matrix_uniformity\)/g, '', 1],
+    [/subgroupBroadcastFirst\(thread\)/g, 'thread', 1],
+  ],
 }
+/** A shader for matrix units with WGSL in the place of these, which no adapter of the tests has: all but that is what a GPU gets. */
+export const emulated = (shader: Shader): Shader => ({
+  ...shader,
+  name: `${shader.name}, emulated`,
+  files: (shader.unitFiles ?? shader.files).map(({ name, source }) => {
+    if (!inFile[name]) return { name, source }
+    const [called, ...all] = inFile[name]
+    const replaced = all.reduce((text, [what, by, times]) => {
+      assert.equal(text.match(what)?.length, times, `${what}`)
+      return text.replace(what, by)
+    }, source)
+    return { name, source: replaced + called }
+  }),
+  unitFiles: undefined,
+})
+/** Those that multiply on matrix units. */
+export const multiplying: readonly Shader[] = [kernels.fastWeightsProducts, kernels.fastWeightsChunk, kernels.fastWeightsChunkBackward]
 
 export const shaders: readonly Shader[] = [
   ...Object.values(others),
-  emulatedUnits,
+  ...[matmulUnits, ...multiplying].map(emulated),
   ...[everyInstruction, everyFunction].map((net) => ({
     ...netProgram,
     name: `${netProgram.name}, ${net.name}`,

@@ -31,7 +31,7 @@ export interface Capabilities {
   timestamps: boolean
   /** Whether it has float16, and so precision f16. */
   f16: boolean
-  /** Of a device in precision f16: why large products don't run on matrix units; null where they do. */
+  /** Of a device in precision f16: why nothing runs on matrix units; null where they do. */
   noMatrixUnits?: string | null
   /** Largest buffer that can be bound, in bytes: a multiple of 16. */
   bindingBytes: number
@@ -202,7 +202,7 @@ interface MatrixInfo extends GPUAdapterInfo {
   subgroupMatrixConfigs?: readonly { componentType: string; resultComponentType: string; M: number; N: number; K: number }[]
 }
 
-/** Why an adapter hasn't what kernels-wgsl/matmul-units.wgsl needs; null where it has. */
+/** Why an adapter hasn't what kernels-wgsl/*-units.wgsl needs; null where it has. */
 function lacksUnits({ features, info }: GPUAdapter): string | null {
   const { subgroupMinSize: least, subgroupMaxSize: most, subgroupMatrixConfigs = [] } = info as MatrixInfo
   const lacking = unitFeatures.find((name) => !features.has(name))

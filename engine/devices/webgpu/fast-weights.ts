@@ -1,5 +1,6 @@
 /**
- * The fast-weight recurrences: kernels-wgsl/fast-weights.wgsl, which has the equations, and the files of each form beside it.
+ * The fast-weight recurrences: kernels-wgsl/fast-weights.wgsl, which has the equations, and the files of each form beside it. What multiplies two tiles is in a
+ * file of its own, another one on matrix units, which no GPU has run yet.
  *
  * In chunks, all pieces of all heads are prepared at once, then one dispatch carries the states from piece to piece, then all outputs are
  * computed at once; likewise backward. The recurrent form is one dispatch over the tokens, for decoding (with along, chunks of one token); its backward is the chunk form's, since it
@@ -17,6 +18,8 @@ import {
   fastWeights as shared,
 } from '../../../kernels-wgsl/generated/wgsl.ts'
 import { type FastWeightInputs, type FastWeightSizes, GateError, type Kernels } from '../kernels.ts'
+import { fastWeightKernels as specification } from '../reference/fast-weights.ts'
+import type { RefStorage } from '../reference/storage.ts'
 import { type Block, show } from './memory.ts'
 import { type Gpu, perGroup, threads } from './runtime.ts'
 
@@ -36,14 +39,63 @@ const gateFault = (bits: number): Error => new GateError(new Float32Array(Int32A
 
 type FastWeightKernels = Pick<Kernels<Block>, 'fastWeights' | 'fastWeightsBackward'>
 
-/** Only products of the chunk form are rounded. */
+/** Only products of the chunk form are rounded, and on matrix units. */
 export function fastWeightKernels(gpu: Gpu): FastWeightKernels {
-  const chunk = kernelsOn(gpu)
+  const chunk = kernelsOn(gpu.units ?? gpu)
   const forms = { chunk, recurrent: gpu.exact ? kernelsOn(gpu.exact) : chunk }
   return {
     fastWeights: (form, ...given) => forms[form].fastWeights(form, ...given),
     fastWeightsBackward: (form, ...given) => forms[form].fastWeightsBackward(form, ...given),
   }
+}
+
+/** What is wrong with the chunk form on matrix units; null if of integers, ragged and in several pieces, all comes out as specified, with flags and without. */
+export async function wrongChunks(gpu: Gpu): Promise<string | null> {
+  const [T, K, V, C] = [70, 37, 21, 48]
+  const sizes = { B: 1, T, H: 1, K, V, C, scale: 1, gateWidth: 1, eps: 0, transposed: false }
+  const given = { q: T * K, k: T * K, v: T * V, s0: K * V, dy: T * V, dsT: K * V, tokens: T }
+  const lengths = { ...given, states: 2 * K * V, y: T * V, sT: K * V, dq: T * K, dk: T * K, dv: T * V, ds0: K * V }
+  type Name = keyof typeof lengths
+  type Of<S> = Pick<Kernels<S>, keyof FastWeightKernels>
+  const inputsOf = <S>(at: Record<Name, S>, flagged: boolean) => ({
+    ...at,
+    ...{ beta: null, gate: null, erase: null, along: null, tokens: flagged ? at.tokens : null, z0: null },
+  })
+  const forward = <S>(kernels: Of<S>, at: Record<Name, S>, flagged: boolean): void =>
+    kernels.fastWeights('chunk', inputsOf(at, flagged), { ...at, zT: null, den: null, zs: null }, sizes)
+  const backward = <S>(kernels: Of<S>, at: Record<Name, S>, flagged: boolean): void => {
+    const gradients = { ...at, dbeta: null, dgate: null, derase: null, dalong: null, dz0: null }
+    const saved = { y: null, den: null, states: at.states, zs: null }
+    kernels.fastWeightsBackward('chunk', inputsOf(at, flagged), saved, { ...at, dzT: null }, gradients, sizes)
+  }
+  for (const flagged of [false, true]) {
+    const blocks = {} as Record<Name, Block>
+    const expected = {} as Record<Name, RefStorage>
+    for (const [name, n] of Object.entries(lengths) as [Name, number][]) {
+      const tokens = name === 'tokens'
+      // Flags of tokens but of padding and a beginning; and from -2 to 2: what is an operand again is exact in float16.
+      const data = Float64Array.from({ length: n }, (_, i) =>
+        tokens ? ([1, 1, 1, 0, 1, 3][i % 13] ?? 1) : (((i * i + name.length * i) % 11) % 5) - 2,
+      )
+      expected[name] = { data: tokens ? Int32Array.from(data) : data }
+      blocks[name] = gpu.allocate(4 * n, tokens)
+      gpu.write(blocks[name], data)
+    }
+    for (const [run, results] of [
+      [forward, ['y', 'sT']],
+      [backward, ['dq', 'dk', 'dv', 'ds0']],
+    ] as const) {
+      run(specification(), expected, flagged)
+      run(fastWeightKernels(gpu), blocks, flagged)
+      for (const name of results) {
+        const [found, { data }] = [await gpu.read(blocks[name], lengths[name]), expected[name]]
+        const i = data.findIndex((x, i) => x !== found[i])
+        if (i >= 0) return `of integers the chunk form has ${found[i]} in the place of ${data[i]} (${name})`
+      }
+    }
+    for (const block of Object.values(blocks)) gpu.free(block)
+  }
+  return null
 }
 
 function kernelsOn(gpu: Gpu): FastWeightKernels {

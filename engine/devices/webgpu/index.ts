@@ -14,7 +14,7 @@
  * is checked by the compiler. Parameters that may be others when a captured step is replayed are given by a function. The last argument counts workgroups, in one dimension, as many as needed: the runtime splits them over x and y, and
  * groupOf(g) undoes that; a kernel has to check that the group it gets is within the work. Sizes and choices are parameters, not constants, since
  * each combination of constants would be another pipeline to compile. (What a recurrent net's program does is generated: net-source.ts.) Half is what
- * operands of products are rounded to: f16 in that precision, where gpu.exact has f32 and gpu.units takes shaders of matrix units.
+ * operands of products are rounded to: f16 in that precision, where gpu.exact has f32 and gpu.units compiles for matrix units (`kinds` in build.mjs).
  * Drivers lose NaN in max, min, clamp and comparisons: floats have maxOf and minOf, and isNan comes before a comparison
  * (test/ops/wgsl.test.ts). In Node workgroup memory isn't cleared: write it before reading it. Temporaries come from gpu.scratch; bad values are
  * reported with gpu.fault and gpu.faults, and while there are any (anyFault), a kernel that changes memory in place leaves it as it is. Nothing may
@@ -28,7 +28,7 @@ import { type Capabilities, openAdapter, type WebgpuOptions } from './adapter.ts
 import { aftKernels } from './aft.ts'
 import { decayKernels } from './decay.ts'
 import { elementwiseKernels } from './elementwise.ts'
-import { fastWeightKernels } from './fast-weights.ts'
+import { fastWeightKernels, wrongChunks } from './fast-weights.ts'
 import { linearKernels } from './linear.ts'
 import { matmulKernels, wrongUnits } from './matmul.ts'
 import type { Block } from './memory.ts'
@@ -78,10 +78,12 @@ export const webgpuKernels = (gpu: Gpu): Kernels<Block> => ({
   ...fastWeightKernels(gpu),
 })
 
+const wrongOn = async (gpu: Gpu): Promise<string | null> => (gpu.units ? ((await wrongUnits(gpu)) ?? (await wrongChunks(gpu))) : null)
+
 /** Without matrix units where products on them come out wrong: `open` is told why. */
 export async function withRightUnits(open: (withoutUnits?: string) => Promise<Gpu>): Promise<Gpu> {
   const gpu = await open()
-  const wrong = gpu.units ? await wrongUnits(gpu) : null
+  const wrong = await wrongOn(gpu).catch((error: Error) => error.message)
   if (wrong === null) return gpu
   gpu.close()
   return open(wrong)
@@ -94,7 +96,8 @@ export async function openWebgpu(options: WebgpuOptions): Promise<WebgpuDevice> 
 
 /** The device that has its memory and dispatches from this. */
 export function deviceOn(gpu: Gpu, precision: Precision = 'f32'): WebgpuDevice {
-  const half = precision === 'f16' ? `; operands of products in float16${gpu.units ? ', large ones on matrix units' : ''}` : ''
+  const half =
+    precision === 'f16' ? `; operands of products in float16${gpu.units ? ', large ones and those of chunks on matrix units' : ''}` : ''
   return {
     name: 'webgpu',
     description: `webgpu (${gpu.capabilities.adapter}${half})`,

@@ -17,11 +17,18 @@ import { type Block, createMemory, type Memory, show } from './memory.ts'
 import { patiently } from './patience.ts'
 import { createTiming, type Timing } from './timing.ts'
 
+interface File {
+  readonly name: string
+  readonly source: string
+}
+
 /** A file of kernels-wgsl, as kernels-wgsl/build.mjs describes it. */
 export interface Shader {
   readonly name: string
   /** What is compiled: these, one after the other. */
-  readonly files: readonly { readonly name: string; readonly source: string }[]
+  readonly files: readonly File[]
+  /** The same on matrix units, where that is something else. */
+  readonly unitFiles?: readonly File[]
   readonly entries: readonly string[]
   readonly params: { readonly [name: string]: { readonly offset: number; readonly type: string; readonly words: number } }
   readonly paramBytes: number
@@ -44,7 +51,7 @@ export interface Gpu extends Omit<Memory, 'allocate' | 'allocateTogether' | 'rel
   readonly capabilities: Opened['capabilities']
   /** Where Half is f16: the same with f32. */
   readonly exact?: Gpu
-  /** The same for shaders of matrix units, where there are such. */
+  /** The same for shaders on matrix units, where there are such. */
   readonly units?: Gpu
   /**
    * Runs an entry of a shader on `groups` workgroups (nothing if there are none). Bindings that the entry uses are named; null binds an
@@ -656,14 +663,18 @@ export type Arithmetic = Precision | 'units'
 
 const f16 = 'enable f16;\nalias Half = f16;\nconst HALF = true;'
 /** What comes before every shader. */
-const preludes: Record<Arithmetic, { name: string; source: string }> = {
+const preludes: Record<Arithmetic, File> = {
   f32: { name: 'precision f32', source: 'alias Half = f32;\nconst HALF = false;' },
   f16: { name: 'precision f16', source: f16 },
   units: { name: 'matrix units', source: `enable subgroups;\nenable chromium_experimental_subgroup_matrix;\n${f16}` },
 }
-const filesOf = ({ files }: Pick<Shader, 'files'>, precision: Arithmetic) => [preludes[precision], ...files]
+type Files = Pick<Shader, 'files' | 'unitFiles'>
+const filesOf = ({ files, unitFiles = files }: Files, precision: Arithmetic) => [
+  preludes[precision],
+  ...(precision === 'units' ? unitFiles : files),
+]
 
-export const sourceOf = (shader: Pick<Shader, 'files'>, precision: Arithmetic = 'f32'): string =>
+export const sourceOf = (shader: Files, precision: Arithmetic = 'f32'): string =>
   filesOf(shader, precision)
     .map(({ source }) => source)
     .join('\n')
