@@ -155,8 +155,34 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
     ...{ transposeA: terms[i].transposeA, transposeB: terms[i].transposeB },
   })
 
+  /** Of operands rounded to float16, on a device of that precision: of copies, so that there is one place for all ways that a product may go. */
+  function roundedTo16(a: Block, b: Block, sizes: MatmulSizes, then: (a: Block, b: Block) => void): void {
+    const { batch, strideA, strideB, M, N, K, halfB } = sizes
+    const copies: Block[] = []
+    const rounded = (x: Block, bytes: number, pairs: boolean): Block => {
+      const copy = pool.memory.allocate(bytes)
+      copies.push(copy)
+      pool.run('roundToFloat16', Math.ceil(bytes / 16), 8192, [x.pointer, copy.pointer, +pairs])
+      return copy
+    }
+    const size = (stride: number, matrix: number): number => 4 * ((batch - 1) * stride + matrix)
+    try {
+      if (batch * M * N * K === 0) then(a, b)
+      else
+        then(rounded(a, size(strideA, M * K), false), halfB === 'float16' ? b : rounded(b, halfB ? b.bytes : size(strideB, K * N), !!halfB))
+    } finally {
+      for (const copy of copies) pool.memory.free(copy)
+    }
+  }
+
+  /** `shared` is for operands as they are. */
+  function matmul(a: Block, b: Block, bias: Block | null, c: Block, sizes: MatmulSizes, start?: Block, shared?: Packed): void {
+    if (pool.half) roundedTo16(a, b, sizes, (a, b) => multiply(a, b, bias, c, sizes, start))
+    else multiply(a, b, bias, c, sizes, start, shared)
+  }
+
   return {
-    matmul: (a, b, bias, c, sizes, start) => multiply(a, b, bias, c, sizes, start),
+    matmul,
     products(list) {
       const packed: Packed = new Map()
       try {
@@ -165,7 +191,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
           for (const [i, { a, b }] of terms.entries()) {
             const last = i === terms.length - 1
             const sizes = { ...termSizes(product, i), accumulate: accumulate || i > 0, activation: last ? activation : null }
-            multiply(a, b, last ? bias : null, c, sizes, undefined, packed)
+            matmul(a, b, last ? bias : null, c, sizes, undefined, packed)
           }
           if (gate) unaryBackward(gate.op, gate.y, gate.y, c, c, M * N)
           if (sums) reduce('sum', terms[0].a, sums, 1, terms[0].K, M)
