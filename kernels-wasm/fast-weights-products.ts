@@ -43,8 +43,12 @@ export function loadKeys(to: usize, R: i32, x: usize, t: i32, n: i32, M: i32): v
 /** `steps`: so many of the sum are rounded. */
 export function product(c: usize, Rc: i32, add: i32, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32, f: usize = 0, steps: i32 = ALL): void {
   const frame = top
-  if (half) strips.product(c, Rc, add, rounded(aT, Ra, n, M, steps), n, rounded(b, Rb, n, N, steps), n, M, N, n, f)
-  else strips.product(c, Rc, add, aT, Ra, b, Rb, M, N, n, f)
+  if (half) {
+    aT = rounded(aT, Ra, n, M, steps)
+    b = rounded(b, Rb, n, N, steps)
+    Ra = Rb = n
+  }
+  strips.product(c, Rc, add, aT, Ra, b, Rb, M, N, n, f)
   release(frame)
 }
 
@@ -52,10 +56,15 @@ export function product(c: usize, Rc: i32, add: i32, aT: usize, Ra: i32, b: usiz
 export function productLower(c: usize, Rc: i32, add: i32, aT: usize, Ra: i32, b: usize, Rb: i32, n: i32, lT: usize, Rl: i32, y: usize, Ry: i32, M: i32,
   N: i32, lower: i32 = ALL): void {
   const frame = top
-  if (half)
-    strips.productLower(c, Rc, add, rounded(aT, Ra, n, M, ALL), n, rounded(b, Rb, n, N, ALL), n, n, rounded(lT, Rl, M, M, lower), M,
-      rounded(y, Ry, M, N, lower), M, M, N)
-  else strips.productLower(c, Rc, add, aT, Ra, b, Rb, n, lT, Rl, y, Ry, M, N)
+  if (half) {
+    aT = rounded(aT, Ra, n, M, ALL)
+    b = rounded(b, Rb, n, N, ALL)
+    lT = rounded(lT, Rl, M, M, lower)
+    y = rounded(y, Ry, M, N, lower)
+    Ra = Rb = n
+    Rl = Ry = M
+  }
+  strips.productLower(c, Rc, add, aT, Ra, b, Rb, n, lT, Rl, y, Ry, M, N)
   release(frame)
 }
 
@@ -65,22 +74,34 @@ export function lowerProduct(c: usize, Rc: i32, add: i32, lT: usize, Rl: i32, y:
 
 export function addLowerTransposed(c: usize, Rc: i32, l: usize, Rl: i32, b: usize, Rb: i32, M: i32, N: i32, steps: i32 = ALL): void {
   const frame = top
-  if (half) strips.addLowerTransposed(c, Rc, rounded(l, Rl, M, M, steps), M, rounded(b, Rb, M, N, steps), M, M, N)
-  else strips.addLowerTransposed(c, Rc, l, Rl, b, Rb, M, N)
+  if (half) {
+    l = rounded(l, Rl, M, M, steps)
+    b = rounded(b, Rb, M, N, steps)
+    Rl = Rb = M
+  }
+  strips.addLowerTransposed(c, Rc, l, Rl, b, Rb, M, N)
   release(frame)
 }
 
 export function lowerOf(c: usize, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32, steps: i32 = ALL): void {
   const frame = top
-  if (half) strips.lowerOf(c, rounded(aT, Ra, n, M, steps), n, rounded(b, Rb, n, M, steps), n, M, n)
-  else strips.lowerOf(c, aT, Ra, b, Rb, M, n)
+  if (half) {
+    aT = rounded(aT, Ra, n, M, steps)
+    b = rounded(b, Rb, n, M, steps)
+    Ra = Rb = n
+  }
+  strips.lowerOf(c, aT, Ra, b, Rb, M, n)
   release(frame)
 }
 
 /** What is solved, L and Y, isn't rounded. */
 export function solveLower(x: usize, y: usize, aT: usize, Ra: i32, b: usize, Rb: i32, n: i32, lT: usize, rest: usize, factor: usize, M: i32, N: i32): void {
   const frame = top
-  if (half) strips.solveLower(x, y, rounded(aT, Ra, n, M, ALL), n, rounded(b, Rb, n, N, ALL), n, n, lT, rest, factor, M, N)
-  else strips.solveLower(x, y, aT, Ra, b, Rb, n, lT, rest, factor, M, N)
+  if (half) {
+    aT = rounded(aT, Ra, n, M, ALL)
+    b = rounded(b, Rb, n, N, ALL)
+    Ra = Rb = n
+  }
+  strips.solveLower(x, y, aT, Ra, b, Rb, n, lT, rest, factor, M, N)
   release(frame)
 }

@@ -34,8 +34,8 @@ export async function openDevice(choice: DeviceChoice, options: OpenOptions = {}
   checkOptions('openDevice', options, ['wasm', 'webgpu', 'precision', 'log'])
   const picked = choice === 'wasm' ? options.wasm?.precision : choice !== 'reference' ? options.webgpu?.precision : undefined
   const precision = precisionOf('openDevice', options.precision ?? picked)
-  const wasm = { ...options.wasm, precision }
-  const webgpu = { ...options.webgpu, precision }
+  const withPrecision = <O extends object>(given = {} as O): O => given && { ...given, precision }
+  const [wasm, webgpu] = [withPrecision(options.wasm), withPrecision(options.webgpu)]
   if (choice === 'reference') return referenceDevice({ precision })
   if (choice === 'wasm') return wasmDevice(wasm)
   if (choice === 'webgpu') return webgpuDevice(webgpu)

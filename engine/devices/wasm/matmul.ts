@@ -155,34 +155,27 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
     ...{ transposeA: terms[i].transposeA, transposeB: terms[i].transposeB },
   })
 
-  /** Of operands rounded to float16, on a device of that precision: of copies, so that there is one place for all ways that a product may go. */
-  function roundedTo16(a: Block, b: Block, sizes: MatmulSizes, then: (a: Block, b: Block) => void): void {
-    const { batch, strideA, strideB, M, N, K, halfB } = sizes
+  /** In precision f16 of copies that are rounded, so that there's one place for all ways that a product may go. */
+  function multiplyRounded(a: Block, b: Block, bias: Block | null, c: Block, sizes: MatmulSizes, start?: Block): void {
     const copies: Block[] = []
-    const rounded = (x: Block, bytes: number, pairs: boolean): Block => {
-      const copy = pool.memory.allocate(bytes)
+    const rounded = (x: Block, pairs = false): Block => {
+      const copy = pool.memory.allocate(x.bytes)
       copies.push(copy)
-      pool.run('roundToFloat16', Math.ceil(bytes / 16), 8192, [x.pointer, copy.pointer, +pairs])
+      pool.run('roundToFloat16', Math.ceil(x.bytes / 16), 8192, [x.pointer, copy.pointer, +pairs])
       return copy
     }
-    const size = (stride: number, matrix: number): number => 4 * ((batch - 1) * stride + matrix)
+    const { halfB } = sizes
     try {
-      if (batch * M * N * K === 0) then(a, b)
-      else
-        then(rounded(a, size(strideA, M * K), false), halfB === 'float16' ? b : rounded(b, halfB ? b.bytes : size(strideB, K * N), !!halfB))
+      multiply(rounded(a), halfB === 'float16' ? b : rounded(b, halfB === 'bfloat16'), bias, c, sizes, start)
     } finally {
       for (const copy of copies) pool.memory.free(copy)
     }
   }
 
-  /** `shared` is for operands as they are. */
-  function matmul(a: Block, b: Block, bias: Block | null, c: Block, sizes: MatmulSizes, start?: Block, shared?: Packed): void {
-    if (pool.half) roundedTo16(a, b, sizes, (a, b) => multiply(a, b, bias, c, sizes, start))
-    else multiply(a, b, bias, c, sizes, start, shared)
-  }
+  const matmul: typeof multiply = pool.half ? multiplyRounded : multiply
 
   return {
-    matmul,
+    matmul: (a, b, bias, c, sizes, start) => matmul(a, b, bias, c, sizes, start),
     products(list) {
       const packed: Packed = new Map()
       try {
