@@ -80,7 +80,12 @@ describe('--device', () => {
       assert.match(note, /^note: the run was trained in .*float16.* and goes on in float64, so it won't repeat an unbroken run exactly$/m)
       await place.succeed(`train --resume ${device}-cut --steps 6 --sample-length 20 ${how}`)
       assert.deepEqual(place.metrics(`${device}-cut`).map(withoutTime), place.metrics(`${device}-16`).map(withoutTime))
-      assert.match(await place.succeed(`verify oja:*chunk?=* --runs 3 ${how}`), new RegExp(`^ok .*${device} [\\d.e-]+ / 7\\.8e-3 `, 'm'))
+      const checked = await place.succeed(`verify oja:*chunk?=* --runs 3 ${how} --report page.html`)
+      assert.match(checked, new RegExp(`^ok .*${device} [\\d.e-]+ / 7\\.8e-3 `, 'm'))
+      assert.match(
+        String(place.read('page.html')),
+        /in precision f16: operands of products are rounded to float16, and no bound but 0 is below 7\.8\W/,
+      )
     }
     if (half) return
     const result = await place.run('generate --run wasm --precision f16 --device webgpu')
