@@ -1,18 +1,16 @@
 /** Fast weights, chunk form, backward. Names as in fast-weights-chunk.ts. */
 import { decayKeys, decayKeysBackward, decayPairsBackward, decayRows, decayRowsBackward, decayedPairsBackward } from './decays'
 import { foundValues, inner, pseudoValues, reads, remaindersOf } from './fast-weights-chunk'
+import { addLowerTransposed, loadKeys, lowerOf, lowerProduct, pairsRounded, product, productLower } from './fast-weights-products'
 import {
   K, K8, V, W, W8, addProduct, along, beta, corrects, dalong, dbeta, derase, dk, dotRows, dq, dv, erase, gateWidth, gated, k, loadBetas, loadCotangents,
-  loadDecays, loadKeys, loadValues, multiply, q, release, scaleRow, scaleTo, storeGates, storeKeys, storeReads, storeRows, take, tokenAt,
+  loadDecays, loadValues, multiply, q, release, scaleRow, scaleTo, storeGates, storeKeys, storeReads, storeRows, take, tokenAt,
   top, transposed,
 } from './fast-weights-rows'
 import { sum4 } from './lanes'
 import { madd, splat } from './math'
 import { restore } from './remainders'
-import {
-  ADD, SET, addLowerTransposed, at, lowerOf, lowerProduct, product, productLower, roundUp8, rowsFrom, solveLowerTransposed, symmetric,
-  transpose,
-} from './strips'
+import { ADD, SET, at, roundUp8, rowsFrom, solveLowerTransposed, symmetric, transpose } from './strips'
 
 /**
  * Of the sum and the delta rule without a gate. With P = tril(Q K^T), from S before the chunk and dS after it:
@@ -45,7 +43,7 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
   if (beta) {
     loadBetas(betas, n, n8)
     loadValues(es, n8, 0, n, n8)
-    lowerOf(m, ksT, K8, ksT, K8, n8, K)
+    lowerOf(m, ksT, K8, ksT, K8, n8, K, pairsRounded())
     rest = remaindersOf(m, true, ks, ks, pairs, 0, 0, betas, n, n8)
     pseudoValues(S, ksT, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
@@ -54,7 +52,7 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
   transpose(rightQ, udm, S, K8, K8, W8)
 
   product(dus, n8, SET, ksT, K8, dS, K8, n8, W8, K)
-  lowerOf(p, qsT, K8, ksT, K8, n8, K)
+  lowerOf(p, qsT, K8, ksT, K8, n8, K, pairsRounded())
   if (transposed) storeReadsOf(qsT, S, p, us, n, n8)
   addLowerTransposed(dus, n8, p, n8, gs, pairs, n8, W8)
   if (beta) {
@@ -65,9 +63,9 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
   }
   lowerOf(p, gsT, gdP, usT, udm, n8, W)
   transpose(rowsFrom(leftQ, W8), gdP, p, n8, n8, n8)
-  if (dq) productLower(dqs, n8, SET, leftQ, gdP, rightQ, udm, W, rowsFrom(leftQ, W8), gdP, rightK, udm, n8, K8)
-  product(dks, n8, SET, left, udm, right, udm, n8, K8, beta ? udm : W8)
-  addLowerTransposed(dks, n8, p, n8, qs, pairs, n8, K8)
+  if (dq) productLower(dqs, n8, SET, leftQ, gdP, rightQ, udm, W, rowsFrom(leftQ, W8), gdP, rightK, udm, n8, K8, pairsRounded())
+  product(dks, n8, SET, left, udm, right, udm, n8, K8, beta ? udm : W8, 0, max(2 * W8, pairsRounded()))
+  addLowerTransposed(dks, n8, p, n8, qs, pairs, n8, K8, pairsRounded())
   product(dS, K8, ADD, qk, pairs, gd, pairs, K8, W8, beta ? pairs : n)
 
   if (dq) storeKeys(dq, 0, dqs, n8, n)
@@ -131,13 +129,13 @@ function keysBackward(dp: usize, dm: usize, p: usize, m: usize, decays: usize, q
     decayPairsBackward(dp, dm, p, m, decays, dws, sums, n, n8)
   }
   transpose(p, n8, dp, n8, n8, n8)
-  lowerProduct(dqs, n8, ADD, p, n8, ks, n8, n8, K8)
-  addLowerTransposed(dks, n8, dp, n8, qs, n8, n8, K8)
+  lowerProduct(dqs, n8, ADD, p, n8, ks, n8, n8, K8, pairsRounded())
+  addLowerTransposed(dks, n8, dp, n8, qs, n8, n8, K8, pairsRounded())
   if (!dm) return
   for (let r = 0; r < n8; r++) store<f32>(at(dm, n8, r, r), 0)
   transpose(m, n8, dm, n8, n8, n8)
-  lowerProduct(das, n8, ADD, m, n8, ks, n8, n8, K8)
-  addLowerTransposed(dks, n8, dm, n8, as, n8, n8, K8)
+  lowerProduct(das, n8, ADD, m, n8, ks, n8, n8, K8, pairsRounded())
+  addLowerTransposed(dks, n8, dm, n8, as, n8, n8, K8, pairsRounded())
 }
 
 /**

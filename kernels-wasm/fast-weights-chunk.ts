@@ -3,12 +3,13 @@
  * What is computed: fast-weights.ts.
  */
 import { decayColumns, decayKeys, decayPairs, decayRows, decayedPairs, decayedReads } from './decays'
+import { loadKeys, lowerOf, lowerProduct, pairsRounded, product, productLower, solveLower } from './fast-weights-products'
 import {
-  K, K8, W, W8, along, corrects, erase, gateWidth, gated, k, loadBetas, loadDecays, loadKeys, loadTransposedQueries, loadValues, multiply, q,
+  K, K8, W, W8, along, corrects, erase, gateWidth, gated, k, loadBetas, loadDecays, loadTransposedQueries, loadValues, multiply, q,
   release, scaleTo, storeReads, storeTransposedReads, take, top, transposed,
 } from './fast-weights-rows'
 import { remainders } from './remainders'
-import { ADD, SET, at, lowerOf, lowerProduct, product, productLower, roundUp8, solveLower, transpose } from './strips'
+import { ADD, SET, at, roundUp8, transpose } from './strips'
 
 /**
  * The values written by a rule that corrects, (I + diag(beta) M) U = diag(beta) (V - A S), M strictly lower, by forward substitution on
@@ -43,8 +44,8 @@ export function inner(p: usize, m: usize, after: bool, ds: usize, qs: usize, qsT
     decayedPairs(p, m, ksT, qs, as, ws, n8, K8)
     return
   }
-  lowerOf(p, qsT, K8, ksT, K8, n8, K)
-  if (m) lowerOf(m, asT, K8, ksT, K8, n8, K)
+  lowerOf(p, qsT, K8, ksT, K8, n8, K, pairsRounded())
+  if (m) lowerOf(m, asT, K8, ksT, K8, n8, K, pairsRounded())
   if (gated) decayPairs(p, m, after, ds, ws, n8)
 }
 
@@ -96,7 +97,7 @@ function transposedReads(os: usize, S: usize, us: usize, ks: usize, gammas: usiz
     const pT = take(n8 * n8)
     if (gated) multiply(p, ds, p, n8 * n8)
     transpose(pT, n8, p, n8, n8, n8)
-    lowerProduct(os, n8, ADD, pT, n8, ks, n8, n8, K8)
+    lowerProduct(os, n8, ADD, pT, n8, ks, n8, n8, K8, pairsRounded())
   }
   release(frame)
 }

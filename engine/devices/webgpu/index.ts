@@ -98,9 +98,10 @@ export async function openWebgpu(options: WebgpuOptions): Promise<WebgpuDevice> 
 export function deviceOn(gpu: Gpu, precision: Precision = 'f32'): WebgpuDevice {
   const half =
     precision === 'f16' ? `; operands of products in float16${gpu.units ? ', large ones and those of chunks on matrix units' : ''}` : ''
+  const { adapter, refused } = gpu.capabilities
   return {
     name: 'webgpu',
-    description: `webgpu (${gpu.capabilities.adapter}${half})`,
+    description: `webgpu (${adapter}${half}${refused === undefined ? '' : `; ${refused}`})`,
     precision,
     capabilities: gpu.capabilities,
     gpu: gpu.device,
