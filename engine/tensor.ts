@@ -115,8 +115,6 @@ export interface Node {
   backward: Backward
   /** Writes the values of the outputs once more, where that takes hardly more than a pass over memory. */
   again?: () => void
-  /** Those of the outputs that its backward doesn't read. */
-  unread?: readonly Tensor[]
 }
 
 /**
@@ -148,6 +146,8 @@ export class Tensor implements Scoped {
   /** Where its gradients are written: see `gradientPlaces`. */
   private place: Block | null = null
   private evicted = false
+  /** Set by an op whose backward doesn't read this output, such as a last state; until something reads it. @internal */
+  unread = false
   private readonly host: Indices | null
 
   constructor(shape: Shape, dtype: DType | HalfType, device: Device, block: Block | null, host: Indices | null = null) {
@@ -164,6 +164,7 @@ export class Tensor implements Scoped {
   /** The device's handle to the memory, for kernels. */
   get storage(): unknown {
     const block = this.live()
+    this.unread = false
     onlooker?.uses(block)
     return block.storage
   }
@@ -679,7 +680,8 @@ export function walk(roots: () => readonly (readonly [x: Tensor, seed: Tensor])[
         }
       })
       const nodes = newestFirst(begun)
-      freeUnread(nodes, held)
+      const mine = new Set(held)
+      for (const y of nodes.flatMap(({ outputs }) => outputs)) if (y.unread && mine.has(y)) y.dispose()
       for (const node of nodes) {
         const grads = waiting.get(node)
         if (!grads) continue
@@ -702,13 +704,6 @@ export function walk(roots: () => readonly (readonly [x: Tensor, seed: Tensor])[
       for (const x of leaves) settle(x)
     }
   })
-}
-
-/** Frees those of `held` that no backward of these nodes reads, such as a last state that nobody takes up. */
-function freeUnread(nodes: readonly Node[], held: readonly Tensor[]): void {
-  if (held.length === 0) return
-  const [mine, read] = [new Set(held), new Set(nodes.flatMap(({ inputs }) => inputs))]
-  for (const { unread = [] } of nodes) for (const y of unread) if (mine.has(y) && !read.has(y)) y.dispose()
 }
 
 /** What the innermost scope holds, without these, what is kept, and leaves that get a gradient: those last that were made last. */

@@ -276,7 +276,7 @@ export function fastWeights(
     const grads = Object.values(backward(gate)).flatMap((t) => t ?? [])
     return nearby ? [...grads, backward(nearby).gate!] : grads
   })
-  if (y.node) y.node.unread = z ? [S, z] : [S]
+  if (y.node) for (const t of [S, z]) t && (t.unread = true)
   else for (const t of [den, tokens]) t?.dispose()
   return { y, state: z ? { S, z } : { S } }
 }

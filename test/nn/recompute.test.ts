@@ -3,10 +3,12 @@ import assert from 'node:assert/strict'
 import {
   add,
   crossEntropy,
+  customOp,
   type Device,
   deltaRule,
   dropout,
   generator,
+  type HostArray,
   keep,
   matmul,
   mul,
@@ -175,6 +177,41 @@ describe('memory for activations', () => {
       ])
       for (const t of [loss, x.grad!, x, beta]) t.dispose()
       assert.equal(device.bytesInUse(), inUse)
+    }
+  })
+
+  it('keeps a last state that an op has read which it is no input of', async () => {
+    for (const device of [reference, await wasm(), ...(await gpus())]) {
+      setDevice(device)
+      const x = parameter(tensor(uniforms(1, 12), { shape: [1, 3, 1, 4] }))
+      const beta = tensor(uniforms(2, 3, 0, 1), { shape: [1, 3, 1] })
+      const grads: HostArray[] = []
+      for (const release of [false, true]) {
+        const loss = scope(() => {
+          const { y, state } = deltaRule(x, x, x, beta)
+          const by = (t: Tensor): Tensor => noGrad(() => mul(t, sum(state.S)))
+          const own = customOp(
+            'own',
+            [y],
+            () => by(y),
+            (dy) => [by(dy)],
+          )
+          const again = recompute([y], (y) =>
+            mul(
+              y,
+              noGrad(() => sum(state.S)),
+            ),
+          )
+          const loss = sum(add(own, again))
+          loss.backward(undefined, { release })
+          return loss
+        })
+        grads.push(await x.grad!.read())
+        for (const t of [loss, x.grad!]) t.dispose()
+        x.grad = null
+      }
+      assertSameBits(grads[1], grads[0], device.description)
+      for (const t of [x, beta]) t.dispose()
     }
   })
 

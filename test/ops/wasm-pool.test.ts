@@ -110,10 +110,7 @@ describe('wasm memory', () => {
         const kept = others.map((n) => [memory.allocate(64 * n), memory.allocate(5000 * n)])
         for (const [, gap] of kept) memory.free(gap)
         const stays = lives.map(([from, length, n]) => ({ from, to: from + length + 1, size: 64 * n, at: 0, end: 0 }))
-        place(
-          stays,
-          memory.taken().map(([at, end]) => ({ at, end, from: 0, to: Infinity })),
-        )
+        place(stays, memory.taken())
         const held = memory.claim(stays.map(({ at, end }) => [at, end]))
         const blocks = [...kept.map(([block]) => block), ...held]
         for (const [i, a] of stays.entries()) {

@@ -10,22 +10,26 @@
 
 /** A piece of the memory: the device's storage. `bytes` is what was asked for. */
 export interface Block {
-  /** Set once more for a block of a captured step (plan.ts). */
   pointer: number
+  /** Of a captured step, which holds the memory that it lies in; its pointer is set once more (plan.ts). */
+  readonly part?: true
   readonly bytes: number
   /** What it takes up, `bytes` rounded up. */
   readonly extent: number
 }
+
+/** [from, to). */
+type Span = [from: number, to: number]
 
 export interface Memory {
   readonly wasm: WebAssembly.Memory
   /** `lasting`: see `Device.allocate`. */
   allocate(bytes: number, lasting?: boolean): Block
   free(block: Block): void
-  /** Memory that isn't free, [from, to), ascending; what lies behind the last is free, or may be had. */
-  taken(): [from: number, to: number][]
+  /** Memory that isn't free, ascending; what lies behind the last is free, or may be had. */
+  taken(): Span[]
   /** Takes what these cover, all of it free, and gives it as blocks. */
-  claim(ranges: readonly (readonly [from: number, to: number])[]): Block[]
+  claim(ranges: readonly Span[]): Block[]
   bytesInUse(): number
   bytesReserved(): number
   /** Views of the memory as it is now: take them anew after an allocation, which may grow it. */
@@ -63,16 +67,16 @@ export function createMemory(maximumPages: number = pageLimit, shared = true): M
   const freeLists = new Map<number, number[]>()
   /** Not a Map by pointer: pointers come back again and again, and each deletion of a key makes its bucket longer until the next rehash. */
   const live = new Set<Block>()
-  /** [from, to) of free memory outside the lists, ascending. */
-  let spans: [number, number][] = []
+  /** Free memory outside the lists, ascending. */
+  let spans: Span[] = []
   let end = pageBytes
   let freeBytes = 0
   let inUse = 0
 
-  /** [from, to) of `ranges`, ascending, as they cover the memory. */
-  function union(ranges: [number, number][]): [number, number][] {
-    const joined: [number, number][] = []
-    for (const [from, to] of ranges.sort((x, y) => x[0] - y[0])) {
+  /** What `ranges` cover, ascending. */
+  function union(ranges: readonly Span[]): Span[] {
+    const joined: Span[] = []
+    for (const [from, to] of [...ranges].sort((x, y) => x[0] - y[0])) {
       const last = joined.at(-1)
       if (last && last[1] >= from) last[1] = Math.max(last[1], to)
       else joined.push([from, to])
@@ -187,30 +191,21 @@ export function createMemory(maximumPages: number = pageLimit, shared = true): M
     free,
     taken() {
       merge()
-      const taken: [number, number][] = []
-      let from = 0
-      for (const [begin, to] of spans) {
-        taken.push([from, begin])
-        from = to
-      }
-      return from === end ? taken : [...taken, [from, end]]
+      const taken = [...spans, [end]].map(([to], i): Span => [spans[i - 1]?.[1] ?? 0, to])
+      return taken.filter(([from, to]) => from < to)
     },
     claim(ranges) {
       const blocks: Block[] = []
-      for (const [from, to] of union(ranges.map(([from, to]) => [from, to]))) {
-        const tail = spans.at(-1)
-        const last = tail && tail[1] === end ? tail[0] : end
-        if (to > end && !grow(to - last)) {
+      for (const [from, to] of union(ranges)) {
+        const last = spans.at(-1)
+        if (to > end) grow(to - (last?.[1] === end ? last[0] : end))
+        const i = spans.findIndex((span) => span[1] >= to)
+        if (i < 0) {
           blocks.forEach(free)
           throw new Error(`wasm: out of memory: ${shortage(to - from)}`)
         }
-        const i = spans.findIndex((span) => span[1] >= to)
         const [begin, until] = spans[i]
-        const rest: [number, number][] = [
-          [begin, from],
-          [to, until],
-        ]
-        spans.splice(i, 1, ...rest.filter(([x, y]) => x < y))
+        spans.splice(i, 1, ...[[begin, from] as Span, [to, until] as Span].filter(([x, y]) => x < y))
         blocks.push(made(from, to - from, to - from))
       }
       return blocks

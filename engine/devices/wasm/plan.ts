@@ -20,13 +20,18 @@ export interface Stay {
 const room = 2 ** 32
 
 /** The block that was taken as number `place` of a step. */
-export const unplaced = (bytes: number, place: number): Block => ({ pointer: (place + 1) * room, bytes, extent: extentOf(bytes) })
+export const unplaced = (bytes: number, place: number): Block => ({
+  pointer: (place + 1) * room,
+  bytes,
+  extent: extentOf(bytes),
+  part: true,
+})
 
 const placeOf = (address: number): number => Math.floor(address / room) - 1
 
-/** Sets `at` and `end` of all `stays`, which have sizes; none over `taken`, which is sorted by address. */
-export function place(stays: readonly (Stay & { size: number })[], taken: readonly Stay[]): void {
-  const there = [...taken]
+/** Sets `at` and `end` of all `stays`, which have sizes; none over what is `taken`, [at, end), ascending. */
+export function place(stays: readonly (Stay & { size: number })[], taken: readonly [at: number, end: number][]): void {
+  const there: Stay[] = taken.map(([at, end]) => ({ at, end, from: 0, to: Infinity }))
   for (const stay of [...stays].sort((a, b) => b.size - a.size)) {
     let at = 0
     let next = 0
@@ -55,42 +60,33 @@ export function plan(
   tables: readonly { block: Block; contents: Launch }[],
   memory: Memory,
 ): { launches: Launch[]; held: Block[] } {
-  const stays = new Map<number, Stay & { size: number; block: Block }>()
-  for (const [i, block] of blocks.entries()) {
-    if (block.pointer < room) continue
-    const life = freed.has(block) ? { from: Infinity, to: 0 } : { from: 0, to: Infinity }
-    stays.set(i, { block, size: block.extent, at: 0, end: 0, ...life })
-  }
+  const stays = blocks.map((block) => {
+    const [from, to] = freed.has(block) ? [Infinity, 0] : [0, Infinity]
+    return { block, size: block.extent, at: 0, end: 0, from, to }
+  })
   // A kernel gets a table by its first address, and what stands in it with that.
   const written = new Map(tables.map(({ block, contents }) => [block.pointer, contents.args as readonly number[]]))
-  const touched = (addresses: readonly number[], launch: number): void => {
-    for (const address of addresses) {
-      const stay = stays.get(placeOf(address))
-      if (!stay) continue
-      stay.from = Math.min(stay.from, launch)
-      stay.to = Math.max(stay.to, launch + 1)
-    }
-  }
-  const given = ({ args }: Launch): readonly number[] => (typeof args === 'function' ? args() : args)
-  for (const [i, launch] of noted.entries())
-    for (const [j, arg] of given(launch).entries())
-      if (signatures[launch.kernel][j + 2] === 'i') touched([arg, ...(written.get(arg) ?? [])], i)
+  for (const [i, { kernel, args }] of noted.entries())
+    for (const [j, arg] of (typeof args === 'function' ? args() : args).entries())
+      for (const address of signatures[kernel][j + 2] === 'i' ? [arg, ...(written.get(arg) ?? [])] : []) {
+        const stay = stays[placeOf(address)]
+        if (!stay) continue
+        stay.from = Math.min(stay.from, i)
+        stay.to = Math.max(stay.to, i + 1)
+      }
 
-  // One that no kernel touches needs no place.
-  const mine = [...stays.values()].filter(({ from, to }) => from < to)
-  place(
-    mine,
-    memory.taken().map(([at, end]) => ({ at, end, from: 0, to: Infinity })),
-  )
+  // One that no kernel touches needs no place, and what lasts has one.
+  const mine = stays.filter(({ block, from, to }) => block.part && from < to)
+  place(mine, memory.taken())
   const held = memory.claim(mine.map(({ at, end }) => [at, end]))
   for (const { block, at } of mine) block.pointer = at
 
   const moved = (kernel: string, args: readonly number[]): number[] =>
     args.map((arg, i) => (arg >= room && signatures[kernel]?.[i + 2] !== 'f' ? blocks[placeOf(arg)].pointer + (arg % room) : arg))
-  const launches = noted.map(({ args, ...launch }) => ({
-    ...launch,
-    args: typeof args === 'function' ? () => moved(launch.kernel, args()) : moved(launch.kernel, args),
-  }))
+  const launches = noted.map((launch) => {
+    const { kernel, args } = launch
+    return { ...launch, args: typeof args === 'function' ? () => moved(kernel, args()) : moved(kernel, args) }
+  })
   for (const table of tables) {
     const words = moved('', table.contents.args as readonly number[])
     table.contents = { ...table.contents, args: words }

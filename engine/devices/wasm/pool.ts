@@ -273,25 +273,12 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
   }
   const module = await compiled(relaxed, shared, wide)
   const blocks = createMemory(options.maximumPages, shared)
-  /** Blocks of captured steps, which lie in what those hold. */
-  const parts = new WeakSet<Block>()
-  const part = (bytes: number, place: number): Block => {
-    const block = unplaced(bytes, place)
-    parts.add(block)
-    return block
-  }
-  const notes = createNotes<Block, Launch>(
-    sameLaunch,
-    (block) => {
-      if (!parts.has(block)) blocks.free(block)
-    },
-    false,
-  )
+  const notes = createNotes<Block, Launch>(sameLaunch, (block) => void (block.part || blocks.free(block)), false)
   const memory: Memory = {
     ...blocks,
     allocate: (bytes, lasting = false) =>
       notes.on()
-        ? notes.take(`${bytes}`, lasting, (place) => (lasting ? blocks.allocate(bytes) : part(bytes, place)))
+        ? notes.take(`${bytes}`, lasting, (place) => (lasting ? blocks.allocate(bytes) : unplaced(bytes, place)))
         : blocks.allocate(bytes),
     free(block) {
       if (notes.freed(block)) blocks.free(block)
@@ -398,34 +385,29 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
     },
     async capture(body, options) {
       const { first, launches: noted, freed, free: release, ...rest } = notes.capture(body, options)
-      let held: readonly Block[] = []
+      let held: Block[] = []
       const free = (): void => {
         release()
-        for (const block of held) blocks.free(block)
-        held = []
+        held.splice(0).forEach(blocks.free)
       }
       let launches: readonly Launch[] = noted
-      if (!options.again)
-        try {
-          ;({ launches, held } = plan(rest.blocks, freed, noted, rest.tables, blocks))
-        } catch (error) {
-          free()
-          throw error
-        }
-      const scratchBytes = launches.reduce((most, launch) => Math.max(most, launch.scratchBytes), 0)
-      const compiling = compileLaunches(
-        launches,
-        functions,
-        ({ n, grain }) => threads > 1 && n > grain,
-        (place) => {
-          const { kernel, n, grain, args } = launches[place]
-          run(kernel, n, grain, args)
-        },
-      )
-      const all = await compiling.catch((error) => {
+      let all: () => void
+      try {
+        if (!options.again) ({ launches, held } = plan(rest.blocks, freed, noted, rest.tables, blocks))
+        all = await compileLaunches(
+          launches,
+          functions,
+          ({ n, grain }) => threads > 1 && n > grain,
+          (place) => {
+            const { kernel, n, grain, args } = launches[place]
+            run(kernel, n, grain, args)
+          },
+        )
+      } catch (error) {
         free()
         throw failure(error, 'the compilation of a captured step')
-      })
+      }
+      const scratchBytes = launches.reduce((most, launch) => Math.max(most, launch.scratchBytes), 0)
       const replay = (): void => {
         if (!open) throw new Error('wasm: the device has been closed')
         reserveScratch(scratchBytes)
