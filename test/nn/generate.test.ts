@@ -207,15 +207,17 @@ describe('generation', () => {
       assert.deepEqual(rows, await Promise.all(prompts.map((prompt, i) => collect(model, prompt, { length: 5, seed: 3 + i }))))
       return bytes
     }
+    // What a captured step holds is placed where there is room, so that what lies beside what differs by some bytes; room and weights are far more.
+    const same = (bytes: number, others: number) => assert.ok(Math.abs(bytes - others) < 0.005 * others, `${bytes}, ${others}`)
     const apart = (await bytesFor(model, [long])) + (await bytesFor(model, short))
-    assert.equal(await bytesFor(model, [short[0], long, ...short.slice(1)]), apart)
+    same(await bytesFor(model, [short[0], long, ...short.slice(1)]), apart)
     // All the room counts that isn't needed: of two short ones beside the third it is more than the weights, of either it isn't.
     const some = new Transformer({ ...architectures['softmax, rotary'], dFf: 270 })
     const prompts = [450, 4, 300].map((length) => long.subarray(0, length))
-    assert.equal(await bytesFor(some, prompts), (await bytesFor(some, prompts.slice(1))) + (await bytesFor(some, prompts.slice(0, 1))))
+    same(await bytesFor(some, prompts), (await bytesFor(some, prompts.slice(1))) + (await bytesFor(some, prompts.slice(0, 1))))
     // With far more weights, one step does for all.
     const wide = new Transformer({ ...architectures['softmax, rotary'], dFf: 20_000 })
-    assert.equal(await bytesFor(wide, [short[0], long]), await bytesFor(wide, [long.subarray(1), long]))
+    same(await bytesFor(wide, [short[0], long]), await bytesFor(wide, [long.subarray(1), long]))
     for (const m of [model, some, wide]) m.dispose()
   })
 
