@@ -41,7 +41,7 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
     loadValues(es, n8, 0, n, n8)
     lowerOf(m, ks, pairs, ksT, K8, n8, K)
     rest = remaindersOf(m, true, ks, ks, pairs, 0, 0, betas, n, n8)
-    pseudoValues(S, K, ks, pairs, betas, es, us, m, rest, n8)
+    pseudoValues(S, ks, pairs, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
   transpose(usT, W8, us, n8, n8, W8)
   transpose(before, W8, S, K8, K8, W8)
@@ -74,7 +74,7 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
 function storeReadsOf(qs: usize, R: i32, S: usize, p: usize, us: usize, n: i32, n8: i32): void {
   const frame = top
   const os = take(n8 * W8)
-  reads(os, qs, R, S, K, p, us, n8)
+  reads(os, qs, R, S, p, us, n8)
   storeReads(0, os, n8, n)
   release(frame)
 }
@@ -197,10 +197,10 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
     loadValues(vs, n8, 0, n, n8)
     transpose(vsT, W8, vs, n8, n8, W8)
     foundValues(es, m, vs, n8)
-    pseudoValues(S, K, decayedAs, pairs, betas, es, us, mb, rest, n8)
+    pseudoValues(S, decayedAs, pairs, betas, es, us, mb, rest, n8)
   } else if (corrects) {
     loadValues(es, n8, 0, n, n8)
-    pseudoValues(S, K, decayedAs, pairs, betas, es, us, m, rest, n8)
+    pseudoValues(S, decayedAs, pairs, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
   if (transposed) storeReadsOf(qa, pairs, S, p, us, n, n8)
   transpose(usT, W8, us, n8, n8, W8)

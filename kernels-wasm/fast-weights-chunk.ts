@@ -4,7 +4,7 @@
  */
 import { decayKeys, decayPairs, decayRows, decayRowsAlike, decayedPairs, decayedReads } from './decays'
 import {
-  K, K8, W, W8, along, corrects, erase, fresh, gateWidth, gated, k, loadBetas, loadDecays, loadKeys, loadTransposedQueries, loadValues, multiply, q,
+  K, K8, W, W8, along, corrects, erase, gateWidth, gated, k, loadBetas, loadDecays, loadKeys, loadTransposedQueries, loadValues, multiply, q,
   release, scaleTo, storeReads, storeTransposedReads, take, top, transposed,
 } from './fast-weights-rows'
 import { remainders } from './remainders'
@@ -13,10 +13,10 @@ import { ADD, SET, addTurned, at, lowerOf, lowerProduct, product, productLower, 
 /**
  * The values written by a rule that corrects, (I + diag(beta) M) U = diag(beta) (V - A S), M strictly lower, by forward substitution on
  * the errors E: e_i = v_i - S^T a_i - sum_{j<i} M_ij u_j, u_i = beta_i e_i. es holds V on entry. A [n8, K8], of a block with Ra rows, and S as of the chunk's first
- * token; `held` is K, or 0 where S is.
+ * token.
  */
-export function pseudoValues(S: usize, held: i32, as: usize, Ra: i32, betas: usize, es: usize, us: usize, m: usize, rest: usize, n8: i32): void {
-  solveLower(es, us, as, Ra, S, K8, held, m, rest, betas, n8, W8)
+export function pseudoValues(S: usize, as: usize, Ra: i32, betas: usize, es: usize, us: usize, m: usize, rest: usize, n8: i32): void {
+  solveLower(es, us, as, Ra, S, K8, K, m, rest, betas, n8, W8)
 }
 
 /** E = -tril(M, -1) V: what is found of the values that a rule with along has written along keys. M's diagonal becomes 0. */
@@ -52,9 +52,9 @@ export function remaindersOf(m: usize, plain: bool, as: usize, ks: usize, R: i32
     : remainders(rest, m, plain, ks, R, true, ks, R, ws, Rw, betas, wide, n, n8, K8)
 }
 
-/** O = Q S + P U, Q in a block with R rows; `held` as of pseudoValues. */
-export function reads(os: usize, qs: usize, R: i32, S: usize, held: i32, p: usize, us: usize, n8: i32): void {
-  productLower(os, n8, SET, qs, R, S, K8, held, p, n8, us, n8, n8, W8)
+/** O = Q S + P U, Q in a block with R rows. */
+export function reads(os: usize, qs: usize, R: i32, S: usize, p: usize, us: usize, n8: i32): void {
+  productLower(os, n8, SET, qs, R, S, K8, K, p, n8, us, n8, n8, W8)
 }
 
 /**
@@ -91,7 +91,7 @@ export function chunk(S: usize, n: i32): i32 {
   const frame = top
   const n8 = roundUp8(n), byChannel = gated && gateWidth == K, columns = gated && !byChannel && !transposed, own = corrects && (erase != 0 || (gated && !columns))
   // Where a single decay is only ever a number, eight channels hold it.
-  const widthOfDecays = columns ? 8 : K8, Rw = columns ? 0 : n8, held = fresh ? 0 : K
+  const widthOfDecays = columns ? 8 : K8, Rw = columns ? 0 : n8
   const qs = take(n8 * K8), ks = take(n8 * K8), ksT = take(n8 * K8), us = take(n8 * W8), os = take(n8 * W8)
   const decayedKs = gated && transposed ? take(n8 * K8) : ks
   const bs = along ? take(n8 * K8) : ks, bsT = along ? take(n8 * K8) : ksT, vs = along ? take(n8 * W8) : us
@@ -132,16 +132,16 @@ export function chunk(S: usize, n: i32): i32 {
   if (along) {
     loadValues(vs, n8, 0, n, n8)
     foundValues(os, m, vs, n8)
-    pseudoValues(S, held, decayedAs, n8, betas, os, us, mb, rest, n8)
+    pseudoValues(S, decayedAs, n8, betas, os, us, mb, rest, n8)
   } else if (corrects) {
     loadValues(os, n8, 0, n, n8)
-    pseudoValues(S, held, decayedAs, n8, betas, os, us, m, rest, n8)
+    pseudoValues(S, decayedAs, n8, betas, os, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
   if (transposed) {
     transposedReads(ksT, S, us, ks, qs, ws, ds, n, n8)
     storeTransposedReads(0, ksT, n8, n)
   } else {
-    reads(os, qs, n8, S, held, along ? pb : p, us, n8)
+    reads(os, qs, n8, S, along ? pb : p, us, n8)
     if (along) lowerProduct(os, n8, ADD, p, n8, vs, n8, n8, W8)
     storeReads(0, os, n8, n)
   }

@@ -105,10 +105,10 @@ export let fresh = false
 let unseen = false
 
 /** The tokens from `row` on, without padding. */
-export function enterAll(row: i32, isFresh: bool): void {
+export function enterAll(row: i32): void {
   first = row
   list = 0
-  fresh = isFresh
+  fresh = false
   unseen = false
 }
 

@@ -55,12 +55,12 @@ const TOKEN: i32 = 1, BEGINS: i32 = 2
 
 /**
  * Cuts the n tokens from `row` on where sequences begin, and leaves out padding; how many stretches. All but the first start from a state of
- * 0, so that the snapshot of the span is all the backward needs; the first, too, where it `begins`. The last may be empty.
+ * 0, so that the snapshot of the span is all the backward needs. The last may be empty.
  */
-function cut(row: i32, n: i32, backward: bool, begins: bool): i32 {
+function cut(row: i32, n: i32, backward: bool): i32 {
   let count = 1, real = 0
   put(starts, 0, 0)
-  put(kinds, 0, begins ? FRESH : 0)
+  put(kinds, 0, 0)
   for (let t = 0; t < n; t++, row += H) {
     const bits = get(tokens, row / H)
     if (bits & BEGINS) {
@@ -130,19 +130,19 @@ export function fastWeights(begin: i32, end: i32, chunked: i32, q: usize, k: usi
     if (alone) {
       touchStates(s0, head0, head1 - head0)
       touchStates(sT, head0, head1 - head0)
-      enterAll(head0, false)
-      while (head0 < head1 && tokenInPlace(rowOf(s0, head0, K * V), rowOf(sT, head0, K * V))) enterAll(++head0, false)
+      enterAll(head0)
+      while (head0 < head1 && tokenInPlace(rowOf(s0, head0, K * V), rowOf(sT, head0, K * V))) enterAll(++head0)
     }
     for (let head = head0, S = first; head < head1; head++, S += step) loadState(S, rowOf(s0, head, K * V), rowOf(z0, head, K))
     for (let c = 0; c < spans; c++) {
       const t = c * C, n = min(C, T - t), row0 = (head0 / H * T + t) * H + head0 % H
       touchRows(row0, n, head1 - head0)
       for (let head = head0, S = first; head < head1; head++, S += step) {
-        const row = row0 + head - head0, span = head * spans + c, begins = !c && !s0 && !z0
+        const row = row0 + head - head0, span = head * spans + c
         storeState(rowOf(states, span, K * V), rowOf(zs, span, K), S)
-        const count = tokens ? cut(row, n, false, begins) : 0
+        const count = tokens ? cut(row, n, false) : 0
         if (!count) {
-          enterAll(row, begins)
+          enterAll(row)
           forward(chunked, S, n)
         }
         for (let i = 0; i < count; i++) {
@@ -193,9 +193,9 @@ export function fastWeightsBackward(begin: i32, end: i32, chunked: i32, q: usize
       for (let head = head0, dS = first; head < head1; head++, dS += step) {
         const row = row0 + head - head0, span = head * spans + c
         const s = rowOf(states, span, K * V), z = rowOf(zs, span, K)
-        const count = tokens ? cut(row, n, true, false) : 0
+        const count = tokens ? cut(row, n, true) : 0
         if (!count) {
-          enterAll(row, false)
+          enterAll(row)
           loadState(S, s, z)
           backward(chunked, S, dS, n)
         }

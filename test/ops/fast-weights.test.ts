@@ -502,6 +502,24 @@ for (const { name, open, bound, few, finite } of devices)
       }
     })
 
+    it('NaN in the first token comes out where the reference says, where no state is given, too', async () => {
+      const sizes = { B: 1, T: 5, H: 1, K: 3, V: 2 }
+      const where = (x: HostArray): string => Array.from(x, (value) => (Number.isNaN(value) ? 'N' : '.')).join('')
+      for (const rule of rules)
+        for (const name of inputsOf(rule)) {
+          const d = data(rule, sizes, 7)
+          d[name] = d[name].with(0, NaN)
+          const options = { C: 4, gradients: false, state: false }
+          const expected = await run(rule, sizes, d, { ...options, form: 'recurrent' }, reference)
+          assert.match(where(expected.y!), /N/, `${rule}: y, NaN in ${name}`)
+          for (const form of forms) {
+            const { y, S } = await run(rule, sizes, d, { ...options, form }, device)
+            assert.equal(where(y!), where(expected.y!), `${rule}, ${form}: y, NaN in ${name}`)
+            assert.equal(where(S!), where(expected.S!), `${rule}, ${form}: S, NaN in ${name}`)
+          }
+        }
+    })
+
     it('delta: beta = 0 leaves the state alone, to the bit', () =>
       fc.assert(
         fc.asyncProperty(anyCase, async ({ sizes, C, seed }) => {
@@ -587,24 +605,28 @@ describe('fast weights on wasm, heads side by side', () => {
       return block
     }
     // Two states of 256 x 256 are as much as stays in the cache, with a column more that isn't there it would be one.
-    for (const [K, V, H] of [
-      [256, 256, 2],
-      [9, 7, 9],
-      [16, 16, 8],
+    // Where chunks are long, it's blocks of pairs of tokens that count; with states of 256 x 256 those of states, of K and of V alone those of keys and of values.
+    for (const [K, V, H, T, C] of [
+      [256, 256, 2, 5, 3],
+      [9, 7, 9, 5, 3],
+      [16, 16, 8, 5, 3],
+      [8, 7, 1, 96, 96],
+      [256, 7, 1, 40, 40],
+      [8, 255, 1, 40, 40],
     ])
       for (const rule of rules)
         for (const form of forms) {
           what = `${rule}, ${form}, K = ${K}, V = ${V}`
           const { beta, gate, erase, along, normalised, transposed = false } = variantOf(rule)
-          const [T, C, keys, values] = [5, 3, zeros(5 * H * K), zeros(5 * H * V)]
+          const [keys, values] = [zeros(T * H * K), zeros(T * H * V)]
           const given = { q: transposed ? values : keys, k: keys, v: values, tokens: null, s0: null, z0: null }
           const [b, g, e, a] = [beta && values, gate && keys, erase && keys, along && keys].map((block) => block ?? null)
           const inputs = { ...given, beta: b, gate: g, erase: e, along: a }
-          const [y, sT, states] = [zeros(5 * H * Math.max(K, V)), zeros(H * K * V), zeros(2 * H * K * V)]
-          const [den, zT, zs] = normalised ? [zeros(5 * H), zeros(H * K), zeros(2 * H * K)] : [null, null, null]
+          const [y, sT, states] = [zeros(T * H * Math.max(K, V)), zeros(H * K * V), zeros(Math.ceil(T / C) * H * K * V)]
+          const [den, zT, zs] = normalised ? [zeros(T * H), zeros(H * K), zeros(Math.ceil(T / C) * H * K)] : [null, null, null]
           const sizes = { B: 1, T, H, K, V, C, scale: 1, eps: 1, gateWidth: gate === 'channel' ? K : 1, transposed }
           fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes)
-          const gradient = () => zeros(5 * H * Math.max(K, V))
+          const gradient = () => zeros(T * H * Math.max(K, V))
           const [dq, dk, dv, dbeta, dgate, derase, dalong, dy] = Array.from({ length: 8 }, gradient)
           const gradients = {
             dq,
