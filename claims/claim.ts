@@ -107,7 +107,7 @@ export const refutationRuns = 1000
  * Where operands of products are rounded to float16: by 2^-11 at most, two of each product, and a result comes of eight products one after the other
  * at most (of a chunk and its gradients: pairs, what they solve, the state, what is read, and back). A bound of 0 stays, since nothing is rounded there.
  */
-const float16Bound = 8 * 2 * 2 ** -11
+export const float16Bound = 8 * 2 * 2 ** -11
 
 /** Which bound there is on a device. */
 export function boundOn({ double, precision }: Device, { float32, float64 }: Bounds): number {

@@ -95,9 +95,9 @@ export class Devices {
   ): Promise<Devices> {
     if (kind === 'reference') return new Devices(kind, referenceDevice({ precision }))
     if (kind === 'webgpu') return new Devices(kind, await webgpuDevice({ software, precision }))
-    const devices = new Devices(kind, await wasmDevice({ threads, relaxed, wide }))
-    if (threadsAvailable()) devices.opened.set('threads', await wasmDevice({ threads: threads === 1 ? 3 : 1, relaxed, wide }))
-    devices.opened.set('plain', relaxed ? await wasmDevice({ threads: 1, relaxed: false, wide }) : devices.device)
+    const devices = new Devices(kind, await wasmDevice({ threads, relaxed, wide, precision }))
+    if (threadsAvailable()) devices.opened.set('threads', await wasmDevice({ threads: threads === 1 ? 3 : 1, relaxed, wide, precision }))
+    devices.opened.set('plain', relaxed ? await wasmDevice({ threads: 1, relaxed: false, wide, precision }) : devices.device)
     if (relaxed) devices.opened.set('relaxed', devices.device)
     return devices
   }

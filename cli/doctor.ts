@@ -32,8 +32,7 @@ export async function doctor(
   { device: choice, precision, threads, relaxed, simd }: Omit<DeviceValues, 'device'> & { device: DeviceChoice | undefined },
   given: ReadonlySet<string>,
 ): Promise<number> {
-  if (choice !== undefined) checkDeviceOptions(choice, given, precision)
-  const half = precision === 'f16'
+  if (choice !== undefined) checkDeviceOptions(choice, given)
   const wasm = await wasmSettings({ threads, relaxed, simd })
   say('Machine')
   row('node', `${process.version} on ${process.platform} ${process.arch}`)
@@ -51,8 +50,7 @@ export async function doctor(
 
   let failures = 0
   const unusable: DeviceChoice[] = []
-  const usual = half ? (['webgpu'] as const) : (['wasm', 'webgpu'] as const)
-  for (const wanted of choice === undefined ? usual : [choice]) {
+  for (const wanted of choice === undefined ? (['wasm', 'webgpu'] as const) : [choice]) {
     say(`\nDevice ${wanted}`)
     let device: Device
     try {
@@ -61,8 +59,8 @@ export async function doctor(
       if (wanted === 'webgpu' && found instanceof Error) throw found
       device = await openDevice(wanted, { wasm, webgpu, precision, log: (line) => row('auto', line.replace(/^auto: /, '')) })
     } catch (error) {
-      // Without a GPU there is still wasm to check, but not in f16.
-      const needless = choice === undefined && !half && wanted === 'webgpu' && (found instanceof Error || found.every(isSoftware))
+      // Without a GPU there is still wasm to check.
+      const needless = choice === undefined && wanted === 'webgpu' && (found instanceof Error || found.every(isSoftware))
       row(needless ? 'not checked' : 'FAILED', oneLine((error as Error).message))
       if (!needless) unusable.push(wanted)
       continue

@@ -111,7 +111,7 @@ const entries = [
   ),
   entry(verifyCommand, async (v, given, operands) => {
     const { 'case-limit': caseLimit } = v
-    checkDeviceOptions(v.device, given, v.precision)
+    checkDeviceOptions(v.device, given)
     const { verify } = await import('./verify.ts')
     return verify({ ...v, caseLimit, operands, given, relaxed: enableRelaxed(v.relaxed) }, version)
   }),

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { Verdict } from '../claims/check.ts'
-import type { Bounds } from '../claims/claim.ts'
+import { type Bounds, float16Bound } from '../claims/claim.ts'
 import type { Subject } from '../claims/context.ts'
 import { counted, duration } from './terminal.ts'
 import type { ClaimText, Implemented } from './verify-worker.ts'
@@ -38,7 +38,7 @@ export async function page(verification: Verification): Promise<string> {
   }
   // Primes, which few fonts have in a size that serves as a superscript.
   const font = readFileSync(fileURLToPath(import.meta.resolve('temml/dist/Temml.woff2'))).toString('base64')
-  const { claims, devices, implementation, version, machine, runs, seed, milliseconds, problems } = verification
+  const { claims, devices, implementation, version, machine, runs, seed, milliseconds, problems, precision } = verification
   const sections = [...new Set(claims.map(({ section }) => section))].map((title, i) => ({
     title,
     id: `section-${i + 1}`,
@@ -75,7 +75,7 @@ ${failed.length > 0 ? total(failed.length, 'failed', 'bad') : ''}
 ${skipped.length > 0 ? total(skipped.length, implementation ? 'not offered' : 'skipped', 'mute') : ''}
 ${worst.map(({ device, error }) => `<div><dt>largest error, ${html(device)}</dt><dd>${power(error)}</dd></div>`).join('\n')}
 </dl>
-<p class="facts">${counted(runs, 'case')} for each claim and device (of false ones as many as refute them), seed ${seed}, in ${duration(milliseconds)}. ${html(machine)}.</p>
+<p class="facts">${counted(runs, 'case')} for each claim and device (of false ones as many as refute them), seed ${seed}, in ${duration(milliseconds)}${precision ? `, in precision ${precision}: operands of products are rounded to float16, and no bound but 0 is below ${power(float16Bound)}` : ''}. ${html(machine)}.</p>
 ${problems.map((problem) => `<p class="problem">${html(problem)}</p>`).join('\n')}
 </header>
 <main>

@@ -242,9 +242,8 @@ async function devicesOf(
   const wasm = choice === 'reference' || choice === 'webgpu' ? undefined : await wasmSettings({ threads, relaxed, simd })
   if (choice === 'all') {
     const [first] = await webgpuAdapters().catch(() => [])
-    const half = precision === 'f16'
-    const gpu = first && !first.capabilities.software && (!half || first.capabilities.f16)
-    return ['reference', ...(half ? [] : (['wasm'] as const)), ...(gpu ? (['webgpu'] as const) : [])]
+    const gpu = first && !first.capabilities.software && (precision === 'f32' || first.capabilities.f16)
+    return ['reference', 'wasm', ...(gpu ? (['webgpu'] as const) : [])]
   }
   const device = await openDevice(choice, { wasm, precision, log: say })
   device.close()

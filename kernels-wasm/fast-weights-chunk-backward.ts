@@ -1,18 +1,16 @@
 /** Fast weights, chunk form, backward. Names as in fast-weights-chunk.ts. */
 import { decayKeys, decayKeysBackward, decayPairsBackward, decayRows, decayRowsBackward, decayedPairsBackward } from './decays'
 import { foundValues, inner, pseudoValues, reads, remaindersOf } from './fast-weights-chunk'
+import { addLowerTurned, addTurned, loadKeys, lowerOf, lowerProduct, pairsRounded, product, productLower } from './fast-weights-products'
 import {
   K, K8, V, W, W8, addProduct, along, beta, corrects, dalong, dbeta, derase, dk, dotRows, dq, dv, erase, gateWidth, gated, k, loadBetas, loadCotangents,
-  loadDecays, loadKeys, loadValues, multiply, q, release, scaleRow, scaleTo, storeGates, storeKeys, storeReads, storeRows, take, tokenAt,
+  loadDecays, loadValues, multiply, q, release, scaleRow, scaleTo, storeGates, storeKeys, storeReads, storeRows, take, tokenAt,
   top, transposed,
 } from './fast-weights-rows'
 import { sum4 } from './lanes'
 import { madd, splat } from './math'
 import { restore } from './remainders'
-import {
-  ADD, SET, addLowerTurned, addTurned, at, lowerOf, lowerProduct, product, productLower, roundUp8, rowsFrom, solveLowerTransposed, symmetric,
-  transpose,
-} from './strips'
+import { ADD, SET, at, roundUp8, rowsFrom, solveLowerTransposed, symmetric, transpose } from './strips'
 
 /**
  * Of the sum and the delta rule without a gate. With P = tril(Q K^T), from S before the chunk and dS after it:
@@ -39,7 +37,7 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
   if (beta) {
     loadBetas(betas, n, n8)
     loadValues(es, n8, 0, n, n8)
-    lowerOf(m, ks, pairs, ksT, K8, n8, K)
+    lowerOf(m, ks, pairs, ksT, K8, n8, K, pairsRounded())
     rest = remaindersOf(m, true, ks, ks, pairs, 0, 0, betas, n, n8)
     pseudoValues(S, ks, pairs, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
@@ -48,7 +46,7 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
   transpose(after, W8, dS, K8, K8, W8)
 
   product(dus, n8, SET, ks, pairs, dS, K8, n8, W8, K)
-  lowerOf(p, qs, pairs, ksT, K8, n8, K)
+  lowerOf(p, qs, pairs, ksT, K8, n8, K, pairsRounded())
   if (transposed) storeReadsOf(qs, pairs, S, p, us, n, n8)
   addLowerTurned(dus, n8, p, n8, gs, pairs, n8, W8)
   product(dks, n8, SET, us, n8, after, W8, n8, K8, W)
@@ -57,11 +55,11 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
     lowerOf(p, ds, pairs, usT, W8, n8, W)
     symmetric(both, n8, p, n8)
     product(dks, n8, ADD, ds, pairs, before, W8, n8, K8, W)
-    product(dks, n8, ADD, both, n8, ks, pairs, n8, K8, n8)
+    product(dks, n8, ADD, both, n8, ks, pairs, n8, K8, n8, pairsRounded())
   }
   lowerOf(p, gs, pairs, usT, W8, n8, W)
-  if (dq) productLower(dqs, n8, SET, gs, pairs, before, W8, W, p, n8, ks, pairs, n8, K8)
-  addLowerTurned(dks, n8, p, n8, qs, pairs, n8, K8)
+  if (dq) productLower(dqs, n8, SET, gs, pairs, before, W8, W, p, n8, ks, pairs, n8, K8, pairsRounded())
+  addLowerTurned(dks, n8, p, n8, qs, pairs, n8, K8, pairsRounded())
   addTurned(dS, K8, qk, pairs, gd, pairs, K8, W8, beta ? pairs : n)
 
   if (dq) storeKeys(dq, 0, dqs, n8, n)
@@ -123,12 +121,12 @@ function keysBackward(dp: usize, dm: usize, p: usize, m: usize, decays: usize, q
     decayKeysBackward(dks, dws, ks, ws, n, n8, K8)
     decayPairsBackward(dp, dm, p, m, decays, dws, sums, n, n8)
   }
-  lowerProduct(dqs, n8, ADD, dp, n8, ks, n8, n8, K8)
-  addLowerTurned(dks, n8, dp, n8, qs, n8, n8, K8)
+  lowerProduct(dqs, n8, ADD, dp, n8, ks, n8, n8, K8, pairsRounded())
+  addLowerTurned(dks, n8, dp, n8, qs, n8, n8, K8, pairsRounded())
   if (!dm) return
   for (let r = 0; r < n8; r++) store<f32>(at(dm, n8, r, r), 0)
-  lowerProduct(das, n8, ADD, dm, n8, ks, n8, n8, K8)
-  addLowerTurned(dks, n8, dm, n8, as, n8, n8, K8)
+  lowerProduct(das, n8, ADD, dm, n8, ks, n8, n8, K8, pairsRounded())
+  addLowerTurned(dks, n8, dm, n8, as, n8, n8, K8, pairsRounded())
 }
 
 /**

@@ -3,12 +3,13 @@
  * What is computed: fast-weights.ts.
  */
 import { decayKeys, decayPairs, decayRows, decayRowsAlike, decayedPairs, decayedReads } from './decays'
+import { addTurned, loadKeys, lowerOf, lowerProduct, pairsRounded, product, productLower, solveLower } from './fast-weights-products'
 import {
-  K, K8, W, W8, along, corrects, erase, gateWidth, gated, k, loadBetas, loadDecays, loadKeys, loadTransposedQueries, loadValues, multiply, q,
+  K, K8, W, W8, along, corrects, erase, gateWidth, gated, k, loadBetas, loadDecays, loadTransposedQueries, loadValues, multiply, q,
   release, scaleTo, storeReads, storeTransposedReads, take, top, transposed,
 } from './fast-weights-rows'
 import { remainders } from './remainders'
-import { ADD, SET, addTurned, at, lowerOf, lowerProduct, product, productLower, roundUp8, solveLower, transpose } from './strips'
+import { ADD, SET, at, roundUp8, transpose } from './strips'
 
 /**
  * The values written by a rule that corrects, (I + diag(beta) M) U = diag(beta) (V - A S), M strictly lower, by forward substitution on
@@ -36,8 +37,8 @@ export function inner(p: usize, m: usize, after: bool, ds: usize, qs: usize, as:
     decayedPairs(p, m, ksT, qs, as, ws, n8, K8)
     return
   }
-  lowerOf(p, qs, n8, ksT, K8, n8, K)
-  if (m) lowerOf(m, as, n8, ksT, K8, n8, K)
+  lowerOf(p, qs, n8, ksT, K8, n8, K, pairsRounded())
+  if (m) lowerOf(m, as, n8, ksT, K8, n8, K, pairsRounded())
   if (gated) decayPairs(p, m, after, ds, ws, n8)
 }
 
@@ -73,7 +74,7 @@ function transposedReads(os: usize, S: usize, us: usize, ks: usize, gammas: usiz
   if (gated && gateWidth == K) decayedReads(os, p, ks, ws, n, n8, K8)
   else {
     if (gated) multiply(p, ds, p, n8 * n8)
-    lowerProduct(os, n8, ADD, p, n8, ks, n8, n8, K8)
+    lowerProduct(os, n8, ADD, p, n8, ks, n8, n8, K8, pairsRounded())
   }
   release(frame)
 }

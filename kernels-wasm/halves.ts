@@ -41,6 +41,30 @@ const constants = memory.data<u32>(
   return isSigned<T>() ? widenedFloat16(i32x4.shr_s(pairs, 3)) : v128.and(pairs, i32x4.splat(0xffff0000))
 }
 
+/** Rounded to float16: to nearest, of two to the even one; from 65520 on infinity. */
+@inline export function toFloat16(x: v128): v128 {
+  // Of a sum with 1.5 times 2^13 times the power of two at or below x float32 keeps what float16 keeps of x: 10 bits below the first one, none below 2^-24.
+  const exponent = v128.and(x, i32x4.splat(0x7f800000))
+  const large = i32x4.add(i32x4.min_s(i32x4.max_s(exponent, i32x4.splat(113 << 23)), i32x4.splat(143 << 23)), i32x4.splat((13 << 23) | 0x400000))
+  const y = f32x4.sub(f32x4.add(x, large), large)
+  const beyond = f32x4.ge(f32x4.abs(y), f32x4.splat(65536))
+  return v128.or(v128.bitselect(f32x4.mul(y, f32x4.splat(Infinity)), y, beyond), v128.and(x, i32x4.splat(0x80000000)))
+}
+
+/**
+ * y = x rounded to float16, x of float32 or (`pairs`) panels of bfloat16, which hold what float16 does of theirs. Task: 16 bytes; those behind the last number of a
+ * block belong to it, too.
+ */
+export function roundToFloat16(begin: i32, end: i32, x: usize, y: usize, pairs: i32): void {
+  for (let i = <usize>begin << 4; i < <usize>end << 4; i += 16) {
+    const from = v128.load(x + i)
+    v128.store(
+      y + i,
+      pairs ? v128.or(i32x4.shr_u(toFloat16(lower<u16>(from)), 16), toFloat16(upper<u16>(from))) : toFloat16(from),
+    )
+  }
+}
+
 /** Where a panel has its row r. */
 @inline function placeOf(r: i32): usize {
   return <usize>((r >> 3 << 4) + ((r & 3) << 2) + (r >> 1 & 2))

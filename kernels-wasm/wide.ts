@@ -5,3 +5,8 @@
 // @ts-ignore: decorators of AssemblyScript
 @external('env', 'wide')
 export declare const wide: i32
+
+/** 1 on a device of precision f16, else 0: whether products of the chunk form round their operands to float16. */
+// @ts-ignore: decorators of AssemblyScript
+@external('env', 'half')
+export declare const half: i32

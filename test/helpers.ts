@@ -3,7 +3,15 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import v8 from 'node:v8'
 import { enableWideSimd, relaxedAvailable, wasmDevice } from '../engine/devices/wasm/index.ts'
-import { type Device, type HostArray, referenceDevice, type Tensor, type WebgpuDevice, webgpuDevice } from '../engine/index.ts'
+import {
+  type Device,
+  type HostArray,
+  type Precision,
+  referenceDevice,
+  type Tensor,
+  type WebgpuDevice,
+  webgpuDevice,
+} from '../engine/index.ts'
 
 // Node 20 has relaxed SIMD behind a flag, which must be set before the first module is compiled. A program may do so; so may its tests.
 if (process.versions.node.startsWith('20.')) v8.setFlagsFromString('--experimental-wasm-relaxed-simd')
@@ -37,9 +45,9 @@ export function uniforms(seed: number, n: number, low = -1, high = 1): Float32Ar
 const devices = new Map<string, Promise<Device>>()
 
 /** One wasm device for each kind, shared by all tests: threads sleep when they have nothing to do. */
-export function wasm(threads = 1, relaxed = false, wide = alwaysWide): Promise<Device> {
-  const key = `${threads} ${relaxed} ${wide}`
-  if (!devices.has(key)) devices.set(key, wasmDevice({ threads, relaxed, wide }))
+export function wasm(threads = 1, relaxed = false, wide = alwaysWide, precision: Precision = 'f32'): Promise<Device> {
+  const key = `${threads} ${relaxed} ${wide} ${precision}`
+  if (!devices.has(key)) devices.set(key, wasmDevice({ threads, relaxed, wide, precision }))
   return devices.get(key)!
 }
 
@@ -94,6 +102,12 @@ export async function halfGpus(test: Mocha.Context): Promise<WebgpuDevice[]> {
   })
   return []
 }
+
+/** Devices of precision f16 beside its oracle: wasm, and the GPU where it has that. */
+export const halfDevices = async (test: Mocha.Context): Promise<Device[]> => [
+  await wasm(2, builds.at(-1)!.relaxed, alwaysWide, 'f16'),
+  ...(await halfGpus(test)),
+]
 
 /** How many cases of n a device takes: a GPU computed by the CPU is slow, and most of what a case shows no device changes. */
 export const runsOn = ({ name }: Device, n: number): number => (name === 'webgpu' ? Math.ceil(n / 12) : n)

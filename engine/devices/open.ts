@@ -17,7 +17,10 @@ export interface OpenOptions {
   wasm?: WasmOptions
   /** For the webgpu device, also where `auto` picks it. */
   webgpu?: WebgpuOptions
-  /** `webgpu.precision` by default, where that is taken, else `f32`; `f16` on webgpu, where the adapter has that, and on the reference. */
+  /**
+   * That of `webgpu` or `wasm` by default, where these are taken, else `f32`. `f16`: on webgpu where the adapter has that, and on wasm and the reference, where it
+   * shows what training in it does, and is slower.
+   */
   precision?: Precision
   /** Is told, in a line, what `auto` has picked and why. */
   log?: (line: string) => void
@@ -29,14 +32,12 @@ export interface OpenOptions {
  */
 export async function openDevice(choice: DeviceChoice, options: OpenOptions = {}): Promise<Device> {
   checkOptions('openDevice', options, ['wasm', 'webgpu', 'precision', 'log'])
-  const picked = choice === 'webgpu' || choice === 'auto' ? options.webgpu?.precision : undefined
+  const picked = choice === 'wasm' ? options.wasm?.precision : choice !== 'reference' ? options.webgpu?.precision : undefined
   const precision = precisionOf('openDevice', options.precision ?? picked)
-  const half = precision === 'f16'
-  const webgpu = half ? { ...options.webgpu, precision } : options.webgpu
+  const withPrecision = <O extends object>(given = {} as O): O => given && { ...given, precision }
+  const [wasm, webgpu] = [withPrecision(options.wasm), withPrecision(options.webgpu)]
   if (choice === 'reference') return referenceDevice({ precision })
-  if (choice === 'wasm' && half)
-    throw new Error('wasm: has no precision f16 (webgpu has, where the adapter does, and the reference); leave it out')
-  if (choice === 'wasm') return wasmDevice(options.wasm)
+  if (choice === 'wasm') return wasmDevice(wasm)
   if (choice === 'webgpu') return webgpuDevice(webgpu)
   if (choice !== 'auto') throw new Error(`openDevice: there is no device '${choice}' (there are ${deviceChoices.join(', ')})`)
   try {
@@ -44,8 +45,7 @@ export async function openDevice(choice: DeviceChoice, options: OpenOptions = {}
     options.log?.(`auto: ${device.description}, a GPU that works`)
     return device
   } catch (error) {
-    if (half) throw new Error(`auto: nothing here has precision f16: ${(error as Error).message}`)
-    const device = await wasmDevice(options.wasm)
+    const device = await wasmDevice(wasm)
     options.log?.(`auto: ${device.description}, because of ${(error as Error).message}`)
     return device
   }

@@ -1,6 +1,6 @@
 /**
  * npm run test:mutations [-- TEXT]: does anything notice? Copies the project to a temporary folder, injects the bugs of table.mjs one at a time
- * (those whose description contains TEXT), builds, and checks the claim that must fail. First that all of these claims hold without a bug.
+ * (those whose description contains TEXT), builds, and checks the claim, or runs the test, that must fail. First that all of these hold without a bug.
  * Caught is a bug that gives wrong numbers there.
  * Ends with exit code 1 if a bug survives.
  */
@@ -41,12 +41,20 @@ const verify = (claims, device) => {
   return new Map(checked.map(({ name, verdicts }) => [name, verdicts[0]]))
 }
 
+/** Whether a test passes: undefined if there is none of this title. */
+const passes = ({ test, it }) => {
+  const command = ['test/run.mjs', '--reporter', 'json', '--fgrep', it, `dist/test/${test}.test.js`]
+  const { stdout } = spawnSync(process.execPath, command, { cwd: copy, encoding: 'utf8', maxBuffer: 2 ** 28 })
+  const { stats } = JSON.parse(stdout.slice(stdout.indexOf('{\n  "stats"')))
+  return stats.tests === 0 ? undefined : stats.failures === 0
+}
+
 const say = (verdict, bug, more) => console.log(`${verdict.padEnd(10)}${bug}\n          ${more}`)
 
 build()
 let bad = 0
 for (const device of ['reference', 'wasm']) {
-  const claims = [...new Set(chosen.filter((m) => (m.device ?? 'reference') === device).map(({ claim }) => claim))]
+  const claims = [...new Set(chosen.filter((m) => m.claim && (m.device ?? 'reference') === device).map(({ claim }) => claim))]
   if (claims.length === 0) continue
   const verdicts = verify(claims, device)
   for (const claim of claims)
@@ -55,7 +63,13 @@ for (const device of ['reference', 'wasm']) {
       say('BROKEN', claim, 'fails without a bug, so that it proves nothing')
     }
 }
-for (const { bug, file, from, to, claim, device = 'reference' } of chosen) {
+for (const one of chosen.filter(({ test }) => test))
+  if (!passes(one)) {
+    bad++
+    say('BROKEN', one.it, 'fails without a bug, or is no test, so that it proves nothing')
+  }
+for (const one of chosen) {
+  const { bug, file, from, to, claim, test, it, device = 'reference' } = one
   const path = join(copy, file)
   const source = readFileSync(path, 'utf8')
   const start = Date.now()
@@ -65,12 +79,13 @@ for (const { bug, file, from, to, claim, device = 'reference' } of chosen) {
   )
   try {
     build()
-    const verdict = verify([claim], device).get(claim)
+    const verdict = claim && verify([claim], device).get(claim)
     // Wrong numbers, and not an error or a case that never ends.
-    const caught = verdict?.status === 'fails'
+    const caught = test ? passes(one) === false : verdict?.status === 'fails'
     if (!caught) bad++
     const seconds = ((Date.now() - start) / 1000).toFixed(0)
-    say(caught ? 'caught' : 'SURVIVES', bug, `by '${claim}' on ${device}: ${verdict?.message ?? verdict?.status} (${seconds} s)`)
+    const by = test ? `'${it}' of ${test}` : `'${claim}' on ${device}: ${verdict?.message ?? verdict?.status}`
+    say(caught ? 'caught' : 'SURVIVES', bug, `by ${by} (${seconds} s)`)
   } catch (error) {
     bad++
     say('FAILED', bug, error.message)

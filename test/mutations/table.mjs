@@ -1,6 +1,7 @@
 /**
  * Deliberate bugs, and the claim that must catch each. `from` occurs exactly once in its file and becomes `to`; `device` is where the claim
- * is checked. run.mjs injects them one at a time; table.test.ts sees to it that they still fit the code.
+ * is checked. What no claim sees, since its bound allows for it, has a `test` in its place: a file of test/, and `it`, the beginning of the test's title.
+ * run.mjs injects them one at a time; table.test.ts sees to it that they still fit the code.
  */
 const reference = 'engine/devices/reference/fast-weights.ts'
 const op = 'engine/ops/fast-weights.ts'
@@ -550,5 +551,30 @@ export const mutations = [
     from: 'undefined, { ...rest, ',
     to: 'undefined, { ...rest, mask: undefined, ',
     claim: 'encoder-decoder: cross attention by the delta rule is a matrix of scores',
+  },
+  // ---- precision f16 ------------------------------------------------------------------------------------------------------------------
+  {
+    bug: 'wasm: what is too large for float16 stays finite',
+    file: 'kernels-wasm/halves.ts',
+    from: 'f32x4.ge(f32x4.abs(y), f32x4.splat(65536))',
+    to: 'f32x4.ge(f32x4.abs(y), f32x4.splat(131072))',
+    test: 'ops/precision',
+    it: 'every device rounds every number',
+  },
+  {
+    bug: 'wasm: pairs are rounded beside a gate, too',
+    file: 'kernels-wasm/fast-weights-products.ts',
+    from: 'return !gated && !tokens',
+    to: 'return !tokens',
+    test: 'ops/precision',
+    it: 'the chunk form of wasm rounds',
+  },
+  {
+    bug: 'an overflow leaves the scale of the loss as it is',
+    file: 'nn/optimizers.ts',
+    from: 'mul(affine(good, 0.5, 0.5), affine(grows, 1, 1))',
+    to: 'mul(affine(good, 0, 1), affine(grows, 1, 1))',
+    test: 'nn/precision',
+    it: 'a step whose gradients overflow',
   },
 ]

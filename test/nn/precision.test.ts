@@ -33,7 +33,7 @@ import {
   writeCheckpoint,
   writeSafetensors,
 } from '../../nn/index.ts'
-import { assertSameBits, builds, gpus, halfGpus, halfReference, reference, uniforms, wasm } from '../helpers.ts'
+import { assertSameBits, builds, gpus, halfDevices, halfReference, reference, uniforms, wasm } from '../helpers.ts'
 import { architectures, randomBatch } from './models.ts'
 
 interface Learner {
@@ -122,7 +122,7 @@ describe('training in precision f16', () => {
   })
 
   it('a step whose gradients overflow is left out, and the scale halved; after 2,000 others it is doubled', async function () {
-    for (const device of [halfReference, ...(await halfGpus(this))]) {
+    for (const device of [halfReference, ...(await halfDevices(this))]) {
       const model = new Slope(device)
       const { weight } = model
       const optimizer = new AdamW(model.namedParameters(), { lr: 0.1 })
@@ -164,7 +164,7 @@ describe('training in precision f16', () => {
   })
 
   it('the scale stays between 1 and 2^126, so that it never becomes 0 or infinite', async function () {
-    for (const device of [halfReference, ...(await halfGpus(this))]) {
+    for (const device of [halfReference, ...(await halfDevices(this))]) {
       const { weight } = new Slope(device)
       const optimizer = new Adam(new Map([['weight', weight]]), { lr: 0.1 })
       for (const [before, gradient, after] of [
@@ -188,8 +188,8 @@ describe('training in precision f16', () => {
   })
 
   it('where no product is rounded, steps have the bits of f32: micro-batches, groups, bounded norms, gradients of 0', async function () {
-    const plain = [reference, ...(await gpus())]
-    const half = [halfReference, ...(await halfGpus(this))]
+    const plain = [reference, await wasm(2, builds.at(-1)!.relaxed), ...(await gpus())]
+    const half = [halfReference, ...(await halfDevices(this))]
     const run = async (device: Device, Kind: typeof AdamW | typeof Muon): Promise<HostArray[]> => {
       const weights = ['first', 'second'].map((name, i): [string, Tensor] => [
         name,
@@ -227,7 +227,7 @@ describe('training in precision f16', () => {
   })
 
   it('a run resumes from its checkpoint to the bit, the scale and its count included', async function () {
-    for (const device of [halfReference, ...(await halfGpus(this))]) {
+    for (const device of [halfReference, ...(await halfDevices(this))]) {
       const whole = learner(device)
       assert.equal((await steps(whole, 1, 3))[0].lossScale, 65536)
       whole.optimizer.lossScale!.restore('256 1998')
@@ -253,7 +253,7 @@ describe('training in precision f16', () => {
   })
 
   it('a captured step is the step, to the bit, also where one is left out', async function () {
-    for (const device of [halfReference, ...(await halfGpus(this))]) {
+    for (const device of [halfReference, ...(await halfDevices(this))]) {
       const runs = await Promise.all(
         [false, true].map(async (capture) => {
           const one = learner(device, undefined, capture)
@@ -330,7 +330,7 @@ describe('training in precision f16', () => {
   })
 
   it('learns as in f32: losses of 30 steps are within a hundredth', async function () {
-    for (const device of [halfReference, ...(await halfGpus(this))]) {
+    for (const device of [halfReference, ...(await halfDevices(this))]) {
       const [half, whole] = [learner(device), learner(reference)]
       // What so few tokens need: with more none of these steps is left out.
       half.optimizer.lossScale!.restore('256 0')

@@ -56,10 +56,10 @@ describe('openDevice', () => {
       message: "openDevice: unknown option 'threads' (wasm, webgpu, precision, log)",
     })
     await assert.rejects(wasmDevice({ thread: 1 } as never), {
-      message: "wasm: unknown option 'thread' (threads, relaxed, wide, maximumPages)",
+      message: "wasm: unknown option 'thread' (threads, relaxed, wide, maximumPages, precision)",
     })
     await assert.rejects(wasmDevice({ threads: 1, trial: true } as never), {
-      message: "wasm: unknown option 'trial' (threads, relaxed, wide, maximumPages)",
+      message: "wasm: unknown option 'trial' (threads, relaxed, wide, maximumPages, precision)",
     })
     await assert.rejects(openDevice('wasm', { wasm: null as never }), {
       message: 'wasm: the options must be an object such as { threads: ... }, not null',
@@ -74,7 +74,7 @@ describe('openDevice', () => {
     await assert.rejects(openDevice('webgpu', { webgpu: { adapter: 'Voodoo 2' } }), /^Error: webgpu: [^\n]+$/)
   })
 
-  it('has precision f16 on the reference, and says where there is none', async function () {
+  it('has precision f16 on the reference and on wasm, and says where there is none', async function () {
     const device = await openDevice('reference', { precision: 'f16' })
     assert.deepEqual(
       [device.precision, device.description],
@@ -89,13 +89,22 @@ describe('openDevice', () => {
       assert.equal((await gpu).precision, 'f16')
       ;(await gpu).close()
     }
-    if (gpuIsSoftware)
-      await assert.rejects(openDevice('auto', { webgpu: { precision: 'f16' } }), /^Error: auto: nothing here has precision f16: /)
-    await assert.rejects(openDevice('wasm', { precision: 'f16' }), {
-      message: 'wasm: has no precision f16 (webgpu has, where the adapter does, and the reference); leave it out',
+    const wasm = { threads: 1 }
+    for (const [choice, options] of [
+      ['wasm', { wasm, precision: 'f16' }],
+      ['wasm', { wasm: { ...wasm, precision: 'f16' } }],
+      ...(gpuIsSoftware ? ([['auto', { wasm, webgpu: { precision: 'f16' } }]] as const) : []),
+    ] as const) {
+      const device = await openDevice(choice, options)
+      assert.match(`${device.precision} ${device.description}`, /^f16 wasm \(.*, operands of products in float16\)$/)
+      device.close()
+    }
+    const plain = await openDevice('wasm', { wasm: { ...wasm, precision: 'f16' }, precision: 'f32' })
+    assert.equal(plain.precision, 'f32')
+    plain.close()
+    await assert.rejects(openDevice('wasm', { wasm: { precision: 'f64' as never } }), {
+      message: "openDevice: precision must be f32 or f16, not the text 'f64'",
     })
-    if (gpuIsSoftware)
-      await assert.rejects(openDevice('auto', { precision: 'f16' }), /^Error: auto: nothing here has precision f16: webgpu: [^\n]+$/)
     await assert.rejects(openDevice('reference', { precision: 'f64' as never }), {
       message: "openDevice: precision must be f32 or f16, not the text 'f64'",
     })

@@ -1,4 +1,4 @@
-/** Precision f16: operands of products are rounded to float16 as they are read, and nothing else is, on the reference and on a GPU. */
+/** Precision f16: operands of products are rounded to float16 as they are read, and nothing else is, on the reference, on wasm and on a GPU. */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { narrowBits, narrowed, toFloat16, widened } from '../../engine/half.ts'
@@ -22,15 +22,18 @@ import {
   assertClose,
   assertRms,
   assertSameBits,
-  halfGpus,
+  builds,
+  canBeWide,
+  halfDevices,
   halfReference,
   readAndFree,
   reference,
   runsOn,
   uniforms,
+  wasm,
   webgpu,
 } from '../helpers.ts'
-import { cases } from './cases.ts'
+import { cases, evaluate, medium, tiny } from './cases.ts'
 import { checkLikeReference, epsilon } from './compare.ts'
 
 const bits = new Uint32Array(1)
@@ -116,7 +119,7 @@ describe('precision f16', () => {
       { numRuns: 30 },
     ))
 
-  it('a GPU rounds every number as the reference does, whatever kernel multiplies it', async function () {
+  it('every device rounds every number as the reference does, whatever kernel multiplies it', async function () {
     const product = (on: Device, some: Float32Array, columns: number, transposeA: boolean): Promise<number[]> =>
       readAndFree(
         scope(() => {
@@ -124,7 +127,7 @@ describe('precision f16', () => {
           return matmul(a, tensor(new Array(columns).fill(1), { shape: [1, columns], device: on }), { transposeA })
         }),
       )
-    for (const device of await halfGpus(this)) {
+    for (const device of await halfDevices(this)) {
       const compare = async (...how: [some: Float32Array, columns: number, transposeA: boolean]): Promise<void> => {
         const [actual, expected] = [await product(device, ...how), await product(halfReference, ...how)]
         const wrong = expected.findIndex((x, i) => x !== actual[i])
@@ -137,8 +140,8 @@ describe('precision f16', () => {
     }
   })
 
-  it('a product on a GPU, with its gradients, is the reference of that precision up to sums in float32', async function () {
-    for (const device of await halfGpus(this))
+  it('a product, with its gradients, is the reference of that precision up to sums in float32', async function () {
+    for (const device of await halfDevices(this))
       await fc.assert(
         fc.asyncProperty(products, fc.nat(1e6), async (o, seed) => {
           const [actual, expected] = [await multiplied(device, o, seed), await multiplied(halfReference, o, seed)]
@@ -155,7 +158,7 @@ describe('precision f16', () => {
   })
 
   it('weights of 16 bits are rounded, too: bfloat16 holds more than float16', async function () {
-    for (const device of [halfReference, ...(await halfGpus(this))]) {
+    for (const device of [halfReference, ...(await halfDevices(this))]) {
       setDevice(device)
       const numbers = Float32Array.of(1e-7, 1.0078125, 70000, -3e-6, 0.5, 0)
       const weights = halfTensor(narrowed(numbers, 'bfloat16'), { shape: [6, 1], dtype: 'bfloat16' })
@@ -187,13 +190,13 @@ describe('precision f16', () => {
     }
     const exact = await run(reference)
     for (const [i, values] of (await run(halfReference)).entries()) assertSameBits(values, exact[i], `${i} on the reference`)
-    for (const device of await halfGpus(this)) {
-      const plain = await run(await webgpu(this))
-      for (const [i, values] of (await run(device)).entries()) assertSameBits(values, plain[i], `${i} on webgpu`)
+    for (const device of await halfDevices(this)) {
+      const plain = await run(device.name === 'wasm' ? await wasm(2, builds.at(-1)!.relaxed) : await webgpu(this))
+      for (const [i, values] of (await run(device)).entries()) assertSameBits(values, plain[i], `${i} on ${device.name}`)
     }
   })
 
-  it('the chunk form differs from the exact one by roundings of its operands, on the reference and on a GPU', async function () {
+  it('the chunk form differs from the exact one by roundings of its operands, on every device', async function () {
     const [B, T, H, K, V] = [1, 45, 2, 9, 7]
     const run = async (device: Device, beta: boolean, gate: boolean, C: number): Promise<HostArray[]> => {
       setDevice(device)
@@ -212,7 +215,7 @@ describe('precision f16', () => {
       })
       return Promise.all(results.map((t) => t.read().finally(() => t.dispose())))
     }
-    for (const device of [halfReference, ...(await halfGpus(this))])
+    for (const device of [halfReference, ...(await halfDevices(this))])
       for (const beta of [false, true])
         for (const gate of [false, true])
           for (const C of [8, 32]) {
@@ -227,13 +230,105 @@ describe('precision f16', () => {
           }
   })
 
-  for (const c of cases.filter(({ name }) => /^(matmul|linears|twoLinears|softmaxAttention|linearCrossEntropy|fastWeights)/.test(name)))
-    it(`${c.name} on a GPU is like the reference`, async function () {
-      for (const device of await halfGpus(this)) await checkLikeReference(c, device, 8)
+  /** What is taken beside q, k and v, and how. */
+  const kinds: readonly { gates?: readonly ('beta' | 'gate' | 'decay' | 'erase' | 'along')[]; flags?: boolean; options?: object }[] = [
+    {},
+    { options: { normalise: true } },
+    { flags: true },
+    { flags: true, options: { normalise: true } },
+    { gates: ['beta'] },
+    { gates: ['beta'], flags: true },
+    { gates: ['gate'], options: { normalise: true } },
+    { gates: ['decay'], options: { normalise: true } },
+    { gates: ['beta', 'gate'] },
+    { gates: ['beta', 'decay'] },
+    { gates: ['erase'] },
+    { gates: ['erase', 'along'] },
+    { gates: ['erase', 'along', 'decay'] },
+    { options: { transposed: true } },
+    { gates: ['beta'], options: { transposed: true } },
+    { gates: ['beta', 'gate'], options: { transposed: true } },
+    { gates: ['erase', 'decay'], options: { transposed: true } },
+  ]
+
+  for (const kind of kinds)
+    it(`the chunk form of wasm rounds what the reference rounds, and nothing else: ${JSON.stringify(kind)}`, async () => {
+      const { gates = [], flags = false, options = {} } = kind
+      const [B, T, H, K, V, chunk] = [2, 45, 2, 11, 6, 16]
+      const run = async (device: Device): Promise<HostArray[]> => {
+        setDevice(device)
+        const results = scope(() => {
+          const made = (seed: number, width: number | null, low: number, high: number): Tensor =>
+            tensor(uniforms(seed, B * T * H * (width ?? 1), low, high), {
+              shape: [B, T, H, ...(width === null ? [] : [width])],
+              requiresGrad: true,
+            })
+          const transposed = 'transposed' in options
+          const [q, k, v] = [made(1, transposed ? V : K, 0.1, 1), made(2, K, 0.1, 0.5), made(3, V, -1, 1)]
+          const all = {
+            beta: () => made(4, null, 0, 1),
+            gate: () => made(5, null, -0.5, 0),
+            decay: () => made(6, K, -0.5, 0),
+            erase: () => made(7, K, 0, 0.5),
+            along: () => made(8, K, 0, 0.5),
+          }
+          const given = Object.fromEntries(gates.map((name) => [name === 'decay' ? 'gate' : name, all[name]()]))
+          const begins = Int32Array.from({ length: B * T }, (_, i) => Number(i % 19 === 7))
+          const reset = flags ? { reset: tensor(begins, { shape: [B, T], dtype: 'int32' }) } : {}
+          const S = tensor(uniforms(9, B * H * K * V), { shape: [B, H, K, V], requiresGrad: true })
+          const z = 'normalise' in options ? { z: tensor(uniforms(10, B * H * K, 0, 1), { shape: [B, H, K], requiresGrad: true }) } : {}
+          // A power of two, for which it doesn't matter before which rounding it is multiplied.
+          const { y, state } = fastWeights(q, k, v, given, { S, ...z }, { form: 'chunk', chunk, scale: 0.5, ...reset, ...options })
+          y.backward(tensor(uniforms(11, y.size), { shape: y.shape }))
+          return [y, state.S, ...Object.values({ q, k, v, S, ...z, ...given }).map((t) => t.grad!)]
+        })
+        return Promise.all(results.map((t) => t.read().finally(() => t.dispose())))
+      }
+      const [oracle, exact] = [await run(halfReference), await run(reference)]
+      const error = (actual: HostArray, expected: HostArray): number =>
+        Math.hypot(...Array.from(actual, (x, i) => x - expected[i])) / Math.hypot(...expected)
+      for (const { relaxed } of builds)
+        for (const [i, actual] of (await run(await wasm(2, relaxed, false, 'f16'))).entries()) {
+          const [ours, whole] = [error(actual, oracle[i]), error(exact[i], oracle[i])]
+          // What float32 leaves of an operand, 5e-7 of it, may lie beyond the middle of two float16, as one in 700 does: sqrt(1 / 700) of all that rounding does at most.
+          // One operand of the 16 of eight products that isn't rounded is a quarter of it.
+          assert.ok(
+            ours < whole / 8 + 1e-6 && (i > 0 || whole > 1e-4),
+            `${i}: ${ours.toExponential(1)} from the oracle, which is ${whole.toExponential(1)} from float64`,
+          )
+        }
     })
 
-  it('the self-check holds a GPU to the reference of its precision', async function () {
-    for (const device of await halfGpus(this))
+  for (const c of cases.filter(({ name }) => /^(matmul|linears|softmaxAttention|fastWeights)/.test(name)))
+    it(`${c.name} on wasm has the same bits with 1 and 3 threads, and with vectors of either width`, async () => {
+      const relaxed = builds.at(-1)!.relaxed
+      const [alone, ...others] = await Promise.all([
+        wasm(1, relaxed, false, 'f16'),
+        wasm(3, relaxed, false, 'f16'),
+        ...(canBeWide ? [wasm(2, relaxed, true, 'f16')] : []),
+      ])
+      await fc.assert(
+        fc.asyncProperty(fc.oneof(c.options(tiny), c.options(medium)), fc.nat(), async (o, seed) => {
+          const [expected, ...actual] = await Promise.all(
+            [alone, ...others].map(async (device) => {
+              const { outputs, grads } = await evaluate(c, o, seed, device)
+              return [...outputs, ...grads]
+            }),
+          )
+          for (const results of actual)
+            for (const [i, e] of expected.entries()) if (e && e.length > 0) assertSameBits(results[i]!, e, `${i}`)
+        }),
+        { numRuns: 5 },
+      )
+    })
+
+  for (const c of cases.filter(({ name }) => /^(matmul|linears|twoLinears|softmaxAttention|linearCrossEntropy|fastWeights)/.test(name)))
+    it(`${c.name} is like the reference`, async function () {
+      for (const device of await halfDevices(this)) await checkLikeReference(c, device, 8)
+    })
+
+  it('the self-check holds a device to the reference of its precision', async function () {
+    for (const device of await halfDevices(this))
       for await (const { kernel, ok, error, bound, message } of selfCheck(device, [
         'matmul',
         'products',

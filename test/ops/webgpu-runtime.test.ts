@@ -9,6 +9,7 @@ import {
   capture,
   crossEntropy,
   type Device,
+  full,
   gather,
   generator,
   keep,
@@ -563,6 +564,34 @@ describe('webgpu runtime', () => {
     prototype.requestDevice = () => Promise.reject(new Error('no room\nfor a device'))
     try {
       await assert.rejects(webgpuDevice(), { message: /^webgpu: .+ can't be opened: no room$/ })
+    } finally {
+      prototype.requestDevice = requestDevice
+    }
+  })
+
+  it('an adapter that refuses what it lists gives a device without that, and says so; float16 that was asked for stays an error', async function () {
+    const { capabilities } = await webgpu(this)
+    const { globals } = await import('webgpu')
+    const { prototype } = (globals as { GPUAdapter: { prototype: GPUAdapter } }).GPUAdapter
+    const { requestDevice } = prototype
+    const refusing = (refuses: string): void => {
+      prototype.requestDevice = function (wanted) {
+        const refused = [...(wanted?.requiredFeatures ?? [])].includes(refuses as GPUFeatureName)
+        return refused ? Promise.reject(new Error(`no ${refuses}\nhere`)) : requestDevice.call(this, wanted)
+      }
+    }
+    try {
+      refusing('timestamp-query')
+      assert.ok(capabilities.timestamps, 'the adapter of the tests lists timestamps')
+      const device = await webgpuDevice()
+      assert.match(device.description, /^webgpu \(.+; without timestamp-query, refused though listed: no timestamp-query\)$/)
+      assert.equal(device.capabilities.timestamps, false)
+      assert.deepEqual(await readAndFree(scope(() => matmul(full([1, 2], 1, device), full([2, 1], 3, device)))), [6])
+      device.close()
+      refusing('shader-f16')
+      await assert.rejects(webgpuDevice({ precision: 'f16' }), {
+        message: capabilities.f16 ? /^webgpu: .+ can't be opened: no shader-f16$/ : /^webgpu: .+ lacks shader-f16, /,
+      })
     } finally {
       prototype.requestDevice = requestDevice
     }

@@ -45,6 +45,7 @@ interface Tokens {
 }
 type Rounding = (m: Matrix) => Matrix
 const exactly: Rounding = (m) => m
+const roundedVector = (v: Vector, round: Rounding): Vector => round(column(v)).data
 
 interface Cotangents {
   G: Matrix
@@ -218,8 +219,10 @@ function pseudoValues(S: Matrix, tokens: Tokens, { M, As }: Faded): { E: Matrix;
 
 /** O_i = Gamma_i * (S q_i) + sum_{j<=i} (q_i . u_j) D_ij * k_j. */
 function transposedReads(S: Matrix, tokens: Tokens, U: Matrix): Matrix {
-  const { K, W, round } = tokens
+  const { round, roundPairs } = tokens
+  const { K, W } = withPairs(tokens)
   const [Q, before, written] = [tokens.Q, S, U].map(round)
+  const P = roundPairs(build(K.rows, K.rows, (i, j) => (j <= i ? dotRows(Q, i, written, j) : 0)))
   const O = zeros(K.rows, K.cols)
   let gamma: Vector = new Float64Array(K.cols).fill(1)
   for (let i = 0; i < K.rows; i++) {
@@ -228,8 +231,8 @@ function transposedReads(S: Matrix, tokens: Tokens, U: Matrix): Matrix {
   }
   const kd = zeros(K.rows, K.cols)
   for (let j = 0; j < K.rows; j++) {
-    fadingKey(tokens, j, kd)
-    for (let i = j; i < K.rows; i++) addRow(O, i, kd, i, dotRows(Q, i, written, j))
+    fadingKey({ ...tokens, K }, j, kd)
+    for (let i = j; i < K.rows; i++) addRow(O, i, kd, i, P.data[i * K.rows + j])
   }
   return O
 }
@@ -247,7 +250,8 @@ function chunk(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector } {
   const { round } = tokens
   const U = tokens.A ? pseudoValues(S, tokens, faded).U : tokens.V
   const O = tokens.transposed ? transposedReads(S, tokens, U) : add(mul(Qs, S, round), mulLower(P, U, round))
-  const N = apply(Qs, z).map((x, i) => x + sum(row(P, i)))
+  const weights = round(P)
+  const N = apply(round(Qs), roundedVector(z, round)).map((x, i) => x + sum(row(weights, i)))
   scaleBy(S, all)
   addTo(S.data, mul(transpose(Ks), U, round).data)
   if (tokens.along) {
@@ -256,7 +260,8 @@ function chunk(S: Matrix, z: Vector, tokens: Tokens): { O: Matrix; N: Vector } {
     addTo(S.data, mul(transpose(keys.Ks), tokens.V, round).data)
   }
   z.set(times(all, z))
-  for (let t = 0; t < Ks.rows; t++) addTo(z, row(Ks, t))
+  const written = round(Ks)
+  for (let t = 0; t < Ks.rows; t++) addTo(z, row(written, t))
   return { O, N }
 }
 
@@ -276,13 +281,15 @@ function chunkBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens: Tok
   const dR = A ? scaleRows(beta, X) : dU
   const dQs = mul(G, transpose(S), round)
   const dKs = mul(U, transpose(dS), round)
+  // The normaliser is one more column of values.
+  const [z16, dz16, g16] = [z, dz, g].map((x) => roundedVector(x, round))
   for (let t = 0; t < G.rows; t++) {
-    addTo(row(dQs, t), z, g[t])
-    addTo(row(dKs, t), dz)
+    addTo(row(dQs, t), z16, g16[t])
+    addTo(row(dKs, t), dz16)
   }
   const dAs = scaleRows(new Float64Array(G.rows).fill(-1), mul(dR, transpose(S), round))
   const dPairs = (values: Matrix): { dP: Matrix; dM: Matrix } => {
-    const dP = tril(addColumn(mul(G, transpose(values), round), g), 0)
+    const dP = tril(addColumn(mul(G, transpose(values), round), g16), 0)
     return {
       dP,
       dM: { ...dP, data: A ? tril(mul(dR, transpose(values), round), -1).data.map((x) => -x) : new Float64Array(dP.data.length) },
@@ -298,7 +305,8 @@ function chunkBackward(S: Matrix, z: Vector, dS: Matrix, dz: Vector, tokens: Tok
   // Zeros times Infinity are NaN.
   if (A) addTo(dS.data, mul(transpose(As), dR, round).data, -1)
   dz.set(times(all, dz))
-  for (let t = 0; t < G.rows; t++) addTo(dz, row(Qs, t), g[t])
+  const queries = round(Qs)
+  for (let t = 0; t < G.rows; t++) addTo(dz, row(queries, t), g16[t])
   const gradients = fadeBackward(writing(tokens), dP, dM, dQs, dAs, dKs, dAll)
   if (along) {
     const { dP, dM } = dPairs(V)

@@ -64,10 +64,12 @@ export function fastWeightKernels(pool: Pool): Pick<Kernels<Block>, 'fastWeights
     const { B, T, H, K, V, C, scale, gateWidth, transposed } = sizes
     const backward = kernel === 'fastWeightsBackward'
     const perHead = (backward ? 16 : 6) * T * K * V
-    const chunked = form === 'recurrent' ? 0 : backward ? 1 : tokensAtOnce(C)
+    // States are rounded where chunks begin: where C says, in f16.
+    const chunked = form === 'recurrent' ? 0 : backward ? 1 : pool.half ? C : tokensAtOnce(C)
     const group = groupOf(K, V)
     const args = [chunked, ...blocks.map(pointer), T, H, K, V, gateWidth, C, scale, Number(transposed), group, ...eps]
-    const scratch = scratchBytes(form, backward, inputs, sizes)
+    // In f16 a product's operands are copied, blocks that have a place of their own, as they do.
+    const scratch = scratchBytes(form, backward, inputs, sizes) * (pool.half ? 2 : 1)
     // As many heads at a time as a thread takes together, but the same for each thread.
     const share = (B * H) / pool.threads
     const together = Math.ceil(share / Math.ceil(share / group))

@@ -29,9 +29,9 @@ export { enableWideSimd, type WideSimd } from './wide.ts'
 
 /** AssemblyScript with SIMD, in threads where there are some; throws where WebAssembly lacks what it needs. Close it to end its threads. */
 export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Block>> {
-  checkOptions('wasm', options, ['threads', 'relaxed', 'wide', 'maximumPages'])
+  checkOptions('wasm', options, ['threads', 'relaxed', 'wide', 'maximumPages', 'precision'])
   const pool = await createPool(options)
-  const { memory, threads, relaxed, wide, alone } = pool
+  const { memory, threads, relaxed, wide, half, alone } = pool
   const kernels: Kernels<Block> = {
     ...elementwiseKernels(pool),
     ...movementKernels(pool),
@@ -55,9 +55,9 @@ export async function wasmDevice(options: PoolOptions = {}): Promise<Device<Bloc
   }
   return {
     name: 'wasm',
-    description: `wasm (${relaxed ? 'relaxed ' : ''}SIMD${wide ? ' of 256 bits' : ''}, ${threads} ${threads === 1 ? 'thread' : 'threads'}${alone ? `, because ${alone.replace('wasm: ', '')}` : ''})`,
+    description: `wasm (${relaxed ? 'relaxed ' : ''}SIMD${wide ? ' of 256 bits' : ''}, ${threads} ${threads === 1 ? 'thread' : 'threads'}${alone ? `, because ${alone.replace('wasm: ', '')}` : ''}${half ? ', operands of products in float16' : ''})`,
     double: false,
-    precision: 'f32',
+    precision: half ? 'f16' : 'f32',
     defers: false,
     kernels,
     allocate(dtype, size, lasting) {

@@ -155,8 +155,27 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
     ...{ transposeA: terms[i].transposeA, transposeB: terms[i].transposeB },
   })
 
+  /** In precision f16 of copies that are rounded, so that there's one place for all ways that a product may go. */
+  function multiplyRounded(a: Block, b: Block, bias: Block | null, c: Block, sizes: MatmulSizes, start?: Block): void {
+    const copies: Block[] = []
+    const rounded = (x: Block, pairs = false): Block => {
+      const copy = pool.memory.allocate(x.bytes)
+      copies.push(copy)
+      pool.run('roundToFloat16', Math.ceil(x.bytes / 16), 8192, [x.pointer, copy.pointer, +pairs])
+      return copy
+    }
+    const { halfB } = sizes
+    try {
+      multiply(rounded(a), halfB === 'float16' ? b : rounded(b, halfB === 'bfloat16'), bias, c, sizes, start)
+    } finally {
+      for (const copy of copies) pool.memory.free(copy)
+    }
+  }
+
+  const matmul: typeof multiply = pool.half ? multiplyRounded : multiply
+
   return {
-    matmul: (a, b, bias, c, sizes, start) => multiply(a, b, bias, c, sizes, start),
+    matmul: (a, b, bias, c, sizes, start) => matmul(a, b, bias, c, sizes, start),
     products(list) {
       const packed: Packed = new Map()
       try {
@@ -165,7 +184,7 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
           for (const [i, { a, b }] of terms.entries()) {
             const last = i === terms.length - 1
             const sizes = { ...termSizes(product, i), accumulate: accumulate || i > 0, activation: last ? activation : null }
-            multiply(a, b, last ? bias : null, c, sizes, undefined, packed)
+            matmul(a, b, last ? bias : null, c, sizes, undefined, packed)
           }
           if (gate) unaryBackward(gate.op, gate.y, gate.y, c, c, M * N)
           if (sums) reduce('sum', terms[0].a, sums, 1, terms[0].K, M)

@@ -9,6 +9,7 @@
 import { relaxed as relaxedBytes, simd as simdBytes } from '../../../kernels-wasm/generated/bytes.ts'
 import { inNode } from '../../platform.ts'
 import { type Capture, type CaptureOptions, createNotes, type Notes } from '../capture.ts'
+import { type Precision, precisionOf } from '../device.ts'
 import { GateError } from '../kernels.ts'
 import { compileLaunches, type Launch } from './launches.ts'
 import { type Block, createMemory, type Memory } from './memory.ts'
@@ -52,6 +53,8 @@ export interface PoolOptions {
   wide?: boolean
   /** Cap on the memory in pages of 64 kB; 65536 (4 GiB) if not given. */
   maximumPages?: number
+  /** `f32` by default; `f16` shows what a device of that precision computes, and is slower here. */
+  precision?: Precision
 }
 
 export interface Pool {
@@ -61,6 +64,8 @@ export interface Pool {
   readonly alone: string | undefined
   readonly relaxed: boolean
   readonly wide: boolean
+  /** Precision f16. */
+  readonly half: boolean
   /**
    * Calls the kernel for all tasks [0, n), `grain` at a time, on all threads (on the calling one alone when n <= grain), and returns when
    * all is done. args: see `Launch`. scratchBytes: private memory a thread, at `scratch` of kernels-wasm/scratch.ts.
@@ -260,6 +265,7 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
       `wasm: ${wanted} threads need a cross-origin isolated page (headers Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp); without them there can be 1`,
     )
   }
+  const half = precisionOf('wasm', options.precision) === 'f16'
   const wide = options.wide ?? wideReady
   if (wide && !wideReady && !options.trial) {
     throw new Error("wasm: vectors of 256 bits aren't to be had: call enableWideSimd first; it says whether they help, and why not")
@@ -275,14 +281,14 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
       if (notes.freed(block)) blocks.free(block)
     },
   }
-  const { functions, names, kernels, setScratch } = instantiate({ module, memory: memory.wasm, wide })
+  const { functions, names, kernels, setScratch } = instantiate({ module, memory: memory.wasm, wide, half })
   const ids = new Map(names.map((name, id) => [name, id]))
 
   const control = controlViews(shared ? new SharedArrayBuffer(controlBytes) : new ArrayBuffer(controlBytes))
   const { words, args: sharedArgs, message } = control
   const canSleep = maySleep()
   let alone: string | undefined
-  const setup = { module, memory: memory.wasm, control: words.buffer as SharedArrayBuffer, wide }
+  const setup = { module, memory: memory.wasm, control: words.buffer as SharedArrayBuffer, wide, half }
   const started = await startThreads(wanted - 1, setup).catch((error: Error) => {
     if (options.threads !== undefined) throw error
     alone = error.message
@@ -365,6 +371,7 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
     alone,
     relaxed,
     wide,
+    half,
     run,
     notes,
     table(words) {

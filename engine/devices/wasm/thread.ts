@@ -38,6 +38,7 @@ export interface WorkerSetup {
   memory: WebAssembly.Memory
   control: SharedArrayBuffer
   wide: boolean
+  half: boolean
   /** 1, 2, ...: the caller is thread 0. */
   thread: number
 }
@@ -62,11 +63,12 @@ export function controlViews(buffer: ArrayBufferLike): Control {
 export class Refusal extends Error {}
 
 /** A thread's own instance of the module: its kernels, in the order in which the module exports them. */
-export function instantiate({ module, memory, wide }: Pick<WorkerSetup, 'module' | 'memory' | 'wide'>) {
+export function instantiate({ module, memory, wide, half }: Pick<WorkerSetup, 'module' | 'memory' | 'wide' | 'half'>) {
   const { exports } = new WebAssembly.Instance(module, {
     env: {
       memory,
       wide: +wide,
+      half: +half,
       abort: () => {
         throw new Error('abort')
       },

@@ -33,6 +33,8 @@ export interface Capabilities {
   f16: boolean
   /** Of a device in precision f16: why large products don't run on matrix units; null where they do. */
   noMatrixUnits?: string | null
+  /** Where the device was refused with optional features that the adapter lists, and opened without them: which, and why. */
+  refused?: string
   /** Largest buffer that can be bound, in bytes: a multiple of 16. */
   bindingBytes: number
 }
@@ -227,20 +229,25 @@ export async function openAdapter(options: WebgpuOptions, withoutUnits?: string)
     throw new Error(`webgpu: ${name} lacks shader-f16, which precision f16 needs; leave that out, or choose another adapter`)
   const noMatrixUnits = withoutUnits ?? (options.minimal ? 'not asked for' : lacksUnits(adapter))
   const timed = !options.minimal && adapter.features.has('timestamp-query')
-  const device = await adapter
-    .requestDevice({
-      requiredFeatures: [
-        ...(timed ? ['timestamp-query'] : []),
-        ...(half ? ['shader-f16'] : []),
-        ...(half && noMatrixUnits === null ? unitFeatures : []),
-      ] as GPUFeatureName[],
+  const optional = [...(timed ? ['timestamp-query'] : []), ...(half && noMatrixUnits === null ? unitFeatures : [])]
+  const request = (adapter: GPUAdapter, features: string[]): Promise<GPUDevice> =>
+    adapter.requestDevice({
+      requiredFeatures: [...(half ? ['shader-f16'] : []), ...features] as GPUFeatureName[],
       requiredLimits: options.minimal ? {} : { maxStorageBufferBindingSize, maxBufferSize },
+    })
+  let refused: string | undefined
+  const device = await request(adapter, optional)
+    .catch(async (error: unknown) => {
+      if (optional.length === 0) throw error
+      refused = `without ${optional.join(', ')}, refused though listed: ${firstLine(error)}`
+      return request(await firstAdapter(gpu, options), [])
     })
     .catch((error: unknown) => {
       throw new Error(`webgpu: ${name} can't be opened: ${firstLine(error)}`)
     })
   owners.register(device, gpu)
-  return { device, capabilities: { ...capabilitiesOf(adapter, device), ...(half && { noMatrixUnits }) }, precision }
+  const units = half && { noMatrixUnits: noMatrixUnits ?? refused ?? null }
+  return { device, capabilities: { ...capabilitiesOf(adapter, device), ...units, ...(refused !== undefined && { refused }) }, precision }
 }
 
 /** Of an adapter, or of what a device was granted of it. */

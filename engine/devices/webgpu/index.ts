@@ -95,9 +95,10 @@ export async function webgpuDevice(options: WebgpuOptions = {}): Promise<WebgpuD
 /** The device that has its memory and dispatches from this. */
 export function deviceOn(gpu: Gpu, precision: Precision = 'f32'): WebgpuDevice {
   const half = precision === 'f16' ? `; operands of products in float16${gpu.units ? ', large ones on matrix units' : ''}` : ''
+  const { adapter, refused } = gpu.capabilities
   return {
     name: 'webgpu',
-    description: `webgpu (${gpu.capabilities.adapter}${half})`,
+    description: `webgpu (${adapter}${half}${refused === undefined ? '' : `; ${refused}`})`,
     precision,
     capabilities: gpu.capabilities,
     gpu: gpu.device,
