@@ -105,8 +105,8 @@ let ringA: v128 = f32x4.splat(0), ringB: v128 = f32x4.splat(0)
     const fade = exp(f32x4.sub(ringTop, top))
     for (let other = from; other < to; other++) {
       const at = slot(other)
-      v128.store(at, f32x4.mul(fade, v128.load(at)))
       v128.store(at, f32x4.mul(fade, v128.load(at, 16)), 16)
+      v128.store(at, f32x4.mul(fade, v128.load(at)))
     }
     ringTop = top
   }
@@ -237,8 +237,8 @@ function readPast(k: usize, v: usize, y: usize, lse: usize, c: i32, left: i32): 
     const lowest = old <= t ? place(old) : p + 1
     if (old <= t) {
       const e = enter(vload(k + <usize>t * stride, left), lowest, p), at = slot(p)
-      v128.store(at, f32x4.mul(e, vload(v + <usize>t * stride, left)))
       v128.store(at, e, 16)
+      v128.store(at, f32x4.mul(e, vload(v + <usize>t * stride, left)))
     }
     if (t < past) continue
     if (!windowWeights(p, lowest, p + 1, true)) {
@@ -407,8 +407,8 @@ function gradients(k: usize, v: usize, dk: usize, dv: usize, c: i32, left: i32):
     const last = next >= j ? place(next) : r - 1
     if (causal && j >= past && last >= r) {
       const e = enter(f32x4.neg(vload(lse + at, left)), r + 1, last + 1)
-      v128.store(slot(r), f32x4.mul(e, vload(dy + at, left)))
       v128.store(slot(r), f32x4.mul(e, cotangent(at, left)), 16)
+      v128.store(slot(r), f32x4.mul(e, vload(dy + at, left)))
     }
     const first = j >= past ? r : firstQuery(next)
     if (causal && windowWeights(r, first, last + 1, false)) {
@@ -522,8 +522,8 @@ export function aftTapsBackward(begin: i32, end: i32, k: usize, v: usize, weight
           const r = place(entered), from = keys + <usize>entered * stride
           if (r < 0) continue
           const e = enter(vload(k + from, left), lowest, r)
-          v128.store(slot(r), f32x4.mul(e, vload(v + from, left)))
           v128.store(slot(r), e, 16)
+          v128.store(slot(r), f32x4.mul(e, vload(v + from, left)))
         }
         const h = exp(f32x4.sub(ringTop, vload(lse + at, left)))
         const g = f32x4.mul(h, vload(dy + at, left)), rest = f32x4.mul(h, cotangent(at, left))

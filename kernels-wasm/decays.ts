@@ -90,8 +90,8 @@ const LEAST = memory.data<f32>([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1])
           x = v128.load32_splat(qi, 96)
           p30 = madd(x, k0, p30)
           p31 = madd(x, k1, p31)
-          v128.store(k, k0)
           v128.store(k, k1, 16)
+          v128.store(k, k0)
           k += 32
           qi += 4
           ai += 4
@@ -99,23 +99,23 @@ const LEAST = memory.data<f32>([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1])
         }
       }
       const o = at(0, n8, i, j)
-      v128.store(p + o, p00)
       v128.store(p + o, p01, 16)
-      v128.store(p + o, p10, 32)
+      v128.store(p + o, p00)
       v128.store(p + o, p11, 48)
-      v128.store(p + o, p20, 64)
+      v128.store(p + o, p10, 32)
       v128.store(p + o, p21, 80)
-      v128.store(p + o, p30, 96)
+      v128.store(p + o, p20, 64)
       v128.store(p + o, p31, 112)
+      v128.store(p + o, p30, 96)
       if (corrects) {
-        v128.store(m + o, m00)
         v128.store(m + o, m01, 16)
-        v128.store(m + o, m10, 32)
+        v128.store(m + o, m00)
         v128.store(m + o, m11, 48)
-        v128.store(m + o, m20, 64)
+        v128.store(m + o, m10, 32)
         v128.store(m + o, m21, 80)
-        v128.store(m + o, m30, 96)
+        v128.store(m + o, m20, 64)
         v128.store(m + o, m31, 112)
+        v128.store(m + o, m30, 96)
       }
     }
   }
@@ -175,8 +175,8 @@ export function decayedReads(o: usize, p: usize, k: usize, w: usize, n: i32, n8:
         z = v128.load32_splat(f, 12)
         ox = madd(z, x3, ox)
         oy = madd(z, y3, oy)
-        v128.store(o + r, ox)
         v128.store(o + r, oy, 16)
+        v128.store(o + r, ox)
       }
     }
   }
@@ -232,10 +232,10 @@ export function decayedReads(o: usize, p: usize, k: usize, w: usize, n: i32, n8:
         else if (i == j + 2) x2 = x
         else x3 = x
       }
-      v128.store(o, x0)
       v128.store(o, x1, 16)
-      v128.store(o, x2, 32)
+      v128.store(o, x0)
       v128.store(o, x3, 48)
+      v128.store(o, x2, 32)
     }
     const d = dk + (<usize>j << 5)
     let h0 = v128.load(d), h1 = v128.load(d, 32), h2 = v128.load(d, 64), h3 = v128.load(d, 96)
@@ -321,21 +321,21 @@ export function decayRows(qTo: usize, aTo: usize, R: i32, gammas: usize, last: u
     for (let i: usize = 0; i < end; i += 32) {
       if (a) {
         const x0 = f32x4.mul(g0, v128.load(a + o + i)), x1 = f32x4.mul(g1, v128.load(a + o + i, 16))
-        v128.store(aTo + t + i, x0)
         v128.store(aTo + t + i, x1, 16)
+        v128.store(aTo + t + i, x0)
       }
       g0 = f32x4.mul(g0, v128.load(w + o + i))
       g1 = f32x4.mul(g1, v128.load(w + o + i, 16))
       const x0 = f32x4.mul(g0, v128.load(q + o + i)), x1 = f32x4.mul(g1, v128.load(q + o + i, 16))
-      v128.store(qTo + t + i, x0)
       v128.store(qTo + t + i, x1, 16)
+      v128.store(qTo + t + i, x0)
       if (gammas) {
-        v128.store(gammas + o + i, g0)
         v128.store(gammas + o + i, g1, 16)
+        v128.store(gammas + o + i, g0)
       }
     }
-    v128.store(last + (<usize>c << 2), g0)
     v128.store(last + (<usize>c << 2), g1, 16)
+    v128.store(last + (<usize>c << 2), g0)
   }
 }
 
@@ -347,8 +347,8 @@ export function decayKeys(kTo: usize, k: usize, w: usize, Rw: i32, n8: i32, K8: 
     let g0 = splat(1), g1 = splat(1)
     for (let i = end - 32; i < end; i -= 32) {
       const x0 = f32x4.mul(g0, v128.load(k + o + i)), x1 = f32x4.mul(g1, v128.load(k + o + i, 16))
-      v128.store(kTo + o + i, x0)
       v128.store(kTo + o + i, x1, 16)
+      v128.store(kTo + o + i, x0)
       g0 = f32x4.mul(g0, v128.load(ow + i))
       g1 = f32x4.mul(g1, v128.load(ow + i, 16))
     }
@@ -401,31 +401,27 @@ export function decayPairs(p: usize, m: usize, after: bool, d: usize, w: usize, 
 }
 
 /**
- * Columns: qT [K8, n8] times Gamma_i, aT [K8, n8] (0: none) times Gamma_i too, or Gamma_{i-1} if `before`; last [K8] = Gamma_n, in every channel. w: as above;
- * gammas is 2 n8 floats.
+ * q [n8, K8] = Gamma_i q_i and, unless as is 0, as [n8, K8] = Gamma_i a_i or, if `before`, Gamma_{i-1} a_i; as may be a. last [K8] = Gamma_n, in every channel. w: as
+ * above.
  */
-export function decayColumns(qT: usize, aT: usize, before: bool, last: usize, w: usize, gammas: usize, n8: i32, K8: i32): void {
-  const befores = gammas + (<usize>n8 << 2)
+export function decayRowsAlike(q: usize, as: usize, a: usize, before: bool, last: usize, w: usize, n8: i32, K8: i32): void {
   let g: f32 = 1
-  for (let i: usize = 0; i < <usize>n8 << 2; i += 4) {
-    store<f32>(befores + i, g)
-    g *= load<f32>(w + (i << 3))
-    store<f32>(gammas + i, g)
+  for (let i: usize = 0, end = <usize>n8 << 5; i < end; i += 32) {
+    const earlier = g
+    g *= load<f32>(w + i)
+    scaleOne(q + i, q + i, g, n8, K8)
+    if (as) scaleOne(as + i, a + i, before ? earlier : g, n8, K8)
   }
   for (let c: usize = 0; c < <usize>K8 << 2; c += 16) v128.store(last + c, f32x4.splat(g))
-  scaleColumns(qT, gammas, n8, K8)
-  if (aT) scaleColumns(aT, before ? befores : gammas, n8, K8)
 }
 
-/** x [M, N] = x diag(f). */
-function scaleColumns(x: usize, f: usize, N: i32, M: i32): void {
-  for (let j = 0; j < N; j += 8, f += 32) {
-    const f0 = v128.load(f), f1 = v128.load(f, 16), end = at(x, M, 0, j) + (<usize>M << 5)
-    for (let s = at(x, M, 0, j); s < end; s += 32) {
-      const x0 = f32x4.mul(f0, v128.load(s)), x1 = f32x4.mul(f1, v128.load(s, 16))
-      v128.store(s, x0)
-      v128.store(s, x1, 16)
-    }
+/** A row of K8 floats, y = g x, of blocks with R rows. */
+function scaleOne(y: usize, x: usize, g: f32, R: i32, K8: i32): void {
+  const f = f32x4.splat(g)
+  for (let c = 0; c < K8; c += 8) {
+    const o = at(0, R, 0, c), x0 = f32x4.mul(f, v128.load(x + o)), x1 = f32x4.mul(f, v128.load(x + o, 16))
+    v128.store(y + o, x1, 16)
+    v128.store(y + o, x0)
   }
 }
 

@@ -12,8 +12,8 @@ export function fill(begin: i32, end: i32, y: usize, value: f32): void {
   const v = f32x4.splat(value)
   let i = begin
   for (; i + 8 <= end; i += 8) {
-    v128.store(y + (<usize>i << 2), v)
     v128.store(y + (<usize>i << 2), v, 16)
+    v128.store(y + (<usize>i << 2), v)
   }
   if (i + 4 <= end) {
     v128.store(y + (<usize>i << 2), v)
@@ -34,8 +34,8 @@ export function affine(begin: i32, end: i32, x: usize, y: usize, scale: f32, shi
   for (; i + 8 <= end; i += 8) {
     const at = <usize>i << 2
     const low = madd(v128.load(x + at), a, b), high = madd(v128.load(x + at, 16), a, b)
-    v128.store(y + at, low)
     v128.store(y + at, high, 16)
+    v128.store(y + at, low)
   }
   for (; i + 4 <= end; i += 4) affineStep(x + (<usize>i << 2), y + (<usize>i << 2), a, b, 4)
   if (i < end) affineStep(x + (<usize>i << 2), y + (<usize>i << 2), a, b, end - i)
@@ -51,8 +51,8 @@ export function accumulate(begin: i32, end: i32, x: usize, y: usize): void {
   for (; i + 8 <= end; i += 8) {
     const at = <usize>i << 2
     const low = f32x4.add(v128.load(y + at), v128.load(x + at)), high = f32x4.add(v128.load(y + at, 16), v128.load(x + at, 16))
-    v128.store(y + at, low)
     v128.store(y + at, high, 16)
+    v128.store(y + at, low)
   }
   for (; i + 4 <= end; i += 4) accumulateStep(x + (<usize>i << 2), y + (<usize>i << 2), 4)
   if (i < end) accumulateStep(x + (<usize>i << 2), y + (<usize>i << 2), end - i)
@@ -76,8 +76,8 @@ const BLOCK = 64
       for (; i + 8 <= next; i += 8) {
         const at = <usize>i << 2
         const low = nearUnary(op, v128.load(x + at)), high = nearUnary(op, v128.load(x + at, 16))
-        v128.store(y + at, low)
         v128.store(y + at, high, 16)
+        v128.store(y + at, low)
       }
     }
     for (; i < next; i += 4) vstore(y + (<usize>i << 2), vunary(op, vload(x + (<usize>i << 2), next - i)), next - i)
@@ -110,8 +110,8 @@ export function unary_softplus(begin: i32, end: i32, x: usize, y: usize): void {
         const at = <usize>i << 2
         const low = nearUnaryBackward(op, v128.load(x + at), v128.load(y + at), v128.load(dy + at))
         const high = nearUnaryBackward(op, v128.load(x + at, 16), v128.load(y + at, 16), v128.load(dy + at, 16))
-        v128.store(dx + at, low)
         v128.store(dx + at, high, 16)
+        v128.store(dx + at, low)
       }
     }
     for (; i < next; i += 4) {
@@ -206,8 +206,8 @@ function vbinary(op: i32, a: v128, b: v128): v128 {
     for (; i + 8 <= count; i += 8) {
       const at = <usize>i << 2
       const low = applyBinary(op, v128.load(a + at), v128.load(b + at)), high = applyBinary(op, v128.load(a + at, 16), v128.load(b + at, 16))
-      v128.store(y + at, low)
       v128.store(y + at, high, 16)
+      v128.store(y + at, low)
     }
     if (i + 4 <= count) {
       const at = <usize>i << 2
@@ -219,16 +219,16 @@ function vbinary(op: i32, a: v128, b: v128): v128 {
     for (; i + 8 <= count; i += 8) {
       const at = <usize>i << 2
       const low = applyBinary(op, v128.load(a + at), value), high = applyBinary(op, v128.load(a + at, 16), value)
-      v128.store(y + at, low)
       v128.store(y + at, high, 16)
+      v128.store(y + at, low)
     }
   } else if (stepA == 0 && stepB == 4) {
     const value = v128.load32_splat(a)
     for (; i + 8 <= count; i += 8) {
       const at = <usize>i << 2
       const low = applyBinary(op, value, v128.load(b + at)), high = applyBinary(op, value, v128.load(b + at, 16))
-      v128.store(y + at, low)
       v128.store(y + at, high, 16)
+      v128.store(y + at, low)
     }
   }
   for (; i < count; i += 4) {
@@ -323,8 +323,8 @@ export function scaleBackward(begin: i32, end: i32, x: usize, s: usize, dy: usiz
         s1 = madd(high, v128.load(x + at, 16), s1)
       }
       if (dx) {
-        v128.store(dx + at, f32x4.mul(low, factor))
         v128.store(dx + at, f32x4.mul(high, factor), 16)
+        v128.store(dx + at, f32x4.mul(low, factor))
       }
     }
     for (; at < row + bytes; at += 16) {

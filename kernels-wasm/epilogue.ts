@@ -47,8 +47,8 @@ export function finish(tile: usize, ldt: usize, c: usize, ldc: usize, rows: i32,
         x = f32x4.add(x, v128.load(bias + at))
         y = f32x4.add(y, v128.load(bias + at, 16))
       }
-      v128.store(c + at, x)
       v128.store(c + at, y, 16)
+      v128.store(c + at, x)
     }
     for (; n + 4 <= columns; n += 4) {
       let x = v128.load(tile + (n << 2))

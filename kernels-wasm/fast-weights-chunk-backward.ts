@@ -1,7 +1,7 @@
 /** Fast weights, chunk form, backward. Names as in fast-weights-chunk.ts. */
 import { decayKeys, decayKeysBackward, decayPairsBackward, decayRows, decayRowsBackward, decayedPairsBackward } from './decays'
 import { foundValues, inner, pseudoValues, reads, remaindersOf } from './fast-weights-chunk'
-import { addLowerTransposed, loadKeys, lowerOf, lowerProduct, pairsRounded, product, productLower } from './fast-weights-products'
+import { addLowerTurned, addTurned, loadKeys, lowerOf, lowerProduct, pairsRounded, product, productLower } from './fast-weights-products'
 import {
   K, K8, V, W, W8, addProduct, along, beta, corrects, dalong, dbeta, derase, dk, dotRows, dq, dv, erase, gateWidth, gated, k, loadBetas, loadCotangents,
   loadDecays, loadValues, multiply, q, release, scaleRow, scaleTo, storeGates, storeKeys, storeReads, storeRows, take, tokenAt,
@@ -19,54 +19,48 @@ import { ADD, SET, at, roundUp8, rowsFrom, solveLowerTransposed, symmetric, tran
  *     delta rule: X = dU - tril(K K^T, -1)^T diag(beta) X, D = -diag(beta) X, R = tril(D U^T, -1):
  *     dV = -D;  dbeta_i = x_i . e_i;  dK += D S^T + (R + R^T) K;  dS += K^T D
  *
- * Sums of products are taken in one go, on operands stacked: dQ = [G dP] [S^T; K], dK = [U D R+R^T] [dS^T; S^T; K] + dP^T Q,
- * dS += [Q; K]^T [G; D].
+ * The two products of dS are taken in one go, on operands stacked: [Q; K]^T [G; D].
  */
 export function chunkBackward(S: usize, dS: usize, n: i32): void {
   const frame = top
-  const n8 = roundUp8(n), pairs = 2 * n8, gdP = W8 + n8, udm = 2 * W8 + n8
-  const qsT = take(n8 * K8), ksT = take(n8 * K8), dqs = take(n8 * K8), dks = take(n8 * K8)
-  const qk = take(pairs * K8), gd = take(pairs * W8), us = take(n8 * W8), es = take(n8 * W8), dus = take(n8 * W8)
-  const p = take(n8 * n8), m = take(n8 * n8), betas = take(n8)
-  const left = take(udm * n8), leftQ = take(gdP * n8), right = take(udm * K8)
+  const n8 = roundUp8(n), pairs = 2 * n8
+  const ksT = take(n8 * K8), dqs = take(n8 * K8), dks = take(n8 * K8), qk = take(pairs * K8), gd = take(pairs * W8)
+  const us = take(n8 * W8), es = take(n8 * W8), dus = take(n8 * W8), usT = take(n8 * W8), before = take(K8 * W8), after = take(K8 * W8)
+  const p = take(n8 * n8), m = take(n8 * n8), both = take(n8 * n8), betas = take(n8)
   let rest: usize = 0
   const qs = qk, ks = rowsFrom(qk, n8), gs = gd, ds = rowsFrom(gd, n8)
-  const usT = left, dsT = rowsFrom(left, W8), gsT = leftQ, rightQ = rowsFrom(right, W8), rightK = rowsFrom(right, 2 * W8)
 
   loadKeys(qs, pairs, q, 0, n, n8)
-  transpose(qsT, K8, qs, pairs, n8, K8)
   loadKeys(ks, pairs, k, 0, n, n8)
   transpose(ksT, K8, ks, pairs, n8, K8)
-  loadKeys(rightK, udm, k, 0, n, n8)
   loadCotangents(gs, pairs, dus, 0, n, n8)
-  transpose(gsT, gdP, gs, pairs, n8, W8)
   if (beta) {
     loadBetas(betas, n, n8)
     loadValues(es, n8, 0, n, n8)
-    lowerOf(m, ksT, K8, ksT, K8, n8, K, pairsRounded())
+    lowerOf(m, ks, pairs, ksT, K8, n8, K, pairsRounded())
     rest = remaindersOf(m, true, ks, ks, pairs, 0, 0, betas, n, n8)
-    pseudoValues(S, ksT, betas, es, us, m, rest, n8)
+    pseudoValues(S, ks, pairs, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
-  transpose(usT, udm, us, n8, n8, W8)
-  transpose(right, udm, dS, K8, K8, W8)
-  transpose(rightQ, udm, S, K8, K8, W8)
+  transpose(usT, W8, us, n8, n8, W8)
+  transpose(before, W8, S, K8, K8, W8)
+  transpose(after, W8, dS, K8, K8, W8)
 
-  product(dus, n8, SET, ksT, K8, dS, K8, n8, W8, K)
-  lowerOf(p, qsT, K8, ksT, K8, n8, K, pairsRounded())
-  if (transposed) storeReadsOf(qsT, S, p, us, n, n8)
-  addLowerTransposed(dus, n8, p, n8, gs, pairs, n8, W8)
+  product(dus, n8, SET, ks, pairs, dS, K8, n8, W8, K)
+  lowerOf(p, qs, pairs, ksT, K8, n8, K, pairsRounded())
+  if (transposed) storeReadsOf(qs, pairs, S, p, us, n, n8)
+  addLowerTurned(dus, n8, p, n8, gs, pairs, n8, W8)
+  product(dks, n8, SET, us, n8, after, W8, n8, K8, W)
   if (beta) {
     backSubstitute(dus, ds, pairs, m, rest, betas, es, n, n8)
-    transpose(dsT, udm, ds, pairs, n8, W8)
-    lowerOf(p, dsT, udm, usT, udm, n8, W)
-    symmetric(rowsFrom(left, 2 * W8), udm, p, n8)
+    lowerOf(p, ds, pairs, usT, W8, n8, W)
+    symmetric(both, n8, p, n8)
+    product(dks, n8, ADD, ds, pairs, before, W8, n8, K8, W)
+    product(dks, n8, ADD, both, n8, ks, pairs, n8, K8, n8, pairsRounded())
   }
-  lowerOf(p, gsT, gdP, usT, udm, n8, W)
-  transpose(rowsFrom(leftQ, W8), gdP, p, n8, n8, n8)
-  if (dq) productLower(dqs, n8, SET, leftQ, gdP, rightQ, udm, W, rowsFrom(leftQ, W8), gdP, rightK, udm, n8, K8, pairsRounded())
-  product(dks, n8, SET, left, udm, right, udm, n8, K8, beta ? udm : W8, 0, max(2 * W8, pairsRounded()))
-  addLowerTransposed(dks, n8, p, n8, qs, pairs, n8, K8, pairsRounded())
-  product(dS, K8, ADD, qk, pairs, gd, pairs, K8, W8, beta ? pairs : n)
+  lowerOf(p, gs, pairs, usT, W8, n8, W)
+  if (dq) productLower(dqs, n8, SET, gs, pairs, before, W8, W, p, n8, ks, pairs, n8, K8, pairsRounded())
+  addLowerTurned(dks, n8, p, n8, qs, pairs, n8, K8, pairsRounded())
+  addTurned(dS, K8, qk, pairs, gd, pairs, K8, W8, beta ? pairs : n)
 
   if (dq) storeKeys(dq, 0, dqs, n8, n)
   storeKeys(dk, 0, dks, n8, n)
@@ -74,11 +68,11 @@ export function chunkBackward(S: usize, dS: usize, n: i32): void {
   release(frame)
 }
 
-/** The gradient of a transposed read's queries: Q S + P U, Q by its transpose. */
-function storeReadsOf(qsT: usize, S: usize, p: usize, us: usize, n: i32, n8: i32): void {
+/** The gradient of a transposed read's queries: Q S + P U, Q in a block with R rows. */
+function storeReadsOf(qs: usize, R: i32, S: usize, p: usize, us: usize, n: i32, n8: i32): void {
   const frame = top
   const os = take(n8 * W8)
-  reads(os, qsT, S, p, us, n8)
+  reads(os, qs, R, S, p, us, n8)
   storeReads(0, os, n8, n)
   release(frame)
 }
@@ -115,8 +109,7 @@ function lastBackward(S: usize, dS: usize, last: usize, dlast: usize): void {
 }
 
 /**
- * From dP, dM (0: none) and the cotangents dks of D_nj k_j, for one kind of keys, to q, a, k and log w: added to dqs, das, dws; dks is set. P and M (p, m) are
- * used up.
+ * From dP, dM (0: none) and the cotangents dks of D_nj k_j, for one kind of keys, to q, a, k and log w: added to dqs, das, dws; dks is set.
  */
 function keysBackward(dp: usize, dm: usize, p: usize, m: usize, decays: usize, qs: usize, as: usize, ks: usize, ws: usize, dqs: usize,
   das: usize, dks: usize, dws: usize, sums: usize, n: i32, n8: i32): void {
@@ -128,14 +121,12 @@ function keysBackward(dp: usize, dm: usize, p: usize, m: usize, decays: usize, q
     decayKeysBackward(dks, dws, ks, ws, n, n8, K8)
     decayPairsBackward(dp, dm, p, m, decays, dws, sums, n, n8)
   }
-  transpose(p, n8, dp, n8, n8, n8)
-  lowerProduct(dqs, n8, ADD, p, n8, ks, n8, n8, K8, pairsRounded())
-  addLowerTransposed(dks, n8, dp, n8, qs, n8, n8, K8, pairsRounded())
+  lowerProduct(dqs, n8, ADD, dp, n8, ks, n8, n8, K8, pairsRounded())
+  addLowerTurned(dks, n8, dp, n8, qs, n8, n8, K8, pairsRounded())
   if (!dm) return
   for (let r = 0; r < n8; r++) store<f32>(at(dm, n8, r, r), 0)
-  transpose(m, n8, dm, n8, n8, n8)
-  lowerProduct(das, n8, ADD, m, n8, ks, n8, n8, K8, pairsRounded())
-  addLowerTransposed(dks, n8, dm, n8, as, n8, n8, K8, pairsRounded())
+  lowerProduct(das, n8, ADD, dm, n8, ks, n8, n8, K8, pairsRounded())
+  addLowerTurned(dks, n8, dm, n8, as, n8, n8, K8, pairsRounded())
 }
 
 /**
@@ -156,15 +147,15 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   const frame = top
   const n8 = roundUp8(n), pairs = 2 * n8
   const keys = n8 * K8, values = n8 * W8, square = n8 * n8
-  const qs = take(keys), ks = take(keys), as = take(keys), ws = take(keys), qsT = take(keys), ksT = take(keys), asT = take(keys)
+  const qs = take(keys), ks = take(keys), as = take(keys), ws = take(keys), ksT = take(keys)
   const dqs = take(keys), dks = take(keys), das = take(keys), dws = take(keys), gammas = take(keys), decayedKs = gated ? take(keys) : ks
-  const us = take(values), es = take(values), dus = take(values), gsT = take(values), usT = take(values), dsT = take(values)
+  const us = take(values), es = take(values), dus = take(values), usT = take(values)
   const p = take(square), m = take(square), dp = take(square), dm = take(square), decays = take(square)
   const qa = take(pairs * K8), gd = take(pairs * W8), before = take(K8 * W8), after = take(K8 * W8)
   const betas = take(n8), last = take(K8), dlast = take(K8), sums = take(16 * n8)
   const decayedAs = rowsFrom(qa, n8), gs = gd, ds = rowsFrom(gd, n8)
   const bs = along ? take(keys) : ks, bsT = along ? take(keys) : ksT, dbs = along ? take(keys) : 0
-  const decayedBs = along && gated ? take(keys) : bs
+  const decayedBs = !along ? decayedKs : gated ? take(keys) : bs
   const vs = along ? take(values) : us, vsT = along ? take(values) : usT, dvs = along ? take(values) : dus
   const pb = along ? take(square) : p, mb = along ? take(square) : m
   const dpb = along ? take(square) : dp, dmb = along ? take(square) : dm
@@ -177,17 +168,15 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
     return false
   }
   loadKeys(qs, n8, q, 0, n, n8)
-  transpose(qsT, K8, qs, n8, n8, K8)
   loadKeys(ks, n8, k, 0, n, n8)
   transpose(ksT, K8, ks, n8, n8, K8)
   if (erase) loadKeys(as, n8, erase, 0, n, n8)
   else if (beta) multiply(as, ws, ks, keys)
-  if (corrects) transpose(asT, K8, as, n8, n8, K8)
-  inner(p, mGiven, false, decays, qs, qsT, as, asT, ksT, ws, n8)
+  inner(p, mGiven, false, decays, qs, as, ksT, ws, n8)
   if (along) {
     loadKeys(bs, n8, along, 0, n, n8)
     transpose(bsT, K8, bs, n8, n8, K8)
-    inner(pb, mb, false, decays, qs, qsT, as, asT, bsT, ws, n8)
+    inner(pb, mb, false, decays, qs, as, bsT, ws, n8)
   }
   if (corrects) {
     loadBetas(betas, n, n8)
@@ -196,56 +185,46 @@ export function decayedChunkBackward(S: usize, dS: usize, n: i32): bool {
   if (gated) {
     decayRows(qa, decayedAs, pairs, gammas, last, qs, asGiven, ws, n8, K8)
     decayKeys(decayedKs, ks, ws, n8, n8, K8)
-    transpose(ksT, K8, decayedKs, n8, n8, K8)
-    if (along) {
-      decayKeys(decayedBs, bs, ws, n8, n8, K8)
-      transpose(bsT, K8, decayedBs, n8, n8, K8)
-    }
-    if (corrects) transpose(asT, K8, decayedAs, pairs, n8, K8)
+    if (along) decayKeys(decayedBs, bs, ws, n8, n8, K8)
   } else {
     loadKeys(qa, pairs, q, 0, n, n8)
     loadKeys(decayedAs, pairs, erase, 0, n, n8)
   }
   loadCotangents(gs, pairs, dus, 0, n, n8)
-  transpose(gsT, W8, gs, pairs, n8, W8)
   if (along) {
     loadValues(vs, n8, 0, n, n8)
     transpose(vsT, W8, vs, n8, n8, W8)
     foundValues(es, m, vs, n8)
-    pseudoValues(S, asT, betas, es, us, mb, rest, n8)
+    pseudoValues(S, decayedAs, pairs, betas, es, us, mb, rest, n8)
   } else if (corrects) {
     loadValues(es, n8, 0, n, n8)
-    pseudoValues(S, asT, betas, es, us, m, rest, n8)
+    pseudoValues(S, decayedAs, pairs, betas, es, us, m, rest, n8)
   } else loadValues(us, n8, 0, n, n8)
-  if (transposed) {
-    transpose(qsT, K8, qa, pairs, n8, K8)
-    storeReadsOf(qsT, S, p, us, n, n8)
-  }
+  if (transposed) storeReadsOf(qa, pairs, S, p, us, n, n8)
   transpose(usT, W8, us, n8, n8, W8)
   transpose(before, W8, S, K8, K8, W8)
   transpose(after, W8, dS, K8, K8, W8)
 
-  product(dus, n8, SET, bsT, K8, dS, K8, n8, W8, K)
-  addLowerTransposed(dus, n8, pb, n8, gs, pairs, n8, W8)
+  product(dus, n8, SET, decayedBs, n8, dS, K8, n8, W8, K)
+  addLowerTurned(dus, n8, pb, n8, gs, pairs, n8, W8)
   if (corrects) {
     backSubstitute(dus, ds, pairs, mb, rest, betas, es, n, n8)
-    transpose(dsT, W8, ds, pairs, n8, W8)
-    lowerOf(dmb, dsT, W8, usT, W8, n8, W)
-    product(das, n8, SET, dsT, W8, before, W8, n8, K8, W)
+    lowerOf(dmb, ds, pairs, usT, W8, n8, W)
+    product(das, n8, SET, ds, pairs, before, W8, n8, K8, W)
   }
   if (along) {
-    product(dvs, n8, SET, ksT, K8, dS, K8, n8, W8, K)
-    addLowerTransposed(dvs, n8, p, n8, gs, pairs, n8, W8)
-    addLowerTransposed(dvs, n8, m, n8, ds, pairs, n8, W8)
-    lowerOf(dpb, gsT, W8, usT, W8, n8, W)
-    lowerOf(dm, dsT, W8, vsT, W8, n8, W)
-    product(dbs, n8, SET, usT, W8, after, W8, n8, K8, W)
+    product(dvs, n8, SET, decayedKs, n8, dS, K8, n8, W8, K)
+    addLowerTurned(dvs, n8, p, n8, gs, pairs, n8, W8)
+    addLowerTurned(dvs, n8, m, n8, ds, pairs, n8, W8)
+    lowerOf(dpb, gs, pairs, usT, W8, n8, W)
+    lowerOf(dm, ds, pairs, vsT, W8, n8, W)
+    product(dbs, n8, SET, us, n8, after, W8, n8, K8, W)
   }
-  lowerOf(dp, gsT, W8, vsT, W8, n8, W)
-  product(dqs, n8, SET, gsT, W8, before, W8, n8, K8, W)
-  product(dks, n8, SET, vsT, W8, after, W8, n8, K8, W)
+  lowerOf(dp, gs, pairs, vsT, W8, n8, W)
+  product(dqs, n8, SET, gs, pairs, before, W8, n8, K8, W)
+  product(dks, n8, SET, vs, n8, after, W8, n8, K8, W)
   if (gated) lastBackward(S, dS, last, dlast)
-  product(dS, K8, ADD, qa, pairs, gd, pairs, K8, W8, corrects ? pairs : n, gated ? last : 0)
+  addTurned(dS, K8, qa, pairs, gd, pairs, K8, W8, corrects ? pairs : n, gated ? last : 0)
 
   if (gated) decayRowsBackward(dqs, das, dws, gammas, dlast, qs, asGiven, n, n8, K8)
   keysBackward(dp, dmGiven, p, m, decays, qs, as, ks, ws, dqs, das, dks, dws, sums, n, n8)

@@ -10,98 +10,107 @@ import * as strips from './strips'
 import { at, roundUp8 } from './strips'
 import { half } from './wide'
 
-/** More than any product has steps: all are rounded. */
-const ALL: i32 = i32.MAX_VALUE
-
-/** How many steps of a sum over pairs are rounded: all or none. */
-export function pairsRounded(): i32 {
-  return gated || tokens ? 0 : ALL
+/** Whether operands that are pairs of tokens, and what is multiplied with them, are rounded. */
+export function pairsRounded(): bool {
+  return !gated && !tokens
 }
 
-/** to [n, N] = x, rows before `steps` rounded; each in a block with so many rows. */
-function round(to: usize, Rt: i32, x: usize, R: i32, n: i32, N: i32, steps: i32): void {
-  for (let j = 0; j < N; j += 4)
-    for (let r = 0; r < n; r++) {
-      const from = v128.load(at(x, R, r, j))
-      v128.store(at(to, Rt, r, j), r < steps ? toFloat16(from) : from)
-    }
+/** to [n, N] = x, rounded; each in a block with so many rows. */
+function round(to: usize, Rt: i32, x: usize, R: i32, n: i32, N: i32): void {
+  for (let j = 0; j < N; j += 4) for (let r = 0; r < n; r++) v128.store(at(to, Rt, r, j), toFloat16(v128.load(at(x, R, r, j))))
 }
 
 /** A copy, in a block with n rows. */
-function rounded(x: usize, R: i32, n: i32, N: i32, steps: i32): usize {
+function rounded(x: usize, R: i32, n: i32, N: i32): usize {
   const to = take(n * roundUp8(N))
-  round(to, n, x, R, n, N, steps)
+  round(to, n, x, R, n, N)
   return to
 }
 
 /** Of q, k, erase or along; rounded where pairs are, since then all products with them are. */
 export function loadKeys(to: usize, R: i32, x: usize, t: i32, n: i32, M: i32): void {
   loadRows(to, R, x, t, n, M)
-  if (half && pairsRounded()) round(to, R, to, R, M, K8, ALL)
+  if (half && pairsRounded()) round(to, R, to, R, M, K8)
 }
 
-/** `steps`: so many of the sum are rounded. */
-export function product(c: usize, Rc: i32, add: i32, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32, f: usize = 0, steps: i32 = ALL): void {
+export function product(c: usize, Rc: i32, add: i32, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32, rounds: bool = true): void {
   const frame = top
-  if (half) {
-    aT = rounded(aT, Ra, n, M, steps)
-    b = rounded(b, Rb, n, N, steps)
-    Ra = Rb = n
+  if (half && rounds) {
+    a = rounded(a, Ra, M, n)
+    b = rounded(b, Rb, n, N)
+    Ra = M
+    Rb = n
   }
-  strips.product(c, Rc, add, aT, Ra, b, Rb, M, N, n, f)
+  strips.product(c, Rc, add, a, Ra, b, Rb, M, N, n)
   release(frame)
 }
 
-/** `lower`: so many steps of the triangle's. */
-export function productLower(c: usize, Rc: i32, add: i32, aT: usize, Ra: i32, b: usize, Rb: i32, n: i32, lT: usize, Rl: i32, y: usize, Ry: i32, M: i32,
-  N: i32, lower: i32 = ALL): void {
+/** A and B are rounded, L and Y where it says so. */
+export function productLower(c: usize, Rc: i32, add: i32, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32,
+  N: i32, lower: bool = true): void {
   const frame = top
   if (half) {
-    aT = rounded(aT, Ra, n, M, ALL)
-    b = rounded(b, Rb, n, N, ALL)
-    lT = rounded(lT, Rl, M, M, lower)
-    y = rounded(y, Ry, M, N, lower)
-    Ra = Rb = n
-    Rl = Ry = M
+    a = rounded(a, Ra, M, n)
+    b = rounded(b, Rb, n, N)
+    Ra = M
+    Rb = n
+    if (lower) {
+      l = rounded(l, Rl, M, M)
+      y = rounded(y, Ry, M, N)
+      Rl = Ry = M
+    }
   }
-  strips.productLower(c, Rc, add, aT, Ra, b, Rb, n, lT, Rl, y, Ry, M, N)
+  strips.productLower(c, Rc, add, a, Ra, b, Rb, n, l, Rl, y, Ry, M, N)
   release(frame)
 }
 
-export function lowerProduct(c: usize, Rc: i32, add: i32, lT: usize, Rl: i32, y: usize, Ry: i32, M: i32, N: i32, lower: i32 = ALL): void {
-  productLower(c, Rc, add, 0, 0, 0, 0, 0, lT, Rl, y, Ry, M, N, lower)
+export function lowerProduct(c: usize, Rc: i32, add: i32, l: usize, Rl: i32, y: usize, Ry: i32, M: i32, N: i32, rounds: bool = true): void {
+  productLower(c, Rc, add, 0, 0, 0, 0, 0, l, Rl, y, Ry, M, N, rounds)
 }
 
-export function addLowerTransposed(c: usize, Rc: i32, l: usize, Rl: i32, b: usize, Rb: i32, M: i32, N: i32, steps: i32 = ALL): void {
+export function addTurned(c: usize, Rc: i32, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, N: i32, n: i32, f: usize = 0): void {
   const frame = top
   if (half) {
-    l = rounded(l, Rl, M, M, steps)
-    b = rounded(b, Rb, M, N, steps)
+    a = rounded(a, Ra, n, M)
+    b = rounded(b, Rb, n, N)
+    Ra = Rb = n
+  }
+  strips.addTurned(c, Rc, a, Ra, b, Rb, M, N, n, f)
+  release(frame)
+}
+
+export function addLowerTurned(c: usize, Rc: i32, l: usize, Rl: i32, b: usize, Rb: i32, M: i32, N: i32, rounds: bool = true): void {
+  const frame = top
+  if (half && rounds) {
+    l = rounded(l, Rl, M, M)
+    b = rounded(b, Rb, M, N)
     Rl = Rb = M
   }
-  strips.addLowerTransposed(c, Rc, l, Rl, b, Rb, M, N)
+  strips.addLowerTurned(c, Rc, l, Rl, b, Rb, M, N)
   release(frame)
 }
 
-export function lowerOf(c: usize, aT: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32, steps: i32 = ALL): void {
+export function lowerOf(c: usize, a: usize, Ra: i32, b: usize, Rb: i32, M: i32, n: i32, rounds: bool = true): void {
   const frame = top
-  if (half) {
-    aT = rounded(aT, Ra, n, M, steps)
-    b = rounded(b, Rb, n, M, steps)
-    Ra = Rb = n
+  if (half && rounds) {
+    a = rounded(a, Ra, M, n)
+    b = rounded(b, Rb, n, M)
+    Ra = M
+    Rb = n
   }
-  strips.lowerOf(c, aT, Ra, b, Rb, M, n)
+  strips.lowerOf(c, a, Ra, b, Rb, M, n)
   release(frame)
 }
 
 /** What is solved, L and Y, isn't rounded. */
-export function solveLower(x: usize, y: usize, aT: usize, Ra: i32, b: usize, Rb: i32, n: i32, lT: usize, rest: usize, factor: usize, M: i32, N: i32): void {
+export function solveLower(x: usize, y: usize, a: usize, Ra: i32, b: usize, Rb: i32, n: i32, l: usize, rest: usize, factor: usize, M: i32, N: i32): void {
   const frame = top
   if (half) {
-    aT = rounded(aT, Ra, n, M, ALL)
-    b = rounded(b, Rb, n, N, ALL)
-    Ra = Rb = n
+    a = rounded(a, Ra, M, n)
+    b = rounded(b, Rb, n, N)
+    Ra = M
+    Rb = n
   }
-  strips.solveLower(x, y, aT, Ra, b, Rb, n, lT, rest, factor, M, N)
+  strips.solveLower(x, y, a, Ra, b, Rb, n, l, rest, factor, M, N)
   release(frame)
 }

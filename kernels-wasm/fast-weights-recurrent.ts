@@ -31,8 +31,8 @@ import { at } from './strips'
       r2 = madd(x, v128.load(s + 3 * row), r2)
       r3 = madd(x, v128.load(s + 3 * row, 16), r3)
     }
-    v128.store(e + o, f32x4.sub(v128.load(v + o), f32x4.add(r0, r2)))
     v128.store(e + o, f32x4.sub(v128.load(v + o, 16), f32x4.add(r1, r3)), 16)
+    v128.store(e + o, f32x4.sub(v128.load(v + o), f32x4.add(r0, r2)))
   }
 }
 
@@ -89,8 +89,8 @@ function recall(S: usize, k: usize, v: usize, e: usize, K8: i32, W8: i32): void 
       s += row
       t += row
     }
-    v128.store(o + j, f32x4.add(r0, r2))
     v128.store(o + j, f32x4.add(r1, r3), 16)
+    v128.store(o + j, f32x4.add(r0, r2))
   }
 }
 

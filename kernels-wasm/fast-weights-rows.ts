@@ -259,8 +259,8 @@ export function loadDecays(w: usize, t: i32, n: i32, M: i32, N: i32): bool {
       most1 = f32x4.pmax(most1, g1)
       least = f32x4.pmin(least, x)
       least1 = f32x4.pmin(least1, x1)
-      v128.store(a, x)
       v128.store(a, x1, 16)
+      v128.store(a, x)
     }
   } else {
     for (let r = 0; r < M; r++) {
@@ -272,8 +272,8 @@ export function loadDecays(w: usize, t: i32, n: i32, M: i32, N: i32): bool {
         least = f32x4.pmin(least, x)
       }
       for (let c = 0; c < N; c += 8) {
-        v128.store(at(w, M, r, c), x)
         v128.store(at(w, M, r, c), x, 16)
+        v128.store(at(w, M, r, c), x)
       }
     }
   }
@@ -303,8 +303,8 @@ export function scaleRow(x: usize, R: i32, r: i32, factor: f32): void {
   for (let j = 0; j < W8; j += 8) {
     const a = at(x, R, r, j)
     const low = f32x4.mul(f, v128.load(a)), high = f32x4.mul(f, v128.load(a, 16))
-    v128.store(a, low)
     v128.store(a, high, 16)
+    v128.store(a, low)
   }
 }
 
@@ -355,8 +355,8 @@ export function dotRows(x: usize, Rx: i32, y: usize, Ry: i32): f32 {
 export function multiply(y: usize, a: usize, b: usize, n: i32): void {
   for (let i: usize = 0; i < <usize>n << 2; i += 32) {
     const low = f32x4.mul(v128.load(a + i), v128.load(b + i)), high = f32x4.mul(v128.load(a + i, 16), v128.load(b + i, 16))
-    v128.store(y + i, low)
     v128.store(y + i, high, 16)
+    v128.store(y + i, low)
   }
 }
 
@@ -365,7 +365,7 @@ export function addProduct(y: usize, a: usize, b: usize, n: i32): void {
   for (let i: usize = 0; i < <usize>n << 2; i += 32) {
     const low = madd(v128.load(a + i), v128.load(b + i), v128.load(y + i))
     const high = madd(v128.load(a + i, 16), v128.load(b + i, 16), v128.load(y + i, 16))
-    v128.store(y + i, low)
     v128.store(y + i, high, 16)
+    v128.store(y + i, low)
   }
 }

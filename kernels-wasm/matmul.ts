@@ -46,10 +46,10 @@ function packB(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: 
   } else if (columns == NR) {
     for (; k < kc; k++) {
       const b0 = v128.load(from), b1 = v128.load(from, 16), b2 = v128.load(from, 32), b3 = v128.load(from, 48)
-      v128.store(to, b0)
       v128.store(to, b1, 16)
-      v128.store(to, b2, 32)
+      v128.store(to, b0)
       v128.store(to, b3, 48)
+      v128.store(to, b2, 32)
       from += stepK
       to += NR << 2
     }
@@ -68,10 +68,10 @@ function widenB<T>(b: usize, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void
   const end = to + (<usize>kc * (NR << 2))
   for (; to < end; to += NR << 2) {
     const p0 = v128.load(from), p1 = v128.load(from, 16)
-    v128.store(to, lower<T>(p0))
     v128.store(to, upper<T>(p0), 16)
-    v128.store(to, lower<T>(p1), 32)
+    v128.store(to, lower<T>(p0))
     v128.store(to, upper<T>(p1), 48)
+    v128.store(to, lower<T>(p1), 32)
     from += 64
   }
 }
@@ -140,8 +140,8 @@ function copyA(from: usize, stepK: usize, r: i32, end: i32, k: i32, kc: i32, pac
     low = f32x4.add(l, low)
     high = f32x4.add(h, high)
   }
-  v128.store(c, low)
   v128.store(c, high, 16)
+  v128.store(c, low)
 }
 
 /** With offsets written out: V8 merges stores to one address only. */
@@ -151,8 +151,8 @@ function copyA(from: usize, stepK: usize, r: i32, end: i32, k: i32, kc: i32, pac
     low = f32x4.add(l, low)
     high = f32x4.add(h, high)
   }
-  v128.store(c, low, 32)
   v128.store(c, high, 48)
+  v128.store(c, low, 32)
 }
 
 /** c[6][8] = sum over kc of a b: row r of A begins at a + r rowStep; b is half a panel, or all of it for a wide tile. */
@@ -633,10 +633,10 @@ function row16(x: usize, b: usize, step: usize, kc: i32, sums: usize): void {
     x += 16
     b += 16
   }
-  v128.store(sums, c0)
   v128.store(sums, c1, 16)
-  v128.store(sums, c2, 32)
+  v128.store(sums, c0)
   v128.store(sums, c3, 48)
+  v128.store(sums, c2, 32)
   if (k < kc) rowRest(x, b, step, 4, kc - k, 16, sums)
 }
 

@@ -36,18 +36,18 @@ export function matvecPack(begin: i32, end: i32, b: usize, packed: usize, N: i32
 }
 
 @inline function put(to: usize, c0: v128, c1: v128, c2: v128, c3: v128): void {
-  v128.store(to, c0)
   v128.store(to, c1, 16)
-  v128.store(to, c2, 32)
+  v128.store(to, c0)
   v128.store(to, c3, 48)
+  v128.store(to, c2, 32)
 }
 
 /** The second half, with offsets written out: V8 merges stores to one address only (wide.ts). */
 @inline function putHalf(to: usize, c0: v128, c1: v128, c2: v128, c3: v128): void {
-  v128.store(to, c0, 64)
   v128.store(to, c1, 80)
-  v128.store(to, c2, 96)
+  v128.store(to, c0, 64)
   v128.store(to, c3, 112)
+  v128.store(to, c2, 96)
 }
 
 /** sums[32]: one row of A, a panel. */

@@ -84,8 +84,8 @@ let kept = false
   for (; j + 4 < n; j += 8) {
     const tj = at(to, j), aj = at(a, j), bj = at(b, j)
     const low = combined(op, v128.load(aj), v128.load(bj)), high = combined(op, v128.load(aj, 16), v128.load(bj, 16))
-    v128.store(tj, low)
     v128.store(tj, high, 16)
+    v128.store(tj, low)
   }
   if (j < n) v128.store(at(to, j), combined(op, v128.load(at(a, j)), v128.load(at(b, j))))
 }
@@ -96,8 +96,8 @@ let kept = false
   for (; j + 4 < n; j += 8) {
     const tj = at(to, j), fj = at(from, j)
     const low = madd(f, v128.load(fj), v128.load(tj)), high = madd(f, v128.load(fj, 16), v128.load(tj, 16))
-    v128.store(tj, low)
     v128.store(tj, high, 16)
+    v128.store(tj, low)
   }
   if (j < n) v128.store(at(to, j), madd(f, v128.load(at(from, j)), v128.load(at(to, j))))
 }
@@ -127,8 +127,8 @@ const SIGMOID = 9, TANH = 10, ELU = 12
   let j = 0
   if (own) for (; j + 8 <= n; j += 8) {
     const low = applyUnary(f, v128.load(at(a, j))), high = applyUnary(f, v128.load(at(a, j), 16))
-    v128.store(at(to, j), low)
     v128.store(at(to, j), high, 16)
+    v128.store(at(to, j), low)
   }
   for (; j < n; j += 4) v128.store(at(to, j), firstLanes(vunary(f, v128.load(at(a, j))), n - j, splat(0)))
 }
@@ -147,8 +147,8 @@ function unary(f: i32, to: usize, a: usize, n: i32): void {
     const low = applyUnaryBackward(f, v128.load(aj), v128.load(yj), v128.load(gj))
     const high = applyUnaryBackward(f, v128.load(aj, 16), v128.load(yj, 16), v128.load(gj, 16))
     const d0 = v128.load(dj), d1 = v128.load(dj, 16)
-    v128.store(dj, f32x4.add(d0, low))
     v128.store(dj, f32x4.add(d1, high), 16)
+    v128.store(dj, f32x4.add(d0, low))
   }
   for (; j < n; j += 4) {
     const d = vunaryBackward(f, v128.load(at(a, j)), v128.load(at(y, j)), v128.load(at(g, j)))
@@ -173,8 +173,8 @@ function softmax(to: usize, a: usize, n: i32, eps: f32): void {
   for (; j + 8 <= n; j += 8) {
     const aj = at(a, j), tj = at(to, j)
     const low = exp(f32x4.sub(v128.load(aj), largest)), high = exp(f32x4.sub(v128.load(aj, 16), largest))
-    v128.store(tj, low)
     v128.store(tj, high, 16)
+    v128.store(tj, low)
     s = f32x4.add(s, low)
     s1 = f32x4.add(s1, high)
   }
@@ -237,14 +237,14 @@ function read(to: usize, a: usize, M: usize, rows: i32, width: i32): void {
       r7 = madd(ai, v128.load(m, 112), r7)
     }
     const o = at(to, j)
-    v128.store(o, r0)
     v128.store(o, r1, 16)
-    v128.store(o, r2, 32)
+    v128.store(o, r0)
     v128.store(o, r3, 48)
-    v128.store(o, r4, 64)
+    v128.store(o, r2, 32)
     v128.store(o, r5, 80)
-    v128.store(o, r6, 96)
+    v128.store(o, r4, 64)
     v128.store(o, r7, 112)
+    v128.store(o, r6, 96)
   }
   for (; j < width; j += 4) {
     let m = at(M, j)
@@ -344,16 +344,16 @@ function readBackward(M: usize, dM: usize, a: usize, da: usize, g: usize, rows: 
       const ki = v128.load32_splat(at(k, i))
       const x0 = written(decays, v128.load(f), l, ki, u0), x1 = written(decays, v128.load(f, 16), l, ki, u1)
       const x2 = written(decays, v128.load(f, 32), l, ki, u2), x3 = written(decays, v128.load(f, 48), l, ki, u3)
-      v128.store(t, x0)
       v128.store(t, x1, 16)
-      v128.store(t, x2, 32)
+      v128.store(t, x0)
       v128.store(t, x3, 48)
+      v128.store(t, x2, 32)
       const x4 = written(decays, v128.load(f, 64), l, ki, u4), x5 = written(decays, v128.load(f, 80), l, ki, u5)
       const x6 = written(decays, v128.load(f, 96), l, ki, u6), x7 = written(decays, v128.load(f, 112), l, ki, u7)
-      v128.store(t, x4, 64)
       v128.store(t, x5, 80)
-      v128.store(t, x6, 96)
+      v128.store(t, x4, 64)
       v128.store(t, x7, 112)
+      v128.store(t, x6, 96)
     }
   }
   for (; j < row; j += 16) {
@@ -383,20 +383,20 @@ function write(to: usize, from: usize, k: usize, u: usize, l: f32, rows: i32, wi
       const ki = v128.load32_splat(at(k, i)), qi = v128.load32_splat(at(q, i))
       const x0 = written(decays, v128.load(f), l, ki, u0), x1 = written(decays, v128.load(f, 16), l, ki, u1)
       const x2 = written(decays, v128.load(f, 32), l, ki, u2), x3 = written(decays, v128.load(f, 48), l, ki, u3)
-      v128.store(t, x0)
       v128.store(t, x1, 16)
-      v128.store(t, x2, 32)
+      v128.store(t, x0)
       v128.store(t, x3, 48)
+      v128.store(t, x2, 32)
       r0 = madd(qi, x0, r0)
       r1 = madd(qi, x1, r1)
       r2 = madd(qi, x2, r2)
       r3 = madd(qi, x3, r3)
     }
     const o = y + j
-    v128.store(o, r0)
     v128.store(o, r1, 16)
-    v128.store(o, r2, 32)
+    v128.store(o, r0)
     v128.store(o, r3, 48)
+    v128.store(o, r2, 32)
   }
   for (; j < row; j += 16) {
     const uj = v128.load(u + j)
@@ -426,8 +426,8 @@ function writeRead(to: usize, from: usize, k: usize, u: usize, l: f32, q: usize,
       const t = at(to, j), m = at(from, j), uj = at(u, j)
       const low = applyUnary(f, madd(ki, v128.load(uj), f32x4.mul(vl, v128.load(m))))
       const high = applyUnary(f, madd(ki, v128.load(uj, 16), f32x4.mul(vl, v128.load(m, 16))))
-      v128.store(t, low)
       v128.store(t, high, 16)
+      v128.store(t, low)
     }
     for (; j < n; j += 4) {
       const a = madd(ki, v128.load(at(u, j)), f32x4.mul(vl, v128.load(at(from, j))))
@@ -473,8 +473,8 @@ function slopes(shift: f32, g: usize, y: usize, floats: i32): void {
   for (; j + 8 <= floats; j += 8) {
     const gj = at(g, j), yj = at(y, j)
     const low = slope(s, v128.load(yj), v128.load(gj)), high = slope(s, v128.load(yj, 16), v128.load(gj, 16))
-    v128.store(gj, low)
     v128.store(gj, high, 16)
+    v128.store(gj, low)
   }
   if (j < floats) v128.store(at(g, j), slope(s, v128.load(at(y, j)), v128.load(at(g, j))))
 }
@@ -640,12 +640,12 @@ function addAllWaiting(plans: usize, first: usize, last: usize): void {
       const k0 = v128.load32_splat(at(k, i)), k1 = v128.load32_splat(at(k, i), 4)
       low = madd(k1, x1, madd(k0, x0, v128.load(du + j)))
       high = madd(k1, y1, madd(k0, y0, v128.load(du + j, 16)))
-      v128.store(d, x0)
       v128.store(d, y0, 16)
-      v128.store(e, x1)
+      v128.store(d, x0)
       v128.store(e, y1, 16)
-      v128.store(du + j, low)
+      v128.store(e, x1)
       v128.store(du + j, high, 16)
+      v128.store(du + j, low)
     }
     if (j < row) {
       const d = dM + j, e = d + row, m = M + j
@@ -719,8 +719,8 @@ function forward(i: usize): void {
       let j = 0
       for (; j + 4 < n; j += 8) {
         const low = madd(scale, v128.load(at(ra, j)), shift), high = madd(scale, v128.load(at(ra, j), 16), shift)
-        v128.store(at(to, j), low)
         v128.store(at(to, j), high, 16)
+        v128.store(at(to, j), low)
       }
       if (j < n) v128.store(at(to, j), madd(scale, v128.load(at(ra, j)), shift))
       return clearPadding(to, n)
@@ -730,8 +730,8 @@ function forward(i: usize): void {
       let j = 0
       for (; j + 4 < n; j += 8) {
         const low = f32x4.mul(f, v128.load(at(ra, j))), high = f32x4.mul(f, v128.load(at(ra, j), 16))
-        v128.store(at(to, j), low)
         v128.store(at(to, j), high, 16)
+        v128.store(at(to, j), low)
       }
       if (j < n) v128.store(at(to, j), f32x4.mul(f, v128.load(at(ra, j))))
       return clearPadding(to, n)

@@ -30,8 +30,8 @@ export const L2 = 2, SUM = 3
       low = f32x4.add(low, v128.load(bias + at))
       high = f32x4.add(high, v128.load(bias + at, 16))
     }
-    v128.store(y + at, low)
     v128.store(y + at, high, 16)
+    v128.store(y + at, low)
   }
   if (at < whole) normStep(x, gain, bias, y, at, mean, scale, 4)
 }
@@ -192,8 +192,8 @@ function normBackwardFar(kind: i32, x: usize, gain: usize, mean: f64, s: f64, dy
       low = f32x4.add(v128.load(dx + at), low)
       high = f32x4.add(v128.load(dx + at, 16), high)
     }
-    v128.store(dx + at, low)
     v128.store(dx + at, high, 16)
+    v128.store(dx + at, low)
   }
   for (; at < bytes; at += 16) {
     const left = <i32>(bytes - at) >> 2
@@ -254,16 +254,16 @@ function gainColumns(x: usize, stats: usize, dy: usize, dgain: usize, dbias: usi
     stats += 8
   }
   if (dgain) {
-    v128.store(dgain, f32x4.add(v128.load(dgain), g0))
     v128.store(dgain, f32x4.add(v128.load(dgain, 16), g1), 16)
-    v128.store(dgain, f32x4.add(v128.load(dgain, 32), g2), 32)
+    v128.store(dgain, f32x4.add(v128.load(dgain), g0))
     v128.store(dgain, f32x4.add(v128.load(dgain, 48), g3), 48)
+    v128.store(dgain, f32x4.add(v128.load(dgain, 32), g2), 32)
   }
   if (dbias) {
-    v128.store(dbias, f32x4.add(v128.load(dbias), b0))
     v128.store(dbias, f32x4.add(v128.load(dbias, 16), b1), 16)
-    v128.store(dbias, f32x4.add(v128.load(dbias, 32), b2), 32)
+    v128.store(dbias, f32x4.add(v128.load(dbias), b0))
     v128.store(dbias, f32x4.add(v128.load(dbias, 48), b3), 48)
+    v128.store(dbias, f32x4.add(v128.load(dbias, 32), b2), 32)
   }
 }
 
@@ -309,8 +309,8 @@ function rowMax(x: usize, n: i32): f32 {
     s0 = f32x4.add(s0, a)
     s1 = f32x4.add(s1, b)
     if (y) {
-      v128.store(y + at, a)
       v128.store(y + at, b, 16)
+      v128.store(y + at, a)
     }
   }
   for (; at < bytes; at += 16) {

@@ -118,14 +118,14 @@ export function reduceColumns(begin: i32, end: i32, op: i32, x: usize, y: usize,
     s7 = join(op, s7, v128.load(x, 112))
     x += stride
   }
-  v128.store(to, s0)
   v128.store(to, s1, 16)
-  v128.store(to, s2, 32)
+  v128.store(to, s0)
   v128.store(to, s3, 48)
-  v128.store(to, s4, 64)
+  v128.store(to, s2, 32)
   v128.store(to, s5, 80)
-  v128.store(to, s6, 96)
+  v128.store(to, s4, 64)
   v128.store(to, s7, 112)
+  v128.store(to, s6, 96)
 }
 
 /** The same for fewer columns, a vector at a time. */

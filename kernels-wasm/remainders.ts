@@ -40,8 +40,8 @@ function dot(x: usize, Rx: i32, y: usize, Ry: i32, K8: i32): f32 {
 function decayAll(x: usize, w: usize, R: i32, K8: i32): void {
   for (let c = 0; c < K8; c += 4, x += 32) {
     const d = v128.load(at(w, R, 0, c))
-    v128.store(x, f64x2.mul(v128.load(x), low(d)))
     v128.store(x, f64x2.mul(v128.load(x, 16), high(d)), 16)
+    v128.store(x, f64x2.mul(v128.load(x), low(d)))
   }
 }
 
@@ -49,8 +49,8 @@ function decayAll(x: usize, w: usize, R: i32, K8: i32): void {
 function widen(to: usize, x: usize, R: i32, K8: i32): void {
   for (let c = 0; c < K8; c += 4, to += 32) {
     const a = v128.load(at(x, R, 0, c))
-    v128.store(to, low(a))
     v128.store(to, high(a), 16)
+    v128.store(to, low(a))
   }
 }
 

@@ -79,17 +79,17 @@ function correlateFour(rows: usize, y: usize, D: i32, W: i32): void {
       row += bytes
     }
     let to = y + (<usize>first << 2)
-    v128.store(to, l0)
     v128.store(to, h0, 16)
+    v128.store(to, l0)
     to += bytes
-    v128.store(to, l1)
     v128.store(to, h1, 16)
+    v128.store(to, l1)
     to += bytes
-    v128.store(to, l2)
     v128.store(to, h2, 16)
+    v128.store(to, l2)
     to += bytes
-    v128.store(to, l3)
     v128.store(to, h3, 16)
+    v128.store(to, l3)
   }
   for (let d = first; d < whole; d += 4) {
     let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0
@@ -190,8 +190,8 @@ function l2Row(y: usize, scale: f32, dy: usize, ds: usize, n: i32): void {
   for (at = 0; at < whole; at += 32) {
     const low = f32x4.mul(factor, madd(along, v128.load(y + at), v128.load(dy + at)))
     const high = f32x4.mul(factor, madd(along, v128.load(y + at, 16), v128.load(dy + at, 16)))
-    v128.store(ds + at, low)
     v128.store(ds + at, high, 16)
+    v128.store(ds + at, low)
   }
   for (; at < bytes; at += 16) {
     const left = <i32>(bytes - at) >> 2
@@ -265,10 +265,10 @@ function addProducts(dy: usize, x: usize, rows: i32, bytes: usize, to: usize, wi
     s1 = f32x4.add(v128.load(to, 16), s1)
     s2 = f32x4.add(v128.load(to, 32), s2)
     s3 = f32x4.add(v128.load(to, 48), s3)
-    v128.store(to, s0)
     v128.store(to, s1, 16)
-    v128.store(to, s2, 32)
+    v128.store(to, s0)
     v128.store(to, s3, 48)
+    v128.store(to, s2, 32)
     return
   }
   for (let i = 0; i < width; i += 4) {
@@ -401,8 +401,8 @@ function featuresSummed(x: usize, to: usize, D: i32): f32 {
     for (let at: usize = 0; at < D4; at += 32) {
       const a = above(v128.load(x + at), sign), b = above(v128.load(x + at, 16), sign)
       const first = f32x4.mul(a, behind(before, a)), second = f32x4.mul(b, behind(a, b))
-      v128.store(to, first)
       v128.store(to, second, 16)
+      v128.store(to, first)
       if (((half ? D4 + at : at) & 32) == 0) {
         s0 = f32x4.add(s0, first)
         s1 = f32x4.add(s1, second)
@@ -432,8 +432,8 @@ export function dpfpSum(begin: i32, end: i32, x: usize, y: usize, stats: usize, 
         const last = to + (<usize>n << 2)
         for (let at = to; at < last; at += 32) {
           const low = f32x4.mul(v128.load(at), factor), high = f32x4.mul(v128.load(at, 16), factor)
-          v128.store(at, low)
           v128.store(at, high, 16)
+          v128.store(at, low)
         }
         continue
       }

@@ -564,8 +564,8 @@ export const mutations = [
   {
     bug: 'wasm: pairs are rounded beside a gate, too',
     file: 'kernels-wasm/fast-weights-products.ts',
-    from: 'return gated || tokens ? 0 : ALL',
-    to: 'return tokens ? 0 : ALL',
+    from: 'return !gated && !tokens',
+    to: 'return !tokens',
     test: 'ops/precision',
     it: 'the chunk form of wasm rounds',
   },

@@ -502,6 +502,24 @@ for (const { name, open, bound, few, finite } of devices)
       }
     })
 
+    it('NaN in the first token comes out where the reference says, where no state is given, too', async () => {
+      const sizes = { B: 1, T: 5, H: 1, K: 3, V: 2 }
+      const where = (x: HostArray): string => Array.from(x, (value) => (Number.isNaN(value) ? 'N' : '.')).join('')
+      for (const rule of rules)
+        for (const name of inputsOf(rule)) {
+          const d = data(rule, sizes, 7)
+          d[name] = d[name].with(0, NaN)
+          const options = { C: 4, gradients: false, state: false }
+          const expected = await run(rule, sizes, d, { ...options, form: 'recurrent' }, reference)
+          assert.match(where(expected.y!), /N/, `${rule}: y, NaN in ${name}`)
+          for (const form of forms) {
+            const { y, S } = await run(rule, sizes, d, { ...options, form }, device)
+            assert.equal(where(y!), where(expected.y!), `${rule}, ${form}: y, NaN in ${name}`)
+            assert.equal(where(S!), where(expected.S!), `${rule}, ${form}: S, NaN in ${name}`)
+          }
+        }
+    })
+
     it('delta: beta = 0 leaves the state alone, to the bit', () =>
       fc.assert(
         fc.asyncProperty(anyCase, async ({ sizes, C, seed }) => {
@@ -557,71 +575,77 @@ describe('fast weights on wasm, heads side by side', () => {
     }
   })
 
-  it('no more scratch memory is written than what a thread is given', async () => {
-    const memory = createMemory(undefined, false)
-    const env = { memory: memory.wasm, wide: 0, abort: assert.fail, refuse: assert.fail }
-    const { exports } = new WebAssembly.Instance(await WebAssembly.compile(await simd(false)), { env })
-    const kernels = exports as Record<string, (...args: number[]) => void>
-    const beyond = 1 << 18,
-      mark = 0x7a7a7a7a
-    let what = ''
-    const pool = {
-      threads: 1,
-      run(kernel: string, n: number, _grain: number, args: number[], bytes: number) {
-        const scratch = memory.allocate(bytes + beyond)
-        kernels.setScratch(scratch.pointer)
-        const rest = memory.int32(scratch, (bytes + beyond) / 4).subarray(bytes / 4)
-        rest.fill(mark)
-        kernels[kernel](0, n, ...args)
-        assert.ok(
-          rest.every((word) => word === mark),
-          `${kernel}, ${what}: ${bytes} bytes aren't enough`,
-        )
-        memory.free(scratch)
-      },
-    }
-    const { fastWeights, fastWeightsBackward } = fastWeightKernels(pool as unknown as Pool)
-    const zeros = (n: number) => {
-      const block = memory.allocate(4 * n)
-      memory.int32(block, n).fill(0)
-      return block
-    }
-    // Two states of 256 x 256 are as much as stays in the cache, with a column more that isn't there it would be one.
-    for (const [K, V, H] of [
-      [256, 256, 2],
-      [9, 7, 9],
-      [16, 16, 8],
-    ])
-      for (const rule of rules)
-        for (const form of forms) {
-          what = `${rule}, ${form}, K = ${K}, V = ${V}`
-          const { beta, gate, erase, along, normalised, transposed = false } = variantOf(rule)
-          const [T, C, keys, values] = [5, 3, zeros(5 * H * K), zeros(5 * H * V)]
-          const given = { q: transposed ? values : keys, k: keys, v: values, tokens: null, s0: null, z0: null }
-          const [b, g, e, a] = [beta && values, gate && keys, erase && keys, along && keys].map((block) => block ?? null)
-          const inputs = { ...given, beta: b, gate: g, erase: e, along: a }
-          const [y, sT, states] = [zeros(5 * H * Math.max(K, V)), zeros(H * K * V), zeros(2 * H * K * V)]
-          const [den, zT, zs] = normalised ? [zeros(5 * H), zeros(H * K), zeros(2 * H * K)] : [null, null, null]
-          const sizes = { B: 1, T, H, K, V, C, scale: 1, eps: 1, gateWidth: gate === 'channel' ? K : 1, transposed }
-          fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes)
-          const gradient = () => zeros(5 * H * Math.max(K, V))
-          const [dq, dk, dv, dbeta, dgate, derase, dalong, dy] = Array.from({ length: 8 }, gradient)
-          const gradients = {
-            dq,
-            dk,
-            dv,
-            dbeta: b && dbeta,
-            dgate: g && dgate,
-            derase: e && derase,
-            dalong: a && dalong,
-            ds0: null,
-            dz0: null,
+  for (const half of [false, true])
+    it(`no more scratch memory is written than what a thread is given${half ? ', in f16' : ''}`, async () => {
+      const memory = createMemory(undefined, false)
+      const env = { memory: memory.wasm, wide: 0, half: Number(half), abort: assert.fail, refuse: assert.fail }
+      const { exports } = new WebAssembly.Instance(await WebAssembly.compile(await simd(false)), { env })
+      const kernels = exports as Record<string, (...args: number[]) => void>
+      const beyond = 1 << 18,
+        mark = 0x7a7a7a7a
+      let what = ''
+      const pool = {
+        half,
+        threads: 1,
+        run(kernel: string, n: number, _grain: number, args: number[], bytes: number) {
+          const scratch = memory.allocate(bytes + beyond)
+          kernels.setScratch(scratch.pointer)
+          const rest = memory.int32(scratch, (bytes + beyond) / 4).subarray(bytes / 4)
+          rest.fill(mark)
+          kernels[kernel](0, n, ...args)
+          assert.ok(
+            rest.every((word) => word === mark),
+            `${kernel}, ${what}: ${bytes} bytes aren't enough`,
+          )
+          memory.free(scratch)
+        },
+      }
+      const { fastWeights, fastWeightsBackward } = fastWeightKernels(pool as unknown as Pool)
+      const zeros = (n: number) => {
+        const block = memory.allocate(4 * n)
+        memory.int32(block, n).fill(0)
+        return block
+      }
+      // Two states of 256 x 256 are as much as stays in the cache, with a column more that isn't there it would be one.
+      // In long chunks of small rows it's pairs of tokens that take most; then keys; then values.
+      for (const [K, V, H, T, C] of [
+        [256, 256, 2, 5, 3],
+        [9, 7, 9, 5, 3],
+        [16, 16, 8, 5, 3],
+        [8, 7, 1, 96, 96],
+        [256, 7, 1, 40, 40],
+        [8, 255, 1, 40, 40],
+      ])
+        for (const rule of rules)
+          for (const form of forms) {
+            what = `${rule}, ${form}, K = ${K}, V = ${V}`
+            const { beta, gate, erase, along, normalised, transposed = false } = variantOf(rule)
+            const [keys, values] = [zeros(T * H * K), zeros(T * H * V)]
+            const given = { q: transposed ? values : keys, k: keys, v: values, tokens: null, s0: null, z0: null }
+            const [b, g, e, a] = [beta && values, gate && keys, erase && keys, along && keys].map((block) => block ?? null)
+            const inputs = { ...given, beta: b, gate: g, erase: e, along: a }
+            const [y, sT, states] = [zeros(T * H * Math.max(K, V)), zeros(H * K * V), zeros(Math.ceil(T / C) * H * K * V)]
+            const [den, zT, zs] = normalised ? [zeros(T * H), zeros(H * K), zeros(Math.ceil(T / C) * H * K)] : [null, null, null]
+            const sizes = { B: 1, T, H, K, V, C, scale: 1, eps: 1, gateWidth: gate === 'channel' ? K : 1, transposed }
+            fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes)
+            const gradient = () => zeros(T * H * Math.max(K, V))
+            const [dq, dk, dv, dbeta, dgate, derase, dalong, dy] = Array.from({ length: 8 }, gradient)
+            const gradients = {
+              dq,
+              dk,
+              dv,
+              dbeta: b && dbeta,
+              dgate: g && dgate,
+              derase: e && derase,
+              dalong: a && dalong,
+              ds0: null,
+              dz0: null,
+            }
+            fastWeightsBackward(form, inputs, { y, den, states, zs }, { dy, dsT: null, dzT: null }, gradients, sizes)
+            const others = [den, zT, zs].filter((block) => block !== null)
+            for (const block of [keys, values, y, sT, states, dq, dk, dv, dbeta, dgate, derase, dalong, dy, ...others]) memory.free(block)
           }
-          fastWeightsBackward(form, inputs, { y, den, states, zs }, { dy, dsT: null, dzT: null }, gradients, sizes)
-          const others = [den, zT, zs].filter((block) => block !== null)
-          for (const block of [keys, values, y, sT, states, dq, dk, dv, dbeta, dgate, derase, dalong, dy, ...others]) memory.free(block)
-        }
-  })
+    })
 })
 
 /** What lies before token t of each sequence, and from it on. */

@@ -39,13 +39,13 @@ export function scratchBytes(
     keys * n * K8 + values * n * W8 + pairs * n * n + (states + 2) * K8 * W8
   const more = Number(along !== null)
   const recurrent = backward ? floats(4 + more, 3, 0, n) : floats(0, 0, 0, 0)
-  const forward = transposed ? floats(9, 5, 6, 1) : floats(8 + 2 * more, 2 + more, 5 + 2 * more, 0)
-  const values = transposed ? 9 : 8
+  const forward = transposed ? floats(6, 4, 5, 1) : floats(5 + 2 * more, 2 + more, 4 + 2 * more, 0)
+  const values = transposed ? 7 : 6
   const chunk = !backward
     ? forward
     : (gate ?? erase) !== null
-      ? floats(16 + 4 * more, values + 3 * more, 7 + 4 * more, 2)
-      : floats(7, values, 6, 2)
+      ? floats(13 + 4 * more, values + 3 * more, 6 + 4 * more, 2)
+      : floats(5, values, 4, 2)
   const states = (groupOf(K, V) - 1) * K8 * W8
   const vectors = 7 * K8 + 5 * W8 + 21 * n
   return 4 * ((form === 'recurrent' ? recurrent : gate !== null ? Math.max(chunk, recurrent) : chunk) + states + vectors + 1024)
