@@ -71,11 +71,12 @@ export async function wrongChunks(gpu: Gpu): Promise<string | null> {
   for (const flagged of [false, true]) {
     const blocks = {} as Record<Name, Block>
     const expected = {} as Record<Name, RefStorage>
-    for (const [name, n] of Object.entries(lengths) as [Name, number][]) {
+    for (const [at, [name, n]] of (Object.entries(lengths) as [Name, number][]).entries()) {
       const tokens = name === 'tokens'
-      // Flags of tokens but of padding and a beginning; and from -2 to 2: what is an operand again is exact in float16.
+      // Flags of tokens but of padding and a beginning; and from -2 to 2: an operand is exact in float16, at most 2 + 4 T = 282 (a state), and a sum
+      // in float32, at most 2 K 282 = 20,868.
       const data = Float64Array.from({ length: n }, (_, i) =>
-        tokens ? ([1, 1, 1, 0, 1, 3][i % 13] ?? 1) : (((i * i + name.length * i) % 11) % 5) - 2,
+        tokens ? ([1, 1, 1, 0, 1, 3][i % 13] ?? 1) : (((i * i + at * i) % 11) % 5) - 2,
       )
       expected[name] = { data: tokens ? Int32Array.from(data) : data }
       blocks[name] = gpu.allocate(4 * n, tokens)
