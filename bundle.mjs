@@ -61,8 +61,9 @@ function licenses(file) {
   return [...new Set(packages)].map((path) => `/*! ${basename(path)}\n${readFileSync(join(root, path, 'LICENSE'), 'utf8')}*/\n`).join('')
 }
 
-// Node reads the package.json above a module for each one that it loads: this one is short.
-writeFileSync(join(root, 'dist/package.json'), `${JSON.stringify({ type: 'module', sideEffects: false })}\n`)
+// Node reads the package.json above a module for each one that it loads: this one is short, and has what a module in dist finds the package by.
+const { name, type, sideEffects, exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+writeFileSync(join(root, 'dist/package.json'), JSON.stringify({ name, type, sideEffects, exports }).replaceAll('./dist/', './'))
 rmSync(folder, { recursive: true, force: true })
 mkdirSync(folder)
 for (const { path, text } of outputFiles) {

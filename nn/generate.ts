@@ -279,7 +279,7 @@ function filled(like: State, { tensors, counts }: CarriedState, named: ReadonlyM
   ) as State
 }
 
-/** Logits are sorted as far as by how far they are below the largest: so many buckets a temperature, and the last one for all that is less likely than e^-32 of it. */
+/** Logits go into buckets by how far below the largest they are: so many a temperature; the last one takes all that are less likely than e^-31 of it. */
 const perTemperature = 8,
   buckets = 256
 /** Of each bucket, how many logits it has and the sum of their weights, and of each logit its bucket: made once, since `sample` is called for each token. */
@@ -309,27 +309,31 @@ export function sample(logits: ArrayLike<number>, temperature: number, topK: num
     counts[b]++
     weights[b] += Math.exp(x)
   }
-  const weight = (i: number): number => Math.exp((logits[i] - largest) / temperature)
-  const sorted = (b: number): number[] => {
-    const members: number[] = []
-    for (let i = 0; i < n; i++) if (places[i] === b) members.push(i)
-    return members.sort((i, j) => (logits[i] === logits[j] ? 0 : logits[j] - logits[i]))
+  const weight = (logit: number): number => Math.exp((logit - largest) / temperature)
+  /** Those of a bucket, the largest last. */
+  const sorted = (b: number): Float64Array => {
+    const members = new Float64Array(counts[b])
+    for (let i = 0, at = 0; at < members.length; i++) if (places[i] === b) members[at++] = logits[i]
+    return members.sort()
   }
   /** Candidates of the last bucket that has any; undefined where it's all of them. */
-  let some: number[] | undefined
+  let some: Float64Array | undefined
   let end = 0
   let total = 0
   for (let rest = topK || n; end < buckets && rest > 0; rest -= counts[end++]) {
     if (rest < counts[end]) {
-      some = sorted(end).slice(0, rest)
-      weights[end] = some.reduce((sum, i) => sum + weight(i), 0)
+      some = sorted(end).subarray(-rest)
+      weights[end] = some.reduce((sum, logit) => sum + weight(logit), 0)
     }
     total += weights[end]
   }
   let left = u * total
   for (let b = 0; b < end; b++) {
     if (left >= weights[b]) left -= weights[b]
-    else for (const i of (b === end - 1 && some) || sorted(b)) if ((left -= weight(i)) < 0) return i
+    else {
+      const members = (b === end - 1 && some) || sorted(b)
+      for (let i = members.length - 1; i >= 0; i--) if ((left -= weight(members[i])) < 0) return place(logits, members, i)
+    }
   }
   return best
 }
@@ -343,4 +347,11 @@ function likeliest(logits: ArrayLike<number>): number {
   }
   if (!Number.isFinite(logits[best])) throw new Error(notFinite)
   return best
+}
+
+/** Where the logit stands that is sorted to place i; of equal ones the first comes first, from the end. */
+function place(logits: ArrayLike<number>, sorted: Float64Array, i: number): number {
+  let equals = i
+  while (equals < sorted.length - 1 && sorted[equals + 1] === sorted[i]) equals++
+  for (let at = 0, left = equals - i; ; at++) if (logits[at] === sorted[i] && left-- === 0) return at
 }

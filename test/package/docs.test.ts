@@ -1,7 +1,7 @@
 /** README.md and docs/: programs in them compile strictly and run, pages of a rule and of the picture show what happens, links lead somewhere. */
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -21,8 +21,9 @@ const blocks = (page: string, language: string): string[] =>
 
 describe('the documents', function () {
   this.timeout(60_000)
-  // Within the package, so that its names are found, and its types; not in dist, which has a package.json of its own.
-  const folder = mkdtempSync(join(root, 'documents-'))
+  // Within the package, so that its names are found, and its types.
+  mkdirSync(join(root, 'dist/documents'), { recursive: true })
+  const folder = mkdtempSync(join(root, 'dist/documents/'))
   after(() => rmSync(folder, { recursive: true, force: true }))
   const node = (...parameters: string[]): string =>
     execFileSync(process.execPath, parameters, { cwd: folder, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
