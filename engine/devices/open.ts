@@ -18,8 +18,8 @@ export interface OpenOptions {
   /** For the webgpu device, also where `auto` picks it. */
   webgpu?: WebgpuOptions
   /**
-   * That of `webgpu` or `wasm` by default, where these are taken, else `f32`. `f16`: on webgpu where the adapter has that, and on wasm and the reference, where it
-   * shows what training in it does, and is slower.
+   * By default that of the device's own options (`auto`: of `webgpu`, else of `wasm`, whichever it picks), else `f32`. `f16`: on webgpu where the adapter has that,
+   * and on wasm and the reference, where it shows what training in it does, and is slower.
    */
   precision?: Precision
   /** Is told, in a line, what `auto` has picked and why. */
@@ -32,8 +32,9 @@ export interface OpenOptions {
  */
 export async function openDevice(choice: DeviceChoice, options: OpenOptions = {}): Promise<Device> {
   checkOptions('openDevice', options, ['wasm', 'webgpu', 'precision', 'log'])
-  const picked = choice === 'wasm' ? options.wasm?.precision : choice !== 'reference' ? options.webgpu?.precision : undefined
-  const precision = precisionOf('openDevice', options.precision ?? picked)
+  const [ofWasm, ofGpu] = [options.wasm?.precision, options.webgpu?.precision]
+  const own = { auto: ofGpu ?? ofWasm, wasm: ofWasm, webgpu: ofGpu, reference: undefined }[choice]
+  const precision = precisionOf('openDevice', options.precision ?? own)
   const withPrecision = <O extends object>(given = {} as O): O => given && { ...given, precision }
   const [wasm, webgpu] = [withPrecision(options.wasm), withPrecision(options.webgpu)]
   if (choice === 'reference') return referenceDevice({ precision })

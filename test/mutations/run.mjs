@@ -1,7 +1,7 @@
 /**
  * npm run test:mutations [-- TEXT]: does anything notice? Copies the project to a temporary folder, injects the bugs of table.mjs one at a time
  * (those whose description contains TEXT), builds, and checks the claim, or runs the test, that must fail. First that all of these hold without a bug.
- * Caught is a bug that gives wrong numbers there.
+ * Caught is a bug that gives wrong numbers there, or makes the test fail.
  * Ends with exit code 1 if a bug survives.
  */
 import { execFileSync, spawnSync } from 'node:child_process'

@@ -93,7 +93,12 @@ describe('openDevice', () => {
     for (const [choice, options] of [
       ['wasm', { wasm, precision: 'f16' }],
       ['wasm', { wasm: { ...wasm, precision: 'f16' } }],
-      ...(gpuIsSoftware ? ([['auto', { wasm, webgpu: { precision: 'f16' } }]] as const) : []),
+      ...(gpuIsSoftware
+        ? ([
+            ['auto', { wasm, webgpu: { precision: 'f16' } }],
+            ['auto', { wasm: { ...wasm, precision: 'f16' } }],
+          ] as const)
+        : []),
     ] as const) {
       const device = await openDevice(choice, options)
       assert.match(`${device.precision} ${device.description}`, /^f16 wasm \(.*, operands of products in float16\)$/)
