@@ -325,7 +325,7 @@ export const mutations = [
   {
     bug: 'wasm: the general rule does not find what its chunk has written along keys',
     file: wasm('chunk'),
-    from: '  lowerProduct(es, n8, SET, mT, n8, vs, n8, n8, W8)\n',
+    from: '  lowerProduct(es, n8, SET, m, n8, vs, n8, n8, W8)\n',
     to: '  memory.fill(es, 0, <usize>(n8 * W8) << 2)\n',
     claim: 'dplr: chunk = step',
     device: 'wasm',
@@ -341,8 +341,8 @@ export const mutations = [
   {
     bug: 'wasm: no mask, tokens see the rest of their chunk',
     file: wasm('chunk'),
-    from: 'productLower(os, n8, SET, qsT, K8, S, K8, K, pT, n8, us, n8, n8, W8)',
-    to: 'product(os, n8, SET, qsT, K8, S, K8, n8, W8, K)\n  product(os, n8, ADD, pT, n8, us, n8, n8, W8, n8)',
+    from: 'productLower(os, n8, SET, qs, R, S, K8, K, p, n8, us, n8, n8, W8)',
+    to: 'product(os, n8, SET, qs, R, S, K8, n8, W8, K)\n  product(os, n8, ADD, p, n8, us, n8, n8, W8, n8)',
     claim: 'delta: causal, to the bit',
     device: 'wasm',
   },

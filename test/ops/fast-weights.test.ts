@@ -613,8 +613,8 @@ describe('fast weights on wasm, heads side by side', () => {
         [9, 7, 9, 5, 3],
         [16, 16, 8, 5, 3],
         [8, 7, 1, 96, 96],
-        [256, 7, 1, 40, 40],
-        [8, 255, 1, 40, 40],
+        [256, 1, 8, 64, 64],
+        [1, 255, 8, 64, 64],
       ])
         for (const rule of rules)
           for (const form of forms) {
