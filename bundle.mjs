@@ -76,8 +76,8 @@ for (const { path, text } of outputFiles) {
   writeFileSync(path, licenses(basename(path)) + code)
 }
 for (const [name, path] of Object.entries(kernels)) writeFileSync(join(root, path), `export * from '../../browser/${name}.js'\n`)
-// Nobody reads what isn't exported here: its comments stay with the sources. (Those of engine and nn come along.)
-for (const part of ['claims', 'cli', 'experiments', 'onnx', 'tasks'])
+// What no program imports needs no comments.
+for (const part of ['cli', 'experiments', 'onnx'])
   for (const name of readdirSync(join(root, 'dist', part), { recursive: true })) {
     const file = join(root, 'dist', part, name)
     if (name.endsWith('.js')) writeFileSync(file, (await transform(readFileSync(file, 'utf8'), { format: 'esm', target: 'es2022' })).code)
