@@ -91,7 +91,7 @@ export default {
             'const put =',
             'A gradient has arrived for `x`. If an op made `x`, it waits there, added to what waits already. If not, `x` is a leaf, and it goes into `grad`.',
           ],
-          ['for (const node of newestFirst(begun)) {', 'Every op once, the newest first.'],
+          ['const nodes = newestFirst(begun)', 'Every op once, the newest first.'],
           [
             'const gradients = gradientsOf(node, grads, sofar)',
             'The op’s own backward, on the sum of all that has arrived. It gives one gradient for each input, or null.',
