@@ -49,8 +49,10 @@ export function replacement(given: string): Replacement {
   const temporary = join(dirname(path), `.${basename(path)}.${Math.random().toString(36).slice(2)}.${process.pid}.tmp`)
   let file: number | undefined
   const close = (): void => {
-    if (file !== undefined) closeSync(file)
+    const open = file
+    // Forgotten first: what can't be closed isn't closed again.
     file = undefined
+    if (open !== undefined) closeSync(open)
   }
   const discard = (): void => {
     close()
