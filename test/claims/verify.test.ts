@@ -39,7 +39,15 @@ export const rules = [
 
 describe('fastweights verify', () => {
   const place = new Workplace()
-  after(() => place.remove())
+  /** For what isn't about processes: it checks claims in processes of its own all the same. */
+  let server: ReturnType<Workplace['server']>
+  before(() => {
+    server = place.server()
+  })
+  after(async () => {
+    await server.end()
+    place.remove()
+  })
   /** Runs the command that a failure says shows it again, as a shell takes it. */
   const again = (stdout: string): Promise<Result> => {
     const [, words] = /^ {2}again: fastweights (.*)$/m.exec(stdout)!
@@ -81,20 +89,20 @@ export const claims = [
   it('refutes false claims whatever the runs, and says by how many cases', async () => {
     const wrong = claims.filter(({ holds }) => holds === false).length
     for (const runs of [1, 5]) {
-      const out = await place.succeed(['verify', 'false: *', 'sum: chunk = step', '--runs', String(runs), '--seed', String(runs)])
+      const out = await server.succeed(['verify', 'false: *', 'sum: chunk = step', '--runs', String(runs), '--seed', String(runs)])
       assert.match(out, new RegExp(`^${wrong + 1} claims, ${runs} cases? each: 1 hold, ${wrong} false ones refuted`, 'm'))
       assert.equal(out.match(/^refuted +false: .+ \d+ cases? +reference/gm)!.length, wrong)
     }
     place.write('holds.mjs', `${claimFile}export const claims = [claim('mine: not false', (c) => ({ x: c.n }), { holds: false })]`)
-    const { code, stdout } = await place.run('verify holds.mjs --runs 5 --device reference')
+    const { code, stdout } = await server.run('verify holds.mjs --runs 5 --device reference')
     assert.equal(code, 1)
     assert.match(stdout, /^ {2}reference: no counterexample among 1000 cases, but the claim should be false$/m)
     assert.match(stdout, /^ {2}again: .* --seed 1 --runs 5$/m)
-    assert.match((await place.succeed('verify --help')).replace(/\s+/g, ' '), /a false one goes on until it is refuted, to 1,000 at least/)
+    assert.match((await server.succeed('verify --help')).replace(/\s+/g, ' '), /a false one goes on until it is refuted, to 1,000 at least/)
   })
 
   it('fails where nothing is compared', async () => {
-    const { code, stdout, stderr } = await place.run(['verify', 'sum: threads*', '--device', 'reference'])
+    const { code, stdout, stderr } = await server.run(['verify', 'sum: threads*', '--device', 'reference'])
     assert.equal(code, 1)
     assert.match(stdout, /^skipped +sum: threads change nothing/m)
     assert.match(stderr, /^fastweights: nothing was compared: reference has nothing to compare with for what was chosen .*\n$/)
@@ -110,7 +118,7 @@ export const claims = [
   both('mine: NaN', () => ({ x: NaN })),
 ]`,
     )
-    const { stdout: out, code: failed } = await place.run('verify nothing.mjs --device wasm --runs 3')
+    const { stdout: out, code: failed } = await server.run('verify nothing.mjs --device wasm --runs 3')
     assert.equal(failed, 1)
     assert.match(out, /^ok +mine: shapes/m)
     for (const line of [
@@ -152,7 +160,7 @@ export const claims = [
   })
 
   it('fails with the smallest counterexample and the command that shows it again', async () => {
-    const { code, stdout } = await place.run('verify mine.mjs --device reference --runs 50 --seed 3')
+    const { code, stdout } = await server.run('verify mine.mjs --device reference --runs 50 --seed 3')
     assert.equal(code, 1)
     assert.match(stdout, /^ok +mine: right/m)
     assert.match(stdout, /^refuted +mine: false/m)
@@ -173,26 +181,26 @@ export const claims = [
       `${claimFile}export const claims = [claim('mine: really false', (c) => ({ x: Math.min(c.n, 4) }), { holds: false }),
   claim('mine: not false', (c) => ({ x: c.n }), { holds: false })]`,
     )
-    const { stdout } = await place.run('verify replay.mjs --json - --device reference')
+    const { stdout } = await server.run('verify replay.mjs --json - --device reference')
     const [really] = JSON.parse(stdout).claims
     const { path } = really.verdicts[0].counterexample
     assert.match(
-      await place.succeed(['verify', 'replay.mjs', 'mine: really false', '--path', path]),
+      await server.succeed(['verify', 'replay.mjs', 'mine: really false', '--path', path]),
       /^1 claim, 1 case: 0 hold, 1 false one/m,
     )
-    const { code, stdout: out } = await place.run(['verify', 'replay.mjs', 'mine: not false', '--path', path, '--device', 'reference'])
+    const { code, stdout: out } = await server.run(['verify', 'replay.mjs', 'mine: not false', '--path', path, '--device', 'reference'])
     assert.equal(code, 1)
     assert.match(out, /^ {2}reference: this case is no counterexample, but the claim should be false$/m)
     assert.match(
       out,
       new RegExp(`^ {2}again: fastweights verify replay.mjs 'mine: not false' --device reference --seed 1 --path ${path}$`, 'm'),
     )
-    const none = await place.run(['verify', 'replay.mjs', 'mine: really false', '--path', '0:999'])
+    const none = await server.run(['verify', 'replay.mjs', 'mine: really false', '--path', '0:999'])
     assert.deepEqual([none.code, none.stderr], [2, 'fastweights: --path: no such case: 0:999\n'])
   })
 
   it('repeats the settings that were given', async () => {
-    const { stdout } = await place.run('verify mine.mjs --device wasm --no-relaxed --threads 2 --runs 20')
+    const { stdout } = await server.run('verify mine.mjs --device wasm --no-relaxed --threads 2 --runs 20')
     assert.match(
       stdout,
       /^ {2}again: fastweights verify mine\.mjs 'mine: wrong' --device wasm --threads 2 --no-relaxed --seed 1 --path \S+$/m,
@@ -201,7 +209,7 @@ export const claims = [
   })
 
   it('repeats them only for the device that they belong to', async () => {
-    const { stdout } = await place.run(['verify', 'mine.mjs', 'wrong', '--no-relaxed', '--threads', '2', '--runs', '20'])
+    const { stdout } = await server.run(['verify', 'mine.mjs', 'wrong', '--no-relaxed', '--threads', '2', '--runs', '20'])
     assert.match(stdout, /^ {2}again: fastweights verify mine\.mjs 'mine: wrong' --device reference --seed 1 --path \S+$/m)
     assert.match((await again(stdout)).stdout, /^1 claim, 1 case: 0 hold, 1 FAILED/m)
   })
@@ -237,19 +245,16 @@ export const claims = [
 
   it('takes claims and rules from a default export, and an object of them', async () => {
     place.write('default.mjs', `${claimFile}export default { claims: { one: claim('mine: right', (c) => ({ x: c.n })) } }`)
-    assert.match(await place.succeed('verify default.mjs --runs 5'), /^1 claim, 5 cases: 1 hold/m)
+    assert.match(await server.succeed('verify default.mjs --runs 5'), /^1 claim, 5 cases: 1 hold/m)
   })
 
   describe('bad input', () => {
-    let server: ReturnType<Workplace['server']>
     /** It is given up after 15 s, which pass beside the other tests; it waits, so as not to take a core from them. */
     let loading: Promise<Result>
     before(() => {
-      server = place.server()
       place.write('loop.mjs', 'Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)')
       loading = place.run('verify loop.mjs --case-limit 0.5')
     })
-    after(() => server.end())
     /** It fails with this code and one line to standard error. */
     const refused = async (words: string | string[], code: number, message: RegExp): Promise<void> => {
       const result = await server.run(words)
@@ -267,7 +272,7 @@ export const claims = [
     it('a path for more than one claim', () =>
       refused('verify delta --path 1:2', 2, /--path is a place among the cases of one claim, and \d+ claims/))
     it('a pattern that matches nothing, before any device is opened', async () => {
-      const { code, stdout } = await place.run('verify gated-dleta --device auto')
+      const { code, stdout } = await server.run('verify gated-dleta --device auto')
       assert.deepEqual([code, stdout], [2, ''])
     })
     it('webgpu without a driver, in one line; the claims can be listed all the same', async function () {
@@ -351,7 +356,7 @@ export default { claims: [claim('a: c', () => ({ x: 1 }))] }`,
 
     it('one bad file does not keep the others from being checked', async () => {
       place.write('good.mjs', `${claimFile}export const claims = [claim('mine: right', (c) => ({ x: c.n }))]`)
-      const { code, stdout, stderr } = await place.run('verify empty.mjs good.mjs --runs 5 --report page.html')
+      const { code, stdout, stderr } = await server.run('verify empty.mjs good.mjs --runs 5 --report page.html')
       assert.equal(code, 1)
       assert.match(place.read('page.html').toString(), /<h1>1 file could not be used<\/h1>/)
       assert.match(stderr, /empty\.mjs: exports neither/)

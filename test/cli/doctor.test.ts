@@ -108,11 +108,14 @@ export const create = () => ({ requestAdapter: async () => ({ info, limits, feat
   })
 
   it('helps with every command in 80 columns', async () => {
-    for (const words of ['', 'help', 'train --help', 'help train', 'generate -h', 'doctor --help']) {
-      const stdout = await place.succeed(words.split(' ').filter(Boolean))
-      assert.match(stdout, /^Usage: fastweights /m)
-      for (const line of stdout.split('\n')) assert.ok(line.length <= 80 && line === line.trimEnd(), line)
-    }
+    await place.together(async (run) => {
+      for (const words of ['', 'help', 'train --help', 'help train', 'generate -h', 'doctor --help']) {
+        const { code, stdout } = await run(words)
+        assert.equal(code, 0, words)
+        assert.match(stdout, /^Usage: fastweights /m)
+        for (const line of stdout.split('\n')) assert.ok(line.length <= 80 && line === line.trimEnd(), line)
+      }
+    })
     assert.match(await place.succeed('--version'), /^fastweights \d+\.\d+\.\d+\n$/)
   })
 })

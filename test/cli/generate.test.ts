@@ -4,9 +4,17 @@ import { ended, shown, Workplace } from './command.ts'
 
 describe('fastweights generate', () => {
   const place = new Workplace()
-  before(() => Promise.all([place.train('--out runs/float32'), place.train('--out double --device reference')]))
-  after(place.remove)
-  const generate = (words: string): Promise<string> => place.succeed(`generate --run runs/float32 ${words}`)
+  /** Most commands here run in one process, one after the other. */
+  let server: ReturnType<Workplace['server']>
+  before(async () => {
+    server = place.server()
+    await Promise.all([server.train('--out runs/float32'), server.train('--out double --device reference')])
+  })
+  after(async () => {
+    await server.end()
+    place.remove()
+  })
+  const generate = (words: string): Promise<string> => server.succeed(`generate --run runs/float32 ${words}`)
 
   it('continues the prompt by so many characters, the same for the same seed', async () => {
     const text = await generate('--prompt Why --length 50')
@@ -35,14 +43,14 @@ describe('fastweights generate', () => {
     place.write('runs/stray', 'a file among the runs')
     mkdirSync(place.path('runs/empty'))
     assert.equal(await place.succeed(words), expected)
-    assert.equal(await place.succeed(`${words} --run runs/float32/checkpoint.safetensors`), expected)
-    const double = await place.succeed(`${words} --run double --device reference`)
-    assert.equal(await place.succeed(`${words} --run double`), double)
+    assert.equal(await server.succeed(`${words} --run runs/float32/checkpoint.safetensors`), expected)
+    const double = await server.succeed(`${words} --run double --device reference`)
+    assert.equal(await server.succeed(`${words} --run double`), double)
   })
 
   it('writes control characters as escapes, and with --raw as they are', async () => {
     place.write('codes.txt', 'It is \u001b[31m\u009b2J\u202e so.\n\t'.repeat(80))
-    await place.succeed('train --text codes.txt --config tiny.json --steps 40 --out codes')
+    await server.succeed('train --text codes.txt --config tiny.json --steps 40 --out codes')
     const words = ['generate', '--run', 'codes', '--length', '80', '--prompt', 'It\u001b\u009b\t']
     const [shown, raw] = await Promise.all([place.succeed(words), place.succeed([...words, '--raw'])])
     assert.ok(raw.startsWith('It\u001b\u009b\t') && raw.length === 5 + 80 + 1)
@@ -78,7 +86,7 @@ describe('fastweights generate', () => {
       ],
     )
     const alone = found.map(({ prompt, seed }) =>
-      place.succeed(['generate', 'runs/float32', '--prompt', prompt, '--length', '30', '--seed', `${seed}`]),
+      server.succeed(['generate', 'runs/float32', '--prompt', prompt, '--length', '30', '--seed', `${seed}`]),
     )
     assert.deepEqual(
       found.map(({ prompt, text }) => `${prompt}${text}\n`),

@@ -9,7 +9,12 @@ import { Workplace } from './command.ts'
 
 describe("fastweights with other packages' models", () => {
   const place = new Workplace()
-  after(place.remove)
+  /** For what says only that it can't be, and for comparisons. */
+  let server: ReturnType<Workplace['server']>
+  after(async () => {
+    await server.end()
+    place.remove()
+  })
   const [, type, given] = choices.find(([, type]) => type === 'qwen3_next')!
   const files = made(type, given)
 
@@ -18,6 +23,7 @@ describe("fastweights with other packages' models", () => {
     for (const [name, content] of [...files, ...more]) place.write(`${folder}/${name}`, content)
   }
   before(async () => {
+    server = place.server()
     setDevice(reference)
     const { model } = fromPretrained(files)
     const ids = Int32Array.from(uniforms(1, 14, 0, 11)) as Int32Array<ArrayBuffer>
@@ -54,7 +60,10 @@ describe("fastweights with other packages' models", () => {
     for (const [name, content] of files) assert.deepEqual(new Uint8Array(place.read(`back/${name}`)), content)
     await place.succeed('export run/checkpoint.safetensors')
     assert.ok(existsSync(place.path('run-transformers/config.json')))
-    assert.match((await place.run('export ./run/../run/')).stderr, /^fastweights: run-transformers holds a file named config\.json already/)
+    assert.match(
+      (await server.run('export ./run/../run/')).stderr,
+      /^fastweights: run-transformers holds a file named config\.json already/,
+    )
   })
 
   it('takes texts with a tokenizer, ends them where the model says, and keeps the files of both', async () => {
@@ -82,7 +91,7 @@ describe("fastweights with other packages' models", () => {
   it('compares: 0 where all hold, 1 where one falls short, 2 what cannot be used; --json is one object', async () => {
     const [whole, moved, none, stray, alone] = await Promise.all(
       ['model --json --device reference', 'model moved.safetensors --json', 'broken model/expected.safetensors --json', 'nowhere', ''].map(
-        (words) => place.run(`compare ${words}`),
+        (words, i) => (i === 0 ? place : server).run(`compare ${words}`),
       ),
     )
     assert.deepEqual(
@@ -114,14 +123,14 @@ describe("fastweights with other packages' models", () => {
     const before = place.snapshot()
     const [broken, again, letters, far] = await Promise.all(
       ['import broken --out none', 'import model --out run', 'generate --run run --prompt It', 'generate --run run --tokens 3,11'].map(
-        (words) => place.run(words),
+        (words) => server.run(words),
       ),
     )
     assert.match(broken.stderr, /truncated/)
     assert.match(again.stderr, /holds a run already/)
     assert.match(letters.stderr, /--prompt: run has no tokenizer: give --tokens/)
     assert.match(far.stderr, /--tokens: 11 is no token: they are 0 to 10/)
-    const [several, resumed] = await Promise.all(['import rwkv --out none', 'train --resume run'].map((words) => place.run(words)))
+    const [several, resumed] = await Promise.all(['import rwkv --out none', 'train --resume run'].map((words) => server.run(words)))
     assert.match(several.stderr, /RWKV's own files: name one of them, such as .*a\.bin/)
     assert.match(resumed.stderr, /holds a model of another package, which is run here and not trained/)
     assert.deepEqual(place.snapshot(), before)

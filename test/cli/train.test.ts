@@ -6,7 +6,15 @@ import { ended, shown, Workplace } from './command.ts'
 
 describe('fastweights train', () => {
   const place = new Workplace()
-  after(place.remove)
+  /** For what isn't about a process of its own. */
+  let server: ReturnType<Workplace['server']>
+  before(() => {
+    server = place.server()
+  })
+  after(async () => {
+    await server.end()
+    place.remove()
+  })
 
   it('writes a checkpoint, metrics, a curve and a sample, and says where', async () => {
     const stdout = await place.train('--out whole --eval-every 2')
@@ -42,11 +50,6 @@ describe('fastweights train', () => {
   })
 
   describe('presets', () => {
-    let server: ReturnType<Workplace['server']>
-    before(() => {
-      server = place.server()
-    })
-    after(() => server.end())
     for (const preset of Object.keys(presets) as PresetName[])
       it(`trains the preset ${preset}, which a flag and a config file change`, async () => {
         const words = `train --text text.txt --config tiny.json --out preset-${preset} --preset ${preset} --steps 2`
@@ -62,8 +65,8 @@ describe('fastweights train', () => {
 
   it('takes mixers and their settings from flags and config files, in place of those of a preset', async () => {
     place.write('mixer.json', JSON.stringify({ mixer: ['aft-local', 'softmax'], window: 3, layers: 2 }))
-    await place.train('--out chosen --mixer aft-conv,fast-weights --layers 3 --window 5 --rule kda --steps 1')
-    await place.succeed(
+    await server.train('--out chosen --mixer aft-conv,fast-weights --layers 3 --window 5 --rule kda --steps 1')
+    await server.succeed(
       'train --text text.txt --config mixer.json --out from-file --d-model 8 --heads 2 --d-ff 8 --seq-len 16 --batch 2 --steps 1',
     )
     const [chosen, fromFile] = ['chosen', 'from-file'].map((name) => readCheckpoint(place.read(`${name}/checkpoint.safetensors`)).config)
@@ -71,7 +74,7 @@ describe('fastweights train', () => {
     assert.equal(chosen.rule, 'kda')
     assert.deepEqual(fromFile.mixer, [{ kind: 'aft-local', tableLength: 256, window: 3, projectionBias: true }, { kind: 'softmax' }])
     // By the names of rules and nets; what a preset or an option says for another one gives way.
-    await place.train('--out named --mixer kda,delta,delta-mlp,gru --layers 4 --gate exp --net-depth 2 --steps 1')
+    await server.train('--out named --mixer kda,delta,delta-mlp,gru --layers 4 --gate exp --net-depth 2 --steps 1')
     const { mixer: named, gate } = readCheckpoint(place.read('named/checkpoint.safetensors')).config
     assert.deepEqual(
       (named as { kind: string; rule?: string; net?: string; gate?: string; netDepth?: number }[]).map((m) => [
@@ -86,8 +89,8 @@ describe('fastweights train', () => {
         ['gru', 'exp', 1],
       ],
     )
-    await place.succeed('train --resume named --steps 2')
-    const stdout = await place.train('--out blind --mixer softmax,aft-simple --layers 2 --steps 1')
+    await server.succeed('train --resume named --steps 2')
+    const stdout = await server.train('--out blind --mixer softmax,aft-simple --layers 2 --steps 1')
     assert.match(stdout, /^note: no layer knows the order of the characters before; --positions sinusoidal tells it$/m)
     assert.match(stdout, /^state of a sequence: 33 numbers, and 32 numbers a character in all layers$/m)
   })
@@ -105,10 +108,10 @@ describe('fastweights train', () => {
     const steps = Number(/^speed \S+ steps\/s: .*?(\d+) steps( of --steps)?( fit|, the least)/m.exec(stdout)?.[1])
     assert.ok(steps >= 10 && steps <= 30, stdout)
     assert.match(stdout, new RegExp(`; steps 0 to ${steps} of `))
-    await place.train(`--out counted --steps ${steps} ${settings}`)
+    await server.train(`--out counted --steps ${steps} ${settings}`)
     assert.deepEqual(place.metrics('timed'), place.metrics('counted'))
     assert.deepEqual(place.read('timed/checkpoint.safetensors'), place.read('counted/checkpoint.safetensors'))
-    const resumed = await place.succeed('train --resume timed --minutes 5 --sample-length 5')
+    const resumed = await server.succeed('train --resume timed --minutes 5 --sample-length 5')
     assert.match(resumed, /^note: --minutes changes nothing here: a resumed run keeps its number of steps$/m)
     assert.match(resumed, new RegExp(`; steps ${steps} to ${steps} of `))
     assert.doesNotMatch(resumed, /^speed /m)
@@ -116,7 +119,7 @@ describe('fastweights train', () => {
 
   it('shows control characters of a text as escapes, and writes them as they are to the file', async () => {
     place.write('codes.txt', 'It is \u001b[31m\u009b2J\u0007\u007f\u202e\u2066\r\n\tso. '.repeat(60))
-    const stdout = await place.succeed('train --text codes.txt --config tiny.json --steps 40 --out codes --sample-length 100')
+    const stdout = await server.succeed('train --text codes.txt --config tiny.json --steps 40 --out codes --sample-length 100')
     const sample = place.read('codes/sample.txt').toString()
     for (const code of ['\u001b', '\u009b', '\r']) assert.ok(sample.includes(code), sample)
     assert.doesNotMatch(stdout, /[^\P{Cc}\n\t]|\p{Bidi_C}/u)
@@ -128,7 +131,7 @@ describe('fastweights train', () => {
 
   it('--eval-limit bounds the evaluation at the end, which says so', async () => {
     const loss = (stdout: string) => /validation loss (\S+) \((.*)\)$/m.exec(stdout)!.slice(1)
-    const [whole, part, all] = await Promise.all(['', '--eval-limit 40', '--eval-limit 0'].map((limit) => place.train(limit))).then(
+    const [whole, part, all] = await Promise.all(['', '--eval-limit 40', '--eval-limit 0'].map((limit) => server.train(limit))).then(
       (outputs) => outputs.map(loss),
     )
     assert.equal(whole[1], 'whole validation text')
@@ -139,7 +142,7 @@ describe('fastweights train', () => {
 
   it("continues a text's own first word where it lacks the preset's prompt", async () => {
     place.write('lower.txt', 'é no capitals here at all. '.repeat(20))
-    const stdout = await place.succeed('train --text lower.txt --config tiny.json --out lower')
+    const stdout = await server.succeed('train --text lower.txt --config tiny.json --out lower')
     assert.match(stdout, /^note: the text lacks a character of "It is"; the sample will continue "é"$/m)
     assert.match(place.read('lower/sample.txt').toString(), /^é/)
   })

@@ -119,14 +119,16 @@ describe('the command task', function () {
       ['task mqar --check cut.gz', 1, "cut.gz: can't be unpacked: unexpected end of file"],
       ['task parity --check right.safetensors', 1, "right.safetensors: the file is of the task 'retrieval-2', not of 'parity'"],
     ]
-    for (const [words, code, message] of cases) {
-      const result = await place.run(words)
-      assert.match(result.stderr, /^fastweights: [^\n]+\n$/, words)
-      const line = result.stderr.slice('fastweights: '.length, -1)
-      if (typeof message === 'string') assert.equal(line, message)
-      else assert.match(line, message)
-      assert.equal(result.code, code, words)
-    }
+    await place.together(async (run) => {
+      for (const [words, code, message] of cases) {
+        const result = await run(words)
+        assert.match(result.stderr, /^fastweights: [^\n]+\n$/, words)
+        const line = result.stderr.slice('fastweights: '.length, -1)
+        if (typeof message === 'string') assert.equal(line, message)
+        else assert.match(line, message)
+        assert.equal(result.code, code, words)
+      }
+    })
     assert.deepEqual(place.snapshot(), before)
   })
 })
