@@ -62,6 +62,24 @@ function packB(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: 
   }
 }
 
+/**
+ * packB of four panels: where a row of B is read in one go, the processor sees what comes next. More of them at a time would meet in a set of the cache.
+ */
+function packFour(b: usize, N: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
+  const step = <usize>kc * (NR << 2)
+  let from = b + (<usize>(k0 * N + n0) << 2)
+  for (const end = to + step; to < end; to += NR << 2, from += <usize>N << 2) {
+    let panel = to
+    for (let n: usize = 0; n < 4 * NR << 2; n += NR << 2, panel += step) {
+      const b0 = v128.load(from + n), b1 = v128.load(from + n, 16), b2 = v128.load(from + n, 32), b3 = v128.load(from + n, 48)
+      v128.store(panel, b1, 16)
+      v128.store(panel, b0)
+      v128.store(panel, b3, 48)
+      v128.store(panel, b2, 32)
+    }
+  }
+}
+
 /** packB of panels of halves (halves.ts): half of one, from the row k0 on. */
 function widenB<T>(b: usize, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
   let from = b + (<usize>(n0 & ~31) * K << 1) + (<usize>k0 << 6) + <usize>(n0 & 16) * 2
@@ -103,15 +121,15 @@ function packBOf(half: i32, b: usize, transposed: i32, N: i32, K: i32, k0: i32, 
 function packA(a: usize, M: i32, k0: i32, kc: i32, m0: i32, rows: i32, packed: usize, step: usize): void {
   const stepK = <usize>M << 2
   const wholeK = kc & ~3, whole = rows & ~3
-  for (let r = 0; r < rows; r += 16) {
-    const end = min(r + 16, whole)
+  for (let r = 0; r < rows; r += 128) {
+    const end = min(r + 128, whole)
     let from = a + <usize>k0 * stepK + (<usize>m0 << 2)
     for (let k = 0; k < wholeK; k += 4) {
       for (let q = r; q < end; q += 4) transpose4x4(from + (<usize>q << 2), stepK, packed + <usize>q * step + (<usize>k << 2), step)
       from += 4 * stepK
     }
     copyA(from, stepK, r, end, wholeK, kc, packed, step)
-    if (end < min(r + 16, rows)) copyA(from - <usize>wholeK * stepK, stepK, end, rows, 0, kc, packed, step)
+    if (end < min(r + 128, rows)) copyA(from - <usize>wholeK * stepK, stepK, end, rows, 0, kc, packed, step)
   }
 }
 
@@ -570,7 +588,9 @@ export function matmul(
           const index = strideB ? batch : 0
           blockB = packedB + (<usize>(index * K + k0) * panels + <usize>kc * (n2 / NR)) * (NR << 2)
         } else {
-          for (let n = n2; n < n3; n += NR) packBOf(half, matrixB, transposeB, N, K, k0, kc, n, ownB + (<usize>kc * (n - n2) << 2))
+          let n = n2
+          if (!half && !transposeB) for (; n + 4 * NR <= n3; n += 4 * NR) packFour(matrixB, N, k0, kc, n, ownB + (<usize>kc * (n - n2) << 2))
+          for (; n < n3; n += NR) packBOf(half, matrixB, transposeB, N, K, k0, kc, n, ownB + (<usize>kc * (n - n2) << 2))
         }
         for (let m2 = m0; m2 < m1; m2 += ROWS) {
           const m3 = min(m2 + ROWS, m1)
