@@ -495,14 +495,18 @@ function isFinitePanel(panel: usize, kc: i32): boolean {
 /** Packs all of B for `matmul`: [batch][blocks of KC][panels of 16][k][16]. Task: one panel of one batch. `half`: see halves.ts. */
 export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, strideB: i32, N: i32, K: i32, transposeB: i32, half: i32): void {
   const panels = (N + NR - 1) / NR
-  for (let task = begin; task < end; task++) {
+  for (let task = begin, next = begin; task < end; task = next) {
     const batch = task / panels
     const panel = task % panels
     const matrix = b + ((<usize>batch * strideB) << 2)
     const to = packed + (<usize>batch * K * panels * (NR << 2))
+    const four = !half && !transposeB && task + 4 <= end && (panel + 4) * NR <= N
+    next = task + (four ? 4 : 1)
     for (let k0 = 0; k0 < K; k0 += KC) {
       const kc = min(KC, K - k0)
-      packBOf(half, matrix, transposeB, N, K, k0, kc, panel * NR, to + (<usize>k0 * panels + <usize>kc * panel) * (NR << 2))
+      const block = to + (<usize>k0 * panels + <usize>kc * panel) * (NR << 2)
+      if (four) packFour(matrix, N, k0, kc, panel * NR, block)
+      else packBOf(half, matrix, transposeB, N, K, k0, kc, panel * NR, block)
     }
   }
 }
