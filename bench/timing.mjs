@@ -35,3 +35,12 @@ export function summary(samples) {
   const median = sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
   return { median, min: sorted[0], max: sorted[sorted.length - 1] }
 }
+
+/**
+ * Calls `step` with its number, twice at least and for so many seconds: V8 compiles a kernel anew when it has run for a while, with vectors of 256 bits only
+ * then; until all are done a step of the training benchmarks takes up to half as much again.
+ */
+export async function warmUp(step, seconds = 3) {
+  const end = performance.now() + 1000 * seconds
+  for (let i = 0; i < 2 || performance.now() < end; i++) await step(i)
+}

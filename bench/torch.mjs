@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { start } from './child.mjs'
 import { digits, printTable, progress, UsageError } from './report.mjs'
-import { summary } from './timing.mjs'
+import { summary, warmUp } from './timing.mjs'
 import { chooseSettings } from './train.mjs'
 
 /** A contender of which a step lasts longer is sampled once, in seconds. */
@@ -93,12 +93,12 @@ export async function run({ rounds = 5, only = 'small', threads = os.availablePa
             peer = await child.call('open', { setting: { ...setting, lr: 1e-4 }, weights, form, compiled, threads })
           }
           entry.step = step
-          // The first step compiles and makes the optimiser's state; the second finds everything in place.
-          for (let i = 0; i < 2; i++) {
+          // The first step compiles and makes the optimiser's state; the second finds everything in place; the losses of both are compared.
+          await warmUp(async (i) => {
             const { seconds, loss } = await step()
             entry.warm = seconds
-            entry.losses.push(loss)
-          }
+            if (i < 2) entry.losses.push(loss)
+          })
         } catch (error) {
           throw new Error(`${label}: ${error.message}`)
         }

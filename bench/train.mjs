@@ -1,7 +1,7 @@
 /** One training step (forward, backward, clip, Adam) of fast weights transformers: seconds, tokens/s, memory. A process for each row, one after the other. */
 import { start } from './child.mjs'
 import { digits, printTable, progress, UsageError } from './report.mjs'
-import { summary } from './timing.mjs'
+import { summary, warmUp } from './timing.mjs'
 
 const batch = 16
 const length = 128
@@ -53,7 +53,7 @@ export async function run({ rounds = 5, only = '', device = 'wasm', instructions
         // Of a core: it says nothing about a GPU.
         const peak = device === 'wasm' ? threads * (await limit(relaxed, wide)) : null
         // The first step compiles, grows the memory and makes the optimiser's state; the second finds everything in place.
-        for (let i = 0; i < 2; i++) await child.call('step')
+        await warmUp(() => child.call('step'))
         const seconds = []
         const begin = await child.call('processor')
         for (let i = 0; i < rounds; i++) seconds.push(await child.call('step'))

@@ -62,6 +62,24 @@ function packB(b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: 
   }
 }
 
+/**
+ * packB of four panels: where a row of B is read in one go, the processor sees what comes next. More of them at a time would meet in a set of the cache.
+ */
+function packFour(b: usize, N: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
+  const step = <usize>kc * (NR << 2)
+  let from = b + (<usize>(k0 * N + n0) << 2)
+  for (const end = to + step; to < end; to += NR << 2, from += <usize>N << 2) {
+    let panel = to
+    for (let n: usize = 0; n < 4 * NR << 2; n += NR << 2, panel += step) {
+      const b0 = v128.load(from + n), b1 = v128.load(from + n, 16), b2 = v128.load(from + n, 32), b3 = v128.load(from + n, 48)
+      v128.store(panel, b1, 16)
+      v128.store(panel, b0)
+      v128.store(panel, b3, 48)
+      v128.store(panel, b2, 32)
+    }
+  }
+}
+
 /** packB of panels of halves (halves.ts): half of one, from the row k0 on. */
 function widenB<T>(b: usize, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
   let from = b + (<usize>(n0 & ~31) * K << 1) + (<usize>k0 << 6) + <usize>(n0 & 16) * 2
@@ -76,11 +94,15 @@ function widenB<T>(b: usize, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void
   }
 }
 
-/** packB of a matrix of float32, or of panels of float16 or bfloat16. */
-function packBOf(half: i32, b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: i32, to: usize): void {
-  if (half == BFLOAT16) widenB<u16>(b, K, k0, kc, n0, to)
-  else if (half == FLOAT16) widenB<i16>(b, K, k0, kc, n0, to)
-  else packB(b, transposed, N, K, k0, kc, n0, to)
+/** packB of all panels of the columns [n0, n1), of a matrix of float32 or of panels of float16 or bfloat16. */
+function packPanels(half: i32, b: usize, transposed: i32, N: i32, K: i32, k0: i32, kc: i32, n0: i32, n1: i32, to: usize): void {
+  const step = <usize>kc * (NR << 2)
+  if (!half && !transposed) for (; n0 + 4 * NR <= n1; n0 += 4 * NR, to += 4 * step) packFour(b, N, k0, kc, n0, to)
+  for (; n0 < n1; n0 += NR, to += step) {
+    if (half == BFLOAT16) widenB<u16>(b, K, k0, kc, n0, to)
+    else if (half == FLOAT16) widenB<i16>(b, K, k0, kc, n0, to)
+    else packB(b, transposed, N, K, k0, kc, n0, to)
+  }
 }
 
 /** Four rows of four numbers, `step` bytes apart -> their transpose, rows `stride` bytes apart. */
@@ -99,19 +121,22 @@ function packBOf(half: i32, b: usize, transposed: i32, N: i32, K: i32, k0: i32, 
   v128.store(to + 3 * stride, v128.shuffle<i64>(high01, high23, 1, 3))
 }
 
-/** A[m0 .. m0+rows, k0 .. k0+kc), stored transposed, -> its rows, `step` bytes apart. Sixteen rows at a time: a line of the cache holds so many numbers. */
+/**
+ * A[m0 .. m0+rows, k0 .. k0+kc), stored transposed, -> its rows, `step` bytes apart. 128 rows at a time: so many numbers are read in one go,
+ * and a line of each row stays in the first-level cache until it is full.
+ */
 function packA(a: usize, M: i32, k0: i32, kc: i32, m0: i32, rows: i32, packed: usize, step: usize): void {
   const stepK = <usize>M << 2
   const wholeK = kc & ~3, whole = rows & ~3
-  for (let r = 0; r < rows; r += 16) {
-    const end = min(r + 16, whole)
+  for (let r = 0; r < rows; r += 128) {
+    const end = min(r + 128, whole)
     let from = a + <usize>k0 * stepK + (<usize>m0 << 2)
     for (let k = 0; k < wholeK; k += 4) {
       for (let q = r; q < end; q += 4) transpose4x4(from + (<usize>q << 2), stepK, packed + <usize>q * step + (<usize>k << 2), step)
       from += 4 * stepK
     }
     copyA(from, stepK, r, end, wholeK, kc, packed, step)
-    if (end < min(r + 16, rows)) copyA(from - <usize>wholeK * stepK, stepK, end, rows, 0, kc, packed, step)
+    if (end < min(r + 128, rows)) copyA(from - <usize>wholeK * stepK, stepK, end, rows, 0, kc, packed, step)
   }
 }
 
@@ -477,15 +502,19 @@ function isFinitePanel(panel: usize, kc: i32): boolean {
 /** Packs all of B for `matmul`: [batch][blocks of KC][panels of 16][k][16]. Task: one panel of one batch. `half`: see halves.ts. */
 export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, strideB: i32, N: i32, K: i32, transposeB: i32, half: i32): void {
   const panels = (N + NR - 1) / NR
-  for (let task = begin; task < end; task++) {
+  for (let task = begin; task < end; ) {
     const batch = task / panels
     const panel = task % panels
+    // All that are wanted of this batch.
+    const count = min(panels - panel, end - task)
+    const n1 = min((panel + count) * NR, N)
     const matrix = b + ((<usize>batch * strideB) << 2)
     const to = packed + (<usize>batch * K * panels * (NR << 2))
     for (let k0 = 0; k0 < K; k0 += KC) {
       const kc = min(KC, K - k0)
-      packBOf(half, matrix, transposeB, N, K, k0, kc, panel * NR, to + (<usize>k0 * panels + <usize>kc * panel) * (NR << 2))
+      packPanels(half, matrix, transposeB, N, K, k0, kc, panel * NR, n1, to + (<usize>k0 * panels + <usize>kc * panel) * (NR << 2))
     }
+    task += count
   }
 }
 
@@ -570,7 +599,7 @@ export function matmul(
           const index = strideB ? batch : 0
           blockB = packedB + (<usize>(index * K + k0) * panels + <usize>kc * (n2 / NR)) * (NR << 2)
         } else {
-          for (let n = n2; n < n3; n += NR) packBOf(half, matrixB, transposeB, N, K, k0, kc, n, ownB + (<usize>kc * (n - n2) << 2))
+          packPanels(half, matrixB, transposeB, N, K, k0, kc, n2, n3, ownB)
         }
         for (let m2 = m0; m2 < m1; m2 += ROWS) {
           const m3 = min(m2 + ROWS, m1)

@@ -552,6 +552,14 @@ export const mutations = [
     to: 'undefined, { ...rest, mask: undefined, ',
     claim: 'encoder-decoder: cross attention by the delta rule is a matrix of scores',
   },
+  {
+    bug: 'wasm: of four panels of B that are packed together, all hold the first',
+    file: 'kernels-wasm/matmul.ts',
+    from: 'const b0 = v128.load(from + n),',
+    to: 'const b0 = v128.load(from),',
+    test: 'ops/wasm',
+    it: 'matmul of 300 x 600 x 600',
+  },
   // ---- precision f16 ------------------------------------------------------------------------------------------------------------------
   {
     bug: 'wasm: what is too large for float16 stays finite',

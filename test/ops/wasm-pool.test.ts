@@ -205,6 +205,32 @@ for (const relaxed of relaxedAvailable() ? [false, true] : [false])
       }
     })
 
+    it('sides stored as they are or transposed, packed by each task or beforehand: the same bits', () => {
+      const turn = (x: Float32Array, rows: number, columns: number): void => {
+        const from = x.slice()
+        for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) x[j * rows + i] = from[i * columns + j]
+      }
+      // About the 4 rows or k that are turned at once, 128 rows, four panels of 16 columns, the 256 columns and 512 k of a block.
+      const [rows, columns] = [
+        [5, 127, 130, 259],
+        [15, 63, 64, 65, 129, 272, 335],
+      ]
+      for (const [i, M] of rows.entries())
+        for (const N of columns)
+          for (const K of i % 2 ? [37] : [6, 515]) {
+            const expected = product(pools[0], { M, N, K })
+            for (const pool of pools)
+              for (const transposeA of [false, true])
+                for (const transposeB of [false, true]) {
+                  const result = product(pool, { M, N, K, transposeA, transposeB }, false, (a, b) => {
+                    if (transposeA) turn(a, M, K)
+                    if (transposeB) turn(b, K, N)
+                  })
+                  assert.deepEqual(result, expected, JSON.stringify({ M, N, K, transposeA, transposeB, threads: pool.threads }))
+                }
+          }
+    })
+
     it('any number of rows, of an A with zeros or without, in place or transposed: the same bits', () => {
       for (const K of [1, 5, 600])
         for (const transposeA of [false, true])

@@ -45,7 +45,9 @@ export function matmulKernels(pool: Pool): Pick<Kernels<Block>, 'matmul' | 'prod
     const panels = (strideB === 0 ? 1 : batch) * Math.ceil(N / NR)
     const packed = pool.memory.allocate(4 * panels * NR * K, kept)
     const args = [b.pointer, packed.pointer, strideB, N, K, +transposeB, halfNumber(halfB)]
-    const pack = { kernel: 'matmulPack', n: panels, grain: alone ? panels : Math.ceil(1024 / K), args }
+    // Four side by side are read at once.
+    const together = Math.min(4, Math.floor(panels / pool.threads))
+    const pack = { kernel: 'matmulPack', n: panels, grain: alone ? panels : Math.max(together, Math.ceil(1024 / K)), args }
     if (kept) pool.notes.noteFirst({ ...pack, scratchBytes: 0 })
     else pool.run(pack.kernel, pack.n, pack.grain, pack.args)
     return packed
