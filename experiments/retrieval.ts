@@ -2,12 +2,12 @@
  * Associative retrieval (Schlag 2021, section 6.1): how many associations a memory holds, and whether it corrects them. The models and their
  * training are those of github.com/ischlag/fast-weight-transformers (ebe13ea), whose 320 logs are the official values. Tests: test/experiments.
  */
+import { capture } from '../engine/capture.ts'
 import { affine, square, sub } from '../engine/ops/elementwise.ts'
 import { sum } from '../engine/ops/reduce.ts'
 import { hostNumbers } from '../engine/random.ts'
-import { noGrad } from '../engine/recording.ts'
-import { scope } from '../engine/scope.ts'
-import { type Tensor, tensor } from '../engine/tensor.ts'
+import { withGrad } from '../engine/recording.ts'
+import { type Tensor, tensor, zeros } from '../engine/tensor.ts'
 import { orthogonalRows } from '../nn/features.ts'
 import { Adam } from '../nn/optimizers.ts'
 import { outside } from '../nn/outside/index.ts'
@@ -87,29 +87,39 @@ function draw(random: Mersenne, S: number, L: number, replace: boolean): Sequenc
 /** The value that a key had last. */
 const lastValue = ({ keys, values }: Sequence, key: number): number => values[keys.lastIndexOf(key)]
 
-/** Half the squared error of what is read, mean over the queries, each of a sequence of its own. */
-function loss(model: OutsideModule<RetrievalInput>, S: number, rows: readonly (readonly [Sequence, query: number])[]): Tensor {
-  const B = rows.length
+/** A sequence, and a query of it. */
+type Asked = readonly [Sequence, query: number]
+
+/** What a model is given: L keys and values, and a query, in each of B rows. */
+type Batch = Record<keyof RetrievalInput, Int32Array>
+
+function batchOf(rows: readonly Asked[], S: number): Batch {
   const L = rows[0][0].keys.length
-  const ids = (of: (row: (typeof rows)[number]) => number[], n: number): Tensor =>
-    tensor(Int32Array.from(rows.flatMap((row) => of(row))), { shape: [B, n] })
-  const { y } = model.forward({
-    keys: ids(([{ keys }]) => keys, L),
-    values: ids(([{ values }]) => values.map((v) => v + S), L),
-    query: ids(([, query]) => [query], 1),
+  const [keys, values] = [new Int32Array(rows.length * L), new Int32Array(rows.length * L)]
+  rows.forEach(([sequence], b) => {
+    keys.set(sequence.keys, b * L)
+    for (let i = 0; i < L; i++) values[b * L + i] = S + sequence.values[i]
   })
-  const wanted = new Float32Array(B * S)
-  rows.forEach(([sequence, query], b) => {
-    wanted[b * S + lastValue(sequence, query)] = 1
-  })
-  return affine(sum(square(sub(y, tensor(wanted, { shape: [B, S] })))), 0.5 / B)
+  return { keys, values, query: Int32Array.from(rows, ([, query]) => query) }
+}
+
+/** A batch in memory that is overwritten; until then, numbers of no meaning. */
+function places(B: number, L: number, S: number): RetrievalInput {
+  const sequence = { keys: Array(L).fill(0), values: Array(L).fill(0) }
+  const { keys, values, query } = batchOf(Array(B).fill([sequence, 0]), S)
+  const at = (numbers: Int32Array): Tensor => tensor(numbers, { shape: [B, numbers.length / B], dtype: 'int32' })
+  return { keys: at(keys), values: at(values), query: at(query) }
+}
+
+const write = (into: RetrievalInput, batch: Batch): void => {
+  for (const [name, numbers] of Object.entries(batch)) into[name as keyof Batch].write(numbers)
 }
 
 /** The model of a memory as the authors begin it. */
 function modelOf({ rule, map, arg = 1 }: Memory, S: number, seed: number): OutsideModule<RetrievalInput> {
   const sizes = { n_keys: S, n_values: S, embedding_size: Math.floor(2.2 * S), hidden_size: width }
   const { SoftmaxAttentionModel, PrefixSumLinearAttentionModel } = outside['ischlag/fast-weight-transformers']
-  const omega = map === 'favor' ? [['omega', { shape: [width, arg], data: directions(arg, seed, 0) }] as const] : []
+  const omega = map === 'favor' ? [['omega', { shape: [width, arg], data: directionsOf(arg, seed, 0) }] as const] : []
   const model =
     rule === undefined
       ? SoftmaxAttentionModel.make(sizes, new Map())
@@ -129,59 +139,105 @@ function modelOf({ rule, map, arg = 1 }: Memory, S: number, seed: number): Outsi
 }
 
 /** FAVOR+'s directions, [d,m]. */
-function directions(m: number, seed: number, stream: number): Float64Array {
+function directionsOf(m: number, seed: number, stream: number): Float64Array {
   const rows = orthogonalRows(m, width, seed, stream)
-  return Float64Array.from(rows, (_, i) => rows[(i % m) * width + Math.floor(i / m)])
+  const columns = new Float64Array(rows.length)
+  for (let r = 0; r < m; r++) for (let i = 0; i < width; i++) columns[i * m + r] = rows[r * width + i]
+  return columns
 }
 
 /** Evaluations that are averaged, and queries that are asked at a time. */
 const evaluations = 20
 const asked = 32
 
-async function run(memory: Memory, S: number, replace: boolean, seed: number, watch: Watch): Promise<Outcome> {
-  const { map, arg = 1, lr = 1e-3, batch = 32 } = memory
-  const model = modelOf(memory, S, seed)
+/** A memory's training, a step or a test at a time: both are captured, since the arithmetic of a small model takes less time than asking for it. */
+async function pupilOf({ map, arg = 1, ...memory }: Memory, S: number, replace: boolean, seed: number) {
+  const { lr = 1e-3, batch = 32 } = memory
+  const model = modelOf({ map, arg, ...memory }, S, seed)
   const trained = [...model.namedParameters()].filter(([name]) => name !== 'embeddingV.weight')
   const optimizer = new Adam(new Map(trained), { lr })
   const random = mersenne([seed])
+  const omega = map === 'favor' ? [(model as unknown as { omega: Tensor }).omega] : []
   let stream = 2 ** 16
   /** FAVOR+ has new directions in each forward pass. */
   const redraw = (): void => {
-    if (map === 'favor') (model as unknown as { omega: Tensor }).omega.write(directions(arg, seed, stream++))
+    for (const directions of omega) directions.write(directionsOf(arg, seed, stream++))
   }
-  const step = (): void => {
-    const rows = Array.from({ length: batch }, (): [Sequence, number] => {
-      const sequence = draw(random, S, replace ? 2 * S : S, replace)
-      return [sequence, random.choice(sequence.keys)]
-    })
-    redraw()
-    scope(() => {
-      loss(model, S, rows).backward(undefined, { release: true })
+  const L = replace ? 2 * S : S
+  const lesson = places(batch, L, S)
+  const wanted = zeros([batch, S])
+  const exam = places(asked, S, S)
+  const mine: { dispose(): void }[] = [...Object.values(lesson), wanted, ...Object.values(exam), optimizer, model]
+  const dispose = (): void => {
+    for (const it of mine.splice(0).reverse()) it.dispose()
+  }
+  try {
+    /** Half the squared error of what is read, mean over the queries. */
+    const learn = (): object => {
+      const loss = affine(sum(square(sub(model.forward(lesson).y, wanted))), 0.5 / batch)
+      loss.backward(undefined, { release: true })
       optimizer.step()
       optimizer.zeroGrad()
-    })
-  }
-  /** Every key of fresh sequences of S writes. */
-  const test = async (): Promise<number> => {
-    let total = 0
-    let parts = 0
-    for (let n = 0; n < evaluations; n++) {
-      const sequence = draw(random, S, S, replace)
-      const queries = [...new Set(sequence.keys)].sort((a, b) => a - b)
-      for (let i = 0; i < queries.length; i += asked, parts++) {
-        redraw()
-        const rows = queries.slice(i, i + asked).map((query): [Sequence, number] => [sequence, query])
-        const part = scope(() => noGrad(() => loss(model, S, rows)))
-        total += await part.item().finally(() => part.dispose())
-      }
+      return {}
     }
-    return total / parts
+    const learning = await capture([...Object.values(lesson), wanted, ...omega], {}, () => withGrad(learn), [...optimizer.changes()])
+    mine.push(learning)
+    const answering = await capture([...Object.values(exam), ...omega], {}, () => ({ outputs: [model.forward(exam).y] }))
+    mine.push(answering)
+    return {
+      step(): void {
+        const right = new Float32Array(batch * S)
+        const rows = Array.from({ length: batch }, (_, b): Asked => {
+          const sequence = draw(random, S, L, replace)
+          const query = random.choice(sequence.keys)
+          right[b * S + lastValue(sequence, query)] = 1
+          return [sequence, query]
+        })
+        write(lesson, batchOf(rows, S))
+        wanted.write(right)
+        redraw()
+        learning.replay()
+      },
+      /** The loss of every key of fresh sequences of S writes. */
+      async test(): Promise<number> {
+        let total = 0
+        let parts = 0
+        for (let n = 0; n < evaluations; n++) {
+          const sequence = draw(random, S, S, replace)
+          const queries = [...new Set(sequence.keys)].sort((a, b) => a - b)
+          for (let i = 0; i < queries.length; i += asked, parts++) {
+            // Where fewer are left, the last is asked again, and not counted.
+            const some = queries.slice(i, i + asked)
+            const rows = Array.from({ length: asked }, (_, b): Asked => [sequence, some[Math.min(b, some.length - 1)]])
+            write(exam, batchOf(rows, S))
+            redraw()
+            answering.replay()
+            const y = await answering.outputs[0].read()
+            let errors = 0
+            some.forEach((query, b) => {
+              const right = lastValue(sequence, query)
+              for (let value = 0; value < S; value++) errors += (y[b * S + value] - Number(value === right)) ** 2
+            })
+            total += (0.5 * errors) / some.length
+          }
+        }
+        return total / parts
+      },
+      dispose,
+    }
+  } catch (error) {
+    dispose()
+    throw error
   }
+}
+
+async function run(memory: Memory, S: number, replace: boolean, seed: number, watch: Watch): Promise<Outcome> {
+  const { step, test, dispose } = await pupilOf(memory, S, replace, seed)
   try {
     const { best, ...outcome } = await search({ limit: stepLimit, every: 100, goal: 1e-3, patience: 10 }, step, test, watch)
     return { values: [best], ...outcome }
   } finally {
-    model.dispose()
+    dispose()
   }
 }
 
