@@ -132,8 +132,10 @@ function modelOf({ rule, map, arg = 1 }: Memory, S: number, seed: number): Outsi
           { ...sizes, update_rule: rule, attention_type: map, arg: map === 'dpfp' ? arg : 1 },
           new Map(omega),
         )
+  const { embedding_size: e } = sizes
   for (const [stream, [name, p]] of [...model.namedParameters()].entries()) {
-    const [outputs, inputs = S + sizes.embedding_size] = p.shape
+    // A bias is as small as the weights beside it.
+    const [outputs, inputs = name === 'W_q.bias' ? e : S + e] = p.shape
     const ofKeys = name === 'W_k.weight' || name === 'W_q.weight'
     const bound = !ofKeys ? 1 / Math.sqrt(inputs) : rule === undefined ? Math.sqrt(6 / (outputs + inputs)) : 1 / Math.sqrt(width)
     if (name === 'embeddingV.weight') p.write(Float32Array.from({ length: p.size }, (_, i) => Number(i % (S + 1) === 0)))
