@@ -10,6 +10,7 @@ import { figures } from '../../experiments/index.ts'
 import { type Course, cellsOf, type Exam, type Lesson, learn, pupilOf } from '../../experiments/learn.ts'
 import { listopsLesson } from '../../experiments/listops.ts'
 import { mqarLesson } from '../../experiments/mqar.ts'
+import { modelOf } from '../../experiments/retrieval.ts'
 import { translate } from '../../experiments/sequence-to-sequence.ts'
 import { arithmeticLesson } from '../../experiments/state-tracking.ts'
 import { readWords } from '../../experiments/wikitext.ts'
@@ -73,6 +74,21 @@ describe('experiments', () => {
       const { values, steps, end } = await cellOf('retrieval-capacity', `${row}_S20_seed1`).run(quiet, {})
       assert.ok(values[0] <= 1e-3 && steps <= 400 && end === 'solved', `${row}: ${values[0]} after ${steps} steps, ${end}`)
     }
+  })
+
+  it('retrieval: parameters begin within the bounds of the authors', async () => {
+    const S = 20
+    const e = 44
+    const model = modelOf({ rule: 'ours', map: 'linear', seconds: 1, official: [] }, S, 1)
+    const near = async (name: string, bound: number): Promise<void> => {
+      const p = [...model.namedParameters()].find(([other]) => other === name)![1]
+      const most = Math.max(...Array.from(await p.read(), Math.abs))
+      assert.ok(most <= bound && most > 0.93 * bound, `${name}: to ${most}, the bound is ${bound}`)
+    }
+    for (const name of ['W_k.weight', 'W_q.weight']) await near(name, 1 / Math.sqrt(64))
+    for (const name of ['W_k.bias', 'W_v.bias', 'W_f.weight', 'W_f.bias']) await near(name, 1 / Math.sqrt(S + e))
+    await near('W_q.bias', 1 / Math.sqrt(e))
+    model.dispose()
   })
 
   it('retrieval: the same cell gives the same numbers, and can be stopped', async () => {
@@ -279,6 +295,23 @@ describe('experiments', () => {
           [1, 30, 'step limit'],
           [9, 30, 'solved'],
           [3, 40, 'no better'],
+        ],
+      )
+    })
+
+    it('asks for a gain beyond the last one that was enough, and gives the best of all', async () => {
+      const gain = 0.1
+      const ends = [
+        await run([4, 3.9, 3.8, 3.7, 3.5], { gain }),
+        await run([4, 3.9, 3.5, 3.4, 3.3, 3.1, 3], { gain }),
+        await run([1, 1.05, 1.09, 1.08, 2], { gain, higher: true, goal: 5 }),
+      ]
+      assert.deepEqual(
+        ends.map(({ best, steps, end }) => [best, steps, end]),
+        [
+          [3.7, 40, 'no better'],
+          [3, 70, 'step limit'],
+          [1.09, 40, 'no better'],
         ],
       )
     })
