@@ -81,8 +81,11 @@ export async function search(
 ): Promise<Omit<Outcome, 'values'> & { best: number }> {
   const sign = higher ? -1 : 1
   const curve: [number, number][] = []
-  const beats = (value: number, other: number, by: number): boolean =>
-    !Number.isNaN(value) && !(sign * other - by * Math.abs(other) <= sign * value)
+  const beats = (value: number, other: number, by: number): boolean => {
+    // Infinity less a part of itself is no number.
+    const least = Number.isFinite(other) ? by * Math.abs(other) : 0
+    return !Number.isNaN(value) && !(sign * other - least <= sign * value)
+  }
   let best = Number.NaN
   /** The last value that was better by so much. */
   let mark = Number.NaN

@@ -158,7 +158,7 @@ const evaluations = 20
 const asked = 32
 
 /** A memory's training, a step or a test at a time: both are captured, since the arithmetic of a small model takes less time than asking for it. */
-async function pupilOf({ map, arg = 1, ...memory }: Memory, S: number, replace: boolean, seed: number) {
+export async function pupilOf({ map, arg = 1, ...memory }: Memory, S: number, replace: boolean, seed: number) {
   const { lr = 1e-3, batch = 32 } = memory
   const model = modelOf({ map, arg, ...memory }, S, seed)
   const trained = [...model.namedParameters()].filter(([name]) => name !== 'embeddingV.weight')

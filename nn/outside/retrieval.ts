@@ -23,7 +23,7 @@ import type { Options, OutsideClass, OutsideOption } from './class.ts'
 import { OutsideModule } from './layer.ts'
 import { attend } from './slots.ts'
 
-/** int32: keys [B,L], values [B,L] (from n_values on), query [B,1]. */
+/** int32: keys [B,L] (below n_keys), values [B,L] (from n_values on), query [B,1]. */
 export type RetrievalInput = Readonly<Record<'keys' | 'values' | 'query', Tensor>>
 
 /** Keys, queries and values [B,L,1,...] of one head, strengths before their sigmoid [B,L,1]; y [B,1,1,n_values]. */
