@@ -66,28 +66,38 @@ export interface Search {
   readonly goal: number
   /** Whether higher values are better. */
   readonly higher?: boolean
-  /** It ends after more tests in a row than these without a new best. */
+  /** It ends after more tests in a row than these that are no better. */
   readonly patience: number
+  /** By what part of the last one that was better a test must be better, 0 if absent. */
+  readonly gain?: number
 }
 
 /** Trains until a test is good enough, or none is better for long. `best` is NaN where no test gave a number. */
 export async function search(
-  { limit, every, goal, higher = false, patience }: Search,
+  { limit, every, goal, higher = false, patience, gain = 0 }: Search,
   step: () => unknown,
   test: () => Promise<number>,
   watch: Watch,
 ): Promise<Omit<Outcome, 'values'> & { best: number }> {
   const sign = higher ? -1 : 1
   const curve: [number, number][] = []
+  const beats = (value: number, other: number, by: number): boolean => {
+    // Infinity less a part of itself is no number.
+    const least = Number.isFinite(other) ? by * Math.abs(other) : 0
+    return !Number.isNaN(value) && !(sign * other - least <= sign * value)
+  }
   let best = Number.NaN
+  /** The last value that was better by so much. */
+  let mark = Number.NaN
   let since = 0
   for (let n = 1; n <= limit; n++) {
     await step()
     if (n % every !== 0 && n !== limit) continue
     const value = await test()
     curve.push([n, value])
-    if (!(sign * best <= sign * value) && !Number.isNaN(value)) {
-      best = value
+    if (beats(value, best, 0)) best = value
+    if (beats(value, mark, gain)) {
+      mark = value
       since = 0
     } else since++
     const end = sign * best <= sign * goal ? 'solved' : since > patience ? 'no better' : n === limit ? 'step limit' : undefined

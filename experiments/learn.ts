@@ -123,7 +123,9 @@ export function pupilOf(
   const model = new Transformer({ ...config, symbols: task.symbols(own) }, seed)
   const whole = { ...training, steps }
   const optimizer = optimizerOf(model, whole)
-  const trainer = new Trainer(model, optimizer, { schedule: scheduleOf(whole, model.config.dModel), clipNorm: training.clip || Infinity })
+  const schedule = scheduleOf(whole, model.config.dModel)
+  // Small models: a captured step takes as much less time as asking for its arithmetic does.
+  const trainer = new Trainer(model, optimizer, { schedule, clipNorm: training.clip || Infinity, capture: true })
   const samplers = [...stages, { until: Infinity, settings: {} }].map(({ until, settings: early }) => ({
     until,
     sampler: taskBatches(task, settingsOf(task, { ...settings, ...early }), { B: training.batch, seed }),

@@ -187,26 +187,31 @@ export function orthogonalRows(m: number, K: number, seed: number, stream: numbe
   checkSeed('orthogonalRows: the seed', seed)
   checkSeed('orthogonalRows: the stream', stream)
   const rows = hostNumbers('normal', seed, stream, m * K)
+  /** The product of two rows, by where they begin. */
+  const dot = (a: number, b: number): number => {
+    let total = 0
+    for (let i = 0; i < K; i++) total += rows[a + i] * rows[b + i]
+    return total
+  }
+  const squares = new Float64Array(m)
   for (let r = 0; r < m; r++) {
-    const row = rows.subarray(r * K, (r + 1) * K)
-    const length = Math.sqrt(dot(row, row))
-    // Twice: what rounding leaves of the other rows after the first time is of the size of the rounding itself.
-    for (let pass = 0; pass < 2; pass++)
+    const row = r * K
+    const whole = dot(row, row)
+    let left = whole
+    // Again where little was left: what rounding leaves of the other rows is of the size of the rounding of what there was.
+    for (let before = Infinity; left < before / 100; ) {
+      before = left
       for (let s = r - (r % K); s < r; s++) {
-        const other = rows.subarray(s * K, (s + 1) * K)
-        const overlap = dot(row, other) / dot(other, other)
-        for (let i = 0; i < K; i++) row[i] -= overlap * other[i]
+        const overlap = dot(row, s * K) / squares[s]
+        for (let i = 0; i < K; i++) rows[row + i] -= overlap * rows[s * K + i]
       }
-    const factor = length / Math.sqrt(dot(row, row))
-    for (let i = 0; i < K; i++) row[i] *= factor
+      left = dot(row, row)
+    }
+    const factor = Math.sqrt(whole / left)
+    for (let i = 0; i < K; i++) rows[row + i] *= factor
+    squares[r] = dot(row, row)
   }
   return rows
-}
-
-function dot(a: Float64Array, b: Float64Array): number {
-  let total = 0
-  for (let i = 0; i < a.length; i++) total += a[i] * b[i]
-  return total
 }
 
 const directions = (K: number, { favorFeatures }: FeatureConfig): number => favorFeatures || K

@@ -73,15 +73,25 @@ export function mersenne(key: readonly number[]): Mersenne {
     choice: (list) => list[below(list.length)],
     sample(n, k) {
       if (!(k <= n)) throw new Error(`sample: ${k} of ${n} can't be drawn without replacement`)
-      // A list of 0 ... n - 1 whose last one takes the place of the one drawn; only what has moved is kept.
+      // A list of 0 ... n - 1 whose last one takes the place of the one drawn; of a long one only what has moved is kept.
+      const sampled: number[] = []
+      if (n <= 8 * k) {
+        const list = new Uint32Array(n)
+        for (let i = 0; i < n; i++) list[i] = i
+        for (let last = n - 1; last >= n - k; last--) {
+          const at = below(last + 1)
+          sampled.push(list[at])
+          list[at] = list[last]
+        }
+        return sampled
+      }
       const moved = new Map<number, number>()
-      return Array.from({ length: k }, (_, drawn) => {
-        const at = below(n - drawn)
-        const last = n - drawn - 1
-        const picked = moved.get(at) ?? at
+      for (let last = n - 1; last >= n - k; last--) {
+        const at = below(last + 1)
+        sampled.push(moved.get(at) ?? at)
         moved.set(at, moved.get(last) ?? last)
-        return picked
-      })
+      }
+      return sampled
     },
   }
 }

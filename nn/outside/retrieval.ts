@@ -6,7 +6,7 @@ import { checkObject, told } from '../../engine/arguments.ts'
 import { fastWeightMemory } from '../../engine/nets/delta.ts'
 import { runNet } from '../../engine/nets/run.ts'
 import { checkInt32, match } from '../../engine/ops/check.ts'
-import { affine, div, expand, sigmoid, tanh } from '../../engine/ops/elementwise.ts'
+import { add, affine, div, expand, sigmoid, tanh } from '../../engine/ops/elementwise.ts'
 import { matmul } from '../../engine/ops/matmul.ts'
 import { concat, detach, gather, permute, reshape, slice } from '../../engine/ops/movement.ts'
 import { layerNorm, sumNorm } from '../../engine/ops/norm.ts'
@@ -14,7 +14,7 @@ import { sum } from '../../engine/ops/reduce.ts'
 import { dpfp } from '../../engine/ops/sequence.ts'
 import { generator } from '../../engine/random.ts'
 import { deltaRule } from '../../engine/rules/delta.ts'
-import { Tensor, tensor } from '../../engine/tensor.ts'
+import { Tensor, tensor, varying } from '../../engine/tensor.ts'
 import { favor, featureMaps } from '../features.ts'
 import { namesOf } from '../fields.ts'
 import { Embedding, Linear } from '../layers.ts'
@@ -23,7 +23,7 @@ import type { Options, OutsideClass, OutsideOption } from './class.ts'
 import { OutsideModule } from './layer.ts'
 import { attend } from './slots.ts'
 
-/** int32: keys [B,L], values [B,L] (from n_values on), query [B,1]. */
+/** int32: keys [B,L] (below n_keys), values [B,L] (from n_values on), query [B,1]. */
 export type RetrievalInput = Readonly<Record<'keys' | 'values' | 'query', Tensor>>
 
 /** Keys, queries and values [B,L,1,...] of one head, strengths before their sigmoid [B,L,1]; y [B,1,1,n_values]. */
@@ -91,19 +91,26 @@ function model(o: Options, read: Read, hasStrengths: boolean, fixed: Readonly<Re
       { keys: ['B', 'L'], values: ['B', 'L'], query: ['B', 1] },
       { keys: keys.shape, values: values.shape, query: query.shape },
     )
-    const wrong = values.indices!.find((id) => id < S || id >= 2 * S)
-    if (wrong !== undefined) throw new Error(`forward: a value is ${wrong}; values are numbered from ${S} to ${2 * S - 1}`)
-    // The identity, and frozen.
-    const ids = tensor(
-      Int32Array.from(values.indices!, (id) => id - S),
-      { shape: [B, L], device: values.device },
-    )
-    const v = gather(detach(embeddingV.weight), ids)
-    const x = concat([v, embeddingK.forward(keys)], 2)
+    const { device } = values
+    // The identity, and frozen. A captured step asks for the rows anew each time.
+    const rows = (): Int32Array =>
+      values.now().map((id) => {
+        if (id < S || id >= 2 * S) throw new Error(`forward: a value is ${id}; values are numbered from ${S} to ${2 * S - 1}`)
+        return id - S
+      })
+    const ids = varying(rows, { shape: [B, L], dtype: 'int32', device })
+    const symbols = detach(embeddingV.weight)
     const heads = (t: Tensor): Tensor => reshape(t, [B, t.shape[1], 1, t.shape[2]])
-    const y = read(heads(W_q.forward(embeddingK.forward(query))), heads(W_k.forward(x)), heads(v), () =>
-      reshape(W_b!.forward(x), [B, L, 1]),
-    )
+    /** What W makes of [v, k] at each token, [B,L,outputs]. All of both are rows of tables: each is multiplied once, however often it comes. */
+    const ofTokens = (W: Linear): Tensor => {
+      const part = (table: Tensor, begin: number, bias?: Tensor): Tensor =>
+        matmul(table, slice(W.weight, 1, begin, begin + table.shape[1]), { transposeB: true, bias })
+      const ofValues = part(symbols, 0)
+      const ofKeys = part(slice(embeddingK.weight, 0, 0, n_keys), S, W.bias!)
+      return add(gather(ofValues, ids), gather(ofKeys, keys))
+    }
+    const q = heads(W_q.forward(embeddingK.forward(query)))
+    const y = read(q, heads(ofTokens(W_k)), heads(gather(symbols, ids)), () => ofTokens(W_b!))
     return { y: reshape(y, [B, S]), state: {} }
   })
 }

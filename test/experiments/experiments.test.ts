@@ -1,6 +1,6 @@
 /** Experiments: a cell of each figure as it is, or made small, and how training ends. */
 import assert from 'node:assert/strict'
-import { setDevice } from '../../engine/index.ts'
+import { affine, keep, noGrad, scope, setDevice, square, sub, sum, type Tensor, tensor } from '../../engine/index.ts'
 import { baLesson } from '../../experiments/ba-retrieval.ts'
 import { readCharacters, widthFor } from '../../experiments/characters.ts'
 import { codeLesson } from '../../experiments/code-execution.ts'
@@ -10,11 +10,14 @@ import { figures } from '../../experiments/index.ts'
 import { type Course, cellsOf, type Exam, type Lesson, learn, pupilOf } from '../../experiments/learn.ts'
 import { listopsLesson } from '../../experiments/listops.ts'
 import { mqarLesson } from '../../experiments/mqar.ts'
+import { modelOf, pupilOf as retrievalPupil } from '../../experiments/retrieval.ts'
 import { translate } from '../../experiments/sequence-to-sequence.ts'
 import { arithmeticLesson } from '../../experiments/state-tracking.ts'
 import { readWords } from '../../experiments/wikitext.ts'
+import { Adam, orthogonalRows } from '../../nn/index.ts'
 import { tasks } from '../../tasks/index.ts'
-import { reference, uniforms, wasm } from '../helpers.ts'
+import { mersenne } from '../../tasks/mersenne.ts'
+import { readAndFree, reference, uniforms, wasm } from '../helpers.ts'
 
 const quiet = async (): Promise<void> => {}
 const cellOf = (figure: string, name: string): Cell => {
@@ -72,6 +75,90 @@ describe('experiments', () => {
     for (const row of ['DPFP-1', 'softmax']) {
       const { values, steps, end } = await cellOf('retrieval-capacity', `${row}_S20_seed1`).run(quiet, {})
       assert.ok(values[0] <= 1e-3 && steps <= 400 && end === 'solved', `${row}: ${values[0]} after ${steps} steps, ${end}`)
+    }
+  })
+
+  it('retrieval: parameters begin within the bounds of the authors', async () => {
+    const S = 20
+    const e = 44
+    const model = modelOf({ rule: 'ours', map: 'linear', seconds: 1, official: [] }, S, 1)
+    const near = async (name: string, bound: number): Promise<void> => {
+      const p = [...model.namedParameters()].find(([other]) => other === name)![1]
+      const most = Math.max(...Array.from(await p.read(), Math.abs))
+      assert.ok(most <= bound && most > 0.93 * bound, `${name}: to ${most}, the bound is ${bound}`)
+    }
+    for (const name of ['W_k.weight', 'W_q.weight']) await near(name, 1 / Math.sqrt(64))
+    for (const name of ['W_k.bias', 'W_v.bias', 'W_f.weight', 'W_f.bias']) await near(name, 1 / Math.sqrt(S + e))
+    await near('W_q.bias', 1 / Math.sqrt(e))
+    model.dispose()
+  })
+
+  it('retrieval: captured steps and tests compute what others do, to the bit', async () => {
+    // Of 40 keys 32 are asked, then 8; with replacement, fewer.
+    const S = 40
+    for (const [memory, replace] of [
+      [{ rule: 'sum', map: 'favor', arg: 8 }, false],
+      [{ rule: 'ours', map: 'dpfp' }, true],
+    ] as const) {
+      const whole = { ...memory, seconds: 1, official: [] }
+      const pupil = await retrievalPupil(whole, S, replace, 3)
+      const tested: number[] = []
+      for (let n = 0; n < 2; n++) {
+        pupil.step()
+        tested.push(await pupil.test())
+      }
+      pupil.dispose()
+
+      const model = modelOf(whole, S, 3)
+      const optimizer = new Adam(new Map([...model.namedParameters()].filter(([name]) => name !== 'embeddingV.weight')), { lr: 1e-3 })
+      const random = mersenne([3])
+      let stream = 2 ** 16
+      const draw = (L: number): readonly [keys: number[], values: number[]] => {
+        const some = (): number[] => (replace ? Array.from({ length: L }, () => random.below(S)) : random.sample(S, L))
+        return [some(), some()]
+      }
+      type Rows = readonly { sequence: readonly [number[], number[]]; query: number }[]
+      const read = (rows: Rows): Tensor => {
+        if ('omega' in model) {
+          const omega = orthogonalRows(8, 64, 3, stream++)
+          ;(model.omega as Tensor).write(Float64Array.from(omega, (_, i) => omega[(i % 8) * 64 + Math.floor(i / 8)]))
+        }
+        const ids = (of: (row: (typeof rows)[number]) => number[]): Tensor =>
+          tensor(Int32Array.from(rows.flatMap(of)), { shape: [rows.length, of(rows[0]).length] })
+        return model.forward({
+          keys: ids(({ sequence: [keys] }) => keys),
+          values: ids(({ sequence: [, values] }) => values.map((value) => S + value)),
+          query: ids(({ query }) => [query]),
+        }).y
+      }
+      const right = (rows: Rows): number[] =>
+        rows.flatMap(({ sequence: [keys, values], query }) => {
+          const last = values[keys.lastIndexOf(query)]
+          return Array.from({ length: S }, (_, value) => Number(value === last))
+        })
+      for (const expected of tested) {
+        const rows = Array.from({ length: 32 }, () => {
+          const sequence = draw(replace ? 2 * S : S)
+          return { sequence, query: random.choice(sequence[0]) }
+        })
+        scope(() => affine(sum(square(sub(read(rows), tensor(right(rows), { shape: [32, S] })))), 0.5 / 32).backward())
+        optimizer.step()
+        optimizer.zeroGrad()
+        const parts: number[] = []
+        for (let n = 0; n < 20; n++) {
+          const sequence = draw(S)
+          const queries = [...new Set(sequence[0])].sort((a, b) => a - b)
+          for (const some of [queries.slice(0, 32), queries.slice(32)].filter(({ length }) => length > 0)) {
+            const rows = some.map((query) => ({ sequence, query }))
+            const y = await readAndFree(scope(() => keep(noGrad(() => read(rows)))))
+            const errors = right(rows).reduce((total, wanted, i) => total + (y[i] - wanted) ** 2, 0)
+            parts.push((0.5 * errors) / some.length)
+          }
+        }
+        assert.equal(expected, parts.reduce((total, x) => total + x, 0) / parts.length)
+      }
+      optimizer.dispose()
+      model.dispose()
     }
   })
 
@@ -281,6 +368,36 @@ describe('experiments', () => {
           [3, 40, 'no better'],
         ],
       )
+    })
+
+    it('asks for a gain beyond the last one that was enough, and gives the best of all', async () => {
+      const gain = 0.1
+      const ends = [
+        await run([4, 3.9, 3.8, 3.7, 3.5], { gain }),
+        await run([4, 3.9, 3.5, 3.4, 3.3, 3.1, 3], { gain }),
+        await run([1, 1.05, 1.09, 1.08, 2], { gain, higher: true, goal: 5 }),
+      ]
+      assert.deepEqual(
+        ends.map(({ best, steps, end }) => [best, steps, end]),
+        [
+          [3.7, 40, 'no better'],
+          [3, 70, 'step limit'],
+          [1.09, 40, 'no better'],
+        ],
+      )
+    })
+
+    it('takes one infinite loss after the other for no gain, and any other for one', async () => {
+      for (const gain of [0, 0.1]) {
+        const ends = [await run(Array(5).fill(Infinity), { gain }), await run([Infinity, Infinity, Infinity, 9, 9, 9, 9], { gain })]
+        assert.deepEqual(
+          ends.map(({ best, steps, end }) => [best, steps, end]),
+          [
+            [Infinity, 40, 'no better'],
+            [9, 70, 'no better'],
+          ],
+        )
+      }
     })
 
     it('takes what is no number for no best one', async () => {

@@ -585,4 +585,21 @@ export const mutations = [
     test: 'nn/precision',
     it: 'a step whose gradients overflow',
   },
+  // ---- experiments --------------------------------------------------------------------------------------------------------------------
+  {
+    bug: 'the biases of queries begin as small as those of keys',
+    file: 'experiments/retrieval.ts',
+    from: "name === 'W_q.bias' ? e : S + e",
+    to: 'S + e',
+    test: 'experiments/experiments',
+    it: 'retrieval: parameters begin within the bounds',
+  },
+  {
+    bug: 'a search takes any gain for one',
+    file: 'experiments/figure.ts',
+    from: 'if (beats(value, mark, gain)) {',
+    to: 'if (beats(value, mark, 0)) {',
+    test: 'experiments/experiments',
+    it: 'asks for a gain',
+  },
 ]
