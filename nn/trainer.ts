@@ -85,7 +85,13 @@ interface Captured<B> {
   /** What the step takes its numbers from. */
   batch: B
   step: CapturedStep
+  replays: number
 }
+
+/** A step is noted twice: so many replays are worth it. */
+const worthwhile = 2
+/** After how many steps of a shape the next is captured at the latest, however often that wasn't worth it. */
+const mostPatience = 64
 
 /**
  * Forward, backward, clip, update: one optimiser step at a time. A step waits for the device once, to read the loss and the norm together; the next
@@ -98,8 +104,11 @@ export class Trainer<M extends Trainable<never> = Transformer> {
   private captured: Captured<BatchOf<M>> | null = null
   /** What is being captured: nobody waits for it but the step that has begun it, and evaluations. */
   private capturing: Promise<void> | null = null
-  /** The shape of the batch before. */
+  /** The shape of the batch before, and how many have had it, one after the other. */
   private shape = ''
+  private alike = 0
+  /** How many must have, for the next to be captured: more where what was captured is given up before it was worth it, as by an evaluation after each step. */
+  private patience = 1
   private lr = 0
 
   constructor(model: M, optimizer: Optimizer, config: TrainerConfig) {
@@ -147,6 +156,8 @@ export class Trainer<M extends Trainable<never> = Transformer> {
    */
   dispose(): void {
     this.capturing = null
+    if (this.captured) this.patience = this.captured.replays < worthwhile ? Math.min(mostPatience, 2 * this.patience) : 1
+    if (this.patience > 1) this.alike = 0
     this.captured?.step.dispose()
     this.captured = null
   }
@@ -187,15 +198,16 @@ export class Trainer<M extends Trainable<never> = Transformer> {
     const device = parameters[0]?.device
     const { capture: wanted = device?.name === 'webgpu' } = this.config
     if (!wanted || !device?.capture || !model.capturable || parameters.some((p) => p.grad)) return undefined
-    const before = this.shape
+    this.alike = shape === this.shape ? this.alike + 1 : 0
     this.shape = shape
     const known = this.captured
     if (known && known.shape === shape && parameters.every((p, i) => p === known.parameters[i])) {
       Object.assign(known.batch, batch)
+      known.replays++
       known.step.replay()
       return known.step.outputs[0].read()
     }
-    if (shape !== before || this.capturing) return undefined
+    if (this.alike < this.patience || this.capturing) return undefined
     const changes = new Set(this.optimizer.changes())
     // The gradients of others would be left over from each step.
     if (parameters.some((p) => p.requiresGrad && !changes.has(p))) return undefined
@@ -209,7 +221,7 @@ export class Trainer<M extends Trainable<never> = Transformer> {
     const noting: Promise<void> = capture([], {}, () => ({ outputs: [withGrad(() => this.update(batch))] }), changes)
       .then(
         (step) => {
-          if (this.capturing === noting) this.captured = { shape, parameters, batch, step }
+          if (this.capturing === noting) this.captured = { shape, parameters, batch, step, replays: 0 }
           else step.dispose()
         },
         (error) => {

@@ -29,23 +29,77 @@ export const unplaced = (bytes: number, place: number): Block => ({
 
 const placeOf = (address: number): number => Math.floor(address / room) - 1
 
-/** Sets `at` and `end` of all `stays`, which have sizes; none over what is `taken`, [at, end), ascending. */
-export function place(stays: readonly (Stay & { size: number })[], taken: readonly [at: number, end: number][]): void {
-  const there: Stay[] = taken.map(([at, end]) => ({ at, end, from: 0, to: Infinity }))
-  for (const stay of [...stays].sort((a, b) => b.size - a.size)) {
-    let at = 0
-    let next = 0
-    for (; next < there.length; next++) {
-      const other = there[next]
-      if (other.to <= stay.from || stay.to <= other.from) continue
-      if (other.at - at >= stay.size) break
-      if (other.end > at) at = other.end
+/** Addresses in use, ascending: from the first up to the second, from the third up to the fourth, and so on; none touch. */
+type Runs = number[]
+
+/** The place in `runs` of the first that ends at `address` or above. */
+function endingFrom(runs: Runs, address: number): number {
+  let [low, high] = [0, runs.length / 2]
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if (runs[2 * middle + 1] < address) low = middle + 1
+    else high = middle
+  }
+  return 2 * low
+}
+
+function cover(runs: Runs, at: number, end: number): void {
+  const first = endingFrom(runs, at)
+  let past = first
+  while (past < runs.length && runs[past] <= end) past += 2
+  const joined = past > first ? [Math.min(at, runs[first]), Math.max(end, runs[past - 1])] : [at, end]
+  runs.splice(first, past - first, ...joined)
+}
+
+/** The lowest address from which on `size` bytes lie in none of the runs. */
+function lowestFree(all: readonly Runs[], size: number): number {
+  const next = all.map(() => 0)
+  let at = 0
+  for (let moved = true; moved; ) {
+    moved = false
+    for (const [i, runs] of all.entries()) {
+      for (; next[i] < runs.length && runs[next[i]] < at + size; next[i] += 2)
+        if (runs[next[i] + 1] > at) {
+          at = runs[next[i] + 1]
+          moved = true
+        }
     }
-    stay.at = at
-    stay.end = at + stay.size
-    // By address; what is between may lie above, at other times.
-    while (next > 0 && there[next - 1].at > at) next--
-    there.splice(next, 0, stay)
+  }
+  return at
+}
+
+/**
+ * Sets `at` and `end` of all `stays`, which have sizes; none over what is `taken`, [at, end), ascending.
+ *
+ * Which addresses are in use when is kept in a tree over time, each node a half of the one above: so a stay looks at some dozens of nodes, in which what lies side by side is
+ * one run, and not at all the others that were placed.
+ */
+export function place(stays: readonly (Stay & { size: number })[], taken: readonly [at: number, end: number][]): void {
+  const times = [...new Set(stays.flatMap(({ from, to }) => [from, to]))].sort((a, b) => a - b)
+  const leaf = new Map(times.map((time, i) => [time, i]))
+  const leaves = 2 ** Math.ceil(Math.log2(Math.max(times.length, 2)))
+  /** Of a node: what is there in all of its time, and what is there in some of it. */
+  const always = Array.from({ length: 2 * leaves }, (): Runs => [])
+  const sometimes = Array.from({ length: 2 * leaves }, (): Runs => [])
+  // In all of all time.
+  for (const [at, end] of taken) for (const runs of [always[1], sometimes[1]]) cover(runs, at, end)
+  for (const stay of [...stays].sort((a, b) => b.size - a.size)) {
+    const [from, to] = [leaf.get(stay.from)!, leaf.get(stay.to)!]
+    /** The largest nodes within its time, and those that contain one of them. */
+    const within: number[] = []
+    const around: number[] = []
+    const visit = (node: number, begin: number, width: number): void => {
+      if (to <= begin || begin + width <= from) return
+      if (from <= begin && begin + width <= to) return void within.push(node)
+      around.push(node)
+      visit(2 * node, begin, width / 2)
+      visit(2 * node + 1, begin + width / 2, width / 2)
+    }
+    visit(1, 0, leaves)
+    stay.at = lowestFree([...within.map((node) => sometimes[node]), ...around.map((node) => always[node])], stay.size)
+    stay.end = stay.at + stay.size
+    for (const node of within) cover(always[node], stay.at, stay.end)
+    for (const node of [...within, ...around]) cover(sometimes[node], stay.at, stay.end)
   }
 }
 
