@@ -57,13 +57,12 @@ function lowestFree(all: readonly Runs[], size: number): number {
   let at = 0
   for (let moved = true; moved; ) {
     moved = false
-    for (const [i, runs] of all.entries()) {
+    for (const [i, runs] of all.entries())
       for (; next[i] < runs.length && runs[next[i]] < at + size; next[i] += 2)
         if (runs[next[i] + 1] > at) {
           at = runs[next[i] + 1]
           moved = true
         }
-    }
   }
   return at
 }
@@ -71,32 +70,26 @@ function lowestFree(all: readonly Runs[], size: number): number {
 /**
  * Sets `at` and `end` of all `stays`, which have sizes; none over what is `taken`, [at, end), ascending.
  *
- * Which addresses are in use when is kept in a tree over time, each node a half of the one above: so a stay looks at some dozens of nodes, in which what lies side by side is
- * one run, and not at all the others that were placed.
+ * Which addresses are in use when is kept in a tree over time, each node a half of the one above, as a heap: node i is above 2 i and 2 i + 1. So a stay
+ * looks at some dozens of nodes, in which what lies side by side is one run, and not at all the others that were placed.
  */
 export function place(stays: readonly (Stay & { size: number })[], taken: readonly [at: number, end: number][]): void {
   const times = [...new Set(stays.flatMap(({ from, to }) => [from, to]))].sort((a, b) => a - b)
-  const leaf = new Map(times.map((time, i) => [time, i]))
-  const leaves = 2 ** Math.ceil(Math.log2(Math.max(times.length, 2)))
+  const leaf = new Map(times.map((time, i) => [time, times.length + i]))
   /** Of a node: what is there in all of its time, and what is there in some of it. */
-  const always = Array.from({ length: 2 * leaves }, (): Runs => [])
-  const sometimes = Array.from({ length: 2 * leaves }, (): Runs => [])
-  // In all of all time.
-  for (const [at, end] of taken) for (const runs of [always[1], sometimes[1]]) cover(runs, at, end)
+  const [always, sometimes] = [0, 1].map(() => Array.from({ length: 2 * times.length }, (): Runs => []))
+  const before = taken.flat()
   for (const stay of [...stays].sort((a, b) => b.size - a.size)) {
-    const [from, to] = [leaf.get(stay.from)!, leaf.get(stay.to)!]
-    /** The largest nodes within its time, and those that contain one of them. */
+    /** The largest nodes within its time, and all above them. */
     const within: number[] = []
-    const around: number[] = []
-    const visit = (node: number, begin: number, width: number): void => {
-      if (to <= begin || begin + width <= from) return
-      if (from <= begin && begin + width <= to) return void within.push(node)
-      around.push(node)
-      visit(2 * node, begin, width / 2)
-      visit(2 * node + 1, begin + width / 2, width / 2)
+    const around = new Set<number>()
+    for (let [from, to] = [leaf.get(stay.from)!, leaf.get(stay.to)!]; from < to; from >>= 1, to >>= 1) {
+      if (from & 1) within.push(from++)
+      if (to & 1) within.push(--to)
     }
-    visit(1, 0, leaves)
-    stay.at = lowestFree([...within.map((node) => sometimes[node]), ...around.map((node) => always[node])], stay.size)
+    for (const node of within) for (let above = node >> 1; above > 0; above >>= 1) around.add(above)
+    const there = [...within.map((node) => sometimes[node]), ...Array.from(around, (node) => always[node])]
+    stay.at = lowestFree([before, ...there], stay.size)
     stay.end = stay.at + stay.size
     for (const node of within) cover(always[node], stay.at, stay.end)
     for (const node of [...within, ...around]) cover(sometimes[node], stay.at, stay.end)
