@@ -19,8 +19,9 @@ export interface TrainerConfig {
   /** Bound on the norm of all gradients together; Infinity for none. */
   clipNorm: number
   /**
-   * Whether the step of a model that is `capturable` is captured and replayed (`capture`) once two batches of a shape have come one after the other: the
-   * same numbers, sooner, in memory that stays until the trainer is disposed. By default on webgpu. Not where a parameter that learns isn't the optimiser's.
+   * Whether the step of a model that is `capturable` is captured and replayed (`capture`) once two batches of a shape have come one after the other, or more
+   * where that wasn't worth it before: the same numbers, sooner, in memory that stays until the trainer is disposed. By default on webgpu. Not where a
+   * parameter that learns isn't the optimiser's.
    */
   capture?: boolean
 }
@@ -151,8 +152,8 @@ export class Trainer<M extends Trainable<never> = Transformer> {
   }
 
   /**
-   * Frees what a captured step holds, or is going to; the next is captured anew, as it has to be where a model does something else from now on. The
-   * model and the optimiser stay.
+   * Frees what a captured step holds, or is going to; steps to come are captured anew, as they have to be where a model does something else from now on,
+   * though not at once where that wasn't worth it before. The model and the optimiser stay.
    */
   dispose(): void {
     this.capturing = null

@@ -189,6 +189,20 @@ describe('precision f16', () => {
     }
   })
 
+  it('a product that adds to -0 adds a sum of its own, which begins with +0, on every device', async function () {
+    for (const device of [reference, halfReference, ...(await halfDevices(this))])
+      for (const [M, K, N] of [
+        [1, 1, 1],
+        [5, 3, 7],
+        [70, 33, 66],
+      ]) {
+        const filled = (rows: number, columns: number, x: number): Tensor =>
+          tensor(new Float32Array(rows * columns).fill(x), { shape: [rows, columns], device })
+        const product = scope(() => matmul(filled(M, K, 1), filled(K, N, -0), { accumulate: filled(M, N, -0) }))
+        for (const x of await readAndFree(product)) assert.ok(Object.is(x, 0), `${device.description}: ${M} x ${K} x ${N}`)
+      }
+  })
+
   it('a product, with its gradients, is the reference of that precision up to sums in float32', async function () {
     for (const device of await halfDevices(this))
       await fc.assert(

@@ -238,15 +238,16 @@ export async function openAdapter(options: WebgpuOptions, withoutUnits?: string)
   const request = async (asked: readonly string[]): Promise<GPUDevice> => {
     const from = fresh ?? (await firstAdapter(gpu, options))
     fresh = undefined // gives one device at most, or none once it has refused one
-    return from.requestDevice({
+    const device = await from.requestDevice({
       requiredFeatures: [...(half ? ['shader-f16'] : []), ...asked.filter((name) => name !== largeBuffers)] as GPUFeatureName[],
       requiredLimits: asked.includes(largeBuffers) ? { maxStorageBufferBindingSize, maxBufferSize } : {},
     })
+    owners.register(device, gpu) // of those that are given up, too
+    return device
   }
   const { device, refusals } = await requestGranted(request, optional).catch((error: unknown) => {
     throw new Error(`webgpu: ${name} can't be opened: ${firstLine(error)}`)
   })
-  owners.register(device, gpu)
   const told = (names: readonly string[]): string | undefined => {
     const lines = refusals.filter(([name]) => names.includes(name)).map(([name, why]) => `without ${name}, refused though listed: ${why}`)
     return lines.length > 0 ? lines.join('; ') : undefined
