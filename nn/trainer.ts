@@ -208,7 +208,10 @@ export class Trainer<M extends Trainable<never> = Transformer> {
       known.step.replay()
       return known.step.outputs[0].read()
     }
-    if (this.alike < this.patience || this.capturing) return undefined
+    const due = this.alike >= this.patience && !this.capturing
+    // Another shape stays: what was captured of the one before holds memory for nothing.
+    if (known && this.alike > 0) this.dispose()
+    if (!due) return undefined
     const changes = new Set(this.optimizer.changes())
     // The gradients of others would be left over from each step.
     if (parameters.some((p) => p.requiresGrad && !changes.has(p))) return undefined

@@ -603,14 +603,6 @@ export const mutations = [
     it: 'of what is refused nothing else is lost',
   },
   {
-    bug: "a captured step: a block isn't kept from where one lies that is needed for longer",
-    file: 'engine/devices/wasm/plan.ts',
-    from: 'above = node >> 1; above > 0',
-    to: 'above = node >> 1; above > node',
-    test: 'ops/wasm-pool',
-    it: 'places each, the largest first',
-  },
-  {
     bug: "a trainer captures its step however often that wasn't worth it",
     file: 'nn/trainer.ts',
     from: 'Math.min(mostPatience, 2 * this.patience) : 1',

@@ -29,70 +29,23 @@ export const unplaced = (bytes: number, place: number): Block => ({
 
 const placeOf = (address: number): number => Math.floor(address / room) - 1
 
-/** Addresses in use, ascending: from the first up to the second, from the third up to the fourth, and so on; none touch. */
-type Runs = number[]
-
-/** The place in `runs` of the first that ends at `address` or above. */
-function endingFrom(runs: Runs, address: number): number {
-  let [low, high] = [0, runs.length / 2]
-  while (low < high) {
-    const middle = (low + high) >> 1
-    if (runs[2 * middle + 1] < address) low = middle + 1
-    else high = middle
-  }
-  return 2 * low
-}
-
-function cover(runs: Runs, at: number, end: number): void {
-  const first = endingFrom(runs, at)
-  let past = first
-  while (past < runs.length && runs[past] <= end) past += 2
-  const joined = past > first ? [Math.min(at, runs[first]), Math.max(end, runs[past - 1])] : [at, end]
-  runs.splice(first, past - first, ...joined)
-}
-
-/** The lowest address from which on `size` bytes lie in none of the runs. */
-function lowestFree(all: readonly Runs[], size: number): number {
-  const next = all.map(() => 0)
-  let at = 0
-  for (let moved = true; moved; ) {
-    moved = false
-    for (const [i, runs] of all.entries())
-      for (; next[i] < runs.length && runs[next[i]] < at + size; next[i] += 2)
-        if (runs[next[i] + 1] > at) {
-          at = runs[next[i] + 1]
-          moved = true
-        }
-  }
-  return at
-}
-
-/**
- * Sets `at` and `end` of all `stays`, which have sizes; none over what is `taken`, [at, end), ascending.
- *
- * Which addresses are in use when is kept in a tree over time, each node a half of the one above, as a heap: node i is above 2 i and 2 i + 1. So a stay
- * looks at some dozens of nodes, in which what lies side by side is one run, and not at all the others that were placed.
- */
+/** Sets `at` and `end` of all `stays`, which have sizes; none over what is `taken`, [at, end), ascending. */
 export function place(stays: readonly (Stay & { size: number })[], taken: readonly [at: number, end: number][]): void {
-  const times = [...new Set(stays.flatMap(({ from, to }) => [from, to]))].sort((a, b) => a - b)
-  const leaf = new Map(times.map((time, i) => [time, times.length + i]))
-  /** Of a node: what is there in all of its time, and what is there in some of it. */
-  const [always, sometimes] = [0, 1].map(() => Array.from({ length: 2 * times.length }, (): Runs => []))
-  const before = taken.flat()
+  const there: Stay[] = taken.map(([at, end]) => ({ at, end, from: 0, to: Infinity }))
   for (const stay of [...stays].sort((a, b) => b.size - a.size)) {
-    /** The largest nodes within its time, and all above them. */
-    const within: number[] = []
-    const around = new Set<number>()
-    for (let [from, to] = [leaf.get(stay.from)!, leaf.get(stay.to)!]; from < to; from >>= 1, to >>= 1) {
-      if (from & 1) within.push(from++)
-      if (to & 1) within.push(--to)
+    let at = 0
+    let next = 0
+    for (; next < there.length; next++) {
+      const other = there[next]
+      if (other.to <= stay.from || stay.to <= other.from) continue
+      if (other.at - at >= stay.size) break
+      if (other.end > at) at = other.end
     }
-    for (const node of within) for (let above = node >> 1; above > 0; above >>= 1) around.add(above)
-    const there = [...within.map((node) => sometimes[node]), ...Array.from(around, (node) => always[node])]
-    stay.at = lowestFree([before, ...there], stay.size)
-    stay.end = stay.at + stay.size
-    for (const node of within) cover(always[node], stay.at, stay.end)
-    for (const node of [...within, ...around]) cover(sometimes[node], stay.at, stay.end)
+    stay.at = at
+    stay.end = at + stay.size
+    // By address; what is between may lie above, at other times.
+    while (next > 0 && there[next - 1].at > at) next--
+    there.splice(next, 0, stay)
   }
 }
 
