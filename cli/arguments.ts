@@ -5,9 +5,9 @@
  * line that names the option. Tests: test/cli/arguments.test.ts.
  */
 
-import { readFileSync } from 'node:fs'
 import { nearest, printable } from '../nn/foreign.ts'
 import { decodeText } from '../tasks/decode.ts'
+import { readWhole } from '../tasks/read.ts'
 import { reason } from '../tasks/reason.ts'
 import { TextError } from '../tasks/text.ts'
 
@@ -185,7 +185,7 @@ function parseWords(command: Command, words: readonly string[]): { flags: Map<st
 function readConfig(command: Command, file: string): Map<string, Value> {
   let content: unknown
   try {
-    content = JSON.parse(decodeText(readFileSync(file), file))
+    content = JSON.parse(decodeText(readWhole(file), file))
   } catch (error) {
     if (error instanceof TextError) throw new UsageError(`--config: ${error.message}`)
     if (error instanceof SyntaxError)

@@ -2,7 +2,7 @@
  * `fastweights compare`: runs what somebody else has made on inputs that come with it, and sets what comes out beside what came out there. A kind of
  * model is a row of `kinds`. Tests: test/onnx/compare.test.ts, test/cli/pretrained.test.ts.
  */
-import { readFileSync, realpathSync, statSync } from 'node:fs'
+import { realpathSync } from 'node:fs'
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path'
 import type { Device } from '../engine/index.ts'
 import { show } from '../engine/shape.ts'
@@ -11,9 +11,10 @@ import { type Comparison, comparePretrained, fromPretrained, type PackageName } 
 import { readSafetensors } from '../nn/safetensors.ts'
 import { compareGraph } from '../onnx/compare.ts'
 import type { ReadBeside } from '../onnx/graph.ts'
+import { readWhole } from '../tasks/read.ts'
 import { reason } from '../tasks/reason.ts'
 import { UsageError } from './arguments.ts'
-import { FileError } from './files.ts'
+import { FileError, isFolder } from './files.ts'
 import { readModelFiles } from './model-files.ts'
 import { checkMemory } from './runs.ts'
 
@@ -82,17 +83,9 @@ function hasGradients(expected: Uint8Array): boolean {
   }
 }
 
-function isFolder(path: string): boolean {
-  try {
-    return statSync(path).isDirectory()
-  } catch (error) {
-    throw new FileError(`can't read ${path}: ${reason(error)}`)
-  }
-}
-
 function readBytes(path: string): Uint8Array {
   try {
-    return new Uint8Array(readFileSync(path))
+    return new Uint8Array(readWhole(path))
   } catch (error) {
     throw new FileError(`can't read ${path}: ${reason(error)}`)
   }

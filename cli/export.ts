@@ -30,10 +30,12 @@ export async function exportRun(options: ExportCommandOptions, version: string):
   const idle = ofOnnx.find((name) => given.has(name))
   if (idle !== undefined && (ofPackage || wanted === 'safetensors')) throw new UsageError(`--${idle}: means nothing but with --format onnx`)
   if (wanted === 'safetensors') return exportWeights(run, out)
-  if (!ofPackage && wanted !== undefined && wanted !== 'onnx')
+  if (!ofPackage && wanted !== undefined && wanted !== 'onnx') {
+    openRun(run) // what is no run at all is told as such
     throw new FileError(
       `${run} holds no model of ${wanted}: those are written as its files that were imported, or trained with a preset such as ${Object.keys(packagePresets)[0]}; leave --format out for ONNX`,
     )
+  }
   if (ofPackage && wanted !== 'onnx') return exportPretrained(run, wanted, out)
   if (ofPackage)
     throw new FileError(`${run} holds a model of another package, which isn't written as ONNX: leave --format out for its package's files`)
@@ -63,8 +65,10 @@ function fileFor(run: string, out: string | undefined, name: string): string {
 
 /** The parameters alone, under the names that they have here. */
 async function exportWeights(run: string, out: string | undefined): Promise<number> {
+  const imported = isOfPackage(run) ? openImported(run) : undefined
+  const trained = imported ? undefined : openRun(run).checkpoint
   const file = fileFor(run, out, 'model.safetensors')
-  const model = isOfPackage(run) ? openedModel(run, openImported(run)) : modelOf<'transformer' | 'blocks'>(openRun(run).checkpoint)
+  const model = imported ? openedModel(run, imported) : modelOf<'transformer' | 'blocks'>(trained!)
   const { size, pieces } = safetensorsPieces(await model.stateDict())
   writeAtomic(file, pieces)
   say(`${file}: ${counted(model.parameterCount(), 'parameter')}, ${bytes(size)}`)

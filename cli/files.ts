@@ -95,6 +95,14 @@ export function writeAtomic(path: string, content: Uint8Array | string | Iterabl
   file.replace()
 }
 
+export function isFolder(path: string): boolean {
+  try {
+    return statSync(path).isDirectory()
+  } catch (error) {
+    throw new FileError(`can't read ${path}: ${reason(error)}`)
+  }
+}
+
 /** A file that is read as its bytes are asked for. */
 export class FileBytes {
   readonly length: number

@@ -12,14 +12,15 @@ import {
   readCheckpoint,
   readMetadata,
 } from '../nn/index.ts'
-import { checkSource } from '../nn/pretrained/open.ts'
+import { checkSource, configName } from '../nn/pretrained/open.ts'
+import { isRwkvFile } from '../nn/pretrained/rwkv.ts'
 import { cacheFolder, defaultText, defaultTexts, readText } from '../tasks/download.ts'
 import type { Recipe, TrainingConfig } from '../tasks/presets.ts'
 import { reason } from '../tasks/reason.ts'
 import { TextError, type Vocabulary, vocabularyOf } from '../tasks/text.ts'
 import { type Codec, openTokenizer, tokenizerName } from '../tasks/tokenizer.ts'
 import { UsageError } from './arguments.ts'
-import { claimFolder, FileBytes, FileError, InUseError } from './files.ts'
+import { claimFolder, FileBytes, FileError, InUseError, isFolder } from './files.ts'
 import { checkRecipe, checkTraining } from './options.ts'
 import { bytes, counted, quoted, say } from './terminal.ts'
 
@@ -51,7 +52,25 @@ function readRun(path: string): { file: string; bytes: FileBytes } {
     if (!statSync(file).isFile()) throw new Error('it is no file')
     return { file, bytes: new FileBytes(file) }
   } catch (error) {
-    throw error instanceof FileError ? error : new FileError(`can't read the checkpoint ${file}: ${reason(error)}`)
+    throw error instanceof FileError ? error : new FileError(`can't read the checkpoint ${file}: ${reason(error)}${importable(path)}`)
+  }
+}
+
+/** Of a path that is no run: what makes one of it, if it seems to be another package's model. */
+function importable(path: string): string {
+  if (!existsSync(path)) return ''
+  const whole = statSync(path).isDirectory()
+  const known = whole ? existsSync(join(path, configName)) : statSync(path).isFile() && isRwkvFile(new FileBytes(path))
+  const beside = !whole && path.endsWith('.safetensors') && existsSync(join(dirname(path), configName))
+  return known || beside ? `; it seems to be another package's model: make a run of it with fastweights import ${quoted(path)}` : ''
+}
+
+/** Whether a file, or a folder's, is a checkpoint of this package; what can't be read isn't. */
+export function isRun(path: string): boolean {
+  try {
+    return readMetadata(readRun(path).bytes).fastweights?.startsWith('checkpoint') === true
+  } catch {
+    return false
   }
 }
 
@@ -107,7 +126,7 @@ export const checkMemory =
   }
 
 /** The folder of a run that is named by it or by its checkpoint file. */
-export const folderOfRun = (path: string): string => (statSync(path).isDirectory() ? path : dirname(path))
+export const folderOfRun = (path: string): string => (isFolder(path) ? path : dirname(path))
 
 /** The tokens of an imported model's texts; undefined where the run has no tokenizer. */
 export async function codecOf(path: string): Promise<Codec | undefined> {
@@ -148,7 +167,7 @@ export function openImported(path: string): ImportedRun {
     if (source === undefined) throw new Error("its metadata doesn't say where it is from")
     return { checkpoint, source: checkSource(parsed(source)) }
   } catch (error) {
-    throw new FileError(`${file} can't be used: ${(error as Error).message}`)
+    throw new FileError(`${file} can't be used: ${(error as Error).message}${importable(file)}`)
   }
 }
 
@@ -186,7 +205,7 @@ export function openRun(path: string): OpenedRun {
     if (symbols.length !== count) throw new Error(`it has ${symbols.length} symbols, its model ${count}`)
     return { preset, training, text, arithmetic, checkpoint, vocabulary: vocabularyOf(symbols) }
   } catch (error) {
-    throw new FileError(`${file} can't be used: ${(error as Error).message}`)
+    throw new FileError(`${file} can't be used: ${(error as Error).message}${importable(file)}`)
   }
 }
 

@@ -1,5 +1,4 @@
 /** `fastweights task`: names the tasks, checks files of their sequences by the rules, writes such files; learn.ts trains. */
-import { readFileSync } from 'node:fs'
 import { gunzipSync, gzipSync } from 'node:zlib'
 import { type Fields, namesOf } from '../nn/fields.ts'
 import { SafetensorsError } from '../nn/index.ts'
@@ -15,6 +14,7 @@ import {
   tasks,
   writeTaskFile,
 } from '../tasks/index.ts'
+import { readWhole } from '../tasks/read.ts'
 import { reason } from '../tasks/reason.ts'
 import { suggestion, UsageError } from './arguments.ts'
 import { checkWritable, FileError, writeAtomic } from './files.ts'
@@ -121,7 +121,7 @@ function checked(name: string, row: AnyTask, path: string, { settings }: TaskOpt
 function readFile(name: string, row: AnyTask, path: string, settings: object): TaskFile {
   let bytes: Uint8Array
   try {
-    bytes = readFileSync(path)
+    bytes = readWhole(path)
   } catch (error) {
     throw new FileError(`can't read ${path}: ${reason(error)}`)
   }

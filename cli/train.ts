@@ -546,8 +546,7 @@ function checkResumable(folder: string, options: TrainOptions): void {
     throw new UsageError(
       `--${fixed}: a resumed run keeps its settings (only ${[...resumable].filter((name) => name !== 'resume').join(', ')} can be given)`,
     )
-  if (statSync(folder, { throwIfNoEntry: false })?.isFile())
-    throw new UsageError(`--resume: ${folder} is a file; give the folder of the run`)
+  if (existsSync(folder) && statSync(folder).isFile()) throw new UsageError(`--resume: ${folder} is a file; give the folder of the run`)
 }
 
 async function resumeRun(folder: string, options: TrainOptions, device: Device): Promise<Run> {

@@ -48,13 +48,14 @@ function roundedShift(bits: number, shift: number): number {
   return Math.floor(((bits >>> 0) + half - 1 + odd) / 2 ** shift)
 }
 
-/** The float16 nearest to a number, of two the even one; from 65520 on infinity. */
+/** The float16 nearest to a number, of two the even one; from 65520 on infinity. What is less than 0 is -0 at most, and -0 stays that. */
 export function toFloat16(x: number): number {
   const size = Math.abs(x)
   if (!(size < 65520)) return x * Infinity
   // Float64 keeps of this sum what float16 keeps of x: 10 bits below the first one, and none below 2^-24.
   const large = 1.5 * 2 ** (42 + Math.max(Math.floor(Math.log2(size)), -14))
-  return x + large - large
+  const rounded = size + large - large
+  return x < 0 || Object.is(x, -0) ? -rounded : rounded
 }
 
 /** As float32 numbers. */

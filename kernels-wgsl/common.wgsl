@@ -38,8 +38,8 @@ fn roundedToHalf(x: f32) -> f32 {
   let sign = bits & 0x80000000u;
   let size = bits & 0x7fffffffu;
   if (size >= 0x477ff000u) { return bitcast<f32>(sign | 0x7f800000u); } // from 65520 on
-  // Below 2^-14 there are multiples of 2^-24.
-  if (size < 0x38800000u) { return round(x * 16777216.0) * 5.9604644775390625e-8; }
+  // Below 2^-14 there are multiples of 2^-24, of which 0 has a sign, too; what a driver makes of that is its own.
+  if (size < 0x38800000u) { return bitcast<f32>(sign | bitcast<u32>(round(bitcast<f32>(size) * 16777216.0) * 5.9604644775390625e-8)); }
   return bitcast<f32>(sign | ((size + 0xfffu + ((size >> 13u) & 1u)) & 0xffffe000u));
 }
 

@@ -19,8 +19,9 @@ export interface TrainerConfig {
   /** Bound on the norm of all gradients together; Infinity for none. */
   clipNorm: number
   /**
-   * Whether the step of a model that is `capturable` is captured and replayed (`capture`) once two batches of a shape have come one after the other: the
-   * same numbers, sooner, in memory that stays until the trainer is disposed. By default on webgpu. Not where a parameter that learns isn't the optimiser's.
+   * Whether the step of a model that is `capturable` is captured and replayed (`capture`) once two batches of a shape have come one after the other, or more
+   * where that wasn't worth it before: the same numbers, sooner, in memory that stays until the trainer is disposed. By default on webgpu. Not where a
+   * parameter that learns isn't the optimiser's.
    */
   capture?: boolean
 }
@@ -85,7 +86,13 @@ interface Captured<B> {
   /** What the step takes its numbers from. */
   batch: B
   step: CapturedStep
+  replays: number
 }
+
+/** A step is noted twice: so many replays are worth it. */
+const worthwhile = 2
+/** After how many steps of a shape the next is captured at the latest, however often that wasn't worth it. */
+const mostPatience = 64
 
 /**
  * Forward, backward, clip, update: one optimiser step at a time. A step waits for the device once, to read the loss and the norm together; the next
@@ -98,8 +105,11 @@ export class Trainer<M extends Trainable<never> = Transformer> {
   private captured: Captured<BatchOf<M>> | null = null
   /** What is being captured: nobody waits for it but the step that has begun it, and evaluations. */
   private capturing: Promise<void> | null = null
-  /** The shape of the batch before. */
+  /** The shape of the batch before, and how many have had it, one after the other. */
   private shape = ''
+  private alike = 0
+  /** How many must have, for the next to be captured: more where what was captured is given up before it was worth it, as by an evaluation after each step. */
+  private patience = 1
   private lr = 0
 
   constructor(model: M, optimizer: Optimizer, config: TrainerConfig) {
@@ -142,11 +152,13 @@ export class Trainer<M extends Trainable<never> = Transformer> {
   }
 
   /**
-   * Frees what a captured step holds, or is going to; the next is captured anew, as it has to be where a model does something else from now on. The
-   * model and the optimiser stay.
+   * Frees what a captured step holds, or is going to; steps to come are captured anew, as they have to be where a model does something else from now on,
+   * though not at once where that wasn't worth it before. The model and the optimiser stay.
    */
   dispose(): void {
     this.capturing = null
+    if (this.captured) this.patience = this.captured.replays < worthwhile ? Math.min(mostPatience, 2 * this.patience) : 1
+    if (this.patience > 1) this.alike = 0
     this.captured?.step.dispose()
     this.captured = null
   }
@@ -187,15 +199,19 @@ export class Trainer<M extends Trainable<never> = Transformer> {
     const device = parameters[0]?.device
     const { capture: wanted = device?.name === 'webgpu' } = this.config
     if (!wanted || !device?.capture || !model.capturable || parameters.some((p) => p.grad)) return undefined
-    const before = this.shape
+    this.alike = shape === this.shape ? this.alike + 1 : 0
     this.shape = shape
     const known = this.captured
     if (known && known.shape === shape && parameters.every((p, i) => p === known.parameters[i])) {
       Object.assign(known.batch, batch)
+      known.replays++
       known.step.replay()
       return known.step.outputs[0].read()
     }
-    if (shape !== before || this.capturing) return undefined
+    const due = this.alike >= this.patience && !this.capturing
+    // Another shape stays: what was captured of the one before holds memory for nothing.
+    if (known && this.alike > 0) this.dispose()
+    if (!due) return undefined
     const changes = new Set(this.optimizer.changes())
     // The gradients of others would be left over from each step.
     if (parameters.some((p) => p.requiresGrad && !changes.has(p))) return undefined
@@ -209,7 +225,7 @@ export class Trainer<M extends Trainable<never> = Transformer> {
     const noting: Promise<void> = capture([], {}, () => ({ outputs: [withGrad(() => this.update(batch))] }), changes)
       .then(
         (step) => {
-          if (this.capturing === noting) this.captured = { shape, parameters, batch, step }
+          if (this.capturing === noting) this.captured = { shape, parameters, batch, step, replays: 0 }
           else step.dispose()
         },
         (error) => {

@@ -12,6 +12,7 @@ import { homedir, tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import { decodeText } from './decode.ts'
+import { readWhole } from './read.ts'
 import { reason } from './reason.ts'
 import { TextError } from './text.ts'
 
@@ -86,7 +87,7 @@ export async function defaultText(options: DefaultTextOptions = {}): Promise<Loa
 export async function readText(path: string): Promise<string> {
   let bytes: Uint8Array
   try {
-    bytes = await readFile(path)
+    bytes = readWhole(path)
   } catch (error) {
     throw new TextError(`can't read ${path}: ${reason(error)}`)
   }

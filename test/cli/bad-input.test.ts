@@ -34,6 +34,11 @@ describe('bad input', () => {
     await place.train('--out run')
     place.write('damaged/checkpoint.safetensors', place.read('run/checkpoint.safetensors'))
     place.write('damaged/metrics.jsonl', '{"step":1}\nnonsense\n{"step":2}\n')
+    for (const name of ['foreign', 'vacant']) mkdirSync(place.path(name))
+    place.write('foreign/config.json', '{"model_type":"mamba"}')
+    place.write('foreign/model.safetensors', writeSafetensors([], { format: 'pt' }))
+    // As RWKV's own files begin.
+    place.write('rwkv.bin', Buffer.from('fmgge\0\0\0'))
   })
 
   function assertRefused({ code, stderr }: Result, expected: number, message: string | RegExp, words: unknown): void {
@@ -286,6 +291,48 @@ describe('bad input', () => {
       /has shape \[1,\d+\], its configuration says \[\d+\]$/,
     ],
   ]
+
+  refuses('in folders and files of another kind: what they are, and what takes them', 1, () => [
+    [
+      'import run --out new',
+      'run is a run of fastweights already: go on with fastweights generate run, or write its files with fastweights export run',
+    ],
+    ['import run/checkpoint.safetensors --out new', /^run\/checkpoint\.safetensors is a run of fastweights already: go on with/],
+    ['import vacant --out new', 'vacant: there is no model.safetensors'],
+    ['import short.txt --out new', "short.txt is no file of weights: name a safetensors file, one of RWKV's own, or the folder of a model"],
+    ...['generate', 'inspect', 'export', 'export --format fla', 'export --format safetensors', 'train --resume'].map(
+      (command): Case => [
+        `${command} foreign`,
+        "can't read the checkpoint foreign/checkpoint.safetensors: no such file or folder; it seems to be another package's model: make a run of it with fastweights import foreign",
+      ],
+    ),
+    ...['generate', 'inspect', 'export', 'export --format fla'].flatMap((command): Case[] => [
+      [
+        `${command} foreign/model.safetensors`,
+        /^foreign\/model\.safetensors can't be used: .* with fastweights import foreign\/model\.safetensors$/,
+      ],
+      [`${command} rwkv.bin`, /^rwkv\.bin can't be used: .*; it seems to be another package's model: .* fastweights import rwkv\.bin$/],
+      [`${command} vacant`, "can't read the checkpoint vacant/checkpoint.safetensors: no such file or folder"],
+      [`${command} none`, "can't read the checkpoint none: no such file or folder"],
+    ]),
+    ['export --format safetensors none', "can't read the checkpoint none: no such file or folder"],
+    ['export --format safetensors short.txt/x', "can't read the checkpoint short.txt/x: a part of the path is a file, not a folder"],
+    ['train --resume short.txt/x', "can't read the checkpoint short.txt/x: a part of the path is a file, not a folder"],
+    ['task mqar --check run', "can't read run: it is a folder"],
+    ['verify none.mjs', 'none.mjs: no such file'],
+  ])
+
+  refuses('where a comparison has nothing to compare, which is no shortfall', 2, () => [
+    ['compare run', /^run is a run of fastweights already: /],
+    ['compare vacant', 'vacant: there is no model.safetensors'],
+    ['compare none', "can't read none: no such file or folder"],
+  ])
+
+  if (!isWindows)
+    refuses('in devices without an end, which would be read for ever', 1, () => [
+      [train('').replace('text.txt', '/dev/zero'), "can't read /dev/zero: it is a device, which may have no end"],
+      ['task mqar --check /dev/zero', "can't read /dev/zero: it is a device, which may have no end"],
+    ])
 
   refuses('in a checkpoint', 1, () => {
     const good = place.read('run/checkpoint.safetensors')

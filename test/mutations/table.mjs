@@ -585,6 +585,22 @@ export const mutations = [
     test: 'nn/precision',
     it: 'a step whose gradients overflow',
   },
+  {
+    bug: '-0 becomes +0 in float16',
+    file: 'engine/half.ts',
+    from: 'return x < 0 || Object.is(x, -0) ? -rounded : rounded',
+    to: 'return x < 0 ? -rounded : rounded',
+    test: 'ops/precision',
+    it: 'rounds as files of float16 are written',
+  },
+  {
+    bug: 'a product of the reference begins its sums with what it adds to',
+    file: 'engine/devices/reference/matmul.ts',
+    from: 'C.fill(0, 0, batch * M * N)',
+    to: 'C.fill(begun ? -0 : 0, 0, batch * M * N)',
+    test: 'ops/precision',
+    it: 'a product that adds to -0',
+  },
   // ---- experiments --------------------------------------------------------------------------------------------------------------------
   {
     bug: 'the biases of queries begin as small as those of keys',
@@ -601,5 +617,22 @@ export const mutations = [
     to: 'if (beats(value, mark, 0)) {',
     test: 'experiments/experiments',
     it: 'asks for a gain',
+  },
+  // ---- devices and training -----------------------------------------------------------------------------------------------------------
+  {
+    bug: 'a GPU that refuses one thing is asked for the others one by one, without what it has granted',
+    file: 'engine/devices/webgpu/adapter.ts',
+    from: 'await attempt([...granted, name])',
+    to: 'await attempt([name])',
+    test: 'ops/webgpu-runtime',
+    it: 'of what is refused nothing else is lost',
+  },
+  {
+    bug: "a trainer captures its step however often that wasn't worth it",
+    file: 'nn/trainer.ts',
+    from: 'Math.min(mostPatience, 2 * this.patience) : 1',
+    to: 'Math.min(mostPatience, this.patience) : 1',
+    test: 'nn/training',
+    it: 'stops capturing what an evaluation gives up',
   },
 ]

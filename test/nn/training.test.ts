@@ -384,18 +384,20 @@ describe('training', () => {
     model.generator.bias!.requiresGrad = false
     await took(5, 10)
     await took(5, 13)
+    await took(5, 13)
+    await took(5, 13)
     // Several at once, one of which captures.
     const steps = await Promise.all([6, 6, 6].map((T, i) => trainer.step(randomBatch(i, 2, T))))
     assert.deepEqual(
       steps.map(({ step }) => step),
-      [11, 12, 13],
+      [13, 14, 15],
     )
-    // The third was run while the step was noted.
+    // The third is captured: a step before was noted twice and replayed once.
     assert.equal(runs, 18)
     await assert.rejects(trainer.step({ ...randomBatch(1, 2, 6), tokens: new Int32Array(12).fill(99) }), /index 99 at 0 is outside 0\.\.12/)
     await assert.rejects(trainer.step({ ...randomBatch(1, 2, 6), targets: new Int32Array(12).fill(-1) }), /every target is ignored/)
-    assert.equal(optimizer.steps, 13)
-    assert.equal((await trainer.step(randomBatch(1, 2, 6))).step, 14)
+    assert.equal(optimizer.steps, 15)
+    assert.equal((await trainer.step(randomBatch(1, 2, 6))).step, 16)
     assert.equal(runs, 18)
     // A part that no longer trains is another step.
     model.transformer.layers[0].eval()
@@ -405,6 +407,45 @@ describe('training', () => {
     trainer.dispose()
     optimizer.dispose()
     model.dispose()
+  })
+
+  it('stops capturing what an evaluation gives up before it is worth it, at whatever interval', async () => {
+    const device = await wasm()
+    setDevice(device)
+    for (const [every, captures, passes] of [
+      [1, 1, 24 + 2],
+      [2, 2, 24 + 2 * 2],
+      [3, 2, 24 + 2 * 2 - 2],
+      // Noted at step 2, and from then on at each first step: six times, for 2 + 5 * 3 replays.
+      [4, 6, 24 + 6 * 2 - 17],
+      [12, 2, 24 + 2 * 2 - 21],
+    ]) {
+      const model = new Transformer({ ...architectures.default, layers: 1 })
+      const optimizer = new AdamW(model.namedParameters(), { lr: 1e-3 })
+      const trainer = new Trainer(model, optimizer, { schedule: constant(1e-3), clipNorm: 1, capture: true })
+      let noted = 0
+      let runs = 0
+      const { loss } = model
+      model.loss = (batch) => {
+        if (model.training) runs++
+        return loss.call(model, batch)
+      }
+      const { capture } = device
+      device.capture = (...given) => {
+        noted++
+        return capture!.call(device, ...given)
+      }
+      for (let step = 1; step <= 24; step++) {
+        await trainer.step(randomBatch(step, 2, 6))
+        if (step % every > 0) continue
+        trainer.dispose()
+        await trainer.evaluate([randomBatch(step, 2, 6)])
+      }
+      device.capture = capture
+      assert.deepEqual([noted / 2, runs], [captures, passes], `evaluated every ${every} steps`)
+      for (const each of [trainer, optimizer, model]) each.dispose()
+    }
+    setDevice(reference)
   })
 
   it('captures no step that leaves gradients to the caller, and needs parameters', async () => {

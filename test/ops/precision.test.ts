@@ -1,6 +1,7 @@
 /** Precision f16: operands of products are rounded to float16 as they are read, and nothing else is, on the reference, on wasm and on a GPU. */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
+import { createPool } from '../../engine/devices/wasm/pool.ts'
 import { narrowBits, narrowed, toFloat16, widened } from '../../engine/half.ts'
 import {
   type Device,
@@ -18,6 +19,7 @@ import {
   type Tensor,
   tensor,
 } from '../../engine/index.ts'
+import { elementwise } from '../../kernels-wgsl/generated/wgsl.ts'
 import {
   assertClose,
   assertRms,
@@ -35,6 +37,9 @@ import {
 } from '../helpers.ts'
 import { cases, evaluate, medium, tiny } from './cases.ts'
 import { checkLikeReference, epsilon } from './compare.ts'
+
+/** Usages of buffers, by the standard. */
+const [MAP_READ, COPY_SRC, COPY_DST, STORAGE] = [1, 4, 8, 128]
 
 const bits = new Uint32Array(1)
 const float = new Float32Array(bits.buffer)
@@ -95,10 +100,54 @@ describe('precision f16', () => {
   afterEach(() => setDevice(reference))
 
   it('rounds as files of float16 are written: to nearest, of two to the even one', () => {
-    for (const x of all) assert.ok(Object.is(toFloat16(x) + 0, byBits(x) + 0), `${x}: ${toFloat16(x)}, not ${byBits(x)}`)
-    assert.ok(Number.isNaN(toFloat16(Number.NaN)))
+    assert.ok(all.some((x) => Object.is(x, -0)))
+    for (const x of [...all, Number.NaN]) assert.ok(Object.is(toFloat16(x), byBits(x)), `${x}: ${toFloat16(x)}, not ${byBits(x)}`)
+    // What float32 doesn't have.
+    for (const x of [1e-300, Number.MIN_VALUE]) assert.ok(Object.is(toFloat16(x), 0) && Object.is(toFloat16(-x), -0))
     // Float64 isn't rounded twice.
     assert.equal(toFloat16(1 + 2 ** -11 + 2 ** -40), 1 + 2 ** -10)
+  })
+
+  it('the functions with which wasm and WGSL round give the same bits, of every half, of what lies between, of NaN, and the sign of zero', async function () {
+    const given = Float32Array.from([...all, Number.NaN])
+    const expected = Float32Array.from(given, toFloat16)
+    const size = given.byteLength
+    for (const { relaxed } of builds) {
+      const pool = await createPool({ threads: 1, relaxed })
+      const [from, to] = [size, size].map((bytes) => pool.memory.allocate(bytes))
+      new Float32Array(pool.memory.wasm.buffer, from.pointer, given.length).set(given)
+      pool.run('roundToFloat16', Math.ceil(size / 16), 8192, [from.pointer, to.pointer, 0])
+      assertSameBits(new Float32Array(pool.memory.wasm.buffer, to.pointer, given.length), expected, `wasm, relaxed ${relaxed}`)
+      pool.close()
+    }
+    const { gpu } = await webgpu(this)
+    const code = `alias Half = f32;\nconst HALF = true;\n${elementwise.files[0].source}
+      @group(0) @binding(0) var<storage, read_write> x: array<f32>;
+      @compute @workgroup_size(64) fn rounding(@builtin(global_invocation_id) id: vec3<u32>) {
+        if (id.x < arrayLength(&x)) { x[id.x] = roundedToHalf(x[id.x]); }
+      }`
+    const [there, back] = [STORAGE | COPY_DST | COPY_SRC, COPY_DST | MAP_READ].map((usage) => gpu.createBuffer({ size, usage }))
+    const pipeline = gpu.createComputePipeline({
+      layout: 'auto',
+      compute: { module: gpu.createShaderModule({ code }), entryPoint: 'rounding' },
+    })
+    gpu.queue.writeBuffer(there, 0, given)
+    const encoder = gpu.createCommandEncoder()
+    const pass = encoder.beginComputePass()
+    pass.setPipeline(pipeline)
+    pass.setBindGroup(
+      0,
+      gpu.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries: [{ binding: 0, resource: { buffer: there } }] }),
+    )
+    pass.dispatchWorkgroups(Math.ceil(given.length / 64))
+    pass.end()
+    encoder.copyBufferToBuffer(there, 0, back, 0, size)
+    gpu.queue.submit([encoder.finish()])
+    await back.mapAsync(1)
+    const actual = new Float32Array(back.getMappedRange().slice(0))
+    for (const buffer of [there, back]) buffer.destroy()
+    // A driver may read a float32 below 2^-126 as 0; none is among them.
+    assertSameBits(actual, expected, 'WGSL')
   })
 
   it('the reference counts what was too large for float16, of its own operands alone', async () => {
@@ -130,7 +179,7 @@ describe('precision f16', () => {
     for (const device of await halfDevices(this)) {
       const compare = async (...how: [some: Float32Array, columns: number, transposeA: boolean]): Promise<void> => {
         const [actual, expected] = [await product(device, ...how), await product(halfReference, ...how)]
-        const wrong = expected.findIndex((x, i) => x !== actual[i])
+        const wrong = expected.findIndex((x, i) => !Object.is(x, actual[i]))
         assert.equal(wrong, -1, `${how[0][Math.floor(wrong / how[1])]} became ${actual[wrong]}, not ${expected[wrong]}`)
       }
       // By tiles, of rows and of columns; and of 256 elements at most, a thirtieth of all, each by a thread.
@@ -138,6 +187,20 @@ describe('precision f16', () => {
       await compare(all, 4, true)
       for (let first = 0; first < all.length; first += 30 * 256) await compare(all.subarray(first, first + 256), 1, false)
     }
+  })
+
+  it('a product that adds to -0 adds a sum of its own, which begins with +0, on every device', async function () {
+    for (const device of [reference, halfReference, ...(await halfDevices(this))])
+      for (const [M, K, N] of [
+        [1, 1, 1],
+        [5, 3, 7],
+        [70, 33, 66],
+      ]) {
+        const filled = (rows: number, columns: number, x: number): Tensor =>
+          tensor(new Float32Array(rows * columns).fill(x), { shape: [rows, columns], device })
+        const product = scope(() => matmul(filled(M, K, 1), filled(K, N, -0), { accumulate: filled(M, N, -0) }))
+        for (const x of await readAndFree(product)) assert.ok(Object.is(x, 0), `${device.description}: ${M} x ${K} x ${N}`)
+      }
   })
 
   it('a product, with its gradients, is the reference of that precision up to sums in float32', async function () {

@@ -6,7 +6,7 @@ import type { MatmulSizes } from '../../engine/devices/kernels.ts'
 import { fastWeightKernels } from '../../engine/devices/wasm/fast-weights.ts'
 import { matmulKernels } from '../../engine/devices/wasm/matmul.ts'
 import { type Block, createMemory } from '../../engine/devices/wasm/memory.ts'
-import { place } from '../../engine/devices/wasm/plan.ts'
+import { place, type Stay } from '../../engine/devices/wasm/plan.ts'
 import { createPool, type Pool, relaxedAvailable } from '../../engine/devices/wasm/pool.ts'
 import { program, random, uniforms, withoutSharedMemory } from '../helpers.ts'
 
@@ -129,6 +129,39 @@ describe('wasm memory', () => {
         for (const block of blocks) memory.free(block)
         assert.equal(memory.bytesInUse(), 0)
         memory.free(memory.allocate(12 * 2 ** 20))
+      }),
+    )
+  })
+
+  it('places each, the largest first, at the lowest address that is free in all of its time', () => {
+    const plain = (stays: readonly (Stay & { size: number })[], taken: readonly [number, number][]): void => {
+      const there: Stay[] = taken.map(([at, end]) => ({ at, end, from: 0, to: Infinity }))
+      for (const stay of [...stays].sort((a, b) => b.size - a.size)) {
+        let at = 0
+        for (const { at: begin, end } of there.filter(({ from, to }) => from < stay.to && stay.from < to).sort((a, b) => a.at - b.at)) {
+          if (begin - at >= stay.size) break
+          at = Math.max(at, end)
+        }
+        there.push(Object.assign(stay, { at, end: at + stay.size }))
+      }
+    }
+    // Sizes that recur and that don't, some for all time.
+    const lives = fc.record({
+      from: fc.nat({ max: 50 }),
+      length: fc.nat({ max: 30 }),
+      n: fc.integer({ min: 1, max: 40 }),
+      lasts: fc.nat({ max: 9 }),
+    })
+    fc.assert(
+      fc.property(fc.array(lives, { maxLength: 80 }), fc.array(fc.nat({ max: 40 }), { maxLength: 6 }), (all, edges) => {
+        const made = () =>
+          all.map(({ from, length, n, lasts }) => ({ size: 64 * n, at: 0, end: 0, from, to: lasts === 0 ? Infinity : from + length + 1 }))
+        const sorted = [...new Set(edges)].sort((a, b) => a - b).map((edge) => 64 * edge)
+        const taken = sorted.slice(1).flatMap((end, i): [number, number][] => (i % 2 === 0 ? [[sorted[i], end]] : []))
+        const [actual, expected] = [made(), made()]
+        place(actual, taken)
+        plain(expected, taken)
+        assert.deepEqual(actual, expected)
       }),
     )
   })

@@ -1,6 +1,6 @@
 /** The runtime of the WebGPU device: shaders and their errors, buffers, limits, loss, the end of the process. */
 import assert from 'node:assert/strict'
-import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
+import { openAdapter, requestGranted } from '../../engine/devices/webgpu/adapter.ts'
 import { type Block, classSize, createMemory, type Pooled } from '../../engine/devices/webgpu/memory.ts'
 import { createGpu, type Gpu, type Shader, sourceOf } from '../../engine/devices/webgpu/runtime.ts'
 import {
@@ -569,32 +569,126 @@ describe('webgpu runtime', () => {
     }
   })
 
-  it('an adapter that refuses what it lists gives a device without that, and says so; float16 that was asked for stays an error', async function () {
-    const { capabilities } = await webgpu(this)
+  /** Runs `body` where no device is given with any of `refused`, and each adapter gives one answer, as the standard allows; returns what was asked for. */
+  async function refusing(refused: readonly string[], body: () => Promise<void>): Promise<string[][]> {
     const { globals } = await import('webgpu')
     const { prototype } = (globals as { GPUAdapter: { prototype: GPUAdapter } }).GPUAdapter
     const { requestDevice } = prototype
-    const refusing = (refuses: string): void => {
-      prototype.requestDevice = function (wanted) {
-        const refused = [...(wanted?.requiredFeatures ?? [])].includes(refuses as GPUFeatureName)
-        return refused ? Promise.reject(new Error(`no ${refuses}\nhere`)) : requestDevice.call(this, wanted)
-      }
+    const requests: string[][] = []
+    const used = new WeakSet<GPUAdapter>()
+    prototype.requestDevice = function (wanted) {
+      if (used.has(this)) return Promise.reject(new Error('the adapter has been used'))
+      used.add(this)
+      const large = Object.keys(wanted?.requiredLimits ?? {}).length > 0
+      const asked = [...(wanted?.requiredFeatures ?? []), ...(large ? ['large buffers'] : [])]
+      requests.push(asked)
+      const no = asked.find((name) => refused.includes(name))
+      return no ? Promise.reject(new Error(`no ${no}\nhere`)) : requestDevice.call(this, wanted)
     }
     try {
-      refusing('timestamp-query')
-      assert.ok(capabilities.timestamps, 'the adapter of the tests lists timestamps')
-      const device = await webgpuDevice()
-      assert.match(device.description, /^webgpu \(.+; without timestamp-query, refused though listed: no timestamp-query\)$/)
-      assert.equal(device.capabilities.timestamps, false)
-      assert.deepEqual(await readAndFree(scope(() => matmul(full([1, 2], 1, device), full([2, 1], 3, device)))), [6])
-      device.close()
-      refusing('shader-f16')
-      await assert.rejects(webgpuDevice({ precision: 'f16' }), {
-        message: capabilities.f16 ? /^webgpu: .+ can't be opened: no shader-f16$/ : /^webgpu: .+ lacks shader-f16, /,
-      })
+      await body()
     } finally {
       prototype.requestDevice = requestDevice
     }
+    return requests
+  }
+
+  it('an adapter that refuses what it lists gives a device without that alone, and says so; float16 that was asked for stays an error', async function () {
+    const { capabilities } = await webgpu(this)
+    assert.ok(capabilities.timestamps && capabilities.bindingBytes > 2 ** 27, 'the adapter of the tests lists timestamps and large buffers')
+    for (const [refused, requests] of [
+      [[], 1],
+      [['timestamp-query'], 3],
+      [['large buffers'], 3],
+      [['large buffers', 'timestamp-query'], 4],
+    ] as const) {
+      const all = await refusing(refused, async () => {
+        const device = await webgpuDevice()
+        const said = refused.map((name) => `; without ${name}, refused though listed: no ${name}`).join('')
+        assert.equal(device.description, `webgpu (${capabilities.adapter}${said})`)
+        assert.equal(device.capabilities.timestamps, !(refused as readonly string[]).includes('timestamp-query'))
+        assert.equal(device.capabilities.bindingBytes > 2 ** 27, !(refused as readonly string[]).includes('large buffers'))
+        assert.deepEqual(await readAndFree(scope(() => matmul(full([1, 2], 1, device), full([2, 1], 3, device)))), [6])
+        device.close()
+      })
+      assert.equal(all.length, requests, refused.join())
+    }
+    await refusing(['shader-f16'], () =>
+      assert.rejects(webgpuDevice({ precision: 'f16' }), {
+        message: capabilities.f16 ? /^webgpu: .+ can't be opened: no shader-f16$/ : /^webgpu: .+ lacks shader-f16, /,
+      }),
+    )
+  })
+
+  it('where one of what matrix units need is refused, a device has none, and says why', async () => {
+    const { globals } = await import('webgpu')
+    const { prototype } = (globals as { GPU: { prototype: GPU } }).GPU
+    const { requestAdapter } = prototype
+    const units = ['subgroups', 'chromium-experimental-subgroup-matrix']
+    const sizes = { componentType: 'f16', resultComponentType: 'f32', M: 16, N: 16, K: 16 }
+    for (const refused of [[units[0]], [units[1]], units, [...units, 'timestamp-query', 'large buffers']]) {
+      const granted: string[][] = []
+      // An adapter that has them, without which the device underneath does.
+      prototype.requestAdapter = async function (options) {
+        const adapter = (await requestAdapter.call(this, options))!
+        const info = { ...adapter.info, description: 'wrapped', subgroupMinSize: 32, subgroupMaxSize: 32, subgroupMatrixConfigs: [sizes] }
+        const features = new Set(['shader-f16', 'timestamp-query', ...units])
+        const requestDevice = (wanted: GPUDeviceDescriptor): Promise<GPUDevice> => {
+          const asked = [...wanted.requiredFeatures!] as string[]
+          const large = Object.keys(wanted.requiredLimits!).length > 0
+          const no = [...asked, ...(large ? ['large buffers'] : [])].find((name) => refused.includes(name))
+          if (no) return Promise.reject(new Error(`no ${no}`))
+          granted.push(asked)
+          return adapter.requestDevice({ ...wanted, requiredFeatures: asked.filter((name) => !units.includes(name)) as GPUFeatureName[] })
+        }
+        return { info, features, limits: adapter.limits, requestDevice } as unknown as GPUAdapter
+      }
+      try {
+        const { device, capabilities } = await openAdapter({ backend: 'null', precision: 'f16' })
+        const said = (names: readonly string[]): string =>
+          names
+            .filter((name) => refused.includes(name))
+            .map((name) => `without ${name}, refused though listed: no ${name}`)
+            .join('; ')
+        assert.equal(capabilities.noMatrixUnits, said(units))
+        assert.equal(capabilities.refused, said(['large buffers', 'timestamp-query', ...units]))
+        assert.deepEqual(
+          granted.at(-1),
+          ['shader-f16', 'timestamp-query', ...units].filter((name) => !refused.includes(name)),
+        )
+        device.destroy()
+      } finally {
+        prototype.requestAdapter = requestAdapter
+      }
+    }
+  })
+
+  it('of what is refused nothing else is lost, in n + 2 requests at most, one device at a time', async () => {
+    const optional = ['a', 'b', 'c', 'd']
+    for (let refused = 0; refused < 16; refused++)
+      for (const together of [false, true]) {
+        let open = 0
+        let requests = 0
+        const bad = optional.filter((_, i) => (refused >> i) & 1)
+        // Each of them by itself, or only all of them at once.
+        const refuses = (asked: readonly string[]): boolean =>
+          together ? bad.length > 0 && bad.every((name) => asked.includes(name)) : bad.some((name) => asked.includes(name))
+        const { device, refusals } = await requestGranted(async (asked) => {
+          requests++
+          assert.equal(open, 0)
+          if (refuses(asked)) throw new Error(`no ${asked.join()}\nof these`)
+          open++
+          return { asked, destroy: () => void open-- }
+        }, optional)
+        const lost = together ? bad.slice(-1) : bad
+        assert.deepEqual([device.asked, refusals.map(([name]) => name)], [optional.filter((name) => !lost.includes(name)), lost])
+        for (const [name, why] of refusals) assert.match(why, new RegExp(`^no .*${name}.*$`))
+        assert.ok(open === 1 && requests <= optional.length + 2 && (bad.length > 0 || requests === 1), `${requests}`)
+      }
+    await assert.rejects(
+      requestGranted(() => Promise.reject(new Error('no device')), optional),
+      /^Error: no device$/,
+    )
   })
 
   it('without a driver, or the adapter asked for, says what is missing', async function () {

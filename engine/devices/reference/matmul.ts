@@ -13,8 +13,9 @@ export const matmulKernels = (round: Round): Pick<Kernels<RefStorage>, 'matmul' 
     const [rowB, colB] = transposeB ? [1, K] : [N, 1]
     const [A, B] = [a.data, halfB ? numbersOf(b, halfB) : b.data].map((x) => operand(x, round))
     const C = c.data
-    if (!accumulate) C.fill(0, 0, batch * M * N)
-    else if (start) C.set(start.data)
+    // Added to a sum of its own, as on the other devices: the sum of nothing but -0 is +0.
+    const begun = accumulate && (start ?? c).data.slice(0, batch * M * N)
+    C.fill(0, 0, batch * M * N)
     for (let s = 0; s < batch; s++)
       for (let m = 0; m < M; m++) {
         const row = (s * M + m) * N
@@ -25,6 +26,7 @@ export const matmulKernels = (round: Round): Pick<Kernels<RefStorage>, 'matmul' 
           for (let n = 0; n < N; n++) C[row + n] += value * B[from + n * colB]
         }
         for (let n = 0; n < N; n++) {
+          if (begun) C[row + n] += begun[row + n]
           if (bias) C[row + n] += bias.data[n]
           if (activation) C[row + n] = unaryTable[activation].f(C[row + n])
         }
@@ -36,9 +38,10 @@ export const matmulKernels = (round: Round): Pick<Kernels<RefStorage>, 'matmul' 
       const operands = terms.map(({ a, b, ...term }) => ({ ...term, A: operand(a.data, round), B: operand(b.data, round) }))
       for (let m = 0; m < M; m++)
         for (let n = 0; n < N; n++) {
-          let x = accumulate ? C[m * N + n] : 0
+          let x = 0
           for (const { A, B, K, transposeA, transposeB } of operands)
             for (let k = 0; k < K; k++) x += A[transposeA ? k * M + m : m * K + k] * B[transposeB ? n * K + k : k * N + n]
+          if (accumulate) x += C[m * N + n]
           if (bias) x += bias.data[n]
           if (gate) x *= unaryTable[gate.op].df(gate.y.data[m * N + n], gate.y.data[m * N + n])
           C[m * N + n] = activation ? unaryTable[activation].f(x) : x

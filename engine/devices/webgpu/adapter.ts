@@ -33,7 +33,7 @@ export interface Capabilities {
   f16: boolean
   /** Of a device in precision f16: why nothing runs on matrix units; null where they do. */
   noMatrixUnits?: string | null
-  /** Where the device was refused with optional features that the adapter lists, and opened without them: which, and why. */
+  /** Where the device was refused with something optional that the adapter lists, and opened without that: what, and why. */
   refused?: string
   /** Largest buffer that can be bound, in bytes: a multiple of 16. */
   bindingBytes: number
@@ -229,25 +229,64 @@ export async function openAdapter(options: WebgpuOptions, withoutUnits?: string)
     throw new Error(`webgpu: ${name} lacks shader-f16, which precision f16 needs; leave that out, or choose another adapter`)
   const noMatrixUnits = withoutUnits ?? (options.minimal ? 'not asked for' : lacksUnits(adapter))
   const timed = !options.minimal && adapter.features.has('timestamp-query')
-  const optional = [...(timed ? ['timestamp-query'] : []), ...(half && noMatrixUnits === null ? unitFeatures : [])]
-  const request = (adapter: GPUAdapter, features: string[]): Promise<GPUDevice> =>
-    adapter.requestDevice({
-      requiredFeatures: [...(half ? ['shader-f16'] : []), ...features] as GPUFeatureName[],
-      requiredLimits: options.minimal ? {} : { maxStorageBufferBindingSize, maxBufferSize },
+  const optional = [
+    ...(options.minimal ? [] : [largeBuffers]),
+    ...(timed ? ['timestamp-query'] : []),
+    ...(half && noMatrixUnits === null ? unitFeatures : []),
+  ]
+  let fresh: GPUAdapter | undefined = adapter
+  const request = async (asked: readonly string[]): Promise<GPUDevice> => {
+    const from = fresh ?? (await firstAdapter(gpu, options))
+    fresh = undefined // gives one device at most, or none once it has refused one
+    const device = await from.requestDevice({
+      requiredFeatures: [...(half ? ['shader-f16'] : []), ...asked.filter((name) => name !== largeBuffers)] as GPUFeatureName[],
+      requiredLimits: asked.includes(largeBuffers) ? { maxStorageBufferBindingSize, maxBufferSize } : {},
     })
-  let refused: string | undefined
-  const device = await request(adapter, optional)
-    .catch(async (error: unknown) => {
-      if (optional.length === 0) throw error
-      refused = `without ${optional.join(', ')}, refused though listed: ${firstLine(error)}`
-      return request(await firstAdapter(gpu, options), [])
-    })
-    .catch((error: unknown) => {
-      throw new Error(`webgpu: ${name} can't be opened: ${firstLine(error)}`)
-    })
-  owners.register(device, gpu)
-  const units = half && { noMatrixUnits: noMatrixUnits ?? refused ?? null }
+    owners.register(device, gpu) // of those that are given up, too
+    return device
+  }
+  const { device, refusals } = await requestGranted(request, optional).catch((error: unknown) => {
+    throw new Error(`webgpu: ${name} can't be opened: ${firstLine(error)}`)
+  })
+  const told = (names: readonly string[]): string | undefined => {
+    const lines = refusals.filter(([name]) => names.includes(name)).map(([name, why]) => `without ${name}, refused though listed: ${why}`)
+    return lines.length > 0 ? lines.join('; ') : undefined
+  }
+  const refused = told(optional)
+  const units = half && { noMatrixUnits: noMatrixUnits ?? told(unitFeatures) ?? null }
   return { device, capabilities: { ...capabilitiesOf(adapter, device), ...units, ...(refused !== undefined && { refused }) }, precision }
+}
+
+const largeBuffers = 'large buffers'
+
+/**
+ * A device with all that is optional, or, where that is refused, with what is granted: each thing is tried in order with those granted before it. For n of
+ * them n + 2 requests at most, and never two devices at once. `refusals`: what the device is without, and why. Throws where it's refused without any.
+ */
+export async function requestGranted<D extends { destroy(): void }>(
+  request: (asked: readonly string[]) => Promise<D>,
+  optional: readonly string[],
+): Promise<{ device: D; refusals: [name: string, why: string][] }> {
+  const attempt = (asked: readonly string[]): Promise<D | { why: string }> =>
+    request(asked).catch((error: unknown) => {
+      if (asked.length === 0) throw error
+      return { why: firstLine(error) }
+    })
+  const first = await attempt(optional)
+  if (!('why' in first)) return { device: first, refusals: [] }
+  const granted: string[] = []
+  const refusals: [string, string][] = []
+  for (const [i, name] of optional.entries()) {
+    // All together has been refused already.
+    const answer = granted.length === optional.length - 1 ? first : await attempt([...granted, name])
+    if ('why' in answer) refusals.push([name, answer.why])
+    else if (i === optional.length - 1) return { device: answer, refusals }
+    else {
+      granted.push(name)
+      answer.destroy()
+    }
+  }
+  return { device: await request(granted), refusals }
 }
 
 /** Of an adapter, or of what a device was granted of it. */
