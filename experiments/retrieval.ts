@@ -62,7 +62,7 @@ const capacity: Record<string, Memory> = {
   },
 }
 
-/** A tenth of what the official runs took, each step as long as ten of the others. */
+/** Far less than the official runs took, which went on to 35,900. */
 const tanhLimit = 2000
 
 /** Keys come again with other values: whether the memory corrects what it holds. Twice as many writes as keys. */
