@@ -83,7 +83,21 @@ export async function visit(from, url, { prepare, ...options } = {}) {
     (request) =>
       new URL(request.url()).origin === new URL(url).origin || /^(data|blob):/.test(request.url()) || complaints.push(request.url()),
   )
-  page.on('requestfailed', (request) => complaints.push(`${request.url()}: ${request.failure()?.errorText}`))
+  // What a document, or a worker of it, is still loading when it is left, the browser cuts off, sooner or later: no complaint of the next document.
+  let documents = 0
+  const askedBy = new WeakMap()
+  const cutOff = new Set()
+  page.on('request', (request) => askedBy.set(request, documents))
+  page.on('requestfailed', (request) => {
+    const complaint = `${request.url()}: ${request.failure()?.errorText}`
+    if (!complaint.endsWith('net::ERR_ABORTED')) complaints.push(complaint)
+    else if (askedBy.get(request) === documents) complaints.push(complaint) && cutOff.add(complaint)
+  })
+  page.on('domcontentloaded', () => {
+    documents++
+    complaints.splice(0, complaints.length, ...complaints.filter((complaint) => !cutOff.has(complaint)))
+    cutOff.clear()
+  })
   await prepare?.(page)
   await page.goto(url)
   return { page, complaints, close: () => context.close() }
