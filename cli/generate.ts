@@ -10,6 +10,7 @@ interface Choices {
   length: number
   temperature: number
   topK: number
+  topP: number
   seed: number
 }
 
@@ -44,7 +45,8 @@ interface Speaker {
 /** Writes the prompt and its continuation to standard output as they come; several of them as records, a line of JSON each. */
 export async function generateText({ run, prompt, tokens, prompts, batch, raw, given, ...more }: GenerateCommandOptions): Promise<number> {
   if (prompt !== undefined && prompts !== undefined) throw new UsageError('--prompt and --prompts exclude each other: give one of them')
-  const said: Choices = { length: more.length, temperature: more.temperature, topK: more.topK, seed: more.seed }
+  const { length, temperature, topK, topP, seed } = more
+  const said: Choices = { length, temperature, topK, topP, seed }
   const path = run ?? latestRun()
   if (!isImported(path)) {
     if (tokens.length > 0) throw new UsageError(`--tokens: ${path} has characters of its own: give a --prompt`)
@@ -55,11 +57,12 @@ export async function generateText({ run, prompt, tokens, prompts, batch, raw, g
   }
   const imported = openImported(path)
   const { symbols } = imported.checkpoint.config
-  const { ends, temperature, topK } = generationOf(imported.source)
+  const { ends, ...asked } = generationOf(imported.source)
   const choices = {
     ...said,
-    ...(temperature !== undefined && !given.has('temperature') && { temperature }),
-    ...(topK !== undefined && !given.has('top-k') && { topK }),
+    ...(asked.temperature !== undefined && !given.has('temperature') && { temperature: asked.temperature }),
+    ...(asked.topK !== undefined && !given.has('top-k') && { topK: asked.topK }),
+    ...(asked.topP !== undefined && !given.has('top-p') && { topP: asked.topP }),
   }
   if (prompt === undefined && prompts === undefined)
     return speakTokens(openedModel(path, imported), tokenNumbers(path, tokens, symbols), batch, new Set(ends), choices)

@@ -396,6 +396,14 @@ export const generateCommand = {
     },
     { name: 'temperature', type: 'number', min: 0, default: 0.8, description: '0 takes the likeliest character every time' },
     { name: 'top-k', type: 'integer', min: 0, default: 0, description: 'choose among the k likeliest; 0 for all' },
+    {
+      name: 'top-p',
+      type: 'number',
+      min: 0,
+      max: 1,
+      default: 1,
+      description: 'of these, choose among the likeliest whose probabilities together reach p; 1 for all',
+    },
     { name: 'seed', type: 'integer', min: 0, max: 0xffffffff, default: 1, description: 'of the choices' },
     {
       name: 'raw',

@@ -83,7 +83,9 @@ const entries = [
   }),
   entry(generateCommand, (v, given, [run]) => {
     if (run !== undefined && v.run !== undefined) throw new UsageError(`--run: a run is given already, ${run}: give one of them`)
-    return withDevice(v, given, remark, 'fastweights generate', () => generateText({ ...v, run: run ?? v.run, topK: v['top-k'], given }))
+    return withDevice(v, given, remark, 'fastweights generate', () =>
+      generateText({ ...v, run: run ?? v.run, topK: v['top-k'], topP: v['top-p'], given }),
+    )
   }),
   entry(importCommand, async (v, given, operands) => {
     const { importModel } = await import('./pretrained.ts')

@@ -17,6 +17,7 @@ const ranges = {
   '0 or more': (x: number) => x >= 0 && x < Infinity,
   positive: (x: number) => x > 0,
   'above 0': (x: number) => x > 0 && x < Infinity,
+  'in [0, 1]': (x: number) => x >= 0 && x <= 1,
   'in [0, 1)': (x: number) => x >= 0 && x < 1,
   'an integer': Number.isInteger,
   'an integer, 0 or more': (x: number) => Number.isInteger(x) && x >= 0,

@@ -30,6 +30,8 @@ export interface GenerateOptions extends Stoppable {
   temperature?: number
   /** Only the k likeliest tokens are candidates; 0 (the default) means all. */
   topK?: number
+  /** Of these, only the fewest likeliest whose probabilities together reach p, at least one; 1 (the default) means all. Holtzman et al. 2020, section 3.1. */
+  topP?: number
   /** Of what is drawn; 1 by default. Temperature 0 draws nothing. */
   seed?: number
 }
@@ -74,12 +76,13 @@ function checkPrompt(what: string, prompt: Int32Array): void {
 }
 
 async function* continued(model: LanguageModel, prompts: readonly Int32Array[], options: GenerateOptions): AsyncGenerator<Int32Array> {
-  checkOptions('generate', options, ['length', 'temperature', 'topK', 'seed', 'signal'])
+  checkOptions('generate', options, ['length', 'temperature', 'topK', 'topP', 'seed', 'signal'])
   const mayGoOn = stopper('generate', options)
-  const { length, temperature = 1, topK = 0, seed = 1 } = options
+  const { length, temperature = 1, topK = 0, topP = 1, seed = 1 } = options
   checkNumber('generate: length', length, 'an integer, 0 or more')
   checkNumber('generate: temperature', temperature, '0 or more')
   checkNumber('generate: topK', topK, 'an integer, 0 or more')
+  checkNumber('generate: topP', topP, 'in [0, 1]')
   checkSeed('generate: the seed', seed)
   await mayGoOn()
   if (length === 0 || prompts.length === 0) return
@@ -121,7 +124,7 @@ async function* continued(model: LanguageModel, prompts: readonly Int32Array[], 
         }
       for (let b = 0; b < B; b++) {
         const u = threefry((seed + b) % 2 ** 32, samplerStream, i, 0)[0] / 2 ** 32
-        tokens[b] = sample(logits[b], temperature, topK, u)
+        tokens[b] = sample(logits[b], temperature, topK, u, topP)
       }
       yield tokens.slice()
     }
@@ -288,12 +291,13 @@ const weights = new Float64Array(buckets)
 let places = new Uint8Array(0)
 
 /**
- * Draws an index in proportion to softmax(logits / temperature) among the topK largest; u in [0, 1) decides: from the likeliest down, of equal ones the first first, it is
+ * Draws an index in proportion to softmax(logits / temperature) among the topK largest, and of these among the likeliest whose probabilities reach topP; u in [0, 1) decides: from the likeliest down, of equal ones the first first, it is
  * where the sum of probabilities passes u. Only the bucket where it does is sorted, since all of a large vocabulary would take longer than many a model's step.
  */
-export function sample(logits: ArrayLike<number>, temperature: number, topK: number, u: number): number {
+export function sample(logits: ArrayLike<number>, temperature: number, topK: number, u: number, topP = 1): number {
   checkNumber('sample: temperature', temperature, '0 or more')
   checkNumber('sample: topK', topK, 'an integer, 0 or more')
+  checkNumber('sample: topP', topP, 'in [0, 1]')
   checkNumber('sample: u', u, 'in [0, 1)')
   const best = likeliest(logits)
   if (temperature === 0) return best
@@ -326,6 +330,18 @@ export function sample(logits: ArrayLike<number>, temperature: number, topK: num
       weights[end] = some.reduce((sum, logit) => sum + weight(logit), 0)
     }
     total += weights[end]
+  }
+  const reach = topP * total
+  for (let b = 0, sum = 0; topP < 1 && b < end; sum += weights[b++]) {
+    if (sum + weights[b] < reach) continue
+    const members = (b === end - 1 && some) || sorted(b)
+    let first = members.length
+    total = sum
+    do total += weight(members[--first])
+    while (first > 0 && total < reach)
+    some = members.subarray(first)
+    weights[b] = total - sum
+    end = b + 1
   }
   let left = u * total
   for (let b = 0; b < end; b++) {

@@ -123,7 +123,8 @@ export function openPretrained(files: NamedFiles, options: Pick<PretrainedOption
   const row = architectureOf(config, read ? 'rwkv' : options.package)
   const warnings = checkKeys(row, config)
   const generation = files.has(generationName) ? textOf(files.get(generationName)) : undefined
-  generationOf({ config, generation })
+  for (const what of generationOf({ config, generation }).notDone)
+    warnings.push(`${generationName}: ${what} isn't carried out here: tokens are drawn without it`)
   const tensors = read?.tensors ?? readTensors(files)
   refuseQuantised(tensors)
   const plan = planOf(row, config, tensors.size)
@@ -300,10 +301,36 @@ function parseJson(name: string, content: Bytes | string): unknown {
 export interface Generation {
   /** Tokens after which there is no more of it. */
   ends: number[]
+  /** What generation_config.json asks for beyond that, which `generate` doesn't do, such as 'repetition_penalty 1.1'. */
+  notDone: string[]
   /** As `generate` has them, where they are said. */
   temperature?: number
-  /** Only the k likeliest tokens are candidates; 0 means all. */
   topK?: number
+  topP?: number
+}
+
+/** Other keys of it that change what is drawn, with a value of each that changes nothing. */
+const notDone: Readonly<Record<string, unknown>> = {
+  repetition_penalty: 1,
+  min_p: 0,
+  top_h: 0,
+  typical_p: 1,
+  epsilon_cutoff: 0,
+  eta_cutoff: 0,
+  no_repeat_ngram_size: 0,
+  min_length: 0,
+  min_new_tokens: 0,
+  num_beams: 1,
+  penalty_alpha: 0,
+  guidance_scale: 1,
+  bad_words_ids: null,
+  sequence_bias: null,
+  suppress_tokens: null,
+  begin_suppress_tokens: null,
+  forced_bos_token_id: null,
+  forced_eos_token_id: null,
+  exponential_decay_length_penalty: null,
+  watermarking_config: null,
 }
 
 /** generation_config.json speaks before config.json does. */
@@ -320,9 +347,13 @@ export function generationOf({ config, generation }: Pick<PretrainedSource, 'con
       ? (value as number)
       : fail(`${generationName}: ${key} must be a finite number from ${least} on, not ${printable(told(value))}`)
   }
-  if (given.do_sample == null) return { ends: ends as number[] }
-  if (given.do_sample === false) return { ends: ends as number[], temperature: 0 }
-  return { ends: ends as number[], temperature: number('temperature', 0, 1), topK: Math.floor(number('top_k', 0, 0)) }
+  const others = Object.entries(given).filter(([key, value]) => Object.hasOwn(notDone, key) && ![null, notDone[key]].includes(value))
+  const all = { ends: ends as number[], notDone: others.map(([key, value]) => `${key} ${printable(clip(JSON.stringify(value)))}`) }
+  if (given.do_sample == null) return all
+  if (given.do_sample === false) return { ...all, temperature: 0 }
+  const topP = number('top_p', 0, 1)
+  if (topP > 1) fail(`${generationName}: top_p must be from 0 to 1, not ${topP}`)
+  return { ...all, temperature: number('temperature', 0, 1), topK: Math.floor(number('top_k', 0, 0)), topP }
 }
 
 /** What becomes of it in an export: as it was, or the tokens that config.json names. */

@@ -71,11 +71,12 @@ describe("fastweights with other packages' models", () => {
     const more: [string, Uint8Array][] = [
       ['tokenizer.json', text(byteLevel)],
       ['tokenizer_config.json', text({ chat_template: '{{ messages }}' })],
-      ['generation_config.json', text({ do_sample: false, eos_token_id: [7] })],
+      ['generation_config.json', text({ do_sample: true, top_p: 0, repetition_penalty: 1.2, eos_token_id: [7] })],
     ]
     write('texts', more)
     const said = await place.succeed(['import', 'texts', '--out', 'what is said'])
     assert.match(said, /tokenizer_config\.json: its chat template isn't carried out here/)
+    assert.match(said, /generation_config\.json: repetition_penalty 1\.2 isn't carried out here/)
     assert.match(said, /generate 'what is said' --prompt/)
     // The likeliest tokens are 8, 8 and 7, and 7 is the end.
     const [records, json] = await Promise.all([

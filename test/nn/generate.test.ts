@@ -323,16 +323,34 @@ describe('generation', () => {
     assert.deepEqual(counts(0, 0), [0, 1000, 0, 0])
     assert.deepEqual(counts(1, 99), counts(1, 0))
     assert.deepEqual(counts(0.5, 0), [33, 533, 300, 134])
+    const within = (topK: number, topP: number) => {
+      const found = [0, 0, 0, 0]
+      for (let i = 0; i < 1000; i++) found[sample(logits, 1, topK, (i + 0.5) / 1000, topP)]++
+      return found
+    }
+    // 4, 3, 2 and 1 of 10; of the 3 likeliest, 4, 3 and 2 of 9.
+    assert.deepEqual(within(0, 0), [0, 1000, 0, 0])
+    assert.deepEqual(within(0, 0.39), [0, 1000, 0, 0])
+    assert.deepEqual(within(0, 0.41), [0, 571, 429, 0])
+    assert.deepEqual(within(0, 0.71), [0, 444, 334, 222])
+    assert.deepEqual(within(3, 0.75), [0, 571, 429, 0])
+    assert.deepEqual(within(3, 0.79), [0, 444, 334, 222])
+    assert.deepEqual(within(0, 0.91), counts(1, 0))
+    for (const topP of [-0.1, 1.1, NaN]) assert.throws(() => sample(logits, 1, 0, 0.5, topP), /topP must be in \[0, 1\]/)
     for (const value of [NaN, Infinity]) assert.throws(() => sample([0, value], 1, 0, 0.5), /isn't finite/)
     assert.throws(() => sample([-Infinity, -Infinity], 1, 0, 0.5), /isn't finite/)
   })
 
   it('draws where the sum of sorted probabilities passes u, of few and of many logits', () => {
-    const plain = (logits: readonly number[], temperature: number, topK: number, u: number): number => {
+    const plain = (logits: readonly number[], temperature: number, topK: number, topP: number, u: number): number => {
       const order = [...logits.keys()]
         .sort((i, j) => (logits[i] === logits[j] ? i - j : logits[j] - logits[i]))
         .slice(0, topK || logits.length)
       const weights = order.map((i) => Math.exp((logits[i] - logits[order[0]]) / temperature))
+      const reach = topP * weights.reduce((a, b) => a + b)
+      let most = topP < 1 ? 1 : order.length
+      for (let sum = weights[0]; most < order.length && sum < reach; most++) sum += weights[most]
+      weights.length = most
       let left = u * weights.reduce((a, b) => a + b)
       return order[weights.findIndex((weight) => (left -= weight) < 0)] ?? order[0]
     }
@@ -348,12 +366,13 @@ describe('generation', () => {
         for (const topK of [0, 1, 20, 299, 5000]) {
           const logits = Array.from(noise.subarray(0, size), (x) => (step ? Math.round((scale * x) / step) * step : scale * x))
           logits[3] = Number.NEGATIVE_INFINITY
-          for (const u of [0, 0.1234, 0.5003, 0.9871, 1 - 2 ** -32])
-            assert.equal(
-              sample(logits, temperature, topK, u),
-              plain(logits, temperature, topK, u),
-              `${size}, ${temperature}, ${topK}, ${u}`,
-            )
+          for (const topP of [1, 0.95, 0.3, 1e-9])
+            for (const u of [0, 0.1234, 0.5003, 0.9871, 1 - 2 ** -32])
+              assert.equal(
+                sample(logits, temperature, topK, u, topP),
+                plain(logits, temperature, topK, topP, u),
+                `${size}, ${temperature}, ${topK}, ${topP}, ${u}`,
+              )
         }
   })
 
@@ -369,11 +388,12 @@ describe('generation', () => {
     await refused([-1], { length: 1 }, /index -1 at 0/)
     for (const length of [-1, 1.5, NaN]) await refused([1], { length }, /length must be an integer/)
     for (const temperature of [-1, NaN, Infinity]) await refused([1], { length: 1, temperature }, /temperature must be/)
+    for (const topP of [-1, 1.5, NaN]) await refused([1], { length: 1, topP }, /topP must be in \[0, 1\]/)
     for (const topK of [-1, 0.5]) await refused([1], { length: 1, topK }, /topK must be/)
     await refused(
       [1],
       { length: 1, top_k: 5 } as never,
-      /^Error: generate: unknown option 'top_k' \(length, temperature, topK, seed, signal\)$/,
+      /^Error: generate: unknown option 'top_k' \(length, temperature, topK, topP, seed, signal\)$/,
     )
     assert.deepEqual(await collect(model, Int32Array.of(1), { length: 0 }), [])
     const batch = (prompts: unknown) => generateBatch(model, prompts as Int32Array[], { length: 3 }).next()

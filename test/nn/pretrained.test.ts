@@ -13,6 +13,7 @@ import {
   Experts,
   fromPretrained,
   generate,
+  generationOf,
   initialState,
   modelOf,
   PackedEntry,
@@ -450,6 +451,7 @@ describe('files of strangers', () => {
     const going = (json: string) => new Map([...base, ['generation_config.json', new TextEncoder().encode(json)]])
     refuse(going('{"do_sample": true, "temperature": 1e400}'), /temperature must be a finite number from 0 on, not Infinity/)
     refuse(going('{"do_sample": true, "top_k": "many"}'), /top_k must be a finite number from 0 on, not the text 'many'/)
+    refuse(going('{"do_sample": true, "top_p": 2}'), /top_p must be from 0 to 1, not 2/)
     refuse(going('{"eos_token_id": "x"}'), /eos_token_id must be the number of a token, or a list of such, not \["x"\]/)
     fromPretrained(
       withConfig({ id2label: { 0: 'a' }, tokenizer_class: 'x', temperature: 0.7, attention_dropout: 0.1, pruned_heads: {} }),
@@ -473,6 +475,16 @@ describe('files of strangers', () => {
     const { warnings, model } = fromPretrained(withConfig({ use_something: false, _note: 'x' }))
     model.dispose()
     assert.equal(warnings.length, 2)
+    const asked = '{"do_sample": true, "top_p": 0.9, "repetition_penalty": 1.1, "min_p": 0, "num_beams": null, "bad_words_ids": [[5]]}'
+    const notDone = ['repetition_penalty 1.1', 'bad_words_ids [[5]]']
+    const wishful = fromPretrained(going(asked))
+    wishful.model.dispose()
+    assert.deepEqual(
+      wishful.warnings,
+      notDone.map((what) => `generation_config.json: ${what} isn't carried out here: tokens are drawn without it`),
+    )
+    const { ends: _, ...said } = generationOf({ config, generation: asked })
+    assert.deepEqual(said, { notDone, temperature: 1, topK: 0, topP: 0.9 })
     const mamba = (more: object, options = {}) => fromPretrained(filesFrom({ model_type: 'mamba2', ...more }, tensors), options)
     assert.throws(() => mamba({}), /an architecture of fla and transformers, and its keys don't say whose/)
     assert.throws(() => mamba({ norm_eps: 1, time_step_limit: 2 }), /don't say whose/)
