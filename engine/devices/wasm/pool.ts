@@ -411,7 +411,7 @@ export async function createPool(options: PoolOptions & { trial?: boolean } = {}
       let launches: readonly Launch[] = noted
       let all: () => void
       try {
-        if (!options.again) ({ launches, held } = plan(rest.blocks, freed, noted, rest.tables, blocks))
+        if (!options.again) ({ launches, held } = plan(rest.blocks, freed, noted, rest.tables, options.becomes(), blocks))
         all = await compileLaunches(
           launches,
           functions,
