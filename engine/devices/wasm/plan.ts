@@ -98,7 +98,9 @@ export function plan(
   const over = states.filter(({ before, after, last, times }) => {
     const { kernel = '', args = [] } = noted[last] ?? {}
     const pairs = typeof args === 'function' ? [] : (inPlace[kernel] ?? [])
-    const writes = pairs.some(([x, y]) => (args as readonly number[])[x] === before.pointer && (args as readonly number[])[y] === after.pointer)
+    const writes = pairs.some(
+      ([x, y]) => (args as readonly number[])[x] === before.pointer && (args as readonly number[])[y] === after.pointer,
+    )
     return writes && times === 1 && firsts.get(after) === last
   })
   const placed = new Set(over.map(({ after }) => after))
