@@ -184,7 +184,8 @@ export async function capture(
     const [first] = captures
     let noting: Promise<Capture>
     try {
-      noting = note.call(device, body, { changing, again: first && { first, instead } })
+      const becomes = () => new Map(from.slice(0, result!.tensors.length).map((t, i) => [t.storage, result!.tensors[i].storage]))
+      noting = note.call(device, body, { changing, becomes, again: first && { first, instead } })
     } finally {
       // The counts go on when it's replayed.
       for (const count of counts) {

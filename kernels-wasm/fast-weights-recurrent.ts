@@ -5,7 +5,7 @@
 import {
   K, K8, V, W8, addProduct, along, beta, corrects, dalong, dbeta, derase, dk, dotRows, dq, dv, erase, gated, k, loadCotangents, loadDecays, loadKeys,
   loadTransposedQueries, loadValues, multiply, normalised, q, release, scaleTo, storeGates, storeKeys, storeReads, storeRows, storeTransposedReads,
-  take, tokenAt, top, transposed,
+  scale, take, tokenAt, top, transposed, v, y,
 } from './fast-weights-rows'
 import { sum4 } from './lanes'
 import { madd, splat } from './math'
@@ -31,8 +31,9 @@ import { at } from './strips'
       r2 = madd(x, v128.load(s + 3 * row), r2)
       r3 = madd(x, v128.load(s + 3 * row, 16), r3)
     }
-    v128.store(e + o, f32x4.sub(v128.load(v + o, 16), f32x4.add(r1, r3)), 16)
-    v128.store(e + o, f32x4.sub(v128.load(v + o), f32x4.add(r0, r2)))
+    const low = f32x4.sub(v128.load(v + o), f32x4.add(r0, r2)), high = f32x4.sub(v128.load(v + o, 16), f32x4.add(r1, r3))
+    v128.store(e + o, high, 16)
+    v128.store(e + o, low)
   }
 }
 
@@ -48,15 +49,20 @@ function recall(S: usize, k: usize, v: usize, e: usize, K8: i32, W8: i32): void 
   return x
 }
 
-/** to = w from + k u, w at an address; `decays` false: no w. */
+/** Four floats of a row of a state: w from + k u, w at an address; `decays` false: no w. */
+@inline function updated(decays: bool, from: usize, w: usize, k: v128, u: v128): v128 {
+  const x = v128.load(from)
+  return madd(k, u, decays ? f32x4.mul(v128.load32_splat(w), x) : x)
+}
+
+/** The same, which `to` becomes. */
 @inline function updateDecayed(decays: bool, to: usize, from: usize, w: usize, k: v128, u: v128): v128 {
-  if (!decays) return update(to, from, k, u)
-  const x = madd(k, u, f32x4.mul(v128.load32_splat(w), v128.load(from)))
+  const x = updated(decays, from, w, k, u)
   v128.store(to, x)
   return x
 }
 
-/** S as of `recallFrom`. */
+/** S as of `recallFrom`. Both halves of a row are computed before either is stored, so that V8 merges them. */
 @inline function writeWith(decays: bool, from: usize, to: usize, row: usize, strip: usize, w: usize, k: usize, u: usize, q: usize, o: usize, K: i32,
   W: i32): void {
   for (let j: usize = 0; j < <usize>W << 2; j += 32, from += strip, to += strip) {
@@ -66,26 +72,41 @@ function recall(S: usize, k: usize, v: usize, e: usize, K8: i32, W8: i32): void 
     for (let i: usize = 0; i < <usize>K << 2; i += 16) {
       const f = w + i
       let x = v128.load32_splat(k + i), y = v128.load32_splat(q + i)
-      r0 = madd(y, updateDecayed(decays, t, s, f, x, u0), r0)
-      r1 = madd(y, updateDecayed(decays, t + 16, s + 16, f, x, u1), r1)
+      let low = updated(decays, s, f, x, u0), high = updated(decays, s + 16, f, x, u1)
+      v128.store(t, high, 16)
+      v128.store(t, low)
+      r0 = madd(y, low, r0)
+      r1 = madd(y, high, r1)
       s += row
       t += row
       x = v128.load32_splat(k + i, 4)
       y = v128.load32_splat(q + i, 4)
-      r2 = madd(y, updateDecayed(decays, t, s, f + 4, x, u0), r2)
-      r3 = madd(y, updateDecayed(decays, t + 16, s + 16, f + 4, x, u1), r3)
+      low = updated(decays, s, f + 4, x, u0)
+      high = updated(decays, s + 16, f + 4, x, u1)
+      v128.store(t, high, 16)
+      v128.store(t, low)
+      r2 = madd(y, low, r2)
+      r3 = madd(y, high, r3)
       s += row
       t += row
       x = v128.load32_splat(k + i, 8)
       y = v128.load32_splat(q + i, 8)
-      r0 = madd(y, updateDecayed(decays, t, s, f + 8, x, u0), r0)
-      r1 = madd(y, updateDecayed(decays, t + 16, s + 16, f + 8, x, u1), r1)
+      low = updated(decays, s, f + 8, x, u0)
+      high = updated(decays, s + 16, f + 8, x, u1)
+      v128.store(t, high, 16)
+      v128.store(t, low)
+      r0 = madd(y, low, r0)
+      r1 = madd(y, high, r1)
       s += row
       t += row
       x = v128.load32_splat(k + i, 12)
       y = v128.load32_splat(q + i, 12)
-      r2 = madd(y, updateDecayed(decays, t, s, f + 12, x, u0), r2)
-      r3 = madd(y, updateDecayed(decays, t + 16, s + 16, f + 12, x, u1), r3)
+      low = updated(decays, s, f + 12, x, u0)
+      high = updated(decays, s + 16, f + 12, x, u1)
+      v128.store(t, high, 16)
+      v128.store(t, low)
+      r2 = madd(y, low, r2)
+      r3 = madd(y, high, r3)
       s += row
       t += row
     }
@@ -283,22 +304,24 @@ function writeDecayedInPlace(from: usize, to: usize, w: usize, k: usize, u: usiz
 export function tokenInPlace(from: usize, to: usize): bool {
   if (!from || !to || K & 3 || V & 7 || normalised || transposed || along) return false
   const frame = top
-  const qt = take(K8), kt = take(K8), ut = take(W8), ot = take(W8), wt = gated ? take(K8) : 0
-  const at = corrects && (gated || erase) ? take(K8) : kt
+  // A row of a token alone is a vector as it lies in memory.
+  const qt = tokenAt(q, 0, K), kt = tokenAt(k, 0, K), vt = tokenAt(v, 0, V), ut = take(V), ot = take(V), wt = gated ? take(K8) : 0
+  let at = kt
   if (gated && loadDecays(wt, 0, 1, 1, K8)) {
     release(frame)
     return false
   }
-  loadKeys(qt, 1, q, 0, 1, 1)
-  loadKeys(kt, 1, k, 0, 1, 1)
-  loadValues(ut, 1, 0, 1, 1)
-  if (erase) loadKeys(at, 1, erase, 0, 1, 1)
-  else if (at != kt) multiply(at, wt, kt, K8)
-  if (corrects) recallInPlace(from, at, ut, ut)
-  if (beta) scaleTo(ut, ut, load<f32>(tokenAt(beta, 0, 1)), W8)
-  if (gated) writeDecayedInPlace(from, to, wt, kt, ut, qt, ot)
-  else writeInPlace(from, to, kt, ut, qt, ot)
-  storeReads(0, ot, 1, 1)
+  if (erase) at = tokenAt(erase, 0, K)
+  else if (corrects && gated) {
+    at = take(K8)
+    multiply(at, wt, kt, K)
+  }
+  if (corrects) recallInPlace(from, at, vt, ut)
+  if (beta) scaleTo(ut, ut, load<f32>(tokenAt(beta, 0, 1)), V)
+  const written = corrects ? ut : vt
+  if (gated) writeDecayedInPlace(from, to, wt, kt, written, qt, ot)
+  else writeInPlace(from, to, kt, written, qt, ot)
+  scaleTo(tokenAt(y, 0, V), ot, scale, V)
   release(frame)
   return true
 }

@@ -335,9 +335,14 @@ export function loadCotangents(g: usize, R: i32, w: usize, t: i32, n: i32, M: i3
 
 // ---- arithmetic on rows
 
-/** y = a x over n floats, a multiple of 4. */
+/** y = a x over n floats, a multiple of 8. */
 export function scaleTo(y: usize, x: usize, a: f32, n: i32): void {
-  for (let i: usize = 0; i < <usize>(n << 2); i += 16) v128.store(y + i, f32x4.mul(f32x4.splat(a), v128.load(x + i)))
+  const f = splat(a)
+  for (let i: usize = 0; i < <usize>n << 2; i += 32) {
+    const low = f32x4.mul(f, v128.load(x + i)), high = f32x4.mul(f, v128.load(x + i, 16))
+    v128.store(y + i, high, 16)
+    v128.store(y + i, low)
+  }
 }
 
 /** The inner product of two rows of W8 floats, x in a block with Rx rows, y in one with Ry. */
@@ -351,7 +356,7 @@ export function dotRows(x: usize, Rx: i32, y: usize, Ry: i32): f32 {
   return f32x4.extract_lane(sum4(r, r, r, r), 0)
 }
 
-/** y = a * b over n floats, a multiple of 4; y may be either. */
+/** y = a * b over n floats, eight at a time; y may be either. */
 export function multiply(y: usize, a: usize, b: usize, n: i32): void {
   for (let i: usize = 0; i < <usize>n << 2; i += 32) {
     const low = f32x4.mul(v128.load(a + i), v128.load(b + i)), high = f32x4.mul(v128.load(a + i, 16), v128.load(b + i, 16))

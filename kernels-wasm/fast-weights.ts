@@ -21,6 +21,7 @@
  * Forgetting: 0 never meets what is forgotten, which may be Infinity or NaN. Tokens are cut where a sequence begins (`cut`); where a decay
  * is 0 both forms are the recurrent one, which clears what it forgets.
  * Split: a task is one (b, h), done by one thread from the first token to the last; nothing is shared, so threads change nothing.
+ * sT and zT may be s0 and z0.
  * In scratch all sizes are padded to multiples of 8 (K8, W8, and n8 tokens in a chunk) and held as blocks of strips.ts.
  * Numerics: decays are multiplied, never divided nor subtracted as logarithms (decays.ts). exp is good to 1e-7, so a
  * product of n decays to n 1e-7.

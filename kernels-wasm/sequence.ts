@@ -35,12 +35,14 @@ function gatherWindow(rows: usize, state: usize, u: i32, T: i32, D: i32, W: i32)
   return window
 }
 
-@inline function correlateStep(rows: usize, y: usize, d: i32, D: i32, W: i32, left: i32): void {
+/** Columns d to d + left, 4 of them at most, of correlateRow. */
+@inline function correlateStep(before: usize, n: i32, rows: usize, y: usize, d: i32, D: i32, W: i32, left: i32): void {
   const bytes = <usize>D << 2
   let s = f32x4.splat(0)
   let tap = scratch + (<usize>d << 2)
-  let row = rows + (<usize>d << 2)
+  let row = before + (<usize>d << 2)
   for (let j = 0; j < W; j++) {
+    if (j == n) row = rows + (<usize>d << 2)
     s = madd(vload(tap, left), vload(row, left), s)
     tap += bytes
     row += bytes
@@ -48,10 +50,31 @@ function gatherWindow(rows: usize, state: usize, u: i32, T: i32, D: i32, W: i32)
   vstore(y + (<usize>d << 2), s, left)
 }
 
-function correlateRow(rows: usize, y: usize, D: i32, W: i32): void {
-  const whole = D & ~3
-  for (let d = 0; d < whole; d += 4) correlateStep(rows, y, d, D, W, 4)
-  if (whole < D) correlateStep(rows, y, whole, D, W, D & 3)
+/** A row of y, from n rows that lie at `before`, and the others at `rows`. */
+function correlateRow(before: usize, n: i32, rows: usize, y: usize, D: i32, W: i32): void {
+  const bytes = <usize>D << 2
+  let d = 0
+  for (; d + 16 <= D; d += 16) {
+    const at = <usize>d << 2
+    let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0
+    let tap = scratch + at
+    let row = before + at
+    for (let j = 0; j < W; j++) {
+      if (j == n) row = rows + at
+      s0 = madd(v128.load(tap), v128.load(row), s0)
+      s1 = madd(v128.load(tap, 16), v128.load(row, 16), s1)
+      s2 = madd(v128.load(tap, 32), v128.load(row, 32), s2)
+      s3 = madd(v128.load(tap, 48), v128.load(row, 48), s3)
+      tap += bytes
+      row += bytes
+    }
+    const to = y + at
+    v128.store(to, s1, 16)
+    v128.store(to, s0)
+    v128.store(to, s3, 48)
+    v128.store(to, s2, 32)
+  }
+  for (; d < D; d += 4) correlateStep(before, n, rows, y, d, D, W, min(4, D - d))
 }
 
 /** Four rows of y at once, which read each tap once. The same sums as correlateRow. */
@@ -110,7 +133,7 @@ function correlateFour(rows: usize, y: usize, D: i32, W: i32): void {
     v128.store(to + 2 * bytes, s2)
     v128.store(to + 3 * bytes, s3)
   }
-  if (whole < D) for (let i: usize = 0; i < 4; i++) correlateStep(rows + i * bytes, y + i * bytes, whole, D, W, D & 3)
+  if (whole < D) for (let i: usize = 0; i < 4; i++) correlateStep(rows + i * bytes, W, 0, y + i * bytes, whole, D, W, D & 3)
 }
 
 /** y[t] for t in [t0, t1) of one sequence, from the rows t + offset on. */
@@ -123,7 +146,9 @@ function correlate(t0: i32, t1: i32, offset: i32, rows: usize, state: usize, y: 
       correlateFour(rows + <usize>u * bytes, to, D, W)
       t += 4
     } else {
-      correlateRow(u >= 0 && u + W <= T ? rows + <usize>u * bytes : gatherWindow(rows, state, u, T, D, W), to, D, W)
+      if (u >= 0 && u + W <= T) correlateRow(rows + <usize>u * bytes, W, 0, to, D, W)
+      else if (u < 0 && state && u + W <= T) correlateRow(state + <usize>(u + W - 1) * bytes, -u, rows, to, D, W)
+      else correlateRow(gatherWindow(rows, state, u, T, D, W), W, 0, to, D, W)
       t++
     }
   }
@@ -213,16 +238,19 @@ export function convBackwardSums(begin: i32, end: i32, y: usize, sums: usize, st
   }
 }
 
-/** next[b,i,d]: the last W-1 rows of [state; x], 0 for those that are not there. A task is (b, i). */
+/**
+ * next[b,i,d]: the last W-1 rows of [state; x], 0 for those that are not there; it may be the state itself. A task is b.
+ */
 export function convNext(begin: i32, end: i32, x: usize, state: usize, next: usize, T: i32, D: i32, W: i32): void {
   const bytes = <usize>D << 2
-  for (let task = begin; task < end; task++) {
-    const b = task / (W - 1)
-    const t = task - b * (W - 1) + T - W + 1
-    const to = next + <usize>task * bytes
-    if (t >= 0) memory.copy(to, x + <usize>(b * T + t) * bytes, bytes)
-    else if (state) memory.copy(to, state + <usize>(b * (W - 1) + W - 1 + t) * bytes, bytes)
-    else memory.fill(to, 0, bytes)
+  // Rows that the state keeps, and those that come in, in bytes.
+  const kept = max(W - 1 - T, 0)
+  const fresh = <usize>(W - 1 - kept) * bytes
+  for (let b = <usize>begin; b < <usize>end; b++) {
+    const at = b * <usize>(W - 1) * bytes
+    if (state) memory.copy(next + at, state + at + fresh, <usize>kept * bytes)
+    else memory.fill(next + at, 0, <usize>kept * bytes)
+    memory.copy(next + at + <usize>kept * bytes, x + (b + 1) * <usize>T * bytes - fresh, fresh)
   }
 }
 

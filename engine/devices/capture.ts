@@ -22,6 +22,8 @@ export interface Capture<S = any> {
 export interface CaptureOptions<S> {
   /** Of the blocks that were there before, those that hold something else at each replay. */
   changing: ReadonlySet<S>
+  /** What comes of each block of the state, which nobody reads any more then; to be called when the step has been noted. */
+  becomes(): ReadonlyMap<S, S>
   again?: Again<S>
 }
 

@@ -635,4 +635,12 @@ export const mutations = [
     test: 'nn/training',
     it: 'stops capturing what an evaluation gives up',
   },
+  {
+    bug: 'a state is written over the one before though that is read afterwards',
+    file: 'engine/devices/wasm/plan.ts',
+    from: 'state.last = i',
+    to: 'if (kernel in inPlace) state.last = i',
+    test: 'ops/capture',
+    it: 'writes a state over the one before',
+  },
 ]

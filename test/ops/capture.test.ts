@@ -6,6 +6,7 @@ import {
   add,
   affine,
   capture,
+  causalConv,
   concat,
   crossEntropy,
   type Device,
@@ -221,6 +222,110 @@ describe('a captured step', () => {
       await assert.rejects(replays, /the step replays another, so it can't be replayed/)
       captured.dispose()
       y.dispose()
+    }),
+  )
+
+  it(
+    'writes a state over the one before where nobody reads that any more, and nowhere else',
+    onEach(async (device) => {
+      let taps!: Tensor
+      const rule = ([q, k, v, beta, gate]: readonly Tensor[], S: Tensor) => {
+        const { y, state } = gatedDeltaRule(q, k, v, beta, gate, { S })
+        return { y, state: state.S }
+      }
+      /** Two rules and a convolution. */
+      const all = ([q, k, v, ...rest]: readonly Tensor[], [S, R, c]: readonly Tensor[]) => [
+        rule([q, k, v, ...rest], S),
+        rule([k, q, v, ...rest], R),
+        causalConv(reshape(v, [v.shape[0], 1, -1]), taps, c, { silu: true }),
+      ]
+      /** Of inputs and states, what is given out and the states after; and whether those lie where the ones before lay. */
+      const steps: [name: string, inPlace: boolean, (inputs: readonly Tensor[], states: readonly Tensor[]) => [Tensor[], Tensor[]]][] = [
+        [
+          'not read afterwards',
+          true,
+          (inputs, states) => {
+            const done = all(inputs, states)
+            return [done.map(({ y }) => y), done.map(({ state }) => state)]
+          },
+        ],
+        [
+          'read afterwards',
+          false,
+          (inputs, states) => {
+            const done = all(inputs, states)
+            return [done.map(({ state }, i) => sub(states[i], state)), done.map(({ state }) => state)]
+          },
+        ],
+        [
+          'exchanged',
+          false,
+          (inputs, states) => {
+            const [a, b, { y }] = all(inputs, states)
+            return [
+              [a.y, b.y, y],
+              [b.state, a.state, affine(states[2], 0.5)],
+            ]
+          },
+        ],
+      ]
+      for (const [B, H, K, V] of [
+        [3, 2, 8, 16],
+        [2, 1, 4, 8],
+        [2, 3, 5, 7],
+      ]) {
+        taps = random(9, [H * V, 4])
+        for (const [name, inPlace, step] of steps) {
+          const inputs = [
+            [B, 1, H, K],
+            [B, 1, H, K],
+            [B, 1, H, V],
+            [B, 1, H],
+            [B, 1, H],
+          ].map((shape) => random(0, shape))
+          const fill = (i: number): void => {
+            for (const [j, t] of inputs.entries()) {
+              const x = uniforms(50 * i + j, t.size)
+              t.write(j < 3 ? x : x.map((u) => (j === 3 ? Math.abs(u) : -Math.abs(u))))
+            }
+          }
+          const states = () => [random(1, [B, H, K, V]), random(2, [B, H, K, V]), random(3, [B, 3, H * V])]
+          const values = (list: readonly Tensor[]) => Promise.all(list.map(async (t) => Float64Array.from(await t.read())))
+
+          const expected: Float64Array<ArrayBuffer>[][] = []
+          let from = states()
+          for (let i = 0; i < 5; i++) {
+            fill(i)
+            const [outputs, next] = scope(() => noGrad(() => step(inputs, from).map((list) => list.map(keep))))
+            expected.push(await values([...outputs, ...next]))
+            for (const t of [...outputs, ...from]) t.dispose()
+            from = next
+          }
+          for (const t of from) t.dispose()
+
+          const captured = await capture(inputs, { tensors: states() }, ({ tensors }) => {
+            const [outputs, next] = step(inputs, tensors)
+            return { outputs, tensors: next }
+          })
+          const places = () => captured.state().tensors.map(({ storage }) => (storage as { pointer?: number }).pointer)
+          const before = places()
+          for (let i = 0; i < 5; i++) {
+            fill(i)
+            captured.replay()
+            const found = await values([...captured.outputs, ...captured.state().tensors])
+            for (const [j, x] of found.entries())
+              assertSameBits(x, expected[i][j], `${device.description}: ${name} ${[B, H, K, V]}, ${i}, ${j}`)
+            if (device.name === 'wasm')
+              assert.deepEqual(
+                places().map((place, j) => place === before[j]),
+                before.map(() => inPlace || i % 2 === 1),
+              )
+          }
+          captured.dispose()
+          for (const t of inputs) t.dispose()
+        }
+        taps.dispose()
+      }
     }),
   )
 

@@ -19,6 +19,15 @@ export interface Stay {
 /** Addresses of 32 bits for each block. */
 const room = 2 ** 32
 
+/** Kernels that may write what comes of a state over it: where the addresses of both stand among their arguments. */
+const inPlace: Readonly<Record<string, readonly (readonly [before: number, after: number])[]>> = {
+  fastWeights: [
+    [9, 12],
+    [10, 13],
+  ],
+  convNext: [[1, 2]],
+}
+
 /** The block that was taken as number `place` of a step. */
 export const unplaced = (bytes: number, place: number): Block => ({
   pointer: (place + 1) * room,
@@ -51,13 +60,15 @@ export function place(stays: readonly (Stay & { size: number })[], taken: readon
 
 /**
  * Gives the blocks of a step their places, and launches and tables the addresses. `freed`: those that the step has freed, which hold nothing from one
- * replay to the next. Returns the launches, and the memory that is now taken.
+ * replay to the next; `becomes`: what comes of each block of the state, which lies in the same place where the kernel that writes it allows that and nobody
+ * reads what was there afterwards. Returns the launches, and the memory that is now taken.
  */
 export function plan(
   blocks: readonly Block[],
   freed: ReadonlySet<Block>,
   noted: readonly Launch[],
   tables: readonly { block: Block; contents: Launch }[],
+  becomes: ReadonlyMap<Block, Block>,
   memory: Memory,
 ): { launches: Launch[]; held: Block[] } {
   const stays = blocks.map((block) => {
@@ -66,20 +77,40 @@ export function plan(
   })
   // A kernel gets a table by its first address, and what stands in it with that.
   const written = new Map(tables.map(({ block, contents }) => [block.pointer, contents.args as readonly number[]]))
+  /** The last launch that touches each block of the state, and how often it does. */
+  const states = [...becomes].map(([before, after]) => ({ before, after, last: -1, times: 0 }))
+  /** The first that touches each block of the step. */
+  const firsts = new Map<Block, number>()
   for (const [i, { kernel, args }] of noted.entries())
     for (const [j, arg] of (typeof args === 'function' ? args() : args).entries())
       for (const address of signatures[kernel][j + 2] === 'i' ? [arg, ...(written.get(arg) ?? [])] : []) {
+        for (const state of states)
+          if (address >= state.before.pointer && address < state.before.pointer + state.before.extent) {
+            state.times = state.last === i ? state.times + 1 : 1
+            state.last = i
+          }
         const stay = stays[placeOf(address)]
         if (!stay) continue
+        if (!firsts.has(stay.block)) firsts.set(stay.block, i)
         stay.from = Math.min(stay.from, i)
         stay.to = Math.max(stay.to, i + 1)
       }
+  const over = states.filter(({ before, after, last, times }) => {
+    const { kernel = '', args = [] } = noted[last] ?? {}
+    const pairs = typeof args === 'function' ? [] : (inPlace[kernel] ?? [])
+    const writes = pairs.some(
+      ([x, y]) => (args as readonly number[])[x] === before.pointer && (args as readonly number[])[y] === after.pointer,
+    )
+    return writes && times === 1 && firsts.get(after) === last
+  })
+  const placed = new Set(over.map(({ after }) => after))
 
   // One that no kernel touches needs no place, and what lasts has one.
-  const mine = stays.filter(({ block, from, to }) => block.part && from < to)
+  const mine = stays.filter(({ block, from, to }) => block.part && !placed.has(block) && from < to)
   place(mine, memory.taken())
   const held = memory.claim(mine.map(({ at, end }) => [at, end]))
   for (const { block, at } of mine) block.pointer = at
+  for (const { before, after } of over) after.pointer = before.pointer
 
   const moved = (kernel: string, args: readonly number[]): number[] =>
     args.map((arg, i) => (arg >= room && signatures[kernel]?.[i + 2] !== 'f' ? blocks[placeOf(arg)].pointer + (arg % room) : arg))

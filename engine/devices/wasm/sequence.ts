@@ -20,7 +20,7 @@ export function sequenceKernels(pool: Pool): Pick<Kernels<Block>, SequenceKernel
       if (D === 0) return
       const args = [x.pointer, w.pointer, pointer(state), y.pointer, pointer(sums), pointer(stats), T, D, W, Number(silu), width, eps]
       pool.run('conv', B * T, Math.ceil((silu ? heavy : grain) / D), args, 8 * W * D)
-      if (next) pool.run('convNext', B * (W - 1), Math.ceil(grain / D), [x.pointer, pointer(state), next.pointer, T, D, W])
+      if (next) pool.run('convNext', B, Math.ceil(grain / (D * W)), [x.pointer, pointer(state), next.pointer, T, D, W])
     },
     convBackward(x, w, state, { y, sums, stats }, dy, { dx, dw, dstate }, { B, T, D, W, silu, width }) {
       if (D === 0) return
