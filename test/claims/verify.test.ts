@@ -44,10 +44,7 @@ describe('fastweights verify', () => {
   before(() => {
     server = place.server()
   })
-  after(async () => {
-    await server.end()
-    place.remove()
-  })
+  after(place.remove)
   /** Runs the command that a failure says shows it again, as a shell takes it. */
   const again = (stdout: string): Promise<Result> => {
     const [, words] = /^ {2}again: fastweights (.*)$/m.exec(stdout)!
