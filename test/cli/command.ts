@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { random } from '../helpers.ts'
 
-export const main = fileURLToPath(new URL('../../cli/main.js', import.meta.url))
+export const main = fileURLToPath(new URL('../../node/cli/main.js', import.meta.url))
 /** What runs the command: V8's option of test/run.mjs, if there is one, and its file. */
 const command = [...process.execArgv.filter((option) => option.startsWith('--interrupt-budget')), main]
 
@@ -19,7 +19,7 @@ export const withoutDriver = { shell: 'VK_DRIVER_FILES=/none.json VK_ICD_FILENAM
 export const withoutPackage = { shell: 'exec "$0" --import ./without.mjs "$@"' }
 const withoutModule = `import module from 'node:module'
 const resolve = (name, context, next) => {
-  if (name !== 'webgpu' || !context.parentURL?.includes('/dist/engine/')) return next(name, context)
+  if (name !== 'webgpu' || !context.parentURL?.includes('/dist/node/')) return next(name, context)
   throw Object.assign(new Error('none'), { code: 'ERR_MODULE_NOT_FOUND' })
 }
 if (module.registerHooks) module.registerHooks({ resolve })
