@@ -1,8 +1,9 @@
 /**
- * Bundles dist/ for pages, as dist/browser/NAME.js, an entry point each and what they share in chunks, so that there is one engine whoever
- * imports it. fast-check comes with the claims. node bundle.mjs, after tsc
+ * Bundles dist/ for pages, as dist/browser/NAME.js, and for Node, as dist/node: an entry point each and what they share in chunks, so that there is
+ * one engine whoever imports it. For pages fast-check comes with the claims. In Node reading some two hundred files takes longer than most commands
+ * do. node bundle.mjs, after tsc
  */
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build, transform } from 'esbuild'
@@ -16,15 +17,15 @@ const kernels = {
   relaxed: 'dist/kernels-wasm/generated/relaxed.js',
   wgsl: 'dist/kernels-wgsl/generated/wgsl.js',
 }
-const besides = {
+const besides = (folder) => ({
   name: 'kernels',
   setup: ({ onResolve }) => {
     for (const [name, path] of Object.entries(kernels))
       onResolve({ filter: new RegExp(`${path.slice('dist/'.length).replaceAll('.', '\\.')}$`) }, () => ({
-        ...{ path: `./${name}.js`, external: true, sideEffects: false },
+        ...{ path: `${folder}/${name}.js`, external: true, sideEffects: false },
       }))
   },
-}
+})
 const options = {
   absWorkingDir: root,
   outdir: folder,
@@ -45,7 +46,7 @@ const entryPoints = {
   claims: 'dist/claims/index.js',
 }
 const bundles = [
-  await build({ ...options, entryPoints, splitting: true, plugins: [besides] }),
+  await build({ ...options, entryPoints, splitting: true, plugins: [besides('.')] }),
   await build({ ...options, entryPoints: kernels, splitting: true }),
   // What pool.js starts: it looks for it beside itself. By itself, so that it is one file to copy where a bundler leaves it behind.
   await build({ ...options, entryPoints: { worker: 'dist/engine/devices/wasm/worker.js' } }),
@@ -61,9 +62,9 @@ function licenses(file) {
   return [...new Set(packages)].map((path) => `/*! ${basename(path)}\n${readFileSync(join(root, path, 'LICENSE'), 'utf8')}*/\n`).join('')
 }
 
-// Node reads the package.json above a module for each one that it loads: this one is short, and has what a module in dist finds the package by.
-const { name, type, sideEffects, exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
-writeFileSync(join(root, 'dist/package.json'), JSON.stringify({ name, type, sideEffects, exports }).replaceAll('./dist/', './'))
+// Node reads the package.json above a module for each one that it loads: this one is short, and has what a module in dist finds the package by, and the command its version.
+const { name, version, type, sideEffects, exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+writeFileSync(join(root, 'dist/package.json'), JSON.stringify({ name, version, type, sideEffects, exports }).replaceAll('./dist/', './'))
 rmSync(folder, { recursive: true, force: true })
 mkdirSync(folder)
 for (const { path, text } of outputFiles) {
@@ -76,9 +77,29 @@ for (const { path, text } of outputFiles) {
   writeFileSync(path, licenses(basename(path)) + code)
 }
 for (const [name, path] of Object.entries(kernels)) writeFileSync(join(root, path), `export * from '../../browser/${name}.js'\n`)
-// What no program imports needs no comments.
-for (const part of ['cli', 'experiments', 'onnx'])
-  for (const name of readdirSync(join(root, 'dist', part), { recursive: true })) {
-    const file = join(root, 'dist', part, name)
-    if (name.endsWith('.js')) writeFileSync(file, (await transform(readFileSync(file, 'utf8'), { format: 'esm', target: 'es2022' })).code)
-  }
+
+// Names as they are, for those who read what an error says. Chunks lie beside the command: from there what is found by its place, such as
+// worker.js, lies as it does from dist/cli.
+rmSync(join(root, 'dist/node'), { recursive: true, force: true })
+await build({
+  absWorkingDir: root,
+  outdir: 'dist/node',
+  bundle: true,
+  splitting: true,
+  format: 'esm',
+  target: 'es2022',
+  platform: 'node',
+  packages: 'external',
+  chunkNames: 'cli/[name]-[hash]',
+  plugins: [besides('../../browser')],
+  entryPoints: {
+    'engine/index': 'dist/engine/index.js',
+    'nn/index': 'dist/nn/index.js',
+    'tasks/index': 'dist/tasks/index.js',
+    'claims/index': 'dist/claims/index.js',
+    'cli/main': 'dist/cli/main.js',
+    'cli/program': 'dist/cli/program.js',
+    'cli/verify-worker': 'dist/cli/verify-worker.js',
+    'cli/worker': 'dist/engine/devices/wasm/worker.js',
+  },
+})

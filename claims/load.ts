@@ -8,12 +8,12 @@ import { type Claim, ClaimError } from './claim.ts'
 import { claimsOf } from './exported.ts'
 import { messageOf } from './message.ts'
 
-/** The entry points of this package, by the names that a file imports. */
+/** The entry points of this package, by the names that a file imports; from a chunk of dist/node, too. */
 const entries = {
   fastweights: '../engine/index.js',
   'fastweights/nn': '../nn/index.js',
   'fastweights/tasks': '../tasks/index.js',
-  'fastweights/claims': './index.js',
+  'fastweights/claims': '../claims/index.js',
 }
 
 type Resolve = (name: string, context: unknown, next: (name: string, context: unknown) => unknown) => unknown

@@ -10,7 +10,7 @@ import { gpuEnvironment } from './gpu-environment.mjs'
 
 const [shared, ...chosen] = process.argv.slice(2)
 const devices = chosen.length > 0 ? chosen : ['reference', 'wasm', 'webgpu']
-const main = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))
+const main = fileURLToPath(new URL('../dist/node/cli/main.js', import.meta.url))
 const env = await gpuEnvironment()
 
 const folders = ['fla', 'transformers'].flatMap((name) => {

@@ -13,7 +13,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { packagePresets } from '../dist/tasks/presets.js'
 
-const main = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))
+const main = fileURLToPath(new URL('../dist/node/cli/main.js', import.meta.url))
 const script = fileURLToPath(new URL('round-trip.py', import.meta.url))
 const python = process.env.PYTHON ?? 'python3'
 const pythons = { transformers: python, fla: process.env.PYTHON_FLA ?? python }

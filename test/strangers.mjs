@@ -146,7 +146,7 @@ for (let run = 0; run < runs; run++) {
 
 // By the command: a line, a status, and no folder.
 const place = mkdtempSync(join(tmpdir(), 'fastweights-strangers-'))
-const main = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))
+const main = fileURLToPath(new URL('../dist/node/cli/main.js', import.meta.url))
 try {
   for (const kind of ['cut off', 'a huge header', 'a pickle', 'a tensor missing', 'a shard missing', 'a path out of the folder']) {
     mkdirSync(join(place, kind))

@@ -9,7 +9,7 @@ const python = process.env.PYTHON ?? 'python3'
 /** In bench/, where the peers are installed. */
 function verify(...words) {
   const options = { cwd: path('bench'), encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] }
-  const { status, stdout, stderr } = spawnSync(process.execPath, [path('dist/cli/main.js'), 'verify', ...words], options)
+  const { status, stdout, stderr } = spawnSync(process.execPath, [path('dist/node/cli/main.js'), 'verify', ...words], options)
   assert.equal(status, 0, stdout + stderr)
   return stdout
 }

@@ -337,7 +337,7 @@ eachWay('the playground', (site) => {
   it('saves what the command reads, and opens what the command has trained', async () => {
     const { page, complaints, close } = await play('#1;width=16;layers=1;heads=2')
     const command = (...words) => {
-      const { status, stdout, stderr } = spawnSync(process.execPath, [join(root, 'dist/cli/main.js'), ...words], {
+      const { status, stdout, stderr } = spawnSync(process.execPath, [join(root, 'dist/node/cli/main.js'), ...words], {
         cwd: folder,
         encoding: 'utf8',
       })

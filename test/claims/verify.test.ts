@@ -44,10 +44,7 @@ describe('fastweights verify', () => {
   before(() => {
     server = place.server()
   })
-  after(async () => {
-    await server.end()
-    place.remove()
-  })
+  after(place.remove)
   /** Runs the command that a failure says shows it again, as a shell takes it. */
   const again = (stdout: string): Promise<Result> => {
     const [, words] = /^ {2}again: fastweights (.*)$/m.exec(stdout)!
@@ -82,7 +79,7 @@ export const claims = [
     assert.match(out, /^refuted +false: delta ignores order/m)
     assert.match(
       out,
-      /^8 claims, 20 cases each: 7 hold, 1 false one refuted; largest error reference \S+, wasm \S+(, webgpu \S+)?; \d+ s$/m,
+      /^8 claims, 20 cases each: 7 hold, 1 false one refuted; largest error reference \S+, wasm \S+(, webgpu \S+)?; (\d+ min )?\d+ s$/m,
     )
   })
 
@@ -142,11 +139,14 @@ export const claims = [
       'webgpu',
       '--runs',
       '20',
+      // A GPU computed by the CPU compiles for seconds in the first case, and on a busy machine for longer than a case may take.
+      '--case-limit',
+      '100',
     ])
     assert.match(out, /^ok +sum: device = reference +20 runs +webgpu \S+ \/ 1\.0e-5 +\S+ s$/m)
     assert.match(out, /^skipped +sum: threads change nothing/m)
     assert.match(out, /^refuted +false: delta ignores order/m)
-    assert.match(out, /^3 claims, 20 cases each: 1 hold, 1 false one refuted, 1 skipped .*; largest error webgpu \S+; \d+ s$/m)
+    assert.match(out, /^3 claims, 20 cases each: 1 hold, 1 false one refuted, 1 skipped .*; largest error webgpu \S+; (\d+ min )?\d+ s$/m)
   })
 
   it('auto takes wasm where every adapter computes on the CPU, or there is none', async () => {

@@ -13,10 +13,7 @@ describe('bad input', () => {
   const place = new Workplace()
   /** As many as there are cores. */
   let servers: ReturnType<Workplace['server']>[] = []
-  after(async () => {
-    await Promise.all(servers.map((server) => server.end()))
-    place.remove()
-  })
+  after(place.remove)
   before(async () => {
     servers = [place.server(), place.server()]
     place.write('empty.txt', '')

@@ -8,7 +8,9 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { random } from '../helpers.ts'
 
-export const main = fileURLToPath(new URL('../../cli/main.js', import.meta.url))
+export const main = fileURLToPath(new URL('../../node/cli/main.js', import.meta.url))
+/** What runs the command: V8's option of test/run.mjs, if there is one, and its file. */
+const command = [...process.execArgv.filter((option) => option.startsWith('--interrupt-budget')), main]
 
 /** For `run`: on Linux, a machine without a GPU's driver, whatever this one has. */
 export const withoutDriver = { shell: 'VK_DRIVER_FILES=/none.json VK_ICD_FILENAMES=/none.json exec "$0" "$@"' }
@@ -17,7 +19,7 @@ export const withoutDriver = { shell: 'VK_DRIVER_FILES=/none.json VK_ICD_FILENAM
 export const withoutPackage = { shell: 'exec "$0" --import ./without.mjs "$@"' }
 const withoutModule = `import module from 'node:module'
 const resolve = (name, context, next) => {
-  if (name !== 'webgpu' || !context.parentURL?.includes('/dist/engine/')) return next(name, context)
+  if (name !== 'webgpu' || !context.parentURL?.includes('/dist/node/')) return next(name, context)
   throw Object.assign(new Error('none'), { code: 'ERR_MODULE_NOT_FOUND' })
 }
 if (module.registerHooks) module.registerHooks({ resolve })
@@ -81,14 +83,20 @@ export class Workplace {
   path = (name: string): string => join(this.folder, name)
   read = (name: string): Buffer => readFileSync(this.path(name))
   write = (name: string, content: string | Uint8Array): void => writeFileSync(this.path(name), content)
-  remove = (): void => rmSync(this.folder, { recursive: true, force: true })
+  private readonly ends: (() => Promise<void>)[] = []
+
+  /** Ends the servers, which are in the folder, and removes it. */
+  remove = async (): Promise<void> => {
+    await Promise.all(this.ends.map((end) => end()))
+    rmSync(this.folder, { recursive: true, force: true })
+  }
 
   start(words: string | readonly string[], options: { stdin?: 'ignore'; shell?: string } = {}): ChildProcess {
-    const [command, parameters] =
+    const [program, parameters] =
       options.shell === undefined
-        ? [process.execPath, [main, ...list(words)]]
-        : ['sh', ['-c', options.shell, process.execPath, main, ...list(words)]]
-    return spawn(command, parameters, { cwd: this.folder, env: this.env, stdio: ['ignore', 'pipe', 'pipe'] })
+        ? [process.execPath, [...command, ...list(words)]]
+        : ['sh', ['-c', options.shell, process.execPath, ...command, ...list(words)]]
+    return spawn(program, parameters, { cwd: this.folder, env: this.env, stdio: ['ignore', 'pipe', 'pipe'] })
   }
 
   /** `shell`: a script for sh in which "$0" "$@" stands for the command. */
@@ -96,7 +104,10 @@ export class Workplace {
     return ended(this.start(words, options))
   }
 
-  /** A process that runs one command after the other, as they come: for many that end soon, since most of their time is a process's start. */
+  /**
+   * A process that runs one command after the other, as they come: for many that end soon, since most of their time is a process's start. It ends
+   * with the folder, or before by `end`.
+   */
   server(): Pick<Workplace, 'run' | 'succeed' | 'train'> & { end(): Promise<void> } {
     const child = fork(server, { cwd: this.folder, env: this.env, silent: true })
     /** What its own processes say, which may go on saying it when the command has ended: then it is the next one's. */
@@ -124,13 +135,13 @@ export class Workplace {
       return result
     }
     const succeed = (words: string | readonly string[]): Promise<string> => run(words).then((result) => succeeded(words, result))
-    /** Its folder can be removed then. */
     const end = async (): Promise<void> => {
       if (!child.connected) return
       const exited = once(child, 'exit')
       child.disconnect()
       await exited
     }
+    this.ends.push(end)
     return { run, succeed, train: (words) => succeed(trainTiny(words)), end }
   }
 

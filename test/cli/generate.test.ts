@@ -10,10 +10,7 @@ describe('fastweights generate', () => {
     server = place.server()
     await Promise.all([server.train('--out runs/float32'), server.train('--out double --device reference')])
   })
-  after(async () => {
-    await server.end()
-    place.remove()
-  })
+  after(place.remove)
   const generate = (words: string): Promise<string> => server.succeed(`generate --run runs/float32 ${words}`)
 
   it('continues the prompt by so many characters, the same for the same seed', async () => {

@@ -46,7 +46,7 @@ describe('fastweights inspect', function () {
   })
   after(() => {
     setDevice(reference)
-    place.remove()
+    return place.remove()
   })
 
   /** Every number of an inspection is the trace's, `within` its largest. */

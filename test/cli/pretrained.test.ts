@@ -11,10 +11,7 @@ describe("fastweights with other packages' models", () => {
   const place = new Workplace()
   /** For what says only that it can't be, and for comparisons. */
   let server: ReturnType<Workplace['server']>
-  after(async () => {
-    await server.end()
-    place.remove()
-  })
+  after(place.remove)
   const [, type, given] = choices.find(([, type]) => type === 'qwen3_next')!
   const files = made(type, given)
 

@@ -17,10 +17,7 @@ describe('fastweights train --resume', () => {
     begun = place.server()
     resumed = place.server()
   })
-  after(async () => {
-    await Promise.all([unbroken, begun, resumed].map((server) => server.end()))
-    place.remove()
-  })
+  after(place.remove)
 
   function assertSameRun(actual: string, expected: string): void {
     assert.deepEqual(place.metrics(actual), place.metrics(expected))

@@ -1,6 +1,9 @@
 /** Runs commands one after the other in one process, for many that end soon: a message is the words of one, the answer what it said and its exit code. */
-import { runCommand } from '../../cli/program.ts'
 import type { Result } from './command.ts'
+
+/** Of what is installed. */
+const program = new URL('../../node/cli/program.js', import.meta.url).href
+const { runCommand } = (await import(program)) as typeof import('../../cli/program.ts')
 
 process.on('message', async (words: readonly string[]) => {
   const result: Result = { code: null, stdout: '', stderr: '' }

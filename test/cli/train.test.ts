@@ -11,10 +11,7 @@ describe('fastweights train', () => {
   before(() => {
     server = place.server()
   })
-  after(async () => {
-    await server.end()
-    place.remove()
-  })
+  after(place.remove)
 
   it('writes a checkpoint, metrics, a curve and a sample, and says where', async () => {
     const stdout = await place.train('--out whole --eval-every 2')

@@ -34,7 +34,7 @@ const build = () => {
 /** The verdicts of some claims on a device, by name. */
 const verify = (claims, device) => {
   const out = join(copy, 'verdicts.json')
-  const command = ['dist/cli/main.js', 'verify', ...claims, '--device', device, '--runs', '60', '--json', out]
+  const command = ['dist/node/cli/main.js', 'verify', ...claims, '--device', device, '--runs', '60', '--json', out]
   const { status, stderr } = spawnSync(process.execPath, command, { cwd: copy, encoding: 'utf8' })
   if (status !== 0 && status !== 1) throw new Error(`verify: ${stderr.trim()}`)
   const { claims: checked } = JSON.parse(readFileSync(out, 'utf8'))

@@ -14,7 +14,7 @@ import { tasks } from '../../tasks/index.ts'
 const root = fileURLToPath(new URL('../../../', import.meta.url))
 const read = (page: string): string => readFileSync(join(root, page), 'utf8')
 const pages = ['README.md', ...readdirSync(join(root, 'docs')).flatMap((name) => (name.endsWith('.md') ? [`docs/${name}`] : []))]
-const main = join(root, 'dist/cli/main.js')
+const main = join(root, 'dist/node/cli/main.js')
 
 const blocks = (page: string, language: string): string[] =>
   [...read(page).matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\`$`, 'gms'))].map(([, text]) => text)

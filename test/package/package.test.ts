@@ -116,7 +116,7 @@ describe('the package', () => {
       `      ${packed.filename}: ${Math.round(packed.size / 1000)} kB packed, ${Math.round(packed.unpackedSize / 1000)} kB in ${files.length} files`,
     )
     const wanted =
-      /^((dist\/)?package\.json|README\.md|CHANGELOG\.md|LICENSE|docs\/[\w-]+\.(md|svg)|examples\/conformance\/\w+\.(mjs|py)|dist\/browser\/[\w-]+\.js|dist\/(engine|nn|tasks|claims|onnx|experiments|cli|kernels-wasm|kernels-wgsl)\/.*\.(js|d\.ts))$/
+      /^((dist\/)?package\.json|README\.md|CHANGELOG\.md|LICENSE|docs\/[\w-]+\.(md|svg)|examples\/conformance\/\w+\.(mjs|py)|dist\/browser\/[\w-]+\.js|dist\/node\/(engine|nn|tasks|claims|cli)\/[\w-]+\.js|dist\/(engine|nn|tasks|claims)\/.*\.d\.ts)$/
     const strangers = files.filter(({ path }) => !wanted.test(path) || /test/.test(path))
     assert.deepEqual(
       strangers.map(({ path }) => path),
@@ -182,7 +182,7 @@ describe('the package', () => {
         run(process.execPath, ['-e', `import('${name}').then((all) => console.log(Object.keys(all).length))`], join(apart, 'bare'))
       for (const name of ['fastweights', 'fastweights/nn', 'fastweights/tasks']) assert.ok(Number(load(name)) > 3, name)
       assert.throws(() => load('fastweights/claims'), /Cannot find package 'fast-check'/)
-      const main = join(apart, 'bare/node_modules/fastweights/dist/cli/main.js')
+      const main = join(apart, 'bare/node_modules/fastweights/dist/node/cli/main.js')
       assert.match(run(process.execPath, [main, 'train', '--help'], apart), /^fastweights train/)
       assert.match(run(process.execPath, [main, 'doctor', '--device', 'reference'], apart), /all well/)
     } finally {

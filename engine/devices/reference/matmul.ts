@@ -35,12 +35,16 @@ export const matmulKernels = (round: Round): Pick<Kernels<RefStorage>, 'matmul' 
   products(list) {
     for (const { c, M, N, terms, accumulate, bias, activation, sums, gate } of list) {
       const C = c.data
-      const operands = terms.map(({ a, b, ...term }) => ({ ...term, A: operand(a.data, round), B: operand(b.data, round) }))
+      const operands = terms.map(({ a, b, K, transposeA, transposeB }) => {
+        const [rowA, colA] = transposeA ? [1, M] : [K, 1]
+        const [rowB, colB] = transposeB ? [1, K] : [N, 1]
+        return { A: operand(a.data, round), B: operand(b.data, round), K, rowA, colA, rowB, colB }
+      })
       for (let m = 0; m < M; m++)
         for (let n = 0; n < N; n++) {
           let x = 0
-          for (const { A, B, K, transposeA, transposeB } of operands)
-            for (let k = 0; k < K; k++) x += A[transposeA ? k * M + m : m * K + k] * B[transposeB ? n * K + k : k * N + n]
+          for (const { A, B, K, rowA, colA, rowB, colB } of operands)
+            for (let k = 0; k < K; k++) x += A[m * rowA + k * colA] * B[k * rowB + n * colB]
           if (accumulate) x += C[m * N + n]
           if (bias) x += bias.data[n]
           if (gate) x *= unaryTable[gate.op].df(gate.y.data[m * N + n], gate.y.data[m * N + n])
