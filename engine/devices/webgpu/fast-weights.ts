@@ -13,14 +13,16 @@
 import {
   fastWeightsChunkBackward as backward,
   fastWeightsChunk as chunk,
+  fastWeightsHeads as heads,
   fastWeightsProducts as products,
   fastWeightsRecurrent as recurrent,
   fastWeights as shared,
 } from '../../../kernels-wgsl/generated/wgsl.ts'
-import { type FastWeightInputs, type FastWeightSizes, GateError, type Kernels } from '../kernels.ts'
+import { type FastWeightGradients, type FastWeightInputs, type FastWeightSizes, GateError, type Kernels } from '../kernels.ts'
 import { fastWeightKernels as specification } from '../reference/fast-weights.ts'
 import type { RefStorage } from '../reference/storage.ts'
 import { type Block, show } from './memory.ts'
+import { movementKernels } from './movement.ts'
 import { type Gpu, perGroup, threads } from './runtime.ts'
 
 /** ROWS of fast-weights.wgsl and SIDE of fast-weights-products.wgsl. */
@@ -29,6 +31,8 @@ const side = 32
 /** PER_GROUP_ROWS of fast-weights.wgsl. */
 const perGroupRows = 4
 const scratchFloats = 2 ** 26
+/** What `headsBackward` binds: more than every adapter does. */
+const boundArrays = 10
 
 /** Short chunks share a piece. Longer ones begin one of their own, since the backward starts from a snapshot there. */
 const chunksOfSpan = ({ C }: FastWeightSizes): number => Math.max(1, Math.floor(rowsLimit / C))
@@ -41,7 +45,7 @@ type FastWeightKernels = Pick<Kernels<Block>, 'fastWeights' | 'fastWeightsBackwa
 
 /** Only products of the chunk form are rounded, and on matrix units. */
 export function fastWeightKernels(gpu: Gpu): FastWeightKernels {
-  const chunk = kernelsOn(gpu.units ?? gpu)
+  const chunk = kernelsOn(gpu.units ?? gpu, gpu.units !== undefined)
   const forms = { chunk, recurrent: gpu.exact ? kernelsOn(gpu.exact) : chunk }
   return {
     fastWeights: (form, ...given) => forms[form].fastWeights(form, ...given),
@@ -99,7 +103,8 @@ export async function wrongChunks(gpu: Gpu): Promise<string | null> {
   return null
 }
 
-function kernelsOn(gpu: Gpu): FastWeightKernels {
+function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
+  const { copy } = movementKernels(gpu)
   const blocks = (n: number): number => Math.ceil(n / threads)
 
   /** What a call's dispatches have in common. limit: the most tokens of a piece. */
@@ -534,6 +539,42 @@ function kernelsOn(gpu: Gpu): FastWeightKernels {
     gpu.run(chunk, 'keyOutputs', { work, tokens, y }, params, rowGroups(part))
   }
 
+  /** The backward of a workgroup a head, where there is such a one: where an adapter binds as many arrays. */
+  function backwardOfHeads(
+    inputs: FastWeightInputs<Block>,
+    den: Block | null,
+    states: Block,
+    dy: Block,
+    dsT: Block | null,
+    { dq, dk, dv, dbeta, derase, ds0 }: FastWeightGradients<Block>,
+    sizes: FastWeightSizes,
+  ): boolean {
+    const plan = planOf(sizes, inputs, false, chunksOfSpan(sizes))
+    const { K, V, perSpan, rows } = plan.params
+    if (plan.forgets || plan.along || den || sizes.transposed || perSpan > 1 || onUnits) return false
+    if (gpu.device.limits.maxStorageBuffersPerShaderStage < boundArrays) return false
+    const { q, k, v } = inputs
+    const dextra = dbeta ?? derase
+    const [floats, gradient] = [plan.heads * K * V, plan.rowsOfInputs * (dbeta ? 1 : derase ? K : 0)]
+    const at = { dS: 0, U: floats, dA: floats + plan.heads * rows * V }
+    if (4 * (at.dA + gradient) > gpu.capabilities.bindingBytes) return false
+    gpu.scratch(at.dA + gradient, (work) => {
+      const whole = { work, params: { ...plan.params, ...at, head: 0, heads: plan.heads } }
+      move('load', whole, [dsT, null], { S: at.dS, slots: 1 })
+      const given = { outside: Math.ceil(sizes.T / sizes.C), stride: plan.chunksOfSpan }
+      gpu.run(
+        heads,
+        'headsBackward',
+        { work, q, k, v, extra: plan.extra, dy, stateIn: states, dq, dk, dv },
+        { ...whole.params, ...given },
+        plan.heads,
+      )
+      if (ds0) move('store', whole, [ds0, null], { S: at.dS, slots: 1 })
+      if (dextra) copy(work, dextra, [gradient], [1], at.dA, [1], 0)
+    })
+    return true
+  }
+
   return {
     fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes) {
       const { transposed } = sizes
@@ -613,6 +654,7 @@ function kernelsOn(gpu: Gpu): FastWeightKernels {
 
     fastWeightsBackward(_form, given, { y, den, states, zs }, { dy: cotangent, dsT, dzT }, gradients, sizes) {
       const { transposed } = sizes
+      if (backwardOfHeads(given, den, states, cotangent, dsT, gradients, sizes)) return
       const inputs = transposed ? { ...given, q: cotangent } : given
       const dy = transposed ? given.q : cotangent
       const plan = planOf(sizes, inputs, den !== null, chunksOfSpan(sizes))
