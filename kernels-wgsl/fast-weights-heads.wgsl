@@ -1,20 +1,21 @@
-// The backward of the chunk form in one entry, a workgroup a head, where nothing is forgotten and there is neither a normaliser nor along. Equations and
-// letters are those of fast-weights.wgsl; a = k' / beta or erase as it is read, so that the inputs are operands as they lie, and nothing of them is copied:
+// The chunk form in one entry, a workgroup a head, where nothing is forgotten and there is neither a normaliser nor along: what forward and backward share.
+// Equations and letters are those of fast-weights.wgsl; a is k or erase as it is read, so that inputs are operands as they lie, nothing of them is copied,
+// and W isn't needed:
 //
-//     U = (I + M)^-1 (V - A S),  dU = P^T G + K' dS,  X = (I + M)^-T dU,  dS <- dS + Q^T G - A^T X
+//     U = (I + M)^-1 (V - A S),  O = Q S + P U,  S <- S + K'^T U
+//     dU = P^T G + K' dS,  X = (I + M)^-T dU,  dS <- dS + Q^T G - A^T X
 //
-// Pieces go from last to first, each from the snapshot before it. What lies in `work` is a head's own: the cotangent of its state, U of a piece, and at dA,
-// in the order of the inputs, the gradient of `extra`, since the arrays are as many as are bound.
 // Matrices are multiplied 32 x 32 at a time, as in fast-weights.wgsl; a tile that several products need is fetched once for them.
 
+const STATES = 0u;
 const QUERIES = 1u;
 const KEYS = 2u;
 const EXTRA = 3u;
 const COTANGENTS = 4u;
-const STATES = 5u;
-const SOLVED = 6u;
+const SOLVED = 5u;
+const WORK = 6u;
 
-/// A matrix: element (i,l) lies at at + i row + l column, of `height` times `inner` elements.
+/// A matrix of one of these arrays (`element`, of each entry): element (i,l) lies at at + i row + l column, of `height` times `inner` elements.
 struct Side {
   source: u32,
   at: u32,
@@ -22,18 +23,6 @@ struct Side {
   column: u32,
   height: u32,
   inner: u32,
-}
-
-fn element(source: u32, at: u32) -> f32 {
-  switch (source) {
-    case QUERIES: { return q[at]; }
-    case KEYS: { return k[at]; }
-    case EXTRA: { return extra[at]; }
-    case COTANGENTS: { return dy[at]; }
-    case STATES: { return stateIn[at]; }
-    case SOLVED: { return dv[at]; }
-    default: { return work[at]; }
-  }
 }
 
 /// Two tiles, of which each place holds four rows at one inner index: [32][8].
@@ -57,13 +46,15 @@ fn stage(thread: u32, tile: u32, x: Side, factor: f32) {
   }
 }
 
-/// A tile of `factor` times the transpose of what pairsP holds.
-fn stageColumns(thread: u32, tile: u32, height: u32, inner: u32, factor: f32) {
+/// A tile of `factor` times what pairsP holds, [inner][height], or with `turned` of its transpose.
+fn stageSolved(thread: u32, tile: u32, height: u32, inner: u32, factor: f32, turned: bool) {
   for (var e = thread; e < 256u; e += THREADS) {
     let l = e / 8u;
     let row = e % 8u * 4u;
     var value = vec4<f32>();
-    for (var n = 0u; l < inner && n < min(4u, max(height, row) - row); n++) { value[n] = factor * pairsP[(row + n) * SIDE + l]; }
+    for (var n = 0u; l < inner && n < min(4u, max(height, row) - row); n++) {
+      value[n] = factor * pairsP[select(l * SIDE + row + n, (row + n) * SIDE + l, turned)];
+    }
     staged[tile + e] = vec4<Half>(value);
   }
 }
@@ -85,8 +76,8 @@ fn keepTriangles(thread: u32, n: u32, a: Sums, b: Sums, token: u32, scaled: bool
   }
 }
 
-/// A tile of a (`strict`) or b, or with `turned` of its transpose; without that times beta.
-fn stageTriangle(thread: u32, tile: u32, n: u32, strict: bool, turned: bool, token: u32) {
+/// A tile of a (`strict`) or b, or with `turned` of its transpose; with `scaled` times beta of the inner token.
+fn stageTriangle(thread: u32, tile: u32, n: u32, strict: bool, turned: bool, token: u32, scaled: bool) {
   for (var e = thread; e < 256u; e += THREADS) {
     let l = e / 8u;
     var value = vec4<f32>();
@@ -96,7 +87,7 @@ fn stageTriangle(thread: u32, tile: u32, n: u32, strict: bool, turned: bool, tok
       let j = select(l, row, turned);
       if (j > i || i >= n || (strict && j == i)) { continue; }
       value[c] = pairsM[select(j * SIDE + i, i * SIDE + j, strict)];
-      if (!turned) { value[c] *= rate(token + l * p.H); }
+      if (scaled) { value[c] *= rate(token + l * p.H); }
     }
     staged[tile + e] = vec4<Half>(value);
   }
@@ -130,204 +121,4 @@ fn solvePairs(thread: u32, n: u32, width: u32, turned: bool) {
     }
   }
   workgroupBarrier();
-}
-
-@compute @workgroup_size(THREADS) fn headsBackward(
-  @builtin(workgroup_id) id: vec3<u32>,
-  @builtin(num_workgroups) count: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let head = id.x + id.y * count.x;
-  if (head >= p.heads) { return; }
-  let reads = p.reads != 0u;
-  let readers = select(KEYS, EXTRA, p.reads == ERASE);
-  let dS = p.dS + head * p.K * p.V;
-  let U = p.U + head * p.rows * p.V;
-  for (var piece = p.pieces; piece > 0u; piece--) {
-    let its = pieceOf(head * p.pieces + piece - 1u);
-    let n = its.n;
-    let keys = its.first * p.K;
-    let values = its.first * p.V;
-    let nextK = p.H * p.K; // to the next token
-    let nextV = p.H * p.V;
-    let S = (head * p.outside + (piece - 1u) * p.stride) * p.K * p.V;
-
-    // P, M, U, X, dP and dM, SIDE columns at a time.
-    var dP = Sums();
-    var dM = Sums();
-    for (var j0 = 0u; j0 < p.V; j0 += SIDE) {
-      let width = min(SIDE, p.V - j0);
-      var P = Sums();
-      var M = Sums();
-      var known = Sums();
-      var left = Sums();
-      for (var i0 = 0u; i0 < p.K; i0 += SIDE) {
-        let height = min(SIDE, p.K - i0);
-        let state = i0 * p.V + j0;
-        workgroupBarrier();
-        stage(thread, 0u, Side(KEYS, keys + i0, nextK, 1u, n, height), 1.0);
-        stage(thread, OTHER, Side(0u, dS + state, 1u, p.V, width, height), 1.0);
-        workgroupBarrier();
-        add(&left, thread, 0u, OTHER, height, 0u);
-        if (j0 == 0u) {
-          workgroupBarrier();
-          stage(thread, OTHER, Side(QUERIES, keys + i0, nextK, 1u, n, height), 1.0);
-          workgroupBarrier();
-          add(&P, thread, OTHER, 0u, height, 0u);
-        }
-        if (reads) {
-          var reader = 0u;
-          if (readers == EXTRA) {
-            reader = OTHER;
-            workgroupBarrier();
-            stage(thread, OTHER, Side(EXTRA, keys + i0, nextK, 1u, n, height), 1.0);
-            workgroupBarrier();
-          }
-          if (j0 == 0u) { add(&M, thread, reader, 0u, height, 0u); }
-          workgroupBarrier();
-          stage(thread, OTHER - reader, Side(STATES, S + state, 1u, p.V, width, height), 1.0);
-          workgroupBarrier();
-          add(&known, thread, reader, OTHER - reader, height, 0u);
-        }
-      }
-      workgroupBarrier();
-      if (j0 == 0u) { keepTriangles(thread, n, M, P, its.first, true); }
-      workgroupBarrier();
-
-      stageTriangle(thread, 0u, n, false, true, its.first);
-      stage(thread, OTHER, Side(COTANGENTS, values + j0, 1u, nextV, width, n), p.scale);
-      workgroupBarrier();
-      var dU = Sums();
-      add(&dU, thread, 0u, OTHER, n, 2u);
-      let own = cornerOf(thread, n, width);
-      for (var r = 0u; r < own.height; r++) {
-        let beta = rate(its.first + (own.row + r) * p.H);
-        for (var s = 0u; s < own.width; s++) { pairsP[(own.row + r) * SIDE + own.column + s] = dU[r][s] + beta * left[r][s]; }
-      }
-      solvePairs(thread, n, width, true);
-      for (var e = thread; e < n * width; e += THREADS) { dv[values + e / width * nextV + j0 + e % width] = pairsP[e / width * SIDE + e % width]; }
-      stageColumns(thread, OTHER, n, width, -1.0);
-      workgroupBarrier();
-
-      for (var r = 0u; r < own.height; r++) {
-        for (var s = 0u; s < own.width; s++) {
-          let at = values + (own.row + r) * nextV + j0 + own.column + s;
-          pairsP[(own.row + r) * SIDE + own.column + s] = v[at] - known[r][s];
-        }
-      }
-      solvePairs(thread, n, width, false);
-      for (var e = thread; e < n * width; e += THREADS) { work[U + e / width * p.V + j0 + e % width] = pairsP[e / width * SIDE + e % width]; }
-      stageColumns(thread, 0u, n, width, 1.0);
-      workgroupBarrier();
-      if (reads) { add(&dM, thread, OTHER, 0u, width, 0u); }
-      workgroupBarrier();
-      stage(thread, OTHER, Side(COTANGENTS, values + j0, nextV, 1u, n, width), p.scale);
-      workgroupBarrier();
-      add(&dP, thread, OTHER, 0u, width, 0u);
-    }
-    keepTriangles(thread, n, dM, dP, its.first, false);
-    storageBarrier();
-
-    // What goes back to keys, queries and readers, and to the state before, SIDE channels at a time.
-    var dbetas = vec4<f32>();
-    for (var i0 = 0u; i0 < p.K; i0 += SIDE) {
-      let height = min(SIDE, p.K - i0);
-      var dQ = Sums();
-      var dK = Sums();
-      var dA = Sums();
-      for (var j0 = 0u; j0 < p.V; j0 += SIDE) {
-        let width = min(SIDE, p.V - j0);
-        let state = i0 * p.V + j0;
-        workgroupBarrier();
-        stage(thread, 0u, Side(COTANGENTS, values + j0, nextV, 1u, n, width), p.scale);
-        stage(thread, OTHER, Side(STATES, S + state, p.V, 1u, height, width), 1.0);
-        workgroupBarrier();
-        add(&dQ, thread, 0u, OTHER, width, 0u);
-        if (reads) {
-          workgroupBarrier();
-          stage(thread, 0u, Side(SOLVED, values + j0, nextV, 1u, n, width), -1.0);
-          workgroupBarrier();
-          add(&dA, thread, 0u, OTHER, width, 0u);
-        }
-        workgroupBarrier();
-        stage(thread, 0u, Side(0u, U + j0, p.V, 1u, n, width), 1.0);
-        stage(thread, OTHER, Side(0u, dS + state, p.V, 1u, height, width), 1.0);
-        workgroupBarrier();
-        add(&dK, thread, 0u, OTHER, width, 0u);
-
-        var more = Sums();
-        workgroupBarrier();
-        stage(thread, 0u, Side(COTANGENTS, values + j0, 1u, nextV, width, n), p.scale);
-        stage(thread, OTHER, Side(QUERIES, keys + i0, 1u, nextK, height, n), 1.0);
-        workgroupBarrier();
-        add(&more, thread, OTHER, 0u, n, 0u);
-        if (j0 == 0u) {
-          workgroupBarrier();
-          stageTriangle(thread, 0u, n, false, true, its.first);
-          workgroupBarrier();
-          add(&dK, thread, 0u, OTHER, n, 2u);
-          workgroupBarrier();
-          stageTriangle(thread, 0u, n, false, false, its.first);
-          stage(thread, OTHER, Side(KEYS, keys + i0, 1u, nextK, height, n), 1.0);
-          workgroupBarrier();
-          add(&dQ, thread, 0u, OTHER, n, 1u);
-          if (reads) {
-            workgroupBarrier();
-            stageTriangle(thread, 0u, n, true, false, its.first);
-            workgroupBarrier();
-            add(&dA, thread, 0u, OTHER, n, 1u);
-          }
-        }
-        if (reads) {
-          workgroupBarrier();
-          if (j0 != 0u || readers == EXTRA) { stage(thread, OTHER, Side(readers, keys + i0, 1u, nextK, height, n), 1.0); }
-          if (j0 == 0u) {
-            stageTriangle(thread, 0u, n, true, true, its.first);
-            workgroupBarrier();
-            add(&dK, thread, 0u, OTHER, n, 2u);
-            workgroupBarrier();
-          }
-          stage(thread, 0u, Side(SOLVED, values + j0, 1u, nextV, width, n), -1.0);
-          workgroupBarrier();
-          add(&more, thread, OTHER, 0u, n, 0u);
-        }
-        let own = cornerOf(thread, height, width);
-        for (var r = 0u; r < own.height; r++) {
-          for (var s = 0u; s < own.width; s++) { work[dS + state + (own.row + r) * p.V + own.column + s] += more[r][s]; }
-        }
-      }
-      let own = cornerOf(thread, n, height);
-      for (var r = 0u; r < own.height; r++) {
-        let t = own.row + r;
-        let beta = rate(its.first + t * p.H);
-        for (var s = 0u; s < own.width; s++) {
-          let i = own.column + s;
-          let to = keys + t * nextK + i0 + i;
-          dq[to] = dQ[r][s];
-          var dki = beta * dK[r][s];
-          if (p.reads == ERASE) { work[p.dA + to] = dA[r][s]; }
-          if (p.reads == BETA) {
-            dki += dA[r][s];
-            // Its reader's tile, the last one, is k.
-            var key = f32(staged[OTHER + t * 8u + i / 4u][s]);
-            if (HALF) { key = k[to]; }
-            dbetas[r] += key * dK[r][s];
-          }
-          dk[to] = dki;
-        }
-      }
-    }
-    storageBarrier();
-    if (p.reads == BETA) {
-      for (var r = 0u; r < 4u; r++) { pairsP[thread * 4u + r] = dbetas[r]; }
-      workgroupBarrier();
-      if (thread < n) {
-        var dbeta = 0.0;
-        for (var c = 0u; c < 8u; c++) { dbeta += pairsP[(thread / 4u * 8u + c) * 4u + thread % 4u]; }
-        let token = its.first + thread * p.H;
-        if (p.logits == 1u) { dbeta = sigmoidBackward(extra[token], dbeta); }
-        work[p.dA + token] = dbeta;
-      }
-    }
-  }
 }

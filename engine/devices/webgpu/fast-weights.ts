@@ -13,12 +13,22 @@
 import {
   fastWeightsChunkBackward as backward,
   fastWeightsChunk as chunk,
-  fastWeightsHeads as heads,
+  fastWeightsHeadsBackward as headsBackward,
+  fastWeightsHeadsForward as headsForward,
   fastWeightsProducts as products,
   fastWeightsRecurrent as recurrent,
   fastWeights as shared,
 } from '../../../kernels-wgsl/generated/wgsl.ts'
-import { type FastWeightGradients, type FastWeightInputs, type FastWeightSizes, GateError, type Kernels } from '../kernels.ts'
+import {
+  type FastWeightCotangents,
+  type FastWeightGradients,
+  type FastWeightInputs,
+  type FastWeightOutputs,
+  type FastWeightSaved,
+  type FastWeightSizes,
+  GateError,
+  type Kernels,
+} from '../kernels.ts'
 import { fastWeightKernels as specification } from '../reference/fast-weights.ts'
 import type { RefStorage } from '../reference/storage.ts'
 import { type Block, show } from './memory.ts'
@@ -33,6 +43,8 @@ const perGroupRows = 4
 const scratchFloats = 2 ** 26
 /** What `headsBackward` binds: more than every adapter does. */
 const boundArrays = 10
+/** Below that many a GPU is idle where a workgroup has a head to itself: then pieces are computed side by side as far as they don't need each other. */
+const fewestHeads = 64
 
 /** Short chunks share a piece. Longer ones begin one of their own, since the backward starts from a snapshot there. */
 const chunksOfSpan = ({ C }: FastWeightSizes): number => Math.max(1, Math.floor(rowsLimit / C))
@@ -539,45 +551,71 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
     gpu.run(chunk, 'keyOutputs', { work, tokens, y }, params, rowGroups(part))
   }
 
-  /** The backward of a workgroup a head, where there is such a one: where an adapter binds as many arrays. */
+  // ---- a workgroup a head ----------------------------------------------------------------------------------------------------
+
+  /** Whether heads alone, `groups` of them or of their blocks of columns, are to be computed by a workgroup each: at once, and nothing else besides. */
+  const byHeads = ({ forgets, along }: Plan, normaliser: Block | null, { transposed }: FastWeightSizes, groups: number): boolean =>
+    !(forgets || along || normaliser || transposed || onUnits) && (gpu.capabilities.software || groups >= fewestHeads)
+
+  /** Whether it has been computed so. */
+  function forwardOfHeads(
+    inputs: FastWeightInputs<Block>,
+    { y, sT, zT, states }: FastWeightOutputs<Block>,
+    sizes: FastWeightSizes,
+  ): boolean {
+    const plan = planOf(sizes, inputs, false, chunksOfSpan(sizes))
+    const groups = plan.heads * Math.ceil(sizes.V / side)
+    if (!byHeads(plan, zT, sizes, groups) || (states && plan.chunksOfSpan > 1)) return false
+    const { q, k, v, s0 } = inputs
+    const given = { begun: Number(s0 !== null), kept: Number(states !== null), outside: plan.spans, head: 0, heads: plan.heads }
+    gpu.run(
+      headsForward,
+      'headsForward',
+      { q, k, v, extra: plan.extra, y, state: sT, stateIn: s0, states },
+      { ...plan.params, ...given },
+      groups,
+    )
+    return true
+  }
+
+  /** Where each piece begins with a snapshot, and the adapter binds as many arrays. */
   function backwardOfHeads(
     inputs: FastWeightInputs<Block>,
-    den: Block | null,
-    states: Block,
-    dy: Block,
-    dsT: Block | null,
+    { den, states }: FastWeightSaved<Block>,
+    { dy, dsT }: FastWeightCotangents<Block>,
     { dq, dk, dv, dbeta, derase, ds0 }: FastWeightGradients<Block>,
     sizes: FastWeightSizes,
   ): boolean {
     const plan = planOf(sizes, inputs, false, chunksOfSpan(sizes))
-    const { K, V, perSpan, rows } = plan.params
-    if (plan.forgets || plan.along || den || sizes.transposed || perSpan > 1 || onUnits) return false
-    if (gpu.device.limits.maxStorageBuffersPerShaderStage < boundArrays) return false
+    const { K, V, C, T, perSpan, rows } = plan.params
+    if (!byHeads(plan, den, sizes, plan.heads) || perSpan > 1 || gpu.device.limits.maxStorageBuffersPerShaderStage < boundArrays)
+      return false
     const { q, k, v } = inputs
     const dextra = dbeta ?? derase
     const [floats, gradient] = [plan.heads * K * V, plan.rowsOfInputs * (dbeta ? 1 : derase ? K : 0)]
     const at = { dS: 0, U: floats, dA: floats + plan.heads * rows * V }
     if (4 * (at.dA + gradient) > gpu.capabilities.bindingBytes) return false
     gpu.scratch(at.dA + gradient, (work) => {
-      const whole = { work, params: { ...plan.params, ...at, head: 0, heads: plan.heads } }
-      move('load', whole, [dsT, null], { S: at.dS, slots: 1 })
-      const given = { outside: Math.ceil(sizes.T / sizes.C), stride: plan.chunksOfSpan }
+      const params = { ...plan.params, ...at, head: 0, heads: plan.heads }
+      move('load', { work, params }, [dsT, null], { S: at.dS, slots: 1 })
       gpu.run(
-        heads,
+        headsBackward,
         'headsBackward',
         { work, q, k, v, extra: plan.extra, dy, stateIn: states, dq, dk, dv },
-        { ...whole.params, ...given },
+        { ...params, outside: Math.ceil(T / C), stride: plan.chunksOfSpan },
         plan.heads,
       )
-      if (ds0) move('store', whole, [ds0, null], { S: at.dS, slots: 1 })
+      if (ds0) move('store', { work, params }, [ds0, null], { S: at.dS, slots: 1 })
       if (dextra) copy(work, dextra, [gradient], [1], at.dA, [1], 0)
     })
     return true
   }
 
   return {
-    fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes) {
+    fastWeights(form, inputs, outputs, sizes) {
+      const { y, sT, zT, den, states, zs } = outputs
       const { transposed } = sizes
+      if (form === 'chunk' && forwardOfHeads(inputs, outputs, sizes)) return
       // With along the recurrent form is the chunk form, a token at a time: `recurrent` binds as many arrays as a GPU need let it.
       const chunked = form === 'chunk' || inputs.along !== null
       const alone = form === 'recurrent' && (transposed || chunked)
@@ -588,7 +626,7 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
       const q = transposed ? k : inputs.q
       checkGate(inputs, plan)
       const begin = (part: Part): void => move('load', part, part.begins ? [s0, z0] : [sT, zT])
-      const outputs = (part: Part): void => gpu.run(chunk, 'outputs', { work: part.work, tokens, y, den }, part.params, rowGroups(part))
+      const putOut = (part: Part): void => gpu.run(chunk, 'outputs', { work: part.work, tokens, y, den }, part.params, rowGroups(part))
       const keep = (part: Part): void => {
         move('store', part, [sT, zT], { slot: part.params.pieces })
         if (states) move('store', part, [states, zs], part.snapshots)
@@ -617,7 +655,7 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
             (part) => {
               begin(part)
               run(part, false)
-              if (zT) outputs(part)
+              if (zT) putOut(part)
               if (transposed) readTransposed(part, plan, inputs, y, true)
               keep(part)
             },
@@ -652,9 +690,11 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
       })
     },
 
-    fastWeightsBackward(_form, given, { y, den, states, zs }, { dy: cotangent, dsT, dzT }, gradients, sizes) {
+    fastWeightsBackward(_form, given, saved, cotangents, gradients, sizes) {
+      if (backwardOfHeads(given, saved, cotangents, gradients, sizes)) return
+      const { y, den, states, zs } = saved
+      const { dy: cotangent, dsT, dzT } = cotangents
       const { transposed } = sizes
-      if (backwardOfHeads(given, den, states, cotangent, dsT, gradients, sizes)) return
       const inputs = transposed ? { ...given, q: cotangent } : given
       const dy = transposed ? given.q : cotangent
       const plan = planOf(sizes, inputs, den !== null, chunksOfSpan(sizes))
