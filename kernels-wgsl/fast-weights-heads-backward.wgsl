@@ -14,18 +14,131 @@ fn element(source: u32, at: u32) -> f32 {
   }
 }
 
+/// SIDE columns of X from j0 on, into pairsP. With `first` pairsM is made, too; with `reading` A S is added to `known`.
+fn solveBack(thread: u32, its: Piece, dS: u32, S: u32, j0: u32, width: u32, first: bool, reading: bool, known: ptr<function, Sums>) {
+  let n = its.n;
+  let keys = its.first * p.K;
+  let nextK = p.H * p.K; // to the next token
+  let nextV = p.H * p.V;
+  var P = Sums();
+  var M = Sums();
+  var left = Sums();
+  for (var i0 = 0u; i0 < p.K; i0 += SIDE) {
+    let height = min(SIDE, p.K - i0);
+    let state = i0 * p.V + j0;
+    workgroupBarrier();
+    stage(thread, 0u, Side(KEYS, keys + i0, nextK, 1u, n, height), 1.0);
+    stage(thread, OTHER, Side(WORK, dS + state, 1u, p.V, width, height), 1.0);
+    workgroupBarrier();
+    add(&left, thread, 0u, OTHER, height, 0u);
+    if (first) {
+      workgroupBarrier();
+      stage(thread, OTHER, Side(QUERIES, keys + i0, nextK, 1u, n, height), 1.0);
+      workgroupBarrier();
+      add(&P, thread, OTHER, 0u, height, 0u);
+    }
+    if (p.reads != 0u && (first || reading)) {
+      var reader = 0u;
+      if (p.reads == ERASE) {
+        reader = OTHER;
+        workgroupBarrier();
+        stage(thread, OTHER, Side(EXTRA, keys + i0, nextK, 1u, n, height), 1.0);
+        workgroupBarrier();
+      }
+      if (first) { add(&M, thread, reader, 0u, height, 0u); }
+      if (!reading) { continue; }
+      workgroupBarrier();
+      stage(thread, OTHER - reader, Side(STATES, S + state, 1u, p.V, width, height), 1.0);
+      workgroupBarrier();
+      add(known, thread, reader, OTHER - reader, height, 0u);
+    }
+  }
+  workgroupBarrier();
+  if (first) { keepTriangles(thread, n, M, P, its.first, true); }
+  workgroupBarrier();
+
+  stageTriangle(thread, 0u, n, false, true, its.first, false);
+  stage(thread, OTHER, Side(COTANGENTS, its.first * p.V + j0, 1u, nextV, width, n), p.scale);
+  workgroupBarrier();
+  var dU = Sums();
+  add(&dU, thread, 0u, OTHER, n, 2u);
+  let own = cornerOf(thread, n, width);
+  for (var r = 0u; r < own.height; r++) {
+    let beta = rate(its.first + (own.row + r) * p.H);
+    for (var s = 0u; s < own.width; s++) { pairsP[(own.row + r) * SIDE + own.column + s] = dU[r][s] + beta * left[r][s]; }
+  }
+  solvePairs(thread, n, width, true);
+}
+
+/// The cotangent of a head's state after the last segment: zeros, where none is given.
+fn beginBack(thread: u32, at: u32, column: u32, width: u32) {
+  for (var e = thread; p.begun == 0u && e < p.K * width; e += THREADS) { work[at + e / width * p.V + column + e % width] = 0.0; }
+  storageBarrier();
+}
+
+// The cotangents of the states after all segments but the last, one after the other, SIDE columns of a head a workgroup: only X, for what comes before.
+@compute @workgroup_size(THREADS) fn headsCarry(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let group = id.x + id.y * count.x;
+  let blocks = (p.V + SIDE - 1u) / SIDE;
+  let head = group / blocks;
+  if (head >= p.heads) { return; }
+  let j0 = group % blocks * SIDE;
+  let width = min(SIDE, p.V - j0);
+  let size = p.K * p.V;
+  let nextK = p.H * p.K;
+  beginBack(thread, p.dS + ((head + 1u) * p.segments - 1u) * size, j0, width);
+  for (var piece = p.pieces; piece > p.perSegment; piece--) {
+    let its = pieceOf(head * p.pieces + piece - 1u);
+    let to = p.dS + (head * p.segments + (piece - 1u) / p.perSegment - 1u) * size;
+    let dS = select(to, to + size, piece == p.pieces || piece % p.perSegment == 0u);
+    var known = Sums();
+    solveBack(thread, its, dS, 0u, j0, width, true, false, &known);
+    for (var i0 = 0u; i0 < p.K; i0 += SIDE) {
+      let height = min(SIDE, p.K - i0);
+      var more = Sums();
+      workgroupBarrier();
+      stage(thread, 0u, Side(QUERIES, its.first * p.K + i0, 1u, nextK, height, its.n), 1.0);
+      stage(thread, OTHER, Side(COTANGENTS, its.first * p.V + j0, 1u, p.H * p.V, width, its.n), p.scale);
+      workgroupBarrier();
+      add(&more, thread, 0u, OTHER, its.n, 0u);
+      if (p.reads != 0u) {
+        workgroupBarrier();
+        stage(thread, 0u, Side(select(KEYS, EXTRA, p.reads == ERASE), its.first * p.K + i0, 1u, nextK, height, its.n), 1.0);
+        stageSolved(thread, OTHER, width, its.n, -1.0, false);
+        workgroupBarrier();
+        add(&more, thread, 0u, OTHER, its.n, 0u);
+      }
+      let own = cornerOf(thread, height, width);
+      for (var r = 0u; r < own.height; r++) {
+        for (var s = 0u; s < own.width; s++) {
+          let at = (i0 + own.row + r) * p.V + j0 + own.column + s;
+          work[to + at] = work[dS + at] + more[r][s];
+        }
+      }
+    }
+    storageBarrier();
+  }
+}
+
 @compute @workgroup_size(THREADS) fn headsBackward(
   @builtin(workgroup_id) id: vec3<u32>,
   @builtin(num_workgroups) count: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let head = id.x + id.y * count.x;
+  let group = id.x + id.y * count.x;
+  let head = group / p.segments;
   if (head >= p.heads) { return; }
+  let segment = group % p.segments;
   let reads = p.reads != 0u;
   let readers = select(KEYS, EXTRA, p.reads == ERASE);
-  let dS = p.dS + head * p.K * p.V;
-  let U = p.U + head * p.rows * p.V;
-  for (var piece = p.pieces; piece > 0u; piece--) {
+  let dS = p.dS + group * p.K * p.V;
+  let U = p.U + group * p.rows * p.V;
+  if (segment + 1u == p.segments) { beginBack(thread, dS, 0u, p.V); }
+  for (var piece = min(p.pieces, (segment + 1u) * p.perSegment); piece > segment * p.perSegment; piece--) {
     let its = pieceOf(head * p.pieces + piece - 1u);
     let n = its.n;
     let keys = its.first * p.K;
@@ -39,54 +152,9 @@ fn element(source: u32, at: u32) -> f32 {
     var dM = Sums();
     for (var j0 = 0u; j0 < p.V; j0 += SIDE) {
       let width = min(SIDE, p.V - j0);
-      var P = Sums();
-      var M = Sums();
       var known = Sums();
-      var left = Sums();
-      for (var i0 = 0u; i0 < p.K; i0 += SIDE) {
-        let height = min(SIDE, p.K - i0);
-        let state = i0 * p.V + j0;
-        workgroupBarrier();
-        stage(thread, 0u, Side(KEYS, keys + i0, nextK, 1u, n, height), 1.0);
-        stage(thread, OTHER, Side(WORK, dS + state, 1u, p.V, width, height), 1.0);
-        workgroupBarrier();
-        add(&left, thread, 0u, OTHER, height, 0u);
-        if (j0 == 0u) {
-          workgroupBarrier();
-          stage(thread, OTHER, Side(QUERIES, keys + i0, nextK, 1u, n, height), 1.0);
-          workgroupBarrier();
-          add(&P, thread, OTHER, 0u, height, 0u);
-        }
-        if (reads) {
-          var reader = 0u;
-          if (readers == EXTRA) {
-            reader = OTHER;
-            workgroupBarrier();
-            stage(thread, OTHER, Side(EXTRA, keys + i0, nextK, 1u, n, height), 1.0);
-            workgroupBarrier();
-          }
-          if (j0 == 0u) { add(&M, thread, reader, 0u, height, 0u); }
-          workgroupBarrier();
-          stage(thread, OTHER - reader, Side(STATES, S + state, 1u, p.V, width, height), 1.0);
-          workgroupBarrier();
-          add(&known, thread, reader, OTHER - reader, height, 0u);
-        }
-      }
-      workgroupBarrier();
-      if (j0 == 0u) { keepTriangles(thread, n, M, P, its.first, true); }
-      workgroupBarrier();
-
-      stageTriangle(thread, 0u, n, false, true, its.first, false);
-      stage(thread, OTHER, Side(COTANGENTS, values + j0, 1u, nextV, width, n), p.scale);
-      workgroupBarrier();
-      var dU = Sums();
-      add(&dU, thread, 0u, OTHER, n, 2u);
+      solveBack(thread, its, dS, S, j0, width, j0 == 0u, true, &known);
       let own = cornerOf(thread, n, width);
-      for (var r = 0u; r < own.height; r++) {
-        let beta = rate(its.first + (own.row + r) * p.H);
-        for (var s = 0u; s < own.width; s++) { pairsP[(own.row + r) * SIDE + own.column + s] = dU[r][s] + beta * left[r][s]; }
-      }
-      solvePairs(thread, n, width, true);
       for (var e = thread; e < n * width; e += THREADS) { dv[values + e / width * nextV + j0 + e % width] = pairsP[e / width * SIDE + e % width]; }
       stageSolved(thread, OTHER, n, width, -1.0, true);
       workgroupBarrier();

@@ -43,8 +43,11 @@ const perGroupRows = 4
 const scratchFloats = 2 ** 26
 /** What `headsBackward` binds: more than every adapter does. */
 const boundArrays = 10
-/** Below that many a GPU is idle where a workgroup has a head to itself: then pieces are computed side by side as far as they don't need each other. */
-const fewestHeads = 64
+/** Below that many workgroups a GPU is idle where each has all tokens of a head: forward, pieces are then computed side by side as far as they can be. */
+const fewestGroups = 64
+/** Backward, a head's pieces are then cut into segments, so that all heads have that many, but none is shorter. */
+const segmentsWanted = 256
+const shortestSegment = 4
 
 /** Short chunks share a piece. Longer ones begin one of their own, since the backward starts from a snapshot there. */
 const chunksOfSpan = ({ C }: FastWeightSizes): number => Math.max(1, Math.floor(rowsLimit / C))
@@ -553,19 +556,21 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
 
   // ---- a workgroup a head ----------------------------------------------------------------------------------------------------
 
-  /** Whether heads alone, `groups` of them or of their blocks of columns, are to be computed by a workgroup each: at once, and nothing else besides. */
-  const byHeads = ({ forgets, along }: Plan, normaliser: Block | null, { transposed }: FastWeightSizes, groups: number): boolean =>
-    !(forgets || along || normaliser || transposed || onUnits) && (gpu.capabilities.software || groups >= fewestHeads)
+  /** Whether what there is besides heads, pieces and columns is left out there. */
+  const byHeads = ({ forgets, along }: Plan, normaliser: Block | null, { transposed }: FastWeightSizes): boolean =>
+    !(forgets || along || normaliser || transposed || onUnits)
 
-  /** Whether it has been computed so. */
+  /** Whether it has been computed so: snapshots of chunks that share a piece aren't. */
   function forwardOfHeads(
     inputs: FastWeightInputs<Block>,
     { y, sT, zT, states }: FastWeightOutputs<Block>,
     sizes: FastWeightSizes,
   ): boolean {
     const plan = planOf(sizes, inputs, false, chunksOfSpan(sizes))
-    const groups = plan.heads * Math.ceil(sizes.V / side)
-    if (!byHeads(plan, zT, sizes, groups) || (states && plan.chunksOfSpan > 1)) return false
+    const { T, V, C } = plan.params
+    const groups = plan.heads * Math.ceil(V / side)
+    if (!byHeads(plan, zT, sizes) || (!gpu.capabilities.software && groups < fewestGroups) || (states && C < T && plan.chunksOfSpan > 1))
+      return false
     const { q, k, v, s0 } = inputs
     const given = { begun: Number(s0 !== null), kept: Number(states !== null), outside: plan.spans, head: 0, heads: plan.heads }
     gpu.run(
@@ -587,25 +592,25 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
     sizes: FastWeightSizes,
   ): boolean {
     const plan = planOf(sizes, inputs, false, chunksOfSpan(sizes))
-    const { K, V, C, T, perSpan, rows } = plan.params
-    if (!byHeads(plan, den, sizes, plan.heads) || perSpan > 1 || gpu.device.limits.maxStorageBuffersPerShaderStage < boundArrays)
-      return false
+    const { K, V, C, T, perSpan, rows, pieces } = plan.params
+    if (!byHeads(plan, den, sizes) || perSpan > 1 || gpu.device.limits.maxStorageBuffersPerShaderStage < boundArrays) return false
     const { q, k, v } = inputs
     const dextra = dbeta ?? derase
-    const [floats, gradient] = [plan.heads * K * V, plan.rowsOfInputs * (dbeta ? 1 : derase ? K : 0)]
-    const at = { dS: 0, U: floats, dA: floats + plan.heads * rows * V }
+    const wanted = gpu.capabilities.software ? 1 : Math.floor(segmentsWanted / plan.heads)
+    const perSegment = Math.max(shortestSegment, Math.ceil(pieces / Math.max(1, wanted)))
+    const segments = Math.ceil(pieces / perSegment)
+    const [groups, gradient] = [plan.heads * segments, plan.rowsOfInputs * (dbeta ? 1 : derase ? K : 0)]
+    const at = { dS: 0, U: groups * K * V, dA: groups * (K + rows) * V }
     if (4 * (at.dA + gradient) > gpu.capabilities.bindingBytes) return false
     gpu.scratch(at.dA + gradient, (work) => {
+      const own = { segments, perSegment, begun: Number(dsT !== null), outside: Math.ceil(T / C), stride: plan.chunksOfSpan }
       const params = { ...plan.params, ...at, head: 0, heads: plan.heads }
-      move('load', { work, params }, [dsT, null], { S: at.dS, slots: 1 })
-      gpu.run(
-        headsBackward,
-        'headsBackward',
-        { work, q, k, v, extra: plan.extra, dy, stateIn: states, dq, dk, dv },
-        { ...params, outside: Math.ceil(T / C), stride: plan.chunksOfSpan },
-        plan.heads,
-      )
-      if (ds0) move('store', { work, params }, [ds0, null], { S: at.dS, slots: 1 })
+      const arrays = { work, q, k, v, extra: plan.extra, dy, stateIn: states, dq, dk, dv }
+      const ofSegment = (slot: number) => ({ S: at.dS, slots: segments, slot })
+      if (dsT) move('load', { work, params }, [dsT, null], ofSegment(segments - 1))
+      if (segments > 1) gpu.run(headsBackward, 'headsCarry', arrays, { ...params, ...own }, plan.heads * Math.ceil(V / side))
+      gpu.run(headsBackward, 'headsBackward', arrays, { ...params, ...own }, groups)
+      if (ds0) move('store', { work, params }, [ds0, null], ofSegment(0))
       if (dextra) copy(work, dextra, [gradient], [1], at.dA, [1], 0)
     })
     return true
