@@ -225,7 +225,13 @@ const inWork = {
     ]
     const headsBackward = [
       pair(K) * 3 * both + full * (4 + 3 * read) + pair(V) * (2 + read) + 4 * solved * read,
-      4 * keys + 2 * erased + both * states + 2 * whole + tokens * V * (5 + 2 + 1 + 2 * read) + 2 * tokens * K + 2 * extra - erased,
+      4 * keys + 2 * erased + both * states + 2 * p.segments * whole + tokens * V * (5 + 2 + 1 + 2 * read) + 2 * tokens * K + 2 * extra - erased,
+    ]
+    // All pieces but those of the first segment.
+    const carried = (heads * (p.pieces - p.perSegment)) / batches
+    const headsCarry = [
+      carried * (Math.ceil(V / 32) * pair(K) * both + full * (2 + read) + pair(V) + 2 * solved * read),
+      carried * ((3 + read) * keys + erased + 2 * tokens * V + extra * (reads === 1)) + 2 * p.segments * whole,
     ]
     const product = productCost(p)
     const add = (...costs) => costs.reduce(([x, y], [operations, words]) => [x + operations, y + words], [0, 0])
@@ -234,6 +240,7 @@ const inWork = {
       ...of,
       headsForward,
       headsBackward,
+      headsCarry,
       begin: add(of.prepare, product, solve),
       beginFading: add(of.prepare, of.pairs, solve),
       readOut: add(product, of.outputs),

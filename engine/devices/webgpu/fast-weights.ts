@@ -2,9 +2,11 @@
  * The fast-weight recurrences: kernels-wgsl/fast-weights.wgsl, which has the equations, and the files of each form beside it. What multiplies two tiles is in a
  * file of its own, another one on matrix units, which no GPU has run yet.
  *
- * In chunks, all pieces of all heads are prepared at once, then one dispatch carries the states from piece to piece, then all outputs are
- * computed at once; likewise backward. The recurrent form is one dispatch over the tokens, for decoding (with along, chunks of one token); its backward is the chunk form's, since it
- * needs no more than the snapshots, and a token at a time would leave a GPU idle. The result is the same up to rounding.
+ * In chunks, where nothing is forgotten, a workgroup has a head, forward 32 columns of it, and takes its pieces one after the other: it reads the inputs as they
+ * lie, and between pieces only the state passes (`byHeads`; fast-weights-heads.wgsl). Else, or where an adapter or a GPU has too little for that, all pieces of all
+ * heads are prepared at once, then one dispatch carries the states from piece to piece, then all outputs are computed at once; likewise backward. The recurrent
+ * form is one dispatch over the tokens, for decoding (with along, chunks of one token); its backward is the chunk form's, since it needs no more than the
+ * snapshots, and a token at a time would leave a GPU idle. The result is the same up to rounding.
  *
  * A chunk may be of any length: it's computed in pieces of at most `rowsLimit` tokens, each with a state of its own in scratch memory. Heads
  * are taken as many at a time as `scratchFloats` holds, and where it doesn't hold one, a head's tokens part by part, in the order of time or against
@@ -560,17 +562,13 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
   const byHeads = ({ forgets, along }: Plan, normaliser: Block | null, { transposed }: FastWeightSizes): boolean =>
     !(forgets || along || normaliser || transposed || onUnits)
 
-  /** Whether it has been computed so: snapshots of chunks that share a piece aren't. */
-  function forwardOfHeads(
-    inputs: FastWeightInputs<Block>,
-    { y, sT, zT, states }: FastWeightOutputs<Block>,
-    sizes: FastWeightSizes,
-  ): boolean {
-    const plan = planOf(sizes, inputs, false, chunksOfSpan(sizes))
-    const { T, V, C } = plan.params
-    const groups = plan.heads * Math.ceil(V / side)
-    if (!byHeads(plan, zT, sizes) || (!gpu.capabilities.software && groups < fewestGroups) || (states && C < T && plan.chunksOfSpan > 1))
-      return false
+  /** Whether it has been computed so. Where snapshots are kept a piece is a chunk, which is too little for a workgroup where chunks are short. */
+  function forwardOfHeads(inputs: FastWeightInputs<Block>, { y, sT, zT, states }: FastWeightOutputs<Block>, sizes: FastWeightSizes): boolean {
+    const snapshots = states !== null && sizes.C < sizes.T
+    const plan = planOf(sizes, inputs, false, snapshots ? 1 : chunksOfSpan(sizes))
+    const groups = plan.heads * Math.ceil(sizes.V / side)
+    if (!byHeads(plan, zT, sizes) || (snapshots && sizes.C < rowsLimit / 2)) return false
+    if (!gpu.capabilities.software && groups < fewestGroups) return false
     const { q, k, v, s0 } = inputs
     const given = { begun: Number(s0 !== null), kept: Number(states !== null), outside: plan.spans, head: 0, heads: plan.heads }
     gpu.run(
