@@ -225,7 +225,14 @@ const inWork = {
     ]
     const headsBackward = [
       pair(K) * 3 * both + full * (4 + 3 * read) + pair(V) * (2 + read) + 4 * solved * read,
-      4 * keys + 2 * erased + both * states + 2 * p.segments * whole + tokens * V * (5 + 2 + 1 + 2 * read) + 2 * tokens * K + 2 * extra - erased,
+      4 * keys +
+        2 * erased +
+        both * states +
+        2 * p.segments * whole +
+        tokens * V * (5 + 2 + 1 + 2 * read) +
+        2 * tokens * K +
+        2 * extra -
+        erased,
     ]
     // All pieces but those of the first segment.
     const carried = (heads * (p.pieces - p.perSegment)) / batches

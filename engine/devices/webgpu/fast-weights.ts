@@ -563,7 +563,11 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
     !(forgets || along || normaliser || transposed || onUnits)
 
   /** Whether it has been computed so. Where snapshots are kept a piece is a chunk, which is too little for a workgroup where chunks are short. */
-  function forwardOfHeads(inputs: FastWeightInputs<Block>, { y, sT, zT, states }: FastWeightOutputs<Block>, sizes: FastWeightSizes): boolean {
+  function forwardOfHeads(
+    inputs: FastWeightInputs<Block>,
+    { y, sT, zT, states }: FastWeightOutputs<Block>,
+    sizes: FastWeightSizes,
+  ): boolean {
     const snapshots = states !== null && sizes.C < sizes.T
     const plan = planOf(sizes, inputs, false, snapshots ? 1 : chunksOfSpan(sizes))
     const groups = plan.heads * Math.ceil(sizes.V / side)
