@@ -562,16 +562,15 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
   const byHeads = ({ forgets, along }: Plan, normaliser: Block | null, { transposed }: FastWeightSizes): boolean =>
     !(forgets || along || normaliser || transposed || onUnits)
 
-  /** Whether it has been computed so. Where snapshots are kept a piece is a chunk, which is too little for a workgroup where chunks are short. */
+  /** Whether it has been computed so. A piece is a chunk, or a part of one, with snapshots and without: so neither these nor tokens that follow change a bit. */
   function forwardOfHeads(
     inputs: FastWeightInputs<Block>,
     { y, sT, zT, states }: FastWeightOutputs<Block>,
     sizes: FastWeightSizes,
   ): boolean {
-    const snapshots = states !== null && sizes.C < sizes.T
-    const plan = planOf(sizes, inputs, false, snapshots ? 1 : chunksOfSpan(sizes))
+    const plan = planOf(sizes, inputs, false, 1)
     const groups = plan.heads * Math.ceil(sizes.V / side)
-    if (!byHeads(plan, zT, sizes) || (snapshots && sizes.C < rowsLimit / 2)) return false
+    if (!byHeads(plan, zT, sizes)) return false
     if (!gpu.capabilities.software && groups < fewestGroups) return false
     const { q, k, v, s0 } = inputs
     const given = { begun: Number(s0 !== null), kept: Number(states !== null), outside: plan.spans, head: 0, heads: plan.heads }
