@@ -213,11 +213,41 @@ const inWork = {
       gradients: [tokens * K * 4, (2 + read) * keys + tokens * K + extra + values + tokens * (2 * K + V) + extra],
       gateGradient: [gateWidth === 1 ? keys : 0, keys + gate],
     }
+    // Of a workgroup a head, as its loops go: what is fetched for several products at once counts once, and once more wherever it's fetched again; each block of
+    // columns computes its pairs anew. A state that stays in its place lives in the cache, as the recurrent form's does.
+    const full = 2 * batches * rows * K * V
+    const pair = (width) => 2 * batches * rows * rows * width
+    const solved = (batches * rows * (rows - 1) * V) / 2
+    const [both, erased, whole] = [1 + read, reads === 2 ? keys : 0, heads * K * V]
+    const headsForward = [
+      Math.ceil(V / 32) * pair(K) * both + full * (2 + read) + pair(V) + 2 * solved * read,
+      3 * keys + 2 * erased + 2 * tokens * V + extra * (reads === 1) + (2 + (p.begun ? 1 : 0)) * whole + (p.kept ? states : 0),
+    ]
+    const headsBackward = [
+      pair(K) * 3 * both + full * (4 + 3 * read) + pair(V) * (2 + read) + 4 * solved * read,
+      4 * keys +
+        2 * erased +
+        both * states +
+        2 * p.segments * whole +
+        tokens * V * (5 + 2 + 1 + 2 * read) +
+        2 * tokens * K +
+        2 * extra -
+        erased,
+    ]
+    // All pieces but those of the first segment.
+    const carried = (heads * (p.pieces - p.perSegment)) / batches
+    const headsCarry = [
+      carried * (Math.ceil(V / 32) * pair(K) * both + full * (2 + read) + pair(V) + 2 * solved * read),
+      carried * ((3 + read) * keys + erased + 2 * tokens * V + extra * (reads === 1)) + 2 * p.segments * whole,
+    ]
     const product = productCost(p)
     const add = (...costs) => costs.reduce(([x, y], [operations, words]) => [x + operations, y + words], [0, 0])
     const solve = reads ? of.solve : [0, 0]
     return {
       ...of,
+      headsForward,
+      headsBackward,
+      headsCarry,
       begin: add(of.prepare, product, solve),
       beginFading: add(of.prepare, of.pairs, solve),
       readOut: add(product, of.outputs),
@@ -246,7 +276,7 @@ const inWork = {
 function costOf({ shader, entry, bindings, params }) {
   const given = new Proxy(params, { get: (target, name) => target[name] ?? 0 })
   // The kernels of a recurrence are in several files.
-  const family = shader.replace(/-(chunk-backward|chunk|recurrent)$/, '')
+  const family = shader.replace(/-(chunk-backward|chunk|recurrent|heads-forward|heads-backward)$/, '')
   if (inWork[family]) {
     const cost = inWork[family](given)[entry]
     if (!cost) throw new Error(`no count for ${shader}, ${entry}`)
@@ -281,7 +311,8 @@ function paper() {
     return blocks.map(({ bytes }) => block(bytes, false, (end += bytes) - bytes, whole.memory))
   }
   const gpu = {
-    capabilities: { bindingBytes: 2 ** 30 },
+    capabilities: { bindingBytes: 2 ** 30, software: false },
+    device: { limits: { maxStorageBuffersPerShaderStage: 10 } },
     faults: block(64, true),
     run({ name, paramBytes }, entry, bindings, given, groups) {
       const params = typeof given === 'function' ? given() : given

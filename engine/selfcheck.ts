@@ -116,6 +116,8 @@ interface Recurrence {
   along?: boolean
   /** Strengths are given as numbers whose sigmoids they are. */
   logits?: boolean
+  /** So many heads that a GPU computes them otherwise. */
+  many?: boolean
 }
 
 const recurrences: readonly Recurrence[] = [
@@ -134,16 +136,18 @@ const recurrences: readonly Recurrence[] = [
   { beta: true, gateWidth: 'K', packed: true, transposed: true },
   { erase: true, along: true },
   { erase: true, along: true, gateWidth: 'K', packed: true },
+  { many: true },
+  { beta: true, many: true },
 ]
 
 const fastWeightCase =
   (
     form: 'recurrent' | 'chunk',
-    { beta, erase, gateWidth = 0, normalised, packed, transposed = false, along, logits = false }: Recurrence,
+    { beta, erase, gateWidth = 0, normalised, packed, transposed = false, along, logits = false, many }: Recurrence,
     backward: boolean,
   ): Case =>
   (k, m) => {
-    const [B, T, H, K, V, C] = [2, 21, 2, 10, 6, 8]
+    const [B, T, H, K, V, C] = many ? [32, 36, 2, 10, 6, 32] : [2, 21, 2, 10, 6, 8]
     const width = gateWidth === 'K' ? K : gateWidth
     const sizes = { B, T, H, K, V, C, scale: 0.5, gateWidth: Math.max(width, 1), eps: 0.5, transposed, logits }
     const [queryWidth, readWidth] = transposed ? [V, K] : [K, V]

@@ -3,8 +3,8 @@
  * host needs to know of each file: its entry points, the members of `struct Params`, and its bindings. From anywhere: node kernels-wgsl/build.mjs
  *
  * common.wgsl and math.wgsl are put before every other file, and NAME.wgsl before NAME-PART.wgsl where that has no `struct Params` of its own: it
- * goes on with what NAME declares. Some files come in two kinds: `kinds`. Nothing is replaced, and nothing left out but comments, a quarter of all: each line stays
- * where it was, for messages of compilers.
+ * goes on with what NAME declares. Some files come in two kinds: `kinds`. Nothing is replaced, and nothing left out but comments and indents: each line stays where it was,
+ * for messages of compilers.
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -15,6 +15,8 @@ const output = join(folder, 'generated', 'wgsl.ts')
 const shared = ['common', 'math']
 /** What comes after a file wherever that does: the second in the place of the first on matrix units. */
 const kinds = { 'fast-weights': ['fast-weights-tiles', 'fast-weights-units'] }
+/** What comes between NAME.wgsl and these of NAME-PART.wgsl. */
+const between = { 'fast-weights-heads-backward': ['fast-weights-heads'], 'fast-weights-heads-forward': ['fast-weights-heads'] }
 
 const names = readdirSync(folder)
   .filter((name) => name.endsWith('.wgsl'))
@@ -53,7 +55,9 @@ const sources = Object.fromEntries(names.map((name) => [name, readFileSync(join(
 const paramsOf = (name) => sources[name].match(/struct Params \{([^}]*)\}/)?.[1]
 
 function describe(name) {
-  const declared = paramsOf(name) ? [name] : [names.find((other) => paramsOf(other) && name.startsWith(`${other}-`)), name]
+  const declared = paramsOf(name)
+    ? [name]
+    : [names.find((other) => paramsOf(other) && name.startsWith(`${other}-`)), ...(between[name] ?? []), name]
   if (!declared[0]) fail(name, 'has no struct Params')
   const { members, bytes } = params(name, paramsOf(declared[0]))
   const bindings = {}
@@ -73,10 +77,10 @@ function describe(name) {
 const lines = [
   '// Written by kernels-wgsl/build.mjs.',
   'const files: Readonly<Record<string, { readonly name: string; readonly source: string }>> = {',
-  ...names.map((name) => `  ${JSON.stringify(name)}: ${JSON.stringify({ name, source: sources[name].replace(/ *\/\/.*/g, '') })},`),
+  ...names.map((name) => `  ${JSON.stringify(name)}: ${JSON.stringify({ name, source: sources[name].replace(/ *\/\/.*|^ +/gm, '') })},`),
   '}',
 ]
-const parts = [...shared, ...Object.values(kinds).flat()]
+const parts = [...shared, ...Object.values(kinds).flat(), ...Object.values(between).flat()]
 for (const name of names.filter((name) => !parts.includes(name))) {
   const constant = name.replace(/-(\w)/g, (_, letter) => letter.toUpperCase())
   lines.push(`export const ${constant} = ${describe(name)}`)

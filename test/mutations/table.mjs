@@ -560,6 +560,22 @@ export const mutations = [
     test: 'ops/wasm',
     it: 'matmul of 300 x 600 x 600',
   },
+  {
+    bug: 'webgpu: a segment but the last goes on from the cotangent that was carried on already',
+    file: 'kernels-wgsl/fast-weights-heads-backward.wgsl',
+    from: 'piece % p.perSegment == 0u',
+    to: 'piece % p.perSegment == 1u',
+    test: 'ops/webgpu-fast-weights',
+    it: 'few heads of many tokens go back in segments',
+  },
+  {
+    bug: 'webgpu: a token corrects what it has written itself',
+    file: 'kernels-wgsl/fast-weights-heads.wgsl',
+    from: '(strict && j == i)',
+    to: '(strict && j > i)',
+    test: 'ops/webgpu-fast-weights',
+    it: 'nothing is forgotten, ',
+  },
   // ---- precision f16 ------------------------------------------------------------------------------------------------------------------
   {
     bug: 'wasm: what is too large for float16 stays finite',

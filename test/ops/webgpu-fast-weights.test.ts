@@ -1,5 +1,6 @@
 /** The recurrence on WebGPU: what comes of heads that don't fit at once, of arrays that aren't given, of bad gates. Its values: fast-weights.test.ts. */
 import assert from 'node:assert/strict'
+import fc from 'fast-check'
 import type { Device } from '../../engine/devices/device.ts'
 import type { FastWeightCotangents, FastWeightInputs, FastWeightSizes, KernelForm } from '../../engine/devices/kernels.ts'
 import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
@@ -186,6 +187,119 @@ describe('the recurrence on webgpu', () => {
       message:
         'webgpu: out of memory: fastWeights needs 12 kB at once for a chunk of 16 tokens and a state of 12 x 10, this adapter binds at most 3.9 kB (use more heads of fewer channels)',
     })
+  })
+
+  /** How a rule that forgets nothing is computed, by the entries of its forward and backward pass. */
+  const ways: Record<string, { narrow: (gpu: Gpu) => Gpu; entries: readonly string[] }> = {
+    'a workgroup a head': { narrow: (gpu) => gpu, entries: ['headsForward', 'headsBackward'] },
+    'where only eight arrays are bound': {
+      narrow: (gpu) => ({ ...gpu, device: { limits: { maxStorageBuffersPerShaderStage: 8 } } as GPUDevice }),
+      entries: ['headsForward', 'finish'],
+    },
+    'on a GPU, of few heads': {
+      narrow: (gpu) => ({ ...gpu, capabilities: { ...gpu.capabilities, software: false } }),
+      entries: ['readOut', 'headsBackward'],
+    },
+  }
+  /** Outputs and gradients of a rule that forgets nothing, with a state and its cotangent or without. */
+  async function runPlain(
+    device: Pick<Gpu, 'allocate' | 'write' | 'read'>,
+    kernels: ReturnType<typeof fastWeightKernels>,
+    { sizes, rule, state, seed }: { sizes: FastWeightSizes; rule: string; state: boolean; seed: number },
+  ): Promise<Record<string, HostArray>> {
+    const { B, T, H, K, V, C, logits } = sizes
+    const key = Math.sqrt(3 / K)
+    const keys = B * T * H * K
+    const values = B * T * H * V
+    const states = B * H * K * V
+    const extra = rule === 'beta' ? B * T * H : rule === 'erase' ? keys : 0
+    const lengths = { y: values, sT: states, states: states * Math.ceil(T / C), dq: keys, dk: keys, dv: values, dextra: extra, ds0: states }
+    const out = Object.fromEntries(Object.entries(lengths).map(([name, n]) => [name, device.allocate(4 * Math.max(1, n))])) as Record<
+      keyof typeof lengths,
+      Block
+    >
+    const blocks: Block[] = []
+    const make = (n: number, low: number, high: number): Block => {
+      blocks.push(device.allocate(4 * n))
+      device.write(blocks.at(-1)!, uniforms(seed + blocks.length, n, low, high))
+      return blocks.at(-1)!
+    }
+    const inputs: FastWeightInputs<Block> = {
+      ...{ q: make(keys, -1, 1), k: make(keys, -key, key), v: make(values, -1, 1) },
+      beta: rule === 'beta' ? make(extra, logits ? -2 : 0, 1) : null,
+      erase: rule === 'erase' ? make(extra, -key, key) : null,
+      s0: state ? make(states, -1, 1) : null,
+      ...{ gate: null, along: null, tokens: null, z0: null },
+    }
+    kernels.fastWeights('chunk', inputs, { ...out, zT: null, den: null, zs: null }, sizes)
+    const cotangents = { dy: make(values, -1, 1), dsT: state ? make(states, -1, 1) : null, dzT: null }
+    const gradients = { ...out, dbeta: inputs.beta && out.dextra, derase: inputs.erase && out.dextra, ds0: state ? out.ds0 : null }
+    const saved = { y: null, den: null, states: out.states, zs: null }
+    kernels.fastWeightsBackward('chunk', inputs, saved, cotangents, { ...gradients, dgate: null, dalong: null, dz0: null }, sizes)
+    const results: Record<string, HostArray> = {}
+    for (const [name, n] of Object.entries(lengths))
+      if (n > 0 && (state || name !== 'ds0')) results[name] = await device.read(out[name as keyof typeof lengths], n)
+    if (device === gpu) for (const block of [...Object.values(out), ...blocks]) gpu.free(block)
+    return results
+  }
+  const plainOnReference = (given: Parameters<typeof runPlain>[2]) => {
+    const allocate = (bytes: number) => reference.allocate('float32', bytes / 4)
+    return runPlain({ allocate, write: reference.write, read: reference.read } as never, reference.kernels as never, given)
+  }
+  const noted = (gpu: Gpu): [Gpu, string[]] => {
+    const entries: string[] = []
+    const run: Gpu['run'] = (...call) => {
+      entries.push(call[1])
+      gpu.run(...call)
+    }
+    return [{ ...gpu, run }, entries]
+  }
+
+  for (const [way, { narrow, entries }] of Object.entries(ways))
+    it(`nothing is forgotten, ${way}: every output and gradient, of any shape`, async () => {
+      const width = fc.constantFrom(2, 5, 16, 31, 33, 64, 70)
+      const shape = fc.record({
+        B: fc.constantFrom(1, 3),
+        T: fc.oneof(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 10, max: 100 })),
+        H: fc.constantFrom(1, 2),
+      })
+      const drawn = fc.record({
+        shape,
+        widths: fc.record({ K: width, V: width }),
+        C: fc.constantFrom(3, 16, 20, 32),
+        rule: fc.constantFrom('sum', 'beta', 'erase'),
+        ...{ logits: fc.boolean(), state: fc.boolean(), seed: fc.nat({ max: 1e6 }) },
+      })
+      await fc.assert(
+        fc.asyncProperty(drawn, async ({ shape, widths, C, logits, ...given }) => {
+          const sizes = { ...shape, ...widths, C: Math.min(C, shape.T), scale: 0.7, gateWidth: 1, eps: 0, transposed: false, logits }
+          const [watched, ran] = noted(narrow(gpu))
+          const actual = await runPlain(gpu, fastWeightKernels(watched), { ...given, sizes })
+          for (const entry of entries) assert.ok(ran.includes(entry), `${entry} of ${ran}`)
+          for (const [name, e] of Object.entries(await plainOnReference({ ...given, sizes }))) assertRms(actual[name], e, 2e-5, name)
+        }),
+        { numRuns: 12 },
+      )
+    })
+
+  for (const rule of ['sum', 'beta', 'erase'])
+    for (const state of [true, false])
+      it(`few heads of many tokens go back in segments: ${rule}, state ${state}`, async () => {
+        const sizes = { B: 1, T: 290, H: 2, K: 37, V: 40, C: 32, scale: 0.7, gateWidth: 1, eps: 0, transposed: false }
+        const given = { sizes, rule, state, seed: 3 }
+        const [watched, ran] = noted({ ...gpu, capabilities: { ...gpu.capabilities, software: false } })
+        const actual = await runPlain(gpu, fastWeightKernels(watched), given)
+        assert.ok(ran.includes('headsCarry'), ran.join())
+        for (const [name, e] of Object.entries(await plainOnReference(given))) assertRms(actual[name], e, 1e-5, name)
+      })
+
+  it('a GPU, too, has a workgroup a head where there are heads enough', async () => {
+    const sizes = { B: 16, T: 35, H: 4, K: 5, V: 3, C: 32, scale: 1, gateWidth: 1, eps: 0, transposed: false }
+    const given = { sizes, rule: 'beta', state: true, seed: 1 }
+    const [watched, ran] = noted({ ...gpu, capabilities: { ...gpu.capabilities, software: false } })
+    const actual = await runPlain(gpu, fastWeightKernels(watched), given)
+    assert.deepEqual(ran, ['headsForward', 'load', 'headsBackward', 'store', 'copy'])
+    for (const [name, e] of Object.entries(await plainOnReference(given))) assertRms(actual[name], e, 1e-5, name)
   })
 
   it('how many tokens follow changes no bit, whatever the size of the tiles', async function () {

@@ -223,7 +223,7 @@ export async function openAdapter(options: WebgpuOptions, withoutUnits?: string)
   const name = nameOf(adapter.info)
   if (isSoftware(adapter) && options.software === false)
     throw new Error(`webgpu: the only adapter computes on the CPU (${name}); the wasm device is faster there`)
-  const { maxStorageBufferBindingSize, maxBufferSize } = adapter.limits
+  const { maxStorageBufferBindingSize, maxBufferSize, maxStorageBuffersPerShaderStage } = adapter.limits
   const half = precision === 'f16'
   if (half && !adapter.features.has('shader-f16'))
     throw new Error(`webgpu: ${name} lacks shader-f16, which precision f16 needs; leave that out, or choose another adapter`)
@@ -240,7 +240,7 @@ export async function openAdapter(options: WebgpuOptions, withoutUnits?: string)
     fresh = undefined // gives one device at most, or none once it has refused one
     const device = await from.requestDevice({
       requiredFeatures: [...(half ? ['shader-f16'] : []), ...asked.filter((name) => name !== largeBuffers)] as GPUFeatureName[],
-      requiredLimits: asked.includes(largeBuffers) ? { maxStorageBufferBindingSize, maxBufferSize } : {},
+      requiredLimits: asked.includes(largeBuffers) ? { maxStorageBufferBindingSize, maxBufferSize, maxStorageBuffersPerShaderStage } : {},
     })
     owners.register(device, gpu) // of those that are given up, too
     return device

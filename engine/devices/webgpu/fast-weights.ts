@@ -2,9 +2,11 @@
  * The fast-weight recurrences: kernels-wgsl/fast-weights.wgsl, which has the equations, and the files of each form beside it. What multiplies two tiles is in a
  * file of its own, another one on matrix units, which no GPU has run yet.
  *
- * In chunks, all pieces of all heads are prepared at once, then one dispatch carries the states from piece to piece, then all outputs are
- * computed at once; likewise backward. The recurrent form is one dispatch over the tokens, for decoding (with along, chunks of one token); its backward is the chunk form's, since it
- * needs no more than the snapshots, and a token at a time would leave a GPU idle. The result is the same up to rounding.
+ * In chunks, where nothing is forgotten, a workgroup has a head, forward 32 columns of it, and takes its pieces one after the other: it reads the inputs as they
+ * lie, and between pieces only the state passes (`byHeads`; fast-weights-heads.wgsl). Else, or where an adapter or a GPU has too little for that, all pieces of all
+ * heads are prepared at once, then one dispatch carries the states from piece to piece, then all outputs are computed at once; likewise backward. The recurrent
+ * form is one dispatch over the tokens, for decoding (with along, chunks of one token); its backward is the chunk form's, since it needs no more than the
+ * snapshots, and a token at a time would leave a GPU idle. The result is the same up to rounding.
  *
  * A chunk may be of any length: it's computed in pieces of at most `rowsLimit` tokens, each with a state of its own in scratch memory. Heads
  * are taken as many at a time as `scratchFloats` holds, and where it doesn't hold one, a head's tokens part by part, in the order of time or against
@@ -13,14 +15,26 @@
 import {
   fastWeightsChunkBackward as backward,
   fastWeightsChunk as chunk,
+  fastWeightsHeadsBackward as headsBackward,
+  fastWeightsHeadsForward as headsForward,
   fastWeightsProducts as products,
   fastWeightsRecurrent as recurrent,
   fastWeights as shared,
 } from '../../../kernels-wgsl/generated/wgsl.ts'
-import { type FastWeightInputs, type FastWeightSizes, GateError, type Kernels } from '../kernels.ts'
+import {
+  type FastWeightCotangents,
+  type FastWeightGradients,
+  type FastWeightInputs,
+  type FastWeightOutputs,
+  type FastWeightSaved,
+  type FastWeightSizes,
+  GateError,
+  type Kernels,
+} from '../kernels.ts'
 import { fastWeightKernels as specification } from '../reference/fast-weights.ts'
 import type { RefStorage } from '../reference/storage.ts'
 import { type Block, show } from './memory.ts'
+import { movementKernels } from './movement.ts'
 import { type Gpu, perGroup, threads } from './runtime.ts'
 
 /** ROWS of fast-weights.wgsl and SIDE of fast-weights-products.wgsl. */
@@ -29,6 +43,13 @@ const side = 32
 /** PER_GROUP_ROWS of fast-weights.wgsl. */
 const perGroupRows = 4
 const scratchFloats = 2 ** 26
+/** What `headsBackward` binds: more than every adapter does. */
+const boundArrays = 10
+/** Below that many workgroups a GPU is idle where each has all tokens of a head: forward, pieces are then computed side by side as far as they can be. */
+const fewestGroups = 64
+/** Backward, a head's pieces are then cut into segments, so that all heads have that many, but none is shorter. */
+const segmentsWanted = 256
+const shortestSegment = 4
 
 /** Short chunks share a piece. Longer ones begin one of their own, since the backward starts from a snapshot there. */
 const chunksOfSpan = ({ C }: FastWeightSizes): number => Math.max(1, Math.floor(rowsLimit / C))
@@ -41,7 +62,7 @@ type FastWeightKernels = Pick<Kernels<Block>, 'fastWeights' | 'fastWeightsBackwa
 
 /** Only products of the chunk form are rounded, and on matrix units. */
 export function fastWeightKernels(gpu: Gpu): FastWeightKernels {
-  const chunk = kernelsOn(gpu.units ?? gpu)
+  const chunk = kernelsOn(gpu.units ?? gpu, gpu.units !== undefined)
   const forms = { chunk, recurrent: gpu.exact ? kernelsOn(gpu.exact) : chunk }
   return {
     fastWeights: (form, ...given) => forms[form].fastWeights(form, ...given),
@@ -99,7 +120,8 @@ export async function wrongChunks(gpu: Gpu): Promise<string | null> {
   return null
 }
 
-function kernelsOn(gpu: Gpu): FastWeightKernels {
+function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
+  const { copy } = movementKernels(gpu)
   const blocks = (n: number): number => Math.ceil(n / threads)
 
   /** What a call's dispatches have in common. limit: the most tokens of a piece. */
@@ -534,9 +556,72 @@ function kernelsOn(gpu: Gpu): FastWeightKernels {
     gpu.run(chunk, 'keyOutputs', { work, tokens, y }, params, rowGroups(part))
   }
 
+  // ---- a workgroup a head ----------------------------------------------------------------------------------------------------
+
+  /** Whether what there is besides heads, pieces and columns is left out there. */
+  const byHeads = ({ forgets, along }: Plan, normaliser: Block | null, { transposed }: FastWeightSizes): boolean =>
+    !(forgets || along || normaliser || transposed || onUnits)
+
+  /** Whether it has been computed so. A piece is a chunk, or a part of one, with snapshots and without: so neither these nor tokens that follow change a bit. */
+  function forwardOfHeads(
+    inputs: FastWeightInputs<Block>,
+    { y, sT, zT, states }: FastWeightOutputs<Block>,
+    sizes: FastWeightSizes,
+  ): boolean {
+    const plan = planOf(sizes, inputs, false, 1)
+    const groups = plan.heads * Math.ceil(sizes.V / side)
+    if (!byHeads(plan, zT, sizes)) return false
+    if (!gpu.capabilities.software && groups < fewestGroups) return false
+    const { q, k, v, s0 } = inputs
+    const given = { begun: Number(s0 !== null), kept: Number(states !== null), outside: plan.spans, head: 0, heads: plan.heads }
+    gpu.run(
+      headsForward,
+      'headsForward',
+      { q, k, v, extra: plan.extra, y, state: sT, stateIn: s0, states },
+      { ...plan.params, ...given },
+      groups,
+    )
+    return true
+  }
+
+  /** Where each piece begins with a snapshot, and the adapter binds as many arrays. */
+  function backwardOfHeads(
+    inputs: FastWeightInputs<Block>,
+    { den, states }: FastWeightSaved<Block>,
+    { dy, dsT }: FastWeightCotangents<Block>,
+    { dq, dk, dv, dbeta, derase, ds0 }: FastWeightGradients<Block>,
+    sizes: FastWeightSizes,
+  ): boolean {
+    const plan = planOf(sizes, inputs, false, chunksOfSpan(sizes))
+    const { K, V, C, T, perSpan, rows, pieces } = plan.params
+    if (!byHeads(plan, den, sizes) || perSpan > 1 || gpu.device.limits.maxStorageBuffersPerShaderStage < boundArrays) return false
+    const { q, k, v } = inputs
+    const dextra = dbeta ?? derase
+    const wanted = gpu.capabilities.software ? 1 : Math.floor(segmentsWanted / plan.heads)
+    const perSegment = Math.max(shortestSegment, Math.ceil(pieces / Math.max(1, wanted)))
+    const segments = Math.ceil(pieces / perSegment)
+    const [groups, gradient] = [plan.heads * segments, plan.rowsOfInputs * (dbeta ? 1 : derase ? K : 0)]
+    const at = { dS: 0, U: groups * K * V, dA: groups * (K + rows) * V }
+    if (4 * (at.dA + gradient) > gpu.capabilities.bindingBytes) return false
+    gpu.scratch(at.dA + gradient, (work) => {
+      const own = { segments, perSegment, begun: Number(dsT !== null), outside: Math.ceil(T / C), stride: plan.chunksOfSpan }
+      const params = { ...plan.params, ...at, head: 0, heads: plan.heads }
+      const arrays = { work, q, k, v, extra: plan.extra, dy, stateIn: states, dq, dk, dv }
+      const ofSegment = (slot: number) => ({ S: at.dS, slots: segments, slot })
+      if (dsT) move('load', { work, params }, [dsT, null], ofSegment(segments - 1))
+      if (segments > 1) gpu.run(headsBackward, 'headsCarry', arrays, { ...params, ...own }, plan.heads * Math.ceil(V / side))
+      gpu.run(headsBackward, 'headsBackward', arrays, { ...params, ...own }, groups)
+      if (ds0) move('store', { work, params }, [ds0, null], ofSegment(0))
+      if (dextra) copy(work, dextra, [gradient], [1], at.dA, [1], 0)
+    })
+    return true
+  }
+
   return {
-    fastWeights(form, inputs, { y, sT, zT, den, states, zs }, sizes) {
+    fastWeights(form, inputs, outputs, sizes) {
+      const { y, sT, zT, den, states, zs } = outputs
       const { transposed } = sizes
+      if (form === 'chunk' && forwardOfHeads(inputs, outputs, sizes)) return
       // With along the recurrent form is the chunk form, a token at a time: `recurrent` binds as many arrays as a GPU need let it.
       const chunked = form === 'chunk' || inputs.along !== null
       const alone = form === 'recurrent' && (transposed || chunked)
@@ -547,7 +632,7 @@ function kernelsOn(gpu: Gpu): FastWeightKernels {
       const q = transposed ? k : inputs.q
       checkGate(inputs, plan)
       const begin = (part: Part): void => move('load', part, part.begins ? [s0, z0] : [sT, zT])
-      const outputs = (part: Part): void => gpu.run(chunk, 'outputs', { work: part.work, tokens, y, den }, part.params, rowGroups(part))
+      const putOut = (part: Part): void => gpu.run(chunk, 'outputs', { work: part.work, tokens, y, den }, part.params, rowGroups(part))
       const keep = (part: Part): void => {
         move('store', part, [sT, zT], { slot: part.params.pieces })
         if (states) move('store', part, [states, zs], part.snapshots)
@@ -576,7 +661,7 @@ function kernelsOn(gpu: Gpu): FastWeightKernels {
             (part) => {
               begin(part)
               run(part, false)
-              if (zT) outputs(part)
+              if (zT) putOut(part)
               if (transposed) readTransposed(part, plan, inputs, y, true)
               keep(part)
             },
@@ -611,7 +696,10 @@ function kernelsOn(gpu: Gpu): FastWeightKernels {
       })
     },
 
-    fastWeightsBackward(_form, given, { y, den, states, zs }, { dy: cotangent, dsT, dzT }, gradients, sizes) {
+    fastWeightsBackward(_form, given, saved, cotangents, gradients, sizes) {
+      if (backwardOfHeads(given, saved, cotangents, gradients, sizes)) return
+      const { y, den, states, zs } = saved
+      const { dy: cotangent, dsT, dzT } = cotangents
       const { transposed } = sizes
       const inputs = transposed ? { ...given, q: cotangent } : given
       const dy = transposed ? given.q : cotangent

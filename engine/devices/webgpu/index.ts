@@ -5,7 +5,7 @@
  * How a kernel is written. kernels-wgsl/NAME.wgsl holds the kernels of a family: one `struct Params` (i32, u32, f32, array<vec4<T>, N>) as
  * `@group(0) @binding(0) var<uniform> p: Params`, storage bindings from 1 on (each `@group(0) @binding(N) var<storage, ...> name` on a line
  * of its own), and any number of entries `@compute @workgroup_size(...) fn name(g: Group)`; entries may share the bindings' names or have
- * their own, 8 at most each, and no buffer may be bound writable and once more. common.wgsl (Group, groupOf, sumLanes, isNan, ...)
+ * their own, 8 at most each (more only where there is another way, since not every adapter binds them), and no buffer may be bound writable and once more. common.wgsl (Group, groupOf, sumLanes, isNan, ...)
  * and math.wgsl (expOf, logOf, ...) come before every file, NAME.wgsl before a NAME-PART.wgsl without Params of its own. `npm run build`
  * embeds the files and generates their descriptions, so that
  *
