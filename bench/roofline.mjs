@@ -91,25 +91,33 @@ const whole = {
     cumsumRows: { operations: ({ outer, n }) => 7 * outer * n },
   },
   matmul: {
-    matmul: {
-      operations: (p) => products(p) + (p.splits === 1 ? epilogue(p) : 0),
-      again: ({ accumulate, splits }) => (accumulate && splits === 1 ? ['c'] : []),
-    },
+    ...Object.fromEntries(
+      ['matmul', 'matmulTall', 'matmulWide', 'matmulSliced'].map((entry) => [
+        entry,
+        {
+          operations: (p) => products(p) + (p.splits === 1 ? epilogue(p) : 0),
+          again: ({ accumulate, splits }) => (accumulate && splits === 1 ? ['c', 'c4'] : []),
+        },
+      ]),
+    ),
     matmulEach: { operations: (p) => products(p) + epilogue(p), again: ({ accumulate }) => (accumulate ? ['c'] : []) },
     matmulJoin: { operations: (p) => p.batch * p.M * p.N * p.splits + epilogue(p), again: ({ accumulate }) => (accumulate ? ['c'] : []) },
   },
-  products: {
-    products: {
-      operations: (p) =>
-        productsOf(p).reduce(
-          (sum, { M, N, inner, what, activation }) =>
-            sum + M * N * (2 * inner + (what ? 1 : 0) + (unaryOps[activation] ? unary(unaryOps[activation]) : 0)),
-          0,
-        ),
-      words: (p) =>
-        productsOf(p).reduce((sum, { M, N, inner, what }) => sum + M * N * (1 + (what & 1) + (what & 8 ? 1 : 0)) + (M + N) * inner, 0),
-    },
-  },
+  products: Object.fromEntries(
+    ['products', 'productsWide'].map((entry) => [
+      entry,
+      {
+        operations: (p) =>
+          productsOf(p).reduce(
+            (sum, { M, N, inner, what, activation }) =>
+              sum + M * N * (2 * inner + (what ? 1 : 0) + (unaryOps[activation] ? unary(unaryOps[activation]) : 0)),
+            0,
+          ),
+        words: (p) =>
+          productsOf(p).reduce((sum, { M, N, inner, what }) => sum + M * N * (1 + (what & 1) + (what & 8 ? 1 : 0)) + (M + N) * inner, 0),
+      },
+    ]),
+  ),
   norm: {
     norm: { operations: ({ R, n }) => 8 * R * n },
     normBackward: { operations: ({ R, n, rowGroups, ofGain, ofBias }) => ((rowGroups && 12) + (ofGain || ofBias ? 5 : 0)) * R * n },

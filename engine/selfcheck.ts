@@ -386,6 +386,11 @@ const cases: Record<KernelName, readonly Case[]> = {
     matmulCase({ M: 20, N: 72, K: 18, transposeB: true, activation: 'gelu' }, true),
     matmulCase({ M: 9, N: 8, K: 600, transposeA: true, transposeB: true }, true),
     matmulCase({ batch: 3, M: 5, N: 12, K: 7, strideA: 35, accumulate: true }),
+    // What WebGPU makes in tiles of 128 x 128, 128 x 64 and 64 x 64, and in ranges of K.
+    matmulCase({ batch: 128, M: 70, N: 72, K: 9, strideA: 630, transposeA: true }, true),
+    matmulCase({ batch: 64, M: 67, N: 66, K: 10, strideA: 670, transposeB: true }),
+    matmulCase({ M: 194, N: 1153, K: 9 }),
+    matmulCase({ M: 9, N: 70, K: 3000, sparse: true, accumulate: true }, true),
     (k, m) => {
       const [a, b] = [m.from([1, 2, -3]), m.from(range(70).map((i) => (i === 41 ? Number.NaN : (i % 9) - 4)))]
       const sizes: MatmulSizes = { ...plain, M: 3, N: 70, K: 1, activation: 'relu' }
@@ -405,32 +410,39 @@ const cases: Record<KernelName, readonly Case[]> = {
     [8, 72, 36],
     [68, 4, 20],
     [5, 3, 7],
-  ].flatMap(([M, N, K]): Case[] => [
-    (k, m) => {
-      const x = m.input(M * K)
-      const map = { a: x, b: m.input(N * K), K, transposeA: false, transposeB: true }
-      const [first, second] = [m.output(M * N), m.output(M * N)]
-      k.products([
-        { c: first, M, N, terms: [map], bias: m.input(N), activation: 'relu' },
-        { c: second, M, N, terms: [{ ...map, b: m.input(N * K) }], activation: 'tanh' },
-        { c: m.output(K * K), M: K, N: K, terms: [{ a: x, b: x, K: M, transposeA: true, transposeB: false }] },
-      ])
-    },
-    (k, m) => {
-      const [x, dy, dz, h] = [m.input(M * K), m.input(M * N), m.input(M * N), m.temporary(M * K)]
-      k.unary('relu', x, h, M * K)
-      const back = (a: unknown) => ({ a, b: m.input(N * K), K: N, transposeA: false, transposeB: false })
-      const [{ gathered }, weight, bias] = [m, m.inout(N * K), m.inout(N)]
-      const [c, sums] = gathered([weight, bias])
-      const of = (a: unknown) => [{ a, b: x, K: M, transposeA: true, transposeB: false }]
-      k.products([
-        { c: m.inout(M * K), M, N: K, terms: [back(dy), back(dz)], accumulate: true },
-        { c, M: N, N: K, terms: of(dy), sums, accumulate: true },
-        { c: m.output(N * K), M: N, N: K, terms: of(dz), sums: m.output(N) },
-        { c: m.output(M * K), M, N: K, terms: [back(dy)], gate: { op: 'relu', y: h } },
-      ])
-    },
-  ]),
+  ]
+    .flatMap(([M, N, K]): Case[] => [
+      (k, m) => {
+        const x = m.input(M * K)
+        const map = { a: x, b: m.input(N * K), K, transposeA: false, transposeB: true }
+        const [first, second] = [m.output(M * N), m.output(M * N)]
+        k.products([
+          { c: first, M, N, terms: [map], bias: m.input(N), activation: 'relu' },
+          { c: second, M, N, terms: [{ ...map, b: m.input(N * K) }], activation: 'tanh' },
+          { c: m.output(K * K), M: K, N: K, terms: [{ a: x, b: x, K: M, transposeA: true, transposeB: false }] },
+        ])
+      },
+      (k, m) => {
+        const [x, dy, dz, h] = [m.input(M * K), m.input(M * N), m.input(M * N), m.temporary(M * K)]
+        k.unary('relu', x, h, M * K)
+        const back = (a: unknown) => ({ a, b: m.input(N * K), K: N, transposeA: false, transposeB: false })
+        const [{ gathered }, weight, bias] = [m, m.inout(N * K), m.inout(N)]
+        const [c, sums] = gathered([weight, bias])
+        const of = (a: unknown) => [{ a, b: x, K: M, transposeA: true, transposeB: false }]
+        k.products([
+          { c: m.inout(M * K), M, N: K, terms: [back(dy), back(dz)], accumulate: true },
+          { c, M: N, N: K, terms: of(dy), sums, accumulate: true },
+          { c: m.output(N * K), M: N, N: K, terms: of(dz), sums: m.output(N) },
+          { c: m.output(M * K), M, N: K, terms: [back(dy)], gate: { op: 'relu', y: h } },
+        ])
+      },
+    ])
+    .concat((k, m) => {
+      // In tiles of 128 x 128.
+      const [M, N, K] = [1028, 1032, 8]
+      const [c, sums] = m.gathered([m.inout(M * N), m.inout(M)])
+      k.products([{ c, M, N, terms: [{ a: m.input(K * M), b: m.input(K * N), K, transposeA: true, transposeB: false }], sums }])
+    }),
 
   norm: normKinds.flatMap((kind): Case[] => [
     (k, m) => k.norm(kind, normInput(kind, m), m.input(70), m.input(70), m.output(350), m.output(10), 5, 70, 0.1),

@@ -13,8 +13,8 @@ import { fileURLToPath } from 'node:url'
 const folder = dirname(fileURLToPath(import.meta.url))
 const output = join(folder, 'generated', 'wgsl.ts')
 const shared = ['common', 'math']
-/** What comes after a file wherever that does: the second in the place of the first on matrix units. */
-const kinds = { 'fast-weights': ['fast-weights-tiles', 'fast-weights-units'] }
+/** What comes after a file wherever that does: the second, where there is one, in the place of the first on matrix units. */
+const kinds = { 'fast-weights': ['fast-weights-tiles', 'fast-weights-units'], matmul: ['tiles'], products: ['tiles'] }
 
 const names = readdirSync(folder)
   .filter((name) => name.endsWith('.wgsl'))
@@ -66,7 +66,7 @@ function describe(name) {
     [...shared, ...declared.flatMap((name) => [name, ...(kinds[name]?.slice(kind, kind + 1) ?? [])])].map(
       (name) => `files[${JSON.stringify(name)}]`,
     )
-  const onUnits = declared.some((name) => kinds[name]) ? ` unitFiles: [${files(1)}],` : ''
+  const onUnits = declared.some((name) => kinds[name]?.length > 1) ? ` unitFiles: [${files(1)}],` : ''
   return `{ files: [${files(0)}],${onUnits} ${JSON.stringify(description).slice(1)} as const`
 }
 
