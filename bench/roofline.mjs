@@ -82,6 +82,8 @@ const whole = {
     copy: { operations: () => 0, part: { x: ({ n }) => n, y: ({ n }) => n } },
     gather: { operations: () => 0, part: { table: ({ n }) => n } },
     gatherBackward: { operations: ({ R, D }) => R * D },
+    orderRows: { operations: ({ R }) => 3 * R * R },
+    gatherBackwardOrdered: { operations: ({ R, D }) => R * D, part: { dtable: ({ R, D }) => R * D } },
   },
   reduce: {
     reduceRows: { operations: ({ outer, n, op }) => outer * n * (op === 2 ? 2 : 1), part: { y: ({ outer, parts }) => outer * parts } },

@@ -364,7 +364,11 @@ const cases: Record<KernelName, readonly Case[]> = {
     (k, m) => k.scatter(m.input(36), m.indices([8, 0, 3, 2, 1, 7]), m.inout(54), 6, 6),
     (k, m) => k.scatter(m.input(14), m.indices([4, 1]), m.inout(35), 2, 7),
   ],
-  gatherBackward: [(k, m) => k.gatherBackward(m.input(66), m.indices([8, 0, 3, 3, 0, 7, 3, 1, 1, 8, 3]), m.output(54), 11, 9, 6)],
+  gatherBackward: [
+    (k, m) => k.gatherBackward(m.input(66), m.indices([8, 0, 3, 3, 0, 7, 3, 1, 1, 8, 3]), m.output(54), 11, 9, 6),
+    // Of many rows, in which WebGPU doesn't search.
+    (k, m) => k.gatherBackward(m.input(1800), m.indices(range(300).map((i) => ((i * i) % 97) * 7)), m.output(4200), 300, 700, 6),
+  ],
 
   reduce: (['sum', 'max'] as const).flatMap((op): Case[] => [
     (k, m) => k.reduce(op, m.input(750), m.output(15), 3, 50, 5),
