@@ -38,7 +38,7 @@ describe('webgpu', () => {
         }
       })
 
-  it("a table's gradient has the same bits where each row looks through all indices, and where there are too many rows for that", async function () {
+  it('the gradient of a table has the same bits where each row looks through all indices, and where there are too many rows for that', async function () {
     const device = await webgpu(this)
     // Of 300 rows some come once, some often, and row 0 in more than half; the last indices are those of the first workgroup, too.
     const [R, D] = [700, 300]
