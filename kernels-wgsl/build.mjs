@@ -3,8 +3,8 @@
  * host needs to know of each file: its entry points, the members of `struct Params`, and its bindings. From anywhere: node kernels-wgsl/build.mjs
  *
  * common.wgsl and math.wgsl are put before every other file, and NAME.wgsl before NAME-PART.wgsl where that has no `struct Params` of its own: it
- * goes on with what NAME declares. Some files come in two kinds: `kinds`. Nothing is replaced, and nothing left out but comments, a quarter of all: each line stays
- * where it was, for messages of compilers.
+ * goes on with what NAME declares. Some files come in two kinds: `kinds`. Nothing is replaced, and nothing left out but comments, a quarter of all, and indentation:
+ * each line stays where it was, for messages of compilers.
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -73,7 +73,7 @@ function describe(name) {
 const lines = [
   '// Written by kernels-wgsl/build.mjs.',
   'const files: Readonly<Record<string, { readonly name: string; readonly source: string }>> = {',
-  ...names.map((name) => `  ${JSON.stringify(name)}: ${JSON.stringify({ name, source: sources[name].replace(/ *\/\/.*/g, '') })},`),
+  ...names.map((name) => `  ${JSON.stringify(name)}: ${JSON.stringify({ name, source: sources[name].replace(/ *\/\/.*|^ +/gm, '') })},`),
   '}',
 ]
 const parts = [...shared, ...Object.values(kinds).flat()]

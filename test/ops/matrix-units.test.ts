@@ -270,7 +270,7 @@ describe('matrix units', () => {
     // What the check has compiled, and found right, is all that multiplies: later there is nothing on units that a driver could refuse.
     const all = multiplying.flatMap(({ files }) =>
       files.flatMap(({ source }) =>
-        [...source.matchAll(/^@compute [^{]*fn (\w+)\([^{]*\{\n([\s\S]*?)^\}/gm)].flatMap(([, entry, body]) =>
+        [...`${source}\nfn`.matchAll(/^@compute [^{]*fn (\w+)\([^{]*\{\n([\s\S]*?)(?=^(?:@|fn\b))/gm)].flatMap(([, entry, body]) =>
           /\bmultiply(All|Chain)?\(/.test(body) ? [entry] : [],
         ),
       ),
