@@ -391,8 +391,8 @@ const cases: Record<KernelName, readonly Case[]> = {
     matmulCase({ M: 9, N: 8, K: 600, transposeA: true, transposeB: true }, true),
     matmulCase({ batch: 3, M: 5, N: 12, K: 7, strideA: 35, accumulate: true }),
     // What WebGPU makes in tiles of 128 x 128, 128 x 64 and 64 x 64, and in ranges of K.
-    matmulCase({ batch: 128, M: 70, N: 72, K: 9, strideA: 630, transposeA: true }, true),
-    matmulCase({ batch: 64, M: 67, N: 66, K: 10, strideA: 670, transposeB: true }),
+    matmulCase({ batch: 65, M: 70, N: 72, K: 9, strideA: 630, transposeA: true }, true),
+    matmulCase({ batch: 43, M: 67, N: 66, K: 15, strideA: 1005, transposeB: true }),
     matmulCase({ M: 194, N: 1153, K: 9 }),
     matmulCase({ M: 9, N: 70, K: 3000, sparse: true, accumulate: true }, true),
     (k, m) => {
@@ -443,7 +443,7 @@ const cases: Record<KernelName, readonly Case[]> = {
     ])
     .concat((k, m) => {
       // In tiles of 128 x 128.
-      const [M, N, K] = [1028, 1032, 8]
+      const [M, N, K] = [68, 8324, 4]
       const [c, sums] = m.gathered([m.inout(M * N), m.inout(M)])
       k.products([{ c, M, N, terms: [{ a: m.input(K * M), b: m.input(K * N), K, transposeA: true, transposeB: false }], sums }])
     }),
