@@ -54,6 +54,32 @@ const gradientParts = (elements, which) =>
       (params) => params.parts.reduce((sum, n, i) => sum + (i % 8 === which && n === buffer ? elements(params, i - which) : 0), 0),
     ]),
   )
+/** Rows and columns of a workgroup's tile, and of a thread's part of it. */
+const tilesOf = {
+  matmul: [64, 64, 4, 4],
+  matmulTall: [128, 64, 8, 4],
+  matmulWide: [128, 128, 8, 8],
+  products: [64, 64, 4, 4],
+  productsWide: [128, 128, 8, 8],
+}
+/** Words that the products of a dispatch read: threads from workgroup memory, and workgroups from buffers, what lies outside of C counted as if it were inside. */
+function wordsRead(entry, params, groups) {
+  const given = { matmulSliced: [4 * params.down, 4 * params.across], matmulEach: [1, 1] }[entry] ?? tilesOf[entry]
+  if (!given) return { shared: 0, buffers: 0 }
+  const [rows, columns, ...part] = given
+  const multiplications =
+    entry === 'matmulEach'
+      ? params.batch * params.M * params.N * params.K
+      : params.count
+        ? productsOf(params).reduce(
+            (sum, { M, N, inner }) => sum + Math.ceil(M / rows) * Math.ceil(N / columns) * rows * columns * inner,
+            0,
+          )
+        : groups * rows * columns * (entry === 'matmulSliced' ? params.K : params.length)
+  const each = ([m, n] = []) => (m ? multiplications * (1 / m + 1 / n) : 0)
+  return { shared: each(part), buffers: each(given) }
+}
+
 /** Of the products of a dispatch, sixteen words each, and eight a term: sizes, the inner axes of all terms, what there is besides (kernels-wgsl/products.wgsl). */
 const productsOf = ({ count, products, terms }) =>
   Array.from({ length: count }, (_, i) => {
@@ -82,6 +108,8 @@ const whole = {
     copy: { operations: () => 0, part: { x: ({ n }) => n, y: ({ n }) => n } },
     gather: { operations: () => 0, part: { table: ({ n }) => n } },
     gatherBackward: { operations: ({ R, D }) => R * D },
+    orderRows: { operations: ({ R }) => 3 * R * R },
+    gatherBackwardOrdered: { operations: ({ R, D }) => R * D, part: { dtable: ({ R, D }) => R * D } },
   },
   reduce: {
     reduceRows: { operations: ({ outer, n, op }) => outer * n * (op === 2 ? 2 : 1), part: { y: ({ outer, parts }) => outer * parts } },
@@ -91,25 +119,33 @@ const whole = {
     cumsumRows: { operations: ({ outer, n }) => 7 * outer * n },
   },
   matmul: {
-    matmul: {
-      operations: (p) => products(p) + (p.splits === 1 ? epilogue(p) : 0),
-      again: ({ accumulate, splits }) => (accumulate && splits === 1 ? ['c'] : []),
-    },
+    ...Object.fromEntries(
+      ['matmul', 'matmulTall', 'matmulWide', 'matmulSliced'].map((entry) => [
+        entry,
+        {
+          operations: (p) => products(p) + (p.splits === 1 ? epilogue(p) : 0),
+          again: ({ accumulate, splits }) => (accumulate && splits === 1 ? ['c', 'c4'] : []),
+        },
+      ]),
+    ),
     matmulEach: { operations: (p) => products(p) + epilogue(p), again: ({ accumulate }) => (accumulate ? ['c'] : []) },
     matmulJoin: { operations: (p) => p.batch * p.M * p.N * p.splits + epilogue(p), again: ({ accumulate }) => (accumulate ? ['c'] : []) },
   },
-  products: {
-    products: {
-      operations: (p) =>
-        productsOf(p).reduce(
-          (sum, { M, N, inner, what, activation }) =>
-            sum + M * N * (2 * inner + (what ? 1 : 0) + (unaryOps[activation] ? unary(unaryOps[activation]) : 0)),
-          0,
-        ),
-      words: (p) =>
-        productsOf(p).reduce((sum, { M, N, inner, what }) => sum + M * N * (1 + (what & 1) + (what & 8 ? 1 : 0)) + (M + N) * inner, 0),
-    },
-  },
+  products: Object.fromEntries(
+    ['products', 'productsWide'].map((entry) => [
+      entry,
+      {
+        operations: (p) =>
+          productsOf(p).reduce(
+            (sum, { M, N, inner, what, activation }) =>
+              sum + M * N * (2 * inner + (what ? 1 : 0) + (unaryOps[activation] ? unary(unaryOps[activation]) : 0)),
+            0,
+          ),
+        words: (p) =>
+          productsOf(p).reduce((sum, { M, N, inner, what }) => sum + M * N * (1 + (what & 1) + (what & 8 ? 1 : 0)) + (M + N) * inner, 0),
+      },
+    ]),
+  ),
   norm: {
     norm: { operations: ({ R, n }) => 8 * R * n },
     normBackward: { operations: ({ R, n, rowGroups, ofGain, ofBias }) => ((rowGroups && 12) + (ofGain || ofBias ? 5 : 0)) * R * n },
@@ -322,6 +358,7 @@ function paper() {
           shader: name,
           entry,
           groups,
+          ...wordsRead(entry, params, groups),
           again: again ? Math.ceil(paramBytes / parameterBytes) * parameterBytes : 0,
           ...costOf({ shader: name, entry, bindings, params }),
         })
@@ -437,13 +474,18 @@ export function counts() {
   const rows = names.map((name) => [name, ...all.map((step) => step.filter((dispatch) => named(dispatch) === name).length)])
   rows.sort((a, b) => b.slice(1).reduce((x, y) => x + y) - a.slice(1).reduce((x, y) => x + y))
   const totals = Object.keys(steps[0]).map((part) => [part, ...steps.map((step) => step[part].length)])
+  const read = (kind) => all.map((step) => Math.round(total(step, (dispatch) => dispatch[kind]) / 1e6))
+  const words = [
+    ['products: million words read from workgroup memory', ...read('shared')],
+    ['products: million words read from buffers', ...read('buffers')],
+  ]
   const written = all.map((step) => total(step, ({ again }) => again) + givenBytes)
   console.log('\nDispatches of a training step on webgpu, 16 x 128 tokens: forward, backward, clipping and optimiser\n')
   printTable(
     ['kernel', ...settings.map(({ name }) => name)],
-    [...rows, null, ...totals, ['the step', ...all.map((step) => step.length)], ['bytes written a replay', ...written]],
+    [...rows, null, ...totals, ['the step', ...all.map((step) => step.length)], ['bytes written a replay', ...written], ...words],
   )
-  return { settings: settings.map(({ name }) => name), rows, totals, steps: all.map((step) => step.length), written }
+  return { settings: settings.map(({ name }) => name), rows, totals, steps: all.map((step) => step.length), written, words }
 }
 
 /** Prints both tables and gives what is in them. */

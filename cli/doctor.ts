@@ -3,6 +3,7 @@ import os from 'node:os'
 import { driverHint } from '../engine/devices/webgpu/adapter.ts'
 import {
   type AdapterReport,
+  affine,
   crossEntropy,
   type Device,
   type DeviceChoice,
@@ -142,9 +143,26 @@ async function examine(device: Device): Promise<number> {
 
   if (!device.double) {
     say('\n  Speed')
-    row('  matmul 512', `${Number((await matmulSpeed(device, 512)).toPrecision(2))} GFLOP/s`)
-    if ((device as Partial<WebgpuDevice>).capabilities?.software) row('  train', 'not timed: the adapter computes on the CPU')
-    else row('  train', await trainingPlan(device))
+    const { software } = (device as Partial<WebgpuDevice>).capabilities ?? {}
+    for (const n of software === false ? [512, 1024, 2048, 4096] : [512])
+      row(`  matmul ${n}`, `${Number((await matmulSpeed(device, n)).toPrecision(2))} GFLOP/s`)
+    if (software) row('  train', 'not timed: the adapter computes on the CPU')
+    else {
+      if (software === false) {
+        const { bandwidth, host, all } = await gpuSpeed(device)
+        row('  memory', `${Number((bandwidth / 1e9).toPrecision(2))} GB/s, read and written`)
+        row('  dispatch', `${Number(all.toPrecision(2))} us, of which the host takes ${Number(host.toPrecision(2))}`)
+      }
+      row('  train', await trainingPlan(device))
+      if (software === false) {
+        const wasm = await openDevice('wasm')
+        row('  train on wasm', await trainingPlan(wasm))
+        wasm.close()
+        setDevice(device)
+        const choice = failures === 0 ? 'this GPU, whose kernels all compute what they should' : 'wasm: not all of this is right'
+        row('  --device auto', `takes ${choice}; a smaller model than that may be faster on wasm`)
+      }
+    }
   }
   return failures
 }
@@ -204,6 +222,37 @@ async function compare(device: Device, preset: (typeof presets)[keyof typeof pre
   return { loss: ours.loss, worst }
 }
 
+/** Of a GPU: bytes that a kernel reads and writes a second; microseconds of a small dispatch, for the host and in all, when many follow one another. */
+export async function gpuSpeed(
+  device: Device,
+  { floats = 2 ** 24, calls = 500 } = {},
+): Promise<{ bandwidth: number; host: number; all: number }> {
+  const timed = async (n: number, calls: number): Promise<{ host: number; all: number }> => {
+    const [x, one] = [new Float32Array(n), [1]].map((data) => tensor(data, { device }))
+    const start = performance.now()
+    for (let i = 0; i < calls; i++) affine(x, 1, 1).dispose()
+    const last = affine(one, 1, 1)
+    const host = performance.now() - start
+    await last.read()
+    const all = performance.now() - start
+    for (const each of [x, one, last]) each.dispose()
+    return { host, all }
+  }
+  /** A call's, of the fastest of some rounds, the first of which compiles; without what it takes to wait for one. */
+  const best = async (n: number, calls: number): Promise<{ host: number; all: number }> => {
+    let [host, all, none] = [Infinity, Infinity, Infinity]
+    for (let round = 0; round < 4; round++) {
+      const [some, waiting] = [await timed(n, calls), await timed(n, 0)]
+      host = Math.min(host, some.host)
+      all = Math.min(all, some.all)
+      none = Math.min(none, waiting.all)
+    }
+    return { host: host / calls, all: (all - none) / calls }
+  }
+  const [many, small] = [await best(floats, 20), await best(1024, calls)]
+  return { bandwidth: (8 * floats) / (many.all / 1e3), host: 1e3 * small.host, all: 1e3 * small.all }
+}
+
 /** What a step of the default preset takes. */
 async function trainingPlan(device: Device): Promise<string> {
   const { model, training } = presets.default
@@ -214,10 +263,14 @@ async function trainingPlan(device: Device): Promise<string> {
   const trial = openTrial(device, () => new Transformer({ ...model, symbols }), training, randomBatches(text, { B, T }))
   try {
     await trial.step() // compiles
-    let best = Infinity
-    for (const end = performance.now() + 1000; performance.now() < end; ) best = Math.min(best, await trial.step())
+    let [best, asked] = [Infinity, Infinity]
+    for (const end = performance.now() + 1000; performance.now() < end; ) {
+      best = Math.min(best, await trial.step())
+      asked = Math.min(asked, trial.asked())
+    }
+    const host = device.defers ? `, of which the host takes ${Number(asked.toPrecision(2))}` : ''
     const { inUse, reserved } = trial.memory()
-    return `${Number(best.toPrecision(2))} ms a step of the default preset, ${B} x ${T} characters; ${bytes(inUse)} in use, ${bytes(reserved)} taken from the system`
+    return `${Number(best.toPrecision(2))} ms a step of the default preset, ${B} x ${T} characters${host}; ${bytes(inUse)} in use, ${bytes(reserved)} taken from the system`
   } finally {
     trial.close()
   }

@@ -25,6 +25,8 @@ export interface Trial {
   readonly trainer: Trainer<TextModel>
   /** The next step of the run; milliseconds. At a rate of 0: what it would learn means nothing. */
   step(): Promise<number>
+  /** Of the last step: milliseconds until all of it was asked for, and the host free. */
+  asked(): number
   /** Up to now. */
   memory(): TrialMemory
   close(): void
@@ -46,14 +48,18 @@ export function openTrial(
   const own = device.bytesInUse() - before - parameters
   // The only step of a run isn't captured, and a trial takes more.
   const trainer = new Trainer(model, optimizer, { schedule: () => 0, clipNorm: training.clip || Infinity, capture: steps > 1 })
+  let asked = 0
   return {
     model,
     trainer,
     async step() {
       const began = performance.now()
-      await trainer.step(sampler.batch(optimizer.steps))
+      const result = trainer.step(sampler.batch(optimizer.steps))
+      asked = performance.now() - began
+      await result
       return performance.now() - began
     },
+    asked: () => asked,
     memory: () => ({ parameters, optimizer: own, ...watch.most() }),
     close() {
       trainer.dispose()

@@ -368,7 +368,11 @@ const cases: Record<KernelName, readonly Case[]> = {
     (k, m) => k.scatter(m.input(36), m.indices([8, 0, 3, 2, 1, 7]), m.inout(54), 6, 6),
     (k, m) => k.scatter(m.input(14), m.indices([4, 1]), m.inout(35), 2, 7),
   ],
-  gatherBackward: [(k, m) => k.gatherBackward(m.input(66), m.indices([8, 0, 3, 3, 0, 7, 3, 1, 1, 8, 3]), m.output(54), 11, 9, 6)],
+  gatherBackward: [
+    (k, m) => k.gatherBackward(m.input(66), m.indices([8, 0, 3, 3, 0, 7, 3, 1, 1, 8, 3]), m.output(54), 11, 9, 6),
+    // Of many rows, in which WebGPU doesn't search.
+    (k, m) => k.gatherBackward(m.input(1800), m.indices(range(300).map((i) => ((i * i) % 97) * 7)), m.output(4200), 300, 700, 6),
+  ],
 
   reduce: (['sum', 'max'] as const).flatMap((op): Case[] => [
     (k, m) => k.reduce(op, m.input(750), m.output(15), 3, 50, 5),
@@ -390,6 +394,11 @@ const cases: Record<KernelName, readonly Case[]> = {
     matmulCase({ M: 20, N: 72, K: 18, transposeB: true, activation: 'gelu' }, true),
     matmulCase({ M: 9, N: 8, K: 600, transposeA: true, transposeB: true }, true),
     matmulCase({ batch: 3, M: 5, N: 12, K: 7, strideA: 35, accumulate: true }),
+    // What WebGPU makes in tiles of 128 x 128, 128 x 64 and 64 x 64, and in ranges of K.
+    matmulCase({ batch: 65, M: 70, N: 72, K: 9, strideA: 630, transposeA: true }, true),
+    matmulCase({ batch: 43, M: 67, N: 66, K: 15, strideA: 1005, transposeB: true }),
+    matmulCase({ M: 194, N: 1153, K: 9 }),
+    matmulCase({ M: 9, N: 70, K: 3000, sparse: true, accumulate: true }, true),
     (k, m) => {
       const [a, b] = [m.from([1, 2, -3]), m.from(range(70).map((i) => (i === 41 ? Number.NaN : (i % 9) - 4)))]
       const sizes: MatmulSizes = { ...plain, M: 3, N: 70, K: 1, activation: 'relu' }
@@ -409,32 +418,39 @@ const cases: Record<KernelName, readonly Case[]> = {
     [8, 72, 36],
     [68, 4, 20],
     [5, 3, 7],
-  ].flatMap(([M, N, K]): Case[] => [
-    (k, m) => {
-      const x = m.input(M * K)
-      const map = { a: x, b: m.input(N * K), K, transposeA: false, transposeB: true }
-      const [first, second] = [m.output(M * N), m.output(M * N)]
-      k.products([
-        { c: first, M, N, terms: [map], bias: m.input(N), activation: 'relu' },
-        { c: second, M, N, terms: [{ ...map, b: m.input(N * K) }], activation: 'tanh' },
-        { c: m.output(K * K), M: K, N: K, terms: [{ a: x, b: x, K: M, transposeA: true, transposeB: false }] },
-      ])
-    },
-    (k, m) => {
-      const [x, dy, dz, h] = [m.input(M * K), m.input(M * N), m.input(M * N), m.temporary(M * K)]
-      k.unary('relu', x, h, M * K)
-      const back = (a: unknown) => ({ a, b: m.input(N * K), K: N, transposeA: false, transposeB: false })
-      const [{ gathered }, weight, bias] = [m, m.inout(N * K), m.inout(N)]
-      const [c, sums] = gathered([weight, bias])
-      const of = (a: unknown) => [{ a, b: x, K: M, transposeA: true, transposeB: false }]
-      k.products([
-        { c: m.inout(M * K), M, N: K, terms: [back(dy), back(dz)], accumulate: true },
-        { c, M: N, N: K, terms: of(dy), sums, accumulate: true },
-        { c: m.output(N * K), M: N, N: K, terms: of(dz), sums: m.output(N) },
-        { c: m.output(M * K), M, N: K, terms: [back(dy)], gate: { op: 'relu', y: h } },
-      ])
-    },
-  ]),
+  ]
+    .flatMap(([M, N, K]): Case[] => [
+      (k, m) => {
+        const x = m.input(M * K)
+        const map = { a: x, b: m.input(N * K), K, transposeA: false, transposeB: true }
+        const [first, second] = [m.output(M * N), m.output(M * N)]
+        k.products([
+          { c: first, M, N, terms: [map], bias: m.input(N), activation: 'relu' },
+          { c: second, M, N, terms: [{ ...map, b: m.input(N * K) }], activation: 'tanh' },
+          { c: m.output(K * K), M: K, N: K, terms: [{ a: x, b: x, K: M, transposeA: true, transposeB: false }] },
+        ])
+      },
+      (k, m) => {
+        const [x, dy, dz, h] = [m.input(M * K), m.input(M * N), m.input(M * N), m.temporary(M * K)]
+        k.unary('relu', x, h, M * K)
+        const back = (a: unknown) => ({ a, b: m.input(N * K), K: N, transposeA: false, transposeB: false })
+        const [{ gathered }, weight, bias] = [m, m.inout(N * K), m.inout(N)]
+        const [c, sums] = gathered([weight, bias])
+        const of = (a: unknown) => [{ a, b: x, K: M, transposeA: true, transposeB: false }]
+        k.products([
+          { c: m.inout(M * K), M, N: K, terms: [back(dy), back(dz)], accumulate: true },
+          { c, M: N, N: K, terms: of(dy), sums, accumulate: true },
+          { c: m.output(N * K), M: N, N: K, terms: of(dz), sums: m.output(N) },
+          { c: m.output(M * K), M, N: K, terms: [back(dy)], gate: { op: 'relu', y: h } },
+        ])
+      },
+    ])
+    .concat((k, m) => {
+      // In tiles of 128 x 128.
+      const [M, N, K] = [68, 8324, 4]
+      const [c, sums] = m.gathered([m.inout(M * N), m.inout(M)])
+      k.products([{ c, M, N, terms: [{ a: m.input(K * M), b: m.input(K * N), K, transposeA: true, transposeB: false }], sums }])
+    }),
 
   norm: normKinds.flatMap((kind): Case[] => [
     (k, m) => k.norm(kind, normInput(kind, m), m.input(70), m.input(70), m.output(350), m.output(10), 5, 70, 0.1),

@@ -3,8 +3,8 @@
  * host needs to know of each file: its entry points, the members of `struct Params`, and its bindings. From anywhere: node kernels-wgsl/build.mjs
  *
  * common.wgsl and math.wgsl are put before every other file, and NAME.wgsl before NAME-PART.wgsl where that has no `struct Params` of its own: it
- * goes on with what NAME declares. Some files come in two kinds: `kinds`. Nothing is replaced, and nothing left out but comments and indents: each line stays where it was,
- * for messages of compilers.
+ * goes on with what NAME declares. Some files come in two kinds: `kinds`. Nothing is replaced, and nothing left out but comments, a quarter of all: each line stays
+ * where it was, for messages of compilers.
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -13,8 +13,8 @@ import { fileURLToPath } from 'node:url'
 const folder = dirname(fileURLToPath(import.meta.url))
 const output = join(folder, 'generated', 'wgsl.ts')
 const shared = ['common', 'math']
-/** What comes after a file wherever that does: the second in the place of the first on matrix units. */
-const kinds = { 'fast-weights': ['fast-weights-tiles', 'fast-weights-units'] }
+/** What comes after a file wherever that does: the second, where there is one, in the place of the first on matrix units. */
+const kinds = { 'fast-weights': ['fast-weights-tiles', 'fast-weights-units'], matmul: ['tiles'], products: ['tiles'] }
 /** What comes between NAME.wgsl and these of NAME-PART.wgsl. */
 const between = { 'fast-weights-heads-backward': ['fast-weights-heads'], 'fast-weights-heads-forward': ['fast-weights-heads'] }
 
@@ -70,14 +70,14 @@ function describe(name) {
     [...shared, ...declared.flatMap((name) => [name, ...(kinds[name]?.slice(kind, kind + 1) ?? [])])].map(
       (name) => `files[${JSON.stringify(name)}]`,
     )
-  const onUnits = declared.some((name) => kinds[name]) ? ` unitFiles: [${files(1)}],` : ''
+  const onUnits = declared.some((name) => kinds[name]?.length > 1) ? ` unitFiles: [${files(1)}],` : ''
   return `{ files: [${files(0)}],${onUnits} ${JSON.stringify(description).slice(1)} as const`
 }
 
 const lines = [
   '// Written by kernels-wgsl/build.mjs.',
   'const files: Readonly<Record<string, { readonly name: string; readonly source: string }>> = {',
-  ...names.map((name) => `  ${JSON.stringify(name)}: ${JSON.stringify({ name, source: sources[name].replace(/ *\/\/.*|^ +/gm, '') })},`),
+  ...names.map((name) => `  ${JSON.stringify(name)}: ${JSON.stringify({ name, source: sources[name].replace(/ *\/\/.*/g, '') })},`),
   '}',
 ]
 const parts = [...shared, ...Object.values(kinds).flat(), ...Object.values(between).flat()]

@@ -1,5 +1,5 @@
 // Copies between strided arrays, and rows of tables. PER_GROUP elements a workgroup; gatherBackward: a row of the table and PER_GROUP of its
-// columns. Words are moved as u32, so that every bit pattern survives. Pinned by test/ops/webgpu.test.ts.
+// columns, for which all indices are searched, unless the table has many rows. Words are moved as u32, so that every bit pattern survives. Pinned by test/ops/webgpu.test.ts.
 
 struct Params {
   n: u32,
@@ -22,6 +22,8 @@ struct Params {
 @group(0) @binding(5) var<storage, read> dy: array<f32>;
 @group(0) @binding(6) var<storage, read_write> dtable: array<f32>;
 @group(0) @binding(7) var<storage, read> condition: array<u32>;
+@group(0) @binding(8) var<storage, read_write> order: array<u32>;
+@group(0) @binding(9) var<storage, read> ordered: array<u32>;
 
 /// Where element i lies by both strides of the axes.
 fn strided(i: u32) -> vec2<i32> {
@@ -117,5 +119,44 @@ var<workgroup> found: atomic<u32>;
     for (var c = 0u; c < 4u; c++) {
       if (first + c * THREADS < p.D) { dtable[row * p.D + first + c * THREADS] = sums[c]; }
     }
+  }
+}
+
+var<workgroup> keys: array<u32, PER_GROUP>;
+
+// All r in the order of index[r], and of r where that is the same: each counts those that come before it. So it's fixed, whoever is first.
+@compute @workgroup_size(PER_GROUP) fn orderRows(g: Group) {
+  let r = groupOf(g) * PER_GROUP + g.thread;
+  let own = index[min(r, p.R - 1u)];
+  var before = 0u;
+  for (var base = 0u; base < p.R; base += PER_GROUP) {
+    let count = min(PER_GROUP, p.R - base);
+    workgroupBarrier();
+    if (g.thread < count) { keys[g.thread] = index[base + g.thread]; }
+    workgroupBarrier();
+    for (var j = 0u; j < count; j++) { before += u32(keys[j] < own || (keys[j] == own && base + j < r)); }
+  }
+  if (r < p.R) { order[before] = r; }
+}
+
+// gatherBackward of a table with many rows, of which most are in nobody's index, and 0 already: a workgroup for each place in that order, which does
+// something where a row of the table comes first, and adds as gatherBackward does.
+@compute @workgroup_size(THREADS) fn gatherBackwardOrdered(g: Group) {
+  let parts = (p.D + PER_GROUP - 1u) / PER_GROUP;
+  let place = groupOf(g) / parts;
+  let first = (groupOf(g) - place * parts) * PER_GROUP + g.thread;
+  if (place >= p.R) { return; }
+  let row = index[ordered[place]];
+  if (row >= p.N || (place > 0u && index[ordered[place - 1u]] == row)) { return; }
+  var sums = vec4<f32>();
+  for (var i = place; i < p.R; i++) {
+    let r = ordered[i];
+    if (index[r] != row) { break; }
+    for (var c = 0u; c < 4u; c++) {
+      if (first + c * THREADS < p.D) { sums[c] += dy[r * p.D + first + c * THREADS]; }
+    }
+  }
+  for (var c = 0u; c < 4u; c++) {
+    if (first + c * THREADS < p.D) { dtable[row * p.D + first + c * THREADS] = sums[c]; }
   }
 }

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { mkdirSync } from 'node:fs'
-import { composed, roundedError } from '../../cli/doctor.ts'
+import { composed, gpuSpeed, roundedError } from '../../cli/doctor.ts'
+import { setDevice } from '../../engine/index.ts'
 import { presets } from '../../tasks/index.ts'
 import { gpuIsSoftware, halfGpus, reference, webgpu } from '../helpers.ts'
 import { Workplace, withoutDriver, withoutPackage } from './command.ts'
@@ -33,6 +34,16 @@ describe('fastweights doctor', () => {
     assert.match(stdout, /^ {2}adapter +\S/m)
     assert.match(stdout, /^ {4}limits +\d.* in a buffer; \d+ buffers, \d+ threads, \d+ kB a workgroup; 65535 workgroups a dimension$/m)
     assert.match(stdout, /^ {4}features +\S+, /m)
+  })
+
+  it('measures memory and dispatches of a GPU, which it does where that is a real one', async function () {
+    const device = await webgpu(this)
+    setDevice(device)
+    const before = device.bytesInUse()
+    const { bandwidth, host, all } = await gpuSpeed(device, { floats: 2 ** 18, calls: 200 })
+    setDevice(reference)
+    assert.ok(bandwidth > 0 && host > 0 && all > 0, `${bandwidth} ${host} ${all}`)
+    assert.equal(device.bytesInUse(), before)
   })
 
   it('in precision f16 finds every kernel and these presets right where a GPU has that', async function () {

@@ -610,6 +610,22 @@ export const mutations = [
     it: 'rounds as files of float16 are written',
   },
   {
+    bug: 'tiles of products are read where other blocks were put',
+    file: 'kernels-wgsl/tiles.wgsl',
+    from: '(8u * (k & 12u) / depth)',
+    to: '(4u * (k & 12u) / depth)',
+    test: 'ops/products',
+    it: 'of tiles in workgroup memory each is read',
+  },
+  {
+    bug: 'tokens of one row of a table are taken last first',
+    file: 'kernels-wgsl/movement.wgsl',
+    from: 'keys[j] == own && base + j < r',
+    to: 'keys[j] == own && base + j > r',
+    test: 'ops/webgpu',
+    it: 'the gradient of a table has the same bits',
+  },
+  {
     bug: 'a product of the reference begins its sums with what it adds to',
     file: 'engine/devices/reference/matmul.ts',
     from: 'C.fill(0, 0, batch * M * N)',

@@ -9,7 +9,7 @@ import { create } from 'webgpu'
 import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
 import { wrongChunks } from '../../engine/devices/webgpu/fast-weights.ts'
 import { deviceOn, webgpuKernels, withRightUnits } from '../../engine/devices/webgpu/index.ts'
-import { wrongUnits } from '../../engine/devices/webgpu/matmul.ts'
+import { matmulKernels, tiles64, wrongUnits } from '../../engine/devices/webgpu/matmul.ts'
 import { createGpu, type Gpu, type Shader, sourceOf } from '../../engine/devices/webgpu/runtime.ts'
 import {
   type HostArray,
@@ -199,10 +199,11 @@ describe('matrix units', () => {
     return y.read().finally(() => y.dispose())
   }
 
-  it('make of every shape what the reference makes, and to the bit what the kernel without them makes, where those are emulated', async function () {
+  it('make of every shape what the reference makes, and to the bit what tiles of 64 without them make, where those are emulated', async function () {
     this.timeout(120_000)
     for (const [i, device] of devices.entries()) {
-      const plain = deviceOn(gpus[i].gpu, device.precision)
+      const without = deviceOn(gpus[i].gpu, device.precision)
+      const plain = { ...without, kernels: { ...without.kernels, ...matmulKernels(gpus[i].gpu, [tiles64]) } }
       const oracle = device.precision === 'f16' ? halfReference : reference
       await fc.assert(
         fc.asyncProperty(shapes, async (o) => {
@@ -269,7 +270,7 @@ describe('matrix units', () => {
     // What the check has compiled, and found right, is all that multiplies: later there is nothing on units that a driver could refuse.
     const all = multiplying.flatMap(({ files }) =>
       files.flatMap(({ source }) =>
-        [...source.matchAll(/^@compute [^{]*fn (\w+)\([^{]*\{\n([\s\S]*?)^\}/gm)].flatMap(([, entry, body]) =>
+        [...`${source}\nfn`.matchAll(/^@compute [^{]*fn (\w+)\([^{]*\{\n([\s\S]*?)(?=^(?:@|fn\b))/gm)].flatMap(([, entry, body]) =>
           /\bmultiply(All|Chain)?\(/.test(body) ? [entry] : [],
         ),
       ),

@@ -1,6 +1,7 @@
 /** The WebGPU device against the float64 reference, for every op of the table. Runs on a GPU computed by the CPU (test/run.mjs): few and small. */
-import { type Device, matmul, scope, sum, tensor } from '../../engine/index.ts'
-import { assertClose, readAndFree, reference, uniforms, webgpu } from '../helpers.ts'
+import assert from 'node:assert/strict'
+import { type Device, gather, matmul, scope, sum, tensor } from '../../engine/index.ts'
+import { assertClose, assertSameBits, readAndFree, reference, uniforms, webgpu } from '../helpers.ts'
 import { cases } from './cases.ts'
 import { checkLikeReference, epsilon } from './compare.ts'
 import { checkSpecialRows } from './special.ts'
@@ -36,6 +37,25 @@ describe('webgpu', () => {
             assertClose(await product(device, fused), await product(reference, fused), (8 + 4 * Math.sqrt(K)) * epsilon)
         }
       })
+
+  it('the gradient of a table has the same bits where each row looks through all indices, and where there are too many rows for that', async function () {
+    const device = await webgpu(this)
+    // Of 300 rows some come once, some often, and row 0 in more than half; the last indices are those of the first workgroup, too.
+    const [R, D] = [700, 300]
+    const rows = Array.from({ length: R }, (_, r) => (r % 5 < 3 ? 0 : (r * r) % 311))
+    const gradient = (device: Device, N: number): Promise<number[]> =>
+      readAndFree(
+        scope(() => {
+          const table = tensor(uniforms(1, N * D), { shape: [N, D], device, requiresGrad: true })
+          gather(table, tensor(rows, { dtype: 'int32', device })).backward(tensor(uniforms(2, R * D), { shape: [R, D], device }))
+          return table.grad!
+        }),
+      )
+    const [searched, ordered] = [await gradient(device, 512), await gradient(device, 513)]
+    assertClose(searched, await gradient(reference, 512), 1e-5)
+    assertSameBits(Float32Array.from(ordered.slice(0, 512 * D)), Float32Array.from(searched))
+    assert.ok(ordered.slice(512 * D).every((x) => Object.is(x, 0)))
+  })
 
   it('sums over long axes, cut into parts', async function () {
     const device = await webgpu(this)

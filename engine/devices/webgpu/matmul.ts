@@ -7,25 +7,86 @@ import { whole, wordOf } from './optimizer.ts'
 import { reduceColumns } from './reduce.ts'
 import { type Gpu, perGroup } from './runtime.ts'
 
-/** Of kernels-wgsl/matmul.wgsl. */
-const tile = 64
-const depth = 16
 const none = 99
 
-/** Workgroups that keep a GPU busy, and the least of K that is worth a workgroup of its own. */
-const enough = 128
+/**
+ * How a product is made: by which entry of kernels-wgsl/matmul.wgsl, and of products.wgsl, in tiles of how many rows and columns, and what it takes a workgroup. `each`: of a
+ * multiplication, in those that a processor makes at its best, as words are read from workgroup memory for it: a quarter, three eighths, a half; a half by way of
+ * the cache. `cut`: K may be cut into ranges.
+ */
+export const forms = [
+  { entry: 'matmulWide', together: 'productsWide', rows: 128, columns: 128, each: 1, cut: true },
+  { entry: 'matmulTall', together: null, rows: 128, columns: 64, each: 1.5, cut: true },
+  { entry: 'matmul', together: 'products', rows: 64, columns: 64, each: 2, cut: true },
+  { entry: 'matmulSliced', together: null, rows: 32, columns: 32, each: 3, cut: false },
+  { entry: 'matmulSliced', together: null, rows: 16, columns: 16, each: 3, cut: false },
+  { entry: 'matmulSliced', together: null, rows: 4, columns: 16, each: 3, cut: false },
+] as const
+
+/**
+ * WebGPU tells nothing of processors: as many as an H100 has, nearly. The rest is in multiplications of one of these, too, from its published rates: a word
+ * from the cache that all share, at 5 TB/s; a workgroup, to begin and to end; and a dispatch more, for the GPU that waits and the host that records it, at 38 us:
+ * for the host alone 25 to 50 were measured.
+ */
+const processors = 128
+const ofWord = 20
+const ofGroup = 2 ** 14
+const ofDispatch = 2 ** 23
+
+/** The least of K that is worth a workgroup of its own. */
 const leastLength = 256
 
-/** Elements of a product, a sixteenth of a tile, up to which a thread makes one, and of K that it adds up by itself. */
+/** Elements of a product up to which a thread makes one, and of K that it adds up by itself. */
 const few = 256
 const shortLength = 256
 
-function splitsOf({ batch, M, N, K }: MatmulSizes): { tiles: number; splits: number; length: number } {
-  const tiles = batch * Math.ceil(M / tile) * Math.ceil(N / tile)
-  const wanted = Math.max(1, Math.min(Math.floor(K / leastLength), Math.floor(enough / tiles)))
-  const length = Math.ceil(K / wanted / depth) * depth
-  return { tiles, splits: Math.max(1, Math.ceil(K / Math.max(length, 1))), length }
-}
+type Form = (typeof forms)[number]
+const tilesOf = ({ rows, columns }: Pick<Form, 'rows' | 'columns'>, M: number, N: number): number =>
+  Math.ceil(M / rows) * Math.ceil(N / columns)
+/** Of a tile, with K of the depth. */
+const costOf = ({ rows, columns, each }: Form, K: number): number =>
+  K * Math.max(rows * columns * each, (rows + columns) * ofWord) + ofGroup
+
+const least = <C extends { cost: number }>(choices: readonly C[]): C =>
+  choices.reduce((best, choice) => (choice.cost < best.cost ? choice : best))
+
+/** The form, and the ranges of K, that take least by that. */
+export const formOf = ({ batch, M, N, K }: Pick<MatmulSizes, 'batch' | 'M' | 'N' | 'K'>, among: readonly Form[] = forms) =>
+  least(
+    among.flatMap((form) => {
+      const tiles = batch * tilesOf(form, M, N)
+      const most = form.cut ? Math.min(Math.floor(K / leastLength), Math.floor(processors / tiles)) : 1
+      return [...new Set([1, Math.max(1, most)])].map((wanted) => {
+        const length = Math.ceil(K / wanted / 16) * 16
+        const splits = Math.max(1, Math.ceil(K / Math.max(length, 1)))
+        const join = splits === 1 ? 0 : ofDispatch + (batch * M * N * (2 * splits + 1) * ofWord) / processors
+        return {
+          form,
+          groups: tiles * splits,
+          splits,
+          length,
+          cost: Math.ceil((tiles * splits) / processors) * costOf(form, length) + join,
+        }
+      })
+    }),
+  )
+
+const depthOf = ({ terms }: Product<Block>): number => terms.reduce((sum, { K }) => sum + K, 0)
+
+/** Of several products, in tiles of one size: as long as the longest takes, and as all take on all processors. */
+export const formOfList = (list: List, among: readonly Form[] = forms) =>
+  least(
+    among.flatMap((form) => {
+      if (!form.together) return []
+      const tiles = list.map(({ M, N }) => tilesOf(form, M, N))
+      const costs = list.map((product) => costOf(form, depthOf(product)))
+      const all = tiles.reduce((sum, n, i) => sum + n * costs[i], 0)
+      return [{ entry: form.together, groups: tiles.reduce((sum, n) => sum + n, 0), cost: Math.max(...costs, all / processors) }]
+    }),
+  )
+
+/** That of matrix units, and where a zero hides what it is multiplied with. */
+export const [, , tiles64] = forms
 
 const one = { batch: 1, strideA: 0, strideB: 0, sparse: false }
 
@@ -74,7 +135,7 @@ const inFours = ({ c, M, N, terms, bias, sums, gate }: Product<Block>): boolean 
  */
 const large = 2 ** 28
 
-export function matmulKernels(gpu: Gpu) {
+export function matmulKernels(gpu: Gpu, among: readonly Form[] = forms) {
   const elementwise = elementwiseKernels(gpu)
 
   function together(list: List, { written, read }: { written: Block[]; read: Block[] }): void {
@@ -108,15 +169,16 @@ export function matmulKernels(gpu: Gpu) {
         0,
       ]),
     )
-    const groups = list.reduce((sum, { M, N }) => sum + Math.ceil(M / tile) * Math.ceil(N / tile), 0)
-    gpu.run(products, 'products', { s0, s1, s2, s3, s4, s5, s6, s7 }, { count: list.length, products: rows, terms }, groups)
+    const { entry, groups } = formOfList(list, among)
+    gpu.run(products, entry, { s0, s1, s2, s3, s4, s5, s6, s7 }, { count: list.length, products: rows, terms }, groups)
   }
 
   const kernels = {
     matmul(a: Block, b: Block, bias: Block | null, c: Block, sizes: MatmulSizes, start?: Block, scales: Scales = { before: 1, after: 1 }) {
       const { batch, strideA, strideB, M, N, K, transposeA, transposeB, sparse, accumulate, activation, halfB } = sizes
       if (batch * M * N === 0) return
-      const { tiles, splits, length } = splitsOf(sizes)
+      const onUnits = gpu.units && !sparse
+      const { form, groups, splits, length } = formOf(sizes, onUnits || sparse ? [tiles64] : among)
       const params = {
         M,
         N,
@@ -128,8 +190,11 @@ export function matmulKernels(gpu: Gpu) {
         transposeB: Number(transposeB),
         vectorsA: Number((transposeA ? M : K) % 4 === 0 && strideA % 4 === 0),
         vectorsB: Number((transposeB ? K : N) % 4 === 0 && strideB % 4 === 0),
+        vectorsC: Number(N % 4 === 0),
         splits,
         length,
+        down: form.rows / 4,
+        across: form.columns / 4,
         sparse: Number(sparse),
         accumulate: accumulate ? (start ? 2 : 1) : 0,
         ...scales,
@@ -138,21 +203,21 @@ export function matmulKernels(gpu: Gpu) {
         halfB: halfNumber(halfB),
       }
       const product = (c: Block): void => {
-        const bindings = { a, a4: a, b, b4: b, pairsB: b, bias, start, c }
-        if (gpu.units && !sparse) gpu.units.run(matmulUnits, 'matmulUnits', bindings, params, tiles * splits)
-        else gpu.run(matmul, 'matmul', bindings, params, tiles * splits)
+        const bindings = { a, b, pairsB: b, bias, start, ...(params.vectorsC ? { c: null, c4: c } : { c, c4: null }) }
+        if (onUnits) gpu.units?.run(matmulUnits, 'matmulUnits', bindings, params, groups)
+        else gpu.run(matmul, form.entry, bindings, params, groups)
       }
+      const scalars = { ...params, vectorsC: 0 }
       if (M * N <= few && K <= shortLength)
-        gpu.run(matmul, 'matmulEach', { a, b, pairsB: b, bias, start, c }, params, Math.ceil((batch * M * N) / perGroup))
+        gpu.run(matmul, 'matmulEach', { a, b, pairsB: b, bias, start, c, c4: null }, scalars, Math.ceil((batch * M * N) / perGroup))
       else if (splits === 1) product(c)
       else
         gpu.scratch(splits * batch * M * N, (partial) => {
           product(partial)
-          gpu.run(matmul, 'matmulJoin', { partial, bias, start, c }, params, Math.ceil((batch * M * N) / perGroup))
+          gpu.run(matmul, 'matmulJoin', { partial, bias, start, c, c4: null }, scalars, Math.ceil((batch * M * N) / perGroup))
         })
     },
     products(list: List): void {
-      const depthOf = ({ terms }: Product<Block>): number => terms.reduce((sum, { K }) => sum + K, 0)
       const taken = (product: Product<Block>): boolean =>
         inFours(product) && !(gpu.units && product.M * product.N * depthOf(product) >= large)
       const alone = list.filter((product) => !taken(product))

@@ -2,10 +2,15 @@ import { movement } from '../../../kernels-wgsl/generated/wgsl.ts'
 import { halfNumber } from '../../half.ts'
 import type { Kernels } from '../kernels.ts'
 import { forEachDispatch } from './axes.ts'
+import { elementwiseKernels } from './elementwise.ts'
 import type { Block } from './memory.ts'
 import { type Gpu, perGroup } from './runtime.ts'
 
+/** Rows of a table up to which each of them looks through all indices: a dispatch, where there are three of those that are put in order first. */
+const searched = 512
+
 export function movementKernels(gpu: Gpu): Pick<Kernels<Block>, 'copy' | 'copyWhere' | 'gather' | 'scatter' | 'gatherBackward'> {
+  const elementwise = elementwiseKernels(gpu)
   return {
     copy(x, y, shape, stridesX, offsetX, stridesY, offsetY) {
       // The order of the axes is free: y is best written in the order of its memory.
@@ -31,7 +36,16 @@ export function movementKernels(gpu: Gpu): Pick<Kernels<Block>, 'copy' | 'copyWh
       gpu.run(movement, 'scatter', { x, index, y }, { n: R * D, D }, Math.ceil((R * D) / perGroup))
     },
     gatherBackward(dy, index, dtable, R, N, D) {
-      gpu.run(movement, 'gatherBackward', { dy, index, dtable }, { R, N, D }, N * Math.ceil(D / perGroup))
+      const parts = Math.ceil(D / perGroup)
+      if (N <= searched || R * D === 0) {
+        gpu.run(movement, 'gatherBackward', { dy, index, dtable }, { R, N, D }, N * parts)
+        return
+      }
+      elementwise.fill(dtable, N * D, 0)
+      gpu.scratch(R, (order) => {
+        gpu.run(movement, 'orderRows', { index, order }, { R }, Math.ceil(R / perGroup))
+        gpu.run(movement, 'gatherBackwardOrdered', { dy, index, dtable, ordered: order }, { R, N, D }, R * parts)
+      })
     },
   }
 }
