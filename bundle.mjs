@@ -78,10 +78,9 @@ for (const { path, text } of outputFiles) {
 }
 for (const [name, path] of Object.entries(kernels)) writeFileSync(join(root, path), `export * from '../../browser/${name}.js'\n`)
 
-// Names as they are, for those who read what an error says. Chunks lie beside the command: from there what is found by its place, such as
-// worker.js, lies as it does from dist/cli.
-rmSync(join(root, 'dist/node'), { recursive: true, force: true })
-await build({
+// Names as they are, but for a number where two modules have the same one, for those who read what an error says. Chunks lie beside the command: from
+// there what is found by its place, such as worker.js, lies as it does from dist/cli.
+const node = await build({
   absWorkingDir: root,
   outdir: 'dist/node',
   bundle: true,
@@ -91,6 +90,7 @@ await build({
   platform: 'node',
   packages: 'external',
   chunkNames: 'cli/[name]-[hash]',
+  write: false,
   plugins: [besides('../../browser')],
   entryPoints: {
     'engine/index': 'dist/engine/index.js',
@@ -103,3 +103,12 @@ await build({
     'cli/worker': 'dist/engine/devices/wasm/worker.js',
   },
 })
+rmSync(join(root, 'dist/node'), { recursive: true, force: true })
+for (const { path, text } of node.outputFiles) {
+  mkdirSync(dirname(path), { recursive: true })
+  // A class that speaks of itself becomes `var Tensor = class _Tensor`, and errors would say `a _Tensor`.
+  writeFileSync(
+    path,
+    text.replace(/^var (\w+) = class _\1 .*?^};$/gms, (code, name) => code.replace(new RegExp(`\\b_${name}\\b`, 'g'), name)),
+  )
+}

@@ -169,6 +169,18 @@ describe('the package', () => {
       assert.ok(Number(node('-e', `import('${name}').then((all) => console.log(Object.keys(all).length))`)) > 3, name)
   })
 
+  // BlockPart is a Part among its own.
+  it('calls its classes what they are called, as errors do', () => {
+    const misnamed = node(
+      '-e',
+      `for (const name of ['', '/nn', '/tasks', '/claims']) import('fastweights' + name).then((all) => {
+        for (const [name, it] of Object.entries(all)) if (/^class/.test(it) && !name.endsWith(it.name)) console.log(name, it.name)
+      })`,
+    )
+    assert.equal(misnamed, '')
+    assert.throws(() => node('-e', "import('fastweights').then(({ ones, tensor }) => tensor(ones([1])))"), /not a Tensor\n/)
+  })
+
   it('needs none of its dependencies but for claims, ONNX and tokenizers', () => {
     const bare = join(folder, 'bare')
     mkdirSync(join(bare, 'node_modules'), { recursive: true })
