@@ -14,7 +14,8 @@
  * such as a learning rate, or as the values of a tensor (`varying`).
  *
  * The step is noted twice, the second time from the state that the first one leaves to the memory that it came from: two sets of tensors, which
- * take turns in holding the state, and nothing is copied. Where the second time isn't like the first, the step depends on something that isn't
+ * take turns in holding the state, and nothing is copied. (A device may have both lie in one place, where nothing reads the state once the next one is
+ * written.) Where the second time isn't like the first, the step depends on something that isn't
  * in its inputs, and capture throws. Tests: test/ops/capture.test.ts.
  */
 import { told } from './arguments.ts'
@@ -56,9 +57,12 @@ export interface CaptureResult extends CarriedState {
 export interface CapturedStep {
   /** What the step has computed, the same tensors each time. */
   readonly outputs: readonly Tensor[]
-  /** The state after the last replay. */
+  /** The state after the last replay; the next one may overwrite its tensors. */
   state(): CarriedState
-  /** One step: reads the inputs and the state, and overwrites outputs and state. Allocates nothing on the device. */
+  /**
+   * One step: reads the inputs and the state, and overwrites outputs and state. Allocates nothing on the device. Where a kernel fails in the midst of it, the
+   * state is lost, and the step with it.
+   */
   replay(): void
   /** Frees the outputs, the state and everything in between; the inputs stay. */
   dispose(): void
@@ -248,11 +252,20 @@ export async function capture(
     if (begin.length === 0) captures.pop()!.free()
     const states = begin.length === 0 ? [begin] : [begin, even.tensors]
     let turn = 0
+    /** Why a replay failed that has perhaps overwritten a part of the state. */
+    let lost: string | undefined
+    const refuseLost = (): void => {
+      if (lost !== undefined) throw new Error(`replay: the captured step failed, and its state is lost; capture it anew (${lost})`)
+    }
     return {
       outputs: even.outputs,
-      state: () => ({ tensors: states[turn], counts }),
+      state() {
+        refuseLost()
+        return { tensors: states[turn], counts }
+      },
       replay() {
         refuseCapture('replays another')
+        refuseLost()
         for (const t of inputs) if (t.disposed) throw new Error(`replay: the input ${show(t.shape)} was freed`)
         if (changes.some((t) => t.disposed)) throw new Error('replay: a tensor that the captured step overwrites was freed')
         if (captures.length === 0) throw new Error('replay: the captured step was disposed')
@@ -277,7 +290,12 @@ export async function capture(
           return { storage, numbers }
         })
         for (const { storage, numbers } of fresh) device.write(storage, numbers)
-        captures[turn].replay()
+        try {
+          captures[turn].replay()
+        } catch (error) {
+          if (begin.length > 0) lost = (error as Error).message
+          throw error
+        }
         for (const t of changes) t.changed()
         for (const { counter, key, by } of moved!) counter[key] += by
         turn = (turn + 1) % states.length

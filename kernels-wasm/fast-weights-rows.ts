@@ -356,13 +356,16 @@ export function dotRows(x: usize, Rx: i32, y: usize, Ry: i32): f32 {
   return f32x4.extract_lane(sum4(r, r, r, r), 0)
 }
 
-/** y = a * b over n floats, eight at a time; y may be either. */
+/** y = a * b over n floats, a multiple of 4; y may be either. */
 export function multiply(y: usize, a: usize, b: usize, n: i32): void {
-  for (let i: usize = 0; i < <usize>n << 2; i += 32) {
+  const end = <usize>n << 2, whole = end & ~31
+  for (let i: usize = 0; i < whole; i += 32) {
     const low = f32x4.mul(v128.load(a + i), v128.load(b + i)), high = f32x4.mul(v128.load(a + i, 16), v128.load(b + i, 16))
     v128.store(y + i, high, 16)
     v128.store(y + i, low)
   }
+  // Nothing may lie behind a row of k.
+  if (whole < end) v128.store(y + whole, f32x4.mul(v128.load(a + whole), v128.load(b + whole)))
 }
 
 /** y += a * b. */

@@ -851,6 +851,19 @@ describe('a captured step', () => {
     gate.write([-1])
     captured.replay()
     captured.dispose()
+    // A state that was overwritten up to there is no state.
+    const carried = await capture([gate], { tensors: [random(5, [1, 1, 4, 4])] }, ({ tensors: [S] }) => {
+      const { y, state } = gatedDeltaRule(q, k, v, beta, gate, { S })
+      return { outputs: [y], tensors: [state.S] }
+    })
+    carried.replay()
+    gate.write([1])
+    assert.throws(() => carried.replay(), /the gate holds 1; gates are logarithms/)
+    gate.write([-1])
+    const lost = /^Error: replay: the captured step failed, and its state is lost; capture it anew \(.*the gate holds 1/
+    assert.throws(() => carried.replay(), lost)
+    assert.throws(() => carried.state(), lost)
+    carried.dispose()
     for (const t of [q, k, v, beta, gate]) t.dispose()
   })
 

@@ -369,6 +369,39 @@ for (const relaxed of relaxedAvailable() ? [false, true] : [false])
       }
     })
 
+    it('fast weights touch nothing behind what they are given, which may end where the memory does', async () => {
+      const pool = await createPool({ threads: 1, relaxed, maximumPages: 8 })
+      const { memory } = pool
+      memory.free(memory.allocate(8))
+      const end = memory.bytesReserved()
+      const [B, H] = [4, 4]
+      for (const T of [1, 3])
+        for (const K of [1, 4, 8, 12])
+          for (const V of [4, 8, 12])
+            for (const rule of [{}, { beta: 1 }, { erase: K }])
+              for (const gate of [0, 1, K]) {
+                const rows = B * T * H
+                const widths = { q: K, k: K, v: V, ...rule, gate, y: V }
+                const floats = Object.entries(widths).map(([name, width]): [string, number] => [name, rows * width])
+                floats.push(['s0', B * H * K * V], ['sT', B * H * K * V])
+                for (const [last] of floats) {
+                  const blocks: Record<string, Block> = {}
+                  for (const [name, size] of floats) {
+                    const bytes = 4 * size
+                    blocks[name] = name === last ? { pointer: end - bytes, bytes, extent: bytes } : memory.allocate(bytes)
+                    memory.float32(blocks[name], size).fill(0)
+                  }
+                  const { q, k, v, beta = null, erase = null, s0, y, sT } = blocks
+                  const inputs = { q, k, v, beta, gate: gate ? blocks.gate : null, erase, along: null, tokens: null, s0, z0: null }
+                  const outputs = { y, sT, zT: null, den: null, states: null, zs: null }
+                  const sizes = { B, T, H, K, V, C: 16, scale: 1, gateWidth: gate, eps: 0, transposed: false }
+                  fastWeightKernels(pool).fastWeights('recurrent', inputs, outputs, sizes)
+                  for (const [name, block] of Object.entries(blocks)) if (name !== last) memory.free(block)
+                }
+              }
+      pool.close()
+    })
+
     it('works above 2 GiB', async () => {
       const pool = await createPool({ threads: 2, relaxed })
       const low = pool.memory.allocate(2 ** 31)
