@@ -47,7 +47,7 @@ const scratchFloats = 2 ** 26
 const boundArrays = 10
 /** Below that many workgroups a GPU is idle where each has all tokens of a head: forward, pieces are then computed side by side as far as they can be. */
 const fewestGroups = 64
-/** Backward, a head's pieces are then cut into segments, so that all heads have that many, but none is shorter. */
+/** Backward, a head's pieces are cut into segments, of all heads that many at most, where none gets too short. */
 const segmentsWanted = 256
 const shortestSegment = 4
 
