@@ -257,7 +257,7 @@ const inWork = {
     const [both, erased, whole] = [1 + read, reads === 2 ? keys : 0, heads * K * V]
     const headsForward = [
       Math.ceil(V / 32) * pair(K) * both + full * (2 + read) + pair(V) + 2 * solved * read,
-      3 * keys + 2 * erased + 2 * tokens * V + extra * (reads === 1) + (2 + (p.begun ? 1 : 0)) * whole + (p.kept ? states : 0),
+      3 * keys + 2 * erased + 2 * tokens * V + extra * (reads === 1) + (2 + (p.begun ? 1 : 0)) * whole + (p.kept ? p.outside * whole : 0),
     ]
     const headsBackward = [
       pair(K) * 3 * both + full * (4 + 3 * read) + pair(V) * (2 + read) + 4 * solved * read,

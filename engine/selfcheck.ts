@@ -116,8 +116,8 @@ interface Recurrence {
   along?: boolean
   /** Strengths are given as numbers whose sigmoids they are. */
   logits?: boolean
-  /** So many heads that a GPU computes them otherwise. */
-  many?: boolean
+  /** So many heads, or tokens of few heads, that a GPU computes them otherwise. */
+  many?: 'heads' | 'tokens'
 }
 
 const recurrences: readonly Recurrence[] = [
@@ -136,8 +136,10 @@ const recurrences: readonly Recurrence[] = [
   { beta: true, gateWidth: 'K', packed: true, transposed: true },
   { erase: true, along: true },
   { erase: true, along: true, gateWidth: 'K', packed: true },
-  { many: true },
-  { beta: true, many: true },
+  { many: 'heads' },
+  { beta: true, many: 'heads' },
+  { beta: true, many: 'tokens' },
+  { erase: true, many: 'tokens' },
 ]
 
 const fastWeightCase =
@@ -147,7 +149,8 @@ const fastWeightCase =
     backward: boolean,
   ): Case =>
   (k, m) => {
-    const [B, T, H, K, V, C] = many ? [32, 36, 2, 10, 6, 32] : [2, 21, 2, 10, 6, 8]
+    const [B, T, C] = many === 'heads' ? [32, 36, 32] : many === 'tokens' ? [1, 132, 32] : [2, 21, 8]
+    const [H, K, V] = [2, 10, 6]
     const width = gateWidth === 'K' ? K : gateWidth
     const sizes = { B, T, H, K, V, C, scale: 0.5, gateWidth: Math.max(width, 1), eps: 0.5, transposed, logits }
     const [queryWidth, readWidth] = transposed ? [V, K] : [K, V]

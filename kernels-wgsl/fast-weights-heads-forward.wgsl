@@ -35,13 +35,6 @@ fn element(source: u32, at: u32) -> f32 {
     let keys = its.first * p.K;
     let nextK = p.H * p.K; // to the next token
     storageBarrier();
-    if (p.kept != 0u && piece % p.perSpan == 0u) {
-      let place = (head * p.outside + piece / p.perSpan) * p.K * p.V + j0;
-      for (var e = thread; e < p.K * width; e += THREADS) {
-        let at = e / width * p.V + e % width;
-        states[place + at] = state[S + at];
-      }
-    }
     var P = Sums();
     var M = Sums();
     var known = Sums();
@@ -104,9 +97,22 @@ fn element(source: u32, at: u32) -> f32 {
       workgroupBarrier();
       stage(thread, 0u, Side(KEYS, keys + i0, 1u, nextK, height, n), 1.0);
       workgroupBarrier();
-      var more = Sums();
-      add(&more, thread, 0u, OTHER, n, 0u);
       let own = cornerOf(thread, height, width);
+      var more = Sums();
+      var done = 0u;
+      // What the piece's chunks begin with: the sum so far. All in one would add the same in the same order.
+      for (var t = select(n, 0u, p.kept != 0u && piece % p.perSpan == 0u); t < n; t += p.C) {
+        add(&more, thread, done * 8u, OTHER + done * 8u, t - done, 0u);
+        done = t;
+        let place = (head * p.outside + piece / p.perSpan * p.stride + t / p.C) * p.K * p.V + j0;
+        for (var r = 0u; r < own.height; r++) {
+          for (var s = 0u; s < own.width; s++) {
+            let at = (i0 + own.row + r) * p.V + own.column + s;
+            states[place + at] = state[S + at] + more[r][s];
+          }
+        }
+      }
+      add(&more, thread, done * 8u, OTHER + done * 8u, n - done, 0u);
       for (var r = 0u; r < own.height; r++) {
         for (var s = 0u; s < own.width; s++) { state[S + (i0 + own.row + r) * p.V + own.column + s] += more[r][s]; }
       }

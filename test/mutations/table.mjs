@@ -569,6 +569,14 @@ export const mutations = [
     it: 'few heads of many tokens go back in segments',
   },
   {
+    bug: 'webgpu: chunks that share a piece begin with one state',
+    file: 'kernels-wgsl/fast-weights-heads-forward.wgsl',
+    from: 'state[S + at] + more[r][s];',
+    to: 'state[S + at];',
+    test: 'ops/webgpu-fast-weights',
+    it: 'nothing is forgotten, ',
+  },
+  {
     bug: 'webgpu: a token corrects what it has written itself',
     file: 'kernels-wgsl/fast-weights-heads.wgsl',
     from: '(strict && j == i)',

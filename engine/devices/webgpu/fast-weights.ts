@@ -47,7 +47,7 @@ const scratchFloats = 2 ** 26
 const boundArrays = 10
 /** Below that many workgroups a GPU is idle where each has all tokens of a head: forward, pieces are then computed side by side as far as they can be. */
 const fewestGroups = 64
-/** Backward, a head's pieces are then cut into segments, so that all heads have that many, but none is shorter. */
+/** Backward, a head's pieces are cut into segments, of all heads that many at most, where none gets too short. */
 const segmentsWanted = 256
 const shortestSegment = 4
 
@@ -562,23 +562,23 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
   const byHeads = ({ forgets, along }: Plan, normaliser: Block | null, { transposed }: FastWeightSizes): boolean =>
     !(forgets || along || normaliser || transposed || onUnits)
 
-  /** Whether it has been computed so. A piece is a chunk, or a part of one, with snapshots and without: so neither these nor tokens that follow change a bit. */
+  /** Whether it has been computed so. Pieces are the same with snapshots and without: so neither these nor tokens that follow change a bit. */
   function forwardOfHeads(
     inputs: FastWeightInputs<Block>,
     { y, sT, zT, states }: FastWeightOutputs<Block>,
     sizes: FastWeightSizes,
   ): boolean {
-    const plan = planOf(sizes, inputs, false, 1)
+    const plan = planOf(sizes, inputs, false, chunksOfSpan(sizes))
     const groups = plan.heads * Math.ceil(sizes.V / side)
     if (!byHeads(plan, zT, sizes)) return false
     if (!gpu.capabilities.software && groups < fewestGroups) return false
     const { q, k, v, s0 } = inputs
-    const given = { begun: Number(s0 !== null), kept: Number(states !== null), outside: plan.spans, head: 0, heads: plan.heads }
+    const given = { begun: Number(s0 !== null), kept: Number(states !== null), outside: Math.ceil(sizes.T / sizes.C) }
     gpu.run(
       headsForward,
       'headsForward',
       { q, k, v, extra: plan.extra, y, state: sT, stateIn: s0, states },
-      { ...plan.params, ...given },
+      { ...plan.params, ...given, stride: plan.chunksOfSpan, head: 0, heads: plan.heads },
       groups,
     )
     return true
