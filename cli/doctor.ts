@@ -155,7 +155,7 @@ async function examine(device: Device): Promise<number> {
       }
       row('  train', await trainingPlan(device))
       if (software === false) {
-        const wasm = await openDevice('wasm')
+        const wasm = await openDevice('wasm', { precision: device.precision })
         row('  train on wasm', await trainingPlan(wasm))
         wasm.close()
         setDevice(device)

@@ -391,7 +391,7 @@ const cases: Record<KernelName, readonly Case[]> = {
         k.cumsum(m.input(240), m.output(240), 2, 40, 3, reverse),
   ),
   matmul: [
-    ...halfTypes.flatMap((type) => [halfCase(1, 37, 21, type), halfCase(9, 70, 530, type)]),
+    ...halfTypes.flatMap((type) => [halfCase(1, 37, 21, type), halfCase(9, 70, 530, type), halfCase(20, 72, 36, type)]),
     matmulCase({ M: 70, N: 66, K: 37 }),
     matmulCase({ M: 33, N: 21, K: 40, transposeA: true }),
     matmulCase({ M: 20, N: 72, K: 18, transposeB: true, activation: 'gelu' }, true),

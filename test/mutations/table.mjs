@@ -626,6 +626,14 @@ export const mutations = [
     it: 'of tiles in workgroup memory each is read',
   },
   {
+    bug: 'weights of 16 bits are read as vectors of float32',
+    file: 'engine/devices/webgpu/matmul.ts',
+    from: '!halfB && (transposeB',
+    to: '(transposeB',
+    test: 'ops/selfcheck',
+    it: 'passes on webgpu',
+  },
+  {
     bug: 'tokens of one row of a table are taken last first',
     file: 'kernels-wgsl/movement.wgsl',
     from: 'keys[j] == own && base + j < r',

@@ -9,7 +9,7 @@ import { deviceOn, webgpuKernels } from '../../engine/devices/webgpu/index.ts'
 import { formOf, formOfList, forms, matmulKernels } from '../../engine/devices/webgpu/matmul.ts'
 import { createGpu, type Gpu } from '../../engine/devices/webgpu/runtime.ts'
 import { type Device, type HostArray, matmul, type Precision, precisions, scope, selfCheck, setDevice, tensor } from '../../engine/index.ts'
-import { products, matmul as shader } from '../../kernels-wgsl/generated/wgsl.ts'
+import { products } from '../../kernels-wgsl/generated/wgsl.ts'
 import { assertClose, assertSameBits, halfGpus, halfReference, reference, runsOn, sizeOf, uniforms, webgpu } from '../helpers.ts'
 import { cases } from './cases.ts'
 import { checkLikeReference, epsilon } from './compare.ts'
@@ -80,8 +80,17 @@ describe('products on webgpu', () => {
         )
         if (precision === 'f32')
           for (const c of cases.filter(({ name }) => name.startsWith('matmul'))) await checkLikeReference(c, device, 4)
-        for await (const { kernel, ok, message, error, bound } of selfCheck(device, form.together ? ['matmul', 'products'] : ['matmul']))
-          assert.ok(ok, message ?? `${kernel}: ${error} of ${bound}`)
+        // In ranges of K, too.
+        const long = { batch: 1 as const, M: 50, K: 2000, oneB: false, bias: true, accumulate: true, activation: undefined, seed: 1 }
+        for (const transposed of form.cut ? [false, true] : []) {
+          const o = { ...long, N: transposed ? 60 : 62, transposeA: transposed, transposeB: !transposed }
+          const expected = await product(precision === 'f16' ? halfReference : reference, o)
+          assertClose(await product(device, o), expected, (8 + 4 * Math.sqrt(o.K)) * epsilon, 1, precision)
+        }
+        assert.equal(ran.has('matmulJoin'), form.cut)
+        if (form.together)
+          for await (const { kernel, ok, message, error, bound } of selfCheck(device, ['products']))
+            assert.ok(ok, message ?? `${kernel}: ${error} of ${bound}`)
         assert.ok(ran.has(form.entry) && (!form.together || ran.has(form.together)), [...ran].join())
       }
     })
@@ -128,17 +137,30 @@ describe('products on webgpu', () => {
     )
   })
 
-  it('are checked in every form by the self-check', async () => {
-    const { gpu } = gpus[0]
-    const ran = new Set<string>()
-    const run: Gpu['run'] = (shader, entry, ...rest) => {
-      ran.add(entry)
-      gpu.run(shader, entry, ...rest)
+  it('are made in plain tiles on a GPU that is computed by the CPU, and cut for few processors', () => {
+    const made = (software: boolean, [M, N, K]: number[]): string => {
+      let ran = ''
+      const run = (_shader: unknown, entry: string, _bindings: unknown, { splits }: { splits?: number }) =>
+        void (ran ||= `${entry} ${splits}`)
+      const gpu = { capabilities: { software }, run, scratch: (_: number, body: (block: unknown) => void) => body({}) }
+      const sizes = { batch: 1, strideA: 0, strideB: 0, M, N, K, transposeA: false, transposeB: false, sparse: false, accumulate: false }
+      matmulKernels(gpu as never).matmul({} as never, {} as never, null, {} as never, { ...sizes, activation: null })
+      return ran
     }
-    const device = deviceOn({ ...gpu, run })
-    for await (const { kernel, ok, message, error, bound } of selfCheck(device, ['matmul', 'products']))
-      assert.ok(ok, message ?? `${kernel}: ${error} of ${bound}`)
-    for (const entry of [...shader.entries, ...products.entries]) assert.ok(ran.has(entry), entry)
+    const sizes = [
+      [256, 256, 256],
+      [2048, 2048, 64],
+      [1, 512, 2048],
+      [64, 128, 2048],
+    ]
+    assert.deepEqual(
+      sizes.map((sizes) => made(true, sizes)),
+      ['matmul 1', 'matmul 1', 'matmul 1', 'matmul 2'],
+    )
+    assert.deepEqual(
+      sizes.map((sizes) => made(false, sizes)),
+      ['matmulSliced 1', 'matmulWide 1', 'matmulSliced 1', 'matmulSliced 1'],
+    )
   })
 
   it('of tiles in workgroup memory each is read where it was put, and eight threads beside each other meet in no bank', () => {

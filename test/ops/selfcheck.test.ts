@@ -7,6 +7,7 @@ import { webgpuKernels } from '../../engine/devices/webgpu/index.ts'
 import type { Block } from '../../engine/devices/webgpu/memory.ts'
 import { createGpu, type Gpu } from '../../engine/devices/webgpu/runtime.ts'
 import { type Device, type HostArray, type KernelCheck, type KernelName, selfCheck } from '../../engine/index.ts'
+import { matmul, products } from '../../kernels-wgsl/generated/wgsl.ts'
 import { builds, reference, wasm, webgpu } from '../helpers.ts'
 
 async function checks(device: Device, names?: readonly KernelName[]): Promise<KernelCheck[]> {
@@ -34,11 +35,15 @@ describe('self-check', () => {
     await passes(await webgpu(this))
   })
   // With more workgroups than an axis of a dispatch holds, the last ones are beyond those that were asked for.
-  it('passes on webgpu with workgroups that nobody asked for, which write nothing beyond the arrays either', async function () {
+  it('passes on webgpu, in every form of products, with workgroups that nobody asked for, which write nothing beyond the arrays either', async function () {
     const device = await webgpu(this)
     const gpu = createGpu(await openAdapter({}))
     const [beyond, mark] = [64, 7]
-    const run: Gpu['run'] = (shader, entry, bindings, params, groups) => gpu.run(shader, entry, bindings, params, groups && groups + 3)
+    const ran = new Set<string>()
+    const run: Gpu['run'] = (shader, entry, bindings, params, groups) => {
+      ran.add(entry)
+      gpu.run(shader, entry, bindings, params, groups && groups + 3)
+    }
     const allocate = (dtype: string, size: number) => {
       const block = gpu.allocate(4 * (size + beyond), dtype === 'int32')
       gpu.write(block, new Array(size + beyond).fill(mark))
@@ -51,12 +56,14 @@ describe('self-check', () => {
     }
     try {
       const { free, write } = gpu
-      const kernels = webgpuKernels({ ...gpu, run })
+      // The forms are those that a card takes.
+      const kernels = webgpuKernels({ ...gpu, run, capabilities: { ...gpu.capabilities, software: false } })
       const all = await checks({ ...device, kernels, allocate, free, write, read, gather: undefined } as unknown as Device)
       assert.deepEqual(
         all.filter(({ ok }) => !ok),
         [],
       )
+      for (const entry of [...matmul.entries, ...products.entries]) assert.ok(ran.has(entry), entry)
     } finally {
       gpu.close()
     }
