@@ -7,6 +7,7 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build, transform } from 'esbuild'
+import { classNames } from './class-names.mjs'
 
 const root = dirname(fileURLToPath(import.meta.url))
 const folder = join(root, 'dist/browser')
@@ -46,10 +47,10 @@ const entryPoints = {
   claims: 'dist/claims/index.js',
 }
 const bundles = [
-  await build({ ...options, entryPoints, splitting: true, plugins: [besides('.')] }),
+  await build({ ...options, entryPoints, splitting: true, plugins: [besides('.'), classNames] }),
   await build({ ...options, entryPoints: kernels, splitting: true }),
   // What pool.js starts: it looks for it beside itself. By itself, so that it is one file to copy where a bundler leaves it behind.
-  await build({ ...options, entryPoints: { worker: 'dist/engine/devices/wasm/worker.js' } }),
+  await build({ ...options, plugins: [classNames], entryPoints: { worker: 'dist/engine/devices/wasm/worker.js' } }),
   // What `fastweights inspect` puts into its page.
   await build({ ...options, entryPoints: { inspect: 'dist/cli/inspect/script.js' }, format: 'iife' }),
 ]
@@ -78,9 +79,10 @@ for (const { path, text } of outputFiles) {
 }
 for (const [name, path] of Object.entries(kernels)) writeFileSync(join(root, path), `export * from '../../browser/${name}.js'\n`)
 
+rmSync(join(root, 'dist/node'), { recursive: true, force: true })
 // Names as they are, but for a number where two modules have the same one, for those who read what an error says. Chunks lie beside the command: from
 // there what is found by its place, such as worker.js, lies as it does from dist/cli.
-const node = await build({
+await build({
   absWorkingDir: root,
   outdir: 'dist/node',
   bundle: true,
@@ -90,8 +92,7 @@ const node = await build({
   platform: 'node',
   packages: 'external',
   chunkNames: 'cli/[name]-[hash]',
-  write: false,
-  plugins: [besides('../../browser')],
+  plugins: [besides('../../browser'), classNames],
   entryPoints: {
     'engine/index': 'dist/engine/index.js',
     'nn/index': 'dist/nn/index.js',
@@ -103,12 +104,3 @@ const node = await build({
     'cli/worker': 'dist/engine/devices/wasm/worker.js',
   },
 })
-rmSync(join(root, 'dist/node'), { recursive: true, force: true })
-for (const { path, text } of node.outputFiles) {
-  mkdirSync(dirname(path), { recursive: true })
-  // A class that speaks of itself becomes `var Tensor = class _Tensor`, and errors would say `a _Tensor`.
-  writeFileSync(
-    path,
-    text.replace(/^var (\w+) = class _\1 .*?^};$/gms, (code, name) => code.replace(new RegExp(`\\b_${name}\\b`, 'g'), name)),
-  )
-}

@@ -14,6 +14,7 @@ import { dirname, join, posix, relative, sep } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import Eleventy from '@11ty/eleventy'
 import { build } from 'esbuild'
+import { classNames } from '../class-names.mjs'
 import { parts } from './parts.mjs'
 
 export const root = dirname(dirname(fileURLToPath(import.meta.url)))
@@ -98,11 +99,20 @@ async function scripts() {
   const outdir = join(output, 'assets')
   await Promise.all([
     // One folder for all: the threads of wasm start from the worker.js beside whatever file the engine is in.
-    build({ ...bundling, plugins: [kernelFiles], entryPoints: all, outdir, splitting: true, minify: true, chunkNames: 'chunk-[hash]' }),
+    build({
+      ...bundling,
+      plugins: [kernelFiles, classNames],
+      entryPoints: all,
+      outdir,
+      splitting: true,
+      minify: true,
+      chunkNames: 'chunk-[hash]',
+    }),
     writeKernels(outdir),
     // What runs where there is no address, and can fetch nothing: classic scripts, since browsers start a worker from a text only as one.
     build({
       ...bundling,
+      plugins: [classNames],
       define: { ...bundling.define, 'import.meta.url': '"about:blank"' },
       entryPoints: Object.assign({}, ...parts.map(({ whole }) => whole)),
       outdir,

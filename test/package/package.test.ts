@@ -170,15 +170,20 @@ describe('the package', () => {
   })
 
   // BlockPart is a Part among its own.
-  it('calls its classes what they are called, as errors do', () => {
-    const misnamed = node(
-      '-e',
-      `for (const name of ['', '/nn', '/tasks', '/claims']) import('fastweights' + name).then((all) => {
-        for (const [name, it] of Object.entries(all)) if (/^class/.test(it) && !name.endsWith(it.name)) console.log(name, it.name)
-      })`,
-    )
-    assert.equal(misnamed, '')
-    assert.throws(() => node('-e', "import('fastweights').then(({ ones, tensor }) => tensor(ones([1])))"), /not a Tensor\n/)
+  it('calls its classes what they are called, as errors do, in Node and, where names are short, in pages', () => {
+    for (const condition of ['node', 'browser']) {
+      const misnamed = node(
+        '-C',
+        condition,
+        '-e',
+        `for (const name of ['', '/nn', '/tasks', '/claims']) import('fastweights' + name).then((all) => {
+          for (const [name, it] of Object.entries(all)) if (/^class/.test(it) && !name.endsWith(it.name)) console.log(name, it.name)
+        })`,
+      )
+      assert.equal(misnamed, '', condition)
+      const wrong = "import('fastweights').then(({ ones, tensor }) => tensor(ones([1])))"
+      assert.throws(() => node('-C', condition, '-e', wrong), /not a Tensor\n/, condition)
+    }
   })
 
   it('needs none of its dependencies but for claims, ONNX and tokenizers', () => {
