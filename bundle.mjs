@@ -80,7 +80,8 @@ for (const { path, text } of outputFiles) {
 for (const [name, path] of Object.entries(kernels)) writeFileSync(join(root, path), `export * from '../../browser/${name}.js'\n`)
 
 rmSync(join(root, 'dist/node'), { recursive: true, force: true })
-// Names as they are, but for a number where two modules have the same one, for those who read what an error says. Chunks lie beside the command: from
+// Names as they are, but for a number where two modules have the same one and an underscore in a class that speaks of itself, for those who read what an error
+// says. Chunks lie beside the command: from
 // there what is found by its place, such as worker.js, lies as it does from dist/cli.
 await build({
   absWorkingDir: root,
