@@ -5,6 +5,7 @@ import { codeExecution } from './code-execution.ts'
 import type { Figure } from './figure.ts'
 import { formalLanguages } from './formal-languages.ts'
 import { listops } from './listops.ts'
+import { madTasks } from './mad.ts'
 import { multiQuery } from './mqar.ts'
 import { retrieval } from './retrieval.ts'
 import { sequenceToSequence } from './sequence-to-sequence.ts'
@@ -15,6 +16,7 @@ export const figures: Readonly<Record<string, Figure>> = {
   ...retrieval,
   ...stateTracking,
   ...multiQuery,
+  ...madTasks,
   ...baRetrieval,
   ...formalLanguages,
   ...listops,

@@ -1,8 +1,9 @@
-/** A transformer that learns one of the tasks, as cells do. Tests: test/experiments. */
+/** A transformer, or an autoencoder of one, that learns one of the tasks, as cells do. Tests: test/experiments. */
 import { noGrad } from '../engine/recording.ts'
 import { scope } from '../engine/scope.ts'
 import { type Stoppable, stopper } from '../engine/signal.ts'
 import { tensor } from '../engine/tensor.ts'
+import { Autoencoder } from '../nn/autoencoder.ts'
 import { ignoredTarget } from '../nn/model.ts'
 import type { Optimizer } from '../nn/optimizers.ts'
 import { DivergenceError, Trainer } from '../nn/trainer.ts'
@@ -60,7 +61,7 @@ const tokensAtOnce = 8192
 
 /** The task's metric of a model on examples, or another. */
 export async function score(
-  model: Transformer,
+  model: Pupil['model'],
   task: AnyTask,
   settings: object,
   examples: readonly Example[],
@@ -76,7 +77,7 @@ export async function score(
     for (let i = 0; i < examples.length; i += rows) {
       await mayGoOn()
       const { tokens, targets, B, T } = batchOf(examples.slice(i, i + rows), task.pad(settings))
-      const { device } = model.src_embed.weight
+      const [{ device }] = model.parameters()
       const logits = scope(() => noGrad(() => model.forward(tensor(tokens, { shape: [B, T], device })).logits))
       const values = await logits.read().finally(() => logits.dispose())
       const N = values.length / (B * T)
@@ -99,7 +100,7 @@ function largest(values: ArrayLike<number>, from: number, n: number): number {
 }
 
 export interface Pupil {
-  readonly model: Transformer
+  readonly model: Transformer | Autoencoder
   readonly optimizer: Optimizer
   /** What it learns from, by the step. */
   readonly batches: Pick<Sampler, 'batch'>
@@ -120,7 +121,8 @@ export function pupilOf(
   seed: number,
 ): Pupil {
   const own = settingsOf(task, settings)
-  const model = new Transformer({ ...config, symbols: task.symbols(own) }, seed)
+  const Model = task.fromLast ? Autoencoder : Transformer
+  const model = new Model({ ...config, symbols: task.symbols(own) }, seed)
   const whole = { ...training, steps }
   const optimizer = optimizerOf(model, whole)
   const schedule = scheduleOf(whole, model.config.dModel)

@@ -6,6 +6,7 @@
 import { told } from '../engine/arguments.ts'
 import { type Shape, sameShape, show } from '../engine/shape.ts'
 import type { Tensor } from '../engine/tensor.ts'
+import { Autoencoder } from './autoencoder.ts'
 import { BlockModel, type BlockModelConfig } from './block-model.ts'
 import { EncoderDecoder, type EncoderDecoderConfig, encoderDecoderDefaults } from './encoder-decoder.ts'
 import { checkChoice } from './fields.ts'
@@ -76,6 +77,12 @@ const transformer: Kind<Transformer, TransformerConfig> = {
   layers: ['layers'],
   stored: storedConfig,
 }
+/** A Transformer's settings make it. */
+const autoencoder: Kind<Autoencoder, TransformerConfig> = {
+  ...transformer,
+  is: (model) => model instanceof Autoencoder,
+  make: (config, seed) => new Autoencoder(config, seed),
+}
 const encoderDecoder: Kind<EncoderDecoder, EncoderDecoderConfig> = {
   is: (model) => model instanceof EncoderDecoder,
   make: (config, seed) => new EncoderDecoder(config, seed),
@@ -99,7 +106,7 @@ const blocks: Kind<BlockModel, BlockModelConfig> = {
 }
 /** By the word in a file's metadata; older files without one hold a Transformer. */
 export const kindKey = 'fastweights.model'
-const kinds = { transformer, 'encoder-decoder': encoderDecoder, blocks }
+const kinds = { transformer, autoencoder, 'encoder-decoder': encoderDecoder, blocks }
 /** The kinds of model that a checkpoint may hold. */
 export type ModelKind = keyof typeof kinds
 type ModelOf<K extends ModelKind> = ReturnType<(typeof kinds)[K]['make']>

@@ -7,6 +7,7 @@ export {
   fastWeightsAttentionDefaults,
   layerRules,
 } from './attention.ts'
+export { Autoencoder } from './autoencoder.ts'
 export {
   BlockModel,
   type BlockModelConfig,

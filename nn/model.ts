@@ -1,4 +1,4 @@
-/** What a model has to have for the trainer and checkpoints, which Transformer and EncoderDecoder do, and for generation. */
+/** What a model has to have for the trainer and checkpoints, which Transformer, Autoencoder and EncoderDecoder do, and for generation. */
 import type { Generator } from '../engine/random.ts'
 import type { Tensor } from '../engine/tensor.ts'
 import type { LayerState } from './mixer.ts'

@@ -218,12 +218,8 @@ export class Transformer extends Module {
     return { logits: atTokens(this.generator.forward(x), { mask }), ...rest }
   }
 
-  /** What the logits are made from, [B,T,D]. */
-  private hidden(
-    tokens: Tensor,
-    state?: TransformerState,
-    options: Packing = {},
-  ): { x: Tensor; packing: Packing; state: TransformerState } {
+  /** What the logits are made from: tokens int32 [B,T] -> x [B,T,D], the output of the last norm; state and packing as in `forward`. @internal */
+  hidden(tokens: Tensor, state?: TransformerState, options: Packing = {}): { x: Tensor; packing: Packing; state: TransformerState } {
     checkInt32('forward', tokens)
     if (tokens.shape.length !== 2 || tokens.size === 0)
       throw new Error(`forward: tokens have shape [${tokens.shape.join(',')}], expected [B,T]`)

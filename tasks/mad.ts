@@ -372,6 +372,7 @@ export const madCompression = task<CompressionSettings>({
   vocabulary: ({ vocabulary }) => `symbols 0..${vocabulary - 2}, ${vocabulary - 1} last`,
   pad: ({ vocabulary }) => vocabulary - 1,
   fixed: true,
+  fromLast: true,
   draw({ vocabulary, length }, _, random) {
     const inputs = Array.from({ length }, (_, i) => (i < length - 1 ? random.below(vocabulary - 1) : vocabulary - 1))
     return exampleAt(inputs, inputs.entries())

@@ -9,6 +9,7 @@ import { languageLesson } from '../../experiments/formal-languages.ts'
 import { figures } from '../../experiments/index.ts'
 import { type Course, cellsOf, type Exam, type Lesson, learn, pupilOf } from '../../experiments/learn.ts'
 import { listopsLesson } from '../../experiments/listops.ts'
+import { madLesson } from '../../experiments/mad.ts'
 import { mqarLesson } from '../../experiments/mqar.ts'
 import { modelOf, pupilOf as retrievalPupil } from '../../experiments/retrieval.ts'
 import { translate } from '../../experiments/sequence-to-sequence.ts'
@@ -202,6 +203,22 @@ describe('experiments', () => {
     }
     const [recurrent, sum] = [await follow('recurrent delta'), await follow('linear attention')]
     assert.ok(recurrent > 0.9 && sum < 0.5, `recurrent ${recurrent}, sum ${sum}`)
+  })
+
+  it('MAD: keys are recalled, and a sequence comes out of one vector if it is short', async () => {
+    const exam: Exam = { split: 'test', examples: 256 }
+    const short = async (column: string, settings: object, limit: number): Promise<number> => {
+      const lesson = madLesson('delta', column)
+      const small = { settings, search: { ...lesson.search, limit }, test: exam, exams: [exam] }
+      return (await learn({ ...lesson, ...small }, 1, quiet)).values[0]
+    }
+    const recalled = await short('in-context recall', { length: 32 }, 150)
+    assert.ok(recalled > 0.9, `${recalled}`)
+    const told = await short('compression', { length: 4 }, 200)
+    assert.ok(told > 0.9, `${told}`)
+    // A model that sees each place itself has all of it right by then.
+    const long = await short('compression', {}, 60)
+    assert.ok(long < 0.5, `${long}`)
   })
 
   it('state tracking: DeltaProduct learns the value of up to three numbers', async () => {

@@ -23,6 +23,7 @@ const models = {
   // Its settings are as old as there are checkpoints.
   transformer: () => new nn.Transformer({ ...small, layers: 1, attentionNorm: true, embeddingStd: 0.5 }, 7),
   mixers: () => new nn.Transformer({ ...small, layers: 2, attentionNorm: true, embeddingStd: 0.5, mixer: ['gated-delta', 'softmax'] }, 7),
+  autoencoder: () => new nn.Autoencoder({ ...small, layers: 1, attentionNorm: true, embeddingStd: 0.5, mixer: 'delta' }, 7),
   'encoder-decoder': () => new nn.EncoderDecoder({ ...small, sourceSymbols: 11, encoderLayers: 1, decoderLayers: 1 }, 7),
   blocks: () =>
     new nn.BlockModel(

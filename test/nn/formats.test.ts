@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { setDevice, tensor } from '../../engine/index.ts'
 import {
   AdamW,
+  Autoencoder,
   BlockModel,
   EncoderDecoder,
   kindOfCheckpoint,
@@ -27,7 +28,13 @@ const digits = 1e-8
 describe('files of earlier versions', () => {
   before(() => setDevice(reference))
 
-  const classes = { transformer: Transformer, mixers: Transformer, 'encoder-decoder': EncoderDecoder, blocks: BlockModel }
+  const classes = {
+    transformer: Transformer,
+    mixers: Transformer,
+    autoencoder: Autoencoder,
+    'encoder-decoder': EncoderDecoder,
+    blocks: BlockModel,
+  }
   const written = readdirSync(folder).filter((version) => version !== 'checkpoint-1')
 
   it('are there for each version', () => {
