@@ -193,11 +193,12 @@ export function tokenNumbers(run: string, given: readonly string[], symbols: num
 export function openRun(path: string): OpenedRun {
   const { file, bytes } = readRun(path)
   try {
+    // Before its kind is looked at: a task's model may be of one that no text is learnt by.
+    if (readMetadata(bytes).task !== undefined) throw new Error('it is of a model that has learnt a task, not a text')
     const ofPackage = kindOfCheckpoint(bytes) === 'blocks'
     const checkpoint = ofPackage ? readCheckpoint(bytes, 'blocks') : readCheckpoint(bytes)
     if (ofPackage && checkpoint.extra.run === undefined)
       throw new Error('it holds a model of another package, which is run here and not trained: generate, inspect and export take it')
-    if (checkpoint.extra.task !== undefined) throw new Error('it is of a model that has learnt a task, not a text')
     const { preset, training, symbols, text, arithmetic } = parseRecord(checkpoint.extra.run)
     const { symbols: count, ...model } = checkpoint.config
     if (ofPackage) checkTraining(training)

@@ -1,16 +1,17 @@
 /**
  * A sequence told again from one vector: an encoder reads it, and a decoder makes every place of it from the output after the last token alone (Poli 2024, the
- * task of compression; the decoder is that of athms/mad-lab). Tests: test/nn/autoencoder.test.ts.
+ * task of compression; the decoder's layers are those of athms/mad-lab). Theirs takes what the encoder's layers give as it is: here, as in every Transformer, a
+ * norm is behind them, so that places and what was read are of one size whatever the layers add up to. Tests: test/nn/autoencoder.test.ts.
  */
 import { add } from '../engine/ops/elementwise.ts'
-import { crossEntropy } from '../engine/ops/norm.ts'
+import { slice } from '../engine/ops/movement.ts'
 import type { Generator } from '../engine/random.ts'
-import { type Tensor, varying } from '../engine/tensor.ts'
+import type { Tensor } from '../engine/tensor.ts'
 import { norms } from './blocks.ts'
 import { type LayerNorm, Linear, type RMSNorm } from './layers.ts'
-import { ignoredTarget, type Model, type TokenBatch } from './model.ts'
+import type { Model, TokenBatch } from './model.ts'
 import { Module } from './module.ts'
-import { asked, sinusoids } from './packing.ts'
+import { sinusoids } from './packing.ts'
 import { Transformer, type TransformerConfig } from './transformer.ts'
 
 /** Linear(norm(x)), activated. */
@@ -30,8 +31,8 @@ class DecoderLayer extends Module {
 }
 
 /**
- * The encoder is a `Transformer` of the same configuration, whose last linear map gives the decoder's logits. `new Autoencoder({ symbols: 16, dModel: 64, heads: 4, layers: 2,
- * dFf: 128, mixer: 'delta' })`.
+ * The encoder is a `Transformer` of the same configuration, whose last linear map gives the decoder's logits.
+ * `new Autoencoder({ symbols: 16, dModel: 64, heads: 4, layers: 2, dFf: 128, mixer: 'delta' })`.
  */
 export class Autoencoder extends Module implements Model {
   encoder: Transformer
@@ -56,22 +57,25 @@ export class Autoencoder extends Module implements Model {
 
   /** tokens int32 [B,T] -> logits [B,T,symbols] of what stands at each place, made from what the encoder gives after the last token, and the place. */
   forward(tokens: Tensor): { logits: Tensor } {
-    const { x } = this.encoder.hidden(tokens)
-    const [B, T, D] = x.shape
-    const last = asked(x, {}, true).x
-    const at = (): Int32Array => Int32Array.from({ length: B * T }, (_, i) => i % T)
-    let y = add(last, sinusoids(at, B, D, x))
-    for (const layer of this.decoder) y = layer.forward(y)
-    return { logits: this.encoder.generator.forward(this.norm.forward(y)) }
+    return { logits: this.encoder.generator.forward(this.decoded(tokens)) }
   }
 
-  /** See `Trainable`. */
+  /** What the logits are made from, [B,T,D]. */
+  private decoded(tokens: Tensor): Tensor {
+    const { x } = this.encoder.hidden(tokens)
+    const [, T, D] = x.shape
+    const places = Int32Array.from({ length: T }, (_, t) => t)
+    let y = add(
+      slice(x, 1, T - 1, T),
+      sinusoids(() => places, 1, D, x),
+    )
+    for (const layer of this.decoder) y = layer.forward(y)
+    return this.norm.forward(y)
+  }
+
+  /** See `Trainable`. Of a large vocabulary it never holds all logits. */
   loss(batch: TokenBatch): Tensor {
-    const { device } = this.encoder.src_embed.weight
-    const { B, T } = batch
-    // Asked for anew when the step is replayed.
-    const given = (name: 'tokens' | 'targets'): Tensor => varying(() => batch[name], { shape: [B, T], dtype: 'int32', device })
-    return crossEntropy(this.forward(given('tokens')).logits, given('targets'), { ignore: ignoredTarget })
+    return this.encoder.lossOf(batch, (tokens) => this.decoded(tokens))
   }
 
   /** See `Trainable`. */

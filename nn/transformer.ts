@@ -264,11 +264,16 @@ export class Transformer extends Module {
 
   /** See `Trainable`. Of a large vocabulary it never holds all logits. */
   loss(batch: TokenBatch): Tensor {
+    return this.lossOf(batch, (tokens) => this.hidden(tokens).x)
+  }
+
+  /** The loss where the logits are made from something else: `hidden` makes it, [B,T,D], of tokens int32 [B,T]. @internal */
+  lossOf(batch: TokenBatch, hidden: (tokens: Tensor) => Tensor): Tensor {
     const { device } = this.src_embed.weight
     const { B, T } = batch
     // Asked for anew when the step is replayed.
     const given = (name: 'tokens' | 'targets'): Tensor => varying(() => batch[name], { shape: [B, T], dtype: 'int32', device })
-    const { x } = this.hidden(given('tokens'))
+    const x = hidden(given('tokens'))
     const targets = given('targets')
     const { weight, bias } = this.generator
     return manyLogits(B * T, this.config.symbols)

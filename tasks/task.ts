@@ -45,8 +45,11 @@ export interface Task<S extends object = object> {
   pad(settings: S): number
   /** Every sequence fills its row: what stands at its end in a file is never padding. */
   readonly fixed?: boolean
-  /** Every answer is made from what a model has after the last token, which reads the whole: an `Autoencoder` learns it. A `Transformer` would copy each input. */
-  readonly fromLast?: true
+  /**
+   * Every answer is made from what a model has after the last token, by which it has read the whole: an `Autoencoder` learns it, where a `Transformer` would
+   * copy each input. Such a task is `fixed`: its rows have no padding behind them.
+   */
+  readonly fromLast?: boolean
   /** 'pairs': in files inputs are keys and values apart, [N,2,L], and queries [N] and targets [N] stand by themselves. */
   readonly layout?: 'pairs'
   /** A sequence, drawn from this stream. */

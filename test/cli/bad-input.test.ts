@@ -271,6 +271,11 @@ describe('bad input', () => {
     ],
     ['no seed', ({ metadata }) => delete metadata.seed, /seed in the metadata isn't a whole number: nothing$/],
     ['steps below 0', ({ metadata }) => (metadata.steps = '-1'), /steps in the metadata isn't a whole number: "-1"$/],
+    [
+      'what a task was learnt by',
+      ({ metadata }) => Object.assign(metadata, { 'fastweights.model': 'autoencoder', task: '{}' }),
+      /can't be used: it is of a model that has learnt a task, not a text$/,
+    ],
     ['no record of the run', ({ metadata }) => delete metadata.run, /its metadata says nothing about a run$/],
     ['a record that is no JSON', ({ metadata }) => (metadata.run = '{'), /what its metadata says about the run isn't JSON$/],
     ['a record of another kind', ({ metadata }) => (metadata.run = 'null'), /what its metadata says about the run is incomplete$/],

@@ -676,6 +676,14 @@ export const mutations = [
     it: 'of what is refused nothing else is lost',
   },
   {
+    bug: 'an autoencoder sees each place that it tells',
+    file: 'nn/autoencoder.ts',
+    from: 'slice(x, 1, T - 1, T)',
+    to: 'x',
+    test: 'nn/autoencoder',
+    it: 'knows of a sequence',
+  },
+  {
     bug: "a trainer captures its step however often that wasn't worth it",
     file: 'nn/trainer.ts',
     from: 'Math.min(mostPatience, 2 * this.patience) : 1',

@@ -1,7 +1,18 @@
 /** The autoencoder: gradients are those of finite differences, devices agree with the reference, and nothing but the last output is known. */
 import assert from 'node:assert/strict'
 import { type Device, gradCheck, noGrad, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
-import { AdamW, Autoencoder, modelOf, readCheckpoint, type TransformerConfig, writeCheckpoint } from '../../nn/index.ts'
+import {
+  AdamW,
+  Autoencoder,
+  constant,
+  generate,
+  Muon,
+  modelOf,
+  readCheckpoint,
+  Trainer,
+  type TransformerConfig,
+  writeCheckpoint,
+} from '../../nn/index.ts'
 import { assertClose, gpus, readAndFree, reference, uniforms, wasm } from '../helpers.ts'
 import { put } from './layers.ts'
 
@@ -55,17 +66,61 @@ describe('autoencoder', () => {
 
   it('knows of a sequence what the encoder gives after its last token, and nothing else', async () => {
     const model = new Autoencoder({ ...small, ...encoders.softmax }, 4)
-    const [one, other] = [await logitsOf(model, row.slice(0, 4)), await logitsOf(model, [2, ...row.slice(1, 4)])]
-    assert.equal(one.length, 4 * 5)
-    for (let t = 0; t < 4; t++) {
-      const at = (all: number[]): number[] => all.slice(5 * t, 5 * t + 5)
-      assert.notDeepEqual(at(one), at(other), `place ${t}`)
-      if (t > 0) assert.notDeepEqual(at(one), at(one.slice(0, 5)), `place ${t} is as place 0`)
+    const places = async (...tokens: number[]): Promise<number[][]> => {
+      const logits = await logitsOf(model, tokens)
+      return tokens.map((_, t) => logits.slice(5 * t, 5 * t + 5))
     }
-    // With an encoder that gives nothing.
-    const { norm } = model.encoder.transformer
-    for (const p of norm.parameters()) p.write(new Float32Array(p.size))
-    assert.deepEqual(await logitsOf(model, row.slice(0, 4)), await logitsOf(model, row.slice(4)))
+    const [one, other] = [await places(1, 4, 2, 0), await places(2, 4, 2, 0)]
+    for (const [t, logits] of one.entries()) {
+      assert.notDeepEqual(logits, other[t], `place ${t}`)
+      if (t > 0) assert.notDeepEqual(logits, one[0], `place ${t} is as place 0`)
+    }
+    // Layers that read nothing from before: what comes after the last token is of this one alone.
+    for (const p of model.encoder.transformer.layers[0].attn.parameters()) p.write(new Float32Array(p.size))
+    const same = await places(1, 4, 2, 0)
+    assert.deepEqual(await places(3, 1, 3, 0), same)
+    for (const [t, logits] of (await places(1, 4, 2, 3)).entries()) assert.notDeepEqual(logits, same[t], `place ${t}`)
+  })
+
+  it('learns the same, bit for bit, from steps that are captured, of batches of several shapes', async () => {
+    const learnt = async (capture: boolean): Promise<number[]> => {
+      setDevice(await wasm())
+      const model = new Autoencoder({ ...small, ...encoders.delta, dropout: 0.1 }, 6)
+      const optimizer = new AdamW(model.namedParameters(), { lr: 0.01 })
+      const trainer = new Trainer(model, optimizer, { schedule: constant(0.01), clipNorm: 1, capture })
+      let passes = 0
+      const { loss } = model
+      model.loss = (given) => {
+        passes++
+        return loss.call(model, given)
+      }
+      const losses: number[] = []
+      const lengths = [4, 4, 4, 4, 4, 4, 4, 2, 4, 8, 8, 8, 8, 8, 8]
+      for (const [i, T] of lengths.entries()) {
+        const tokens = Int32Array.from(row, (token) => (token + i) % 5)
+        losses.push((await trainer.step({ tokens, targets: tokens, B: 8 / T, T })).loss)
+      }
+      // Two passes note a step.
+      assert.equal(passes, capture ? 4 + 1 + 4 : lengths.length)
+      losses.push(...(await logitsOf(model, row)))
+      for (const part of [trainer, optimizer, model]) part.dispose()
+      return losses
+    }
+    assert.deepEqual(await learnt(true), await learnt(false))
+  })
+
+  it('has matrices that Muon takes: those of its layers, and neither the embedding nor the map to logits', () => {
+    const model = new Autoencoder({ symbols: 16, dModel: 16, heads: 2, layers: 1, dFf: 16, mixer: 'delta', featureMap: 'elu1' })
+    const moments = [...new Muon(model.namedParameters(), { lr: 1e-3 }).moments().keys()]
+    const adam = moments.filter((name) => name.startsWith('v.')).map((name) => name.slice(2))
+    const matrices = [...model.namedParameters()].filter(([name, p]) => p.shape.length === 2 && !adam.includes(name)).map(([name]) => name)
+    assert.ok(matrices.includes('decoder.1.linear.weight') && matrices.includes('encoder.transformer.layers.0.feed_forward.layer1.weight'))
+    assert.ok(adam.includes('encoder.src_embed.weight') && adam.includes('encoder.generator.weight'), `${matrices}`)
+  })
+
+  it('is no language model', async () => {
+    const model = new Autoencoder({ ...small, ...encoders.delta })
+    await assert.rejects(generate(model as never, Int32Array.from(row), { length: 2 }).next(), /must return \{ logits, state \}/)
   })
 
   it('is kept in checkpoints', async () => {
