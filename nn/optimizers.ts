@@ -330,7 +330,9 @@ export interface MuonConfig extends AdamConfig {
 
 /** A table of biases is no map from one space to another, and neither is an embedding. */
 const layerMatrices = (name: string, p: Tensor): boolean =>
-  p.shape.length === 2 && Math.min(...p.shape) >= 16 && !/(^|\.)(src_embed|tgt_embed|generator)\.|\.(pos_bias|taps)$/.test(name)
+  p.shape.length === 2 &&
+  Math.min(...p.shape) >= 16 &&
+  !/(^|\.)(src_embed|tgt_embed|generator|embedding|head)\.|\.(pos_bias|taps)$/.test(name)
 
 /**
  * Muon (Jordan 2024): the matrices inside the layers move along their orthogonalised momentum, everything else takes AdamW steps.

@@ -21,11 +21,15 @@ import {
 import {
   Adam,
   AdamW,
+  Autoencoder,
+  BlockModel,
+  type BlockModelConfig,
   constant,
   cosine,
   DivergenceError,
   Dropout,
   Embedding,
+  EncoderDecoder,
   type FastWeightsAttention,
   FeedForward,
   frozen,
@@ -608,6 +612,31 @@ describe('training', () => {
     })
     optimizer.dispose()
     model.dispose()
+  })
+
+  it('Muon takes the matrices of the layers of every kind of model, and neither embeddings nor the map to logits', () => {
+    const sizes = { symbols: 16, dModel: 16, heads: 2, dFf: 16 }
+    const norm = { kind: 'rms', eps: 1e-6 } as const
+    const layers: BlockModelConfig['layers'] = [[{ kind: 'gated-feed-forward', inner: 16, norm }]]
+    const models: [Module, string[]][] = [
+      [new Transformer({ ...sizes, layers: 1 }), ['generator', 'src_embed']],
+      [new Autoencoder({ ...sizes, layers: 1 }), ['encoder.generator', 'encoder.src_embed']],
+      [new EncoderDecoder({ ...sizes, encoderLayers: 1, decoderLayers: 1 }), ['generator', 'src_embed', 'tgt_embed']],
+      [new BlockModel({ symbols: 16, dModel: 16, norm, tie: false, layers }), ['embedding', 'head']],
+    ]
+    for (const [model, others] of models) {
+      const parameters = model.namedParameters()
+      // Muon keeps no second moment.
+      const adam = [...new Muon(parameters, { lr: 1e-3 }).moments().keys()]
+        .filter((name) => name.startsWith('v.'))
+        .map((name) => name.slice(2))
+      const matrices = [...parameters].filter(([, p]) => p.shape.length === 2 && Math.min(...p.shape) >= 16).map(([name]) => name)
+      assert.deepEqual(
+        adam.filter((name) => matrices.includes(name)).sort(),
+        others.map((name) => `${name}.weight`),
+      )
+      assert.ok(matrices.length > others.length, `${matrices}`)
+    }
   })
 
   it('a step asks for as many kernels whatever the number of layers: one of Muon a shape of matrices, one of Adam', async () => {
