@@ -79,6 +79,11 @@ export class Devices {
     return devices
   }
 
+  /** On a WebGPU device that others use, too. @internal */
+  static on(device: Device): Devices {
+    return new Devices('webgpu', device)
+  }
+
   /**
    * `threads`, `relaxed` and `wide` are wasm's; `relaxed` also says whether the relaxed build can be opened at all. `software`: whether an adapter
    * that computes on the CPU will do for webgpu. `precision`: of the device under test; the reference beside it rounds nothing.

@@ -36,10 +36,13 @@ for (const kind of kinds) {
   describe(`claims, ${kind}`, () => {
     let devices: Devices
     before(async function () {
-      if (kind === 'webgpu') await webgpu(this)
-      devices = await Devices.open(kind, { relaxed: builds.some(({ relaxed }) => relaxed) })
+      // The GPU of all tests of the process, which compiles each shader once.
+      devices =
+        kind === 'webgpu' ? Devices.on(await webgpu(this)) : await Devices.open(kind, { relaxed: builds.some(({ relaxed }) => relaxed) })
     })
-    after(() => devices?.close())
+    after(() => {
+      if (kind !== 'webgpu') devices?.close()
+    })
 
     for (const [i, claim] of claims.entries()) {
       if (!(claim.needs ?? []).every((other) => comparable[kind].includes(other))) continue
