@@ -84,7 +84,8 @@ for (const { path, text } of outputFiles) {
   }
   writeFileSync(path, licenses(basename(path)) + code)
 }
-for (const [name, path] of Object.entries(kernels)) writeFileSync(join(root, `dist/${path}.js`), `export * from '../../browser/${name}.js'\n`)
+for (const [name, path] of Object.entries(kernels))
+  writeFileSync(join(root, `dist/${path}.js`), `export * from '../../browser/${name}.js'\n`)
 
 rmSync(join(root, 'dist/node'), { recursive: true, force: true })
 // Names as they are, but for a number where two modules have the same one and an underscore in a class that speaks of itself, for those who read what an error

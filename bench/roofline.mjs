@@ -13,6 +13,7 @@ import { webgpuKernels } from '../dist/engine/devices/webgpu/index.js'
 import { getDevice, scope, setDevice } from '../dist/engine/index.js'
 import { Adam, Muon, Transformer } from '../dist/nn/index.js'
 import { presets } from '../dist/tasks/index.js'
+import { works } from './card-work.mjs'
 import { cases, sizesOf } from './kernel-cases.mjs'
 import { digits, printTable } from './report.mjs'
 
@@ -450,6 +451,24 @@ const atPeak = (dispatches, { tflops, gbs }) => {
 function count(dispatches) {
   const [operations, bytes] = [total(dispatches, (d) => d.operations), total(dispatches, (d) => d.bytes)]
   return { dispatches: dispatches.length, operations, bytes, times: gpus.map((gpu) => ({ gpu: gpu.name, ...atPeak(dispatches, gpu) })) }
+}
+
+/** Dispatches, operations and bytes of a work of card-work.mjs, done once after it was done before. */
+export async function counted(what, given) {
+  const { device, take } = paper()
+  const before = getDevice()
+  setDevice(device)
+  try {
+    const { begin, run } = works[what](given)
+    await begin?.()
+    await run(1)
+    take()
+    await run(1)
+    const { dispatches, operations, bytes } = count(take())
+    return { dispatches, operations, bytes }
+  } finally {
+    setDevice(before)
+  }
 }
 
 const size = (x, unit) => `${digits(x / unit)}`

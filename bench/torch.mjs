@@ -53,6 +53,9 @@ export function startPython(python, program) {
   }
 }
 
+/** The Python to ask: that of `--python`, or of the variable PYTHON. */
+export const pythonOf = (python) => python ?? process.env.PYTHON ?? 'python3'
+
 /** Why this Python lacks one of these packages; undefined if it has them. */
 export function missing(python, packages) {
   const { status, error, stderr } = spawnSync(python, ['-c', `import ${packages}`], { encoding: 'utf8' })
@@ -60,7 +63,7 @@ export function missing(python, packages) {
 }
 
 export async function run({ rounds = 5, only = 'small', threads = os.availableParallelism(), python }) {
-  const reason = missing(python ?? 'python3', 'torch')
+  const reason = missing(pythonOf(python), 'torch')
   if (reason !== undefined) {
     if (python !== undefined) throw new UsageError(`--python: ${python} has no PyTorch: ${reason}`)
     console.log(`\nPyTorch isn't here, and nothing is measured (${reason}); --python PATH names a Python that has it`)
@@ -76,7 +79,7 @@ export async function run({ rounds = 5, only = 'small', threads = os.availablePa
       for (const contender of contenders) {
         const label = `${setting.name}: ${contender.label}`
         progress(`${label}: warm-up`)
-        const child = contender.ours ? start('./train-child.mjs', { relaxed: true }) : startPython(python ?? 'python3', 'step.py')
+        const child = contender.ours ? start('./train-child.mjs', { relaxed: true }) : startPython(pythonOf(python), 'peers.py')
         const entry = { ...contender, child, seconds: [], losses: [] }
         running.push(entry)
         const step = async () => {
