@@ -60,8 +60,8 @@ function recurrence({ rule, sizes, backward }) {
   }
 }
 
-/** The models whose steps are timed: those of bench/train.mjs with Adam at their rate, and presets with theirs. */
-export const models = {
+/** The models whose steps are timed, or counted: those of bench/train.mjs, and presets with their optimiser. */
+const models = {
   labml: { dModel: 512, heads: 8, layers: 6, dFf: 2048, nu: 1 },
   small: { dModel: 128, heads: 4, layers: 4, dFf: 512, nu: 1 },
   default: presets.default,
@@ -72,19 +72,20 @@ export const models = {
   tiny: { dModel: 32, heads: 2, layers: 1, dFf: 64, nu: 1 },
 }
 
-function modelOf(name) {
-  const row = models[name]
-  const model = new Transformer({ ...(row.model ?? row), symbols }, 1)
-  const optimizer = row.training ? optimizerOf(model, row.training) : new Adam(model.namedParameters(), { lr: 1e-4 })
-  return { model, optimizer }
+/** A model of that name and its optimiser: one of this class, else its preset's, else Adam. */
+export function modelOf(name, Optimizer) {
+  const { model: config, training } = models[name].model ? models[name] : { model: models[name] }
+  const model = new Transformer({ ...config, symbols }, 1)
+  const preset = training && Optimizer === undefined
+  return { model, optimizer: preset ? optimizerOf(model, training) : new (Optimizer ?? Adam)(model.namedParameters(), { lr: 1e-4 }) }
 }
 
 /**
  * Steps as `train` takes them: captured, and none waited for. `weights`: where to write what the model begins with, for another program, names and shapes in
  * FILE.json and float32 values in FILE.bin; the losses of two steps are given then.
  */
-function step({ name, batch: B, length: T, weights }) {
-  const { model, optimizer } = modelOf(name)
+function step({ name, batch: B, length: T, weights, Optimizer }) {
+  const { model, optimizer } = modelOf(name, Optimizer)
   const trainer = new Trainer(model, optimizer, { schedule: constant(1e-4), clipNorm: 1 })
   // Any text will do: time doesn't depend on it.
   const text = (shift) => Int32Array.from({ length: B * T }, (_, i) => ((i + shift) * 7919) % symbols)

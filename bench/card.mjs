@@ -119,13 +119,25 @@ const within = (promise, seconds = longest) => {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer))
 }
 
+/** Whether a process, or its context of the card, isn't there any more or can't be used. */
+const isLost = ({ message }) => /^(no answer|the process)|CUDA error/.test(message)
+
+/** An error in a line: compilers say in the second what the matter is, and a process that has ended in its last. */
+function told({ message }) {
+  const lines = message.split('\n').filter((line) => line.trim())
+  const [first, second = ''] = message.startsWith('the process') ? [lines[0].split(':')[0], lines.at(-1)] : lines
+  return `${first}${second && second !== first ? ` ${second.trim()}` : ''}`.slice(0, 300)
+}
+
+const nobody = { lacks: () => true, stop() {}, async drop() {} }
+
 /** PyTorch's process, begun anew after it has failed: what is left of a card's state then, nobody knows. `about` says what there is. */
 async function peersOf(python, device, quick) {
   const reason = missing(pythonOf(python), 'torch')
   if (reason !== undefined) {
     if (python !== undefined) throw new UsageError(`--python: ${python} has no PyTorch: ${reason}`)
     console.log(`PyTorch isn't here, and nothing stands beside ours (${reason}); --python PATH, or PYTHON, names a Python that has it`)
-    return { about: { missing: reason }, lacks: () => true, stop() {} }
+    return { about: { missing: reason }, ...nobody }
   }
   let process
   const call = (name, argument) => {
@@ -140,7 +152,7 @@ async function peersOf(python, device, quick) {
   if (about.lacks !== null) {
     console.log(`PyTorch ${about.version} is here, but ${about.lacks}: nothing stands beside ours`)
     stop()
-    return { about, lacks: () => true, stop }
+    return { about, ...nobody }
   }
   console.log(`PyTorch ${about.version}, ${about.name}${about.cuda ? `, CUDA ${about.cuda}` : ', on the CPU'}`)
   const { version, lacks } = about.fla
@@ -152,6 +164,8 @@ async function peersOf(python, device, quick) {
     about,
     call,
     stop,
+    /** Forgets what was prepared. */
+    drop: async () => process && call('drop').catch(stop),
     lacks: ({ needs, ask }) => needs.some((what) => without[what] || (what === 'time' && quick && (ask.sizes?.T ?? 0) > 512)),
   }
 }
@@ -185,11 +199,10 @@ async function measure(row, { env, rounds, peers, folder, device }) {
     try {
       await work()
     } catch (error) {
-      entry.failed = error.message.split('\n').at(-1)
-      if (error.message.startsWith('no answer') || /the process/.test(error.message) || entry.ours) {
-        stop(entry)
-        for (const other of entries) if (other.ours === entry.ours && other.count) other.failed ??= `as ${entry.label}: ${entry.failed}`
-      }
+      entry.failed = told(error)
+      if (!entry.ours && !isLost(error)) return
+      stop(entry)
+      for (const other of entries) if (other.ours === entry.ours && other.count) other.failed ??= `as ${entry.label}: ${entry.failed}`
     }
   }
   try {
@@ -219,7 +232,7 @@ async function measure(row, { env, rounds, peers, folder, device }) {
           })
   } finally {
     child.stop()
-    if (peers.call) await peers.call('drop').catch(peers.stop)
+    await peers.drop()
   }
   return entries.map(({ label, ours, samples, hosts, failed, facts }) => ({
     label,
@@ -257,19 +270,32 @@ function print(group, rows, peaks) {
       }),
     ),
   )
-  for (const { name, entries } of rows)
-    for (const { label, failed } of entries) if (failed !== undefined) console.log(`${name}: ${label}: ${failed}`)
+  const failures = rows.flatMap(({ name, entries }) =>
+    entries.flatMap(({ label, failed }) => (failed === undefined ? [] : [`${name}: ${label}: ${failed}`])),
+  )
+  if (failures.length > 0) console.log(`\n${failures.join('\n')}`)
 }
 
-/** Whether the adapter is a program on the CPU, and what it is. */
-export async function adapterOf(env) {
+const alone = async (env, work) => {
   const child = start('./card-child.mjs', { env })
   try {
-    return await child.call('open')
+    const opened = await child.call('open')
+    return await work(child, opened)
   } finally {
     child.stop()
   }
 }
+
+/** What the adapter is, and whether it's a program on the CPU. */
+export const adapterOf = (env) => alone(env, (_, opened) => opened)
+
+const peaksOf = (env) =>
+  alone(env, async (child) => {
+    progress('what the card does at most')
+    const peaks = await within(child.call('peaks'))
+    progress('')
+    return peaks
+  })
 
 /** `software`: whether the adapter is a program, which gets small sizes. Prints the tables, and gives what is in them. */
 export async function card({ env, rounds, only, python, quick, software }) {
@@ -277,26 +303,14 @@ export async function card({ env, rounds, only, python, quick, software }) {
     `${group}: ${name}`.includes(only),
   )
   if (rows.length === 0) return undefined
-  const child = start('./card-child.mjs', { env })
-  let peaks
-  let description
-  try {
-    ;({ description } = await child.call('open'))
-    progress('what the card does at most')
-    peaks = await within(child.call('peaks'))
-    progress('')
-  } finally {
-    child.stop()
-  }
+  const device = software ? 'cpu' : 'cuda'
+  const peers = await peersOf(python, device, quick)
+  const peaks = await peaksOf(env)
   const { products, bandwidth, operations, dispatch, host } = peaks
-  console.log(
-    `\n${description}, as doctor measures it: ${products.map(({ n, rate }) => `a product of ${n} ${digits(rate / 1e12)} TFLOP/s`).join(', ')};`,
-  )
+  console.log(`As doctor measures it: ${products.map(({ n, rate }) => `a product of ${n} ${digits(rate / 1e12)} TFLOP/s`).join(', ')};`)
   console.log(
     `memory ${digits(bandwidth / 1e9)} GB/s, read and written; a dispatch of 1,024 numbers ${digits(1e6 * dispatch)} us, of which the host takes ${digits(1e6 * host)}`,
   )
-  const device = software ? 'cpu' : 'cuda'
-  const peers = await peersOf(python, device, quick)
   const folder = mkdtempSync(join(os.tmpdir(), 'fastweights-bench-'))
   const results = []
   try {
@@ -318,5 +332,5 @@ export async function card({ env, rounds, only, python, quick, software }) {
     `\nMedians of up to ${rounds} interleaved samples of ${target} s or one run, the queue waited for at the end of each; to ours: time to that of fastweights. Host: until all of
 one is asked for. Of products and of memory: what our dispatches compute and move, counted (--roofline), against ${digits(operations / 1e12)} TFLOP/s and ${digits(bandwidth / 1e9)} GB/s.`,
   )
-  return { description, software, quick, rounds, peaks, peers: peers.about, results }
+  return { quick, rounds, peaks, peers: peers.about, results }
 }

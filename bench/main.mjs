@@ -1,6 +1,7 @@
 /** npm run bench -- [benchmark ...] [options] */
 import { spawnSync } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
+import { existsSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { enableSimd } from './child.mjs'
@@ -34,8 +35,8 @@ options
                        128,256,...,65536; 256,512,...,16384); nets: one length T (default 128); onnx: of the prompt (default 256)
   --rounds R           samples of each contender (default 15; pretrained: 3; train, torch, kernels, nets, onnx, browser, webgpu: default 5; rules, aft: at most, default
                        5; scale: at most, default 3)
-  --only TEXT          kernels, nets, onnx, webgpu: those whose name contains TEXT (webgpu: or whose group's does), without the roofline; train, torch, browser: settings whose name
-                       does (torch, browser: default small)
+  --only TEXT          kernels, nets, onnx, webgpu: those whose name contains TEXT (webgpu: or whose table's does), without the roofline;
+                       train, torch, browser: settings whose name does (torch, browser: default small)
   --python PATH        torch, pretrained, webgpu: the Python to run (default: the one that the variable PYTHON names, or python3)
   --roofline           webgpu: the roofline alone
   --counts             webgpu: what a training step dispatches, moves and writes, alone, on paper
@@ -164,6 +165,7 @@ async function main(argv) {
   // Threads that wait for each other take processor time, too.
   if (clock === 'processor' && rest.threads > 1) throw new UsageError(`--clock processor: with one thread, not ${rest.threads}`)
   if (json === '-') console.log = console.error
+  else if (json !== undefined && !existsSync(dirname(json))) throw new UsageError(`--json: there is no folder ${dirname(json)}`)
   printMachine()
   process.env.BENCH_SIMD = simd ?? 'auto' // children read both
   process.env.BENCH_CLOCK = clock

@@ -9,7 +9,7 @@ import { webgpuCases } from './webgpu-cases.mjs'
 
 /** `quick`: the tables of a card alone, smaller; on an adapter that is a program, which has none otherwise, at sizes for that. */
 export async function run({ rounds = 5, only = '', python, quick = false, roofline: onPaper = false, counts: counted = false }) {
-  if (counted) return { counts: counts() }
+  if (counted) return { counts: await counts() }
   if (onPaper) return { roofline: roofline() }
   const env = await gpuEnvironment()
   const { description, software } = await adapterOf(env)
@@ -17,7 +17,7 @@ export async function run({ rounds = 5, only = '', python, quick = false, roofli
   const ofCard = !software || quick
   if (!ofCard)
     console.log(
-      'This adapter is a program on the CPU: products, recurrences, training steps and text are for a card to measure; --quick runs them here at small sizes.',
+      "This adapter is a program on the CPU: products, recurrences, training steps and text are for a card to measure (FASTWEIGHTS_GPU=system takes the machine's own); --quick runs them here at small sizes.",
     )
   const measured = ofCard && (await card({ env, rounds, only, python, quick, software }))
   const chosen = quick ? [] : webgpuCases.map((row, index) => ({ ...row, index })).filter(({ name }) => name.includes(only))
@@ -26,7 +26,13 @@ export async function run({ rounds = 5, only = '', python, quick = false, roofli
       `--only: nothing that is measured here has '${only}' in its name (${[...new Set([...(ofCard ? cardGroups : []), ...(quick ? [] : webgpuCases.map(({ name }) => name))])].join('; ')})`,
     )
   const plain = chosen.length ? await besidePlain(chosen, rounds, env) : undefined
-  return { card: measured || undefined, ...plain, rounds, roofline: only || quick ? undefined : roofline() }
+  return {
+    adapter: { description, software },
+    card: measured || undefined,
+    ...plain,
+    rounds,
+    roofline: only || quick ? undefined : roofline(),
+  }
 }
 
 async function besidePlain(chosen, rounds, env) {
@@ -71,5 +77,5 @@ async function besidePlain(chosen, rounds, env) {
     console.log(
       '\nThis adapter is a program on the CPU: its caches make up for what a plain kernel reads again and again, it runs few threads, and a barrier costs it much. The ratios say that the kernels do their work, not what a GPU gains. No GPU has been measured.',
     )
-  return { adapter, results }
+  return { results }
 }
