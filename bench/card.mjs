@@ -248,6 +248,7 @@ async function measure(row, { env, rounds, peers, folder, device }) {
 const percent = (part) => `${digits(100 * part)}%`
 
 function print(group, rows, peaks) {
+  progress('')
   console.log(`\n${group}\n`)
   const unit = units[group]
   const host = rows.some(({ entries }) => entries.some((entry) => entry.host !== undefined))
@@ -314,19 +315,19 @@ export async function card({ env, rounds, only, python, quick, software }) {
   const folder = mkdtempSync(join(os.tmpdir(), 'fastweights-bench-'))
   const results = []
   try {
-    for (const row of rows) {
-      const { group, name, what, given, amount } = row
-      const [counts, entries] = [await counted(what, given), await measure(row, { env, rounds, peers, folder, device })]
-      results.push({ group, name, amount, unit: units[group], counts, entries })
+    for (const group of cardGroups) {
+      const its = []
+      for (const { name, amount, ...row } of rows.filter((row) => row.group === group)) {
+        const counts = await counted(row.what, row.given)
+        const entries = await measure({ name, ...row }, { env, rounds, peers, folder, device })
+        its.push({ group, name, amount, unit: units[group], counts, entries })
+      }
+      results.push(...its)
+      if (its.length > 0) print(group, its, peaks)
     }
   } finally {
     peers.stop()
     rmSync(folder, { recursive: true, force: true })
-    progress('')
-  }
-  for (const group of cardGroups) {
-    const its = results.filter((row) => row.group === group)
-    if (its.length > 0) print(group, its, peaks)
   }
   console.log(
     `\nMedians of up to ${rounds} interleaved samples of ${target} s or one run, the queue waited for at the end of each; to ours: time to that of fastweights. Host: until all of
