@@ -119,8 +119,8 @@ const within = (promise, seconds = longest) => {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer))
 }
 
-/** Whether a process, or its context of the card, isn't there any more or can't be used. */
-const isLost = ({ message }) => /^(no answer|the process)|CUDA error/.test(message)
+/** Whether a process, or its context of the card, isn't there any more or can't be used, as PyTorch and Triton say. */
+const isLost = ({ message }) => /^(no answer|the process)|CUDA error|\[CUDA\]/.test(message)
 
 /** An error in a line: compilers say in the second what the matter is, and a process that has ended in its last. */
 function told({ message }) {
@@ -148,7 +148,10 @@ async function peersOf(python, device, quick) {
     process?.stop()
     process = undefined
   }
-  const about = await call('about', { device })
+  const about = await call('about', { device }).catch((error) => {
+    stop()
+    throw error
+  })
   if (about.lacks !== null) {
     console.log(`PyTorch ${about.version} is here, but ${about.lacks}: nothing stands beside ours`)
     stop()
@@ -280,7 +283,7 @@ function print(group, rows, peaks) {
 const alone = async (env, work) => {
   const child = start('./card-child.mjs', { env })
   try {
-    const opened = await child.call('open')
+    const opened = await within(child.call('open'))
     return await work(child, opened)
   } finally {
     child.stop()
@@ -306,15 +309,15 @@ export async function card({ env, rounds, only, python, quick, software }) {
   if (rows.length === 0) return undefined
   const device = software ? 'cpu' : 'cuda'
   const peers = await peersOf(python, device, quick)
-  const peaks = await peaksOf(env)
-  const { products, bandwidth, operations, dispatch, host } = peaks
-  console.log(`As doctor measures it: ${products.map(({ n, rate }) => `a product of ${n} ${digits(rate / 1e12)} TFLOP/s`).join(', ')};`)
-  console.log(
-    `memory ${digits(bandwidth / 1e9)} GB/s, read and written; a dispatch of 1,024 numbers ${digits(1e6 * dispatch)} us, of which the host takes ${digits(1e6 * host)}`,
-  )
   const folder = mkdtempSync(join(os.tmpdir(), 'fastweights-bench-'))
-  const results = []
   try {
+    const peaks = await peaksOf(env)
+    const { products, bandwidth, operations, dispatch, host } = peaks
+    console.log(`As doctor measures it: ${products.map(({ n, rate }) => `a product of ${n} ${digits(rate / 1e12)} TFLOP/s`).join(', ')};`)
+    console.log(
+      `memory ${digits(bandwidth / 1e9)} GB/s, read and written; a dispatch of 1,024 numbers ${digits(1e6 * dispatch)} us, of which the host takes ${digits(1e6 * host)}`,
+    )
+    const results = []
     for (const group of cardGroups) {
       const its = []
       for (const { name, amount, ...row } of rows.filter((row) => row.group === group)) {
@@ -325,13 +328,13 @@ export async function card({ env, rounds, only, python, quick, software }) {
       results.push(...its)
       if (its.length > 0) print(group, its, peaks)
     }
+    console.log(
+      `\nMedians of up to ${rounds} interleaved samples of ${target} s or one run, the queue waited for at the end of each; to ours: time to that of fastweights. Host: until all of
+one is asked for. Of products and of memory: what our dispatches compute and move, counted (--roofline), against ${digits(operations / 1e12)} TFLOP/s and ${digits(bandwidth / 1e9)} GB/s.`,
+    )
+    return { quick, rounds, peaks, peers: peers.about, results }
   } finally {
     peers.stop()
     rmSync(folder, { recursive: true, force: true })
   }
-  console.log(
-    `\nMedians of up to ${rounds} interleaved samples of ${target} s or one run, the queue waited for at the end of each; to ours: time to that of fastweights. Host: until all of
-one is asked for. Of products and of memory: what our dispatches compute and move, counted (--roofline), against ${digits(operations / 1e12)} TFLOP/s and ${digits(bandwidth / 1e9)} GB/s.`,
-  )
-  return { quick, rounds, peaks, peers: peers.about, results }
 }

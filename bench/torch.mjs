@@ -30,6 +30,7 @@ export function startPython(python, program) {
     log = (log + text).slice(-4000)
   })
   let waiting = null
+  let ended
   const settle = (error, result) => {
     const asked = waiting
     waiting = null
@@ -40,12 +41,17 @@ export function startPython(python, program) {
     const { result, error } = JSON.parse(line)
     settle(error, result)
   })
-  child.on('error', (error) => settle(error.message))
-  child.on('exit', (code, signal) => settle(`the process ended (${signal ?? code})${log && `: ${log.trim()}`}`))
+  const end = (error) => {
+    ended = error
+    settle(error)
+  }
+  child.on('error', (error) => end(error.message))
+  child.on('exit', (code, signal) => end(`the process ended (${signal ?? code})${log && `: ${log.trim()}`}`))
   child.stdin.on('error', () => {}) // It has ended, which is told above.
   return {
     call: (name, argument = {}) =>
       new Promise((resolve, reject) => {
+        if (ended !== undefined) return reject(new Error(ended))
         waiting = { resolve, reject }
         child.stdin.write(`${JSON.stringify({ name, argument })}\n`)
       }),

@@ -9,6 +9,8 @@ import { webgpuCases } from './webgpu-cases.mjs'
 
 /** `quick`: the tables of a card alone, smaller; on an adapter that is a program, which has none otherwise, at sizes for that. */
 export async function run({ rounds = 5, only = '', python, quick = false, roofline: onPaper = false, counts: counted = false }) {
+  const modes = Object.entries({ quick, counts: counted, roofline: onPaper }).filter(([, given]) => given)
+  if (modes.length > 1) throw new UsageError(`${modes.map(([name]) => `--${name}`).join(', ')}: each of them stands alone`)
   if (counted) return { counts: await counts() }
   if (onPaper) return { roofline: roofline() }
   const env = await gpuEnvironment()
@@ -17,7 +19,7 @@ export async function run({ rounds = 5, only = '', python, quick = false, roofli
   const ofCard = !software || quick
   if (!ofCard)
     console.log(
-      "This adapter is a program on the CPU: products, recurrences, training steps and text are for a card to measure (FASTWEIGHTS_GPU=system takes the machine's own); --quick runs them here at small sizes.",
+      "This adapter is a program on the CPU: products, recurrences, training steps and text are for a card to measure (FASTWEIGHTS_GPU=system takes the machine's own); --quick runs them here at small sizes, beside the PyTorch of --python.",
     )
   const measured = ofCard && (await card({ env, rounds, only, python, quick, software }))
   const chosen = quick ? [] : webgpuCases.map((row, index) => ({ ...row, index })).filter(({ name }) => name.includes(only))

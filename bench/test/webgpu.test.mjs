@@ -5,14 +5,14 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { counted } from '../roofline.mjs'
 
-const run = async (...given) => {
-  const { stdout } = await promisify(execFile)(
-    process.execPath,
-    [fileURLToPath(new URL('../main.mjs', import.meta.url)), 'webgpu', ...given, '--json', '-'],
-    { maxBuffer: 2 ** 24 },
-  )
-  return JSON.parse(stdout).benchmarks[0]
-}
+const pathOf = (name) => fileURLToPath(new URL(name, import.meta.url))
+const bench = (given, env = {}) =>
+  promisify(execFile)(process.execPath, [pathOf('../main.mjs'), 'webgpu', ...given], {
+    maxBuffer: 2 ** 24,
+    env: { ...process.env, ...env },
+    timeout: 100_000,
+  })
+const run = async (...given) => JSON.parse((await bench([...given, '--json', '-'])).stdout).benchmarks[0]
 
 describe('bench -- webgpu', () => {
   it('counts what a product computes and moves', async () => {
@@ -45,5 +45,45 @@ describe('bench -- webgpu', () => {
     // Where there is no PyTorch it says so.
     for (const { entries } of card.results) for (const { failed, label } of entries) assert.equal(failed, undefined, label)
     assert.equal(typeof (card.peers.missing ?? card.peers.version), 'string')
+  })
+
+  for (const [how, why] of [
+    ['dies', 'the process ended (3) Segmentation fault'],
+    ['dies unasked', 'the process ended (3)'],
+    ['loses the card', 'RuntimeError: Triton Error [CUDA]: an illegal memory access was encountered'],
+  ])
+    it(`where PyTorch ${how}, says so in its place, and the next row begins anew`, async function () {
+      this.timeout(100_000)
+      const given = ['--quick', '--rounds', '1', '--only', 'recurrences: delta', '--python', pathOf('peer.mjs'), '--json', '-']
+      const { stdout } = await bench(given, { PEER: how })
+      const [forward, backward] = JSON.parse(stdout).benchmarks[0].card.results.map(({ entries }) => entries)
+      assert.equal(forward[0].failed, undefined)
+      // The other one's samples went with the process.
+      const failures = forward.slice(1).map(({ failed }) => failed)
+      assert.equal(failures.length, 2)
+      for (const failed of failures) assert.ok(failed?.endsWith(why), failed)
+      assert.equal(failures.filter((failed) => failed.startsWith('as PyTorch, ')).length, 1)
+      assert.deepEqual(
+        backward.map(({ samples, failed }) => [samples.length, failed]),
+        [1, 1, 1].map((samples) => [samples, undefined]),
+      )
+    })
+
+  it('ends where PyTorch cannot say what there is', async function () {
+    this.timeout(100_000)
+    await assert.rejects(bench(['--quick', '--only', 'products', '--python', pathOf('peer.mjs')], { PEER: 'knows nothing' }), {
+      code: 1,
+      killed: false,
+      stderr: /bench: RuntimeError: no driver\n$/,
+    })
+  })
+
+  it('refuses two of what stands alone, and what is nowhere', async () => {
+    for (const [given, told] of [
+      [['--counts', '--roofline'], '--counts, --roofline: each of them stands alone'],
+      [['--quick', '--roofline'], '--quick, --roofline: each of them stands alone'],
+      [['--quick', '--python', '/none'], '--python: /none has no PyTorch: spawnSync /none ENOENT'],
+    ])
+      await assert.rejects(bench(given), { code: 2, stderr: `bench: ${told}; see --help\n` })
   })
 })

@@ -60,7 +60,7 @@ export async function openDevice(choice: DeviceChoice, options: OpenOptions = {}
 
 const gpuThatWorks = async (options: WebgpuOptions = {}): Promise<Device> => working(await webgpuDevice({ ...options, software: false }))
 
-/** Why `auto` leaves a device, of whose kernels one was found to be so; undefined where that one is right. */
+/** Why `auto` leaves a device of which a kernel was checked with this result; undefined where the kernel is right. */
 export const reasonAgainst = ({ description }: Device, { kernel, ok, message }: KernelCheck): string | undefined =>
   ok ? undefined : (message ?? `${description}: its ${kernel} is wrong`)
 
