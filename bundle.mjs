@@ -11,18 +11,21 @@ import { classNames } from './class-names.mjs'
 
 const root = dirname(fileURLToPath(import.meta.url))
 const folder = join(root, 'dist/browser')
-/** The kernels are files of their own, which Node takes from there, too: so the package has them once. */
+/**
+ * The kernels are files of their own, which Node takes from there, too: so the package has them once. They are bundled from what they are compiled from, since
+ * at the end those in dist/ become references to the bundles.
+ */
 const kernels = {
-  kernels: 'dist/kernels-wasm/generated/bytes.js',
-  simd: 'dist/kernels-wasm/generated/simd.js',
-  relaxed: 'dist/kernels-wasm/generated/relaxed.js',
-  wgsl: 'dist/kernels-wgsl/generated/wgsl.js',
+  kernels: 'kernels-wasm/generated/bytes',
+  simd: 'kernels-wasm/generated/simd',
+  relaxed: 'kernels-wasm/generated/relaxed',
+  wgsl: 'kernels-wgsl/generated/wgsl',
 }
 const besides = (folder) => ({
   name: 'kernels',
   setup: ({ onResolve }) => {
     for (const [name, path] of Object.entries(kernels))
-      onResolve({ filter: new RegExp(`${path.slice('dist/'.length).replaceAll('.', '\\.')}$`) }, () => ({
+      onResolve({ filter: new RegExp(`${path}\\.js$`) }, () => ({
         ...{ path: `${folder}/${name}.js`, external: true, sideEffects: false },
       }))
   },
@@ -48,7 +51,11 @@ const entryPoints = {
 }
 const bundles = [
   await build({ ...options, entryPoints, splitting: true, plugins: [besides('.'), classNames] }),
-  await build({ ...options, entryPoints: kernels, splitting: true }),
+  await build({
+    ...options,
+    entryPoints: Object.fromEntries(Object.entries(kernels).map(([name, path]) => [name, `${path}.ts`])),
+    splitting: true,
+  }),
   // What pool.js starts: it looks for it beside itself. By itself, so that it is one file to copy where a bundler leaves it behind.
   await build({ ...options, plugins: [classNames], entryPoints: { worker: 'dist/engine/devices/wasm/worker.js' } }),
   // What `fastweights inspect` puts into its page.
@@ -77,7 +84,8 @@ for (const { path, text } of outputFiles) {
   }
   writeFileSync(path, licenses(basename(path)) + code)
 }
-for (const [name, path] of Object.entries(kernels)) writeFileSync(join(root, path), `export * from '../../browser/${name}.js'\n`)
+for (const [name, path] of Object.entries(kernels))
+  writeFileSync(join(root, `dist/${path}.js`), `export * from '../../browser/${name}.js'\n`)
 
 rmSync(join(root, 'dist/node'), { recursive: true, force: true })
 // Names as they are, but for a number where two modules have the same one and an underscore in a class that speaks of itself, for those who read what an error

@@ -1,6 +1,7 @@
 /** npm run bench -- [benchmark ...] [options] */
 import { spawnSync } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
+import { existsSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { enableSimd } from './child.mjs'
@@ -25,19 +26,20 @@ benchmarks (all of them when none is named)
   nets      every recurrent net beside the delta rule token by token, at the same sizes
   onnx      exported models in onnxruntime (node and web) beside ours: a prompt at once, and a token after it
   browser   products in headless Chromium beside jax-js, on one thread and on all, a training step, and generated text
-  webgpu    the WGSL kernels beside plain WGSL that does the same, on SwiftShader (FASTWEIGHTS_GPU=system: on the machine's own GPU); and
-            a roofline of every kernel and of a training step on named GPUs, on paper
+  webgpu    on the machine's own GPU (FASTWEIGHTS_GPU=system): products, recurrences, training steps and text, beside PyTorch and fla on
+            the same card where python3 has them; there or on SwiftShader: the WGSL kernels beside plain WGSL that does the same; and a
+            roofline of every kernel and of a training step on named GPUs, on paper
 
 options
   --sizes 64,128,...   matmul, browser: the sizes n (default 64,128,256,512,1024); rules, scale, aft: the lengths T (default 64,128,...,8192;
                        128,256,...,65536; 256,512,...,16384); nets: one length T (default 128); onnx: of the prompt (default 256)
   --rounds R           samples of each contender (default 15; pretrained: 3; train, torch, kernels, nets, onnx, browser, webgpu: default 5; rules, aft: at most, default
                        5; scale: at most, default 3)
-  --only TEXT          kernels, nets, onnx, webgpu: those whose name contains TEXT, without the roofline; train, torch, browser: settings whose name
-                       does (torch, browser: default small)
-  --python PATH        torch, pretrained: the Python to run (default python3)
+  --only TEXT          kernels, nets, onnx, webgpu: those whose name contains TEXT (webgpu: or whose table's does), without the roofline;
+                       train, torch, browser: settings whose name does (torch, browser: default small)
+  --python PATH        torch, pretrained, webgpu: the Python to run (default: the one that the variable PYTHON names, or python3)
   --roofline           webgpu: the roofline alone
-  --counts             webgpu: the dispatches of a training step alone, on paper
+  --counts             webgpu: what a training step dispatches, moves and writes, alone, on paper
   --rules A,B          rules, scale: only these
   --seconds S          rules, scale, aft, nets: time for the samples of a rule in one form at one T (default 0.5; scale: 1); a cell of which one
                        run lasts longer is sampled once, in rules and aft one of which it would last 10 times as long is left out
@@ -48,7 +50,9 @@ options
                        rules: the other sizes (default 1, 8, 64, 64), scale: all but the batch (default 2, 64, 64); the batch is aft's and
                        nets', too, heads are nets' (default 2, 4)
   --width D --window S aft: channels, and how far biases reach (default 128, 32); nets: channels of a head (default 32)
-  --tokens N --quick   scale: tokens a step (default 65536); four rules at four lengths, in less than two minutes
+  --tokens N           scale: tokens a step (default 65536)
+  --quick              scale: four rules at four lengths, in less than two minutes; webgpu: the tables of a card alone, with fewer rows,
+                       or at small sizes on SwiftShader
   --instructions       train, scale: count instructions, too, where Linux's perf can
   --json FILE          all results as JSON in one file, too; - for standard output, and what else is printed goes to standard error
   --node PATH          run the benchmarks on this Node
@@ -84,7 +88,7 @@ const options = {
   },
   rounds: { of: benchmarkNames, read: (text) => whole(text, '--rounds', 1, 1000) },
   only: { of: ['train', 'torch', 'kernels', 'nets', 'onnx', 'browser', 'webgpu'], read: (text) => text },
-  python: { of: ['torch', 'pretrained'], read: (text) => text },
+  python: { of: ['torch', 'pretrained', 'webgpu'], read: (text) => text },
   roofline: { of: ['webgpu'], type: 'boolean', read: (given) => given },
   counts: { of: ['webgpu'], type: 'boolean', read: (given) => given },
   rules: { of: ['rules', 'scale'], read: list },
@@ -102,7 +106,7 @@ const options = {
   key: { of: ['rules', 'scale'], read: (text) => whole(text, '--key', 1, 1024) },
   value: { of: ['rules', 'scale'], read: (text) => whole(text, '--value', 1, 1024) },
   tokens: { of: ['scale'], read: (text) => whole(text, '--tokens', 1, 2 ** 22) },
-  quick: { of: ['scale'], type: 'boolean', read: (given) => given },
+  quick: { of: ['scale', 'webgpu'], type: 'boolean', read: (given) => given },
   instructions: { of: ['train', 'scale'], type: 'boolean', read: (given) => given },
   simd: {
     of: ['train', 'torch', 'kernels', 'rules', 'scale', 'aft', 'nets', 'onnx'],
@@ -161,6 +165,7 @@ async function main(argv) {
   // Threads that wait for each other take processor time, too.
   if (clock === 'processor' && rest.threads > 1) throw new UsageError(`--clock processor: with one thread, not ${rest.threads}`)
   if (json === '-') console.log = console.error
+  else if (json !== undefined && !existsSync(dirname(json))) throw new UsageError(`--json: there is no folder ${dirname(json)}`)
   printMachine()
   process.env.BENCH_SIMD = simd ?? 'auto' // children read both
   process.env.BENCH_CLOCK = clock

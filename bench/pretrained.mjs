@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { start } from './child.mjs'
 import { digits, printTable, progress, UsageError } from './report.mjs'
 import { summary } from './timing.mjs'
-import { missing, startPython } from './torch.mjs'
+import { missing, pythonOf, startPython } from './torch.mjs'
 
 const promptLength = 512
 const length = 64
@@ -33,7 +33,7 @@ function makeModel(folder) {
 }
 
 export async function run({ rounds = 3, threads = os.availableParallelism(), python }) {
-  const reason = missing(python ?? 'python3', 'torch, transformers')
+  const reason = missing(pythonOf(python), 'torch, transformers')
   if (reason !== undefined && python !== undefined) throw new UsageError(`--python: ${python} has no transformers: ${reason}`)
   if (reason !== undefined)
     console.log(`\ntransformers isn't here, and ours alone is measured (${reason}); --python PATH names a Python that has it`)
@@ -51,7 +51,7 @@ export async function run({ rounds = 3, threads = os.availableParallelism(), pyt
       progress(`${label}: warm-up`)
       const child = ours
         ? start('./pretrained-child.mjs', { relaxed: true, env: { ...process.env, BENCH_SIMD: simd } })
-        : startPython(python ?? 'python3', 'pretrained.py')
+        : startPython(pythonOf(python), 'pretrained.py')
       const entry = { ...contender, child, samples: [] }
       running.push(entry)
       try {

@@ -11,9 +11,10 @@
 import { binaryOps, unaryOps } from '../dist/engine/devices/kernels.js'
 import { webgpuKernels } from '../dist/engine/devices/webgpu/index.js'
 import { getDevice, scope, setDevice } from '../dist/engine/index.js'
-import { Adam, Muon, Transformer } from '../dist/nn/index.js'
-import { presets } from '../dist/tasks/index.js'
+import { Adam, Muon } from '../dist/nn/index.js'
+import { modelOf, works } from './card-work.mjs'
 import { cases, sizesOf } from './kernel-cases.mjs'
+import { ofReplay } from './replay.mjs'
 import { digits, printTable } from './report.mjs'
 
 /** Peaks of float32 without matrix units, and of the memory, as published. */
@@ -403,22 +404,21 @@ function ofCases() {
   return [...rows(names, labml), ...rows(recurrences, { ...labml, T: 2048 })]
 }
 
-/** The models of bench/train.mjs, and the default preset: 16 x 128 tokens. */
+/** Models of card-work.mjs: 16 x 128 tokens. */
 const settings = [
-  { name: 'labml, Adam', model: { dModel: 512, heads: 8, layers: 6, dFf: 2048, nu: 1 }, Optimizer: Adam },
-  { name: 'small, Muon', model: { dModel: 128, heads: 4, layers: 4, dFf: 512, nu: 1 }, Optimizer: Muon },
-  { name: 'default preset, Muon', model: presets.default.model, Optimizer: Muon },
+  { name: 'labml, Adam', of: 'labml', Optimizer: Adam },
+  { name: 'small, Muon', of: 'small', Optimizer: Muon },
+  { name: 'default preset, Muon', of: 'default', Optimizer: Muon },
 ]
 
 /** One training step: the dispatches of forward, backward, clipping and optimiser. */
-function ofTraining({ model: config, Optimizer }) {
+function ofTraining({ of, Optimizer }) {
   const { device, take } = paper()
   const before = getDevice()
   setDevice(device)
   try {
-    const { B, T, N } = labml
-    const model = new Transformer({ ...config, symbols: N })
-    const optimizer = new Optimizer(model.namedParameters(), { lr: 1e-4 })
+    const { B, T } = labml
+    const { model, optimizer } = modelOf(of, Optimizer)
     const [tokens, targets] = [1, 2].map(() => new Int32Array(B * T))
     take()
     return scope(() => {
@@ -452,6 +452,24 @@ function count(dispatches) {
   return { dispatches: dispatches.length, operations, bytes, times: gpus.map((gpu) => ({ gpu: gpu.name, ...atPeak(dispatches, gpu) })) }
 }
 
+/** Dispatches, operations and bytes of a work of card-work.mjs, done once after it was done before. */
+export async function counted(what, given) {
+  const { device, take } = paper()
+  const before = getDevice()
+  setDevice(device)
+  try {
+    const { begin, run } = works[what](given)
+    await begin?.()
+    await run(1)
+    take()
+    await run(1)
+    const { dispatches, operations, bytes } = count(take())
+    return { dispatches, operations, bytes }
+  } finally {
+    setDevice(before)
+  }
+}
+
 const size = (x, unit) => `${digits(x / unit)}`
 const cells = ({ dispatches, operations, bytes, times }, unit) => [
   dispatches,
@@ -465,27 +483,40 @@ const cells = ({ dispatches, operations, bytes, times }, unit) => [
 const parameterBytes = 256
 const givenBytes = 2 * 4 * 16 * 128 + 4
 
-/** Prints how many dispatches a training step takes, and what a replay of it writes; gives both. */
-export function counts() {
+/** Prints how many dispatches a training step takes and what they move, and what a replay of it makes and writes; gives both. */
+export async function counts() {
   const steps = settings.map((setting) => ofTraining(setting))
   const all = steps.map((step) => Object.values(step).flat())
   const named = ({ shader, entry }) => `${shader}: ${entry}`
   const names = [...new Set(all.flat().map(named))]
   const rows = names.map((name) => [name, ...all.map((step) => step.filter((dispatch) => named(dispatch) === name).length)])
   rows.sort((a, b) => b.slice(1).reduce((x, y) => x + y) - a.slice(1).reduce((x, y) => x + y))
-  const totals = Object.keys(steps[0]).map((part) => [part, ...steps.map((step) => step[part].length)])
+  const parts = Object.keys(steps[0])
+  const totals = [
+    ...parts.map((part) => [part, ...steps.map((step) => step[part].length)]),
+    ['the step', ...all.map((step) => step.length)],
+  ]
+  const megabytes = (dispatches) => Math.round(total(dispatches, ({ bytes }) => bytes) / 1e6)
+  const moved = [
+    ...parts.map((part) => [`${part}: MB moved`, ...steps.map((step) => megabytes(step[part]))]),
+    ['the step: MB moved', ...all.map(megabytes)],
+  ]
   const read = (kind) => all.map((step) => Math.round(total(step, (dispatch) => dispatch[kind]) / 1e6))
   const words = [
     ['products: million words read from workgroup memory', ...read('shared')],
     ['products: million words read from buffers', ...read('buffers')],
   ]
-  const written = all.map((step) => total(step, ({ again }) => again) + givenBytes)
-  console.log('\nDispatches of a training step on webgpu, 16 x 128 tokens: forward, backward, clipping and optimiser\n')
-  printTable(
-    ['kernel', ...settings.map(({ name }) => name)],
-    [...rows, null, ...totals, ['the step', ...all.map((step) => step.length)], ['bytes written a replay', ...written], ...words],
+  const made = []
+  for (const { of, Optimizer } of settings) made.push(await ofReplay({ name: of, Optimizer }))
+  const replay = [
+    ['a replay: bytes written', ...all.map((step) => total(step, ({ again }) => again) + givenBytes)],
+    ...Object.keys(made[0]).map((what) => [`a replay: ${what}`, ...made.map((one) => one[what])]),
+  ]
+  console.log(
+    '\nA training step on webgpu, 16 x 128 tokens: dispatches of forward, backward, clipping and optimiser, by kernel; what they move; a replay\n',
   )
-  return { settings: settings.map(({ name }) => name), rows, totals, steps: all.map((step) => step.length), written, words }
+  printTable(['', ...settings.map(({ name }) => name)], [...rows, null, ...totals, null, ...moved, null, ...words, null, ...replay])
+  return { settings: settings.map(({ name }) => name), rows, totals, moved, words, replay }
 }
 
 /** Prints both tables and gives what is in them. */

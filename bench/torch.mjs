@@ -30,6 +30,7 @@ export function startPython(python, program) {
     log = (log + text).slice(-4000)
   })
   let waiting = null
+  let ended
   const settle = (error, result) => {
     const asked = waiting
     waiting = null
@@ -40,18 +41,26 @@ export function startPython(python, program) {
     const { result, error } = JSON.parse(line)
     settle(error, result)
   })
-  child.on('error', (error) => settle(error.message))
-  child.on('exit', (code, signal) => settle(`the process ended (${signal ?? code})${log && `: ${log.trim()}`}`))
+  const end = (error) => {
+    ended = error
+    settle(error)
+  }
+  child.on('error', (error) => end(error.message))
+  child.on('exit', (code, signal) => end(`the process ended (${signal ?? code})${log && `: ${log.trim()}`}`))
   child.stdin.on('error', () => {}) // It has ended, which is told above.
   return {
     call: (name, argument = {}) =>
       new Promise((resolve, reject) => {
+        if (ended !== undefined) return reject(new Error(ended))
         waiting = { resolve, reject }
         child.stdin.write(`${JSON.stringify({ name, argument })}\n`)
       }),
     stop: () => child.kill('SIGKILL'),
   }
 }
+
+/** The Python to ask: that of `--python`, or of the variable PYTHON. */
+export const pythonOf = (python) => python ?? process.env.PYTHON ?? 'python3'
 
 /** Why this Python lacks one of these packages; undefined if it has them. */
 export function missing(python, packages) {
@@ -60,7 +69,7 @@ export function missing(python, packages) {
 }
 
 export async function run({ rounds = 5, only = 'small', threads = os.availableParallelism(), python }) {
-  const reason = missing(python ?? 'python3', 'torch')
+  const reason = missing(pythonOf(python), 'torch')
   if (reason !== undefined) {
     if (python !== undefined) throw new UsageError(`--python: ${python} has no PyTorch: ${reason}`)
     console.log(`\nPyTorch isn't here, and nothing is measured (${reason}); --python PATH names a Python that has it`)
@@ -76,7 +85,7 @@ export async function run({ rounds = 5, only = 'small', threads = os.availablePa
       for (const contender of contenders) {
         const label = `${setting.name}: ${contender.label}`
         progress(`${label}: warm-up`)
-        const child = contender.ours ? start('./train-child.mjs', { relaxed: true }) : startPython(python ?? 'python3', 'step.py')
+        const child = contender.ours ? start('./train-child.mjs', { relaxed: true }) : startPython(pythonOf(python), 'peers.py')
         const entry = { ...contender, child, seconds: [], losses: [] }
         running.push(entry)
         const step = async () => {

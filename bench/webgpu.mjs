@@ -1,21 +1,45 @@
-/** The WGSL kernels beside plain WGSL that does the same, on one adapter, in interleaved rounds; and what they need on paper (roofline.mjs). */
+/** What a card does (card.mjs); the WGSL kernels beside plain WGSL that does the same, on one adapter, in interleaved rounds; and what they need on paper (roofline.mjs). */
 import { gpuEnvironment } from '../test/gpu-environment.mjs'
+import { adapterOf, card, cardGroups } from './card.mjs'
 import { start } from './child.mjs'
 import { digits, printTable, progress, UsageError } from './report.mjs'
 import { counts, roofline } from './roofline.mjs'
 import { summary } from './timing.mjs'
 import { webgpuCases } from './webgpu-cases.mjs'
 
-export async function run({ rounds = 5, only = '', roofline: onPaper = false, counts: counted = false }) {
-  if (counted) return { counts: counts() }
+/** `quick`: the tables of a card alone, smaller; on an adapter that is a program, which has none otherwise, at sizes for that. */
+export async function run({ rounds = 5, only = '', python, quick = false, roofline: onPaper = false, counts: counted = false }) {
+  const modes = Object.entries({ quick, counts: counted, roofline: onPaper }).filter(([, given]) => given)
+  if (modes.length > 1) throw new UsageError(`${modes.map(([name]) => `--${name}`).join(', ')}: each of them stands alone`)
+  if (counted) return { counts: await counts() }
   if (onPaper) return { roofline: roofline() }
-  const chosen = webgpuCases.map((row, index) => ({ ...row, index })).filter(({ name }) => name.includes(only))
-  if (!chosen.length)
-    throw new UsageError(
-      `--only: no kernel's name contains '${only}' (there are ${[...new Set(webgpuCases.map(({ name }) => name))].join('; ')})`,
+  const env = await gpuEnvironment()
+  const { description, software } = await adapterOf(env)
+  console.log(`\n${description}`)
+  const ofCard = !software || quick
+  if (!ofCard)
+    console.log(
+      "This adapter is a program on the CPU: products, recurrences, training steps and text are for a card to measure (FASTWEIGHTS_GPU=system takes the machine's own); --quick runs them here at small sizes, beside the PyTorch of --python.",
     )
+  const measured = ofCard && (await card({ env, rounds, only, python, quick, software }))
+  const chosen = quick ? [] : webgpuCases.map((row, index) => ({ ...row, index })).filter(({ name }) => name.includes(only))
+  if (!measured && !chosen.length)
+    throw new UsageError(
+      `--only: nothing that is measured here has '${only}' in its name (${[...new Set([...(ofCard ? cardGroups : []), ...(quick ? [] : webgpuCases.map(({ name }) => name))])].join('; ')})`,
+    )
+  const plain = chosen.length ? await besidePlain(chosen, rounds, env) : undefined
+  return {
+    adapter: { description, software },
+    card: measured || undefined,
+    ...plain,
+    rounds,
+    roofline: only || quick ? undefined : roofline(),
+  }
+}
+
+async function besidePlain(chosen, rounds, env) {
   const results = []
-  const child = start('./webgpu-child.mjs', { env: await gpuEnvironment() })
+  const child = start('./webgpu-child.mjs', { env })
   let adapter
   try {
     adapter = await child.call('open')
@@ -55,5 +79,5 @@ export async function run({ rounds = 5, only = '', roofline: onPaper = false, co
     console.log(
       '\nThis adapter is a program on the CPU: its caches make up for what a plain kernel reads again and again, it runs few threads, and a barrier costs it much. The ratios say that the kernels do their work, not what a GPU gains. No GPU has been measured.',
     )
-  return { adapter, rounds, results, roofline: only ? undefined : roofline() }
+  return { results }
 }

@@ -1,14 +1,13 @@
 /** What this machine offers, and whether each kernel does what the reference does. */
 import os from 'node:os'
+import { reasonAgainst } from '../engine/devices/open.ts'
 import { driverHint } from '../engine/devices/webgpu/adapter.ts'
 import {
   type AdapterReport,
-  affine,
   crossEntropy,
   type Device,
   type DeviceChoice,
   enableWideSimd,
-  matmul,
   openDevice,
   referenceDevice,
   relaxedAvailable,
@@ -23,6 +22,7 @@ import { Transformer } from '../nn/index.ts'
 import { type PresetName, presets } from '../tasks/presets.ts'
 import { randomBatches } from '../tasks/text.ts'
 import { checkDeviceOptions, type DeviceValues, wasmSettings } from './options.ts'
+import { gpuSpeed, productRate, productSizes } from './speed.ts'
 import { bytes, counted, oneLine, say } from './terminal.ts'
 import { openTrial } from './trial.ts'
 
@@ -121,8 +121,11 @@ async function examine(device: Device): Promise<number> {
   let failures = 0
   const oracle = device.precision === 'f16' ? 'float64 with products of float16' : 'float64'
   say(`\n  Kernels, against ${oracle}`)
-  for await (const { kernel, cases, error, bound, ok, message } of selfCheck(device)) {
+  let reason: string | undefined
+  for await (const found of selfCheck(device)) {
+    const { kernel, cases, error, bound, ok, message } = found
     if (!ok) failures++
+    reason ??= reasonAgainst(device, found)
     const what = message === undefined ? `error ${short(error)} of ${short(bound)}, ${counted(cases, 'case')}` : oneLine(message)
     row(`  ${kernel}`, `${ok ? 'ok' : 'FAILED'}: ${what}`)
   }
@@ -143,30 +146,41 @@ async function examine(device: Device): Promise<number> {
 
   if (!device.double) {
     say('\n  Speed')
-    const { software } = (device as Partial<WebgpuDevice>).capabilities ?? {}
-    for (const n of software === false ? [512, 1024, 2048, 4096] : [512])
-      row(`  matmul ${n}`, `${Number((await matmulSpeed(device, n)).toPrecision(2))} GFLOP/s`)
-    if (software) row('  train', 'not timed: the adapter computes on the CPU')
-    else {
-      if (software === false) {
-        const { bandwidth, host, all } = await gpuSpeed(device)
-        row('  memory', `${Number((bandwidth / 1e9).toPrecision(2))} GB/s, read and written`)
-        row('  dispatch', `${Number(all.toPrecision(2))} us, of which the host takes ${Number(host.toPrecision(2))}`)
-      }
-      row('  train', await trainingPlan(device))
-      if (software === false) {
-        const wasm = await openDevice('wasm', { precision: device.precision })
-        row('  train on wasm', await trainingPlan(wasm))
-        wasm.close()
-        setDevice(device)
-        const choice = failures === 0 ? 'this GPU, whose kernels all compute what they should' : 'wasm: not all of this is right'
-        row('  --device auto', `takes ${choice}; a smaller model than that may be faster on wasm`)
-      }
-    }
+    for (const n of productSizes(device)) row(`  matmul ${n}`, `${twoDigits((await productRate(device, n)) / 1e9)} GFLOP/s`)
+    if (isGpu(device)) await examineGpu(device, reason)
+    else row('  train', await trainingPlan(device))
   }
   return failures
 }
 
+const isGpu = (device: Device): device is WebgpuDevice => device.name === 'webgpu'
+
+/** What there is to say of a GPU alone. `reason`: why `auto` leaves it, if it does because of its kernels. */
+async function examineGpu(device: WebgpuDevice, reason: string | undefined): Promise<void> {
+  const { software } = device.capabilities
+  if (software) row('  train', 'not timed: the adapter computes on the CPU')
+  else {
+    const { bandwidth, host, all } = await gpuSpeed(device)
+    row('  memory', `${twoDigits(bandwidth / 1e9)} GB/s, read and written`)
+    row('  dispatch', `${twoDigits(all)} us, of which the host takes ${twoDigits(host)}`)
+    row('  train', await trainingPlan(device))
+    const wasm = await openDevice('wasm', { precision: device.precision })
+    row('  train on wasm', await trainingPlan(wasm))
+    wasm.close()
+    setDevice(device)
+  }
+  row('  --device auto', takenByAuto(software, reason))
+}
+
+/** What `auto` takes where it finds this GPU: it asks the same of it (engine/devices/open.ts), and of no preset. */
+export function takenByAuto(software: boolean, reason: string | undefined): string {
+  if (software) return 'takes wasm: this adapter computes on the CPU'
+  return reason === undefined
+    ? 'takes this GPU, whose kernels all compute what they should; a smaller model than that may be faster on wasm'
+    : `takes wasm, because of ${oneLine(reason)}`
+}
+
+const twoDigits = (x: number): number => Number(x.toPrecision(2))
 const short = (x: number): string => (x === 0 ? '0' : x.toExponential(0))
 
 /**
@@ -222,37 +236,6 @@ async function compare(device: Device, preset: (typeof presets)[keyof typeof pre
   return { loss: ours.loss, worst }
 }
 
-/** Of a GPU: bytes that a kernel reads and writes a second; microseconds of a small dispatch, for the host and in all, when many follow one another. */
-export async function gpuSpeed(
-  device: Device,
-  { floats = 2 ** 24, calls = 500 } = {},
-): Promise<{ bandwidth: number; host: number; all: number }> {
-  const timed = async (n: number, calls: number): Promise<{ host: number; all: number }> => {
-    const [x, one] = [new Float32Array(n), [1]].map((data) => tensor(data, { device }))
-    const start = performance.now()
-    for (let i = 0; i < calls; i++) affine(x, 1, 1).dispose()
-    const last = affine(one, 1, 1)
-    const host = performance.now() - start
-    await last.read()
-    const all = performance.now() - start
-    for (const each of [x, one, last]) each.dispose()
-    return { host, all }
-  }
-  /** A call's, of the fastest of some rounds, the first of which compiles; without what it takes to wait for one. */
-  const best = async (n: number, calls: number): Promise<{ host: number; all: number }> => {
-    let [host, all, none] = [Infinity, Infinity, Infinity]
-    for (let round = 0; round < 4; round++) {
-      const [some, waiting] = [await timed(n, calls), await timed(n, 0)]
-      host = Math.min(host, some.host)
-      all = Math.min(all, some.all)
-      none = Math.min(none, waiting.all)
-    }
-    return { host: host / calls, all: (all - none) / calls }
-  }
-  const [many, small] = [await best(floats, 20), await best(1024, calls)]
-  return { bandwidth: (8 * floats) / (many.all / 1e3), host: 1e3 * small.host, all: 1e3 * small.all }
-}
-
 /** What a step of the default preset takes. */
 async function trainingPlan(device: Device): Promise<string> {
   const { model, training } = presets.default
@@ -268,25 +251,10 @@ async function trainingPlan(device: Device): Promise<string> {
       best = Math.min(best, await trial.step())
       asked = Math.min(asked, trial.asked())
     }
-    const host = device.defers ? `, of which the host takes ${Number(asked.toPrecision(2))}` : ''
+    const host = device.defers ? `, of which the host takes ${twoDigits(asked)}` : ''
     const { inUse, reserved } = trial.memory()
-    return `${Number(best.toPrecision(2))} ms a step of the default preset, ${B} x ${T} characters${host}; ${bytes(inUse)} in use, ${bytes(reserved)} taken from the system`
+    return `${twoDigits(best)} ms a step of the default preset, ${B} x ${T} characters${host}; ${bytes(inUse)} in use, ${bytes(reserved)} taken from the system`
   } finally {
     trial.close()
   }
-}
-
-async function matmulSpeed(device: Device, n: number): Promise<number> {
-  const a = tensor(new Float32Array(n * n).fill(0.5), { shape: [n, n], device })
-  const once = async (): Promise<number> => {
-    const start = performance.now()
-    const y = scope(() => matmul(a, a))
-    await y.read()
-    y.dispose()
-    return performance.now() - start
-  }
-  let best = await once()
-  for (const end = performance.now() + 300; performance.now() < end; ) best = Math.min(best, await once())
-  a.dispose()
-  return (2 * n ** 3) / best / 1e6
 }

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import v8 from 'node:v8'
 import { enableWideSimd, relaxedAvailable, wasmDevice } from '../engine/devices/wasm/index.ts'
+import type { Gpu } from '../engine/devices/webgpu/runtime.ts'
 import {
   type Device,
   type HostArray,
@@ -108,6 +109,16 @@ export const halfDevices = async (test: Mocha.Context): Promise<Device[]> => [
   await wasm(2, builds.at(-1)!.relaxed, alwaysWide, 'f16'),
   ...(await halfGpus(test)),
 ]
+
+/** The GPU, and the entries of shaders that run on it from now on, in order. */
+export function noted(gpu: Gpu): [Gpu, string[]] {
+  const entries: string[] = []
+  const run: Gpu['run'] = (...call) => {
+    entries.push(call[1])
+    gpu.run(...call)
+  }
+  return [{ ...gpu, run }, entries]
+}
 
 /** How many cases of n a device takes: a GPU computed by the CPU is slow, and most of what a case shows no device changes. */
 export const runsOn = ({ name }: Device, n: number): number => (name === 'webgpu' ? Math.ceil(n / 12) : n)

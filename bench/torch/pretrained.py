@@ -1,4 +1,4 @@
-"""The process of one row of the benchmark of pretrained models that is transformers': asked by lines of JSON, as step.py is."""
+"""The process of one row of the benchmark of pretrained models that is transformers': asked by lines of JSON, as peers.py is."""
 import json
 import os
 import resource

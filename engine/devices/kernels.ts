@@ -20,7 +20,9 @@ import type { HalfType } from '../half.ts'
  *   entries beyond a causal mask, rows of a table that no index names, what dropout drops.
  * - At -Infinity and Infinity value and gradient are the limits, where there are any: gelu(-Infinity) = 0, gelu'(Infinity) = 1;
  *   sin(Infinity) is NaN. log'(0), sqrt'(0) are Infinity. A row of softmax whose entries are all -Infinity is NaN.
- * - max(-0, 0) is 0, min(-0, 0) is -0; otherwise the sign of a zero isn't promised.
+ * - max(-0, 0) is 0, min(-0, 0) is -0; otherwise the sign of a zero isn't promised. It can't be on webgpu: WGSL lets a shader ignore it (15.7.2, differences
+ *   from IEEE 754). Elsewhere, too, what adds up to 0 has the sign that the order of the terms gives it: of the recurrences that is another one in each form, as in
+ *   v - S^T a from v = -0, of which a kernel takes away terms one by one, and the reference their sum.
  * - A float32 device may give 0 for what is nearer to 0 than 2^-125, and webgpu may read a denormal number (below 2^-126) as 0.
  */
 export const unaryOps = [

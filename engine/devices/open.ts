@@ -1,6 +1,6 @@
 /** Devices by name, and the choice among them. */
 import { checkOptions } from '../arguments.ts'
-import { selfCheck } from '../selfcheck.ts'
+import { type KernelCheck, selfCheck } from '../selfcheck.ts'
 import { type Device, type DeviceName, type Precision, precisionOf } from './device.ts'
 import { referenceDevice } from './reference/index.ts'
 import { type WasmOptions, wasmDevice } from './wasm/index.ts'
@@ -60,12 +60,17 @@ export async function openDevice(choice: DeviceChoice, options: OpenOptions = {}
 
 const gpuThatWorks = async (options: WebgpuOptions = {}): Promise<Device> => working(await webgpuDevice({ ...options, software: false }))
 
+/** Why `auto` leaves a device of which a kernel was checked with this result; undefined where the kernel is right. */
+export const reasonAgainst = ({ description }: Device, { kernel, ok, message }: KernelCheck): string | undefined =>
+  ok ? undefined : (message ?? `${description}: its ${kernel} is wrong`)
+
 /** The device, if all its kernels are right; else it is closed, and an Error says which one isn't. */
 export async function working(device: Device): Promise<Device> {
-  for await (const { kernel, ok, message } of selfCheck(device)) {
-    if (ok) continue
+  for await (const found of selfCheck(device)) {
+    const reason = reasonAgainst(device, found)
+    if (reason === undefined) continue
     device.close()
-    throw new Error(message ?? `${device.description}: its ${kernel} is wrong`)
+    throw new Error(reason)
   }
   return device
 }

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { mkdirSync } from 'node:fs'
-import { composed, gpuSpeed, roundedError } from '../../cli/doctor.ts'
-import { setDevice } from '../../engine/index.ts'
+import { composed, roundedError, takenByAuto } from '../../cli/doctor.ts'
+import { gpuSpeed, productRate } from '../../cli/speed.ts'
+import { reasonAgainst } from '../../engine/devices/open.ts'
 import { presets } from '../../tasks/index.ts'
 import { gpuIsSoftware, halfGpus, reference, webgpu } from '../helpers.ts'
 import { Workplace, withoutDriver, withoutPackage } from './command.ts'
@@ -34,15 +35,30 @@ describe('fastweights doctor', () => {
     assert.match(stdout, /^ {2}adapter +\S/m)
     assert.match(stdout, /^ {4}limits +\d.* in a buffer; \d+ buffers, \d+ threads, \d+ kB a workgroup; 65535 workgroups a dimension$/m)
     assert.match(stdout, /^ {4}features +\S+, /m)
+    if (gpuIsSoftware) assert.match(stdout, /^ {4}--device auto +takes wasm: this adapter computes on the CPU$/m)
   })
 
-  it('measures memory and dispatches of a GPU, which it does where that is a real one', async function () {
+  it('says of auto what that does: it leaves a GPU for what its kernels do, and for no preset', () => {
+    const [kernel, description] = ['matmul', 'webgpu (Voodoo 2)'] as const
+    const found = { kernel, cases: 1, error: 0, bound: 0, ok: true }
+    const device = { ...reference, description }
+    assert.match(takenByAuto(false, reasonAgainst(device, found)), /^takes this GPU, /)
+    assert.equal(
+      takenByAuto(false, reasonAgainst(device, { ...found, ok: false })),
+      'takes wasm, because of webgpu (Voodoo 2): its matmul is wrong',
+    )
+    assert.equal(
+      takenByAuto(false, reasonAgainst(device, { ...found, ok: false, message: 'webgpu: it is lost' })),
+      'takes wasm, because of webgpu: it is lost',
+    )
+  })
+
+  it('measures memory, dispatches and products of a GPU, which it does where that is a real one', async function () {
     const device = await webgpu(this)
-    setDevice(device)
     const before = device.bytesInUse()
     const { bandwidth, host, all } = await gpuSpeed(device, { floats: 2 ** 18, calls: 200 })
-    setDevice(reference)
-    assert.ok(bandwidth > 0 && host > 0 && all > 0, `${bandwidth} ${host} ${all}`)
+    const products = await productRate(device, 64)
+    assert.ok(bandwidth > 0 && host > 0 && all > 0 && products > 0, `${bandwidth} ${host} ${all} ${products}`)
     assert.equal(device.bytesInUse(), before)
   })
 

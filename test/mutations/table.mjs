@@ -684,6 +684,14 @@ export const mutations = [
     it: 'knows of a sequence',
   },
   {
+    bug: 'auto takes a GPU of which a kernel is wrong and says nothing of itself',
+    file: 'engine/devices/open.ts',
+    from: 'ok ? undefined : (message',
+    to: 'ok || !message ? undefined : (message',
+    test: 'ops/open',
+    it: 'auto takes no GPU of which any kernel is wrong',
+  },
+  {
     bug: "a trainer captures its step however often that wasn't worth it",
     file: 'nn/trainer.ts',
     from: 'Math.min(mostPatience, 2 * this.patience) : 1',

@@ -10,19 +10,15 @@ import { formOf, formOfList, forms, matmulKernels } from '../../engine/devices/w
 import { createGpu, type Gpu } from '../../engine/devices/webgpu/runtime.ts'
 import { type Device, type HostArray, matmul, type Precision, precisions, scope, selfCheck, setDevice, tensor } from '../../engine/index.ts'
 import { products } from '../../kernels-wgsl/generated/wgsl.ts'
-import { assertClose, assertSameBits, halfGpus, halfReference, reference, runsOn, sizeOf, uniforms, webgpu } from '../helpers.ts'
+import { assertClose, assertSameBits, halfGpus, halfReference, noted, reference, runsOn, sizeOf, uniforms, webgpu } from '../helpers.ts'
 import { cases } from './cases.ts'
 import { checkLikeReference, epsilon } from './compare.ts'
 
 const nameOf = ({ entry, rows, columns }: (typeof forms)[number]): string => `${entry}, ${rows} x ${columns}`
 
-/** That makes products in one form, and notes which entries ran. */
-function deviceOf(gpu: Gpu, precision: Precision, form: (typeof forms)[number], ran = new Set<string>()) {
-  const run: Gpu['run'] = (shader, entry, ...rest) => {
-    ran.add(entry)
-    gpu.run(shader, entry, ...rest)
-  }
-  return { ...deviceOn(gpu, precision), kernels: { ...webgpuKernels(gpu), ...matmulKernels({ ...gpu, run }, [form]) } }
+/** That makes products in one form, on a GPU that may be noted. */
+function deviceOf(gpu: Gpu, precision: Precision, form: (typeof forms)[number], products = gpu) {
+  return { ...deviceOn(gpu, precision), kernels: { ...webgpuKernels(gpu), ...matmulKernels(products, [form]) } }
 }
 
 const shapes = fc.record({
@@ -69,8 +65,8 @@ describe('products on webgpu', () => {
     it(`${nameOf(form)}: what the reference makes of every shape, within the limits that every adapter has`, async function () {
       this.timeout(120_000)
       for (const { gpu, precision } of gpus) {
-        const ran = new Set<string>()
-        const device = deviceOf(gpu, precision, form, ran)
+        const [watched, ran] = noted(gpu)
+        const device = deviceOf(gpu, precision, form, watched)
         await fc.assert(
           fc.asyncProperty(shapes, async (o) => {
             const expected = await product(precision === 'f16' ? halfReference : reference, o)
@@ -87,11 +83,11 @@ describe('products on webgpu', () => {
           const expected = await product(precision === 'f16' ? halfReference : reference, o)
           assertClose(await product(device, o), expected, (8 + 4 * Math.sqrt(o.K)) * epsilon, 1, precision)
         }
-        assert.equal(ran.has('matmulJoin'), form.cut)
+        assert.equal(ran.includes('matmulJoin'), form.cut)
         if (form.together)
           for await (const { kernel, ok, message, error, bound } of selfCheck(device, ['products']))
             assert.ok(ok, message ?? `${kernel}: ${error} of ${bound}`)
-        assert.ok(ran.has(form.entry) && (!form.together || ran.has(form.together)), [...ran].join())
+        assert.ok(ran.includes(form.entry) && (!form.together || ran.includes(form.together)), ran.join())
       }
     })
 

@@ -7,7 +7,7 @@ import type { Block } from '../../engine/devices/webgpu/memory.ts'
 import { createGpu, type Gpu } from '../../engine/devices/webgpu/runtime.ts'
 import { type Device, type HostArray, type KernelCheck, type KernelName, selfCheck } from '../../engine/index.ts'
 import { matmul, products } from '../../kernels-wgsl/generated/wgsl.ts'
-import { builds, reference, wasm, webgpu } from '../helpers.ts'
+import { builds, noted, reference, wasm, webgpu } from '../helpers.ts'
 
 async function checks(device: Device, names?: readonly KernelName[]): Promise<KernelCheck[]> {
   const all: KernelCheck[] = []
@@ -48,11 +48,7 @@ describe('self-check', () => {
     })
     const gpu = createGpu({ device: kept, capabilities, precision: 'f32' })
     const [beyond, mark] = [64, 7]
-    const ran = new Set<string>()
-    const run: Gpu['run'] = (shader, entry, bindings, params, groups) => {
-      ran.add(entry)
-      gpu.run(shader, entry, bindings, params, groups && groups + 3)
-    }
+    const run: Gpu['run'] = (shader, entry, bindings, params, groups) => gpu.run(shader, entry, bindings, params, groups && groups + 3)
     const allocate = (dtype: string, size: number) => {
       const block = gpu.allocate(4 * (size + beyond), dtype === 'int32')
       gpu.write(block, new Array(size + beyond).fill(mark))
@@ -66,7 +62,8 @@ describe('self-check', () => {
     try {
       const { free, write } = gpu
       // The forms are those that a card takes.
-      const kernels = webgpuKernels({ ...gpu, run, capabilities: { ...gpu.capabilities, software: false } })
+      const [watched, ran] = noted({ ...gpu, run, capabilities: { ...gpu.capabilities, software: false } })
+      const kernels = webgpuKernels(watched)
       const all = await checks({ ...device, kernels, allocate, free, write, read, gather: undefined } as unknown as Device)
       assert.deepEqual(
         all.filter(({ ok }) => !ok),
@@ -74,7 +71,7 @@ describe('self-check', () => {
       )
       // What the largest list writes lies in one buffer where the device puts it there.
       assert.ok((await checks({ ...deviceOn(gpu), kernels }, ['products']))[0].ok)
-      for (const entry of [...matmul.entries, ...products.entries]) assert.ok(ran.has(entry), entry)
+      for (const entry of [...matmul.entries, ...products.entries]) assert.ok(ran.includes(entry), entry)
     } finally {
       gpu.close()
     }

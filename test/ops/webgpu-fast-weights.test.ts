@@ -22,7 +22,7 @@ import {
   tensor,
 } from '../../engine/index.ts'
 import { like } from '../../engine/tensor.ts'
-import { assertRms, assertSameBits, reference, uniforms, webgpu } from '../helpers.ts'
+import { assertRms, assertSameBits, noted, reference, uniforms, webgpu } from '../helpers.ts'
 
 const sizes: FastWeightSizes = { B: 3, T: 70, H: 3, K: 12, V: 9, C: 16, scale: 0.5, gateWidth: 12, eps: 0.1, transposed: false }
 const { B, T, H, K, V, C } = sizes
@@ -245,14 +245,6 @@ describe('the recurrence on webgpu', () => {
   const plainOnReference = (given: Parameters<typeof runPlain>[2]) => {
     const allocate = (bytes: number) => reference.allocate('float32', bytes / 4)
     return runPlain({ allocate, write: reference.write, read: reference.read } as never, reference.kernels as never, given)
-  }
-  const noted = (gpu: Gpu): [Gpu, string[]] => {
-    const entries: string[] = []
-    const run: Gpu['run'] = (...call) => {
-      entries.push(call[1])
-      gpu.run(...call)
-    }
-    return [{ ...gpu, run }, entries]
   }
 
   for (const [way, { narrow, entries }] of Object.entries(ways))
