@@ -585,7 +585,7 @@ export const mutations = [
     it: 'nothing is forgotten, ',
   },
   {
-    bug: 'webgpu: what a head has forgotten at a token is left out of what the token reads before',
+    bug: 'webgpu: what a token reads has decayed once more',
     file: 'kernels-wgsl/fast-weights-heads-fading.wgsl',
     from: 'joint(reads, before)',
     to: 'joint(reads, D[s])',
