@@ -222,11 +222,14 @@ const inWork = {
     const [read, gated] = [reads ? 1 : 0, gateWidth ? 1 : 0]
     // Levels of pairs of tokens: at each, every channel of every token is faded once.
     const levels = Math.ceil(Math.log2(rows))
-    // Eight factors of each token, where channels decay as one.
-    const factors = p.forgets ? 8 * batches * rows : 0
+    // Nine factors of each token, where channels decay as one.
+    const factors = p.forgets ? 9 * batches * rows : 0
     const of = {
       checkGate: [0, p.n],
-      decays: [batches * rows * (gated * transcendental + 2 * rows), gate + (p.flagged ? tokens / p.H : 0) + factors],
+      decays: [
+        batches * rows * (gated * transcendental + 2 * rows),
+        gate + (reads === 1 ? extra : 0) + (p.flagged ? tokens / p.H : 0) + factors,
+      ],
       load: [0, 2 * moved],
       store: [0, 2 * moved],
       // The state lives in the cache from token to token; what is kept of it is written.

@@ -5,6 +5,8 @@ const FADES = true;
 
 /// Of token t of a piece.
 fn factor(its: Piece, t: u32, which: u32) -> f32 { return work[p.w + (its.index * p.rows + t) * FACTORS + which]; }
+/// beta, 0 of padding.
+fn strength(its: Piece, t: u32) -> f32 { return factor(its, t, STRENGTH); }
 fn faded(weight: f32, x: f32) -> f32 { return weighted(weight, x); }
 fn fadedFour(weight: f32, x: vec4<f32>) -> vec4<f32> { return weight * takenFour(weight, x); }
 

@@ -6,7 +6,7 @@
 //     dU = P^T G + K~ dS,  X = (I + M)^-T dU,  dS <- Gamma dS + Q~^T G - A~^T X
 //
 // A decay is a number of a token: it's multiplied with rows of products and with entries of P and M, no operand. fast-weights-heads-plain.wgsl, without decays, and
-// fast-weights-heads-fading.wgsl have what becomes of them: `faded`, `factor` (FACTORS of fast-weights.wgsl), `remaining` and `fadePairs`. Tokens whose
+// fast-weights-heads-fading.wgsl have what becomes of them: `faded`, `factor` (FACTORS of fast-weights.wgsl), `strength`, `remaining` and `fadePairs`. Tokens whose
 // factor is 0 are left out of sums over tokens by bits (`bitsOf`), and a 0 of P and M takes nothing.
 // Matrices are multiplied 32 x 32 at a time, as in fast-weights.wgsl; a tile that several products need is fetched once for them. A workgroup has all of the
 // 16 kB that every adapter gives it: what else there is of tokens lies in `work`, and caches have it.
@@ -51,12 +51,6 @@ fn bitsOf(its: Piece, which: u32) -> u32 {
   var bits = 0u;
   for (var t = 0u; t < its.n; t++) { bits |= select(1u, 0u, isZero(factor(its, t, which))) << t; }
   return bits;
-}
-
-/// beta of token t of a piece, 0 of padding.
-fn strength(its: Piece, t: u32) -> f32 {
-  if (isZero(factor(its, t, THERE))) { return 0.0; }
-  return rate(its.first + t * p.H);
 }
 
 /// A factor of each of a thread's four rows, which are tokens.

@@ -262,7 +262,7 @@ fn checkAt(i: u32) {
 
 // What decays are to the tokens of a piece where all channels share them, for fast-weights-heads.wgsl: FACTORS numbers a token, at w, [heads,pieces,rows].
 // A token of padding stands for nothing and leaves what there is. A workgroup a piece, a thread a token. `n`: whether the gate is checked.
-const FACTORS = 8u;
+const FACTORS = 9u;
 const DECAY = 0u;   // w
 const THERE = 1u;   // 0: padding
 const READS = 2u;   // a of a token without the decays before it: w, with erase 1; 0 where it reads nothing
@@ -271,6 +271,7 @@ const READER = 4u;  // of a: Gamma_{i-1} times READS
 const WRITTEN = 5u; // of k': D up to the end of its chunk of C tokens, in the piece
 const GAMMA = 6u;   // Gamma_i, of the state
 const CHUNK = 7u;   // the same from the beginning of the chunk on
+const STRENGTH = 8u; // beta, or 1; 0 of padding
 
 @compute @workgroup_size(THREADS) fn decays(
   @builtin(workgroup_id) id: vec3<u32>,
@@ -309,6 +310,7 @@ const CHUNK = 7u;   // the same from the beginning of the chunk on
   work[at + WRITTEN] = joint(there, after);
   work[at + GAMMA] = gamma;
   work[at + CHUNK] = joint(inChunk, w);
+  work[at + STRENGTH] = weighted(there, rate(token));
 }
 
 // ---- states in and out ------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ const scratchFloats = 2 ** 26
 const boundArrays = 10
 const boundForward = 9
 /** FACTORS of fast-weights.wgsl. */
-const factors = 8
+const factors = 9
 /** Below that many workgroups a GPU is idle where each has all tokens of a head: forward, pieces are then computed side by side as far as they can be. */
 const fewestGroups = 64
 /** Backward, a head's pieces are cut into segments, of all heads that many at most, where none gets too short. */
@@ -573,13 +573,13 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
 
   /** Its decays, at `w` in the work, up to the ends of chunks of C tokens in each piece. */
   function fade(
-    { params, heads }: Plan,
+    { params, heads, extra }: Plan,
     { gate, tokens }: FastWeightInputs<Block>,
     { work, w, C, checked }: { work: Block; w: number; C: number; checked: boolean },
   ): void {
     const n = Number(checked && gate !== null)
     const own = { head: 0, heads, w, C, n, fault: n && gpu.fault(gateFault) }
-    gpu.run(shared, 'decays', { work, gate, tokens, faults: gpu.faults }, { ...params, ...own }, heads * params.pieces)
+    gpu.run(shared, 'decays', { work, extra, gate, tokens, faults: gpu.faults }, { ...params, ...own }, heads * params.pieces)
   }
 
   /** The floats of `fade`. */
