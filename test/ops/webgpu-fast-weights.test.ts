@@ -192,20 +192,19 @@ describe('the recurrence on webgpu', () => {
   const binding =
     (arrays: number) =>
     (gpu: Gpu): Gpu => ({ ...gpu, device: { limits: { maxStorageBuffersPerShaderStage: arrays } } as GPUDevice })
-  /** How a rule is computed whose heads forget nothing, or all channels as one, by the entries of its forward and backward pass. */
-  const ways: Record<string, { narrow: (gpu: Gpu) => Gpu; forgets?: true; entries: readonly string[] }> = {
-    'nothing is forgotten, a workgroup a head': { narrow: (gpu) => gpu, entries: ['headsForward', 'headsBackward'] },
-    'nothing is forgotten, where only eight arrays are bound': { narrow: binding(8), entries: ['headsForward', 'finish'] },
-    'nothing is forgotten, on a GPU, of few heads': {
+  /** By the entries of its forward and backward pass, how a rule is computed that forgets nothing, or whose heads forget all channels as one. */
+  type Ways = Record<string, { narrow: (gpu: Gpu) => Gpu; entries: readonly string[] }>
+  const plainWays: Ways = {
+    'a workgroup a head': { narrow: (gpu) => gpu, entries: ['headsForward', 'headsBackward'] },
+    'where only eight arrays are bound': { narrow: binding(8), entries: ['headsForward', 'finish'] },
+    'on a GPU, of few heads': {
       narrow: (gpu) => ({ ...gpu, capabilities: { ...gpu.capabilities, software: false } }),
       entries: ['readOut', 'headsBackward'],
     },
-    'heads forget, a workgroup each': { narrow: (gpu) => gpu, forgets: true, entries: ['decays', 'headsForward', 'headsBackward'] },
-    'heads forget, where only nine arrays are bound': {
-      narrow: binding(9),
-      forgets: true,
-      entries: ['decays', 'headsForward', 'fadeBackward'],
-    },
+  }
+  const fadingWays: Ways = {
+    'a workgroup each': { narrow: (gpu) => gpu, entries: ['decays', 'headsForward', 'headsBackward'] },
+    'where only nine arrays are bound': { narrow: binding(9), entries: ['decays', 'headsForward', 'fadeBackward'] },
   }
   interface Plain {
     sizes: FastWeightSizes
@@ -287,34 +286,38 @@ describe('the recurrence on webgpu', () => {
     return [{ ...gpu, run }, entries]
   }
 
-  for (const [way, { narrow, forgets = false, entries }] of Object.entries(ways))
-    it(`${way}: every output and gradient, of any shape`, async () => {
-      const width = fc.constantFrom(1, 2, 5, 16, 31, 33, 64, 70, 130)
-      const shape = fc.record({
-        B: fc.constantFrom(1, 3),
-        T: fc.oneof(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 10, max: 100 })),
-        H: fc.constantFrom(1, 2),
-      })
-      const drawn = fc.record({
-        shape,
-        widths: fc.record({ K: width, V: width }),
-        C: fc.constantFrom(1, 3, 16, 20, 32),
-        rule: fc.constantFrom('sum', 'beta', 'erase'),
-        ...{ logits: fc.boolean(), state: fc.boolean(), seed: fc.nat({ max: 1e6 }) },
-        forgetting: fc.constantFrom({ gated: true }, { flagged: true }, { gated: true, flagged: true }),
-      })
-      await fc.assert(
-        fc.asyncProperty(drawn, async ({ shape, widths, C, logits, forgetting, ...others }) => {
-          const given = { ...others, ...(forgets && forgetting) }
-          const sizes = { ...shape, ...widths, C: Math.min(C, shape.T), scale: 0.7, gateWidth: 1, eps: 0, transposed: false, logits }
-          const [watched, ran] = noted(narrow(gpu))
-          const actual = await runPlain(gpu, fastWeightKernels(watched), { ...given, sizes })
-          for (const entry of entries) assert.ok(ran.includes(entry), `${entry} of ${ran}`)
-          for (const [name, e] of Object.entries(await plainOnReference({ ...given, sizes }))) assertRms(actual[name], e, 2e-5, name)
-        }),
-        { numRuns: 12 },
-      )
+  async function checkShapes({ narrow, entries }: Ways[string], forgets: boolean): Promise<void> {
+    const width = fc.constantFrom(1, 2, 5, 16, 31, 33, 64, 70, 130)
+    const shape = fc.record({
+      B: fc.constantFrom(1, 3),
+      T: fc.oneof(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 10, max: 100 })),
+      H: fc.constantFrom(1, 2),
     })
+    const drawn = fc.record({
+      shape,
+      widths: fc.record({ K: width, V: width }),
+      C: fc.constantFrom(1, 3, 16, 20, 32),
+      rule: fc.constantFrom('sum', 'beta', 'erase'),
+      ...{ logits: fc.boolean(), state: fc.boolean(), seed: fc.nat({ max: 1e6 }) },
+      forgetting: fc.constantFrom({ gated: true }, { flagged: true }, { gated: true, flagged: true }),
+    })
+    await fc.assert(
+      fc.asyncProperty(drawn, async ({ shape, widths, C, logits, forgetting, ...others }) => {
+        const given = { ...others, ...(forgets && forgetting) }
+        const sizes = { ...shape, ...widths, C: Math.min(C, shape.T), scale: 0.7, gateWidth: 1, eps: 0, transposed: false, logits }
+        const [watched, ran] = noted(narrow(gpu))
+        const actual = await runPlain(gpu, fastWeightKernels(watched), { ...given, sizes })
+        for (const entry of entries) assert.ok(ran.includes(entry), `${entry} of ${ran}`)
+        for (const [name, e] of Object.entries(await plainOnReference({ ...given, sizes }))) assertRms(actual[name], e, 2e-5, name)
+      }),
+      { numRuns: 12 },
+    )
+  }
+
+  for (const [way, how] of Object.entries(plainWays))
+    it(`nothing is forgotten, ${way}: every output and gradient, of any shape`, () => checkShapes(how, false))
+  for (const [way, how] of Object.entries(fadingWays))
+    it(`heads forget, ${way}: every output and gradient, of any shape`, () => checkShapes(how, true))
 
   for (const rule of ['sum', 'beta', 'erase'])
     for (const [state, forgets] of [
