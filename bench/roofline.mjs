@@ -223,8 +223,14 @@ const inWork = {
     const [read, gated] = [reads ? 1 : 0, gateWidth ? 1 : 0]
     // Levels of pairs of tokens: at each, every channel of every token is faded once.
     const levels = Math.ceil(Math.log2(rows))
+    // Nine factors of each token, where channels decay as one.
+    const factors = p.forgets ? 9 * batches * rows : 0
     const of = {
       checkGate: [0, p.n],
+      decays: [
+        batches * rows * (gated * transcendental + 2 * rows),
+        gate + (reads === 1 ? extra : 0) + (p.flagged ? tokens / p.H : 0) + factors,
+      ],
       load: [0, 2 * moved],
       store: [0, 2 * moved],
       // The state lives in the cache from token to token; what is kept of it is written.
@@ -256,12 +262,21 @@ const inWork = {
     const pair = (width) => 2 * batches * rows * rows * width
     const solved = (batches * rows * (rows - 1) * V) / 2
     const [both, erased, whole] = [1 + read, reads === 2 ? keys : 0, heads * K * V]
+    /** What decays do to pairs, twice backward, and to rows; backward the sums for the gate, too: a third of the cube of a piece's tokens, halved. */
+    const fadePairs = p.forgets ? batches * rows * rows * (1 + both) : 0
+    const fadeBackward = 2 * fadePairs + (p.forgets ? 4 * keys * (1 + read) : 0) + gated * ((batches * rows ** 3) / 6 + 2 * batches * K * V)
     const headsForward = [
-      Math.ceil(V / 32) * pair(K) * both + full * (2 + read) + pair(V) + 2 * solved * read,
-      3 * keys + 2 * erased + 2 * tokens * V + extra * (reads === 1) + (2 + (p.begun ? 1 : 0)) * whole + (p.kept ? p.outside * whole : 0),
+      Math.ceil(V / 32) * (pair(K) * both + fadePairs) + full * (2 + read) + pair(V) + 2 * solved * read,
+      3 * keys +
+        2 * erased +
+        2 * tokens * V +
+        extra * (reads === 1) +
+        (2 + (p.begun ? 1 : 0)) * whole +
+        (p.kept ? p.outside * whole : 0) +
+        factors,
     ]
     const headsBackward = [
-      pair(K) * 3 * both + full * (4 + 3 * read) + pair(V) * (2 + read) + 4 * solved * read,
+      pair(K) * 3 * both + full * (4 + 3 * read) + pair(V) * (2 + read) + 4 * solved * read + fadeBackward,
       4 * keys +
         2 * erased +
         both * states +
@@ -269,13 +284,15 @@ const inWork = {
         tokens * V * (5 + 2 + 1 + 2 * read) +
         2 * tokens * K +
         2 * extra -
-        erased,
+        erased +
+        factors +
+        gate,
     ]
     // All pieces but those of the first segment.
     const carried = (heads * (p.pieces - p.perSegment)) / batches
     const headsCarry = [
       carried * (Math.ceil(V / 32) * pair(K) * both + full * (2 + read) + pair(V) + 2 * solved * read),
-      carried * ((3 + read) * keys + erased + 2 * tokens * V + extra * (reads === 1)) + 2 * p.segments * whole,
+      carried * ((3 + read) * keys + erased + 2 * tokens * V + extra * (reads === 1) + factors) + 2 * p.segments * whole,
     ]
     const product = productCost(p)
     const add = (...costs) => costs.reduce(([x, y], [operations, words]) => [x + operations, y + words], [0, 0])
@@ -313,7 +330,7 @@ const inWork = {
 function costOf({ shader, entry, bindings, params }) {
   const given = new Proxy(params, { get: (target, name) => target[name] ?? 0 })
   // The kernels of a recurrence are in several files.
-  const family = shader.replace(/-(chunk-backward|chunk|recurrent|heads-forward|heads-backward)$/, '')
+  const family = shader.replace(/-(chunk-backward|chunk|recurrent|heads-(forward|backward)(-fading)?)$/, '')
   if (inWork[family]) {
     const cost = inWork[family](given)[entry]
     if (!cost) throw new Error(`no count for ${shader}, ${entry}`)

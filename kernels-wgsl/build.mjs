@@ -15,8 +15,9 @@ const output = join(folder, 'generated', 'wgsl.ts')
 const shared = ['common', 'math']
 /** What comes after a file wherever that does: the second, where there is one, in the place of the first on matrix units. */
 const kinds = { 'fast-weights': ['fast-weights-tiles', 'fast-weights-units'], matmul: ['tiles'], products: ['tiles'] }
-/** What comes between NAME.wgsl and these of NAME-PART.wgsl. */
-const between = { 'fast-weights-heads-backward': ['fast-weights-heads'], 'fast-weights-heads-forward': ['fast-weights-heads'] }
+/** What comes between NAME.wgsl and these of NAME-PART.wgsl, each of which is two shaders: its own, and NAME-PART-fading. */
+const heads = { '': ['fast-weights-heads-plain', 'fast-weights-heads'], '-fading': ['fast-weights-heads-fading', 'fast-weights-heads'] }
+const between = { 'fast-weights-heads-backward': heads, 'fast-weights-heads-forward': heads }
 
 const names = readdirSync(folder)
   .filter((name) => name.endsWith('.wgsl'))
@@ -54,10 +55,8 @@ function params(name, body) {
 const sources = Object.fromEntries(names.map((name) => [name, readFileSync(join(folder, `${name}.wgsl`), 'utf8')]))
 const paramsOf = (name) => sources[name].match(/struct Params \{([^}]*)\}/)?.[1]
 
-function describe(name) {
-  const declared = paramsOf(name)
-    ? [name]
-    : [names.find((other) => paramsOf(other) && name.startsWith(`${other}-`)), ...(between[name] ?? []), name]
+function describe(name, shader, parts) {
+  const declared = paramsOf(name) ? [name] : [names.find((other) => paramsOf(other) && name.startsWith(`${other}-`)), ...parts, name]
   if (!declared[0]) fail(name, 'has no struct Params')
   const { members, bytes } = params(name, paramsOf(declared[0]))
   const bindings = {}
@@ -65,7 +64,7 @@ function describe(name) {
   for (const [, binding, access, variable] of source.matchAll(/@group\(0\) @binding\((\d+)\) var<storage, (read|read_write)> (\w+)/g))
     bindings[variable] = { binding: Number(binding), write: access === 'read_write' }
   const entries = [...sources[name].matchAll(/@compute @workgroup_size\([^)]*\)\s*fn (\w+)/g)].map(([, entry]) => entry)
-  const description = { name, entries, params: members, paramBytes: bytes, bindings }
+  const description = { name: shader, entries, params: members, paramBytes: bytes, bindings }
   const files = (kind) =>
     [...shared, ...declared.flatMap((name) => [name, ...(kinds[name]?.slice(kind, kind + 1) ?? [])])].map(
       (name) => `files[${JSON.stringify(name)}]`,
@@ -80,11 +79,12 @@ const lines = [
   ...names.map((name) => `  ${JSON.stringify(name)}: ${JSON.stringify({ name, source: sources[name].replace(/ *\/\/.*/g, '') })},`),
   '}',
 ]
-const parts = [...shared, ...Object.values(kinds).flat(), ...Object.values(between).flat()]
-for (const name of names.filter((name) => !parts.includes(name))) {
-  const constant = name.replace(/-(\w)/g, (_, letter) => letter.toUpperCase())
-  lines.push(`export const ${constant} = ${describe(name)}`)
-}
+const parts = [...shared, ...Object.values(kinds).flat(), ...Object.values(heads).flat()]
+for (const name of names.filter((name) => !parts.includes(name)))
+  for (const [kind, others] of Object.entries(between[name] ?? { '': [] })) {
+    const constant = `${name}${kind}`.replace(/-(\w)/g, (_, letter) => letter.toUpperCase())
+    lines.push(`export const ${constant} = ${describe(name, `${name}${kind}`, others)}`)
+  }
 mkdirSync(dirname(output), { recursive: true })
 // Written whole or not at all, even when two builds run at once.
 const temporary = `${output}.${process.pid}`

@@ -1,6 +1,6 @@
 // The backward of the chunk form, a workgroup a head; see fast-weights-heads.wgsl.
 // Pieces go from last to first, each from the snapshot before it. What lies in `work` is a head's own: the cotangent of its state, U of a piece, and at dA,
-// in the order of the inputs, the gradient of `extra`, since no more arrays are bound than ten.
+// in the order of the inputs, the gradient of `extra`, at dW that of the gate, since no more arrays are bound than ten.
 
 fn element(source: u32, at: u32) -> f32 {
   switch (source) {
@@ -14,15 +14,24 @@ fn element(source: u32, at: u32) -> f32 {
   }
 }
 
-/// SIDE columns of X from j0 on, into pairsP. With `first` pairsM is made, too; with `reading` A S is added to `known`.
-fn solveBack(thread: u32, its: Piece, dS: u32, S: u32, j0: u32, width: u32, first: bool, reading: bool, known: ptr<function, Sums>) {
+/// What of V - U, A~ S, and of dU, K~ dS, comes of the states: a thread's corner.
+struct OfStates {
+  known: Sums,
+  written: Sums,
+}
+
+/// SIDE columns of X from j0 on, into pairsP. With `first` pairsM is made, too; with `reading` what is known is given, too.
+fn solveBack(thread: u32, its: Piece, dS: u32, S: u32, j0: u32, width: u32, first: bool, reading: bool) -> OfStates {
   let n = its.n;
   let keys = its.first * p.K;
   let nextK = p.H * p.K; // to the next token
   let nextV = p.H * p.V;
   var P = Sums();
   var M = Sums();
-  var left = Sums();
+  var known = Sums();
+  var written = Sums();
+  let toReaders = rowFactors(its, thread, READER);
+  let toWritten = rowFactors(its, thread, WRITTEN);
   for (var i0 = 0u; i0 < p.K; i0 += SIDE) {
     let height = min(SIDE, p.K - i0);
     let state = i0 * p.V + j0;
@@ -30,12 +39,12 @@ fn solveBack(thread: u32, its: Piece, dS: u32, S: u32, j0: u32, width: u32, firs
     stage(thread, 0u, Side(KEYS, keys + i0, nextK, 1u, n, height), 1.0);
     stage(thread, OTHER, Side(WORK, dS + state, 1u, p.V, width, height), 1.0);
     workgroupBarrier();
-    add(&left, thread, 0u, OTHER, height, 0u);
+    add(&written, thread, 0u, OTHER, height);
     if (first) {
       workgroupBarrier();
       stage(thread, OTHER, Side(QUERIES, keys + i0, nextK, 1u, n, height), 1.0);
       workgroupBarrier();
-      add(&P, thread, OTHER, 0u, height, 0u);
+      add(&P, thread, OTHER, 0u, height);
     }
     if (p.reads != 0u && (first || reading)) {
       var reader = 0u;
@@ -45,29 +54,33 @@ fn solveBack(thread: u32, its: Piece, dS: u32, S: u32, j0: u32, width: u32, firs
         stage(thread, OTHER, Side(EXTRA, keys + i0, nextK, 1u, n, height), 1.0);
         workgroupBarrier();
       }
-      if (first) { add(&M, thread, reader, 0u, height, 0u); }
+      if (first) { add(&M, thread, reader, 0u, height); }
       if (!reading) { continue; }
       workgroupBarrier();
       stage(thread, OTHER - reader, Side(STATES, S + state, 1u, p.V, width, height), 1.0);
       workgroupBarrier();
-      add(known, thread, reader, OTHER - reader, height, 0u);
+      addRead(&known, thread, reader, OTHER - reader, height, ALL, toReaders);
     }
   }
+  forget(&known, toReaders);
   workgroupBarrier();
-  if (first) { keepTriangles(thread, n, M, P, its.first, true); }
+  if (first) { keepTriangles(thread, its, M, P, true); }
   workgroupBarrier();
 
-  stageTriangle(thread, 0u, n, false, true, its.first, false);
+  stageTriangle(thread, 0u, its, false, true, false);
   stage(thread, OTHER, Side(COTANGENTS, its.first * p.V + j0, 1u, nextV, width, n), p.scale);
   workgroupBarrier();
   var dU = Sums();
-  add(&dU, thread, 0u, OTHER, n, 2u);
+  addTriangle(&dU, thread, 0u, OTHER, n, UPPER);
   let own = cornerOf(thread, n, width);
   for (var r = 0u; r < own.height; r++) {
-    let beta = rate(its.first + (own.row + r) * p.H);
-    for (var s = 0u; s < own.width; s++) { pairsP[(own.row + r) * SIDE + own.column + s] = dU[r][s] + beta * left[r][s]; }
+    let t = own.row + r;
+    written[r] = fadedFour(toWritten[r], strength(its, t) * written[r]);
+    let u = dU[r] + written[r];
+    for (var s = 0u; s < own.width; s++) { pairsP[t * SIDE + own.column + s] = u[s]; }
   }
   solvePairs(thread, n, width, true);
+  return OfStates(known, written);
 }
 
 /// The cotangent of a head's state after the last segment: zeros, where none is given.
@@ -82,46 +95,87 @@ fn beginBack(thread: u32, at: u32, column: u32, width: u32) {
   @builtin(num_workgroups) count: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let group = id.x + id.y * count.x;
-  let blocks = (p.V + SIDE - 1u) / SIDE;
-  let head = group / blocks;
+  let its = columnsOf(id, count);
+  let head = its.head;
   if (head >= p.heads) { return; }
-  let j0 = group % blocks * SIDE;
-  let width = min(SIDE, p.V - j0);
+  let j0 = its.first;
+  let width = its.width;
   let size = p.K * p.V;
   let nextK = p.H * p.K;
+  let nextV = p.H * p.V;
   beginBack(thread, p.dS + ((head + 1u) * p.segments - 1u) * size, j0, width);
   for (var piece = p.pieces; piece > p.perSegment; piece--) {
     let its = pieceOf(head * p.pieces + piece - 1u);
     let to = p.dS + (head * p.segments + (piece - 1u) / p.perSegment - 1u) * size;
     let dS = select(to, to + size, piece == p.pieces || piece % p.perSegment == 0u);
-    var known = Sums();
-    solveBack(thread, its, dS, 0u, j0, width, true, false, &known);
+    solveBack(thread, its, dS, 0u, j0, width, true, false);
+    let queries = bitsOf(its, QUERY);
+    let readers = bitsOf(its, READER);
+    let gamma = factor(its, its.n - 1u, GAMMA);
     for (var i0 = 0u; i0 < p.K; i0 += SIDE) {
       let height = min(SIDE, p.K - i0);
       var more = Sums();
       workgroupBarrier();
       stage(thread, 0u, Side(QUERIES, its.first * p.K + i0, 1u, nextK, height, its.n), 1.0);
-      stage(thread, OTHER, Side(COTANGENTS, its.first * p.V + j0, 1u, p.H * p.V, width, its.n), p.scale);
+      stage(thread, OTHER, Side(COTANGENTS, its.first * p.V + j0, 1u, nextV, width, its.n), p.scale);
+      fadeTile(thread, OTHER, its, QUERY, nextV == 1u);
       workgroupBarrier();
-      add(&more, thread, 0u, OTHER, its.n, 0u);
+      addTokens(&more, thread, 0u, OTHER, its.n, queries);
       if (p.reads != 0u) {
         workgroupBarrier();
         stage(thread, 0u, Side(select(KEYS, EXTRA, p.reads == ERASE), its.first * p.K + i0, 1u, nextK, height, its.n), 1.0);
         stageSolved(thread, OTHER, width, its.n, -1.0, false);
+        fadeTile(thread, OTHER, its, READER, false);
         workgroupBarrier();
-        add(&more, thread, 0u, OTHER, its.n, 0u);
+        addRead(&more, thread, 0u, OTHER, its.n, readers, vec4(1.0));
       }
       let own = cornerOf(thread, height, width);
       for (var r = 0u; r < own.height; r++) {
         for (var s = 0u; s < own.width; s++) {
           let at = (i0 + own.row + r) * p.V + j0 + own.column + s;
-          work[to + at] = work[dS + at] + more[r][s];
+          work[to + at] = remaining(gamma, work[dS + at], more[r][s]);
         }
       }
     }
     storageBarrier();
   }
+}
+
+/// What pairs of tokens i > j have to do with the decays between them, dP_ij P_ij + dM_ij M_ij, into pairsP; with erase, of which M doesn't touch w_i, that of M
+/// at (j,i).
+fn meetPairs(thread: u32, n: u32, a: Sums, b: Sums) {
+  var dM = a;
+  var dP = b;
+  let own = cornerOf(thread, n, n);
+  for (var r = 0u; r < own.height; r++) {
+    let i = own.row + r;
+    for (var s = 0u; s < own.width && own.column + s < i; s++) {
+      let j = own.column + s;
+      let x = faded(pairsM[j * SIDE + i], dP[r][s]);
+      let y = faded(pairsM[i * SIDE + j], dM[r][s]);
+      pairsP[i * SIDE + j] = select(x + y, x, p.reads != BETA);
+      pairsP[j * SIDE + i] = select(0.0, y, p.reads == ERASE);
+    }
+  }
+}
+
+/// The share of these in d log w_t.
+fn pairsAcross(t: u32, n: u32) -> f32 {
+  var x = 0.0;
+  for (var i = t; i < n; i++) {
+    for (var j = 0u; j < t; j++) {
+      x += pairsP[i * SIDE + j];
+      if (i > t) { x += pairsP[j * SIDE + i]; }
+    }
+  }
+  return x;
+}
+
+/// The sum over a row of corners, of what each thread has for its four rows at `at` in pairsP.
+fn sumOfRow(at: u32, row: u32) -> f32 {
+  var x = 0.0;
+  for (var c = 0u; c < 8u; c++) { x += pairsP[at + (row / 4u * 8u + c) * 4u + row % 4u]; }
+  return x;
 }
 
 @compute @workgroup_size(THREADS) fn headsBackward(
@@ -134,7 +188,8 @@ fn beginBack(thread: u32, at: u32, column: u32, width: u32) {
   if (head >= p.heads) { return; }
   let segment = group % p.segments;
   let reads = p.reads != 0u;
-  let readers = select(KEYS, EXTRA, p.reads == ERASE);
+  let gated = FADES && p.gateWidth != 0u;
+  let source = select(KEYS, EXTRA, p.reads == ERASE);
   let dS = p.dS + group * p.K * p.V;
   let U = p.U + group * p.rows * p.V;
   if (segment + 1u == p.segments) { beginBack(thread, dS, 0u, p.V); }
@@ -146,116 +201,160 @@ fn beginBack(thread: u32, at: u32, column: u32, width: u32) {
     let nextK = p.H * p.K; // to the next token
     let nextV = p.H * p.V;
     let S = (head * p.outside + (piece - 1u) * p.stride) * p.K * p.V;
+    let queries = bitsOf(its, QUERY);
+    let readers = bitsOf(its, READER);
+    let gamma = factor(its, n - 1u, GAMMA);
+    // Of each token, what it has to do with the decays up to it, before it and after it; with erase what it reads is in the second, else in the first.
+    var upTo = vec4<f32>();
+    var before = vec4<f32>();
+    var after = vec4<f32>();
 
     // P, M, U, X, dP and dM, SIDE columns at a time.
     var dP = Sums();
     var dM = Sums();
     for (var j0 = 0u; j0 < p.V; j0 += SIDE) {
       let width = min(SIDE, p.V - j0);
-      var known = Sums();
-      solveBack(thread, its, dS, S, j0, width, j0 == 0u, true, &known);
+      var ofStates = solveBack(thread, its, dS, S, j0, width, j0 == 0u, true);
       let own = cornerOf(thread, n, width);
       for (var e = thread; e < n * width; e += THREADS) { dv[values + e / width * nextV + j0 + e % width] = pairsP[e / width * SIDE + e % width]; }
       stageSolved(thread, OTHER, n, width, -1.0, true);
+      for (var r = 0u; gated && r < own.height; r++) {
+        let row = (own.row + r) * SIDE + own.column;
+        for (var s = 0u; s < own.width; s++) { before[r] -= faded(ofStates.known[r][s], pairsP[row + s]); }
+      }
       workgroupBarrier();
 
       for (var r = 0u; r < own.height; r++) {
+        let t = own.row + r;
         for (var s = 0u; s < own.width; s++) {
-          let at = values + (own.row + r) * nextV + j0 + own.column + s;
-          pairsP[(own.row + r) * SIDE + own.column + s] = v[at] - known[r][s];
+          let at = values + t * nextV + j0 + own.column + s;
+          pairsP[t * SIDE + own.column + s] = faded(factor(its, t, THERE), v[at]) - ofStates.known[r][s];
         }
       }
       solvePairs(thread, n, width, false);
       for (var e = thread; e < n * width; e += THREADS) { work[U + e / width * p.V + j0 + e % width] = pairsP[e / width * SIDE + e % width]; }
       stageSolved(thread, 0u, n, width, 1.0, true);
+      for (var r = 0u; gated && r < own.height; r++) {
+        let row = (own.row + r) * SIDE + own.column;
+        for (var s = 0u; s < own.width; s++) { after[r] += faded(ofStates.written[r][s], pairsP[row + s]); }
+      }
       workgroupBarrier();
-      if (reads) { add(&dM, thread, OTHER, 0u, width, 0u); }
+      if (reads) { add(&dM, thread, OTHER, 0u, width); }
       workgroupBarrier();
       stage(thread, OTHER, Side(COTANGENTS, values + j0, nextV, 1u, n, width), p.scale);
       workgroupBarrier();
-      add(&dP, thread, OTHER, 0u, width, 0u);
+      add(&dP, thread, OTHER, 0u, width);
     }
-    keepTriangles(thread, n, dM, dP, its.first, false);
+    var dgate = 0.0;
+    if (gated) {
+      meetPairs(thread, n, dM, dP);
+      workgroupBarrier();
+      dgate = pairsAcross(thread, n);
+    }
+    keepTriangles(thread, its, dM, dP, false);
     storageBarrier();
 
     // What goes back to keys, queries and readers, and to the state before, SIDE channels at a time.
     var dbetas = vec4<f32>();
+    var ofState = 0.0;
     for (var i0 = 0u; i0 < p.K; i0 += SIDE) {
       let height = min(SIDE, p.K - i0);
+      let own = cornerOf(thread, n, height);
       var dQ = Sums();
       var dK = Sums();
       var dA = Sums();
       for (var j0 = 0u; j0 < p.V; j0 += SIDE) {
         let width = min(SIDE, p.V - j0);
         let state = i0 * p.V + j0;
+        let ofColumns = cornerOf(thread, height, width);
+        let last = j0 + SIDE >= p.V;
         workgroupBarrier();
         stage(thread, 0u, Side(COTANGENTS, values + j0, nextV, 1u, n, width), p.scale);
         stage(thread, OTHER, Side(STATES, S + state, p.V, 1u, height, width), 1.0);
         workgroupBarrier();
-        add(&dQ, thread, 0u, OTHER, width, 0u);
+        add(&dQ, thread, 0u, OTHER, width);
+        for (var r = 0u; gated && r < ofColumns.height; r++) {
+          for (var s = 0u; s < ofColumns.width; s++) {
+            let j = ofColumns.column + s;
+            ofState += f32(staged[OTHER + j * 8u + thread / 8u][r]) * work[dS + state + (ofColumns.row + r) * p.V + j];
+          }
+        }
         if (reads) {
           workgroupBarrier();
           stage(thread, 0u, Side(SOLVED, values + j0, nextV, 1u, n, width), -1.0);
           workgroupBarrier();
-          add(&dA, thread, 0u, OTHER, width, 0u);
+          add(&dA, thread, 0u, OTHER, width);
         }
         workgroupBarrier();
         stage(thread, 0u, Side(WORK, U + j0, p.V, 1u, n, width), 1.0);
         stage(thread, OTHER, Side(WORK, dS + state, p.V, 1u, height, width), 1.0);
         workgroupBarrier();
-        add(&dK, thread, 0u, OTHER, width, 0u);
+        add(&dK, thread, 0u, OTHER, width);
 
         var more = Sums();
         workgroupBarrier();
         stage(thread, 0u, Side(COTANGENTS, values + j0, 1u, nextV, width, n), p.scale);
+        fadeTile(thread, 0u, its, QUERY, nextV == 1u);
         stage(thread, OTHER, Side(QUERIES, keys + i0, 1u, nextK, height, n), 1.0);
         workgroupBarrier();
-        add(&more, thread, OTHER, 0u, n, 0u);
-        if (j0 == 0u) {
+        addTokens(&more, thread, OTHER, 0u, n, queries);
+        if (last) {
+          // What comes from the states is complete: what decays leave of it, and then the pairs' part.
+          for (var r = 0u; FADES && r < own.height; r++) {
+            let t = own.row + r;
+            let w = factor(its, t, QUERY);
+            dQ[r] = fadedFour(w, dQ[r]);
+            dA[r] = fadedFour(factor(its, t, READER), dA[r]);
+            dK[r] = fadedFour(factor(its, t, WRITTEN), dK[r]);
+            if (!isZero(w)) { upTo[r] += dot(dQ[r], vec4<f32>(staged[OTHER + t * 8u + thread % 8u])); }
+          }
           workgroupBarrier();
-          stageTriangle(thread, 0u, n, false, true, its.first, false);
+          stageTriangle(thread, 0u, its, false, true, false);
           workgroupBarrier();
-          add(&dK, thread, 0u, OTHER, n, 2u);
+          addTriangle(&dK, thread, 0u, OTHER, n, UPPER);
           workgroupBarrier();
-          stageTriangle(thread, 0u, n, false, false, its.first, true);
+          stageTriangle(thread, 0u, its, false, false, true);
           stage(thread, OTHER, Side(KEYS, keys + i0, 1u, nextK, height, n), 1.0);
           workgroupBarrier();
-          add(&dQ, thread, 0u, OTHER, n, 1u);
+          addTriangle(&dQ, thread, 0u, OTHER, n, LOWER);
           if (reads) {
             workgroupBarrier();
-            stageTriangle(thread, 0u, n, true, false, its.first, true);
+            stageTriangle(thread, 0u, its, true, false, true);
             workgroupBarrier();
-            add(&dA, thread, 0u, OTHER, n, 1u);
+            addTriangle(&dA, thread, 0u, OTHER, n, LOWER);
           }
         }
         if (reads) {
           workgroupBarrier();
-          if (j0 != 0u || readers == EXTRA) { stage(thread, OTHER, Side(readers, keys + i0, 1u, nextK, height, n), 1.0); }
-          if (j0 == 0u) {
-            stageTriangle(thread, 0u, n, true, true, its.first, false);
+          if (!last || source == EXTRA) { stage(thread, OTHER, Side(source, keys + i0, 1u, nextK, height, n), 1.0); }
+          if (last) {
+            stageTriangle(thread, 0u, its, true, true, false);
             workgroupBarrier();
-            add(&dK, thread, 0u, OTHER, n, 2u);
+            addTriangle(&dK, thread, 0u, OTHER, n, UPPER | WEIGHTS_B);
             workgroupBarrier();
           }
           stage(thread, 0u, Side(SOLVED, values + j0, 1u, nextV, width, n), -1.0);
+          fadeTile(thread, 0u, its, READER, nextV == 1u);
           workgroupBarrier();
-          add(&more, thread, OTHER, 0u, n, 0u);
+          addRead(&more, thread, OTHER, 0u, n, readers, vec4(1.0));
         }
-        let own = cornerOf(thread, height, width);
-        for (var r = 0u; r < own.height; r++) {
-          for (var s = 0u; s < own.width; s++) { work[dS + state + (own.row + r) * p.V + own.column + s] += more[r][s]; }
+        for (var r = 0u; r < ofColumns.height; r++) {
+          for (var s = 0u; s < ofColumns.width; s++) {
+            let at = dS + state + (ofColumns.row + r) * p.V + ofColumns.column + s;
+            work[at] = remaining(gamma, work[at], more[r][s]);
+          }
         }
       }
-      let own = cornerOf(thread, n, height);
       for (var r = 0u; r < own.height; r++) {
         let t = own.row + r;
-        let beta = rate(its.first + t * p.H);
+        let there = factor(its, t, THERE);
+        let beta = strength(its, t);
         for (var s = 0u; s < own.width; s++) {
           let i = own.column + s;
           let to = keys + t * nextK + i0 + i;
-          dq[to] = dQ[r][s];
+          dq[to] = faded(there, dQ[r][s]);
           var dki = beta * dK[r][s];
-          if (p.reads == ERASE) { work[p.dA + to] = dA[r][s]; }
+          if (p.reads == ERASE) { work[p.dA + to] = faded(there, dA[r][s]); }
           if (p.reads == BETA) {
             dki += dA[r][s];
             // Its reader's tile, the last one, is k.
@@ -263,20 +362,46 @@ fn beginBack(thread: u32, at: u32, column: u32, width: u32) {
             if (HALF) { key = k[to]; }
             dbetas[r] += key * dK[r][s];
           }
-          dk[to] = dki;
+          dk[to] = faded(there, dki);
         }
       }
     }
     storageBarrier();
-    if (p.reads == BETA) {
-      for (var r = 0u; r < 4u; r++) { pairsP[thread * 4u + r] = dbetas[r]; }
+    if (p.reads == BETA || gated) {
+      // Four numbers a thread for its rows: what beta gets, and what decays do.
+      if (p.reads != ERASE) { upTo += before; }
+      for (var r = 0u; r < 4u; r++) {
+        let at = thread * 4u + r;
+        pairsP[at] = select(before[r], dbetas[r], p.reads == BETA);
+        pairsP[256u + at] = upTo[r];
+        pairsP[512u + at] = after[r];
+      }
+      pairsP[768u + thread] = ofState;
       workgroupBarrier();
       if (thread < n) {
-        var dbeta = 0.0;
-        for (var c = 0u; c < 8u; c++) { dbeta += pairsP[(thread / 4u * 8u + c) * 4u + thread % 4u]; }
         let token = its.first + thread * p.H;
-        if (p.logits == 1u) { dbeta = sigmoidBackward(extra[token], dbeta); }
-        work[p.dA + token] = dbeta;
+        let first = sumOfRow(0u, thread);
+        if (p.reads == BETA) {
+          var dbeta = first;
+          if (p.logits == 1u) { dbeta = sigmoidBackward(extra[token], dbeta); }
+          work[p.dA + token] = faded(factor(its, thread, THERE), dbeta);
+        }
+        pairsM[thread] = select(first, 0.0, p.reads != ERASE);
+        pairsM[SIDE + thread] = sumOfRow(256u, thread);
+        pairsM[2u * SIDE + thread] = sumOfRow(512u, thread);
+      }
+      workgroupBarrier();
+      if (gated && thread < n) {
+        var total = 0.0;
+        for (var e = 0u; e < THREADS; e++) { total += pairsP[768u + e]; }
+        dgate += faded(gamma, total);
+        for (var t = 0u; t < n; t++) {
+          if (t < thread) { dgate += pairsM[2u * SIDE + t]; }
+          if (t > thread) { dgate += pairsM[t]; }
+          if (t >= thread) { dgate += pairsM[SIDE + t]; }
+        }
+        let token = its.first + thread * p.H;
+        work[p.dW + token] = faded(factor(its, thread, THERE), dgate);
       }
     }
   }

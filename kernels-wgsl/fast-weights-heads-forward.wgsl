@@ -9,19 +9,24 @@ fn element(source: u32, at: u32) -> f32 {
   }
 }
 
+/// more = what it decays to in the tokens [begin, end), a chunk, and K~^T U of these. Where nothing decays, chunk by chunk is the same as all in one.
+fn write(more: ptr<function, Sums>, thread: u32, its: Piece, begin: u32, end: u32, written: u32) {
+  if (begin == end) { return; }
+  let w = factor(its, end - 1u, CHUNK);
+  for (var r = 0u; r < 4u; r++) { (*more)[r] = fadedFour(w, (*more)[r]); }
+  addSome(more, thread, 0u, OTHER, begin, end, 0u, written, vec4(1.0));
+}
+
 @compute @workgroup_size(THREADS) fn headsForward(
   @builtin(workgroup_id) id: vec3<u32>,
   @builtin(num_workgroups) count: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let group = id.x + id.y * count.x;
-  let blocks = (p.V + SIDE - 1u) / SIDE;
-  let head = group / blocks;
+  let its = columnsOf(id, count);
+  let head = its.head;
   if (head >= p.heads) { return; }
-  let j0 = group % blocks * SIDE;
-  let width = min(SIDE, p.V - j0);
-  let reads = p.reads != 0u;
-  let readers = select(KEYS, EXTRA, p.reads == ERASE);
+  let j0 = its.first;
+  let width = its.width;
   let S = head * p.K * p.V + j0;
   for (var e = thread; e < p.K * width; e += THREADS) {
     let at = S + e / width * p.V + e % width;
@@ -34,6 +39,9 @@ fn element(source: u32, at: u32) -> f32 {
     let n = its.n;
     let keys = its.first * p.K;
     let nextK = p.H * p.K; // to the next token
+    let written = bitsOf(its, WRITTEN);
+    let toQueries = rowFactors(its, thread, QUERY);
+    let toReaders = rowFactors(its, thread, READER);
     storageBarrier();
     var P = Sums();
     var M = Sums();
@@ -48,50 +56,57 @@ fn element(source: u32, at: u32) -> f32 {
       if (p.reads == ERASE) { stage(thread, OTHER, Side(EXTRA, keys + i0, nextK, 1u, n, height), 1.0); }
       workgroupBarrier();
       if (p.reads == BETA) {
-        add(&M, thread, 0u, 0u, height, 0u);
-        add(&known, thread, 0u, OTHER, height, 0u);
+        add(&M, thread, 0u, 0u, height);
+        addMet(&known, thread, 0u, OTHER, height, toReaders);
       }
-      if (p.reads == ERASE) { add(&M, thread, OTHER, 0u, height, 0u); }
+      if (p.reads == ERASE) { add(&M, thread, OTHER, 0u, height); }
       workgroupBarrier();
       stage(thread, OTHER, Side(QUERIES, keys + i0, nextK, 1u, n, height), 1.0);
       workgroupBarrier();
-      add(&P, thread, OTHER, 0u, height, 0u);
+      add(&P, thread, OTHER, 0u, height);
       workgroupBarrier();
       stage(thread, 0u, states, 1.0);
       workgroupBarrier();
-      add(&o, thread, OTHER, 0u, height, 0u);
+      addMet(&o, thread, OTHER, 0u, height, toQueries);
       if (p.reads == ERASE) {
         workgroupBarrier();
         stage(thread, OTHER, Side(EXTRA, keys + i0, nextK, 1u, n, height), 1.0);
         workgroupBarrier();
-        add(&known, thread, OTHER, 0u, height, 0u);
+        addRead(&known, thread, OTHER, 0u, height, ALL, toReaders);
       }
     }
     workgroupBarrier();
-    keepTriangles(thread, n, M, P, its.first, true);
+    keepTriangles(thread, its, M, P, true);
+    forget(&o, toQueries);
+    forget(&known, toReaders);
     let own = cornerOf(thread, n, width);
     for (var r = 0u; r < own.height; r++) {
+      let t = own.row + r;
+      let row = (its.first + t * p.H) * p.V + j0;
+      let there = factor(its, t, THERE);
       for (var s = 0u; s < own.width; s++) {
-        let at = (its.first + (own.row + r) * p.H) * p.V + j0 + own.column + s;
-        pairsP[(own.row + r) * SIDE + own.column + s] = v[at] - known[r][s];
+        let j = own.column + s;
+        pairsP[t * SIDE + j] = faded(there, v[row + j]) - known[r][s];
       }
     }
     solvePairs(thread, n, width, false);
-    stageTriangle(thread, 0u, n, false, false, its.first, false);
+    stageTriangle(thread, 0u, its, false, false, false);
     stageSolved(thread, OTHER, width, n, 1.0, false);
     workgroupBarrier();
-    add(&o, thread, 0u, OTHER, n, 1u);
+    addTriangle(&o, thread, 0u, OTHER, n, LOWER);
     for (var r = 0u; r < own.height; r++) {
       let t = own.row + r;
-      let token = its.first + t * p.H;
-      let beta = rate(token);
+      let row = (its.first + t * p.H) * p.V + j0;
+      let there = factor(its, t, THERE);
+      let beta = strength(its, t) * factor(its, t, WRITTEN);
       for (var s = 0u; s < own.width; s++) {
-        y[token * p.V + j0 + own.column + s] = p.scale * o[r][s];
+        y[row + own.column + s] = faded(there, p.scale * o[r][s]);
         pairsP[t * SIDE + own.column + s] *= beta;
       }
     }
     workgroupBarrier();
     stageSolved(thread, OTHER, width, n, 1.0, false);
+    let kept = p.kept != 0u && piece % p.perSpan == 0u;
     for (var i0 = 0u; i0 < p.K; i0 += SIDE) {
       let height = min(SIDE, p.K - i0);
       workgroupBarrier();
@@ -100,21 +115,28 @@ fn element(source: u32, at: u32) -> f32 {
       let own = cornerOf(thread, height, width);
       var more = Sums();
       var done = 0u;
-      // What the piece's chunks begin with: the sum so far. All in one would add the same in the same order.
-      for (var t = select(n, 0u, p.kept != 0u && piece % p.perSpan == 0u); t < n; t += p.C) {
-        add(&more, thread, done * 8u, OTHER + done * 8u, t - done, 0u);
+      for (var t = select(n, 0u, kept || FADES); t < n; t += p.C) {
+        write(&more, thread, its, done, t, written);
         done = t;
+        if (!kept) { continue; }
+        // What the piece's chunks begin with.
         let place = (head * p.outside + piece / p.perSpan * p.stride + t / p.C) * p.K * p.V + j0;
+        var gamma = 1.0;
+        if (t > 0u) { gamma = factor(its, t - 1u, GAMMA); }
         for (var r = 0u; r < own.height; r++) {
           for (var s = 0u; s < own.width; s++) {
             let at = (i0 + own.row + r) * p.V + own.column + s;
-            states[place + at] = state[S + at] + more[r][s];
+            states[place + at] = remaining(gamma, state[S + at], more[r][s]);
           }
         }
       }
-      add(&more, thread, done * 8u, OTHER + done * 8u, n - done, 0u);
+      write(&more, thread, its, done, n, written);
+      let gamma = factor(its, n - 1u, GAMMA);
       for (var r = 0u; r < own.height; r++) {
-        for (var s = 0u; s < own.width; s++) { state[S + (i0 + own.row + r) * p.V + own.column + s] += more[r][s]; }
+        for (var s = 0u; s < own.width; s++) {
+          let at = S + (i0 + own.row + r) * p.V + own.column + s;
+          state[at] = remaining(gamma, state[at], more[r][s]);
+        }
       }
     }
   }

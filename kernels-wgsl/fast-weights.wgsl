@@ -112,7 +112,7 @@ struct Params {
   slot: u32,
   step: u32,
   present: u32,   // load, store: 1 with S, 2 with z; zeros are loaded for what isn't there
-  n: u32,         // checkGate: values
+  n: u32,         // checkGate: values; decays: whether the gate is checked
   fault: u32,
   count: u32,     // of products, four vectors each: see Product
   products: array<vec4<u32>, 40>,
@@ -171,6 +171,7 @@ struct Params {
 // ---- pieces and what they read ----------------------------------------------------------------------------------------
 
 struct Piece {
+  index: u32, // among those of all heads
   first: u32, // its first token, as a row of the inputs: the next ones are H rows apart
   n: u32,
 }
@@ -189,7 +190,7 @@ fn pieceOf(index: u32) -> Piece {
   let piece = index % p.pieces;
   let before = piece % p.perSpan * p.rows;
   let t = p.first + piece / p.perSpan * p.span + before;
-  return Piece((head / p.H * p.T + t) * p.H + head % p.H, min(min(p.rows, p.span - before), p.T - t));
+  return Piece(index, (head / p.H * p.T + t) * p.H + head % p.H, min(min(p.rows, p.span - before), p.T - t));
 }
 
 /// Where the state before a piece lies.
@@ -247,14 +248,69 @@ fn value(token: u32, flags: u32, j: u32) -> f32 {
   return 1.0;
 }
 
-// A gate above 0 of a token that begins nothing and isn't padding: its bits are left for the next read. Bits of positive numbers are
-// ordered as they are, so the largest stays.
+/// A gate above 0 of a token that begins nothing and isn't padding: its bits are left for the next read. Bits of positive numbers are
+/// ordered as they are, so the largest stays.
+fn checkAt(i: u32) {
+  let bits = bitcast<u32>(gate[i]);
+  if (flagsOf(i / p.gateWidth) == TOKEN && bits > 0u && bits <= 0x7f800000u) { atomicMax(&faults[p.fault], bits); }
+}
+
 @compute @workgroup_size(THREADS) fn checkGate(g: Group) {
   let end = elementsEnd(g, p.n);
-  for (var i = firstElement(g); i < end; i += THREADS) {
-    let bits = bitcast<u32>(gate[i]);
-    if (flagsOf(i / p.gateWidth) == TOKEN && bits > 0u && bits <= 0x7f800000u) { atomicMax(&faults[p.fault], bits); }
+  for (var i = firstElement(g); i < end; i += THREADS) { checkAt(i); }
+}
+
+// What decays are to the tokens of a piece where all channels share them, for fast-weights-heads.wgsl: FACTORS numbers a token, at w, [heads,pieces,rows].
+// A token of padding stands for nothing and leaves what there is. A workgroup a piece, a thread a token. `n`: whether the gate is checked.
+const FACTORS = 9u;
+const DECAY = 0u;   // w
+const THERE = 1u;   // 0: padding
+const READS = 2u;   // a of a token without the decays before it: w, with erase 1; 0 where it reads nothing
+const QUERY = 3u;   // Gamma_i, of a query
+const READER = 4u;  // of a: Gamma_{i-1} times READS
+const WRITTEN = 5u; // of k': D up to the end of its chunk of C tokens, in the piece
+const GAMMA = 6u;   // Gamma_i, of the state
+const CHUNK = 7u;   // the same from the beginning of the chunk on
+const STRENGTH = 8u; // beta, or 1; 0 of padding
+
+@compute @workgroup_size(THREADS) fn decays(
+  @builtin(workgroup_id) id: vec3<u32>,
+  @builtin(num_workgroups) count: vec3<u32>,
+  @builtin(local_invocation_index) t: u32,
+) {
+  let index = id.x + id.y * count.x;
+  if (index >= p.heads * p.pieces) { return; }
+  let its = pieceOf(index);
+  let token = its.first + t * p.H;
+  if (t < its.n) {
+    if (p.n != 0u) { checkAt(token); }
+    pairsP[t] = decay(token, flagsOf(token), 0u);
   }
+  workgroupBarrier();
+  if (t >= its.n) { return; }
+  let w = pairsP[t];
+  let flags = flagsOf(token);
+  let there = select(1.0, 0.0, isPadding(flags));
+  let reads = select(0.0, select(w, 1.0, p.reads == ERASE), flags == TOKEN && p.reads != 0u);
+  var before = 1.0;
+  var inChunk = 1.0;
+  for (var s = 0u; s < t; s++) {
+    before = joint(before, pairsP[s]);
+    inChunk = select(joint(inChunk, pairsP[s]), 1.0, (s + 1u) % p.C == 0u);
+  }
+  var after = 1.0;
+  for (var s = t + 1u; s < its.n && s % p.C != 0u; s++) { after = joint(after, pairsP[s]); }
+  let gamma = joint(before, w);
+  let at = p.w + (index * p.rows + t) * FACTORS;
+  work[at + DECAY] = w;
+  work[at + THERE] = there;
+  work[at + READS] = reads;
+  work[at + QUERY] = joint(there, gamma);
+  work[at + READER] = joint(before, reads);
+  work[at + WRITTEN] = joint(there, after);
+  work[at + GAMMA] = gamma;
+  work[at + CHUNK] = joint(inChunk, w);
+  work[at + STRENGTH] = weighted(there, rate(token));
 }
 
 // ---- states in and out ------------------------------------------------------------------------------------------------

@@ -571,8 +571,8 @@ export const mutations = [
   {
     bug: 'webgpu: chunks that share a piece begin with one state',
     file: 'kernels-wgsl/fast-weights-heads-forward.wgsl',
-    from: 'state[S + at] + more[r][s];',
-    to: 'state[S + at];',
+    from: 'remaining(gamma, state[S + at], more[r][s])',
+    to: 'remaining(gamma, state[S + at], 0.0)',
     test: 'ops/webgpu-fast-weights',
     it: 'nothing is forgotten, ',
   },
@@ -583,6 +583,22 @@ export const mutations = [
     to: '(strict && j > i)',
     test: 'ops/webgpu-fast-weights',
     it: 'nothing is forgotten, ',
+  },
+  {
+    bug: 'webgpu: what a token reads has decayed once more',
+    file: 'kernels-wgsl/fast-weights-heads-fading.wgsl',
+    from: 'joint(reads, before)',
+    to: 'joint(reads, D[s])',
+    test: 'ops/webgpu-fast-weights',
+    it: 'heads forget, ',
+  },
+  {
+    bug: 'webgpu: a decay is answerable for what its own token writes',
+    file: 'kernels-wgsl/fast-weights-heads-backward.wgsl',
+    from: 'if (t < thread) { dgate',
+    to: 'if (t <= thread) { dgate',
+    test: 'ops/webgpu-fast-weights',
+    it: 'heads forget, ',
   },
   // ---- precision f16 ------------------------------------------------------------------------------------------------------------------
   {

@@ -11,9 +11,9 @@ import { program, reference, wasm, webgpu } from '../helpers.ts'
 import { architectures, randomBatch } from './models.ts'
 
 /** Steps of training of a model of one layer, on a device; `after` is called after each. */
-async function train(device: Device, steps: number, after: (step: number) => void = () => {}): Promise<StepResult[]> {
+async function train(device: Device, steps: number, after: (step: number) => void = () => {}, name = 'default'): Promise<StepResult[]> {
   setDevice(device)
-  const model = new Transformer({ ...architectures.default, layers: 1, dropout: 0.1 })
+  const model = new Transformer({ ...architectures[name], layers: 1, dropout: 0.1 })
   const optimizer = new AdamW(model.namedParameters(), { lr: 1e-3 })
   const trainer = new Trainer(model, optimizer, { schedule: constant(1e-3), clipNorm: 1 })
   const results: StepResult[] = []
@@ -71,7 +71,7 @@ describe('training on webgpu', () => {
   afterEach(() => setDevice(reference))
 
   it('takes no more dispatches a step than it did', () => {
-    assert.deepEqual([dispatchesOf('labml'), dispatchesOf('default')], [126, 332])
+    assert.deepEqual([dispatchesOf('labml'), dispatchesOf('default')], [126, 300])
   })
 
   it('has the losses of wasm for 100 steps, and takes no more memory', async function () {
@@ -93,13 +93,18 @@ describe('training on webgpu', () => {
   })
 
   it('is the same, bit for bit, within the limits that every adapter has, and goes on after a request beyond them', async function () {
-    const expected = await train(await webgpu(this), 3)
+    // Not the rules that have a workgroup a head: within those limits these are computed by other kernels, which round otherwise.
+    const none = (): void => {}
+    const expected = await train(await webgpu(this), 3, none, 'kda')
     const device = await webgpuDevice({ minimal: true })
-    assert.deepEqual(await train(device, 3), expected)
+    assert.deepEqual(await train(device, 3, none, 'kda'), expected)
+    const heads = await train(await webgpu(this), 3)
+    for (const [i, { loss }] of (await train(device, 3)).entries())
+      assert.ok(Math.abs(loss / heads[i].loss - 1) <= 1e-6, `step ${i}: ${loss}`)
     assert.throws(() => zeros([2 ** 25 + 1], device), {
       message: 'webgpu: out of memory: asked for 128 MB in one block, this adapter binds at most 128 MB (use a smaller batch)',
     })
-    assert.deepEqual(await train(device, 1), expected.slice(0, 1))
+    assert.deepEqual(await train(device, 1, none, 'kda'), expected.slice(0, 1))
     device.close()
   })
 

@@ -189,23 +189,37 @@ describe('the recurrence on webgpu', () => {
     })
   })
 
-  /** How a rule that forgets nothing is computed, by the entries of its forward and backward pass. */
-  const ways: Record<string, { narrow: (gpu: Gpu) => Gpu; entries: readonly string[] }> = {
+  const binding =
+    (arrays: number) =>
+    (gpu: Gpu): Gpu => ({ ...gpu, device: { limits: { maxStorageBuffersPerShaderStage: arrays } } as GPUDevice })
+  /** By the entries of its forward and backward pass, how a rule is computed that forgets nothing, or whose heads forget all channels as one. */
+  type Ways = Record<string, { narrow: (gpu: Gpu) => Gpu; entries: readonly string[] }>
+  const plainWays: Ways = {
     'a workgroup a head': { narrow: (gpu) => gpu, entries: ['headsForward', 'headsBackward'] },
-    'where only eight arrays are bound': {
-      narrow: (gpu) => ({ ...gpu, device: { limits: { maxStorageBuffersPerShaderStage: 8 } } as GPUDevice }),
-      entries: ['headsForward', 'finish'],
-    },
+    'where only eight arrays are bound': { narrow: binding(8), entries: ['headsForward', 'finish'] },
     'on a GPU, of few heads': {
       narrow: (gpu) => ({ ...gpu, capabilities: { ...gpu.capabilities, software: false } }),
       entries: ['readOut', 'headsBackward'],
     },
   }
-  /** Outputs and gradients of a rule that forgets nothing, with a state and its cotangent or without. */
+  const fadingWays: Ways = {
+    'a workgroup each': { narrow: (gpu) => gpu, entries: ['decays', 'headsForward', 'headsBackward'] },
+    'where only nine arrays are bound': { narrow: binding(9), entries: ['decays', 'headsForward', 'fadeBackward'] },
+  }
+  interface Plain {
+    sizes: FastWeightSizes
+    rule: string
+    state: boolean
+    seed: number
+    /** A gate that the channels of a head share; padding and beginnings. */
+    gated?: boolean
+    flagged?: boolean
+  }
+  /** Outputs and gradients of a rule whose channels are all alike, with a state and its cotangent or without. */
   async function runPlain(
     device: Pick<Gpu, 'allocate' | 'write' | 'read'>,
     kernels: ReturnType<typeof fastWeightKernels>,
-    { sizes, rule, state, seed }: { sizes: FastWeightSizes; rule: string; state: boolean; seed: number },
+    { sizes, rule, state, seed, gated = false, flagged = false }: Plain,
   ): Promise<Record<string, HostArray>> {
     const { B, T, H, K, V, C, logits } = sizes
     const key = Math.sqrt(3 / K)
@@ -213,7 +227,8 @@ describe('the recurrence on webgpu', () => {
     const values = B * T * H * V
     const states = B * H * K * V
     const extra = rule === 'beta' ? B * T * H : rule === 'erase' ? keys : 0
-    const lengths = { y: values, sT: states, states: states * Math.ceil(T / C), dq: keys, dk: keys, dv: values, dextra: extra, ds0: states }
+    const outputs = { y: values, sT: states, states: states * Math.ceil(T / C) }
+    const lengths = { ...outputs, dq: keys, dk: keys, dv: values, dextra: extra, dgate: gated ? B * T * H : 0, ds0: states }
     const out = Object.fromEntries(Object.entries(lengths).map(([name, n]) => [name, device.allocate(4 * Math.max(1, n))])) as Record<
       keyof typeof lengths,
       Block
@@ -229,13 +244,29 @@ describe('the recurrence on webgpu', () => {
       beta: rule === 'beta' ? make(extra, logits ? -2 : 0, 1) : null,
       erase: rule === 'erase' ? make(extra, -key, key) : null,
       s0: state ? make(states, -1, 1) : null,
-      ...{ gate: null, along: null, tokens: null, z0: null },
+      gate: gated ? make(B * T * H, -2, 0) : null,
+      tokens: flagged ? device.allocate(4 * B * T, true) : null,
+      ...{ along: null, z0: null },
+    }
+    if (inputs.tokens) {
+      blocks.push(inputs.tokens)
+      device.write(
+        inputs.tokens,
+        uniforms(seed, B * T, 0, 1).map((x) => Number(x > 0.2) + 2 * Number(x > 0.9)),
+      )
     }
     kernels.fastWeights('chunk', inputs, { ...out, zT: null, den: null, zs: null }, sizes)
     const cotangents = { dy: make(values, -1, 1), dsT: state ? make(states, -1, 1) : null, dzT: null }
     const gradients = { ...out, dbeta: inputs.beta && out.dextra, derase: inputs.erase && out.dextra, ds0: state ? out.ds0 : null }
     const saved = { y: null, den: null, states: out.states, zs: null }
-    kernels.fastWeightsBackward('chunk', inputs, saved, cotangents, { ...gradients, dgate: null, dalong: null, dz0: null }, sizes)
+    kernels.fastWeightsBackward(
+      'chunk',
+      inputs,
+      saved,
+      cotangents,
+      { ...gradients, dgate: gated ? out.dgate : null, dalong: null, dz0: null },
+      sizes,
+    )
     const results: Record<string, HostArray> = {}
     for (const [name, n] of Object.entries(lengths))
       if (n > 0 && (state || name !== 'ds0')) results[name] = await device.read(out[name as keyof typeof lengths], n)
@@ -243,42 +274,52 @@ describe('the recurrence on webgpu', () => {
     return results
   }
   const plainOnReference = (given: Parameters<typeof runPlain>[2]) => {
-    const allocate = (bytes: number) => reference.allocate('float32', bytes / 4)
+    const allocate = (bytes: number, integer = false) => reference.allocate(integer ? 'int32' : 'float32', bytes / 4)
     return runPlain({ allocate, write: reference.write, read: reference.read } as never, reference.kernels as never, given)
   }
 
-  for (const [way, { narrow, entries }] of Object.entries(ways))
-    it(`nothing is forgotten, ${way}: every output and gradient, of any shape`, async () => {
-      const width = fc.constantFrom(1, 2, 5, 16, 31, 33, 64, 70, 130)
-      const shape = fc.record({
-        B: fc.constantFrom(1, 3),
-        T: fc.oneof(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 10, max: 100 })),
-        H: fc.constantFrom(1, 2),
-      })
-      const drawn = fc.record({
-        shape,
-        widths: fc.record({ K: width, V: width }),
-        C: fc.constantFrom(1, 3, 16, 20, 32),
-        rule: fc.constantFrom('sum', 'beta', 'erase'),
-        ...{ logits: fc.boolean(), state: fc.boolean(), seed: fc.nat({ max: 1e6 }) },
-      })
-      await fc.assert(
-        fc.asyncProperty(drawn, async ({ shape, widths, C, logits, ...given }) => {
-          const sizes = { ...shape, ...widths, C: Math.min(C, shape.T), scale: 0.7, gateWidth: 1, eps: 0, transposed: false, logits }
-          const [watched, ran] = noted(narrow(gpu))
-          const actual = await runPlain(gpu, fastWeightKernels(watched), { ...given, sizes })
-          for (const entry of entries) assert.ok(ran.includes(entry), `${entry} of ${ran}`)
-          for (const [name, e] of Object.entries(await plainOnReference({ ...given, sizes }))) assertRms(actual[name], e, 2e-5, name)
-        }),
-        { numRuns: 12 },
-      )
+  async function checkShapes({ narrow, entries }: Ways[string], forgets: boolean): Promise<void> {
+    const width = fc.constantFrom(1, 2, 5, 16, 31, 33, 64, 70, 130)
+    const shape = fc.record({
+      B: fc.constantFrom(1, 3),
+      T: fc.oneof(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 10, max: 100 })),
+      H: fc.constantFrom(1, 2),
     })
+    const drawn = fc.record({
+      shape,
+      widths: fc.record({ K: width, V: width }),
+      C: fc.constantFrom(1, 3, 16, 20, 32),
+      rule: fc.constantFrom('sum', 'beta', 'erase'),
+      ...{ logits: fc.boolean(), state: fc.boolean(), seed: fc.nat({ max: 1e6 }) },
+      forgetting: fc.constantFrom({ gated: true }, { flagged: true }, { gated: true, flagged: true }),
+    })
+    await fc.assert(
+      fc.asyncProperty(drawn, async ({ shape, widths, C, logits, forgetting, ...others }) => {
+        const given = { ...others, ...(forgets && forgetting) }
+        const sizes = { ...shape, ...widths, C: Math.min(C, shape.T), scale: 0.7, gateWidth: 1, eps: 0, transposed: false, logits }
+        const [watched, ran] = noted(narrow(gpu))
+        const actual = await runPlain(gpu, fastWeightKernels(watched), { ...given, sizes })
+        for (const entry of entries) assert.ok(ran.includes(entry), `${entry} of ${ran}`)
+        for (const [name, e] of Object.entries(await plainOnReference({ ...given, sizes }))) assertRms(actual[name], e, 2e-5, name)
+      }),
+      { numRuns: 12 },
+    )
+  }
+
+  for (const [way, how] of Object.entries(plainWays))
+    it(`nothing is forgotten, ${way}: every output and gradient, of any shape`, () => checkShapes(how, false))
+  for (const [way, how] of Object.entries(fadingWays))
+    it(`heads forget, ${way}: every output and gradient, of any shape`, () => checkShapes(how, true))
 
   for (const rule of ['sum', 'beta', 'erase'])
-    for (const state of [true, false])
-      it(`few heads of many tokens go back in segments: ${rule}, state ${state}`, async () => {
+    for (const [state, forgets] of [
+      [true, false],
+      [false, false],
+      [true, true],
+    ])
+      it(`few heads of many tokens go back in segments: ${rule}, state ${state}, ${forgets ? 'with' : 'without'} a gate and flags`, async () => {
         const sizes = { B: 1, T: 290, H: 2, K: 37, V: 40, C: 32, scale: 0.7, gateWidth: 1, eps: 0, transposed: false }
-        const given = { sizes, rule, state, seed: 3 }
+        const given = { sizes, rule, state, seed: 3, gated: forgets, flagged: forgets }
         const [watched, ran] = noted({ ...gpu, capabilities: { ...gpu.capabilities, software: false } })
         const actual = await runPlain(gpu, fastWeightKernels(watched), given)
         assert.ok(ran.includes('headsCarry'), ran.join())
@@ -286,16 +327,17 @@ describe('the recurrence on webgpu', () => {
       })
 
   // Forward alone, since the backward's pieces have to begin with snapshots.
-  for (const [T, C] of [
-    [80, 33],
-    [150, 70],
-  ])
-    it(`nothing is forgotten, ${T} tokens in chunks of ${C}, each of several pieces: every output and gradient`, async () => {
+  for (const [T, C, gated] of [
+    [80, 33, false],
+    [150, 70, false],
+    [80, 33, true],
+  ] as const)
+    it(`${gated ? 'heads forget' : 'nothing is forgotten'}, ${T} tokens in chunks of ${C}, each of several pieces: every output and gradient`, async () => {
       const sizes = { B: 1, T, H: 3, K: 5, V: 34, C, scale: 0.7, gateWidth: 1, eps: 0, transposed: false }
-      const given = { sizes, rule: 'beta', state: true, seed: 2 }
+      const given = { sizes, rule: 'beta', state: true, seed: 2, gated }
       const [watched, ran] = noted(gpu)
       const actual = await runPlain(gpu, fastWeightKernels(watched), given)
-      assert.ok(ran.includes('headsForward') && ran.includes('finish'), ran.join())
+      assert.ok(ran.includes('headsForward') && ran.includes(gated ? 'fadeBackward' : 'finish'), ran.join())
       for (const [name, e] of Object.entries(await plainOnReference(given))) assertRms(actual[name], e, 1e-5, name)
     })
 

@@ -83,3 +83,35 @@ describe('NaN in WGSL', () => {
     assert.deepEqual(careless('fn good(x: f32) -> f32 { if (isNan(x) || x > 1.0) { return x; } return 0.5 * x; }'), [])
   })
 })
+
+describe('vectors in workgroup memory', () => {
+  /** Assignments to a part of one: where several threads make them, WGSL leaves open what the vector holds, since all of it may be written again. */
+  const partial = (source: string): string[] =>
+    [...source.matchAll(/var<workgroup> (\w+): array<vec/g)].flatMap(([, name]) =>
+      [...source.matchAll(new RegExp(String.raw`^\s*${name}\[.*\](?:\.[xyzwrgba]+|\[[^=]*\])\s*(?:[-+*/%&|^]|<<|>>)?=(?!=).*$`, 'gm'))].map(
+        ([line]) => line.trim(),
+      ),
+    )
+
+  it('are written whole', () => {
+    let found = 0
+    for (const { name, source } of sources) {
+      found += [...source.matchAll(/var<workgroup> \w+: array<vec/g)].length
+      assert.deepEqual(partial(source), [], name)
+    }
+    assert.ok(found > 0)
+  })
+
+  it('parts that are written would be found', () => {
+    const declared = 'var<workgroup> tile: array<vec4<f32>, 4>;'
+    for (const line of ['tile[i].x = 1.0;', 'tile[i + j[0]][r] += x;', 'tile[e / 4u][e % 4u] = x[0][1];'])
+      assert.deepEqual(partial(`${declared}\n  ${line}`), [line])
+    for (const line of [
+      'tile[i] = x[0][1];',
+      'let y = tile[i][r];',
+      'if (tile[i].x == y) { return; }',
+      'tile[i] = select(x, y, z[0][1] == 2u);',
+    ])
+      assert.deepEqual(partial(`${declared}\n  ${line}`), [])
+  })
+})

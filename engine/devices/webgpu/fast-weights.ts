@@ -2,8 +2,8 @@
  * The fast-weight recurrences: kernels-wgsl/fast-weights.wgsl, which has the equations, and the files of each form beside it. What multiplies two tiles is in a
  * file of its own, another one on matrix units, which no GPU has run yet.
  *
- * In chunks, where nothing is forgotten, a workgroup has a head, forward 32 columns of it, and takes its pieces one after the other: it reads the inputs as they
- * lie, and between pieces only the state passes (`byHeads`; fast-weights-heads.wgsl). Else, or where an adapter or a GPU has too little for that, all pieces of all
+ * In chunks, where a head's channels decay as one or not at all, a workgroup has a head, forward 32 columns of it, and takes its pieces one after the other: it
+ * reads the inputs as they lie, and between pieces only the state passes (`byHeads`; fast-weights-heads.wgsl). Else, or where an adapter or a GPU has too little for that, all pieces of all
  * heads are prepared at once, then one dispatch carries the states from piece to piece, then all outputs are computed at once; likewise backward. The recurrent
  * form is one dispatch over the tokens, for decoding (with along, chunks of one token); its backward is the chunk form's, since it needs no more than the
  * snapshots, and a token at a time would leave a GPU idle. The result is the same up to rounding.
@@ -16,7 +16,9 @@ import {
   fastWeightsChunkBackward as backward,
   fastWeightsChunk as chunk,
   fastWeightsHeadsBackward as headsBackward,
+  fastWeightsHeadsBackwardFading as headsBackwardFading,
   fastWeightsHeadsForward as headsForward,
+  fastWeightsHeadsForwardFading as headsForwardFading,
   fastWeightsProducts as products,
   fastWeightsRecurrent as recurrent,
   fastWeights as shared,
@@ -43,8 +45,11 @@ const side = 32
 /** PER_GROUP_ROWS of fast-weights.wgsl. */
 const perGroupRows = 4
 const scratchFloats = 2 ** 26
-/** What `headsBackward` binds: more than every adapter does. */
+/** What `headsBackward` binds, and `headsForward` with decays: more than every adapter does. */
 const boundArrays = 10
+const boundForward = 9
+/** FACTORS of fast-weights.wgsl. */
+const factors = 9
 /** Below that many workgroups a GPU is idle where each has all tokens of a head: forward, pieces are then computed side by side as far as they can be. */
 const fewestGroups = 64
 /** Backward, a head's pieces are cut into segments, of all heads that many at most, where none gets too short. */
@@ -558,9 +563,27 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
 
   // ---- a workgroup a head ----------------------------------------------------------------------------------------------------
 
-  /** Whether what there is besides heads, pieces and columns is left out there. */
-  const byHeads = ({ forgets, along }: Plan, normaliser: Block | null, { transposed }: FastWeightSizes): boolean =>
-    !(forgets || along || normaliser || transposed || onUnits)
+  /**
+   * Whether a head's channels decay as one or not at all, and what there is besides heads, pieces and columns is left out. Where products are rounded, those
+   * that a decay may lie between aren't: that is for `pairs`.
+   */
+  const byHeads = ({ forgets, along, params }: Plan, normaliser: Block | null, { transposed }: FastWeightSizes, bound: number): boolean =>
+    !(along || normaliser || transposed || onUnits || params.gateWidth > 1 || (forgets && gpu.exact)) &&
+    gpu.device.limits.maxStorageBuffersPerShaderStage >= bound
+
+  /** Its decays, at `w` in the work, up to the ends of chunks of C tokens in each piece. */
+  function fade(
+    { params, heads, extra }: Plan,
+    { gate, tokens }: FastWeightInputs<Block>,
+    { work, w, C, checked }: { work: Block; w: number; C: number; checked: boolean },
+  ): void {
+    const n = Number(checked && gate !== null)
+    const own = { head: 0, heads, w, C, n, fault: n && gpu.fault(gateFault) }
+    gpu.run(shared, 'decays', { work, extra, gate, tokens, faults: gpu.faults }, { ...params, ...own }, heads * params.pieces)
+  }
+
+  /** The floats of `fade`. */
+  const fadeFloats = ({ forgets, heads, params }: Plan): number => (forgets ? heads * params.pieces * params.rows * factors : 0)
 
   /** Whether it has been computed so. Pieces are the same with snapshots and without: so neither these nor tokens that follow change a bit. */
   function forwardOfHeads(
@@ -569,18 +592,21 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
     sizes: FastWeightSizes,
   ): boolean {
     const plan = planOf(sizes, inputs, false, chunksOfSpan(sizes))
-    const groups = plan.heads * Math.ceil(sizes.V / side)
-    if (!byHeads(plan, zT, sizes)) return false
+    const { forgets, heads, params, extra } = plan
+    const groups = heads * Math.ceil(sizes.V / side)
+    if (!byHeads(plan, zT, sizes, forgets ? boundForward : 0)) return false
     if (!gpu.capabilities.software && groups < fewestGroups) return false
+    if (4 * fadeFloats(plan) > gpu.capabilities.bindingBytes) return false
     const { q, k, v, s0 } = inputs
     const given = { begun: Number(s0 !== null), kept: Number(states !== null), outside: Math.ceil(sizes.T / sizes.C) }
-    gpu.run(
-      headsForward,
-      'headsForward',
-      { q, k, v, extra: plan.extra, y, state: sT, stateIn: s0, states },
-      { ...plan.params, ...given, stride: plan.chunksOfSpan, head: 0, heads: plan.heads },
-      groups,
-    )
+    const all = { ...params, ...given, stride: plan.chunksOfSpan, head: 0, heads }
+    const arrays = { q, k, v, extra, y, state: sT, stateIn: s0, states }
+    if (!forgets) gpu.run(headsForward, 'headsForward', arrays, all, groups)
+    else
+      gpu.scratch(fadeFloats(plan), (work) => {
+        fade(plan, inputs, { work, w: 0, C: sizes.C, checked: true })
+        gpu.run(headsForwardFading, 'headsForward', { ...arrays, work }, { ...all, w: 0 }, groups)
+      })
     return true
   }
 
@@ -589,30 +615,35 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
     inputs: FastWeightInputs<Block>,
     { den, states }: FastWeightSaved<Block>,
     { dy, dsT }: FastWeightCotangents<Block>,
-    { dq, dk, dv, dbeta, derase, ds0 }: FastWeightGradients<Block>,
+    { dq, dk, dv, dbeta, derase, dgate, ds0 }: FastWeightGradients<Block>,
     sizes: FastWeightSizes,
   ): boolean {
     const plan = planOf(sizes, inputs, false, chunksOfSpan(sizes))
-    const { K, V, C, T, perSpan, rows, pieces } = plan.params
-    if (!byHeads(plan, den, sizes) || perSpan > 1 || gpu.device.limits.maxStorageBuffersPerShaderStage < boundArrays) return false
+    const { K, V, C, T, span, perSpan, rows, pieces } = plan.params
+    if (!byHeads(plan, den, sizes, boundArrays) || perSpan > 1) return false
     const { q, k, v } = inputs
     const dextra = dbeta ?? derase
     const wanted = gpu.capabilities.software ? 1 : Math.floor(segmentsWanted / plan.heads)
     const perSegment = Math.max(shortestSegment, Math.ceil(pieces / Math.max(1, wanted)))
     const segments = Math.ceil(pieces / perSegment)
     const [groups, gradient] = [plan.heads * segments, plan.rowsOfInputs * (dbeta ? 1 : derase ? K : 0)]
-    const at = { dS: 0, U: groups * K * V, dA: groups * (K + rows) * V }
-    if (4 * (at.dA + gradient) > gpu.capabilities.bindingBytes) return false
-    gpu.scratch(at.dA + gradient, (work) => {
+    const dA = groups * (K + rows) * V
+    const at = { dS: 0, U: groups * K * V, dA, dW: dA + gradient, w: dA + gradient + (dgate ? plan.rowsOfInputs : 0) }
+    const floats = at.w + fadeFloats(plan)
+    if (4 * floats > gpu.capabilities.bindingBytes) return false
+    gpu.scratch(floats, (work) => {
       const own = { segments, perSegment, begun: Number(dsT !== null), outside: Math.ceil(T / C), stride: plan.chunksOfSpan }
       const params = { ...plan.params, ...at, head: 0, heads: plan.heads }
       const arrays = { work, q, k, v, extra: plan.extra, dy, stateIn: states, dq, dk, dv }
+      const shader = plan.forgets ? headsBackwardFading : headsBackward
       const ofSegment = (slot: number) => ({ S: at.dS, slots: segments, slot })
+      if (plan.forgets) fade(plan, inputs, { work, w: at.w, C: span, checked: false })
       if (dsT) move('load', { work, params }, [dsT, null], ofSegment(segments - 1))
-      if (segments > 1) gpu.run(headsBackward, 'headsCarry', arrays, { ...params, ...own }, plan.heads * Math.ceil(V / side))
-      gpu.run(headsBackward, 'headsBackward', arrays, { ...params, ...own }, groups)
+      if (segments > 1) gpu.run(shader, 'headsCarry', arrays, { ...params, ...own }, plan.heads * Math.ceil(V / side))
+      gpu.run(shader, 'headsBackward', arrays, { ...params, ...own }, groups)
       if (ds0) move('store', { work, params }, [ds0, null], ofSegment(0))
       if (dextra) copy(work, dextra, [gradient], [1], at.dA, [1], 0)
+      if (dgate) copy(work, dgate, [plan.rowsOfInputs], [1], at.dW, [1], 0)
     })
     return true
   }
