@@ -92,32 +92,37 @@ function draw(random: Mersenne, S: number, L: number, replace: boolean): Sequenc
 /** The value that a key had last. */
 const lastValue = ({ keys, values }: Sequence, key: number): number => values[keys.lastIndexOf(key)]
 
-/** A sequence, and a query of it. */
-type Asked = readonly [Sequence, query: number]
+/** A sequence, and queries of it. */
+type Asked = readonly [Sequence, queries: readonly number[]]
 
-/** What a model is given: L keys and values, and a query, in each of B rows. */
-type Batch = Record<keyof RetrievalInput, Int32Array>
-
-function batchOf(rows: readonly Asked[], S: number): Batch {
-  const L = rows[0][0].keys.length
-  const [keys, values] = [new Int32Array(rows.length * L), new Int32Array(rows.length * L)]
-  rows.forEach(([sequence], b) => {
-    keys.set(sequence.keys, b * L)
-    for (let i = 0; i < L; i++) values[b * L + i] = S + sequence.values[i]
-  })
-  return { keys, values, query: Int32Array.from(rows, ([, query]) => query) }
+/** What a model is given, in each of B rows L keys and values and Q queries: tensors that are overwritten, and what is to be written. */
+interface Batch {
+  readonly given: RetrievalInput
+  write(rows: readonly Asked[]): void
+  dispose(): void
 }
 
-/** A batch in memory that is overwritten; until then, numbers of no meaning. */
-function places(B: number, L: number, S: number): RetrievalInput {
-  const sequence = { keys: Array(L).fill(0), values: Array(L).fill(0) }
-  const { keys, values, query } = batchOf(Array(B).fill([sequence, 0]), S)
+function batchOf(B: number, L: number, Q: number, S: number): Batch {
+  // Until they are written, numbers of no meaning.
+  const numbers = { keys: new Int32Array(B * L), values: new Int32Array(B * L).fill(S), query: new Int32Array(B * Q) }
   const at = (numbers: Int32Array): Tensor => tensor(numbers, { shape: [B, numbers.length / B], dtype: 'int32' })
-  return { keys: at(keys), values: at(values), query: at(query) }
-}
-
-const write = (into: RetrievalInput, batch: Batch): void => {
-  for (const [name, numbers] of Object.entries(batch)) into[name as keyof Batch].write(numbers)
+  const given = { keys: at(numbers.keys), values: at(numbers.values), query: at(numbers.query) }
+  return {
+    given,
+    write(rows) {
+      rows.forEach(([{ keys, values }, queries], b) => {
+        numbers.keys.set(keys, b * L)
+        numbers.query.set(queries, b * Q)
+        for (let i = 0; i < L; i++) numbers.values[b * L + i] = S + values[i]
+      })
+      given.keys.write(numbers.keys)
+      given.values.write(numbers.values)
+      given.query.write(numbers.query)
+    },
+    dispose() {
+      for (const t of Object.values(given)) t.dispose()
+    },
+  }
 }
 
 /** The model of a memory as the authors begin it. */
@@ -153,7 +158,7 @@ function directionsOf(m: number, seed: number, stream: number): Float64Array {
   return columns
 }
 
-/** Evaluations that are averaged, and queries that are asked at a time. */
+/** Sequences of a test, and of how many of a sequence's queries a mean is taken at a time, as in the authors' batches. */
 const evaluations = 20
 const asked = 32
 
@@ -171,36 +176,38 @@ export async function pupilOf({ map, arg = 1, ...memory }: Memory, S: number, re
     for (const directions of omega) directions.write(directionsOf(arg, seed, stream++))
   }
   const L = replace ? 2 * S : S
-  const lesson = places(batch, L, S)
+  const lesson = batchOf(batch, L, 1, S)
   const wanted = zeros([batch, S])
-  const exam = places(asked, S, S)
-  const mine: { dispose(): void }[] = [...Object.values(lesson), wanted, ...Object.values(exam), optimizer, model]
+  const right = new Float32Array(batch * S)
+  // All keys of a sequence are asked at once: it is written once.
+  const exam = batchOf(1, S, S, S)
+  const mine: { dispose(): void }[] = [lesson, wanted, exam, optimizer, model]
   const dispose = (): void => {
     for (const it of mine.splice(0).reverse()) it.dispose()
   }
   try {
     /** Half the squared error of what is read, mean over the queries. */
     const learn = (): object => {
-      const loss = affine(sum(square(sub(model.forward(lesson).y, wanted))), 0.5 / batch)
+      const loss = affine(sum(square(sub(model.forward(lesson.given).y, wanted))), 0.5 / batch)
       loss.backward(undefined, { release: true })
       optimizer.step()
       optimizer.zeroGrad()
       return {}
     }
-    const learning = await capture([...Object.values(lesson), wanted, ...omega], {}, () => withGrad(learn), [...optimizer.changes()])
+    const learning = await capture([...Object.values(lesson.given), wanted, ...omega], {}, () => withGrad(learn), [...optimizer.changes()])
     mine.push(learning)
-    const answering = await capture([...Object.values(exam), ...omega], {}, () => ({ outputs: [model.forward(exam).y] }))
+    const answering = await capture([...Object.values(exam.given), ...omega], {}, () => ({ outputs: [model.forward(exam.given).y] }))
     mine.push(answering)
     return {
       step(): void {
-        const right = new Float32Array(batch * S)
+        right.fill(0)
         const rows = Array.from({ length: batch }, (_, b): Asked => {
           const sequence = draw(random, S, L, replace)
           const query = random.choice(sequence.keys)
           right[b * S + lastValue(sequence, query)] = 1
-          return [sequence, query]
+          return [sequence, [query]]
         })
-        write(lesson, batchOf(rows, S))
+        lesson.write(rows)
         wanted.write(right)
         redraw()
         learning.replay()
@@ -212,18 +219,17 @@ export async function pupilOf({ map, arg = 1, ...memory }: Memory, S: number, re
         for (let n = 0; n < evaluations; n++) {
           const sequence = draw(random, S, S, replace)
           const queries = [...new Set(sequence.keys)].sort((a, b) => a - b)
-          for (let i = 0; i < queries.length; i += asked, parts++) {
-            // Where fewer are left, the last is asked again, and not counted.
-            const some = queries.slice(i, i + asked)
-            const rows = Array.from({ length: asked }, (_, b): Asked => [sequence, some[Math.min(b, some.length - 1)]])
-            write(exam, batchOf(rows, S))
-            redraw()
-            answering.replay()
-            const y = await answering.outputs[0].read()
+          // Where there are fewer than places, the last is asked again, and not counted.
+          exam.write([[sequence, Array.from({ length: S }, (_, i) => queries[Math.min(i, queries.length - 1)])]])
+          redraw()
+          answering.replay()
+          const y = await answering.outputs[0].read()
+          for (let first = 0; first < queries.length; first += asked, parts++) {
+            const some = queries.slice(first, first + asked)
             let errors = 0
-            some.forEach((query, b) => {
+            some.forEach((query, i) => {
               const right = lastValue(sequence, query)
-              for (let value = 0; value < S; value++) errors += (y[b * S + value] - Number(value === right)) ** 2
+              for (let value = 0; value < S; value++) errors += (y[(first + i) * S + value] - Number(value === right)) ** 2
             })
             total += (0.5 * errors) / some.length
           }

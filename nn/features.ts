@@ -4,7 +4,7 @@
  */
 import { checkDivisor, checkNumber } from '../engine/arguments.ts'
 import { checkFloat } from '../engine/ops/check.ts'
-import { affine, elu, exp, minimum, mul, neg, relu, silu, square, sub } from '../engine/ops/elementwise.ts'
+import { affine, elu, exp, maximum, minimum, mul, neg, relu, silu, square, sub } from '../engine/ops/elementwise.ts'
 import { matmul } from '../engine/ops/matmul.ts'
 import { concat, permute, reshape } from '../engine/ops/movement.ts'
 import { l2Norm, softmax, sumNorm } from '../engine/ops/norm.ts'
@@ -146,15 +146,18 @@ const favorLimit = 40
 /**
  * FAVOR+'s positive features (Choromanski 2021, lemma 1): phi(x) = (exp([omega x, -omega x] - |x|^2 / 2) + eps) / sqrt(2 m), with
  * E[phi(x) . phi(y)] = exp(x . y) over omega and eps -> 0. x: [..., K]; omega: [m,K] -> [..., 2 m]. Exponents are at most
- * |omega_i|^2 / 2, about K / 2; where that is more than 40 they end at 40.
+ * |omega_i|^2 / 2, about K / 2; where that is more than 40 they end at 40, and at `least` at the other end, where that is given: above -43 the product of
+ * two features is a number that float32 holds with all its bits.
  */
-export function favor(x: Tensor, omega: Tensor, eps = favorEps): Tensor {
+export function favor(x: Tensor, omega: Tensor, eps = favorEps, least?: number): Tensor {
   checkNumber('favor: eps', eps, '0 or more')
+  if (least !== undefined) checkNumber('favor: the least exponent', least, 'a finite number')
   const projected = matmul(x, omega, { transposeB: true })
   const half = affine(sum(square(x), { axis: -1, keepDim: true }), 0.5)
   const exponents = sub(concat([projected, neg(projected)], projected.shape.length - 1), half)
   const norm = 1 / Math.sqrt(2 * omega.shape[0])
-  return affine(exp(minimum(exponents, favorLimit)), norm, eps * norm)
+  const limited = minimum(exponents, favorLimit)
+  return affine(exp(least === undefined ? limited : maximum(limited, least)), norm, eps * norm)
 }
 
 /** softmax([2 W x, -2 W x]) (Zhang 2024). x: [B,T,H,K]; W: [H,K,K], or [K,K] for all heads -> [B,T,H,2 K]. */
@@ -194,6 +197,30 @@ export function orthogonalRows(m: number, K: number, seed: number, stream: numbe
     return total
   }
   const squares = new Float64Array(m)
+  /** Takes from a row what it has of four others, from s on, which are orthogonal themselves, so that the order doesn't matter. */
+  const without4 = (row: number, s: number): void => {
+    const a = s * K,
+      b = a + K,
+      c = b + K,
+      d = c + K
+    let da = 0,
+      db = 0,
+      dc = 0,
+      dd = 0
+    for (let i = 0; i < K; i++) {
+      const x = rows[row + i]
+      da += x * rows[a + i]
+      db += x * rows[b + i]
+      dc += x * rows[c + i]
+      dd += x * rows[d + i]
+    }
+    da /= squares[s]
+    db /= squares[s + 1]
+    dc /= squares[s + 2]
+    dd /= squares[s + 3]
+    for (let i = 0; i < K; i++)
+      rows[row + i] -= da * rows[a + i] + db * rows[b + i] + (dc * rows[c + i] + dd * rows[d + i])
+  }
   for (let r = 0; r < m; r++) {
     const row = r * K
     const whole = dot(row, row)
@@ -201,7 +228,9 @@ export function orthogonalRows(m: number, K: number, seed: number, stream: numbe
     // Again where little was left: what rounding leaves of the other rows is of the size of the rounding of what there was.
     for (let before = Infinity; left < before / 100; ) {
       before = left
-      for (let s = r - (r % K); s < r; s++) {
+      let s = r - (r % K)
+      for (; s + 4 <= r; s += 4) without4(row, s)
+      for (; s < r; s++) {
         const overlap = dot(row, s * K) / squares[s]
         for (let i = 0; i < K; i++) rows[row + i] -= overlap * rows[s * K + i]
       }
