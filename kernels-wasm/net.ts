@@ -324,9 +324,9 @@ function readBackward(M: usize, dM: usize, a: usize, da: usize, g: usize, rows: 
 
 /**
  * What a decay has made smaller than this is 0 from there on, in matrices and their cotangents: token by token it would come to numbers below 2^-126,
- * with which processors compute a hundred times slower.
+ * with which processors compute a hundred times slower; and so would products of two of them that are only a little larger.
  */
-const VANISHED: f32 = 7.888609052210118e-31 // 2^-100
+const VANISHED: f32 = 1.3877787807814457e-17 // 2^-56
 
 @inline function unlessVanished(x: v128): v128 {
   return v128.andnot(x, f32x4.lt(f32x4.abs(x), splat(VANISHED)))
@@ -541,7 +541,7 @@ function writeBackward(dM: usize, k: usize, dk: usize, u: usize, du: usize, l: f
 // ---- reads that wait ---------------------------------------------------------------------------------------------------------------------
 // What a read adds to dM, a g^T, waits for the write of that matrix, whose pass through dM adds it, in this token or in the one before; for a write
 // without a decay or without an activation, whose pass can. A plan is what an instruction has for that: a read that waits where the write's is, the write how many wait, and a
-// and g of each, the oldest first. They lie among the registers, whose cotangents two tokens in a row have in different places.
+// and g of each, the oldest first. A read's has whether the write has a decay, too. They lie among the registers, whose cotangents two tokens in a row have in different places.
 
 /** Bytes of a plan, and how many reads can wait. */
 const PLAN: usize = 32, MOST = 3
@@ -564,7 +564,10 @@ function makePlans(plans: usize, first: usize, last: usize): void {
     store<i32>(plan, 0)
     if (load<i32>(i) != READ || load<i32>(i, 24)) continue
     for (let w = first, other = plans; w < last; w += INSTRUCTION, other += PLAN)
-      if (takesWaiting(w, load<i32>(i, 16))) store<usize>(plan, other)
+      if (takesWaiting(w, load<i32>(i, 16))) {
+        store<usize>(plan, other)
+        store<i32>(plan, <i32>decays(w), 28)
+      }
   }
 }
 
@@ -822,6 +825,7 @@ function backward(i: usize, plan: usize): void {
       const M = at(matrices(d, e), b), rows = up4(c), width = up4(n)
       const write = load<usize>(plan)
       if (!write) return readBackward(M, at(d ? dslow : dstate, b), ra, da, g, rows, width)
+      if (load<i32>(plan, 28)) for (let j = 0; j < width; j += 4) v128.store(at(g, j), unlessVanished(v128.load(at(g, j))))
       readAlong(M, da, g, rows, width)
       return wait(write, at(dstate, b), ra, g, rows, width)
     }

@@ -218,8 +218,7 @@ export function orthogonalRows(m: number, K: number, seed: number, stream: numbe
     db /= squares[s + 1]
     dc /= squares[s + 2]
     dd /= squares[s + 3]
-    for (let i = 0; i < K; i++)
-      rows[row + i] -= da * rows[a + i] + db * rows[b + i] + (dc * rows[c + i] + dd * rows[d + i])
+    for (let i = 0; i < K; i++) rows[row + i] -= da * rows[a + i] + db * rows[b + i] + (dc * rows[c + i] + dd * rows[d + i])
   }
   for (let r = 0; r < m; r++) {
     const row = r * K

@@ -9,7 +9,7 @@ import { checkInt32, match } from '../../engine/ops/check.ts'
 import { add, affine, div, sigmoid, tanh } from '../../engine/ops/elementwise.ts'
 import { matmul } from '../../engine/ops/matmul.ts'
 import { concat, detach, gather, permute, reshape, slice } from '../../engine/ops/movement.ts'
-import { layerNorm, sumNorm } from '../../engine/ops/norm.ts'
+import { layerNorm, softmax, sumNorm } from '../../engine/ops/norm.ts'
 import { sum } from '../../engine/ops/reduce.ts'
 import { dpfp } from '../../engine/ops/sequence.ts'
 import { generator } from '../../engine/random.ts'
@@ -21,7 +21,6 @@ import { Embedding, Linear } from '../layers.ts'
 import type { StateDict } from '../module.ts'
 import type { Options, OutsideClass, OutsideOption } from './class.ts'
 import { OutsideModule } from './layer.ts'
-import { attend } from './slots.ts'
 
 /** int32: keys [B,L] (below n_keys), values [B,L] (from n_values on), query [B,Q]; y [B Q,n_values], a row for each query. */
 export type RetrievalInput = Readonly<Record<'keys' | 'values' | 'query', Tensor>>
@@ -62,6 +61,13 @@ const rules: Record<string, Read> = {
 
 /** Of long keys all features are next to nothing beside the read-out's eps: below this their products would be numbers that are slow to compute with. */
 const leastExponent = -40
+
+/** Softmax attention of each query to all keys. */
+const attention: Read = (q, k, v) => {
+  const [B, Q, H, d] = q.shape
+  const y = matmul(softmax(matmul(affine(flat(q), 1 / Math.sqrt(d)), flat(k), { transposeB: true })), flat(v))
+  return reshape(y, [B, Q, H, y.shape[2]])
+}
 
 const maps: Record<string, (x: Tensor, arg: number, omega: Tensor | undefined) => Tensor> = {
   linear: featureMaps.elu1.map,
@@ -160,7 +166,7 @@ export const retrieval: Record<'ischlag/fast-weight-transformers', Record<string
       source: 'synthetic/softmaxAttention.py',
       options,
       read: sizes,
-      make: (o) => model(o, attend, false),
+      make: (o) => model(o, attention, false),
     },
   },
 }
