@@ -4,7 +4,7 @@
  */
 import { checkDivisor, checkNumber } from '../engine/arguments.ts'
 import { checkFloat } from '../engine/ops/check.ts'
-import { affine, elu, exp, maximum, minimum, mul, neg, relu, silu, square, sub } from '../engine/ops/elementwise.ts'
+import { affine, elu, exp, mul, neg, relu, silu, square, sub } from '../engine/ops/elementwise.ts'
 import { matmul } from '../engine/ops/matmul.ts'
 import { concat, permute, reshape } from '../engine/ops/movement.ts'
 import { l2Norm, softmax, sumNorm } from '../engine/ops/norm.ts'
@@ -146,18 +146,16 @@ const favorLimit = 40
 /**
  * FAVOR+'s positive features (Choromanski 2021, lemma 1): phi(x) = (exp([omega x, -omega x] - |x|^2 / 2) + eps) / sqrt(2 m), with
  * E[phi(x) . phi(y)] = exp(x . y) over omega and eps -> 0. x: [..., K]; omega: [m,K] -> [..., 2 m]. Exponents are at most
- * |omega_i|^2 / 2, about K / 2; where that is more than 40 they end at 40, and at `least` at the other end, where that is given: above -43 the product of
- * two features is a number that float32 holds with all its bits.
+ * |omega_i|^2 / 2, about K / 2; where that is more than 40 they end at 40.
  */
-export function favor(x: Tensor, omega: Tensor, eps = favorEps, least?: number): Tensor {
+export function favor(x: Tensor, omega: Tensor, eps = favorEps): Tensor {
   checkNumber('favor: eps', eps, '0 or more')
-  if (least !== undefined) checkNumber('favor: the least exponent', least, 'a finite number')
   const projected = matmul(x, omega, { transposeB: true })
-  const half = affine(sum(square(x), { axis: -1, keepDim: true }), 0.5)
-  const exponents = sub(concat([projected, neg(projected)], projected.shape.length - 1), half)
+  const shift = affine(sum(square(x), { axis: -1, keepDim: true }), 0.5, favorLimit)
+  // min(x, 40) = 40 - relu(40 - x): relu's gradient is one kernel, that of `minimum`, which shares ties, five.
+  const under = relu(sub(shift, concat([projected, neg(projected)], projected.shape.length - 1)))
   const norm = 1 / Math.sqrt(2 * omega.shape[0])
-  const limited = minimum(exponents, favorLimit)
-  return affine(exp(least === undefined ? limited : maximum(limited, least)), norm, eps * norm)
+  return affine(exp(affine(under, -1, favorLimit)), norm, eps * norm)
 }
 
 /** softmax([2 W x, -2 W x]) (Zhang 2024). x: [B,T,H,K]; W: [H,K,K], or [K,K] for all heads -> [B,T,H,2 K]. */

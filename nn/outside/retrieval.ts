@@ -6,7 +6,7 @@ import { checkObject, told } from '../../engine/arguments.ts'
 import { fastWeightMemory } from '../../engine/nets/delta.ts'
 import { runNet } from '../../engine/nets/run.ts'
 import { checkInt32, match } from '../../engine/ops/check.ts'
-import { add, affine, div, sigmoid, tanh } from '../../engine/ops/elementwise.ts'
+import { add, affine, div, relu, sigmoid, sub, tanh } from '../../engine/ops/elementwise.ts'
 import { matmul } from '../../engine/ops/matmul.ts'
 import { concat, detach, gather, permute, reshape, slice } from '../../engine/ops/movement.ts'
 import { layerNorm, softmax, sumNorm } from '../../engine/ops/norm.ts'
@@ -59,8 +59,11 @@ const rules: Record<string, Read> = {
   },
 }
 
-/** Of long keys all features are next to nothing beside the read-out's eps: below this their products would be numbers that are slow to compute with. */
-const leastExponent = -40
+/**
+ * Of long keys FAVOR+'s exponentials are next to nothing beside `readEps`; up to this they are 0, since products of them, and gradients, would be
+ * numbers below 2^-126, which are slow to compute with.
+ */
+const vanished = 1e-18
 
 /** Softmax attention of each query to all keys. */
 const attention: Read = (q, k, v) => {
@@ -73,7 +76,10 @@ const maps: Record<string, (x: Tensor, arg: number, omega: Tensor | undefined) =
   linear: featureMaps.elu1.map,
   tanh: (x) => tanh(x),
   dpfp: (x, nu) => dpfp(x, nu),
-  favor: (x, _, omega) => favor(x, permute(omega!, [1, 0]), 0, leastExponent),
+  favor(x, _, omega) {
+    const rows = permute(omega!, [1, 0])
+    return relu(sub(favor(x, rows, vanished), (2 * vanished) / Math.sqrt(2 * rows.shape[0])))
+  },
 }
 
 const options: Record<string, OutsideOption> = {

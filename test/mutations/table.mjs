@@ -530,6 +530,22 @@ export const mutations = [
     device: 'wasm',
   },
   {
+    bug: "the gradient of a net's decay leaves out what the pass that takes waiting reads has found",
+    file: wasmNet,
+    from: 'load<f32>(at(dr, d)) + along)',
+    to: 'load<f32>(at(dr, d)))',
+    claim: 'fwm: fused = step',
+    device: 'wasm',
+  },
+  {
+    bug: "what a net's decay has made vanish goes on to numbers that are slow to compute with",
+    file: wasmNet,
+    from: 'return v128.andnot(x, f32x4.lt(f32x4.abs(x), splat(VANISHED)))',
+    to: 'return x',
+    test: 'ops/nets',
+    it: 'what a decay makes vanish is 0: it never gets to numbers that a processor is slow with',
+  },
+  {
     bug: 'the slope of a sigmoid in a net is that of tanh',
     file: wasmNet,
     from: 'return f == TANH ? 1 : 0',
