@@ -179,8 +179,9 @@ export async function pupilOf({ map, arg = 1, ...memory }: Memory, S: number, re
   const lesson = batchOf(batch, L, 1, S)
   const wanted = zeros([batch, S])
   const right = new Float32Array(batch * S)
-  // All keys of a sequence are asked at once: it is written once.
-  const exam = batchOf(1, S, S, S)
+  // All keys of a sequence are asked at once, so that it is written once; but directions are drawn for each batch, as the authors do.
+  const together = map === 'favor' ? Math.min(asked, S) : S
+  const exam = batchOf(1, S, together, S)
   const mine: { dispose(): void }[] = [lesson, wanted, exam, optimizer, model]
   const dispose = (): void => {
     for (const it of mine.splice(0).reverse()) it.dispose()
@@ -219,19 +220,21 @@ export async function pupilOf({ map, arg = 1, ...memory }: Memory, S: number, re
         for (let n = 0; n < evaluations; n++) {
           const sequence = draw(random, S, S, replace)
           const queries = [...new Set(sequence.keys)].sort((a, b) => a - b)
-          // Where there are fewer than places, the last is asked again, and not counted.
-          exam.write([[sequence, Array.from({ length: S }, (_, i) => queries[Math.min(i, queries.length - 1)])]])
-          redraw()
-          answering.replay()
-          const y = await answering.outputs[0].read()
-          for (let first = 0; first < queries.length; first += asked, parts++) {
-            const some = queries.slice(first, first + asked)
-            let errors = 0
-            some.forEach((query, i) => {
-              const right = lastValue(sequence, query)
-              for (let value = 0; value < S; value++) errors += (y[(first + i) * S + value] - Number(value === right)) ** 2
-            })
-            total += (0.5 * errors) / some.length
+          for (let first = 0; first < queries.length; first += together) {
+            // Where there are fewer than places, the last is asked again, and not counted.
+            exam.write([[sequence, Array.from({ length: together }, (_, i) => queries[Math.min(first + i, queries.length - 1)])]])
+            redraw()
+            answering.replay()
+            const y = await answering.outputs[0].read()
+            for (let from = first; from < Math.min(first + together, queries.length); from += asked, parts++) {
+              const some = queries.slice(from, from + asked)
+              let errors = 0
+              some.forEach((query, i) => {
+                const right = lastValue(sequence, query)
+                for (let value = 0; value < S; value++) errors += (y[(from - first + i) * S + value] - Number(value === right)) ** 2
+              })
+              total += (0.5 * errors) / some.length
+            }
           }
         }
         return total / parts
