@@ -4,7 +4,7 @@
  */
 import { checkDivisor, checkNumber } from '../engine/arguments.ts'
 import { checkFloat } from '../engine/ops/check.ts'
-import { affine, elu, exp, mul, neg, relu, silu, square, sub } from '../engine/ops/elementwise.ts'
+import { affine, elu, exp, minimum, mul, neg, relu, silu, square, sub } from '../engine/ops/elementwise.ts'
 import { matmul } from '../engine/ops/matmul.ts'
 import { concat, permute, reshape } from '../engine/ops/movement.ts'
 import { l2Norm, softmax, sumNorm } from '../engine/ops/norm.ts'
@@ -151,11 +151,10 @@ const favorLimit = 40
 export function favor(x: Tensor, omega: Tensor, eps = favorEps): Tensor {
   checkNumber('favor: eps', eps, '0 or more')
   const projected = matmul(x, omega, { transposeB: true })
-  const shift = affine(sum(square(x), { axis: -1, keepDim: true }), 0.5, favorLimit)
-  // min(x, 40) = 40 - relu(40 - x): relu's gradient is one kernel, that of `minimum`, which shares ties, five.
-  const under = relu(sub(shift, concat([projected, neg(projected)], projected.shape.length - 1)))
+  const half = affine(sum(square(x), { axis: -1, keepDim: true }), 0.5)
+  const exponents = sub(concat([projected, neg(projected)], projected.shape.length - 1), half)
   const norm = 1 / Math.sqrt(2 * omega.shape[0])
-  return affine(exp(affine(under, -1, favorLimit)), norm, eps * norm)
+  return affine(exp(minimum(exponents, favorLimit)), norm, eps * norm)
 }
 
 /** softmax([2 W x, -2 W x]) (Zhang 2024). x: [B,T,H,K]; W: [H,K,K], or [K,K] for all heads -> [B,T,H,2 K]. */
