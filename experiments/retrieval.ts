@@ -57,7 +57,7 @@ const capacity: Record<string, Memory> = {
     official: [4.81e-4, 8.68e-4, 4.9e-4, 7.45e-4, 4.75e-4, 5.01e-4, 8.61e-4, 2.48e-4, 4.13e-4, 8.82e-4],
   },
   'FAVOR+ 64': {
-    ...{ rule: 'sum', map: 'favor', arg: 64, seconds: 30 },
+    ...{ rule: 'sum', map: 'favor', arg: 64, seconds: 25 },
     official: [0.117, 0.274, 0.483, 0.5, 0.496, 0.5, 0.5, 0.5, 0.5, 0.5],
   },
 }

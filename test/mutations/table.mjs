@@ -484,8 +484,8 @@ export const mutations = [
   {
     bug: "the gradient of a net's fast matrix isn't decayed",
     file: wasmNet,
-    from: '  if (l == 1) writeBackwardWith(',
-    to: '  if (l == l) writeBackwardWith(',
+    from: 'return decays ? f32x4.mul(l, d) : d',
+    to: 'return d',
     claim: 'ba: fused = step',
     device: 'wasm',
   },
