@@ -71,9 +71,9 @@ const update: Record<string, Memory> = {
   'delta, DPFP-1': { rule: 'ours', map: 'dpfp', arg: 1, seconds: 105, official: [7.66e-4, 9.7e-4, 4.86e-3, 6.28e-3, 8.62e-5] },
   'delta, DPFP-2': { rule: 'ours', map: 'dpfp', arg: 2, seconds: 65, official: [9.69e-4, 5.25e-4, 4.87e-4, 8.05e-4, 0.0854] },
   'sum, DPFP-1': { rule: 'sum', map: 'dpfp', arg: 1, seconds: 17, official: [0.0973, 0.104, 0.103, 0.113, 0.111] },
-  'fast weight memory, DPFP-1': { rule: 'fwm', map: 'dpfp', arg: 1, seconds: 160, official: [0.0404, 0.492, 0.499, 0.5, 0.526] },
+  'fast weight memory, DPFP-1': { rule: 'fwm', map: 'dpfp', arg: 1, seconds: 280, official: [0.0404, 0.492, 0.499, 0.5, 0.526] },
   'fast weight memory, tanh': {
-    ...{ rule: 'fwm', map: 'tanh', lr: 1e-4, batch: 128, limit: tanhLimit, seconds: 430 },
+    ...{ rule: 'fwm', map: 'tanh', lr: 1e-4, batch: 128, limit: tanhLimit, seconds: 490 },
     official: [1.5, 4.83, 9.02, 30.3, 42.4],
   },
 }
