@@ -322,9 +322,19 @@ function readBackward(M: usize, dM: usize, a: usize, da: usize, g: usize, rows: 
   }
 }
 
+/**
+ * What a decay has made smaller than this is 0 from there on, in matrices and their cotangents: token by token it would come to numbers below 2^-126,
+ * with which processors compute a hundred times slower; and so would products of two of them that are only a little larger.
+ */
+const VANISHED: f32 = 1.3877787807814457e-17 // 2^-56
+
+@inline function unlessVanished(x: v128): v128 {
+  return v128.andnot(x, f32x4.lt(f32x4.abs(x), splat(VANISHED)))
+}
+
 /** Four floats of l M + k u^T. */
 @inline function written(decays: bool, m: v128, l: v128, k: v128, u: v128): v128 {
-  return madd(k, u, decays ? f32x4.mul(l, m) : m)
+  return decays ? unlessVanished(madd(k, u, f32x4.mul(l, m))) : madd(k, u, m)
 }
 
 @inline function writeVector(decays: bool, to: usize, from: usize, l: v128, k: v128, u: v128): void {
@@ -494,7 +504,7 @@ function activationBackward(f: i32, g: usize, to: usize, from: usize, k: usize, 
 }
 
 @inline function scaled(decays: bool, to: usize, l: v128, d: v128): void {
-  if (decays) v128.store(to, f32x4.mul(l, d))
+  if (decays) v128.store(to, unlessVanished(f32x4.mul(l, d)))
 }
 
 @inline function writeBackwardWith(decays: bool, dM: usize, k: usize, dk: usize, u: usize, du: usize, l: v128, rows: i32, width: i32): void {
@@ -530,17 +540,22 @@ function writeBackward(dM: usize, k: usize, dk: usize, u: usize, du: usize, l: f
 
 // ---- reads that wait ---------------------------------------------------------------------------------------------------------------------
 // What a read adds to dM, a g^T, waits for the write of that matrix, whose pass through dM adds it, in this token or in the one before; for a write
-// without a decay, whose pass can. A plan is what an instruction has for that: a read that waits where the write's is, the write how many wait, and a
-// and g of each, the oldest first. They lie among the registers, whose cotangents two tokens in a row have in different places.
+// without a decay or without an activation, whose pass can. A plan is what an instruction has for that: a read that waits where the write's is, the write how many wait, and a
+// and g of each, the oldest first. A read's has whether the write has a decay, too. They lie among the registers, whose cotangents two tokens in a row have in different places.
 
 /** Bytes of a plan, and how many reads can wait. */
 const PLAN: usize = 32, MOST = 3
 
+/** Whether the write at i has a decay, by a register or a number. */
+@inline function decays(i: usize): bool {
+  return load<i32>(i, 24) >= 0 || load<f32>(i, 32) != 1
+}
+
 /** Whether the instruction at i is a write of the matrix at `place` for which reads wait. */
 @inline function takesWaiting(i: usize, place: i32): bool {
-  if (load<i32>(i) != WRITE || load<i32>(i, 4) != place || load<i32>(i, 24) >= 0 || load<f32>(i, 32) != 1) return false
+  if (load<i32>(i) != WRITE || load<i32>(i, 4) != place) return false
   const f = load<i32>(i, 28)
-  return f < 0 || f == SIGMOID || f == TANH
+  return f < 0 || !decays(i) && (f == SIGMOID || f == TANH)
 }
 
 /** Of all instructions; nothing waits. */
@@ -549,7 +564,10 @@ function makePlans(plans: usize, first: usize, last: usize): void {
     store<i32>(plan, 0)
     if (load<i32>(i) != READ || load<i32>(i, 24)) continue
     for (let w = first, other = plans; w < last; w += INSTRUCTION, other += PLAN)
-      if (takesWaiting(w, load<i32>(i, 16))) store<usize>(plan, other)
+      if (takesWaiting(w, load<i32>(i, 16))) {
+        store<usize>(plan, other)
+        store<i32>(plan, <i32>decays(w), 28)
+      }
   }
 }
 
@@ -584,15 +602,25 @@ function addAllWaiting(plans: usize, first: usize, last: usize): void {
   return slopes ? slope(shift, v128.load(made), d) : d
 }
 
+/** Four floats of a cotangent, which a decay makes smaller from here on. */
+@inline function unlessDecayed(decays: bool, d: v128): v128 {
+  return decays ? unlessVanished(d) : d
+}
+
+@inline function times(decays: bool, l: v128, d: v128): v128 {
+  return decays ? f32x4.mul(l, d) : d
+}
+
 /**
- * dM += what waits, of which there are `reads`, times the slopes of the activation that made M, if `slopes`; dk += dM u, du += k dM. Two rows, and two
- * vectors of them, at a time.
+ * dM += what waits, of which there are `reads`, times the slopes of the activation that made M, if `slopes`; dk += dM u, du += k dM. If `decays`, then
+ * dM = l dM, and what it was before, times the numbers at M, is returned. Two rows, and two vectors of them, at a time.
  */
-@inline function writeBackwardOf(reads: i32, slopes: bool, shift: v128, M: usize, plan: usize, dM: usize, k: usize, dk: usize, u: usize,
-  du: usize, rows: i32, width: i32): void {
+@inline function writeBackwardOf(reads: i32, slopes: bool, decays: bool, factor: v128, M: usize, plan: usize, dM: usize, k: usize, dk: usize,
+  u: usize, du: usize, rows: i32, width: i32): f32 {
   const row = <usize>width << 2, second = reads > 1, third = reads > 2
   const a = load<usize>(plan, 4), g = load<usize>(plan, 8), b = second ? load<usize>(plan, 12) : a, h = second ? load<usize>(plan, 16) : g
   const c = third ? load<usize>(plan, 20) : a, l = third ? load<usize>(plan, 24) : g
+  let along = splat(0), along1 = along
   for (let i = 0; i < rows; i += 2) {
     const a0 = v128.load32_splat(at(a, i)), a1 = v128.load32_splat(at(a, i), 4)
     const b0 = v128.load32_splat(at(b, i)), b1 = v128.load32_splat(at(b, i), 4)
@@ -626,10 +654,19 @@ function addAllWaiting(plans: usize, first: usize, last: usize): void {
       }
       if (slopes) {
         const m = M + j
-        x0 = slope(shift, v128.load(m), x0)
-        y0 = slope(shift, v128.load(m, 16), y0)
-        x1 = slope(shift, v128.load(m + row), x1)
-        y1 = slope(shift, v128.load(m + row, 16), y1)
+        x0 = slope(factor, v128.load(m), x0)
+        y0 = slope(factor, v128.load(m, 16), y0)
+        x1 = slope(factor, v128.load(m + row), x1)
+        y1 = slope(factor, v128.load(m + row, 16), y1)
+      }
+      if (decays) {
+        const m = M + j
+        x0 = unlessVanished(x0)
+        y0 = unlessVanished(y0)
+        x1 = unlessVanished(x1)
+        y1 = unlessVanished(y1)
+        along = madd(x1, v128.load(m + row), madd(x0, v128.load(m), along))
+        along1 = madd(y1, v128.load(m + row, 16), madd(y0, v128.load(m, 16), along1))
       }
       low = v128.load(u + j)
       high = v128.load(u + j, 16)
@@ -640,20 +677,22 @@ function addAllWaiting(plans: usize, first: usize, last: usize): void {
       const k0 = v128.load32_splat(at(k, i)), k1 = v128.load32_splat(at(k, i), 4)
       low = madd(k1, x1, madd(k0, x0, v128.load(du + j)))
       high = madd(k1, y1, madd(k0, y0, v128.load(du + j, 16)))
-      v128.store(d, y0, 16)
-      v128.store(d, x0)
-      v128.store(e, y1, 16)
-      v128.store(e, x1)
+      v128.store(d, times(decays, factor, y0), 16)
+      v128.store(d, times(decays, factor, x0))
+      v128.store(e, times(decays, factor, y1), 16)
+      v128.store(e, times(decays, factor, x1))
       v128.store(du + j, high, 16)
       v128.store(du + j, low)
     }
     if (j < row) {
       const d = dM + j, e = d + row, m = M + j
       const gj = v128.load(g + j), hj = v128.load(h + j), lj = v128.load(l + j), uj = v128.load(u + j)
-      const x0 = sloped(slopes, shift, m, plus(third, c0, lj, plus(second, b0, hj, madd(a0, gj, v128.load(d)))))
-      const x1 = sloped(slopes, shift, m + row, plus(third, c1, lj, plus(second, b1, hj, madd(a1, gj, v128.load(e)))))
-      v128.store(d, x0)
-      v128.store(e, x1)
+      const z0 = sloped(slopes, factor, m, plus(third, c0, lj, plus(second, b0, hj, madd(a0, gj, v128.load(d)))))
+      const z1 = sloped(slopes, factor, m + row, plus(third, c1, lj, plus(second, b1, hj, madd(a1, gj, v128.load(e)))))
+      const x0 = unlessDecayed(decays, z0), x1 = unlessDecayed(decays, z1)
+      if (decays) along = madd(x1, v128.load(m + row), madd(x0, v128.load(m), along))
+      v128.store(d, times(decays, factor, x0))
+      v128.store(e, times(decays, factor, x1))
       v128.store(du + j, madd(v128.load32_splat(at(k, i), 4), x1, madd(v128.load32_splat(at(k, i)), x0, v128.load(du + j))))
       r0 = madd(x0, uj, r0)
       r1 = madd(x1, uj, r1)
@@ -662,22 +701,23 @@ function addAllWaiting(plans: usize, first: usize, last: usize): void {
     dM += 2 * row
     M += 2 * row
   }
+  return decays ? sumLanes(f32x4.add(along, along1)) : 0
 }
 
 function writeBackward1(plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): void {
-  writeBackwardOf(1, false, splat(0), 0, plan, dM, k, dk, u, du, rows, width)
+  writeBackwardOf(1, false, false, splat(0), 0, plan, dM, k, dk, u, du, rows, width)
 }
 
 function writeBackward2(plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): void {
-  writeBackwardOf(2, false, splat(0), 0, plan, dM, k, dk, u, du, rows, width)
+  writeBackwardOf(2, false, false, splat(0), 0, plan, dM, k, dk, u, du, rows, width)
 }
 
 function writeBackward3(plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): void {
-  writeBackwardOf(3, false, splat(0), 0, plan, dM, k, dk, u, du, rows, width)
+  writeBackwardOf(3, false, false, splat(0), 0, plan, dM, k, dk, u, du, rows, width)
 }
 
 function writeBackwardSloped(shift: f32, M: usize, plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): void {
-  writeBackwardOf(1, true, splat(shift), M, plan, dM, k, dk, u, du, rows, width)
+  writeBackwardOf(1, true, false, splat(shift), M, plan, dM, k, dk, u, du, rows, width)
   store<i32>(plan, 0)
 }
 
@@ -687,6 +727,27 @@ function writeBackwardWaiting(reads: i32, plan: usize, dM: usize, k: usize, dk: 
   else if (reads == 2) writeBackward2(plan, dM, k, dk, u, du, rows, width)
   else writeBackward3(plan, dM, k, dk, u, du, rows, width)
   store<i32>(plan, 0)
+}
+
+function writeBackwardDecayed1(l: f32, last: usize, plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): f32 {
+  return writeBackwardOf(1, false, true, splat(l), last, plan, dM, k, dk, u, du, rows, width)
+}
+
+function writeBackwardDecayed2(l: f32, last: usize, plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): f32 {
+  return writeBackwardOf(2, false, true, splat(l), last, plan, dM, k, dk, u, du, rows, width)
+}
+
+function writeBackwardDecayed3(l: f32, last: usize, plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32, width: i32): f32 {
+  return writeBackwardOf(3, false, true, splat(l), last, plan, dM, k, dk, u, du, rows, width)
+}
+
+/** The same, and dM = l dM in the end; gives the cotangent of l, for a matrix that was `last`. */
+function writeBackwardDecayed(reads: i32, l: f32, last: usize, plan: usize, dM: usize, k: usize, dk: usize, u: usize, du: usize, rows: i32,
+  width: i32): f32 {
+  store<i32>(plan, 0)
+  if (reads == 1) return writeBackwardDecayed1(l, last, plan, dM, k, dk, u, du, rows, width)
+  if (reads == 2) return writeBackwardDecayed2(l, last, plan, dM, k, dk, u, du, rows, width)
+  return writeBackwardDecayed3(l, last, plan, dM, k, dk, u, du, rows, width)
 }
 
 // ---- instructions -------------------------------------------------------------------------------------------------------------------
@@ -764,6 +825,7 @@ function backward(i: usize, plan: usize): void {
       const M = at(matrices(d, e), b), rows = up4(c), width = up4(n)
       const write = load<usize>(plan)
       if (!write) return readBackward(M, at(d ? dslow : dstate, b), ra, da, g, rows, width)
+      if (load<i32>(plan, 28)) for (let j = 0; j < width; j += 4) v128.store(at(g, j), unlessVanished(v128.load(at(g, j))))
       readAlong(M, da, g, rows, width)
       return wait(write, at(dstate, b), ra, g, rows, width)
     }
@@ -771,6 +833,11 @@ function backward(i: usize, plan: usize): void {
       const l = decayOf(i)
       const dM = at(dstate, index), last = at(before, index), rows = up4(c), width = up4(n)
       const waiting = load<i32>(plan)
+      if (waiting && e < 0 && decays(i)) {
+        const along = writeBackwardDecayed(waiting, l, last, plan, dM, ra, da, rb, db, rows, width)
+        if (d >= 0) store<f32>(at(dr, d), load<f32>(at(dr, d)) + along)
+        return
+      }
       if (waiting && e < 0) return writeBackwardWaiting(waiting, plan, dM, ra, da, rb, db, rows, width)
       if (waiting == 1) return writeBackwardSloped(shiftOf(e), at(after, index), plan, dM, ra, da, rb, db, rows, width)
       addWaiting(plan, dM, rows, width)

@@ -194,6 +194,29 @@ export function orthogonalRows(m: number, K: number, seed: number, stream: numbe
     return total
   }
   const squares = new Float64Array(m)
+  /** Takes from a row what it has of four others, from s on, which are orthogonal themselves, so that the order doesn't matter. */
+  const without4 = (row: number, s: number): void => {
+    const a = s * K,
+      b = a + K,
+      c = b + K,
+      d = c + K
+    let da = 0,
+      db = 0,
+      dc = 0,
+      dd = 0
+    for (let i = 0; i < K; i++) {
+      const x = rows[row + i]
+      da += x * rows[a + i]
+      db += x * rows[b + i]
+      dc += x * rows[c + i]
+      dd += x * rows[d + i]
+    }
+    da /= squares[s]
+    db /= squares[s + 1]
+    dc /= squares[s + 2]
+    dd /= squares[s + 3]
+    for (let i = 0; i < K; i++) rows[row + i] -= da * rows[a + i] + db * rows[b + i] + (dc * rows[c + i] + dd * rows[d + i])
+  }
   for (let r = 0; r < m; r++) {
     const row = r * K
     const whole = dot(row, row)
@@ -201,7 +224,9 @@ export function orthogonalRows(m: number, K: number, seed: number, stream: numbe
     // Again where little was left: what rounding leaves of the other rows is of the size of the rounding of what there was.
     for (let before = Infinity; left < before / 100; ) {
       before = left
-      for (let s = r - (r % K); s < r; s++) {
+      let s = r - (r % K)
+      for (; s + 4 <= r; s += 4) without4(row, s)
+      for (; s < r; s++) {
         const overlap = dot(row, s * K) / squares[s]
         for (let i = 0; i < K; i++) rows[row + i] -= overlap * rows[s * K + i]
       }

@@ -23,7 +23,8 @@ import type { HalfType } from '../half.ts'
  * - max(-0, 0) is 0, min(-0, 0) is -0; otherwise the sign of a zero isn't promised. It can't be on webgpu: WGSL lets a shader ignore it (15.7.2, differences
  *   from IEEE 754). Elsewhere, too, what adds up to 0 has the sign that the order of the terms gives it: of the recurrences that is another one in each form, as in
  *   v - S^T a from v = -0, of which a kernel takes away terms one by one, and the reference their sum.
- * - A float32 device may give 0 for what is nearer to 0 than 2^-125, and webgpu may read a denormal number (below 2^-126) as 0.
+ * - A float32 device may give 0 for what is nearer to 0 than 2^-125, and webgpu may read a denormal number (below 2^-126) as 0. In a net's matrix that
+ *   decays, and in its cotangents, wasm gives 0 for what is nearer to 0 than 2^-56.
  */
 export const unaryOps = [
   'neg',

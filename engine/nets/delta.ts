@@ -140,6 +140,8 @@ export interface FastWeightMemoryOptions {
   K: number
   /** Width of values. */
   V: number
+  /** Whether it is read at each token, true by default; without, it takes no q, and y [B,T,H,1] is max(|W'|, 1), for who reads the last state alone. */
+  reads?: boolean
 }
 
 /**
@@ -148,23 +150,24 @@ export interface FastWeightMemoryOptions {
  *
  *     W' = W_{t-1} + k sigmoid(beta) (v - k W_{t-1})^T,  W_t = W' / max(|W'|, 1),  y_t = q W_t
  */
-export function fastWeightMemory({ K, V }: FastWeightMemoryOptions): Net {
+export function fastWeightMemory({ K, V, reads = true }: FastWeightMemoryOptions): Net {
   return defineNet('fast weight memory', (net) => {
     const W = net.matrix('W', K, V)
     // |W|^2, which follows from the write without another look at W: |W + k u^T|^2 = |W|^2 + 2 (k W) . u + |k|^2 |u|^2.
     const size0 = net.vector('size', 1)
     const seen = net.vector('seen', 1)
-    const { q, k, v, beta } = net.inputs({ q: K, k: K, v: V, beta: 1 })
+    const q = reads ? net.inputs({ q: K }).q : undefined
+    const { k, v, beta } = net.inputs({ k: K, v: V, beta: 1 })
     const held = net.read(W, k)
     const u = net.times(net.sub(v, held), net.sigmoid(beta))
     const added = net.add(net.affine(net.dot(held, u), 2), net.mul(net.dot(k, k), net.dot(u, u)))
     const size = net.add(size0, added)
     // max(size, 1), whose root has a gradient everywhere.
-    const shrink = net.unary('reciprocal', net.unary('sqrt', net.affine(net.unary('relu', net.affine(size, 1, -1)), 1, 1)))
-    const scale = net.affine(net.mul(seen, net.affine(shrink, 1, -1)), 1, 1)
+    const norm = net.unary('sqrt', net.affine(net.unary('relu', net.affine(size, 1, -1)), 1, 1))
+    const scale = net.affine(net.mul(seen, net.affine(net.unary('reciprocal', norm), 1, -1)), 1, 1)
     net.write(W, net.times(k, scale), u, { decay: scale })
     net.next('size', net.mul(size, net.mul(scale, scale)))
     net.next('seen', net.affine(seen, 0, 1))
-    net.output(net.read(W, q))
+    net.output(q ? net.read(W, q) : norm)
   })
 }

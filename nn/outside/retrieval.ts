@@ -1,15 +1,15 @@
 /**
  * The models of the synthetic retrieval experiments (Schlag 2021, section 6.1; github.com/ischlag/fast-weight-transformers ebe13ea, synthetic/):
- * L keys and values are written, and then one query is read.
+ * L keys and values are written, and then a query is read (or several, each by itself).
  */
 import { checkObject, told } from '../../engine/arguments.ts'
 import { fastWeightMemory } from '../../engine/nets/delta.ts'
 import { runNet } from '../../engine/nets/run.ts'
 import { checkInt32, match } from '../../engine/ops/check.ts'
-import { add, affine, div, expand, sigmoid, tanh } from '../../engine/ops/elementwise.ts'
+import { add, affine, div, relu, sigmoid, sub, tanh } from '../../engine/ops/elementwise.ts'
 import { matmul } from '../../engine/ops/matmul.ts'
 import { concat, detach, gather, permute, reshape, slice } from '../../engine/ops/movement.ts'
-import { layerNorm, sumNorm } from '../../engine/ops/norm.ts'
+import { layerNorm, softmax, sumNorm } from '../../engine/ops/norm.ts'
 import { sum } from '../../engine/ops/reduce.ts'
 import { dpfp } from '../../engine/ops/sequence.ts'
 import { generator } from '../../engine/random.ts'
@@ -21,44 +21,65 @@ import { Embedding, Linear } from '../layers.ts'
 import type { StateDict } from '../module.ts'
 import type { Options, OutsideClass, OutsideOption } from './class.ts'
 import { OutsideModule } from './layer.ts'
-import { attend } from './slots.ts'
 
-/** int32: keys [B,L] (below n_keys), values [B,L] (from n_values on), query [B,1]. */
+/** int32: keys [B,L] (below n_keys), values [B,L] (from n_values on), query [B,Q]; y [B Q,n_values], a row for each query. */
 export type RetrievalInput = Readonly<Record<'keys' | 'values' | 'query', Tensor>>
 
-/** Keys, queries and values [B,L,1,...] of one head, strengths before their sigmoid [B,L,1]; y [B,1,1,n_values]. */
+/** Queries [B,Q,1,d'], keys and values [B,L,1,...] of one head, strengths before their sigmoid [B,L,1]; y [B,Q,1,n_values]. */
 type Read = (q: Tensor, k: Tensor, v: Tensor, beta: () => Tensor) => Tensor
 
 const readEps = 1e-6
 
-/** What the last of the tokens reads: the query stands beside it, and the others' read-outs are left out. */
-const last = (x: Tensor): Tensor => slice(x, 1, x.shape[1] - 1, x.shape[1])
-/** The query at every token, so that the rule's ops take it. */
-const everywhere = (q: Tensor, L: number): Tensor => expand(q, [q.shape[0], L, ...q.shape.slice(2)])
+/** x [B,n,1,width] of the one head, [B,n,width]. */
+const flat = (x: Tensor): Tensor => reshape(x, [x.shape[0], x.shape[1], x.shape[3]])
+/** What queries read of a matrix S [B,1,K,V]. Only the last is read, so that rules make no read-outs on the way. */
+const readFrom = (S: Tensor, q: Tensor): Tensor => {
+  const [B, , K, V] = S.shape
+  return reshape(matmul(flat(q), reshape(S, [B, K, V])), [B, q.shape[1], 1, V])
+}
 
 const rules: Record<string, Read> = {
-  // Of one query at the end: its products with the keys, L numbers, in place of a memory.
+  // Of queries at the end: their products with the keys, L numbers each, in place of a memory.
   sum(q, k, v) {
-    const [B, , H] = k.shape
-    const flat = (x: Tensor): Tensor => reshape(x, [x.shape[0], x.shape[1], x.shape[3]])
+    const [B, Q, H] = q.shape
     const scores = matmul(flat(q), flat(k), { transposeB: true })
     const y = div(matmul(scores, flat(v)), affine(sum(scores, { axis: -1, keepDim: true }), 1, readEps))
-    return reshape(y, [B, 1, H, y.shape[2]])
+    return reshape(y, [B, Q, H, y.shape[2]])
   },
-  ours: (q, k, v, beta) => last(deltaRule(everywhere(sumNorm(q, readEps), k.shape[1]), sumNorm(k, 0), v, sigmoid(beta())).y),
+  ours(q, k, v, beta) {
+    const keys = sumNorm(k, 0)
+    // The rule's own queries are whatever: what they read is left out.
+    return readFrom(deltaRule(detach(keys), keys, v, sigmoid(beta())).state.S, sumNorm(q, readEps))
+  },
   fwm(q, k, v, beta) {
     const [B, L, H, K] = k.shape
-    const net = fastWeightMemory({ K, V: v.shape[3] })
-    const x = concat([everywhere(q, L), k, v, reshape(beta(), [B, L, H, 1])], 3)
-    return layerNorm(last(runNet(net, x).y), null, null)
+    const net = fastWeightMemory({ K, V: v.shape[3], reads: false })
+    const x = concat([k, v, reshape(beta(), [B, L, H, 1])], 3)
+    return layerNorm(readFrom(runNet(net, x).state.W, q), null, null)
   },
+}
+
+/**
+ * Of long keys FAVOR+'s exponentials are next to nothing beside `readEps`; up to this they are 0, since products of them, and gradients, would be
+ * numbers below 2^-126, which are slow to compute with.
+ */
+const vanished = 1e-18
+
+/** Softmax attention of each query to all keys. */
+const attention: Read = (q, k, v) => {
+  const [B, Q, H, d] = q.shape
+  const y = matmul(softmax(matmul(affine(flat(q), 1 / Math.sqrt(d)), flat(k), { transposeB: true })), flat(v))
+  return reshape(y, [B, Q, H, y.shape[2]])
 }
 
 const maps: Record<string, (x: Tensor, arg: number, omega: Tensor | undefined) => Tensor> = {
   linear: featureMaps.elu1.map,
   tanh: (x) => tanh(x),
   dpfp: (x, nu) => dpfp(x, nu),
-  favor: (x, _, omega) => favor(x, permute(omega!, [1, 0]), 0),
+  favor(x, _, omega) {
+    const rows = permute(omega!, [1, 0])
+    return relu(sub(favor(x, rows, vanished), (2 * vanished) / Math.sqrt(2 * rows.shape[0])))
+  },
 }
 
 const options: Record<string, OutsideOption> = {
@@ -88,7 +109,7 @@ function model(o: Options, read: Read, hasStrengths: boolean, fixed: Readonly<Re
     const { keys, values, query } = input
     const { B, L } = match(
       'forward',
-      { keys: ['B', 'L'], values: ['B', 'L'], query: ['B', 1] },
+      { keys: ['B', 'L'], values: ['B', 'L'], query: ['B', 'Q'] },
       { keys: keys.shape, values: values.shape, query: query.shape },
     )
     const { device } = values
@@ -111,7 +132,7 @@ function model(o: Options, read: Read, hasStrengths: boolean, fixed: Readonly<Re
     }
     const q = heads(W_q.forward(embeddingK.forward(query)))
     const y = read(q, heads(ofTokens(W_k)), heads(gather(symbols, ids)), () => ofTokens(W_b!))
-    return { y: reshape(y, [B, S]), state: {} }
+    return { y: reshape(y, [y.shape[0] * y.shape[1], S]), state: {} }
   })
 }
 
@@ -151,7 +172,7 @@ export const retrieval: Record<'ischlag/fast-weight-transformers', Record<string
       source: 'synthetic/softmaxAttention.py',
       options,
       read: sizes,
-      make: (o) => model(o, attend, false),
+      make: (o) => model(o, attention, false),
     },
   },
 }

@@ -484,8 +484,8 @@ export const mutations = [
   {
     bug: "the gradient of a net's fast matrix isn't decayed",
     file: wasmNet,
-    from: '  if (l == 1) writeBackwardWith(',
-    to: '  if (l == l) writeBackwardWith(',
+    from: 'return decays ? f32x4.mul(l, d) : d',
+    to: 'return d',
     claim: 'ba: fused = step',
     device: 'wasm',
   },
@@ -528,6 +528,22 @@ export const mutations = [
     to: '  for (let entry = end; entry < end; entry += 8) addOuter(',
     claim: 'srwm: fused = step',
     device: 'wasm',
+  },
+  {
+    bug: "the gradient of a net's decay leaves out what the pass that takes waiting reads has found",
+    file: wasmNet,
+    from: 'load<f32>(at(dr, d)) + along)',
+    to: 'load<f32>(at(dr, d)))',
+    claim: 'fwm: fused = step',
+    device: 'wasm',
+  },
+  {
+    bug: "what a net's decay has made vanish goes on to numbers that are slow to compute with",
+    file: wasmNet,
+    from: 'return v128.andnot(x, f32x4.lt(f32x4.abs(x), splat(VANISHED)))',
+    to: 'return x',
+    test: 'ops/nets',
+    it: 'what a decay makes vanish is 0: it never gets to numbers that a processor is slow with',
   },
   {
     bug: 'the slope of a sigmoid in a net is that of tanh',

@@ -7,6 +7,7 @@ import {
   defineNet,
   deltaLstm,
   deltaRnn,
+  fastWeightMemory,
   gradCheck,
   type HostArray,
   type Net,
@@ -153,6 +154,7 @@ describe('recurrent nets, reference', () => {
       selfModifyingProgrammer({ D: 2, inputSoftmax: true }),
       programmer({ K: 2, V: 5, activation: 'tanh' }),
       programmer({ K: 4, V: 3, activation: null }),
+      ...[true, false].map((reads) => fastWeightMemory({ K: 3, V: 5, reads })),
       ...[0, 1, 2, 3].map((steps) => ba2016({ D: 4, steps, norm: steps > 1, decay: 0.9, rate: 0.3, activation: 'tanh' })),
     ]
     for (const net of [...all, ...others]) {
@@ -187,7 +189,14 @@ describe('recurrent nets, reference', () => {
       [33, 1],
       [44, 33],
     ])
-      for (const activation of [undefined, 'sigmoid', 'tanh'] as const)
+      for (const [activation, decay] of [
+        [undefined, undefined],
+        ['sigmoid', undefined],
+        ['tanh', undefined],
+        [undefined, 0.7],
+        [undefined, 'of the token'],
+        ['tanh', 'of the token'],
+      ] as const)
         for (const [before, after] of [
           [0, 1],
           [1, 0],
@@ -197,12 +206,13 @@ describe('recurrent nets, reference', () => {
         ]) {
           const net = defineNet('many reads', (net) => {
             const M = net.matrix('M', K, V)
-            const { k, v } = net.inputs({ k: K, v: V })
+            const { k, v, gate } = net.inputs({ k: K, v: V, gate: 1 })
             const key = net.softmax(k)
             const reads = (n: number, from: number): Vector[] =>
               Array.from({ length: n }, (_, i) => net.read(M, net.affine(key, 0.3 + 0.2 * i + from, 0.1 * i)))
             const all = [net.tanh(v), ...reads(before, 0)]
-            net.write(M, key, net.affine(all.reduce(net.add), 0.4), { activation })
+            const kept = decay === 'of the token' ? net.sigmoid(gate) : decay
+            net.write(M, key, net.affine(all.reduce(net.add), 0.4), { activation, ...(kept !== undefined && { decay: kept }) })
             net.output([...all, ...reads(after, 0.1)].reduce(net.add))
           })
           const values = draw(net, [1, 7, 2], 29)
@@ -214,9 +224,36 @@ describe('recurrent nets, reference', () => {
                 await evaluate(values, { ...flags, chunk, device }),
                 expected,
                 1e-5,
-                `${[K, V, activation, before, after, chunk]}`,
+                `${[K, V, activation, decay, before, after, chunk]}`,
               )
         }
+  })
+
+  it('what a decay makes vanish is 0: it never gets to numbers that a processor is slow with', async () => {
+    const [K, V, T] = [5, 37, 60]
+    const net = defineNet('vanishing', (net) => {
+      const M = net.matrix('M', K, V)
+      const { k, v } = net.inputs({ k: K, v: V })
+      const held = net.read(M, k)
+      net.write(M, k, net.sub(v, held), { decay: 0.1 })
+      net.output(net.read(M, k))
+    })
+    const values = draw(net, [1, T, 1], 61)
+    // One write, and then a key that decays with what it found.
+    values.x = values.x.map((x, i) => (i % net.I < K ? 0.3 : i < net.I ? x : 0))
+    const dy = new Float32Array(T * V).map((_, i) => Number(i >= (T - 1) * V))
+    const expected = await evaluate(values, { withState: false, yOnly: true, dy })
+    for (const device of await devices[1].open()) {
+      const { y, M, dx } = await evaluate(values, { withState: false, yOnly: true, dy, device })
+      assertAlike({ y, M, dx }, expected, 1e-5)
+      for (const [what, numbers] of Object.entries({ y, M, dx })) {
+        const slow = numbers.findIndex((x) => x !== 0 && Math.abs(x) < 2 ** -126)
+        assert.equal(slow, -1, `${what} has ${numbers[slow]} at ${slow}`)
+      }
+      assert.ok(M.every((x) => x === 0))
+      assert.ok(expected.M.every((x) => x !== 0))
+      assert.ok(dx.slice(0, net.I).every((x) => x === 0))
+    }
   })
 
   it('vectors of the state that become one another', async () => {
