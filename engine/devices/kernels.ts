@@ -22,7 +22,7 @@ import type { HalfType } from '../half.ts'
  *   sin(Infinity) is NaN. log'(0), sqrt'(0) are Infinity. A row of softmax whose entries are all -Infinity is NaN.
  * - max(-0, 0) is 0, min(-0, 0) is -0; otherwise the sign of a zero isn't promised.
  * - A float32 device may give 0 for what is nearer to 0 than 2^-125, and webgpu may read a denormal number (below 2^-126) as 0. In a net's matrix that
- *   decays, and in its cotangents, wasm gives 0 for what is nearer to 0 than 2^-56.
+ *   decays, and in its cotangents, wasm may give 0 for what is nearer to 0 than 2^-56.
  */
 export const unaryOps = [
   'neg',

@@ -266,7 +266,7 @@ describe('recurrent nets, reference', () => {
     })
     const values = draw(net, [1, T, 1], 67)
     // Beside values, and cotangents, of the size of 1 all of this would be rounding.
-    const tiny = 2 ** -30
+    const tiny = 2 ** -40
     const small = {
       ...values,
       x: values.x.map((x, i) => (i % net.I >= K && i % net.I < K + V ? tiny * x : x)),
