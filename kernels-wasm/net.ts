@@ -540,8 +540,9 @@ function writeBackward(dM: usize, k: usize, dk: usize, u: usize, du: usize, l: f
 
 // ---- reads that wait ---------------------------------------------------------------------------------------------------------------------
 // What a read adds to dM, a g^T, waits for the write of that matrix, whose pass through dM adds it, in this token or in the one before; for a write
-// without a decay or without an activation, whose pass can. A plan is what an instruction has for that: a read that waits where the write's is, the write how many wait, and a
-// and g of each, the oldest first. A read's has whether the write has a decay, too. They lie among the registers, whose cotangents two tokens in a row have in different places.
+// without a decay or without an activation, whose pass can. A plan is what an instruction has for that: a read that waits where the write's is, and
+// whether that decays; the write how many wait, and a and g of each, the oldest first. They lie among the registers, whose cotangents two tokens in a
+// row have in different places.
 
 /** Bytes of a plan, and how many reads can wait. */
 const PLAN: usize = 32, MOST = 3
@@ -602,18 +603,15 @@ function addAllWaiting(plans: usize, first: usize, last: usize): void {
   return slopes ? slope(shift, v128.load(made), d) : d
 }
 
-/** Four floats of a cotangent, which a decay makes smaller from here on. */
-@inline function unlessDecayed(decays: bool, d: v128): v128 {
-  return decays ? unlessVanished(d) : d
-}
-
+/** l d, of a cotangent that decays. */
 @inline function times(decays: bool, l: v128, d: v128): v128 {
   return decays ? f32x4.mul(l, d) : d
 }
 
 /**
- * dM += what waits, of which there are `reads`, times the slopes of the activation that made M, if `slopes`; dk += dM u, du += k dM. If `decays`, then
- * dM = l dM, and what it was before, times the numbers at M, is returned. Two rows, and two vectors of them, at a time.
+ * dM += what waits, of which there are `reads`, times the slopes of the activation that made M, if `slopes`, whose shift is `factor`; dk += dM u,
+ * du += k dM. If `decays`, then dM = l dM, where l is `factor`, and M is the matrix before: its product with what dM was is returned. Two rows, and two
+ * vectors of them, at a time.
  */
 @inline function writeBackwardOf(reads: i32, slopes: bool, decays: bool, factor: v128, M: usize, plan: usize, dM: usize, k: usize, dk: usize,
   u: usize, du: usize, rows: i32, width: i32): f32 {
@@ -687,10 +685,13 @@ function addAllWaiting(plans: usize, first: usize, last: usize): void {
     if (j < row) {
       const d = dM + j, e = d + row, m = M + j
       const gj = v128.load(g + j), hj = v128.load(h + j), lj = v128.load(l + j), uj = v128.load(u + j)
-      const z0 = sloped(slopes, factor, m, plus(third, c0, lj, plus(second, b0, hj, madd(a0, gj, v128.load(d)))))
-      const z1 = sloped(slopes, factor, m + row, plus(third, c1, lj, plus(second, b1, hj, madd(a1, gj, v128.load(e)))))
-      const x0 = unlessDecayed(decays, z0), x1 = unlessDecayed(decays, z1)
-      if (decays) along = madd(x1, v128.load(m + row), madd(x0, v128.load(m), along))
+      let x0 = sloped(slopes, factor, m, plus(third, c0, lj, plus(second, b0, hj, madd(a0, gj, v128.load(d)))))
+      let x1 = sloped(slopes, factor, m + row, plus(third, c1, lj, plus(second, b1, hj, madd(a1, gj, v128.load(e)))))
+      if (decays) {
+        x0 = unlessVanished(x0)
+        x1 = unlessVanished(x1)
+        along = madd(x1, v128.load(m + row), madd(x0, v128.load(m), along))
+      }
       v128.store(d, times(decays, factor, x0))
       v128.store(e, times(decays, factor, x1))
       v128.store(du + j, madd(v128.load32_splat(at(k, i), 4), x1, madd(v128.load32_splat(at(k, i)), x0, v128.load(du + j))))

@@ -24,7 +24,7 @@ import type { HalfType } from '../half.ts'
  *   from IEEE 754). Elsewhere, too, what adds up to 0 has the sign that the order of the terms gives it: of the recurrences that is another one in each form, as in
  *   v - S^T a from v = -0, of which a kernel takes away terms one by one, and the reference their sum.
  * - A float32 device may give 0 for what is nearer to 0 than 2^-125, and webgpu may read a denormal number (below 2^-126) as 0. In a net's matrix that
- *   decays, and in its cotangents, wasm gives 0 for what is nearer to 0 than 2^-56.
+ *   decays, and in its cotangents, wasm may give 0 for what is nearer to 0 than 2^-56.
  */
 export const unaryOps = [
   'neg',

@@ -18,7 +18,7 @@ import { readWords } from '../../experiments/wikitext.ts'
 import { Adam, orthogonalRows } from '../../nn/index.ts'
 import { tasks } from '../../tasks/index.ts'
 import { mersenne } from '../../tasks/mersenne.ts'
-import { readAndFree, reference, uniforms, wasm } from '../helpers.ts'
+import { assertClose, readAndFree, reference, uniforms, wasm } from '../helpers.ts'
 
 const quiet = async (): Promise<void> => {}
 const cellOf = (figure: string, name: string): Cell => {
@@ -94,12 +94,49 @@ describe('experiments', () => {
     model.dispose()
   })
 
+  it('retrieval: what queries read together each reads by itself', async () => {
+    const S = 6
+    const ids = (rows: readonly (readonly number[])[]): Tensor =>
+      tensor(Int32Array.from(rows.flat()), { shape: [rows.length, rows[0].length], dtype: 'int32' })
+    const [keys, values, queries] = [
+      [
+        [3, 1, 1, 5, 0, 4, 2, 2],
+        [2, 5, 0, 0, 4, 3, 1, 5],
+      ],
+      [
+        [0, 2, 5, 5, 1, 3, 4, 4],
+        [5, 1, 4, 0, 0, 3, 2, 2],
+      ],
+      [
+        [5, 1, 2],
+        [2, 0, 5],
+      ],
+    ]
+    const maps = [{ map: 'linear' }, { map: 'tanh' }, { map: 'dpfp', arg: 2 }, { map: 'favor', arg: 8 }] as const
+    const memories = [{}, ...(['sum', 'ours', 'fwm'] as const).flatMap((rule) => maps.map((kind) => ({ rule, ...kind })))]
+    for (const memory of memories) {
+      const model = modelOf({ ...memory, seconds: 1, official: [] }, S, 5)
+      /** Of each row [queries,S]. */
+      const read = async (asked: readonly (readonly number[])[]): Promise<number[][]> => {
+        const given = { keys: ids(keys), values: ids(values.map((row) => row.map((v) => S + v))), query: ids(asked) }
+        const y = Array.from(await readAndFree(scope(() => keep(noGrad(() => model.forward(given).y)))))
+        return [y.slice(0, y.length / 2), y.slice(y.length / 2)]
+      }
+      const together = await read(queries)
+      const apart = [0, 1, 2].map((i) => read(queries.map((row) => [row[i]])))
+      const expected = (await Promise.all(apart)).reduce((before, y) => before.map((row, b) => [...row, ...y[b]]))
+      assertClose(together.flat(), expected.flat(), 1e-5, 1e-6, JSON.stringify(memory))
+      model.dispose()
+    }
+  })
+
   it('retrieval: captured steps and tests compute what others do, to the bit', async () => {
     // Of 40 keys the means of 32 and of 8 are taken; with replacement, of fewer.
     const S = 40
     for (const [memory, replace] of [
       [{ rule: 'sum', map: 'favor', arg: 8 }, false],
       [{ rule: 'ours', map: 'dpfp' }, true],
+      [{ rule: 'fwm', map: 'tanh' }, true],
     ] as const) {
       const whole = { ...memory, seconds: 1, official: [] }
       const pupil = await retrievalPupil(whole, S, replace, 3)

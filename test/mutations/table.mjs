@@ -546,6 +546,22 @@ export const mutations = [
     it: 'what a decay makes vanish is 0: it never gets to numbers that a processor is slow with',
   },
   {
+    bug: "what a net's decay makes vanish is what is small",
+    file: wasmNet,
+    from: 'const VANISHED: f32 = 1.3877787807814457e-17',
+    to: 'const VANISHED: f32 = 2.2737367544323206e-13',
+    test: 'ops/nets',
+    it: 'what a decay leaves is as exact where all is small, and NaN stays',
+  },
+  {
+    bug: "a NaN vanishes in a net's decay",
+    file: wasmNet,
+    from: 'return v128.andnot(x, f32x4.lt(f32x4.abs(x), splat(VANISHED)))',
+    to: 'return v128.and(x, f32x4.ge(f32x4.abs(x), splat(VANISHED)))',
+    test: 'ops/nets',
+    it: 'what a decay leaves is as exact where all is small, and NaN stays',
+  },
+  {
     bug: 'the slope of a sigmoid in a net is that of tanh',
     file: wasmNet,
     from: 'return f == TANH ? 1 : 0',

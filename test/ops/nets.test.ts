@@ -256,6 +256,44 @@ describe('recurrent nets, reference', () => {
     }
   })
 
+  it('what a decay leaves is as exact where all is small, and NaN stays', async () => {
+    const [K, V, T] = [5, 37, 12]
+    const net = defineNet('small', (net) => {
+      const M = net.matrix('M', K, V)
+      const { k, v, gate } = net.inputs({ k: K, v: V, gate: 1 })
+      net.write(M, k, v, { decay: net.sigmoid(gate) })
+      net.output(net.read(M, k))
+    })
+    const values = draw(net, [1, T, 1], 67)
+    // Beside values, and cotangents, of the size of 1 all of this would be rounding.
+    const tiny = 2 ** -40
+    const small = {
+      ...values,
+      x: values.x.map((x, i) => (i % net.I >= K && i % net.I < K + V ? tiny * x : x)),
+      state: { M: values.state.M.map((m) => tiny * m) },
+    }
+    const dy = uniforms(68, T * V)
+    const larger = (results: Results): Results =>
+      Object.fromEntries(Object.entries(results).map(([name, r]) => [name, r.map((x) => x / tiny)]))
+    const ofValues = { yOnly: true, dy }
+    const ofCotangents = { yOnly: true, dy: dy.map((d) => tiny * d) }
+    const broken = { ...values, x: values.x.map((x, i) => (i === 4 * net.I + K + 3 ? Number.NaN : x)) }
+    const notANumber = ({ y, M, dx }: Results): boolean[] => [y, M, dx].flatMap((r) => Array.from(r, Number.isNaN))
+    for (const device of await devices[1].open()) {
+      const forward = ({ y, M }: Results): Results => larger({ y, M })
+      assertAlike(forward(await evaluate(small, { ...ofValues, device })), forward(await evaluate(small, ofValues)), 1e-5, 'values')
+      assertAlike(
+        larger(await evaluate(values, { ...ofCotangents, device })),
+        larger(await evaluate(values, ofCotangents)),
+        1e-5,
+        'cotangents',
+      )
+      const expected = notANumber(await evaluate(broken, ofValues))
+      assert.deepEqual(notANumber(await evaluate(broken, { ...ofValues, device })), expected)
+      assert.ok(expected.includes(true) && expected.includes(false))
+    }
+  })
+
   it('vectors of the state that become one another', async () => {
     const net = defineNet('delays', (net) => {
       const [a, b, c, d] = ['a', 'b', 'c', 'd'].map((name) => net.vector(name, 3))
