@@ -367,7 +367,7 @@ describe('the recurrence on webgpu', () => {
   ] as const)
     it(`how many tokens follow changes no bit, whatever the size of the tiles: ${which}`, async function () {
       const device = await webgpu(this)
-      const first = async (T: number, recorded = false): Promise<HostArray> => {
+      const first = async (T: number, recorded = false, count = 3): Promise<HostArray> => {
         const y = scope(() => {
           const x = (seed: number, width: number, low = -0.4, high = 0.4) =>
             tensor(uniforms(seed, T * width, low, high), { shape: [1, T, 1, width], device, requiresGrad: recorded })
@@ -378,12 +378,16 @@ describe('the recurrence on webgpu', () => {
         })
         const values = await y.read()
         y.dispose()
-        return values.slice(0, 3 * 5)
+        return values.slice(0, count * 5)
       }
       const expected = await first(3)
       for (const T of [4, 9, 17, 33]) assertSameBits(await first(T), expected, `${T} tokens`)
       // With snapshots, too.
       for (const T of [3, 33]) assertSameBits(await first(T, true), expected, `${T} tokens, of which gradients are wanted`)
+      // And where tokens read what an earlier piece has written.
+      const [alone, longer, recorded] = [await first(40, false, 40), await first(70, false, 40), await first(40, true, 40)]
+      assertSameBits(longer, alone, '70 tokens in place of 40')
+      assertSameBits(recorded, alone, '40 tokens, of which gradients are wanted')
     })
 
   for (const programmed of [false, true])
