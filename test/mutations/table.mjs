@@ -625,6 +625,14 @@ export const mutations = [
     it: 'heads forget, ',
   },
   {
+    bug: 'webgpu: without snapshots what a chunk writes decays only up to its end',
+    file: 'kernels-wgsl/fast-weights-heads-forward.wgsl',
+    from: 'kept || FADES',
+    to: 'kept',
+    test: 'ops/webgpu-fast-weights',
+    it: 'how many tokens follow changes no bit',
+  },
+  {
     bug: 'webgpu: a decay is answerable for what its own token writes',
     file: 'kernels-wgsl/fast-weights-heads-backward.wgsl',
     from: 'if (t < thread) { dgate',

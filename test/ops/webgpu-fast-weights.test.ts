@@ -234,17 +234,19 @@ describe('the recurrence on webgpu', () => {
       Block
     >
     const blocks: Block[] = []
-    const make = (n: number, low: number, high: number): Block => {
+    const make = (n: number, low: number, high: number, of = (x: number, _i: number): number => x): Block => {
       blocks.push(device.allocate(4 * n))
-      device.write(blocks.at(-1)!, uniforms(seed + blocks.length, n, low, high))
+      device.write(blocks.at(-1)!, uniforms(seed + blocks.length, n, low, high).map(of))
       return blocks.at(-1)!
     }
+    // Now and then a token forgets all, next to all, or nothing.
+    const forgotten: Record<number, number> = { 4: Number.NEGATIVE_INFINITY, 7: -60, 8: -60, 11: 0 }
     const inputs: FastWeightInputs<Block> = {
       ...{ q: make(keys, -1, 1), k: make(keys, -key, key), v: make(values, -1, 1) },
       beta: rule === 'beta' ? make(extra, logits ? -2 : 0, 1) : null,
       erase: rule === 'erase' ? make(extra, -key, key) : null,
       s0: state ? make(states, -1, 1) : null,
-      gate: gated ? make(B * T * H, -2, 0) : null,
+      gate: gated ? make(B * T * H, -2, 0, (x, i) => forgotten[i % 13] ?? x) : null,
       tokens: flagged ? device.allocate(4 * B * T, true) : null,
       ...{ along: null, z0: null },
     }
@@ -341,6 +343,16 @@ describe('the recurrence on webgpu', () => {
       for (const [name, e] of Object.entries(await plainOnReference(given))) assertRms(actual[name], e, 1e-5, name)
     })
 
+  it('heads that forget, of more tokens than have room for their decays: every output and gradient', async () => {
+    const sizes = { B: 4, T: 290, H: 2, K: 2, V: 3, C: 32, scale: 1, gateWidth: 1, eps: 0, transposed: false }
+    const given = { sizes, rule: 'beta', state: true, seed: 4, gated: true }
+    // Nine factors of each token are 83,520 bytes; the rest of a head fits.
+    const [watched, ran] = noted({ ...gpu, capabilities: { ...gpu.capabilities, bindingBytes: 80_000 } })
+    const actual = await runPlain(gpu, fastWeightKernels(watched), given)
+    assert.ok(ran.includes('readOut') && !ran.includes('decays'), ran.join())
+    for (const [name, e] of Object.entries(await plainOnReference(given))) assertRms(actual[name], e, 1e-5, name)
+  })
+
   it('a GPU, too, has a workgroup a head where there are heads enough', async () => {
     const sizes = { B: 16, T: 35, H: 4, K: 5, V: 3, C: 32, scale: 1, gateWidth: 1, eps: 0, transposed: false }
     const given = { sizes, rule: 'beta', state: true, seed: 1 }
@@ -350,25 +362,34 @@ describe('the recurrence on webgpu', () => {
     for (const [name, e] of Object.entries(await plainOnReference(given))) assertRms(actual[name], e, 1e-5, name)
   })
 
-  for (const gated of [false, true])
-    it(`how many tokens follow changes no bit, whatever the size of the tiles: ${gated ? 'with' : 'without'} a gate`, async function () {
+  for (const [which, channels] of [
+    ['without a gate', 0],
+    ['with a gate a head', 1],
+    ['with a gate a channel', 17],
+  ] as const)
+    it(`how many tokens follow changes no bit, whatever the size of the tiles: ${which}`, async function () {
       const device = await webgpu(this)
-      const first = async (T: number, recorded = false): Promise<HostArray> => {
+      const first = async (T: number, recorded = false, count = 3): Promise<HostArray> => {
         const y = scope(() => {
           const x = (seed: number, width: number, low = -0.4, high = 0.4) =>
             tensor(uniforms(seed, T * width, low, high), { shape: [1, T, 1, width], device, requiresGrad: recorded })
           const beta = tensor(uniforms(5, T, 0, 1), { shape: [1, T, 1], device })
-          const gate = gated ? x(4, 17, -1, 0) : undefined
+          const drawn = uniforms(4, T * channels, -1, 0)
+          const gate = channels ? tensor(drawn, { shape: [1, T, 1, ...(channels > 1 ? [channels] : [])], device }) : undefined
           return fastWeights(x(1, 17), x(2, 17), x(3, 5), { beta, gate }, undefined, { form: 'chunk', chunk: 3 }).y
         })
         const values = await y.read()
         y.dispose()
-        return values.slice(0, 3 * 5)
+        return values.slice(0, count * 5)
       }
       const expected = await first(3)
       for (const T of [4, 9, 17, 33]) assertSameBits(await first(T), expected, `${T} tokens`)
       // With snapshots, too.
       for (const T of [3, 33]) assertSameBits(await first(T, true), expected, `${T} tokens, of which gradients are wanted`)
+      // And where tokens read what an earlier piece has written.
+      const [alone, longer, recorded] = [await first(40, false, 40), await first(70, false, 40), await first(40, true, 40)]
+      assertSameBits(longer, alone, '70 tokens in place of 40')
+      assertSameBits(recorded, alone, '40 tokens, of which gradients are wanted')
     })
 
   for (const programmed of [false, true])

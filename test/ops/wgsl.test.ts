@@ -86,26 +86,30 @@ describe('NaN in WGSL', () => {
 
 describe('vectors in workgroup memory', () => {
   /** Assignments to a part of one: where several threads make them, WGSL leaves open what the vector holds, since all of it may be written again. */
-  const partial = (source: string): string[] =>
-    [...source.matchAll(/var<workgroup> (\w+): array<vec/g)].flatMap(([, name]) =>
-      [...source.matchAll(new RegExp(String.raw`^\s*${name}\[.*\](?:\.[xyzwrgba]+|\[[^=]*\])\s*(?:[-+*/%&|^]|<<|>>)?=(?!=).*$`, 'gm'))].map(
-        ([line]) => line.trim(),
-      ),
-    )
+  const partial = (source: string): string[] => {
+    const statements = source.split(/[;{}]/).map((statement) => statement.trim())
+    return [...source.matchAll(/var<workgroup> (\w+): array<vec/g)].flatMap(([, name]) => {
+      const part = new RegExp(String.raw`^${name}\[.*\](?:\.[xyzwrgba]+|\[[^=]*\])\s*(?:(?:[-+*/%&|^]|<<|>>)?=(?!=)|\+\+|--)`, 's')
+      return statements.filter((statement) => part.test(statement))
+    })
+  }
 
   it('are written whole', () => {
     let found = 0
     for (const { name, source } of sources) {
       found += [...source.matchAll(/var<workgroup> \w+: array<vec/g)].length
       assert.deepEqual(partial(source), [], name)
+      // Declared otherwise a vector would not be looked at.
+      assert.doesNotMatch(source, /var<workgroup> \w+\s*:(?!\s*array<vec)[^;]*vec/, name)
     }
     assert.ok(found > 0)
   })
 
   it('parts that are written would be found', () => {
     const declared = 'var<workgroup> tile: array<vec4<f32>, 4>;'
-    for (const line of ['tile[i].x = 1.0;', 'tile[i + j[0]][r] += x;', 'tile[e / 4u][e % 4u] = x[0][1];'])
-      assert.deepEqual(partial(`${declared}\n  ${line}`), [line])
+    for (const part of ['tile[i].x = 1.0', 'tile[i + j[0]][r] += x', 'tile[e / 4u][e % 4u] = x[0][1]', 'tile[i].x++'])
+      for (const where of [`${part};`, `if (i < n) { ${part}; }`, `x = 1.0; ${part};`])
+        assert.deepEqual(partial(`${declared}\n  ${where}`), [part])
     for (const line of [
       'tile[i] = x[0][1];',
       'let y = tile[i][r];',
