@@ -49,6 +49,8 @@ const isFile = (word: string): boolean => /\.[cm]?js$/.test(word)
 /** Loading, and opening a device, has at least this long; what others wrote may load much. */
 const loadLimit = 15_000
 const implementationLimit = 60_000
+/** So has the first case of a claim on WebGPU, in which shaders are compiled: a processor that is one's GPU takes seconds for it, and many when it has other work. */
+const compileLimit = 60_000
 
 /** So many processes at most share the GPU, where one computes on the CPU while the other waits, or run what others wrote. */
 const sharing = 2
@@ -358,7 +360,7 @@ class Checker {
     let answer: Report
     if (claims.some(({ name }) => name === job.claim)) {
       this.child.send(job, () => {}) // Where it can't be sent, there is no answer.
-      answer = await this.answer(this.limit)
+      answer = await this.answer(this.limit, job.device === 'webgpu' ? Math.max(this.limit, compileLimit) : this.limit)
     } else answer = { failure: problems.join('; ') } // It has loaded before.
     if ('verdict' in answer) return answer.verdict
     if ('noCase' in answer) throw new UsageError(`--path: ${answer.noCase}`)
@@ -380,8 +382,8 @@ class Checker {
     return verdict
   }
 
-  /** The next report of the process, or a failure when it ends or nothing moves for longer than the limit. */
-  private answer(limit: number): Promise<Report> {
+  /** The next report of the process, or a failure when it ends or nothing moves for longer than the limit, which is another for a claim's first case. */
+  private answer(limit: number, first = limit): Promise<Report> {
     const { child, pulse } = this
     const period = Math.min(100, limit / 4)
     return new Promise((resolve) => {
@@ -392,7 +394,7 @@ class Checker {
         silent = pulse.beats === beats ? silent + period : 0
         beats = pulse.beats
         // Before the first case the device is opened.
-        const allowed = pulse.what === '' ? Math.max(limit, loadLimit) : limit
+        const allowed = pulse.what === '' ? Math.max(limit, loadLimit) : pulse.runs === 0 ? first : limit
         if (silent > allowed) settle({ failure: `not done after ${allowed / 1000} s`, tooLong: true })
       }, period)
       const failed = (error: Error): void => settle({ failure: error.message })
