@@ -6,7 +6,7 @@ import { checkObject, told } from '../../engine/arguments.ts'
 import { fastWeightMemory } from '../../engine/nets/delta.ts'
 import { runNet } from '../../engine/nets/run.ts'
 import { checkInt32, match } from '../../engine/ops/check.ts'
-import { add, affine, div, relu, sigmoid, sub, tanh } from '../../engine/ops/elementwise.ts'
+import { add, affine, div, relu, sigmoid, tanh } from '../../engine/ops/elementwise.ts'
 import { matmul } from '../../engine/ops/matmul.ts'
 import { concat, detach, gather, permute, reshape, slice } from '../../engine/ops/movement.ts'
 import { layerNorm, softmax, sumNorm } from '../../engine/ops/norm.ts'
@@ -60,10 +60,11 @@ const rules: Record<string, Read> = {
 }
 
 /**
- * Of long keys FAVOR+'s exponentials are next to nothing beside `readEps`; up to this they are 0, since products of them, and gradients, would be
- * numbers below 2^-126, which are slow to compute with.
+ * Of long keys FAVOR+'s exponentials are next to nothing beside the sum rule's `readEps`; features up to this are 0 there, since products of them, and
+ * gradients, would be numbers below 2^-126, which are slow to compute with. The delta rule divides keys by their sum, so that there they matter.
  */
 const vanished = 1e-18
+const unlessVanished = (x: Tensor): Tensor => relu(affine(x, 1, -vanished))
 
 /** Softmax attention of each query to all keys. */
 const attention: Read = (q, k, v) => {
@@ -76,10 +77,7 @@ const maps: Record<string, (x: Tensor, arg: number, omega: Tensor | undefined) =
   linear: featureMaps.elu1.map,
   tanh: (x) => tanh(x),
   dpfp: (x, nu) => dpfp(x, nu),
-  favor(x, _, omega) {
-    const rows = permute(omega!, [1, 0])
-    return relu(sub(favor(x, rows, vanished), (2 * vanished) / Math.sqrt(2 * rows.shape[0])))
-  },
+  favor: (x, _, omega) => favor(x, permute(omega!, [1, 0]), 0),
 }
 
 const options: Record<string, OutsideOption> = {
@@ -163,7 +161,11 @@ export const retrieval: Record<'ischlag/fast-weight-transformers', Record<string
         if (o.attention_type === 'favor' && omega === undefined)
           throw new Error("favor has random features, which the parameters don't hold: add them to the state dict as omega [d,m]")
         const directions = omega && tensor(Float64Array.from(omega.data, Number), { shape: [...omega.shape] })
-        const phi = (x: Tensor): Tensor => maps[o.attention_type](x, o.arg, directions)
+        const vanishes = o.attention_type === 'favor' && o.update_rule === 'sum'
+        const phi = (x: Tensor): Tensor => {
+          const features = maps[o.attention_type](x, o.arg, directions)
+          return vanishes ? unlessVanished(features) : features
+        }
         return model(o, (q, k, v, beta) => rules[o.update_rule](phi(q), phi(k), v, beta), true, directions && { omega: directions })
       },
       fixed: ['omega'],

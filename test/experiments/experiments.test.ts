@@ -1,6 +1,28 @@
 /** Experiments: a cell of each figure as it is, or made small, and how training ends. */
 import assert from 'node:assert/strict'
-import { affine, keep, noGrad, scope, setDevice, square, sub, sum, type Tensor, tensor } from '../../engine/index.ts'
+import {
+  affine,
+  concat,
+  deltaRule,
+  exp,
+  gather,
+  keep,
+  matmul,
+  max,
+  neg,
+  noGrad,
+  reshape,
+  scope,
+  setDevice,
+  sigmoid,
+  softmax,
+  square,
+  sub,
+  sum,
+  sumNorm,
+  type Tensor,
+  tensor,
+} from '../../engine/index.ts'
 import { baLesson } from '../../experiments/ba-retrieval.ts'
 import { readCharacters, widthFor } from '../../experiments/characters.ts'
 import { codeLesson } from '../../experiments/code-execution.ts'
@@ -128,6 +150,42 @@ describe('experiments', () => {
       assertClose(together.flat(), expected.flat(), 1e-5, 1e-6, JSON.stringify(memory))
       model.dispose()
     }
+  })
+
+  it("retrieval: the delta rule takes FAVOR+'s features of long keys, all next to nothing, by their shares", async () => {
+    const S = 6
+    const model = modelOf({ rule: 'ours', map: 'favor', arg: 8, seconds: 1, official: [] }, S, 5)
+    const p = Object.fromEntries(model.namedParameters())
+    p['W_k.weight'].write((await p['W_k.weight'].read()).map((w) => 5 * w))
+    const ids = (row: number[]): Tensor => tensor(Int32Array.from(row), { shape: [1, row.length], dtype: 'int32' })
+    const [keys, values, query] = [[3, 1, 5, 0, 4, 2], [0, 2, 5, 1, 3, 4], [5]]
+    const { y, expected, lengths } = scope(() =>
+      noGrad(() => {
+        const rows = (ids: Tensor, weight: string): Tensor => gather(p[weight], ids)
+        const linear = (x: Tensor, W: string): Tensor => matmul(x, p[`${W}.weight`], { transposeB: true, bias: p[`${W}.bias`] })
+        const projected = (x: Tensor): Tensor => matmul(x, (model as unknown as { omega: Tensor }).omega)
+        const both = (x: Tensor): Tensor => concat([x, neg(x)], 2)
+        const half = (x: Tensor): Tensor => affine(sum(square(x), { axis: -1, keepDim: true }), 0.5)
+        const v = rows(ids(values), 'embeddingV.weight')
+        const written = concat([v, rows(ids(keys), 'embeddingK.weight')], 2)
+        const [k, q] = [linear(written, 'W_k'), linear(rows(ids(query), 'embeddingK.weight'), 'W_q')]
+        // Of exp([omega k, -omega k] - |k|^2 / 2) / sqrt(2 m) all but the products go out of the shares.
+        const shares = reshape(softmax(both(projected(k))), [1, S, 1, 16])
+        const { state } = deltaRule(shares, shares, reshape(v, [1, S, 1, S]), sigmoid(linear(written, 'W_b')))
+        const asked = sumNorm(affine(exp(sub(both(projected(q)), half(q))), 1 / 4), 1e-6)
+        const given = { keys: ids(keys), values: ids(values.map((value) => S + value)), query: ids(query) }
+        const expected = matmul(reshape(asked, [1, 16]), reshape(state.S, [16, S]))
+        return {
+          y: keep(model.forward(given).y),
+          expected: keep(expected),
+          lengths: keep(sub(half(k), max(projected(k), { axis: -1, keepDim: true }))),
+        }
+      }),
+    )
+    // All features of a key are below 1e-18, and those with a share that counts are above the denormal numbers.
+    assert.ok((await readAndFree(lengths)).every((length) => length > 41 && length < 80))
+    assertClose(await readAndFree(y), await readAndFree(expected), 1e-4, 0)
+    model.dispose()
   })
 
   it('retrieval: captured steps and tests compute what others do, to the bit', async () => {
