@@ -116,7 +116,7 @@ export default {
         recurrent net. [Each has a page](page:study/rules/).`,
       code: {
         file: 'nn/transformer.ts',
-        from: 'private hidden(',
+        from: 'hidden(tokens: Tensor',
         notes: [
           ['let x = embed(', 'A vector for each token.'],
           [
