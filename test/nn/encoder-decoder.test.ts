@@ -777,10 +777,10 @@ describe('an encoder-decoder in a checkpoint', () => {
     refused(/it has 100 layers, the file 49 tensors$|it has 100 layers, the file \d+ tensors$/, { decoderLayers: 100 })
     refused(/has shape .*, its configuration says/, { dFf: 13 })
     assert.throws(() => readCheckpoint(bytes, 'lstm' as never), {
-      message: /^unknown kind of model 'lstm' \(transformer, encoder-decoder, blocks\)$/,
+      message: /^unknown kind of model 'lstm' \(transformer, autoencoder, encoder-decoder, blocks\)$/,
     })
     await assert.rejects(writeCheckpoint({} as never, null), {
-      message: /^writeCheckpoint: needs a model of transformer, encoder-decoder, blocks, not /,
+      message: /^writeCheckpoint: needs a model of transformer, autoencoder, encoder-decoder, blocks, not /,
     })
   })
 })
