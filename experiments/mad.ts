@@ -43,7 +43,7 @@ export const madLesson = (memory: string, column: string): Lesson => ({
   task: columns[column].task,
   model: {
     ...{ dModel: 64, heads: 2, layers: 2, dFf: 128, activation: 'silu', norm: 'rms', attentionNorm: true, embeddingStd: 0.02, chunk: 16 },
-    ...{ positions: 'none', ...memories[memory].model },
+    ...memories[memory].model,
   },
   training: {
     ...{ batch: columns[column].batch, optimizer: 'adamw', schedule: 'cosine', lr: 4e-3, matrixLr: 0, warmup: 50, lrFloor: 0.01 },

@@ -1,6 +1,6 @@
 /** The autoencoder: gradients are those of finite differences, devices agree with the reference, and nothing but the last output is known. */
 import assert from 'node:assert/strict'
-import { type Device, gradCheck, noGrad, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
+import { type Device, noGrad, scope, setDevice, type Tensor, tensor } from '../../engine/index.ts'
 import {
   AdamW,
   Autoencoder,
@@ -12,8 +12,8 @@ import {
   type TransformerConfig,
   writeCheckpoint,
 } from '../../nn/index.ts'
-import { assertClose, gpus, readAndFree, reference, uniforms, wasm } from '../helpers.ts'
-import { put } from './layers.ts'
+import { assertClose, gpus, readAndFree, reference, wasm } from '../helpers.ts'
+import { checkGradients } from './layers.ts'
 
 const small = { symbols: 5, dModel: 4, heads: 2, layers: 1, dFf: 6, attentionNorm: true } as const
 const encoders: Record<string, Partial<TransformerConfig>> = {
@@ -32,19 +32,7 @@ describe('autoencoder', () => {
   for (const [name, config] of Object.entries(encoders)) {
     it(`has the gradients of finite differences, of every parameter: ${name}`, async () => {
       const model = new Autoencoder({ ...small, ...config }, 3)
-      const parameters = model.parameters().map((p) => ({
-        p,
-        paths: [...model.namedParameters()].filter(([, other]) => other === p).map(([path]) => path),
-      }))
-      for (const [i, { p }] of parameters.entries()) {
-        const noise = uniforms(50 + i, p.size, -0.3, 0.3)
-        p.write((await p.read()).map((x, j) => x + noise[j]))
-      }
-      const values = await Promise.all(parameters.map(async ({ p }) => tensor(await p.read(), { shape: p.shape })))
-      await gradCheck((...inputs) => {
-        for (const [i, { paths }] of parameters.entries()) for (const path of paths) put(model, path, inputs[i])
-        return model.loss(batch)
-      }, values)
+      await checkGradients(model, () => model.loss(batch))
     })
 
     it(`computes on each device what the reference does, gradients included: ${name}`, async () => {

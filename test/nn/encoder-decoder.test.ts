@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import { concat, type Device, generator, gradCheck, noGrad, scope, setDevice, slice, type Tensor, tensor } from '../../engine/index.ts'
+import { concat, type Device, generator, noGrad, scope, setDevice, slice, type Tensor, tensor } from '../../engine/index.ts'
 import {
   AdamW,
   beamSearch,
@@ -37,7 +37,7 @@ import {
   writeSource,
 } from '../../nn/index.ts'
 import { assertClose, assertRms, assertSameBits, gpus, random, readAndFree, reference, runsOn, uniforms, wasm } from '../helpers.ts'
-import { put } from './layers.ts'
+import { checkGradients } from './layers.ts'
 
 const small = { symbols: 7, dModel: 8, heads: 2, encoderLayers: 2, decoderLayers: 2, dFf: 12, chunk: 4 }
 const linear = { rule: 'linear-attention', featureMap: 'elu1', featureNorm: 'none' } as const
@@ -110,20 +110,7 @@ describe('encoder-decoder', () => {
         ],
         { begin: 3, end: 4 },
       )
-      // One parameter may have several names.
-      const parameters = [...new Set(model.namedParameters().values())].map((p) => ({
-        p,
-        paths: [...model.namedParameters()].filter(([, other]) => other === p).map(([path]) => path),
-      }))
-      for (const [i, { p }] of parameters.entries()) {
-        const noise = uniforms(50 + i, p.size, -0.3, 0.3)
-        p.write((await p.read()).map((x, j) => x + noise[j]))
-      }
-      const values = await Promise.all(parameters.map(async ({ p }) => tensor(await p.read(), { shape: p.shape })))
-      await gradCheck((...inputs) => {
-        for (const [i, { paths }] of parameters.entries()) for (const path of paths) put(model, path, inputs[i])
-        return model.loss(batch)
-      }, values)
+      await checkGradients(model, () => model.loss(batch))
     }).timeout(60_000)
 
     it(`computes on each device what the reference does, gradients included: ${name}`, async () => {

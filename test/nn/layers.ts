@@ -1,5 +1,5 @@
 /** What the tests of layers share. */
-import type { Tensor } from '../../engine/index.ts'
+import { gradCheck, type Tensor, tensor } from '../../engine/index.ts'
 import type { Module } from '../../nn/index.ts'
 import { uniforms } from '../helpers.ts'
 
@@ -9,6 +9,24 @@ export function put(module: Module, path: string, value: Tensor): void {
   const last = names.pop()!
   const holder = names.reduce((inner, name) => inner[name] as Record<string, unknown>, module as unknown as Record<string, unknown>)
   holder[last] = value
+}
+
+/** Every parameter of a model, moved a little from where it begins, has the gradients of finite differences of its loss. */
+export async function checkGradients(model: Module, loss: () => Tensor): Promise<void> {
+  // One parameter may have several names.
+  const parameters = model.parameters().map((p) => ({
+    p,
+    paths: [...model.namedParameters()].filter(([, other]) => other === p).map(([path]) => path),
+  }))
+  for (const [i, { p }] of parameters.entries()) {
+    const noise = uniforms(50 + i, p.size, -0.3, 0.3)
+    p.write((await p.read()).map((x, j) => x + noise[j]))
+  }
+  const values = await Promise.all(parameters.map(async ({ p }) => tensor(await p.read(), { shape: p.shape })))
+  await gradCheck((...inputs) => {
+    for (const [i, { paths }] of parameters.entries()) for (const path of paths) put(model, path, inputs[i])
+    return loss()
+  }, values)
 }
 
 export const rowsOf = (values: ArrayLike<number>, D: number): number[][] =>
