@@ -40,9 +40,9 @@ export interface CharacterSizes {
   training: Partial<TrainingConfig>
 }
 
-const sizes: CharacterSizes = { parameters: 880_000, seconds: 240, model: {}, training: {} }
+const sizes: CharacterSizes = { parameters: 880_000, seconds: 600, model: {}, training: {} }
 /** The parts of the time after which it is tested. */
-const parts = 4
+const parts = 5
 /** The part of the time that a model may take beforehand, to find its pace; the first steps, in which code is still compiled, don't count. */
 const trial = 0.05
 const firstSteps = 5
