@@ -6,7 +6,7 @@ import { checkObject, told } from '../../engine/arguments.ts'
 import { fastWeightMemory } from '../../engine/nets/delta.ts'
 import { runNet } from '../../engine/nets/run.ts'
 import { checkInt32, match } from '../../engine/ops/check.ts'
-import { add, affine, div, relu, sigmoid, tanh } from '../../engine/ops/elementwise.ts'
+import { add, affine, div, mul, relu, sigmoid, tanh } from '../../engine/ops/elementwise.ts'
 import { matmul } from '../../engine/ops/matmul.ts'
 import { concat, detach, gather, permute, reshape, slice } from '../../engine/ops/movement.ts'
 import { layerNorm, softmax, sumNorm } from '../../engine/ops/norm.ts'
@@ -14,7 +14,7 @@ import { sum } from '../../engine/ops/reduce.ts'
 import { dpfp } from '../../engine/ops/sequence.ts'
 import { generator } from '../../engine/random.ts'
 import { deltaRule } from '../../engine/rules/delta.ts'
-import { Tensor, tensor, varying } from '../../engine/tensor.ts'
+import { Tensor, tensor, varying, zeros } from '../../engine/tensor.ts'
 import { favor, featureMaps } from '../features.ts'
 import { namesOf } from '../fields.ts'
 import { Embedding, Linear } from '../layers.ts'
@@ -38,24 +38,45 @@ const readFrom = (S: Tensor, q: Tensor): Tensor => {
   return reshape(matmul(flat(q), reshape(S, [B, K, V])), [B, q.shape[1], 1, V])
 }
 
-const rules: Record<string, Read> = {
+interface Rule {
+  readonly read: Read
+  /** Keys, values and strengths come from the last to the first. */
+  readonly backwards?: boolean
+}
+
+const rules: Record<string, Rule> = {
   // Of queries at the end: their products with the keys, L numbers each, in place of a memory.
-  sum(q, k, v) {
-    const [B, Q, H] = q.shape
-    const scores = matmul(flat(q), flat(k), { transposeB: true })
-    const y = div(matmul(scores, flat(v)), affine(sum(scores, { axis: -1, keepDim: true }), 1, readEps))
-    return reshape(y, [B, Q, H, y.shape[2]])
+  sum: {
+    read(q, k, v) {
+      const [B, Q, H] = q.shape
+      const scores = matmul(flat(q), flat(k), { transposeB: true })
+      const y = div(matmul(scores, flat(v)), affine(sum(scores, { axis: -1, keepDim: true }), 1, readEps))
+      return reshape(y, [B, Q, H, y.shape[2]])
+    },
   },
-  ours(q, k, v, beta) {
-    const keys = sumNorm(k, 0)
-    // The rule's own queries are whatever: what they read is left out.
-    return readFrom(deltaRule(detach(keys), keys, v, sigmoid(beta())).state.S, sumNorm(q, readEps))
+  // S_L^T q is a sum of the values, the t-th times c_t = beta_t k_t^T P_t with P_L = q and P_{t-1} = (I - beta_t k_t k_t^T) P_t: the delta rule again, from the
+  // last token to the first and with values of 0, in a memory of K x Q in place of K x V. Each P is read before its token changes it: writes come one late.
+  ours: {
+    backwards: true,
+    read(q, k, v, beta) {
+      const [B, L, H, K] = k.shape
+      const Q = q.shape[1]
+      const keys = sumNorm(k, 0)
+      const strengths = sigmoid(beta())
+      const late = (x: Tensor): Tensor => concat([zeros([B, 1, ...x.shape.slice(2)], x.device), slice(x, 1, 0, L - 1)], 1)
+      const P = reshape(permute(flat(sumNorm(q, readEps)), [0, 2, 1]), [B, H, K, Q])
+      const seen = deltaRule(keys, late(keys), zeros([B, L, H, Q], k.device), late(strengths), { S: P }).y
+      const c = mul(flat(seen), strengths)
+      return reshape(matmul(c, flat(v), { transposeA: true }), [B, Q, H, v.shape[3]])
+    },
   },
-  fwm(q, k, v, beta) {
-    const [B, L, H, K] = k.shape
-    const net = fastWeightMemory({ K, V: v.shape[3], reads: false })
-    const x = concat([k, v, reshape(beta(), [B, L, H, 1])], 3)
-    return layerNorm(readFrom(runNet(net, x).state.W, q), null, null)
+  fwm: {
+    read(q, k, v, beta) {
+      const [B, L, H, K] = k.shape
+      const net = fastWeightMemory({ K, V: v.shape[3], reads: false })
+      const x = concat([k, v, reshape(beta(), [B, L, H, 1])], 3)
+      return layerNorm(readFrom(runNet(net, x).state.W, q), null, null)
+    },
   },
 }
 
@@ -67,10 +88,12 @@ const vanished = 1e-18
 const unlessVanished = (x: Tensor): Tensor => relu(affine(x, 1, -vanished))
 
 /** Softmax attention of each query to all keys. */
-const attention: Read = (q, k, v) => {
-  const [B, Q, H, d] = q.shape
-  const y = matmul(softmax(matmul(affine(flat(q), 1 / Math.sqrt(d)), flat(k), { transposeB: true })), flat(v))
-  return reshape(y, [B, Q, H, y.shape[2]])
+const attention: Rule = {
+  read(q, k, v) {
+    const [B, Q, H, d] = q.shape
+    const y = matmul(softmax(matmul(affine(flat(q), 1 / Math.sqrt(d)), flat(k), { transposeB: true })), flat(v))
+    return reshape(y, [B, Q, H, y.shape[2]])
+  },
 }
 
 const maps: Record<string, (x: Tensor, arg: number, omega: Tensor | undefined) => Tensor> = {
@@ -87,7 +110,12 @@ const options: Record<string, OutsideOption> = {
   hidden_size: { description: 'width d of keys and queries' },
 }
 
-function model(o: Options, read: Read, hasStrengths: boolean, fixed: Readonly<Record<string, Tensor>> = {}): OutsideModule<RetrievalInput> {
+function model(
+  o: Options,
+  { read, backwards = false }: Rule,
+  hasStrengths: boolean,
+  fixed: Readonly<Record<string, Tensor>> = {},
+): OutsideModule<RetrievalInput> {
   const { n_keys, n_values: S, embedding_size: e, hidden_size: d } = o
   const g = generator(1)
   const embeddingV = new Embedding(S, S, g)
@@ -110,14 +138,20 @@ function model(o: Options, read: Read, hasStrengths: boolean, fixed: Readonly<Re
       { keys: ['B', 'L'], values: ['B', 'L'], query: ['B', 'Q'] },
       { keys: keys.shape, values: values.shape, query: query.shape },
     )
-    const { device } = values
-    // The identity, and frozen. A captured step asks for the rows anew each time.
-    const rows = (): Int32Array =>
-      values.now().map((id) => {
-        if (id < S || id >= 2 * S) throw new Error(`forward: a value is ${id}; values are numbered from ${S} to ${2 * S - 1}`)
-        return id - S
-      })
-    const ids = varying(rows, { shape: [B, L], dtype: 'int32', device })
+    // A captured step asks for the numbers anew each time.
+    const tokens = (ids: Tensor, rowOf: (id: number) => number): Tensor => {
+      const rows = (): Int32Array => {
+        const given = ids.now()
+        return given.map((_, i) => rowOf(given[backwards ? i - 2 * (i % L) + L - 1 : i]))
+      }
+      return varying(rows, { shape: [B, L], dtype: 'int32', device: values.device })
+    }
+    const keyRows = tokens(keys, (id) => id)
+    // The values' table is the identity, and frozen.
+    const valueRows = tokens(values, (id) => {
+      if (id < S || id >= 2 * S) throw new Error(`forward: a value is ${id}; values are numbered from ${S} to ${2 * S - 1}`)
+      return id - S
+    })
     const symbols = detach(embeddingV.weight)
     const heads = (t: Tensor): Tensor => reshape(t, [B, t.shape[1], 1, t.shape[2]])
     /** What W makes of [v, k] at each token, [B,L,outputs]. All of both are rows of tables: each is multiplied once, however often it comes. */
@@ -126,10 +160,10 @@ function model(o: Options, read: Read, hasStrengths: boolean, fixed: Readonly<Re
         matmul(table, slice(W.weight, 1, begin, begin + table.shape[1]), { transposeB: true, bias })
       const ofValues = part(symbols, 0)
       const ofKeys = part(slice(embeddingK.weight, 0, 0, n_keys), S, W.bias!)
-      return add(gather(ofValues, ids), gather(ofKeys, keys))
+      return add(gather(ofValues, valueRows), gather(ofKeys, keyRows))
     }
     const q = heads(W_q.forward(embeddingK.forward(query)))
-    const y = read(q, heads(ofTokens(W_k)), heads(gather(symbols, ids)), () => ofTokens(W_b!))
+    const y = read(q, heads(ofTokens(W_k)), heads(gather(symbols, valueRows)), () => ofTokens(W_b!))
     return { y: reshape(y, [y.shape[0] * y.shape[1], S]), state: {} }
   })
 }
@@ -166,7 +200,9 @@ export const retrieval: Record<'ischlag/fast-weight-transformers', Record<string
           const features = maps[o.attention_type](x, o.arg, directions)
           return vanishes ? unlessVanished(features) : features
         }
-        return model(o, (q, k, v, beta) => rules[o.update_rule](phi(q), phi(k), v, beta), true, directions && { omega: directions })
+        const { read, backwards } = rules[o.update_rule]
+        const rule: Rule = { read: (q, k, v, beta) => read(phi(q), phi(k), v, beta), backwards }
+        return model(o, rule, true, directions && { omega: directions })
       },
       fixed: ['omega'],
     },

@@ -31,6 +31,9 @@ export interface Result {
   stderr: string
 }
 
+/** Less what Dawn says by itself of a driver whose limits it lowers, such as a lavapipe's, whatever runs on it. */
+const ours = (said: string): string => said.replace(/^Warning: max\w+ artificially reduced from .*\n/gm, '')
+
 /** What a process has said, and its end. */
 export async function ended(child: ChildProcess): Promise<Result> {
   const result: Result = { code: null, stdout: '', stderr: '' }
@@ -39,7 +42,7 @@ export async function ended(child: ChildProcess): Promise<Result> {
       result[name] += piece
     })
   result.code = await new Promise((resolve) => child.once('close', resolve))
-  return result
+  return { ...result, stderr: ours(result.stderr) }
 }
 
 /** Resolves once standard output has shown `text`, or has ended. */
@@ -124,7 +127,7 @@ export class Workplace {
         child.once('message', (result) => {
           child.off('exit', ended)
           const { code, stdout, stderr } = result as Result
-          resolve({ code, stdout: stdout + said.stdout, stderr: stderr + said.stderr })
+          resolve({ code, stdout: stdout + said.stdout, stderr: ours(stderr + said.stderr) })
           said.stdout = said.stderr = ''
         })
         child.send(list(words))

@@ -607,19 +607,27 @@ describe('webgpu runtime', () => {
 
   it('an adapter that refuses what it lists gives a device without that alone, and says so; float16 that was asked for stays an error', async function () {
     const { capabilities } = await webgpu(this)
-    assert.ok(capabilities.timestamps && capabilities.bindingBytes > 2 ** 27, 'the adapter of the tests lists timestamps and large buffers')
-    for (const [refused, requests] of [
+    assert.ok(capabilities.timestamps, 'the adapter of the tests lists timestamps')
+    const large = capabilities.bindingBytes > 2 ** 27
+    // What there is no need to ask for can't be refused: some lavapipe has no more than the least.
+    assert.ok(large || process.env.FASTWEIGHTS_GPU === 'lavapipe', 'the adapter of the tests lists large buffers')
+    const refusals = [
       [[], 1],
       [['timestamp-query'], 3],
-      [['large buffers'], 3],
-      [['large buffers', 'timestamp-query'], 4],
-    ] as const) {
+      ...(large
+        ? ([
+            [['large buffers'], 3],
+            [['large buffers', 'timestamp-query'], 4],
+          ] as const)
+        : []),
+    ] as const
+    for (const [refused, requests] of refusals) {
       const all = await refusing(refused, async () => {
         const device = await webgpuDevice()
         const said = refused.map((name) => `; without ${name}, refused though listed: no ${name}`).join('')
         assert.equal(device.description, `webgpu (${capabilities.adapter}${said})`)
         assert.equal(device.capabilities.timestamps, !(refused as readonly string[]).includes('timestamp-query'))
-        assert.equal(device.capabilities.bindingBytes > 2 ** 27, !(refused as readonly string[]).includes('large buffers'))
+        assert.equal(device.capabilities.bindingBytes > 2 ** 27, large && !(refused as readonly string[]).includes('large buffers'))
         assert.deepEqual(await readAndFree(scope(() => matmul(full([1, 2], 1, device), full([2, 1], 3, device)))), [6])
         device.close()
       })
