@@ -198,10 +198,10 @@ fn gather(
     let t = select(first - 1u - s, first + 4u + s, fromLater);
     let was = d;
     d = through(d, decaysAt(t * BLOCKS + group));
-    let y = through(select(was, d, fromLater && !before), vec4<f32>(staged[OTHER + t * 8u + group]));
+    var y = through(select(was, d, fromLater && !before), vec4<f32>(staged[OTHER + t * 8u + group]));
+    if (!fromLater) { y *= strength(its, t); }
     var x: vec4<f32>;
     for (var r = 0u; r < own.height; r++) { x[r] = pairAt(select(first + r, t, fromLater), select(t, first + r, fromLater), strict); }
-    if (!fromLater) { x = fadedFour(strength(its, t), x); }
     (*sums)[0] += met(x.x, y);
     (*sums)[1] += met(x.y, y);
     (*sums)[2] += met(x.z, y);
@@ -282,10 +282,10 @@ fn pairsBack(thread: u32, its: Piece, i0: u32, height: u32, left: vec4<f32>, ofS
         let beta = strength(its, first + j);
         let pair = pairAt(first + r, first + j, strict);
         let k = vec4<f32>(staged[OTHER + (first + j) * 8u + group]);
-        sums[r] += met(faded(beta, pair), jointEach(d, k));
+        sums[r] += met(faded(pair, beta), jointEach(d, k));
         let dk = met(pair, jointEach(d, rows[r]));
         here[j] += dk;
-        let meets = jointEach(k, fadedFour(beta, dk));
+        let meets = jointEach(k, jointEach(vec4(beta), dk));
         for (var t = j + 1u; t < r + last; t++) { dw[t] += meets; }
       }
     }
