@@ -330,7 +330,7 @@ const inWork = {
 function costOf({ shader, entry, bindings, params }) {
   const given = new Proxy(params, { get: (target, name) => target[name] ?? 0 })
   // The kernels of a recurrence are in several files.
-  const family = shader.replace(/-(chunk-backward|chunk|recurrent|heads-(forward|backward)(-fading)?)$/, '')
+  const family = shader.replace(/-(chunk-backward|chunk|recurrent|heads-(forward|backward)(-fading|-channels)?)$/, '')
   if (inWork[family]) {
     const cost = inWork[family](given)[entry]
     if (!cost) throw new Error(`no count for ${shader}, ${entry}`)

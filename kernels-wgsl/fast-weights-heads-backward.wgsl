@@ -288,6 +288,7 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
       var dQ = Sums();
       var dK = Sums();
       var dA = Sums();
+      var later: Later;
       var left: vec4<f32>;
       var ofStates = vec4<f32>();
       stageAlong(thread, its, i0, height);
@@ -295,7 +296,7 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
         let width = min(SIDE, p.V - j0);
         let state = i0 * p.V + j0;
         let ofColumns = cornerOf(thread, height, width);
-        let last = !CHANNELS && j0 + SIDE >= p.V;
+        let last = j0 + SIDE >= p.V;
         workgroupBarrier();
         stage(thread, 0u, Side(COTANGENTS, values + j0, nextV, 1u, n, width), p.scale);
         stage(thread, OTHER, Side(STATES, S + state, p.V, 1u, height, width), 1.0);
@@ -326,7 +327,8 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
         stage(thread, OTHER, Side(QUERIES, keys + i0, 1u, nextK, height, n), 1.0);
         workgroupBarrier();
         left = addThrough(&more, thread, OTHER, 0u, 0u, n, kindOfRows(), queries, QUERY);
-        if (last) {
+        if (CHANNELS && last) { fromLater(thread, its, false, &later); }
+        if (!CHANNELS && last) {
           // What comes from the states is complete: what decays leave of it, and then the pairs' part.
           for (var r = 0u; FADES && r < own.height; r++) {
             let t = own.row + r;
@@ -354,8 +356,8 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
         }
         if (reads) {
           workgroupBarrier();
-          if (!last || source == EXTRA) { stage(thread, OTHER, Side(source, keys + i0, 1u, nextK, height, n), 1.0); }
-          if (last) {
+          if (CHANNELS || !last || source == EXTRA) { stage(thread, OTHER, Side(source, keys + i0, 1u, nextK, height, n), 1.0); }
+          if (!CHANNELS && last) {
             stageTriangle(thread, 0u, its, true, true, false);
             workgroupBarrier();
             addTriangle(&dK, thread, 0u, OTHER, n, UPPER | WEIGHTS_B);
@@ -365,6 +367,7 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
           fadeTile(thread, 0u, its, READER, nextV == 1u);
           workgroupBarrier();
           addThrough(&more, thread, OTHER, 0u, 0u, n, kindOfReaders(), readers, select(QUERY, READER, p.reads == ERASE));
+          if (CHANNELS && last) { fromLater(thread, its, true, &later); }
         }
         for (var r = 0u; r < ofColumns.height; r++) {
           for (var s = 0u; s < ofColumns.width; s++) {
@@ -380,7 +383,7 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
           dA[r] = fadedFour(factor(its, own.row + r, READER), dA[r]);
           dK[r] = fadedFour(factor(its, own.row + r, WRITTEN), dK[r]);
         }
-        pairsBack(thread, its, i0, height, left, ofStates, &dQ, &dA, &dK);
+        pairsBack(thread, its, i0, height, left, ofStates, &later, &dQ, &dA, &dK);
       }
       for (var r = 0u; r < own.height; r++) {
         let t = own.row + r;

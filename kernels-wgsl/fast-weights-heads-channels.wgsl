@@ -218,48 +218,63 @@ fn gather(
   return d;
 }
 
-/// After what comes of the states (dQ, dA and dK, without the decays of channels; `left` and `ofStates`: what is left of the state, and what that is worth, in four channels of the state's tile): what
-/// decays leave of that, what comes of pairs, and the gradient of the decays.
-fn pairsBack(thread: u32, its: Piece, i0: u32, height: u32, left: vec4<f32>, ofStates: vec4<f32>, dQ: ptr<function, Sums>, dA: ptr<function, Sums>, dK: ptr<function, Sums>) {
+/// With queries in the other tile, or then readers.
+fn fromLater(thread: u32, its: Piece, ofReaders: bool, later: ptr<function, Later>) {
+  var rows: Sums;
+  for (var r = 0u; r < 4u; r++) { rows[r] = vec4<f32>(staged[OTHER + (thread / 8u * 4u + r) * 8u + thread % 8u]); }
+  if (ofReaders) { (*later).readers = rows; }
+  else {
+    (*later).queries = rows;
+    (*later).sums = Sums();
+  }
+  var sums = (*later).sums;
+  (*later).d = gather(&sums, thread, its, true, ofReaders, ofReaders && p.reads == ERASE, &rows, false);
+  (*later).sums = sums;
+}
+
+/// After what comes of the states (dQ, dA and dK, without the decays of channels; `left` and `ofStates`: what is left of the state, and what that is worth, in four channels
+/// of the state's tile): what decays leave of that, what comes of pairs, and the gradient of the decays. With beta, keys are in the other tile.
+fn pairsBack(
+  thread: u32,
+  its: Piece,
+  i0: u32,
+  height: u32,
+  left: vec4<f32>,
+  ofStates: vec4<f32>,
+  later: ptr<function, Later>,
+  dQ: ptr<function, Sums>,
+  dA: ptr<function, Sums>,
+  dK: ptr<function, Sums>,
+) {
   let keys = its.first * p.K + i0;
   let nextK = p.H * p.K;
   let block = thread / BLOCKS;
   let group = thread % BLOCKS;
   let own = cornerOf(thread, its.n, height);
   let first = block * 4u;
-  let source = select(KEYS, EXTRA, p.reads == ERASE);
-  let kinds = select(1u, 2u, p.reads != 0u); // queries, and readers
   var dw = Sums();
-
-  // From later blocks to keys, up to the end of this one.
-  var later = Sums();
-  var toEnd: vec4<f32>;
-  for (var kind = 0u; kind < kinds; kind++) {
-    workgroupBarrier();
-    stage(thread, OTHER, Side(select(QUERIES, source, kind == 1u), keys, 1u, nextK, height, its.n), 1.0);
-    workgroupBarrier();
-    toEnd = gather(&later, thread, its, true, kind == 1u, kind == 1u && p.reads == ERASE, &dw, false);
-  }
+  workgroupBarrier();
   if (p.reads != BETA) {
-    workgroupBarrier();
     stage(thread, OTHER, Side(KEYS, keys, 1u, nextK, height, its.n), 1.0);
     workgroupBarrier();
   }
 
   // From earlier blocks, the state and this block to queries and readers; and to keys, in the block.
   var here = Sums();
-  for (var kind = 0u; kind < kinds; kind++) {
+  for (var kind = 0u; kind < select(1u, 2u, p.reads != 0u); kind++) {
     let strict = kind == 1u;
     let before = strict && p.reads == ERASE;
     let last = select(1u, 0u, before); // whether a token's own decay is one that it meets
     var sums = *dQ;
-    if (strict) { sums = *dA; }
-    var rows = Sums();
+    var rows = (*later).queries;
+    if (strict) {
+      sums = *dA;
+      rows = (*later).readers;
+    }
     var decays = Sums();
     var fadedRows = Sums();
     var d = vec4(1.0);
     for (var r = 0u; r < own.height; r++) {
-      for (var s = 0u; s < own.width; s++) { rows[r][s] = element(select(QUERIES, source, strict), keys + (first + r) * nextK + own.column + s); }
       let was = d;
       d = jointEach(d, decaysAt((first + r) * 8u + group));
       decays[r] = select(d, was, before);
@@ -304,9 +319,9 @@ fn pairsBack(thread: u32, its: Piece, i0: u32, height: u32, left: vec4<f32>, ofS
     let j = c - 1u;
     let at = (first + j) * 8u + group;
     let k = fadedFour(strength(its, first + j), jointEach(d, vec4<f32>(staged[OTHER + at])));
-    let ofState = jointEach(toEnd, (*dK)[j]);
+    let ofState = jointEach((*later).d, (*dK)[j]);
     written += jointEach(k, ofState);
-    let outside = later[j] + ofState;
+    let outside = (*later).sums[j] + ofState;
     let meets = jointEach(k, outside);
     for (var t = c; t < own.height; t++) { dw[t] += meets; }
     (*dK)[j] = jointEach(d, outside) + here[j];

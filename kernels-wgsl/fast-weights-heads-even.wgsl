@@ -15,4 +15,16 @@ fn addThrough(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, begin: u32
   return vec4(1.0);
 }
 fn stays(left: f32, x: f32) -> f32 { return x; }
-fn pairsBack(thread: u32, its: Piece, i0: u32, height: u32, left: vec4<f32>, ofStates: vec4<f32>, dQ: ptr<function, Sums>, dA: ptr<function, Sums>, dK: ptr<function, Sums>) {}
+fn fromLater(thread: u32, its: Piece, ofReaders: bool, later: ptr<function, Later>) {}
+fn pairsBack(
+  thread: u32,
+  its: Piece,
+  i0: u32,
+  height: u32,
+  left: vec4<f32>,
+  ofStates: vec4<f32>,
+  later: ptr<function, Later>,
+  dQ: ptr<function, Sums>,
+  dA: ptr<function, Sums>,
+  dK: ptr<function, Sums>,
+) {}

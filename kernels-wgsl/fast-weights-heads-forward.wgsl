@@ -55,22 +55,26 @@ fn write(more: ptr<function, Sums>, left: ptr<function, vec4<f32>>, thread: u32,
     var o = Sums();
     for (var i0 = 0u; i0 < p.K; i0 += SIDE) {
       let height = min(SIDE, p.K - i0);
+      let states = Side(STATES, S + i0 * p.V, 1u, p.V, width, height);
+      let atOnce = p.reads == BETA && !CHANNELS; // what keys read, while they lie there
       workgroupBarrier();
       stage(thread, 0u, Side(KEYS, keys + i0, nextK, 1u, n, height), 1.0);
       stageAcross(thread, its, i0, height, true);
+      if (atOnce) { stage(thread, OTHER, states, 1.0); }
       if (p.reads == ERASE) { stage(thread, OTHER, Side(EXTRA, keys + i0, nextK, 1u, n, height), 1.0); }
       workgroupBarrier();
       if (p.reads != 0u) { addPairs(&M, thread, select(0u, OTHER, p.reads == ERASE), height, p.reads == ERASE); }
+      if (atOnce) { addMet(&known, thread, 0u, OTHER, height, toReaders); }
       workgroupBarrier();
       stage(thread, OTHER, Side(QUERIES, keys + i0, nextK, 1u, n, height), 1.0);
       workgroupBarrier();
       addPairs(&P, thread, OTHER, height, false);
       workgroupBarrier();
-      stage(thread, 0u, Side(STATES, S + i0 * p.V, 1u, p.V, width, height), 1.0);
+      stage(thread, 0u, states, 1.0);
       fadeRows(thread, OTHER, QUERY);
       workgroupBarrier();
       addMet(&o, thread, OTHER, 0u, height, toQueries);
-      if (p.reads == 0u) { continue; }
+      if (p.reads == 0u || atOnce) { continue; }
       workgroupBarrier();
       stage(thread, OTHER, Side(select(KEYS, EXTRA, p.reads == ERASE), keys + i0, nextK, 1u, n, height), 1.0);
       fadeRows(thread, OTHER, select(QUERY, READER, p.reads == ERASE));

@@ -72,6 +72,15 @@ var<workgroup> staged: array<vec4<Half>, 512>;
 /// A corner of 4 x 4 for each thread of a tile.
 alias Sums = array<vec4<f32>, 4>;
 
+/// Where channels have decays of their own: what pairs with later blocks of four tokens bring the keys of a thread's block, for four channels, without what decays between
+/// its end and the piece's, d, leave of the states' part; and of the block, which those that come after it need, its queries and readers.
+struct Later {
+  sums: Sums,
+  d: vec4<f32>,
+  queries: Sums,
+  readers: Sums,
+}
+
 /// Neighbouring threads fetch neighbours in memory.
 fn slotOf(e: u32, byRows: bool) -> u32 { return select(e, e % SIDE * 8u + e / SIDE, byRows); }
 
@@ -156,7 +165,8 @@ const ALL = 0xffffffffu;
 
 /// What row `row` of A has of inner index l.
 fn term(kind: u32, row: u32, l: u32, x: f32, y: vec4<f32>) -> vec4<f32> {
-  if ((kind & 3u) != 0u && !within(kind & 3u, row, l)) { return vec4<f32>(); }
+  // The tile of a triangle is 0 outside it.
+  if (!FADES && kind != 0u && !within(kind & 3u, row, l)) { return vec4<f32>(); }
   if (!FADES || kind == 0u) { return x * y; }
   let z = takenFour(x, y);
   if ((kind & WEIGHTS_B) == 0u) { return x * z; }

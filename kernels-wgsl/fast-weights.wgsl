@@ -287,6 +287,8 @@ const SHARP = 9u;   // 1: a channel of its own decay is below 1/8, so that a pro
   let its = pieceOf(index);
   let token = its.first + t * p.H;
   let ofChannels = p.gateWidth > 1u;
+  if (t == 0u) { atomicStore(&spoilt, 0u); }
+  workgroupBarrier();
   if (t < its.n) {
     if (p.n != 0u && !ofChannels) { checkAt(token); }
     let flags = flagsOf(token);
