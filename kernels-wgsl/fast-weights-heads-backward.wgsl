@@ -48,7 +48,7 @@ fn solveBack(thread: u32, its: Piece, dS: u32, S: u32, j0: u32, width: u32, firs
       workgroupBarrier();
       stage(thread, OTHER, Side(QUERIES, keys + i0, nextK, 1u, n, height), 1.0);
       workgroupBarrier();
-      addPairs(&P, thread, OTHER, height, false);
+      addPairs(&P, &M, thread, OTHER, height, false, p.reads == BETA);
     }
     if (p.reads != 0u && (first || reading)) {
       var reader = 0u;
@@ -58,7 +58,7 @@ fn solveBack(thread: u32, its: Piece, dS: u32, S: u32, j0: u32, width: u32, firs
         stage(thread, OTHER, Side(EXTRA, keys + i0, nextK, 1u, n, height), 1.0);
         workgroupBarrier();
       }
-      if (first) { addPairs(&M, thread, reader, height, p.reads == ERASE); }
+      if (first && p.reads == ERASE) { addPairs(&M, &P, thread, OTHER, height, true, false); }
       if (reading) {
         workgroupBarrier();
         stage(thread, OTHER - reader, Side(STATES, S + state, 1u, p.V, width, height), 1.0);
@@ -143,7 +143,7 @@ fn beginBack(thread: u32, at: u32, column: u32, width: u32) {
       fadeTile(thread, OTHER, its, QUERY, nextV == 1u);
       stageAlong(thread, its, i0, height);
       workgroupBarrier();
-      let left = addThrough(&more, thread, 0u, OTHER, 0u, its.n, kindOfRows(), queries, QUERY);
+      let left = addThrough(&more, thread, 0u, OTHER, 0u, its.n, queries, QUERY);
       if (p.reads != 0u) {
         workgroupBarrier();
         stage(thread, 0u, Side(select(KEYS, EXTRA, p.reads == ERASE), its.first * p.K + i0, 1u, nextK, height, its.n), 1.0);
@@ -151,7 +151,7 @@ fn beginBack(thread: u32, at: u32, column: u32, width: u32) {
         else { stageSolved(thread, OTHER, width, its.n, -1.0, false); }
         fadeTile(thread, OTHER, its, READER, CHANNELS && nextV == 1u);
         workgroupBarrier();
-        addThrough(&more, thread, 0u, OTHER, 0u, its.n, kindOfReaders(), readers, select(QUERY, READER, p.reads == ERASE));
+        addThrough(&more, thread, 0u, OTHER, 0u, its.n, readers, select(QUERY, READER, p.reads == ERASE));
       }
       let own = cornerOf(thread, height, width);
       for (var r = 0u; r < own.height; r++) {
@@ -326,7 +326,7 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
         fadeTile(thread, 0u, its, QUERY, nextV == 1u);
         stage(thread, OTHER, Side(QUERIES, keys + i0, 1u, nextK, height, n), 1.0);
         workgroupBarrier();
-        left = addThrough(&more, thread, OTHER, 0u, 0u, n, kindOfRows(), queries, QUERY);
+        left = addThrough(&more, thread, OTHER, 0u, 0u, n, queries, QUERY);
         if (CHANNELS && last) { fromLater(thread, its, false, &later); }
         if (!CHANNELS && last) {
           // What comes from the states is complete: what decays leave of it, and then the pairs' part.
@@ -366,7 +366,7 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
           stage(thread, 0u, Side(SOLVED, values + j0, 1u, nextV, width, n), -1.0);
           fadeTile(thread, 0u, its, READER, nextV == 1u);
           workgroupBarrier();
-          addThrough(&more, thread, OTHER, 0u, 0u, n, kindOfReaders(), readers, select(QUERY, READER, p.reads == ERASE));
+          addThrough(&more, thread, OTHER, 0u, 0u, n, readers, select(QUERY, READER, p.reads == ERASE));
           if (CHANNELS && last) { fromLater(thread, its, true, &later); }
         }
         for (var r = 0u; r < ofColumns.height; r++) {

@@ -12,30 +12,30 @@ const BLOCKS = 8u; // of four tokens in a piece
 
 var<private> careful: bool;
 
-fn beginPiece(its: Piece) { careful = bitsOf(its, SHARP) != 0u; }
+/// Without beginnings and padding, either.
+fn beginPiece(its: Piece) { careful = bitsOf(its, SHARP) != 0u || bitsOf(its, QUERY) != ALL >> (32u - its.n); }
 /// Of the backward, which has no array left for it: where its gradient will be.
 fn erasing(at: u32) -> f32 { return work[p.dA + at]; }
-fn kindOfRows() -> u32 { return select(0u, WEIGHTS_A, careful); }
 
-/// a b, and 0 where either is.
+/// `joint` of each.
 fn jointEach(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
-  let none = ((bitcast<vec4<u32>>(a) << vec4(1u)) == vec4<u32>()) | ((bitcast<vec4<u32>>(b) << vec4(1u)) == vec4<u32>());
-  return bitcast<vec4<f32>>(bitcast<vec4<u32>>(a * b) & select(vec4(0xffffffffu), vec4<u32>(), none));
-}
-fn through(d: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
-  if (careful) { return jointEach(d, x); }
-  return d * x;
-}
-/// Of a pair, which may be one that isn't there.
-fn met(x: f32, y: vec4<f32>) -> vec4<f32> {
-  if (careful) { return jointEach(vec4(x), y); }
-  return x * takenFour(x, y);
+  let x = bitcast<vec4<u32>>(a);
+  let y = bitcast<vec4<u32>>(b);
+  let takenA = x & select(vec4(0xffffffffu), vec4<u32>(), (y << vec4(1u)) == vec4<u32>());
+  let takenB = y & select(vec4(0xffffffffu), vec4<u32>(), (x << vec4(1u)) == vec4<u32>());
+  return bitcast<vec4<f32>>(takenA) * bitcast<vec4<f32>>(takenB);
 }
 
 fn decaysAt(slot: u32) -> vec4<f32> { return vec4(pairsP[slot], pairsP[256u + slot], pairsP[512u + slot], pairsP[768u + slot]); }
-fn overBlock(slot: u32) -> f32 {
-  let w = decaysAt(slot);
-  return joint(joint(w.x, w.y), joint(w.z, w.w));
+/// The product of the decays of the slots [begin, end).
+fn overBlocks(begin: u32, end: u32) -> f32 {
+  var d = 1.0;
+  for (var slot = begin; slot < end; slot++) {
+    let w = decaysAt(slot);
+    if (careful) { d = joint(joint(joint(joint(d, w.x), w.y), w.z), w.w); }
+    else { d = d * w.x * w.y * w.z * w.w; }
+  }
+  return d;
 }
 
 /// Decays of a piece and SIDE channels: a slot is four tokens of a channel, or, with `along`, four channels of a token. 1 outside.
@@ -70,7 +70,7 @@ fn stageAcross(thread: u32, its: Piece, i0: u32, height: u32, forPairs: bool) {
     let earlier = e % BLOCKS;
     var d = 1.0;
     for (var later = earlier + 2u; later < BLOCKS; later++) {
-      d = joint(d, overBlock(e / BLOCKS * BLOCKS + later - 1u));
+      d = joint(d, overBlocks(e - earlier + later - 1u, e - earlier + later));
       pairsM[e / BLOCKS * BETWEEN + between(earlier, later)] = d;
     }
   }
@@ -83,8 +83,7 @@ fn fadeRows(thread: u32, tile: u32, which: u32) {
     let block = e % BLOCKS;
     let first = e - block;
     let w = decaysAt(e);
-    var d = 1.0;
-    for (var b = select(0u, block + 1u, which == WRITTEN); b < select(block, BLOCKS, which == WRITTEN); b++) { d = joint(d, overBlock(first + b)); }
+    let d = overBlocks(first + select(0u, block + 1u, which == WRITTEN), first + select(block, BLOCKS, which == WRITTEN));
     var by: vec4<f32>;
     if (which == WRITTEN) {
       by.w = d;
@@ -102,38 +101,72 @@ fn fadeRows(thread: u32, tile: u32, which: u32) {
   }
 }
 
-/// What a token i of weight x meets of the keys of a block, y, which are taken on through its own decay w; from there on `own` is one of them.
-fn meet(y: ptr<function, vec4<f32>>, x: f32, w: f32, own: vec4<f32>, before: bool) -> vec4<f32> {
-  let was = *y;
-  *y = through(vec4(w), was) + own;
-  return through(vec4(x), select(*y, was, before));
+/// What decays between a key of block `earlier`, each of the four, and the beginning of block `later`, in channel l.
+fn overTo(l: u32, earlier: u32, later: u32) -> vec4<f32> {
+  let w = decaysAt(l * BLOCKS + earlier);
+  var d = 1.0;
+  if (later > earlier + 1u) { d = pairsM[l * BETWEEN + between(earlier, later)]; }
+  if (careful) { return jointEach(vec4(joint(joint(w.w, w.z), w.y), joint(w.w, w.z), w.w, 1.0), vec4(d)); }
+  return d * vec4(w.w * w.z * w.y, w.w * w.z, w.w, 1.0);
 }
 
-/// sums += a_i . D_ij k_j over a tile of channels, or with `before` D_{i-1,j}: of A in tile `a`, keys in the first one.
-fn addPairs(sums: ptr<function, Sums>, thread: u32, a: u32, height: u32, before: bool) {
+/// sums += a_i . D_ij k_j over a tile of channels, or with `before` D_{i-1,j}: of A in tile `a`, keys in the first one. With `keysToo` also += k_i . D_ij k_j.
+fn addPairs(sums: ptr<function, Sums>, ofKeys: ptr<function, Sums>, thread: u32, a: u32, height: u32, before: bool, keysToo: bool) {
   let later = thread / BLOCKS;
   let earlier = thread % BLOCKS;
-  for (var l = 0u; l < height && earlier <= later; l++) {
-    let w = decaysAt(l * BLOCKS + later);
-    let x = vec4<f32>(staged[a + l * BLOCKS + later]);
-    let k = vec4<f32>(staged[l * BLOCKS + earlier]);
-    var y = vec4<f32>();
-    var own = k;
-    if (earlier < later) {
-      let u = decaysAt(l * BLOCKS + earlier);
-      var d = vec4(1.0);
-      if (later - earlier > 1u) { d = vec4(pairsM[l * BETWEEN + between(earlier, later)]); }
-      d = through(d, vec4(u.w, u.w, u.w, 1.0));
-      d = through(d, vec4(u.z, u.z, 1.0, 1.0));
-      y = through(through(d, vec4(u.y, 1.0, 1.0, 1.0)), k);
-      own = vec4<f32>();
+  let same = earlier == later;
+  if (earlier > later) { return; }
+  if (careful) {
+    var all = *sums;
+    var also = *ofKeys;
+    for (var l = 0u; l < height; l++) {
+      let w = decaysAt(l * BLOCKS + later);
+      let x = vec4<f32>(staged[a + l * BLOCKS + later]);
+      let z = vec4<f32>(staged[l * BLOCKS + later]);
+      let k = vec4<f32>(staged[l * BLOCKS + earlier]);
+      var y = jointEach(overTo(l, earlier, later), select(k, vec4<f32>(), same));
+      for (var r = 0u; r < min(4u, p.rows); r++) {
+        let was = y;
+        y = jointEach(vec4(w[r]), y);
+        if (same) { y[r] = k[r]; }
+        let met = select(y, was, before);
+        all[r] += jointEach(vec4(x[r]), met);
+        if (keysToo) { also[r] += jointEach(vec4(z[r]), met); }
+      }
     }
-    (*sums)[0] += meet(&y, x.x, w.x, vec4(own.x, 0.0, 0.0, 0.0), before);
-    (*sums)[1] += meet(&y, x.y, w.y, vec4(0.0, own.y, 0.0, 0.0), before);
-    (*sums)[2] += meet(&y, x.z, w.z, vec4(0.0, 0.0, own.z, 0.0), before);
-    (*sums)[3] += meet(&y, x.w, w.w, vec4(0.0, 0.0, 0.0, own.w), before);
+    *sums = all;
+    *ofKeys = also;
+    return;
+  }
+  for (var l = 0u; l < height; l++) {
+    let w = decaysAt(l * BLOCKS + later);
+    let k = vec4<f32>(staged[l * BLOCKS + earlier]);
+    let own = select(vec4<f32>(), k, same);
+    let y = overTo(l, earlier, later) * select(k, vec4<f32>(), same);
+    let y0 = w.x * y + vec4(own.x, 0.0, 0.0, 0.0);
+    let y1 = w.y * y0 + vec4(0.0, own.y, 0.0, 0.0);
+    let y2 = w.z * y1 + vec4(0.0, 0.0, own.z, 0.0);
+    let y3 = w.w * y2 + vec4(0.0, 0.0, 0.0, own.w);
+    let x = vec4<f32>(staged[a + l * BLOCKS + later]);
+    (*sums)[0] += x.x * select(y0, y, before);
+    (*sums)[1] += x.y * select(y1, y0, before);
+    (*sums)[2] += x.z * select(y2, y1, before);
+    (*sums)[3] += x.w * select(y3, y2, before);
+    if (!keysToo) { continue; }
+    let z = vec4<f32>(staged[l * BLOCKS + later]);
+    (*ofKeys)[0] += z.x * y0;
+    (*ofKeys)[1] += z.y * y1;
+    (*ofKeys)[2] += z.z * y2;
+    (*ofKeys)[3] += z.w * y3;
   }
 }
+
+/// Rows of tokens, which have decayed, times a state.
+fn addMet(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, count: u32, weights: vec4<f32>) {
+  if (careful) { addSome(sums, thread, a, b, 0u, count, WEIGHTS_A, ALL, weights); }
+  else { add(sums, thread, a, b, count); }
+}
+fn addRead(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, count: u32, weights: vec4<f32>) { addMet(sums, thread, a, b, count, weights); }
 
 /// The product of the decays of the tokens [begin, end), of a thread's four channels.
 fn fadedOver(thread: u32, begin: u32, end: u32) -> vec4<f32> {
@@ -144,19 +177,32 @@ fn fadedOver(thread: u32, begin: u32, end: u32) -> vec4<f32> {
 
 /// sums += A B over the tokens [begin, end) that are in `tokens`, each of A times its decays (`how`): from the first one up to its own (QUERY) or that before (READER), or
 /// from the one after to the last (WRITTEN). Gives the product of all.
-fn addThrough(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, begin: u32, end: u32, kind: u32, tokens: u32, how: u32) -> vec4<f32> {
+fn addThrough(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, begin: u32, end: u32, tokens: u32, how: u32) -> vec4<f32> {
   var d = vec4(1.0);
+  if (careful) {
+    var all = *sums;
+    for (var s = begin; s < end; s++) {
+      let t = select(s, begin + end - 1u - s, how == WRITTEN);
+      let was = d;
+      d = jointEach(d, decaysAt(t * BLOCKS + thread / 8u));
+      if (!isIn(tokens, t)) { continue; }
+      let x = jointEach(select(was, d, how == QUERY), vec4<f32>(staged[a + t * 8u + thread / 8u]));
+      let y = vec4<f32>(staged[b + t * 8u + thread % 8u]);
+      for (var r = 0u; r < min(4u, p.K); r++) { all[r] += fadedFour(x[r], y); }
+    }
+    *sums = all;
+    return d;
+  }
   for (var s = begin; s < end; s++) {
     let t = select(s, begin + end - 1u - s, how == WRITTEN);
     let was = d;
-    d = through(d, decaysAt(t * BLOCKS + thread / 8u));
-    if (!isIn(tokens, t)) { continue; }
-    let x = through(select(was, d, how == QUERY), vec4<f32>(staged[a + t * 8u + thread / 8u]));
+    d *= decaysAt(t * BLOCKS + thread / 8u);
+    let x = select(was, d, how == QUERY) * vec4<f32>(staged[a + t * 8u + thread / 8u]);
     let y = vec4<f32>(staged[b + t * 8u + thread % 8u]);
-    (*sums)[0] += term(kind, 0u, 0u, x.x, y);
-    (*sums)[1] += term(kind, 0u, 0u, x.y, y);
-    (*sums)[2] += term(kind, 0u, 0u, x.z, y);
-    (*sums)[3] += term(kind, 0u, 0u, x.w, y);
+    (*sums)[0] += x.x * y;
+    (*sums)[1] += x.y * y;
+    (*sums)[2] += x.z * y;
+    (*sums)[3] += x.w * y;
   }
   return d;
 }
@@ -175,46 +221,78 @@ fn pairAt(i: u32, j: u32, strict: bool) -> f32 { return pairsM[select(j * SIDE +
 /// The place of what the tokens of block `later` have from before block `over`, in the first tile.
 fn crossing(over: u32, later: u32, group: u32) -> u32 { return (later * (later - 1u) / 2u + over) * BLOCKS + group; }
 
-/// Adds to `sums` what a thread's tokens have from others: from the later ones' rows (of queries or readers, in the other tile), up to the end of its block; or from the
-/// earlier ones' keys (in the other tile), up to its beginning, where also what of these crosses whole blocks is noted: times `rows`, of queries or readers that have met
-/// the decays in the block. `before`: a reader doesn't meet its own decay. Gives the product of the decays in between.
-fn gather(
-  sums: ptr<function, Sums>,
-  thread: u32,
-  its: Piece,
-  fromLater: bool,
-  strict: bool,
-  before: bool,
-  rows: ptr<function, Sums>,
-  again: bool,
-) -> vec4<f32> {
-  let block = thread / BLOCKS;
-  let group = thread % BLOCKS;
-  let own = cornerOf(thread, its.n, SIDE);
-  let first = block * 4u;
+/// Adds to `sums` what a thread's tokens have from the later ones' rows (of queries or readers, in the other tile), up to the end of its block. `before`: a reader doesn't
+/// meet its own decay. Gives the product of the decays in between.
+fn gatherLater(sums: ptr<function, Sums>, thread: u32, n: u32, strict: bool, before: bool) -> vec4<f32> {
+  let first = thread / 8u * 4u;
   var d = vec4(1.0);
-  var crossed = vec4<f32>();
-  for (var s = 0u; s < select(first, its.n - min(its.n, first + 4u), fromLater); s++) {
-    let t = select(first - 1u - s, first + 4u + s, fromLater);
+  if (careful) {
+    var all = *sums;
+    for (var t = first + 4u; t < n; t++) {
+      let was = d;
+      d = jointEach(d, decaysAt(t * BLOCKS + thread % 8u));
+      let y = jointEach(select(d, was, before), vec4<f32>(staged[OTHER + t * 8u + thread % 8u]));
+      for (var r = 0u; r < min(4u, p.rows); r++) { all[r] += jointEach(vec4(pairAt(t, first + r, strict)), y); }
+    }
+    *sums = all;
+    return d;
+  }
+  for (var t = first + 4u; t < n; t++) {
     let was = d;
-    d = through(d, decaysAt(t * BLOCKS + group));
-    var y = through(select(was, d, fromLater && !before), vec4<f32>(staged[OTHER + t * 8u + group]));
-    if (!fromLater) { y *= strength(its, t); }
-    var x: vec4<f32>;
-    for (var r = 0u; r < own.height; r++) { x[r] = pairAt(select(first + r, t, fromLater), select(t, first + r, fromLater), strict); }
-    (*sums)[0] += met(x.x, y);
-    (*sums)[1] += met(x.y, y);
-    (*sums)[2] += met(x.z, y);
-    (*sums)[3] += met(x.w, y);
-    if (fromLater || t / 4u + 1u >= block) { continue; }
-    crossed += jointEach(y, met(x.x, (*rows)[0]) + met(x.y, (*rows)[1]) + met(x.z, (*rows)[2]) + met(x.w, (*rows)[3]));
+    d *= decaysAt(t * BLOCKS + thread % 8u);
+    let y = select(d, was, before) * vec4<f32>(staged[OTHER + t * 8u + thread % 8u]);
+    (*sums)[0] += pairAt(t, first, strict) * y;
+    (*sums)[1] += pairAt(t, first + 1u, strict) * y;
+    (*sums)[2] += pairAt(t, first + 2u, strict) * y;
+    (*sums)[3] += pairAt(t, first + 3u, strict) * y;
+  }
+  return d;
+}
+
+/// The same from the earlier ones' keys (in the other tile), up to the beginning of its block. What of these crosses whole blocks is noted: times `rows`, of queries or
+/// readers that have met the decays in the block.
+fn gatherEarlier(sums: ptr<function, Sums>, thread: u32, its: Piece, strict: bool, rows: ptr<function, Sums>) -> vec4<f32> {
+  let block = thread / 8u;
+  let own = cornerOf(thread, its.n, SIDE);
+  var d = vec4(1.0);
+  var all = Sums();
+  var crossed = vec4<f32>();
+  for (var t = block * 4u; own.height > 0u && t > 0u; ) {
+    t--;
+    let slot = t * 8u + thread % 8u;
+    let beta = strength(its, t);
+    var z = vec4<f32>();
+    if (careful) {
+      let y = jointEach(d, beta * vec4<f32>(staged[OTHER + slot]));
+      for (var r = 0u; r < own.height; r++) {
+        let x = vec4(pairAt(own.row + r, t, strict));
+        all[r] += jointEach(x, y);
+        z += jointEach(x, (*rows)[r]);
+      }
+      z = jointEach(y, z);
+      d = jointEach(d, decaysAt(slot));
+    } else {
+      let y = beta * d * vec4<f32>(staged[OTHER + slot]);
+      // What there may be of rows beyond the piece is no number.
+      let at = vec4(pairAt(own.row, t, strict), pairAt(own.row + 1u, t, strict), pairAt(own.row + 2u, t, strict), pairAt(own.row + 3u, t, strict));
+      let x = select(vec4<f32>(), at, vec4(0u, 1u, 2u, 3u) < vec4(own.height));
+      (*sums)[0] += x.x * y;
+      (*sums)[1] += x.y * y;
+      (*sums)[2] += x.z * y;
+      (*sums)[3] += x.w * y;
+      z = y * (x.x * (*rows)[0] + x.y * (*rows)[1] + x.z * (*rows)[2] + x.w * (*rows)[3]);
+      d *= decaysAt(slot);
+    }
+    if (t / 4u + 1u >= block) { continue; }
+    crossed += z;
     if (t % 4u == 0u) {
-      let at = crossing(t / 4u + 1u, block, group);
-      if (again) { crossed += vec4<f32>(staged[at]); }
+      let at = crossing(t / 4u + 1u, block, thread % 8u);
+      if (strict) { crossed += vec4<f32>(staged[at]); }
       staged[at] = vec4<Half>(crossed);
       crossed = vec4<f32>();
     }
   }
+  for (var r = 0u; careful && r < own.height; r++) { (*sums)[r] += all[r]; }
   return d;
 }
 
@@ -228,7 +306,7 @@ fn fromLater(thread: u32, its: Piece, ofReaders: bool, later: ptr<function, Late
     (*later).sums = Sums();
   }
   var sums = (*later).sums;
-  (*later).d = gather(&sums, thread, its, true, ofReaders, ofReaders && p.reads == ERASE, &rows, false);
+  (*later).d = gatherLater(&sums, thread, its.n, ofReaders, ofReaders && p.reads == ERASE);
   (*later).sums = sums;
 }
 
@@ -281,7 +359,7 @@ fn pairsBack(
       fadedRows[r] = jointEach(decays[r], rows[r]);
     }
     var earlier = Sums();
-    let fromState = gather(&earlier, thread, its, false, strict, before, &fadedRows, strict);
+    let fromState = gatherEarlier(&earlier, thread, its, strict, &fadedRows);
     var crossed = vec4<f32>();
     for (var r = 0u; r < own.height; r++) {
       let ofState = jointEach(fromState, sums[r]);
@@ -297,8 +375,8 @@ fn pairsBack(
         let beta = strength(its, first + j);
         let pair = pairAt(first + r, first + j, strict);
         let k = vec4<f32>(staged[OTHER + (first + j) * 8u + group]);
-        sums[r] += met(faded(pair, beta), jointEach(d, k));
-        let dk = met(pair, jointEach(d, rows[r]));
+        sums[r] += jointEach(vec4(faded(pair, beta)), jointEach(d, k));
+        let dk = jointEach(vec4(pair), jointEach(d, rows[r]));
         here[j] += dk;
         let meets = jointEach(k, jointEach(vec4(beta), dk));
         for (var t = j + 1u; t < r + last; t++) { dw[t] += meets; }
@@ -340,7 +418,7 @@ fn pairsBack(
   }
   workgroupBarrier();
   var over = vec4<f32>();
-  for (var b = block + 1u; b < BLOCKS; b++) { over += vec4<f32>(staged[crossing(block, b, group)]); }
+  for (var b = block + 1u; b * 4u < its.n; b++) { over += vec4<f32>(staged[crossing(block, b, group)]); }
   for (var s = 0u; s < own.width; s++) {
     for (var b = 0u; b < block; b++) { over[s] += pairsP[(b * BLOCKS + group) * 4u + s]; }
     for (var b = 0u; b < 8u; b++) { over[s] += pairsP[256u + (group * 4u + s) * 8u + b]; }

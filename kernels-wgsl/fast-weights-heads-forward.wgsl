@@ -19,7 +19,7 @@ fn write(more: ptr<function, Sums>, left: ptr<function, vec4<f32>>, thread: u32,
     (*more)[r] = fadedFour(stays(d[r], w), (*more)[r]);
     (*left)[r] = stays(d[r], (*left)[r]);
   }
-  addThrough(more, thread, 0u, OTHER, begin, end, kindOfRows(), written, WRITTEN);
+  addThrough(more, thread, 0u, OTHER, begin, end, written, WRITTEN);
 }
 
 @compute @workgroup_size(THREADS) fn headsForward(
@@ -63,12 +63,12 @@ fn write(more: ptr<function, Sums>, left: ptr<function, vec4<f32>>, thread: u32,
       if (atOnce) { stage(thread, OTHER, states, 1.0); }
       if (p.reads == ERASE) { stage(thread, OTHER, Side(EXTRA, keys + i0, nextK, 1u, n, height), 1.0); }
       workgroupBarrier();
-      if (p.reads != 0u) { addPairs(&M, thread, select(0u, OTHER, p.reads == ERASE), height, p.reads == ERASE); }
+      if (p.reads == ERASE) { addPairs(&M, &P, thread, OTHER, height, true, false); }
       if (atOnce) { addMet(&known, thread, 0u, OTHER, height, toReaders); }
       workgroupBarrier();
       stage(thread, OTHER, Side(QUERIES, keys + i0, nextK, 1u, n, height), 1.0);
       workgroupBarrier();
-      addPairs(&P, thread, OTHER, height, false);
+      addPairs(&P, &M, thread, OTHER, height, false, p.reads == BETA);
       workgroupBarrier();
       stage(thread, 0u, states, 1.0);
       fadeRows(thread, OTHER, QUERY);

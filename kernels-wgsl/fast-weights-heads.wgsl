@@ -190,19 +190,6 @@ fn addSome(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, begin: u32, e
 fn add(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, count: u32) { addSome(sums, thread, a, b, 0u, count, 0u, ALL, vec4(1.0)); }
 fn addTriangle(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, n: u32, kind: u32) { addSome(sums, thread, a, b, 0u, n, kind, ALL, vec4(1.0)); }
 
-/// Rows of tokens times a state that they meet after their decays, so that nothing overflows that has decayed: `weights` of those rows.
-fn addMet(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, count: u32, weights: vec4<f32>) { addSome(sums, thread, a, b, 0u, count, kindOfRows(), ALL, weights); }
-
-/// What a product with a or A^T is: of erase, a 0 takes nothing; k is 0 only with its decay.
-fn kindOfReaders() -> u32 {
-  if (FADES && p.reads == ERASE) { return WEIGHTS_A; }
-  return kindOfRows();
-}
-
-fn addRead(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, count: u32, weights: vec4<f32>) {
-  addSome(sums, thread, a, b, 0u, count, kindOfReaders(), ALL, weights);
-}
-
 /// (I + M)^-1, or with `turned` (I + M)^-T, of pairsP, in place: a thread a column.
 fn solvePairs(thread: u32, n: u32, width: u32, turned: bool) {
   workgroupBarrier();
