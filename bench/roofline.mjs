@@ -223,13 +223,15 @@ const inWork = {
     const [read, gated] = [reads ? 1 : 0, gateWidth ? 1 : 0]
     // Levels of pairs of tokens: at each, every channel of every token is faded once.
     const levels = Math.ceil(Math.log2(rows))
-    // Nine factors of each token, where channels decay as one.
-    const factors = p.forgets ? 9 * batches * rows : 0
+    // Ten factors of each token of a head that a workgroup has.
+    const factors = p.forgets ? 10 * batches * rows : 0
+    // Decays of channels, each as an array of its own.
+    const channels = gateWidth > 1 ? tokens * K : 0
     const of = {
       checkGate: [0, p.n],
       decays: [
-        batches * rows * (gated * transcendental + 2 * rows),
-        gate + (reads === 1 ? extra : 0) + (p.flagged ? tokens / p.H : 0) + factors,
+        tokens * gateWidth * transcendental + 2 * batches * rows * rows,
+        gate + channels + (reads === 1 ? extra : 0) + (p.flagged ? tokens / p.H : 0) + factors,
       ],
       load: [0, 2 * moved],
       store: [0, 2 * moved],
@@ -265,18 +267,24 @@ const inWork = {
     /** What decays do to pairs, twice backward, and to rows; backward the sums for the gate, too: a third of the cube of a piece's tokens, halved. */
     const fadePairs = p.forgets ? batches * rows * rows * (1 + both) : 0
     const fadeBackward = 2 * fadePairs + (p.forgets ? 4 * keys * (1 + read) : 0) + gated * ((batches * rows ** 3) / 6 + 2 * batches * K * V)
+    /** With decays of channels: a pair's key goes on by one, in each of them; backward also what crosses the blocks of four tokens between, and goes along to each block. */
+    const onward = channels && (pair(K) / 2) * both
+    const goBack = channels && keys * (rows + 1.5 * rows) * both
+    /** Keys that have decayed are fetched again: forward for what they read, backward for what was written. */
+    const fetched = channels && 2 * channels + (reads === 1 ? keys : 0)
     const headsForward = [
-      Math.ceil(V / 32) * (pair(K) * both + fadePairs) + full * (2 + read) + pair(V) + 2 * solved * read,
+      Math.ceil(V / 32) * (pair(K) * both + fadePairs + onward) + full * (2 + read) + pair(V) + 2 * solved * read,
       3 * keys +
         2 * erased +
         2 * tokens * V +
         extra * (reads === 1) +
         (2 + (p.begun ? 1 : 0)) * whole +
         (p.kept ? p.outside * whole : 0) +
-        factors,
+        factors +
+        fetched,
     ]
     const headsBackward = [
-      pair(K) * 3 * both + full * (4 + 3 * read) + pair(V) * (2 + read) + 4 * solved * read + fadeBackward,
+      pair(K) * 3 * both + full * (4 + 3 * read) + pair(V) * (2 + read) + 4 * solved * read + fadeBackward + onward + goBack,
       4 * keys +
         2 * erased +
         both * states +
@@ -286,13 +294,21 @@ const inWork = {
         2 * extra -
         erased +
         factors +
-        gate,
+        gate +
+        (channels && 2 * channels + keys),
     ]
     // All pieces but those of the first segment.
     const carried = (heads * (p.pieces - p.perSegment)) / batches
     const headsCarry = [
-      carried * (Math.ceil(V / 32) * pair(K) * both + full * (2 + read) + pair(V) + 2 * solved * read),
-      carried * ((3 + read) * keys + erased + 2 * tokens * V + extra * (reads === 1) + factors) + 2 * p.segments * whole,
+      carried * (Math.ceil(V / 32) * (pair(K) * both + onward) + full * (2 + read) + pair(V) + 2 * solved * read),
+      carried *
+        ((3 + read) * keys +
+          erased +
+          2 * tokens * V +
+          extra * (reads === 1) +
+          factors +
+          (channels && 2 * channels + keys + 2 * tokens * V)) +
+        2 * p.segments * whole,
     ]
     const product = productCost(p)
     const add = (...costs) => costs.reduce(([x, y], [operations, words]) => [x + operations, y + words], [0, 0])
@@ -330,7 +346,7 @@ const inWork = {
 function costOf({ shader, entry, bindings, params }) {
   const given = new Proxy(params, { get: (target, name) => target[name] ?? 0 })
   // The kernels of a recurrence are in several files.
-  const family = shader.replace(/-(chunk-backward|chunk|recurrent|heads-(forward|backward)(-fading)?)$/, '')
+  const family = shader.replace(/-(chunk-backward|chunk|recurrent|heads-(forward|backward)(-fading|-channels)?)$/, '')
   if (inWork[family]) {
     const cost = inWork[family](given)[entry]
     if (!cost) throw new Error(`no count for ${shader}, ${entry}`)

@@ -15,8 +15,12 @@ const output = join(folder, 'generated', 'wgsl.ts')
 const shared = ['common', 'math']
 /** What comes after a file wherever that does: the second, where there is one, in the place of the first on matrix units. */
 const kinds = { 'fast-weights': ['fast-weights-tiles', 'fast-weights-units'], matmul: ['tiles'], products: ['tiles'] }
-/** What comes between NAME.wgsl and these of NAME-PART.wgsl, each of which is two shaders: its own, and NAME-PART-fading. */
-const heads = { '': ['fast-weights-heads-plain', 'fast-weights-heads'], '-fading': ['fast-weights-heads-fading', 'fast-weights-heads'] }
+/** What comes between NAME.wgsl and these of NAME-PART.wgsl, each of which is three shaders: its own, NAME-PART-fading and NAME-PART-channels. */
+const heads = {
+  '': ['fast-weights-heads-plain', 'fast-weights-heads-even', 'fast-weights-heads'],
+  '-fading': ['fast-weights-heads-fading', 'fast-weights-heads-even', 'fast-weights-heads'],
+  '-channels': ['fast-weights-heads-fading', 'fast-weights-heads-channels', 'fast-weights-heads'],
+}
 const between = { 'fast-weights-heads-backward': heads, 'fast-weights-heads-forward': heads }
 
 const names = readdirSync(folder)

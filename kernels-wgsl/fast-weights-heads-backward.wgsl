@@ -6,7 +6,7 @@ fn element(source: u32, at: u32) -> f32 {
   switch (source) {
     case QUERIES: { return q[at]; }
     case KEYS: { return k[at]; }
-    case EXTRA: { return extra[at]; }
+    case EXTRA: { return erasing(at); }
     case COTANGENTS: { return dy[at]; }
     case STATES: { return stateIn[at]; }
     case SOLVED: { return dv[at]; }
@@ -29,22 +29,26 @@ fn solveBack(thread: u32, its: Piece, dS: u32, S: u32, j0: u32, width: u32, firs
   var P = Sums();
   var M = Sums();
   var known = Sums();
-  var written = Sums();
+  var ofWritten = Sums();
   let toReaders = rowFactors(its, thread, READER);
   let toWritten = rowFactors(its, thread, WRITTEN);
   for (var i0 = 0u; i0 < p.K; i0 += SIDE) {
     let height = min(SIDE, p.K - i0);
     let state = i0 * p.V + j0;
     workgroupBarrier();
+    let written = Side(WORK, dS + state, 1u, p.V, width, height);
     stage(thread, 0u, Side(KEYS, keys + i0, nextK, 1u, n, height), 1.0);
-    stage(thread, OTHER, Side(WORK, dS + state, 1u, p.V, width, height), 1.0);
-    workgroupBarrier();
-    add(&written, thread, 0u, OTHER, height);
+    stageAcross(thread, its, i0, height, first);
+    if (!CHANNELS) {
+      stage(thread, OTHER, written, 1.0);
+      workgroupBarrier();
+      add(&ofWritten, thread, 0u, OTHER, height);
+    }
     if (first) {
       workgroupBarrier();
       stage(thread, OTHER, Side(QUERIES, keys + i0, nextK, 1u, n, height), 1.0);
       workgroupBarrier();
-      add(&P, thread, OTHER, 0u, height);
+      addPairs(&P, &M, thread, OTHER, height, false, p.reads == BETA);
     }
     if (p.reads != 0u && (first || reading)) {
       var reader = 0u;
@@ -54,12 +58,23 @@ fn solveBack(thread: u32, its: Piece, dS: u32, S: u32, j0: u32, width: u32, firs
         stage(thread, OTHER, Side(EXTRA, keys + i0, nextK, 1u, n, height), 1.0);
         workgroupBarrier();
       }
-      if (first) { add(&M, thread, reader, 0u, height); }
-      if (!reading) { continue; }
+      if (first && p.reads == ERASE) { addPairs(&M, &P, thread, OTHER, height, true, false); }
+      if (reading) {
+        workgroupBarrier();
+        stage(thread, OTHER - reader, Side(STATES, S + state, 1u, p.V, width, height), 1.0);
+        fadeRows(thread, reader, select(QUERY, READER, p.reads == ERASE));
+        workgroupBarrier();
+        addRead(&known, thread, reader, OTHER - reader, height, toReaders);
+      }
+    }
+    if (CHANNELS) {
+      // Now that pairs are done with them, keys may decay.
       workgroupBarrier();
-      stage(thread, OTHER - reader, Side(STATES, S + state, 1u, p.V, width, height), 1.0);
+      stage(thread, 0u, Side(KEYS, keys + i0, nextK, 1u, n, height), 1.0);
+      stage(thread, OTHER, written, 1.0);
+      fadeRows(thread, 0u, WRITTEN);
       workgroupBarrier();
-      addRead(&known, thread, reader, OTHER - reader, height, ALL, toReaders);
+      addMet(&ofWritten, thread, 0u, OTHER, height, vec4(1.0));
     }
   }
   forget(&known, toReaders);
@@ -75,12 +90,12 @@ fn solveBack(thread: u32, its: Piece, dS: u32, S: u32, j0: u32, width: u32, firs
   let own = cornerOf(thread, n, width);
   for (var r = 0u; r < own.height; r++) {
     let t = own.row + r;
-    written[r] = fadedFour(toWritten[r], strength(its, t) * written[r]);
-    let u = dU[r] + written[r];
+    ofWritten[r] = fadedFour(toWritten[r], strength(its, t) * ofWritten[r]);
+    let u = dU[r] + ofWritten[r];
     for (var s = 0u; s < own.width; s++) { pairsP[t * SIDE + own.column + s] = u[s]; }
   }
   solvePairs(thread, n, width, true);
-  return OfStates(known, written);
+  return OfStates(known, ofWritten);
 }
 
 /// The cotangent of a head's state after the last segment: zeros, where none is given.
@@ -108,7 +123,14 @@ fn beginBack(thread: u32, at: u32, column: u32, width: u32) {
     let its = pieceOf(head * p.pieces + piece - 1u);
     let to = p.dS + (head * p.segments + (piece - 1u) / p.perSegment - 1u) * size;
     let dS = select(to, to + size, piece == p.pieces || piece % p.perSegment == 0u);
+    beginPiece(its);
     solveBack(thread, its, dS, 0u, j0, width, true, false);
+    let solved = Side(SOLVED, its.first * p.V + j0, 1u, nextV, width, its.n);
+    if (CHANNELS) {
+      // Decays take the place of X.
+      for (var e = thread; e < its.n * width; e += THREADS) { dv[solved.at + e / width * nextV + e % width] = pairsP[e / width * SIDE + e % width]; }
+      storageBarrier();
+    }
     let queries = bitsOf(its, QUERY);
     let readers = bitsOf(its, READER);
     let gamma = factor(its, its.n - 1u, GAMMA);
@@ -119,21 +141,23 @@ fn beginBack(thread: u32, at: u32, column: u32, width: u32) {
       stage(thread, 0u, Side(QUERIES, its.first * p.K + i0, 1u, nextK, height, its.n), 1.0);
       stage(thread, OTHER, Side(COTANGENTS, its.first * p.V + j0, 1u, nextV, width, its.n), p.scale);
       fadeTile(thread, OTHER, its, QUERY, nextV == 1u);
+      stageAlong(thread, its, i0, height);
       workgroupBarrier();
-      addTokens(&more, thread, 0u, OTHER, its.n, queries);
+      let left = addThrough(&more, thread, 0u, OTHER, 0u, its.n, queries, QUERY);
       if (p.reads != 0u) {
         workgroupBarrier();
         stage(thread, 0u, Side(select(KEYS, EXTRA, p.reads == ERASE), its.first * p.K + i0, 1u, nextK, height, its.n), 1.0);
-        stageSolved(thread, OTHER, width, its.n, -1.0, false);
-        fadeTile(thread, OTHER, its, READER, false);
+        if (CHANNELS) { stage(thread, OTHER, solved, -1.0); }
+        else { stageSolved(thread, OTHER, width, its.n, -1.0, false); }
+        fadeTile(thread, OTHER, its, READER, CHANNELS && nextV == 1u);
         workgroupBarrier();
-        addRead(&more, thread, 0u, OTHER, its.n, readers, vec4(1.0));
+        addThrough(&more, thread, 0u, OTHER, 0u, its.n, readers, select(QUERY, READER, p.reads == ERASE));
       }
       let own = cornerOf(thread, height, width);
       for (var r = 0u; r < own.height; r++) {
         for (var s = 0u; s < own.width; s++) {
           let at = (i0 + own.row + r) * p.V + j0 + own.column + s;
-          work[to + at] = remaining(gamma, work[dS + at], more[r][s]);
+          work[to + at] = remaining(gamma, stays(left[r], work[dS + at]), more[r][s]);
         }
       }
     }
@@ -188,7 +212,7 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
   if (head >= p.heads) { return; }
   let segment = group % p.segments;
   let reads = p.reads != 0u;
-  let gated = FADES && p.gateWidth != 0u;
+  let gated = FADES && !CHANNELS && p.gateWidth != 0u;
   let source = select(KEYS, EXTRA, p.reads == ERASE);
   let dS = p.dS + group * p.K * p.V;
   let U = p.U + group * p.rows * p.V;
@@ -204,6 +228,7 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
     let queries = bitsOf(its, QUERY);
     let readers = bitsOf(its, READER);
     let gamma = factor(its, n - 1u, GAMMA);
+    beginPiece(its);
     // Of each token, what it has to do with the decays up to it, before it and after it; with erase what it reads is in the second, else in the first.
     var upTo = vec4<f32>();
     var before = vec4<f32>();
@@ -263,6 +288,10 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
       var dQ = Sums();
       var dK = Sums();
       var dA = Sums();
+      var later: Later;
+      var left: vec4<f32>;
+      var ofStates = vec4<f32>();
+      stageAlong(thread, its, i0, height);
       for (var j0 = 0u; j0 < p.V; j0 += SIDE) {
         let width = min(SIDE, p.V - j0);
         let state = i0 * p.V + j0;
@@ -273,10 +302,10 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
         stage(thread, OTHER, Side(STATES, S + state, p.V, 1u, height, width), 1.0);
         workgroupBarrier();
         add(&dQ, thread, 0u, OTHER, width);
-        for (var r = 0u; gated && r < ofColumns.height; r++) {
+        for (var r = 0u; (CHANNELS || gated) && r < ofColumns.height; r++) {
           for (var s = 0u; s < ofColumns.width; s++) {
             let j = ofColumns.column + s;
-            ofState += f32(staged[OTHER + j * 8u + thread / 8u][r]) * work[dS + state + (ofColumns.row + r) * p.V + j];
+            ofStates[r] += f32(staged[OTHER + j * 8u + thread / 8u][r]) * work[dS + state + (ofColumns.row + r) * p.V + j];
           }
         }
         if (reads) {
@@ -297,8 +326,9 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
         fadeTile(thread, 0u, its, QUERY, nextV == 1u);
         stage(thread, OTHER, Side(QUERIES, keys + i0, 1u, nextK, height, n), 1.0);
         workgroupBarrier();
-        addTokens(&more, thread, OTHER, 0u, n, queries);
-        if (last) {
+        left = addThrough(&more, thread, OTHER, 0u, 0u, n, queries, QUERY);
+        if (CHANNELS && last) { fromLater(thread, its, false, &later); }
+        if (!CHANNELS && last) {
           // What comes from the states is complete: what decays leave of it, and then the pairs' part.
           for (var r = 0u; FADES && r < own.height; r++) {
             let t = own.row + r;
@@ -326,8 +356,8 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
         }
         if (reads) {
           workgroupBarrier();
-          if (!last || source == EXTRA) { stage(thread, OTHER, Side(source, keys + i0, 1u, nextK, height, n), 1.0); }
-          if (last) {
+          if (CHANNELS || !last || source == EXTRA) { stage(thread, OTHER, Side(source, keys + i0, 1u, nextK, height, n), 1.0); }
+          if (!CHANNELS && last) {
             stageTriangle(thread, 0u, its, true, true, false);
             workgroupBarrier();
             addTriangle(&dK, thread, 0u, OTHER, n, UPPER | WEIGHTS_B);
@@ -336,14 +366,24 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
           stage(thread, 0u, Side(SOLVED, values + j0, 1u, nextV, width, n), -1.0);
           fadeTile(thread, 0u, its, READER, nextV == 1u);
           workgroupBarrier();
-          addRead(&more, thread, OTHER, 0u, n, readers, vec4(1.0));
+          addThrough(&more, thread, OTHER, 0u, 0u, n, readers, select(QUERY, READER, p.reads == ERASE));
+          if (CHANNELS && last) { fromLater(thread, its, true, &later); }
         }
         for (var r = 0u; r < ofColumns.height; r++) {
           for (var s = 0u; s < ofColumns.width; s++) {
             let at = dS + state + (ofColumns.row + r) * p.V + ofColumns.column + s;
-            work[at] = remaining(gamma, work[at], more[r][s]);
+            work[at] = remaining(gamma, stays(left[r], work[at]), more[r][s]);
           }
         }
+      }
+      ofState += dot(ofStates, vec4(1.0));
+      if (CHANNELS) {
+        for (var r = 0u; r < own.height; r++) {
+          dQ[r] = fadedFour(factor(its, own.row + r, QUERY), dQ[r]);
+          dA[r] = fadedFour(factor(its, own.row + r, READER), dA[r]);
+          dK[r] = fadedFour(factor(its, own.row + r, WRITTEN), dK[r]);
+        }
+        pairsBack(thread, its, i0, height, left, ofStates, &later, &dQ, &dA, &dK);
       }
       for (var r = 0u; r < own.height; r++) {
         let t = own.row + r;
@@ -383,7 +423,7 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
         let first = sumOfRow(0u, thread);
         if (p.reads == BETA) {
           var dbeta = first;
-          if (p.logits == 1u) { dbeta = sigmoidBackward(extra[token], dbeta); }
+          if (p.logits == 1u) { dbeta = sigmoidBackward(erasing(token), dbeta); }
           work[p.dA + token] = faded(factor(its, thread, THERE), dbeta);
         }
         pairsM[thread] = select(first, 0.0, p.reads != ERASE);

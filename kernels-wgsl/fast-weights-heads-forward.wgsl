@@ -9,12 +9,17 @@ fn element(source: u32, at: u32) -> f32 {
   }
 }
 
-/// more = what it decays to in the tokens [begin, end), a chunk, and K~^T U of these. Where nothing decays, chunk by chunk is the same as all in one.
-fn write(more: ptr<function, Sums>, thread: u32, its: Piece, begin: u32, end: u32, written: u32) {
+/// more = what it decays to in the tokens [begin, end), a chunk, and K~^T U of these; left: what of the state is left, of the thread's four channels. Where nothing
+/// decays, chunk by chunk is the same as all in one.
+fn write(more: ptr<function, Sums>, left: ptr<function, vec4<f32>>, thread: u32, its: Piece, begin: u32, end: u32, written: u32) {
   if (begin == end) { return; }
   let w = factor(its, end - 1u, CHUNK);
-  for (var r = 0u; r < 4u; r++) { (*more)[r] = fadedFour(w, (*more)[r]); }
-  addSome(more, thread, 0u, OTHER, begin, end, 0u, written, vec4(1.0));
+  let d = fadedOver(thread, begin, end);
+  for (var r = 0u; r < 4u; r++) {
+    (*more)[r] = fadedFour(stays(d[r], w), (*more)[r]);
+    (*left)[r] = stays(d[r], (*left)[r]);
+  }
+  addThrough(more, thread, 0u, OTHER, begin, end, written, WRITTEN);
 }
 
 @compute @workgroup_size(THREADS) fn headsForward(
@@ -39,6 +44,7 @@ fn write(more: ptr<function, Sums>, thread: u32, its: Piece, begin: u32, end: u3
     let n = its.n;
     let keys = its.first * p.K;
     let nextK = p.H * p.K; // to the next token
+    beginPiece(its);
     let written = bitsOf(its, WRITTEN);
     let toQueries = rowFactors(its, thread, QUERY);
     let toReaders = rowFactors(its, thread, READER);
@@ -50,30 +56,30 @@ fn write(more: ptr<function, Sums>, thread: u32, its: Piece, begin: u32, end: u3
     for (var i0 = 0u; i0 < p.K; i0 += SIDE) {
       let height = min(SIDE, p.K - i0);
       let states = Side(STATES, S + i0 * p.V, 1u, p.V, width, height);
+      let atOnce = p.reads == BETA && !CHANNELS; // what keys read, while they lie there
       workgroupBarrier();
       stage(thread, 0u, Side(KEYS, keys + i0, nextK, 1u, n, height), 1.0);
-      if (p.reads == BETA) { stage(thread, OTHER, states, 1.0); }
+      stageAcross(thread, its, i0, height, true);
+      if (atOnce) { stage(thread, OTHER, states, 1.0); }
       if (p.reads == ERASE) { stage(thread, OTHER, Side(EXTRA, keys + i0, nextK, 1u, n, height), 1.0); }
       workgroupBarrier();
-      if (p.reads == BETA) {
-        add(&M, thread, 0u, 0u, height);
-        addMet(&known, thread, 0u, OTHER, height, toReaders);
-      }
-      if (p.reads == ERASE) { add(&M, thread, OTHER, 0u, height); }
+      if (p.reads == ERASE) { addPairs(&M, &P, thread, OTHER, height, true, false); }
+      if (atOnce) { addMet(&known, thread, 0u, OTHER, height, toReaders); }
       workgroupBarrier();
       stage(thread, OTHER, Side(QUERIES, keys + i0, nextK, 1u, n, height), 1.0);
       workgroupBarrier();
-      add(&P, thread, OTHER, 0u, height);
+      addPairs(&P, &M, thread, OTHER, height, false, p.reads == BETA);
       workgroupBarrier();
       stage(thread, 0u, states, 1.0);
+      fadeRows(thread, OTHER, QUERY);
       workgroupBarrier();
       addMet(&o, thread, OTHER, 0u, height, toQueries);
-      if (p.reads == ERASE) {
-        workgroupBarrier();
-        stage(thread, OTHER, Side(EXTRA, keys + i0, nextK, 1u, n, height), 1.0);
-        workgroupBarrier();
-        addRead(&known, thread, OTHER, 0u, height, ALL, toReaders);
-      }
+      if (p.reads == 0u || atOnce) { continue; }
+      workgroupBarrier();
+      stage(thread, OTHER, Side(select(KEYS, EXTRA, p.reads == ERASE), keys + i0, nextK, 1u, n, height), 1.0);
+      fadeRows(thread, OTHER, select(QUERY, READER, p.reads == ERASE));
+      workgroupBarrier();
+      addRead(&known, thread, OTHER, 0u, height, toReaders);
     }
     workgroupBarrier();
     keepTriangles(thread, its, M, P, true);
@@ -111,12 +117,14 @@ fn write(more: ptr<function, Sums>, thread: u32, its: Piece, begin: u32, end: u3
       let height = min(SIDE, p.K - i0);
       workgroupBarrier();
       stage(thread, 0u, Side(KEYS, keys + i0, 1u, nextK, height, n), 1.0);
+      stageAlong(thread, its, i0, height);
       workgroupBarrier();
       let own = cornerOf(thread, height, width);
       var more = Sums();
+      var left = vec4(1.0);
       var done = 0u;
       for (var t = select(n, 0u, kept || FADES); t < n; t += p.C) {
-        write(&more, thread, its, done, t, written);
+        write(&more, &left, thread, its, done, t, written);
         done = t;
         if (!kept) { continue; }
         // What the piece's chunks begin with.
@@ -126,16 +134,16 @@ fn write(more: ptr<function, Sums>, thread: u32, its: Piece, begin: u32, end: u3
         for (var r = 0u; r < own.height; r++) {
           for (var s = 0u; s < own.width; s++) {
             let at = (i0 + own.row + r) * p.V + own.column + s;
-            states[place + at] = remaining(gamma, state[S + at], more[r][s]);
+            states[place + at] = remaining(gamma, stays(left[r], state[S + at]), more[r][s]);
           }
         }
       }
-      write(&more, thread, its, done, n, written);
+      write(&more, &left, thread, its, done, n, written);
       let gamma = factor(its, n - 1u, GAMMA);
       for (var r = 0u; r < own.height; r++) {
         for (var s = 0u; s < own.width; s++) {
           let at = S + (i0 + own.row + r) * p.V + own.column + s;
-          state[at] = remaining(gamma, state[at], more[r][s]);
+          state[at] = remaining(gamma, stays(left[r], state[at]), more[r][s]);
         }
       }
     }

@@ -72,6 +72,15 @@ var<workgroup> staged: array<vec4<Half>, 512>;
 /// A corner of 4 x 4 for each thread of a tile.
 alias Sums = array<vec4<f32>, 4>;
 
+/// Where channels have decays of their own: what pairs with later blocks of four tokens bring the keys of a thread's block, for four channels, without what decays between
+/// its end and the piece's, d, leave of the states' part; and of the block, which those that come after it need, its queries and readers.
+struct Later {
+  sums: Sums,
+  d: vec4<f32>,
+  queries: Sums,
+  readers: Sums,
+}
+
 /// Neighbouring threads fetch neighbours in memory.
 fn slotOf(e: u32, byRows: bool) -> u32 { return select(e, e % SIDE * 8u + e / SIDE, byRows); }
 
@@ -156,7 +165,8 @@ const ALL = 0xffffffffu;
 
 /// What row `row` of A has of inner index l.
 fn term(kind: u32, row: u32, l: u32, x: f32, y: vec4<f32>) -> vec4<f32> {
-  if ((kind & 3u) != 0u && !within(kind & 3u, row, l)) { return vec4<f32>(); }
+  // The tile of a triangle is 0 outside it.
+  if (!FADES && kind != 0u && !within(kind & 3u, row, l)) { return vec4<f32>(); }
   if (!FADES || kind == 0u) { return x * y; }
   let z = takenFour(x, y);
   if ((kind & WEIGHTS_B) == 0u) { return x * z; }
@@ -179,16 +189,6 @@ fn addSome(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, begin: u32, e
 
 fn add(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, count: u32) { addSome(sums, thread, a, b, 0u, count, 0u, ALL, vec4(1.0)); }
 fn addTriangle(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, n: u32, kind: u32) { addSome(sums, thread, a, b, 0u, n, kind, ALL, vec4(1.0)); }
-fn addTokens(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, n: u32, tokens: u32) { addSome(sums, thread, a, b, 0u, n, 0u, tokens, vec4(1.0)); }
-
-/// Rows of tokens times a state that they meet after their decays, so that nothing overflows that has decayed: `weights` of those rows.
-fn addMet(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, count: u32, weights: vec4<f32>) { addSome(sums, thread, a, b, 0u, count, 0u, ALL, weights); }
-
-/// The same, and the transposed product, where A is a or A^T: of erase, a 0 takes nothing; k is 0 only with its decay.
-fn addRead(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, count: u32, tokens: u32, weights: vec4<f32>) {
-  if (FADES && p.reads == ERASE) { addSome(sums, thread, a, b, 0u, count, WEIGHTS_A, tokens, weights); }
-  else { addSome(sums, thread, a, b, 0u, count, 0u, tokens, weights); }
-}
 
 /// (I + M)^-1, or with `turned` (I + M)^-T, of pairsP, in place: a thread a column.
 fn solvePairs(thread: u32, n: u32, width: u32, turned: bool) {

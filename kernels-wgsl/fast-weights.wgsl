@@ -167,6 +167,8 @@ struct Params {
 @group(0) @binding(23) var<storage, read> along: array<f32>;
 @group(0) @binding(24) var<storage, read_write> states: array<f32>;
 @group(0) @binding(25) var<storage, read_write> normalisers: array<f32>;
+/// w of each channel, [B,T,H,K]; the backward leaves the gradient of the gate there.
+@group(0) @binding(26) var<storage, read_write> channelDecays: array<f32>;
 
 // ---- pieces and what they read ----------------------------------------------------------------------------------------
 
@@ -260,9 +262,10 @@ fn checkAt(i: u32) {
   for (var i = firstElement(g); i < end; i += THREADS) { checkAt(i); }
 }
 
-// What decays are to the tokens of a piece where all channels share them, for fast-weights-heads.wgsl: FACTORS numbers a token, at w, [heads,pieces,rows].
-// A token of padding stands for nothing and leaves what there is. A workgroup a piece, a thread a token. `n`: whether the gate is checked.
-const FACTORS = 9u;
+// What decays are to the tokens of a piece, for fast-weights-heads.wgsl: FACTORS numbers a token, at w, [heads,pieces,rows]. Where each channel has its own, those
+// are written to `channelDecays`, and the numbers are of beginnings alone. A token of padding stands for nothing and leaves what there is. A workgroup a piece, a thread a
+// token. `n`: whether the gate is checked.
+const FACTORS = 10u;
 const DECAY = 0u;   // w
 const THERE = 1u;   // 0: padding
 const READS = 2u;   // a of a token without the decays before it: w, with erase 1; 0 where it reads nothing
@@ -272,6 +275,7 @@ const WRITTEN = 5u; // of k': D up to the end of its chunk of C tokens, in the p
 const GAMMA = 6u;   // Gamma_i, of the state
 const CHUNK = 7u;   // the same from the beginning of the chunk on
 const STRENGTH = 8u; // beta, or 1; 0 of padding
+const SHARP = 9u;   // 1: a channel of its own decay is below 1/8, so that a product of a piece's may be 0, or it's NaN
 
 @compute @workgroup_size(THREADS) fn decays(
   @builtin(workgroup_id) id: vec3<u32>,
@@ -282,9 +286,25 @@ const STRENGTH = 8u; // beta, or 1; 0 of padding
   if (index >= p.heads * p.pieces) { return; }
   let its = pieceOf(index);
   let token = its.first + t * p.H;
+  let ofChannels = p.gateWidth > 1u;
+  if (t == 0u) { atomicStore(&spoilt, 0u); }
+  workgroupBarrier();
   if (t < its.n) {
-    if (p.n != 0u) { checkAt(token); }
-    pairsP[t] = decay(token, flagsOf(token), 0u);
+    if (p.n != 0u && !ofChannels) { checkAt(token); }
+    let flags = flagsOf(token);
+    if (ofChannels) { pairsP[t] = select(1.0, 0.0, begins(flags)); }
+    else { pairsP[t] = decay(token, flags, 0u); }
+  }
+  for (var e = t; ofChannels && e < its.n * p.K; e += THREADS) {
+    let token = its.first + e / p.K * p.H;
+    let flags = flagsOf(token);
+    let at = token * p.K + e % p.K;
+    if (p.n != 0u) { checkAt(at); }
+    var w = 1.0;
+    if (!begins(flags)) { w = decay(token, flags, e % p.K); }
+    channelDecays[at] = w;
+    // Of numbers from 1/8 to 1, and of no others, bits lie between those of the two.
+    if (bitcast<u32>(w) - 0x3e000000u > 0x01800000u) { atomicOr(&spoilt, 1u << (e / p.K)); }
   }
   workgroupBarrier();
   if (t >= its.n) { return; }
@@ -311,6 +331,7 @@ const STRENGTH = 8u; // beta, or 1; 0 of padding
   work[at + GAMMA] = gamma;
   work[at + CHUNK] = joint(inChunk, w);
   work[at + STRENGTH] = weighted(there, rate(token));
+  work[at + SHARP] = f32((atomicLoad(&spoilt) >> t) & 1u);
 }
 
 // ---- states in and out ------------------------------------------------------------------------------------------------

@@ -310,7 +310,8 @@ for (const { name, open, bound, few, finite } of devices)
         const sizes = { B: 1, T: 200, H: 2, K: 32, V: 24 }
         const d = data(rule, sizes, 7)
         const recurrent = await run(rule, sizes, d, { form: 'recurrent', C: 64 }, device)
-        for (const C of [16, 32, 64, 256])
+        // A GPU takes 32 tokens at a time: two chunks of 16 are cut as one of 32.
+        for (const C of few ? [16, 64, 256] : [16, 32, 64, 256])
           assertAll(await run(rule, sizes, d, { form: 'chunk', C }, device), recurrent, bound, `C = ${C}`, sizes)
       })
 

@@ -192,7 +192,7 @@ describe('the recurrence on webgpu', () => {
   const binding =
     (arrays: number) =>
     (gpu: Gpu): Gpu => ({ ...gpu, device: { limits: { maxStorageBuffersPerShaderStage: arrays } } as GPUDevice })
-  /** By the entries of its forward and backward pass, how a rule is computed that forgets nothing, or whose heads forget all channels as one. */
+  /** By the entries of its forward and backward pass, how a rule is computed that forgets nothing, or whose heads forget all channels as one, or each of them by itself. */
   type Ways = Record<string, { narrow: (gpu: Gpu) => Gpu; entries: readonly string[] }>
   const plainWays: Ways = {
     'a workgroup a head': { narrow: (gpu) => gpu, entries: ['headsForward', 'headsBackward'] },
@@ -206,29 +206,33 @@ describe('the recurrence on webgpu', () => {
     'a workgroup each': { narrow: (gpu) => gpu, entries: ['decays', 'headsForward', 'headsBackward'] },
     'where only nine arrays are bound': { narrow: binding(9), entries: ['decays', 'headsForward', 'fadeBackward'] },
   }
+  const channelWays: Ways = {
+    'a workgroup a head': fadingWays['a workgroup each'],
+    'where only nine arrays are bound': { narrow: binding(9), entries: ['beginFading', 'readOut', 'fadeBackward'] },
+  }
   interface Plain {
     sizes: FastWeightSizes
     rule: string
     state: boolean
     seed: number
-    /** A gate that the channels of a head share; padding and beginnings. */
+    /** A gate of `gateWidth` values; padding and beginnings. */
     gated?: boolean
     flagged?: boolean
   }
-  /** Outputs and gradients of a rule whose channels are all alike, with a state and its cotangent or without. */
+  /** Outputs and gradients of a rule without a normaliser, with a state and its cotangent or without. */
   async function runPlain(
     device: Pick<Gpu, 'allocate' | 'write' | 'read'>,
     kernels: ReturnType<typeof fastWeightKernels>,
     { sizes, rule, state, seed, gated = false, flagged = false }: Plain,
   ): Promise<Record<string, HostArray>> {
-    const { B, T, H, K, V, C, logits } = sizes
+    const { B, T, H, K, V, C, gateWidth, logits } = sizes
     const key = Math.sqrt(3 / K)
     const keys = B * T * H * K
     const values = B * T * H * V
     const states = B * H * K * V
     const extra = rule === 'beta' ? B * T * H : rule === 'erase' ? keys : 0
     const outputs = { y: values, sT: states, states: states * Math.ceil(T / C) }
-    const lengths = { ...outputs, dq: keys, dk: keys, dv: values, dextra: extra, dgate: gated ? B * T * H : 0, ds0: states }
+    const lengths = { ...outputs, dq: keys, dk: keys, dv: values, dextra: extra, dgate: gated ? B * T * H * gateWidth : 0, ds0: states }
     const out = Object.fromEntries(Object.entries(lengths).map(([name, n]) => [name, device.allocate(4 * Math.max(1, n))])) as Record<
       keyof typeof lengths,
       Block
@@ -239,14 +243,14 @@ describe('the recurrence on webgpu', () => {
       device.write(blocks.at(-1)!, uniforms(seed + blocks.length, n, low, high).map(of))
       return blocks.at(-1)!
     }
-    // Now and then a token forgets all, next to all, or nothing.
+    // Now and then a token, or a channel of one, forgets all, next to all, or nothing.
     const forgotten: Record<number, number> = { 4: Number.NEGATIVE_INFINITY, 7: -60, 8: -60, 11: 0 }
     const inputs: FastWeightInputs<Block> = {
       ...{ q: make(keys, -1, 1), k: make(keys, -key, key), v: make(values, -1, 1) },
       beta: rule === 'beta' ? make(extra, logits ? -2 : 0, 1) : null,
       erase: rule === 'erase' ? make(extra, -key, key) : null,
       s0: state ? make(states, -1, 1) : null,
-      gate: gated ? make(B * T * H, -2, 0, (x, i) => forgotten[i % 13] ?? x) : null,
+      gate: gated ? make(B * T * H * gateWidth, -2, 0, (x, i) => forgotten[i % 13] ?? x) : null,
       tokens: flagged ? device.allocate(4 * B * T, true) : null,
       ...{ along: null, z0: null },
     }
@@ -280,7 +284,7 @@ describe('the recurrence on webgpu', () => {
     return runPlain({ allocate, write: reference.write, read: reference.read } as never, reference.kernels as never, given)
   }
 
-  async function checkShapes({ narrow, entries }: Ways[string], forgets: boolean): Promise<void> {
+  async function checkShapes({ narrow, entries }: Ways[string], forget: 'nothing' | 'heads' | 'channels'): Promise<void> {
     const width = fc.constantFrom(1, 2, 5, 16, 31, 33, 64, 70, 130)
     const shape = fc.record({
       B: fc.constantFrom(1, 3),
@@ -289,7 +293,7 @@ describe('the recurrence on webgpu', () => {
     })
     const drawn = fc.record({
       shape,
-      widths: fc.record({ K: width, V: width }),
+      widths: fc.record({ K: forget === 'channels' ? width.filter((K) => K > 1) : width, V: width }),
       C: fc.constantFrom(1, 3, 16, 20, 32),
       rule: fc.constantFrom('sum', 'beta', 'erase'),
       ...{ logits: fc.boolean(), state: fc.boolean(), seed: fc.nat({ max: 1e6 }) },
@@ -297,8 +301,9 @@ describe('the recurrence on webgpu', () => {
     })
     await fc.assert(
       fc.asyncProperty(drawn, async ({ shape, widths, C, logits, forgetting, ...others }) => {
-        const given = { ...others, ...(forgets && forgetting) }
-        const sizes = { ...shape, ...widths, C: Math.min(C, shape.T), scale: 0.7, gateWidth: 1, eps: 0, transposed: false, logits }
+        const given = { ...others, ...(forget !== 'nothing' && forgetting), ...(forget === 'channels' && { gated: true }) }
+        const gateWidth = forget === 'channels' ? widths.K : 1
+        const sizes = { ...shape, ...widths, C: Math.min(C, shape.T), scale: 0.7, gateWidth, eps: 0, transposed: false, logits }
         const [watched, ran] = noted(narrow(gpu))
         const actual = await runPlain(gpu, fastWeightKernels(watched), { ...given, sizes })
         for (const entry of entries) assert.ok(ran.includes(entry), `${entry} of ${ran}`)
@@ -309,19 +314,22 @@ describe('the recurrence on webgpu', () => {
   }
 
   for (const [way, how] of Object.entries(plainWays))
-    it(`nothing is forgotten, ${way}: every output and gradient, of any shape`, () => checkShapes(how, false))
+    it(`nothing is forgotten, ${way}: every output and gradient, of any shape`, () => checkShapes(how, 'nothing'))
   for (const [way, how] of Object.entries(fadingWays))
-    it(`heads forget, ${way}: every output and gradient, of any shape`, () => checkShapes(how, true))
+    it(`heads forget, ${way}: every output and gradient, of any shape`, () => checkShapes(how, 'heads'))
+  for (const [way, how] of Object.entries(channelWays))
+    it(`channels forget, ${way}: every output and gradient, of any shape`, () => checkShapes(how, 'channels'))
 
   for (const rule of ['sum', 'beta', 'erase'])
-    for (const [state, forgets] of [
-      [true, false],
-      [false, false],
-      [true, true],
-    ])
-      it(`few heads of many tokens go back in segments: ${rule}, state ${state}, ${forgets ? 'with' : 'without'} a gate and flags`, async () => {
-        const sizes = { B: 1, T: 290, H: 2, K: 37, V: 40, C: 32, scale: 0.7, gateWidth: 1, eps: 0, transposed: false }
-        const given = { sizes, rule, state, seed: 3, gated: forgets, flagged: forgets }
+    for (const [state, gateWidth] of [
+      [true, 0],
+      [false, 0],
+      [true, 1],
+      [true, 37],
+    ] as const)
+      it(`few heads of many tokens go back in segments: ${rule}, state ${state}, ${gateWidth ? `flags and a gate of ${gateWidth}` : 'without a gate'}`, async () => {
+        const sizes = { B: 1, T: 290, H: 2, K: 37, V: 40, C: 32, scale: 0.7, gateWidth, eps: 0, transposed: false }
+        const given = { sizes, rule, state, seed: 3, gated: gateWidth > 0, flagged: gateWidth > 0 }
         const [watched, ran] = noted({ ...gpu, capabilities: { ...gpu.capabilities, software: false } })
         const actual = await runPlain(gpu, fastWeightKernels(watched), given)
         assert.ok(ran.includes('headsCarry'), ran.join())
@@ -329,13 +337,16 @@ describe('the recurrence on webgpu', () => {
       })
 
   // Forward alone, since the backward's pieces have to begin with snapshots.
-  for (const [T, C, gated] of [
-    [80, 33, false],
-    [150, 70, false],
-    [80, 33, true],
+  for (const [T, C, forget] of [
+    [80, 33, 'nothing'],
+    [150, 70, 'nothing'],
+    [80, 33, 'heads'],
+    [80, 33, 'channels'],
   ] as const)
-    it(`${gated ? 'heads forget' : 'nothing is forgotten'}, ${T} tokens in chunks of ${C}, each of several pieces: every output and gradient`, async () => {
-      const sizes = { B: 1, T, H: 3, K: 5, V: 34, C, scale: 0.7, gateWidth: 1, eps: 0, transposed: false }
+    it(`what forgets: ${forget}; ${T} tokens in chunks of ${C}, each of several pieces: every output and gradient`, async () => {
+      const gated = forget !== 'nothing'
+      const gateWidth = forget === 'channels' ? 5 : 1
+      const sizes = { B: 1, T, H: 3, K: 5, V: 34, C, scale: 0.7, gateWidth, eps: 0, transposed: false }
       const given = { sizes, rule: 'beta', state: true, seed: 2, gated }
       const [watched, ran] = noted(gpu)
       const actual = await runPlain(gpu, fastWeightKernels(watched), given)
@@ -346,8 +357,8 @@ describe('the recurrence on webgpu', () => {
   it('heads that forget, of more tokens than have room for their decays: every output and gradient', async () => {
     const sizes = { B: 4, T: 290, H: 2, K: 2, V: 3, C: 32, scale: 1, gateWidth: 1, eps: 0, transposed: false }
     const given = { sizes, rule: 'beta', state: true, seed: 4, gated: true }
-    // Nine factors of each token are 83,520 bytes; the rest of a head fits.
-    const [watched, ran] = noted({ ...gpu, capabilities: { ...gpu.capabilities, bindingBytes: 80_000 } })
+    // Ten factors of each token are 92,800 bytes; the rest of a head fits.
+    const [watched, ran] = noted({ ...gpu, capabilities: { ...gpu.capabilities, bindingBytes: 90_000 } })
     const actual = await runPlain(gpu, fastWeightKernels(watched), given)
     assert.ok(ran.includes('readOut') && !ran.includes('decays'), ran.join())
     for (const [name, e] of Object.entries(await plainOnReference(given))) assertRms(actual[name], e, 1e-5, name)

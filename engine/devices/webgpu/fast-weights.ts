@@ -16,8 +16,10 @@ import {
   fastWeightsChunkBackward as backward,
   fastWeightsChunk as chunk,
   fastWeightsHeadsBackward as headsBackward,
+  fastWeightsHeadsBackwardChannels as headsBackwardChannels,
   fastWeightsHeadsBackwardFading as headsBackwardFading,
   fastWeightsHeadsForward as headsForward,
+  fastWeightsHeadsForwardChannels as headsForwardChannels,
   fastWeightsHeadsForwardFading as headsForwardFading,
   fastWeightsProducts as products,
   fastWeightsRecurrent as recurrent,
@@ -45,11 +47,11 @@ const side = 32
 /** PER_GROUP_ROWS of fast-weights.wgsl. */
 const perGroupRows = 4
 const scratchFloats = 2 ** 26
-/** What `headsBackward` binds, and `headsForward` with decays: more than every adapter does. */
+/** What `headsBackward` binds, and `headsForward` with decays of heads and of channels: more than every adapter does. */
 const boundArrays = 10
-const boundForward = 9
+const boundForward = { heads: 9, channels: 10 }
 /** FACTORS of fast-weights.wgsl. */
-const factors = 9
+const factors = 10
 /** Below that many workgroups a GPU is idle where each has all tokens of a head: forward, pieces are then computed side by side as far as they can be. */
 const fewestGroups = 64
 /** Backward, a head's pieces are cut into segments, of all heads that many at most, where none gets too short. */
@@ -567,23 +569,29 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
    * Whether a head's channels decay as one or not at all, and what there is besides heads, pieces and columns is left out. Where products are rounded, those
    * that a decay may lie between aren't: that is for `pairs`.
    */
-  const byHeads = ({ forgets, along, params }: Plan, normaliser: Block | null, { transposed }: FastWeightSizes, bound: number): boolean =>
-    !(along || normaliser || transposed || onUnits || params.gateWidth > 1 || (forgets && gpu.exact)) &&
-    gpu.device.limits.maxStorageBuffersPerShaderStage >= bound
+  const byHeads = ({ forgets, along }: Plan, normaliser: Block | null, { transposed }: FastWeightSizes, bound: number): boolean =>
+    !(along || normaliser || transposed || onUnits || (forgets && gpu.exact)) && gpu.device.limits.maxStorageBuffersPerShaderStage >= bound
 
-  /** Its decays, at `w` in the work, up to the ends of chunks of C tokens in each piece. */
+  /** Its decays, at `w` in the work, up to the ends of chunks of C tokens in each piece; those of channels, where each has its own, in `channelDecays`. */
   function fade(
     { params, heads, extra }: Plan,
     { gate, tokens }: FastWeightInputs<Block>,
-    { work, w, C, checked }: { work: Block; w: number; C: number; checked: boolean },
+    { work, channelDecays, w, C, checked }: { work: Block; channelDecays: Block | null; w: number; C: number; checked: boolean },
   ): void {
     const n = Number(checked && gate !== null)
     const own = { head: 0, heads, w, C, n, fault: n && gpu.fault(gateFault) }
-    gpu.run(shared, 'decays', { work, extra, gate, tokens, faults: gpu.faults }, { ...params, ...own }, heads * params.pieces)
+    gpu.run(
+      shared,
+      'decays',
+      { work, channelDecays, extra, gate, tokens, faults: gpu.faults },
+      { ...params, ...own },
+      heads * params.pieces,
+    )
   }
 
-  /** The floats of `fade`. */
+  /** The floats of `fade` in the work, and whether channels have decays of their own. */
   const fadeFloats = ({ forgets, heads, params }: Plan): number => (forgets ? heads * params.pieces * params.rows * factors : 0)
+  const ofChannels = ({ params }: Plan): boolean => params.gateWidth > 1
 
   /** Whether it has been computed so. Pieces are the same with snapshots and without: so neither these nor tokens that follow change a bit. */
   function forwardOfHeads(
@@ -592,9 +600,10 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
     sizes: FastWeightSizes,
   ): boolean {
     const plan = planOf(sizes, inputs, false, chunksOfSpan(sizes))
-    const { forgets, heads, params, extra } = plan
+    const { forgets, heads, params, extra, rowsOfInputs } = plan
+    const channels = ofChannels(plan)
     const groups = heads * Math.ceil(sizes.V / side)
-    if (!byHeads(plan, zT, sizes, forgets ? boundForward : 0)) return false
+    if (!byHeads(plan, zT, sizes, channels ? boundForward.channels : forgets ? boundForward.heads : 0)) return false
     if (!gpu.capabilities.software && groups < fewestGroups) return false
     if (4 * fadeFloats(plan) > gpu.capabilities.bindingBytes) return false
     const { q, k, v, s0 } = inputs
@@ -604,8 +613,13 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
     if (!forgets) gpu.run(headsForward, 'headsForward', arrays, all, groups)
     else
       gpu.scratch(fadeFloats(plan), (work) => {
-        fade(plan, inputs, { work, w: 0, C: sizes.C, checked: true })
-        gpu.run(headsForwardFading, 'headsForward', { ...arrays, work }, { ...all, w: 0 }, groups)
+        const run = (channelDecays: Block | null): void => {
+          fade(plan, inputs, { work, channelDecays, w: 0, C: sizes.C, checked: true })
+          if (channels) gpu.run(headsForwardChannels, 'headsForward', { ...arrays, work, channelDecays }, { ...all, w: 0 }, groups)
+          else gpu.run(headsForwardFading, 'headsForward', { ...arrays, work }, { ...all, w: 0 }, groups)
+        }
+        if (channels) gpu.scratch(rowsOfInputs * sizes.K, run)
+        else run(null)
       })
     return true
   }
@@ -622,28 +636,38 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
     const { K, V, C, T, span, perSpan, rows, pieces } = plan.params
     if (!byHeads(plan, den, sizes, boundArrays) || perSpan > 1) return false
     const { q, k, v } = inputs
+    const { extra } = plan
     const dextra = dbeta ?? derase
+    const channels = ofChannels(plan)
     const wanted = gpu.capabilities.software ? 1 : Math.floor(segmentsWanted / plan.heads)
     const perSegment = Math.max(shortestSegment, Math.ceil(pieces / Math.max(1, wanted)))
     const segments = Math.ceil(pieces / perSegment)
     const [groups, gradient] = [plan.heads * segments, plan.rowsOfInputs * (dbeta ? 1 : derase ? K : 0)]
+    const ofGate = dgate && !channels ? plan.rowsOfInputs : 0
     const dA = groups * (K + rows) * V
-    const at = { dS: 0, U: groups * K * V, dA, dW: dA + gradient, w: dA + gradient + (dgate ? plan.rowsOfInputs : 0) }
+    const at = { dS: 0, U: groups * K * V, dA, dW: dA + gradient, w: dA + gradient + ofGate }
     const floats = at.w + fadeFloats(plan)
     if (4 * floats > gpu.capabilities.bindingBytes) return false
     gpu.scratch(floats, (work) => {
       const own = { segments, perSegment, begun: Number(dsT !== null), outside: Math.ceil(T / C), stride: plan.chunksOfSpan }
       const params = { ...plan.params, ...at, head: 0, heads: plan.heads }
-      const arrays = { work, q, k, v, extra: plan.extra, dy, stateIn: states, dq, dk, dv }
-      const shader = plan.forgets ? headsBackwardFading : headsBackward
+      const arrays = { work, q, k, v, dy, stateIn: states, dq, dk, dv }
       const ofSegment = (slot: number) => ({ S: at.dS, slots: segments, slot })
-      if (plan.forgets) fade(plan, inputs, { work, w: at.w, C: span, checked: false })
+      /** Decays of channels lie where their gradients will be, and so does what belongs to a, since no more arrays are bound. */
+      const channelDecays = channels ? dgate : null
+      if (channels && extra) copy(extra, work, [gradient], [1], 0, [1], at.dA)
+      if (plan.forgets) fade(plan, inputs, { work, channelDecays, w: at.w, C: span, checked: false })
       if (dsT) move('load', { work, params }, [dsT, null], ofSegment(segments - 1))
-      if (segments > 1) gpu.run(shader, 'headsCarry', arrays, { ...params, ...own }, plan.heads * Math.ceil(V / side))
-      gpu.run(shader, 'headsBackward', arrays, { ...params, ...own }, groups)
+      const run = (entry: 'headsCarry' | 'headsBackward', groups: number): void => {
+        const all = { ...params, ...own }
+        if (channels) gpu.run(headsBackwardChannels, entry, { ...arrays, channelDecays }, all, groups)
+        else gpu.run(plan.forgets ? headsBackwardFading : headsBackward, entry, { ...arrays, extra }, all, groups)
+      }
+      if (segments > 1) run('headsCarry', plan.heads * Math.ceil(V / side))
+      run('headsBackward', groups)
       if (ds0) move('store', { work, params }, [ds0, null], ofSegment(0))
       if (dextra) copy(work, dextra, [gradient], [1], at.dA, [1], 0)
-      if (dgate) copy(work, dgate, [plan.rowsOfInputs], [1], at.dW, [1], 0)
+      if (dgate && !channels) copy(work, dgate, [plan.rowsOfInputs], [1], at.dW, [1], 0)
     })
     return true
   }
