@@ -12,7 +12,7 @@ const BLOCKS = 8u; // of four tokens in a piece
 
 var<private> careful: bool;
 
-/// Without beginnings and padding, either.
+/// A piece with beginnings or padding is one for care, too.
 fn beginPiece(its: Piece) { careful = bitsOf(its, SHARP) != 0u || bitsOf(its, QUERY) != ALL >> (32u - its.n); }
 /// Of the backward, which has no array left for it: where its gradient will be.
 fn erasing(at: u32) -> f32 { return work[p.dA + at]; }

@@ -1,4 +1,4 @@
-// fast-weights-heads.wgsl where something may be forgotten, by flags or a gate that a head's channels share: what `decays` of fast-weights.wgsl has left in
+// fast-weights-heads.wgsl where something may be forgotten, by flags or a gate: what `decays` of fast-weights.wgsl has left in
 // `work`. A weight of exactly 0 takes nothing.
 
 const FADES = true;

@@ -603,8 +603,8 @@ export const mutations = [
   {
     bug: 'webgpu: chunks that share a piece begin with one state',
     file: 'kernels-wgsl/fast-weights-heads-forward.wgsl',
-    from: 'remaining(gamma, state[S + at], more[r][s])',
-    to: 'remaining(gamma, state[S + at], 0.0)',
+    from: 'remaining(gamma, stays(left[r], state[S + at]), more[r][s])',
+    to: 'remaining(gamma, stays(left[r], state[S + at]), 0.0)',
     test: 'ops/webgpu-fast-weights',
     it: 'nothing is forgotten, ',
   },
@@ -639,6 +639,22 @@ export const mutations = [
     to: 'if (t <= thread) { dgate',
     test: 'ops/webgpu-fast-weights',
     it: 'heads forget, ',
+  },
+  {
+    bug: 'webgpu: where channels decay little, a key decays once too often on its way to the block of a query',
+    file: 'kernels-wgsl/fast-weights-heads-channels.wgsl',
+    from: 'return d * vec4(w.w * w.z * w.y, w.w * w.z, w.w, 1.0);',
+    to: 'return d * vec4(w.w * w.z * w.y, w.w * w.z, w.w, w.w);',
+    test: 'ops/webgpu-fast-weights',
+    it: 'few heads of many tokens go back in segments',
+  },
+  {
+    bug: 'webgpu: where channels decay little, what crosses whole blocks backward leaves out the last row',
+    file: 'kernels-wgsl/fast-weights-heads-channels.wgsl',
+    from: 'x.z * (*rows)[2] + x.w * (*rows)[3]);',
+    to: 'x.z * (*rows)[2]);',
+    test: 'ops/webgpu-fast-weights',
+    it: 'few heads of many tokens go back in segments',
   },
   // ---- precision f16 ------------------------------------------------------------------------------------------------------------------
   {

@@ -2,7 +2,7 @@
  * The fast-weight recurrences: kernels-wgsl/fast-weights.wgsl, which has the equations, and the files of each form beside it. What multiplies two tiles is in a
  * file of its own, another one on matrix units, which no GPU has run yet.
  *
- * In chunks, where a head's channels decay as one or not at all, a workgroup has a head, forward 32 columns of it, and takes its pieces one after the other: it
+ * In chunks, without a normaliser, along and transposed reads, a workgroup has a head, forward 32 columns of it, and takes its pieces one after the other: it
  * reads the inputs as they lie, and between pieces only the state passes (`byHeads`; fast-weights-heads.wgsl). Else, or where an adapter or a GPU has too little for that, all pieces of all
  * heads are prepared at once, then one dispatch carries the states from piece to piece, then all outputs are computed at once; likewise backward. The recurrent
  * form is one dispatch over the tokens, for decoding (with along, chunks of one token); its backward is the chunk form's, since it needs no more than the
@@ -566,8 +566,8 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
   // ---- a workgroup a head ----------------------------------------------------------------------------------------------------
 
   /**
-   * Whether a head's channels decay as one or not at all, and what there is besides heads, pieces and columns is left out. Where products are rounded, those
-   * that a decay may lie between aren't: that is for `pairs`.
+   * Whether there is neither a normaliser nor along nor a transposed read, and the adapter binds that many arrays. Where products are rounded, those that a decay
+   * may lie between aren't: that is for `pairs`.
    */
   const byHeads = ({ forgets, along }: Plan, normaliser: Block | null, { transposed }: FastWeightSizes, bound: number): boolean =>
     !(along || normaliser || transposed || onUnits || (forgets && gpu.exact)) && gpu.device.limits.maxStorageBuffersPerShaderStage >= bound
@@ -589,8 +589,9 @@ function kernelsOn(gpu: Gpu, onUnits = false): FastWeightKernels {
     )
   }
 
-  /** The floats of `fade` in the work, and whether channels have decays of their own. */
+  /** The floats of `fade` in the work. */
   const fadeFloats = ({ forgets, heads, params }: Plan): number => (forgets ? heads * params.pieces * params.rows * factors : 0)
+  /** Whether channels have decays of their own. */
   const ofChannels = ({ params }: Plan): boolean => params.gateWidth > 1
 
   /** Whether it has been computed so. Pieces are the same with snapshots and without: so neither these nor tokens that follow change a bit. */
