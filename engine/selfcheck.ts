@@ -138,10 +138,12 @@ const recurrences: readonly Recurrence[] = [
   { erase: true, along: true, gateWidth: 'K', packed: true },
   { many: 'heads' },
   { beta: true, gateWidth: 1, packed: true, many: 'heads' },
+  { beta: true, gateWidth: 'K', packed: true, many: 'heads' },
   { beta: true, many: 'heads' },
   { beta: true, many: 'tokens' },
   { erase: true, many: 'tokens' },
   { erase: true, gateWidth: 1, packed: true, many: 'tokens' },
+  { erase: true, gateWidth: 'K', packed: true, many: 'tokens' },
 ]
 
 const fastWeightCase =

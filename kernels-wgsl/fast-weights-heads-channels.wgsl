@@ -1,11 +1,13 @@
-// fast-weights-heads.wgsl, with fast-weights-heads-fading.wgsl, where each channel has a decay of its own, which `decays` of fast-weights.wgsl has put in `channelDecays`. What
-// is there of whole tokens is of padding and beginnings alone.
+// fast-weights-heads.wgsl, with fast-weights-heads-fading.wgsl, where each channel has a decay of its own, which `decays` of fast-weights.wgsl has put in
+// `channelDecays`. What is there of whole tokens is of padding and beginnings alone.
 //
-// D_ij is a product of decays from token to token. A thread has the pairs of four tokens i and four j, two blocks of them: keys are taken to the end of their own
-// block, over the blocks between, whose products are a table in pairsM, and then token by token through the block of i. So no product is made for each pair, and
-// none is divided by. Where tokens are the inner axis, a product of decays goes along with the loop.
-// Decays of SIDE tokens and SIDE channels lie in pairsP, by slots of four as tiles do, but each of the four for itself, so that neighbouring threads meet no bank twice.
-// What a decay of 0 has forgotten may be anything, and a product of small ones is 0: where a piece has such (`careful`), a 0 takes nothing. Elsewhere that costs nothing.
+// D_ij is a product of decays, from one token to the next. A thread has the pairs of four tokens i and four j, two blocks: keys are taken to the end of their own
+// block, over the blocks between, whose products are a table in pairsM, and token by token through the block of i. So no pair needs a product of its own: half as
+// many multiplications again as without decays, and none is divided by. Where tokens are the inner axis, a product goes along with the loop.
+// Decays of SIDE tokens and SIDE channels lie in pairsP, which is free whenever they are needed, by slots of four as in tiles, but each of the four for itself: 16 kB
+// hold it all, and neighbouring threads meet no bank twice.
+// What a decay of 0 has forgotten may be anything, and a product of small ones is 0. Only where a piece has such, a beginning or padding (`careful`), does a 0 take
+// nothing, in loops of their own: a choice at each product takes longer than the product. Those add up in copies, so that the sums of the others stay in registers.
 
 const CHANNELS = true;
 const BLOCKS = 8u; // of four tokens in a piece

@@ -1,13 +1,14 @@
-// The chunk form in one entry, a workgroup a head, where there is neither a normaliser nor along: what forward and
-// backward share. Equations and letters are those of fast-weights.wgsl; a is k or erase as it is read, so that inputs are operands as they lie, nothing of
+// The chunk form in one entry, a workgroup a head, where there is neither a normaliser nor along: what forward and backward share. Equations and letters are those of fast-weights.wgsl; a is k or erase as it is read, so that inputs are operands as they lie, nothing of
 // them is copied, and W isn't needed:
 //
 //     U = (I + M)^-1 (V - A~ S),  O = Q~ S + P U,  S <- Gamma S + K~^T U
 //     dU = P^T G + K~ dS,  X = (I + M)^-T dU,  dS <- Gamma dS + Q~^T G - A~^T X
 //
-// A decay that channels share is a number of a token: it's multiplied with rows of products and with entries of P and M, no operand (fast-weights-heads-even.wgsl); one of a
-// channel is with operands, too (fast-weights-heads-channels.wgsl). fast-weights-heads-plain.wgsl, without decays, and fast-weights-heads-fading.wgsl have what becomes of them: `faded`, `factor` (FACTORS of fast-weights.wgsl), `strength`, `remaining` and `fadePairs`. Tokens whose
-// factor is 0 are left out of sums over tokens by bits (`bitsOf`), and a 0 of P and M takes nothing.
+// A decay that channels share is a number of a token: it's multiplied with rows of products and with entries of P and M, no operand. fast-weights-heads-plain.wgsl,
+// without decays, and fast-weights-heads-fading.wgsl have what becomes of them: `faded`, `factor` (FACTORS of fast-weights.wgsl), `strength`, `remaining` and `fadePairs`.
+// Tokens whose factor is 0 are left out of sums over tokens by bits (`bitsOf`), and a 0 of P and M takes nothing. Decays of channels are multiplied with operands as they
+// are used: fast-weights-heads-channels.wgsl, or fast-weights-heads-even.wgsl where there are none, have `stageAcross`, `stageAlong`, `fadeRows`, `addPairs`, `addMet`, `addRead`,
+// `addThrough`, `fadedOver`, `stays`, `fromLater` and `pairsBack`.
 // Matrices are multiplied 32 x 32 at a time, as in fast-weights.wgsl; a tile that several products need is fetched once for them. A workgroup has all of the
 // 16 kB that every adapter gives it: what else there is of tokens lies in `work`, and caches have it.
 

@@ -656,6 +656,30 @@ export const mutations = [
     test: 'ops/webgpu-fast-weights',
     it: 'few heads of many tokens go back in segments',
   },
+  {
+    bug: 'webgpu: between blocks of tokens, channels decay as if the last of these were not there',
+    file: 'kernels-wgsl/fast-weights-heads-channels.wgsl',
+    from: 'overBlocks(e - earlier + later - 1u, e - earlier + later)',
+    to: 'overBlocks(e - earlier + later - 1u, e - earlier + later - 1u)',
+    test: 'ops/webgpu-fast-weights',
+    it: 'channels forget, ',
+  },
+  {
+    bug: 'webgpu: a decay of a channel is not answerable for what crosses its whole block',
+    file: 'kernels-wgsl/fast-weights-heads-channels.wgsl',
+    from: 'for (var b = block + 1u; b * 4u < its.n; b++)',
+    to: 'for (var b = block + 2u; b * 4u < its.n; b++)',
+    test: 'ops/webgpu-fast-weights',
+    it: 'channels forget, ',
+  },
+  {
+    bug: 'webgpu: what a channel has forgotten is multiplied by 0',
+    file: 'kernels-wgsl/fast-weights-heads-channels.wgsl',
+    from: 'careful = bitsOf(its, SHARP) != 0u || ',
+    to: 'careful = ',
+    test: 'ops/webgpu-fast-weights',
+    it: 'channels forget, ',
+  },
   // ---- precision f16 ------------------------------------------------------------------------------------------------------------------
   {
     bug: 'wasm: what is too large for float16 stays finite',
