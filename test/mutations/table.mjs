@@ -646,7 +646,7 @@ export const mutations = [
     from: 'return d * vec4(w.w * w.z * w.y, w.w * w.z, w.w, 1.0);',
     to: 'return d * vec4(w.w * w.z * w.y, w.w * w.z, w.w, w.w);',
     test: 'ops/webgpu-fast-weights',
-    it: 'channels forget, ',
+    it: 'few heads of many tokens go back in segments',
   },
   {
     bug: 'webgpu: where channels decay little, what crosses whole blocks backward leaves out the last row',
