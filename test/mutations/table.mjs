@@ -678,7 +678,7 @@ export const mutations = [
     from: 'careful = bitsOf(its, SHARP) != 0u || ',
     to: 'careful = ',
     test: 'ops/webgpu-fast-weights',
-    it: 'channels forget, ',
+    it: 'a gate of -Infinity, or one whose exp is 0, forgets exactly',
   },
   // ---- precision f16 ------------------------------------------------------------------------------------------------------------------
   {
