@@ -603,8 +603,8 @@ export const mutations = [
   {
     bug: 'webgpu: chunks that share a piece begin with one state',
     file: 'kernels-wgsl/fast-weights-heads-forward.wgsl',
-    from: 'remaining(gamma, state[S + at], more[r][s])',
-    to: 'remaining(gamma, state[S + at], 0.0)',
+    from: 'remaining(gamma, stays(left[r], state[S + at]), more[r][s])',
+    to: 'remaining(gamma, stays(left[r], state[S + at]), 0.0)',
     test: 'ops/webgpu-fast-weights',
     it: 'nothing is forgotten, ',
   },
