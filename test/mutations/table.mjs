@@ -646,7 +646,7 @@ export const mutations = [
     from: 'overBlocks(e - earlier + later - 1u, e - earlier + later)',
     to: 'overBlocks(e - earlier + later - 1u, e - earlier + later - 1u)',
     test: 'ops/webgpu-fast-weights',
-    it: 'channels forget, a workgroup a head',
+    it: 'channels forget, ',
   },
   {
     bug: 'webgpu: a decay of a channel is not answerable for what crosses its whole block',
@@ -654,7 +654,7 @@ export const mutations = [
     from: 'for (var b = block + 1u; b * 4u < its.n; b++)',
     to: 'for (var b = block + 2u; b * 4u < its.n; b++)',
     test: 'ops/webgpu-fast-weights',
-    it: 'channels forget, a workgroup a head',
+    it: 'channels forget, ',
   },
   {
     bug: 'webgpu: what a channel has forgotten is multiplied by 0',
@@ -662,7 +662,7 @@ export const mutations = [
     from: 'careful = bitsOf(its, SHARP) != 0u || ',
     to: 'careful = ',
     test: 'ops/webgpu-fast-weights',
-    it: 'a gate a channel, chunk: a gate of -Infinity',
+    it: 'a gate of -Infinity, or one whose exp is 0',
   },
   // ---- precision f16 ------------------------------------------------------------------------------------------------------------------
   {

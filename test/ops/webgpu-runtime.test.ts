@@ -53,8 +53,10 @@ describe('WGSL', () => {
   /** Those that only run where an adapter binds so many, of which the null device's binds eight: nothing else is wrong with them. */
   const wide: Readonly<Record<string, number>> = {
     'fast-weights-heads-forward-fading headsForward': 9,
+    'fast-weights-heads-forward-channels headsForward': 10,
     'fast-weights-heads-backward headsBackward': 10,
     'fast-weights-heads-backward-fading headsBackward': 10,
+    'fast-weights-heads-backward-channels headsBackward': 10,
   }
   for (const shader of shaders)
     it(`${shader.name}.wgsl: every kernel compiles, with 8 storage buffers at most, in either precision`, () =>
