@@ -734,7 +734,7 @@ describe('forgetting on webgpu', () => {
 
   for (const rule of Object.keys(rules).filter((name) => rules[name].gate))
     for (const form of forms)
-      it(`${rule}, ${form}: a gate of -Infinity, or one whose exp is 0, forgets exactly, forward and backward`, async function () {
+      it(`a gate of -Infinity, or one whose exp is 0, forgets exactly, forward and backward: ${rule}, ${form}`, async function () {
         const device = await webgpu(this)
         const { gate, erase } = rules[rule]
         const clean = dataOf(rule)
