@@ -6,15 +6,15 @@
 // many multiplications again as without decays, and none is divided by. Where tokens are the inner axis, a product goes along with the loop.
 // Decays of SIDE tokens and SIDE channels lie in pairsP, which is free whenever they are needed, by slots of four as in tiles, but each of the four for itself: 16 kB
 // hold it all, and neighbouring threads meet no bank twice.
-// What a decay of 0 has forgotten may be anything, and a product of small ones is 0. Only where a piece has such, a beginning or padding (`careful`), does a 0 take
-// nothing, in loops of their own: a choice at each product takes longer than the product. Those add up in copies, so that the sums of the others stay in registers.
+// What a decay of 0 has forgotten may be anything, and a product of small ones may be 0, too. Only where a piece has small decays, a beginning or padding (`careful`) does
+// a 0 take nothing, in loops of their own: a choice at each product takes longer than the product. These add up in copies that may be indexed, so that the sums of the
+// other loops can stay in registers.
 
 const CHANNELS = true;
 const BLOCKS = 8u; // of four tokens in a piece
 
 var<private> careful: bool;
 
-/// A piece with beginnings or padding is one for care, too.
 fn beginPiece(its: Piece) { careful = bitsOf(its, SHARP) != 0u || bitsOf(its, QUERY) != ALL >> (32u - its.n); }
 /// Of the backward, which has no array left for it: where its gradient will be.
 fn erasing(at: u32) -> f32 { return work[p.dA + at]; }
