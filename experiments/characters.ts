@@ -11,7 +11,7 @@ import { Transformer, type TransformerConfig } from '../nn/transformer.ts'
 import { optimizerOf, type PresetName, packagePresets, presets, scheduleOf, type TrainingConfig } from '../tasks/presets.ts'
 import { charVocabulary, randomBatches, splitText } from '../tasks/text.ts'
 import { perplexity } from '../tasks/words.ts'
-import { type Cell, type Figure, type Files, fileName, type Outcome, search, type Watch } from './figure.ts'
+import { type Cell, type Figure, type Files, fileName, type Outcome, processorSeconds, search, type Watch } from './figure.ts'
 
 type Reader = LanguageModel<LayerState> & Trainable
 
@@ -65,11 +65,6 @@ export function widthFor(parameters: number, count: (dFf: number) => number): nu
   const width = Math.round(8 + (8 * (parameters - few)) / (more - few))
   if (width < 1) throw new Error(`no layer is narrow enough for ${parameters} parameters: without any there are ${2 * few - more}`)
   return width
-}
-
-const processorSeconds = (): number => {
-  const { user, system } = process.cpuUsage()
-  return (user + system) / 1e6
 }
 
 /** Trains a memory of the table on the first nine tenths of a text, and measures it on the rest. */

@@ -56,6 +56,12 @@ export interface Figure {
 /** A place in the table, as a part of a file's name. */
 export const fileName = (place: Column): string => `${place}`.replaceAll('+', 'plus').replace(/[^\w-]+/g, '-')
 
+/** Seconds of the processor that this process has had. */
+export function processorSeconds(): number {
+  const { user, system } = process.cpuUsage()
+  return (user + system) / 1e6
+}
+
 /** Steps of training that are tested now and then. */
 export interface Search {
   /** The most steps. */

@@ -33,7 +33,7 @@ describe('fastweights reproduce', () => {
     // By itself, somewhere else: the same numbers.
     for (const cell of ['softmax_S20_seed1', 'DPFP-1_S20_seed1']) await place.succeed(`${capacity} --cell ${cell} --out there`)
     const numbers = (folder: string): unknown => {
-      const { seconds: _, ...rest } = JSON.parse(place.read(`${folder}/cells/DPFP-1_S20_seed1.json`).toString())
+      const { seconds: _, processor: __, ...rest } = JSON.parse(place.read(`${folder}/cells/DPFP-1_S20_seed1.json`).toString())
       return rest
     }
     assert.deepEqual(numbers('there'), numbers('here'))
@@ -41,7 +41,7 @@ describe('fastweights reproduce', () => {
     cpSync(place.path('there/cells'), place.path('here/cells'), { recursive: true })
     const merged = await place.succeed(`${capacity} --report --out here`)
     assert.match(merged, /^2 runs in float32 with fused multiply-add, /m)
-    assert.match(csv('here'), /^softmax,20,1,[\d.e-]+,0\.000634,\d+,solved,[\d.]+$/m)
+    assert.match(csv('here'), /^softmax,20,1,[\d.e-]+,0\.000634,\d+,solved,[\d.]+,[\d.]+$/m)
     assert.match(csv('here'), /^DPFP-1,20,1,/m)
     const { results } = JSON.parse(place.read('here/results.json').toString())
     assert.deepEqual(
@@ -118,7 +118,7 @@ describe('fastweights reproduce', () => {
       ],
     ]
     const of = { figure: 'wikitext-2', cell: 'softmax_in-segments_seed1', row: 'softmax', columns: ['in segments'], values: [1] }
-    const told = { seed: 1, steps: 1, seconds: 1, end: 'step limit', arithmetic: 'wasm', files: { train: 'a', valid: 'b' } }
+    const told = { seed: 1, steps: 1, seconds: 1, processor: 1, end: 'step limit', arithmetic: 'wasm', files: { train: 'a', valid: 'b' } }
     mkdirSync(place.path('words/cells'), { recursive: true })
     place.write(`words/cells/${of.cell}.json`, JSON.stringify({ ...of, ...told }))
     mkdirSync(place.path('mixed/cells'), { recursive: true })
