@@ -435,7 +435,9 @@ function csv(results: readonly Result[], figure: Figure): string {
   const header = [...figure.axes, 'seed', 'value', 'official', 'steps', 'end', 'seconds', 'core seconds']
   const lines = results.flatMap(({ row, columns, seed, values, steps, end, seconds, processor }) =>
     columns.map((column, i) =>
-      [row, column, seed, values[i], figure.official(row, column) ?? '', steps, end, seconds.toFixed(1), processor.toFixed(1)].map(field).join(),
+      [row, column, seed, values[i], figure.official(row, column) ?? '', steps, end, seconds.toFixed(1), processor.toFixed(1)]
+        .map(field)
+        .join(),
     ),
   )
   return `${header.map(field).join()}\n${lines.join('\n')}\n`
