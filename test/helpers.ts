@@ -3,7 +3,9 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import v8 from 'node:v8'
 import { enableWideSimd, relaxedAvailable, wasmDevice } from '../engine/devices/wasm/index.ts'
-import type { Gpu } from '../engine/devices/webgpu/runtime.ts'
+import { openAdapter } from '../engine/devices/webgpu/adapter.ts'
+import { deviceOn, withRightUnits } from '../engine/devices/webgpu/index.ts'
+import { createGpu, type Gpu } from '../engine/devices/webgpu/runtime.ts'
 import {
   type Device,
   type HostArray,
@@ -66,11 +68,25 @@ export async function withoutSharedMemory<R>(body: () => Promise<R>): Promise<R>
 /** Whether the adapter of the tests is known to compute on the CPU (test/gpu-environment.mjs). */
 export const gpuIsSoftware = process.platform === 'linux' && process.arch === 'x64' && process.env.FASTWEIGHTS_GPU !== 'system'
 
-let gpu: Promise<WebgpuDevice> | undefined
+interface Opened {
+  readonly runtime: Gpu
+  readonly device: WebgpuDevice
+}
+
+let gpu: Promise<Opened> | undefined
+const openGpu = async (): Promise<Opened> => {
+  const runtime = await withRightUnits(async (withoutUnits) => createGpu(await openAdapter({}, withoutUnits)))
+  return { runtime, device: deviceOn(runtime) }
+}
 
 /** A WebGPU device shared by all tests. Where there is none, the test is skipped and says why; with REQUIRE_GPU=1 it fails. */
-export async function webgpu(test: Mocha.Context): Promise<WebgpuDevice> {
-  gpu ??= webgpuDevice()
+export const webgpu = async (test: Mocha.Context): Promise<WebgpuDevice> => (await opened(test)).device
+
+/** What its dispatches run on: each shader is compiled once for all tests of a process, which takes SwiftShader seconds for some. */
+export const webgpuRuntime = async (test: Mocha.Context): Promise<Gpu> => (await opened(test)).runtime
+
+async function opened(test: Mocha.Context): Promise<Opened> {
+  gpu ??= openGpu()
   try {
     return await gpu
   } catch (error) {
@@ -82,9 +98,9 @@ export async function webgpu(test: Mocha.Context): Promise<WebgpuDevice> {
 
 /** The WebGPU device in tests that go over devices; none where there is none, which webgpu.test.ts says, unless REQUIRE_GPU=1. */
 export async function gpus(): Promise<WebgpuDevice[]> {
-  gpu ??= webgpuDevice()
+  gpu ??= openGpu()
   return gpu.then(
-    (device) => [device],
+    ({ device }) => [device],
     (error) => {
       if (process.env.REQUIRE_GPU === '1') throw error
       return []

@@ -181,7 +181,7 @@ describe('in a browser', function () {
   })
 
   for (const [kind, runs] of Object.entries(cases) as [Kind, number][])
-    it(`claims hold on ${kind}`, async () => {
+    it(`claims hold on ${kind}${kind === 'webgpu' ? ' @long' : ''}`, async () => {
       for (const page of kind === 'wasm' ? [pages.plain, pages.isolated] : [pages.plain]) {
         const expected: Record<string, Status> = {}
         for (const name of names) expected[name] = name.startsWith('false') ? 'refuted' : 'holds'

@@ -1,6 +1,6 @@
 /**
- * Every claim, the same list that `fastweights verify` checks: 25 cases each with the kernels for the CPU and with the plain loops of the reference, and one,
- * a chosen one, where the CPU imitates a GPU.
+ * Every claim, the same list that `fastweights verify` checks: 16 cases each (CASES=N: N) with the kernels for the CPU and with the plain loops of the reference, and
+ * one, a chosen one, where the CPU imitates a GPU.
  */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
@@ -29,8 +29,10 @@ function mostWorth(claim: Claim, seed: number): string {
 /** What a device may be compared with: the reference not with itself, and builds and threads are wasm's. */
 const comparable: Record<Kind, readonly Other[]> = { reference: [], wasm: others, webgpu: ['reference'] }
 
-/** Of each claim; `fastweights verify` takes a hundred. On wasm the bugs of test/mutations are caught by one of the first 15. */
-const casesOn: Record<Kind, number> = { reference: 25, wasm: 25, webgpu: 1 }
+/** Of each claim; `fastweights verify` takes a hundred, .ci/run 25. On wasm the bugs of test/mutations are caught by one of the first 15. */
+const cases = Number(process.env.CASES ?? 16)
+if (!(Number.isInteger(cases) && cases > 0)) throw new Error(`CASES=${process.env.CASES}: give a positive integer`)
+const casesOn: Record<Kind, number> = { reference: cases, wasm: cases, webgpu: 1 }
 
 for (const kind of kinds) {
   describe(`claims, ${kind}`, () => {

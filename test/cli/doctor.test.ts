@@ -20,7 +20,7 @@ describe('fastweights doctor', () => {
   const planned = /^ {4}train +[\d.]+ ms a step of the default preset, 8 x 256 characters; \d+ MB in use, \d+ MB taken from the system$/m
 
   for (const options of ['', ' --device reference'])
-    it(`finds every kernel right, and the gradients of the presets that it checks:${options || ' defaults'}`, async () => {
+    it(`finds every kernel right, and the gradients of the presets that it checks:${options ? `${options} @long` : ' defaults'}`, async () => {
       const stdout = await place.succeed(`doctor${options}`)
       allWell(stdout)
       if (options !== '') return
@@ -28,7 +28,7 @@ describe('fastweights doctor', () => {
       for (const device of ['wasm', 'webgpu']) assert.match(stdout, new RegExp(`^Device ${device}$`, 'm'))
     })
 
-  it('finds every kernel and these presets right on webgpu, and says what the adapter has', async function () {
+  it('finds every kernel and these presets right on webgpu, and says what the adapter has @long', async function () {
     await webgpu(this)
     const stdout = await place.succeed('doctor --device webgpu')
     allWell(stdout)
@@ -74,7 +74,7 @@ describe('fastweights doctor', () => {
       )
   })
 
-  it('in precision f16 checks wasm, too', async function () {
+  it('in precision f16 checks wasm, too @long', async function () {
     await webgpu(this)
     const stdout = await place.succeed('doctor --precision f16 --threads 2')
     assert.match(stdout, /^ {2}description +wasm \(.*, operands of products in float16\)$/m)

@@ -104,7 +104,7 @@ describe('--profile', () => {
     elements(place.read('profile.svg').toString())
   })
 
-  it("has the GPU's own times on webgpu", async function () {
+  it("has the GPU's own times on webgpu @long", async function () {
     await webgpu(this)
     const stdout = await place.train('--out gpu --steps 2 --device webgpu --profile gpu.svg')
     assert.match(stdout, /^Time per kernel, (by the GPU's timestamps|this adapter has no timestamps)/m)

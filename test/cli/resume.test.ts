@@ -38,7 +38,7 @@ describe('fastweights train --resume', () => {
     ['features redrawn at each step', '--preset performer --favor-redraw step'],
     ['features redrawn after each epoch, of three steps', '--preset performer --favor-redraw epoch --batch 60'],
   ])
-    it(`3 steps and 3 more are 6: ${name}, with dropout`, async function () {
+    it(`3 steps and 3 more are 6: ${name}, with dropout${name === 'webgpu' ? ' @long' : ''}`, async function () {
       if (name === 'webgpu') await webgpu(this)
       const id = name.replace(/\W+/g, '-')
       const device = settings.match(/--(device \w+|no-relaxed)/)?.[0] ?? ''
@@ -70,7 +70,7 @@ describe('fastweights train --resume', () => {
   /** What neither signal stops: trained once, by the first that is asked for it. */
   let notCut: Promise<string> | undefined
   for (const signal of ['SIGINT', 'SIGTERM'] as const)
-    it(`after ${signal} in the evaluation at the end, which it doesn't wait for`, async () => {
+    it(`after ${signal} in the evaluation at the end, which it doesn't wait for${signal === 'SIGTERM' ? ' @long' : ''}`, async () => {
       // A batch of 8 characters at a time: seconds, and minutes on a busy machine.
       place.write('long.txt', place.read('text.txt').toString().repeat(1400))
       const id = `cut-${signal}`
@@ -97,7 +97,7 @@ describe('fastweights train --resume', () => {
       assert.ok(place.read(`${id}/checkpoint.safetensors`).equals(place.read('cut-not/checkpoint.safetensors')))
     })
 
-  it('after kill -9 at any moment: what was saved opens, and the end is the same', async () => {
+  it('after kill -9 at any moment: what was saved opens, and the end is the same @long', async () => {
     const settings = '--eval-every 50 --dropout 0.2 --steps 150'
     await unbroken.train(`--out unbroken ${settings}`)
     let saved = 0

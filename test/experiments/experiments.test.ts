@@ -309,7 +309,7 @@ describe('experiments', () => {
     assert.ok(recurrent > 0.9 && sum < 0.5, `recurrent ${recurrent}, sum ${sum}`)
   })
 
-  it('MAD: keys are recalled, and a sequence comes out of one vector if it is short', async () => {
+  it('MAD: keys are recalled, and a sequence comes out of one vector if it is short @long', async () => {
     const exam: Exam = { split: 'test', examples: 256 }
     const short = async (column: string, settings: object, limit: number): Promise<number> => {
       const lesson = madLesson('delta', column)
@@ -346,7 +346,7 @@ describe('experiments', () => {
     assert.ok(values[0] > 0.65, `${values}`)
   })
 
-  it('sequence to sequence: some dates are understood after 100 steps', async () => {
+  it('sequence to sequence: some dates are understood after 100 steps @long', async () => {
     const { values, steps, end } = await translate('softmax', 1, 100, quiet)
     assert.deepEqual([steps, end], [100, 'step limit'])
     assert.ok(values[0] > 15, `BLEU ${values[0]}`)

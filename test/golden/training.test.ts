@@ -28,7 +28,7 @@ describe("labml's training run of 40 steps", () => {
   ]
 
   for (const { name, open, most, factor } of devices)
-    it(`has the same losses and gradient norms, as far as float32 determines them: ${name}`, async function () {
+    it(`has the same losses and gradient norms, as far as float32 determines them: ${name}${name === 'webgpu' ? ' @long' : ''}`, async function () {
       const device = await open(this)
       if (!existsSync(textUrl)) {
         console.log('      skipped: ../shared/data/tinyshakespeare.txt is absent')

@@ -175,7 +175,7 @@ describe('training on webgpu', () => {
     device.close()
   })
 
-  it('lost on the way: one line, a checkpoint that opens, and from there the same as if nothing had happened', async function () {
+  it('lost on the way: one line, a checkpoint that opens, and from there the same as if nothing had happened @long', async function () {
     await webgpu(this)
     const folder = mkdtempSync(join(tmpdir(), 'fastweights-lost-'))
     try {

@@ -102,7 +102,7 @@ async function opened(test: Mocha.Context): Promise<{ gpu: Gpu; precision: Preci
   return Promise.all(have.map(async (precision) => ({ gpu: createGpu(await openAdapter({ precision })), precision })))
 }
 
-describe('matrix units', () => {
+describe('matrix units @long', () => {
   let gpus: { gpu: Gpu; precision: Precision }[] = []
   let devices: WebgpuDevice[] = []
   before(async function () {

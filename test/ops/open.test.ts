@@ -42,7 +42,7 @@ describe('openDevice', () => {
   })
 
   // Each check fails where its kernel does nothing, and all are made: test/ops/selfcheck.test.ts. Here, that none is passed over.
-  it('auto takes no GPU of which any kernel is wrong', async () => {
+  it('auto takes no GPU of which any kernel is wrong @long', async () => {
     for (const kernel of [kernelNames[0], kernelNames[kernelNames.length >> 1], kernelNames.at(-1)!]) {
       let closed = 0
       const broken = { ...reference, kernels: { ...reference.kernels, [kernel]: () => {} }, close: () => void closed++ } as Device

@@ -34,7 +34,7 @@ describe('self-check', () => {
     await passes(await webgpu(this))
   })
   // With more workgroups than an axis of a dispatch holds, the last ones are beyond those that were asked for.
-  it('passes on webgpu, in every form of products, with workgroups that nobody asked for, which write nothing beyond the arrays either', async function () {
+  it('passes on webgpu, in every form of products, with workgroups that nobody asked for, which write nothing beyond the arrays either @long', async function () {
     const device = await webgpu(this)
     // On the device of the tests, for which most shaders have been compiled: closing leaves it open.
     const { gpu: opened, capabilities } = device

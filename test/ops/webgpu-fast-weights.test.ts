@@ -3,10 +3,9 @@ import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import type { Device } from '../../engine/devices/device.ts'
 import type { FastWeightCotangents, FastWeightInputs, FastWeightSizes, KernelForm } from '../../engine/devices/kernels.ts'
-import { openAdapter } from '../../engine/devices/webgpu/adapter.ts'
 import { fastWeightKernels } from '../../engine/devices/webgpu/fast-weights.ts'
 import type { Block } from '../../engine/devices/webgpu/memory.ts'
-import { createGpu, type Gpu } from '../../engine/devices/webgpu/runtime.ts'
+import type { Gpu } from '../../engine/devices/webgpu/runtime.ts'
 import {
   adamStep,
   add,
@@ -22,7 +21,7 @@ import {
   tensor,
 } from '../../engine/index.ts'
 import { like } from '../../engine/tensor.ts'
-import { assertRms, assertSameBits, noted, reference, uniforms, webgpu } from '../helpers.ts'
+import { assertRms, assertSameBits, noted, reference, uniforms, webgpu, webgpuRuntime } from '../helpers.ts'
 
 const sizes: FastWeightSizes = { B: 3, T: 70, H: 3, K: 12, V: 9, C: 16, scale: 0.5, gateWidth: 12, eps: 0.1, transposed: false }
 const { B, T, H, K, V, C } = sizes
@@ -116,10 +115,8 @@ const onReference = (given: Given) => {
 describe('the recurrence on webgpu', () => {
   let gpu: Gpu
   before(async function () {
-    await webgpu(this)
-    gpu = createGpu(await openAdapter({}))
+    gpu = await webgpuRuntime(this)
   })
-  after(() => gpu?.close())
 
   for (const given of [
     { state: true, normaliser: true, flagged: true },

@@ -553,7 +553,7 @@ describe('webgpu runtime', () => {
     assert.equal(device.bytesReserved(), 0)
   })
 
-  it('opens and closes 200 devices, some left to the collector, and the process ends by itself', async function () {
+  it('opens and closes 200 devices, some left to the collector, and the process ends by itself @long', async function () {
     await webgpu(this)
     const source = `
       import { add, tensor, webgpuDevice } from 'ROOT/engine/index.js'

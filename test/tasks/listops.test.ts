@@ -57,7 +57,7 @@ describe('ListOps', () => {
     [11, 3],
     [16, 2],
   ])
-    it(`prints the published files of depth ${depth}`, function () {
+    it(`prints the published files of depth ${depth}${depth > 11 ? ' @long' : ''}`, function () {
       this.timeout(60_000)
       const regenerated = JSON.parse(publishedText(this, 'tasks/regenerated.json'))[`ListOps, only_depth ${depth}`]
       assert.equal(Object.keys(regenerated).length, splits)
