@@ -189,29 +189,37 @@ export function sequentialBatches(tokens: Int32Array, options: SamplerOptions): 
   }
 }
 
-/** The whole text once, in order: every character but the first is a target exactly once. The last row is padded with `ignoredTarget`. */
-export function* evaluationBatches(tokens: Int32Array, T: number, B: number): Generator<Batch> {
+/**
+ * The whole text once, in order: every character but the first is a target exactly once. The last row is padded with `ignoredTarget`. A row begins `stride`
+ * characters after the one before; where that is fewer than T, its first characters are context alone, targets of the row before.
+ */
+export function* evaluationBatches(tokens: Int32Array, T: number, B: number, stride = T): Generator<Batch> {
   checkRows('evaluationBatches', tokens, T, B)
+  checkNumber('evaluationBatches: stride', stride, 'a positive integer')
+  if (stride > T) throw new Error(`evaluationBatches: stride must be at most T, ${T}, not ${stride}: what lies between would be left out`)
   const targets = tokens.length - 1
-  const rows = Math.ceil(targets / T)
+  const rows = targets > 0 ? 1 + Math.ceil(Math.max(0, targets - T) / stride) : 0
   for (let first = 0; first < rows; first += B) {
     yield rowsOf(
       tokens,
-      Array.from({ length: Math.min(B, rows - first) }, (_, row) => (first + row) * T),
+      Array.from({ length: Math.min(B, rows - first) }, (_, row) => (first + row) * stride),
       T,
+      T - stride,
     )
   }
 }
 
-function rowsOf(tokens: Int32Array, starts: readonly number[], T: number): Batch {
+/** Of rows but the text's first one, so many characters have no target. */
+function rowsOf(tokens: Int32Array, starts: readonly number[], T: number, context = 0): Batch {
   const B = starts.length
   const batch: Batch = { tokens: new Int32Array(B * T), targets: new Int32Array(B * T).fill(ignoredTarget), B, T, count: 0 }
   for (let row = 0; row < B; row++) {
     const start = starts[row]
     const end = Math.min(start + T, tokens.length - 1)
+    const known = start > 0 ? context : 0
     batch.tokens.set(tokens.subarray(start, end), row * T)
-    batch.targets.set(tokens.subarray(start + 1, end + 1), row * T)
-    batch.count += end - start
+    batch.targets.set(tokens.subarray(start + known + 1, end + 1), row * T + known)
+    batch.count += end - start - known
   }
   return batch
 }

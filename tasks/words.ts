@@ -98,6 +98,11 @@ export interface PerplexityOptions extends Stoppable {
   B?: number
   /** Whether a segment goes on from the state that the one before it left: false by default. */
   carry?: boolean
+  /**
+   * How many tokens a segment begins after the one before, T by default. With fewer each segment measures but its last ones, which have the others as
+   * context: a sliding window, in T / stride times the time. Means nothing with `carry`.
+   */
+  stride?: number
 }
 
 /** How well a model predicts each token of a text but the first: nats a token, their exponential, and how many tokens. */
@@ -106,11 +111,14 @@ export async function perplexity<S extends LayerState>(
   tokens: Int32Array,
   options: PerplexityOptions,
 ): Promise<{ nats: number; perplexity: number; count: number }> {
-  checkOptions('perplexity', options, ['T', 'B', 'carry', 'signal'])
+  checkOptions('perplexity', options, ['T', 'B', 'carry', 'stride', 'signal'])
   const mayGoOn = stopper('perplexity', options)
-  const { T, B = 1, carry = false } = options
+  const { T, B = 1, carry = false, stride = T } = options
   checkNumber('perplexity: T', T, 'a positive integer')
   checkNumber('perplexity: B', B, 'a positive integer')
+  checkNumber('perplexity: stride', stride, 'a positive integer')
+  if (stride > T) throw new Error(`perplexity: stride must be at most T, ${T}, not ${stride}: what lies between would be left out`)
+  if (carry && stride < T) throw new Error('perplexity: stride means nothing with carry, where each segment has all before it as context')
   if (tokens.length < 2) throw new TextError(`the text is too short: of its ${tokens.length} tokens none follows another`)
   const { device } = model.parameters()[0]
   const wasTraining = model.training
@@ -119,7 +127,7 @@ export async function perplexity<S extends LayerState>(
   let count = 0
   model.eval()
   try {
-    for (const batch of carry ? streamBatches(tokens, T, B) : evaluationBatches(tokens, T, B)) {
+    for (const batch of carry ? streamBatches(tokens, T, B) : evaluationBatches(tokens, T, B, stride)) {
       await mayGoOn()
       const before = state
       const shape = [batch.B, batch.T]

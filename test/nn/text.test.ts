@@ -184,14 +184,19 @@ describe('text', () => {
     it('evaluation: every character but the first is a target exactly once', () => {
       fc.assert(
         fc.property(sizes, ({ n, T, B }) => {
-          const batches = [...evaluationBatches(counting(n), T, B)]
-          assert.deepEqual(
-            batches.flatMap(targetsOf),
-            Array.from({ length: n - 1 }, (_, i) => i + 1),
-          )
-          assert(batches.every((batch) => batch.B <= B && batch.T === T && batch.count > 0))
+          for (const stride of [T, 1 + (n % T)]) {
+            const batches = [...evaluationBatches(counting(n), T, B, stride)]
+            assert.deepEqual(
+              batches.flatMap(targetsOf),
+              Array.from({ length: n - 1 }, (_, i) => i + 1),
+            )
+            assert(batches.every((batch) => batch.B <= B && batch.T === T && batch.count > 0))
+          }
         }),
       )
+      assert.throws(() => [...evaluationBatches(counting(9), 4, 1, 5)], {
+        message: 'evaluationBatches: stride must be at most T, 4, not 5: what lies between would be left out',
+      })
     })
 
     it('need one sequence and its last target', () => {

@@ -128,6 +128,20 @@ describe('perplexity', () => {
         assert.equal(count, 41)
         assert.notEqual(nats, whole)
       }
+      // Each target with the tokens before it that a window of 7 holds, where windows begin at 0, 3, 6, ...
+      let windows = 0
+      for (let t = 1; t < 42; t++) {
+        const begin = t <= 7 ? 0 : 3 * Math.ceil((t - 7) / 3)
+        const upTo = async (end: number): Promise<number> =>
+          end > begin ? (end - begin) * (await trainer.evaluate(evaluationBatches(tokens.subarray(begin, end + 1), 41, 1))) : 0
+        windows += (await upTo(t)) - (await upTo(t - 1))
+      }
+      for (const B of [1, 4]) {
+        const { nats, count } = await perplexity(model, tokens, { T: 7, B, stride: 3 })
+        close(nats, windows / 41)
+        assert.equal(count, 41)
+      }
+      close((await perplexity(model, tokens, { T: 41, stride: 1 })).nats, whole)
       assert.equal(model.training, true)
       assert.equal(reference.bytesInUse(), held)
     })
@@ -139,7 +153,14 @@ describe('perplexity', () => {
       assert.rejects(perplexity(model, tokens, options as never), { message })
     await bad(tokens, { T: 0 }, 'perplexity: T must be a positive integer, not 0')
     await bad(tokens, { T: 4, B: 1.5 }, 'perplexity: B must be a positive integer, not 1.5')
-    await bad(tokens, { T: 4, context: 2 }, "perplexity: unknown option 'context' (T, B, carry, signal)")
+    await bad(tokens, { T: 4, context: 2 }, "perplexity: unknown option 'context' (T, B, carry, stride, signal)")
+    await bad(tokens, { T: 4, stride: 5 }, 'perplexity: stride must be at most T, 4, not 5: what lies between would be left out')
+    await bad(tokens, { T: 4, stride: 0 }, 'perplexity: stride must be a positive integer, not 0')
+    await bad(
+      tokens,
+      { T: 4, stride: 2, carry: true },
+      'perplexity: stride means nothing with carry, where each segment has all before it as context',
+    )
     await bad(tokens.subarray(0, 1), { T: 4 }, 'the text is too short: of its 1 tokens none follows another')
   })
 })
