@@ -208,8 +208,11 @@ fn addThrough(sums: ptr<function, Sums>, thread: u32, a: u32, b: u32, begin: u32
   }
   return d;
 }
-/// What of a state is left.
-fn stays(left: f32, x: f32) -> f32 { return joint(left, x); }
+/// What of a state is left. Where nothing decays, its bits: a product may lose those of a denormal or of NaN.
+fn stays(left: f32, x: f32) -> f32 {
+  if (bitcast<u32>(left) == 0x3f800000u) { return x; }
+  return joint(left, x);
+}
 
 // ---- backward: what pairs of tokens bring each other, and their decays ------------------------------------------------------------------
 //

@@ -19,6 +19,7 @@ fn remaining(gamma: f32, x: f32, more: f32) -> f32 {
 /// Of pairs of tokens, a_i . k'_j and q_i . k'_j, what decays leave of them: D_{i-1,j}, with READS of i, and D_ij. A thread goes down its columns.
 fn fadePairs(thread: u32, its: Piece, a: ptr<function, Sums>, b: ptr<function, Sums>) {
   let own = cornerOf(thread, its.n, its.n);
+  if (own.height == 0u) { return; }
   var D = vec4<f32>();
   for (var i = own.column; i < own.row + own.height; i++) {
     let w = factor(its, i, DECAY);
