@@ -1,7 +1,8 @@
 // Elementary functions, better than WGSL promises of its own (exp may be off by (3 + 2 |x|) units in the last place, sin by 2^-11): about
 // 1e-7 relative over all of float32 (gelu far below 0: 1e-5, from the rounding of its exponent), sin and cos about 1e-7 absolute. NaN in, NaN out.
 // Results below 2e-38 may be 0, and so may what is made of smaller numbers. The polynomials are those of kernels-wasm/math.ts.
-// Products and sums may be fused or not: nothing here depends on it. Pinned by test/ops/range.test.ts.
+// Products and sums may be fused or not, and a driver that adds in another order, as Metal's fast math may, finds nothing that cancels for it to spoil: fma where
+// parts of a constant are taken away one after the other. Pinned by test/ops/range.test.ts.
 
 const LOG2E = 1.44269504;
 /// ln 2 in two parts: n times the first is exact for |n| < 2^15.
@@ -16,7 +17,7 @@ fn power2(n: f32) -> f32 { return bitcast<f32>(u32(i32(n) + 127) << 23u); }
 
 /// e^r - 1 for r = x - n ln 2, |r| <= ln(2) / 2.
 fn reducedExpm1(x: f32, n: f32) -> f32 {
-  let r = (x - n * LN2_HIGH) - n * LN2_LOW;
+  let r = fma(-n, LN2_LOW, fma(-n, LN2_HIGH, x));
   let p = (((0.0013946554 * r + 0.0083666444) * r + 0.04166628) * r + 0.16666542) * r + 0.5;
   return (p * r) * r + r;
 }
@@ -36,8 +37,10 @@ fn expm1Negative(x: f32) -> f32 {
   if (isNan(x)) { return x; }
   if (x < -60.0) { return -1.0; }
   let n = round(x * LOG2E);
+  let e = reducedExpm1(x, n);
+  if (n == 0.0) { return e; }
   let p = power2(n);
-  return reducedExpm1(x, n) * p + (p - 1.0);
+  return e * p + (p - 1.0);
 }
 
 /// x = 2^k m, m in [sqrt(1/2), sqrt 2); f = m - 1, s = f / (2 + f), log m = 2 atanh(s) = f - s (f - s^2 R(s^2)).
@@ -110,7 +113,7 @@ fn sineOf(x: f32, shift: i32) -> f32 {
   if (isNan(x) || isInfinite(x)) { return nan(); }
   if (abs(x) >= 5e4) { return sineFar(x, shift); }
   let n = round(x * 0.63661977);
-  let r = (((x - n * 1.5703125) - n * 4.8351288e-4) - n * 3.1385571e-7) - n * 6.0771005e-11;
+  let r = fma(-n, 6.0771005e-11, fma(-n, 3.1385571e-7, fma(-n, 4.8351288e-4, fma(-n, 1.5703125, x))));
   return sineOfReduced(r, i32(n), shift);
 }
 

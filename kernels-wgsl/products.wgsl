@@ -176,7 +176,7 @@ fn finish(t: Tile, place: vec2<u32>, sum: vec4<f32>) {
       workgroupBarrier();
       let next = readBlock(t, term, thread, at, k0 + 16u);
       multiply(slice, ty, tx, &s);
-      if (sumsA) {
+      if (sumsA && term == own.x) {
         total += sumsOfA(t, term, slice, k0, ty, 16u, 16u);
       }
       slice = SLICES - slice;
@@ -214,7 +214,7 @@ fn finish(t: Tile, place: vec2<u32>, sum: vec4<f32>) {
       workgroupBarrier();
       let next = readBlock(t, term, thread, at, k0 + 8u);
       multiplyWide(slice, ty, tx, &s);
-      if (sumsA) {
+      if (sumsA && term == own.x) {
         total += sumsOfA(t, term, slice, k0, ty, 32u, 8u);
         below += sumsOfA(t, term, slice, k0, ty + 16u, 32u, 8u);
       }

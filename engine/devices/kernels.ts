@@ -160,7 +160,7 @@ export interface AdamSlot<S> {
 export interface MuonOptions {
   /** Learning rate. */
   lr: number
-  /** Decay of the momentum, in [0, 1). */
+  /** Decay of the momentum, in [0, 1). A captured step keeps the one that it began with. */
   momentum: number
   /** Decoupled: p -= lr * weightDecay * p. */
   weightDecay: number
