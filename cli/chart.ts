@@ -129,6 +129,9 @@ export const svgColors = [
   { light: '#57606a', dark: '#aab4be' },
 ]
 
+/** The class of a mark: hollow, or full where its colour has come before. */
+const markClass = (index: number): string => `${index < svgColors.length ? 'mark' : `f${index}`} s${index}`
+
 export function svgChart({ title, unit, over = 'step', places: names, series }: Chart, width = 800, height = 440): string {
   // Names that don't fit beside the title stand in lines of their own.
   const named = [...series.entries()].filter(([, { beside }]) => beside === undefined)
@@ -158,7 +161,7 @@ export function svgChart({ title, unit, over = 'step', places: names, series }: 
     const [px, py] = own ? places[n] : [place, 34]
     text(px, py, 'name', name)
     parts.push(`<path class="line s${index}" d="M${px - 30} ${py - 4}h22"/>`)
-    if (marked) parts.push(`<circle class="mark s${index}" cx="${px - 19}" cy="${py - 4}" r="3.5"/>`)
+    if (marked) parts.push(`<circle class="${markClass(index)}" cx="${px - 19}" cy="${py - 4}" r="3.5"/>`)
     place -= 52
   }
 
@@ -181,10 +184,10 @@ export function svgChart({ title, unit, over = 'step', places: names, series }: 
       if (lines.length > 0)
         parts.push(`<path class="line${style} s${index}" d="${lines.map((run) => `M${run.map(at).join('L')}`).join('')}"/>`)
       const circle = (style: string, radius: number, [px, py]: Point) =>
-        parts.push(`<circle class="${style}${index}" cx="${fixed(px)}" cy="${fixed(py)}" r="${radius}"/>`)
+        parts.push(`<circle class="${style}" cx="${fixed(px)}" cy="${fixed(py)}" r="${radius}"/>`)
       for (const run of runs) {
-        if (marked) for (const point of run) circle('mark s', 3.5, point)
-        else if (run.length === 1) circle('f', 2, run[0])
+        if (marked) for (const point of run) circle(markClass(index), 3.5, point)
+        else if (run.length === 1) circle(`f${index}`, 2, run[0])
       }
     })
     for (const { index, value, height: py } of lastValues(series, y, bottom)) text(right + 10, py + 4, `value f${index}`, valueText(value))

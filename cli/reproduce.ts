@@ -462,7 +462,7 @@ function picture(figure: Figure, places: readonly Place[]): string {
   })
   return svgChart({
     title: figure.title,
-    unit: `${figure.measure.split(':')[0]}; dashed: official`,
+    unit: `${figure.measure.split(':')[0]}${official.some(({ points }) => points.length > 0) ? '; dashed: official' : ''}`,
     over: figure.axes[1],
     ...(columns.some((column) => typeof column === 'string') && { places: columns.map(String) }),
     series: [...series, ...official],

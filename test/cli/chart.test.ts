@@ -131,6 +131,24 @@ step  0                50               100`,
       assert.equal(heights.filter((height) => height < 110).length, 1)
     })
 
+    it('tells series apart by full marks where there are more than colours', () => {
+      const series = Array.from({ length: 10 }, (_, i) => ({
+        name: `${i}`,
+        marked: true,
+        points: [
+          [0, i],
+          [1, i],
+        ] as const,
+      }))
+      const svg = svgChart({ title: 'T', unit: 'nats', series })
+      const looks = series.map((_, i) => {
+        const [, style] = svg.match(new RegExp(`<circle class="(\\w+) s${i}"`))!
+        const [, color] = svg.match(new RegExp(`\\.s${i}{stroke:(#\\w+)}`))!
+        return `${color} ${style === 'mark'}`
+      })
+      assert.equal(new Set(looks).size, 10)
+    })
+
     it('keeps the labels of the last values apart', () => {
       const series: Chart['series'] = [1, 1.001, 1.002].map((value, i) => ({
         name: `s${i}`,
