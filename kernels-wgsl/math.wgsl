@@ -38,9 +38,8 @@ fn expm1Negative(x: f32) -> f32 {
   if (x < -60.0) { return -1.0; }
   let n = round(x * LOG2E);
   let e = reducedExpm1(x, n);
-  if (n == 0.0) { return e; }
   let p = power2(n);
-  return e * p + (p - 1.0);
+  return select(e * p + (p - 1.0), e, n == 0.0);
 }
 
 /// x = 2^k m, m in [sqrt(1/2), sqrt 2); f = m - 1, s = f / (2 + f), log m = 2 atanh(s) = f - s (f - s^2 R(s^2)).
