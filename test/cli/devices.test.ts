@@ -29,7 +29,7 @@ describe('--device', () => {
     assert.equal(await place.succeed(`${generate} --device webgpu`), await place.succeed(generate))
   })
 
-  it('may change when a run goes on, which the run says @long', async function () {
+  it('may change when a run goes on, which the run says', async function () {
     await webgpu(this)
     for (const [run, device] of [
       ['gpu', 'wasm'],
