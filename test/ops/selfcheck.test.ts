@@ -30,11 +30,14 @@ describe('self-check', () => {
   }
 
   for (const { name, relaxed } of builds) it(`passes on wasm, ${name} build`, async () => passes(await wasm(2, relaxed)))
+  // Where no test before it has, it compiles every shader: a minute on a slow processor, more with other work.
   it('passes on webgpu', async function () {
+    this.timeout(300_000)
     await passes(await webgpu(this))
   })
   // With more workgroups than an axis of a dispatch holds, the last ones are beyond those that were asked for.
   it('passes on webgpu, in every form of products, with workgroups that nobody asked for, which write nothing beyond the arrays either @long', async function () {
+    this.timeout(300_000)
     const device = await webgpu(this)
     // On the device of the tests, for which most shaders have been compiled: closing leaves it open.
     const { gpu: opened, capabilities } = device
