@@ -39,7 +39,7 @@ const memories: Readonly<Record<string, Memory>> = {
 }
 
 /** By how many words the window moves on that the text is measured through in the end. */
-const stride = 16
+const windowStride = 16
 
 /** What is the same in all cells; a test makes it small. */
 export interface WikitextSizes {
@@ -134,7 +134,7 @@ export async function readWords(
       () => ask(part),
       watch,
     )
-    return { values: [await ask(valid, carry ? T : Math.min(T, stride))], ...outcome }
+    return { values: [await ask(valid, carry ? T : Math.min(T, windowStride))], ...outcome }
   } catch (error) {
     if (!(error instanceof DivergenceError)) throw error
     return { values: [Number.NaN], steps: error.step, end: 'diverged', curve: [] }
@@ -153,7 +153,7 @@ export const wikitext: Record<string, Figure> = {
       'Schlag 2021, tables 2 and 4, whose figures are of WikiText-103 (small: softmax 33.0, sum 37.1, delta 34.1; without cuts sum > 260, delta 27.8)',
     measure: 'perplexity of the validation text, a word; lower is better',
     axes: ['memory', 'context'],
-    scaled: `models 128 wide with four layers, the ${sizes.vocabulary.toLocaleString('en')} commonest words, ${sizes.steps} steps of ${sizes.B} x ${sizes.T} words (published: 16 layers, 500,000 steps of 96 x 256, all words); in segments, measured through a window of ${sizes.T} words that moves on by ${stride}.`,
+    scaled: `models 128 wide with four layers, the ${sizes.vocabulary.toLocaleString('en')} commonest words, ${sizes.steps} steps of ${sizes.B} x ${sizes.T} words (published: 16 layers, 500,000 steps of 96 x 256, all words); in segments, measured through a window of ${sizes.T} words that moves on by ${windowStride}.`,
     files: { train: 'text to learn from, words between blanks', valid: 'text to be measured on' },
     cells: (seeds) =>
       Object.entries(memories).flatMap(([row, { columns, seconds }]) =>

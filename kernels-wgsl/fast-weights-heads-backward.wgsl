@@ -407,7 +407,7 @@ fn sumOfRow(at: u32, row: u32) -> f32 {
       }
     }
     storageBarrier();
-    workgroupBarrier();
+    workgroupBarrier(); // other threads have read pairsP
     if (p.reads == BETA || gated) {
       // Four numbers a thread for its rows: what beta gets, and what decays do.
       if (p.reads != ERASE) { upTo += before; }

@@ -1,8 +1,8 @@
 // Elementary functions, better than WGSL promises of its own (exp may be off by (3 + 2 |x|) units in the last place, sin by 2^-11): about
 // 1e-7 relative over all of float32 (gelu far below 0: 1e-5, from the rounding of its exponent), sin and cos about 1e-7 absolute. NaN in, NaN out.
 // Results below 2e-38 may be 0, and so may what is made of smaller numbers. The polynomials are those of kernels-wasm/math.ts.
-// Products and sums may be fused or not, and a driver that adds in another order, as Metal's fast math may, finds nothing that cancels for it to spoil: fma where
-// parts of a constant are taken away one after the other. Pinned by test/ops/range.test.ts.
+// Products and sums may be fused or not: nothing here depends on it. A driver may add in another order, as Metal's fast math does: parts of a constant are taken away by
+// fma, one after the other, and e^x - 1 near 0 has no 1 in it. Values are pinned by test/ops/range.test.ts, on drivers that keep the order.
 
 const LOG2E = 1.44269504;
 /// ln 2 in two parts: n times the first is exact for |n| < 2^15.

@@ -39,6 +39,12 @@ export function checkRows(op: string, tokens: Int32Array, T: number, B: number):
   checkNumber(`${op}: B`, B, 'a positive integer')
 }
 
+/** Throws unless windows of T tokens that begin `stride` tokens apart leave none out. */
+export function checkStride(op: string, stride: number, T: number): void {
+  checkNumber(`${op}: stride`, stride, 'a positive integer')
+  if (stride > T) throw new Error(`${op}: stride must be at most T, ${T}, not ${stride}: what lies between would be left out`)
+}
+
 export const splitNumbers = { train: 0, valid: 1, test: 2 } as const
 
 /** The number of a split, which its random numbers begin with; throws where there is no such split. */

@@ -8,7 +8,7 @@
 import { checkNumber, checkOptions } from '../engine/arguments.ts'
 import { printable } from '../nn/foreign.ts'
 import { ignoredTarget, type TokenBatch } from '../nn/model.ts'
-import { checkRows } from './epochs.ts'
+import { checkRows, checkStride } from './epochs.ts'
 
 /** A text can't be learnt from, or has a character that the vocabulary lacks. */
 export class TextError extends Error {
@@ -195,8 +195,7 @@ export function sequentialBatches(tokens: Int32Array, options: SamplerOptions): 
  */
 export function* evaluationBatches(tokens: Int32Array, T: number, B: number, stride = T): Generator<Batch> {
   checkRows('evaluationBatches', tokens, T, B)
-  checkNumber('evaluationBatches: stride', stride, 'a positive integer')
-  if (stride > T) throw new Error(`evaluationBatches: stride must be at most T, ${T}, not ${stride}: what lies between would be left out`)
+  checkStride('evaluationBatches', stride, T)
   const targets = tokens.length - 1
   const rows = targets > 0 ? 1 + Math.ceil(Math.max(0, targets - T) / stride) : 0
   for (let first = 0; first < rows; first += B) {

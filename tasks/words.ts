@@ -11,7 +11,7 @@ import { tensor } from '../engine/tensor.ts'
 import type { LayerState } from '../nn/mixer.ts'
 import type { LanguageModel } from '../nn/model.ts'
 import { disposeState, mapState } from '../nn/state.ts'
-import { checkRows } from './epochs.ts'
+import { checkRows, checkStride } from './epochs.ts'
 import { type Batch, evaluationBatches, ignoredTarget, TextError, type Vocabulary } from './text.ts'
 
 /** Stands for a word that isn't in the vocabulary. */
@@ -116,8 +116,7 @@ export async function perplexity<S extends LayerState>(
   const { T, B = 1, carry = false, stride = T } = options
   checkNumber('perplexity: T', T, 'a positive integer')
   checkNumber('perplexity: B', B, 'a positive integer')
-  checkNumber('perplexity: stride', stride, 'a positive integer')
-  if (stride > T) throw new Error(`perplexity: stride must be at most T, ${T}, not ${stride}: what lies between would be left out`)
+  checkStride('perplexity', stride, T)
   if (carry && stride < T) throw new Error('perplexity: stride means nothing with carry, where each segment has all before it as context')
   if (tokens.length < 2) throw new TextError(`the text is too short: of its ${tokens.length} tokens none follows another`)
   const { device } = model.parameters()[0]

@@ -3,9 +3,8 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import v8 from 'node:v8'
 import { enableWideSimd, relaxedAvailable, wasmDevice } from '../engine/devices/wasm/index.ts'
-import { openAdapter } from '../engine/devices/webgpu/adapter.ts'
-import { deviceOn, withRightUnits } from '../engine/devices/webgpu/index.ts'
-import { createGpu, type Gpu } from '../engine/devices/webgpu/runtime.ts'
+import { deviceOn, openGpu } from '../engine/devices/webgpu/index.ts'
+import type { Gpu } from '../engine/devices/webgpu/runtime.ts'
 import {
   type Device,
   type HostArray,
@@ -74,9 +73,9 @@ interface Opened {
 }
 
 let gpu: Promise<Opened> | undefined
-const openGpu = async (): Promise<Opened> => {
-  const runtime = await withRightUnits(async (withoutUnits) => createGpu(await openAdapter({}, withoutUnits)))
-  return { runtime, device: deviceOn(runtime) }
+const openOnce = (): Promise<Opened> => {
+  gpu ??= openGpu({}).then((runtime) => ({ runtime, device: deviceOn(runtime) }))
+  return gpu
 }
 
 /** A WebGPU device shared by all tests. Where there is none, the test is skipped and says why; with REQUIRE_GPU=1 it fails. */
@@ -86,9 +85,8 @@ export const webgpu = async (test: Mocha.Context): Promise<WebgpuDevice> => (awa
 export const webgpuRuntime = async (test: Mocha.Context): Promise<Gpu> => (await opened(test)).runtime
 
 async function opened(test: Mocha.Context): Promise<Opened> {
-  gpu ??= openGpu()
   try {
-    return await gpu
+    return await openOnce()
   } catch (error) {
     if (process.env.REQUIRE_GPU === '1') throw error
     if (test.test) test.test.title += ` (${(error as Error).message})`
@@ -98,8 +96,7 @@ async function opened(test: Mocha.Context): Promise<Opened> {
 
 /** The WebGPU device in tests that go over devices; none where there is none, which webgpu.test.ts says, unless REQUIRE_GPU=1. */
 export async function gpus(): Promise<WebgpuDevice[]> {
-  gpu ??= openGpu()
-  return gpu.then(
+  return openOnce().then(
     ({ device }) => [device],
     (error) => {
       if (process.env.REQUIRE_GPU === '1') throw error

@@ -89,9 +89,13 @@ export async function withRightUnits(open: (withoutUnits?: string) => Promise<Gp
   return open(wrong)
 }
 
+/** What a device's dispatches run on. */
+export const openGpu = (options: WebgpuOptions): Promise<Gpu> =>
+  withRightUnits(async (withoutUnits) => createGpu(await openAdapter(options, withoutUnits)))
+
 /** See `webgpuDevice`. */
 export async function openWebgpu(options: WebgpuOptions): Promise<WebgpuDevice> {
-  return deviceOn(await withRightUnits(async (withoutUnits) => createGpu(await openAdapter(options, withoutUnits))), options.precision)
+  return deviceOn(await openGpu(options), options.precision)
 }
 
 /** The device that has its memory and dispatches from this. */
