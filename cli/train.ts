@@ -226,7 +226,11 @@ async function trainUntil(
     const texts = { ...record, ...(run.source && { [sourceKey]: JSON.stringify(run.source) }) }
     const file = replacement(checkpointPath)
     try {
-      for await (const part of checkpointParts(model, optimizer, texts)) file.write(part)
+      for await (const part of checkpointParts(model, optimizer, texts)) {
+        file.write(part)
+        // Else all that is written waits for the garbage collector. Node 20 can't.
+        ;(part.buffer as ArrayBuffer & { transfer?(size: number): ArrayBuffer }).transfer?.(0)
+      }
     } catch (error) {
       file.discard()
       throw error

@@ -18,6 +18,9 @@ export interface LengthSettings {
 export interface ArithmeticSettings extends LengthSettings {
   vocabulary: number
 }
+export interface SumSettings extends ArithmeticSettings {
+  prefixes: boolean
+}
 export interface BracketSettings extends ArithmeticSettings {
   times: boolean
 }
@@ -92,10 +95,14 @@ const [plus, minus, times, equals, zero] = [1, 2, 3, 4, 5]
 const odd = (length: number): number => 2 * Math.floor((length + 1) / 2) - 1
 const modulo = (value: number, m: number): number => ((value % m) + m) % m
 
-export const modularArithmetic = task<ArithmeticSettings>({
+export const modularArithmetic = task<SumSettings>({
   title: 'the value of a sum of products modulo 5',
   source,
-  fields: { vocabulary: vocabularyField(10, 5), ...lengths },
+  fields: {
+    vocabulary: vocabularyField(10, 5),
+    ...lengths,
+    prefixes: { type: 'boolean', default: false, description: 'at each + - * ask for the value of what stands before it, too' },
+  },
   options: { vocab_size: 'vocabulary', ...lengthOptions },
   check(settings) {
     checkLengths(settings)
@@ -114,9 +121,12 @@ export const modularArithmetic = task<ArithmeticSettings>({
     let product = number()
     let sum = 0
     const inputs = [zero + product]
+    const asked: [place: number, target: number][] = []
+    const ask = (): unknown => asked.push([inputs.length, zero + modulo(sum + product, m)])
     while (inputs.length < length - 2) {
       const op = plus + random.below(3)
       const next = number()
+      if (settings.prefixes) ask()
       inputs.push(op, zero + next)
       if (op === times) product = modulo(product * next, m)
       else {
@@ -124,8 +134,9 @@ export const modularArithmetic = task<ArithmeticSettings>({
         product = op === minus ? -next : next
       }
     }
+    ask()
     inputs.push(equals)
-    return exampleAt(inputs, [[inputs.length - 1, zero + modulo(sum + product, m)]])
+    return exampleAt(inputs, asked)
   },
   wrong(settings, example, split) {
     const { inputs } = example
@@ -138,18 +149,25 @@ export const modularArithmetic = task<ArithmeticSettings>({
         return `place ${i}: ${symbol} isn't ${i === T - 1 ? 'the sign =' : 'one of + - *'}`
     }
     if (T % 2 === 1) return `${T} places, where numbers and signs take turns up to =`
-    // Products first, then sums: what is left of the expression gets shorter.
-    const values = [...inputs.filter((_, i) => i % 2 === 0)].map((symbol) => symbol - zero)
-    const ops = [...inputs.filter((_, i) => i % 2 === 1)].slice(0, -1)
-    for (let i = 0; i < ops.length; )
-      if (ops[i] === times) {
-        values.splice(i, 2, (values[i] * values[i + 1]) % m)
-        ops.splice(i, 1)
-      } else i++
-    const total = values.reduce((sum, value, i) => (i > 0 && ops[i - 1] === minus ? sum - value : sum + value), 0)
-    const answer = zero + (((total % m) + m) % m)
+    /** Of what stands before a sign. Products first, then sums: what is left of the expression gets shorter. */
+    const valueBefore = (place: number): number => {
+      const before = inputs.subarray(0, place)
+      const values = [...before.filter((_, i) => i % 2 === 0)].map((symbol) => symbol - zero)
+      const ops = [...before.filter((_, i) => i % 2 === 1)]
+      for (let i = 0; i < ops.length; )
+        if (ops[i] === times) {
+          values.splice(i, 2, (values[i] * values[i + 1]) % m)
+          ops.splice(i, 1)
+        } else i++
+      return modulo(
+        values.reduce((sum, value, i) => (i > 0 && ops[i - 1] === minus ? sum - value : sum + value)),
+        m,
+      )
+    }
+    const asked: [place: number, target: number][] = []
+    for (let place = settings.prefixes ? 1 : T - 1; place < T; place += 2) asked.push([place, zero + valueBefore(place)])
     const [least, most] = range(settings, split)
-    return lengthFault(T + 1, [odd(least), odd(most)]) ?? wrongTargets(example, exampleAt(inputs, [[T - 1, answer]]).targets)
+    return lengthFault(T + 1, [odd(least), odd(most)]) ?? wrongTargets(example, exampleAt(inputs, asked).targets)
   },
   metric: 'places',
   chance: ({ vocabulary }) => 1 / (vocabulary - 5),

@@ -59,10 +59,7 @@ const others: Partial<Record<TaskName, readonly object[]>> = {
   'counter-2': [{ maxLength: 1 }, { maxLength: 20 }],
   'counter-3': [{ maxLength: 1 }, { maxLength: 20 }],
   'parity-final': [{ minLength: 2, maxLength: 2 }],
-  'modular-arithmetic': [
-    { vocabulary: 7, minLength: 3, maxLength: 4 },
-    { vocabulary: 18, testMin: 40, testMax: 41 },
-  ],
+  'modular-arithmetic': [{ vocabulary: 7, minLength: 3, maxLength: 4 }, { vocabulary: 18, testMin: 40, testMax: 41 }, { prefixes: true }],
   'modular-arithmetic-brackets': [{ times: true }, { vocabulary: 9 }, { minLength: 2, maxLength: 9, times: true }],
 }
 

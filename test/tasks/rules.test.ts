@@ -155,6 +155,8 @@ const cases: readonly (readonly [TaskName, object, Split, Example, RegExp | unde
   // 2 - 3 * 4 = 0, by the rule of precedence, modulo 5; 2 - 4 * 4 is 1.
   ['modular-arithmetic', {}, 'train', pairs([7, 2, 8, 3, 9, 4], [5, 5]), undefined],
   ['modular-arithmetic', {}, 'train', pairs([7, 2, 9, 3, 9, 4], [5, 6]), undefined],
+  ['modular-arithmetic', { prefixes: true }, 'train', pairs([7, 2, 8, 3, 9, 4], [1, 7], [3, 9], [5, 5]), undefined],
+  ['modular-arithmetic', { prefixes: true }, 'train', pairs([7, 2, 8, 3, 9, 4], [1, 7], [3, 8], [5, 5]), /the target at 3 is 8, not 9/],
   ['modular-arithmetic', {}, 'train', pairs([7, 2, 8, 8, 9, 4], [5, 5]), /place 3: 8 isn't one of \+ - \*/],
   ['modular-arithmetic', {}, 'train', pairs([7, 2, 8, 3, 9, 1], [5, 5]), /place 5: 1 isn't the sign =/],
   ['modular-arithmetic', {}, 'train', pairs([7, 2, 8, 3, 9], [4, 5]), /^5 places, where numbers and signs take turns up to =$/],
