@@ -14,7 +14,7 @@ import { DivergenceError, Trainer } from '../nn/trainer.ts'
 import { Transformer, type TransformerConfig } from '../nn/transformer.ts'
 import { optimizerOf, scheduleOf } from '../tasks/presets.ts'
 import { TextError } from '../tasks/text.ts'
-import { perplexity, streamBatches, wordVocabulary } from '../tasks/words.ts'
+import { type PerplexityOptions, perplexity, streamBatches, wordVocabulary } from '../tasks/words.ts'
 import { type Cell, type Figure, type Files, fileName, type Outcome, search, type Watch } from './figure.ts'
 import type { Lesson } from './learn.ts'
 
@@ -124,17 +124,18 @@ export async function readWords(
     await trainer.step(next.value!)
     continued.goOn()
   }
-  const ask = async (tokens: Int32Array, stride = T): Promise<number> =>
-    (await perplexity(reader, tokens, { T, B, carry, stride })).perplexity
+  const ask = async (tokens: Int32Array, sizes: Omit<PerplexityOptions, 'carry'>): Promise<number> =>
+    (await perplexity(reader, tokens, { ...sizes, carry })).perplexity
   try {
     const part = valid.subarray(0, Math.max(2, Math.ceil(valid.length / 8)))
     const { best: _, ...outcome } = await search(
       { limit: steps, every: Math.ceil(steps / 8), goal: 0, patience: Infinity },
       step,
-      () => ask(part),
+      () => ask(part, { T, B }),
       watch,
     )
-    return { values: [await ask(valid, carry ? T : Math.min(T, windowStride))], ...outcome }
+    // One memory goes through all of the text, as published; that which learnt saw a part of its own text, a row of B.
+    return { values: [await ask(valid, carry ? { T: T * B } : { T, B, stride: Math.min(T, windowStride) })], ...outcome }
   } catch (error) {
     if (!(error instanceof DivergenceError)) throw error
     return { values: [Number.NaN], steps: error.step, end: 'diverged', curve: [] }

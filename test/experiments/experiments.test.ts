@@ -327,13 +327,9 @@ describe('experiments', () => {
 
   it('state tracking: DeltaProduct learns the value of up to three numbers', async () => {
     const lesson = arithmeticLesson('DeltaProduct, 2 steps to 2')
-    const settings = { minLength: 3, maxLength: 7, testMin: 3, testMax: 7 }
-    const exam: Exam = { split: 'test', examples: 256 }
-    const [search, training] = [
-      { ...lesson.search, limit: 200 },
-      { ...lesson.training, batch: 64 },
-    ]
-    const small = { stages: [], settings, search, training, test: exam, exams: [exam] }
+    const settings = { ...lesson.settings, minLength: 3, maxLength: 7, testMin: 3, testMax: 7 }
+    const exam: Exam = { settings: { prefixes: false }, split: 'test', examples: 256 }
+    const small = { settings, search: { ...lesson.search, limit: 100 }, test: exam, exams: [exam] }
     const { values } = await learn({ ...lesson, ...small }, 1, quiet)
     assert.ok(values[0] > 0.6, `${values}`)
   })
