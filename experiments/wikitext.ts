@@ -1,6 +1,6 @@
 /**
- * Words of WikiText (Schlag 2021, section 6.3): perplexity of softmax attention, the sum rule and the delta rule; with texts cut into segments (table 2), and with
- * a memory that goes on through all of the text, in training, too (table 4). Tests: test/experiments.
+ * Words of WikiText (Schlag 2021, section 6.3): perplexity of softmax attention, the sum rule and the delta rule, and of a model without a memory; with texts
+ * cut into segments (table 2), and with a memory that goes on through all of the text, in training, too (table 4). Tests: test/experiments.
  */
 import { detach } from '../engine/ops/movement.ts'
 import { crossEntropy } from '../engine/ops/norm.ts'
@@ -25,6 +25,8 @@ interface Memory {
   readonly model: Partial<TransformerConfig>
   /** A memory of a fixed size can go through all of a text. */
   readonly columns: readonly string[]
+  /** Tokens of a segment, where they are others than the figure's: with 1 each word is predicted from the one before it alone. */
+  readonly T?: number
   readonly seconds: number
 }
 
@@ -36,6 +38,7 @@ const memories: Readonly<Record<string, Memory>> = {
     seconds: 600,
   },
   delta: { model: { mixer: 'delta', featureMap: 'dpfp', featureNorm: 'sum' }, columns: [cut, whole], seconds: 600 },
+  'no memory': { model: { mixer: 'softmax' }, columns: [cut], T: 1, seconds: 600 },
 }
 
 /** By how many words the window moves on that the text is measured through in the end. */
@@ -99,8 +102,10 @@ export async function readWords(
   files: Files,
   seed: number,
   watch: Watch,
-  { vocabulary: most, model, B, T, steps }: WikitextSizes = sizes,
+  { vocabulary: most, model, steps, ...given }: WikitextSizes = sizes,
 ): Promise<Outcome> {
+  const { T = given.T } = memories[memory]
+  const B = (given.B * given.T) / T
   const vocabulary = wordVocabulary(files.train, most)
   const [train, valid] = [files.train, files.valid].map((text) => vocabulary.encode(text))
   if (valid.length < 2) throw new TextError(`the text to be measured on is too short: of its ${valid.length} tokens none follows another`)

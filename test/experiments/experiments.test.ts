@@ -379,6 +379,7 @@ describe('experiments', () => {
       ['delta', 'carried on'],
       ['delta', 'in segments'],
       ['softmax', 'in segments'],
+      ['no memory', 'in segments'],
     ]) {
       const { values, steps, curve } = await readWords(memory, column, files, 1, quiet, small)
       assert.deepEqual([steps, curve.length], [250, 8])
@@ -387,6 +388,8 @@ describe('experiments', () => {
     // Half the segments begin with one of two words that nothing tells: e^(ln 2 / 4) = 1.19.
     for (const memory of ['delta', 'softmax']) assert.ok(Math.abs(ends[`${memory} in segments`] - 1.19) < 0.06, JSON.stringify(ends))
     assert.ok(ends['delta carried on'] < 1.1, JSON.stringify(ends))
+    // What follows an a is one of two words: e^(ln 2 / 2) = 1.41.
+    assert.ok(Math.abs(ends['no memory in segments'] - 1.41) < 0.06, JSON.stringify(ends))
   })
 
   it('wikitext-2: a text too short to be measured on is refused before training; one that barely is long enough is measured', async () => {
