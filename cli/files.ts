@@ -82,6 +82,11 @@ export function replacement(given: string): Replacement {
   }
 }
 
+/** Frees the whole buffer of what has been written, which else waits for the garbage collector; Node 20 has no way to. */
+export function freeBytes({ buffer }: Uint8Array): void {
+  ;(buffer as ArrayBuffer & { transfer?(size: number): ArrayBuffer }).transfer?.(0)
+}
+
 /** Replaces the file by `content`, or leaves it as it was. */
 export function writeAtomic(path: string, content: Uint8Array | string | Iterable<Uint8Array>): void {
   const file = replacement(path)

@@ -50,6 +50,8 @@ interface Result extends Outcome {
   /** Seconds of the processor, for the whole process; other work beside changes them little. */
   processor: number
   arithmetic: string
+  /** The figure's. Results of others don't belong into the same table. */
+  scaled: string
   version: string
   /** SHA-256 of the texts that it was given, by name, where it needs any. */
   files?: Readonly<Record<string, string>>
@@ -192,7 +194,20 @@ async function runCell(
     const arithmetic = arithmeticOf(device, options.relaxed)
     const files = Object.keys(texts).length > 0 ? { files: hashes(texts) } : {}
     const times = { seconds, processor: processorSeconds() }
-    const result: Result = { figure: name, cell: cell.name, row, columns, seed, ...outcome, ...times, arithmetic, version, ...files }
+    const { scaled } = figures[name]
+    const result: Result = {
+      figure: name,
+      cell: cell.name,
+      row,
+      columns,
+      seed,
+      ...outcome,
+      ...times,
+      arithmetic,
+      scaled,
+      version,
+      ...files,
+    }
     writeAtomic(path, `${JSON.stringify(result)}\n`)
     line.end()
     if (!process.send)
@@ -348,6 +363,8 @@ function resultOf(name: string, path: string): Result | string {
     values.length === columns.length &&
     values.every((value) => value === null || typeof value === 'number')
   if (!whole) return `${path} isn't a result of ${name}; take it out of the folder`
+  if (result!.scaled !== figures[name].scaled)
+    return `${path} was made with other settings, by another version; take it out of the folder, or give another --out`
   // NaN has no JSON.
   return { ...(result as Result), values: values.map((value) => value ?? Number.NaN) }
 }

@@ -48,6 +48,7 @@ import {
   appendMetrics,
   claimFolder,
   FileError,
+  freeBytes,
   type Metrics,
   type Replacement,
   readMetrics,
@@ -228,8 +229,7 @@ async function trainUntil(
     try {
       for await (const part of checkpointParts(model, optimizer, texts)) {
         file.write(part)
-        // Else all that is written waits for the garbage collector. Node 20 can't.
-        ;(part.buffer as ArrayBuffer & { transfer?(size: number): ArrayBuffer }).transfer?.(0)
+        freeBytes(part)
       }
     } catch (error) {
       file.discard()

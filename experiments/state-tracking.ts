@@ -71,7 +71,7 @@ const arithmeticRows: Readonly<Record<string, Row>> = {
   },
 }
 const arithmeticSteps = 4000
-/** What a memory of the table learns: each sign of a sequence asks, so that it teaches as much as twenty that ask once. */
+/** What a memory of the table learns. Each sign of a sequence asks, ten of them on average. */
 export const arithmeticLesson = (row: string): Lesson => ({
   task: modularArithmetic,
   settings: { prefixes: true },

@@ -70,7 +70,7 @@ const training: Omit<Lesson['training'], 'batch' | 'clip'> = {
 }
 
 /** A model that goes on in each batch from where it was after the one before; no gradient goes back to that. */
-class Continued extends Module implements Trainable {
+export class Continued extends Module implements Trainable {
   private state: LayerState | undefined
   private next: LayerState | undefined
 
@@ -93,9 +93,10 @@ class Continued extends Module implements Trainable {
     this.next = undefined
   }
 
+  /** Begins without a memory. */
   forget(): void {
-    for (const state of [this.state, this.next]) disposeState(state)
-    this.state = this.next = undefined
+    this.goOn()
+    this.goOn()
   }
 }
 
@@ -109,6 +110,7 @@ export async function readWords(
   { vocabulary: most, model, steps, ...given }: WikitextSizes = sizes,
 ): Promise<Outcome> {
   const { T = given.T } = memories[memory]
+  // As many words a step.
   const B = (given.B * given.T) / T
   const vocabulary = wordVocabulary(files.train, most)
   const [train, valid] = [files.train, files.valid].map((text) => vocabulary.encode(text))
@@ -126,7 +128,7 @@ export async function readWords(
   const step = async (): Promise<void> => {
     let next = batches.next()
     if (next.done) {
-      // The memory isn't emptied where the text begins anew: it is to become as old as it will be when it is measured.
+      // Each row goes on at its own beginning, and its memory isn't emptied: it is to become as old as that which is measured.
       batches = streamBatches(train, T, B)
       next = batches.next()
     }
@@ -134,9 +136,9 @@ export async function readWords(
     continued.goOn()
   }
   // One memory goes through all of a text, as published.
-  const rows = carry ? { T: T * B, B: 1 } : { T, B }
-  const ask = async (tokens: Int32Array, stride = rows.T): Promise<number> =>
-    (await perplexity(reader, tokens, { ...rows, carry, stride })).perplexity
+  const through = carry ? { T: T * B, B: 1, carry } : { T, B }
+  const ask = async (tokens: Int32Array, stride = through.T): Promise<number> =>
+    (await perplexity(reader, tokens, { ...through, stride })).perplexity
   try {
     const part = valid.subarray(0, Math.max(2, Math.ceil(valid.length / 8)))
     const { best: _, ...outcome } = await search(
@@ -145,7 +147,7 @@ export async function readWords(
       () => ask(part),
       watch,
     )
-    return { values: [await ask(valid, carry ? rows.T : Math.min(T, windowStride))], ...outcome }
+    return { values: [await ask(valid, carry ? through.T : Math.min(T, windowStride))], ...outcome }
   } catch (error) {
     if (!(error instanceof DivergenceError)) throw error
     return { values: [Number.NaN], steps: error.step, end: 'diverged', curve: [] }
@@ -164,7 +166,7 @@ export const wikitext: Record<string, Figure> = {
       'Schlag 2021, tables 2 and 4, whose figures are of WikiText-103 (small: softmax 33.0, sum 37.1, delta 34.1; without cuts sum > 260, delta 27.8)',
     measure: 'perplexity of the validation text, a word; lower is better',
     axes: ['memory', 'context'],
-    scaled: `models 128 wide with four layers, the ${sizes.vocabulary.toLocaleString('en')} commonest words, ${sizes.steps} steps of ${sizes.B} x ${sizes.T} words (published: 16 layers, 500,000 steps of 96 x 256, all words); in segments, measured through a window of ${sizes.T} words that moves on by ${windowStride}; carried on, a memory that is never emptied in training, and goes through all of the text that it is measured on.`,
+    scaled: `models 128 wide with four layers, the ${sizes.vocabulary.toLocaleString('en')} commonest words, ${sizes.steps} steps of ${sizes.B} x ${sizes.T} words (published: 16 layers, 500,000 steps of 96 x 256, all words); in segments, measured through a window of ${sizes.T} words that moves on by ${windowStride}. Carried on: a memory is never emptied in training, and goes through the whole text that it is measured on. 'no memory': segments of one word.`,
     files: { train: 'text to learn from, words between blanks', valid: 'text to be measured on' },
     cells: (seeds) =>
       Object.entries(memories).flatMap(([row, { columns, seconds }]) =>

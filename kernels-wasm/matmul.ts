@@ -21,7 +21,7 @@ import { scratch } from './scratch'
 import { wide } from './wide'
 
 /** Rows of the main tile. */
-const MR: i32 = ASC_FEATURE_RELAXED_SIMD ? 6 : 5
+const MR: i32 = ASC_FEATURE_RELAXED_SIMD ? 6 : 4
 /** Columns of a panel of B, and of a tile that isn't wide. */
 const NR = 16
 const HALF = 8
@@ -358,81 +358,15 @@ function tile6Wide<T>(a: usize, rowStep: usize, b: usize, kc: i32, c: usize, ldc
   putRight<T>(c, c52, c53)
 }
 
-/** c[5][8], likewise, two steps a turn. */
-function tile5<T>(a: usize, rowStep: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
-  let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
-  let c2l = f32x4.splat(0), c2h = f32x4.splat(0), c3l = f32x4.splat(0), c3h = f32x4.splat(0)
-  let c4l = f32x4.splat(0), c4h = f32x4.splat(0)
-  let a0 = a, a1 = a0 + rowStep, a2 = a1 + rowStep, a3 = a2 + rowStep, a4 = a3 + rowStep
-  let x: v128, l: v128, h: v128
-  const end = b + (<usize>kc * (NR << 2))
-  const half: usize = kc & 1 ? end - (NR << 2) : 0
-  while (b < end) {
-    l = v128.load(b)
-    h = v128.load(b, 16)
-    x = v128.load32_splat(a0)
-    c0l = madd(x, l, c0l)
-    c0h = madd(x, h, c0h)
-    x = v128.load32_splat(a1)
-    c1l = madd(x, l, c1l)
-    c1h = madd(x, h, c1h)
-    x = v128.load32_splat(a2)
-    c2l = madd(x, l, c2l)
-    c2h = madd(x, h, c2h)
-    x = v128.load32_splat(a3)
-    c3l = madd(x, l, c3l)
-    c3h = madd(x, h, c3h)
-    x = v128.load32_splat(a4)
-    c4l = madd(x, l, c4l)
-    c4h = madd(x, h, c4h)
-    if (b == half) break
-    l = v128.load(b, 64)
-    h = v128.load(b, 80)
-    x = v128.load32_splat(a0, 4)
-    c0l = madd(x, l, c0l)
-    c0h = madd(x, h, c0h)
-    x = v128.load32_splat(a1, 4)
-    c1l = madd(x, l, c1l)
-    c1h = madd(x, h, c1h)
-    x = v128.load32_splat(a2, 4)
-    c2l = madd(x, l, c2l)
-    c2h = madd(x, h, c2h)
-    x = v128.load32_splat(a3, 4)
-    c3l = madd(x, l, c3l)
-    c3h = madd(x, h, c3h)
-    x = v128.load32_splat(a4, 4)
-    c4l = madd(x, l, c4l)
-    c4h = madd(x, h, c4h)
-    a0 += 8
-    a1 += 8
-    a2 += 8
-    a3 += 8
-    a4 += 8
-    b += NR << 3
-  }
-  put<T>(c, c0l, c0h)
-  c += ldc
-  put<T>(c, c1l, c1h)
-  c += ldc
-  put<T>(c, c2l, c2h)
-  c += ldc
-  put<T>(c, c3l, c3h)
-  c += ldc
-  put<T>(c, c4l, c4h)
-}
-
-/** c[4][8], likewise; row1, row2, row3 lead to rows 1 to 3 (0: row 0 again). Two steps a turn, as in `tile6Wide`. */
+/** c[4][8], likewise; row1, row2, row3 lead to rows 1 to 3 (0: row 0 again). */
 function tile4<T>(a: usize, row1: usize, row2: usize, row3: usize, b: usize, kc: i32, c: usize, ldc: usize): void {
   let c0l = f32x4.splat(0), c0h = f32x4.splat(0), c1l = f32x4.splat(0), c1h = f32x4.splat(0)
   let c2l = f32x4.splat(0), c2h = f32x4.splat(0), c3l = f32x4.splat(0), c3h = f32x4.splat(0)
   let a0 = a, a1 = a + row1, a2 = a + row2, a3 = a + row3
-  let x: v128, l: v128, h: v128
   const end = b + (<usize>kc * (NR << 2))
-  const half: usize = kc & 1 ? end - (NR << 2) : 0
   while (b < end) {
-    l = v128.load(b)
-    h = v128.load(b, 16)
-    x = v128.load32_splat(a0)
+    const l = v128.load(b), h = v128.load(b, 16)
+    let x = v128.load32_splat(a0)
     c0l = madd(x, l, c0l)
     c0h = madd(x, h, c0h)
     x = v128.load32_splat(a1)
@@ -444,26 +378,11 @@ function tile4<T>(a: usize, row1: usize, row2: usize, row3: usize, b: usize, kc:
     x = v128.load32_splat(a3)
     c3l = madd(x, l, c3l)
     c3h = madd(x, h, c3h)
-    if (b == half) break
-    l = v128.load(b, 64)
-    h = v128.load(b, 80)
-    x = v128.load32_splat(a0, 4)
-    c0l = madd(x, l, c0l)
-    c0h = madd(x, h, c0h)
-    x = v128.load32_splat(a1, 4)
-    c1l = madd(x, l, c1l)
-    c1h = madd(x, h, c1h)
-    x = v128.load32_splat(a2, 4)
-    c2l = madd(x, l, c2l)
-    c2h = madd(x, h, c2h)
-    x = v128.load32_splat(a3, 4)
-    c3l = madd(x, l, c3l)
-    c3h = madd(x, h, c3h)
-    a0 += 8
-    a1 += 8
-    a2 += 8
-    a3 += 8
-    b += NR << 3
+    a0 += 4
+    a1 += 4
+    a2 += 4
+    a3 += 4
+    b += NR << 2
   }
   put<T>(c, c0l, c0h)
   c += ldc
@@ -576,8 +495,7 @@ function isFinitePanel(panel: usize, kc: i32): boolean {
 /** Whether there are only zeros in four k of each row. */
 @inline function areZero(a: usize, rowStep: usize, row1: usize, row2: usize, row3: usize, rows: i32): boolean {
   let some = v128.or(v128.or(v128.load(a), v128.load(a + row1)), v128.or(v128.load(a + row2), v128.load(a + row3)))
-  if (rows > 4) some = v128.or(some, v128.load(a + 4 * rowStep))
-  if (rows == 6) some = v128.or(some, v128.load(a + 5 * rowStep))
+  if (rows == 6) some = v128.or(some, v128.or(v128.load(a + 4 * rowStep), v128.load(a + 5 * rowStep)))
   return !v128.any_true(v128.and(some, i32x4.splat(0x7fffffff)))
 }
 
@@ -600,10 +518,9 @@ export function matmulPack(begin: i32, end: i32, b: usize, packed: usize, stride
   }
 }
 
-/** How many of the rows that are left the next tile takes: six or five, or four, and fewer at the end. Seven or eight are two fours; fours come before fives. */
+/** How many of the rows that are left the next tile takes: six, or four, and fewer at the end. Seven or eight are two fours. */
 @inline function rowsOfTile(left: i32, fours: boolean): i32 {
   if (MR == 6 && !fours && (left == 6 || left > 8)) return 6
-  if (MR == 5 && !fours && left % 5 == 0) return 5
   return min(left, 4)
 }
 
@@ -631,11 +548,6 @@ function tile<T>(
       tile6<T>(from, rowStep, panel, kc, c, ldc)
       if (columns > HALF) tile6<T>(from, rowStep, panel + (HALF << 2), kc, c + (HALF << 2), ldc)
     }
-    return
-  }
-  if (rows == 5) {
-    tile5<T>(from, rowStep, panel, kc, c, ldc)
-    if (columns > HALF) tile5<T>(from, rowStep, panel + (HALF << 2), kc, c + (HALF << 2), ldc)
     return
   }
   if (wide && finite) {
@@ -699,7 +611,7 @@ export function matmul(
             const finite = !sparse || isFinitePanel(panel, kc)
             let rows = 0
             for (let m = m2; m < m3; m += rows) {
-              rows = rowsOfTile(m3 - m, !finite || (MR == 5 && wide != 0))
+              rows = rowsOfTile(m3 - m, !finite)
               const from = blockA + <usize>(m - m2) * rowStep
               const at = matrixC + ((<usize>m * N + n) << 2)
               if (columns == NR && rows >= 4) {

@@ -146,7 +146,10 @@ export async function writeCheckpoint(
   return writeSafetensors(entries, texts)
 }
 
-/** The same in pieces, for a file: a tensor at a time is read when its turn comes, and no more is in memory. Training waits until all are there. */
+/**
+ * The same in pieces, for a file: a tensor at a time is read when its turn comes, and no more is in memory. Training waits until all are there. A piece is the
+ * caller's own, and so is its whole buffer.
+ */
 export async function* checkpointParts(
   model: ModelOf<ModelKind>,
   optimizer: Optimizer | null,

@@ -1,5 +1,5 @@
 /**
- * State tracking: a sequence whose answer is asked for once, at its end. Grazzi et al. 2025, "Unlocking State-Tracking in Linear RNNs Through
+ * State tracking: a sequence whose answer is asked for once, at its end (of sums of products before that, too, if you like). Grazzi et al. 2025, "Unlocking State-Tracking in Linear RNNs Through
  * Negative Eigenvalues", whose code is automl/unlocking_state_tracking. Lengths count the answer, which no input holds; tests are longer than
  * training.
  *
@@ -149,23 +149,23 @@ export const modularArithmetic = task<SumSettings>({
         return `place ${i}: ${symbol} isn't ${i === T - 1 ? 'the sign =' : 'one of + - *'}`
     }
     if (T % 2 === 1) return `${T} places, where numbers and signs take turns up to =`
-    /** Of what stands before a sign. Products first, then sums: what is left of the expression gets shorter. */
-    const valueBefore = (place: number): number => {
-      const before = inputs.subarray(0, place)
-      const values = [...before.filter((_, i) => i % 2 === 0)].map((symbol) => symbol - zero)
-      const ops = [...before.filter((_, i) => i % 2 === 1)]
-      for (let i = 0; i < ops.length; )
-        if (ops[i] === times) {
-          values.splice(i, 2, (values[i] * values[i + 1]) % m)
-          ops.splice(i, 1)
-        } else i++
-      return modulo(
-        values.reduce((sum, value, i) => (i > 0 && ops[i - 1] === minus ? sum - value : sum + value)),
-        m,
-      )
-    }
+    // The terms of the sum so far, each with its sign.
+    const terms: number[] = []
     const asked: [place: number, target: number][] = []
-    for (let place = settings.prefixes ? 1 : T - 1; place < T; place += 2) asked.push([place, zero + valueBefore(place)])
+    inputs.forEach((symbol, place) => {
+      const sign = place === 0 ? plus : inputs[place - 1]
+      if (place % 2 === 0)
+        terms.push(sign === times ? (terms.pop()! * (symbol - zero)) % m : sign === minus ? zero - symbol : symbol - zero)
+      else if (settings.prefixes || place === T - 1)
+        asked.push([
+          place,
+          zero +
+            modulo(
+              terms.reduce((a, b) => a + b),
+              m,
+            ),
+        ])
+    })
     const [least, most] = range(settings, split)
     return lengthFault(T + 1, [odd(least), odd(most)]) ?? wrongTargets(example, exampleAt(inputs, asked).targets)
   },

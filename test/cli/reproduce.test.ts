@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { cpSync, existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
+import { figures } from '../../experiments/index.ts'
 import { ended, shown, Workplace } from './command.ts'
 
 describe('fastweights reproduce', () => {
@@ -113,14 +114,22 @@ describe('fastweights reproduce', () => {
         /softmax_in-segments_seed1\.json is of another --train file/,
       ],
       [
+        'reproduce wikitext-2 --report --out old',
+        /softmax_in-segments_seed1\.json was made with other settings, by another version; take it out/,
+      ],
+      [
         'reproduce wikitext-2 --report --out mixed',
         /softmax_in-segments_seed1\.json and mixed.cells.softmax_in-segments_seed2\.json are of different --valid files; take one of them out/,
       ],
     ]
     const of = { figure: 'wikitext-2', cell: 'softmax_in-segments_seed1', row: 'softmax', columns: ['in segments'], values: [1] }
-    const told = { seed: 1, steps: 1, seconds: 1, processor: 1, end: 'step limit', arithmetic: 'wasm', files: { train: 'a', valid: 'b' } }
+    const times = { steps: 1, seconds: 1, processor: 1 }
+    const { scaled } = figures['wikitext-2']
+    const told = { seed: 1, ...times, end: 'step limit', arithmetic: 'wasm', scaled, files: { train: 'a', valid: 'b' } }
     mkdirSync(place.path('words/cells'), { recursive: true })
     place.write(`words/cells/${of.cell}.json`, JSON.stringify({ ...of, ...told }))
+    mkdirSync(place.path('old/cells'), { recursive: true })
+    place.write(`old/cells/${of.cell}.json`, JSON.stringify({ ...of, ...told, scaled: 'smaller' }))
     mkdirSync(place.path('mixed/cells'), { recursive: true })
     place.write(`mixed/cells/${of.cell}.json`, JSON.stringify({ ...of, ...told }))
     const other = { cell: 'softmax_in-segments_seed2', seed: 2, files: { train: 'a', valid: 'c' } }

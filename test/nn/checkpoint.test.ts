@@ -37,7 +37,10 @@ describe('checkpoints', () => {
 
   const inParts = async (...about: Parameters<typeof checkpointParts>): Promise<Uint8Array> => {
     const parts: Uint8Array[] = []
-    for await (const part of checkpointParts(...about)) parts.push(part.slice())
+    for await (const part of checkpointParts(...about)) {
+      assert.equal(part.length, part.buffer.byteLength)
+      parts.push(part)
+    }
     return new Uint8Array(Buffer.concat(parts))
   }
 
