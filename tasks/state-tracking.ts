@@ -1,7 +1,7 @@
 /**
- * State tracking: a sequence whose answer is asked for once, at its end (of sums of products before that, too, if you like). Grazzi et al. 2025, "Unlocking State-Tracking in Linear RNNs Through
- * Negative Eigenvalues", whose code is automl/unlocking_state_tracking. Lengths count the answer, which no input holds; tests are longer than
- * training.
+ * State tracking: a sequence whose answer is asked for once, at its end (and of sums of products, with `prefixes`, before that, too). Grazzi et al. 2025,
+ * "Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues", whose code is automl/unlocking_state_tracking. Lengths count the answer, which no
+ * input holds; tests are longer than training.
  *
  * Tests: test/tasks/.
  */
@@ -156,15 +156,10 @@ export const modularArithmetic = task<SumSettings>({
       const sign = place === 0 ? plus : inputs[place - 1]
       if (place % 2 === 0)
         terms.push(sign === times ? (terms.pop()! * (symbol - zero)) % m : sign === minus ? zero - symbol : symbol - zero)
-      else if (settings.prefixes || place === T - 1)
-        asked.push([
-          place,
-          zero +
-            modulo(
-              terms.reduce((a, b) => a + b),
-              m,
-            ),
-        ])
+      else if (settings.prefixes || place === T - 1) {
+        const value = terms.reduce((sum, term) => sum + term)
+        asked.push([place, zero + modulo(value, m)])
+      }
     })
     const [least, most] = range(settings, split)
     return lengthFault(T + 1, [odd(least), odd(most)]) ?? wrongTargets(example, exampleAt(inputs, asked).targets)
